@@ -1,0 +1,140 @@
+// Package fail gives the errors that reach a user their kind, from which the exit code follows, and their next step.
+//
+// A library wraps an error once, where it knows what it was doing; the command line prints the message and the next step.
+package fail
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+
+	"github.com/aws/smithy-go"
+)
+
+// Kind says what sort of failure an error is. The zero kind is a failure of no special kind.
+type Kind uint8
+
+// The kinds, in the order of the exit codes that docs/exit-codes.md lists.
+const (
+	Other       Kind = iota
+	Usage            // wrong flags, arguments or configuration
+	NoTarget         // unknown or ambiguous target
+	Credentials      // no, expired or invalid AWS credentials
+	Denied           // refused by IAM or by the bastion's policy
+	Start            // the bastion could not be started or reached
+	PortInUse        // a local port is taken
+	Lost             // the tunnel was lost and could not be restored
+	Timeout          // a deadline passed
+)
+
+// Error is an error with its kind and what the user can do about it.
+type Error struct {
+	Kind Kind
+	Op   string // what was being done, to what: "start the bastion in cluster demo"
+	Err  error
+	Next string // an imperative sentence for the user; may be empty
+}
+
+// New returns an *Error.
+func New(kind Kind, op string, err error, next string) *Error {
+	return &Error{Kind: kind, Op: op, Err: err, Next: next}
+}
+
+func (e *Error) Error() string {
+	if e.Err == nil {
+		return e.Op
+	}
+	if e.Op == "" {
+		return e.Err.Error()
+	}
+	return e.Op + ": " + e.Err.Error()
+}
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// KindOf returns the kind of the outermost *Error in err's chain that has one; deadlines count as Timeout.
+func KindOf(err error) Kind {
+	for e := err; e != nil; {
+		var f *Error
+		if !errors.As(e, &f) {
+			break
+		}
+		if f.Kind != Other {
+			return f.Kind
+		}
+		e = f.Err
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return Timeout
+	}
+	return Other
+}
+
+// NextOf returns the next step of the outermost *Error in err's chain that has one.
+func NextOf(err error) string {
+	for e := err; e != nil; {
+		var f *Error
+		if !errors.As(e, &f) {
+			return ""
+		}
+		if f.Next != "" {
+			return f.Next
+		}
+		e = f.Err
+	}
+	return ""
+}
+
+// AWS wraps the error of an AWS API call. op is what was being done; action is the IAM action of the call ("ecs:RunTask"),
+// which an AccessDenied message names. Errors without a kind of their own come back with kind.
+func AWS(kind Kind, op, action string, err error) error {
+	if err == nil {
+		return nil
+	}
+	if errors.Is(err, context.Canceled) {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	if errors.Is(err, context.DeadlineExceeded) {
+		return New(Timeout, op, err, "try again, or allow more time with --timeout")
+	}
+	var api smithy.APIError
+	if !errors.As(err, &api) {
+		if credentialsMissing(err) {
+			return New(Credentials, op, errors.New("no AWS credentials found"),
+				"sign in (aws sso login, aws configure) or set AWS_PROFILE / --profile")
+		}
+		return New(kind, op, err, "check the network and the AWS endpoint, then try again")
+	}
+	short := fmt.Errorf("%s: %s", api.ErrorCode(), api.ErrorMessage())
+	switch code := api.ErrorCode(); {
+	case strings.HasPrefix(code, "ExpiredToken"), code == "RequestExpired", code == "TokenRefreshRequired":
+		return New(Credentials, op, &cause{short, err}, "the AWS credentials have expired: sign in again (aws sso login) or renew them")
+	case code == "UnrecognizedClientException", code == "InvalidClientTokenId", code == "InvalidAccessKeyId",
+		code == "SignatureDoesNotMatch", code == "AuthFailure", code == "IncompleteSignature", code == "InvalidSignatureException",
+		code == "MissingAuthenticationToken", code == "MissingAuthenticationTokenException":
+		return New(Credentials, op, &cause{short, err}, "check the AWS credentials: profile, access key and secret key")
+	case strings.HasPrefix(code, "AccessDenied"), code == "UnauthorizedOperation", code == "NotAuthorized":
+		return New(Denied, op, &cause{short, err}, "ask for the IAM permission "+action)
+	case strings.Contains(code, "Throttl"), code == "RequestLimitExceeded", code == "TooManyRequestsException":
+		return New(kind, op, &cause{short, err}, "AWS is throttling this account: wait a minute and try again")
+	}
+	return New(kind, op, &cause{short, err}, "")
+}
+
+// credentialsMissing recognises the SDK's error for a credential chain that found nothing; the SDK exports no type for it.
+func credentialsMissing(err error) bool {
+	s := err.Error()
+	return strings.Contains(s, "failed to refresh cached credentials") || strings.Contains(s, "get credentials") ||
+		strings.Contains(s, "get identity")
+}
+
+// cause shows a short text for an API error and keeps the whole chain for errors.As.
+type cause struct {
+	short error
+	whole error
+}
+
+func (c *cause) Error() string { return c.short.Error() }
+func (c *cause) Unwrap() error { return c.whole }

@@ -1,0 +1,152 @@
+// Package frame is the codec of the SSM data channel's binary messages.
+//
+// It is pure: no I/O, no clock, no goroutines. The message and payload types are those of
+// github.com/mmmorris1975/ssm-session-client/datachannel; its own codec is not used, because it panics on short frames and
+// accepts a payload that does not match its digest (docs/adr/0002-ssm-session-client.md).
+package frame
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/mmmorris1975/ssm-session-client/datachannel"
+)
+
+// Flags of a message, as the peers send them: a number, not a set of bits, although SYN and FIN are documented as bits 0 and 1.
+const (
+	FlagData uint64 = 0
+	FlagSYN  uint64 = 1
+	FlagFIN  uint64 = 2
+	FlagAck  uint64 = 3
+)
+
+// PayloadStderr and PayloadExitCode are the payload types of exec sessions which datachannel does not name.
+const (
+	PayloadStderr   datachannel.PayloadType = 11
+	PayloadExitCode datachannel.PayloadType = 12
+)
+
+const (
+	headerLen       = 116 // with the payload type
+	headerLenClosed = 112 // channel_closed has none
+	typeLen         = 32
+
+	offType    = 4
+	offSchema  = 36
+	offCreated = 40
+	offSeq     = 48
+	offFlags   = 56
+	offID      = 64
+	offDigest  = 80
+	offPayType = 112
+)
+
+// Overhead is the number of bytes that a message adds to its payload.
+const Overhead = headerLen + 4
+
+// MaxPayload is the largest payload, in bytes, that Decode accepts: the agent takes up to 256 KiB, and nothing real sends more.
+const MaxPayload = 1 << 20
+
+// ErrMalformed is what every decoding error wraps.
+var ErrMalformed = errors.New("malformed data channel message")
+
+// Message is one message of the data channel.
+type Message struct {
+	Type    datachannel.MessageType
+	Schema  uint32
+	Created time.Time // millisecond precision on the wire
+	Seq     int64
+	Flags   uint64
+	ID      uuid.UUID
+	// PayloadType is absent on the wire (and zero here) in channel_closed.
+	PayloadType datachannel.PayloadType
+	Payload     []byte
+}
+
+// Append appends the encoded message to dst and returns the extended slice. A message type longer than 32 bytes is a
+// programming error and panics.
+func (m *Message) Append(dst []byte) []byte {
+	hlen, pad := headerLen, byte(' ')
+	if m.Type == datachannel.ChannelClosed {
+		hlen, pad = headerLenClosed, 0
+	}
+	if len(m.Type) > typeLen {
+		panic("frame: message type longer than 32 bytes: " + string(m.Type))
+	}
+	schema := m.Schema
+	if schema == 0 {
+		schema = 1
+	}
+	dst = binary.BigEndian.AppendUint32(dst, uint32(hlen))
+	dst = append(dst, m.Type...)
+	for i := len(m.Type); i < typeLen; i++ {
+		dst = append(dst, pad)
+	}
+	dst = binary.BigEndian.AppendUint32(dst, schema)
+	dst = binary.BigEndian.AppendUint64(dst, uint64(m.Created.UnixMilli()))
+	dst = binary.BigEndian.AppendUint64(dst, uint64(m.Seq))
+	dst = binary.BigEndian.AppendUint64(dst, m.Flags)
+	dst = append(dst, m.ID[8:]...)
+	dst = append(dst, m.ID[:8]...)
+	sum := sha256.Sum256(m.Payload)
+	dst = append(dst, sum[:]...)
+	if hlen == headerLen {
+		dst = binary.BigEndian.AppendUint32(dst, uint32(m.PayloadType))
+	}
+	dst = binary.BigEndian.AppendUint32(dst, uint32(len(m.Payload)))
+	return append(dst, m.Payload...)
+}
+
+// Decode parses one message. Message.Payload aliases b, which is only read. Every field is checked against the length of b
+// and the payload against its digest; an error wraps ErrMalformed.
+func Decode(b []byte) (Message, error) {
+	if len(b) < headerLenClosed+4 {
+		return Message{}, fmt.Errorf("%w: %d bytes, shorter than a header", ErrMalformed, len(b))
+	}
+	hlen := int64(binary.BigEndian.Uint32(b))
+	if hlen != headerLen && hlen != headerLenClosed {
+		return Message{}, fmt.Errorf("%w: header length %d", ErrMalformed, hlen)
+	}
+	if int64(len(b)) < hlen+4 {
+		return Message{}, fmt.Errorf("%w: %d bytes, shorter than its header", ErrMalformed, len(b))
+	}
+	n := int64(binary.BigEndian.Uint32(b[hlen:]))
+	if n > MaxPayload {
+		return Message{}, fmt.Errorf("%w: payload of %d bytes, more than %d", ErrMalformed, n, MaxPayload)
+	}
+	if int64(len(b)) != hlen+4+n {
+		return Message{}, fmt.Errorf("%w: payload length %d in a message of %d bytes", ErrMalformed, n, len(b))
+	}
+	typ := bytes.TrimRight(b[offType:offType+typeLen], " \x00")
+	if len(typ) == 0 {
+		return Message{}, fmt.Errorf("%w: no message type", ErrMalformed)
+	}
+	m := Message{
+		Type:    datachannel.MessageType(typ),
+		Schema:  binary.BigEndian.Uint32(b[offSchema:]),
+		Created: time.UnixMilli(int64(binary.BigEndian.Uint64(b[offCreated:]))),
+		Seq:     int64(binary.BigEndian.Uint64(b[offSeq:])),
+		Flags:   binary.BigEndian.Uint64(b[offFlags:]),
+		Payload: b[hlen+4:],
+	}
+	copy(m.ID[:8], b[offID+8:])
+	copy(m.ID[8:], b[offID:])
+	if hlen == headerLen {
+		m.PayloadType = datachannel.PayloadType(binary.BigEndian.Uint32(b[offPayType:]))
+	}
+	if m.Schema < 1 {
+		return Message{}, fmt.Errorf("%w: schema version %d", ErrMalformed, m.Schema)
+	}
+	if m.Seq < 0 {
+		return Message{}, fmt.Errorf("%w: sequence number %d", ErrMalformed, m.Seq)
+	}
+	if sum := sha256.Sum256(m.Payload); !bytes.Equal(sum[:], b[offDigest:offDigest+sha256.Size]) {
+		return Message{}, fmt.Errorf("%w: payload does not match its digest", ErrMalformed)
+	}
+	return m, nil
+}
