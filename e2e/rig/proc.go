@@ -1,0 +1,207 @@
+package rig
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+)
+
+// Proc is a program that a test started: its output is kept, and it is ended by its own process id.
+type Proc struct {
+	Cmd  *exec.Cmd
+	done chan struct{}
+	err  error
+
+	mu     sync.Mutex
+	out    bytes.Buffer // both streams, for messages
+	stdout []string     // whole lines
+	change chan struct{}
+}
+
+// Start starts a program with env added to the environment. End it by Stop or Kill.
+func Start(env []string, name string, args ...string) (*Proc, error) {
+	p := &Proc{Cmd: exec.Command(name, args...), done: make(chan struct{}), change: make(chan struct{})}
+	p.Cmd.Env = append(os.Environ(), env...)
+	p.Cmd.WaitDelay = 5 * time.Second
+	stdout, err := p.Cmd.StdoutPipe()
+	if err != nil {
+		return nil, err
+	}
+	stderr, err := p.Cmd.StderrPipe()
+	if err != nil {
+		return nil, err
+	}
+	if err := p.Cmd.Start(); err != nil {
+		return nil, err
+	}
+	var readers sync.WaitGroup
+	readers.Go(func() { p.read(stdout, true) })
+	readers.Go(func() { p.read(stderr, false) })
+	go func() {
+		readers.Wait()
+		p.err = p.Cmd.Wait()
+		close(p.done)
+	}()
+	return p, nil
+}
+
+func (p *Proc) read(r io.Reader, isStdout bool) {
+	br := bufio.NewReader(r)
+	for {
+		line, err := br.ReadString('\n')
+		if line != "" {
+			p.mu.Lock()
+			p.out.WriteString(line)
+			if isStdout {
+				p.stdout = append(p.stdout, strings.TrimRight(line, "\r\n"))
+			}
+			close(p.change)
+			p.change = make(chan struct{})
+			p.mu.Unlock()
+		}
+		if err != nil {
+			return
+		}
+	}
+}
+
+// Output returns what the program has printed so far on both streams.
+func (p *Proc) Output() string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.out.String()
+}
+
+// WaitOutput waits until the program's output contains text.
+func (p *Proc) WaitOutput(ctx context.Context, text string) error {
+	return p.wait(ctx, "output "+strconv.Quote(text), func() bool { return strings.Contains(p.out.String(), text) })
+}
+
+// Line waits for the program's n-th line on stdout, counted from 0, and returns it.
+func (p *Proc) Line(ctx context.Context, n int) (string, error) {
+	var line string
+	err := p.wait(ctx, fmt.Sprintf("line %d of stdout", n), func() bool {
+		if len(p.stdout) <= n {
+			return false
+		}
+		line = p.stdout[n]
+		return true
+	})
+	return line, err
+}
+
+// wait calls ok, with the lock held, at each change of the output.
+func (p *Proc) wait(ctx context.Context, what string, ok func() bool) error {
+	for {
+		p.mu.Lock()
+		found, change := ok(), p.change
+		p.mu.Unlock()
+		if found {
+			return nil
+		}
+		select {
+		case <-change:
+		case <-p.done:
+			p.mu.Lock()
+			found = ok()
+			p.mu.Unlock()
+			if found {
+				return nil
+			}
+			return fmt.Errorf("%s ended (%v) before %s:\n%s", p.Cmd.Path, p.err, what, p.Output())
+		case <-ctx.Done():
+			return fmt.Errorf("%s: %w while waiting for %s:\n%s", p.Cmd.Path, ctx.Err(), what, p.Output())
+		}
+	}
+}
+
+// Wait waits for the program's end and returns its exit code.
+func (p *Proc) Wait(ctx context.Context) (int, error) {
+	select {
+	case <-p.done:
+		return p.Cmd.ProcessState.ExitCode(), nil
+	case <-ctx.Done():
+		return -1, fmt.Errorf("%s: %w while waiting for its end:\n%s", p.Cmd.Path, ctx.Err(), p.Output())
+	}
+}
+
+// Stop sends sig, waits for the program's end, and returns its exit code; a program that ignores sig is killed after 20 s.
+func (p *Proc) Stop(sig os.Signal) (int, error) {
+	_ = p.Cmd.Process.Signal(sig)
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
+	defer cancel()
+	code, err := p.Wait(ctx)
+	if err != nil {
+		_ = p.Cmd.Process.Kill()
+		<-p.done
+	}
+	return code, err
+}
+
+// Usage is what a process has used so far.
+type Usage struct {
+	CPU     time.Duration // user and system
+	PeakRSS int64         // bytes
+}
+
+// Usage reads the process's CPU time and peak resident memory from /proc, or after its end from its exit record.
+func (p *Proc) Usage() (Usage, error) {
+	select {
+	case <-p.done:
+		ru, ok := p.Cmd.ProcessState.SysUsage().(*syscall.Rusage)
+		if !ok {
+			return Usage{}, fmt.Errorf("no resource usage on this system")
+		}
+		return Usage{
+			CPU:     p.Cmd.ProcessState.UserTime() + p.Cmd.ProcessState.SystemTime(),
+			PeakRSS: int64(ru.Maxrss) * 1024,
+		}, nil
+	default:
+		return ProcessUsage(p.Cmd.Process.Pid)
+	}
+}
+
+// ProcessUsage reads a live process's usage from /proc (Linux).
+func ProcessUsage(pid int) (Usage, error) {
+	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return Usage{}, err
+	}
+	// The command name, in parentheses, may hold spaces: fields are counted after it.
+	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
+	if len(fields) < 13 {
+		return Usage{}, fmt.Errorf("unexpected /proc/%d/stat", pid)
+	}
+	var ticks int64
+	for _, f := range fields[11:13] {
+		n, err := strconv.ParseInt(f, 10, 64)
+		if err != nil {
+			return Usage{}, err
+		}
+		ticks += n
+	}
+	u := Usage{CPU: time.Duration(ticks) * (time.Second / 100)} // USER_HZ is 100 on every Linux that Go runs on
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		return Usage{}, err
+	}
+	for line := range strings.Lines(string(status)) {
+		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
+			kb, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
+			if err != nil {
+				return Usage{}, err
+			}
+			u.PeakRSS = kb * 1024
+		}
+	}
+	return u, nil
+}

@@ -1,0 +1,106 @@
+// Package rig is what the end-to-end tests and the benchmark share: the built binaries, the peers' programs, processes
+// whose memory and CPU time are measured, and a far end that echoes, sends and swallows bytes.
+//
+// Everything stays on loopback; Guard refuses any other address.
+package rig
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+)
+
+// Root returns the repository's root directory.
+func Root() string {
+	_, file, _, ok := runtime.Caller(0)
+	if !ok {
+		panic("rig: no caller information")
+	}
+	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+}
+
+// Build compiles the three commands into dir.
+func Build(ctx context.Context, dir string) error {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-o", dir+string(filepath.Separator),
+		"./cmd/bastion", "./cmd/bastiond", "./cmd/bastion-lab")
+	cmd.Dir = Root()
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("build the commands: %w\n%s", err, out)
+	}
+	return nil
+}
+
+// Find returns the path of a program that a test needs: one of the project's tools under build/tools, or one of the
+// machine's. The error says how to install it.
+func Find(name string) (string, error) {
+	tool := filepath.Join(Root(), "build", "tools", name)
+	if _, err := os.Stat(tool); err == nil {
+		return tool, nil
+	}
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	for _, dir := range []string{"/usr/sbin", "/usr/lib/postgresql/15/bin"} {
+		if path := filepath.Join(dir, name); executable(path) {
+			return path, nil
+		}
+	}
+	if matches, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name); len(matches) > 0 {
+		return matches[len(matches)-1], nil
+	}
+	return "", fmt.Errorf("%s is not installed: run `make deps peers`", name)
+}
+
+func executable(path string) bool {
+	fi, err := os.Stat(path)
+	return err == nil && fi.Mode()&0o111 != 0 && !fi.IsDir()
+}
+
+// Guard returns an error for an address that is not loopback: no test of this project talks to anything else from the
+// machine's own network.
+func Guard(addr string) error {
+	host, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		host = addr
+	}
+	if host == "localhost" {
+		return nil
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil || !ip.IsLoopback() {
+		return fmt.Errorf("address %q is not loopback", addr)
+	}
+	return nil
+}
+
+// Dial connects to a loopback address.
+func Dial(ctx context.Context, addr string) (net.Conn, error) {
+	if err := Guard(addr); err != nil {
+		return nil, err
+	}
+	var d net.Dialer
+	return d.DialContext(ctx, "tcp", addr)
+}
+
+// FreePort returns a TCP port of 127.0.0.1 that was free a moment ago, for programs that cannot choose one themselves.
+func FreePort() (int, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return 0, err
+	}
+	addr, ok := l.Addr().(*net.TCPAddr)
+	if err := l.Close(); err != nil {
+		return 0, err
+	}
+	if !ok {
+		return 0, errors.New("not a TCP listener")
+	}
+	return addr.Port, nil
+}
