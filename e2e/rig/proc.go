@@ -11,7 +11,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 )
 
@@ -145,63 +144,4 @@ func (p *Proc) Stop(sig os.Signal) (int, error) {
 		<-p.done
 	}
 	return code, err
-}
-
-// Usage is what a process has used so far.
-type Usage struct {
-	CPU     time.Duration // user and system
-	PeakRSS int64         // bytes
-}
-
-// Usage reads the process's CPU time and peak resident memory from /proc, or after its end from its exit record.
-func (p *Proc) Usage() (Usage, error) {
-	select {
-	case <-p.done:
-		ru, ok := p.Cmd.ProcessState.SysUsage().(*syscall.Rusage)
-		if !ok {
-			return Usage{}, fmt.Errorf("no resource usage on this system")
-		}
-		return Usage{
-			CPU:     p.Cmd.ProcessState.UserTime() + p.Cmd.ProcessState.SystemTime(),
-			PeakRSS: int64(ru.Maxrss) * 1024,
-		}, nil
-	default:
-		return ProcessUsage(p.Cmd.Process.Pid)
-	}
-}
-
-// ProcessUsage reads a live process's usage from /proc (Linux).
-func ProcessUsage(pid int) (Usage, error) {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
-	if err != nil {
-		return Usage{}, err
-	}
-	// The command name, in parentheses, may hold spaces: fields are counted after it.
-	fields := strings.Fields(string(stat[bytes.LastIndexByte(stat, ')')+1:]))
-	if len(fields) < 13 {
-		return Usage{}, fmt.Errorf("unexpected /proc/%d/stat", pid)
-	}
-	var ticks int64
-	for _, f := range fields[11:13] {
-		n, err := strconv.ParseInt(f, 10, 64)
-		if err != nil {
-			return Usage{}, err
-		}
-		ticks += n
-	}
-	u := Usage{CPU: time.Duration(ticks) * (time.Second / 100)} // USER_HZ is 100 on every Linux that Go runs on
-	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
-	if err != nil {
-		return Usage{}, err
-	}
-	for line := range strings.Lines(string(status)) {
-		if rest, ok := strings.CutPrefix(line, "VmHWM:"); ok {
-			kb, err := strconv.ParseInt(strings.TrimSuffix(strings.TrimSpace(rest), " kB"), 10, 64)
-			if err != nil {
-				return Usage{}, err
-			}
-			u.PeakRSS = kb * 1024
-		}
-	}
-	return u, nil
 }
