@@ -1,0 +1,167 @@
+package targets
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/elasticache"
+	"github.com/aws/aws-sdk-go-v2/service/elasticache/types"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+const clusterModeNote = "cluster mode: the server sends clients on to addresses of its nodes, which only a SOCKS proxy can follow"
+
+// cache resolves an ElastiCache target: a replication group, a serverless cache, or a cache cluster.
+func (r *Resolver) cache(ctx context.Context, spec Spec) (Endpoint, error) {
+	if r.ElastiCache == nil {
+		return Endpoint{}, noClient(spec)
+	}
+	lookups := []func(context.Context, Spec, *string) ([]candidate, error){r.groups, r.serverless, r.cacheClusters}
+	if spec.ID != "" {
+		for _, lookup := range lookups {
+			found, err := lookup(ctx, spec, &spec.ID)
+			if err != nil {
+				return Endpoint{}, err
+			}
+			if len(found) > 0 {
+				return found[0].pick(spec)
+			}
+		}
+	}
+	var all []candidate
+	for _, lookup := range lookups {
+		found, err := lookup(ctx, spec, nil)
+		if err != nil {
+			return Endpoint{}, err
+		}
+		all = append(all, found...)
+	}
+	if spec.ID != "" {
+		return Endpoint{}, r.unknown(spec, all)
+	}
+	return r.choose(spec, all)
+}
+
+// groups returns the replication group with the given identifier, none if there is no such, or all if id is nil.
+func (r *Resolver) groups(ctx context.Context, spec Spec, id *string) ([]candidate, error) {
+	var found []candidate
+	pages := elasticache.NewDescribeReplicationGroupsPaginator(r.ElastiCache,
+		&elasticache.DescribeReplicationGroupsInput{ReplicationGroupId: id})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		var missing *types.ReplicationGroupNotFoundFault
+		if id != nil && errors.As(err, &missing) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fail.AWS(fail.NoTarget, "look up target "+spec.String(), "elasticache:DescribeReplicationGroups", err)
+		}
+		for i := range page.ReplicationGroups {
+			found = append(found, fromGroup(&page.ReplicationGroups[i]))
+		}
+	}
+	return found, nil
+}
+
+func fromGroup(g *types.ReplicationGroup) candidate {
+	c := candidate{
+		id: strings.ToLower(aws.ToString(g.ReplicationGroupId)), what: "replication group",
+		status: aws.ToString(g.Status), engine: aws.ToString(g.Engine),
+	}
+	if c.engine == "" { // older answers do not name it
+		c.engine = "redis"
+	}
+	tls := aws.ToBool(g.TransitEncryptionEnabled) && g.TransitEncryptionMode != types.TransitEncryptionModePreferred
+	if aws.ToBool(g.ClusterEnabled) || g.ConfigurationEndpoint != nil {
+		c.endpoint = cacheEndpoint(g.ConfigurationEndpoint, tls)
+		c.endpoint.Note = clusterModeNote
+		return c
+	}
+	if len(g.NodeGroups) > 0 {
+		c.endpoint = cacheEndpoint(g.NodeGroups[0].PrimaryEndpoint, tls)
+		c.reader = cacheEndpoint(g.NodeGroups[0].ReaderEndpoint, tls)
+	}
+	c.readers = true
+	return c
+}
+
+// serverless is groups for serverless caches.
+func (r *Resolver) serverless(ctx context.Context, spec Spec, id *string) ([]candidate, error) {
+	var found []candidate
+	pages := elasticache.NewDescribeServerlessCachesPaginator(r.ElastiCache,
+		&elasticache.DescribeServerlessCachesInput{ServerlessCacheName: id})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		var missing *types.ServerlessCacheNotFoundFault
+		if id != nil && errors.As(err, &missing) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fail.AWS(fail.NoTarget, "look up target "+spec.String(), "elasticache:DescribeServerlessCaches", err)
+		}
+		for _, s := range page.ServerlessCaches {
+			found = append(found, candidate{
+				id: strings.ToLower(aws.ToString(s.ServerlessCacheName)), what: "serverless cache",
+				status: aws.ToString(s.Status), engine: aws.ToString(s.Engine),
+				endpoint: cacheEndpoint(s.Endpoint, true),
+				reader:   cacheEndpoint(s.ReaderEndpoint, true),
+				readers:  true,
+			})
+		}
+	}
+	return found, nil
+}
+
+// cacheClusters is groups for cache clusters; if id is nil, for those outside replication groups.
+func (r *Resolver) cacheClusters(ctx context.Context, spec Spec, id *string) ([]candidate, error) {
+	var found []candidate
+	input := &elasticache.DescribeCacheClustersInput{CacheClusterId: id, ShowCacheNodeInfo: aws.Bool(true)}
+	if id == nil {
+		input.ShowCacheClustersNotInReplicationGroups = aws.Bool(true)
+	}
+	pages := elasticache.NewDescribeCacheClustersPaginator(r.ElastiCache, input)
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		var missing *types.CacheClusterNotFoundFault
+		if id != nil && errors.As(err, &missing) {
+			return nil, nil
+		}
+		if err != nil {
+			return nil, fail.AWS(fail.NoTarget, "look up target "+spec.String(), "elasticache:DescribeCacheClusters", err)
+		}
+		for i := range page.CacheClusters {
+			cluster := &page.CacheClusters[i]
+			if id == nil && cluster.ReplicationGroupId != nil {
+				continue
+			}
+			found = append(found, fromCacheCluster(cluster))
+		}
+	}
+	return found, nil
+}
+
+func fromCacheCluster(cluster *types.CacheCluster) candidate {
+	c := candidate{
+		id: strings.ToLower(aws.ToString(cluster.CacheClusterId)), what: "cache cluster",
+		status: aws.ToString(cluster.CacheClusterStatus), engine: aws.ToString(cluster.Engine),
+	}
+	tls := aws.ToBool(cluster.TransitEncryptionEnabled) && cluster.TransitEncryptionMode != types.TransitEncryptionModePreferred
+	if cluster.ConfigurationEndpoint != nil { // Memcached
+		c.endpoint = cacheEndpoint(cluster.ConfigurationEndpoint, tls)
+		return c
+	}
+	if len(cluster.CacheNodes) > 0 {
+		c.endpoint = cacheEndpoint(cluster.CacheNodes[0].Endpoint, tls)
+	}
+	return c
+}
+
+func cacheEndpoint(e *types.Endpoint, tls bool) Endpoint {
+	if e == nil {
+		return Endpoint{}
+	}
+	return Endpoint{Host: aws.ToString(e.Address), Port: int(aws.ToInt32(e.Port)), TLS: tls}
+}

@@ -1,0 +1,270 @@
+package targets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/service/elasticache"
+	"github.com/aws/aws-sdk-go-v2/service/rds"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// RDSAPI is the part of the RDS client that a Resolver calls.
+type RDSAPI interface {
+	DescribeDBInstances(context.Context, *rds.DescribeDBInstancesInput, ...func(*rds.Options)) (
+		*rds.DescribeDBInstancesOutput, error)
+	DescribeDBClusters(context.Context, *rds.DescribeDBClustersInput, ...func(*rds.Options)) (
+		*rds.DescribeDBClustersOutput, error)
+}
+
+// ElastiCacheAPI is the part of the ElastiCache client that a Resolver calls.
+type ElastiCacheAPI interface {
+	DescribeReplicationGroups(context.Context, *elasticache.DescribeReplicationGroupsInput, ...func(*elasticache.Options)) (
+		*elasticache.DescribeReplicationGroupsOutput, error)
+	DescribeServerlessCaches(context.Context, *elasticache.DescribeServerlessCachesInput, ...func(*elasticache.Options)) (
+		*elasticache.DescribeServerlessCachesOutput, error)
+	DescribeCacheClusters(context.Context, *elasticache.DescribeCacheClustersInput, ...func(*elasticache.Options)) (
+		*elasticache.DescribeCacheClustersOutput, error)
+}
+
+// Named is a target of the configuration.
+type Named struct {
+	Target string // a SPEC, not itself a Name
+	Local  string // an LPORT, or empty; for the caller, which knows it before anything is resolved
+}
+
+// Endpoint is where a target listens, as the bastion sees it.
+type Endpoint struct {
+	Name   string // the canonical SPEC without a port, or the name: "rds:orders"
+	Host   string // a DNS name or an address without brackets
+	Port   int
+	Engine string // as AWS calls it: "postgres", "aurora-mysql", "redis"; empty for a host
+	TLS    bool   // the endpoint accepts only TLS; known of ElastiCache only
+	Note   string // what the user should know before connecting, or empty
+}
+
+// Resolver finds endpoints. The clients may be nil if no target needs them. It is safe for concurrent use.
+type Resolver struct {
+	RDS         RDSAPI
+	ElastiCache ElastiCacheAPI
+	Names       map[string]Named
+	Region      string // for messages only
+}
+
+// Resolve returns the endpoint of a target. An unknown target is a fail.NoTarget with the close names, a bare kind with several
+// candidates is one that lists them.
+func (r *Resolver) Resolve(ctx context.Context, spec Spec) (Endpoint, error) {
+	switch spec.Kind {
+	case RDS:
+		return r.database(ctx, spec)
+	case Cache:
+		return r.cache(ctx, spec)
+	case Name:
+		return r.name(ctx, spec)
+	case Host:
+		return Endpoint{Name: spec.String(), Host: spec.Host, Port: spec.Port}, nil
+	default:
+		return Endpoint{}, fail.New(fail.Usage, "resolve target", errors.New("no target given"), specHelp)
+	}
+}
+
+func (r *Resolver) name(ctx context.Context, spec Spec) (Endpoint, error) {
+	named, ok := r.Names[spec.ID]
+	if !ok && spec.Port != 0 {
+		return Endpoint{Name: spec.String(), Host: spec.ID, Port: spec.Port}, nil
+	}
+	op := fmt.Sprintf("target %q", spec.ID)
+	if !ok {
+		err := errors.New("is not a name in the configuration")
+		near := closest(spec.ID, slices.Collect(maps.Keys(r.Names)))
+		if len(near) > 0 {
+			return Endpoint{}, fail.New(fail.NoTarget, op, err, "did you mean "+strings.Join(near, " or ")+"?")
+		}
+		return Endpoint{}, fail.New(fail.NoTarget, op, err, "for a database write rds:"+spec.ID+", for a host HOST:PORT")
+	}
+	inner, err := Parse(named.Target)
+	if err != nil {
+		return Endpoint{}, fail.New(fail.Usage, op+" in the configuration", err, "")
+	}
+	if inner.Kind == Name {
+		if inner.Port == 0 {
+			return Endpoint{}, fail.New(fail.Usage, op+" in the configuration",
+				fmt.Errorf("%q is a name too", inner.ID), "a name stands for rds:ID, cache:ID or HOST:PORT")
+		}
+		inner = Spec{Kind: Host, Host: inner.ID, Port: inner.Port}
+	}
+	if spec.Port != 0 {
+		inner.Port = spec.Port
+	}
+	endpoint, err := r.Resolve(ctx, inner)
+	if err != nil {
+		return Endpoint{}, fmt.Errorf("%s: %w", op, err)
+	}
+	endpoint.Name = spec.ID
+	return endpoint, nil
+}
+
+// candidate is a database or cache that a SPEC may mean.
+type candidate struct {
+	id       string
+	what     string // "RDS instance"
+	status   string // as AWS calls it: "available", "creating"
+	engine   string
+	endpoint Endpoint // Host empty: there is none (yet)
+	reader   Endpoint // of a cluster that has one
+	readers  bool     // what can have a reader endpoint at all
+}
+
+// pick applies a SPEC's role and port to the candidate.
+func (c candidate) pick(spec Spec) (Endpoint, error) {
+	endpoint := c.endpoint
+	if spec.Role == Reader {
+		if !c.readers {
+			return Endpoint{}, fail.New(fail.NoTarget, "target "+spec.String(),
+				fmt.Errorf("the %s %s has no reader endpoint", c.what, c.id), "leave /reader away")
+		}
+		endpoint = c.reader
+	}
+	if endpoint.Host == "" {
+		return Endpoint{}, c.notReady(spec)
+	}
+	endpoint.Name = Spec{Kind: spec.Kind, ID: c.id, Role: spec.Role}.String()
+	endpoint.Engine = c.engine
+	if spec.Port != 0 {
+		endpoint.Port = spec.Port
+	}
+	if endpoint.Port == 0 {
+		endpoint.Port = DefaultPort(c.engine)
+	}
+	if endpoint.Port == 0 {
+		return Endpoint{}, fail.New(fail.Usage, "target "+spec.String(),
+			fmt.Errorf("AWS names no port for the %s and engine %q has no usual one", c.what, c.engine), "add the port: "+endpoint.Name+":PORT")
+	}
+	return endpoint, nil
+}
+
+func (c candidate) notReady(spec Spec) error {
+	status := c.status
+	if status == "" {
+		status = "unknown"
+	}
+	return fail.New(fail.NoTarget, "target "+spec.String(),
+		fmt.Errorf("the %s %s has no endpoint yet: its status is %q", c.what, c.id, status), "wait until it is available, then try again")
+}
+
+// choose picks the only candidate of a bare kind. Those without an endpoint count only if there is no other; a port narrows
+// the choice if some listen on it.
+func (r *Resolver) choose(spec Spec, all []candidate) (Endpoint, error) {
+	op := "target " + spec.String()
+	if len(all) == 0 {
+		return Endpoint{}, fail.New(fail.NoTarget, op, fmt.Errorf("there is no %s in %s", noun(spec.Kind), r.region()),
+			"check the region and the account (--region, --profile), or name a host: HOST:PORT")
+	}
+	ready := filter(all, func(c candidate) bool { return c.endpoint.Host != "" })
+	if len(ready) == 0 {
+		ready = all
+	}
+	if spec.Port != 0 && len(ready) > 1 {
+		if there := filter(ready, func(c candidate) bool { return c.endpoint.Port == spec.Port }); len(there) > 0 {
+			ready = there
+		}
+	}
+	if len(ready) == 1 {
+		return ready[0].pick(spec)
+	}
+	return Endpoint{}, fail.New(fail.NoTarget, op, fmt.Errorf("%d candidates in %s: %s", len(ready), r.region(), list(spec.Kind, ready)),
+		"name one of them")
+}
+
+// unknown is the error for an identifier that AWS does not know.
+func (r *Resolver) unknown(spec Spec, all []candidate) error {
+	op := "target " + spec.String()
+	err := fmt.Errorf("there is no %s %q in %s", noun(spec.Kind), spec.ID, r.region())
+	if len(all) == 0 {
+		return fail.New(fail.NoTarget, op, err, "there is none at all: check the region and the account (--region, --profile)")
+	}
+	ids := make([]string, len(all))
+	for i, c := range all {
+		ids[i] = c.id
+	}
+	if near := closest(spec.ID, ids); len(near) > 0 {
+		for i, id := range near {
+			near[i] = Spec{Kind: spec.Kind, ID: id}.String()
+		}
+		return fail.New(fail.NoTarget, op, err, "did you mean "+strings.Join(near, " or ")+"?")
+	}
+	return fail.New(fail.NoTarget, op, err, "there are: "+list(spec.Kind, all))
+}
+
+func (r *Resolver) region() string {
+	if r.Region == "" {
+		return "this region"
+	}
+	return r.Region
+}
+
+func noun(kind Kind) string {
+	if kind == Cache {
+		return "ElastiCache cache"
+	}
+	return "RDS instance or cluster"
+}
+
+// list names up to ten candidates: "rds:orders (postgres), rds:stock (mysql, creating)".
+func list(kind Kind, all []candidate) string {
+	const most = 10
+	slices.SortFunc(all, func(a, b candidate) int { return strings.Compare(a.id, b.id) })
+	var names []string
+	for _, c := range all[:min(len(all), most)] {
+		detail := c.engine
+		if c.endpoint.Host == "" {
+			detail += ", " + c.status
+		}
+		names = append(names, Spec{Kind: kind, ID: c.id}.String()+" ("+detail+")")
+	}
+	if len(all) > most {
+		names = append(names, fmt.Sprintf("and %d more", len(all)-most))
+	}
+	return strings.Join(names, ", ")
+}
+
+func filter(all []candidate, keep func(candidate) bool) []candidate {
+	var kept []candidate
+	for _, c := range all {
+		if keep(c) {
+			kept = append(kept, c)
+		}
+	}
+	return kept
+}
+
+// DefaultPort returns the port that AWS gives an engine unless told otherwise; 0 if it is not known.
+func DefaultPort(engine string) int {
+	for _, e := range []struct {
+		part string
+		port int
+	}{
+		{"postgres", 5432},
+		{"mysql", 3306},
+		{"mariadb", 3306},
+		{"aurora", 3306}, // plain "aurora" was MySQL 5.6
+		{"oracle", 1521},
+		{"sqlserver", 1433},
+		{"db2", 50000},
+		{"docdb", 27017},
+		{"neptune", 8182},
+		{"redis", 6379},
+		{"valkey", 6379},
+		{"memcached", 11211},
+	} {
+		if strings.Contains(strings.ToLower(engine), e.part) {
+			return e.port
+		}
+	}
+	return 0
+}
