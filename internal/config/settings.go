@@ -1,0 +1,537 @@
+// Package config holds every setting of the command line: one table gives each its flag, its environment variable and its
+// key in the configuration file, and Load merges the three. It knows neither AWS nor SSH.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// Settings are the merged settings. docs/configuration.md says what each means.
+type Settings struct {
+	Profile string
+	Region  string
+
+	Cluster           string
+	TaskDefinition    string
+	Container         string
+	Subnets           []string
+	SubnetTags        map[string]string
+	SecurityGroups    []string
+	SecurityGroupTags map[string]string
+	AssignPublicIP    bool
+	Tags              map[string]string
+	GrantCommand      string
+	GrantLifetime     time.Duration
+	Permit            []string
+
+	StartTimeout     time.Duration
+	ConnectTimeout   time.Duration
+	ReconnectTimeout time.Duration
+	ReconnectMin     time.Duration
+	ReconnectMax     time.Duration
+	Keepalive        time.Duration
+	HoldMax          int
+	HoldTimeout      time.Duration
+
+	Target      string
+	SSHUser     string
+	SSHPort     int
+	SSHHostKey  string
+	SSHIdentity string
+
+	RuntimeDir       string
+	RememberHostKeys bool
+
+	Output  string
+	Quiet   bool
+	Verbose bool
+
+	// Targets are the named targets of the file; they have no flag.
+	Targets map[string]Target
+	// File is the configuration file that was read, or "".
+	File string
+}
+
+// Target is a named target of the configuration file.
+type Target struct {
+	// Spec is what the name stands for: rds:ID, cache:ID or host:port.
+	Spec string
+	// LocalPort is the port that forward listens on unless the command line names one; 0 means the target's own port.
+	LocalPort int
+	// Where is its place in the file, for errors.
+	Where string
+}
+
+// Setting describes one setting: flag, environment variable and key are three spellings of its Key.
+type Setting struct {
+	Key     string // its key in the configuration file
+	Short   string // a one-letter flag, or ""
+	Group   string // the heading it is documented under
+	Value   string // what its value looks like, for help; "" for a switch
+	Default string // its default, in the text form that flags take
+	Help    string
+
+	field func(*Settings) any
+	check func(string) error
+	path  func(string) bool // reports whether a value is a path, which the file may give relative to itself
+}
+
+// Flag returns the name of the flag, without dashes.
+func (s *Setting) Flag() string { return strings.ReplaceAll(s.Key, "_", "-") }
+
+// Env returns the name of the environment variable.
+func (s *Setting) Env() string { return "BASTION_" + strings.ToUpper(s.Key) }
+
+// IsSwitch reports whether the setting is true or false.
+func (s *Setting) IsSwitch() bool {
+	_, ok := s.field(new(Settings)).(*bool)
+	return ok
+}
+
+// IsMap reports whether the setting is a set of name=value pairs.
+func (s *Setting) IsMap() bool {
+	_, ok := s.field(new(Settings)).(*map[string]string)
+	return ok
+}
+
+// IsList reports whether the setting is a list.
+func (s *Setting) IsList() bool {
+	_, ok := s.field(new(Settings)).(*[]string)
+	return ok
+}
+
+// The groups, in the order of the documentation.
+const (
+	GroupAWS     = "AWS account"
+	GroupBastion = "Bastion task"
+	GroupGrant   = "Grants"
+	GroupLink    = "Link and forwards"
+	GroupSSHD    = "OpenSSH server in place of a bastion task"
+	GroupLocal   = "This machine"
+	GroupOutput  = "Output"
+)
+
+// Groups returns the groups in the order of the documentation.
+func Groups() []string {
+	return []string{GroupAWS, GroupBastion, GroupGrant, GroupLink, GroupSSHD, GroupLocal, GroupOutput}
+}
+
+// All returns the table of settings. The caller must not change it.
+func All() []*Setting { return table }
+
+// Lookup returns the setting with the key, or nil.
+func Lookup(key string) *Setting {
+	for _, s := range table {
+		if s.Key == key {
+			return s
+		}
+	}
+	return nil
+}
+
+var table = []*Setting{
+	{
+		Key: "profile", Group: GroupAWS, Value: "NAME",
+		Help:  "profile of the AWS configuration (by default what AWS_PROFILE says, as in the AWS CLI)",
+		field: func(s *Settings) any { return &s.Profile },
+	},
+	{
+		Key: "region", Group: GroupAWS, Value: "REGION",
+		Help:  "AWS region (by default what AWS_REGION or the profile says)",
+		field: func(s *Settings) any { return &s.Region },
+	},
+	{
+		Key: "cluster", Group: GroupBastion, Value: "NAME", Default: "bastion",
+		Help:  "ECS cluster of the bastion task, by name or ARN",
+		field: func(s *Settings) any { return &s.Cluster },
+		check: notEmpty,
+	},
+	{
+		Key: "task_definition", Group: GroupBastion, Value: "NAME[:REV]", Default: "bastion",
+		Help:  "task definition that the bastion is started from: family, family:revision or ARN",
+		field: func(s *Settings) any { return &s.TaskDefinition },
+		check: notEmpty,
+	},
+	{
+		Key: "container", Group: GroupBastion, Value: "NAME", Default: "bastion",
+		Help:  "container of the task in which bastiond runs",
+		field: func(s *Settings) any { return &s.Container },
+		check: notEmpty,
+	},
+	{
+		Key: "subnets", Group: GroupBastion, Value: "ID,...",
+		Help:  "subnets that the task may be placed in; empty: found by subnet_tags",
+		field: func(s *Settings) any { return &s.Subnets },
+	},
+	{
+		Key: "subnet_tags", Group: GroupBastion, Value: "KEY=VALUE,...", Default: "bastion=true",
+		Help:  "tags that find the subnets where subnets is empty",
+		field: func(s *Settings) any { return &s.SubnetTags },
+	},
+	{
+		Key: "security_groups", Group: GroupBastion, Value: "ID,...",
+		Help:  "security groups of the task; empty: found by security_group_tags",
+		field: func(s *Settings) any { return &s.SecurityGroups },
+	},
+	{
+		Key: "security_group_tags", Group: GroupBastion, Value: "KEY=VALUE,...", Default: "bastion=true",
+		Help:  "tags that find the security groups where security_groups is empty",
+		field: func(s *Settings) any { return &s.SecurityGroupTags },
+	},
+	{
+		Key: "assign_public_ip", Group: GroupBastion, Default: "false",
+		Help:  "give the task a public address; needed only in subnets without a NAT gateway or VPC endpoints",
+		field: func(s *Settings) any { return &s.AssignPublicIP },
+	},
+	{
+		Key: "tags", Group: GroupBastion, Value: "KEY=VALUE,...",
+		Help:  "more tags for the tasks that are started, such as a cost centre",
+		field: func(s *Settings) any { return &s.Tags },
+	},
+	{
+		Key: "start_timeout", Group: GroupBastion, Value: "DURATION", Default: "5m",
+		Help:  "how long to wait for a bastion: task running, exec agent connected, bastiond answering",
+		field: func(s *Settings) any { return &s.StartTimeout },
+		check: positive,
+	},
+	{
+		Key: "grant_command", Group: GroupGrant, Value: "COMMAND", Default: "/bastiond grant",
+		Help:  "command line that ECS Exec runs in the container to hand over a grant; the grant is its last word",
+		field: func(s *Settings) any { return &s.GrantCommand },
+		check: notEmpty,
+	},
+	{
+		Key: "grant_lifetime", Group: GroupGrant, Value: "DURATION", Default: "1h",
+		Help:  "how long the bastion accepts the ephemeral key; it is renewed when a later reconnection needs it",
+		field: func(s *Settings) any { return &s.GrantLifetime },
+		check: between(time.Minute, 12*time.Hour),
+	},
+	{
+		Key: "permit", Group: GroupGrant, Value: "HOST:PORT,...",
+		Help: "destinations that the grants of socks and of proxy to the bastion itself are narrowed to; " +
+			"empty: all that the bastion allows. forward and proxy to a host always ask for their own destinations only",
+		field: func(s *Settings) any { return &s.Permit },
+	},
+	{
+		Key: "connect_timeout", Group: GroupLink, Value: "DURATION", Default: "30s",
+		Help:  "how long one attempt to connect to a running bastion may take",
+		field: func(s *Settings) any { return &s.ConnectTimeout },
+		check: positive,
+	},
+	{
+		Key: "reconnect_timeout", Group: GroupLink, Value: "DURATION", Default: "30m",
+		Help:  "how long a lost link is tried again before the command gives up with exit code 8",
+		field: func(s *Settings) any { return &s.ReconnectTimeout },
+		check: positive,
+	},
+	{
+		Key: "reconnect_min", Group: GroupLink, Value: "DURATION", Default: "500ms",
+		Help:  "pause before the second attempt to reconnect; it doubles, with jitter, up to reconnect_max",
+		field: func(s *Settings) any { return &s.ReconnectMin },
+		check: positive,
+	},
+	{
+		Key: "reconnect_max", Group: GroupLink, Value: "DURATION", Default: "30s",
+		Help:  "longest pause between attempts to reconnect",
+		field: func(s *Settings) any { return &s.ReconnectMax },
+		check: positive,
+	},
+	{
+		Key: "keepalive", Group: GroupLink, Value: "DURATION", Default: "15s",
+		Help:  "interval of the probes that notice a dead link",
+		field: func(s *Settings) any { return &s.Keepalive },
+		check: positive,
+	},
+	{
+		Key: "hold_max", Group: GroupLink, Value: "NUMBER", Default: "256",
+		Help:  "how many connections of a forward may wait for a link that is down; more are closed at once",
+		field: func(s *Settings) any { return &s.HoldMax },
+		check: intBetween(0, 65535),
+	},
+	{
+		Key: "hold_timeout", Group: GroupLink, Value: "DURATION", Default: "1m",
+		Help:  "how long such a connection waits",
+		field: func(s *Settings) any { return &s.HoldTimeout },
+		check: positive,
+	},
+	{
+		Key: "target", Group: GroupSSHD, Value: "TARGET",
+		Help: "SSM target of a running OpenSSH server, in place of a task with bastiond: " +
+			"i-..., mi-... or ecs:<cluster>_<task id>_<runtime id>",
+		field: func(s *Settings) any { return &s.Target },
+		check: ssmTarget,
+	},
+	{
+		Key: "ssh_user", Group: GroupSSHD, Value: "USER", Default: "ec2-user",
+		Help:  "user to sign in as",
+		field: func(s *Settings) any { return &s.SSHUser },
+		check: notEmpty,
+	},
+	{
+		Key: "ssh_port", Group: GroupSSHD, Value: "PORT", Default: "22",
+		Help:  "port of the OpenSSH server on the target",
+		field: func(s *Settings) any { return &s.SSHPort },
+		check: intBetween(1, 65535),
+	},
+	{
+		Key: "ssh_host_key", Group: GroupSSHD, Value: "KEY|FILE",
+		Help: "host key of the OpenSSH server, required with target: the key (\"ssh-ed25519 AAAA...\") or a known_hosts file " +
+			"with an entry for the target",
+		field: func(s *Settings) any { return &s.SSHHostKey },
+		path:  func(v string) bool { return !IsPublicKey(v) },
+	},
+	{
+		Key: "ssh_identity", Group: GroupSSHD, Value: "agent|FILE", Default: "agent",
+		Help:  "the user's key: the SSH agent that SSH_AUTH_SOCK names, or a private key file",
+		field: func(s *Settings) any { return &s.SSHIdentity },
+		check: notEmpty,
+		path:  func(v string) bool { return v != "agent" },
+	},
+	{
+		Key: "runtime_dir", Group: GroupLocal, Value: "DIR",
+		Help: "directory of the sockets that OpenSSH asks (mode 0700); " +
+			"by default bastion in XDG_RUNTIME_DIR, or in the user's cache directory where that is not set",
+		field: func(s *Settings) any { return &s.RuntimeDir },
+		path:  func(string) bool { return true },
+	},
+	{
+		Key: "remember_host_keys", Group: GroupLocal, Default: "true",
+		Help: "keep the host key of a running task in runtime_dir once the task has told it through ECS Exec; " +
+			"later commands then connect without waiting for ECS Exec's answer",
+		field: func(s *Settings) any { return &s.RememberHostKeys },
+	},
+	{
+		Key: "output", Short: "o", Group: GroupOutput, Value: "text|json", Default: "text",
+		Help:  "format of what is printed on standard output",
+		field: func(s *Settings) any { return &s.Output },
+		check: oneOf("text", "json"),
+	},
+	{
+		Key: "quiet", Short: "q", Group: GroupOutput, Default: "false",
+		Help:  "no progress on standard error; errors are still printed",
+		field: func(s *Settings) any { return &s.Quiet },
+	},
+	{
+		Key: "verbose", Short: "v", Group: GroupOutput, Default: "false",
+		Help:  "log what is done on standard error",
+		field: func(s *Settings) any { return &s.Verbose },
+	},
+}
+
+// set gives the field of s the value that text says.
+func (s *Setting) set(dst *Settings, text string) error {
+	if s.check != nil {
+		if err := s.check(text); err != nil {
+			return err
+		}
+	}
+	switch p := s.field(dst).(type) {
+	case *string:
+		*p = text
+	case *bool:
+		v, err := strconv.ParseBool(strings.ToLower(text))
+		if err != nil {
+			return fmt.Errorf("%q is neither true nor false", text)
+		}
+		*p = v
+	case *int:
+		v, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("%q is not a whole number", text)
+		}
+		*p = v
+	case *time.Duration:
+		v, err := parseDuration(text)
+		if err != nil {
+			return err
+		}
+		*p = v
+	case *[]string:
+		v, err := splitList(text)
+		if err != nil {
+			return err
+		}
+		*p = v
+	case *map[string]string:
+		v, err := splitMap(text)
+		if err != nil {
+			return err
+		}
+		*p = v
+	default:
+		panic("config: no rule for the type of " + s.Key)
+	}
+	return nil
+}
+
+func parseDuration(text string) (time.Duration, error) {
+	d, err := time.ParseDuration(text)
+	if err != nil {
+		if _, numErr := strconv.Atoi(text); numErr == nil {
+			return 0, fmt.Errorf("%q has no unit; say for example %ss or %sm", text, text, text)
+		}
+		return 0, fmt.Errorf("%q is not a duration such as 90s, 5m or 1h30m", text)
+	}
+	return d, nil
+}
+
+func splitList(text string) ([]string, error) {
+	if strings.TrimSpace(text) == "" {
+		return nil, nil
+	}
+	var out []string
+	for item := range strings.SplitSeq(text, ",") {
+		item = strings.TrimSpace(item)
+		if item == "" {
+			return nil, fmt.Errorf("%q has an empty item", text)
+		}
+		out = append(out, item)
+	}
+	return out, nil
+}
+
+func splitMap(text string) (map[string]string, error) {
+	items, err := splitList(text)
+	if err != nil || items == nil {
+		return nil, err
+	}
+	out := make(map[string]string, len(items))
+	for _, item := range items {
+		k, v, ok := strings.Cut(item, "=")
+		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
+		if !ok || k == "" {
+			return nil, fmt.Errorf("%q is not KEY=VALUE", item)
+		}
+		if _, dup := out[k]; dup {
+			return nil, fmt.Errorf("%q is there twice", k)
+		}
+		out[k] = v
+	}
+	return out, nil
+}
+
+// joinMap is the inverse of splitMap.
+func joinMap(m map[string]string) string {
+	items := make([]string, 0, len(m))
+	for k, v := range m {
+		items = append(items, k+"="+v)
+	}
+	sort.Strings(items)
+	return strings.Join(items, ",")
+}
+
+func notEmpty(text string) error {
+	if strings.TrimSpace(text) == "" {
+		return errors.New("must not be empty")
+	}
+	return nil
+}
+
+func positive(text string) error {
+	d, err := parseDuration(text)
+	if err != nil {
+		return err
+	}
+	if d <= 0 {
+		return fmt.Errorf("%s is not more than 0", text)
+	}
+	return nil
+}
+
+func between(low, high time.Duration) func(string) error {
+	return func(text string) error {
+		d, err := parseDuration(text)
+		if err != nil {
+			return err
+		}
+		if d < low || d > high {
+			return fmt.Errorf("%s is not between %s and %s", text, short(low), short(high))
+		}
+		return nil
+	}
+}
+
+// short prints a duration without its zero parts: 12h, not 12h0m0s.
+func short(d time.Duration) string {
+	s := d.String()
+	if strings.HasSuffix(s, "m0s") {
+		s = strings.TrimSuffix(s, "0s")
+	}
+	if strings.HasSuffix(s, "h0m") {
+		s = strings.TrimSuffix(s, "0m")
+	}
+	return s
+}
+
+func intBetween(low, high int) func(string) error {
+	return func(text string) error {
+		n, err := strconv.Atoi(text)
+		if err != nil {
+			return fmt.Errorf("%q is not a whole number", text)
+		}
+		if n < low || n > high {
+			return fmt.Errorf("%d is not between %d and %d", n, low, high)
+		}
+		return nil
+	}
+}
+
+func oneOf(words ...string) func(string) error {
+	return func(text string) error {
+		for _, w := range words {
+			if text == w {
+				return nil
+			}
+		}
+		return fmt.Errorf("%q is not one of: %s", text, strings.Join(words, ", "))
+	}
+}
+
+func ssmTarget(text string) error {
+	switch {
+	case strings.HasPrefix(text, "i-") && len(text) > 2, strings.HasPrefix(text, "mi-") && len(text) > 3:
+		return nil
+	case strings.HasPrefix(text, "ecs:"):
+		if strings.Count(text, "_") >= 2 {
+			return nil
+		}
+		return fmt.Errorf("%q is not ecs:<cluster>_<task id>_<runtime id>", text)
+	}
+	return fmt.Errorf("%q is not an SSM target: i-..., mi-... or ecs:<cluster>_<task id>_<runtime id>", text)
+}
+
+// IsPublicKey reports whether text looks like a public key in authorized_keys form rather than a path.
+func IsPublicKey(text string) bool {
+	kind, rest, ok := strings.Cut(strings.TrimSpace(text), " ")
+	if !ok || rest == "" {
+		return false
+	}
+	for _, prefix := range []string{"ssh-", "ecdsa-", "sk-"} {
+		if strings.HasPrefix(kind, prefix) {
+			return true
+		}
+	}
+	return false
+}
+
+// validate checks what concerns more than one setting.
+func (s *Settings) validate() error {
+	if s.ReconnectMin > s.ReconnectMax {
+		return fmt.Errorf("reconnect_min (%s) is more than reconnect_max (%s)", s.ReconnectMin, s.ReconnectMax)
+	}
+	if s.Target != "" && s.SSHHostKey == "" {
+		return errors.New("target needs ssh_host_key: the host key of the OpenSSH server, which is never trusted on first use")
+	}
+	for _, p := range s.Permit {
+		if _, port, err := net.SplitHostPort(p); err != nil || port == "" {
+			return fmt.Errorf("permit: %q is not HOST:PORT", p)
+		}
+	}
+	return nil
+}
