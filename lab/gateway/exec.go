@@ -1,9 +1,119 @@
 package gateway
 
 import (
-	"errors"
-	"os/exec"
+	"context"
+	"encoding/json"
+	"fmt"
+	"unicode/utf8"
+
+	"github.com/google/shlex"
+	"github.com/mmmorris1975/ssm-session-client/datachannel"
+
+	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-// ExecProcess starts cmd under a pty where the system has them, else on pipes with the line ends of a pty.
-func ExecProcess(cmd *exec.Cmd) (Process, error) { return nil, errors.New("gateway: not built yet") }
+const (
+	sessionTypeCommand = "InteractiveCommands"
+	sessionTypeShell   = "Standard_Stream"
+)
+
+// runExec is the agent's plugin for commands and shells. Without encryption there is no handshake.
+func (a *agent) runExec() result {
+	if a.spec.KMSKeyID == "" {
+		a.accept(nil)
+	} else {
+		sessionType := sessionTypeCommand
+		if a.spec.Document == DocShell {
+			sessionType = sessionTypeShell
+		}
+		if _, err := a.handshake(sessionType, nil); err != nil {
+			return handshakeFailure(err)
+		}
+		a.accept(nil)
+	}
+	argv, err := shlex.Split(a.spec.Command)
+	if err != nil {
+		return a.notStarted(fmt.Errorf("Failed to parse commands input: %w\n", err))
+	}
+	proc, err := a.spec.Exec(a.ctx, argv)
+	if err != nil {
+		return a.notStarted(fmt.Errorf("Failed to start pty: %w\n", err))
+	}
+	ctx, cancel := context.WithCancel(a.ctx)
+	defer cancel()
+	pumped := make(chan struct{})
+	go func() {
+		defer close(pumped)
+		defer cancel()
+		if !sleep(ctx.Done(), a.cfg.ExecDelay) {
+			return
+		}
+		filter := utf8Filter{send: a.sendOutput}
+		_ = a.pump(ctx, proc, filter.write)
+	}()
+	a.accept(func(m *frame.Message) error { return toProcess(proc, m) })
+	<-ctx.Done() // the command has ended, or the session is over
+	a.accept(nil)
+	ended := a.ctx.Err() == nil
+	if err := proc.Kill(); err != nil { // of no effect on what has ended; also ends a read of the pty
+		a.log.Debug("agent: kill", "err", err)
+	}
+	<-pumped
+	if err := proc.Wait(); err != nil {
+		a.log.Debug("agent: command ended", "err", err)
+	}
+	if ended {
+		a.flush()
+	}
+	return result{orderly: true}
+}
+
+// notStarted is the end of a session whose command does not start, which the agent reports after twice the time of a first output.
+func (a *agent) notStarted(err error) result {
+	sleep(a.done, 2*a.cfg.ExecDelay)
+	return result{output: "\n----------ERROR-------\nUnable to start command: " + err.Error() + "\n"}
+}
+
+// toProcess hands a message to the command's pty.
+func toProcess(proc Process, m *frame.Message) error {
+	switch m.PayloadType {
+	case datachannel.Output:
+		_, err := proc.Write(m.Payload)
+		return err
+	case datachannel.Size:
+		var size struct {
+			Cols int `json:"cols"`
+			Rows int `json:"rows"`
+		}
+		if err := json.Unmarshal(m.Payload, &size); err != nil {
+			return fmt.Errorf("size message: %w", err)
+		}
+		if size.Cols < 0 || size.Rows < 0 || size.Cols > 0xffff || size.Rows > 0xffff {
+			return fmt.Errorf("size message: %d x %d", size.Cols, size.Rows)
+		}
+		return proc.Resize(size.Cols, size.Rows)
+	}
+	return nil
+}
+
+// utf8Filter sends whole characters only: it keeps up to three bytes of an incomplete one for later, and loses them at the end, as
+// the agent does. Bytes that are no UTF-8 pass once it is certain.
+type utf8Filter struct {
+	send func([]byte) error
+	rest []byte
+}
+
+func (f *utf8Filter) write(p []byte) error {
+	b := append(f.rest, p...)
+	n := 0
+	for n < len(b) {
+		r, size := utf8.DecodeRune(b[n:])
+		if r == utf8.RuneError && size <= 1 && len(b)-n < utf8.UTFMax {
+			break
+		}
+		n += size
+	}
+	err := f.send(append([]byte(nil), b[:n]...))
+	f.rest = append([]byte(nil), b[n:]...)
+	return err
+}

@@ -1,5 +1,10 @@
 package gateway
 
+import (
+	"fmt"
+	"math/rand/v2"
+)
+
 // Faults are disturbances of the data channel. The zero value disturbs nothing. Drop, Duplicate and Reorder are probabilities
 // from 0 to 1 per data message (input_stream_data and output_stream_data), in both directions; delay and rate apply to every
 // message.
@@ -9,8 +14,11 @@ type Faults struct {
 	Drop      float64 `json:"drop,omitempty"`
 	Duplicate float64 `json:"duplicate,omitempty"`
 	Reorder   float64 `json:"reorder,omitempty"` // swapped with the message after it
-	// Discard is the probability, per port session, that the agent acknowledges and discards the client's first data: what the
-	// real one sometimes does with data that comes right after HandshakeComplete.
+	// DialDelayMS is how long after HandshakeComplete the agent dials the far port. Data that comes before is not acknowledged.
+	DialDelayMS int `json:"dial_delay_ms,omitempty"`
+	// Discard is the probability, per port session, that data which comes before the dial (20 ms after HandshakeComplete, unless
+	// DialDelayMS says otherwise) is acknowledged and discarded instead. The real agent does so about once in eight sessions whose
+	// client writes at once.
 	Discard float64 `json:"discard,omitempty"`
 	// NoDial keeps the agent from connecting to the far port: it stays silent after the handshake.
 	NoDial bool `json:"no_dial,omitempty"`
@@ -21,4 +29,38 @@ type Faults struct {
 	// is no sleep.
 	PumpChunk      int `json:"pump_chunk,omitempty"`
 	PumpIntervalUS int `json:"pump_interval_us,omitempty"`
+}
+
+// validate names the first field that makes no sense.
+func (f *Faults) validate() error {
+	for _, p := range []struct {
+		name  string
+		value float64
+	}{{"drop", f.Drop}, {"duplicate", f.Duplicate}, {"reorder", f.Reorder}, {"discard", f.Discard}} {
+		if !(p.value >= 0 && p.value <= 1) {
+			return fmt.Errorf("fault %s: %v is not a probability from 0 to 1", p.name, p.value)
+		}
+	}
+	const maxDelayMS = 60_000
+	for _, d := range []struct {
+		name  string
+		value int
+	}{{"delay_ms", f.DelayMS}, {"dial_delay_ms", f.DialDelayMS}} {
+		if d.value < 0 || d.value > maxDelayMS {
+			return fmt.Errorf("fault %s: %d is not from 0 to %d", d.name, d.value, maxDelayMS)
+		}
+	}
+	if f.RateBps < 0 {
+		return fmt.Errorf("fault rate_bps: %d is negative", f.RateBps)
+	}
+	const maxChunk = 256 << 10
+	if f.PumpChunk < 0 || f.PumpChunk > maxChunk {
+		return fmt.Errorf("fault pump_chunk: %d is not from 0 to %d", f.PumpChunk, maxChunk)
+	}
+	return nil
+}
+
+// draw is a random number from 0 to 1 that depends on the seed and salt alone.
+func draw(f *Faults, salt uint64) float64 {
+	return rand.New(rand.NewPCG(uint64(f.Seed), ^salt)).Float64()
 }

@@ -1,11 +1,20 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
+	"encoding/base64"
 	"errors"
+	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -37,8 +46,8 @@ type Config struct {
 	Interval  time.Duration
 	// AgentDelay is the time from Start until the agent has connected to the gateway (40 ms); negative means none.
 	AgentDelay time.Duration
-	// ExecDelay is the time from the agent's connection until an exec command is started (200 ms; the real one takes about
-	// 1 s); negative means none.
+	// ExecDelay is the time from the start of a command until its output is read (200 ms; the real one takes 1 s); negative means
+	// none. A command that cannot be started is reported after twice this time.
 	ExecDelay time.Duration
 	// ClosedPortDelay is the silence between HandshakeComplete and channel_closed when nobody listens at the port (60 s).
 	ClosedPortDelay time.Duration
@@ -46,8 +55,8 @@ type Config struct {
 	IdleTimeout, SocketLife time.Duration
 	// MaxSessions bounds the live sessions (1000).
 	MaxSessions int
-	// Denied reports whether the agent must refuse to forward to ip (the default denies the metadata, credential and VPC
-	// resolver addresses). It is asked only for DocPortRemote.
+	// Denied reports whether the agent must refuse to forward to ip; nil denies what the real agent's default list does (metadata,
+	// resolver and time service, but not the task credentials). It is asked only for DocPortRemote.
 	Denied func(ip net.IP) bool
 	// LookupHost resolves Spec.Host for DocPortRemote inside the target; nil passes the name on to Spec.Dial.
 	LookupHost func(ctx context.Context, host string) ([]string, error)
@@ -72,7 +81,8 @@ type Spec struct {
 	Port     int    // far port of a port session
 	// Parameters are the document's parameters as the client gave them; the handshake shows them to the client. Optional.
 	Parameters map[string]string
-	// Dial connects from inside the target.
+	// Dial connects from inside the target. For Host "" the address is "localhost:<Port>", which a net.Dialer tries on both
+	// loopbacks. Closing the connection must end its reads and writes.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Exec starts a command inside the target; argv is empty for the default shell.
 	Exec    func(ctx context.Context, argv []string) (Process, error)
@@ -106,44 +116,302 @@ type Counters struct {
 
 // Gateway is the message gateway with an agent for every session.
 type Gateway struct {
-	cfg Config
-	log *slog.Logger
+	cfg    Config
+	log    *slog.Logger
+	faults atomic.Pointer[Faults]
+	wg     sync.WaitGroup // sessions and HTTP handlers
+
+	mu       sync.Mutex
+	closed   bool
+	live     map[string]*session
+	past     map[string]bool // ended sessions, the last pastSessions of them
+	pastIDs  []string        // in the order of their ends
+	sockets  map[*socket]bool
+	counters Counters // Live and Sockets are not kept here
 }
 
+const pastSessions = 10_000
+
 // New returns a gateway without sessions.
-func New(cfg Config) *Gateway { return &Gateway{cfg: cfg, log: cfg.Logger} }
+func New(cfg Config) *Gateway {
+	setDefault(&cfg.ChunkSize, 1024)
+	setDefault(&cfg.Interval, time.Millisecond)
+	setDefault(&cfg.AgentDelay, 40*time.Millisecond)
+	setDefault(&cfg.ExecDelay, 200*time.Millisecond)
+	setDefault(&cfg.ClosedPortDelay, time.Minute)
+	setDefault(&cfg.IdleTimeout, 20*time.Minute)
+	setDefault(&cfg.SocketLife, time.Hour)
+	setDefault(&cfg.MaxSessions, 1000)
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	if cfg.Denied == nil {
+		cfg.Denied = denied
+	}
+	g := &Gateway{
+		cfg: cfg, log: cfg.Logger,
+		live: map[string]*session{}, past: map[string]bool{}, sockets: map[*socket]bool{},
+	}
+	g.faults.Store(&Faults{})
+	return g
+}
 
-// ServeHTTP serves the clients' websockets: GET /v1/data-channel/<session id>?role=publish_subscribe.
-func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {}
+func setDefault[T int | time.Duration](v *T, def T) {
+	if *v == 0 {
+		*v = def
+	}
+}
 
-// Start begins a session and returns the token for its first websocket.
-func (g *Gateway) Start(spec Spec) (token string, err error) { return "", ErrClosed }
+// Start begins a session and returns the token for its first websocket. It returns ErrInvalid (with the reason), ErrLimit or
+// ErrClosed.
+func (g *Gateway) Start(spec Spec) (token string, err error) {
+	if err := spec.validate(); err != nil {
+		return "", fmt.Errorf("%w: %w", ErrInvalid, err)
+	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case g.closed:
+		return "", ErrClosed
+	case g.live[spec.ID] != nil || g.past[spec.ID]:
+		return "", fmt.Errorf("%w: id %q is in use", ErrInvalid, spec.ID)
+	case len(g.live) >= g.cfg.MaxSessions:
+		return "", ErrLimit
+	}
+	g.counters.Started++
+	s := newSession(g, spec, uint64(g.counters.Started))
+	g.live[spec.ID] = s
+	g.wg.Go(s.run)
+	return s.token, nil
+}
 
-// Resume returns a token for another websocket of the session; tokens given before are void.
-func (g *Gateway) Resume(id string) (token string, err error) { return "", ErrNoSession }
+func (spec *Spec) validate() error {
+	if spec.ID == "" || len(spec.ID) > 128 || strings.Trim(spec.ID, idChars) != "" {
+		return fmt.Errorf("session id %q", spec.ID)
+	}
+	switch spec.Document {
+	case DocSSH, DocPort, DocPortRemote:
+		if spec.Port < 1 || spec.Port > 65535 {
+			return fmt.Errorf("port %d", spec.Port)
+		}
+		if spec.Dial == nil {
+			return errors.New("port session without Dial")
+		}
+		if (spec.Host != "") != (spec.Document == DocPortRemote) {
+			return fmt.Errorf("host %q for document %s", spec.Host, spec.Document)
+		}
+	case DocECSExec, DocShell:
+		if spec.Exec == nil {
+			return errors.New("exec session without Exec")
+		}
+		if spec.KMSKeyID != "" && spec.Decrypt == nil {
+			return errors.New("encrypted session without Decrypt")
+		}
+	default:
+		return fmt.Errorf("document %q", spec.Document)
+	}
+	return nil
+}
+
+const idChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.@"
+
+// Resume returns a token for another websocket of the session; tokens given before are void. It returns ErrNoSession or
+// ErrTerminated.
+func (g *Gateway) Resume(id string) (token string, err error) {
+	s, err := g.lookup(id)
+	if err != nil {
+		return "", err
+	}
+	if token, err = s.resume(); err == nil {
+		g.mu.Lock()
+		g.counters.Resumes++
+		g.mu.Unlock()
+	}
+	return token, err
+}
 
 // Terminate ends a session: the client gets channel_closed. It returns ErrNoSession for an id that never was, and nil for a
 // session that has ended already.
-func (g *Gateway) Terminate(id string) error { return ErrNoSession }
+func (g *Gateway) Terminate(id string) error {
+	s, err := g.lookup(id)
+	if errors.Is(err, ErrTerminated) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	s.close("")
+	s.cancel()
+	return nil
+}
+
+func (g *Gateway) lookup(id string) (*session, error) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if s := g.live[id]; s != nil {
+		return s, nil
+	}
+	if g.past[id] {
+		return nil, ErrTerminated
+	}
+	return nil, ErrNoSession
+}
+
+// session is nil if there is no live one with the id.
+func (g *Gateway) session(id string) *session {
+	s, _ := g.lookup(id)
+	return s
+}
+
+// forget takes a session that has ended off the list.
+func (g *Gateway) forget(s *session) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.live, s.spec.ID)
+	g.counters.Terminated++
+	g.past[s.spec.ID] = true
+	g.pastIDs = append(g.pastIDs, s.spec.ID)
+	if len(g.pastIDs) > pastSessions {
+		delete(g.past, g.pastIDs[0])
+		g.pastIDs = g.pastIDs[1:]
+	}
+}
+
+const streamPath = "/v1/data-channel/"
 
 // StreamURL is the websocket URL of a session.
-func (g *Gateway) StreamURL(id string) string { return "" }
+func (g *Gateway) StreamURL(id string) string {
+	base := ""
+	if g.cfg.BaseURL != nil {
+		base = strings.TrimSuffix(g.cfg.BaseURL(), "/")
+	}
+	return base + streamPath + url.PathEscape(id) + "?role=publish_subscribe"
+}
+
+func sessionID(r *http.Request) (id string, ok bool) {
+	id, ok = strings.CutPrefix(r.URL.Path, streamPath)
+	return id, ok && id != "" && r.Method == http.MethodGet && r.URL.Query().Get("role") == "publish_subscribe"
+}
 
 // Sessions lists the live sessions, oldest first.
-func (g *Gateway) Sessions() []Info { return nil }
+func (g *Gateway) Sessions() []Info {
+	live := g.sessions()
+	infos := make([]Info, len(live))
+	for i, s := range live {
+		infos[i] = s.info()
+	}
+	return infos
+}
+
+// sessions are the live ones, oldest first.
+func (g *Gateway) sessions() []*session {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return slices.SortedFunc(maps.Values(g.live), func(a, b *session) int { return cmp.Compare(a.number, b.number) })
+}
 
 // Counters returns the counts so far.
-func (g *Gateway) Counters() Counters { return Counters{} }
+func (g *Gateway) Counters() Counters {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	c := g.counters
+	c.Live, c.Sockets = int64(len(g.live)), int64(len(g.sockets))
+	return c
+}
 
-// SetFaults replaces the faults of all sessions, live and future.
-func (g *Gateway) SetFaults(f Faults) error { return nil }
+// SetFaults replaces the faults of all sessions, live and future. It refuses what makes no sense.
+func (g *Gateway) SetFaults(f Faults) error {
+	if err := f.validate(); err != nil {
+		return err
+	}
+	g.faults.Store(&f)
+	for _, s := range g.sessions() {
+		s.up.changed()
+		s.down.changed()
+	}
+	return nil
+}
 
 // Faults returns the faults in force.
-func (g *Gateway) Faults() Faults { return Faults{} }
+func (g *Gateway) Faults() Faults { return *g.faults.Load() }
 
 // Cut closes the websocket of the session id, or of all sessions if id is empty, and returns how many it closed. How is
 // "close" (close frame 1000) or "reset" (TCP RST). The sessions live on.
-func (g *Gateway) Cut(id, how string) int { return 0 }
+func (g *Gateway) Cut(id, how string) int {
+	n := 0
+	for _, s := range g.sessions() {
+		if id != "" && id != s.spec.ID {
+			continue
+		}
+		s.mu.Lock()
+		k := s.sock
+		s.mu.Unlock()
+		if k != nil && g.cutSocket(s, k, how) {
+			n++
+		}
+	}
+	return n
+}
 
-// Close ends all sessions and waits until every goroutine of the gateway has returned.
-func (g *Gateway) Close() error { return nil }
+// cutSocket cuts k if it still is the session's websocket.
+func (g *Gateway) cutSocket(s *session, k *socket, how string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sock != k {
+		return false
+	}
+	s.detachLocked(k)
+	if how == "reset" {
+		k.reset()
+	} else {
+		k.shut("Bye")
+	}
+	return true
+}
+
+// enter counts an HTTP handler, which must call wg.Done.
+func (g *Gateway) enter() bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.wg.Add(1)
+	return true
+}
+
+func (g *Gateway) track(k *socket) bool {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if g.closed {
+		return false
+	}
+	g.sockets[k] = true
+	return true
+}
+
+func (g *Gateway) untrack(k *socket) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	delete(g.sockets, k)
+}
+
+// Close ends all sessions and waits until every goroutine of the gateway has returned. It always returns nil.
+func (g *Gateway) Close() error {
+	g.mu.Lock()
+	g.closed = true
+	live := slices.Collect(maps.Values(g.live))
+	sockets := slices.Collect(maps.Keys(g.sockets))
+	g.mu.Unlock()
+	for _, s := range live {
+		s.close("")
+		s.cancel()
+	}
+	for _, k := range sockets {
+		_ = k.conn.Close()
+	}
+	g.wg.Wait()
+	return nil
+}
+
+func newToken() string { return base64.StdEncoding.EncodeToString(randomBytes(64)) }

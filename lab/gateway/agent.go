@@ -1,0 +1,614 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math"
+	"strconv"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/mmmorris1975/ssm-session-client/datachannel"
+
+	"github.com/bastion-ssm/bastion/sessions/frame"
+)
+
+// What the real agent is set to.
+const (
+	agentVersion     = "3.3.0.0"
+	resendInterval   = 100 * time.Millisecond // between looks at the oldest unacknowledged message
+	firstRTO         = 200 * time.Millisecond
+	maxRTO           = time.Second
+	firstRTT         = 100 * time.Millisecond
+	rttGranularity   = 10 * time.Millisecond
+	handshakeTimeout = 15 * time.Second
+	closeWait        = 2 * time.Second // for the last messages to be acknowledged
+	bufferMessages   = 100_000         // unacknowledged, and received out of order
+	bufferBytes      = 64 << 20        // received out of order (ours: the real one counts messages only)
+)
+
+const typeInput, typeOutput = datachannel.InputStreamData, datachannel.OutputStreamData
+
+var (
+	errNotReady = errors.New("not ready for data") // such data is not acknowledged, so it comes again
+	errDone     = errors.New("session ended")
+	errStale    = errors.New("consumer replaced")
+)
+
+// agent is the agent's side of one session's data channel: numbering, acknowledgements, resends, the handshake.
+//
+// Two goroutines work for it: receive owns everything about what comes in; resend looks at the unacknowledged. Plugins (a port,
+// a command) call send from their own. All of them end when done is closed, and run waits for them.
+type agent struct {
+	cfg    *Config
+	spec   *Spec
+	log    *slog.Logger
+	up     *lane // from the client
+	down   *lane // to the client
+	faults *atomic.Pointer[Faults]
+	ctx    context.Context // of the session; when it ends, nothing may wait any longer
+	done   <-chan struct{} // ctx.Done()
+
+	// sendMu orders the numbers as the messages go out. It is held while the lane is full, that is while the client does not read.
+	sendMu  sync.Mutex
+	nextSeq int64
+
+	mu      sync.Mutex
+	out     []sent // unacknowledged, oldest first; acknowledged ones in the middle have no frame
+	outLen  int    // those with a frame
+	rtt     float64
+	rttVar  float64
+	rto     time.Duration
+	paused  bool
+	active  chan struct{} // closed unless paused
+	drained chan struct{} // capacity 1: out has become empty
+	unacked chan struct{} // capacity 1: out is no longer empty
+
+	// Owned by receive.
+	expect   int64
+	early    map[int64][]byte // frames received out of order
+	earlyLen int
+
+	handlerMu sync.Mutex
+	handler   func(*frame.Message) error // the plugin's; nil: not ready
+	shaken    bool                       // the handshake is complete or skipped: data is no longer acknowledged and ignored
+
+	crypt     *sessionCipher // nil: nothing is encrypted; set by receive before response is sent to
+	response  chan response
+	challenge chan []byte // decrypted answer to the encryption challenge
+
+	// kmsChallenge is set before the handshake asks for encryption, and read by receive when the client answers.
+	kmsChallenge string
+}
+
+// sent is an unacknowledged message.
+type sent struct {
+	seq  int64
+	b    []byte
+	last time.Time
+}
+
+// response is what the handshake needs of the client's HandshakeResponse.
+type response struct {
+	clientVersion string
+	err           error
+}
+
+func newAgent(s *session) *agent {
+	a := &agent{
+		cfg: &s.gw.cfg, spec: &s.spec, log: s.log, up: s.up, down: s.down, faults: &s.gw.faults, ctx: s.ctx, done: s.ctx.Done(),
+		rtt: float64(firstRTT), rto: firstRTO,
+		active: make(chan struct{}), drained: make(chan struct{}, 1), unacked: make(chan struct{}, 1),
+		early:    map[int64][]byte{},
+		response: make(chan response, 1), challenge: make(chan []byte, 1),
+	}
+	close(a.active)
+	return a
+}
+
+// sleep waits for d and reports whether done is still open.
+func sleep(done <-chan struct{}, d time.Duration) bool {
+	if d <= 0 {
+		select {
+		case <-done:
+			return false
+		default:
+			return true
+		}
+	}
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-done:
+		return false
+	}
+}
+
+// setPaused notes that the client is absent, or present again. Any message from the client says the latter too.
+func (a *agent) setPaused(paused bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if paused == a.paused {
+		return
+	}
+	a.paused = paused
+	if paused {
+		a.active = make(chan struct{})
+	} else {
+		close(a.active)
+	}
+}
+
+// waitActive waits while the agent is paused and reports whether done is still open.
+func (a *agent) waitActive(done <-chan struct{}) bool {
+	a.mu.Lock()
+	active := a.active
+	a.mu.Unlock()
+	select {
+	case <-active:
+		return true
+	case <-done:
+		return false
+	}
+}
+
+// send numbers a message, sends it unless the agent is paused, and keeps it until it is acknowledged. An empty payload is not
+// sent. It returns errDone when the session is over.
+func (a *agent) send(typ datachannel.PayloadType, payload []byte) error {
+	if len(payload) == 0 {
+		return nil
+	}
+	if a.crypt != nil && encrypted(typ) {
+		payload = a.crypt.seal(payload)
+	}
+	a.sendMu.Lock()
+	defer a.sendMu.Unlock()
+	m := frame.Message{
+		Type: typeOutput, Created: time.Now(), Seq: a.nextSeq, ID: uuid.New(), PayloadType: typ, Payload: payload,
+	}
+	if m.Seq == 0 {
+		m.Flags = frame.FlagSYN
+	}
+	b := m.Append(make([]byte, 0, frame.Overhead+len(payload)))
+	a.nextSeq++
+
+	a.mu.Lock()
+	paused := a.paused
+	if a.outLen < bufferMessages { // else it is sent once and never again
+		if a.outLen == 0 {
+			wake(a.unacked)
+		}
+		a.out = append(a.out, sent{seq: m.Seq, b: b, last: m.Created})
+		a.outLen++
+	}
+	a.mu.Unlock()
+	if !paused && !a.down.push(a.done, b) {
+		return errDone
+	}
+	return nil
+}
+
+// sendJSON sends v, which is one of our own types, as JSON.
+func (a *agent) sendJSON(typ datachannel.PayloadType, v any) error {
+	b, err := json.Marshal(v)
+	if err != nil {
+		return fmt.Errorf("encode %T: %w", v, err)
+	}
+	return a.send(typ, b)
+}
+
+// resend sends the oldest unacknowledged message again when it is overdue, looking every 100 ms while there is any.
+func (a *agent) resend() {
+	for {
+		select {
+		case <-a.unacked:
+		case <-a.done:
+			return
+		}
+		for sleep(a.done, resendInterval) && a.waitActive(a.done) {
+			b, left := a.overdue(time.Now())
+			if !left {
+				break
+			}
+			if b != nil && !a.down.push(a.done, b) {
+				return
+			}
+		}
+	}
+}
+
+// overdue returns the oldest unacknowledged message if its time has come, and whether any message is unacknowledged.
+func (a *agent) overdue(now time.Time) (b []byte, left bool) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.outLen == 0 {
+		return nil, false
+	}
+	if oldest := &a.out[0]; now.Sub(oldest.last) > a.rto {
+		oldest.last = now
+		return oldest.b, true
+	}
+	return nil, true
+}
+
+// acknowledged takes the client's acknowledgement of the message seq.
+func (a *agent) acknowledged(seq int64, now time.Time) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	// Numbers are without gaps unless the buffer was full, so that this guess is nearly always right.
+	i := -1
+	if len(a.out) > 0 {
+		i = int(max(-1, min(seq-a.out[0].seq, int64(len(a.out)-1))))
+	}
+	for i >= 0 && a.out[i].seq > seq {
+		i--
+	}
+	if i < 0 || a.out[i].seq != seq || a.out[i].b == nil {
+		return
+	}
+	rtt := float64(now.Sub(a.out[i].last))
+	a.rttVar += (math.Abs(a.rtt-rtt) - a.rttVar) / 4
+	a.rtt += (rtt - a.rtt) / 8
+	a.rto = min(maxRTO, time.Duration(a.rtt+max(float64(rttGranularity), 4*a.rttVar)))
+
+	a.out[i].b = nil
+	a.outLen--
+	n := 0
+	for n < len(a.out) && a.out[n].b == nil {
+		n++
+	}
+	a.out = a.out[n:]
+	if a.outLen == 0 {
+		a.out = nil
+		wake(a.drained)
+	}
+}
+
+// flush waits until the client has acknowledged everything, as long as the agent does before it closes.
+func (a *agent) flush() {
+	t := time.NewTimer(closeWait)
+	defer t.Stop()
+	for {
+		a.mu.Lock()
+		empty := a.outLen == 0
+		a.mu.Unlock()
+		if empty {
+			return
+		}
+		select {
+		case <-a.drained:
+		case <-t.C:
+			return
+		case <-a.done:
+			return
+		}
+	}
+}
+
+// receive takes the client's messages until the session ends.
+func (a *agent) receive(gen uint64) {
+	var batch [][]byte
+	for {
+		var err error
+		if batch, err = a.up.pop(gen, a.done, batch[:0]); err != nil {
+			return
+		}
+		for _, b := range batch {
+			if err := a.incoming(b); err != nil {
+				if errors.Is(err, errDone) {
+					return
+				}
+				a.log.Debug("agent: message not processed", "err", err)
+			}
+		}
+		clear(batch)
+	}
+}
+
+func (a *agent) incoming(b []byte) error {
+	m, err := frame.Decode(b)
+	if err != nil {
+		return err
+	}
+	switch m.Type {
+	case typeInput:
+		a.setPaused(false)
+		return a.incomingData(&m, b)
+	case datachannel.Acknowledge:
+		a.setPaused(false)
+		var ack struct {
+			Seq *int64 `json:"AcknowledgedMessageSequenceNumber"`
+		}
+		if err := json.Unmarshal(m.Payload, &ack); err != nil || ack.Seq == nil {
+			return fmt.Errorf("acknowledge message %q: %w", m.Payload, err)
+		}
+		a.acknowledged(*ack.Seq, time.Now())
+	case datachannel.PausePublication:
+		a.setPaused(true)
+	case datachannel.StartPublication:
+		a.setPaused(false)
+	default:
+		return fmt.Errorf("unexpected message type %q", m.Type)
+	}
+	return nil
+}
+
+// incomingData delivers what is in order, keeps what is early, and acknowledges both, and duplicates, too. What cannot be
+// delivered yet is not acknowledged.
+func (a *agent) incomingData(m *frame.Message, b []byte) error {
+	switch {
+	case m.Seq < a.expect:
+		return a.ack(m)
+	case m.Seq > a.expect:
+		if _, have := a.early[m.Seq]; have {
+			return a.ack(m)
+		}
+		if len(a.early) >= bufferMessages || a.earlyLen+len(b) > bufferBytes {
+			return nil
+		}
+		a.early[m.Seq] = b
+		a.earlyLen += len(b)
+		return a.ack(m)
+	}
+	if err := a.deliver(m); err != nil {
+		if errors.Is(err, errNotReady) {
+			return nil
+		}
+		return err
+	}
+	if err := a.ack(m); err != nil {
+		return err
+	}
+	a.expect++
+	for {
+		b, ok := a.early[a.expect]
+		if !ok {
+			return nil
+		}
+		m, err := frame.Decode(b)
+		if err != nil {
+			return err // it was decoded before: cannot be
+		}
+		// The real agent stops here when the plugin is not ready, and goes on with the next message that is in order.
+		if err := a.deliver(&m); err != nil {
+			return err
+		}
+		delete(a.early, a.expect)
+		a.earlyLen -= len(b)
+		a.expect++
+	}
+}
+
+// ack sends the acknowledgement of m.
+func (a *agent) ack(m *frame.Message) error {
+	p := make([]byte, 0, 192)
+	p = append(p, `{"AcknowledgedMessageType":"`...)
+	p = append(p, m.Type...)
+	p = append(p, `","AcknowledgedMessageId":"`...)
+	id, _ := m.ID.MarshalText() // cannot fail
+	p = append(p, id...)
+	p = append(p, `","AcknowledgedMessageSequenceNumber":`...)
+	p = strconv.AppendInt(p, m.Seq, 10)
+	p = append(p, `,"IsSequentialMessage":true}`...)
+	ack := frame.Message{
+		Type: datachannel.Acknowledge, Created: time.Now(), Flags: frame.FlagAck, ID: uuid.New(), Payload: p,
+	}
+	if !a.down.push(a.done, ack.Append(make([]byte, 0, frame.Overhead+len(p)))) {
+		return errDone
+	}
+	return nil
+}
+
+// deliver hands m to the handshake or the plugin.
+func (a *agent) deliver(m *frame.Message) error {
+	switch m.PayloadType {
+	case datachannel.HandshakeResponse:
+		return a.handshakeResponse(m.Payload)
+	case datachannel.EncChallengeResponse:
+		return a.challengeResponse(m.Payload)
+	}
+	a.handlerMu.Lock()
+	handler, shaken := a.handler, a.shaken
+	a.handlerMu.Unlock()
+	if !shaken {
+		return nil // acknowledged, and discarded: nothing mends it
+	}
+	if handler == nil {
+		return errNotReady
+	}
+	if a.crypt != nil && m.PayloadType == datachannel.Output {
+		p, err := a.crypt.open(m.Payload)
+		if err != nil {
+			return err
+		}
+		m.Payload = p
+	}
+	return handler(m)
+}
+
+// accept opens the way of data to the plugin; a nil handler means that it is not ready.
+func (a *agent) accept(handler func(*frame.Message) error) {
+	a.handlerMu.Lock()
+	defer a.handlerMu.Unlock()
+	a.shaken, a.handler = true, handler
+}
+
+// The handshake's JSON, with the keys in the agent's order.
+type (
+	handshakeRequest struct {
+		AgentVersion           string
+		RequestedClientActions []clientAction
+	}
+	clientAction struct {
+		ActionType       string
+		ActionParameters any
+	}
+	sessionTypeParams struct {
+		SessionType string
+		Properties  any
+	}
+	kmsParams struct {
+		KMSKeyID  string `json:"KMSKeyId"`
+		Challenge string
+	}
+	handshakeComplete struct {
+		HandshakeTimeToComplete time.Duration
+		CustomerMessage         string
+	}
+	encryptionChallenge struct {
+		Challenge []byte
+	}
+	handshakeAnswer struct {
+		ClientVersion          string
+		ProcessedClientActions []struct {
+			ActionType   string
+			ActionStatus int
+			ActionResult json.RawMessage
+			Error        string
+		}
+	}
+	kmsAnswer struct {
+		KMSCipherTextKey         []byte
+		ChallengeAcknowledgement bool
+	}
+)
+
+const actionSuccess = 1
+
+// handshake asks the client for the session type, and for encryption if the session needs it. It returns the client's version.
+// accept has not been called when it returns: the client may already believe that it may send.
+func (a *agent) handshake(sessionType string, properties any) (clientVersion string, err error) {
+	started := time.Now()
+	actions := []clientAction{{"SessionType", sessionTypeParams{sessionType, properties}}}
+	encrypt := a.spec.KMSKeyID != "" && sessionType != sessionTypePort
+	if encrypt {
+		a.kmsChallenge = newChallenge()
+		actions = append(actions, clientAction{"KMSEncryption", kmsParams{a.spec.KMSKeyID, a.kmsChallenge}})
+	}
+	if err := a.sendJSON(datachannel.HandshakeRequest, handshakeRequest{agentVersion, actions}); err != nil {
+		return "", err
+	}
+	timeout := time.NewTimer(handshakeTimeout)
+	defer timeout.Stop()
+	var r response
+	select {
+	case r = <-a.response:
+	case <-timeout.C:
+		return "", errors.New("Handshake timed out. " +
+			"Please ensure that you have the latest version of the session manager plugin.")
+	case <-a.done:
+		return "", errDone
+	}
+	if r.err != nil {
+		return "", r.err
+	}
+	message := ""
+	if encrypt {
+		if err := a.provoke(); err != nil {
+			return "", err
+		}
+		message = "This session is encrypted using AWS KMS."
+	}
+	return r.clientVersion, a.sendJSON(datachannel.HandshakeComplete, handshakeComplete{time.Since(started), message})
+}
+
+// provoke makes the client prove that it has the data key.
+func (a *agent) provoke() error {
+	if a.crypt == nil {
+		return errors.New("client did not process KMSEncryption")
+	}
+	secret := randomBytes(64)
+	if err := a.sendJSON(datachannel.EncChallengeRequest, encryptionChallenge{a.crypt.seal(secret)}); err != nil {
+		return err
+	}
+	timeout := time.NewTimer(handshakeTimeout)
+	defer timeout.Stop()
+	select {
+	case got := <-a.challenge:
+		if !equal(got, secret) {
+			return errors.New("Encryption challenge does not match!")
+		}
+		return nil
+	case <-timeout.C:
+		return errors.New("Timed out waiting for encryption challenge.")
+	case <-a.done:
+		return errDone
+	}
+}
+
+// handshakeResponse is called by receive.
+func (a *agent) handshakeResponse(payload []byte) error {
+	var h handshakeAnswer
+	if err := json.Unmarshal(payload, &h); err != nil {
+		return fmt.Errorf("handshake response: %w", err)
+	}
+	r := response{clientVersion: h.ClientVersion}
+	for _, action := range h.ProcessedClientActions {
+		switch {
+		case action.ActionStatus != actionSuccess:
+			r.err = fmt.Errorf("%s failed on client with status %d error: %s",
+				action.ActionType, action.ActionStatus, action.Error)
+		case action.ActionType == "KMSEncryption" && a.spec.KMSKeyID != "":
+			r.err = a.unwrapKey(action.ActionResult)
+		}
+		if r.err != nil {
+			break
+		}
+	}
+	select {
+	case a.response <- r:
+	default: // a second answer, or none was asked for
+	}
+	return nil
+}
+
+// unwrapKey has the client's data key decrypted. The receive loop waits for it, as the real one does.
+func (a *agent) unwrapKey(result json.RawMessage) error {
+	var k kmsAnswer
+	if err := json.Unmarshal(result, &k); err != nil {
+		return fmt.Errorf("KMSEncryption result: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(a.ctx, handshakeTimeout)
+	defer cancel()
+	encryptionContext := map[string]string{"aws:ssm:SessionId": a.spec.ID, "aws:ssm:TargetId": a.spec.Target}
+	if k.ChallengeAcknowledgement {
+		encryptionContext["aws:ssm:RandomChallenge"] = a.kmsChallenge
+	}
+	key, err := a.spec.Decrypt(ctx, k.KMSCipherTextKey, encryptionContext)
+	if err != nil {
+		return fmt.Errorf("Fetching data key failed: Unable to retrieve data key, %w", err)
+	}
+	c, err := newSessionCipher(key)
+	if err != nil {
+		return fmt.Errorf("Fetching data key failed: %w", err)
+	}
+	a.crypt = c
+	return nil
+}
+
+// challengeResponse is called by receive.
+func (a *agent) challengeResponse(payload []byte) error {
+	var c encryptionChallenge
+	if err := json.Unmarshal(payload, &c); err != nil {
+		return fmt.Errorf("encryption challenge response: %w", err)
+	}
+	if a.crypt == nil {
+		return errors.New("encryption challenge response without encryption")
+	}
+	secret, err := a.crypt.open(c.Challenge)
+	if err != nil {
+		return err
+	}
+	select {
+	case a.challenge <- secret:
+	default:
+	}
+	return nil
+}

@@ -1,0 +1,330 @@
+package gateway
+
+import (
+	"bytes"
+	"io"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bastion-ssm/bastion/sessions/frame"
+)
+
+const (
+	laneBytes     = 16 << 20              // queued in one direction before a push waits
+	reorderHold   = 20 * time.Millisecond // a message that is to be overtaken waits no longer for the next one
+	maxBatchBytes = 256 << 10             // returned by one pop
+)
+
+// A lane carries the messages of one session in one direction, with the gateway's faults. It owns no goroutine: the consumer
+// waits in pop, and a producer waits in push while the lane is full. Messages are immutable once pushed.
+//
+// A consumer attaches and gets a generation; attaching again makes the generations before it stale, so that a websocket which
+// is on its way out cannot take the messages of its successor. While nobody is attached, messages are thrown away: the gateway
+// keeps nothing for an absent side.
+type lane struct {
+	faults  *atomic.Pointer[Faults]
+	salt    uint64       // tells this lane's random choices from those of others with the same seed
+	payload atomic.Int64 // bytes of data messages' payloads that were handed to the consumer
+	last    atomic.Int64 // when that was, in ns since the epoch
+
+	mu       sync.Mutex
+	gen      uint64 // of the attached consumer; meaningful while attached
+	attached bool
+	ending   bool // no more messages; pop returns io.EOF when the queue is empty
+	q        []packet
+	head     int // q[:head] is consumed
+	queued   int // bytes in q[head:]
+	held     *packet
+	holdEnd  time.Time // when held goes without waiting for another
+	lastDue  time.Time // order is kept: no message is due before the one in front of it
+	lineFree time.Time // when the rate-limited line has sent what was pushed so far
+	rng      *rand.Rand
+	rngOf    *Faults // the faults that rng was seeded for
+
+	avail chan struct{} // capacity 1: the queue or the faults have changed
+	space chan struct{} // capacity 1: the queue may have room, or the consumer has gone
+}
+
+type packet struct {
+	b    []byte
+	data bool
+	due  time.Time // zero: at once
+}
+
+func newLane(faults *atomic.Pointer[Faults], salt uint64) *lane {
+	return &lane{
+		faults: faults, salt: salt,
+		avail: make(chan struct{}, 1), space: make(chan struct{}, 1),
+	}
+}
+
+// wake makes the one that waits on c look again. c has capacity 1, so a wake-up is never lost and the send never blocks.
+func wake(c chan struct{}) {
+	select {
+	case c <- struct{}{}:
+	default:
+	}
+}
+
+// attach makes the caller the consumer. The lane is empty then.
+func (l *lane) attach() (gen uint64) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.gen++
+	l.attached = true
+	l.clear()
+	return l.gen
+}
+
+// detach ends the consumer gen, if it still is the consumer, and reports whether it was.
+func (l *lane) detach(gen uint64) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.attached || l.gen != gen {
+		return false
+	}
+	l.attached = false
+	l.clear()
+	wake(l.avail)
+	return true
+}
+
+// end lets the consumer have what is queued and then io.EOF.
+func (l *lane) end() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.ending = true
+	wake(l.avail)
+	wake(l.space)
+}
+
+// clear is called with mu held.
+func (l *lane) clear() {
+	clear(l.q)
+	l.q, l.head, l.queued, l.held = l.q[:0], 0, 0, nil
+	l.lastDue, l.lineFree = time.Time{}, time.Time{}
+	wake(l.space)
+}
+
+// changed is called when the faults have changed.
+func (l *lane) changed() {
+	wake(l.avail)
+	wake(l.space)
+}
+
+// isData reports whether b is a message that the faults of data messages apply to.
+func isData(b []byte) bool {
+	const at = 4 // of the message type in a frame
+	return len(b) > at &&
+		(bytes.HasPrefix(b[at:], []byte("input_stream_data")) || bytes.HasPrefix(b[at:], []byte("output_stream_data")))
+}
+
+// push queues a message, or loses it as the faults say. It waits while the lane is full; it returns false only if done ended
+// the wait. A message for an absent consumer is thrown away.
+func (l *lane) push(done <-chan struct{}, b []byte) bool {
+	data := isData(b)
+	for {
+		l.mu.Lock()
+		f := l.faults.Load()
+		switch {
+		case !l.attached || l.ending:
+			wake(l.space) // another producer may wait as well
+			l.mu.Unlock()
+			return true
+		case l.queued == 0 || l.queued+len(b) <= l.limit(f):
+			l.admit(f, b, data)
+			if l.queued < l.limit(f) {
+				wake(l.space)
+			}
+			wake(l.avail)
+			l.mu.Unlock()
+			return true
+		}
+		l.mu.Unlock()
+		select {
+		case <-l.space:
+		case <-done:
+			return false
+		}
+	}
+}
+
+// control queues a message of the gateway itself. It never waits, and no fault but delay and pause applies.
+func (l *lane) control(b []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !l.attached || l.ending {
+		return
+	}
+	l.enqueue(l.faults.Load(), packet{b: b})
+	wake(l.avail)
+}
+
+// limit is how many bytes may be queued: on a slow line no more than a router would, so that its queue does not hide the rate.
+func (l *lane) limit(f *Faults) int {
+	if f.RateBps <= 0 {
+		return laneBytes
+	}
+	held := time.Duration(f.DelayMS)*time.Millisecond + 100*time.Millisecond
+	return min(laneBytes, 64<<10+int(float64(f.RateBps)*held.Seconds()))
+}
+
+// admit makes the random choices about a message and queues what is left of it. mu is held.
+func (l *lane) admit(f *Faults, b []byte, data bool) {
+	p := packet{b: b, data: data}
+	if !data || (f.Drop == 0 && f.Duplicate == 0 && f.Reorder == 0) {
+		l.enqueue(f, p)
+		if data {
+			l.release(f)
+		}
+		return
+	}
+	if l.rngOf != f {
+		l.rng, l.rngOf = rand.New(rand.NewPCG(uint64(f.Seed), l.salt)), f
+	}
+	drop, dup, reorder := l.rng.Float64() < f.Drop, l.rng.Float64() < f.Duplicate, l.rng.Float64() < f.Reorder
+	switch {
+	case drop:
+		return
+	case reorder && l.held == nil:
+		l.held, l.holdEnd = &p, time.Now().Add(reorderHold)
+		l.queued += len(b)
+	default:
+		l.enqueue(f, p)
+		l.release(f)
+	}
+	if dup {
+		l.enqueue(f, p)
+	}
+}
+
+// release queues the message that waits to be overtaken. mu is held.
+func (l *lane) release(f *Faults) {
+	if p := l.held; p != nil {
+		l.held = nil
+		l.queued -= len(p.b)
+		l.enqueue(f, *p)
+	}
+}
+
+// enqueue appends p and says when it arrives. mu is held.
+func (l *lane) enqueue(f *Faults, p packet) {
+	if f.DelayMS > 0 || f.RateBps > 0 || !l.lastDue.IsZero() {
+		now := time.Now()
+		at := now
+		if f.RateBps > 0 {
+			if at.Before(l.lineFree) {
+				at = l.lineFree
+			}
+			at = at.Add(time.Duration(float64(len(p.b)) / float64(f.RateBps) * float64(time.Second)))
+			l.lineFree = at
+		}
+		p.due = at.Add(time.Duration(f.DelayMS) * time.Millisecond)
+		if p.due.Before(l.lastDue) {
+			p.due = l.lastDue
+		}
+		l.lastDue = p.due
+		if !p.due.After(now) && l.head == len(l.q) { // the faults are gone, and so is what they have delayed
+			p.due, l.lastDue = time.Time{}, time.Time{}
+		}
+	}
+	if l.head > 0 && len(l.q) == cap(l.q) {
+		n := copy(l.q, l.q[l.head:])
+		clear(l.q[n:])
+		l.q, l.head = l.q[:n], 0
+	}
+	l.q = append(l.q, p)
+	l.queued += len(p.b)
+}
+
+// pop waits for messages that have arrived and appends them to dst. It returns io.EOF after end, errStale when gen is no longer
+// the consumer, and errDone when done is closed.
+func (l *lane) pop(gen uint64, done <-chan struct{}, dst [][]byte) ([][]byte, error) {
+	var timer *time.Timer
+	for {
+		l.mu.Lock()
+		if !l.attached || l.gen != gen {
+			wake(l.avail) // for the consumer that is current
+			l.mu.Unlock()
+			return dst, errStale
+		}
+		out, wait, err := l.take(dst)
+		l.mu.Unlock()
+		if len(out) > len(dst) || err != nil {
+			return out, err
+		}
+		var expired <-chan time.Time
+		if wait > 0 {
+			if timer == nil {
+				timer = time.NewTimer(wait)
+				defer timer.Stop()
+			} else {
+				timer.Reset(wait)
+			}
+			expired = timer.C
+		}
+		select {
+		case <-l.avail:
+		case <-expired:
+		case <-done:
+			return dst, errDone
+		}
+	}
+}
+
+// take appends what has arrived to dst; with nothing there it says how long to wait (0: until avail). mu is held.
+func (l *lane) take(dst [][]byte) (_ [][]byte, wait time.Duration, err error) {
+	f := l.faults.Load()
+	if f.Pause {
+		return dst, 0, nil
+	}
+	var now time.Time
+	if l.held != nil {
+		now = time.Now()
+		if wait = l.holdEnd.Sub(now); wait <= 0 || l.ending {
+			l.release(f)
+			wait = 0
+		}
+	}
+	size, data, some, n := 0, 0, false, len(dst)
+	for l.head < len(l.q) && size < maxBatchBytes {
+		p := &l.q[l.head]
+		if !p.due.IsZero() {
+			if now.IsZero() {
+				now = time.Now()
+			}
+			if d := p.due.Sub(now); d > 0 {
+				if wait == 0 || d < wait {
+					wait = d
+				}
+				break
+			}
+		}
+		if p.data {
+			data += len(p.b) - frame.Overhead
+			some = true
+		}
+		size += len(p.b)
+		dst = append(dst, p.b)
+		*p = packet{}
+		l.head++
+	}
+	l.queued -= size
+	if some {
+		l.payload.Add(int64(data))
+		l.last.Store(time.Now().UnixNano())
+	}
+	if l.head == len(l.q) {
+		l.q, l.head = l.q[:0], 0
+	}
+	if len(dst) > n {
+		wake(l.space)
+		return dst, 0, nil
+	}
+	if l.ending && l.head == len(l.q) && l.held == nil {
+		return dst, 0, io.EOF
+	}
+	return dst, wait, nil
+}

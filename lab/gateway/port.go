@@ -1,0 +1,414 @@
+package gateway
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/mmmorris1975/ssm-session-client/datachannel"
+	"github.com/xtaci/smux"
+
+	"github.com/bastion-ssm/bastion/sessions/frame"
+)
+
+const (
+	sessionTypePort = "Port"
+	// A client of this version or newer gets smux inside the stream; of a version after the second, without its keep-alives.
+	smuxSince          = "1.1.70"
+	smuxKeepAliveUntil = "1.2.331.0"
+)
+
+// result is how a session ended at the agent.
+type result struct {
+	output  string // for channel_closed
+	crashed bool   // the agent went without a word; the service notices later
+	orderly bool   // the agent told the service before it closed its connection
+}
+
+// runPort is the agent's port plugin.
+func (a *agent) runPort(discards bool) result {
+	version, err := a.handshake(sessionTypePort, a.portProperties())
+	if err != nil {
+		return handshakeFailure(err)
+	}
+	// From here on the client believes that it may send, but nothing is dialed yet. The real agent acknowledges and discards
+	// what comes before it has noted its own HandshakeComplete, and does not acknowledge what comes before it has dialed.
+	f := a.faults.Load()
+	unsafe := time.Duration(f.DialDelayMS) * time.Millisecond
+	if !discards {
+		a.accept(nil)
+	} else if unsafe == 0 {
+		unsafe = discardWindow
+	}
+	if !sleep(a.done, unsafe) {
+		return result{}
+	}
+	a.accept(nil)
+	if f.NoDial {
+		<-a.done
+		return result{}
+	}
+	addrs, err := a.forwardAddrs()
+	if err != nil {
+		return result{output: err.Error()}
+	}
+	dial := func(ctx context.Context) (net.Conn, error) { return a.dial(ctx, addrs) }
+	forward := a.spec.Document != DocSSH
+	if forward && compareVersions(version, smuxSince) >= 0 {
+		return a.runMux(dial, compareVersions(version, smuxKeepAliveUntil) > 0)
+	}
+	return a.runBasic(dial, forward)
+}
+
+// discardWindow is how long the agent that discards the first data takes to dial, if no other time is set.
+const discardWindow = 20 * time.Millisecond
+
+func handshakeFailure(err error) result {
+	return result{output: "\n----------ERROR-------\nEncountered error while initiating handshake. " + err.Error()}
+}
+
+// portProperties are the session's properties as the handshake shows them.
+func (a *agent) portProperties() map[string]string {
+	p := map[string]string{}
+	for k, v := range a.spec.Parameters {
+		p[k] = v
+	}
+	p["portNumber"] = strconv.Itoa(a.spec.Port)
+	if a.spec.Document == DocSSH {
+		return p
+	}
+	p["type"] = "LocalPortForwarding"
+	if p["localPortNumber"] == "" {
+		p["localPortNumber"] = "0"
+	}
+	if a.spec.Host != "" {
+		p["host"] = a.spec.Host
+	}
+	return p
+}
+
+// forwardAddrs are the addresses to dial, in order. For a remote host they are checked against what is denied.
+func (a *agent) forwardAddrs() ([]string, error) {
+	port := strconv.Itoa(a.spec.Port)
+	host := a.spec.Host
+	if host == "" {
+		return []string{net.JoinHostPort("localhost", port)}, nil
+	}
+	hosts := []string{host}
+	if net.ParseIP(host) == nil && a.cfg.LookupHost != nil {
+		ctx, cancel := context.WithTimeout(a.ctx, 10*time.Second)
+		defer cancel()
+		found, err := a.cfg.LookupHost(ctx, host)
+		if err != nil {
+			a.log.Debug("agent: lookup failed", "host", host, "err", err)
+		}
+		hosts = found
+	}
+	addrs := make([]string, 0, len(hosts))
+	for _, h := range hosts {
+		if ip := net.ParseIP(h); ip != nil && a.cfg.Denied(ip) {
+			return nil, fmt.Errorf("Forwarding to IP address %s is forbidden.", host)
+		}
+		addrs = append(addrs, net.JoinHostPort(h, port))
+	}
+	return addrs, nil
+}
+
+// deniedIPs are what the agent never forwards to for DocPortRemote: metadata, resolver, time and licence services.
+var deniedIPs = map[string]bool{
+	"169.254.169.254": true, "fd00:ec2::254": true, "169.254.169.253": true, "fd00:ec2::253": true,
+	"169.254.169.123": true, "fd00:ec2::123": true, "169.254.169.250": true, "169.254.169.251": true, "fd00:ec2::240": true,
+}
+
+func denied(ip net.IP) bool { return deniedIPs[ip.String()] }
+
+// dial connects to the first address that answers; the error is that of the first.
+func (a *agent) dial(ctx context.Context, addrs []string) (net.Conn, error) {
+	first := errors.New("missing address")
+	for i, addr := range addrs {
+		conn, err := a.spec.Dial(ctx, "tcp", addr)
+		if err == nil {
+			return conn, nil
+		}
+		if i == 0 {
+			first = err
+		}
+	}
+	return nil, first
+}
+
+// pump reads from r, sends, and sleeps: the pace that caps every session's downloads. It returns the error of r or send, or
+// errDone when ctx ends. A read is ended by closing r.
+func (a *agent) pump(ctx context.Context, r io.Reader, send func([]byte) error) error {
+	var buf []byte
+	for {
+		if !a.waitActive(ctx.Done()) {
+			return errDone
+		}
+		chunk, interval := a.pace()
+		if len(buf) != chunk {
+			buf = make([]byte, chunk)
+		}
+		n, err := r.Read(buf)
+		if n > 0 {
+			if err := send(buf[:n]); err != nil {
+				return err
+			}
+		}
+		if err != nil {
+			return err
+		}
+		if interval > 0 && !sleep(ctx.Done(), interval) {
+			return errDone
+		}
+	}
+}
+
+// pace is how much the pump reads at once and how long it sleeps then.
+func (a *agent) pace() (chunk int, interval time.Duration) {
+	f := a.faults.Load()
+	chunk, interval = a.cfg.ChunkSize, a.cfg.Interval
+	if f.PumpChunk > 0 {
+		chunk = f.PumpChunk
+	}
+	if f.PumpIntervalUS != 0 {
+		interval = time.Duration(f.PumpIntervalUS) * time.Microsecond
+	}
+	return chunk, interval
+}
+
+func (a *agent) sendOutput(p []byte) error { return a.send(datachannel.Output, p) }
+
+type dialFunc func(context.Context) (net.Conn, error)
+
+// flagOf is the value of a message with payload type Flag.
+func flagOf(m *frame.Message) datachannel.PayloadTypeFlag {
+	if len(m.Payload) < 4 {
+		return 0
+	}
+	return datachannel.PayloadTypeFlag(binary.BigEndian.Uint32(m.Payload))
+}
+
+// basicPort is a raw stream to one connection at a time.
+type basicPort struct {
+	a       *agent
+	ctx     context.Context // of the plugin; cancel ends it
+	cancel  context.CancelFunc
+	dial    dialFunc
+	forward bool // the far end's EOF does not end the session: the next data dials again
+
+	mu       sync.Mutex
+	conn     net.Conn
+	hungUp   bool       // the far end is gone, and the pump waits for redialed
+	redialed chan error // capacity 1
+}
+
+func (a *agent) runBasic(dial dialFunc, forward bool) result {
+	conn, err := dial(a.ctx)
+	if err != nil {
+		// Instead of reporting this, the real agent's worker crashes: it closes a connection that it does not have.
+		a.log.Debug("agent: worker crashes on a failed dial", "err", err)
+		return result{crashed: true}
+	}
+	p := &basicPort{a: a, dial: dial, forward: forward, conn: conn, redialed: make(chan error, 1)}
+	p.ctx, p.cancel = context.WithCancel(a.ctx)
+	pumped := make(chan struct{})
+	go func() {
+		defer close(pumped)
+		defer p.cancel()
+		p.pump()
+	}()
+	a.accept(p.handle)
+	<-p.ctx.Done() // the far end is gone, the client has asked for the end, or the session is over
+	a.accept(nil)
+	p.hangUp()
+	<-pumped
+	a.flush()
+	return result{}
+}
+
+// hangUp closes the connection, which ends reads and writes on it.
+func (p *basicPort) hangUp() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	_ = p.conn.Close()
+}
+
+// pump sends what the far end says until the session is to end.
+func (p *basicPort) pump() {
+	for {
+		p.mu.Lock()
+		conn := p.conn
+		p.mu.Unlock()
+		err := p.a.pump(p.ctx, conn, p.a.sendOutput)
+		if errors.Is(err, errDone) || !p.forward {
+			return
+		}
+		p.mu.Lock()
+		_ = p.conn.Close()
+		p.hungUp = true
+		p.mu.Unlock()
+		select {
+		case err := <-p.redialed:
+			if err != nil {
+				return
+			}
+		case <-p.ctx.Done():
+			return
+		}
+	}
+}
+
+// handle is called by the agent's receive loop. A write that the far end does not take stops the loop, as in the real agent.
+func (p *basicPort) handle(m *frame.Message) error {
+	switch m.PayloadType {
+	case datachannel.Output:
+		conn, err := p.connection()
+		if err != nil {
+			return err
+		}
+		_, err = conn.Write(m.Payload)
+		return err
+	case datachannel.Flag:
+		switch flagOf(m) {
+		case datachannel.DisconnectToPort:
+			p.hangUp()
+		case datachannel.TerminateSession:
+			p.cancel()
+		}
+	}
+	return nil
+}
+
+// connection is where data goes. After the far end has hung up, it is a new one.
+func (p *basicPort) connection() (net.Conn, error) {
+	p.mu.Lock()
+	conn, hungUp := p.conn, p.hungUp
+	p.mu.Unlock()
+	if !hungUp {
+		return conn, nil
+	}
+	conn, err := p.dial(p.ctx)
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if err == nil && p.ctx.Err() != nil {
+		_ = conn.Close()
+		err = errDone
+	}
+	p.redialed <- err // the pump takes one per hang-up, and only this goroutine sends
+	if err != nil {
+		return nil, err
+	}
+	p.conn, p.hungUp = conn, false
+	return conn, nil
+}
+
+// muxPort is a stream of smux, each stream of which is a connection to the port.
+type muxPort struct {
+	a      *agent
+	ctx    context.Context
+	cancel context.CancelFunc
+	dial   dialFunc
+	smux   *smux.Session
+	inner  *pipeEnd // the data channel's end of the pipe to smux
+	wg     sync.WaitGroup
+}
+
+func (a *agent) runMux(dial dialFunc, noKeepAlive bool) result {
+	inner, outer := duplex()
+	cfg := smux.DefaultConfig()
+	cfg.KeepAliveDisabled = noKeepAlive
+	session, err := smux.Server(outer, cfg)
+	if err != nil {
+		return result{output: err.Error()}
+	}
+	p := &muxPort{a: a, dial: dial, smux: session, inner: inner}
+	p.ctx, p.cancel = context.WithCancel(a.ctx)
+	p.wg.Go(func() {
+		defer p.cancel()
+		_ = a.pump(p.ctx, inner, a.sendOutput)
+	})
+	p.wg.Go(func() {
+		defer p.cancel()
+		p.accept()
+	})
+	a.accept(p.handle)
+	<-p.ctx.Done()
+	a.accept(nil)
+	_ = inner.Close()
+	_ = session.Close() // closes outer
+	p.wg.Wait()
+	a.flush()
+	return result{}
+}
+
+// handle is called by the agent's receive loop.
+func (p *muxPort) handle(m *frame.Message) error {
+	switch m.PayloadType {
+	case datachannel.Output:
+		_, err := p.inner.Write(m.Payload)
+		return err
+	case datachannel.Flag:
+		if flagOf(m) == datachannel.TerminateSession {
+			p.cancel()
+		}
+	}
+	return nil
+}
+
+// accept serves the client's connections, each dialed before the next is looked at, as the real agent does.
+func (p *muxPort) accept() {
+	for {
+		stream, err := p.smux.AcceptStream()
+		if err != nil {
+			return
+		}
+		conn, err := p.dial(p.ctx)
+		if err != nil {
+			p.a.log.Debug("agent: dial failed", "err", err)
+			_ = p.a.send(datachannel.Flag, binary.BigEndian.AppendUint32(nil, uint32(datachannel.ConnectToPortError)))
+			_ = stream.Close()
+			continue
+		}
+		p.wg.Go(func() { p.splice(stream, conn) })
+	}
+}
+
+// splice closes the other side at each EOF: smux v1 has no half-close, and the real agent does not care.
+func (p *muxPort) splice(stream *smux.Stream, conn net.Conn) {
+	stop := context.AfterFunc(p.ctx, func() { _ = conn.Close() })
+	defer stop()
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, _ = io.Copy(stream, conn)
+		_ = stream.Close()
+	})
+	_, _ = io.Copy(conn, stream)
+	_ = conn.Close()
+	wg.Wait()
+}
+
+// compareVersions compares dotted numbers; missing parts count as 0, and so does what is not a number.
+func compareVersions(a, b string) int {
+	x, y := strings.Split(a, "."), strings.Split(b, ".")
+	for i := range max(len(x), len(y)) {
+		var m, n int
+		if i < len(x) {
+			m, _ = strconv.Atoi(x[i])
+		}
+		if i < len(y) {
+			n, _ = strconv.Atoi(y[i])
+		}
+		if m != n {
+			return m - n
+		}
+	}
+	return 0
+}

@@ -1,0 +1,6 @@
+package gateway
+
+import "os"
+
+// killGroup is not reached: there are no ptys here.
+func killGroup(p *os.Process) error { return p.Kill() }

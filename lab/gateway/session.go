@@ -1,0 +1,263 @@
+package gateway
+
+import (
+	"context"
+	"encoding/json"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/mmmorris1975/ssm-session-client/datachannel"
+
+	"github.com/bastion-ssm/bastion/sessions/frame"
+)
+
+// session joins a client's websockets, one at a time, with its agent.
+//
+// run owns the session from Start to its end; it starts the agent's goroutines and waits for them. A websocket's goroutines belong
+// to its HTTP handler.
+type session struct {
+	gw      *Gateway
+	spec    Spec
+	log     *slog.Logger
+	number  uint64 // of the session: 1, 2, ...
+	started time.Time
+	up      *lane
+	down    *lane
+	ctx     context.Context // ends with the session
+	cancel  context.CancelFunc
+	gone    chan struct{} // closed when run has returned
+
+	mu      sync.Mutex
+	token   string // opens the next websocket; empty: used
+	sock    *socket
+	sockets int  // that were opened so far
+	agent   bool // is connected
+	ended   bool
+}
+
+func newSession(g *Gateway, spec Spec, number uint64) *session {
+	s := &session{
+		gw: g, spec: spec, number: number, started: time.Now(),
+		log:   g.log.With("session", spec.ID),
+		up:    newLane(&g.faults, 2*number),
+		down:  newLane(&g.faults, 2*number+1),
+		gone:  make(chan struct{}),
+		token: newToken(),
+	}
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	return s
+}
+
+// run is the session's life.
+func (s *session) run() {
+	defer close(s.gone)
+	defer s.down.end() // the client has what is queued, and then its websocket is closed
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	defer s.cancel()
+	ended := make(chan result, 1)
+	wg.Go(func() { ended <- s.runAgent() })
+
+	timeout := s.gw.cfg.IdleTimeout
+	idle := time.NewTimer(timeout)
+	defer idle.Stop()
+	for {
+		select {
+		case r := <-ended:
+			s.close(r.output)
+			return
+		case <-idle.C:
+			if left := timeout - time.Since(s.lastData()); left > 0 {
+				idle.Reset(left)
+				continue
+			}
+			s.close("Session timed out: no data for " + timeout.String())
+			return
+		case <-s.ctx.Done():
+			s.close("")
+			return
+		}
+	}
+}
+
+// lastData is when data was last relayed, or the start.
+func (s *session) lastData() time.Time {
+	return time.Unix(0, max(s.started.UnixNano(), s.up.last.Load(), s.down.last.Load()))
+}
+
+// runAgent connects the agent and runs its plugin until the agent has gone.
+func (s *session) runAgent() result {
+	a := newAgent(s)
+	if !sleep(a.done, s.gw.cfg.AgentDelay) {
+		return result{}
+	}
+	gen := s.agentJoins()
+	var wg sync.WaitGroup
+	ctx, stop := context.WithCancel(s.ctx)
+	a.ctx, a.done = ctx, ctx.Done()
+	wg.Go(func() { a.receive(gen) })
+	wg.Go(a.resend)
+	var r result
+	switch s.spec.Document {
+	case DocECSExec, DocShell:
+		r = a.runExec()
+	default:
+		r = a.runPort(s.discards())
+	}
+	stop()
+	if r.orderly {
+		s.close(r.output)
+	}
+	s.agentLeaves(gen)
+	wg.Wait()
+	if r.crashed {
+		sleep(s.ctx.Done(), s.gw.cfg.ClosedPortDelay)
+		r.output = crashOutput
+	}
+	return r
+}
+
+const crashOutput = "document process failed unexpectedly: document worker timed out , " +
+	"check [ssm-document-worker]/[ssm-session-worker] log for crash reason"
+
+// discards draws whether the agent of this session acknowledges and discards the first data.
+func (s *session) discards() bool {
+	f := s.gw.faults.Load()
+	return f.Discard > 0 && draw(f, s.number) < f.Discard
+}
+
+func (s *session) agentJoins() (gen uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	gen = s.up.attach()
+	s.agent = true
+	if s.sock == nil {
+		s.up.control(s.publication(datachannel.PausePublication))
+		return gen
+	}
+	s.down.control(s.publication(datachannel.StartPublication))
+	s.up.control(s.publication(datachannel.StartPublication))
+	return gen
+}
+
+func (s *session) agentLeaves(gen uint64) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.agent = false
+	s.up.detach(gen)
+	if s.sock != nil {
+		s.down.control(s.publication(datachannel.PausePublication))
+	}
+}
+
+// attach makes k the client's websocket if its token is right.
+func (s *session) attach(k *socket, token string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended || s.token == "" || !equal([]byte(token), []byte(s.token)) {
+		return false
+	}
+	s.token = ""
+	if old := s.sock; old != nil {
+		s.detachLocked(old)
+		old.shut("replaced by another connection")
+	}
+	s.sock = k
+	s.sockets++
+	k.gen = s.down.attach()
+	if !s.agent {
+		s.down.control(s.publication(datachannel.PausePublication))
+		return true
+	}
+	s.down.control(s.publication(datachannel.StartPublication))
+	s.up.control(s.publication(datachannel.StartPublication))
+	return true
+}
+
+// detach notes that the client's websocket k is gone.
+func (s *session) detach(k *socket) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.sock == k {
+		s.detachLocked(k)
+	}
+}
+
+func (s *session) detachLocked(k *socket) {
+	s.sock = nil
+	s.down.detach(k.gen)
+	s.up.control(s.publication(datachannel.PausePublication))
+}
+
+// resume gives a new token, which voids the one before.
+func (s *session) resume() (token string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return "", ErrTerminated
+	}
+	s.token = newToken()
+	return s.token, nil
+}
+
+// close is the service's end of the session: it can no longer be resumed, and the client gets channel_closed. Only the first call
+// has an effect.
+func (s *session) close(output string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.ended {
+		return
+	}
+	s.ended, s.token = true, ""
+	s.down.control(s.channelClosed(output))
+	s.gw.forget(s)
+}
+
+func (s *session) info() Info {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Info{
+		ID: s.spec.ID, Document: s.spec.Document, Target: s.spec.Target, Port: s.spec.Port, Started: s.started,
+		Connected: s.sock != nil, Resumes: max(0, s.sockets-1),
+		BytesUp: s.up.payload.Load(), BytesDown: s.down.payload.Load(),
+	}
+}
+
+// publication is start_publication or pause_publication.
+func (s *session) publication(typ datachannel.MessageType) []byte {
+	id := uuid.New()
+	return control(typ, id, struct {
+		CreatedDate   string
+		MessageID     uuid.UUID `json:"MessageId"`
+		MessageType   datachannel.MessageType
+		SchemaVersion int
+		SessionID     string `json:"SessionId"`
+	}{time.Now().UTC().Format(time.RFC3339), id, typ, 1, s.spec.ID})
+}
+
+func (s *session) channelClosed(output string) []byte {
+	id := uuid.New()
+	return control(datachannel.ChannelClosed, id, struct {
+		CreatedDate   string
+		DestinationID string    `json:"DestinationId"`
+		MessageID     uuid.UUID `json:"MessageId"`
+		MessageType   datachannel.MessageType
+		Output        string
+		SchemaVersion int
+		SessionID     string `json:"SessionId"`
+	}{
+		time.Now().UTC().Format("2006-01-02T15:04:05.000Z"), s.spec.Target, id, datachannel.ChannelClosed, output, 1, s.spec.ID,
+	})
+}
+
+// control encodes a message of the gateway itself.
+func control(typ datachannel.MessageType, id uuid.UUID, payload any) []byte {
+	b, err := json.Marshal(payload)
+	if err != nil {
+		panic("gateway: " + err.Error()) // our own types
+	}
+	m := frame.Message{Type: typ, Created: time.Now(), Flags: frame.FlagAck, ID: id, Payload: b}
+	return m.Append(nil)
+}
