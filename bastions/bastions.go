@@ -1,0 +1,387 @@
+package bastions
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// ECSAPI is the part of the ECS client that a Manager calls.
+type ECSAPI interface {
+	ListTasks(context.Context, *ecs.ListTasksInput, ...func(*ecs.Options)) (*ecs.ListTasksOutput, error)
+	DescribeTasks(context.Context, *ecs.DescribeTasksInput, ...func(*ecs.Options)) (*ecs.DescribeTasksOutput, error)
+	RunTask(context.Context, *ecs.RunTaskInput, ...func(*ecs.Options)) (*ecs.RunTaskOutput, error)
+	StopTask(context.Context, *ecs.StopTaskInput, ...func(*ecs.Options)) (*ecs.StopTaskOutput, error)
+	DescribeTaskDefinition(context.Context, *ecs.DescribeTaskDefinitionInput, ...func(*ecs.Options)) (
+		*ecs.DescribeTaskDefinitionOutput, error)
+}
+
+// EC2API is the part of the EC2 client that a Manager calls, for subnets and security groups named by tags.
+type EC2API interface {
+	DescribeSubnets(context.Context, *ec2.DescribeSubnetsInput, ...func(*ec2.Options)) (*ec2.DescribeSubnetsOutput, error)
+	DescribeSecurityGroups(context.Context, *ec2.DescribeSecurityGroupsInput, ...func(*ec2.Options)) (
+		*ec2.DescribeSecurityGroupsOutput, error)
+}
+
+// Config is what a Manager works with.
+type Config struct {
+	ECS     ECSAPI
+	EC2     EC2API // may be nil if no Spec names subnets or security groups by tags
+	Logger  *slog.Logger
+	Version string // for the tag bastion:version of new tasks
+}
+
+// Spec says which bastion is wanted.
+type Spec struct {
+	Cluster            string            // name or ARN; empty: "default"
+	TaskDefinition     string            // family, family:revision or ARN; only the family decides whether a running task will do
+	Container          string            // empty: the only one, or the one called "bastion"
+	Subnets            []string          // ids
+	SecurityGroups     []string          // ids; with no tags either: the VPC's default group
+	SubnetTags         map[string]string // looked up if Subnets is empty; an empty value is any
+	SecurityGroupTags  map[string]string // looked up if SecurityGroups is empty; an empty value is any
+	AssignPublicIP     bool
+	Owner              Owner
+	Tags               map[string]string // of a new task, besides the manager's own
+	StartTimeout       time.Duration     // 0: DefaultStartTimeout
+}
+
+// DefaultStartTimeout is how long Ensure waits for a task and its exec agent: Fargate usually takes 30 to 60 seconds.
+const DefaultStartTimeout = 4 * time.Minute
+
+// Bastion is a task of its owner.
+type Bastion struct {
+	Cluster        string // name
+	TaskARN        string
+	TaskID         string
+	RuntimeID      string // of Container; empty until it runs
+	Container      string
+	TaskDefinition string // ARN
+	LastStatus     string // PROVISIONING, PENDING, RUNNING, ... STOPPED
+	DesiredStatus  string // RUNNING or STOPPED
+	ExecEnabled    bool
+	ExecStatus     string // of the exec agent in Container: PENDING, RUNNING, STOPPED; empty if there is none
+	ExecReason     string
+	ExecRunning    bool // the task runs, its exec agent too, and RuntimeID is known
+	CreatedAt      time.Time
+	StartedAt      time.Time
+	StoppedReason  string
+	StopCode       string
+	Version        string // of the program that started it
+	Exits          []Exit // of stopped containers
+
+	containers []string // the names of all containers
+}
+
+// Exit is how a container of a stopped task ended.
+type Exit struct {
+	Container string
+	Code      *int32 // nil if it never ran
+	Reason    string
+}
+
+// Target returns the SSM target of the container: ecs:<cluster>_<task id>_<runtime id>.
+func (b Bastion) Target() string {
+	return "ecs:" + b.Cluster + "_" + b.TaskID + "_" + b.RuntimeID
+}
+
+// Stopping says whether the task has stopped or is about to.
+func (b Bastion) Stopping() bool {
+	switch b.LastStatus {
+	case "DEACTIVATING", "STOPPING", "DEPROVISIONING", "STOPPED", "DELETED":
+		return true
+	}
+	return b.DesiredStatus == "STOPPED"
+}
+
+// usable says whether the task is worth waiting for, and if not, why.
+func (b Bastion) usable() (bool, string) {
+	switch {
+	case b.Stopping():
+		return false, "is stopping"
+	case !b.ExecEnabled:
+		return false, "was started without ECS Exec (enableExecuteCommand)"
+	case b.Container == "" && len(b.containers) > 0:
+		return false, "has no such container; it has " + strings.Join(b.containers, ", ")
+	case b.ExecStatus == "STOPPED":
+		return false, "has a stopped exec agent" + parenthesis(b.ExecReason)
+	}
+	return true, ""
+}
+
+// compare orders usable bastions, the one to use first: ready ones before others, of the ready the newest, of the others the
+// oldest. The last rule is what makes two processes that start a task at the same moment agree.
+func compare(a, b Bastion) int {
+	if a.ExecRunning != b.ExecRunning {
+		if a.ExecRunning {
+			return -1
+		}
+		return 1
+	}
+	if c := a.CreatedAt.Compare(b.CreatedAt); c != 0 {
+		if a.ExecRunning {
+			return -c
+		}
+		return c
+	}
+	return cmp.Compare(a.TaskARN, b.TaskARN)
+}
+
+// Event is a step of Ensure, for a progress display.
+type Event struct {
+	State  string // "finding", "starting", the task's lastStatus, "exec agent", "ready"
+	Detail string
+}
+
+// Manager manages the bastions of one account and region. It keeps no state and is safe for concurrent use.
+type Manager struct {
+	ecs     ECSAPI
+	ec2     EC2API
+	log     *slog.Logger
+	version string
+}
+
+// New returns a Manager.
+func New(c Config) *Manager {
+	log := c.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Manager{ecs: c.ECS, ec2: c.EC2, log: log, version: c.Version}
+}
+
+// Find returns the owner's bastion to use, nil if there is none. It may still be starting.
+func (m *Manager) Find(ctx context.Context, spec Spec) (*Bastion, error) {
+	usable, _, err := m.candidates(ctx, spec)
+	if err != nil || len(usable) == 0 {
+		return nil, err
+	}
+	return &usable[0], nil
+}
+
+// candidates returns the owner's usable bastions, the best first, and notes about the others.
+func (m *Manager) candidates(ctx context.Context, spec Spec) (usable []Bastion, notes []string, err error) {
+	all, err := m.List(ctx, spec)
+	if err != nil {
+		return nil, nil, err
+	}
+	for _, b := range all {
+		if ok, why := b.usable(); ok {
+			usable = append(usable, b)
+		} else if !b.Stopping() {
+			notes = append(notes, "task "+b.TaskID+" "+why)
+		}
+	}
+	slices.SortFunc(usable, compare)
+	if len(usable) > 1 {
+		var others []string
+		for _, b := range usable[1:] {
+			others = append(others, b.TaskID)
+		}
+		notes = append(notes, fmt.Sprintf("using task %s; also running: %s", usable[0].TaskID, strings.Join(others, ", ")))
+	}
+	for _, note := range notes {
+		m.log.WarnContext(ctx, note, "cluster", spec.cluster())
+	}
+	return usable, notes, nil
+}
+
+// List returns the owner's tasks of the Spec's family that ECS wants to run, usable or not, the newest first.
+func (m *Manager) List(ctx context.Context, spec Spec) ([]Bastion, error) {
+	op := "find your bastion in cluster " + spec.cluster()
+	if spec.Owner.ARN == "" || spec.Owner.StartedBy == "" {
+		return nil, fail.New(fail.Usage, op, errNoOwner, "")
+	}
+	// ECS wants startedBy to be the only filter of ListTasks; the family is compared below.
+	var arns []string
+	pages := ecs.NewListTasksPaginator(m.ecs, &ecs.ListTasksInput{
+		Cluster: aws.String(spec.cluster()), StartedBy: aws.String(spec.Owner.StartedBy),
+	})
+	for pages.HasMorePages() {
+		page, err := pages.NextPage(ctx)
+		if err != nil {
+			return nil, ecsError(op, "ecs:ListTasks", err)
+		}
+		arns = append(arns, page.TaskArns...)
+	}
+	var found []Bastion
+	for some := range slices.Chunk(arns, 100) { // DescribeTasks takes no more
+		tasks, err := m.describe(ctx, op, spec, some)
+		if err != nil {
+			return nil, err
+		}
+		for i := range tasks {
+			if why := notMine(spec, &tasks[i]); why != "" {
+				m.log.WarnContext(ctx, "task ignored: "+why, "task", aws.ToString(tasks[i].TaskArn))
+				continue
+			}
+			found = append(found, fromTask(spec, &tasks[i]))
+		}
+	}
+	slices.SortFunc(found, func(a, b Bastion) int { return b.CreatedAt.Compare(a.CreatedAt) })
+	return found, nil
+}
+
+// Get returns a task by its ARN or id; an unknown one is an error of kind fail.NoTarget.
+func (m *Manager) Get(ctx context.Context, spec Spec, task string) (*Bastion, error) {
+	op := fmt.Sprintf("look at task %s in cluster %s", lastPart(task), spec.cluster())
+	tasks, err := m.describe(ctx, op, spec, []string{task})
+	if err != nil {
+		return nil, err
+	}
+	if len(tasks) == 0 {
+		return nil, fail.New(fail.NoTarget, op, errNoTask, "bastion up starts another")
+	}
+	if why := notMine(spec, &tasks[0]); why != "" {
+		return nil, fail.New(fail.NoTarget, op, fmt.Errorf("the task is not yours: %s", why), "")
+	}
+	b := fromTask(spec, &tasks[0])
+	return &b, nil
+}
+
+func (m *Manager) describe(ctx context.Context, op string, spec Spec, arns []string) ([]types.Task, error) {
+	out, err := m.ecs.DescribeTasks(ctx, &ecs.DescribeTasksInput{
+		Cluster: aws.String(spec.cluster()), Tasks: arns, Include: []types.TaskField{types.TaskFieldTags},
+	})
+	if err != nil {
+		return nil, ecsError(op, "ecs:DescribeTasks", err)
+	}
+	return out.Tasks, nil
+}
+
+// notMine returns why a task must not be used for the Spec's owner, or "".
+func notMine(spec Spec, task *types.Task) string {
+	switch owner := tagValue(task.Tags, tagOwner); {
+	case owner == "":
+		return "it has no tag " + tagOwner
+	case owner != ownerTag(spec.Owner.ARN):
+		return "it belongs to " + owner
+	}
+	if aws.ToString(task.StartedBy) != spec.Owner.StartedBy {
+		return "it was started by " + aws.ToString(task.StartedBy)
+	}
+	if want, have := family(spec.TaskDefinition), family(aws.ToString(task.TaskDefinitionArn)); want != "" && want != have {
+		return "it is of task definition " + have
+	}
+	return ""
+}
+
+func fromTask(spec Spec, task *types.Task) Bastion {
+	b := Bastion{
+		Cluster:        lastPart(aws.ToString(task.ClusterArn)),
+		TaskARN:        aws.ToString(task.TaskArn),
+		TaskID:         lastPart(aws.ToString(task.TaskArn)),
+		TaskDefinition: aws.ToString(task.TaskDefinitionArn),
+		LastStatus:     aws.ToString(task.LastStatus),
+		DesiredStatus:  aws.ToString(task.DesiredStatus),
+		ExecEnabled:    task.EnableExecuteCommand,
+		CreatedAt:      aws.ToTime(task.CreatedAt),
+		StartedAt:      aws.ToTime(task.StartedAt),
+		StoppedReason:  aws.ToString(task.StoppedReason),
+		StopCode:       string(task.StopCode),
+		Version:        tagValue(task.Tags, tagVersion),
+	}
+	if b.Cluster == "" {
+		b.Cluster = lastPart(spec.cluster())
+	}
+	if c := chooseContainer(spec.Container, task.Containers); c != nil {
+		b.Container = aws.ToString(c.Name)
+		b.RuntimeID = aws.ToString(c.RuntimeId)
+		for _, agent := range c.ManagedAgents {
+			if agent.Name == types.ManagedAgentNameExecuteCommandAgent {
+				b.ExecStatus, b.ExecReason = aws.ToString(agent.LastStatus), aws.ToString(agent.Reason)
+			}
+		}
+	}
+	b.ExecRunning = b.LastStatus == "RUNNING" && b.ExecStatus == "RUNNING" && b.RuntimeID != "" && !b.Stopping()
+	for _, c := range task.Containers {
+		b.containers = append(b.containers, aws.ToString(c.Name))
+		if c.ExitCode != nil || c.Reason != nil {
+			b.Exits = append(b.Exits, Exit{aws.ToString(c.Name), c.ExitCode, aws.ToString(c.Reason)})
+		}
+	}
+	return b
+}
+
+// chooseContainer returns the container with the given name; with none given the only one, or the one called "bastion".
+func chooseContainer(name string, all []types.Container) *types.Container {
+	if name == "" && len(all) == 1 {
+		return &all[0]
+	}
+	name = cmp.Or(name, "bastion")
+	for i := range all {
+		if aws.ToString(all[i].Name) == name {
+			return &all[i]
+		}
+	}
+	return nil
+}
+
+// Stop stops all of the owner's tasks of the Spec's family and returns those that it stopped, also beside an error.
+func (m *Manager) Stop(ctx context.Context, spec Spec, reason string) ([]Bastion, error) {
+	all, err := m.List(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	var stopped []Bastion
+	for _, b := range all {
+		if b.Stopping() {
+			continue
+		}
+		if err := m.stop(ctx, b, reason); err != nil {
+			return stopped, err
+		}
+		stopped = append(stopped, b)
+	}
+	return stopped, nil
+}
+
+func (m *Manager) stop(ctx context.Context, b Bastion, reason string) error {
+	if len(reason) > 255 { // ECS takes no more
+		reason = strings.ToValidUTF8(reason[:255], "")
+	}
+	_, err := m.ecs.StopTask(ctx, &ecs.StopTaskInput{
+		Cluster: aws.String(b.Cluster), Task: aws.String(b.TaskARN), Reason: aws.String(reason),
+	})
+	return ecsError("stop task "+b.TaskID+" in cluster "+b.Cluster, "ecs:StopTask", err)
+}
+
+func (s Spec) cluster() string { return cmp.Or(s.Cluster, "default") }
+
+func (s Spec) startTimeout() time.Duration { return cmp.Or(s.StartTimeout, DefaultStartTimeout) }
+
+// family returns the family of a task definition given as family, family:revision or ARN.
+func family(taskDefinition string) string {
+	name, _, _ := strings.Cut(lastPart(taskDefinition), ":")
+	return name
+}
+
+// lastPart returns what follows the last slash of an ARN.
+func lastPart(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
+
+func tagValue(tags []types.Tag, key string) string {
+	for _, t := range tags {
+		if aws.ToString(t.Key) == key {
+			return aws.ToString(t.Value)
+		}
+	}
+	return ""
+}
+
+func parenthesis(s string) string {
+	if s == "" {
+		return ""
+	}
+	return " (" + s + ")"
+}

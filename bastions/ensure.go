@@ -1,0 +1,338 @@
+package bastions
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"math/rand/v2"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+const (
+	tokenWindow = 10 * time.Minute // how long RunTask's client tokens stay the same
+	maxTokens   = 16               // tokens of one window that are tried before a random one
+
+	pollMin         = 250 * time.Millisecond
+	pollMax         = 3 * time.Second
+	maxPollFailures = 5 // failed polls in a row, each after the SDK's own attempts
+
+	cleanupTime = 10 * time.Second // for calls after the caller's context has ended
+)
+
+// Ensure returns the owner's bastion once its exec agent runs, and whether it was started for this call. It uses the task that
+// Find would, or starts one. report, which may be nil, is called from this goroutine at each change of state.
+//
+// It waits for the Spec's StartTimeout, within ctx: the error is then of kind fail.Timeout and says what hung, and the task stays,
+// for the next call to use or for Stop. A task that stops while it starts is a fail.Start with ECS's reason.
+func (m *Manager) Ensure(ctx context.Context, spec Spec, report func(Event)) (*Bastion, bool, error) {
+	w := &waiter{m: m, spec: spec, report: report, begin: time.Now()}
+	ctx, cancel := context.WithTimeout(ctx, spec.startTimeout())
+	defer cancel()
+
+	for first := true; ; first = false {
+		w.set("finding", "")
+		usable, notes, err := m.candidates(ctx, spec)
+		if err != nil {
+			return nil, false, err
+		}
+		for _, note := range notes {
+			w.set("finding", note)
+		}
+		var b Bastion
+		started := false
+		if len(usable) > 0 {
+			b = usable[0]
+		} else if b, started, err = m.start(ctx, spec, w); err != nil {
+			return nil, false, err
+		}
+		b, err = w.wait(ctx, b)
+		if err == nil {
+			return &b, started, nil
+		}
+		// A task that was found may have been at its end; one more round starts another.
+		if first && !started && b.Stopping() && ctx.Err() == nil {
+			m.log.InfoContext(ctx, "the bastion stopped while waiting for it; looking again", "task", b.TaskID)
+			continue
+		}
+		// Without an exec agent a task is of no use to anybody.
+		if started && b.ExecStatus == "STOPPED" && !b.Stopping() {
+			m.discard(ctx, b, "bastion: the exec agent did not start")
+		}
+		return nil, started, err
+	}
+}
+
+// start runs a task, unless another process was quicker: then it returns that one's and false.
+func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, bool, error) {
+	op := "start a bastion in cluster " + spec.cluster()
+	if spec.TaskDefinition == "" {
+		return Bastion{}, false, fail.New(fail.Usage, op, errors.New("no task definition is set"), "set the task definition to run")
+	}
+	w.set("starting", "task definition "+lastPart(spec.TaskDefinition))
+	network, err := m.network(ctx, spec)
+	if err != nil {
+		return Bastion{}, false, err
+	}
+	input := m.runInput(spec, network)
+	window := time.Now().Truncate(tokenWindow)
+	for n := range maxTokens + 1 {
+		input.ClientToken = nil // the SDK makes a random one
+		if n < maxTokens {
+			input.ClientToken = aws.String(clientToken(input, spec.Owner, window, n))
+		}
+		out, err := m.ecs.RunTask(ctx, input)
+		var conflict *types.ConflictException
+		if errors.As(err, &conflict) && input.ClientToken != nil {
+			continue // the token is another request's
+		}
+		if err != nil {
+			return Bastion{}, false, ecsError(op, "ecs:RunTask", err)
+		}
+		if len(out.Tasks) == 0 {
+			return Bastion{}, false, failuresError(op, out.Failures)
+		}
+		b := fromTask(spec, &out.Tasks[0])
+		now, ok := awsmiddleware.GetServerTime(out.ResultMetadata)
+		if !ok {
+			now = time.Now()
+		}
+		chosen, err := m.settle(ctx, spec, b, now)
+		if errors.Is(err, errReplayed) {
+			m.log.DebugContext(ctx, "client token belongs to a task that has ended; trying the next", "task", b.TaskID)
+			continue
+		}
+		if err != nil {
+			return Bastion{}, false, err
+		}
+		return chosen, chosen.TaskARN == b.TaskARN, nil
+	}
+	return Bastion{}, false, fail.New(fail.Start, op, errors.New("ECS answers every request with a task that has ended"),
+		"wait ten minutes, then try again")
+}
+
+var errReplayed = errors.New("the task was started by an earlier request and has ended")
+
+// settle returns the bastion that all concurrent processes choose after one of them started b, at the server's time now, and
+// stops b if it is another. It returns errReplayed if ECS answered RunTask with a task of the past.
+func (m *Manager) settle(ctx context.Context, spec Spec, b Bastion, now time.Time) (Bastion, error) {
+	if b.Stopping() {
+		return b, errReplayed // no new task is
+	}
+	usable, _, err := m.candidates(ctx, spec)
+	if err != nil {
+		return b, err
+	}
+	mine := slices.IndexFunc(usable, func(o Bastion) bool { return o.TaskARN == b.TaskARN })
+	if mine < 0 { // not listed yet, or never again
+		current, err := m.Get(ctx, spec, b.TaskARN)
+		switch {
+		case err != nil && fail.KindOf(err) != fail.NoTarget:
+			return b, err
+		case err == nil && current.Stopping():
+			// Either b is an old task, or it failed at once, which the caller finds out by waiting for it.
+			if current.StopCode == string(types.TaskStopCodeUserInitiated) || now.Sub(current.CreatedAt) >= 2*time.Second {
+				return b, errReplayed
+			}
+			return *current, nil
+		case err == nil:
+			b = *current
+		}
+		usable = append(usable, b)
+		slices.SortFunc(usable, compare)
+	}
+	if usable[0].TaskARN != b.TaskARN {
+		m.log.InfoContext(ctx, "another process started a bastion at the same time; using that one",
+			"task", usable[0].TaskID, "stopped", b.TaskID)
+		m.discard(ctx, b, "bastion: another task of the same owner started first")
+	}
+	return usable[0], nil
+}
+
+// discard stops a task that this process started and nobody can use; it does so even if ctx has ended.
+func (m *Manager) discard(ctx context.Context, b Bastion, reason string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	if err := m.stop(ctx, b, reason); err != nil {
+		m.log.WarnContext(ctx, "cannot stop a task that is not needed", "task", b.TaskID, "err", err)
+	}
+}
+
+func (m *Manager) runInput(spec Spec, network *types.NetworkConfiguration) *ecs.RunTaskInput {
+	tags := maps.Clone(spec.Tags)
+	if tags == nil {
+		tags = make(map[string]string)
+	}
+	tags[tagOwner] = ownerTag(spec.Owner.ARN)
+	if m.version != "" {
+		tags[tagVersion] = m.version
+	}
+	input := &ecs.RunTaskInput{
+		Cluster:              aws.String(spec.cluster()),
+		TaskDefinition:       aws.String(spec.TaskDefinition),
+		Count:                aws.Int32(1),
+		LaunchType:           types.LaunchTypeFargate,
+		EnableExecuteCommand: true,
+		EnableECSManagedTags: true,
+		PropagateTags:        types.PropagateTagsTaskDefinition,
+		StartedBy:            aws.String(spec.Owner.StartedBy),
+		NetworkConfiguration: network,
+	}
+	for _, key := range slices.Sorted(maps.Keys(tags)) {
+		input.Tags = append(input.Tags, types.Tag{Key: aws.String(key), Value: aws.String(tags[key])})
+	}
+	return input
+}
+
+// clientToken follows from what is asked, by whom, and when: ECS refuses a token that comes again with other parameters.
+func clientToken(input *ecs.RunTaskInput, owner Owner, window time.Time, n int) string {
+	tags := make(map[string]string)
+	for _, t := range input.Tags {
+		tags[aws.ToString(t.Key)] = aws.ToString(t.Value)
+	}
+	vpc := input.NetworkConfiguration.AwsvpcConfiguration
+	asked, err := json.Marshal([]any{
+		owner.ARN, aws.ToString(input.Cluster), aws.ToString(input.TaskDefinition), vpc.Subnets, vpc.SecurityGroups,
+		vpc.AssignPublicIp, tags, window.Unix(), n,
+	})
+	if err != nil {
+		panic(err) // only strings and numbers
+	}
+	sum := sha256.Sum256(asked)
+	return "bastion-" + base64.RawURLEncoding.EncodeToString(sum[:])
+}
+
+// waiter follows a task until it is ready. It belongs to one goroutine.
+type waiter struct {
+	m      *Manager
+	spec   Spec
+	report func(Event)
+	begin  time.Time
+
+	state string
+	since time.Time // when state began
+}
+
+// set notes the state that is waited for and reports changes and details.
+func (w *waiter) set(state, detail string) {
+	if state == w.state && detail == "" {
+		return
+	}
+	if state != w.state {
+		w.state, w.since = state, time.Now()
+	}
+	if w.report != nil {
+		w.report(Event{state, detail})
+	}
+}
+
+// wait polls until the bastion is ready. It returns the last known state of the task also beside an error.
+func (w *waiter) wait(ctx context.Context, b Bastion) (Bastion, error) {
+	op := fmt.Sprintf("start bastion %s in cluster %s", b.TaskID, b.Cluster)
+	execStatus := ""
+	failures := 0
+	for delay := pollMin; ; delay = min(delay*3/2, pollMax) {
+		switch ok, why := b.usable(); {
+		case b.Stopping():
+			return b, stoppedError(op, b)
+		case b.ExecRunning:
+			w.set("ready", b.TaskID)
+			return b, nil
+		case !ok:
+			return b, w.unusable(ctx, op, b, why)
+		case b.LastStatus != "RUNNING":
+			w.set(b.LastStatus, "")
+		case b.ExecStatus != execStatus || w.state != "exec agent":
+			execStatus = b.ExecStatus
+			w.set("exec agent", strings.ToLower(execStatus))
+		}
+
+		if err := sleep(ctx, jitter(delay)); err != nil {
+			return b, w.ended(ctx, op, b)
+		}
+		tasks, err := w.m.describe(ctx, op, w.spec, []string{b.TaskARN})
+		if ctx.Err() != nil {
+			return b, w.ended(ctx, op, b)
+		}
+		if err != nil {
+			if failures++; failures >= maxPollFailures || !transient(err) {
+				return b, err
+			}
+			w.m.log.WarnContext(ctx, "cannot see how the bastion is doing; trying again", "err", err)
+			continue
+		}
+		failures = 0
+		if len(tasks) > 0 { // ECS may not know a new task for a moment
+			b = fromTask(w.spec, &tasks[0])
+		}
+	}
+}
+
+// unusable is the error for a task that runs but will never be reached.
+func (w *waiter) unusable(ctx context.Context, op string, b Bastion, why string) error {
+	err := fmt.Errorf("the task %s", why)
+	switch {
+	case !b.ExecEnabled:
+		return fail.New(fail.Start, op, err, "stop it (bastion down) and start another (bastion up)")
+	case b.ExecStatus != "STOPPED":
+		return fail.New(fail.Usage, op, err, "set the container that bastiond runs in")
+	}
+	return withFindings(fail.Start, op, err, w.m.Diagnose(ctx, w.spec, b))
+}
+
+// ended is the error for a wait that ctx ended.
+func (w *waiter) ended(ctx context.Context, op string, b Bastion) error {
+	if errors.Is(ctx.Err(), context.Canceled) {
+		return fmt.Errorf("%s: %w", op, ctx.Err())
+	}
+	now := time.Now()
+	what := "its state is still " + w.state
+	if w.state == "exec agent" {
+		what = "the task runs but its exec agent is still " + strings.ToLower(deref(&b.ExecStatus, "missing")) + parenthesis(b.ExecReason)
+	}
+	err := fmt.Errorf("%s after %s (%s in all); the task is left running", what,
+		now.Sub(w.since).Round(time.Second), now.Sub(w.begin).Round(time.Second))
+	if w.state != "exec agent" {
+		return fail.New(fail.Timeout, op, &deadline{err}, "try again to go on waiting, allow more time, or bastion down to stop it")
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
+	defer cancel()
+	return withFindings(fail.Timeout, op, &deadline{err}, w.m.Diagnose(ctx, w.spec, b))
+}
+
+// deadline is an error that also is context.DeadlineExceeded, without saying so.
+type deadline struct{ error }
+
+func (*deadline) Unwrap() error { return context.DeadlineExceeded }
+
+// transient says whether a call that has failed all of the SDK's attempts may still go better later.
+func transient(err error) bool {
+	return retry.IsErrorRetryables(retry.DefaultRetryables).IsErrorRetryable(err) == aws.TrueTernary
+}
+
+// jitter returns d, give or take a fifth.
+func jitter(d time.Duration) time.Duration { return d*4/5 + rand.N(d*2/5) }
+
+func sleep(ctx context.Context, d time.Duration) error {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-timer.C:
+		return nil
+	}
+}
