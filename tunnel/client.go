@@ -1,0 +1,391 @@
+package tunnel
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+const (
+	clientVersion = "SSH-2.0-bastion"
+
+	// drainRequest is the global request by which a bastion says that it is going away; its payload is the time left, in
+	// seconds, as decimal digits (or as a uint32).
+	drainRequest = "drain@bastion"
+
+	// endGrace bounds the wait for x/crypto/ssh to end a connection whose channels it has ended. It hangs if the peer
+	// broke the protocol and went on sending.
+	endGrace = 5 * time.Second
+
+	// drainGrace is how long after its own deadline a draining bastion is believed to be still closing.
+	drainGrace = 5 * time.Second
+)
+
+var errDeadPeer = errors.New("the bastion does not answer any more")
+
+// client is one SSH connection of a Link.
+type client struct {
+	conn      ssh.Conn
+	wire      *wire
+	describe  string
+	keepalive Keepalive
+	log       *slog.Logger
+
+	chans   <-chan ssh.NewChannel
+	reqs    <-chan *ssh.Request
+	flushes chan chan struct{} // see drained
+
+	draining chan struct{} // closed when the bastion has said that it is going away
+	left     time.Duration // how long it stays, valid once draining is closed
+	over     chan struct{} // closed once x/crypto/ssh has ended all channels
+	done     chan struct{} // closed once nothing but cleaning up is left
+	err      error         // why the connection ended, valid once done is closed
+
+	mu       sync.Mutex
+	cause    error         // why this end closed the connection, if it did
+	finished bool          // no more goroutines
+	open     int           // connections and attempts at them
+	unused   chan struct{} // not nil once somebody waits for open to become 0; closed then
+	wg       sync.WaitGroup
+}
+
+// handshake makes an SSH connection over t, bounded by ctx and timeout, and closes t.Conn if that fails.
+func handshake(ctx context.Context, t *Transport, timeout time.Duration, ka Keepalive, log *slog.Logger) (*client, error) {
+	op := "open the SSH connection to " + t.Describe
+	if t.HostKey == nil {
+		_ = t.Conn.Close()
+		return nil, Permanent(fail.New(fail.Other, op, errors.New("no host key to compare with"), ""))
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout,
+		fail.New(fail.Timeout, "", fmt.Errorf("no answer within %v", timeout), "try again, or allow more time"))
+	defer cancel()
+
+	w := newWire(t.Conn)
+	// NewClientConn knows no context. It ends when its connection does.
+	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
+	var keyErr error     // written before NewClientConn returns: the handshake waits for the callback
+	authStarted := false // likewise
+	conn, chans, reqs, err := ssh.NewClientConn(w, t.Describe, &ssh.ClientConfig{
+		User:              t.User,
+		Auth:              t.Auth,
+		HostKeyAlgorithms: t.HostKeyAlgorithms,
+		ClientVersion:     clientVersion,
+		HostKeyCallback: func(host string, remote net.Addr, key ssh.PublicKey) error {
+			keyErr = t.HostKey(host, remote, key)
+			return keyErr
+		},
+		AuthCallback: func(*ssh.ClientAuthContext) (ssh.AuthMethod, error) {
+			authStarted = true
+			return nil, nil // the next of Auth
+		},
+	})
+	stop() // if it is too late for that, the connection is lost already; run will find out
+	if err != nil {
+		_ = w.Close()
+		<-w.shut
+	}
+	switch {
+	case err == nil:
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("%s: %w", op, context.Cause(ctx))
+	case keyErr != nil:
+		return nil, Permanent(fail.New(fail.Denied, op, keyErr,
+			"this is not the server that was expected: do not go on before you know why"))
+	case authStarted && w.failure() == nil:
+		return nil, &authError{fail.New(fail.Denied, op, errors.New("the bastion does not accept the key"),
+			"the grant may have expired or the bastion been replaced: try again")}
+	default:
+		return nil, fail.New(fail.Lost, op, err, "")
+	}
+	return &client{
+		conn: conn, wire: w, describe: t.Describe, keepalive: ka, log: log,
+		chans: chans, reqs: reqs,
+		flushes:  make(chan chan struct{}),
+		draining: make(chan struct{}),
+		over:     make(chan struct{}),
+		done:     make(chan struct{}),
+	}, nil
+}
+
+// authError is a refusal of the client's key.
+type authError struct{ error }
+
+func (e *authError) Unwrap() error { return e.error }
+
+// run serves the connection until it has ended and everything that belongs to it has returned.
+func (c *client) run() {
+	c.wg.Go(c.serveChannels)
+	c.wg.Go(c.watch)
+	c.serveRequests()
+	close(c.over)
+
+	// x/crypto/ssh has ended the channels and is about to end the connection.
+	_ = c.wire.Close()
+	ended := make(chan error, 1)
+	go func() { ended <- c.conn.Wait() }()
+	var err error
+	grace := time.NewTimer(endGrace)
+	select {
+	case err = <-ended:
+	case <-grace.C:
+		err = errors.New("the bastion broke the SSH protocol")
+	}
+	grace.Stop()
+
+	c.mu.Lock()
+	c.err = c.cause
+	if c.err == nil {
+		c.err = fmt.Errorf("%w: %w", errLost, err)
+	}
+	c.finished = true
+	c.mu.Unlock()
+	close(c.done)
+	<-c.wire.shut
+	c.wg.Wait()
+}
+
+// close ends the connection for the given reason. It does not wait; run does the rest.
+func (c *client) close(cause error) {
+	c.mu.Lock()
+	if c.cause == nil {
+		c.cause = cause
+	}
+	c.mu.Unlock()
+	_ = c.wire.Close() // not conn.Close, which waits for x/crypto/ssh's goroutines; they end by themselves
+}
+
+// spawn runs f in a goroutine that run waits for, unless it is too late for that.
+func (c *client) spawn(f func()) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.finished {
+		return false
+	}
+	c.wg.Go(f)
+	return true
+}
+
+// serveRequests handles the bastion's global requests until x/crypto/ssh has ended all channels.
+func (c *client) serveRequests() {
+	for {
+		select {
+		case r, ok := <-c.reqs:
+			if !ok {
+				return
+			}
+			c.handle(r)
+		case flushed := <-c.flushes:
+			for n := len(c.reqs); n > 0; n-- {
+				if r, ok := <-c.reqs; ok {
+					c.handle(r)
+				}
+			}
+			close(flushed)
+		}
+	}
+}
+
+func (c *client) handle(r *ssh.Request) {
+	if r.Type == drainRequest && !isClosed(c.draining) {
+		c.left = drainTime(r.Payload)
+		close(c.draining)
+	}
+	_ = r.Reply(false, nil) // as OpenSSH answers keepalives; if it cannot be sent, the connection ends
+}
+
+// drained reports whether the bastion has announced its end before its latest answer. The mux of x/crypto/ssh queues the
+// announcement before it hands on that answer, so that handling what is queued settles the question.
+func (c *client) drained() bool {
+	flushed := make(chan struct{})
+	select {
+	case c.flushes <- flushed:
+		<-flushed
+	case <-c.over:
+	}
+	return isClosed(c.draining)
+}
+
+// drainTime reads the payload of a drain request. An unreadable one means no time.
+func drainTime(payload []byte) time.Duration {
+	if n, err := strconv.ParseUint(string(payload), 10, 31); err == nil {
+		return time.Duration(n) * time.Second
+	}
+	if len(payload) == 4 {
+		return time.Duration(binary.BigEndian.Uint32(payload)) * time.Second
+	}
+	return 0
+}
+
+// serveChannels refuses the channels that the bastion tries to open: nothing was asked for.
+func (c *client) serveChannels() {
+	for ch := range c.chans {
+		_ = ch.Reject(ssh.Prohibited, "this client takes no channels")
+	}
+}
+
+// watch ends the connection when its peer is dead. Silence for an interval is answered by a keepalive request; silence for
+// MaxMissed intervals more means death. Any byte is a sign of life: the answer itself may be queued behind bulk data.
+func (c *client) watch() {
+	var tick <-chan time.Time
+	if c.keepalive.Interval > 0 {
+		t := time.NewTicker(c.keepalive.Interval)
+		defer t.Stop()
+		tick = t.C
+	}
+	answered := make(chan struct{}, 1)
+	asking := false
+	missed := 0
+	seen := c.wire.received.Load()
+	for {
+		select {
+		case <-c.over:
+			return
+		case <-c.wire.broken:
+			c.close(fmt.Errorf("%w: it takes no more data", errLost))
+			return
+		case <-answered:
+			asking = false
+		case <-tick:
+			if n := c.wire.received.Load(); n != seen {
+				seen, missed = n, 0
+				continue
+			}
+			if missed++; missed > c.keepalive.MaxMissed {
+				c.close(fmt.Errorf("%w: %w for %v", errLost, errDeadPeer, time.Duration(missed)*c.keepalive.Interval))
+				return
+			}
+			if !asking {
+				asking = c.spawn(func() { // it may wait for the peer as long as the connection lives
+					_, _, _ = c.conn.SendRequest("keepalive@openssh.com", true, nil)
+					answered <- struct{}{}
+				})
+			}
+		}
+	}
+}
+
+// request sends a global request and waits for the answer.
+func (c *client) request(ctx context.Context, name string, payload []byte) (bool, []byte, error) {
+	type answer struct {
+		ok      bool
+		payload []byte
+		err     error
+	}
+	answers := make(chan answer, 1)
+	if !c.spawn(func() {
+		ok, reply, err := c.conn.SendRequest(name, true, payload)
+		answers <- answer{ok, reply, err}
+	}) {
+		return false, nil, errLost
+	}
+	select {
+	case a := <-answers:
+		if a.err != nil {
+			return false, nil, errLost
+		}
+		return a.ok, a.payload, nil
+	case <-ctx.Done():
+		return false, nil, ctx.Err()
+	}
+}
+
+// hold counts one more connection, or an attempt at one; release ends it.
+func (c *client) hold() {
+	c.mu.Lock()
+	c.open++
+	c.mu.Unlock()
+}
+
+func (c *client) release() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.open--; c.open == 0 && c.unused != nil {
+		close(c.unused)
+		c.unused = nil
+	}
+}
+
+func (c *client) inUse() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.open > 0
+}
+
+// dial opens a channel to host:port. The caller has called hold; the connection, or the error, takes that over.
+func (c *client) dial(ctx context.Context, host string, port uint32) (*Conn, error) {
+	type opened struct {
+		conn *Conn
+		err  error
+	}
+	result := make(chan opened)
+	payload := ssh.Marshal(&struct { // RFC 4254, section 7.2
+		Host       string
+		Port       uint32
+		Originator string
+		OriginPort uint32
+	}{host, port, "127.0.0.1", 0})
+	if !c.spawn(func() {
+		// OpenChannel knows no context: it may wait for the peer as long as the connection lives.
+		ch, reqs, err := c.conn.OpenChannel("direct-tcpip", payload)
+		var conn *Conn
+		if err == nil {
+			conn = newConn(ch, c, net.JoinHostPort(host, strconv.Itoa(int(port))))
+		}
+		select {
+		case result <- opened{conn, err}:
+			if err != nil {
+				c.release()
+			}
+		case <-ctx.Done():
+			if err != nil {
+				c.release()
+			} else {
+				_ = conn.Close()
+			}
+		}
+		if conn != nil {
+			conn.serve(reqs)
+		}
+	}) {
+		c.release()
+		return nil, errLost
+	}
+	select {
+	case r := <-result:
+		return r.conn, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// retire lets the connections of a draining bastion finish, then ends the SSH connection: when nobody uses it any more,
+// when the bastion's time is up, or when ctx is.
+func (c *client) retire(ctx context.Context) {
+	unused := make(chan struct{})
+	c.mu.Lock()
+	if c.open == 0 {
+		close(unused)
+	} else {
+		c.unused = unused
+	}
+	c.mu.Unlock()
+	timeUp := time.NewTimer(c.left + drainGrace)
+	defer timeUp.Stop()
+	select {
+	case <-unused:
+	case <-timeUp.C:
+	case <-c.done:
+	case <-ctx.Done():
+	}
+	c.close(errors.New("the bastion went away"))
+}

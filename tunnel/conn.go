@@ -1,0 +1,332 @@
+package tunnel
+
+import (
+	"errors"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// chunk is the most that one read or write moves: the payload of one SSH packet.
+const chunk = 32 << 10
+
+var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
+
+// Conn is a connection through the bastion, one SSH channel. It is a complete net.Conn, unlike x/crypto/ssh's own, whose
+// Close does not end a Read or Write that waits for a peer that does not answer and which knows no deadlines. To that
+// end the channel's blocking calls run in goroutines of their own, at most one for each direction, which belong to the
+// link's connection and end with the channel at the latest.
+//
+// All methods may be called concurrently. A Write that misses its deadline may still send up to 32 KiB of its data.
+type Conn struct {
+	ch     ssh.Channel
+	client *client
+	dest   string
+
+	closed    chan struct{} // closed by Close
+	closeOnce sync.Once
+	gone      chan struct{} // closed once the peer has closed the channel, or the connection under it has ended
+
+	mu       sync.Mutex
+	finished bool           // no call on ch can block any more
+	calls    sync.WaitGroup // goroutines in a call on ch; grows only while finished is false
+
+	readMu   sync.Mutex      // guards the five below
+	readDone chan readResult // capacity 1: the result of the call that reading says is under way
+	reading  bool
+	buf      *[chunk]byte // holds unread
+	unread   []byte
+	readErr  error // sticky
+
+	writeMu   sync.Mutex // guards the four below
+	writeDone chan writeResult
+	writing   bool
+	writeErr  error // sticky
+	eofSent   bool
+
+	readDeadline, writeDeadline *deadline
+}
+
+type readResult struct {
+	buf *[chunk]byte
+	n   int
+	err error
+}
+
+type writeResult struct {
+	n   int
+	err error
+}
+
+func newConn(ch ssh.Channel, c *client, dest string) *Conn {
+	return &Conn{
+		ch: ch, client: c, dest: dest,
+		closed:        make(chan struct{}),
+		gone:          make(chan struct{}),
+		readDone:      make(chan readResult, 1),
+		writeDone:     make(chan writeResult, 1),
+		readDeadline:  newDeadline(),
+		writeDeadline: newDeadline(),
+	}
+}
+
+// serve answers the channel's requests until the channel has ended, then waits for the calls on it. The link's
+// connection owns it.
+func (c *Conn) serve(reqs <-chan *ssh.Request) {
+	ssh.DiscardRequests(reqs)
+	close(c.gone)
+	c.mu.Lock()
+	c.finished = true
+	c.mu.Unlock()
+	c.calls.Wait()
+}
+
+// call runs f, which calls the channel, without waiting for it; after the channel's end, when f cannot block, at once.
+func (c *Conn) call(f func()) {
+	c.mu.Lock()
+	if c.finished {
+		c.mu.Unlock()
+		f()
+		return
+	}
+	c.calls.Add(1)
+	c.mu.Unlock()
+	go func() {
+		defer c.calls.Done()
+		f()
+	}()
+}
+
+// Read reads from the destination. It returns io.EOF only if the destination, or the bastion for it, ended the stream.
+func (c *Conn) Read(p []byte) (int, error) {
+	if len(p) == 0 {
+		return 0, nil
+	}
+	c.readMu.Lock()
+	defer c.readMu.Unlock()
+	if err := c.fill(); err != nil {
+		return 0, err
+	}
+	n := copy(p, c.unread)
+	if c.unread = c.unread[n:]; len(c.unread) == 0 {
+		chunks.Put(c.buf)
+		c.buf = nil
+	}
+	return n, nil
+}
+
+// WriteTo implements io.WriterTo and saves the copy that Read makes.
+func (c *Conn) WriteTo(w io.Writer) (int64, error) {
+	var total int64
+	for {
+		c.readMu.Lock()
+		err := c.fill()
+		buf, data := c.buf, c.unread
+		if err == nil {
+			c.buf, c.unread = nil, nil
+		}
+		c.readMu.Unlock()
+		if errors.Is(err, io.EOF) {
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+		n, err := w.Write(data)
+		chunks.Put(buf)
+		total += int64(n)
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// fill waits until there is unread data, or returns why there will be none. The caller holds readMu.
+func (c *Conn) fill() error {
+	passed := c.readDeadline.wait()
+	switch {
+	case isClosed(c.closed):
+		return c.opError("read", net.ErrClosed)
+	case isClosed(passed):
+		return c.opError("read", os.ErrDeadlineExceeded)
+	case len(c.unread) > 0:
+		return nil
+	case c.readErr != nil:
+		return c.readErr
+	}
+	if !c.reading {
+		c.reading = true
+		c.call(c.readChannel)
+	}
+	select {
+	case r := <-c.readDone:
+		c.reading = false
+		c.readErr = r.err
+		if r.n == 0 {
+			chunks.Put(r.buf)
+			return r.err
+		}
+		c.buf, c.unread = r.buf, r.buf[:r.n]
+		return nil
+	case <-c.closed:
+		return c.opError("read", net.ErrClosed)
+	case <-passed:
+		return c.opError("read", os.ErrDeadlineExceeded)
+	}
+}
+
+// readChannel makes one read and leaves its result in readDone, which has room: only one call is under way.
+func (c *Conn) readChannel() {
+	buf := chunks.Get().(*[chunk]byte)
+	n, err := c.ch.Read(buf[:])
+	switch {
+	case errors.Is(err, io.EOF) && !c.client.wire.alive():
+		err = c.opError("read", errLost)
+	case err != nil && !errors.Is(err, io.EOF):
+		err = c.opError("read", err)
+	}
+	c.readDone <- readResult{buf, n, err}
+}
+
+// Write writes to the destination. It returns once SSH has taken all of p.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	written := 0
+	for {
+		if err := c.writable(); err != nil {
+			return written, err
+		}
+		if len(p) == 0 {
+			return written, nil
+		}
+		buf := chunks.Get().(*[chunk]byte) // a copy, because p belongs to the caller again if this is given up
+		m := copy(buf[:], p)
+		n, err := c.send(func() writeResult {
+			n, err := c.ch.Write(buf[:m])
+			chunks.Put(buf)
+			return writeResult{n, err}
+		})
+		written += n
+		if err != nil {
+			return written, err
+		}
+		p = p[m:]
+	}
+}
+
+// CloseWrite tells the destination that no more data comes; reading goes on. It waits for a Write under way.
+func (c *Conn) CloseWrite() error {
+	c.writeMu.Lock()
+	defer c.writeMu.Unlock()
+	if err := c.writable(); err != nil {
+		return err
+	}
+	c.eofSent = true
+	_, err := c.send(func() writeResult { return writeResult{err: c.ch.CloseWrite()} })
+	return err
+}
+
+// writable waits for the rest of a Write that missed its deadline. The caller holds writeMu.
+func (c *Conn) writable() error {
+	if c.writing {
+		if _, err := c.sent(); err != nil {
+			return err
+		}
+	}
+	switch {
+	case isClosed(c.closed):
+		return c.opError("write", net.ErrClosed)
+	case isClosed(c.writeDeadline.wait()):
+		return c.opError("write", os.ErrDeadlineExceeded)
+	case c.eofSent:
+		return c.opError("write", io.ErrClosedPipe)
+	}
+	return c.writeErr
+}
+
+// send starts a call that writes to the channel and waits for it. The caller holds writeMu.
+func (c *Conn) send(f func() writeResult) (int, error) {
+	c.writing = true
+	c.call(func() { c.writeDone <- f() }) // it has room: only one call is under way
+	return c.sent()
+}
+
+// sent waits for the call under way. The caller holds writeMu.
+func (c *Conn) sent() (int, error) {
+	select {
+	case r := <-c.writeDone:
+		c.writing = false
+		switch {
+		case r.err == nil:
+		case !errors.Is(r.err, io.EOF):
+			c.writeErr = c.opError("write", r.err)
+		case c.client.wire.alive():
+			c.writeErr = c.opError("write", io.ErrClosedPipe) // the peer has closed the channel
+		default:
+			c.writeErr = c.opError("write", errLost)
+		}
+		return r.n, c.writeErr
+	case <-c.closed:
+		return 0, c.opError("write", net.ErrClosed)
+	case <-c.writeDeadline.wait():
+		return 0, c.opError("write", os.ErrDeadlineExceeded)
+	}
+}
+
+// Close ends the connection both ways, and every Read and Write on it. It does not wait for the far end.
+func (c *Conn) Close() error {
+	err := error(net.ErrClosed)
+	c.closeOnce.Do(func() {
+		err = nil
+		close(c.closed)
+		c.call(func() {
+			_ = c.ch.Close() // an error means that the channel has ended already
+			c.client.release()
+		})
+	})
+	return err
+}
+
+// Gone is closed when nothing more can be sent, because the far end has closed the connection both ways or the link was
+// lost. What has arrived before can still be read.
+func (c *Conn) Gone() <-chan struct{} { return c.gone }
+
+// LocalAddr returns an unspecified address: the local end is inside the SSH connection.
+func (c *Conn) LocalAddr() net.Addr { return &net.TCPAddr{IP: net.IPv4zero} }
+
+// RemoteAddr returns the destination as it was dialed, names unresolved.
+func (c *Conn) RemoteAddr() net.Addr { return destAddr(c.dest) }
+
+// SetDeadline sets both deadlines.
+func (c *Conn) SetDeadline(t time.Time) error {
+	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
+}
+
+// SetReadDeadline bounds reads, also one that waits already; the zero time means no bound.
+func (c *Conn) SetReadDeadline(t time.Time) error { return c.setDeadline(c.readDeadline, t) }
+
+// SetWriteDeadline bounds writes, also one that waits already; the zero time means no bound.
+func (c *Conn) SetWriteDeadline(t time.Time) error { return c.setDeadline(c.writeDeadline, t) }
+
+func (c *Conn) setDeadline(d *deadline, t time.Time) error {
+	if isClosed(c.closed) {
+		return c.opError("set", net.ErrClosed)
+	}
+	d.set(t)
+	return nil
+}
+
+func (c *Conn) opError(op string, err error) error {
+	return &net.OpError{Op: op, Net: "ssh", Addr: destAddr(c.dest), Err: err}
+}
+
+// destAddr is an address behind the bastion.
+type destAddr string
+
+func (destAddr) Network() string  { return "tcp" }
+func (a destAddr) String() string { return string(a) }

@@ -1,0 +1,54 @@
+package tunnel
+
+import (
+	"sync"
+	"time"
+)
+
+// deadline is a point in time that can be moved while others wait for it.
+type deadline struct {
+	mu     sync.Mutex
+	timer  *time.Timer   // nil when no point in the future is set
+	passed chan struct{} // closed once the point has passed
+}
+
+func newDeadline() *deadline { return &deadline{passed: make(chan struct{})} }
+
+// wait returns a channel that is closed when the deadline passes, also if the deadline is moved meanwhile, unless it has
+// passed before and is moved later.
+func (d *deadline) wait() <-chan struct{} {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.passed
+}
+
+// set moves the deadline; the zero time means never.
+func (d *deadline) set(t time.Time) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.timer != nil && !d.timer.Stop() {
+		<-d.passed // the timer's function is running or has run: it closes exactly this channel
+	}
+	d.timer = nil
+	if isClosed(d.passed) {
+		d.passed = make(chan struct{})
+	}
+	if t.IsZero() {
+		return
+	}
+	passed := d.passed
+	if left := time.Until(t); left > 0 {
+		d.timer = time.AfterFunc(left, func() { close(passed) })
+	} else {
+		close(passed)
+	}
+}
+
+func isClosed(c <-chan struct{}) bool {
+	select {
+	case <-c:
+		return true
+	default:
+		return false
+	}
+}

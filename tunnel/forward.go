@@ -1,0 +1,191 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// Dialer opens connections through the bastion; a [Link] is one. The connections should be able to end their directions
+// separately (have CloseWrite).
+type Dialer interface {
+	Dial(ctx context.Context, network, addr string) (net.Conn, error)
+}
+
+// ForwardConfig is the configuration of [Forward]. The zero value is ready for use.
+type ForwardConfig struct {
+	Logger   *slog.Logger // nil: no log
+	MaxConns int          // connections at a time; more wait in the listener's backlog. 0: 1024
+	Stats    *Stats       // counts the connections; nil: nobody wants to know
+}
+
+const defaultMaxConns = 1024
+
+// Stats counts the connections of one listener. It may be read at any time.
+type Stats struct {
+	active, total, failed atomic.Int64
+	up, down              atomic.Int64
+}
+
+// StatsSnapshot is what Stats has counted so far.
+type StatsSnapshot struct {
+	Active    int64 `json:"active"`     // connections now
+	Total     int64 `json:"total"`      // connections so far
+	Failed    int64 `json:"failed"`     // those that the bastion refused or that could not be opened
+	BytesUp   int64 `json:"bytes_up"`   // from the local clients
+	BytesDown int64 `json:"bytes_down"` // to the local clients
+}
+
+// Snapshot returns what has been counted so far.
+func (s *Stats) Snapshot() StatsSnapshot {
+	return StatsSnapshot{
+		Active: s.active.Load(), Total: s.total.Load(), Failed: s.failed.Load(),
+		BytesUp: s.up.Load(), BytesDown: s.down.Load(),
+	}
+}
+
+// Forward accepts clients from ln and splices each to a new connection to dest, a host:port as the bastion sees it, until
+// ctx is done; then it closes ln and all connections, waits for them, and returns nil. It returns an error only if ln
+// breaks.
+//
+// While d waits for its link, the client waits too. If dest cannot be reached, the client's connection is reset and the
+// reason logged. A client that gives up meanwhile is noticed only once its connection has been opened, because until
+// then nothing is read from it.
+func Forward(ctx context.Context, ln net.Listener, d Dialer, dest string, cfg ForwardConfig) error {
+	if _, _, err := parseDest("tcp", dest); err != nil {
+		_ = ln.Close()
+		return fail.New(fail.Usage, "forward to "+dest, err, "give the destination as host:port")
+	}
+	a := newAcceptor(ln, cfg.MaxConns, cfg.Logger, cfg.Stats)
+	return a.serve(ctx, func(ctx context.Context, local net.Conn) {
+		remote, err := d.Dial(ctx, "tcp", dest)
+		if err != nil {
+			reset(local)
+			_ = local.Close()
+			a.refuse(ctx, dest, err)
+			return
+		}
+		a.splice(ctx, asDuplex(local), asDuplex(remote), dest)
+	})
+}
+
+// acceptor is the accept loop that Forward and ServeSOCKS share.
+type acceptor struct {
+	ln    net.Listener
+	max   int
+	log   *slog.Logger
+	stats *Stats
+}
+
+func newAcceptor(ln net.Listener, maxConns int, log *slog.Logger, stats *Stats) *acceptor {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	if stats == nil {
+		stats = new(Stats)
+	}
+	setDefault(&maxConns, defaultMaxConns)
+	return &acceptor{ln: ln, max: max(maxConns, 1), log: log.With("listener", ln.Addr().String()), stats: stats}
+}
+
+// serve calls handle, which closes the connection, in a goroutine for each client, until ctx is done or ln breaks. Then
+// it cancels handle's ctx and waits for all.
+func (a *acceptor) serve(ctx context.Context, handle func(context.Context, net.Conn)) error {
+	parent := ctx
+	ctx, cancel := context.WithCancel(ctx)
+	var conns sync.WaitGroup
+	defer conns.Wait()
+	defer cancel()
+	conns.Go(func() {
+		<-ctx.Done()
+		_ = a.ln.Close()
+	})
+
+	slots := make(chan struct{}, a.max)
+	var delay acceptDelay
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-ctx.Done():
+			return nil
+		}
+		conn, err := a.ln.Accept()
+		if err != nil {
+			<-slots
+			switch {
+			case parent.Err() != nil:
+				return nil
+			case !isPassing(err):
+				return fmt.Errorf("accept on %s: %w", a.ln.Addr(), err)
+			}
+			a.log.Warn("cannot accept a connection now", "err", err)
+			if !delay.wait(ctx) {
+				return nil
+			}
+			continue
+		}
+		delay = 0
+		if tcp, ok := conn.(*net.TCPConn); ok {
+			_ = tcp.SetNoDelay(true) // Go's default; said because latency depends on it
+		}
+		a.stats.active.Add(1)
+		a.stats.total.Add(1)
+		conns.Go(func() {
+			defer func() {
+				a.stats.active.Add(-1)
+				<-slots
+			}()
+			handle(ctx, conn)
+		})
+	}
+}
+
+// splice splices and logs the end.
+func (a *acceptor) splice(ctx context.Context, local, remote Duplex, dest string) {
+	err := splice(ctx, local, remote, &a.stats.up, &a.stats.down)
+	switch {
+	case err == nil || isShutdown(err):
+	case errors.Is(err, errLost):
+		a.log.Warn("connection lost", "dest", dest, "err", err)
+	default:
+		a.log.Debug("connection broken", "dest", dest, "err", err)
+	}
+}
+
+// refuse counts and logs a connection that could not be opened.
+func (a *acceptor) refuse(ctx context.Context, dest string, err error) {
+	if ctx.Err() != nil {
+		return // it was given up
+	}
+	a.stats.failed.Add(1)
+	a.log.Warn("connection not opened", "dest", dest, "err", err, "next", fail.NextOf(err))
+}
+
+// isPassing reports whether another Accept may succeed: the client has gone, or file descriptors or memory are short.
+func isPassing(err error) bool {
+	var t interface{ Temporary() bool } // deprecated for net errors in general, but exact for Accept's
+	return !errors.Is(err, net.ErrClosed) && errors.As(err, &t) && t.Temporary()
+}
+
+// acceptDelay grows from 5 ms to 1 s.
+type acceptDelay time.Duration
+
+// wait reports whether it waited to the end.
+func (d *acceptDelay) wait(ctx context.Context) bool {
+	*d = min(max(*d*2, acceptDelay(5*time.Millisecond)), acceptDelay(time.Second))
+	t := time.NewTimer(time.Duration(*d))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}

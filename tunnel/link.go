@@ -1,0 +1,601 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// Transport is a byte stream to an SSH server, with what is needed to log in there. The Link closes Conn.
+type Transport struct {
+	Conn              net.Conn
+	User              string
+	Auth              []ssh.AuthMethod
+	HostKey           ssh.HostKeyCallback // required; an error is permanent and comes before any data of this end
+	HostKeyAlgorithms []string            // nil: the defaults of x/crypto/ssh
+	Describe          string              // names the bastion in messages and in Replacing
+}
+
+// Connector brings a Transport. The Link calls Connect from one goroutine, once for each attempt, and Connect bounds
+// itself in time. An error for which [IsPermanent] holds ends the Link; after any other it tries again, for ever.
+type Connector interface {
+	Connect(ctx context.Context) (*Transport, error)
+}
+
+// ConnectorFunc is a function that is a Connector.
+type ConnectorFunc func(ctx context.Context) (*Transport, error)
+
+// Connect calls f.
+func (f ConnectorFunc) Connect(ctx context.Context) (*Transport, error) { return f(ctx) }
+
+type replacingKey struct{}
+
+// Replacing returns, inside Connect, the description of the draining bastion that the new transport replaces. The
+// transport must lead to another one: that one is going away.
+func Replacing(ctx context.Context) (describe string, ok bool) {
+	describe, ok = ctx.Value(replacingKey{}).(string)
+	return describe, ok
+}
+
+// Phase says what a Link is doing.
+type Phase string
+
+// The phases of a Link.
+const (
+	Connecting   Phase = "connecting"   // for the first time
+	Up           Phase = "up"           // connected
+	Reconnecting Phase = "reconnecting" // the connection was lost; dials wait
+	Draining     Phase = "draining"     // the bastion is going away: old connections finish while a new one is made
+	Idle         Phase = "idle"         // the bastion has gone and nobody used it: the next dial connects anew
+	Down         Phase = "down"         // ended: closed, or given up
+)
+
+// State is what a Link is doing and why.
+type State struct {
+	Phase    Phase
+	Since    time.Time     // when the phase began
+	Err      error         // the latest failure, nil while up
+	Attempt  int           // failed attempts in a row
+	Retry    time.Duration // how long the Link waits before its next attempt; 0 while it makes one
+	Describe string        // the bastion, where known
+}
+
+// Keepalive says how the death of a silent peer is noticed: after Interval without a byte the Link asks for an answer;
+// after MaxMissed more intervals it takes the connection for lost. Zero values mean 15 s and 3; a negative Interval
+// turns it off.
+type Keepalive struct {
+	Interval  time.Duration
+	MaxMissed int
+}
+
+// LinkConfig is the configuration of a Link. The zero value is ready for use.
+type LinkConfig struct {
+	Logger         *slog.Logger  // nil: no log
+	Keepalive      Keepalive     //
+	ConnectTimeout time.Duration // for the SSH handshake; the Connector bounds itself. 0: 30 s
+	BackoffMin     time.Duration // the first wait between attempts, doubled by each failure. 0: 500 ms
+	BackoffMax     time.Duration // the longest wait; a connection that lived so long counts as a success. 0: 30 s
+	HoldMax        int           // how many dials may wait for the link at a time. 0: 1024; negative: none
+	HoldTimeout    time.Duration // how long each may wait. 0: 60 s
+	DialTimeout    time.Duration // for the bastion's answer to a dial. 0: 30 s
+
+	// OnState is called at each change of the state, by one goroutine at a time, in order. It must not block and must not
+	// call the Link.
+	OnState func(State)
+}
+
+func (c LinkConfig) withDefaults() LinkConfig {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	setDefault(&c.Keepalive.Interval, 15*time.Second)
+	setDefault(&c.Keepalive.MaxMissed, 3)
+	setDefault(&c.ConnectTimeout, 30*time.Second)
+	setDefault(&c.BackoffMin, 500*time.Millisecond)
+	setDefault(&c.BackoffMax, 30*time.Second)
+	setDefault(&c.HoldMax, 1024)
+	setDefault(&c.HoldTimeout, time.Minute)
+	setDefault(&c.DialTimeout, 30*time.Second)
+	return c
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// Link is an SSH connection to a bastion that is kept up. Make one with [NewLink], then call Start, and Close at the end.
+type Link struct {
+	connector Connector
+	cfg       LinkConfig
+
+	startOnce sync.Once
+	cancel    context.CancelFunc // set by startOnce
+	done      chan struct{}      // closed once the Link has ended and all its goroutines but the closer have returned
+	demand    chan struct{}      // capacity 1: a dial waits
+
+	mu      sync.Mutex
+	current *client       // takes new connections; nil while there is none
+	everUp  bool          //
+	failed  error         // why the Link takes no more dials, or nil
+	waiting int           // dials that wait for current
+	changed chan struct{} // closed and replaced when current, everUp or failed changes
+	state   State
+}
+
+// NewLink returns a Link that gets its transports from connector.
+func NewLink(connector Connector, cfg LinkConfig) *Link {
+	return &Link{
+		connector: connector,
+		cfg:       cfg.withDefaults(),
+		done:      make(chan struct{}),
+		demand:    make(chan struct{}, 1),
+		changed:   make(chan struct{}),
+		state:     State{Phase: Connecting, Since: time.Now()},
+	}
+}
+
+// Start begins to connect. The Link ends when ctx does, at Close, or by a permanent error. Later calls do nothing.
+func (l *Link) Start(ctx context.Context) {
+	l.startOnce.Do(func() {
+		ctx, l.cancel = context.WithCancel(ctx)
+		go l.run(ctx)
+	})
+}
+
+// Close ends the Link and every connection through it, and waits until that is done. It may be called more than once.
+func (l *Link) Close() error {
+	l.startOnce.Do(func() { // never started
+		l.cancel = func() {}
+		l.end(nil)
+		close(l.done)
+	})
+	l.cancel()
+	<-l.done
+	return nil
+}
+
+// Done is closed when the Link has ended; Err then says why.
+func (l *Link) Done() <-chan struct{} { return l.done }
+
+// Err returns the permanent error that ended the Link, or nil if it goes on or was closed.
+func (l *Link) Err() error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if errors.Is(l.failed, errLinkClosed) {
+		return nil
+	}
+	return l.failed
+}
+
+// State returns what the Link is doing.
+func (l *Link) State() State {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.state
+}
+
+var errLinkClosed = errors.New("the link to the bastion is closed")
+
+// Ready waits until the Link has been connected once, has ended, or ctx is done; nil means the first.
+func (l *Link) Ready(ctx context.Context) error {
+	for {
+		l.mu.Lock()
+		up, failed, changed, last := l.everUp, l.failed, l.changed, l.state.Err
+		l.mu.Unlock()
+		switch {
+		case failed != nil:
+			return failed
+		case up:
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return waitError("connect to the bastion", ctx, last)
+		}
+	}
+}
+
+// waitError is the error of a wait for the link that ctx ended; last is the link's own latest failure.
+func waitError(op string, ctx context.Context, last error) error {
+	err := context.Cause(ctx)
+	if last == nil {
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	if fail.KindOf(err) == fail.Timeout {
+		return fail.New(fail.Timeout, op, fmt.Errorf("%w; the latest failure: %w", err, last), fail.NextOf(last))
+	}
+	return fmt.Errorf("%s: %w; the latest failure: %w", op, err, last)
+}
+
+// Dial opens a connection from the bastion to addr, a host:port whose name the bastion resolves; network is tcp, tcp4 or
+// tcp6, which makes no difference. While the link is down, Dial waits for it, for at most HoldTimeout in all and together
+// with at most HoldMax others. The connection is a [*Conn].
+//
+// A refusal is a [*RefusedError] in the chain: of kind Denied if the bastion's policy is the reason.
+func (l *Link) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	op := "open a connection to " + addr
+	host, port, err := parseDest(network, addr)
+	if err != nil {
+		return nil, fail.New(fail.Usage, op, err, "give the destination as host:port")
+	}
+	hold := holdTimer{timeout: l.cfg.HoldTimeout}
+	defer hold.stop()
+	for {
+		c, err := l.acquire(ctx, op, &hold)
+		if err != nil {
+			return nil, err
+		}
+		conn, err := l.dialOn(ctx, c, op, host, port)
+		if err == nil {
+			return conn, nil
+		}
+		var refusal *ssh.OpenChannelError
+		switch {
+		case ctx.Err() != nil, fail.KindOf(err) == fail.Timeout:
+			return nil, err
+		case errors.As(err, &refusal) && !c.drained():
+			return nil, refused(addr, refusal)
+		case refusal == nil:
+			c.close(fmt.Errorf("%w: %w", errLost, err)) // x/crypto/ssh has or will have ended it
+		}
+		// The connection was lost, or the bastion takes no new ones: the next connection will do.
+		if err := l.superseded(ctx, op, c, &hold); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// dialOn dials through c within DialTimeout.
+func (l *Link) dialOn(ctx context.Context, c *client, op, host string, port uint32) (net.Conn, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, l.cfg.DialTimeout,
+		fail.New(fail.Timeout, op, fmt.Errorf("the bastion gave no answer within %v", l.cfg.DialTimeout),
+			"check that the destination can be reached from the bastion"))
+	defer cancel()
+	conn, err := c.dial(ctx, host, port)
+	if err != nil && ctx.Err() != nil {
+		if cause := context.Cause(ctx); fail.KindOf(cause) == fail.Timeout {
+			return nil, cause
+		}
+		return nil, fmt.Errorf("%s: %w", op, context.Cause(ctx))
+	}
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
+}
+
+// Request sends an SSH global request to the bastion and returns whether it was granted, and the answer. It does not wait
+// for the link.
+func (l *Link) Request(ctx context.Context, name string, payload []byte) (ok bool, reply []byte, err error) {
+	l.mu.Lock()
+	c := l.current
+	l.mu.Unlock()
+	if c == nil {
+		return false, nil, fail.New(fail.Lost, "ask the bastion for "+name, errors.New("the link is down"), "")
+	}
+	ok, reply, err = c.request(ctx, name, payload)
+	if err != nil {
+		return false, nil, fmt.Errorf("ask the bastion for %s: %w", name, err)
+	}
+	return ok, reply, nil
+}
+
+// acquire waits for a connection and holds it.
+func (l *Link) acquire(ctx context.Context, op string, hold *holdTimer) (*client, error) {
+	return l.wait(ctx, op, hold, func() bool { return l.current != nil })
+}
+
+// superseded waits until c does not take new connections any more.
+func (l *Link) superseded(ctx context.Context, op string, c *client, hold *holdTimer) error {
+	got, err := l.wait(ctx, op, hold, func() bool { return l.current != c })
+	if got != nil {
+		got.release()
+	}
+	return err
+}
+
+// wait waits, within the bounds on held dials, until cond holds, which is called with l.mu held, and returns and holds
+// the then current connection, if any.
+func (l *Link) wait(ctx context.Context, op string, hold *holdTimer, cond func() bool) (*client, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	queued := false
+	defer func() {
+		if queued {
+			l.waiting--
+		}
+	}()
+	for {
+		switch {
+		case l.failed != nil:
+			return nil, fail.New(fail.Lost, op, l.failed, fail.NextOf(l.failed))
+		case ctx.Err() != nil:
+			return nil, fmt.Errorf("%s: %w", op, context.Cause(ctx))
+		case cond():
+			if l.current != nil {
+				l.current.hold()
+			}
+			return l.current, nil
+		case !queued && l.waiting >= l.cfg.HoldMax:
+			return nil, fail.New(fail.Lost, op, fmt.Errorf("the link is down and %d connections wait for it", l.waiting),
+				"try again when the link is up")
+		case !queued:
+			queued = true
+			l.waiting++
+			select {
+			case l.demand <- struct{}{}:
+			default:
+			}
+		}
+		changed, last := l.changed, l.state.Err
+		l.mu.Unlock()
+		err := hold.wait(ctx, changed)
+		l.mu.Lock()
+		switch {
+		case errors.Is(err, errHoldTimeout):
+			err = fmt.Errorf("the link has been down for %v", l.cfg.HoldTimeout)
+			if last != nil {
+				err = fmt.Errorf("%w: %w", err, last)
+			}
+			return nil, fail.New(fail.Lost, op, err, "try again when the link is up")
+		case err != nil:
+			return nil, waitError(op, ctx, last)
+		}
+	}
+}
+
+// holdTimer bounds the time that one dial waits in all. It starts with the first wait.
+type holdTimer struct {
+	timeout time.Duration
+	timer   *time.Timer
+}
+
+var errHoldTimeout = errors.New("hold timeout")
+
+func (h *holdTimer) wait(ctx context.Context, changed <-chan struct{}) error {
+	if h.timer == nil {
+		h.timer = time.NewTimer(h.timeout)
+	}
+	select {
+	case <-changed:
+		return nil
+	case <-h.timer.C:
+		return errHoldTimeout
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+func (h *holdTimer) stop() {
+	if h.timer != nil {
+		h.timer.Stop()
+	}
+}
+
+// run is the Link's one goroutine: it connects, watches and replaces the connections, and waits for all of them.
+func (l *Link) run(ctx context.Context) {
+	defer close(l.done)
+	defer l.cancel()
+	var clients sync.WaitGroup
+	err := l.supervise(ctx, &clients)
+	if ctx.Err() != nil {
+		err = nil // closed
+	}
+	l.end(err)
+	clients.Wait() // the last connections of draining bastions may still finish
+}
+
+// supervise connects, serves and reconnects until ctx is done or an error is permanent.
+func (l *Link) supervise(ctx context.Context, clients *sync.WaitGroup) error {
+	delay := backoff{min: l.cfg.BackoffMin, max: l.cfg.BackoffMax}
+	phase := Connecting
+	rejected := true // the key was rejected by the latest attempt, or none has ever been accepted
+	failures := 0    // in a row
+	connectCtx := ctx
+	var latest *client
+	l.setState(State{Phase: phase})
+	for {
+		c, err := l.connect(connectCtx)
+		if err != nil {
+			var auth *authError
+			isAuth := errors.As(err, &auth)
+			switch {
+			case ctx.Err() != nil:
+				return ctx.Err()
+			case isAuth && !rejected:
+				rejected = true // a bastion that was replaced meanwhile may accept the next key
+			case IsPermanent(err), phase == Connecting && fail.KindOf(err) == fail.Credentials:
+				return err
+			}
+			failures++
+			if phase == Draining && isClosed(latest.done) {
+				phase = Reconnecting
+			}
+			if err := l.pause(ctx, State{Phase: phase, Err: err, Attempt: failures, Retry: delay.next()}); err != nil {
+				return err
+			}
+			continue
+		}
+		rejected, failures, connectCtx, latest = false, 0, ctx, c
+		clients.Go(c.run)
+		l.serveOn(c)
+		began := time.Now()
+		select {
+		case <-ctx.Done():
+			l.retract()
+			c.close(errLinkClosed)
+			return ctx.Err()
+		case <-c.done:
+			l.cfg.Logger.Warn("link lost", "bastion", c.describe, "err", c.err)
+			l.retract()
+			phase = Reconnecting
+			err = c.err
+		case <-c.draining:
+			l.cfg.Logger.Info("bastion draining", "bastion", c.describe, "left", c.left)
+			phase = Draining
+			err = nil
+			connectCtx = context.WithValue(ctx, replacingKey{}, c.describe)
+		}
+		if time.Since(began) >= l.cfg.BackoffMax {
+			delay.reset()
+		}
+		if phase == Draining {
+			unused := l.retract() && !c.inUse()
+			clients.Go(func() { c.retire(ctx) })
+			if unused {
+				l.setState(State{Phase: Idle, Describe: c.describe})
+				select {
+				case <-l.demand:
+				case <-ctx.Done():
+					return ctx.Err()
+				}
+			}
+		}
+		if err := l.pause(ctx, State{Phase: phase, Err: err, Retry: delay.next()}); err != nil {
+			return err
+		}
+	}
+}
+
+// connect makes one attempt.
+func (l *Link) connect(ctx context.Context) (*client, error) {
+	t, err := l.connector.Connect(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return handshake(ctx, t, l.cfg.ConnectTimeout, l.cfg.Keepalive, l.cfg.Logger)
+}
+
+// pause shows s and waits for s.Retry before the next attempt.
+func (l *Link) pause(ctx context.Context, s State) error {
+	l.setState(s)
+	t := time.NewTimer(s.Retry)
+	defer t.Stop()
+	select {
+	case <-t.C:
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	s.Retry = 0
+	l.setState(s)
+	return nil
+}
+
+// backoff makes the waits between attempts: exponential, half of each random, so that many desktops that lost the same
+// bastion do not come back as one. The first is short.
+type backoff struct {
+	min, max time.Duration
+	attempt  int // waits since the last reset
+}
+
+func (b *backoff) reset() { b.attempt = 0 }
+
+func (b *backoff) next() time.Duration {
+	d := b.min
+	for range b.attempt - 1 {
+		if d *= 2; d >= b.max {
+			d = b.max
+			break
+		}
+	}
+	b.attempt++
+	if b.attempt == 1 {
+		return rand.N(b.min)/2 + 1
+	}
+	return d/2 + rand.N(d/2+1)
+}
+
+// serveOn makes c the connection that dials use.
+func (l *Link) serveOn(c *client) {
+	l.mu.Lock()
+	l.current, l.everUp = c, true
+	l.broadcast()
+	l.mu.Unlock()
+	l.setState(State{Phase: Up, Describe: c.describe})
+}
+
+// retract takes the current connection from the dials and reports whether none of them waits.
+func (l *Link) retract() (quiet bool) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.current = nil
+	l.broadcast()
+	if l.waiting > 0 {
+		return false
+	}
+	select {
+	case <-l.demand: // of a dial that has got its connection
+	default:
+	}
+	return true
+}
+
+// end ends all dials, for the given reason.
+func (l *Link) end(err error) {
+	l.mu.Lock()
+	l.failed = err
+	if err == nil {
+		l.failed = errLinkClosed
+	}
+	l.broadcast()
+	l.mu.Unlock()
+	l.setState(State{Phase: Down, Err: err})
+}
+
+// broadcast wakes those that wait for a change. The caller holds l.mu.
+func (l *Link) broadcast() {
+	close(l.changed)
+	l.changed = make(chan struct{})
+}
+
+// setState is called by the Link's one goroutine.
+func (l *Link) setState(s State) {
+	l.mu.Lock()
+	s.Since = time.Now()
+	if s.Phase == l.state.Phase {
+		s.Since = l.state.Since
+	}
+	if s.Describe == "" {
+		s.Describe = l.state.Describe
+	}
+	l.state = s
+	l.mu.Unlock()
+	if l.cfg.OnState != nil {
+		l.cfg.OnState(s)
+	}
+}
+
+// parseDest checks a destination.
+func parseDest(network, addr string) (host string, port uint32, err error) {
+	switch network {
+	case "tcp", "tcp4", "tcp6":
+	default:
+		return "", 0, fmt.Errorf("network %s is not supported", network)
+	}
+	host, portText, err := net.SplitHostPort(addr)
+	if err != nil {
+		return "", 0, err
+	}
+	n, err := strconv.ParseUint(portText, 10, 16)
+	if err != nil || n == 0 {
+		return "", 0, fmt.Errorf("bad port %q", portText)
+	}
+	if host == "" {
+		return "", 0, errors.New("no host")
+	}
+	return host, uint32(n), nil
+}

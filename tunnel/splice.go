@@ -1,0 +1,133 @@
+package tunnel
+
+import (
+	"context"
+	"errors"
+	"io"
+	"net"
+	"sync/atomic"
+)
+
+// Duplex is a connection whose two directions end separately. *net.TCPConn, *net.UnixConn and *Conn are such.
+type Duplex interface {
+	io.ReadWriteCloser
+	CloseWrite() error
+}
+
+// Splice copies between a and b, both ways, until both directions have ended, and closes both. The end of one direction
+// is passed on by CloseWrite while the other goes on. An error in either direction, or the end of ctx, ends both at once;
+// TCP peers see a reset then, not an end. If the far side of one is gone for good (see [Conn.Gone]), the other is not
+// waited for.
+//
+// Splice waits for its goroutines: Close of both a and b must end their Reads and Writes.
+func Splice(ctx context.Context, a, b Duplex) error {
+	var ab, ba atomic.Int64
+	return splice(ctx, a, b, &ab, &ba)
+}
+
+// splice is Splice that counts the bytes from a to b and from b to a.
+func splice(ctx context.Context, a, b Duplex, ab, ba *atomic.Int64) error {
+	ended := make(chan ending, 2)
+	go func() { ended <- ending{copyHalf(b, a, ab), a} }()
+	go func() { ended <- ending{copyHalf(a, b, ba), b} }()
+
+	var result error
+	closeBoth := func() {
+		_ = a.Close()
+		_ = b.Close()
+	}
+	stop := func(err error) {
+		if result == nil {
+			result = err
+			reset(a)
+			reset(b)
+			closeBoth()
+		}
+	}
+	cancelled := ctx.Done()
+	var gone <-chan struct{}
+	for running := 2; running > 0; {
+		select {
+		case e := <-ended:
+			running--
+			if e.err != nil {
+				stop(e.err)
+			} else if g, ok := e.src.(interface{ Gone() <-chan struct{} }); ok {
+				gone = g.Gone() // all that src sent has been passed on
+			}
+		case <-gone:
+			gone = nil
+			if running > 0 && result == nil {
+				closeBoth()
+				<-ended // its error says only that it was closed
+				running--
+			}
+		case <-cancelled:
+			cancelled = nil
+			stop(context.Cause(ctx))
+		}
+	}
+	closeBoth()
+	return result
+}
+
+// ending is the end of one direction.
+type ending struct {
+	err error
+	src Duplex
+}
+
+// copyHalf copies from src to dst until src ends, and passes the end on.
+func copyHalf(dst, src Duplex, n *atomic.Int64) error {
+	w := countingWriter{dst, n}
+	var err error
+	if c, ok := src.(*Conn); ok {
+		_, err = c.WriteTo(w)
+	} else {
+		buf := chunks.Get().(*[chunk]byte)
+		_, err = io.CopyBuffer(w, onlyReader{src}, buf[:]) // onlyReader: a WriterTo would not use buf
+		chunks.Put(buf)
+	}
+	if err == nil {
+		_ = dst.CloseWrite() // if it fails, dst is broken, which the other direction finds out if it matters
+	}
+	return err
+}
+
+type onlyReader struct{ io.Reader }
+
+type countingWriter struct {
+	w io.Writer
+	n *atomic.Int64
+}
+
+func (c countingWriter) Write(p []byte) (int, error) {
+	n, err := c.w.Write(p)
+	c.n.Add(int64(n))
+	return n, err
+}
+
+// reset makes the Close of a TCP connection a reset.
+func reset(d io.Closer) {
+	if r, ok := d.(interface{ SetLinger(int) error }); ok {
+		_ = r.SetLinger(0)
+	}
+}
+
+// asDuplex makes a Duplex of any connection. One that cannot end its directions separately ends both when the other
+// side ends one.
+func asDuplex(c net.Conn) Duplex {
+	if d, ok := c.(Duplex); ok {
+		return d
+	}
+	return simplex{c}
+}
+
+type simplex struct{ net.Conn }
+
+func (s simplex) CloseWrite() error { return s.Close() }
+
+// isShutdown reports whether err only says that this end closed the connection.
+func isShutdown(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, context.Canceled)
+}
