@@ -66,13 +66,42 @@ type Message struct {
 	// PayloadType is absent on the wire (and zero here) in channel_closed.
 	PayloadType datachannel.PayloadType
 	Payload     []byte
+
+	wire wireForm
+}
+
+// wireForm is how the sender laid the header out, where the peers differ. Decode records it so that Append gives back what
+// was read; it is the usual form of the message type in messages made here.
+type wireForm uint8
+
+const (
+	wireUsual wireForm = iota
+	wireSpaces
+	wireNUL
+	wireShortSpaces // a header without the payload type
+	wireShortNUL
+)
+
+func (m *Message) form() wireForm {
+	if m.wire != wireUsual {
+		return m.wire
+	}
+	if m.Type == datachannel.ChannelClosed {
+		return wireShortNUL
+	}
+	return wireSpaces
 }
 
 // Append appends the encoded message to dst and returns the extended slice. A message type longer than 32 bytes is a
 // programming error and panics.
 func (m *Message) Append(dst []byte) []byte {
 	hlen, pad := headerLen, byte(' ')
-	if m.Type == datachannel.ChannelClosed {
+	switch m.form() {
+	case wireNUL:
+		pad = 0
+	case wireShortSpaces:
+		hlen = headerLenClosed
+	case wireShortNUL:
 		hlen, pad = headerLenClosed, 0
 	}
 	if len(m.Type) > typeLen {
@@ -102,8 +131,35 @@ func (m *Message) Append(dst []byte) []byte {
 	return append(dst, m.Payload...)
 }
 
+// cutType splits the type field into the type and the byte it is padded with. A type that fills the field counts as padded
+// with spaces.
+func cutType(field []byte) (datachannel.MessageType, byte, error) {
+	pad := byte(' ')
+	if field[typeLen-1] == 0 {
+		pad = 0
+	}
+	n := typeLen
+	for n > 0 && field[n-1] == pad {
+		n--
+	}
+	typ := field[:n]
+	if n == 0 || typ[n-1] == ' ' || bytes.IndexByte(typ, 0) >= 0 {
+		return "", 0, fmt.Errorf("%w: message type %q", ErrMalformed, field)
+	}
+	// The usual types are constants here, so that a message costs no allocation.
+	switch string(typ) {
+	case string(datachannel.OutputStreamData):
+		return datachannel.OutputStreamData, pad, nil
+	case string(datachannel.InputStreamData):
+		return datachannel.InputStreamData, pad, nil
+	case string(datachannel.Acknowledge):
+		return datachannel.Acknowledge, pad, nil
+	}
+	return datachannel.MessageType(typ), pad, nil
+}
+
 // Decode parses one message. Message.Payload aliases b, which is only read. Every field is checked against the length of b
-// and the payload against its digest; an error wraps ErrMalformed.
+// and the payload against its digest; an error wraps ErrMalformed. What Decode accepts, Append encodes to the same bytes.
 func Decode(b []byte) (Message, error) {
 	if len(b) < headerLenClosed+4 {
 		return Message{}, fmt.Errorf("%w: %d bytes, shorter than a header", ErrMalformed, len(b))
@@ -122,12 +178,12 @@ func Decode(b []byte) (Message, error) {
 	if int64(len(b)) != hlen+4+n {
 		return Message{}, fmt.Errorf("%w: payload length %d in a message of %d bytes", ErrMalformed, n, len(b))
 	}
-	typ := bytes.TrimRight(b[offType:offType+typeLen], " \x00")
-	if len(typ) == 0 {
-		return Message{}, fmt.Errorf("%w: no message type", ErrMalformed)
+	typ, pad, err := cutType(b[offType : offType+typeLen])
+	if err != nil {
+		return Message{}, err
 	}
 	m := Message{
-		Type:    datachannel.MessageType(typ),
+		Type:    typ,
 		Schema:  binary.BigEndian.Uint32(b[offSchema:]),
 		Created: time.UnixMilli(int64(binary.BigEndian.Uint64(b[offCreated:]))),
 		Seq:     int64(binary.BigEndian.Uint64(b[offSeq:])),
@@ -136,6 +192,16 @@ func Decode(b []byte) (Message, error) {
 	}
 	copy(m.ID[:8], b[offID+8:])
 	copy(m.ID[8:], b[offID:])
+	switch {
+	case hlen == headerLen && pad == 0:
+		m.wire = wireNUL
+	case hlen == headerLen:
+		m.wire = wireSpaces
+	case pad == 0:
+		m.wire = wireShortNUL
+	default:
+		m.wire = wireShortSpaces
+	}
 	if hlen == headerLen {
 		m.PayloadType = datachannel.PayloadType(binary.BigEndian.Uint32(b[offPayType:]))
 	}

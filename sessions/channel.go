@@ -1,0 +1,775 @@
+package sessions
+
+import (
+	"context"
+	"encoding/binary"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"math/rand/v2"
+	"net"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/mmmorris1975/ssm-session-client/datachannel"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/sessions/frame"
+)
+
+const (
+	// batchBytes is how much data the loop hands to the writer at once. Acks come on top.
+	batchBytes = 64 << 10
+	// batchLimit stops the loop from taking more messages, each of which needs an ack, while the writer is stuck.
+	batchLimit = 256 << 10
+	// spareBytes bounds the frames that the loop keeps for reuse.
+	spareBytes = 512 << 10
+
+	finPatience = 500 * time.Millisecond // for the ack of the TerminateSession flag
+	callTimeout = 15 * time.Second       // of one ResumeSession or dial
+	maxBackoff  = 10 * time.Second
+	steadyLink  = 10 * time.Second // a link that lasted so long was a good one, even if nothing came on it
+	probeAfter  = 3                // retransmission timeouts in a row after which the path is probed
+)
+
+// closing is how far a stream that ends in good order has come.
+type closing uint8
+
+const (
+	notClosing closing = iota
+	flushing           // what was written goes out
+	finishing          // the TerminateSession flag is out
+)
+
+// channel is the data channel of one stream. Its loop, run, owns every field and is the only goroutine that touches them; the
+// link's goroutines, the one that connects and the one that asks for a key talk to it through the channels below, each of
+// which has room for what may be sent, or is left by link.close.
+type channel struct {
+	s   *Stream
+	cfg *streamConfig
+	log *slog.Logger
+	ids *rand.ChaCha8 // message ids: unique, not secret
+
+	send *sendQueue
+	recv *recvQueue[*heldPayload]
+	hs   *handshake
+	open bool // the handshake is complete, and ready closed
+
+	link       *link // nil while there is none
+	connected  chan connectResult
+	connecting context.CancelFunc // ends the goroutine that connects; nil when there is none
+	attempts   int
+	linkSince  time.Time
+	resumed    bool      // the present link, or the next, is not the first
+	downSince  time.Time // zero when messages have come on the present link
+	lastErr    error     // why the link was lost, or not made
+
+	keys    chan keyResult
+	keyWork context.CancelFunc
+
+	filling *batch // collects messages
+	idle    *batch // the writer's other one, when it is not at work
+	spare   [][]byte
+	spareN  int
+	scratch []byte // payload on its way into a message
+
+	state     closing
+	closeBy   time.Time
+	finSeq    int64
+	abandonAt time.Time // when a failed handshake ends, having told the agent
+	abandon   error
+}
+
+// heldPayload is a message that waits for its turn.
+type heldPayload struct {
+	typ     datachannel.PayloadType
+	payload []byte
+	in      *inbound
+}
+
+type connectResult struct {
+	sock socket
+	err  error
+}
+
+type keyResult struct {
+	req              *keyRequest
+	plain, encrypted []byte
+	err              error
+}
+
+// newStream starts a stream of a session that has been started. From here on the stream sees to its end.
+func newStream(id, target string, cfg streamConfig, log *slog.Logger) *Stream {
+	s := &Stream{
+		sessionID: id, target: target, started: time.Now(), cfg: cfg,
+		wake: make(chan struct{}, 1), ready: make(chan struct{}), spoken: make(chan struct{}),
+		done: make(chan struct{}), finished: make(chan struct{}),
+	}
+	s.readable.L, s.writable.L = &s.mu, &s.mu
+	var seed [32]byte
+	for i := 0; i < len(seed); i += 8 {
+		binary.LittleEndian.PutUint64(seed[i:], rand.Uint64())
+	}
+	c := &channel{
+		s: s, cfg: &s.cfg, log: log.With("session", id), ids: rand.NewChaCha8(seed),
+		recv:      newRecvQueue[*heldPayload](cfg.heldBytes, cfg.heldSpan),
+		hs:        &handshake{exec: cfg.exec, sessionID: id, targetID: target},
+		connected: make(chan connectResult, 1),
+		keys:      make(chan keyResult, 1),
+		filling:   &batch{}, idle: &batch{},
+		downSince: s.started,
+	}
+	c.send = newSendQueue(cfg.sendWindow, cfg.maxPayload, c.keepFrame)
+	go c.run()
+	return s
+}
+
+// run is the loop. It returns when the session is terminated and every goroutine of the stream has ended.
+func (c *channel) run() {
+	defer close(c.s.finished)
+	c.connect(&c.cfg.first)
+	err := c.loop()
+	c.s.finish(err, c.closeError(err))
+	if c.link != nil {
+		c.link.close()
+	}
+	if c.connecting != nil {
+		c.connecting()
+		if r := <-c.connected; r.sock != nil {
+			_ = r.sock.Close() // never used
+		}
+	}
+	if c.keyWork != nil {
+		c.keyWork()
+		<-c.keys
+	}
+	c.log.Debug("session ended", "err", err)
+	c.cfg.terminate()
+}
+
+// closeError returns what Close is to return.
+func (c *channel) closeError(err error) error {
+	if c.s.isAbandoned() || !errors.Is(err, net.ErrClosed) {
+		return nil // what became of the bytes is no concern, or Err and the calls before Close have told it
+	}
+	_, _, backlog := c.s.closeState()
+	if n := c.send.outstanding(); n > 0 && c.state != finishing || backlog > 0 {
+		return fmt.Errorf("close session %s: %d messages were not acknowledged, %d bytes not sent", c.s.sessionID, n, backlog)
+	}
+	return nil
+}
+
+// loop runs until the stream ends, and returns why.
+func (c *channel) loop() error {
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for {
+		now := time.Now()
+		if err := c.advance(now); err != nil {
+			return err
+		}
+		c.fill(now)
+		c.publish()
+
+		var in <-chan *inbound
+		var lost <-chan error
+		var written <-chan *batch
+		var out chan<- *batch
+		if l := c.link; l != nil {
+			lost, written = l.lost, l.written
+			if c.mayReceive() {
+				in = l.in
+			}
+			if c.idle != nil && !c.filling.empty() {
+				out = l.out
+			}
+		}
+		timer.Reset(time.Until(c.deadline(now)))
+
+		var err error
+		select {
+		case m := <-in:
+			err = c.receiveAll(m)
+		case out <- c.filling:
+			c.filling, c.idle = c.idle, nil
+		case b := <-written:
+			b.reset()
+			c.idle = b
+		case cause := <-lost:
+			err = c.onLost(cause)
+		case r := <-c.connected:
+			err = c.onConnected(r)
+		case k := <-c.keys:
+			err = c.onKey(k)
+		case <-c.s.wake:
+		case <-timer.C:
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// advance does what is due now.
+func (c *channel) advance(now time.Time) error {
+	if at := c.send.deadline(); !at.IsZero() && !now.Before(at) && c.link != nil {
+		c.send.onTimer(now)
+		if c.send.backoff == probeAfter {
+			select {
+			case c.link.probe <- struct{}{}:
+			default: // one is under way
+			}
+		}
+		if limit, ok := c.send.oversize(now); ok {
+			c.cfg.tooLong(limit)
+			return fmt.Errorf("session %s is stuck: messages of more than %d bytes do not get through", c.s.sessionID, limit)
+		}
+	}
+	if c.link != nil {
+		c.reply(c.hs.onTimer(now), now)
+	}
+	if !c.open && c.hs.complete() {
+		c.open = true
+		c.log.Debug("session open", "agent", c.hs.agent, "message", c.hs.customer)
+		close(c.s.ready)
+	}
+	if c.abandon != nil && (!now.Before(c.abandonAt) || c.send.outstanding() == 0) {
+		return c.abandon
+	}
+	if c.link == nil && now.Sub(c.downSince) >= c.cfg.resumeTimeout {
+		return c.lostForGood("it could not be restored within " + c.cfg.resumeTimeout.String())
+	}
+	return c.advanceClose(now)
+}
+
+// advanceClose takes the next step of Close.
+func (c *channel) advanceClose(now time.Time) error {
+	closed, abandoned, backlog := c.s.closeState()
+	switch {
+	case !closed:
+		return nil
+	case abandoned || !c.hs.complete():
+		return net.ErrClosed
+	case c.state == notClosing:
+		c.state, c.closeBy = flushing, now.Add(c.cfg.closeTimeout)
+	}
+	if !now.Before(c.closeBy) {
+		return net.ErrClosed
+	}
+	switch idle := backlog == 0 && c.send.outstanding() == 0; {
+	case c.state == flushing && idle && (c.cfg.exec || c.link == nil):
+		return net.ErrClosed
+	case c.state == flushing && idle:
+		c.state, c.finSeq = finishing, c.send.nextSeq()
+		flag := binary.BigEndian.AppendUint32(nil, uint32(datachannel.TerminateSession))
+		c.pushMessage(datachannel.Flag, frame.FlagFIN, flag, now)
+		if by := now.Add(finPatience); by.Before(c.closeBy) {
+			c.closeBy = by
+		}
+	case c.state == finishing && idle:
+		return net.ErrClosed
+	}
+	return nil
+}
+
+// deadline returns when advance is needed next.
+func (c *channel) deadline(now time.Time) time.Time {
+	at := now.Add(time.Hour)
+	earlier := func(t time.Time) {
+		if !t.IsZero() && t.Before(at) {
+			at = t
+		}
+	}
+	if c.link != nil {
+		earlier(c.send.deadline())
+		earlier(c.hs.deadline())
+	} else {
+		earlier(c.downSince.Add(c.cfg.resumeTimeout))
+	}
+	if c.state != notClosing {
+		earlier(c.closeBy)
+	}
+	if c.abandon != nil {
+		earlier(c.abandonAt)
+	}
+	return at
+}
+
+// fill moves what may be sent into the batch for the writer.
+func (c *channel) fill(now time.Time) {
+	if c.link == nil {
+		return
+	}
+	for len(c.filling.buf) < batchBytes {
+		if msg, ok := c.send.resend(now); ok {
+			c.s.counters.resends.Add(1)
+			c.filling.add(msg)
+			continue
+		}
+		if !c.hs.complete() || c.state == finishing {
+			return
+		}
+		backlog := c.s.backlog()
+		if backlog == 0 {
+			return
+		}
+		room := c.send.room(backlog)
+		if room == 0 {
+			return
+		}
+		c.scratch = c.s.take(c.scratch, room)
+		c.s.counters.sent.Add(uint64(len(c.scratch)))
+		c.pushMessage(datachannel.Output, frame.FlagData, c.scratch, now)
+	}
+}
+
+// reply sends messages of the handshake.
+func (c *channel) reply(replies []reply, now time.Time) {
+	for _, r := range replies {
+		c.pushMessage(r.payloadType, frame.FlagData, r.payload, now)
+	}
+}
+
+// pushMessage makes the next message of our stream and sends it for the first time.
+func (c *channel) pushMessage(typ datachannel.PayloadType, flags uint64, payload []byte, now time.Time) {
+	n := len(payload)
+	if c.hs.cipher != nil && typ == datachannel.Output {
+		payload = c.hs.cipher.seal(nil, payload)
+	}
+	m := frame.Message{
+		Type: datachannel.InputStreamData, Created: now, Seq: c.send.nextSeq(), Flags: flags, ID: c.newID(),
+		PayloadType: typ, Payload: payload,
+	}
+	if m.Seq == 0 {
+		m.Flags = frame.FlagSYN
+	}
+	msg := m.Append(c.spareFrame(frame.Overhead + len(payload)))
+	c.send.push(msg, n, now)
+	if c.link == nil || c.send.paused {
+		c.send.loseInFlight() // it goes out when someone is there
+		return
+	}
+	c.filling.add(msg)
+}
+
+func (c *channel) newID() uuid.UUID {
+	var id uuid.UUID
+	binary.LittleEndian.PutUint64(id[:8], c.ids.Uint64())
+	binary.LittleEndian.PutUint64(id[8:], c.ids.Uint64())
+	id[6] = id[6]&0x0f | 0x40
+	id[8] = id[8]&0x3f | 0x80
+	return id
+}
+
+// spareFrame returns an empty slice for n bytes.
+func (c *channel) spareFrame(n int) []byte {
+	if last := len(c.spare) - 1; last >= 0 {
+		b := c.spare[last]
+		c.spare = c.spare[:last]
+		c.spareN -= cap(b)
+		if cap(b) >= n {
+			return b[:0]
+		}
+	}
+	return make([]byte, 0, n)
+}
+
+// keepFrame takes back the frame of an acknowledged message. Batches hold copies, so that nobody else has it.
+func (c *channel) keepFrame(b []byte) {
+	if c.spareN+cap(b) <= spareBytes && cap(b) >= minPayload {
+		c.spare = append(c.spare, b)
+		c.spareN += cap(b)
+	}
+}
+
+// mayReceive reports whether more messages are to be taken from the websocket. When the reader is slow they stay there, as
+// they do with AWS's own client, and the agent is held back; but never so long that our own direction starves of acks.
+func (c *channel) mayReceive() bool {
+	wait := c.s.throttle() && !c.send.stalled()
+	c.link.waiting.Store(wait)
+	return !wait && len(c.filling.buf) < batchLimit
+}
+
+// receiveAll takes m and the messages that have come since, as far as they may be taken.
+func (c *channel) receiveAll(m *inbound) error {
+	for now := time.Now(); ; {
+		if err := c.receive(m, now); err != nil {
+			return err
+		}
+		if !c.mayReceive() {
+			return nil
+		}
+		select {
+		case m = <-c.link.in:
+		default:
+			return nil
+		}
+	}
+}
+
+// receive takes one message from the websocket. It frees in, unless the message has to wait for others.
+func (c *channel) receive(in *inbound, now time.Time) error {
+	if !c.downSince.IsZero() {
+		c.downSince, c.attempts = time.Time{}, 0
+	}
+	m, err := frame.Decode(in.b)
+	if err != nil {
+		c.log.Warn("message ignored", "err", err)
+		c.s.counters.dropped.Add(1)
+		in.free()
+		return nil
+	}
+	held := false
+	switch m.Type {
+	case datachannel.OutputStreamData:
+		held, err = c.receiveData(&m, in, now)
+	case datachannel.Acknowledge:
+		c.receiveAck(m.Payload, now)
+	case datachannel.PausePublication:
+		c.send.setPaused(true)
+		c.hs.absent()
+		c.s.counters.absent.Store(max(1, int64(now.Sub(c.s.started))))
+	case datachannel.StartPublication:
+		c.send.setPaused(false)
+		c.hs.present(now)
+		c.s.counters.absent.Store(0)
+	case datachannel.ChannelClosed:
+		err = c.closedByService(m.Payload)
+	default:
+		c.log.Debug("message ignored", "type", m.Type)
+	}
+	if !held {
+		in.free()
+	}
+	return err
+}
+
+func (c *channel) receiveAck(payload []byte, now time.Time) {
+	ack, err := frame.ParseAck(payload)
+	if err != nil {
+		c.log.Warn("ack ignored", "err", err)
+		c.s.counters.dropped.Add(1)
+		return
+	}
+	if ack.Type == datachannel.InputStreamData {
+		c.send.wake()
+		c.send.onAck(ack.Seq, now)
+	}
+}
+
+// receiveData takes a message of the agent's stream; held says that in is kept.
+func (c *channel) receiveData(m *frame.Message, in *inbound, now time.Time) (held bool, err error) {
+	c.send.wake()
+	c.s.counters.absent.Store(0)
+	consumable := m.PayloadType != datachannel.Output || c.s.unread() < c.cfg.readHard
+	p := heldPayload{m.PayloadType, m.Payload, in}
+	verdict := recvDropped
+	if m.Seq == c.recv.next {
+		verdict = c.recv.push(m.Seq, nil, 0, consumable)
+	} else {
+		verdict = c.recv.push(m.Seq, &p, cap(in.b), consumable)
+	}
+	switch verdict {
+	case recvDropped:
+		c.s.counters.dropped.Add(1)
+		return false, nil
+	case recvDuplicate:
+		c.s.counters.duplicates.Add(1)
+	case recvNext:
+		// Consumed before it is acknowledged: what cannot be consumed ends the stream.
+		if err := c.consume(&p, now); err != nil {
+			return false, err
+		}
+	}
+	c.ack(m, now)
+	if verdict != recvNext {
+		return verdict == recvHeld, nil
+	}
+	for {
+		next, ok := c.recv.pop()
+		if !ok {
+			return false, nil
+		}
+		err := c.consume(next, now)
+		next.in.free()
+		if err != nil {
+			return false, err
+		}
+	}
+}
+
+// ack acknowledges m.
+func (c *channel) ack(m *frame.Message, now time.Time) {
+	c.scratch = frame.AppendAck(c.scratch[:0], m)
+	a := frame.Message{
+		Type: datachannel.Acknowledge, Created: now, Flags: frame.FlagAck, ID: c.newID(), Payload: c.scratch,
+	}
+	c.filling.buf = a.Append(c.filling.buf)
+	c.filling.end()
+}
+
+// consume takes the next message of the agent's stream.
+func (c *channel) consume(p *heldPayload, now time.Time) error {
+	r, err := c.hs.receive(p.typ, p.payload)
+	if err != nil {
+		return err
+	}
+	return c.act(r, now)
+}
+
+// act does what the handshake asks for.
+func (c *channel) act(r received, now time.Time) error {
+	c.reply(r.replies, now)
+	if r.key != nil {
+		c.requestKey(r.key)
+	}
+	if len(r.data) > 0 {
+		c.s.deliver(r.data)
+	}
+	if c.hs.state == hsAbandoned && c.abandon == nil {
+		c.abandon = protocolError("the agent asks for what this client does not do: %s", r.replies[0].payload)
+		c.abandonAt = now.Add(finPatience)
+	}
+	return nil
+}
+
+// requestKey asks for a data key; the loop goes on meanwhile.
+func (c *channel) requestKey(req *keyRequest) {
+	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
+	c.keyWork = cancel
+	go func() {
+		r := keyResult{req: req}
+		r.plain, r.encrypted, r.err = c.cfg.dataKey(ctx, req)
+		c.keys <- r
+	}()
+}
+
+func (c *channel) onKey(k keyResult) error {
+	c.keyWork()
+	c.keyWork = nil
+	now := time.Now()
+	var r received
+	var err error
+	if k.err != nil {
+		c.abandon, c.abandonAt = k.err, now.Add(finPatience)
+		r, err = c.hs.keyFailed(k.err)
+	} else {
+		r, err = c.hs.keyMade(k.req, k.plain, k.encrypted)
+		clear(k.plain)
+	}
+	if err != nil {
+		return err
+	}
+	return c.act(r, now)
+}
+
+// closedByService takes the end of the session.
+func (c *channel) closedByService(payload []byte) error {
+	var closed datachannel.ChannelClosedPayload
+	if err := json.Unmarshal(payload, &closed); err != nil {
+		return protocolError("channel_closed: %w", err)
+	}
+	e := &ClosedError{SessionID: c.s.sessionID, Output: closed.Output, Incomplete: c.recv.gap()}
+	if c.abandon != nil {
+		return c.abandon // that is why
+	}
+	return e
+}
+
+// connect starts to make a link: with g at once, or by resuming the session, after a pause that grows.
+func (c *channel) connect(g *grant) {
+	ctx, cancel := context.WithCancel(context.Background())
+	c.connecting = cancel
+	pause := connectPause(c.attempts, rand.N[time.Duration])
+	c.attempts++
+	go func() {
+		sock, err := c.cfg.connect(ctx, g, pause)
+		c.connected <- connectResult{sock, err}
+	}()
+}
+
+// connectPause returns how long to wait before attempt n, 0 being the first after a loss: little, then twice as much each
+// time, and a random part of it, lest all clients of a gateway that went away come back at once.
+func connectPause(n int, random func(time.Duration) time.Duration) time.Duration {
+	longest := min(100*time.Millisecond<<min(n, 10), maxBackoff)
+	return longest/4 + random(longest*3/4)
+}
+
+// connect runs beside the loop, one at a time.
+func (cfg *streamConfig) connect(ctx context.Context, g *grant, pause time.Duration) (socket, error) {
+	if g == nil {
+		timer := time.NewTimer(pause)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return nil, ctx.Err()
+		}
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		resumed, err := cfg.resume(call)
+		if err != nil {
+			return nil, err
+		}
+		g = &resumed
+	}
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return cfg.dial(call, *g)
+}
+
+func (c *channel) onConnected(r connectResult) error {
+	c.connecting()
+	c.connecting = nil
+	if r.err != nil {
+		c.lastErr = r.err
+		c.log.Debug("no connection", "attempt", c.attempts, "err", r.err)
+		if errors.Is(r.err, errNoResume) {
+			return c.lostForGood("it cannot be resumed")
+		}
+		c.connect(nil)
+		return nil
+	}
+	c.link = startLink(r.sock, c.cfg.pingInterval, c.cfg.pingTimeout)
+	c.filling.reset()
+	if c.idle == nil {
+		c.idle = &batch{}
+	}
+	c.linkSince = time.Now()
+	c.hs.present(c.linkSince)
+	if c.resumed {
+		c.s.counters.resumes.Add(1)
+	}
+	c.resumed = true
+	return nil
+}
+
+// onLost drops the link and goes for a new one.
+func (c *channel) onLost(cause error) error {
+	// What has come before the end is still good, and may be the session's regular end.
+	for {
+		select {
+		case m := <-c.link.in:
+			if err := c.receive(m, time.Now()); err != nil {
+				return err
+			}
+			continue
+		default:
+		}
+		break
+	}
+	c.link.close()
+	c.link, c.idle = nil, nil
+	c.filling.reset()
+	c.lastErr = cause
+	c.send.onPathLost()
+	if now := time.Now(); c.downSince.IsZero() || now.Sub(c.linkSince) >= steadyLink {
+		c.downSince, c.attempts = now, 0
+	}
+	c.log.Info("connection lost, resuming", "err", cause)
+	if c.state != notClosing && c.send.outstanding() == 0 {
+		return net.ErrClosed
+	}
+	c.connect(nil)
+	return nil
+}
+
+// lostForGood returns the error of a session whose connection is lost for good.
+func (c *channel) lostForGood(why string) error {
+	err := c.lastErr
+	if err == nil {
+		err = context.DeadlineExceeded
+	}
+	return fail.New(fail.Lost, fmt.Sprintf("session %s lost its connection and %s", c.s.sessionID, why), err,
+		"open a new session; if this happens often, check the network")
+}
+
+// publish shows the figures to Stats.
+func (c *channel) publish() {
+	n := &c.s.counters
+	n.rtt.Store(int64(c.send.rtt.srtt))
+	n.window.Store(int64(c.send.window))
+	n.payload.Store(int64(c.send.payload))
+}
+
+// The methods of Stream below are the loop's side of it.
+
+// deliver gives the reader data that came in order.
+func (s *Stream) deliver(p []byte) {
+	select {
+	case <-s.spoken:
+	default:
+		close(s.spoken)
+	}
+	s.counters.received.Add(uint64(len(p)))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.writeOff {
+		return // nobody reads any more
+	}
+	s.in.write(p)
+	s.readable.Broadcast()
+}
+
+func (s *Stream) unread() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.in.len()
+}
+
+// throttle reports whether the reader has enough to read; the loop is woken when that changes.
+func (s *Stream) throttle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.throttled = s.in.len() >= s.cfg.readSoft
+	return s.throttled
+}
+
+func (s *Stream) backlog() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.out.len()
+}
+
+// take moves up to n written bytes into buf, which it overwrites.
+func (s *Stream) take(buf []byte, n int) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n = min(n, s.out.len())
+	if cap(buf) < n {
+		buf = make([]byte, n)
+	}
+	buf = buf[:n]
+	s.out.read(buf)
+	s.writable.Broadcast()
+	return buf
+}
+
+func (s *Stream) closeState() (closed, abandoned bool, backlog int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.writeOff, s.abandoned, s.out.len()
+}
+
+func (s *Stream) isAbandoned() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.abandoned
+}
+
+// finish latches why the stream ended.
+func (s *Stream) finish(err, closeErr error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err, s.closeErr = err, closeErr
+	s.readErr, s.writeErr = err, err
+	if closed, ok := errors.AsType[*ClosedError](err); ok && errors.Is(closed, io.EOF) {
+		s.readErr = io.EOF
+	}
+	s.out.clear()
+	s.readable.Broadcast()
+	s.writable.Broadcast()
+	close(s.done)
+}

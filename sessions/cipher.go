@@ -1,0 +1,53 @@
+package sessions
+
+import (
+	"crypto/aes"
+	"crypto/cipher"
+	"fmt"
+)
+
+// dataKeySize is the length in bytes of a session's KMS data key: one AES-256 key for each direction.
+const dataKeySize = 64
+
+// payloadCipher encrypts and decrypts the payloads of a KMS-encrypted session: AES-256-GCM, a random 12-byte nonce before
+// the ciphertext, nothing additionally authenticated.
+type payloadCipher struct {
+	in, out cipher.AEAD
+}
+
+// newPayloadCipher returns the client's cipher for a data key: the agent encrypts with its first half, the client with the
+// second.
+func newPayloadCipher(key []byte) (*payloadCipher, error) {
+	if len(key) != dataKeySize {
+		return nil, fmt.Errorf("KMS data key of %d bytes, not %d", len(key), dataKeySize)
+	}
+	in, err := newGCM(key[:dataKeySize/2])
+	if err != nil {
+		return nil, err
+	}
+	out, err := newGCM(key[dataKeySize/2:])
+	if err != nil {
+		return nil, err
+	}
+	return &payloadCipher{in: in, out: out}, nil
+}
+
+func newGCM(key []byte) (cipher.AEAD, error) {
+	block, err := aes.NewCipher(key)
+	if err != nil {
+		return nil, err
+	}
+	return cipher.NewGCMWithRandomNonce(block)
+}
+
+func (c *payloadCipher) seal(dst, plaintext []byte) []byte {
+	return c.out.Seal(dst, nil, plaintext, nil)
+}
+
+func (c *payloadCipher) open(payload []byte) ([]byte, error) {
+	plain, err := c.in.Open(nil, nil, payload, nil)
+	if err != nil {
+		return nil, protocolError("a payload is not encrypted with the session's key")
+	}
+	return plain, nil
+}

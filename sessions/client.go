@@ -1,0 +1,390 @@
+// Package sessions opens SSM sessions and carries byte streams over them: a port of a target, or a command in an ECS task.
+//
+// It knows the AWS API calls that start, resume and end a session, and the data channel of a session: its messages, their
+// order, their acknowledgement and retransmission, encryption with KMS, and the loss of its websocket. What travels in a
+// stream is none of its business; it knows nothing of SSH.
+//
+// The parts without I/O, clock or goroutines are frame (the messages), sendQueue, recvQueue and handshake. One loop per
+// stream, channel.run, owns them; a link is one websocket with its reader and writer; a Stream is what callers see.
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net/http"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
+	"github.com/aws/smithy-go"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// SSMAPI is the part of *ssm.Client that this package calls.
+type SSMAPI interface {
+	StartSession(context.Context, *ssm.StartSessionInput, ...func(*ssm.Options)) (*ssm.StartSessionOutput, error)
+	ResumeSession(context.Context, *ssm.ResumeSessionInput, ...func(*ssm.Options)) (*ssm.ResumeSessionOutput, error)
+	TerminateSession(context.Context, *ssm.TerminateSessionInput, ...func(*ssm.Options)) (*ssm.TerminateSessionOutput, error)
+}
+
+// ECSAPI is the part of *ecs.Client that this package calls.
+type ECSAPI interface {
+	ExecuteCommand(context.Context, *ecs.ExecuteCommandInput, ...func(*ecs.Options)) (*ecs.ExecuteCommandOutput, error)
+}
+
+// KMSAPI is the part of *kms.Client that this package calls.
+type KMSAPI interface {
+	GenerateDataKey(context.Context, *kms.GenerateDataKeyInput, ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error)
+}
+
+// Documents that give a raw stream to a port of the target.
+const (
+	DocumentSSH  = "AWS-StartSSHSession"
+	DocumentPort = "AWS-StartPortForwardingSession"
+)
+
+// Config says what a Client works with. SSM is needed; ECS for Exec; KMS for encrypted sessions. Zero values mean the default.
+type Config struct {
+	SSM SSMAPI
+	ECS ECSAPI
+	KMS KMSAPI
+	// HTTPClient dials the websockets.
+	HTTPClient *http.Client
+	Logger     *slog.Logger
+
+	// OpenTimeout bounds the opening of one session, from the call to the end of the handshake. Default 30 s.
+	OpenTimeout time.Duration
+	// OpenTries is how many sessions OpenPort starts, one after the other, when the far end stays silent. Default 3.
+	OpenTries int
+	// ResumeTimeout is how long a lost websocket may be missing before the stream ends. Default 5 min.
+	ResumeTimeout time.Duration
+	// CloseTimeout bounds how long Close waits for what was written to be acknowledged. Default 2 s.
+	CloseTimeout time.Duration
+	// PingInterval and PingTimeout are for websocket pings. Default 20 s and 15 s.
+	PingInterval, PingTimeout time.Duration
+	// SendWindow is the most that may be in flight, in bytes. Default 4 MiB.
+	SendWindow int
+	// MaxPayload is the longest payload of a message, in bytes; streams begin with 1024. Default 16 KiB.
+	MaxPayload int
+	// WriteBuffer is how much may be written and not yet sent, in bytes. Default 256 KiB.
+	WriteBuffer int
+	// ReadBuffer is how much may have come and not been read, in bytes: from there on the websocket is not read, and from
+	// four times as much on messages are refused. Default 1 MiB.
+	ReadBuffer int
+	// ReorderBuffer bounds the messages that wait for missing ones, in bytes. Default 16 MiB.
+	ReorderBuffer int
+}
+
+const (
+	defaultOpenTimeout   = 30 * time.Second
+	defaultOpenTries     = 3
+	defaultResumeTimeout = 5 * time.Minute
+	defaultCloseTimeout  = 2 * time.Second
+	defaultPingInterval  = 20 * time.Second
+	defaultPingTimeout   = 15 * time.Second
+	defaultSendWindow    = 4 << 20
+	defaultMaxPayload    = 16 << 10
+	defaultWriteBuffer   = 256 << 10
+	defaultReadBuffer    = 1 << 20
+	defaultReorderBuffer = 16 << 20
+
+	firstSilence     = 3 * time.Second        // the default ServerFirstTimeout of the first try
+	absentPatience   = time.Second            // how long an agent may be absent from an open session before it counts as gone
+	startGrace       = 5 * time.Second        // for a call that starts a session, after its caller has given up
+	terminateTimeout = 5 * time.Second        // of TerminateSession
+	reorderSpan      = 1 << 16                // messages
+	readHardFactor   = 4                      // ReadBuffers
+	absentCheck      = 100 * time.Millisecond // how often an opening looks for an absent agent
+)
+
+// Client opens sessions. It may be used by several goroutines.
+type Client struct {
+	cfg Config
+	log *slog.Logger
+	// payloadLimit is what MaxPayload has turned out to be on the way to the service.
+	payloadLimit atomic.Int64
+	dial         func(context.Context, grant) (socket, error)
+}
+
+// New returns a Client.
+func New(cfg Config) *Client {
+	orInt := func(p *int, v int) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	orTime := func(p *time.Duration, v time.Duration) {
+		if *p <= 0 {
+			*p = v
+		}
+	}
+	orTime(&cfg.OpenTimeout, defaultOpenTimeout)
+	orInt(&cfg.OpenTries, defaultOpenTries)
+	orTime(&cfg.ResumeTimeout, defaultResumeTimeout)
+	orTime(&cfg.CloseTimeout, defaultCloseTimeout)
+	orTime(&cfg.PingInterval, defaultPingInterval)
+	orTime(&cfg.PingTimeout, defaultPingTimeout)
+	orInt(&cfg.SendWindow, defaultSendWindow)
+	orInt(&cfg.MaxPayload, defaultMaxPayload)
+	orInt(&cfg.WriteBuffer, defaultWriteBuffer)
+	orInt(&cfg.ReadBuffer, defaultReadBuffer)
+	orInt(&cfg.ReorderBuffer, defaultReorderBuffer)
+	c := &Client{cfg: cfg, log: cfg.Logger}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	c.payloadLimit.Store(int64(cfg.MaxPayload))
+	c.dial = func(ctx context.Context, g grant) (socket, error) { return dialWebsocket(ctx, cfg.HTTPClient, g) }
+	return c
+}
+
+// Port is a port of a target, which the target's agent connects to on its own loopback.
+type Port struct {
+	Target   string
+	Port     int
+	Document string // default DocumentSSH
+	Reason   string // for the audit log
+	// ServerFirst says that the far end speaks first, as SSH servers do. OpenPort then returns when its first bytes have
+	// come, and so it is safe to write: an agent that has just opened a session may acknowledge data and throw it away.
+	ServerFirst bool
+	// ServerFirstTimeout is how long the first try waits for them; each further one waits half as long again. Default 3 s.
+	ServerFirstTimeout time.Duration
+}
+
+// OpenPort opens a session to a port. With ServerFirst a silent session is given up and another one tried, a few times; then
+// the error wraps ErrSilent. ctx bounds the opening, not the stream. An error leaves no session behind.
+func (c *Client) OpenPort(ctx context.Context, p Port) (*Stream, error) {
+	op := fmt.Sprintf("open port %d of %s", p.Port, p.Target)
+	silence := p.ServerFirstTimeout
+	if silence <= 0 {
+		silence = firstSilence
+	}
+	for try := 1; ; try++ {
+		s, err := c.openPort(ctx, op, p, silence)
+		if !errors.Is(err, ErrSilent) {
+			return s, err
+		}
+		if try == c.cfg.OpenTries || ctx.Err() != nil {
+			err = fmt.Errorf("%w in %d sessions: nothing listens on port %d there, or the agent lost its first bytes",
+				ErrSilent, try, p.Port)
+			return nil, fail.New(fail.Start, op, err,
+				"check that the server there is running, and listens on 127.0.0.1 and ::1")
+		}
+		c.log.Info("silent session given up", "target", p.Target, "port", p.Port, "try", try, "after", silence)
+		silence += silence / 2
+	}
+}
+
+func (c *Client) openPort(ctx context.Context, op string, p Port, silence time.Duration) (*Stream, error) {
+	document := p.Document
+	if document == "" {
+		document = DocumentSSH
+	}
+	in := &ssm.StartSessionInput{
+		Target:       &p.Target,
+		DocumentName: &document,
+		Parameters:   map[string][]string{"portNumber": {strconv.Itoa(p.Port)}},
+	}
+	if p.Reason != "" {
+		in.Reason = &p.Reason
+	}
+	s, err := c.start(ctx, p.Target, false, func(ctx context.Context) (string, grant, error) {
+		out, err := c.cfg.SSM.StartSession(ctx, in)
+		if err != nil {
+			return "", grant{}, fail.AWS(fail.Start, op, "ssm:StartSession", err)
+		}
+		return aws.ToString(out.SessionId), grant{aws.ToString(out.StreamUrl), aws.ToString(out.TokenValue)}, nil
+	}, nil)
+	if err != nil {
+		return nil, err
+	}
+	if err := c.await(ctx, s, p.ServerFirst, silence); err != nil {
+		s.abandon()
+		return nil, openError(op, err)
+	}
+	return s, nil
+}
+
+// openError gives what ended an opening its kind.
+func openError(op string, err error) error {
+	switch kind := fail.KindOf(err); {
+	case errors.Is(err, context.DeadlineExceeded):
+		return fail.New(fail.Timeout, op, err, "try again, or allow more time")
+	case kind != fail.Other || errors.Is(err, context.Canceled):
+		return fmt.Errorf("%s: %w", op, err)
+	}
+	return fail.New(fail.Start, op, err, "")
+}
+
+// await returns when s may be used.
+func (c *Client) await(ctx context.Context, s *Stream, serverFirst bool, silence time.Duration) error {
+	open := time.NewTimer(c.cfg.OpenTimeout)
+	defer open.Stop()
+	select {
+	case <-s.ready:
+	case <-s.done:
+		return s.Err()
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-open.C:
+		return fmt.Errorf("the agent did not answer within %v", c.cfg.OpenTimeout)
+	}
+	if !serverFirst {
+		return nil
+	}
+	silent := time.NewTimer(silence)
+	defer silent.Stop()
+	check := time.NewTicker(absentCheck)
+	defer check.Stop()
+	for {
+		select {
+		case <-s.spoken:
+			return nil
+		case <-s.done:
+			return s.Err()
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-silent.C:
+			return ErrSilent
+		case <-check.C:
+			// An agent that finds nothing at the port leaves the session at once; the service may say so.
+			if s.absentFor() >= absentPatience {
+				return ErrSilent
+			}
+		}
+	}
+}
+
+// absentFor returns for how long the service has been saying that the agent is not there.
+func (s *Stream) absentFor() time.Duration {
+	at := time.Duration(s.counters.absent.Load())
+	if at == 0 {
+		return 0
+	}
+	return time.Since(s.started) - at
+}
+
+// start calls the API that starts a session, and starts the stream. The call is not cut short by ctx, or else a session could
+// be left behind that nobody knows: when ctx ends first, the call gets a little longer, and what it started is terminated.
+func (c *Client) start(
+	ctx context.Context, target string, exec bool, call func(context.Context) (string, grant, error), adapt func(*streamConfig),
+) (*Stream, error) {
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	callCtx, cancel := context.WithTimeout(context.WithoutCancel(ctx), c.cfg.OpenTimeout)
+	defer cancel()
+	unhook := context.AfterFunc(ctx, func() { time.AfterFunc(startGrace, cancel) })
+	defer unhook()
+	id, g, err := call(callCtx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, ctx.Err()
+		}
+		return nil, err
+	}
+	if err := ctx.Err(); err != nil {
+		c.terminate(id)
+		return nil, err
+	}
+	if id == "" || g.url == "" || g.token == "" {
+		if id != "" {
+			c.terminate(id)
+		}
+		return nil, fail.New(fail.Start, "start a session to "+target, errors.New("the service's answer is incomplete"), "")
+	}
+	if err := checkStreamURL(g.url); err != nil {
+		c.terminate(id)
+		return nil, fail.New(fail.Start, "start a session to "+target, err, "check the AWS endpoint settings")
+	}
+	c.log.Debug("session started", "session", id, "target", target)
+	cfg := c.streamConfig(id, g, exec)
+	if adapt != nil {
+		adapt(&cfg)
+	}
+	return newStream(id, target, cfg, c.log), nil
+}
+
+func (c *Client) streamConfig(id string, first grant, exec bool) streamConfig {
+	return streamConfig{
+		exec:          exec,
+		first:         first,
+		resumeTimeout: c.cfg.ResumeTimeout,
+		closeTimeout:  c.cfg.CloseTimeout,
+		pingInterval:  c.cfg.PingInterval,
+		pingTimeout:   c.cfg.PingTimeout,
+		sendWindow:    c.cfg.SendWindow,
+		maxPayload:    int(c.payloadLimit.Load()),
+		writeBuffer:   c.cfg.WriteBuffer,
+		readSoft:      c.cfg.ReadBuffer,
+		readHard:      readHardFactor * c.cfg.ReadBuffer,
+		heldBytes:     c.cfg.ReorderBuffer,
+		heldSpan:      reorderSpan,
+		resume:        func(ctx context.Context) (grant, error) { return c.resume(ctx, id) },
+		dial:          c.dial,
+		dataKey:       c.dataKey,
+		terminate:     func() { c.terminate(id) },
+		tooLong: func(limit int) {
+			c.log.Warn("long messages do not get through", "limit", limit)
+			c.payloadLimit.Store(int64(limit))
+		},
+	}
+}
+
+// resume asks for another websocket of session id. Errors after which there will be none wrap errNoResume.
+func (c *Client) resume(ctx context.Context, id string) (grant, error) {
+	out, err := c.cfg.SSM.ResumeSession(ctx, &ssm.ResumeSessionInput{SessionId: &id})
+	if err != nil {
+		final := resumeRefused(err)
+		err = fail.AWS(fail.Lost, "resume session "+id, "ssm:ResumeSession", err)
+		if final {
+			err = fmt.Errorf("%w: %w", errNoResume, err)
+		}
+		return grant{}, err
+	}
+	g := grant{aws.ToString(out.StreamUrl), aws.ToString(out.TokenValue)}
+	if g.token == "" {
+		return grant{}, fmt.Errorf("%w: the service has terminated it", errNoResume)
+	}
+	if err := checkStreamURL(g.url); err != nil {
+		return grant{}, fmt.Errorf("%w: %w", errNoResume, err)
+	}
+	return g, nil
+}
+
+// resumeRefused reports whether ResumeSession will not succeed later either: the session is gone, or it belongs to temporary
+// credentials that have been replaced, which the service answers with 403. Expired credentials may yet be renewed.
+func resumeRefused(err error) bool {
+	var api smithy.APIError
+	if !errors.As(err, &api) {
+		return false
+	}
+	switch code := api.ErrorCode(); {
+	case strings.HasPrefix(code, "Expired"), code == "RequestExpired":
+		return false
+	case strings.HasPrefix(code, "AccessDenied"), code == "DoesNotExistException", code == "ValidationException":
+		return true
+	}
+	var status interface{ HTTPStatusCode() int }
+	return errors.As(err, &status) && status.HTTPStatusCode() == http.StatusForbidden
+}
+
+// terminate ends session id with the service, whatever has become of the caller.
+func (c *Client) terminate(id string) {
+	ctx, cancel := context.WithTimeout(context.Background(), terminateTimeout)
+	defer cancel()
+	_, err := c.cfg.SSM.TerminateSession(ctx, &ssm.TerminateSessionInput{SessionId: &id})
+	var gone *types.DoesNotExistException
+	if err != nil && !errors.As(err, &gone) {
+		c.log.Warn("session not terminated; the service ends it when it is idle", "session", id, "err", err)
+	}
+}

@@ -1,0 +1,170 @@
+package sessions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// Exec is a command for ECS Exec. In a task's container it is split into words by shell rules, but run without a shell.
+type Exec struct {
+	Cluster   string
+	Task      string // id or ARN
+	Container string
+	Command   string
+	// Target is the container's SSM target, ecs:<cluster>_<task id>_<runtime id>. It is needed when the cluster encrypts its
+	// sessions with KMS; if it is empty then, it is looked up with ecs:DescribeTasks.
+	Target string
+}
+
+func (e Exec) op() string { return fmt.Sprintf("run %q in task %s", e.Command, e.Task) }
+
+// Exec runs a command. The stream reads what the command prints to its terminal: text, stdout and stderr merged, lines ended
+// by CR LF; there is no exit code. It ends with io.EOF, or with a *ClosedError that says why the command could not be started.
+// What is written is typed at the terminal. ctx bounds the opening, not the stream.
+func (c *Client) Exec(ctx context.Context, e Exec) (*Stream, error) {
+	if c.cfg.ECS == nil {
+		return nil, errors.New("sessions: Config.ECS is needed for Exec")
+	}
+	op := e.op()
+	s, err := c.start(ctx, e.target(), true, func(ctx context.Context) (string, grant, error) {
+		in := &ecs.ExecuteCommandInput{Task: &e.Task, Command: &e.Command, Interactive: true}
+		if e.Cluster != "" {
+			in.Cluster = &e.Cluster
+		}
+		if e.Container != "" {
+			in.Container = &e.Container
+		}
+		out, err := c.cfg.ECS.ExecuteCommand(ctx, in)
+		if err != nil {
+			return "", grant{}, fail.AWS(fail.Start, op, "ecs:ExecuteCommand", err)
+		}
+		if out.Session == nil {
+			return "", grant{}, nil
+		}
+		return aws.ToString(out.Session.SessionId),
+			grant{aws.ToString(out.Session.StreamUrl), aws.ToString(out.Session.TokenValue)}, nil
+	}, func(cfg *streamConfig) {
+		cfg.dataKey = func(ctx context.Context, r *keyRequest) ([]byte, []byte, error) { return c.execDataKey(ctx, e, r) }
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.await(ctx, s, false, 0); err != nil {
+		s.abandon()
+		return nil, openError(op, err)
+	}
+	return s, nil
+}
+
+// target names the far end for people where the SSM target is not known.
+func (e Exec) target() string {
+	if e.Target != "" {
+		return e.Target
+	}
+	return e.Task
+}
+
+// RunExec runs a command to its end and returns what it printed. It fails when that is more than maxOutput bytes, and, beside
+// the output that there was, when the command could not be started: the error then wraps a *ClosedError with the reason.
+func (c *Client) RunExec(ctx context.Context, e Exec, maxOutput int) ([]byte, error) {
+	s, err := c.Exec(ctx, e)
+	if err != nil {
+		return nil, err
+	}
+	defer s.abandon()
+	unhook := context.AfterFunc(ctx, s.abandon)
+	defer unhook()
+	out, err := io.ReadAll(io.LimitReader(s, int64(maxOutput)+1))
+	switch {
+	case ctx.Err() != nil:
+		return out, openError(e.op(), ctx.Err())
+	case err != nil:
+		cause := s.Err()
+		if cause == nil {
+			cause = err
+		}
+		return out, openError(e.op(), cause)
+	case len(out) > maxOutput:
+		return out[:maxOutput], fail.New(fail.Start, e.op(), fmt.Errorf("it printed more than %d bytes", maxOutput), "")
+	}
+	return out, nil
+}
+
+// taskDescriber is what looks up a container's runtime id; *ecs.Client does.
+type taskDescriber interface {
+	DescribeTasks(context.Context, *ecs.DescribeTasksInput, ...func(*ecs.Options)) (*ecs.DescribeTasksOutput, error)
+}
+
+// execDataKey makes the data key of an exec session: the key is bound to the target, which the session's start did not tell.
+func (c *Client) execDataKey(ctx context.Context, e Exec, r *keyRequest) (plain, encrypted []byte, err error) {
+	if e.Target == "" {
+		if e.Target, err = c.execTarget(ctx, e); err != nil {
+			return nil, nil, err
+		}
+	}
+	r.targetID = e.Target
+	return c.dataKey(ctx, r)
+}
+
+// execTarget looks up the SSM target of a container.
+func (c *Client) execTarget(ctx context.Context, e Exec) (string, error) {
+	d, ok := c.cfg.ECS.(taskDescriber)
+	if !ok {
+		return "", errors.New("the session is encrypted: Exec.Target is needed")
+	}
+	in := &ecs.DescribeTasksInput{Tasks: []string{e.Task}}
+	if e.Cluster != "" {
+		in.Cluster = &e.Cluster
+	}
+	out, err := d.DescribeTasks(ctx, in)
+	if err != nil {
+		return "", fail.AWS(fail.Start, "describe task "+e.Task, "ecs:DescribeTasks", err)
+	}
+	for _, t := range out.Tasks {
+		if target, ok := targetOf(t, e.Container); ok {
+			return target, nil
+		}
+	}
+	return "", fmt.Errorf("task %s has no container %q with a runtime id", e.Task, e.Container)
+}
+
+// targetOf returns the SSM target of a task's container: the named one, or the only one.
+func targetOf(t ecstypes.Task, container string) (string, bool) {
+	for _, ct := range t.Containers {
+		if aws.ToString(ct.RuntimeId) != "" && (aws.ToString(ct.Name) == container || container == "" && len(t.Containers) == 1) {
+			return fmt.Sprintf("ecs:%s_%s_%s", lastPart(aws.ToString(t.ClusterArn)), lastPart(aws.ToString(t.TaskArn)),
+				aws.ToString(ct.RuntimeId)), true
+		}
+	}
+	return "", false
+}
+
+// lastPart returns what follows the last slash of an ARN.
+func lastPart(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
+
+// dataKey asks KMS for a data key that only the agent at the request's target can decrypt, for this session.
+func (c *Client) dataKey(ctx context.Context, r *keyRequest) (plain, encrypted []byte, err error) {
+	const op = "encrypt the session"
+	if c.cfg.KMS == nil {
+		return nil, nil, fail.New(fail.Start, op, errors.New("it is to be encrypted with KMS, which is not set up here"), "")
+	}
+	out, err := c.cfg.KMS.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
+		KeyId:             &r.keyID,
+		NumberOfBytes:     aws.Int32(dataKeySize),
+		EncryptionContext: r.encryptionContext(),
+	})
+	if err != nil {
+		return nil, nil, fail.AWS(fail.Start, op+" with KMS key "+r.keyID, "kms:GenerateDataKey", err)
+	}
+	return out.Plaintext, out.CiphertextBlob, nil
+}

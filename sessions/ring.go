@@ -1,0 +1,95 @@
+package sessions
+
+// ring is a queue of T on a circular slice that grows as needed. The zero value is empty.
+type ring[T any] struct {
+	buf  []T // length zero or a power of two
+	head int
+	n    int
+}
+
+func (r *ring[T]) len() int { return r.n }
+
+// at returns the i-th element from the front.
+func (r *ring[T]) at(i int) *T { return &r.buf[(r.head+i)&(len(r.buf)-1)] }
+
+func (r *ring[T]) push(v T) {
+	if r.n == len(r.buf) {
+		grown := make([]T, max(16, 2*len(r.buf)))
+		for i := range r.n {
+			grown[i] = *r.at(i)
+		}
+		r.buf, r.head = grown, 0
+	}
+	r.n++
+	*r.at(r.n - 1) = v
+}
+
+func (r *ring[T]) pop() {
+	var zero T
+	*r.at(0) = zero
+	r.head = (r.head + 1) & (len(r.buf) - 1)
+	r.n--
+}
+
+func (r *ring[T]) clear() {
+	for r.n > 0 {
+		r.pop()
+	}
+	r.head = 0
+}
+
+// byteRing is a queue of bytes on a circular slice. It grows as needed: who fills it bounds it.
+type byteRing struct {
+	buf  []byte // length zero or a power of two
+	head int
+	n    int
+}
+
+// keepBytes is the storage that an empty byteRing keeps.
+const keepBytes = 256 << 10
+
+func (r *byteRing) len() int { return r.n }
+
+func (r *byteRing) write(p []byte) {
+	if need := r.n + len(p); need > len(r.buf) {
+		size := max(4<<10, len(r.buf))
+		for size < need {
+			size *= 2
+		}
+		grown := make([]byte, size)
+		r.peek(grown)
+		r.buf, r.head = grown, 0
+	}
+	tail := (r.head + r.n) & (len(r.buf) - 1)
+	copied := copy(r.buf[tail:], p)
+	copy(r.buf, p[copied:])
+	r.n += len(p)
+}
+
+// peek copies up to len(p) bytes from the front without taking them.
+func (r *byteRing) peek(p []byte) int {
+	if r.n == 0 {
+		return 0
+	}
+	p = p[:min(len(p), r.n)]
+	copied := copy(p, r.buf[r.head:])
+	copy(p[copied:], r.buf)
+	return len(p)
+}
+
+// read takes up to len(p) bytes from the front.
+func (r *byteRing) read(p []byte) int {
+	n := r.peek(p)
+	r.n -= n
+	if r.n == 0 {
+		r.head = 0
+		if len(r.buf) > keepBytes {
+			r.buf = nil
+		}
+		return n
+	}
+	r.head = (r.head + n) & (len(r.buf) - 1)
+	return n
+}
+
+func (r *byteRing) clear() { *r = byteRing{} }
