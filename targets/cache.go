@@ -8,6 +8,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/elasticache"
 	"github.com/aws/aws-sdk-go-v2/service/elasticache/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
@@ -53,7 +54,7 @@ func (r *Resolver) groups(ctx context.Context, spec Spec, id *string) ([]candida
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		var missing *types.ReplicationGroupNotFoundFault
-		if id != nil && errors.As(err, &missing) {
+		if id != nil && (errors.As(err, &missing) || badID(err)) {
 			return nil, nil
 		}
 		if err != nil {
@@ -96,7 +97,7 @@ func (r *Resolver) serverless(ctx context.Context, spec Spec, id *string) ([]can
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		var missing *types.ServerlessCacheNotFoundFault
-		if id != nil && errors.As(err, &missing) {
+		if id != nil && (errors.As(err, &missing) || badID(err)) {
 			return nil, nil
 		}
 		if err != nil {
@@ -126,7 +127,7 @@ func (r *Resolver) cacheClusters(ctx context.Context, spec Spec, id *string) ([]
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		var missing *types.CacheClusterNotFoundFault
-		if id != nil && errors.As(err, &missing) {
+		if id != nil && (errors.As(err, &missing) || badID(err)) {
 			return nil, nil
 		}
 		if err != nil {
@@ -157,6 +158,13 @@ func fromCacheCluster(cluster *types.CacheCluster) candidate {
 		c.endpoint = cacheEndpoint(cluster.CacheNodes[0].Endpoint, tls)
 	}
 	return c
+}
+
+// badID says whether ElastiCache refused an identifier as such: the three kinds differ in how long theirs may be, so that one
+// that is right for a cache cluster can be wrong for a replication group.
+func badID(err error) bool {
+	var api smithy.APIError
+	return errors.As(err, &api) && strings.HasPrefix(api.ErrorCode(), "InvalidParameterValue")
 }
 
 func cacheEndpoint(e *types.Endpoint, tls bool) Endpoint {
