@@ -1,0 +1,236 @@
+package gateway
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"math/rand/v2"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+)
+
+// plugin is AWS's session-manager-plugin, or skips the test where it is not built; in CI its absence is a failure.
+func plugin(t *testing.T) string {
+	t.Helper()
+	path := os.Getenv("BASTION_TEST_PLUGIN")
+	if path == "" {
+		path = filepath.Join("..", "..", "build", "tools", "session-manager-plugin")
+	}
+	path, err := filepath.Abs(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		if os.Getenv("CI") == "true" {
+			t.Fatalf("session-manager-plugin is needed (make tools, or BASTION_TEST_PLUGIN): %v", err)
+		}
+		t.Skipf("session-manager-plugin is not built: %v", err)
+	}
+	return path
+}
+
+// resumer answers the plugin's calls of ResumeSession and TerminateSession.
+func resumer(t *testing.T, g *Gateway) string {
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		var in struct{ SessionId string } //nolint:revive // the wire's name
+		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+			http.Error(w, err.Error(), http.StatusBadRequest)
+			return
+		}
+		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
+		out := map[string]string{"SessionId": in.SessionId}
+		switch op := r.Header.Get("X-Amz-Target"); op {
+		case "AmazonSSM.ResumeSession":
+			token, err := g.Resume(in.SessionId)
+			if err != nil {
+				http.Error(w, `{"__type":"DoesNotExistException"}`, http.StatusBadRequest)
+				return
+			}
+			out["TokenValue"], out["StreamUrl"] = token, g.StreamURL(in.SessionId)
+		case "AmazonSSM.TerminateSession":
+			_ = g.Terminate(in.SessionId)
+		default:
+			http.Error(w, op, http.StatusBadRequest)
+			return
+		}
+		_ = json.NewEncoder(w).Encode(out)
+	}))
+	t.Cleanup(srv.Close)
+	return srv.URL
+}
+
+// runPlugin starts a session and the plugin on it, as the AWS CLI does.
+func runPlugin(t *testing.T, g *Gateway, spec Spec) (stdin io.WriteCloser, stdout *bufio.Reader) {
+	t.Helper()
+	path := plugin(t)
+	token, err := g.Start(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	started, err := json.Marshal(map[string]string{
+		"SessionId": spec.ID, "TokenValue": token, "StreamUrl": g.StreamURL(spec.ID),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(path, string(started), "eu-central-1", "StartSession", "",
+		fmt.Sprintf(`{"Target":%q}`, spec.Target), resumer(t, g))
+	cmd.Env = append(os.Environ(), "AWS_ACCESS_KEY_ID=AKIALABLABLABLABLAB0", "AWS_SECRET_ACCESS_KEY=lab", "HOME="+t.TempDir(),
+		"TMPDIR="+t.TempDir()) // of its unix socket, which a killed plugin leaves
+	stdin, err = cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stderr bytes.Buffer
+	cmd.Stderr = &stderr
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		_ = cmd.Process.Kill()
+		_, _ = io.Copy(io.Discard, out)
+		_ = cmd.Wait()
+		if t.Failed() {
+			t.Logf("plugin's stderr: %s", &stderr)
+		}
+	})
+	return stdin, bufio.NewReader(out)
+}
+
+// skipTo reads lines until one contains text.
+func skipTo(t *testing.T, r *bufio.Reader, text string) string {
+	t.Helper()
+	for {
+		line, err := r.ReadString('\n')
+		if strings.Contains(line, text) {
+			return line
+		}
+		if err != nil {
+			t.Fatalf("plugin's output ended before %q: %v; last line %q", text, err, line)
+		}
+	}
+}
+
+func TestPluginSSHDocument(t *testing.T) {
+	g := newGateway(t, Config{})
+	stdin, stdout := runPlugin(t, g, sshSpec("plugin-ssh", serveTCP(t, echo)))
+	skipTo(t, stdout, "Starting session with SessionId: plugin-ssh")
+	for _, line := range []string{"hello\n", "again\n", strings.Repeat("x", 3000) + "\n"} {
+		if _, err := io.WriteString(stdin, line); err != nil {
+			t.Fatal(err)
+		}
+		got, err := stdout.ReadString('\n')
+		if err != nil || got != line {
+			t.Fatalf("echo of %.20q: %.20q, %v", line, got, err)
+		}
+	}
+	if err := g.Terminate("plugin-ssh"); err != nil {
+		t.Fatal(err)
+	}
+	skipTo(t, stdout, "Exiting session with sessionId: plugin-ssh")
+}
+
+var opened = regexp.MustCompile(`Port (\d+) opened`)
+
+// pluginPort starts the plugin on a port document and returns its local address.
+func pluginPort(t *testing.T, g *Gateway, spec Spec) string {
+	t.Helper()
+	_, stdout := runPlugin(t, g, spec)
+	line := skipTo(t, stdout, "opened for sessionId")
+	return "127.0.0.1:" + opened.FindStringSubmatch(line)[1]
+}
+
+func TestPluginPortForwarding(t *testing.T) {
+	g := newGateway(t, Config{})
+	addr := pluginPort(t, g, Spec{ID: "plugin-port", Document: DocPort, Target: testTarget, Port: serveTCP(t, echo), Dial: dialer})
+	var wg sync.WaitGroup
+	for i := range 4 {
+		wg.Go(func() { roundTrip(t, addr, uint64(i), 20_000) })
+	}
+	wg.Wait()
+}
+
+func TestPluginPortForwardingToRemoteHostDenied(t *testing.T) {
+	g := newGateway(t, Config{})
+	_, stdout := runPlugin(t, g, Spec{
+		ID: "plugin-denied", Document: DocPortRemote, Target: testTarget, Host: "169.254.169.254", Port: 80, Dial: dialer,
+	})
+	skipTo(t, stdout, "Forwarding to IP address 169.254.169.254 is forbidden.")
+}
+
+// roundTrip sends n random bytes to an echo server at addr and compares what comes back.
+func roundTrip(t *testing.T, addr string, seed uint64, n int) {
+	c, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Error(err)
+		return
+	}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
+	want := make([]byte, n)
+	rng := rand.NewChaCha8([32]byte{byte(seed)})
+	_, _ = rng.Read(want)
+	var wg sync.WaitGroup
+	wg.Go(func() { _, _ = c.Write(want) })
+	got := make([]byte, n)
+	if _, err := io.ReadFull(c, got); err != nil {
+		t.Error(err)
+	} else if !bytes.Equal(got, want) {
+		t.Errorf("connection %d: %d bytes came back changed", seed, n)
+	}
+	wg.Wait()
+}
+
+// The plugin resumes downloads only, and not always: uploads it loses.
+func TestPluginResumesAfterCut(t *testing.T) {
+	for _, how := range []string{"close", "reset"} {
+		t.Run(how, func(t *testing.T) {
+			g := newGateway(t, Config{})
+			const total = 300_000
+			half := make(chan struct{})
+			want := make([]byte, total)
+			_, _ = rand.NewChaCha8([32]byte{}).Read(want)
+			port := serveTCP(t, func(c net.Conn) {
+				_, _ = c.Write(want[:total/2])
+				<-half
+				_, _ = c.Write(want[total/2:])
+				_, _ = io.Copy(io.Discard, c)
+			})
+			id := "plugin-cut-" + how
+			_, stdout := runPlugin(t, g, sshSpec(id, port))
+			skipTo(t, stdout, "Starting session")
+			got := make([]byte, total)
+			if _, err := io.ReadFull(stdout, got[:total/2]); err != nil {
+				t.Fatal(err)
+			}
+			if n := g.Cut(id, how); n != 1 {
+				t.Fatalf("Cut: %d websockets", n)
+			}
+			close(half)
+			if _, err := io.ReadFull(stdout, got[total/2:]); err != nil {
+				t.Fatal(err)
+			}
+			if !bytes.Equal(got, want) {
+				t.Error("the download has changed")
+			}
+			if i := g.Sessions(); len(i) != 1 || i[0].Resumes != 1 || !i[0].Connected {
+				t.Errorf("sessions: %+v", i)
+			}
+		})
+	}
+}
