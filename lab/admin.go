@@ -1,0 +1,268 @@
+package lab
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/netip"
+
+	"github.com/bastion-ssm/bastion/lab/gateway"
+)
+
+const maxAdminBody = 64 << 10
+
+// admin is the handler of the admin endpoint under /_lab/. It asks for no credentials: whoever reaches the loopback address may
+// use it, but no web page may, as a browser would send its Origin.
+func (l *Lab) admin() http.Handler {
+	mux := http.NewServeMux()
+	handle := func(pattern string, f func(*http.Request) (any, error)) {
+		mux.HandleFunc(pattern, func(w http.ResponseWriter, r *http.Request) { answer(w, r, f) })
+	}
+	handle("GET /_lab/state", func(*http.Request) (any, error) { return l.State(), nil })
+	handle("GET /_lab/faults", func(*http.Request) (any, error) { return l.gw.Faults(), nil })
+	handle("PUT /_lab/faults", l.putFaults)
+	handle("GET /_lab/api-faults", func(*http.Request) (any, error) { return l.APIFaults(), nil })
+	handle("PUT /_lab/api-faults", l.putAPIFaults)
+	handle("POST /_lab/cut", l.postCut)
+	handle("POST /_lab/terminate-session", l.postTerminate)
+	handle("POST /_lab/stop-task", l.postStopTask)
+	handle("POST /_lab/kill-task", l.postKillTask)
+	handle("POST /_lab/identities", l.postIdentity)
+	handle("POST /_lab/names", l.postName)
+	mux.HandleFunc("GET /_lab/tasks/{id}/{stream}", l.getTaskOutput)
+	return mux
+}
+
+// State is what the lab has at one moment.
+type State struct {
+	URL       string           `json:"url"`
+	Tasks     []Task           `json:"tasks"`
+	Sessions  []gateway.Info   `json:"sessions"`
+	Counters  gateway.Counters `json:"counters"` // of sessions
+	Launched  int              `json:"tasks_launched"`
+	Calls     map[string]int   `json:"calls"`
+	Resolver  string           `json:"resolver"`
+	Databases []Database       `json:"databases"`
+	Web       string           `json:"web,omitempty"`
+}
+
+// Database says what stands for a database of AWS.
+type Database struct {
+	Name     string `json:"name"`
+	Endpoint string `json:"endpoint"` // as AWS's API says it
+	Addr     string `json:"addr"`
+	Version  string `json:"version"`
+	Embedded bool   `json:"embedded"` // a stand-in: no real server is installed, or none is wanted
+}
+
+// State returns what the lab has now.
+func (l *Lab) State() State {
+	l.ecs.mu.Lock()
+	launched := l.ecs.launched
+	l.ecs.mu.Unlock()
+	s := State{
+		URL: l.url, Tasks: l.Tasks(), Sessions: append([]gateway.Info{}, l.gw.Sessions()...), Counters: l.gw.Counters(),
+		Launched: launched, Calls: l.Calls(), Databases: l.Databases(), Web: l.WebURL(),
+	}
+	if l.resolver != nil {
+		s.Resolver = l.resolver.Addr().String()
+	}
+	return s
+}
+
+// Databases describes the lab's own databases.
+func (l *Lab) Databases() []Database {
+	list := []Database{}
+	if p := l.postgres; p != nil {
+		endpoint := fmt.Sprintf("%s.%s.%s.rds.amazonaws.com:%d", DBID, labZone, Region, p.Addr().Port())
+		list = append(list, Database{"rds:" + DBID, endpoint, p.Addr().String(), p.Version(), p.Embedded()})
+	}
+	if r := l.redis; r != nil {
+		endpoint := fmt.Sprintf("%s:%d", Cache{ID: CacheID, Kind: ReplicationGroup}.endpointName(), r.Addr().Port())
+		list = append(list, Database{"cache:" + CacheID, endpoint, r.Addr().String(), r.Version(), r.Embedded()})
+	}
+	return list
+}
+
+// answer runs an admin call and writes what it returns as JSON.
+func answer(w http.ResponseWriter, r *http.Request, f func(*http.Request) (any, error)) {
+	if err := checkCaller(r); err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
+	r.Body = http.MaxBytesReader(w, r.Body, maxAdminBody)
+	result, err := f(r)
+	status := http.StatusOK
+	if err != nil {
+		status = http.StatusBadRequest
+		if errors.Is(err, ErrNoTask) || errors.Is(err, gateway.ErrNoSession) {
+			status = http.StatusNotFound
+		}
+		result = map[string]string{"error": err.Error()}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	enc := json.NewEncoder(w)
+	enc.SetIndent("", "  ")
+	_ = enc.Encode(result) // a caller that has gone needs no answer
+}
+
+// checkCaller refuses web pages: by their Origin, and by a Host that was rebound to this address.
+func checkCaller(r *http.Request) error {
+	if r.Header.Get("Origin") != "" {
+		return errors.New("not from a web page")
+	}
+	host := r.Host
+	if h, _, err := net.SplitHostPort(host); err == nil {
+		host = h
+	}
+	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		return fmt.Errorf("host %q is not loopback", host)
+	}
+	return nil
+}
+
+// readJSON reads a body strictly: a typo in a fault must not pass as no fault.
+func readJSON(r *http.Request, dst any) error {
+	dec := json.NewDecoder(r.Body)
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(dst); err != nil && !errors.Is(err, io.EOF) {
+		return fmt.Errorf("read the request: %w", err)
+	}
+	return nil
+}
+
+type empty struct{}
+
+func (l *Lab) putFaults(r *http.Request) (any, error) {
+	var f gateway.Faults
+	if err := readJSON(r, &f); err != nil {
+		return nil, err
+	}
+	return f, l.gw.SetFaults(f)
+}
+
+func (l *Lab) putAPIFaults(r *http.Request) (any, error) {
+	var f APIFaults
+	if err := readJSON(r, &f); err != nil {
+		return nil, err
+	}
+	return f, l.SetAPIFaults(f)
+}
+
+func (l *Lab) postCut(r *http.Request) (any, error) {
+	in := struct {
+		Session string `json:"session"` // empty: all
+		How     string `json:"how"`     // close or reset
+	}{How: "close"}
+	if err := readJSON(r, &in); err != nil {
+		return nil, err
+	}
+	if in.How != "close" && in.How != "reset" {
+		return nil, fmt.Errorf("how is close or reset, not %q", in.How)
+	}
+	return map[string]int{"cut": l.gw.Cut(in.Session, in.How)}, nil
+}
+
+func (l *Lab) postTerminate(r *http.Request) (any, error) {
+	var in struct {
+		Session string `json:"session"`
+	}
+	if err := readJSON(r, &in); err != nil {
+		return nil, err
+	}
+	return empty{}, l.gw.Terminate(in.Session)
+}
+
+type taskRequest struct {
+	Task   string `json:"task"` // id or ARN; empty: all that run
+	Reason string `json:"reason"`
+}
+
+// each calls f for the tasks that a request names.
+func (l *Lab) each(r *http.Request, f func(id, reason string) error) (any, error) {
+	var in taskRequest
+	if err := readJSON(r, &in); err != nil {
+		return nil, err
+	}
+	ids := []string{in.Task}
+	if in.Task == "" {
+		ids = nil
+		for _, t := range l.Tasks() {
+			if t.LastStatus != statusStopped {
+				ids = append(ids, t.ID)
+			}
+		}
+	}
+	for _, id := range ids {
+		if err := f(id, in.Reason); err != nil {
+			return nil, err
+		}
+	}
+	return map[string]int{"tasks": len(ids)}, nil
+}
+
+func (l *Lab) postStopTask(r *http.Request) (any, error) {
+	return l.each(r, func(id, reason string) error {
+		return l.StopTask(r.Context(), id, orElse(reason, "Scaling activity initiated by the lab"))
+	})
+}
+
+func (l *Lab) postKillTask(r *http.Request) (any, error) {
+	return l.each(r, func(id, _ string) error { return l.KillTask(id) })
+}
+
+func (l *Lab) postIdentity(r *http.Request) (any, error) {
+	var in struct {
+		Name string `json:"name"`
+		IdentityConfig
+	}
+	if err := readJSON(r, &in); err != nil {
+		return nil, err
+	}
+	env, err := l.AddIdentity(in.Name, in.IdentityConfig)
+	return map[string][]string{"env": env}, err
+}
+
+func (l *Lab) postName(r *http.Request) (any, error) {
+	var in struct {
+		Name  string       `json:"name"`
+		Addrs []netip.Addr `json:"addrs"`
+	}
+	if err := readJSON(r, &in); err != nil {
+		return nil, err
+	}
+	if in.Name == "" {
+		return nil, errors.New("a name is needed")
+	}
+	l.AddName(in.Name, in.Addrs...)
+	return empty{}, nil
+}
+
+func (l *Lab) getTaskOutput(w http.ResponseWriter, r *http.Request) {
+	if err := checkCaller(r); err != nil {
+		http.Error(w, err.Error(), http.StatusForbidden)
+		return
+	}
+	stdout, stderr, err := l.TaskOutput(r.PathValue("id"))
+	if err != nil {
+		http.Error(w, err.Error(), http.StatusNotFound)
+		return
+	}
+	var text []byte
+	switch r.PathValue("stream") {
+	case "stdout":
+		text = stdout
+	case "stderr":
+		text = stderr
+	default:
+		http.Error(w, "stdout or stderr", http.StatusNotFound)
+		return
+	}
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	_, _ = w.Write(text) // a reader that has gone needs no text
+}
+

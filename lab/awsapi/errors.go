@@ -1,0 +1,113 @@
+package awsapi
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+)
+
+// Error is an API error as a client sees it.
+type Error struct {
+	Code    string
+	Message string
+	Status  int            // HTTP status; 0 means 400
+	Fields  map[string]any // further members of a JSON error
+}
+
+func (e *Error) Error() string { return e.Code + ": " + e.Message }
+
+// Errorf returns an Error with status 400.
+func Errorf(code, format string, args ...any) *Error {
+	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
+}
+
+// errorKind is an error that every service has, under a name of its protocol's own.
+type errorKind uint8
+
+const (
+	errMissingAuth errorKind = iota
+	errIncompleteSignature
+	errUnknownKey
+	errBadSignature
+	errSkew
+	errExpiredToken
+	errDenied
+	errThrottled
+	errUnknownAction
+	errMalformed
+	errInternal
+	numErrorKinds
+)
+
+type codeStatus struct {
+	code   string
+	status int
+}
+
+var commonErrors = [...][numErrorKinds]codeStatus{
+	JSON: {
+		errMissingAuth:         {"MissingAuthenticationTokenException", 400},
+		errIncompleteSignature: {"IncompleteSignatureException", 400},
+		errUnknownKey:          {"UnrecognizedClientException", 400},
+		errBadSignature:        {"InvalidSignatureException", 400},
+		errSkew:                {"InvalidSignatureException", 400},
+		errExpiredToken:        {"ExpiredTokenException", 400},
+		errDenied:              {"AccessDeniedException", 400},
+		errThrottled:           {"ThrottlingException", 400},
+		errUnknownAction:       {"UnknownOperationException", 400},
+		errMalformed:           {"SerializationException", 400},
+		errInternal:            {"InternalServerError", 500},
+	},
+	Query: {
+		errMissingAuth:         {"MissingAuthenticationToken", 403},
+		errIncompleteSignature: {"IncompleteSignature", 400},
+		errUnknownKey:          {"InvalidClientTokenId", 403},
+		errBadSignature:        {"SignatureDoesNotMatch", 403},
+		errSkew:                {"SignatureDoesNotMatch", 403},
+		errExpiredToken:        {"ExpiredToken", 403},
+		errDenied:              {"AccessDenied", 403},
+		errThrottled:           {"Throttling", 400},
+		errUnknownAction:       {"InvalidAction", 400},
+		errMalformed:           {"MalformedInput", 400},
+		errInternal:            {"InternalFailure", 500},
+	},
+	EC2: {
+		errMissingAuth:         {"MissingAuthenticationToken", 403},
+		errIncompleteSignature: {"IncompleteSignature", 400},
+		errUnknownKey:          {"AuthFailure", 401},
+		errBadSignature:        {"AuthFailure", 401},
+		errSkew:                {"RequestExpired", 400},
+		errExpiredToken:        {"RequestExpired", 400},
+		errDenied:              {"UnauthorizedOperation", 403},
+		errThrottled:           {"RequestLimitExceeded", 503},
+		errUnknownAction:       {"InvalidAction", 400},
+		errMalformed:           {"MalformedInput", 400},
+		errInternal:            {"InternalError", 500},
+	},
+}
+
+// common returns the protocol's own form of an error that every service has.
+func (p Protocol) common(kind errorKind, message string) *Error {
+	c := commonErrors[p][kind]
+	return &Error{Code: c.code, Message: message, Status: c.status}
+}
+
+// Throttled is the error of a call that came too soon.
+func (p Protocol) Throttled() *Error {
+	if p == EC2 {
+		return p.common(errThrottled, "Request limit exceeded.")
+	}
+	return p.common(errThrottled, "Rate exceeded")
+}
+
+// asError returns err as an *Error; anything else is an internal failure.
+func (p Protocol) asError(err error) *Error {
+	var e *Error
+	if errors.As(err, &e) {
+		if e.Status == 0 {
+			e = &Error{Code: e.Code, Message: e.Message, Status: http.StatusBadRequest, Fields: e.Fields}
+		}
+		return e
+	}
+	return p.common(errInternal, err.Error())
+}

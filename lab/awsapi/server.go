@@ -1,0 +1,270 @@
+package awsapi
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+)
+
+// Protocol is a wire protocol of the AWS APIs.
+type Protocol uint8
+
+// The protocols.
+const (
+	JSON  Protocol = iota // AWS JSON 1.1
+	Query                 // form in, XML out
+	EC2                   // EC2's variant of Query
+)
+
+const maxBody = 1 << 20
+
+// Service is an AWS service with the operations that the lab models.
+type Service struct {
+	Name      string // as in the credential scope and before the colon of its IAM actions
+	Protocol  Protocol
+	Target    string // JSON: the prefix of X-Amz-Target
+	Version   string // Query, EC2: the API version
+	Namespace string // Query, EC2: the XML namespace of the answers
+	Ops       map[string]Op
+}
+
+// Op is an operation.
+type Op struct {
+	// Handle returns the result: for JSON a value to marshal as JSON, else one to marshal as XML. It is called after the caller
+	// has been authenticated and authorized.
+	Handle func(ctx context.Context, c *Call) (any, error)
+	// Resource returns the ARN that the action is about, which a denial names. Nil is "*".
+	Resource func(c *Call) string
+	// Open operations need no permission.
+	Open bool
+}
+
+// Call is one request.
+type Call struct {
+	Service  *Service
+	Action   string
+	Identity Identity
+	Form     url.Values // Query, EC2
+	body     []byte     // JSON
+}
+
+// Name returns the IAM action, such as "ecs:RunTask".
+func (c *Call) Name() string { return c.Service.Name + ":" + c.Action }
+
+// Bind decodes the body of a JSON call into dst; members that dst does not have are ignored.
+func (c *Call) Bind(dst any) error {
+	if len(c.body) == 0 {
+		return nil
+	}
+	if err := json.Unmarshal(c.body, dst); err != nil {
+		return c.Service.Protocol.common(errMalformed, "Could not parse the request: "+err.Error())
+	}
+	return nil
+}
+
+// Authorize returns the error of a caller that may not do action on resource. Handlers call it for the permissions that an
+// operation needs besides its own, such as iam:PassRole.
+func (c *Call) Authorize(action, resource string) error {
+	v := c.Identity.may(action)
+	if v == allowed {
+		return nil
+	}
+	return denied(c.Service.Protocol, &c.Identity, action, resource, v == explicitDeny)
+}
+
+func denied(p Protocol, id *Identity, action, resource string, explicit bool) *Error {
+	why := "because no identity-based policy allows the " + action + " action"
+	if explicit {
+		why = "with an explicit deny in an identity-based policy"
+	}
+	msg := fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s %s", id.ARN, action, resource, why)
+	if p == EC2 {
+		msg = "You are not authorized to perform this operation. " + msg
+	}
+	return p.common(errDenied, msg)
+}
+
+// Config sets up a Server.
+type Config struct {
+	Region     string
+	Identities *Directory
+	Services   []Service
+	Now        func() time.Time // nil is time.Now
+	Logger     *slog.Logger     // nil discards
+	// Before is called for every authenticated call, before it is authorized; an error is the answer. It may be nil.
+	Before func(ctx context.Context, c *Call) error
+}
+
+// Server is the http.Handler of the APIs.
+type Server struct {
+	cfg      Config
+	verifier verifier
+	services map[string]*Service
+
+	mu     sync.Mutex
+	counts map[string]int
+}
+
+// New returns a Server.
+func New(cfg Config) *Server {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{
+		cfg:      cfg,
+		verifier: verifier{region: cfg.Region, identities: cfg.Identities, now: cfg.Now},
+		services: make(map[string]*Service),
+		counts:   make(map[string]int),
+	}
+	for i := range cfg.Services {
+		s.services[cfg.Services[i].Name] = &cfg.Services[i]
+	}
+	return s
+}
+
+// Counts returns how many authenticated calls came, by action.
+func (s *Server) Counts() map[string]int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	counts := make(map[string]int, len(s.counts))
+	for action, n := range s.counts {
+		counts[action] = n
+	}
+	return counts
+}
+
+// ServeHTTP answers one call. The service is the one of the credential scope, as a single endpoint serves them all.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	id := requestID()
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
+	if err != nil {
+		writeError(w, guessProtocol(r), "", id, &Error{Code: "RequestEntityTooLarge", Message: err.Error(), Status: http.StatusRequestEntityTooLarge})
+		return
+	}
+	auth, ok := parseAuthorization(r.Header.Get("Authorization"))
+	if !ok {
+		p := guessProtocol(r)
+		e := p.common(errMissingAuth, "Missing Authentication Token")
+		if r.Header.Get("Authorization") != "" {
+			e = p.common(errIncompleteSignature, "Authorization header is no complete "+algorithm+" signature.")
+		}
+		writeError(w, p, "", id, e)
+		return
+	}
+	svc, ok := s.services[auth.service]
+	if !ok {
+		p := guessProtocol(r)
+		writeError(w, p, "", id, p.common(errUnknownAction, fmt.Sprintf("The lab does not model the service %q.", auth.service)))
+		return
+	}
+	c := &Call{Service: svc}
+	result, err := s.call(r, c, body, auth)
+	log := s.cfg.Logger.With("action", c.Name(), "who", c.Identity.Name, "request", id)
+	if err != nil {
+		e := svc.Protocol.asError(err)
+		log.Info("api call", "error", e.Code, "message", e.Message)
+		writeError(w, svc.Protocol, svc.Namespace, id, e)
+		return
+	}
+	log.Debug("api call")
+	if err := writeResult(w, c, id, result); err != nil {
+		log.Error("api answer", "error", err)
+	}
+}
+
+// call authenticates, authorizes and runs one call; it fills in c.
+func (s *Server) call(r *http.Request, c *Call, body []byte, auth authorization) (any, error) {
+	p := c.Service.Protocol
+	identity, fault := s.verifier.verify(r, body, auth, p)
+	if fault != nil {
+		return nil, fault
+	}
+	c.Identity = identity
+	if err := c.parse(r, body); err != nil {
+		return nil, err
+	}
+	op, known := c.Service.Ops[c.Action]
+	s.count(c, known)
+	if !known {
+		return nil, p.common(errUnknownAction, fmt.Sprintf("Could not find operation %s for version %s: the lab does not model it.",
+			c.Action, c.Service.Version))
+	}
+	if s.cfg.Before != nil {
+		if err := s.cfg.Before(r.Context(), c); err != nil {
+			return nil, err
+		}
+	}
+	if !op.Open {
+		resource := "*"
+		if op.Resource != nil {
+			resource = op.Resource(c)
+		}
+		if err := c.Authorize(c.Name(), resource); err != nil {
+			return nil, err
+		}
+	}
+	return op.Handle(r.Context(), c)
+}
+
+// count counts a call by its action; names that no service has share one counter, as a client could make up any number.
+func (s *Server) count(c *Call, known bool) {
+	name := c.Name()
+	if !known {
+		name = c.Service.Name + ":?"
+	}
+	s.mu.Lock()
+	s.counts[name]++
+	s.mu.Unlock()
+}
+
+func (c *Call) parse(r *http.Request, body []byte) error {
+	p := c.Service.Protocol
+	if p == JSON {
+		prefix, action, ok := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
+		if !ok || prefix != c.Service.Target {
+			return p.common(errUnknownAction, "X-Amz-Target names no operation of "+c.Service.Name+".")
+		}
+		c.Action, c.body = action, body
+		return nil
+	}
+	form, err := url.ParseQuery(string(body))
+	if err != nil {
+		return p.common(errMalformed, "The request is no form: "+err.Error())
+	}
+	for k, v := range r.URL.Query() {
+		form[k] = append(form[k], v...)
+	}
+	c.Action, c.Form = form.Get("Action"), form
+	if c.Action == "" {
+		return p.common(errUnknownAction, "The request names no Action.")
+	}
+	return nil
+}
+
+// guessProtocol is for requests that do not say which service they are for.
+func guessProtocol(r *http.Request) Protocol {
+	if r.Header.Get("X-Amz-Target") != "" || strings.Contains(r.Header.Get("Content-Type"), "json") {
+		return JSON
+	}
+	return Query
+}
+
+func requestID() string {
+	var b [16]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
+}
+
+var errNoResult = errors.New("handler returned nothing")

@@ -1,0 +1,270 @@
+package lab
+
+import (
+	"context"
+	"encoding/base64"
+	"fmt"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+
+	"github.com/bastion-ssm/bastion/lab/awsapi"
+)
+
+const (
+	vpcID     = "vpc-0lab0lab0lab0lab0"
+	vpcSubnet = "subnet-0000000000000lab"
+	vpcGroup  = "sg-0000000000000000lab"
+)
+
+// Subnet is a subnet of the lab's VPC.
+type Subnet struct {
+	ID   string
+	CIDR string
+	Zone string
+	Tags map[string]string
+}
+
+// SecurityGroup is a security group of the lab's VPC. It filters nothing.
+type SecurityGroup struct {
+	ID, Name, Description string
+	Tags                  map[string]string
+}
+
+// ec2 is the part of EC2 that a task's network comes from.
+type ec2 struct {
+	mu      sync.Mutex
+	subnets []Subnet
+	groups  []SecurityGroup
+	hosts   int // addresses given to tasks so far
+}
+
+func (e *ec2) service() awsapi.Service {
+	return awsapi.Service{
+		Name: "ec2", Protocol: awsapi.EC2, Version: "2016-11-15", Namespace: "http://ec2.amazonaws.com/doc/2016-11-15/",
+		Ops: map[string]awsapi.Op{
+			"DescribeSubnets":        {Handle: e.describeSubnets},
+			"DescribeSecurityGroups": {Handle: e.describeSecurityGroups},
+		},
+	}
+}
+
+// checkNetwork is what ECS checks of a task's network configuration.
+func (e *ec2) checkNetwork(subnets, groups []string) error {
+	if len(subnets) == 0 {
+		return invalidParameter("subnets can not be empty.")
+	}
+	if len(subnets) > 16 {
+		return invalidParameter("subnets can have at most 16 items.")
+	}
+	if len(groups) > 5 {
+		return invalidParameter("securityGroups can have at most 5 items.")
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, id := range subnets {
+		if !slices.ContainsFunc(e.subnets, func(s Subnet) bool { return s.ID == id }) {
+			return invalidParameter("Error retrieving subnet information for [%s]: The subnet ID '%s' does not exist "+
+				"(ErrorCode: InvalidSubnetID.NotFound)", id, id)
+		}
+	}
+	for _, id := range groups {
+		if !slices.ContainsFunc(e.groups, func(g SecurityGroup) bool { return g.ID == id }) {
+			return invalidParameter("Error retrieving security group information for [%s]: The security group '%s' does not exist "+
+				"(ErrorCode: InvalidGroup.NotFound)", id, id)
+		}
+	}
+	return nil
+}
+
+// newAddress returns a private address for a task. Nothing listens there: it is shown, never dialed.
+func (e *ec2) newAddress(subnet string) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.hosts++
+	for _, s := range e.subnets {
+		if p, err := netip.ParsePrefix(s.CIDR); s.ID == subnet && err == nil {
+			b := p.Addr().As4()
+			b[3] = byte(10 + e.hosts%240)
+			return netip.AddrFrom4(b).String()
+		}
+	}
+	return ""
+}
+
+func (e *ec2) zone(subnet string) string {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, s := range e.subnets {
+		if s.ID == subnet {
+			return s.Zone
+		}
+	}
+	return ""
+}
+
+type ec2Tag struct {
+	Key   string `xml:"key"`
+	Value string `xml:"value"`
+}
+
+func ec2Tags(tags map[string]string) []ec2Tag {
+	var list []ec2Tag
+	for _, k := range sortedKeys(tags) {
+		list = append(list, ec2Tag{k, tags[k]})
+	}
+	return list
+}
+
+func (e *ec2) describeSubnets(_ context.Context, c *awsapi.Call) (any, error) {
+	type item struct {
+		SubnetID            string   `xml:"subnetId"`
+		SubnetArn           string   `xml:"subnetArn"`
+		State               string   `xml:"state"`
+		VpcID               string   `xml:"vpcId"`
+		CIDR                string   `xml:"cidrBlock"`
+		Free                int      `xml:"availableIpAddressCount"`
+		Zone                string   `xml:"availabilityZone"`
+		DefaultForAZ        bool     `xml:"defaultForAz"`
+		MapPublicIPOnLaunch bool     `xml:"mapPublicIpOnLaunch"`
+		OwnerID             string   `xml:"ownerId"`
+		Tags                []ec2Tag `xml:"tagSet>item"`
+	}
+	e.mu.Lock()
+	subnets := slices.Clone(e.subnets)
+	e.mu.Unlock()
+	subnets, err := selectByID(subnets, awsapi.List(c.Form, "SubnetId"), func(s Subnet) string { return s.ID },
+		"InvalidSubnetID.NotFound", "The subnet ID '%s' does not exist")
+	if err != nil {
+		return nil, err
+	}
+	var items []item
+	for _, s := range subnets {
+		match, err := ec2Match(c, s.Tags, map[string]string{
+			"subnet-id": s.ID, "vpc-id": vpcID, "availability-zone": s.Zone, "state": "available", "cidr-block": s.CIDR, "cidrBlock": s.CIDR,
+		})
+		if err != nil {
+			return nil, err
+		}
+		if match {
+			items = append(items, item{
+				s.ID, arn("ec2", "subnet/"+s.ID), "available", vpcID, s.CIDR, 251, s.Zone, false, false, Account, ec2Tags(s.Tags),
+			})
+		}
+	}
+	page, next, err := ec2Page(c, items)
+	return struct {
+		Items []item `xml:"subnetSet>item"`
+		Next  string `xml:"nextToken,omitempty"`
+	}{page, next}, err
+}
+
+func (e *ec2) describeSecurityGroups(_ context.Context, c *awsapi.Call) (any, error) {
+	type ipRange struct {
+		CIDR string `xml:"cidrIp"`
+	}
+	type permission struct {
+		Protocol string    `xml:"ipProtocol"`
+		Ranges   []ipRange `xml:"ipRanges>item"`
+	}
+	type item struct {
+		OwnerID     string       `xml:"ownerId"`
+		GroupID     string       `xml:"groupId"`
+		GroupName   string       `xml:"groupName"`
+		Description string       `xml:"groupDescription"`
+		VpcID       string       `xml:"vpcId"`
+		Ingress     []permission `xml:"ipPermissions>item"`
+		Egress      []permission `xml:"ipPermissionsEgress>item"`
+		Tags        []ec2Tag     `xml:"tagSet>item"`
+	}
+	e.mu.Lock()
+	groups := slices.Clone(e.groups)
+	e.mu.Unlock()
+	groups, err := selectByID(groups, awsapi.List(c.Form, "GroupId"), func(g SecurityGroup) string { return g.ID },
+		"InvalidGroup.NotFound", "The security group '%s' does not exist")
+	if err != nil {
+		return nil, err
+	}
+	groups, err = selectByID(groups, awsapi.List(c.Form, "GroupName"), func(g SecurityGroup) string { return g.Name },
+		"InvalidGroup.NotFound", "The security group '%s' does not exist in default VPC")
+	if err != nil {
+		return nil, err
+	}
+	everywhere := []permission{{"-1", []ipRange{{"0.0.0.0/0"}}}}
+	var items []item
+	for _, g := range groups {
+		match, err := ec2Match(c, g.Tags, map[string]string{
+			"group-id": g.ID, "group-name": g.Name, "vpc-id": vpcID, "description": g.Description, "owner-id": Account,
+		})
+		if err != nil {
+			return nil, err
+		}
+		if match {
+			items = append(items, item{Account, g.ID, g.Name, g.Description, vpcID, nil, everywhere, ec2Tags(g.Tags)})
+		}
+	}
+	page, next, err := ec2Page(c, items)
+	return struct {
+		Items []item `xml:"securityGroupInfo>item"`
+		Next  string `xml:"nextToken,omitempty"`
+	}{page, next}, err
+}
+
+// selectByID returns the items with the ids, or all if there are none; an id that no item has is an error.
+func selectByID[T any](items []T, ids []string, id func(T) string, code, message string) ([]T, error) {
+	if len(ids) == 0 {
+		return items, nil
+	}
+	var selected []T
+	for _, want := range ids {
+		i := slices.IndexFunc(items, func(item T) bool { return id(item) == want })
+		if i < 0 {
+			return nil, awsapi.Errorf(code, message, want)
+		}
+		selected = append(selected, items[i])
+	}
+	return selected, nil
+}
+
+// ec2Match applies the call's filters to a resource with these tags and attributes.
+func ec2Match(c *awsapi.Call, tags, attributes map[string]string) (bool, error) {
+	for _, f := range awsapi.Filters(c.Form, "Filter", "Value") {
+		ok := false
+		if key, isTag := strings.CutPrefix(f.Name, "tag:"); isTag {
+			value, has := tags[key]
+			ok = has && awsapi.MatchAnyWild(f.Values, value)
+		} else if f.Name == "tag-key" {
+			ok = slices.ContainsFunc(sortedKeys(tags), func(k string) bool { return awsapi.MatchAnyWild(f.Values, k) })
+		} else if value, known := attributes[f.Name]; known {
+			ok = awsapi.MatchAnyWild(f.Values, value)
+		} else {
+			return false, awsapi.Errorf("InvalidParameterValue", "The filter '%s' is invalid", f.Name)
+		}
+		if !ok {
+			return false, nil
+		}
+	}
+	return true, nil
+}
+
+func ec2Page[T any](c *awsapi.Call, items []T) ([]T, string, error) {
+	size := 1000
+	if v := c.Form.Get("MaxResults"); v != "" {
+		n, err := strconv.Atoi(v)
+		if err != nil || n < 5 || n > 1000 {
+			return nil, "", awsapi.Errorf("InvalidParameterValue", "Value (%s) for parameter maxResults is invalid. Expecting a value between 5 and 1000.", v)
+		}
+		size = n
+	}
+	marker, err := base64.StdEncoding.DecodeString(c.Form.Get("NextToken"))
+	page, next, ok := awsapi.Page(items, string(marker), size)
+	if err != nil || !ok {
+		return nil, "", awsapi.Errorf("InvalidPaginationToken", "%s", fmt.Sprintf("The token '%s' is invalid", c.Form.Get("NextToken")))
+	}
+	if next != "" {
+		next = base64.StdEncoding.EncodeToString([]byte(next))
+	}
+	return page, next, nil
+}

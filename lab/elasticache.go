@@ -1,0 +1,296 @@
+package lab
+
+import (
+	"context"
+	"net/netip"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bastion-ssm/bastion/lab/awsapi"
+)
+
+// CacheKind is a kind of cache.
+type CacheKind string
+
+// The kinds of cache.
+const (
+	ReplicationGroup CacheKind = "replication group" // with its first node as a cache cluster
+	CacheCluster     CacheKind = "cache cluster"     // one node of its own
+	ServerlessCache  CacheKind = "serverless cache"
+)
+
+// Cache is an ElastiCache cache.
+type Cache struct {
+	ID      string
+	Kind    CacheKind      // default: ReplicationGroup
+	Engine  string         // default: redis
+	Version string         // of the engine
+	Sharded bool           // replication groups: cluster mode, with a configuration endpoint
+	Status  string         // default: available
+	Host    string         // name of the endpoint; the default is of AWS's form
+	Addr    netip.AddrPort // where it really listens; its port is the endpoint's
+	created time.Time
+}
+
+const cacheZone = labZone + ".euc1.cache.amazonaws.com"
+
+// endpointName is the name in the cache's main endpoint.
+func (c Cache) endpointName() string {
+	switch {
+	case c.Kind == ServerlessCache:
+		return c.ID + "-" + labZone + ".serverless.euc1.cache.amazonaws.com"
+	case c.Kind == CacheCluster && c.Engine == "memcached":
+		return c.ID + "." + labZone + ".cfg.euc1.cache.amazonaws.com"
+	case c.Kind == CacheCluster:
+		return c.ID + "." + labZone + ".0001.euc1.cache.amazonaws.com"
+	case c.Sharded:
+		return "clustercfg." + c.ID + "." + cacheZone
+	}
+	return "master." + c.ID + "." + cacheZone
+}
+
+// names are all names under which the cache is reached.
+func (c Cache) names() []string {
+	names := []string{c.Host}
+	switch c.Kind {
+	case ReplicationGroup:
+		names = append(names, c.readerName(), c.nodeName())
+	case CacheCluster:
+		names = append(names, c.nodeName())
+	case ServerlessCache:
+	}
+	return names
+}
+
+func (c Cache) readerName() string { return "replica." + c.ID + "." + cacheZone }
+
+func (c Cache) nodeName() string {
+	if c.Kind == CacheCluster {
+		return c.ID + "." + labZone + ".0001.euc1.cache.amazonaws.com"
+	}
+	return c.nodeID() + "." + c.ID + "." + cacheZone
+}
+
+// nodeID is the cache cluster of the replication group's first node.
+func (c Cache) nodeID() string {
+	if c.Kind == ReplicationGroup {
+		return c.ID + "-001"
+	}
+	return c.ID
+}
+
+// elasticache is ElastiCache.
+type elasticache struct {
+	mu     sync.Mutex
+	caches []Cache
+}
+
+func (e *elasticache) service() awsapi.Service {
+	resource := func(kind, key string) func(*awsapi.Call) string {
+		return func(c *awsapi.Call) string {
+			id := c.Form.Get(key)
+			if id == "" {
+				id = "*"
+			}
+			return arn("elasticache", kind+":"+id)
+		}
+	}
+	return awsapi.Service{
+		Name: "elasticache", Protocol: awsapi.Query, Version: "2015-02-02", Namespace: "http://elasticache.amazonaws.com/doc/2015-02-02/",
+		Ops: map[string]awsapi.Op{
+			"DescribeReplicationGroups": {Handle: e.describeReplicationGroups, Resource: resource("replicationgroup", "ReplicationGroupId")},
+			"DescribeCacheClusters":     {Handle: e.describeCacheClusters, Resource: resource("cluster", "CacheClusterId")},
+			"DescribeServerlessCaches":  {Handle: e.describeServerlessCaches, Resource: resource("serverlesscache", "ServerlessCacheName")},
+		},
+	}
+}
+
+// list returns the caches of the kinds; with an id the one that has it.
+func (e *elasticache) list(id string, notFound *awsapi.Error, idOf func(Cache) string, kinds ...CacheKind) ([]Cache, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var list []Cache
+	for _, c := range e.caches {
+		if slices.Contains(kinds, c.Kind) && (id == "" || strings.EqualFold(idOf(c), id)) {
+			list = append(list, c)
+		}
+	}
+	if id != "" && len(list) == 0 {
+		return nil, notFound
+	}
+	return list, nil
+}
+
+func (e *elasticache) describeReplicationGroups(_ context.Context, c *awsapi.Call) (any, error) {
+	type nodeMember struct {
+		CacheClusterID string `xml:"CacheClusterId"`
+		CacheNodeID    string `xml:"CacheNodeId"`
+		ReadEndpoint   *xmlEndpoint
+		Zone           string `xml:"PreferredAvailabilityZone"`
+		CurrentRole    string `xml:",omitempty"`
+	}
+	type nodeGroup struct {
+		NodeGroupID     string `xml:"NodeGroupId"`
+		Status          string
+		PrimaryEndpoint *xmlEndpoint
+		ReaderEndpoint  *xmlEndpoint
+		Slots           string       `xml:",omitempty"`
+		Members         []nodeMember `xml:"NodeGroupMembers>NodeGroupMember"`
+	}
+	type group struct {
+		ReplicationGroupID       string `xml:"ReplicationGroupId"`
+		Description              string
+		Status                   string
+		MemberClusters           []string    `xml:"MemberClusters>ClusterId"`
+		NodeGroups               []nodeGroup `xml:"NodeGroups>NodeGroup"`
+		AutomaticFailover        string
+		MultiAZ                  string
+		ConfigurationEndpoint    *xmlEndpoint
+		SnapshotRetentionLimit   int
+		ClusterEnabled           bool
+		CacheNodeType            string
+		AuthTokenEnabled         bool
+		TransitEncryptionEnabled bool
+		AtRestEncryptionEnabled  bool
+		ARN                      string
+		Engine                   string
+		CreateTime               string `xml:"ReplicationGroupCreateTime"`
+	}
+	id := c.Form.Get("ReplicationGroupId")
+	caches, err := e.list(id, &awsapi.Error{
+		Code: "ReplicationGroupNotFoundFault", Message: "ReplicationGroup " + id + " not found.", Status: 404,
+	}, func(c Cache) string { return c.ID }, ReplicationGroup)
+	if err != nil {
+		return nil, err
+	}
+	var items []group
+	for _, cache := range caches {
+		port := cache.Addr.Port()
+		member := nodeMember{CacheClusterID: cache.nodeID(), CacheNodeID: "0001", Zone: Region + "a"}
+		shard := nodeGroup{NodeGroupID: "0001", Status: cache.Status}
+		g := group{
+			ReplicationGroupID: cache.ID, Description: "made by the lab", Status: cache.Status, MemberClusters: []string{cache.nodeID()},
+			AutomaticFailover: "disabled", MultiAZ: "disabled", ClusterEnabled: cache.Sharded, CacheNodeType: "cache.t4g.micro",
+			AtRestEncryptionEnabled: true, ARN: arn("elasticache", "replicationgroup:"+cache.ID), Engine: cache.Engine,
+			CreateTime: iso(cache.created),
+		}
+		if cache.Sharded {
+			g.ConfigurationEndpoint = &xmlEndpoint{Address: cache.Host, Port: port}
+			shard.Slots = "0-16383"
+		} else {
+			shard.PrimaryEndpoint = &xmlEndpoint{Address: cache.Host, Port: port}
+			shard.ReaderEndpoint = &xmlEndpoint{Address: cache.readerName(), Port: port}
+			member.ReadEndpoint, member.CurrentRole = &xmlEndpoint{Address: cache.nodeName(), Port: port}, "primary"
+		}
+		shard.Members = []nodeMember{member}
+		g.NodeGroups = []nodeGroup{shard}
+		items = append(items, g)
+	}
+	page, next, err := rdsPage(c, items)
+	return struct {
+		Marker string  `xml:",omitempty"`
+		Items  []group `xml:"ReplicationGroups>ReplicationGroup"`
+	}{next, page}, err
+}
+
+func (e *elasticache) describeCacheClusters(_ context.Context, c *awsapi.Call) (any, error) {
+	type node struct {
+		CacheNodeID     string `xml:"CacheNodeId"`
+		CacheNodeStatus string
+		CreateTime      string `xml:"CacheNodeCreateTime"`
+		Endpoint        xmlEndpoint
+		Zone            string `xml:"CustomerAvailabilityZone"`
+	}
+	type cluster struct {
+		CacheClusterID           string `xml:"CacheClusterId"`
+		ConfigurationEndpoint    *xmlEndpoint
+		CacheNodeType            string
+		Engine                   string
+		EngineVersion            string
+		CacheClusterStatus       string
+		NumCacheNodes            int
+		Zone                     string  `xml:"PreferredAvailabilityZone"`
+		CreateTime               string  `xml:"CacheClusterCreateTime"`
+		CacheNodes               *[]node `xml:"CacheNodes>CacheNode"`
+		ReplicationGroupID       string  `xml:"ReplicationGroupId,omitempty"`
+		TransitEncryptionEnabled bool
+		AtRestEncryptionEnabled  bool
+		ARN                      string
+	}
+	id := c.Form.Get("CacheClusterId")
+	caches, err := e.list(id, &awsapi.Error{Code: "CacheClusterNotFound", Message: "CacheCluster not found: " + id, Status: 404},
+		Cache.nodeID, ReplicationGroup, CacheCluster)
+	if err != nil {
+		return nil, err
+	}
+	alone := c.Form.Get("ShowCacheClustersNotInReplicationGroups") == "true"
+	var items []cluster
+	for _, cache := range caches {
+		if alone && cache.Kind == ReplicationGroup {
+			continue
+		}
+		item := cluster{
+			CacheClusterID: cache.nodeID(), CacheNodeType: "cache.t4g.micro", Engine: cache.Engine, EngineVersion: cache.Version,
+			CacheClusterStatus: cache.Status, NumCacheNodes: 1, Zone: Region + "a", CreateTime: iso(cache.created),
+			AtRestEncryptionEnabled: true, ARN: arn("elasticache", "cluster:"+cache.nodeID()),
+		}
+		if cache.Kind == ReplicationGroup {
+			item.ReplicationGroupID = cache.ID
+		}
+		if cache.Engine == "memcached" {
+			item.ConfigurationEndpoint = &xmlEndpoint{Address: cache.Host, Port: cache.Addr.Port()}
+		}
+		if c.Form.Get("ShowCacheNodeInfo") == "true" {
+			item.CacheNodes = &[]node{{
+				"0001", cache.Status, iso(cache.created), xmlEndpoint{Address: cache.nodeName(), Port: cache.Addr.Port()}, Region + "a",
+			}}
+		}
+		items = append(items, item)
+	}
+	page, next, err := rdsPage(c, items)
+	return struct {
+		Marker string    `xml:",omitempty"`
+		Items  []cluster `xml:"CacheClusters>CacheCluster"`
+	}{next, page}, err
+}
+
+func (e *elasticache) describeServerlessCaches(_ context.Context, c *awsapi.Call) (any, error) {
+	type cache struct {
+		ServerlessCacheName string
+		Description         string
+		CreateTime          string
+		Status              string
+		Engine              string
+		MajorEngineVersion  string
+		FullEngineVersion   string
+		Endpoint            xmlEndpoint
+		ReaderEndpoint      xmlEndpoint
+		ARN                 string
+	}
+	name := c.Form.Get("ServerlessCacheName")
+	caches, err := e.list(name, &awsapi.Error{
+		Code: "ServerlessCacheNotFoundFault", Message: "Serverless cache " + name + " not found.", Status: 404,
+	}, func(c Cache) string { return c.ID }, ServerlessCache)
+	if err != nil {
+		return nil, err
+	}
+	var items []cache
+	for _, s := range caches {
+		endpoint := xmlEndpoint{Address: s.Host, Port: s.Addr.Port()}
+		major, _, _ := strings.Cut(s.Version, ".")
+		items = append(items, cache{
+			s.ID, "made by the lab", iso(s.created), s.Status, s.Engine, major, s.Version, endpoint, endpoint,
+			arn("elasticache", "serverlesscache:"+s.ID),
+		})
+	}
+	page, next, ok := awsapi.Page(items, c.Form.Get("NextToken"), 50)
+	if !ok {
+		return nil, awsapi.Errorf("InvalidParameterValue", "Invalid next token.")
+	}
+	return struct {
+		NextToken string  `xml:",omitempty"`
+		Items     []cache `xml:"ServerlessCaches>member"`
+	}{next, page}, nil
+}

@@ -1,0 +1,119 @@
+package lab
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"regexp"
+	"runtime"
+	"strings"
+	"time"
+
+	"github.com/bastion-ssm/bastion/lab/awsapi"
+)
+
+// IdentityConfig says what a caller may do, and until when its credentials are good. The zero value may do everything.
+type IdentityConfig struct {
+	Deny  []string `json:"deny,omitempty"`  // patterns of actions that are denied: "ecs:RunTask", "rds:*"
+	Allow []string `json:"allow,omitempty"` // if not nil, everything else is denied
+	// Expires makes the credentials those of a role's session, good until then. It may have passed.
+	Expires time.Time `json:"expires,omitzero"`
+}
+
+// profile is a section of the AWS files.
+type profile struct {
+	name     string
+	identity awsapi.Identity
+}
+
+var namePattern = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,64}$`)
+
+// AddIdentity adds a caller, or gives the one with the name new credentials and rights (its old credentials keep their rights).
+// It returns the environment for a program that is to be it.
+func (l *Lab) AddIdentity(name string, cfg IdentityConfig) (env []string, err error) {
+	if !namePattern.MatchString(name) {
+		return nil, fmt.Errorf("%q is no name for an identity: up to 64 letters, digits, and . _ @ -", name)
+	}
+	id := userIdentity(name)
+	if !cfg.Expires.IsZero() {
+		id = temporaryIdentity("lab-"+name, name, cfg.Expires)
+	}
+	id.Deny, id.Allow = cfg.Deny, cfg.Allow
+	l.identities.Put(id)
+
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	replaced := false
+	for i := range l.profiles {
+		if l.profiles[i].name == name {
+			l.profiles[i].identity, replaced = id, true
+		}
+	}
+	if !replaced {
+		l.profiles = append(l.profiles, profile{name, id})
+	}
+	if err := l.writeAWSFiles(); err != nil {
+		return nil, fmt.Errorf("add identity %s: %w", name, err)
+	}
+	return l.envFor(name), nil
+}
+
+// Env is the environment of a program that uses the lab as its AWS, as the identity "lab", which may do everything. The
+// credentials are in files, and are worth nothing anywhere else.
+func (l *Lab) Env() []string { return l.envFor("lab") }
+
+func (l *Lab) envFor(name string) []string {
+	return []string{
+		"AWS_ENDPOINT_URL=" + l.url,
+		"AWS_REGION=" + Region,
+		"AWS_DEFAULT_REGION=" + Region, // the AWS CLI before 2.13 knows this one alone
+		"AWS_PROFILE=" + name,
+		"AWS_CONFIG_FILE=" + l.path("aws-config"),
+		"AWS_SHARED_CREDENTIALS_FILE=" + l.path("aws-credentials"),
+		"AWS_EC2_METADATA_DISABLED=true",
+		"AWS_PAGER=",
+	}
+}
+
+// Environ is base with the lab as its AWS: without base's own AWS_ variables, which would win over the files.
+func (l *Lab) Environ(base []string) []string {
+	var env []string
+	for _, kv := range base {
+		if key, _, _ := strings.Cut(kv, "="); !strings.HasPrefix(strings.ToUpper(key), "AWS_") {
+			env = append(env, kv)
+		}
+	}
+	return append(env, l.Env()...)
+}
+
+// writeAWSFiles writes the shared config and credentials files. The caller holds the lock.
+func (l *Lab) writeAWSFiles() error {
+	var config, credentials strings.Builder
+	const note = "# Written by bastion-lab. These credentials are made up: they open a lab on this machine and nothing else.\n"
+	config.WriteString(note)
+	credentials.WriteString(note)
+	for _, p := range l.profiles {
+		fmt.Fprintf(&config, "\n[profile %s]\nregion = %s\n", p.name, Region)
+		fmt.Fprintf(&credentials, "\n[%s]\naws_access_key_id = %s\naws_secret_access_key = %s\n",
+			p.name, p.identity.AccessKey, p.identity.SecretKey)
+		if p.identity.SessionToken != "" {
+			fmt.Fprintf(&credentials, "aws_session_token = %s\n", p.identity.SessionToken)
+		}
+	}
+	return errors.Join(
+		replaceFile(l.path("aws-config"), config.String()),
+		replaceFile(l.path("aws-credentials"), credentials.String()),
+	)
+}
+
+// replaceFile writes a file so that a reader sees the old text or the new, never a part.
+func replaceFile(path, text string) error {
+	if runtime.GOOS == "windows" { // cannot replace a file that is being read
+		return os.WriteFile(path, []byte(text), 0o600)
+	}
+	tmp := path + ".new"
+	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
+		return err
+	}
+	return os.Rename(tmp, path)
+}

@@ -1,0 +1,197 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"sync"
+	"time"
+
+	"github.com/bastion-ssm/bastion/lab/awsapi"
+)
+
+// APIFaults are disturbances of the control plane. The zero value disturbs nothing. Actions are named as in IAM, such as
+// "ssm:StartSession"; * stands for any text. A count is how many times a fault comes; a negative one is for ever.
+type APIFaults struct {
+	Throttle     map[string]int      `json:"throttle,omitempty"`      // answer Rate exceeded
+	Rate         map[string]float64  `json:"rate,omitempty"`          // throttle what exceeds so many calls per second
+	Errors       map[string]APIError `json:"errors,omitempty"`        // answer an error
+	Deny         []string            `json:"deny,omitempty"`          // deny actions to everyone
+	LatencyMS    int                 `json:"latency_ms,omitempty"`    // before each answer
+	ResumeDenied int                 `json:"resume_denied,omitempty"` // ResumeSession answers 403
+	NotConnected int                 `json:"not_connected,omitempty"` // StartSession and ExecuteCommand: TargetNotConnected
+	// NotConnectedMS is the same for a time, which begins when the faults are set.
+	NotConnectedMS int `json:"not_connected_ms,omitempty"`
+	TaskFailures int                 `json:"task_failures,omitempty"` // tasks that stop before they run...
+	TaskReason   string              `json:"task_reason,omitempty"`   // ...and why; there is a default
+	NoExecAgent  bool                `json:"no_exec_agent,omitempty"` // the exec agent of new tasks stays PENDING
+	ExecSilent   bool                `json:"exec_silent,omitempty"`   // the exec agent is RUNNING, but never answers
+}
+
+// APIError is an error to answer.
+type APIError struct {
+	Code    string `json:"code"`
+	Message string `json:"message"`
+	Status  int    `json:"status,omitempty"` // 0 is 400
+	Count   int    `json:"count,omitempty"`  // 0 is for ever
+}
+
+const defaultTaskReason = "CannotPullContainerError: The task cannot pull the image from the registry: " +
+	"there is a connection issue between the task and the registry. Check your task network configuration."
+
+// faults applies APIFaults.
+type faults struct {
+	now func() time.Time
+
+	mu      sync.Mutex
+	set     APIFaults
+	since   time.Time          // when it was set
+	buckets map[string]*bucket // by pattern of Rate
+}
+
+// bucket lets a burst of one second through.
+type bucket struct {
+	tokens float64
+	last   time.Time
+}
+
+func (f *faults) replace(set APIFaults) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	set.Throttle = maps.Clone(set.Throttle)
+	set.Errors = maps.Clone(set.Errors)
+	set.Rate = maps.Clone(set.Rate)
+	f.set, f.since, f.buckets = set, f.now(), make(map[string]*bucket)
+}
+
+func (f *faults) get() APIFaults {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	set := f.set
+	set.Throttle = maps.Clone(set.Throttle)
+	set.Errors = maps.Clone(set.Errors)
+	set.Rate = maps.Clone(set.Rate)
+	return set
+}
+
+// before is the hook of every call.
+func (f *faults) before(ctx context.Context, c *awsapi.Call) error {
+	f.mu.Lock()
+	latency := time.Duration(f.set.LatencyMS) * time.Millisecond
+	err := f.decide(c)
+	f.mu.Unlock()
+	if latency > 0 {
+		timer := time.NewTimer(latency)
+		defer timer.Stop()
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+	return err
+}
+
+// decide returns the fault that the call meets, if any. The caller holds the lock.
+func (f *faults) decide(c *awsapi.Call) error {
+	name := c.Name()
+	for pattern, n := range f.set.Throttle {
+		if awsapi.Match(pattern, name) && n != 0 {
+			f.set.Throttle[pattern] = max(n-1, -1)
+			return c.Service.Protocol.Throttled()
+		}
+	}
+	for pattern, rate := range f.set.Rate {
+		if awsapi.Match(pattern, name) && !f.take(pattern, rate) {
+			return c.Service.Protocol.Throttled()
+		}
+	}
+	for pattern, e := range f.set.Errors {
+		if !awsapi.Match(pattern, name) {
+			continue
+		}
+		if e.Count == 1 {
+			delete(f.set.Errors, pattern)
+		} else if e.Count > 1 {
+			e.Count--
+			f.set.Errors[pattern] = e
+		}
+		return &awsapi.Error{Code: e.Code, Message: e.Message, Status: e.Status}
+	}
+	c.Identity.Deny = append(c.Identity.Deny[:len(c.Identity.Deny):len(c.Identity.Deny)], f.set.Deny...)
+	return nil
+}
+
+func (f *faults) take(pattern string, rate float64) bool {
+	now := f.now()
+	b := f.buckets[pattern]
+	if b == nil {
+		b = &bucket{tokens: max(rate, 1), last: now}
+		f.buckets[pattern] = b
+	}
+	b.tokens = min(max(rate, 1), b.tokens+now.Sub(b.last).Seconds()*rate)
+	b.last = now
+	if b.tokens < 1 {
+		return false
+	}
+	b.tokens--
+	return true
+}
+
+// count uses up one of a counted fault.
+func (f *faults) count(n *int) bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if *n == 0 {
+		return false
+	}
+	*n = max(*n-1, -1)
+	return true
+}
+
+func (f *faults) resumeForbidden() bool { return f.count(&f.set.ResumeDenied) }
+
+func (f *faults) notConnected() bool {
+	f.mu.Lock()
+	until := f.since.Add(time.Duration(f.set.NotConnectedMS) * time.Millisecond)
+	f.mu.Unlock()
+	return f.now().Before(until) || f.count(&f.set.NotConnected)
+}
+
+// taskFailure returns why the next task must not start, or nothing.
+func (f *faults) taskFailure() string {
+	if !f.count(&f.set.TaskFailures) {
+		return ""
+	}
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.set.TaskReason != "" {
+		return f.set.TaskReason
+	}
+	return defaultTaskReason
+}
+
+// execAgent says how far the exec agent of a new task comes.
+func (f *faults) execAgent() (starts, answers bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return !f.set.NoExecAgent, !f.set.NoExecAgent && !f.set.ExecSilent
+}
+
+func (a APIFaults) validate() error {
+	for pattern, rate := range a.Rate {
+		if rate <= 0 {
+			return fmt.Errorf("rate of %s must be above 0", pattern)
+		}
+	}
+	for pattern, e := range a.Errors {
+		if e.Code == "" || (e.Status != 0 && (e.Status < 400 || e.Status > 599)) {
+			return fmt.Errorf("the error for %s needs a code, and a status from 400 to 599", pattern)
+		}
+	}
+	if a.LatencyMS < 0 || a.NotConnectedMS < 0 {
+		return errors.New("a time is negative")
+	}
+	return nil
+}

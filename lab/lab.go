@@ -1,0 +1,466 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bastion-ssm/bastion/lab/awsapi"
+	"github.com/bastion-ssm/bastion/lab/gateway"
+	"github.com/bastion-ssm/bastion/lab/vpc"
+)
+
+const (
+	bastiondPath = "/bastiond" // in the image
+	bastionName  = "bastion"   // cluster, task definition and container
+)
+
+// Off is the mode of a database that is not wanted.
+const Off vpc.Mode = "off"
+
+// Config sets up a Lab. The zero value is a lab with what the machine has, at a pace that a human notices.
+type Config struct {
+	Listen   string // loopback address of the one listener; default 127.0.0.1:0
+	Bastiond string // path of the program that tasks of the task definition "bastion" run
+	Runner   Runner // default: a HostRunner with Bastiond
+	// AllowHostExec lets ECS Exec run commands of this machine in tasks of the default Runner.
+	AllowHostExec bool
+	Dir           string       // for the files of the lab; default: a temporary one, removed by Close
+	Log           *slog.Logger // nil discards
+
+	// StateDelay is how long each of PROVISIONING, PENDING and ACTIVATING lasts (300 ms). ExecDelay is the time from RUNNING until
+	// the exec agent is RUNNING (300 ms), and ConnectDelay from there until it answers (200 ms). Negative is no time at all.
+	StateDelay, ExecDelay, ConnectDelay time.Duration
+	// StopTimeout is what a task's program gets between SIGTERM and SIGKILL (30 s).
+	StopTimeout time.Duration
+
+	KMS             bool     // encrypt exec and shell sessions
+	Postgres, Redis vpc.Mode // the databases; default vpc.Auto; Off for none
+	NoWeb           bool     // no internal web site
+	// TaskEnv is added to the environment of the task definition "bastion".
+	TaskEnv map[string]string
+	// Allow are further destinations for the tasks' BASTIOND_ALLOW.
+	Allow     []string
+	Instances map[string]Instance // managed nodes, by id
+
+	Gateway gateway.Config   // knobs of the message gateway; Logger, BaseURL and LookupHost are the lab's
+	Now     func() time.Time // for signatures and expiry; default time.Now
+}
+
+// Lab is a running local AWS.
+type Lab struct {
+	cfg     Config
+	log     *slog.Logger
+	dir     string // of the files
+	tmp     string // of tasks: its path is short
+	url     string
+
+	identities awsapi.Directory
+	api        *awsapi.Server
+	gw         *gateway.Gateway
+	faults     *faults
+	sessions   *sessions
+	ecs        *ecs
+	ssm        *ssm
+	ec2        *ec2
+	rds        *rds
+	cache      *elasticache
+	kms        *kms
+
+	resolver *vpc.Resolver
+	postgres *vpc.Postgres
+	redis    *vpc.Redis
+	web      *web
+
+	httpServer *http.Server
+	serving    sync.WaitGroup
+	endTasks   context.CancelFunc
+	closeOnce  sync.Once
+	closeErr   error
+
+	mu       sync.Mutex
+	allow    []string // destinations that the tasks may reach
+	names    map[string][]netip.Addr
+	profiles []profile
+}
+
+// Start starts a lab and returns once everything in it answers. The context bounds the start alone; Close ends the lab.
+func Start(ctx context.Context, cfg Config) (*Lab, error) {
+	l := &Lab{cfg: cfg.withDefaults(), names: make(map[string][]netip.Addr)}
+	l.log = l.cfg.Log
+	if err := l.start(ctx); err != nil {
+		return nil, errors.Join(fmt.Errorf("start the lab: %w", err), l.Close())
+	}
+	return l, nil
+}
+
+func (c Config) withDefaults() Config {
+	if c.Listen == "" {
+		c.Listen = "127.0.0.1:0"
+	}
+	if c.Log == nil {
+		c.Log = slog.New(slog.DiscardHandler)
+	}
+	if c.Now == nil {
+		c.Now = time.Now
+	}
+	if c.Runner == nil {
+		c.Runner = &HostRunner{Programs: map[string]string{bastiondPath: c.Bastiond}, AllowHostExec: c.AllowHostExec}
+	}
+	for _, d := range []struct {
+		value     *time.Duration
+		otherwise time.Duration
+	}{
+		{&c.StateDelay, 300 * time.Millisecond},
+		{&c.ExecDelay, 300 * time.Millisecond},
+		{&c.ConnectDelay, 200 * time.Millisecond},
+		{&c.StopTimeout, 30 * time.Second},
+	} {
+		if *d.value == 0 {
+			*d.value = d.otherwise
+		}
+		*d.value = max(*d.value, 0)
+	}
+	return c
+}
+
+func (l *Lab) start(ctx context.Context) error {
+	if err := l.makeDirs(); err != nil {
+		return err
+	}
+	listener, err := l.listen(ctx)
+	if err != nil {
+		return err
+	}
+	if err := l.populate(ctx); err != nil {
+		return errors.Join(err, listener.Close())
+	}
+	l.serve(listener)
+	l.log.Info("the lab is up", "url", l.url)
+	return nil
+}
+
+// populate makes everything that is served.
+func (l *Lab) populate(ctx context.Context) error {
+	if err := l.build(); err != nil {
+		return err
+	}
+	if err := l.startVPC(ctx); err != nil {
+		return err
+	}
+	_, err := l.AddIdentity("lab", IdentityConfig{})
+	return err
+}
+
+func (l *Lab) makeDirs() error {
+	var err error
+	if l.tmp, err = os.MkdirTemp("", "blab"); err != nil {
+		return err
+	}
+	l.dir = l.cfg.Dir
+	if l.dir == "" {
+		l.dir = l.tmp
+	}
+	return os.MkdirAll(l.dir, 0o700)
+}
+
+func (l *Lab) listen(ctx context.Context) (net.Listener, error) {
+	if err := vpc.CheckLoopback(l.cfg.Listen); err != nil {
+		return nil, err
+	}
+	var lc net.ListenConfig
+	listener, err := lc.Listen(ctx, "tcp", l.cfg.Listen)
+	if err != nil {
+		return nil, err
+	}
+	l.url = "http://" + listener.Addr().String()
+	return listener, nil
+}
+
+// build makes the services and ties them together.
+func (l *Lab) build() error {
+	var err error
+	if l.kms, err = newKMS(); err != nil {
+		return err
+	}
+	kmsKey := ""
+	if l.cfg.KMS {
+		kmsKey = l.kms.arn()
+	}
+	now := l.cfg.Now
+	l.faults = &faults{now: now}
+
+	gw := l.cfg.Gateway
+	gw.Logger = l.log.With("part", "gateway")
+	gw.BaseURL = func() string { return "ws" + strings.TrimPrefix(l.url, "http") }
+	gw.LookupHost = l.lookupHost
+	l.gw = gateway.New(gw)
+	l.sessions = &sessions{gw: l.gw, now: now, decrypt: l.kms.decrypt}
+
+	l.ec2 = &ec2{}
+	ctx, cancel := context.WithCancel(context.Background())
+	l.endTasks = cancel
+	l.ecs = &ecs{
+		log: l.log.With("part", "ecs"), now: now, runner: l.cfg.Runner, dir: l.tmp, kmsKey: kmsKey,
+		timing:  timing{l.cfg.StateDelay, l.cfg.ExecDelay, l.cfg.ConnectDelay, l.cfg.StopTimeout},
+		network: l.ec2, sessions: l.sessions, faults: l.faults, baseEnv: l.taskEnv, ctx: ctx,
+		clusters: make(map[string]*clusterState), defs: make(map[string][]*TaskDefinition), tokens: make(map[string]runToken),
+	}
+	l.ssm = &ssm{
+		log: l.log.With("part", "ssm"), ecs: l.ecs, sessions: l.sessions, faults: l.faults, kmsKey: kmsKey,
+		instances: make(map[string]Instance),
+	}
+	for id, i := range l.cfg.Instances {
+		l.AddInstance(id, i)
+	}
+	l.rds, l.cache = &rds{}, &elasticache{}
+	sts := &sts{now: now, identities: &l.identities}
+	l.api = awsapi.New(awsapi.Config{
+		Region: Region, Identities: &l.identities, Now: now, Logger: l.log.With("part", "api"), Before: l.faults.before,
+		Services: []awsapi.Service{
+			l.ecs.service(), l.ssm.service(), l.ec2.service(), l.rds.service(), l.cache.service(), l.kms.service(), sts.service(),
+		},
+	})
+	l.addDefaults()
+	return nil
+}
+
+// addDefaults makes the resources that every lab has.
+func (l *Lab) addDefaults() {
+	tags := map[string]string{"bastion": "true"}
+	l.ec2.subnets = []Subnet{
+		{ID: vpcSubnet + "a", CIDR: "10.99.1.0/24", Zone: Region + "a", Tags: withName(tags, "private-a")},
+		{ID: vpcSubnet + "b", CIDR: "10.99.2.0/24", Zone: Region + "b", Tags: withName(tags, "private-b")},
+	}
+	l.ec2.groups = []SecurityGroup{
+		{ID: vpcGroup, Name: bastionName, Description: "no inbound rule", Tags: withName(tags, bastionName)},
+	}
+	l.ecs.addCluster(bastionName, []ecsTag{{"bastion", "true"}})
+	l.ecs.addDefinition(TaskDefinition{Family: bastionName, Env: l.cfg.TaskEnv})
+	l.allow = slices.Clone(l.cfg.Allow)
+}
+
+func withName(tags map[string]string, name string) map[string]string {
+	named := map[string]string{"Name": name}
+	for k, v := range tags {
+		named[k] = v
+	}
+	return named
+}
+
+func (l *Lab) serve(listener net.Listener) {
+	mux := http.NewServeMux()
+	mux.Handle("/v1/data-channel/", l.gw)
+	mux.Handle("/_lab/", l.admin())
+	mux.Handle("/", l.api)
+	l.httpServer = &http.Server{
+		Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
+	}
+	l.serving.Go(func() {
+		if err := l.httpServer.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+			l.log.Error("the listener failed", "error", err)
+		}
+	})
+}
+
+// Close ends everything that the lab runs, waits for its end and removes the lab's temporary files.
+func (l *Lab) Close() error {
+	l.closeOnce.Do(func() { l.closeErr = l.close() })
+	return l.closeErr
+}
+
+func (l *Lab) close() error {
+	var errs []error
+	if l.endTasks != nil {
+		l.endTasks()
+		l.ecs.close()
+	}
+	if l.gw != nil {
+		errs = append(errs, l.gw.Close())
+	}
+	if l.httpServer != nil {
+		errs = append(errs, l.httpServer.Close())
+		l.serving.Wait()
+	}
+	errs = append(errs, l.closeVPC())
+	if l.tmp != "" {
+		errs = append(errs, os.RemoveAll(l.tmp))
+	}
+	return errors.Join(errs...)
+}
+
+// URL is the endpoint of the APIs: AWS_ENDPOINT_URL.
+func (l *Lab) URL() string { return l.url }
+
+// Gateway is the message gateway; its faults are set there.
+func (l *Lab) Gateway() *gateway.Gateway { return l.gw }
+
+// SetAPIFaults replaces the faults of the control plane.
+func (l *Lab) SetAPIFaults(f APIFaults) error {
+	if err := f.validate(); err != nil {
+		return err
+	}
+	l.faults.replace(f)
+	return nil
+}
+
+// APIFaults returns the faults in force; counts have what is left of them.
+func (l *Lab) APIFaults() APIFaults { return l.faults.get() }
+
+// Calls returns how many authenticated API calls came, by action ("ecs:RunTask").
+func (l *Lab) Calls() map[string]int { return l.api.Counts() }
+
+// AddInstance adds a managed node, or replaces the one with the id.
+func (l *Lab) AddInstance(id string, i Instance) {
+	l.ssm.mu.Lock()
+	defer l.ssm.mu.Unlock()
+	l.ssm.instances[id] = i
+}
+
+// AddCluster adds an ECS cluster.
+func (l *Lab) AddCluster(name string) { l.ecs.addCluster(name, nil) }
+
+// AddTaskDefinition registers a task definition, or another revision of one.
+func (l *Lab) AddTaskDefinition(d TaskDefinition) { l.ecs.addDefinition(d) }
+
+// AddSubnet adds a subnet; AddSecurityGroup a security group.
+func (l *Lab) AddSubnet(s Subnet) {
+	l.ec2.mu.Lock()
+	defer l.ec2.mu.Unlock()
+	l.ec2.subnets = append(l.ec2.subnets, s)
+}
+
+// AddSecurityGroup adds a security group.
+func (l *Lab) AddSecurityGroup(g SecurityGroup) {
+	l.ec2.mu.Lock()
+	defer l.ec2.mu.Unlock()
+	l.ec2.groups = append(l.ec2.groups, g)
+}
+
+// Task describes a task of the lab, for tests and the admin endpoint.
+type Task struct {
+	ID            string    `json:"id"`
+	ARN           string    `json:"arn"`
+	Cluster       string    `json:"cluster"`
+	Definition    string    `json:"definition"`
+	StartedBy     string    `json:"started_by,omitempty"`
+	Target        string    `json:"target"`
+	LastStatus    string    `json:"last_status"`
+	DesiredStatus string    `json:"desired_status"`
+	Connected     bool      `json:"connected"` // the exec agent answers
+	PID           int       `json:"pid,omitempty"`
+	Created       time.Time `json:"created"`
+	StopCode      string    `json:"stop_code,omitempty"`
+	StoppedReason string    `json:"stopped_reason,omitempty"`
+	ExitCode      *int      `json:"exit_code,omitempty"`
+}
+
+// Tasks describes the tasks, oldest first.
+func (l *Lab) Tasks() []Task {
+	l.ecs.mu.Lock()
+	defer l.ecs.mu.Unlock()
+	tasks := []Task{}
+	for _, t := range l.ecs.tasks {
+		v := Task{
+			ID: t.id, ARN: t.arn, Cluster: t.cluster, Definition: t.def.Family, StartedBy: t.startedBy, Target: t.target(),
+			LastStatus: t.last, DesiredStatus: t.desired, Connected: t.connected, Created: t.created,
+			StopCode: t.stopCode, StoppedReason: t.stoppedReason, ExitCode: t.exitCode,
+		}
+		if t.container != nil && t.exitCode == nil {
+			v.PID = t.container.PID()
+		}
+		tasks = append(tasks, v)
+	}
+	return tasks
+}
+
+// ErrNoTask is the error for a task that the lab does not have.
+var ErrNoTask = errors.New("no such task")
+
+func (l *Lab) task(id string) (*task, error) {
+	l.ecs.mu.Lock()
+	defer l.ecs.mu.Unlock()
+	for _, t := range l.ecs.tasks {
+		if t.id == id || t.arn == id {
+			return t, nil
+		}
+	}
+	return nil, fmt.Errorf("%w: %s", ErrNoTask, id)
+}
+
+// StopTask stops a task as AWS itself would, such as for maintenance of the host, and waits until it is STOPPED.
+func (l *Lab) StopTask(ctx context.Context, id, reason string) error {
+	t, err := l.task(id)
+	if err != nil {
+		return err
+	}
+	l.ecs.requestStop(t, "ServiceSchedulerInitiated", reason)
+	select {
+	case <-t.done:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// KillTask ends a task's program without warning, as a crash or the kernel's out-of-memory killer would.
+func (l *Lab) KillTask(id string) error {
+	t, err := l.task(id)
+	if err != nil {
+		return err
+	}
+	l.ecs.mu.Lock()
+	defer l.ecs.mu.Unlock()
+	if t.container == nil {
+		return fmt.Errorf("task %s has no program yet", id)
+	}
+	t.container.Kill()
+	return nil
+}
+
+// TaskOutput returns what a task's program has written so far: of bastiond, the audit on stdout and the log on stderr.
+func (l *Lab) TaskOutput(id string) (stdout, stderr []byte, err error) {
+	t, err := l.task(id)
+	if err != nil {
+		return nil, nil, err
+	}
+	l.ecs.mu.Lock()
+	out, errs := t.stdout, t.stderr
+	l.ecs.mu.Unlock()
+	if stdout, err = out.read(); err != nil {
+		return nil, nil, err
+	}
+	stderr, err = errs.read()
+	return stdout, stderr, err
+}
+
+// taskEnv is the environment that every task begins with.
+func (l *Lab) taskEnv() map[string]string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	env := map[string]string{"BASTIOND_ALLOW": strings.Join(l.allow, ",")}
+	if l.resolver != nil {
+		env["BASTIOND_RESOLVER"] = l.resolver.Addr().String()
+	}
+	return env
+}
+
+// Allow adds destinations ("127.0.0.9:*") to the BASTIOND_ALLOW of tasks that start from now on.
+func (l *Lab) Allow(destinations ...string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.allow = append(l.allow, destinations...)
+}
+
+// path returns the path of one of the lab's files.
+func (l *Lab) path(name string) string { return filepath.Join(l.dir, name) }

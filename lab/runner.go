@@ -1,0 +1,43 @@
+package lab
+
+import (
+	"context"
+	"io"
+	"net"
+
+	"github.com/bastion-ssm/bastion/lab/gateway"
+)
+
+// Runner runs the containers of tasks.
+type Runner interface {
+	// Start starts a container's program and returns once it runs. The context is that of the start only.
+	Start(ctx context.Context, spec ContainerSpec) (Container, error)
+}
+
+// ContainerSpec says what to run.
+type ContainerSpec struct {
+	TaskID  string
+	Name    string
+	Image   string
+	Command []string          // the program's path in the image, and its arguments
+	Env     map[string]string // of the container definition and the overrides
+	Dir     string            // exists, is the task's own, and its path is short enough for a unix socket in it
+	Stdout  io.Writer
+	Stderr  io.Writer
+}
+
+// Container is a running container.
+type Container interface {
+	// Dial connects from inside the container.
+	Dial(ctx context.Context, network, addr string) (net.Conn, error)
+	// Exec starts a command inside the container, under a pty.
+	Exec(ctx context.Context, argv []string) (gateway.Process, error)
+	// Terminate asks the program to end; Kill ends it.
+	Terminate()
+	Kill()
+	// Done is closed when the program has ended and its output is written; ExitCode is valid then.
+	Done() <-chan struct{}
+	ExitCode() int
+	// PID is the program's process id on the host, 0 if it has none.
+	PID() int
+}

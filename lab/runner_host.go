@@ -1,0 +1,156 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"time"
+
+	"github.com/bastion-ssm/bastion/lab/gateway"
+)
+
+// HostRunner runs containers as plain processes of this machine, in its network: every port of a task is one of the machine's
+// loopback ports. It is the default, and needs no privileges.
+type HostRunner struct {
+	// Programs maps paths in the image to programs of this machine: {"/bastiond": "/usr/local/bin/bastiond"}.
+	Programs map[string]string
+	// AllowHostExec lets ECS Exec run any command of this machine. Otherwise it runs the Programs alone, as the image of the
+	// bastion holds nothing else.
+	AllowHostExec bool
+}
+
+// Start implements Runner.
+func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, error) {
+	if len(spec.Command) == 0 {
+		return nil, errors.New("the container definition has no command")
+	}
+	program, ok := r.Programs[spec.Command[0]]
+	if !ok || program == "" {
+		return nil, fmt.Errorf("exec: %q: the lab has no program for this path of the image", spec.Command[0])
+	}
+	c := &hostContainer{runner: r, done: make(chan struct{})}
+	env := map[string]string{
+		"PATH": os.Getenv("PATH"),
+		"HOME": spec.Dir,
+		// Tasks share the machine's ports and file system; in a task of their own the defaults would do.
+		"BASTIOND_LISTEN": "localhost:0",
+		"BASTIOND_SOCKET": filepath.Join(spec.Dir, "s"),
+	}
+	if root := os.Getenv("SYSTEMROOT"); root != "" { // without it no program of Windows has sockets
+		env["SYSTEMROOT"] = root
+	}
+	for k, v := range spec.Env {
+		env[k] = v
+	}
+	c.env = environ(env)
+
+	cmd := exec.Command(program, spec.Command[1:]...)
+	cmd.Env, cmd.Dir = c.env, spec.Dir
+	cmd.Stdout, cmd.Stderr = spec.Stdout, spec.Stderr
+	cmd.WaitDelay = time.Second // a grandchild may hold the pipes open
+	cmd.SysProcAttr = dieWithParent()
+	if err := c.start(cmd); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+type hostContainer struct {
+	runner *HostRunner
+	env    []string
+	cmd    *exec.Cmd
+	code   int
+	done   chan struct{}
+}
+
+// start starts cmd on an OS thread that lives as long as the process: Linux sends the parent-death signal when the thread that
+// made a child ends, not when its process does.
+func (c *hostContainer) start(cmd *exec.Cmd) error {
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+		err := cmd.Start()
+		started <- err
+		if err != nil {
+			return
+		}
+		_ = cmd.Wait() // the exit code says it
+		c.code = cmd.ProcessState.ExitCode()
+		if c.code < 0 {
+			c.code = exitCodeOfSignal(cmd.ProcessState)
+		}
+		close(c.done)
+	}()
+	c.cmd = cmd
+	return <-started
+}
+
+func (c *hostContainer) Done() <-chan struct{} { return c.done }
+func (c *hostContainer) ExitCode() int         { return c.code }
+func (c *hostContainer) PID() int              { return c.cmd.Process.Pid }
+func (c *hostContainer) Terminate()            { terminate(c.cmd.Process) }
+func (c *hostContainer) Kill()                 { _ = c.cmd.Process.Kill() } // it may have ended
+
+func (c *hostContainer) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	return dialLoopback(ctx, network, addr)
+}
+
+func (c *hostContainer) Exec(_ context.Context, argv []string) (gateway.Process, error) {
+	if len(argv) == 0 {
+		argv = []string{"/bin/sh"}
+	}
+	program, ok := c.runner.Programs[argv[0]]
+	if !ok && !c.runner.AllowHostExec {
+		return nil, &exec.Error{Name: argv[0], Err: exec.ErrNotFound}
+	}
+	if !ok {
+		program = argv[0]
+	}
+	cmd := exec.Command(program, argv[1:]...)
+	cmd.Env = append(slices.Clone(c.env), "TERM=xterm")
+	cmd.Dir = c.cmd.Dir
+	return gateway.ExecProcess(cmd)
+}
+
+// dialLoopback connects to an address of this machine and to no other: nothing of the lab may leave it. "localhost" is ::1 or
+// 127.0.0.1, in this order.
+func dialLoopback(ctx context.Context, network, addr string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	hosts := []string{host}
+	if host == "localhost" || host == "" {
+		hosts = []string{"::1", "127.0.0.1"}
+	}
+	var d net.Dialer
+	for _, h := range hosts {
+		ip, perr := netip.ParseAddr(h)
+		if perr != nil || !ip.Unmap().IsLoopback() {
+			return nil, fmt.Errorf("dial %s: the lab connects to loopback addresses only", addr)
+		}
+		var conn net.Conn
+		if conn, err = d.DialContext(ctx, network, net.JoinHostPort(h, port)); err == nil {
+			return conn, nil
+		}
+	}
+	return nil, err
+}
+
+// environ returns a map as an environment, sorted.
+func environ(m map[string]string) []string {
+	env := make([]string, 0, len(m))
+	for k, v := range m {
+		env = append(env, k+"="+v)
+	}
+	slices.Sort(env)
+	return env
+}

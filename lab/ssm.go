@@ -1,0 +1,424 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"maps"
+	"net"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bastion-ssm/bastion/lab/awsapi"
+	"github.com/bastion-ssm/bastion/lab/gateway"
+)
+
+// Instance is a managed node (EC2, or on premises) with an SSM agent.
+type Instance struct {
+	// Ports maps ports of the node's localhost to loopback addresses of this machine: {22: "127.0.0.1:40022"}. A port that is
+	// not there is closed.
+	Ports map[int]string
+	// Offline nodes are known, but not connected.
+	Offline bool
+}
+
+// document is a session document with its parameters.
+type document struct {
+	name   string // the gateway's name for what it does
+	params []documentParam
+}
+
+type documentParam struct {
+	name, pattern, value string // value is the default
+	required             bool
+}
+
+const (
+	portPattern      = `^([1-9]|[1-9][0-9]{1,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$`
+	localPortPattern = `^([0-9]|[1-9][0-9]{1,3}|[1-5][0-9]{4}|6[0-4][0-9]{3}|65[0-4][0-9]{2}|655[0-2][0-9]|6553[0-5])$`
+	hostPattern      = "^[^,$^&\\(\\)!;'\"<>\\`{}\\[\\]\\|#=]{3,}$"
+)
+
+var documents = map[string]document{
+	gateway.DocSSH: {gateway.DocSSH, []documentParam{
+		{name: "portNumber", pattern: portPattern, value: "22"},
+	}},
+	gateway.DocPort: {gateway.DocPort, []documentParam{
+		{name: "portNumber", pattern: portPattern, value: "80"},
+		{name: "localPortNumber", pattern: localPortPattern, value: "0"},
+	}},
+	gateway.DocPortRemote: {gateway.DocPortRemote, []documentParam{
+		{name: "portNumber", pattern: portPattern, value: "80"},
+		{name: "localPortNumber", pattern: localPortPattern, value: "0"},
+		{name: "host", pattern: hostPattern, required: true},
+	}},
+	gateway.DocShell: {gateway.DocShell, nil},
+}
+
+// parameters checks what the client gave for the document and fills in the defaults.
+func (d document) parameters(given map[string][]string) (map[string]string, error) {
+	values := make(map[string]string)
+	for _, p := range d.params {
+		v, ok := given[p.name]
+		switch {
+		case !ok && p.required:
+			return nil, awsapi.Errorf("InvalidParameters", "Parameter %s is required by document %s.", p.name, d.name)
+		case !ok:
+			values[p.name] = p.value
+			continue
+		case len(v) != 1:
+			return nil, awsapi.Errorf("InvalidParameters", "Parameter %s of document %s takes one value, not %d.", p.name, d.name, len(v))
+		}
+		if !regexp.MustCompile(p.pattern).MatchString(v[0]) {
+			return nil, awsapi.Errorf("InvalidParameters", "Parameter %s has value %q, which does not match %s.", p.name, v[0], p.pattern)
+		}
+		values[p.name] = v[0]
+	}
+	for _, name := range slices.Sorted(maps.Keys(given)) {
+		if _, known := values[name]; !known {
+			return nil, awsapi.Errorf("InvalidParameters", "Parameter %s is not defined in document %s.", name, d.name)
+		}
+	}
+	return values, nil
+}
+
+// ssm is Session Manager.
+type ssm struct {
+	log      *slog.Logger
+	ecs      *ecs
+	sessions *sessions
+	faults   *faults
+	kmsKey   string // of shell sessions
+
+	mu        sync.Mutex
+	instances map[string]Instance
+}
+
+func (s *ssm) service() awsapi.Service {
+	sessionRes := func(c *awsapi.Call) string {
+		var in struct{ SessionId string } //nolint:revive // the name on the wire
+		_ = c.Bind(&in)                   // the handler reports it
+		return arn("ssm", "session/"+in.SessionId)
+	}
+	return awsapi.Service{
+		Name: "ssm", Protocol: awsapi.JSON, Target: "AmazonSSM", Version: "2014-11-06",
+		Ops: map[string]awsapi.Op{
+			"StartSession":     {Handle: jsonOp(s.startSession), Resource: startSessionResource},
+			"ResumeSession":    {Handle: jsonOp(s.resumeSession), Resource: sessionRes},
+			"TerminateSession": {Handle: jsonOp(s.terminateSession), Resource: sessionRes},
+			"DescribeSessions": {Handle: jsonOp(s.describeSessions)},
+		},
+	}
+}
+
+type startSessionInput struct {
+	Target       string              `json:"Target"`
+	DocumentName string              `json:"DocumentName"`
+	Parameters   map[string][]string `json:"Parameters"`
+	Reason       string              `json:"Reason"`
+}
+
+type startSessionOutput struct {
+	SessionID  string `json:"SessionId"`
+	StreamURL  string `json:"StreamUrl"`
+	TokenValue string `json:"TokenValue"`
+}
+
+func startSessionResource(c *awsapi.Call) string {
+	var in startSessionInput
+	_ = c.Bind(&in) // the handler reports it
+	if rest, ok := strings.CutPrefix(in.Target, "ecs:"); ok {
+		if f := strings.Split(rest, "_"); len(f) >= 3 {
+			return arn("ecs", "task/"+strings.Join(f[:len(f)-2], "_")+"/"+f[len(f)-2])
+		}
+	}
+	if strings.HasPrefix(in.Target, "mi-") {
+		return arn("ssm", "managed-instance/"+in.Target)
+	}
+	return arn("ec2", "instance/"+in.Target)
+}
+
+func (s *ssm) startSession(_ context.Context, c *awsapi.Call, in *startSessionInput) (any, error) {
+	if in.Target == "" || len(in.Target) > 400 {
+		return nil, awsapi.Errorf("ValidationException", "1 validation error detected: Value '%s' at 'target' failed to satisfy constraint: "+
+			"Member must have length between 1 and 400", in.Target)
+	}
+	if len(in.Reason) > 256 {
+		return nil, awsapi.Errorf("ValidationException", "1 validation error detected: Value at 'reason' failed to satisfy constraint: "+
+			"Member must have length less than or equal to 256")
+	}
+	name := in.DocumentName
+	if name == "" {
+		name = gateway.DocShell
+	}
+	doc, ok := documents[name]
+	if !ok {
+		return nil, awsapi.Errorf("InvalidDocument", "Document with name %s does not exist.", name)
+	}
+	params, err := doc.parameters(in.Parameters)
+	if err != nil {
+		return nil, err
+	}
+	spec := gateway.Spec{Document: doc.name, Target: in.Target, Host: params["host"], Parameters: params}
+	if p := params["portNumber"]; p != "" {
+		if spec.Port, err = strconv.Atoi(p); err != nil {
+			return nil, err
+		}
+	}
+	if doc.name == gateway.DocShell {
+		spec.KMSKeyID = s.kmsKey
+	}
+	if !s.connect(&spec) || s.faults.notConnected() {
+		return nil, awsapi.Errorf("TargetNotConnected", "%s is not connected.", in.Target)
+	}
+	return s.sessions.start(c.Identity.Name, c.Identity.Name, spec, in.Reason)
+}
+
+// connect fills in how to reach the target. It returns false for a target that is not connected.
+func (s *ssm) connect(spec *gateway.Spec) bool {
+	if strings.HasPrefix(spec.Target, "ecs:") {
+		t, ok := s.ecs.byTarget(spec.Target)
+		if !ok {
+			return false
+		}
+		s.ecs.mu.Lock()
+		defer s.ecs.mu.Unlock()
+		if !t.connected || t.last != statusRunning {
+			return false
+		}
+		spec.Dial, spec.Exec = t.container.Dial, t.container.Exec
+		return true
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	node, ok := s.instances[spec.Target]
+	if !ok || node.Offline {
+		return false
+	}
+	spec.Dial = node.dial
+	spec.Exec = func(context.Context, []string) (gateway.Process, error) {
+		return nil, errors.New("the lab's instances run no commands")
+	}
+	return true
+}
+
+func (n Instance) dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	ip, err := netip.ParseAddr(host)
+	if host != "localhost" && (err != nil || !ip.IsLoopback()) {
+		return dialLoopback(ctx, network, addr)
+	}
+	p, err := strconv.Atoi(port)
+	if err != nil {
+		return nil, err
+	}
+	to, ok := n.Ports[p]
+	if !ok {
+		if host == "localhost" || n.isOwn(addr) {
+			return nil, fmt.Errorf("dial %s: connection refused", addr)
+		}
+		to = addr // another host of the VPC
+	}
+	return dialLoopback(ctx, network, to)
+}
+
+// isOwn reports whether addr is a loopback address as the node itself would have it.
+func (n Instance) isOwn(addr string) bool {
+	host, _, _ := net.SplitHostPort(addr)
+	return host == "127.0.0.1" || host == "::1"
+}
+
+type sessionInput struct {
+	SessionID string `json:"SessionId"`
+}
+
+func (s *ssm) resumeSession(_ context.Context, _ *awsapi.Call, in *sessionInput) (any, error) {
+	if s.faults.resumeForbidden() {
+		return nil, &awsapi.Error{Code: "AccessDeniedException", Message: "Forbidden", Status: 403}
+	}
+	return s.sessions.resume(in.SessionID)
+}
+
+func (s *ssm) terminateSession(_ context.Context, _ *awsapi.Call, in *sessionInput) (any, error) {
+	if err := s.sessions.terminate(in.SessionID); err != nil {
+		return nil, err
+	}
+	type output struct {
+		SessionID string `json:"SessionId"`
+	}
+	return output{in.SessionID}, nil
+}
+
+type describeSessionsInput struct {
+	State      string `json:"State"`
+	MaxResults *int   `json:"MaxResults"`
+	NextToken  string `json:"NextToken"`
+	Filters    []struct {
+		Key   string `json:"key"`
+		Value string `json:"value"`
+	} `json:"Filters"`
+}
+
+type sessionView struct {
+	SessionID    string       `json:"SessionId"`
+	Target       string       `json:"Target"`
+	Status       string       `json:"Status"`
+	StartDate    *awsapi.Time `json:"StartDate,omitempty"`
+	EndDate      *awsapi.Time `json:"EndDate,omitempty"`
+	DocumentName string       `json:"DocumentName"`
+	Owner        string       `json:"Owner"`
+	Reason       string       `json:"Reason,omitempty"`
+}
+
+func (s *ssm) describeSessions(_ context.Context, _ *awsapi.Call, in *describeSessionsInput) (any, error) {
+	if in.State != "Active" && in.State != "History" {
+		return nil, awsapi.Errorf("ValidationException", "1 validation error detected: Value '%s' at 'state' failed to satisfy constraint: "+
+			"Member must satisfy enum value set: [Active, History]", in.State)
+	}
+	size := 200
+	if in.MaxResults != nil {
+		if size = *in.MaxResults; size < 1 || size > 200 {
+			return nil, awsapi.Errorf("ValidationException", "1 validation error detected: Value '%d' at 'maxResults' failed to satisfy "+
+				"constraint: Member must have value between 1 and 200", size)
+		}
+	}
+	views := s.sessions.list(in.State == "Active")
+	for _, f := range in.Filters {
+		get, ok := map[string]func(sessionView) string{
+			"Target":    func(v sessionView) string { return v.Target },
+			"Owner":     func(v sessionView) string { return v.Owner },
+			"Status":    func(v sessionView) string { return v.Status },
+			"SessionId": func(v sessionView) string { return v.SessionID },
+		}[f.Key]
+		if !ok {
+			return nil, awsapi.Errorf("InvalidFilterKey", "The filter key %s is not valid.", f.Key)
+		}
+		views = slices.DeleteFunc(views, func(v sessionView) bool { return get(v) != f.Value })
+	}
+	page, next, ok := awsapi.Page(views, in.NextToken, size)
+	if !ok {
+		return nil, awsapi.Errorf("InvalidNextToken", "The specified token is not valid.")
+	}
+	type output struct {
+		Sessions  []sessionView `json:"Sessions"`
+		NextToken string        `json:"NextToken,omitempty"`
+	}
+	return output{append([]sessionView{}, page...), next}, nil
+}
+
+// maxHistory bounds how many ended sessions are remembered.
+const maxHistory = 1000
+
+// sessions makes the sessions of both SSM and ECS Exec, and remembers them.
+type sessions struct {
+	gw      *gateway.Gateway
+	now     func() time.Time
+	decrypt func(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error)
+
+	mu      sync.Mutex
+	records []*sessionRecord // oldest first
+}
+
+type sessionRecord struct {
+	view  sessionView
+	ended time.Time
+}
+
+// start begins a session whose id begins with prefix.
+func (s *sessions) start(owner, prefix string, spec gateway.Spec, reason ...string) (startSessionOutput, error) {
+	spec.ID = prefix + "-" + randomHex(17)
+	spec.Decrypt = s.decrypt
+	token, err := s.gw.Start(spec)
+	if err != nil {
+		return startSessionOutput{}, sessionError(err, spec.ID)
+	}
+	r := &sessionRecord{view: sessionView{
+		SessionID: spec.ID, Target: spec.Target, StartDate: awsapi.At(s.now()), DocumentName: spec.Document,
+		Owner: iamARN("iam", "user/"+owner), Reason: strings.Join(reason, ""),
+	}}
+	s.mu.Lock()
+	s.records = append(s.records, r)
+	if n := len(s.records) - maxHistory; n > 0 {
+		s.records = slices.Delete(s.records, 0, n)
+	}
+	s.mu.Unlock()
+	return startSessionOutput{spec.ID, s.gw.StreamURL(spec.ID), token}, nil
+}
+
+func (s *sessions) resume(id string) (startSessionOutput, error) {
+	token, err := s.gw.Resume(id)
+	if err != nil {
+		return startSessionOutput{}, sessionError(err, id)
+	}
+	return startSessionOutput{id, s.gw.StreamURL(id), token}, nil
+}
+
+func (s *sessions) terminate(id string) error {
+	if err := s.gw.Terminate(id); err != nil {
+		return sessionError(err, id)
+	}
+	return nil
+}
+
+// endAll terminates the sessions to a target.
+func (s *sessions) endAll(target string) {
+	for _, info := range s.gw.Sessions() {
+		if info.Target == target {
+			_ = s.gw.Terminate(info.ID) // it may just have ended
+		}
+	}
+}
+
+// list describes the live sessions, or those that have ended.
+func (s *sessions) list(active bool) []sessionView {
+	live := make(map[string]gateway.Info)
+	for _, info := range s.gw.Sessions() {
+		live[info.ID] = info
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var views []sessionView
+	for _, r := range slices.Backward(s.records) { // newest first
+		info, isLive := live[r.view.SessionID]
+		if !isLive && r.ended.IsZero() {
+			r.ended = s.now()
+		}
+		if isLive != active {
+			continue
+		}
+		v := r.view
+		switch {
+		case !isLive:
+			v.Status, v.EndDate = "Terminated", awsapi.At(r.ended)
+		case info.Connected:
+			v.Status = "Connected"
+		default:
+			v.Status = "Disconnected"
+		}
+		views = append(views, v)
+	}
+	return views
+}
+
+func sessionError(err error, id string) error {
+	switch {
+	case errors.Is(err, gateway.ErrNoSession):
+		return awsapi.Errorf("DoesNotExistException", "Session %s does not exist.", id)
+	case errors.Is(err, gateway.ErrTerminated):
+		return awsapi.Errorf("DoesNotExistException", "Session %s is terminated.", id)
+	case errors.Is(err, gateway.ErrLimit):
+		return awsapi.Errorf("ServiceQuotaExceededException", "Too many sessions are active.")
+	case errors.Is(err, gateway.ErrInvalid):
+		return awsapi.Errorf("ValidationException", "%s", err.Error())
+	}
+	return err
+}

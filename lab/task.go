@@ -1,0 +1,258 @@
+package lab
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+)
+
+// Statuses of tasks, in the order in which they come.
+const (
+	statusProvisioning   = "PROVISIONING"
+	statusPending        = "PENDING"
+	statusActivating     = "ACTIVATING"
+	statusRunning        = "RUNNING"
+	statusDeactivating   = "DEACTIVATING"
+	statusStopping       = "STOPPING"
+	statusDeprovisioning = "DEPROVISIONING"
+	statusStopped        = "STOPPED"
+)
+
+// Stop codes of tasks.
+const (
+	stopFailedToStart   = "TaskFailedToStart"
+	stopEssentialExited = "EssentialContainerExited"
+	stopUser            = "UserInitiated"
+)
+
+// task is one task. Its fields below the line are guarded by the ecs service's mutex.
+type task struct {
+	id, arn    string
+	cluster    string // name
+	def        *TaskDefinition
+	runtimeID  string
+	exec       bool // enableExecuteCommand
+	env        map[string]string
+	command    []string
+	startedBy  string
+	group      string
+	subnet, ip string
+	publicIP   bool
+	overrides  ecsOverrides
+	created    time.Time
+	dir        string        // scratch directory
+	stop       chan struct{} // closed to stop the task
+	done       chan struct{} // closed when it is STOPPED
+
+	// ---
+	last, desired                  string
+	agent                          string // status of the exec agent; empty without exec
+	connected                      bool   // the exec agent really answers
+	version                        int64
+	pullStart, pullStop, started   time.Time
+	agentAt                        time.Time
+	stopping, execStopped, stopped time.Time
+	stopCode, stoppedReason        string
+	containerReason                string
+	exitCode                       *int
+	container                      Container
+	tags                           []ecsTag
+	stdout, stderr                 *outputFile
+}
+
+// timing is how long the states of a task last.
+type timing struct {
+	state   time.Duration // PROVISIONING, PENDING, ACTIVATING, and the way down from DEPROVISIONING
+	agent   time.Duration // from RUNNING until the exec agent is RUNNING
+	connect time.Duration // from there until it answers
+	grace   time.Duration // from SIGTERM to SIGKILL: the container's stopTimeout
+}
+
+// live takes a task through its life. It is the only writer of the task's states, apart from stop requests.
+func (e *ecs) live(ctx context.Context, t *task) {
+	defer close(t.done)
+	log := e.log.With("task", t.id)
+	if e.bringUp(ctx, t, log) {
+		e.waitForEnd(ctx, t)
+	}
+	e.tearDown(ctx, t, log)
+}
+
+// bringUp ends with a RUNNING task (true), or with one that must be torn down: its stop reason is set.
+func (e *ecs) bringUp(ctx context.Context, t *task, log *slog.Logger) bool {
+	if !e.pause(ctx, t, e.timing.state) {
+		return false
+	}
+	e.update(t, func() { t.last, t.pullStart = statusPending, e.now() })
+	if !e.pause(ctx, t, e.timing.state) {
+		return false
+	}
+	if reason := e.faults.taskFailure(); reason != "" {
+		e.fail(t, stopFailedToStart, reason)
+		return false
+	}
+	c, err := e.startContainer(ctx, t)
+	if err != nil {
+		log.Warn("the task's program does not start", "error", err)
+		e.fail(t, stopFailedToStart, "CannotStartContainerError: "+err.Error())
+		return false
+	}
+	e.update(t, func() { t.last, t.pullStop, t.container = statusActivating, e.now(), c })
+	if !e.pause(ctx, t, e.timing.state) {
+		return false
+	}
+	e.update(t, func() { t.last, t.started = statusRunning, e.now() })
+	log.Info("task runs", "pid", c.PID())
+	return true
+}
+
+// waitForEnd brings the exec agent up and waits until the task is stopped or its program ends.
+func (e *ecs) waitForEnd(ctx context.Context, t *task) {
+	if t.exec {
+		if !e.pause(ctx, t, e.timing.agent) {
+			return
+		}
+		starts, answers := e.faults.execAgent()
+		if starts {
+			e.update(t, func() { t.agent, t.agentAt = statusRunning, e.now() })
+		}
+		if !e.pause(ctx, t, e.timing.connect) {
+			return
+		}
+		e.update(t, func() { t.connected = answers })
+	}
+	select {
+	case <-ctx.Done():
+	case <-t.stop:
+	case <-t.container.Done():
+	}
+}
+
+func (e *ecs) tearDown(ctx context.Context, t *task, log *slog.Logger) {
+	e.update(t, func() {
+		if t.stopCode == "" {
+			t.stopCode, t.stoppedReason = stopEssentialExited, "Essential container in task exited"
+		}
+		t.desired, t.last = statusStopped, statusDeactivating
+		if t.stopping.IsZero() {
+			t.stopping = e.now()
+		}
+	})
+	if t.container != nil {
+		e.update(t, func() { t.last = statusStopping })
+		e.endContainer(ctx, t)
+		code := t.container.ExitCode()
+		e.update(t, func() { t.exitCode, t.execStopped = &code, e.now() })
+	}
+	e.update(t, func() {
+		t.last, t.connected = statusDeprovisioning, false
+		if t.agent != "" {
+			t.agent = statusStopped
+		}
+	})
+	e.endSessions(t)
+	timer := time.NewTimer(e.timing.state)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-ctx.Done():
+	}
+	e.update(t, func() {
+		t.last, t.stopped = statusStopped, e.now()
+		t.stdout.close()
+		t.stderr.close()
+	})
+	log.Info("task stopped", "code", t.stopCode, "reason", t.stoppedReason)
+}
+
+// endContainer ends the program as a container engine does. When the lab itself ends it is not patient.
+func (e *ecs) endContainer(ctx context.Context, t *task) {
+	t.container.Terminate()
+	kill := time.NewTimer(t.def.stopTimeout(e.timing.grace))
+	defer kill.Stop()
+	select {
+	case <-t.container.Done():
+		return
+	case <-kill.C:
+	case <-ctx.Done():
+		hurry := time.NewTimer(closeGrace)
+		defer hurry.Stop()
+		select {
+		case <-t.container.Done():
+			return
+		case <-hurry.C:
+		}
+	}
+	t.container.Kill()
+	<-t.container.Done()
+}
+
+// closeGrace is what a task's program gets to end when the lab ends.
+const closeGrace = time.Second
+
+// pause waits for d. It returns false when the task must be torn down instead: it is stopped, or its program has ended.
+func (e *ecs) pause(ctx context.Context, t *task, d time.Duration) bool {
+	timer := time.NewTimer(d)
+	defer timer.Stop()
+	var ended <-chan struct{}
+	if t.container != nil { // only this goroutine writes it
+		ended = t.container.Done()
+	}
+	select {
+	case <-timer.C:
+		return true
+	case <-ended:
+	case <-t.stop:
+	case <-ctx.Done():
+		e.fail(t, stopUser, "The lab is closing")
+	}
+	return false
+}
+
+func (e *ecs) startContainer(ctx context.Context, t *task) (Container, error) {
+	dir, err := os.MkdirTemp(e.dir, "t")
+	if err != nil {
+		return nil, err
+	}
+	stdout, err := newOutputFile(filepath.Join(dir, "stdout"))
+	if err != nil {
+		return nil, err
+	}
+	stderr, err := newOutputFile(filepath.Join(dir, "stderr"))
+	if err != nil {
+		stdout.close()
+		return nil, err
+	}
+	e.update(t, func() { t.dir, t.stdout, t.stderr = dir, stdout, stderr })
+	c, err := e.runner.Start(ctx, ContainerSpec{
+		TaskID: t.id, Name: t.def.Container, Image: t.def.Image, Command: t.command,
+		Env: t.env, Dir: dir, Stdout: stdout, Stderr: stderr,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("failed to create task for container: %w", err)
+	}
+	return c, nil
+}
+
+// fail records why a task ends, unless that is known.
+func (e *ecs) fail(t *task, code, reason string) {
+	e.update(t, func() {
+		if t.stopCode == "" {
+			t.stopCode, t.stoppedReason = code, reason
+			if code == stopFailedToStart {
+				t.containerReason = reason
+			}
+		}
+	})
+}
+
+// update changes a task under the lock.
+func (e *ecs) update(t *task, change func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	change()
+	t.version++
+}

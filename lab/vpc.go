@@ -1,0 +1,281 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"net/netip"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/bastion-ssm/bastion/lab/vpc"
+)
+
+// The databases that every lab has, unless they are off.
+const (
+	DBID       = "orders" // of the RDS instance, and the name of its database
+	DBUser     = "app"
+	DBPassword = "lab"
+	CacheID    = "sessions" // of the ElastiCache replication group
+	WebHost    = "wiki.corp.internal"
+)
+
+var dbSeed = []string{
+	`CREATE TABLE orders (id int PRIMARY KEY, customer text NOT NULL, item text NOT NULL, amount int NOT NULL)`,
+	`INSERT INTO orders (id, customer, item, amount) VALUES
+		(1, 'Ada', 'a difference engine', 1), (2, 'Grace', 'nanoseconds of wire', 30), (3, 'Edsger', 'forks', 5)`,
+}
+
+var cacheSeed = map[string]string{"greeting": "hello from the private network"}
+
+// startVPC starts what is reached through the bastion.
+func (l *Lab) startVPC(ctx context.Context) error {
+	resolver, err := vpc.StartResolver(ctx, "127.0.0.1:0")
+	if err != nil {
+		return err
+	}
+	l.mu.Lock()
+	l.resolver = resolver
+	l.mu.Unlock()
+	if err := l.startPostgres(ctx); err != nil {
+		return err
+	}
+	if err := l.startRedis(ctx); err != nil {
+		return err
+	}
+	if l.cfg.NoWeb {
+		return nil
+	}
+	if l.web, err = startWeb(ctx); err != nil {
+		return err
+	}
+	l.AddName(WebHost, l.web.addr.Addr())
+	l.Allow(l.web.addr.String())
+	return nil
+}
+
+func (l *Lab) startPostgres(ctx context.Context) error {
+	if l.cfg.Postgres == Off {
+		return nil
+	}
+	host, port := vpc.LoopbackAddr(5432)
+	p, err := vpc.StartPostgres(ctx, vpc.PostgresConfig{
+		Mode: l.cfg.Postgres, Host: host, Port: port, User: DBUser, Password: DBPassword, Database: DBID, Seed: dbSeed,
+		Logger: l.log.With("part", "postgres"),
+	})
+	if err != nil {
+		return err
+	}
+	l.postgres = p
+	return l.AddDBInstance(DBInstance{ID: DBID, Version: "15.4", Database: DBID, Addr: p.Addr()})
+}
+
+func (l *Lab) startRedis(ctx context.Context) error {
+	if l.cfg.Redis == Off {
+		return nil
+	}
+	host, port := vpc.LoopbackAddr(6379)
+	r, err := vpc.StartRedis(ctx, vpc.RedisConfig{
+		Mode: l.cfg.Redis, Host: host, Port: port, Seed: cacheSeed, Logger: l.log.With("part", "redis"),
+	})
+	if err != nil {
+		return err
+	}
+	l.redis = r
+	return l.AddCache(Cache{ID: CacheID, Addr: r.Addr()})
+}
+
+func (l *Lab) closeVPC() error {
+	var errs []error
+	if l.web != nil {
+		errs = append(errs, l.web.close())
+	}
+	if l.redis != nil {
+		errs = append(errs, l.redis.Close())
+	}
+	if l.postgres != nil {
+		errs = append(errs, l.postgres.Close())
+	}
+	if l.resolver != nil {
+		errs = append(errs, l.resolver.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// Resolver is the address of the VPC's DNS server.
+func (l *Lab) Resolver() netip.AddrPort { return l.resolver.Addr() }
+
+// WebURL is the address of the internal web site; its name is known to the lab's resolver alone.
+func (l *Lab) WebURL() string {
+	if l.web == nil {
+		return ""
+	}
+	u := "http://" + WebHost
+	if p := l.web.addr.Port(); p != 80 {
+		u += ":" + strconv.Itoa(int(p))
+	}
+	return u + "/"
+}
+
+// AddName gives a private name its addresses; without addresses it removes the name. The tasks are not allowed there by this.
+func (l *Lab) AddName(name string, addrs ...netip.Addr) {
+	l.resolver.Set(name, addrs...)
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	name = strings.ToLower(strings.TrimSuffix(name, "."))
+	if len(addrs) == 0 {
+		delete(l.names, name)
+		return
+	}
+	l.names[name] = slices.Clone(addrs)
+}
+
+// lookupHost resolves as the SSM agent of a task would.
+func (l *Lab) lookupHost(_ context.Context, host string) ([]string, error) {
+	if ip, err := netip.ParseAddr(host); err == nil {
+		return []string{ip.String()}, nil
+	}
+	if host == "localhost" {
+		return []string{"::1", "127.0.0.1"}, nil
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	addrs, ok := l.names[strings.ToLower(strings.TrimSuffix(host, "."))]
+	if !ok {
+		return nil, &net.DNSError{Err: "no such host", Name: host, IsNotFound: true}
+	}
+	var list []string
+	for _, a := range addrs {
+		list = append(list, a.String())
+	}
+	return list, nil
+}
+
+// publish makes a service of the VPC known: its names, and to the tasks that start from now on.
+func (l *Lab) publish(addr netip.AddrPort, names ...string) error {
+	if !addr.IsValid() {
+		return nil // described, but not there
+	}
+	if err := vpc.CheckLoopback(addr.String()); err != nil {
+		return err
+	}
+	for _, name := range names {
+		l.AddName(name, addr.Addr())
+	}
+	l.Allow(addr.String())
+	return nil
+}
+
+// AddDBInstance adds an RDS DB instance whose server listens at d.Addr, a loopback address.
+func (l *Lab) AddDBInstance(d DBInstance) error {
+	if d.ID == "" {
+		return errors.New("a DB instance needs an id")
+	}
+	d.Engine = orElse(d.Engine, "postgres")
+	d.Version = orElse(d.Version, "1.0")
+	d.User = orElse(d.User, DBUser)
+	d.Status = orElse(d.Status, "available")
+	d.Host = orElse(d.Host, d.ID+"."+labZone+"."+Region+".rds.amazonaws.com")
+	d.created = l.cfg.Now()
+	if err := l.publish(d.Addr, d.Host); err != nil {
+		return fmt.Errorf("add DB instance %s: %w", d.ID, err)
+	}
+	l.rds.mu.Lock()
+	defer l.rds.mu.Unlock()
+	l.rds.instances = append(l.rds.instances, d)
+	return nil
+}
+
+// AddDBCluster adds an Aurora DB cluster whose server listens at d.Addr, a loopback address.
+func (l *Lab) AddDBCluster(d DBCluster) error {
+	if d.ID == "" {
+		return errors.New("a DB cluster needs an id")
+	}
+	d.Engine = orElse(d.Engine, "aurora-postgresql")
+	d.Version = orElse(d.Version, "1.0")
+	d.User = orElse(d.User, DBUser)
+	d.Status = orElse(d.Status, "available")
+	d.created = l.cfg.Now()
+	if err := l.publish(d.Addr, d.host(), d.reader()); err != nil {
+		return fmt.Errorf("add DB cluster %s: %w", d.ID, err)
+	}
+	l.rds.mu.Lock()
+	defer l.rds.mu.Unlock()
+	l.rds.clusters = append(l.rds.clusters, d)
+	return nil
+}
+
+// AddCache adds an ElastiCache cache whose server listens at c.Addr, a loopback address.
+func (l *Lab) AddCache(c Cache) error {
+	if c.ID == "" {
+		return errors.New("a cache needs an id")
+	}
+	if c.Kind == "" {
+		c.Kind = ReplicationGroup
+	}
+	c.Engine = orElse(c.Engine, "redis")
+	c.Version = orElse(c.Version, "7.1")
+	c.Status = orElse(c.Status, "available")
+	c.Host = orElse(c.Host, c.endpointName())
+	c.created = l.cfg.Now()
+	if err := l.publish(c.Addr, c.names()...); err != nil {
+		return fmt.Errorf("add cache %s: %w", c.ID, err)
+	}
+	l.cache.mu.Lock()
+	defer l.cache.mu.Unlock()
+	l.cache.caches = append(l.cache.caches, c)
+	return nil
+}
+
+func orElse(s, otherwise string) string {
+	if s == "" {
+		return otherwise
+	}
+	return s
+}
+
+// web is the internal web site.
+type web struct {
+	addr   netip.AddrPort
+	server *http.Server
+	done   chan struct{}
+}
+
+const webPage = `<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>The internal wiki</title></head>
+<body><h1>The internal wiki</h1><p>You are reading this through the bastion: its name resolves in the VPC alone.</p></body></html>
+`
+
+func startWeb(ctx context.Context) (*web, error) {
+	host, port := vpc.LoopbackAddr(80)
+	var lc net.ListenConfig
+	listener, err := lc.Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+	if err != nil {
+		return nil, err
+	}
+	addr, err := netip.ParseAddrPort(listener.Addr().String())
+	if err != nil {
+		return nil, errors.Join(err, listener.Close())
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "text/html; charset=utf-8")
+		_, _ = w.Write([]byte(webPage)) // a reader that has gone needs no page
+	})
+	w := &web{addr: addr, server: &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}, done: make(chan struct{})}
+	go func() {
+		defer close(w.done)
+		_ = w.server.Serve(listener) // ends with close
+	}()
+	return w, nil
+}
+
+func (w *web) close() error {
+	err := w.server.Close()
+	<-w.done
+	return err
+}
