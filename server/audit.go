@@ -1,0 +1,108 @@
+package server
+
+import (
+	"encoding/json"
+	"io"
+	"strings"
+	"sync"
+	"time"
+	"unicode"
+)
+
+// The events of the audit log.
+const (
+	eventStart        = "start"
+	eventGrant        = "grant"
+	eventGrantRefused = "grant-refused"
+	eventAuth         = "auth"
+	eventAuthRefused  = "auth-refused"
+	eventConnect      = "connect" // a channel was opened, or could not be because of the network
+	eventDenied       = "denied"  // a channel or request was refused by the policy
+	eventClose        = "close"   // an open channel ended
+	eventDisconnect   = "disconnect"
+	eventDrain        = "drain"
+	eventStop         = "stop"
+)
+
+// Results of an event.
+const (
+	resultOK      = "ok"
+	resultFailed  = "failed"
+	resultRefused = "refused"
+)
+
+// A record is a line of the audit log. docs/threat-model.md lists the fields of each event.
+type record struct {
+	Time        string   `json:"time"` // RFC 3339, UTC
+	Event       string   `json:"event"`
+	Result      string   `json:"result,omitempty"`
+	Reason      string   `json:"reason,omitempty"`
+	Who         string   `json:"who,omitempty"`   // as the grant says
+	Grant       string   `json:"grant,omitempty"` // the grant's ID
+	Key         string   `json:"key,omitempty"`   // SHA256 fingerprint
+	Conn        uint64   `json:"conn,omitempty"`  // number of the SSH connection, from 1
+	User        string   `json:"user,omitempty"`  // the SSH user name: claimed, and without effect
+	Client      string   `json:"client,omitempty"`
+	Channel     uint64   `json:"channel,omitempty"` // number of the channel, from 1; joins connect and close
+	Request     string   `json:"request,omitempty"` // type of a refused channel or request
+	Destination string   `json:"destination,omitempty"`
+	Address     string   `json:"address,omitempty"` // that was dialed or refused
+	BytesUp     *int64   `json:"bytes_up,omitempty"`
+	BytesDown   *int64   `json:"bytes_down,omitempty"`
+	DurationMS  *int64   `json:"duration_ms,omitempty"`
+	NotAfter    string   `json:"not_after,omitempty"`
+	Permit      []string `json:"permit,omitempty"`
+	Replaces    string   `json:"replaces,omitempty"` // the ID of the grant that this one replaces
+
+	// Of start and drain alone.
+	Version  string   `json:"version,omitempty"`
+	Listen   []string `json:"listen,omitempty"`
+	Allow    []string `json:"allow,omitempty"`
+	HostKey  string   `json:"host_key,omitempty"`
+	Deadline string   `json:"deadline,omitempty"`
+}
+
+// auditor writes records. What cannot be audited must not go on, so that the first failed write is reported to failed.
+type auditor struct {
+	failed func(error)
+
+	mu     sync.Mutex
+	w      io.Writer
+	broken bool
+}
+
+func (a *auditor) write(r record) {
+	r.Time = stamp(time.Now())
+	for _, field := range []*string{
+		&r.Reason, &r.Who, &r.Grant, &r.User, &r.Client, &r.Request, &r.Destination, &r.Address, &r.Replaces,
+	} {
+		*field = printable(*field)
+	}
+	line, err := json.Marshal(r)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if err == nil && !a.broken {
+		_, err = a.w.Write(append(line, '\n'))
+	}
+	if err != nil && !a.broken {
+		a.broken = true
+		a.failed(err)
+	}
+}
+
+func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z07:00") }
+
+const maxAuditText = 1024
+
+// printable bounds s, and replaces what could disturb a terminal or a log viewer that shows it.
+func printable(s string) string {
+	if len(s) > maxAuditText {
+		s = strings.ToValidUTF8(s[:maxAuditText], "") + "..."
+	}
+	return strings.Map(func(r rune) rune {
+		if !unicode.IsPrint(r) {
+			return unicode.ReplacementChar
+		}
+		return r
+	}, s)
+}

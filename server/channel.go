@@ -1,0 +1,361 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+const (
+	directTCPIP = "direct-tcpip"
+
+	// copyBuffer holds one SSH packet's worth of data.
+	copyBuffer = 32 << 10
+	// closeLinger bounds how long what a client sent before it closed a channel may take to reach the destination.
+	closeLinger = 30 * time.Second
+	// resetLinger bounds the wait for a destination's last words after it has refused to take more.
+	resetLinger = 5 * time.Second
+)
+
+// openDirect is the payload of a direct-tcpip channel's opening (RFC 4254, 7.2).
+type openDirect struct {
+	Host       string
+	Port       uint32
+	OriginHost string
+	OriginPort uint32
+}
+
+// handleChannel answers a client's wish for a channel, and serves it in a goroutine of work. It does not block beyond the
+// writing of a refusal, since the connection's reader waits for it.
+func (c *client) handleChannel(ctx context.Context, work *sync.WaitGroup, request ssh.NewChannel) {
+	if request.ChannelType() != directTCPIP {
+		const reason = "bastiond has no shell, commands, subsystems or other forwards: it opens direct-tcpip channels only"
+		c.auditDenied(record{Request: request.ChannelType(), Reason: "channel type is never permitted"})
+		_ = request.Reject(ssh.Prohibited, reason) // fails with the connection
+		return
+	}
+	var open openDirect
+	if err := ssh.Unmarshal(request.ExtraData(), &open); err != nil {
+		c.auditDenied(record{Request: directTCPIP, Reason: "malformed request"})
+		_ = request.Reject(ssh.Prohibited, "malformed direct-tcpip request")
+		return
+	}
+	number, err := c.server.takeChannel(c)
+	if err != nil {
+		c.auditDenied(record{
+			Request: directTCPIP, Destination: destination(open.Host, strconv.FormatUint(uint64(open.Port), 10)), Reason: err.Error(),
+		})
+		_ = request.Reject(ssh.ResourceShortage, err.Error())
+		return
+	}
+	work.Go(func() {
+		defer c.server.releaseChannel(c)
+		c.serveDirect(ctx, number, request, open)
+	})
+}
+
+var errDraining = errors.New("the bastion is stopping")
+
+// takeChannel counts a channel in, if there may be one more.
+func (s *Server) takeChannel(c *client) (number uint64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case s.draining:
+		return 0, errDraining
+	case c.open >= s.config.MaxChannelsPerConn:
+		return 0, fmt.Errorf("this connection has %d channels open, as many as it may", c.open)
+	case s.open >= s.config.MaxChannels:
+		return 0, fmt.Errorf("the bastion has %d channels open, as many as it may", s.open)
+	}
+	c.open++
+	s.open++
+	s.channels++
+	return s.channels, nil
+}
+
+func (s *Server) releaseChannel(c *client) {
+	s.mu.Lock()
+	c.open--
+	s.open--
+	s.mu.Unlock()
+	s.notify()
+}
+
+// serveDirect is the life of one direct-tcpip channel.
+func (c *client) serveDirect(ctx context.Context, number uint64, request ssh.NewChannel, open openDirect) {
+	began := time.Now()
+	r := record{Channel: number, Destination: destination(open.Host, strconv.FormatUint(uint64(open.Port), 10))}
+	dst, addr, err := c.connect(ctx, open)
+	if addr.IsValid() {
+		r.Address = addr.String()
+	}
+	if err != nil {
+		message := "destination " + r.Destination + ": " + err.Error()
+		r.Reason, r.DurationMS = err.Error(), since(began)
+		var denied *deniedError
+		if errors.As(err, &denied) {
+			r.Request = directTCPIP
+			c.auditDenied(r)
+			_ = request.Reject(ssh.Prohibited, printable(message))
+			return
+		}
+		r.Event, r.Result = eventConnect, resultFailed
+		c.server.auditClient(c, r)
+		_ = request.Reject(ssh.ConnectionFailed, printable(message))
+		return
+	}
+	defer func() { _ = dst.Close() }()
+
+	r.Event, r.Result = eventConnect, resultOK
+	c.server.auditClient(c, r)
+	r.Event = eventClose
+	var up, down int64
+	channel, requests, err := request.Accept()
+	if err == nil {
+		up, down, err = c.splice(channel, requests, dst)
+	}
+	if err != nil {
+		r.Result, r.Reason = resultFailed, err.Error()
+	}
+	r.BytesUp, r.BytesDown, r.DurationMS = &up, &down, since(began)
+	c.server.auditClient(c, r)
+}
+
+// destination shows what a client asked for, bounded.
+func destination(host, port string) string {
+	if len(host) > maxEntryText {
+		host = host[:maxEntryText] + "..."
+	}
+	return net.JoinHostPort(host, port)
+}
+
+// A deniedError is a refusal by policy.
+type deniedError struct{ reason string }
+
+func (e *deniedError) Error() string { return e.reason }
+
+// connect resolves the destination, checks each of its addresses, and dials those that are permitted, in turn: the address
+// that was checked, never the name again. It returns the address dialed, or refused, last.
+func (c *client) connect(ctx context.Context, open openDirect) (net.Conn, netip.AddrPort, error) {
+	s := c.server
+	if open.Port < 1 || open.Port > 65535 {
+		return nil, netip.AddrPort{}, &deniedError{fmt.Sprintf("port %d is out of range", open.Port)}
+	}
+	port := uint16(open.Port)
+	permit, err := s.permitOf(c)
+	if err != nil {
+		return nil, netip.AddrPort{}, err
+	}
+	name, addrs, err := s.addressesOf(ctx, open.Host, port, permit)
+	if err != nil {
+		return nil, netip.AddrPort{}, err
+	}
+	permitted := addrs[:0:0]
+	var refusal error
+	var refused netip.Addr
+	for _, addr := range addrs {
+		if err := s.checkAddress(name, addr, port, permit); err != nil {
+			if refusal == nil {
+				refusal, refused = err, addr
+			}
+			continue
+		}
+		permitted = append(permitted, addr)
+	}
+	if len(permitted) == 0 {
+		return nil, netip.AddrPortFrom(refused, port), &deniedError{refusal.Error()}
+	}
+
+	ctx, cancel := context.WithTimeout(ctx, s.config.DialTimeout)
+	defer cancel()
+	var last netip.AddrPort
+	for i, addr := range permitted {
+		last = netip.AddrPortFrom(addr, port)
+		var conn net.Conn
+		if conn, err = s.dialShare(ctx, last, len(permitted)-i); err == nil {
+			return conn, last, nil
+		}
+	}
+	return nil, last, err
+}
+
+// permitOf returns the narrower list of c's grant, if it has one and lives.
+func (s *Server) permitOf(c *client) (*Allow, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !c.slot.live(time.Now()) {
+		return nil, &deniedError{errGrantExpired.Error()}
+	}
+	return c.slot.permit, nil
+}
+
+// addressesOf returns the addresses of a host, unmapped, and its canonical name, which is empty if host is an address.
+func (s *Server) addressesOf(ctx context.Context, host string, port uint16, permit *Allow) (string, []netip.Addr, error) {
+	if addr, err := netip.ParseAddr(host); err == nil {
+		return "", []netip.Addr{addr.Unmap()}, nil
+	}
+	name, err := parseName(host)
+	if err != nil {
+		return "", nil, &deniedError{err.Error()}
+	}
+	if !s.config.Allow.mayPermit(name, port) {
+		return "", nil, &deniedError{"no entry of the allow-list permits it"}
+	}
+	if permit != nil && !permit.mayPermit(name, port) {
+		return "", nil, &deniedError{"the grant does not permit it"}
+	}
+	addrs, err := s.resolve(ctx, name)
+	if err != nil {
+		return "", nil, fmt.Errorf("cannot resolve the name: %w", err)
+	}
+	for i := range addrs {
+		addrs[i] = addrs[i].Unmap()
+	}
+	return name, addrs, nil
+}
+
+// checkAddress applies the server's list and, if there is one, the grant's: what one of them forbids is forbidden.
+func (s *Server) checkAddress(name string, addr netip.Addr, port uint16, permit *Allow) error {
+	if err := s.config.Allow.check(name, addr, port, s.resolvers); err != nil {
+		return err
+	}
+	if permit != nil && !permit.permits(name, addr, port) {
+		return errors.New("the grant does not permit it")
+	}
+	return nil
+}
+
+// dialShare dials addr within its share of what is left of ctx's time, as one of left addresses that may still be tried.
+func (s *Server) dialShare(ctx context.Context, addr netip.AddrPort, left int) (net.Conn, error) {
+	if deadline, ok := ctx.Deadline(); ok && left > 1 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, time.Until(deadline)/time.Duration(left))
+		defer cancel()
+	}
+	conn, err := s.config.Dial(ctx, "tcp", addr.String())
+	if err != nil {
+		return nil, fmt.Errorf("cannot connect: %w", cause(err))
+	}
+	return conn, nil
+}
+
+// Why a channel ended before its time.
+var (
+	errConnectionLost = errors.New("the client's connection ended")
+	errClientClosed   = errors.New("closed by the client")
+)
+
+// splice copies both ways until both are at their end, and closes the channel; the caller closes dst. The end of what one
+// side sends is passed on to the other side as such, and what the other side still has to say goes on. When the client's
+// connection ends, dst is reset, so that the destination cannot take what it has got for all.
+//
+// Three goroutines have a part in it. This one copies up and ends when the client has ended or closed its side. Another
+// copies down and ends with dst's side. The third takes the channel's requests, and learns so when the channel is closed.
+func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst net.Conn) (up, down int64, err error) {
+	var closed, below sync.WaitGroup
+	closed.Go(func() {
+		ssh.DiscardRequests(requests)
+		// The client has closed the channel both ways, or has gone. What it sent before may still be on its way up; there
+		// is nobody left to send down to.
+		_ = dst.SetReadDeadline(time.Unix(1, 0))
+		_ = dst.SetWriteDeadline(time.Now().Add(closeLinger))
+	})
+	var upErr, downErr error
+	below.Go(func() {
+		var readErr, writeErr error
+		down, readErr, writeErr = pump(channel, dst)
+		switch {
+		case writeErr != nil:
+			downErr = errClientClosed
+		case readErr == nil:
+			if channel.CloseWrite() == nil {
+				return
+			}
+		case !isTimeout(readErr):
+			downErr = fmt.Errorf("from the destination: %w", cause(readErr))
+		}
+		_ = channel.Close()
+	})
+
+	var readErr, writeErr error
+	up, readErr, writeErr = pump(dst, channel)
+	switch {
+	case writeErr != nil:
+		// The destination takes no more. Its last words may be on their way down, and the client, who cannot be told to
+		// stop, must be able to hear them: so what it sends is thrown away.
+		upErr = fmt.Errorf("to the destination: %w", cause(writeErr))
+		_ = dst.SetReadDeadline(time.Now().Add(resetLinger))
+		_, _ = io.Copy(io.Discard, channel)
+	case readErr != nil || !c.wire.alive():
+		upErr = errConnectionLost
+		reset(dst)
+	default:
+		halfClose(dst)
+	}
+	below.Wait()
+	_ = channel.Close()
+	closed.Wait()
+	return up, down, errors.Join(upErr, downErr)
+}
+
+var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
+
+// pump copies until src is at its end, which is no error, or one of them fails.
+func pump(dst io.Writer, src io.Reader) (n int64, readErr, writeErr error) {
+	buffer := buffers.Get().(*[copyBuffer]byte) //nolint:forcetypeassert // the pool's New makes no other
+	defer buffers.Put(buffer)
+	for {
+		got, err := src.Read(buffer[:])
+		if got > 0 {
+			put, err := dst.Write(buffer[:got])
+			n += int64(put)
+			if err != nil {
+				return n, nil, err
+			}
+		}
+		if errors.Is(err, io.EOF) {
+			return n, nil, nil
+		}
+		if err != nil {
+			return n, err, nil
+		}
+	}
+}
+
+// halfClose ends what is sent to conn.
+func halfClose(conn net.Conn) {
+	if half, ok := conn.(interface{ CloseWrite() error }); ok {
+		_ = half.CloseWrite() // fails if the peer has gone, which the copy down learns
+	}
+}
+
+// reset closes conn so that the peer sees an error rather than an end.
+func reset(conn net.Conn) {
+	if tcp, ok := conn.(interface{ SetLinger(sec int) error }); ok {
+		_ = tcp.SetLinger(0)
+	}
+	_ = conn.Close()
+}
+
+func isTimeout(err error) bool {
+	var timeout net.Error
+	return errors.As(err, &timeout) && timeout.Timeout()
+}
+
+// cause strips the addresses, which the record has, from a network error.
+func cause(err error) error {
+	var op *net.OpError
+	if errors.As(err, &op) && op.Err != nil {
+		return op.Err
+	}
+	return err
+}

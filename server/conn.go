@@ -1,0 +1,276 @@
+package server
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"math"
+	"net"
+	"strconv"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Global requests of this project, and the standard ones that are answered.
+const (
+	// RequestDrain tells the client that the bastion is about to stop. No reply is wanted. The payload is the
+	// number of seconds that are left, in decimal digits.
+	RequestDrain = "drain@bastion"
+	// RequestInfo asks for Info, as JSON in the payload of the reply.
+	RequestInfo = "info@bastion"
+
+	requestKeepalive = "keepalive@openssh.com"
+)
+
+// Info is the answer to RequestInfo.
+type Info struct {
+	Version   string    `json:"version"`
+	Ports     InfoPorts `json:"ports"`
+	IdleStop  float64   `json:"idle_stop"`  // seconds without a connection after which the bastion stops; 0: never
+	ExpiresAt time.Time `json:"expires_at"` // when the bastion stops at the latest
+	Grant     string    `json:"grant"`      // the ID of this connection's grant
+	NotAfter  time.Time `json:"not_after"`  // when the grant ends, and this connection with it
+	Draining  bool      `json:"draining"`
+}
+
+// InfoPorts are the loopback ports inside the bastion.
+type InfoPorts struct {
+	SSH int `json:"ssh"`
+}
+
+// A client is one authenticated SSH connection.
+type client struct {
+	server *Server
+	number uint64
+	wire   *wire
+	conn   *ssh.ServerConn
+	slot   *slot
+
+	endOnce sync.Once
+	reason  string // why the server ended the connection; written before the wire is closed
+	drained sync.Once
+
+	open int // channels, open or being opened; guarded by Server.mu
+}
+
+// serveConn is the life of one connection, from the handshake on.
+func (s *Server) serveConn(ctx context.Context, raw net.Conn, number uint64) {
+	began := time.Now()
+	w := newWire(raw)
+	defer func() { _ = w.Close() }()
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
+	defer stop()
+
+	c, chans, requests := s.handshake(w, number)
+	if c == nil {
+		return
+	}
+	defer s.detach(c)
+	s.auditClient(c, record{Event: eventAuth, Result: resultOK})
+
+	var work sync.WaitGroup
+	work.Go(func() { c.answerRequests(requests) })
+	work.Go(func() { c.keepAlive(ctx) })
+	for newChannel := range chans { // ends with the connection
+		c.handleChannel(ctx, &work, newChannel)
+	}
+	cancel()
+	err := c.conn.Wait()
+	work.Wait()
+
+	reason := "ended by the client"
+	switch {
+	case c.ended() != "":
+		reason = c.ended()
+	case s.halted.Err() != nil:
+		reason = "the bastion stopped"
+	case !errors.Is(err, io.EOF):
+		reason = err.Error()
+	}
+	s.auditClient(c, record{Event: eventDisconnect, Reason: reason, DurationMS: since(began)})
+}
+
+// handshake authenticates the client, in bounded time and tries. It returns nil if that failed, which it has audited.
+func (s *Server) handshake(w *wire, number uint64) (*client, <-chan ssh.NewChannel, <-chan *ssh.Request) {
+	refused := false
+	refuse := func(meta ssh.ConnMetadata, key ssh.PublicKey, reason string) {
+		refused = true
+		r := record{
+			Event: eventAuthRefused, Result: resultRefused, Reason: reason, Conn: number, Client: w.RemoteAddr().String(),
+		}
+		if meta != nil {
+			r.User = meta.User()
+		}
+		if key != nil {
+			r.Key = ssh.FingerprintSHA256(key)
+		}
+		s.audit.write(r)
+	}
+
+	config := *s.ssh
+	config.PublicKeyCallback = func(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
+		g, err := s.grantFor(key)
+		if err != nil {
+			refuse(meta, key, err.Error())
+			return nil, err
+		}
+		return &ssh.Permissions{ExtraData: map[any]any{slotKey{}: g}}, nil
+	}
+	if err := w.SetDeadline(time.Now().Add(s.config.HandshakeTimeout)); err != nil {
+		refuse(nil, nil, err.Error())
+		return nil, nil, nil
+	}
+	conn, chans, requests, err := ssh.NewServerConn(w, &config)
+	if err != nil {
+		if !refused {
+			refuse(nil, nil, "handshake: "+err.Error())
+		}
+		return nil, nil, nil
+	}
+	c := &client{server: s, number: number, wire: w, conn: conn}
+	c.slot, _ = conn.Permissions.ExtraData[slotKey{}].(*slot)
+	if err := errors.Join(s.attach(c), w.SetDeadline(time.Time{})); err != nil {
+		refuse(conn, nil, err.Error())
+		s.abandon(c, chans, requests)
+		return nil, nil, nil
+	}
+	return c, chans, requests
+}
+
+type slotKey struct{}
+
+// attach makes c a live connection, unless its grant has ended since the key was checked.
+func (s *Server) attach(c *client) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch {
+	case c.slot == nil || !c.slot.live(time.Now()):
+		return errGrantExpired
+	case s.draining:
+		return errDraining
+	}
+	c.slot.clients[c] = struct{}{}
+	s.clients[c] = struct{}{}
+	return nil
+}
+
+// abandon ends a connection that was never attached, or that failed just after.
+func (s *Server) abandon(c *client, chans <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
+	_ = c.wire.Close()
+	for range chans { // the queues are closed once the connection has ended
+	}
+	for range requests {
+	}
+	s.detach(c)
+}
+
+func (s *Server) detach(c *client) {
+	s.mu.Lock()
+	if c.slot != nil {
+		delete(c.slot.clients, c)
+	}
+	delete(s.clients, c)
+	s.active = time.Now()
+	s.mu.Unlock()
+	s.notify()
+}
+
+// end closes the connection; the first reason is audited.
+func (c *client) end(reason string) {
+	c.endOnce.Do(func() { c.reason = reason })
+	_ = c.wire.Close()
+}
+
+// ended returns why the server ended the connection, or "". It is called after the connection has ended.
+func (c *client) ended() string {
+	c.endOnce.Do(func() {}) // orders the read after an end that is under way
+	return c.reason
+}
+
+// answerRequests answers the client's global requests until the connection ends.
+func (c *client) answerRequests(requests <-chan *ssh.Request) {
+	for request := range requests {
+		var ok bool
+		var reply []byte
+		switch request.Type {
+		case RequestInfo:
+			if text, err := json.Marshal(c.info()); err == nil {
+				ok, reply = true, text
+			}
+		case requestKeepalive:
+			ok = true
+		case "tcpip-forward", "streamlocal-forward@openssh.com":
+			c.auditDenied(record{Request: request.Type, Reason: "remote forwarding is never permitted"})
+		}
+		if request.WantReply {
+			_ = request.Reply(ok, reply) // fails with the connection
+		}
+	}
+}
+
+func (c *client) info() Info {
+	s := c.server
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return Info{
+		Version: s.config.Version, Ports: InfoPorts{SSH: s.port}, IdleStop: max(0, s.config.IdleStop.Seconds()),
+		ExpiresAt: s.expiresAt.UTC(), Grant: c.slot.grant.ID, NotAfter: c.slot.grant.NotAfter, Draining: s.draining,
+	}
+}
+
+// keepAlive asks the client for a sign of life four times per ClientTimeout, and ends the connection when the client has
+// not answered for ClientTimeout: else a client that vanished would keep the bastion from its idle stop.
+func (c *client) keepAlive(ctx context.Context) {
+	timeout := c.server.config.ClientTimeout
+	ticker := time.NewTicker(timeout / 4)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		late := time.AfterFunc(timeout, func() { c.end("the client has not answered for " + timeout.String()) })
+		_, _, err := c.conn.SendRequest(requestKeepalive, true, nil)
+		late.Stop()
+		if err != nil {
+			return
+		}
+	}
+}
+
+// drain tells the client, once, that the server is about to stop.
+func (c *client) drain(left time.Duration) {
+	c.drained.Do(func() {
+		seconds := strconv.Itoa(int(math.Ceil(max(0, left.Seconds()))))
+		_, _, _ = c.conn.SendRequest(RequestDrain, false, []byte(seconds)) // fails with the connection
+	})
+}
+
+// auditClient writes r with the connection's identity.
+func (s *Server) auditClient(c *client, r record) {
+	s.mu.Lock()
+	r.Who, r.Grant = c.slot.grant.Principal, c.slot.grant.ID
+	s.mu.Unlock()
+	r.Key = c.slot.fingerprint
+	r.Conn = c.number
+	if r.Event == eventAuth {
+		r.User, r.Client = c.conn.User(), c.wire.RemoteAddr().String()
+	}
+	s.audit.write(r)
+}
+
+func (c *client) auditDenied(r record) {
+	r.Event, r.Result = eventDenied, resultRefused
+	c.server.auditClient(c, r)
+}
+
+func since(t time.Time) *int64 {
+	ms := time.Since(t).Milliseconds()
+	return &ms
+}

@@ -1,0 +1,245 @@
+package server
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/bastion-ssm/bastion/keys"
+)
+
+// The control socket takes one request and gives one answer per connection, each a line of JSON.
+const (
+	maxControlMessage = 32 << 10 // bytes of a line
+	maxControlConns   = 8
+	controlTimeout    = 5 * time.Second
+)
+
+const (
+	opGrant  = "grant"
+	opHealth = "health"
+)
+
+type controlRequest struct {
+	Op    string `json:"op"`
+	Grant string `json:"grant,omitempty"`
+}
+
+type controlReply struct {
+	Error  string           `json:"error,omitempty"`
+	Grant  *keys.GrantReply `json:"grant,omitempty"`
+	Health *Health          `json:"health,omitempty"`
+}
+
+// Health is what a server says of itself on its control socket.
+type Health struct {
+	Version     string    `json:"version"`
+	Port        int       `json:"port"`
+	Connections int       `json:"connections"` // authenticated
+	Channels    int       `json:"channels"`
+	Grants      int       `json:"grants"` // live
+	Draining    bool      `json:"draining"`
+	ExpiresAt   time.Time `json:"expires_at"`
+}
+
+// PushGrant hands a grant to the server whose control socket is at path.
+func PushGrant(ctx context.Context, path, word string) (keys.GrantReply, error) {
+	reply, err := callControl(ctx, path, controlRequest{Op: opGrant, Grant: word})
+	if err != nil {
+		return keys.GrantReply{}, err
+	}
+	if reply.Grant == nil {
+		return keys.GrantReply{}, errors.New("control socket: the answer has no grant reply")
+	}
+	return *reply.Grant, nil
+}
+
+// CheckHealth asks the server whose control socket is at path how it is.
+func CheckHealth(ctx context.Context, path string) (Health, error) {
+	reply, err := callControl(ctx, path, controlRequest{Op: opHealth})
+	if err != nil {
+		return Health{}, err
+	}
+	if reply.Health == nil {
+		return Health{}, errors.New("control socket: the answer has no health")
+	}
+	return *reply.Health, nil
+}
+
+func callControl(ctx context.Context, path string, request controlRequest) (controlReply, error) {
+	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	if err != nil {
+		return controlReply{}, fmt.Errorf("control socket: %w", err)
+	}
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+
+	text, err := json.Marshal(request)
+	if err != nil {
+		return controlReply{}, fmt.Errorf("control socket: %w", err)
+	}
+	if _, err := conn.Write(append(text, '\n')); err != nil {
+		return controlReply{}, fmt.Errorf("control socket: %w", err)
+	}
+	line, err := readLine(conn)
+	if err != nil {
+		return controlReply{}, fmt.Errorf("control socket: %w", err)
+	}
+	var reply controlReply
+	if err := json.Unmarshal(line, &reply); err != nil {
+		return controlReply{}, fmt.Errorf("control socket: %w", err)
+	}
+	if reply.Error != "" {
+		return controlReply{}, errors.New("control socket: " + reply.Error)
+	}
+	return reply, nil
+}
+
+// listenControl opens the control socket: mode 0600, in a directory of mode 0700 that belongs to this user. A socket that
+// nobody listens on any more is replaced.
+func listenControl(path string) (net.Listener, error) {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if err := checkPrivateDir(dir); err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if info, err := os.Lstat(path); err == nil {
+		if info.Mode().Type() != fs.ModeSocket {
+			return nil, fmt.Errorf("control socket: %s exists and is no socket", path)
+		}
+		if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+			_ = conn.Close()
+			return nil, fmt.Errorf("control socket: another bastiond listens on %s", path)
+		}
+		if err := os.Remove(path); err != nil {
+			return nil, fmt.Errorf("control socket: %w", err)
+		}
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		_ = l.Close()
+		return nil, fmt.Errorf("control socket: %w", err)
+	}
+	return l, nil
+}
+
+// serveControl answers on the control socket until l is closed.
+func (s *Server) serveControl(l net.Listener) {
+	slots := make(chan struct{}, maxControlConns)
+	for {
+		select {
+		case slots <- struct{}{}:
+		case <-s.halted.Done():
+			return
+		}
+		conn, err := l.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			s.config.Logger.Warn("accept on the control socket failed", "error", err)
+			<-slots
+			select {
+			case <-time.After(acceptPause):
+				continue
+			case <-s.halted.Done():
+				return
+			}
+		}
+		s.work.Go(func() {
+			defer func() { <-slots }()
+			defer func() { _ = conn.Close() }()
+			stop := context.AfterFunc(s.halted, func() { _ = conn.Close() })
+			defer stop()
+			s.answerControl(conn)
+		})
+	}
+}
+
+func (s *Server) answerControl(conn net.Conn) {
+	if err := conn.SetDeadline(time.Now().Add(controlTimeout)); err != nil {
+		return
+	}
+	var reply controlReply
+	if err := checkPeer(conn); err != nil {
+		s.config.Logger.Warn("control socket: peer refused", "error", err)
+		reply.Error = "permission denied"
+	} else {
+		reply = s.answer(conn)
+	}
+	text, err := json.Marshal(reply)
+	if err != nil {
+		s.config.Logger.Error("control socket", "error", err)
+		return
+	}
+	if _, err := conn.Write(append(text, '\n')); err != nil {
+		s.config.Logger.Warn("control socket", "error", err)
+	}
+}
+
+func (s *Server) answer(conn net.Conn) controlReply {
+	line, err := readLine(conn)
+	if err != nil {
+		return controlReply{Error: err.Error()}
+	}
+	var request controlRequest
+	decoder := json.NewDecoder(bytes.NewReader(line))
+	decoder.DisallowUnknownFields()
+	if err := decoder.Decode(&request); err != nil {
+		return controlReply{Error: "bad request: " + err.Error()}
+	}
+	switch request.Op {
+	case opGrant:
+		reply := s.AddGrant(request.Grant)
+		return controlReply{Grant: &reply}
+	case opHealth:
+		health := s.health()
+		return controlReply{Health: &health}
+	}
+	return controlReply{Error: "unknown request"}
+}
+
+func (s *Server) health() Health {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	h := Health{
+		Version: s.config.Version, Port: s.port, Connections: len(s.clients), Channels: s.open,
+		Draining: s.draining, ExpiresAt: s.expiresAt.UTC(),
+	}
+	now := time.Now()
+	for g := range s.slots {
+		if g.live(now) {
+			h.Grants++
+		}
+	}
+	return h
+}
+
+// readLine reads a bounded line.
+func readLine(r io.Reader) ([]byte, error) {
+	line, err := bufio.NewReader(io.LimitReader(r, maxControlMessage)).ReadBytes('\n')
+	if errors.Is(err, io.EOF) {
+		if len(line) == maxControlMessage {
+			return nil, fmt.Errorf("message longer than %d bytes", maxControlMessage)
+		}
+		return nil, io.ErrUnexpectedEOF
+	}
+	return line, err
+}

@@ -1,0 +1,170 @@
+package server
+
+import (
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/keys"
+)
+
+// A slot holds the grant of one public key, and the connections that the key has opened. A newer grant for the key takes
+// the older one's place in the slot: live connections go on under it. When the grant ends, so do its connections.
+// All fields but blob and fingerprint are guarded by Server.mu.
+type slot struct {
+	blob        []byte // the key in wire form
+	fingerprint string
+	grant       keys.Grant
+	permit      *Allow // nil: the grant does not narrow the server's list
+	clients     map[*client]struct{}
+}
+
+func (g *slot) live(now time.Time) bool { return now.Before(g.grant.NotAfter) }
+
+// AddGrant accepts the grant that word encodes, or refuses it with a code in the reply. A grant for a key that already
+// has one replaces it. No grant outlives the server's maximum life.
+func (s *Server) AddGrant(word string) keys.GrantReply {
+	g, key, permit, err := readGrant(word)
+	if err != nil {
+		return s.refuseGrant(g, "", keys.CodeInvalid, err)
+	}
+	fingerprint := ssh.FingerprintSHA256(key)
+	blob := key.Marshal()
+
+	s.mu.Lock()
+	now := time.Now()
+	if g.NotAfter.After(s.expiresAt) {
+		g.NotAfter = s.expiresAt.UTC().Truncate(time.Second)
+	}
+	entry := s.slotOf(blob)
+	var replaces string
+	var code string
+	switch {
+	case s.draining:
+		code, err = keys.CodeDraining, errors.New("the bastion is stopping")
+	case !now.Before(g.NotAfter):
+		code, err = keys.CodeExpired, fmt.Errorf("the grant ended at %s", stamp(g.NotAfter))
+	case entry != nil:
+		if entry.live(now) {
+			replaces = entry.grant.ID
+		}
+	case !s.roomForGrant(now):
+		code, err = keys.CodeFull, fmt.Errorf("the bastion already holds %d grants", s.config.MaxGrants)
+	default:
+		entry = &slot{blob: blob, fingerprint: fingerprint, clients: map[*client]struct{}{}}
+		s.slots[entry] = struct{}{}
+	}
+	if err == nil {
+		entry.grant, entry.permit = g, permit
+		s.active = now // somebody is about to connect
+	}
+	s.mu.Unlock()
+	s.notify()
+
+	if err != nil {
+		return s.refuseGrant(g, fingerprint, code, err)
+	}
+	s.audit.write(record{
+		Event: eventGrant, Result: resultOK, Who: g.Principal, Grant: g.ID, Key: fingerprint,
+		NotAfter: stamp(g.NotAfter), Permit: g.Permit, Replaces: replaces,
+	})
+	return keys.GrantReply{
+		V: keys.ReplyVersion, Version: s.config.Version, HostKey: s.hostKeyLine(), Ports: keys.Ports{SSH: s.port},
+		Grant: g.ID, NotAfter: g.NotAfter,
+	}
+}
+
+func readGrant(word string) (keys.Grant, ssh.PublicKey, *Allow, error) {
+	g, err := keys.ParseGrant(word)
+	if err != nil {
+		return keys.Grant{}, nil, nil, err
+	}
+	key, err := g.Key()
+	if err != nil {
+		return keys.Grant{}, nil, nil, err
+	}
+	if len(g.Permit) == 0 {
+		return g, key, nil, nil
+	}
+	permit, err := parseEntries(g.Permit)
+	if err != nil {
+		return g, key, nil, fmt.Errorf("grant: %w", err)
+	}
+	return g, key, &permit, nil
+}
+
+func (s *Server) refuseGrant(g keys.Grant, fingerprint, code string, err error) keys.GrantReply {
+	s.audit.write(record{
+		Event: eventGrantRefused, Result: resultRefused, Reason: code + ": " + err.Error(),
+		Who: g.Principal, Grant: g.ID, Key: fingerprint,
+	})
+	return keys.GrantReply{V: keys.ReplyVersion, Version: s.config.Version, Grant: g.ID, Code: code, Error: err.Error()}
+}
+
+// slotOf finds the slot of a key, comparing each in constant time. The caller holds s.mu.
+func (s *Server) slotOf(blob []byte) *slot {
+	var found *slot
+	for g := range s.slots {
+		if subtle.ConstantTimeCompare(g.blob, blob) == 1 {
+			found = g
+		}
+	}
+	return found
+}
+
+// roomForGrant forgets ended grants if that is needed to make room. They are kept as long as there is room, so that the
+// audit log can say "expired" rather than "no grant". The caller holds s.mu.
+func (s *Server) roomForGrant(now time.Time) bool {
+	if len(s.slots) < s.config.MaxGrants {
+		return true
+	}
+	for g := range s.slots {
+		if !g.live(now) && len(g.clients) == 0 {
+			delete(s.slots, g)
+		}
+	}
+	return len(s.slots) < s.config.MaxGrants
+}
+
+// endExpired ends the connections whose grants have ended and returns when the next grant ends, if there is one.
+func (s *Server) endExpired(now time.Time) (next time.Time) {
+	var ended []*client
+	s.mu.Lock()
+	for g := range s.slots {
+		if !g.live(now) {
+			for c := range g.clients {
+				ended = append(ended, c)
+			}
+		} else if next.IsZero() || g.grant.NotAfter.Before(next) {
+			next = g.grant.NotAfter
+		}
+	}
+	s.mu.Unlock()
+	for _, c := range ended {
+		c.end("the grant has ended")
+	}
+	return next
+}
+
+var (
+	errNoGrant      = errors.New("no grant for this key")
+	errGrantExpired = errors.New("the grant for this key has ended")
+)
+
+// grantFor returns the slot of a key with a live grant.
+func (s *Server) grantFor(key ssh.PublicKey) (*slot, error) {
+	blob := key.Marshal()
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	switch g := s.slotOf(blob); {
+	case g == nil:
+		return nil, errNoGrant
+	case !g.live(time.Now()):
+		return nil, errGrantExpired
+	default:
+		return g, nil
+	}
+}

@@ -1,0 +1,78 @@
+package server
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/netip"
+	"os"
+	"strings"
+)
+
+const (
+	maxAddresses   = 16 // of one name that are considered
+	resolvConf     = "/etc/resolv.conf"
+	maxResolvConf  = 64 << 10
+	maxNameservers = 16
+)
+
+// newResolver returns a resolver that asks the DNS server at address (IP:PORT), or the system's if address is empty, and
+// the addresses of the servers that it asks.
+func newResolver(address string) (*net.Resolver, []netip.Addr, error) {
+	if address == "" {
+		f, err := os.Open(resolvConf)
+		if err != nil { // then the system has its servers elsewhere, or none
+			return &net.Resolver{PreferGo: true}, nil, nil
+		}
+		defer func() { _ = f.Close() }()
+		return &net.Resolver{PreferGo: true}, nameservers(f), nil
+	}
+	server, err := netip.ParseAddrPort(address)
+	if err != nil || server.Port() == 0 {
+		return nil, nil, fmt.Errorf("resolver %q: want IP:PORT", address)
+	}
+	var dialer net.Dialer
+	return &net.Resolver{
+		PreferGo: true,
+		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
+			return dialer.DialContext(ctx, network, server.String())
+		},
+	}, []netip.Addr{server.Addr()}, nil
+}
+
+// nameservers reads the addresses of the name servers from a resolv.conf.
+func nameservers(r io.Reader) []netip.Addr {
+	var addrs []netip.Addr
+	lines := bufio.NewScanner(io.LimitReader(r, maxResolvConf))
+	for lines.Scan() && len(addrs) < maxNameservers {
+		fields := strings.Fields(lines.Text())
+		if len(fields) < 2 || fields[0] != "nameserver" {
+			continue
+		}
+		if addr, err := netip.ParseAddr(fields[1]); err == nil {
+			addrs = append(addrs, addr.WithZone("").Unmap())
+		}
+	}
+	return addrs
+}
+
+// resolve returns the addresses of a name, at least one.
+func (s *Server) resolve(ctx context.Context, name string) ([]netip.Addr, error) {
+	ctx, cancel := context.WithTimeout(ctx, s.config.ResolveTimeout)
+	defer cancel()
+	addrs, err := s.resolver.LookupNetIP(ctx, "ip", name)
+	if err != nil {
+		var dns *net.DNSError
+		if errors.As(err, &dns) { // its text would name the resolver
+			return nil, errors.New(dns.Err)
+		}
+		return nil, err
+	}
+	if len(addrs) == 0 {
+		return nil, errors.New("no addresses")
+	}
+	return addrs[:min(len(addrs), maxAddresses)], nil
+}

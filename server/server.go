@@ -1,0 +1,472 @@
+package server
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+)
+
+// Defaults of Config.
+const (
+	DefaultListen             = "localhost:2222"
+	DefaultSocket             = "/run/bastiond/control.sock"
+	DefaultIdleStop           = 30 * time.Minute
+	DefaultMaxLife            = 12 * time.Hour
+	DefaultDrain              = 25 * time.Second // below the 30 s that ECS waits between SIGTERM and SIGKILL
+	DefaultResolveTimeout     = 5 * time.Second
+	DefaultDialTimeout        = 10 * time.Second
+	DefaultHandshakeTimeout   = 30 * time.Second // a handshake through SSM takes seconds at worst
+	DefaultClientTimeout      = 20 * time.Minute // as long as SSM keeps an idle session
+	DefaultMaxConns           = 64
+	DefaultMaxChannels        = 1024
+	DefaultMaxChannelsPerConn = 512
+	DefaultMaxGrants          = 64
+)
+
+const (
+	maxAuthTries = 6
+	// acceptPause is the wait after an accept that failed: most likely the process has no descriptor left.
+	acceptPause = 100 * time.Millisecond
+)
+
+// Config sets a server up. Zero fields get the default of the same name.
+type Config struct {
+	Listen   string // see DefaultListen; a loopback address; port 0 picks a free one
+	Allow    Allow  // zero: no destination is permitted
+	Resolver string // IP:PORT of a DNS server; empty: the system's
+
+	// Socket is the path of the control socket. Its directory is made, or must belong to this user. Empty: none.
+	Socket string
+
+	IdleStop time.Duration // without a connection; negative: never
+	MaxLife  time.Duration // must be longer than Drain
+	Drain    time.Duration // from the notice to the end; negative: none
+
+	ResolveTimeout   time.Duration // for one name
+	DialTimeout      time.Duration // for one destination, all its addresses
+	HandshakeTimeout time.Duration // from the TCP connection to the end of authentication
+	ClientTimeout    time.Duration // for the client's answer to a keepalive
+
+	MaxConns           int // SSH connections, authenticated or not
+	MaxChannels        int // forwarded connections; each holds at most about 2 MiB that its destination has not taken
+	MaxChannelsPerConn int
+	MaxGrants          int
+
+	Version string     // of the program, for replies and the audit log
+	HostKey ssh.Signer // nil: made in memory, and gone with the process
+
+	// Audit gets a JSON line per event. When a write fails, the server stops.
+	Audit  io.Writer
+	Logger *slog.Logger // nil: none
+
+	// Dial connects to an address IP:PORT that has been checked; nil: a net.Dialer.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+func (c *Config) setDefaults() {
+	for _, field := range []struct {
+		value *time.Duration
+		or    time.Duration
+	}{
+		{&c.IdleStop, DefaultIdleStop},
+		{&c.MaxLife, DefaultMaxLife},
+		{&c.Drain, DefaultDrain},
+		{&c.ResolveTimeout, DefaultResolveTimeout},
+		{&c.DialTimeout, DefaultDialTimeout},
+		{&c.HandshakeTimeout, DefaultHandshakeTimeout},
+		{&c.ClientTimeout, DefaultClientTimeout},
+	} {
+		if *field.value == 0 {
+			*field.value = field.or
+		}
+	}
+	for _, field := range []struct {
+		value *int
+		or    int
+	}{
+		{&c.MaxConns, DefaultMaxConns},
+		{&c.MaxChannels, DefaultMaxChannels},
+		{&c.MaxChannelsPerConn, DefaultMaxChannelsPerConn},
+		{&c.MaxGrants, DefaultMaxGrants},
+	} {
+		if *field.value == 0 {
+			*field.value = field.or
+		}
+	}
+	if c.Listen == "" {
+		c.Listen = DefaultListen
+	}
+	if c.Version == "" {
+		c.Version = "unknown"
+	}
+	if c.Audit == nil {
+		c.Audit = io.Discard
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.Dial == nil {
+		c.Dial = new(net.Dialer).DialContext
+	}
+}
+
+func (c *Config) validate() error {
+	switch {
+	case c.MaxLife <= max(c.Drain, 0):
+		return fmt.Errorf("maximum life %v: want more than the drain time, %v", c.MaxLife, c.Drain)
+	case min(c.ResolveTimeout, c.DialTimeout, c.HandshakeTimeout, c.ClientTimeout) < 0:
+		return errors.New("a time limit is negative")
+	case min(c.MaxConns, c.MaxChannels, c.MaxChannelsPerConn, c.MaxGrants) < 0:
+		return errors.New("a maximum is negative")
+	}
+	return nil
+}
+
+// A ConfigError says that a configuration is refused, whatever the state of the machine.
+type ConfigError struct{ Err error }
+
+func (e *ConfigError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *ConfigError) Unwrap() error { return e.Err }
+
+// A Server is bastiond's SSH server. It listens from New on; Run serves.
+type Server struct {
+	config    Config
+	ssh       *ssh.ServerConfig
+	hostKey   ssh.PublicKey
+	resolver  *net.Resolver
+	resolvers []netip.Addr // that resolver asks; refused as destinations unless an entry names them
+	listeners []net.Listener
+	control   net.Listener // nil: none
+	port      int
+	expiresAt time.Time // when the server stops at the latest
+	audit     auditor
+
+	halt     context.CancelFunc // ends everything at once
+	halted   context.Context    // done when halt was called
+	finished chan struct{}      // closed when Run has returned
+	work     sync.WaitGroup     // every goroutine that Run started
+	wake     chan struct{}      // of capacity 1: something changed that the loop in watch or drain looks at
+
+	mu       sync.Mutex
+	running  bool
+	draining bool
+	conns    int                  // SSH connections, authenticated or not
+	clients  map[*client]struct{} // authenticated
+	slots    map[*slot]struct{}
+	open     int       // channels, open or being opened
+	number   uint64    // of the last connection
+	channels uint64    // number of the last channel
+	active   time.Time // when a client was last connected, or a grant came
+	failure  error     // why the server must stop
+}
+
+// New checks the configuration, which may give a *ConfigError, and listens. The caller must call Run or Close.
+func New(config Config) (*Server, error) {
+	config.setDefaults()
+	if err := config.validate(); err != nil {
+		return nil, &ConfigError{err}
+	}
+	if config.HostKey == nil {
+		_, private, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			return nil, fmt.Errorf("host key: %w", err)
+		}
+		if config.HostKey, err = ssh.NewSignerFromSigner(private); err != nil {
+			return nil, fmt.Errorf("host key: %w", err)
+		}
+	}
+	resolver, resolvers, err := newResolver(config.Resolver)
+	if err != nil {
+		return nil, &ConfigError{err}
+	}
+	s := &Server{
+		config: config, hostKey: config.HostKey.PublicKey(), resolver: resolver, resolvers: resolvers,
+		finished: make(chan struct{}), wake: make(chan struct{}, 1),
+		clients: map[*client]struct{}{}, slots: map[*slot]struct{}{},
+	}
+	s.audit = auditor{w: config.Audit, failed: func(err error) { s.fail(fmt.Errorf("write the audit log: %w", err)) }}
+	s.halted, s.halt = context.WithCancel(context.Background())
+	s.ssh = &ssh.ServerConfig{
+		Config:                  ssh.Config{Ciphers: ciphers},
+		PublicKeyAuthAlgorithms: []string{ssh.KeyAlgoED25519},
+		MaxAuthTries:            maxAuthTries,
+		ServerVersion:           "SSH-2.0-bastiond",
+	}
+	s.ssh.AddHostKey(config.HostKey)
+
+	if s.listeners, err = listen(config.Listen); err != nil {
+		return nil, err
+	}
+	s.port = portOf(s.listeners[0])
+	if config.Socket != "" {
+		if s.control, err = listenControl(config.Socket); err != nil {
+			s.closeListeners()
+			return nil, err
+		}
+	}
+	s.active = time.Now()
+	s.expiresAt = s.active.Add(config.MaxLife)
+	return s, nil
+}
+
+// ciphers are those with authentication built in, fastest first.
+var ciphers = []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305}
+
+// Port returns the SSH port.
+func (s *Server) Port() int { return s.port }
+
+// HostKey returns the public host key.
+func (s *Server) HostKey() ssh.PublicKey { return s.hostKey }
+
+func (s *Server) hostKeyLine() string {
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.hostKey)))
+}
+
+// Run serves until the server has been idle or has lived for as long as it may, or ctx is done. Then it drains: it tells
+// its clients, takes no new connections or channels, and returns once no channel is open, or at the drain's deadline. It
+// returns after every connection has ended. The error is nil unless the server had to stop. Run is called once.
+func (s *Server) Run(ctx context.Context) error {
+	s.mu.Lock()
+	if s.running || s.halted.Err() != nil {
+		s.mu.Unlock()
+		return errors.New("the server has already run or been closed")
+	}
+	s.running = true
+	s.mu.Unlock()
+	defer close(s.finished)
+
+	began := time.Now()
+	s.auditStart()
+	for _, l := range s.listeners {
+		s.work.Go(func() { s.accept(l) })
+	}
+	if s.control != nil {
+		s.work.Go(func() { s.serveControl(s.control) })
+	}
+
+	reason := s.watch(ctx)
+	s.drain(reason)
+	s.halt()
+	s.closeListeners()
+	s.work.Wait()
+
+	s.mu.Lock()
+	err := s.failure
+	s.mu.Unlock()
+	s.audit.write(record{Event: eventStop, Reason: reason, DurationMS: since(began)})
+	return err
+}
+
+// Close ends everything at once, and waits for Run to return if it is running.
+func (s *Server) Close() error {
+	s.mu.Lock()
+	running := s.running
+	s.mu.Unlock()
+	s.halt()
+	if running {
+		<-s.finished
+		return nil
+	}
+	s.closeListeners()
+	return nil
+}
+
+func (s *Server) closeListeners() {
+	for _, l := range s.listeners {
+		_ = l.Close()
+	}
+	if s.control != nil {
+		_ = s.control.Close()
+	}
+}
+
+// fail ends everything at once because of err. It does not block.
+func (s *Server) fail(err error) {
+	s.config.Logger.Error("bastiond must stop", "error", err)
+	s.mu.Lock()
+	if s.failure == nil {
+		s.failure = err
+	}
+	s.mu.Unlock()
+	s.halt()
+}
+
+// notify makes the loop look again.
+func (s *Server) notify() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // it will look anyway
+	}
+}
+
+// watch returns the reason to stop when there is one. Until then it ends connections whose grants end.
+func (s *Server) watch(ctx context.Context) (reason string) {
+	drainAt := s.expiresAt.Add(-max(0, s.config.Drain))
+	for {
+		now := time.Now()
+		next := s.endExpired(now)
+		if next.IsZero() || drainAt.Before(next) {
+			next = drainAt
+		}
+		idleAt, idle := s.idleUntil()
+		switch {
+		case !now.Before(drainAt):
+			return "maximum life"
+		case idle && !now.Before(idleAt):
+			return "idle"
+		case idle && idleAt.Before(next):
+			next = idleAt
+		}
+		timer := time.NewTimer(time.Until(next))
+		select {
+		case <-timer.C:
+		case <-s.wake:
+		case <-ctx.Done():
+			timer.Stop()
+			return "told to stop"
+		case <-s.halted.Done():
+			timer.Stop()
+			return "closed"
+		}
+		timer.Stop()
+	}
+}
+
+// idleUntil returns when the server will have been idle for too long, if nothing happens and it may stop for that.
+func (s *Server) idleUntil() (time.Time, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.active.Add(s.config.IdleStop), s.config.IdleStop > 0 && len(s.clients) == 0
+}
+
+// drain tells the clients to go and waits until no channel is open, at most until the deadline.
+func (s *Server) drain(reason string) {
+	now := time.Now()
+	deadline := now.Add(max(0, s.config.Drain))
+	if deadline.After(s.expiresAt) {
+		deadline = s.expiresAt
+	}
+	s.mu.Lock()
+	s.draining = true
+	clients := make([]*client, 0, len(s.clients))
+	for c := range s.clients {
+		clients = append(clients, c)
+	}
+	s.mu.Unlock()
+	for _, l := range s.listeners {
+		_ = l.Close()
+	}
+	s.audit.write(record{Event: eventDrain, Reason: reason, Deadline: stamp(deadline)})
+	var told sync.WaitGroup
+	for _, c := range clients {
+		told.Go(func() { c.drain(deadline.Sub(now)) }) // a client that does not read blocks its own until it is ended
+	}
+
+	for {
+		next := s.endExpired(time.Now())
+		if next.IsZero() || deadline.Before(next) {
+			next = deadline
+		}
+		s.mu.Lock()
+		open := s.open
+		s.mu.Unlock()
+		if open == 0 || !time.Now().Before(deadline) || s.halted.Err() != nil {
+			break
+		}
+		timer := time.NewTimer(time.Until(next))
+		select {
+		case <-timer.C:
+		case <-s.wake:
+		case <-s.halted.Done():
+		}
+		timer.Stop()
+	}
+	for _, c := range clients {
+		c.end("the bastion stopped: " + reason)
+	}
+	told.Wait()
+}
+
+// accept takes connections until the listener is closed.
+func (s *Server) accept(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		switch {
+		case errors.Is(err, net.ErrClosed):
+			return
+		case err != nil:
+			s.config.Logger.Warn("accept failed", "error", err)
+			select {
+			case <-time.After(acceptPause):
+				continue
+			case <-s.halted.Done():
+				return
+			}
+		}
+		number, err := s.admit()
+		if err != nil {
+			_ = conn.Close()
+			s.audit.write(record{
+				Event: eventAuthRefused, Result: resultRefused, Reason: err.Error(), Conn: number, Client: conn.RemoteAddr().String(),
+			})
+			continue
+		}
+		s.work.Go(func() {
+			defer s.dismiss()
+			s.serveConn(s.halted, conn, number)
+		})
+	}
+}
+
+// admit counts a connection in, if there may be one more.
+func (s *Server) admit() (number uint64, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.number++
+	switch {
+	case s.draining:
+		return s.number, errDraining
+	case s.conns >= s.config.MaxConns:
+		return s.number, fmt.Errorf("the bastion has %d connections, as many as it may", s.conns)
+	}
+	s.conns++
+	return s.number, nil
+}
+
+func (s *Server) dismiss() {
+	s.mu.Lock()
+	s.conns--
+	s.mu.Unlock()
+}
+
+func (s *Server) auditStart() {
+	r := record{
+		Event: eventStart, Version: s.config.Version, HostKey: ssh.FingerprintSHA256(s.hostKey), NotAfter: stamp(s.expiresAt),
+	}
+	for _, l := range s.listeners {
+		r.Listen = append(r.Listen, l.Addr().String())
+	}
+	for _, e := range s.config.Allow.entries {
+		r.Allow = append(r.Allow, e.String())
+	}
+	s.audit.write(r)
+	if s.config.Allow.Empty() {
+		s.config.Logger.Warn("no destination is permitted: the allow-list is empty")
+	}
+	for _, l := range s.listeners {
+		s.config.Logger.Info("listening", "address", l.Addr().String())
+	}
+}
