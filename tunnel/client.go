@@ -107,14 +107,20 @@ func handshake(ctx context.Context, t *Transport, timeout time.Duration, ka Keep
 	default:
 		return nil, fail.New(fail.Lost, op, err, "")
 	}
+	return newClient(conn, w, t.Describe, ka, log, chans, reqs), nil
+}
+
+func newClient(conn ssh.Conn, w *wire, describe string, ka Keepalive, log *slog.Logger,
+	chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request,
+) *client {
 	return &client{
-		conn: conn, wire: w, describe: t.Describe, keepalive: ka, log: log,
+		conn: conn, wire: w, describe: describe, keepalive: ka, log: log,
 		chans: chans, reqs: reqs,
 		flushes:  make(chan chan struct{}),
 		draining: make(chan struct{}),
 		over:     make(chan struct{}),
 		done:     make(chan struct{}),
-	}, nil
+	}
 }
 
 // authError is a refusal of the client's key.

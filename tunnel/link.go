@@ -193,7 +193,7 @@ var errLinkClosed = errors.New("the link to the bastion is closed")
 func (l *Link) Ready(ctx context.Context) error {
 	for {
 		l.mu.Lock()
-		up, failed, changed, last := l.everUp, l.failed, l.changed, l.state.Err
+		up, failed, changed := l.everUp, l.failed, l.changed
 		l.mu.Unlock()
 		switch {
 		case failed != nil:
@@ -204,13 +204,13 @@ func (l *Link) Ready(ctx context.Context) error {
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return waitError("connect to the bastion", ctx, last)
+			return waitError(ctx, "connect to the bastion", l.State().Err)
 		}
 	}
 }
 
 // waitError is the error of a wait for the link that ctx ended; last is the link's own latest failure.
-func waitError(op string, ctx context.Context, last error) error {
+func waitError(ctx context.Context, op string, last error) error {
 	err := context.Cause(ctx)
 	if last == nil {
 		return fmt.Errorf("%s: %w", op, err)
@@ -341,11 +341,11 @@ func (l *Link) wait(ctx context.Context, op string, hold *holdTimer, cond func()
 			default:
 			}
 		}
-		changed, last := l.changed, l.state.Err
+		changed := l.changed
 		l.mu.Unlock()
 		err := hold.wait(ctx, changed)
 		l.mu.Lock()
-		switch {
+		switch last := l.state.Err; {
 		case errors.Is(err, errHoldTimeout):
 			err = fmt.Errorf("the link has been down for %v", l.cfg.HoldTimeout)
 			if last != nil {
@@ -353,7 +353,7 @@ func (l *Link) wait(ctx context.Context, op string, hold *holdTimer, cond func()
 			}
 			return nil, fail.New(fail.Lost, op, err, "try again when the link is up")
 		case err != nil:
-			return nil, waitError(op, ctx, last)
+			return nil, waitError(ctx, op, last)
 		}
 	}
 }
