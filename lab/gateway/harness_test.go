@@ -294,3 +294,18 @@ func (p *peer) end() string {
 	p.await("channel_closed", isType(datachannel.ChannelClosed))
 	return p.closed
 }
+
+// waitFor looks at a condition that another process brings about until it holds.
+func waitFor(t testing.TB, what string, ok func() bool) {
+	t.Helper()
+	deadline := time.After(20 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatalf("gave up waiting for %s", what)
+		}
+	}
+}
