@@ -38,6 +38,7 @@ type Settings struct {
 	Keepalive        time.Duration
 	HoldMax          int
 	HoldTimeout      time.Duration
+	AllowRemote      bool
 
 	Target      string
 	SSHUser     string
@@ -259,6 +260,12 @@ var table = []*Setting{
 		Help:  "how long such a connection waits",
 		field: func(s *Settings) any { return &s.HoldTimeout },
 		check: positive,
+	},
+	{
+		Key: "allow_remote", Group: GroupLink, Default: "false",
+		Help: "let forward and socks listen on addresses that other machines reach, where one is asked for; " +
+			"whoever reaches them uses the tunnel",
+		field: func(s *Settings) any { return &s.AllowRemote },
 	},
 	{
 		Key: "target", Group: GroupSSHD, Value: "TARGET",

@@ -1,0 +1,410 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/elasticache"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/rds"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+
+	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/sessions"
+	"github.com/bastion-ssm/bastion/targets"
+	"github.com/bastion-ssm/bastion/tunnel"
+)
+
+// Settings are all settings of an Agent; package config reads and documents them.
+type Settings = config.Settings
+
+// Options are what an Agent needs besides its Settings.
+type Options struct {
+	Version  string            // of the program, for the task's tags
+	Logger   *slog.Logger      // nil: no log
+	Progress func(step string) // says what is waited for; nil: nobody asks. It must not block.
+}
+
+// Agent is one user's access to one AWS account and region. Close it at the end.
+type Agent struct {
+	settings Settings
+	region   string
+	log      *slog.Logger
+	progress func(string)
+
+	manager  *bastions.Manager
+	sessions *sessions.Client
+	resolver *targets.Resolver
+	hostKeys *hostKeys // nil: none are remembered
+
+	whoami func(context.Context) (bastions.Owner, error)
+
+	ctx    context.Context // of the tasks; ends at Close
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup // what goes on behind the caller's back: Close waits for it
+}
+
+// New loads the AWS configuration and returns an Agent. It fails where region or credentials are missing; apart from what
+// the credentials need it makes no calls.
+func New(ctx context.Context, s Settings, o Options) (*Agent, error) {
+	cfg, err := loadAWS(ctx, s.Profile, s.Region)
+	if err != nil {
+		return nil, err
+	}
+	log := o.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	progress := o.Progress
+	if progress == nil {
+		progress = func(string) {}
+	}
+	// Tasks outlive the calls that begin them, therefore New's context too.
+	tasksCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	ecsClient := ecs.NewFromConfig(cfg)
+	stsClient := sts.NewFromConfig(cfg)
+	names := make(map[string]targets.Named, len(s.Targets))
+	for name, t := range s.Targets {
+		names[name] = targets.Named{Target: t.Spec}
+	}
+	a := &Agent{
+		ctx: tasksCtx, cancel: cancel,
+		settings: s,
+		region:   cfg.Region,
+		log:      log,
+		progress: progress,
+		manager: bastions.New(bastions.Config{
+			ECS: ecsClient, EC2: ec2.NewFromConfig(cfg), Logger: log, Version: o.Version,
+		}),
+		sessions: sessions.New(sessions.Config{
+			SSM: ssm.NewFromConfig(cfg), ECS: ecsClient, KMS: kms.NewFromConfig(cfg),
+			HTTPClient: websocketClient(cfg), Logger: log,
+		}),
+		resolver: &targets.Resolver{
+			RDS: rds.NewFromConfig(cfg), ElastiCache: elasticache.NewFromConfig(cfg), Names: names, Region: cfg.Region,
+		},
+		whoami: once(func(ctx context.Context) (bastions.Owner, error) { return bastions.WhoAmI(ctx, stsClient) }),
+	}
+	if s.RememberHostKeys {
+		dir, err := RuntimeDir(s)
+		if err == nil {
+			a.hostKeys = &hostKeys{dir: dir}
+		} else {
+			log.Debug("host keys are not remembered", "err", err)
+		}
+	}
+	return a, nil
+}
+
+// Close gives up what still goes on and waits until the sessions are ended. Links must have been closed before.
+func (a *Agent) Close() {
+	a.cancel()
+	a.tasks.Wait()
+}
+
+// once returns f with its first success remembered. Concurrent callers share a call.
+func once[T any](f func(context.Context) (T, error)) func(context.Context) (T, error) {
+	turn := make(chan struct{}, 1)
+	var value T
+	var known bool
+	return func(ctx context.Context) (T, error) {
+		select {
+		case turn <- struct{}{}:
+			defer func() { <-turn }()
+		case <-ctx.Done():
+			var zero T
+			return zero, context.Cause(ctx)
+		}
+		if known {
+			return value, nil
+		}
+		v, err := f(ctx)
+		if err == nil {
+			value, known = v, true
+		}
+		return v, err
+	}
+}
+
+// spec says which bastion the settings mean.
+func (a *Agent) spec(ctx context.Context) (bastions.Spec, error) {
+	s := a.settings
+	owner, err := a.whoami(ctx)
+	if err != nil {
+		return bastions.Spec{}, err
+	}
+	return bastions.Spec{
+		Cluster: s.Cluster, TaskDefinition: s.TaskDefinition, Container: s.Container,
+		Subnets: s.Subnets, SubnetTags: s.SubnetTags,
+		SecurityGroups: s.SecurityGroups, SecurityGroupTags: s.SecurityGroupTags,
+		AssignPublicIP: s.AssignPublicIP, Tags: s.Tags, Owner: owner, StartTimeout: s.StartTimeout,
+	}, nil
+}
+
+// errNoTask is why a command about tasks makes no sense with a plain OpenSSH server.
+func (a *Agent) needsTask(op string) error {
+	if a.settings.Target == "" {
+		return nil
+	}
+	return fail.New(fail.Usage, op, errors.New("the setting target names a server that is not started or stopped by bastion"),
+		"leave out target to use a bastion task")
+}
+
+// Bastion is a bastion as up and status show it.
+type Bastion struct {
+	TaskID    string     `json:"task_id"`
+	TaskARN   string     `json:"task_arn"`
+	Cluster   string     `json:"cluster"`
+	Container string     `json:"container"`
+	Target    string     `json:"target,omitempty"` // of SSM; known once it runs
+	Status    string     `json:"status"`
+	Exec      string     `json:"exec_agent,omitempty"`
+	Ready     bool       `json:"ready"` // SSM's agent runs in it
+	Created   *time.Time `json:"created_at,omitempty"`
+	Started   *time.Time `json:"started_at,omitempty"`
+	Reason    string     `json:"stopped_reason,omitempty"`
+}
+
+func show(b bastions.Bastion) Bastion {
+	out := Bastion{
+		TaskID: b.TaskID, TaskARN: b.TaskARN, Cluster: b.Cluster, Container: b.Container, Status: b.LastStatus,
+		Exec: b.ExecStatus, Ready: b.ExecRunning, Reason: b.StoppedReason,
+	}
+	if b.RuntimeID != "" {
+		out.Target = b.Target()
+	}
+	if !b.CreatedAt.IsZero() {
+		out.Created = &b.CreatedAt
+	}
+	if !b.StartedAt.IsZero() {
+		out.Started = &b.StartedAt
+	}
+	return out
+}
+
+// UpResult is what Up reached.
+type UpResult struct {
+	Bastion
+	New     bool   `json:"new"`      // started by this call
+	Version string `json:"version"`  // of bastiond
+	HostKey string `json:"host_key"` // its fingerprint
+}
+
+// Up finds or starts the bastion and waits until bastiond answers in it.
+func (a *Agent) Up(ctx context.Context) (UpResult, error) {
+	if err := a.needsTask("start the bastion"); err != nil {
+		return UpResult{}, err
+	}
+	c := &taskConnector{agent: a}
+	b, started, err := c.ensure(ctx)
+	if err != nil {
+		return UpResult{}, err
+	}
+	// The grant of a key that is thrown away: it lets nobody in, and its answer shows that bastiond works.
+	_, p, err := c.newGrant(ctx, b)
+	if err != nil {
+		return UpResult{}, err
+	}
+	if err := p.wait(ctx); err != nil {
+		return UpResult{}, err
+	}
+	return UpResult{Bastion: show(*b), New: started, Version: p.reply.Version, HostKey: fingerprint(p.hostKey)}, nil
+}
+
+// Down stops the user's bastions and returns them.
+func (a *Agent) Down(ctx context.Context) ([]Bastion, error) {
+	if err := a.needsTask("stop the bastion"); err != nil {
+		return nil, err
+	}
+	spec, err := a.spec(ctx)
+	if err != nil {
+		return nil, err
+	}
+	a.progress("stopping your bastion")
+	stopped, err := a.manager.Stop(ctx, spec, "bastion down")
+	out := make([]Bastion, 0, len(stopped))
+	for _, b := range stopped {
+		if a.hostKeys != nil {
+			a.hostKeys.forget(b)
+		}
+		out = append(out, show(b))
+	}
+	return out, err
+}
+
+// Status is the state of the user's bastions.
+type Status struct {
+	Owner    string    `json:"owner"` // the ARN that the bastions belong to
+	Region   string    `json:"region"`
+	Cluster  string    `json:"cluster,omitempty"`
+	Target   string    `json:"target,omitempty"` // the OpenSSH server that is used in place of a task
+	Bastions []Bastion `json:"bastions"`
+}
+
+// Status looks at the user's bastions.
+func (a *Agent) Status(ctx context.Context) (Status, error) {
+	owner, err := a.whoami(ctx)
+	if err != nil {
+		return Status{}, err
+	}
+	st := Status{Owner: owner.ARN, Region: a.region, Bastions: []Bastion{}}
+	if a.settings.Target != "" {
+		st.Target = a.settings.Target
+		return st, nil
+	}
+	st.Cluster = a.settings.Cluster
+	spec, err := a.spec(ctx)
+	if err != nil {
+		return st, err
+	}
+	all, err := a.manager.List(ctx, spec)
+	for _, b := range all {
+		st.Bastions = append(st.Bastions, show(b))
+	}
+	return st, err
+}
+
+// Prepare begins what Link will need and does not depend on the destinations. It is an optimisation: its errors come again.
+func (a *Agent) Prepare() {
+	a.tasks.Go(func() { _, _ = a.whoami(a.ctx) })
+}
+
+// Resolve finds the endpoints of specs, all at once, and returns them in order. The error is that of the first that fails.
+func (a *Agent) Resolve(ctx context.Context, specs []targets.Spec) ([]targets.Endpoint, error) {
+	out := make([]targets.Endpoint, len(specs))
+	errs := make([]error, len(specs))
+	var wg sync.WaitGroup
+	for i, spec := range specs {
+		wg.Go(func() { out[i], errs[i] = a.resolver.Resolve(ctx, spec) })
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// Link returns a link to the bastion, not yet started, whose grants are narrowed to permit (empty: all that the bastion
+// allows). report, which may be nil, is told of each change of its state; it must not block.
+func (a *Agent) Link(permit []string, report func(tunnel.State)) (*tunnel.Link, error) {
+	c, err := a.connector(permit)
+	if err != nil {
+		return nil, err
+	}
+	s := a.settings
+	g := &giveUp{connector: c, after: s.ReconnectTimeout}
+	return tunnel.NewLink(g, tunnel.LinkConfig{
+		Logger:         a.log,
+		Keepalive:      tunnel.Keepalive{Interval: s.Keepalive},
+		ConnectTimeout: s.ConnectTimeout,
+		BackoffMin:     s.ReconnectMin,
+		BackoffMax:     s.ReconnectMax,
+		HoldMax:        orNone(s.HoldMax),
+		HoldTimeout:    s.HoldTimeout,
+		OnState: func(st tunnel.State) {
+			g.onState(st)
+			c.onState(st)
+			if report != nil {
+				report(st)
+			}
+		},
+	}), nil
+}
+
+// orNone turns a bound of 0 into what tunnel takes for none at all.
+func orNone(n int) int {
+	if n == 0 {
+		return -1
+	}
+	return n
+}
+
+// connector is a tunnel.Connector that learns what became of its transports.
+type connector interface {
+	tunnel.Connector
+	onState(tunnel.State)
+	// open brings the transport with what other SSH clients need to use it.
+	open(ctx context.Context) (*opened, error)
+}
+
+func (a *Agent) connector(permit []string) (connector, error) {
+	if a.settings.Target != "" {
+		return newServerConnector(a)
+	}
+	return &taskConnector{agent: a, permit: permit}, nil
+}
+
+// giveUp bounds the time that a link may be down: the Link itself would try for ever.
+type giveUp struct {
+	connector connector
+	after     time.Duration
+
+	mu     sync.Mutex
+	everUp bool
+	lost   time.Time // zero while up
+}
+
+func (g *giveUp) onState(st tunnel.State) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch st.Phase {
+	case tunnel.Up:
+		g.everUp, g.lost = true, time.Time{}
+	case tunnel.Idle:
+		g.lost = time.Time{} // nobody waits
+	default:
+		if g.lost.IsZero() {
+			g.lost = time.Now()
+		}
+	}
+}
+
+// Connect connects within what is left of the time. Before the first success every failure that the connector's own waiting
+// has not mended is final.
+func (g *giveUp) Connect(ctx context.Context) (*tunnel.Transport, error) {
+	g.mu.Lock()
+	everUp, lost := g.everUp, g.lost
+	g.mu.Unlock()
+	if !everUp || lost.IsZero() {
+		t, err := g.connector.Connect(ctx)
+		if err != nil && !everUp && ctx.Err() == nil && !isTransient(err) {
+			err = tunnel.Permanent(err)
+		}
+		return t, err
+	}
+	deadline := lost.Add(g.after)
+	connectCtx, cancel := context.WithDeadline(ctx, deadline)
+	defer cancel()
+	t, err := g.connector.Connect(connectCtx)
+	if err != nil && ctx.Err() == nil && !time.Now().Before(deadline) {
+		return nil, tunnel.Permanent(fail.New(fail.Lost, "",
+			fmt.Errorf("the link was lost and could not be restored within %s: %w", g.after, err), fail.NextOf(err)))
+	}
+	return t, err
+}
+
+// isTransient reports whether a first attempt to connect may be followed by another.
+func isTransient(err error) bool {
+	var t *transientError
+	return errors.As(err, &t)
+}
+
+// transientError marks an error that a further attempt may mend.
+type transientError struct{ error }
+
+func (e *transientError) Unwrap() error { return e.error }
+
+// Destination returns the permit pattern of one endpoint.
+func Destination(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }

@@ -1,0 +1,70 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// retryAttempts is how often an AWS call is tried, by the SDK's back-off, unless AWS_MAX_ATTEMPTS or the profile says
+// otherwise. It is more than the SDK's three because a desktop shares its account's request rate with others.
+const retryAttempts = 6
+
+// loadAWS reads the AWS configuration as every AWS tool does: environment, profiles, SSO, container and instance roles,
+// endpoints, CA bundle and proxies are the SDK's business.
+func loadAWS(ctx context.Context, profile, region string) (aws.Config, error) {
+	var opts []func(*awsconfig.LoadOptions) error
+	if profile != "" {
+		opts = append(opts, awsconfig.WithSharedConfigProfile(profile))
+	}
+	if region != "" {
+		opts = append(opts, awsconfig.WithRegion(region))
+	}
+	cfg, err := awsconfig.LoadDefaultConfig(ctx, opts...)
+	if err != nil {
+		var missing awsconfig.SharedConfigProfileNotExistError
+		if errors.As(err, &missing) {
+			return cfg, fail.New(fail.Credentials, "", fmt.Errorf("there is no AWS profile %q", missing.Profile),
+				"aws configure list-profiles shows the profiles; name one with --profile or AWS_PROFILE")
+		}
+		return cfg, fail.New(fail.Credentials, "read the AWS configuration", err, "check ~/.aws/config and the AWS_* variables")
+	}
+	if cfg.Region == "" {
+		return cfg, fail.New(fail.Usage, "", errors.New("no AWS region is set"),
+			"set --region, AWS_REGION, or region in the AWS profile or in bastion.yaml")
+	}
+	if cfg.RetryMaxAttempts == 0 {
+		cfg.RetryMaxAttempts = retryAttempts
+	}
+	if _, err := cfg.Credentials.Retrieve(ctx); err != nil {
+		if ctx.Err() != nil {
+			return cfg, context.Cause(ctx)
+		}
+		return cfg, fail.New(fail.Credentials, "", fmt.Errorf("no usable AWS credentials: %w", err), credentialsHint())
+	}
+	return cfg, nil
+}
+
+func credentialsHint() string {
+	if profile := os.Getenv("AWS_PROFILE"); profile != "" {
+		return "sign in (aws sso login --profile " + profile + ") or choose another profile with --profile"
+	}
+	return "sign in (aws sso login, aws configure) or choose a profile with --profile or AWS_PROFILE"
+}
+
+// websocketClient returns the HTTP client for data channels: with the CA bundle and the proxy that the SDK's clients use.
+func websocketClient(cfg aws.Config) *http.Client {
+	buildable, ok := cfg.HTTPClient.(*awshttp.BuildableClient)
+	if !ok {
+		buildable = awshttp.NewBuildableClient()
+	}
+	return &http.Client{Transport: buildable.GetTransport()}
+}

@@ -1,0 +1,151 @@
+package agent
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// RuntimeDir returns the directory of sockets and remembered host keys. It makes it, and refuses one that others can enter.
+func RuntimeDir(s Settings) (string, error) {
+	dir := s.RuntimeDir
+	if dir == "" {
+		base := os.Getenv("XDG_RUNTIME_DIR")
+		if base == "" || !filepath.IsAbs(base) {
+			cache, err := os.UserCacheDir()
+			if err != nil {
+				return "", fail.New(fail.Other, "find the runtime directory", err, "set runtime_dir (BASTION_RUNTIME_DIR)")
+			}
+			base = cache
+		}
+		dir = filepath.Join(base, "bastion")
+	}
+	if err := privateDir(dir); err != nil {
+		return "", fail.New(fail.Other, "use the runtime directory", err,
+			"give "+dir+" mode 0700, or set another runtime_dir (BASTION_RUNTIME_DIR)")
+	}
+	return dir, nil
+}
+
+// privateDir makes dir, or checks that it is the user's alone.
+func privateDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	info, err := os.Lstat(dir)
+	if err != nil {
+		return err
+	}
+	if !info.IsDir() {
+		return fmt.Errorf("%s is not a directory", dir)
+	}
+	return checkOwner(dir, info)
+}
+
+// hostKeys remembers the host keys of running tasks, each in a small file. They are public; what matters is that nobody else
+// can write them, which the directory's mode sees to. An entry only ever comes from a task's own answer by ECS Exec.
+//
+// All of its failures mean that a key is not known.
+type hostKeys struct{ dir string }
+
+// remembered is the content of a file.
+type remembered struct {
+	Task    string `json:"task"`
+	Runtime string `json:"runtime"` // of the container: another run of it has another key
+	HostKey string `json:"host_key"`
+	Port    int    `json:"port"`
+}
+
+const (
+	hostKeyPrefix = "host-key-"
+	hostKeyMaxAge = 7 * 24 * time.Hour // tasks do not live that long
+)
+
+func (h *hostKeys) path(b bastions.Bastion) string {
+	sum := sha256.Sum256([]byte(b.TaskARN + "\n" + b.RuntimeID))
+	return filepath.Join(h.dir, hostKeyPrefix+hex.EncodeToString(sum[:12]))
+}
+
+// get returns the host key and the port of bastiond in the task, if they are known.
+func (h *hostKeys) get(b bastions.Bastion) (ssh.PublicKey, int, bool) {
+	if h == nil || b.RuntimeID == "" {
+		return nil, 0, false
+	}
+	data, err := os.ReadFile(h.path(b))
+	if err != nil || len(data) > 4096 {
+		return nil, 0, false
+	}
+	var r remembered
+	if json.Unmarshal(data, &r) != nil || r.Task != b.TaskARN || r.Runtime != b.RuntimeID || r.Port < 1 || r.Port > 65535 {
+		return nil, 0, false
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(r.HostKey))
+	if err != nil {
+		return nil, 0, false
+	}
+	return key, r.Port, true
+}
+
+// put remembers a key. It replaces the file as a whole, so that a reader sees the old one or the new one.
+func (h *hostKeys) put(b bastions.Bastion, key ssh.PublicKey, port int) error {
+	if h == nil || b.RuntimeID == "" {
+		return nil
+	}
+	data, err := json.Marshal(remembered{
+		Task: b.TaskARN, Runtime: b.RuntimeID, Port: port,
+		HostKey: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))),
+	})
+	if err != nil {
+		return err
+	}
+	f, err := os.CreateTemp(h.dir, ".new-*") // mode 0600
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(data)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	if err := os.Rename(f.Name(), h.path(b)); err != nil {
+		return errors.Join(err, os.Remove(f.Name()))
+	}
+	h.sweep()
+	return nil
+}
+
+func (h *hostKeys) forget(b bastions.Bastion) {
+	if h != nil {
+		_ = os.Remove(h.path(b)) // none there is fine
+	}
+}
+
+// sweep removes the files of tasks that must have ended.
+func (h *hostKeys) sweep() {
+	entries, err := os.ReadDir(h.dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > hostKeyMaxAge &&
+			(strings.HasPrefix(e.Name(), hostKeyPrefix) || strings.HasPrefix(e.Name(), ".new-")) {
+			if err := os.Remove(filepath.Join(h.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return
+			}
+		}
+	}
+}
+
+func fingerprint(key ssh.PublicKey) string { return ssh.FingerprintSHA256(key) }

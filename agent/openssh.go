@@ -1,0 +1,341 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/keys"
+)
+
+// SSHStream is a session to the bastion's SSH server, for an SSH client other than this program's own.
+type SSHStream struct {
+	Conn     net.Conn
+	Signer   ssh.Signer // the granted key; nil where the user has a key of their own
+	HostKeys []ssh.PublicKey
+}
+
+// OpenSSH opens a session to the bastion's SSH server. In a task it grants a new key, narrowed to permit.
+func (a *Agent) OpenSSH(ctx context.Context, permit []string) (*SSHStream, error) {
+	c, err := a.connector(permit)
+	if err != nil {
+		return nil, err
+	}
+	o, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	stream := &SSHStream{Conn: o.conn}
+	if stream.HostKeys, err = o.hostKeys(ctx); err != nil {
+		return nil, errors.Join(err, o.conn.Close())
+	}
+	if a.settings.Target == "" {
+		signers, err := o.signers()
+		if err != nil {
+			return nil, errors.Join(err, o.conn.Close())
+		}
+		stream.Signer = signers[0]
+	}
+	return stream, nil
+}
+
+// Names in the runtime directory. OpenSSH's IdentityAgent cannot hold a process id, so all clients connect to one name,
+// agentLink, which leads to the sockets of the proxy that came last. Each proxy tells by the peer's process id whose client
+// it has before it, and hands the clients of others on to their proxies. The clients are ssh processes, and each is the
+// parent of its proxy and of its KnownHostsCommand.
+const (
+	agentLink   = "agent.sock"
+	agentPrefix = "agent-"
+	knownPrefix = "known-"
+	sockSuffix  = ".sock"
+)
+
+// maxSocketPath is what every system can take for the path of a unix socket, in bytes.
+const maxSocketPath = 103
+
+// OpenSSH serves one ssh process, the parent of this one, by two sockets: an ssh-agent with the ephemeral key, and the
+// bastion's host key. Both wait until Offer.
+type OpenSSH struct {
+	dir    string
+	client int // process id of the ssh that is served
+	log    *slog.Logger
+
+	agent, known net.Listener // agent is nil where no key is offered
+	cancel       context.CancelFunc
+	ctx          context.Context
+	wg           sync.WaitGroup
+
+	offerOnce sync.Once
+	offered   chan struct{}
+	signer    ssh.Signer
+	hostKeys  []ssh.PublicKey
+}
+
+// ServeOpenSSH opens the sockets in dir, the runtime directory, for the ssh process with the given id. withAgent says
+// whether a key will be offered. Close removes the sockets.
+func ServeOpenSSH(dir string, client int, withAgent bool, log *slog.Logger) (*OpenSSH, error) {
+	const op = "open the sockets for OpenSSH"
+	if n := len(filepath.Join(dir, agentPrefix+"4194304"+sockSuffix)); n > maxSocketPath {
+		return nil, fail.New(fail.Usage, op, fmt.Errorf("the path of %s is too long for a socket", dir),
+			"set a shorter runtime_dir (BASTION_RUNTIME_DIR)")
+	}
+	sweepSockets(dir)
+	o := &OpenSSH{dir: dir, client: client, log: log, offered: make(chan struct{})}
+	o.ctx, o.cancel = context.WithCancel(context.Background())
+	var err error
+	if o.known, err = listenPrivate(o.path(knownPrefix)); err != nil {
+		return nil, fail.New(fail.Other, op, err, "")
+	}
+	o.wg.Go(o.serveKnown)
+	if !withAgent {
+		return o, nil
+	}
+	if o.agent, err = listenPrivate(o.path(agentPrefix)); err == nil {
+		err = o.lead()
+	}
+	if err != nil {
+		o.Close()
+		return nil, fail.New(fail.Other, op, err, "")
+	}
+	o.wg.Go(o.serveAgent)
+	return o, nil
+}
+
+// Offer says what the sockets answer from now on.
+func (o *OpenSSH) Offer(signer ssh.Signer, hostKeys []ssh.PublicKey) {
+	o.offerOnce.Do(func() {
+		o.signer, o.hostKeys = signer, hostKeys
+		close(o.offered)
+	})
+}
+
+// Close closes and removes the sockets and waits for their connections to end.
+func (o *OpenSSH) Close() {
+	if o.agent != nil {
+		o.yieldLink()
+	}
+	o.cancel()
+	if o.agent != nil {
+		_ = o.agent.Close() // removes the socket
+	}
+	_ = o.known.Close()
+	o.wg.Wait()
+}
+
+func (o *OpenSSH) path(prefix string) string {
+	return filepath.Join(o.dir, prefix+strconv.Itoa(o.client)+sockSuffix)
+}
+
+// listenPrivate listens on a socket that only the user can connect to.
+func listenPrivate(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil, err
+	}
+	ln, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, ln.Close())
+	}
+	return ln, nil
+}
+
+// lead makes agentLink lead to this proxy.
+func (o *OpenSSH) lead() error { return link(o.dir, filepath.Base(o.path(agentPrefix))) }
+
+// link makes agentLink lead to name, at once for those who look.
+func link(dir, name string) error {
+	tmp := filepath.Join(dir, ".link-"+strconv.Itoa(os.Getpid()))
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return err
+	}
+	if err := os.Symlink(name, tmp); err != nil {
+		return err
+	}
+	return os.Rename(tmp, filepath.Join(dir, agentLink))
+}
+
+// yieldLink hands agentLink to another proxy, or removes it.
+func (o *OpenSSH) yieldLink() {
+	own := filepath.Base(o.path(agentPrefix))
+	at := filepath.Join(o.dir, agentLink)
+	if to, err := os.Readlink(at); err != nil || to != own {
+		return
+	}
+	others, err := filepath.Glob(filepath.Join(o.dir, agentPrefix+"*"+sockSuffix))
+	if err == nil {
+		for _, other := range others {
+			if name := filepath.Base(other); name != own && link(o.dir, name) == nil {
+				return
+			}
+		}
+	}
+	_ = os.Remove(at) // another proxy may have replaced it; that one's clients fall back on their next try
+}
+
+// sweepSockets removes sockets that processes left behind which were killed.
+func sweepSockets(dir string) {
+	for _, prefix := range []string{agentPrefix, knownPrefix} {
+		paths, err := filepath.Glob(filepath.Join(dir, prefix+"*"+sockSuffix))
+		if err != nil {
+			return
+		}
+		for _, path := range paths {
+			conn, err := net.Dial("unix", path)
+			if err == nil {
+				_ = conn.Close()
+				continue
+			}
+			if refused(err) {
+				_ = os.Remove(path)
+			}
+		}
+	}
+}
+
+// serveAgent serves the ephemeral key once it is offered.
+func (o *OpenSSH) serveAgent() {
+	select {
+	case <-o.offered:
+	case <-o.ctx.Done():
+		return
+	}
+	if err := keys.ServeAgent(o.ctx, &ownClients{Listener: o.agent, o: o}, o.signer); err != nil && o.ctx.Err() == nil {
+		o.log.Warn("the agent socket failed", "err", err)
+	}
+}
+
+// ownClients is a listener that hands the clients of other proxies on to those.
+type ownClients struct {
+	net.Listener
+	o *OpenSSH
+}
+
+func (l *ownClients) Accept() (net.Conn, error) {
+	for {
+		conn, err := l.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		pid := peerPID(conn)
+		if pid == 0 || pid == l.o.client {
+			return conn, nil
+		}
+		other, err := net.Dial("unix", filepath.Join(l.o.dir, agentPrefix+strconv.Itoa(pid)+sockSuffix))
+		if err != nil {
+			return conn, nil // no proxy's client: it gets the key of this one
+		}
+		l.o.wg.Go(func() { relay(l.o.ctx, conn, other) })
+	}
+}
+
+// relay copies between two connections until one of them ends, or ctx.
+func relay(ctx context.Context, a, b net.Conn) {
+	closeBoth := func() {
+		_ = a.Close()
+		_ = b.Close()
+	}
+	stop := context.AfterFunc(ctx, closeBoth)
+	defer stop()
+	var wg sync.WaitGroup
+	for _, p := range [][2]net.Conn{{a, b}, {b, a}} {
+		wg.Go(func() {
+			_, _ = io.Copy(p[0], p[1]) // an error ends the relay like an end
+			closeBoth()
+		})
+	}
+	wg.Wait()
+}
+
+// serveKnown writes the host keys to whoever connects, once they are known.
+func (o *OpenSSH) serveKnown() {
+	for {
+		conn, err := o.known.Accept()
+		if err != nil {
+			return // closed
+		}
+		o.wg.Go(func() {
+			defer conn.Close()
+			select {
+			case <-o.offered:
+			case <-o.ctx.Done():
+				return
+			}
+			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
+			for _, key := range o.hostKeys {
+				if _, err := conn.Write(ssh.MarshalAuthorizedKey(key)); err != nil {
+					return
+				}
+			}
+		})
+	}
+}
+
+// AskHostKeys returns the host keys that the proxy of the ssh process with the given id knows, and waits for them. Where
+// that process has no proxy, the newest is asked: a shell may stand between.
+func AskHostKeys(ctx context.Context, dir string, client int) ([]ssh.PublicKey, error) {
+	const op = "ask for the bastion's host key"
+	path := filepath.Join(dir, knownPrefix+strconv.Itoa(client)+sockSuffix)
+	if _, err := os.Stat(path); err != nil {
+		if path = newest(dir, knownPrefix); path == "" {
+			return nil, fail.New(fail.Other, op, errors.New("no bastion proxy is running"),
+				"use bastion proxy as the ProxyCommand of this host, as ssh_config.example does")
+		}
+	}
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, fail.New(fail.Other, op, err, "")
+	}
+	defer conn.Close()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	data, err := io.ReadAll(io.LimitReader(conn, 64<<10))
+	if ctx.Err() != nil {
+		return nil, fmt.Errorf("%s: %w", op, context.Cause(ctx))
+	}
+	if err != nil {
+		return nil, fail.New(fail.Other, op, err, "")
+	}
+	var out []ssh.PublicKey
+	for line := range strings.Lines(string(data)) {
+		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(line))
+		if err != nil {
+			return nil, fail.New(fail.Other, op, err, "")
+		}
+		out = append(out, key)
+	}
+	if len(out) == 0 {
+		return nil, fail.New(fail.Lost, op, errors.New("the bastion proxy ended before it was known"), "")
+	}
+	return out, nil
+}
+
+// newest returns the socket that was made last.
+func newest(dir, prefix string) string {
+	paths, err := filepath.Glob(filepath.Join(dir, prefix+"*"+sockSuffix))
+	if err != nil {
+		return ""
+	}
+	var best string
+	var at time.Time
+	for _, p := range paths {
+		if info, err := os.Stat(p); err == nil && info.ModTime().After(at) {
+			best, at = p, info.ModTime()
+		}
+	}
+	return best
+}

@@ -1,0 +1,487 @@
+package agent
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/keys"
+	"github.com/bastion-ssm/bastion/sessions"
+	"github.com/bastion-ssm/bastion/tunnel"
+)
+
+const (
+	// grantMargin is how much longer than a connection attempt a grant must last to be used again.
+	grantMargin = 2 * time.Minute
+
+	// maxExecOutput bounds what is read of a grant command's output, in bytes.
+	maxExecOutput = 64 << 10
+
+	// answerTimeout bounds one run of the grant command, from ExecuteCommand's answer to bastiond's.
+	answerTimeout = 30 * time.Second
+
+	execRetryMin = 250 * time.Millisecond
+	execRetryMax = 3 * time.Second
+)
+
+// taskConnector connects to bastiond in a task of the user's. The Link calls Connect from one goroutine.
+type taskConnector struct {
+	agent  *Agent
+	permit []string
+
+	bastion *bastions.Bastion // the latest
+	pair    *keys.Pair        // of the latest grant
+	push    *push             // the latest grant
+
+	mu     sync.Mutex
+	proven bool // the latest grant has let a connection in, and the bastion was not seen to go away since
+}
+
+// opened is a session to an SSH server and what it takes to log in.
+type opened struct {
+	conn     net.Conn
+	describe string
+	signers  func() ([]ssh.Signer, error)
+	user     string
+	algos    []string                                       // host key algorithms; nil: all
+	check    ssh.HostKeyCallback                            // for this program's own SSH client
+	hostKeys func(context.Context) ([]ssh.PublicKey, error) // for other SSH clients: waits until the keys are known
+}
+
+func (o *opened) transport() *tunnel.Transport {
+	return &tunnel.Transport{
+		Conn: o.conn, User: o.user, Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(o.signers)},
+		HostKey: o.check, HostKeyAlgorithms: o.algos, Describe: o.describe,
+	}
+}
+
+// Connect implements tunnel.Connector.
+func (c *taskConnector) Connect(ctx context.Context) (*tunnel.Transport, error) {
+	o, err := c.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return o.transport(), nil
+}
+
+func (c *taskConnector) onState(st tunnel.State) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch st.Phase {
+	case tunnel.Up:
+		c.proven = true
+	case tunnel.Draining, tunnel.Idle:
+		c.proven = false
+	}
+}
+
+// takeProven returns whether the latest grant can be used again, and makes the next attempt start from scratch unless this
+// one succeeds.
+func (c *taskConnector) takeProven() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	proven := c.proven
+	c.proven = false
+	return proven
+}
+
+// open brings a session to bastiond.
+func (c *taskConnector) open(ctx context.Context) (*opened, error) {
+	if c.takeProven() && time.Until(c.push.notAfter()) > grantMargin {
+		o, err := c.session(ctx, c.push.hostKey, c.push.reply.Ports.SSH)
+		if err == nil || ctx.Err() != nil {
+			return o, err
+		}
+		c.agent.log.InfoContext(ctx, "cannot reconnect to the same bastion; looking again", "err", err)
+	}
+	b, _, err := c.ensure(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if replaced, ok := tunnel.Replacing(ctx); ok && replaced == describe(b) {
+		return nil, &transientError{fail.New(fail.Start, "replace "+replaced, errors.New("it has not gone yet"), "")}
+	}
+	if c.pair, c.push, err = c.newGrant(ctx, b); err != nil {
+		return nil, err
+	}
+	if key, port, ok := c.agent.hostKeys.get(*b); ok {
+		return c.overlapped(ctx, key, port)
+	}
+	if err := c.push.wait(ctx); err != nil {
+		return nil, err
+	}
+	return c.session(ctx, c.push.hostKey, c.push.reply.Ports.SSH)
+}
+
+// overlapped opens the session to a bastion whose host key is remembered, while the grant is on its way. The answer is still
+// awaited: one that refuses, or shows that the key was remembered wrongly, ends the connection, and the next attempt, which
+// then has the answer, says why.
+func (c *taskConnector) overlapped(ctx context.Context, key ssh.PublicKey, port int) (*opened, error) {
+	a, b, p := c.agent, *c.bastion, c.push
+	o, err := c.session(ctx, key, port)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, err
+		}
+		// The remembered port may be wrong; the answer has the right one.
+		a.hostKeys.forget(b)
+		if waitErr := p.wait(ctx); waitErr != nil {
+			return nil, waitErr
+		}
+		return c.session(ctx, p.hostKey, p.reply.Ports.SSH)
+	}
+	conn := o.conn
+	a.tasks.Go(func() {
+		if err := p.wait(context.Background()); err != nil { // p ends by itself
+			a.log.Warn("the bastion refused the grant", "err", err)
+			_ = conn.Close()
+			return
+		}
+		if !sameKey(p.hostKey, key) {
+			a.log.Warn("the remembered host key is not the bastion's; connecting anew")
+			_ = conn.Close()
+		}
+	})
+	return o, nil
+}
+
+// session opens a session to bastiond with the given host key.
+func (c *taskConnector) session(ctx context.Context, key ssh.PublicKey, port int) (*opened, error) {
+	a, b := c.agent, *c.bastion
+	a.progress("opening a session to " + describe(&b))
+	stream, err := a.openPort(ctx, sessions.Port{Target: b.Target(), Port: port, ServerFirst: true})
+	if err != nil {
+		return nil, err
+	}
+	pair := c.pair
+	return &opened{
+		conn: stream, describe: describe(&b), user: "bastion",
+		signers:  func() ([]ssh.Signer, error) { return []ssh.Signer{pair.Signer()}, nil },
+		check:    keys.PinnedHostKey(key),
+		hostKeys: func(context.Context) ([]ssh.PublicKey, error) { return []ssh.PublicKey{key}, nil },
+	}, nil
+}
+
+// openPort opens a port session within connect_timeout. That SSM does not know the target yet is a matter of seconds.
+func (a *Agent) openPort(ctx context.Context, p sessions.Port) (net.Conn, error) {
+	op := "open a session to " + p.Target
+	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.ConnectTimeout, fail.New(fail.Timeout, op,
+		fmt.Errorf("no connection within %s", a.settings.ConnectTimeout), "try again, or allow more time with --connect-timeout"))
+	defer cancel()
+	p.Reason = "bastion"
+	var lastErr error
+	for delay := execRetryMin; ; delay = min(delay*3/2, execRetryMax) {
+		stream, err := a.sessions.OpenPort(ctx, p)
+		if err == nil {
+			return stream, nil
+		}
+		if ctx.Err() != nil {
+			return nil, endedBy(ctx, op, firstOf(lastErr, err))
+		}
+		var notConnected *ssmtypes.TargetNotConnected
+		if !errors.As(err, &notConnected) {
+			return nil, err
+		}
+		lastErr = err
+		a.progress("waiting for " + p.Target + " to connect to SSM")
+		if sleep(ctx, delay) != nil {
+			return nil, endedBy(ctx, op, lastErr)
+		}
+	}
+}
+
+// ensure finds or starts the task and waits until its exec agent runs.
+func (c *taskConnector) ensure(ctx context.Context) (*bastions.Bastion, bool, error) {
+	a := c.agent
+	a.progress("looking for your bastion")
+	spec, err := a.spec(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	b, started, err := a.manager.Ensure(ctx, spec, func(e bastions.Event) { a.progress(describeEvent(e)) })
+	if err != nil {
+		return nil, false, err
+	}
+	c.bastion = b
+	return b, started, nil
+}
+
+// describeEvent says in words what Ensure waits for.
+func describeEvent(e bastions.Event) string {
+	var text string
+	switch e.State {
+	case "finding":
+		text = "looking for your bastion"
+	case "starting":
+		text = "starting a bastion"
+	case "exec agent":
+		text = "waiting for the bastion's exec agent"
+	case "ready":
+		return "the bastion runs"
+	default:
+		text = "waiting for the bastion's task: " + e.State
+	}
+	if e.Detail != "" {
+		text += " (" + e.Detail + ")"
+	}
+	return text
+}
+
+func describe(b *bastions.Bastion) string { return "bastion " + b.TaskID }
+
+// push is a grant on its way to a bastion, and the answer. The fields behind done are valid once it is closed.
+type push struct {
+	done    chan struct{}
+	reply   keys.GrantReply
+	hostKey ssh.PublicKey
+	until   time.Time
+	err     error
+}
+
+// wait waits for the answer.
+func (p *push) wait(ctx context.Context) error {
+	select {
+	case <-p.done:
+		return p.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// notAfter returns when the grant ends; the zero time if that is not known or never was granted.
+func (p *push) notAfter() time.Time {
+	select {
+	case <-p.done:
+		if p.err == nil {
+			return p.until
+		}
+	default:
+	}
+	return time.Time{}
+}
+
+// newGrant makes a key pair and begins to hand its grant over. The push belongs to the Agent, because it may outlive the
+// attempt to connect, and ends within start_timeout.
+func (c *taskConnector) newGrant(ctx context.Context, b *bastions.Bastion) (*keys.Pair, *push, error) {
+	a := c.agent
+	pair, err := keys.NewPair("bastion")
+	if err != nil {
+		return nil, nil, err
+	}
+	spec, err := a.spec(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	grant, err := keys.NewGrant(pair.PublicKey(), spec.Owner.ARN, c.permit, a.settings.GrantLifetime)
+	if err != nil {
+		return nil, nil, fail.New(fail.Usage, "make a grant", err, "check the setting permit")
+	}
+	word, err := grant.Encode()
+	if err != nil {
+		return nil, nil, fail.New(fail.Usage, "make a grant", err, "permit fewer destinations")
+	}
+	p := &push{done: make(chan struct{})}
+	target := *b
+	a.tasks.Go(func() {
+		defer close(p.done)
+		p.err = a.pushGrant(a.ctx, spec, target, word, p)
+	})
+	return pair, p, nil
+}
+
+// pushGrant runs the grant command until the bastion answers, and notes the answer in p.
+func (a *Agent) pushGrant(ctx context.Context, spec bastions.Spec, b bastions.Bastion, word string, p *push) error {
+	op := "hand a key to " + describe(&b)
+	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.StartTimeout, fail.New(fail.Timeout, op,
+		fmt.Errorf("no answer within %s", a.settings.StartTimeout), "allow more time with --start-timeout, or start another: bastion down"))
+	defer cancel()
+	var lastErr error
+	for delay := execRetryMin; ; delay = min(delay*3/2, execRetryMax) {
+		reply, err := a.runGrant(ctx, b, word)
+		if err == nil {
+			return a.accept(op, b, reply, p)
+		}
+		if ctx.Err() != nil {
+			return a.neverConnected(ctx, op, spec, b, firstOf(lastErr, err))
+		}
+		var notConnected *ecstypes.TargetNotConnectedException
+		switch {
+		case errors.As(err, &notConnected):
+			a.progress("waiting for the bastion's exec agent to connect")
+		case isTransient(err):
+			a.progress("waiting for bastiond")
+		default:
+			return err
+		}
+		lastErr = err
+		a.log.DebugContext(ctx, "the bastion does not answer yet", "err", err)
+		if sleep(ctx, delay) != nil {
+			return a.neverConnected(ctx, op, spec, b, lastErr)
+		}
+	}
+}
+
+// accept checks an answer and notes it in p.
+func (a *Agent) accept(op string, b bastions.Bastion, reply keys.GrantReply, p *push) error {
+	key, err := reply.Key()
+	if err != nil {
+		return fail.New(fail.Start, op, err, "use a bastiond and a bastion of the same version")
+	}
+	if reply.Ports.SSH < 1 || reply.Ports.SSH > 65535 {
+		return fail.New(fail.Start, op, fmt.Errorf("bastiond names the port %d", reply.Ports.SSH),
+			"use a bastiond and a bastion of the same version")
+	}
+	p.reply, p.hostKey, p.until = reply, key, reply.NotAfter
+	if err := a.hostKeys.put(b, key, reply.Ports.SSH); err != nil {
+		a.log.Debug("the host key is not remembered", "err", err)
+	}
+	return nil
+}
+
+// neverConnected is the error for a bastion that did not answer in time.
+func (a *Agent) neverConnected(ctx context.Context, op string, spec bastions.Spec, b bastions.Bastion, last error) error {
+	var notConnected *ecstypes.TargetNotConnectedException
+	if errors.Is(context.Cause(ctx), context.Canceled) || !errors.As(last, &notConnected) {
+		return endedBy(ctx, op, last)
+	}
+	// The cause is looked for although the time is over.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
+	defer cancel()
+	text := fmt.Sprintf("its exec agent has not connected within %s", a.settings.StartTimeout)
+	next := "start another bastion: bastion down, then bastion up"
+	if findings := a.manager.Diagnose(ctx, spec, b); len(findings) > 0 {
+		text += "; probably " + findings[0].Problem
+		next = findings[0].Fix
+	}
+	return fail.New(fail.Timeout, op, fmt.Errorf("%s (%w)", text, last), next)
+}
+
+// runGrant runs the grant command once and returns the bastion's answer.
+func (a *Agent) runGrant(ctx context.Context, b bastions.Bastion, word string) (keys.GrantReply, error) {
+	op := "hand a key to " + describe(&b)
+	a.progress("handing a new key to the bastion by ECS Exec")
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, fail.New(fail.Start, op,
+		fmt.Errorf("the grant command did not answer within %s", answerTimeout), "check the setting grant_command and the task's log"))
+	defer cancel()
+	stream, err := a.sessions.Exec(ctx, sessions.Exec{
+		Cluster: b.Cluster, Task: b.TaskARN, Container: b.Container, Command: a.settings.GrantCommand + " " + word,
+	})
+	if err != nil {
+		return keys.GrantReply{}, err
+	}
+	// The answer is complete before the session is: its end need not be waited for.
+	defer a.tasks.Go(func() { _ = stream.Close() })
+	stop := context.AfterFunc(ctx, func() { _ = stream.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var out []byte
+	buf := make([]byte, 4096)
+	for {
+		n, err := stream.Read(buf)
+		out = append(out, buf[:n]...)
+		reply, found, parseErr := keys.FindGrantReply(out)
+		switch {
+		case parseErr != nil:
+			return reply, fail.New(fail.Start, op, parseErr, "use a bastiond and a bastion of the same version")
+		case found:
+			return reply, refusal(op, reply)
+		case ctx.Err() != nil:
+			return reply, context.Cause(ctx)
+		case err != nil:
+			return reply, noAnswer(op, a.settings.GrantCommand, out, err)
+		case len(out) > maxExecOutput:
+			return reply, fail.New(fail.Start, op, errors.New("the grant command prints too much"), "check the setting grant_command")
+		}
+	}
+}
+
+// noAnswer is the error of a grant command that ended without an answer.
+func noAnswer(op, command string, out []byte, err error) error {
+	var closed *sessions.ClosedError
+	if text := lastLine(out); text != "" {
+		err = fmt.Errorf("%q answered: %s", command, text)
+	} else if !errors.As(err, &closed) {
+		err = fmt.Errorf("%q gave no answer: %w", command, err)
+	}
+	return fail.New(fail.Start, op, err, "check the setting grant_command: it must run `bastiond grant` in the container")
+}
+
+// lastLine returns the last line of a command's output that is not empty, shortened.
+func lastLine(out []byte) string {
+	lines := strings.FieldsFunc(string(out), func(r rune) bool { return r == '\n' || r == '\r' })
+	for i := len(lines) - 1; i >= 0; i-- {
+		if line := strings.TrimSpace(lines[i]); line != "" {
+			if len(line) > 200 {
+				line = strings.ToValidUTF8(line[:200], "") + "..."
+			}
+			return line
+		}
+	}
+	return ""
+}
+
+// refusal turns a refused grant into an error.
+func refusal(op string, r keys.GrantReply) error {
+	if r.Error == "" && r.Code == "" {
+		return nil
+	}
+	err := errors.New(r.Error)
+	switch r.Code {
+	case keys.CodeInvalid:
+		return fail.New(fail.Usage, op, err, "check the setting permit")
+	case keys.CodeExpired:
+		return fail.New(fail.Denied, op, err, "check this machine's clock")
+	case keys.CodeFull:
+		return fail.New(fail.Start, op, err, "end links that are not used, or start another bastion: bastion down, then bastion up")
+	case keys.CodeDraining:
+		return fail.New(fail.Start, op, err, "wait until it has stopped, then try again")
+	case keys.CodeNoServer:
+		return &transientError{fail.New(fail.Start, op, err, "see the task's log")}
+	}
+	return fail.New(fail.Denied, op, err, "")
+}
+
+// endedBy is the error of a wait that ctx ended; last is the latest failure, which is the likely reason.
+func endedBy(ctx context.Context, op string, last error) error {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, context.Canceled) || last == nil || errors.Is(last, cause) || errors.Is(last, ctx.Err()) {
+		return fmt.Errorf("%s: %w", op, cause)
+	}
+	kind, next := fail.KindOf(cause), fail.NextOf(last)
+	if next == "" {
+		next = fail.NextOf(cause)
+	}
+	return fail.New(kind, "", fmt.Errorf("%w; the latest failure: %w", cause, last), next)
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func sameKey(a, b ssh.PublicKey) bool { return string(a.Marshal()) == string(b.Marshal()) }
+
+// sleep waits for d, or for the end of ctx.
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

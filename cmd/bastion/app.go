@@ -1,0 +1,397 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/bastion-ssm/bastion/internal/config"
+)
+
+// stdio are the standard streams of an invocation.
+type stdio struct {
+	in       *os.File
+	out, err io.Writer
+}
+
+// app is one invocation of the command line.
+type app struct {
+	stdio
+	flags      map[string]string // settings given as flags, by key
+	configFile string            // --config
+	extraLocal []string          // -L
+	self       string            // the program's path, for what other programs must call
+}
+
+// run runs one command line and returns its exit code.
+func run(ctx context.Context, args []string, std stdio) int {
+	a := &app{stdio: std, flags: make(map[string]string), self: args[0]}
+	if len(args) > 1 && args[1] == completeCommand {
+		a.complete(args[2:])
+		return 0
+	}
+	c := a.cli()
+	sorted, err := flagsFirst(c, args)
+	if err == nil {
+		err = c.RunContext(ctx, sorted)
+	}
+	return finish(ctx, a.err, err)
+}
+
+// settings merges flags, environment and file.
+func (a *app) settings() (config.Settings, error) {
+	return config.Load(config.Source{Flags: a.flags, File: a.configFile})
+}
+
+// logger returns where the libraries log: nowhere, unless --verbose.
+func (a *app) logger(s config.Settings, p *progress) *slog.Logger {
+	if !s.Verbose {
+		return slog.New(slog.DiscardHandler)
+	}
+	var w io.Writer = a.err
+	if p != nil {
+		w = p // above the live line
+	}
+	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
+}
+
+func init() {
+	// -v is --verbose; the version is a command.
+	cli.HelpFlag = &cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show help", DisableDefaultText: true}
+}
+
+// The groups of settings that a command shows in its help; all others are accepted too.
+var (
+	showCommon  = []string{config.GroupAWS, config.GroupOutput}
+	showBastion = []string{config.GroupAWS, config.GroupBastion, config.GroupOutput}
+)
+
+// cli returns the command line: its commands, flags and help.
+func (a *app) cli() *cli.App {
+	c := &cli.App{
+		Name:      "bastion",
+		Usage:     "reach private AWS networks through SSM, with no inbound port",
+		UsageText: "bastion COMMAND [options] [arguments]",
+		Description: text(`
+			bastion starts a task of yours on ECS Fargate, opens an SSM session to it and forwards local ports through SSH.
+			Nothing listens on the internet, no key is kept on disk.
+
+			Settings come from flags, then BASTION_* variables, then ./bastion.yaml (looked for upwards) or
+			~/.config/bastion/config.yaml; bastion help settings lists them. AWS credentials are found as the AWS CLI does.`,
+			"bastion forward rds:orders 12345",
+			"bastion forward rds:orders 12345 cache:sessions 16379",
+			"bastion socks 1080",
+			"bastion down"),
+		Writer:          a.out,
+		ErrWriter:       a.err,
+		HideVersion:     true,
+		HideHelpCommand: true,
+		Flags:           a.settingFlags(nil),
+		Action:          a.noCommand,
+		OnUsageError:    usageError,
+		ExitErrHandler:  func(*cli.Context, error) {},
+		Commands: []*cli.Command{
+			{
+				Name:      "forward",
+				Usage:     "forward local ports to targets, until Ctrl-C",
+				Category:  "Connect",
+				ArgsUsage: "SPEC [LPORT] [SPEC [LPORT]]...",
+				Description: text(`
+					Listens on local ports and forwards every connection to its target through the bastion, which is started if
+					it is not running. A lost link is restored; listeners stay open meanwhile and new connections wait.
+
+					SPEC   rds:ID, cache:ID, HOST:PORT, or a name of the configuration's targets. A bare rds or cache is the
+					       only one of the region. A suffix of digits is the port: rds:orders:5433, rds:5432.
+					LPORT  the local port; : or 0 picks a free one. Without it, the target's own port number is used.
+
+					Standard output gets one line per forward once all are ready: LISTEN -> TARGET; with -o json, one line of JSON.`,
+					"bastion forward rds:5432 12345",
+					"bastion forward rds:orders 12345 cache:sessions 16379",
+					"bastion forward orders             # a name of bastion.yaml",
+					"bastion forward -L 8443:wiki.corp.internal:443",
+					"bastion forward -o json rds :      # a free port; prints which"),
+				Flags:  a.settingFlags([]string{config.GroupAWS, config.GroupLink, config.GroupOutput}, a.localFlag()),
+				Action: a.forward,
+			},
+			{
+				Name:      "socks",
+				Usage:     "serve a SOCKS5 proxy whose connections leave from the bastion, until Ctrl-C",
+				Category:  "Connect",
+				ArgsUsage: "[BIND:]PORT",
+				Description: text(`
+					Serves SOCKS5 without authentication on a local port (0 or : picks a free one). Names are resolved at the bastion,
+					so that private names work. The setting permit narrows what may be reached.`,
+					"bastion socks 1080",
+					"curl --socks5-hostname 127.0.0.1:1080 https://wiki.corp.internal/",
+					"bastion socks --permit '*.corp.internal:443' :"),
+				Flags:  a.settingFlags([]string{config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupOutput}),
+				Action: a.socks,
+			},
+			{
+				Name:      "proxy",
+				Usage:     "connect standard input and output to a host behind the bastion (OpenSSH's ProxyCommand)",
+				Category:  "Connect",
+				ArgsUsage: "HOST PORT",
+				Description: text(`
+					For ssh_config: ssh_config.example shows how. HOST is a name or address as the bastion resolves it. The host
+					"bastion", or any name that ends in ".bastion", is the bastion's own SSH server; PORT is not used then.
+
+					While it runs, the link's ephemeral key is offered to ssh by an ssh-agent socket (IdentityAgent) and the bastion's
+					host key by the command known-hosts (KnownHostsCommand). Both are in memory; the sockets are in runtime_dir.`,
+					"ssh -o ProxyCommand='bastion proxy %h %p' admin@10.0.12.7",
+					"ssh -F ssh_config.example -N -D 1080 bastion"),
+				Flags:  a.settingFlags(showCommon),
+				Action: a.proxy,
+			},
+			{
+				Name:      "known-hosts",
+				Usage:     "print the host key of the bastion that a running proxy is connected to (KnownHostsCommand)",
+				Category:  "Connect",
+				ArgsUsage: "HOST",
+				Description: text(`
+					Asks the bastion proxy that the same ssh has started, waits until it knows the key, and prints a known_hosts line
+					for HOST. Nothing is printed for a host that is not the bastion: OpenSSH then consults known_hosts files.`,
+					"ssh -o KnownHostsCommand='/usr/local/bin/bastion known-hosts %H' bastion"),
+				Flags:  a.settingFlags([]string{config.GroupLocal}),
+				Action: a.knownHosts,
+			},
+			{
+				Name:     "up",
+				Usage:    "start the bastion, or find the one that runs, and wait until it answers",
+				Category: "Bastion",
+				Description: text(`
+					Finds your own task by the identity of your AWS credentials, or starts one; then waits until it runs, its exec agent
+					is connected and bastiond answers. forward, socks and proxy do the same by themselves.`,
+					"bastion up",
+					"bastion up -o json | jq -r .task_arn"),
+				Flags:  a.settingFlags(showBastion),
+				Action: a.up,
+			},
+			{
+				Name:        "down",
+				Usage:       "stop your bastion",
+				Category:    "Bastion",
+				Description: text(`Stops every bastion task of yours in the cluster. One that is not used stops by itself after a while.`, "bastion down"),
+				Flags:       a.settingFlags(showCommon),
+				Action:      a.down,
+			},
+			{
+				Name:        "status",
+				Usage:       "show your bastion",
+				Category:    "Bastion",
+				Description: text(`Shows the bastion tasks of yours in the cluster, and what they wait for.`, "bastion status", "bastion status -o json"),
+				Flags:       a.settingFlags(showCommon),
+				Action:      a.status,
+			},
+			{
+				Name:        "version",
+				Usage:       "print the version",
+				Category:    "Other",
+				Description: text(`Prints the version, the Go version and the platform.`, "bastion version", "bastion version -o json"),
+				Flags:       a.settingFlags([]string{config.GroupOutput}),
+				Action:      a.version,
+			},
+			{
+				Name:      "completion",
+				Usage:     "print a completion script for a shell",
+				Category:  "Other",
+				ArgsUsage: "bash|zsh|fish|powershell",
+				Description: text(`Prints a script that completes commands, flags and the configuration's target names.`,
+					"source <(bastion completion bash)",
+					"bastion completion zsh > \"${fpath[1]}/_bastion\"",
+					"bastion completion fish > ~/.config/fish/completions/bastion.fish",
+					"bastion completion powershell | Out-String | Invoke-Expression"),
+				Flags:  a.settingFlags(nil),
+				Action: a.completion,
+			},
+			{
+				Name:        "help",
+				Usage:       "show help about a command, or about the settings",
+				Category:    "Other",
+				ArgsUsage:   "[COMMAND|settings]",
+				Description: text(`Shows the help of a command. The topic "settings" lists every setting with its flag, variable and key.`, "bastion help forward", "bastion help settings"),
+				Flags:       a.settingFlags(nil),
+				Action:      a.help,
+			},
+		},
+	}
+	for _, cmd := range c.Commands {
+		cmd.OnUsageError = usageError
+		cmd.HideHelpCommand = true
+		cmd.CustomHelpTemplate = commandHelp
+	}
+	c.CustomAppHelpTemplate = appHelp
+	return c
+}
+
+// commandHelp and appHelp are the layouts of --help.
+const (
+	commandHelp = `{{.HelpName}} - {{.Usage}}
+
+Usage: {{.HelpName}} [options]{{if .ArgsUsage}} {{.ArgsUsage}}{{end}}
+
+{{.Description}}
+
+Options:{{range .VisibleFlagCategories}}
+{{if .Name}} {{.Name}}
+{{end}}{{range .Flags}}  {{.}}
+{{end}}{{end}}
+Every setting is an option of every command: see bastion help settings.
+`
+	appHelp = `{{.Name}} - {{.Usage}}
+
+Usage: {{.UsageText}}
+
+{{.Description}}
+
+Commands:{{range .VisibleCategories}}{{if .Name}}
+ {{.Name}}{{range .VisibleCommands}}
+  {{.Name}}{{"\t"}}{{.Usage}}{{end}}{{end}}{{end}}
+
+bastion COMMAND --help explains a command and gives examples; bastion help settings lists the settings.
+`
+)
+
+// text joins a description, freed of the source's indentation, and its examples.
+func text(description string, examples ...string) string {
+	lines := strings.Split(strings.TrimSpace(description), "\n")
+	indent := 0
+	for _, l := range lines[1:] {
+		if strings.TrimSpace(l) != "" {
+			indent = len(l) - len(strings.TrimLeft(l, "\t"))
+			break
+		}
+	}
+	for i, l := range lines {
+		lines[i] = strings.TrimPrefix(l, strings.Repeat("\t", indent))
+	}
+	out := strings.Join(lines, "\n") + "\n\nExamples:"
+	for _, e := range examples {
+		out += "\n  " + e
+	}
+	return out
+}
+
+// noCommand is what happens without a command, or with an unknown one.
+func (a *app) noCommand(c *cli.Context) error {
+	if !c.Args().Present() {
+		if err := cli.ShowAppHelp(c); err != nil {
+			return err
+		}
+		return nil
+	}
+	return unknownCommand(c.App, c.Args().First())
+}
+
+func unknownCommand(c *cli.App, name string) error {
+	var names []string
+	for _, cmd := range c.Commands {
+		names = append(names, cmd.Name)
+	}
+	next := "bastion --help lists the commands"
+	if near := config.Nearest(name, names); near != "" {
+		next = fmt.Sprintf("did you mean bastion %s?", near)
+	}
+	return usage(next, "no such command: %q", name)
+}
+
+// usageError turns the parser's complaint into ours.
+func usageError(c *cli.Context, err error, _ bool) error {
+	where := "bastion"
+	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "bastion" {
+		where = "bastion " + c.Command.Name
+	}
+	msg := err.Error()
+	if name, ok := strings.CutPrefix(msg, "flag provided but not defined: -"); ok {
+		return unknownFlag(where, name)
+	}
+	if name, ok := strings.CutPrefix(msg, "flag needs an argument: -"); ok {
+		return usage(where+" --help lists the options", "the option %s needs a value", dashes(strings.TrimPrefix(name, "-")))
+	}
+	return usage(where+" --help lists the options", "%s", msg)
+}
+
+func unknownFlag(where, name string) error {
+	name = strings.TrimPrefix(name, "-")
+	var names []string
+	for _, s := range config.All() {
+		names = append(names, s.Flag())
+	}
+	next := where + " --help lists the options"
+	if near := config.Nearest(strings.ReplaceAll(name, "_", "-"), append(names, "config", "help")); near != "" {
+		next = "did you mean --" + near + "?"
+	}
+	return usage(next, "no such option: %s", dashes(name))
+}
+
+func dashes(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
+}
+
+// argCount refuses more arguments than a command takes, or fewer.
+func argCount(c *cli.Context, low, high int) error {
+	if n := c.NArg(); n < low || n > high {
+		msg := "too many arguments"
+		if n < low {
+			msg = "arguments are missing"
+		}
+		return usage("usage: "+strings.TrimSpace(c.Command.HelpName+" "+c.Command.ArgsUsage), "%s: %s", c.Command.HelpName, msg)
+	}
+	return nil
+}
+
+func (a *app) help(c *cli.Context) error {
+	if err := argCount(c, 0, 1); err != nil {
+		return err
+	}
+	switch name := c.Args().First(); {
+	case name == "":
+		return cli.ShowAppHelp(c)
+	case name == "settings":
+		return a.printSettings()
+	case c.App.Command(name) == nil:
+		return unknownCommand(c.App, name)
+	default:
+		cmd := c.App.Command(name)
+		cli.HelpPrinter(a.out, cmd.CustomHelpTemplate, cmd)
+		return nil
+	}
+}
+
+// printSettings prints the table of settings.
+func (a *app) printSettings() error {
+	var b strings.Builder
+	b.WriteString("Settings: option, variable, key of the configuration file. The first that is given wins, in this order.\n")
+	for _, group := range config.Groups() {
+		fmt.Fprintf(&b, "\n%s\n", group)
+		for _, s := range config.All() {
+			if s.Group != group {
+				continue
+			}
+			flag := "--" + s.Flag()
+			if s.Short != "" {
+				flag = "-" + s.Short + ", " + flag
+			}
+			if s.Value != "" {
+				flag += " " + s.Value
+			}
+			fmt.Fprintf(&b, "  %s  %s  %s\n", flag, s.Env(), s.Key)
+			def := s.Default
+			if def == "" {
+				def = "none"
+			}
+			fmt.Fprintf(&b, "      %s (default: %s)\n", s.Help, def)
+		}
+	}
+	b.WriteString("\n--config FILE, or BASTION_CONFIG, names the configuration file.\n")
+	_, err := io.WriteString(a.out, b.String())
+	return err
+}

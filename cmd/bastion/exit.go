@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+	"syscall"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// interrupted is the cause of a context that a signal ended.
+type interrupted struct{ sig os.Signal }
+
+func (i interrupted) Error() string { return "ended by signal: " + i.sig.String() }
+
+// exitCodes are the exit codes by kind of failure; docs/exit-codes.md explains them, and a test compares the two.
+var exitCodes = map[fail.Kind]int{
+	fail.Other:       1,
+	fail.Usage:       2,
+	fail.NoTarget:    3,
+	fail.Credentials: 4,
+	fail.Denied:      5,
+	fail.Start:       6,
+	fail.PortInUse:   7,
+	fail.Lost:        8,
+	fail.Timeout:     9,
+}
+
+// finish prints err, if it needs to be printed, and returns the exit code. A signal that ended ctx decides the code,
+// whatever the command made of it.
+func finish(ctx context.Context, stderr io.Writer, err error) int {
+	var sig interrupted
+	if errors.As(context.Cause(ctx), &sig) {
+		// What was cut short by the signal is no news to who sent it.
+		if err != nil && !errors.Is(err, context.Canceled) {
+			printError(stderr, err)
+		}
+		if n, ok := sig.sig.(syscall.Signal); ok {
+			return 128 + int(n)
+		}
+		return 130
+	}
+	if err == nil {
+		return 0
+	}
+	printError(stderr, err)
+	return exitCodes[fail.KindOf(err)]
+}
+
+// printError prints an error and its next step.
+func printError(w io.Writer, err error) {
+	fmt.Fprintf(w, "bastion: %s\n", oneLine(err.Error()))
+	if next := fail.NextOf(err); next != "" {
+		fmt.Fprintf(w, "  hint: %s\n", oneLine(next))
+	}
+}
+
+// oneLine keeps what came from elsewhere from drawing on the terminal: line ends are kept as indented lines, other control
+// characters are shown as '?'.
+func oneLine(s string) string {
+	s = strings.Map(func(r rune) rune {
+		switch {
+		case r == '\n', r == '\t':
+			return r
+		case r < ' ', r == 0x7f, r >= 0x80 && r < 0xa0:
+			return '?'
+		}
+		return r
+	}, strings.TrimSpace(strings.ReplaceAll(s, "\r\n", "\n")))
+	return strings.ReplaceAll(s, "\n", "\n  ")
+}
+
+func usage(next, format string, args ...any) error {
+	return fail.New(fail.Usage, "", fmt.Errorf(format, args...), next)
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"flag"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/bastion-ssm/bastion/internal/config"
+)
+
+// settingFlags returns a flag for every setting, of which only those of the groups shown appear in help, the flag of the
+// configuration file, and more.
+func (a *app) settingFlags(shown []string, more ...cli.Flag) []cli.Flag {
+	flags := more
+	for _, s := range config.All() {
+		flags = append(flags, &settingFlag{setting: s, into: a.flags, shown: slices.Contains(shown, s.Group)})
+	}
+	return append(flags, &textFlag{
+		names: []string{"config"}, value: "FILE", help: "configuration file [$BASTION_CONFIG]",
+		set: func(v string) { a.configFile = v },
+	})
+}
+
+// localFlag is OpenSSH's -L.
+func (a *app) localFlag() cli.Flag {
+	return &textFlag{
+		names: []string{"L"}, value: "[BIND:]PORT:HOST:HOSTPORT", help: "forward as ssh -L does; may be repeated",
+		set: func(v string) { a.extraLocal = append(a.extraLocal, v) },
+	}
+}
+
+// settingFlag is the flag of a setting. It notes the text; package config reads it.
+type settingFlag struct {
+	setting *config.Setting
+	into    map[string]string
+	shown   bool
+}
+
+func (f *settingFlag) String() string { return cli.FlagStringer(f) }
+
+func (f *settingFlag) Names() []string {
+	if f.setting.Short != "" {
+		return []string{f.setting.Flag(), f.setting.Short}
+	}
+	return []string{f.setting.Flag()}
+}
+
+func (f *settingFlag) Apply(set *flag.FlagSet) error {
+	v := textValue{isSwitch: f.setting.IsSwitch(), set: func(text string) { f.into[f.setting.Key] = text }}
+	for _, name := range f.Names() {
+		set.Var(v, name, f.setting.Help)
+	}
+	return nil
+}
+
+func (f *settingFlag) IsSet() bool            { return false } // urfave need not know
+func (f *settingFlag) IsVisible() bool        { return f.shown }
+func (f *settingFlag) TakesValue() bool       { return !f.setting.IsSwitch() }
+func (f *settingFlag) GetCategory() string    { return f.setting.Group }
+func (f *settingFlag) GetValue() string       { return f.setting.Default }
+func (f *settingFlag) GetEnvVars() []string   { return []string{f.setting.Env()} }
+func (f *settingFlag) GetDefaultText() string { return f.setting.Default }
+
+func (f *settingFlag) GetUsage() string {
+	if f.setting.IsSwitch() {
+		return f.setting.Help
+	}
+	return "`" + f.setting.Value + "` " + f.setting.Help
+}
+
+// textFlag is a flag that is no setting.
+type textFlag struct {
+	names       []string
+	value, help string
+	set         func(string)
+}
+
+func (f *textFlag) String() string         { return cli.FlagStringer(f) }
+func (f *textFlag) Names() []string        { return f.names }
+func (f *textFlag) IsSet() bool            { return false }
+func (f *textFlag) IsVisible() bool        { return true }
+func (f *textFlag) TakesValue() bool       { return true }
+func (f *textFlag) GetCategory() string    { return "Command" }
+func (f *textFlag) GetUsage() string       { return "`" + f.value + "` " + f.help }
+func (f *textFlag) GetValue() string       { return "" }
+func (f *textFlag) GetEnvVars() []string   { return nil }
+func (f *textFlag) GetDefaultText() string { return "" }
+
+func (f *textFlag) Apply(set *flag.FlagSet) error {
+	for _, name := range f.names {
+		set.Var(textValue{set: f.set}, name, f.help)
+	}
+	return nil
+}
+
+// textValue is a flag.Value that hands its text on.
+type textValue struct {
+	isSwitch bool
+	set      func(string)
+}
+
+func (v textValue) String() string   { return "" }
+func (v textValue) IsBoolFlag() bool { return v.isSwitch }
+func (v textValue) Set(text string) error {
+	v.set(text)
+	return nil
+}
+
+// flagsFirst moves the flags of a command line in front of its arguments, because the parser stops at the first argument
+// while users write `bastion forward rds:orders 12345 --region eu-west-1`. What follows "--" stays as it is.
+func flagsFirst(c *cli.App, args []string) ([]string, error) {
+	out := []string{args[0]}
+	rest := args[1:]
+	takesValue := func(flags []cli.Flag, name string) bool {
+		for _, f := range flags {
+			if slices.Contains(f.Names(), name) {
+				d, ok := f.(cli.DocGenerationFlag)
+				return ok && d.TakesValue()
+			}
+		}
+		return false
+	}
+	// The command is the first argument that is neither a flag nor a flag's value.
+	var cmd *cli.Command
+	flags := c.Flags
+	var positional []string
+	for i := 0; i < len(rest); i++ {
+		arg := rest[i]
+		switch {
+		case arg == "--":
+			if cmd == nil {
+				return args, nil
+			}
+			positional = append(positional, rest[i+1:]...)
+			i = len(rest)
+		case len(arg) > 1 && strings.HasPrefix(arg, "-"):
+			out = append(out, arg)
+			name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+			if !hasValue && takesValue(flags, name) && i+1 < len(rest) {
+				i++
+				out = append(out, rest[i])
+			}
+		case cmd == nil:
+			if cmd = c.Command(arg); cmd == nil {
+				return args, nil // the parser says what is wrong
+			}
+			flags = cmd.Flags
+			out = append(out, arg)
+		default:
+			positional = append(positional, arg)
+		}
+	}
+	if cmd == nil || len(positional) == 0 {
+		return out, nil
+	}
+	return append(append(out, "--"), positional...), nil
+}

@@ -1,0 +1,386 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/targets"
+	"github.com/bastion-ssm/bastion/tunnel"
+)
+
+// session is what the commands that talk to AWS begin with.
+type session struct {
+	settings config.Settings
+	progress *progress
+	agent    *agent.Agent
+}
+
+// open loads the AWS configuration. Its close must be called.
+func (a *app) open(ctx context.Context, s config.Settings) (*session, error) {
+	p := newProgress(a.err, s.Quiet)
+	logger := a.logger(s, p)
+	ag, err := agent.New(ctx, s, agent.Options{Version: readVersion().Version, Logger: logger, Progress: p.Step})
+	if err != nil {
+		p.Close()
+		return nil, err
+	}
+	return &session{settings: s, progress: p, agent: ag}, nil
+}
+
+func (s *session) close() {
+	s.agent.Close()
+	s.progress.Close()
+}
+
+// forwarding is one forward of a command line.
+type forwarding struct {
+	pair     targets.Pair
+	listener net.Listener
+	endpoint targets.Endpoint
+}
+
+func (f *forwarding) dest() string { return agent.Destination(f.endpoint.Host, f.endpoint.Port) }
+
+// forward runs `bastion forward`. What can be wrong on this machine is found before anything is asked of AWS, and a local
+// port that is only known from the target before a bastion is started.
+func (a *app) forward(c *cli.Context) error {
+	ctx := c.Context
+	s, err := a.settings()
+	if err != nil {
+		return err
+	}
+	forwards, err := a.parseForwards(c.Args().Slice(), s)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, f := range forwards {
+			if f.listener != nil {
+				_ = f.listener.Close() // once more after Forward, for what failed before it
+			}
+		}
+	}()
+	if err := listenKnown(ctx, forwards, s.AllowRemote); err != nil {
+		return err
+	}
+	run, err := a.open(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer run.close()
+	run.agent.Prepare()
+	if err := run.resolve(ctx, forwards); err != nil {
+		return err
+	}
+	var permit []string
+	seen := make(map[string]bool)
+	for _, f := range forwards {
+		if d := f.dest(); !seen[d] {
+			seen[d] = true
+			permit = append(permit, d)
+		}
+	}
+	link, err := run.link(ctx, permit)
+	if err != nil {
+		return err
+	}
+	defer link.Close()
+	if err := a.printForwards(forwards, s); err != nil {
+		return err
+	}
+	for _, f := range forwards {
+		if f.endpoint.Note != "" {
+			run.progress.Note(f.endpoint.Name + ": " + f.endpoint.Note)
+		}
+	}
+	cfg := tunnel.ForwardConfig{Logger: a.connectionLog(s, run.progress)}
+	return serve(ctx, link, func(ctx context.Context) error {
+		var wg sync.WaitGroup
+		errs := make([]error, len(forwards))
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		for i, f := range forwards {
+			wg.Go(func() {
+				if errs[i] = tunnel.Forward(ctx, f.listener, link, f.dest(), cfg); errs[i] != nil {
+					cancel()
+				}
+			})
+		}
+		wg.Wait()
+		for _, err := range errs {
+			if err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+}
+
+// parseForwards reads the arguments and -L.
+func (a *app) parseForwards(args []string, s config.Settings) ([]*forwarding, error) {
+	pairs, err := targets.ParsePair(args)
+	if err != nil && !(len(args) == 0 && len(a.extraLocal) > 0) {
+		return nil, err
+	}
+	for i := range pairs {
+		name := pairs[i].Target
+		if named, ok := s.Targets[name.ID]; name.Kind == targets.Name && ok && pairs[i].Local == (targets.Local{}) {
+			pairs[i].Local.Port = named.LocalPort
+		}
+	}
+	for _, l := range a.extraLocal {
+		pair, err := targets.ParseL(l)
+		if err != nil {
+			return nil, err
+		}
+		pairs = append(pairs, pair)
+	}
+	if len(pairs) == 0 {
+		return nil, usage("say what to forward, for example: bastion forward rds:orders 12345", "no target is given")
+	}
+	if err := targets.CheckPairs(pairs); err != nil {
+		return nil, err
+	}
+	forwards := make([]*forwarding, len(pairs))
+	for i, p := range pairs {
+		forwards[i] = &forwarding{pair: p}
+	}
+	return forwards, nil
+}
+
+// listenKnown opens the listeners whose address is known without asking AWS.
+func listenKnown(ctx context.Context, forwards []*forwarding, allowRemote bool) error {
+	for _, f := range forwards {
+		if f.listener == nil && (f.pair.Local.Free || f.pair.Local.Port != 0 || f.pair.Target.Port != 0) {
+			if err := f.listen(ctx, f.pair.Target.Port, allowRemote); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (f *forwarding) listen(ctx context.Context, targetPort int, allowRemote bool) error {
+	ln, err := tunnel.Listen(ctx, f.pair.Local.Address("127.0.0.1", targetPort), allowRemote)
+	if err != nil {
+		return remoteHint(err)
+	}
+	f.listener = ln
+	return nil
+}
+
+// remoteHint names the setting where tunnel.Listen cannot.
+func remoteHint(err error) error {
+	if strings.Contains(err.Error(), "others could use the tunnel") {
+		return fail.New(fail.Usage, "", err, "listen on 127.0.0.1 or ::1; or let other machines in with --allow-remote")
+	}
+	return err
+}
+
+// resolve finds the endpoints and opens the listeners that depend on them.
+func (s *session) resolve(ctx context.Context, forwards []*forwarding) error {
+	specs := make([]targets.Spec, len(forwards))
+	names := make([]string, len(forwards))
+	for i, f := range forwards {
+		specs[i] = f.pair.Target
+		names[i] = f.pair.Target.String()
+	}
+	s.progress.Step("looking up " + strings.Join(names, ", "))
+	endpoints, err := s.agent.Resolve(ctx, specs)
+	if err != nil {
+		return err
+	}
+	for i, f := range forwards {
+		f.endpoint = endpoints[i]
+		if f.listener == nil {
+			if err := f.listen(ctx, f.endpoint.Port, s.settings.AllowRemote); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// link brings up a link whose grant is for the destinations in permit. The caller closes it.
+func (s *session) link(ctx context.Context, permit []string) (*tunnel.Link, error) {
+	watch := &linkWatch{progress: s.progress}
+	link, err := s.agent.Link(permit, watch.state)
+	if err != nil {
+		return nil, err
+	}
+	limit := s.settings.StartTimeout + s.settings.ConnectTimeout
+	ready, cancel := context.WithTimeoutCause(ctx, limit, fail.New(fail.Timeout, "connect to the bastion",
+		fmt.Errorf("no connection within %s", limit), "try again, or allow more time with --start-timeout"))
+	defer cancel()
+	link.Start(ctx)
+	if err := link.Ready(ready); err != nil {
+		_ = link.Close()
+		return nil, err
+	}
+	return link, nil
+}
+
+// linkWatch tells of a link that is lost and restored.
+type linkWatch struct {
+	progress *progress
+	everUp   bool
+	lost     time.Time
+}
+
+// state is called by one goroutine at a time.
+func (w *linkWatch) state(st tunnel.State) {
+	switch st.Phase {
+	case tunnel.Up:
+		switch {
+		case !w.everUp:
+			w.progress.Idle()
+		case !w.lost.IsZero():
+			w.progress.Idle()
+			w.progress.Note("the link is restored after " + time.Since(w.lost).Round(100*time.Millisecond).String())
+		default:
+			w.progress.Idle()
+		}
+		w.everUp, w.lost = true, time.Time{}
+	case tunnel.Connecting:
+		if st.Err != nil {
+			w.progress.Step("connecting again: " + st.Err.Error())
+		}
+	case tunnel.Reconnecting:
+		if w.lost.IsZero() {
+			w.lost = st.Since
+			w.progress.Note("the link is lost; new connections wait while it is restored")
+		}
+		step := "restoring the link"
+		if st.Err != nil && st.Attempt > 0 {
+			step = fmt.Sprintf("restoring the link, attempt %d: %s", st.Attempt+1, st.Err)
+		}
+		w.progress.Step(step)
+	case tunnel.Draining:
+		w.progress.Step("the bastion is going away; moving to another one")
+	case tunnel.Idle:
+		w.progress.Idle()
+		w.progress.Note("the bastion has gone; the next connection starts another one")
+	case tunnel.Down:
+		w.progress.Idle()
+	}
+}
+
+// serve runs work until ctx ends or the link gives up, and returns why the link did.
+func serve(ctx context.Context, link *tunnel.Link, work func(context.Context) error) error {
+	workCtx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	stop := make(chan struct{})
+	var watcher sync.WaitGroup
+	watcher.Go(func() {
+		select {
+		case <-link.Done():
+			cancel()
+		case <-stop:
+		}
+	})
+	err := work(workCtx)
+	close(stop)
+	watcher.Wait()
+	if linkErr := link.Err(); linkErr != nil && ctx.Err() == nil {
+		if kind := fail.KindOf(linkErr); kind != fail.Lost {
+			return fail.New(fail.Lost, "the link was lost and cannot be restored", linkErr, fail.NextOf(linkErr))
+		}
+		return linkErr
+	}
+	if err == nil {
+		err = context.Cause(ctx)
+	}
+	return err
+}
+
+// forwardInfo is a forward in the JSON output.
+type forwardInfo struct {
+	Name   string `json:"name"`   // of the target
+	Listen string `json:"listen"` // where to connect to
+	Target string `json:"target"` // host:port as the bastion sees it
+	Engine string `json:"engine,omitempty"`
+	TLS    bool   `json:"tls,omitempty"` // the target accepts nothing else
+}
+
+// printForwards says on standard output where the forwards listen. In JSON it is one line, so that a reader that gets a
+// line has it all while the command goes on.
+func (a *app) printForwards(forwards []*forwarding, s config.Settings) error {
+	if s.Output == "json" {
+		list := make([]forwardInfo, len(forwards))
+		for i, f := range forwards {
+			list[i] = forwardInfo{
+				Name: f.endpoint.Name, Listen: f.listener.Addr().String(), Target: f.dest(),
+				Engine: f.endpoint.Engine, TLS: f.endpoint.TLS,
+			}
+		}
+		return json.NewEncoder(a.out).Encode(map[string]any{"forwards": list})
+	}
+	var b strings.Builder
+	for _, f := range forwards {
+		fmt.Fprintf(&b, "%s -> %s\n", f.listener.Addr(), f.dest())
+	}
+	_, err := fmt.Fprint(a.out, b.String())
+	return err
+}
+
+// socks runs `bastion socks`.
+func (a *app) socks(c *cli.Context) error {
+	ctx := c.Context
+	if err := argCount(c, 1, 1); err != nil {
+		return err
+	}
+	s, err := a.settings()
+	if err != nil {
+		return err
+	}
+	local, err := targets.ParseLocal(c.Args().First())
+	if err != nil {
+		return err
+	}
+	ln, err := tunnel.Listen(ctx, local.Address("127.0.0.1", 0), s.AllowRemote)
+	if err != nil {
+		return remoteHint(err)
+	}
+	defer ln.Close()
+	run, err := a.open(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer run.close()
+	link, err := run.link(ctx, s.Permit)
+	if err != nil {
+		return err
+	}
+	defer link.Close()
+	if s.Output == "json" {
+		err = json.NewEncoder(a.out).Encode(map[string]string{"listen": ln.Addr().String(), "proxy": "socks5h://" + ln.Addr().String()})
+	} else {
+		_, err = fmt.Fprintf(a.out, "socks5h://%s\n", ln.Addr())
+	}
+	if err != nil {
+		return err
+	}
+	return serve(ctx, link, func(ctx context.Context) error {
+		return tunnel.ServeSOCKS(ctx, ln, link, tunnel.SOCKSConfig{Logger: a.connectionLog(s, run.progress)})
+	})
+}
+
+// portArg reads a port of the command line.
+func portArg(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > 65535 {
+		return 0, usage("give a number from 1 to 65535", "%q is not a port", text)
+	}
+	return n, nil
+}

@@ -1,0 +1,11 @@
+//go:build !unix
+
+package main
+
+import (
+	"os"
+	"syscall"
+)
+
+// endSignals are the signals that end a command in order.
+var endSignals = []os.Signal{os.Interrupt, syscall.SIGTERM}
