@@ -51,6 +51,9 @@ type Config struct {
 	ExecDelay time.Duration
 	// ClosedPortDelay is the silence between HandshakeComplete and channel_closed when nobody listens at the port (60 s).
 	ClosedPortDelay time.Duration
+	// ReportDelay is the time between the agent's leaving and channel_closed, which the service sends when the agent has reported
+	// the end on another way (20 ms); negative means none. Ends of exec sessions are told in the session itself, without delay.
+	ReportDelay time.Duration
 	// IdleTimeout ends sessions without data (20 min); SocketLife closes each websocket (60 min).
 	IdleTimeout, SocketLife time.Duration
 	// MaxSessions bounds the live sessions (1000).
@@ -139,6 +142,7 @@ func New(cfg Config) *Gateway {
 	setDefault(&cfg.AgentDelay, 40*time.Millisecond)
 	setDefault(&cfg.ExecDelay, 200*time.Millisecond)
 	setDefault(&cfg.ClosedPortDelay, time.Minute)
+	setDefault(&cfg.ReportDelay, 20*time.Millisecond)
 	setDefault(&cfg.IdleTimeout, 20*time.Minute)
 	setDefault(&cfg.SocketLife, time.Hour)
 	setDefault(&cfg.MaxSessions, 1000)

@@ -166,7 +166,8 @@ func TestPluginPortForwarding(t *testing.T) {
 }
 
 func TestPluginPortForwardingToRemoteHostDenied(t *testing.T) {
-	g := newGateway(t, Config{})
+	// The plugin hangs for good if channel_closed comes while it sets up its multiplexer: give it time.
+	g := newGateway(t, Config{ReportDelay: 300 * time.Millisecond})
 	_, stdout := runPlugin(t, g, Spec{
 		ID: "plugin-denied", Document: DocPortRemote, Target: testTarget, Host: "169.254.169.254", Port: 80, Dial: dialer,
 	})

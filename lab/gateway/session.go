@@ -112,9 +112,12 @@ func (s *session) runAgent() result {
 	}
 	s.agentLeaves(gen)
 	wg.Wait()
-	if r.crashed {
+	switch {
+	case r.crashed:
 		sleep(s.ctx.Done(), s.gw.cfg.ClosedPortDelay)
 		r.output = crashOutput
+	case !r.orderly:
+		sleep(s.ctx.Done(), s.gw.cfg.ReportDelay)
 	}
 	return r
 }
