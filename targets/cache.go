@@ -58,7 +58,7 @@ func (r *Resolver) groups(ctx context.Context, spec Spec, id *string) ([]candida
 			return nil, nil
 		}
 		if err != nil {
-			return nil, fail.AWS(fail.NoTarget, "look up target "+spec.String(), "elasticache:DescribeReplicationGroups", err)
+			return nil, fail.AWS(fail.Other, "look up target "+spec.String(), "elasticache:DescribeReplicationGroups", err)
 		}
 		for i := range page.ReplicationGroups {
 			found = append(found, fromGroup(&page.ReplicationGroups[i]))
@@ -101,7 +101,7 @@ func (r *Resolver) serverless(ctx context.Context, spec Spec, id *string) ([]can
 			return nil, nil
 		}
 		if err != nil {
-			return nil, fail.AWS(fail.NoTarget, "look up target "+spec.String(), "elasticache:DescribeServerlessCaches", err)
+			return nil, fail.AWS(fail.Other, "look up target "+spec.String(), "elasticache:DescribeServerlessCaches", err)
 		}
 		for _, s := range page.ServerlessCaches {
 			found = append(found, candidate{
@@ -131,7 +131,7 @@ func (r *Resolver) cacheClusters(ctx context.Context, spec Spec, id *string) ([]
 			return nil, nil
 		}
 		if err != nil {
-			return nil, fail.AWS(fail.NoTarget, "look up target "+spec.String(), "elasticache:DescribeCacheClusters", err)
+			return nil, fail.AWS(fail.Other, "look up target "+spec.String(), "elasticache:DescribeCacheClusters", err)
 		}
 		for i := range page.CacheClusters {
 			cluster := &page.CacheClusters[i]

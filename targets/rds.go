@@ -75,7 +75,7 @@ func (r *Resolver) instances(ctx context.Context, spec Spec, id *string) ([]cand
 			return nil, nil
 		}
 		if err != nil {
-			return nil, fail.AWS(fail.NoTarget, "look up target "+spec.String(), "rds:DescribeDBInstances", err)
+			return nil, fail.AWS(fail.Other, "look up target "+spec.String(), "rds:DescribeDBInstances", err)
 		}
 		for _, db := range page.DBInstances {
 			if id == nil && db.DBClusterIdentifier != nil {
@@ -105,7 +105,7 @@ func (r *Resolver) clusters(ctx context.Context, spec Spec, id *string) ([]candi
 			return nil, nil
 		}
 		if err != nil {
-			return nil, fail.AWS(fail.NoTarget, "look up target "+spec.String(), "rds:DescribeDBClusters", err)
+			return nil, fail.AWS(fail.Other, "look up target "+spec.String(), "rds:DescribeDBClusters", err)
 		}
 		for _, db := range page.DBClusters {
 			port := int(aws.ToInt32(db.Port))
