@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
@@ -264,7 +265,7 @@ func (c *Conn) sent() (int, error) {
 		switch {
 		case r.err == nil:
 		case !errors.Is(r.err, io.EOF):
-			c.writeErr = c.opError("write", r.err)
+			c.writeErr = c.opError("write", fmt.Errorf("%w: %w", errLost, r.err)) // of the transport
 		case c.client.wire.alive():
 			c.writeErr = c.opError("write", io.ErrClosedPipe) // the peer has closed the channel
 		default:
