@@ -271,15 +271,18 @@ func (a *agent) acknowledged(seq int64, now time.Time) {
 	}
 }
 
+func (a *agent) unackedMessages() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.outLen
+}
+
 // flush waits until the client has acknowledged everything, as long as the agent does before it closes.
 func (a *agent) flush() {
 	t := time.NewTimer(closeWait)
 	defer t.Stop()
 	for {
-		a.mu.Lock()
-		empty := a.outLen == 0
-		a.mu.Unlock()
-		if empty {
+		if a.unackedMessages() == 0 {
 			return
 		}
 		select {

@@ -106,6 +106,7 @@ type Info struct {
 	Resumes   int       `json:"resumes"`   // websockets opened after the first
 	BytesUp   int64     `json:"bytes_up"`  // payload of data messages from the client
 	BytesDown int64     `json:"bytes_down"`
+	Unacked   int       `json:"unacked"` // messages of the agent that the client has not acknowledged
 }
 
 // Counters count since New.

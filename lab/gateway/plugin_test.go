@@ -219,6 +219,8 @@ func TestPluginResumesAfterCut(t *testing.T) {
 			if _, err := io.ReadFull(stdout, got[:total/2]); err != nil {
 				t.Fatal(err)
 			}
+			// Nor would it survive a reset before its last acknowledgement: it would deliver that message twice.
+			waitFor(t, "the last acknowledgement", func() bool { return g.Sessions()[0].Unacked == 0 })
 			if n := g.Cut(id, how); n != 1 {
 				t.Fatalf("Cut: %d websockets", n)
 			}

@@ -32,8 +32,8 @@ type session struct {
 	mu      sync.Mutex
 	token   string // opens the next websocket; empty: used
 	sock    *socket
-	sockets int  // that were opened so far
-	agent   bool // is connected
+	sockets int    // that were opened so far
+	agent   *agent // nil unless connected
 	ended   bool
 }
 
@@ -93,10 +93,11 @@ func (s *session) runAgent() result {
 	if !sleep(a.done, s.gw.cfg.AgentDelay) {
 		return result{}
 	}
-	gen := s.agentJoins()
-	var wg sync.WaitGroup
 	ctx, stop := context.WithCancel(s.ctx)
+	defer stop()
 	a.ctx, a.done = ctx, ctx.Done()
+	gen := s.agentJoins(a)
+	var wg sync.WaitGroup
 	wg.Go(func() { a.receive(gen) })
 	wg.Go(a.resend)
 	var r result
@@ -131,11 +132,11 @@ func (s *session) discards() bool {
 	return f.Discard > 0 && draw(f, s.number) < f.Discard
 }
 
-func (s *session) agentJoins() (gen uint64) {
+func (s *session) agentJoins(a *agent) (gen uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	gen = s.up.attach()
-	s.agent = true
+	s.agent = a
 	if s.sock == nil {
 		s.up.control(s.publication(datachannel.PausePublication))
 		return gen
@@ -148,7 +149,7 @@ func (s *session) agentJoins() (gen uint64) {
 func (s *session) agentLeaves(gen uint64) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.agent = false
+	s.agent = nil
 	s.up.detach(gen)
 	if s.sock != nil {
 		s.down.control(s.publication(datachannel.PausePublication))
@@ -170,7 +171,7 @@ func (s *session) attach(k *socket, token string) bool {
 	s.sock = k
 	s.sockets++
 	k.gen = s.down.attach()
-	if !s.agent {
+	if s.agent == nil {
 		s.down.control(s.publication(datachannel.PausePublication))
 		return true
 	}
@@ -221,10 +222,14 @@ func (s *session) close(output string) {
 func (s *session) info() Info {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	unacked := 0
+	if s.agent != nil {
+		unacked = s.agent.unackedMessages()
+	}
 	return Info{
 		ID: s.spec.ID, Document: s.spec.Document, Target: s.spec.Target, Port: s.spec.Port, Started: s.started,
 		Connected: s.sock != nil, Resumes: max(0, s.sockets-1),
-		BytesUp: s.up.payload.Load(), BytesDown: s.down.payload.Load(),
+		BytesUp: s.up.payload.Load(), BytesDown: s.down.payload.Load(), Unacked: unacked,
 	}
 }
 
