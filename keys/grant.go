@@ -24,6 +24,10 @@ const (
 
 const grantPrefix = "v1."
 
+// UserPending is the SSH user name of a client whose grant is still on its way. The bastion, to which user names mean nothing
+// else, waits for the grant of such a client's key instead of refusing the key at once.
+const UserPending = "grant-pending"
+
 // A Grant asks a bastion to accept a public key: whose it is, for which destinations, until when. It is no secret: it
 // proves nothing by itself, and is trusted because of the channel it comes by (ECS Exec, authorized by IAM).
 type Grant struct {

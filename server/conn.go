@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/keys"
 )
 
 // Global requests of this project, and the standard ones that are answered.
@@ -114,7 +116,11 @@ func (s *Server) handshake(w *wire, number uint64) (*client, <-chan ssh.NewChann
 
 	config := *s.ssh
 	config.PublicKeyCallback = func(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
-		g, err := s.grantFor(key)
+		find := s.grantFor
+		if meta.User() == keys.UserPending {
+			find = s.awaitGrant
+		}
+		g, err := find(key)
 		if err != nil {
 			refuse(meta, key, err.Error())
 			return nil, err

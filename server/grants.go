@@ -60,6 +60,10 @@ func (s *Server) AddGrant(word string) keys.GrantReply {
 	if err == nil {
 		entry.grant, entry.permit = g, permit
 		s.active = now // somebody is about to connect
+		if s.granted != nil {
+			close(s.granted)
+			s.granted = nil
+		}
 	}
 	s.mu.Unlock()
 	s.notify()
@@ -166,5 +170,34 @@ func (s *Server) grantFor(key ssh.PublicKey) (*slot, error) {
 		return nil, errGrantExpired
 	default:
 		return g, nil
+	}
+}
+
+// pendingTime bounds the wait for a grant that is on its way. ECS Exec starts a command within seconds.
+const pendingTime = 10 * time.Second
+
+// awaitGrant is grantFor for a key whose grant is on its way (keys.UserPending): it waits for the grant.
+func (s *Server) awaitGrant(key ssh.PublicKey) (*slot, error) {
+	timeUp := time.NewTimer(pendingTime)
+	defer timeUp.Stop()
+	for {
+		// Whoever is added after this sees the channel, and whoever was added before is found.
+		s.mu.Lock()
+		if s.granted == nil {
+			s.granted = make(chan struct{})
+		}
+		granted := s.granted
+		s.mu.Unlock()
+		g, err := s.grantFor(key)
+		if !errors.Is(err, errNoGrant) {
+			return g, err
+		}
+		select {
+		case <-granted:
+		case <-timeUp.C:
+			return nil, err
+		case <-s.halted.Done():
+			return nil, err
+		}
 	}
 }

@@ -166,11 +166,12 @@ type Server struct {
 	conns    int                  // SSH connections, authenticated or not
 	clients  map[*client]struct{} // authenticated
 	slots    map[*slot]struct{}
-	open     int       // channels, open or being opened
-	number   uint64    // of the last connection
-	channels uint64    // number of the last channel
-	active   time.Time // when a client was last connected, or a grant came
-	failure  error     // why the server must stop
+	open     int           // channels, open or being opened
+	number   uint64        // of the last connection
+	channels uint64        // number of the last channel
+	active   time.Time     // when a client was last connected, or a grant came
+	failure  error         // why the server must stop
+	granted  chan struct{} // closed and set to nil when a grant is added; nil: nobody waits for one
 }
 
 // New checks the configuration, which may give a *ConfigError, and listens. The caller must call Run or Close.
