@@ -74,7 +74,7 @@ func (s *socksConn) connect(_ context.Context, _ io.Writer, request *socks5.Requ
 	remote, err := s.dialer.Dial(s.ctx, "tcp", dest)
 	if err != nil {
 		s.acceptor.refuse(s.ctx, dest, err)
-		return errors.Join(err, socks5.SendReply(s.local, replyCode(err), nil))
+		return socks5.SendReply(s.local, replyCode(err), nil)
 	}
 	// The address that the bastion dialed from is not known, and clients do not use it for CONNECT.
 	if err := socks5.SendReply(s.local, statute.RepSuccess, &net.TCPAddr{IP: net.IPv4zero}); err != nil {
@@ -88,7 +88,7 @@ func (s *socksConn) connect(_ context.Context, _ io.Writer, request *socks5.Requ
 // socksDest returns the destination as the client named it.
 func socksDest(a *statute.AddrSpec) string {
 	host := a.FQDN
-	if host == "" {
+	if host == "" && len(a.IP) > 0 { // a name may be empty on the wire
 		host = a.IP.String()
 	}
 	return net.JoinHostPort(host, strconv.Itoa(a.Port))
