@@ -138,7 +138,7 @@ func parsePort(s string) (uint16, error) {
 func parsePattern(s string) (string, error) {
 	name := strings.TrimSuffix(strings.ToLower(s), ".")
 	plain := strings.NewReplacer("*", "a", "?", "a").Replace(name)
-	if _, err := parseName(plain); err != nil {
+	if err := checkName(plain); err != nil {
 		return "", fmt.Errorf("host: %w", err)
 	}
 	if !strings.ContainsFunc(name, func(r rune) bool { return r >= 'a' && r <= 'z' }) {
@@ -147,26 +147,31 @@ func parsePattern(s string) (string, error) {
 	return name, nil
 }
 
-// parseName returns the canonical form of a host name that a client asks for: lower case, no final dot. A name whose last
-// label is numeric is none: some resolvers take "127.1" or "0x7f.1" for an address.
+// parseName returns the canonical form of a host name that a client asks for: lower case, no final dot.
 func parseName(s string) (string, error) {
 	name := strings.TrimSuffix(strings.ToLower(s), ".")
+	return name, checkName(name)
+}
+
+// checkName accepts a canonical host name. A name whose last label is numeric is none: some resolvers take "127.1" or
+// "0x7f.1" for an address.
+func checkName(name string) error {
 	if name == "" || len(name) > 253 {
-		return "", errors.New("want a host name of 1 to 253 characters")
+		return errors.New("want a host name of 1 to 253 characters")
 	}
 	labels := strings.Split(name, ".")
 	for _, label := range labels {
 		if label == "" || len(label) > 63 || strings.ContainsFunc(label, func(r rune) bool { return !nameRune(r) }) {
-			return "", errors.New("want a host name of letters, digits, '-', '_' and single dots")
+			return errors.New("want a host name of letters, digits, '-', '_' and single dots")
 		}
 	}
 	last := labels[len(labels)-1]
 	if last[0] >= '0' && last[0] <= '9' {
 		if _, err := strconv.ParseUint(last, 0, 64); err == nil || strings.Trim(last, "0123456789") == "" {
-			return "", errors.New("neither an IP address nor a host name")
+			return errors.New("neither an IP address nor a host name")
 		}
 	}
-	return name, nil
+	return nil
 }
 
 func nameRune(r rune) bool {

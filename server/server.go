@@ -176,6 +176,25 @@ type Server struct {
 
 // New checks the configuration, which may give a *ConfigError, and listens. The caller must call Run or Close.
 func New(config Config) (*Server, error) {
+	s, err := newServer(config)
+	if err != nil {
+		return nil, err
+	}
+	if s.listeners, err = listen(s.config.Listen); err != nil {
+		return nil, err
+	}
+	s.port = portOf(s.listeners[0])
+	if config.Socket != "" {
+		if s.control, err = listenControl(config.Socket); err != nil {
+			s.closeListeners()
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// newServer is New without the listening.
+func newServer(config Config) (*Server, error) {
 	config.setDefaults()
 	if err := config.validate(); err != nil {
 		return nil, &ConfigError{err}
@@ -208,16 +227,6 @@ func New(config Config) (*Server, error) {
 	}
 	s.ssh.AddHostKey(config.HostKey)
 
-	if s.listeners, err = listen(config.Listen); err != nil {
-		return nil, err
-	}
-	s.port = portOf(s.listeners[0])
-	if config.Socket != "" {
-		if s.control, err = listenControl(config.Socket); err != nil {
-			s.closeListeners()
-			return nil, err
-		}
-	}
 	s.active = time.Now()
 	s.expiresAt = s.active.Add(config.MaxLife)
 	return s, nil

@@ -74,7 +74,11 @@ func embedded(addr netip.Addr) []netip.Addr {
 	case prefixCompatible.Contains(addr), prefixTranslated.Contains(addr), prefixNAT64.Contains(addr):
 		inner = append(inner, last)
 	case prefixLocalNAT64.Contains(addr):
-		inner = append(inner, at(6, 7, 9, 10), at(7, 9, 10, 11), at(9, 10, 11, 12), last)
+		for _, guess := range []netip.Addr{at(6, 7, 9, 10), at(7, 9, 10, 11), at(9, 10, 11, 12), last} {
+			if guess.As4()[0] != 0 { // the other forms' zeros
+				inner = append(inner, guess)
+			}
+		}
 	case prefix6to4.Contains(addr):
 		inner = append(inner, at(2, 3, 4, 5))
 	case prefixTeredo.Contains(addr):
