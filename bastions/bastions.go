@@ -44,17 +44,17 @@ type Config struct {
 
 // Spec says which bastion is wanted.
 type Spec struct {
-	Cluster            string            // name or ARN; empty: "default"
-	TaskDefinition     string            // family, family:revision or ARN; only the family decides whether a running task will do
-	Container          string            // empty: the only one, or the one called "bastion"
-	Subnets            []string          // ids
-	SecurityGroups     []string          // ids; with no tags either: the VPC's default group
-	SubnetTags         map[string]string // looked up if Subnets is empty; an empty value is any
-	SecurityGroupTags  map[string]string // looked up if SecurityGroups is empty; an empty value is any
-	AssignPublicIP     bool
-	Owner              Owner
-	Tags               map[string]string // of a new task, besides the manager's own
-	StartTimeout       time.Duration     // 0: DefaultStartTimeout
+	Cluster           string            // name or ARN; empty: "default"
+	TaskDefinition    string            // family, family:revision or ARN; only the family decides whether a running task will do
+	Container         string            // empty: the only one, or the one called "bastion"
+	Subnets           []string          // ids
+	SecurityGroups    []string          // ids; with no tags either: the VPC's default group
+	SubnetTags        map[string]string // looked up if Subnets is empty; an empty value is any
+	SecurityGroupTags map[string]string // looked up if SecurityGroups is empty; an empty value is any
+	AssignPublicIP    bool
+	Owner             Owner
+	Tags              map[string]string // of a new task, besides the manager's own
+	StartTimeout      time.Duration     // 0: DefaultStartTimeout
 }
 
 // DefaultStartTimeout is how long Ensure waits for a task and its exec agent: Fargate usually takes 30 to 60 seconds.

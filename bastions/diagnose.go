@@ -42,8 +42,10 @@ func (m *Manager) Diagnose(ctx context.Context, spec Spec, b Bastion) []Finding 
 		return []Finding{{"the task has stopped" + parenthesis(b.StoppedReason), "start another: bastion up"}}
 	}
 	if !b.ExecEnabled {
-		return []Finding{{"the task was started without ECS Exec (enableExecuteCommand)",
-			"stop it (bastion down) and start another (bastion up)"}}
+		return []Finding{{
+			"the task was started without ECS Exec (enableExecuteCommand)",
+			"stop it (bastion down) and start another (bastion up)",
+		}}
 	}
 	var definition *types.TaskDefinition
 	if b.TaskDefinition != "" {
@@ -73,8 +75,10 @@ func findInTask(task *types.Task) []Finding {
 		return nil
 	}
 	if v := aws.ToString(task.PlatformVersion); task.LaunchType == types.LaunchTypeFargate && olderThan(v, 1, 4) {
-		return []Finding{{"Fargate platform version " + v + " is older than 1.4.0 and has no ECS Exec",
-			"start another task on platform version LATEST"}}
+		return []Finding{{
+			"Fargate platform version " + v + " is older than 1.4.0 and has no ECS Exec",
+			"start another task on platform version LATEST",
+		}}
 	}
 	return nil
 }
@@ -83,8 +87,10 @@ func findInTask(task *types.Task) []Finding {
 func findInDefinition(b Bastion, role string, definition *types.TaskDefinition) []Finding {
 	var found []Finding
 	if role == "" {
-		found = append(found, Finding{"the task has no task role, so its exec agent has no credentials",
-			"give the task definition a task role (not only an execution role) that allows " + messagesActions})
+		found = append(found, Finding{
+			"the task has no task role, so its exec agent has no credentials",
+			"give the task definition a task role (not only an execution role) that allows " + messagesActions,
+		})
 	}
 	i := slices.IndexFunc(definition.ContainerDefinitions, func(c types.ContainerDefinition) bool {
 		return aws.ToString(c.Name) == b.Container
@@ -103,8 +109,10 @@ func findInDefinition(b Bastion, role string, definition *types.TaskDefinition) 
 	}
 	for _, variable := range container.Environment {
 		if name := aws.ToString(variable.Name); name == "AWS_ACCESS_KEY_ID" || name == "AWS_SECRET_ACCESS_KEY" {
-			found = append(found, Finding{"the container's variable " + name + " hides the task role from the exec agent",
-				"remove it from the task definition"})
+			found = append(found, Finding{
+				"the container's variable " + name + " hides the task role from the exec agent",
+				"remove it from the task definition",
+			})
 			break
 		}
 	}

@@ -27,7 +27,7 @@ const (
 	maxTokens   = 16               // tokens of one window that are tried before a random one
 
 	pollMin         = 250 * time.Millisecond
-	pollMax         = 3 * time.Second
+	pollMax         = 2 * time.Second
 	maxPollFailures = 5 // failed polls in a row, each after the SDK's own attempts
 
 	cleanupTime = 10 * time.Second // for calls after the caller's context has ended
