@@ -265,4 +265,3 @@ func (l *Lab) getTaskOutput(w http.ResponseWriter, r *http.Request) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	_, _ = w.Write(text) // a reader that has gone needs no text
 }
-

@@ -641,7 +641,8 @@ func (e *ecs) executeCommand(_ context.Context, c *awsapi.Call, in *executeComma
 	}
 	return output{
 		arn("ecs", "cluster/"+cluster), t.containerARN(), t.def.Container, true,
-		ecsSession{s.SessionID, s.StreamURL, s.TokenValue}, t.arn,
+		ecsSession{s.SessionID, s.StreamURL, s.TokenValue},
+		t.arn,
 	}, nil
 }
 
@@ -947,4 +948,3 @@ func (e *ecs) close() {
 	e.mu.Unlock()
 	e.wg.Wait()
 }
-

@@ -22,11 +22,11 @@ type APIFaults struct {
 	ResumeDenied int                 `json:"resume_denied,omitempty"` // ResumeSession answers 403
 	NotConnected int                 `json:"not_connected,omitempty"` // StartSession and ExecuteCommand: TargetNotConnected
 	// NotConnectedMS is the same for a time, which begins when the faults are set.
-	NotConnectedMS int `json:"not_connected_ms,omitempty"`
-	TaskFailures int                 `json:"task_failures,omitempty"` // tasks that stop before they run...
-	TaskReason   string              `json:"task_reason,omitempty"`   // ...and why; there is a default
-	NoExecAgent  bool                `json:"no_exec_agent,omitempty"` // the exec agent of new tasks stays PENDING
-	ExecSilent   bool                `json:"exec_silent,omitempty"`   // the exec agent is RUNNING, but never answers
+	NotConnectedMS int    `json:"not_connected_ms,omitempty"`
+	TaskFailures   int    `json:"task_failures,omitempty"` // tasks that stop before they run...
+	TaskReason     string `json:"task_reason,omitempty"`   // ...and why; there is a default
+	NoExecAgent    bool   `json:"no_exec_agent,omitempty"` // the exec agent of new tasks stays PENDING
+	ExecSilent     bool   `json:"exec_silent,omitempty"`   // the exec agent is RUNNING, but never answers
 }
 
 // APIError is an error to answer.

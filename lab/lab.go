@@ -59,11 +59,11 @@ type Config struct {
 
 // Lab is a running local AWS.
 type Lab struct {
-	cfg     Config
-	log     *slog.Logger
-	dir     string // of the files
-	tmp     string // of tasks: its path is short
-	url     string
+	cfg Config
+	log *slog.Logger
+	dir string // of the files
+	tmp string // of tasks: its path is short
+	url string
 
 	identities awsapi.Directory
 	api        *awsapi.Server

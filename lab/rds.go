@@ -43,8 +43,13 @@ type DBCluster struct {
 	created  time.Time
 }
 
-func (d DBCluster) host() string   { return d.ID + ".cluster-" + labZone + "." + Region + ".rds.amazonaws.com" }
-func (d DBCluster) reader() string { return d.ID + ".cluster-ro-" + labZone + "." + Region + ".rds.amazonaws.com" }
+func (d DBCluster) host() string {
+	return d.ID + ".cluster-" + labZone + "." + Region + ".rds.amazonaws.com"
+}
+
+func (d DBCluster) reader() string {
+	return d.ID + ".cluster-ro-" + labZone + "." + Region + ".rds.amazonaws.com"
+}
 
 // rds is the Relational Database Service.
 type rds struct {

@@ -20,7 +20,7 @@ func (s *sts) service() awsapi.Service {
 		Name: "sts", Protocol: awsapi.Query, Version: "2011-06-15", Namespace: "https://sts.amazonaws.com/doc/2011-06-15/",
 		Ops: map[string]awsapi.Op{
 			"GetCallerIdentity": {Handle: s.getCallerIdentity, Open: true},
-			"AssumeRole": {Handle: s.assumeRole, Resource: func(c *awsapi.Call) string { return c.Form.Get("RoleArn") }},
+			"AssumeRole":        {Handle: s.assumeRole, Resource: func(c *awsapi.Call) string { return c.Form.Get("RoleArn") }},
 		},
 	}
 }

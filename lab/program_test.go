@@ -1,0 +1,61 @@
+package lab_test
+
+import (
+	"bufio"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/signal"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+)
+
+// programMain is what the test binary does as the program of a task: as LAB_TEST_PROGRAM says, serve on a loopback port until
+// SIGTERM, exit at once with a code, or ignore SIGTERM. "say" as its first argument makes it print the others: for ECS Exec.
+func programMain() int {
+	if len(os.Args) > 1 && os.Args[1] == "say" {
+		fmt.Println(strings.Join(os.Args[2:], " "), "allow="+os.Getenv("BASTIOND_ALLOW"))
+		return 0
+	}
+	mode := os.Getenv("LAB_TEST_PROGRAM")
+	if code, ok := strings.CutPrefix(mode, "exit "); ok {
+		n, _ := strconv.Atoi(code)
+		return n
+	}
+	term := make(chan os.Signal, 1)
+	if mode == "stubborn" {
+		signal.Ignore(syscall.SIGTERM)
+	} else {
+		signal.Notify(term, syscall.SIGTERM)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		return 1
+	}
+	fmt.Println(l.Addr())
+	fmt.Fprintln(os.Stderr, "socket", os.Getenv("BASTIOND_SOCKET"))
+	var wg sync.WaitGroup
+	wg.Go(func() { greetAndEcho(l) })
+	<-term
+	_ = l.Close()
+	fmt.Println("bye")
+	return 0
+}
+
+func greetAndEcho(l net.Listener) {
+	for {
+		conn, err := l.Accept()
+		if err != nil {
+			return
+		}
+		go func() {
+			defer conn.Close()
+			_, _ = io.WriteString(conn, "hello\n")
+			_, _ = io.Copy(conn, bufio.NewReader(conn))
+		}()
+	}
+}
