@@ -205,16 +205,16 @@ func (a *Agent) Up(ctx context.Context) (UpResult, error) {
 	if err := a.needsTask("start the bastion"); err != nil {
 		return UpResult{}, err
 	}
-	c := &taskConnector{agent: a}
-	b, started, err := c.ensure(ctx)
+	spec, b, started, err := a.ensure(ctx)
 	if err != nil {
 		return UpResult{}, err
 	}
 	// The grant of a key that is thrown away: it lets nobody in, and its answer shows that bastiond works.
-	_, p, err := c.newGrant(ctx, b)
+	x, err := a.newAccess(spec, *b, nil)
 	if err != nil {
 		return UpResult{}, err
 	}
+	p := x.latest()
 	if err := p.wait(ctx); err != nil {
 		return UpResult{}, err
 	}

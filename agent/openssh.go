@@ -24,8 +24,10 @@ import (
 // SSHStream is a session to the bastion's SSH server, for an SSH client other than this program's own.
 type SSHStream struct {
 	Conn     net.Conn
-	Signer   ssh.Signer // the granted key; nil where the user has a key of their own
 	HostKeys []ssh.PublicKey
+
+	opened *opened
+	own    bool // the user has a key of their own
 }
 
 // OpenSSH opens a session to the bastion's SSH server. In a task it grants a new key, narrowed to permit.
@@ -38,18 +40,24 @@ func (a *Agent) OpenSSH(ctx context.Context, permit []string) (*SSHStream, error
 	if err != nil {
 		return nil, err
 	}
-	stream := &SSHStream{Conn: o.conn}
-	if stream.HostKeys, err = o.hostKeys(ctx); err != nil {
-		return nil, errors.Join(err, o.conn.Close())
+	return &SSHStream{Conn: o.conn, HostKeys: o.hostKeys, opened: o, own: a.settings.Target != ""}, nil
+}
+
+// Signer waits until the bastion accepts the granted key and returns its signer; nil where the user has a key of their own.
+func (s *SSHStream) Signer(ctx context.Context) (ssh.Signer, error) {
+	if s.own {
+		return nil, nil
 	}
-	if a.settings.Target == "" {
-		signers, err := o.signers()
-		if err != nil {
-			return nil, errors.Join(err, o.conn.Close())
+	if s.opened.granted != nil {
+		if err := s.opened.granted(ctx); err != nil {
+			return nil, err
 		}
-		stream.Signer = signers[0]
 	}
-	return stream, nil
+	signers, err := s.opened.signers()
+	if err != nil {
+		return nil, err
+	}
+	return signers[0], nil
 }
 
 // Names in the runtime directory. OpenSSH's IdentityAgent cannot hold a process id, so all clients connect to one name,
@@ -67,7 +75,7 @@ const (
 const maxSocketPath = 103
 
 // OpenSSH serves one ssh process, the parent of this one, by two sockets: an ssh-agent with the ephemeral key, and the
-// bastion's host key. Both wait until Offer.
+// bastion's host keys. Who asks waits until the answer is known.
 type OpenSSH struct {
 	dir    string
 	client int // process id of the ssh that is served
@@ -78,10 +86,22 @@ type OpenSSH struct {
 	ctx          context.Context
 	wg           sync.WaitGroup
 
-	offerOnce sync.Once
-	offered   chan struct{}
-	signer    ssh.Signer
-	hostKeys  []ssh.PublicKey
+	signer   promise[ssh.Signer]
+	hostKeys promise[[]ssh.PublicKey]
+}
+
+// promise is a value that is known later. It is kept once.
+type promise[T any] struct {
+	once  sync.Once
+	known chan struct{} // closed once value is
+	value T
+}
+
+func (p *promise[T]) keep(v T) {
+	p.once.Do(func() {
+		p.value = v
+		close(p.known)
+	})
 }
 
 // ServeOpenSSH opens the sockets in dir, the runtime directory, for the ssh process with the given id. withAgent says
@@ -93,7 +113,8 @@ func ServeOpenSSH(dir string, client int, withAgent bool, log *slog.Logger) (*Op
 			"set a shorter runtime_dir (BASTION_RUNTIME_DIR)")
 	}
 	sweepSockets(dir)
-	o := &OpenSSH{dir: dir, client: client, log: log, offered: make(chan struct{})}
+	o := &OpenSSH{dir: dir, client: client, log: log}
+	o.signer.known, o.hostKeys.known = make(chan struct{}), make(chan struct{})
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	var err error
 	if o.known, err = listenPrivate(o.path(knownPrefix)); err != nil {
@@ -114,13 +135,11 @@ func ServeOpenSSH(dir string, client int, withAgent bool, log *slog.Logger) (*Op
 	return o, nil
 }
 
-// Offer says what the sockets answer from now on.
-func (o *OpenSSH) Offer(signer ssh.Signer, hostKeys []ssh.PublicKey) {
-	o.offerOnce.Do(func() {
-		o.signer, o.hostKeys = signer, hostKeys
-		close(o.offered)
-	})
-}
+// OfferHostKeys says which host keys the bastion has.
+func (o *OpenSSH) OfferHostKeys(hostKeys []ssh.PublicKey) { o.hostKeys.keep(hostKeys) }
+
+// OfferSigner says which key the agent offers.
+func (o *OpenSSH) OfferSigner(signer ssh.Signer) { o.signer.keep(signer) }
 
 // Close closes and removes the sockets and waits for their connections to end.
 func (o *OpenSSH) Close() {
@@ -210,11 +229,11 @@ func sweepSockets(dir string) {
 // serveAgent serves the ephemeral key once it is offered.
 func (o *OpenSSH) serveAgent() {
 	select {
-	case <-o.offered:
+	case <-o.signer.known:
 	case <-o.ctx.Done():
 		return
 	}
-	if err := keys.ServeAgent(o.ctx, &ownClients{Listener: o.agent, o: o}, o.signer); err != nil && o.ctx.Err() == nil {
+	if err := keys.ServeAgent(o.ctx, &ownClients{Listener: o.agent, o: o}, o.signer.value); err != nil && o.ctx.Err() == nil {
 		o.log.Warn("the agent socket failed", "err", err)
 	}
 }
@@ -271,12 +290,12 @@ func (o *OpenSSH) serveKnown() {
 		o.wg.Go(func() {
 			defer conn.Close()
 			select {
-			case <-o.offered:
+			case <-o.hostKeys.known:
 			case <-o.ctx.Done():
 				return
 			}
 			_ = conn.SetDeadline(time.Now().Add(10 * time.Second))
-			for _, key := range o.hostKeys {
+			for _, key := range o.hostKeys.value {
 				if _, err := conn.Write(ssh.MarshalAuthorizedKey(key)); err != nil {
 					return
 				}

@@ -59,7 +59,7 @@ func (c *serverConnector) open(ctx context.Context) (*opened, error) {
 	}
 	return &opened{
 		conn: stream, describe: s.Target, user: s.SSHUser, signers: signers, check: c.check, algos: algorithms(c.keys),
-		hostKeys: func(context.Context) ([]ssh.PublicKey, error) { return c.keys, nil },
+		hostKeys: c.keys,
 	}, nil
 }
 

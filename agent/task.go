@@ -39,23 +39,22 @@ type taskConnector struct {
 	agent  *Agent
 	permit []string
 
-	bastion *bastions.Bastion // the latest
-	pair    *keys.Pair        // of the latest grant
-	push    *push             // the latest grant
+	access *access // the latest
 
 	mu     sync.Mutex
-	proven bool // the latest grant has let a connection in, and the bastion was not seen to go away since
+	proven bool // the latest access has let a connection in, and the bastion was not seen to go away since
 }
 
 // opened is a session to an SSH server and what it takes to log in.
 type opened struct {
 	conn     net.Conn
 	describe string
-	signers  func() ([]ssh.Signer, error)
 	user     string
-	algos    []string                                       // host key algorithms; nil: all
-	check    ssh.HostKeyCallback                            // for this program's own SSH client
-	hostKeys func(context.Context) ([]ssh.PublicKey, error) // for other SSH clients: waits until the keys are known
+	signers  func() ([]ssh.Signer, error)
+	algos    []string            // host key algorithms; nil: all
+	check    ssh.HostKeyCallback // accepts hostKeys
+	hostKeys []ssh.PublicKey
+	granted  func(context.Context) error // waits until the server accepts the signers; nil: it does
 }
 
 func (o *opened) transport() *tunnel.Transport {
@@ -85,7 +84,7 @@ func (c *taskConnector) onState(st tunnel.State) {
 	}
 }
 
-// takeProven returns whether the latest grant can be used again, and makes the next attempt start from scratch unless this
+// takeProven returns whether the latest access can be used again, and makes the next attempt start from scratch unless this
 // one succeeds.
 func (c *taskConnector) takeProven() bool {
 	c.mu.Lock()
@@ -97,57 +96,97 @@ func (c *taskConnector) takeProven() bool {
 
 // open brings a session to bastiond.
 func (c *taskConnector) open(ctx context.Context) (*opened, error) {
-	if c.takeProven() && time.Until(c.push.notAfter()) > grantMargin {
-		o, err := c.session(ctx, c.push.hostKey, c.push.reply.Ports.SSH)
+	a := c.agent
+	if c.takeProven() && time.Until(c.access.until()) > grantMargin {
+		p := c.access.latest()
+		o, err := c.access.session(ctx, p.hostKey, p.reply.Ports.SSH)
 		if err == nil || ctx.Err() != nil {
 			return o, err
 		}
-		c.agent.log.InfoContext(ctx, "cannot reconnect to the same bastion; looking again", "err", err)
+		a.log.InfoContext(ctx, "cannot reconnect to the same bastion; looking again", "err", err)
 	}
-	b, _, err := c.ensure(ctx)
+	spec, b, _, err := a.ensure(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if replaced, ok := tunnel.Replacing(ctx); ok && replaced == describe(b) {
 		return nil, &transientError{fail.New(fail.Start, "replace "+replaced, errors.New("it has not gone yet"), "")}
 	}
-	if c.pair, c.push, err = c.newGrant(ctx, b); err != nil {
+	if c.access, err = a.newAccess(spec, *b, c.permit); err != nil {
 		return nil, err
 	}
-	if key, port, ok := c.agent.hostKeys.get(*b); ok {
-		return c.overlapped(ctx, key, port)
+	p := c.access.latest()
+	if key, port, ok := a.hostKeys.get(*b); ok {
+		return c.access.overlapped(ctx, p, key, port)
 	}
-	if err := c.push.wait(ctx); err != nil {
+	if err := p.wait(ctx); err != nil {
 		return nil, err
 	}
-	return c.session(ctx, c.push.hostKey, c.push.reply.Ports.SSH)
+	return c.access.session(ctx, p.hostKey, p.reply.Ports.SSH)
 }
+
+// access is a key that a bastion accepts, and the grants by which it does: the bastion ends the connections of a key whose
+// grant has ended.
+type access struct {
+	agent   *Agent
+	spec    bastions.Spec
+	bastion bastions.Bastion
+	pair    *keys.Pair
+	permit  []string
+
+	mu   sync.Mutex
+	push *push // the latest that was not refused
+}
+
+// newAccess makes a key and begins to hand over its grant.
+func (a *Agent) newAccess(spec bastions.Spec, b bastions.Bastion, permit []string) (*access, error) {
+	pair, err := keys.NewPair("bastion")
+	if err != nil {
+		return nil, err
+	}
+	x := &access{agent: a, spec: spec, bastion: b, pair: pair, permit: permit}
+	x.push, err = x.grant()
+	return x, err
+}
+
+func (x *access) latest() *push {
+	x.mu.Lock()
+	defer x.mu.Unlock()
+	return x.push
+}
+
+// until returns when the bastion stops accepting the key; the zero time if it has not accepted it yet.
+func (x *access) until() time.Time { return x.latest().notAfter() }
 
 // overlapped opens the session to a bastion whose host key is remembered, while the grant is on its way. The answer is still
 // awaited: one that refuses, or shows that the key was remembered wrongly, ends the connection, and the next attempt, which
 // then has the answer, says why.
-func (c *taskConnector) overlapped(ctx context.Context, key ssh.PublicKey, port int) (*opened, error) {
-	a, b, p := c.agent, *c.bastion, c.push
-	o, err := c.session(ctx, key, port)
+func (x *access) overlapped(ctx context.Context, p *push, key ssh.PublicKey, port int) (*opened, error) {
+	a := x.agent
+	o, err := x.session(ctx, key, port)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		// The remembered port may be wrong; the answer has the right one.
-		a.hostKeys.forget(b)
+		// The remembered port may be wrong; the answer has the right one, or says better what is wrong.
+		a.hostKeys.forget(x.bastion)
 		if waitErr := p.wait(ctx); waitErr != nil {
 			return nil, waitErr
 		}
-		return c.session(ctx, p.hostKey, p.reply.Ports.SSH)
+		return x.session(ctx, p.hostKey, p.reply.Ports.SSH)
 	}
+	o.user = keys.UserPending
+	o.granted = p.wait
 	conn := o.conn
 	a.tasks.Go(func() {
-		if err := p.wait(context.Background()); err != nil { // p ends by itself
+		switch err := p.wait(context.Background()); { // it ends by itself
+		case err != nil && a.ctx.Err() != nil:
+			return // nobody needs it any more
+		case err != nil:
 			a.log.Warn("the bastion refused the grant", "err", err)
+			a.hostKeys.forget(x.bastion)
 			_ = conn.Close()
-			return
-		}
-		if !sameKey(p.hostKey, key) {
+		case !sameKey(p.hostKey, key):
 			a.log.Warn("the remembered host key is not the bastion's; connecting anew")
 			_ = conn.Close()
 		}
@@ -155,25 +194,69 @@ func (c *taskConnector) overlapped(ctx context.Context, key ssh.PublicKey, port 
 	return o, nil
 }
 
-// session opens a session to bastiond with the given host key.
-func (c *taskConnector) session(ctx context.Context, key ssh.PublicKey, port int) (*opened, error) {
-	a, b := c.agent, *c.bastion
-	a.progress("opening a session to " + describe(&b))
-	stream, err := a.openPort(ctx, sessions.Port{Target: b.Target(), Port: port, ServerFirst: true})
+// session opens a session to bastiond with the given host key, and sees to it that the grant lasts as long as the session.
+func (x *access) session(ctx context.Context, key ssh.PublicKey, port int) (*opened, error) {
+	a := x.agent
+	a.progress("opening a session to " + describe(&x.bastion))
+	stream, err := a.openPort(ctx, sessions.Port{Target: x.bastion.Target(), Port: port, ServerFirst: true})
 	if err != nil {
 		return nil, err
 	}
-	pair := c.pair
+	a.tasks.Go(func() { x.keepGranted(stream.Done()) })
 	return &opened{
-		conn: stream, describe: describe(&b), user: "bastion",
-		signers:  func() ([]ssh.Signer, error) { return []ssh.Signer{pair.Signer()}, nil },
-		check:    keys.PinnedHostKey(key),
-		hostKeys: func(context.Context) ([]ssh.PublicKey, error) { return []ssh.PublicKey{key}, nil },
+		conn: stream, describe: describe(&x.bastion), user: "bastion",
+		signers: func() ([]ssh.Signer, error) { return []ssh.Signer{x.pair.Signer()}, nil },
+		check:   keys.PinnedHostKey(key), hostKeys: []ssh.PublicKey{key},
 	}, nil
 }
 
+// keepGranted renews the grant until ended is closed, the Agent too, or the bastion grants no longer because its own life
+// ends. Failures are tried again as long as the grant lasts: the user may have to sign in to AWS again.
+func (x *access) keepGranted(ended <-chan struct{}) {
+	a := x.agent
+	lifetime := a.settings.GrantLifetime
+	wait := func(d time.Duration) bool {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		select {
+		case <-t.C:
+			return true
+		case <-ended:
+		case <-a.ctx.Done():
+		}
+		return false
+	}
+	select {
+	case <-x.latest().done:
+	case <-ended:
+		return
+	}
+	for until := x.until(); !until.IsZero() && wait(time.Until(until.Add(-lifetime/4))); {
+		p, err := x.grant()
+		if err == nil {
+			err = p.wait(a.ctx)
+		}
+		switch {
+		case err == nil && !p.until.After(until):
+			return // the bastion has given all it will
+		case err == nil:
+			until = p.until
+			x.mu.Lock()
+			x.push = p
+			x.mu.Unlock()
+		case time.Now().After(until):
+			return
+		default:
+			a.log.Warn("the grant could not be renewed; the connection ends with it", "err", err, "at", until)
+			if !wait(lifetime / 40) {
+				return
+			}
+		}
+	}
+}
+
 // openPort opens a port session within connect_timeout. That SSM does not know the target yet is a matter of seconds.
-func (a *Agent) openPort(ctx context.Context, p sessions.Port) (net.Conn, error) {
+func (a *Agent) openPort(ctx context.Context, p sessions.Port) (*sessions.Stream, error) {
 	op := "open a session to " + p.Target
 	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.ConnectTimeout, fail.New(fail.Timeout, op,
 		fmt.Errorf("no connection within %s", a.settings.ConnectTimeout), "try again, or allow more time with --connect-timeout"))
@@ -201,19 +284,13 @@ func (a *Agent) openPort(ctx context.Context, p sessions.Port) (net.Conn, error)
 }
 
 // ensure finds or starts the task and waits until its exec agent runs.
-func (c *taskConnector) ensure(ctx context.Context) (*bastions.Bastion, bool, error) {
-	a := c.agent
+func (a *Agent) ensure(ctx context.Context) (spec bastions.Spec, b *bastions.Bastion, started bool, err error) {
 	a.progress("looking for your bastion")
-	spec, err := a.spec(ctx)
-	if err != nil {
-		return nil, false, err
+	if spec, err = a.spec(ctx); err != nil {
+		return spec, nil, false, err
 	}
-	b, started, err := a.manager.Ensure(ctx, spec, func(e bastions.Event) { a.progress(describeEvent(e)) })
-	if err != nil {
-		return nil, false, err
-	}
-	c.bastion = b
-	return b, started, nil
+	b, started, err = a.manager.Ensure(ctx, spec, func(e bastions.Event) { a.progress(describeEvent(e)) })
+	return spec, b, started, err
 }
 
 // describeEvent says in words what Ensure waits for.
@@ -270,33 +347,24 @@ func (p *push) notAfter() time.Time {
 	return time.Time{}
 }
 
-// newGrant makes a key pair and begins to hand its grant over. The push belongs to the Agent, because it may outlive the
-// attempt to connect, and ends within start_timeout.
-func (c *taskConnector) newGrant(ctx context.Context, b *bastions.Bastion) (*keys.Pair, *push, error) {
-	a := c.agent
-	pair, err := keys.NewPair("bastion")
+// grant begins to hand a new grant for the key over. The push belongs to the Agent, because it may outlive the attempt to
+// connect, and ends within start_timeout.
+func (x *access) grant() (*push, error) {
+	a := x.agent
+	grant, err := keys.NewGrant(x.pair.PublicKey(), x.spec.Owner.ARN, x.permit, a.settings.GrantLifetime)
 	if err != nil {
-		return nil, nil, err
-	}
-	spec, err := a.spec(ctx)
-	if err != nil {
-		return nil, nil, err
-	}
-	grant, err := keys.NewGrant(pair.PublicKey(), spec.Owner.ARN, c.permit, a.settings.GrantLifetime)
-	if err != nil {
-		return nil, nil, fail.New(fail.Usage, "make a grant", err, "check the setting permit")
+		return nil, fail.New(fail.Usage, "make a grant", err, "check the setting permit")
 	}
 	word, err := grant.Encode()
 	if err != nil {
-		return nil, nil, fail.New(fail.Usage, "make a grant", err, "permit fewer destinations")
+		return nil, fail.New(fail.Usage, "make a grant", err, "permit fewer destinations")
 	}
 	p := &push{done: make(chan struct{})}
-	target := *b
 	a.tasks.Go(func() {
 		defer close(p.done)
-		p.err = a.pushGrant(a.ctx, spec, target, word, p)
+		p.err = a.pushGrant(a.ctx, x.spec, x.bastion, word, p)
 	})
-	return pair, p, nil
+	return p, nil
 }
 
 // pushGrant runs the grant command until the bastion answers, and notes the answer in p.

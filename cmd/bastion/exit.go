@@ -36,7 +36,7 @@ func finish(ctx context.Context, stderr io.Writer, err error) int {
 	var sig interrupted
 	if errors.As(context.Cause(ctx), &sig) {
 		// What was cut short by the signal is no news to who sent it.
-		if err != nil && !errors.Is(err, context.Canceled) {
+		if err != nil && !errors.Is(err, context.Canceled) && !errors.As(err, new(interrupted)) {
 			printError(stderr, err)
 		}
 		if n, ok := sig.sig.(syscall.Signal); ok {

@@ -38,7 +38,27 @@ type settingFlag struct {
 	shown   bool
 }
 
-func (f *settingFlag) String() string { return cli.FlagStringer(f) }
+// String is the flag's line in help.
+func (f *settingFlag) String() string {
+	line := flagNames(f.Names(), f.setting.Value) + "\t" + f.setting.Help
+	if f.setting.Default != "" && !f.setting.IsSwitch() {
+		line += " (default: " + f.setting.Default + ")"
+	}
+	return line + " [$" + f.setting.Env() + "]"
+}
+
+// flagNames is how help writes a flag: "-o, --output text|json".
+func flagNames(names []string, value string) string {
+	var out []string
+	for _, n := range names {
+		out = append([]string{dashes(n)}, out...) // the short one first
+	}
+	text := strings.Join(out, ", ")
+	if value != "" {
+		text += " " + value
+	}
+	return text
+}
 
 func (f *settingFlag) Names() []string {
 	if f.setting.Short != "" {
@@ -48,7 +68,11 @@ func (f *settingFlag) Names() []string {
 }
 
 func (f *settingFlag) Apply(set *flag.FlagSet) error {
-	v := textValue{isSwitch: f.setting.IsSwitch(), set: func(text string) { f.into[f.setting.Key] = text }}
+	v := textValue{
+		isSwitch: f.setting.IsSwitch(),
+		get:      func() string { return f.into[f.setting.Key] },
+		set:      func(text string) { f.into[f.setting.Key] = text },
+	}
 	for _, name := range f.Names() {
 		set.Var(v, name, f.setting.Help)
 	}
@@ -63,12 +87,7 @@ func (f *settingFlag) GetValue() string       { return f.setting.Default }
 func (f *settingFlag) GetEnvVars() []string   { return []string{f.setting.Env()} }
 func (f *settingFlag) GetDefaultText() string { return f.setting.Default }
 
-func (f *settingFlag) GetUsage() string {
-	if f.setting.IsSwitch() {
-		return f.setting.Help
-	}
-	return "`" + f.setting.Value + "` " + f.setting.Help
-}
+func (f *settingFlag) GetUsage() string { return f.setting.Help }
 
 // textFlag is a flag that is no setting.
 type textFlag struct {
@@ -77,13 +96,13 @@ type textFlag struct {
 	set         func(string)
 }
 
-func (f *textFlag) String() string         { return cli.FlagStringer(f) }
+func (f *textFlag) String() string         { return flagNames(f.names, f.value) + "\t" + f.help }
 func (f *textFlag) Names() []string        { return f.names }
 func (f *textFlag) IsSet() bool            { return false }
 func (f *textFlag) IsVisible() bool        { return true }
 func (f *textFlag) TakesValue() bool       { return true }
 func (f *textFlag) GetCategory() string    { return "Command" }
-func (f *textFlag) GetUsage() string       { return "`" + f.value + "` " + f.help }
+func (f *textFlag) GetUsage() string       { return f.help }
 func (f *textFlag) GetValue() string       { return "" }
 func (f *textFlag) GetEnvVars() []string   { return nil }
 func (f *textFlag) GetDefaultText() string { return "" }
@@ -95,13 +114,20 @@ func (f *textFlag) Apply(set *flag.FlagSet) error {
 	return nil
 }
 
-// textValue is a flag.Value that hands its text on.
+// textValue is a flag.Value that hands its text on. The parser copies the values of flags with several names by String.
 type textValue struct {
 	isSwitch bool
+	get      func() string // nil: only one name
 	set      func(string)
 }
 
-func (v textValue) String() string   { return "" }
+func (v textValue) String() string {
+	if v.get == nil {
+		return ""
+	}
+	return v.get()
+}
+
 func (v textValue) IsBoolFlag() bool { return v.isSwitch }
 func (v textValue) Set(text string) error {
 	v.set(text)

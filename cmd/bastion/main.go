@@ -11,6 +11,7 @@ import (
 // main turns signals into the end of a context and the outcome into an exit code. It is the only place that exits.
 func main() {
 	ctx, cancel := context.WithCancelCause(context.Background())
+	keepPipeErrors()
 	signals := make(chan os.Signal, 1)
 	signal.Notify(signals, endSignals...)
 	go func() {

@@ -2,11 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"os"
 	"strings"
+	"sync"
+	"syscall"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -69,9 +72,24 @@ func (a *app) proxy(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	sockets.Offer(stream.Signer, stream.HostKeys)
 	run.progress.Idle()
-	return a.pipe(ctx, stream.Conn)
+	sockets.OfferHostKeys(stream.HostKeys)
+	pipeCtx, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	var offering sync.WaitGroup
+	offering.Go(func() {
+		signer, err := stream.Signer(pipeCtx)
+		switch {
+		case err != nil && pipeCtx.Err() == nil:
+			cancel(err)
+		case err == nil && signer != nil:
+			sockets.OfferSigner(signer)
+		}
+	})
+	err = a.pipe(pipeCtx, stream.Conn)
+	cancel(nil)
+	offering.Wait()
+	return err
 }
 
 // proxyBehind connects to a host behind the bastion.
@@ -94,10 +112,16 @@ func (a *app) pipe(ctx context.Context, conn net.Conn) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if err != nil {
+	if err != nil && !clientGone(err) {
 		return fail.New(fail.Lost, "the connection was lost", err, "")
 	}
 	return nil
+}
+
+// clientGone reports whether a pipe ended because ssh did: a session has no half-close, so that the end of standard input
+// ends both directions.
+func clientGone(err error) bool {
+	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, syscall.EPIPE)
 }
 
 // writeCloser makes w closable.
