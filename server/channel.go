@@ -124,7 +124,10 @@ func (c *client) serveDirect(ctx context.Context, number uint64, request ssh.New
 		up, down, err = c.splice(channel, requests, dst)
 	}
 	if err != nil {
-		r.Result, r.Reason = resultFailed, err.Error()
+		r.Reason = err.Error()
+		if !errors.Is(err, errClientClosed) { // which clients do at any time
+			r.Result = resultFailed
+		}
 	}
 	r.BytesUp, r.BytesDown, r.DurationMS = &up, &down, since(began)
 	c.server.auditClient(c, r)
@@ -304,7 +307,10 @@ func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst n
 	below.Wait()
 	_ = channel.Close()
 	closed.Wait()
-	return up, down, errors.Join(upErr, downErr)
+	if upErr != nil {
+		return up, down, upErr
+	}
+	return up, down, downErr
 }
 
 var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}

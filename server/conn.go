@@ -92,7 +92,7 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn, number uint64) {
 	case s.halted.Err() != nil:
 		reason = "the bastion stopped"
 	case !errors.Is(err, io.EOF):
-		reason = err.Error()
+		reason = "lost: " + cause(err).Error()
 	}
 	s.auditClient(c, record{Event: eventDisconnect, Reason: reason, DurationMS: since(began)})
 }
@@ -140,7 +140,8 @@ func (s *Server) handshake(w *wire, number uint64) (*client, <-chan ssh.NewChann
 	}
 	c := &client{server: s, number: number, wire: w, conn: conn}
 	c.slot, _ = conn.Permissions.ExtraData[slotKey{}].(*slot)
-	if err := errors.Join(s.attach(c), w.SetDeadline(time.Time{})); err != nil {
+	_ = w.SetDeadline(time.Time{}) // fails if the client has gone already, which serveConn finds out
+	if err := s.attach(c); err != nil {
 		refuse(conn, nil, err.Error())
 		s.abandon(c, chans, requests)
 		return nil, nil, nil
@@ -165,14 +166,13 @@ func (s *Server) attach(c *client) error {
 	return nil
 }
 
-// abandon ends a connection that was never attached, or that failed just after.
+// abandon ends a connection that was not attached.
 func (s *Server) abandon(c *client, chans <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
 	_ = c.wire.Close()
 	for range chans { // the queues are closed once the connection has ended
 	}
 	for range requests {
 	}
-	s.detach(c)
 }
 
 func (s *Server) detach(c *client) {

@@ -10,6 +10,7 @@ import (
 	"net/netip"
 	"os"
 	"strings"
+	"time"
 )
 
 const (
@@ -25,22 +26,29 @@ func newResolver(address string) (*net.Resolver, []netip.Addr, error) {
 	if address == "" {
 		f, err := os.Open(resolvConf)
 		if err != nil { // then the system has its servers elsewhere, or none
-			return &net.Resolver{PreferGo: true}, nil, nil
+			return &net.Resolver{PreferGo: true, Dial: dialResolver}, nil, nil
 		}
 		defer func() { _ = f.Close() }()
-		return &net.Resolver{PreferGo: true}, nameservers(f), nil
+		return &net.Resolver{PreferGo: true, Dial: dialResolver}, nameservers(f), nil
 	}
 	server, err := netip.ParseAddrPort(address)
 	if err != nil || server.Port() == 0 {
 		return nil, nil, fmt.Errorf("resolver %q: want IP:PORT", address)
 	}
-	var dialer net.Dialer
-	return &net.Resolver{
-		PreferGo: true,
-		Dial: func(ctx context.Context, network, _ string) (net.Conn, error) {
-			return dialer.DialContext(ctx, network, server.String())
-		},
-	}, []netip.Addr{server.Addr()}, nil
+	dial := func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return dialResolver(ctx, network, server.String())
+	}
+	return &net.Resolver{PreferGo: true, Dial: dial}, []netip.Addr{server.Addr()}, nil
+}
+
+// dialResolver connects to a DNS server for the query of ctx. The resolver itself does not interrupt a query whose
+// context is canceled: it would go on, unwanted, until its own time limit.
+func dialResolver(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := new(net.Dialer).DialContext(ctx, network, address)
+	if err == nil {
+		context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) }) // ctx ends with the query at the latest
+	}
+	return conn, err
 }
 
 // nameservers reads the addresses of the name servers from a resolv.conf.
