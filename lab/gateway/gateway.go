@@ -51,8 +51,8 @@ type Config struct {
 	ExecDelay time.Duration
 	// ClosedPortDelay is the silence between HandshakeComplete and channel_closed when nobody listens at the port (60 s).
 	ClosedPortDelay time.Duration
-	// ReportDelay is the time between the agent's leaving and channel_closed, which the service sends when the agent has reported
-	// the end on another way (20 ms); negative means none. Ends of exec sessions are told in the session itself, without delay.
+	// ReportDelay is the time that the agent takes to report the end of a port session and leave (20 ms); negative means none.
+	// (The plugin becomes deaf if it gets any message while it sets up its multiplexer, just after HandshakeComplete.)
 	ReportDelay time.Duration
 	// IdleTimeout ends sessions without data (20 min); SocketLife closes each websocket (60 min).
 	IdleTimeout, SocketLife time.Duration

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"math/rand/v2"
 	"net"
 	"net/http/httptest"
 	"os"
@@ -86,6 +87,32 @@ func serveTCP(t testing.TB, f func(net.Conn)) (port int) {
 }
 
 func echo(c net.Conn) { _, _ = io.Copy(c, c) }
+
+// generate is a far end that answers each request with as many bytes as it asks for.
+func generate(c net.Conn) {
+	for {
+		var req [8]byte
+		if _, err := io.ReadFull(c, req[:]); err != nil {
+			return
+		}
+		n := int(binary.BigEndian.Uint32(req[4:]))
+		if _, err := c.Write(noise(binary.BigEndian.Uint32(req[:]), n)); err != nil {
+			return
+		}
+	}
+}
+
+// request asks generate for noise(seed, n).
+func request(seed uint32, n int) []byte {
+	return binary.BigEndian.AppendUint32(binary.BigEndian.AppendUint32(nil, seed), uint32(n))
+}
+
+// noise is n bytes that depend on the seed alone.
+func noise(seed uint32, n int) []byte {
+	b := make([]byte, n)
+	_, _ = rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16), byte(seed >> 24)}).Read(b)
+	return b
+}
 
 func dialer(ctx context.Context, network, addr string) (net.Conn, error) {
 	var d net.Dialer

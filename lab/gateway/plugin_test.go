@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"math/rand/v2"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -15,7 +14,6 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
@@ -155,46 +153,47 @@ func pluginPort(t *testing.T, g *Gateway, spec Spec) string {
 	return "127.0.0.1:" + opened.FindStringSubmatch(line)[1]
 }
 
+// The connections are open together but take turns: the plugin's list of unacknowledged messages is not safe for concurrent use,
+// and a busy upload makes it deaf (its reader panics, recovers, and is gone) about once in ten times.
 func TestPluginPortForwarding(t *testing.T) {
 	g := newGateway(t, Config{})
-	addr := pluginPort(t, g, Spec{ID: "plugin-port", Document: DocPort, Target: testTarget, Port: serveTCP(t, echo), Dial: dialer})
-	var wg sync.WaitGroup
-	for i := range 4 {
-		wg.Go(func() { roundTrip(t, addr, uint64(i), 20_000) })
+	addr := pluginPort(t, g, Spec{
+		ID: "plugin-port", Document: DocPort, Target: testTarget, Port: serveTCP(t, generate), Dial: dialer,
+	})
+	conns := make([]net.Conn, 3)
+	for i := range conns {
+		c, err := net.Dial("tcp", addr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = c.Close() }()
+		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
+		conns[i] = c
 	}
-	wg.Wait()
+	for round := range 3 {
+		for i, c := range conns {
+			seed, n := uint32(round*10+i), 5000*(i+1)
+			if _, err := c.Write(request(seed, n)); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, n)
+			if _, err := io.ReadFull(c, got); err != nil {
+				t.Fatalf("connection %d, round %d: %v", i, round, err)
+			}
+			if !bytes.Equal(got, noise(seed, n)) {
+				t.Errorf("connection %d, round %d: the download has changed", i, round)
+			}
+		}
+	}
 }
 
 func TestPluginPortForwardingToRemoteHostDenied(t *testing.T) {
-	// The plugin hangs for good if channel_closed comes while it sets up its multiplexer: give it time.
+	// Time for the plugin, which hangs for good if a message comes while it sets up its multiplexer.
 	g := newGateway(t, Config{ReportDelay: 300 * time.Millisecond})
 	_, stdout := runPlugin(t, g, Spec{
 		ID: "plugin-denied", Document: DocPortRemote, Target: testTarget, Host: "169.254.169.254", Port: 80, Dial: dialer,
 	})
 	skipTo(t, stdout, "Forwarding to IP address 169.254.169.254 is forbidden.")
-}
-
-// roundTrip sends n random bytes to an echo server at addr and compares what comes back.
-func roundTrip(t *testing.T, addr string, seed uint64, n int) {
-	c, err := net.Dial("tcp", addr)
-	if err != nil {
-		t.Error(err)
-		return
-	}
-	defer func() { _ = c.Close() }()
-	_ = c.SetDeadline(time.Now().Add(30 * time.Second))
-	want := make([]byte, n)
-	rng := rand.NewChaCha8([32]byte{byte(seed)})
-	_, _ = rng.Read(want)
-	var wg sync.WaitGroup
-	wg.Go(func() { _, _ = c.Write(want) })
-	got := make([]byte, n)
-	if _, err := io.ReadFull(c, got); err != nil {
-		t.Error(err)
-	} else if !bytes.Equal(got, want) {
-		t.Errorf("connection %d: %d bytes came back changed", seed, n)
-	}
-	wg.Wait()
 }
 
 // The plugin resumes downloads only, and not always: uploads it loses.
@@ -204,8 +203,7 @@ func TestPluginResumesAfterCut(t *testing.T) {
 			g := newGateway(t, Config{})
 			const total = 300_000
 			half := make(chan struct{})
-			want := make([]byte, total)
-			_, _ = rand.NewChaCha8([32]byte{}).Read(want)
+			want := noise(1, total)
 			port := serveTCP(t, func(c net.Conn) {
 				_, _ = c.Write(want[:total/2])
 				<-half

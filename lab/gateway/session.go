@@ -107,18 +107,18 @@ func (s *session) runAgent() result {
 	default:
 		r = a.runPort(s.discards())
 	}
-	stop()
-	if r.orderly {
+	switch {
+	case r.orderly:
 		s.close(r.output)
+	case !r.crashed:
+		sleep(s.ctx.Done(), s.gw.cfg.ReportDelay)
 	}
+	stop()
 	s.agentLeaves(gen)
 	wg.Wait()
-	switch {
-	case r.crashed:
+	if r.crashed {
 		sleep(s.ctx.Done(), s.gw.cfg.ClosedPortDelay)
 		r.output = crashOutput
-	case !r.orderly:
-		sleep(s.ctx.Done(), s.gw.cfg.ReportDelay)
 	}
 	return r
 }
