@@ -1,0 +1,15 @@
+// Command bastion-lab is an AWS on this machine: ECS, SSM and what else bastion needs, with a database and a cache behind it,
+// for trying bastion, for its tests, and for users' own CI. docs/lab.md describes it.
+package main
+
+import (
+	"os"
+	"os/signal"
+)
+
+// main hands the signals on and turns the outcome into an exit code. It is the only place that exits.
+func main() {
+	signals := make(chan os.Signal, 4)
+	signal.Notify(signals, endSignals...)
+	os.Exit(run(os.Args, stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr}, signals))
+}
