@@ -53,7 +53,7 @@ type channel struct {
 	ids *rand.ChaCha8 // message ids: unique, not secret
 
 	send *sendQueue
-	recv *recvQueue[*heldPayload]
+	recv *recvQueue[heldPayload]
 	hs   *handshake
 	open bool // the handshake is complete, and ready closed
 
@@ -114,7 +114,7 @@ func newStream(id, target string, cfg streamConfig, log *slog.Logger) *Stream {
 	}
 	c := &channel{
 		s: s, cfg: &s.cfg, log: log.With("session", id), ids: rand.NewChaCha8(seed),
-		recv:      newRecvQueue[*heldPayload](cfg.heldBytes, cfg.heldSpan),
+		recv:      newRecvQueue[heldPayload](cfg.heldBytes, cfg.heldSpan),
 		hs:        &handshake{exec: cfg.exec, sessionID: id, targetID: target},
 		connected: make(chan connectResult, 1),
 		keys:      make(chan keyResult, 1),
@@ -465,12 +465,7 @@ func (c *channel) receiveData(m *frame.Message, in *inbound, now time.Time) (hel
 	c.s.counters.absent.Store(0)
 	consumable := m.PayloadType != datachannel.Output || c.s.unread() < c.cfg.readHard
 	p := heldPayload{m.PayloadType, m.Payload, in}
-	verdict := recvDropped
-	if m.Seq == c.recv.next {
-		verdict = c.recv.push(m.Seq, nil, 0, consumable)
-	} else {
-		verdict = c.recv.push(m.Seq, &p, cap(in.b), consumable)
-	}
+	verdict := c.recv.push(m.Seq, p, cap(in.b), consumable)
 	switch verdict {
 	case recvDropped:
 		c.s.counters.dropped.Add(1)
@@ -479,7 +474,7 @@ func (c *channel) receiveData(m *frame.Message, in *inbound, now time.Time) (hel
 		c.s.counters.duplicates.Add(1)
 	case recvNext:
 		// Consumed before it is acknowledged: what cannot be consumed ends the stream.
-		if err := c.consume(&p, now); err != nil {
+		if err := c.consume(p, now); err != nil {
 			return false, err
 		}
 	}
@@ -511,7 +506,7 @@ func (c *channel) ack(m *frame.Message, now time.Time) {
 }
 
 // consume takes the next message of the agent's stream.
-func (c *channel) consume(p *heldPayload, now time.Time) error {
+func (c *channel) consume(p heldPayload, now time.Time) error {
 	r, err := c.hs.receive(p.typ, p.payload)
 	if err != nil {
 		return err
@@ -669,9 +664,6 @@ func (c *channel) onLost(cause error) error {
 		c.downSince, c.attempts = now, 0
 	}
 	c.log.Info("connection lost, resuming", "err", cause)
-	if c.state != notClosing && c.send.outstanding() == 0 {
-		return net.ErrClosed
-	}
 	c.connect(nil)
 	return nil
 }

@@ -69,7 +69,7 @@ type Config struct {
 	ResumeTimeout time.Duration
 	// CloseTimeout bounds how long Close waits for what was written to be acknowledged. Default 2 s.
 	CloseTimeout time.Duration
-	// PingInterval and PingTimeout are for websocket pings. Default 20 s and 15 s.
+	// PingInterval and PingTimeout are for websocket pings. Default 20 s and 10 s.
 	PingInterval, PingTimeout time.Duration
 	// SendWindow is the most that may be in flight, in bytes. Default 4 MiB.
 	SendWindow int
@@ -78,7 +78,7 @@ type Config struct {
 	// WriteBuffer is how much may be written and not yet sent, in bytes. Default 256 KiB.
 	WriteBuffer int
 	// ReadBuffer is how much may have come and not been read, in bytes: from there on the websocket is not read, and from
-	// four times as much on messages are refused. Default 1 MiB.
+	// sixteen times as much on messages are refused. Default 1 MiB.
 	ReadBuffer int
 	// ReorderBuffer bounds the messages that wait for missing ones, in bytes. Default 16 MiB.
 	ReorderBuffer int
@@ -90,7 +90,7 @@ const (
 	defaultResumeTimeout = 5 * time.Minute
 	defaultCloseTimeout  = 2 * time.Second
 	defaultPingInterval  = 20 * time.Second
-	defaultPingTimeout   = 15 * time.Second
+	defaultPingTimeout   = 10 * time.Second
 	defaultSendWindow    = 4 << 20
 	defaultMaxPayload    = 16 << 10
 	defaultWriteBuffer   = 256 << 10
@@ -102,7 +102,7 @@ const (
 	startGrace       = 5 * time.Second        // for a call that starts a session, after its caller has given up
 	terminateTimeout = 5 * time.Second        // of TerminateSession
 	reorderSpan      = 1 << 16                // messages
-	readHardFactor   = 4                      // ReadBuffers
+	readHardFactor   = 16                     // ReadBuffers
 	absentCheck      = 100 * time.Millisecond // how often an opening looks for an absent agent
 )
 

@@ -10,7 +10,7 @@ const (
 	initialWindow  = 16 << 10 // bytes, headers included
 	minWindow      = 4 << 10
 	growAfter      = 64   // messages acknowledged in a row before the payload may double
-	growWindow     = 16   // ... and payloads that the window must hold
+	growWindow     = 32   // ... and payloads that the window must hold; so it has grown, because it was used
 	maxSpan        = 8192 // sequence numbers between the oldest unacknowledged and the next; the agent reorders 100,000
 	holdDelay      = 25 * time.Millisecond
 	shrinkDelay    = 100 * time.Millisecond

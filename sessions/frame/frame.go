@@ -11,6 +11,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -111,6 +112,7 @@ func (m *Message) Append(dst []byte) []byte {
 	if schema == 0 {
 		schema = 1
 	}
+	dst = slices.Grow(dst, Overhead+len(m.Payload))
 	dst = binary.BigEndian.AppendUint32(dst, uint32(hlen))
 	dst = append(dst, m.Type...)
 	for i := len(m.Type); i < typeLen; i++ {
