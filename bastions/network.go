@@ -107,7 +107,7 @@ func (m *Manager) securityGroups(ctx context.Context, spec Spec, vpc string) ([]
 			return nil, err
 		}
 		if where, err = onlyVPC(subnets); err != nil {
-			return nil, fail.New(fail.Usage, op, fmt.Errorf("the subnets are %w", err), "name subnets of one VPC")
+			return nil, fail.New(fail.Usage, op, fmt.Errorf("the ids name %w", err), "name subnets of one VPC")
 		}
 	}
 	var ids []string
