@@ -73,6 +73,7 @@ type agent struct {
 	expect   int64
 	early    map[int64][]byte // frames received out of order
 	earlyLen int
+	answer   func() // tells the handshake what the client has answered
 
 	handlerMu sync.Mutex
 	handler   func(*frame.Message) error // the plugin's; nil: not ready
@@ -81,6 +82,8 @@ type agent struct {
 	crypt     *sessionCipher // nil: nothing is encrypted; set by receive before response is sent to
 	response  chan response
 	challenge chan []byte // decrypted answer to the encryption challenge
+
+	completeFirst bool // HandshakeComplete may overtake the ack of the client's answer
 
 	// kmsChallenge is set before the handshake asks for encryption, and read by receive when the client answers.
 	kmsChallenge string
@@ -366,9 +369,13 @@ func (a *agent) incomingData(m *frame.Message, b []byte) error {
 		}
 		return err
 	}
+	if a.completeFirst {
+		a.passOn()
+	}
 	if err := a.ack(m); err != nil {
 		return err
 	}
+	a.passOn()
 	a.expect++
 	for {
 		b, ok := a.early[a.expect]
@@ -383,9 +390,18 @@ func (a *agent) incomingData(m *frame.Message, b []byte) error {
 		if err := a.deliver(&m); err != nil {
 			return err
 		}
+		a.passOn()
 		delete(a.early, a.expect)
 		a.earlyLen -= len(b)
 		a.expect++
+	}
+}
+
+// passOn wakes the handshake, when its answer has been acknowledged: the ack nearly always is first on the wire.
+func (a *agent) passOn() {
+	if a.answer != nil {
+		a.answer()
+		a.answer = nil
 	}
 }
 
@@ -565,9 +581,11 @@ func (a *agent) handshakeResponse(payload []byte) error {
 			break
 		}
 	}
-	select {
-	case a.response <- r:
-	default: // a second answer, or none was asked for
+	a.answer = func() {
+		select {
+		case a.response <- r:
+		default: // a second answer, or none was asked for
+		}
 	}
 	return nil
 }
@@ -609,9 +627,11 @@ func (a *agent) challengeResponse(payload []byte) error {
 	if err != nil {
 		return err
 	}
-	select {
-	case a.challenge <- secret:
-	default:
+	a.answer = func() {
+		select {
+		case a.challenge <- secret:
+		default:
+		}
 	}
 	return nil
 }

@@ -20,6 +20,9 @@ type Faults struct {
 	// DialDelayMS says otherwise) is acknowledged and discarded instead. The real agent does so about once in eight sessions whose
 	// client writes at once.
 	Discard float64 `json:"discard,omitempty"`
+	// CompleteFirst is the probability, per session, that HandshakeComplete may overtake the acknowledgement of the client's
+	// answer, which the real agent allows but seldom does (and which makes the session-manager-plugin deaf).
+	CompleteFirst float64 `json:"complete_first,omitempty"`
 	// NoDial keeps the agent from connecting to the far port: it stays silent after the handshake.
 	NoDial bool `json:"no_dial,omitempty"`
 	// Pause stops all messages both ways until it is lifted.
@@ -36,7 +39,7 @@ func (f *Faults) validate() error {
 	for _, p := range []struct {
 		name  string
 		value float64
-	}{{"drop", f.Drop}, {"duplicate", f.Duplicate}, {"reorder", f.Reorder}, {"discard", f.Discard}} {
+	}{{"drop", f.Drop}, {"duplicate", f.Duplicate}, {"reorder", f.Reorder}, {"discard", f.Discard}, {"complete_first", f.CompleteFirst}} {
 		if !(p.value >= 0 && p.value <= 1) {
 			return fmt.Errorf("fault %s: %v is not a probability from 0 to 1", p.name, p.value)
 		}

@@ -96,6 +96,7 @@ func (s *session) runAgent() result {
 	ctx, stop := context.WithCancel(s.ctx)
 	defer stop()
 	a.ctx, a.done = ctx, ctx.Done()
+	a.completeFirst = s.draw(2, s.gw.faults.Load().CompleteFirst)
 	gen := s.agentJoins(a)
 	var wg sync.WaitGroup
 	wg.Go(func() { a.receive(gen) })
@@ -105,7 +106,7 @@ func (s *session) runAgent() result {
 	case DocECSExec, DocShell:
 		r = a.runExec()
 	default:
-		r = a.runPort(s.discards())
+		r = a.runPort(s.draw(1, s.gw.faults.Load().Discard))
 	}
 	switch {
 	case r.orderly:
@@ -126,10 +127,10 @@ func (s *session) runAgent() result {
 const crashOutput = "document process failed unexpectedly: document worker timed out , " +
 	"check [ssm-document-worker]/[ssm-session-worker] log for crash reason"
 
-// discards draws whether the agent of this session acknowledges and discards the first data.
-func (s *session) discards() bool {
-	f := s.gw.faults.Load()
-	return f.Discard > 0 && draw(f, s.number) < f.Discard
+// draw makes a random choice for this session alone.
+func (s *session) draw(what uint64, probability float64) bool {
+	const kinds = 16
+	return probability > 0 && draw(s.gw.faults.Load(), s.number*kinds+what) < probability
 }
 
 func (s *session) agentJoins(a *agent) (gen uint64) {
