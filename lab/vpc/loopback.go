@@ -1,0 +1,84 @@
+package vpc
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+	"net/netip"
+	"runtime"
+	"strconv"
+)
+
+// CheckLoopback returns an error unless addr, a host or host:port, is a literal loopback address.
+// Nothing in the lab listens on or dials anything else.
+func CheckLoopback(addr string) error {
+	host := addr
+	if h, _, err := net.SplitHostPort(addr); err == nil {
+		host = h
+	}
+	ip, err := netip.ParseAddr(host)
+	if err != nil {
+		return fmt.Errorf("%q is not a loopback address: an IP address is needed", addr)
+	}
+	if !ip.Unmap().IsLoopback() {
+		return fmt.Errorf("%q is not a loopback address", addr)
+	}
+	return nil
+}
+
+// LoopbackHost returns an address to stand for one host of the VPC. On Linux, where all of 127.0.0.0/8 answers, it is a
+// random one, so that two labs can both use a service's standard port; elsewhere it is 127.0.0.1.
+func LoopbackHost() string {
+	if runtime.GOOS != "linux" {
+		return "127.0.0.1"
+	}
+	// 127.0.0.0/16 is left alone: other software (systemd-resolved, distributions' host names) lives there.
+	ip := netip.AddrFrom4([4]byte{127, byte(1 + rand.IntN(254)), byte(rand.IntN(256)), byte(1 + rand.IntN(254))})
+	return ip.String()
+}
+
+// LoopbackAddr returns a host by LoopbackHost and a port for a service on it: the standard port where it is free there, or
+// else 0, which asks the service to take any.
+func LoopbackAddr(standard int) (host string, port int) {
+	host = LoopbackHost()
+	if runtime.GOOS != "linux" {
+		return host, 0
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(standard)))
+	if err != nil {
+		return host, 0 // something listens on the port at all addresses
+	}
+	_ = l.Close()
+	return host, standard
+}
+
+// freePort returns a TCP port of host that was free a moment ago, for servers that cannot choose one themselves.
+func freePort(host string) (int, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+	if err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
+	addr, ok := l.Addr().(*net.TCPAddr)
+	if err := l.Close(); err != nil {
+		return 0, fmt.Errorf("find a free port: %w", err)
+	}
+	if !ok {
+		return 0, errors.New("find a free port: not a TCP listener")
+	}
+	return addr.Port, nil
+}
+
+// prepareHost checks the address that a server is to listen on; an empty host becomes 127.0.0.1.
+func prepareHost(host string, port int) (string, error) {
+	if host == "" {
+		host = "127.0.0.1"
+	}
+	if err := CheckLoopback(host); err != nil {
+		return "", err
+	}
+	if port < 0 || port > 65535 {
+		return "", fmt.Errorf("port %d is not between 0 and 65535", port)
+	}
+	return host, nil
+}
