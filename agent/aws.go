@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
@@ -47,6 +48,9 @@ func loadAWS(ctx context.Context, profile, region string) (aws.Config, error) {
 	if _, err := cfg.Credentials.Retrieve(ctx); err != nil {
 		if ctx.Err() != nil {
 			return cfg, context.Cause(ctx)
+		}
+		if strings.Contains(err.Error(), "no EC2 IMDS role found") { // the last in the SDK's chain; it has no error to test for
+			err = errors.New("none were found")
 		}
 		return cfg, fail.New(fail.Credentials, "", fmt.Errorf("no usable AWS credentials: %w", err), credentialsHint())
 	}

@@ -91,7 +91,7 @@ func (a *app) cli() *cli.App {
 		ErrWriter:       a.err,
 		HideVersion:     true,
 		HideHelpCommand: true,
-		Flags:           a.settingFlags(nil),
+		Flags:           a.settingFlags(nil, cli.HelpFlag),
 		Action:          a.noCommand,
 		OnUsageError:    usageError,
 		ExitErrHandler:  func(*cli.Context, error) {},
@@ -163,7 +163,7 @@ func (a *app) cli() *cli.App {
 			{
 				Name:     "up",
 				Usage:    "start the bastion, or find the one that runs, and wait until it answers",
-				Category: "Bastion",
+				Category: "Manage",
 				Description: text(`
 					Finds your own task by the identity of your AWS credentials, or starts one; then waits until it runs, its exec agent
 					is connected and bastiond answers. forward, socks and proxy do the same by themselves.`,

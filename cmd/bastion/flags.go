@@ -164,8 +164,11 @@ func flagsFirst(c *cli.App, args []string) ([]string, error) {
 		case len(arg) > 1 && strings.HasPrefix(arg, "-"):
 			out = append(out, arg)
 			name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-			if !hasValue && takesValue(flags, name) && i+1 < len(rest) {
+			if !hasValue && takesValue(flags, name) {
 				i++
+				if i == len(rest) {
+					return nil, usage("bastion help settings says which", "the option %s needs a value", dashes(name))
+				}
 				out = append(out, rest[i])
 			}
 		case cmd == nil:
