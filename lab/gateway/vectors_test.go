@@ -1,0 +1,394 @@
+package gateway
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/base64"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/coder/websocket"
+	"github.com/google/go-cmp/cmp"
+	"github.com/mmmorris1975/ssm-session-client/datachannel"
+
+	"github.com/bastion-ssm/bastion/sessions/frame"
+)
+
+// event is a line of a transcript of AWS's own agent and client.
+type event struct {
+	From, Event string
+	Frame       string
+	Info        json.RawMessage
+	message     *frame.Message
+	lane        string
+}
+
+type startInfo struct {
+	Document   string
+	Parameters map[string][]string
+	Target     string
+}
+
+func readVector(t *testing.T, name string) []event {
+	t.Helper()
+	f, err := os.Open(filepath.Join("..", "..", "sessions", "testdata", "vectors", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = f.Close() }()
+	var events []event
+	lines := bufio.NewScanner(f)
+	lines.Buffer(nil, 1<<20)
+	for lines.Scan() {
+		var e event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			t.Fatal(err)
+		}
+		if e.Event == "frame" {
+			raw, err := hex.DecodeString(e.Frame)
+			if err != nil {
+				t.Fatal(err)
+			}
+			m, err := frame.Decode(raw)
+			if err != nil {
+				t.Fatal(err)
+			}
+			e.message = &m
+			if e.From == "gateway" {
+				var info struct{ Lane string }
+				if err := json.Unmarshal(e.Info, &info); err != nil {
+					t.Fatal(err)
+				}
+				e.lane = info.Lane
+			}
+		}
+		events = append(events, e)
+	}
+	if err := lines.Err(); err != nil {
+		t.Fatal(err)
+	}
+	return events
+}
+
+// toClient reports whether the recorded client received the frame.
+func (e *event) toClient() bool {
+	return e.message != nil && (e.From == "gateway" && e.lane == "down" ||
+		e.From == "agent" && e.message.Type != datachannel.AgentSession)
+}
+
+// shape is what must be the same in every run: all but times, ids, texts that are random, and what is encrypted.
+func shape(m *frame.Message) string {
+	s := fmt.Sprintf("%s flags=%d payload=%d seq=%d", m.Type, m.Flags, m.PayloadType, m.Seq)
+	if keys, ok := jsonKeys(m.Payload); ok {
+		return s + " keys=" + strings.Join(keys, ",")
+	}
+	return s + " bytes=" + strconv.Itoa(len(m.Payload))
+}
+
+// jsonKeys are the keys of a JSON object and of those in it, in order.
+func jsonKeys(b []byte) (keys []string, ok bool) {
+	d := json.NewDecoder(bytes.NewReader(b))
+	var nest []bool // whether an object, for each level
+	key := true
+	for {
+		tok, err := d.Token()
+		if err != nil {
+			return keys, len(keys) > 0 && len(nest) == 0
+		}
+		if len(nest) == 0 && tok != json.Delim('{') {
+			return nil, false
+		}
+		switch tok {
+		case json.Delim('{'), json.Delim('['):
+			nest, key = append(nest, tok == json.Delim('{')), true
+			continue
+		case json.Delim('}'), json.Delim(']'):
+			nest, key = nest[:len(nest)-1], true
+			continue
+		}
+		if !nest[len(nest)-1] {
+			continue
+		}
+		if key {
+			keys = append(keys, strings.Repeat(".", len(nest)-1)+tok.(string))
+		}
+		key = !key
+	}
+}
+
+// shapes are those of the frames of the given types, each stream message once: how often it is resent is a matter of luck.
+func shapes(frames []frame.Message, types ...datachannel.MessageType) []string {
+	var out []string
+	seen := map[int64]bool{}
+	for i := range frames {
+		m := &frames[i]
+		if !slices.Contains(types, m.Type) || m.Type == datachannel.OutputStreamData && seen[m.Seq] {
+			continue
+		}
+		if m.Type == datachannel.OutputStreamData {
+			seen[m.Seq] = true
+		}
+		out = append(out, shape(m))
+	}
+	return out
+}
+
+func (e *event) startInfo(t *testing.T) startInfo {
+	t.Helper()
+	var info startInfo
+	if err := json.Unmarshal(e.Info, &info); err != nil {
+		t.Fatal(err)
+	}
+	return info
+}
+
+func execReal(_ context.Context, argv []string) (Process, error) {
+	return ExecProcess(exec.Command(argv[0], argv[1:]...))
+}
+
+// The gateway and its agent answer the recorded client with the messages that AWS's own agent did.
+func TestVectors(t *testing.T) {
+	vectors, err := filepath.Glob(filepath.Join("..", "..", "sessions", "testdata", "vectors", "*.jsonl"))
+	if err != nil || len(vectors) != 9 {
+		t.Fatalf("%d vectors, %v", len(vectors), err)
+	}
+	for _, path := range vectors {
+		name := filepath.Base(path)
+		t.Run(strings.TrimSuffix(name, ".jsonl"), func(t *testing.T) {
+			t.Parallel()
+			replay(t, readVector(t, name))
+		})
+	}
+}
+
+// farEnd are the recorded sessions' far ends.
+func farEnd(t *testing.T, events []event, document string) (port int) {
+	for i := range events {
+		m := events[i].message
+		if m == nil || m.Type != datachannel.InputStreamData || m.PayloadType != datachannel.Output {
+			continue
+		}
+		if len(m.Payload) == 9 && m.Payload[0] == 'G' || document == DocPort && bytes.Contains(m.Payload, []byte("G\x00\x00")) {
+			return serveTCP(t, func(c net.Conn) { // "G" and a length: so many bytes
+				var req [9]byte
+				if _, err := c.Read(req[:]); err != nil {
+					return
+				}
+				n := int(req[7])<<8 | int(req[8]) | int(req[6])<<16
+				_, _ = c.Write(noise(1, n))
+				_, _ = c.Read(req[:])
+			})
+		}
+	}
+	return serveTCP(t, echo)
+}
+
+func replay(t *testing.T, events []event) {
+	info := events[0].startInfo(t)
+	g := newGateway(t, Config{ExecDelay: 300 * time.Millisecond, AgentDelay: agentDelay(events)})
+	spec := Spec{ID: "vector", Document: info.Document, Target: info.Target, Dial: dialer, Exec: execReal}
+	if c := info.Parameters["command"]; len(c) > 0 {
+		spec.Command = c[0]
+	} else {
+		spec.Port = farEnd(t, events, info.Document)
+	}
+	if h := info.Parameters["host"]; len(h) > 0 {
+		spec.Host = h[0]
+	}
+	if l := info.Parameters["localPortNumber"]; len(l) > 0 {
+		spec.Parameters = map[string]string{"localPortNumber": l[0]}
+	}
+	if strings.Contains(t.Name(), "closed-port") {
+		spec.Port = closedPort(t)
+	}
+	var key []byte
+	for i := range events {
+		if events[i].Event != "data_key" {
+			continue
+		}
+		var k struct {
+			Context   map[string]string
+			Plaintext []byte
+		}
+		if err := json.Unmarshal(events[i].Info, &k); err != nil {
+			t.Fatal(err)
+		}
+		key = k.Plaintext
+		spec.ID, spec.KMSKeyID = k.Context["aws:ssm:SessionId"], "11111111-2222-3333-4444-555555555555"
+		spec.Decrypt = func(_ context.Context, _ []byte, got map[string]string) ([]byte, error) {
+			if diff := cmp.Diff(k.Context, got); diff != "" {
+				return nil, fmt.Errorf("encryption context: %s", diff)
+			}
+			return key, nil
+		}
+	}
+	token, err := g.Start(spec)
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &peer{t: t, early: map[int64]frame.Message{}, noAcks: true}
+	var want []frame.Message
+	stream := 0 // stream messages expected so far
+	have := func() (n int) {
+		seen := map[int64]bool{}
+		for _, m := range p.frames {
+			if m.Type == datachannel.OutputStreamData && !seen[m.Seq] {
+				seen[m.Seq] = true
+				n++
+			}
+		}
+		return n
+	}
+	streamSeen := map[int64]bool{}
+	connected := false
+	for i := range events {
+		e := &events[i]
+		switch {
+		case e.From == "client" && e.Event == "hello":
+			if p.ws != nil {
+				if token, err = g.Resume(spec.ID); err != nil {
+					t.Fatal(err)
+				}
+			} else if agentFirst(events) {
+				waitFor(t, "the agent", func() bool { return agentOf(g, spec.ID) != nil })
+			}
+			p.connect(g, spec.ID, token)
+			connected = true
+		case e.From == "client" && e.Event == "gone":
+			if connected = false; strings.Contains(string(e.Info), "1000") {
+				_ = p.ws.Close(websocket.StatusNormalClosure, "")
+			} else if strings.Contains(string(e.Info), "closed network connection") {
+				_ = p.ws.CloseNow()
+			}
+		case e.toClient() && connected:
+			want = append(want, *e.message)
+			if e.message.Type == datachannel.OutputStreamData && !streamSeen[e.message.Seq] {
+				streamSeen[e.message.Seq] = true
+				stream++
+			}
+		case e.From == "client" && e.Event == "frame":
+			for have() < stream {
+				if _, err := p.read(10 * time.Second); err != nil {
+					t.Fatalf("event %d: after %d of %d stream messages: %v", i, have(), stream, err)
+				}
+			}
+			m := *e.message
+			switch {
+			case m.PayloadType == datachannel.EncChallengeResponse:
+				m.Payload = answerChallenge(t, key, p.frames)
+			case m.PayloadType == datachannel.Output: // not before the agent takes it: this client does not resend
+				waitFor(t, "the plugin", func() bool {
+					a := agentOf(g, spec.ID)
+					a.handlerMu.Lock()
+					defer a.handlerMu.Unlock()
+					return a.handler != nil
+				})
+			}
+			p.write(m)
+		}
+	}
+	want = untilClosed(want)
+	closes := want[len(want)-1].Type == datachannel.ChannelClosed
+	for _, types := range [][]datachannel.MessageType{
+		{datachannel.OutputStreamData},
+		{datachannel.Acknowledge},
+		{datachannel.StartPublication, datachannel.PausePublication, datachannel.ChannelClosed},
+	} {
+		want := shapes(want, types...)
+		for len(shapes(p.frames, types...)) < len(want) {
+			if _, err := p.read(10 * time.Second); err != nil {
+				t.Fatalf("%v: %v after %d of %d", types, err, len(shapes(p.frames, types...)), len(want))
+			}
+		}
+		got := shapes(untilClosed(p.frames), types...)
+		if !connected { // the recorded client did not wait for the rest
+			got = got[:min(len(got), len(want))]
+		}
+		if diff := cmp.Diff(want, got); diff != "" {
+			t.Errorf("%v, recorded (-) and ours (+):\n%s", types, diff)
+		}
+	}
+	if closes {
+		var recorded struct{ Output string }
+		if err := json.Unmarshal(want[len(want)-1].Payload, &recorded); err != nil {
+			t.Fatal(err)
+		}
+		if p.closed != recorded.Output {
+			t.Errorf("channel_closed says %q, recorded %q", p.closed, recorded.Output)
+		}
+	}
+}
+
+// untilClosed are the frames up to channel_closed: what comes then is a race with the client's leaving.
+func untilClosed(frames []frame.Message) []frame.Message {
+	i := slices.IndexFunc(frames, func(m frame.Message) bool { return m.Type == datachannel.ChannelClosed })
+	if i < 0 {
+		return frames
+	}
+	return frames[:i+1]
+}
+
+// agentOf is the connected agent of a session, or nil.
+func agentOf(g *Gateway, id string) *agent {
+	s := g.session(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.agent
+}
+
+// agentFirst reports whether the recorded agent connected before the client.
+func agentFirst(events []event) bool {
+	i := slices.IndexFunc(events, func(e event) bool { return e.Event == "hello" })
+	return events[i].From == "agent"
+}
+
+// agentDelay makes the agent connect in the recorded order.
+func agentDelay(events []event) time.Duration {
+	if agentFirst(events) {
+		return -1
+	}
+	return 300 * time.Millisecond
+}
+
+func closedPort(t *testing.T) int {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = l.Close() }()
+	return l.Addr().(*net.TCPAddr).Port
+}
+
+// answerChallenge is a client's answer to the last encryption challenge.
+func answerChallenge(t *testing.T, key []byte, frames []frame.Message) []byte {
+	t.Helper()
+	var c encryptionChallenge
+	for _, m := range frames {
+		if m.PayloadType == datachannel.EncChallengeRequest {
+			if err := json.Unmarshal(m.Payload, &c); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	agent, err := newSessionCipher(key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &sessionCipher{out: agent.in, in: agent.out}
+	secret, err := client.open(c.Challenge)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Appendf(nil, `{"Challenge":%q}`, base64.StdEncoding.EncodeToString(client.seal(secret)))
+}
