@@ -1,0 +1,290 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/keys"
+	"github.com/bastion-ssm/bastion/server"
+)
+
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if buildDir != "" {
+			_ = os.RemoveAll(buildDir)
+		}
+		os.Exit(code)
+	}))
+}
+
+const arn = "arn:aws:sts::000000000000:assumed-role/developer/ada"
+
+var buildDir string // set by binary
+
+// binary builds bastiond as the image has it.
+var binary = sync.OnceValues(func() (path string, err error) {
+	if buildDir, err = os.MkdirTemp("", "bastiond-test-"); err != nil {
+		return "", err
+	}
+	path = filepath.Join(buildDir, "bastiond")
+	cmd := exec.Command("go", "build", "-o", path, ".")
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
+	cmd.Stderr = os.Stderr
+	return path, cmd.Run()
+})
+
+// daemon is a running bastiond.
+type daemon struct {
+	*rig.Proc
+	program string
+	socket  string
+	port    int
+}
+
+func startDaemon(t *testing.T, args ...string) *daemon {
+	t.Helper()
+	program, err := binary()
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "run", "control.sock")
+	env := []string{"BASTIOND_SOCKET=" + socket, "BASTIOND_LISTEN=localhost:0"}
+	p, err := rig.Start(env, program, args...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = p.Stop(os.Kill) })
+	d := &daemon{Proc: p, program: program, socket: socket}
+	line, err := p.Line(t.Context(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var started struct{ Listen []string }
+	if err := json.Unmarshal([]byte(line), &started); err != nil || len(started.Listen) == 0 {
+		t.Fatalf("first line %q: %v", line, err)
+	}
+	_, port, err := net.SplitHostPort(started.Listen[0])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if d.port, err = strconv.Atoi(port); err != nil {
+		t.Fatal(err)
+	}
+	return d
+}
+
+// command runs another bastiond command against the daemon.
+func (d *daemon) command(t *testing.T, args ...string) (output string, code int) {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), d.program, args...)
+	cmd.Env = append(os.Environ(), "BASTIOND_SOCKET="+d.socket)
+	out, err := cmd.CombinedOutput()
+	if err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return string(out), cmd.ProcessState.ExitCode()
+}
+
+// connect grants a key by the command line and connects with it.
+func (d *daemon) connect(t *testing.T) *ssh.Client {
+	t.Helper()
+	pair, err := keys.NewPair("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	grant, err := keys.NewGrant(pair.PublicKey(), arn, nil, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	word, err := grant.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, code := d.command(t, "grant", word)
+	reply, found, err := keys.FindGrantReply([]byte(out))
+	if code != exitOK || !found || err != nil || reply.Error != "" || reply.Ports.SSH != d.port || reply.Grant != grant.ID {
+		t.Fatalf("code %d, output %q: %+v, %v, %v", code, out, reply, found, err)
+	}
+	key, err := reply.Key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	c, err := ssh.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(reply.Ports.SSH)), &ssh.ClientConfig{
+		User: "bastion", Auth: []ssh.AuthMethod{ssh.PublicKeys(pair.Signer())}, HostKeyCallback: keys.PinnedHostKey(key),
+		Timeout: 20 * time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = c.Close() })
+	return c
+}
+
+func TestCommands(t *testing.T) {
+	d := startDaemon(t)
+	d.connect(t)
+	out, code := d.command(t, "healthcheck")
+	var health server.Health
+	if err := json.Unmarshal([]byte(out), &health); err != nil || code != exitOK || health.Port != d.port || health.Grants != 1 {
+		t.Errorf("healthcheck: code %d, %q, %v", code, out, err)
+	}
+	out, code = d.command(t, "grant", "v1.nonsense")
+	if r, found, err := keys.FindGrantReply([]byte(out)); code != exitFailed || !found || err != nil || r.Code != keys.CodeInvalid {
+		t.Errorf("a bad grant: code %d, %q", code, out)
+	}
+	if out, code := d.command(t, "version"); code != exitOK || strings.TrimSpace(out) != health.Version {
+		t.Errorf("version: code %d, %q", code, out)
+	}
+	if code, err := d.Stop(syscall.SIGTERM); err != nil || code != exitOK {
+		t.Errorf("after SIGTERM: code %d, %v", code, err)
+	}
+	if out, code := d.command(t, "healthcheck"); code != exitFailed || !strings.Contains(out, "control socket") {
+		t.Errorf("healthcheck of nobody: code %d, %q", code, out)
+	}
+	out, code = d.command(t, "grant", "v1.nonsense")
+	if r, found, err := keys.FindGrantReply([]byte(out)); code != exitFailed || !found || err != nil || r.Code != keys.CodeNoServer {
+		t.Errorf("a grant to nobody: code %d, %q", code, out)
+	}
+}
+
+func TestSignals(t *testing.T) {
+	far, err := rig.StartFarEnd("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer far.Close()
+	t.Run("drain", func(t *testing.T) {
+		d := startDaemon(t, "--allow", far.Addr(), "--drain", "1h")
+		conn, err := d.connect(t).Dial("tcp", far.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		echo := rig.NewEcho(conn)
+		if err := echo.Round(); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.WaitOutput(t.Context(), `"event":"drain"`); err != nil {
+			t.Fatal(err)
+		}
+		if err := echo.Round(); err != nil {
+			t.Errorf("while draining: %v", err)
+		}
+		_ = conn.Close()
+		wantExit(t, d, exitOK)
+	})
+	t.Run("end", func(t *testing.T) {
+		d := startDaemon(t, "--allow", far.Addr(), "--drain", "1h")
+		conn, err := d.connect(t).Dial("tcp", far.Addr())
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		if err := d.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.WaitOutput(t.Context(), `"event":"drain"`); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Fatal(err)
+		}
+		wantExit(t, d, exitOK)
+	})
+	t.Run("idle", func(t *testing.T) {
+		wantExit(t, startDaemon(t, "serve", "--idle-stop", "10ms"), exitOK)
+	})
+}
+
+func wantExit(t *testing.T, d *daemon, want int) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	if code, err := d.Wait(ctx); err != nil || code != want {
+		t.Errorf("code %d, %v, want %d:\n%s", code, err, want, d.Output())
+	}
+}
+
+func TestSettings(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer taken.Close()
+	for name, tt := range map[string]struct {
+		args []string
+		env  []string
+		code int
+		says string
+	}{
+		"not on loopback":     {[]string{"--listen", "0.0.0.0:0"}, nil, exitUsage, "loopback only"},
+		"all interfaces":      {nil, []string{"BASTIOND_LISTEN=:0"}, exitUsage, "loopback only"},
+		"bad destination":     {nil, []string{"BASTIOND_ALLOW=db:5432,db"}, exitUsage, `allow: destination "db": want HOST:PORT`},
+		"metadata":            {[]string{"--allow", "169.254.169.254:80"}, nil, exitUsage, "can never be permitted"},
+		"bad duration":        {nil, []string{"BASTIOND_IDLE_STOP=soon"}, exitUsage, "idle-stop"},
+		"negative duration":   {[]string{"--drain", "-1s"}, nil, exitUsage, "drain: -1s is out of range"},
+		"no life":             {[]string{"--max-life", "0"}, nil, exitUsage, "max-life: 0s is out of range"},
+		"life within drain":   {[]string{"--max-life", "10s"}, nil, exitUsage, "maximum life 10s: want more than the drain time"},
+		"no connections":      {[]string{"--max-conns", "0"}, nil, exitUsage, "max-conns: want at least 1"},
+		"bad resolver":        {nil, []string{"BASTIOND_RESOLVER=dns"}, exitUsage, `resolver "dns": want IP:PORT`},
+		"bad level":           {[]string{"--log-level", "loud"}, nil, exitUsage, "loud"},
+		"unknown flag":        {[]string{"--alow", "a:1"}, nil, exitUsage, "-alow"},
+		"unknown command":     {[]string{"shell"}, nil, exitUsage, `unknown command or argument "shell"`},
+		"flags before serve":  {[]string{"--allow", "a:1", "serve"}, nil, exitUsage, "put the flags after `serve`"},
+		"grant without word":  {[]string{"grant"}, nil, exitUsage, "want one WORD"},
+		"argument to health":  {[]string{"healthcheck", "now"}, nil, exitUsage, "takes no arguments"},
+		"no socket":           {[]string{"--socket", ""}, nil, exitUsage, "socket: want a path"},
+		"port in use":         {[]string{"--listen", taken.Addr().String()}, nil, exitFailed, "address already in use"},
+		"help":                {[]string{"--help"}, nil, exitOK, "BASTIOND_MAX_LIFE"},
+		"help has exit codes": {[]string{"--help"}, nil, exitOK, "Exit codes: 0"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			program, err := binary()
+			if err != nil {
+				t.Fatal(err)
+			}
+			ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+			defer cancel()
+			cmd := exec.CommandContext(ctx, program, tt.args...)
+			cmd.Env = append(os.Environ(), "BASTIOND_SOCKET="+filepath.Join(t.TempDir(), "run", "s"))
+			cmd.Env = append(cmd.Env, tt.env...)
+			out, err := cmd.CombinedOutput()
+			if cmd.ProcessState == nil {
+				t.Fatal(err)
+			}
+			if code := cmd.ProcessState.ExitCode(); code != tt.code || !strings.Contains(string(out), tt.says) {
+				t.Errorf("code %d, want %d, and %q in\n%s", code, tt.code, tt.says, out)
+			}
+		})
+	}
+}
+
+func TestUnknownVariablesAreNamed(t *testing.T) {
+	t.Setenv("BASTIOND_ALOW", "db:5432")
+	d := startDaemon(t)
+	if err := d.WaitOutput(t.Context(), "BASTIOND_ALOW"); err != nil {
+		t.Error(err)
+	}
+	if out := d.Output(); strings.Contains(out, "name=BASTIOND_SOCKET") {
+		t.Errorf("a known one is named:\n%s", out)
+	}
+	if out, code := d.command(t, "healthcheck"); code != exitOK {
+		t.Errorf("code %d: %s", code, out)
+	}
+}
