@@ -131,7 +131,7 @@ func (c *channel) run() {
 	defer close(c.s.finished)
 	c.connect(&c.cfg.first)
 	err := c.loop()
-	c.s.finish(err, c.closeError(err))
+	c.s.finish(err, c.closeError())
 	if c.link != nil {
 		c.link.close()
 	}
@@ -150,12 +150,12 @@ func (c *channel) run() {
 }
 
 // closeError returns what Close is to return.
-func (c *channel) closeError(err error) error {
-	if c.s.isAbandoned() || !errors.Is(err, net.ErrClosed) {
-		return nil // what became of the bytes is no concern, or Err and the calls before Close have told it
+func (c *channel) closeError() error {
+	closed, abandoned, backlog := c.s.closeState()
+	if !closed || abandoned || c.state == finishing {
+		return nil // the stream ended before Close, which Err tells; or all is well
 	}
-	_, _, backlog := c.s.closeState()
-	if n := c.send.outstanding(); n > 0 && c.state != finishing || backlog > 0 {
+	if n := c.send.outstanding(); n > 0 || backlog > 0 {
 		return fmt.Errorf("close session %s: %d messages were not acknowledged, %d bytes not sent", c.s.sessionID, n, backlog)
 	}
 	return nil
@@ -566,6 +566,9 @@ func (c *channel) closedByService(payload []byte) error {
 	if err := json.Unmarshal(payload, &closed); err != nil {
 		return protocolError("channel_closed: %w", err)
 	}
+	if c.state == finishing {
+		return net.ErrClosed // as was asked for
+	}
 	e := &ClosedError{SessionID: c.s.sessionID, Output: closed.Output, Incomplete: c.recv.gap()}
 	if c.abandon != nil {
 		return c.abandon // that is why
@@ -743,12 +746,6 @@ func (s *Stream) closeState() (closed, abandoned bool, backlog int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.writeOff, s.abandoned, s.out.len()
-}
-
-func (s *Stream) isAbandoned() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.abandoned
 }
 
 // finish latches why the stream ended.

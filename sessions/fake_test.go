@@ -39,6 +39,9 @@ type fakeOptions struct {
 	interval time.Duration // of the agent's pump; 0 is none
 	seed     uint64
 	noPause  bool // the gateway does not say when the other side is there
+	maxFrame int  // messages that are longer vanish, if set
+	// exec makes the agent run this in place of the port plugin.
+	exec func(s *fakeSession)
 }
 
 // fakeService is the SSM API and the gateway.
@@ -229,6 +232,10 @@ type fakeAgent struct {
 	complete  bool
 	response  chan struct{} // closed when HandshakeResponse came
 	responded bool
+	answer    []byte
+	challenge chan []byte // the answer to the encryption challenge
+	size      []byte
+	typed     bytes.Buffer
 	discarded bool
 	delivered int
 	resends   int
@@ -248,6 +255,7 @@ func newFakeSession(f *fakeService, id string, n int) *fakeSession {
 	}
 	s.a = fakeAgent{
 		incoming: map[int64]frame.Message{}, rto: 200 * time.Millisecond, response: make(chan struct{}), paused: true,
+		challenge: make(chan []byte, 1),
 	}
 	f.wg.Go(s.runAgent)
 	f.wg.Go(s.resendLoop)
@@ -350,6 +358,9 @@ func (s *fakeSession) afflict(up bool, msg []byte, send func([]byte)) {
 		send(msg)
 		return
 	}
+	if limit := s.f.opts.maxFrame; limit > 0 && len(msg) > limit {
+		return
+	}
 	s.mu.Lock()
 	var out [][]byte
 	roll := s.rng.Float64()
@@ -396,6 +407,10 @@ func (s *fakeSession) runAgent() {
 	if sock != nil && !s.f.opts.noPause {
 		sock.deliver(s.control(datachannel.StartPublication), 0)
 	}
+	if s.f.opts.exec != nil {
+		s.f.opts.exec(s)
+		return
+	}
 	s.agentSend(datachannel.HandshakeRequest, []byte(`{"AgentVersion":"3.3.0.0","RequestedClientActions":[{"ActionType":`+
 		`"SessionType","ActionParameters":{"SessionType":"Port","Properties":{"portNumber":"1"}}}]}`))
 	select {
@@ -441,7 +456,12 @@ func (s *fakeSession) runAgent() {
 			<-pause.C
 		}
 	}
-	// The end of the far connection: what is unacknowledged gets two seconds, then the session is over.
+	s.finishAgent("")
+}
+
+// finishAgent is the agent's end, when the far connection or the command is at its end.
+func (s *fakeSession) finishAgent(output string) {
+	// What is unacknowledged gets two seconds, then the session is over.
 	deadline := time.NewTimer(2 * time.Second)
 	defer deadline.Stop()
 	poll := time.NewTicker(10 * time.Millisecond)
@@ -455,7 +475,7 @@ func (s *fakeSession) runAgent() {
 		}
 		break
 	}
-	s.end("")
+	s.end(output)
 }
 
 func (a *fakeAgent) pending() int {
@@ -578,7 +598,22 @@ func (s *fakeSession) agentProcess(m *frame.Message) bool {
 	complete, conn := a.complete, a.conn
 	a.mu.Unlock()
 	switch m.PayloadType {
+	case datachannel.EncChallengeResponse:
+		a.challenge <- m.Payload
+		return true
+	case datachannel.Size:
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if complete {
+			a.size = m.Payload
+		}
+		return true
 	case datachannel.HandshakeResponse:
+		a.answer = m.Payload
+		if s.f.opts.exec != nil {
+			close(a.response)
+			return true
+		}
 		var r datachannel.HandshakeResponsePayload
 		if err := json.Unmarshal(m.Payload, &r); err != nil || len(r.ProcessedClientActions) != 1 ||
 			r.ProcessedClientActions[0].ActionStatus != datachannel.Success {
@@ -592,6 +627,12 @@ func (s *fakeSession) agentProcess(m *frame.Message) bool {
 	case datachannel.Output:
 		if !complete {
 			return true // swallowed, as the real one does
+		}
+		if s.f.opts.exec != nil {
+			a.mu.Lock()
+			defer a.mu.Unlock()
+			a.typed.Write(m.Payload)
+			return true
 		}
 		if conn == nil {
 			return false

@@ -1,12 +1,25 @@
 package sessions
 
 import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"math/rand/v2"
 	"net"
+	"os"
+	"strings"
+	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"github.com/aws/smithy-go"
 	"go.uber.org/goleak"
 	"golang.org/x/net/nettest"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -23,17 +36,548 @@ func pipe(t testing.TB, opts fakeOptions, cfg Config) (*Stream, net.Conn, *fakeS
 	return s, far, f
 }
 
+// shut ends what pipe made, and checks that nothing is left of it.
+func shut(s *Stream, far net.Conn, f *fakeService) {
+	far.Close()
+	s.Close()
+	f.close()
+	f.checkTerminated()
+}
+
 func TestConn(t *testing.T) {
+	opts := fakeOptions{interval: time.Millisecond}
 	t.Run("stream", func(t *testing.T) {
 		nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
-			s, far, f := pipe(t, fakeOptions{interval: time.Millisecond}, Config{})
-			return s, far, func() { s.Close(); far.Close(); f.close(); f.checkTerminated() }, nil
+			s, far, f := pipe(t, opts, Config{})
+			return s, far, func() { shut(s, far, f) }, nil
 		})
 	})
 	t.Run("far end", func(t *testing.T) {
 		nettest.TestConn(t, func() (net.Conn, net.Conn, func(), error) {
-			s, far, f := pipe(t, fakeOptions{interval: time.Millisecond}, Config{})
-			return far, s, func() { s.Close(); far.Close(); f.close(); f.checkTerminated() }, nil
+			s, far, f := pipe(t, opts, Config{})
+			return far, s, func() { shut(s, far, f) }, nil
 		})
 	})
+}
+
+// wait lets d pass, in the time of a synctest bubble.
+func wait(d time.Duration) { <-time.After(d) }
+
+// noise returns n bytes that are the same for the same seed.
+func noise(seed uint64, n int) []byte {
+	b := make([]byte, n)
+	rng := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
+	rng.Read(b)
+	return b
+}
+
+// exchange sends up and down through s at the same time, and fails the test unless both arrive as they were.
+func exchange(t *testing.T, s *Stream, far net.Conn, up, down []byte) {
+	t.Helper()
+	var wg sync.WaitGroup
+	send := func(name string, w io.Writer, p []byte) {
+		if _, err := w.Write(p); err != nil {
+			t.Errorf("%s: write: %v", name, err)
+		}
+	}
+	receive := func(name string, r io.Reader, want []byte) {
+		got := make([]byte, len(want))
+		if n, err := io.ReadFull(r, got); err != nil {
+			t.Errorf("%s: read %d of %d bytes: %v", name, n, len(want), err)
+		} else if !bytes.Equal(got, want) {
+			t.Errorf("%s: the bytes have changed", name)
+		}
+	}
+	wg.Go(func() { send("up", s, up) })
+	wg.Go(func() { send("down", far, down) })
+	wg.Go(func() { receive("up", far, up) })
+	wg.Go(func() { receive("down", s, down) })
+	wg.Wait()
+}
+
+// TestSimulation moves data both ways over a path that drops, duplicates, reorders, delays and is cut, and checks that it
+// arrives as it was, over one session.
+func TestSimulation(t *testing.T) {
+	type path struct {
+		faults faults
+		cuts   int
+		bytes  int
+	}
+	for name, p := range map[string]path{
+		"clean":      {bytes: 1 << 20},
+		"delay":      {faults: faults{delay: 20 * time.Millisecond}, bytes: 512 << 10},
+		"issue":      {faults: faults{drop: .01, dup: .01, reorder: .02}, cuts: 3, bytes: 512 << 10},
+		"acks too":   {faults: faults{drop: .01, dup: .01, reorder: .02, acksToo: true}, cuts: 3, bytes: 256 << 10},
+		"bad":        {faults: faults{drop: .1, dup: .1, reorder: .1, delay: 10 * time.Millisecond}, cuts: 5, bytes: 64 << 10},
+		"only cuts":  {faults: faults{delay: time.Millisecond}, cuts: 20, bytes: 512 << 10},
+		"duplicates": {faults: faults{dup: .5}, bytes: 128 << 10},
+		"reordered":  {faults: faults{reorder: .4}, bytes: 128 << 10},
+	} {
+		for seed := range uint64(3) {
+			t.Run(fmt.Sprintf("%s/%d", name, seed), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					s, far, f := pipe(t, fakeOptions{faults: p.faults, interval: time.Millisecond, seed: seed}, Config{})
+					defer shut(s, far, f)
+					stop := make(chan struct{})
+					var cutter sync.WaitGroup
+					cutter.Go(func() {
+						rng := rand.New(rand.NewPCG(seed, 1))
+						for range p.cuts {
+							select {
+							case <-time.After(time.Duration(rng.IntN(400)) * time.Millisecond):
+								f.session(0).cut()
+							case <-stop:
+								return
+							}
+						}
+					})
+					exchange(t, s, far, noise(seed, p.bytes), noise(seed+100, p.bytes))
+					close(stop)
+					cutter.Wait()
+					st := s.Stats()
+					if f.started != 1 {
+						t.Errorf("%d sessions", f.started)
+					}
+					if p.cuts > 0 && st.Resumes == 0 {
+						t.Error("never resumed")
+					}
+					if p.faults.drop > 0 && st.Resends == 0 || p.faults.dup > 0 && st.Duplicates == 0 {
+						t.Errorf("no faults: %+v", st)
+					}
+					if st.Received != uint64(p.bytes) || st.Sent != uint64(p.bytes) {
+						t.Errorf("sent %d, received %d, want %d", st.Sent, st.Received, p.bytes)
+					}
+				})
+			})
+		}
+	}
+}
+
+// A clean path costs nothing that is not needed.
+func TestNothingResentOnACleanPath(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, far, f := pipe(t, fakeOptions{faults: faults{delay: 20 * time.Millisecond}, interval: time.Millisecond}, Config{})
+		defer shut(s, far, f)
+		exchange(t, s, far, noise(1, 4<<20), noise(2, 64<<10))
+		st := s.Stats()
+		if st.Resends != 0 || st.Dropped != 0 || st.Resumes != 0 {
+			t.Errorf("%+v", st)
+		}
+		if st.RTT < 40*time.Millisecond || st.RTT > 80*time.Millisecond {
+			t.Errorf("round trip %v on a path of 40 ms", st.RTT)
+		}
+		if st.Payload != defaultMaxPayload {
+			t.Errorf("payload %d", st.Payload)
+		}
+	})
+}
+
+func TestCloseFlushes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, far, f := pipe(t, fakeOptions{faults: faults{drop: .05, delay: 10 * time.Millisecond}}, Config{})
+		want := noise(1, 100<<10)
+		var got []byte
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			var err error
+			if got, err = io.ReadAll(far); err != nil {
+				t.Error(err)
+			}
+		})
+		if _, err := s.Write(want); err != nil {
+			t.Error(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		wg.Wait() // the agent has closed the far connection
+		if !bytes.Equal(got, want) {
+			t.Errorf("%d of %d bytes arrived", len(got), len(want))
+		}
+		for range 2 {
+			if err := s.Close(); err != nil {
+				t.Errorf("Close again: %v", err)
+			}
+		}
+		if !errors.Is(s.Err(), net.ErrClosed) {
+			t.Errorf("Err: %v", s.Err())
+		}
+		if _, err := s.Read(make([]byte, 1)); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Read: %v", err)
+		}
+		if _, err := s.Write([]byte("x")); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("Write: %v", err)
+		}
+		if err := s.SetDeadline(time.Now()); !errors.Is(err, net.ErrClosed) {
+			t.Errorf("SetDeadline: %v", err)
+		}
+		shut(s, far, f)
+	})
+}
+
+// The far end takes nothing: Close gives up in time, and says so.
+func TestCloseIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, far, f := pipe(t, fakeOptions{}, Config{CloseTimeout: 3 * time.Second})
+		if _, err := s.Write(make([]byte, 10<<10)); err != nil {
+			t.Error(err)
+		}
+		start := time.Now()
+		if err := s.Close(); err == nil || !strings.Contains(err.Error(), "not acknowledged") {
+			t.Errorf("Close: %v", err)
+		}
+		if d := time.Since(start); d != 3*time.Second {
+			t.Errorf("Close took %v", d)
+		}
+		shut(s, far, f)
+	})
+}
+
+func TestFarEndCloses(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, far, f := pipe(t, fakeOptions{faults: faults{drop: .02}}, Config{})
+		want := noise(1, 30<<10)
+		if _, err := far.Write(want); err != nil {
+			t.Error(err)
+		}
+		far.Close()
+		got, err := io.ReadAll(s)
+		if err != nil || !bytes.Equal(got, want) {
+			t.Errorf("read %d of %d bytes: %v", len(got), len(want), err)
+		}
+		<-s.Done()
+		var closed *ClosedError
+		if err := s.Err(); !errors.As(err, &closed) || !errors.Is(err, io.EOF) || closed.SessionID != s.SessionID() {
+			t.Errorf("Err: %v", err)
+		}
+		if _, err := s.Write([]byte("x")); !errors.As(err, &closed) {
+			t.Errorf("Write: %v", err)
+		}
+		shut(s, far, f)
+	})
+}
+
+// A session that ends while messages are missing has not ended well.
+func TestEndWithAGap(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, far, f := pipe(t, fakeOptions{}, Config{})
+		fs := f.session(0)
+		fs.a.mu.Lock()
+		fs.a.next++ // as if a message were on its way for ever
+		fs.a.mu.Unlock()
+		if _, err := far.Write([]byte("after the gap")); err != nil {
+			t.Error(err)
+		}
+		synctest.Wait()
+		fs.end("")
+		if got, err := io.ReadAll(s); len(got) > 0 || !errors.Is(err, io.ErrUnexpectedEOF) {
+			t.Errorf("read %q: %v", got, err)
+		}
+		shut(s, far, f)
+	})
+}
+
+func TestWriteBlocks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const window, buffer = 64 << 10, 32 << 10
+		s, far, f := pipe(t, fakeOptions{}, Config{SendWindow: window, WriteBuffer: buffer, CloseTimeout: time.Millisecond})
+		if err := s.SetWriteDeadline(time.Now().Add(time.Minute)); err != nil {
+			t.Error(err)
+		}
+		n, err := s.Write(make([]byte, 1<<20)) // nobody reads at the far end
+		if !errors.Is(err, os.ErrDeadlineExceeded) || n < buffer || n > buffer+window {
+			t.Errorf("%d bytes written, then %v", n, err)
+		}
+		var ne net.Error
+		if !errors.As(err, &ne) || !ne.Timeout() {
+			t.Errorf("%v is no timeout", err)
+		}
+		// The far end reads again: nothing is lost.
+		if err := s.SetWriteDeadline(time.Time{}); err != nil {
+			t.Error(err)
+		}
+		if got, err := io.ReadFull(far, make([]byte, n)); err != nil {
+			t.Errorf("%d of %d bytes: %v", got, n, err)
+		}
+		shut(s, far, f)
+	})
+}
+
+// A slow reader holds the sender back, and what is kept for it is bounded.
+func TestSlowReader(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const soft = 64 << 10
+		s, far, f := pipe(t, fakeOptions{interval: time.Millisecond}, Config{ReadBuffer: soft})
+		want := noise(1, 1<<20)
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if _, err := far.Write(want); err != nil {
+				t.Error(err)
+			}
+		})
+		wait(10 * time.Second)
+		if n := s.unread(); n < soft || n > soft+1024 {
+			t.Errorf("%d bytes kept", n)
+		}
+		// Our own direction works all the same: its acks are behind what the reader does not take.
+		up := noise(2, 256<<10)
+		wg.Go(func() {
+			if _, err := s.Write(up); err != nil {
+				t.Error(err)
+			}
+		})
+		got := make([]byte, len(up))
+		if _, err := io.ReadFull(far, got); err != nil || !bytes.Equal(got, up) {
+			t.Errorf("up: %v", err)
+		}
+		if n := s.unread(); n > readHardFactor*soft+1024 {
+			t.Errorf("%d bytes kept", n)
+		}
+		got = make([]byte, len(want))
+		if _, err := io.ReadFull(s, got); err != nil || !bytes.Equal(got, want) {
+			t.Errorf("down: %v", err)
+		}
+		wg.Wait()
+		shut(s, far, f)
+	})
+}
+
+// Messages beyond the bound of the reorder buffer are refused unacknowledged, and come again.
+func TestReorderBufferIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, far, f := pipe(t, fakeOptions{faults: faults{reorder: .2, drop: .02}, interval: time.Millisecond},
+			Config{ReorderBuffer: 8 << 10})
+		exchange(t, s, far, nil, noise(1, 100<<10))
+		if s.Stats().Dropped == 0 {
+			t.Error("nothing was refused")
+		}
+		shut(s, far, f)
+	})
+}
+
+func TestResumeRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, far, f := pipe(t, fakeOptions{}, Config{})
+		f.resumeErr = func(int) error { return accessDenied() }
+		f.session(0).cut()
+		_, err := s.Read(make([]byte, 1))
+		if fail.KindOf(err) != fail.Lost || !errors.Is(err, errNoResume) || !strings.Contains(err.Error(), "AccessDenied") {
+			t.Errorf("Read: %v", err)
+		}
+		var api smithy.APIError
+		if !errors.As(err, &api) {
+			t.Error("the service's error is not in the chain")
+		}
+		if f.resumed != 1 {
+			t.Errorf("%d ResumeSession calls, want 1", f.resumed)
+		}
+		<-s.Done()
+		if _, err2 := s.Write([]byte("x")); !errors.Is(err2, s.Err()) {
+			t.Errorf("Write: %v", err2)
+		}
+		if !strings.Contains(err.Error(), s.SessionID()) || fail.NextOf(err) == "" {
+			t.Errorf("%v; next: %s", err, fail.NextOf(err))
+		}
+		if err := s.Close(); err != nil {
+			t.Errorf("Close: %v", err)
+		}
+		shut(s, far, f)
+	})
+}
+
+func TestResumeDeadline(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const deadline = time.Minute
+		s, far, f := pipe(t, fakeOptions{}, Config{ResumeTimeout: deadline})
+		wait(time.Hour)
+		f.dialErr = func(int) error { return errors.New("no route to host") }
+		f.session(0).cut()
+		start := time.Now()
+		_, err := s.Read(make([]byte, 1))
+		if d := time.Since(start); d != deadline {
+			t.Errorf("gave up after %v", d)
+		}
+		if fail.KindOf(err) != fail.Lost || !strings.Contains(err.Error(), "no route to host") {
+			t.Errorf("Read: %v", err)
+		}
+		if f.resumed < 6 || f.resumed > 20 {
+			t.Errorf("%d attempts in %v", f.resumed, deadline)
+		}
+		shut(s, far, f)
+	})
+}
+
+// What fails for a while is tried again, and neither side of the stream sees it.
+func TestResumeRetries(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, far, f := pipe(t, fakeOptions{interval: time.Millisecond}, Config{})
+		f.resumeErr = func(n int) error {
+			if n < 5 {
+				return &smithy.GenericAPIError{Code: "ThrottlingException"}
+			}
+			return nil
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() { wait(20 * time.Millisecond); f.session(0).cut() })
+		exchange(t, s, far, noise(1, 64<<10), noise(2, 64<<10))
+		wg.Wait()
+		if st := s.Stats(); st.Resumes != 1 {
+			t.Errorf("%+v", st)
+		}
+		shut(s, far, f)
+	})
+}
+
+// Close does not wait for a connection that is lost when there is nothing to send.
+func TestCloseWhileLost(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, far, f := pipe(t, fakeOptions{}, Config{})
+		f.dialErr = func(int) error { return errors.New("no route to host") }
+		f.session(0).cut()
+		wait(time.Second)
+		start := time.Now()
+		if err := s.Close(); err != nil || time.Since(start) > 0 {
+			t.Errorf("Close: %v after %v", err, time.Since(start))
+		}
+		shut(s, far, f)
+	})
+}
+
+// deafSocket is a websocket whose other end has vanished without a word.
+type deafSocket struct {
+	socket
+	deaf chan struct{} // closed when it is
+}
+
+func (d deafSocket) Write(p []byte) error {
+	select {
+	case <-d.deaf:
+		return nil
+	default:
+		return d.socket.Write(p)
+	}
+}
+
+func (d deafSocket) Ping(ctx context.Context) error {
+	select {
+	case <-d.deaf:
+		<-ctx.Done()
+		return ctx.Err()
+	default:
+		return d.socket.Ping(ctx)
+	}
+}
+
+func TestDeadPeer(t *testing.T) {
+	for _, idle := range []bool{true, false} {
+		t.Run(fmt.Sprintf("idle=%v", idle), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				near, far := net.Pipe()
+				f := newFakeService(t, fakeOptions{}, func(int) (net.Conn, error) { return near, nil })
+				c := f.client(Config{PingInterval: time.Minute, PingTimeout: 5 * time.Second})
+				deaf := make(chan struct{})
+				c.dial = func(ctx context.Context, g grant) (socket, error) {
+					s, err := f.dial(ctx, g)
+					if f.dials == 1 {
+						s = deafSocket{s, deaf}
+					}
+					return s, err
+				}
+				s, err := c.OpenPort(t.Context(), Port{Target: "i-1", Port: 1})
+				if err != nil {
+					t.Fatal(err)
+				}
+				close(deaf)
+				start := time.Now()
+				limit := time.Minute + 6*time.Second
+				if !idle { // missing acks are a reason to ask at once
+					limit = 9 * time.Second
+					if _, err := s.Write([]byte("hello")); err != nil {
+						t.Error(err)
+					}
+				}
+				for s.Stats().Resumes == 0 && time.Since(start) < time.Hour {
+					wait(100 * time.Millisecond)
+				}
+				if d := time.Since(start); d > limit {
+					t.Errorf("noticed after %v", d)
+				}
+				if !idle {
+					if _, err := io.ReadFull(far, make([]byte, 5)); err != nil {
+						t.Error(err)
+					}
+				}
+				shut(s, far, f)
+			})
+		})
+	}
+}
+
+// Something on the way does not take long messages: the stream says so, and the next one keeps to what gets through.
+func TestLongMessagesRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		pipes := make(chan net.Conn, 2)
+		f := newFakeService(t, fakeOptions{maxFrame: 3000}, func(int) (net.Conn, error) {
+			near, far := net.Pipe()
+			pipes <- far
+			return near, nil
+		})
+		c := f.client(Config{})
+		s, err := c.OpenPort(t.Context(), Port{Target: "i-1", Port: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		far := <-pipes
+		var wg sync.WaitGroup
+		wg.Go(func() { _, _ = io.Copy(io.Discard, far) })
+		for err == nil {
+			_, err = s.Write(make([]byte, 10<<10))
+		}
+		if !strings.Contains(err.Error(), "more than 2048 bytes do not get through") {
+			t.Errorf("Write: %v", err)
+		}
+		shut(s, far, f)
+		wg.Wait()
+		if s, err = c.OpenPort(t.Context(), Port{Target: "i-1", Port: 1}); err != nil {
+			t.Fatal(err)
+		}
+		far = <-pipes
+		exchange(t, s, far, noise(1, 4<<20), nil)
+		if p := s.Stats().Payload; p != 2048 {
+			t.Errorf("payload %d", p)
+		}
+		shut(s, far, f)
+	})
+}
+
+func TestMalformedMessagesAreIgnored(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, far, f := pipe(t, fakeOptions{}, Config{})
+		sock := f.session(0).sock
+		for _, b := range [][]byte{nil, {0}, make([]byte, 120), bytes.Repeat([]byte{255}, 200)} {
+			sock.deliver(b, 0)
+		}
+		exchange(t, s, far, []byte("up"), []byte("down"))
+		if n := s.Stats().Dropped; n != 4 {
+			t.Errorf("%d messages dropped, want 4", n)
+		}
+		shut(s, far, f)
+	})
+}
+
+func TestConnectPause(t *testing.T) {
+	most := func(d time.Duration) time.Duration { return d }
+	none := func(time.Duration) time.Duration { return 0 }
+	for n, want := range []time.Duration{100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000} {
+		want *= time.Millisecond
+		if got := connectPause(n, most); got != want {
+			t.Errorf("attempt %d: at most %v, want %v", n, got, want)
+		}
+		if got := connectPause(n, none); got != want/4 {
+			t.Errorf("attempt %d: at least %v, want %v", n, got, want/4)
+		}
+	}
+	if got := connectPause(1<<30, most); got != maxBackoff {
+		t.Errorf("after very long: %v", got)
+	}
 }
