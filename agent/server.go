@@ -53,7 +53,7 @@ func (c *serverConnector) open(ctx context.Context) (*opened, error) {
 		return nil, err
 	}
 	c.agent.progress("opening a session to " + s.Target)
-	stream, err := c.agent.openPort(ctx, sessions.Port{Target: s.Target, Port: s.SSHPort, ServerFirst: true})
+	stream, err := c.agent.openPort(ctx, sessions.Port{Target: s.Target, Port: s.SSHPort, ServerFirst: true}, true)
 	if err != nil {
 		return nil, err
 	}

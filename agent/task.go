@@ -99,7 +99,8 @@ func (c *taskConnector) open(ctx context.Context) (*opened, error) {
 	a := c.agent
 	if c.takeProven() && time.Until(c.access.until()) > grantMargin {
 		p := c.access.latest()
-		o, err := c.access.session(ctx, p.hostKey, p.reply.Ports.SSH)
+		// No patience here: a task that is not connected any more may be gone for good.
+		o, err := c.access.session(ctx, p.hostKey, p.reply.Ports.SSH, false)
 		if err == nil || ctx.Err() != nil {
 			return o, err
 		}
@@ -122,7 +123,7 @@ func (c *taskConnector) open(ctx context.Context) (*opened, error) {
 	if err := p.wait(ctx); err != nil {
 		return nil, err
 	}
-	return c.access.session(ctx, p.hostKey, p.reply.Ports.SSH)
+	return c.access.session(ctx, p.hostKey, p.reply.Ports.SSH, true)
 }
 
 // access is a key that a bastion accepts, and the grants by which it does: the bastion ends the connections of a key whose
@@ -163,7 +164,7 @@ func (x *access) until() time.Time { return x.latest().notAfter() }
 // then has the answer, says why.
 func (x *access) overlapped(ctx context.Context, p *push, key ssh.PublicKey, port int) (*opened, error) {
 	a := x.agent
-	o, err := x.session(ctx, key, port)
+	o, err := x.session(ctx, key, port, true)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, err
@@ -173,7 +174,7 @@ func (x *access) overlapped(ctx context.Context, p *push, key ssh.PublicKey, por
 		if waitErr := p.wait(ctx); waitErr != nil {
 			return nil, waitErr
 		}
-		return x.session(ctx, p.hostKey, p.reply.Ports.SSH)
+		return x.session(ctx, p.hostKey, p.reply.Ports.SSH, true)
 	}
 	o.user = keys.UserPending
 	o.granted = p.wait
@@ -195,10 +196,11 @@ func (x *access) overlapped(ctx context.Context, p *push, key ssh.PublicKey, por
 }
 
 // session opens a session to bastiond with the given host key, and sees to it that the grant lasts as long as the session.
-func (x *access) session(ctx context.Context, key ssh.PublicKey, port int) (*opened, error) {
+// patient says whether a task that is not connected to SSM is waited for.
+func (x *access) session(ctx context.Context, key ssh.PublicKey, port int, patient bool) (*opened, error) {
 	a := x.agent
 	a.progress("opening a session to " + describe(&x.bastion))
-	stream, err := a.openPort(ctx, sessions.Port{Target: x.bastion.Target(), Port: port, ServerFirst: true})
+	stream, err := a.openPort(ctx, sessions.Port{Target: x.bastion.Target(), Port: port, ServerFirst: true}, patient)
 	if err != nil {
 		return nil, err
 	}
@@ -255,8 +257,9 @@ func (x *access) keepGranted(ended <-chan struct{}) {
 	}
 }
 
-// openPort opens a port session within connect_timeout. That SSM does not know the target yet is a matter of seconds.
-func (a *Agent) openPort(ctx context.Context, p sessions.Port) (*sessions.Stream, error) {
+// openPort opens a port session within connect_timeout. If it is patient it waits for a target that is not connected to
+// SSM: for one that has just started that is a matter of seconds.
+func (a *Agent) openPort(ctx context.Context, p sessions.Port, patient bool) (*sessions.Stream, error) {
 	op := "open a session to " + p.Target
 	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.ConnectTimeout, fail.New(fail.Timeout, op,
 		fmt.Errorf("no connection within %s", a.settings.ConnectTimeout), "try again, or allow more time with --connect-timeout"))
@@ -272,7 +275,7 @@ func (a *Agent) openPort(ctx context.Context, p sessions.Port) (*sessions.Stream
 			return nil, endedBy(ctx, op, firstOf(lastErr, err))
 		}
 		var notConnected *ssmtypes.TargetNotConnected
-		if !errors.As(err, &notConnected) {
+		if !errors.As(err, &notConnected) || !patient {
 			return nil, err
 		}
 		lastErr = err
@@ -505,7 +508,7 @@ func refusal(op string, r keys.GrantReply) error {
 	err := errors.New(r.Error)
 	switch r.Code {
 	case keys.CodeInvalid:
-		return fail.New(fail.Usage, op, err, "check the setting permit")
+		return fail.New(fail.Denied, op, err, "name destinations that the bastion can permit; for socks see the setting permit")
 	case keys.CodeExpired:
 		return fail.New(fail.Denied, op, err, "check this machine's clock")
 	case keys.CodeFull:

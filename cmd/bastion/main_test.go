@@ -1,9 +1,13 @@
 package main
 
 import (
+	"crypto/ed25519"
+	"crypto/rand"
+	"encoding/pem"
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -12,23 +16,65 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
+	"golang.org/x/crypto/ssh"
 )
 
 // The test binary is the command line: started as "bastion", it is that.
 func TestMain(m *testing.M) {
-	testscript.Main(leakChecked{m}, map[string]func(){"bastion": main})
+	testscript.Main(suite{m}, map[string]func(){"bastion": main})
 }
 
-// leakChecked fails tests that leave goroutines behind.
-type leakChecked struct{ m *testing.M }
+// scratch is a directory for all tests. It holds "bastion".
+var scratch string
 
-func (l leakChecked) Run() int {
-	code := l.m.Run()
-	if err := goleak.Find(); code == 0 && err != nil {
+// suite runs the tests with a scratch directory, and fails if they leave goroutines behind.
+type suite struct{ m *testing.M }
+
+func (s suite) Run() int {
+	code, err := s.run()
+	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return code
+}
+
+func (s suite) run() (code int, err error) {
+	if scratch, err = os.MkdirTemp("", "bastion"); err != nil {
+		return 0, err
+	}
+	defer func() { err = errors.Join(err, os.RemoveAll(scratch)) }()
+	self, err := os.Executable()
+	if err != nil {
+		return 0, err
+	}
+	if err := os.Symlink(self, filepath.Join(scratch, "bastion")); err != nil {
+		return 0, err
+	}
+	if code = s.m.Run(); code != 0 {
+		return code, nil
+	}
+	return 0, goleak.Find()
+}
+
+func mustAddr(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+// testIdentity writes a private key and returns its path.
+func testIdentity(t *testing.T) string {
+	t.Helper()
+	_, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	block, err := ssh.MarshalPrivateKey(key, "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "key")
+	if err := os.WriteFile(path, pem.EncodeToMemory(block), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // offline is an environment in which no AWS can be found.

@@ -17,7 +17,7 @@ func (a *app) connectionLog(s config.Settings, p *progress) *slog.Logger {
 	return slog.New(&noticeHandler{progress: p})
 }
 
-// noticeHandler shows warnings and errors: the message, then the values of its attributes.
+// noticeHandler shows warnings and errors: the message, the destination, the error and its next step.
 type noticeHandler struct {
 	progress *progress
 	attrs    []slog.Attr
@@ -28,23 +28,24 @@ func (h *noticeHandler) Enabled(_ context.Context, level slog.Level) bool {
 }
 
 func (h *noticeHandler) Handle(_ context.Context, r slog.Record) error {
-	text := r.Message
-	hint := ""
-	add := func(a slog.Attr) bool {
-		switch v := a.Value.String(); {
-		case a.Key == "next":
-			hint = v
-		case v != "" && !strings.Contains(text, v):
-			text += ": " + v
-		}
+	values := make(map[string]string)
+	note := func(a slog.Attr) bool {
+		values[a.Key] = a.Value.String()
 		return true
 	}
 	for _, a := range h.attrs {
-		add(a)
+		note(a)
 	}
-	r.Attrs(add)
-	if hint != "" {
-		text += "\nhint: " + hint
+	r.Attrs(note)
+	text := r.Message
+	if dest := values["dest"]; dest != "" && !strings.Contains(values["err"], dest) {
+		text += " to " + dest
+	}
+	if err := values["err"]; err != "" {
+		text += ": " + err
+	}
+	if next := values["next"]; next != "" {
+		text += "\nhint: " + next
 	}
 	h.progress.Note(text)
 	return nil
