@@ -182,12 +182,14 @@ func nameRune(r rune) bool {
 func (a Allow) Empty() bool { return len(a.entries) == 0 }
 
 // String returns the list in the form that ParseAllow reads.
-func (a Allow) String() string {
-	text := make([]string, len(a.entries))
+func (a Allow) String() string { return strings.Join(a.texts(), ",") }
+
+func (a Allow) texts() []string {
+	texts := make([]string, len(a.entries))
 	for i, e := range a.entries {
-		text[i] = e.String()
+		texts[i] = e.String()
 	}
-	return strings.Join(text, ",")
+	return texts
 }
 
 func (e entry) String() string {

@@ -58,6 +58,7 @@ type record struct {
 	Version  string   `json:"version,omitempty"`
 	Listen   []string `json:"listen,omitempty"`
 	Allow    []string `json:"allow,omitempty"`
+	Limit    []string `json:"limit,omitempty"`
 	HostKey  string   `json:"host_key,omitempty"`
 	Deadline string   `json:"deadline,omitempty"`
 }

@@ -210,7 +210,7 @@ func (s *Server) addressesOf(ctx context.Context, host string, port uint16, perm
 	if err != nil {
 		return "", nil, &deniedError{err.Error()}
 	}
-	if !s.config.Allow.mayPermit(name, port) {
+	if limit := s.config.Limit; !s.config.Allow.mayPermit(name, port) || limit != nil && !limit.mayPermit(name, port) {
 		return "", nil, &deniedError{"no entry of the allow-list permits it"}
 	}
 	if permit != nil && !permit.mayPermit(name, port) {
@@ -226,10 +226,16 @@ func (s *Server) addressesOf(ctx context.Context, host string, port uint16, perm
 	return name, addrs, nil
 }
 
-// checkAddress applies the server's list and, if there is one, the grant's: what one of them forbids is forbidden.
+// checkAddress applies the server's list, its limit and the grant's list: what one of them forbids is forbidden. That an
+// address is special is the first two's to judge.
 func (s *Server) checkAddress(name string, addr netip.Addr, port uint16, permit *Allow) error {
 	if err := s.config.Allow.check(name, addr, port, s.resolvers); err != nil {
 		return err
+	}
+	if s.config.Limit != nil {
+		if err := s.config.Limit.check(name, addr, port, s.resolvers); err != nil {
+			return err
+		}
 	}
 	if permit != nil && !permit.permits(name, addr, port) {
 		return errors.New("the grant does not permit it")

@@ -165,6 +165,26 @@ func TestGrantNarrows(t *testing.T) {
 	}
 }
 
+// What the image does not allow, no setting allows.
+func TestLimit(t *testing.T) {
+	d := newDialed(t)
+	limit := mustAllow(t, "*.internal:*,10.0.0.0/8:22,127.0.7.1:80")
+	b := start(t, Config{
+		Allow: mustAllow(t, everything), Limit: &limit, Dial: d.dial,
+		Resolver: nameServer(t, map[string][]string{"db.internal": {"192.0.2.1"}, "evil.internal": {"127.0.0.1"}, "db.test": {"192.0.2.2"}}),
+	})
+	c := b.dial(t, b.grant(t, "*:*"))
+	for _, address := range []string{"db.internal:5432", "10.0.0.1:22", "127.0.7.1:80"} {
+		connect(t, c, address)
+	}
+	for _, address := range []string{"db.test:5432", "10.0.0.1:23", "192.0.2.1:5432", "127.0.7.1:81", "evil.internal:80"} {
+		wantRefused(t, c, address, ssh.Prohibited, "allow-list")
+	}
+	if got := d.list(); len(got) != 3 {
+		t.Errorf("dialed %v", got)
+	}
+}
+
 // The destination is what the name stands for, whatever the name is.
 func TestResolvedAddressIsChecked(t *testing.T) {
 	hosts := map[string][]string{

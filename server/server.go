@@ -44,6 +44,7 @@ const (
 type Config struct {
 	Listen   string // see DefaultListen; a loopback address; port 0 picks a free one
 	Allow    Allow  // zero: no destination is permitted
+	Limit    *Allow // nil: none; else a destination must be permitted by both lists
 	Resolver string // IP:PORT of a DNS server; empty: the system's
 
 	// Socket is the path of the control socket. Its directory is made, or must belong to this user. Empty: none.
@@ -469,8 +470,9 @@ func (s *Server) auditStart() {
 	for _, l := range s.listeners {
 		r.Listen = append(r.Listen, l.Addr().String())
 	}
-	for _, e := range s.config.Allow.entries {
-		r.Allow = append(r.Allow, e.String())
+	r.Allow = s.config.Allow.texts()
+	if s.config.Limit != nil {
+		r.Limit = s.config.Limit.texts()
 	}
 	s.audit.write(r)
 	if s.config.Allow.Empty() {

@@ -6,7 +6,9 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"log/slog"
+	"os"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -40,11 +42,20 @@ func version() string {
 
 const envPrefix = "BASTIOND_"
 
+// limitFile is the image's own list of destinations. Its place is no setting, because those who may start a task, or run a
+// command in one, can change every setting.
+const limitFile = "/etc/bastiond/allow"
+
+const maxLimitFile = 1 << 20
+
 const description = `Every setting is a flag or an environment variable; the flag wins. Destinations are a list of HOST:PORT,
 separated by commas or spaces. HOST is a name with the wildcards * and ?, an IP address, a CIDR, or * alone (IPv6 in
 brackets); PORT is a number, a range FROM-TO or *. Nothing listed means nothing is permitted. Instance metadata, task
 credentials and link-local addresses can never be permitted; loopback addresses and the VPC's resolver only by an entry
 that names the address itself. Durations are written as 90s, 30m, 12h.
+
+Where the image has a list of its own, in the file /etc/bastiond/allow, a destination must be on both lists, and that one is
+the default: whoever starts the task can narrow what the image allows, and not widen it.
 
 The audit log, one JSON object per line, goes to standard output; everything else goes to standard error.
 
@@ -53,8 +64,12 @@ or settings. SIGTERM drains; a second one ends at once.`
 
 // run is the program: drain begins the end of `serve`, end is the end.
 func run(drain, end context.Context, args, environ []string, stdout, stderr io.Writer) int {
-	a := &app{drain: drain, end: end, environ: environ, stdout: stdout, stderr: stderr}
-	err := a.cli().RunContext(end, args)
+	a := &app{drain: drain, end: end, environ: environ, stdout: stdout, stderr: stderr, limitFile: limitFile}
+	return a.run(args)
+}
+
+func (a *app) run(args []string) int {
+	err := a.cli().RunContext(a.end, args)
 	var usage *usageError
 	var config *server.ConfigError
 	switch {
@@ -63,9 +78,9 @@ func run(drain, end context.Context, args, environ []string, stdout, stderr io.W
 	case errors.Is(err, errReported):
 		return exitFailed
 	}
-	_, _ = fmt.Fprintln(stderr, "bastiond:", err)
+	_, _ = fmt.Fprintln(a.stderr, "bastiond:", err)
 	if errors.As(err, &usage) || errors.As(err, &config) {
-		_, _ = fmt.Fprintln(stderr, "run `bastiond help` for the settings")
+		_, _ = fmt.Fprintln(a.stderr, "run `bastiond help` for the settings")
 		return exitUsage
 	}
 	return exitFailed
@@ -75,6 +90,7 @@ type app struct {
 	drain, end     context.Context
 	environ        []string
 	stdout, stderr io.Writer
+	limitFile      string
 }
 
 // A usageError is the caller's mistake.
@@ -214,6 +230,13 @@ func (a *app) config(c *cli.Context, log *slog.Logger) (server.Config, error) {
 	if err != nil {
 		return server.Config{}, fmt.Errorf("allow: %w", err)
 	}
+	limit, err := readLimit(a.limitFile)
+	if err != nil {
+		return server.Config{}, err
+	}
+	if limit != nil && allow.Empty() {
+		allow = *limit
+	}
 	for _, name := range []string{
 		"max-life", "client-timeout", "handshake-timeout", "resolve-timeout", "dial-timeout", "idle-stop", "drain",
 	} {
@@ -230,7 +253,7 @@ func (a *app) config(c *cli.Context, log *slog.Logger) (server.Config, error) {
 		return server.Config{}, errors.New("socket: want a path")
 	}
 	return server.Config{
-		Listen: c.String("listen"), Allow: allow, Resolver: c.String("resolver"), Socket: c.String("socket"),
+		Listen: c.String("listen"), Allow: allow, Limit: limit, Resolver: c.String("resolver"), Socket: c.String("socket"),
 		IdleStop: orNever(c.Duration("idle-stop")), MaxLife: c.Duration("max-life"), Drain: orNever(c.Duration("drain")),
 		ResolveTimeout: c.Duration("resolve-timeout"), DialTimeout: c.Duration("dial-timeout"),
 		HandshakeTimeout: c.Duration("handshake-timeout"), ClientTimeout: c.Duration("client-timeout"),
@@ -238,6 +261,30 @@ func (a *app) config(c *cli.Context, log *slog.Logger) (server.Config, error) {
 		MaxChannelsPerConn: c.Int("max-channels-per-conn"), MaxGrants: c.Int("max-grants"),
 		Version: version(), Audit: a.stdout, Logger: log,
 	}, nil
+}
+
+// readLimit reads the image's list; nil if there is none.
+func readLimit(path string) (*server.Allow, error) {
+	f, err := os.Open(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	text, err := io.ReadAll(io.LimitReader(f, maxLimitFile+1))
+	if err != nil {
+		return nil, err
+	}
+	if len(text) > maxLimitFile {
+		return nil, fmt.Errorf("%s: longer than %d bytes", path, maxLimitFile)
+	}
+	limit, err := server.ParseAllow(string(text))
+	if err != nil {
+		return nil, fmt.Errorf("%s: %w", path, err)
+	}
+	return &limit, nil
 }
 
 // orNever turns the 0 of a flag into the server's word for it.

@@ -288,3 +288,46 @@ func TestUnknownVariablesAreNamed(t *testing.T) {
 		t.Errorf("code %d: %s", code, out)
 	}
 }
+
+func TestLimitFile(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name, text string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	serve := func(t *testing.T, limit string, args ...string) (stdout, stderr string, code int) {
+		t.Helper()
+		var out, errOut strings.Builder
+		ended, end := context.WithCancel(t.Context())
+		end()
+		a := &app{drain: ended, end: t.Context(), stdout: &out, stderr: &errOut, limitFile: limit}
+		args = append([]string{"bastiond", "--listen", "localhost:0", "--socket", filepath.Join(t.TempDir(), "run", "s")}, args...)
+		code = a.run(args)
+		return out.String(), errOut.String(), code
+	}
+	list := write("list", "a.test:1\nb.test:2\n")
+	for name, tt := range map[string]struct {
+		limit string
+		args  []string
+		code  int
+		says  string
+	}{
+		"none":          {filepath.Join(dir, "absent"), []string{"--allow", "c.test:3"}, exitOK, `"allow":["c.test:3"]`},
+		"the default":   {list, nil, exitOK, `"allow":["a.test:1","b.test:2"],"limit":["a.test:1","b.test:2"]`},
+		"beside a list": {list, []string{"--allow", "c.test:3"}, exitOK, `"allow":["c.test:3"],"limit":["a.test:1","b.test:2"]`},
+		"empty":         {write("empty", ""), []string{"--allow", "c.test:3"}, exitOK, `"allow":["c.test:3"],"host_key"`},
+		"malformed":     {write("bad", "a.test"), nil, exitUsage, `bad: destination "a.test": want HOST:PORT`},
+		"unreadable":    {dir, nil, exitUsage, dir},
+		"too long":      {write("long", strings.Repeat(" ", maxLimitFile+1)), nil, exitUsage, "longer than"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			out, errOut, code := serve(t, tt.limit, tt.args...)
+			if code != tt.code || !strings.Contains(out+errOut, tt.says) {
+				t.Errorf("code %d, want %d, and %s in\n%s%s", code, tt.code, tt.says, out, errOut)
+			}
+		})
+	}
+}
