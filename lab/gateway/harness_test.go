@@ -336,3 +336,22 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 		}
 	}
 }
+
+// agentOf is the connected agent of a session, or nil.
+func agentOf(g *Gateway, id string) *agent {
+	s := g.session(id)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.agent
+}
+
+// handlerReady reports whether the agent takes data for its plugin.
+func handlerReady(g *Gateway, id string) bool {
+	a := agentOf(g, id)
+	if a == nil {
+		return false
+	}
+	a.handlerMu.Lock()
+	defer a.handlerMu.Unlock()
+	return a.handler != nil
+}

@@ -216,8 +216,8 @@ func (s *session) close(output string) {
 		return
 	}
 	s.ended, s.token = true, ""
+	s.gw.forget(s) // before the client can know
 	s.down.control(s.channelClosed(output))
-	s.gw.forget(s)
 }
 
 func (s *session) info() Info {

@@ -288,12 +288,7 @@ func replay(t *testing.T, events []event) {
 			case m.PayloadType == datachannel.EncChallengeResponse:
 				m.Payload = answerChallenge(t, key, p.frames)
 			case m.PayloadType == datachannel.Output: // not before the agent takes it: this client does not resend
-				waitFor(t, "the plugin", func() bool {
-					a := agentOf(g, spec.ID)
-					a.handlerMu.Lock()
-					defer a.handlerMu.Unlock()
-					return a.handler != nil
-				})
+				waitFor(t, "the plugin", func() bool { return handlerReady(g, spec.ID) })
 			}
 			p.write(m)
 		}
@@ -337,14 +332,6 @@ func untilClosed(frames []frame.Message) []frame.Message {
 		return frames
 	}
 	return frames[:i+1]
-}
-
-// agentOf is the connected agent of a session, or nil.
-func agentOf(g *Gateway, id string) *agent {
-	s := g.session(id)
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.agent
 }
 
 // agentFirst reports whether the recorded agent connected before the client.
