@@ -74,6 +74,9 @@ func TestGet(t *testing.T) {
 		}
 		_, err := m.Get(t.Context(), testSpec(), *other.TaskArn)
 		checkError(t, err, fail.NoTarget, []string{"not yours: it was started by ci"}, "")
+		other.Tags = nil
+		_, err = m.Get(t.Context(), testSpec(), *other.TaskArn)
+		checkError(t, err, fail.NoTarget, []string{"not yours: it has no tag bastion:owner"}, "")
 		_, err = m.Get(t.Context(), testSpec(), "none")
 		checkError(t, err, fail.NoTarget, []string{"look at task none in cluster demo: there is no such task"}, "bastion up")
 	})

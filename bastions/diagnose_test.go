@@ -73,7 +73,7 @@ func TestDiagnose(t *testing.T) {
 			name: "read-only",
 			definition: definition(func(_ *types.TaskDefinition, c *types.ContainerDefinition) {
 				c.ReadonlyRootFilesystem = aws.Bool(true)
-				c.MountPoints = mounts("/var/log/amazon", "/managed-agents:ro", "/var/lib/amazon/ssmx")
+				c.MountPoints = mounts("/var/log/amazon", "/managed-agents:ro", "/man", "/var/lib/amazon/ssmx")
 			}),
 			want: []string{"cannot write to /managed-agents, /var/lib/amazon/ssm"},
 		},

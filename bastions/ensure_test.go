@@ -131,6 +131,16 @@ func TestEnsureTaskStops(t *testing.T) {
 			want: []string{"ECS gives no reason"}, next: "aws ecs describe-tasks --cluster demo --tasks 0000", within: 3 * time.Second,
 		},
 		{
+			name: "asked to stop",
+			plan: func(t *fakeTask) {
+				t.then(time.Second, func(t *types.Task) {
+					running(t)
+					t.DesiredStatus, t.StopCode, t.StoppedReason = aws.String("STOPPED"), types.TaskStopCodeUserInitiated, aws.String("bye")
+				})
+			},
+			want: []string{"stopped while it started: bye"}, next: "somebody stopped it", within: 3 * time.Second,
+		},
+		{
 			name: "deprovisioning is enough",
 			plan: func(t *fakeTask) {
 				t.then(time.Second, func(t *types.Task) {
@@ -273,20 +283,32 @@ func TestEnsureTimeout(t *testing.T) {
 
 // TestEnsureCallerDeadline: the caller's deadline counts too, and ends a call that hangs.
 func TestEnsureCallerDeadline(t *testing.T) {
-	for _, hang := range []string{"", "ListTasks", "RunTask", "DescribeTasks"} {
-		t.Run("in "+hang, func(t *testing.T) {
+	for _, tt := range []struct {
+		name string
+		hang string // this call
+		from int    // from the n-th on
+		want string
+	}{
+		{name: "while waiting", want: "its state is still PROVISIONING after 5s"},
+		{name: "in a poll", hang: "DescribeTasks", from: 3, want: "its state is still PROVISIONING after 5s"},
+		{name: "finding", hang: "ListTasks", from: 1, want: "find your bastion"},
+		{name: "starting", hang: "RunTask", from: 1, want: "start a bastion"},
+		{name: "settling", hang: "DescribeTasks", from: 1, want: "find your bastion"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				f := &fakeECS{plan: func(*fakeTask) {}, before: func(ctx context.Context, call string) error {
-					if call == hang {
+				f := &fakeECS{plan: func(*fakeTask) {}}
+				f.before = func(ctx context.Context, call string) error {
+					if call == tt.hang && f.count(call) >= tt.from {
 						<-ctx.Done()
 					}
 					return nil
-				}}
+				}
 				ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
 				defer cancel()
 				begin := time.Now()
 				_, _, err := New(Config{ECS: f}).Ensure(ctx, testSpec(), nil)
-				checkError(t, err, fail.Timeout, nil, "")
+				checkError(t, err, fail.Timeout, []string{tt.want}, "")
 				if took := time.Since(begin); took != 5*time.Second {
 					t.Errorf("took %v", took)
 				}
@@ -366,26 +388,28 @@ func throttled() error {
 func TestEnsurePollErrors(t *testing.T) {
 	for _, tt := range []struct {
 		name  string
-		fails int // polls in a row
+		fails int // polls in a row, with one between that goes well
 		err   error
 		kind  fail.Kind
 		next  string
+		polls int // that failed
 	}{
-		{"few throttled", maxPollFailures - 1, throttled(), 0, ""},
-		{"all throttled", 1000, throttled(), fail.Start, "wait a minute"},
+		{"few throttled", maxPollFailures - 1, throttled(), 0, "", 0},
+		{"all throttled", 1000, throttled(), fail.Start, "wait a minute", maxPollFailures},
 		{
 			"denied", 1000, &smithy.GenericAPIError{Code: "AccessDeniedException", Message: "no"},
-			fail.Denied, "ask for the IAM permission ecs:DescribeTasks",
+			fail.Denied, "ask for the IAM permission ecs:DescribeTasks", 1,
 		},
-		{"expired", 1000, &smithy.GenericAPIError{Code: "ExpiredTokenException", Message: "no"}, fail.Credentials, "sign in again"},
+		{"expired", 1000, &smithy.GenericAPIError{Code: "ExpiredTokenException", Message: "no"}, fail.Credentials, "sign in again", 1},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				f := &fakeECS{}
-				polls := 0
+				polls, failed := 0, 0
 				f.before = func(_ context.Context, call string) error {
 					if call == "DescribeTasks" && f.count("RunTask") > 0 {
-						if polls++; polls > 2 && polls <= 2+tt.fails {
+						if polls++; polls > 2 && polls%(tt.fails+1) != 0 {
+							failed++
 							return tt.err
 						}
 					}
@@ -399,31 +423,88 @@ func TestEnsurePollErrors(t *testing.T) {
 					return
 				}
 				checkError(t, err, tt.kind, nil, tt.next)
+				if failed != tt.polls {
+					t.Errorf("%d polls failed, want %d", failed, tt.polls)
+				}
 			})
 		})
 	}
 }
 
-// TestEnsureAgain: after the bastion was stopped another is started, although ECS still knows the client token, and a task
-// that has ended by itself is not mistaken for a new one's failure.
+// TestEnsureAgain: after the bastion was stopped, or has ended by itself, another is started, although ECS still knows the
+// client token, and whatever it answers to one that it knows.
 func TestEnsureAgain(t *testing.T) {
+	for _, stale := range []bool{false, true} {
+		t.Run(fmt.Sprintf("stale %v", stale), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeECS{stale: stale, plan: func(t *fakeTask) { t.then(0, running).then(0, exec("RUNNING", "")) }}
+				m := New(Config{ECS: f})
+				seen := make(map[string]bool)
+				for i := range maxTokens + 3 {
+					runs := f.count("RunTask")
+					b, started, err := m.Ensure(t.Context(), testSpec(), nil)
+					if err != nil || !started || seen[b.TaskARN] {
+						t.Fatalf("Ensure %d = %+v, %v, %v", i, b, started, err)
+					}
+					seen[b.TaskARN] = true
+					if runs = f.count("RunTask") - runs; runs != min(i, maxTokens)+1 {
+						t.Errorf("Ensure %d: %d RunTask calls", i, runs)
+					}
+					if i%2 == 0 {
+						if stopped, err := m.Stop(t.Context(), testSpec(), "test"); err != nil || len(stopped) != 1 {
+							t.Fatalf("Stop = %+v, %v", stopped, err)
+						}
+						continue
+					}
+					if err := sleep(t.Context(), 2*time.Second); err != nil {
+						t.Fatal(err)
+					}
+					stops(types.TaskStopCodeEssentialContainerExited, "idle")(&f.tasks[len(f.tasks)-1].Task)
+				}
+			})
+		})
+	}
+}
+
+// TestEnsureAfterFailure: a task that could not start is tried anew by the next call, at once.
+func TestEnsureAfterFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeECS{}
+		f.plan = func(t *fakeTask) {
+			if len(f.tasks) == 1 {
+				t.then(0, stops(types.TaskStopCodeTaskFailedToStart, "CannotPullContainerError"))
+				return
+			}
+			becomesReady(t)
+		}
 		m := New(Config{ECS: f})
-		seen := make(map[string]bool)
-		for i := range maxTokens + 3 {
-			b, started, err := m.Ensure(t.Context(), testSpec(), nil)
-			if err != nil || !started || seen[b.TaskARN] {
-				t.Fatalf("Ensure %d = %+v, %v, %v", i, b, started, err)
+		_, _, err := m.Ensure(t.Context(), testSpec(), nil)
+		checkError(t, err, fail.Start, []string{"CannotPull"}, "image")
+		if b, started, err := m.Ensure(t.Context(), testSpec(), nil); err != nil || !started || !b.ExecRunning {
+			t.Errorf("second Ensure = %+v, %v, %v", b, started, err)
+		}
+	})
+}
+
+// TestEnsureUnseen: a second process that does not see the first one's task yet gets it all the same.
+func TestEnsureUnseen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := &fakeECS{hideFor: 5 * time.Second}
+		var first *Bastion
+		var group sync.WaitGroup
+		group.Go(func() {
+			var err error
+			if first, _, err = New(Config{ECS: f}).Ensure(t.Context(), testSpec(), nil); err != nil {
+				t.Error(err)
 			}
-			seen[b.TaskARN] = true
-			if i%2 == 0 {
-				if stopped, err := m.Stop(t.Context(), testSpec(), "test"); err != nil || len(stopped) != 1 {
-					t.Fatalf("Stop = %+v, %v", stopped, err)
-				}
-			} else {
-				stops(types.TaskStopCodeEssentialContainerExited, "idle")(&f.tasks[len(f.tasks)-1].Task)
-			}
+		})
+		if err := sleep(t.Context(), time.Second); err != nil {
+			t.Fatal(err)
+		}
+		second, _, err := New(Config{ECS: f}).Ensure(t.Context(), testSpec(), nil)
+		group.Wait()
+		if err != nil || first == nil || second.TaskARN != first.TaskARN || len(f.tasks) != 1 {
+			t.Errorf("%+v, %v; the first is %+v; %d tasks", second, err, first, len(f.tasks))
 		}
 	})
 }

@@ -21,6 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type fakeECS struct {
 	plan       func(*fakeTask)                              // sets the course of a new task; nil: ready after 12 s
 	before     func(ctx context.Context, call string) error // runs before each call, unlocked; an error is the answer
+	stale      bool                                         // a repeated client token is answered with the task as it was at first
 	hideFor    time.Duration                                // a new task is not listed or described for so long
 	definition *types.TaskDefinition
 
@@ -135,8 +136,8 @@ func (f *fakeECS) enter(ctx context.Context, call string) error {
 	if f.before != nil {
 		err = f.before(ctx, call)
 	}
-	if err == nil {
-		err = ctx.Err()
+	if err == nil && ctx.Err() != nil {
+		err = &aws.RequestCanceledError{Err: ctx.Err()} // as the SDK's clients do
 	}
 	f.mu.Lock()
 	for _, t := range f.tasks {
@@ -211,7 +212,11 @@ func (f *fakeECS) RunTask(ctx context.Context, in *ecs.RunTaskInput, _ ...func(*
 	f.runs = append(f.runs, &request)
 	token := aws.ToString(in.ClientToken)
 	if t := f.tokens[token]; t != nil {
-		return &ecs.RunTaskOutput{Tasks: []types.Task{t.copy(true)}}, nil
+		task := t.copy(true)
+		if f.stale {
+			task.LastStatus, task.DesiredStatus, task.StopCode = aws.String("PROVISIONING"), aws.String("RUNNING"), ""
+		}
+		return &ecs.RunTaskOutput{Tasks: []types.Task{task}}, nil
 	}
 	t := f.add(in)
 	if f.plan != nil {

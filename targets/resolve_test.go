@@ -31,6 +31,9 @@ func shop() *wire {
 		"DescribeReplicationGroups": {
 			group("sessions", "available", "sessions.ng.x", "sessions-ro.ng.x"),
 			group("coming", "creating", "", ""),
+			{"moving", "<ReplicationGroupId>moving</ReplicationGroupId><Status>modifying</Status>" +
+				"<TransitEncryptionEnabled>true</TransitEncryptionEnabled><TransitEncryptionMode>preferred</TransitEncryptionMode>" +
+				"<NodeGroups><NodeGroup>" + address("PrimaryEndpoint", "moving.x", 6379) + "</NodeGroup></NodeGroups>"},
 			{"sharded", "<ReplicationGroupId>sharded</ReplicationGroupId><Status>available</Status><Engine>valkey</Engine>" +
 				"<ClusterEnabled>true</ClusterEnabled><TransitEncryptionEnabled>true</TransitEncryptionEnabled>" +
 				"<TransitEncryptionMode>required</TransitEncryptionMode>" + address("ConfigurationEndpoint", "clustercfg.sharded.x", 6379)},
@@ -87,6 +90,7 @@ func TestResolve(t *testing.T) {
 			Name: "cache:elastic/reader", Host: "elastic.serverless.x", Port: 6380, Engine: "valkey",
 			TLS: true,
 		}},
+		{"cache:moving", Endpoint{Name: "cache:moving", Host: "moving.x", Port: 6379, Engine: "redis"}}, // TLS is not required yet
 		{"cache:pages", Endpoint{Name: "cache:pages", Host: "pages.cfg.x", Port: 11211, Engine: "memcached"}},
 		{"cache:single", Endpoint{Name: "cache:single", Host: "single.0001.x", Port: 6379, Engine: "redis"}},
 		{"cache:sessions-001", Endpoint{Name: "cache:sessions-001", Host: "sessions-001.x", Port: 6379, Engine: "redis"}},
@@ -126,7 +130,7 @@ func TestResolveErrors(t *testing.T) {
 		}, "name one of them"},
 		{"rds:5432", fail.NoTarget, []string{"2 candidates", "rds:orders (postgres), rds:shop (aurora-postgresql)"}, "name one"},
 		{"cache", fail.NoTarget, []string{
-			"5 candidates", "cache:elastic (valkey), cache:pages (memcached), cache:sessions (redis), cache:sharded (valkey), " +
+			"6 candidates", "cache:elastic (valkey), cache:moving (redis), cache:pages (memcached), cache:sessions (redis), cache:sharded (valkey), " +
 				"cache:single (redis)",
 		}, "name one"},
 		{"cache:sesions", fail.NoTarget, []string{`no ElastiCache cache "sesions"`}, "did you mean cache:sessions"},
@@ -232,10 +236,11 @@ func TestResolveCalls(t *testing.T) {
 			"DescribeReplicationGroups id=pages", "DescribeServerlessCaches id=pages",
 			"DescribeCacheClusters id=pages",
 		}},
+		{"cache", []string{"DescribeReplicationGroups", "DescribeServerlessCaches", "DescribeCacheClusters not in groups"}},
 		{"db.internal:5432", nil},
 		{"web:5432", nil},
 	} {
-		if _, err := r.Resolve(t.Context(), mustParse(t, tt.spec)); err != nil {
+		if _, err := r.Resolve(t.Context(), mustParse(t, tt.spec)); (err != nil) != (tt.spec == "cache") { // which has several
 			t.Errorf("Resolve(%s): %v", tt.spec, err)
 		}
 		if calls := w.made(); !slices.Equal(calls, tt.want) {

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -59,6 +60,9 @@ func (w *wire) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if id != "" {
 		call += " id=" + id
 	}
+	if r.FormValue("ShowCacheClustersNotInReplicationGroups") == "true" {
+		call += " not in groups"
+	}
 	w.calls = append(w.calls, call)
 	var fails *failure
 	if queue := w.fails[action]; len(queue) > 0 {
@@ -82,6 +86,12 @@ func (w *wire) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 	if id != "" && len(found) == 0 {
 		answerError(rw, failure{404, shape.missing, id + " not found."})
 		return
+	}
+	if action == "DescribeCacheClusters" && r.FormValue("ShowCacheNodeInfo") != "true" {
+		found = slices.Clone(found)
+		for i := range found {
+			found[i].xml = strings.ReplaceAll(found[i].xml, "CacheNodes>", "Hidden>")
+		}
 	}
 	next := ""
 	marker := r.FormValue("Marker") + r.FormValue("NextToken")
