@@ -36,6 +36,8 @@ func ecsError(op, action string, err error) error {
 	switch message := api.ErrorMessage(); {
 	case errors.As(err, &noCluster):
 		return fail.New(fail.Usage, "", wrapped, "set the cluster, and the region and account that it is in (--region, --profile)")
+	case strings.Contains(message, "taskRoleArn"):
+		return fail.New(fail.Start, "", wrapped, "give the task definition a task role that allows "+messagesActions)
 	case strings.Contains(message, "TaskDefinition"), strings.Contains(message, "task definition"):
 		return fail.New(fail.Usage, "", wrapped, "register the task definition, or set the one to use")
 	case strings.Contains(strings.ToLower(message), "subnet"), strings.Contains(strings.ToLower(message), "security group"):

@@ -331,6 +331,12 @@ func TestRunTaskErrors(t *testing.T) {
 			"register the task definition",
 		},
 		{
+			"role", 400, jsonError("InvalidParameterException", "A valid taskRoleArn is not being used. Specify a valid task role in your "+
+				"task definition and try again."), fail.Start,
+			[]string{"A valid taskRoleArn"},
+			"task role that allows ssmmessages:CreateControlChannel",
+		},
+		{
 			"subnet", 400, jsonError("InvalidParameterException", "The subnet ID 'subnet-x' does not exist"), fail.Usage,
 			[]string{"subnet-x"},
 			"check the subnets",
