@@ -163,7 +163,10 @@ func New(c Config) *Manager {
 
 // Find returns the owner's bastion to use, nil if there is none. It may still be starting.
 func (m *Manager) Find(ctx context.Context, spec Spec) (*Bastion, error) {
-	usable, _, err := m.candidates(ctx, spec)
+	usable, notes, err := m.candidates(ctx, spec)
+	for _, note := range notes {
+		m.log.WarnContext(ctx, note, "cluster", spec.cluster())
+	}
 	if err != nil || len(usable) == 0 {
 		return nil, err
 	}
@@ -190,9 +193,6 @@ func (m *Manager) candidates(ctx context.Context, spec Spec) (usable []Bastion, 
 			others = append(others, b.TaskID)
 		}
 		notes = append(notes, fmt.Sprintf("using task %s; also running: %s", usable[0].TaskID, strings.Join(others, ", ")))
-	}
-	for _, note := range notes {
-		m.log.WarnContext(ctx, note, "cluster", spec.cluster())
 	}
 	return usable, notes, nil
 }

@@ -36,8 +36,8 @@ const (
 // Ensure returns the owner's bastion once its exec agent runs, and whether it was started for this call. It uses the task that
 // Find would, or starts one. report, which may be nil, is called from this goroutine at each change of state.
 //
-// It waits for the Spec's StartTimeout, within ctx: the error is then of kind fail.Timeout and says what hung, and the task stays,
-// for the next call to use or for Stop. A task that stops while it starts is a fail.Start with ECS's reason.
+// It waits for the Spec's StartTimeout, within ctx: the error is then of kind fail.Timeout and says what hung. The task stays,
+// also when ctx is canceled, for the next call to use or for Stop. A task that stops while it starts is a fail.Start with ECS's reason.
 func (m *Manager) Ensure(ctx context.Context, spec Spec, report func(Event)) (*Bastion, bool, error) {
 	w := &waiter{m: m, spec: spec, report: report, begin: time.Now()}
 	ctx, cancel := context.WithTimeout(ctx, spec.startTimeout())
@@ -50,6 +50,7 @@ func (m *Manager) Ensure(ctx context.Context, spec Spec, report func(Event)) (*B
 			return nil, false, err
 		}
 		for _, note := range notes {
+			m.log.WarnContext(ctx, note, "cluster", spec.cluster())
 			w.set("finding", note)
 		}
 		var b Bastion
@@ -244,7 +245,7 @@ func (w *waiter) wait(ctx context.Context, b Bastion) (Bastion, error) {
 	op := fmt.Sprintf("start bastion %s in cluster %s", b.TaskID, b.Cluster)
 	execStatus := ""
 	failures := 0
-	for delay := pollMin; ; delay = min(delay*3/2, pollMax) {
+	for delay, state := pollMin, w.state; ; delay = min(delay*3/2, pollMax) {
 		switch ok, why := b.usable(); {
 		case b.Stopping():
 			return b, stoppedError(op, b)
@@ -258,6 +259,9 @@ func (w *waiter) wait(ctx context.Context, b Bastion) (Bastion, error) {
 		case b.ExecStatus != execStatus || w.state != "exec agent":
 			execStatus = b.ExecStatus
 			w.set("exec agent", strings.ToLower(execStatus))
+		}
+		if state != w.state { // the next may follow soon
+			delay, state = pollMin, w.state
 		}
 
 		if err := sleep(ctx, jitter(delay)); err != nil {
