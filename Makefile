@@ -1,0 +1,101 @@
+# `make demo` and `make test` set up all that they need; `make help` lists the rest.
+
+GO       ?= go
+VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
+FUZZTIME ?= 10s
+# What the tests get: make test TESTFLAGS='-run TestForward -v' PKG=./e2e
+PKG       ?= ./...
+TESTFLAGS ?=
+
+# The race detector slows the tests down and the end-to-end ones move a lot of data: 2 cores need a good part of this.
+TEST = $(GO) test -race -timeout 15m $(TESTFLAGS) $(PKG)
+
+# Static binaries that hold no path of the machine that built them.
+GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
+LDFLAGS = -s -w -X main.buildVersion=$(VERSION)
+
+COMMANDS  = build/bastion build/bastiond build/bastion-lab
+PEERS     = build/tools/session-manager-plugin build/tools/ssmpeer
+DEVTOOLS  = build/tools/gofumpt build/tools/golangci-lint build/tools/benchstat
+PLATFORMS = linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+# Fresh programs are the Go tool's business: it builds only what has changed.
+.PHONY: help demo test build check lint format cross tidy fuzz bench deps deps-demo peers tools clean $(COMMANDS)
+
+help: ## list these targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: deps-demo build ## do the main job on this machine: a row and a value through a bastion, no AWS account needed
+	build/bastion-lab run -- tools/demo.sh
+
+test: deps peers ## run all tests, end to end too
+	$(TEST)
+
+build: $(COMMANDS) ## build bastion, bastiond and bastion-lab into build/
+
+$(COMMANDS):
+	$(GOBUILD) -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
+
+check: deps tools lint cross ## everything that a change must pass: format, lint, vet, tidy modules, all tests, other platforms
+	$(MAKE) tidy
+	$(TEST)
+
+lint: build/tools/gofumpt build/tools/golangci-lint ## format check, go vet and golangci-lint
+	@out=$$(build/tools/gofumpt -d .); [ -z "$$out" ] || { echo "$$out"; echo "make format mends this"; exit 1; }
+	$(GO) vet ./...
+	cd tools/peers && $(GO) vet ./...
+	build/tools/golangci-lint run ./...
+
+format: build/tools/gofumpt ## format the code
+	build/tools/gofumpt -w .
+
+tidy: ## check that the go.mod files are tidy
+	$(GO) mod tidy -diff
+	cd tools/peers && $(GO) mod tidy -diff
+
+cross: ## compile everything, tests too, for the other platforms
+	@for platform in $(PLATFORMS); do \
+		echo "$$platform"; \
+		CGO_ENABLED=0 GOOS=$${platform%/*} GOARCH=$${platform#*/} $(GO) vet ./... || exit 1; \
+	done
+
+fuzz: ## run every fuzz target for FUZZTIME (10s)
+	@grep -rl --include='*_test.go' '^func Fuzz' . | xargs -n1 dirname | sort -u | while read -r dir; do \
+		grep -ho '^func Fuzz[A-Za-z0-9_]*' "$$dir"/*_test.go | cut -c6- | while read -r target; do \
+			echo "$$dir $$target"; \
+			$(GO) test -run '^$$' -fuzz "^$$target\$$" -fuzztime $(FUZZTIME) "$$dir" < /dev/null || exit 1; \
+		done || exit 1; \
+	done
+
+bench: deps build peers ## measure bastion beside AWS's plugin and ssm-session-client; writes build/bench.json
+	$(GO) run ./e2e/bench
+
+deps: ## install what the tests need, by apt or brew; says what and why
+	@tools/deps.sh test
+
+deps-demo: # the databases only
+	@tools/deps.sh demo
+
+peers: $(PEERS) ## build the other clients that the tests and the benchmark compare with
+
+tools: peers $(DEVTOOLS) ## build the developer tools (golangci-lint takes minutes the first time)
+
+build/tools/session-manager-plugin: tools/peers/go.mod tools/peers/go.sum
+	cd tools/peers && $(GOBUILD) -o ../../$@ github.com/aws/session-manager-plugin/src/sessionmanagerplugin-main
+
+build/tools/ssmpeer: tools/peers/go.mod tools/peers/go.sum $(wildcard tools/peers/ssmpeer/*.go)
+	cd tools/peers && $(GOBUILD) -o ../../$@ ./ssmpeer
+
+build/tools/gofumpt: tools/go.mod tools/go.sum
+	cd tools && $(GOBUILD) -o ../$@ mvdan.cc/gofumpt
+
+build/tools/golangci-lint: tools/go.mod tools/go.sum
+	cd tools && $(GOBUILD) -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+build/tools/benchstat: tools/go.mod tools/go.sum
+	cd tools && $(GOBUILD) -o ../$@ golang.org/x/perf/cmd/benchstat
+
+clean: ## remove what was built
+	rm -rf build

@@ -1,0 +1,126 @@
+#!/bin/sh
+# Installs the programs that `make demo` or `make test` use besides Go, where they are missing: by apt on Debian and Ubuntu, by
+# brew on macOS. It says what it installs and why, starts no service, and does nothing when everything is there.
+#
+#   tools/deps.sh demo    the databases and their clients; without them the demo runs on embedded ones
+#   tools/deps.sh test    also the peers of the end-to-end tests; with CI set it fails if something is missing after all
+set -eu
+what=${1:-test}
+
+# have NAME: is the program here, also in the places where distributions hide it?
+have() {
+	command -v "$1" >/dev/null 2>&1 && return 0
+	for path in "/usr/sbin/$1" /usr/lib/postgresql/*/bin/"$1" /opt/homebrew/opt/postgresql*/bin/"$1" \
+		/usr/local/opt/postgresql*/bin/"$1" "/Applications/Chromium.app/Contents/MacOS/$1"; do
+		[ -x "$path" ] && return 0
+	done
+	return 1
+}
+
+# What is needed: group, program, apt package, brew formula ("-" for none), and why.
+needs() {
+	cat <<-'EOF'
+		demo postgres       postgresql        postgresql   the database behind the bastion (RDS in the lab)
+		demo psql           postgresql-client postgresql   to query it
+		demo redis-server   redis-server      redis        the cache behind the bastion (ElastiCache in the lab)
+		demo redis-cli      redis-tools       redis        to query it
+		demo curl           curl              curl         a client of the SOCKS proxy and the lab
+		test pgbench        postgresql        postgresql   load through a forward
+		test ssh            openssh-client    -            ssh_config, ProxyCommand and scp through the bastion
+		test sshd           openssh-server    -            a far end without bastiond
+		test aws            awscli            awscli       AWS's own client against the lab
+		test chromium       chromium          -            a browser through the SOCKS proxy
+	EOF
+	case $(uname -s) in
+	Linux)
+		cat <<-'EOF'
+			test cc             gcc,libc6-dev     -            the race detector
+			test ip             iproute2          -            network namespaces: a bastion that is truly isolated
+			test unshare        util-linux        -            the same
+		EOF
+		;;
+	Darwin)
+		cat <<-'EOF'
+			test cc             -                 -            the race detector (xcode-select --install)
+		EOF
+		;;
+	esac
+}
+
+# missing: the lines of needs that this machine does not satisfy.
+missing() {
+	needs | while read -r group program rest; do
+		[ "$group" = demo ] || [ "$what" = test ] || continue
+		have "$program" || echo "$program $rest"
+	done
+}
+
+# packages COLUMN: the packages of that column for what is missing, once each.
+packages() {
+	missing | awk -v c="$1" '$c != "-" { print $c }' | tr ',' '\n' | sort -u | tr '\n' ' '
+}
+
+# give_up: say what is still missing; only CI takes that for a failure.
+give_up() {
+	echo "$1" >&2
+	missing | while read -r program apt brew why; do echo "  $program: $why" >&2; done
+	[ -z "${CI:-}" ] || [ "$what" = demo ] || exit 1
+	if [ "$what" = demo ]; then
+		echo "The demo goes on: embedded servers take the place of missing ones." >&2
+	else
+		echo "The tests go on: those that need them are left out." >&2
+	fi
+	exit 0
+}
+
+# install_apt PACKAGES: as root, without starting or enabling the services that come with the packages.
+install_apt() {
+	sudo=
+	if [ "$(id -u)" -ne 0 ]; then
+		sudo='sudo -n'
+		$sudo true 2>/dev/null || give_up "Not root, and sudo asks for a password. To install: sudo apt-get install $*
+Missing:"
+	fi
+	policy=/usr/sbin/policy-rc.d
+	if ! [ -e $policy ]; then
+		trap '$sudo rm -f $policy' EXIT # ours alone: it was not there
+		trap 'exit 130' INT
+		trap 'exit 143' TERM
+		printf '#!/bin/sh\nexit 101\n' | $sudo tee $policy >/dev/null
+		$sudo chmod 755 $policy
+	fi
+	# shellcheck disable=SC2086 # the packages are separate words
+	$sudo apt-get -q update && $sudo env DEBIAN_FRONTEND=noninteractive \
+		apt-get -q install -y --no-install-recommends $1 || give_up "apt-get failed. Missing:"
+	# A service whose package came just now shall not come up with the machine either.
+	[ -d /run/systemd/system ] || return 0
+	for pair in postgresql:postgresql redis-server:redis-server openssh-server:ssh; do
+		case " $1 " in
+		*" ${pair%%:*} "*) $sudo systemctl disable --quiet "${pair#*:}" || : ;;
+		esac
+	done
+}
+
+command -v go >/dev/null 2>&1 || {
+	echo 'Go is missing: install 1.21 or later from https://go.dev/dl/ (it fetches the version that go.mod names).' >&2
+	exit 1
+}
+[ -n "$(missing)" ] || exit 0
+
+echo "Missing on this machine:"
+missing | while read -r program apt brew why; do echo "  $program: $why"; done
+if command -v apt-get >/dev/null 2>&1; then
+	pkgs=$(packages 2)
+	echo "Installing by apt-get (services are neither started nor enabled): $pkgs"
+	install_apt "$pkgs"
+elif command -v brew >/dev/null 2>&1; then
+	pkgs=$(packages 3)
+	if [ -n "$pkgs" ]; then
+		echo "Installing by brew (no service is started): $pkgs"
+		# shellcheck disable=SC2086 # the packages are separate words
+		HOMEBREW_NO_AUTO_UPDATE=1 brew install --quiet $pkgs || give_up "brew failed. Missing:"
+	fi
+else
+	give_up "Neither apt-get nor brew is here to install them. Missing:"
+fi
+[ -z "$(missing)" ] || give_up "Still missing:"
