@@ -30,8 +30,10 @@ const (
 	finPatience = 500 * time.Millisecond // for the ack of the TerminateSession flag
 	callTimeout = 15 * time.Second       // of one ResumeSession or dial
 	maxBackoff  = 10 * time.Second
-	steadyLink  = 10 * time.Second // a link that lasted so long was a good one, even if nothing came on it
-	probeAfter  = 3                // retransmission timeouts in a row after which the path is probed
+	// starvedPause is how long nothing must have been unacknowledged before a slow reader holds the agent back again.
+	starvedPause = time.Second
+	steadyLink   = 10 * time.Second // a link that lasted so long was a good one, even if nothing came on it
+	probeAfter   = 3                // retransmission timeouts in a row after which the path is probed
 )
 
 // closing is how far a stream that ends in good order has come.
@@ -57,6 +59,7 @@ type channel struct {
 	hs   *handshake
 	open bool // the handshake is complete, and ready closed
 
+	starved    bool  // the reader is slow, but we need what comes
 	link       *link // nil while there is none
 	connected  chan connectResult
 	connecting context.CancelFunc // ends the goroutine that connects; nil when there is none
@@ -385,9 +388,17 @@ func (c *channel) keepFrame(b []byte) {
 }
 
 // mayReceive reports whether more messages are to be taken from the websocket. When the reader is slow they stay there, as
-// they do with AWS's own client, and the agent is held back; but never so long that our own direction starves of acks.
+// they do with AWS's own client, and the agent is held back. The acks for our own direction then stay there too: when they are
+// missed, messages are taken after all, until we have had nothing to send for a while.
 func (c *channel) mayReceive() bool {
-	wait := c.s.throttle() && !c.send.stalled()
+	over := c.s.throttle()
+	switch {
+	case !over || c.send.outstanding() == 0 && time.Since(c.send.lastProgress) > starvedPause:
+		c.starved = false
+	case c.send.stalled():
+		c.starved = true
+	}
+	wait := over && !c.starved
 	c.link.waiting.Store(wait)
 	return !wait && len(c.filling.buf) < batchLimit
 }

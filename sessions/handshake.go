@@ -32,8 +32,9 @@ const (
 	ptyCols = 4096
 
 	// sizeDelay is how long an exec session waits for a handshake before its size message: what comes before the end of a
-	// handshake is acknowledged and discarded by the agent, and sessions without KMS have no handshake.
-	sizeDelay = 200 * time.Millisecond
+	// handshake is acknowledged and discarded by the agent, and sessions without KMS have no handshake. A request that was
+	// sent before we were there comes again within some 300 ms; a command's first output comes after about a second.
+	sizeDelay = 600 * time.Millisecond
 )
 
 // reply is a message that the handshake wants to be sent.

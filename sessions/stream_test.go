@@ -321,6 +321,7 @@ func TestSlowReader(t *testing.T) {
 		}
 		// Our own direction works all the same: its acks are behind what the reader does not take.
 		up := noise(2, 256<<10)
+		start := time.Now()
 		wg.Go(func() {
 			if _, err := s.Write(up); err != nil {
 				t.Error(err)
@@ -329,6 +330,9 @@ func TestSlowReader(t *testing.T) {
 		got := make([]byte, len(up))
 		if _, err := io.ReadFull(far, got); err != nil || !bytes.Equal(got, up) {
 			t.Errorf("up: %v", err)
+		}
+		if d := time.Since(start); d > 2*time.Second {
+			t.Errorf("up took %v", d)
 		}
 		if n := s.unread(); n > readHardFactor*soft+1024 {
 			t.Errorf("%d bytes kept", n)

@@ -3,6 +3,9 @@ package sessions
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"io"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -26,9 +29,12 @@ type wsAgent struct {
 	send  bool
 	chunk int
 
-	mu    sync.Mutex
-	hello []map[string]string
-	wg    sync.WaitGroup
+	wg         sync.WaitGroup
+	mu         sync.Mutex
+	hello      []map[string]string
+	conn       *websocket.Conn // the present one
+	got        int             // bytes
+	terminated int
 }
 
 func newWSAgent(tb testing.TB, a *wsAgent) *Client {
@@ -41,7 +47,7 @@ func newWSAgent(tb testing.TB, a *wsAgent) *Client {
 func (a *wsAgent) StartSession(
 	context.Context, *ssm.StartSessionInput, ...func(*ssm.Options),
 ) (*ssm.StartSessionOutput, error) {
-	id, token := "ws-session", "ws-token"
+	id, token := "ws-session", "first"
 	url := "ws" + strings.TrimPrefix(a.srv.URL, "http")
 	return &ssm.StartSessionOutput{SessionId: &id, StreamUrl: &url, TokenValue: &token}, nil
 }
@@ -55,6 +61,9 @@ func (a *wsAgent) ResumeSession(
 func (a *wsAgent) TerminateSession(
 	context.Context, *ssm.TerminateSessionInput, ...func(*ssm.Options),
 ) (*ssm.TerminateSessionOutput, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.terminated++
 	return &ssm.TerminateSessionOutput{}, nil
 }
 
@@ -76,36 +85,25 @@ func (a *wsAgent) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	a.mu.Lock()
 	a.hello = append(a.hello, hello)
+	a.conn = conn
 	a.mu.Unlock()
 
-	// Replies go out late when there is a delay; the queue then holds what is under way, in both directions at once.
-	out := make(chan timedMessage, 1<<16)
+	// With a delay replies go out late, by both ways' at once; the queue then holds what is under way.
+	late := make(chan timedMessage, 1<<16)
 	stop := make(chan struct{})
 	defer close(stop)
-	a.wg.Go(func() {
-		for {
-			select {
-			case t := <-out:
-				if left := time.Until(t.at); left > 0 {
-					timer := time.NewTimer(left)
-					select {
-					case <-timer.C:
-					case <-stop:
-						timer.Stop()
-						return
-					}
-				}
-				if conn.Write(ctx, websocket.MessageBinary, t.msg) != nil {
-					return
-				}
-			case <-stop:
-				return
-			}
-		}
-	})
+	if a.delay > 0 {
+		a.wg.Go(func() { a.sendLate(conn, late, stop) })
+	}
+	var out []byte
 	reply := func(m *frame.Message) {
 		m.Created, m.ID = time.Now(), uuid.New()
-		out <- timedMessage{time.Now().Add(2 * a.delay), m.Append(nil)}
+		if a.delay > 0 {
+			late <- timedMessage{time.Now().Add(2 * a.delay), m.Append(nil)}
+			return
+		}
+		out = m.Append(out[:0])
+		_ = conn.Write(ctx, websocket.MessageBinary, out) // the reader sees that the client is gone
 	}
 	reply(&frame.Message{
 		Type: datachannel.OutputStreamData, Flags: frame.FlagSYN, PayloadType: datachannel.HandshakeRequest,
@@ -113,7 +111,7 @@ func (a *wsAgent) serve(w http.ResponseWriter, r *http.Request) {
 			`"ActionParameters":{"SessionType":"Port","Properties":{"portNumber":"1"}}}]}`),
 	})
 	sock := wsSocket{conn}
-	var buf []byte
+	var buf, ack []byte
 	for {
 		if buf, err = sock.Read(buf); err != nil {
 			return
@@ -125,30 +123,137 @@ func (a *wsAgent) serve(w http.ResponseWriter, r *http.Request) {
 		if m.Type != datachannel.InputStreamData {
 			continue
 		}
-		reply(&frame.Message{Type: datachannel.Acknowledge, Flags: frame.FlagAck, Payload: frame.AppendAck(nil, &m)})
-		if m.PayloadType == datachannel.HandshakeResponse {
+		ack = frame.AppendAck(ack[:0], &m)
+		reply(&frame.Message{Type: datachannel.Acknowledge, Flags: frame.FlagAck, Payload: ack})
+		switch m.PayloadType {
+		case datachannel.Output:
+			a.mu.Lock()
+			a.got += len(m.Payload)
+			a.mu.Unlock()
+		case datachannel.HandshakeResponse:
 			reply(&frame.Message{
 				Type: datachannel.OutputStreamData, Seq: 1, PayloadType: datachannel.HandshakeComplete,
 				Payload: []byte(`{"HandshakeTimeToComplete":1,"CustomerMessage":""}`),
 			})
 			if a.send {
-				a.wg.Go(func() { a.pump(out, stop) })
+				a.wg.Go(func() { a.pump(conn) })
 			}
 		}
 	}
 }
 
+func (a *wsAgent) sendLate(conn *websocket.Conn, late <-chan timedMessage, stop <-chan struct{}) {
+	for {
+		var t timedMessage
+		select {
+		case t = <-late:
+		case <-stop:
+			return
+		}
+		timer := time.NewTimer(time.Until(t.at))
+		select {
+		case <-timer.C:
+		case <-stop:
+			timer.Stop()
+			return
+		}
+		if conn.Write(context.Background(), websocket.MessageBinary, t.msg) != nil {
+			return
+		}
+	}
+}
+
 // pump sends without end, as fast as the websocket takes it: no agent is so fast.
-func (a *wsAgent) pump(out chan<- timedMessage, stop <-chan struct{}) {
+func (a *wsAgent) pump(conn *websocket.Conn) {
 	m := frame.Message{
 		Type: datachannel.OutputStreamData, Created: time.Now(), ID: uuid.New(), PayloadType: datachannel.Output,
 		Payload: make([]byte, a.chunk),
 	}
+	var msg []byte
 	for m.Seq = 2; ; m.Seq++ {
-		select {
-		case out <- timedMessage{msg: m.Append(nil)}:
-		case <-stop:
+		msg = m.Append(msg[:0])
+		if conn.Write(context.Background(), websocket.MessageBinary, msg) != nil {
 			return
 		}
+	}
+}
+
+// What goes over a real websocket: the token first, in a text message; then messages; a close that reaches the other end.
+func TestWebsocket(t *testing.T) {
+	a := &wsAgent{send: true, chunk: 1024}
+	c := newWSAgent(t, a)
+	s, err := c.OpenPort(t.Context(), somePort)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var reader sync.WaitGroup
+	reader.Go(func() {
+		if n, err := io.Copy(io.Discard, s); n == 0 || !errors.Is(err, net.ErrClosed) {
+			t.Errorf("read %d bytes: %v", n, err)
+		}
+	})
+	const up = 1 << 20
+	if _, err := s.Write(make([]byte, up)); err != nil {
+		t.Error(err)
+	}
+	if err := s.Close(); err != nil {
+		t.Errorf("Close: %v", err)
+	}
+	reader.Wait()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	hello := a.hello[0]
+	if len(a.hello) != 1 || hello["TokenValue"] != "first" || hello["MessageSchemaVersion"] != "1.0" ||
+		hello["ClientVersion"] != clientVersion || hello["RequestId"] == "" || hello["ClientId"] == "" {
+		t.Errorf("hello %v", a.hello)
+	}
+	if a.got != up || a.terminated != 1 {
+		t.Errorf("%d bytes arrived, want %d; terminated %d times", a.got, up, a.terminated)
+	}
+}
+
+// The other end closes the websocket: the session is resumed, here in vain.
+func TestWebsocketClosed(t *testing.T) {
+	for _, how := range []string{"close", "reset"} {
+		t.Run(how, func(t *testing.T) {
+			a := &wsAgent{}
+			c := newWSAgent(t, a)
+			s, err := c.OpenPort(t.Context(), somePort)
+			if err != nil {
+				t.Fatal(err)
+			}
+			a.mu.Lock()
+			conn := a.conn
+			a.mu.Unlock()
+			if how == "close" {
+				_ = conn.Close(websocket.StatusNormalClosure, "Bye")
+			} else {
+				_ = conn.CloseNow()
+			}
+			if _, err := s.Read(make([]byte, 1)); !errors.Is(err, errNoResume) {
+				t.Errorf("Read: %v", err)
+			}
+			if err := s.Close(); err != nil {
+				t.Errorf("Close: %v", err)
+			}
+		})
+	}
+}
+
+// A dial that is refused, or does not lead to a websocket, is an error in time.
+func TestWebsocketRefused(t *testing.T) {
+	srv := httptest.NewServer(http.NotFoundHandler())
+	defer srv.Close()
+	url := "ws" + strings.TrimPrefix(srv.URL, "http")
+	if _, err := dialWebsocket(t.Context(), nil, grant{url, "token"}); err == nil {
+		t.Error("no error from a server that knows no websockets")
+	}
+	if _, err := dialWebsocket(t.Context(), nil, grant{"ws://192.0.2.1/", "token"}); err == nil {
+		t.Error("dialed an unencrypted URL elsewhere")
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if _, err := dialWebsocket(ctx, nil, grant{url, "token"}); !errors.Is(err, context.Canceled) {
+		t.Errorf("with a cancelled context: %v", err)
 	}
 }
