@@ -45,7 +45,7 @@ type Config struct {
 // Spec says which bastion is wanted.
 type Spec struct {
 	Cluster           string            // name or ARN; empty: "default"
-	TaskDefinition    string            // family, family:revision or ARN; only the family decides whether a running task will do
+	TaskDefinition    string            // family, family:revision or ARN; any revision that runs will do
 	Container         string            // empty: the only one, or the one called "bastion"
 	Subnets           []string          // ids
 	SecurityGroups    []string          // ids; with no tags either: the VPC's default group
@@ -120,8 +120,8 @@ func (b Bastion) usable() (bool, string) {
 	return true, ""
 }
 
-// compare orders usable bastions, the one to use first: ready ones before others, of the ready the newest, of the others the
-// oldest. The last rule is what makes two processes that start a task at the same moment agree.
+// compare orders usable bastions, the one to use first: ready ones before others, of the ready the newest, of the
+// others the oldest. The last rule is what makes two processes that start a task at the same moment agree.
 func compare(a, b Bastion) int {
 	if a.ExecRunning != b.ExecRunning {
 		if a.ExecRunning {
@@ -271,7 +271,8 @@ func notMine(spec Spec, task *types.Task) string {
 	if aws.ToString(task.StartedBy) != spec.Owner.StartedBy {
 		return "it was started by " + aws.ToString(task.StartedBy)
 	}
-	if want, have := family(spec.TaskDefinition), family(aws.ToString(task.TaskDefinitionArn)); want != "" && want != have {
+	want, have := family(spec.TaskDefinition), family(aws.ToString(task.TaskDefinitionArn))
+	if want != "" && want != have {
 		return "it is of task definition " + have
 	}
 	return ""

@@ -26,8 +26,9 @@ const messagesActions = "ssmmessages:CreateControlChannel, CreateDataChannel, Op
 // agentPaths is where the exec agent writes.
 var agentPaths = []string{"/managed-agents", "/var/lib/amazon/ssm", "/var/log/amazon/ssm"}
 
-// Diagnose looks for reasons why the exec agent of a bastion does not connect, the surest first. It calls ecs:DescribeTasks and
-// ecs:DescribeTaskDefinition and makes do with what it may see; it always finds something to check.
+// Diagnose looks for reasons why the exec agent of a bastion does not connect, the surest first. It calls
+// ecs:DescribeTasks and ecs:DescribeTaskDefinition and makes do with what it may see; it always finds something to
+// check.
 func (m *Manager) Diagnose(ctx context.Context, spec Spec, b Bastion) []Finding {
 	var task *types.Task
 	tasks, err := m.describe(ctx, "diagnose", spec, []string{b.TaskARN})
@@ -49,7 +50,9 @@ func (m *Manager) Diagnose(ctx context.Context, spec Spec, b Bastion) []Finding 
 	}
 	var definition *types.TaskDefinition
 	if b.TaskDefinition != "" {
-		out, err := m.ecs.DescribeTaskDefinition(ctx, &ecs.DescribeTaskDefinitionInput{TaskDefinition: aws.String(b.TaskDefinition)})
+		out, err := m.ecs.DescribeTaskDefinition(ctx, &ecs.DescribeTaskDefinitionInput{
+			TaskDefinition: aws.String(b.TaskDefinition),
+		})
 		if err != nil {
 			m.log.WarnContext(ctx, "diagnosis without the task definition", "err",
 				ecsError("diagnose", "ecs:DescribeTaskDefinition", err))
@@ -153,8 +156,8 @@ func unreachable(b Bastion, task *types.Task) Finding {
 	}
 	return Finding{
 		fmt.Sprintf("the task may not reach ssmmessages.%s.amazonaws.com:443%s", region, from),
-		fmt.Sprintf("give the subnet a NAT gateway or the VPC an endpoint com.amazonaws.%s.ssmmessages, and allow TCP 443 to it in "+
-			"the security groups", region),
+		fmt.Sprintf("give the subnet a NAT gateway or the VPC an endpoint com.amazonaws.%s.ssmmessages, and allow "+
+			"TCP 443 to it in the security groups", region),
 	}
 }
 

@@ -32,7 +32,10 @@ func TestDiagnose(t *testing.T) {
 		}
 		return all
 	}
-	network := []string{"may not reach ssmmessages.eu-central-1.amazonaws.com:443 from subnet-a", "task role bastion-task may lack"}
+	network := []string{
+		"may not reach ssmmessages.eu-central-1.amazonaws.com:443 from subnet-a",
+		"task role bastion-task may lack",
+	}
 	for _, tt := range []struct {
 		name       string
 		task       func(*fakeTask)
@@ -97,7 +100,10 @@ func TestDiagnose(t *testing.T) {
 			task: func(t *fakeTask) { t.PlatformVersion = aws.String("1.3.0") },
 			definition: definition(func(d *types.TaskDefinition, c *types.ContainerDefinition) {
 				d.TaskRoleArn = nil
-				c.Environment = []types.KeyValuePair{{Name: aws.String("AWS_ACCESS_KEY_ID")}, {Name: aws.String("AWS_SECRET_ACCESS_KEY")}}
+				c.Environment = []types.KeyValuePair{
+					{Name: aws.String("AWS_ACCESS_KEY_ID")},
+					{Name: aws.String("AWS_SECRET_ACCESS_KEY")},
+				}
 			}),
 			want: []string{"platform version", "no task role", "AWS_ACCESS_KEY_ID hides the task role"},
 		},

@@ -1,6 +1,7 @@
 package bastions
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -33,11 +34,12 @@ const (
 	cleanupTime = 10 * time.Second // for calls after the caller's context has ended
 )
 
-// Ensure returns the owner's bastion once its exec agent runs, and whether it was started for this call. It uses the task that
-// Find would, or starts one. report, which may be nil, is called from this goroutine at each change of state.
+// Ensure returns the owner's bastion once its exec agent runs, and whether it was started for this call. It uses the
+// task that Find would, or starts one. report, which may be nil, is called from this goroutine at each change of state.
 //
-// It waits for the Spec's StartTimeout, within ctx: the error is then of kind fail.Timeout and says what hung. The task stays,
-// also when ctx is canceled, for the next call to use or for Stop. A task that stops while it starts is a fail.Start with ECS's reason.
+// It waits for the Spec's StartTimeout, within ctx: the error is then of kind fail.Timeout and says what hung. The task
+// stays, also when ctx is canceled, for the next call to use or for Stop. A task that stops while it starts is a
+// fail.Start with ECS's reason.
 func (m *Manager) Ensure(ctx context.Context, spec Spec, report func(Event)) (*Bastion, bool, error) {
 	w := &waiter{m: m, spec: spec, report: report, begin: time.Now()}
 	ctx, cancel := context.WithTimeout(ctx, spec.startTimeout())
@@ -81,7 +83,8 @@ func (m *Manager) Ensure(ctx context.Context, spec Spec, report func(Event)) (*B
 func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, bool, error) {
 	op := "start a bastion in cluster " + spec.cluster()
 	if spec.TaskDefinition == "" {
-		return Bastion{}, false, fail.New(fail.Usage, op, errors.New("no task definition is set"), "set the task definition to run")
+		return Bastion{}, false, fail.New(fail.Usage, op, errors.New("no task definition is set"),
+			"set the task definition to run")
 	}
 	w.set("starting", "task definition "+lastPart(spec.TaskDefinition))
 	network, err := m.network(ctx, spec)
@@ -127,8 +130,8 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 
 var errReplayed = errors.New("the task was started by an earlier request and has ended")
 
-// settle returns the bastion that all concurrent processes choose after one of them started b, at the server's time now, and
-// stops b if it is another. It returns errReplayed if ECS answered RunTask with a task of the past.
+// settle returns the bastion that all concurrent processes choose after one of them started b, at the server's time
+// now, and stops b if it is another. It returns errReplayed if ECS answered RunTask with a task of the past.
 func (m *Manager) settle(ctx context.Context, spec Spec, b Bastion, now time.Time) (Bastion, error) {
 	if b.Stopping() {
 		return b, errReplayed // no new task is
@@ -198,7 +201,8 @@ func (m *Manager) runInput(spec Spec, network *types.NetworkConfiguration) *ecs.
 	return input
 }
 
-// clientToken follows from what is asked, by whom, and when: ECS refuses a token that comes again with other parameters.
+// clientToken follows from what is asked, by whom, and when: ECS refuses a token that comes again with other
+// parameters.
 func clientToken(input *ecs.RunTaskInput, owner Owner, window time.Time, n int) string {
 	tags := make(map[string]string)
 	for _, t := range input.Tags {
@@ -305,12 +309,14 @@ func (w *waiter) ended(ctx context.Context, op string, b Bastion) error {
 	now := time.Now()
 	what := "its state is still " + w.state
 	if w.state == "exec agent" {
-		what = "the task runs but its exec agent is still " + strings.ToLower(deref(&b.ExecStatus, "missing")) + parenthesis(b.ExecReason)
+		agent := strings.ToLower(cmp.Or(b.ExecStatus, "missing"))
+		what = "the task runs but its exec agent is still " + agent + parenthesis(b.ExecReason)
 	}
 	err := fmt.Errorf("%s after %s (%s in all); the task is left running", what,
 		now.Sub(w.since).Round(time.Second), now.Sub(w.begin).Round(time.Second))
 	if w.state != "exec agent" {
-		return fail.New(fail.Timeout, op, &deadline{err}, "try again to go on waiting, allow more time, or bastion down to stop it")
+		return fail.New(fail.Timeout, op, &deadline{err},
+			"try again to go on waiting, allow more time, or bastion down to stop it")
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()

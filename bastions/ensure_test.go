@@ -28,7 +28,11 @@ func TestEnsureStarts(t *testing.T) {
 		spec.SecurityGroups = []string{"sg-1"}
 		var events []string
 		begin := time.Now()
-		b, started, err := m.Ensure(t.Context(), spec, func(e Event) { events = append(events, strings.TrimSpace(e.State+" "+e.Detail)) })
+		b, started, err := m.Ensure(
+			t.Context(),
+			spec,
+			func(e Event) { events = append(events, strings.TrimSpace(e.State+" "+e.Detail)) },
+		)
 		if err != nil || !started {
 			t.Fatalf("Ensure = %+v, %v, %v", b, started, err)
 		}
@@ -128,14 +132,16 @@ func TestEnsureTaskStops(t *testing.T) {
 		{
 			name: "no reason",
 			plan: func(t *fakeTask) { t.then(time.Second, status("STOPPED")) },
-			want: []string{"ECS gives no reason"}, next: "aws ecs describe-tasks --cluster demo --tasks 0000", within: 3 * time.Second,
+			want: []string{"ECS gives no reason"}, next: "aws ecs describe-tasks --cluster demo --tasks 0000",
+			within: 3 * time.Second,
 		},
 		{
 			name: "asked to stop",
 			plan: func(t *fakeTask) {
 				t.then(time.Second, func(t *types.Task) {
 					running(t)
-					t.DesiredStatus, t.StopCode, t.StoppedReason = aws.String("STOPPED"), types.TaskStopCodeUserInitiated, aws.String("bye")
+					t.DesiredStatus, t.StopCode, t.StoppedReason = aws.String("STOPPED"), types.TaskStopCodeUserInitiated,
+						aws.String("bye")
 				})
 			},
 			want: []string{"stopped while it started: bye"}, next: "somebody stopped it", within: 3 * time.Second,
@@ -247,7 +253,8 @@ func TestEnsureTimeout(t *testing.T) {
 			name:       "exec agent, no role",
 			plan:       func(t *fakeTask) { t.then(20*time.Second, running) },
 			definition: &types.TaskDefinition{},
-			want:       []string{"exec agent is still pending after ", "Probable reason: the task has no task role"}, next: "ssmmessages:Create",
+			want:       []string{"exec agent is still pending after ", "Probable reason: the task has no task role"},
+			next:       "ssmmessages:Create",
 		},
 		{
 			name: "exec agent, network",
@@ -255,7 +262,10 @@ func TestEnsureTimeout(t *testing.T) {
 			definition: &types.TaskDefinition{
 				TaskRoleArn: aws.String("arn:aws:iam::000000000000:role/bastion-task"),
 			},
-			want: []string{"may not reach ssmmessages.eu-central-1.amazonaws.com:443 from subnet-a", "role bastion-task may lack"},
+			want: []string{
+				"may not reach ssmmessages.eu-central-1.amazonaws.com:443 from subnet-a",
+				"role bastion-task may lack",
+			},
 			next: "com.amazonaws.eu-central-1.ssmmessages",
 		},
 	} {
@@ -345,7 +355,13 @@ func TestEnsureExecStops(t *testing.T) {
 			},
 		}
 		_, _, err := New(Config{ECS: f}).Ensure(t.Context(), testSpec(), nil)
-		checkError(t, err, fail.Start, []string{"has a stopped exec agent (cannot start)", "root file system is read-only"}, "mount writable")
+		checkError(
+			t,
+			err,
+			fail.Start,
+			[]string{"has a stopped exec agent (cannot start)", "root file system is read-only"},
+			"mount writable",
+		)
 		if len(f.live()) != 0 {
 			t.Errorf("left running: %v", f.live())
 		}
@@ -400,7 +416,10 @@ func TestEnsurePollErrors(t *testing.T) {
 			"denied", 1000, &smithy.GenericAPIError{Code: "AccessDeniedException", Message: "no"},
 			fail.Denied, "ask for the IAM permission ecs:DescribeTasks", 1,
 		},
-		{"expired", 1000, &smithy.GenericAPIError{Code: "ExpiredTokenException", Message: "no"}, fail.Credentials, "sign in again", 1},
+		{
+			"expired", 1000, &smithy.GenericAPIError{Code: "ExpiredTokenException", Message: "no"}, fail.Credentials,
+			"sign in again", 1,
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -431,8 +450,8 @@ func TestEnsurePollErrors(t *testing.T) {
 	}
 }
 
-// TestEnsureAgain: after the bastion was stopped, or has ended by itself, another is started, although ECS still knows the
-// client token, and whatever it answers to one that it knows.
+// TestEnsureAgain: after the bastion was stopped, or has ended by itself, another is started, although ECS still knows
+// the client token, and whatever it answers to one that it knows.
 func TestEnsureAgain(t *testing.T) {
 	for _, stale := range []bool{false, true} {
 		t.Run(fmt.Sprintf("stale %v", stale), func(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// deniedAction finds the action in IAM's message. It may be another than the call's: RunTask also needs iam:PassRole and
-// ecs:TagResource.
+// deniedAction finds the action in IAM's message. It may be another than the call's: RunTask also needs iam:PassRole
+// and ecs:TagResource.
 var deniedAction = regexp.MustCompile(`not authorized to perform: ([a-z0-9-]+:[A-Za-z]+)`)
 
 // ecsError is fail.AWS with the next step for errors of ECS.
@@ -33,15 +33,19 @@ func ecsError(op, action string, err error) error {
 		return wrapped
 	}
 	var noCluster *types.ClusterNotFoundException
-	switch message := api.ErrorMessage(); {
+	message := api.ErrorMessage()
+	lower := strings.ToLower(message)
+	switch {
 	case errors.As(err, &noCluster):
-		return fail.New(fail.Usage, "", wrapped, "set the cluster, and the region and account that it is in (--region, --profile)")
+		return fail.New(fail.Usage, "", wrapped,
+			"set the cluster, and the region and account that it is in (--region, --profile)")
 	case strings.Contains(message, "taskRoleArn"):
 		return fail.New(fail.Start, "", wrapped, "give the task definition a task role that allows "+messagesActions)
 	case strings.Contains(message, "TaskDefinition"), strings.Contains(message, "task definition"):
 		return fail.New(fail.Usage, "", wrapped, "register the task definition, or set the one to use")
-	case strings.Contains(strings.ToLower(message), "subnet"), strings.Contains(strings.ToLower(message), "security group"):
-		return fail.New(fail.Usage, "", wrapped, "check the subnets and security groups: they must exist in one VPC of this region")
+	case strings.Contains(lower, "subnet"), strings.Contains(lower, "security group"):
+		return fail.New(fail.Usage, "", wrapped,
+			"check the subnets and security groups: they must exist in one VPC of this region")
 	}
 	return wrapped
 }
@@ -64,16 +68,17 @@ func stoppedError(op string, b Bastion) error {
 		details = append(details, detail)
 	}
 	text := strings.Join(details, "; ")
-	return fail.New(fail.Start, op, fmt.Errorf("task %s stopped while it started: %s", b.TaskID, text), stoppedNext(text, b))
+	return fail.New(fail.Start, op, fmt.Errorf("task %s stopped while it started: %s", b.TaskID, text),
+		stoppedNext(text, b))
 }
 
 func stoppedNext(text string, b Bastion) string {
 	for _, hint := range []struct{ part, next string }{
-		{"CannotPull", "check the image's name and that the subnets reach its registry (NAT gateway, or VPC endpoints for ecr.api, " +
-			"ecr.dkr and s3)"},
+		{"CannotPull", "check the image's name and that the subnets reach its registry (NAT gateway, or VPC endpoints for " +
+			"ecr.api, ecr.dkr and s3)"},
 		{"unable to pull secrets", "check the execution role's permissions and that the subnets reach the secret's service"},
-		{"ResourceInitializationError", "check that the subnets reach CloudWatch Logs, ECR and Secrets Manager (NAT gateway or VPC " +
-			"endpoints), and the execution role"},
+		{"ResourceInitializationError", "check that the subnets reach CloudWatch Logs, ECR and Secrets Manager (NAT " +
+			"gateway or VPC endpoints), and the execution role"},
 		{"OutOfMemory", "give the task definition more memory"},
 		{"CannotStartContainer", "check the container's entry point and user in the task definition"},
 		{"CannotCreateContainer", "check the container's settings in the task definition"},

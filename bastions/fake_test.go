@@ -16,8 +16,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// fakeECS is a cluster whose tasks change with time, for tests under synctest. It keeps ECS's rules that matter here: client
-// tokens, startedBy as the only filter, the default desired status, and pages.
+// fakeECS is a cluster whose tasks change with time, for tests under synctest. It keeps ECS's rules that matter here:
+// client tokens, startedBy as the only filter, the default desired status, and pages.
 type fakeECS struct {
 	plan       func(*fakeTask)                              // sets the course of a new task; nil: ready after 12 s
 	before     func(ctx context.Context, call string) error // runs before each call, unlocked; an error is the answer
@@ -87,24 +87,38 @@ const (
 )
 
 func testSpec() Spec {
-	return Spec{Cluster: "demo", TaskDefinition: "bastion", Subnets: []string{"subnet-b", "subnet-a"}, Owner: NewOwner(testARN)}
+	return Spec{
+		Cluster:        "demo",
+		TaskDefinition: "bastion",
+		Subnets:        []string{"subnet-b", "subnet-a"},
+		Owner:          NewOwner(testARN),
+	}
 }
 
 // add makes a task as RunTask would.
 func (f *fakeECS) add(input *ecs.RunTaskInput) *fakeTask {
 	id := fmt.Sprintf("%032d", len(f.tasks)+1)
 	t := &fakeTask{Task: types.Task{
-		ClusterArn: aws.String(testCluster), TaskArn: aws.String("arn:aws:ecs:eu-central-1:000000000000:task/demo/" + id),
-		TaskDefinitionArn: aws.String(testFamily), StartedBy: input.StartedBy, Tags: input.Tags,
-		LastStatus: aws.String("PROVISIONING"), DesiredStatus: aws.String("RUNNING"), CreatedAt: aws.Time(time.Now()),
-		EnableExecuteCommand: input.EnableExecuteCommand, LaunchType: types.LaunchTypeFargate, PlatformVersion: aws.String("1.4.0"),
+		ClusterArn:           aws.String(testCluster),
+		TaskArn:              aws.String("arn:aws:ecs:eu-central-1:000000000000:task/demo/" + id),
+		TaskDefinitionArn:    aws.String(testFamily),
+		StartedBy:            input.StartedBy,
+		Tags:                 input.Tags,
+		LastStatus:           aws.String("PROVISIONING"),
+		DesiredStatus:        aws.String("RUNNING"),
+		CreatedAt:            aws.Time(time.Now()),
+		EnableExecuteCommand: input.EnableExecuteCommand,
+		LaunchType:           types.LaunchTypeFargate,
+		PlatformVersion:      aws.String("1.4.0"),
 		Containers: []types.Container{{
 			Name: aws.String("bastion"), LastStatus: aws.String("PENDING"),
 			ManagedAgents: []types.ManagedAgent{{
 				Name: types.ManagedAgentNameExecuteCommandAgent, LastStatus: aws.String("PENDING"),
 			}},
 		}},
-		Attachments: []types.Attachment{{Details: []types.KeyValuePair{{Name: aws.String("subnetId"), Value: aws.String("subnet-a")}}}},
+		Attachments: []types.Attachment{
+			{Details: []types.KeyValuePair{{Name: aws.String("subnetId"), Value: aws.String("subnet-a")}}},
+		},
 	}}
 	f.tasks = append(f.tasks, t)
 	return t
@@ -151,7 +165,11 @@ func (f *fakeECS) enter(ctx context.Context, call string) error {
 
 func (f *fakeECS) hidden(t *fakeTask) bool { return time.Since(*t.CreatedAt) < f.hideFor }
 
-func (f *fakeECS) ListTasks(ctx context.Context, in *ecs.ListTasksInput, _ ...func(*ecs.Options)) (*ecs.ListTasksOutput, error) {
+func (f *fakeECS) ListTasks(
+	ctx context.Context,
+	in *ecs.ListTasksInput,
+	_ ...func(*ecs.Options),
+) (*ecs.ListTasksOutput, error) {
 	err := f.enter(ctx, "ListTasks")
 	defer f.mu.Unlock()
 	if err != nil {
@@ -202,7 +220,11 @@ func (t *fakeTask) copy(tags bool) types.Task {
 	return c
 }
 
-func (f *fakeECS) RunTask(ctx context.Context, in *ecs.RunTaskInput, _ ...func(*ecs.Options)) (*ecs.RunTaskOutput, error) {
+func (f *fakeECS) RunTask(
+	ctx context.Context,
+	in *ecs.RunTaskInput,
+	_ ...func(*ecs.Options),
+) (*ecs.RunTaskOutput, error) {
 	err := f.enter(ctx, "RunTask")
 	defer f.mu.Unlock()
 	if err != nil {
@@ -233,7 +255,11 @@ func (f *fakeECS) RunTask(ctx context.Context, in *ecs.RunTaskInput, _ ...func(*
 	return &ecs.RunTaskOutput{Tasks: []types.Task{t.copy(true)}}, nil
 }
 
-func (f *fakeECS) StopTask(ctx context.Context, in *ecs.StopTaskInput, _ ...func(*ecs.Options)) (*ecs.StopTaskOutput, error) {
+func (f *fakeECS) StopTask(
+	ctx context.Context,
+	in *ecs.StopTaskInput,
+	_ ...func(*ecs.Options),
+) (*ecs.StopTaskOutput, error) {
 	err := f.enter(ctx, "StopTask")
 	defer f.mu.Unlock()
 	if err != nil {
@@ -249,7 +275,11 @@ func (f *fakeECS) StopTask(ctx context.Context, in *ecs.StopTaskInput, _ ...func
 	return nil, &types.InvalidParameterException{Message: aws.String("The referenced task was not found.")}
 }
 
-func (f *fakeECS) DescribeTaskDefinition(ctx context.Context, _ *ecs.DescribeTaskDefinitionInput, _ ...func(*ecs.Options)) (
+func (f *fakeECS) DescribeTaskDefinition(
+	ctx context.Context,
+	_ *ecs.DescribeTaskDefinitionInput,
+	_ ...func(*ecs.Options),
+) (
 	*ecs.DescribeTaskDefinitionOutput, error,
 ) {
 	err := f.enter(ctx, "DescribeTaskDefinition")

@@ -22,8 +22,8 @@ const (
 	maxSecurityGroups = 5
 )
 
-// network returns the network configuration of a new task. What is named by tags is looked up, and sorted, so that every
-// process asks ECS for the same.
+// network returns the network configuration of a new task. What is named by tags is looked up, and sorted, so that
+// every process asks ECS for the same.
 func (m *Manager) network(ctx context.Context, spec Spec) (*types.NetworkConfiguration, error) {
 	config := &types.AwsVpcConfiguration{AssignPublicIp: types.AssignPublicIpDisabled}
 	if spec.AssignPublicIP {
@@ -51,12 +51,14 @@ func (m *Manager) network(ctx context.Context, spec Spec) (*types.NetworkConfigu
 			config.Subnets = append(config.Subnets, aws.ToString(s.SubnetId))
 		}
 	default:
-		return nil, fail.New(fail.Usage, op, errors.New("none are set"), "set the ids or the tags of private subnets that reach SSM")
+		return nil, fail.New(fail.Usage, op, errors.New("none are set"),
+			"set the ids or the tags of private subnets that reach SSM")
 	}
 	slices.Sort(config.Subnets)
 	config.Subnets = slices.Compact(config.Subnets)
 	if len(config.Subnets) > maxSubnets { // any of them will do
-		m.log.InfoContext(ctx, "more subnets than ECS takes; using the first", "found", len(config.Subnets), "used", maxSubnets)
+		m.log.InfoContext(ctx, "more subnets than ECS takes; using the first",
+			"found", len(config.Subnets), "used", maxSubnets)
 		config.Subnets = config.Subnets[:maxSubnets]
 	}
 
@@ -72,14 +74,15 @@ func (m *Manager) network(ctx context.Context, spec Spec) (*types.NetworkConfigu
 	slices.Sort(config.SecurityGroups)
 	config.SecurityGroups = slices.Compact(config.SecurityGroups)
 	if n := len(config.SecurityGroups); n > maxSecurityGroups { // leaving one away would change what is permitted
-		return nil, fail.New(fail.Usage, "choose the bastion's security groups", fmt.Errorf("%d match, and ECS takes at most %d",
-			n, maxSecurityGroups), "name fewer, by id or by a more specific tag")
+		return nil, fail.New(fail.Usage, "choose the bastion's security groups",
+			fmt.Errorf("%d match, and ECS takes at most %d", n, maxSecurityGroups),
+			"name fewer, by id or by a more specific tag")
 	}
 	return &types.NetworkConfiguration{AwsvpcConfiguration: config}, nil
 }
 
-// securityGroups returns the ids of the groups with the Spec's tags in the VPC, which is looked up by the Spec's subnets if it
-// is not known and matters.
+// securityGroups returns the ids of the groups with the Spec's tags in the VPC, which is looked up by the Spec's
+// subnets if it is not known and matters.
 func (m *Manager) securityGroups(ctx context.Context, spec Spec, vpc string) ([]string, error) {
 	const op = "choose the bastion's security groups"
 	if m.ec2 == nil {

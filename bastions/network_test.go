@@ -109,7 +109,10 @@ func TestNetwork(t *testing.T) {
 		err     []string
 		calls   int // of EC2; -1: any
 	}{
-		{name: "ids", spec: Spec{Subnets: []string{"b", "a", "b"}, SecurityGroups: []string{"y", "x"}}, subnets: "a b", groups: "x y"},
+		{
+			name: "ids", spec: Spec{Subnets: []string{"b", "a", "b"}, SecurityGroups: []string{"y", "x"}}, subnets: "a b",
+			groups: "x y",
+		},
 		{name: "no groups", spec: Spec{Subnets: []string{"a"}}, subnets: "a"},
 		{name: "ids go before tags", spec: Spec{
 			Subnets: []string{"a"}, SubnetTags: tags{"tier": "private"},
@@ -139,8 +142,9 @@ func TestNetwork(t *testing.T) {
 			err: []string{"no security group has the tags app=b"},
 		},
 		{
-			name: "no group there", spec: Spec{SubnetTags: tags{"tier": "private"}, SecurityGroupTags: tags{"only": "2"}}, calls: -1,
-			err: []string{"no security group has the tags only=2 in the subnets' VPC vpc-1"},
+			name: "no group there", spec: Spec{SubnetTags: tags{"tier": "private"}, SecurityGroupTags: tags{"only": "2"}},
+			calls: -1,
+			err:   []string{"no security group has the tags only=2 in the subnets' VPC vpc-1"},
 		},
 		{
 			name: "ids of two VPCs", spec: Spec{

@@ -26,7 +26,8 @@ var (
 
 // STSAPI is the part of the STS client that WhoAmI calls.
 type STSAPI interface {
-	GetCallerIdentity(context.Context, *sts.GetCallerIdentityInput, ...func(*sts.Options)) (*sts.GetCallerIdentityOutput, error)
+	GetCallerIdentity(context.Context, *sts.GetCallerIdentityInput, ...func(*sts.Options)) (
+		*sts.GetCallerIdentityOutput, error)
 }
 
 // Owner is the AWS identity that a bastion belongs to.
@@ -54,8 +55,8 @@ func WhoAmI(ctx context.Context, api STSAPI) (Owner, error) {
 	return NewOwner(*out.Arn), nil
 }
 
-// ownerTag returns the value of the tag bastion:owner: the ARN, or its hash where a tag cannot hold it (session names may have
-// commas, paths may be long).
+// ownerTag returns the value of the tag bastion:owner: the ARN, or its hash where a tag cannot hold it (session names
+// may have commas, paths may be long).
 func ownerTag(arn string) string {
 	bad := func(r rune) bool {
 		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune(" +-=._:/@", r))

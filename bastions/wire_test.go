@@ -87,7 +87,11 @@ func jsonError(code, message string) string {
 }
 
 func xmlError(code, message string) string {
-	return fmt.Sprintf("<Response><Errors><Error><Code>%s</Code><Message>%s</Message></Error></Errors></Response>", code, message)
+	return fmt.Sprintf(
+		"<Response><Errors><Error><Code>%s</Code><Message>%s</Message></Error></Errors></Response>",
+		code,
+		message,
+	)
 }
 
 func stsError(code, message string) string {
@@ -101,10 +105,19 @@ func wireARN(i int) string {
 // wireTask is a task as ECS describes it.
 func wireTask(i int) map[string]any {
 	return map[string]any{
-		"taskArn": wireARN(i), "clusterArn": testCluster, "taskDefinitionArn": testFamily,
-		"startedBy": NewOwner(testARN).StartedBy, "lastStatus": "RUNNING", "desiredStatus": "RUNNING",
-		"createdAt": 1767225600 + float64(i) + 0.5, "startedAt": 1767225700, "enableExecuteCommand": true,
-		"tags": []any{map[string]any{"key": "bastion:owner", "value": testARN}, map[string]any{"key": "bastion:version", "value": "1.0"}},
+		"taskArn":              wireARN(i),
+		"clusterArn":           testCluster,
+		"taskDefinitionArn":    testFamily,
+		"startedBy":            NewOwner(testARN).StartedBy,
+		"lastStatus":           "RUNNING",
+		"desiredStatus":        "RUNNING",
+		"createdAt":            1767225600 + float64(i) + 0.5,
+		"startedAt":            1767225700,
+		"enableExecuteCommand": true,
+		"tags": []any{
+			map[string]any{"key": "bastion:owner", "value": testARN},
+			map[string]any{"key": "bastion:version", "value": "1.0"},
+		},
 		"containers": []any{map[string]any{
 			"name": "bastion", "runtimeId": "0123-456",
 			"managedAgents": []any{map[string]any{"name": "ExecuteCommandAgent", "lastStatus": "RUNNING"}},
@@ -168,7 +181,8 @@ func account(t *testing.T, n int) *wire {
 			return 200, `<DescribeSecurityGroupsResponse><securityGroupInfo><item><groupId>sg-1</groupId><vpcId>vpc-1</vpcId></item>` +
 				`</securityGroupInfo></DescribeSecurityGroupsResponse>`
 		case "GetCallerIdentity":
-			return 200, "<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>" + testARN + "</Arn><Account>000000000000</Account>" +
+			return 200, "<GetCallerIdentityResponse><GetCallerIdentityResult><Arn>" + testARN +
+				"</Arn><Account>000000000000</Account>" +
 				"</GetCallerIdentityResult></GetCallerIdentityResponse>"
 		default:
 			return 400, jsonError("InvalidAction", action)
@@ -184,7 +198,10 @@ func TestListPages(t *testing.T) {
 	}
 	first := all[0]
 	if first.TaskARN != wireARN(229) || first.RuntimeID != "0123-456" || !first.ExecRunning || first.Version != "1.0" ||
-		first.Target() != fmt.Sprintf("ecs:demo_%032d_0123-456", 229) || first.CreatedAt.UTC() != time.Unix(1767225829, 5e8).UTC() {
+		first.Target() != fmt.Sprintf(
+			"ecs:demo_%032d_0123-456",
+			229,
+		) || first.CreatedAt.UTC() != time.Unix(1767225829, 5e8).UTC() {
 		t.Errorf("the newest is %+v", first)
 	}
 	b, err := m.Find(t.Context(), testSpec())
@@ -202,7 +219,8 @@ func networkSpec() Spec {
 	return spec
 }
 
-// TestDenied: the AccessDenied of each call names the permission to ask for, and IAM's message goes before the call's name.
+// TestDenied: the AccessDenied of each call names the permission to ask for, and IAM's message goes before the call's
+// name.
 func TestDenied(t *testing.T) {
 	const noPassRole = "User: u is not authorized to perform: iam:PassRole on resource: r"
 	stop := func(t *testing.T, m *Manager) error {
@@ -306,7 +324,11 @@ func TestRunTaskErrors(t *testing.T) {
 			[]string{"start a bastion in cluster demo: RESOURCE:MEMORY (none left) for arn:c"},
 			"lacks that resource",
 		},
-		{"no interface", 200, `{"failures":[{"reason":"RESOURCE:ENI"}]}`, fail.Start, []string{"RESOURCE:ENI"}, "no free network interfaces"},
+		{
+			"no interface", 200, `{"failures":[{"reason":"RESOURCE:ENI"}]}`, fail.Start,
+			[]string{"RESOURCE:ENI"},
+			"no free network interfaces",
+		},
 		{
 			"capacity", 200, `{"failures":[{"reason":"Capacity is unavailable at this time. Please try again later"}]}`,
 			fail.Start,
@@ -331,8 +353,9 @@ func TestRunTaskErrors(t *testing.T) {
 			"register the task definition",
 		},
 		{
-			"role", 400, jsonError("InvalidParameterException", "A valid taskRoleArn is not being used. Specify a valid task role in your "+
-				"task definition and try again."), fail.Start,
+			"role", 400, jsonError("InvalidParameterException",
+				"A valid taskRoleArn is not being used. Specify a valid task role in your "+
+					"task definition and try again."), fail.Start,
 			[]string{"A valid taskRoleArn"},
 			"task role that allows ssmmessages:CreateControlChannel",
 		},
@@ -361,7 +384,8 @@ func TestRunTaskErrors(t *testing.T) {
 func TestWhoAmI(t *testing.T) {
 	w := account(t, 0)
 	owner, err := WhoAmI(t.Context(), sts.NewFromConfig(w.config(t)))
-	if err != nil || owner.ARN != testARN || !strings.HasPrefix(owner.StartedBy, "bastion-") || len(owner.StartedBy) != 32 {
+	if err != nil || owner.ARN != testARN || !strings.HasPrefix(owner.StartedBy, "bastion-") ||
+		len(owner.StartedBy) != 32 {
 		t.Errorf("WhoAmI = %+v, %v", owner, err)
 	}
 	for _, tt := range []struct {

@@ -13,7 +13,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-const clusterModeNote = "cluster mode: the server sends clients on to addresses of its nodes, which only a SOCKS proxy can follow"
+const clusterModeNote = "cluster mode: the server sends clients on to addresses of its nodes, " +
+	"which only a SOCKS proxy can follow"
 
 // cache resolves an ElastiCache target: a replication group, a serverless cache, or a cache cluster.
 func (r *Resolver) cache(ctx context.Context, spec Spec) (Endpoint, error) {
@@ -149,7 +150,8 @@ func fromCacheCluster(cluster *types.CacheCluster) candidate {
 		id: strings.ToLower(aws.ToString(cluster.CacheClusterId)), what: "cache cluster",
 		status: aws.ToString(cluster.CacheClusterStatus), engine: aws.ToString(cluster.Engine),
 	}
-	tls := aws.ToBool(cluster.TransitEncryptionEnabled) && cluster.TransitEncryptionMode != types.TransitEncryptionModePreferred
+	tls := aws.ToBool(cluster.TransitEncryptionEnabled) &&
+		cluster.TransitEncryptionMode != types.TransitEncryptionModePreferred
 	if cluster.ConfigurationEndpoint != nil { // Memcached
 		c.endpoint = cacheEndpoint(cluster.ConfigurationEndpoint, tls)
 		return c
@@ -160,8 +162,8 @@ func fromCacheCluster(cluster *types.CacheCluster) candidate {
 	return c
 }
 
-// badID says whether ElastiCache refused an identifier as such: the three kinds differ in how long theirs may be, so that one
-// that is right for a cache cluster can be wrong for a replication group.
+// badID says whether ElastiCache refused an identifier as such: the three kinds differ in how long theirs may be, so
+// that one that is right for a cache cluster can be wrong for a replication group.
 func badID(err error) bool {
 	var api smithy.APIError
 	return errors.As(err, &api) && strings.HasPrefix(api.ErrorCode(), "InvalidParameterValue")

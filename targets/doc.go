@@ -15,11 +15,11 @@
 //	HOST  = DNS name with a dot, IPv4 address, or IPv6 address in brackets
 //	PORT  = 1 to 65535, in at most five decimal digits
 //
-// A suffix of digits only is always the port: rds:5432 is the region's only database, at port 5432, and never a database
-// called "5432" (no identifier can start with a digit). A host called rds or cache is written with its domain or with a
-// final dot (rds.:5432).
+// A suffix of digits only is always the port: rds:5432 is the region's only database, at port 5432, and never a
+// database called "5432" (no identifier can start with a digit). A host called rds or cache is written with its domain
+// or with a final dot (rds.:5432).
 //
 //	LPORT = digits                  a local port; 0 is a free one
 //	      | ":"                     a free local port
-//	      | ADDR ":" [digits]       a local port at ADDR: "localhost", "*", or an IP address that is loopback or unspecified
+//	      | ADDR ":" [digits]       a local port at ADDR: "localhost", "*", or a loopback or unspecified IP address
 package targets

@@ -5,8 +5,8 @@ import (
 	"strings"
 )
 
-// closest returns up to three of names that look like name, the best first: a few typing errors away, or one part of the
-// other.
+// closest returns up to three of names that look like name, the best first: a few typing errors away, or one part of
+// the other.
 func closest(name string, names []string) []string {
 	type scored struct {
 		name string

@@ -18,8 +18,8 @@ type Local struct {
 	Free bool   // any free port
 }
 
-// Address returns the address to listen on, in the form of net.Listen, for a target that listens on targetPort. A port of 0
-// stands for a free one. defaultHost is used where the user gave none.
+// Address returns the address to listen on, in the form of net.Listen, for a target that listens on targetPort. A port
+// of 0 stands for a free one. defaultHost is used where the user gave none.
 func (l Local) Address(defaultHost string, targetPort int) string {
 	host, port := l.Host, l.Port
 	switch host {
@@ -68,10 +68,10 @@ type Pair struct {
 	Local  Local
 }
 
-// ParsePair reads the arguments of a forward, "SPEC [LPORT]...". An argument that follows a SPEC is its LPORT if it is all
-// digits, starts with ":", or is a loopback or unspecified address with a port ("localhost" and "*" count); every other
-// argument is a SPEC. So 127.0.0.1:80 after a SPEC is where to listen, and after an LPORT, or first, a target. Its errors are
-// of kind fail.Usage.
+// ParsePair reads the arguments of a forward, "SPEC [LPORT]...". An argument that follows a SPEC is its LPORT if it is
+// all digits, starts with ":", or is a loopback or unspecified address with a port ("localhost" and "*" count); every
+// other argument is a SPEC. So 127.0.0.1:80 after a SPEC is where to listen, and after an LPORT, or first, a target.
+// Its errors are of kind fail.Usage.
 func ParsePair(args []string) ([]Pair, error) {
 	if len(args) == 0 {
 		return nil, fail.New(fail.Usage, "no target given", nil, specHelp)
@@ -93,7 +93,8 @@ func ParsePair(args []string) ([]Pair, error) {
 			if len(pairs) > 0 {
 				err = fmt.Errorf("%s already has a local port", pairs[len(pairs)-1].Target)
 			}
-			return nil, fail.New(fail.Usage, fmt.Sprintf("argument %q", clip(arg)), err, "write pairs: SPEC [LPORT] SPEC [LPORT]...")
+			return nil, fail.New(fail.Usage, fmt.Sprintf("argument %q", clip(arg)), err,
+				"write pairs: SPEC [LPORT] SPEC [LPORT]...")
 		}
 		spec, err := Parse(arg)
 		if err != nil {
@@ -116,8 +117,9 @@ func CheckPairs(pairs []Pair) error {
 			continue
 		}
 		if other, ok := taken[p.Local]; ok {
-			return fail.New(fail.Usage, fmt.Sprintf("local port %s is asked for twice, for %s and for %s", p.Local, other, p.Target),
-				nil, "give each target its own local port, or : for a free one")
+			return fail.New(fail.Usage,
+				fmt.Sprintf("local port %s is asked for twice, for %s and for %s", p.Local, other, p.Target), nil,
+				"give each target its own local port, or : for a free one")
 		}
 		taken[p.Local] = p.Target
 	}
@@ -140,8 +142,8 @@ func IsLocal(arg string) bool {
 	return err == nil && addr.Zone() == "" && (addr.IsLoopback() || addr.IsUnspecified())
 }
 
-// ParseLocal reads an LPORT: "12345", "0" or ":" (free), "ADDR:12345", "ADDR:" (free), with IPv6 in brackets. Any IP address
-// will do here; only ParsePair, which must tell an LPORT from a SPEC, wants one that cannot be a target.
+// ParseLocal reads an LPORT: "12345", "0" or ":" (free), "ADDR:12345", "ADDR:" (free), with IPv6 in brackets. Any IP
+// address will do here; only ParsePair, which must tell an LPORT from a SPEC, wants one that cannot be a target.
 func ParseLocal(s string) (Local, error) {
 	local, err := parseLocal(s)
 	if err != nil {
@@ -204,9 +206,9 @@ func cutPort(s string) (host, port string, ok bool) {
 	return host, port, true
 }
 
-// ParseL reads a forward as ssh -L does: [BIND:]PORT:HOST:HOSTPORT, with IPv6 addresses in brackets. As in ssh, no BIND is
-// loopback, and an empty one or "*" is all interfaces; PORT 0 is a free one. HOST is taken as it stands and never looked up in
-// the configuration. Its errors are of kind fail.Usage.
+// ParseL reads a forward as ssh -L does: [BIND:]PORT:HOST:HOSTPORT, with IPv6 addresses in brackets. As in ssh, no BIND
+// is loopback, and an empty one or "*" is all interfaces; PORT 0 is a free one. HOST is taken as it stands and never
+// looked up in the configuration. Its errors are of kind fail.Usage.
 func ParseL(s string) (Pair, error) {
 	pair, err := parseL(s)
 	if err != nil {

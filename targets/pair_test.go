@@ -121,7 +121,10 @@ func TestParseLocal(t *testing.T) {
 	if a := (Local{}).Address("127.0.0.1", 5432); a != "127.0.0.1:5432" {
 		t.Errorf("zero Local: address %q", a)
 	}
-	for _, bad := range []string{"", "x", "-1", "65536", "::1", "[::1]", "[127.0.0.1]:80", "host.example:80", "1:2:3", "[fe80::1%lo]:1"} {
+	for _, bad := range []string{
+		"", "x", "-1", "65536", "::1", "[::1]", "[127.0.0.1]:80", "host.example:80", "1:2:3",
+		"[fe80::1%lo]:1",
+	} {
 		if got, err := ParseLocal(bad); err == nil || fail.KindOf(err) != fail.Usage {
 			t.Errorf("ParseLocal(%q) = %+v, %v; want a usage error", bad, got, err)
 		}
@@ -178,7 +181,8 @@ func TestParseL(t *testing.T) {
 
 func FuzzParsePair(f *testing.F) {
 	for _, s := range []string{
-		"rds:5432 12345 cache:6379 16379", "rds :", "rds 127.0.0.1:0 [::1]:1 2", "12345", "rds 1 2", "a *:1 b localhost:1", "rds 0 0",
+		"rds:5432 12345 cache:6379 16379", "rds :", "rds 127.0.0.1:0 [::1]:1 2", "12345", "rds 1 2", "a *:1 b localhost:1",
+		"rds 0 0",
 	} {
 		f.Add(s)
 	}
@@ -188,7 +192,8 @@ func FuzzParsePair(f *testing.F) {
 		if err != nil {
 			return
 		}
-		// Every argument is one target or one local side, in order, and writing the pairs out and reading them again changes nothing.
+		// Every argument is one target or one local side, in order, and writing the pairs out and reading them again changes
+		// nothing.
 		var again []string
 		locals := 0
 		for _, p := range pairs {

@@ -13,7 +13,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// database resolves an RDS target. An instance goes before a cluster of the same identifier, unless a role is asked for.
+// database resolves an RDS target. An instance goes before a cluster of the same identifier, unless a role is asked
+// for.
 func (r *Resolver) database(ctx context.Context, spec Spec) (Endpoint, error) {
 	if r.RDS == nil {
 		return Endpoint{}, noClient(spec)
@@ -45,8 +46,8 @@ func (r *Resolver) database(ctx context.Context, spec Spec) (Endpoint, error) {
 	return Endpoint{}, r.unknown(spec, all)
 }
 
-// databases returns the clusters and the instances that belong to none. For a bare "rds" it leaves out DocumentDB and Neptune,
-// which share RDS's API.
+// databases returns the clusters and the instances that belong to none. For a bare "rds" it leaves out DocumentDB and
+// Neptune, which share RDS's API.
 func (r *Resolver) databases(ctx context.Context, spec Spec) ([]candidate, error) {
 	clusters, err := r.clusters(ctx, spec, nil)
 	if err != nil {
@@ -63,8 +64,8 @@ func (r *Resolver) databases(ctx context.Context, spec Spec) ([]candidate, error
 	return filter(all, func(c candidate) bool { return c.engine != "docdb" && c.engine != "neptune" }), nil
 }
 
-// instances returns the instance with the given identifier, none if there is no such, or all that are in no cluster if id is
-// nil.
+// instances returns the instance with the given identifier, none if there is no such, or all that are in no cluster if
+// id is nil.
 func (r *Resolver) instances(ctx context.Context, spec Spec, id *string) ([]candidate, error) {
 	var found []candidate
 	pages := rds.NewDescribeDBInstancesPaginator(r.RDS, &rds.DescribeDBInstancesInput{DBInstanceIdentifier: id})
@@ -122,5 +123,6 @@ func (r *Resolver) clusters(ctx context.Context, spec Spec, id *string) ([]candi
 }
 
 func noClient(spec Spec) error {
-	return fail.New(fail.Usage, "target "+spec.String(), errors.New("needs AWS, which is not set up"), "set --profile and --region, or name a host: HOST:PORT")
+	return fail.New(fail.Usage, "target "+spec.String(), errors.New("needs AWS, which is not set up"),
+		"set --profile and --region, or name a host: HOST:PORT")
 }

@@ -24,12 +24,12 @@ type RDSAPI interface {
 
 // ElastiCacheAPI is the part of the ElastiCache client that a Resolver calls.
 type ElastiCacheAPI interface {
-	DescribeReplicationGroups(context.Context, *elasticache.DescribeReplicationGroupsInput, ...func(*elasticache.Options)) (
-		*elasticache.DescribeReplicationGroupsOutput, error)
-	DescribeServerlessCaches(context.Context, *elasticache.DescribeServerlessCachesInput, ...func(*elasticache.Options)) (
-		*elasticache.DescribeServerlessCachesOutput, error)
-	DescribeCacheClusters(context.Context, *elasticache.DescribeCacheClustersInput, ...func(*elasticache.Options)) (
-		*elasticache.DescribeCacheClustersOutput, error)
+	DescribeReplicationGroups(context.Context, *elasticache.DescribeReplicationGroupsInput,
+		...func(*elasticache.Options)) (*elasticache.DescribeReplicationGroupsOutput, error)
+	DescribeServerlessCaches(context.Context, *elasticache.DescribeServerlessCachesInput,
+		...func(*elasticache.Options)) (*elasticache.DescribeServerlessCachesOutput, error)
+	DescribeCacheClusters(context.Context, *elasticache.DescribeCacheClustersInput,
+		...func(*elasticache.Options)) (*elasticache.DescribeCacheClustersOutput, error)
 }
 
 // Named is a target of the configuration.
@@ -56,8 +56,8 @@ type Resolver struct {
 	Region      string // for messages only
 }
 
-// Resolve returns the endpoint of a target. An unknown target is a fail.NoTarget with the close names, a bare kind with several
-// candidates is one that lists them.
+// Resolve returns the endpoint of a target. An unknown target is a fail.NoTarget with the close names, a bare kind with
+// several candidates is one that lists them.
 func (r *Resolver) Resolve(ctx context.Context, spec Spec) (Endpoint, error) {
 	switch spec.Kind {
 	case RDS:
@@ -143,7 +143,8 @@ func (c candidate) pick(spec Spec) (Endpoint, error) {
 	}
 	if endpoint.Port == 0 {
 		return Endpoint{}, fail.New(fail.Usage, "target "+spec.String(),
-			fmt.Errorf("AWS names no port for the %s and engine %q has no usual one", c.what, c.engine), "add the port: "+endpoint.Name+":PORT")
+			fmt.Errorf("AWS names no port for the %s and engine %q has no usual one", c.what, c.engine),
+			"add the port: "+endpoint.Name+":PORT")
 	}
 	return endpoint, nil
 }
@@ -154,11 +155,12 @@ func (c candidate) notReady(spec Spec) error {
 		status = "unknown"
 	}
 	return fail.New(fail.NoTarget, "target "+spec.String(),
-		fmt.Errorf("the %s %s has no endpoint yet: its status is %q", c.what, c.id, status), "wait until it is available, then try again")
+		fmt.Errorf("the %s %s has no endpoint yet: its status is %q", c.what, c.id, status),
+		"wait until it is available, then try again")
 }
 
-// choose picks the only candidate of a bare kind. Those without an endpoint count only if there is no other; a port narrows
-// the choice if some listen on it.
+// choose picks the only candidate of a bare kind. Those without an endpoint count only if there is no other; a port
+// narrows the choice if some listen on it.
 func (r *Resolver) choose(spec Spec, all []candidate) (Endpoint, error) {
 	op := "target " + spec.String()
 	if len(all) == 0 {
@@ -177,8 +179,8 @@ func (r *Resolver) choose(spec Spec, all []candidate) (Endpoint, error) {
 	if len(ready) == 1 {
 		return ready[0].pick(spec)
 	}
-	return Endpoint{}, fail.New(fail.NoTarget, op, fmt.Errorf("%d candidates in %s: %s", len(ready), r.region(), list(spec.Kind, ready)),
-		"name one of them")
+	return Endpoint{}, fail.New(fail.NoTarget, op,
+		fmt.Errorf("%d candidates in %s: %s", len(ready), r.region(), list(spec.Kind, ready)), "name one of them")
 }
 
 // unknown is the error for an identifier that AWS does not know.
@@ -186,7 +188,8 @@ func (r *Resolver) unknown(spec Spec, all []candidate) error {
 	op := "target " + spec.String()
 	err := fmt.Errorf("there is no %s %q in %s", noun(spec.Kind), spec.ID, r.region())
 	if len(all) == 0 {
-		return fail.New(fail.NoTarget, op, err, "there is none at all: check the region and the account (--region, --profile)")
+		return fail.New(fail.NoTarget, op, err,
+			"there is none at all: check the region and the account (--region, --profile)")
 	}
 	ids := make([]string, len(all))
 	for i, c := range all {

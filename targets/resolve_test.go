@@ -15,10 +15,13 @@ import (
 func shop() *wire {
 	return &wire{things: map[string][]thing{
 		"DescribeDBInstances": {
-			instance("orders", "postgres", "available", "orders.x.eu-central-1.rds.amazonaws.com", 5432),
-			instance("stock", "mysql", "available", "stock.x.eu-central-1.rds.amazonaws.com", 3307),
+			instance("orders", "postgres", "available", "orders.rds.x", 5432),
+			instance("stock", "mysql", "available", "stock.rds.x", 3307),
 			instance("fresh", "postgres", "creating", "", 0),
-			member("shop", instance("shop-1", "aurora-postgresql", "available", "shop-1.x.eu-central-1.rds.amazonaws.com", 5432)),
+			member(
+				"shop",
+				instance("shop-1", "aurora-postgresql", "available", "shop-1.rds.x", 5432),
+			),
 			member("papers", instance("papers-1", "docdb", "available", "papers-1.x", 27017)),
 			member("both", instance("both", "aurora-mysql", "available", "both.x", 3306)),
 		},
@@ -36,17 +39,28 @@ func shop() *wire {
 				"<NodeGroups><NodeGroup>" + address("PrimaryEndpoint", "moving.x", 6379) + "</NodeGroup></NodeGroups>"},
 			{"sharded", "<ReplicationGroupId>sharded</ReplicationGroupId><Status>available</Status><Engine>valkey</Engine>" +
 				"<ClusterEnabled>true</ClusterEnabled><TransitEncryptionEnabled>true</TransitEncryptionEnabled>" +
-				"<TransitEncryptionMode>required</TransitEncryptionMode>" + address("ConfigurationEndpoint", "clustercfg.sharded.x", 6379)},
+				"<TransitEncryptionMode>required</TransitEncryptionMode>" + address("ConfigurationEndpoint",
+				"clustercfg.sharded.x", 6379)},
 		},
 		"DescribeServerlessCaches": {
 			{"elastic", "<ServerlessCacheName>elastic</ServerlessCacheName><Status>available</Status><Engine>valkey</Engine>" +
 				address("Endpoint", "elastic.serverless.x", 6379) + address("ReaderEndpoint", "elastic.serverless.x", 6380)},
 		},
 		"DescribeCacheClusters": {
-			{"pages", "<CacheClusterId>pages</CacheClusterId><CacheClusterStatus>available</CacheClusterStatus><Engine>memcached</Engine>" +
-				address("ConfigurationEndpoint", "pages.cfg.x", 11211)},
-			{"single", "<CacheClusterId>single</CacheClusterId><CacheClusterStatus>available</CacheClusterStatus><Engine>redis</Engine>" +
-				"<CacheNodes><CacheNode>" + address("Endpoint", "single.0001.x", 6379) + "</CacheNode></CacheNodes>"},
+			{
+				"pages",
+				"<CacheClusterId>pages</CacheClusterId><CacheClusterStatus>available</CacheClusterStatus><Engine>memcached</Engine>" +
+					address(
+						"ConfigurationEndpoint",
+						"pages.cfg.x",
+						11211,
+					),
+			},
+			{
+				"single",
+				"<CacheClusterId>single</CacheClusterId><CacheClusterStatus>available</CacheClusterStatus><Engine>redis</Engine>" +
+					"<CacheNodes><CacheNode>" + address("Endpoint", "single.0001.x", 6379) + "</CacheNode></CacheNodes>",
+			},
 			{"sessions-001", "<CacheClusterId>sessions-001</CacheClusterId><CacheClusterStatus>available</CacheClusterStatus>" +
 				"<Engine>redis</Engine><ReplicationGroupId>sessions</ReplicationGroupId>" +
 				"<CacheNodes><CacheNode>" + address("Endpoint", "sessions-001.x", 6379) + "</CacheNode></CacheNodes>"},
@@ -65,27 +79,39 @@ func TestResolve(t *testing.T) {
 		spec string
 		want Endpoint
 	}{
-		{"rds:orders", Endpoint{Name: "rds:orders", Host: "orders.x.eu-central-1.rds.amazonaws.com", Port: 5432, Engine: "postgres"}},
-		{"rds:Orders:5433", Endpoint{Name: "rds:orders", Host: "orders.x.eu-central-1.rds.amazonaws.com", Port: 5433, Engine: "postgres"}},
-		{"rds:stock", Endpoint{Name: "rds:stock", Host: "stock.x.eu-central-1.rds.amazonaws.com", Port: 3307, Engine: "mysql"}},
+		{"rds:orders", Endpoint{Name: "rds:orders", Host: "orders.rds.x", Port: 5432, Engine: "postgres"}},
+		{"rds:Orders:5433", Endpoint{Name: "rds:orders", Host: "orders.rds.x", Port: 5433, Engine: "postgres"}},
+		{"rds:stock", Endpoint{Name: "rds:stock", Host: "stock.rds.x", Port: 3307, Engine: "mysql"}},
 		{"rds:shop", Endpoint{Name: "rds:shop", Host: "shop.cluster-x", Port: 5432, Engine: "aurora-postgresql"}},
-		{"rds:shop/writer", Endpoint{Name: "rds:shop/writer", Host: "shop.cluster-x", Port: 5432, Engine: "aurora-postgresql"}},
-		{"rds:shop/reader", Endpoint{Name: "rds:shop/reader", Host: "shop.cluster-ro-x", Port: 5432, Engine: "aurora-postgresql"}},
+		{"rds:shop/writer", Endpoint{
+			Name: "rds:shop/writer", Host: "shop.cluster-x", Port: 5432,
+			Engine: "aurora-postgresql",
+		}},
+		{"rds:shop/reader", Endpoint{
+			Name: "rds:shop/reader", Host: "shop.cluster-ro-x", Port: 5432,
+			Engine: "aurora-postgresql",
+		}},
 		{"rds:shop-1", Endpoint{
-			Name: "rds:shop-1", Host: "shop-1.x.eu-central-1.rds.amazonaws.com", Port: 5432,
+			Name: "rds:shop-1", Host: "shop-1.rds.x", Port: 5432,
 			Engine: "aurora-postgresql",
 		}},
 		{"rds:both", Endpoint{Name: "rds:both", Host: "both.x", Port: 3306, Engine: "aurora-mysql"}},
 		{"rds:both/writer", Endpoint{Name: "rds:both/writer", Host: "both.cluster-x", Port: 3306, Engine: "aurora-mysql"}},
 		{"rds:papers", Endpoint{Name: "rds:papers", Host: "papers.cluster-x", Port: 27017, Engine: "docdb"}},
-		{"rds:3307", Endpoint{Name: "rds:stock", Host: "stock.x.eu-central-1.rds.amazonaws.com", Port: 3307, Engine: "mysql"}},
+		{"rds:3307", Endpoint{Name: "rds:stock", Host: "stock.rds.x", Port: 3307, Engine: "mysql"}},
 		{"cache:sessions", Endpoint{Name: "cache:sessions", Host: "sessions.ng.x", Port: 6379, Engine: "redis"}},
-		{"cache:sessions/reader", Endpoint{Name: "cache:sessions/reader", Host: "sessions-ro.ng.x", Port: 6379, Engine: "redis"}},
+		{"cache:sessions/reader", Endpoint{
+			Name: "cache:sessions/reader", Host: "sessions-ro.ng.x", Port: 6379,
+			Engine: "redis",
+		}},
 		{"cache:sharded", Endpoint{
 			Name: "cache:sharded", Host: "clustercfg.sharded.x", Port: 6379, Engine: "valkey", TLS: true,
 			Note: clusterModeNote,
 		}},
-		{"cache:elastic", Endpoint{Name: "cache:elastic", Host: "elastic.serverless.x", Port: 6379, Engine: "valkey", TLS: true}},
+		{"cache:elastic", Endpoint{
+			Name: "cache:elastic", Host: "elastic.serverless.x", Port: 6379, Engine: "valkey",
+			TLS: true,
+		}},
 		{"cache:elastic/reader", Endpoint{
 			Name: "cache:elastic/reader", Host: "elastic.serverless.x", Port: 6380, Engine: "valkey",
 			TLS: true,
@@ -95,8 +121,8 @@ func TestResolve(t *testing.T) {
 		{"cache:single", Endpoint{Name: "cache:single", Host: "single.0001.x", Port: 6379, Engine: "redis"}},
 		{"cache:sessions-001", Endpoint{Name: "cache:sessions-001", Host: "sessions-001.x", Port: 6379, Engine: "redis"}},
 		{"cache:11211", Endpoint{Name: "cache:pages", Host: "pages.cfg.x", Port: 11211, Engine: "memcached"}},
-		{"main", Endpoint{Name: "main", Host: "orders.x.eu-central-1.rds.amazonaws.com", Port: 5432, Engine: "postgres"}},
-		{"main:1", Endpoint{Name: "main", Host: "orders.x.eu-central-1.rds.amazonaws.com", Port: 1, Engine: "postgres"}},
+		{"main", Endpoint{Name: "main", Host: "orders.rds.x", Port: 5432, Engine: "postgres"}},
+		{"main:1", Endpoint{Name: "main", Host: "orders.rds.x", Port: 1, Engine: "postgres"}},
 		{"web", Endpoint{Name: "web", Host: "web.internal", Port: 80}},
 		{"web:81", Endpoint{Name: "web", Host: "web.internal", Port: 81}},
 		{"sibling", Endpoint{Name: "sibling", Host: "web", Port: 8080}}, // the host web: names do not stand for names
@@ -112,15 +138,28 @@ func TestResolve(t *testing.T) {
 
 func TestResolveErrors(t *testing.T) {
 	r := shop().resolver(t)
-	r.Names = map[string]Named{"orders-db": {Target: "rds:orders"}, "loop": {Target: "loop"}, "bad": {Target: "rds:"}, "gone": {Target: "rds:gone"}}
+	r.Names = map[string]Named{
+		"orders-db": {Target: "rds:orders"},
+		"loop":      {Target: "loop"},
+		"bad":       {Target: "rds:"},
+		"gone":      {Target: "rds:gone"},
+	}
 	for _, tt := range []struct {
 		spec string
 		kind fail.Kind
 		want []string // in the message
 		next string   // in the next step
 	}{
-		{"rds:ordesr", fail.NoTarget, []string{`no RDS instance or cluster "ordesr" in eu-central-1`}, "did you mean rds:orders?"},
-		{"rds:zzz", fail.NoTarget, []string{`"zzz"`}, "there are: rds:both (aurora-mysql), rds:coming (aurora-mysql, creating)"},
+		{
+			"rds:ordesr", fail.NoTarget,
+			[]string{`no RDS instance or cluster "ordesr" in eu-central-1`},
+			"did you mean rds:orders?",
+		},
+		{
+			"rds:zzz", fail.NoTarget,
+			[]string{`"zzz"`},
+			"there are: rds:both (aurora-mysql), rds:coming (aurora-mysql, creating)",
+		},
 		{"rds:fresh", fail.NoTarget, []string{"RDS instance fresh has no endpoint yet", `"creating"`}, "wait until"},
 		{"rds:coming", fail.NoTarget, []string{"RDS cluster coming has no endpoint yet", `"creating"`}, "wait until"},
 		{"rds:orders/reader", fail.NoTarget, []string{"RDS instance orders has no reader endpoint"}, "leave /reader away"},
@@ -128,14 +167,22 @@ func TestResolveErrors(t *testing.T) {
 			"4 candidates in eu-central-1",
 			"rds:both (aurora-mysql), rds:orders (postgres), rds:shop (aurora-postgresql), rds:stock (mysql)",
 		}, "name one of them"},
-		{"rds:5432", fail.NoTarget, []string{"2 candidates", "rds:orders (postgres), rds:shop (aurora-postgresql)"}, "name one"},
+		{
+			"rds:5432", fail.NoTarget,
+			[]string{"2 candidates", "rds:orders (postgres), rds:shop (aurora-postgresql)"},
+			"name one",
+		},
 		{"cache", fail.NoTarget, []string{
 			"6 candidates", "cache:elastic (valkey), cache:moving (redis), cache:pages (memcached), cache:sessions (redis), cache:sharded (valkey), " +
 				"cache:single (redis)",
 		}, "name one"},
 		{"cache:sesions", fail.NoTarget, []string{`no ElastiCache cache "sesions"`}, "did you mean cache:sessions"},
 		{"cache:coming", fail.NoTarget, []string{"replication group coming has no endpoint yet", `"creating"`}, "wait until"},
-		{"cache:sharded/reader", fail.NoTarget, []string{"replication group sharded has no reader endpoint"}, "leave /reader"},
+		{
+			"cache:sharded/reader", fail.NoTarget,
+			[]string{"replication group sharded has no reader endpoint"},
+			"leave /reader",
+		},
 		{"orders", fail.NoTarget, []string{`target "orders": is not a name in the configuration`}, "did you mean orders-db?"},
 		{"qqqqqq", fail.NoTarget, []string{"is not a name in the configuration"}, "rds:qqqqqq"},
 		{"loop", fail.Usage, []string{`"loop" is a name too`}, "stands for"},
@@ -190,22 +237,37 @@ func TestResolvePages(t *testing.T) {
 	w := &wire{pageSize: 2, things: make(map[string][]thing)}
 	for i := range 7 {
 		id := fmt.Sprintf("db%d", i)
-		w.things["DescribeDBInstances"] = append(w.things["DescribeDBInstances"], instance(id, "postgres", "available", id+".x", 5432))
+		w.things["DescribeDBInstances"] = append(
+			w.things["DescribeDBInstances"],
+			instance(id, "postgres", "available", id+".x", 5432),
+		)
 		w.things["DescribeDBClusters"] = append(w.things["DescribeDBClusters"],
 			cluster("cl"+id, "aurora-mysql", "available", id+".cluster-x", id+".cluster-ro-x", 3306))
-		w.things["DescribeReplicationGroups"] = append(w.things["DescribeReplicationGroups"], group("rg"+id, "available", id+".x", ""))
+		w.things["DescribeReplicationGroups"] = append(
+			w.things["DescribeReplicationGroups"],
+			group("rg"+id, "available", id+".x", ""),
+		)
 		w.things["DescribeServerlessCaches"] = append(w.things["DescribeServerlessCaches"], thing{
 			"sl" + id,
-			"<ServerlessCacheName>sl" + id + "</ServerlessCacheName><Engine>redis</Engine>" + address("Endpoint", id+".sl.x", 6379),
+			"<ServerlessCacheName>sl" + id + "</ServerlessCacheName><Engine>redis</Engine>" + address(
+				"Endpoint",
+				id+".sl.x",
+				6379,
+			),
 		})
 		w.things["DescribeCacheClusters"] = append(w.things["DescribeCacheClusters"], thing{
 			"cc" + id,
-			"<CacheClusterId>cc" + id + "</CacheClusterId><Engine>memcached</Engine>" + address("ConfigurationEndpoint", id+".cc.x", 11211),
+			"<CacheClusterId>cc" + id + "</CacheClusterId><Engine>memcached</Engine>" + address(
+				"ConfigurationEndpoint",
+				id+".cc.x",
+				11211,
+			),
 		})
 	}
 	r := w.resolver(t)
 	for spec, want := range map[string]string{
-		"rds": "14 candidates", "rds:3306": "7 candidates", "rds:5432": "7 candidates", "cache": "21 candidates", "cache:11211": "7 candidates",
+		"rds": "14 candidates", "rds:3306": "7 candidates", "rds:5432": "7 candidates", "cache": "21 candidates",
+		"cache:11211": "7 candidates",
 	} {
 		got, err := r.Resolve(t.Context(), mustParse(t, spec))
 		checkError(t, spec, got, err, fail.NoTarget, []string{want}, "name one")
@@ -240,7 +302,10 @@ func TestResolveCalls(t *testing.T) {
 		{"db.internal:5432", nil},
 		{"web:5432", nil},
 	} {
-		if _, err := r.Resolve(t.Context(), mustParse(t, tt.spec)); (err != nil) != (tt.spec == "cache") { // which has several
+		if _, err := r.Resolve(
+			t.Context(),
+			mustParse(t, tt.spec),
+		); (err != nil) != (tt.spec == "cache") { // which has several
 			t.Errorf("Resolve(%s): %v", tt.spec, err)
 		}
 		if calls := w.made(); !slices.Equal(calls, tt.want) {
@@ -249,7 +314,8 @@ func TestResolveCalls(t *testing.T) {
 	}
 }
 
-// TestResolveDenied: each call's AccessDenied names the permission to ask for; the same for other failures of the service.
+// TestResolveDenied: each call's AccessDenied names the permission to ask for; the same for other failures of the
+// service.
 func TestResolveDenied(t *testing.T) {
 	for action, spec := range map[string]string{
 		"DescribeDBInstances":       "rds:orders",
@@ -268,7 +334,8 @@ func TestResolveDenied(t *testing.T) {
 			next  string
 			calls int
 		}{
-			{failure{403, "AccessDenied", "User: u is not authorized"}, fail.Denied, "ask for the IAM permission " + service + action, 1},
+			{failure{403, "AccessDenied", "User: u is not authorized"}, fail.Denied, "ask for the IAM permission " + service +
+				action, 1},
 			{failure{403, "ExpiredToken", "The security token is expired"}, fail.Credentials, "sign in again", 1},
 			{failure{403, "InvalidClientTokenId", "The token is invalid"}, fail.Credentials, "check the AWS credentials", 1},
 			{failure{400, "Throttling", "Rate exceeded"}, fail.Other, "wait a minute", 3},
@@ -300,11 +367,20 @@ func TestResolveThrottled(t *testing.T) {
 	}
 }
 
-// TestResolveLongID: ElastiCache refuses an identifier that is too long for one kind; it may still be right for the next.
+// TestResolveLongID: ElastiCache refuses an identifier that is too long for one kind; it may still be right for the
+// next.
 func TestResolveLongID(t *testing.T) {
 	w := shop()
-	w.fails = map[string][]failure{"DescribeReplicationGroups": {{400, "InvalidParameterValue", "too long"}, {status: 200}}}
-	if got, err := w.resolver(t).Resolve(t.Context(), mustParse(t, "cache:elastic")); err != nil || got.Host != "elastic.serverless.x" {
+	w.fails = map[string][]failure{
+		"DescribeReplicationGroups": {{400, "InvalidParameterValue", "too long"}, {status: 200}},
+	}
+	if got, err := w.resolver(
+		t,
+	).Resolve(
+		t.Context(),
+		mustParse(t, "cache:elastic"),
+	); err != nil ||
+		got.Host != "elastic.serverless.x" {
 		t.Errorf("Resolve = %+v, %v", got, err)
 	}
 }

@@ -26,7 +26,11 @@ func TestParse(t *testing.T) {
 		{"cache", Spec{Kind: Cache}, ""},
 		{"cache:6379", Spec{Kind: Cache, Port: 6379}, ""},
 		{"cache:sessions", Spec{Kind: Cache, ID: "sessions"}, ""},
-		{"cache:sessions/primary:6380", Spec{Kind: Cache, ID: "sessions", Role: Writer, Port: 6380}, "cache:sessions/writer:6380"},
+		{
+			"cache:sessions/primary:6380",
+			Spec{Kind: Cache, ID: "sessions", Role: Writer, Port: 6380},
+			"cache:sessions/writer:6380",
+		},
 		{"orders", Spec{Kind: Name, ID: "orders"}, ""},
 		{"orders_eu-1", Spec{Kind: Name, ID: "orders_eu-1"}, ""},
 		{"2nd", Spec{Kind: Name, ID: "2nd"}, ""},
@@ -136,7 +140,8 @@ func TestCheckName(t *testing.T) {
 			t.Errorf("CheckName(%q) = %v", good, err)
 		}
 	}
-	for _, bad := range []string{"", "rds", "Cache", "123", "-a", "a.b", "a:b", "a/b", "a b", "é", strings.Repeat("x", 64)} {
+	for _, bad := range []string{"", "rds", "Cache", "123", "-a", "a.b", "a:b", "a/b", "a b", "é", strings.Repeat("x",
+		64)} {
 		if CheckName(bad) == nil {
 			t.Errorf("CheckName(%q) = nil", bad)
 		}
@@ -145,7 +150,8 @@ func TestCheckName(t *testing.T) {
 
 func FuzzParse(f *testing.F) {
 	for _, s := range []string{
-		"rds", "rds:5432", "rds:orders:5432", "rds:shop/reader:1", "cache:s/primary", "orders:1", "db.internal:5432", "10.0.0.1:80",
+		"rds", "rds:5432", "rds:orders:5432", "rds:shop/reader:1", "cache:s/primary", "orders:1", "db.internal:5432",
+		"10.0.0.1:80",
 		"[2001:db8::1]:443", "[::ffff:1.2.3.4]:1", "rds::1", "rds:0", "a.:1", "1.2.3.4.:5", "[::1%lo]:1",
 	} {
 		f.Add(s)
@@ -174,7 +180,8 @@ func checkSpec(t *testing.T, s Spec) {
 	}
 	switch s.Kind {
 	case RDS, Cache:
-		if s.Host != "" || s.ID != strings.ToLower(s.ID) || strings.ContainsAny(s.ID, ":/. \x00") || s.Role != Anyone && s.ID == "" {
+		if s.Host != "" || s.ID != strings.ToLower(s.ID) || strings.ContainsAny(s.ID, ":/. \x00") ||
+			s.Role != Anyone && s.ID == "" {
 			t.Fatalf("%+v: database", s)
 		}
 	case Name:

@@ -38,13 +38,19 @@ type failure struct {
 	code, message string
 }
 
-// The shapes of the answers: the list, its member, the parameter that asks for one, and the error when there is no such.
+// The shapes of the answers: the list, its member, the parameter that asks for one, and the error when there is no
+// such.
 var shapes = map[string]struct{ list, member, id, missing string }{
-	"DescribeDBInstances":       {"DBInstances", "DBInstance", "DBInstanceIdentifier", "DBInstanceNotFound"},
-	"DescribeDBClusters":        {"DBClusters", "DBCluster", "DBClusterIdentifier", "DBClusterNotFoundFault"},
-	"DescribeReplicationGroups": {"ReplicationGroups", "ReplicationGroup", "ReplicationGroupId", "ReplicationGroupNotFoundFault"},
-	"DescribeServerlessCaches":  {"ServerlessCaches", "member", "ServerlessCacheName", "ServerlessCacheNotFoundFault"},
-	"DescribeCacheClusters":     {"CacheClusters", "CacheCluster", "CacheClusterId", "CacheClusterNotFound"},
+	"DescribeDBInstances": {"DBInstances", "DBInstance", "DBInstanceIdentifier", "DBInstanceNotFound"},
+	"DescribeDBClusters":  {"DBClusters", "DBCluster", "DBClusterIdentifier", "DBClusterNotFoundFault"},
+	"DescribeReplicationGroups": {
+		"ReplicationGroups",
+		"ReplicationGroup",
+		"ReplicationGroupId",
+		"ReplicationGroupNotFoundFault",
+	},
+	"DescribeServerlessCaches": {"ServerlessCaches", "member", "ServerlessCacheName", "ServerlessCacheNotFoundFault"},
+	"DescribeCacheClusters":    {"CacheClusters", "CacheCluster", "CacheClusterId", "CacheClusterNotFound"},
 }
 
 func (w *wire) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
@@ -120,7 +126,12 @@ func (w *wire) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 
 func answerError(rw http.ResponseWriter, f failure) {
 	rw.WriteHeader(f.status)
-	fmt.Fprintf(rw, "<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error></ErrorResponse>", f.code, f.message)
+	fmt.Fprintf(
+		rw,
+		"<ErrorResponse><Error><Type>Sender</Type><Code>%s</Code><Message>%s</Message></Error></ErrorResponse>",
+		f.code,
+		f.message,
+	)
 }
 
 // made returns the calls so far and forgets them.
@@ -149,12 +160,20 @@ func (w *wire) resolver(t *testing.T) *Resolver {
 			})
 		},
 	}
-	return &Resolver{RDS: rds.NewFromConfig(config), ElastiCache: elasticache.NewFromConfig(config), Region: "eu-central-1"}
+	return &Resolver{
+		RDS:         rds.NewFromConfig(config),
+		ElastiCache: elasticache.NewFromConfig(config),
+		Region:      "eu-central-1",
+	}
 }
 
 func instance(id, engine, status, host string, port int) thing {
-	x := fmt.Sprintf("<DBInstanceIdentifier>%s</DBInstanceIdentifier><Engine>%s</Engine><DBInstanceStatus>%s</DBInstanceStatus>",
-		id, engine, status)
+	x := fmt.Sprintf(
+		"<DBInstanceIdentifier>%s</DBInstanceIdentifier><Engine>%s</Engine><DBInstanceStatus>%s</DBInstanceStatus>",
+		id,
+		engine,
+		status,
+	)
 	if host != "" {
 		x += fmt.Sprintf("<Endpoint><Address>%s</Address><Port>%d</Port></Endpoint>", host, port)
 	}
@@ -167,7 +186,12 @@ func member(cluster string, t thing) thing {
 }
 
 func cluster(id, engine, status, writer, reader string, port int) thing {
-	x := fmt.Sprintf("<DBClusterIdentifier>%s</DBClusterIdentifier><Engine>%s</Engine><Status>%s</Status>", id, engine, status)
+	x := fmt.Sprintf(
+		"<DBClusterIdentifier>%s</DBClusterIdentifier><Engine>%s</Engine><Status>%s</Status>",
+		id,
+		engine,
+		status,
+	)
 	if writer != "" {
 		x += fmt.Sprintf("<Endpoint>%s</Endpoint><ReaderEndpoint>%s</ReaderEndpoint><Port>%d</Port>", writer, reader, port)
 	}
