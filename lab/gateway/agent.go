@@ -330,12 +330,16 @@ func (a *agent) incoming(b []byte) error {
 	case datachannel.Acknowledge:
 		a.setPaused(false)
 		var ack struct {
-			Seq *int64 `json:"AcknowledgedMessageSequenceNumber"`
+			Type datachannel.MessageType `json:"AcknowledgedMessageType"`
+			Seq  *int64                  `json:"AcknowledgedMessageSequenceNumber"`
 		}
 		if err := json.Unmarshal(m.Payload, &ack); err != nil || ack.Seq == nil {
 			return fmt.Errorf("acknowledge message %q: %w", m.Payload, err)
 		}
-		a.acknowledged(*ack.Seq, time.Now())
+		// ssm-session-client acknowledges the gateway's own messages, too, with number 0. That is none of the agent's business.
+		if ack.Type == typeOutput || ack.Type == "" {
+			a.acknowledged(*ack.Seq, time.Now())
+		}
 	case datachannel.PausePublication:
 		a.setPaused(true)
 	case datachannel.StartPublication:

@@ -340,6 +340,9 @@ func waitFor(t testing.TB, what string, ok func() bool) {
 // agentOf is the connected agent of a session, or nil.
 func agentOf(g *Gateway, id string) *agent {
 	s := g.session(id)
+	if s == nil {
+		return nil
+	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.agent

@@ -18,12 +18,12 @@ import (
 	"time"
 )
 
-// plugin is AWS's session-manager-plugin, or skips the test where it is not built; in CI its absence is a failure.
-func plugin(t *testing.T) string {
+// tool is the path of a peer that is built for the tests, or skips the test where it is not; in CI its absence is a failure.
+func tool(t *testing.T, name, env string) string {
 	t.Helper()
-	path := os.Getenv("BASTION_TEST_PLUGIN")
+	path := os.Getenv(env)
 	if path == "" {
-		path = filepath.Join("..", "..", "build", "tools", "session-manager-plugin")
+		path = filepath.Join("..", "..", "build", "tools", name)
 	}
 	path, err := filepath.Abs(path)
 	if err != nil {
@@ -31,15 +31,15 @@ func plugin(t *testing.T) string {
 	}
 	if _, err := os.Stat(path); err != nil {
 		if os.Getenv("CI") == "true" {
-			t.Fatalf("session-manager-plugin is needed (make tools, or BASTION_TEST_PLUGIN): %v", err)
+			t.Fatalf("%s is needed (or %s): %v", name, env, err)
 		}
-		t.Skipf("session-manager-plugin is not built: %v", err)
+		t.Skipf("%s is not built: %v", name, err)
 	}
 	return path
 }
 
-// resumer answers the plugin's calls of ResumeSession and TerminateSession.
-func resumer(t *testing.T, g *Gateway) string {
+// api answers a client's calls of StartSession (of spec), ResumeSession and TerminateSession.
+func api(t *testing.T, g *Gateway, spec Spec) string {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var in struct{ SessionId string } //nolint:revive // the wire's name
 		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
@@ -49,6 +49,13 @@ func resumer(t *testing.T, g *Gateway) string {
 		w.Header().Set("Content-Type", "application/x-amz-json-1.1")
 		out := map[string]string{"SessionId": in.SessionId}
 		switch op := r.Header.Get("X-Amz-Target"); op {
+		case "AmazonSSM.StartSession":
+			token, err := g.Start(spec)
+			if err != nil {
+				http.Error(w, err.Error(), http.StatusBadRequest)
+				return
+			}
+			out = map[string]string{"SessionId": spec.ID, "TokenValue": token, "StreamUrl": g.StreamURL(spec.ID)}
 		case "AmazonSSM.ResumeSession":
 			token, err := g.Resume(in.SessionId)
 			if err != nil {
@@ -71,7 +78,7 @@ func resumer(t *testing.T, g *Gateway) string {
 // runPlugin starts a session and the plugin on it, as the AWS CLI does.
 func runPlugin(t *testing.T, g *Gateway, spec Spec) (stdin io.WriteCloser, stdout *bufio.Reader) {
 	t.Helper()
-	path := plugin(t)
+	path := tool(t, "session-manager-plugin", "BASTION_TEST_PLUGIN")
 	token, err := g.Start(spec)
 	if err != nil {
 		t.Fatal(err)
@@ -83,7 +90,7 @@ func runPlugin(t *testing.T, g *Gateway, spec Spec) (stdin io.WriteCloser, stdou
 		t.Fatal(err)
 	}
 	cmd := exec.Command(path, string(started), "eu-central-1", "StartSession", "",
-		fmt.Sprintf(`{"Target":%q}`, spec.Target), resumer(t, g))
+		fmt.Sprintf(`{"Target":%q}`, spec.Target), api(t, g, spec))
 	cmd.Env = append(os.Environ(), "AWS_ACCESS_KEY_ID=AKIALABLABLABLABLAB0", "AWS_SECRET_ACCESS_KEY=lab", "HOME="+t.TempDir(),
 		"TMPDIR="+t.TempDir()) // of its unix socket, which a killed plugin leaves
 	stdin, err = cmd.StdinPipe()
