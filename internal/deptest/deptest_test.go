@@ -1,0 +1,191 @@
+// Package deptest holds the test of the rules for imports between packages. It has no code.
+package deptest
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/bastion-ssm/bastion"
+
+// allowed are the module's packages and which others of them each may import. Imports point downwards: commands, agent, the
+// parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
+var allowed = map[string][]string{
+	"cmd/bastion":  {"agent", "internal/config", "internal/fail", "keys", "targets", "tunnel"},
+	"cmd/bastiond": {"internal/fail", "keys", "server"},
+
+	"agent":  {"bastions", "internal/config", "internal/fail", "keys", "sessions", "targets", "tunnel"},
+	"server": {"internal/fail", "keys"},
+
+	"bastions": {"internal/fail"},
+	"sessions": {"internal/fail", "sessions/frame"},
+	"targets":  {"internal/fail"},
+	"tunnel":   {"internal/fail"},
+
+	"internal/config": {"internal/fail"},
+	"internal/fail":   {},
+	"keys":            {},
+	"sessions/frame":  {},
+	"bastion-image":   {},
+
+	// The lab and the tests' rig are no product code: nothing above may import them.
+	"cmd/bastion-lab": {"lab", "lab/gateway", "lab/vpc"},
+	"lab":             {"keys", "lab/awsapi", "lab/gateway", "lab/vpc"},
+	"lab/awsapi":      {},
+	"lab/gateway":     {"sessions/frame"},
+	"lab/vpc":         {},
+	"e2e/bench":       {"e2e/rig", "lab", "lab/gateway", "lab/vpc"},
+	"e2e/rig":         {"lab", "lab/gateway", "lab/vpc"},
+
+	// Only tests.
+	"e2e":              {},
+	"internal/deptest": {},
+}
+
+const (
+	awsSDK = "github.com/aws/"
+	ssh    = "golang.org/x/crypto/ssh"
+)
+
+// forbidden are packages of others, by prefix, that a package must not depend on, not even through another package.
+var forbidden = map[string][]string{
+	"tunnel":         {awsSDK, "github.com/mmmorris1975/"}, // SSH over any net.Conn
+	"keys":           {awsSDK, "net/http"},
+	"server":         {awsSDK, "github.com/mmmorris1975/"}, // the image's credentials are for nothing but ECS Exec
+	"cmd/bastiond":   {awsSDK, "github.com/mmmorris1975/"},
+	"internal/fail":  {awsSDK},
+	"sessions":       {ssh, "github.com/urfave/", "github.com/goccy/"}, // a net.Conn, whoever speaks over it
+	"sessions/frame": {ssh},
+	"bastions":       {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
+	"targets":        {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
+}
+
+// labOnly are packages of others, by prefix, that serve the lab and the tests and have no place in a product's binary.
+var labOnly = []string{
+	"testing", "github.com/alicebob/", "github.com/jackc/", "github.com/jeroenrinzema/", "github.com/miekg/dns",
+	"github.com/redis/", "modernc.org/", "github.com/chromedp/", "github.com/rogpeppe/", "go.uber.org/goleak",
+	"github.com/google/go-cmp",
+}
+
+type pkg struct {
+	ImportPath string
+	Imports    []string
+	Deps       []string
+}
+
+// name is the package's path within the module.
+func (p pkg) name() string { return strings.TrimPrefix(strings.TrimPrefix(p.ImportPath, module), "/") }
+
+func (p pkg) isProduct() bool {
+	for _, prefix := range []string{"lab", "e2e", "cmd/bastion-lab"} {
+		if p.name() == prefix || strings.HasPrefix(p.name(), prefix+"/") {
+			return false
+		}
+	}
+	return true
+}
+
+// list returns the module's packages as they are on an operating system.
+func list(t *testing.T, goos string) []pkg {
+	t.Helper()
+	cmd := exec.CommandContext(t.Context(), "go", "list", "-e", "-json=ImportPath,Imports,Deps", module+"/...")
+	cmd.Env = append(os.Environ(), "GOOS="+goos, "CGO_ENABLED=0")
+	out, err := cmd.Output()
+	if err != nil {
+		if exit := new(exec.ExitError); errors.As(err, &exit) {
+			t.Fatalf("go list: %v\n%s", err, exit.Stderr)
+		}
+		t.Fatal(err)
+	}
+	var pkgs []pkg
+	for dec := json.NewDecoder(strings.NewReader(string(out))); ; {
+		var p pkg
+		if err := dec.Decode(&p); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			t.Fatal(err)
+		}
+		pkgs = append(pkgs, p)
+	}
+	if len(pkgs) < 10 {
+		t.Fatalf("go list found only %d packages", len(pkgs))
+	}
+	return pkgs
+}
+
+func TestImports(t *testing.T) {
+	for _, goos := range []string{"linux", "darwin", "windows"} {
+		t.Run(goos, func(t *testing.T) {
+			for _, p := range list(t, goos) {
+				for _, problem := range check(p) {
+					t.Error(problem)
+				}
+			}
+		})
+	}
+}
+
+// check returns what is wrong with a package's imports.
+func check(p pkg) []string {
+	var problems []string
+	may, isKnown := allowed[p.name()]
+	if !isKnown {
+		problems = append(problems, p.name()+" is a new package: give it a place in the table of this test")
+	}
+	for _, dep := range p.Imports {
+		if own, ok := strings.CutPrefix(dep, module+"/"); ok && isKnown && !slices.Contains(may, own) {
+			problems = append(problems, p.name()+" must not import "+own)
+		}
+	}
+	for _, dep := range p.Deps {
+		if own := (pkg{ImportPath: dep}); strings.HasPrefix(dep, module) && p.isProduct() && !own.isProduct() {
+			problems = append(problems, p.name()+" is product code and must not depend on "+own.name())
+		}
+		if hasPrefix(dep, forbidden[p.name()]) {
+			problems = append(problems, p.name()+" must not depend on "+dep)
+		}
+		if p.isProduct() && hasPrefix(dep, labOnly) {
+			problems = append(problems, p.name()+" is product code and must not depend on "+dep)
+		}
+	}
+	return problems
+}
+
+func hasPrefix(path string, prefixes []string) bool {
+	for _, prefix := range prefixes {
+		if path == prefix || strings.HasPrefix(path, strings.TrimSuffix(prefix, "/")+"/") {
+			return true
+		}
+	}
+	return false
+}
+
+// TestCheck shows that each rule can fail.
+func TestCheck(t *testing.T) {
+	for want, p := range map[string]pkg{
+		"tunnel must not import sessions":                                 {ImportPath: module + "/tunnel", Imports: []string{module + "/sessions"}},
+		"tunnel must not depend on github.com/aws/smithy-go":              {ImportPath: module + "/tunnel", Deps: []string{"github.com/aws/smithy-go"}},
+		"sessions must not depend on golang.org/x/crypto/ssh":             {ImportPath: module + "/sessions", Deps: []string{ssh}},
+		"agent is product code and must not depend on lab/vpc":            {ImportPath: module + "/agent", Deps: []string{module + "/lab/vpc"}},
+		"server is product code and must not depend on testing":           {ImportPath: module + "/server", Deps: []string{"testing"}},
+		"new is a new package: give it a place in the table of this test": {ImportPath: module + "/new"},
+	} {
+		if got := check(p); len(got) != 1 || got[0] != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	for _, p := range []pkg{
+		{ImportPath: module + "/lab", Imports: []string{module + "/lab/vpc"}, Deps: []string{"testing", "modernc.org/sqlite"}},
+		{ImportPath: module + "/sessions", Deps: []string{"golang.org/x/crypto/sshx", "golang.org/x/crypto"}},
+	} {
+		if got := check(p); got != nil {
+			t.Errorf("%s: %q", p.name(), got)
+		}
+	}
+}
