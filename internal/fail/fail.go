@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-
-	"github.com/aws/smithy-go"
 )
 
 // Kind says what sort of failure an error is. The zero kind is a failure of no special kind.
@@ -87,6 +85,14 @@ func NextOf(err error) string {
 	return ""
 }
 
+// apiError is an error that an AWS service answered. The SDK's own interface would make every package that reports errors
+// depend on it.
+type apiError interface {
+	error
+	ErrorCode() string
+	ErrorMessage() string
+}
+
 // AWS wraps the error of an AWS API call. op is what was being done; action is the IAM action of the call ("ecs:RunTask"),
 // which an AccessDenied message names. Errors without a kind of their own come back with kind.
 func AWS(kind Kind, op, action string, err error) error {
@@ -99,7 +105,7 @@ func AWS(kind Kind, op, action string, err error) error {
 	if errors.Is(err, context.DeadlineExceeded) {
 		return New(Timeout, op, err, "try again, or allow more time with --timeout")
 	}
-	var api smithy.APIError
+	var api apiError
 	if !errors.As(err, &api) {
 		if credentialsMissing(err) {
 			return New(Credentials, op, errors.New("no AWS credentials found"),
