@@ -81,7 +81,7 @@ type OpenSSH struct {
 	client int // process id of the ssh that is served
 	log    *slog.Logger
 
-	agent, known net.Listener // agent is nil where no key is offered
+	agent, known *socket // agent is nil where no key is offered
 	cancel       context.CancelFunc
 	ctx          context.Context
 	wg           sync.WaitGroup
@@ -148,7 +148,7 @@ func (o *OpenSSH) Close() {
 	}
 	o.cancel()
 	if o.agent != nil {
-		_ = o.agent.Close() // removes the socket
+		_ = o.agent.Close()
 	}
 	_ = o.known.Close()
 	o.wg.Wait()
@@ -158,19 +158,38 @@ func (o *OpenSSH) path(prefix string) string {
 	return filepath.Join(o.dir, prefix+strconv.Itoa(o.client)+sockSuffix)
 }
 
-// listenPrivate listens on a socket that only the user can connect to.
-func listenPrivate(path string) (net.Listener, error) {
-	if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+// socket is a listener and its place, which Close removes.
+type socket struct {
+	*net.UnixListener
+	path string
+}
+
+// Close closes the listener and removes the socket.
+func (s *socket) Close() error {
+	err := s.UnixListener.Close()
+	if err == nil {
+		err = os.Remove(s.path)
+	}
+	return err
+}
+
+// listenPrivate listens on a socket that only the user can connect to. It appears in its place when it is ready: one that
+// refuses connections is taken for stale by sweepSockets.
+func listenPrivate(path string) (*socket, error) {
+	dir, name := filepath.Split(path)
+	tmp := filepath.Join(dir, "."+strings.TrimSuffix(name, sockSuffix))
+	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, err
 	}
-	ln, err := net.Listen("unix", path)
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
 	if err != nil {
 		return nil, err
 	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		return nil, errors.Join(err, ln.Close())
+	ln.SetUnlinkOnClose(false)
+	if err := errors.Join(os.Chmod(tmp, 0o600), os.Rename(tmp, path)); err != nil {
+		return nil, errors.Join(err, ln.Close(), os.Remove(tmp))
 	}
-	return ln, nil
+	return &socket{ln, path}, nil
 }
 
 // lead makes agentLink lead to this proxy.
@@ -233,20 +252,20 @@ func (o *OpenSSH) serveAgent() {
 	case <-o.ctx.Done():
 		return
 	}
-	if err := keys.ServeAgent(o.ctx, &ownClients{Listener: o.agent, o: o}, o.signer.value); err != nil && o.ctx.Err() == nil {
+	if err := keys.ServeAgent(o.ctx, &ownClients{o.agent, o}, o.signer.value); err != nil && o.ctx.Err() == nil {
 		o.log.Warn("the agent socket failed", "err", err)
 	}
 }
 
 // ownClients is a listener that hands the clients of other proxies on to those.
 type ownClients struct {
-	net.Listener
+	*socket
 	o *OpenSSH
 }
 
 func (l *ownClients) Accept() (net.Conn, error) {
 	for {
-		conn, err := l.Listener.Accept()
+		conn, err := l.socket.Accept()
 		if err != nil {
 			return nil, err
 		}

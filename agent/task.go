@@ -204,7 +204,7 @@ func (x *access) session(ctx context.Context, key ssh.PublicKey, port int, patie
 	if err != nil {
 		return nil, err
 	}
-	a.tasks.Go(func() { x.keepGranted(stream.Done()) })
+	a.tasks.Go(func() { x.keepGranted(stream.Done(), x.grant) })
 	return &opened{
 		conn: stream, describe: describe(&x.bastion), user: "bastion",
 		signers: func() ([]ssh.Signer, error) { return []ssh.Signer{x.pair.Signer()}, nil },
@@ -212,33 +212,34 @@ func (x *access) session(ctx context.Context, key ssh.PublicKey, port int, patie
 	}, nil
 }
 
-// keepGranted renews the grant until ended is closed, the Agent too, or the bastion grants no longer because its own life
-// ends. Failures are tried again as long as the grant lasts: the user may have to sign in to AWS again.
-func (x *access) keepGranted(ended <-chan struct{}) {
+// keepGranted renews the grant, by the function renew, until ended is closed, the Agent too, or the bastion grants no longer
+// because its own life ends. Failures are tried again as long as the grant lasts: the user may have to sign in to AWS again.
+func (x *access) keepGranted(ended <-chan struct{}, renew func() (*push, error)) {
 	a := x.agent
 	lifetime := a.settings.GrantLifetime
-	wait := func(d time.Duration) bool {
-		t := time.NewTimer(d)
-		defer t.Stop()
+	ctx, cancel := context.WithCancel(a.ctx)
+	defer cancel()
+	var watcher sync.WaitGroup
+	defer watcher.Wait()
+	defer cancel()
+	watcher.Go(func() {
 		select {
-		case <-t.C:
-			return true
 		case <-ended:
-		case <-a.ctx.Done():
+			cancel()
+		case <-ctx.Done():
 		}
-		return false
-	}
-	select {
-	case <-x.latest().done:
-	case <-ended:
+	})
+	if x.latest().wait(ctx) != nil {
 		return
 	}
-	for until := x.until(); !until.IsZero() && wait(time.Until(until.Add(-lifetime/4))); {
-		p, err := x.grant()
+	for until := x.until(); sleep(ctx, time.Until(until.Add(-lifetime/4))) == nil; {
+		p, err := renew()
 		if err == nil {
-			err = p.wait(a.ctx)
+			err = p.wait(ctx)
 		}
 		switch {
+		case ctx.Err() != nil:
+			return
 		case err == nil && !p.until.After(until):
 			return // the bastion has given all it will
 		case err == nil:
@@ -246,11 +247,11 @@ func (x *access) keepGranted(ended <-chan struct{}) {
 			x.mu.Lock()
 			x.push = p
 			x.mu.Unlock()
-		case time.Now().After(until):
+		case !time.Now().Before(until):
 			return
 		default:
 			a.log.Warn("the grant could not be renewed; the connection ends with it", "err", err, "at", until)
-			if !wait(lifetime / 40) {
+			if sleep(ctx, lifetime/40) != nil {
 				return
 			}
 		}
@@ -447,6 +448,10 @@ func (a *Agent) runGrant(ctx context.Context, b bastions.Bastion, word string) (
 	stream, err := a.sessions.Exec(ctx, sessions.Exec{
 		Cluster: b.Cluster, Task: b.TaskARN, Container: b.Container, Command: a.settings.GrantCommand + " " + word,
 	})
+	var closed *sessions.ClosedError
+	if errors.As(err, &closed) { // the command could not be started
+		return keys.GrantReply{}, noAnswer(op, a.settings.GrantCommand, nil, closed)
+	}
 	if err != nil {
 		return keys.GrantReply{}, err
 	}
@@ -477,10 +482,9 @@ func (a *Agent) runGrant(ctx context.Context, b bastions.Bastion, word string) (
 
 // noAnswer is the error of a grant command that ended without an answer.
 func noAnswer(op, command string, out []byte, err error) error {
-	var closed *sessions.ClosedError
 	if text := lastLine(out); text != "" {
 		err = fmt.Errorf("%q answered: %s", command, text)
-	} else if !errors.As(err, &closed) {
+	} else {
 		err = fmt.Errorf("%q gave no answer: %w", command, err)
 	}
 	return fail.New(fail.Start, op, err, "check the setting grant_command: it must run `bastiond grant` in the container")

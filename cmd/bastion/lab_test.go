@@ -161,7 +161,7 @@ func (e *labEnv) forwards(env []string, args ...string) (*rig.Proc, []forwardInf
 }
 
 // stop ends a command by a signal and compares its exit code.
-func (e *labEnv) stop(p *rig.Proc, sig os.Signal, code int) {
+func (e *labEnv) stop(p *rig.Proc, sig syscall.Signal, code int) {
 	e.t.Helper()
 	got, err := p.Stop(sig)
 	if err != nil || got != code {
@@ -300,7 +300,7 @@ func TestForward(t *testing.T) {
 	if err != nil || !strings.Contains(string(audit), `"permit":["`+f[0].Target+`","`+f[1].Target+`","`+f[2].Target+`"]`) {
 		t.Errorf("audit: %v in %s", err, audit)
 	}
-	e.stop(p, os.Interrupt, 130)
+	e.stop(p, syscall.SIGINT, 130)
 	e.noSessions()
 
 	// Text output, a running task, SIGTERM.
@@ -538,7 +538,7 @@ func TestThrottlingIsRetried(t *testing.T) {
 	if err := ping(f[1].Listen); err != nil {
 		t.Error(err)
 	}
-	e.stop(p, os.Interrupt, 130)
+	e.stop(p, syscall.SIGINT, 130)
 	e.noSessions()
 }
 
@@ -599,7 +599,7 @@ func TestForwardReconnects(t *testing.T) {
 			t.Errorf("not said: %s\n%s", want, p.Output())
 		}
 	}
-	e.stop(p, os.Interrupt, 130)
+	e.stop(p, syscall.SIGINT, 130)
 	e.noSessions()
 }
 
@@ -647,7 +647,7 @@ func TestForwardDeniedByPolicy(t *testing.T) {
 	eventually(t, "the reason is shown", func() bool {
 		return strings.Contains(p.Output(), "hint: ask the bastion's operator to allow "+lab.WebHost+":81")
 	})
-	e.stop(p, os.Interrupt, 130)
+	e.stop(p, syscall.SIGINT, 130)
 }
 
 // A remembered host key that is wrong costs a reconnection, not the connection, and never lets the wrong key in.
@@ -669,7 +669,7 @@ func TestRememberedHostKey(t *testing.T) {
 	if err := ping(f[0].Listen); err != nil {
 		t.Error(err)
 	}
-	e.stop(p, os.Interrupt, 130)
+	e.stop(p, syscall.SIGINT, 130)
 
 	good, err := os.ReadFile(paths[0])
 	if err != nil {
@@ -753,6 +753,6 @@ func TestSOCKS(t *testing.T) {
 	if _, err := dialer.Dial("tcp", lab.WebHost+":81"); err == nil || !strings.Contains(err.Error(), "not allowed") {
 		t.Errorf("outside of the grant: %v", err)
 	}
-	e.stop(p, os.Interrupt, 130)
+	e.stop(p, syscall.SIGINT, 130)
 	e.noSessions()
 }

@@ -1,0 +1,417 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"os/exec"
+	"os/user"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+	"golang.org/x/net/proxy"
+
+	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/lab"
+	"github.com/bastion-ssm/bastion/lab/gateway"
+)
+
+// need returns the path of a program of this machine. Where tests are to be complete (CI is set) its lack is a failure.
+func need(t *testing.T, name string) string {
+	t.Helper()
+	path, err := rig.Find(name)
+	if err == nil {
+		return path
+	}
+	if os.Getenv("CI") != "" {
+		t.Fatal(err)
+	}
+	t.Skip(err)
+	return ""
+}
+
+// sshConfig writes ssh_config.example with this test's program in it, and returns its path.
+func (e *labEnv) sshConfig() string {
+	e.t.Helper()
+	text, err := os.ReadFile("../../ssh_config.example")
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	const named = "/usr/local/bin/bastion known-hosts"
+	if !bytes.Contains(text, []byte(named)) {
+		e.t.Fatalf("ssh_config.example does not name %s", named)
+	}
+	text = bytes.ReplaceAll(text, []byte(named), []byte(e.program+" known-hosts"))
+	path := filepath.Join(e.t.TempDir(), "config")
+	if err := os.WriteFile(path, text, 0o600); err != nil {
+		e.t.Fatal(err)
+	}
+	return path
+}
+
+// ssh returns a command of OpenSSH that finds "bastion" in PATH, as ssh_config.example does.
+func (e *labEnv) ssh(program string, args ...string) *exec.Cmd {
+	cmd := exec.CommandContext(e.t.Context(), program, args...)
+	cmd.Env = append(e.env, "PATH="+scratch+string(os.PathListSeparator)+os.Getenv("PATH"))
+	cmd.WaitDelay = 5 * time.Second
+	return cmd
+}
+
+// An OpenSSH client uses the bastion by ssh_config.example, several at once, with no key and no host key on disk.
+func TestOpenSSHToTheBastion(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, nil)
+	client, config := need(t, "ssh"), e.sshConfig()
+	e.must("up", "-q")
+	type proxied struct {
+		cmd    *exec.Cmd
+		port   int
+		stderr *bytes.Buffer
+	}
+	var all []proxied
+	for range 3 {
+		port, err := rig.FreePort()
+		if err != nil {
+			t.Fatal(err)
+		}
+		p := proxied{port: port, stderr: new(bytes.Buffer)}
+		p.cmd = e.ssh(client, "-F", config, "-o", "ExitOnForwardFailure=yes", "-N", "-D", "127.0.0.1:"+strconv.Itoa(port), "bastion")
+		p.cmd.Stderr = p.stderr
+		if err := p.cmd.Start(); err != nil {
+			t.Fatal(err)
+		}
+		all = append(all, p)
+	}
+	for _, p := range all {
+		t.Cleanup(func() {
+			if t.Failed() {
+				t.Logf("ssh says: %s", p.stderr)
+			}
+		})
+		eventually(t, "ssh -D listens", func() bool {
+			ok, err := rig.Listening(p.port)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return ok
+		})
+		dialer, err := proxy.SOCKS5("tcp", "127.0.0.1:"+strconv.Itoa(p.port), nil, proxy.Direct)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := dialer.Dial("tcp", lab.WebHost+":80")
+		if err != nil {
+			t.Errorf("%v", err)
+			continue
+		}
+		fmt.Fprintf(conn, "GET / HTTP/1.0\r\nHost: %s\r\n\r\n", lab.WebHost)
+		page, err := io.ReadAll(conn)
+		_ = conn.Close()
+		if err != nil || !bytes.Contains(page, []byte("wiki")) {
+			t.Errorf("%v in %q", err, page)
+		}
+	}
+	for _, p := range all {
+		if err := p.cmd.Process.Signal(syscall.SIGTERM); err != nil {
+			t.Error(err)
+		}
+		_ = p.cmd.Wait() // ended by the signal
+		if p.stderr.Len() > 0 {
+			t.Errorf("ssh says: %s", p.stderr)
+		}
+	}
+	eventually(t, "the proxies end their sessions", func() bool { return len(e.Gateway().Sessions()) == 0 })
+	for _, kv := range e.env {
+		if dir, ok := strings.CutPrefix(kv, "XDG_RUNTIME_DIR="); ok {
+			eventually(t, "the sockets are removed", func() bool {
+				left, err := filepath.Glob(filepath.Join(dir, "bastion", "*.sock"))
+				return err == nil && len(left) == 0
+			})
+		}
+	}
+
+	// There is no shell, and ssh says what the bastion says.
+	out, err := e.ssh(client, "-F", config, "bastion", "id").CombinedOutput()
+	if err == nil || !strings.Contains(string(out), "bastiond has no shell") {
+		t.Errorf("%v: %s", err, out)
+	}
+	eventually(t, "no session is left", func() bool { return len(e.Gateway().Sessions()) == 0 })
+}
+
+// OpenSSH refuses a bastion whose host key is not the one that was told by ECS Exec. The proxy of the second client is one
+// that answers known-hosts with another bastion's key.
+func TestKnownHostsWithoutProxy(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, nil)
+	r := e.run(nil, "known-hosts", "bastion")
+	if r.code != 1 || !strings.Contains(r.stderr, "no bastion proxy is running") || r.stdout != "" {
+		t.Errorf("exit code %d\n%s", r.code, r.stderr)
+	}
+	// A host that is not the bastion is no business of ours.
+	if r := e.run(nil, "known-hosts", "app.corp.internal"); r.code != 0 || r.stdout != "" || r.stderr != "" {
+		t.Errorf("%+v", r)
+	}
+}
+
+// sshd serves SSH on a loopback address by `sshd -i`, one process for each connection.
+type sshd struct {
+	addr    string
+	hostKey ssh.PublicKey
+}
+
+func startSSHD(t *testing.T, authorized ssh.PublicKey) *sshd {
+	t.Helper()
+	program := need(t, "sshd")
+	if os.Geteuid() == 0 {
+		if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // its privilege separation wants it
+			t.Fatal(err)
+		}
+	}
+	dir := t.TempDir()
+	hostKey := testIdentity(t)
+	data, err := os.ReadFile(hostKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.ParsePrivateKey(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys := filepath.Join(dir, "authorized_keys")
+	if err := os.WriteFile(keys, ssh.MarshalAuthorizedKey(authorized), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	config := filepath.Join(dir, "sshd_config")
+	text := "HostKey " + hostKey + "\nAuthorizedKeysFile " + keys + "\nStrictModes no\nUsePAM no\nPidFile none\n" +
+		"PasswordAuthentication no\nPermitRootLogin prohibit-password\nLogLevel ERROR\nSubsystem sftp internal-sftp\n"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		cancel()
+		_ = ln.Close()
+		wg.Wait()
+	})
+	wg.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				file, err := conn.(*net.TCPConn).File()
+				_ = conn.Close()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				defer file.Close()
+				cmd := exec.CommandContext(ctx, program, "-i", "-f", config)
+				cmd.Stdin, cmd.Stdout = file, file
+				_ = cmd.Run() // its end is the connection's
+			})
+		}
+	})
+	return &sshd{addr: ln.Addr().String(), hostKey: signer.PublicKey()}
+}
+
+func authorizedLine(key ssh.PublicKey) string {
+	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
+}
+
+// A stock OpenSSH server behind a managed node is the far end: no task, no bastiond, a pinned host key.
+func TestForwardThroughOpenSSHServer(t *testing.T) {
+	t.Parallel()
+	identity := testIdentity(t)
+	data, err := os.ReadFile(identity)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signer, err := ssh.ParsePrivateKey(data)
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := startSSHD(t, signer.PublicKey())
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const node = "i-0123456789abcdef0"
+	e := startLab(t, func(c *lab.Config) {
+		c.Instances = map[string]lab.Instance{node: {Ports: map[int]string{22: server.addr}}}
+	})
+	var redis string
+	for _, db := range e.Databases() {
+		if strings.Contains(db.Endpoint, "cache") {
+			redis = db.Addr
+		}
+	}
+	known := filepath.Join(t.TempDir(), "known_hosts")
+	if err := os.WriteFile(known, []byte(node+" "+authorizedLine(server.hostKey)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env := []string{
+		"BASTION_TARGET=" + node, "BASTION_SSH_USER=" + me.Username, "BASTION_SSH_IDENTITY=" + identity,
+		"BASTION_SSH_HOST_KEY=" + known, "BASTION_RECONNECT_MAX=1s",
+	}
+	p, f := e.forwards(env, redis, ":")
+	if err := ping(f[0].Listen); err != nil {
+		t.Fatalf("%v\n%s", err, p.Output())
+	}
+	for _, s := range e.Gateway().Sessions() {
+		if s.Document != gateway.DocSSH {
+			t.Errorf("a session of %s", s.Document)
+		}
+		if err := e.Gateway().Terminate(s.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := ping(f[0].Listen); err != nil {
+		t.Errorf("after the end of the session: %v\n%s", err, p.Output())
+	}
+	e.stop(p, syscall.SIGINT, 130)
+	e.noSessions()
+	if calls := e.Calls(); calls["ecs:RunTask"]+calls["ecs:ListTasks"]+calls["ecs:ExecuteCommand"] != 0 {
+		t.Errorf("calls: %v", calls)
+	}
+
+	// Another host key is refused.
+	other, err := ssh.ParsePrivateKey(mustRead(t, testIdentity(t)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := e.run(append(env, "BASTION_SSH_HOST_KEY="+authorizedLine(other.PublicKey())), "forward", redis, ":")
+	if r.code != 5 || !strings.Contains(r.stderr, "not the server that was expected") {
+		t.Errorf("another host key: exit code %d\n%s", r.code, r.stderr)
+	}
+	// So is another user key.
+	r = e.run(append(env, "BASTION_SSH_IDENTITY="+testIdentity(t)), "forward", redis, ":")
+	if r.code != 5 {
+		t.Errorf("another user key: exit code %d\n%s", r.code, r.stderr)
+	}
+	e.noSessions()
+	if r := e.must("status", "--target", node, "--ssh-host-key", known); !strings.Contains(r.stdout, node) {
+		t.Errorf("status: %s", r.stdout)
+	}
+}
+
+func mustRead(t *testing.T, path string) []byte {
+	t.Helper()
+	data, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return data
+}
+
+// ssh and scp reach a host behind the bastion by ssh_config.example, with the user's own key.
+func TestOpenSSHToAHostBehind(t *testing.T) {
+	t.Parallel()
+	client, copier := need(t, "ssh"), need(t, "scp")
+	identity := testIdentity(t)
+	signer, err := ssh.ParsePrivateKey(mustRead(t, identity))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := startSSHD(t, signer.PublicKey())
+	_, port, err := net.SplitHostPort(server.addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const host = "app-1.corp.internal"
+	e := startLab(t, func(c *lab.Config) { c.Allow = []string{"127.0.0.1:" + port} })
+	e.AddName(host, mustAddr("127.0.0.1:1").Addr())
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	known := filepath.Join(dir, "known_hosts")
+	line := fmt.Sprintf("[%s]:%s %s\n", host, port, authorizedLine(server.hostKey))
+	if err := os.WriteFile(known, []byte(line), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	options := []string{
+		"-F", e.sshConfig(), "-o", "UserKnownHostsFile=" + known, "-o", "StrictHostKeyChecking=yes", "-o", "IdentitiesOnly=yes",
+		"-o", "IdentityFile=" + identity, "-o", "User=" + me.Username, "-o", "Port=" + port,
+	}
+	var stderr bytes.Buffer
+	cmd := e.ssh(client, append(options, host, "echo", "hello")...)
+	cmd.Stderr = &stderr
+	out, err := cmd.Output()
+	if err != nil || string(out) != "hello\n" {
+		t.Errorf("ssh: %q, %v\n%s", out, err, &stderr)
+	}
+	data := bytes.Repeat([]byte("0123456789abcdef"), 4096)
+	from, to := filepath.Join(dir, "from"), filepath.Join(dir, "to")
+	if err := os.WriteFile(from, data, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := e.ssh(copier, append(options, "-q", from, host+":"+to)...).CombinedOutput(); err != nil {
+		t.Errorf("scp: %v\n%s", err, out)
+	}
+	if got := mustRead(t, to); !bytes.Equal(got, data) {
+		t.Errorf("scp copied %d bytes of %d", len(got), len(data))
+	}
+	eventually(t, "the proxies end their sessions", func() bool { return len(e.Gateway().Sessions()) == 0 })
+}
+
+// A reader that goes away does not keep a proxy from ending its session.
+func TestProxyWithoutReader(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, nil)
+	cmd := exec.CommandContext(t.Context(), e.program, "proxy", lab.WebHost, "80")
+	cmd.Env = e.env
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	_ = out.Close()
+	if _, err := fmt.Fprintf(in, "GET / HTTP/1.0\r\nHost: %s\r\n\r\n", lab.WebHost); err != nil {
+		t.Fatal(err)
+	}
+	err = cmd.Wait()
+	var exit *exec.ExitError
+	if errors.As(err, &exit) && exit.ProcessState.Sys().(syscall.WaitStatus).Signaled() {
+		t.Errorf("ended by %v", exit)
+	}
+	e.noSessions()
+}
+
+// The first signal ends a command that waits, wherever it is; nothing stays.
+func TestInterruptWhileStarting(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, func(c *lab.Config) { c.ConnectDelay = time.Hour })
+	p := e.start(nil, "forward", "cache", ":")
+	eventually(t, "it waits for the exec agent", func() bool {
+		return strings.Contains(p.Output(), "waiting for the bastion's exec agent to connect")
+	})
+	e.stop(p, syscall.SIGINT, 130)
+	if strings.Contains(p.Output(), "hint: ") {
+		t.Errorf("an error for who pressed Ctrl-C:\n%s", p.Output())
+	}
+	e.noSessions()
+}
