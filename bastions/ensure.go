@@ -27,8 +27,8 @@ const (
 	tokenWindow = 10 * time.Minute // how long RunTask's client tokens stay the same
 	maxTokens   = 16               // tokens of one window that are tried before a random one
 
-	pollMin         = 250 * time.Millisecond
-	pollMax         = 2 * time.Second
+	pollFirst       = 250 * time.Millisecond
+	pollLongest     = 2 * time.Second
 	maxPollFailures = 5 // failed polls in a row, each after the SDK's own attempts
 
 	cleanupTime = 10 * time.Second // for calls after the caller's context has ended
@@ -249,7 +249,7 @@ func (w *waiter) wait(ctx context.Context, b Bastion) (Bastion, error) {
 	op := fmt.Sprintf("start bastion %s in cluster %s", b.TaskID, b.Cluster)
 	execStatus := ""
 	failures := 0
-	for delay, state := pollMin, w.state; ; delay = min(delay*3/2, pollMax) {
+	for delay, state := pollFirst, w.state; ; delay = min(delay*3/2, pollLongest) {
 		switch ok, why := b.usable(); {
 		case b.Stopping():
 			return b, stoppedError(op, b)
@@ -265,7 +265,7 @@ func (w *waiter) wait(ctx context.Context, b Bastion) (Bastion, error) {
 			w.set("exec agent", strings.ToLower(execStatus))
 		}
 		if state != w.state { // the next may follow soon
-			delay, state = pollMin, w.state
+			delay, state = pollFirst, w.state
 		}
 
 		if err := sleep(ctx, jitter(delay)); err != nil {

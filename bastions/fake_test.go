@@ -21,7 +21,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 type fakeECS struct {
 	plan       func(*fakeTask)                              // sets the course of a new task; nil: ready after 12 s
 	before     func(ctx context.Context, call string) error // runs before each call, unlocked; an error is the answer
-	stale      bool                                         // a repeated client token is answered with the task as it was at first
+	stale      bool                                         // a client token that comes again gets the task as it first was
 	hideFor    time.Duration                                // a new task is not listed or described for so long
 	definition *types.TaskDefinition
 

@@ -35,8 +35,7 @@ func (v vpcs) wire(t *testing.T) *wire {
 				found = append(found, thing)
 			}
 		}
-		start := 0
-		fmt.Sscanf(form.Get("NextToken"), "from %d", &start)
+		start := pageStart(t, form.Get("NextToken"))
 		var x strings.Builder
 		fmt.Fprintf(&x, "<%sResponse><%s>", action, set)
 		for _, thing := range found[start:min(start+2, len(found))] {

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -58,7 +59,7 @@ func (w *wire) ServeHTTP(rw http.ResponseWriter, r *http.Request) {
 		rw.Header().Set("Content-Type", "application/x-amz-json-1.1")
 	}
 	rw.WriteHeader(status)
-	io.WriteString(rw, answer)
+	fmt.Fprint(rw, answer)
 }
 
 func (w *wire) config(t *testing.T) aws.Config {
@@ -125,6 +126,18 @@ func wireTask(i int) map[string]any {
 	}
 }
 
+// pageStart reads the tokens that these servers give for the next page.
+func pageStart(t *testing.T, token string) int {
+	if token == "" {
+		return 0
+	}
+	start, err := strconv.Atoi(strings.TrimPrefix(token, "from "))
+	if err != nil {
+		t.Errorf("page token %q: %v", token, err)
+	}
+	return start
+}
+
 func mustJSON(v any) string {
 	b, err := json.Marshal(v)
 	if err != nil {
@@ -148,8 +161,7 @@ func account(t *testing.T, n int) *wire {
 			if in.Cluster != "demo" || in.StartedBy != NewOwner(testARN).StartedBy || in.DesiredStatus != "" || in.Family != "" {
 				t.Errorf("ListTasks %s", body)
 			}
-			start := 0
-			fmt.Sscanf(in.NextToken, "from %d", &start)
+			start := pageStart(t, in.NextToken)
 			var arns []string
 			for i := start; i < min(start+100, n); i++ {
 				arns = append(arns, wireARN(i))

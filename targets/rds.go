@@ -57,7 +57,7 @@ func (r *Resolver) databases(ctx context.Context, spec Spec) ([]candidate, error
 	if err != nil {
 		return nil, err
 	}
-	all := append(clusters, instances...)
+	all := slices.Concat(clusters, instances)
 	if spec.ID != "" {
 		return all, nil
 	}

@@ -116,7 +116,7 @@ func TestResolve(t *testing.T) {
 			Name: "cache:elastic/reader", Host: "elastic.serverless.x", Port: 6380, Engine: "valkey",
 			TLS: true,
 		}},
-		{"cache:moving", Endpoint{Name: "cache:moving", Host: "moving.x", Port: 6379, Engine: "redis"}}, // TLS is not required yet
+		{"cache:moving", Endpoint{Name: "cache:moving", Host: "moving.x", Port: 6379, Engine: "redis"}}, // TLS: not yet
 		{"cache:pages", Endpoint{Name: "cache:pages", Host: "pages.cfg.x", Port: 11211, Engine: "memcached"}},
 		{"cache:single", Endpoint{Name: "cache:single", Host: "single.0001.x", Port: 6379, Engine: "redis"}},
 		{"cache:sessions-001", Endpoint{Name: "cache:sessions-001", Host: "sessions-001.x", Port: 6379, Engine: "redis"}},
@@ -173,7 +173,8 @@ func TestResolveErrors(t *testing.T) {
 			"name one",
 		},
 		{"cache", fail.NoTarget, []string{
-			"6 candidates", "cache:elastic (valkey), cache:moving (redis), cache:pages (memcached), cache:sessions (redis), cache:sharded (valkey), " +
+			"6 candidates", "cache:elastic (valkey), cache:moving (redis), cache:pages (memcached), cache:sessions (redis), " +
+				"cache:sharded (valkey), " +
 				"cache:single (redis)",
 		}, "name one"},
 		{"cache:sesions", fail.NoTarget, []string{`no ElastiCache cache "sesions"`}, "did you mean cache:sessions"},
