@@ -603,6 +603,67 @@ func TestForwardReconnects(t *testing.T) {
 	e.noSessions()
 }
 
+// A task that is stopped drains: connections go on for a while, and new ones go to another task.
+func TestForwardMovesFromADrainingTask(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, func(c *lab.Config) { c.StopTimeout = 15 * time.Second })
+	p, f := e.forwards(nil, "cache:sessions", ":")
+	held, err := net.Dial("tcp", f[0].Listen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := pingOn(held); err != nil {
+		t.Fatal(err)
+	}
+	first := e.Tasks()[0].ID
+	stopped := make(chan error, 1)
+	go func() { stopped <- e.StopTask(context.Background(), first, "host maintenance") }()
+	eventually(t, "another task runs", func() bool { return e.State().Launched == 2 })
+	eventually(t, "new connections go there", func() bool {
+		if err := ping(f[0].Listen); err != nil {
+			t.Fatalf("%v\n%s", err, p.Output())
+		}
+		for _, s := range e.Gateway().Sessions() {
+			if s.Document == gateway.DocSSH && !strings.Contains(s.Target, first) {
+				return true
+			}
+		}
+		return false
+	})
+	if err := pingOn(held); err != nil {
+		t.Errorf("the connection to the draining task: %v", err)
+	}
+	_ = held.Close()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	e.stop(p, syscall.SIGINT, 130)
+	e.noSessions()
+}
+
+// A bastion at the end of its own life drains too; ECS does not know that yet.
+func TestForwardOutlivesTheBastion(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, func(c *lab.Config) {
+		c.TaskEnv = map[string]string{"BASTIOND_MAX_LIFE": "3s", "BASTIOND_DRAIN": "1s"}
+	})
+	p, f := e.forwards([]string{"BASTION_RECONNECT_MAX=500ms"}, "cache:sessions", ":")
+	first := e.Tasks()[0].ID
+	eventually(t, "another task serves", func() bool {
+		if err := ping(f[0].Listen); err != nil {
+			t.Fatalf("%v\n%s", err, p.Output())
+		}
+		tasks := e.Tasks()
+		return tasks[len(tasks)-1].ID != first && tasks[len(tasks)-1].LastStatus == "RUNNING"
+	})
+	if err := ping(f[0].Listen); err != nil {
+		t.Errorf("%v\n%s", err, p.Output())
+	}
+	e.stop(p, syscall.SIGINT, 130)
+	e.noSessions()
+}
+
 // A link that cannot be restored ends the command with code 8.
 func TestForwardGivesUp(t *testing.T) {
 	t.Parallel()

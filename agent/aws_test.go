@@ -1,0 +1,107 @@
+package agent
+
+import (
+	"encoding/pem"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// awsEnv makes the AWS configuration that the environment alone gives.
+func awsEnv(t *testing.T, pairs ...string) {
+	t.Helper()
+	none := filepath.Join(t.TempDir(), "none")
+	for _, kv := range os.Environ() {
+		if name, _, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "AWS_") {
+			t.Setenv(name, "")
+		}
+	}
+	for _, kv := range append([]string{
+		"AWS_CONFIG_FILE=" + none, "AWS_SHARED_CREDENTIALS_FILE=" + none, "AWS_EC2_METADATA_DISABLED=true",
+	}, pairs...) {
+		name, value, _ := strings.Cut(kv, "=")
+		t.Setenv(name, value)
+	}
+}
+
+// The websocket trusts what AWS_CA_BUNDLE names, as the API clients do.
+func TestWebsocketTrustsTheCABundle(t *testing.T) {
+	server := httptest.NewTLSServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+	defer server.Close()
+	bundle := filepath.Join(t.TempDir(), "ca.pem")
+	cert := pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: server.Certificate().Raw})
+	if err := os.WriteFile(bundle, cert, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, trusted := range []bool{true, false} {
+		env := []string{"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_REGION=eu-central-1"}
+		if trusted {
+			env = append(env, "AWS_CA_BUNDLE="+bundle)
+		}
+		awsEnv(t, env...)
+		cfg, err := loadAWS(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		client := websocketClient(cfg)
+		resp, err := client.Get(server.URL)
+		if err == nil {
+			_ = resp.Body.Close()
+		}
+		if (err == nil) != trusted {
+			t.Errorf("with the bundle %v: %v", trusted, err)
+		}
+		client.CloseIdleConnections()
+	}
+}
+
+func TestWebsocketUsesTheProxy(t *testing.T) {
+	awsEnv(t, "AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_REGION=eu-central-1")
+	cfg, err := loadAWS(t.Context(), "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if tr, ok := websocketClient(cfg).Transport.(*http.Transport); !ok || tr.Proxy == nil {
+		t.Error("HTTPS_PROXY would be ignored")
+	}
+}
+
+func TestLoadAWS(t *testing.T) {
+	key := []string{"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key"}
+	for _, tt := range []struct {
+		name            string
+		env             []string
+		profile, region string
+		kind            fail.Kind
+		want            string
+	}{
+		{name: "region by flag", env: key, region: "eu-west-1"},
+		{name: "region by environment", env: append(key, "AWS_REGION=eu-west-1")},
+		{name: "no region", env: key, kind: fail.Usage, want: "no AWS region is set"},
+		{name: "no credentials", region: "eu-west-1", kind: fail.Credentials, want: "no usable AWS credentials: none were found"},
+		{name: "no such profile", env: key, profile: "x", region: "eu-west-1", kind: fail.Credentials, want: `there is no AWS profile "x"`},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			awsEnv(t, tt.env...)
+			cfg, err := loadAWS(t.Context(), tt.profile, tt.region)
+			if tt.want == "" {
+				if err != nil || cfg.Region != "eu-west-1" || cfg.RetryMaxAttempts != retryAttempts {
+					t.Errorf("%v, region %q, %d attempts", err, cfg.Region, cfg.RetryMaxAttempts)
+				}
+				return
+			}
+			if err == nil || err.Error() != tt.want || fail.KindOf(err) != tt.kind || fail.NextOf(err) == "" {
+				t.Errorf("got %v (kind %v)", err, fail.KindOf(err))
+			}
+		})
+	}
+	awsEnv(t, append(key, "AWS_REGION=eu-west-1", "AWS_MAX_ATTEMPTS=2")...)
+	if cfg, err := loadAWS(t.Context(), "", ""); err != nil || cfg.RetryMaxAttempts != 2 {
+		t.Errorf("%v, %d attempts; AWS_MAX_ATTEMPTS counts", err, cfg.RetryMaxAttempts)
+	}
+}
