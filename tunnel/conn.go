@@ -129,6 +129,7 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 		buf, data := c.buf, c.unread
 		if err == nil {
 			c.buf, c.unread = nil, nil
+			c.startRead() // while this chunk is written
 		}
 		c.readMu.Unlock()
 		if errors.Is(err, io.EOF) {
@@ -159,10 +160,7 @@ func (c *Conn) fill() error {
 	case c.readErr != nil:
 		return c.readErr
 	}
-	if !c.reading {
-		c.reading = true
-		c.call(c.readChannel)
-	}
+	c.startRead()
 	select {
 	case r := <-c.readDone:
 		c.reading = false
@@ -177,6 +175,14 @@ func (c *Conn) fill() error {
 		return c.opError("read", net.ErrClosed)
 	case <-passed:
 		return c.opError("read", os.ErrDeadlineExceeded)
+	}
+}
+
+// startRead starts a read unless one is under way or there is nothing more to read. The caller holds readMu.
+func (c *Conn) startRead() {
+	if !c.reading && c.readErr == nil {
+		c.reading = true
+		c.call(c.readChannel)
 	}
 }
 

@@ -296,14 +296,12 @@ func (b *bastion) channel(s *bastionSession, nc ssh.NewChannel) {
 	}
 	defer ch.Close()
 	var wg sync.WaitGroup
-	wg.Go(func() { // to the destination; the end of the channel, or of everything, ends it
-		_, _ = io.Copy(dest, ch)
-		_ = dest.(interface{ CloseWrite() error }).CloseWrite()
-	})
 	wg.Go(func() {
 		_, _ = io.Copy(ch, dest)
 		_ = ch.CloseWrite()
 	})
+	_, _ = io.Copy(dest, ch) // the end of the channel, or of everything, ends it
+	_ = dest.(interface{ CloseWrite() error }).CloseWrite()
 	go func() { // when the client has closed the channel both ways, the destination is not waited for
 		ssh.DiscardRequests(reqs)
 		_ = dest.Close()
