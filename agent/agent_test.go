@@ -164,11 +164,11 @@ func TestGiveUp(t *testing.T) {
 		}
 		g.onState(tunnel.State{Phase: tunnel.Up})
 		g.onState(tunnel.State{Phase: tunnel.Reconnecting})
-		time.Sleep(30 * time.Second) // of the fake clock
+		<-time.After(30 * time.Second)
 		if _, err := g.Connect(t.Context()); tunnel.IsPermanent(err) {
 			t.Errorf("gave up early: %v", err)
 		}
-		time.Sleep(30 * time.Second)
+		<-time.After(30 * time.Second)
 		_, err := g.Connect(t.Context())
 		if !tunnel.IsPermanent(err) || fail.KindOf(err) != fail.Lost {
 			t.Errorf("did not give up: %v", err)
@@ -176,7 +176,7 @@ func TestGiveUp(t *testing.T) {
 		// Nobody waits for an idle link.
 		c.errs = []error{plain}
 		g.onState(tunnel.State{Phase: tunnel.Idle})
-		time.Sleep(time.Hour)
+		<-time.After(time.Hour)
 		if _, err := g.Connect(t.Context()); tunnel.IsPermanent(err) {
 			t.Errorf("gave up an idle link: %v", err)
 		}

@@ -233,7 +233,7 @@ func sweepSockets(dir string) {
 			return
 		}
 		for _, path := range paths {
-			conn, err := net.Dial("unix", path)
+			conn, err := dialUnix(path)
 			if err == nil {
 				_ = conn.Close()
 				continue
@@ -269,16 +269,30 @@ func (l *ownClients) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		pid := peerPID(conn)
-		if pid == 0 || pid == l.o.client {
+		other := l.o.proxyOf(peerPID(conn))
+		if other == nil {
 			return conn, nil
-		}
-		other, err := net.Dial("unix", filepath.Join(l.o.dir, agentPrefix+strconv.Itoa(pid)+sockSuffix))
-		if err != nil {
-			return conn, nil // no proxy's client: it gets the key of this one
 		}
 		l.o.wg.Go(func() { relay(l.o.ctx, conn, other) })
 	}
+}
+
+// proxyOf connects to the proxy of another ssh process. It returns nil for this one's, and for a process without a proxy,
+// which gets the key of this one.
+func (o *OpenSSH) proxyOf(client int) net.Conn {
+	if client == 0 || client == o.client {
+		return nil
+	}
+	conn, err := dialUnix(filepath.Join(o.dir, agentPrefix+strconv.Itoa(client)+sockSuffix))
+	if err != nil {
+		return nil
+	}
+	return conn
+}
+
+// dialUnix connects to a socket of this machine, which does not take time.
+func dialUnix(path string) (net.Conn, error) {
+	return net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 }
 
 // relay copies between two connections until one of them ends, or ctx.
@@ -307,7 +321,7 @@ func (o *OpenSSH) serveKnown() {
 			return // closed
 		}
 		o.wg.Go(func() {
-			defer conn.Close()
+			defer func() { _ = conn.Close() }()
 			select {
 			case <-o.hostKeys.known:
 			case <-o.ctx.Done():
@@ -338,7 +352,7 @@ func AskHostKeys(ctx context.Context, dir string, client int) ([]ssh.PublicKey, 
 	if err != nil {
 		return nil, fail.New(fail.Other, op, err, "")
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 	data, err := io.ReadAll(io.LimitReader(conn, 64<<10))

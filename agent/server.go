@@ -164,11 +164,11 @@ func identity(setting string) (func() ([]ssh.Signer, error), error) {
 // agentSigners returns the keys of an SSH agent. Each signature asks the agent by a connection of its own, so that none has
 // to be kept open.
 func agentSigners(socket string) ([]ssh.Signer, error) {
-	conn, err := net.Dial("unix", socket)
+	conn, err := dialUnix(socket)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	listed, err := sshagent.NewClient(conn).List()
 	if err != nil {
 		return nil, err
@@ -193,11 +193,11 @@ func (s *agentSigner) PublicKey() ssh.PublicKey { return s.key }
 
 // SignWithAlgorithm makes the signature of RSA keys one that servers accept.
 func (s *agentSigner) SignWithAlgorithm(_ io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
-	conn, err := net.Dial("unix", s.socket)
+	conn, err := dialUnix(s.socket)
 	if err != nil {
 		return nil, err
 	}
-	defer conn.Close()
+	defer func() { _ = conn.Close() }()
 	var flags sshagent.SignatureFlags
 	switch algorithm {
 	case ssh.KeyAlgoRSASHA256, ssh.CertAlgoRSASHA256v01:

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -30,8 +31,8 @@ const (
 	// answerTimeout bounds one run of the grant command, from ExecuteCommand's answer to bastiond's.
 	answerTimeout = 30 * time.Second
 
-	execRetryMin = 250 * time.Millisecond
-	execRetryMax = 3 * time.Second
+	firstRetry = 250 * time.Millisecond
+	lastRetry  = 3 * time.Second
 )
 
 // taskConnector connects to bastiond in a task of the user's. The Link calls Connect from one goroutine.
@@ -267,7 +268,7 @@ func (a *Agent) openPort(ctx context.Context, p sessions.Port, patient bool) (*s
 	defer cancel()
 	p.Reason = "bastion"
 	var lastErr error
-	for delay := execRetryMin; ; delay = min(delay*3/2, execRetryMax) {
+	for delay := firstRetry; ; delay = min(delay*3/2, lastRetry) {
 		stream, err := a.sessions.OpenPort(ctx, p)
 		if err == nil {
 			return stream, nil
@@ -378,7 +379,7 @@ func (a *Agent) pushGrant(ctx context.Context, spec bastions.Spec, b bastions.Ba
 		fmt.Errorf("no answer within %s", a.settings.StartTimeout), "allow more time with --start-timeout, or start another: bastion down"))
 	defer cancel()
 	var lastErr error
-	for delay := execRetryMin; ; delay = min(delay*3/2, execRetryMax) {
+	for delay := firstRetry; ; delay = min(delay*3/2, lastRetry) {
 		reply, err := a.runGrant(ctx, b, word)
 		if err == nil {
 			return a.accept(op, b, reply, p)
@@ -547,7 +548,7 @@ func firstOf(errs ...error) error {
 	return nil
 }
 
-func sameKey(a, b ssh.PublicKey) bool { return string(a.Marshal()) == string(b.Marshal()) }
+func sameKey(a, b ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), b.Marshal()) }
 
 // sleep waits for d, or for the end of ctx.
 func sleep(ctx context.Context, d time.Duration) error {

@@ -53,7 +53,7 @@ func (a *app) logger(s config.Settings, p *progress) *slog.Logger {
 	if !s.Verbose {
 		return slog.New(slog.DiscardHandler)
 	}
-	var w io.Writer = a.err
+	w := a.err
 	if p != nil {
 		w = p // above the live line
 	}

@@ -95,7 +95,7 @@ func (a *app) forward(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	defer link.Close()
+	defer func() { _ = link.Close() }()
 	if err := a.printForwards(forwards, s); err != nil {
 		return err
 	}
@@ -352,7 +352,7 @@ func (a *app) socks(c *cli.Context) error {
 	if err != nil {
 		return remoteHint(err)
 	}
-	defer ln.Close()
+	defer func() { _ = ln.Close() }()
 	run, err := a.open(ctx, s)
 	if err != nil {
 		return err
@@ -362,7 +362,7 @@ func (a *app) socks(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	defer link.Close()
+	defer func() { _ = link.Close() }()
 	if s.Output == "json" {
 		err = json.NewEncoder(a.out).Encode(map[string]string{"listen": ln.Addr().String(), "proxy": "socks5h://" + ln.Addr().String()})
 	} else {

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -330,7 +331,7 @@ func TestPortInUseCostsNothing(t *testing.T) {
 	for _, db := range e.Databases() {
 		if db.Name == lab.CacheID || strings.Contains(db.Endpoint, "cache") {
 			_, text, _ := strings.Cut(db.Endpoint, ":")
-			fmt.Sscan(text, &port)
+			port, _ = strconv.Atoi(text)
 		}
 	}
 	if port == 0 {

@@ -11,6 +11,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -62,7 +63,7 @@ func (e *labEnv) sshConfig() string {
 // ssh returns a command of OpenSSH that finds "bastion" in PATH, as ssh_config.example does.
 func (e *labEnv) ssh(program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(e.t.Context(), program, args...)
-	cmd.Env = append(e.env, "PATH="+scratch+string(os.PathListSeparator)+os.Getenv("PATH"))
+	cmd.Env = append(slices.Clone(e.env), "PATH="+scratch+string(os.PathListSeparator)+os.Getenv("PATH"))
 	cmd.WaitDelay = 5 * time.Second
 	return cmd
 }

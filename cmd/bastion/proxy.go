@@ -98,7 +98,7 @@ func (a *app) proxyBehind(ctx context.Context, run *session, dest string) error 
 	if err != nil {
 		return err
 	}
-	defer link.Close()
+	defer func() { _ = link.Close() }()
 	conn, err := link.Dial(ctx, "tcp", dest)
 	if err != nil {
 		return err

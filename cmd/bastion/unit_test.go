@@ -147,11 +147,11 @@ func TestProgressLines(t *testing.T) {
 		p := newProgress(&out, false)
 		p.Step("one")
 		p.Step("one")
-		time.Sleep(stillWaiting + time.Second) // of the fake clock
+		<-time.After(stillWaiting + time.Second)
 		p.Step("two")
 		p.Note("news")
 		p.Idle()
-		time.Sleep(2 * stillWaiting)
+		<-time.After(2 * stillWaiting)
 		p.Close()
 		p.Close()
 		p.Step("three")
@@ -177,9 +177,9 @@ func TestProgressLiveLine(t *testing.T) {
 		p := &progress{w: &out, live: true, stop: make(chan struct{}), done: make(chan struct{})}
 		go p.run()
 		p.Step("one")
-		time.Sleep(redraw + time.Millisecond)
+		<-time.After(redraw + time.Millisecond)
 		p.Note("news")
-		time.Sleep(redraw)
+		<-time.After(redraw)
 		p.Close()
 		want := "\r\x1b[K| one 0s" + "\r\x1b[K/ one 0s" + "\r\x1b[Kbastion: news\n" + "\r\x1b[K- one 0s" + "\r\x1b[K"
 		if out.String() != want {
@@ -210,13 +210,14 @@ func TestLinkWatch(t *testing.T) {
 		p := newProgress(&out, false)
 		w := &linkWatch{progress: p}
 		for _, st := range []tunnel.State{
-			{Phase: tunnel.Connecting}, {Phase: tunnel.Up},
+			{Phase: tunnel.Connecting},
+			{Phase: tunnel.Up},
 			{Phase: tunnel.Reconnecting, Since: time.Now()},
 			{Phase: tunnel.Reconnecting, Since: time.Now(), Attempt: 1, Err: errors.New("no network")},
 		} {
 			w.state(st)
 		}
-		time.Sleep(2 * time.Second) // of the fake clock
+		<-time.After(2 * time.Second)
 		w.state(tunnel.State{Phase: tunnel.Up})
 		w.state(tunnel.State{Phase: tunnel.Idle})
 		p.Close()

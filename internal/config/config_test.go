@@ -180,7 +180,7 @@ func TestPathsAreRelativeToTheFile(t *testing.T) {
 	if want := filepath.Join(dir, "keys", "known_hosts"); s.SSHHostKey != want {
 		t.Errorf("ssh_host_key %q, want %q", s.SSHHostKey, want)
 	}
-	if want := filepath.Join("/home/x", "key"); s.SSHIdentity != want {
+	if want := filepath.FromSlash("/home/x/key"); s.SSHIdentity != want {
 		t.Errorf("ssh_identity %q, want %q", s.SSHIdentity, want)
 	}
 }
