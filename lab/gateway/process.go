@@ -40,9 +40,7 @@ func (p *ptyProcess) Read(b []byte) (int, error) {
 
 func (p *ptyProcess) Write(b []byte) (int, error) { return p.tty.Write(b) }
 
-func (p *ptyProcess) Resize(cols, rows int) error {
-	return pty.Setsize(p.tty, &pty.Winsize{Cols: uint16(cols), Rows: uint16(rows)})
-}
+func (p *ptyProcess) Resize(cols, rows int) error { return resize(p.tty, cols, rows) }
 
 // Kill hangs up the terminal and kills the command with its process group.
 func (p *ptyProcess) Kill() error {
