@@ -1,0 +1,232 @@
+package image
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/x509"
+	"debug/elf"
+	"encoding/json"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"github.com/bastion-ssm/bastion/keys"
+)
+
+// build runs rootfs.sh and returns the root.
+func build(t *testing.T, env ...string) string {
+	t.Helper()
+	root := filepath.Join(t.TempDir(), "rootfs")
+	cmd := exec.CommandContext(t.Context(), "./rootfs.sh", root)
+	cmd.Env = append(os.Environ(), env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	// The container's user must get at it, in this test alone.
+	for dir := filepath.Dir(root); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
+		if err := os.Chmod(dir, 0o755); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return root
+}
+
+// The image has what it should, and nothing else.
+func TestRootFileSystem(t *testing.T) {
+	root := build(t, "ALLOW=*.internal:5432", "VERSION=v1.2.3")
+	var got []string
+	if err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		stat := info.Sys().(*syscall.Stat_t)
+		owner := ""
+		if os.Geteuid() == 0 {
+			owner = fmt.Sprintf(" %d:%d", stat.Uid, stat.Gid)
+		}
+		got = append(got, fmt.Sprintf("%v%s %s", info.Mode(), owner, strings.TrimPrefix(path, root)))
+		return nil
+	}); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{
+		"drwxr-xr-x 0:0 ",
+		"-rwxr-xr-x 0:0 /bastiond",
+		"drwxr-xr-x 0:0 /dev",
+		"drwxr-xr-x 0:0 /etc",
+		"drwxr-xr-x 0:0 /etc/bastiond",
+		"-rw-r--r-- 0:0 /etc/bastiond/allow",
+		"-rw-r--r-- 0:0 /etc/group",
+		"-rw-r--r-- 0:0 /etc/hosts",
+		"-rw-r--r-- 0:0 /etc/nsswitch.conf",
+		"-rw-r--r-- 0:0 /etc/passwd",
+		"drwxr-xr-x 0:0 /etc/ssl",
+		"drwxr-xr-x 0:0 /etc/ssl/certs",
+		"-rw-r--r-- 0:0 /etc/ssl/certs/ca-certificates.crt",
+		"drwxr-xr-x 0:0 /managed-agents",
+		"drwxr-xr-x 0:0 /proc",
+		"drwxr-xr-x 0:0 /run",
+		"drwx------ 65532:65532 /run/bastiond",
+		"drwxr-xr-x 0:0 /sys",
+		"drwxr-xr-x 0:0 /var",
+		"drwxr-xr-x 0:0 /var/lib",
+		"drwxr-xr-x 0:0 /var/lib/amazon",
+		"drwxr-xr-x 0:0 /var/lib/amazon/ssm",
+		"drwxr-xr-x 0:0 /var/log",
+		"drwxr-xr-x 0:0 /var/log/amazon",
+		"drwxr-xr-x 0:0 /var/log/amazon/ssm",
+	}
+	if os.Geteuid() != 0 {
+		for i, line := range want {
+			fields := strings.SplitN(line, " ", 3)
+			want[i] = fields[0] + " " + fields[2]
+		}
+	}
+	slices.Sort(got)
+	slices.Sort(want)
+	if d := cmp.Diff(want, got); d != "" {
+		t.Error(d)
+	}
+
+	program, err := elf.Open(filepath.Join(root, "bastiond"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	for _, p := range program.Progs {
+		if p.Type == elf.PT_INTERP {
+			t.Error("bastiond is not static")
+		}
+	}
+	pem, err := os.ReadFile(filepath.Join(root, "etc/ssl/certs/ca-certificates.crt"))
+	if err != nil || !x509.NewCertPool().AppendCertsFromPEM(pem) {
+		t.Errorf("no certificates: %v", err)
+	}
+	out, err := exec.CommandContext(t.Context(), filepath.Join(root, "bastiond"), "version").Output()
+	if err != nil || string(out) != "v1.2.3\n" {
+		t.Errorf("version %q, %v", out, err)
+	}
+}
+
+func TestRootFileSystemWantsAnEmptyPlace(t *testing.T) {
+	dir := t.TempDir()
+	precious := filepath.Join(dir, "precious")
+	if err := os.WriteFile(precious, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	out, err := exec.CommandContext(t.Context(), "./rootfs.sh", dir).CombinedOutput()
+	if err == nil || !bytes.Contains(out, []byte("not empty")) {
+		t.Errorf("%v: %s", err, out)
+	}
+	entries, err := os.ReadDir(dir)
+	if err != nil || len(entries) != 1 {
+		t.Errorf("%v, %v", entries, err)
+	}
+}
+
+// The image runs as a task does: alone in its namespaces, as its own user, with nothing but its root file system. Commands
+// that run in it, as ECS Exec's do, are root's.
+func TestIsolatedTask(t *testing.T) {
+	needRoot(t)
+	root := build(t, "ALLOW=*.internal:5432")
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	const script = `ip link set lo up && exec chroot --userspec=65532:65532 "$0" /bastiond serve --allow '*:*' --drain 1s`
+	cmd := exec.Command("sh", "-c", script, root)
+	cmd.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
+	}
+	var log bytes.Buffer
+	cmd.Stderr = &log
+	audit, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	end := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() }) // init of its namespace: it takes all with it
+	defer end()
+	lines := bufio.NewReader(audit)
+	line, err := lines.ReadString('\n')
+	if err != nil {
+		_ = cmd.Wait()
+		t.Fatalf("%v: %s", err, &log)
+	}
+	var started struct{ Event, Listen, Allow, Limit any }
+	if err := json.Unmarshal([]byte(line), &started); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := fmt.Sprint(started), "{start [127.0.0.1:2222 [::1]:2222] [*:*] [*.internal:5432]}"; got != want {
+		t.Errorf("got %s, want %s", got, want)
+	}
+
+	inTask := func(user uint32, args ...string) (string, error) {
+		cmd := exec.CommandContext(ctx, "/bastiond", args...)
+		cmd.Dir = "/"
+		cmd.Env = []string{}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: user, Gid: user}}
+		out, err := cmd.CombinedOutput()
+		return string(out), err
+	}
+	pair, err := keys.NewPair("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	grant, err := keys.NewGrant(pair.PublicKey(), "arn:aws:sts::000000000000:assumed-role/r/s", nil, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	word, err := grant.Encode()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := inTask(0, "grant", word)
+	if r, found, findErr := keys.FindGrantReply([]byte(out)); err != nil || !found || findErr != nil || r.Ports.SSH != 2222 {
+		t.Errorf("grant: %q, %v, %v", out, err, findErr)
+	}
+	if out, err := inTask(65532, "healthcheck"); err != nil {
+		t.Errorf("healthcheck: %q, %v", out, err)
+	}
+	if out, err := inTask(65533, "healthcheck"); err == nil {
+		t.Errorf("another user got an answer: %q", out)
+	}
+
+	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	rest, err := io.ReadAll(lines)
+	if err != nil || !bytes.Contains(rest, []byte(`"event":"stop"`)) {
+		t.Errorf("%s, %v", rest, err)
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Errorf("%v: %s", err, &log)
+	}
+}
+
+func needRoot(t *testing.T) {
+	t.Helper()
+	if os.Geteuid() == 0 {
+		return
+	}
+	const why = "namespaces and chroot need root"
+	if os.Getenv("CI") != "" {
+		t.Fatal(why)
+	}
+	t.Skip(why)
+}
