@@ -143,22 +143,23 @@ func request(c net.Conn, op byte, n int64) error {
 	return err
 }
 
-// Download reads n bytes from the far end behind c and compares their SHA-256.
+// ErrCorrupt is wrapped by the error of a transfer whose bytes all came, but not as they were sent.
+var ErrCorrupt = errors.New("the bytes differ from what was sent")
+
+// Download reads n bytes from the far end behind c and compares their SHA-256. It does not wait for EOF, which some peers
+// do not pass on.
 func Download(ctx context.Context, c net.Conn, n int64) error {
 	defer closeOnDone(ctx, c)()
 	if err := request(c, 'd', n); err != nil {
 		return err
 	}
 	h := sha256.New()
-	got, err := io.Copy(h, c)
+	got, err := io.CopyN(h, c, n)
 	if err != nil {
 		return fmt.Errorf("download: %w after %d of %d bytes", err, got, n)
 	}
-	if got != n {
-		return fmt.Errorf("download: %d of %d bytes came", got, n)
-	}
 	if [32]byte(h.Sum(nil)) != DataSum(n) {
-		return errors.New("download: the bytes differ from what was sent")
+		return fmt.Errorf("download: %w", ErrCorrupt)
 	}
 	return nil
 }
@@ -177,7 +178,7 @@ func Upload(ctx context.Context, c net.Conn, n int64) error {
 		return fmt.Errorf("upload: no answer: %w", err)
 	}
 	if sum != DataSum(n) {
-		return errors.New("upload: the bytes that came differ from what was sent")
+		return fmt.Errorf("upload: %w", ErrCorrupt)
 	}
 	return nil
 }
@@ -206,14 +207,14 @@ func Both(ctx context.Context, c net.Conn, n int64) error {
 		return fmt.Errorf("both: upload: %w", err)
 	}
 	if [32]byte(h.Sum(nil)) != DataSum(n) {
-		return errors.New("both: the bytes down differ from what was sent")
+		return fmt.Errorf("both: down: %w", ErrCorrupt)
 	}
 	var sum [32]byte
 	if _, err := io.ReadFull(c, sum[:]); err != nil {
 		return fmt.Errorf("both: no answer: %w", err)
 	}
 	if sum != DataSum(n) {
-		return errors.New("both: the bytes up differ from what was sent")
+		return fmt.Errorf("both: up: %w", ErrCorrupt)
 	}
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -26,11 +27,11 @@ type Proc struct {
 	change chan struct{}
 }
 
-// Start starts a program with env added to the environment. End it by Stop or Kill.
+// Start starts a program, in a process group of its own, with env added to the environment. End it by Stop.
 func Start(env []string, name string, args ...string) (*Proc, error) {
 	p := &Proc{Cmd: exec.Command(name, args...), done: make(chan struct{}), change: make(chan struct{})}
 	p.Cmd.Env = append(os.Environ(), env...)
-	p.Cmd.WaitDelay = 5 * time.Second
+	ownGroup(p.Cmd)
 	stdout, err := p.Cmd.StdoutPipe()
 	if err != nil {
 		return nil, err
@@ -133,14 +134,17 @@ func (p *Proc) Wait(ctx context.Context) (int, error) {
 	}
 }
 
+// Signal sends sig to the program and the children it started, as a terminal does.
+func (p *Proc) Signal(sig syscall.Signal) error { return signalGroup(p.Cmd, sig) }
+
 // Stop sends sig, waits for the program's end, and returns its exit code; a program that ignores sig is killed after 20 s.
-func (p *Proc) Stop(sig os.Signal) (int, error) {
-	_ = p.Cmd.Process.Signal(sig)
+func (p *Proc) Stop(sig syscall.Signal) (int, error) {
+	_ = p.Signal(sig)
 	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	defer cancel()
 	code, err := p.Wait(ctx)
 	if err != nil {
-		_ = p.Cmd.Process.Kill()
+		_ = p.Signal(syscall.SIGKILL)
 		<-p.done
 	}
 	return code, err

@@ -71,3 +71,25 @@ func ProcessUsage(pid int) (Usage, error) {
 	}
 	return u, nil
 }
+
+// Listening reports whether something on this machine listens on the TCP port, without connecting to it.
+func Listening(port int) (bool, error) {
+	want := fmt.Sprintf(":%04X", port)
+	for _, table := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
+		b, err := os.ReadFile(table)
+		if errors.Is(err, os.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return false, err
+		}
+		for line := range strings.Lines(string(b)) {
+			// sl local_address rem_address st ...: state 0A is LISTEN.
+			f := strings.Fields(line)
+			if len(f) > 3 && strings.HasSuffix(f[1], want) && f[3] == "0A" {
+				return true, nil
+			}
+		}
+	}
+	return false, nil
+}
