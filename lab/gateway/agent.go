@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"log/slog"
 	"math"
+	"math/rand/v2"
 	"strconv"
 	"sync"
 	"sync/atomic"
@@ -74,6 +75,8 @@ type agent struct {
 	early    map[int64][]byte // frames received out of order
 	earlyLen int
 	answer   func() // tells the handshake what the client has answered
+	rng      *rand.Rand
+	rngOf    *Faults // the faults that rng was seeded for
 
 	handlerMu sync.Mutex
 	handler   func(*frame.Message) error // the plugin's; nil: not ready
@@ -337,7 +340,7 @@ func (a *agent) incoming(b []byte) error {
 			return fmt.Errorf("acknowledge message %q: %w", m.Payload, err)
 		}
 		// ssm-session-client acknowledges the gateway's own messages, too, with number 0. That is none of the agent's business.
-		if ack.Type == typeOutput || ack.Type == "" {
+		if (ack.Type == typeOutput || ack.Type == "") && !a.misses() {
 			a.acknowledged(*ack.Seq, time.Now())
 		}
 	case datachannel.PausePublication:
@@ -348,6 +351,18 @@ func (a *agent) incoming(b []byte) error {
 		return fmt.Errorf("unexpected message type %q", m.Type)
 	}
 	return nil
+}
+
+// misses draws whether an acknowledgement is missed. The real agent misses one that comes before it has noted what it has sent.
+func (a *agent) misses() bool {
+	f := a.faults.Load()
+	if f.MissAck == 0 {
+		return false
+	}
+	if a.rngOf != f {
+		a.rng, a.rngOf = rand.New(rand.NewPCG(uint64(f.Seed), a.up.salt)), f
+	}
+	return a.rng.Float64() < f.MissAck
 }
 
 // incomingData delivers what is in order, keeps what is early, and acknowledges both, and duplicates, too. What cannot be
@@ -524,7 +539,7 @@ func (a *agent) handshake(sessionType string, properties any) (clientVersion str
 	select {
 	case r = <-a.response:
 	case <-timeout.C:
-		return "", errors.New("Handshake timed out. " +
+		return "", agentError("Handshake timed out. " +
 			"Please ensure that you have the latest version of the session manager plugin.")
 	case <-a.done:
 		return "", errDone
@@ -556,11 +571,11 @@ func (a *agent) provoke() error {
 	select {
 	case got := <-a.challenge:
 		if !equal(got, secret) {
-			return errors.New("Encryption challenge does not match!")
+			return agentError("Encryption challenge does not match!")
 		}
 		return nil
 	case <-timeout.C:
-		return errors.New("Timed out waiting for encryption challenge.")
+		return agentError("Timed out waiting for encryption challenge.")
 	case <-a.done:
 		return errDone
 	}
@@ -572,23 +587,27 @@ func (a *agent) handshakeResponse(payload []byte) error {
 	if err := json.Unmarshal(payload, &h); err != nil {
 		return fmt.Errorf("handshake response: %w", err)
 	}
-	r := response{clientVersion: h.ClientVersion}
-	for _, action := range h.ProcessedClientActions {
-		switch {
-		case action.ActionStatus != actionSuccess:
-			r.err = fmt.Errorf("%s failed on client with status %d error: %s",
-				action.ActionType, action.ActionStatus, action.Error)
-		case action.ActionType == "KMSEncryption" && a.spec.KMSKeyID != "":
-			r.err = a.unwrapKey(action.ActionResult)
-		}
-		if r.err != nil {
-			break
-		}
-	}
+	r := response{clientVersion: h.ClientVersion, err: a.process(&h)}
 	a.answer = func() {
 		select {
 		case a.response <- r:
 		default: // a second answer, or none was asked for
+		}
+	}
+	return nil
+}
+
+// process returns what went wrong at the client, or with what it sent.
+func (a *agent) process(h *handshakeAnswer) error {
+	for _, action := range h.ProcessedClientActions {
+		if action.ActionStatus != actionSuccess {
+			return fmt.Errorf("%s failed on client with status %d error: %s",
+				action.ActionType, action.ActionStatus, action.Error)
+		}
+		if action.ActionType == "KMSEncryption" && a.spec.KMSKeyID != "" {
+			if err := a.unwrapKey(action.ActionResult); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
@@ -608,11 +627,11 @@ func (a *agent) unwrapKey(result json.RawMessage) error {
 	}
 	key, err := a.spec.Decrypt(ctx, k.KMSCipherTextKey, encryptionContext)
 	if err != nil {
-		return fmt.Errorf("Fetching data key failed: Unable to retrieve data key, %w", err)
+		return agentError("Fetching data key failed: Unable to retrieve data key, " + err.Error())
 	}
 	c, err := newSessionCipher(key)
 	if err != nil {
-		return fmt.Errorf("Fetching data key failed: %w", err)
+		return agentError("Fetching data key failed: " + err.Error())
 	}
 	a.crypt = c
 	return nil

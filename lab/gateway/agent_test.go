@@ -104,13 +104,13 @@ func TestAgentResendsTheOldest(t *testing.T) {
 		r := newAgentRig(t)
 		r.output(3)
 		r.sends("+0", "+1", "+2")
-		time.Sleep(200 * time.Millisecond)
+		advance(200 * time.Millisecond)
 		r.sends()
-		time.Sleep(100 * time.Millisecond)
+		advance(100 * time.Millisecond)
 		r.sends("+0")
 		r.clientAck(1) // not the oldest
 		synctest.Wait()
-		time.Sleep(2 * time.Second)
+		advance(2 * time.Second)
 		got := r.got()
 		if len(got) < 2 || len(got) > 6 {
 			t.Errorf("%d resends in 2 s", len(got))
@@ -122,7 +122,7 @@ func TestAgentResendsTheOldest(t *testing.T) {
 		}
 		r.clientAck(0)
 		synctest.Wait()
-		time.Sleep(1100 * time.Millisecond)
+		advance(1100 * time.Millisecond)
 		for _, m := range r.got() {
 			if m.Seq != 2 {
 				t.Errorf("message %d was resent, not 2", m.Seq)
@@ -133,7 +133,27 @@ func TestAgentResendsTheOldest(t *testing.T) {
 		if n := r.unackedMessages(); n != 0 {
 			t.Errorf("%d unacknowledged", n)
 		}
-		time.Sleep(5 * time.Second)
+		advance(5 * time.Second)
+		r.sends()
+		r.s.cancel()
+		synctest.Wait()
+	})
+}
+
+func TestAgentMissesAcks(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newAgentRig(t)
+		f := Faults{MissAck: 1}
+		r.faults.Store(&f)
+		r.output(1)
+		r.clientAck(0)
+		synctest.Wait()
+		advance(300 * time.Millisecond)
+		r.sends("+0", "+0")
+		r.faults.Store(&Faults{})
+		r.clientAck(0)
+		synctest.Wait()
+		advance(time.Second)
 		r.sends()
 		r.s.cancel()
 		synctest.Wait()
@@ -145,7 +165,7 @@ func TestAgentRetransmissionTimeout(t *testing.T) {
 		r := newAgentRig(t)
 		for range 50 { // a steady 5 ms
 			r.output(1)
-			time.Sleep(5 * time.Millisecond)
+			advance(5 * time.Millisecond)
 			r.clientAck(r.nextSeq - 1)
 			synctest.Wait()
 		}
@@ -153,7 +173,7 @@ func TestAgentRetransmissionTimeout(t *testing.T) {
 			t.Errorf("timeout %v for a round trip of 5 ms", r.rto)
 		}
 		r.output(1)
-		time.Sleep(3 * time.Second) // resent, but never answered
+		advance(3 * time.Second) // resent, but never answered
 		r.clientAck(r.nextSeq - 1)
 		synctest.Wait()
 		if r.rto > maxRTO {
@@ -233,7 +253,7 @@ func TestAgentPause(t *testing.T) {
 			r.output(2)
 			active := make(chan bool, 1)
 			go func() { active <- r.waitActive(r.done) }()
-			time.Sleep(10 * time.Second)
+			advance(10 * time.Second)
 			if got := r.got(); len(got) > 0 || len(active) > 0 {
 				t.Errorf("%s: a paused agent sent %d messages", name, len(got))
 			}
@@ -242,7 +262,7 @@ func TestAgentPause(t *testing.T) {
 			if len(active) == 0 {
 				t.Errorf("%s: still paused", name)
 			}
-			time.Sleep(resendInterval)
+			advance(resendInterval)
 			got := r.got()
 			if !slices.ContainsFunc(got, func(m frame.Message) bool {
 				return m.Type == datachannel.OutputStreamData && m.Seq == 0
@@ -263,7 +283,7 @@ func TestAgentPumpsAtItsPace(t *testing.T) {
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
 		go func() { ended <- r.pump(ctx, in, r.sendOutput) }()
-		time.Sleep(5*time.Millisecond - 1)
+		advance(5*time.Millisecond - 1)
 		synctest.Wait()
 		got := r.got()
 		if len(got) != 5 {
@@ -276,7 +296,9 @@ func TestAgentPumpsAtItsPace(t *testing.T) {
 		}
 		cancel()
 		_ = in.Close()
-		<-ended
+		if err := <-ended; err == nil {
+			t.Error("the pump ended without an error")
+		}
 		r.s.cancel()
 		synctest.Wait()
 	})
@@ -292,7 +314,7 @@ func TestAgentHandshakeIsResentAndTimesOut(t *testing.T) {
 			ended <- err
 		}()
 		r.sends("+0")
-		time.Sleep(300 * time.Millisecond)
+		advance(300 * time.Millisecond)
 		r.sends("+0")
 		if err := <-ended; err == nil || time.Since(began) != handshakeTimeout {
 			t.Errorf("%v after %v", err, time.Since(began))

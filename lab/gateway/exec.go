@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -33,11 +34,11 @@ func (a *agent) runExec() result {
 	}
 	argv, err := shlex.Split(a.spec.Command)
 	if err != nil {
-		return a.notStarted(fmt.Errorf("Failed to parse commands input: %w\n", err))
+		return a.notStarted("Failed to parse commands input: " + err.Error())
 	}
 	proc, err := a.spec.Exec(a.ctx, argv)
 	if err != nil {
-		return a.notStarted(fmt.Errorf("Failed to start pty: %w\n", err))
+		return a.notStarted("Failed to start pty: " + err.Error())
 	}
 	ctx, cancel := context.WithCancel(a.ctx)
 	defer cancel()
@@ -69,9 +70,9 @@ func (a *agent) runExec() result {
 }
 
 // notStarted is the end of a session whose command does not start, which the agent reports after twice the time of a first output.
-func (a *agent) notStarted(err error) result {
+func (a *agent) notStarted(why string) result {
 	sleep(a.done, 2*a.cfg.ExecDelay)
-	return result{output: "\n----------ERROR-------\nUnable to start command: " + err.Error() + "\n"}
+	return result{output: errorHeading + "Unable to start command: " + why + "\n\n"}
 }
 
 // toProcess hands a message to the command's pty.
@@ -104,7 +105,7 @@ type utf8Filter struct {
 }
 
 func (f *utf8Filter) write(p []byte) error {
-	b := append(f.rest, p...)
+	b := append(bytes.Clone(f.rest), p...)
 	n := 0
 	for n < len(b) {
 		r, size := utf8.DecodeRune(b[n:])
@@ -113,7 +114,6 @@ func (f *utf8Filter) write(p []byte) error {
 		}
 		n += size
 	}
-	err := f.send(append([]byte(nil), b[:n]...))
-	f.rest = append([]byte(nil), b[n:]...)
-	return err
+	f.rest = b[n:]
+	return f.send(b[:n])
 }

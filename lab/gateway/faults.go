@@ -23,6 +23,8 @@ type Faults struct {
 	// CompleteFirst is the probability, per session, that HandshakeComplete may overtake the acknowledgement of the client's
 	// answer, which the real agent allows but seldom does (and which makes the session-manager-plugin deaf).
 	CompleteFirst float64 `json:"complete_first,omitempty"`
+	// MissAck is the probability, per acknowledgement of the client, that the agent misses it, and so resends for nothing.
+	MissAck float64 `json:"miss_ack,omitempty"`
 	// NoDial keeps the agent from connecting to the far port: it stays silent after the handshake.
 	NoDial bool `json:"no_dial,omitempty"`
 	// Pause stops all messages both ways until it is lifted.
@@ -39,7 +41,7 @@ func (f *Faults) validate() error {
 	for _, p := range []struct {
 		name  string
 		value float64
-	}{{"drop", f.Drop}, {"duplicate", f.Duplicate}, {"reorder", f.Reorder}, {"discard", f.Discard}, {"complete_first", f.CompleteFirst}} {
+	}{{"drop", f.Drop}, {"duplicate", f.Duplicate}, {"reorder", f.Reorder}, {"discard", f.Discard}, {"complete_first", f.CompleteFirst}, {"miss_ack", f.MissAck}} {
 		if !(p.value >= 0 && p.value <= 1) {
 			return fmt.Errorf("fault %s: %v is not a probability from 0 to 1", p.name, p.value)
 		}

@@ -56,7 +56,7 @@ type Config struct {
 	ReportDelay time.Duration
 	// IdleTimeout ends sessions without data (20 min); SocketLife closes each websocket (60 min).
 	IdleTimeout, SocketLife time.Duration
-	// MaxSessions bounds the live sessions (1000).
+	// MaxSessions bounds the live sessions (1000); twice as many websockets may be open, those without a hello included.
 	MaxSessions int
 	// Denied reports whether the agent must refuse to forward to ip; nil denies what the real agent's default list does (metadata,
 	// resolver and time service, but not the task credentials). It is asked only for DocPortRemote.
@@ -186,8 +186,9 @@ func (g *Gateway) Start(spec Spec) (token string, err error) {
 	g.counters.Started++
 	s := newSession(g, spec, uint64(g.counters.Started))
 	g.live[spec.ID] = s
+	token = s.token // before the session can end
 	g.wg.Go(s.run)
-	return s.token, nil
+	return token, nil
 }
 
 func (spec *Spec) validate() error {
@@ -388,7 +389,7 @@ func (g *Gateway) enter() bool {
 func (g *Gateway) track(k *socket) bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	if g.closed || len(g.sockets) >= 2*g.cfg.MaxSessions {
 		return false
 	}
 	g.sockets[k] = true

@@ -242,7 +242,6 @@ func (l *lane) enqueue(f *Faults, p packet) {
 // pop waits for messages that have arrived and appends them to dst. It returns io.EOF after end, errStale when gen is no longer
 // the consumer, and errDone when done is closed.
 func (l *lane) pop(gen uint64, done <-chan struct{}, dst [][]byte) ([][]byte, error) {
-	var timer *time.Timer
 	for {
 		l.mu.Lock()
 		if !l.attached || l.gen != gen {
@@ -255,22 +254,27 @@ func (l *lane) pop(gen uint64, done <-chan struct{}, dst [][]byte) ([][]byte, er
 		if len(out) > len(dst) || err != nil {
 			return out, err
 		}
-		var expired <-chan time.Time
-		if wait > 0 {
-			if timer == nil {
-				timer = time.NewTimer(wait)
-				defer timer.Stop()
-			} else {
-				timer.Reset(wait)
-			}
-			expired = timer.C
-		}
-		select {
-		case <-l.avail:
-		case <-expired:
-		case <-done:
+		if !l.wait(done, wait) {
 			return dst, errDone
 		}
+	}
+}
+
+// wait returns when there may be something to take, after d at the latest unless d is 0. It returns false if done ended it.
+func (l *lane) wait(done <-chan struct{}, d time.Duration) bool {
+	var expired <-chan time.Time
+	if d > 0 {
+		t := time.NewTimer(d)
+		defer t.Stop()
+		expired = t.C
+	}
+	select {
+	case <-l.avail:
+		return true
+	case <-expired:
+		return true
+	case <-done:
+		return false
 	}
 }
 

@@ -15,6 +15,9 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
+// advance lets d of the bubble's fake time pass.
+func advance(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // no real time passes
+
 type laneRig struct {
 	*lane
 	faults atomic.Pointer[Faults]
@@ -89,7 +92,7 @@ func TestLaneDelayKeepsOrder(t *testing.T) {
 		go func() {
 			for i := range 10 {
 				r.push(r.done, data(i, 10))
-				time.Sleep(time.Millisecond) // of the fake clock: it spaces the messages
+				advance(time.Millisecond)
 			}
 			r.faults.Store(&Faults{DelayMS: 5})
 			r.changed()
@@ -206,7 +209,7 @@ func TestLanePause(t *testing.T) {
 		r := newRig(Faults{Pause: true})
 		go func() {
 			r.push(r.done, data(0, 1))
-			time.Sleep(time.Minute)
+			advance(time.Minute)
 			r.faults.Store(&Faults{})
 			r.changed()
 			r.end()
@@ -310,8 +313,19 @@ func TestLaneGenerations(t *testing.T) {
 
 func TestFaultsValidate(t *testing.T) {
 	for _, bad := range []Faults{
-		{Drop: -0.1}, {Drop: 1.1}, {Duplicate: 2}, {Reorder: -1}, {Discard: 3}, {CompleteFirst: -1},
-		{DelayMS: -1}, {DelayMS: 60_001}, {DialDelayMS: -1}, {RateBps: -1}, {PumpChunk: -1}, {PumpChunk: 1 << 20},
+		{Drop: -0.1},
+		{Drop: 1.1},
+		{Duplicate: 2},
+		{Reorder: -1},
+		{Discard: 3},
+		{CompleteFirst: -1},
+		{MissAck: 2},
+		{DelayMS: -1},
+		{DelayMS: 60_001},
+		{DialDelayMS: -1},
+		{RateBps: -1},
+		{PumpChunk: -1},
+		{PumpChunk: 1 << 20},
 	} {
 		if bad.validate() == nil {
 			t.Errorf("%+v is accepted", bad)

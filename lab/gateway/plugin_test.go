@@ -41,7 +41,7 @@ func tool(t *testing.T, name, env string) string {
 // api answers a client's calls of StartSession (of spec), ResumeSession and TerminateSession.
 func api(t *testing.T, g *Gateway, spec Spec) string {
 	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		var in struct{ SessionId string } //nolint:revive // the wire's name
+		var in struct{ SessionId string }
 		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
 			http.Error(w, err.Error(), http.StatusBadRequest)
 			return
@@ -173,7 +173,7 @@ func TestPluginPortForwarding(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer func() { _ = c.Close() }()
+		t.Cleanup(func() { _ = c.Close() })
 		_ = c.SetDeadline(time.Now().Add(20 * time.Second))
 		conns[i] = c
 	}

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"strconv"
@@ -70,8 +69,16 @@ func (a *agent) runPort(discards bool) result {
 // discardWindow is how long the agent that discards the first data takes to dial, if no other time is set.
 const discardWindow = 20 * time.Millisecond
 
+// errorHeading precedes the agent's own errors in channel_closed.
+const errorHeading = "\n----------ERROR-------\n"
+
+// agentError is an error in the real agent's words, which reach the user in channel_closed.
+type agentError string
+
+func (e agentError) Error() string { return string(e) }
+
 func handshakeFailure(err error) result {
-	return result{output: "\n----------ERROR-------\nEncountered error while initiating handshake. " + err.Error()}
+	return result{output: errorHeading + "Encountered error while initiating handshake. " + err.Error()}
 }
 
 // portProperties are the session's properties as the handshake shows them.
@@ -114,7 +121,7 @@ func (a *agent) forwardAddrs() ([]string, error) {
 	addrs := make([]string, 0, len(hosts))
 	for _, h := range hosts {
 		if ip := net.ParseIP(h); ip != nil && a.cfg.Denied(ip) {
-			return nil, fmt.Errorf("Forwarding to IP address %s is forbidden.", host)
+			return nil, agentError("Forwarding to IP address " + host + " is forbidden.")
 		}
 		addrs = append(addrs, net.JoinHostPort(h, port))
 	}

@@ -349,7 +349,7 @@ func TestMux(t *testing.T) {
 		if !bytes.Equal(got, want) {
 			t.Errorf("stream %d: the echo has changed", i)
 		}
-		defer func() { _ = stream.Close() }()
+		t.Cleanup(func() { _ = stream.Close() })
 	}
 }
 

@@ -9,6 +9,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -146,7 +147,8 @@ func (k *socket) read(s *session) error {
 				return err
 			}
 			if n == len(scratch) {
-				scratch = append(scratch, make([]byte, len(scratch))...)
+				scratch = slices.Grow(scratch, len(scratch))
+				scratch = scratch[:cap(scratch)]
 			}
 		}
 		if k.cut.Load() {

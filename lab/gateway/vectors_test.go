@@ -284,10 +284,10 @@ func replay(t *testing.T, events []event) {
 				}
 			}
 			m := *e.message
-			switch {
-			case m.PayloadType == datachannel.EncChallengeResponse:
+			switch m.PayloadType {
+			case datachannel.EncChallengeResponse:
 				m.Payload = answerChallenge(t, key, p.frames)
-			case m.PayloadType == datachannel.Output: // not before the agent takes it: this client does not resend
+			case datachannel.Output: // not before the agent takes it: this client does not resend
 				waitFor(t, "the plugin", func() bool { return handlerReady(g, spec.ID) })
 			}
 			p.write(m)
