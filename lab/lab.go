@@ -428,6 +428,21 @@ func (l *Lab) KillTask(id string) error {
 	return nil
 }
 
+// Exec runs a command inside a task under a pty, without a session: for tests of what runs in tasks. The caller must wait for it.
+func (l *Lab) Exec(ctx context.Context, id string, argv []string) (gateway.Process, error) {
+	t, err := l.task(id)
+	if err != nil {
+		return nil, err
+	}
+	l.ecs.mu.Lock()
+	c := t.container
+	l.ecs.mu.Unlock()
+	if c == nil {
+		return nil, fmt.Errorf("task %s has no program yet", id)
+	}
+	return c.Exec(ctx, argv)
+}
+
 // TaskOutput returns what a task's program has written so far: of bastiond, the audit on stdout and the log on stderr.
 func (l *Lab) TaskOutput(id string) (stdout, stderr []byte, err error) {
 	t, err := l.task(id)

@@ -24,7 +24,14 @@ func TestMain(m *testing.M) {
 	if os.Getenv("LAB_TEST_PROGRAM") != "" {
 		os.Exit(programMain())
 	}
-	goleak.VerifyTestMain(m)
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		if builtBastiond {
+			if path, err := bastiond(); err == nil {
+				_ = os.RemoveAll(filepath.Dir(path))
+			}
+		}
+		os.Exit(code)
+	}))
 }
 
 // quick is a lab without databases, whose states pass at once.

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"syscall"
+	"testing"
 )
 
 // programMain is what the test binary does as the program of a task: as LAB_TEST_PROGRAM says, serve on a loopback port until
@@ -58,4 +59,31 @@ func greetAndEcho(l net.Listener) {
 			_, _ = io.Copy(conn, bufio.NewReader(conn))
 		}()
 	}
+}
+
+// echoServer greets and echoes on a loopback address, which it returns.
+func echoServer(t *testing.T) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	wg.Go(func() { greetAndEcho(l) })
+	t.Cleanup(func() {
+		_ = l.Close()
+		wg.Wait()
+	})
+	return l.Addr().String()
+}
+
+func dial(t *testing.T, addr string) net.Conn {
+	t.Helper()
+	var d net.Dialer
+	conn, err := d.DialContext(t.Context(), "tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = conn.Close() })
+	return conn
 }

@@ -55,7 +55,7 @@ func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, er
 	cmd.Env, cmd.Dir = c.env, spec.Dir
 	cmd.Stdout, cmd.Stderr = spec.Stdout, spec.Stderr
 	cmd.WaitDelay = time.Second // a grandchild may hold the pipes open
-	cmd.SysProcAttr = dieWithParent()
+	cmd.SysProcAttr = childAttributes()
 	if err := c.start(cmd); err != nil {
 		return nil, err
 	}

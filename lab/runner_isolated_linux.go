@@ -1,0 +1,305 @@
+package lab
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/netip"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/bastion-ssm/bastion/lab/gateway"
+)
+
+// IsolatedRunner runs containers as a container engine does, without one: in an image's root file system, with network, process,
+// mount, host name and IPC namespaces of their own. It needs root and the program nsenter. A container reaches nothing but itself,
+// unless VPC links it to a network namespace that the caller made.
+type IsolatedRunner struct {
+	// Root is the directory with the image's root file system. Each container gets a copy of it.
+	Root string
+	// Env is added to the environment of the containers, and wins over it.
+	Env map[string]string
+	// UID and GID are the user of the image.
+	UID, GID uint32
+	// VPC links the containers to a network; nil leaves them alone.
+	VPC *VPCLink
+
+	mu       sync.Mutex
+	launched int
+}
+
+// VPCLink is how containers are linked to a network namespace, which stands for the VPC: each by a pair of virtual Ethernet
+// devices with a /30 network of its own, through which it reaches every address of that namespace.
+type VPCLink struct {
+	Netns string       // name of the namespace, made by `ip netns add`
+	Pool  netip.Prefix // of IPv4 addresses for the /30 networks; nothing of it may be in use
+}
+
+// isolatedContainer is a container with the thread that its process hangs on.
+type isolatedContainer struct {
+	runner *IsolatedRunner
+	root   string // its copy of the root file system
+	env    []string
+	cmd    *exec.Cmd
+	netns  *os.File // its network namespace
+	code   int
+	done   chan struct{}
+}
+
+// Start implements Runner.
+func (r *IsolatedRunner) Start(ctx context.Context, spec ContainerSpec) (Container, error) {
+	root := filepath.Join(spec.Dir, "root")
+	if err := os.CopyFS(root, os.DirFS(r.Root)); err != nil {
+		return nil, fmt.Errorf("copy the image's root file system: %w", err)
+	}
+	if err := chownAll(root, int(r.UID), int(r.GID)); err != nil {
+		return nil, err
+	}
+	env := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOSTNAME": spec.TaskID}
+	for _, m := range []map[string]string{spec.Env, r.Env} {
+		for k, v := range m {
+			env[k] = v
+		}
+	}
+	c := &isolatedContainer{runner: r, root: root, env: environ(env), done: make(chan struct{})}
+
+	cmd := exec.Command(spec.Command[0], spec.Command[1:]...)
+	cmd.Path, cmd.Err = spec.Command[0], nil // a path inside the root
+	cmd.Env, cmd.Dir = c.env, "/"
+	cmd.Stdout, cmd.Stderr = spec.Stdout, spec.Stderr
+	cmd.WaitDelay = time.Second
+	cmd.SysProcAttr = childAttributes()
+	cmd.SysProcAttr.Chroot = root
+	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: r.UID, Gid: r.GID}
+	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC
+	c.cmd = cmd
+	if err := c.start(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
+}
+
+// start makes the network namespace and starts the program in it, on an OS thread that lives as long as the program and is
+// thrown away then: it is not in the machine's network any more.
+func (c *isolatedContainer) start(ctx context.Context) error {
+	started := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread() // for good
+		if err := c.enterNewNetwork(ctx); err != nil {
+			started <- err
+			return
+		}
+		if err := c.cmd.Start(); err != nil {
+			started <- errors.Join(err, c.netns.Close())
+			return
+		}
+		started <- nil
+		_ = c.cmd.Wait() // the exit code says it
+		c.code = c.cmd.ProcessState.ExitCode()
+		if c.code < 0 {
+			c.code = exitCodeOfSignal(c.cmd.ProcessState)
+		}
+		_ = c.netns.Close()
+		close(c.done)
+	}()
+	return <-started
+}
+
+// enterNewNetwork moves the calling thread to a new network namespace, whose loopback is up and which is linked to the VPC.
+func (c *isolatedContainer) enterNewNetwork(ctx context.Context) error {
+	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+		return fmt.Errorf("make a network namespace (this needs root): %w", err)
+	}
+	netns, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+	if err != nil {
+		return err
+	}
+	c.netns = netns
+	commands, err := c.runner.networkCommands()
+	for _, args := range commands {
+		if err != nil {
+			break
+		}
+		err = runIP(ctx, args)
+	}
+	if err != nil {
+		return errors.Join(err, netns.Close())
+	}
+	return nil
+}
+
+// networkCommands are the commands of ip that set up the network of another container, run inside its namespace.
+func (r *IsolatedRunner) networkCommands() ([][]string, error) {
+	commands := [][]string{{"link", "set", "lo", "up"}}
+	if r.VPC == nil {
+		return commands, nil
+	}
+	r.mu.Lock()
+	n := r.launched
+	r.launched++
+	r.mu.Unlock()
+	gateway, own, err := r.VPC.addresses(n)
+	if err != nil {
+		return nil, err
+	}
+	peer := "t" + randomHex(8)
+	// eth0 is the container's end of the pair, its ENI; the other end moves to the VPC's namespace, where it is set up by an ip
+	// that goes there.
+	return append(commands,
+		[]string{"link", "add", "eth0", "type", "veth", "peer", "name", peer, "netns", r.VPC.Netns},
+		[]string{"addr", "add", own.String() + "/30", "dev", "eth0"},
+		[]string{"link", "set", "eth0", "up"},
+		[]string{"-n", r.VPC.Netns, "addr", "add", gateway.String() + "/30", "dev", peer},
+		[]string{"-n", r.VPC.Netns, "link", "set", peer, "up"},
+		[]string{"route", "add", "default", "via", gateway.String()},
+	), nil
+}
+
+// addresses are those of the n-th /30 network of the pool.
+func (v *VPCLink) addresses(n int) (gateway, container netip.Addr, err error) {
+	if !v.Pool.IsValid() || !v.Pool.Addr().Is4() || v.Pool.Bits() > 30 {
+		return gateway, container, fmt.Errorf("%v is no pool of IPv4 addresses", v.Pool)
+	}
+	if n >= 1<<(30-v.Pool.Bits()) {
+		return gateway, container, fmt.Errorf("the pool %v has no network left", v.Pool)
+	}
+	b := v.Pool.Masked().Addr().As4()
+	base := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
+	at := func(i int) netip.Addr {
+		a := base + uint32(4*n+i)
+		return netip.AddrFrom4([4]byte{byte(a >> 24), byte(a >> 16), byte(a >> 8), byte(a)})
+	}
+	return at(1), at(2), nil
+}
+
+func runIP(ctx context.Context, args []string) error {
+	if out, err := exec.CommandContext(ctx, "ip", args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("ip %s: %w: %s", strings.Join(args, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
+
+func chownAll(root string, uid, gid int) error {
+	return filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
+		if err != nil {
+			return err
+		}
+		return os.Lchown(path, uid, gid)
+	})
+}
+
+func (c *isolatedContainer) Done() <-chan struct{} { return c.done }
+func (c *isolatedContainer) ExitCode() int         { return c.code }
+func (c *isolatedContainer) PID() int              { return c.cmd.Process.Pid }
+func (c *isolatedContainer) Terminate()            { terminate(c.cmd.Process) }
+func (c *isolatedContainer) Kill()                 { _ = c.cmd.Process.Kill() } // with PID 1 all of the container ends
+
+// Dial connects from inside the container's network. Its addresses mean nothing outside, so that any may be dialed.
+func (c *isolatedContainer) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err != nil {
+		return nil, err
+	}
+	hosts := []string{host}
+	if host == "localhost" || host == "" {
+		hosts = []string{"::1", "127.0.0.1"}
+	}
+	var conn net.Conn
+	for _, h := range hosts {
+		// A name would be looked up by other threads, which are in another network.
+		if _, err = netip.ParseAddr(h); err != nil {
+			return nil, err
+		}
+		inside := func() error {
+			var dialErr error
+			conn, dialErr = new(net.Dialer).DialContext(ctx, network, net.JoinHostPort(h, port))
+			return dialErr
+		}
+		if err = inNetns(c.netns, inside); err == nil {
+			return conn, nil
+		}
+	}
+	return nil, err
+}
+
+// Exec starts a command inside the container.
+func (c *isolatedContainer) Exec(_ context.Context, argv []string) (gateway.Process, error) {
+	if len(argv) == 0 {
+		argv = []string{"/bin/sh"}
+	}
+	// nsenter would start without a word: the client is to hear what an engine says.
+	if filepath.IsAbs(argv[0]) {
+		if _, err := os.Stat(filepath.Join(c.root, argv[0])); err != nil {
+			return nil, &exec.Error{Name: argv[0], Err: exec.ErrNotFound}
+		}
+	} else if !c.inPath(argv[0]) {
+		return nil, &exec.Error{Name: argv[0], Err: exec.ErrNotFound}
+	}
+	args := append([]string{
+		"-t", strconv.Itoa(c.PID()), "-n", "-m", "-p", "-u", "-i", "-r", "-w",
+		"-S", strconv.Itoa(int(c.runner.UID)), "-G", strconv.Itoa(int(c.runner.GID)), "--",
+	}, argv...)
+	cmd := exec.Command("nsenter", args...)
+	cmd.Env = append(slices.Clone(c.env), "TERM=xterm")
+	return gateway.ExecProcess(cmd)
+}
+
+// inPath reports whether the container has a program of this name in its PATH.
+func (c *isolatedContainer) inPath(name string) bool {
+	for _, kv := range c.env {
+		path, ok := strings.CutPrefix(kv, "PATH=")
+		if !ok {
+			continue
+		}
+		for _, dir := range filepath.SplitList(path) {
+			if fi, err := os.Stat(filepath.Join(c.root, dir, name)); err == nil && fi.Mode()&0o111 != 0 {
+				return true
+			}
+		}
+	}
+	return false
+}
+
+// InNetns runs f on a thread inside a network namespace ("/run/netns/vpc"): sockets that f makes, on its own goroutine, belong
+// there. The caller must be root.
+func InNetns(path string, f func() error) error {
+	ns, err := os.Open(path)
+	if err != nil {
+		return err
+	}
+	return errors.Join(inNetns(ns, f), ns.Close())
+}
+
+func inNetns(ns *os.File, f func() error) error {
+	result := make(chan error, 1)
+	go func() {
+		runtime.LockOSThread()
+		home, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+		if err != nil {
+			runtime.UnlockOSThread()
+			result <- err
+			return
+		}
+		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
+			err = f()
+		}
+		// A thread that cannot go home ends with this goroutine, as it stays locked to it.
+		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
+			runtime.UnlockOSThread()
+		}
+		_ = home.Close()
+		result <- err
+	}()
+	return <-result
+}
