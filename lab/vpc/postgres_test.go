@@ -335,7 +335,7 @@ func testManyConnections(t *testing.T, p *Postgres) {
 				t.Error(err)
 				return
 			}
-			defer conn.Close(context.Background()) //nolint:errcheck // the test is over for it
+			defer conn.Close(context.Background())
 			var n int
 			if err := conn.QueryRow(t.Context(), "select $1::int", i).Scan(&n); err != nil || n != i {
 				t.Errorf("%d: %d, %v", i, n, err)
@@ -389,7 +389,7 @@ func TestPostgresStartErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close() //nolint:errcheck // only its port matters
+	defer taken.Close()
 	port := taken.Addr().(*net.TCPAddr).Port
 
 	for _, mode := range modes(t, "postgres") {

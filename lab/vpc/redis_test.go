@@ -33,7 +33,7 @@ func TestRedis(t *testing.T) {
 				t.Errorf("version %q", r.Version())
 			}
 			client := redisClient(r.Addr(), `a "secret" word`)
-			defer client.Close() //nolint:errcheck // the test is over
+			defer client.Close()
 			if got, err := client.Get(t.Context(), "greeting").Result(); got != "hello from the VPC" {
 				t.Errorf("%q, %v", got, err)
 			}
@@ -41,7 +41,7 @@ func TestRedis(t *testing.T) {
 				t.Errorf("%d, %v", n, err)
 			}
 			stranger := redisClient(r.Addr(), "")
-			defer stranger.Close() //nolint:errcheck // the test is over
+			defer stranger.Close()
 			if err := stranger.Get(t.Context(), "greeting").Err(); err == nil || !redis.HasErrorPrefix(err, "NOAUTH") {
 				t.Errorf("without the password: %v", err)
 			}
@@ -61,7 +61,7 @@ func TestRedisStartErrors(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer taken.Close() //nolint:errcheck // only its port matters
+	defer taken.Close()
 	for _, mode := range modes(t, "redis-server") {
 		for want, cfg := range map[string]RedisConfig{
 			"not a loopback address": {Host: "192.0.2.1"},
@@ -89,7 +89,7 @@ func TestRedisKnowsItself(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer first.Close() //nolint:errcheck // the second one is the test
+	defer first.Close()
 	cfg.Port = int(first.Addr().Port())
 	second, err := StartRedis(t.Context(), cfg)
 	if err == nil {

@@ -287,9 +287,10 @@ func operandStart(out []string) int {
 	}
 	if out[i] == ")" {
 		for depth := 0; i >= 0; i-- {
-			if out[i] == ")" {
+			switch out[i] {
+			case ")":
 				depth++
-			} else if out[i] == "(" {
+			case "(":
 				depth--
 			}
 			if depth == 0 {
