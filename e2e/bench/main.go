@@ -17,6 +17,7 @@ import (
 	"os/signal"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"time"
@@ -64,6 +65,8 @@ func run(ctx context.Context) (err error) {
 		repeat  = flag.Int("repeat", 5, "cold starts to take the median of")
 		rounds  = flag.Int("rounds", 1000, "round trips of one byte")
 		seconds = flag.Int("seconds", 8, "length aimed at for each bulk transfer")
+		only    = flag.String("peers", "", "comma-separated peers to measure (default: all)")
+		delays  = flag.String("delays", "0,20", "comma-separated path delays, ms each way")
 	)
 	flag.Parse()
 	if flag.NArg() > 0 {
@@ -96,11 +99,18 @@ func run(ctx context.Context) (err error) {
 	if err := b.startTask(ctx); err != nil {
 		return err
 	}
-	for _, delay := range []int{0, 20} {
+	for word := range strings.SplitSeq(*delays, ",") {
+		delay, err := strconv.Atoi(word)
+		if err != nil || delay < 0 {
+			return fmt.Errorf("bad delay %q", word)
+		}
 		if err := b.lab.Gateway().SetFaults(gateway.Faults{DelayMS: delay}); err != nil {
 			return err
 		}
 		for _, p := range peers() {
+			if *only != "" && !slices.Contains(strings.Split(*only, ","), p.name) {
+				continue
+			}
 			if err := b.measure(ctx, p, delay, *repeat, *rounds, *seconds); err != nil {
 				return fmt.Errorf("%s at %d ms: %w", p.name, delay, err)
 			}
