@@ -152,9 +152,11 @@ func TestPolicies(t *testing.T) {
 	// Every action that the messages of a denial name, but kms:GenerateDataKey, which depends on the account's key, and
 	// sts:GetCallerIdentity, which needs no permission.
 	for _, action := range []string{
-		"ecs:RunTask", "ecs:TagResource", "iam:PassRole", "ecs:ListTasks", "ecs:DescribeTasks", "ecs:StopTask", "ecs:ExecuteCommand",
+		"ecs:RunTask", "ecs:TagResource", "iam:PassRole", "ecs:ListTasks", "ecs:DescribeTasks", "ecs:StopTask",
+		"ecs:ExecuteCommand",
 		"ecs:DescribeTaskDefinition", "ssm:StartSession", "ssm:ResumeSession", "ssm:TerminateSession", "ec2:DescribeSubnets",
-		"ec2:DescribeSecurityGroups", "rds:DescribeDBInstances", "rds:DescribeDBClusters", "elasticache:DescribeReplicationGroups",
+		"ec2:DescribeSecurityGroups", "rds:DescribeDBInstances", "rds:DescribeDBClusters",
+		"elasticache:DescribeReplicationGroups",
 		"elasticache:DescribeCacheClusters", "elasticache:DescribeServerlessCaches",
 	} {
 		if !slices.Contains(actions["iam/user.json"], action) {

@@ -113,7 +113,7 @@ func TestRootFileSystem(t *testing.T) {
 			t.Error("bastiond is not static")
 		}
 	}
-	pem, err := os.ReadFile(filepath.Join(root, "etc/ssl/certs/ca-certificates.crt"))
+	pem, err := os.ReadFile(root + "/etc/ssl/certs/ca-certificates.crt")
 	if err != nil || !x509.NewCertPool().AppendCertsFromPEM(pem) {
 		t.Errorf("no certificates: %v", err)
 	}
@@ -139,8 +139,8 @@ func TestRootFileSystemWantsAnEmptyPlace(t *testing.T) {
 	}
 }
 
-// The image runs as a task does: alone in its namespaces, as its own user, with nothing but its root file system. Commands
-// that run in it, as ECS Exec's do, are root's.
+// The image runs as a task does: alone in its namespaces, as its own user, with nothing but its root file system.
+// Commands that run in it, as ECS Exec's do, are root's.
 func TestIsolatedTask(t *testing.T) {
 	needRoot(t)
 	root := build(t, "ALLOW=*.internal:5432")
@@ -197,7 +197,8 @@ func TestIsolatedTask(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err := inTask(0, "grant", word)
-	if r, found, findErr := keys.FindGrantReply([]byte(out)); err != nil || !found || findErr != nil || r.Ports.SSH != 2222 {
+	if r, found, findErr := keys.FindGrantReply([]byte(out)); err != nil || !found || findErr != nil ||
+		r.Ports.SSH != 2222 {
 		t.Errorf("grant: %q, %v, %v", out, err, findErr)
 	}
 	if out, err := inTask(65532, "healthcheck"); err != nil {

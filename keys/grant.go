@@ -24,8 +24,8 @@ const (
 
 const grantPrefix = "v1."
 
-// UserPending is the SSH user name of a client whose grant is still on its way. The bastion, to which user names mean nothing
-// else, waits for the grant of such a client's key instead of refusing the key at once.
+// UserPending is the SSH user name of a client whose grant is still on its way. The bastion, to which user names mean
+// nothing else, waits for the grant of such a client's key instead of refusing the key at once.
 const UserPending = "grant-pending"
 
 // A Grant asks a bastion to accept a public key: whose it is, for which destinations, until when. It is no secret: it
@@ -38,8 +38,8 @@ type Grant struct {
 	NotAfter  time.Time `json:"not_after"`        // whole seconds, UTC
 }
 
-// NewGrant returns a grant for pub that ends in ttl (at least a second, at most ten years). The permitted destinations are
-// patterns as the bastion's allow-list has them; they can narrow that list, never widen it.
+// NewGrant returns a grant for pub that ends in ttl (at least a second, at most ten years). The permitted destinations
+// are patterns as the bastion's allow-list has them; they can narrow that list, never widen it.
 func NewGrant(pub ssh.PublicKey, principal string, permit []string, ttl time.Duration) (Grant, error) {
 	if ttl < time.Second || ttl > 10*365*24*time.Hour {
 		return Grant{}, fmt.Errorf("grant lifetime %v: want between one second and ten years", ttl)
@@ -66,7 +66,8 @@ func (g Grant) Key() (ssh.PublicKey, error) {
 	return key, nil
 }
 
-// Encode returns the grant as one word of letters, digits, '-', '_' and '.', which needs no quoting on any command line.
+// Encode returns the grant as one word of letters, digits, '-', '_' and '.', which needs no quoting on any command
+// line.
 func (g Grant) Encode() (string, error) {
 	if err := g.validate(); err != nil {
 		return "", err
@@ -83,8 +84,8 @@ func (g Grant) Encode() (string, error) {
 	return word, nil
 }
 
-// ParseGrant reads a word written by Encode. It accepts one spelling of a grant only: what it returns encodes to the same
-// word. It does not compare NotAfter with the time, which is the bastion's to judge.
+// ParseGrant reads a word written by Encode. It accepts one spelling of a grant only: what it returns encodes to the
+// same word. It does not compare NotAfter with the time, which is the bastion's to judge.
 func ParseGrant(word string) (Grant, error) {
 	if len(word) > MaxGrantWord {
 		return Grant{}, fmt.Errorf("grant: longer than %d bytes", MaxGrantWord)

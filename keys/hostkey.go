@@ -18,8 +18,8 @@ func (e *HostKeyError) Error() string {
 		e.Host, e.Got, e.Want)
 }
 
-// PinnedHostKey accepts the one key and refuses any other with a *HostKeyError, before anything is sent to the server that
-// depends on its identity.
+// PinnedHostKey accepts the one key and refuses any other with a *HostKeyError, before anything is sent to the server
+// that depends on its identity.
 func PinnedHostKey(want ssh.PublicKey) ssh.HostKeyCallback {
 	pinned := want.Marshal()
 	return func(host string, _ net.Addr, got ssh.PublicKey) error {

@@ -1,6 +1,7 @@
 package keys
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
@@ -80,7 +81,7 @@ func TestGrantRoundTrip(t *testing.T) {
 		t.Error(d)
 	}
 	key, err := got.Key()
-	if err != nil || string(key.Marshal()) != string(p.PublicKey().Marshal()) {
+	if err != nil || !bytes.Equal(key.Marshal(), p.PublicKey().Marshal()) {
 		t.Errorf("key %v, %v", key, err)
 	}
 }
@@ -408,7 +409,7 @@ func TestServeAgent(t *testing.T) {
 	client := agent.NewClient(conn)
 
 	list, err := client.List()
-	if err != nil || len(list) != 1 || string(list[0].Blob) != string(p.PublicKey().Marshal()) {
+	if err != nil || len(list) != 1 || !bytes.Equal(list[0].Blob, p.PublicKey().Marshal()) {
 		t.Fatalf("list: %v, %v", list, err)
 	}
 	sig, err := client.Sign(p.PublicKey(), []byte("data"))

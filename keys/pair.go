@@ -19,8 +19,8 @@ type Pair struct {
 	comment string
 }
 
-// NewPair makes a pair from the system's random source. The comment is public; it may hold printable ASCII and spaces, at
-// most 128 bytes.
+// NewPair makes a pair from the system's random source. The comment is public; it may hold printable ASCII and spaces,
+// at most 128 bytes.
 func NewPair(comment string) (*Pair, error) {
 	if len(comment) > maxComment || strings.ContainsFunc(comment, notPrintable) {
 		return nil, fmt.Errorf("key comment: want at most %d printable ASCII characters", maxComment)
@@ -61,7 +61,8 @@ func authorizedKey(key ssh.PublicKey) string {
 	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(key)), "\n")
 }
 
-// parseAuthorizedKey accepts just what authorizedKey writes, and ed25519 only: it is the one type that this project makes.
+// parseAuthorizedKey accepts just what authorizedKey writes, and ed25519 only: it is the one type that this project
+// makes.
 func parseAuthorizedKey(s string) (ssh.PublicKey, error) {
 	key, _, options, _, err := ssh.ParseAuthorizedKey([]byte(s))
 	switch {

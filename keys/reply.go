@@ -63,9 +63,9 @@ func (r GrantReply) Key() (ssh.PublicKey, error) {
 	return key, nil
 }
 
-// FindGrantReply looks for the marked line in an exec channel's output, whatever stands around it. It may be called while
-// output is still coming: the result is false, nil until the line is whole. A whole line that is no valid reply is an
-// error. Fields that this version does not know are ignored.
+// FindGrantReply looks for the marked line in an exec channel's output, whatever stands around it. It may be called
+// while output is still coming: the result is false, nil until the line is whole. A whole line that is no valid reply
+// is an error. Fields that this version does not know are ignored.
 func FindGrantReply(output []byte) (GrantReply, bool, error) {
 	_, rest, found := bytes.Cut(output, []byte(replyMarker))
 	if !found {

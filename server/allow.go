@@ -7,6 +7,7 @@ import (
 	"path"
 	"strconv"
 	"strings"
+	"unicode"
 )
 
 const (
@@ -14,8 +15,8 @@ const (
 	maxEntryText = 300
 )
 
-// Allow is a list of destinations: what a bastion may connect to, or what a grant narrows that to. The zero Allow permits
-// nothing. It is immutable.
+// Allow is a list of destinations: what a bastion may connect to, or what a grant narrows that to. The zero Allow
+// permits nothing. It is immutable.
 type Allow struct {
 	entries []entry
 }
@@ -28,11 +29,11 @@ type entry struct {
 	from, to uint16       // ports
 }
 
-// ParseAllow reads a list of entries HOST:PORT, separated by commas or white space. HOST is a name with the wildcards '*'
-// (any run of characters, dots too) and '?', an IP address, a CIDR, or '*' alone; IPv6 stands in brackets. PORT is a
-// number, a range FROM-TO, or '*'. An entry that lies wholly in a range that is never permitted is an error.
+// ParseAllow reads a list of entries HOST:PORT, separated by commas or white space. HOST is a name with the wildcards
+// '*' (any run of characters, dots too) and '?', an IP address, a CIDR, or '*' alone; IPv6 stands in brackets. PORT is
+// a number, a range FROM-TO, or '*'. An entry that lies wholly in a range that is never permitted is an error.
 func ParseAllow(s string) (Allow, error) {
-	fields := strings.FieldsFunc(s, func(r rune) bool { return r == ',' || r == ' ' || r == '\t' || r == '\n' || r == '\r' })
+	fields := strings.FieldsFunc(s, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
 	return parseEntries(fields)
 }
 
@@ -215,9 +216,9 @@ func (e entry) String() string {
 	return fmt.Sprintf("%s:%d-%d", host, e.from, e.to)
 }
 
-// Check says whether the list permits a connection to addr at port, asked for by name ("" if it was asked for by address).
-// The error says which rule forbids it. Special addresses are never permitted, or permitted only by an entry that names
-// the address, as docs/threat-model.md says.
+// Check says whether the list permits a connection to addr at port, asked for by name ("" if it was asked for by
+// address). The error says which rule forbids it. Special addresses are never permitted, or permitted only by an entry
+// that names the address, as docs/threat-model.md says.
 func (a Allow) Check(name string, addr netip.Addr, port uint16) error {
 	return a.check(name, addr, port, nil)
 }

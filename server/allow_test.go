@@ -53,14 +53,17 @@ func TestParseAllow(t *testing.T) {
 
 func TestParseAllowRefuses(t *testing.T) {
 	for _, in := range []string{
-		"db", "db:", ":5432", "db:0", "db:65536", "db:+1", "db:01", "db:-1", "db:1-", "db:2-1", "db:1-2-3", "db:http", "db:1 :2",
+		"db", "db:", ":5432", "db:0", "db:65536", "db:+1", "db:01", "db:-1", "db:1-", "db:2-1", "db:1-2-3", "db:http",
+		"db:1 :2",
 		"a..b:1", ".a:1", "-:", "a/b:1", "db[0]:1", `db\*:1`, "caf\u00e9:1", "a b:1", strings.Repeat("a", 64) + ":1",
 		strings.Repeat("a.", 127) + "a:1", strings.Repeat("*", maxEntryText) + ":1",
-		"10.0.0.0/33:1", "10.0.0.1/8:1", "10.0.0:1", "10.*:1", "10.0.0.*:1", "**:1", "?:1", "127.1:1", "0x7f.1:1", "2130706433:1",
+		"10.0.0.0/33:1", "10.0.0.1/8:1", "10.0.0:1", "10.*:1", "10.0.0.*:1", "**:1", "?:1", "127.1:1", "0x7f.1:1",
+		"2130706433:1",
 		"::1:80", "fd00::/8:1", "[10.0.0.1]:1", "[db]:1", "[::1]", "[::1:80", "::1]:80", "[fe80::1%eth0]:1", "[fd00::1%1]:1",
 		"[::ffff:10.0.0.1]:1", "[::ffff:10.0.0.0/104]:1",
 		// What can never be permitted is said so, rather than listed in vain.
-		"169.254.169.254:80", "169.254.170.2:*", "169.254.0.0/16:*", "169.254.170.0/24:80", "[fd00:ec2::254]:80", "[fe80::/64]:1",
+		"169.254.169.254:80", "169.254.170.2:*", "169.254.0.0/16:*", "169.254.170.0/24:80", "[fd00:ec2::254]:80",
+		"[fe80::/64]:1",
 		"224.0.0.1:1", "[ff02::1]:1", "0.0.0.0:1", "[::]:1", "255.255.255.255:1",
 		strings.Repeat("a:1,", maxEntries) + "a:1",
 	} {
@@ -88,7 +91,10 @@ func TestAllowCheck(t *testing.T) {
 		},
 		{
 			allow: "*.rds.amazonaws.com:5432",
-			yes:   []request{{"orders.abc.eu-central-1.rds.amazonaws.com", "10.0.0.1", 5432}, {"x.rds.amazonaws.com", "2001:db8::1", 5432}},
+			yes: []request{{"orders.abc.eu-central-1.rds.amazonaws.com", "10.0.0.1", 5432}, {
+				"x.rds.amazonaws.com",
+				"2001:db8::1", 5432,
+			}},
 			no: []request{
 				{"rds.amazonaws.com", "10.0.0.1", 5432},
 				{"x.rds.amazonaws.com.example", "10.0.0.1", 5432},
@@ -99,7 +105,10 @@ func TestAllowCheck(t *testing.T) {
 		{
 			allow: "db-?.internal:1-10",
 			yes:   []request{{"db-1.internal", "10.0.0.1", 1}, {"db-x.internal", "10.0.0.1", 10}},
-			no:    []request{{"db-.internal", "10.0.0.1", 1}, {"db-12.internal", "10.0.0.1", 1}, {"db-1.internal", "10.0.0.1", 11}},
+			no: []request{{"db-.internal", "10.0.0.1", 1}, {"db-12.internal", "10.0.0.1", 1}, {
+				"db-1.internal",
+				"10.0.0.1", 11,
+			}},
 		},
 		{
 			allow: "10.0.0.0/8:*,[2001:db8::/32]:443",
@@ -119,8 +128,11 @@ func TestAllowCheck(t *testing.T) {
 		},
 		{
 			allow: "*:80",
-			yes:   []request{{"a", "10.0.0.1", 80}, {"", "10.0.0.1", 80}, {"", "2001:db8::1", 80}, {"", "64:ff9b::10.0.0.1", 80}},
-			no:    []request{{"a", "10.0.0.1", 81}, {"a", "127.0.0.1", 80}, {"", "::1", 80}, {"", "10.0.0.2", 80}},
+			yes: []request{{"a", "10.0.0.1", 80}, {"", "10.0.0.1", 80}, {"", "2001:db8::1", 80}, {
+				"", "64:ff9b::10.0.0.1",
+				80,
+			}},
+			no: []request{{"a", "10.0.0.1", 81}, {"a", "127.0.0.1", 80}, {"", "::1", 80}, {"", "10.0.0.2", 80}},
 		},
 		{ // 10.0.0.2 is the resolver
 			allow: "10.0.0.0/8:53,10.0.0.2/31:80,10.0.0.2:8080",
@@ -140,7 +152,10 @@ func TestAllowCheck(t *testing.T) {
 		{
 			allow: "127.0.7.0/24:5432,[::1]:80,127.0.0.1:22",
 			yes: []request{
-				{"orders.rds", "127.0.7.9", 5432}, {"", "127.0.7.9", 5432}, {"", "::1", 80}, {"", "127.0.0.1", 22}, {"x", "::ffff:127.0.0.1", 22},
+				{"orders.rds", "127.0.7.9", 5432}, {"", "127.0.7.9", 5432}, {"", "::1", 80}, {"", "127.0.0.1", 22}, {
+					"x",
+					"::ffff:127.0.0.1", 22,
+				},
 			},
 			no: []request{{"", "127.0.8.1", 5432}, {"", "127.0.7.9", 22}, {"", "127.0.0.1", 80}, {"", "::1", 22}},
 		},
@@ -169,7 +184,10 @@ func TestMayPermitSavesQueries(t *testing.T) {
 		name string
 		port uint16
 		want bool
-	}{{"db.internal", 80, true}, {"secret.attacker.example", 80, false}, {"db.internal", 81, false}, {"any.example", 22, true}} {
+	}{{"db.internal", 80, true}, {"secret.attacker.example", 80, false}, {"db.internal", 81, false}, {
+		"any.example",
+		22, true,
+	}} {
 		if got := a.mayPermit(tt.name, tt.port); got != tt.want {
 			t.Errorf("%s:%d: %v", tt.name, tt.port, got)
 		}
@@ -182,7 +200,8 @@ const everything = "*:*,0.0.0.0/0:*,[::/0]:*,127.0.0.0/8:*,[::1]:*,*a*:*"
 func TestNeverPermitted(t *testing.T) {
 	a := mustAllow(t, everything)
 	for _, addr := range []string{
-		"169.254.169.254", "169.254.170.2", "169.254.170.23", "169.254.169.253", "169.254.0.0", "169.254.255.255", "169.254.1.1",
+		"169.254.169.254", "169.254.170.2", "169.254.170.23", "169.254.169.253", "169.254.0.0", "169.254.255.255",
+		"169.254.1.1",
 		"fd00:ec2::254", "fd00:ec2::253", "fd00:ec2::23", "fd00:ec2:ffff:ffff::1",
 		"fe80::1", "febf::1", "fe80::1%eth0", "fd00::1%eth0", "10.0.0.1%0",
 		"224.0.0.1", "239.255.255.250", "ff02::1", "ff05::2", "255.255.255.255",
@@ -217,8 +236,10 @@ func TestNeverPermitted(t *testing.T) {
 		t.Error("no address is permitted")
 	}
 	for _, addr := range []string{
-		"10.0.0.1", "127.0.0.1", "::1", "::ffff:10.0.0.1", "169.253.255.255", "169.255.0.0", "fd00:ec3::1", "fec0::1", "fd00::1", "1.0.0.0",
-		"223.255.255.255", "64:ff9b::10.0.0.1", "64:ff9b:1::a00:1", "2002:a00:1::1", "2001:db8::1", "2001:0:a00:1:0:0:f5ff:fffe", "240.0.0.1",
+		"10.0.0.1", "127.0.0.1", "::1", "::ffff:10.0.0.1", "169.253.255.255", "169.255.0.0", "fd00:ec3::1", "fec0::1",
+		"fd00::1", "1.0.0.0",
+		"223.255.255.255", "64:ff9b::10.0.0.1", "64:ff9b:1::a00:1", "2002:a00:1::1", "2001:db8::1",
+		"2001:0:a00:1:0:0:f5ff:fffe", "240.0.0.1",
 	} {
 		if err := a.Check("a", netip.MustParseAddr(addr), 80); err != nil {
 			t.Errorf("%s: %v", addr, err)
@@ -228,14 +249,16 @@ func TestNeverPermitted(t *testing.T) {
 
 func TestParseName(t *testing.T) {
 	for in, want := range map[string]string{
-		"DB.Internal": "db.internal", "db.internal.": "db.internal", "a": "a", "_x._tcp.a": "_x._tcp.a", "1a": "1a", "3.example": "3.example",
+		"DB.Internal": "db.internal", "db.internal.": "db.internal", "a": "a", "_x._tcp.a": "_x._tcp.a", "1a": "1a",
+		"3.example": "3.example",
 	} {
 		if got, err := parseName(in); err != nil || got != want {
 			t.Errorf("%q: %q, %v", in, got, err)
 		}
 	}
 	for _, in := range []string{
-		"", ".", "a..", "a..b", ".a", "a b", "a\x00b", "a\n", "caf\u00e9", "a/b", "a:1", "[::1]", "*", "a,b", "127.1", "1", "0x7f000001", "0x7f.1",
+		"", ".", "a..", "a..b", ".a", "a b", "a\x00b", "a\n", "caf\u00e9", "a/b", "a:1", "[::1]", "*", "a,b", "127.1",
+		"1", "0x7f000001", "0x7f.1",
 		"017700000001", "1.2.3.4.5", "a.1", "99999999999999999999", strings.Repeat("a", 64), strings.Repeat("a.", 127) + "a",
 	} {
 		if got, err := parseName(in); err == nil {
@@ -249,7 +272,8 @@ func FuzzParseAllow(f *testing.F) {
 	f.Add(everything)
 	f.Add("db-?.internal:1-10,10.0.0.0/8:* [2001:db8::1]:443")
 	never := []netip.Addr{
-		netip.MustParseAddr("169.254.169.254"), netip.MustParseAddr("::ffff:169.254.170.2"), netip.MustParseAddr("fd00:ec2::254"),
+		netip.MustParseAddr("169.254.169.254"), netip.MustParseAddr("::ffff:169.254.170.2"),
+		netip.MustParseAddr("fd00:ec2::254"),
 		netip.MustParseAddr("fe80::1"), netip.MustParseAddr("64:ff9b::a9fe:a9fe"), netip.MustParseAddr("0.0.0.0"),
 	}
 	f.Fuzz(func(t *testing.T, s string) {

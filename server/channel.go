@@ -33,8 +33,8 @@ type openDirect struct {
 	OriginPort uint32
 }
 
-// handleChannel answers a client's wish for a channel, and serves it in a goroutine of work. It does not block beyond the
-// writing of a refusal, since the connection's reader waits for it.
+// handleChannel answers a client's wish for a channel, and serves it in a goroutine of work. It does not block beyond
+// the writing of a refusal, since the connection's reader waits for it.
 func (c *client) handleChannel(ctx context.Context, work *sync.WaitGroup, request ssh.NewChannel) {
 	if request.ChannelType() != directTCPIP {
 		const reason = "bastiond has no shell, commands, subsystems or other forwards: it opens direct-tcpip channels only"
@@ -51,7 +51,8 @@ func (c *client) handleChannel(ctx context.Context, work *sync.WaitGroup, reques
 	number, err := c.server.takeChannel(c)
 	if err != nil {
 		c.auditDenied(record{
-			Request: directTCPIP, Destination: destination(open.Host, strconv.FormatUint(uint64(open.Port), 10)), Reason: err.Error(),
+			Request: directTCPIP, Destination: destination(open.Host, strconv.FormatUint(uint64(open.Port), 10)),
+			Reason: err.Error(),
 		})
 		_ = request.Reject(ssh.ResourceShortage, err.Error())
 		return
@@ -146,8 +147,8 @@ type deniedError struct{ reason string }
 
 func (e *deniedError) Error() string { return e.reason }
 
-// connect resolves the destination, checks each of its addresses, and dials those that are permitted, in turn: the address
-// that was checked, never the name again. It returns the address dialed, or refused, last.
+// connect resolves the destination, checks each of its addresses, and dials those that are permitted, in turn: the
+// address that was checked, never the name again. It returns the address dialed, or refused, last.
 func (c *client) connect(ctx context.Context, open openDirect) (net.Conn, netip.AddrPort, error) {
 	s := c.server
 	if open.Port < 1 || open.Port > 65535 {
@@ -202,12 +203,13 @@ func (s *Server) permitOf(c *client) (*Allow, error) {
 }
 
 // addressesOf returns the addresses of a host, unmapped, and its canonical name, which is empty if host is an address.
-func (s *Server) addressesOf(ctx context.Context, host string, port uint16, permit *Allow) (string, []netip.Addr, error) {
+func (s *Server) addressesOf(
+	ctx context.Context, host string, port uint16, permit *Allow,
+) (name string, addrs []netip.Addr, err error) {
 	if addr, err := netip.ParseAddr(host); err == nil {
 		return "", []netip.Addr{addr.Unmap()}, nil
 	}
-	name, err := parseName(host)
-	if err != nil {
+	if name, err = parseName(host); err != nil {
 		return "", nil, &deniedError{err.Error()}
 	}
 	if limit := s.config.Limit; !s.config.Allow.mayPermit(name, port) || limit != nil && !limit.mayPermit(name, port) {
@@ -216,8 +218,7 @@ func (s *Server) addressesOf(ctx context.Context, host string, port uint16, perm
 	if permit != nil && !permit.mayPermit(name, port) {
 		return "", nil, &deniedError{"the grant does not permit it"}
 	}
-	addrs, err := s.resolve(ctx, name)
-	if err != nil {
+	if addrs, err = s.resolve(ctx, name); err != nil {
 		return "", nil, fmt.Errorf("cannot resolve the name: %w", err)
 	}
 	for i := range addrs {
@@ -226,8 +227,8 @@ func (s *Server) addressesOf(ctx context.Context, host string, port uint16, perm
 	return name, addrs, nil
 }
 
-// checkAddress applies the server's list, its limit and the grant's list: what one of them forbids is forbidden. That an
-// address is special is the first two's to judge.
+// checkAddress applies the server's list, its limit and the grant's list: what one of them forbids is forbidden. That
+// an address is special is the first two's to judge.
 func (s *Server) checkAddress(name string, addr netip.Addr, port uint16, permit *Allow) error {
 	if err := s.config.Allow.check(name, addr, port, s.resolvers); err != nil {
 		return err
@@ -243,7 +244,8 @@ func (s *Server) checkAddress(name string, addr netip.Addr, port uint16, permit 
 	return nil
 }
 
-// dialShare dials addr within its share of what is left of ctx's time, as one of left addresses that may still be tried.
+// dialShare dials addr within its share of what is left of ctx's time, as one of left addresses that may still be
+// tried.
 func (s *Server) dialShare(ctx context.Context, addr netip.AddrPort, left int) (net.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok && left > 1 {
 		var cancel context.CancelFunc
@@ -263,12 +265,13 @@ var (
 	errClientClosed   = errors.New("closed by the client")
 )
 
-// splice copies both ways until both are at their end, and closes the channel; the caller closes dst. The end of what one
-// side sends is passed on to the other side as such, and what the other side still has to say goes on. When the client's
-// connection ends, dst is reset, so that the destination cannot take what it has got for all.
+// splice copies both ways until both are at their end, and closes the channel; the caller closes dst. The end of what
+// one side sends is passed on to the other side as such, and what the other side still has to say goes on. When the
+// client's connection ends, dst is reset, so that the destination cannot take what it has got for all.
 //
 // Three goroutines have a part in it. This one copies up and ends when the client has ended or closed its side. Another
-// copies down and ends with dst's side. The third takes the channel's requests, and learns so when the channel is closed.
+// copies down and ends with dst's side. The third takes the channel's requests, and learns so when the channel is
+// closed.
 func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst net.Conn) (up, down int64, err error) {
 	var closed, below sync.WaitGroup
 	closed.Go(func() {

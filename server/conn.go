@@ -229,8 +229,8 @@ func (c *client) info() Info {
 	}
 }
 
-// keepAlive asks the client for a sign of life four times per ClientTimeout, and ends the connection when the client has
-// not answered for ClientTimeout: else a client that vanished would keep the bastion from its idle stop.
+// keepAlive asks the client for a sign of life four times per ClientTimeout, and ends the connection when the client
+// has not answered for ClientTimeout: else a client that vanished would keep the bastion from its idle stop.
 func (c *client) keepAlive(ctx context.Context) {
 	timeout := c.server.config.ClientTimeout
 	ticker := time.NewTicker(timeout / 4)

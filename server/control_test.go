@@ -2,6 +2,7 @@ package server
 
 import (
 	"bufio"
+	"bytes"
 	"encoding/json"
 	"errors"
 	"io"
@@ -37,7 +38,8 @@ func TestControl(t *testing.T) {
 		t.Fatalf("%+v, %v", reply, err)
 	}
 	key, err := reply.Key()
-	if err != nil || string(key.Marshal()) != string(b.HostKey().Marshal()) || reply.Ports.SSH != b.Port() || reply.Version != "v3" {
+	if err != nil || !bytes.Equal(key.Marshal(), b.HostKey().Marshal()) || reply.Ports.SSH != b.Port() ||
+		reply.Version != "v3" {
 		t.Errorf("%+v, %v", reply, err)
 	}
 	if _, found, err := keys.FindGrantReply([]byte(reply.Line())); !found || err != nil {
@@ -53,7 +55,8 @@ func TestControl(t *testing.T) {
 	if reply, err := PushGrant(t.Context(), path, word(t, pair(t), time.Hour)); err != nil || reply.Code != keys.CodeFull {
 		t.Errorf("%+v, %v", reply, err)
 	}
-	if reply, err := PushGrant(t.Context(), path, strings.Repeat("x", keys.MaxGrantWord+1)); err != nil || reply.Code != keys.CodeInvalid {
+	if reply, err := PushGrant(t.Context(), path, strings.Repeat("x", keys.MaxGrantWord+1)); err != nil ||
+		reply.Code != keys.CodeInvalid {
 		t.Errorf("%+v, %v", reply, err)
 	}
 }
@@ -96,7 +99,7 @@ func TestControlSilentClients(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		t.Cleanup(func() { _ = conn.Close() })
 	}
 	if _, err := CheckHealth(t.Context(), path); err != nil {
 		t.Error(err)

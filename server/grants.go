@@ -11,8 +11,8 @@ import (
 	"github.com/bastion-ssm/bastion/keys"
 )
 
-// A slot holds the grant of one public key, and the connections that the key has opened. A newer grant for the key takes
-// the older one's place in the slot: live connections go on under it. When the grant ends, so do its connections.
+// A slot holds the grant of one public key, and the connections that the key has opened. A newer grant for the key
+// takes the older one's place in the slot: live connections go on under it. When the grant ends, so do its connections.
 // All fields but blob and fingerprint are guarded by Server.mu.
 type slot struct {
 	blob        []byte // the key in wire form

@@ -316,6 +316,21 @@ func TestGrantExpiryEndsConnections(t *testing.T) {
 	})
 }
 
+// A grant that comes when its time is over is refused.
+func TestLateGrant(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		m := startTimed(t, Config{})
+		w := word(t, pair(t), time.Minute)
+		m.after(time.Minute)
+		if r := m.AddGrant(w); r.Code != keys.CodeExpired || r.Error == "" || r.HostKey != "" {
+			t.Errorf("%+v", r)
+		}
+		if n := m.log.count(t, eventGrantRefused); n != 1 {
+			t.Errorf("%d refusals in the audit log", n)
+		}
+	})
+}
+
 // Grants end while the server drains, too.
 func TestGrantExpiryWhileDraining(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

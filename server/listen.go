@@ -10,8 +10,8 @@ import (
 
 const portTries = 50
 
-// listen opens the listeners of address, which must be on loopback: "localhost:PORT" means 127.0.0.1 and, where the system
-// has it, ::1, both on the same port; else HOST is a loopback address. Port 0 picks one that is free on both.
+// listen opens the listeners of address, which must be on loopback: "localhost:PORT" means 127.0.0.1 and, where the
+// system has it, ::1, both on the same port; else HOST is a loopback address. Port 0 picks one that is free on both.
 func listen(address string) ([]net.Listener, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {

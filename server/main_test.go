@@ -255,8 +255,8 @@ func allowOnly(t testing.TB, addresses ...string) Allow {
 	return mustAllow(t, strings.Join(addresses, ","))
 }
 
-// nameServer answers DNS queries with fixed addresses, on loopback, and returns its address. A name with no addresses is
-// never answered; an unknown one does not exist.
+// nameServer answers DNS queries with fixed addresses, on loopback, and returns its address. A name with no addresses
+// is never answered; an unknown one does not exist.
 func nameServer(t testing.TB, hosts map[string][]string) string {
 	t.Helper()
 	conn, err := net.ListenPacket("udp", "127.0.0.1:0")

@@ -43,7 +43,8 @@ func newOpenSSH(t *testing.T, b *bastion) *openSSH {
 		}
 	})
 	known := filepath.Join(dir, "known_hosts")
-	if err := os.WriteFile(known, []byte(keys.KnownHostsLine("127.0.0.1", b.Port(), b.HostKey())+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(known, []byte(keys.KnownHostsLine("127.0.0.1", b.Port(), b.HostKey())+"\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	return &openSSH{b: b, ssh: program, args: []string{
@@ -118,14 +119,21 @@ func TestOpenSSHDenials(t *testing.T) {
 		{"X11", []string{"-Y", "a@127.0.0.1"}, "session", prohibited},
 		{"agent", []string{"-A", "a@127.0.0.1"}, "session", prohibited},
 		{
-			"remote forward", []string{"-N", "-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:1", "a@127.0.0.1"},
+			"remote forward",
+			[]string{"-N", "-o", "ExitOnForwardFailure=yes", "-R", "0:127.0.0.1:1", "a@127.0.0.1"},
 			"tcpip-forward", "remote port forwarding failed",
 		},
 		{
-			"remote socket", []string{"-N", "-o", "ExitOnForwardFailure=yes", "-R", "/tmp/s:127.0.0.1:1", "a@127.0.0.1"},
+			"remote socket",
+			[]string{"-N", "-o", "ExitOnForwardFailure=yes", "-R", "/tmp/s:127.0.0.1:1", "a@127.0.0.1"},
 			"streamlocal-forward@openssh.com", "remote port forwarding failed",
 		},
-		{"destination", []string{"-W", "169.254.169.254:80", "a@127.0.0.1"}, directTCPIP, "169.254.169.254 is never permitted"},
+		{
+			"destination",
+			[]string{"-W", "169.254.169.254:80", "a@127.0.0.1"},
+			directTCPIP,
+			"169.254.169.254 is never permitted",
+		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			before := b.log.count(t, eventDenied)
@@ -164,7 +172,8 @@ func TestOpenSSHWrongHostKey(t *testing.T) {
 	b, other := start(t, Config{}), start(t, Config{})
 	o := newOpenSSH(t, b)
 	known := filepath.Join(t.TempDir(), "known_hosts")
-	if err := os.WriteFile(known, []byte(keys.KnownHostsLine("127.0.0.1", b.Port(), other.HostKey())+"\n"), 0o600); err != nil {
+	if err := os.WriteFile(known, []byte(keys.KnownHostsLine("127.0.0.1", b.Port(), other.HostKey())+"\n"),
+		0o600); err != nil {
 		t.Fatal(err)
 	}
 	o.args = append([]string{"-o", "UserKnownHostsFile=" + known}, o.args...) // OpenSSH takes an option's first value

@@ -20,8 +20,8 @@ const (
 	maxNameservers = 16
 )
 
-// newResolver returns a resolver that asks the DNS server at address (IP:PORT), or the system's if address is empty, and
-// the addresses of the servers that it asks.
+// newResolver returns a resolver that asks the DNS server at address (IP:PORT), or the system's if address is empty,
+// and the addresses of the servers that it asks.
 func newResolver(address string) (*net.Resolver, []netip.Addr, error) {
 	if address == "" {
 		f, err := os.Open(resolvConf)

@@ -16,7 +16,8 @@ nameserver
 nameserver dns.example
 nameserver ::ffff:10.0.0.3
 options timeout:2`
-	if got, want := fmt.Sprint(nameservers(strings.NewReader(text))), "[10.0.0.2 fd00:ec2::253 fe80::1 10.0.0.3]"; got != want {
+	if got, want := fmt.Sprint(nameservers(strings.NewReader(text))),
+		"[10.0.0.2 fd00:ec2::253 fe80::1 10.0.0.3]"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
 	if n := len(nameservers(strings.NewReader(strings.Repeat("nameserver 10.0.0.2\n", 1000)))); n != maxNameservers {

@@ -246,9 +246,10 @@ func (s *Server) hostKeyLine() string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.hostKey)))
 }
 
-// Run serves until the server has been idle or has lived for as long as it may, or ctx is done. Then it drains: it tells
-// its clients, takes no new connections or channels, and returns once no channel is open, or at the drain's deadline. It
-// returns after every connection has ended. The error is nil unless the server had to stop. Run is called once.
+// Run serves until the server has been idle or has lived for as long as it may, or ctx is done. Then it drains: it
+// tells its clients, takes no new connections or channels, and returns once no channel is open, or at the drain's
+// deadline. It returns after every connection has ended. The error is nil unless the server had to stop. Run is called
+// once.
 func (s *Server) Run(ctx context.Context) error {
 	s.mu.Lock()
 	if s.running || s.halted.Err() != nil {
@@ -431,7 +432,8 @@ func (s *Server) accept(l net.Listener) {
 		if err != nil {
 			_ = conn.Close()
 			s.audit.write(record{
-				Event: eventAuthRefused, Result: resultRefused, Reason: err.Error(), Conn: number, Client: conn.RemoteAddr().String(),
+				Event: eventAuthRefused, Result: resultRefused, Reason: err.Error(), Conn: number,
+				Client: conn.RemoteAddr().String(),
 			})
 			continue
 		}

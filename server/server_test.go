@@ -311,7 +311,8 @@ func TestListen(t *testing.T) {
 		}
 	}
 	for _, address := range []string{
-		":0", "0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[2001:db8::1]:0", "example.com:0", "LOCALHOST:0", "[::ffff:127.0.0.1]:0", "*:0",
+		":0", "0.0.0.0:0", "[::]:0", "192.0.2.1:0", "[2001:db8::1]:0", "example.com:0", "LOCALHOST:0",
+		"[::ffff:127.0.0.1]:0", "*:0",
 		"127.0.0.1", "127.0.0.1:http", "127.0.0.1:65536", "127.0.0.1:-1", "[fe80::1%lo]:0",
 	} {
 		s, err := New(Config{Listen: address})
@@ -371,7 +372,8 @@ func TestInfo(t *testing.T) {
 		Version: "v7", Ports: InfoPorts{SSH: b.Port()}, IdleStop: 60, ExpiresAt: b.expiresAt.UTC(), Grant: grant.Grant,
 		NotAfter: info.NotAfter,
 	}
-	if d := cmp.Diff(want, info, cmpopts.EquateApproxTime(time.Millisecond)); d != "" || stamp(info.NotAfter) != grant.NotAfter {
+	if d := cmp.Diff(want, info, cmpopts.EquateApproxTime(time.Millisecond)); d != "" ||
+		stamp(info.NotAfter) != grant.NotAfter {
 		t.Error(d)
 	}
 	if ok, _, err := c.SendRequest(requestKeepalive, true, nil); err != nil || !ok {

@@ -6,8 +6,8 @@ import (
 )
 
 // wire is the transport under an SSH connection. x/crypto/ssh ends every channel with io.EOF both when the client ends
-// the channel and when the whole connection ends. The first is a clean end that the destination must see as one; after the
-// second, what the destination has got is cut short, and it must not take it for all. wire tells the two apart.
+// the channel and when the whole connection ends. The first is a clean end that the destination must see as one; after
+// the second, what the destination has got is cut short, and it must not take it for all. wire tells the two apart.
 type wire struct {
 	net.Conn
 	closeOnce sync.Once
@@ -62,8 +62,8 @@ func (w *wire) Close() error {
 
 // alive is called after a channel has returned io.EOF, and says whether the client ended that channel, rather than the
 // connection ending. It waits until the transport's reader is back in Read, which means that the connection goes on, or
-// has ended. One of them comes: the reader hands on what it has and reads again, or it fails, and then the SSH connection
-// calls Close (after a disconnect message or a bad packet, just after it has ended the channels).
+// has ended. One of them comes: the reader hands on what it has and reads again, or it fails, and then the SSH
+// connection calls Close (after a disconnect message or a bad packet, just after it has ended the channels).
 func (w *wire) alive() bool {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"net"
 	"os"
 	"os/exec"
@@ -23,12 +24,15 @@ import (
 )
 
 func TestMain(m *testing.M) {
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		if buildDir != "" {
-			_ = os.RemoveAll(buildDir)
-		}
-		os.Exit(code)
-	}))
+	code := m.Run()
+	if buildDir != "" {
+		_ = os.RemoveAll(buildDir)
+	}
+	if err := goleak.Find(); code == 0 && err != nil {
+		fmt.Fprintln(os.Stderr, err)
+		code = 1
+	}
+	os.Exit(code) //nolint:forbidigo // what m.Run's caller does
 }
 
 const arn = "arn:aws:sts::000000000000:assumed-role/developer/ada"
@@ -67,7 +71,7 @@ func startDaemon(t *testing.T, args ...string) *daemon {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _, _ = p.Stop(os.Kill) })
+	t.Cleanup(func() { _, _ = p.Stop(syscall.SIGKILL) })
 	d := &daemon{Proc: p, program: program, socket: socket}
 	line, err := p.Line(t.Context(), 0)
 	if err != nil {
@@ -116,7 +120,8 @@ func (d *daemon) connect(t *testing.T) *ssh.Client {
 	}
 	out, code := d.command(t, "grant", word)
 	reply, found, err := keys.FindGrantReply([]byte(out))
-	if code != exitOK || !found || err != nil || reply.Error != "" || reply.Ports.SSH != d.port || reply.Grant != grant.ID {
+	if code != exitOK || !found || err != nil || reply.Error != "" || reply.Ports.SSH != d.port ||
+		reply.Grant != grant.ID {
 		t.Fatalf("code %d, output %q: %+v, %v, %v", code, out, reply, found, err)
 	}
 	key, err := reply.Key()
@@ -139,11 +144,13 @@ func TestCommands(t *testing.T) {
 	d.connect(t)
 	out, code := d.command(t, "healthcheck")
 	var health server.Health
-	if err := json.Unmarshal([]byte(out), &health); err != nil || code != exitOK || health.Port != d.port || health.Grants != 1 {
+	if err := json.Unmarshal([]byte(out), &health); err != nil || code != exitOK || health.Port != d.port ||
+		health.Grants != 1 {
 		t.Errorf("healthcheck: code %d, %q, %v", code, out, err)
 	}
 	out, code = d.command(t, "grant", "v1.nonsense")
-	if r, found, err := keys.FindGrantReply([]byte(out)); code != exitFailed || !found || err != nil || r.Code != keys.CodeInvalid {
+	if r, found, err := keys.FindGrantReply([]byte(out)); code != exitFailed || !found || err != nil ||
+		r.Code != keys.CodeInvalid {
 		t.Errorf("a bad grant: code %d, %q", code, out)
 	}
 	if out, code := d.command(t, "version"); code != exitOK || strings.TrimSpace(out) != health.Version {
@@ -156,7 +163,8 @@ func TestCommands(t *testing.T) {
 		t.Errorf("healthcheck of nobody: code %d, %q", code, out)
 	}
 	out, code = d.command(t, "grant", "v1.nonsense")
-	if r, found, err := keys.FindGrantReply([]byte(out)); code != exitFailed || !found || err != nil || r.Code != keys.CodeNoServer {
+	if r, found, err := keys.FindGrantReply([]byte(out)); code != exitFailed || !found || err != nil ||
+		r.Code != keys.CodeNoServer {
 		t.Errorf("a grant to nobody: code %d, %q", code, out)
 	}
 }
@@ -233,14 +241,18 @@ func TestSettings(t *testing.T) {
 		code int
 		says string
 	}{
-		"not on loopback":     {[]string{"--listen", "0.0.0.0:0"}, nil, exitUsage, "loopback only"},
-		"all interfaces":      {nil, []string{"BASTIOND_LISTEN=:0"}, exitUsage, "loopback only"},
-		"bad destination":     {nil, []string{"BASTIOND_ALLOW=db:5432,db"}, exitUsage, `allow: destination "db": want HOST:PORT`},
-		"metadata":            {[]string{"--allow", "169.254.169.254:80"}, nil, exitUsage, "can never be permitted"},
-		"bad duration":        {nil, []string{"BASTIOND_IDLE_STOP=soon"}, exitUsage, "idle-stop"},
-		"negative duration":   {[]string{"--drain", "-1s"}, nil, exitUsage, "drain: -1s is out of range"},
-		"no life":             {[]string{"--max-life", "0"}, nil, exitUsage, "max-life: 0s is out of range"},
-		"life within drain":   {[]string{"--max-life", "10s"}, nil, exitUsage, "maximum life 10s: want more than the drain time"},
+		"not on loopback":   {[]string{"--listen", "0.0.0.0:0"}, nil, exitUsage, "loopback only"},
+		"all interfaces":    {nil, []string{"BASTIOND_LISTEN=:0"}, exitUsage, "loopback only"},
+		"bad destination":   {nil, []string{"BASTIOND_ALLOW=db:5432,db"}, exitUsage, `allow: destination "db": want HOST:PORT`},
+		"metadata":          {[]string{"--allow", "169.254.169.254:80"}, nil, exitUsage, "can never be permitted"},
+		"bad duration":      {nil, []string{"BASTIOND_IDLE_STOP=soon"}, exitUsage, "idle-stop"},
+		"negative duration": {[]string{"--drain", "-1s"}, nil, exitUsage, "drain: -1s is out of range"},
+		"no life":           {[]string{"--max-life", "0"}, nil, exitUsage, "max-life: 0s is out of range"},
+		"life within drain": {
+			[]string{"--max-life", "10s"},
+			nil, exitUsage,
+			"maximum life 10s: want more than the drain time",
+		},
 		"no connections":      {[]string{"--max-conns", "0"}, nil, exitUsage, "max-conns: want at least 1"},
 		"bad resolver":        {nil, []string{"BASTIOND_RESOLVER=dns"}, exitUsage, `resolver "dns": want IP:PORT`},
 		"bad level":           {[]string{"--log-level", "loud"}, nil, exitUsage, "loud"},
@@ -304,7 +316,8 @@ func TestLimitFile(t *testing.T) {
 		ended, end := context.WithCancel(t.Context())
 		end()
 		a := &app{drain: ended, end: t.Context(), stdout: &out, stderr: &errOut, limitFile: limit}
-		args = append([]string{"bastiond", "--listen", "localhost:0", "--socket", filepath.Join(t.TempDir(), "run", "s")}, args...)
+		args = append([]string{"bastiond", "--listen", "localhost:0", "--socket", filepath.Join(t.TempDir(), "run", "s")},
+			args...)
 		code = a.run(args)
 		return out.String(), errOut.String(), code
 	}
