@@ -4,6 +4,8 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"io/fs"
 	"net"
 	"net/netip"
 	"os"
@@ -60,11 +62,8 @@ type isolatedContainer struct {
 // Start implements Runner.
 func (r *IsolatedRunner) Start(ctx context.Context, spec ContainerSpec) (Container, error) {
 	root := filepath.Join(spec.Dir, "root")
-	if err := os.CopyFS(root, os.DirFS(r.Root)); err != nil {
+	if err := copyRoot(root, r.Root, int(r.UID), int(r.GID)); err != nil {
 		return nil, fmt.Errorf("copy the image's root file system: %w", err)
-	}
-	if err := chownAll(root, int(r.UID), int(r.GID)); err != nil {
-		return nil, err
 	}
 	env := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOSTNAME": spec.TaskID}
 	for _, m := range []map[string]string{spec.Env, r.Env} {
@@ -190,13 +189,58 @@ func runIP(ctx context.Context, args []string) error {
 	return nil
 }
 
-func chownAll(root string, uid, gid int) error {
-	return filepath.WalkDir(root, func(path string, _ os.DirEntry, err error) error {
+// copyRoot copies a root file system with its modes, and gives it to a user. What is no file, directory or link stays behind.
+func copyRoot(dst, src string, uid, gid int) error {
+	return filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
 		}
-		return os.Lchown(path, uid, gid)
+		rel, err := filepath.Rel(src, path)
+		if err != nil {
+			return err
+		}
+		info, err := d.Info()
+		if err != nil {
+			return err
+		}
+		to := filepath.Join(dst, rel)
+		switch {
+		case d.IsDir():
+			err = os.Mkdir(to, 0o700)
+		case info.Mode().IsRegular():
+			err = copyFile(to, path)
+		case info.Mode()&fs.ModeSymlink != 0:
+			return copyLink(to, path, uid, gid)
+		default:
+			return nil
+		}
+		if err != nil {
+			return err
+		}
+		return errors.Join(os.Chown(to, uid, gid), os.Chmod(to, info.Mode()))
 	})
+}
+
+func copyFile(dst, src string) (err error) {
+	in, err := os.Open(src)
+	if err != nil {
+		return err
+	}
+	defer in.Close() //nolint:errcheck // it was only read
+	out, err := os.OpenFile(dst, os.O_CREATE|os.O_EXCL|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = io.Copy(out, in)
+	return errors.Join(err, out.Close())
+}
+
+func copyLink(dst, src string, uid, gid int) error {
+	to, err := os.Readlink(src)
+	if err != nil {
+		return err
+	}
+	return errors.Join(os.Symlink(to, dst), os.Lchown(dst, uid, gid))
 }
 
 func (c *isolatedContainer) Done() <-chan struct{} { return c.done }
