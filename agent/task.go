@@ -433,10 +433,28 @@ func (a *Agent) neverConnected(ctx context.Context, op string, spec bastions.Spe
 	text := fmt.Sprintf("its exec agent has not connected within %s", a.settings.StartTimeout)
 	next := "start another bastion: bastion down, then bastion up"
 	if findings := a.manager.Diagnose(ctx, spec, b); len(findings) > 0 {
-		text += "; probably " + findings[0].Problem
+		text += ". Probable reason: " + findings[0].Problem
 		next = findings[0].Fix
 	}
-	return fail.New(fail.Timeout, op, fmt.Errorf("%s (%w)", text, last), next)
+	return fail.New(fail.Timeout, op, &explained{text, last}, next)
+}
+
+// explained is an error in other words.
+type explained struct {
+	text  string
+	cause error
+}
+
+func (e *explained) Error() string { return e.text }
+func (e *explained) Unwrap() error { return e.cause }
+
+// relabel gives err another operation. That of an ECS Exec has the whole command line in it, with the grant.
+func relabel(op string, err error) error {
+	var f *fail.Error
+	if !errors.As(err, &f) {
+		return err
+	}
+	return fail.New(f.Kind, op, f.Err, f.Next)
 }
 
 // runGrant runs the grant command once and returns the bastion's answer.
@@ -454,7 +472,7 @@ func (a *Agent) runGrant(ctx context.Context, b bastions.Bastion, word string) (
 		return keys.GrantReply{}, noAnswer(op, a.settings.GrantCommand, nil, closed)
 	}
 	if err != nil {
-		return keys.GrantReply{}, err
+		return keys.GrantReply{}, relabel(op, err)
 	}
 	// The answer is complete before the session is: its end need not be waited for.
 	defer a.tasks.Go(func() { _ = stream.Close() })
