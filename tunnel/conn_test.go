@@ -151,6 +151,36 @@ func TestConnGoesOnAfterDeadlines(t *testing.T) {
 	})
 }
 
+// The transport has handed on its last bytes: whether more will come is open until the reader comes back or gives up.
+func TestWireAliveWaitsForTheReader(t *testing.T) {
+	for _, lives := range []bool{true, false} {
+		synctest.Test(t, func(t *testing.T) {
+			near, far := memPipe()
+			w := newWire(near)
+			_, _ = far.Write([]byte("x"))
+			_, _ = w.Read(make([]byte, 1))
+			answer := make(chan bool, 1)
+			go func() { answer <- w.alive() }()
+			synctest.Wait()
+			select {
+			case a := <-answer:
+				t.Fatalf("answered %v too early", a)
+			default:
+			}
+			if lives {
+				go func() { _, _ = w.Read(make([]byte, 1)) }()
+			} else {
+				_ = w.Close()
+			}
+			if got := <-answer; got != lives {
+				t.Errorf("alive %v, want %v", got, lives)
+			}
+			_ = w.Close()
+			<-w.shut
+		})
+	}
+}
+
 func TestConnLostLinkIsNotTheEnd(t *testing.T) {
 	for name, breakIt := range map[string]func(b *bastion){
 		"transport cut": func(b *bastion) { b.session(0).near.cut() },

@@ -40,6 +40,13 @@ func bubble(t *testing.T, f func(t *testing.T, b *bastion)) {
 	})
 }
 
+// soon returns a context for what should not take long: 30 s, fake ones in a bubble, lest a failure be a hang.
+func soon(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	t.Cleanup(cancel)
+	return ctx
+}
+
 // advance lets the bubble's time pass.
 func advance(d time.Duration) { time.Sleep(d) }
 
@@ -164,6 +171,37 @@ func TestLinkBacksOff(t *testing.T) {
 	})
 }
 
+// A connection that is lost soon after it was made does not end the back-off; one that has lasted does.
+func TestLinkBacksOffWhileFlapping(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bastion) {
+		ups := make(chan time.Time, 1)
+		startLink(t, b, LinkConfig{BackoffMin: time.Second, BackoffMax: 8 * time.Second, OnState: func(s State) {
+			if s.Phase == Up {
+				ups <- time.Now()
+			}
+		}})
+		<-ups
+		lose := func() time.Duration {
+			lost := time.Now()
+			b.session(b.count() - 1).near.cut()
+			return (<-ups).Sub(lost)
+		}
+		for _, full := range []time.Duration{time.Second / 2, 1 * time.Second, 2 * time.Second, 4 * time.Second, 8 * time.Second} {
+			low := full / 2
+			if full < time.Second {
+				low = 0
+			}
+			if d := lose(); d < low || d > full+1 {
+				t.Errorf("reconnected after %v, want between %v and %v", d, low, full)
+			}
+		}
+		advance(8 * time.Second)
+		if d := lose(); d > time.Second/2 {
+			t.Errorf("reconnected after %v, want soon: the connection had lasted", d)
+		}
+	})
+}
+
 func TestLinkNoticesDeadPeer(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bastion) {
 		l := readyLink(t, b, LinkConfig{Keepalive: Keepalive{Interval: 10 * time.Second, MaxMissed: 2}})
@@ -213,7 +251,7 @@ func TestLinkHandshakeTimeout(t *testing.T) {
 		var seen phases
 		l := startLink(t, connect, LinkConfig{ConnectTimeout: 7 * time.Second, OnState: seen.add})
 		began := time.Now()
-		err := l.Ready(t.Context())
+		err := l.Ready(soon(t))
 		if err == nil || !strings.Contains(err.Error(), "enough") {
 			t.Fatal(err)
 		}
@@ -237,7 +275,7 @@ func TestLinkRefusesWrongHostKey(t *testing.T) {
 	b := newBastion(t)
 	b.pinned = newSigner(t).PublicKey()
 	l := startLink(t, b, LinkConfig{})
-	err := l.Ready(t.Context())
+	err := l.Ready(soon(t))
 	if err == nil || fail.KindOf(err) != fail.Denied || !strings.Contains(err.Error(), "host key mismatch") {
 		t.Errorf("Ready: %v, want a denial that names the host key", err)
 	}
@@ -266,7 +304,7 @@ func TestLinkGivesUpRejectedKey(t *testing.T) {
 				tr.Auth = []ssh.AuthMethod{ssh.PublicKeys(newSigner(t))}
 				return tr, err
 			}), LinkConfig{})
-			if err := l.Ready(t.Context()); fail.KindOf(err) != fail.Denied {
+			if err := l.Ready(soon(t)); fail.KindOf(err) != fail.Denied {
 				t.Errorf("Ready: %v, want kind Denied", err)
 			}
 			if n := b.count(); n != 1 {
@@ -599,7 +637,8 @@ func TestLinkEndsAtFailedWrite(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer c.Close()
-		b.session(0).near.out.fail(syscall.EPIPE)
+		out := b.session(0).near.out
+		out.update(func() { out.writeErr = syscall.EPIPE })
 		_, _ = c.Write([]byte("x"))
 		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, errLost) {
 			t.Error("read:", err)
@@ -614,7 +653,7 @@ func TestLinkEndsAtFailedWrite(t *testing.T) {
 func TestLinkRequest(t *testing.T) {
 	b := newBastion(t)
 	l := startLink(t, b, LinkConfig{})
-	if err := l.Ready(t.Context()); err != nil {
+	if err := l.Ready(soon(t)); err != nil {
 		t.Fatal(err)
 	}
 	ok, reply, err := l.Request(t.Context(), "info@bastion", nil)
@@ -637,8 +676,29 @@ func TestLinkCloseWithoutStart(t *testing.T) {
 		t.Error(err)
 	}
 	<-l.Done()
-	if err := l.Ready(t.Context()); !errors.Is(err, errLinkClosed) {
+	if err := l.Ready(soon(t)); !errors.Is(err, errLinkClosed) {
 		t.Errorf("Ready: %v", err)
+	}
+}
+
+// The announcement of a drain that came before a refusal counts, even if nobody has looked at it yet.
+func TestClientDrainedSeesQueuedRequests(t *testing.T) {
+	for range 100 {
+		near, _ := memPipe()
+		reqs := make(chan *ssh.Request, 16)
+		c := newClient(nil, newWire(near), "b", Keepalive{}, testLog(t), nil, reqs)
+		served := make(chan struct{})
+		go func() {
+			c.serveRequests()
+			close(served)
+		}()
+		reqs <- &ssh.Request{Type: "other"}
+		reqs <- &ssh.Request{Type: drainRequest, Payload: []byte("1")}
+		if !c.drained() {
+			t.Fatal("the announcement was overlooked")
+		}
+		close(reqs)
+		<-served
 	}
 }
 

@@ -220,7 +220,7 @@ func TestOpenSSHWrongHostKey(t *testing.T) {
 	s := newOpenSSH(t)
 	s.host = newSigner(t)
 	l := startLink(t, s, LinkConfig{})
-	if err := l.Ready(t.Context()); fail.KindOf(err) != fail.Denied || !strings.Contains(err.Error(), "host key mismatch") {
+	if err := l.Ready(soon(t)); fail.KindOf(err) != fail.Denied || !strings.Contains(err.Error(), "host key mismatch") {
 		t.Errorf("Ready: %v", err)
 	}
 }
@@ -229,7 +229,7 @@ func TestOpenSSHWrongUserKey(t *testing.T) {
 	s := newOpenSSH(t)
 	s.key = newSigner(t)
 	l := startLink(t, s, LinkConfig{})
-	if err := l.Ready(t.Context()); fail.KindOf(err) != fail.Denied || !strings.Contains(err.Error(), "does not accept the key") {
+	if err := l.Ready(soon(t)); fail.KindOf(err) != fail.Denied || !strings.Contains(err.Error(), "does not accept the key") {
 		t.Errorf("Ready: %v", err)
 	}
 }

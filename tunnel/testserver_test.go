@@ -30,9 +30,8 @@ type memHalf struct {
 	limit    int   // writers wait while buf holds so much
 	ended    bool  // the writer's end was closed
 	err      error // for both
+	writeErr error // for the writer
 	swallow  bool  // a black hole: writes succeed and nothing arrives
-	passed   int64 // bytes written
-	deadline *deadline
 }
 
 func newMemHalf(limit int) *memHalf {
@@ -72,6 +71,8 @@ func (h *memHalf) write(p []byte) (int, error) {
 		switch {
 		case h.err != nil:
 			return n, h.err
+		case h.writeErr != nil:
+			return n, h.writeErr
 		case h.ended:
 			return n, io.ErrClosedPipe
 		case h.swallow:
@@ -79,7 +80,6 @@ func (h *memHalf) write(p []byte) (int, error) {
 		}
 		m := min(len(p)-n, h.limit-len(h.buf))
 		h.buf = append(h.buf, p[n:n+m]...)
-		h.passed += int64(m)
 		n += m
 		h.cond.Broadcast()
 		if n == len(p) {
