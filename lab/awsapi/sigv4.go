@@ -155,9 +155,6 @@ func expectedSignature(r *http.Request, body []byte, auth authorization, id Iden
 		return "", err
 	}
 	redone, _ := parseAuthorization(again.Header.Get("Authorization"))
-	if !slices.Equal(redone.signedHeaders, auth.signedHeaders) {
-		return "", nil
-	}
 	return redone.signature, nil
 }
 
