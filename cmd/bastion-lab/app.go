@@ -14,6 +14,7 @@ import (
 	"runtime/debug"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -74,7 +75,9 @@ type program struct {
 }
 
 func (p *program) app() *cli.App {
-	return &cli.App{
+	// The message is enough: the help would hide it.
+	badUsage := func(_ *cli.Context, err error, _ bool) error { return err }
+	app := &cli.App{
 		Name:  "bastion-lab",
 		Usage: "a local AWS for bastion: ECS, SSM, RDS, ElastiCache, and a database and a cache behind them",
 		Description: `Everything stays on this machine's loopback addresses. The account, its credentials and its names are made up.
@@ -112,8 +115,12 @@ func (p *program) app() *cli.App {
 		Reader: p.in, Writer: p.out, ErrWriter: p.err,
 		HideHelpCommand: true, HideVersion: true,
 		ExitErrHandler: func(*cli.Context, error) {}, // run prints and chooses the code
-		OnUsageError:   func(_ *cli.Context, err error, _ bool) error { return err },
+		OnUsageError:   badUsage,
 	}
+	for _, c := range app.Commands {
+		c.OnUsageError, c.HideHelpCommand = badUsage, true
+	}
+	return app
 }
 
 func outputFlag() cli.Flag {
@@ -137,15 +144,18 @@ func labFlags() []cli.Flag {
 			Name: "databases", EnvVars: env("databases"), Value: "auto",
 			Usage: "`MODE`: auto (real servers where installed), real, embedded or off",
 		},
-		&cli.BoolFlag{Name: "kms", EnvVars: env("kms"), Usage: "encrypt exec and shell sessions with a KMS key"},
+		&cli.BoolFlag{Name: "kms", DisableDefaultText: true, EnvVars: env("kms"), Usage: "encrypt exec and shell sessions with a KMS key"},
 		&cli.DurationFlag{
-			Name: "state-delay", EnvVars: env("state-delay"), Usage: "how long a task is PROVISIONING, PENDING and ACTIVATING each (default: 300ms)",
+			Name: "state-delay", EnvVars: env("state-delay"), Value: 300 * time.Millisecond,
+			Usage: "how long a task is PROVISIONING, PENDING and ACTIVATING each",
 		},
 		&cli.DurationFlag{
-			Name: "exec-delay", EnvVars: env("exec-delay"), Usage: "from RUNNING until a task's exec agent is RUNNING (default: 300ms)",
+			Name: "exec-delay", EnvVars: env("exec-delay"), Value: 300 * time.Millisecond,
+			Usage: "from RUNNING until a task's exec agent is RUNNING",
 		},
 		&cli.DurationFlag{
-			Name: "connect-delay", EnvVars: env("connect-delay"), Usage: "from there until the exec agent answers (default: 200ms)",
+			Name: "connect-delay", EnvVars: env("connect-delay"), Value: 200 * time.Millisecond,
+			Usage: "from there until the exec agent answers",
 		},
 		&cli.StringSliceFlag{Name: "task-env", EnvVars: env("task-env"), Usage: "`NAME=VALUE` for the tasks, such as BASTIOND_IDLE_STOP=1m"},
 		&cli.StringSliceFlag{
@@ -156,13 +166,13 @@ func labFlags() []cli.Flag {
 			Usage: "`ID:PORT=ADDRESS`: a managed node whose port is a loopback address of this machine, such as i-0123:22=127.0.0.1:2200",
 		},
 		&cli.BoolFlag{
-			Name: "allow-host-exec", EnvVars: env("allow-host-exec"),
+			Name: "allow-host-exec", DisableDefaultText: true, EnvVars: env("allow-host-exec"),
 			Usage: "let ECS Exec run any command of this machine; otherwise it runs bastiond alone",
 		},
 		&cli.StringFlag{Name: "faults", EnvVars: env("faults"), Usage: "faults of the data channel as `JSON` (docs/lab.md)"},
 		&cli.StringFlag{Name: "api-faults", EnvVars: env("api-faults"), Usage: "faults of the API as `JSON` (docs/lab.md)"},
-		&cli.BoolFlag{Name: "verbose", Aliases: []string{"v"}, EnvVars: env("verbose"), Usage: "log what the lab does to stderr"},
-		&cli.BoolFlag{Name: "quiet", Aliases: []string{"q"}, EnvVars: env("quiet"), Usage: "say nothing but errors"},
+		&cli.BoolFlag{Name: "verbose", DisableDefaultText: true, Aliases: []string{"v"}, EnvVars: env("verbose"), Usage: "log what the lab does to stderr"},
+		&cli.BoolFlag{Name: "quiet", DisableDefaultText: true, Aliases: []string{"q"}, EnvVars: env("quiet"), Usage: "say nothing but errors"},
 	}
 }
 
@@ -214,7 +224,7 @@ func (p *program) config(c *cli.Context) (lab.Config, error) {
 	cfg := lab.Config{
 		Listen: c.String("listen"), Bastiond: bastiond, AllowHostExec: c.Bool("allow-host-exec"),
 		Log:        slog.New(slog.NewTextHandler(p.err, &slog.HandlerOptions{Level: level})),
-		StateDelay: c.Duration("state-delay"), ExecDelay: c.Duration("exec-delay"), ConnectDelay: c.Duration("connect-delay"),
+		StateDelay: delay(c, "state-delay"), ExecDelay: delay(c, "exec-delay"), ConnectDelay: delay(c, "connect-delay"),
 		KMS: c.Bool("kms"), Postgres: mode, Redis: mode, Allow: c.StringSlice("allow"),
 		TaskEnv: make(map[string]string), Instances: make(map[string]lab.Instance),
 	}
@@ -231,6 +241,14 @@ func (p *program) config(c *cli.Context) (lab.Config, error) {
 		}
 	}
 	return cfg, nil
+}
+
+// delay returns the value of a flag for lab.Config, where 0 would be the default.
+func delay(c *cli.Context, name string) time.Duration {
+	if d := c.Duration(name); d > 0 {
+		return d
+	}
+	return -1
 }
 
 // addInstance reads ID:PORT=ADDRESS.
