@@ -2,7 +2,6 @@ package tunnel
 
 import (
 	"context"
-	"encoding/binary"
 	"errors"
 	"fmt"
 	"log/slog"
@@ -20,7 +19,7 @@ const (
 	clientVersion = "SSH-2.0-bastion"
 
 	// drainRequest is the global request by which a bastion says that it is going away; its payload is the time left, in
-	// seconds, as decimal digits (or as a uint32).
+	// seconds, as decimal digits.
 	drainRequest = "drain@bastion"
 
 	// endGrace bounds the wait for x/crypto/ssh to end a connection whose channels it has ended. It hangs if the peer
@@ -223,13 +222,11 @@ func (c *client) drained() bool {
 
 // drainTime reads the payload of a drain request. An unreadable one means no time.
 func drainTime(payload []byte) time.Duration {
-	if n, err := strconv.ParseUint(string(payload), 10, 31); err == nil {
-		return time.Duration(n) * time.Second
+	n, err := strconv.ParseUint(string(payload), 10, 31)
+	if err != nil {
+		return 0
 	}
-	if len(payload) == 4 {
-		return time.Duration(binary.BigEndian.Uint32(payload)) * time.Second
-	}
-	return 0
+	return time.Duration(n) * time.Second
 }
 
 // serveChannels refuses the channels that the bastion tries to open: nothing was asked for.

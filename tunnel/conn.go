@@ -287,7 +287,7 @@ func (c *Conn) sent() (int, error) {
 
 // Close ends the connection both ways, and every Read and Write on it. It does not wait for the far end.
 func (c *Conn) Close() error {
-	err := error(net.ErrClosed)
+	err := net.ErrClosed
 	c.closeOnce.Do(func() {
 		err = nil
 		close(c.closed)

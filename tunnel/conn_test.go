@@ -84,7 +84,7 @@ func TestConnHalfClose(t *testing.T) {
 		t.Errorf("near end read %q, %v", got, err)
 	}
 	<-near.Gone()
-	if _, err := near.Read(make([]byte, 1)); err != io.EOF {
+	if _, err := near.Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
 		t.Errorf("read after the end: %v, want io.EOF", err)
 	}
 }

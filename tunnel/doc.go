@@ -7,8 +7,8 @@
 // connection on stdin and stdout.
 //
 // The package knows neither AWS nor how a bastion is started: that is the Connector's part. One rule holds throughout:
-// the end of a byte stream is passed on as an end (FIN) only if the far end really ended it. A stream cut short because
-// the link was lost ends in an error (RST), so that a client never takes half an answer for a whole one.
+// the end of a byte stream is passed on as an end (FIN) only if the bastion said that it has ended. A stream cut short
+// because the link was lost ends in an error (RST), so that a client never takes half an answer for a whole one.
 //
 // # Latency beside bulk transfers
 //

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
@@ -240,7 +241,7 @@ func TestForward200Connections(t *testing.T) {
 			})
 			n, err := io.Copy(got, c)
 			writer.Wait()
-			if err != nil || n != size+int64(i) || string(sent.Sum(nil)) != string(got.Sum(nil)) {
+			if err != nil || n != size+int64(i) || !bytes.Equal(sent.Sum(nil), got.Sum(nil)) {
 				t.Errorf("connection %d: %d bytes of %d, %v, or they differ", i, n, size+i, err)
 			}
 		})

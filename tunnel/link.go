@@ -150,8 +150,9 @@ func NewLink(connector Connector, cfg LinkConfig) *Link {
 // Start begins to connect. The Link ends when ctx does, at Close, or by a permanent error. Later calls do nothing.
 func (l *Link) Start(ctx context.Context) {
 	l.startOnce.Do(func() {
-		ctx, l.cancel = context.WithCancel(ctx)
-		go l.run(ctx)
+		running, cancel := context.WithCancel(ctx)
+		l.cancel = cancel
+		go l.run(running)
 	})
 }
 
@@ -403,13 +404,12 @@ func (l *Link) run(ctx context.Context) {
 func (l *Link) supervise(ctx context.Context, clients *sync.WaitGroup) error {
 	delay := backoff{min: l.cfg.BackoffMin, max: l.cfg.BackoffMax}
 	phase := Connecting
-	rejected := true // the key was rejected by the latest attempt, or none has ever been accepted
-	failures := 0    // in a row
-	connectCtx := ctx
-	var latest *client
+	rejected := true     // the key was rejected by the latest attempt, or none has ever been accepted
+	failures := 0        // in a row
+	var replaced *client // the connection to a draining bastion, which the next replaces, or nil
 	l.setState(State{Phase: phase})
 	for {
-		c, err := l.connect(connectCtx)
+		c, err := l.connect(ctx, replaced)
 		if err != nil {
 			var auth *authError
 			isAuth := errors.As(err, &auth)
@@ -422,7 +422,7 @@ func (l *Link) supervise(ctx context.Context, clients *sync.WaitGroup) error {
 				return err
 			}
 			failures++
-			if phase == Draining && isClosed(latest.done) {
+			if phase == Draining && isClosed(replaced.done) {
 				phase = Reconnecting
 			}
 			if err := l.pause(ctx, State{Phase: phase, Err: err, Attempt: failures, Retry: delay.next()}); err != nil {
@@ -430,49 +430,72 @@ func (l *Link) supervise(ctx context.Context, clients *sync.WaitGroup) error {
 			}
 			continue
 		}
-		rejected, failures, connectCtx, latest = false, 0, ctx, c
-		clients.Go(c.run)
-		l.serveOn(c)
+		rejected, failures, replaced = false, 0, nil
 		began := time.Now()
-		select {
-		case <-ctx.Done():
-			l.retract()
-			c.close(errLinkClosed)
-			return ctx.Err()
-		case <-c.done:
-			l.cfg.Logger.Warn("link lost", "bastion", c.describe, "err", c.err)
-			l.retract()
-			phase = Reconnecting
-			err = c.err
-		case <-c.draining:
-			l.cfg.Logger.Info("bastion draining", "bastion", c.describe, "left", c.left)
-			phase = Draining
-			err = nil
-			connectCtx = context.WithValue(ctx, replacingKey{}, c.describe)
+		clients.Go(c.run)
+		quiet, err := l.serve(ctx, c)
+		if err != nil {
+			return err
 		}
 		if time.Since(began) >= l.cfg.BackoffMax {
 			delay.reset()
 		}
-		if phase == Draining {
-			unused := l.retract() && !c.inUse()
+		next := State{Retry: delay.next()}
+		if isClosed(c.draining) {
+			phase, replaced = Draining, c
 			clients.Go(func() { c.retire(ctx) })
-			if unused {
-				l.setState(State{Phase: Idle, Describe: c.describe})
-				select {
-				case <-l.demand:
-				case <-ctx.Done():
-					return ctx.Err()
+			if quiet {
+				if err := l.idle(ctx, c); err != nil {
+					return err
 				}
 			}
+		} else {
+			phase, next.Err = Reconnecting, c.err
 		}
-		if err := l.pause(ctx, State{Phase: phase, Err: err, Retry: delay.next()}); err != nil {
+		next.Phase = phase
+		if err := l.pause(ctx, next); err != nil {
 			return err
 		}
 	}
 }
 
-// connect makes one attempt.
-func (l *Link) connect(ctx context.Context) (*client, error) {
+// serve lets dials use c until it is lost, which closes c.done, or its bastion is draining, which closes c.draining and
+// then perhaps c.done as well; or until ctx is done, which is an error. quiet says that nobody uses c or waits to.
+func (l *Link) serve(ctx context.Context, c *client) (quiet bool, err error) {
+	l.offer(c)
+	select {
+	case <-ctx.Done():
+		l.retract()
+		c.close(errLinkClosed)
+		return false, ctx.Err()
+	case <-c.done:
+	case <-c.draining:
+	}
+	quiet = l.retract() && !c.inUse()
+	if isClosed(c.draining) {
+		l.cfg.Logger.Info("bastion draining", "bastion", c.describe, "left", c.left)
+	} else {
+		l.cfg.Logger.Warn("link lost", "bastion", c.describe, "err", c.err)
+	}
+	return quiet, nil
+}
+
+// idle waits until a dial wants a connection. A bastion that stopped because nobody used it is not replaced before.
+func (l *Link) idle(ctx context.Context, last *client) error {
+	l.setState(State{Phase: Idle, Describe: last.describe})
+	select {
+	case <-l.demand:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// connect makes one attempt. replaced is the connection to a draining bastion, or nil.
+func (l *Link) connect(ctx context.Context, replaced *client) (*client, error) {
+	if replaced != nil {
+		ctx = context.WithValue(ctx, replacingKey{}, replaced.describe)
+	}
 	t, err := l.connector.Connect(ctx)
 	if err != nil {
 		return nil, err
@@ -519,8 +542,8 @@ func (b *backoff) next() time.Duration {
 	return d/2 + rand.N(d/2+1)
 }
 
-// serveOn makes c the connection that dials use.
-func (l *Link) serveOn(c *client) {
+// offer makes c the connection that dials use.
+func (l *Link) offer(c *client) {
 	l.mu.Lock()
 	l.current, l.everUp = c, true
 	l.broadcast()

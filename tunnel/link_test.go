@@ -48,7 +48,7 @@ func soon(t testing.TB) context.Context {
 }
 
 // advance lets the bubble's time pass.
-func advance(d time.Duration) { time.Sleep(d) }
+func advance(d time.Duration) { <-time.After(d) }
 
 // phases records the states of a Link.
 type phases struct {
@@ -454,14 +454,22 @@ func TestLinkMapsRefusals(t *testing.T) {
 		kind fail.Kind
 		text string
 	}{
-		{&ssh.OpenChannelError{Reason: ssh.Prohibited, Message: "db:5432 is not on the allow-list"}, fail.Denied,
-			"open a connection to db:5432: the bastion refused it: db:5432 is not on the allow-list"},
-		{&ssh.OpenChannelError{Reason: ssh.ConnectionFailed, Message: "connection refused"}, fail.Other,
-			"open a connection to db:5432: the bastion could not connect: connection refused"},
-		{&ssh.OpenChannelError{Reason: ssh.ResourceShortage}, fail.Other,
-			"open a connection to db:5432: the bastion refused it (resource shortage)"},
-		{&ssh.OpenChannelError{Reason: ssh.UnknownChannelType, Message: "\x1b[2Jno\n" + strings.Repeat("x", 1000)}, fail.Other,
-			"open a connection to db:5432: the bastion refused it: ?[2Jno?" + strings.Repeat("x", 293) + "..."},
+		{
+			&ssh.OpenChannelError{Reason: ssh.Prohibited, Message: "db:5432 is not on the allow-list"}, fail.Denied,
+			"open a connection to db:5432: the bastion refused it: db:5432 is not on the allow-list",
+		},
+		{
+			&ssh.OpenChannelError{Reason: ssh.ConnectionFailed, Message: "connection refused"}, fail.Other,
+			"open a connection to db:5432: the bastion could not connect: connection refused",
+		},
+		{
+			&ssh.OpenChannelError{Reason: ssh.ResourceShortage}, fail.Other,
+			"open a connection to db:5432: the bastion refused it (resource shortage)",
+		},
+		{
+			&ssh.OpenChannelError{Reason: ssh.UnknownChannelType, Message: "\x1b[2Jno\n" + strings.Repeat("x", 1000)}, fail.Other,
+			"open a connection to db:5432: the bastion refused it: ?[2Jno?" + strings.Repeat("x", 293) + "...",
+		},
 	} {
 		t.Run(tc.err.Reason.String(), func(t *testing.T) {
 			b := newBastion(t)
@@ -540,7 +548,7 @@ func TestLinkDrainsMakeBeforeBreak(t *testing.T) {
 }
 
 func TestLinkDrainDeadline(t *testing.T) {
-	for _, payload := range []string{"25", "\x00\x00\x00\x19"} {
+	for payload, left := range map[string]time.Duration{"25": 25 * time.Second, "": 0, "soon": 0, "-1": 0, "99999999999": 0} {
 		bubble(t, func(t *testing.T, b *bastion) {
 			l := readyLink(t, b, LinkConfig{Keepalive: Keepalive{Interval: -1}})
 			old, err := l.Dial(t.Context(), "tcp", "old:1")
@@ -553,37 +561,46 @@ func TestLinkDrainDeadline(t *testing.T) {
 			if _, err := old.Read(make([]byte, 1)); !errors.Is(err, errLost) {
 				t.Error("read:", err)
 			}
-			if d := time.Since(began); d != 25*time.Second+drainGrace {
-				t.Errorf("the old connection ended after %v, want %v", d, 25*time.Second+drainGrace)
+			if d := time.Since(began); d != left+drainGrace {
+				t.Errorf("%q: the old connection ended after %v, want %v", payload, d, left+drainGrace)
 			}
 		})
 	}
 }
 
+// A bastion that stops because nobody uses it must stay stopped until somebody does, however quickly it goes.
 func TestLinkDrainUnusedWaitsForDemand(t *testing.T) {
-	bubble(t, func(t *testing.T, b *bastion) {
-		l := readyLink(t, b, LinkConfig{})
-		c, err := l.Dial(t.Context(), "tcp", "db:5432")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = c.Close()
-		synctest.Wait()
-		b.drain(t, 0, "25")
-		advance(time.Hour)
-		if n, phase := b.count(), l.State().Phase; n != 1 || phase != Idle {
-			t.Fatalf("%d connections and phase %s: a bastion that stopped because nobody used it must stay stopped", n, phase)
-		}
-		c, err = l.Dial(t.Context(), "tcp", "db:5432")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer c.Close()
-		mustEcho(t, c, "back")
-		if n := b.count(); n != 2 {
-			t.Errorf("%d connections, want 2", n)
-		}
-	})
+	for name, leave := range map[string]func(*bastion){
+		"stays": func(*bastion) {},
+		"goes":  func(b *bastion) { _ = b.session(0).conn.Close() },
+	} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, b *bastion) {
+				l := readyLink(t, b, LinkConfig{})
+				c, err := l.Dial(t.Context(), "tcp", "db:5432")
+				if err != nil {
+					t.Fatal(err)
+				}
+				_ = c.Close()
+				synctest.Wait()
+				b.drain(t, 0, "25")
+				leave(b)
+				advance(time.Hour)
+				if n, phase := b.count(), l.State().Phase; n != 1 || phase != Idle {
+					t.Fatalf("%d connections and phase %s, want 1 and %s", n, phase, Idle)
+				}
+				c, err = l.Dial(t.Context(), "tcp", "db:5432")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				mustEcho(t, c, "back")
+				if n := b.count(); n != 2 {
+					t.Errorf("%d connections, want 2", n)
+				}
+			})
+		})
+	}
 }
 
 // A draining bastion takes no new connections; its announcement and the refusal may cross the client's dial.

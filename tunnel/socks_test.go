@@ -42,11 +42,11 @@ func startSOCKS(t testing.TB, d Dialer, cfg SOCKSConfig) (addr string) {
 func (b *bastion) vpcNames(names map[string]string) {
 	next := b.dial
 	b.dial = func(ctx context.Context, addr string) (net.Conn, error) {
-		real, ok := names[addr]
+		there, ok := names[addr]
 		if !ok {
 			return nil, &ssh.OpenChannelError{Reason: ssh.ConnectionFailed, Message: "lookup " + addr + ": no such host"}
 		}
-		return next(ctx, real)
+		return next(ctx, there)
 	}
 }
 
@@ -131,7 +131,7 @@ func TestSOCKSReplies(t *testing.T) {
 	b := newBastion(t)
 	dest := serveTCP(t, echo)
 	var dialed []string
-	real := b.dial
+	there := b.dial
 	b.dial = func(ctx context.Context, addr string) (net.Conn, error) {
 		dialed = append(dialed, addr)
 		host, _, _ := net.SplitHostPort(addr)
@@ -147,7 +147,7 @@ func TestSOCKSReplies(t *testing.T) {
 		case "full":
 			return nil, &ssh.OpenChannelError{Reason: ssh.ResourceShortage}
 		}
-		return real(ctx, dest)
+		return there(ctx, dest)
 	}
 	addr := startSOCKS(t, readyLink(t, b, LinkConfig{}), SOCKSConfig{})
 	v6 := append([]byte{4}, net.ParseIP("fd00::5").To16()...)
@@ -206,13 +206,13 @@ func TestSOCKSHandshakeTimeout(t *testing.T) {
 func TestSOCKSEndsWithContext(t *testing.T) {
 	b := newBastion(t)
 	dest := serveTCP(t, echo)
-	real := b.dial
+	there := b.dial
 	b.dial = func(ctx context.Context, addr string) (net.Conn, error) {
 		if strings.HasPrefix(addr, "slow:") {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}
-		return real(ctx, dest)
+		return there(ctx, dest)
 	}
 	l := readyLink(t, b, LinkConfig{})
 	ln := listen(t)

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -231,7 +232,7 @@ func (b *bastion) serve(s *bastionSession, far net.Conn) {
 		b.mu.Lock()
 		defer b.mu.Unlock()
 		b.auths++
-		if string(key.Marshal()) != string(b.user.PublicKey().Marshal()) {
+		if !bytes.Equal(key.Marshal(), b.user.PublicKey().Marshal()) {
 			return nil, errors.New("unknown key")
 		}
 		return nil, nil
