@@ -189,15 +189,10 @@ func (b *bench) measure(ctx context.Context, p peer, delay, repeat, rounds, seco
 		name string
 		move moveFunc
 	}{{"download", rig.Download}, {"upload", rig.Upload}} {
-		// A short transfer tells how many bytes fill the time that is aimed at.
-		var probe transfer
-		if err := b.with(ctx, p, func(t *tunnel) (err error) {
-			probe, err = bulk(ctx, t, 1<<20, d.move)
-			return err
-		}); err != nil {
+		n, err := b.fitting(ctx, p, d.move, time.Duration(seconds)*time.Second)
+		if err != nil {
 			return fmt.Errorf("%s: %w", d.name, err)
 		}
-		n := min(max(int64(probe.rate*1e6)*int64(seconds), 2<<20), 512<<20)
 		if err := b.with(ctx, p, func(t *tunnel) error {
 			got, err := bulk(ctx, t, n, d.move)
 			if err != nil {
@@ -218,6 +213,26 @@ func (b *bench) measure(ctx context.Context, p peer, delay, repeat, rounds, seco
 	}
 	add("peak_rss", "MB", float64(peak)/1e6)
 	return nil
+}
+
+// fitting returns how many bytes the peer moves in about the time that is aimed at. A transfer that is too short would
+// measure the start, so that the sizes grow until one takes a fair part of that time.
+func (b *bench) fitting(ctx context.Context, p peer, move moveFunc, aim time.Duration) (int64, error) {
+	const least, most = 1 << 20, 1 << 30
+	for n := int64(least); ; n *= 4 {
+		var got transfer
+		err := b.with(ctx, p, func(t *tunnel) (err error) {
+			got, err = bulk(ctx, t, n, move)
+			return err
+		})
+		if err != nil {
+			return 0, err
+		}
+		took := time.Duration(float64(n) / 1e6 / got.rate * float64(time.Second))
+		if took >= aim/4 || n >= most {
+			return min(max(int64(got.rate*1e6*aim.Seconds()), least), most), nil
+		}
+	}
 }
 
 // with opens the peer's tunnel, waits until it listens, and closes it when f has returned.
