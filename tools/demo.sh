@@ -40,6 +40,7 @@ for _ in 1 2; do
 		code=0
 		wait "$forward" || code=$?
 		forward=
+		[ "$code" -ne 7 ] || echo 'demo: DEMO_PG_PORT and DEMO_REDIS_PORT choose other ports' >&2
 		fail "bastion forward ended with exit code $code (see docs/exit-codes.md)"
 	fi
 	echo "$line"
