@@ -64,7 +64,7 @@ func TestServerFirstSilent(t *testing.T) {
 		limit time.Duration
 	}{
 		"the service says that the agent has left": {fakeOptions{}, 5 * time.Second},
-		"the service says nothing":                 {fakeOptions{noPause: true}, 15 * time.Second}, // 3 + 4.5 + 6.75
+		"the service says nothing":                 {fakeOptions{noPause: true}, 16 * time.Second}, // 3 + 4.5 + 6.75, and the handshakes
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

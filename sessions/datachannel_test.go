@@ -91,13 +91,21 @@ func TestDatachannelCodec(t *testing.T) {
 		{"a digest tampered with", change(80, 0, 0, 0, 0), `takes "payload" and overwrites the caller's bytes`, "refuses"},
 		{"bytes after the payload", append(bytes.Clone(good), "more"...), `takes "payload" and overwrites the caller's bytes`, "refuses"},
 	} {
-		if got := theirDecode(bytes.Clone(tc.msg)).String(); got != tc.theirs {
+		if got := theirDecode(exactly(tc.msg)).String(); got != tc.theirs {
 			t.Errorf("%s: datachannel %s; it used to be that it %s", tc.name, got, tc.theirs)
 		}
-		if got := ourDecode(bytes.Clone(tc.msg)).String(); got != tc.ours {
+		if got := ourDecode(exactly(tc.msg)).String(); got != tc.ours {
 			t.Errorf("%s: frame.Decode %s, want that it %s", tc.name, got, tc.ours)
 		}
 	}
+}
+
+// exactly returns a copy without room behind it. In a larger buffer datachannel takes what it finds there in place of what is
+// missing, where it panics here.
+func exactly(b []byte) []byte {
+	c := make([]byte, len(b))
+	copy(c, b)
+	return c[:len(c):len(c)]
 }
 
 // roughGateway is the far side of one session on a real websocket: it completes the handshake, and then treats each

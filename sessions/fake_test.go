@@ -418,10 +418,12 @@ func (s *fakeSession) runAgent() {
 	case <-s.done:
 		return
 	}
-	s.agentSend(datachannel.HandshakeComplete, []byte(`{"HandshakeTimeToComplete":1000000,"CustomerMessage":""}`))
+	// The real one is ready only after it has said so: what comes in between it acknowledges and discards. Here that is left to
+	// swallow, so that tests do not depend on it by chance.
 	a.mu.Lock()
 	a.complete = true
 	a.mu.Unlock()
+	s.agentSend(datachannel.HandshakeComplete, []byte(`{"HandshakeTimeToComplete":1000000,"CustomerMessage":""}`))
 	conn, err := s.f.dialPort(s.n)
 	if err != nil {
 		// The agent leaves. The service says so and, as PROTOCOL has it, nothing more.

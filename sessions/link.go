@@ -152,10 +152,15 @@ func (l *link) awaitReader() {
 	}
 }
 
+// pingDoublings is how often a missing pong is put down to a slow way, while messages come on it: each time the next ping gets
+// twice the time, since pongs queue behind messages.
+const pingDoublings = 3
+
 // ping finds out that the other end is gone: every interval, or when the loop misses acks.
 func (l *link) ping(interval, timeout time.Duration) error {
 	timer := time.NewTimer(interval)
 	defer timer.Stop()
+	missed := 0
 	for {
 		select {
 		case <-timer.C:
@@ -164,13 +169,22 @@ func (l *link) ping(interval, timeout time.Duration) error {
 			return errLinkClosed
 		}
 		seen := l.reads.Load()
-		ctx, cancel := context.WithTimeout(context.Background(), timeout)
+		ctx, cancel := context.WithTimeout(context.Background(), timeout<<missed)
 		err := l.sock.Ping(ctx)
 		silent := ctx.Err() != nil
 		cancel()
-		if err != nil && !(silent && (l.waiting.Load() || l.reads.Load() != seen)) {
+		next := interval
+		switch {
+		case err == nil:
+			missed = 0
+		case silent && l.waiting.Load():
+			// The pong is among what is not being read.
+		case silent && l.reads.Load() != seen && missed < pingDoublings:
+			missed++
+			next = 0
+		default:
 			return fmt.Errorf("ping: %w", err)
 		}
-		timer.Reset(interval)
+		timer.Reset(next)
 	}
 }

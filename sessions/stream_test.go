@@ -74,6 +74,12 @@ func noise(seed uint64, n int) []byte {
 // exchange sends up and down through s at the same time, and fails the test unless both arrive as they were.
 func exchange(t *testing.T, s *Stream, far net.Conn, up, down []byte) {
 	t.Helper()
+	for _, c := range []net.Conn{s, far} {
+		if err := c.SetDeadline(time.Now().Add(time.Hour)); err != nil { // of a bubble's time, mostly
+			t.Error(err)
+		}
+		defer c.SetDeadline(time.Time{})
+	}
 	var wg sync.WaitGroup
 	send := func(name string, w io.Writer, p []byte) {
 		if _, err := w.Write(p); err != nil {
@@ -293,7 +299,7 @@ func TestWriteBlocks(t *testing.T) {
 			t.Errorf("%v is no timeout", err)
 		}
 		// The far end reads again: nothing is lost.
-		if err := s.SetWriteDeadline(time.Time{}); err != nil {
+		if err := far.SetReadDeadline(time.Now().Add(time.Minute)); err != nil {
 			t.Error(err)
 		}
 		if got, err := io.ReadFull(far, make([]byte, n)); err != nil {
@@ -451,39 +457,62 @@ func TestCloseWhileLost(t *testing.T) {
 type deafSocket struct {
 	socket
 	deaf chan struct{} // closed when it is
+	half bool          // what the other end sends still comes
+}
+
+func (d deafSocket) gone() bool {
+	select {
+	case <-d.deaf:
+		return true
+	default:
+		return false
+	}
 }
 
 func (d deafSocket) Write(p []byte) error {
-	select {
-	case <-d.deaf:
+	if d.gone() {
 		return nil
-	default:
-		return d.socket.Write(p)
+	}
+	return d.socket.Write(p)
+}
+
+func (d deafSocket) Read(buf []byte) ([]byte, error) {
+	for {
+		b, err := d.socket.Read(buf)
+		if err != nil || d.half || !d.gone() {
+			return b, err
+		}
 	}
 }
 
 func (d deafSocket) Ping(ctx context.Context) error {
-	select {
-	case <-d.deaf:
+	if d.gone() {
 		<-ctx.Done()
 		return ctx.Err()
-	default:
-		return d.socket.Ping(ctx)
 	}
+	return d.socket.Ping(ctx)
 }
 
 func TestDeadPeer(t *testing.T) {
-	for _, idle := range []bool{true, false} {
-		t.Run(fmt.Sprintf("idle=%v", idle), func(t *testing.T) {
+	const interval, timeout = time.Minute, 5 * time.Second
+	for name, tc := range map[string]struct {
+		half, write bool
+		limit       time.Duration
+	}{
+		"idle":            {limit: interval + timeout},
+		"acks are missed": {write: true, limit: 3*time.Second /* three timeouts */ + timeout},
+		"deaf, not dumb":  {half: true, write: true, limit: 3*time.Second + (1+2+4+8)*timeout},
+	} {
+		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				near, far := net.Pipe()
 				f := newFakeService(t, fakeOptions{}, func(int) (net.Conn, error) { return near, nil })
-				c := f.client(Config{PingInterval: time.Minute, PingTimeout: 5 * time.Second})
+				c := f.client(Config{PingInterval: interval, PingTimeout: timeout})
 				deaf := make(chan struct{})
 				c.dial = func(ctx context.Context, g grant) (socket, error) {
 					s, err := f.dial(ctx, g)
 					if f.dials == 1 {
-						s = deafSocket{s, deaf}
+						s = deafSocket{s, deaf, tc.half}
 					}
 					return s, err
 				}
@@ -491,11 +520,15 @@ func TestDeadPeer(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				synctest.Wait() // for the last ack
 				close(deaf)
 				start := time.Now()
-				limit := time.Minute + 6*time.Second
-				if !idle { // missing acks are a reason to ask at once
-					limit = 9 * time.Second
+				if tc.half { // the agent goes on, and gets no ack
+					if _, err := far.Write([]byte("down")); err != nil {
+						t.Error(err)
+					}
+				}
+				if tc.write {
 					if _, err := s.Write([]byte("hello")); err != nil {
 						t.Error(err)
 					}
@@ -503,10 +536,9 @@ func TestDeadPeer(t *testing.T) {
 				for s.Stats().Resumes == 0 && time.Since(start) < time.Hour {
 					wait(100 * time.Millisecond)
 				}
-				if d := time.Since(start); d > limit {
-					t.Errorf("noticed after %v", d)
-				}
-				if !idle {
+				if d := time.Since(start); d > tc.limit+300*time.Millisecond || d < timeout {
+					t.Errorf("noticed after %v, want %v", d, tc.limit)
+				} else if tc.write {
 					if _, err := io.ReadFull(far, make([]byte, 5)); err != nil {
 						t.Error(err)
 					}

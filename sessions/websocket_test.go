@@ -28,6 +28,7 @@ type wsAgent struct {
 	delay time.Duration // each way
 	send  bool
 	chunk int
+	limit int // of messages to send; 0 is none
 
 	wg         sync.WaitGroup
 	mu         sync.Mutex
@@ -170,7 +171,7 @@ func (a *wsAgent) pump(conn *websocket.Conn) {
 		Payload: make([]byte, a.chunk),
 	}
 	var msg []byte
-	for m.Seq = 2; ; m.Seq++ {
+	for m.Seq = 2; a.limit == 0 || m.Seq < int64(2+a.limit); m.Seq++ {
 		msg = m.Append(msg[:0])
 		if conn.Write(context.Background(), websocket.MessageBinary, msg) != nil {
 			return
@@ -180,7 +181,7 @@ func (a *wsAgent) pump(conn *websocket.Conn) {
 
 // What goes over a real websocket: the token first, in a text message; then messages; a close that reaches the other end.
 func TestWebsocket(t *testing.T) {
-	a := &wsAgent{send: true, chunk: 1024}
+	a := &wsAgent{send: true, chunk: 1024, limit: 1000}
 	c := newWSAgent(t, a)
 	s, err := c.OpenPort(t.Context(), somePort)
 	if err != nil {
@@ -188,7 +189,7 @@ func TestWebsocket(t *testing.T) {
 	}
 	var reader sync.WaitGroup
 	reader.Go(func() {
-		if n, err := io.Copy(io.Discard, s); n == 0 || !errors.Is(err, net.ErrClosed) {
+		if n, err := io.Copy(io.Discard, s); n != 1000*1024 || !errors.Is(err, net.ErrClosed) {
 			t.Errorf("read %d bytes: %v", n, err)
 		}
 	})
