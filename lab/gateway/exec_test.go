@@ -81,7 +81,7 @@ func TestExecNotStarted(t *testing.T) {
 		"echo 'open": "\n----------ERROR-------\nUnable to start command: Failed to parse commands input: " +
 			"EOF found when expecting closing quote\n\n",
 	} {
-		g := newGateway(t, Config{})
+		g := newGateway(t, Config{AgentDelay: 200 * time.Millisecond}) // the client is there when it happens
 		spec := execSpec(command)
 		p := start(t, g, spec)
 		if got := p.allOutput(); got != "" {
