@@ -96,7 +96,7 @@ func TestIsolatedRunner(t *testing.T) {
 	c, _ := startIsolated(t, &lab.IsolatedRunner{Root: image(t), UID: 65532, GID: 65532}, map[string]string{"BASTIOND_LISTEN": "localhost:2222"})
 
 	for _, ns := range []string{"net", "pid", "mnt", "uts", "ipc"} {
-		own, err := os.Readlink("/proc/self/ns/" + ns)
+		own, err := os.Readlink("/proc/thread-self/ns/" + ns)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -148,6 +148,7 @@ func (s *Server) Counts() map[string]int {
 // ServeHTTP answers one call. The service is the one of the credential scope, as a single endpoint serves them all.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := requestID()
+	w = distant{w, r.Context()}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
 		writeError(w, guessProtocol(r), "", id, &Error{Code: "RequestEntityTooLarge", Message: err.Error(), Status: http.StatusRequestEntityTooLarge})
@@ -182,6 +183,35 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	if err := writeResult(w, c, id, result); err != nil {
 		log.Error("api answer", "error", err)
 	}
+}
+
+// distant is a client's end of an answer that takes its time on the way, as every real one does. aws-sdk-go-v2 relies on that: it
+// closes a request's body as soon as the answer begins, net/http takes that for a failed request if it has not yet seen the
+// body's end, and closes the connection under the answer. An answer that the client has read in one go (4 KiB) survives it.
+type distant struct {
+	http.ResponseWriter
+	ctx context.Context
+}
+
+const (
+	distance    = 3 * time.Millisecond
+	bigDistance = 30 * time.Millisecond // of answers that survive it not
+	bigAnswer   = 3 << 10
+)
+
+// Write is called once, with the whole answer.
+func (d distant) Write(p []byte) (int, error) {
+	wait := distance
+	if len(p) > bigAnswer {
+		wait = bigDistance
+	}
+	timer := time.NewTimer(wait)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-d.ctx.Done():
+	}
+	return d.ResponseWriter.Write(p)
 }
 
 // call authenticates, authorizes and runs one call; it fills in c.
