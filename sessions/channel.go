@@ -78,6 +78,7 @@ type channel struct {
 	spareN  int
 	scratch []byte // payload on its way into a message
 
+	wrote     bool // data of the caller's
 	state     closing
 	closeBy   time.Time
 	finSeq    int64
@@ -158,7 +159,7 @@ func (c *channel) closeError() error {
 	if !closed || abandoned || c.state == finishing {
 		return nil // the stream ended before Close, which Err tells; or all is well
 	}
-	if n := c.send.outstanding(); n > 0 || backlog > 0 {
+	if n := c.send.outstanding(); n > 0 && c.wrote || backlog > 0 {
 		return fmt.Errorf("close session %s: %d messages were not acknowledged, %d bytes not sent", c.s.sessionID, n, backlog)
 	}
 	return nil
@@ -253,7 +254,7 @@ func (c *channel) advanceClose(now time.Time) error {
 	switch {
 	case !closed:
 		return nil
-	case abandoned || !c.hs.complete():
+	case abandoned, !c.hs.complete(), c.cfg.exec && !c.wrote && backlog == 0:
 		return net.ErrClosed
 	case c.state == notClosing:
 		c.state, c.closeBy = flushing, now.Add(c.cfg.closeTimeout)
@@ -324,6 +325,7 @@ func (c *channel) fill(now time.Time) {
 		}
 		c.scratch = c.s.take(c.scratch, room)
 		c.s.counters.sent.Add(uint64(len(c.scratch)))
+		c.wrote = true
 		c.pushMessage(datachannel.Output, frame.FlagData, c.scratch, now)
 	}
 }

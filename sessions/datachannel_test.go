@@ -118,7 +118,6 @@ type roughGateway struct {
 	received []byte // what reached the far end, in order
 	dropped  bool
 	arrived  chan struct{} // one for each delivery to the far end
-	sent     chan []byte   // from the client: input_stream_data
 }
 
 // The three messages that the agent sends, and how they get through: the first twice, the third before the second.
@@ -138,7 +137,7 @@ func (g *roughGateway) serve(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	defer conn.CloseNow()
+	defer func() { _ = conn.CloseNow() }() // the client may have closed it
 	ctx := r.Context()
 	send := func(seq int64, typ datachannel.PayloadType, payload string) {
 		m := frame.Message{

@@ -643,7 +643,7 @@ func (s *fakeSession) agentProcess(m *frame.Message) bool {
 			a.discarded = true
 			return true
 		}
-		conn.Write(m.Payload) // blocks the agent's reading, as it does in the real one
+		_, _ = conn.Write(m.Payload) // blocks the agent's reading, as it does in the real one; the port may be closed
 		a.mu.Lock()
 		a.delivered += len(m.Payload)
 		a.mu.Unlock()

@@ -221,7 +221,7 @@ func (h *handshake) checkSessionType(params any) error {
 }
 
 func (h *handshake) keyRequest(params any) (*keyRequest, error) {
-	var req struct{ KMSKeyId, Challenge string } //nolint:revive // the name on the wire
+	var req struct{ KMSKeyId, Challenge string }
 	if err := remarshal(params, &req); err != nil {
 		return nil, protocolError("encryption request: %w", err)
 	}

@@ -10,9 +10,6 @@ const (
 	recvNext                         // the one that was expected: acknowledged, to be consumed at once
 )
 
-// acknowledged reports whether the peer is told that the message has come.
-func (v recvVerdict) acknowledged() bool { return v != recvDropped }
-
 // recvQueue puts messages back in order and finds duplicates. It does no I/O, owns no goroutine and reads no clock. What it
 // holds is bounded in bytes and in sequence numbers; the bound does not apply to the message that is expected next, without
 // which nothing could move on.

@@ -278,7 +278,7 @@ func (r *replay) compare() {
 		switch {
 		case e.Event != "frame":
 		case e.From == "agent" && e.msg.Type == datachannel.OutputStreamData:
-			if ack := string(frame.AppendAck(nil, &e.msg)); !acked[ack] {
+			if !acked[string(frame.AppendAck(nil, &e.msg))] {
 				t.Errorf("message %d of the agent is not acknowledged", e.msg.Seq)
 			}
 			if e.msg.Seq == next {

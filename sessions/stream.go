@@ -2,6 +2,7 @@ package sessions
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net"
 	"os"
@@ -117,7 +118,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 				s.nudge()
 			}
 			return n, nil
-		case s.readErr == io.EOF:
+		case errors.Is(s.readErr, io.EOF):
 			return 0, io.EOF
 		case s.readErr != nil:
 			return 0, s.opError("read", s.readErr)

@@ -67,19 +67,22 @@ func wait(d time.Duration) { <-time.After(d) }
 func noise(seed uint64, n int) []byte {
 	b := make([]byte, n)
 	rng := rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8)})
-	rng.Read(b)
+	_, _ = rng.Read(b) // never fails
 	return b
 }
 
 // exchange sends up and down through s at the same time, and fails the test unless both arrive as they were.
 func exchange(t *testing.T, s *Stream, far net.Conn, up, down []byte) {
 	t.Helper()
-	for _, c := range []net.Conn{s, far} {
-		if err := c.SetDeadline(time.Now().Add(time.Hour)); err != nil { // of a bubble's time, mostly
-			t.Error(err)
+	limit := func(at time.Time) {
+		for _, c := range []net.Conn{s, far} {
+			if err := c.SetDeadline(at); err != nil {
+				t.Error(err)
+			}
 		}
-		defer c.SetDeadline(time.Time{})
 	}
+	limit(time.Now().Add(time.Hour)) // of a bubble's time, mostly
+	defer limit(time.Time{})
 	var wg sync.WaitGroup
 	send := func(name string, w io.Writer, p []byte) {
 		if _, err := w.Write(p); err != nil {

@@ -46,12 +46,12 @@ func dialWebsocket(ctx context.Context, client *http.Client, g grant) (socket, e
 	if err := checkStreamURL(g.url); err != nil {
 		return nil, err
 	}
-	conn, _, err := websocket.Dial(ctx, g.url, &websocket.DialOptions{HTTPClient: client})
+	conn, _, err := websocket.Dial(ctx, g.url, &websocket.DialOptions{HTTPClient: client}) //nolint:bodyclose // Dial's doc: never needed
 	if err != nil {
 		return nil, err
 	}
 	conn.SetReadLimit(frame.MaxPayload + frame.Overhead)
-	hello, err := json.Marshal(struct{ MessageSchemaVersion, RequestId, TokenValue, ClientId, ClientVersion string }{ //nolint:revive // the names on the wire
+	hello, err := json.Marshal(struct{ MessageSchemaVersion, RequestId, TokenValue, ClientId, ClientVersion string }{
 		"1.0", uuid.NewString(), g.token, uuid.NewString(), clientVersion,
 	})
 	if err == nil {

@@ -73,7 +73,7 @@ func (a *wsAgent) serve(w http.ResponseWriter, r *http.Request) {
 	if err != nil {
 		return
 	}
-	defer conn.CloseNow()
+	defer func() { _ = conn.CloseNow() }() // the client may have closed it
 	conn.SetReadLimit(frame.MaxPayload + frame.Overhead)
 	ctx := context.Background()
 	_, b, err := conn.Read(ctx)
