@@ -5,12 +5,16 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
+	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/targets"
 )
 
 // stdio are the standard streams of an invocation.
@@ -45,7 +49,29 @@ func run(ctx context.Context, args []string, std stdio) int {
 
 // settings merges flags, environment and file.
 func (a *app) settings() (config.Settings, error) {
-	return config.Load(config.Source{Flags: a.flags, File: a.configFile})
+	s, err := config.Load(config.Source{Flags: a.flags, File: a.configFile})
+	if err != nil {
+		return s, err
+	}
+	// What a target looks like is for package targets to say.
+	for _, name := range slices.Sorted(maps.Keys(s.Targets)) {
+		if _, err := namedSpec(s.Targets[name]); err != nil {
+			return s, err
+		}
+	}
+	return s, nil
+}
+
+// namedSpec returns what a name of the configuration stands for.
+func namedSpec(t config.Target) (targets.Spec, error) {
+	spec, err := targets.Parse(t.Spec)
+	if err == nil && spec.Kind == targets.Name && spec.Port == 0 {
+		err = fmt.Errorf("%q is a name; a target is rds:ID, cache:ID or HOST:PORT", t.Spec)
+	}
+	if err != nil {
+		return spec, fail.New(fail.Usage, t.Where, err, fail.NextOf(err))
+	}
+	return spec, nil
 }
 
 // logger returns where the libraries log: nowhere, unless --verbose.

@@ -46,6 +46,7 @@ func (s *session) close() {
 // forwarding is one forward of a command line.
 type forwarding struct {
 	pair     targets.Pair
+	port     int // the target's, if the command line or the configuration says it; else 0
 	listener net.Listener
 	endpoint targets.Endpoint
 }
@@ -134,8 +135,8 @@ func (a *app) parseForwards(args []string, s config.Settings) ([]*forwarding, er
 		return nil, err
 	}
 	for i := range pairs {
-		name := pairs[i].Target
-		if named, ok := s.Targets[name.ID]; name.Kind == targets.Name && ok && pairs[i].Local == (targets.Local{}) {
+		target := pairs[i].Target
+		if named, ok := s.Targets[target.ID]; ok && target.Kind == targets.Name && pairs[i].Local == (targets.Local{}) {
 			pairs[i].Local.Port = named.LocalPort
 		}
 	}
@@ -154,7 +155,14 @@ func (a *app) parseForwards(args []string, s config.Settings) ([]*forwarding, er
 	}
 	forwards := make([]*forwarding, len(pairs))
 	for i, p := range pairs {
-		forwards[i] = &forwarding{pair: p}
+		forwards[i] = &forwarding{pair: p, port: p.Target.Port}
+		if named, ok := s.Targets[p.Target.ID]; ok && p.Target.Kind == targets.Name && p.Target.Port == 0 {
+			spec, err := namedSpec(named)
+			if err != nil {
+				return nil, err
+			}
+			forwards[i].port = spec.Port
+		}
 	}
 	return forwards, nil
 }
@@ -162,8 +170,8 @@ func (a *app) parseForwards(args []string, s config.Settings) ([]*forwarding, er
 // listenKnown opens the listeners whose address is known without asking AWS.
 func listenKnown(ctx context.Context, forwards []*forwarding, allowRemote bool) error {
 	for _, f := range forwards {
-		if f.listener == nil && (f.pair.Local.Free || f.pair.Local.Port != 0 || f.pair.Target.Port != 0) {
-			if err := f.listen(ctx, f.pair.Target.Port, allowRemote); err != nil {
+		if f.pair.Local.Free || f.pair.Local.Port != 0 || f.port != 0 {
+			if err := f.listen(ctx, f.port, allowRemote); err != nil {
 				return err
 			}
 		}

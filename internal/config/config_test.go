@@ -234,7 +234,7 @@ func TestParseErrorsNameThePlace(t *testing.T) {
 		{"second document", "cluster: a\n---\ncluster: b\n", `f.yaml:3:8: a second document; one file holds one configuration`},
 		{"target without value", "targets:\n  a:\n", `f.yaml:2:3: targets: a has no value; say rds:ID, cache:ID or host:port`},
 		{"target port", "targets:\n  a: {target: rds:a, local_port: 0}\n", `f.yaml:2:34: targets: a: local_port: 0 is not between 1 and 65535`},
-		{"target named by digits", "targets:\n  1x: rds:a\n  \"12\": rds:b\n", `f.yaml:3:3: targets: "12" cannot be a name: use letters, digits, '-', '_' and '.', not digits alone`},
+		{"target named by digits", "targets:\n  1x: rds:a\n  \"12\": rds:b\n", `f.yaml:3:3: targets: "12" cannot be a name: use letters, digits, '-' and '_', not digits alone`},
 		{"target named rds", "targets: {rds: rds:a}\n", `f.yaml:1:11: targets: "rds" cannot be a name: it is a kind of target`},
 		{"lifetime", "grant_lifetime: 24h\n", `f.yaml:1:17: grant_lifetime: 24h is not between 1m and 12h`},
 		{"ssm target", "target: web\n", `f.yaml:1:9: target: "web" is not an SSM target: i-..., mi-... or ecs:<cluster>_<task id>_<runtime id>`},

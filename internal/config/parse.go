@@ -37,9 +37,9 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Msg)
 }
 
-// targetName is what a named target may be called. A name never holds ':' or '/', which mark other kinds of specs, and is
-// never all digits, which would be a port.
-var targetName = regexp.MustCompile(`^[A-Za-z0-9_]([A-Za-z0-9_.-]{0,62}[A-Za-z0-9_])?$`)
+// targetName is what a named target may be called, as targets.CheckName has it. A name never holds ':', '/' or '.', which
+// mark other kinds of targets, and is never all digits, which would be a port.
+var targetName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}$`)
 
 // Parse reads a configuration file; name is used in errors, which are of type *Error and name the first wrong place.
 // Values are checked as Load checks them. Anchors, aliases, tags and further documents are refused.
@@ -255,9 +255,9 @@ func (p *fileParser) targets(n ast.Node) (map[string]Target, error) {
 	out := make(map[string]Target, len(entries))
 	for _, e := range entries {
 		if !targetName.MatchString(e.key) || isDigits(e.key) {
-			return nil, p.at(e.token, "targets: %q cannot be a name: use letters, digits, '-', '_' and '.', not digits alone", e.key)
+			return nil, p.at(e.token, "targets: %q cannot be a name: use letters, digits, '-' and '_', not digits alone", e.key)
 		}
-		if e.key == "rds" || e.key == "cache" {
+		if strings.EqualFold(e.key, "rds") || strings.EqualFold(e.key, "cache") {
 			return nil, p.at(e.token, "targets: %q cannot be a name: it is a kind of target", e.key)
 		}
 		t, err := p.target(e)
