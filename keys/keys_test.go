@@ -3,7 +3,10 @@ package keys
 import (
 	"bytes"
 	"context"
+	"crypto/ecdsa"
 	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -195,23 +198,22 @@ func TestParseGrantRefuses(t *testing.T) {
 }
 
 func TestParseGrantWantsEd25519(t *testing.T) {
-	pub, _, err := ed25519.GenerateKey(nil)
+	private, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
 		t.Fatal(err)
 	}
-	key, err := ssh.NewPublicKey(pub)
+	key, err := ssh.NewPublicKey(&private.PublicKey)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := NewGrant(certificate{key}, arn, nil, time.Hour); err == nil {
-		t.Error("a key of another type was accepted")
+	if _, err := NewGrant(key, arn, nil, time.Hour); err == nil {
+		t.Error("a key of another type was granted")
+	}
+	text := `{"id":"i","key":"` + authorizedKey(key) + `","who":"w","not_after":"2030-01-02T03:04:05Z"}`
+	if _, err := ParseGrant(grantWord(text)); err == nil || !strings.Contains(err.Error(), "ecdsa") {
+		t.Errorf("error %v, want one that names the type", err)
 	}
 }
-
-// certificate is a key that says it is of another type.
-type certificate struct{ ssh.PublicKey }
-
-func (certificate) Type() string { return ssh.CertAlgoED25519v01 }
 
 func TestFindGrantReply(t *testing.T) {
 	p := newPair(t)

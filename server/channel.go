@@ -302,11 +302,10 @@ func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst n
 	up, readErr, writeErr = pump(dst, channel)
 	switch {
 	case writeErr != nil:
-		// The destination takes no more. Its last words may be on their way down, and the client, who cannot be told to
-		// stop, must be able to hear them: so what it sends is thrown away.
+		// The destination takes no more. Its last words may be on their way down; then the channel is closed, which the
+		// client's writes find out.
 		upErr = fmt.Errorf("to the destination: %w", cause(writeErr))
 		_ = dst.SetReadDeadline(time.Now().Add(resetLinger))
-		_, _ = io.Copy(io.Discard, channel)
 	case readErr != nil || !c.wire.alive():
 		upErr = errConnectionLost
 		reset(dst)

@@ -61,6 +61,24 @@ func TestExpiredGrant(t *testing.T) {
 	}
 }
 
+// A grant that has just ended lets nothing more happen, even before its connections are ended.
+func TestEndedGrantOpensNothing(t *testing.T) {
+	b := start(t, Config{Allow: mustAllow(t, "10.0.0.0/8:*"), Dial: newDialed(t).dial})
+	c := b.dial(t, b.grant(t))
+	connect(t, c, "10.0.0.1:80") // the connection is attached
+	b.mu.Lock()
+	var ended *slot
+	for g := range b.slots {
+		g.grant.NotAfter = time.Now().Add(-time.Second)
+		ended = g
+	}
+	b.mu.Unlock()
+	wantRefused(t, c, "10.0.0.1:80", ssh.Prohibited, errGrantExpired.Error())
+	if err := b.attach(&client{server: b.Server, slot: ended}); !errors.Is(err, errGrantExpired) {
+		t.Errorf("a connection whose handshake outlived the grant: %v", err)
+	}
+}
+
 func TestRefusedGrants(t *testing.T) {
 	b := start(t, Config{MaxGrants: 2})
 	p := pair(t)

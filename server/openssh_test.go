@@ -102,7 +102,7 @@ func TestOpenSSHForwards(t *testing.T) {
 }
 
 func TestOpenSSHDenials(t *testing.T) {
-	b := start(t, Config{Allow: mustAllow(t, "10.0.0.0/8:*")})
+	b := start(t, Config{Allow: mustAllow(t, "10.0.0.0/8:*"), Dial: newDialed(t).dial})
 	o := newOpenSSH(t, b)
 	sftp := needProgram(t, "sftp")
 	const prohibited = "administratively prohibited"

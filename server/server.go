@@ -367,10 +367,7 @@ func (s *Server) idleUntil() (time.Time, bool) {
 // drain tells the clients to go and waits until no channel is open, at most until the deadline.
 func (s *Server) drain(reason string) {
 	now := time.Now()
-	deadline := now.Add(max(0, s.config.Drain))
-	if deadline.After(s.expiresAt) {
-		deadline = s.expiresAt
-	}
+	deadline := now.Add(max(0, s.config.Drain)) // by watch's doing not after expiresAt
 	s.mu.Lock()
 	s.draining = true
 	clients := make([]*client, 0, len(s.clients))
