@@ -11,7 +11,7 @@ what=${1:-test}
 have() {
 	command -v "$1" >/dev/null 2>&1 && return 0
 	for path in "/usr/sbin/$1" /usr/lib/postgresql/*/bin/"$1" /opt/homebrew/opt/postgresql*/bin/"$1" \
-		/usr/local/opt/postgresql*/bin/"$1" "/Applications/Chromium.app/Contents/MacOS/$1"; do
+		/usr/local/opt/postgresql*/bin/"$1"; do
 		[ -x "$path" ] && return 0
 	done
 	return 1
@@ -29,11 +29,11 @@ needs() {
 		test ssh            openssh-client    -            ssh_config, ProxyCommand and scp through the bastion
 		test sshd           openssh-server    -            a far end without bastiond
 		test aws            awscli            awscli       AWS's own client against the lab
-		test chromium       chromium          -            a browser through the SOCKS proxy
 	EOF
 	case $(uname -s) in
 	Linux)
 		cat <<-'EOF'
+			test chromium       chromium          -            a browser through the SOCKS proxy
 			test cc             gcc,libc6-dev     -            the race detector
 			test ip             iproute2          -            network namespaces: a bastion that is truly isolated
 			test unshare        util-linux        -            the same
