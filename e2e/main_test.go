@@ -9,6 +9,7 @@ import (
 	"log"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -104,7 +105,12 @@ func newWorld(t *testing.T, change func(*lab.Config)) *world {
 // start starts a program as the world's user; it is ended with the test.
 func (w *world) start(name string, args ...string) *rig.Proc {
 	w.t.Helper()
-	p, err := rig.Start(w.env, name, args...)
+	return w.startCmd(exec.Command(name, args...))
+}
+
+func (w *world) startCmd(cmd *exec.Cmd) *rig.Proc {
+	w.t.Helper()
+	p, err := rig.StartCmd(w.env, cmd)
 	if err != nil {
 		w.t.Fatal(err)
 	}
@@ -205,6 +211,21 @@ func dial(ctx context.Context, t *testing.T, addr string) net.Conn {
 		t.Fatal(err)
 	}
 	return c
+}
+
+// eventually waits until ok holds.
+func (w *world) eventually(what string, ok func() bool) {
+	w.t.Helper()
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	late := time.After(20 * time.Second)
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-late:
+			w.t.Fatalf("never happened: %s", what)
+		}
+	}
 }
 
 // interrupt ends a foreground command by Ctrl-C, and looks for what it has left behind in AWS.

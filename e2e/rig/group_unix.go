@@ -7,7 +7,8 @@ import (
 	"syscall"
 )
 
-// ownGroup makes the program the head of a new process group, so that its children can be signalled with it.
-func ownGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} }
+// ownGroup makes the program the head of a new process group, so that its children can be signalled with it, and takes
+// the terminal from it: a program in the background that sets a terminal up is stopped.
+func ownGroup(cmd *exec.Cmd) { cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true} }
 
 func signalGroup(cmd *exec.Cmd, sig syscall.Signal) error { return syscall.Kill(-cmd.Process.Pid, sig) }

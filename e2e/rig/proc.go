@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,9 +28,15 @@ type Proc struct {
 	change chan struct{}
 }
 
-// Start starts a program, in a process group of its own, with env added to the environment. End it by Stop.
+// Start starts a program, in a process group of its own, with env added to the environment. It reads nothing on stdin.
+// End it by Stop.
 func Start(env []string, name string, args ...string) (*Proc, error) {
-	p := &Proc{Cmd: exec.Command(name, args...), done: make(chan struct{}), change: make(chan struct{})}
+	return StartCmd(env, exec.Command(name, args...))
+}
+
+// StartCmd starts as Start does a program that has its stdin already.
+func StartCmd(env []string, cmd *exec.Cmd) (*Proc, error) {
+	p := &Proc{Cmd: cmd, done: make(chan struct{}), change: make(chan struct{})}
 	p.Cmd.Env = append(os.Environ(), env...)
 	ownGroup(p.Cmd)
 	stdout, err := p.Cmd.StdoutPipe()
@@ -79,6 +86,13 @@ func (p *Proc) Output() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.out.String()
+}
+
+// Stdout returns the lines that the program has printed so far on stdout.
+func (p *Proc) Stdout() []string {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.stdout)
 }
 
 // WaitOutput waits until the program's output contains text.
