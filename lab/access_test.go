@@ -159,7 +159,8 @@ func TestDeniedByAction(t *testing.T) {
 		}
 		_, err = ecs.NewFromConfig(sdk(t, env)).RunTask(t.Context(), runInput())
 		wantCode(t, err, "AccessDeniedException",
-			"User: arn:aws:iam::000000000000:user/someone is not authorized to perform: "+tt.deny+" on resource: "+tt.resource+" ")
+			"User: arn:aws:iam::000000000000:user/someone is not authorized to perform: "+tt.deny+" on resource: "+
+				tt.resource+" ")
 	}
 	if len(l.Tasks()) != 0 {
 		t.Error("a denied call started a task")
@@ -168,7 +169,8 @@ func TestDeniedByAction(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ecs.NewFromConfig(sdk(t, env)).ListTasks(t.Context(), &ecs.ListTasksInput{Cluster: aws.String("bastion")}); err != nil {
+	in := &ecs.ListTasksInput{Cluster: aws.String("bastion")}
+	if _, err := ecs.NewFromConfig(sdk(t, env)).ListTasks(t.Context(), in); err != nil {
 		t.Error("what is not denied is allowed:", err)
 	}
 }
@@ -222,7 +224,8 @@ func TestErrorFaults(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	set(lab.APIFaults{Errors: map[string]lab.APIError{"rds:*": {Code: "InternalFailure", Message: "oops", Status: 500, Count: 1}}})
+	oops := lab.APIError{Code: "InternalFailure", Message: "oops", Status: 500, Count: 1}
+	set(lab.APIFaults{Errors: map[string]lab.APIError{"rds:*": oops}})
 	wantCode(t, all["rds"](), "InternalFailure", "oops")
 	if err := all["rds"](); err != nil {
 		t.Error("the error was for one call:", err)

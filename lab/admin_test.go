@@ -53,7 +53,8 @@ func TestAdminState(t *testing.T) {
 	if status := adminCall(t, l, "GET", "state", "", &s); status != 200 {
 		t.Fatal(status)
 	}
-	if len(s.Tasks) != 1 || s.Tasks[0].ARN != *task.TaskArn || s.Tasks[0].LastStatus != "RUNNING" || !s.Tasks[0].Connected || s.Tasks[0].PID == 0 {
+	if len(s.Tasks) != 1 || s.Tasks[0].ARN != *task.TaskArn || s.Tasks[0].LastStatus != "RUNNING" ||
+		!s.Tasks[0].Connected || s.Tasks[0].PID == 0 {
 		t.Errorf("tasks %+v", s.Tasks)
 	}
 	if len(s.Sessions) != 1 || s.Sessions[0].ID != session || s.Counters.Live != 1 || s.Counters.Started != 1 {
@@ -149,7 +150,8 @@ func TestAdminTasks(t *testing.T) {
 		t.Error("stop a task that never was:", status)
 	}
 	var stopped struct{ Tasks int }
-	if status := adminCall(t, l, "POST", "stop-task", `{"reason":"host maintenance"}`, &stopped); status != 200 || stopped.Tasks != 1 {
+	status := adminCall(t, l, "POST", "stop-task", `{"reason":"host maintenance"}`, &stopped)
+	if status != 200 || stopped.Tasks != 1 {
 		t.Error("stop all:", status, stopped)
 	}
 	if s := l.Tasks()[0]; s.LastStatus != "STOPPED" || s.StoppedReason != "host maintenance" || s.ARN != *task.TaskArn {
@@ -176,7 +178,8 @@ func TestAdminIdentitiesAndNames(t *testing.T) {
 	}
 	_, err = ecs.NewFromConfig(cfg).ListClusters(t.Context(), nil)
 	wantCode(t, err, "AccessDeniedException", "explicit deny")
-	if status := adminCall(t, l, "POST", "names", `{"name":"db.corp.internal","addrs":["127.0.0.9"]}`, nil); status != 200 {
+	name := `{"name":"db.corp.internal","addrs":["127.0.0.9"]}`
+	if status := adminCall(t, l, "POST", "names", name, nil); status != 200 {
 		t.Error(status)
 	}
 	for _, body := range []string{`{"name":"x","addrs":["nonsense"]}`, `{"addrs":["127.0.0.9"]}`} {
@@ -194,7 +197,7 @@ func TestAdminRefusesWebPages(t *testing.T) {
 		"host":   func(r *http.Request) { r.Host = "rebound.example.org" },
 	} {
 		for _, path := range []string{"state", "tasks/x/stdout"} {
-			req, err := http.NewRequestWithContext(t.Context(), "GET", l.URL()+"/_lab/"+path, http.NoBody)
+			req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, l.URL()+"/_lab/"+path, http.NoBody)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -204,7 +207,7 @@ func TestAdminRefusesWebPages(t *testing.T) {
 				t.Fatal(err)
 			}
 			_ = resp.Body.Close()
-			if resp.StatusCode != 403 {
+			if resp.StatusCode != http.StatusForbidden {
 				t.Errorf("%s, %s: %d", name, path, resp.StatusCode)
 			}
 		}
@@ -214,7 +217,8 @@ func TestAdminRefusesWebPages(t *testing.T) {
 func TestEnv(t *testing.T) {
 	l := start(t, quick(t))
 	env := l.Environ([]string{"PATH=/bin", "AWS_ACCESS_KEY_ID=AKIAREAL", "AWS_SESSION_TOKEN=real", "AWS_PROFILE=prod"})
-	if !slices.Contains(env, "PATH=/bin") || strings.Contains(strings.Join(env, "\n"), "real") || value(env, "AWS_ACCESS_KEY_ID") != "" {
+	if !slices.Contains(env, "PATH=/bin") || strings.Contains(strings.Join(env, "\n"), "real") ||
+		value(env, "AWS_ACCESS_KEY_ID") != "" {
 		t.Errorf("environment %q", env)
 	}
 	if value(env, "AWS_PROFILE") != "lab" || value(env, "AWS_ENDPOINT_URL") != l.URL() {

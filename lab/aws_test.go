@@ -124,7 +124,8 @@ func TestTaskLifecycle(t *testing.T) {
 	c, task := run(t, l)
 	ctx := t.Context()
 
-	if aws.ToString(task.LastStatus) != "RUNNING" || task.LaunchType != ecstypes.LaunchTypeFargate || !task.EnableExecuteCommand {
+	if aws.ToString(task.LastStatus) != "RUNNING" || task.LaunchType != ecstypes.LaunchTypeFargate ||
+		!task.EnableExecuteCommand {
 		t.Errorf("task is %s, %s, exec %v", aws.ToString(task.LastStatus), task.LaunchType, task.EnableExecuteCommand)
 	}
 	if len(task.Tags) != 1 || aws.ToString(task.Tags[0].Key) != "owner" {
@@ -153,7 +154,10 @@ func TestTaskLifecycle(t *testing.T) {
 
 	id := aws.ToString(task.TaskArn)
 	eventually(t, "the program listens", func() bool { out, _, _ := l.TaskOutput(id); return len(out) > 0 })
-	if _, err := c.StopTask(ctx, &ecs.StopTaskInput{Cluster: aws.String("bastion"), Task: task.TaskArn, Reason: aws.String("enough")}); err != nil {
+	if _, err := c.StopTask(ctx, &ecs.StopTaskInput{
+		Cluster: aws.String("bastion"), Task: task.TaskArn,
+		Reason: aws.String("enough"),
+	}); err != nil {
 		t.Fatal(err)
 	}
 	eventually(t, "the task is STOPPED", func() bool { return aws.ToString(describe(t, c, id).LastStatus) == "STOPPED" })
@@ -171,7 +175,10 @@ func TestTaskLifecycle(t *testing.T) {
 	if !strings.HasPrefix(string(stderr), "socket ") {
 		t.Errorf("stderr %q", stderr)
 	}
-	stopped, err := c.ListTasks(ctx, &ecs.ListTasksInput{Cluster: aws.String("bastion"), DesiredStatus: ecstypes.DesiredStatusStopped})
+	stopped, err := c.ListTasks(ctx, &ecs.ListTasksInput{
+		Cluster:       aws.String("bastion"),
+		DesiredStatus: ecstypes.DesiredStatusStopped,
+	})
 	if err != nil || len(stopped.TaskArns) != 1 {
 		t.Errorf("list of stopped tasks: %v, %v", stopped, err)
 	}
@@ -235,7 +242,8 @@ func TestTaskStopTimeout(t *testing.T) {
 func TestTaskFailsToStart(t *testing.T) {
 	t.Run("by a fault", func(t *testing.T) {
 		l := start(t, quick(t))
-		if err := l.SetAPIFaults(lab.APIFaults{TaskFailures: 1, TaskReason: "ResourceInitializationError: no route"}); err != nil {
+		noRoute := lab.APIFaults{TaskFailures: 1, TaskReason: "ResourceInitializationError: no route"}
+		if err := l.SetAPIFaults(noRoute); err != nil {
 			t.Fatal(err)
 		}
 		c := ecs.NewFromConfig(sdk(t, l.Env()))
@@ -278,11 +286,26 @@ func TestRunTaskIsChecked(t *testing.T) {
 		name, code, text string
 		change           func(*ecs.RunTaskInput)
 	}{
-		{"cluster", "ClusterNotFoundException", "Cluster not found.", func(in *ecs.RunTaskInput) { in.Cluster = aws.String("nope") }},
-		{"definition", "ClientException", "TaskDefinition not found.", func(in *ecs.RunTaskInput) { in.TaskDefinition = aws.String("nope") }},
-		{"revision", "ClientException", "TaskDefinition not found.", func(in *ecs.RunTaskInput) { in.TaskDefinition = aws.String("bastion:9") }},
-		{"network", "InvalidParameterException", "Network Configuration must be provided", func(in *ecs.RunTaskInput) { in.NetworkConfiguration = nil }},
-		{"launch type", "InvalidParameterException", "No Container Instances", func(in *ecs.RunTaskInput) { in.LaunchType = "" }},
+		{
+			"cluster", "ClusterNotFoundException", "Cluster not found.",
+			func(in *ecs.RunTaskInput) { in.Cluster = aws.String("nope") },
+		},
+		{
+			"definition", "ClientException", "TaskDefinition not found.",
+			func(in *ecs.RunTaskInput) { in.TaskDefinition = aws.String("nope") },
+		},
+		{
+			"revision", "ClientException", "TaskDefinition not found.",
+			func(in *ecs.RunTaskInput) { in.TaskDefinition = aws.String("bastion:9") },
+		},
+		{
+			"network", "InvalidParameterException", "Network Configuration must be provided",
+			func(in *ecs.RunTaskInput) { in.NetworkConfiguration = nil },
+		},
+		{
+			"launch type", "InvalidParameterException", "No Container Instances",
+			func(in *ecs.RunTaskInput) { in.LaunchType = "" },
+		},
 		{"count", "InvalidParameterException", "Count", func(in *ecs.RunTaskInput) { in.Count = aws.Int32(11) }},
 		{"subnet", "InvalidParameterException", "subnet ID 'subnet-1' does not exist", func(in *ecs.RunTaskInput) {
 			in.NetworkConfiguration.AwsvpcConfiguration.Subnets = []string{"subnet-1"}
@@ -290,7 +313,10 @@ func TestRunTaskIsChecked(t *testing.T) {
 		{"group", "InvalidParameterException", "security group 'sg-1' does not exist", func(in *ecs.RunTaskInput) {
 			in.NetworkConfiguration.AwsvpcConfiguration.SecurityGroups = []string{"sg-1"}
 		}},
-		{"startedBy", "InvalidParameterException", "startedBy", func(in *ecs.RunTaskInput) { in.StartedBy = aws.String(strings.Repeat("x", 129)) }},
+		{
+			"startedBy", "InvalidParameterException", "startedBy",
+			func(in *ecs.RunTaskInput) { in.StartedBy = aws.String(strings.Repeat("x", 129)) },
+		},
 		{"tag", "InvalidParameterException", "aws:", func(in *ecs.RunTaskInput) { in.Tags[0].Key = aws.String("aws:x") }},
 		{"override", "InvalidParameterException", "Override for container named x", func(in *ecs.RunTaskInput) {
 			in.Overrides = &ecstypes.TaskOverride{ContainerOverrides: []ecstypes.ContainerOverride{{Name: aws.String("x")}}}
@@ -345,7 +371,8 @@ func TestECSDescribe(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if d := def.TaskDefinition; d.NetworkMode != ecstypes.NetworkModeAwsvpc || aws.ToString(d.ContainerDefinitions[0].Name) != "bastion" {
+	if d := def.TaskDefinition; d.NetworkMode != ecstypes.NetworkModeAwsvpc ||
+		aws.ToString(d.ContainerDefinitions[0].Name) != "bastion" {
 		t.Errorf("definition %v", d)
 	}
 	_, err = c.DescribeTaskDefinition(ctx, &ecs.DescribeTaskDefinitionInput{TaskDefinition: aws.String("nope")})
@@ -357,11 +384,17 @@ func TestECSDescribe(t *testing.T) {
 
 	_, task := run(t, l)
 	if _, err := c.TagResource(ctx, &ecs.TagResourceInput{
-		ResourceArn: task.TaskArn, Tags: []ecstypes.Tag{{Key: aws.String("owner"), Value: aws.String("you")}, {Key: aws.String("x")}},
+		ResourceArn: task.TaskArn, Tags: []ecstypes.Tag{
+			{Key: aws.String("owner"), Value: aws.String("you")},
+			{Key: aws.String("x")},
+		},
 	}); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := c.UntagResource(ctx, &ecs.UntagResourceInput{ResourceArn: task.TaskArn, TagKeys: []string{"x"}}); err != nil {
+	if _, err := c.UntagResource(ctx, &ecs.UntagResourceInput{
+		ResourceArn: task.TaskArn,
+		TagKeys:     []string{"x"},
+	}); err != nil {
 		t.Fatal(err)
 	}
 	tags, err := c.ListTagsForResource(ctx, &ecs.ListTagsForResourceInput{ResourceArn: task.TaskArn})
@@ -418,8 +451,14 @@ func TestExecuteCommandIsChecked(t *testing.T) {
 		name, code, text string
 		change           func(*ecs.ExecuteCommandInput)
 	}{
-		{"not interactive", "InvalidParameterException", "Interactive", func(in *ecs.ExecuteCommandInput) { in.Interactive = false }},
-		{"container", "InvalidParameterException", "container", func(in *ecs.ExecuteCommandInput) { in.Container = aws.String("x") }},
+		{
+			"not interactive", "InvalidParameterException", "Interactive",
+			func(in *ecs.ExecuteCommandInput) { in.Interactive = false },
+		},
+		{
+			"container", "InvalidParameterException", "container",
+			func(in *ecs.ExecuteCommandInput) { in.Container = aws.String("x") },
+		},
 		{"task", "InvalidParameterException", "not found", func(in *ecs.ExecuteCommandInput) { in.Task = aws.String("x") }},
 		{"cluster", "ClusterNotFoundException", "", func(in *ecs.ExecuteCommandInput) { in.Cluster = nil }},
 	} {
@@ -445,7 +484,9 @@ func TestExecuteCommandIsChecked(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "the task runs", func() bool { return aws.ToString(describe(t, c, *other.Tasks[0].TaskArn).LastStatus) == "RUNNING" })
+	eventually(t, "the task runs", func() bool {
+		return aws.ToString(describe(t, c, *other.Tasks[0].TaskArn).LastStatus) == "RUNNING"
+	})
 	noExec := in()
 	noExec.Task = other.Tasks[0].TaskArn
 	_, err = c.ExecuteCommand(ctx, noExec)
@@ -465,20 +506,46 @@ func TestStartSessionIsChecked(t *testing.T) {
 	}{
 		{"ssh", "i-0123456789abcdef0", "AWS-StartSSHSession", nil, "", ""},
 		{"ssh port", "i-0123456789abcdef0", "AWS-StartSSHSession", map[string][]string{"portNumber": {"65535"}}, "", ""},
-		{"port", "i-0123456789abcdef0", "AWS-StartPortForwardingSession", map[string][]string{"portNumber": {"80"}, "localPortNumber": {"0"}}, "", ""},
+		{"port", "i-0123456789abcdef0", "AWS-StartPortForwardingSession", map[string][]string{
+			"portNumber":      {"80"},
+			"localPortNumber": {"0"},
+		}, "", ""},
 		{
 			"remote", "i-0123456789abcdef0", "AWS-StartPortForwardingSessionToRemoteHost",
 			map[string][]string{"host": {"db.corp.internal"}, "portNumber": {"80"}},
 			"", "",
 		},
 		{"document", "i-0123456789abcdef0", "AWS-Nope", nil, "InvalidDocument", "AWS-Nope"},
-		{"big port", "i-0123456789abcdef0", "AWS-StartSSHSession", map[string][]string{"portNumber": {"65536"}}, "InvalidParameters", "65536"},
-		{"port 0", "i-0123456789abcdef0", "AWS-StartSSHSession", map[string][]string{"portNumber": {"0"}}, "InvalidParameters", "portNumber"},
-		{"two ports", "i-0123456789abcdef0", "AWS-StartSSHSession", map[string][]string{"portNumber": {"1", "2"}}, "InvalidParameters", "one value"},
-		{"unknown parameter", "i-0123456789abcdef0", "AWS-StartSSHSession", map[string][]string{"host": {"x.y"}}, "InvalidParameters", "host"},
+		{
+			"big port", "i-0123456789abcdef0", "AWS-StartSSHSession",
+			map[string][]string{"portNumber": {"65536"}},
+			"InvalidParameters", "65536",
+		},
+		{
+			"port 0", "i-0123456789abcdef0", "AWS-StartSSHSession",
+			map[string][]string{"portNumber": {"0"}},
+			"InvalidParameters", "portNumber",
+		},
+		{
+			"two ports", "i-0123456789abcdef0", "AWS-StartSSHSession",
+			map[string][]string{"portNumber": {"1", "2"}},
+			"InvalidParameters", "one value",
+		},
+		{
+			"unknown parameter", "i-0123456789abcdef0", "AWS-StartSSHSession",
+			map[string][]string{"host": {"x.y"}},
+			"InvalidParameters", "host",
+		},
 		{"no host", "i-0123456789abcdef0", "AWS-StartPortForwardingSessionToRemoteHost", nil, "InvalidParameters", "host"},
-		{"bad host", "i-0123456789abcdef0", "AWS-StartPortForwardingSessionToRemoteHost", map[string][]string{"host": {"a;b"}}, "InvalidParameters", "host"},
-		{"offline", "i-0fffffffffffffff0", "AWS-StartSSHSession", nil, "TargetNotConnected", "i-0fffffffffffffff0 is not connected."},
+		{
+			"bad host", "i-0123456789abcdef0", "AWS-StartPortForwardingSessionToRemoteHost",
+			map[string][]string{"host": {"a;b"}},
+			"InvalidParameters", "host",
+		},
+		{
+			"offline", "i-0fffffffffffffff0", "AWS-StartSSHSession", nil, "TargetNotConnected",
+			"i-0fffffffffffffff0 is not connected.",
+		},
 		{"unknown instance", "i-0eeeeeeeeeeeeeee0", "AWS-StartSSHSession", nil, "TargetNotConnected", "is not connected."},
 		{"unknown task", "ecs:bastion_0_0-1", "AWS-StartSSHSession", nil, "TargetNotConnected", "is not connected."},
 	} {
@@ -523,7 +590,8 @@ func TestSessionCalls(t *testing.T) {
 		t.Fatal(err)
 	}
 	active, err := c.DescribeSessions(ctx, &ssm.DescribeSessionsInput{State: ssmtypes.SessionStateActive})
-	if err != nil || len(active.Sessions) != 1 || *active.Sessions[0].SessionId != *s.SessionId || *active.Sessions[0].Target != target {
+	if err != nil || len(active.Sessions) != 1 || *active.Sessions[0].SessionId != *s.SessionId ||
+		*active.Sessions[0].Target != target {
 		t.Errorf("active sessions %v, %v", active, err)
 	}
 	again, err := c.ResumeSession(ctx, &ssm.ResumeSessionInput{SessionId: s.SessionId})
@@ -559,7 +627,10 @@ func TestSessionCalls(t *testing.T) {
 
 func TestEC2(t *testing.T) {
 	l := start(t, quick(t))
-	l.AddSubnet(lab.Subnet{ID: "subnet-other", CIDR: "10.99.3.0/24", Zone: "eu-central-1c", Tags: map[string]string{"bastion": "false"}})
+	l.AddSubnet(lab.Subnet{
+		ID: "subnet-other", CIDR: "10.99.3.0/24", Zone: "eu-central-1c",
+		Tags: map[string]string{"bastion": "false"},
+	})
 	c := ec2.NewFromConfig(sdk(t, l.Env()))
 	ctx := t.Context()
 	tagged := []ec2types.Filter{{Name: aws.String("tag:bastion"), Values: []string{"true"}}}
@@ -579,7 +650,10 @@ func TestEC2(t *testing.T) {
 	}
 	_, err = c.DescribeSubnets(ctx, &ec2.DescribeSubnetsInput{SubnetIds: []string{"subnet-1"}})
 	wantCode(t, err, "InvalidSubnetID.NotFound", "subnet-1")
-	_, err = c.DescribeSubnets(ctx, &ec2.DescribeSubnetsInput{Filters: []ec2types.Filter{{Name: aws.String("x"), Values: []string{"y"}}}})
+	_, err = c.DescribeSubnets(ctx, &ec2.DescribeSubnetsInput{Filters: []ec2types.Filter{{
+		Name:   aws.String("x"),
+		Values: []string{"y"},
+	}}})
 	wantCode(t, err, "InvalidParameterValue", "'x'")
 	groups, err := c.DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{Filters: tagged})
 	if err != nil || len(groups.SecurityGroups) != 1 || aws.ToString(groups.SecurityGroups[0].GroupName) != "bastion" ||
@@ -609,8 +683,10 @@ func TestRDS(t *testing.T) {
 		t.Fatalf("instances %v, %v", all, err)
 	}
 	db := all.DBInstances[0]
-	if aws.ToString(db.Endpoint.Address) != "orders.abc123.eu-central-1.rds.amazonaws.com" || aws.ToInt32(db.Endpoint.Port) != 5433 ||
-		aws.ToString(db.Engine) != "postgres" || aws.ToString(db.DBInstanceStatus) != "available" || aws.ToString(db.MasterUsername) != "app" ||
+	if aws.ToString(db.Endpoint.Address) != "orders.abc123.eu-central-1.rds.amazonaws.com" ||
+		aws.ToInt32(db.Endpoint.Port) != 5433 ||
+		aws.ToString(db.Engine) != "postgres" || aws.ToString(db.DBInstanceStatus) != "available" ||
+		aws.ToString(db.MasterUsername) != "app" ||
 		len(db.TagList) != 1 || db.InstanceCreateTime == nil {
 		t.Errorf("instance %+v", db)
 	}
@@ -644,7 +720,8 @@ func TestRDS(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	pages, n, total := rds.NewDescribeDBInstancesPaginator(c, &rds.DescribeDBInstancesInput{MaxRecords: aws.Int32(20)}), 0, 0
+	pages := rds.NewDescribeDBInstancesPaginator(c, &rds.DescribeDBInstancesInput{MaxRecords: aws.Int32(20)})
+	n, total := 0, 0
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
@@ -677,18 +754,22 @@ func TestElastiCache(t *testing.T) {
 		t.Fatalf("groups %v, %v", groups, err)
 	}
 	primary := groups.ReplicationGroups[0].NodeGroups[0].PrimaryEndpoint
-	if aws.ToString(primary.Address) != "master.sessions.abc123.euc1.cache.amazonaws.com" || aws.ToInt32(primary.Port) != 6380 {
+	if aws.ToString(primary.Address) != "master.sessions.abc123.euc1.cache.amazonaws.com" ||
+		aws.ToInt32(primary.Port) != 6380 {
 		t.Errorf("primary endpoint %+v", primary)
 	}
-	if e := groups.ReplicationGroups[1].ConfigurationEndpoint; e == nil || aws.ToString(e.Address) != "clustercfg.shards.abc123.euc1.cache.amazonaws.com" {
+	if e := groups.ReplicationGroups[1].ConfigurationEndpoint; e == nil ||
+		aws.ToString(e.Address) != "clustercfg.shards.abc123.euc1.cache.amazonaws.com" {
 		t.Errorf("configuration endpoint %+v", e)
 	}
-	_, err = c.DescribeReplicationGroups(ctx, &elasticache.DescribeReplicationGroupsInput{ReplicationGroupId: aws.String("nope")})
+	_, err = c.DescribeReplicationGroups(ctx,
+		&elasticache.DescribeReplicationGroupsInput{ReplicationGroupId: aws.String("nope")})
 	var noGroup *ecachetypes.ReplicationGroupNotFoundFault
 	if !errors.As(err, &noGroup) {
 		t.Errorf("unknown group: %v", err)
 	}
-	clusters, err := c.DescribeCacheClusters(ctx, &elasticache.DescribeCacheClustersInput{ShowCacheNodeInfo: aws.Bool(true)})
+	clusters, err := c.DescribeCacheClusters(ctx,
+		&elasticache.DescribeCacheClustersInput{ShowCacheNodeInfo: aws.Bool(true)})
 	if err != nil || len(clusters.CacheClusters) != 3 {
 		t.Fatalf("clusters %v, %v", clusters, err)
 	}
@@ -696,8 +777,10 @@ func TestElastiCache(t *testing.T) {
 		aws.ToString(node.ReplicationGroupId) != "sessions" || len(node.CacheNodes) != 1 {
 		t.Errorf("node %+v", node)
 	}
-	alone, err := c.DescribeCacheClusters(ctx, &elasticache.DescribeCacheClustersInput{ShowCacheClustersNotInReplicationGroups: aws.Bool(true)})
-	if err != nil || len(alone.CacheClusters) != 1 || alone.CacheClusters[0].ConfigurationEndpoint == nil || alone.CacheClusters[0].CacheNodes != nil {
+	alone, err := c.DescribeCacheClusters(ctx,
+		&elasticache.DescribeCacheClustersInput{ShowCacheClustersNotInReplicationGroups: aws.Bool(true)})
+	if err != nil || len(alone.CacheClusters) != 1 || alone.CacheClusters[0].ConfigurationEndpoint == nil ||
+		alone.CacheClusters[0].CacheNodes != nil {
 		t.Errorf("clusters of their own %v, %v", alone, err)
 	}
 	_, err = c.DescribeCacheClusters(ctx, &elasticache.DescribeCacheClustersInput{CacheClusterId: aws.String("nope")})
@@ -706,10 +789,12 @@ func TestElastiCache(t *testing.T) {
 		t.Errorf("unknown cluster: %v", err)
 	}
 	serverless, err := c.DescribeServerlessCaches(ctx, nil)
-	if err != nil || len(serverless.ServerlessCaches) != 1 || aws.ToInt32(serverless.ServerlessCaches[0].Endpoint.Port) != 6380 {
+	if err != nil || len(serverless.ServerlessCaches) != 1 ||
+		aws.ToInt32(serverless.ServerlessCaches[0].Endpoint.Port) != 6380 {
 		t.Errorf("serverless %v, %v", serverless, err)
 	}
-	_, err = c.DescribeServerlessCaches(ctx, &elasticache.DescribeServerlessCachesInput{ServerlessCacheName: aws.String("nope")})
+	_, err = c.DescribeServerlessCaches(ctx,
+		&elasticache.DescribeServerlessCachesInput{ServerlessCacheName: aws.String("nope")})
 	var noServerless *ecachetypes.ServerlessCacheNotFoundFault
 	if !errors.As(err, &noServerless) {
 		t.Errorf("unknown serverless cache: %v", err)
@@ -724,23 +809,36 @@ func TestKMS(t *testing.T) {
 	key, err := c.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
 		KeyId: aws.String("alias/lab"), NumberOfBytes: aws.Int32(64), EncryptionContext: in,
 	})
-	if err != nil || len(key.Plaintext) != 64 || !strings.HasPrefix(aws.ToString(key.KeyId), "arn:aws:kms:eu-central-1:000000000000:key/") {
+	if err != nil || len(key.Plaintext) != 64 ||
+		!strings.HasPrefix(aws.ToString(key.KeyId), "arn:aws:kms:eu-central-1:000000000000:key/") {
 		t.Fatalf("data key %v, %v", key, err)
 	}
-	plain, err := c.Decrypt(ctx, &kms.DecryptInput{CiphertextBlob: key.CiphertextBlob, EncryptionContext: in, KeyId: key.KeyId})
+	plain, err := c.Decrypt(ctx, &kms.DecryptInput{
+		CiphertextBlob: key.CiphertextBlob, EncryptionContext: in,
+		KeyId: key.KeyId,
+	})
 	if err != nil || !bytes.Equal(plain.Plaintext, key.Plaintext) {
 		t.Errorf("decrypted %v, %v", plain, err)
 	}
-	_, err = c.Decrypt(ctx, &kms.DecryptInput{CiphertextBlob: key.CiphertextBlob, EncryptionContext: map[string]string{"aws:ssm:SessionId": "s"}})
+	_, err = c.Decrypt(ctx, &kms.DecryptInput{
+		CiphertextBlob:    key.CiphertextBlob,
+		EncryptionContext: map[string]string{"aws:ssm:SessionId": "s"},
+	})
 	var invalid *kmstypes.InvalidCiphertextException
 	if !errors.As(err, &invalid) {
 		t.Errorf("another context: %v", err)
 	}
 	key.CiphertextBlob[20] ^= 1
-	if _, err = c.Decrypt(ctx, &kms.DecryptInput{CiphertextBlob: key.CiphertextBlob, EncryptionContext: in}); !errors.As(err, &invalid) {
+	if _, err = c.Decrypt(ctx, &kms.DecryptInput{
+		CiphertextBlob:    key.CiphertextBlob,
+		EncryptionContext: in,
+	}); !errors.As(err, &invalid) {
 		t.Errorf("tampered: %v", err)
 	}
-	_, err = c.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{KeyId: aws.String("nope"), KeySpec: kmstypes.DataKeySpecAes256})
+	_, err = c.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{
+		KeyId:   aws.String("nope"),
+		KeySpec: kmstypes.DataKeySpecAes256,
+	})
 	var noKey *kmstypes.NotFoundException
 	if !errors.As(err, &noKey) {
 		t.Errorf("unknown key: %v", err)

@@ -3,7 +3,6 @@ package lab
 import (
 	"context"
 	"encoding/base64"
-	"fmt"
 	"net/netip"
 	"slices"
 	"strconv"
@@ -72,8 +71,8 @@ func (e *ec2) checkNetwork(subnets, groups []string) error {
 	}
 	for _, id := range groups {
 		if !slices.ContainsFunc(e.groups, func(g SecurityGroup) bool { return g.ID == id }) {
-			return invalidParameter("Error retrieving security group information for [%s]: The security group '%s' does not exist "+
-				"(ErrorCode: InvalidGroup.NotFound)", id, id)
+			return invalidParameter("Error retrieving security group information for [%s]: "+
+				"The security group '%s' does not exist (ErrorCode: InvalidGroup.NotFound)", id, id)
 		}
 	}
 	return nil
@@ -143,7 +142,8 @@ func (e *ec2) describeSubnets(_ context.Context, c *awsapi.Call) (any, error) {
 	var items []item
 	for _, s := range subnets {
 		match, err := ec2Match(c, s.Tags, map[string]string{
-			"subnet-id": s.ID, "vpc-id": vpcID, "availability-zone": s.Zone, "state": "available", "cidr-block": s.CIDR, "cidrBlock": s.CIDR,
+			"subnet-id": s.ID, "vpc-id": vpcID, "availability-zone": s.Zone, "state": "available", "cidr-block": s.CIDR,
+			"cidrBlock": s.CIDR,
 		})
 		if err != nil {
 			return nil, err
@@ -231,7 +231,7 @@ func selectByID[T any](items []T, ids []string, id func(T) string, code, message
 // ec2Match applies the call's filters to a resource with these tags and attributes.
 func ec2Match(c *awsapi.Call, tags, attributes map[string]string) (bool, error) {
 	for _, f := range awsapi.Filters(c.Form, "Filter", "Value") {
-		ok := false
+		var ok bool
 		if key, isTag := strings.CutPrefix(f.Name, "tag:"); isTag {
 			value, has := tags[key]
 			ok = has && awsapi.MatchAnyWild(f.Values, value)
@@ -254,14 +254,15 @@ func ec2Page[T any](c *awsapi.Call, items []T) ([]T, string, error) {
 	if v := c.Form.Get("MaxResults"); v != "" {
 		n, err := strconv.Atoi(v)
 		if err != nil || n < 5 || n > 1000 {
-			return nil, "", awsapi.Errorf("InvalidParameterValue", "Value (%s) for parameter maxResults is invalid. Expecting a value between 5 and 1000.", v)
+			return nil, "", awsapi.Errorf("InvalidParameterValue", "Value (%s) for parameter maxResults is invalid. "+
+				"Expecting a value between 5 and 1000.", v)
 		}
 		size = n
 	}
 	marker, err := base64.StdEncoding.DecodeString(c.Form.Get("NextToken"))
 	page, next, ok := awsapi.Page(items, string(marker), size)
 	if err != nil || !ok {
-		return nil, "", awsapi.Errorf("InvalidPaginationToken", "%s", fmt.Sprintf("The token '%s' is invalid", c.Form.Get("NextToken")))
+		return nil, "", awsapi.Errorf("InvalidPaginationToken", "The token '%s' is invalid", c.Form.Get("NextToken"))
 	}
 	if next != "" {
 		next = base64.StdEncoding.EncodeToString([]byte(next))

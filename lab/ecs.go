@@ -74,9 +74,8 @@ type ecs struct {
 	// baseEnv is what every task's environment begins with; it is asked for each new task.
 	baseEnv func() map[string]string
 
-	ctx  context.Context // ends the tasks
-	wg   sync.WaitGroup
-	once sync.Once
+	ctx context.Context // ends the tasks
+	wg  sync.WaitGroup
 
 	mu       sync.Mutex
 	closed   bool
@@ -129,8 +128,10 @@ func (e *ecs) service() awsapi.Service {
 	}
 }
 
+type handler = func(context.Context, *awsapi.Call) (any, error)
+
 // jsonOp makes an operation of a function with typed input.
-func jsonOp[In any](f func(context.Context, *awsapi.Call, *In) (any, error)) func(context.Context, *awsapi.Call) (any, error) {
+func jsonOp[In any](f func(context.Context, *awsapi.Call, *In) (any, error)) handler {
 	return func(ctx context.Context, c *awsapi.Call) (any, error) {
 		in := new(In)
 		if err := c.Bind(in); err != nil {
@@ -286,7 +287,8 @@ func (e *ecs) checkRun(c *awsapi.Call, in *runTaskInput, def *TaskDefinition, co
 		return invalidParameter("Count must be between 1 and %d.", maxRunCount)
 	}
 	if in.LaunchType != "" && len(in.CapacityProviderStrategy) > 0 {
-		return invalidParameter("Specifying both a launch type and capacity provider strategy is not supported. Remove one and try again.")
+		return invalidParameter("Specifying both a launch type and capacity provider strategy is not supported. " +
+			"Remove one and try again.")
 	}
 	if in.NetworkConfiguration == nil || in.NetworkConfiguration.AwsvpcConfiguration == nil {
 		return invalidParameter("Network Configuration must be provided when networkMode 'awsvpc' is specified.")
@@ -302,10 +304,12 @@ func (e *ecs) checkRun(c *awsapi.Call, in *runTaskInput, def *TaskDefinition, co
 		return invalidParameter("assignPublicIp must be ENABLED or DISABLED.")
 	}
 	if in.EnableExecuteCommand && def.taskRole() == "" && in.Overrides.TaskRoleArn == "" {
-		return invalidParameter("A valid taskRoleArn is not being used. Specify a valid task role in your task definition and try again.")
+		return invalidParameter("A valid taskRoleArn is not being used. " +
+			"Specify a valid task role in your task definition and try again.")
 	}
 	if !startedByPattern.MatchString(in.StartedBy) {
-		return invalidParameter("startedBy may have at most %d letters, digits, hyphens, slashes and underscores.", maxStartedBy)
+		return invalidParameter("startedBy may have at most %d letters, digits, hyphens, slashes and underscores.",
+			maxStartedBy)
 	}
 	if err := checkTags(in.Tags); err != nil {
 		return err
@@ -359,7 +363,7 @@ func checkTags(tags []ecsTag) error {
 
 // launch makes the tasks and begins their lives. A client token that came before gives the tasks of then.
 func (e *ecs) launch(cluster string, def *TaskDefinition, in *runTaskInput, count int) ([]*task, error) {
-	request, err := json.Marshal(in)
+	request, err := json.Marshal(in) //nolint:gosec // a client token is an idempotency key, no secret
 	if err != nil {
 		return nil, err
 	}
@@ -641,7 +645,7 @@ func (e *ecs) executeCommand(_ context.Context, c *awsapi.Call, in *executeComma
 	}
 	return output{
 		arn("ecs", "cluster/"+cluster), t.containerARN(), t.def.Container, true,
-		ecsSession{s.SessionID, s.StreamURL, s.TokenValue},
+		ecsSession(s),
 		t.arn,
 	}, nil
 }
@@ -653,11 +657,13 @@ func (e *ecs) execReady(t *task) error {
 	connected := t.connected
 	e.mu.Unlock()
 	if !running {
-		return invalidParameter("The execute command failed because execute command was not enabled when the task was run or the " +
-			"execute command agent isn’t running. Wait and try again or run a new task with execute command enabled and try again.")
+		return invalidParameter("The execute command failed because execute command was not enabled " +
+			"when the task was run or the execute command agent isn’t running. " +
+			"Wait and try again or run a new task with execute command enabled and try again.")
 	}
 	if !connected || e.faults.notConnected() {
-		return awsapi.Errorf("TargetNotConnectedException", "The execute command failed due to an internal error. Try again later.")
+		return awsapi.Errorf("TargetNotConnectedException",
+			"The execute command failed due to an internal error. Try again later.")
 	}
 	return nil
 }
@@ -666,12 +672,11 @@ func (e *ecs) execReady(t *task) error {
 func (t *task) target() string { return "ecs:" + t.cluster + "_" + t.id + "_" + t.runtimeID }
 
 func (t *task) containerARN() string {
-	// The last part of a container's ARN is a UUID of its own; the lab derives it from the task.
-	id := t.id
-	return arn("ecs", fmt.Sprintf("container/%s/%s/%s-%s-%s-%s-%s", t.cluster, id, id[0:8], id[8:12], id[12:16], id[16:20], id[20:32]))
+	return arn("ecs", "container/"+t.cluster+"/"+t.id+"/"+seededUUID(t.runtimeID))
 }
 
-// byTarget finds the task of an SSM target "ecs:<cluster>_<task id>_<runtime id>". Cluster names may contain underscores.
+// byTarget finds the task of an SSM target "ecs:<cluster>_<task id>_<runtime id>". Cluster names may contain
+// underscores.
 func (e *ecs) byTarget(target string) (*task, bool) {
 	rest, ok := strings.CutPrefix(target, "ecs:")
 	if !ok {
@@ -813,7 +818,8 @@ func (e *ecs) tagsOf(resource string) (*[]ecsTag, error) {
 		if t := e.findLocked(cluster, id); t != nil {
 			return &t.tags, nil
 		}
-		return nil, awsapi.Errorf("InvalidParameterException", "The specified task is stopped or was not found. Specify a running task and try again.")
+		return nil, invalidParameter("The specified task is stopped or was not found. " +
+			"Specify a running task and try again.")
 	}
 	return nil, invalidParameter("The resource %s was not found.", resource)
 }
@@ -878,7 +884,7 @@ func (e *ecs) views(tasks []*task, tags bool) []ecsTask {
 }
 
 func (e *ecs) view(t *task, tags bool) ecsTask {
-	attachment := randomFrom(t.id)
+	attachment := seededUUID(t.id)
 	v := ecsTask{
 		TaskArn: t.arn, ClusterArn: arn("ecs", "cluster/"+t.cluster), TaskDefinitionArn: t.def.arn(), Group: t.group,
 		StartedBy: t.startedBy, LaunchType: "FARGATE", PlatformVersion: "1.4.0", PlatformFamily: "Linux",
@@ -902,11 +908,14 @@ func (e *ecs) view(t *task, tags bool) ecsTask {
 	case statusStopped:
 		status = "DELETED"
 	}
-	v.Attachments = []ecsAttachment{{ID: attachment, Type: "ElasticNetworkInterface", Status: status, Details: []ecsKeyValue{
-		{"subnetId", t.subnet},
-		{"networkInterfaceId", "eni-" + t.id[:17]},
-		{"privateIPv4Address", t.ip},
-	}}}
+	v.Attachments = []ecsAttachment{{
+		ID: attachment, Type: "ElasticNetworkInterface", Status: status,
+		Details: []ecsKeyValue{
+			{"subnetId", t.subnet},
+			{"networkInterfaceId", "eni-" + t.id[:17]},
+			{"privateIPv4Address", t.ip},
+		},
+	}}
 	if tags {
 		v.Tags = append(v.Tags, t.tags...)
 	}
@@ -930,13 +939,16 @@ func (e *ecs) containerView(t *task, attachment string) ecsContainer {
 		c.LastStatus = statusStopped
 	}
 	if t.agent != "" {
-		c.ManagedAgents = []ecsManagedAgent{{Name: "ExecuteCommandAgent", LastStatus: t.agent, LastStartedAt: awsapi.At(t.agentAt)}}
+		c.ManagedAgents = []ecsManagedAgent{{
+			Name: "ExecuteCommandAgent", LastStatus: t.agent,
+			LastStartedAt: awsapi.At(t.agentAt),
+		}}
 	}
 	return c
 }
 
-// randomFrom returns a UUID that depends on the seed alone.
-func randomFrom(seed string) string {
+// seededUUID returns a UUID that depends on the seed alone.
+func seededUUID(seed string) string {
 	h := sha256.Sum256([]byte(seed))
 	return fmt.Sprintf("%x-%x-%x-%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])
 }

@@ -98,17 +98,26 @@ func (e *elasticache) service() awsapi.Service {
 		}
 	}
 	return awsapi.Service{
-		Name: "elasticache", Protocol: awsapi.Query, Version: "2015-02-02", Namespace: "http://elasticache.amazonaws.com/doc/2015-02-02/",
+		Name: "elasticache", Protocol: awsapi.Query, Version: "2015-02-02",
+		Namespace: "http://elasticache.amazonaws.com/doc/2015-02-02/",
 		Ops: map[string]awsapi.Op{
-			"DescribeReplicationGroups": {Handle: e.describeReplicationGroups, Resource: resource("replicationgroup", "ReplicationGroupId")},
-			"DescribeCacheClusters":     {Handle: e.describeCacheClusters, Resource: resource("cluster", "CacheClusterId")},
-			"DescribeServerlessCaches":  {Handle: e.describeServerlessCaches, Resource: resource("serverlesscache", "ServerlessCacheName")},
+			"DescribeReplicationGroups": {
+				Handle: e.describeReplicationGroups, Resource: resource("replicationgroup", "ReplicationGroupId"),
+			},
+			"DescribeCacheClusters": {
+				Handle: e.describeCacheClusters, Resource: resource("cluster", "CacheClusterId"),
+			},
+			"DescribeServerlessCaches": {
+				Handle: e.describeServerlessCaches, Resource: resource("serverlesscache", "ServerlessCacheName"),
+			},
 		},
 	}
 }
 
 // list returns the caches of the kinds; with an id the one that has it.
-func (e *elasticache) list(id string, notFound *awsapi.Error, idOf func(Cache) string, kinds ...CacheKind) ([]Cache, error) {
+func (e *elasticache) list(id string, notFound *awsapi.Error, idOf func(Cache) string, kinds ...CacheKind) (
+	[]Cache, error,
+) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var list []Cache
@@ -171,7 +180,8 @@ func (e *elasticache) describeReplicationGroups(_ context.Context, c *awsapi.Cal
 		member := nodeMember{CacheClusterID: cache.nodeID(), CacheNodeID: "0001", Zone: Region + "a"}
 		shard := nodeGroup{NodeGroupID: "0001", Status: cache.Status}
 		g := group{
-			ReplicationGroupID: cache.ID, Description: "made by the lab", Status: cache.Status, MemberClusters: []string{cache.nodeID()},
+			ReplicationGroupID: cache.ID, Description: "made by the lab", Status: cache.Status,
+			MemberClusters:    []string{cache.nodeID()},
 			AutomaticFailover: "disabled", MultiAZ: "disabled", ClusterEnabled: cache.Sharded, CacheNodeType: "cache.t4g.micro",
 			AtRestEncryptionEnabled: true, ARN: arn("elasticache", "replicationgroup:"+cache.ID), Engine: cache.Engine,
 			CreateTime: iso(cache.created),
@@ -220,7 +230,10 @@ func (e *elasticache) describeCacheClusters(_ context.Context, c *awsapi.Call) (
 		ARN                      string
 	}
 	id := c.Form.Get("CacheClusterId")
-	caches, err := e.list(id, &awsapi.Error{Code: "CacheClusterNotFound", Message: "CacheCluster not found: " + id, Status: 404},
+	caches, err := e.list(id, &awsapi.Error{
+		Code: "CacheClusterNotFound", Message: "CacheCluster not found: " + id,
+		Status: 404,
+	},
 		Cache.nodeID, ReplicationGroup, CacheCluster)
 	if err != nil {
 		return nil, err
@@ -244,7 +257,9 @@ func (e *elasticache) describeCacheClusters(_ context.Context, c *awsapi.Call) (
 		}
 		if c.Form.Get("ShowCacheNodeInfo") == "true" {
 			item.CacheNodes = &[]node{{
-				"0001", cache.Status, iso(cache.created), xmlEndpoint{Address: cache.nodeName(), Port: cache.Addr.Port()}, Region + "a",
+				"0001", cache.Status, iso(cache.created),
+				xmlEndpoint{Address: cache.nodeName(), Port: cache.Addr.Port()},
+				Region + "a",
 			}}
 		}
 		items = append(items, item)

@@ -28,8 +28,8 @@ type profile struct {
 
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,64}$`)
 
-// AddIdentity adds a caller, or gives the one with the name new credentials and rights (its old credentials keep their rights).
-// It returns the environment for a program that is to be it.
+// AddIdentity adds a caller, or gives the one with the name new credentials and rights (its old credentials keep
+// their rights). It returns the environment for a program that is to be it.
 func (l *Lab) AddIdentity(name string, cfg IdentityConfig) (env []string, err error) {
 	if !namePattern.MatchString(name) {
 		return nil, fmt.Errorf("%q is no name for an identity: up to 64 letters, digits, and . _ @ -", name)
@@ -89,7 +89,8 @@ func (l *Lab) Environ(base []string) []string {
 // writeAWSFiles writes the shared config and credentials files. The caller holds the lock.
 func (l *Lab) writeAWSFiles() error {
 	var config, credentials strings.Builder
-	const note = "# Written by bastion-lab. These credentials are made up: they open a lab on this machine and nothing else.\n"
+	const note = "# Written by bastion-lab. These credentials are made up: they open a lab on this machine and " +
+		"nothing else.\n"
 	config.WriteString(note)
 	credentials.WriteString(note)
 	for _, p := range l.profiles {

@@ -11,8 +11,8 @@ import (
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 )
 
-// APIFaults are disturbances of the control plane. The zero value disturbs nothing. Actions are named as in IAM, such as
-// "ssm:StartSession"; * stands for any text. A count is how many times a fault comes; a negative one is for ever.
+// APIFaults are disturbances of the control plane. The zero value disturbs nothing. Actions are named as in IAM, such
+// as "ssm:StartSession"; * stands for any text. A count is how many times a fault comes; a negative one is for ever.
 type APIFaults struct {
 	Throttle     map[string]int      `json:"throttle,omitempty"`      // answer Rate exceeded
 	Rate         map[string]float64  `json:"rate,omitempty"`          // throttle what exceeds so many calls per second
@@ -20,7 +20,8 @@ type APIFaults struct {
 	Deny         []string            `json:"deny,omitempty"`          // deny actions to everyone
 	LatencyMS    int                 `json:"latency_ms,omitempty"`    // before each answer
 	ResumeDenied int                 `json:"resume_denied,omitempty"` // ResumeSession answers 403
-	NotConnected int                 `json:"not_connected,omitempty"` // StartSession and ExecuteCommand: TargetNotConnected
+	// StartSession and ExecuteCommand: TargetNotConnected
+	NotConnected int `json:"not_connected,omitempty"`
 	// NotConnectedMS is the same for a time, which begins when the faults are set.
 	NotConnectedMS int    `json:"not_connected_ms,omitempty"`
 	TaskFailures   int    `json:"task_failures,omitempty"` // tasks that stop before they run...

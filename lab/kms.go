@@ -28,7 +28,7 @@ func newKMS() (*kms, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kms{id: randomFrom(randomHex(16)), aead: aead}, nil
+	return &kms{id: seededUUID(randomHex(16)), aead: aead}, nil
 }
 
 func (k *kms) arn() string { return arn("kms", "key/"+k.id) }
@@ -74,12 +74,10 @@ func (k *kms) generateDataKey(_ context.Context, _ *awsapi.Call, in *generateDat
 	case (in.KeySpec == "") == (in.NumberOfBytes == 0):
 		return nil, awsapi.Errorf("ValidationException", "Please specify either number of bytes or key spec.")
 	case in.KeySpec != "" && size == 0:
-		return nil, awsapi.Errorf("ValidationException", "1 validation error detected: Value '%s' at 'keySpec' failed to satisfy constraint: "+
-			"Member must satisfy enum value set: [AES_256, AES_128]", in.KeySpec)
+		return nil, validationError(in.KeySpec, "keySpec", "Member must satisfy enum value set: [AES_256, AES_128]")
 	case in.KeySpec == "":
 		if size = in.NumberOfBytes; size < 1 || size > 1024 {
-			return nil, awsapi.Errorf("ValidationException", "1 validation error detected: Value '%d' at 'numberOfBytes' failed to satisfy "+
-				"constraint: Member must have value between 1 and 1024", size)
+			return nil, validationError(size, "numberOfBytes", "Member must have value between 1 and 1024")
 		}
 	}
 	plain := make([]byte, size)
@@ -93,7 +91,8 @@ func (k *kms) generateDataKey(_ context.Context, _ *awsapi.Call, in *generateDat
 		Plaintext      []byte `json:"Plaintext"`
 		KeyID          string `json:"KeyId"`
 	}
-	return output{k.aead.Seal(nil, nil, plain, additional), plain, k.arn()}, nil
+	sealed := k.aead.Seal(nil, nil, plain, additional) //nolint:gosec // this AEAD makes its nonces itself
+	return output{sealed, plain, k.arn()}, nil
 }
 
 type decryptInput struct {
@@ -104,7 +103,8 @@ type decryptInput struct {
 
 func (k *kms) decryptCall(ctx context.Context, _ *awsapi.Call, in *decryptInput) (any, error) {
 	if in.KeyID != "" && !k.has(in.KeyID) {
-		return nil, awsapi.Errorf("IncorrectKeyException", "The key ID in the request does not identify a CMK that can perform this operation.")
+		return nil, awsapi.Errorf("IncorrectKeyException", "The key ID in the request does not identify a CMK that can "+
+			"perform this operation.")
 	}
 	plain, err := k.decrypt(ctx, in.CiphertextBlob, in.EncryptionContext)
 	if err != nil {
@@ -126,7 +126,10 @@ func (k *kms) decrypt(_ context.Context, ciphertext []byte, encryptionContext ma
 	}
 	plain, err := k.aead.Open(nil, nil, ciphertext, additional)
 	if err != nil {
-		return nil, &awsapi.Error{Code: "InvalidCiphertextException", Message: "The ciphertext or its encryption context is not valid."}
+		return nil, &awsapi.Error{
+			Code:    "InvalidCiphertextException",
+			Message: "The ciphertext or its encryption context is not valid.",
+		}
 	}
 	return plain, nil
 }

@@ -38,8 +38,9 @@ type Config struct {
 	Dir           string       // for the files of the lab; default: a temporary one, removed by Close
 	Log           *slog.Logger // nil discards
 
-	// StateDelay is how long each of PROVISIONING, PENDING and ACTIVATING lasts (300 ms). ExecDelay is the time from RUNNING until
-	// the exec agent is RUNNING (300 ms), and ConnectDelay from there until it answers (200 ms). Negative is no time at all.
+	// StateDelay is how long each of PROVISIONING, PENDING and ACTIVATING lasts (300 ms). ExecDelay is the time from
+	// RUNNING until the exec agent is RUNNING (300 ms), and ConnectDelay from there until it answers (200 ms). Negative
+	// is no time at all.
 	StateDelay, ExecDelay, ConnectDelay time.Duration
 	// StopTimeout is what a task's program gets between SIGTERM and SIGKILL (30 s).
 	StopTimeout time.Duration
@@ -228,7 +229,8 @@ func (l *Lab) build() error {
 	l.api = awsapi.New(awsapi.Config{
 		Region: Region, Identities: &l.identities, Now: now, Logger: l.log.With("part", "api"), Before: l.faults.before,
 		Services: []awsapi.Service{
-			l.ecs.service(), l.ssm.service(), l.ec2.service(), l.rds.service(), l.cache.service(), l.kms.service(), sts.service(),
+			l.ecs.service(), l.ssm.service(), l.ec2.service(), l.rds.service(), l.cache.service(), l.kms.service(),
+			sts.service(),
 		},
 	})
 	l.addDefaults()
@@ -428,7 +430,8 @@ func (l *Lab) KillTask(id string) error {
 	return nil
 }
 
-// Exec runs a command inside a task under a pty, without a session: for tests of what runs in tasks. The caller must wait for it.
+// Exec runs a command inside a task under a pty, without a session: for tests of what runs in tasks. The caller must
+// wait for it.
 func (l *Lab) Exec(ctx context.Context, id string, argv []string) (gateway.Process, error) {
 	t, err := l.task(id)
 	if err != nil {

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/lab"
+	"github.com/bastion-ssm/bastion/lab/gateway"
 )
 
 // awsCLI is the AWS CLI as the identity of env. Debian's comes first: it is the version that CI has.
@@ -30,14 +31,20 @@ type awsCLI struct {
 
 func newCLI(t *testing.T, l *lab.Lab, env []string) awsCLI {
 	t.Helper()
-	plugin := need(t, "session-manager-plugin", os.Getenv("BASTION_TEST_PLUGIN"), filepath.Join("..", "build", "tools", "session-manager-plugin"))
+	plugin := need(t, "session-manager-plugin", os.Getenv("BASTION_TEST_PLUGIN"),
+		filepath.Join("..", "build", "tools", "session-manager-plugin"))
 	path := filepath.Dir(plugin) + string(os.PathListSeparator) + os.Getenv("PATH")
 	// The plugin writes its log in the user's directory of logs.
-	return awsCLI{need(t, "aws", "/usr/bin/aws"), append(l.Environ(os.Environ()), append(env, "PATH="+path, "HOME="+t.TempDir())...)}
+	env = append(append(l.Environ(os.Environ()), env...), "PATH="+path, "HOME="+t.TempDir())
+	return awsCLI{need(t, "aws", "/usr/bin/aws"), env}
 }
 
-func (c awsCLI) command(ctx context.Context, args ...string) *exec.Cmd {
-	cmd := exec.CommandContext(ctx, c.path, append([]string{"--endpoint-url", value(c.env, "AWS_ENDPOINT_URL")}, args...)...)
+func (c awsCLI) command(t *testing.T, args ...string) *exec.Cmd {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	t.Cleanup(cancel)
+	args = append([]string{"--endpoint-url", value(c.env, "AWS_ENDPOINT_URL")}, args...)
+	cmd := exec.CommandContext(ctx, c.path, args...)
 	cmd.Env = c.env
 	// The CLI leaves the signals of a session to the plugin, its child: they go to both.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
@@ -49,7 +56,7 @@ func (c awsCLI) command(ctx context.Context, args ...string) *exec.Cmd {
 // run returns what a call prints, decoded.
 func (c awsCLI) run(t *testing.T, args ...string) map[string]any {
 	t.Helper()
-	cmd := c.command(t.Context(), args...)
+	cmd := c.command(t, args...)
 	var stderr bytes.Buffer
 	cmd.Stderr = &stderr
 	out, err := cmd.Output()
@@ -66,7 +73,7 @@ func (c awsCLI) run(t *testing.T, args ...string) map[string]any {
 // fails returns the error that a call prints.
 func (c awsCLI) fails(t *testing.T, args ...string) string {
 	t.Helper()
-	out, err := c.command(t.Context(), args...).CombinedOutput()
+	out, err := c.command(t, args...).CombinedOutput()
 	if err == nil {
 		t.Errorf("aws %s succeeds: %s", strings.Join(args, " "), out)
 	}
@@ -91,7 +98,8 @@ func at(v any, path ...any) any {
 	return v
 }
 
-const netConfig = `awsvpcConfiguration={subnets=[subnet-0000000000000laba],securityGroups=[sg-0000000000000000lab],assignPublicIp=DISABLED}`
+const netConfig = "awsvpcConfiguration={subnets=[subnet-0000000000000laba],securityGroups=[sg-0000000000000000lab]," +
+	"assignPublicIp=DISABLED}"
 
 func TestAWSCLI(t *testing.T) {
 	t.Parallel()
@@ -99,7 +107,8 @@ func TestAWSCLI(t *testing.T) {
 	addr := netip.MustParseAddrPort("127.0.0.1:5433")
 	for _, err := range []error{
 		l.AddDBInstance(lab.DBInstance{ID: "orders", Addr: addr}), l.AddDBCluster(lab.DBCluster{ID: "crm", Addr: addr}),
-		l.AddCache(lab.Cache{ID: "sessions", Addr: addr}), l.AddCache(lab.Cache{ID: "elastic", Kind: lab.ServerlessCache, Addr: addr}),
+		l.AddCache(lab.Cache{ID: "sessions", Addr: addr}),
+		l.AddCache(lab.Cache{ID: "elastic", Kind: lab.ServerlessCache, Addr: addr}),
 	} {
 		if err != nil {
 			t.Fatal(err)
@@ -113,12 +122,16 @@ func TestAWSCLI(t *testing.T) {
 		}
 	}
 	check("arn:aws:iam::000000000000:user/lab", c.run(t, "sts", "get-caller-identity"), "Arn")
-	check("subnet-0000000000000laba", c.run(t, "ec2", "describe-subnets", "--filters", "Name=tag:bastion,Values=true"), "Subnets", 0, "SubnetId")
-	check("bastion", c.run(t, "ec2", "describe-security-groups", "--group-ids", "sg-0000000000000000lab"), "SecurityGroups", 0, "GroupName")
+	check("subnet-0000000000000laba", c.run(t, "ec2", "describe-subnets", "--filters", "Name=tag:bastion,Values=true"),
+		"Subnets", 0, "SubnetId")
+	check("bastion", c.run(t, "ec2", "describe-security-groups", "--group-ids", "sg-0000000000000000lab"),
+		"SecurityGroups", 0, "GroupName")
 	check("orders", c.run(t, "rds", "describe-db-instances"), "DBInstances", 0, "DBInstanceIdentifier")
 	check(5433.0, c.run(t, "rds", "describe-db-clusters", "--db-cluster-identifier", "crm"), "DBClusters", 0, "Port")
-	check(5433.0, c.run(t, "elasticache", "describe-replication-groups"), "ReplicationGroups", 0, "NodeGroups", 0, "PrimaryEndpoint", "Port")
-	check("0001", c.run(t, "elasticache", "describe-cache-clusters", "--show-cache-node-info"), "CacheClusters", 0, "CacheNodes", 0, "CacheNodeId")
+	check(5433.0, c.run(t, "elasticache", "describe-replication-groups"), "ReplicationGroups", 0, "NodeGroups", 0,
+		"PrimaryEndpoint", "Port")
+	check("0001", c.run(t, "elasticache", "describe-cache-clusters", "--show-cache-node-info"), "CacheClusters", 0,
+		"CacheNodes", 0, "CacheNodeId")
 	check("ACTIVE", c.run(t, "ecs", "describe-clusters", "--clusters", "bastion"), "clusters", 0, "status")
 }
 
@@ -126,12 +139,14 @@ func TestAWSCLITasks(t *testing.T) {
 	t.Parallel()
 	l := start(t, quick(t))
 	c := newCLI(t, l, l.Env())
-	task, _ := at(c.run(t, "ecs", "run-task", "--cluster", "bastion", "--task-definition", "bastion", "--launch-type", "FARGATE",
+	task, _ := at(c.run(t, "ecs", "run-task", "--cluster", "bastion", "--task-definition", "bastion", "--launch-type",
+		"FARGATE",
 		"--enable-execute-command", "--network-configuration", netConfig, "--started-by", "me", "--tags", "key=a,value=b"),
 		"tasks", 0, "taskArn").(string)
 	eventually(t, "the task runs", func() bool { return l.Tasks()[0].Connected })
 	described := c.run(t, "ecs", "describe-tasks", "--cluster", "bastion", "--tasks", task, "--include", "TAGS")
-	if at(described, "tasks", 0, "tags", 0, "value") != "b" || at(described, "tasks", 0, "containers", 0, "managedAgents", 0, "name") != "ExecuteCommandAgent" {
+	if at(described, "tasks", 0, "tags", 0, "value") != "b" ||
+		at(described, "tasks", 0, "containers", 0, "managedAgents", 0, "name") != "ExecuteCommandAgent" {
 		t.Errorf("described %v", described)
 	}
 	if got := at(c.run(t, "ecs", "list-tasks", "--cluster", "bastion", "--started-by", "me"), "taskArns", 0); got != task {
@@ -161,10 +176,16 @@ func TestAWSCLIErrors(t *testing.T) {
 		args []string
 		want string
 	}{
-		{denied, []string{"ecs", "list-tasks"}, "(AccessDeniedException) when calling the ListTasks operation: User: arn:aws:iam::000000000000:user/nobody is not authorized to perform: ecs:ListTasks"},
-		{denied, []string{"ec2", "describe-subnets"}, "(UnauthorizedOperation) when calling the DescribeSubnets operation: You are not authorized"},
+		{denied, []string{"ecs", "list-tasks"}, "(AccessDeniedException) when calling the ListTasks operation: User: " +
+			"arn:aws:iam::000000000000:user/nobody is not authorized to perform: ecs:ListTasks"},
+		{denied, []string{"ec2", "describe-subnets"}, "(UnauthorizedOperation) when calling the DescribeSubnets " +
+			"operation: You are not authorized"},
 		{expired, []string{"ssm", "start-session", "--target", "i-0"}, "(ExpiredTokenException)"},
-		{l.Env(), []string{"ssm", "start-session", "--target", "i-0123456789abcdef0"}, "(TargetNotConnected) when calling the StartSession operation: i-0123456789abcdef0 is not connected."},
+		{
+			l.Env(),
+			[]string{"ssm", "start-session", "--target", "i-0123456789abcdef0"},
+			"(TargetNotConnected) when calling the StartSession operation: i-0123456789abcdef0 is not connected.",
+		},
 		{l.Env(), []string{"rds", "describe-db-instances", "--db-instance-identifier", "x"}, "(DBInstanceNotFound)"},
 	} {
 		if got := newCLI(t, l, tt.env).fails(t, tt.args...); !strings.Contains(got, tt.want) {
@@ -180,11 +201,14 @@ func TestPluginExec(t *testing.T) {
 			t.Parallel()
 			cfg := quick(t)
 			cfg.KMS = kms
+			// As the real agent does: the plugin is deaf for a session that ends before it is there, and tries for ever.
+			cfg.Gateway = gateway.Config{ExecDelay: time.Second}
 			l := start(t, cfg)
 			_, task := run(t, l)
 			c := newCLI(t, l, l.Env())
 			exec := func(command string) string {
-				cmd := c.command(t.Context(), "ecs", "execute-command", "--cluster", "bastion", "--task", *task.TaskArn, "--interactive", "--command", command)
+				cmd := c.command(t, "ecs", "execute-command", "--cluster", "bastion", "--task", *task.TaskArn,
+					"--interactive", "--command", command)
 				// The CLI ends the session when its input ends: keep it open until the command is done.
 				in, err := cmd.StdinPipe()
 				if err != nil {
@@ -217,14 +241,15 @@ func TestPluginExecOnHost(t *testing.T) {
 	cfg.Runner = &lab.HostRunner{Programs: map[string]string{"/bastiond": testProgram(t)}, AllowHostExec: true}
 	l := start(t, cfg)
 	_, task := run(t, l)
-	cmd := newCLI(t, l, l.Env()).command(t.Context(), "ecs", "execute-command", "--cluster", "bastion", "--task", *task.TaskArn,
+	cmd := newCLI(t, l, l.Env()).command(t, "ecs", "execute-command", "--cluster", "bastion", "--task",
+		*task.TaskArn,
 		"--interactive", "--command", "echo hello")
 	in, err := cmd.StdinPipe()
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer in.Close()
-	if out, err := cmd.CombinedOutput(); err != nil || !bytes.Contains(out, []byte("hello\r\n")) && !bytes.Contains(out, []byte("hello\n")) {
+	if out, err := cmd.CombinedOutput(); err != nil || !regexp.MustCompile(`(?m)^hello\r?$`).Match(out) {
 		t.Errorf("%v: %q", err, out)
 	}
 }
@@ -250,7 +275,8 @@ func TestPluginSSHSession(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCLI(t, l, l.Env())
-			cmd := c.command(t.Context(), append([]string{"ssm", "start-session", "--document-name", "AWS-StartSSHSession"}, tt.args...)...)
+			cmd := c.command(t, append([]string{"ssm", "start-session", "--document-name", "AWS-StartSSHSession"},
+				tt.args...)...)
 			in, err := cmd.StdinPipe()
 			if err != nil {
 				t.Fatal(err)
@@ -273,7 +299,8 @@ func TestPluginSSHSession(t *testing.T) {
 			// The plugin leaves without a word; the session waits for it to resume.
 			eventually(t, "the session is disconnected", func() bool { return l.Gateway().Counters().Sockets == 0 })
 			id := l.Gateway().Sessions()[0].ID
-			if got := at(c.run(t, "ssm", "describe-sessions", "--state", "Active"), "Sessions", 0, "Status"); got != "Disconnected" {
+			active := c.run(t, "ssm", "describe-sessions", "--state", "Active")
+			if got := at(active, "Sessions", 0, "Status"); got != "Disconnected" {
 				t.Errorf("the session is %v", got)
 			}
 			c.run(t, "ssm", "terminate-session", "--session-id", id)
@@ -304,7 +331,7 @@ func TestPluginPortForwarding(t *testing.T) {
 	run(t, l)
 	echo := netip.MustParseAddrPort(echoServer(t))
 	l.AddName("echo.corp.internal", echo.Addr())
-	cmd := newCLI(t, l, l.Env()).command(t.Context(), "ssm", "start-session", "--target", l.Tasks()[0].Target,
+	cmd := newCLI(t, l, l.Env()).command(t, "ssm", "start-session", "--target", l.Tasks()[0].Target,
 		"--document-name", "AWS-StartPortForwardingSessionToRemoteHost", "--parameters",
 		fmt.Sprintf(`{"host":["echo.corp.internal"],"portNumber":["%d"],"localPortNumber":["0"]}`, echo.Port()))
 	stdout, err := cmd.StdoutPipe()

@@ -14,11 +14,12 @@ import (
 	"testing"
 )
 
-// programMain is what the test binary does as the program of a task: as LAB_TEST_PROGRAM says, serve on a loopback port until
-// SIGTERM, exit at once with a code, or ignore SIGTERM. "say" as its first argument makes it print the others: for ECS Exec.
+// programMain is what the test binary does as the program of a task: as LAB_TEST_PROGRAM says, serve on a loopback
+// port until SIGTERM, exit at once with a code, or ignore SIGTERM. "say" as its first argument makes it print the
+// others: for ECS Exec.
 func programMain() int {
 	if len(os.Args) > 1 && os.Args[1] == "say" {
-		fmt.Println(strings.Join(os.Args[2:], " "), "allow="+os.Getenv("BASTIOND_ALLOW"))
+		fmt.Fprintln(os.Stdout, strings.Join(os.Args[2:], " "), "allow="+os.Getenv("BASTIOND_ALLOW"))
 		return 0
 	}
 	mode := os.Getenv("LAB_TEST_PROGRAM")
@@ -37,13 +38,13 @@ func programMain() int {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
-	fmt.Println(l.Addr())
+	fmt.Fprintln(os.Stdout, l.Addr())
 	fmt.Fprintln(os.Stderr, "socket", os.Getenv("BASTIOND_SOCKET"))
 	var wg sync.WaitGroup
 	wg.Go(func() { greetAndEcho(l) })
 	<-term
 	_ = l.Close()
-	fmt.Println("bye")
+	fmt.Fprintln(os.Stdout, "bye")
 	return 0
 }
 

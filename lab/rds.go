@@ -127,7 +127,9 @@ func (r *rds) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 	all := slices.Clone(r.instances)
 	r.mu.Unlock()
 	if id := c.Form.Get("DBInstanceIdentifier"); id != "" {
-		i := slices.IndexFunc(all, func(d DBInstance) bool { return strings.EqualFold(d.ID, id) || arn("rds", "db:"+d.ID) == id })
+		i := slices.IndexFunc(all, func(d DBInstance) bool {
+			return strings.EqualFold(d.ID, id) || arn("rds", "db:"+d.ID) == id
+		})
 		if i < 0 {
 			return nil, &awsapi.Error{Code: "DBInstanceNotFound", Message: "DBInstance " + id + " not found.", Status: 404}
 		}
@@ -136,7 +138,8 @@ func (r *rds) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 	var items []instance
 	for _, d := range all {
 		match, err := rdsMatch(c, map[string]string{
-			"db-instance-id": d.ID, "db-cluster-id": d.Cluster, "engine": d.Engine, "dbi-resource-id": dbResource(d.ID), "domain": "",
+			"db-instance-id": d.ID, "db-cluster-id": d.Cluster, "engine": d.Engine, "dbi-resource-id": dbResource(d.ID),
+			"domain": "",
 		}, arn("rds", "db:"+d.ID), arn("rds", "cluster:"+d.Cluster))
 		if err != nil {
 			return nil, err
@@ -148,7 +151,8 @@ func (r *rds) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 			DBInstanceIdentifier: d.ID, DBInstanceClass: "db.t4g.micro", Engine: d.Engine, EngineVersion: d.Version,
 			DBInstanceStatus: d.Status, MasterUsername: d.User, DBName: d.Database,
 			Endpoint: xmlEndpoint{d.Host, d.Addr.Port(), "Z0LAB"}, AllocatedStorage: 20, InstanceCreateTime: iso(d.created),
-			AvailabilityZone: Region + "a", StorageEncrypted: true, DBClusterIdentifier: d.Cluster, DbiResourceID: dbResource(d.ID),
+			AvailabilityZone: Region + "a", StorageEncrypted: true, DBClusterIdentifier: d.Cluster,
+			DbiResourceID: dbResource(d.ID),
 			DBInstanceArn: arn("rds", "db:"+d.ID), Groups: xmlGroups, Tags: xmlTags(d.Tags),
 		})
 	}
@@ -190,7 +194,9 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 	all, instances := slices.Clone(r.clusters), slices.Clone(r.instances)
 	r.mu.Unlock()
 	if id := c.Form.Get("DBClusterIdentifier"); id != "" {
-		i := slices.IndexFunc(all, func(d DBCluster) bool { return strings.EqualFold(d.ID, id) || arn("rds", "cluster:"+d.ID) == id })
+		i := slices.IndexFunc(all, func(d DBCluster) bool {
+			return strings.EqualFold(d.ID, id) || arn("rds", "cluster:"+d.ID) == id
+		})
 		if i < 0 {
 			return nil, &awsapi.Error{Code: "DBClusterNotFoundFault", Message: "DBCluster " + id + " not found.", Status: 404}
 		}
@@ -199,7 +205,8 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 	var items []cluster
 	for _, d := range all {
 		match, err := rdsMatch(c, map[string]string{
-			"db-cluster-id": d.ID, "engine": d.Engine, "db-cluster-resource-id": dbResource(d.ID), "domain": "", "clone-group-id": "",
+			"db-cluster-id": d.ID, "engine": d.Engine, "db-cluster-resource-id": dbResource(d.ID), "domain": "",
+			"clone-group-id": "",
 		}, arn("rds", "cluster:"+d.ID))
 		if err != nil {
 			return nil, err
@@ -215,9 +222,10 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 		}
 		items = append(items, cluster{
 			DBClusterIdentifier: d.ID, Engine: d.Engine, EngineVersion: d.Version, EngineMode: "provisioned", Status: d.Status,
-			Endpoint: d.host(), ReaderEndpoint: d.reader(), Port: d.Addr.Port(), DatabaseName: d.Database, MasterUsername: d.User,
-			StorageEncrypted: true, ClusterCreateTime: iso(d.created), DbClusterResourceID: "cluster-" + strings.ToUpper(dbResource(d.ID)[3:]),
-			DBClusterArn: arn("rds", "cluster:"+d.ID), Members: members, Groups: xmlGroups,
+			Endpoint: d.host(), ReaderEndpoint: d.reader(), Port: d.Addr.Port(), DatabaseName: d.Database,
+			MasterUsername: d.User, StorageEncrypted: true, ClusterCreateTime: iso(d.created),
+			DbClusterResourceID: "cluster-" + dbResource(d.ID)[3:],
+			DBClusterArn:        arn("rds", "cluster:"+d.ID), Members: members, Groups: xmlGroups,
 		})
 	}
 	page, next, err := rdsPage(c, items)
@@ -229,7 +237,7 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 
 // dbResource makes up the resource id that RDS gives a database.
 func dbResource(id string) string {
-	return "db-" + strings.ToUpper(strings.ReplaceAll(randomFrom(id), "-", ""))[:26]
+	return "db-" + strings.ToUpper(strings.ReplaceAll(seededUUID(id), "-", ""))[:26]
 }
 
 // rdsMatch applies the call's filters. Ids may be given as ARNs too.
@@ -252,7 +260,8 @@ func rdsPage[T any](c *awsapi.Call, items []T) ([]T, string, error) {
 	if v := c.Form.Get("MaxRecords"); v != "" {
 		n, err := strconv.Atoi(v)
 		if err != nil || n < 20 || n > 100 {
-			return nil, "", awsapi.Errorf("InvalidParameterValue", "Invalid value %s for MaxRecords. Must be between 20 and 100", v)
+			return nil, "", awsapi.Errorf("InvalidParameterValue",
+				"Invalid value %s for MaxRecords. Must be between 20 and 100", v)
 		}
 		size = n
 	}

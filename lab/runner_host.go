@@ -16,13 +16,13 @@ import (
 	"github.com/bastion-ssm/bastion/lab/gateway"
 )
 
-// HostRunner runs containers as plain processes of this machine, in its network: every port of a task is one of the machine's
-// loopback ports. It is the default, and needs no privileges.
+// HostRunner runs containers as plain processes of this machine, in its network: every port of a task is one of the
+// machine's loopback ports. It is the default, and needs no privileges.
 type HostRunner struct {
 	// Programs maps paths in the image to programs of this machine: {"/bastiond": "/usr/local/bin/bastiond"}.
 	Programs map[string]string
-	// AllowHostExec lets ECS Exec run any command of this machine. Otherwise it runs the Programs alone, as the image of the
-	// bastion holds nothing else.
+	// AllowHostExec lets ECS Exec run any command of this machine. Otherwise it runs the Programs alone, as the image of
+	// the bastion holds nothing else.
 	AllowHostExec bool
 }
 
@@ -70,8 +70,8 @@ type hostContainer struct {
 	done   chan struct{}
 }
 
-// start starts cmd on an OS thread that lives as long as the process: Linux sends the parent-death signal when the thread that
-// made a child ends, not when its process does.
+// start starts cmd on an OS thread that lives as long as the process: Linux sends the parent-death signal when the
+// thread that made a child ends, not when its process does.
 func (c *hostContainer) start(cmd *exec.Cmd) error {
 	started := make(chan error, 1)
 	go func() {
@@ -120,8 +120,8 @@ func (c *hostContainer) Exec(_ context.Context, argv []string) (gateway.Process,
 	return gateway.ExecProcess(cmd)
 }
 
-// dialLoopback connects to an address of this machine and to no other: nothing of the lab may leave it. "localhost" is ::1 or
-// 127.0.0.1, in this order.
+// dialLoopback connects to an address of this machine and to no other: nothing of the lab may leave it. "localhost"
+// is ::1 or 127.0.0.1, in this order.
 func dialLoopback(ctx context.Context, network, addr string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {

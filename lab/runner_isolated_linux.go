@@ -24,9 +24,9 @@ import (
 	"github.com/bastion-ssm/bastion/lab/gateway"
 )
 
-// IsolatedRunner runs containers as a container engine does, without one: in an image's root file system, with network, process,
-// mount, host name and IPC namespaces of their own. It needs root and the program nsenter. A container reaches nothing but itself,
-// unless VPC links it to a network namespace that the caller made.
+// IsolatedRunner runs containers as a container engine does, without one: in an image's root file system, with
+// network, process, mount, host name and IPC namespaces of their own. It needs root and the program nsenter. A
+// container reaches nothing but itself, unless VPC links it to a network namespace that the caller made.
 type IsolatedRunner struct {
 	// Root is the directory with the image's root file system. Each container gets a copy of it.
 	Root string
@@ -41,8 +41,8 @@ type IsolatedRunner struct {
 	launched int
 }
 
-// VPCLink is how containers are linked to a network namespace, which stands for the VPC: each by a pair of virtual Ethernet
-// devices with a /30 network of its own, through which it reaches every address of that namespace.
+// VPCLink is how containers are linked to a network namespace, which stands for the VPC: each by a pair of virtual
+// Ethernet devices with a /30 network of its own, through which it reaches every address of that namespace.
 type VPCLink struct {
 	Netns string       // name of the namespace, made by `ip netns add`
 	Pool  netip.Prefix // of IPv4 addresses for the /30 networks; nothing of it may be in use
@@ -65,7 +65,10 @@ func (r *IsolatedRunner) Start(ctx context.Context, spec ContainerSpec) (Contain
 	if err := copyRoot(root, r.Root, int(r.UID), int(r.GID)); err != nil {
 		return nil, fmt.Errorf("copy the image's root file system: %w", err)
 	}
-	env := map[string]string{"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOSTNAME": spec.TaskID}
+	env := map[string]string{
+		"PATH":     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
+		"HOSTNAME": spec.TaskID,
+	}
 	for _, m := range []map[string]string{spec.Env, r.Env} {
 		for k, v := range m {
 			env[k] = v
@@ -89,8 +92,8 @@ func (r *IsolatedRunner) Start(ctx context.Context, spec ContainerSpec) (Contain
 	return c, nil
 }
 
-// start makes the network namespace and starts the program in it, on an OS thread that lives as long as the program and is
-// thrown away then: it is not in the machine's network any more.
+// start makes the network namespace and starts the program in it, on an OS thread that lives as long as the program
+// and is thrown away then: it is not in the machine's network any more.
 func (c *isolatedContainer) start(ctx context.Context) error {
 	started := make(chan error, 1)
 	go func() {
@@ -115,7 +118,8 @@ func (c *isolatedContainer) start(ctx context.Context) error {
 	return <-started
 }
 
-// enterNewNetwork moves the calling thread to a new network namespace, whose loopback is up and which is linked to the VPC.
+// enterNewNetwork moves the calling thread to a new network namespace, whose loopback is up and which is linked to
+// the VPC.
 func (c *isolatedContainer) enterNewNetwork(ctx context.Context) error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("make a network namespace (this needs root): %w", err)
@@ -153,8 +157,8 @@ func (r *IsolatedRunner) networkCommands() ([][]string, error) {
 		return nil, err
 	}
 	peer := "t" + randomHex(8)
-	// eth0 is the container's end of the pair, its ENI; the other end moves to the VPC's namespace, where it is set up by an ip
-	// that goes there.
+	// eth0 is the container's end of the pair, its ENI; the other end moves to the VPC's namespace, where it is set up
+	// by an ip that goes there.
 	return append(commands,
 		[]string{"link", "add", "eth0", "type", "veth", "peer", "name", peer, "netns", r.VPC.Netns},
 		[]string{"addr", "add", own.String() + "/30", "dev", "eth0"},
@@ -189,7 +193,8 @@ func runIP(ctx context.Context, args []string) error {
 	return nil
 }
 
-// copyRoot copies a root file system with its modes, and gives it to a user. What is no file, directory or link stays behind.
+// copyRoot copies a root file system with its modes, and gives it to a user. What is no file, directory or link stays
+// behind.
 func copyRoot(dst, src string, uid, gid int) error {
 	return filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -315,8 +320,8 @@ func (c *isolatedContainer) inPath(name string) bool {
 	return false
 }
 
-// InNetns runs f on a thread inside a network namespace ("/run/netns/vpc"): sockets that f makes, on its own goroutine, belong
-// there. The caller must be root.
+// InNetns runs f on a thread inside a network namespace ("/run/netns/vpc"): sockets that f makes, on its own
+// goroutine, belong there. The caller must be root.
 func InNetns(path string, f func() error) error {
 	ns, err := os.Open(path)
 	if err != nil {

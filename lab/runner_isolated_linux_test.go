@@ -27,7 +27,7 @@ func image(t *testing.T) string {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Chmod(filepath.Join(root, "run/bastiond"), 0o700); err != nil {
+	if err := os.Chmod(filepath.Join(root, "run", "bastiond"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	program, err := os.ReadFile(buildBastiond(t))
@@ -93,7 +93,8 @@ func output(t *testing.T, c lab.Container, argv ...string) (string, error) {
 
 func TestIsolatedRunner(t *testing.T) {
 	needRoot(t)
-	c, _ := startIsolated(t, &lab.IsolatedRunner{Root: image(t), UID: 65532, GID: 65532}, map[string]string{"BASTIOND_LISTEN": "localhost:2222"})
+	c, _ := startIsolated(t, &lab.IsolatedRunner{Root: image(t), UID: 65532, GID: 65532},
+		map[string]string{"BASTIOND_LISTEN": "localhost:2222"})
 
 	for _, ns := range []string{"net", "pid", "mnt", "uts", "ipc"} {
 		own, err := os.Readlink("/proc/thread-self/ns/" + ns)

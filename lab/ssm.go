@@ -21,8 +21,8 @@ import (
 
 // Instance is a managed node (EC2, or on premises) with an SSM agent.
 type Instance struct {
-	// Ports maps ports of the node's localhost to loopback addresses of this machine: {22: "127.0.0.1:40022"}. A port that is
-	// not there is closed.
+	// Ports maps ports of the node's localhost to loopback addresses of this machine: {22: "127.0.0.1:40022"}. A port
+	// that is not there is closed.
 	Ports map[int]string
 	// Offline nodes are known, but not connected.
 	Offline bool
@@ -68,24 +68,35 @@ func (d document) parameters(given map[string][]string) (map[string]string, erro
 		v, ok := given[p.name]
 		switch {
 		case !ok && p.required:
-			return nil, awsapi.Errorf("InvalidParameters", "Parameter %s is required by document %s.", p.name, d.name)
+			return nil, invalidDocParam("Parameter %s is required by document %s.", p.name, d.name)
 		case !ok:
 			values[p.name] = p.value
 			continue
 		case len(v) != 1:
-			return nil, awsapi.Errorf("InvalidParameters", "Parameter %s of document %s takes one value, not %d.", p.name, d.name, len(v))
+			return nil, invalidDocParam("Parameter %s of document %s takes one value, not %d.", p.name, d.name, len(v))
 		}
 		if !regexp.MustCompile(p.pattern).MatchString(v[0]) {
-			return nil, awsapi.Errorf("InvalidParameters", "Parameter %s has value %q, which does not match %s.", p.name, v[0], p.pattern)
+			return nil, invalidDocParam("Parameter %s has value %q, which does not match %s.", p.name, v[0], p.pattern)
 		}
 		values[p.name] = v[0]
 	}
 	for _, name := range slices.Sorted(maps.Keys(given)) {
 		if _, known := values[name]; !known {
-			return nil, awsapi.Errorf("InvalidParameters", "Parameter %s is not defined in document %s.", name, d.name)
+			return nil, invalidDocParam("Parameter %s is not defined in document %s.", name, d.name)
 		}
 	}
 	return values, nil
+}
+
+func invalidDocParam(format string, args ...any) error {
+	return awsapi.Errorf("InvalidParameters", format, args...)
+}
+
+// validationError is how the services with JSON APIs report a member that breaks its model's constraint.
+func validationError(value any, member, constraint string) error {
+	return awsapi.Errorf("ValidationException",
+		"1 validation error detected: Value '%v' at '%s' failed to satisfy constraint: %s",
+		value, member, constraint)
 }
 
 // ssm is Session Manager.
@@ -102,8 +113,8 @@ type ssm struct {
 
 func (s *ssm) service() awsapi.Service {
 	sessionRes := func(c *awsapi.Call) string {
-		var in struct{ SessionId string } //nolint:revive // the name on the wire
-		_ = c.Bind(&in)                   // the handler reports it
+		var in struct{ SessionId string }
+		_ = c.Bind(&in) // the handler reports it
 		return arn("ssm", "session/"+in.SessionId)
 	}
 	return awsapi.Service{
@@ -146,12 +157,10 @@ func startSessionResource(c *awsapi.Call) string {
 
 func (s *ssm) startSession(_ context.Context, c *awsapi.Call, in *startSessionInput) (any, error) {
 	if in.Target == "" || len(in.Target) > 400 {
-		return nil, awsapi.Errorf("ValidationException", "1 validation error detected: Value '%s' at 'target' failed to satisfy constraint: "+
-			"Member must have length between 1 and 400", in.Target)
+		return nil, validationError(in.Target, "target", "Member must have length between 1 and 400")
 	}
 	if len(in.Reason) > 256 {
-		return nil, awsapi.Errorf("ValidationException", "1 validation error detected: Value at 'reason' failed to satisfy constraint: "+
-			"Member must have length less than or equal to 256")
+		return nil, validationError(in.Reason, "reason", "Member must have length less than or equal to 256")
 	}
 	name := in.DocumentName
 	if name == "" {
@@ -281,14 +290,12 @@ type sessionView struct {
 
 func (s *ssm) describeSessions(_ context.Context, _ *awsapi.Call, in *describeSessionsInput) (any, error) {
 	if in.State != "Active" && in.State != "History" {
-		return nil, awsapi.Errorf("ValidationException", "1 validation error detected: Value '%s' at 'state' failed to satisfy constraint: "+
-			"Member must satisfy enum value set: [Active, History]", in.State)
+		return nil, validationError(in.State, "state", "Member must satisfy enum value set: [Active, History]")
 	}
 	size := 200
 	if in.MaxResults != nil {
 		if size = *in.MaxResults; size < 1 || size > 200 {
-			return nil, awsapi.Errorf("ValidationException", "1 validation error detected: Value '%d' at 'maxResults' failed to satisfy "+
-				"constraint: Member must have value between 1 and 200", size)
+			return nil, validationError(size, "maxResults", "Member must have value between 1 and 200")
 		}
 	}
 	views := s.sessions.list(in.State == "Active")

@@ -26,7 +26,7 @@ func (s *sts) service() awsapi.Service {
 }
 
 func (s *sts) getCallerIdentity(_ context.Context, c *awsapi.Call) (any, error) {
-	type result struct{ Arn, UserId, Account string } //nolint:revive // the names on the wire
+	type result struct{ Arn, UserId, Account string }
 	return result{c.Identity.ARN, c.Identity.UserID, c.Identity.Account}, nil
 }
 
@@ -52,8 +52,8 @@ func (s *sts) assumeRole(_ context.Context, c *awsapi.Call) (any, error) {
 	id.Deny, id.Allow = c.Identity.Deny, c.Identity.Allow
 	s.identities.Put(id)
 
-	type credentials struct{ AccessKeyId, SecretAccessKey, SessionToken, Expiration string } //nolint:revive // the names on the wire
-	type user struct{ AssumedRoleId, Arn string }                                            //nolint:revive // the names on the wire
+	type credentials struct{ AccessKeyId, SecretAccessKey, SessionToken, Expiration string }
+	type user struct{ AssumedRoleId, Arn string }
 	type result struct {
 		AssumedRoleUser user
 		Credentials     credentials

@@ -47,7 +47,8 @@ type fakeRunner struct{ container *fakeContainer }
 
 func (r fakeRunner) Start(context.Context, ContainerSpec) (Container, error) { return r.container, nil }
 
-// clockwork starts one task in a bubble, whose states last 10 s, whose exec agent runs after 5 s and answers after another 3 s.
+// clockwork starts one task in a bubble, whose states last 10 s, whose exec agent runs after 5 s and answers after
+// another 3 s.
 func clockwork(t *testing.T, c *fakeContainer) (*ecs, *task) {
 	ctx, cancel := context.WithCancel(context.Background())
 	gw := gateway.New(gateway.Config{})
@@ -89,7 +90,8 @@ func after(t *testing.T, e *ecs, tk *task, d time.Duration, status, agent string
 	gotAgent := v.Containers[0].ManagedAgents[0].LastStatus
 	gotConnected := e.execReady(tk) == nil
 	if v.LastStatus != status || gotAgent != agent || gotConnected != connected {
-		t.Errorf("%s, agent %s, connected %v; want %s, %s, %v", v.LastStatus, gotAgent, gotConnected, status, agent, connected)
+		t.Errorf("%s, agent %s, connected %v; want %s, %s, %v", v.LastStatus, gotAgent, gotConnected, status, agent,
+			connected)
 	}
 }
 

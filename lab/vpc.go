@@ -121,7 +121,8 @@ func (l *Lab) WebURL() string {
 	return u + "/"
 }
 
-// AddName gives a private name its addresses; without addresses it removes the name. The tasks are not allowed there by this.
+// AddName gives a private name its addresses; without addresses it removes the name. The tasks are not allowed there
+// by this.
 func (l *Lab) AddName(name string, addrs ...netip.Addr) {
 	l.resolver.Set(name, addrs...)
 	l.mu.Lock()
@@ -247,7 +248,8 @@ type web struct {
 
 const webPage = `<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>The internal wiki</title></head>
-<body><h1>The internal wiki</h1><p>You are reading this through the bastion: its name resolves in the VPC alone.</p></body></html>
+<body><h1>The internal wiki</h1>
+<p>You are reading this through the bastion: its name resolves in the VPC alone.</p></body></html>
 `
 
 func startWeb(ctx context.Context) (*web, error) {
@@ -266,7 +268,10 @@ func startWeb(ctx context.Context) (*web, error) {
 		w.Header().Set("Content-Type", "text/html; charset=utf-8")
 		_, _ = w.Write([]byte(webPage)) // a reader that has gone needs no page
 	})
-	w := &web{addr: addr, server: &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}, done: make(chan struct{})}
+	w := &web{
+		addr: addr, server: &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second},
+		done: make(chan struct{}),
+	}
 	go func() {
 		defer close(w.done)
 		_ = w.server.Serve(listener) // ends with close

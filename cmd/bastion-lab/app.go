@@ -80,7 +80,8 @@ func (p *program) app() *cli.App {
 	app := &cli.App{
 		Name:  "bastion-lab",
 		Usage: "a local AWS for bastion: ECS, SSM, RDS, ElastiCache, and a database and a cache behind them",
-		Description: `Everything stays on this machine's loopback addresses. The account, its credentials and its names are made up.
+		Description: `Everything stays on this machine's loopback addresses. The account, its credentials and its names are
+   made up.
 
    bastion-lab run -- sh -c 'bastion forward rds:5432 12345'   run one command in a lab
    bastion-lab up > lab.env &  then  . ./lab.env               keep a lab
@@ -89,8 +90,8 @@ func (p *program) app() *cli.App {
 			{
 				Name: "run", Usage: "run a command with the lab as its AWS; the lab ends with it",
 				ArgsUsage: "-- COMMAND [ARGUMENT...]", Flags: labFlags(), Action: p.runCommand,
-				Description: `The command gets AWS_ENDPOINT_URL, AWS_PROFILE, AWS_CONFIG_FILE and so on; AWS_ variables of your own are taken
-   away. The exit code is the command's; 125 if the lab cannot start, 126 or 127 if the command cannot.
+				Description: `The command gets AWS_ENDPOINT_URL, AWS_PROFILE, AWS_CONFIG_FILE and so on; AWS_ variables of your
+   own are taken away. The exit code is the command's; 125 if the lab cannot start, 126 or 127 if the command cannot.
 
    bastion-lab run -- bastion forward rds:5432 12345
    bastion-lab run --kms --state-delay 2s -- bastion up
@@ -107,7 +108,8 @@ func (p *program) app() *cli.App {
 			{
 				Name: "query", Usage: "send a statement to a PostgreSQL or a Redis and print the answer",
 				ArgsUsage: "URL STATEMENT", Flags: []cli.Flag{outputFlag()}, Action: p.query,
-				Description: `bastion-lab query postgres://app:lab@127.0.0.1:12345/orders 'SELECT * FROM orders'
+				Description: "bastion-lab query postgres://" + lab.DBUser + ":" + lab.DBPassword +
+					`@127.0.0.1:12345/orders 'SELECT * FROM orders'
    bastion-lab query redis://127.0.0.1:16379 'GET greeting'`,
 			},
 			{Name: "version", Usage: "print the version", Action: p.version},
@@ -138,13 +140,17 @@ func labFlags() []cli.Flag {
 			Usage: "`PATH` of the program that tasks run (default: beside this program, or in PATH)",
 		},
 		&cli.StringFlag{
-			Name: "listen", EnvVars: env("listen"), Value: "127.0.0.1:0", Usage: "loopback `ADDRESS` of all the APIs; port 0 is a free one",
+			Name: "listen", EnvVars: env("listen"), Value: "127.0.0.1:0",
+			Usage: "loopback `ADDRESS` of all the APIs; port 0 is a free one",
 		},
 		&cli.StringFlag{
 			Name: "databases", EnvVars: env("databases"), Value: "auto",
 			Usage: "`MODE`: auto (real servers where installed), real, embedded or off",
 		},
-		&cli.BoolFlag{Name: "kms", DisableDefaultText: true, EnvVars: env("kms"), Usage: "encrypt exec and shell sessions with a KMS key"},
+		&cli.BoolFlag{
+			Name: "kms", DisableDefaultText: true, EnvVars: env("kms"),
+			Usage: "encrypt exec and shell sessions with a KMS key",
+		},
 		&cli.DurationFlag{
 			Name: "state-delay", EnvVars: env("state-delay"), Value: 300 * time.Millisecond,
 			Usage: "how long a task is PROVISIONING, PENDING and ACTIVATING each",
@@ -157,13 +163,17 @@ func labFlags() []cli.Flag {
 			Name: "connect-delay", EnvVars: env("connect-delay"), Value: 200 * time.Millisecond,
 			Usage: "from there until the exec agent answers",
 		},
-		&cli.StringSliceFlag{Name: "task-env", EnvVars: env("task-env"), Usage: "`NAME=VALUE` for the tasks, such as BASTIOND_IDLE_STOP=1m"},
+		&cli.StringSliceFlag{
+			Name: "task-env", EnvVars: env("task-env"),
+			Usage: "`NAME=VALUE` for the tasks, such as BASTIOND_IDLE_STOP=1m",
+		},
 		&cli.StringSliceFlag{
 			Name: "allow", EnvVars: env("allow"), Usage: "`HOST:PORT` that the tasks may reach, besides the lab's own databases",
 		},
 		&cli.StringSliceFlag{
 			Name: "instance", EnvVars: env("instance"),
-			Usage: "`ID:PORT=ADDRESS`: a managed node whose port is a loopback address of this machine, such as i-0123:22=127.0.0.1:2200",
+			Usage: "`ID:PORT=ADDRESS`: a managed node whose port is a loopback address of this machine, such as " +
+				"i-0123:22=127.0.0.1:2200",
 		},
 		&cli.BoolFlag{
 			Name: "allow-host-exec", DisableDefaultText: true, EnvVars: env("allow-host-exec"),
@@ -171,8 +181,14 @@ func labFlags() []cli.Flag {
 		},
 		&cli.StringFlag{Name: "faults", EnvVars: env("faults"), Usage: "faults of the data channel as `JSON` (docs/lab.md)"},
 		&cli.StringFlag{Name: "api-faults", EnvVars: env("api-faults"), Usage: "faults of the API as `JSON` (docs/lab.md)"},
-		&cli.BoolFlag{Name: "verbose", DisableDefaultText: true, Aliases: []string{"v"}, EnvVars: env("verbose"), Usage: "log what the lab does to stderr"},
-		&cli.BoolFlag{Name: "quiet", DisableDefaultText: true, Aliases: []string{"q"}, EnvVars: env("quiet"), Usage: "say nothing but errors"},
+		&cli.BoolFlag{
+			Name: "verbose", DisableDefaultText: true, Aliases: []string{"v"}, EnvVars: env("verbose"),
+			Usage: "log what the lab does to stderr",
+		},
+		&cli.BoolFlag{
+			Name: "quiet", DisableDefaultText: true, Aliases: []string{"q"}, EnvVars: env("quiet"),
+			Usage: "say nothing but errors",
+		},
 	}
 }
 
@@ -289,7 +305,8 @@ func findBastiond(given string) (string, error) {
 	}
 	path, err := exec.LookPath(name)
 	if err != nil {
-		return "", exitError{exitLab, errors.New("bastiond is neither beside this program nor in PATH: build it (make build) or give --bastiond")}
+		return "", exitError{exitLab, errors.New("bastiond is neither beside this program nor in PATH: " +
+			"build it (make build) or give --bastiond")}
 	}
 	return filepath.Abs(path)
 }
@@ -365,7 +382,8 @@ func (p *program) runCommand(c *cli.Context) (err error) {
 	return nil
 }
 
-// startUnlessEnded starts a lab; a signal that comes before it is up ends the start. The returned function must be called.
+// startUnlessEnded starts a lab; a signal that comes before it is up ends the start. The returned function must be
+// called.
 func (p *program) startUnlessEnded(c *cli.Context) (*lab.Lab, func(), error) {
 	ctx, cancel := context.WithCancel(context.Background())
 	type outcome struct {

@@ -84,12 +84,12 @@ func TestUpEndsWithASignal(t *testing.T) {
 	if up.URL == "" || up.Env["AWS_ENDPOINT_URL"] != up.URL {
 		t.Errorf("%+v", up)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), "GET", up.URL+"/_lab/state", http.NoBody)
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, up.URL+"/_lab/state", http.NoBody)
 	if err != nil {
 		t.Fatal(err)
 	}
 	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
-	if err != nil || resp.StatusCode != 200 {
+	if err != nil || resp.StatusCode != http.StatusOK {
 		t.Fatal(resp, err)
 	}
 	_ = resp.Body.Close()
@@ -106,7 +106,8 @@ func TestUpEndsWithASignal(t *testing.T) {
 
 func TestRunHandsSignalsOn(t *testing.T) {
 	// The command says that it was told, and ends with a code of its own.
-	cmd, out := start(t, "run", "-q", "--", "sh", "-c", `trap 'echo told; exit 9' TERM; echo ready; while :; do sleep 0.05; done`)
+	cmd, out := start(t, "run", "-q", "--", "sh", "-c",
+		`trap 'echo told; exit 9' TERM; echo ready; while :; do sleep 0.05; done`)
 	if line, err := out.ReadString('\n'); line != "ready\n" {
 		t.Fatalf("%q, %v", line, err)
 	}
@@ -139,7 +140,8 @@ func TestSignalWhileStarting(t *testing.T) {
 	}
 	var out, errs strings.Builder
 	began := time.Now()
-	code := run([]string{"bastion-lab", "up", "--bastiond", self, "--databases", "off"}, stdio{os.Stdin, &out, &errs}, signals)
+	code := run([]string{"bastion-lab", "up", "--bastiond", self, "--databases", "off"}, stdio{os.Stdin, &out, &errs},
+		signals)
 	if code != 143 && code != 0 { // 0: it was up already
 		t.Errorf("exit code %d: %s", code, errs.String())
 	}

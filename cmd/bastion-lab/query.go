@@ -96,7 +96,7 @@ func queryRedis(ctx context.Context, address, statement string) ([][]string, err
 	if errors.Is(err, redis.Nil) {
 		value, err = "(nil)", nil
 	}
-	if err = errors.Join(err, client.Close()); err != nil {
+	if err := errors.Join(err, client.Close()); err != nil {
 		return nil, err
 	}
 	list, ok := value.([]any)

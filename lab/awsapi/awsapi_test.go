@@ -33,8 +33,14 @@ func newServer() *awsapi.Server {
 	ops := map[string]awsapi.Op{"Who": {Handle: who, Resource: func(*awsapi.Call) string { return "arn:x" }}}
 	identities := new(awsapi.Directory)
 	identities.Put(awsapi.Identity{Name: "ada", ARN: "arn:ada", AccessKey: "AKIAADA", SecretKey: "secret"})
-	identities.Put(awsapi.Identity{Name: "tmp", AccessKey: "ASIATMP", SecretKey: "secret", SessionToken: "token", Expires: noon.Add(time.Hour)})
-	identities.Put(awsapi.Identity{Name: "old", AccessKey: "ASIAOLD", SecretKey: "secret", SessionToken: "token", Expires: noon})
+	identities.Put(awsapi.Identity{
+		Name: "tmp", AccessKey: "ASIATMP", SecretKey: "secret", SessionToken: "token",
+		Expires: noon.Add(time.Hour),
+	})
+	identities.Put(awsapi.Identity{
+		Name: "old", AccessKey: "ASIAOLD", SecretKey: "secret", SessionToken: "token",
+		Expires: noon,
+	})
 	return awsapi.New(awsapi.Config{
 		Region: "eu-central-1", Identities: identities, Now: func() time.Time { return noon },
 		Services: []awsapi.Service{
@@ -80,7 +86,9 @@ func (r request) send(t *testing.T, s *awsapi.Server) (status int, code, text st
 	}
 	sum := sha256.Sum256([]byte(r.body))
 	creds := aws.Credentials{AccessKeyID: r.key, SecretAccessKey: "secret", SessionToken: r.token}
-	if err := v4.NewSigner().SignHTTP(t.Context(), creds, req, hex.EncodeToString(sum[:]), r.service, "eu-central-1", r.at); err != nil {
+	hash := hex.EncodeToString(sum[:])
+	err := v4.NewSigner().SignHTTP(t.Context(), creds, req, hash, r.service, "eu-central-1", r.at)
+	if err != nil {
 		t.Fatal(err)
 	}
 	if r.tamper != nil {
@@ -132,7 +140,8 @@ func TestAnswers(t *testing.T) {
 			t.Errorf("%s: %d %s %s", service, status, code, text)
 		}
 	}
-	if _, _, text := (request{service: "e"}).send(t, s); !strings.HasSuffix(text, "</requestId><Who>ada</Who></WhoResponse>") {
+	_, _, text := request{service: "e"}.send(t, s)
+	if !strings.HasSuffix(text, "</requestId><Who>ada</Who></WhoResponse>") {
 		t.Errorf("EC2 answers %s", text)
 	}
 	if got := s.Counts(); got["j:Who"] != 1 || got["e:Who"] != 2 {
@@ -149,6 +158,9 @@ func TestSignatures(t *testing.T) {
 	}
 	body := func(text string) func(*http.Request) {
 		return func(r *http.Request) { r.Body = io.NopCloser(strings.NewReader(text)) }
+	}
+	replace := func(old, with string) func(*http.Request) {
+		return auth(func(s string) string { return strings.Replace(s, old, with, 1) })
 	}
 	const (
 		accept = "accept"
@@ -191,8 +203,8 @@ func TestSignatures(t *testing.T) {
 		{"query", request{tamper: func(r *http.Request) { r.URL.RawQuery = "a=b" }}, bad},
 		{"method", request{tamper: func(r *http.Request) { r.Method = http.MethodPut }}, bad},
 		{"date", request{tamper: header("X-Amz-Date", noon.Add(time.Second).Format("20060102T150405Z"))}, bad},
-		{"day of the scope", request{tamper: auth(func(s string) string { return strings.Replace(s, "/20261121/", "/20261120/", 1) })}, bad},
-		{"service of the scope", request{tamper: auth(func(s string) string { return strings.Replace(s, "/eu-central-1/", "/eu-central-2/", 1) })}, bad},
+		{"day of the scope", request{tamper: replace("/20261121/", "/20261120/")}, bad},
+		{"region of the scope", request{tamper: replace("/eu-central-1/", "/eu-central-2/")}, bad},
 		{"signature", request{tamper: auth(func(s string) string {
 			last := "0"
 			if strings.HasSuffix(s, "0") {
@@ -202,10 +214,10 @@ func TestSignatures(t *testing.T) {
 		})}, bad},
 		{"signature cut", request{tamper: auth(func(s string) string { return s[:len(s)-1] })}, bad},
 		{"hash of another payload", request{change: header("X-Amz-Content-Sha256", strings.Repeat("0", 64))}, bad},
-		{"date not signed", request{tamper: auth(func(s string) string { return strings.Replace(s, ";x-amz-date", "", 1) })}, bad},
+		{"date not signed", request{tamper: replace(";x-amz-date", "")}, bad},
 		{"token not signed", request{
 			key: "ASIATMP", token: "token",
-			tamper: auth(func(s string) string { return strings.Replace(s, ";x-amz-security-token", "", 1) }),
+			tamper: replace(";x-amz-security-token", ""),
 		}, bad},
 
 		{"six minutes late", request{at: noon.Add(-6 * time.Minute)}, "skew"},
@@ -236,7 +248,10 @@ func TestNoCredentials(t *testing.T) {
 		{"", "J.Who", "MissingAuthenticationTokenException", "MissingAuthenticationToken"},
 		{"Bearer x", "J.Who", "IncompleteSignatureException", "IncompleteSignature"},
 		{"AWS4-HMAC-SHA256 Credential=a/b/c", "J.Who", "IncompleteSignatureException", "IncompleteSignature"},
-		{"AWS4-HMAC-SHA256 Credential=a/20261121/eu-central-1/q/aws4_request", "J.Who", "IncompleteSignatureException", "IncompleteSignature"},
+		{
+			"AWS4-HMAC-SHA256 Credential=a/20261121/eu-central-1/q/aws4_request", "J.Who", "IncompleteSignatureException",
+			"IncompleteSignature",
+		},
 		{
 			"AWS4-HMAC-SHA256 Credential=a/20261121/eu-central-1/s3/aws4_request, SignedHeaders=host, Signature=0",
 			"J.Who", "UnknownOperationException", "InvalidAction",
@@ -266,7 +281,9 @@ func TestBadRequests(t *testing.T) {
 		r    request
 		want string
 	}{
-		{"target of another service", request{service: "j", change: func(r *http.Request) { r.Header.Set("X-Amz-Target", "X.Who") }}, "UnknownOperationException"},
+		{"target of another service", request{service: "j", change: func(r *http.Request) {
+			r.Header.Set("X-Amz-Target", "X.Who")
+		}}, "UnknownOperationException"},
 		{"no action", request{service: "q", body: "Version=1"}, "InvalidAction"},
 		{"unknown action", request{service: "e", body: "Action=Nope"}, "InvalidAction"},
 		{"no form", request{service: "q", body: "Action=%zz"}, "MalformedInput"},

@@ -54,7 +54,7 @@ func queryResult(c *Call, id string, result any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	type metadata struct{ RequestId string } //nolint:revive // the name on the wire
+	type metadata struct{ RequestId string }
 	meta, err := marshalXML("ResponseMetadata", metadata{id})
 	if err != nil {
 		return nil, err
@@ -160,5 +160,5 @@ func write(w http.ResponseWriter, p Protocol, id string, status int, body []byte
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("X-Amzn-Requestid", id)
 	w.WriteHeader(status)
-	_, _ = w.Write(body) // a client that has gone needs no answer
+	_, _ = w.Write(body) //nolint:gosec // JSON or XML for an API's client, not for a browser; one that has gone needs none
 }

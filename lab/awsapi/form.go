@@ -23,8 +23,8 @@ func List(form url.Values, prefix string) []string {
 	}
 }
 
-// Filters returns the filters of a form. The names of the lists differ: "Filter" and "Value" for EC2, "Filters.Filter" and
-// "Values.Value" for RDS.
+// Filters returns the filters of a form. The names of the lists differ: "Filter" and "Value" for EC2,
+// "Filters.Filter" and "Values.Value" for RDS.
 func Filters(form url.Values, list, values string) []Filter {
 	var filters []Filter
 	for i := 1; ; i++ {
@@ -36,8 +36,8 @@ func Filters(form url.Values, list, values string) []Filter {
 	}
 }
 
-// Page cuts a page out of items: those after the marker, at most size. The next marker is empty for the last page. A marker is
-// the number of items before the page; ok is false for one that was never given.
+// Page cuts a page out of items: those after the marker, at most size. The next marker is empty for the last page. A
+// marker is the number of items before the page; ok is false for one that was never given.
 func Page[T any](items []T, marker string, size int) (page []T, next string, ok bool) {
 	start := 0
 	if marker != "" {
@@ -54,8 +54,8 @@ func Page[T any](items []T, marker string, size int) (page []T, next string, ok 
 	return items[start:end], next, true
 }
 
-// MatchAnyWild reports whether text matches one of the patterns, in which * stands for any text and ? for any character. Case
-// counts.
+// MatchAnyWild reports whether text matches one of the patterns, in which * stands for any text and ? for any
+// character. Case counts.
 func MatchAnyWild(patterns []string, text string) bool {
 	for _, p := range patterns {
 		if wild(p, text) {

@@ -18,8 +18,8 @@ type Identity struct {
 	SessionToken string    // of temporary credentials; empty for a user's own
 	Expires      time.Time // of temporary credentials; zero is never
 
-	// Deny and Allow are patterns of actions, such as "ecs:RunTask", "ssm:*" or "*". What Deny matches is refused; a nil Allow
-	// allows everything else.
+	// Deny and Allow are patterns of actions, such as "ecs:RunTask", "ssm:*" or "*". What Deny matches is refused; a nil
+	// Allow allows everything else.
 	Deny, Allow []string
 }
 

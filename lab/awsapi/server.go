@@ -39,8 +39,8 @@ type Service struct {
 
 // Op is an operation.
 type Op struct {
-	// Handle returns the result: for JSON a value to marshal as JSON, else one to marshal as XML. It is called after the caller
-	// has been authenticated and authorized.
+	// Handle returns the result: for JSON a value to marshal as JSON, else one to marshal as XML. It is called after the
+	// caller has been authenticated and authorized.
 	Handle func(ctx context.Context, c *Call) (any, error)
 	// Resource returns the ARN that the action is about, which a denial names. Nil is "*".
 	Resource func(c *Call) string
@@ -71,8 +71,8 @@ func (c *Call) Bind(dst any) error {
 	return nil
 }
 
-// Authorize returns the error of a caller that may not do action on resource. Handlers call it for the permissions that an
-// operation needs besides its own, such as iam:PassRole.
+// Authorize returns the error of a caller that may not do action on resource. Handlers call it for the permissions
+// that an operation needs besides its own, such as iam:PassRole.
 func (c *Call) Authorize(action, resource string) error {
 	v := c.Identity.may(action)
 	if v == allowed {
@@ -151,7 +151,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	w = distant{w, r.Context()}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
-		writeError(w, guessProtocol(r), "", id, &Error{Code: "RequestEntityTooLarge", Message: err.Error(), Status: http.StatusRequestEntityTooLarge})
+		writeError(w, guessProtocol(r), "", id, &Error{
+			Code: "RequestEntityTooLarge", Message: err.Error(),
+			Status: http.StatusRequestEntityTooLarge,
+		})
 		return
 	}
 	auth, ok := parseAuthorization(r.Header.Get("Authorization"))
@@ -167,7 +170,8 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	svc, ok := s.services[auth.service]
 	if !ok {
 		p := guessProtocol(r)
-		writeError(w, p, "", id, p.common(errUnknownAction, fmt.Sprintf("The lab does not model the service %q.", auth.service)))
+		writeError(w, p, "", id, p.common(errUnknownAction,
+			fmt.Sprintf("The lab does not model the service %q.", auth.service)))
 		return
 	}
 	c := &Call{Service: svc}
@@ -185,9 +189,10 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// distant is a client's end of an answer that takes its time on the way, as every real one does. aws-sdk-go-v2 relies on that: it
-// closes a request's body as soon as the answer begins, net/http takes that for a failed request if it has not yet seen the
-// body's end, and closes the connection under the answer. An answer that the client has read in one go (4 KiB) survives it.
+// distant is a client's end of an answer that takes its time on the way, as every real one does. aws-sdk-go-v2 relies
+// on that: it closes a request's body as soon as the answer begins, net/http takes that for a failed request if it
+// has not yet seen the body's end, and closes the connection under the answer. An answer that the client has read in
+// one go (4 KiB) survives it.
 type distant struct {
 	http.ResponseWriter
 	ctx context.Context
@@ -228,8 +233,8 @@ func (s *Server) call(r *http.Request, c *Call, body []byte, auth authorization)
 	op, known := c.Service.Ops[c.Action]
 	s.count(c, known)
 	if !known {
-		return nil, p.common(errUnknownAction, fmt.Sprintf("Could not find operation %s for version %s: the lab does not model it.",
-			c.Action, c.Service.Version))
+		return nil, p.common(errUnknownAction, fmt.Sprintf(
+			"Could not find operation %s for version %s: the lab does not model it.", c.Action, c.Service.Version))
 	}
 	if s.cfg.Before != nil {
 		if err := s.cfg.Before(r.Context(), c); err != nil {

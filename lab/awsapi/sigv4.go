@@ -31,11 +31,8 @@ type authorization struct {
 	signature                        string
 }
 
-func (a authorization) scope() string {
-	return a.date + "/" + a.region + "/" + a.service + "/aws4_request"
-}
-
-// parseAuthorization reads "AWS4-HMAC-SHA256 Credential=.../date/region/service/aws4_request, SignedHeaders=..., Signature=...".
+// parseAuthorization reads "AWS4-HMAC-SHA256 Credential=.../date/region/service/aws4_request, SignedHeaders=...,
+// Signature=...".
 func parseAuthorization(header string) (authorization, bool) {
 	rest, ok := strings.CutPrefix(header, algorithm)
 	if !ok {
@@ -75,8 +72,8 @@ func (v *verifier) verify(r *http.Request, body []byte, auth authorization, p Pr
 		return Identity{}, p.unknownKey()
 	}
 	if auth.region != v.region {
-		return Identity{}, p.common(errBadSignature, fmt.Sprintf("Credential should be scoped to a valid region, not %q: this is %s.",
-			auth.region, v.region))
+		return Identity{}, p.common(errBadSignature, fmt.Sprintf(
+			"Credential should be scoped to a valid region, not %q: this is %s.", auth.region, v.region))
 	}
 	signed, err := v.signingTime(r, auth, p)
 	if err != nil {
@@ -113,7 +110,8 @@ func (v *verifier) signingTime(r *http.Request, auth authorization, p Protocol) 
 		return time.Time{}, p.common(errIncompleteSignature, "Date must be given as X-Amz-Date in the form YYYYMMDDTHHMMSSZ.")
 	}
 	if t.Format("20060102") != auth.date {
-		return time.Time{}, p.common(errBadSignature, "Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP.")
+		return time.Time{}, p.common(errBadSignature,
+			"Date in Credential scope does not match YYYYMMDD from ISO-8601 version of date from HTTP.")
 	}
 	now := v.now().UTC()
 	switch at := t.Format(amzDate); {
@@ -121,13 +119,15 @@ func (v *verifier) signingTime(r *http.Request, auth authorization, p Protocol) 
 		return time.Time{}, p.common(errSkew, fmt.Sprintf("Signature expired: %s is now earlier than %s (%s - 5 min.)",
 			at, now.Add(-maxSkew).Format(amzDate), now.Format(amzDate)))
 	case t.After(now.Add(maxSkew)):
-		return time.Time{}, p.common(errSkew, fmt.Sprintf("Signature not yet current: %s is still later than %s (%s + 5 min.)",
+		return time.Time{}, p.common(errSkew, fmt.Sprintf(
+			"Signature not yet current: %s is still later than %s (%s + 5 min.)",
 			at, now.Add(maxSkew).Format(amzDate), now.Format(amzDate)))
 	}
 	return t, nil
 }
 
-// expectedSignature signs what was received as its sender must have done: over the headers it names and the body that came.
+// expectedSignature signs what was received as its sender must have done: over the headers it names and the body that
+// came.
 func expectedSignature(r *http.Request, body []byte, auth authorization, id Identity, at time.Time) (string, error) {
 	sum := sha256.Sum256(body)
 	hash := hex.EncodeToString(sum[:])
@@ -151,7 +151,8 @@ func expectedSignature(r *http.Request, body []byte, auth authorization, id Iden
 		}
 	}
 	creds := aws.Credentials{AccessKeyID: id.AccessKey, SecretAccessKey: id.SecretKey, SessionToken: id.SessionToken}
-	if err := v4.NewSigner().SignHTTP(context.Background(), creds, again, hash, auth.service, auth.region, at); err != nil {
+	err = v4.NewSigner().SignHTTP(context.Background(), creds, again, hash, auth.service, auth.region, at)
+	if err != nil {
 		return "", err
 	}
 	redone, _ := parseAuthorization(again.Header.Get("Authorization"))
