@@ -397,7 +397,13 @@ func TestBounds(t *testing.T) {
 		}
 		_ = first.Close()
 		b.log.wait(t, eventClose, 1)
-		connect(t, c, far) // there is room again
+		until(t, func() error { // a channel that has ended leaves its place a moment later
+			conn, err := c.Dial("tcp", far)
+			if err == nil {
+				t.Cleanup(func() { _ = conn.Close() })
+			}
+			return err
+		})
 		connect(t, b.dial(t, b.grant(t)), far)
 	})
 	t.Run("channels of all", func(t *testing.T) {
@@ -428,7 +434,13 @@ func TestBounds(t *testing.T) {
 		}
 		_ = c.Close()
 		b.log.wait(t, eventDisconnect, 1)
-		b.dialUntil(t, p)
+		until(t, func() error { // as channels do
+			c, err := ssh.Dial("tcp", b.listeners[0].Addr().String(), b.clientConfig(p))
+			if err == nil {
+				_ = c.Close()
+			}
+			return err
+		})
 	})
 	t.Run("authentication tries", func(t *testing.T) {
 		b := start(t, Config{})
@@ -448,13 +460,12 @@ func TestBounds(t *testing.T) {
 	})
 }
 
-// dialUntil dials until there is room: a connection that has ended leaves its place a moment later.
-func (b *bastion) dialUntil(t *testing.T, p *keys.Pair) {
+// until tries again until it succeeds.
+func until(t *testing.T, try func() error) {
 	t.Helper()
 	for deadline := time.Now().Add(patience); ; {
-		c, err := ssh.Dial("tcp", b.listeners[0].Addr().String(), b.clientConfig(p))
+		err := try()
 		if err == nil {
-			_ = c.Close()
 			return
 		}
 		if time.Now().After(deadline) {
