@@ -26,6 +26,9 @@ const (
 	// broke the protocol and went on sending.
 	endGrace = 5 * time.Second
 
+	// latchGrace bounds the wait for a write that must fail, see latch.
+	latchGrace = 100 * time.Millisecond
+
 	// drainGrace is how long after its own deadline a draining bastion is believed to be still closing.
 	drainGrace = 5 * time.Second
 )
@@ -53,6 +56,8 @@ type client struct {
 	mu       sync.Mutex
 	cause    error         // why this end closed the connection, if it did
 	finished bool          // no more goroutines
+	dials    int           // goroutines that dial or serve what they dialed
+	served   chan struct{} // not nil once run waits for dials to become 0; closed then
 	open     int           // connections and attempts at them
 	unused   chan struct{} // not nil once somebody waits for open to become 0; closed then
 	wg       sync.WaitGroup
@@ -112,7 +117,7 @@ func handshake(ctx context.Context, t *Transport, timeout time.Duration, ka Keep
 func newClient(conn ssh.Conn, w *wire, describe string, ka Keepalive, log *slog.Logger,
 	chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request,
 ) *client {
-	return &client{
+	c := &client{
 		conn: conn, wire: w, describe: describe, keepalive: ka, log: log,
 		chans: chans, reqs: reqs,
 		flushes:  make(chan chan struct{}),
@@ -120,6 +125,9 @@ func newClient(conn ssh.Conn, w *wire, describe string, ka Keepalive, log *slog.
 		over:     make(chan struct{}),
 		done:     make(chan struct{}),
 	}
+	latch := c.latch
+	w.lost.Store(&latch)
+	return c
 }
 
 // authError is a refusal of the client's key.
@@ -157,6 +165,57 @@ func (c *client) run() {
 	close(c.done)
 	<-c.wire.shut
 	c.wg.Wait()
+	c.awaitDials()
+}
+
+// latch makes x/crypto/ssh note that the connection takes no more data, by a write that fails, before it learns from its
+// read that the connection has ended. Otherwise an OpenChannel that comes in between waits for ever: its channel is not
+// among those that are ended, and its write seems to succeed. That is still possible if the connection ends inside SSH
+// (by a disconnect message, say) or during a key exchange, but there the gap is a few instructions wide; see awaitDials.
+func (c *client) latch() {
+	latched := make(chan struct{})
+	if !c.spawn(func() {
+		_, _, _ = c.conn.SendRequest("ended@bastion", false, nil)
+		close(latched)
+	}) {
+		return
+	}
+	t := time.NewTimer(latchGrace) // writes may wait for a key exchange, and that for the caller
+	defer t.Stop()
+	select {
+	case <-latched:
+	case <-t.C:
+	}
+}
+
+// awaitDials waits for the goroutines of dial. All end with the connection, but for the gap that latch tells of: one that
+// fell into it is given up.
+func (c *client) awaitDials() {
+	c.mu.Lock()
+	if c.dials == 0 {
+		c.mu.Unlock()
+		return
+	}
+	served := make(chan struct{})
+	c.served = served
+	c.mu.Unlock()
+	t := time.NewTimer(endGrace)
+	defer t.Stop()
+	select {
+	case <-served:
+	case <-t.C:
+		c.log.Warn("x/crypto/ssh does not give up opening a channel of an ended connection", "bastion", c.describe)
+	}
+}
+
+// dialEnds counts out a goroutine of dial.
+func (c *client) dialEnds() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.dials--; c.dials == 0 && c.served != nil {
+		close(c.served)
+		c.served = nil
+	}
 }
 
 // close ends the connection for the given reason. It does not wait; run does the rest.
@@ -326,18 +385,24 @@ func (c *client) inUse() bool {
 
 // dial opens a channel to host:port. The caller has called hold; the connection, or the error, takes that over.
 func (c *client) dial(ctx context.Context, host string, port uint32) (*Conn, error) {
-	type opened struct {
-		conn *Conn
-		err  error
-	}
-	result := make(chan opened)
 	payload := ssh.Marshal(&struct { // RFC 4254, section 7.2
 		Host       string
 		Port       uint32
 		Originator string
 		OriginPort uint32
 	}{host, port, "127.0.0.1", 0})
-	if !c.spawn(func() {
+
+	c.mu.Lock()
+	if c.finished {
+		c.mu.Unlock()
+		c.release()
+		return nil, errLost
+	}
+	c.dials++
+	c.mu.Unlock()
+	result := make(chan dialed)
+	go func() {
+		defer c.dialEnds()
 		// OpenChannel knows no context: it may wait for the peer as long as the connection lives.
 		ch, reqs, err := c.conn.OpenChannel("direct-tcpip", payload)
 		var conn *Conn
@@ -345,11 +410,11 @@ func (c *client) dial(ctx context.Context, host string, port uint32) (*Conn, err
 			conn = newConn(ch, c, net.JoinHostPort(host, strconv.Itoa(int(port))))
 		}
 		select {
-		case result <- opened{conn, err}:
+		case result <- dialed{conn, err}:
 			if err != nil {
 				c.release()
 			}
-		case <-ctx.Done():
+		case <-ctx.Done(): // at the latest when the caller has returned
 			if err != nil {
 				c.release()
 			} else {
@@ -359,16 +424,21 @@ func (c *client) dial(ctx context.Context, host string, port uint32) (*Conn, err
 		if conn != nil {
 			conn.serve(reqs)
 		}
-	}) {
-		c.release()
-		return nil, errLost
-	}
+	}()
 	select {
 	case r := <-result:
 		return r.conn, r.err
+	case <-c.done:
+		return nil, errLost
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
+}
+
+// dialed is the outcome of a dial.
+type dialed struct {
+	conn *Conn
+	err  error
 }
 
 // retire lets the connections of a draining bastion finish, then ends the SSH connection: when nobody uses it any more,

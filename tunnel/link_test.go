@@ -645,6 +645,51 @@ func TestLinkRetriesDialLostWithLink(t *testing.T) {
 	})
 }
 
+// However a dial and the loss of the connection meet, the dial goes on with the next one, and nothing stays behind.
+func TestLinkDialsWhileLinkIsLost(t *testing.T) {
+	b := newBastion(t)
+	b.dial = memEcho(&b.wg)
+	l := readyLink(t, b, LinkConfig{BackoffMin: time.Microsecond, BackoffMax: time.Microsecond})
+	var wg sync.WaitGroup
+	stop := make(chan struct{})
+	dialed := make(chan error)
+	for range 8 {
+		wg.Go(func() {
+			for {
+				c, err := l.Dial(t.Context(), "tcp", "db:5432")
+				if err == nil {
+					_ = c.Close()
+				}
+				select {
+				case dialed <- err:
+				case <-stop:
+					return
+				}
+			}
+		})
+	}
+	for range 100 {
+		for range 10 {
+			if err := <-dialed; err != nil {
+				t.Error(err)
+			}
+		}
+		b.session(b.count() - 1).near.cut()
+	}
+	close(stop)
+	wg.Wait()
+	closed := make(chan struct{})
+	go func() {
+		_ = l.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(20 * time.Second):
+		t.Error("the link does not close")
+	}
+}
+
 // x/crypto/ssh notes a failed write and reads on. A transport that only its writes tell is dead must end the connection.
 func TestLinkEndsAtFailedWrite(t *testing.T) {
 	bubble(t, func(t *testing.T, b *bastion) {
@@ -719,13 +764,19 @@ func TestClientDrainedSeesQueuedRequests(t *testing.T) {
 	}
 }
 
-// stuckConn is an SSH connection whose end never ends, which x/crypto/ssh has after a peer's breach of the protocol.
+// stuckConn is an SSH connection whose calls do not end, which x/crypto/ssh has after a peer's breach of the protocol, and
+// for a channel opened at the very moment of the end.
 type stuckConn struct {
 	ssh.Conn
 	release chan struct{}
 }
 
 func (c *stuckConn) Wait() error { <-c.release; return nil }
+
+func (c *stuckConn) OpenChannel(string, []byte) (ssh.Channel, <-chan *ssh.Request, error) {
+	<-c.release
+	return nil, nil, io.EOF
+}
 
 func TestClientEndsThoughSSHDoesNot(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -735,12 +786,49 @@ func TestClientEndsThoughSSHDoesNot(t *testing.T) {
 		stuck := &stuckConn{release: make(chan struct{})}
 		defer close(stuck.release)
 		c := newClient(stuck, newWire(near), "stuck", Keepalive{Interval: time.Second}, testLog(t), chans, reqs)
+		dialed := make(chan error, 1)
+		go func() {
+			c.hold()
+			_, err := c.dial(t.Context(), "db", 5432)
+			dialed <- err
+		}()
+		synctest.Wait()
 		close(chans)
 		close(reqs)
 		began := time.Now()
 		c.run()
-		if d := time.Since(began); d != endGrace || c.err == nil {
-			t.Errorf("ended after %v: %v; want %v and an error", d, c.err, endGrace)
+		if d := time.Since(began); d != 2*endGrace || c.err == nil {
+			t.Errorf("ended after %v: %v; want %v for each and an error", d, c.err, endGrace)
+		}
+		if err := <-dialed; !errors.Is(err, errLost) {
+			t.Errorf("dial: %v, want %v", err, errLost)
 		}
 	})
+}
+
+// latchingConn notes when its first request is sent.
+type latchingConn struct {
+	ssh.Conn
+	wire    *wire
+	refused error // the transport's answer to a write at that time
+}
+
+func (c *latchingConn) SendRequest(string, bool, []byte) (bool, []byte, error) {
+	_, c.refused = c.wire.Write([]byte("x"))
+	return false, nil, nil
+}
+
+func TestClientLatchesTheEndBeforeReadReturns(t *testing.T) {
+	near, _ := memPipe()
+	conn := &latchingConn{wire: newWire(near)}
+	c := newClient(conn, conn.wire, "b", Keepalive{}, testLog(t), nil, nil)
+	near.in.fail(errors.New("transport cut")) // only reads fail
+	if _, err := conn.wire.Read(make([]byte, 1)); err == nil {
+		t.Fatal("no error")
+	}
+	if !errors.Is(conn.refused, net.ErrClosed) {
+		t.Errorf("a write before the failing Read has returned: %v, want %v", conn.refused, net.ErrClosed)
+	}
+	<-conn.wire.shut
+	c.wg.Wait()
 }

@@ -13,6 +13,9 @@ type wire struct {
 	received atomic.Int64  // bytes; any byte is a sign of life
 	broken   chan struct{} // closed at the first failed write: x/crypto/ssh notes it, but reads on for ever
 
+	// lost, if set, is called once the stream has ended and before the failing Read returns.
+	lost atomic.Pointer[func()]
+
 	breakOnce sync.Once
 	closeOnce sync.Once
 	shut      chan struct{} // closed once the transport's own Close has returned
@@ -49,11 +52,20 @@ func (w *wire) Read(p []byte) (int, error) {
 	}
 	w.cond.Broadcast()
 	w.mu.Unlock()
+	if err != nil {
+		_ = w.Close()
+		if lost := w.lost.Load(); lost != nil {
+			(*lost)()
+		}
+	}
 	return n, err
 }
 
 func (w *wire) Write(p []byte) (int, error) {
-	n, err := w.Conn.Write(p)
+	n, err := 0, net.ErrClosed
+	if !w.hasEnded() {
+		n, err = w.Conn.Write(p)
+	}
 	if err != nil {
 		w.breakOnce.Do(func() { close(w.broken) })
 	}
@@ -74,6 +86,12 @@ func (w *wire) Close() error {
 		}()
 	})
 	return nil
+}
+
+func (w *wire) hasEnded() bool {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	return w.ended
 }
 
 // failure returns why the stream ended if it was not this end that closed it.
