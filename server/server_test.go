@@ -17,7 +17,6 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
-	"github.com/bastion-ssm/bastion/keys"
 )
 
 // The life of one forwarded connection, with what the audit log says of it.
