@@ -12,7 +12,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -88,7 +87,7 @@ func TestIsolatedTask(t *testing.T) {
 	}
 
 	// The task is what the image makes it.
-	proc := filepath.Join("/proc", strconv.Itoa(task.PID))
+	proc := fmt.Sprintf("/proc/%d", task.PID)
 	for _, kind := range []string{"net", "pid", "mnt", "uts", "ipc"} {
 		ours, theirs := readlink(t, "/proc/thread-self/ns/"+kind), readlink(t, filepath.Join(proc, "ns", kind))
 		if ours == theirs {

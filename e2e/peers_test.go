@@ -244,7 +244,7 @@ func transfers(t *testing.T, dial func(context.Context) (net.Conn, error)) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer c.Close()
+		t.Cleanup(func() { _ = c.Close() })
 		if err := move(ctx, c, 256<<10); err != nil {
 			t.Error(err)
 		}

@@ -32,9 +32,7 @@ import (
 )
 
 func main() {
-	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	if err := run(ctx); err != nil {
+	if err := run(); err != nil {
 		fmt.Fprintln(os.Stderr, "bench:", err)
 		os.Exit(1)
 	}
@@ -58,7 +56,9 @@ func (b *bench) env() []string {
 	return append(b.lab.Env(), "PATH="+filepath.Dir(b.plugin)+string(filepath.ListSeparator)+os.Getenv("PATH"))
 }
 
-func run(ctx context.Context) (err error) {
+func run() (err error) {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
 	var (
 		bin     = flag.String("bin", filepath.Join(rig.Root(), "build"), "folder of the built commands")
 		out     = flag.String("o", filepath.Join(rig.Root(), "build", "bench.json"), "file for the rows")

@@ -20,7 +20,6 @@ import (
 type Proc struct {
 	Cmd  *exec.Cmd
 	done chan struct{}
-	err  error
 
 	mu     sync.Mutex
 	out    bytes.Buffer // both streams, for messages
@@ -55,7 +54,7 @@ func StartCmd(env []string, cmd *exec.Cmd) (*Proc, error) {
 	readers.Go(func() { p.read(stderr, false) })
 	go func() {
 		readers.Wait()
-		p.err = p.Cmd.Wait()
+		_ = p.Cmd.Wait() // ProcessState says it
 		close(p.done)
 	}()
 	return p, nil
@@ -131,7 +130,7 @@ func (p *Proc) wait(ctx context.Context, what string, ok func() bool) error {
 			if found {
 				return nil
 			}
-			return fmt.Errorf("%s ended (%v) before %s:\n%s", p.Cmd.Path, p.err, what, p.Output())
+			return fmt.Errorf("%s ended (%s) before %s:\n%s", p.Cmd.Path, p.Cmd.ProcessState, what, p.Output())
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w while waiting for %s:\n%s", p.Cmd.Path, ctx.Err(), what, p.Output())
 		}

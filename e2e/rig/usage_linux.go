@@ -29,7 +29,7 @@ func (p *Proc) Usage() (Usage, error) {
 		}
 		return Usage{
 			CPU:     p.Cmd.ProcessState.UserTime() + p.Cmd.ProcessState.SystemTime(),
-			PeakRSS: int64(ru.Maxrss) * 1024,
+			PeakRSS: ru.Maxrss * 1024,
 		}, nil
 	default:
 		return ProcessUsage(p.Cmd.Process.Pid)
