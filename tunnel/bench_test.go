@@ -115,8 +115,8 @@ func benchmarkForward(b *testing.B, d Dialer, dir string, conns int) {
 	wg.Wait()
 }
 
-// BenchmarkRoundTrip sends one byte to an echo and waits for it: through a forward, and for comparison over x/crypto/ssh's
-// own connection.
+// BenchmarkRoundTrip sends one byte to an echo and waits for it: without a tunnel, over x/crypto/ssh's own connection, over a
+// Conn, and through a Forward.
 func BenchmarkRoundTrip(b *testing.B) {
 	srv := newBastion(b)
 	l := readyLink(b, srv, LinkConfig{Logger: quiet})

@@ -196,7 +196,7 @@ func TestConnLostLinkIsNotTheEnd(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			for range 20 { // it is a matter of the order of events
+			for range 8 { // it is a matter of the order of events
 				b, near, far := tunnelPipe(t, LinkConfig{})
 				if _, err := io.WriteString(far, "half an answer"); err != nil {
 					t.Fatal(err)

@@ -219,7 +219,7 @@ func TestForwardReportsBrokenListener(t *testing.T) {
 
 // Many connections at once, each sending and receiving its own bytes both ways at its own pace.
 func TestForward200Connections(t *testing.T) {
-	const conns, size = 200, 128 << 10
+	const conns, size = 200, 64 << 10
 	b := newBastion(t)
 	l := readyLink(t, b, LinkConfig{})
 	addr := startForward(t, l, serveTCP(t, echo), ForwardConfig{})

@@ -668,7 +668,7 @@ func TestLinkDialsWhileLinkIsLost(t *testing.T) {
 			}
 		})
 	}
-	for range 100 {
+	for range 30 {
 		for range 10 {
 			if err := <-dialed; err != nil {
 				t.Error(err)
@@ -745,7 +745,7 @@ func TestLinkCloseWithoutStart(t *testing.T) {
 
 // The announcement of a drain that came before a refusal counts, even if nobody has looked at it yet.
 func TestClientDrainedSeesQueuedRequests(t *testing.T) {
-	for range 100 {
+	for range 30 {
 		near, _ := memPipe()
 		reqs := make(chan *ssh.Request, 16)
 		c := newClient(nil, newWire(near), "b", Keepalive{}, testLog(t), nil, reqs)
