@@ -32,7 +32,7 @@ func TestMain(m *testing.M) {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
-	os.Exit(code) //nolint:forbidigo // what m.Run's caller does
+	os.Exit(code)
 }
 
 const arn = "arn:aws:sts::000000000000:assumed-role/developer/ada"
