@@ -86,7 +86,8 @@ type agent struct {
 	response  chan response
 	challenge chan []byte // decrypted answer to the encryption challenge
 
-	completeFirst bool // HandshakeComplete may overtake the ack of the client's answer
+	completeFirst bool          // HandshakeComplete overtakes the ack of the client's answer
+	completed     chan struct{} // closed when the handshake is over
 
 	// kmsChallenge is set before the handshake asks for encryption, and read by receive when the client answers.
 	kmsChallenge string
@@ -112,6 +113,7 @@ func newAgent(s *session) *agent {
 		active: make(chan struct{}), drained: make(chan struct{}, 1), unacked: make(chan struct{}, 1),
 		early:    map[int64][]byte{},
 		response: make(chan response, 1), challenge: make(chan []byte, 1),
+		completed: make(chan struct{}),
 	}
 	close(a.active)
 	return a
@@ -388,8 +390,12 @@ func (a *agent) incomingData(m *frame.Message, b []byte) error {
 		}
 		return err
 	}
-	if a.completeFirst {
+	if a.completeFirst && m.PayloadType == datachannel.HandshakeResponse {
 		a.passOn()
+		select {
+		case <-a.completed:
+		case <-a.done:
+		}
 	}
 	if err := a.ack(m); err != nil {
 		return err
@@ -523,6 +529,7 @@ const actionSuccess = 1
 // handshake asks the client for the session type, and for encryption if the session needs it. It returns the client's version.
 // accept has not been called when it returns: the client may already believe that it may send.
 func (a *agent) handshake(sessionType string, properties any) (clientVersion string, err error) {
+	defer close(a.completed)
 	started := time.Now()
 	actions := []clientAction{{"SessionType", sessionTypeParams{sessionType, properties}}}
 	encrypt := a.spec.KMSKeyID != "" && sessionType != sessionTypePort

@@ -163,6 +163,13 @@ func TestAgentMissesAcks(t *testing.T) {
 func TestAgentRetransmissionTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newAgentRig(t)
+		r.output(1)
+		advance(20 * time.Millisecond)
+		r.clientAck(0)
+		synctest.Wait()
+		if want := 90*time.Millisecond + 4*20*time.Millisecond; r.rto != want { // round trip and variation after 100 ms and 20 ms
+			t.Errorf("timeout %v after the first ack, not %v", r.rto, want)
+		}
 		for range 50 { // a steady 5 ms
 			r.output(1)
 			advance(5 * time.Millisecond)

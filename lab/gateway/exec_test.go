@@ -192,6 +192,40 @@ func kmsClient(t *testing.T, p *peer, key []byte) {
 	p.send(datachannel.EncChallengeResponse, answerChallenge(t, key, p.frames))
 }
 
+// The agent's key and the client's are not mixed up: each opens what its side has recorded.
+func TestCipherOpensTheRecording(t *testing.T) {
+	var key struct{ Plaintext []byte }
+	opened := 0
+	var c *sessionCipher
+	for _, e := range readVector(t, "ecs-exec-kms.jsonl") {
+		if e.Event == "data_key" {
+			err := json.Unmarshal(e.Info, &key)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c, err = newSessionCipher(key.Plaintext); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if e.message == nil || e.message.PayloadType != datachannel.Output {
+			continue
+		}
+		aead, want := c.out, "hello kms\r\n^@"
+		if e.From == "client" {
+			aead, want = c.in, "\x00"
+		}
+		sealed := e.message.Payload
+		plain, err := aead.Open(nil, sealed[:aead.NonceSize()], sealed[aead.NonceSize():], nil)
+		if err != nil || string(plain) != want {
+			t.Errorf("from the %s: %q, %v", e.From, plain, err)
+		}
+		opened++
+	}
+	if opened != 2 {
+		t.Errorf("%d payloads opened", opened)
+	}
+}
+
 func TestExecEncrypted(t *testing.T) {
 	key := noise(5, dataKeyBytes)
 	g := newGateway(t, Config{})

@@ -20,7 +20,7 @@ type Faults struct {
 	// DialDelayMS says otherwise) is acknowledged and discarded instead. The real agent does so about once in eight sessions whose
 	// client writes at once.
 	Discard float64 `json:"discard,omitempty"`
-	// CompleteFirst is the probability, per session, that HandshakeComplete may overtake the acknowledgement of the client's
+	// CompleteFirst is the probability, per port session, that HandshakeComplete overtakes the acknowledgement of the client's
 	// answer, which the real agent allows but seldom does (and which makes the session-manager-plugin deaf).
 	CompleteFirst float64 `json:"complete_first,omitempty"`
 	// MissAck is the probability, per acknowledgement of the client, that the agent misses it, and so resends for nothing.

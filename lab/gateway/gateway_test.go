@@ -76,6 +76,7 @@ func TestTokens(t *testing.T) {
 	if s := closeStatus(t, a.ws); s != websocket.StatusNormalClosure {
 		t.Errorf("the websocket that was replaced: close status %d", s)
 	}
+	waitFor(t, "the dial", func() bool { return handlerReady(g, "tokens") })
 	b.send(datachannel.Output, []byte("hello"))
 	b.await("the echo", isPayload(datachannel.Output))
 	if i := g.Sessions(); len(i) != 2 || i[0].ID != "tokens" || i[0].Resumes != 1 || !i[0].Connected || i[1].Connected {

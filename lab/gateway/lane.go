@@ -38,7 +38,6 @@ type lane struct {
 	queued   int // bytes in q[head:]
 	held     *packet
 	holdEnd  time.Time // when held goes without waiting for another
-	lastDue  time.Time // order is kept: no message is due before the one in front of it
 	lineFree time.Time // when the rate-limited line has sent what was pushed so far
 	rng      *rand.Rand
 	rngOf    *Faults // the faults that rng was seeded for
@@ -104,7 +103,7 @@ func (l *lane) end() {
 func (l *lane) clear() {
 	clear(l.q)
 	l.q, l.head, l.queued, l.held = l.q[:0], 0, 0, nil
-	l.lastDue, l.lineFree = time.Time{}, time.Time{}
+	l.lineFree = time.Time{}
 	wake(l.space)
 }
 
@@ -209,26 +208,18 @@ func (l *lane) release(f *Faults) {
 	}
 }
 
-// enqueue appends p and says when it arrives. mu is held.
+// enqueue appends p and says when it arrives, at the earliest: not before what is in front of it. mu is held.
 func (l *lane) enqueue(f *Faults, p packet) {
-	if f.DelayMS > 0 || f.RateBps > 0 || !l.lastDue.IsZero() {
-		now := time.Now()
-		at := now
+	if f.DelayMS > 0 || f.RateBps > 0 {
+		p.due = time.Now()
 		if f.RateBps > 0 {
-			if at.Before(l.lineFree) {
-				at = l.lineFree
+			if p.due.Before(l.lineFree) {
+				p.due = l.lineFree
 			}
-			at = at.Add(time.Duration(float64(len(p.b)) / float64(f.RateBps) * float64(time.Second)))
-			l.lineFree = at
+			p.due = p.due.Add(time.Duration(float64(len(p.b)) / float64(f.RateBps) * float64(time.Second)))
+			l.lineFree = p.due
 		}
-		p.due = at.Add(time.Duration(f.DelayMS) * time.Millisecond)
-		if p.due.Before(l.lastDue) {
-			p.due = l.lastDue
-		}
-		l.lastDue = p.due
-		if !p.due.After(now) && l.head == len(l.q) { // the faults are gone, and so is what they have delayed
-			p.due, l.lastDue = time.Time{}, time.Time{}
-		}
+		p.due = p.due.Add(time.Duration(f.DelayMS) * time.Millisecond)
 	}
 	if l.head > 0 && len(l.q) == cap(l.q) {
 		n := copy(l.q, l.q[l.head:])

@@ -251,6 +251,28 @@ func TestLaneFullBlocksUntilConsumed(t *testing.T) {
 	})
 }
 
+// Room for all is used by all who wait, not by the first alone.
+func TestLaneRoomForAll(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		r := newRig(Faults{DelayMS: 100})
+		r.push(r.done, data(0, laneBytes))
+		var pushed atomic.Int64
+		for i := range 3 {
+			go func() {
+				r.push(r.done, data(i, 10))
+				pushed.Add(1)
+			}()
+		}
+		if _, err := r.pop(r.gen, r.done, nil); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		if n := pushed.Load(); n != 3 {
+			t.Errorf("%d of 3 pushed", n)
+		}
+	})
+}
+
 func TestLanePushEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, end := range map[string]func(*laneRig){

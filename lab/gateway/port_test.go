@@ -7,6 +7,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -14,6 +15,8 @@ import (
 
 	"github.com/mmmorris1975/ssm-session-client/datachannel"
 	"github.com/xtaci/smux"
+
+	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
 func portSpec(id string, port int) Spec {
@@ -391,15 +394,20 @@ func TestHandshakeRefusedByClient(t *testing.T) {
 	}
 }
 
-// Either order of the acknowledgement and HandshakeComplete occurs, if asked for.
 func TestCompleteFirst(t *testing.T) {
-	g := newGateway(t, Config{})
-	if err := g.SetFaults(Faults{CompleteFirst: 1}); err != nil {
-		t.Fatal(err)
+	for probability := range 2 {
+		g := newGateway(t, Config{})
+		if err := g.SetFaults(Faults{CompleteFirst: float64(probability)}); err != nil {
+			t.Fatal(err)
+		}
+		p := start(t, g, sshSpec("s", serveTCP(t, echo)))
+		p.handshake("1.3.0.0")
+		acked := slices.ContainsFunc(p.frames, func(m frame.Message) bool { return isAck(0)(&m) })
+		if acked == (probability == 1) {
+			t.Errorf("probability %d: the answer was acknowledged before HandshakeComplete: %v", probability, acked)
+		}
+		waitFor(t, "the dial", func() bool { return handlerReady(g, "s") })
+		p.send(datachannel.Output, []byte("x"))
+		p.output(1)
 	}
-	p := start(t, g, sshSpec("s", serveTCP(t, echo)))
-	p.handshake("1.3.0.0")
-	waitFor(t, "the dial", func() bool { return handlerReady(g, "s") })
-	p.send(datachannel.Output, []byte("x"))
-	p.output(1)
 }

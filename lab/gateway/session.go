@@ -96,7 +96,7 @@ func (s *session) runAgent() result {
 	ctx, stop := context.WithCancel(s.ctx)
 	defer stop()
 	a.ctx, a.done = ctx, ctx.Done()
-	a.completeFirst = s.draw(2, s.gw.faults.Load().CompleteFirst)
+	a.completeFirst = s.spec.KMSKeyID == "" && s.draw(2, s.gw.faults.Load().CompleteFirst)
 	gen := s.agentJoins(a)
 	var wg sync.WaitGroup
 	wg.Go(func() { a.receive(gen) })
