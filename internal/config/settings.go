@@ -209,7 +209,7 @@ var table = []*Setting{
 	},
 	{
 		Key: "grant_lifetime", Group: GroupGrant, Value: "DURATION", Default: "1h",
-		Help:  "how long the bastion accepts the ephemeral key; it is renewed when a later reconnection needs it",
+		Help:  "how long the bastion accepts the ephemeral key; it is renewed while it is in use",
 		field: func(s *Settings) any { return &s.GrantLifetime },
 		check: between(time.Minute, 12*time.Hour),
 	},
