@@ -2,19 +2,12 @@ package vpc
 
 import (
 	"bufio"
-	"context"
 	"net"
 	"os"
 	"os/exec"
-	"os/signal"
 	"strings"
-	"syscall"
 	"testing"
 )
-
-func signalContext() (context.Context, context.CancelFunc) {
-	return signal.NotifyContext(context.Background(), syscall.SIGTERM)
-}
 
 // TestOrphansEnd kills a process that runs the servers by SIGKILL: the servers must go with it.
 func TestOrphansEnd(t *testing.T) {

@@ -1,8 +1,10 @@
 package vpc
 
 import (
+	"context"
 	"os"
 	"os/exec"
+	"os/signal"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -59,7 +61,7 @@ func waitFor(t *testing.T, ok func() bool) {
 
 // orphanMain is this test binary as a lab that gets killed: it starts the servers, prints their pids and waits.
 func orphanMain() {
-	ctx, stop := signalContext()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
 	defer stop()
 	p, err := StartPostgres(ctx, PostgresConfig{Mode: Real, User: "app", Password: "x"})
 	if err != nil {
