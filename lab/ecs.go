@@ -381,6 +381,7 @@ func (e *ecs) launch(cluster string, def *TaskDefinition, in *runTaskInput, coun
 		}
 		return old.tasks, nil
 	}
+	e.forget()
 	var tasks []*task
 	for range count {
 		t := e.newTask(cluster, def, in, env)
@@ -392,12 +393,14 @@ func (e *ecs) launch(cluster string, def *TaskDefinition, in *runTaskInput, coun
 	if in.ClientToken != "" {
 		e.tokens[in.ClientToken] = runToken{digest, tasks}
 	}
-	e.forget()
 	return tasks, nil
 }
 
-// forget drops the oldest stopped tasks once there are too many. The caller holds the lock.
+// forget drops the oldest stopped tasks once there are too many, and the client tokens. The caller holds the lock.
 func (e *ecs) forget() {
+	if len(e.tokens) > maxTasks {
+		clear(e.tokens)
+	}
 	for i := 0; len(e.tasks) > maxTasks && i < len(e.tasks); {
 		if e.tasks[i].last == statusStopped {
 			e.tasks = slices.Delete(e.tasks, i, i+1)
@@ -628,7 +631,7 @@ func (e *ecs) executeCommand(_ context.Context, c *awsapi.Call, in *executeComma
 	if err := e.execReady(t); err != nil {
 		return nil, err
 	}
-	s, err := e.sessions.start(c.Identity.Name, "ecs-execute-command", gateway.Spec{
+	s, err := e.sessions.start(c.Identity, "ecs-execute-command", gateway.Spec{
 		Document: gateway.DocECSExec, Target: t.target(), Command: in.Command,
 		Dial: t.container.Dial, Exec: t.container.Exec, KMSKeyID: e.kmsKey,
 	})

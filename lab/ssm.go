@@ -186,7 +186,7 @@ func (s *ssm) startSession(_ context.Context, c *awsapi.Call, in *startSessionIn
 	if !s.connect(&spec) || s.faults.notConnected() {
 		return nil, awsapi.Errorf("TargetNotConnected", "%s is not connected.", in.Target)
 	}
-	return s.sessions.start(c.Identity.Name, c.Identity.Name, spec, in.Reason)
+	return s.sessions.start(c.Identity, c.Identity.Name, spec, in.Reason)
 }
 
 // connect fills in how to reach the target. It returns false for a target that is not connected.
@@ -341,7 +341,9 @@ type sessionRecord struct {
 }
 
 // start begins a session whose id begins with prefix.
-func (s *sessions) start(owner, prefix string, spec gateway.Spec, reason ...string) (startSessionOutput, error) {
+func (s *sessions) start(owner awsapi.Identity, prefix string, spec gateway.Spec, reason ...string) (
+	startSessionOutput, error,
+) {
 	spec.ID = prefix + "-" + randomHex(17)
 	spec.Decrypt = s.decrypt
 	token, err := s.gw.Start(spec)
@@ -350,7 +352,7 @@ func (s *sessions) start(owner, prefix string, spec gateway.Spec, reason ...stri
 	}
 	r := &sessionRecord{view: sessionView{
 		SessionID: spec.ID, Target: spec.Target, StartDate: awsapi.At(s.now()), DocumentName: spec.Document,
-		Owner: iamARN("iam", "user/"+owner), Reason: strings.Join(reason, ""),
+		Owner: owner.ARN, Reason: strings.Join(reason, ""),
 	}}
 	s.mu.Lock()
 	s.records = append(s.records, r)

@@ -126,6 +126,7 @@ func (e *ecs) waitForEnd(ctx context.Context, t *task) {
 	}
 	select {
 	case <-ctx.Done():
+		e.fail(t, stopUser, closingReason)
 	case <-t.stop:
 	case <-t.container.Done():
 	}
@@ -190,6 +191,8 @@ func (e *ecs) endContainer(ctx context.Context, t *task) {
 	<-t.container.Done()
 }
 
+const closingReason = "The lab is closing"
+
 // closeGrace is what a task's program gets to end when the lab ends.
 const closeGrace = time.Second
 
@@ -207,7 +210,7 @@ func (e *ecs) pause(ctx context.Context, t *task, d time.Duration) bool {
 	case <-ended:
 	case <-t.stop:
 	case <-ctx.Done():
-		e.fail(t, stopUser, "The lab is closing")
+		e.fail(t, stopUser, closingReason)
 	}
 	return false
 }

@@ -4,23 +4,37 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"net/http"
 	"os"
 	"os/exec"
 	"os/signal"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
+
+	"github.com/bastion-ssm/bastion/lab"
 )
 
 // TestMain makes the test binary be bastion-lab, where a test runs that.
 func TestMain(m *testing.M) {
+	if os.Getenv("BE_A_TASK") != "" {
+		term := make(chan os.Signal, 1)
+		signal.Notify(term, syscall.SIGTERM)
+		<-term
+		os.Exit(0)
+	}
 	if os.Getenv("BE_BASTION_LAB") != "" {
 		main()
 	}
@@ -84,15 +98,9 @@ func TestUpEndsWithASignal(t *testing.T) {
 	if up.URL == "" || up.Env["AWS_ENDPOINT_URL"] != up.URL {
 		t.Errorf("%+v", up)
 	}
-	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, up.URL+"/_lab/state", http.NoBody)
-	if err != nil {
-		t.Fatal(err)
+	if s := state(t, up.URL); s.URL != up.URL {
+		t.Errorf("%+v", s)
 	}
-	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
-	if err != nil || resp.StatusCode != http.StatusOK {
-		t.Fatal(resp, err)
-	}
-	_ = resp.Body.Close()
 	if err := cmd.Process.Signal(os.Interrupt); err != nil {
 		t.Fatal(err)
 	}
@@ -174,5 +182,79 @@ func TestFindBastiond(t *testing.T) {
 	t.Setenv("PATH", filepath.Dir(inPath))
 	if path, err := findBastiond(""); err != nil || path != inPath {
 		t.Errorf("%q, %v", path, err)
+	}
+}
+
+// TestTasksEndWithAKilledLab is about a lab that has no chance to clean up.
+func TestTasksEndWithAKilledLab(t *testing.T) {
+	if runtime.GOOS != "linux" {
+		return // docs/lab.md: only Linux ends children with their parent
+	}
+	cmd, out := start(t, "up", "-o", "json", "-q", "--task-env", "BE_A_TASK=1", "--state-delay", "1ms")
+	var up struct {
+		URL string            `json:"url"`
+		Env map[string]string `json:"env"`
+	}
+	if err := json.NewDecoder(out).Decode(&up); err != nil {
+		t.Fatal(err)
+	}
+	cfg, err := config.LoadDefaultConfig(t.Context(),
+		config.WithSharedConfigFiles([]string{up.Env["AWS_CONFIG_FILE"]}),
+		config.WithSharedCredentialsFiles([]string{up.Env["AWS_SHARED_CREDENTIALS_FILE"]}),
+		config.WithSharedConfigProfile("lab"), config.WithBaseEndpoint(up.URL))
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = ecs.NewFromConfig(cfg).RunTask(t.Context(), &ecs.RunTaskInput{
+		Cluster: aws.String("bastion"), TaskDefinition: aws.String("bastion"), LaunchType: types.LaunchTypeFargate,
+		NetworkConfiguration: &types.NetworkConfiguration{AwsvpcConfiguration: &types.AwsVpcConfiguration{
+			Subnets: []string{"subnet-0000000000000laba"},
+		}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(filepath.Dir(up.Env["AWS_CONFIG_FILE"])) })
+	pid := 0
+	poll(t, "the task runs", func() bool {
+		s := state(t, up.URL)
+		pid = s.Tasks[0].PID
+		return s.Tasks[0].LastStatus == "RUNNING"
+	})
+	if err := cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	poll(t, "the task has ended", func() bool { return syscall.Kill(pid, 0) != nil })
+}
+
+func state(t *testing.T, url string) (s lab.State) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url+"/_lab/state", http.NoBody)
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp, err := (&http.Transport{DisableKeepAlives: true}).RoundTrip(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	if err := json.NewDecoder(resp.Body).Decode(&s); err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+func poll(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	defer cancel()
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !ok() {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			t.Fatal("in vain: ", what)
+		}
 	}
 }
