@@ -352,8 +352,8 @@ func (c *channel) pushMessage(typ datachannel.PayloadType, flags uint64, payload
 	}
 	msg := m.Append(c.spareFrame(frame.Overhead + len(payload)))
 	c.send.push(msg, n, now)
-	if c.link == nil || c.send.paused {
-		c.send.loseInFlight() // it goes out when someone is there
+	if c.link == nil {
+		c.send.loseInFlight() // it goes out on the next
 		return
 	}
 	c.filling.add(msg)

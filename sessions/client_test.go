@@ -192,6 +192,23 @@ func TestCancelLeavesNothing(t *testing.T) {
 	}
 }
 
+// The caller gives up at the moment at which the session has been started.
+func TestCancelAfterTheCall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := newFakeService(t, fakeOptions{}, nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		f.onStart = func(context.Context) error { cancel(); return nil }
+		if _, err := f.client(Config{}).OpenPort(ctx, somePort); !errors.Is(err, context.Canceled) {
+			t.Errorf("OpenPort: %v", err)
+		}
+		if f.started != 1 || f.dials != 0 {
+			t.Errorf("%d sessions, %d websockets", f.started, f.dials)
+		}
+		f.checkTerminated()
+		f.close()
+	})
+}
+
 // A StartSession that hangs does not hold the caller for ever.
 func TestCancelWhileTheCallHangs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -251,7 +251,7 @@ func TestDatachannelStream(t *testing.T) {
 	if string(down) != theirDown {
 		t.Errorf("datachannel reads %q; it used to be %q", down, theirDown)
 	}
-	if got := g.far(len(roughUp), 2*time.Second); got != "" {
+	if got := g.far(len(roughUp), time.Second); got != "" {
 		t.Errorf("with datachannel %q reached the far end; it used to be nothing, for want of the first message", got)
 	}
 }

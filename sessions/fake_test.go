@@ -24,7 +24,7 @@ import (
 )
 
 // The fake is the far side of a session in memory: the service's API, its gateway, and an agent that follows the rules of
-// AWS's own agent (docs/protocol.md): a number for each message and an ack for each, the oldest unacknowledged message sent
+// AWS's own agent: a number for each message and an ack for each, the oldest unacknowledged message sent
 // again every 100 ms and no other, at most 1024 bytes a message, a pause after each.
 
 // faults are what the gateway does to messages, in both directions.
@@ -426,7 +426,7 @@ func (s *fakeSession) runAgent() {
 	s.agentSend(datachannel.HandshakeComplete, []byte(`{"HandshakeTimeToComplete":1000000,"CustomerMessage":""}`))
 	conn, err := s.f.dialPort(s.n)
 	if err != nil {
-		// The agent leaves. The service says so and, as PROTOCOL has it, nothing more.
+		// The agent leaves. The recorded service said so, and nothing more for a minute.
 		s.mu.Lock()
 		s.agentLive = false
 		sock := s.sock

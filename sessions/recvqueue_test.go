@@ -10,13 +10,17 @@ func TestRecvQueue(t *testing.T) {
 		pops int // messages that follow at once
 	}
 	for name, steps := range map[string][]step{
-		"in order":             {{seq: 0, want: recvNext}, {seq: 1, want: recvNext}},
-		"duplicate":            {{seq: 0, want: recvNext}, {seq: 0, want: recvDuplicate}},
-		"swapped":              {{seq: 1, want: recvHeld}, {seq: 0, want: recvNext, pops: 1}, {seq: 2, want: recvNext}},
-		"duplicate of a held":  {{seq: 1, want: recvHeld}, {seq: 1, want: recvDuplicate}, {seq: 0, want: recvNext, pops: 1}},
-		"gap in the held":      {{seq: 1, want: recvHeld}, {seq: 3, want: recvHeld}, {seq: 0, want: recvNext, pops: 1}, {seq: 2, want: recvNext, pops: 1}},
-		"too far ahead":        {{seq: 8, want: recvDropped}, {seq: 7, want: recvHeld}},
-		"too many bytes":       {{seq: 1, want: recvHeld}, {seq: 2, want: recvHeld}, {seq: 3, want: recvHeld}, {seq: 4, want: recvDropped}, {seq: 0, want: recvNext, pops: 3}},
+		"in order":            {{seq: 0, want: recvNext}, {seq: 1, want: recvNext}},
+		"duplicate":           {{seq: 0, want: recvNext}, {seq: 0, want: recvDuplicate}},
+		"swapped":             {{seq: 1, want: recvHeld}, {seq: 0, want: recvNext, pops: 1}, {seq: 2, want: recvNext}},
+		"duplicate of a held": {{seq: 1, want: recvHeld}, {seq: 1, want: recvDuplicate}, {seq: 0, want: recvNext, pops: 1}},
+		"gap in the held":     {{seq: 1, want: recvHeld}, {seq: 3, want: recvHeld}, {seq: 0, want: recvNext, pops: 1}, {seq: 2, want: recvNext, pops: 1}},
+		"too far ahead":       {{seq: 8, want: recvDropped}, {seq: 7, want: recvHeld}},
+		"too many bytes":      {{seq: 1, want: recvHeld}, {seq: 2, want: recvHeld}, {seq: 3, want: recvHeld}, {seq: 4, want: recvDropped}, {seq: 0, want: recvNext, pops: 3}},
+		"room again": {
+			{seq: 1, want: recvHeld}, {seq: 2, want: recvHeld}, {seq: 3, want: recvHeld}, {seq: 0, want: recvNext, pops: 3},
+			{seq: 5, want: recvHeld}, {seq: 6, want: recvHeld}, {seq: 7, want: recvHeld}, {seq: 8, want: recvDropped},
+		},
 		"reader full":          {{seq: 0, full: true, want: recvDropped}, {seq: 0, want: recvNext}},
 		"reader full and gap":  {{seq: 1, full: true, want: recvHeld}, {seq: 0, full: true, want: recvDropped}, {seq: 0, want: recvNext, pops: 1}},
 		"largest number there": {{seq: 1<<63 - 1, want: recvDropped}},

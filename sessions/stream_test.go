@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/aws/smithy-go"
+	"github.com/mmmorris1975/ssm-session-client/datachannel"
 	"go.uber.org/goleak"
 	"golang.org/x/net/nettest"
 
@@ -439,6 +440,102 @@ func TestResumeRetries(t *testing.T) {
 		}
 		shut(s, far, f)
 	})
+}
+
+// What a cut has swallowed goes out again as soon as there is a connection, without waiting for a timeout.
+func TestCutIsMendedAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, far, f := pipe(t, fakeOptions{faults: faults{delay: 50 * time.Millisecond}}, Config{})
+		want := noise(1, 8<<10)
+		if _, err := s.Write(want); err != nil {
+			t.Error(err)
+		}
+		wait(10 * time.Millisecond)
+		f.session(0).cut()
+		start := time.Now()
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(far, got); err != nil || !bytes.Equal(got, want) {
+			t.Error(err)
+		}
+		if d := time.Since(start); d > 100*time.Millisecond+50*time.Millisecond { // the pause, the way
+			t.Errorf("arrived after %v", d)
+		}
+		shut(s, far, f)
+	})
+}
+
+// A pause ends with start_publication, or when the agent shows itself.
+func TestPause(t *testing.T) {
+	for _, sign := range []string{"start", "data"} {
+		t.Run(sign, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				s, far, f := pipe(t, fakeOptions{}, Config{})
+				fs := f.session(0)
+				fs.sock.deliver(fs.control(datachannel.PausePublication), 0)
+				synctest.Wait()
+				if _, err := s.Write([]byte("x")); err != nil {
+					t.Error(err)
+				}
+				wait(time.Minute)
+				if n := s.Stats().Sent; n > 0 {
+					t.Errorf("%d bytes sent in a pause", n)
+				}
+				if sign == "start" {
+					fs.sock.deliver(fs.control(datachannel.StartPublication), 0)
+				} else if _, err := far.Write([]byte("y")); err != nil {
+					t.Error(err)
+				}
+				if err := far.SetReadDeadline(time.Now().Add(time.Second)); err != nil {
+					t.Error(err)
+				}
+				if _, err := io.ReadFull(far, make([]byte, 1)); err != nil {
+					t.Errorf("after the pause: %v", err)
+				}
+				shut(s, far, f)
+			})
+		})
+	}
+}
+
+// While the reader is slow the pongs are among what is not read, and their absence means nothing.
+func TestSlowReaderIsNotADeadPeer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		f := newFakeService(t, fakeOptions{}, func(int) (net.Conn, error) { return near, nil })
+		c := f.client(Config{ReadBuffer: 4 << 10})
+		c.dial = func(ctx context.Context, g grant) (socket, error) {
+			s, err := f.dial(ctx, g)
+			return pongless{s}, err
+		}
+		s, err := c.OpenPort(t.Context(), somePort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := noise(1, 64<<10)
+		if _, err := far.Write(want); err != nil {
+			t.Error(err)
+		}
+		wait(10 * time.Minute)
+		if n := s.Stats().Resumes; n > 0 {
+			t.Errorf("%d resumes of a session that is only slow", n)
+		}
+		if _, err := io.ReadFull(s, make([]byte, len(want))); err != nil {
+			t.Error(err)
+		}
+		wait(10 * time.Minute)
+		if s.Stats().Resumes == 0 {
+			t.Error("missing pongs do not matter any more")
+		}
+		shut(s, far, f)
+	})
+}
+
+// pongless is a websocket on which no pong ever comes.
+type pongless struct{ socket }
+
+func (pongless) Ping(ctx context.Context) error {
+	<-ctx.Done()
+	return ctx.Err()
 }
 
 // Close does not wait for a connection that is lost when there is nothing to send.

@@ -106,6 +106,9 @@ func (a *wsAgent) serve(w http.ResponseWriter, r *http.Request) {
 		out = m.Append(out[:0])
 		_ = conn.Write(ctx, websocket.MessageBinary, out) // the reader sees that the client is gone
 	}
+	if conn.Write(ctx, websocket.MessageText, []byte("not for a client")) != nil {
+		return
+	}
 	reply(&frame.Message{
 		Type: datachannel.OutputStreamData, Flags: frame.FlagSYN, PayloadType: datachannel.HandshakeRequest,
 		Payload: []byte(`{"AgentVersion":"3.3.0.0","RequestedClientActions":[{"ActionType":"SessionType",` +
@@ -113,6 +116,7 @@ func (a *wsAgent) serve(w http.ResponseWriter, r *http.Request) {
 	})
 	sock := wsSocket{conn}
 	var buf, ack []byte
+	next := int64(0)
 	for {
 		if buf, err = sock.Read(buf); err != nil {
 			return
@@ -126,6 +130,10 @@ func (a *wsAgent) serve(w http.ResponseWriter, r *http.Request) {
 		}
 		ack = frame.AppendAck(ack[:0], &m)
 		reply(&frame.Message{Type: datachannel.Acknowledge, Flags: frame.FlagAck, Payload: ack})
+		if m.Seq != next {
+			continue // again: nothing is lost here, or changes places
+		}
+		next++
 		switch m.PayloadType {
 		case datachannel.Output:
 			a.mu.Lock()
