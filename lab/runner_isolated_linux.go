@@ -96,8 +96,7 @@ func (r *IsolatedRunner) Start(ctx context.Context, spec ContainerSpec) (Contain
 // and is thrown away then: it is not in the machine's network any more.
 func (c *isolatedContainer) start(ctx context.Context) error {
 	started := make(chan error, 1)
-	go func() {
-		runtime.LockOSThread() // for good
+	onOwnThread(func() {
 		if err := c.enterNewNetwork(ctx); err != nil {
 			started <- err
 			return
@@ -114,8 +113,28 @@ func (c *isolatedContainer) start(ctx context.Context) error {
 		}
 		_ = c.netns.Close()
 		close(c.done)
-	}()
+	})
 	return <-started
+}
+
+// onOwnThread runs f on a new goroutine with an OS thread that ends with it. It is never the process's main thread,
+// which cannot end and would keep alive what f made it a part of.
+func onOwnThread(f func()) {
+	go func() {
+		runtime.LockOSThread() // for good
+		if unix.Gettid() != unix.Getpid() {
+			f()
+			return
+		}
+		taken := make(chan struct{})
+		go func() {
+			runtime.LockOSThread()
+			close(taken)
+			f()
+		}()
+		<-taken // until then this goroutine keeps the main thread from the other one
+		runtime.UnlockOSThread()
+	}()
 }
 
 // enterNewNetwork moves the calling thread to a new network namespace, whose loopback is up and which is linked to
