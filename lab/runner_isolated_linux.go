@@ -301,7 +301,7 @@ func (c *isolatedContainer) Dial(ctx context.Context, network, addr string) (net
 	return nil, err
 }
 
-// Exec starts a command inside the container.
+// Exec starts a command inside the container, as root: ECS Exec's agent is root whoever the image's user is.
 func (c *isolatedContainer) Exec(_ context.Context, argv []string) (gateway.Process, error) {
 	if len(argv) == 0 {
 		argv = []string{"/bin/sh"}
@@ -316,7 +316,7 @@ func (c *isolatedContainer) Exec(_ context.Context, argv []string) (gateway.Proc
 	}
 	args := append([]string{
 		"-t", strconv.Itoa(c.PID()), "-n", "-m", "-p", "-u", "-i", "-r", "-w",
-		"-S", strconv.Itoa(int(c.runner.UID)), "-G", strconv.Itoa(int(c.runner.GID)), "--",
+		"-S", "0", "-G", "0", "--",
 	}, argv...)
 	cmd := exec.Command("nsenter", args...)
 	cmd.Env = append(slices.Clone(c.env), "TERM=xterm")
