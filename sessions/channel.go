@@ -32,8 +32,10 @@ const (
 	maxBackoff  = 10 * time.Second
 	// starvedPause is how long nothing must have been unacknowledged before a slow reader holds the agent back again.
 	starvedPause = time.Second
-	steadyLink   = 10 * time.Second // a link that lasted so long was a good one, even if nothing came on it
-	probeAfter   = 3                // retransmission timeouts in a row after which the path is probed
+	// steadyLink is how long a link must last to be a good one: the next is then made at once, and not later each time.
+	steadyLink = 10 * time.Second
+	// probeAfter is how many retransmission timeouts in a row are a reason to probe the path.
+	probeAfter = 3
 )
 
 // closing is how far a stream that ends in good order has come.
@@ -63,7 +65,7 @@ type channel struct {
 	link       *link // nil while there is none
 	connected  chan connectResult
 	connecting context.CancelFunc // ends the goroutine that connects; nil when there is none
-	attempts   int
+	attempts   int                // to resume, since the last good link
 	linkSince  time.Time
 	resumed    bool      // the present link, or the next, is not the first
 	downSince  time.Time // zero when messages have come on the present link
@@ -226,10 +228,11 @@ func (c *channel) advance(now time.Time) error {
 			default: // one is under way
 			}
 		}
-		if limit, ok := c.send.oversize(now); ok {
-			c.cfg.tooLong(limit)
-			return fmt.Errorf("session %s is stuck: messages of more than %d bytes do not get through", c.s.sessionID, limit)
-		}
+	}
+	if limit, ok := c.send.oversize(now); ok {
+		c.cfg.tooLong(limit)
+		return fail.New(fail.Lost, "use session "+c.s.sessionID,
+			fmt.Errorf("messages of more than %d bytes do not get through", limit), "open a new session: it keeps to shorter ones")
 	}
 	if c.link != nil {
 		c.reply(c.hs.onTimer(now), now)
@@ -424,9 +427,7 @@ func (c *channel) receiveAll(m *inbound) error {
 
 // receive takes one message from the websocket. It frees in, unless the message has to wait for others.
 func (c *channel) receive(in *inbound, now time.Time) error {
-	if !c.downSince.IsZero() {
-		c.downSince, c.attempts = time.Time{}, 0
-	}
+	c.downSince = time.Time{}
 	m, err := frame.Decode(in.b)
 	if err != nil {
 		c.log.Warn("message ignored", "err", err)
@@ -594,7 +595,9 @@ func (c *channel) connect(g *grant) {
 	ctx, cancel := context.WithCancel(context.Background())
 	c.connecting = cancel
 	pause := connectPause(c.attempts, rand.N[time.Duration])
-	c.attempts++
+	if g == nil {
+		c.attempts++
+	}
 	go func() {
 		sock, err := c.cfg.connect(ctx, g, pause)
 		c.connected <- connectResult{sock, err}
@@ -676,8 +679,12 @@ func (c *channel) onLost(cause error) error {
 	c.filling.reset()
 	c.lastErr = cause
 	c.send.onPathLost()
-	if now := time.Now(); c.downSince.IsZero() || now.Sub(c.linkSince) >= steadyLink {
+	now := time.Now()
+	if now.Sub(c.linkSince) >= steadyLink {
 		c.downSince, c.attempts = now, 0
+	}
+	if c.downSince.IsZero() {
+		c.downSince = now
 	}
 	c.log.Info("connection lost, resuming", "err", cause)
 	c.connect(nil)

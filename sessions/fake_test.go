@@ -40,6 +40,7 @@ type fakeOptions struct {
 	seed     uint64
 	noPause  bool // the gateway does not say when the other side is there
 	maxFrame int  // messages that are longer vanish, if set
+	closes   bool // ... and the websocket is closed for them
 	// exec makes the agent run this in place of the port plugin.
 	exec func(s *fakeSession)
 }
@@ -359,6 +360,9 @@ func (s *fakeSession) afflict(up bool, msg []byte, send func([]byte)) {
 		return
 	}
 	if limit := s.f.opts.maxFrame; limit > 0 && len(msg) > limit {
+		if s.f.opts.closes {
+			s.cut()
+		}
 		return
 	}
 	s.mu.Lock()

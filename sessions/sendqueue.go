@@ -16,6 +16,7 @@ const (
 	shrinkDelay    = 100 * time.Millisecond
 	probePatience  = 15 * time.Second
 	probeMinResend = 3
+	probeMaxCuts   = 3 // a message on which the websocket was lost so often is what it was lost for
 )
 
 type sendState uint8
@@ -82,6 +83,7 @@ type sendQueue struct {
 	probe     int64 // the message that is longer than all acknowledged ones
 	probeSize int
 	probedAt  time.Time
+	probeCuts int
 }
 
 func newSendQueue(maxWindow, maxPayload int, recycle func([]byte)) *sendQueue {
@@ -135,7 +137,7 @@ func (q *sendQueue) push(frame []byte, n int, now time.Time) {
 	seq := q.nextSeq()
 	if n > q.payload {
 		if n > q.proven {
-			q.probing, q.probe, q.probeSize, q.probedAt = true, seq, n, now
+			q.probing, q.probe, q.probeSize, q.probedAt, q.probeCuts = true, seq, n, now, 0
 		} else {
 			q.payload, q.streak = n, 0
 		}
@@ -369,6 +371,9 @@ func (q *sendQueue) onTimer(now time.Time) {
 // onPathLost says that the websocket is gone, and what was in flight may be gone with it: all of it is sent again, slowly at
 // first, since the next path may be another one.
 func (q *sendQueue) onPathLost() {
+	if q.probing && q.get(q.probe).state == sendInFlight {
+		q.probeCuts++
+	}
 	q.loseInFlight()
 	q.rtt = rttStats{}
 	q.backoff, q.overrun, q.newestAcked = 0, 0, 0
@@ -398,10 +403,13 @@ func (q *sendQueue) setPaused(paused bool) {
 // wake says that the agent has shown itself to be present.
 func (q *sendQueue) wake() { q.paused = false }
 
-// oversize reports whether a message longer than every acknowledged one has been refused again and again while later ones
-// were acknowledged: something on the way does not take its length, and since it must come first, the stream cannot go on.
-// The length to stay at is returned with it.
+// oversize reports whether a message longer than every acknowledged one has been refused again and again: later ones were
+// acknowledged and it was not, or the websocket was lost each time. Then something on the way does not take its length, and
+// since it must come first, the stream cannot go on. The length to stay at is returned with it.
 func (q *sendQueue) oversize(now time.Time) (int, bool) {
+	if q.probing && q.probeCuts >= probeMaxCuts {
+		return q.proven, true
+	}
 	if !q.probing || q.paused || now.Sub(q.probedAt) < probePatience {
 		return 0, false
 	}

@@ -538,6 +538,30 @@ func (pongless) Ping(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// A gateway that opens each websocket and closes it again is not asked for another one all the time.
+func TestFlapping(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, far, f := pipe(t, fakeOptions{}, Config{})
+		for start := time.Now(); time.Since(start) < time.Minute; {
+			wait(10 * time.Millisecond)
+			f.session(0).cut()
+		}
+		if f.resumed > 20 {
+			t.Errorf("%d ResumeSession calls in a minute", f.resumed)
+		}
+		exchange(t, s, far, []byte("up"), []byte("down"))
+		// A good link is replaced at once again.
+		wait(time.Hour)
+		f.session(0).cut()
+		start := time.Now()
+		exchange(t, s, far, []byte("up"), []byte("down"))
+		if d := time.Since(start); d > 300*time.Millisecond {
+			t.Errorf("resumed after %v", d)
+		}
+		shut(s, far, f)
+	})
+}
+
 // Close does not wait for a connection that is lost when there is nothing to send.
 func TestCloseWhileLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -651,9 +675,15 @@ func TestDeadPeer(t *testing.T) {
 
 // Something on the way does not take long messages: the stream says so, and the next one keeps to what gets through.
 func TestLongMessagesRefused(t *testing.T) {
+	for _, closes := range []bool{false, true} {
+		t.Run(fmt.Sprintf("closes=%v", closes), func(t *testing.T) { testLongMessagesRefused(t, closes) })
+	}
+}
+
+func testLongMessagesRefused(t *testing.T, closes bool) {
 	synctest.Test(t, func(t *testing.T) {
 		pipes := make(chan net.Conn, 2)
-		f := newFakeService(t, fakeOptions{maxFrame: 3000}, func(int) (net.Conn, error) {
+		f := newFakeService(t, fakeOptions{maxFrame: 3000, closes: closes}, func(int) (net.Conn, error) {
 			near, far := net.Pipe()
 			pipes <- far
 			return near, nil
