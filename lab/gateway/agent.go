@@ -86,6 +86,7 @@ type agent struct {
 	response  chan response
 	challenge chan []byte // decrypted answer to the encryption challenge
 
+	discards      bool          // data that comes before the dial is acknowledged and discarded
 	completeFirst bool          // HandshakeComplete overtakes the ack of the client's answer
 	completed     chan struct{} // closed when the handshake is over
 
@@ -527,7 +528,8 @@ type (
 const actionSuccess = 1
 
 // handshake asks the client for the session type, and for encryption if the session needs it. It returns the client's version.
-// accept has not been called when it returns: the client may already believe that it may send.
+// When it returns, the client believes that it may send; what it sends is not acknowledged until accept is called with a handler,
+// or discarded, if discards is set.
 func (a *agent) handshake(sessionType string, properties any) (clientVersion string, err error) {
 	defer close(a.completed)
 	started := time.Now()
@@ -560,6 +562,9 @@ func (a *agent) handshake(sessionType string, properties any) (clientVersion str
 			return "", err
 		}
 		message = "This session is encrypted using AWS KMS."
+	}
+	if !a.discards {
+		a.accept(nil)
 	}
 	return r.clientVersion, a.sendJSON(datachannel.HandshakeComplete, handshakeComplete{time.Since(started), message})
 }

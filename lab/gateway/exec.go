@@ -30,7 +30,6 @@ func (a *agent) runExec() result {
 		if _, err := a.handshake(sessionType, nil); err != nil {
 			return handshakeFailure(err)
 		}
-		a.accept(nil)
 	}
 	argv, err := shlex.Split(a.spec.Command)
 	if err != nil {

@@ -32,18 +32,17 @@ type result struct {
 }
 
 // runPort is the agent's port plugin.
-func (a *agent) runPort(discards bool) result {
+func (a *agent) runPort() result {
 	version, err := a.handshake(sessionTypePort, a.portProperties())
 	if err != nil {
 		return handshakeFailure(err)
 	}
-	// From here on the client believes that it may send, but nothing is dialed yet. The real agent acknowledges and discards
-	// what comes before it has noted its own HandshakeComplete, and does not acknowledge what comes before it has dialed.
+	// From here on the client believes that it may send, but nothing is dialed yet. The real agent acknowledges and discards what
+	// comes before it has noted its own HandshakeComplete (here only if a fault says so, and then until it dials), and does not
+	// acknowledge what comes before it has dialed.
 	f := a.faults.Load()
 	unsafe := time.Duration(f.DialDelayMS) * time.Millisecond
-	if !discards {
-		a.accept(nil)
-	} else if unsafe == 0 {
+	if a.discards && unsafe == 0 {
 		unsafe = discardWindow
 	}
 	if !sleep(a.done, unsafe) {

@@ -96,6 +96,7 @@ func (s *session) runAgent() result {
 	ctx, stop := context.WithCancel(s.ctx)
 	defer stop()
 	a.ctx, a.done = ctx, ctx.Done()
+	a.discards = s.spec.Port != 0 && s.draw(1, s.gw.faults.Load().Discard)
 	a.completeFirst = s.spec.KMSKeyID == "" && s.draw(2, s.gw.faults.Load().CompleteFirst)
 	gen := s.agentJoins(a)
 	var wg sync.WaitGroup
@@ -106,7 +107,7 @@ func (s *session) runAgent() result {
 	case DocECSExec, DocShell:
 		r = a.runExec()
 	default:
-		r = a.runPort(s.draw(1, s.gw.faults.Load().Discard))
+		r = a.runPort()
 	}
 	switch {
 	case r.orderly:
