@@ -3,10 +3,7 @@ package sessions
 import (
 	"context"
 	"encoding/binary"
-	"encoding/json"
-	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"math/rand/v2"
 	"net"
@@ -22,18 +19,10 @@ import (
 const (
 	// batchBytes is how much data the loop hands to the writer at once. Acks come on top.
 	batchBytes = 64 << 10
-	// batchLimit stops the loop from taking more messages, each of which needs an ack, while the writer is stuck.
-	batchLimit = 256 << 10
 	// spareBytes bounds the frames that the loop keeps for reuse.
 	spareBytes = 512 << 10
-
-	finPatience = 500 * time.Millisecond // for the ack of the TerminateSession flag
-	callTimeout = 15 * time.Second       // of one ResumeSession or dial
-	maxBackoff  = 10 * time.Second
-	// starvedPause is how long nothing must have been unacknowledged before a slow reader holds the agent back again.
-	starvedPause = time.Second
-	// steadyLink is how long a link must last to be a good one: the next is then made at once, and not later each time.
-	steadyLink = 10 * time.Second
+	// finPatience is how long to wait for the ack of the last message: the TerminateSession flag, or a refusal.
+	finPatience = 500 * time.Millisecond
 	// probeAfter is how many retransmission timeouts in a row are a reason to probe the path.
 	probeAfter = 3
 )
@@ -60,8 +49,9 @@ type channel struct {
 	recv *recvQueue[heldPayload]
 	hs   *handshake
 	open bool // the handshake is complete, and ready closed
+	// starved says that the reader is slow, but that we need what comes.
+	starved bool
 
-	starved    bool  // the reader is slow, but we need what comes
 	link       *link // nil while there is none
 	connected  chan connectResult
 	connecting context.CancelFunc // ends the goroutine that connects; nil when there is none
@@ -83,21 +73,8 @@ type channel struct {
 	wrote     bool // data of the caller's
 	state     closing
 	closeBy   time.Time
-	finSeq    int64
 	abandonAt time.Time // when a failed handshake ends, having told the agent
 	abandon   error
-}
-
-// heldPayload is a message that waits for its turn.
-type heldPayload struct {
-	typ     datachannel.PayloadType
-	payload []byte
-	in      *inbound
-}
-
-type connectResult struct {
-	sock socket
-	err  error
 }
 
 type keyResult struct {
@@ -246,7 +223,7 @@ func (c *channel) advance(now time.Time) error {
 		return c.abandon
 	}
 	if c.link == nil && now.Sub(c.downSince) >= c.cfg.resumeTimeout {
-		return c.lostForGood("it could not be restored within " + c.cfg.resumeTimeout.String())
+		return c.lostForGood("it could not be restored within "+c.cfg.resumeTimeout.String(), "check the network, then open a new session")
 	}
 	return c.advanceClose(now)
 }
@@ -269,7 +246,7 @@ func (c *channel) advanceClose(now time.Time) error {
 	case c.state == flushing && idle && (c.cfg.exec || c.link == nil):
 		return net.ErrClosed
 	case c.state == flushing && idle:
-		c.state, c.finSeq = finishing, c.send.nextSeq()
+		c.state = finishing
 		flag := binary.BigEndian.AppendUint32(nil, uint32(datachannel.TerminateSession))
 		c.pushMessage(datachannel.Flag, frame.FlagFIN, flag, now)
 		if by := now.Add(finPatience); by.Before(c.closeBy) {
@@ -392,158 +369,6 @@ func (c *channel) keepFrame(b []byte) {
 	}
 }
 
-// mayReceive reports whether more messages are to be taken from the websocket. When the reader is slow they stay there, as
-// they do with AWS's own client, and the agent is held back. The acks for our own direction then stay there too: when they are
-// missed, messages are taken after all, until we have had nothing to send for a while.
-func (c *channel) mayReceive() bool {
-	over := c.s.throttle()
-	switch {
-	case !over || c.send.outstanding() == 0 && time.Since(c.send.lastProgress) > starvedPause:
-		c.starved = false
-	case c.send.stalled():
-		c.starved = true
-	}
-	wait := over && !c.starved
-	c.link.waiting.Store(wait)
-	return !wait && len(c.filling.buf) < batchLimit
-}
-
-// receiveAll takes m and the messages that have come since, as far as they may be taken.
-func (c *channel) receiveAll(m *inbound) error {
-	for now := time.Now(); ; {
-		if err := c.receive(m, now); err != nil {
-			return err
-		}
-		if !c.mayReceive() {
-			return nil
-		}
-		select {
-		case m = <-c.link.in:
-		default:
-			return nil
-		}
-	}
-}
-
-// receive takes one message from the websocket. It frees in, unless the message has to wait for others.
-func (c *channel) receive(in *inbound, now time.Time) error {
-	c.downSince = time.Time{}
-	m, err := frame.Decode(in.b)
-	if err != nil {
-		c.log.Warn("message ignored", "err", err)
-		c.s.counters.dropped.Add(1)
-		in.free()
-		return nil
-	}
-	held := false
-	switch m.Type {
-	case datachannel.OutputStreamData:
-		held, err = c.receiveData(&m, in, now)
-	case datachannel.Acknowledge:
-		c.receiveAck(m.Payload, now)
-	case datachannel.PausePublication:
-		c.send.setPaused(true)
-		c.hs.absent()
-		c.s.counters.absent.Store(max(1, int64(now.Sub(c.s.started))))
-	case datachannel.StartPublication:
-		c.send.setPaused(false)
-		c.hs.present(now)
-		c.s.counters.absent.Store(0)
-	case datachannel.ChannelClosed:
-		err = c.closedByService(m.Payload)
-	default:
-		c.log.Debug("message ignored", "type", m.Type)
-	}
-	if !held {
-		in.free()
-	}
-	return err
-}
-
-func (c *channel) receiveAck(payload []byte, now time.Time) {
-	ack, err := frame.ParseAck(payload)
-	if err != nil {
-		c.log.Warn("ack ignored", "err", err)
-		c.s.counters.dropped.Add(1)
-		return
-	}
-	if ack.Type == datachannel.InputStreamData {
-		c.send.wake()
-		c.send.onAck(ack.Seq, now)
-	}
-}
-
-// receiveData takes a message of the agent's stream; held says that in is kept.
-func (c *channel) receiveData(m *frame.Message, in *inbound, now time.Time) (held bool, err error) {
-	c.send.wake()
-	c.s.counters.absent.Store(0)
-	consumable := m.PayloadType != datachannel.Output || c.s.unread() < c.cfg.readHard
-	p := heldPayload{m.PayloadType, m.Payload, in}
-	verdict := c.recv.push(m.Seq, p, cap(in.b), consumable)
-	switch verdict {
-	case recvDropped:
-		c.s.counters.dropped.Add(1)
-		return false, nil
-	case recvDuplicate:
-		c.s.counters.duplicates.Add(1)
-	case recvNext:
-		// Consumed before it is acknowledged: what cannot be consumed ends the stream.
-		if err := c.consume(p, now); err != nil {
-			return false, err
-		}
-	}
-	c.ack(m, now)
-	if verdict != recvNext {
-		return verdict == recvHeld, nil
-	}
-	for {
-		next, ok := c.recv.pop()
-		if !ok {
-			return false, nil
-		}
-		err := c.consume(next, now)
-		next.in.free()
-		if err != nil {
-			return false, err
-		}
-	}
-}
-
-// ack acknowledges m.
-func (c *channel) ack(m *frame.Message, now time.Time) {
-	c.scratch = frame.AppendAck(c.scratch[:0], m)
-	a := frame.Message{
-		Type: datachannel.Acknowledge, Created: now, Flags: frame.FlagAck, ID: c.newID(), Payload: c.scratch,
-	}
-	c.filling.buf = a.Append(c.filling.buf)
-	c.filling.end()
-}
-
-// consume takes the next message of the agent's stream.
-func (c *channel) consume(p heldPayload, now time.Time) error {
-	r, err := c.hs.receive(p.typ, p.payload)
-	if err != nil {
-		return err
-	}
-	return c.act(r, now)
-}
-
-// act does what the handshake asks for.
-func (c *channel) act(r received, now time.Time) error {
-	c.reply(r.replies, now)
-	if r.key != nil {
-		c.requestKey(r.key)
-	}
-	if len(r.data) > 0 {
-		c.s.deliver(r.data)
-	}
-	if c.hs.state == hsAbandoned && c.abandon == nil {
-		c.abandon = protocolError("the agent asks for what this client does not do: %s", r.replies[0].payload)
-		c.abandonAt = now.Add(finPatience)
-	}
-	return nil
-}
-
 // requestKey asks for a data key; the loop goes on meanwhile.
 func (c *channel) requestKey(req *keyRequest) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
@@ -574,211 +399,10 @@ func (c *channel) onKey(k keyResult) error {
 	return c.act(r, now)
 }
 
-// closedByService takes the end of the session.
-func (c *channel) closedByService(payload []byte) error {
-	var closed datachannel.ChannelClosedPayload
-	if err := json.Unmarshal(payload, &closed); err != nil {
-		return protocolError("channel_closed: %w", err)
-	}
-	if c.state == finishing {
-		return net.ErrClosed // as was asked for
-	}
-	e := &ClosedError{SessionID: c.s.sessionID, Output: closed.Output, Incomplete: c.recv.gap()}
-	if c.abandon != nil {
-		return c.abandon // that is why
-	}
-	return e
-}
-
-// connect starts to make a link: with g at once, or by resuming the session, after a pause that grows.
-func (c *channel) connect(g *grant) {
-	ctx, cancel := context.WithCancel(context.Background())
-	c.connecting = cancel
-	pause := connectPause(c.attempts, rand.N[time.Duration])
-	if g == nil {
-		c.attempts++
-	}
-	go func() {
-		sock, err := c.cfg.connect(ctx, g, pause)
-		c.connected <- connectResult{sock, err}
-	}()
-}
-
-// connectPause returns how long to wait before attempt n, 0 being the first after a loss: little, then twice as much each
-// time, and a random part of it, lest all clients of a gateway that went away come back at once.
-func connectPause(n int, random func(time.Duration) time.Duration) time.Duration {
-	longest := min(100*time.Millisecond<<min(n, 10), maxBackoff)
-	return longest/4 + random(longest*3/4)
-}
-
-// connect runs beside the loop, one at a time.
-func (cfg *streamConfig) connect(ctx context.Context, g *grant, pause time.Duration) (socket, error) {
-	if g == nil {
-		timer := time.NewTimer(pause)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			return nil, ctx.Err()
-		}
-		call, cancel := context.WithTimeout(ctx, callTimeout)
-		defer cancel()
-		resumed, err := cfg.resume(call)
-		if err != nil {
-			return nil, err
-		}
-		g = &resumed
-	}
-	call, cancel := context.WithTimeout(ctx, callTimeout)
-	defer cancel()
-	return cfg.dial(call, *g)
-}
-
-func (c *channel) onConnected(r connectResult) error {
-	c.connecting()
-	c.connecting = nil
-	if r.err != nil {
-		c.lastErr = r.err
-		c.log.Debug("no connection", "attempt", c.attempts, "err", r.err)
-		if errors.Is(r.err, errNoResume) {
-			return c.lostForGood("it cannot be resumed")
-		}
-		c.connect(nil)
-		return nil
-	}
-	c.link = startLink(r.sock, c.cfg.pingInterval, c.cfg.pingTimeout)
-	c.filling.reset()
-	if c.idle == nil {
-		c.idle = &batch{}
-	}
-	c.linkSince = time.Now()
-	c.hs.present(c.linkSince)
-	if c.resumed {
-		c.s.counters.resumes.Add(1)
-	}
-	c.resumed = true
-	return nil
-}
-
-// onLost drops the link and goes for a new one.
-func (c *channel) onLost(cause error) error {
-	// What has come before the end is still good, and may be the session's regular end.
-	for {
-		select {
-		case m := <-c.link.in:
-			if err := c.receive(m, time.Now()); err != nil {
-				return err
-			}
-			continue
-		default:
-		}
-		break
-	}
-	c.link.close()
-	c.link, c.idle = nil, nil
-	c.filling.reset()
-	c.lastErr = cause
-	c.send.onPathLost()
-	now := time.Now()
-	if now.Sub(c.linkSince) >= steadyLink {
-		c.downSince, c.attempts = now, 0
-	}
-	if c.downSince.IsZero() {
-		c.downSince = now
-	}
-	c.log.Info("connection lost, resuming", "err", cause)
-	c.connect(nil)
-	return nil
-}
-
-// lostForGood returns the error of a session whose connection is lost for good.
-func (c *channel) lostForGood(why string) error {
-	err := c.lastErr
-	if err == nil {
-		err = context.DeadlineExceeded
-	}
-	return fail.New(fail.Lost, fmt.Sprintf("session %s lost its connection and %s", c.s.sessionID, why), err,
-		"open a new session; if this happens often, check the network")
-}
-
 // publish shows the figures to Stats.
 func (c *channel) publish() {
 	n := &c.s.counters
 	n.rtt.Store(int64(c.send.rtt.srtt))
 	n.window.Store(int64(c.send.window))
 	n.payload.Store(int64(c.send.payload))
-}
-
-// The methods of Stream below are the loop's side of it.
-
-// deliver gives the reader data that came in order.
-func (s *Stream) deliver(p []byte) {
-	select {
-	case <-s.spoken:
-	default:
-		close(s.spoken)
-	}
-	s.counters.received.Add(uint64(len(p)))
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.writeOff {
-		return // nobody reads any more
-	}
-	s.in.write(p)
-	s.readable.Broadcast()
-}
-
-func (s *Stream) unread() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.in.len()
-}
-
-// throttle reports whether the reader has enough to read; the loop is woken when that changes.
-func (s *Stream) throttle() bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.throttled = s.in.len() >= s.cfg.readSoft
-	return s.throttled
-}
-
-func (s *Stream) backlog() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.out.len()
-}
-
-// take moves up to n written bytes into buf, which it overwrites.
-func (s *Stream) take(buf []byte, n int) []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n = min(n, s.out.len())
-	if cap(buf) < n {
-		buf = make([]byte, n)
-	}
-	buf = buf[:n]
-	s.out.read(buf)
-	s.writable.Broadcast()
-	return buf
-}
-
-func (s *Stream) closeState() (closed, abandoned bool, backlog int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.writeOff, s.abandoned, s.out.len()
-}
-
-// finish latches why the stream ended.
-func (s *Stream) finish(err, closeErr error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.err, s.closeErr = err, closeErr
-	s.readErr, s.writeErr = err, err
-	if closed, ok := errors.AsType[*ClosedError](err); ok && errors.Is(closed, io.EOF) {
-		s.readErr = io.EOF
-	}
-	s.out.clear()
-	s.readable.Broadcast()
-	s.writable.Broadcast()
-	close(s.done)
 }

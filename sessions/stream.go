@@ -287,3 +287,77 @@ type streamConfig struct {
 	// tooLong is told the longest payload that got through when a longer one did not.
 	tooLong func(limit int)
 }
+
+// The methods of Stream below are the loop's side of it.
+
+// deliver gives the reader data that came in order.
+func (s *Stream) deliver(p []byte) {
+	select {
+	case <-s.spoken:
+	default:
+		close(s.spoken)
+	}
+	s.counters.received.Add(uint64(len(p)))
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.writeOff {
+		return // nobody reads any more
+	}
+	s.in.write(p)
+	s.readable.Broadcast()
+}
+
+func (s *Stream) unread() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.in.len()
+}
+
+// throttle reports whether the reader has enough to read; the loop is woken when that changes.
+func (s *Stream) throttle() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.throttled = s.in.len() >= s.cfg.readSoft
+	return s.throttled
+}
+
+func (s *Stream) backlog() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.out.len()
+}
+
+// take moves up to n written bytes into buf, which it overwrites.
+func (s *Stream) take(buf []byte, n int) []byte {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	n = min(n, s.out.len())
+	if cap(buf) < n {
+		buf = make([]byte, n)
+	}
+	buf = buf[:n]
+	s.out.read(buf)
+	s.writable.Broadcast()
+	return buf
+}
+
+func (s *Stream) closeState() (closed, abandoned bool, backlog int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.writeOff, s.abandoned, s.out.len()
+}
+
+// finish latches why the stream ended.
+func (s *Stream) finish(err, closeErr error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.err, s.closeErr = err, closeErr
+	s.readErr, s.writeErr = err, err
+	if closed, ok := errors.AsType[*ClosedError](err); ok && errors.Is(closed, io.EOF) {
+		s.readErr = io.EOF
+	}
+	s.out.clear()
+	s.readable.Broadcast()
+	s.writable.Broadcast()
+	close(s.done)
+}
