@@ -37,13 +37,10 @@ const (
 	peerLimit = 2 * time.Minute // for a peer's whole run: the AWS CLI alone takes a second of CPU time to start
 )
 
-// aws is the AWS CLI with its plugin. Debian's comes first: it is the version that CI has.
+// aws is the AWS CLI with its plugin.
 func (w *world) aws() string {
 	w.t.Helper()
 	need(w.t, "session-manager-plugin")
-	if _, err := os.Stat("/usr/bin/aws"); err == nil {
-		return "/usr/bin/aws"
-	}
 	return need(w.t, "aws")
 }
 

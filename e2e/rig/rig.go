@@ -38,22 +38,18 @@ func Build(ctx context.Context, dir string) error {
 }
 
 // Find returns the path of a program that a test needs: one of the project's tools under build/tools, or one of the
-// machine's. The error says how to install it.
+// machine's, of which the distribution's own comes first. The error says how to install it.
 func Find(name string) (string, error) {
-	tool := filepath.Join(Root(), "build", "tools", name)
-	if _, err := os.Stat(tool); err == nil {
-		return tool, nil
-	}
-	if path, err := exec.LookPath(name); err == nil {
-		return path, nil
-	}
-	for _, dir := range []string{"/usr/sbin", "/usr/lib/postgresql/15/bin"} {
+	for _, dir := range []string{filepath.Join(Root(), "build", "tools"), "/usr/bin", "/usr/sbin"} {
 		if path := filepath.Join(dir, name); executable(path) {
 			return path, nil
 		}
 	}
-	if matches, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name); len(matches) > 0 {
-		return matches[len(matches)-1], nil
+	if path, err := exec.LookPath(name); err == nil {
+		return path, nil
+	}
+	if found, _ := filepath.Glob("/usr/lib/postgresql/*/bin/" + name); len(found) > 0 {
+		return found[len(found)-1], nil
 	}
 	return "", fmt.Errorf("%s is not installed: run `make deps peers`", name)
 }
