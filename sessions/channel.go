@@ -20,7 +20,7 @@ const (
 	// batchBytes is how much data the loop hands to the writer at once. Acks come on top.
 	batchBytes = 64 << 10
 	// spareBytes bounds the frames that the loop keeps for reuse.
-	spareBytes = 512 << 10
+	spareBytes = 1 << 20
 	// finPatience is how long to wait for the ack of the last message: the TerminateSession flag, or a refusal.
 	finPatience = 500 * time.Millisecond
 	// probeAfter is how many retransmission timeouts in a row are a reason to probe the path.

@@ -38,15 +38,21 @@ func (r *ring[T]) clear() {
 	r.head = 0
 }
 
-// byteRing is a queue of bytes on a circular slice. It grows as needed: who fills it bounds it.
+// byteRing is a queue of bytes on a circular slice. It grows as needed: who fills it bounds it. Storage that is not needed
+// any more is given back after a while, not each time it is empty, which in a bulk transfer is all the time.
 type byteRing struct {
 	buf  []byte // length zero or a power of two
 	head int
 	n    int
+
+	most    int // the largest n since the storage was judged
+	emptied int // how often n was zero since then
 }
 
-// keepBytes is the storage that an empty byteRing keeps.
-const keepBytes = 256 << 10
+const (
+	keepBytes  = 64 << 10 // of storage are always kept
+	judgeAfter = 64       // times empty
+)
 
 func (r *byteRing) len() int { return r.n }
 
@@ -64,6 +70,7 @@ func (r *byteRing) write(p []byte) {
 	copied := copy(r.buf[tail:], p)
 	copy(r.buf, p[copied:])
 	r.n += len(p)
+	r.most = max(r.most, r.n)
 }
 
 // peek copies up to len(p) bytes from the front without taking them.
@@ -83,8 +90,11 @@ func (r *byteRing) read(p []byte) int {
 	r.n -= n
 	if r.n == 0 {
 		r.head = 0
-		if len(r.buf) > keepBytes {
-			r.buf = nil
+		if r.emptied++; r.emptied == judgeAfter {
+			if len(r.buf) > max(keepBytes, 4*r.most) {
+				r.buf = nil
+			}
+			r.most, r.emptied = 0, 0
 		}
 		return n
 	}

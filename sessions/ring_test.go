@@ -1,0 +1,77 @@
+package sessions
+
+import (
+	"bytes"
+	"math/rand/v2"
+	"testing"
+)
+
+func TestByteRing(t *testing.T) {
+	rng := rand.New(rand.NewPCG(1, 2))
+	var r byteRing
+	var want []byte
+	for i := range 20000 {
+		if rng.IntN(2) == 0 {
+			p := noise(uint64(i), rng.IntN(700))
+			r.write(p)
+			want = append(want, p...)
+		} else {
+			got := make([]byte, rng.IntN(800))
+			peeked := bytes.Clone(got[:r.peek(got)])
+			got = got[:r.read(got)]
+			if !bytes.Equal(got, want[:len(got)]) || !bytes.Equal(peeked, got) || len(got) == 0 && cap(got) > 0 && len(want) > 0 {
+				t.Fatalf("step %d: read %d bytes, or other ones", i, len(got))
+			}
+			want = want[len(got):]
+		}
+		if r.len() != len(want) {
+			t.Fatalf("step %d: %d bytes, want %d", i, r.len(), len(want))
+		}
+	}
+}
+
+// Storage stays while it is used, and goes when it is not.
+func TestByteRingStorage(t *testing.T) {
+	var r byteRing
+	big, small := make([]byte, 1<<20), make([]byte, 10)
+	for range 1000 {
+		r.write(big)
+		r.read(big)
+	}
+	if n := testing.AllocsPerRun(1000, func() { r.write(big); r.read(big) }); n > 0 {
+		t.Errorf("%v allocations for each use", n)
+	}
+	for range 3 * judgeAfter {
+		r.write(small)
+		r.read(small)
+	}
+	if len(r.buf) > keepBytes {
+		t.Errorf("%d bytes of storage for messages of %d", len(r.buf), len(small))
+	}
+}
+
+func TestRing(t *testing.T) {
+	var r ring[int]
+	next, first := 0, 0
+	for round := range 100 {
+		for range round {
+			r.push(next)
+			next++
+		}
+		for range round / 2 {
+			if got := *r.at(0); got != first {
+				t.Fatalf("%d in front, want %d", got, first)
+			}
+			r.pop()
+			first++
+		}
+		for i := range r.len() {
+			if got := *r.at(i); got != first+i {
+				t.Fatalf("%d at %d, want %d", got, i, first+i)
+			}
+		}
+	}
+	if r.clear(); r.len() != 0 {
+		t.Errorf("%d left", r.len())
+	}
+}
