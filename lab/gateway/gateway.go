@@ -63,6 +63,8 @@ type Config struct {
 	Denied func(ip net.IP) bool
 	// LookupHost resolves Spec.Host for DocPortRemote inside the target; nil passes the name on to Spec.Dial.
 	LookupHost func(ctx context.Context, host string) ([]string, error)
+
+	agentHold <-chan struct{} // for tests: if set, agents connect when it is closed, and AgentDelay does not count
 }
 
 // Process is a command run for ECS Exec or a shell session. Reads and writes are those of its pty: Read returns the merged output,

@@ -90,7 +90,13 @@ func (s *session) lastData() time.Time {
 // runAgent connects the agent and runs its plugin until the agent has gone.
 func (s *session) runAgent() result {
 	a := newAgent(s)
-	if !sleep(a.done, s.gw.cfg.AgentDelay) {
+	if hold := s.gw.cfg.agentHold; hold != nil {
+		select {
+		case <-hold:
+		case <-a.done:
+			return result{}
+		}
+	} else if !sleep(a.done, s.gw.cfg.AgentDelay) {
 		return result{}
 	}
 	ctx, stop := context.WithCancel(s.ctx)
