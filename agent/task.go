@@ -465,7 +465,8 @@ func (a *Agent) runGrant(ctx context.Context, b bastions.Bastion, word string) (
 		fmt.Errorf("the grant command did not answer within %s", answerTimeout), "check the setting grant_command and the task's log"))
 	defer cancel()
 	stream, err := a.sessions.Exec(ctx, sessions.Exec{
-		Cluster: b.Cluster, Task: b.TaskARN, Container: b.Container, Command: a.settings.GrantCommand + " " + word,
+		Cluster: b.Cluster, Task: b.TaskARN, Container: b.Container, Target: b.Target(),
+		Command: a.settings.GrantCommand + " " + word,
 	})
 	var closed *sessions.ClosedError
 	if errors.As(err, &closed) { // the command could not be started

@@ -103,12 +103,16 @@ func AWS(kind Kind, op, action string, err error) error {
 		return fmt.Errorf("%s: %w", op, err)
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
-		return New(Timeout, op, err, "try again, or allow more time with --timeout")
+		return New(Timeout, op, err, "try again; if it lasts, check the network and the AWS endpoint")
 	}
 	var api apiError
 	if !errors.As(err, &api) {
 		if credentialsMissing(err) {
-			return New(Credentials, op, errors.New("no AWS credentials found"),
+			short := errors.New("no AWS credentials found")
+			if !strings.Contains(err.Error(), noneFound) {
+				short = fmt.Errorf("the AWS credentials could not be loaded: %w", err)
+			}
+			return New(Credentials, op, &cause{short, err},
 				"sign in (aws sso login, aws configure) or set AWS_PROFILE / --profile")
 		}
 		return New(kind, op, err, "check the network and the AWS endpoint, then try again")
@@ -129,7 +133,10 @@ func AWS(kind Kind, op, action string, err error) error {
 	return New(kind, op, &cause{short, err}, "")
 }
 
-// credentialsMissing recognises the SDK's error for a credential chain that found nothing; the SDK exports no type for it.
+// noneFound is in the SDK's error when its credential chain has come to its end, the instance metadata service.
+const noneFound = "no EC2 IMDS role found"
+
+// credentialsMissing recognises the SDK's error for a credential chain that gave nothing; the SDK exports no type for it.
 func credentialsMissing(err error) bool {
 	s := err.Error()
 	return strings.Contains(s, "failed to refresh cached credentials") || strings.Contains(s, "get credentials") ||
