@@ -46,7 +46,8 @@ func dialWebsocket(ctx context.Context, client *http.Client, g grant) (socket, e
 	if err := checkStreamURL(g.url); err != nil {
 		return nil, err
 	}
-	conn, _, err := websocket.Dial(ctx, g.url, &websocket.DialOptions{HTTPClient: client}) //nolint:bodyclose // Dial's doc: never needed
+	opts := &websocket.DialOptions{HTTPClient: stayingClient(client)}
+	conn, _, err := websocket.Dial(ctx, g.url, opts) //nolint:bodyclose // Dial's doc: never needed
 	if err != nil {
 		return nil, err
 	}
@@ -62,6 +63,17 @@ func dialWebsocket(ctx context.Context, client *http.Client, g grant) (socket, e
 		return nil, fmt.Errorf("open the data channel: %w", err)
 	}
 	return wsSocket{conn}, nil
+}
+
+// stayingClient returns client, or the default one, made to follow no redirect: that would lead to where checkStreamURL has not
+// looked, and take the token along.
+func stayingClient(client *http.Client) *http.Client {
+	if client == nil {
+		client = http.DefaultClient
+	}
+	staying := *client
+	staying.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
+	return &staying
 }
 
 // wsSocket is a socket on a real websocket. Its reads and writes have no context: Close ends them.

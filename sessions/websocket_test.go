@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -246,6 +247,30 @@ func TestWebsocketClosed(t *testing.T) {
 				t.Errorf("Close: %v", err)
 			}
 		})
+	}
+}
+
+// A redirect is not followed: the stream URL was checked, and where it leads was not.
+func TestWebsocketRedirected(t *testing.T) {
+	var reached atomic.Int32
+	elsewhere := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		reached.Add(1)
+		if conn, err := websocket.Accept(w, r, nil); err == nil {
+			_ = conn.CloseNow()
+		}
+	}))
+	defer elsewhere.Close()
+	srv := httptest.NewServer(http.RedirectHandler(elsewhere.URL, http.StatusTemporaryRedirect))
+	defer srv.Close()
+	url := "ws" + strings.TrimPrefix(srv.URL, "http")
+	for _, client := range []*http.Client{nil, {Transport: http.DefaultTransport}} {
+		if sock, err := dialWebsocket(t.Context(), client, grant{url, "token"}); err == nil {
+			_ = sock.Close()
+			t.Error("no error from a redirect")
+		}
+	}
+	if n := reached.Load(); n != 0 {
+		t.Errorf("the other server was asked %d times", n)
 	}
 }
 
