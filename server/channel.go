@@ -274,12 +274,14 @@ var (
 // closed.
 func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst net.Conn) (up, down int64, err error) {
 	var closed, below sync.WaitGroup
+	var unhook func() bool
 	closed.Go(func() {
 		ssh.DiscardRequests(requests)
 		// The client has closed the channel both ways, or has gone. What it sent before may still be on its way up; there
 		// is nobody left to send down to.
 		_ = dst.SetReadDeadline(time.Unix(1, 0))
 		_ = dst.SetWriteDeadline(time.Now().Add(closeLinger))
+		unhook = context.AfterFunc(c.server.halted, func() { _ = dst.SetWriteDeadline(time.Unix(1, 0)) })
 	})
 	var upErr, downErr error
 	below.Go(func() {
@@ -315,6 +317,7 @@ func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst n
 	below.Wait()
 	_ = channel.Close()
 	closed.Wait()
+	unhook()
 	if upErr != nil {
 		return up, down, upErr
 	}

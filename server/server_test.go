@@ -214,6 +214,37 @@ func TestDestinationStopsReading(t *testing.T) {
 	b.log.wait(t, eventClose, 1)
 }
 
+// A destination that takes nothing must not hold up the end: what is left for it is not waited for.
+func TestCloseWhileDestinationTakesNothing(t *testing.T) {
+	release := make(chan struct{})
+	far := farEnd(t, func(*net.TCPConn) { <-release })
+	defer close(release)
+	b := start(t, Config{Allow: allowOnly(t, far)})
+	conn := connect(t, b.dial(t, b.grant(t)), far)
+	full := make(chan struct{})
+	var once sync.Once
+	var sender sync.WaitGroup
+	sender.Go(func() {
+		// More than the sockets' buffers and the channel's window take.
+		for chunk := make([]byte, 1<<20); ; {
+			stuck := time.AfterFunc(time.Second, func() { once.Do(func() { close(full) }) })
+			_, err := conn.Write(chunk)
+			if stuck.Stop(); err != nil {
+				return
+			}
+		}
+	})
+	<-full
+	began := time.Now()
+	if err := b.Close(); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(began); took > closeLinger/2 {
+		t.Errorf("Close took %v", took)
+	}
+	sender.Wait()
+}
+
 // A silent destination must not keep a channel that its client has closed.
 func TestClientClosesWhileDestinationIsSilent(t *testing.T) {
 	ended := make(chan error, 1)
