@@ -151,13 +151,16 @@ func (s *Server) handshake(w *wire, number uint64) (*client, <-chan ssh.NewChann
 
 type slotKey struct{}
 
-// attach makes c a live connection, unless its grant has ended since the key was checked.
+// attach makes c a live connection, unless its grant has ended or was forgotten since the key was checked.
 func (s *Server) attach(c *client) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	_, kept := s.slots[c.slot]
 	switch {
 	case c.slot == nil || !c.slot.live(time.Now()):
 		return errGrantExpired
+	case !kept: // nobody would end the connection with the grant
+		return errNoGrant
 	case s.draining:
 		return errDraining
 	}
@@ -179,6 +182,7 @@ func (s *Server) detach(c *client) {
 	s.mu.Lock()
 	if c.slot != nil {
 		delete(c.slot.clients, c)
+		c.slot.left = time.Now()
 	}
 	delete(s.clients, c)
 	s.active = time.Now()

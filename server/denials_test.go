@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/keys"
 )
 
 func TestNoGrant(t *testing.T) {
@@ -118,6 +120,49 @@ func TestEndedGrantsMakeRoom(t *testing.T) {
 	b.dial(t, b.grant(t))
 	if h := b.health(); h.Grants != 1 {
 		t.Errorf("%d grants", h.Grants)
+	}
+}
+
+// Keys that were used and are away make room for new ones, the longest away first; keys in use and unused ones do not.
+func TestGrantsThatAreAwayMakeRoom(t *testing.T) {
+	b := start(t, Config{MaxGrants: 4})
+	inUse, unused, first, second := b.grant(t), b.grant(t), b.grant(t), b.grant(t)
+	b.dial(t, inUse)
+	b.log.wait(t, eventAuth, 1)
+	away := func(p *keys.Pair) *slot {
+		b.mu.Lock()
+		defer b.mu.Unlock()
+		if g := b.slotOf(p.PublicKey().Marshal()); !g.left.IsZero() {
+			return g
+		}
+		return nil
+	}
+	for _, p := range []*keys.Pair{first, second} {
+		if err := b.dial(t, p).Close(); err != nil {
+			t.Fatal(err)
+		}
+		until(t, func() error {
+			if away(p) == nil {
+				return errors.New("the connection has not ended yet")
+			}
+			return nil
+		})
+	}
+	forgotten := away(first)
+
+	b.grant(t)
+	if _, err := ssh.Dial("tcp", b.listeners[0].Addr().String(), b.clientConfig(first)); err == nil {
+		t.Error("the key that was away for longest still has its grant")
+	}
+	if err := b.attach(&client{slot: forgotten}); !errors.Is(err, errNoGrant) {
+		t.Errorf("a client whose grant was forgotten during its handshake: %v", err)
+	}
+	for _, p := range []*keys.Pair{inUse, unused, second} {
+		b.dial(t, p)
+	}
+	b.log.wait(t, eventAuth, 6) // a client knows that it is in before it is counted
+	if r := b.AddGrant(word(t, pair(t), time.Hour)); r.Code != keys.CodeFull {
+		t.Errorf("with every key in use or yet to come: %+v", r)
 	}
 }
 

@@ -20,6 +20,7 @@ type slot struct {
 	grant       keys.Grant
 	permit      *Allow // nil: the grant does not narrow the server's list
 	clients     map[*client]struct{}
+	left        time.Time // when the last of clients went; zero: the key was never used
 }
 
 func (g *slot) live(now time.Time) bool { return now.Before(g.grant.NotAfter) }
@@ -120,15 +121,25 @@ func (s *Server) slotOf(blob []byte) *slot {
 }
 
 // roomForGrant forgets ended grants if that is needed to make room. They are kept as long as there is room, so that the
-// audit log can say "expired" rather than "no grant". The caller holds s.mu.
+// audit log can say "expired" rather than "no grant". If all live, the one goes whose key was used and has been away for
+// longest: clients make a key for each run and cannot give a grant back, and one that does return asks for another. A key
+// in use and one that has yet to come keep theirs. The caller holds s.mu.
 func (s *Server) roomForGrant(now time.Time) bool {
 	if len(s.slots) < s.config.MaxGrants {
 		return true
 	}
+	var away *slot
 	for g := range s.slots {
-		if !g.live(now) && len(g.clients) == 0 {
+		switch {
+		case len(g.clients) > 0:
+		case !g.live(now):
 			delete(s.slots, g)
+		case !g.left.IsZero() && (away == nil || g.left.Before(away.left)):
+			away = g
 		}
+	}
+	if len(s.slots) >= s.config.MaxGrants && away != nil {
+		delete(s.slots, away)
 	}
 	return len(s.slots) < s.config.MaxGrants
 }
