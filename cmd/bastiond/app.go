@@ -49,15 +49,13 @@ const limitFile = "/etc/bastiond/allow"
 const maxLimitFile = 1 << 20
 
 const description = `Every setting is a flag or an environment variable; the flag wins. Destinations are a list of
-HOST:PORT, separated by commas or spaces. HOST is a name with the wildcards * and ?, an IP address, a CIDR,
-	or * alone (IPv6 in
-brackets); PORT is a number, a range FROM-TO or *. Nothing listed means nothing is permitted. Instance metadata, task
-credentials and link-local addresses can never be permitted; loopback addresses and the VPC's resolver only by an entry
-that names the address itself. Durations are written as 90s, 30m, 12h.
+HOST:PORT, separated by commas or spaces. HOST is a name with the wildcards * and ?, an IP address (IPv6 in brackets),
+a CIDR, or * alone; PORT is a number, a range FROM-TO or *. Nothing listed means nothing is permitted. Instance
+metadata, task credentials and link-local addresses can never be permitted; loopback addresses and the VPC's resolver
+only by an entry that names the address itself. Durations are written as 90s, 30m, 12h.
 
-Where the image has a list of its own, in the file /etc/bastiond/allow, a destination must be on both lists,
-	and that one
-is the default: whoever starts the task can narrow what the image allows, and not widen it.
+Where the image has a list of its own, in the file /etc/bastiond/allow, a destination must be on both lists, and that
+one is the default: whoever starts the task can narrow what the image allows, and not widen it.
 
 The audit log, one JSON object per line, goes to standard output; everything else goes to standard error.
 
