@@ -42,7 +42,8 @@ func ecsError(op, action string, err error) error {
 	case strings.Contains(message, "taskRoleArn"):
 		return fail.New(fail.Start, "", wrapped, "give the task definition a task role that allows "+messagesActions)
 	case strings.Contains(message, "TaskDefinition"), strings.Contains(message, "task definition"):
-		return fail.New(fail.Usage, "", wrapped, "register the task definition, or set the one to use")
+		return fail.New(fail.Usage, "", wrapped,
+			"register the task definition (bastion-image/README.md says how), or name another with --task-definition")
 	case strings.Contains(lower, "subnet"), strings.Contains(lower, "security group"):
 		return fail.New(fail.Usage, "", wrapped,
 			"check the subnets and security groups: they must exist in one VPC of this region")

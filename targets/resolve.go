@@ -80,7 +80,7 @@ func (r *Resolver) name(ctx context.Context, spec Spec) (Endpoint, error) {
 	}
 	op := fmt.Sprintf("target %q", spec.ID)
 	if !ok {
-		err := errors.New("is not a name in the configuration")
+		err := errors.New("there is no such name in the configuration")
 		near := closest(spec.ID, slices.Collect(maps.Keys(r.Names)))
 		if len(near) > 0 {
 			return Endpoint{}, fail.New(fail.NoTarget, op, err, "did you mean "+strings.Join(near, " or ")+"?")
