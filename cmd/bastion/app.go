@@ -59,7 +59,30 @@ func (a *app) settings() (config.Settings, error) {
 			return s, err
 		}
 	}
+	if !s.Quiet {
+		a.warnOfVariables(os.Environ())
+	}
 	return s, nil
+}
+
+// warnOfVariables names the variables that look like a setting misspelt. Others that begin alike are not ours to judge.
+func (a *app) warnOfVariables(environ []string) {
+	const prefix = "BASTION_"
+	known := []string{"CONFIG"}
+	for _, s := range config.All() {
+		known = append(known, strings.TrimPrefix(s.Env(), prefix))
+	}
+	for _, variable := range environ {
+		full, _, _ := strings.Cut(variable, "=")
+		name, ours := strings.CutPrefix(full, prefix)
+		if !ours || strings.HasPrefix(name, "LAB_") || slices.Contains(known, name) {
+			continue
+		}
+		if near := config.Nearest(name, known); near != "" {
+			_, _ = fmt.Fprintf(a.err, "bastion: the variable %s is no setting and is ignored; did you mean %s?\n",
+				full, prefix+near)
+		}
+	}
 }
 
 // namedSpec returns what a name of the configuration stands for.
@@ -189,7 +212,7 @@ func (a *app) cli() *cli.App {
 			{
 				Name:     "up",
 				Usage:    "start the bastion, or find the one that runs, and wait until it answers",
-				Category: "Manage",
+				Category: "Bastion",
 				Description: text(`
 					Finds your own task by the identity of your AWS credentials, or starts one; then waits until it runs, its exec agent
 					is connected and bastiond answers. forward, socks and proxy do the same by themselves.`,
@@ -369,7 +392,7 @@ func argCount(c *cli.Context, low, high int) error {
 		if n < low {
 			msg = "arguments are missing"
 		}
-		return usage("usage: "+strings.TrimSpace(c.Command.HelpName+" "+c.Command.ArgsUsage), "%s: %s", c.Command.HelpName, msg)
+		return usage("usage: "+strings.TrimSpace(c.Command.HelpName+" "+c.Command.ArgsUsage), "%s: %s", c.Command.Name, msg)
 	}
 	return nil
 }
