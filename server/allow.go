@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net/netip"
 	"path"
+	"slices"
 	"strconv"
 	"strings"
 	"unicode"
@@ -181,6 +182,11 @@ func nameRune(r rune) bool {
 
 // Empty reports whether the list permits nothing.
 func (a Allow) Empty() bool { return len(a.entries) == 0 }
+
+// hasNames reports whether an entry is a name or a pattern of names.
+func (a Allow) hasNames() bool {
+	return slices.ContainsFunc(a.entries, func(e entry) bool { return e.name != "" })
+}
 
 // String returns the list in the form that ParseAllow reads.
 func (a Allow) String() string { return strings.Join(a.texts(), ",") }

@@ -222,13 +222,23 @@ func TestGrantNarrows(t *testing.T) {
 func TestLimit(t *testing.T) {
 	d := newDialed(t)
 	limit := mustAllow(t, "*.internal:*,10.0.0.0/8:22,127.0.7.1:80")
-	b := start(t, Config{
-		Allow: mustAllow(t, everything), Limit: &limit, Dial: d.dial,
-		Resolver: nameServer(t, map[string][]string{
-			"db.internal": {"192.0.2.1"}, "evil.internal": {"127.0.0.1"},
-			"db.test": {"192.0.2.2"},
-		}),
+	b := &bastion{log: newAuditLog(), done: make(chan error, 1)}
+	config := Config{
+		Listen: "localhost:0", Allow: mustAllow(t, everything), Limit: &limit, Dial: d.dial, Audit: b.log,
+	}
+	var err error
+	if b.Server, err = New(config); err != nil {
+		t.Fatal(err)
+	}
+	// In the place of the system's.
+	config.Resolver = nameServer(t, map[string][]string{
+		"db.internal": {"192.0.2.1"}, "evil.internal": {"127.0.0.1"},
+		"db.test": {"192.0.2.2"},
 	})
+	if b.resolver, b.resolvers, err = newResolver(config.Resolver); err != nil {
+		t.Fatal(err)
+	}
+	b.run(t)
 	c := b.dial(t, b.grant(t, "*:*"))
 	for _, address := range []string{"db.internal:5432", "10.0.0.1:22", "127.0.7.1:80"} {
 		connect(t, c, address)
@@ -238,6 +248,21 @@ func TestLimit(t *testing.T) {
 	}
 	if got := d.list(); len(got) != 3 {
 		t.Errorf("dialed %v", got)
+	}
+
+	// A resolver of somebody's choice would give the limit's names any address.
+	var refused *ConfigError
+	if _, err := New(config); !errors.As(err, &refused) || !strings.Contains(err.Error(), "system's resolver") {
+		t.Errorf("names in the limit and a resolver of one's own: %v", err)
+	}
+	numbers := mustAllow(t, "10.0.0.0/8:22,*:80")
+	config.Limit = &numbers
+	s, err := New(config)
+	if err != nil {
+		t.Fatalf("no names in the limit: %v", err)
+	}
+	if err := s.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

@@ -45,7 +45,7 @@ type Config struct {
 	Listen   string // see DefaultListen; a loopback address; port 0 picks a free one
 	Allow    Allow  // zero: no destination is permitted
 	Limit    *Allow // nil: none; else a destination must be permitted by both lists
-	Resolver string // IP:PORT of a DNS server; empty: the system's
+	Resolver string // IP:PORT of a DNS server; empty: the system's, which a Limit with names needs
 
 	// Socket is the path of the control socket. Its directory is made, or must belong to this user. Empty: none.
 	Socket string
@@ -124,6 +124,10 @@ func (c *Config) setDefaults() {
 
 func (c *Config) validate() error {
 	switch {
+	case c.Limit != nil && c.Limit.hasNames() && c.Resolver != "":
+		// Whoever chooses the resolver chooses the addresses, and would so choose what the limit permits.
+		return fmt.Errorf("resolver %q is refused: the image's list has names, for which only the system's resolver answers",
+			c.Resolver)
 	case c.MaxLife <= max(c.Drain, 0):
 		return fmt.Errorf("maximum life %v: want more than the drain time, %v", c.MaxLife, c.Drain)
 	case min(c.ResolveTimeout, c.DialTimeout, c.HandshakeTimeout, c.ClientTimeout) < 0:
