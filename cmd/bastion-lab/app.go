@@ -81,41 +81,47 @@ func (p *program) app() *cli.App {
 		Name:  "bastion-lab",
 		Usage: "a local AWS for bastion: ECS, SSM, RDS, ElastiCache, and a database and a cache behind them",
 		Description: `Everything stays on this machine's loopback addresses. The account, its credentials and its names are
-   made up.
+made up.
 
-   bastion-lab run -- sh -c 'bastion forward rds:5432 12345'   run one command in a lab
-   bastion-lab up > lab.env &  then  . ./lab.env               keep a lab
-   bastion-lab query redis://127.0.0.1:16379 "GET greeting"    ask a database, without its own client`,
+bastion-lab run -- sh -c 'bastion forward rds:5432 12345'   run one command in a lab
+bastion-lab up > lab.env &  then  . ./lab.env               keep a lab
+bastion-lab query redis://127.0.0.1:16379 "GET greeting"    ask a database, without its own client`,
 		Commands: []*cli.Command{
 			{
 				Name: "run", Usage: "run a command with the lab as its AWS; the lab ends with it",
 				ArgsUsage: "-- COMMAND [ARGUMENT...]", Flags: labFlags(), Action: p.runCommand,
 				Description: `The command gets AWS_ENDPOINT_URL, AWS_PROFILE, AWS_CONFIG_FILE and so on; AWS_ variables of your
-   own are taken away. The exit code is the command's; 125 if the lab cannot start, 126 or 127 if the command cannot.
+own are taken away. The exit code is the command's; 125 if the lab cannot start, 126 or 127 if the command cannot.
 
-   bastion-lab run -- bastion forward rds:5432 12345
-   bastion-lab run --kms --state-delay 2s -- bastion up
-   bastion-lab run --faults '{"drop":0.01}' -- ./my-test.sh`,
+bastion-lab run -- bastion forward rds:5432 12345
+bastion-lab run --kms --state-delay 2s -- bastion up
+bastion-lab run --faults '{"drop":0.01}' -- ./my-test.sh`,
 			},
 			{
 				Name: "up", Usage: "start a lab and stay until a signal ends it",
 				Flags: append(labFlags(), outputFlag()), Action: p.up,
 				Description: `Prints the environment for programs that are to use the lab, once it is up:
 
-   bastion-lab up > lab.env &      then:  . ./lab.env; aws --endpoint-url $AWS_ENDPOINT_URL ecs list-clusters
-   bastion-lab up -o json          for programs`,
+bastion-lab up > lab.env &      then:  . ./lab.env; aws --endpoint-url $AWS_ENDPOINT_URL ecs list-clusters
+bastion-lab up -o json          for programs`,
 			},
 			{
 				Name: "query", Usage: "send a statement to a PostgreSQL or a Redis and print the answer",
 				ArgsUsage: "URL STATEMENT", Flags: []cli.Flag{outputFlag()}, Action: p.query,
 				Description: "bastion-lab query postgres://" + lab.DBUser + ":" + lab.DBPassword +
 					`@127.0.0.1:12345/orders 'SELECT * FROM orders'
-   bastion-lab query redis://127.0.0.1:16379 'GET greeting'`,
+bastion-lab query redis://127.0.0.1:16379 'GET greeting'`,
 			},
 			{Name: "version", Usage: "print the version", Action: p.version},
 		},
 		Reader: p.in, Writer: p.out, ErrWriter: p.err,
 		HideHelpCommand: true, HideVersion: true,
+		Action: func(c *cli.Context) error {
+			if c.Args().Present() {
+				return fmt.Errorf("no such command: %q; bastion-lab --help lists the commands", c.Args().First())
+			}
+			return cli.ShowAppHelp(c)
+		},
 		ExitErrHandler: func(*cli.Context, error) {}, // run prints and chooses the code
 		OnUsageError:   badUsage,
 	}
@@ -126,7 +132,7 @@ func (p *program) app() *cli.App {
 }
 
 func outputFlag() cli.Flag {
-	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "text or json"}
+	return &cli.StringFlag{Name: "output", Aliases: []string{"o"}, Value: "text", Usage: "`FORMAT` of the answer: text or json"}
 }
 
 // labFlags are the flags of the commands that start a lab. Each is also a variable BASTION_LAB_NAME.
@@ -153,15 +159,15 @@ func labFlags() []cli.Flag {
 		},
 		&cli.DurationFlag{
 			Name: "state-delay", EnvVars: env("state-delay"), Value: 300 * time.Millisecond,
-			Usage: "how long a task is PROVISIONING, PENDING and ACTIVATING each",
+			Usage: "`DURATION` for which a task is PROVISIONING, PENDING and ACTIVATING each",
 		},
 		&cli.DurationFlag{
 			Name: "exec-delay", EnvVars: env("exec-delay"), Value: 300 * time.Millisecond,
-			Usage: "from RUNNING until a task's exec agent is RUNNING",
+			Usage: "`DURATION` from RUNNING until a task's exec agent is RUNNING",
 		},
 		&cli.DurationFlag{
 			Name: "connect-delay", EnvVars: env("connect-delay"), Value: 200 * time.Millisecond,
-			Usage: "from there until the exec agent answers",
+			Usage: "`DURATION` from there until the exec agent answers",
 		},
 		&cli.StringSliceFlag{
 			Name: "task-env", EnvVars: env("task-env"),
