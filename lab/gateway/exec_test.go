@@ -73,6 +73,7 @@ func TestExecDelay(t *testing.T) {
 }
 
 func TestExecNotStarted(t *testing.T) {
+	t.Parallel()
 	for command, want := range map[string]string{
 		"/nonexistent --x": "\n----------ERROR-------\nUnable to start command: Failed to start pty: " +
 			"fork/exec /nonexistent: no such file or directory\n\n",
@@ -265,6 +266,7 @@ func TestExecEncrypted(t *testing.T) {
 }
 
 func TestExecEncryptionFails(t *testing.T) {
+	t.Parallel()
 	key := noise(5, dataKeyBytes)
 	for name, c := range map[string]struct {
 		key  []byte // the client's

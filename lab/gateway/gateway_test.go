@@ -223,6 +223,7 @@ func TestTerminateAndCounters(t *testing.T) {
 
 // A client that does not hang up after channel_closed is hung up on.
 func TestWebsocketEndsAfterChannelClosed(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, Config{})
 	p := start(t, g, sshSpec("s", serveTCP(t, echo)))
 	p.handshake("1.3.0.0")
@@ -234,6 +235,7 @@ func TestWebsocketEndsAfterChannelClosed(t *testing.T) {
 }
 
 func TestIdleSessionEnds(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, Config{IdleTimeout: 300 * time.Millisecond})
 	p := start(t, g, sshSpec("s", serveTCP(t, echo)))
 	p.handshake("1.3.0.0")
@@ -257,6 +259,7 @@ func TestSocketLife(t *testing.T) {
 }
 
 func TestCut(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"close", "reset"} {
 		t.Run(how, func(t *testing.T) {
 			g := newGateway(t, Config{})
@@ -298,6 +301,7 @@ func TestCut(t *testing.T) {
 
 // Messages for an absent client are not kept, and the agent is told to pause.
 func TestAbsentClient(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, Config{})
 	talk := make(chan struct{})
 	port := serveTCP(t, func(c net.Conn) {

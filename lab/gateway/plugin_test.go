@@ -205,6 +205,7 @@ func TestPluginPortForwardingToRemoteHostDenied(t *testing.T) {
 
 // The plugin resumes downloads only, and not always: uploads it loses.
 func TestPluginResumesAfterCut(t *testing.T) {
+	t.Parallel()
 	for _, how := range []string{"close", "reset"} {
 		t.Run(how, func(t *testing.T) {
 			g := newGateway(t, Config{})

@@ -100,6 +100,7 @@ func notifyClose(spec *Spec) <-chan struct{} {
 }
 
 func TestDisconnectToPort(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		document, version string
 		ends              bool
@@ -138,6 +139,7 @@ func TestDisconnectToPort(t *testing.T) {
 }
 
 func TestTerminateSessionFlag(t *testing.T) {
+	t.Parallel()
 	for _, version := range []string{"1.0.0.0", "1.3.0.0"} {
 		hungUp := make(chan struct{}, 1)
 		g := newGateway(t, Config{})
@@ -180,6 +182,7 @@ func TestClosedPort(t *testing.T) {
 }
 
 func TestDeniedHost(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		host   string
 		lookup []string
@@ -237,6 +240,7 @@ func TestRemoteHostTriesAllAddresses(t *testing.T) {
 
 // Data that comes before the agent has dialed is not acknowledged, or acknowledged and lost.
 func TestUnsafeFirstBytes(t *testing.T) {
+	t.Parallel()
 	for _, discard := range []float64{0, 1} {
 		g := newGateway(t, Config{})
 		if err := g.SetFaults(Faults{DialDelayMS: 300, Discard: discard}); err != nil {
@@ -330,6 +334,7 @@ func muxClient(t *testing.T, p *peer) *smux.Session {
 }
 
 func TestMux(t *testing.T) {
+	t.Parallel()
 	g := newGateway(t, Config{})
 	if err := g.SetFaults(Faults{PumpIntervalUS: -1}); err != nil {
 		t.Fatal(err)
