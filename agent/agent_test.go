@@ -266,6 +266,42 @@ func TestHostKeys(t *testing.T) {
 	}
 }
 
+// A remembered host key that a client does not find at the server is not trusted again, and not found by the next client.
+func TestHostKeyIsForgotten(t *testing.T) {
+	right, _ := newKey(t)
+	wrong, _ := newKey(t)
+	b := bastions.Bastion{TaskARN: "arn:task/1", RuntimeID: "1-2"}
+	for name, tt := range map[string]struct {
+		use   func(*opened, *push) error
+		known bool
+	}{
+		"the key": {func(o *opened, _ *push) error { return o.check("bastion", nil, right.PublicKey()) }, true},
+		"another": {func(o *opened, _ *push) error { return o.check("bastion", nil, wrong.PublicKey()) }, false},
+		"granted": {func(o *opened, p *push) error { close(p.done); return o.granted(t.Context()) }, true},
+		"ended before": {func(o *opened, _ *push) error {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			return o.granted(ctx)
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			a := testAgent(t, Settings{})
+			a.hostKeys = &hostKeys{dir: t.TempDir()}
+			if err := a.hostKeys.put(b, right.PublicKey(), 2222); err != nil {
+				t.Fatal(err)
+			}
+			o, p := &opened{check: keys.PinnedHostKey(right.PublicKey())}, &push{done: make(chan struct{})}
+			(&access{agent: a, bastion: b}).untrustOnFailure(o, p)
+			if err := tt.use(o, p); (err == nil) != tt.known {
+				t.Errorf("the client: %v", err)
+			}
+			if _, _, known := a.hostKeys.get(b); known != tt.known {
+				t.Errorf("known: %v, want %v", known, tt.known)
+			}
+		})
+	}
+}
+
 func TestRuntimeDir(t *testing.T) {
 	if runtime.GOOS == "windows" {
 		t.Log("modes mean nothing here")

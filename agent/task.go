@@ -178,7 +178,7 @@ func (x *access) overlapped(ctx context.Context, p *push, key ssh.PublicKey, por
 		return x.session(ctx, p.hostKey, p.reply.Ports.SSH, true)
 	}
 	o.user = keys.UserPending
-	o.granted = p.wait
+	x.untrustOnFailure(o, p)
 	conn := o.conn
 	a.tasks.Go(func() {
 		switch err := p.wait(context.Background()); { // it ends by itself
@@ -194,6 +194,27 @@ func (x *access) overlapped(ctx context.Context, p *push, key ssh.PublicKey, por
 		}
 	})
 	return o, nil
+}
+
+// untrustOnFailure makes a client that refuses the server forget the remembered host key: such a client ends, and with it the
+// wait for the answer, which has the right one. Else the same would happen to every further client.
+func (x *access) untrustOnFailure(o *opened, p *push) {
+	check, forget := o.check, func() { x.agent.hostKeys.forget(x.bastion) }
+	o.check = func(host string, remote net.Addr, key ssh.PublicKey) error {
+		err := check(host, remote, key)
+		if err != nil {
+			forget()
+		}
+		return err
+	}
+	// OpenSSH checks the key itself. One that accepts it does not end before it is granted its own.
+	o.granted = func(ctx context.Context) error {
+		err := p.wait(ctx)
+		if err != nil {
+			forget()
+		}
+		return err
+	}
 }
 
 // session opens a session to bastiond with the given host key, and sees to it that the grant lasts as long as the session.
