@@ -7,6 +7,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"net"
@@ -376,6 +377,37 @@ func TestPinnedServer(t *testing.T) {
 	}
 }
 
+// An SSH agent that does not answer is not waited for longer than the attempt to connect may take.
+func TestSilentAgent(t *testing.T) {
+	dir, err := os.MkdirTemp("", "id") // short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	ln, err := net.Listen("unix", filepath.Join(dir, "agent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	t.Setenv("SSH_AUTH_SOCK", ln.Addr().String())
+	ctx, cancel := context.WithCancelCause(t.Context())
+	var server sync.WaitGroup
+	defer server.Wait()
+	server.Go(func() {
+		conn, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		defer conn.Close()
+		_, _ = conn.Read(make([]byte, 1)) // it has been asked
+		cancel(errors.New("enough"))
+		_, _ = io.Copy(io.Discard, conn)
+	})
+	if _, err := identity(ctx, "agent"); err == nil || !strings.Contains(err.Error(), "enough") {
+		t.Errorf("got %v", err)
+	}
+}
+
 func TestIdentity(t *testing.T) {
 	dir, err := os.MkdirTemp("", "id") // short enough for a socket
 	if err != nil {
@@ -389,7 +421,7 @@ func TestIdentity(t *testing.T) {
 	}
 	check := func(name, setting string) {
 		t.Helper()
-		signers, err := identity(setting)
+		signers, err := identity(t.Context(), setting)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			return
@@ -411,12 +443,12 @@ func TestIdentity(t *testing.T) {
 	check("file", file)
 
 	t.Setenv("SSH_AUTH_SOCK", "")
-	if _, err := identity("agent"); err == nil || fail.KindOf(err) != fail.Usage {
+	if _, err := identity(t.Context(), "agent"); err == nil || fail.KindOf(err) != fail.Usage {
 		t.Errorf("without an agent: %v", err)
 	}
 	socket := filepath.Join(dir, "agent")
 	t.Setenv("SSH_AUTH_SOCK", socket)
-	if _, err := identity("agent"); err == nil {
+	if _, err := identity(t.Context(), "agent"); err == nil {
 		t.Error("an agent that is not there was asked")
 	}
 	ln, err := net.Listen("unix", socket)
@@ -441,7 +473,7 @@ func TestIdentity(t *testing.T) {
 	if err := os.WriteFile(file, pem.EncodeToMemory(locked), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := identity(file); err == nil || !strings.Contains(err.Error(), "has a passphrase") {
+	if _, err := identity(t.Context(), file); err == nil || !strings.Contains(err.Error(), "has a passphrase") {
 		t.Errorf("a locked key: %v", err)
 	}
 }

@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"time"
 
 	"golang.org/x/crypto/ssh"
 	sshagent "golang.org/x/crypto/ssh/agent"
@@ -48,7 +49,7 @@ func (c *serverConnector) Connect(ctx context.Context) (*tunnel.Transport, error
 
 func (c *serverConnector) open(ctx context.Context) (*opened, error) {
 	s := c.agent.settings
-	signers, err := identity(s.SSHIdentity)
+	signers, err := identity(ctx, s.SSHIdentity)
 	if err != nil {
 		return nil, err
 	}
@@ -128,15 +129,18 @@ func algorithms(pinned []ssh.PublicKey) []string {
 }
 
 // identity returns the user's signers: those of the SSH agent, asked anew for each connection, or that of a key file.
-func identity(setting string) (func() ([]ssh.Signer, error), error) {
+func identity(ctx context.Context, setting string) (func() ([]ssh.Signer, error), error) {
 	if setting == "agent" {
 		socket := os.Getenv("SSH_AUTH_SOCK")
 		if socket == "" {
 			return nil, fail.New(fail.Usage, "find your SSH key", errors.New("SSH_AUTH_SOCK is not set, so there is no SSH agent"),
 				"start ssh-agent and ssh-add a key, or name a key file with --ssh-identity")
 		}
-		signers, err := agentSigners(socket)
+		signers, err := agentSigners(ctx, socket)
 		if err != nil {
+			if ctx.Err() != nil {
+				return nil, fmt.Errorf("ask the SSH agent: %w", context.Cause(ctx))
+			}
 			return nil, fail.New(fail.Usage, "ask the SSH agent", err, "check SSH_AUTH_SOCK, or name a key file with --ssh-identity")
 		}
 		if len(signers) == 0 {
@@ -163,12 +167,14 @@ func identity(setting string) (func() ([]ssh.Signer, error), error) {
 
 // agentSigners returns the keys of an SSH agent. Each signature asks the agent by a connection of its own, so that none has
 // to be kept open.
-func agentSigners(socket string) ([]ssh.Signer, error) {
+func agentSigners(ctx context.Context, socket string) ([]ssh.Signer, error) {
 	conn, err := dialUnix(socket)
 	if err != nil {
 		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
 	listed, err := sshagent.NewClient(conn).List()
 	if err != nil {
 		return nil, err
@@ -191,6 +197,9 @@ type agentSigner struct {
 
 func (s *agentSigner) PublicKey() ssh.PublicKey { return s.key }
 
+// signTimeout bounds a signature, which may have to wait for the user: a question, or a touch.
+const signTimeout = time.Minute
+
 // SignWithAlgorithm makes the signature of RSA keys one that servers accept.
 func (s *agentSigner) SignWithAlgorithm(_ io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
 	conn, err := dialUnix(s.socket)
@@ -198,6 +207,9 @@ func (s *agentSigner) SignWithAlgorithm(_ io.Reader, data []byte, algorithm stri
 		return nil, err
 	}
 	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(signTimeout)); err != nil {
+		return nil, err
+	}
 	var flags sshagent.SignatureFlags
 	switch algorithm {
 	case ssh.KeyAlgoRSASHA256, ssh.CertAlgoRSASHA256v01:
