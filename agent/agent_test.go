@@ -571,6 +571,72 @@ func TestOpenSSHSockets(t *testing.T) {
 	}
 }
 
+// The newest proxy, which holds the common socket, hands the clients of older ones on while its own key is not known yet.
+func TestOpenSSHSocketsRelayAtOnce(t *testing.T) {
+	dir, err := os.MkdirTemp("", "o")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	log := slog.New(slog.DiscardHandler)
+	list := func(path string) (string, error) {
+		conn, err := net.Dial("unix", path)
+		if err != nil {
+			return "", err
+		}
+		defer conn.Close()
+		if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
+			return "", err
+		}
+		keys, err := sshagent.NewClient(conn).List()
+		if err != nil || len(keys) != 1 {
+			return "", fmt.Errorf("%v, %w", keys, err)
+		}
+		return string(keys[0].Blob), nil
+	}
+	older, err := ServeOpenSSH(dir, os.Getpid(), true, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer older.Close()
+	newest, err := ServeOpenSSH(dir, 2, true, log)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer newest.Close()
+	key, _ := newKey(t)
+	older.OfferSigner(key)
+	if runtime.GOOS == "linux" || runtime.GOOS == "darwin" { // elsewhere peers have no ids
+		if got, err := list(filepath.Join(dir, agentLink)); err != nil || got != string(key.PublicKey().Marshal()) {
+			t.Errorf("the older proxy's client got %q, %v", got, err)
+		}
+	}
+
+	// A client of a proxy whose key is not known waits for it, and no longer than the proxy lives.
+	for _, offered := range []bool{true, false} {
+		o, err := ServeOpenSSH(dir, os.Getpid(), true, log) // takes the older one's place
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			got, err := list(o.path(agentPrefix))
+			if offered && (err != nil || got != string(key.PublicKey().Marshal())) {
+				t.Errorf("the client that waited got %q, %v", got, err)
+			}
+			if !offered && (err == nil || errors.Is(err, os.ErrDeadlineExceeded)) {
+				t.Errorf("the client of a closed proxy got %q, %v", got, err)
+			}
+		})
+		if offered {
+			o.OfferSigner(key)
+			wg.Wait()
+		}
+		o.Close()
+		wg.Wait()
+	}
+}
+
 // Closing before the answer is known ends those who wait for it.
 func TestOpenSSHSocketsCloseEarly(t *testing.T) {
 	dir, err := os.MkdirTemp("", "o")

@@ -245,14 +245,10 @@ func sweepSockets(dir string) {
 	}
 }
 
-// serveAgent serves the ephemeral key once it is offered.
+// serveAgent serves the ephemeral key to this proxy's own clients and hands the others on. It accepts at once: the clients of
+// older proxies do not wait for this one's key.
 func (o *OpenSSH) serveAgent() {
-	select {
-	case <-o.signer.known:
-	case <-o.ctx.Done():
-		return
-	}
-	if err := keys.ServeAgent(o.ctx, &ownClients{o.agent, o}, o.signer.value); err != nil && o.ctx.Err() == nil {
+	if err := keys.ServeAgent(o.ctx, &ownClients{o.agent, o}, lateSigner{&o.signer}); err != nil && o.ctx.Err() == nil {
 		o.log.Warn("the agent socket failed", "err", err)
 	}
 }
@@ -271,10 +267,34 @@ func (l *ownClients) Accept() (net.Conn, error) {
 		}
 		other := l.o.proxyOf(peerPID(conn))
 		if other == nil {
-			return conn, nil
+			return &patientConn{conn, l.o}, nil
 		}
 		l.o.wg.Go(func() { relay(l.o.ctx, conn, other) })
 	}
+}
+
+// patientConn is a client's connection from which nothing is read before the key is offered.
+type patientConn struct {
+	net.Conn
+	o *OpenSSH
+}
+
+func (c *patientConn) Read(b []byte) (int, error) {
+	select {
+	case <-c.o.signer.known:
+		return c.Conn.Read(b)
+	case <-c.o.ctx.Done():
+		return 0, net.ErrClosed
+	}
+}
+
+// lateSigner is a signer that is used only once it is known, which patientConn sees to.
+type lateSigner struct{ promised *promise[ssh.Signer] }
+
+func (s lateSigner) PublicKey() ssh.PublicKey { return s.promised.value.PublicKey() }
+
+func (s lateSigner) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
+	return s.promised.value.Sign(rand, data)
 }
 
 // proxyOf connects to the proxy of another ssh process. It returns nil for this one's, and for a process without a proxy,
