@@ -388,13 +388,14 @@ func (x *access) grant() (*push, error) {
 	p := &push{done: make(chan struct{})}
 	a.tasks.Go(func() {
 		defer close(p.done)
-		p.err = a.pushGrant(a.ctx, x.spec, x.bastion, word, p)
+		p.err = a.pushGrant(a.ctx, x.spec, x.bastion, grant.ID, word, p)
 	})
 	return p, nil
 }
 
-// pushGrant runs the grant command until the bastion answers, and notes the answer in p.
-func (a *Agent) pushGrant(ctx context.Context, spec bastions.Spec, b bastions.Bastion, word string, p *push) error {
+// pushGrant runs the grant command for the grant with the given id, which word encodes, until the bastion answers, and notes
+// the answer in p.
+func (a *Agent) pushGrant(ctx context.Context, spec bastions.Spec, b bastions.Bastion, id, word string, p *push) error {
 	op := "hand a key to " + describe(&b)
 	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.StartTimeout, fail.New(fail.Timeout, op,
 		fmt.Errorf("no answer within %s", a.settings.StartTimeout), "allow more time with --start-timeout, or start another: bastion down"))
@@ -403,7 +404,7 @@ func (a *Agent) pushGrant(ctx context.Context, spec bastions.Spec, b bastions.Ba
 	for delay := firstRetry; ; delay = min(delay*3/2, lastRetry) {
 		reply, err := a.runGrant(ctx, b, word)
 		if err == nil {
-			return a.accept(op, b, reply, p)
+			return a.accept(op, b, id, reply, p)
 		}
 		if ctx.Err() != nil {
 			return a.neverConnected(ctx, op, spec, b, firstOf(lastErr, err))
@@ -425,8 +426,12 @@ func (a *Agent) pushGrant(ctx context.Context, spec bastions.Spec, b bastions.Ba
 	}
 }
 
-// accept checks an answer and notes it in p.
-func (a *Agent) accept(op string, b bastions.Bastion, reply keys.GrantReply, p *push) error {
+// accept checks the answer to the grant with the given id and notes it in p.
+func (a *Agent) accept(op string, b bastions.Bastion, id string, reply keys.GrantReply, p *push) error {
+	if reply.Grant != id {
+		return fail.New(fail.Start, op, fmt.Errorf("bastiond answered for the grant %q instead of %q", reply.Grant, id),
+			"check the setting grant_command: it must pass its last argument on to `bastiond grant`, and print only its answer")
+	}
 	key, err := reply.Key()
 	if err != nil {
 		return fail.New(fail.Start, op, err, "use a bastiond and a bastion of the same version")

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/net/proxy"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/lab"
 	"github.com/bastion-ssm/bastion/lab/gateway"
 	"github.com/bastion-ssm/bastion/lab/vpc"
@@ -582,6 +583,29 @@ func TestGrantCommandHangs(t *testing.T) {
 	e := startLab(t, func(c *lab.Config) { c.AllowHostExec = true })
 	r := e.run(nil, "up", "--grant-command", "sh -c 'sleep 600'", "--start-timeout", "3s")
 	if r.code != 9 || !strings.Contains(r.stderr, "no answer within 3s") {
+		t.Errorf("exit code %d\n%s", r.code, r.stderr)
+	}
+	e.noSessions()
+}
+
+// The answer to another grant is not taken for that to one's own.
+func TestGrantAnswerOfAnother(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, func(c *lab.Config) { c.AllowHostExec = true })
+	pair, err := keys.NewPair("")
+	if err != nil {
+		t.Fatal(err)
+	}
+	reply := keys.GrantReply{
+		V: keys.ReplyVersion, Version: "1", HostKey: pair.AuthorizedKey(), Grant: "another", NotAfter: time.Now().Add(time.Hour),
+	}
+	reply.Ports.SSH = 2222
+	script := filepath.Join(t.TempDir(), "grant")
+	if err := os.WriteFile(script, []byte("echo '"+reply.Line()+"'\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := e.run(nil, "up", "--grant-command", "sh "+script)
+	if r.code != 6 || !strings.Contains(r.stderr, `the grant "another"`) || !strings.Contains(r.stderr, "hint: ") {
 		t.Errorf("exit code %d\n%s", r.code, r.stderr)
 	}
 	e.noSessions()
