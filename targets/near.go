@@ -3,6 +3,8 @@ package targets
 import (
 	"slices"
 	"strings"
+
+	"github.com/bastion-ssm/bastion/internal/near"
 )
 
 // closest returns up to three of names that look like name, the best first: a few typing errors away, or one part of
@@ -17,7 +19,7 @@ func closest(name string, names []string) []string {
 	var found []scored
 	for _, n := range names {
 		have := strings.ToLower(n)
-		cost := distance(want, have)
+		cost := near.Distance(want, have)
 		if len(want) >= 3 && (strings.Contains(have, want) || len(have) >= 3 && strings.Contains(want, have)) {
 			cost = min(cost, limit)
 		}
@@ -36,30 +38,4 @@ func closest(name string, names []string) []string {
 		best = append(best, s.name)
 	}
 	return best
-}
-
-// distance is the number of inserted, deleted, replaced or swapped neighbouring bytes between a and b (optimal string
-// alignment).
-func distance(a, b string) int {
-	before := make([]int, len(b)+1)
-	prev := make([]int, len(b)+1)
-	cur := make([]int, len(b)+1)
-	for j := range prev {
-		prev[j] = j
-	}
-	for i := 1; i <= len(a); i++ {
-		cur[0] = i
-		for j := 1; j <= len(b); j++ {
-			differ := 1
-			if a[i-1] == b[j-1] {
-				differ = 0
-			}
-			cur[j] = min(prev[j]+1, cur[j-1]+1, prev[j-1]+differ)
-			if i > 1 && j > 1 && a[i-1] == b[j-2] && a[i-2] == b[j-1] {
-				cur[j] = min(cur[j], before[j-2]+1)
-			}
-		}
-		before, prev, cur = prev, cur, before
-	}
-	return prev[len(b)]
 }

@@ -25,11 +25,12 @@ var allowed = map[string][]string{
 
 	"bastions": {"internal/fail"},
 	"sessions": {"internal/fail", "sessions/frame"},
-	"targets":  {"internal/fail"},
+	"targets":  {"internal/fail", "internal/near"},
 	"tunnel":   {"internal/fail"},
 
-	"internal/config": {"internal/fail"},
+	"internal/config": {"internal/fail", "internal/near"},
 	"internal/fail":   {},
+	"internal/near":   {},
 	"keys":            {},
 	"sessions/frame":  {},
 	"bastion-image":   {},
