@@ -354,6 +354,7 @@ type giveUp struct {
 	mu     sync.Mutex
 	everUp bool
 	lost   time.Time // zero while up
+	last   error     // of the attempts since then, the latest failure that says more than that the time was over
 }
 
 func (g *giveUp) onState(st tunnel.State) {
@@ -361,9 +362,9 @@ func (g *giveUp) onState(st tunnel.State) {
 	defer g.mu.Unlock()
 	switch st.Phase {
 	case tunnel.Up:
-		g.everUp, g.lost = true, time.Time{}
+		g.everUp, g.lost, g.last = true, time.Time{}, nil
 	case tunnel.Idle:
-		g.lost = time.Time{} // nobody waits
+		g.lost, g.last = time.Time{}, nil // nobody waits
 	default:
 		if g.lost.IsZero() {
 			g.lost = time.Now()
@@ -385,14 +386,37 @@ func (g *giveUp) Connect(ctx context.Context) (*tunnel.Transport, error) {
 		return t, err
 	}
 	deadline := lost.Add(g.after)
-	connectCtx, cancel := context.WithDeadline(ctx, deadline)
+	var api lastFailure
+	connectCtx, cancel := context.WithDeadline(api.watch(ctx), deadline)
 	defer cancel()
 	t, err := g.connector.Connect(connectCtx)
-	if err != nil && ctx.Err() == nil && !time.Now().Before(deadline) {
-		return nil, tunnel.Permanent(fail.New(fail.Lost, "",
-			fmt.Errorf("the link was lost and could not be restored within %s: %w", g.after, err), fail.NextOf(err)))
+	if err == nil || ctx.Err() != nil {
+		return t, err
 	}
-	return t, err
+	err = g.reason(err, api.get())
+	if time.Now().Before(deadline) {
+		return nil, err
+	}
+	next := fail.NextOf(err)
+	if next == "" {
+		next = "when that is mended start again, or allow more time with --reconnect-timeout"
+	}
+	return nil, tunnel.Permanent(fail.New(fail.Lost, "",
+		fmt.Errorf("the link was lost and could not be restored within %s: %w", g.after, err), next))
+}
+
+// reason returns err, the failure of an attempt. If that only says that the time was over, it returns what AWS answered last,
+// api, or else the failure of an earlier attempt.
+func (g *giveUp) reason(err, api error) error {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	switch {
+	case !errors.Is(err, context.DeadlineExceeded) || api == nil && g.last == nil:
+		g.last = err
+	case api != nil:
+		g.last = api
+	}
+	return g.last
 }
 
 // isTransient reports whether a first attempt to connect may be followed by another.

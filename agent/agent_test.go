@@ -174,6 +174,9 @@ func TestGiveUp(t *testing.T) {
 		if !tunnel.IsPermanent(err) || fail.KindOf(err) != fail.Lost {
 			t.Errorf("did not give up: %v", err)
 		}
+		if !errors.Is(err, plain) || fail.NextOf(err) != plain.Next {
+			t.Errorf("gave up without the latest failure: %v", err)
+		}
 		// Nobody waits for an idle link.
 		c.errs = []error{plain}
 		g.onState(tunnel.State{Phase: tunnel.Idle})

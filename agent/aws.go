@@ -7,10 +7,13 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/smithy-go/middleware"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
@@ -45,6 +48,7 @@ func loadAWS(ctx context.Context, profile, region string) (aws.Config, error) {
 	if cfg.RetryMaxAttempts == 0 {
 		cfg.RetryMaxAttempts = retryAttempts
 	}
+	cfg.APIOptions = append(cfg.APIOptions, reportFailures)
 	if _, err := cfg.Credentials.Retrieve(ctx); err != nil {
 		if ctx.Err() != nil {
 			return cfg, context.Cause(ctx)
@@ -55,6 +59,47 @@ func loadAWS(ctx context.Context, profile, region string) (aws.Config, error) {
 		return cfg, fail.New(fail.Credentials, "", fmt.Errorf("no usable AWS credentials: %w", err), credentialsHint())
 	}
 	return cfg, nil
+}
+
+// lastFailure is what the latest attempt of an AWS call came to. Where a deadline passes between two attempts, the SDK's error
+// has only the deadline.
+type lastFailure struct {
+	mu  sync.Mutex
+	err error // nil after a success
+}
+
+type lastFailureKey struct{}
+
+// watch returns a context whose AWS calls report to f.
+func (f *lastFailure) watch(ctx context.Context) context.Context {
+	return context.WithValue(ctx, lastFailureKey{}, f)
+}
+
+func (f *lastFailure) get() error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.err
+}
+
+func (f *lastFailure) set(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.err = err
+}
+
+// reportFailures makes each attempt of a call report to the lastFailure of its context, if it has one.
+func reportFailures(stack *middleware.Stack) error {
+	return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("ReportFailures", func(
+		ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler,
+	) (middleware.FinalizeOutput, middleware.Metadata, error) {
+		out, metadata, err := next.HandleFinalize(ctx, in)
+		f, ok := ctx.Value(lastFailureKey{}).(*lastFailure)
+		if ok && ctx.Err() == nil { // the end of ctx is no answer
+			action := strings.ToLower(awsmiddleware.GetServiceID(ctx)) + ":" + awsmiddleware.GetOperationName(ctx)
+			f.set(fail.AWS(fail.Other, "call "+action, action, err))
+		}
+		return out, metadata, err
+	}), "Retry", middleware.After)
 }
 
 func credentialsHint() string {

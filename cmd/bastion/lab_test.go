@@ -778,6 +778,36 @@ func TestForwardGivesUp(t *testing.T) {
 	e.noSessions()
 }
 
+// A link that is given up between two attempts of an AWS call ends with what AWS answered last, not with the deadline.
+func TestForwardGivesUpSayingWhy(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, nil)
+	p, _ := e.forwards([]string{"BASTION_RECONNECT_TIMEOUT=3s"}, "cache:sessions", ":")
+	if err := e.SetAPIFaults(lab.APIFaults{Errors: map[string]lab.APIError{
+		"ssm:StartSession": {Code: "InternalServerError", Message: "out of order", Status: 500},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range e.Gateway().Sessions() {
+		if err := e.Gateway().Terminate(s.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	defer cancel()
+	code, err := p.Wait(ctx)
+	if err != nil || code != 8 {
+		t.Fatalf("exit code %d, %v; want 8\n%s", code, err, p.Output())
+	}
+	_, message, _ := strings.Cut(p.Output(), "bastion: the link was lost and could not be restored within 3s: ")
+	reason, hint, _ := strings.Cut(message, "\n")
+	if !strings.Contains(reason, "InternalServerError: out of order") || strings.Contains(reason, "deadline") ||
+		!strings.HasPrefix(hint, "  hint: ") {
+		t.Errorf("%s", p.Output())
+	}
+	e.noSessions()
+}
+
 // A destination outside the bastion's policy is refused to the client, and the user is told why.
 func TestForwardDeniedByPolicy(t *testing.T) {
 	t.Parallel()
