@@ -200,23 +200,23 @@ type UpResult struct {
 	HostKey string `json:"host_key"` // its fingerprint
 }
 
-// Up finds or starts the bastion and waits until bastiond answers in it.
+// Up finds or starts the bastion and waits until bastiond answers in it. With an error only New of the result counts.
 func (a *Agent) Up(ctx context.Context) (UpResult, error) {
 	if err := a.needsTask("start the bastion"); err != nil {
 		return UpResult{}, err
 	}
 	spec, b, started, err := a.ensure(ctx)
 	if err != nil {
-		return UpResult{}, err
+		return UpResult{New: started}, err
 	}
 	// The grant of a key that is thrown away: it lets nobody in, and its answer shows that bastiond works.
 	x, err := a.newAccess(spec, *b, nil)
 	if err != nil {
-		return UpResult{}, err
+		return UpResult{New: started}, err
 	}
 	p := x.latest()
 	if err := p.wait(ctx); err != nil {
-		return UpResult{}, err
+		return UpResult{New: started}, err
 	}
 	return UpResult{Bastion: show(*b), New: started, Version: p.reply.Version, HostKey: fingerprint(p.hostKey)}, nil
 }

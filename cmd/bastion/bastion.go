@@ -19,6 +19,10 @@ func (a *app) up(c *cli.Context) error {
 	defer run.close()
 	r, err := run.agent.Up(c.Context)
 	if err != nil {
+		if r.New && c.Context.Err() != nil {
+			run.progress.Idle()
+			fmt.Fprintln(a.err, "bastion: the task that was started stays; bastion down stops it")
+		}
 		return err
 	}
 	run.progress.Idle()

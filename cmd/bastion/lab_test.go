@@ -577,6 +577,18 @@ func TestBadInput(t *testing.T) {
 	}
 }
 
+// Who interrupts up is told of the task that it has started.
+func TestUpInterrupted(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, func(c *lab.Config) { c.StateDelay = time.Minute })
+	p := e.start(nil, "up")
+	eventually(t, "the task is waited for", func() bool { return strings.Contains(p.Output(), "PROVISIONING") })
+	e.stop(p, syscall.SIGINT, 130)
+	if !strings.Contains(p.Output(), "was started stays; bastion down stops it") {
+		t.Errorf("%s", p.Output())
+	}
+}
+
 // A grant command that hangs is given up, and its session ended.
 func TestGrantCommandHangs(t *testing.T) {
 	t.Parallel()
