@@ -65,13 +65,13 @@ func dialWebsocket(ctx context.Context, client *http.Client, g grant) (socket, e
 	return wsSocket{conn}, nil
 }
 
-// stayingClient returns client, or the default one, made to follow no redirect: that would lead to where checkStreamURL has not
+// stayingClient returns client, or one of the defaults, made to follow no redirect: that would lead to where checkStreamURL has not
 // looked, and take the token along.
 func stayingClient(client *http.Client) *http.Client {
-	if client == nil {
-		client = http.DefaultClient
+	var staying http.Client
+	if client != nil {
+		staying = *client
 	}
-	staying := *client
 	staying.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	return &staying
 }
