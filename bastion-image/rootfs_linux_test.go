@@ -21,6 +21,7 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/keys"
 )
 
@@ -142,7 +143,7 @@ func TestRootFileSystemWantsAnEmptyPlace(t *testing.T) {
 // The image runs as a task does: alone in its namespaces, as its own user, with nothing but its root file system.
 // Commands that run in it, as ECS Exec's do, are root's.
 func TestIsolatedTask(t *testing.T) {
-	needRoot(t)
+	rig.NeedRoot(t)
 	root := build(t, "ALLOW=*.internal:5432")
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -218,16 +219,4 @@ func TestIsolatedTask(t *testing.T) {
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("%v: %s", err, &log)
 	}
-}
-
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	const why = "namespaces and chroot need root"
-	if os.Getenv("CI") != "" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
 }

@@ -24,7 +24,7 @@ const (
 
 // curl and a browser read a page whose name only the bastion can resolve, through `bastion socks`.
 func TestSOCKSClients(t *testing.T) {
-	curl, chromium := need(t, "curl"), need(t, "chromium")
+	curl, chromium := rig.Need(t, "curl"), rig.Need(t, "chromium")
 	w := newWorld(t, func(c *lab.Config) { c.NoWeb = false })
 	site, err := url.Parse(w.WebURL())
 	if err != nil {

@@ -32,10 +32,10 @@ const (
 // The image runs as a task that is isolated as on Fargate: bastiond is all that is in its root file system, and its
 // network is the VPC, with a Redis that this machine has no way to. `bastion forward` has one.
 func TestIsolatedTask(t *testing.T) {
-	needRoot(t)
-	redis := need(t, "redis-server")
+	rig.NeedRoot(t)
+	redis := rig.Need(t, "redis-server")
 	for _, program := range []string{"ip", "nsenter"} {
-		need(t, program)
+		rig.Need(t, program)
 	}
 	vpc := newNetns(t)
 	vpc.ip("link", "set", "lo", "up")
@@ -117,19 +117,6 @@ func TestIsolatedTask(t *testing.T) {
 	if out := vpc.ip("-j", "link", "show", "type", "veth"); strings.TrimSpace(out) != "[]" {
 		t.Errorf("the task's network device is left behind: %s", out)
 	}
-}
-
-// needRoot ends a test that root alone can run: on a laptop it is skipped, in CI it fails.
-func needRoot(t *testing.T) {
-	t.Helper()
-	if os.Geteuid() == 0 {
-		return
-	}
-	const why = "network namespaces and chroot need root"
-	if os.Getenv("CI") != "" {
-		t.Fatal(why)
-	}
-	t.Skip(why)
 }
 
 // imageRoot builds the root file system of the bastion's image.

@@ -22,7 +22,7 @@ import (
 var fastPump = gateway.Faults{PumpChunk: 32 << 10}
 
 func TestPgbench(t *testing.T) {
-	pgbench := need(t, "pgbench")
+	pgbench := rig.Need(t, "pgbench")
 	w := newWorld(t, func(c *lab.Config) { c.Postgres = vpc.Real })
 	p, addrs := w.forward("rds:5432", ":")
 	host, port, err := net.SplitHostPort(addrs[0])
@@ -144,7 +144,7 @@ func TestFaults(t *testing.T) {
 // The same faults end or corrupt a transfer through ssm-session-client's channel, which neither resends nor resumes. This is
 // what the package sessions has that the library has not.
 func TestFaultsBreakSSMSessionClient(t *testing.T) {
-	ssmpeer := need(t, "ssmpeer")
+	ssmpeer := rig.Need(t, "ssmpeer")
 	w := newWorld(t, nil)
 	task := w.up()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)

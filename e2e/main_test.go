@@ -47,19 +47,6 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// need returns the path of a program. Where it is missing the test is skipped on a laptop and fails in CI.
-func need(t *testing.T, name string) string {
-	t.Helper()
-	path, err := rig.Find(name)
-	if err != nil {
-		if os.Getenv("CI") != "" {
-			t.Fatal(err)
-		}
-		t.Skip(err)
-	}
-	return path
-}
-
 // world is a lab, a far end that its bastions may reach, and the environment of a user.
 type world struct {
 	*lab.Lab

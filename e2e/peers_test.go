@@ -40,8 +40,8 @@ const (
 // aws is the AWS CLI with its plugin.
 func (w *world) aws() string {
 	w.t.Helper()
-	need(w.t, "session-manager-plugin")
-	return need(w.t, "aws")
+	rig.Need(w.t, "session-manager-plugin")
+	return rig.Need(w.t, "aws")
 }
 
 // startSession is the AWS CLI's command line for a session.
@@ -144,7 +144,7 @@ func (w *world) openSSH(pair *keys.Pair, host string, port int, hostKey ssh.Publ
 // run runs a command on the server, within limit, and returns the lines that it prints.
 func (c openSSH) run(limit time.Duration, command string) ([]string, error) {
 	c.w.t.Helper()
-	p := c.w.start(need(c.w.t, "ssh"), append(c.options, c.host, command)...)
+	p := c.w.start(rig.Need(c.w.t, "ssh"), append(c.options, c.host, command)...)
 	ctx, cancel := context.WithTimeout(c.w.t.Context(), limit)
 	defer cancel()
 	code, err := p.Wait(ctx)
@@ -166,7 +166,7 @@ func (c openSSH) copy(from, to string) {
 		}
 		return path
 	}
-	code, out := c.w.run(peerLimit, need(c.w.t, "scp"), append(c.options, "-q", place(from), place(to))...)
+	code, out := c.w.run(peerLimit, rig.Need(c.w.t, "scp"), append(c.options, "-q", place(from), place(to))...)
 	if code != 0 {
 		c.w.t.Fatalf("scp: exit code %d\n%s", code, out)
 	}
@@ -181,7 +181,7 @@ func (c openSSH) forward(addr string) string {
 	}
 	c.w.t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	socket := filepath.Join(dir, "s")
-	p := c.w.start(need(c.w.t, "ssh"), append(c.options, "-N", "-L", socket+":"+addr, "-o", "ExitOnForwardFailure=yes",
+	p := c.w.start(rig.Need(c.w.t, "ssh"), append(c.options, "-N", "-L", socket+":"+addr, "-o", "ExitOnForwardFailure=yes",
 		"-o", "PermitLocalCommand=yes", "-o", "LocalCommand=echo connected", c.host)...)
 	ctx, cancel := context.WithTimeout(c.w.t.Context(), peerLimit)
 	defer cancel()
@@ -205,7 +205,7 @@ func (w *world) noSessions() bool { return len(w.Gateway().Sessions()) == 0 }
 // startSSHD starts a stock OpenSSH server that accepts the key.
 func startSSHD(t *testing.T, pair *keys.Pair) *rig.SSHD {
 	t.Helper()
-	s, err := rig.StartSSHD(need(t, "sshd"), pair.PublicKey())
+	s, err := rig.StartSSHD(rig.Need(t, "sshd"), pair.PublicKey())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -309,7 +309,7 @@ func TestAWSCLIToBastiond(t *testing.T) {
 	// With another bastion's host key the client goes no further.
 	other := newPair(t)
 	stranger := w.openSSH(pair, "bastion", reply.Ports.SSH, other.PublicKey(), proxy)
-	code, out := w.run(peerLimit, need(t, "ssh"), append(stranger.options, "-W", w.far.Addr(), "bastion")...)
+	code, out := w.run(peerLimit, rig.Need(t, "ssh"), append(stranger.options, "-W", w.far.Addr(), "bastion")...)
 	if code != 255 || !strings.Contains(out, "Host key verification failed") {
 		t.Errorf("another host key: exit code %d\n%s", code, out)
 	}
@@ -384,7 +384,7 @@ func TestSSMSessionClientToOpenSSHServer(t *testing.T) {
 	server := startSSHD(t, pair)
 	w := newWorld(t, nil)
 	w.AddInstance(node, lab.Instance{Ports: map[int]string{22: server.Addr()}})
-	c := w.openSSH(pair, node, 22, server.HostKey, []string{need(t, "ssmpeer"), "ssh", node, "%p"})
+	c := w.openSSH(pair, node, 22, server.HostKey, []string{rig.Need(t, "ssmpeer"), "ssh", node, "%p"})
 	// The library never resends, so that the agent, which takes no data before it has dialed, may lose the client's
 	// first words for good; and it delivers a message twice that the agent resends because the acknowledgement was
 	// late. Both happen with the real agent too, and the next try is as good as the first.
@@ -403,7 +403,7 @@ func TestSSMSessionClientToOpenSSHServer(t *testing.T) {
 
 // ssm-session-client forwards a port of a node and one of a task, a connection each.
 func TestSSMSessionClientForward(t *testing.T) {
-	ssmpeer := need(t, "ssmpeer")
+	ssmpeer := rig.Need(t, "ssmpeer")
 	w := newWorld(t, nil)
 	w.AddInstance(node, lab.Instance{Ports: map[int]string{8080: w.far.Addr()}})
 	task := w.up()

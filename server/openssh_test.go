@@ -25,7 +25,7 @@ type openSSH struct {
 
 func newOpenSSH(t *testing.T, b *bastion) *openSSH {
 	t.Helper()
-	program := needProgram(t, "ssh")
+	program := rig.Need(t, "ssh")
 	dir := t.TempDir()
 	socket := filepath.Join(dir, "agent.sock")
 	l, err := net.Listen("unix", socket)
@@ -52,20 +52,6 @@ func newOpenSSH(t *testing.T, b *bastion) *openSSH {
 		"-o", "StrictHostKeyChecking=yes", "-o", "BatchMode=yes", "-o", "ConnectTimeout=20", "-o", "IdentityFile=none",
 		"-p", strconv.Itoa(b.Port()),
 	}}
-}
-
-// needProgram finds a program of the machine. Without it the test fails in CI, which has it, and is skipped elsewhere.
-func needProgram(t *testing.T, name string) string {
-	t.Helper()
-	path, err := rig.Find(name)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
-	return ""
 }
 
 func (o *openSSH) run(t *testing.T, stdin string, args ...string) (stdout, stderr string, code int) {
@@ -104,7 +90,7 @@ func TestOpenSSHForwards(t *testing.T) {
 func TestOpenSSHDenials(t *testing.T) {
 	b := start(t, Config{Allow: mustAllow(t, "10.0.0.0/8:*"), Dial: newDialed(t).dial})
 	o := newOpenSSH(t, b)
-	sftp := needProgram(t, "sftp")
+	sftp := rig.Need(t, "sftp")
 	const prohibited = "administratively prohibited"
 	for _, tt := range []struct {
 		name    string

@@ -27,20 +27,6 @@ import (
 	"github.com/bastion-ssm/bastion/lab/gateway"
 )
 
-// need returns the path of a program of this machine. Where tests are to be complete (CI is set) its lack is a failure.
-func need(t *testing.T, name string) string {
-	t.Helper()
-	path, err := rig.Find(name)
-	if err == nil {
-		return path
-	}
-	if os.Getenv("CI") != "" {
-		t.Fatal(err)
-	}
-	t.Skip(err)
-	return ""
-}
-
 // sshConfig writes ssh_config.example with this test's program in it, and returns its path.
 func (e *labEnv) sshConfig() string {
 	e.t.Helper()
@@ -72,7 +58,7 @@ func (e *labEnv) ssh(program string, args ...string) *exec.Cmd {
 func TestOpenSSHToTheBastion(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)
-	client, config := need(t, "ssh"), e.sshConfig()
+	client, config := rig.Need(t, "ssh"), e.sshConfig()
 	e.must("up", "-q")
 	type proxied struct {
 		cmd    *exec.Cmd
@@ -172,7 +158,7 @@ type sshd struct {
 
 func startSSHD(t *testing.T, authorized ssh.PublicKey) *sshd {
 	t.Helper()
-	program := need(t, "sshd")
+	program := rig.Need(t, "sshd")
 	if os.Geteuid() == 0 {
 		if err := os.MkdirAll("/run/sshd", 0o755); err != nil { // its privilege separation wants it
 			t.Fatal(err)
@@ -324,7 +310,7 @@ func mustRead(t *testing.T, path string) []byte {
 // ssh and scp reach a host behind the bastion by ssh_config.example, with the user's own key.
 func TestOpenSSHToAHostBehind(t *testing.T) {
 	t.Parallel()
-	client, copier := need(t, "ssh"), need(t, "scp")
+	client, copier := rig.Need(t, "ssh"), rig.Need(t, "scp")
 	identity := testIdentity(t)
 	signer, err := ssh.ParsePrivateKey(mustRead(t, identity))
 	if err != nil {

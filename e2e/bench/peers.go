@@ -152,10 +152,9 @@ func (t *tunnel) ready(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%s: %w while waiting for its listener:\n%s", t.proc.Cmd.Path, ctx.Err(), t.proc.Output())
-		case <-time.After(5 * time.Millisecond):
-		}
-		if t.proc.Cmd.ProcessState != nil {
+		case <-t.proc.Ended():
 			return errors.New("the peer ended: " + t.proc.Output())
+		case <-time.After(5 * time.Millisecond):
 		}
 	}
 }

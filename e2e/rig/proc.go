@@ -137,6 +137,9 @@ func (p *Proc) wait(ctx context.Context, what string, ok func() bool) error {
 	}
 }
 
+// Ended is closed when the program has ended.
+func (p *Proc) Ended() <-chan struct{} { return p.done }
+
 // Wait waits for the program's end and returns its exit code.
 func (p *Proc) Wait(ctx context.Context) (int, error) {
 	select {
