@@ -42,6 +42,8 @@ func FuzzFindGrantReply(f *testing.F) {
 		NotAfter: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
 	}
 	f.Add([]byte("noise\r\n" + r.Line() + "\r\n"))
+	r.Ports.Bond = 23
+	f.Add([]byte(r.Line() + "\n"))
 	f.Add([]byte(GrantReply{V: ReplyVersion, Error: "no", Code: CodeFull}.Line()))
 	f.Fuzz(func(t *testing.T, output []byte) {
 		r, found, err := FindGrantReply(output)

@@ -221,6 +221,8 @@ func TestFindGrantReply(t *testing.T) {
 		V: ReplyVersion, Version: "1.0", HostKey: authorizedKey(p.PublicKey()), Ports: Ports{SSH: 2222}, Grant: "id",
 		NotAfter: time.Date(2030, 1, 2, 3, 4, 5, 0, time.UTC),
 	}
+	bonded := good
+	bonded.Ports.Bond = 2223
 	refused := GrantReply{V: ReplyVersion, Version: "1.0", Error: "no \"room\"\r\nBASTIOND-GRANT {}", Code: CodeFull}
 	const noise = "\r\nThe Session Manager plugin was installed\x1b[0m\r\n\x00{}\r\n"
 
@@ -238,7 +240,10 @@ func TestFindGrantReply(t *testing.T) {
 		"noise":              {noise, GrantReply{}, false, false},
 		"part of a line":     {noise + good.Line()[:60], GrantReply{}, false, false},
 		"line cut short":     {noise + good.Line()[:60] + "\r\n", GrantReply{}, false, true},
-		"newer field":        {strings.Replace(good.Line(), "{", `{"bond":7,`, 1), good, true, false},
+		"newer field":        {strings.Replace(good.Line(), "{", `{"shape":7,`, 1), good, true, false},
+		"bond port":          {bonded.Line(), bonded, true, false},
+		"bond port too high": {strings.Replace(bonded.Line(), "2223", "65536", 1), GrantReply{}, false, true},
+		"bond port negative": {strings.Replace(bonded.Line(), "2223", "-1", 1), GrantReply{}, false, true},
 		"version 2":          {strings.Replace(good.Line(), `"v":1`, `"v":2`, 1), GrantReply{}, false, true},
 		"no host key":        {strings.Replace(good.Line(), good.HostKey, "", 1), GrantReply{}, false, true},
 		"no port":            {strings.Replace(good.Line(), "2222", "0", 1), GrantReply{}, false, true},
@@ -269,6 +274,14 @@ func TestFindGrantReplyByPieces(t *testing.T) {
 		if err != nil || found != (n >= whole) {
 			t.Fatalf("%d of %d bytes: found %v, error %v", n, len(output), found, err)
 		}
+	}
+}
+
+// A bastiond without a bond port answers as those did that knew none.
+func TestNoBondPort(t *testing.T) {
+	line := GrantReply{V: ReplyVersion, HostKey: authorizedKey(newPair(t).PublicKey()), Ports: Ports{SSH: 1}, Grant: "id"}.Line()
+	if !strings.Contains(line, `"ports":{"ssh":1}`) {
+		t.Error(line)
 	}
 }
 

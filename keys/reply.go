@@ -29,7 +29,8 @@ const (
 
 // Ports are the loopback ports inside the bastion that sessions can be opened to.
 type Ports struct {
-	SSH int `json:"ssh"`
+	SSH  int `json:"ssh"`
+	Bond int `json:"bond,omitempty"` // 0: none; the SSH port is the only way in
 }
 
 // GrantReply is what `bastiond grant` answers. A refused grant has Error and Code and may lack the rest.
@@ -104,6 +105,9 @@ func (r GrantReply) validate() error {
 	}
 	if r.Ports.SSH < 1 || r.Ports.SSH > 65535 {
 		return fmt.Errorf("grant reply: ssh port %d", r.Ports.SSH)
+	}
+	if r.Ports.Bond < 0 || r.Ports.Bond > 65535 {
+		return fmt.Errorf("grant reply: bond port %d", r.Ports.Bond)
 	}
 	if r.Grant == "" {
 		return errors.New("grant reply: no grant id")
