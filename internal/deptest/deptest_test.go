@@ -20,8 +20,8 @@ var allowed = map[string][]string{
 	"cmd/bastion":  {"agent", "internal/config", "internal/fail", "keys", "targets", "tunnel"},
 	"cmd/bastiond": {"internal/fail", "keys", "server"},
 
-	"agent":  {"bastions", "internal/config", "internal/fail", "keys", "sessions", "targets", "tunnel"},
-	"server": {"internal/fail", "keys"},
+	"agent":  {"bastions", "internal/config", "internal/fail", "keys", "sessions", "sessions/bond", "targets", "tunnel"},
+	"server": {"internal/fail", "keys", "sessions/bond"},
 
 	"bastions": {"internal/fail"},
 	"sessions": {"internal/fail", "sessions/frame"},
@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 	"internal/fail":   {},
 	"internal/near":   {},
 	"keys":            {},
+	"sessions/bond":   {},
 	"sessions/frame":  {},
 	"bastion-image":   {},
 
@@ -62,6 +63,7 @@ var forbidden = map[string][]string{
 	"cmd/bastiond":   {awsSDK, "github.com/mmmorris1975/"},
 	"internal/fail":  {awsSDK},
 	"sessions":       {ssh, "github.com/urfave/", "github.com/goccy/"}, // a net.Conn, whoever speaks over it
+	"sessions/bond":  {ssh, awsSDK, "github.com/mmmorris1975/", "github.com/gorilla/websocket"}, // net.Conns, whatever is under them
 	"sessions/frame": {ssh},
 	"bastions":       {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
 	"targets":        {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
