@@ -134,8 +134,11 @@ func (a *app) candidates(before []string, last string) []candidate {
 	}
 	switch {
 	case wants != nil:
-		if wants.Names()[0] == "output" {
+		switch wants.Names()[0] {
+		case "output":
 			return []candidate{{"text", ""}, {"json", ""}}
+		case "sessions":
+			return []candidate{{"1", "one session only"}, {"4", ""}, {"8", "the default"}, {"16", "the most"}}
 		}
 		return nil
 	case strings.HasPrefix(last, "-"):

@@ -42,7 +42,8 @@ func TestDefaultsAreValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Cluster != "bastion" || s.StartTimeout != 5*time.Minute || !s.RememberHostKeys || s.AssignPublicIP {
+	if s.Cluster != "bastion" || s.StartTimeout != 5*time.Minute || !s.RememberHostKeys || s.AssignPublicIP ||
+		s.Sessions != 8 || s.SessionMaxAge != 50*time.Minute || s.Linger != 30*time.Minute {
 		t.Errorf("unexpected defaults: %+v", s)
 	}
 	if diff := cmp.Diff(map[string]string{"bastion": "true"}, s.SubnetTags); diff != "" {
@@ -71,6 +72,7 @@ func TestEverySettingHasThreeSpellings(t *testing.T) {
 	samples := map[string]string{
 		"grant_lifetime": "2h", "output": "json", "target": "i-0123", "ssh_host_key": "ssh-ed25519 AAAA", "ssh_port": "2222",
 		"permit": "a.example:1,b.example:2", "runtime_dir": "/run/x", "ssh_identity": "/home/x/key",
+		"sessions": "16", "session_max_age": "20m",
 	}
 	for _, setting := range All() {
 		text, ok := samples[setting.Key]
@@ -236,6 +238,10 @@ func TestParseErrorsNameThePlace(t *testing.T) {
 		{"target port", "targets:\n  a: {target: rds:a, local_port: 0}\n", `f.yaml:2:34: targets: a: local_port: 0 is not between 1 and 65535`},
 		{"target named by digits", "targets:\n  1x: rds:a\n  \"12\": rds:b\n", `f.yaml:3:3: targets: "12" cannot be a name: use letters, digits, '-' and '_', not digits alone`},
 		{"target named rds", "targets: {rds: rds:a}\n", `f.yaml:1:11: targets: "rds" cannot be a name: it is a kind of target`},
+		{"sessions", "sessions: 17\n", `f.yaml:1:11: sessions: 17 is not between 1 and 16`},
+		{"no session", "sessions: 0\n", `f.yaml:1:11: sessions: 0 is not between 1 and 16`},
+		{"session age", "session_max_age: 30s\n", `f.yaml:1:18: session_max_age: 30s is not between 1m and 24h`},
+		{"linger", "linger: 0s\n", `f.yaml:1:9: linger: 0s is not between 1s and 24h`},
 		{"lifetime", "grant_lifetime: 24h\n", `f.yaml:1:17: grant_lifetime: 24h is not between 1m and 12h`},
 		{"ssm target", "target: web\n", `f.yaml:1:9: target: "web" is not an SSM target: i-..., mi-... or ecs:<cluster>_<task id>_<runtime id>`},
 	} {

@@ -36,6 +36,9 @@ type Settings struct {
 	ReconnectMin     time.Duration
 	ReconnectMax     time.Duration
 	Keepalive        time.Duration
+	Sessions         int
+	SessionMaxAge    time.Duration
+	Linger           time.Duration
 	HoldMax          int
 	HoldTimeout      time.Duration
 	AllowRemote      bool
@@ -220,6 +223,27 @@ var table = []*Setting{
 		field: func(s *Settings) any { return &s.Permit },
 	},
 	{
+		Key: "sessions", Group: GroupLink, Value: "NUMBER", Default: "8",
+		Help: "most SSM sessions that one link may use; it begins with one, adds more while they make it faster, " +
+			"and ends those that are not used",
+		field: func(s *Settings) any { return &s.Sessions },
+		check: intBetween(1, 16),
+	},
+	{
+		Key: "session_max_age", Group: GroupLink, Value: "DURATION", Default: "50m",
+		Help: "age at which a session of a link is replaced by a new one, unseen by the connections; " +
+			"AWS closes the websocket of a session after about an hour",
+		field: func(s *Settings) any { return &s.SessionMaxAge },
+		check: between(time.Minute, 24*time.Hour),
+	},
+	{
+		Key: "linger", Group: GroupLink, Value: "DURATION", Default: "30m",
+		Help: "how long a link and its connections wait while no session gets through to the bastion: " +
+			"a network that is away, a machine that sleeps, credentials that have expired",
+		field: func(s *Settings) any { return &s.Linger },
+		check: between(time.Second, 24*time.Hour),
+	},
+	{
 		Key: "connect_timeout", Group: GroupLink, Value: "DURATION", Default: "30s",
 		Help:  "how long one attempt to connect to a running bastion may take",
 		field: func(s *Settings) any { return &s.ConnectTimeout },
@@ -245,7 +269,7 @@ var table = []*Setting{
 	},
 	{
 		Key: "keepalive", Group: GroupLink, Value: "DURATION", Default: "15s",
-		Help:  "interval of the probes that notice a dead link",
+		Help:  "interval of the probes that notice a dead SSH connection where it has one session only (an OpenSSH server)",
 		field: func(s *Settings) any { return &s.Keepalive },
 		check: positive,
 	},
