@@ -106,6 +106,53 @@ func TestCredentialsAreChecked(t *testing.T) {
 	}
 }
 
+// Credentials that a command prints are renewed in place. A session that the old ones began is resumed by those alone.
+func TestCredentialProcess(t *testing.T) {
+	l := start(t, quick(t))
+	_, _ = run(t, l)
+	login := func(expires time.Time) []string {
+		t.Helper()
+		env, err := l.AddIdentity("sso", lab.IdentityConfig{Expires: expires, Process: true})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return env
+	}
+	login(time.Now().Add(time.Hour))
+	old := sdk(t, login(time.Now().Add(time.Hour)))
+	session := func(cfg aws.Config) *string {
+		t.Helper()
+		out, err := ssm.NewFromConfig(cfg).StartSession(t.Context(), &ssm.StartSessionInput{
+			Target: aws.String(l.Tasks()[0].Target), DocumentName: aws.String("AWS-StartSSHSession"),
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return out.SessionId
+	}
+	resume := func(cfg aws.Config, id *string) error {
+		_, err := ssm.NewFromConfig(cfg).ResumeSession(t.Context(), &ssm.ResumeSessionInput{SessionId: id})
+		return err
+	}
+	id := session(old)
+	if err := resume(old, id); err != nil {
+		t.Error(err)
+	}
+	renewed := sdk(t, login(time.Now().Add(time.Hour)))
+	wantCode(t, resume(renewed, id), "AccessDeniedException", "Forbidden")
+	if err := resume(renewed, session(renewed)); err != nil {
+		t.Error(err)
+	}
+	// A user's own credentials have no end, and neither has the session that they began.
+	if err := resume(renewed, session(sdk(t, l.Env()))); err != nil {
+		t.Error(err)
+	}
+	expired := sdk(t, login(time.Now().Add(-time.Minute)))
+	if _, err := sts.NewFromConfig(expired).GetCallerIdentity(t.Context(), nil); err == nil {
+		t.Error("expired credentials are accepted")
+	}
+}
+
 func TestOtherRegion(t *testing.T) {
 	l := start(t, quick(t))
 	cfg := sdk(t, l.Env())

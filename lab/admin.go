@@ -27,6 +27,8 @@ func (l *Lab) admin() http.Handler {
 	handle("GET /_lab/api-faults", func(*http.Request) (any, error) { return l.APIFaults(), nil })
 	handle("PUT /_lab/api-faults", l.putAPIFaults)
 	handle("POST /_lab/cut", l.postCut)
+	handle("POST /_lab/rate", l.postRate)
+	handle("POST /_lab/reset-port", l.postResetPort)
 	handle("POST /_lab/terminate-session", l.postTerminate)
 	handle("POST /_lab/stop-task", l.postStopTask)
 	handle("POST /_lab/kill-task", l.postKillTask)
@@ -165,6 +167,27 @@ func (l *Lab) postCut(r *http.Request) (any, error) {
 		return nil, fmt.Errorf("how is close or reset, not %q", in.How)
 	}
 	return map[string]int{"cut": l.gw.Cut(in.Session, in.How)}, nil
+}
+
+func (l *Lab) postRate(r *http.Request) (any, error) {
+	var in struct {
+		Session string `json:"session"`
+		RateBps int64  `json:"rate_bps"` // 0: that of the faults
+	}
+	if err := readJSON(r, &in); err != nil {
+		return nil, err
+	}
+	return empty{}, l.gw.SetRate(in.Session, in.RateBps)
+}
+
+func (l *Lab) postResetPort(r *http.Request) (any, error) {
+	var in struct {
+		Session string `json:"session"` // empty: all
+	}
+	if err := readJSON(r, &in); err != nil {
+		return nil, err
+	}
+	return map[string]int{"reset": l.gw.ResetPort(in.Session)}, nil
 }
 
 func (l *Lab) postTerminate(r *http.Request) (any, error) {

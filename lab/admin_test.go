@@ -127,6 +127,24 @@ func TestAdminFaults(t *testing.T) {
 	if status := adminCall(t, l, "POST", "cut", "", &cut); status != 200 || cut.Cut != 0 {
 		t.Error("cut nothing:", status, cut)
 	}
+	var reset struct{ Reset int }
+	if status := adminCall(t, l, "POST", "reset-port", "", &reset); status != 200 || reset.Reset != 0 {
+		t.Error("reset nothing:", status, reset)
+	}
+	if status := adminCall(t, l, "POST", "rate", `{"session":"nope","rate_bps":1}`, nil); status != 404 {
+		t.Error("a rate for no session:", status)
+	}
+	if status := adminCall(t, l, "PUT", "api-faults", "{}", nil); status != 200 {
+		t.Error(status)
+	}
+	run(t, l)
+	id := startSSH(t, l)
+	if status := adminCall(t, l, "POST", "rate", `{"session":"`+id+`","rate_bps":1000}`, nil); status != 200 {
+		t.Error("a rate:", status)
+	}
+	if status := adminCall(t, l, "POST", "rate", `{"session":"`+id+`","rate_bps":-1}`, nil); status != 400 {
+		t.Error("a negative rate:", status)
+	}
 }
 
 func TestAdminTasks(t *testing.T) {

@@ -1,11 +1,13 @@
 package lab
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -18,12 +20,16 @@ type IdentityConfig struct {
 	Allow []string `json:"allow,omitempty"` // if not nil, everything else is denied
 	// Expires makes the credentials those of a role's session, good until then. It may have passed.
 	Expires time.Time `json:"expires,omitzero"`
+	// Process keeps the credentials out of the AWS files: the profile there runs a command for them (credential_process), as tools
+	// for single sign-on set it up. New credentials of the same name are what the command prints from then on.
+	Process bool `json:"process,omitempty"`
 }
 
 // profile is a section of the AWS files.
 type profile struct {
 	name     string
 	identity awsapi.Identity
+	process  bool // the credentials come from a command
 }
 
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,64}$`)
@@ -43,14 +49,12 @@ func (l *Lab) AddIdentity(name string, cfg IdentityConfig) (env []string, err er
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	replaced := false
-	for i := range l.profiles {
-		if l.profiles[i].name == name {
-			l.profiles[i].identity, replaced = id, true
-		}
-	}
-	if !replaced {
-		l.profiles = append(l.profiles, profile{name, id})
+	p := profile{name, id, cfg.Process}
+	i := slices.IndexFunc(l.profiles, func(p profile) bool { return p.name == name })
+	if i < 0 {
+		l.profiles = append(l.profiles, p)
+	} else {
+		l.profiles[i] = p
 	}
 	if err := l.writeAWSFiles(); err != nil {
 		return nil, fmt.Errorf("add identity %s: %w", name, err)
@@ -95,6 +99,14 @@ func (l *Lab) writeAWSFiles() error {
 	credentials.WriteString(note)
 	for _, p := range l.profiles {
 		fmt.Fprintf(&config, "\n[profile %s]\nregion = %s\n", p.name, Region)
+		if p.process {
+			path := l.path("credentials-" + p.name + ".json")
+			fmt.Fprintf(&config, "credential_process = %s \"%s\"\n", printCommand(), path)
+			if err := replaceFile(path, p.output()); err != nil {
+				return err
+			}
+			continue
+		}
 		fmt.Fprintf(&credentials, "\n[%s]\naws_access_key_id = %s\naws_secret_access_key = %s\n",
 			p.name, p.identity.AccessKey, p.identity.SecretKey)
 		if p.identity.SessionToken != "" {
@@ -105,6 +117,31 @@ func (l *Lab) writeAWSFiles() error {
 		replaceFile(l.path("aws-config"), config.String()),
 		replaceFile(l.path("aws-credentials"), credentials.String()),
 	)
+}
+
+// output is what a credential_process prints.
+func (p *profile) output() string {
+	out := struct {
+		Version                                    int
+		AccessKeyId, SecretAccessKey, SessionToken string
+		Expiration                                 *time.Time `json:",omitempty"`
+	}{Version: 1, AccessKeyId: p.identity.AccessKey, SecretAccessKey: p.identity.SecretKey, SessionToken: p.identity.SessionToken}
+	if t := p.identity.Expires; !t.IsZero() {
+		out.Expiration = &t
+	}
+	text, err := json.Marshal(out)
+	if err != nil {
+		panic("lab: " + err.Error()) // our own type
+	}
+	return string(text) + "\n"
+}
+
+// printCommand prints a file, in the shell that AWS's tools use for a credential_process.
+func printCommand() string {
+	if runtime.GOOS == "windows" {
+		return "type"
+	}
+	return "cat"
 }
 
 // replaceFile writes a file so that a reader sees the old text or the new, never a part.

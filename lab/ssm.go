@@ -250,8 +250,8 @@ type sessionInput struct {
 	SessionID string `json:"SessionId"`
 }
 
-func (s *ssm) resumeSession(_ context.Context, _ *awsapi.Call, in *sessionInput) (any, error) {
-	if s.faults.resumeForbidden() {
+func (s *ssm) resumeSession(_ context.Context, c *awsapi.Call, in *sessionInput) (any, error) {
+	if s.faults.resumeForbidden() || !s.sessions.mayResume(c.Identity, in.SessionID) {
 		return nil, &awsapi.Error{Code: "AccessDeniedException", Message: "Forbidden", Status: 403}
 	}
 	return s.sessions.resume(in.SessionID)
@@ -337,6 +337,7 @@ type sessions struct {
 
 type sessionRecord struct {
 	view  sessionView
+	owner awsapi.Identity // as it was when the session began
 	ended time.Time
 }
 
@@ -350,7 +351,7 @@ func (s *sessions) start(owner awsapi.Identity, prefix string, spec gateway.Spec
 	if err != nil {
 		return startSessionOutput{}, sessionError(err, spec.ID)
 	}
-	r := &sessionRecord{view: sessionView{
+	r := &sessionRecord{owner: owner, view: sessionView{
 		SessionID: spec.ID, Target: spec.Target, StartDate: awsapi.At(s.now()), DocumentName: spec.Document,
 		Owner: owner.ARN, Reason: strings.Join(reason, ""),
 	}}
@@ -361,6 +362,19 @@ func (s *sessions) start(owner awsapi.Identity, prefix string, spec gateway.Spec
 	}
 	s.mu.Unlock()
 	return startSessionOutput{spec.ID, s.gw.StreamURL(spec.ID), token}, nil
+}
+
+// mayResume reports whether the caller's credentials may resume a session: one that temporary credentials began ends with
+// them, as users report of the service.
+func (s *sessions) mayResume(caller awsapi.Identity, id string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.records, func(r *sessionRecord) bool { return r.view.SessionID == id })
+	if i < 0 {
+		return true // the gateway knows better
+	}
+	owner := &s.records[i].owner
+	return owner.Expires.IsZero() || owner.AccessKey == caller.AccessKey
 }
 
 func (s *sessions) resume(id string) (startSessionOutput, error) {

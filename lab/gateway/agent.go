@@ -90,6 +90,8 @@ type agent struct {
 	completeFirst bool          // HandshakeComplete overtakes the ack of the client's answer
 	completed     chan struct{} // closed when the handshake is over
 
+	port atomic.Pointer[basicPort] // the plugin, if it is one
+
 	// kmsChallenge is set before the handshake asks for encryption, and read by receive when the client answers.
 	kmsChallenge string
 }

@@ -9,8 +9,11 @@ import (
 // from 0 to 1 per data message (input_stream_data and output_stream_data), in both directions; delay and rate apply to every
 // message.
 type Faults struct {
-	DelayMS   int     `json:"delay_ms,omitempty"` // added each way, order kept
-	RateBps   int64   `json:"rate_bps,omitempty"` // bytes per second each way, per session
+	DelayMS int   `json:"delay_ms,omitempty"` // added each way, order kept
+	RateBps int64 `json:"rate_bps,omitempty"` // bytes per second each way, per session
+	// SlowEvery and SlowBps give every n-th port session that starts (2: every second one) a rate of its own, for its life.
+	SlowEvery int     `json:"slow_every,omitempty"`
+	SlowBps   int64   `json:"slow_bps,omitempty"`
 	Drop      float64 `json:"drop,omitempty"`
 	Duplicate float64 `json:"duplicate,omitempty"`
 	Reorder   float64 `json:"reorder,omitempty"` // swapped with the message after it
@@ -57,6 +60,9 @@ func (f *Faults) validate() error {
 	}
 	if f.RateBps < 0 {
 		return fmt.Errorf("fault rate_bps: %d is negative", f.RateBps)
+	}
+	if f.SlowEvery < 0 || f.SlowBps < 0 || (f.SlowEvery > 0) != (f.SlowBps > 0) {
+		return fmt.Errorf("faults slow_every and slow_bps: %d and %d are not both above 0", f.SlowEvery, f.SlowBps)
 	}
 	const maxChunk = 256 << 10
 	if f.PumpChunk < 0 || f.PumpChunk > maxChunk {

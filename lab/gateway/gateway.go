@@ -134,6 +134,7 @@ type Gateway struct {
 	pastIDs  []string        // in the order of their ends
 	sockets  map[*socket]bool
 	counters Counters // Live and Sockets are not kept here
+	ports    int      // port sessions that were started
 }
 
 const pastSessions = 10_000
@@ -187,6 +188,12 @@ func (g *Gateway) Start(spec Spec) (token string, err error) {
 	}
 	g.counters.Started++
 	s := newSession(g, spec, uint64(g.counters.Started))
+	if spec.Port != 0 {
+		g.ports++
+		if f := g.faults.Load(); f.SlowEvery > 0 && g.ports%f.SlowEvery == 0 {
+			s.setRate(f.SlowBps)
+		}
+	}
 	g.live[spec.ID] = s
 	token = s.token // before the session can end
 	g.wg.Go(s.run)
@@ -342,6 +349,31 @@ func (g *Gateway) SetFaults(f Faults) error {
 
 // Faults returns the faults in force.
 func (g *Gateway) Faults() Faults { return *g.faults.Load() }
+
+// SetRate gives the session id a rate of its own each way, in bytes per second; 0 is that of the faults again. It returns
+// ErrNoSession or ErrTerminated.
+func (g *Gateway) SetRate(id string, bps int64) error {
+	if bps < 0 {
+		return fmt.Errorf("rate %d is negative", bps)
+	}
+	s, err := g.lookup(id)
+	if err == nil {
+		s.setRate(bps)
+	}
+	return err
+}
+
+// ResetPort resets the agent's connection (TCP RST) to the port of the session id, or of all port sessions if id is empty, and
+// returns how many there were. Only raw streams have one that is the session's.
+func (g *Gateway) ResetPort(id string) int {
+	n := 0
+	for _, s := range g.sessions() {
+		if (id == "" || id == s.spec.ID) && s.resetPort() {
+			n++
+		}
+	}
+	return n
+}
 
 // Cut closes the websocket of the session id, or of all sessions if id is empty, and returns how many it closed. How is
 // "close" (close frame 1000) or "reset" (TCP RST). The sessions live on.

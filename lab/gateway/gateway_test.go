@@ -7,6 +7,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -296,6 +297,78 @@ func TestCut(t *testing.T) {
 				t.Errorf("%d websockets cut of all", n)
 			}
 		})
+	}
+}
+
+// A rate can be given to one session, and to every second one that starts.
+func TestSlowSessions(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t, Config{})
+	port := serveTCP(t, generate)
+	rates := func() (rates []int64) {
+		for _, s := range g.sessions() {
+			if up, down := s.up.ownRate.Load(), s.down.ownRate.Load(); up != down {
+				t.Errorf("%s: %d up, %d down", s.spec.ID, up, down)
+			}
+			rates = append(rates, s.up.ownRate.Load())
+		}
+		return rates
+	}
+	if err := g.SetFaults(Faults{SlowEvery: 2, SlowBps: 5000}); err != nil {
+		t.Fatal(err)
+	}
+	exec := Spec{ID: "exec", Document: DocECSExec, Exec: func(context.Context, []string) (Process, error) { return nil, io.EOF }}
+	if _, err := g.Start(exec); err != nil { // is no port session, and does not count
+		t.Fatal(err)
+	}
+	for _, id := range []string{"a", "b", "c", "d"} {
+		start(t, g, sshSpec(id, port))
+	}
+	if err := g.SetRate("c", 700); err != nil {
+		t.Error(err)
+	}
+	if err := g.SetRate("d", 0); err != nil {
+		t.Error(err)
+	}
+	if err := g.Terminate("exec"); err != nil {
+		t.Error(err)
+	}
+	if got := rates(); !slices.Equal(got, []int64{0, 5000, 700, 0}) {
+		t.Errorf("rates %v", got)
+	}
+	if g.SetRate("e", 1) == nil || g.SetRate("a", -1) == nil {
+		t.Error("a rate for no session, or a negative one, is accepted")
+	}
+}
+
+// The far end sees a reset, not an orderly end, and the session ends by it.
+func TestResetPort(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t, Config{})
+	ended := make(chan error, 2)
+	port := serveTCP(t, func(c net.Conn) {
+		_, _ = c.Write([]byte("hello"))
+		_, err := io.Copy(io.Discard, c)
+		ended <- err
+	})
+	p, other := start(t, g, sshSpec("s", port)), start(t, g, sshSpec("other", port))
+	p.handshake("1.3.0.0")
+	other.handshake("1.3.0.0")
+	if got := string(p.output(5)) + string(other.output(5)); got != "hellohello" {
+		t.Fatalf("%q", got)
+	}
+	if n := g.ResetPort("s"); n != 1 {
+		t.Fatalf("%d connections reset", n)
+	}
+	if err := <-ended; err == nil {
+		t.Error("the far end sees an orderly end")
+	}
+	_ = p.end()
+	if i := g.Sessions(); len(i) != 1 || i[0].ID != "other" {
+		t.Errorf("sessions %+v", i)
+	}
+	if n := g.ResetPort("s"); n != 0 {
+		t.Errorf("%d connections reset again", n)
 	}
 }
 

@@ -26,6 +26,7 @@ const (
 type lane struct {
 	faults  *atomic.Pointer[Faults]
 	salt    uint64       // tells this lane's random choices from those of others with the same seed
+	ownRate atomic.Int64 // in place of the faults' RateBps, unless it is 0
 	payload atomic.Int64 // bytes of data messages' payloads that were handed to the consumer
 	last    atomic.Int64 // when that was, in ns since the epoch
 
@@ -163,11 +164,20 @@ func (l *lane) control(b []byte) {
 
 // limit is how many bytes may be queued: on a slow line no more than a router would, so that its queue does not hide the rate.
 func (l *lane) limit(f *Faults) int {
-	if f.RateBps <= 0 {
+	rate := l.rate(f)
+	if rate <= 0 {
 		return laneBytes
 	}
 	held := time.Duration(f.DelayMS)*time.Millisecond + 100*time.Millisecond
-	return min(laneBytes, 64<<10+int(float64(f.RateBps)*held.Seconds()))
+	return min(laneBytes, 64<<10+int(float64(rate)*held.Seconds()))
+}
+
+// rate is how many bytes a second pass; 0 is any number.
+func (l *lane) rate(f *Faults) int64 {
+	if own := l.ownRate.Load(); own > 0 {
+		return own
+	}
+	return f.RateBps
 }
 
 // admit makes the random choices about a message and queues what is left of it. mu is held.
@@ -210,13 +220,13 @@ func (l *lane) release(f *Faults) {
 
 // enqueue appends p and says when it arrives, at the earliest: not before what is in front of it. mu is held.
 func (l *lane) enqueue(f *Faults, p packet) {
-	if f.DelayMS > 0 || f.RateBps > 0 {
+	if rate := l.rate(f); f.DelayMS > 0 || rate > 0 {
 		p.due = time.Now()
-		if f.RateBps > 0 {
+		if rate > 0 {
 			if p.due.Before(l.lineFree) {
 				p.due = l.lineFree
 			}
-			p.due = p.due.Add(time.Duration(float64(len(p.b)) / float64(f.RateBps) * float64(time.Second)))
+			p.due = p.due.Add(time.Duration(float64(len(p.b)) / float64(rate) * float64(time.Second)))
 			l.lineFree = p.due
 		}
 		p.due = p.due.Add(time.Duration(f.DelayMS) * time.Millisecond)

@@ -132,6 +132,34 @@ func TestLaneRate(t *testing.T) {
 	})
 }
 
+// A session's own rate is in force instead of the faults' one, faster or slower, until it is taken away.
+func TestLaneOwnRate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		const size, n = 1000, 100
+		for _, faults := range []Faults{{}, {RateBps: 1000}, {RateBps: 1e9}} {
+			r := newRig(faults)
+			r.ownRate.Store(50_000)
+			go func() {
+				for i := range n {
+					r.push(r.done, data(i, size-frame.Overhead))
+				}
+				r.end()
+			}()
+			if seqs, at := r.popAll(t); len(seqs) != n || at[n-1].Round(time.Millisecond) != 2*time.Second {
+				t.Errorf("%+v: %d messages, the last after %v", faults, len(seqs), at[n-1])
+			}
+		}
+		r := newRig(Faults{RateBps: 100_000})
+		r.ownRate.Store(1)
+		r.ownRate.Store(0)
+		r.push(r.done, data(0, size-frame.Overhead))
+		r.end()
+		if _, at := r.popAll(t); at[0] != 10*time.Millisecond {
+			t.Errorf("after the end of its own rate: %v", at[0])
+		}
+	})
+}
+
 func TestLaneDropDuplicateReorder(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const n = 20_000
@@ -346,6 +374,9 @@ func TestFaultsValidate(t *testing.T) {
 		{DelayMS: 60_001},
 		{DialDelayMS: -1},
 		{RateBps: -1},
+		{SlowEvery: 2},
+		{SlowBps: 1000},
+		{SlowEvery: -1, SlowBps: 1000},
 		{PumpChunk: -1},
 		{PumpChunk: 1 << 20},
 	} {

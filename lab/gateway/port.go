@@ -225,6 +225,7 @@ func (a *agent) runBasic(dial dialFunc, forward bool) result {
 	}
 	p := &basicPort{a: a, dial: dial, forward: forward, conn: conn, redialed: make(chan error, 1)}
 	p.ctx, p.cancel = context.WithCancel(a.ctx)
+	a.port.Store(p)
 	pumped := make(chan struct{})
 	go func() {
 		defer close(pumped)
@@ -245,6 +246,17 @@ func (p *basicPort) hangUp() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_ = p.conn.Close()
+}
+
+// reset makes the far end see a reset, as when the host between loses the connection. The pump ends by it.
+func (p *basicPort) reset() bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	c, ok := tcpOf(p.conn)
+	if !ok || c.SetLinger(0) != nil { // closed already
+		return false
+	}
+	return c.Close() == nil
 }
 
 // pump sends what the far end says until the session is to end.

@@ -227,6 +227,26 @@ func (s *session) close(output string) {
 	s.down.control(s.channelClosed(output))
 }
 
+// setRate gives both ways a rate of their own.
+func (s *session) setRate(bps int64) {
+	s.up.ownRate.Store(bps)
+	s.down.ownRate.Store(bps)
+	s.up.changed()
+	s.down.changed()
+}
+
+// resetPort resets the connection to the port, if the agent has one.
+func (s *session) resetPort() bool {
+	s.mu.Lock()
+	a := s.agent
+	s.mu.Unlock()
+	if a == nil {
+		return false
+	}
+	p := a.port.Load()
+	return p != nil && p.reset()
+}
+
 func (s *session) info() Info {
 	s.mu.Lock()
 	defer s.mu.Unlock()
