@@ -62,8 +62,8 @@ var forbidden = map[string][]string{
 	"server":         {awsSDK, "github.com/mmmorris1975/"}, // the image's credentials are for nothing but ECS Exec
 	"cmd/bastiond":   {awsSDK, "github.com/mmmorris1975/"},
 	"internal/fail":  {awsSDK},
-	"sessions":       {ssh, "github.com/urfave/", "github.com/goccy/"}, // a net.Conn, whoever speaks over it
-	"sessions/bond":  {ssh, awsSDK, "github.com/mmmorris1975/", "github.com/gorilla/websocket"}, // net.Conns, whatever is under them
+	"sessions":       {ssh, "github.com/urfave/", "github.com/goccy/"},                          // a net.Conn, whoever speaks over it
+	"sessions/bond":  {ssh, awsSDK, "github.com/mmmorris1975/", "github.com/gorilla/websocket"}, // any net.Conn
 	"sessions/frame": {ssh},
 	"bastions":       {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
 	"targets":        {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},

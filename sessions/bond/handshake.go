@@ -107,8 +107,8 @@ type clientHandshake struct {
 	open  []byte
 }
 
-// clientNew reads HELLO and sends an OPEN that makes the connection id. The server's answer is read by awaitAccept; frames may
-// be sent before. nonceSrc is nil for crypto/rand.
+// clientNew reads HELLO and sends an OPEN that makes the connection id. The server's answer is read by awaitAccept; frames
+// may be sent before. nonceSrc is nil for crypto/rand.
 func clientNew(conn net.Conn, id connID, nonceSrc io.Reader) (*clientHandshake, error) {
 	if nonceSrc == nil {
 		nonceSrc = rand.Reader
@@ -136,7 +136,9 @@ func clientJoin(conn net.Conn, id connID, key secret, subflow uint32) (*clientHa
 	return clientJoinFrom(conn, id, key, subflow, rand.Reader)
 }
 
-func clientJoinFrom(conn net.Conn, id connID, key secret, subflow uint32, nonceSrc io.Reader) (*clientHandshake, error) {
+func clientJoinFrom(
+	conn net.Conn, id connID, key secret, subflow uint32, nonceSrc io.Reader,
+) (*clientHandshake, error) {
 	hello, err := readHello(conn)
 	if err != nil {
 		return nil, err

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"unicode/utf8"
 )
 
 // Sizes of frames, in bytes. DATA and FIN are counted with their headers, for ACK's received field.
@@ -112,14 +111,7 @@ func appendFrame(dst []byte, f *frame) []byte {
 
 // clipText shortens a text to what RESET and REFUSE can carry, and makes it UTF-8.
 func clipText(s string) string {
-	if len(s) > maxText {
-		cut := maxText
-		for cut > maxText-utf8.UTFMax && !utf8.RuneStart(s[cut]) {
-			cut--
-		}
-		s = s[:cut]
-	}
-	return strings.ToValidUTF8(s, "")
+	return strings.ToValidUTF8(s[:min(len(s), maxText)], "")
 }
 
 // readBuffer holds the largest frame, and enough of the following ones to make reads few.
