@@ -78,15 +78,11 @@ type frame struct {
 
 // appendFrame appends an encoded frame. A frame that no end may send is a programming error and panics.
 func appendFrame(dst []byte, f *frame) []byte {
+	if f.typ == frameData {
+		return append(appendDataHeader(dst, f.dsn, len(f.data)), f.data...)
+	}
 	dst = append(dst, byte(f.typ))
 	switch f.typ {
-	case frameData:
-		if len(f.data) == 0 || len(f.data) > maxData {
-			panic(fmt.Sprintf("bond: DATA of %d bytes", len(f.data)))
-		}
-		dst = binary.BigEndian.AppendUint64(dst, f.dsn)
-		dst = binary.BigEndian.AppendUint16(dst, uint16(len(f.data)))
-		return append(dst, f.data...)
 	case frameFIN:
 		return binary.BigEndian.AppendUint64(dst, f.dsn)
 	case frameAck:
@@ -107,6 +103,16 @@ func appendFrame(dst []byte, f *frame) []byte {
 		return append(dst, f.text...)
 	}
 	panic("bond: cannot encode a " + f.typ.String())
+}
+
+// appendDataHeader appends DATA up to its payload, of size bytes, which the caller appends: from wherever it is kept.
+func appendDataHeader(dst []byte, dsn uint64, size int) []byte {
+	if size <= 0 || size > maxData {
+		panic(fmt.Sprintf("bond: DATA of %d bytes", size))
+	}
+	dst = append(dst, byte(frameData))
+	dst = binary.BigEndian.AppendUint64(dst, dsn)
+	return binary.BigEndian.AppendUint16(dst, uint16(size))
 }
 
 // clipText shortens a text to what RESET and REFUSE can carry, and makes it UTF-8.
