@@ -377,10 +377,13 @@ func (c *client) release() {
 	}
 }
 
-func (c *client) inUse() bool {
+func (c *client) inUse() bool { return c.channels() > 0 }
+
+// channels returns the number of connections and of attempts at them.
+func (c *client) channels() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c.open > 0
+	return c.open
 }
 
 // dial opens a channel to host:port. The caller has called hold; the connection, or the error, takes that over.

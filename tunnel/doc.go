@@ -4,7 +4,7 @@
 // back-off when the stream is lost, and moves to a new connection before a draining bastion goes away. [Forward] and
 // [ServeSOCKS] accept local connections and [Splice] each of them to a connection dialed through the link; they keep
 // listening while the link is down, and the clients that come meanwhile wait for it. [Pipe] does the same for one
-// connection on stdin and stdout.
+// connection on stdin and stdout. A [Pool] is several Links to one place, for a transport that is slow by itself.
 //
 // The package knows neither AWS nor how a bastion is started: that is the Connector's part. One rule holds throughout:
 // the end of a byte stream is passed on as an end (FIN) only if the bastion said that it has ended. A stream cut short

@@ -24,6 +24,7 @@ type Transport struct {
 	HostKey           ssh.HostKeyCallback // required; an error is permanent and comes before any data of this end
 	HostKeyAlgorithms []string            // nil: the defaults of x/crypto/ssh
 	Describe          string              // names the bastion in messages and in Replacing
+	Keepalive         Keepalive           // for this transport; its zero fields are as the LinkConfig says
 }
 
 // Connector brings a Transport. The Link calls Connect from one goroutine, once for each attempt, and Connect bounds
@@ -181,11 +182,39 @@ func (l *Link) Err() error {
 	return l.failed
 }
 
+// ended reports whether the Link takes no more dials.
+func (l *Link) ended() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.failed != nil
+}
+
 // State returns what the Link is doing.
 func (l *Link) State() State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.state
+}
+
+// LinkStats are the figures of a Link's present SSH connection.
+type LinkStats struct {
+	State    State
+	Conn     net.Conn // the transport's; nil while there is none
+	Channels int      // connections through the bastion, and attempts at them
+	Sent     uint64   // bytes of the SSH connection
+	Received uint64
+}
+
+// Stats returns the figures of the present SSH connection.
+func (l *Link) Stats() LinkStats {
+	l.mu.Lock()
+	st, c := LinkStats{State: l.state}, l.current
+	l.mu.Unlock()
+	if c != nil {
+		st.Conn, st.Channels = c.wire.Conn, c.channels()
+		st.Sent, st.Received = uint64(c.wire.sent.Load()), uint64(c.wire.received.Load())
+	}
+	return st
 }
 
 var errLinkClosed = errors.New("the link to the bastion is closed")
@@ -500,7 +529,10 @@ func (l *Link) connect(ctx context.Context, replaced *client) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return handshake(ctx, t, l.cfg.ConnectTimeout, l.cfg.Keepalive, l.cfg.Logger)
+	ka := t.Keepalive
+	setDefault(&ka.Interval, l.cfg.Keepalive.Interval)
+	setDefault(&ka.MaxMissed, l.cfg.Keepalive.MaxMissed)
+	return handshake(ctx, t, l.cfg.ConnectTimeout, ka, l.cfg.Logger)
 }
 
 // pause shows s and waits for s.Retry before the next attempt.

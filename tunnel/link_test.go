@@ -236,6 +236,25 @@ func TestLinkNoticesDeadPeer(t *testing.T) {
 	})
 }
 
+// A transport that notices a dead peer by itself can turn the Link's keepalive off.
+func TestLinkKeepaliveOfTheTransport(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bastion) {
+		c := ConnectorFunc(func(ctx context.Context) (*Transport, error) {
+			tr, err := b.Connect(ctx)
+			if tr != nil {
+				tr.Keepalive = Keepalive{Interval: -1}
+			}
+			return tr, err
+		})
+		l := readyLink(t, c, LinkConfig{})
+		b.session(0).near.blackhole()
+		advance(time.Hour)
+		if got := l.State().Phase; got != Up {
+			t.Errorf("phase %s, want %s", got, Up)
+		}
+	})
+}
+
 func TestLinkHandshakeTimeout(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var transports []*memConn

@@ -6,11 +6,12 @@ import (
 	"sync/atomic"
 )
 
-// wire is the transport under an SSH connection. It counts what arrives, for the keepalive, and knows whether the
-// stream still goes on, for telling the end of a channel from the end of everything.
+// wire is the transport under an SSH connection. It counts what arrives, for the keepalive, and what is sent, and knows
+// whether the stream still goes on, for telling the end of a channel from the end of everything.
 type wire struct {
 	net.Conn
 	received atomic.Int64  // bytes; any byte is a sign of life
+	sent     atomic.Int64  // bytes
 	broken   chan struct{} // closed at the first failed write: x/crypto/ssh notes it, but reads on for ever
 
 	// lost, if set, is called once the stream has ended and before the failing Read returns.
@@ -65,6 +66,7 @@ func (w *wire) Write(p []byte) (int, error) {
 	n, err := 0, net.ErrClosed
 	if !w.hasEnded() {
 		n, err = w.Conn.Write(p)
+		w.sent.Add(int64(n))
 	}
 	if err != nil {
 		w.breakOnce.Do(func() { close(w.broken) })

@@ -1,0 +1,449 @@
+package tunnel
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"log/slog"
+	"net"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// PoolConfig is the configuration of a Pool. New is required.
+type PoolConfig struct {
+	// New makes a Link that is not started. Its LinkConfig.OnState must be the one given. Calls come one at a time.
+	New func(onState func(State)) *Link
+
+	Max       int           // Links at most. 0: 1
+	BusyBytes float64       // bytes per second, both ways together, from which on a Link is busy. 0: 256 KiB
+	BusyConns int           // connections from which on a Link is busy. 0: 16
+	IdleAfter time.Duration // how long a Link that is not needed is kept without connections. 0: 1 min
+	Logger    *slog.Logger  // nil: no log
+
+	// OnState is called at each change of the state of the whole: it is that of the best of the Links. Calls come one at a
+	// time, in order. It must not block and must not call the Pool.
+	OnState func(State)
+}
+
+func (c PoolConfig) withDefaults() PoolConfig {
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	setDefault(&c.Max, 1)
+	setDefault(&c.BusyBytes, 256<<10)
+	setDefault(&c.BusyConns, 16)
+	setDefault(&c.IdleAfter, time.Minute)
+	return c
+}
+
+const (
+	// poolTick is how often a Pool measures its Links.
+	poolTick = time.Second
+
+	// After a Link that could not be added, the next is tried after firstGrowthPause, which doubles up to lastGrowthPause.
+	firstGrowthPause = 30 * time.Second
+	lastGrowthPause  = 10 * time.Minute
+)
+
+// Pool is one or more Links to the same place, for a transport that is slow by itself: each new connection goes to the Link
+// with the least to do. It begins with one Link, adds one when all are busy, and ends those that have been idle for a while.
+// Each reconnects by itself. A connection stays with its Link and ends with it.
+//
+// The Pool ends, as a Link does, when its last Link has ended by a permanent error, at Close, or when its context is done.
+type Pool struct {
+	cfg PoolConfig
+
+	startOnce sync.Once
+	cancel    context.CancelFunc // set by startOnce
+	done      chan struct{}      // closed once all Links have ended
+	nudged    chan struct{}      // capacity 1: there may be something to do for run
+	started   chan struct{}      // closed by startOnce: first is set
+	first     *Link
+	links     sync.WaitGroup // goroutines that wait for a Link to end
+
+	stateMu sync.Mutex // serialises OnState; taken before mu
+
+	mu      sync.Mutex
+	members []*member // in the order of their making
+	state   State
+	failed  error // why the Pool ended, or nil
+
+	// Of run alone.
+	growAt    time.Time // not before
+	growPause time.Duration
+}
+
+// member is a Link of a Pool. The Pool's mu guards it.
+type member struct {
+	link    *Link
+	state   State
+	dials   int // under way
+	sent    uint64
+	rcvd    uint64
+	at      time.Time // when sent and rcvd were read
+	up      float64   // bytes per second sent, smoothed
+	down    float64   // bytes per second received, smoothed
+	idle    time.Time // since when nobody uses it; zero while somebody does
+	retired bool      // it is being closed, or has ended
+}
+
+// NewPool returns a Pool.
+func NewPool(cfg PoolConfig) *Pool {
+	return &Pool{
+		cfg:     cfg.withDefaults(),
+		done:    make(chan struct{}),
+		nudged:  make(chan struct{}, 1),
+		started: make(chan struct{}),
+		state:   State{Phase: Connecting, Since: time.Now()},
+	}
+}
+
+// Start begins to connect. Later calls do nothing.
+func (p *Pool) Start(ctx context.Context) {
+	p.startOnce.Do(func() {
+		running, cancel := context.WithCancel(ctx)
+		p.cancel = cancel
+		p.first = p.add(running)
+		close(p.started)
+		go p.run(running)
+	})
+}
+
+// Close ends the Links and waits until that is done. It may be called more than once.
+func (p *Pool) Close() error {
+	p.startOnce.Do(func() { // never started
+		p.cancel = func() {}
+		p.mu.Lock()
+		p.failed = errLinkClosed
+		p.mu.Unlock()
+		close(p.done)
+	})
+	p.cancel()
+	<-p.done
+	return nil
+}
+
+// Done is closed when the Pool has ended; Err then says why.
+func (p *Pool) Done() <-chan struct{} { return p.done }
+
+// Err returns the permanent error that ended the Pool, or nil if it goes on or was closed.
+func (p *Pool) Err() error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if errors.Is(p.failed, errLinkClosed) {
+		return nil
+	}
+	return p.failed
+}
+
+// State returns the state of the best of the Links.
+func (p *Pool) State() State {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.state
+}
+
+// Ready waits until the first Link has been connected once, has ended, or ctx is done; nil means the first.
+func (p *Pool) Ready(ctx context.Context) error {
+	select {
+	case <-p.started:
+		return p.first.Ready(ctx)
+	case <-p.done:
+		return errLinkClosed
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// MemberStats are the figures of one Link of a Pool.
+type MemberStats struct {
+	LinkStats
+	SendRate    float64 // bytes per second
+	ReceiveRate float64
+}
+
+// Stats returns the figures of the Links, in the order of their making.
+func (p *Pool) Stats() []MemberStats {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	out := make([]MemberStats, 0, len(p.members))
+	for _, m := range p.members {
+		out = append(out, MemberStats{LinkStats: m.link.Stats(), SendRate: m.up, ReceiveRate: m.down})
+	}
+	return out
+}
+
+// Dial opens a connection by the Link with the least to do, as [Link.Dial] does.
+func (p *Pool) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	for {
+		m, err := p.pick()
+		if err != nil {
+			return nil, fail.New(fail.Lost, "open a connection to "+addr, err, fail.NextOf(err))
+		}
+		conn, err := m.link.Dial(ctx, network, addr)
+		p.mu.Lock()
+		m.dials--
+		p.mu.Unlock()
+		if err == nil || ctx.Err() != nil || !m.link.ended() {
+			return conn, err
+		}
+		// The Link has ended. Another may be left, or the Pool has ended too.
+		p.mu.Lock()
+		m.retired = true
+		p.mu.Unlock()
+	}
+}
+
+// pick returns the member for the next dial and counts the dial.
+func (p *Pool) pick() (*member, error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var best *member
+	var least load
+	allBusy := true
+	for _, m := range p.members {
+		if m.retired {
+			continue
+		}
+		l := p.load(m)
+		if best == nil || l.less(least) {
+			best, least = m, l
+		}
+		allBusy = allBusy && l.busy
+	}
+	switch {
+	case best != nil:
+	case p.failed != nil:
+		return nil, p.failed
+	case len(p.members) > 0 && p.members[0].link.Err() != nil: // run has not seen that yet
+		return nil, p.members[0].link.Err()
+	default:
+		return nil, errLinkClosed // not started, or closed
+	}
+	best.dials++
+	best.idle = time.Time{}
+	if allBusy {
+		p.nudge()
+	}
+	return best, nil
+}
+
+// load is how much a Link has to do.
+type load struct {
+	ready bool // it is up
+	busy  bool
+	conns int
+	rate  float64 // bytes per second
+	idle  time.Duration
+}
+
+// less says which of two Links is the better one for another connection.
+func (a load) less(b load) bool {
+	if a.ready != b.ready {
+		return a.ready
+	}
+	if a.busy != b.busy {
+		return b.busy
+	}
+	if c := cmp.Compare(a.conns, b.conns); c != 0 {
+		return c < 0
+	}
+	return a.rate < b.rate
+}
+
+// load measures a member. The caller holds p.mu.
+func (p *Pool) load(m *member) load {
+	l := load{
+		ready: m.state.Phase == Up,
+		conns: max(m.link.Stats().Channels, m.dials), rate: m.up + m.down,
+	}
+	l.busy = l.conns >= p.cfg.BusyConns || l.rate >= p.cfg.BusyBytes
+	if !m.idle.IsZero() {
+		l.idle = time.Since(m.idle)
+	}
+	return l
+}
+
+// step is what a Pool does about the number of its Links: one more, or one less.
+type step struct {
+	grow   bool
+	retire int // index; -1: none
+}
+
+// decide is the policy. A Link is added when all are up and busy; where one is not up, another would not be either. One that
+// was idle for long is ended if of the others one at least has room, so that a spare one stays beside busy ones.
+func decide(loads []load, most int, idleAfter time.Duration) step {
+	grow := len(loads) > 0 && len(loads) < most
+	for _, l := range loads {
+		grow = grow && l.ready && l.busy
+	}
+	if grow {
+		return step{grow: true, retire: -1}
+	}
+	for i := len(loads) - 1; i >= 0; i-- {
+		if loads[i].conns > 0 || loads[i].idle < idleAfter {
+			continue
+		}
+		for j, other := range loads {
+			if j != i && other.ready && !other.busy {
+				return step{retire: i}
+			}
+		}
+	}
+	return step{retire: -1}
+}
+
+// run is the Pool's one goroutine besides those of its Links.
+func (p *Pool) run(ctx context.Context) {
+	defer close(p.done)
+	defer p.links.Wait()
+	defer p.cancel()
+	tick := time.NewTicker(poolTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			p.mu.Lock()
+			p.failed = errLinkClosed
+			p.mu.Unlock()
+			return // the Links end with ctx
+		case <-p.nudged:
+		case now := <-tick.C:
+			p.measure(now)
+		}
+		if p.bury(ctx) {
+			return
+		}
+		p.adjust(ctx)
+	}
+}
+
+// add makes a Link and starts it.
+func (p *Pool) add(ctx context.Context) *Link {
+	m := &member{state: State{Phase: Connecting}, at: time.Now(), idle: time.Now()}
+	m.link = p.cfg.New(func(st State) { p.onState(m, st) })
+	p.mu.Lock()
+	p.members = append(p.members, m)
+	p.mu.Unlock()
+	m.link.Start(ctx)
+	p.links.Go(func() {
+		<-m.link.Done()
+		p.nudge()
+	})
+	return m.link
+}
+
+// nudge makes run look; it never blocks.
+func (p *Pool) nudge() {
+	select {
+	case p.nudged <- struct{}{}:
+	default:
+	}
+}
+
+// measure updates the members' rates and idle times.
+func (p *Pool) measure(now time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, m := range p.members {
+		st := m.link.Stats()
+		if st.Sent < m.sent || st.Received < m.rcvd {
+			m.sent, m.rcvd = 0, 0 // another SSH connection
+		}
+		if d := now.Sub(m.at).Seconds(); d > 0 {
+			m.up = (m.up + float64(st.Sent-m.sent)/d) / 2
+			m.down = (m.down + float64(st.Received-m.rcvd)/d) / 2
+		}
+		m.sent, m.rcvd, m.at = st.Sent, st.Received, now
+		switch {
+		case st.Channels > 0 || m.dials > 0:
+			m.idle = time.Time{}
+		case m.idle.IsZero():
+			m.idle = now
+		}
+	}
+}
+
+// bury removes the Links that have ended, and reports whether that was the last.
+func (p *Pool) bury(ctx context.Context) (ended bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	var left []*member
+	var last error
+	for _, m := range p.members {
+		if !isClosed(m.link.done) {
+			left = append(left, m)
+			continue
+		}
+		m.retired = true
+		if err := m.link.Err(); err != nil {
+			last = err
+			p.cfg.Logger.Info("a connection of the pool is given up", "err", err)
+			p.growPause = min(max(2*p.growPause, firstGrowthPause), lastGrowthPause)
+			p.growAt = time.Now().Add(p.growPause)
+		}
+	}
+	p.members = left
+	if len(left) > 0 || ctx.Err() != nil {
+		return false
+	}
+	p.failed = last
+	return true
+}
+
+// adjust adds or ends a Link, as decide says.
+func (p *Pool) adjust(ctx context.Context) {
+	p.mu.Lock()
+	loads := make([]load, len(p.members))
+	for i, m := range p.members {
+		loads[i] = p.load(m)
+	}
+	s := decide(loads, p.cfg.Max, p.cfg.IdleAfter)
+	var retired *member
+	if s.retire >= 0 {
+		retired = p.members[s.retire]
+		retired.retired = true
+		p.members = slices.Delete(p.members, s.retire, s.retire+1)
+	}
+	n := len(p.members)
+	p.mu.Unlock()
+	switch {
+	case retired != nil:
+		p.cfg.Logger.Debug("an idle connection of the pool ends", "left", n)
+		p.links.Go(func() { _ = retired.link.Close() })
+	case s.grow && !time.Now().Before(p.growAt):
+		p.cfg.Logger.Debug("all connections of the pool are busy: one more", "present", n)
+		p.add(ctx)
+	}
+}
+
+// onState notes the state of a member and tells of that of the whole.
+func (p *Pool) onState(m *member, st State) {
+	p.stateMu.Lock()
+	defer p.stateMu.Unlock()
+	p.mu.Lock()
+	m.state = st
+	others, othersUp := 0, false
+	for _, o := range p.members {
+		if o != m && !o.retired && o.state.Phase != Down {
+			others++
+			othersUp = othersUp || o.state.Phase == Up
+		}
+	}
+	// With another Link up, or in its place, this one's troubles are its own.
+	tell := !m.retired && !othersUp && (st.Phase != Down || others == 0)
+	if tell {
+		p.state = st
+	}
+	p.mu.Unlock()
+	if tell && p.cfg.OnState != nil {
+		p.cfg.OnState(st)
+	}
+	if st.Phase == Up {
+		p.nudge()
+	}
+}
