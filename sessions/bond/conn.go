@@ -1,0 +1,624 @@
+package bond
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/bastion-ssm/bastion/internal/deadline"
+)
+
+// Defaults of Config.
+const (
+	DefaultWindow     = 4 << 20
+	DefaultSendBuffer = 4 << 20
+	DefaultLinger     = 30 * time.Minute
+)
+
+// Config is what both ends of a connection can set. Zero fields get their defaults.
+type Config struct {
+	Window     int           // bytes that may come before they are read
+	SendBuffer int           // bytes that are kept until they are acknowledged
+	Linger     time.Duration // how long the connection waits without any path
+	Logger     *slog.Logger  // nil: no log
+}
+
+func (c Config) withDefaults() Config {
+	if c.Window == 0 {
+		c.Window = DefaultWindow
+	}
+	if c.SendBuffer == 0 {
+		c.SendBuffer = DefaultSendBuffer
+	}
+	if c.Linger == 0 {
+		c.Linger = DefaultLinger
+	}
+	if c.Logger == nil {
+		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+const (
+	// closeTimeout is how long Close waits for the acknowledgement of what was written.
+	closeTimeout = 2 * time.Second
+	// tellTimeout is how long the end of a connection waits until its last frames are on their way.
+	tellTimeout = time.Second
+	// partTimeout is how long the server waits for the client to close the subflows of a connection that is over.
+	partTimeout = 5 * time.Second
+	// batchBytes is how much a writer sends at once, about.
+	batchBytes = 64 << 10
+)
+
+// Conn is one connection over many subflows. It is a net.Conn: reads and writes may run at the same time, in several goroutines
+// each, and Close ends them all. It outlives its subflows: while there is none, reads and writes wait.
+//
+// Write returns when the bytes are in a bounded buffer, not when they have arrived.
+type Conn struct {
+	id     connID
+	key    secret
+	client bool
+	log    *slog.Logger
+
+	// lostHook is told why a subflow was lost, without the lock; set before the first attach. It may be nil.
+	lostHook func(id uint32, err error)
+
+	mu          sync.Mutex
+	m           *machine
+	subflows    map[*path]*subflow
+	readable    sync.Cond // data, an end, or a deadline that passed
+	writable    sync.Cond
+	readDead    deadline.Deadline
+	writeDead   deadline.Deadline
+	closed      bool // Close was called
+	writeClosed bool // CloseWrite or Close was called
+	err         error
+	timer       *time.Timer // calls tick; it runs at armed or before
+	armed       time.Time
+	ending      bool
+	goodbye     chan struct{} // closed once the peer has been told everything; made when the end begins
+
+	notify   chan struct{} // capacity 1; for the path manager
+	ended    chan struct{} // closed when the connection has ended: err is set
+	finished chan struct{} // closed when nothing of it is left
+	work     sync.WaitGroup
+}
+
+// subflow is the stream under a path, with its goroutines.
+type subflow struct {
+	path *path
+	conn net.Conn
+	wake chan struct{} // capacity 1: the writer looks at its path
+	stop chan struct{} // closed to end it; guarded by the connection's lock
+	gone bool          // stop is closed
+}
+
+func newConn(id connID, key secret, cfg Config, client bool) *Conn {
+	cfg = cfg.withDefaults()
+	now := time.Now()
+	c := &Conn{
+		id: id, key: key, client: client, log: cfg.Logger.With("bond", id.String()[:8]),
+		m:        newMachine(client, cfg.Window, cfg.SendBuffer, cfg.Linger, now),
+		subflows: map[*path]*subflow{},
+		notify:   make(chan struct{}, 1),
+		ended:    make(chan struct{}), finished: make(chan struct{}),
+	}
+	c.readable.L, c.writable.L = &c.mu, &c.mu
+	c.armed = now.Add(cfg.Linger)
+	c.timer = time.AfterFunc(cfg.Linger, c.tick)
+	return c
+}
+
+// attach takes over a stream whose handshake is done, as the subflow with the given id. r reads from it. accept, which may be
+// nil, is called before the first frame is read, and may refuse the connection. If the connection has ended, the error says so
+// and the stream is the caller's.
+func (c *Conn) attach(id uint32, conn net.Conn, r *frameReader, name string, accept func(io.Reader) error) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.ending {
+		return c.err
+	}
+	now := time.Now()
+	s := &subflow{
+		path: c.m.join(id, name, now), conn: conn,
+		wake: make(chan struct{}, 1), stop: make(chan struct{}),
+	}
+	c.subflows[s.path] = s
+	c.log.Debug("subflow up", "subflow", id, "name", name)
+	c.work.Go(func() { c.read(s, r, accept) })
+	c.work.Go(func() { c.write(s) })
+	c.work.Go(func() {
+		<-s.stop
+		_ = conn.Close() // ends the reader and the writer
+	})
+	c.settle(now)
+	return nil
+}
+
+// read is the subflow's reader.
+func (c *Conn) read(s *subflow, r *frameReader, accept func(io.Reader) error) {
+	if accept != nil {
+		if err := accept(r); err != nil {
+			if refused, ok := errors.AsType[*RefusedError](err); ok {
+				c.fail(refused)
+			}
+			c.lose(s, err)
+			return
+		}
+	}
+	var f frame
+	for {
+		if err := r.next(&f); err != nil {
+			if violation, ok := errors.AsType[*protocolError](err); ok {
+				c.fail(violation)
+			}
+			c.lose(s, err)
+			return
+		}
+		c.mu.Lock()
+		now := time.Now()
+		if err := c.m.onFrame(s.path, &f, now); err != nil {
+			c.m.fail(err)
+		}
+		c.settle(now)
+		c.mu.Unlock()
+	}
+}
+
+// write is the subflow's writer.
+func (c *Conn) write(s *subflow) {
+	var buf []byte
+	for {
+		c.mu.Lock()
+		if s.path.pending() {
+			now := time.Now()
+			buf = c.m.fill(s.path, buf[:0], batchBytes, now)
+			c.settle(now)
+		} else {
+			buf = buf[:0]
+		}
+		c.mu.Unlock()
+		if len(buf) > 0 {
+			if _, err := s.conn.Write(buf); err != nil {
+				c.lose(s, err)
+				return
+			}
+			continue
+		}
+		select {
+		case <-s.wake:
+		case <-s.stop:
+			return
+		}
+	}
+}
+
+// lose takes a subflow out.
+func (c *Conn) lose(s *subflow, err error) {
+	c.mu.Lock()
+	first := c.remove(s)
+	c.settle(time.Now())
+	over := c.ending
+	c.mu.Unlock()
+	if !first || over {
+		return
+	}
+	c.log.Debug("subflow lost", "subflow", s.path.id, "name", s.path.name, "err", err)
+	if c.lostHook != nil {
+		c.lostHook(s.path.id, err)
+	}
+}
+
+// remove ends a subflow, with the lock held. It returns false if that has been done before.
+func (c *Conn) remove(s *subflow) bool {
+	if s.gone {
+		return false
+	}
+	s.gone = true
+	delete(c.subflows, s.path)
+	c.m.lose(s.path, time.Now())
+	close(s.stop)
+	return true
+}
+
+// tick is the timer's function.
+func (c *Conn) tick() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	for _, p := range c.m.onTimer(now) {
+		c.log.Debug("subflow expired", "subflow", p.id, "name", p.name)
+		c.remove(c.subflows[p])
+	}
+	c.settle(now)
+}
+
+// settle sees to what the machine asks for, with the lock held; it is called after each of the machine's methods.
+func (c *Conn) settle(now time.Time) {
+	for p, s := range c.subflows {
+		switch {
+		case p.pending():
+			select {
+			case s.wake <- struct{}{}:
+			default: // it will look
+			}
+		case c.client && p.over():
+			c.remove(s)
+		}
+	}
+	if c.m.changed {
+		c.m.changed = false
+		c.poke()
+	}
+	if !c.ending && (c.m.err != nil || c.m.through()) {
+		c.end()
+	}
+	if c.ending {
+		if c.goodbye != nil && c.m.told() {
+			close(c.goodbye)
+			c.goodbye = nil
+		}
+		return
+	}
+	if c.m.in.readable() > 0 || c.m.in.complete() {
+		c.readable.Broadcast()
+	}
+	if c.m.writable() > 0 || c.m.finAcked {
+		c.writable.Broadcast()
+	}
+	c.arm(now)
+}
+
+// arm makes the timer run when the machine needs it. A timer that runs too early is left as it is: that costs less than to set
+// it for each frame.
+func (c *Conn) arm(now time.Time) {
+	at := c.m.deadline()
+	if at.IsZero() || !c.armed.IsZero() && c.armed.After(now) && !at.Before(c.armed) {
+		return
+	}
+	c.armed = at
+	c.timer.Reset(max(0, at.Sub(now)))
+}
+
+// poke makes the path manager look.
+func (c *Conn) poke() {
+	select {
+	case c.notify <- struct{}{}:
+	default:
+	}
+}
+
+// end latches the connection's end, with the lock held.
+func (c *Conn) end() {
+	c.ending = true
+	switch {
+	case c.closed:
+		c.err = net.ErrClosed
+	case c.m.err != nil:
+		c.err = c.m.err
+	default:
+		c.err = io.EOF
+	}
+	c.log.Debug("connection ended", "err", c.err)
+	c.timer.Stop()
+	c.readable.Broadcast()
+	c.writable.Broadcast()
+	c.poke()
+	c.goodbye = make(chan struct{})
+	close(c.ended)
+	go c.finish(c.goodbye, c.m.err == nil)
+}
+
+// finish ends what is left of the connection. regular says that both streams were through.
+func (c *Conn) finish(goodbye <-chan struct{}, regular bool) {
+	timer := time.NewTimer(tellTimeout)
+	defer timer.Stop()
+	select {
+	case <-goodbye:
+	case <-timer.C:
+	}
+	if regular && !c.client {
+		c.awaitParting()
+	}
+	c.mu.Lock()
+	for _, s := range c.subflows {
+		c.remove(s)
+	}
+	c.mu.Unlock()
+	c.work.Wait()
+	c.timer.Stop()
+	close(c.finished)
+}
+
+// awaitParting gives the client time to close the subflows, so that the last frames reach it.
+func (c *Conn) awaitParting() {
+	timer := time.NewTimer(partTimeout)
+	defer timer.Stop()
+	for {
+		c.mu.Lock()
+		left := len(c.subflows)
+		c.mu.Unlock()
+		if left == 0 {
+			return
+		}
+		select {
+		case <-c.notify: // a subflow is lost
+		case <-timer.C:
+			return
+		}
+	}
+}
+
+// fail cuts the connection short.
+func (c *Conn) fail(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.m.fail(err)
+	c.settle(time.Now())
+}
+
+// Read implements net.Conn. At the end of the peer's stream it returns io.EOF, and after the connection was cut short what
+// came in order, then the error.
+func (c *Conn) Read(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for {
+		switch {
+		case c.closed:
+			return 0, c.opError("read", net.ErrClosed)
+		case c.readDead.Passed():
+			return 0, c.opError("read", os.ErrDeadlineExceeded)
+		case len(p) == 0:
+			return 0, nil
+		}
+		n, err := c.m.read(p)
+		if n > 0 {
+			c.settle(time.Now())
+			return n, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+		if c.m.err != nil {
+			return 0, c.opError("read", c.m.err)
+		}
+		c.readable.Wait()
+	}
+}
+
+// Write implements net.Conn.
+func (c *Conn) Write(p []byte) (int, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	written := 0
+	for {
+		switch {
+		case c.writeClosed:
+			return written, c.opError("write", net.ErrClosed)
+		case c.writeDead.Passed():
+			return written, c.opError("write", os.ErrDeadlineExceeded)
+		case c.m.err != nil:
+			return written, c.opError("write", c.m.err)
+		case written == len(p):
+			return written, nil
+		}
+		now := time.Now()
+		n := c.m.write(p[written:], now)
+		written += n
+		if n > 0 {
+			c.settle(now)
+			continue
+		}
+		c.writable.Wait()
+	}
+}
+
+// CloseWrite ends the stream that this end writes. The peer reads what was written, then io.EOF.
+func (c *Conn) CloseWrite() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return c.opError("close", net.ErrClosed)
+	}
+	c.finishWriting()
+	return nil
+}
+
+func (c *Conn) finishWriting() {
+	c.writeClosed = true
+	c.writable.Broadcast()
+	now := time.Now()
+	c.m.closeWrite(now)
+	c.settle(now)
+}
+
+// Close ends the connection. What was written is sent first, for a bounded time. It returns when nothing is left of the
+// connection, with an error if the peer has not acknowledged all that was written.
+func (c *Conn) Close() error {
+	c.mu.Lock()
+	if c.closed {
+		c.mu.Unlock()
+		<-c.finished
+		return c.opError("close", net.ErrClosed)
+	}
+	c.closed = true
+	c.m.discard()
+	c.readDead.Set(time.Time{}, nil)
+	c.writeDead.Set(time.Time{}, nil)
+	c.readable.Broadcast()
+	c.finishWriting()
+	c.awaitAcknowledged()
+	unacknowledged := c.m.written - c.m.acked
+	cut := c.m.err
+	c.m.fail(&ResetError{Code: ResetAborted, Reason: "closed"}) // unless both streams are through
+	c.settle(time.Now())
+	c.mu.Unlock()
+	<-c.finished
+	if unacknowledged > 0 && cut == nil {
+		return c.opError("close", fmt.Errorf("%d bytes were not acknowledged", unacknowledged))
+	}
+	return nil
+}
+
+// awaitAcknowledged waits, for a bounded time, until the peer has all that was written. It needs the lock.
+func (c *Conn) awaitAcknowledged() {
+	expired := false
+	timer := time.AfterFunc(closeTimeout, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		expired = true
+		c.writable.Broadcast()
+	})
+	defer timer.Stop()
+	for !c.m.finAcked && !c.ending && !expired {
+		c.writable.Wait()
+	}
+}
+
+// opError gives an error the form that net.Conn's have.
+func (c *Conn) opError(op string, err error) error {
+	return &net.OpError{Op: op, Net: "bond", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
+}
+
+// LocalAddr implements net.Conn: the connection's id.
+func (c *Conn) LocalAddr() net.Addr { return addr(c.id.String()[:8]) }
+
+// RemoteAddr implements net.Conn: the connection's id.
+func (c *Conn) RemoteAddr() net.Addr { return addr(c.id.String()[:8]) }
+
+// addr is the beginning of a connection's id.
+type addr string
+
+func (addr) Network() string  { return "bond" }
+func (a addr) String() string { return string(a) }
+
+// SetDeadline implements net.Conn.
+func (c *Conn) SetDeadline(t time.Time) error {
+	if err := c.SetReadDeadline(t); err != nil {
+		return err
+	}
+	return c.SetWriteDeadline(t)
+}
+
+// SetReadDeadline implements net.Conn.
+func (c *Conn) SetReadDeadline(t time.Time) error {
+	return c.setDeadline(&c.readDead, &c.readable, t)
+}
+
+// SetWriteDeadline implements net.Conn. It bounds the wait for the buffer, not the arrival.
+func (c *Conn) SetWriteDeadline(t time.Time) error {
+	return c.setDeadline(&c.writeDead, &c.writable, t)
+}
+
+func (c *Conn) setDeadline(d *deadline.Deadline, cond *sync.Cond, t time.Time) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return c.opError("set", net.ErrClosed)
+	}
+	d.Set(t, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		cond.Broadcast()
+	})
+	cond.Broadcast()
+	return nil
+}
+
+// Done is closed when the connection has ended, for whatever reason.
+func (c *Conn) Done() <-chan struct{} { return c.ended }
+
+// Err returns why the connection ended, nil while it has not: net.ErrClosed after Close, io.EOF when both streams have ended,
+// a *ResetError or a *RefusedError when it was cut short.
+func (c *Conn) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// changed wakes the path manager when something happened that it should look at.
+func (c *Conn) changed() <-chan struct{} { return c.notify }
+
+// leave begins to end a subflow in good order.
+func (c *Conn) leave(id uint32) {
+	c.withSubflow(id, func(s *subflow, now time.Time) { c.m.leave(s.path, now) })
+}
+
+// drop ends a subflow at once.
+func (c *Conn) drop(id uint32) {
+	c.withSubflow(id, func(s *subflow, _ time.Time) { c.remove(s) })
+}
+
+func (c *Conn) withSubflow(id uint32, do func(*subflow, time.Time)) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	for p, s := range c.subflows {
+		if p.id == id {
+			do(s, now)
+			break
+		}
+	}
+	c.settle(now)
+}
+
+// probe asks on every subflow for a sign of life; those that give none in time count as stalled.
+func (c *Conn) probe(within time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	c.m.probe(within, now)
+	c.settle(now)
+}
+
+// view returns what the path manager looks at.
+func (c *Conn) view() view {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.m
+	v := view{
+		wanted: m.wanted, lastData: m.lastData, pathless: m.pathless, ended: c.ending,
+		delivered: m.acked + m.in.next,
+	}
+	for _, p := range m.paths {
+		v.subflows = append(v.subflows, subflowView{
+			id: p.id, name: p.name, since: p.joined, stalled: p.stalled, leaving: p.leaving,
+			rtt: p.flow.srtt, sendRate: p.flow.rate, recvRate: p.recvRate, inFlight: p.flow.inFlight(),
+		})
+	}
+	return v
+}
+
+// Stats returns the connection's figures.
+func (c *Conn) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m, now := c.m, time.Now()
+	st := Stats{
+		Sent: m.acked, Received: m.in.next, Reinjected: m.reinjected, Duplicates: m.duplicates,
+		SendBuffered: int(m.written - m.acked), ReceiveHeld: m.in.held(), Pathless: m.pathless,
+	}
+	for _, p := range m.paths {
+		s := SubflowStats{
+			ID: p.id, Name: p.name, State: Up, Age: now.Sub(p.joined),
+			RTT: p.flow.srtt, MinRTT: p.flow.minRTT, SendRate: p.flow.rate, ReceiveRate: p.recvRate,
+			InFlight: p.flow.inFlight(), Sent: p.flow.written, Received: p.counted, Reinjected: p.reinjected,
+		}
+		switch {
+		case p.leaving:
+			s.State = Leaving
+		case p.stalled:
+			s.State = Stalled
+		}
+		if now.Sub(p.recvSince) > 5*recvSpan {
+			s.ReceiveRate = 0
+		}
+		st.Subflows = append(st.Subflows, s)
+	}
+	return st
+}

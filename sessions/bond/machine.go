@@ -1,0 +1,811 @@
+package bond
+
+import (
+	"cmp"
+	"errors"
+	"io"
+	"math"
+	"slices"
+	"time"
+)
+
+const (
+	// initialLimit is how far the peer may send before the first ACK says more.
+	initialLimit = 64 << 10
+	// maxFlight bounds the segments in flight, which bounds what the peer has to remember about gaps.
+	maxFlight = 8192
+
+	// ackDelay is how long an ACK may wait for more to acknowledge; ackEvery bytes do not wait.
+	ackDelay = 10 * time.Millisecond
+	ackEvery = 8 << 10
+
+	// A write waits when more than this is not on its way yet: what has been written, an interactive write must wait for. It
+	// is what all subflows send in unsentSpan, within the bounds.
+	unsentSpan  = 10 * time.Millisecond
+	leastUnsent = 32 << 10
+	mostUnsent  = 1 << 20
+
+	leastChunk = 1 << 10
+
+	// wantEvery is how often this end looks whether it had more to send than its subflows took, and tells the peer.
+	wantEvery = 100 * time.Millisecond
+
+	// similar is by how much the arrival times of two subflows may differ for them to take turns: the far end of an SSM
+	// session pauses for a millisecond after each message, and the other subflow does meanwhile.
+	similar = 2 * time.Millisecond
+
+	// maxControl bounds the frames that wait to answer a peer which asks faster than it reads.
+	maxControl = 64
+	// quiet is the time without an ACK after which the next data is acknowledged at once.
+	quiet = 4 * ackDelay
+	// recvSpan is over how long the rate of what comes is measured.
+	recvSpan = 200 * time.Millisecond
+
+	// pingAfter is the silence after which the peer is asked for a sign of life on a subflow, and pongWithin how long that
+	// may take. A stalled subflow is asked each pingStalled.
+	pingAfter   = 15 * time.Second
+	pongWithin  = 10 * time.Second
+	pingStalled = 3 * time.Second
+
+	// leaveWithin is how long the two ends may take to agree that a subflow ends.
+	leaveWithin = 5 * time.Second
+	// farewell is how long the connection waits for the last acknowledgement when nothing but that is left to come.
+	farewell = 10 * time.Second
+	// storageSpan is how long storage is kept that was not needed.
+	storageSpan = 10 * time.Second
+)
+
+// path is a subflow as the machine sees it.
+type path struct {
+	id     uint32
+	name   string
+	joined time.Time
+	flow   flow
+
+	stalled bool
+	lost    bool // gone from machine.paths; its goroutines may still hold it
+
+	leaving  bool // nothing new is put on it; LEAVE goes out when what waits has
+	left     bool // LEAVE is out
+	peerLeft bool
+	leaveBy  time.Time
+
+	// What waits for the writer, besides segments.
+	control []frame
+
+	// Receiving.
+	counted uint64    // bytes of DATA and FIN that came
+	acked   uint64    // of these, acknowledged
+	newest  time.Time // when the last of them came
+	ackAt   time.Time // when to acknowledge them; zero: nothing to acknowledge
+	ackNow  bool
+	lastAck time.Time
+	heard   time.Time // when anything came
+	pongBy  time.Time // when a PONG must have come; zero: none is awaited
+	token   uint64
+
+	recvRate  float64
+	recvMark  uint64
+	recvSince time.Time
+
+	reinjected uint64 // bytes that it carried for others
+}
+
+// usable says whether new data may be put on the subflow.
+func (p *path) usable() bool { return !p.stalled && !p.leaving }
+
+// pending says whether the writer has something to do.
+func (p *path) pending() bool {
+	return p.flow.waiting.len() > 0 || len(p.control) > 0 || p.ackNow || p.leaving && !p.left
+}
+
+// over says that both ends have taken leave of the subflow, and nothing is on its way.
+func (p *path) over() bool {
+	return p.left && p.peerLeft && p.flow.inFlight() == 0 && p.counted == p.acked && !p.pending()
+}
+
+// repeat is a stretch to be sent again.
+type repeat struct {
+	stretch
+	from *path // the stalled subflow that still holds it; nil: the subflow is lost
+}
+
+// machine is one end of a connection: what it sends, by which subflow, and what it has received. It is pure: it does no I/O,
+// has no clock and is not safe for concurrent use. Its owner calls the methods as things happen, then sees to what the fields
+// under "for the owner" ask for, and calls onTimer at deadline.
+type machine struct {
+	client bool
+	window int
+	buffer int
+	linger time.Duration
+
+	paths []*path
+
+	// Sending. The stream's bytes are numbered from 0; acked <= next <= written.
+	out      streamBuf
+	acked    uint64 // the peer has everything before
+	next     uint64 // the first byte that was never scheduled
+	written  uint64
+	limit    uint64 // the first byte that may not be sent yet
+	finished bool   // nothing more will be written
+	finSent  bool
+	finAcked bool
+	again    []repeat // to be sent again, because their subflow is lost or stalled; in order
+
+	// Receiving.
+	in         assembly
+	given      uint64 // the limit that the peer was given
+	discarding bool   // nobody reads any more
+
+	// Demand.
+	full      time.Time     // since when there is more to send than the subflows take; zero: there is not
+	fullFor   time.Duration // of the time since turn
+	turn      time.Time
+	wanted    time.Time
+	lastData  time.Time
+	pathless  time.Time // since when no subflow is usable
+	goodbyeAt time.Time // when the end has waited long enough for the last acknowledgement
+
+	reinjected, duplicates uint64
+
+	err error // why the connection was cut short
+
+	// changed says, for the owner to reset, that something happened which the path manager should look at.
+	changed bool
+}
+
+func newMachine(client bool, window, buffer int, linger time.Duration, now time.Time) *machine {
+	return &machine{
+		client: client, window: window, buffer: buffer, linger: linger,
+		limit: initialLimit, given: initialLimit, pathless: now, turn: now, lastData: now,
+	}
+}
+
+// join adds a subflow.
+func (m *machine) join(id uint32, name string, now time.Time) *path {
+	p := &path{
+		id: id, name: name, joined: now, flow: newFlow(now),
+		heard: now, recvSince: now, ackNow: true, // the peer learns our window
+	}
+	m.paths = append(m.paths, p)
+	m.recount(now)
+	m.schedule(now)
+	m.changed = true
+	return p
+}
+
+// lose takes a subflow out. What it carried and was not acknowledged is sent again on others.
+func (m *machine) lose(p *path, now time.Time) {
+	i := slices.Index(m.paths, p)
+	if i < 0 {
+		return
+	}
+	m.paths = slices.Delete(m.paths, i, i+1)
+	p.lost = true
+	if p.stalled {
+		// What it carried was put there before, or has been sent again already.
+		for i := range m.again {
+			if m.again[i].from == p {
+				m.again[i].from = nil
+			}
+		}
+	} else {
+		m.repeatAll(p, nil)
+	}
+	m.acknowledgeAll() // what it had to tell the peer
+	m.recount(now)
+	m.schedule(now)
+	m.changed = true
+}
+
+// repeatAll puts what a subflow carries among what is to be sent again.
+func (m *machine) repeatAll(p, from *path) {
+	for _, s := range p.flow.flight.all() {
+		m.again = append(m.again, repeat{s.stretch, from})
+	}
+	for _, s := range p.flow.waiting.all() {
+		m.again = append(m.again, repeat{s, from})
+	}
+	slices.SortStableFunc(m.again, func(a, b repeat) int { return cmp.Compare(a.end(), b.end()) })
+}
+
+// stall notes that nothing comes through a subflow. It goes on with what it carries, and others carry that too.
+func (m *machine) stall(p *path, now time.Time) {
+	p.stalled = true
+	m.repeatAll(p, p)
+	m.acknowledgeAll()
+	m.recount(now)
+	m.schedule(now)
+	m.changed = true
+}
+
+// revive notes that a stalled subflow gives a sign of life.
+func (m *machine) revive(p *path, now time.Time) {
+	p.stalled = false
+	p.flow.margin = min(2*p.flow.margin, mostStall)
+	p.flow.moved = now
+	m.again = slices.DeleteFunc(m.again, func(r repeat) bool { return r.from == p })
+	m.recount(now)
+	m.schedule(now)
+	m.changed = true
+}
+
+// has says whether the peer has acknowledged all of a stretch.
+func (m *machine) has(s stretch) bool {
+	if s.isFIN() {
+		return m.finAcked
+	}
+	return s.end() <= m.acked
+}
+
+// recount sees whether there is a usable subflow.
+func (m *machine) recount(now time.Time) {
+	usable := slices.ContainsFunc(m.paths, (*path).usable)
+	switch {
+	case usable:
+		m.pathless = time.Time{}
+	case m.pathless.IsZero():
+		m.pathless = now
+	}
+}
+
+// --- writing ---
+
+// writable returns how many bytes may be written now.
+func (m *machine) writable() int {
+	if m.finished {
+		return 0
+	}
+	return max(0, min(m.buffer-int(m.written-m.acked), m.unsentLimit()-int(m.written-m.next)))
+}
+
+func (m *machine) unsentLimit() int {
+	var rate float64
+	for _, p := range m.paths {
+		if p.usable() {
+			rate += p.flow.rate
+		}
+	}
+	return min(max(int(rate*unsentSpan.Seconds()), leastUnsent), mostUnsent)
+}
+
+// write takes up to writable bytes of p and returns how many.
+func (m *machine) write(p []byte, now time.Time) int {
+	n := min(len(p), m.writable())
+	if n == 0 {
+		return 0
+	}
+	m.out.put(m.written, p[:n])
+	m.written += uint64(n)
+	m.schedule(now)
+	return n
+}
+
+// closeWrite ends the stream that this end writes.
+func (m *machine) closeWrite(now time.Time) {
+	m.finished = true
+	m.schedule(now)
+}
+
+// --- reading ---
+
+// read takes bytes that came in order. The error is io.EOF at the peer's FIN.
+func (m *machine) read(p []byte) (int, error) {
+	n := m.in.read(p)
+	if n == 0 && m.in.complete() {
+		return 0, io.EOF
+	}
+	m.offerWindow()
+	return n, nil
+}
+
+// offerWindow tells the peer that there is room again, once it is worth a message.
+func (m *machine) offerWindow() {
+	if !m.in.fin && m.windowEnd() >= m.given+uint64(m.window/2) {
+		m.acknowledgeAll()
+	}
+}
+
+// acknowledgeAll says on every subflow how far this end is. What matters most, that the peer may go on, would else be lost
+// with the one subflow that carried it.
+func (m *machine) acknowledgeAll() {
+	for _, p := range m.paths {
+		p.ackNow = true
+	}
+}
+
+func (m *machine) windowEnd() uint64 { return m.in.buf.base + uint64(m.window) }
+
+// --- scheduling ---
+
+// schedule puts what may be sent on the subflows that will deliver it soonest.
+func (m *machine) schedule(now time.Time) {
+	if m.err != nil {
+		return
+	}
+	for {
+		p, more := m.scheduleOne(now)
+		if p == nil {
+			m.setFull(more, now)
+			if !more {
+				m.noteSpare(now)
+			}
+			return
+		}
+		m.lastData = now
+	}
+}
+
+// scheduleOne puts the next stretch on a subflow, and returns which; nil if there is nothing to be sent, or, as more says, no
+// subflow with room.
+func (m *machine) scheduleOne(now time.Time) (p *path, more bool) {
+	m.again = m.again[m.acknowledged():]
+	if len(m.again) > 0 {
+		s := m.again[0].stretch
+		if p = m.best(s.size(), now, true); p == nil {
+			return nil, true
+		}
+		m.again = m.again[1:]
+		m.reinjected += uint64(s.len)
+		p.reinjected += uint64(s.len)
+		p.flow.schedule(s, now)
+		return p, true
+	}
+	n := int(min(m.written, m.limit) - m.next)
+	if n == 0 && (!m.finished || m.finSent || m.next < m.written) {
+		return nil, false
+	}
+	if m.flying() >= maxFlight {
+		return nil, false
+	}
+	if p = m.best(dataHeader+min(n, leastChunk), now, true); p == nil {
+		return nil, true
+	}
+	s := stretch{dsn: m.next, len: min(n, m.chunk(p, now))}
+	m.next += uint64(s.len)
+	m.finSent = m.finSent || s.isFIN()
+	p.flow.schedule(s, now)
+	return p, true
+}
+
+// acknowledged returns how many of the first stretches to be sent again the peer has by now.
+func (m *machine) acknowledged() int {
+	for i, r := range m.again {
+		if !m.has(r.stretch) {
+			return i
+		}
+	}
+	return len(m.again)
+}
+
+// flying is how many stretches are on their way.
+func (m *machine) flying() int {
+	n := 0
+	for _, p := range m.paths {
+		n += p.flow.flight.len() + p.flow.waiting.len()
+	}
+	return n
+}
+
+func (m *machine) noteSpare(now time.Time) {
+	for _, p := range m.paths {
+		if p.flow.room(leastChunk, now) {
+			p.flow.hasSpare()
+		}
+	}
+}
+
+// chunk is how much of the stream to put on a subflow at once: little where the subflow is slow, so that the bytes spread.
+func (m *machine) chunk(p *path, now time.Time) int {
+	n := max(leastChunk, min(maxData, p.flow.allowed(now)/8))
+	if free := p.flow.allowed(now) - p.flow.inFlight() - dataHeader; free < n {
+		n = max(free, leastChunk)
+	}
+	return n
+}
+
+// best returns the subflow that will deliver size bytes soonest; of several alike, the one that has rested longest. Those that
+// are full are left out if room is asked for. It is nil if there is none.
+func (m *machine) best(size int, now time.Time, room bool) *path {
+	var best *path
+	var bestETA time.Duration
+	for _, p := range m.paths {
+		if !p.usable() || room && !p.flow.room(size, now) {
+			continue
+		}
+		eta := p.flow.eta(size)
+		switch margin := max(similar, bestETA/8); {
+		case best == nil || eta < bestETA-margin,
+			eta < bestETA+margin && p.flow.used.Before(best.flow.used):
+			best, bestETA = p, eta
+		}
+	}
+	return best
+}
+
+// setFull keeps account of how long the subflows are too few.
+func (m *machine) setFull(full bool, now time.Time) {
+	if !m.full.IsZero() {
+		m.fullFor += now.Sub(m.full)
+		m.full = time.Time{}
+	}
+	if full {
+		m.full = now
+	}
+	span := now.Sub(m.turn)
+	if span < wantEvery {
+		return
+	}
+	if m.fullFor > span/2 {
+		m.wanted = now
+		m.changed = true
+		if p := m.best(0, now, false); p != nil && !m.client {
+			p.control = append(p.control, frame{typ: frameWant})
+		}
+	}
+	m.turn, m.fullFor = now, 0
+}
+
+// --- what the writers send ---
+
+// fill appends to buf what is to be written on a subflow now, about limit bytes at most.
+func (m *machine) fill(p *path, buf []byte, limit int, now time.Time) []byte {
+	for i := range p.control {
+		buf = appendFrame(buf, &p.control[i])
+	}
+	clear(p.control)
+	p.control = p.control[:0]
+	if m.err != nil || p.lost {
+		return buf
+	}
+	if p.ackNow || !p.ackAt.IsZero() && p.flow.waiting.len() > 0 {
+		buf = m.appendAck(p, buf, now)
+	}
+	for p.flow.waiting.len() > 0 && len(buf) < limit {
+		buf = m.appendStretch(p, buf, p.flow.take(), now)
+	}
+	if p.leaving && !p.left && p.flow.waiting.len() == 0 {
+		p.left = true
+		buf = appendFrame(buf, &frame{typ: frameLeave})
+	}
+	return buf
+}
+
+func (m *machine) appendAck(p *path, buf []byte, now time.Time) []byte {
+	f := frame{typ: frameAck, ack: m.in.ack(), limit: max(m.given, m.windowEnd()), received: p.counted}
+	if p.counted != p.acked {
+		f.delay = uint32(min(now.Sub(p.newest).Microseconds(), math.MaxUint32))
+	}
+	m.given = f.limit
+	p.acked = p.counted
+	p.ackNow, p.ackAt, p.lastAck = false, time.Time{}, now
+	return appendFrame(buf, &f)
+}
+
+func (m *machine) appendStretch(p *path, buf []byte, s stretch, now time.Time) []byte {
+	switch {
+	case m.has(s):
+		return buf // it has come by another subflow meanwhile
+	case s.isFIN():
+		p.flow.sent(s, now)
+		return appendFrame(buf, &frame{typ: frameFIN, dsn: s.dsn})
+	case s.dsn < m.acked: // the peer has its beginning, which is not kept
+		s.len -= int(m.acked - s.dsn)
+		s.dsn = m.acked
+	}
+	p.flow.sent(s, now)
+	buf = appendDataHeader(buf, s.dsn, s.len)
+	buf = slices.Grow(buf, s.len)
+	m.out.copyOut(s.dsn, buf[len(buf):len(buf)+s.len])
+	return buf[:len(buf)+s.len]
+}
+
+// --- what comes in ---
+
+// onFrame takes in a frame that came on a subflow. A *protocolError ends the connection.
+func (m *machine) onFrame(p *path, f *frame, now time.Time) error {
+	if m.err != nil || p.lost {
+		return nil
+	}
+	p.heard = now
+	if p.stalled && p.flow.inFlight() == 0 {
+		m.revive(p, now)
+	}
+	switch f.typ {
+	case frameData:
+		return m.onData(p, f, now)
+	case frameFIN:
+		return m.onFIN(p, f, now)
+	case frameAck:
+		return m.onAck(p, f, now)
+	case framePing:
+		if len(p.control) >= maxControl {
+			return protocolErrorf("more PINGs than it takes answers")
+		}
+		p.control = append(p.control, frame{typ: framePong, token: f.token})
+	case framePong:
+		m.onPong(p, f)
+	case frameWant:
+		m.wanted = now
+		m.changed = true
+	case frameLeave:
+		m.onLeave(p, now)
+	case frameReset:
+		m.fail(&ResetError{Code: f.code, Reason: f.text, Remote: true})
+	}
+	return nil
+}
+
+func (m *machine) onData(p *path, f *frame, now time.Time) error {
+	end := f.dsn + uint64(len(f.data))
+	switch {
+	case end < f.dsn || end > m.given:
+		return protocolErrorf("DATA up to %d, where %d is the limit", end, m.given)
+	case m.in.fin && end > m.in.length:
+		return protocolErrorf("DATA up to %d after FIN at %d", end, m.in.length)
+	case p.peerLeft:
+		return protocolErrorf("DATA after LEAVE")
+	}
+	m.count(p, dataHeader+len(f.data), now)
+	before := m.in.next
+	fresh, ok := m.in.add(f.dsn, f.data)
+	if !ok {
+		return protocolErrorf("more gaps than a sender may leave")
+	}
+	m.duplicates += uint64(len(f.data) - fresh)
+	m.lastData = now
+	if m.in.next > before {
+		m.inOrder()
+	}
+	return nil
+}
+
+func (m *machine) onFIN(p *path, f *frame, now time.Time) error {
+	switch {
+	case m.in.fin && f.dsn != m.in.length:
+		return protocolErrorf("FIN at %d after FIN at %d", f.dsn, m.in.length)
+	case f.dsn > m.given || f.dsn < m.in.buf.end:
+		return protocolErrorf("FIN at %d, with data up to %d and the limit %d", f.dsn, m.in.buf.end, m.given)
+	case p.peerLeft:
+		return protocolErrorf("FIN after LEAVE")
+	}
+	m.count(p, finSize, now)
+	p.ackNow = true
+	m.in.fin, m.in.length = true, f.dsn
+	m.inOrder()
+	return nil
+}
+
+// inOrder notes that the stream has come further.
+func (m *machine) inOrder() {
+	if m.discarding {
+		m.in.skip()
+		m.offerWindow()
+	}
+	if m.in.complete() {
+		m.acknowledgeAll() // the peer waits for nothing but this
+	}
+}
+
+// count keeps the account of what came on a subflow, and sees to its acknowledgement.
+func (m *machine) count(p *path, n int, now time.Time) {
+	p.counted += uint64(n)
+	p.newest = now
+	if span := now.Sub(p.recvSince); span >= recvSpan {
+		p.recvRate = float64(p.counted-p.recvMark) / span.Seconds()
+		p.recvSince, p.recvMark = now, p.counted
+	}
+	every := max(ackEvery, int(p.recvRate*ackDelay.Seconds()/2))
+	switch {
+	case int(p.counted-p.acked) >= every, now.Sub(p.lastAck) >= quiet:
+		p.ackNow = true
+	case p.ackAt.IsZero():
+		p.ackAt = now.Add(ackDelay)
+	}
+}
+
+func (m *machine) onAck(p *path, f *frame, now time.Time) error {
+	switch {
+	case f.received > p.flow.written || f.received < p.flow.received:
+		return protocolErrorf("ACK of %d bytes on a subflow, where %d were sent and %d acknowledged",
+			f.received, p.flow.written, p.flow.received)
+	case f.limit < f.ack && !m.finSent:
+		return protocolErrorf("ACK of %d with the limit %d", f.ack, f.limit)
+	case f.ack > m.next && !(m.finSent && f.ack == m.written+1):
+		return protocolErrorf("ACK of %d, where %d bytes were sent", f.ack, m.next)
+	}
+	if f.ack > m.acked { // an older one may come later, by a slower subflow
+		m.finAcked = m.finAcked || f.ack == m.written+1 && m.finSent
+		m.acked = min(f.ack, m.written)
+		m.out.advance(m.acked)
+		m.lastData = now
+	}
+	m.limit = max(m.limit, f.limit)
+	arrived := p.flow.acknowledge(f.received, time.Duration(f.delay)*time.Microsecond, now)
+	if p.stalled && arrived > 0 {
+		m.revive(p, now)
+	}
+	m.schedule(now)
+	return nil
+}
+
+func (m *machine) onPong(p *path, f *frame) {
+	if f.token == p.token {
+		p.pongBy = time.Time{}
+	}
+}
+
+// leave begins to end a subflow in good order.
+func (m *machine) leave(p *path, now time.Time) {
+	if p.leaving || p.lost {
+		return
+	}
+	p.leaving = true
+	p.leaveBy = now.Add(leaveWithin)
+	m.recount(now)
+	m.schedule(now)
+	m.changed = true
+}
+
+func (m *machine) onLeave(p *path, now time.Time) {
+	p.peerLeft = true
+	p.ackNow = true
+	m.leave(p, now)
+}
+
+// --- time ---
+
+// deadline returns when onTimer is needed next; the zero time means never.
+func (m *machine) deadline() time.Time {
+	if m.err != nil {
+		return time.Time{}
+	}
+	at := m.goodbye()
+	if !m.pathless.IsZero() {
+		at = earlier(at, m.pathless.Add(m.linger))
+	}
+	if m.out.idle() || m.in.buf.idle() {
+		at = earlier(at, m.lastData.Add(storageSpan))
+	}
+	for _, p := range m.paths {
+		at = earlier(at, m.pathDeadline(p))
+	}
+	return at
+}
+
+func (m *machine) pathDeadline(p *path) time.Time {
+	at := m.pingTime(p)
+	if !p.ackNow {
+		at = earlier(at, p.ackAt)
+	}
+	if !p.stalled {
+		at = earlier(at, p.flow.stallsAt())
+	}
+	if p.leaving {
+		at = earlier(at, p.leaveBy)
+	}
+	if len(m.again) > 0 || m.next < m.written {
+		at = earlier(at, p.flow.draining) // then it may carry more
+	}
+	return at
+}
+
+// pingTime is when to ask for a sign of life, or to give up waiting for one.
+func (m *machine) pingTime(p *path) time.Time {
+	switch {
+	case !p.pongBy.IsZero():
+		return p.pongBy
+	case p.stalled:
+		return p.heard.Add(pingStalled)
+	}
+	return p.heard.Add(pingAfter)
+}
+
+// goodbye is when to end without the peer's last acknowledgement: all has come from it, and it has all but, perhaps, the FIN.
+func (m *machine) goodbye() time.Time {
+	if !m.finSent || m.finAcked || !m.in.complete() || m.acked < m.written || m.pathless.IsZero() {
+		return time.Time{}
+	}
+	return m.pathless.Add(farewell)
+}
+
+// earlier returns the earlier of two times, of which the zero time is none.
+func earlier(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// onTimer does what is due. It returns the subflows that are to be closed.
+func (m *machine) onTimer(now time.Time) (expired []*path) {
+	if m.err != nil {
+		return nil
+	}
+	due := func(at time.Time) bool { return !at.IsZero() && !now.Before(at) }
+	for _, p := range slices.Clone(m.paths) {
+		p.ackNow = p.ackNow || due(p.ackAt)
+		if !p.stalled && due(p.flow.stallsAt()) {
+			m.stall(p, now)
+		}
+		if due(m.pingTime(p)) {
+			if !p.pongBy.IsZero() && !p.stalled {
+				m.stall(p, now)
+			}
+			m.ping(p, pongWithin, now)
+		}
+		if p.leaving && due(p.leaveBy) {
+			expired = append(expired, p)
+		}
+	}
+	switch {
+	case due(m.goodbye()):
+		m.finAcked = true
+		m.changed = true
+	case !m.pathless.IsZero() && due(m.pathless.Add(m.linger)):
+		m.fail(&ResetError{Code: ResetLinger, Reason: "no path to the far end for " + m.linger.String()})
+	case due(m.lastData.Add(storageSpan)):
+		m.out.release()
+		m.in.buf.release()
+	}
+	m.schedule(now)
+	return expired
+}
+
+// ping asks for a sign of life.
+func (m *machine) ping(p *path, within time.Duration, now time.Time) {
+	if p.stalled {
+		within = pingStalled
+	}
+	p.token++
+	p.pongBy = now.Add(within)
+	if len(p.control) < maxControl { // else the writer is stuck
+		p.control = append(p.control, frame{typ: framePing, token: p.token})
+	}
+}
+
+// probe asks on every subflow; those that do not answer in time are stalled.
+func (m *machine) probe(within time.Duration, now time.Time) {
+	for _, p := range m.paths {
+		m.ping(p, within, now)
+	}
+}
+
+// --- the end ---
+
+// discard says that nobody reads any more.
+func (m *machine) discard() {
+	m.discarding = true
+	m.in.skip()
+	m.offerWindow()
+}
+
+// fail cuts the connection short, unless both streams are through. The peer is told, unless it told us.
+func (m *machine) fail(err error) {
+	if m.err != nil || m.through() {
+		return
+	}
+	m.err = err
+	m.changed = true
+	reset := frame{typ: frameReset, code: ResetAborted}
+	if e, ok := errors.AsType[*ResetError](err); ok {
+		if e.Remote {
+			return
+		}
+		reset.code, reset.text = e.Code, clipText(e.Reason)
+	}
+	if e, ok := errors.AsType[*protocolError](err); ok {
+		reset.code, reset.text = ResetProtocol, clipText(e.what)
+	}
+	for _, p := range m.paths {
+		p.control = append(p.control[:0], reset)
+	}
+}
+
+// through says that both streams have ended in good order, and that both ends know it.
+func (m *machine) through() bool { return m.finAcked && m.in.complete() }
+
+// told says that nothing is left that the peer should still be told.
+func (m *machine) told() bool {
+	return !slices.ContainsFunc(m.paths, func(p *path) bool { return !p.stalled && p.pending() })
+}

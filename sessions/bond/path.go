@@ -1,0 +1,247 @@
+package bond
+
+import "time"
+
+const (
+	// queueTarget is how long the bytes of a bulk transfer may wait on a subflow beyond its bare round trip. It is what an
+	// interactive answer waits behind them.
+	queueTarget = 25 * time.Millisecond
+
+	initialCwnd = 16 << 10
+	leastCwnd   = 4 << 10
+	mostCwnd    = 16 << 20
+
+	// rateSpan is how long a measured rate is believed, at least, when none as high comes; at most it is twice as long.
+	rateSpan = 500 * time.Millisecond
+	// minRTTSpan is how long the least round trip is believed. Then the subflow's queue is drained for drainSpan to measure
+	// it again: with the queue in place it could not be told from a longer path.
+	minRTTSpan = 10 * time.Second
+	drainSpan  = 100 * time.Millisecond
+
+	// A subflow that acknowledges nothing of what is in flight for stallRTTs round trips and the margin is stalled. The
+	// margin doubles when that turns out to be wrong.
+	stallRTTs   = 4
+	stallMargin = 400 * time.Millisecond
+	mostStall   = 4 * time.Second
+)
+
+// stretch is a part of the stream, or its FIN.
+type stretch struct {
+	dsn uint64
+	len int // 0: the FIN
+}
+
+func (s stretch) isFIN() bool { return s.len == 0 }
+
+func (s stretch) end() uint64 { return s.dsn + uint64(s.len) }
+
+// size is what its frame counts.
+func (s stretch) size() int {
+	if s.isFIN() {
+		return finSize
+	}
+	return dataHeader + s.len
+}
+
+// segment is a stretch in flight on one subflow.
+type segment struct {
+	stretch
+
+	counted     uint64    // bytes that count on the subflow, up to the end of this segment's frame
+	sentAt      time.Time //
+	delivered   uint64    // bytes that the peer had acknowledged on the subflow when this was sent
+	deliveredAt time.Time // when that acknowledgement came
+	unlimited   bool      // the subflow had room to spare: what it delivers then says little about its rate
+}
+
+// fifo is a queue.
+type fifo[T any] struct {
+	items []T
+	head  int
+}
+
+func (f *fifo[T]) len() int { return len(f.items) - f.head }
+func (f *fifo[T]) front() T { return f.items[f.head] }
+func (f *fifo[T]) all() []T { return f.items[f.head:] }
+
+func (f *fifo[T]) push(v T) {
+	if f.head > 32 && f.head > len(f.items)/2 {
+		n := copy(f.items, f.items[f.head:])
+		clear(f.items[n:])
+		f.items, f.head = f.items[:n], 0
+	}
+	f.items = append(f.items, v)
+}
+
+func (f *fifo[T]) pop() T {
+	var zero T
+	v := f.items[f.head]
+	f.items[f.head] = zero
+	if f.head++; f.head == len(f.items) {
+		f.items, f.head = f.items[:0], 0
+	}
+	return v
+}
+
+// flow is the sending side of a subflow: what is in flight on it, and how much may be. It is pure: time comes as an argument.
+// The control follows BBR's idea (draft-ietf-ccwg-bbr): what may be in flight is the rate that the subflow was seen to
+// deliver, times its bare round trip and the queue that is allowed.
+type flow struct {
+	waiting fifo[stretch] // scheduled; the writer takes them from here
+	queued  int           // bytes that count, of what waits
+	flight  fifo[segment] // handed to the writer
+
+	written  uint64    // bytes that count, of all that was handed to the writer
+	received uint64    // of these, acknowledged
+	moved    time.Time // when received last grew, or the first segment came after a pause
+	used     time.Time // when a segment was last scheduled
+	spare    uint64    // what was acknowledged and in flight when the subflow last had room to spare
+
+	srtt     time.Duration
+	minRTT   time.Duration
+	minAt    time.Time
+	draining time.Time // until then the queue is drained, to measure minRTT
+
+	rate     float64 // bytes per second: the best of this span and the last
+	rates    [2]float64
+	rateTurn time.Time
+	cwnd     int
+	growAt   uint64 // cwnd may grow again when so much is acknowledged: once in a round trip
+
+	margin time.Duration // for stalls
+}
+
+func newFlow(now time.Time) flow {
+	return flow{cwnd: initialCwnd, margin: stallMargin, moved: now, rateTurn: now}
+}
+
+func (f *flow) inFlight() int { return f.queued + int(f.written-f.received) }
+
+// room says whether size more bytes may be in flight.
+func (f *flow) room(size int, now time.Time) bool {
+	n := f.inFlight()
+	return n == 0 || n+size <= f.allowed(now)
+}
+
+// allowed is how many bytes may be in flight.
+func (f *flow) allowed(now time.Time) int {
+	if now.Before(f.draining) {
+		return max(leastCwnd/2, int(f.rate*f.minRTT.Seconds()*3/4))
+	}
+	return f.cwnd
+}
+
+// eta is how long it takes until size more bytes have arrived.
+func (f *flow) eta(size int) time.Duration {
+	rate := f.rate
+	if rate == 0 {
+		rate = initialCwnd / 0.1 // not measured yet: a modest guess
+	}
+	return f.srtt/2 + time.Duration(float64(f.inFlight()+size)/rate*float64(time.Second))
+}
+
+// schedule puts a stretch on the subflow.
+func (f *flow) schedule(s stretch, now time.Time) {
+	if f.inFlight() == 0 {
+		f.moved = now
+	}
+	f.used = now
+	f.queued += s.size()
+	f.waiting.push(s)
+}
+
+// take returns the first stretch that waits, which the caller sends by calling sent, or drops.
+func (f *flow) take() stretch {
+	s := f.waiting.pop()
+	f.queued -= s.size()
+	return s
+}
+
+// sent notes that the stretch is handed to the writer.
+func (f *flow) sent(s stretch, now time.Time) {
+	f.written += uint64(s.size())
+	f.flight.push(segment{
+		stretch: s, counted: f.written, sentAt: now,
+		delivered: f.received, deliveredAt: f.moved, unlimited: f.received < f.spare,
+	})
+}
+
+// hasSpare notes that there was nothing more to send although the subflow had room.
+func (f *flow) hasSpare() { f.spare = f.written + uint64(f.queued) }
+
+// acknowledge takes in that the peer has received so many bytes, the newest of them delay ago. It returns how many segments
+// have arrived.
+func (f *flow) acknowledge(received uint64, delay time.Duration, now time.Time) (arrived int) {
+	if received == f.received {
+		return 0
+	}
+	var newest segment
+	for ; f.flight.len() > 0 && f.flight.front().counted <= received; arrived++ {
+		newest = f.flight.pop()
+	}
+	f.received = received
+	f.moved = now
+	if arrived == 0 {
+		return 0 // a peer of ours acknowledges whole frames
+	}
+	rtt := now.Sub(newest.sentAt)
+	f.measureRTT(max(rtt-delay, rtt/8), now)
+	f.measureRate(&newest, rtt, now)
+	f.resize()
+	return arrived
+}
+
+func (f *flow) measureRTT(rtt time.Duration, now time.Time) {
+	rtt = max(rtt, time.Microsecond)
+	if f.srtt == 0 {
+		f.srtt, f.minRTT, f.minAt = rtt, rtt, now
+		return
+	}
+	f.srtt += (rtt - f.srtt) / 8
+	switch {
+	case rtt <= f.minRTT+f.minRTT/8 || rtt < f.minRTT+time.Millisecond:
+		f.minRTT, f.minAt = min(f.minRTT, rtt), now
+	case now.Sub(f.minAt) <= minRTTSpan:
+	case f.draining.Before(f.minAt): // not drained since the minimum was last seen
+		f.draining = now.Add(drainSpan + f.srtt)
+	case now.After(f.draining):
+		// Drained, and it did not come back to the old minimum: the path has become longer.
+		f.minRTT, f.minAt = rtt, now
+	}
+}
+
+func (f *flow) measureRate(newest *segment, rtt time.Duration, now time.Time) {
+	interval := max(now.Sub(newest.deliveredAt), rtt, 100*time.Microsecond)
+	rate := float64(f.received-newest.delivered) / interval.Seconds()
+	if newest.unlimited && rate < f.rate {
+		return
+	}
+	if now.Sub(f.rateTurn) > max(rateSpan, 4*f.srtt) {
+		f.rates[1], f.rates[0], f.rateTurn = f.rates[0], 0, now
+	}
+	f.rates[0] = max(f.rates[0], rate)
+	f.rate = max(f.rates[0], f.rates[1])
+}
+
+// resize sets cwnd by what was measured. It grows by doubling at most, and once in a round trip, so that a first measurement
+// that is off does no harm.
+func (f *flow) resize() {
+	span := f.minRTT + queueTarget + ackDelay
+	want := int(f.rate * span.Seconds())
+	want = min(max(want, leastCwnd), mostCwnd)
+	switch {
+	case want <= f.cwnd:
+		f.cwnd = max(want, f.cwnd-f.cwnd/8)
+	case f.received >= f.growAt:
+		f.cwnd = min(want, 2*f.cwnd)
+		f.growAt = f.written + uint64(f.queued)
+	}
+}
+
+// stallsAt returns when the subflow is stalled if nothing is acknowledged until then; the zero time if nothing is in flight.
+func (f *flow) stallsAt() time.Time {
+	if f.inFlight() == 0 {
+		return time.Time{}
+	}
+	return f.moved.Add(min(stallRTTs*f.srtt+f.margin, mostStall))
+}

@@ -1,0 +1,162 @@
+package bond
+
+import (
+	"math/bits"
+	"slices"
+)
+
+// streamBuf keeps a stretch of a byte stream: bytes are put and copied by their offset in the stream. What lies before base
+// is gone. Its storage is circular and grows with the stretch; who fills it bounds it.
+type streamBuf struct {
+	buf  []byte // length zero or a power of two
+	base uint64 // the first byte that is kept
+	end  uint64 // after the last byte that may be there
+}
+
+const leastStreamBuf = 4 << 10
+
+// put writes p at offset, which is not before base.
+func (b *streamBuf) put(offset uint64, p []byte) {
+	end := offset + uint64(len(p))
+	if need := int(end - b.base); need > len(b.buf) {
+		b.grow(need)
+	}
+	mask := uint64(len(b.buf) - 1)
+	n := copy(b.buf[offset&mask:], p)
+	copy(b.buf, p[n:])
+	b.end = max(b.end, end)
+}
+
+func (b *streamBuf) grow(need int) {
+	grown := make([]byte, max(leastStreamBuf, 1<<bits.Len(uint(need-1))))
+	for at := b.base; at < b.end; {
+		old := b.buf[at&uint64(len(b.buf)-1):]
+		old = old[:min(uint64(len(old)), b.end-at)]
+		n := copy(grown[at&uint64(len(grown)-1):], old)
+		at += uint64(n)
+	}
+	b.buf = grown
+}
+
+// copyOut fills p from offset on; all of it must be there.
+func (b *streamBuf) copyOut(offset uint64, p []byte) {
+	if len(p) == 0 {
+		return
+	}
+	n := copy(p, b.buf[offset&uint64(len(b.buf)-1):])
+	copy(p[n:], b.buf)
+}
+
+// advance drops what lies before base.
+func (b *streamBuf) advance(base uint64) {
+	b.base = base
+	b.end = max(b.end, base)
+}
+
+// idle says that there is storage, and nothing in it.
+func (b *streamBuf) idle() bool { return b.buf != nil && b.base == b.end }
+
+// release gives storage back if nothing is kept in it.
+func (b *streamBuf) release() {
+	if b.idle() {
+		b.buf = nil
+	}
+}
+
+// interval is the bytes from start up to, and not including, end.
+type interval struct{ start, end uint64 }
+
+// maxGaps bounds the stretches that a receiver remembers beyond the first gap. A sender has at most maxFlight frames in
+// flight and so never comes near.
+const maxGaps = 2 * maxFlight
+
+// assembly is the receiving end of the stream: what has come, in order and out of order, and how far it has been read.
+type assembly struct {
+	buf    streamBuf // base: the next byte to be read
+	next   uint64    // the first byte that has not come
+	later  []interval
+	fin    bool
+	length uint64 // of the stream; valid if fin
+}
+
+// add takes in p at offset dsn, which the caller has checked against the window. It returns how many bytes were new, and
+// false if there are too many gaps.
+func (a *assembly) add(dsn uint64, p []byte) (fresh int, ok bool) {
+	end := dsn + uint64(len(p))
+	if end <= a.next {
+		return 0, true
+	}
+	if dsn < a.next {
+		p, dsn = p[a.next-dsn:], a.next
+	}
+	if dsn == a.next && len(a.later) == 0 {
+		a.buf.put(dsn, p)
+		a.next = end
+		return len(p), true
+	}
+	fresh, ok = a.insert(interval{dsn, end})
+	if !ok {
+		return 0, false
+	}
+	a.buf.put(dsn, p)
+	if a.later[0].start == a.next {
+		a.next = a.later[0].end
+		a.later = slices.Delete(a.later, 0, 1)
+	}
+	return fresh, true
+}
+
+// insert adds v to later, and returns how many of its bytes were not there.
+func (a *assembly) insert(v interval) (fresh int, ok bool) {
+	// The first that ends at or after v's start, and after it the first that begins after v's end.
+	first, _ := slices.BinarySearchFunc(a.later, v.start, func(i interval, start uint64) int {
+		if i.end < start {
+			return -1
+		}
+		return 1
+	})
+	last := first
+	covered := uint64(0)
+	merged := v
+	for ; last < len(a.later) && a.later[last].start <= v.end; last++ {
+		i := a.later[last]
+		if lo, hi := max(i.start, v.start), min(i.end, v.end); lo < hi {
+			covered += hi - lo
+		}
+		merged.start = min(merged.start, i.start)
+		merged.end = max(merged.end, i.end)
+	}
+	if first == last && len(a.later) >= maxGaps {
+		return 0, false
+	}
+	a.later = slices.Replace(a.later, first, last, merged)
+	return int(v.end - v.start - covered), true
+}
+
+// readable returns how many bytes can be read.
+func (a *assembly) readable() int { return int(a.next - a.buf.base) }
+
+// read takes bytes in order.
+func (a *assembly) read(p []byte) int {
+	n := min(len(p), a.readable())
+	a.buf.copyOut(a.buf.base, p[:n])
+	a.buf.advance(a.buf.base + uint64(n))
+	return n
+}
+
+// skip drops what can be read.
+func (a *assembly) skip() { a.buf.advance(a.next) }
+
+// held returns how many bytes of storage are in use, gaps included.
+func (a *assembly) held() int { return int(a.buf.end - a.buf.base) }
+
+// complete says that all bytes up to the FIN have come.
+func (a *assembly) complete() bool { return a.fin && a.next == a.length }
+
+// ack returns the number to acknowledge with: the next byte wanted, and one more for the FIN.
+func (a *assembly) ack() uint64 {
+	if a.complete() {
+		return a.length + 1
+	}
+	return a.next
+}
