@@ -6,6 +6,7 @@ import (
 	"io"
 	"log/slog"
 	"net"
+	"runtime"
 	"sync"
 	"testing"
 
@@ -60,17 +61,7 @@ func benchmarkForward(b *testing.B, d Dialer, dir string, conns int) {
 			_, _ = c.Write([]byte{1}) // all has arrived
 		})
 	} else {
-		dest = serveTCP(b, func(c *net.TCPConn) {
-			buf := make([]byte, block)
-			for {
-				if _, err := io.ReadFull(c, buf[:1]); err != nil {
-					return
-				}
-				if _, err := c.Write(buf); err != nil {
-					return
-				}
-			}
-		})
+		dest = serveBlocks(b, block)
 	}
 	addr := startForward(b, d, dest, ForwardConfig{Logger: quiet})
 	var clients []*net.TCPConn
@@ -113,6 +104,53 @@ func benchmarkForward(b *testing.B, d Dialer, dir string, conns int) {
 		})
 	}
 	wg.Wait()
+}
+
+// serveBlocks sends a block for each byte that comes.
+func serveBlocks(b *testing.B, size int) (addr string) {
+	return serveTCP(b, func(c *net.TCPConn) {
+		buf := make([]byte, size)
+		for {
+			if _, err := io.ReadFull(c, buf[:1]); err != nil {
+				return
+			}
+			if _, err := c.Write(buf); err != nil {
+				return
+			}
+		}
+	})
+}
+
+// BenchmarkAllocations counts what both ends allocate for each MB of a download through a forward, its connection included: a
+// figure that grows with the size is a path that allocates for what it moves.
+func BenchmarkAllocations(b *testing.B) {
+	const block = 1e6
+	l := readyLink(b, newBastion(b), LinkConfig{Logger: quiet})
+	addr := startForward(b, l, serveBlocks(b, block), ForwardConfig{Logger: quiet})
+	for _, size := range []int{1, 4, 16, 64, 256} {
+		b.Run(fmt.Sprintf("size=%dMB", size), func(b *testing.B) {
+			b.SetBytes(int64(size) * block)
+			download := func() {
+				c := dialTCP(b, addr)
+				defer c.Close()
+				if _, err := c.Write(make([]byte, size)); err != nil {
+					b.Fatal(err)
+				}
+				if _, err := io.CopyN(io.Discard, c, int64(size)*block); err != nil {
+					b.Fatal(err)
+				}
+			}
+			download() // fills the pools
+			var before, after runtime.MemStats
+			runtime.ReadMemStats(&before)
+			b.ResetTimer()
+			for range b.N {
+				download()
+			}
+			runtime.ReadMemStats(&after)
+			b.ReportMetric(float64(after.Mallocs-before.Mallocs)/float64(b.N*size), "allocs/MB")
+		})
+	}
 }
 
 // BenchmarkRoundTrip sends one byte to an echo and waits for it: without a tunnel, over x/crypto/ssh's own connection, over a
