@@ -696,7 +696,7 @@ func (m *memSocket) Read(buf []byte) ([]byte, error) {
 	}
 }
 
-func (m *memSocket) Write(p []byte) error {
+func (m *memSocket) Write(p []byte, _ bool) error {
 	msg := timedMessage{time.Now().Add(m.s.f.opts.faults.delay), bytes.Clone(p)}
 	select {
 	case <-m.closed:

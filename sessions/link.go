@@ -13,8 +13,8 @@ import (
 type socket interface {
 	// Read appends the next message to buf[:0] and returns it.
 	Read(buf []byte) ([]byte, error)
-	// Write sends p, which it does not keep.
-	Write(p []byte) error
+	// Write sends p, which it does not keep. With more, another Write follows at once, and p may wait for it.
+	Write(p []byte, more bool) error
 	// Ping returns when the answer has come; something must be reading.
 	Ping(ctx context.Context) error
 	// Close ends the socket at once; what blocks in it returns.
@@ -127,8 +127,8 @@ func (l *link) write() error {
 		select {
 		case b := <-l.out:
 			start := 0
-			for _, end := range b.ends {
-				if err := l.sock.Write(b.buf[start:end]); err != nil {
+			for i, end := range b.ends {
+				if err := l.sock.Write(b.buf[start:end], i+1 < len(b.ends)); err != nil {
 					l.awaitReader()
 					return err
 				}

@@ -55,7 +55,7 @@ func (s *replaySocket) Read(buf []byte) ([]byte, error) {
 	}
 }
 
-func (s *replaySocket) Write(p []byte) error {
+func (s *replaySocket) Write(p []byte, _ bool) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.out = append(s.out, bytes.Clone(p))

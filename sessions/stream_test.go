@@ -593,11 +593,11 @@ func (d deafSocket) gone() bool {
 	}
 }
 
-func (d deafSocket) Write(p []byte) error {
+func (d deafSocket) Write(p []byte, more bool) error {
 	if d.gone() {
 		return nil
 	}
-	return d.socket.Write(p)
+	return d.socket.Write(p, more)
 }
 
 func (d deafSocket) Read(buf []byte) ([]byte, error) {

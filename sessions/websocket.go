@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"net/netip"
 	"net/url"
+	"sync"
 
 	"github.com/coder/websocket"
 	"github.com/google/uuid"
@@ -46,7 +47,10 @@ func dialWebsocket(ctx context.Context, client *http.Client, g grant) (socket, e
 	if err := checkStreamURL(g.url); err != nil {
 		return nil, err
 	}
-	opts := &websocket.DialOptions{HTTPClient: stayingClient(client)}
+	staying := stayingClient(client)
+	upgrade := &upgrader{base: staying.Transport}
+	staying.Transport = upgrade
+	opts := &websocket.DialOptions{HTTPClient: staying}
 	conn, _, err := websocket.Dial(ctx, g.url, opts) //nolint:bodyclose // Dial's doc: never needed
 	if err != nil {
 		return nil, err
@@ -62,7 +66,7 @@ func dialWebsocket(ctx context.Context, client *http.Client, g grant) (socket, e
 		_ = conn.CloseNow() // err says more
 		return nil, fmt.Errorf("open the data channel: %w", err)
 	}
-	return wsSocket{conn}, nil
+	return wsSocket{conn, upgrade.out}, nil
 }
 
 // stayingClient returns client, or one of the defaults, made to follow no redirect: that would lead to where checkStreamURL has not
@@ -76,8 +80,105 @@ func stayingClient(client *http.Client) *http.Client {
 	return &staying
 }
 
+// upgrader is a transport that keeps hold of the connection which becomes the websocket.
+type upgrader struct {
+	base http.RoundTripper // nil is the default
+	out  *batchWriter
+}
+
+// RoundTrip implements http.RoundTripper.
+func (u *upgrader) RoundTrip(req *http.Request) (*http.Response, error) {
+	base := u.base
+	if base == nil {
+		base = http.DefaultTransport
+	}
+	resp, err := base.RoundTrip(req)
+	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
+		return resp, err
+	}
+	if conn, ok := resp.Body.(io.ReadWriteCloser); ok {
+		u.out = newBatchWriter(conn)
+		resp.Body = u.out
+	}
+	return resp, nil
+}
+
+// batchBytesHeld is how much a batchWriter holds back before it writes.
+const batchBytesHeld = 64 << 10
+
+// batchWriter makes one write of many: it holds them back when it is told to. What comes from elsewhere while a write is under
+// way, which are pings and pongs, does not wait for it, but goes out after it.
+type batchWriter struct {
+	io.ReadWriteCloser
+	mu      sync.Mutex
+	idle    sync.Cond // writing has become false
+	holding bool
+	writing bool // by one goroutine, which has let go of mu meanwhile
+	buf     []byte
+	spare   []byte
+	err     error // of the first write that failed
+}
+
+func newBatchWriter(conn io.ReadWriteCloser) *batchWriter {
+	w := &batchWriter{ReadWriteCloser: conn}
+	w.idle.L = &w.mu
+	return w
+}
+
+// Write implements io.Writer.
+func (w *batchWriter) Write(p []byte) (int, error) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.buf = append(w.buf, p...)
+	if (w.holding || w.writing) && len(w.buf) < batchBytesHeld {
+		return len(p), w.err
+	}
+	return len(p), w.flush()
+}
+
+// hold holds writes back until release.
+func (w *batchWriter) hold() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.holding = true
+}
+
+// release writes what was held back.
+func (w *batchWriter) release() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.holding = false
+	return w.flush()
+}
+
+// flush writes what there is, once the write that is under way has ended. It is called with mu held.
+func (w *batchWriter) flush() error {
+	for w.writing {
+		w.idle.Wait()
+	}
+	for len(w.buf) > 0 && w.err == nil {
+		out := w.buf
+		w.buf, w.spare, w.writing = w.spare[:0], nil, true
+		w.mu.Unlock()
+		_, err := w.ReadWriteCloser.Write(out)
+		w.mu.Lock()
+		w.writing, w.err = false, err
+		if cap(out) <= 2*batchBytesHeld {
+			w.spare = out
+		}
+		w.idle.Broadcast()
+		if w.holding {
+			break // the rest is a part of the next batch
+		}
+	}
+	return w.err
+}
+
 // wsSocket is a socket on a real websocket. Its reads and writes have no context: Close ends them.
-type wsSocket struct{ conn *websocket.Conn }
+type wsSocket struct {
+	conn *websocket.Conn
+	out  *batchWriter // below conn
+}
 
 func (s wsSocket) Read(buf []byte) ([]byte, error) {
 	for {
@@ -105,8 +206,16 @@ func (s wsSocket) Read(buf []byte) ([]byte, error) {
 	}
 }
 
-func (s wsSocket) Write(p []byte) error {
-	return s.conn.Write(context.Background(), websocket.MessageBinary, p)
+func (s wsSocket) Write(p []byte, more bool) error {
+	s.out.hold()
+	err := s.conn.Write(context.Background(), websocket.MessageBinary, p)
+	if more && err == nil {
+		return nil
+	}
+	if e := s.out.release(); err == nil {
+		err = e
+	}
+	return err
 }
 
 func (s wsSocket) Ping(ctx context.Context) error { return s.conn.Ping(ctx) }
