@@ -1,7 +1,12 @@
 //go:build linux
 
-// Command bench measures bastion beside AWS's session-manager-plugin and ssm-session-client, in one run, through the lab's
-// message gateway with its faithful pump, and prints a table. It writes the same figures as rows to build/bench.json.
+// Command bench measures bastion beside AWS's session-manager-plugin, ssm-session-client, and OpenSSH over the plugin, in one
+// run, through the lab's message gateway with its faithful pump. It prints tables, and writes the same figures as rows to
+// build/bench.json.
+//
+//	bench          every peer, side by side
+//	bench -scale   bastion against its sessions, the path's delay and its loss; build/scale.json and the plots of it
+//	bench -plot    the plots alone, of build/scale.json as it is
 //
 // The figures depend on the machine and its load: compare only those of one run, as ratios.
 package main
@@ -9,6 +14,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -38,88 +44,122 @@ func main() {
 	}
 }
 
-// bench is one run: a lab, a far end in it, a running task, and the programs to compare.
+// options are how a run is done.
+type options struct {
+	bin, out, img string
+	repeat        int
+	span          time.Duration // of each steady state, and of the round trips
+	dump          time.Duration // that pg_dump takes at least
+	peers, delays string
+	only          string
+}
+
+func (o *options) wants(list, name string) bool {
+	return list == "" || slices.Contains(strings.Split(list, ","), name)
+}
+
+// bench is one run: a lab, far ends in it, a running task, and the programs to compare.
 type bench struct {
+	options
 	lab    *lab.Lab
 	far    *rig.FarEnd
+	sink   *sink
+	db     *database
+	sshd   *rig.SSHD
 	ssm    *ssm.Client
 	target string // the task, as StartSession names it
 	region string
 
-	aws, plugin, ssmpeer, bastion, bastiond string
+	aws, plugin, ssmpeer, ssh, bastion, bastiond string
+	sshOptions                                   []string
 
-	rows []row
-	log  io.Writer // progress
+	rows   []row
+	failed []error   // of bastion: the run goes on, and fails in the end
+	log    io.Writer // progress
 }
 
 func (b *bench) env() []string {
 	return append(b.lab.Env(), "PATH="+filepath.Dir(b.plugin)+string(filepath.ListSeparator)+os.Getenv("PATH"))
 }
 
-func run() (err error) {
+func run() error {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	var (
-		bin     = flag.String("bin", filepath.Join(rig.Root(), "build"), "folder of the built commands")
-		out     = flag.String("o", filepath.Join(rig.Root(), "build", "bench.json"), "file for the rows")
-		repeat  = flag.Int("repeat", 5, "cold starts to take the median of")
-		rounds  = flag.Int("rounds", 1000, "round trips of one byte")
-		seconds = flag.Int("seconds", 8, "length aimed at for each bulk transfer")
-		only    = flag.String("peers", "", "comma-separated peers to measure (default: all)")
-		delays  = flag.String("delays", "0,20", "comma-separated path delays, ms each way")
-	)
+	build := filepath.Join(rig.Root(), "build")
+	b := &bench{log: os.Stderr}
+	flag.StringVar(&b.bin, "bin", build, "folder of the built commands")
+	flag.StringVar(&b.out, "o", build, "folder for the rows")
+	flag.StringVar(&b.img, "img", build, "folder for the plots")
+	flag.IntVar(&b.repeat, "repeat", 3, "cold starts to take the median of")
+	flag.DurationVar(&b.span, "span", 4*time.Second, "length of each steady state, and of the round trips")
+	flag.DurationVar(&b.dump, "dump", 10*time.Second, "time that pg_dump takes at least")
+	flag.StringVar(&b.peers, "peers", "", "comma-separated peers to measure (default: all)")
+	flag.StringVar(&b.delays, "delays", "0,20", "comma-separated path delays, ms each way")
+	flag.StringVar(&b.only, "only", "", "comma-separated parts to measure: "+strings.Join(parts, ", ")+" (default: all)")
+	scale := flag.Bool("scale", false, "measure bastion against sessions, delay and loss")
+	plot := flag.Bool("plot", false, "only draw the plots of what was measured")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
 	}
+	switch {
+	case *plot:
+		return b.plotFile()
+	case *scale:
+		return b.session(ctx, b.scale)
+	default:
+		return b.session(ctx, b.compare)
+	}
+}
 
-	b := &bench{log: os.Stderr, bastion: filepath.Join(*bin, "bastion"), bastiond: filepath.Join(*bin, "bastiond")}
-	for name, path := range map[string]*string{"aws": &b.aws, "session-manager-plugin": &b.plugin, "ssmpeer": &b.ssmpeer} {
+// session starts everything, has f measure, and ends everything.
+func (b *bench) session(ctx context.Context, f func(context.Context) error) (err error) {
+	b.bastion, b.bastiond = filepath.Join(b.bin, "bastion"), filepath.Join(b.bin, "bastiond")
+	for name, path := range map[string]*string{
+		"aws": &b.aws, "session-manager-plugin": &b.plugin, "ssmpeer": &b.ssmpeer, "ssh": &b.ssh,
+	} {
 		if *path, err = rig.Find(name); err != nil {
 			return err
 		}
 	}
+	dir, err := os.MkdirTemp("", "bench")
+	if err != nil {
+		return err
+	}
+	defer os.RemoveAll(dir)
 	if b.far, err = rig.StartFarEnd("127.0.0.1:0"); err != nil {
 		return err
 	}
 	defer b.far.Close()
-	// The databases are not measured; the exec agent's second before its first output is, so it is the real one's.
+	if b.sink, err = startSink(); err != nil {
+		return err
+	}
+	defer b.sink.close()
+	if b.db, err = startDatabase(ctx); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.db.server.Close()) }()
+	// The lab's own databases are not measured; the exec agent's second before its first output is, so it is the real one's.
 	b.lab, err = lab.Start(ctx, lab.Config{
 		Bastiond: b.bastiond, Log: slog.New(slog.DiscardHandler), Postgres: lab.Off, Redis: lab.Off, NoWeb: true,
-		Allow: []string{b.far.Addr()}, Gateway: gateway.Config{ExecDelay: time.Second},
+		Allow:   []string{b.far.Addr(), b.sink.addr(), b.db.addr()},
+		Gateway: gateway.Config{ExecDelay: time.Second},
 	})
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if cerr := b.lab.Close(); err == nil {
-			err = cerr
-		}
-	}()
+	defer func() { err = errors.Join(err, b.lab.Close()) }()
 	if err := b.startTask(ctx); err != nil {
 		return err
 	}
-	for word := range strings.SplitSeq(*delays, ",") {
-		delay, err := strconv.Atoi(word)
-		if err != nil || delay < 0 {
-			return fmt.Errorf("bad delay %q", word)
-		}
-		if err := b.lab.Gateway().SetFaults(gateway.Faults{DelayMS: delay}); err != nil {
-			return err
-		}
-		for _, p := range peers() {
-			if *only != "" && !slices.Contains(strings.Split(*only, ","), p.name) {
-				continue
-			}
-			if err := b.measure(ctx, p, delay, *repeat, *rounds, *seconds); err != nil {
-				return fmt.Errorf("%s at %d ms: %w", p.name, delay, err)
-			}
-		}
-	}
-	if err := b.print(os.Stdout); err != nil {
+	if err := b.startSSHD(dir); err != nil {
 		return err
 	}
-	return b.write(*out)
+	defer func() { err = errors.Join(err, b.sshd.Close()) }()
+	if err := f(ctx); err != nil {
+		return err
+	}
+	return errors.Join(b.failed...)
 }
 
 // startTask brings the bastion up, as a user does, and makes the clients that the peers need.
@@ -156,88 +196,250 @@ func (b *bench) files(name string) []string {
 	return nil
 }
 
-// measure takes all the figures of one peer, each on a tunnel of its own.
-func (b *bench) measure(ctx context.Context, p peer, delay, repeat, rounds, seconds int) error {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
-	defer cancel()
-	params := map[string]any{"delay_ms": delay}
-	add := func(metric, unit string, v float64) {
-		b.rows = append(b.rows, row{Peer: p.name, Metric: metric, Unit: unit, Value: v, Params: params})
-	}
-	fmt.Fprintf(b.log, "bench: %s, %d ms each way\n", p.name, delay)
+// parts are what compare measures.
+var parts = []string{"start", "rtt", "bulk", "dump", "query", "crowd", "idle", "allocs"}
 
-	first, err := b.firstBytes(ctx, p, repeat)
-	if err != nil {
-		return err
-	}
-	add("first_byte", "ms", first.Seconds()*1e3)
-	if p.coldOnly {
-		return nil
-	}
-
-	err = b.with(ctx, p, func(t *tunnel) error {
-		p50, p99, err := roundTrips(ctx, t.addr, rounds)
-		add("rtt_p50", "ms", p50.Seconds()*1e3)
-		add("rtt_p99", "ms", p99.Seconds()*1e3)
-		return err
-	})
-	if err != nil {
-		return err
-	}
-	var peak int64
-	for _, d := range []struct {
-		name string
-		move moveFunc
-	}{{"download", rig.Download}, {"upload", rig.Upload}} {
-		n, err := b.fitting(ctx, p, d.move, time.Duration(seconds)*time.Second)
-		if err != nil {
-			return fmt.Errorf("%s: %w", d.name, err)
+// compare measures every peer at every delay, and prints the tables.
+func (b *bench) compare(ctx context.Context) error {
+	for word := range strings.SplitSeq(b.delays, ",") {
+		delay, err := strconv.Atoi(word)
+		if err != nil || delay < 0 {
+			return fmt.Errorf("bad delay %q", word)
 		}
-		if err := b.with(ctx, p, func(t *tunnel) error {
-			got, err := bulk(ctx, t, n, d.move)
+		for _, p := range peers() {
+			if b.wants(b.peers, p.name) {
+				if err := b.comparePeer(ctx, p, gateway.Faults{DelayMS: delay}); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if err := b.resources(ctx); err != nil {
+		return err
+	}
+	if err := b.write("bench.json"); err != nil {
+		return err
+	}
+	return printTables(os.Stdout, b.rows)
+}
+
+// comparePeer takes the figures of one peer at one delay, each on a tunnel of its own.
+func (b *bench) comparePeer(ctx context.Context, p peer, f gateway.Faults) error {
+	if err := b.lab.Gateway().SetFaults(f); err != nil {
+		return err
+	}
+	at := map[string]any{"delay_ms": f.DelayMS}
+	if err := b.try(ctx, p, "start", "first_byte", "ms", at, func(ctx context.Context) error {
+		first, err := b.firstBytes(ctx, p, b.repeat)
+		b.add(p, "first_byte", "ms", ms(first), at)
+		return err
+	}); err != nil || p.coldOnly {
+		return err
+	}
+	if p.sessions <= 8 {
+		if err := b.try(ctx, p, "rtt", "rtt_p50", "ms", at, func(ctx context.Context) error {
+			return b.with(ctx, p, b.far.Port(), func(t *tunnel) error {
+				times, err := roundTrips(ctx, t.addr, b.span)
+				if err != nil {
+					return err
+				}
+				b.add(p, "rtt_p50", "ms", quantile(times, 0.5), at)
+				b.add(p, "rtt_p99", "ms", quantile(times, 0.99), map[string]any{"delay_ms": f.DelayMS, "rounds": len(times)})
+				return nil
+			})
+		}); err != nil {
+			return err
+		}
+	}
+	rate := 1.0 // MB/s down
+	for _, d := range directions() {
+		if err := b.try(ctx, p, "bulk", d.name, "MB/s", at, func(ctx context.Context) error {
+			got, used, err := b.bulk(ctx, p, d, f.DelayMS)
 			if err != nil {
 				return err
 			}
-			u, err := t.usage()
-			if err != nil {
-				return err
+			if d.name == "download" {
+				rate = got.rate
 			}
-			peak = max(peak, u.PeakRSS)
-			add(d.name, "MB/s", got.rate)
-			b.rows[len(b.rows)-1].Params = map[string]any{"delay_ms": delay, "bytes": n, "intact": got.intact}
-			add(d.name+"_cpu", "s/GB", got.cpu)
+			b.add(p, d.name, "MB/s", got.rate, map[string]any{
+				"delay_ms": f.DelayMS, "intact": got.intact, "seconds": got.duration.Seconds(),
+			})
+			b.add(p, d.name+"_full_rate_after", "s", got.full.Seconds(), at)
+			b.add(p, d.name+"_cpu", "s/GB", got.perGB, at)
+			b.add(p, d.name+"_cpu_share", "%", got.share, at)
+			b.add(p, d.name+"_peak_rss", "MB", float64(used.peak)/1e6, at)
 			return nil
 		}); err != nil {
-			return fmt.Errorf("%s: %w", d.name, err)
+			return err
 		}
 	}
-	add("peak_rss", "MB", float64(peak)/1e6)
+	if f.DelayMS == dumpDelay {
+		return b.compareDump(ctx, p, rate)
+	}
+	if f.DelayMS == queryDelay {
+		return b.compareQuery(ctx, p)
+	}
 	return nil
 }
 
-// fitting returns how many bytes the peer moves in about the time that is aimed at. A transfer that is too short would
-// measure the start, so that the sizes grow until one takes a fair part of that time.
-func (b *bench) fitting(ctx context.Context, p peer, move moveFunc, aim time.Duration) (int64, error) {
-	const least, most = 1 << 20, 1 << 30
-	for n := int64(least); ; n *= 4 {
-		var got transfer
-		err := b.with(ctx, p, func(t *tunnel) (err error) {
-			got, err = bulk(ctx, t, n, move)
-			return err
-		})
-		if err != nil {
-			return 0, err
-		}
-		took := time.Duration(float64(n) / 1e6 / got.rate * float64(time.Second))
-		if took >= aim/4 || n >= most {
-			return min(max(int64(got.rate*1e6*aim.Seconds()), least), most), nil
-		}
+// Where the database is measured: pg_dump where the path takes no time, because its many small queries at first would else be
+// most of it; the small query where the path does.
+const dumpDelay, queryDelay = 0, 20
+
+// compareDump measures pg_dump through a peer that downloads at about rate MB/s.
+func (b *bench) compareDump(ctx context.Context, p peer, rate float64) error {
+	if p.sessions == 1 {
+		return nil
 	}
+	at := map[string]any{"delay_ms": dumpDelay}
+	return b.try(ctx, p, "dump", "pg_dump", "MB/s", at, func(ctx context.Context) error {
+		got, err := b.measureDump(ctx, p, rate, b.dump)
+		if err != nil {
+			return err
+		}
+		b.add(p, "pg_dump", "MB/s", float64(got.bytes)/1e6/got.took.Seconds(), map[string]any{
+			"delay_ms": dumpDelay, "bytes": got.bytes, "seconds": got.took.Seconds(),
+		})
+		return nil
+	})
 }
 
-// with opens the peer's tunnel, waits until it listens, and closes it when f has returned.
-func (b *bench) with(ctx context.Context, p peer, f func(*tunnel) error) error {
-	t, err := p.open(ctx, b)
+// compareQuery measures a small query beside a bulk download, through one forward.
+func (b *bench) compareQuery(ctx context.Context, p peer) error {
+	if p.single {
+		return nil
+	}
+	at := map[string]any{"delay_ms": queryDelay}
+	return b.try(ctx, p, "query", "query_p99", "ms", at, func(ctx context.Context) error {
+		return b.with(ctx, p, b.db.port(), func(t *tunnel) error {
+			got, err := measureQueries(ctx, t.addr, p.warm(queryDelay), 2*b.span)
+			if err != nil {
+				return err
+			}
+			with := map[string]any{"delay_ms": queryDelay, "queries": len(got.times)}
+			b.add(p, "query_p50", "ms", quantile(got.times, 0.5), with)
+			b.add(p, "query_p99", "ms", quantile(got.times, 0.99), with)
+			b.add(p, "query_download", "MB/s", got.rate, at)
+			return nil
+		})
+	})
+}
+
+// resources measures what bastion needs, as it is by default.
+func (b *bench) resources(ctx context.Context) error {
+	if err := b.lab.Gateway().SetFaults(gateway.Faults{}); err != nil {
+		return err
+	}
+	p := bastion(8)
+	if err := b.measureCrowd(ctx, p); err != nil {
+		return err
+	}
+	const span = 20 * time.Second
+	if err := b.try(ctx, p, "idle", "idle_rss", "MB", nil, func(ctx context.Context) error {
+		return b.with(ctx, p, b.far.Port(), func(t *tunnel) error {
+			got, err := measureIdle(ctx, t, b.span, span)
+			b.add(p, "idle_rss", "MB", float64(got.rss)/1e6, nil)
+			b.add(p, "idle_cpu_share", "%", got.share, map[string]any{"seconds": span.Seconds()})
+			return err
+		})
+	}); err != nil {
+		return err
+	}
+	for _, path := range []string{"tunnel", "sessions/bond"} {
+		p := peer{name: "bastion", sessions: 1}
+		if err := b.try(ctx, p, "allocs", "allocations", "1/MB", map[string]any{"package": path}, func(ctx context.Context) error {
+			list, err := countAllocs(ctx, "./"+path)
+			for _, a := range list {
+				b.add(p, "allocations", "1/MB", a.perMB, map[string]any{"package": path, "size_mb": a.size})
+			}
+			return err
+		}); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (b *bench) measureCrowd(ctx context.Context, p peer) error {
+	const conns = 1000
+	return b.try(ctx, p, "crowd", "connections_served", "", nil, func(ctx context.Context) error {
+		return b.with(ctx, p, b.far.Port(), func(t *tunnel) error {
+			start := time.Now()
+			served, err := crowd(ctx, t.addr, conns)
+			took := time.Since(start)
+			u, uerr := t.usage()
+			if uerr != nil {
+				return errors.Join(err, uerr)
+			}
+			b.add(p, "connections_served", "", float64(served), map[string]any{"of": conns, "seconds": took.Seconds()})
+			b.add(p, "connections_peak_rss", "MB", float64(u.peak)/1e6, nil)
+			if served < conns {
+				b.failed = append(b.failed, fmt.Errorf("%d of %d connections served: %w", served, conns, err))
+			}
+			return nil
+		})
+	})
+}
+
+// bulk measures a stream in its steady state, on a tunnel of its own, and what the peer has used in the end.
+func (b *bench) bulk(ctx context.Context, p peer, d direction, delay int) (got transfer, used usage, err error) {
+	err = b.with(ctx, p, d.port(b), func(t *tunnel) error {
+		s, err := d.start(ctx, b, t.addr)
+		if err != nil {
+			return err
+		}
+		defer s.stop()
+		if got, err = watch(ctx, s, p.warm(delay), b.span, t.usage); err != nil {
+			return err
+		}
+		used, err = t.usage()
+		return err
+	})
+	return got, used, err
+}
+
+func (b *bench) add(p peer, metric, unit string, v float64, params map[string]any) {
+	b.rows = append(b.rows, row{Peer: p.name, Metric: metric, Unit: unit, Value: v, Params: params})
+}
+
+// try does a part of the run within a deadline, unless it is not wanted. A peer that fails has a row that says so, and the run
+// goes on.
+func (b *bench) try(ctx context.Context, p peer, part, metric, unit string, params map[string]any,
+	f func(context.Context) error,
+) error {
+	if !b.wants(b.only, part) {
+		return nil
+	}
+	fmt.Fprintf(b.log, "bench: %s %s %v\n", p.name, metric, params)
+	limited, cancel := context.WithTimeout(ctx, 90*time.Second)
+	defer cancel()
+	before := len(b.rows)
+	err := f(limited)
+	if err == nil || ctx.Err() != nil {
+		return ctx.Err()
+	}
+	err = fmt.Errorf("%s: %s %v: %w", p.name, metric, params, err)
+	fmt.Fprintln(b.log, "bench:", err)
+	if p.sessions > 0 {
+		b.failed = append(b.failed, err)
+	}
+	with := map[string]any{"failed": firstLine(err)}
+	for k, v := range params {
+		with[k] = v
+	}
+	b.rows = b.rows[:before]
+	b.add(p, metric, unit, 0, with)
+	return nil
+}
+
+func firstLine(err error) string {
+	line, _, _ := strings.Cut(err.Error(), "\n")
+	return line
+}
+
+// with opens the peer's tunnel to a port, waits until it listens, and closes it when f has returned.
+func (b *bench) with(ctx context.Context, p peer, port int, f func(*tunnel) error) error {
+	t, err := p.open(ctx, b, port)
 	if err != nil {
 		return err
 	}
@@ -256,7 +458,7 @@ func (b *bench) firstBytes(ctx context.Context, p peer, n int) (time.Duration, e
 	times := make([]time.Duration, n)
 	for i := range times {
 		start := time.Now()
-		t, err := p.open(ctx, b)
+		t, err := p.open(ctx, b, b.far.Port())
 		if err != nil {
 			return 0, err
 		}
@@ -276,13 +478,13 @@ func (b *bench) firstBytes(ctx context.Context, p peer, n int) (time.Duration, e
 	return times[n/2], nil
 }
 
-func (b *bench) write(path string) error {
-	if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+func (b *bench) write(name string) error {
+	if err := os.MkdirAll(b.out, 0o755); err != nil {
 		return err
 	}
 	js, err := json.MarshalIndent(b.rows, "", " ")
 	if err != nil {
 		return err
 	}
-	return os.WriteFile(path, append(js, '\n'), 0o644)
+	return os.WriteFile(filepath.Join(b.out, name), append(js, '\n'), 0o644)
 }

@@ -4,9 +4,7 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"time"
 
@@ -48,11 +46,11 @@ func firstByte(ctx context.Context, addr string) error {
 	return fmt.Errorf("no first byte from %s: %w (%w)", addr, ctx.Err(), last)
 }
 
-// roundTrips makes n round trips of one byte over one connection and returns their median and 99th percentile.
-func roundTrips(ctx context.Context, addr string, n int) (p50, p99 time.Duration, err error) {
+// roundTrips makes round trips of one byte over one connection for as long as span, and returns their times.
+func roundTrips(ctx context.Context, addr string, span time.Duration) ([]time.Duration, error) {
 	c, err := rig.Dial(ctx, addr)
 	if err != nil {
-		return 0, 0, err
+		return nil, err
 	}
 	defer c.Close()
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
@@ -60,57 +58,29 @@ func roundTrips(ctx context.Context, addr string, n int) (p50, p99 time.Duration
 	echo := rig.NewEcho(c)
 	for range 10 { // the first ones open the channel
 		if err := echo.Round(); err != nil {
-			return 0, 0, fmt.Errorf("round trip: %w", err)
+			return nil, fmt.Errorf("round trip: %w", err)
 		}
 	}
-	times := make([]time.Duration, n)
-	for i := range times {
+	return timed(span, echo.Round)
+}
+
+// timed calls f again and again for as long as span, at least once, and returns the time that each call took.
+func timed(span time.Duration, f func() error) ([]time.Duration, error) {
+	var times []time.Duration
+	for end := time.Now().Add(span); len(times) == 0 || time.Now().Before(end); {
 		start := time.Now()
-		if err := echo.Round(); err != nil {
-			return 0, 0, fmt.Errorf("round trip %d: %w", i, err)
+		if err := f(); err != nil {
+			return nil, fmt.Errorf("round trip %d: %w", len(times), err)
 		}
-		times[i] = time.Since(start)
+		times = append(times, time.Since(start))
 	}
-	slices.Sort(times)
-	return times[n/2], times[n*99/100], nil
+	return times, nil
 }
 
-// transfer is one bulk transfer's outcome.
-type transfer struct {
-	rate   float64 // MB/s, of 1e6 bytes
-	cpu    float64 // the client's CPU seconds per GB, of 1e9 bytes
-	intact bool    // the bytes came as they were sent
+// quantile returns the q-quantile of times by the nearest rank, in milliseconds.
+func quantile(times []time.Duration, q float64) float64 {
+	sorted := slices.Sorted(slices.Values(times))
+	return ms(sorted[min(int(q*float64(len(sorted))), len(sorted)-1)])
 }
 
-// moveFunc is rig.Download or rig.Upload.
-type moveFunc func(context.Context, net.Conn, int64) error
-
-// bulk times a transfer of n bytes through addr and charges the CPU time that the client's
-// processes used meanwhile.
-func bulk(ctx context.Context, t *tunnel, n int64, move moveFunc) (transfer, error) {
-	c, err := rig.Dial(ctx, t.addr)
-	if err != nil {
-		return transfer{}, err
-	}
-	defer c.Close()
-	before, err := t.usage()
-	if err != nil {
-		return transfer{}, err
-	}
-	start := time.Now()
-	err = move(ctx, c, n)
-	if err != nil && !errors.Is(err, rig.ErrCorrupt) {
-		return transfer{}, err
-	}
-	intact := err == nil
-	took := time.Since(start)
-	after, err := t.usage()
-	if err != nil {
-		return transfer{}, err
-	}
-	return transfer{
-		rate:   float64(n) / 1e6 / took.Seconds(),
-		cpu:    (after.CPU - before.CPU).Seconds() / (float64(n) / 1e9),
-		intact: intact,
-	}, nil
-}
+func ms(d time.Duration) float64 { return d.Seconds() * 1e3 }

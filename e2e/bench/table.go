@@ -5,68 +5,148 @@ package main
 import (
 	"fmt"
 	"io"
+	"maps"
+	"math"
 	"slices"
-	"text/tabwriter"
+	"strconv"
+	"strings"
 )
 
-// print writes one table per path delay: a line for each metric, a column for each peer, and bastion beside the plugin.
-func (b *bench) print(w io.Writer) error {
+// printTables writes the rows as Markdown: for each path delay a table with a line for each metric, a column for each peer and
+// bastion beside the plugin; and a list of the figures that no delay belongs to.
+func printTables(w io.Writer, rows []row) error {
+	var b strings.Builder
 	var delays []any
-	for _, r := range b.rows {
-		if !slices.Contains(delays, r.Params["delay_ms"]) {
-			delays = append(delays, r.Params["delay_ms"])
+	var rest []row
+	for _, r := range rows {
+		switch delay, ok := r.Params["delay_ms"]; {
+		case !ok:
+			rest = append(rest, r)
+		case !slices.Contains(delays, delay):
+			delays = append(delays, delay)
 		}
 	}
 	for _, delay := range delays {
-		if err := b.printDelay(w, delay); err != nil {
-			return err
+		printDelay(&b, rows, delay)
+	}
+	if len(rest) > 0 {
+		b.WriteString("| figure | of | value | measured |\n| --- | --- | ---: | --- |\n")
+		for _, r := range rest {
+			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", title(r), r.Peer, cell(r), params(r))
 		}
 	}
-	return nil
+	_, err := io.WriteString(w, b.String())
+	return err
 }
 
-func (b *bench) printDelay(w io.Writer, delay any) error {
-	var peers, metrics []string
-	values := map[[2]string]float64{}
-	corrupt := map[[2]string]bool{}
-	units := map[string]string{}
-	for _, r := range b.rows {
+func printDelay(b *strings.Builder, rows []row, delay any) {
+	type key struct{ peer, metric string }
+	var peers []string
+	var metrics []row // the first row of each
+	values := map[key]row{}
+	for _, r := range rows {
 		if r.Params["delay_ms"] != delay {
 			continue
 		}
 		if !slices.Contains(peers, r.Peer) {
 			peers = append(peers, r.Peer)
 		}
-		if _, seen := units[r.Metric]; !seen {
-			metrics = append(metrics, r.Metric)
-			units[r.Metric] = r.Unit
+		if !slices.ContainsFunc(metrics, func(m row) bool { return m.Metric == r.Metric }) {
+			metrics = append(metrics, r)
 		}
-		values[[2]string{r.Peer, r.Metric}] = r.Value
-		corrupt[[2]string{r.Peer, r.Metric}] = r.Params["intact"] == false
+		values[key{r.Peer, r.Metric}] = r
 	}
-	tw := tabwriter.NewWriter(w, 0, 0, 2, ' ', tabwriter.AlignRight)
-	fmt.Fprintf(tw, "%v ms each way\t", delay)
-	for _, p := range peers {
-		fmt.Fprintf(tw, "%s\t", p)
+	columns := append([]string{fmt.Sprintf("%v ms each way", delay)}, peers...)
+	compared := []string{"bastion-8", "bastion-16"}
+	for _, p := range compared {
+		columns = append(columns, p+" / plugin")
 	}
-	fmt.Fprintln(tw, "bastion/plugin\t")
+	fmt.Fprintf(b, "| %s |\n| --- |%s\n", strings.Join(columns, " | "), strings.Repeat(" ---: |", len(columns)-1))
 	for _, m := range metrics {
-		fmt.Fprintf(tw, "%s (%s)\t", m, units[m])
+		fmt.Fprintf(b, "| %s |", title(m))
 		for _, p := range peers {
-			switch v, ok := values[[2]string{p, m}]; {
-			case corrupt[[2]string{p, m}]:
-				fmt.Fprintf(tw, "%.3g CORRUPT\t", v)
-			case ok:
-				fmt.Fprintf(tw, "%.3g\t", v)
-			default:
-				fmt.Fprint(tw, "-\t")
+			r, ok := values[key{p, m.Metric}]
+			if !ok {
+				b.WriteString(" |")
+				continue
 			}
+			fmt.Fprintf(b, " %s |", cell(r))
 		}
-		if plugin := values[[2]string{"session-manager-plugin", m}]; plugin > 0 {
-			fmt.Fprintf(tw, "%.2fx", values[[2]string{"bastion", m}]/plugin)
+		for _, p := range compared {
+			of, than := values[key{p, m.Metric}].Value, values[key{plugin, m.Metric}].Value
+			if of == 0 || than == 0 || strings.HasSuffix(m.Metric, "_full_rate_after") {
+				b.WriteString(" |")
+				continue
+			}
+			fmt.Fprintf(b, " %s |", number(of/than))
 		}
-		fmt.Fprintln(tw, "\t")
+		b.WriteString("\n")
 	}
-	fmt.Fprintln(tw)
-	return tw.Flush()
+	b.WriteString("\n")
+}
+
+// titles are the metrics that have a heading of more words than their name.
+var titles = map[string]string{
+	"first_byte":               "first byte from a running task",
+	"rtt_p50":                  "round trip of a byte, p50",
+	"rtt_p99":                  "round trip of a byte, p99",
+	"download_full_rate_after": "download, full rate after",
+	"upload_full_rate_after":   "upload, full rate after",
+	"download_cpu":             "download, client CPU",
+	"upload_cpu":               "upload, client CPU",
+	"download_cpu_share":       "download, client CPU share",
+	"upload_cpu_share":         "upload, client CPU share",
+	"download_peak_rss":        "download, peak RSS",
+	"upload_peak_rss":          "upload, peak RSS",
+	"pg_dump":                  "pg_dump",
+	"query_p50":                "SELECT 1 beside a bulk download, p50",
+	"query_p99":                "SELECT 1 beside a bulk download, p99",
+	"query_download":           "that bulk download",
+	"connections_served":       "connections at once, served",
+	"connections_peak_rss":     "connections at once, peak RSS",
+	"idle_rss":                 "idle, RSS",
+	"idle_cpu_share":           "idle, CPU share",
+}
+
+// title is how a row's metric is headed: "first byte from a running task, ms".
+func title(r row) string {
+	name, ok := titles[r.Metric]
+	if !ok {
+		name = r.Metric
+	}
+	if r.Unit == "" {
+		return name
+	}
+	return name + ", " + r.Unit
+}
+
+func cell(r row) string {
+	switch {
+	case r.Params["failed"] != nil:
+		return "failed"
+	case r.Params["intact"] == false:
+		return number(r.Value) + ", corrupt"
+	}
+	return number(r.Value)
+}
+
+func params(r row) string {
+	var list []string
+	for _, k := range slices.Sorted(maps.Keys(r.Params)) {
+		list = append(list, fmt.Sprintf("%s=%v", k, r.Params[k]))
+	}
+	return strings.Join(list, ", ")
+}
+
+// number writes v with three significant digits, and never with an exponent.
+func number(v float64) string {
+	if v == 0 {
+		return "0"
+	}
+	digits := max(0, 2-int(math.Floor(math.Log10(math.Abs(v)))))
+	s := strconv.FormatFloat(v, 'f', min(digits, 6), 64)
+	if strings.Contains(s, ".") {
+		s = strings.TrimRight(strings.TrimRight(s, "0"), ".")
+	}
+	return s
 }

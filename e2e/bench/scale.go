@@ -1,0 +1,168 @@
+//go:build linux
+
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/lab/gateway"
+)
+
+// scaleDelay is the delay each way, in milliseconds, where it is not what varies.
+const scaleDelay = 20
+
+var (
+	scaleSessions = []int{1, 2, 4, 8, 12, 16}
+	scaleDelays   = []int{0, 10, 40, 100}
+	scaleLosses   = []float64{0, 0.1, 0.5, 1} // percent of the data messages
+)
+
+// scale measures throughput against one thing at a time, and draws it.
+func (b *bench) scale(ctx context.Context) error {
+	all := peers()
+	of := func(name string) peer { return all[slices.IndexFunc(all, func(p peer) bool { return p.name == name })] }
+	download, upload := directions()[0], directions()[1]
+
+	for _, n := range scaleSessions {
+		if err := b.throughput(ctx, "sessions", bastion(n), download, gateway.Faults{DelayMS: scaleDelay}); err != nil {
+			return err
+		}
+	}
+	if err := b.throughput(ctx, "sessions", of(plugin), download, gateway.Faults{DelayMS: scaleDelay}); err != nil {
+		return err
+	}
+	for _, delay := range scaleDelays {
+		f := gateway.Faults{DelayMS: delay}
+		for _, m := range []struct {
+			p peer
+			d direction
+		}{{of(ours), download}, {of(plugin), download}, {of(ours), upload}} {
+			if err := b.throughput(ctx, "delay", m.p, m.d, f); err != nil {
+				return err
+			}
+		}
+	}
+	for _, loss := range scaleLosses {
+		f := gateway.Faults{DelayMS: scaleDelay, Drop: loss / 100, Seed: 1}
+		for _, p := range []peer{of(ours), of(plugin)} {
+			if err := b.throughput(ctx, "loss", p, download, f); err != nil {
+				return err
+			}
+		}
+	}
+	if err := b.write("scale.json"); err != nil {
+		return err
+	}
+	return b.drawAll(b.rows)
+}
+
+// throughput adds the row of one point of a plot.
+func (b *bench) throughput(ctx context.Context, plot string, p peer, d direction, f gateway.Faults) error {
+	if err := b.lab.Gateway().SetFaults(f); err != nil {
+		return err
+	}
+	at := map[string]any{"plot": plot, "delay_ms": f.DelayMS, "loss_percent": 100 * f.Drop, "sessions": max(p.sessions, 1)}
+	return b.try(ctx, p, plot, d.name, "MB/s", at, func(ctx context.Context) error {
+		got, _, err := b.bulk(ctx, p, d, f.DelayMS)
+		if err == nil {
+			at["intact"], at["cpu_share"] = got.intact, got.share
+			b.add(p, d.name, "MB/s", got.rate, at)
+		}
+		return err
+	})
+}
+
+// plotFile draws what an earlier run has measured.
+func (b *bench) plotFile() error {
+	js, err := os.ReadFile(filepath.Join(b.out, "scale.json"))
+	if err != nil {
+		return fmt.Errorf("%w: run bench -scale first", err)
+	}
+	var rows []row
+	if err := json.Unmarshal(js, &rows); err != nil {
+		return err
+	}
+	return b.drawAll(rows)
+}
+
+// drawAll writes a picture for each plot that has rows.
+func (b *bench) drawAll(rows []row) error {
+	if err := os.MkdirAll(b.img, 0o755); err != nil {
+		return err
+	}
+	for name, c := range charts(rows) {
+		if err := os.WriteFile(filepath.Join(b.img, name+".svg"), c.svg(), 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// charts makes the charts of the rows, by the names of their files.
+func charts(rows []row) map[string]*chart {
+	all := map[string]*chart{
+		"download-sessions": {
+			title: fmt.Sprintf("Download against sessions, %d ms each way", scaleDelay), x: "sessions",
+			series: []series{line(rows, "sessions", "sessions", "bastion-", "download", "bastion")},
+		},
+		"download-delay": {
+			title: "Download against path delay, 8 sessions", x: "path delay each way, ms",
+			series: []series{
+				line(rows, "delay", "delay_ms", ours, "download", "bastion"),
+				line(rows, "delay", "delay_ms", plugin, "download", plugin),
+			},
+		},
+		"upload-delay": {
+			title: "Upload against path delay, 8 sessions", x: "path delay each way, ms",
+			series: []series{line(rows, "delay", "delay_ms", ours, "upload", "bastion")},
+		},
+		"download-loss": {
+			title: fmt.Sprintf("Download against loss, 8 sessions, %d ms each way", scaleDelay), x: "data messages lost, %",
+			series: []series{
+				line(rows, "loss", "loss_percent", ours, "download", "bastion"),
+				line(rows, "loss", "loss_percent", plugin, "download", plugin),
+			},
+		},
+	}
+	// What so many sessions of the plugin would give together, if nothing else were the limit.
+	if one := line(rows, "sessions", "sessions", plugin, "download", ""); len(one.points) == 1 {
+		most, rate := float64(slices.Max(scaleSessions)), one.points[0].y
+		c := all["download-sessions"]
+		c.series = append(c.series, series{
+			name: "as many sessions of the plugin's rate", points: []point{{0, 0}, {most, most * rate}}, dashed: true,
+		})
+	}
+	for name, c := range all {
+		c.y = "MB/s"
+		c.series = slices.DeleteFunc(c.series, func(s series) bool { return len(s.points) == 0 })
+		if len(c.series) == 0 {
+			delete(all, name)
+		}
+	}
+	return all
+}
+
+// line is the figures of a metric, of the peers whose names begin with prefix, over a parameter of a plot.
+func line(rows []row, plot, over, prefix, metric, name string) series {
+	s := series{name: name}
+	for _, r := range rows {
+		if r.Params["plot"] != plot || r.Metric != metric || !strings.HasPrefix(r.Peer, prefix) || r.Params["failed"] != nil {
+			continue
+		}
+		switch x := r.Params[over].(type) {
+		case float64:
+			s.points = append(s.points, point{x, r.Value})
+		case int:
+			s.points = append(s.points, point{float64(x), r.Value})
+		}
+	}
+	slices.SortStableFunc(s.points, func(a, b point) int { return cmp.Compare(a.x, b.x) })
+	return s
+}

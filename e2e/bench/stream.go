@@ -1,0 +1,228 @@
+//go:build linux
+
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/bastion-ssm/bastion/e2e/rig"
+)
+
+// stream is a transfer in one direction that goes on until it is stopped. What arrives is compared with what is sent, and
+// counted where it arrives, so that what lies in buffers on the way is not taken for moved.
+type stream struct {
+	moved   atomic.Int64
+	corrupt atomic.Bool
+	conn    net.Conn
+	done    chan struct{} // closed when the client's side has ended, err being set
+	err     error
+}
+
+const endless = math.MaxInt64
+
+// receive counts and compares what comes from r, until r ends.
+func (s *stream) receive(r io.Reader) error {
+	want := rig.Data(endless)
+	buf, expected := make([]byte, 64<<10), make([]byte, 64<<10)
+	for {
+		n, err := r.Read(buf)
+		if n > 0 {
+			if _, err := io.ReadFull(want, expected[:n]); err != nil {
+				return err
+			}
+			if !bytes.Equal(buf[:n], expected[:n]) {
+				s.corrupt.Store(true)
+			}
+			s.moved.Add(int64(n))
+		}
+		if err != nil {
+			return err
+		}
+	}
+}
+
+// stop ends the transfer and waits for the client's side of it.
+func (s *stream) stop() {
+	s.conn.Close()
+	<-s.done
+}
+
+func (s *stream) run(f func() error) {
+	defer close(s.done)
+	s.err = f()
+}
+
+// direction starts a stream through a forward: download from the far end through b.far's port, upload through b.sink's.
+type direction struct {
+	name  string
+	port  func(b *bench) int
+	start func(ctx context.Context, b *bench, addr string) (*stream, error)
+}
+
+func directions() []direction {
+	return []direction{
+		{"download", func(b *bench) int { return b.far.Port() }, startDownload},
+		{"upload", func(b *bench) int { return b.sink.port() }, startUpload},
+	}
+}
+
+func startDownload(ctx context.Context, _ *bench, addr string) (*stream, error) {
+	conn, err := rig.Dial(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &stream{conn: conn, done: make(chan struct{})}
+	go s.run(func() error {
+		if _, err := conn.Write(binary.BigEndian.AppendUint64([]byte{'d'}, endless)); err != nil {
+			return err
+		}
+		return s.receive(conn)
+	})
+	return s, nil
+}
+
+func startUpload(ctx context.Context, b *bench, addr string) (*stream, error) {
+	conn, err := rig.Dial(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	s := &stream{conn: conn, done: make(chan struct{})}
+	b.sink.stream.Store(s)
+	go s.run(func() error {
+		_, err := io.Copy(conn, rig.Data(endless))
+		return err
+	})
+	return s, nil
+}
+
+// sink is the far end of uploads: what arrives is the current stream's.
+type sink struct {
+	l      net.Listener
+	wg     sync.WaitGroup
+	stream atomic.Pointer[stream]
+}
+
+func startSink() (*sink, error) {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, err
+	}
+	k := &sink{l: l}
+	k.wg.Go(k.serve)
+	return k, nil
+}
+
+func (k *sink) addr() string { return k.l.Addr().String() }
+func (k *sink) port() int    { return k.l.Addr().(*net.TCPAddr).Port }
+
+// serve takes a connection for the stream that is current when its first byte comes: some peers connect long before. A
+// connection ends with its tunnel, which whoever closes the sink has closed before.
+func (k *sink) serve() {
+	for {
+		c, err := k.l.Accept()
+		if err != nil {
+			return
+		}
+		k.wg.Go(func() {
+			defer c.Close()
+			r := bufio.NewReaderSize(c, 64<<10)
+			if _, err := r.Peek(1); err == nil {
+				_ = k.stream.Load().receive(r)
+			}
+		})
+	}
+}
+
+func (k *sink) close() {
+	k.l.Close()
+	k.wg.Wait()
+}
+
+// sample is how much had arrived at a time after the start.
+type sample struct {
+	at    time.Duration
+	moved int64
+}
+
+// transfer is what a stream did in its steady state.
+type transfer struct {
+	rate     float64       // MB/s, of 1e6 bytes
+	full     time.Duration // from the start until the rate was full
+	share    float64       // of one processor, that the client used, percent
+	perGB    float64       // CPU seconds of the client for 1e9 bytes
+	intact   bool          // the bytes came as they were sent
+	duration time.Duration // of the steady state
+}
+
+const sampleEvery = 50 * time.Millisecond
+
+// watch lets a stream run for warm, and measures it during span after that.
+func watch(ctx context.Context, s *stream, warm, span time.Duration, used func() (usage, error)) (transfer, error) {
+	tick := time.NewTicker(sampleEvery)
+	defer tick.Stop()
+	start := time.Now()
+	samples := []sample{{}}
+	var from sample // where the steady state begins
+	var before usage
+	for {
+		select {
+		case <-ctx.Done():
+			return transfer{}, ctx.Err()
+		case <-s.done:
+			return transfer{}, fmt.Errorf("ended after %d bytes: %w", s.moved.Load(), s.err)
+		case <-tick.C:
+		}
+		now := sample{time.Since(start), s.moved.Load()}
+		samples = append(samples, now)
+		if from.at == 0 && now.at >= warm {
+			var err error
+			if before, err = used(); err != nil {
+				return transfer{}, err
+			}
+			from = now
+		}
+		if from.at == 0 || now.at < from.at+span {
+			continue
+		}
+		after, err := used()
+		if err != nil {
+			return transfer{}, err
+		}
+		took, n := now.at-from.at, now.moved-from.moved
+		if n == 0 {
+			return transfer{}, errors.New("nothing arrived")
+		}
+		rate, cpu := float64(n)/took.Seconds(), (after.cpu - before.cpu).Seconds()
+		return transfer{
+			rate: rate / 1e6, full: fullRate(samples, rate), duration: took, intact: !s.corrupt.Load(),
+			share: 100 * cpu / took.Seconds(), perGB: cpu / (float64(n) / 1e9),
+		}, nil
+	}
+}
+
+// fullRate returns the beginning of the first half-second in which at least 90 % of rate, in bytes a second, arrived.
+func fullRate(samples []sample, rate float64) time.Duration {
+	const window = 500 * time.Millisecond
+	i := 0
+	for _, end := range samples {
+		for i+1 < len(samples) && samples[i+1].at <= end.at-window {
+			i++
+		}
+		begin := samples[i]
+		if end.at-begin.at >= window && float64(end.moved-begin.moved) >= 0.9*rate*(end.at-begin.at).Seconds() {
+			return begin.at
+		}
+	}
+	return samples[len(samples)-1].at
+}
