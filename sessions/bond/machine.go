@@ -685,7 +685,7 @@ func (m *machine) pathDeadline(p *path) time.Time {
 		at = earlier(at, p.leaveBy)
 	}
 	if len(m.again) > 0 || m.next < m.written {
-		at = earlier(at, p.flow.draining) // then it may carry more
+		at = earlier(at, p.flow.resumes) // then it may carry more
 	}
 	return at
 }
@@ -733,6 +733,9 @@ func (m *machine) onTimer(now time.Time) (expired []*path) {
 				m.stall(p, now)
 			}
 			m.ping(p, pongWithin, now)
+		}
+		if due(p.flow.resumes) {
+			p.flow.resumes = time.Time{}
 		}
 		if p.leaving && due(p.leaveBy) {
 			expired = append(expired, p)

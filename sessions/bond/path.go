@@ -101,6 +101,7 @@ type flow struct {
 	minRTT   time.Duration
 	minAt    time.Time
 	draining time.Time // until then the queue is drained, to measure minRTT
+	resumes  time.Time // the same, until the timer has seen to it; then zero
 
 	rate     float64 // bytes per second: the best of this span and the last
 	rates    [2]float64
@@ -204,6 +205,7 @@ func (f *flow) measureRTT(rtt time.Duration, now time.Time) {
 	case now.Sub(f.minAt) <= minRTTSpan:
 	case f.draining.Before(f.minAt): // not drained since the minimum was last seen
 		f.draining = now.Add(drainSpan + f.srtt)
+		f.resumes = f.draining
 	case now.After(f.draining):
 		// Drained, and it did not come back to the old minimum: the path has become longer.
 		f.minRTT, f.minAt = rtt, now
