@@ -175,7 +175,7 @@ func (c *Conn) write(s *subflow) {
 	var buf []byte
 	for {
 		c.mu.Lock()
-		if s.path.pending() {
+		if c.m.pending(s.path) {
 			now := time.Now()
 			buf = c.m.fill(s.path, buf[:0], batchBytes, now)
 			c.settle(now)
@@ -242,7 +242,7 @@ func (c *Conn) tick() {
 func (c *Conn) settle(now time.Time) {
 	for p, s := range c.subflows {
 		switch {
-		case p.pending():
+		case c.m.pending(p):
 			select {
 			case s.wake <- struct{}{}:
 			default: // it will look

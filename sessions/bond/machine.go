@@ -94,14 +94,9 @@ type path struct {
 // usable says whether new data may be put on the subflow.
 func (p *path) usable() bool { return !p.stalled && !p.leaving }
 
-// pending says whether the writer has something to do.
-func (p *path) pending() bool {
-	return p.flow.waiting.len() > 0 || len(p.control) > 0 || p.ackNow || p.leaving && !p.left
-}
-
 // over says that both ends have taken leave of the subflow, and nothing is on its way.
 func (p *path) over() bool {
-	return p.left && p.peerLeft && p.flow.inFlight() == 0 && p.counted == p.acked && !p.pending()
+	return p.left && p.peerLeft && p.flow.inFlight() == 0 && p.counted == p.acked && !p.ackNow && len(p.control) == 0
 }
 
 // repeat is a stretch to be sent again.
@@ -447,6 +442,14 @@ func (m *machine) setFull(full bool, now time.Time) {
 }
 
 // --- what the writers send ---
+
+// pending says whether there is something for the subflow's writer.
+func (m *machine) pending(p *path) bool {
+	if m.err != nil || p.lost {
+		return len(p.control) > 0
+	}
+	return p.flow.waiting.len() > 0 || len(p.control) > 0 || p.ackNow || p.leaving && !p.left
+}
 
 // fill appends to buf what is to be written on a subflow now, about limit bytes at most.
 func (m *machine) fill(p *path, buf []byte, limit int, now time.Time) []byte {
@@ -810,5 +813,5 @@ func (m *machine) through() bool { return m.finAcked && m.in.complete() }
 
 // told says that nothing is left that the peer should still be told.
 func (m *machine) told() bool {
-	return !slices.ContainsFunc(m.paths, func(p *path) bool { return !p.stalled && p.pending() })
+	return !slices.ContainsFunc(m.paths, func(p *path) bool { return !p.stalled && m.pending(p) })
 }
