@@ -254,7 +254,7 @@ func (b *bench) comparePeer(ctx context.Context, p peer, f gateway.Faults) error
 	rate := 1.0 // MB/s down
 	for _, d := range directions() {
 		if err := b.try(ctx, p, "bulk", d.name, "MB/s", at, func(ctx context.Context) error {
-			got, used, err := b.bulk(ctx, p, d, f.DelayMS)
+			got, used, err := b.bulk(ctx, p, d, f.DelayMS, b.span)
 			if err != nil {
 				return err
 			}
@@ -382,14 +382,14 @@ func (b *bench) measureCrowd(ctx context.Context, p peer) error {
 }
 
 // bulk measures a stream in its steady state, on a tunnel of its own, and what the peer has used in the end.
-func (b *bench) bulk(ctx context.Context, p peer, d direction, delay int) (got transfer, used usage, err error) {
+func (b *bench) bulk(ctx context.Context, p peer, d direction, delay int, span time.Duration) (got transfer, used usage, err error) {
 	err = b.with(ctx, p, d.port(b), func(t *tunnel) error {
 		s, err := d.start(ctx, b, t.addr)
 		if err != nil {
 			return err
 		}
 		defer s.stop()
-		if got, err = watch(ctx, s, p.warm(delay), b.span, t.usage); err != nil {
+		if got, err = watch(ctx, s, p.warm(delay), span, t.usage); err != nil {
 			return err
 		}
 		used, err = t.usage()

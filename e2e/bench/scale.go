@@ -69,8 +69,12 @@ func (b *bench) throughput(ctx context.Context, plot string, p peer, d direction
 		return err
 	}
 	at := map[string]any{"plot": plot, "delay_ms": f.DelayMS, "loss_percent": 100 * f.Drop, "sessions": max(p.sessions, 1)}
+	span := b.span
+	if f.Drop > 0 {
+		span *= 2 // what was lost holds up what came, which then arrives at once
+	}
 	return b.try(ctx, p, plot, d.name, "MB/s", at, func(ctx context.Context) error {
-		got, _, err := b.bulk(ctx, p, d, f.DelayMS)
+		got, _, err := b.bulk(ctx, p, d, f.DelayMS, span)
 		if err == nil {
 			at["intact"], at["cpu_share"] = got.intact, got.share
 			b.add(p, d.name, "MB/s", got.rate, at)
