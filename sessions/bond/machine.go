@@ -21,9 +21,10 @@ const (
 
 	// A write waits when more than this is not on its way yet: what has been written, an interactive write must wait for. It
 	// is what all subflows send in unsentSpan, within the bounds.
-	unsentSpan  = 10 * time.Millisecond
-	leastUnsent = 32 << 10
-	mostUnsent  = 1 << 20
+	unsentSpan    = 10 * time.Millisecond
+	leastUnsent   = 8 << 10
+	initialUnsent = 64 << 10 // while that is not measured
+	mostUnsent    = 1 << 20
 
 	leastChunk = 1 << 10
 
@@ -49,8 +50,9 @@ const (
 
 	// leaveWithin is how long the two ends may take to agree that a subflow ends.
 	leaveWithin = 5 * time.Second
-	// farewell is how long the connection waits for the last acknowledgement when nothing but that is left to come.
-	farewell = 10 * time.Second
+	// farewell is how long the server waits for a client that is away when nothing but its last acknowledgement is left to
+	// come: the client may have had it all, and gone for good. A client may return, so that it learns what was missing.
+	farewell = 2 * time.Minute
 	// storageSpan is how long storage is kept that was not needed.
 	storageSpan = 10 * time.Second
 )
@@ -133,13 +135,12 @@ type machine struct {
 	discarding bool   // nobody reads any more
 
 	// Demand.
-	full      time.Time     // since when there is more to send than the subflows take; zero: there is not
-	fullFor   time.Duration // of the time since turn
-	turn      time.Time
-	wanted    time.Time
-	lastData  time.Time
-	pathless  time.Time // since when no subflow is usable
-	goodbyeAt time.Time // when the end has waited long enough for the last acknowledgement
+	full     time.Time     // since when there is more to send than the subflows take; zero: there is not
+	fullFor  time.Duration // of the time since turn
+	turn     time.Time
+	wanted   time.Time
+	lastData time.Time
+	pathless time.Time // since when no subflow is usable
 
 	reinjected, duplicates uint64
 
@@ -257,9 +258,16 @@ func (m *machine) writable() int {
 func (m *machine) unsentLimit() int {
 	var rate float64
 	for _, p := range m.paths {
-		if p.usable() {
+		switch {
+		case !p.usable():
+		case !p.flow.measured:
+			return initialUnsent
+		default:
 			rate += p.flow.rate
 		}
+	}
+	if rate == 0 {
+		return initialUnsent
 	}
 	return min(max(int(rate*unsentSpan.Seconds()), leastUnsent), mostUnsent)
 }
@@ -704,9 +712,10 @@ func (m *machine) pingTime(p *path) time.Time {
 	return p.heard.Add(pingAfter)
 }
 
-// goodbye is when to end without the peer's last acknowledgement: all has come from it, and it has all but, perhaps, the FIN.
+// goodbye is when the server ends without the client's last acknowledgement: all has come from it, and it has all but,
+// perhaps, the FIN.
 func (m *machine) goodbye() time.Time {
-	if !m.finSent || m.finAcked || !m.in.complete() || m.acked < m.written || m.pathless.IsZero() {
+	if m.client || !m.finSent || m.finAcked || !m.in.complete() || m.acked < m.written || m.pathless.IsZero() {
 		return time.Time{}
 	}
 	return m.pathless.Add(farewell)
@@ -791,8 +800,14 @@ func (m *machine) fail(err error) {
 	if m.err != nil || m.through() {
 		return
 	}
-	m.err = err
 	m.changed = true
+	if e, ok := errors.AsType[*RefusedError](err); ok && e.Code == RefuseClosed && m.finSent && m.in.complete() {
+		// The server ended in good order, so it had all that was written: only its word for that was lost.
+		m.finAcked, m.acked = true, m.written
+		m.out.advance(m.acked)
+		return
+	}
+	m.err = err
 	reset := frame{typ: frameReset, code: ResetAborted}
 	if e, ok := errors.AsType[*ResetError](err); ok {
 		if e.Remote {

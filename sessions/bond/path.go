@@ -8,6 +8,8 @@ const (
 	queueTarget = 25 * time.Millisecond
 
 	initialCwnd = 16 << 10
+	// guessedRate, in bytes per second, is what a subflow is taken to deliver at least, until it was full once.
+	guessedRate = 160 << 10
 	leastCwnd   = 4 << 10
 	mostCwnd    = 16 << 20
 
@@ -104,10 +106,13 @@ type flow struct {
 	resumes  time.Time // the same, until the timer has seen to it; then zero
 
 	rate     float64 // bytes per second: the best of this span and the last
+	measured bool    // it was full when that was measured
 	rates    [2]float64
 	rateTurn time.Time
 	cwnd     int
-	growAt   uint64 // cwnd may grow again when so much is acknowledged: once in a round trip
+	growAt   uint64  // cwnd may grow again when so much is acknowledged: once in a round trip
+	settled  int     // round trips in succession in which a doubled cwnd brought little
+	reached  float64 // the rate that counts as progress since
 
 	margin time.Duration // for stalls
 }
@@ -135,8 +140,8 @@ func (f *flow) allowed(now time.Time) int {
 // eta is how long it takes until size more bytes have arrived.
 func (f *flow) eta(size int) time.Duration {
 	rate := f.rate
-	if rate == 0 {
-		rate = initialCwnd / 0.1 // not measured yet: a modest guess
+	if !f.measured {
+		rate = max(rate, guessedRate)
 	}
 	return f.srtt/2 + time.Duration(float64(f.inFlight()+size)/rate*float64(time.Second))
 }
@@ -188,7 +193,7 @@ func (f *flow) acknowledge(received uint64, delay time.Duration, now time.Time) 
 	rtt := now.Sub(newest.sentAt)
 	f.measureRTT(max(rtt-delay, rtt/8), now)
 	f.measureRate(&newest, rtt, now)
-	f.resize()
+	f.resize(!newest.unlimited)
 	return arrived
 }
 
@@ -215,6 +220,7 @@ func (f *flow) measureRTT(rtt time.Duration, now time.Time) {
 func (f *flow) measureRate(newest *segment, rtt time.Duration, now time.Time) {
 	interval := max(now.Sub(newest.deliveredAt), rtt, 100*time.Microsecond)
 	rate := float64(f.received-newest.delivered) / interval.Seconds()
+	f.measured = f.measured || !newest.unlimited
 	if newest.unlimited && rate < f.rate {
 		return
 	}
@@ -225,17 +231,37 @@ func (f *flow) measureRate(newest *segment, rtt time.Duration, now time.Time) {
 	f.rate = max(f.rates[0], f.rates[1])
 }
 
+// settledAfter is how many doublings without much effect show that the subflow's rate is found, and muchFaster what counts as
+// effect. That is BBR's start-up.
+const (
+	settledAfter = 3
+	muchFaster   = 1.25
+)
+
 // resize sets cwnd by what was measured. It grows by doubling at most, and once in a round trip, so that a first measurement
-// that is off does no harm.
-func (f *flow) resize() {
+// that is off does no harm. limited says that the subflow was full: only then does what it delivers tell what it can.
+func (f *flow) resize(limited bool) {
 	span := f.minRTT + queueTarget + ackDelay
 	want := int(f.rate * span.Seconds())
+	turn := f.received >= f.growAt
+	if turn && limited && f.settled < settledAfter {
+		if f.rate > muchFaster*f.reached {
+			f.reached, f.settled = f.rate, 0
+		} else {
+			f.settled++
+		}
+	}
+	if f.settled < settledAfter && limited {
+		want = max(want, 2*f.cwnd)
+	}
 	want = min(max(want, leastCwnd), mostCwnd)
 	switch {
 	case want <= f.cwnd:
 		f.cwnd = max(want, f.cwnd-f.cwnd/8)
-	case f.received >= f.growAt:
+	case turn:
 		f.cwnd = min(want, 2*f.cwnd)
+	}
+	if turn {
 		f.growAt = f.written + uint64(f.queued)
 	}
 }
