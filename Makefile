@@ -22,10 +22,10 @@ PLATFORMS = linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Fresh programs are the Go tool's business: it builds only what has changed.
-.PHONY: help demo test build check lint format cross tidy fuzz bench deps deps-demo peers tools clean $(COMMANDS)
+.PHONY: help demo test build check lint format cross tidy fuzz bench bench-scale deps deps-demo peers tools clean $(COMMANDS)
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: deps-demo build ## do the main job on this machine: a row and a value through a bastion, no AWS account needed
 	build/bastion-lab run -- tools/demo.sh
@@ -69,8 +69,12 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 		done || exit 1; \
 	done
 
-bench: deps build peers ## measure bastion beside AWS's plugin and ssm-session-client; writes build/bench.json
+bench: deps build peers ## measure bastion beside AWS's plugin, ssm-session-client and OpenSSH (12 minutes)
 	$(GO) run ./e2e/bench
+	$(GO) run ./e2e/bench -scale
+
+bench-scale: deps build peers ## the second half of bench alone: bastion against sessions, delay and loss, and the plots
+	$(GO) run ./e2e/bench -scale
 
 deps: ## install what the tests need, by apt or brew; says what and why
 	@tools/deps.sh test

@@ -4,9 +4,9 @@
 // run, through the lab's message gateway with its faithful pump. It prints tables, and writes the same figures as rows to
 // build/bench.json.
 //
-//	bench          every peer, side by side
-//	bench -scale   bastion against its sessions, the path's delay and its loss; build/scale.json and the plots of it
-//	bench -plot    the plots alone, of build/scale.json as it is
+//	bench            every peer, side by side
+//	bench -scale     bastion against its sessions, the path's delay and its loss; rows to build/scale.json, plots beside it
+//	bench -publish   puts tables and plots of the rows that both have left in build into docs
 //
 // The figures depend on the machine and its load: compare only those of one run, as ratios.
 package main
@@ -46,7 +46,7 @@ func main() {
 
 // options are how a run is done.
 type options struct {
-	bin, out, img string
+	bin, out      string
 	repeat        int
 	span          time.Duration // of each steady state, and of the round trips
 	dump          time.Duration // that pg_dump takes at least
@@ -88,23 +88,22 @@ func run() error {
 	build := filepath.Join(rig.Root(), "build")
 	b := &bench{log: os.Stderr}
 	flag.StringVar(&b.bin, "bin", build, "folder of the built commands")
-	flag.StringVar(&b.out, "o", build, "folder for the rows")
-	flag.StringVar(&b.img, "img", build, "folder for the plots")
+	flag.StringVar(&b.out, "o", build, "folder for the rows and plots")
 	flag.IntVar(&b.repeat, "repeat", 3, "cold starts to take the median of")
 	flag.DurationVar(&b.span, "span", 4*time.Second, "length of each steady state, and of the round trips")
 	flag.DurationVar(&b.dump, "dump", 10*time.Second, "time that pg_dump takes at least")
 	flag.StringVar(&b.peers, "peers", "", "comma-separated peers to measure (default: all)")
 	flag.StringVar(&b.delays, "delays", "0,20", "comma-separated path delays, ms each way")
-	flag.StringVar(&b.only, "only", "", "comma-separated parts to measure: "+strings.Join(parts, ", ")+" (default: all)")
+	flag.StringVar(&b.only, "only", "", "comma-separated parts to measure: "+strings.Join(parts, ", ")+"; sessions, delay, loss (default: all)")
 	scale := flag.Bool("scale", false, "measure bastion against sessions, delay and loss")
-	plot := flag.Bool("plot", false, "only draw the plots of what was measured")
+	publish := flag.Bool("publish", false, "only put what was measured into the project's documentation")
 	flag.Parse()
 	if flag.NArg() > 0 {
 		return fmt.Errorf("unexpected argument %q", flag.Arg(0))
 	}
 	switch {
-	case *plot:
-		return b.plotFile()
+	case *publish:
+		return b.publish(filepath.Join(rig.Root(), "docs"))
 	case *scale:
 		return b.session(ctx, b.scale)
 	default:

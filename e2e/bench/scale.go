@@ -5,7 +5,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -60,7 +59,7 @@ func (b *bench) scale(ctx context.Context) error {
 	if err := b.write("scale.json"); err != nil {
 		return err
 	}
-	return b.drawAll(b.rows)
+	return drawAll(b.out, b.rows)
 }
 
 // throughput adds the row of one point of a plot.
@@ -83,26 +82,13 @@ func (b *bench) throughput(ctx context.Context, plot string, p peer, d direction
 	})
 }
 
-// plotFile draws what an earlier run has measured.
-func (b *bench) plotFile() error {
-	js, err := os.ReadFile(filepath.Join(b.out, "scale.json"))
-	if err != nil {
-		return fmt.Errorf("%w: run bench -scale first", err)
-	}
-	var rows []row
-	if err := json.Unmarshal(js, &rows); err != nil {
-		return err
-	}
-	return b.drawAll(rows)
-}
-
 // drawAll writes a picture for each plot that has rows.
-func (b *bench) drawAll(rows []row) error {
-	if err := os.MkdirAll(b.img, 0o755); err != nil {
+func drawAll(dir string, rows []row) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	for name, c := range charts(rows) {
-		if err := os.WriteFile(filepath.Join(b.img, name+".svg"), c.svg(), 0o644); err != nil {
+		if err := os.WriteFile(filepath.Join(dir, name+".svg"), c.svg(), 0o644); err != nil {
 			return err
 		}
 	}
