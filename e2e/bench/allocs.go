@@ -24,7 +24,8 @@ var allocsLine = regexp.MustCompile(`(?m)^BenchmarkAllocations/size=([0-9]+)MB\S
 
 // countAllocs runs BenchmarkAllocations of a package.
 func countAllocs(ctx context.Context, pkg string) ([]allocs, error) {
-	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$", "-bench", "^BenchmarkAllocations$", "-benchtime", "1x", pkg)
+	cmd := exec.CommandContext(ctx, "go", "test", "-run", "^$",
+		"-bench", "^BenchmarkAllocations$", "-benchtime", "1x", pkg)
 	cmd.Dir = rig.Root()
 	cmd.WaitDelay = time.Second
 	out, err := cmd.CombinedOutput()

@@ -12,8 +12,8 @@ import (
 	"github.com/bastion-ssm/bastion/e2e/rig"
 )
 
-// crowd opens n connections through addr. When each has had an echo and all are open at once, each has a second one. It returns
-// how many were served, and some of the others' errors.
+// crowd opens n connections through addr. When each has had an echo and all are open at once, each has a second one. It
+// returns how many were served, and some of the others' errors.
 func crowd(ctx context.Context, addr string, n int) (served int, err error) {
 	var (
 		count        atomic.Int64

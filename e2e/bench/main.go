@@ -1,11 +1,11 @@
 //go:build linux
 
-// Command bench measures bastion beside AWS's session-manager-plugin, ssm-session-client, and OpenSSH over the plugin, in one
-// run, through the lab's message gateway with its faithful pump. It prints tables, and writes the same figures as rows to
-// build/bench.json.
+// Command bench measures bastion beside AWS's session-manager-plugin, ssm-session-client, and OpenSSH over the plugin,
+// in one run, through the lab's message gateway with its faithful pump. It prints tables, and writes the same figures
+// as rows to build/bench.json.
 //
 //	bench            every peer, side by side
-//	bench -scale     bastion against its sessions, the path's delay and its loss; rows to build/scale.json, plots beside it
+//	bench -scale     bastion against its sessions, the path's delay and its loss: build/scale.json and the plots of it
 //	bench -publish   puts tables and plots of the rows that both have left in build into docs
 //
 // The figures depend on the machine and its load: compare only those of one run, as ratios.
@@ -94,7 +94,7 @@ func run() error {
 	flag.DurationVar(&b.dump, "dump", 10*time.Second, "time that pg_dump takes at least")
 	flag.StringVar(&b.peers, "peers", "", "comma-separated peers to measure (default: all)")
 	flag.StringVar(&b.delays, "delays", "0,20", "comma-separated path delays, ms each way")
-	flag.StringVar(&b.only, "only", "", "comma-separated parts to measure: "+strings.Join(parts, ", ")+"; sessions, delay, loss (default: all)")
+	flag.StringVar(&b.only, "only", "", "comma-separated parts to measure (default: all): "+strings.Join(parts, ", "))
 	scale := flag.Bool("scale", false, "measure bastion against sessions, delay and loss")
 	publish := flag.Bool("publish", false, "only put what was measured into the project's documentation")
 	flag.Parse()
@@ -138,7 +138,8 @@ func (b *bench) session(ctx context.Context, f func(context.Context) error) (err
 		return err
 	}
 	defer func() { err = errors.Join(err, b.db.server.Close()) }()
-	// The lab's own databases are not measured; the exec agent's second before its first output is, so it is the real one's.
+	// The lab's own databases are not measured; the exec agent's second before its first output is, so it is the real
+	// one's.
 	b.lab, err = lab.Start(ctx, lab.Config{
 		Bastiond: b.bastiond, Log: slog.New(slog.DiscardHandler), Postgres: lab.Off, Redis: lab.Off, NoWeb: true,
 		Allow:   []string{b.far.Addr(), b.sink.addr(), b.db.addr()},
@@ -195,8 +196,8 @@ func (b *bench) files(name string) []string {
 	return nil
 }
 
-// parts are what compare measures.
-var parts = []string{"start", "rtt", "bulk", "dump", "query", "crowd", "idle", "allocs"}
+// parts are what compare measures, and at last what scale does.
+var parts = []string{"start", "rtt", "bulk", "dump", "query", "crowd", "idle", "allocs", "sessions", "delay", "loss"}
 
 // compare measures every peer at every delay, and prints the tables.
 func (b *bench) compare(ctx context.Context) error {
@@ -281,8 +282,8 @@ func (b *bench) comparePeer(ctx context.Context, p peer, f gateway.Faults) error
 	return nil
 }
 
-// Where the database is measured: pg_dump where the path takes no time, because its many small queries at first would else be
-// most of it; the small query where the path does.
+// Where the database is measured: pg_dump where the path takes no time, because its many small queries at first would
+// else be most of it; the small query where the path does.
 const dumpDelay, queryDelay = 0, 20
 
 // compareDump measures pg_dump through a peer that downloads at about rate MB/s.
@@ -345,8 +346,8 @@ func (b *bench) resources(ctx context.Context) error {
 		return err
 	}
 	for _, path := range []string{"tunnel", "sessions/bond"} {
-		p := peer{name: "bastion", sessions: 1}
-		if err := b.try(ctx, p, "allocs", "allocations", "1/MB", map[string]any{"package": path}, func(ctx context.Context) error {
+		p, of := peer{name: "bastion", sessions: 1}, map[string]any{"package": path}
+		if err := b.try(ctx, p, "allocs", "allocations", "1/MB", of, func(ctx context.Context) error {
 			list, err := countAllocs(ctx, "./"+path)
 			for _, a := range list {
 				b.add(p, "allocations", "1/MB", a.perMB, map[string]any{"package": path, "size_mb": a.size})
@@ -381,7 +382,9 @@ func (b *bench) measureCrowd(ctx context.Context, p peer) error {
 }
 
 // bulk measures a stream in its steady state, on a tunnel of its own, and what the peer has used in the end.
-func (b *bench) bulk(ctx context.Context, p peer, d direction, delay int, span time.Duration) (got transfer, used usage, err error) {
+func (b *bench) bulk(ctx context.Context, p peer, d direction, delay int, span time.Duration) (
+	got transfer, used usage, err error,
+) {
 	err = b.with(ctx, p, d.port(b), func(t *tunnel) error {
 		s, err := d.start(ctx, b, t.addr)
 		if err != nil {
@@ -401,8 +404,8 @@ func (b *bench) add(p peer, metric, unit string, v float64, params map[string]an
 	b.rows = append(b.rows, row{Peer: p.name, Metric: metric, Unit: unit, Value: v, Params: params})
 }
 
-// try does a part of the run within a deadline, unless it is not wanted. A peer that fails has a row that says so, and the run
-// goes on.
+// try does a part of the run within a deadline, unless it is not wanted. A peer that fails has a row that says so, and
+// the run goes on.
 func (b *bench) try(ctx context.Context, p peer, part, metric, unit string, params map[string]any,
 	f func(context.Context) error,
 ) error {

@@ -11,6 +11,7 @@ import (
 	"os"
 	"slices"
 	"strings"
+	"syscall"
 	"testing"
 	"testing/iotest"
 	"testing/synctest"
@@ -74,7 +75,8 @@ func TestWatch(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got.rate < 3.9 || got.rate > 4.1 || !got.intact || got.share < 24 || got.share > 26 || got.perGB < 60 || got.perGB > 65 {
+		if got.rate < 3.9 || got.rate > 4.1 || !got.intact ||
+			got.share < 24 || got.share > 26 || got.perGB < 60 || got.perGB > 65 {
 			t.Errorf("%+v", got)
 		}
 		if got.full < 2500*time.Millisecond || got.full > 3200*time.Millisecond {
@@ -91,7 +93,8 @@ func TestWatchFails(t *testing.T) {
 		t.Errorf("ended: %v", err)
 	}
 	none := func() (usage, error) { return usage{}, nil }
-	if _, err := watch(t.Context(), &stream{}, 0, sampleEvery, none); err == nil || !strings.Contains(err.Error(), "nothing") {
+	_, err := watch(t.Context(), &stream{}, 0, sampleEvery, none)
+	if err == nil || !strings.Contains(err.Error(), "nothing") {
 		t.Errorf("still: %v", err)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
@@ -122,7 +125,7 @@ func TestSessionUsage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer p.Stop(9)
+	defer func() { _, _ = p.Stop(syscall.SIGKILL) }()
 	if _, err := p.Line(t.Context(), 0); err != nil {
 		t.Fatal(err)
 	}
@@ -138,7 +141,7 @@ func TestSessionUsage(t *testing.T) {
 	if both.peak <= alone.PeakRSS || both.rss <= 0 || both.rss > both.peak {
 		t.Errorf("the session: %+v, its head: %+v", both, alone)
 	}
-	if _, err := p.Stop(9); err != nil {
+	if _, err := p.Stop(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
 	if u, err := sessionUsage(sid); err == nil {

@@ -11,8 +11,8 @@ import (
 	"strconv"
 )
 
-// chart is a line chart with axes from 0. It is drawn as an SVG that follows the reader's light or dark colours, which is why
-// no plotting library draws it.
+// chart is a line chart with axes from 0. It is drawn as an SVG that follows the reader's light or dark colours, which
+// is why no plotting library draws it.
 type chart struct {
 	title, x, y string
 	series      []series

@@ -97,7 +97,8 @@ func TestCharts(t *testing.T) {
 		t.Fatalf("charts %v", got)
 	}
 	s := got["download-sessions"].series
-	if len(s) != 2 || !slices.Equal(s[0].points, []point{{1, 0.75}, {8, 6}}) || !slices.Equal(s[1].points, []point{{0, 0}, {16, 8}}) {
+	if len(s) != 2 || !slices.Equal(s[0].points, []point{{1, 0.75}, {8, 6}}) ||
+		!slices.Equal(s[1].points, []point{{0, 0}, {16, 8}}) {
 		t.Errorf("series %+v", s)
 	}
 }

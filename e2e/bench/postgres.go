@@ -47,7 +47,8 @@ func (d *database) addr() string { return d.server.Addr().String() }
 func (d *database) port() int    { return int(d.server.Addr().Port()) }
 
 func connect(ctx context.Context, addr string) (*pgx.Conn, error) {
-	return pgx.Connect(ctx, fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable", lab.DBUser, lab.DBPassword, addr, lab.DBID))
+	url := fmt.Sprintf("postgres://%s:%s@%s/%s?sslmode=disable", lab.DBUser, lab.DBPassword, addr, lab.DBID)
+	return pgx.Connect(ctx, url)
 }
 
 // payload is a row's text, which compresses no better than a table of identifiers does.
@@ -126,8 +127,8 @@ func readDump(r io.Reader) (dumped, error) {
 	}
 }
 
-// measureDump times pg_dump through a peer that moves about rate MB/s. The table is of a size that this takes least, and
-// the dump must be the one that pg_dump writes without a tunnel.
+// measureDump times pg_dump through a peer that moves about rate MB/s. The table is of a size that this takes least,
+// and the dump must be the one that pg_dump writes without a tunnel.
 func (b *bench) measureDump(ctx context.Context, p peer, rate float64, least time.Duration) (dumped, error) {
 	const most = 2 << 30
 	size := int64(rate * 1e6 * least.Seconds() * 1.2)
@@ -181,7 +182,8 @@ func measureQueries(ctx context.Context, addr string, warm, span time.Duration) 
 	defer stop()
 	done := make(chan error, 1)
 	go func() {
-		_, err := bulk.PgConn().CopyTo(copying, &moved, "COPY (SELECT "+payload+" FROM generate_series(1, 1000000000) i) TO STDOUT")
+		_, err := bulk.PgConn().CopyTo(copying, &moved,
+			"COPY (SELECT "+payload+" FROM generate_series(1, 1000000000) i) TO STDOUT")
 		done <- err
 	}()
 	select {

@@ -16,7 +16,8 @@ const (
 	tablesEnd   = "<!-- end of tables -->\n"
 )
 
-// publish puts the tables into docs/performance.md and the plots into docs/img, of the rows that earlier runs have left.
+// publish puts the tables into docs/performance.md and the plots into docs/img, of the rows that earlier runs have
+// left.
 func (b *bench) publish(docs string) error {
 	compared, err := readRows(filepath.Join(b.out, "bench.json"))
 	if err != nil {

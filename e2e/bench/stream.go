@@ -19,8 +19,8 @@ import (
 	"github.com/bastion-ssm/bastion/e2e/rig"
 )
 
-// stream is a transfer in one direction that goes on until it is stopped. What arrives is compared with what is sent, and
-// counted where it arrives, so that what lies in buffers on the way is not taken for moved.
+// stream is a transfer in one direction that goes on until it is stopped. What arrives is compared with what is sent,
+// and counted where it arrives, so that what lies in buffers on the way is not taken for moved.
 type stream struct {
 	moved   atomic.Int64
 	corrupt atomic.Bool

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// BenchmarkAllocations counts what both ends allocate for each MB that goes over 8 subflows, all in this process: a figure that
-// grows with the size is a path that allocates for what it moves.
+// BenchmarkAllocations counts what both ends allocate for each MB that goes over 8 subflows, all in this process: a
+// figure that grows with the size is a path that allocates for what it moves.
 func BenchmarkAllocations(b *testing.B) {
 	client, server, _ := newPair(b, 8)
 	block := make([]byte, 1e6)
