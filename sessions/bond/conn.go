@@ -67,6 +67,7 @@ type Conn struct {
 
 	// lostHook is told why a subflow was lost, without the lock; set before the first attach. It may be nil.
 	lostHook func(id uint32, err error)
+	manager  *manager // the client's, which Dial sets; nil at the server
 
 	mu          sync.Mutex
 	m           *machine

@@ -1,0 +1,691 @@
+package bond
+
+import (
+	"cmp"
+	"math/rand/v2"
+	"slices"
+	"time"
+)
+
+// maxSubflows is the most that a connection may have, those that are just leaving included.
+const maxSubflows = 16
+
+// The path manager's times and measures. Every subflow costs a StartSession call, which AWS rations and CloudTrail
+// records: so few are opened on suspicion, and those that are there are kept for a while.
+const (
+	// Growth: while there is demand and the last step helped, the number of subflows is doubled.
+	demandWithin   = 250 * time.Millisecond // demand is there if either end wanted more subflows within this time
+	measureFor     = 300 * time.Millisecond // the least time over which a rate is measured
+	measureWindow  = 600 * time.Millisecond // and the most
+	helpBy         = 1500 * time.Millisecond
+	helpShare      = 0.3                   // of the gain in proportion to the subflows that a step must bring
+	stepPatience   = 10 * time.Second      // for the subflows of a step to come up; it is then judged by those that did
+	lapsePatience  = 2 * time.Second       // for demand to come back while a step's subflows are being opened
+	firstHold      = 30 * time.Second      // no growth after a step that did not help; doubled each time
+	maxHold        = 10 * time.Minute      //
+	lookOften      = 50 * time.Millisecond // between looks while something is measured
+	lookIdle       = 10 * time.Second      // between looks while nothing flows
+	keepFor        = 10 * time.Second      // after demand lost subflows are still replaced
+	shrinkAfter    = time.Minute           // without demand
+	shrinkEvery    = 5 * time.Second       //
+	quietAfter     = time.Minute           // without data: one subflow is enough
+	spareAfter     = time.Second           // data: have a second one
+	rotateTogether = 2                     // subflows more than wanted while others are replaced
+
+	// Loss.
+	substituteAfter = 3 * time.Second  // of stalling
+	dropAfter       = 30 * time.Second // of stalling: the session under it has had its time to resume
+	hedgeAfter      = 5 * time.Second  // without any path: a second attempt beside one that takes long
+	youngFor        = 10 * time.Second // a subflow lost at this age was no good one
+
+	// Back-off, in each case doubled with every failure in succession.
+	pathlessFirst, pathlessMost   = 200 * time.Millisecond, 15 * time.Second
+	failureFirst, failureMost     = 500 * time.Millisecond, time.Minute
+	throttledFirst, throttledMost = time.Second, 30 * time.Second
+	flapFirst, flapMost           = 200 * time.Millisecond, 5 * time.Second
+	fullFor                       = 10 * time.Minute // after the far end has refused another subflow
+
+	maxOpening = 2 // subflows being opened at any time
+)
+
+// policy decides how many subflows a client has and which. It does no I/O and has no clock: what the path manager sees
+// goes in, what it is to do comes out. One goroutine uses it.
+type policy struct {
+	max    int
+	maxAge time.Duration
+	linger time.Duration
+	random func(time.Duration) time.Duration // a uniform one of [0, d)
+
+	fates map[uint32]*fate
+	rates rateMeter
+
+	// Opening.
+	opening     []time.Time // when each of those being opened was begun
+	burst, long bucket      // tokens for opens: a few a second, and one a second in the long run
+	notBefore   time.Time   // back-off
+	failures    int         // in succession
+	throttles   int         // in succession
+	flaps       int         // subflows lost young, in succession
+	flapUntil   time.Time   // back-off after them
+	full        int         // the number of subflows beyond which the far end refuses; 0: not known
+	fullUntil   time.Time
+	hopeless    bool // a further open cannot succeed
+
+	// What is wanted.
+	target      int       // subflows, by growth
+	demandSince time.Time // zero: no demand
+	lastDemand  time.Time
+	lastData    time.Time
+	dataSince   time.Time // zero: no data within quietAfter
+	lastShrink  time.Time
+	pathless    bool   // at the last look
+	retireBelow uint32 // subflows with smaller numbers are to be replaced
+	step        step
+}
+
+// step is one attempt to grow.
+type step struct {
+	phase stepPhase
+	since time.Time // when the phase began
+	from  int       // subflows before
+	with  int       // subflows now measured
+	base  float64   // bytes per second before
+	hold  time.Duration
+	until time.Time // no further one before
+}
+
+type stepPhase uint8
+
+const (
+	stepNone    stepPhase = iota // waits for demand, measures the rate before
+	stepOpening                  // its subflows are being opened
+	stepJudging                  // measures the rate after
+)
+
+// fate is what the policy remembers of a subflow.
+type fate struct {
+	retireAt     time.Time
+	stalledSince time.Time
+	usable       bool      // at the last look
+	upSince      time.Time // of the first look at which it was usable
+	dismissed    bool      // left or dropped by the policy
+}
+
+// plan is what the path manager is to do.
+type plan struct {
+	open  int      // so many subflows; they count as being opened until opened or openFailed is called
+	leave []uint32 // in good order
+	drop  []uint32 // at once
+	// end says that the connection has no path and will not get one: because linger is over, or no attempt can succeed.
+	end  bool
+	next time.Time // look again at this time; zero: only when something changes
+}
+
+// failure is how the opening of a subflow failed.
+type failure uint8
+
+const (
+	failedOther     failure = iota
+	failedThrottled         // StartSession calls come too fast
+	failedFull              // the far end takes no more subflows
+	failedFatal             // a further one cannot succeed
+)
+
+func newPolicy(now time.Time, maximum int, maxAge, linger time.Duration) *policy {
+	return &policy{
+		max: maximum, maxAge: maxAge, linger: linger,
+		random: rand.N[time.Duration],
+		fates:  make(map[uint32]*fate),
+		burst:  newBucket(now, 4, 3),
+		long:   newBucket(now, maxSubflows, 1),
+		target: 1,
+	}
+}
+
+// look is called when something changed, and when the last plan said so.
+func (p *policy) look(now time.Time, v view) plan {
+	var out plan
+	if v.ended {
+		return out
+	}
+	census := p.observe(now, v)
+	wake := func(at time.Time) {
+		if out.next.IsZero() || at.Before(out.next) {
+			out.next = at
+		}
+	}
+
+	if !v.pathless.IsZero() {
+		over := v.pathless.Add(p.linger)
+		if !now.Before(over) || p.hopeless {
+			out.end = true
+			return out
+		}
+		wake(over)
+	}
+
+	p.dropStalled(now, census, &out, wake)
+	p.grow(now, census, wake)
+	p.shrink(now, census, wake)
+	want := p.want(now, census, wake)
+	p.dismiss(now, census, want, &out, wake)
+	p.open(now, v, census, want, &out, wake)
+	return out
+}
+
+// census sorts the subflows of a view.
+type census struct {
+	present  []subflowView // carry data, or will again shortly: not leaving, and not stalled for long
+	retiring []subflowView // those of present that are to be replaced
+	stalled  []subflowView // for long
+	total    int           // all that are there, those that leave included
+	demand   bool
+	flowing  bool // data within quietAfter
+}
+
+func (n *census) fresh() int { return len(n.present) - len(n.retiring) }
+
+// observe takes in a view.
+func (p *policy) observe(now time.Time, v view) *census {
+	n := &census{total: len(v.subflows)}
+	seen := make(map[uint32]bool, len(v.subflows))
+	for _, s := range v.subflows {
+		seen[s.id] = true
+		f := p.fates[s.id]
+		if f == nil {
+			f = &fate{retireAt: s.since.Add(p.maxAge - p.random(p.maxAge/10+1))}
+			p.fates[s.id] = f
+		}
+		switch {
+		case !s.stalled:
+			f.stalledSince = time.Time{}
+		case f.stalledSince.IsZero():
+			f.stalledSince = now
+		}
+		f.usable = !s.stalled
+		if f.usable {
+			if f.upSince.IsZero() {
+				f.upSince = now
+			}
+			if now.Sub(f.upSince) >= youngFor {
+				p.flaps = 0
+			}
+		}
+		switch {
+		case s.leaving || f.dismissed:
+		case s.stalled && now.Sub(f.stalledSince) >= substituteAfter:
+			n.stalled = append(n.stalled, s)
+		default:
+			n.present = append(n.present, s)
+			if s.id < p.retireBelow || !now.Before(f.retireAt) {
+				n.retiring = append(n.retiring, s)
+			}
+		}
+	}
+	for id, f := range p.fates {
+		if seen[id] {
+			continue
+		}
+		if !f.dismissed && (f.upSince.IsZero() || now.Sub(f.upSince) < youngFor) {
+			p.flapUntil = now.Add(p.jitter(backoff(flapFirst, flapMost, p.flaps)))
+			p.flaps++
+		}
+		delete(p.fates, id)
+	}
+
+	p.rates.add(now, v.delivered)
+	n.demand = !v.wanted.IsZero() && now.Sub(v.wanted) < demandWithin
+	switch {
+	case !n.demand:
+		p.demandSince = time.Time{}
+	case p.demandSince.IsZero():
+		p.demandSince = now
+	}
+	if v.wanted.After(p.lastDemand) {
+		p.lastDemand = v.wanted
+	}
+	p.lastData = v.lastData
+	n.flowing = now.Sub(v.lastData) < quietAfter
+	switch {
+	case !n.flowing:
+		p.dataSince = time.Time{}
+	case p.dataSince.IsZero():
+		p.dataSince = v.lastData
+	}
+	if now.After(p.fullUntil) {
+		p.full = 0
+	}
+	return n
+}
+
+// dropStalled gives those up that have been stalled for too long.
+func (p *policy) dropStalled(now time.Time, n *census, out *plan, wake func(time.Time)) {
+	for _, s := range n.stalled {
+		f := p.fates[s.id]
+		if over := f.stalledSince.Add(dropAfter); now.Before(over) {
+			wake(over)
+			continue
+		}
+		f.dismissed = true
+		out.drop = append(out.drop, s.id)
+	}
+	for _, s := range n.present {
+		if f := p.fates[s.id]; !f.stalledSince.IsZero() {
+			wake(f.stalledSince.Add(substituteAfter))
+		}
+	}
+}
+
+// grow raises the target while there is demand and it helps.
+func (p *policy) grow(now time.Time, n *census, wake func(time.Time)) {
+	s, have := &p.step, len(n.present)
+	begin := func(phase stepPhase) { s.phase, s.since = phase, now }
+
+	switch s.phase {
+	case stepNone:
+		limit := p.limit()
+		if !n.demand || have == 0 || have >= limit {
+			return
+		}
+		if now.Before(s.until) {
+			wake(s.until)
+			return
+		}
+		rate, ok := p.rates.since(later(p.demandSince, s.since), now)
+		if !ok || have < p.target {
+			// The second: subflows that were lost are being replaced, so this is not what they can carry.
+			wake(now.Add(lookOften))
+			return
+		}
+		s.base, s.from = rate, have
+		p.target = min(2*have, limit)
+		begin(stepOpening)
+		wake(now.Add(stepPatience))
+
+	case stepOpening:
+		switch {
+		case have >= p.target, now.Sub(s.since) >= stepPatience && have > s.from:
+			p.target, s.with = have, have
+			begin(stepJudging)
+			wake(now.Add(measureFor))
+		case now.Sub(p.lastDemand) >= lapsePatience, now.Sub(s.since) >= stepPatience:
+			p.target = max(have, 1)
+			begin(stepNone)
+		default:
+			wake(later(p.lastDemand.Add(lapsePatience), now.Add(lookOften)))
+			wake(s.since.Add(stepPatience))
+		}
+
+	case stepJudging:
+		if !n.demand || have != s.with {
+			// Not comparable. The next step, if there is to be one, begins with a new measurement.
+			begin(stepNone)
+			if n.demand {
+				wake(now.Add(measureFor))
+			}
+			return
+		}
+		wake(now.Add(lookOften))
+		rate, ok := p.rates.since(s.since, now)
+		if !ok {
+			return
+		}
+		expected := s.base * float64(s.with-s.from) / float64(s.from)
+		switch {
+		case rate-s.base >= helpShare*expected:
+			s.hold = 0
+			// What was measured of the new ones is the base of the next step: it need not wait for another measurement.
+			s.phase = stepNone
+			p.grow(now, n, wake)
+		case now.Sub(s.since) >= helpBy+4*slowest(n.present):
+			s.hold = min(max(2*s.hold, firstHold), maxHold)
+			s.until = now.Add(s.hold)
+			begin(stepNone)
+		}
+	}
+}
+
+// shrink lowers the target when there has been no demand for long.
+func (p *policy) shrink(now time.Time, n *census, wake func(time.Time)) {
+	have := len(n.present)
+	if now.Sub(p.lastDemand) >= keepFor && p.step.phase != stepOpening {
+		// What has been lost since is replaced when it is wanted again.
+		p.target = max(min(p.target, have), 1)
+	}
+	floor := p.floor(n)
+	if p.target <= floor && have <= floor {
+		return
+	}
+	at := later(p.lastDemand.Add(shrinkAfter), p.lastShrink.Add(shrinkEvery))
+	if now.Before(at) {
+		wake(at)
+		return
+	}
+	p.step.hold = 0
+	p.target = max(min(p.target, have)-1, floor)
+	p.lastShrink = now
+	wake(now.Add(shrinkEvery))
+}
+
+// floor is how many subflows there are to be without any demand: two where data flows now and then, so that the loss of
+// one is no pause.
+func (p *policy) floor(n *census) int {
+	if n.flowing && p.limit() >= 2 {
+		return 2
+	}
+	return 1
+}
+
+// limit is how many subflows there may be.
+func (p *policy) limit() int {
+	if p.full > 0 {
+		return min(p.max, p.full)
+	}
+	return p.max
+}
+
+// want returns how many subflows there are to be now.
+func (p *policy) want(now time.Time, n *census, wake func(time.Time)) int {
+	floor := p.floor(n)
+	if !n.flowing {
+		wake(now.Add(lookIdle)) // data may flow again; that changes nothing else
+	} else {
+		wake(p.lastData.Add(quietAfter))
+		if spare := p.dataSince.Add(spareAfter); now.Before(spare) {
+			wake(spare)
+			floor = 1
+		}
+	}
+	return min(max(p.target, floor), p.limit())
+}
+
+// dismiss lets those go that are not wanted any more.
+func (p *policy) dismiss(now time.Time, n *census, want int, out *plan, wake func(time.Time)) {
+	leave := func(s subflowView) {
+		p.fates[s.id].dismissed = true
+		out.leave = append(out.leave, s.id)
+	}
+	usable := 0
+	for _, s := range n.present {
+		if p.fates[s.id].usable {
+			usable++
+		}
+	}
+	// Those that will not be missed, because their successors are there.
+	for _, s := range n.retiring {
+		others := usable
+		if p.fates[s.id].usable {
+			others--
+		}
+		if others >= want {
+			leave(s)
+			usable = others
+		}
+	}
+	if len(out.leave) == 0 && len(n.retiring) > 0 && n.total+len(p.opening) >= p.ceiling() && len(n.present) > 1 &&
+		n.total == len(n.present) && len(p.opening) == 0 && p.mayOpen(now) {
+		// There is no room for a successor beside it. The others carry on.
+		leave(n.retiring[0])
+	}
+	for _, s := range n.present {
+		if f := p.fates[s.id]; now.Before(f.retireAt) {
+			wake(f.retireAt)
+		}
+	}
+	if len(n.retiring) > 0 {
+		return
+	}
+	// One whenever shrink has lowered the target; and those beyond the limit, after one with a substitute has recovered.
+	over := len(n.present) - p.limit()
+	if p.lastShrink.Equal(now) && len(n.present) > want {
+		over = max(over, 1)
+	}
+	worst := slices.Clone(n.present)
+	slices.SortFunc(worst, worstFirst)
+	for _, s := range worst[:max(over, 0)] {
+		leave(s)
+	}
+}
+
+// worstFirst orders subflows by how little will be missed without them: stalled, much slower, older.
+func worstFirst(a, b subflowView) int {
+	if a.stalled != b.stalled {
+		if a.stalled {
+			return -1
+		}
+		return 1
+	}
+	if slow := 2 * min(a.rtt, b.rtt); max(a.rtt, b.rtt) > slow && slow > 0 {
+		return cmp.Compare(b.rtt, a.rtt)
+	}
+	return cmp.Or(a.since.Compare(b.since), cmp.Compare(a.id, b.id))
+}
+
+// ceiling is how many subflows there may be at any moment, those that leave and those that replace them included.
+func (p *policy) ceiling() int {
+	if p.full > 0 {
+		return min(p.full, maxSubflows)
+	}
+	return maxSubflows
+}
+
+// open opens what is missing, as fast as is allowed.
+func (p *policy) open(now time.Time, v view, n *census, want int, out *plan, wake func(time.Time)) {
+	pathless := !v.pathless.IsZero()
+	first := pathless && !p.pathless
+	p.pathless = pathless
+	if p.hopeless {
+		return
+	}
+	if pathless {
+		p.openPathless(now, n, first, out, wake)
+		return
+	}
+	missing := want - n.fresh()
+	missing = min(missing, want+rotateTogether-len(n.present), p.ceiling()-n.total) - len(p.opening)
+	for ; missing > 0 && len(p.opening) < maxOpening; missing-- {
+		if at := p.opensAt(now); now.Before(at) {
+			wake(at)
+			return
+		}
+		p.begin(now, out)
+	}
+}
+
+// openPathless opens one at once when the last path has gone, and then one after the other.
+func (p *policy) openPathless(now time.Time, n *census, first bool, out *plan, wake func(time.Time)) {
+	if first {
+		p.failures, p.notBefore = 0, time.Time{}
+	}
+	switch len(p.opening) {
+	case 0:
+		if !first && len(n.present) > 0 && p.failures+p.throttles == 0 {
+			return // what was opened last has stalled too: see for a while; dropStalled wakes
+		}
+		if at := later(p.notBefore, p.flapUntil); now.Before(at) {
+			wake(at)
+			return
+		}
+		p.begin(now, out)
+		wake(now.Add(hedgeAfter))
+	case 1:
+		if at := later(p.opening[0].Add(hedgeAfter), p.opensAt(now)); now.Before(at) {
+			wake(at)
+			return
+		}
+		p.begin(now, out)
+	}
+}
+
+// opensAt returns when the next open may begin.
+func (p *policy) opensAt(now time.Time) time.Time {
+	return later(later(p.notBefore, p.flapUntil), later(p.burst.readyAt(now), p.long.readyAt(now)))
+}
+
+func (p *policy) mayOpen(now time.Time) bool { return !p.hopeless && !now.Before(p.opensAt(now)) }
+
+func (p *policy) begin(now time.Time, out *plan) {
+	p.burst.take(now)
+	p.long.take(now)
+	p.opening = append(p.opening, now)
+	out.open++
+}
+
+// opened is told that an open has succeeded: the next view has the subflow.
+func (p *policy) opened(begun time.Time) {
+	p.ended(begun)
+	p.failures, p.throttles, p.notBefore = 0, 0, time.Time{}
+}
+
+// openFailed is told that an open, begun at that time, has failed. have is how many subflows there are.
+func (p *policy) openFailed(now, begun time.Time, how failure, have int) {
+	p.ended(begun)
+	var pause time.Duration
+	switch how {
+	case failedFatal:
+		p.hopeless = true
+		return
+	case failedFull:
+		p.full, p.fullUntil = max(have, 1), now.Add(fullFor)
+		return
+	case failedThrottled:
+		pause = backoff(throttledFirst, throttledMost, p.throttles)
+	case failedOther:
+		pause = backoff(failureFirst, failureMost, p.failures)
+		if p.pathless {
+			pause = backoff(pathlessFirst, pathlessMost, p.failures)
+		}
+	}
+	if now.Before(p.notBefore) && (how == failedOther || p.throttles > 0) {
+		return // of two at once one counts
+	}
+	if how == failedThrottled {
+		p.throttles++
+	} else {
+		p.failures++
+	}
+	p.notBefore = now.Add(p.jitter(pause))
+}
+
+// first is told that the connection's first subflow is being opened.
+func (p *policy) first(now time.Time) {
+	p.burst.take(now)
+	p.long.take(now)
+}
+
+// ended forgets one of those being opened.
+func (p *policy) ended(begun time.Time) {
+	if i := slices.IndexFunc(p.opening, begun.Equal); i >= 0 {
+		p.opening = slices.Delete(p.opening, i, i+1)
+	}
+}
+
+// rotate has all subflows with numbers below this replaced.
+func (p *policy) rotate(below uint32) {
+	p.retireBelow = max(p.retireBelow, below)
+	p.retry()
+}
+
+// retry forgets all back-off: what failed may succeed now. Without any path the next look opens one at once.
+func (p *policy) retry() {
+	p.hopeless, p.pathless = false, false
+	p.failures, p.throttles, p.flaps = 0, 0, 0
+	p.notBefore, p.flapUntil = time.Time{}, time.Time{}
+}
+
+// jitter spreads a pause, lest all clients of a service that was away come back at once.
+func (p *policy) jitter(d time.Duration) time.Duration {
+	return d/2 + p.random(d/2+1)
+}
+
+// backoff returns the pause after failure n, 0 being the first in succession.
+func backoff(first, most time.Duration, n int) time.Duration {
+	return min(first<<min(n, 20), most)
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
+
+func slowest(subflows []subflowView) time.Duration {
+	var d time.Duration
+	for _, s := range subflows {
+		d = max(d, s.rtt)
+	}
+	return d
+}
+
+// bucket is a token bucket.
+type bucket struct {
+	cap, tokens float64
+	rate        float64 // tokens per second
+	at          time.Time
+}
+
+func newBucket(now time.Time, full, rate float64) bucket {
+	return bucket{cap: full, tokens: full, rate: rate, at: now}
+}
+
+func (b *bucket) fill(now time.Time) {
+	b.tokens = min(b.cap, b.tokens+b.rate*now.Sub(b.at).Seconds())
+	b.at = now
+}
+
+// take takes a token, or owes it.
+func (b *bucket) take(now time.Time) {
+	b.fill(now)
+	b.tokens--
+}
+
+// readyAt returns when there is a token.
+func (b *bucket) readyAt(now time.Time) time.Time {
+	b.fill(now)
+	if b.tokens >= 1 {
+		return now
+	}
+	return now.Add(time.Duration((1-b.tokens)/b.rate*float64(time.Second)) + time.Microsecond)
+}
+
+// rateMeter keeps what it needs to say how fast a counter rose of late.
+type rateMeter struct {
+	samples []rateSample // the oldest first
+}
+
+type rateSample struct {
+	at    time.Time
+	count uint64
+}
+
+func (m *rateMeter) add(now time.Time, count uint64) {
+	old := 0
+	for old < len(m.samples) && now.Sub(m.samples[old].at) > 2*measureWindow {
+		old++
+	}
+	m.samples = slices.Delete(m.samples, 0, old)
+	// The newest one always stands for now; others are kept apart far enough.
+	if k := len(m.samples); k >= 2 && now.Sub(m.samples[k-2].at) < lookOften/2 {
+		m.samples[k-1] = rateSample{now, count}
+		return
+	}
+	m.samples = append(m.samples, rateSample{now, count})
+}
+
+// since returns the rate from start on, but not of more than the last measureWindow. It has none to tell if that is too
+// short.
+func (m *rateMeter) since(start, now time.Time) (perSecond float64, ok bool) {
+	start = later(start, now.Add(-measureWindow))
+	for _, s := range m.samples {
+		if s.at.Before(start) {
+			continue
+		}
+		span := now.Sub(s.at)
+		if span < measureFor {
+			return 0, false
+		}
+		return float64(m.samples[len(m.samples)-1].count-s.count) / span.Seconds(), true
+	}
+	return 0, false
+}

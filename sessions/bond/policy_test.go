@@ -1,0 +1,657 @@
+package bond
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"slices"
+	"testing"
+	"time"
+)
+
+// world is what a policy sees and moves, in virtual time: subflows with a rate each, opens that take their time and may
+// fail, an application that wants data now and then.
+type world struct {
+	t   *testing.T
+	now time.Time
+	p   *policy
+
+	rate      func(usable int) float64            // goodput, bytes per second
+	openTakes time.Duration                       //
+	refuse    func(n int) (how failure, bad bool) // whether the nth open fails; nil: none does
+	demand    bool                                // the application is limited by the subflows
+	trickle   bool                                // it sends a little every second
+
+	subs    []*simSubflow
+	opens   []simOpen
+	nextID  uint32
+	v       view
+	counter float64
+	changed bool
+	next    time.Time // when the policy wants to look again
+	linger  time.Duration
+
+	began  []time.Time // opens
+	left   []time.Time
+	drops  int
+	looks  int
+	over   bool // the policy has ended the connection
+	tick   time.Duration
+	most   int // subflows at any time
+	least  int // usable subflows at any time, since reset
+	atonce int // opens at the same time
+}
+
+type simSubflow struct {
+	subflowView
+	gone time.Time // of a leaving one
+}
+
+type simOpen struct {
+	id           uint32
+	begun, ready time.Time
+	cancelled    bool
+}
+
+const mb = 1e6
+
+var epoch = time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
+
+func newWorld(t *testing.T, maximum int) *world {
+	w := &world{
+		t: t, now: epoch, linger: 30 * time.Minute,
+		rate:      func(n int) float64 { return 0.8 * mb * float64(n) },
+		openTakes: 200 * time.Millisecond, tick: 10 * time.Millisecond,
+	}
+	w.p = newPolicy(w.now, maximum, 50*time.Minute, w.linger)
+	w.p.random = random(rand.New(rand.NewPCG(1, 2))) // the same each time
+	w.add()
+	w.least = 1
+	return w
+}
+
+func random(r *rand.Rand) func(time.Duration) time.Duration {
+	return func(d time.Duration) time.Duration { return time.Duration(r.Int64N(int64(d))) }
+}
+
+func (w *world) add() *simSubflow {
+	s := &simSubflow{subflowView: subflowView{id: w.nextID, since: w.now, rtt: 40 * time.Millisecond}}
+	w.nextID++
+	w.subs = append(w.subs, s)
+	w.changed = true
+	return s
+}
+
+func (w *world) usable() int {
+	n := 0
+	for _, s := range w.subs {
+		if !s.stalled && !s.leaving {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *world) lose(i int) {
+	w.subs = slices.Delete(w.subs, i, i+1)
+	w.changed = true
+}
+
+func (w *world) stall(stalled bool, which ...int) {
+	for _, i := range which {
+		w.subs[i].stalled = stalled
+	}
+	w.changed = true
+}
+
+func (w *world) begin(demand bool) {
+	w.demand = demand
+	w.changed = true
+}
+
+// run lets time pass.
+func (w *world) run(d time.Duration) {
+	w.t.Helper()
+	for end := w.now.Add(d); w.now.Before(end) && !w.over; {
+		w.now = w.now.Add(w.tick)
+		w.move()
+	}
+}
+
+func (w *world) move() {
+	w.t.Helper()
+	for i := 0; i < len(w.opens); i++ {
+		o := w.opens[i]
+		if w.now.Before(o.ready) {
+			continue
+		}
+		w.opens = slices.Delete(w.opens, i, i+1)
+		i--
+		if w.refuse != nil {
+			if how, bad := w.refuse(len(w.began)); bad {
+				w.p.openFailed(w.now, o.begun, how, w.usable())
+				w.changed = true
+				continue
+			}
+		}
+		w.add().id = o.id
+		w.p.opened(o.begun)
+	}
+	w.subs = slices.DeleteFunc(w.subs, func(s *simSubflow) bool {
+		gone := s.leaving && !w.now.Before(s.gone)
+		w.changed = w.changed || gone
+		return gone
+	})
+
+	usable := w.usable()
+	w.most, w.least = max(w.most, len(w.subs)), min(w.least, usable)
+	switch {
+	case usable > 0 && w.demand:
+		w.counter += w.rate(usable) * w.tick.Seconds()
+		w.v.wanted, w.v.lastData = w.now, w.now
+	case usable > 0 && w.trickle && w.now.Sub(w.v.lastData) >= time.Second:
+		w.counter += 100
+		w.v.lastData = w.now
+	}
+	w.v.delivered = uint64(w.counter)
+	switch {
+	case usable > 0:
+		w.v.pathless = time.Time{}
+	case w.v.pathless.IsZero():
+		w.v.pathless, w.changed = w.now, true
+	}
+	if !w.changed && (w.next.IsZero() || w.now.Before(w.next)) {
+		return
+	}
+	w.changed = false
+	w.look()
+}
+
+func (w *world) look() {
+	w.t.Helper()
+	w.v.subflows = nil
+	for _, s := range w.subs {
+		w.v.subflows = append(w.v.subflows, s.subflowView)
+	}
+	plan := w.p.look(w.now, w.v)
+	w.looks++
+	if !plan.next.IsZero() && !plan.next.After(w.now) {
+		w.t.Fatalf("at %v the policy wants to look again %v ago", w.now.Sub(epoch), w.now.Sub(plan.next))
+	}
+	w.next = plan.next
+	w.over = plan.end
+	for range plan.open {
+		w.began = append(w.began, w.now)
+		w.opens = append(w.opens, simOpen{id: w.nextID, begun: w.now, ready: w.now.Add(w.openTakes)})
+		w.nextID++
+	}
+	w.atonce = max(w.atonce, len(w.opens))
+	for _, id := range plan.leave {
+		s := w.byID(id)
+		if s.leaving {
+			w.t.Fatalf("subflow %d is to leave twice", id)
+		}
+		s.leaving, s.gone = true, w.now.Add(200*time.Millisecond)
+		w.left = append(w.left, w.now)
+	}
+	for _, id := range plan.drop {
+		w.subs = slices.DeleteFunc(w.subs, func(s *simSubflow) bool { return s.id == id })
+		w.drops++
+		w.changed = true
+	}
+}
+
+func (w *world) byID(id uint32) *simSubflow {
+	w.t.Helper()
+	for _, s := range w.subs {
+		if s.id == id {
+			return s
+		}
+	}
+	w.t.Fatalf("the plan names subflow %d, which is not there", id)
+	return nil
+}
+
+// within returns how many of these times lie in the last d.
+func (w *world) within(d time.Duration, times []time.Time) int {
+	n := 0
+	for _, t := range times {
+		if w.now.Sub(t) < d {
+			n++
+		}
+	}
+	return n
+}
+
+func (w *world) want(what string, got, low, high int) {
+	w.t.Helper()
+	if got < low || got > high {
+		w.t.Errorf("at %v: %s: %d, want %d to %d", w.now.Sub(epoch), what, got, low, high)
+	}
+}
+
+func TestPolicyGrows(t *testing.T) {
+	for _, tt := range []struct {
+		max    int
+		within time.Duration
+	}{{1, time.Second}, {2, time.Second}, {3, 2 * time.Second}, {8, 2100 * time.Millisecond}, {16, 5 * time.Second}} {
+		t.Run(fmt.Sprint(tt.max), func(t *testing.T) {
+			w := newWorld(t, tt.max)
+			w.begin(true)
+			w.run(tt.within)
+			w.want("subflows", w.usable(), tt.max, tt.max)
+			w.run(time.Minute)
+			w.want("subflows at any time", w.most, tt.max, tt.max)
+			w.want("opens", len(w.began), tt.max-1, tt.max-1)
+			w.want("opens at once", w.atonce, min(tt.max-1, 1), maxOpening)
+		})
+	}
+}
+
+// Behind a bottleneck that they share, more subflows bring nothing.
+func TestPolicyStopsWhereGrowthDoesNotHelp(t *testing.T) {
+	for _, tt := range []struct{ bottleneck, low, high int }{
+		{800, 2, 2}, {1000, 2, 2}, {1600, 4, 4}, {3200, 8, 8}, {100_000, 16, 16},
+	} {
+		t.Run(fmt.Sprint(tt.bottleneck), func(t *testing.T) {
+			w := newWorld(t, 16)
+			w.rate = func(n int) float64 { return min(0.8*mb*float64(n), float64(tt.bottleneck)*1e3) }
+			w.begin(true)
+			w.run(25 * time.Second)
+			w.want("subflows", w.usable(), tt.low, tt.high)
+			w.want("growths in 25 s after the first seconds", w.within(18*time.Second, w.began), 0, 0)
+			w.run(time.Hour)
+			w.want("opens in an hour, rotation included", len(w.began), tt.low-1, 32)
+			w.want("looks in an hour", w.looks, 1, 5000)
+		})
+	}
+}
+
+// The pauses between steps that do not help grow.
+func TestPolicyTriesAgain(t *testing.T) {
+	w := newWorld(t, 16)
+	w.rate = func(int) float64 { return 0.8 * mb }
+	w.begin(true)
+	w.run(29 * time.Second)
+	w.want("subflows", w.usable(), 2, 2)
+	w.run(8 * time.Second)
+	w.want("subflows", w.usable(), 4, 4)
+	w.run(50 * time.Second)
+	w.want("subflows", w.usable(), 4, 4)
+	w.rate = func(n int) float64 { return 0.8 * mb * float64(n) } // the bottleneck has gone
+	w.run(20 * time.Second)
+	w.want("subflows", w.usable(), 16, 16)
+}
+
+func TestPolicyIgnoresShortDemand(t *testing.T) {
+	w := newWorld(t, 8)
+	for range 20 {
+		w.begin(true)
+		w.run(50 * time.Millisecond)
+		w.begin(false)
+		w.run(20 * time.Second)
+	}
+	w.want("opens, of which one is the spare", len(w.began), 1, 1)
+}
+
+func TestPolicyKeepsASpare(t *testing.T) {
+	w := newWorld(t, 8)
+	w.run(time.Hour / 2)
+	w.want("opens without data", len(w.began), 0, 0)
+	w.trickle = true
+	w.run(lookIdle + 2500*time.Millisecond)
+	w.want("subflows with data", w.usable(), 2, 2)
+	if d := w.began[0].Sub(epoch.Add(time.Hour / 2)); d < spareAfter {
+		t.Errorf("the spare was opened after %v", d)
+	}
+	w.lose(0)
+	w.run(time.Second)
+	w.want("subflows after a loss", w.usable(), 2, 2)
+
+	w.trickle = false
+	w.run(quietAfter - 2*time.Second)
+	w.want("subflows while it is young", w.usable(), 2, 2)
+	w.run(5 * time.Second)
+	w.want("subflows without data", w.usable(), 1, 1)
+
+	one := newWorld(t, 1)
+	one.trickle = true
+	one.run(time.Minute)
+	one.want("opens where one is all", len(one.began), 0, 0)
+}
+
+func TestPolicyShrinks(t *testing.T) {
+	w := newWorld(t, 8)
+	w.begin(true)
+	w.run(5 * time.Second)
+	w.want("subflows", w.usable(), 8, 8)
+	w.subs[5].rtt = time.Second
+	slow := w.subs[5].id
+	w.begin(false)
+	w.trickle = true
+	w.run(shrinkAfter - time.Second)
+	w.want("subflows before a minute", w.usable(), 8, 8)
+	w.run(2 * time.Second)
+	w.want("subflows after a minute", w.usable(), 7, 7)
+	if slices.ContainsFunc(w.subs, func(s *simSubflow) bool { return s.id == slow && !s.leaving }) {
+		t.Error("the slow one was not the first to leave")
+	}
+	w.run(5 * shrinkEvery)
+	w.want("subflows", w.usable(), 2, 2)
+	w.run(10 * time.Minute)
+	w.want("subflows while a little data flows", w.usable(), 2, 2)
+	w.trickle = false
+	w.run(2 * time.Minute)
+	w.want("subflows when quiet", w.usable(), 1, 1)
+	w.want("opens", len(w.began), 7, 7)
+	for i := 1; i < len(w.left); i++ {
+		if d := w.left[i].Sub(w.left[i-1]); d < shrinkEvery {
+			t.Errorf("two left within %v", d)
+		}
+	}
+	looks := w.looks
+	w.run(20 * time.Minute)
+	w.want("looks in 20 idle minutes", w.looks-looks, 0, 20*6+2)
+
+	w.begin(true)
+	w.run(2500 * time.Millisecond)
+	w.want("subflows when there is demand again", w.usable(), 8, 8)
+}
+
+func TestPolicyReplacesTheOld(t *testing.T) {
+	for _, maximum := range []int{1, 2, 4, 16} {
+		t.Run(fmt.Sprint(maximum), func(t *testing.T) {
+			w := newWorld(t, maximum)
+			w.begin(true)
+			w.run(10 * time.Second)
+			w.want("subflows", w.usable(), maximum, maximum)
+			w.least, w.tick = maximum, 50*time.Millisecond
+			for range 5 * 60 {
+				w.run(time.Minute)
+				for _, s := range w.subs {
+					if age := w.now.Sub(s.since); age > w.p.maxAge+30*time.Second {
+						t.Fatalf("subflow %d is %v old", s.id, age)
+					}
+				}
+			}
+			w.want("usable subflows at any time", w.least, min(maximum, maxSubflows-1), maximum)
+			w.want("subflows at any time", w.most, min(maximum+1, maxSubflows), min(maximum+2, maxSubflows))
+			w.want("subflows replaced in five hours", len(w.left), 5*maximum, 7*maximum)
+			// They have not gone all at once.
+			w.want("replaced within a minute", w.within(time.Minute, w.left), 0, max(maximum/2, 1))
+		})
+	}
+}
+
+func TestPolicyRotates(t *testing.T) {
+	for _, maximum := range []int{1, 2, 8, 16} {
+		t.Run(fmt.Sprint(maximum), func(t *testing.T) {
+			w := newWorld(t, maximum)
+			w.begin(true)
+			w.run(10 * time.Second)
+			w.want("subflows", w.usable(), maximum, maximum)
+			w.most, w.least = 0, maximum
+			old := w.nextID
+			w.p.rotate(old)
+			w.changed = true
+			w.run(30 * time.Second)
+			w.want("subflows", w.usable(), maximum, maximum)
+			for _, s := range w.subs {
+				if s.id < old {
+					t.Errorf("subflow %d is still there", s.id)
+				}
+			}
+			w.want("usable subflows at any time", w.least, min(maximum, maxSubflows-1), maximum)
+			w.want("subflows at any time", w.most, 1, min(maximum+rotateTogether, maxSubflows))
+			w.want("opens", len(w.began), 2*maximum-1, 2*maximum-1)
+		})
+	}
+}
+
+// A subflow leaves for another only when that one works.
+func TestPolicyRotatesOntoWhatWorks(t *testing.T) {
+	w := newWorld(t, 1)
+	w.run(time.Second)
+	w.refuse = func(int) (failure, bool) { return failedOther, true }
+	w.p.rotate(w.nextID)
+	w.changed = true
+	w.run(10 * time.Minute)
+	w.want("left", len(w.left), 0, 0)
+	w.want("attempts", len(w.began), 10, 25)
+	w.refuse = nil
+	w.run(2 * time.Minute)
+	w.want("left", len(w.left), 1, 1)
+	w.want("subflows", w.usable(), 1, 1)
+	w.want("usable at any time", w.least, 1, 1)
+}
+
+func TestPolicySubstitutesTheStalled(t *testing.T) {
+	w := newWorld(t, 4)
+	w.begin(true)
+	w.run(10 * time.Second)
+	opens := len(w.began)
+	w.stall(true, 1, 2)
+	w.run(substituteAfter - 100*time.Millisecond)
+	w.want("opens in the first seconds", len(w.began)-opens, 0, 0)
+	w.run(time.Second)
+	w.want("substitutes", w.usable(), 4, 4)
+	w.stall(false, 1) // its session has been resumed
+	w.run(time.Second)
+	w.want("subflows, one having recovered", w.usable(), 4, 4)
+	w.run(dropAfter)
+	w.want("dropped", w.drops, 1, 1)
+	w.want("subflows", len(w.subs), 4, 4)
+	w.want("substitutes opened", len(w.began)-opens, 2, 2)
+}
+
+func TestPolicyReplacesTheLost(t *testing.T) {
+	w := newWorld(t, 8)
+	w.begin(true)
+	w.run(20 * time.Second)
+	for range 3 {
+		w.lose(0)
+	}
+	w.run(2 * time.Second)
+	w.want("subflows", w.usable(), 8, 8)
+
+	w.begin(false)
+	w.run(keepFor + time.Second)
+	opens := len(w.began)
+	for range 5 {
+		w.lose(0)
+	}
+	w.run(10 * time.Second)
+	w.want("opens without demand", len(w.began)-opens, 0, 0)
+}
+
+func TestPolicyWithoutAnyPath(t *testing.T) {
+	w := newWorld(t, 8)
+	w.run(time.Minute)
+	w.refuse = func(int) (failure, bool) { return failedOther, true }
+	w.openTakes = 20 * time.Millisecond
+	w.lose(0)
+	w.run(w.tick)
+	w.want("opens at once", len(w.began), 1, 1)
+	w.run(2 * time.Second)
+	w.want("opens in two seconds", len(w.began), 4, 6)
+	w.run(time.Minute)
+	w.want("opens in a minute", w.within(time.Minute, w.began), 6, 14)
+	w.run(10 * time.Minute)
+	w.want("opens in a minute, later", w.within(time.Minute, w.began), 4, 8)
+
+	w.p.retry()
+	w.changed = true
+	opens := len(w.began)
+	w.run(w.tick)
+	w.want("opens at once after a probe", len(w.began)-opens, 1, 1)
+
+	w.run(time.Hour)
+	if !w.over {
+		t.Fatal("it does not end")
+	}
+	if d := w.now.Sub(w.v.pathless); d != w.linger {
+		t.Errorf("it ended after %v, want %v", d, w.linger)
+	}
+}
+
+// Cuts of all subflows: what comes back is one at once, the others as demand needs them.
+func TestPolicyAfterALossOfAll(t *testing.T) {
+	w := newWorld(t, 8)
+	w.begin(true)
+	w.run(30 * time.Second)
+	w.subs = nil
+	w.changed = true
+	w.run(w.openTakes + 2*w.tick)
+	w.want("subflows", w.usable(), 1, 1)
+	w.run(3 * time.Second)
+	w.want("subflows", w.usable(), 8, 8)
+}
+
+// An open that hangs does not keep the connection from another attempt.
+func TestPolicyHedges(t *testing.T) {
+	w := newWorld(t, 8)
+	w.run(time.Minute)
+	w.openTakes = time.Hour
+	w.lose(0)
+	w.run(hedgeAfter - time.Second)
+	w.want("opens", len(w.began), 1, 1)
+	w.run(2 * time.Second)
+	w.want("opens", len(w.began), 2, 2)
+	w.run(10 * time.Minute)
+	w.want("opens", len(w.began), 2, 2)
+}
+
+func TestPolicyRespectsThrottling(t *testing.T) {
+	w := newWorld(t, 16)
+	w.refuse = func(int) (failure, bool) { return failedThrottled, true }
+	w.begin(true)
+	w.run(time.Minute)
+	w.want("opens in the first minute", len(w.began), 4, 9)
+	w.run(10 * time.Minute)
+	w.want("opens in a later minute", w.within(time.Minute, w.began), 1, 5)
+	w.want("opens at once", w.atonce, 1, 1)
+
+	// Without any path the first is tried nevertheless, and no storm follows.
+	opens := len(w.began)
+	w.lose(0)
+	w.run(w.tick)
+	w.want("opens at once without a path", len(w.began)-opens, 1, 1)
+	w.run(time.Minute)
+	w.want("opens in a minute without a path", len(w.began)-opens, 2, 6)
+
+	w.refuse = nil
+	w.run(40 * time.Second)
+	w.want("subflows in the end", w.usable(), 16, 16)
+}
+
+// Starts are spread however many are wanted, and however soon they are lost again.
+func TestPolicyRationsStarts(t *testing.T) {
+	w := newWorld(t, 16)
+	w.openTakes = w.tick
+	w.begin(true)
+	for range 600 {
+		w.run(100 * time.Millisecond)
+		if len(w.subs) > 0 && w.usable() > 0 {
+			w.lose(0)
+		}
+		if n := w.within(time.Second, w.began); n > 8 {
+			t.Fatalf("%d opens in a second", n)
+		}
+	}
+	w.want("opens in a minute", len(w.began), 10, 90)
+}
+
+func TestPolicyWhereTheFarEndIsFull(t *testing.T) {
+	w := newWorld(t, 8)
+	w.refuse = func(int) (failure, bool) { return failedFull, len(w.subs) >= 4 }
+	w.begin(true)
+	w.run(time.Minute)
+	w.want("subflows", w.usable(), 4, 4)
+	w.want("opens", len(w.began), 4, 5)
+	w.p.rotate(w.nextID)
+	w.changed = true
+	w.run(30 * time.Second)
+	w.want("opens with rotation", len(w.began), 8, 9)
+	w.want("subflows", w.usable(), 4, 4)
+	w.run(time.Hour / 3)
+	w.want("opens", len(w.began), 9, 14)
+}
+
+func TestPolicyWhereFurtherOpensCannotSucceed(t *testing.T) {
+	w := newWorld(t, 8)
+	w.refuse = func(int) (failure, bool) { return failedFatal, true }
+	w.begin(true)
+	w.run(10 * time.Minute)
+	w.want("opens", len(w.began), 1, 1)
+	if w.over {
+		t.Fatal("the connection was ended while it had a path")
+	}
+	w.lose(0)
+	w.run(time.Second)
+	if !w.over {
+		t.Fatal("the connection was not ended without a path")
+	}
+	w.want("opens", len(w.began), 1, 1)
+}
+
+// Whatever happens, the policy keeps to its limits and does not spin.
+func TestPolicyUnderRandomEvents(t *testing.T) {
+	for seed := range uint64(50) {
+		r := rand.New(rand.NewPCG(seed, 9))
+		maximum := 1 + r.IntN(16)
+		w := newWorld(t, maximum)
+		w.p.random = random(r)
+		bad := 0.0
+		w.refuse = func(int) (failure, bool) {
+			return failure(r.IntN(int(failedFull) + 1)), r.Float64() < bad
+		}
+		w.rate = func(n int) float64 { return 0.8 * mb * float64(n) * (0.5 + r.Float64()) }
+		for range 40 {
+			switch r.IntN(9) {
+			case 0:
+				w.begin(!w.demand)
+			case 1:
+				w.trickle = !w.trickle
+			case 2:
+				bad = r.Float64()
+			case 3, 4:
+				if len(w.subs) > 0 {
+					w.lose(r.IntN(len(w.subs)))
+				}
+			case 5, 6:
+				for _, s := range w.subs {
+					s.stalled = r.IntN(2) == 0
+				}
+				w.changed = true
+			case 7:
+				w.p.rotate(w.nextID)
+				w.changed = true
+			case 8:
+				w.openTakes = random(r)(3 * time.Second)
+			}
+			looks, opens := w.looks, len(w.began)
+			d := random(r)(20 * time.Second)
+			w.run(d)
+			w.want("opens at once", w.atonce, 0, maxOpening)
+			w.want("subflows", w.most, 0, maxSubflows)
+			w.want("usable", w.usable(), 0, maximum+2*rotateTogether)
+			w.want("opens", len(w.began)-opens, 0, maxSubflows+2+int(d.Seconds()))
+			w.want("looks", w.looks-looks, 0, 200+40*int(d.Seconds()+1))
+			if t.Failed() {
+				t.Fatalf("seed %d", seed)
+			}
+		}
+		// Given peace, it comes to what is wanted.
+		bad, w.openTakes = 0, 100*time.Millisecond
+		for _, s := range w.subs {
+			s.stalled = false
+		}
+		w.begin(true)
+		w.rate = func(n int) float64 { return 0.8 * mb * float64(n) }
+		w.tick = 50 * time.Millisecond
+		w.run(25 * time.Minute)
+		w.want("subflows in the end", w.usable(), maximum, maximum+1)
+		if t.Failed() {
+			t.Fatalf("seed %d", seed)
+		}
+	}
+}
