@@ -153,6 +153,9 @@ func (p *Proc) Wait(ctx context.Context) (int, error) {
 // Signal sends sig to the program and the children it started, as a terminal does.
 func (p *Proc) Signal(sig syscall.Signal) error { return signalGroup(p.Cmd, sig) }
 
+// Alive reports whether the program or any that it started still runs.
+func (p *Proc) Alive() bool { return signalGroup(p.Cmd, 0) == nil }
+
 // Stop sends sig, waits for the program's end, and returns its exit code; a program that ignores sig is killed after 20 s.
 func (p *Proc) Stop(sig syscall.Signal) (int, error) {
 	_ = p.Signal(sig)
