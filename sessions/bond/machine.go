@@ -35,8 +35,6 @@ const (
 	// session pauses for a millisecond after each message, and the other subflow does meanwhile.
 	similar = 2 * time.Millisecond
 
-	// maxControl bounds the frames that wait to answer a peer which asks faster than it reads.
-	maxControl = 64
 	// quiet is the time without an ACK after which the next data is acknowledged at once.
 	quiet = 4 * ackDelay
 	// recvSpan is over how long the rate of what comes is measured.
@@ -72,7 +70,7 @@ type path struct {
 	peerLeft bool
 	leaveBy  time.Time
 
-	// What waits for the writer, besides segments.
+	// What waits for the writer, besides segments: one frame of each type, the latest.
 	control []frame
 
 	// Receiving.
@@ -95,6 +93,16 @@ type path struct {
 
 // usable says whether new data may be put on the subflow.
 func (p *path) usable() bool { return !p.stalled && !p.leaving }
+
+// say has the writer send a frame, instead of one of the same type that still waits: while the writer is stuck, a peer may ask
+// for as long as it likes, and is told the latest.
+func (p *path) say(f frame) {
+	if i := slices.IndexFunc(p.control, func(waits frame) bool { return waits.typ == f.typ }); i >= 0 {
+		p.control[i] = f
+		return
+	}
+	p.control = append(p.control, f)
+}
 
 // over says that both ends have taken leave of the subflow, and nothing is on its way.
 func (p *path) over() bool {
@@ -443,7 +451,7 @@ func (m *machine) setFull(full bool, now time.Time) {
 		m.wanted = now
 		m.changed = true
 		if p := m.best(0, now, false); p != nil && !m.client {
-			p.control = append(p.control, frame{typ: frameWant})
+			p.say(frame{typ: frameWant})
 		}
 	}
 	m.turn, m.fullFor = now, 0
@@ -530,10 +538,7 @@ func (m *machine) onFrame(p *path, f *frame, now time.Time) error {
 	case frameAck:
 		return m.onAck(p, f, now)
 	case framePing:
-		if len(p.control) >= maxControl {
-			return protocolErrorf("more PINGs than it takes answers")
-		}
-		p.control = append(p.control, frame{typ: framePong, token: f.token})
+		p.say(frame{typ: framePong, token: f.token})
 	case framePong:
 		m.onPong(p, f)
 	case frameWant:
@@ -774,9 +779,7 @@ func (m *machine) ping(p *path, within time.Duration, now time.Time) {
 	}
 	p.token++
 	p.pongBy = now.Add(within)
-	if len(p.control) < maxControl { // else the writer is stuck
-		p.control = append(p.control, frame{typ: framePing, token: p.token})
-	}
+	p.say(frame{typ: framePing, token: p.token})
 }
 
 // probe asks on every subflow; those that do not answer in time are stalled.

@@ -651,7 +651,11 @@ func (w *sim) fault(l *simLink) {
 	case 0: // holds back what it carries, in one direction or both
 		for i := range l.lanes {
 			if w.rng.IntN(3) > 0 {
-				l.lanes[i].held = w.now.Add(w.upTo(20 * time.Second))
+				hold := w.upTo(20 * time.Second)
+				if w.rng.IntN(10) == 0 {
+					hold = w.upTo(simLinger) // with other subflows beside it
+				}
+				l.lanes[i].held = w.now.Add(hold)
 				w.logf("subflow %d holds back what the %v writes until %s", l.id, w.ends[i], l.lanes[i].held.Sub(w.start))
 			}
 		}
