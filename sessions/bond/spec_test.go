@@ -1,0 +1,122 @@
+package bond
+
+import (
+	"bytes"
+	"crypto/ecdh"
+	"encoding/hex"
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+)
+
+// The worked example of docs/bond.md is what the code does. A failure prints the example as it should be.
+func TestSpecificationExample(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/bond.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var want strings.Builder
+	line := func(name string, b []byte) {
+		const perLine = 32
+		for len(b) > perLine {
+			fmt.Fprintf(&want, "%-16s %s\n", name, hex.EncodeToString(b[:perLine]))
+			name, b = "", b[perLine:]
+		}
+		fmt.Fprintf(&want, "%-16s %s\n", name, hex.EncodeToString(b))
+	}
+	private := func(first byte) *ecdh.PrivateKey {
+		key, err := ecdh.X25519().NewPrivateKey(bytesFrom(first+nonceLen, keyLen))
+		if err != nil {
+			t.Fatal(err)
+		}
+		return key
+	}
+	serverKey, clientKey := private(0x00), private(0x40)
+	shared, err := serverKey.ECDH(clientKey.PublicKey())
+	if err != nil {
+		t.Fatal(err)
+	}
+
+	line("server nonce", bytesFrom(0x00, nonceLen))
+	line("server private", serverKey.Bytes())
+	line("server public", serverKey.PublicKey().Bytes())
+	line("client nonce", bytesFrom(0x40, nonceLen))
+	line("client private", clientKey.Bytes())
+	line("client public", clientKey.PublicKey().Bytes())
+	line("connection id", sampleID[:])
+	line("shared secret", shared)
+	x := fixedExchange(t, openNew, secret{})
+	line("key", x.key[:])
+	want.WriteString("\n")
+	line("HELLO", x.hello)
+	line("OPEN (NEW)", x.open)
+	line("ACCEPT", x.accept)
+	want.WriteString("\n")
+	join := fixedExchange(t, openJoin, x.key)
+	if !bytes.Equal(join.hello, x.hello) {
+		t.Fatal("another HELLO")
+	}
+	line("OPEN (JOIN 1)", join.open)
+	line("ACCEPT", join.accept)
+	refused := &scripted{}
+	if err := (&serverHandshake{conn: refused}).refuse(RefuseUnknown, "who?"); err != nil {
+		t.Fatal(err)
+	}
+	line("REFUSE 3 \"who?\"", refused.out.Bytes())
+	want.WriteString("\n")
+	for _, f := range []frame{
+		{typ: frameAck, limit: 4 << 20},
+		{typ: frameData, data: []byte("hello")},
+		{typ: frameFIN, dsn: 5},
+		{typ: frameAck, ack: 6, limit: 4<<20 + 5, received: dataHeader + 5 + finSize, delay: 250},
+		{typ: framePing, token: 1},
+		{typ: framePong, token: 1},
+		{typ: frameWant},
+		{typ: frameLeave},
+		{typ: frameReset, code: ResetAborted, text: "bye"},
+	} {
+		line(f.typ.String(), appendFrame(nil, &f))
+	}
+
+	if !bytes.Contains(doc, []byte("```\n"+want.String()+"```\n")) {
+		t.Errorf("docs/bond.md should have this example:\n%s", want.String())
+	}
+}
+
+// The numbers that docs/bond.md gives for the other end are those of the code.
+func TestSpecificationNumbers(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/bond.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := strings.Join(strings.Fields(string(doc)), " ")
+	for _, want := range []string{
+		fmt.Sprintf("### HELLO, %d bytes", helloLen),
+		fmt.Sprintf("%d bytes for NEW, %d for JOIN", openNewLen, openJoinLen),
+		fmt.Sprintf("ACCEPT, %d bytes", 1+macLen),
+		fmt.Sprintf("**DATA**, %d to %d bytes", dataHeader+1, dataHeader+maxData),
+		fmt.Sprintf("**FIN**, %d bytes", finSize),
+		fmt.Sprintf("**ACK**, %d bytes", ackSize),
+		fmt.Sprintf("**RESET**, %d to %d bytes", resetHeader, resetHeader+maxText),
+		fmt.Sprintf("It is %d until the first ACK", initialLimit),
+		fmt.Sprintf("At most %d DATA and FIN frames", maxFlight),
+		fmt.Sprintf("to no fewer than %d", maxGaps),
+		fmt.Sprintf("after %d ms or more without an ACK", quiet.Milliseconds()),
+		fmt.Sprintf("when %d KiB have come", ackEvery>>10),
+		fmt.Sprintf("%d ms after what came otherwise", ackDelay.Milliseconds()),
+		fmt.Sprintf("for %d round trips + %d ms, at most %g s", stallRTTs, stallMargin.Milliseconds(), mostStall.Seconds()),
+		fmt.Sprintf("after %g s without a frame from the peer, and each %g s on a stalled", pingAfter.Seconds(), pingStalled.Seconds()),
+		fmt.Sprintf("PONG is due within %g s", pongWithin.Seconds()),
+		fmt.Sprintf("for most of %d ms", wantEvery.Milliseconds()),
+		fmt.Sprintf("closes it %g s after it began", leaveWithin.Seconds()),
+		fmt.Sprintf("the server waits %g s for that", partTimeout.Seconds()),
+		fmt.Sprintf("after %g minutes without a usable subflow", farewell.Minutes()),
+		fmt.Sprintf("**linger** (%g minutes)", DefaultLinger.Minutes()),
+		fmt.Sprintf("%d MiB each by default", DefaultWindow>>20),
+	} {
+		if !strings.Contains(text, want) {
+			t.Errorf("docs/bond.md does not say %q", want)
+		}
+	}
+}
