@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/elasticache"
@@ -31,8 +32,17 @@ type Settings = config.Settings
 // Options are what an Agent needs besides its Settings.
 type Options struct {
 	Version  string            // of the program, for the task's tags
+	Command  string            // what the program does, for those who look at its links
 	Logger   *slog.Logger      // nil: no log
 	Progress func(step string) // says what is waited for; nil: nobody asks. It must not block.
+	Path     func(Path)        // is told when a connection has lost every path, and found one; likewise
+}
+
+// Path says whether there is a path to a bastion that the user's connections lead to. While there is none they wait.
+type Path struct {
+	Lost   bool
+	Since  time.Time     // when it was lost
+	Linger time.Duration // how long the connections wait for another, in all
 }
 
 // Agent is one user's access to one AWS account and region. Close it at the end.
@@ -41,6 +51,9 @@ type Agent struct {
 	region   string
 	log      *slog.Logger
 	progress func(string)
+	options  Options
+
+	credentials aws.CredentialsProvider
 
 	manager  *bastions.Manager
 	sessions *sessions.Client
@@ -52,6 +65,9 @@ type Agent struct {
 	ctx    context.Context // of the tasks; ends at Close
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup // what goes on behind the caller's back: Close waits for it
+
+	bonds bonds
+	live  live
 }
 
 // New loads the AWS configuration and returns an Agent. It fails where region or credentials are missing; apart from what
@@ -79,10 +95,12 @@ func New(ctx context.Context, s Settings, o Options) (*Agent, error) {
 	}
 	a := &Agent{
 		ctx: tasksCtx, cancel: cancel,
-		settings: s,
-		region:   cfg.Region,
-		log:      log,
-		progress: progress,
+		settings:    s,
+		credentials: cfg.Credentials,
+		region:      cfg.Region,
+		log:         log,
+		progress:    progress,
+		options:     o,
 		manager: bastions.New(bastions.Config{
 			ECS: ecsClient, EC2: ec2.NewFromConfig(cfg), Logger: log, Version: o.Version,
 		}),
@@ -297,12 +315,29 @@ func (a *Agent) Resolve(ctx context.Context, specs []targets.Spec) ([]targets.En
 }
 
 // Link returns a link to the bastion, not yet started, whose grants are narrowed to permit (empty: all that the bastion
-// allows). report, which may be nil, is told of each change of its state; it must not block.
-func (a *Agent) Link(permit []string, report func(tunnel.State)) (*tunnel.Link, error) {
+// allows). report, which may be nil, is told of each change of its state; it must not block. The link must be closed.
+//
+// To bastiond it is one SSH connection, over a bond of sessions. An OpenSSH server knows no bond: there it is one SSH
+// connection for each session.
+func (a *Agent) Link(permit []string, report func(tunnel.State)) (*Link, error) {
 	c, err := a.connector(permit)
 	if err != nil {
 		return nil, err
 	}
+	most := 1
+	if a.settings.Target != "" {
+		most = a.settings.Sessions
+	}
+	l := &Link{Pool: tunnel.NewPool(tunnel.PoolConfig{
+		Max: most, Logger: a.log, OnState: report,
+		New: func(onState func(tunnel.State)) *tunnel.Link { return a.newLink(c, onState) },
+	})}
+	l.hide = a.showLive(l)
+	return l, nil
+}
+
+// newLink makes one SSH connection of a Link.
+func (a *Agent) newLink(c connector, report func(tunnel.State)) *tunnel.Link {
 	s := a.settings
 	g := &giveUp{connector: c, after: s.ReconnectTimeout}
 	return tunnel.NewLink(g, tunnel.LinkConfig{
@@ -316,11 +351,9 @@ func (a *Agent) Link(permit []string, report func(tunnel.State)) (*tunnel.Link, 
 		OnState: func(st tunnel.State) {
 			g.onState(st)
 			c.onState(st)
-			if report != nil {
-				report(st)
-			}
+			report(st)
 		},
-	}), nil
+	})
 }
 
 // orNone turns a bound of 0 into what tunnel takes for none at all.

@@ -220,12 +220,12 @@ func TestHostKeys(t *testing.T) {
 	if _, _, ok := h.get(b); ok {
 		t.Error("known before it is")
 	}
-	if err := h.put(b, signer.PublicKey(), 2222); err != nil {
+	if err := h.put(b, signer.PublicKey(), keys.Ports{SSH: 2222, Bond: 2223}); err != nil {
 		t.Fatal(err)
 	}
-	key, port, ok := h.get(b)
-	if !ok || port != 2222 || !sameKey(key, signer.PublicKey()) {
-		t.Errorf("got %v, %d, %v", key, port, ok)
+	key, ports, ok := h.get(b)
+	if !ok || ports != (keys.Ports{SSH: 2222, Bond: 2223}) || !sameKey(key, signer.PublicKey()) {
+		t.Errorf("got %v, %+v, %v", key, ports, ok)
 	}
 	info, err := os.Stat(h.path(b))
 	if err != nil || runtime.GOOS != "windows" && info.Mode().Perm() != 0o600 {
@@ -237,13 +237,21 @@ func TestHostKeys(t *testing.T) {
 			t.Errorf("known for %+v", other)
 		}
 	}
-	// A file that says something else is not believed.
 	data, err := os.ReadFile(h.path(b))
 	if err != nil {
 		t.Fatal(err)
 	}
+	// A file of a program that knew nothing of bonds still counts.
+	if err := os.WriteFile(h.path(b), []byte(strings.Replace(string(data), `,"bond_port":2223`, "", 1)), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, ports, ok := h.get(b); !ok || ports != (keys.Ports{SSH: 2222}) {
+		t.Errorf("of an old file: %+v, %v", ports, ok)
+	}
+	// A file that says something else is not believed.
 	for _, bad := range []string{
 		"", "{}", strings.Replace(string(data), "2222", "0", 1), strings.Replace(string(data), "2222", "70000", 1),
+		strings.Replace(string(data), "2223", "-1", 1), strings.Replace(string(data), "2223", "70000", 1),
 		strings.Replace(string(data), "ssh-ed25519", "ssh-none", 1), strings.Replace(string(data), "task/1", "task/9", 1),
 	} {
 		if err := os.WriteFile(h.path(b), []byte(bad), 0o600); err != nil {
@@ -258,14 +266,14 @@ func TestHostKeys(t *testing.T) {
 	if err := os.Chtimes(h.path(b), old, old); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.put(bastions.Bastion{TaskARN: "arn:task/3", RuntimeID: "1"}, signer.PublicKey(), 1); err != nil {
+	if err := h.put(bastions.Bastion{TaskARN: "arn:task/3", RuntimeID: "1"}, signer.PublicKey(), keys.Ports{SSH: 1}); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := os.Stat(h.path(b)); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the old file: %v", err)
 	}
 	var none *hostKeys
-	if _, _, ok := none.get(b); ok || none.put(b, signer.PublicKey(), 1) != nil {
+	if _, _, ok := none.get(b); ok || none.put(b, signer.PublicKey(), keys.Ports{SSH: 1}) != nil {
 		t.Error("nil remembers")
 	}
 }
@@ -291,7 +299,7 @@ func TestHostKeyIsForgotten(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			a := testAgent(t, Settings{})
 			a.hostKeys = &hostKeys{dir: t.TempDir()}
-			if err := a.hostKeys.put(b, right.PublicKey(), 2222); err != nil {
+			if err := a.hostKeys.put(b, right.PublicKey(), keys.Ports{SSH: 2222}); err != nil {
 				t.Fatal(err)
 			}
 			o, p := &opened{check: keys.PinnedHostKey(right.PublicKey())}, &push{done: make(chan struct{})}

@@ -16,6 +16,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/bastions"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/keys"
 )
 
 // RuntimeDir returns the directory of sockets and remembered host keys. It makes it, and refuses one that others can enter.
@@ -65,7 +66,8 @@ type remembered struct {
 	Task    string `json:"task"`
 	Runtime string `json:"runtime"` // of the container: another run of it has another key
 	HostKey string `json:"host_key"`
-	Port    int    `json:"port"`
+	Port    int    `json:"port"`                // of SSH
+	Bond    int    `json:"bond_port,omitempty"` // 0: bastiond takes no bonds, or the entry is of a program that knew of none
 }
 
 const (
@@ -78,33 +80,34 @@ func (h *hostKeys) path(b bastions.Bastion) string {
 	return filepath.Join(h.dir, hostKeyPrefix+hex.EncodeToString(sum[:12]))
 }
 
-// get returns the host key and the port of bastiond in the task, if they are known.
-func (h *hostKeys) get(b bastions.Bastion) (ssh.PublicKey, int, bool) {
+// get returns the host key and the ports of bastiond in the task, if they are known.
+func (h *hostKeys) get(b bastions.Bastion) (ssh.PublicKey, keys.Ports, bool) {
 	if h == nil || b.RuntimeID == "" {
-		return nil, 0, false
+		return nil, keys.Ports{}, false
 	}
 	data, err := os.ReadFile(h.path(b))
 	if err != nil || len(data) > 4096 {
-		return nil, 0, false
+		return nil, keys.Ports{}, false
 	}
 	var r remembered
-	if json.Unmarshal(data, &r) != nil || r.Task != b.TaskARN || r.Runtime != b.RuntimeID || r.Port < 1 || r.Port > 65535 {
-		return nil, 0, false
+	if json.Unmarshal(data, &r) != nil || r.Task != b.TaskARN || r.Runtime != b.RuntimeID ||
+		r.Port < 1 || r.Port > 65535 || r.Bond < 0 || r.Bond > 65535 {
+		return nil, keys.Ports{}, false
 	}
 	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(r.HostKey))
 	if err != nil {
-		return nil, 0, false
+		return nil, keys.Ports{}, false
 	}
-	return key, r.Port, true
+	return key, keys.Ports{SSH: r.Port, Bond: r.Bond}, true
 }
 
 // put remembers a key. It replaces the file as a whole, so that a reader sees the old one or the new one.
-func (h *hostKeys) put(b bastions.Bastion, key ssh.PublicKey, port int) error {
+func (h *hostKeys) put(b bastions.Bastion, key ssh.PublicKey, ports keys.Ports) error {
 	if h == nil || b.RuntimeID == "" {
 		return nil
 	}
 	data, err := json.Marshal(remembered{
-		Task: b.TaskARN, Runtime: b.RuntimeID, Port: port,
+		Task: b.TaskARN, Runtime: b.RuntimeID, Port: ports.SSH, Bond: ports.Bond,
 		HostKey: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))),
 	})
 	if err != nil {

@@ -28,9 +28,12 @@ type SSHStream struct {
 
 	opened *opened
 	own    bool // the user has a key of their own
+	began  time.Time
+	hide   func()
 }
 
-// OpenSSH opens a session to the bastion's SSH server. In a task it grants a new key, narrowed to permit.
+// OpenSSH opens a session to the bastion's SSH server. In a task it grants a new key, narrowed to permit. The stream's Close
+// must be called.
 func (a *Agent) OpenSSH(ctx context.Context, permit []string) (*SSHStream, error) {
 	c, err := a.connector(permit)
 	if err != nil {
@@ -40,7 +43,15 @@ func (a *Agent) OpenSSH(ctx context.Context, permit []string) (*SSHStream, error
 	if err != nil {
 		return nil, err
 	}
-	return &SSHStream{Conn: o.conn, HostKeys: o.hostKeys, opened: o, own: a.settings.Target != ""}, nil
+	s := &SSHStream{Conn: o.conn, HostKeys: o.hostKeys, opened: o, own: a.settings.Target != "", began: time.Now()}
+	s.hide = a.showLive(s)
+	return s, nil
+}
+
+// Close closes the stream's connection.
+func (s *SSHStream) Close() error {
+	s.hide()
+	return s.Conn.Close()
 }
 
 // Signer waits until the bastion accepts the granted key and returns its signer; nil where the user has a key of their own.

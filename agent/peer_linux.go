@@ -19,6 +19,16 @@ func peerPID(conn net.Conn) int {
 	return pid
 }
 
+// peerUID returns the id of the user at the other end of a unix socket.
+func peerUID(conn net.Conn) (uid int, known bool) {
+	control(conn, func(fd uintptr) {
+		if cred, err := unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED); err == nil {
+			uid, known = int(cred.Uid), true
+		}
+	})
+	return uid, known
+}
+
 func control(conn net.Conn, f func(fd uintptr)) {
 	c, ok := conn.(syscall.Conn)
 	if !ok {

@@ -11,6 +11,9 @@ import (
 // peerPID returns 0: this system does not tell whose the other end of a socket is.
 func peerPID(net.Conn) int { return 0 }
 
+// peerUID knows no user: this system does not tell whose the other end of a socket is.
+func peerUID(net.Conn) (uid int, known bool) { return 0, false }
+
 // refused reports whether nobody listens on a socket any more.
 func refused(err error) bool {
 	const wsaECONNREFUSED = syscall.Errno(10061)

@@ -8,6 +8,7 @@ import (
 	"net"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
@@ -40,15 +41,17 @@ type taskConnector struct {
 	agent  *Agent
 	permit []string
 
-	access *access // the latest
+	access *access     // the latest
+	plain  atomic.Bool // the bastion refused a bond: one session then has to do
 
 	mu     sync.Mutex
 	proven bool // the latest access has let a connection in, and the bastion was not seen to go away since
 }
 
-// opened is a session to an SSH server and what it takes to log in.
+// opened is a session, or a bond of several, to an SSH server and what it takes to log in.
 type opened struct {
-	conn     net.Conn
+	conn     endingConn
+	lasting  bool // conn outlives its sessions, and ends by itself when the server has gone
 	describe string
 	user     string
 	signers  func() ([]ssh.Signer, error)
@@ -58,11 +61,21 @@ type opened struct {
 	granted  func(context.Context) error // waits until the server accepts the signers; nil: it does
 }
 
+// endingConn is a connection that tells of its end, whoever reads from it.
+type endingConn interface {
+	net.Conn
+	Done() <-chan struct{}
+}
+
 func (o *opened) transport() *tunnel.Transport {
-	return &tunnel.Transport{
+	t := &tunnel.Transport{
 		Conn: o.conn, User: o.user, Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(o.signers)},
 		HostKey: o.check, HostKeyAlgorithms: o.algos, Describe: o.describe,
 	}
+	if o.lasting {
+		t.Keepalive.Interval = -1 // a lost path is no dead peer
+	}
+	return t
 }
 
 // Connect implements tunnel.Connector.
@@ -98,10 +111,10 @@ func (c *taskConnector) takeProven() bool {
 // open brings a session to bastiond.
 func (c *taskConnector) open(ctx context.Context) (*opened, error) {
 	a := c.agent
-	if c.takeProven() && time.Until(c.access.until()) > grantMargin {
+	if c.takeProven() && !c.access.gone.Load() && time.Until(c.access.until()) > grantMargin {
 		p := c.access.latest()
 		// No patience here: a task that is not connected any more may be gone for good.
-		o, err := c.access.session(ctx, p.hostKey, p.reply.Ports.SSH, false)
+		o, err := c.access.session(ctx, p.hostKey, p.reply.Ports, false)
 		if err == nil || ctx.Err() != nil {
 			return o, err
 		}
@@ -117,14 +130,15 @@ func (c *taskConnector) open(ctx context.Context) (*opened, error) {
 	if c.access, err = a.newAccess(spec, *b, c.permit); err != nil {
 		return nil, err
 	}
+	c.access.plain = &c.plain
 	p := c.access.latest()
-	if key, port, ok := a.hostKeys.get(*b); ok {
-		return c.access.overlapped(ctx, p, key, port)
+	if key, ports, ok := a.hostKeys.get(*b); ok {
+		return c.access.overlapped(ctx, p, key, ports)
 	}
 	if err := p.wait(ctx); err != nil {
 		return nil, err
 	}
-	return c.access.session(ctx, p.hostKey, p.reply.Ports.SSH, true)
+	return c.access.session(ctx, p.hostKey, p.reply.Ports, true)
 }
 
 // access is a key that a bastion accepts, and the grants by which it does: the bastion ends the connections of a key whose
@@ -135,6 +149,8 @@ type access struct {
 	bastion bastions.Bastion
 	pair    *keys.Pair
 	permit  []string
+	plain   *atomic.Bool // no bond is to be tried
+	gone    atomic.Bool  // the bastion was seen to have stopped
 
 	mu   sync.Mutex
 	push *push // the latest that was not refused
@@ -146,7 +162,7 @@ func (a *Agent) newAccess(spec bastions.Spec, b bastions.Bastion, permit []strin
 	if err != nil {
 		return nil, err
 	}
-	x := &access{agent: a, spec: spec, bastion: b, pair: pair, permit: permit}
+	x := &access{agent: a, spec: spec, bastion: b, pair: pair, permit: permit, plain: new(atomic.Bool)}
 	x.push, err = x.grant()
 	return x, err
 }
@@ -163,19 +179,19 @@ func (x *access) until() time.Time { return x.latest().notAfter() }
 // overlapped opens the session to a bastion whose host key is remembered, while the grant is on its way. The answer is still
 // awaited: one that refuses, or shows that the key was remembered wrongly, ends the connection, and the next attempt, which
 // then has the answer, says why.
-func (x *access) overlapped(ctx context.Context, p *push, key ssh.PublicKey, port int) (*opened, error) {
+func (x *access) overlapped(ctx context.Context, p *push, key ssh.PublicKey, ports keys.Ports) (*opened, error) {
 	a := x.agent
-	o, err := x.session(ctx, key, port, true)
+	o, err := x.session(ctx, key, ports, true)
 	if err != nil {
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		// The remembered port may be wrong; the answer has the right one, or says better what is wrong.
+		// The remembered ports may be wrong; the answer has the right one, or says better what is wrong.
 		a.hostKeys.forget(x.bastion)
 		if waitErr := p.wait(ctx); waitErr != nil {
 			return nil, waitErr
 		}
-		return x.session(ctx, p.hostKey, p.reply.Ports.SSH, true)
+		return x.session(ctx, p.hostKey, p.reply.Ports, true)
 	}
 	o.user = keys.UserPending
 	x.untrustOnFailure(o, p)
@@ -217,21 +233,31 @@ func (x *access) untrustOnFailure(o *opened, p *push) {
 	}
 }
 
-// session opens a session to bastiond with the given host key, and sees to it that the grant lasts as long as the session.
-// patient says whether a task that is not connected to SSM is waited for.
-func (x *access) session(ctx context.Context, key ssh.PublicKey, port int, patient bool) (*opened, error) {
+// session opens a way to bastiond with the given host key, a bond of sessions if it takes bonds, and sees to it that the grant
+// lasts as long. patient says whether a task that is not connected to SSM is waited for.
+func (x *access) session(ctx context.Context, key ssh.PublicKey, ports keys.Ports, patient bool) (*opened, error) {
 	a := x.agent
 	a.progress("opening a session to " + describe(&x.bastion))
-	stream, err := a.openPort(ctx, sessions.Port{Target: x.bastion.Target(), Port: port, ServerFirst: true}, patient)
-	if err != nil {
-		return nil, err
-	}
-	a.tasks.Go(func() { x.keepGranted(stream.Done(), x.grant) })
-	return &opened{
-		conn: stream, describe: describe(&x.bastion), user: "bastion",
+	o := &opened{
+		describe: describe(&x.bastion), user: "bastion",
 		signers: func() ([]ssh.Signer, error) { return []ssh.Signer{x.pair.Signer()}, nil },
 		check:   keys.PinnedHostKey(key), hostKeys: []ssh.PublicKey{key},
-	}, nil
+	}
+	if ports.Bond != 0 && !x.plain.Load() {
+		conn, err := x.bond(ctx, ports.Bond, patient)
+		if err != nil {
+			return nil, err
+		}
+		o.conn, o.lasting = conn, true
+	} else {
+		stream, err := a.openPort(ctx, sessions.Port{Target: x.bastion.Target(), Port: ports.SSH, ServerFirst: true}, patient)
+		if err != nil {
+			return nil, err
+		}
+		o.conn = stream
+	}
+	a.tasks.Go(func() { x.keepGranted(o.conn.Done(), x.grant) })
+	return o, nil
 }
 
 // keepGranted renews the grant, by the function renew, until ended is closed, the Agent too, or the bastion grants no longer
@@ -239,6 +265,8 @@ func (x *access) session(ctx context.Context, key ssh.PublicKey, port int, patie
 func (x *access) keepGranted(ended <-chan struct{}, renew func() (*push, error)) {
 	a := x.agent
 	lifetime := a.settings.GrantLifetime
+	// A grant that is renewed early outlasts a machine that sleeps when it should be, and AWS when it cannot be asked.
+	margin := max(lifetime/4, min(a.settings.Linger, lifetime/2))
 	ctx, cancel := context.WithCancel(a.ctx)
 	defer cancel()
 	var watcher sync.WaitGroup
@@ -254,7 +282,7 @@ func (x *access) keepGranted(ended <-chan struct{}, renew func() (*push, error))
 	if x.latest().wait(ctx) != nil {
 		return
 	}
-	for until := x.until(); sleep(ctx, time.Until(until.Add(-lifetime/4))) == nil; {
+	for until := x.until(); sleepUntil(ctx, until.Add(-margin)) == nil; {
 		p, err := renew()
 		if err == nil {
 			err = p.wait(ctx)
@@ -441,7 +469,7 @@ func (a *Agent) accept(op string, b bastions.Bastion, id string, reply keys.Gran
 			"use a bastiond and a bastion of the same version")
 	}
 	p.reply, p.hostKey, p.until = reply, key, reply.NotAfter
-	if err := a.hostKeys.put(b, key, reply.Ports.SSH); err != nil {
+	if err := a.hostKeys.put(b, key, reply.Ports); err != nil {
 		a.log.Debug("the host key is not remembered", "err", err)
 	}
 	return nil
@@ -604,5 +632,18 @@ func sleep(ctx context.Context, d time.Duration) error {
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
+	}
+}
+
+// clockCheck is how often a wait for a point in time looks at the clock: timers stand still while the machine sleeps.
+const clockCheck = 30 * time.Second
+
+// sleepUntil waits until the wall clock says t, or for the end of ctx.
+func sleepUntil(ctx context.Context, t time.Time) error {
+	for {
+		left := t.Round(0).Sub(time.Now().Round(0))
+		if err := sleep(ctx, min(left, clockCheck)); err != nil || left <= clockCheck {
+			return err
+		}
 	}
 }

@@ -1,0 +1,434 @@
+package agent
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"runtime"
+	"slices"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
+	"github.com/aws/smithy-go"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/sessions/bond"
+	"github.com/bastion-ssm/bastion/tunnel"
+)
+
+func TestWakeDetector(t *testing.T) {
+	const tick = wakeCheck
+	for _, tt := range []struct {
+		name       string
+		mono, wall time.Duration // since the last observation
+		network    uint64
+		want       string
+	}{
+		{"all well", tick, tick, 7, ""},
+		{"a loaded machine", tick + 8*time.Second, tick + 8*time.Second, 7, ""},
+		{"slept", tick, 10 * time.Minute, 7, "the machine has slept"},
+		{"slept for moments", tick, tick + 9*time.Second, 7, ""},
+		{"stopped", 30 * time.Second, 30 * time.Second, 7, "the process was stopped"},
+		{"the wall clock was set back", tick, -time.Hour, 7, ""},
+		{"another network", tick, tick, 8, "the network has changed"},
+		{"the network is not known", tick, tick, 0, ""},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			var d wakeDetector
+			wall := time.Unix(1e9, 0)
+			if got := d.observe(time.Minute, wall, 7); got != "" {
+				t.Errorf("the first observation: %q", got)
+			}
+			if got := d.observe(time.Minute+tt.mono, wall.Add(tt.wall), tt.network); got != tt.want {
+				t.Errorf("got %q, want %q", got, tt.want)
+			}
+		})
+	}
+	var d wakeDetector
+	d.observe(0, time.Unix(0, 0), 7)
+	d.observe(tick, time.Unix(5, 0), 0)
+	if got := d.observe(2*tick, time.Unix(10, 0), 8); got != "the network has changed" {
+		t.Errorf("after a time without knowledge: %q", got)
+	}
+	if networkHash() != networkHash() {
+		t.Error("the addresses have no stable hash")
+	}
+}
+
+// fakeBond is a bond whose figures the test sets.
+type fakeBond struct {
+	net.Conn
+	done chan struct{}
+
+	mu      sync.Mutex
+	stats   bond.Stats
+	rotated int
+	probed  int
+}
+
+func (f *fakeBond) Done() <-chan struct{} { return f.done }
+func (f *fakeBond) Err() error            { return nil }
+
+func (f *fakeBond) Stats() bond.Stats {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.stats
+}
+
+func (f *fakeBond) Rotate() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.rotated++
+}
+
+func (f *fakeBond) Probe() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.probed++
+}
+
+func (f *fakeBond) pathless(t time.Time) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stats.Pathless = t
+}
+
+func TestTendTellsOfPaths(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := testAgent(t, Settings{Linger: 30 * time.Minute})
+		var told []Path
+		a.options.Path = func(p Path) { told = append(told, p) }
+		b := &fakeBond{done: make(chan struct{})}
+		var wg sync.WaitGroup
+		wg.Go(func() { a.tend(b) })
+		<-time.After(1500 * time.Millisecond)
+		// Gone and back between two looks: no news.
+		b.pathless(time.Now())
+		<-time.After(100 * time.Millisecond)
+		b.pathless(time.Time{})
+		<-time.After(3 * time.Second)
+		lost := time.Now()
+		b.pathless(lost)
+		<-time.After(12 * time.Second)
+		b.pathless(time.Time{})
+		<-time.After(2 * time.Second)
+		b.pathless(time.Now())
+		<-time.After(2 * time.Second)
+		close(b.done)
+		wg.Wait()
+		if len(told) != 3 || told[0] != (Path{true, lost, 30 * time.Minute}) || told[1] != (Path{false, lost, 30 * time.Minute}) ||
+			!told[2].Lost {
+			t.Errorf("told %+v", told)
+		}
+	})
+}
+
+// provider gives credentials as an AWS provider does.
+type provider func() (aws.Credentials, error)
+
+func (p provider) Retrieve(context.Context) (aws.Credentials, error) { return p() }
+
+// Credentials that are replaced make the bonds replace their sessions, each once, and soon after the old ones expire.
+func TestBondsFollowTheCredentials(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		a := testAgent(t, Settings{})
+		lifetime := 90 * time.Second
+		a.credentials = provider(func() (aws.Credentials, error) {
+			n := int(time.Since(began) / lifetime)
+			if n == 3 {
+				return aws.Credentials{}, errors.New("signed out")
+			}
+			return aws.Credentials{
+				AccessKeyID: fmt.Sprint("ASIA", n), CanExpire: true, Expires: began.Add(time.Duration(n+1) * lifetime),
+			}, nil
+		})
+		wakes := make(chan struct{}, 1)
+		old, fresh := &fakeBond{}, &fakeBond{}
+		a.bonds.add(old, "ASIA0")
+		a.bonds.add(fresh, "ASIA1")
+		a.tasks.Go(func() { a.watchCredentials(wakes) })
+		check := func(wantOld, wantFresh int) {
+			t.Helper()
+			synctest.Wait()
+			old.mu.Lock()
+			defer old.mu.Unlock()
+			fresh.mu.Lock()
+			defer fresh.mu.Unlock()
+			if old.rotated != wantOld || fresh.rotated != wantFresh {
+				t.Errorf("after %v: rotated %d and %d times, want %d and %d",
+					time.Since(began), old.rotated, fresh.rotated, wantOld, wantFresh)
+			}
+		}
+		check(0, 1) // it has another key than the present one
+		<-time.After(89 * time.Second)
+		check(0, 1)
+		<-time.After(3 * time.Second)
+		check(1, 2)
+		<-time.After(90 * time.Second)
+		check(2, 3)
+		a.bonds.remove(old)
+		// Signed out from 270 s to 360 s: that is waited for.
+		<-time.After(90 * time.Second)
+		check(2, 3)
+		<-time.After(140 * time.Second)
+		check(2, 4)
+	})
+}
+
+// Credentials that say nothing of their end are looked at now and then, and when the machine wakes.
+func TestCredentialsAreLookedAtOnWaking(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := testAgent(t, Settings{})
+		var key atomic.Value
+		key.Store("AKIA0")
+		a.credentials = provider(func() (aws.Credentials, error) {
+			return aws.Credentials{AccessKeyID: key.Load().(string)}, nil
+		})
+		b := &fakeBond{}
+		a.bonds.add(b, "AKIA0")
+		wakes := make(chan struct{}, 1)
+		a.tasks.Go(func() { a.watchCredentials(wakes) })
+		<-time.After(90 * time.Second)
+		key.Store("AKIA1")
+		synctest.Wait()
+		if b.rotated != 0 {
+			t.Error("looked at all the time")
+		}
+		wakes <- struct{}{}
+		synctest.Wait()
+		if b.rotated != 1 {
+			t.Error("not looked at on waking")
+		}
+		key.Store("AKIA2")
+		<-time.After(credentialsCheck)
+		synctest.Wait()
+		if b.rotated != 2 {
+			t.Error("not looked at now and then")
+		}
+	})
+}
+
+func TestThrottled(t *testing.T) {
+	api := func(code string) error {
+		return fail.AWS(fail.Start, "open port 1 of x", "ssm:StartSession", fmt.Errorf("call: %w", &smithy.GenericAPIError{Code: code}))
+	}
+	for _, tt := range []struct {
+		err  error
+		want bool
+	}{
+		{api("ThrottlingException"), true},
+		{api("TooManyRequestsException"), true},
+		{api("TooManyRequests"), true},
+		{api("RateExceeded"), true},
+		{api("RequestLimitExceeded"), true},
+		{api("ExpiredTokenException"), false},
+		{api("AccessDeniedException"), false},
+		{&ssmtypes.TargetNotConnected{}, false},
+		{errors.New("no network"), false},
+	} {
+		if got := isThrottled(tt.err); got != tt.want {
+			t.Errorf("%v: throttled %v", tt.err, got)
+		}
+		if isGone(tt.err) {
+			t.Errorf("%v is fatal", tt.err)
+		}
+	}
+}
+
+// Only an error that says something about the task is a reason to ask ECS, and not all the time.
+func TestOpenerAsksNowAndThen(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		o := &opener{}
+		plain := errors.New("not connected")
+		throttled := &smithy.GenericAPIError{Code: "ThrottlingException"}
+		expired := fail.AWS(fail.Start, "", "", &smithy.GenericAPIError{Code: "ExpiredTokenException"})
+		if o.due(throttled) || o.due(expired) {
+			t.Error("asked because of an error that says nothing")
+		}
+		if !o.due(plain) || o.due(plain) {
+			t.Error("want one question")
+		}
+		<-time.After(goneCheck)
+		if !o.due(plain) {
+			t.Error("not asked again")
+		}
+	})
+}
+
+func TestRefusedBondIsNotTriedAgain(t *testing.T) {
+	for code, want := range map[bond.RefuseCode]bool{
+		bond.RefuseConns: true, bond.RefuseMemory: true, bond.RefuseVersion: true, bond.RefuseMalformed: true,
+		bond.RefuseUnknown: false, bond.RefuseDraining: false, bond.RefuseClosed: false,
+	} {
+		x := &access{agent: testAgent(t, Settings{}), plain: new(atomic.Bool)}
+		x.learn(fmt.Errorf("bond: %w", &bond.RefusedError{Code: code}))
+		if got := x.plain.Load(); got != want {
+			t.Errorf("code %d: plain %v, want %v", code, got, want)
+		}
+		x.learn(nil)
+		x.learn(net.ErrClosed)
+		if got := x.plain.Load(); got != want {
+			t.Errorf("code %d: plain %v afterwards", code, got)
+		}
+	}
+}
+
+// fakeLive shows what it holds.
+type fakeLive []Live
+
+func (f *fakeLive) live() []Live { return *f }
+
+// shortDir returns a directory whose path leaves room for a socket's.
+func shortDir(t *testing.T) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	return dir
+}
+
+func TestProcesses(t *testing.T) {
+	dir := shortDir(t)
+	s := Settings{RuntimeDir: dir}
+	if got, err := Processes(t.Context(), s); err != nil || len(got) != 0 {
+		t.Errorf("without any: %v, %v", got, err)
+	}
+	a := &Agent{settings: s, region: "eu-central-1", log: testAgent(t, s).log, options: Options{Command: "forward", Version: "1"}}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	b := &fakeBond{stats: bond.Stats{
+		Sent: 10, Received: 20, Reinjected: 3, Pathless: time.Now(),
+		Subflows: []bond.SubflowStats{{ID: 1, Name: "lab-1", State: bond.Stalled, Age: time.Minute, RTT: 42 * time.Millisecond, InFlight: 5}},
+	}}
+	l := &Live{Bastion: "bastion 1", State: string(tunnel.Up), Kind: "single", Channels: 2, Sessions: []LiveSession{}}
+	l.bond(b.Stats())
+	hide := a.showLive(&fakeLive{*l})
+	hideOther := a.showLive(&fakeLive{{Bastion: "bastion 0", Sessions: []LiveSession{}}})
+
+	got, err := Processes(t.Context(), s)
+	if err != nil || len(got) != 1 || len(got[0].Links) != 2 {
+		t.Fatalf("%+v, %v", got, err)
+	}
+	if got[0].PID != os.Getpid() || got[0].Command != "forward" || got[0].Region != "eu-central-1" || got[0].V != liveVersion {
+		t.Errorf("%+v", got[0])
+	}
+	link := got[0].Links[1]
+	if link.Bastion != "bastion 1" || link.State != "waiting" || link.Kind != "bond" || link.Pathless == nil ||
+		link.Reinjected != 3 || len(link.Sessions) != 1 || len(link.Lacks) != 0 {
+		t.Errorf("%+v", link)
+	}
+	if f := link.Sessions[0]; f.ID != "lab-1" || f.State != "stalled" || f.Age != 60 || f.RTT != 42 || f.InFlight != 5 {
+		t.Errorf("%+v", f)
+	}
+	hideOther()
+	if got, _ := Processes(t.Context(), s); len(got) != 1 || len(got[0].Links) != 1 {
+		t.Errorf("after one has gone: %+v", got)
+	}
+
+	// It is for reading, and for this user.
+	socket := filepath.Join(dir, liveDir, fmt.Sprint(os.Getpid())+sockSuffix)
+	if runtime.GOOS != "windows" {
+		for path, want := range map[string]os.FileMode{socket: 0o600, filepath.Dir(socket): 0o700} {
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
+				t.Errorf("%s: %v, %v", path, info.Mode(), err)
+			}
+		}
+	}
+	client := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return dialUnix(socket) },
+	}}
+	for _, tt := range []struct {
+		method, path string
+		want         int
+	}{
+		{http.MethodGet, "/v1/links", http.StatusOK},
+		{http.MethodPost, "/v1/links", http.StatusMethodNotAllowed},
+		{http.MethodGet, "/v1/", http.StatusNotFound},
+	} {
+		req, err := http.NewRequestWithContext(t.Context(), tt.method, "http://bastion"+tt.path, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if resp.StatusCode != tt.want {
+			t.Errorf("%s %s: %s", tt.method, tt.path, resp.Status)
+		}
+		_ = resp.Body.Close()
+	}
+
+	// A socket whose process was killed is removed; one that answers something else is left alone and not shown.
+	stale := filepath.Join(dir, liveDir, "1.sock")
+	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale})
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln.SetUnlinkOnClose(false)
+	_ = ln.Close()
+	odd, err := net.Listen("unix", filepath.Join(dir, liveDir, "2.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	newer := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(Process{V: liveVersion + 1})
+	})}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = newer.Serve(odd) })
+	if got, err := Processes(t.Context(), s); err != nil || len(got) != 1 {
+		t.Errorf("%+v, %v", got, err)
+	}
+	if _, err := os.Stat(stale); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the stale socket: %v", err)
+	}
+	if _, err := os.Stat(odd.Addr().String()); err != nil {
+		t.Errorf("the other process's socket: %v", err)
+	}
+	_ = newer.Close()
+	serving.Wait()
+
+	hide()
+	a.Close()
+	if left, err := filepath.Glob(filepath.Join(dir, liveDir, "*")); err != nil || len(left) != 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+}
+
+func TestPeerUID(t *testing.T) {
+	if !slices.Contains([]string{"linux", "darwin"}, runtime.GOOS) {
+		t.Log("peers have no ids here")
+		return
+	}
+	ln, err := listenPrivate(filepath.Join(shortDir(t), "s.sock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer ln.Close()
+	conn, err := dialUnix(ln.path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	accepted, err := (&ownPeers{ln}).Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer accepted.Close()
+	if uid, known := peerUID(accepted); !known || uid != os.Geteuid() {
+		t.Errorf("uid %d, %v", uid, known)
+	}
+}
