@@ -1,18 +1,23 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
+	"io"
+	"strings"
 	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/config"
 )
 
 // up runs `bastion up`.
 func (a *app) up(c *cli.Context) error {
-	run, err := a.begin(c)
+	run, err := a.begin(c, "up")
 	if err != nil {
 		return err
 	}
@@ -39,7 +44,7 @@ func (a *app) up(c *cli.Context) error {
 
 // down runs `bastion down`.
 func (a *app) down(c *cli.Context) error {
-	run, err := a.begin(c)
+	run, err := a.begin(c, "down")
 	if err != nil {
 		return err
 	}
@@ -64,25 +69,59 @@ func (a *app) down(c *cli.Context) error {
 	return nil
 }
 
-// status runs `bastion status`.
-func (a *app) status(c *cli.Context) error {
-	run, err := a.begin(c)
-	if err != nil {
-		return err
-	}
-	defer run.close()
-	st, err := run.agent.Status(c.Context)
-	if err != nil {
-		return err
-	}
-	run.progress.Idle()
-	if run.settings.Output == "json" {
-		return a.printJSON(st)
-	}
-	return a.printStatus(st)
+// statusOutput is the JSON output of status.
+type statusOutput struct {
+	agent.Status
+	Processes []agent.Process `json:"processes"` // running commands with links
 }
 
-func (a *app) printStatus(st agent.Status) error {
+// status runs `bastion status`. The links of running commands are shown also when AWS does not answer: then most of all one
+// wants to know.
+func (a *app) status(c *cli.Context) error {
+	if err := argCount(c, 0, 0); err != nil {
+		return err
+	}
+	s, err := a.settings()
+	if err != nil {
+		return err
+	}
+	processes, err := agent.Processes(c.Context, s)
+	if err != nil && !s.Quiet {
+		fmt.Fprintf(a.err, "bastion: the links of running commands cannot be shown: %s\n", oneLine(err.Error()))
+	}
+	st, awsErr := a.awsStatus(c.Context, s)
+	if awsErr != nil && len(processes) == 0 {
+		return awsErr
+	}
+	out := statusOutput{Status: st, Processes: processes}
+	switch {
+	case s.Output == "json":
+		err = a.printJSON(out)
+	case awsErr == nil:
+		err = a.printStatus(out)
+	default:
+		err = a.printProcesses(out.Processes)
+	}
+	return cmp.Or(awsErr, err)
+}
+
+func (a *app) awsStatus(ctx context.Context, s config.Settings) (agent.Status, error) {
+	run, err := a.open(ctx, "status", s)
+	if err != nil {
+		return agent.Status{}, err
+	}
+	defer run.close()
+	return run.agent.Status(ctx)
+}
+
+func (a *app) printStatus(st statusOutput) error {
+	if err := a.printBastions(st.Status); err != nil {
+		return err
+	}
+	return a.printProcesses(st.Processes)
+}
+
+func (a *app) printBastions(st agent.Status) error {
 	if st.Target != "" {
 		_, err := fmt.Fprintf(a.out, "using the OpenSSH server at %s; there is no bastion task\n", st.Target)
 		return err
@@ -103,6 +142,53 @@ func (a *app) printStatus(st agent.Status) error {
 	return w.Flush()
 }
 
+// printProcesses shows the links of running commands and their sessions.
+func (a *app) printProcesses(all []agent.Process) error {
+	var b strings.Builder
+	for _, p := range all {
+		for _, l := range p.Links {
+			fmt.Fprintf(&b, "\n%s (process %d) to %s: %s for %s, %s\n", dash(p.Command), p.PID, l.Bastion, l.State,
+				time.Since(l.Since).Round(time.Second), count(l.Channels, "connection"))
+			if l.Error != "" {
+				fmt.Fprintf(&b, "  %s\n", oneLine(l.Error))
+			}
+			for _, lack := range l.Lacks {
+				fmt.Fprintf(&b, "  %s\n", lack)
+			}
+			w := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
+			fmt.Fprintln(w, "  SESSION\tSTATE\tAGE\tUP\tDOWN\tROUND TRIP\tIN FLIGHT\tREINJECTED")
+			for _, s := range l.Sessions {
+				age := time.Duration(s.Age * float64(time.Second)).Round(time.Second)
+				fmt.Fprintf(w, "  %s\t%s\t%s\t%s/s\t%s/s\t%.1f ms\t%s\t%s\n", s.ID, s.State, age,
+					size(s.SendRate), size(s.ReceiveRate), s.RTT, size(float64(s.InFlight)), size(float64(s.Reinjected)))
+			}
+			if err := w.Flush(); err != nil {
+				return err
+			}
+		}
+	}
+	_, err := io.WriteString(a.out, b.String())
+	return err
+}
+
+func count(n int, noun string) string {
+	if n == 1 {
+		return "1 " + noun
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
+}
+
+// size prints a number of bytes.
+func size(n float64) string {
+	switch {
+	case n >= 1e6:
+		return fmt.Sprintf("%.1f MB", n/1e6)
+	case n >= 1e3:
+		return fmt.Sprintf("%.1f kB", n/1e3)
+	}
+	return fmt.Sprintf("%.0f B", n)
+}
+
 func dash(s string) string {
 	if s == "" {
 		return "-"
@@ -110,8 +196,8 @@ func dash(s string) string {
 	return s
 }
 
-// begin does what up, down and status have in common.
-func (a *app) begin(c *cli.Context) (*session, error) {
+// begin does what up and down have in common.
+func (a *app) begin(c *cli.Context, command string) (*session, error) {
 	if err := argCount(c, 0, 0); err != nil {
 		return nil, err
 	}
@@ -119,5 +205,5 @@ func (a *app) begin(c *cli.Context) (*session, error) {
 	if err != nil {
 		return nil, err
 	}
-	return a.open(c.Context, s)
+	return a.open(c.Context, command, s)
 }

@@ -8,7 +8,6 @@ import (
 	"strconv"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -23,19 +22,22 @@ import (
 type session struct {
 	settings config.Settings
 	progress *progress
+	watch    *linkWatch
 	agent    *agent.Agent
 }
 
-// open loads the AWS configuration. Its close must be called.
-func (a *app) open(ctx context.Context, s config.Settings) (*session, error) {
+// open loads the AWS configuration, for the command with the given name. Its close must be called.
+func (a *app) open(ctx context.Context, command string, s config.Settings) (*session, error) {
 	p := newProgress(a.err, s.Quiet)
-	logger := a.logger(s, p)
-	ag, err := agent.New(ctx, s, agent.Options{Version: readVersion().Version, Logger: logger, Progress: p.Step})
+	watch := &linkWatch{progress: p}
+	ag, err := agent.New(ctx, s, agent.Options{
+		Version: readVersion().Version, Command: command, Logger: a.logger(s, p), Progress: p.Step, Path: watch.path,
+	})
 	if err != nil {
 		p.Close()
 		return nil, err
 	}
-	return &session{settings: s, progress: p, agent: ag}, nil
+	return &session{settings: s, progress: p, watch: watch, agent: ag}, nil
 }
 
 func (s *session) close() {
@@ -75,7 +77,7 @@ func (a *app) forward(c *cli.Context) error {
 	if err := listenKnown(ctx, forwards, s.AllowRemote); err != nil {
 		return err
 	}
-	run, err := a.open(ctx, s)
+	run, err := a.open(ctx, "forward", s)
 	if err != nil {
 		return err
 	}
@@ -100,6 +102,7 @@ func (a *app) forward(c *cli.Context) error {
 	if err := a.printForwards(forwards, s); err != nil {
 		return err
 	}
+	run.watch.tell(a.out, s)
 	for _, f := range forwards {
 		if f.endpoint.Note != "" {
 			run.progress.Note(f.endpoint.Name + ": " + f.endpoint.Note)
@@ -221,9 +224,8 @@ func (s *session) resolve(ctx context.Context, forwards []*forwarding) error {
 }
 
 // link brings up a link whose grant is for the destinations in permit. The caller closes it.
-func (s *session) link(ctx context.Context, permit []string) (*tunnel.Link, error) {
-	watch := &linkWatch{progress: s.progress}
-	link, err := s.agent.Link(permit, watch.state)
+func (s *session) link(ctx context.Context, permit []string) (*agent.Link, error) {
+	link, err := s.agent.Link(permit, s.watch.state)
 	if err != nil {
 		return nil, err
 	}
@@ -239,53 +241,8 @@ func (s *session) link(ctx context.Context, permit []string) (*tunnel.Link, erro
 	return link, nil
 }
 
-// linkWatch tells of a link that is lost and restored.
-type linkWatch struct {
-	progress *progress
-	everUp   bool
-	lost     time.Time
-}
-
-// state is called by one goroutine at a time.
-func (w *linkWatch) state(st tunnel.State) {
-	switch st.Phase {
-	case tunnel.Up:
-		switch {
-		case !w.everUp:
-			w.progress.Idle()
-		case !w.lost.IsZero():
-			w.progress.Idle()
-			w.progress.Note("the link is restored after " + time.Since(w.lost).Round(100*time.Millisecond).String())
-		default:
-			w.progress.Idle()
-		}
-		w.everUp, w.lost = true, time.Time{}
-	case tunnel.Connecting:
-		if st.Err != nil {
-			w.progress.Step("connecting again: " + st.Err.Error())
-		}
-	case tunnel.Reconnecting:
-		if w.lost.IsZero() {
-			w.lost = st.Since
-			w.progress.Note("the link is lost; new connections wait while it is restored")
-		}
-		step := "restoring the link"
-		if st.Err != nil && st.Attempt > 0 {
-			step = fmt.Sprintf("restoring the link, attempt %d: %s", st.Attempt+1, st.Err)
-		}
-		w.progress.Step(step)
-	case tunnel.Draining:
-		w.progress.Step("the bastion is going away; moving to another one")
-	case tunnel.Idle:
-		w.progress.Idle()
-		w.progress.Note("the bastion has gone; the next connection starts another one")
-	case tunnel.Down:
-		w.progress.Idle()
-	}
-}
-
 // serve runs work until ctx ends or the link gives up, and returns why the link did.
-func serve(ctx context.Context, link *tunnel.Link, work func(context.Context) error) error {
+func serve(ctx context.Context, link *agent.Link, work func(context.Context) error) error {
 	workCtx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	stop := make(chan struct{})
@@ -361,7 +318,7 @@ func (a *app) socks(c *cli.Context) error {
 		return remoteHint(err)
 	}
 	defer func() { _ = ln.Close() }()
-	run, err := a.open(ctx, s)
+	run, err := a.open(ctx, "socks", s)
 	if err != nil {
 		return err
 	}
@@ -379,6 +336,7 @@ func (a *app) socks(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	run.watch.tell(a.out, s)
 	return serve(ctx, link, func(ctx context.Context) error {
 		return tunnel.ServeSOCKS(ctx, ln, link, tunnel.SOCKSConfig{Logger: a.connectionLog(s, run.progress)})
 	})

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"os/exec"
 	"os/user"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,6 +24,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/net/proxy"
 
+	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/lab"
 	"github.com/bastion-ssm/bastion/lab/gateway"
@@ -222,15 +225,15 @@ func authorizedLine(key ssh.PublicKey) string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key)))
 }
 
-// A stock OpenSSH server behind a managed node is the far end: no task, no bastiond, a pinned host key.
-func TestForwardThroughOpenSSHServer(t *testing.T) {
-	t.Parallel()
+// sshdNode is a managed node with a stock OpenSSH server.
+const sshdNode = "i-0123456789abcdef0"
+
+// startNode starts a lab with such a node, and returns the address of its Redis, a known_hosts file with the node's host key and
+// the settings that lead there.
+func startNode(t *testing.T) (e *labEnv, redis, known string, env []string) {
+	t.Helper()
 	identity := testIdentity(t)
-	data, err := os.ReadFile(identity)
-	if err != nil {
-		t.Fatal(err)
-	}
-	signer, err := ssh.ParsePrivateKey(data)
+	signer, err := ssh.ParsePrivateKey(mustRead(t, identity))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -239,24 +242,28 @@ func TestForwardThroughOpenSSHServer(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const node = "i-0123456789abcdef0"
-	e := startLab(t, func(c *lab.Config) {
-		c.Instances = map[string]lab.Instance{node: {Ports: map[int]string{22: server.addr}}}
+	e = startLab(t, func(c *lab.Config) {
+		c.Instances = map[string]lab.Instance{sshdNode: {Ports: map[int]string{22: server.addr}}}
 	})
-	var redis string
 	for _, db := range e.Databases() {
 		if strings.Contains(db.Endpoint, "cache") {
 			redis = db.Addr
 		}
 	}
-	known := filepath.Join(t.TempDir(), "known_hosts")
-	if err := os.WriteFile(known, []byte(node+" "+authorizedLine(server.hostKey)+"\n"), 0o600); err != nil {
+	known = filepath.Join(t.TempDir(), "known_hosts")
+	if err := os.WriteFile(known, []byte(sshdNode+" "+authorizedLine(server.hostKey)+"\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	env := []string{
-		"BASTION_TARGET=" + node, "BASTION_SSH_USER=" + me.Username, "BASTION_SSH_IDENTITY=" + identity,
+	return e, redis, known, []string{
+		"BASTION_TARGET=" + sshdNode, "BASTION_SSH_USER=" + me.Username, "BASTION_SSH_IDENTITY=" + identity,
 		"BASTION_SSH_HOST_KEY=" + known, "BASTION_RECONNECT_MAX=1s",
 	}
+}
+
+// A stock OpenSSH server behind a managed node is the far end: no task, no bastiond, a pinned host key.
+func TestForwardThroughOpenSSHServer(t *testing.T) {
+	t.Parallel()
+	e, redis, known, env := startNode(t)
 	p, f := e.forwards(env, redis, ":")
 	if err := ping(f[0].Listen); err != nil {
 		t.Fatalf("%v\n%s", err, p.Output())
@@ -293,8 +300,147 @@ func TestForwardThroughOpenSSHServer(t *testing.T) {
 		t.Errorf("another user key: exit code %d\n%s", r.code, r.stderr)
 	}
 	e.noSessions()
-	if r := e.must("status", "--target", node, "--ssh-host-key", known); !strings.Contains(r.stdout, node) {
+	if r := e.must("status", "--target", sshdNode, "--ssh-host-key", known); !strings.Contains(r.stdout, sshdNode) {
 		t.Errorf("status: %s", r.stdout)
+	}
+}
+
+// endless serves as many bytes as its clients read, and returns its address.
+func endless(t *testing.T) string {
+	t.Helper()
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	t.Cleanup(func() {
+		_ = ln.Close()
+		wg.Wait()
+	})
+	wg.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			wg.Go(func() {
+				defer conn.Close()
+				for buf := make([]byte, 16<<10); err == nil; {
+					_, err = conn.Write(buf)
+				}
+			})
+		}
+	})
+	return ln.Addr().String()
+}
+
+// download reads from addr until the connection ends, and returns it and how it ended.
+func download(t *testing.T, addr string) (net.Conn, <-chan error) {
+	t.Helper()
+	conn, err := net.Dial("tcp", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	var wg sync.WaitGroup
+	wg.Go(func() {
+		_, err := io.Copy(io.Discard, conn)
+		ended <- err
+	})
+	t.Cleanup(func() {
+		_ = conn.Close()
+		wg.Wait()
+	})
+	return conn, ended
+}
+
+// links returns the links that status shows.
+func (e *labEnv) links(env []string) []agent.Live {
+	e.t.Helper()
+	r := e.run(env, "status", "-o", "json")
+	var out struct {
+		Processes []agent.Process `json:"processes"`
+	}
+	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || r.code != 0 {
+		e.t.Fatalf("status: %v, exit code %d\n%s%s", err, r.code, r.stdout, r.stderr)
+	}
+	var links []agent.Live
+	for _, p := range out.Processes {
+		links = append(links, p.Links...)
+	}
+	return links
+}
+
+// An OpenSSH server knows no bond. Connections are spread over several SSH connections, as many as there is work for; each lives
+// as long as its session.
+func TestPoolToOpenSSHServer(t *testing.T) {
+	t.Parallel()
+	e, redis, _, env := startNode(t)
+	env = append(env, "BASTION_SESSIONS=2")
+	p, f := e.forwards(env, endless(t), ":", redis, ":")
+	bulk, cache := f[0].Listen, f[1].Listen
+	if err := ping(cache); err != nil {
+		t.Fatal(err)
+	}
+	_, first := download(t, bulk)
+	var link agent.Live
+	sessions := func(n int) func() bool {
+		return func() bool {
+			all := e.links(env)
+			if len(all) != 1 {
+				t.Fatalf("%d links", len(all))
+			}
+			link = all[0]
+			return len(link.Sessions) == n
+		}
+	}
+	eventually(t, "a second session beside a bulk transfer", sessions(2))
+	held, err := net.Dial("tcp", cache)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Close()
+	if err := pingOn(held); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "both are used", func() bool {
+		return sessions(2)() && link.Sessions[0].Channels == 1 && link.Sessions[1].Channels == 1
+	})
+	s := link.Sessions[0]
+	if link.Kind != "single" || link.Bastion != sshdNode || link.State != "up" || link.Channels != 2 || s.State != "up" ||
+		s.ReceiveRate < 100e3 || s.RTT <= 0 || s.Age <= 0 || s.Received < 100e3 {
+		t.Errorf("status: %+v", link)
+	}
+	r := e.run(env, "status")
+	want := regexp.MustCompile(`(?s)\nforward \(process \d+\) to ` + sshdNode + `: up for \d+s, 2 connections\n` +
+		`  no bond: a connection lives as long as its session\n.*\n  ` + s.ID + ` +up +\d+s +[0-9.]+ k?B/s +[0-9.]+ [kM]B/s +[0-9.]+ ms`)
+	if r.code != 0 || !want.MatchString(r.stdout) {
+		t.Errorf("status: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
+	}
+
+	// The end of one session ends its own connections only, and the others go on. It comes back by itself.
+	if err := e.Gateway().Terminate(s.ID); err != nil {
+		t.Fatal(err)
+	}
+	select {
+	case err := <-first:
+		if err == nil {
+			t.Error("a transfer that was cut short ended well")
+		}
+	case <-time.After(20 * time.Second):
+		t.Fatal("the transfer of an ended session goes on")
+	}
+	if err := pingOn(held); err != nil {
+		t.Errorf("the other connection: %v\n%s", err, p.Output())
+	}
+	eventually(t, "the session is replaced", func() bool { return sessions(2)() && link.Sessions[0].ID != s.ID })
+	if strings.Contains(p.Output(), "the link is lost") {
+		t.Errorf("a link with a connection left is lost\n%s", p.Output())
+	}
+	e.stop(p, syscall.SIGINT, 130)
+	e.noSessions()
+	if got := e.links(env); len(got) != 0 {
+		t.Errorf("status afterwards: %+v", got)
 	}
 }
 

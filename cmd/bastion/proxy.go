@@ -60,7 +60,7 @@ func (a *app) proxy(c *cli.Context) error {
 		}
 		defer sockets.Close()
 	}
-	run, err := a.open(ctx, s)
+	run, err := a.open(ctx, "proxy", s)
 	if err != nil {
 		return err
 	}
@@ -72,6 +72,7 @@ func (a *app) proxy(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	defer func() { _ = stream.Close() }()
 	run.progress.Idle()
 	sockets.OfferHostKeys(stream.HostKeys)
 	pipeCtx, cancel := context.WithCancelCause(ctx)

@@ -18,6 +18,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
@@ -219,10 +221,32 @@ func TestLinkWatch(t *testing.T) {
 		}
 		<-time.After(2 * time.Second)
 		w.state(tunnel.State{Phase: tunnel.Up})
+		var events bytes.Buffer
+		w.tell(&events, config.Settings{Output: "json"})
+		w.path(agent.Path{Lost: true, Since: time.Now(), Linger: 30 * time.Minute})
+		lost := time.Now()
+		<-time.After(10 * time.Second)
+		w.path(agent.Path{Since: lost, Linger: 30 * time.Minute})
+		w.state(tunnel.State{Phase: tunnel.Reconnecting, Since: time.Now()})
+		<-time.After(time.Second)
+		w.state(tunnel.State{Phase: tunnel.Up})
 		w.state(tunnel.State{Phase: tunnel.Idle})
 		p.Close()
+		wantEvents := `{"event":"path_lost","at":"2000-01-01T00:00:02Z","linger_seconds":1800}
+{"event":"path_restored","at":"2000-01-01T00:00:12Z","after_seconds":10}
+{"event":"link_lost","at":"2000-01-01T00:00:12Z"}
+{"event":"link_restored","at":"2000-01-01T00:00:13Z","after_seconds":1}
+{"event":"link_idle","at":"2000-01-01T00:00:13Z"}
+`
+		if events.String() != wantEvents {
+			t.Errorf("events %s\nwant %s", events.String(), wantEvents)
+		}
 		want := "bastion: the link is lost; new connections wait while it is restored\nbastion: restoring the link\n" +
 			"bastion: restoring the link, attempt 2: no network\nbastion: the link is restored after 2s\n" +
+			"bastion: no path to the bastion; the connection waits (for up to 30m)\n" +
+			"bastion: looking for a path to the bastion\nbastion: path restored after 10s\n" +
+			"bastion: the link is lost; new connections wait while it is restored\nbastion: restoring the link\n" +
+			"bastion: the link is restored after 1s\n" +
 			"bastion: the bastion has gone; the next connection starts another one\n"
 		if out.String() != want {
 			t.Errorf("got  %q\nwant %q", out.String(), want)
