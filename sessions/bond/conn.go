@@ -97,6 +97,8 @@ type subflow struct {
 	wake chan struct{} // capacity 1: the writer looks at its path
 	stop chan struct{} // closed to end it; guarded by the connection's lock
 	gone bool          // stop is closed
+
+	writing bool // the writer has frames that may not be on their way yet
 }
 
 func newConn(id connID, key secret, cfg Config, client bool) *Conn {
@@ -176,12 +178,14 @@ func (c *Conn) write(s *subflow) {
 	var buf []byte
 	for {
 		c.mu.Lock()
+		now := time.Now()
+		buf = buf[:0]
 		if c.m.pending(s.path) {
-			now := time.Now()
-			buf = c.m.fill(s.path, buf[:0], batchBytes, now)
+			buf = c.m.fill(s.path, buf, batchBytes, now)
+		}
+		s.writing = len(buf) > 0
+		if s.writing || c.ending {
 			c.settle(now)
-		} else {
-			buf = buf[:0]
 		}
 		c.mu.Unlock()
 		if len(buf) > 0 {
@@ -260,7 +264,7 @@ func (c *Conn) settle(now time.Time) {
 		c.end()
 	}
 	if c.ending {
-		if c.goodbye != nil && c.m.told() {
+		if c.goodbye != nil && c.m.told() && !c.writing() {
 			close(c.goodbye)
 			c.goodbye = nil
 		}
@@ -273,6 +277,16 @@ func (c *Conn) settle(now time.Time) {
 		c.writable.Broadcast()
 	}
 	c.arm(now)
+}
+
+// writing says whether a writer is at it, on a subflow that is not stalled.
+func (c *Conn) writing() bool {
+	for p, s := range c.subflows {
+		if s.writing && !p.stalled {
+			return true
+		}
+	}
+	return false
 }
 
 // arm makes the timer run when the machine needs it. A timer that runs too early is left as it is: that costs less than to set
