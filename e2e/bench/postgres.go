@@ -57,6 +57,10 @@ const (
 	payloadSize = 30*32 + 8 // with the row's number
 )
 
+// endlessCopy sends rows as long as one takes them. PostgreSQL makes each when it is sent: with generate_series in FROM
+// it would make them all before the first.
+const endlessCopy = "COPY (SELECT " + payload + " FROM (SELECT generate_series(1, 1000000000) AS i) AS n) TO STDOUT"
+
 // fill makes the table anew, with rows of about size bytes in all.
 func (d *database) fill(ctx context.Context, size int64) error {
 	c, err := connect(ctx, d.addr())
@@ -182,8 +186,7 @@ func measureQueries(ctx context.Context, addr string, warm, span time.Duration) 
 	defer stop()
 	done := make(chan error, 1)
 	go func() {
-		_, err := bulk.PgConn().CopyTo(copying, &moved,
-			"COPY (SELECT "+payload+" FROM generate_series(1, 1000000000) i) TO STDOUT")
+		_, err := bulk.PgConn().CopyTo(copying, &moved, endlessCopy)
 		done <- err
 	}()
 	select {
@@ -199,8 +202,12 @@ func measureQueries(ctx context.Context, addr string, warm, span time.Duration) 
 	got.rate = float64(moved.n.Load()-from) / 1e6 / time.Since(start).Seconds()
 	stop()
 	bulkErr := <-done
-	if err == nil && !errors.Is(bulkErr, context.Canceled) {
+	switch {
+	case err != nil:
+	case !errors.Is(bulkErr, context.Canceled):
 		err = fmt.Errorf("bulk download: %w", bulkErr)
+	case got.rate == 0:
+		err = errors.New("bulk download: nothing came")
 	}
 	return got, err
 }
