@@ -811,6 +811,9 @@ func (m *machine) fail(err error) {
 		return
 	}
 	m.err = err
+	for _, p := range m.paths {
+		p.control = p.control[:0] // nobody waits for answers any more
+	}
 	reset := frame{typ: frameReset, code: ResetAborted}
 	if e, ok := errors.AsType[*ResetError](err); ok {
 		if e.Remote {
@@ -822,7 +825,7 @@ func (m *machine) fail(err error) {
 		reset.code, reset.text = ResetProtocol, clipText(e.what)
 	}
 	for _, p := range m.paths {
-		p.control = append(p.control[:0], reset)
+		p.control = append(p.control, reset)
 	}
 }
 
