@@ -546,7 +546,8 @@ func (p *policy) openFailed(now, begun time.Time, how failure, have int) {
 		p.hopeless = true
 		return
 	case failedFull:
-		p.full, p.fullUntil = max(have, 1), now.Add(fullFor)
+		// Those that are being opened may have been taken.
+		p.full, p.fullUntil = max(have+len(p.opening), 1), now.Add(fullFor)
 		return
 	case failedThrottled:
 		pause = backoff(throttledFirst, throttledMost, p.throttles)
