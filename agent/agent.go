@@ -328,7 +328,7 @@ func (a *Agent) Link(permit []string, report func(tunnel.State)) (*Link, error) 
 	if a.settings.Target != "" {
 		most = a.settings.Sessions
 	}
-	l := &Link{Pool: tunnel.NewPool(tunnel.PoolConfig{
+	l := &Link{agent: a, Pool: tunnel.NewPool(tunnel.PoolConfig{
 		Max: most, Logger: a.log, OnState: report,
 		New: func(onState func(tunnel.State)) *tunnel.Link { return a.newLink(c, onState) },
 	})}

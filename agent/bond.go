@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -41,16 +42,61 @@ type bonds struct {
 	watch sync.Once // starts the watchers, with the first bond
 
 	mu  sync.Mutex
-	all map[bonded]string // the access key id that its sessions were opened with
+	all map[bonded]*bondState
+}
+
+// bondState is what an Agent knows of a bond besides what the bond itself does.
+type bondState struct {
+	accessKey string // the id of that which its sessions were opened with
+	measured  time.Time
+	flows     map[uint32]flowRate // by the subflow's id
+}
+
+// flowRate is how much a subflow carried of late.
+type flowRate struct {
+	sent, received uint64  // so far
+	up, down       float64 // bytes per second
 }
 
 func (b *bonds) add(conn bonded, accessKey string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.all == nil {
-		b.all = make(map[bonded]string)
+		b.all = make(map[bonded]*bondState)
 	}
-	b.all[conn] = accessKey
+	b.all[conn] = &bondState{accessKey: accessKey, measured: time.Now()}
+}
+
+// measure notes how much the subflows of a bond carry.
+func (b *bonds) measure(conn bonded, st bond.Stats, now time.Time) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	s, ok := b.all[conn]
+	if !ok {
+		return
+	}
+	seconds := now.Sub(s.measured).Seconds()
+	if seconds <= 0 {
+		return
+	}
+	flows := make(map[uint32]flowRate, len(st.Subflows))
+	for _, f := range st.Subflows {
+		before := s.flows[f.ID]
+		flows[f.ID] = flowRate{
+			f.Sent, f.Received, float64(f.Sent-before.sent) / seconds, float64(f.Received-before.received) / seconds,
+		}
+	}
+	s.measured, s.flows = now, flows
+}
+
+// rates returns what the subflows of a bond carried in the last second or so.
+func (b *bonds) rates(conn bonded) map[uint32]flowRate {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s, ok := b.all[conn]; ok {
+		return s.flows // measure replaces it, and does not change it
+	}
+	return nil
 }
 
 func (b *bonds) remove(conn bonded) {
@@ -63,12 +109,12 @@ func (b *bonds) remove(conn bonded) {
 func (b *bonds) rotate(accessKey string) (n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	for conn, had := range b.all {
-		if had != "" && had != accessKey {
+	for conn, s := range b.all {
+		if s.accessKey != "" && s.accessKey != accessKey {
 			conn.Rotate()
 			n++
 		}
-		b.all[conn] = accessKey
+		s.accessKey = accessKey
 	}
 	return n
 }
@@ -122,7 +168,7 @@ func (x *access) bond(ctx context.Context, port int, patient bool) (endingConn, 
 	a.bonds.add(conn, accessKey)
 	a.tasks.Go(func() {
 		defer a.bonds.remove(conn)
-		a.tend(conn)
+		a.tend(conn, &opener.pathless)
 		x.learn(conn.Err())
 	})
 	return conn, nil
@@ -143,8 +189,9 @@ func (x *access) learn(err error) {
 
 // opener opens the sessions of one bond.
 type opener struct {
-	access *access
-	port   int
+	access   *access
+	port     int
+	pathless atomic.Bool // the bond has no path: everything waits for the next session
 
 	mu      sync.Mutex
 	patient bool // of the first session only: later a task that is not connected may be gone for good
@@ -165,6 +212,9 @@ func (o *opener) open(ctx context.Context) (net.Conn, error) {
 		if gone := x.checkGone(ctx); gone != nil {
 			return nil, gone
 		}
+	}
+	if ctx.Err() == nil && o.pathless.Load() {
+		x.agent.progress("looking for a path to the bastion: " + err.Error())
 	}
 	return nil, err
 }
@@ -205,8 +255,8 @@ func (x *access) checkGone(ctx context.Context) error {
 	return &goneError{fail.New(fail.Lost, describe(&x.bastion), err, "")}
 }
 
-// tend tells of the paths of a bond until it ends.
-func (a *Agent) tend(conn bonded) {
+// tend measures a bond and tells of its paths until it ends. It sets pathless while there is none.
+func (a *Agent) tend(conn bonded, pathless *atomic.Bool) {
 	tick := time.NewTicker(pathCheck)
 	defer tick.Stop()
 	var lost time.Time
@@ -218,7 +268,10 @@ func (a *Agent) tend(conn bonded) {
 			return // the bond is closed by its user
 		case <-tick.C:
 		}
-		switch now := conn.Stats().Pathless; {
+		st := conn.Stats()
+		a.bonds.measure(conn, st, time.Now())
+		pathless.Store(!st.Pathless.IsZero())
+		switch now := st.Pathless; {
 		case lost.IsZero() && !now.IsZero():
 			lost = now
 			a.log.Warn("no path to the bastion")

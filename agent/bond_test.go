@@ -107,10 +107,11 @@ func TestTendTellsOfPaths(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := testAgent(t, Settings{Linger: 30 * time.Minute})
 		var told []Path
+		var pathless atomic.Bool
 		a.options.Path = func(p Path) { told = append(told, p) }
 		b := &fakeBond{done: make(chan struct{})}
 		var wg sync.WaitGroup
-		wg.Go(func() { a.tend(b) })
+		wg.Go(func() { a.tend(b, &pathless) })
 		<-time.After(1500 * time.Millisecond)
 		// Gone and back between two looks: no news.
 		b.pathless(time.Now())
@@ -124,6 +125,9 @@ func TestTendTellsOfPaths(t *testing.T) {
 		<-time.After(2 * time.Second)
 		b.pathless(time.Now())
 		<-time.After(2 * time.Second)
+		if !pathless.Load() {
+			t.Error("the opener does not know that everything waits for it")
+		}
 		close(b.done)
 		wg.Wait()
 		if len(told) != 3 || told[0] != (Path{true, lost, 30 * time.Minute}) || told[1] != (Path{false, lost, 30 * time.Minute}) ||
@@ -131,6 +135,32 @@ func TestTendTellsOfPaths(t *testing.T) {
 			t.Errorf("told %+v", told)
 		}
 	})
+}
+
+// The rates that are shown are what a subflow carries, not what it could.
+func TestBondsMeasure(t *testing.T) {
+	var all bonds
+	b := &fakeBond{}
+	now := time.Now()
+	all.measure(b, bond.Stats{}, now) // not one of them
+	all.add(b, "")
+	flow := func(id uint32, sent, received uint64) bond.SubflowStats {
+		return bond.SubflowStats{ID: id, Sent: sent, Received: received, SendRate: 1e9}
+	}
+	all.all[b].measured = now
+	all.measure(b, bond.Stats{Subflows: []bond.SubflowStats{flow(0, 100, 10)}}, now.Add(time.Second))
+	all.measure(b, bond.Stats{Subflows: []bond.SubflowStats{flow(0, 300, 10), flow(1, 50, 500)}}, now.Add(3*time.Second))
+	rates := all.rates(b)
+	if f := rates[0]; f.up != 100 || f.down != 0 {
+		t.Errorf("%+v", f)
+	}
+	if f := rates[1]; f.up != 25 || f.down != 250 {
+		t.Errorf("%+v", f)
+	}
+	all.remove(b)
+	if all.rates(b) != nil {
+		t.Error("rates of a bond that has ended")
+	}
 }
 
 // provider gives credentials as an AWS provider does.
@@ -313,7 +343,7 @@ func TestProcesses(t *testing.T) {
 		Subflows: []bond.SubflowStats{{ID: 1, Name: "lab-1", State: bond.Stalled, Age: time.Minute, RTT: 42 * time.Millisecond, InFlight: 5}},
 	}}
 	l := &Live{Bastion: "bastion 1", State: string(tunnel.Up), Kind: "single", Channels: 2, Sessions: []LiveSession{}}
-	l.bond(b.Stats())
+	l.bond(b.Stats(), map[uint32]flowRate{1: {up: 7, down: 8}})
 	hide := a.showLive(&fakeLive{*l})
 	hideOther := a.showLive(&fakeLive{{Bastion: "bastion 0", Sessions: []LiveSession{}}})
 
@@ -329,7 +359,8 @@ func TestProcesses(t *testing.T) {
 		link.Reinjected != 3 || len(link.Sessions) != 1 || len(link.Lacks) != 0 {
 		t.Errorf("%+v", link)
 	}
-	if f := link.Sessions[0]; f.ID != "lab-1" || f.State != "stalled" || f.Age != 60 || f.RTT != 42 || f.InFlight != 5 {
+	if f := link.Sessions[0]; f.ID != "lab-1" || f.State != "stalled" || f.Age != 60 || f.RTT != 42 || f.InFlight != 5 ||
+		f.SendRate != 7 || f.ReceiveRate != 8 {
 		t.Errorf("%+v", f)
 	}
 	hideOther()

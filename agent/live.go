@@ -69,8 +69,9 @@ type LiveSession struct {
 	Age         float64 `json:"age_seconds"`
 	RTT         float64 `json:"rtt_ms"` // 0: not measured yet
 	MinRTT      float64 `json:"min_rtt_ms,omitempty"`
-	SendRate    float64 `json:"send_bytes_per_second"`
+	SendRate    float64 `json:"send_bytes_per_second"` // over the last second or so
 	ReceiveRate float64 `json:"receive_bytes_per_second"`
+	Capacity    float64 `json:"send_capacity,omitempty"` // bytes per second that it could send, when it was last used to the full
 	InFlight    int     `json:"in_flight_bytes"`
 	Sent        uint64  `json:"sent_bytes"`
 	Received    uint64  `json:"received_bytes"`
@@ -243,7 +244,8 @@ func askLive(ctx context.Context, path string) (Process, error) {
 // Link is a link to the bastion whose state bastion status shows.
 type Link struct {
 	*tunnel.Pool
-	hide func()
+	agent *Agent
+	hide  func()
 }
 
 // Close ends the link and waits until that is done.
@@ -267,7 +269,7 @@ func (l *Link) live() []Live {
 		out.Received += m.Received
 		switch conn := m.Conn.(type) {
 		case bonded:
-			out.bond(conn.Stats())
+			out.bond(conn.Stats(), l.agent.bonds.rates(conn))
 		case *sessions.Stream:
 			out.single(conn)
 			s := &out.Sessions[len(out.Sessions)-1]
@@ -281,7 +283,7 @@ func (l *Link) live() []Live {
 }
 
 // bond adds the figures of a bond.
-func (l *Live) bond(st bond.Stats) {
+func (l *Live) bond(st bond.Stats, rates map[uint32]flowRate) {
 	l.Kind, l.Reinjected = "bond", st.Reinjected
 	if !st.Pathless.IsZero() {
 		l.State, l.Since, l.Pathless = "waiting", st.Pathless, &st.Pathless
@@ -289,7 +291,7 @@ func (l *Live) bond(st bond.Stats) {
 	for _, f := range st.Subflows {
 		l.Sessions = append(l.Sessions, LiveSession{
 			ID: f.Name, State: string(f.State), Age: f.Age.Seconds(), RTT: milliseconds(f.RTT), MinRTT: milliseconds(f.MinRTT),
-			SendRate: f.SendRate, ReceiveRate: f.ReceiveRate, InFlight: f.InFlight,
+			SendRate: rates[f.ID].up, ReceiveRate: rates[f.ID].down, Capacity: f.SendRate, InFlight: f.InFlight,
 			Sent: f.Sent, Received: f.Received, Reinjected: f.Reinjected,
 		})
 	}
@@ -315,7 +317,7 @@ func (s *SSHStream) live() []Live {
 	case bonded:
 		st := conn.Stats()
 		out.Sent, out.Received = st.Sent, st.Received
-		out.bond(st)
+		out.bond(st, s.agent.bonds.rates(conn))
 	case *sessions.Stream:
 		st := conn.Stats()
 		out.Sent, out.Received = st.Sent, st.Received

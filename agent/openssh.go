@@ -26,6 +26,7 @@ type SSHStream struct {
 	Conn     net.Conn
 	HostKeys []ssh.PublicKey
 
+	agent  *Agent
 	opened *opened
 	own    bool // the user has a key of their own
 	began  time.Time
@@ -43,7 +44,9 @@ func (a *Agent) OpenSSH(ctx context.Context, permit []string) (*SSHStream, error
 	if err != nil {
 		return nil, err
 	}
-	s := &SSHStream{Conn: o.conn, HostKeys: o.hostKeys, opened: o, own: a.settings.Target != "", began: time.Now()}
+	s := &SSHStream{
+		Conn: o.conn, HostKeys: o.hostKeys, agent: a, opened: o, own: a.settings.Target != "", began: time.Now(),
+	}
 	s.hide = a.showLive(s)
 	return s, nil
 }
