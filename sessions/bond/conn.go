@@ -556,6 +556,13 @@ func (c *Conn) Err() error {
 	return c.err
 }
 
+// delivered says that both streams have ended, and all of both arrived.
+func (c *Conn) delivered() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.m.through()
+}
+
 // changed wakes the path manager when something happened that it should look at.
 func (c *Conn) changed() <-chan struct{} { return c.notify }
 

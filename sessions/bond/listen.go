@@ -367,7 +367,9 @@ func (l *Listener) serveJoin(stream net.Conn, h *serverHandshake, o open) error 
 	if err := h.verifyJoin(s.key); err != nil {
 		return err
 	}
-	if err := l.addSubflow(s, o.subflow); err != nil {
+	if err := l.addSubflow(s, o.subflow); errors.Is(err, errEnded) {
+		return refusalBy(s.conn)
+	} else if err != nil {
 		return err
 	}
 	l.cfg.OnEvent(Event{Type: EventJoined, Conn: short(s.id), Subflow: o.subflow, Remote: stream.RemoteAddr()})
@@ -379,18 +381,21 @@ func (l *Listener) serveJoin(stream net.Conn, h *serverHandshake, o open) error 
 func (l *Listener) find(id connID) (*served, error) {
 	l.mu.Lock()
 	s, open := l.conns[id]
-	reason, existed := l.ended.find(id, time.Now())
+	refusal, existed := l.ended.find(id, time.Now())
 	l.mu.Unlock()
 	switch {
 	case open && hasEnded(s.conn): // watch is about to find out
-		return nil, &RefusedError{Code: RefuseClosed, Reason: whyEnded(s.conn)}
+		return nil, refusalBy(s.conn)
 	case open:
 		return s, nil
 	case existed:
-		return nil, &RefusedError{Code: RefuseClosed, Reason: reason}
+		return nil, refusal
 	}
 	return nil, &RefusedError{Code: RefuseUnknown}
 }
+
+// errEnded says that a connection has ended since it was found.
+var errEnded = errors.New("the connection has ended")
 
 // addSubflow gives a subflow of s its place and memory.
 func (l *Listener) addSubflow(s *served, id uint32) error {
@@ -400,7 +405,7 @@ func (l *Listener) addSubflow(s *served, id uint32) error {
 	case l.closed:
 		return &RefusedError{Code: RefuseDraining}
 	case l.conns[s.id] != s:
-		return &RefusedError{Code: RefuseClosed}
+		return errEnded
 	case s.subflows >= l.cfg.MaxSubflows:
 		return &RefusedError{
 			Code: RefuseSubflows, Reason: fmt.Sprintf("the connection has %d, as many as it may", l.cfg.MaxSubflows),
@@ -451,10 +456,10 @@ func (l *Listener) watch(s *served) {
 		case <-s.wake:
 		case <-done:
 			done = nil
-			reason := whyEnded(s.conn)
+			refusal := refusalBy(s.conn)
 			l.mu.Lock()
 			delete(l.conns, s.id) // it gets no more subflows; see addSubflow
-			l.ended.add(s.id, reason, time.Now())
+			l.ended.add(s.id, refusal, time.Now())
 			l.mu.Unlock()
 		}
 		l.mu.Lock()
@@ -501,6 +506,16 @@ func hasEnded(c *Conn) bool {
 
 // short is what RemoteAddr says of the connection with this id.
 func short(id connID) string { return id.String()[:8] }
+
+// refusalBy is what a subflow is told that would join a connection which has ended. That it ended in good order is more than
+// a reason: the client takes it for the acknowledgement of all that it sent.
+func refusalBy(c *Conn) *RefusedError {
+	refusal := &RefusedError{Code: RefuseUnknown, Reason: whyEnded(c)}
+	if c.delivered() {
+		refusal.Code = RefuseClosed
+	}
+	return refusal
+}
 
 // whyEnded is for connections that have ended.
 func whyEnded(c *Conn) string {
@@ -611,11 +626,11 @@ type tombstones struct {
 }
 
 type tombstone struct {
-	ended  time.Time
-	reason string
+	ended   time.Time
+	refusal *RefusedError
 }
 
-func (t *tombstones) add(id connID, reason string, now time.Time) {
+func (t *tombstones) add(id connID, refusal *RefusedError, now time.Time) {
 	if t.byID == nil {
 		t.byID = make(map[connID]tombstone)
 	}
@@ -623,14 +638,14 @@ func (t *tombstones) add(id connID, reason string, now time.Time) {
 	if t.order.len() == maxTombstones {
 		delete(t.byID, t.order.pop())
 	}
-	t.byID[id] = tombstone{ended: now, reason: reason}
+	t.byID[id] = tombstone{ended: now, refusal: refusal}
 	t.order.push(id)
 }
 
-func (t *tombstones) find(id connID, now time.Time) (reason string, ok bool) {
+func (t *tombstones) find(id connID, now time.Time) (refusal *RefusedError, ok bool) {
 	t.expire(now)
 	stone, ok := t.byID[id]
-	return stone.reason, ok
+	return stone.refusal, ok
 }
 
 func (t *tombstones) expire(now time.Time) {

@@ -276,11 +276,11 @@ func TestListenerRefusesJoins(t *testing.T) {
 		ended := time.Now()
 		_ = c.Close()
 		_ = n.Close()
-		wantRefusal(t, n.join(t, 73), RefuseClosed, "closed by this end")
+		wantRefusal(t, n.join(t, 73), RefuseUnknown, "closed by this end")
 		_, err = f.connectAs(t, n.id)
 		wantRefusal(t, err, RefuseUsed, "connection id")
 		<-time.After(time.Until(ended.Add(tombstoneTime - time.Second)))
-		wantRefusal(t, n.join(t, 74), RefuseClosed, "closed by this end")
+		wantRefusal(t, n.join(t, 74), RefuseUnknown, "closed by this end")
 		<-time.After(time.Until(ended.Add(tombstoneTime + partTimeout)))
 		wantRefusal(t, n.join(t, 75), RefuseUnknown, "")
 		if err := other.join(t, 1); err != nil {
@@ -537,13 +537,13 @@ func TestTombstonesAreBounded(t *testing.T) {
 		return id
 	}
 	for i := range maxTombstones + 1 {
-		stones.add(id(i), fmt.Sprint(i), now.Add(time.Duration(i)))
+		stones.add(id(i), &RefusedError{Reason: fmt.Sprint(i)}, now.Add(time.Duration(i)))
 	}
 	if _, ok := stones.find(id(0), now); ok || len(stones.byID) != maxTombstones {
 		t.Errorf("%d are kept", len(stones.byID))
 	}
-	if reason, ok := stones.find(id(7), now); !ok || reason != "7" {
-		t.Errorf("%q, %v", reason, ok)
+	if refusal, ok := stones.find(id(7), now); !ok || refusal.Reason != "7" {
+		t.Errorf("%v, %v", refusal, ok)
 	}
 	if _, ok := stones.find(id(maxTombstones), now.Add(tombstoneTime+maxTombstones)); ok || len(stones.byID) > 0 {
 		t.Errorf("%d are kept for ever", len(stones.byID))
