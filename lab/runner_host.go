@@ -40,8 +40,9 @@ func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, er
 		"PATH": os.Getenv("PATH"),
 		"HOME": spec.Dir,
 		// Tasks share the machine's ports and file system; in a task of their own the defaults would do.
-		"BASTIOND_LISTEN": "localhost:0",
-		"BASTIOND_SOCKET": filepath.Join(spec.Dir, "s"),
+		"BASTIOND_LISTEN":      "localhost:0",
+		"BASTIOND_BOND_LISTEN": "localhost:0",
+		"BASTIOND_SOCKET":      filepath.Join(spec.Dir, "s"),
 	}
 	if root := os.Getenv("SYSTEMROOT"); root != "" { // without it no program of Windows has sockets
 		env["SYSTEMROOT"] = root

@@ -3,10 +3,13 @@ package server
 import (
 	"encoding/json"
 	"io"
+	"net"
 	"strings"
 	"sync"
 	"time"
 	"unicode"
+
+	"github.com/bastion-ssm/bastion/sessions/bond"
 )
 
 // The events of the audit log.
@@ -20,6 +23,11 @@ const (
 	eventDenied       = "denied"  // a channel or request was refused by the policy
 	eventClose        = "close"   // an open channel ended
 	eventDisconnect   = "disconnect"
+	eventBondOpen     = "bond-open"       // a connection over many subflows began, with its first
+	eventBondClose    = "bond-close"      // it ended, for whatever reason
+	eventSubflowJoin  = "subflow-join"    // a subflow was added to one
+	eventSubflowLost  = "subflow-lost"    // a subflow ended, for whatever reason
+	eventSubflowDeny  = "subflow-refused" // a subflow was not let in, be it a connection's first or another
 	eventDrain        = "drain"
 	eventStop         = "stop"
 )
@@ -43,6 +51,8 @@ type record struct {
 	Conn        uint64   `json:"conn,omitempty"`  // number of the SSH connection, from 1
 	User        string   `json:"user,omitempty"`  // the SSH user name: claimed, and without effect
 	Client      string   `json:"client,omitempty"`
+	Bond        string   `json:"bond,omitempty"`    // begins the random ID of the connection over many subflows
+	Subflow     *uint32  `json:"subflow,omitempty"` // number of the subflow in it, from 0
 	Channel     uint64   `json:"channel,omitempty"` // number of the channel, from 1; joins connect and close
 	Request     string   `json:"request,omitempty"` // type of a refused channel or request
 	Destination string   `json:"destination,omitempty"`
@@ -55,12 +65,23 @@ type record struct {
 	Replaces    string   `json:"replaces,omitempty"` // the ID of the grant that this one replaces
 
 	// Of start and drain alone.
-	Version  string   `json:"version,omitempty"`
-	Listen   []string `json:"listen,omitempty"`
-	Allow    []string `json:"allow,omitempty"`
-	Limit    []string `json:"limit,omitempty"`
-	HostKey  string   `json:"host_key,omitempty"`
-	Deadline string   `json:"deadline,omitempty"`
+	Version    string   `json:"version,omitempty"`
+	Listen     []string `json:"listen,omitempty"`
+	BondListen []string `json:"bond_listen,omitempty"`
+	Allow      []string `json:"allow,omitempty"`
+	Limit      []string `json:"limit,omitempty"`
+	HostKey    string   `json:"host_key,omitempty"`
+	Deadline   string   `json:"deadline,omitempty"`
+}
+
+// from notes where a connection comes from. One over many subflows comes from several places, which their own events
+// tell.
+func (r *record) from(conn net.Conn) {
+	if _, ok := conn.(*bond.Conn); ok {
+		r.Bond = conn.RemoteAddr().String()
+		return
+	}
+	r.Client = conn.RemoteAddr().String()
 }
 
 // auditor writes records. What cannot be audited must not go on, so that the first failed write is reported to failed.

@@ -40,7 +40,8 @@ type Info struct {
 
 // InfoPorts are the loopback ports inside the bastion.
 type InfoPorts struct {
-	SSH int `json:"ssh"`
+	SSH  int `json:"ssh"`
+	Bond int `json:"bond,omitempty"` // 0: none
 }
 
 // A client is one authenticated SSH connection.
@@ -102,9 +103,8 @@ func (s *Server) handshake(w *wire, number uint64) (*client, <-chan ssh.NewChann
 	refused := false
 	refuse := func(meta ssh.ConnMetadata, key ssh.PublicKey, reason string) {
 		refused = true
-		r := record{
-			Event: eventAuthRefused, Result: resultRefused, Reason: reason, Conn: number, Client: w.RemoteAddr().String(),
-		}
+		r := record{Event: eventAuthRefused, Result: resultRefused, Reason: reason, Conn: number}
+		r.from(w.Conn)
 		if meta != nil {
 			r.User = meta.User()
 		}
@@ -179,18 +179,22 @@ func (s *Server) abandon(c *client, chans <-chan ssh.NewChannel, requests <-chan
 }
 
 func (s *Server) detach(c *client) {
+	seen := c.lastSeen()
 	s.mu.Lock()
 	if c.slot != nil {
 		delete(c.slot.clients, c)
 		c.slot.left = time.Now()
 	}
 	delete(s.clients, c)
-	s.active = time.Now()
+	if seen.After(s.active) {
+		s.active = seen
+	}
 	s.mu.Unlock()
 	s.notify()
 }
 
-// end closes the connection; the first reason is audited.
+// end closes the connection; the first reason is audited. It takes seconds at worst: what was written to a bond connection
+// has to get there.
 func (c *client) end(reason string) {
 	c.endOnce.Do(func() { c.reason = reason })
 	_ = c.wire.Close()
@@ -228,16 +232,15 @@ func (c *client) info() Info {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return Info{
-		Version: s.config.Version, Ports: InfoPorts{SSH: s.port}, IdleStop: max(0, s.config.IdleStop.Seconds()),
-		ExpiresAt: s.expiresAt.UTC(), Grant: c.slot.grant.ID, NotAfter: c.slot.grant.NotAfter, Draining: s.draining,
+		Version: s.config.Version, Ports: InfoPorts{SSH: s.port, Bond: s.bondPort},
+		IdleStop: max(0, s.config.IdleStop.Seconds()), ExpiresAt: s.expiresAt.UTC(), Grant: c.slot.grant.ID, NotAfter: c.slot.grant.NotAfter, Draining: s.draining,
 	}
 }
 
 // keepAlive asks the client for a sign of life four times per ClientTimeout, and ends the connection when the client
 // has not answered for ClientTimeout: else a client that vanished would keep the bastion from its idle stop.
 func (c *client) keepAlive(ctx context.Context) {
-	timeout := c.server.config.ClientTimeout
-	ticker := time.NewTicker(timeout / 4)
+	ticker := time.NewTicker(c.server.config.ClientTimeout / 4)
 	defer ticker.Stop()
 	for {
 		select {
@@ -245,12 +248,35 @@ func (c *client) keepAlive(ctx context.Context) {
 			return
 		case <-ticker.C:
 		}
-		late := time.AfterFunc(timeout, func() { c.end("the client has not answered for " + timeout.String()) })
-		_, _, err := c.conn.SendRequest(requestKeepalive, true, nil)
-		late.Stop()
-		if err != nil {
+		if !c.answers() {
 			return
 		}
+	}
+}
+
+// answers asks once, and ends the connection if the client could answer and does not.
+func (c *client) answers() bool {
+	answer := make(chan error, 1)
+	go func() {
+		_, _, err := c.conn.SendRequest(requestKeepalive, true, nil) // ends with the connection
+		answer <- err
+	}()
+	timeout := c.server.config.ClientTimeout
+	late := time.NewTimer(timeout)
+	defer late.Stop()
+	for {
+		select {
+		case err := <-answer:
+			return err == nil
+		case <-late.C:
+		}
+		if c.pathless() { // how long it may be is for the bond to say: see BondLinger
+			late.Reset(timeout)
+			continue
+		}
+		c.end("the client has not answered for " + timeout.String())
+		<-answer
+		return false
 	}
 }
 
@@ -270,7 +296,8 @@ func (s *Server) auditClient(c *client, r record) {
 	r.Key = c.slot.fingerprint
 	r.Conn = c.number
 	if r.Event == eventAuth {
-		r.User, r.Client = c.conn.User(), c.wire.RemoteAddr().String()
+		r.User = c.conn.User()
+		r.from(c.wire.Conn)
 	}
 	s.audit.write(r)
 }

@@ -44,7 +44,8 @@ type controlReply struct {
 type Health struct {
 	Version     string    `json:"version"`
 	Port        int       `json:"port"`
-	Connections int       `json:"connections"` // authenticated
+	BondPort    int       `json:"bond_port,omitempty"` // 0: none
+	Connections int       `json:"connections"`         // authenticated
 	Channels    int       `json:"channels"`
 	Grants      int       `json:"grants"` // live
 	Draining    bool      `json:"draining"`
@@ -220,7 +221,7 @@ func (s *Server) health() Health {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	h := Health{
-		Version: s.config.Version, Port: s.port, Connections: len(s.clients), Channels: s.open,
+		Version: s.config.Version, Port: s.port, BondPort: s.bondPort, Connections: len(s.clients), Channels: s.open,
 		Draining: s.draining, ExpiresAt: s.expiresAt.UTC(),
 	}
 	now := time.Now()

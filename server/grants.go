@@ -77,8 +77,8 @@ func (s *Server) AddGrant(word string) keys.GrantReply {
 		NotAfter: stamp(g.NotAfter), Permit: g.Permit, Replaces: replaces,
 	})
 	return keys.GrantReply{
-		V: keys.ReplyVersion, Version: s.config.Version, HostKey: s.hostKeyLine(), Ports: keys.Ports{SSH: s.port},
-		Grant: g.ID, NotAfter: g.NotAfter,
+		V: keys.ReplyVersion, Version: s.config.Version, HostKey: s.hostKeyLine(),
+		Ports: keys.Ports{SSH: s.port, Bond: s.bondPort}, Grant: g.ID, NotAfter: g.NotAfter,
 	}
 }
 
@@ -159,7 +159,7 @@ func (s *Server) endExpired(now time.Time) (next time.Time) {
 	}
 	s.mu.Unlock()
 	for _, c := range ended {
-		c.end("the grant has ended")
+		s.work.Go(func() { c.end("the grant has ended") })
 	}
 	return next
 }

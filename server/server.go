@@ -10,16 +10,20 @@ import (
 	"log/slog"
 	"net"
 	"net/netip"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/sessions/bond"
 )
 
 // Defaults of Config.
 const (
 	DefaultListen             = "localhost:2222"
+	DefaultBondListen         = "localhost:2223"
 	DefaultSocket             = "/run/bastiond/control.sock"
 	DefaultIdleStop           = 30 * time.Minute
 	DefaultMaxLife            = 12 * time.Hour
@@ -32,6 +36,10 @@ const (
 	DefaultMaxChannels        = 1024
 	DefaultMaxChannelsPerConn = 512
 	DefaultMaxGrants          = 64
+	DefaultBondLinger         = 30 * time.Minute // a laptop's lunch
+	DefaultBondMemory         = bond.DefaultMemory
+	DefaultBondMaxConns       = bond.DefaultMaxConns
+	DefaultBondMaxSubflows    = bond.DefaultMaxSubflows
 )
 
 const (
@@ -42,10 +50,11 @@ const (
 
 // Config sets a server up. Zero fields get the default of the same name.
 type Config struct {
-	Listen   string // see DefaultListen; a loopback address; port 0 picks a free one
-	Allow    Allow  // zero: no destination is permitted
-	Limit    *Allow // nil: none; else a destination must be permitted by both lists
-	Resolver string // IP:PORT of a DNS server; empty: the system's, which a Limit with names needs
+	Listen     string // see DefaultListen; a loopback address; port 0 picks a free one
+	BondListen string // in the same form, for SSH connections over many subflows; empty: none
+	Allow      Allow  // zero: no destination is permitted
+	Limit      *Allow // nil: none; else a destination must be permitted by both lists
+	Resolver   string // IP:PORT of a DNS server; empty: the system's, which a Limit with names needs
 
 	// Socket is the path of the control socket. Its directory is made, or must belong to this user. Empty: none.
 	Socket string
@@ -57,12 +66,19 @@ type Config struct {
 	ResolveTimeout   time.Duration // for one name
 	DialTimeout      time.Duration // for one destination, all its addresses
 	HandshakeTimeout time.Duration // from the TCP connection to the end of authentication
-	ClientTimeout    time.Duration // for the client's answer to a keepalive
+	ClientTimeout    time.Duration // for the client's answer to a keepalive, while there is a path for it
+
+	// BondLinger is how long a connection without any path to its client lives on, and counts as one.
+	BondLinger time.Duration
 
 	MaxConns           int // SSH connections, authenticated or not
 	MaxChannels        int // forwarded connections; each holds at most about 2 MiB that its destination has not taken
 	MaxChannelsPerConn int
 	MaxGrants          int
+
+	BondMemory      int // bytes that connections of the bond port may have buffered, all together; see bond.ListenerConfig
+	BondMaxConns    int // connections of the bond port; SSH connections, of which MaxConns says how many there may be
+	BondMaxSubflows int // of one of them
 
 	Version string     // of the program, for replies and the audit log
 	HostKey ssh.Signer // nil: made in memory, and gone with the process
@@ -87,6 +103,7 @@ func (c *Config) setDefaults() {
 		{&c.DialTimeout, DefaultDialTimeout},
 		{&c.HandshakeTimeout, DefaultHandshakeTimeout},
 		{&c.ClientTimeout, DefaultClientTimeout},
+		{&c.BondLinger, DefaultBondLinger},
 	} {
 		if *field.value == 0 {
 			*field.value = field.or
@@ -100,6 +117,9 @@ func (c *Config) setDefaults() {
 		{&c.MaxChannels, DefaultMaxChannels},
 		{&c.MaxChannelsPerConn, DefaultMaxChannelsPerConn},
 		{&c.MaxGrants, DefaultMaxGrants},
+		{&c.BondMemory, DefaultBondMemory},
+		{&c.BondMaxConns, DefaultBondMaxConns},
+		{&c.BondMaxSubflows, DefaultBondMaxSubflows},
 	} {
 		if *field.value == 0 {
 			*field.value = field.or
@@ -130,9 +150,10 @@ func (c *Config) validate() error {
 			c.Resolver)
 	case c.MaxLife <= max(c.Drain, 0):
 		return fmt.Errorf("maximum life %v: want more than the drain time, %v", c.MaxLife, c.Drain)
-	case min(c.ResolveTimeout, c.DialTimeout, c.HandshakeTimeout, c.ClientTimeout) < 0:
+	case min(c.ResolveTimeout, c.DialTimeout, c.HandshakeTimeout, c.ClientTimeout, c.BondLinger) < 0:
 		return errors.New("a time limit is negative")
-	case min(c.MaxConns, c.MaxChannels, c.MaxChannelsPerConn, c.MaxGrants) < 0:
+	case min(c.MaxConns, c.MaxChannels, c.MaxChannelsPerConn, c.MaxGrants,
+		c.BondMemory, c.BondMaxConns, c.BondMaxSubflows) < 0:
 		return errors.New("a maximum is negative")
 	}
 	return nil
@@ -154,8 +175,11 @@ type Server struct {
 	resolver  *net.Resolver
 	resolvers []netip.Addr // that resolver asks; refused as destinations unless an entry names them
 	listeners []net.Listener
-	control   net.Listener // nil: none
+	bonds     []net.Listener // of the bond port; Run makes bond of them. None: no bond port
+	bond      *bond.Listener // nil: none, or Run has not begun
+	control   net.Listener   // nil: none
 	port      int
+	bondPort  int       // 0: none
 	expiresAt time.Time // when the server stops at the latest
 	audit     auditor
 
@@ -189,6 +213,13 @@ func New(config Config) (*Server, error) {
 		return nil, err
 	}
 	s.port = portOf(s.listeners[0])
+	if config.BondListen != "" {
+		if s.bonds, err = listen(config.BondListen); err != nil {
+			s.closeListeners()
+			return nil, fmt.Errorf("bond: %w", err)
+		}
+		s.bondPort = portOf(s.bonds[0])
+	}
 	if config.Socket != "" {
 		if s.control, err = listenControl(config.Socket); err != nil {
 			s.closeListeners()
@@ -269,6 +300,10 @@ func (s *Server) Run(ctx context.Context) error {
 	for _, l := range s.listeners {
 		s.work.Go(func() { s.accept(l) })
 	}
+	if len(s.bonds) > 0 {
+		s.bond = s.listenBond()
+		s.work.Go(func() { s.accept(s.bond) })
+	}
 	if s.control != nil {
 		s.work.Go(func() { s.serveControl(s.control) })
 	}
@@ -277,6 +312,9 @@ func (s *Server) Run(ctx context.Context) error {
 	s.drain(reason)
 	s.halt()
 	s.closeListeners()
+	if s.bond != nil {
+		_ = s.bond.Close() // waits
+	}
 	s.work.Wait()
 
 	s.mu.Lock()
@@ -301,7 +339,7 @@ func (s *Server) Close() error {
 }
 
 func (s *Server) closeListeners() {
-	for _, l := range s.listeners {
+	for _, l := range slices.Concat(s.listeners, s.bonds) {
 		_ = l.Close()
 	}
 	if s.control != nil {
@@ -382,6 +420,9 @@ func (s *Server) drain(reason string) {
 	for _, l := range s.listeners {
 		_ = l.Close()
 	}
+	if s.bond != nil {
+		s.bond.Drain() // clients that have lost their paths may come back, to be told and to finish
+	}
 	s.audit.write(record{Event: eventDrain, Reason: reason, Deadline: stamp(deadline)})
 	var told sync.WaitGroup
 	for _, c := range clients {
@@ -408,7 +449,7 @@ func (s *Server) drain(reason string) {
 		timer.Stop()
 	}
 	for _, c := range clients {
-		c.end("the bastion stopped: " + reason)
+		told.Go(func() { c.end("the bastion stopped: " + reason) })
 	}
 	told.Wait()
 }
@@ -431,11 +472,10 @@ func (s *Server) accept(l net.Listener) {
 		}
 		number, err := s.admit()
 		if err != nil {
-			_ = conn.Close()
-			s.audit.write(record{
-				Event: eventAuthRefused, Result: resultRefused, Reason: err.Error(), Conn: number,
-				Client: conn.RemoteAddr().String(),
-			})
+			r := record{Event: eventAuthRefused, Result: resultRefused, Reason: err.Error(), Conn: number}
+			r.from(conn)
+			s.audit.write(r)
+			s.work.Go(func() { _ = conn.Close() }) // that of a bond connection takes its time
 			continue
 		}
 		s.work.Go(func() {
@@ -473,6 +513,9 @@ func (s *Server) auditStart() {
 	for _, l := range s.listeners {
 		r.Listen = append(r.Listen, l.Addr().String())
 	}
+	for _, l := range s.bonds {
+		r.BondListen = append(r.BondListen, l.Addr().String())
+	}
 	r.Allow = s.config.Allow.texts()
 	if s.config.Limit != nil {
 		r.Limit = s.config.Limit.texts()
@@ -483,5 +526,8 @@ func (s *Server) auditStart() {
 	}
 	for _, l := range s.listeners {
 		s.config.Logger.Info("listening", "address", l.Addr().String())
+	}
+	for _, l := range s.bonds {
+		s.config.Logger.Info("listening for bond connections", "address", l.Addr().String())
 	}
 }

@@ -42,6 +42,11 @@ func version() string {
 
 const envPrefix = "BASTIOND_"
 
+const (
+	off           = "off"   // the bond-listen that means none
+	maxBondMemory = 1 << 20 // MiB: beyond what any task has
+)
+
 // limitFile is the image's own list of destinations. Its place is no setting, because those who may start a task, or
 // run a command in one, can change every setting.
 const limitFile = "/etc/bastiond/allow"
@@ -179,6 +184,8 @@ func (a *app) serveFlags(socket cli.Flag) []cli.Flag {
 	return []cli.Flag{
 		text("allow", "", "`DESTINATIONS` that may be connected to"),
 		text("listen", server.DefaultListen, "loopback `ADDRESS`; localhost is 127.0.0.1 and ::1, port 0 picks a free one"),
+		text("bond-listen", server.DefaultBondListen,
+			"loopback `ADDRESS` for connections over many SSM sessions, in the same form; off: none"),
 		text("resolver", "", "`IP:PORT` of the DNS server to ask (default: the system's)"),
 		socket,
 		duration("idle-stop", server.DefaultIdleStop, "stop after this `TIME` without a connection; 0: never"),
@@ -193,6 +200,11 @@ func (a *app) serveFlags(socket cli.Flag) []cli.Flag {
 		number("max-channels-per-conn", server.DefaultMaxChannelsPerConn,
 			"`NUMBER` of forwarded connections of one SSH connection"),
 		number("max-grants", server.DefaultMaxGrants, "`NUMBER` of keys granted at a time"),
+		duration("bond-linger", server.DefaultBondLinger,
+			"`TIME` that such a connection waits for a client of which no session is left"),
+		number("bond-memory", server.DefaultBondMemory>>20, "`MIB` of memory that such connections may use, all together"),
+		number("bond-max-conns", server.DefaultBondMaxConns, "`NUMBER` of such connections"),
+		number("bond-max-subflows", server.DefaultBondMaxSubflows, "`NUMBER` of sessions of one such connection"),
 		text("log-level", "info", "`LEVEL` of what goes to standard error: debug, info, warn or error"),
 	}
 }
@@ -238,27 +250,40 @@ func (a *app) config(c *cli.Context, log *slog.Logger) (server.Config, error) {
 		allow = *limit
 	}
 	for _, name := range []string{
-		"max-life", "client-timeout", "handshake-timeout", "resolve-timeout", "dial-timeout", "idle-stop", "drain",
+		"max-life", "client-timeout", "handshake-timeout", "resolve-timeout", "dial-timeout", "bond-linger", "idle-stop", "drain",
 	} {
 		if d := c.Duration(name); d < 0 || d == 0 && name != "idle-stop" && name != "drain" {
 			return server.Config{}, fmt.Errorf("%s: %v is out of range", name, d)
 		}
 	}
-	for _, name := range []string{"max-conns", "max-channels", "max-channels-per-conn", "max-grants"} {
+	for _, name := range []string{
+		"max-conns", "max-channels", "max-channels-per-conn", "max-grants",
+		"bond-memory", "bond-max-conns", "bond-max-subflows",
+	} {
 		if c.Int(name) < 1 {
 			return server.Config{}, fmt.Errorf("%s: want at least 1", name)
 		}
+	}
+	if c.Int("bond-memory") > maxBondMemory {
+		return server.Config{}, fmt.Errorf("bond-memory: want at most %d MiB", maxBondMemory)
+	}
+	bondListen := c.String("bond-listen")
+	if bondListen == off {
+		bondListen = ""
 	}
 	if c.String("socket") == "" {
 		return server.Config{}, errors.New("socket: want a path")
 	}
 	return server.Config{
-		Listen: c.String("listen"), Allow: allow, Limit: limit, Resolver: c.String("resolver"), Socket: c.String("socket"),
+		Listen: c.String("listen"), BondListen: bondListen, Allow: allow, Limit: limit, Resolver: c.String("resolver"),
+		Socket:   c.String("socket"),
 		IdleStop: orNever(c.Duration("idle-stop")), MaxLife: c.Duration("max-life"), Drain: orNever(c.Duration("drain")),
 		ResolveTimeout: c.Duration("resolve-timeout"), DialTimeout: c.Duration("dial-timeout"),
 		HandshakeTimeout: c.Duration("handshake-timeout"), ClientTimeout: c.Duration("client-timeout"),
 		MaxConns: c.Int("max-conns"), MaxChannels: c.Int("max-channels"),
 		MaxChannelsPerConn: c.Int("max-channels-per-conn"), MaxGrants: c.Int("max-grants"),
+		BondLinger: c.Duration("bond-linger"), BondMemory: c.Int("bond-memory") << 20,
+		BondMaxConns: c.Int("bond-max-conns"), BondMaxSubflows: c.Int("bond-max-subflows"),
 		Version: version(), Audit: a.stdout, Logger: log,
 	}, nil
 }

@@ -66,7 +66,7 @@ func startDaemon(t *testing.T, args ...string) *daemon {
 		t.Fatal(err)
 	}
 	socket := filepath.Join(t.TempDir(), "run", "control.sock")
-	env := []string{"BASTIOND_SOCKET=" + socket, "BASTIOND_LISTEN=localhost:0"}
+	env := []string{"BASTIOND_SOCKET=" + socket, "BASTIOND_LISTEN=localhost:0", "BASTIOND_BOND_LISTEN=localhost:0"}
 	p, err := rig.Start(env, program, args...)
 	if err != nil {
 		t.Fatal(err)
@@ -316,8 +316,10 @@ func TestLimitFile(t *testing.T) {
 		ended, end := context.WithCancel(t.Context())
 		end()
 		a := &app{drain: ended, end: t.Context(), stdout: &out, stderr: &errOut, limitFile: limit}
-		args = append([]string{"bastiond", "--listen", "localhost:0", "--socket", filepath.Join(t.TempDir(), "run", "s")},
-			args...)
+		args = append([]string{
+			"bastiond", "--listen", "localhost:0", "--bond-listen", "localhost:0",
+			"--socket", filepath.Join(t.TempDir(), "run", "s"),
+		}, args...)
 		code = a.run(args)
 		return out.String(), errOut.String(), code
 	}
