@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"net"
+	"sync"
 	"time"
 
 	"github.com/google/uuid"
@@ -17,9 +18,15 @@ import (
 )
 
 const (
-	// batchBytes is how much data the loop hands to the writer at once. Acks come on top.
+	// batchBytes is how much data the writer takes at once. Acks come on top.
 	batchBytes = 64 << 10
-	// spareBytes bounds the frames that the loop keeps for reuse.
+	// ackDelay is how long an ack waits for others, or for data that goes out anyway: each write is a system call here and a
+	// wake-up there, and a busy session has an ack to send every millisecond. An agent that misses an ack sends again after
+	// 10 ms more than the acks take on average, at the earliest.
+	ackDelay = 4 * time.Millisecond
+	// ackBatch is how many acks wait at most.
+	ackBatch = 16
+	// spareBytes bounds the frames that are kept for reuse.
 	spareBytes = 1 << 20
 	// finPatience is how long to wait for the ack of the last message: the TerminateSession flag, or a refusal.
 	finPatience = 500 * time.Millisecond
@@ -36,15 +43,19 @@ const (
 	finishing          // the TerminateSession flag is out
 )
 
-// channel is the data channel of one stream. Its loop, run, owns every field and is the only goroutine that touches them; the
-// link's goroutines, the one that connects and the one that asks for a key talk to it through the channels below, each of
-// which has room for what may be sent, or is left by link.close.
+// channel is the data channel of one stream. Three goroutines work for it, and each takes mu for one step at a time: the link's
+// reader, which handles what comes; the link's writer, which takes what is to be sent; and the loop, run, which does what time
+// and the rest ask for. They do not hold it while they wait. The one that connects and the one that asks for a key answer the
+// loop by the channels below, which have room for what may be sent.
+//
+// mu comes before the stream's mutex. A method's comment says when it takes mu itself; the others are called with it held.
 type channel struct {
 	s   *Stream
 	cfg *streamConfig
 	log *slog.Logger
-	ids *rand.ChaCha8 // message ids: unique, not secret
 
+	mu   sync.Mutex
+	ids  *rand.ChaCha8 // message ids: unique, not secret
 	send *sendQueue
 	recv *recvQueue[heldPayload]
 	hs   *handshake
@@ -52,29 +63,36 @@ type channel struct {
 	// starved says that the reader is slow, but that we need what comes.
 	starved bool
 
-	link       *link // nil while there is none
-	connected  chan connectResult
-	connecting context.CancelFunc // ends the goroutine that connects; nil when there is none
-	attempts   int                // to resume, since the last good link
-	linkSince  time.Time
-	resumed    bool      // the present link, or the next, is not the first
-	downSince  time.Time // zero when messages have come on the present link
-	lastErr    error     // why the link was lost, or not made
+	link      *link     // nil while there is none; only the loop changes it
+	downSince time.Time // zero when messages have come on the present link
 
-	keys    chan keyResult
-	keyWork context.CancelFunc
-
-	filling *batch // collects messages
-	idle    *batch // the writer's other one, when it is not at work
+	filling *batch    // collects messages
+	urgent  bool      // there is more in it than acks, which can wait
+	acks    int       // in it
+	ackBy   time.Time // when they go out
 	spare   [][]byte
 	spareN  int
 	scratch []byte // payload on its way into a message
+
+	timer *time.Timer // the loop's
+	armed time.Time   // when it fires
 
 	wrote     bool // data of the caller's
 	state     closing
 	closeBy   time.Time
 	abandonAt time.Time // when a failed handshake ends, having told the agent
 	abandon   error
+	over      bool               // the loop has ended
+	keyWork   context.CancelFunc // ends the goroutine that asks for a key; nil when there is none
+
+	// The loop's alone.
+	connected  chan connectResult
+	connecting context.CancelFunc // ends the goroutine that connects; nil when there is none
+	attempts   int                // to resume, since the last good link
+	linkSince  time.Time
+	resumed    bool  // the present link, or the next, is not the first
+	lastErr    error // why the link was lost, or not made
+	keys       chan keyResult
 }
 
 type keyResult struct {
@@ -87,7 +105,8 @@ type keyResult struct {
 func newStream(id, target string, cfg streamConfig, log *slog.Logger) *Stream {
 	s := &Stream{
 		sessionID: id, target: target, started: time.Now(), cfg: cfg,
-		wake: make(chan struct{}, 1), ready: make(chan struct{}), spoken: make(chan struct{}),
+		wake: make(chan struct{}, 1), pending: make(chan struct{}, 1), room: make(chan struct{}, 1),
+		ready: make(chan struct{}), spoken: make(chan struct{}),
 		done: make(chan struct{}), finished: make(chan struct{}),
 	}
 	s.readable.L, s.writable.L = &s.mu, &s.mu
@@ -101,7 +120,7 @@ func newStream(id, target string, cfg streamConfig, log *slog.Logger) *Stream {
 		hs:        &handshake{exec: cfg.exec, sessionID: id, targetID: target},
 		connected: make(chan connectResult, 1),
 		keys:      make(chan keyResult, 1),
-		filling:   &batch{}, idle: &batch{},
+		filling:   &batch{},
 		downSince: s.started,
 	}
 	c.send = newSendQueue(cfg.sendWindow, cfg.maxPayload, c.keepFrame)
@@ -114,7 +133,11 @@ func (c *channel) run() {
 	defer close(c.s.finished)
 	c.connect(&c.cfg.first)
 	err := c.loop()
-	c.s.finish(err, c.closeError())
+	c.mu.Lock()
+	c.over = true
+	closeErr := c.closeError()
+	c.mu.Unlock()
+	c.s.finish(err, closeErr)
 	if c.link != nil {
 		c.link.close()
 	}
@@ -144,42 +167,16 @@ func (c *channel) closeError() error {
 	return nil
 }
 
-// loop runs until the stream ends, and returns why.
+// loop runs until the stream ends, and returns why. It takes mu.
 func (c *channel) loop() error {
-	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
+	c.timer = time.NewTimer(time.Hour)
+	defer c.timer.Stop()
 	for {
-		now := time.Now()
-		if err := c.advance(now); err != nil {
+		lost, err := c.step()
+		if err != nil {
 			return err
 		}
-		c.fill(now)
-		c.publish()
-
-		var in <-chan *inbound
-		var lost <-chan error
-		var written <-chan *batch
-		var out chan<- *batch
-		if l := c.link; l != nil {
-			lost, written = l.lost, l.written
-			if c.mayReceive() {
-				in = l.in
-			}
-			if c.idle != nil && !c.filling.empty() {
-				out = l.out
-			}
-		}
-		timer.Reset(time.Until(c.deadline(now)))
-
-		var err error
 		select {
-		case m := <-in:
-			err = c.receiveAll(m)
-		case out <- c.filling:
-			c.filling, c.idle = c.idle, nil
-		case b := <-written:
-			b.reset()
-			c.idle = b
 		case cause := <-lost:
 			err = c.onLost(cause)
 		case r := <-c.connected:
@@ -187,12 +184,81 @@ func (c *channel) loop() error {
 		case k := <-c.keys:
 			err = c.onKey(k)
 		case <-c.s.wake:
-		case <-timer.C:
+		case <-c.timer.C:
 		}
 		if err != nil {
 			return err
 		}
 	}
+}
+
+// step does what is due, and sees to it that the others do their part. It returns where the link reports its end. It takes mu.
+func (c *channel) step() (lost <-chan error, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	now := time.Now()
+	if err := c.advance(now); err != nil {
+		return nil, err
+	}
+	c.publish()
+	c.armed = c.deadline(now)
+	c.timer.Reset(c.armed.Sub(now))
+	if c.link == nil {
+		return nil, nil
+	}
+	c.flush()
+	if c.link.waiting.Load() {
+		nudge(c.s.room)
+	}
+	return c.link.lost, nil
+}
+
+// rearm makes the loop look at what is due earlier than it would. That it looks in vain when something is due later does not
+// happen often: what is due in good times is a timeout that never comes.
+func (c *channel) rearm(now time.Time) {
+	if at := c.deadline(now); at.Before(c.armed) {
+		c.armed = at
+		c.timer.Reset(at.Sub(now))
+	}
+}
+
+// flush wakes the writer if it has something to do.
+func (c *channel) flush() {
+	if c.urgent || c.acks >= ackBatch || c.send.lost > 0 || c.s.backlog() > 0 {
+		nudge(c.s.pending)
+	}
+}
+
+// takeBatch is called by the writer with an empty batch, which it gives for what is to be sent. When there is nothing, it gets an
+// empty one back. It takes mu.
+func (c *channel) takeBatch(l *link, empty *batch) *batch {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.link != l {
+		return empty // l is being closed
+	}
+	now := time.Now()
+	c.fill(now)
+	if !c.urgent && c.acks < ackBatch && (c.acks == 0 || now.Before(c.ackBy)) {
+		return empty
+	}
+	if c.acks > 0 {
+		l.acks.Stop()
+	}
+	full := c.filling
+	c.filling = empty
+	c.urgent, c.acks = false, 0
+	c.rearm(now)
+	if l.waiting.Load() {
+		nudge(c.s.room)
+	}
+	return full
+}
+
+// dropBatch forgets what was to be sent.
+func (c *channel) dropBatch() {
+	c.filling.reset()
+	c.urgent, c.acks = false, 0
 }
 
 // advance does what is due now.
@@ -281,15 +347,13 @@ func (c *channel) deadline(now time.Time) time.Time {
 	return at
 }
 
-// fill moves what may be sent into the batch for the writer.
+// fill moves what may be sent into the batch.
 func (c *channel) fill(now time.Time) {
-	if c.link == nil {
-		return
-	}
 	for len(c.filling.buf) < batchBytes {
 		if msg, ok := c.send.resend(now); ok {
 			c.s.counters.resends.Add(1)
 			c.filling.add(msg)
+			c.urgent = true
 			continue
 		}
 		if !c.hs.complete() || c.state == finishing {
@@ -337,6 +401,7 @@ func (c *channel) pushMessage(typ datachannel.PayloadType, flags uint64, payload
 		return
 	}
 	c.filling.add(msg)
+	c.urgent = true
 }
 
 func (c *channel) newID() uuid.UUID {
@@ -369,7 +434,7 @@ func (c *channel) keepFrame(b []byte) {
 	}
 }
 
-// requestKey asks for a data key; the loop goes on meanwhile.
+// requestKey asks for a data key, on which the others do not wait.
 func (c *channel) requestKey(req *keyRequest) {
 	ctx, cancel := context.WithTimeout(context.Background(), callTimeout)
 	c.keyWork = cancel
@@ -380,8 +445,11 @@ func (c *channel) requestKey(req *keyRequest) {
 	}()
 }
 
+// onKey takes mu.
 func (c *channel) onKey(k keyResult) error {
 	c.keyWork()
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.keyWork = nil
 	now := time.Now()
 	var r received

@@ -4,8 +4,8 @@
 // order, their acknowledgement and retransmission, encryption with KMS, and the loss of its websocket. What travels in a
 // stream is none of its business; it knows nothing of SSH.
 //
-// The parts without I/O, clock or goroutines are frame (the messages), sendQueue, recvQueue and handshake. One loop per
-// stream, channel.run, owns them; a link is one websocket with its reader and writer; a Stream is what callers see.
+// The parts without I/O, clock or goroutines are frame (the messages), sendQueue, recvQueue and handshake. A channel owns them,
+// one for each stream; a link is one of its websockets with a reader and a writer; a Stream is what callers see.
 package sessions
 
 import (

@@ -68,7 +68,10 @@ func (cfg *streamConfig) connect(ctx context.Context, g *grant, pause time.Durat
 	return cfg.dial(call, *g)
 }
 
+// onConnected takes mu.
 func (c *channel) onConnected(r connectResult) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	c.connecting()
 	c.connecting = nil
 	if r.err != nil {
@@ -81,11 +84,8 @@ func (c *channel) onConnected(r connectResult) error {
 		c.connect(nil)
 		return nil
 	}
-	c.link = startLink(r.sock, c.cfg.pingInterval, c.cfg.pingTimeout)
-	c.filling.reset()
-	if c.idle == nil {
-		c.idle = &batch{}
-	}
+	c.link = startLink(c, r.sock)
+	c.dropBatch()
 	c.linkSince = time.Now()
 	c.hs.present(c.linkSince)
 	if c.resumed {
@@ -95,23 +95,17 @@ func (c *channel) onConnected(r connectResult) error {
 	return nil
 }
 
-// onLost drops the link and goes for a new one.
+// onLost drops the link and goes for a new one. It takes mu.
 func (c *channel) onLost(cause error) error {
-	// What has come before the end is still good, and may be the session's regular end.
-	for {
-		select {
-		case m := <-c.link.in:
-			if err := c.receive(m, time.Now()); err != nil {
-				return err
-			}
-			continue
-		default:
-		}
-		break
+	l := c.link
+	l.close()
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.link = nil
+	c.dropBatch()
+	if l.end != nil {
+		return l.end // the session's regular end may be what the link was lost for
 	}
-	c.link.close()
-	c.link, c.idle = nil, nil
-	c.filling.reset()
 	c.lastErr = cause
 	c.send.onPathLost()
 	now := time.Now()

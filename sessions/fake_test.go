@@ -490,6 +490,12 @@ func (a *fakeAgent) pending() int {
 	return len(a.unacked)
 }
 
+func (a *fakeAgent) sentAgain() int {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.resends
+}
+
 func (s *fakeSession) agentSend(typ datachannel.PayloadType, payload []byte) {
 	a := &s.a
 	a.mu.Lock()

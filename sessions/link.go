@@ -26,7 +26,7 @@ const readerGrace = time.Second
 
 var errLinkClosed = errors.New("link closed")
 
-// inbound is a received message, on its way from the reader to the loop.
+// inbound is a received message.
 type inbound struct{ b []byte }
 
 var inboundPool = sync.Pool{New: func() any { return &inbound{b: make([]byte, 0, 2048)} }}
@@ -59,85 +59,99 @@ func (b *batch) add(msg []byte) {
 func (b *batch) reset() { b.buf, b.ends = b.buf[:0], b.ends[:0] }
 
 // link is one websocket with its goroutines: a reader, a writer, and one that pings. It belongs to the loop, which alone
-// starts and stops it; each goroutine ends when its socket is closed or stop is, and so a send to the loop never outlives it.
+// starts and stops it; each goroutine ends when its socket is closed or stop is.
 type link struct {
-	sock socket
-	in   chan *inbound
-	out  chan *batch // to the writer; it takes one and gives it back by written
-	// written has room for every batch there is, so that giving one back never blocks.
-	written chan *batch
-	lost    chan error // has room for each goroutine's report
-	probe   chan struct{}
-	stop    chan struct{}
+	sock  socket
+	lost  chan error // has room for each goroutine's report
+	probe chan struct{}
+	stop  chan struct{}
+	// acks fires when acknowledgements have waited long enough. The writer waits for it; who holds the channel's mutex sets it.
+	acks *time.Timer
 	// readDone is closed when the reader has ended.
 	readDone chan struct{}
-	// waiting says that the loop has left messages unread on purpose: a missing pong means nothing then.
+	// end is why the stream ends, if the reader has found that out. It is set before readDone is closed.
+	end error
+	// waiting says that messages are left unread on purpose: a missing pong means nothing then.
 	waiting atomic.Bool
 	// reads counts messages, as a sign of life.
 	reads atomic.Uint64
 	wg    sync.WaitGroup
 }
 
-func startLink(sock socket, interval, timeout time.Duration) *link {
+// startLink starts the link of c, whose mutex is held.
+func startLink(c *channel, sock socket) *link {
 	l := &link{
-		sock:    sock,
-		in:      make(chan *inbound, 64),
-		out:     make(chan *batch),
-		written: make(chan *batch, 2),
-		lost:    make(chan error, 3),
-		probe:   make(chan struct{}, 1),
-		stop:    make(chan struct{}),
+		sock:  sock,
+		lost:  make(chan error, 3),
+		probe: make(chan struct{}, 1),
+		stop:  make(chan struct{}),
+		acks:  time.NewTimer(time.Hour),
 
 		readDone: make(chan struct{}),
 	}
 	l.wg.Go(func() {
 		defer close(l.readDone)
-		l.lost <- l.read()
+		l.lost <- l.read(c)
 	})
-	l.wg.Go(func() { l.lost <- l.write() })
-	l.wg.Go(func() { l.lost <- l.ping(interval, timeout) })
+	l.wg.Go(func() { l.lost <- l.write(c) })
+	l.wg.Go(func() { l.lost <- l.ping(c.cfg.pingInterval, c.cfg.pingTimeout) })
 	return l
 }
 
-// close ends the link and waits for its goroutines.
+// close ends the link and waits for its goroutines, which take the channel's mutex: the caller does not hold it.
 func (l *link) close() {
 	close(l.stop)
 	_ = l.sock.Close() // it may be closed already
 	l.wg.Wait()
+	l.acks.Stop()
 }
 
-func (l *link) read() error {
+// read gives c what comes, as long as c wants more.
+func (l *link) read(c *channel) error {
+	in := inboundPool.Get().(*inbound)
+	defer func() { in.free() }()
 	for {
-		m := inboundPool.Get().(*inbound)
+		if !c.awaitRoom(l) {
+			return errLinkClosed
+		}
 		var err error
-		if m.b, err = l.sock.Read(m.b[:0]); err != nil {
+		if in.b, err = l.sock.Read(in.b[:0]); err != nil {
 			return err
 		}
 		l.reads.Add(1)
-		select {
-		case l.in <- m:
-		case <-l.stop:
-			return errLinkClosed
+		kept, err := c.receive(l, in)
+		if err != nil {
+			l.end = err
+			return err
+		}
+		if kept {
+			in = inboundPool.Get().(*inbound)
 		}
 	}
 }
 
-func (l *link) write() error {
+// write sends what c has to send.
+func (l *link) write(c *channel) error {
+	b := &batch{}
 	for {
-		select {
-		case b := <-l.out:
-			start := 0
-			for i, end := range b.ends {
-				if err := l.sock.Write(b.buf[start:end], i+1 < len(b.ends)); err != nil {
-					l.awaitReader()
-					return err
-				}
-				start = end
+		if b = c.takeBatch(l, b); b.empty() {
+			select {
+			case <-c.s.pending:
+			case <-l.acks.C:
+			case <-l.stop:
+				return errLinkClosed
 			}
-			l.written <- b
-		case <-l.stop:
-			return errLinkClosed
+			continue
 		}
+		start := 0
+		for i, end := range b.ends {
+			if err := l.sock.Write(b.buf[start:end], i+1 < len(b.ends)); err != nil {
+				l.awaitReader()
+				return err
+			}
+			start = end
+		}
+		b.reset()
 	}
 }
 
@@ -156,7 +170,7 @@ func (l *link) awaitReader() {
 // twice the time, since pongs queue behind messages.
 const pingDoublings = 3
 
-// ping finds out that the other end is gone: every interval, or when the loop misses acks.
+// ping finds out that the other end is gone: every interval, or when acks are missed.
 func (l *link) ping(interval, timeout time.Duration) error {
 	timer := time.NewTimer(interval)
 	defer timer.Stop()

@@ -13,7 +13,7 @@ import (
 // This file is channel's receiving side.
 
 const (
-	// batchLimit stops the loop from taking more messages, each of which needs an ack, while the writer is stuck.
+	// batchLimit stops the reader from taking more messages, each of which needs an ack, while the writer is stuck.
 	batchLimit = 256 << 10
 	// starvedPause is how long nothing must have been unacknowledged before a slow reader holds the agent back again.
 	starvedPause = time.Second
@@ -29,7 +29,7 @@ type heldPayload struct {
 // mayReceive reports whether more messages are to be taken from the websocket. When the reader is slow they stay there, as
 // they do with AWS's own client, and the agent is held back. The acks for our own direction then stay there too: when they are
 // missed, messages are taken after all, until we have had nothing to send for a while.
-func (c *channel) mayReceive() bool {
+func (c *channel) mayReceive(l *link) bool {
 	over := c.s.throttle()
 	switch {
 	case !over || c.send.outstanding() == 0 && time.Since(c.send.lastProgress) > starvedPause:
@@ -37,44 +37,48 @@ func (c *channel) mayReceive() bool {
 	case c.send.stalled():
 		c.starved = true
 	}
-	wait := over && !c.starved
-	c.link.waiting.Store(wait)
-	return !wait && len(c.filling.buf) < batchLimit
+	wait := over && !c.starved || len(c.filling.buf) >= batchLimit
+	l.waiting.Store(wait)
+	return !wait
 }
 
-// receiveAll takes m and messages that have come since, as far as they may be taken.
-func (c *channel) receiveAll(m *inbound) error {
-	now := time.Now()
-	for range cap(c.link.in) {
-		if err := c.receive(m, now); err != nil {
-			return err
-		}
-		if !c.mayReceive() {
-			return nil
+// awaitRoom is called by the reader, and returns when the next message is to be taken; false says that l is at its end. It
+// takes mu.
+func (c *channel) awaitRoom(l *link) bool {
+	for {
+		c.mu.Lock()
+		ok := c.mayReceive(l)
+		c.mu.Unlock()
+		if ok {
+			return true
 		}
 		select {
-		case m = <-c.link.in:
-		default:
-			return nil
+		case <-c.s.room:
+		case <-l.stop:
+			return false
 		}
 	}
-	return c.receive(m, now)
 }
 
-// receive takes one message from the websocket. It frees in, unless the message has to wait for others.
-func (c *channel) receive(in *inbound, now time.Time) error {
-	c.downSince = time.Time{}
-	m, err := frame.Decode(in.b)
-	if err != nil {
-		c.log.Warn("message ignored", "err", err)
-		c.s.counters.dropped.Add(1)
-		in.free()
-		return nil
+// receive is called by the reader with a message from the websocket. kept says that it has to wait for others, and is freed
+// when its turn has come. An error is why the stream ends. It takes mu.
+func (c *channel) receive(l *link, in *inbound) (kept bool, err error) {
+	now := time.Now()
+	m, malformed := frame.Decode(in.b)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.over {
+		return false, errLinkClosed
 	}
-	held := false
+	c.downSince = time.Time{}
+	if malformed != nil {
+		c.log.Warn("message ignored", "err", malformed)
+		c.s.counters.dropped.Add(1)
+		return false, nil
+	}
 	switch m.Type {
 	case datachannel.OutputStreamData:
-		held, err = c.receiveData(&m, in, now)
+		kept, err = c.receiveData(l, &m, in, now)
 	case datachannel.Acknowledge:
 		c.receiveAck(m.Payload, now)
 	case datachannel.PausePublication:
@@ -90,10 +94,12 @@ func (c *channel) receive(in *inbound, now time.Time) error {
 	default:
 		c.log.Debug("message ignored", "type", m.Type)
 	}
-	if !held {
-		in.free()
+	c.flush()
+	c.rearm(now)
+	if !c.open || c.state != notClosing || c.abandon != nil {
+		nudge(c.s.wake) // it may be what advance waits for
 	}
-	return err
+	return kept, err
 }
 
 func (c *channel) receiveAck(payload []byte, now time.Time) {
@@ -106,11 +112,12 @@ func (c *channel) receiveAck(payload []byte, now time.Time) {
 	if ack.Type == datachannel.InputStreamData {
 		c.send.wake()
 		c.send.onAck(ack.Seq, now)
+		c.publish()
 	}
 }
 
 // receiveData takes a message of the agent's stream; held says that in is kept.
-func (c *channel) receiveData(m *frame.Message, in *inbound, now time.Time) (held bool, err error) {
+func (c *channel) receiveData(l *link, m *frame.Message, in *inbound, now time.Time) (held bool, err error) {
 	c.send.wake()
 	c.s.counters.absent.Store(0)
 	consumable := m.PayloadType != datachannel.Output || c.s.unread() < c.cfg.readHard
@@ -128,7 +135,7 @@ func (c *channel) receiveData(m *frame.Message, in *inbound, now time.Time) (hel
 			return false, err
 		}
 	}
-	c.ack(m, now)
+	c.ack(l, m, now)
 	if verdict != recvNext {
 		return verdict == recvHeld, nil
 	}
@@ -145,8 +152,16 @@ func (c *channel) receiveData(m *frame.Message, in *inbound, now time.Time) (hel
 	}
 }
 
-// ack acknowledges m.
-func (c *channel) ack(m *frame.Message, now time.Time) {
+// ack acknowledges m, soon. A command may end at any time, and the session with it: its output is acknowledged at once.
+func (c *channel) ack(l *link, m *frame.Message, now time.Time) {
+	switch {
+	case c.cfg.exec:
+		c.urgent = true
+	case c.acks == 0:
+		c.ackBy = now.Add(ackDelay)
+		l.acks.Reset(ackDelay)
+	}
+	c.acks++
 	c.scratch = frame.AppendAck(c.scratch[:0], m)
 	a := frame.Message{
 		Type: datachannel.Acknowledge, Created: now, Flags: frame.FlagAck, ID: c.newID(), Payload: c.scratch,

@@ -30,14 +30,18 @@ type Stream struct {
 	writeOff  bool  // Close was called: nothing more may be read or written
 	readErr   error // what Read returns once in is empty; set once
 	writeErr  error
-	throttled bool // the loop waits for the reader to take from in
+	throttled bool // nothing is received until the reader takes from in
 	readDead  deadline
 	writeDead deadline
 	err       error // why the stream ended; set once, before done is closed
 	closeErr  error // what Close returns
 	abandoned bool  // close without regard to what was written
 
-	wake     chan struct{} // has room for one: the loop looks at the fields above
+	// Each has room for one, see nudge.
+	wake    chan struct{} // the loop looks at the fields above
+	pending chan struct{} // the link's writer looks for what is to be sent
+	room    chan struct{} // the link's reader looks whether it may read on
+
 	ready    chan struct{} // closed when the handshake is complete
 	spoken   chan struct{} // closed when the first bytes have come
 	done     chan struct{} // closed when the stream has ended
@@ -46,7 +50,7 @@ type Stream struct {
 	counters counters
 }
 
-// counters are written by the loop and read by Stats.
+// counters are written by the channel and read by Stats.
 type counters struct {
 	rtt, window, payload                                  atomic.Int64
 	sent, received, resends, duplicates, dropped, resumes atomic.Uint64
@@ -115,7 +119,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 			n := s.in.read(p)
 			if s.throttled && s.in.len() < s.cfg.readSoft {
 				s.throttled = false
-				s.nudge()
+				nudge(s.room)
 			}
 			return n, nil
 		case errors.Is(s.readErr, io.EOF):
@@ -144,10 +148,11 @@ func (s *Stream) Write(p []byte) (int, error) {
 			return n, nil
 		}
 		if room := min(s.cfg.writeBuffer-s.out.len(), len(p)-n); room > 0 {
-			if s.out.len() == 0 {
-				s.nudge()
-			}
+			first := s.out.len() == 0
 			s.out.write(p[n : n+room])
+			if first {
+				nudge(s.pending)
+			}
 			if n += room; n == len(p) {
 				return n, nil
 			}
@@ -162,10 +167,10 @@ func (s *Stream) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "ssm", Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: err}
 }
 
-// nudge makes the loop look again; it never blocks.
-func (s *Stream) nudge() {
+// nudge makes the one that waits on c look again. c has room for one, so that no nudge is lost and none blocks.
+func nudge(c chan<- struct{}) {
 	select {
-	case s.wake <- struct{}{}:
+	case c <- struct{}{}:
 	default:
 	}
 }
@@ -187,7 +192,7 @@ func (s *Stream) end(abandon bool) error {
 	s.readDead.set(time.Time{}, nil)
 	s.writeDead.set(time.Time{}, nil)
 	s.mu.Unlock()
-	s.nudge()
+	nudge(s.wake)
 	<-s.finished
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -288,7 +293,7 @@ type streamConfig struct {
 	tooLong func(limit int)
 }
 
-// The methods of Stream below are the loop's side of it.
+// The methods of Stream below are the channel's side of it.
 
 // deliver gives the reader data that came in order.
 func (s *Stream) deliver(p []byte) {
@@ -313,7 +318,7 @@ func (s *Stream) unread() int {
 	return s.in.len()
 }
 
-// throttle reports whether the reader has enough to read; the loop is woken when that changes.
+// throttle reports whether the reader has enough to read; room is nudged when that changes.
 func (s *Stream) throttle() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()

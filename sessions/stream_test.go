@@ -511,6 +511,7 @@ func TestSlowReaderIsNotADeadPeer(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // the handshake's last ack has come
 		want := noise(1, 64<<10)
 		if _, err := far.Write(want); err != nil {
 			t.Error(err)
@@ -528,6 +529,73 @@ func TestSlowReaderIsNotADeadPeer(t *testing.T) {
 		}
 		shut(s, far, f)
 	})
+}
+
+// Acks go together while many are due, and soon in any case; with data, at once.
+func TestAcksGoTogether(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		near, far := net.Pipe()
+		f := newFakeService(t, fakeOptions{interval: time.Millisecond}, func(int) (net.Conn, error) { return near, nil })
+		c := f.client(Config{})
+		sock := &batchCounter{}
+		c.dial = func(ctx context.Context, g grant) (socket, error) {
+			s, err := f.dial(ctx, g)
+			sock.socket = s
+			return sock, err
+		}
+		s, err := c.OpenPort(t.Context(), somePort)
+		if err != nil {
+			t.Fatal(err)
+		}
+		wait(time.Second)
+		sock.count()
+		a := &f.session(0).a
+		before := a.sentAgain() // the first message of all may come too early
+		const messages = 1000
+		exchange(t, s, far, nil, noise(1, messages<<10))
+		wait(2 * ackDelay)
+		if writes, batches := sock.count(); writes != messages || batches > messages/4 {
+			t.Errorf("%d acks in %d batches", writes, batches)
+		}
+		if n, again := a.pending(), a.sentAgain()-before; n > 0 || again > 0 {
+			t.Errorf("%d messages not acknowledged, %d sent again", n, again)
+		}
+		wait(time.Second)
+		sock.count()
+		exchange(t, s, far, nil, []byte("?"))
+		exchange(t, s, far, []byte("!"), nil)
+		wait(0)
+		if writes, batches := sock.count(); writes != 2 || batches != 1 {
+			t.Errorf("an ack and data are %d messages in %d batches", writes, batches)
+		}
+		shut(s, far, f)
+	})
+}
+
+// batchCounter counts what is written.
+type batchCounter struct {
+	socket
+	mu              sync.Mutex
+	writes, batches int
+}
+
+func (b *batchCounter) Write(p []byte, more bool) error {
+	b.mu.Lock()
+	b.writes++
+	if !more {
+		b.batches++
+	}
+	b.mu.Unlock()
+	return b.socket.Write(p, more)
+}
+
+// count returns the counts since it was called before.
+func (b *batchCounter) count() (writes, batches int) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	writes, batches = b.writes, b.batches
+	b.writes, b.batches = 0, 0
+	return writes, batches
 }
 
 // pongless is a websocket on which no pong ever comes.
@@ -567,6 +635,7 @@ func TestCloseWhileLost(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, far, f := pipe(t, fakeOptions{}, Config{})
 		f.dialErr = func(int) error { return errors.New("no route to host") }
+		synctest.Wait() // the handshake's last ack has come
 		f.session(0).cut()
 		wait(time.Second)
 		start := time.Now()
