@@ -61,6 +61,7 @@ type path struct {
 	name   string
 	joined time.Time
 	flow   flow
+	turn   uint64 // the machine's turns when something was last scheduled on it
 
 	stalled bool
 	lost    bool // gone from machine.paths; its goroutines may still hold it
@@ -132,6 +133,7 @@ type machine struct {
 	next     uint64 // the first byte that was never scheduled
 	written  uint64
 	limit    uint64 // the first byte that may not be sent yet
+	turns    uint64 // stretches that were scheduled
 	finished bool   // nothing more will be written
 	finSent  bool
 	finAcked bool
@@ -344,6 +346,8 @@ func (m *machine) schedule(now time.Time) {
 			return
 		}
 		m.lastData = now
+		m.turns++
+		p.turn = m.turns
 	}
 }
 
@@ -427,7 +431,7 @@ func (m *machine) best(size int, now time.Time, room bool) *path {
 		eta := p.flow.eta(size)
 		switch margin := max(similar, bestETA/8); {
 		case best == nil || eta < bestETA-margin,
-			eta < bestETA+margin && p.flow.used.Before(best.flow.used):
+			eta < bestETA+margin && p.turn < best.turn:
 			best, bestETA = p, eta
 		}
 	}

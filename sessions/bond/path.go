@@ -5,7 +5,10 @@ import "time"
 const (
 	// queueTarget is how long the bytes of a bulk transfer may wait on a subflow beyond its bare round trip. It is what an
 	// interactive answer waits behind them.
-	queueTarget = 25 * time.Millisecond
+	queueTarget = 15 * time.Millisecond
+
+	// mostGap bounds what a subflow that is silent now and then may have in flight for that.
+	mostGap = 100 * time.Millisecond
 
 	initialCwnd = 16 << 10
 	// guessedRate, in bytes per second, is what a subflow is taken to deliver at least, until it was full once.
@@ -93,11 +96,12 @@ type flow struct {
 	queued  int           // bytes that count, of what waits
 	flight  fifo[segment] // handed to the writer
 
-	written  uint64    // bytes that count, of all that was handed to the writer
-	received uint64    // of these, acknowledged
-	moved    time.Time // when received last grew, or the first segment came after a pause
-	used     time.Time // when a segment was last scheduled
-	spare    uint64    // what was acknowledged and in flight when the subflow last had room to spare
+	written  uint64        // bytes that count, of all that was handed to the writer
+	received uint64        // of these, acknowledged
+	moved    time.Time     // when received last grew, or the first segment came after a pause
+	paused   bool          // nothing was in flight when the first of what is now was scheduled
+	gap      time.Duration // how long acknowledgements stayed away of late, while something was in flight
+	spare    uint64        // what was acknowledged and in flight when the subflow last had room to spare
 
 	srtt     time.Duration
 	minRTT   time.Duration
@@ -118,7 +122,7 @@ type flow struct {
 }
 
 func newFlow(now time.Time) flow {
-	return flow{cwnd: initialCwnd, margin: stallMargin, moved: now, rateTurn: now}
+	return flow{cwnd: initialCwnd, gap: ackDelay, margin: stallMargin, moved: now, rateTurn: now}
 }
 
 func (f *flow) inFlight() int { return f.queued + int(f.written-f.received) }
@@ -149,9 +153,8 @@ func (f *flow) eta(size int) time.Duration {
 // schedule puts a stretch on the subflow.
 func (f *flow) schedule(s stretch, now time.Time) {
 	if f.inFlight() == 0 {
-		f.moved = now
+		f.moved, f.paused = now, true
 	}
-	f.used = now
 	f.queued += s.size()
 	f.waiting.push(s)
 }
@@ -185,8 +188,9 @@ func (f *flow) acknowledge(received uint64, delay time.Duration, now time.Time) 
 	for ; f.flight.len() > 0 && f.flight.front().counted <= received; arrived++ {
 		newest = f.flight.pop()
 	}
+	f.measureGap(now)
 	f.received = received
-	f.moved = now
+	f.moved, f.paused = now, false
 	if arrived == 0 {
 		return 0 // a peer of ours acknowledges whole frames
 	}
@@ -195,6 +199,15 @@ func (f *flow) acknowledge(received uint64, delay time.Duration, now time.Time) 
 	f.measureRate(&newest, rtt, now)
 	f.resize(!newest.unlimited)
 	return arrived
+}
+
+// measureGap keeps what must be in flight for a subflow whose acknowledgements come in bursts, because of a busy machine or a
+// radio link, so that its far end does not run dry meanwhile.
+func (f *flow) measureGap(now time.Time) {
+	if f.paused {
+		return // it was the round trip
+	}
+	f.gap = min(max(f.gap-f.gap/16, now.Sub(f.moved), ackDelay), mostGap)
 }
 
 func (f *flow) measureRTT(rtt time.Duration, now time.Time) {
@@ -241,7 +254,7 @@ const (
 // resize sets cwnd by what was measured. It grows by doubling at most, and once in a round trip, so that a first measurement
 // that is off does no harm. limited says that the subflow was full: only then does what it delivers tell what it can.
 func (f *flow) resize(limited bool) {
-	span := f.minRTT + queueTarget + ackDelay
+	span := f.minRTT + queueTarget + f.gap
 	want := int(f.rate * span.Seconds())
 	turn := f.received >= f.growAt
 	if turn && limited && f.settled < settledAfter {
