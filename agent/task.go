@@ -191,6 +191,9 @@ func (x *access) overlapped(ctx context.Context, p *push, key ssh.PublicKey, por
 		if waitErr := p.wait(ctx); waitErr != nil {
 			return nil, waitErr
 		}
+		if err := a.hostKeys.put(x.bastion, p.hostKey, p.reply.Ports); err != nil { // the answer may have come before
+			a.log.Debug("the host key is not remembered", "err", err)
+		}
 		return x.session(ctx, p.hostKey, p.reply.Ports, true)
 	}
 	o.user = keys.UserPending

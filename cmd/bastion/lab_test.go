@@ -663,31 +663,31 @@ func TestForwardReconnects(t *testing.T) {
 		t.Errorf("after a cut: %v\n%s", err, p.Output())
 	}
 
-	// A session that the service ends takes the connections with it; new ones come through. The task's grant is used again.
+	// A session that the service ends is replaced: the connection does not notice that either.
 	execs := e.Calls()["ecs:ExecuteCommand"]
-	for _, s := range e.Gateway().Sessions() {
-		if s.Document == gateway.DocSSH {
-			if err := e.Gateway().Terminate(s.ID); err != nil {
-				t.Fatal(err)
-			}
-		}
+	e.endSessions()
+	if err := pingOn(held); err != nil {
+		t.Errorf("after the end of the session: %v\n%s", err, p.Output())
 	}
 	if err := ping(addr); err != nil {
-		t.Errorf("after the end of the session: %v\n%s", err, p.Output())
+		t.Errorf("a new connection after the end of the session: %v\n%s", err, p.Output())
 	}
 	if n := e.Calls()["ecs:ExecuteCommand"]; n != execs {
 		t.Errorf("%d more grants for the same task", n-execs)
 	}
-	if err := pingOn(held); err == nil {
-		t.Error("the connection of the ended session goes on")
+	if strings.Contains(p.Output(), "is lost") {
+		t.Errorf("the link was lost:\n%s", p.Output())
 	}
 
-	// A task that is gone is replaced by another.
+	// A task that is gone takes the connections with it, and is replaced by another.
 	if err := e.KillTask(e.Tasks()[0].ID); err != nil {
 		t.Fatal(err)
 	}
 	if err := ping(addr); err != nil {
 		t.Errorf("after the end of the task: %v\n%s", err, p.Output())
+	}
+	if err := pingOn(held); err == nil {
+		t.Error("the connection to the ended task goes on")
 	}
 	if n := e.State().Launched; n != 2 {
 		t.Errorf("%d tasks were started, want 2", n)
@@ -766,7 +766,7 @@ func TestForwardOutlivesTheBastion(t *testing.T) {
 func TestForwardGivesUp(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)
-	p, _ := e.forwards([]string{"BASTION_RECONNECT_TIMEOUT=1s"}, "cache:sessions", ":")
+	p, _ := e.forwards([]string{"BASTION_RECONNECT_TIMEOUT=1s", "BASTION_LINGER=1s"}, "cache:sessions", ":")
 	if err := e.SetAPIFaults(lab.APIFaults{Errors: map[string]lab.APIError{
 		"ssm:*": {Code: "InternalServerError", Message: "out of order", Status: 500},
 		"ecs:*": {Code: "ServerException", Message: "out of order", Status: 500},
@@ -794,7 +794,7 @@ func TestForwardGivesUp(t *testing.T) {
 func TestForwardGivesUpSayingWhy(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)
-	p, _ := e.forwards([]string{"BASTION_RECONNECT_TIMEOUT=3s"}, "cache:sessions", ":")
+	p, _ := e.forwards([]string{"BASTION_RECONNECT_TIMEOUT=3s", "BASTION_LINGER=1s"}, "cache:sessions", ":")
 	if err := e.SetAPIFaults(lab.APIFaults{Errors: map[string]lab.APIError{
 		"ssm:StartSession": {Code: "InternalServerError", Message: "out of order", Status: 500},
 	}}); err != nil {
