@@ -383,6 +383,16 @@ func (m *machine) scheduleOne(now time.Time) (p *path, more bool) {
 	return p, true
 }
 
+// newestPath returns the subflow on which something was last scheduled; nil if it is lost.
+func (m *machine) newestPath() *path {
+	for _, p := range m.paths {
+		if p.turn == m.turns {
+			return p
+		}
+	}
+	return nil
+}
+
 // acknowledged returns how many of the first stretches to be sent again the peer has by now.
 func (m *machine) acknowledged() int {
 	for i, r := range m.again {
