@@ -201,6 +201,7 @@ func TestParseAck(t *testing.T) {
 		"empty":         {"", false},
 		"not JSON":      {usual[:20], false},
 		"no type":       {`{"AcknowledgedMessageSequenceNumber":7}`, false},
+		"no number":     {`{"AcknowledgedMessageType":"input_stream_data","IsSequentialMessage":true}`, false},
 		"negative":      {strings.Replace(usual, ":7,", ":-7,", 1), false},
 		"not a number":  {strings.Replace(usual, ":7,", ":x,", 1), false},
 		"beyond int64":  {strings.Replace(usual, ":7,", ":99999999999999999999,", 1), false},
