@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"math"
 	"math/rand/v2"
-	"strconv"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -337,16 +336,13 @@ func (a *agent) incoming(b []byte) error {
 		return a.incomingData(&m, b)
 	case datachannel.Acknowledge:
 		a.setPaused(false)
-		var ack struct {
-			Type datachannel.MessageType `json:"AcknowledgedMessageType"`
-			Seq  *int64                  `json:"AcknowledgedMessageSequenceNumber"`
-		}
-		if err := json.Unmarshal(m.Payload, &ack); err != nil || ack.Seq == nil {
-			return fmt.Errorf("acknowledge message %q: %w", m.Payload, err)
+		typ, seq, err := acked(m.Payload)
+		if err != nil {
+			return err
 		}
 		// ssm-session-client acknowledges the gateway's own messages, too, with number 0. That is none of the agent's business.
-		if (ack.Type == typeOutput || ack.Type == "") && !a.misses() {
-			a.acknowledged(*ack.Seq, time.Now())
+		if (typ == typeOutput || typ == "") && !a.misses() {
+			a.acknowledged(seq, time.Now())
 		}
 	case datachannel.PausePublication:
 		a.setPaused(true)
@@ -356,6 +352,21 @@ func (a *agent) incoming(b []byte) error {
 		return fmt.Errorf("unexpected message type %q", m.Type)
 	}
 	return nil
+}
+
+// acked says what an acknowledgement is for. The agent is lenient: it needs the number only.
+func acked(payload []byte) (typ datachannel.MessageType, seq int64, err error) {
+	if ack, err := frame.ParseAck(payload); err == nil {
+		return ack.Type, ack.Seq, nil
+	}
+	var ack struct {
+		Type datachannel.MessageType `json:"AcknowledgedMessageType"`
+		Seq  *int64                  `json:"AcknowledgedMessageSequenceNumber"`
+	}
+	if err := json.Unmarshal(payload, &ack); err != nil || ack.Seq == nil {
+		return "", 0, fmt.Errorf("acknowledge message %q: %w", payload, err)
+	}
+	return ack.Type, *ack.Seq, nil
 }
 
 // misses draws whether an acknowledgement is missed. The real agent misses one that comes before it has noted what it has sent.
@@ -435,15 +446,7 @@ func (a *agent) passOn() {
 
 // ack sends the acknowledgement of m.
 func (a *agent) ack(m *frame.Message) error {
-	p := make([]byte, 0, 192)
-	p = append(p, `{"AcknowledgedMessageType":"`...)
-	p = append(p, m.Type...)
-	p = append(p, `","AcknowledgedMessageId":"`...)
-	id, _ := m.ID.MarshalText() // cannot fail
-	p = append(p, id...)
-	p = append(p, `","AcknowledgedMessageSequenceNumber":`...)
-	p = strconv.AppendInt(p, m.Seq, 10)
-	p = append(p, `,"IsSequentialMessage":true}`...)
+	p := frame.AppendAck(make([]byte, 0, 192), m)
 	ack := frame.Message{
 		Type: datachannel.Acknowledge, Created: time.Now(), Flags: frame.FlagAck, ID: uuid.New(), Payload: p,
 	}

@@ -154,6 +154,8 @@ func (a *agent) dial(ctx context.Context, addrs []string) (net.Conn, error) {
 // errDone when ctx ends. A read is ended by closing r.
 func (a *agent) pump(ctx context.Context, r io.Reader, send func([]byte) error) error {
 	var buf []byte
+	pause := time.NewTimer(0) // one for all pauses: there are a thousand a second
+	defer pause.Stop()
 	for {
 		if !a.waitActive(ctx.Done()) {
 			return errDone
@@ -171,7 +173,13 @@ func (a *agent) pump(ctx context.Context, r io.Reader, send func([]byte) error) 
 		if err != nil {
 			return err
 		}
-		if interval > 0 && !sleep(ctx.Done(), interval) {
+		if interval <= 0 {
+			continue
+		}
+		pause.Reset(interval)
+		select {
+		case <-pause.C:
+		case <-ctx.Done():
 			return errDone
 		}
 	}

@@ -242,9 +242,10 @@ type batchConn struct {
 	closed chan struct{}
 	once   sync.Once
 
-	mu      sync.Mutex
-	holding bool
-	buf     []byte
+	mu       sync.Mutex
+	holding  bool
+	buf      []byte
+	deadline time.Time // of writes
 }
 
 func (c *batchConn) Read(b []byte) (int, error) {
@@ -269,7 +270,7 @@ func (c *batchConn) Write(b []byte) (int, error) {
 	if err := c.flush(); err != nil {
 		return 0, err
 	}
-	_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
+	c.extend()
 	return c.Conn.Write(b)
 }
 
@@ -291,10 +292,19 @@ func (c *batchConn) flush() error {
 	if len(c.buf) == 0 {
 		return nil
 	}
-	_ = c.SetWriteDeadline(time.Now().Add(writeTimeout))
+	c.extend()
 	_, err := c.Conn.Write(c.buf)
 	c.buf = c.buf[:0]
 	return err
+}
+
+// extend gives the next write its time, or most of it: to set the deadline costs a good part of what a write does. It is called
+// with mu held.
+func (c *batchConn) extend() {
+	if now := time.Now(); c.deadline.Sub(now) < writeTimeout*3/4 {
+		c.deadline = now.Add(writeTimeout)
+		_ = c.SetWriteDeadline(c.deadline)
+	}
 }
 
 func (c *batchConn) Close() error {
