@@ -90,7 +90,7 @@ func run() error {
 	flag.StringVar(&b.bin, "bin", build, "folder of the built commands")
 	flag.StringVar(&b.out, "o", build, "folder for the rows and plots")
 	flag.IntVar(&b.repeat, "repeat", 3, "cold starts to take the median of")
-	flag.DurationVar(&b.span, "span", 3*time.Second, "length of each steady state, and of the round trips")
+	flag.DurationVar(&b.span, "span", 4*time.Second, "length of each steady state, and of the round trips")
 	flag.DurationVar(&b.dump, "dump", 10*time.Second, "time that pg_dump takes at least")
 	flag.StringVar(&b.peers, "peers", "", "comma-separated peers to measure (default: all)")
 	flag.StringVar(&b.delays, "delays", "0,20", "comma-separated path delays, ms each way")
@@ -236,7 +236,7 @@ func (b *bench) comparePeer(ctx context.Context, p peer, f gateway.Faults) error
 	}); err != nil || p.coldOnly {
 		return err
 	}
-	if p.sessions <= 8 {
+	if p.name == plugin || p.sessions == 1 || p.name == ours {
 		if err := b.try(ctx, p, "rtt", "rtt_p50", "ms", at, func(ctx context.Context) error {
 			return b.with(ctx, p, b.far.Port(), func(t *tunnel) error {
 				span := b.span
