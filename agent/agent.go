@@ -336,6 +336,9 @@ func (a *Agent) Link(permit []string, report func(tunnel.State)) (*Link, error) 
 	return l, nil
 }
 
+// leastDialTimeout is how long a bastion gets, at least, to reach a destination.
+const leastDialTimeout = 30 * time.Second
+
 // newLink makes one SSH connection of a Link.
 func (a *Agent) newLink(c connector, report func(tunnel.State)) *tunnel.Link {
 	s := a.settings
@@ -348,6 +351,7 @@ func (a *Agent) newLink(c connector, report func(tunnel.State)) *tunnel.Link {
 		BackoffMax:     s.ReconnectMax,
 		HoldMax:        orNone(s.HoldMax),
 		HoldTimeout:    s.HoldTimeout,
+		DialTimeout:    max(leastDialTimeout, s.HoldTimeout), // a bond without a path holds dials too
 		OnState: func(st tunnel.State) {
 			g.onState(st)
 			c.onState(st)

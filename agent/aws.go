@@ -8,6 +8,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
@@ -49,7 +50,8 @@ func loadAWS(ctx context.Context, profile, region string) (aws.Config, error) {
 		cfg.RetryMaxAttempts = retryAttempts
 	}
 	cfg.APIOptions = append(cfg.APIOptions, reportFailures)
-	if _, err := cfg.Credentials.Retrieve(ctx); err != nil {
+	first, err := cfg.Credentials.Retrieve(ctx)
+	if err != nil {
 		if ctx.Err() != nil {
 			return cfg, context.Cause(ctx)
 		}
@@ -58,7 +60,45 @@ func loadAWS(ctx context.Context, profile, region string) (aws.Config, error) {
 		}
 		return cfg, fail.New(fail.Credentials, "", fmt.Errorf("no usable AWS credentials: %w", err), credentialsHint())
 	}
+	if first.SessionToken != "" && !first.CanExpire {
+		cfg.Credentials = aws.NewCredentialsCache(&reread{last: first, read: func(ctx context.Context) (aws.Credentials, error) {
+			fresh, err := awsconfig.LoadDefaultConfig(ctx, opts...)
+			if err != nil {
+				return aws.Credentials{}, err
+			}
+			return fresh.Credentials.Retrieve(ctx)
+		}})
+	}
 	return cfg, nil
+}
+
+// rereadAfter is how long temporary credentials of unknown end are used before they are read again.
+const rereadAfter = time.Minute
+
+// reread is a provider of temporary credentials that do not say when they expire, as those in a credentials file: the user, or a
+// program of theirs, replaces them there, which the SDK's own provider never looks for.
+//
+// Its user is a credentials cache, which calls Retrieve once at a time.
+type reread struct {
+	last aws.Credentials
+	read func(context.Context) (aws.Credentials, error)
+}
+
+// Retrieve implements aws.CredentialsProvider. What cannot be read is no reason to give up what may still be good: the file may
+// just be being written.
+func (r *reread) Retrieve(ctx context.Context) (aws.Credentials, error) {
+	c, err := r.read(ctx)
+	if err != nil {
+		if ctx.Err() != nil {
+			return aws.Credentials{}, ctx.Err()
+		}
+		c = r.last
+	}
+	r.last = c
+	if !c.CanExpire {
+		c.CanExpire, c.Expires = true, time.Now().Add(rereadAfter)
+	}
+	return c, nil
 }
 
 // lastFailure is what the latest attempt of an AWS call came to. Where a deadline passes between two attempts, the SDK's error

@@ -8,6 +8,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
@@ -103,5 +105,51 @@ func TestLoadAWS(t *testing.T) {
 	awsEnv(t, append(key, "AWS_REGION=eu-west-1", "AWS_MAX_ATTEMPTS=2")...)
 	if cfg, err := loadAWS(t.Context(), "", ""); err != nil || cfg.RetryMaxAttempts != 2 {
 		t.Errorf("%v, %d attempts; AWS_MAX_ATTEMPTS counts", err, cfg.RetryMaxAttempts)
+	}
+}
+
+// Temporary credentials that another program puts into the credentials file replace those that were there.
+func TestReplacedCredentialsFile(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "credentials")
+	write := func(t *testing.T, key, token string) {
+		t.Helper()
+		text := "[default]\naws_access_key_id = " + key + "\naws_secret_access_key = not-a-key\n" + token
+		if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	awsEnv(t, "AWS_SHARED_CREDENTIALS_FILE="+file, "AWS_REGION=eu-central-1")
+	synctest.Test(t, func(t *testing.T) {
+		write(t, "ASIAOLD", "aws_session_token = one\n")
+		cfg, err := loadAWS(t.Context(), "", "")
+		if err != nil {
+			t.Fatal(err)
+		}
+		want := func(key string) {
+			t.Helper()
+			if c, err := cfg.Credentials.Retrieve(t.Context()); err != nil || c.AccessKeyID != key {
+				t.Errorf("%s, %v; want %s", c.AccessKeyID, err, key)
+			}
+		}
+		want("ASIAOLD")
+		write(t, "ASIANEW", "aws_session_token = two\n")
+		<-time.After(rereadAfter / 2)
+		want("ASIAOLD")
+		<-time.After(rereadAfter)
+		want("ASIANEW")
+		if err := os.Remove(file); err != nil {
+			t.Fatal(err)
+		}
+		<-time.After(2 * rereadAfter)
+		want("ASIANEW")
+	})
+	// Those of a user do not change by themselves.
+	write(t, "AKIAUSER", "")
+	cfg, err := loadAWS(t.Context(), "", "")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if c, err := cfg.Credentials.Retrieve(t.Context()); err != nil || c.CanExpire {
+		t.Errorf("%+v, %v", c, err)
 	}
 }
