@@ -1,0 +1,562 @@
+package bond
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"math"
+	"math/rand/v2"
+	"net"
+	"runtime"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// hostileTime bounds each test against a hostile peer: none waits for a time-out of the code.
+const hostileTime = 20 * time.Second
+
+// listenTCP starts a Listener on loopback.
+func listenTCP(t *testing.T, cfg ListenerConfig) (l *Listener, dial func() net.Conn) {
+	t.Helper()
+	tcp, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l = Listen([]net.Listener{tcp}, cfg)
+	t.Cleanup(func() {
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return l, func() net.Conn {
+		t.Helper()
+		stream, err := net.Dial("tcp", tcp.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { stream.Close() })
+		stream.SetDeadline(time.Now().Add(hostileTime))
+		return stream
+	}
+}
+
+// openRaw makes a connection and returns its stream, on which the test speaks the protocol by hand, and the server's end.
+func openRaw(t *testing.T, l *Listener, stream net.Conn) (*clientHandshake, connID, *Conn) {
+	t.Helper()
+	id, err := newConnID()
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := clientNew(stream, id, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := h.awaitAccept(stream); err != nil {
+		t.Fatal(err)
+	}
+	c, err := l.Accept()
+	if err != nil {
+		t.Fatal(err)
+	}
+	victim := c.(*Conn)
+	t.Cleanup(func() { abort(victim) })
+	return h, id, victim
+}
+
+// abort ends a connection without waiting for a peer that will not answer.
+func abort(c *Conn) {
+	c.fail(&ResetError{Code: ResetAborted})
+	c.Close()
+}
+
+func encode(frames ...frame) []byte {
+	var b []byte
+	for i := range frames {
+		b = appendFrame(b, &frames[i])
+	}
+	return b
+}
+
+func dataOf(dsn uint64, size int) frame {
+	return frame{typ: frameData, dsn: dsn, data: make([]byte, size)}
+}
+
+func ackOf(ack, limit, received uint64) frame {
+	return frame{typ: frameAck, ack: ack, limit: limit, received: received}
+}
+
+// game is what a hostile peer sends to an end, and how the end ends the connection for it.
+type game struct {
+	name  string
+	bytes []byte
+	// hello: the end has written "hello", and the peer has it, when it sends bytes. finished: and no more is to come.
+	hello, finished bool
+	want            string // of the error and of RESET; empty: no harm is done
+	leaves          bool   // the subflow may end, and the connection does not
+}
+
+func games() []game {
+	const lots = 1 << 62
+	fin := func(dsn uint64) frame { return frame{typ: frameFIN, dsn: dsn} }
+	random := make([]byte, 4096)
+	rng := rand.New(rand.NewPCG(7, 7))
+	for i := range random {
+		random[i] = byte(rng.Uint32()) | 0x80 // no type of frame
+	}
+	var gaps []byte
+	for dsn := uint64(1); dsn < initialLimit; dsn += 2 {
+		gaps = appendFrame(gaps, &frame{typ: frameData, dsn: dsn, data: []byte{1}})
+	}
+	leave := frame{typ: frameLeave}
+	late := ackOf(5, lots, 16)
+	late.delay = math.MaxUint32
+	return []game{
+		{name: "data at the limit", bytes: encode(dataOf(DefaultWindow, 1)), want: "is the limit"},
+		{name: "data across the limit", bytes: encode(dataOf(DefaultWindow-1, 2)), want: "is the limit"},
+		{name: "data far away", bytes: encode(dataOf(1<<63, maxData)), want: "is the limit"},
+		{name: "data that wraps", bytes: encode(dataOf(math.MaxUint64, 2)), want: "is the limit"},
+		{name: "data of nothing", bytes: []byte("\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), want: "DATA of 0 bytes"},
+		{name: "data, giant", bytes: []byte("\x01\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff"), want: "DATA of 65535 bytes"},
+		{name: "reset, giant", bytes: []byte("\x08\x00\x01\xff\xff"), want: "text of 65535 bytes"},
+		{name: "gaps", bytes: gaps, want: "more gaps"},
+		{name: "type 0", bytes: []byte{0}, want: "type 0"},
+		{name: "type 9", bytes: []byte{9}, want: "type 9"},
+		{name: "garbage", bytes: random, want: "unknown frame"},
+		{name: "another handshake", bytes: []byte(magic), want: "type 66"},
+
+		{name: "data beyond FIN", bytes: encode(fin(5), dataOf(5, 1)), want: "after FIN"},
+		{name: "data across FIN", bytes: encode(fin(5), dataOf(0, 6)), want: "after FIN"},
+		{name: "FIN grows", bytes: encode(fin(5), fin(6)), want: "after FIN"},
+		{name: "FIN shrinks", bytes: encode(fin(5), fin(4)), want: "after FIN"},
+		{name: "FIN below data", bytes: encode(dataOf(10, 10), fin(19)), want: "with data up to"},
+		{name: "FIN below data in order", bytes: encode(dataOf(0, 10), fin(0)), want: "with data up to"},
+		{name: "FIN beyond the limit", bytes: encode(fin(lots)), want: "FIN at"},
+		{name: "FIN wraps", bytes: encode(fin(math.MaxUint64)), want: "FIN at"},
+		{name: "data after LEAVE", bytes: encode(leave, dataOf(0, 1)), want: "after LEAVE"},
+		{name: "FIN after LEAVE", bytes: encode(leave, fin(0)), want: "after LEAVE"},
+
+		{name: "ack of nothing sent", bytes: encode(ackOf(1, lots, 0)), want: "bytes were sent"},
+		{name: "ack of all there is", bytes: encode(ackOf(math.MaxUint64, math.MaxUint64, 0)), want: "bytes were sent"},
+		{name: "received of nothing sent", bytes: encode(ackOf(0, lots, 1)), want: "bytes on a subflow"},
+		{name: "ack of one more", hello: true, bytes: encode(ackOf(6, lots, 16)), want: "bytes were sent"},
+		{name: "received of one more", hello: true, bytes: encode(ackOf(5, lots, 17)), want: "bytes on a subflow"},
+		{name: "received goes back", hello: true, bytes: encode(ackOf(5, lots, 16), ackOf(5, lots, 0)), want: "on a subflow"},
+		{name: "limit below ack", hello: true, bytes: encode(ackOf(5, 4, 16)), want: "with the limit"},
+		{name: "ack beyond FIN", finished: true, bytes: encode(ackOf(7, lots, 16+finSize)), want: "bytes were sent"},
+
+		{name: "limit goes back", hello: true, bytes: encode(ackOf(0, lots, 16), ackOf(0, 0, 16), ackOf(5, lots, 16))},
+		{name: "ack goes back", hello: true, bytes: encode(ackOf(5, lots, 16), ackOf(0, lots, 16), ackOf(5, lots, 16))},
+		{name: "delay beyond all", hello: true, bytes: encode(late)},
+		{name: "answers without questions", bytes: bytes.Repeat(encode(frame{typ: framePong, token: 1}), 1000)},
+		{name: "wants without end", bytes: bytes.Repeat(encode(frame{typ: frameWant}), 10_000)},
+		{name: "the same FIN again", bytes: encode(fin(9), fin(9), fin(9))},
+		{name: "the same data again", bytes: bytes.Repeat(encode(dataOf(3, 1000)), 1000)},
+		{name: "leaves without end", bytes: bytes.Repeat(encode(leave), 1000), leaves: true},
+	}
+}
+
+// play sends a game's bytes to victim, whose subflow the hostile peer holds the other end of.
+func (g *game) play(t *testing.T, stream net.Conn, victim *Conn) {
+	t.Helper()
+	r := newFrameReader(stream)
+	if g.hello || g.finished {
+		if _, err := victim.Write([]byte("hello")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if g.finished {
+		if err := victim.CloseWrite(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	var f frame
+	for need := map[frameType]bool{frameAck: true, frameData: g.hello || g.finished, frameFIN: g.finished}; need[frameAck] ||
+		need[frameData] || need[frameFIN]; need[f.typ] = false {
+		if err := r.next(&f); err != nil {
+			t.Fatal(err)
+		}
+	}
+
+	// Asking for an answer shows that all before was taken without harm.
+	sent := append(bytes.Clone(g.bytes), encode(frame{typ: framePing, token: 0xabcdef})...)
+	var writing sync.WaitGroup
+	defer writing.Wait()
+	writing.Go(func() { _, _ = stream.Write(sent) }) // the victim may close at any byte
+	for {
+		err := r.next(&f)
+		switch {
+		case err != nil && g.leaves:
+			if err := victim.Err(); err != nil {
+				t.Errorf("ended with %v", err)
+			}
+			return
+		case err != nil:
+			// A stream that is closed with unread bytes in it may lose what was on its way back.
+			if g.want == "" || !errors.As(err, new(*net.OpError)) {
+				t.Errorf("the answers end: %v", err)
+			}
+			g.ended(t, victim)
+			return
+		case f.typ == framePong && f.token == 0xabcdef:
+			if g.want != "" {
+				t.Error("it is taken")
+			}
+			return
+		case f.typ == frameReset:
+			if g.want == "" || f.code != ResetProtocol || !strings.Contains(f.text, g.want) {
+				t.Errorf("RESET %d, %q; want %q", f.code, f.text, g.want)
+			}
+			g.ended(t, victim)
+			return
+		}
+	}
+}
+
+func (g *game) ended(t *testing.T, victim *Conn) {
+	t.Helper()
+	select {
+	case <-victim.Done():
+	case <-time.After(hostileTime):
+		t.Fatal("the connection goes on")
+	}
+	violation := new(protocolError)
+	if err := victim.Err(); !errors.As(err, &violation) || !strings.Contains(err.Error(), g.want) {
+		t.Errorf("ended with %v, want %q", err, g.want)
+	}
+	// Nobody who reads takes it for an end in good order.
+	if _, err := io.ReadAll(victim); !errors.As(err, &violation) {
+		t.Errorf("reading: %v", err)
+	}
+}
+
+func TestHostileClient(t *testing.T) {
+	l, dial := listenTCP(t, ListenerConfig{MaxConns: 1000, Memory: 1 << 40})
+	for _, g := range games() {
+		t.Run(g.name, func(t *testing.T) {
+			stream := dial()
+			_, _, victim := openRaw(t, l, stream)
+			g.play(t, stream, victim)
+		})
+	}
+	// After all of that, others are served.
+	stream := dial()
+	_, _, c := openRaw(t, l, stream)
+	last := encode(frame{typ: frameData, data: []byte("still here")}, frame{typ: frameFIN, dsn: 10})
+	if _, err := stream.Write(last); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := io.ReadAll(c); err != nil || string(got) != "still here" {
+		t.Errorf("%q, %v", got, err)
+	}
+}
+
+func TestHostileServer(t *testing.T) {
+	for _, g := range games() {
+		t.Run(g.name, func(t *testing.T) {
+			near, far := tcpPair(t)
+			t.Cleanup(func() { far.Close() })
+			far.SetDeadline(time.Now().Add(hostileTime))
+			victim := newConn(connID{1}, secret{1}, Config{}, true)
+			t.Cleanup(func() { abort(victim) })
+			if err := victim.attach(0, near, newFrameReader(near), "", nil); err != nil {
+				t.Fatal(err)
+			}
+			g.play(t, far, victim)
+		})
+	}
+}
+
+// A violation on one subflow ends the connection on all of them.
+func TestViolationEndsAll(t *testing.T) {
+	l, dial := listenTCP(t, ListenerConfig{})
+	first, second := dial(), dial()
+	h, id, victim := openRaw(t, l, first)
+	join, err := clientJoin(second, id, h.key, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := join.awaitAccept(second); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := second.Write([]byte{0}); err != nil {
+		t.Fatal(err)
+	}
+	for _, stream := range []net.Conn{first, second} {
+		r := newFrameReader(stream)
+		var f frame
+		for f.typ != frameReset {
+			if err := r.next(&f); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := r.next(&f); !errors.Is(err, io.EOF) {
+			t.Errorf("after RESET: %v, %v", f.typ, err)
+		}
+	}
+	if err := victim.Err(); !errors.As(err, new(*protocolError)) {
+		t.Errorf("ended with %v", err)
+	}
+}
+
+func TestHostileHandshakes(t *testing.T) {
+	l, dial := listenTCP(t, ListenerConfig{})
+	first := dial()
+	h, id, c := openRaw(t, l, first)
+
+	// What somebody who reads the sessions has: the bytes of a JOIN that was accepted.
+	stream := dial()
+	join, err := clientJoin(stream, id, h.key, 1)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := join.awaitAccept(stream); err != nil {
+		t.Fatal(err)
+	}
+	stream.Close()
+
+	join2 := bytes.Clone(join.open)
+	join2[openHead-1] = 2 // another subflow
+	version := bytes.Clone(join.open)
+	version[len(magic)] = 2
+	stranger := bytes.Clone(join.open)
+	stranger[len(magic)+2] ^= 1
+	for name, c := range map[string]struct {
+		open []byte
+		want RefuseCode
+	}{
+		"JOIN replayed":             {join.open, RefuseMAC},
+		"JOIN replayed, id altered": {join2, RefuseMAC},
+		"NEW replayed":              {h.open, RefuseMAC},
+		"JOIN, unknown connection":  {stranger, RefuseUnknown},
+		"another version":           {version, RefuseVersion},
+		"SSH":                       {[]byte("SSH-2.0-OpenSSH_9.9\r\n" + strings.Repeat("x", 200)), RefuseMalformed},
+		"zeros":                     {make([]byte, openNewLen), RefuseMalformed},
+		"its own HELLO":             {nil, RefuseMalformed},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stream := dial()
+			hello, err := readHello(stream)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if c.open == nil {
+				// Reflected: version and kind are both 1, so it begins well; the subflow id is of the key's bytes.
+				c.open = append(hello, hello...)
+			}
+			if _, err := stream.Write(c.open); err != nil {
+				t.Fatal(err)
+			}
+			wantRefusal(t, (&clientHandshake{}).awaitAccept(stream), c.want, "")
+			if _, err := stream.Read(make([]byte, 1)); err == nil {
+				t.Error("the stream goes on")
+			}
+		})
+	}
+	for name, key := range map[string]secret{"no key": {}, "another key": {1}} {
+		t.Run(name, func(t *testing.T) {
+			stream := dial()
+			h, err := clientJoin(stream, id, key, 3)
+			if err != nil {
+				t.Fatal(err)
+			}
+			wantRefusal(t, h.awaitAccept(stream), RefuseMAC, "")
+		})
+	}
+
+	// None of this has touched the connection.
+	if _, err := first.Write(encode(frame{typ: frameData, data: []byte("hello")})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
+		t.Error(err)
+	}
+}
+
+// Those that say nothing, or a byte now and then, do not keep their place.
+func TestSlowHandshakes(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startFar(t, ListenerConfig{})
+		began := time.Now()
+		var streams sync.WaitGroup
+		for i := range 2 * maxHandshakes {
+			streams.Go(func() {
+				stream := f.pipes.dial()
+				defer stream.Close()
+				if _, err := readHello(stream); err != nil {
+					t.Error(err)
+					return
+				}
+				if i%2 == 0 { // a byte each second: all of OPEN would take far longer than the time there is
+					for n := range openNewLen {
+						if _, err := stream.Write([]byte(magic + "\x01\x01" + strings.Repeat("x", openNewLen))[n:][:1]); err != nil {
+							break
+						}
+						<-time.After(time.Second)
+					}
+				}
+				if _, err := stream.Read(make([]byte, 1)); err == nil {
+					t.Error("it is answered")
+				}
+			})
+		}
+		streams.Wait()
+		if took := time.Since(began); took > 3*DefaultHandshakeTimeout {
+			t.Errorf("they were there for %s", took)
+		}
+		if _, err := f.connect(t); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// Thousands of handshakes, good and bad, leave nothing behind, and the connection that was there goes on.
+func TestManyHandshakes(t *testing.T) {
+	l, dial := listenTCP(t, ListenerConfig{MaxConns: 3})
+	stream := dial()
+	_, id, c := openRaw(t, l, stream)
+
+	count := 2000
+	if testing.Short() {
+		count = 300
+	}
+	heap := func() uint64 {
+		runtime.GC()
+		var m runtime.MemStats
+		runtime.ReadMemStats(&m)
+		return m.HeapAlloc
+	}
+	one := func(i int) error {
+		stream, err := net.Dial("tcp", stream.RemoteAddr().String())
+		if err != nil {
+			return err
+		}
+		defer stream.Close()
+		stream.SetDeadline(time.Now().Add(hostileTime))
+		switch i % 4 {
+		case 0:
+			return nil // gone at once
+		case 1:
+			_, _ = stream.Write(bytes.Repeat([]byte{0xff}, 1000)) // refused at some byte, maybe
+			_, _ = io.Copy(io.Discard, stream)
+			return nil
+		case 2:
+			h, err := clientJoin(stream, id, secret{byte(i)}, uint32(i))
+			if err == nil {
+				err = h.awaitAccept(stream)
+			}
+			if refused := new(RefusedError); !errors.As(err, &refused) || refused.Code != RefuseMAC {
+				return fmt.Errorf("JOIN: %w", err)
+			}
+			return nil
+		default: // more connections than there may be, nearly all of them
+			h, err := clientNew(stream, connID{byte(i), byte(i >> 8), 1}, nil)
+			if err == nil {
+				err = h.awaitAccept(stream)
+			}
+			if refused := new(RefusedError); err != nil && !errors.As(err, &refused) {
+				return fmt.Errorf("NEW: %w", err)
+			}
+			return nil
+		}
+	}
+	before := heap()
+	var work sync.WaitGroup
+	for worker := range 8 {
+		work.Go(func() {
+			for i := worker; i < count; i += 8 {
+				if err := one(i); err != nil {
+					t.Error(err)
+					return
+				}
+			}
+		})
+	}
+	work.Wait()
+	if after := heap(); after > before+16<<20 {
+		t.Errorf("the heap grew from %d to %d bytes", before, after)
+	}
+	if _, err := stream.Write(encode(frame{typ: frameData, data: []byte("hello")})); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
+		t.Error(err)
+	}
+}
+
+// A peer that asks and asks, and reads no answer, gets the latest one; nothing piles up for it.
+func TestQuestionsPileUp(t *testing.T) {
+	l, dial := listenTCP(t, ListenerConfig{})
+	stream := dial()
+	_, _, c := openRaw(t, l, stream)
+	const last = 300_000
+	var ask []byte
+	for token := range uint64(last) {
+		ask = appendFrame(ask, &frame{typ: framePing, token: token + 1})
+	}
+	if _, err := stream.Write(ask); err != nil {
+		t.Fatal(err)
+	}
+	c.mu.Lock()
+	for _, p := range c.m.paths {
+		if len(p.control) > 2 {
+			t.Errorf("%d frames wait", len(p.control))
+		}
+	}
+	c.mu.Unlock()
+	r := newFrameReader(stream)
+	for f := (frame{}); f.token != last; {
+		if err := r.next(&f); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// What was delivered whole and then forgotten by one end is not an error for the other.
+func TestRefusedAfterGoodEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startFar(t, ListenerConfig{})
+		n, c := f.mustConnect(t)
+		for _, end := range []*Conn{n.Conn, c} {
+			if err := end.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for _, end := range []*Conn{n.Conn, c} {
+			if got, err := io.ReadAll(end); err != nil || len(got) > 0 {
+				t.Fatal(got, err)
+			}
+			<-end.Done()
+			if !errors.Is(end.Err(), io.EOF) {
+				t.Errorf("ended with %v", end.Err())
+			}
+		}
+		wantRefusal(t, n.join(t, 1), RefuseClosed, "")
+
+		// The client that has all, and waits for no more than the word that the server has, takes this for it.
+		m := newMachine(true, DefaultWindow, DefaultSendBuffer, DefaultLinger, time.Now())
+		p := m.join(0, "", time.Now())
+		m.write([]byte("x"), time.Now())
+		m.closeWrite(time.Now())
+		m.fill(p, nil, 1000, time.Now())
+		if err := m.onFrame(p, &frame{typ: frameFIN}, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+		m.lose(p, time.Now())
+		m.onTimer(time.Now().Add(2 * farewell))
+		if m.through() {
+			t.Error("a client that can ask again takes silence for an answer")
+		}
+		if m.fail(&RefusedError{Code: RefuseClosed}); m.err != nil || !m.through() {
+			t.Errorf("it ended with %v", m.err)
+		}
+		// One that misses something does not.
+		m = newMachine(true, DefaultWindow, DefaultSendBuffer, DefaultLinger, time.Now())
+		if m.fail(&RefusedError{Code: RefuseClosed}); m.err == nil {
+			t.Error("a connection that had not finished ended in good order")
+		}
+	})
+}
