@@ -98,7 +98,8 @@ type subflow struct {
 	stop chan struct{} // closed to end it; guarded by the connection's lock
 	gone bool          // stop is closed
 
-	writing bool // the writer has frames that may not be on their way yet
+	writing bool   // somebody writes buf, without the lock
+	buf     []byte // of whoever writes
 }
 
 func newConn(id connID, key secret, cfg Config, client bool) *Conn {
@@ -176,24 +177,18 @@ func (c *Conn) read(s *subflow, r *frameReader, accept func(io.Reader) error) {
 
 // write is the subflow's writer.
 func (c *Conn) write(s *subflow) {
-	var buf []byte
 	for {
 		c.mu.Lock()
-		now := time.Now()
-		buf = buf[:0]
-		if c.m.pending(s.path) {
-			buf = c.m.fill(s.path, buf, batchBytes, now)
-		}
-		s.writing = len(buf) > 0
-		if s.writing || c.ending {
-			c.settle(now)
+		wrote, err := c.writeOnce(s)
+		if !wrote && c.ending {
+			c.settle(time.Now()) // somebody may wait for this
 		}
 		c.mu.Unlock()
-		if len(buf) > 0 {
-			if _, err := s.conn.Write(buf); err != nil {
-				c.lose(s, err)
-				return
-			}
+		switch {
+		case err != nil:
+			c.lose(s, err)
+			return
+		case wrote:
 			continue
 		}
 		select {
@@ -201,6 +196,56 @@ func (c *Conn) write(s *subflow) {
 		case <-s.stop:
 			return
 		}
+	}
+}
+
+// writeOnce writes what is pending on a subflow, some of it if it is much. It holds the lock but while it writes, and does
+// nothing while somebody else writes, who will see to the rest.
+func (c *Conn) writeOnce(s *subflow) (wrote bool, err error) {
+	if s.writing || !c.m.pending(s.path) {
+		return false, nil
+	}
+	now := time.Now()
+	s.buf = c.m.fill(s.path, s.buf[:0], batchBytes, now)
+	if len(s.buf) == 0 {
+		return false, nil
+	}
+	s.writing = true
+	c.settle(now)
+	c.mu.Unlock()
+	_, err = s.conn.Write(s.buf)
+	c.mu.Lock()
+	s.writing = false
+	return true, err
+}
+
+// directBytes is how much a caller writes by itself, and how much may be in flight then: so much a stream takes at once.
+const directBytes = 4 << 10
+
+// writeDirectly writes what a small write has put on a subflow that is at rest, with the lock held. A change of goroutines
+// saved is a shorter round trip.
+func (c *Conn) writeDirectly() {
+	p := c.m.newestPath()
+	s := c.subflows[p]
+	if s == nil || p.flow.inFlight() > directBytes {
+		return
+	}
+	wrote, err := c.writeOnce(s)
+	switch {
+	case err != nil:
+		c.mu.Unlock()
+		c.lose(s, err)
+		c.mu.Lock()
+	case wrote && (c.m.pending(p) || c.ending):
+		s.poke()
+	}
+}
+
+// poke makes the writer look.
+func (s *subflow) poke() {
+	select {
+	case s.wake <- struct{}{}:
+	default: // it will
 	}
 }
 
@@ -249,10 +294,7 @@ func (c *Conn) settle(now time.Time) {
 	for p, s := range c.subflows {
 		switch {
 		case c.m.pending(p):
-			select {
-			case s.wake <- struct{}{}:
-			default: // it will look
-			}
+			s.poke()
 		case c.client && p.over():
 			c.remove(s)
 		}
@@ -427,7 +469,13 @@ func (c *Conn) Write(p []byte) (int, error) {
 		n := c.m.write(p[written:], now)
 		written += n
 		if n > 0 {
+			if n <= directBytes {
+				c.writeDirectly()
+			}
 			c.settle(now)
+			if written == len(p) {
+				return written, nil
+			}
 			continue
 		}
 		c.writable.Wait()
