@@ -5,6 +5,16 @@
 // grant brings by ECS Exec and tells its host key by the same way. The other is a plain OpenSSH server behind an SSM target,
 // with a pinned host key and a key of the user's.
 //
+// # Sessions come and go
+//
+// To bastiond the stream is a bond of SSM sessions (see package sessions/bond), which lasts as long as one of them can be
+// replaced. The Agent opens them, has them replaced when the AWS credentials are, has them looked at when the machine wakes or its
+// network changes, tells of the time without any, and ends that time when the task turns out to have stopped. An OpenSSH server
+// knows no bonds: there a tunnel.Pool spreads connections over several SSH connections with a session each.
+//
+// Other processes see all that: each Agent with a link answers GET /v1/links on a socket in the runtime directory, and
+// Processes asks all of them.
+//
 // # Time to the first byte
 //
 // ECS Exec's agent starts the command at once but reads its output only a second later. The bastion's answer therefore says
