@@ -113,11 +113,12 @@ func Dial(ctx context.Context, cfg DialConfig) (*Conn, error) {
 		}
 		return stream.SetReadDeadline(time.Time{})
 	}
+	c.work.Go(m.run) // before attach, which may end the connection, and that waits for what has begun
 	if err := c.attach(0, stream, newFrameReader(stream), cfg.Name(stream), accept); err != nil {
 		_ = stream.Close()
+		_ = c.Close()
 		return nil, err // not possible: the connection is new
 	}
-	c.work.Go(m.run)
 	return c, nil
 }
 
