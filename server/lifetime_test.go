@@ -24,6 +24,12 @@ type timed struct {
 
 func startTimed(t *testing.T, config Config) *timed {
 	t.Helper()
+	return startTimedOn(t, config)
+}
+
+// startTimedOn is startTimed with listeners for the bond port.
+func startTimedOn(t *testing.T, config Config, bonds ...net.Listener) *timed {
+	t.Helper()
 	b := &bastion{log: newAuditLog(), done: make(chan error, 1)}
 	config.Audit = b.log
 	if config.Dial == nil {
@@ -34,7 +40,7 @@ func startTimed(t *testing.T, config Config) *timed {
 		t.Fatal(err)
 	}
 	m := &timed{bastion: b, listener: newMemListener(), began: time.Now()}
-	b.listeners, b.port = []net.Listener{m.listener}, 2222
+	b.listeners, b.port, b.bonds = []net.Listener{m.listener}, 2222, bonds
 	b.run(t)
 	synctest.Wait()
 	return m

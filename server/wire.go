@@ -10,17 +10,18 @@ import (
 // the second, what the destination has got is cut short, and it must not take it for all. wire tells the two apart.
 type wire struct {
 	net.Conn
-	closeOnce sync.Once
-	closeErr  error
+	closed   chan struct{} // closed when closeErr is set
+	closeErr error
 
 	mu      sync.Mutex
 	change  sync.Cond // of the two below
 	reading bool      // the SSH transport's reader is inside Read
 	ended   bool      // Read failed, Write failed, or Close was called
+	closing bool      // Close was called
 }
 
 func newWire(conn net.Conn) *wire {
-	w := &wire{Conn: conn}
+	w := &wire{Conn: conn, closed: make(chan struct{})}
 	w.change.L = &w.mu
 	return w
 }
@@ -50,13 +51,18 @@ func (w *wire) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Close may be called more than once.
+// Close may be called more than once, and returns when the wire is closed. That of a bond takes seconds at worst.
 func (w *wire) Close() error {
 	w.mu.Lock()
-	w.ended = true
+	first := !w.closing
+	w.closing, w.ended = true, true
 	w.change.Broadcast()
 	w.mu.Unlock()
-	w.closeOnce.Do(func() { w.closeErr = w.Conn.Close() })
+	if first {
+		w.closeErr = w.Conn.Close()
+		close(w.closed)
+	}
+	<-w.closed
 	return w.closeErr
 }
 
