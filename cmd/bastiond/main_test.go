@@ -253,18 +253,23 @@ func TestSettings(t *testing.T) {
 			nil, exitUsage,
 			"maximum life 10s: want more than the drain time",
 		},
-		"no connections":      {[]string{"--max-conns", "0"}, nil, exitUsage, "max-conns: want at least 1"},
-		"bad resolver":        {nil, []string{"BASTIOND_RESOLVER=dns"}, exitUsage, `resolver "dns": want IP:PORT`},
-		"bad level":           {[]string{"--log-level", "loud"}, nil, exitUsage, "loud"},
-		"unknown flag":        {[]string{"--alow", "a:1"}, nil, exitUsage, "-alow"},
-		"unknown command":     {[]string{"shell"}, nil, exitUsage, `unknown command or argument "shell"`},
-		"flags before serve":  {[]string{"--allow", "a:1", "serve"}, nil, exitUsage, "put the flags after `serve`"},
-		"grant without word":  {[]string{"grant"}, nil, exitUsage, "want one WORD"},
-		"argument to health":  {[]string{"healthcheck", "now"}, nil, exitUsage, "takes no arguments"},
-		"no socket":           {[]string{"--socket", ""}, nil, exitUsage, "socket: want a path"},
-		"port in use":         {[]string{"--listen", taken.Addr().String()}, nil, exitFailed, "address already in use"},
-		"help":                {[]string{"--help"}, nil, exitOK, "BASTIOND_MAX_LIFE"},
-		"help has exit codes": {[]string{"--help"}, nil, exitOK, "Exit codes: 0"},
+		"bond not on loopback": {[]string{"--listen", "localhost:0", "--bond-listen", "0.0.0.0:0"}, nil, exitUsage, "loopback only"},
+		"bond port in use":     {[]string{"--listen", "localhost:0", "--bond-listen", taken.Addr().String()}, nil, exitFailed, "address already in use"},
+		"no bond memory":       {nil, []string{"BASTIOND_BOND_MEMORY=0"}, exitUsage, "bond-memory: want at least 1"},
+		"all memory":           {nil, []string{"BASTIOND_BOND_MEMORY=9000000"}, exitUsage, "bond-memory: want at most"},
+		"no linger":            {[]string{"--bond-linger", "0"}, nil, exitUsage, "bond-linger: 0s is out of range"},
+		"no connections":       {[]string{"--max-conns", "0"}, nil, exitUsage, "max-conns: want at least 1"},
+		"bad resolver":         {nil, []string{"BASTIOND_RESOLVER=dns"}, exitUsage, `resolver "dns": want IP:PORT`},
+		"bad level":            {[]string{"--log-level", "loud"}, nil, exitUsage, "loud"},
+		"unknown flag":         {[]string{"--alow", "a:1"}, nil, exitUsage, "-alow"},
+		"unknown command":      {[]string{"shell"}, nil, exitUsage, `unknown command or argument "shell"`},
+		"flags before serve":   {[]string{"--allow", "a:1", "serve"}, nil, exitUsage, "put the flags after `serve`"},
+		"grant without word":   {[]string{"grant"}, nil, exitUsage, "want one WORD"},
+		"argument to health":   {[]string{"healthcheck", "now"}, nil, exitUsage, "takes no arguments"},
+		"no socket":            {[]string{"--socket", ""}, nil, exitUsage, "socket: want a path"},
+		"port in use":          {[]string{"--listen", taken.Addr().String()}, nil, exitFailed, "address already in use"},
+		"help":                 {[]string{"--help"}, nil, exitOK, "BASTIOND_MAX_LIFE"},
+		"help has exit codes":  {[]string{"--help"}, nil, exitOK, "Exit codes: 0"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			program, err := binary()
@@ -284,6 +289,21 @@ func TestSettings(t *testing.T) {
 				t.Errorf("code %d, want %d, and %q in\n%s", code, tt.code, tt.says, out)
 			}
 		})
+	}
+}
+
+// The bond port is there unless it is turned off.
+func TestBondListen(t *testing.T) {
+	for name, tt := range map[string]struct {
+		args []string
+		want bool
+	}{"on": {nil, true}, "off": {[]string{"--bond-listen", "off"}, false}, "empty": {[]string{"--bond-listen="}, false}} {
+		d := startDaemon(t, tt.args...)
+		out, code := d.command(t, "healthcheck")
+		var health server.Health
+		if err := json.Unmarshal([]byte(out), &health); err != nil || code != exitOK || (health.BondPort > 0) != tt.want {
+			t.Errorf("%s: code %d, %q, %v", name, code, out, err)
+		}
 	}
 }
 
