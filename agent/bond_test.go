@@ -60,8 +60,9 @@ func TestWakeDetector(t *testing.T) {
 	if got := d.observe(2*tick, time.Unix(10, 0), 8); got != "the network has changed" {
 		t.Errorf("after a time without knowledge: %q", got)
 	}
-	if networkHash() != networkHash() {
-		t.Error("the addresses have no stable hash")
+	first, second := networkHash(), networkHash()
+	if first != second || first == 0 {
+		t.Errorf("the addresses have no stable hash: %x, %x", first, second)
 	}
 }
 
@@ -135,6 +136,19 @@ func TestTendTellsOfPaths(t *testing.T) {
 			t.Errorf("told %+v", told)
 		}
 	})
+}
+
+func TestBondsProbe(t *testing.T) {
+	var all bonds
+	one, two := &fakeBond{}, &fakeBond{}
+	all.add(one, "")
+	all.add(two, "")
+	all.probe()
+	all.remove(two)
+	all.probe()
+	if one.probed != 2 || two.probed != 1 {
+		t.Errorf("probed %d and %d times", one.probed, two.probed)
+	}
 }
 
 // The rates that are shown are what a subflow carries, not what it could.

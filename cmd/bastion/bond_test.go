@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"net"
 	"os"
 	"path/filepath"
@@ -98,7 +99,18 @@ func TestForwardWaitsForAPath(t *testing.T) {
 	if strings.Contains(p.Output(), "the link is lost") {
 		t.Errorf("the link was lost:\n%s", p.Output())
 	}
+
+	// Who gives up waiting does not wait for it.
+	if err := e.SetAPIFaults(lab.APIFaults{Deny: []string{"ssm:StartSession"}}); err != nil {
+		t.Fatal(err)
+	}
+	e.endSessions()
+	eventually(t, "no path again", func() bool { return strings.Count(p.Output(), `{"event":"path_lost",`) == 2 })
+	began := time.Now()
 	e.stop(p, syscall.SIGINT, 130)
+	if d := time.Since(began); d > 10*time.Second {
+		t.Errorf("ended after %v", d)
+	}
 	e.noSessions()
 }
 
@@ -242,7 +254,7 @@ func TestRememberedBondPort(t *testing.T) {
 		t.Errorf("status: %+v", all)
 	}
 	e.stop(p, syscall.SIGINT, 130)
-	if got := mustRead(t, paths[0]); string(got) != string(good) {
+	if got := mustRead(t, paths[0]); !bytes.Equal(got, good) {
 		t.Errorf("remembered now: %s, want %s", got, good)
 	}
 	e.noSessions()
