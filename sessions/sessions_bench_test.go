@@ -87,7 +87,7 @@ func runLabProcess(far string) {
 		answer(w, cpu, err)
 	})
 	mux.Handle("/", l.g)
-	fmt.Println(srv.URL)
+	_, _ = fmt.Fprintln(os.Stdout, srv.URL) // the parent sees that nothing came
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
@@ -144,8 +144,13 @@ func startLabProcess(b *testing.B, far string) *labProcess {
 	return p
 }
 
-func (p *labProcess) get(path string, v any) error {
-	r, err := http.Get(p.url + path)
+func (p *labProcess) get(ctx context.Context, path string, v any) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.url+path, nil)
+	if err != nil {
+		return err
+	}
+	c := http.Client{Timeout: 10 * time.Second}
+	r, err := c.Do(req)
 	if err != nil {
 		return err
 	}
@@ -156,25 +161,25 @@ func (p *labProcess) get(path string, v any) error {
 func (p *labProcess) cpu(b *testing.B) time.Duration {
 	b.Helper()
 	var cpu time.Duration
-	if err := p.get("/cpu", &cpu); err != nil {
+	if err := p.get(b.Context(), "/cpu", &cpu); err != nil {
 		b.Fatal(err)
 	}
 	return cpu
 }
 
 func (p *labProcess) StartSession(
-	context.Context, *ssm.StartSessionInput, ...func(*ssm.Options),
+	ctx context.Context, _ *ssm.StartSessionInput, _ ...func(*ssm.Options),
 ) (*ssm.StartSessionOutput, error) {
 	var g grantJSON
-	err := p.get("/start", &g)
+	err := p.get(ctx, "/start", &g)
 	return &ssm.StartSessionOutput{SessionId: &g.ID, StreamUrl: &g.URL, TokenValue: &g.Token}, err
 }
 
 func (p *labProcess) TerminateSession(
-	_ context.Context, in *ssm.TerminateSessionInput, _ ...func(*ssm.Options),
+	ctx context.Context, in *ssm.TerminateSessionInput, _ ...func(*ssm.Options),
 ) (*ssm.TerminateSessionOutput, error) {
 	var none any
-	return &ssm.TerminateSessionOutput{SessionId: in.SessionId}, p.get("/terminate/"+*in.SessionId, &none)
+	return &ssm.TerminateSessionOutput{SessionId: in.SessionId}, p.get(ctx, "/terminate/"+*in.SessionId, &none)
 }
 
 // BenchmarkSessionsDownload is N sessions that download at once. An operation is a message: a kilobyte.
