@@ -133,7 +133,11 @@ func cell(r row) string {
 func params(r row) string {
 	var list []string
 	for _, k := range slices.Sorted(maps.Keys(r.Params)) {
-		list = append(list, fmt.Sprintf("%s=%v", k, r.Params[k]))
+		v := r.Params[k]
+		if f, ok := v.(float64); ok {
+			v = number(f)
+		}
+		list = append(list, fmt.Sprintf("%s=%v", k, v))
 	}
 	return strings.Join(list, ", ")
 }

@@ -25,7 +25,7 @@ func TestPrintTables(t *testing.T) {
 		{"ssm-session-client", "pg_dump", "MB/s", 0, at(0, "failed", "why")},
 		{"bastion-8", "download", "MB/s", 6.25, at(0, "intact", true)},
 		{"bastion-8", "download_full_rate_after", "s", 2, at(0)},
-		{"bastion-8", "idle_rss", "MB", 33.333, map[string]any{"seconds": 20, "a": "b"}},
+		{"bastion-8", "idle_rss", "MB", 33.333, map[string]any{"seconds": 1.23456, "of": 20, "a": "b"}},
 		{"bastion-16", "download", "MB/s", 12.5, at(20, "intact", true)},
 	}); err != nil {
 		t.Fatal(err)
@@ -42,7 +42,7 @@ func TestPrintTables(t *testing.T) {
 
 | figure | of | value | measured |
 | --- | --- | ---: | --- |
-| idle, RSS, MB | bastion-8 | 33.3 | a=b, seconds=20 |
+| idle, RSS, MB | bastion-8 | 33.3 | a=b, of=20, seconds=1.23 |
 `
 	if diff := cmp.Diff(want, b.String()); diff != "" {
 		t.Error(diff)
