@@ -361,14 +361,19 @@ func TestDialRespectsThrottling(t *testing.T) {
 		throttled := errors.New("Rate exceeded")
 		client, server := n.dial(DialConfig{Throttled: func(err error) bool { return errors.Is(err, throttled) }})
 		n.setRefuse(func(int) error { return throttled })
-		n.move(server, client, 20e6, func() {
-			idle(2 * time.Minute)
-			if got := n.opens(); got < 4 || got > 14 {
-				t.Errorf("%d opens in two minutes of throttling", got)
+		n.move(server, client, 30e6, func() {
+			idle(3 * time.Minute)
+			if got := n.opens(); got < 6 || got > 18 {
+				t.Errorf("%d opens in three minutes of throttling", got)
 			}
 			n.setRefuse(nil)
 			idle(40 * time.Second)
 			wantUp(t, client, 8, 8)
+			for i := 1; i < len(n.began); i++ {
+				if gap := n.began[i].Sub(n.began[i-1]); gap > throttledMost+n.takes {
+					t.Errorf("nothing was tried for %v", gap)
+				}
+			}
 		})
 	})
 }
@@ -503,6 +508,57 @@ func TestDialRefused(t *testing.T) {
 	})
 }
 
+// No subflow can join before the far end has the connection.
+func TestDialAcceptedLate(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := newNetwork(t, ListenerConfig{})
+		client, err := Dial(t.Context(), DialConfig{Open: func(ctx context.Context) (net.Conn, error) {
+			stream, err := n.open(ctx)
+			if l, ok := stream.(*lane); ok && n.opens() == 1 {
+				return &latePath{lane: l}, nil
+			}
+			return stream, err
+		}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer client.Close()
+		var writer sync.WaitGroup
+		defer writer.Wait()
+		writer.Go(func() {
+			if _, err := client.Write([]byte("hello")); err != nil {
+				t.Error(err)
+			}
+		})
+		idle(7 * time.Second)
+		wantUp(t, client, 0, 0)
+		if n.opens() != 1 {
+			t.Errorf("%d opens", n.opens())
+		}
+		server, err := n.far.Accept()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(server, make([]byte, 5)); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
+// latePath carries the first thing that is written to it after eight seconds.
+type latePath struct {
+	*lane
+	once sync.Once
+}
+
+func (p *latePath) Write(b []byte) (int, error) {
+	p.once.Do(func() {
+		close(p.frozen)
+		time.AfterFunc(8*time.Second, func() { close(p.thaw) })
+	})
+	return p.lane.Write(b)
+}
+
 func TestDialFails(t *testing.T) {
 	broken := errors.New("broken")
 	if _, err := Dial(t.Context(), DialConfig{
@@ -580,6 +636,9 @@ func TestProbe(t *testing.T) {
 		idle(100 * time.Millisecond)
 		if n.opens() != opens+1 {
 			t.Errorf("%d opens at once", n.opens()-opens)
+		}
+		if n := client.manager.policy.failures; n > 0 {
+			t.Errorf("what Probe cancelled counts as %d failures", n)
 		}
 		idle(300 * time.Millisecond)
 		wantUp(t, client, 1, 1)

@@ -36,13 +36,13 @@ const (
 	substituteAfter = 3 * time.Second  // of stalling
 	dropAfter       = 30 * time.Second // of stalling: the session under it has had its time to resume
 	hedgeAfter      = 5 * time.Second  // without any path: a second attempt beside one that takes long
-	youngFor        = 10 * time.Second // a subflow lost at this age was no good one
+	youngFor        = 10 * time.Second // a subflow that is lost or stalls at this age was no good one
 
 	// Back-off, in each case doubled with every failure in succession.
 	pathlessFirst, pathlessMost   = 200 * time.Millisecond, 15 * time.Second
 	failureFirst, failureMost     = 500 * time.Millisecond, time.Minute
 	throttledFirst, throttledMost = time.Second, 30 * time.Second
-	flapFirst, flapMost           = 200 * time.Millisecond, 5 * time.Second
+	flapFirst, flapMost           = 200 * time.Millisecond, 2 * time.Second
 	fullFor                       = 10 * time.Minute // after the far end has refused another subflow
 
 	maxOpening = 2 // subflows being opened at any time
@@ -65,8 +65,8 @@ type policy struct {
 	notBefore   time.Time   // back-off
 	failures    int         // in succession
 	throttles   int         // in succession
-	flaps       int         // subflows lost young, in succession
-	flapUntil   time.Time   // back-off after them
+	flaps       int         // subflows that were no good, in succession
+	flapUntil   time.Time   // back-off after them, while there is no path
 	full        int         // the number of subflows beyond which the far end refuses; 0: not known
 	fullUntil   time.Time
 	hopeless    bool // a further open cannot succeed
@@ -109,6 +109,11 @@ type fate struct {
 	usable       bool      // at the last look
 	upSince      time.Time // of the first look at which it was usable
 	dismissed    bool      // left or dropped by the policy
+}
+
+// young says that the subflow has not been up for long, and may be no good.
+func (f *fate) young(now time.Time) bool {
+	return f.upSince.IsZero() || now.Sub(f.upSince) < youngFor
 }
 
 // plan is what the path manager is to do.
@@ -201,6 +206,9 @@ func (p *policy) observe(now time.Time, v view) *census {
 			f.stalledSince = time.Time{}
 		case f.stalledSince.IsZero():
 			f.stalledSince = now
+			if f.young(now) {
+				p.flap(now)
+			}
 		}
 		f.usable = !s.stalled
 		if f.usable {
@@ -226,9 +234,8 @@ func (p *policy) observe(now time.Time, v view) *census {
 		if seen[id] {
 			continue
 		}
-		if !f.dismissed && (f.upSince.IsZero() || now.Sub(f.upSince) < youngFor) {
-			p.flapUntil = now.Add(p.jitter(backoff(flapFirst, flapMost, p.flaps)))
-			p.flaps++
+		if !f.dismissed && f.usable && f.young(now) {
+			p.flap(now)
 		}
 		delete(p.fates, id)
 	}
@@ -256,6 +263,12 @@ func (p *policy) observe(now time.Time, v view) *census {
 		p.full = 0
 	}
 	return n
+}
+
+// flap takes in that a subflow was lost, or stalled, soon after it came up.
+func (p *policy) flap(now time.Time) {
+	p.flapUntil = now.Add(p.jitter(backoff(flapFirst, flapMost, p.flaps)))
+	p.flaps++
 }
 
 // dropStalled gives those up that have been stalled for too long.
@@ -506,6 +519,7 @@ func (p *policy) openPathless(now time.Time, n *census, first bool, out *plan, w
 			wake(at)
 			return
 		}
+		p.makeRoom(n, out)
 		p.begin(now, out)
 		wake(now.Add(hedgeAfter))
 	case 1:
@@ -513,13 +527,28 @@ func (p *policy) openPathless(now time.Time, n *census, first bool, out *plan, w
 			wake(at)
 			return
 		}
+		p.makeRoom(n, out)
 		p.begin(now, out)
+	}
+}
+
+// makeRoom drops a stalled subflow if there are as many as there may be.
+func (p *policy) makeRoom(n *census, out *plan) {
+	if n.total-len(out.drop)+len(p.opening) < p.ceiling() {
+		return
+	}
+	for _, s := range slices.Concat(n.stalled, n.present) {
+		if f := p.fates[s.id]; !f.dismissed {
+			f.dismissed = true
+			out.drop = append(out.drop, s.id)
+			return
+		}
 	}
 }
 
 // opensAt returns when the next open may begin.
 func (p *policy) opensAt(now time.Time) time.Time {
-	return later(later(p.notBefore, p.flapUntil), later(p.burst.readyAt(now), p.long.readyAt(now)))
+	return later(p.notBefore, later(p.burst.readyAt(now), p.long.readyAt(now)))
 }
 
 func (p *policy) mayOpen(now time.Time) bool { return !p.hopeless && !now.Before(p.opensAt(now)) }

@@ -590,6 +590,35 @@ func TestPolicyRationsStarts(t *testing.T) {
 		}
 	}
 	w.want("opens in a minute", len(w.began), 10, 90)
+
+	w = newWorld(t, 8)
+	w.openTakes = instant
+	w.begin(true)
+	w.run(time.Minute)
+	w.p.rotate(w.nextID)
+	w.changed = true
+	w.run(time.Second)
+	w.want("opens in the first second", w.within(time.Second, w.began), 4, 7)
+	w.run(time.Second)
+	w.want("opens in the next one", w.within(time.Second, w.began), 1, 3)
+}
+
+// In a network that swallows everything it tries now and then, and does not pile up subflows.
+func TestPolicyWhereEverythingStalls(t *testing.T) {
+	w := newWorld(t, 16)
+	w.begin(true)
+	w.run(10 * time.Second)
+	w.want("subflows", w.usable(), 16, 16)
+	opens := len(w.began)
+	for range 600 {
+		for i := range w.subs {
+			w.subs[i].stalled = true
+		}
+		w.changed = true
+		w.run(100 * time.Millisecond)
+	}
+	w.want("opens in a minute", len(w.began)-opens, 10, 40)
+	w.want("subflows at any time", w.most, 16, 16)
 }
 
 func TestPolicyWhereTheFarEndIsFull(t *testing.T) {
@@ -606,6 +635,14 @@ func TestPolicyWhereTheFarEndIsFull(t *testing.T) {
 	w.want("subflows", w.usable(), 4, 4)
 	w.run(time.Hour / 3)
 	w.want("opens", len(w.began), 9, 14)
+
+	// Of two at a time one is refused, before the other is up.
+	w = newWorld(t, 8)
+	w.refuse = func(int) (failure, bool) { return failedFull, len(w.subs)+len(w.opens) >= 3 }
+	w.begin(true)
+	w.run(time.Minute)
+	w.want("subflows", w.usable(), 3, 3)
+	w.want("opens", len(w.began), 3, 3)
 }
 
 func TestPolicyWhereFurtherOpensCannotSucceed(t *testing.T) {
