@@ -345,7 +345,7 @@ func TestHostileHandshakes(t *testing.T) {
 			}
 			if c.open == nil {
 				// Reflected: version and kind are both 1, so it begins well; the subflow id is of the key's bytes.
-				c.open = append(hello, hello...)
+				c.open = bytes.Repeat(hello, 2)
 			}
 			if _, err := stream.Write(c.open); err != nil {
 				t.Fatal(err)

@@ -69,7 +69,6 @@ type simLane struct {
 	delay   time.Duration
 	rate    float64 // bytes per second
 	busy    bool    // the writer waits
-	free    time.Time
 	last    time.Time // when the last batch arrives
 	held    time.Time // nothing arrives before
 	batches []*simBatch
