@@ -33,7 +33,7 @@ var allowed = map[string][]string{
 	"internal/fail":     {},
 	"internal/near":     {},
 	"keys":              {},
-	"sessions/bond":     {"internal/deadline"},
+	"sessions/bond":     {"internal/deadline", "internal/fail"},
 	"sessions/frame":    {},
 	"bastion-image":     {},
 
