@@ -67,8 +67,8 @@ type simBatch struct {
 // simLane is one direction of a subflow.
 type simLane struct {
 	delay   time.Duration
-	rate    float64 // bytes per second
-	busy    bool    // the writer waits
+	rate    float64   // bytes per second
+	busy    bool      // the writer waits
 	last    time.Time // when the last batch arrives
 	held    time.Time // nothing arrives before
 	batches []*simBatch
