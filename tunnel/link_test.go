@@ -249,8 +249,8 @@ func TestLinkKeepaliveOfTheTransport(t *testing.T) {
 		l := readyLink(t, c, LinkConfig{})
 		b.session(0).near.blackhole()
 		advance(time.Hour)
-		if got := l.State().Phase; got != Up {
-			t.Errorf("phase %s, want %s", got, Up)
+		if phase, n := l.State().Phase, b.count(); phase != Up || n != 1 {
+			t.Errorf("phase %s after %d connections, want %s after 1", phase, n, Up)
 		}
 	})
 }
