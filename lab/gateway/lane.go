@@ -134,11 +134,15 @@ func (l *lane) push(done <-chan struct{}, b []byte) bool {
 			l.mu.Unlock()
 			return true
 		case l.queued == 0 || l.queued+len(b) <= l.limit(f):
+			idle := l.head == len(l.q)
 			l.admit(f, b, data)
 			if l.queued < l.limit(f) {
 				wake(l.space)
 			}
-			wake(l.avail)
+			// While there is something in the queue, the consumer is awake, or its timer is set for the first of it.
+			if idle || l.held != nil {
+				wake(l.avail)
+			}
 			l.mu.Unlock()
 			return true
 		}
