@@ -34,6 +34,7 @@ const (
 	simLinger = 10 * time.Minute
 	simFaults = 2 * time.Minute // of virtual time; after it no subflow fails any more
 	simEnough = time.Hour       // by then every run is over
+	simPrompt = 5 * time.Minute // by then, if it ends in good order: the faults, the server's farewell, and some
 	simSocket = 64 << 10        // what a stream takes while nothing comes through
 )
 
@@ -244,12 +245,16 @@ func (w *sim) verdict() {
 		}
 		w.fail("the %v ended with %v", e, e.m.err)
 	}
+	if took := w.now.Sub(w.start); took > simPrompt && w.ends[0].m.err == nil && w.ends[1].m.err == nil {
+		w.fail("it took %s", took)
+	}
 	if (w.ends[0].m.err == nil) != (w.ends[1].m.err == nil) && w.failed == "" {
-		// One error alone means that only the confirmation is missing.
+		// One error alone means that only the confirmation is missing. An application that aborts may not have read it all.
 		for _, e := range w.ends {
-			if other := w.ends[1-e.index]; e.m.err == nil && (other.read != len(e.written) || e.read != len(other.written)) {
-				w.fail("the %v ended in good order and the other with %v, having read %d of %d bytes",
-					e, other.m.err, other.read, len(e.written))
+			other := w.ends[1-e.index]
+			if e.m.err == nil && (int(other.m.in.next) != len(e.written) || e.read != len(other.written)) {
+				w.fail("the %v ended in good order and the other with %v, having %d of %d bytes",
+					e, other.m.err, other.m.in.next, len(e.written))
 			}
 		}
 	}
