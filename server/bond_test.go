@@ -25,6 +25,7 @@ type paths struct {
 	dial    func() (net.Conn, error)
 	streams []net.Conn
 	down    bool
+	asleep  chan struct{} // closed when the client's machine wakes up; nil: it is awake
 }
 
 // tcpPaths leads to the bond port of a server.
@@ -46,10 +47,68 @@ func (p *paths) open(context.Context) (net.Conn, error) {
 		return nil, errDown
 	}
 	stream, err := p.dial()
-	if err == nil {
-		p.streams = append(p.streams, stream)
+	if err != nil {
+		return nil, err
 	}
-	return stream, err
+	p.streams = append(p.streams, stream)
+	return &sleeper{Conn: stream, paths: p, closed: make(chan struct{})}, nil
+}
+
+// sleep makes the client silent while its streams stay, as when its machine sleeps and SSM has not noticed. When it wakes
+// up the streams have ended.
+func (p *paths) sleep() (wake func()) {
+	asleep := make(chan struct{})
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.down, p.asleep = true, asleep
+	return sync.OnceFunc(func() {
+		p.mu.Lock()
+		p.asleep = nil
+		p.mu.Unlock()
+		close(asleep)
+		p.cut(false)
+	})
+}
+
+// sleeper is the client's end of a stream, by which nothing passes while the client sleeps.
+type sleeper struct {
+	net.Conn
+	paths  *paths
+	closed chan struct{}
+	once   sync.Once
+}
+
+func (s *sleeper) asleep() chan struct{} {
+	s.paths.mu.Lock()
+	defer s.paths.mu.Unlock()
+	return s.paths.asleep
+}
+
+func (s *sleeper) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if asleep := s.asleep(); asleep != nil {
+		select {
+		case <-asleep:
+		case <-s.closed:
+		}
+		return 0, net.ErrClosed
+	}
+	return n, err
+}
+
+func (s *sleeper) Write(p []byte) (int, error) {
+	if s.asleep() != nil {
+		return len(p), nil
+	}
+	return s.Conn.Write(p)
+}
+
+func (s *sleeper) Close() error {
+	s.once.Do(func() { close(s.closed) })
+	if s.asleep() != nil {
+		return nil // waking up closes it
+	}
+	return s.Conn.Close()
 }
 
 // cut ends all streams, and lets no new one through if down.
@@ -290,6 +349,30 @@ func TestBondLinger(t *testing.T) {
 			}
 			if n := m.health().Connections; n != 1 {
 				t.Errorf("%d connections", n)
+			}
+		})
+	})
+	t.Run("it sleeps", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			m := startTimedBond(t, config)
+			p := memPaths(m)
+			pair := m.grant(t)
+			if r := m.AddGrant(word(t, pair, 10*time.Hour)); r.Error != "" {
+				t.Fatal(r.Error)
+			}
+			c, _ := p.ssh(t, m.bastion, pair)
+			wake := p.sleep()
+			m.after(29 * time.Minute)
+			wake()
+			if ok, _, err := c.SendRequest(requestKeepalive, true, nil); !ok || err != nil {
+				t.Fatalf("%v, %v\n%s", ok, err, m.log)
+			}
+			defer p.sleep()()
+			if m.after(58 * time.Minute); m.health().Connections != 1 {
+				t.Errorf("given up before its time:\n%s", m.log)
+			}
+			if m.after(60 * time.Minute); m.running() {
+				t.Errorf("idle after the linger time, and still there:\n%s", m.log)
 			}
 		})
 	})
