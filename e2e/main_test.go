@@ -5,12 +5,14 @@ package e2e
 import (
 	"context"
 	"encoding/json"
+	"flag"
 	"fmt"
 	"log"
 	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -25,6 +27,8 @@ import (
 
 var bin string // folder of the built commands
 
+const parallel = 4 // tests at once
+
 func TestMain(m *testing.M) {
 	dir, err := os.MkdirTemp("", "e2e")
 	if err != nil {
@@ -32,6 +36,10 @@ func TestMain(m *testing.M) {
 	}
 	bin = dir
 	if err := rig.Build(context.Background(), bin); err != nil {
+		log.Fatal(err)
+	}
+	// Tests that are parallel wait most of their time: the number of processors says nothing about how many may.
+	if err := flag.Set("test.parallel", strconv.Itoa(parallel)); err != nil {
 		log.Fatal(err)
 	}
 	code := m.Run()
