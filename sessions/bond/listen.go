@@ -314,7 +314,8 @@ func (l *Listener) addConn(id connID, key secret) (*served, error) {
 			Code: RefuseConns, Reason: fmt.Sprintf("there are %d, as many as there may be", l.cfg.MaxConns),
 		}
 	}
-	cfg, size := l.cfg.Config, 0
+	cfg := l.cfg.Config
+	var size int
 	if cfg.Window, cfg.SendBuffer, size = share(cfg.Window, cfg.SendBuffer, l.memory-subflowMemory); size == 0 {
 		return nil, l.noMemory()
 	}

@@ -289,6 +289,24 @@ func TestListenerRefusesJoins(t *testing.T) {
 	})
 }
 
+// To a client that has lost its paths before it was told, the refusal says whether all has arrived.
+func TestListenerTellsOfAFinishedConnection(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		f := startFar(t, ListenerConfig{})
+		n, c := f.mustConnect(t)
+		for _, conn := range []*Conn{n.Conn, c} {
+			if err := conn.CloseWrite(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		<-time.After(partTimeout)
+		if err := c.Err(); !errors.Is(err, io.EOF) {
+			t.Fatal(err)
+		}
+		wantRefusal(t, n.join(t, 1), RefuseClosed, "both ends had finished")
+	})
+}
+
 func TestListenerBounds(t *testing.T) {
 	t.Run("connections", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
@@ -392,7 +410,7 @@ func TestListenerBounds(t *testing.T) {
 			began := time.Now()
 			for range maxHandshakes {
 				stream := f.pipes.dial()
-				defer stream.Close()
+				t.Cleanup(func() { _ = stream.Close() })
 				go func() { _, _ = io.Copy(io.Discard, stream) }()
 			}
 			if _, err := f.connect(t); err != nil { // waits for a place
