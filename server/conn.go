@@ -233,7 +233,8 @@ func (c *client) info() Info {
 	defer s.mu.Unlock()
 	return Info{
 		Version: s.config.Version, Ports: InfoPorts{SSH: s.port, Bond: s.bondPort},
-		IdleStop: max(0, s.config.IdleStop.Seconds()), ExpiresAt: s.expiresAt.UTC(), Grant: c.slot.grant.ID, NotAfter: c.slot.grant.NotAfter, Draining: s.draining,
+		IdleStop: max(0, s.config.IdleStop.Seconds()), ExpiresAt: s.expiresAt.UTC(),
+		Grant: c.slot.grant.ID, NotAfter: c.slot.grant.NotAfter, Draining: s.draining,
 	}
 }
 
@@ -256,18 +257,18 @@ func (c *client) keepAlive(ctx context.Context) {
 
 // answers asks once, and ends the connection if the client could answer and does not.
 func (c *client) answers() bool {
-	answer := make(chan error, 1)
+	answered := make(chan bool, 1)
 	go func() {
 		_, _, err := c.conn.SendRequest(requestKeepalive, true, nil) // ends with the connection
-		answer <- err
+		answered <- err == nil
 	}()
 	timeout := c.server.config.ClientTimeout
 	late := time.NewTimer(timeout)
 	defer late.Stop()
 	for {
 		select {
-		case err := <-answer:
-			return err == nil
+		case ok := <-answered:
+			return ok
 		case <-late.C:
 		}
 		if c.pathless() { // how long it may be is for the bond to say: see BondLinger
@@ -275,8 +276,7 @@ func (c *client) answers() bool {
 			continue
 		}
 		c.end("the client has not answered for " + timeout.String())
-		<-answer
-		return false
+		return <-answered
 	}
 }
 

@@ -250,7 +250,8 @@ func (a *app) config(c *cli.Context, log *slog.Logger) (server.Config, error) {
 		allow = *limit
 	}
 	for _, name := range []string{
-		"max-life", "client-timeout", "handshake-timeout", "resolve-timeout", "dial-timeout", "bond-linger", "idle-stop", "drain",
+		"max-life", "client-timeout", "handshake-timeout", "resolve-timeout", "dial-timeout", "bond-linger",
+		"idle-stop", "drain",
 	} {
 		if d := c.Duration(name); d < 0 || d == 0 && name != "idle-stop" && name != "drain" {
 			return server.Config{}, fmt.Errorf("%s: %v is out of range", name, d)
