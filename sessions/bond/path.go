@@ -18,6 +18,7 @@ const (
 
 	// rateSpan is how long a measured rate is believed, at least, when none as high comes; at most it is twice as long.
 	rateSpan = 500 * time.Millisecond
+	lowSpan  = 50 * time.Millisecond
 	// minRTTSpan is how long the least round trip is believed. Then the subflow's queue is drained for drainSpan to measure
 	// it again: with the queue in place it could not be told from a longer path.
 	minRTTSpan = 10 * time.Second
@@ -105,6 +106,8 @@ type flow struct {
 
 	srtt     time.Duration
 	minRTT   time.Duration
+	lows     [2]time.Duration // the least round trips of this span and the last, the least round trip or lowSpan each
+	lowTurn  time.Time
 	minAt    time.Time
 	draining time.Time // until then the queue is drained, to measure minRTT
 	resumes  time.Time // the same, until the timer has seen to it; then zero
@@ -214,9 +217,14 @@ func (f *flow) measureRTT(rtt time.Duration, now time.Time) {
 	rtt = max(rtt, time.Microsecond)
 	if f.srtt == 0 {
 		f.srtt, f.minRTT, f.minAt = rtt, rtt, now
+		f.lows, f.lowTurn = [2]time.Duration{rtt, rtt}, now
 		return
 	}
 	f.srtt += (rtt - f.srtt) / 8
+	if now.Sub(f.lowTurn) > max(f.minRTT, lowSpan) {
+		f.lows[1], f.lows[0], f.lowTurn = f.lows[0], rtt, now
+	}
+	f.lows[0] = min(f.lows[0], rtt)
 	switch {
 	case rtt <= f.minRTT+f.minRTT/8 || rtt < f.minRTT+time.Millisecond:
 		f.minRTT, f.minAt = min(f.minRTT, rtt), now
@@ -229,6 +237,9 @@ func (f *flow) measureRTT(rtt time.Duration, now time.Time) {
 		f.minRTT, f.minAt = rtt, now
 	}
 }
+
+// lately is the least round trip of late. What it has above minRTT is a queue that stands, not one that comes and goes.
+func (f *flow) lately() time.Duration { return min(f.lows[0], f.lows[1]) }
 
 func (f *flow) measureRate(newest *segment, rtt time.Duration, now time.Time) {
 	interval := max(now.Sub(newest.deliveredAt), rtt, 100*time.Microsecond)
@@ -269,10 +280,11 @@ func (f *flow) resize(limited bool) {
 	}
 	want = min(max(want, leastCwnd), mostCwnd)
 	switch {
-	case want <= f.cwnd:
-		f.cwnd = max(want, f.cwnd-f.cwnd/8)
-	case turn:
+	case want > f.cwnd && turn:
 		f.cwnd = min(want, 2*f.cwnd)
+	case want < f.cwnd && f.lately()-f.minRTT > queueTarget:
+		// Without a queue, less in flight would only mean less delivered, and that would be taken for the rate.
+		f.cwnd = max(want, f.cwnd-f.cwnd/8)
 	}
 	if turn {
 		f.growAt = f.written + uint64(f.queued)

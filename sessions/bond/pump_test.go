@@ -3,6 +3,7 @@ package bond
 import (
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
 	"slices"
@@ -226,6 +227,40 @@ func TestThroughputAddsUp(t *testing.T) {
 				}
 			})
 		}
+	}
+}
+
+// TestHiccups runs over paths that stop now and then, as on a busy machine or by radio. They carry what they can.
+func TestHiccups(t *testing.T) {
+	for _, delay := range []time.Duration{0, 20 * time.Millisecond, 100 * time.Millisecond} {
+		synctest.Test(t, func(t *testing.T) {
+			client, server, down := ssmPaths(t, 2, delay)
+			done := make(chan struct{})
+			var hiccups sync.WaitGroup
+			for i, p := range down {
+				rng := rand.New(rand.NewPCG(1, uint64(i)))
+				hiccups.Go(func() {
+					for {
+						select {
+						case <-done:
+							return
+						case <-time.After(time.Duration(rng.Int64N(int64(300 * time.Millisecond)))):
+						}
+						p.freeze(true)
+						time.Sleep(time.Duration(rng.Int64N(int64(120 * time.Millisecond)))) // virtual
+						p.freeze(false)
+					}
+				})
+			}
+			got := download(t, server, client)
+			close(done)
+			hiccups.Wait()
+			// Of the time the paths move, which is five parts of seven.
+			if want := 2 * 0.93e6 * 5 / 7; got < 0.8*want {
+				t.Errorf("%v each way: %.2f MB/s, where the paths carry %.2f", delay, got/1e6, want/1e6)
+			}
+			t.Logf("%v each way: %.2f MB/s", delay, got/1e6)
+		})
 	}
 }
 
