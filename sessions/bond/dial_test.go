@@ -1,11 +1,13 @@
 package bond
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"math/rand/v2"
 	"net"
 	"strings"
@@ -171,10 +173,10 @@ func (n *network) carry(l *lane, from, to net.Conn, size int, rest time.Duration
 		}
 		if n.bottleneck != nil && size == piece {
 			<-n.bottleneck
-			time.Sleep(rest) // virtual
+			<-time.After(rest)
 			n.bottleneck <- struct{}{}
 		} else {
-			time.Sleep(rest) // virtual
+			<-time.After(rest)
 		}
 		if _, err := to.Write(buf[:k]); err != nil {
 			return
@@ -186,6 +188,12 @@ func (n *network) setRefuse(refuse func(int) error) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.refuse = refuse
+}
+
+func (n *network) setTakes(takes time.Duration) {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.takes = takes
 }
 
 func (n *network) opens() int {
@@ -269,9 +277,9 @@ func wantUp(t *testing.T, c *Conn, low, high int) {
 	}
 }
 
-// idle lets time pass.
+// idle lets time pass, which is virtual.
 func idle(d time.Duration) {
-	time.Sleep(d) // virtual
+	<-time.After(d)
 	synctest.Wait()
 }
 
@@ -316,13 +324,15 @@ func TestDialRotates(t *testing.T) {
 		t.Run(fmt.Sprint("asked ", asked), func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				n := newNetwork(t, ListenerConfig{})
-				n.rest *= 5
 				cfg := DialConfig{Max: 4}
+				size, watch := int(40e6), 50 // tenths of a second
 				if !asked {
+					n.rest *= 5
 					cfg.MaxAge = 20 * time.Second
+					size, watch = 19e6, 250
 				}
 				client, server := n.dial(cfg)
-				n.move(server, client, 19e6, func() {
+				n.move(server, client, size, func() {
 					idle(5 * time.Second)
 					wantUp(t, client, 4, 4)
 					old := n.live()
@@ -330,7 +340,7 @@ func TestDialRotates(t *testing.T) {
 						client.Rotate()
 					}
 					least := 4
-					for range 250 {
+					for range watch {
 						idle(100 * time.Millisecond)
 						up, _ := states(client)
 						least = min(least, up)
@@ -345,7 +355,7 @@ func TestDialRotates(t *testing.T) {
 					}
 					wantUp(t, client, 4, 6)
 				})
-				if client.Stats().Reinjected+server.Stats().Reinjected > 0 {
+				if asked && client.Stats().Reinjected+server.Stats().Reinjected > 0 {
 					t.Error("data were sent again, although no path was lost")
 				}
 				n.move(client, server, 1e6, client.Rotate)
@@ -615,36 +625,54 @@ func TestDialFarEndFull(t *testing.T) {
 func TestProbe(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		n := newNetwork(t, ListenerConfig{})
-		client, server := n.dial(DialConfig{})
+		var log bytes.Buffer // to be read when the connection is closed
+		cfg := Config{Logger: slog.New(slog.NewTextHandler(&log, &slog.HandlerOptions{Level: slog.LevelDebug}))}
+		client, server := n.dial(DialConfig{Config: cfg})
 		idle(2 * time.Minute)
-		n.mu.Lock()
-		n.takes = time.Hour // opens hang in a network that is gone
-		n.mu.Unlock()
+		unreachable := errors.New("network is unreachable")
+		n.setRefuse(func(int) error { return unreachable })
 		before := n.live()
 		for _, l := range before {
 			close(l.frozen)
-			defer close(l.thaw)
 		}
+		defer func() {
+			for _, l := range before {
+				close(l.thaw)
+			}
+		}()
+		opens := n.opens()
 		client.Probe()
 		idle(probeWithin + 100*time.Millisecond)
 		wantUp(t, client, 0, 0)
-		opens := n.opens()
-		n.mu.Lock()
-		n.takes = 200 * time.Millisecond
-		n.mu.Unlock()
+		if n.opens() != opens+1 {
+			t.Errorf("%d opens at once when all have stalled", n.opens()-opens)
+		}
+
+		// The back-off has become long.
+		idle(25 * time.Second)
+		n.setRefuse(nil)
+		n.setTakes(time.Hour) // opens hang in a network that is gone
+		opens = n.opens()
 		client.Probe()
 		idle(100 * time.Millisecond)
 		if n.opens() != opens+1 {
-			t.Errorf("%d opens at once", n.opens()-opens)
+			t.Errorf("%d opens at once in spite of back-off", n.opens()-opens)
 		}
-		if n := client.manager.policy.failures; n > 0 {
-			t.Errorf("what Probe cancelled counts as %d failures", n)
+		n.setTakes(200 * time.Millisecond)
+		client.Probe()
+		idle(100 * time.Millisecond)
+		if n.opens() != opens+2 {
+			t.Errorf("%d opens at once while one hangs", n.opens()-opens-1)
 		}
 		idle(300 * time.Millisecond)
 		wantUp(t, client, 1, 1)
 		n.move(client, server, 100e3, func() {})
 
 		server.Probe() // finds out what lives; it opens nothing
+		_ = client.Close()
+		if strings.Count(log.String(), "not opened") != strings.Count(log.String(), unreachable.Error()) {
+			t.Errorf("what Probe cancelled counts as a failure:\n%s", &log)
+		}
 	})
 }
 

@@ -512,9 +512,6 @@ func (p *policy) openPathless(now time.Time, n *census, first bool, out *plan, w
 	}
 	switch len(p.opening) {
 	case 0:
-		if !first && len(n.present) > 0 && p.failures+p.throttles == 0 {
-			return // what was opened last has stalled too: see for a while; dropStalled wakes
-		}
 		if at := later(p.notBefore, p.flapUntil); now.Before(at) {
 			wake(at)
 			return

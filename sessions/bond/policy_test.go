@@ -48,7 +48,6 @@ type simSubflow struct {
 type simOpen struct {
 	id           uint32
 	begun, ready time.Time
-	cancelled    bool
 }
 
 const (
