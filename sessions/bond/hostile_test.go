@@ -542,9 +542,7 @@ func TestRefusedAfterGoodEnd(t *testing.T) {
 		m.write([]byte("x"), time.Now())
 		m.closeWrite(time.Now())
 		m.fill(p, nil, 1000, time.Now())
-		if err := m.onFrame(p, &frame{typ: frameFIN}, time.Now()); err != nil {
-			t.Fatal(err)
-		}
+		feed(t, m, p, time.Now(), frame{typ: frameFIN}, ackOf(1, DefaultWindow, 0))
 		m.lose(p, time.Now())
 		m.onTimer(time.Now().Add(2 * farewell))
 		if m.through() {
