@@ -106,7 +106,8 @@ func newStream(id, target string, cfg streamConfig, log *slog.Logger) *Stream {
 	s := &Stream{
 		sessionID: id, target: target, started: time.Now(), cfg: cfg,
 		wake: make(chan struct{}, 1), pending: make(chan struct{}, 1), room: make(chan struct{}, 1),
-		ready: make(chan struct{}), spoken: make(chan struct{}),
+		probes: make(chan struct{}, 1),
+		ready:  make(chan struct{}), spoken: make(chan struct{}),
 		done: make(chan struct{}), finished: make(chan struct{}),
 	}
 	s.readable.L, s.writable.L = &s.mu, &s.mu

@@ -94,7 +94,7 @@ func startLink(c *channel, sock socket) *link {
 		l.lost <- l.read(c)
 	})
 	l.wg.Go(func() { l.lost <- l.write(c) })
-	l.wg.Go(func() { l.lost <- l.ping(c.cfg.pingInterval, c.cfg.pingTimeout) })
+	l.wg.Go(func() { l.lost <- l.ping(c.cfg.pingInterval, c.cfg.pingTimeout, c.s.probes) })
 	return l
 }
 
@@ -170,8 +170,8 @@ func (l *link) awaitReader() {
 // twice the time, since pongs queue behind messages.
 const pingDoublings = 3
 
-// ping finds out that the other end is gone: every interval, or when acks are missed.
-func (l *link) ping(interval, timeout time.Duration) error {
+// ping finds out that the other end is gone: every interval, when acks are missed, or when the stream's user asks, by asked.
+func (l *link) ping(interval, timeout time.Duration, asked <-chan struct{}) error {
 	timer := time.NewTimer(interval)
 	defer timer.Stop()
 	missed := 0
@@ -179,6 +179,7 @@ func (l *link) ping(interval, timeout time.Duration) error {
 		select {
 		case <-timer.C:
 		case <-l.probe:
+		case <-asked:
 		case <-l.stop:
 			return errLinkClosed
 		}

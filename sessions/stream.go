@@ -41,6 +41,7 @@ type Stream struct {
 	wake    chan struct{} // the loop looks at the fields above
 	pending chan struct{} // the link's writer looks for what is to be sent
 	room    chan struct{} // the link's reader looks whether it may read on
+	probes  chan struct{} // the link pings
 
 	ready    chan struct{} // closed when the handshake is complete
 	spoken   chan struct{} // closed when the first bytes have come
@@ -91,6 +92,10 @@ func (s *Stream) Stats() Stats {
 
 // SessionID returns the session's id, by which the service and its audit logs know it.
 func (s *Stream) SessionID() string { return s.sessionID }
+
+// Probe finds out now whether the websocket still works, instead of at the next ping, for a caller who knows that it may not: the
+// machine slept, or its network is another one. It does not wait for the outcome.
+func (s *Stream) Probe() { nudge(s.probes) }
 
 // Done is closed when the stream has ended, for whatever reason.
 func (s *Stream) Done() <-chan struct{} { return s.done }

@@ -689,10 +689,11 @@ func (d deafSocket) Ping(ctx context.Context) error {
 func TestDeadPeer(t *testing.T) {
 	const interval, timeout = time.Minute, 5 * time.Second
 	for name, tc := range map[string]struct {
-		half, write bool
-		limit       time.Duration
+		half, write, ask bool
+		limit            time.Duration
 	}{
 		"idle":            {limit: interval + timeout},
+		"asked for":       {ask: true, limit: timeout},
 		"acks are missed": {write: true, limit: 3*time.Second /* three timeouts */ + timeout},
 		"deaf, not dumb":  {half: true, write: true, limit: 3*time.Second + (1+2+4+8)*timeout},
 	} {
@@ -725,6 +726,9 @@ func TestDeadPeer(t *testing.T) {
 					if _, err := s.Write([]byte("hello")); err != nil {
 						t.Error(err)
 					}
+				}
+				if tc.ask {
+					s.Probe()
 				}
 				for s.Stats().Resumes == 0 && time.Since(start) < time.Hour {
 					wait(100 * time.Millisecond)
