@@ -39,8 +39,6 @@ type bonded interface {
 
 // bonds are the bonds that an Agent has, for those who tell all of them something.
 type bonds struct {
-	watch sync.Once // starts the watchers, with the first bond
-
 	mu  sync.Mutex
 	all map[bonded]*bondState
 }
@@ -147,11 +145,6 @@ func isThrottled(err error) bool { return throttles.IsErrorThrottle(err).Bool() 
 // bond opens a connection to bastiond's bond port that lives as long as one of its sessions can be replaced.
 func (x *access) bond(ctx context.Context, port int, patient bool) (endingConn, error) {
 	a := x.agent
-	a.bonds.watch.Do(func() {
-		wakes := make(chan struct{}, 1)
-		a.tasks.Go(func() { a.watchCredentials(wakes) })
-		a.tasks.Go(func() { a.watchWake(wakes) })
-	})
 	accessKey := ""
 	if c, err := a.credentials.Retrieve(ctx); err == nil {
 		accessKey = c.AccessKeyID

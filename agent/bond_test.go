@@ -328,10 +328,14 @@ func TestRefusedBondIsNotTriedAgain(t *testing.T) {
 	}
 }
 
-// fakeLive shows what it holds.
-type fakeLive []Live
+// fakeLive shows what it holds, and counts the probes.
+type fakeLive struct {
+	links  []Live
+	probed int
+}
 
-func (f *fakeLive) live() []Live { return *f }
+func (f *fakeLive) live() []Live { return f.links }
+func (f *fakeLive) probe()       { f.probed++ }
 
 // shortDir returns a directory whose path leaves room for a socket's.
 func shortDir(t *testing.T) string {
@@ -358,8 +362,10 @@ func TestProcesses(t *testing.T) {
 	}}
 	l := &Live{Bastion: "bastion 1", State: string(tunnel.Up), Kind: "single", Channels: 2, Sessions: []LiveSession{}}
 	l.bond(b.Stats(), map[uint32]flowRate{1: {up: 7, down: 8}})
-	hide := a.showLive(&fakeLive{*l})
-	hideOther := a.showLive(&fakeLive{{Bastion: "bastion 0", Sessions: []LiveSession{}}})
+	a.credentials = provider(func() (aws.Credentials, error) { return aws.Credentials{}, nil })
+	shown := &fakeLive{links: []Live{*l}}
+	hide := a.showLive(shown)
+	hideOther := a.showLive(&fakeLive{links: []Live{{Bastion: "bastion 0", Sessions: []LiveSession{}}}})
 
 	got, err := Processes(t.Context(), s)
 	if err != nil || len(got) != 1 || len(got[0].Links) != 2 {
@@ -446,7 +452,12 @@ func TestProcesses(t *testing.T) {
 	_ = newer.Close()
 	serving.Wait()
 
+	a.probe()
 	hide()
+	a.probe()
+	if shown.probed != 1 {
+		t.Errorf("probed %d times, want once", shown.probed)
+	}
 	a.Close()
 	if left, err := filepath.Glob(filepath.Join(dir, liveDir, "*")); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)

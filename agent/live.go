@@ -85,22 +85,28 @@ var lacksBond = []string{
 	"no bond: one connection is as fast as one session",
 }
 
-// live serves the state of an Agent's links.
+// live are an Agent's links.
 type live struct {
-	serve   sync.Once
+	serve   sync.Once // starts to look after them and to show them
 	started time.Time
 
 	mu    sync.Mutex
 	links map[liveLink]struct{}
 }
 
-// liveLink is what has a state to show.
-type liveLink interface{ live() []Live }
+// liveLink is a link, or a stream that another program's SSH client uses.
+type liveLink interface {
+	live() []Live // its state
+	probe()       // makes its sessions find out whether they live
+}
 
-// showLive makes what l shows part of the Agent's state until the function that it returns is called. The first one starts the
-// server, which the Agent's Close ends.
+// showLive makes l one of the Agent's links until the function that it returns is called. The first one starts what looks after
+// them and shows them, which the Agent's Close ends.
 func (a *Agent) showLive(l liveLink) (hide func()) {
 	a.live.serve.Do(func() {
+		wakes := make(chan struct{}, 1)
+		a.tasks.Go(func() { a.watchCredentials(wakes) })
+		a.tasks.Go(func() { a.watchWake(wakes) })
 		a.live.started = time.Now()
 		if err := a.serveLive(); err != nil {
 			a.log.Debug("bastion status will not show the links of this process", "err", err)
@@ -116,6 +122,16 @@ func (a *Agent) showLive(l liveLink) (hide func()) {
 		a.live.mu.Lock()
 		defer a.live.mu.Unlock()
 		delete(a.live.links, l)
+	}
+}
+
+// probe makes all sessions find out whether they live.
+func (a *Agent) probe() {
+	a.bonds.probe()
+	a.live.mu.Lock()
+	defer a.live.mu.Unlock()
+	for l := range a.live.links {
+		l.probe()
 	}
 }
 
@@ -254,6 +270,15 @@ func (l *Link) Close() error {
 	return l.Pool.Close()
 }
 
+// probe reaches the sessions that are connections of their own; bonds are probed as such.
+func (l *Link) probe() {
+	for _, m := range l.Stats() {
+		if s, ok := m.Conn.(*sessions.Stream); ok {
+			s.Probe()
+		}
+	}
+}
+
 func (l *Link) live() []Live {
 	state, members := l.State(), l.Stats()
 	out := Live{Bastion: state.Describe, State: string(state.Phase), Since: state.Since, Kind: "single", Sessions: []LiveSession{}}
@@ -307,6 +332,12 @@ func (l *Live) single(s *sessions.Stream) {
 }
 
 func milliseconds(d time.Duration) float64 { return float64(d) / float64(time.Millisecond) }
+
+func (s *SSHStream) probe() {
+	if stream, ok := s.opened.conn.(*sessions.Stream); ok {
+		stream.Probe()
+	}
+}
 
 // live shows a stream that another program's SSH client uses.
 func (s *SSHStream) live() []Live {

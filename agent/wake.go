@@ -66,7 +66,7 @@ func networkHash() uint64 {
 	return max(h.Sum64(), 1)
 }
 
-// watchWake makes bonds look at their paths at once when the machine wakes or its network changes, instead of by time-outs,
+// watchWake makes links look at their sessions at once when the machine wakes or its network changes, instead of by time-outs,
 // and has the credentials looked at, which may have expired meanwhile.
 func (a *Agent) watchWake(wakes chan<- struct{}) {
 	began := time.Now()
@@ -77,7 +77,7 @@ func (a *Agent) watchWake(wakes chan<- struct{}) {
 		now := time.Now()
 		if why := d.observe(now.Sub(began), now.Round(0), networkHash()); why != "" {
 			a.log.Info("looking at the paths to the bastion: " + why)
-			a.bonds.probe()
+			a.probe()
 			select {
 			case wakes <- struct{}{}:
 			default: // it has not come to the last one yet
