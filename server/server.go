@@ -33,8 +33,8 @@ const (
 	DefaultHandshakeTimeout   = 30 * time.Second // a handshake through SSM takes seconds at worst
 	DefaultClientTimeout      = 20 * time.Minute // as long as SSM keeps an idle session
 	DefaultMaxConns           = 64
-	DefaultMaxChannels        = 1024
-	DefaultMaxChannelsPerConn = 512
+	DefaultMaxChannels        = 2048
+	DefaultMaxChannelsPerConn = 1024
 	DefaultMaxGrants          = 64
 	DefaultBondLinger         = 30 * time.Minute // a laptop's lunch
 	DefaultBondMemory         = bond.DefaultMemory
