@@ -106,6 +106,14 @@ func (d *daemon) command(t *testing.T, args ...string) (output string, code int)
 // connect grants a key by the command line and connects with it.
 func (d *daemon) connect(t *testing.T) *ssh.Client {
 	t.Helper()
+	return d.connectBy(t, func(ports keys.Ports) (net.Conn, error) {
+		return net.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(ports.SSH)))
+	})
+}
+
+// connectBy is connect over a connection that dial makes.
+func (d *daemon) connectBy(t *testing.T, dial func(keys.Ports) (net.Conn, error)) *ssh.Client {
+	t.Helper()
 	pair, err := keys.NewPair("")
 	if err != nil {
 		t.Fatal(err)
@@ -128,13 +136,20 @@ func (d *daemon) connect(t *testing.T) *ssh.Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	c, err := ssh.Dial("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(reply.Ports.SSH)), &ssh.ClientConfig{
+	raw, err := dial(reply.Ports)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = raw.Close() })
+	_ = raw.SetDeadline(time.Now().Add(20 * time.Second))
+	conn, chans, requests, err := ssh.NewClientConn(raw, "bastion", &ssh.ClientConfig{
 		User: "bastion", Auth: []ssh.AuthMethod{ssh.PublicKeys(pair.Signer())}, HostKeyCallback: keys.PinnedHostKey(key),
-		Timeout: 20 * time.Second,
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
+	_ = raw.SetDeadline(time.Time{})
+	c := ssh.NewClient(conn, chans, requests)
 	t.Cleanup(func() { _ = c.Close() })
 	return c
 }
