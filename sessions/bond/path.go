@@ -5,10 +5,10 @@ import "time"
 const (
 	// queueTarget is how long the bytes of a bulk transfer may wait on a subflow beyond its bare round trip. It is what an
 	// interactive answer waits behind them.
-	queueTarget = 15 * time.Millisecond
+	queueTarget = 12 * time.Millisecond
 
 	// mostGap bounds what a subflow that is silent now and then may have in flight for that.
-	mostGap = 100 * time.Millisecond
+	mostGap = 40 * time.Millisecond
 
 	initialCwnd = 16 << 10
 	// guessedRate, in bytes per second, is what a subflow is taken to deliver at least, until it was full once.
@@ -268,6 +268,10 @@ func (f *flow) resize(limited bool) {
 	span := f.minRTT + queueTarget + f.gap
 	want := int(f.rate * span.Seconds())
 	turn := f.received >= f.growAt
+	queue := f.lately() - f.minRTT
+	if queue > queueTarget {
+		f.settled = settledAfter // there is enough in flight
+	}
 	if turn && limited && f.settled < settledAfter {
 		if f.rate > muchFaster*f.reached {
 			f.reached, f.settled = f.rate, 0
@@ -282,7 +286,7 @@ func (f *flow) resize(limited bool) {
 	switch {
 	case want > f.cwnd && turn:
 		f.cwnd = min(want, 2*f.cwnd)
-	case want < f.cwnd && f.lately()-f.minRTT > queueTarget:
+	case want < f.cwnd && queue > queueTarget:
 		// Without a queue, less in flight would only mean less delivered, and that would be taken for the rate.
 		f.cwnd = max(want, f.cwnd-f.cwnd/8)
 	}
