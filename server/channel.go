@@ -17,8 +17,9 @@ import (
 const (
 	directTCPIP = "direct-tcpip"
 
-	// copyBuffer holds one SSH packet's worth of data.
-	copyBuffer = 32 << 10
+	// copyBuffer is what a destination's data are sent on in: one SSH packet. SSH sends one packet at a time, and an answer on
+	// another channel waits for one or two of these. At the few MB/s that sessions carry, larger ones would only be longer.
+	copyBuffer = 8 << 10
 	// closeLinger bounds how long what a client sent before it closed a channel may take to reach the destination.
 	closeLinger = 30 * time.Second
 	// resetLinger bounds the wait for a destination's last words after it has refused to take more.

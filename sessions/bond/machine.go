@@ -21,7 +21,7 @@ const (
 
 	// A write waits when more than this is not on its way yet: what has been written, an interactive write must wait for. It
 	// is what all subflows send in unsentSpan, within the bounds.
-	unsentSpan    = 5 * time.Millisecond
+	unsentSpan    = 3 * time.Millisecond
 	leastUnsent   = 8 << 10
 	initialUnsent = 64 << 10 // while that is not measured
 	mostUnsent    = 1 << 20

@@ -5,10 +5,10 @@ import "time"
 const (
 	// queueTarget is how long the bytes of a bulk transfer may wait on a subflow beyond its bare round trip. It is what an
 	// interactive answer waits behind them.
-	queueTarget = 12 * time.Millisecond
+	queueTarget = 8 * time.Millisecond
 
 	// mostGap bounds what a subflow that is silent now and then may have in flight for that.
-	mostGap = 40 * time.Millisecond
+	mostGap = 20 * time.Millisecond
 
 	initialCwnd = 16 << 10
 	// guessedRate, in bytes per second, is what a subflow is taken to deliver at least, until it was full once.
