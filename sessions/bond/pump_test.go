@@ -80,7 +80,7 @@ func (p *pump) rest() {
 	p.mu.Lock()
 	pause := p.pause
 	p.mu.Unlock()
-	time.Sleep(pause)
+	time.Sleep(pause) //nolint:forbidigo // the bubble's clock
 }
 
 func (p *pump) slowDown(times int) {
@@ -247,7 +247,7 @@ func TestHiccups(t *testing.T) {
 						case <-time.After(time.Duration(rng.Int64N(int64(300 * time.Millisecond)))):
 						}
 						p.freeze(true)
-						time.Sleep(time.Duration(rng.Int64N(int64(120 * time.Millisecond)))) // virtual
+						time.Sleep(time.Duration(rng.Int64N(int64(120 * time.Millisecond)))) //nolint:forbidigo // as above
 						p.freeze(false)
 					}
 				})
