@@ -283,8 +283,9 @@ func (a *Agent) path(p Path) {
 	}
 }
 
-// watchCredentials makes bonds replace their sessions when the credentials have been replaced: SSM does not resume a session of
-// temporary credentials that have been. It asks for them when they expire, and when wakes says that a look is due, because AWS clients ask only when they have something to do.
+// watchCredentials makes bonds replace their sessions when the credentials have been replaced: SSM does not resume a session
+// of temporary credentials that have been. It asks for them when they expire, and when wakes says that a look is due, because
+// AWS clients ask only when they have something to do.
 func (a *Agent) watchCredentials(wakes <-chan struct{}) {
 	for {
 		wait := credentialsCheck
