@@ -282,6 +282,55 @@ func TestSlowSubflowsDoNotHinder(t *testing.T) {
 	}
 }
 
+// TestSubflowsTurnSlow slows subflows down that have much in flight, below an application with a window of its own, as SSH's
+// channels have. What is late on them is carried by the others too: else all would wait for it.
+func TestSubflowsTurnSlow(t *testing.T) {
+	const delay, chunk, window = 20 * time.Millisecond, 16 << 10, 1 << 20
+	measure := func(n int, turn bool) (rate float64) {
+		synctest.Test(t, func(t *testing.T) {
+			client, server, down := ssmPaths(t, n, delay)
+			room := make(chan struct{}, window/chunk)
+			var writer sync.WaitGroup
+			writer.Go(func() {
+				for {
+					room <- struct{}{}
+					if _, err := server.Write(make([]byte, chunk)); err != nil {
+						return
+					}
+				}
+			})
+			defer writer.Wait()
+			defer func() {
+				_ = server.SetWriteDeadline(time.Unix(1, 0))
+				<-room
+			}()
+			read := func(span time.Duration) (total int) {
+				for start := time.Now(); time.Since(start) < span; total += chunk {
+					if _, err := io.ReadFull(client, make([]byte, chunk)); err != nil {
+						t.Fatal(err)
+					}
+					time.AfterFunc(delay, func() { <-room })
+				}
+				return total
+			}
+			read(5 * time.Second)
+			for i, p := range down {
+				if turn && i%2 == 1 {
+					p.slowDown(10)
+				}
+			}
+			rate = float64(read(5*time.Second)) / 5
+			time.Sleep(2 * delay) //nolint:forbidigo // the bubble's clock; for the last of the window's timers
+		})
+		return rate
+	}
+	healthy, mixed := measure(2, false), measure(4, true)
+	t.Logf("2 healthy subflows: %.2f MB/s, 2 of 4 turned slow: %.2f MB/s", healthy/1e6, mixed/1e6)
+	if mixed < 0.8*healthy {
+		t.Error("those that turned slow hinder")
+	}
+}
+
 // TestStalledSubflows freezes half of the subflows under a transfer. What they hold is sent again on the others, and when they
 // thaw they carry data again.
 func TestStalledSubflows(t *testing.T) {
