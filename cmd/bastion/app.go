@@ -127,7 +127,7 @@ func (a *app) cli() *cli.App {
 		Usage:     "reach private AWS networks through SSM, with no inbound port",
 		UsageText: "bastion COMMAND [options] [arguments]",
 		Description: text(`
-			bastion starts a task of yours on ECS Fargate, opens an SSM session to it and forwards local ports through SSH.
+			bastion starts a task of yours on ECS Fargate, opens SSM sessions to it and forwards local ports through SSH.
 			Nothing listens on the internet, no key is kept on disk.
 
 			Settings come from flags, then BASTION_* variables, then ./bastion.yaml (looked for upwards) or
