@@ -114,6 +114,19 @@ func TestSpecificationNumbers(t *testing.T) {
 		fmt.Sprintf("after %g minutes without a usable subflow", farewell.Minutes()),
 		fmt.Sprintf("**linger** (%g minutes)", DefaultLinger.Minutes()),
 		fmt.Sprintf("%d MiB each by default", DefaultWindow>>20),
+		fmt.Sprintf("and %d KiB when a subflow joins", subflowMemory>>10),
+		fmt.Sprintf("%g minutes, for REFUSE 7", tombstoneTime.Minutes()),
+		fmt.Sprintf("the latest %d at bastiond", maxTombstones),
+		fmt.Sprintf("its least round trip + %d ms of queue", queueTarget.Milliseconds()),
+		fmt.Sprintf("%d ms at least, as an ACK may wait for so long, and %d ms at most", ackDelay.Milliseconds(), mostGap.Milliseconds()),
+		fmt.Sprintf("It starts at %d KiB", initialCwnd>>10),
+		fmt.Sprintf("more than %d ms above the least", queueTarget.Milliseconds()),
+		fmt.Sprintf("It is at least %d KiB and at most %d MiB", leastCwnd>>10, mostCwnd>>20),
+		fmt.Sprintf("The least round trip is believed for %g s", minRTTSpan.Seconds()),
+		fmt.Sprintf("for %d ms + a round trip, which drains", drainSpan.Milliseconds()),
+		fmt.Sprintf("all subflows send in %d ms, %d KiB at least and %d MiB at most (%d KiB until",
+			unsentSpan.Milliseconds(), leastUnsent>>10, mostUnsent>>20, initialUnsent>>10),
+		fmt.Sprintf("differ by less than %d ms", similar.Milliseconds()),
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("docs/bond.md does not say %q", want)
