@@ -355,8 +355,9 @@ func TestDialRotates(t *testing.T) {
 					}
 					wantUp(t, client, 4, 6)
 				})
-				if asked && client.Stats().Reinjected+server.Stats().Reinjected > 0 {
-					t.Error("data were sent again, although no path was lost")
+				// A little may have been late at the end of a transfer, when there was nothing else to be sent.
+				if n := client.Stats().Reinjected + server.Stats().Reinjected; asked && n > 64<<10 {
+					t.Errorf("%d bytes were sent again, although no path was lost", n)
 				}
 				n.move(client, server, 1e6, client.Rotate)
 			})

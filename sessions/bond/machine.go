@@ -31,6 +31,14 @@ const (
 	// wantEvery is how often this end looks whether it had more to send than its subflows took, and tells the peer.
 	wantEvery = 100 * time.Millisecond
 
+	// lateMargin is what is allowed beyond two round trips before another subflow is to carry a stretch too.
+	lateMargin = 50 * time.Millisecond
+
+	// A subflow that delivers in more than twice the time of another, and muchLater beyond, is left alone, even if that is full.
+	// Each remeasure it gets something, because it may have become better.
+	muchLater = 10 * time.Millisecond
+	remeasure = 5 * time.Second
+
 	// similar is by how much the arrival times of two subflows may differ for them to take turns: the far end of an SSM
 	// session pauses for a millisecond after each message, and the other subflow does meanwhile.
 	similar = 2 * time.Millisecond
@@ -132,9 +140,10 @@ type machine struct {
 	acked    uint64 // the peer has everything before
 	next     uint64 // the first byte that was never scheduled
 	written  uint64
-	limit    uint64 // the first byte that may not be sent yet
-	turns    uint64 // stretches that were scheduled
-	finished bool   // nothing more will be written
+	limit    uint64    // the first byte that may not be sent yet
+	turns    uint64    // stretches that were scheduled
+	rescueAt time.Time // when to see again whether something is late; zero: nothing is that may be
+	finished bool      // nothing more will be written
 	finSent  bool
 	finAcked bool
 	again    []repeat // to be sent again, because their subflow is lost or stalled; in order
@@ -228,8 +237,7 @@ func (m *machine) stall(p *path, now time.Time) {
 // revive notes that a stalled subflow gives a sign of life.
 func (m *machine) revive(p *path, now time.Time) {
 	p.stalled = false
-	p.flow.margin = min(2*p.flow.margin, mostStall)
-	p.flow.moved = now
+	p.flow.revive(now)
 	m.again = slices.DeleteFunc(m.again, func(r repeat) bool { return r.from == p })
 	m.recount(now)
 	m.schedule(now)
@@ -338,6 +346,9 @@ func (m *machine) schedule(now time.Time) {
 	}
 	for {
 		p, more := m.scheduleOne(now)
+		if p == nil && !more {
+			p = m.rescue(now)
+		}
 		if p == nil {
 			m.setFull(more, now)
 			if !more {
@@ -381,6 +392,44 @@ func (m *machine) scheduleOne(now time.Time) (p *path, more bool) {
 	m.finSent = m.finSent || s.isFIN()
 	p.flow.schedule(s, now)
 	return p, true
+}
+
+// rescue puts a stretch that is late on its subflow on another too: with nothing new to be sent, that is what the peer waits
+// for. It returns nil if there is none, or none that another subflow would deliver sooner, and notes when to look again.
+func (m *machine) rescue(now time.Time) *path {
+	m.rescueAt = time.Time{}
+	if len(m.paths) < 2 {
+		return nil
+	}
+	fast := m.best(dataHeader+leastChunk, now, true)
+	if fast == nil {
+		return nil
+	}
+	var late *segment
+	for _, p := range m.paths {
+		if p == fast || p.stalled { // all that a stalled one has is sent again anyway
+			continue
+		}
+		s := p.flow.oldest(m.acked)
+		if s == nil {
+			continue
+		}
+		at := s.sentAt.Add(fast.flow.srtt + max(fast.flow.srtt, p.flow.minRTT) + lateMargin)
+		switch {
+		case now.Before(at):
+			m.rescueAt = earlier(m.rescueAt, at)
+		case late == nil || s.dsn < late.dsn:
+			late = s
+		}
+	}
+	if late == nil || !fast.flow.room(late.size(), now) {
+		return nil
+	}
+	late.rescued = true
+	m.reinjected += uint64(late.len)
+	fast.reinjected += uint64(late.len)
+	fast.flow.schedule(late.stretch, now)
+	return fast
 }
 
 // newestPath returns the subflow on which something was last scheduled; nil if it is lost.
@@ -432,6 +481,12 @@ func (m *machine) chunk(p *path, now time.Time) int {
 // best returns the subflow that will deliver size bytes soonest; of several alike, the one that has rested longest. Those that
 // are full are left out if room is asked for. It is nil if there is none.
 func (m *machine) best(size int, now time.Time, room bool) *path {
+	soonest := time.Duration(math.MaxInt64)
+	for _, p := range m.paths {
+		if p.usable() {
+			soonest = min(soonest, p.flow.eta(size))
+		}
+	}
 	var best *path
 	var bestETA time.Duration
 	for _, p := range m.paths {
@@ -439,6 +494,9 @@ func (m *machine) best(size int, now time.Time, room bool) *path {
 			continue
 		}
 		eta := p.flow.eta(size)
+		if eta/2 > soonest+muchLater && now.Sub(p.flow.moved) < remeasure {
+			continue // it is sooner to wait until another one has room
+		}
 		switch margin := max(similar, bestETA/8); {
 		case best == nil || eta < bestETA-margin,
 			eta < bestETA+margin && p.turn < best.turn:
@@ -694,6 +752,7 @@ func (m *machine) deadline() time.Time {
 	if !m.pathless.IsZero() {
 		at = earlier(at, m.pathless.Add(m.linger))
 	}
+	at = earlier(at, m.rescueAt)
 	if m.out.idle() || m.in.buf.idle() {
 		at = earlier(at, m.lastData.Add(storageSpan))
 	}
@@ -754,6 +813,9 @@ func (m *machine) onTimer(now time.Time) (expired []*path) {
 		return nil
 	}
 	due := func(at time.Time) bool { return !at.IsZero() && !now.Before(at) }
+	if due(m.rescueAt) {
+		m.rescueAt = time.Time{} // schedule sees to it
+	}
 	for _, p := range slices.Clone(m.paths) {
 		p.ackNow = p.ackNow || due(p.ackAt)
 		if !p.stalled && due(p.flow.stallsAt()) {

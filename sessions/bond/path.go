@@ -58,6 +58,7 @@ type segment struct {
 	delivered   uint64    // bytes that the peer had acknowledged on the subflow when this was sent
 	deliveredAt time.Time // when that acknowledgement came
 	unlimited   bool      // the subflow had room to spare: what it delivers then says little about its rate
+	rescued     bool      // another subflow carries it too, because this one is late with it
 }
 
 // fifo is a queue.
@@ -121,7 +122,8 @@ type flow struct {
 	settled  int     // round trips in succession in which a doubled cwnd brought little
 	reached  float64 // the rate that counts as progress since
 
-	margin time.Duration // for stalls
+	margin  time.Duration // for stalls
+	revived time.Time     // after the last one; what was sent before tells nothing
 }
 
 func newFlow(now time.Time) flow {
@@ -194,8 +196,8 @@ func (f *flow) acknowledge(received uint64, delay time.Duration, now time.Time) 
 	f.measureGap(now)
 	f.received = received
 	f.moved, f.paused = now, false
-	if arrived == 0 {
-		return 0 // a peer of ours acknowledges whole frames
+	if arrived == 0 || newest.sentAt.Before(f.revived) {
+		return arrived
 	}
 	rtt := now.Sub(newest.sentAt)
 	f.measureRTT(max(rtt-delay, rtt/8), now)
@@ -248,7 +250,8 @@ func (f *flow) measureRate(newest *segment, rtt time.Duration, now time.Time) {
 	if newest.unlimited && rate < f.rate {
 		return
 	}
-	if now.Sub(f.rateTurn) > max(rateSpan, 4*f.srtt) {
+	// Not srtt: a subflow that has become slow has filled its own queue by what it was believed to carry.
+	if now.Sub(f.rateTurn) > max(rateSpan, 4*f.minRTT) {
 		f.rates[1], f.rates[0], f.rateTurn = f.rates[0], 0, now
 	}
 	f.rates[0] = max(f.rates[0], rate)
@@ -293,6 +296,26 @@ func (f *flow) resize(limited bool) {
 	if turn {
 		f.growAt = f.written + uint64(f.queued)
 	}
+}
+
+// oldest returns the first segment in flight that ends after acked and that no other subflow carries; nil if there is none.
+func (f *flow) oldest(acked uint64) *segment {
+	flight := f.flight.all()
+	for i := range flight {
+		if s := &flight[i]; !s.rescued && !s.isFIN() && s.end() > acked {
+			return s
+		}
+	}
+	return nil
+}
+
+// revive begins anew after a stall, which was no measure of what the subflow carries.
+func (f *flow) revive(now time.Time) {
+	f.moved, f.revived = now, now
+	f.margin = min(2*f.margin, mostStall)
+	f.srtt, f.lows, f.gap = f.minRTT, [2]time.Duration{f.minRTT, f.minRTT}, ackDelay
+	f.rate, f.rates, f.measured = 0, [2]float64{}, false
+	f.cwnd, f.settled, f.reached = initialCwnd, 0, 0
 }
 
 // stallsAt returns when the subflow is stalled if nothing is acknowledged until then; the zero time if nothing is in flight.
