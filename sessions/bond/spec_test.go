@@ -118,7 +118,8 @@ func TestSpecificationNumbers(t *testing.T) {
 		fmt.Sprintf("%g minutes, for REFUSE 7", tombstoneTime.Minutes()),
 		fmt.Sprintf("the latest %d at bastiond", maxTombstones),
 		fmt.Sprintf("its least round trip + %d ms of queue", queueTarget.Milliseconds()),
-		fmt.Sprintf("%d ms at least, as an ACK may wait for so long, and %d ms at most", ackDelay.Milliseconds(), mostGap.Milliseconds()),
+		fmt.Sprintf("%d ms at least, as an ACK may wait for so long, and %d ms at most",
+			ackDelay.Milliseconds(), mostGap.Milliseconds()),
 		fmt.Sprintf("It starts at %d KiB", initialCwnd>>10),
 		fmt.Sprintf("more than %d ms above the least", queueTarget.Milliseconds()),
 		fmt.Sprintf("It is at least %d KiB and at most %d MiB", leastCwnd>>10, mostCwnd>>20),
@@ -127,6 +128,9 @@ func TestSpecificationNumbers(t *testing.T) {
 		fmt.Sprintf("all subflows send in %d ms, %d KiB at least and %d MiB at most (%d KiB until",
 			unsentSpan.Milliseconds(), leastUnsent>>10, mostUnsent>>20, initialUnsent>>10),
 		fmt.Sprintf("differ by less than %d ms", similar.Milliseconds()),
+		fmt.Sprintf("as the soonest + %d ms is left alone", 2*muchLater.Milliseconds()),
+		fmt.Sprintf("each %g s it gets something", remeasure.Seconds()),
+		fmt.Sprintf("for two round trips + %d ms, goes once more", lateMargin.Milliseconds()),
 	} {
 		if !strings.Contains(text, want) {
 			t.Errorf("docs/bond.md does not say %q", want)
