@@ -114,7 +114,6 @@ func TestSpecificationNumbers(t *testing.T) {
 		fmt.Sprintf("after %g minutes without a usable subflow", farewell.Minutes()),
 		fmt.Sprintf("**linger** (%g minutes)", DefaultLinger.Minutes()),
 		fmt.Sprintf("%d MiB each by default", DefaultWindow>>20),
-		fmt.Sprintf("and %d KiB when a subflow joins", subflowMemory>>10),
 		fmt.Sprintf("%g minutes, for REFUSE 7", tombstoneTime.Minutes()),
 		fmt.Sprintf("the latest %d at bastiond", maxTombstones),
 		fmt.Sprintf("its least round trip + %d ms of queue", queueTarget.Milliseconds()),
