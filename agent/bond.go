@@ -156,6 +156,7 @@ func (x *access) bond(ctx context.Context, port int, patient bool) (endingConn, 
 		Throttled: isThrottled, Fatal: isGone,
 	})
 	if err != nil {
+		x.learn(err)
 		return nil, err
 	}
 	a.bonds.add(conn, accessKey)

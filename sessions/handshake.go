@@ -92,7 +92,6 @@ type handshake struct {
 	sized     bool      // it was sent
 	customer  string    // a text of the agent's for the user
 	agent     string    // its version
-	exitCode  string
 }
 
 // present says that the agent is there, as far as is known: the session is connected, or the agent has come.
@@ -155,7 +154,6 @@ func (h *handshake) receiveData(typ datachannel.PayloadType, payload []byte) (re
 		}
 	}
 	if typ == frame.PayloadExitCode {
-		h.exitCode = string(payload)
 		return received{}, nil
 	}
 	return received{data: payload}, nil

@@ -9,6 +9,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/bastion-ssm/bastion/internal/deadline"
 )
 
 // Stream is the byte stream of one session. It is a net.Conn: reads and writes may run at the same time, in several
@@ -31,8 +33,8 @@ type Stream struct {
 	readErr   error // what Read returns once in is empty; set once
 	writeErr  error
 	throttled bool // nothing is received until the reader takes from in
-	readDead  deadline
-	writeDead deadline
+	readDead  deadline.Deadline
+	writeDead deadline.Deadline
 	err       error // why the stream ended; set once, before done is closed
 	closeErr  error // what Close returns
 	abandoned bool  // close without regard to what was written
@@ -116,7 +118,7 @@ func (s *Stream) Read(p []byte) (int, error) {
 		switch {
 		case s.writeOff:
 			return 0, s.opError("read", net.ErrClosed)
-		case s.readDead.passed():
+		case s.readDead.Passed():
 			return 0, s.opError("read", os.ErrDeadlineExceeded)
 		case len(p) == 0:
 			return 0, nil
@@ -145,7 +147,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 		switch {
 		case s.writeOff:
 			return n, s.opError("write", net.ErrClosed)
-		case s.writeDead.passed():
+		case s.writeDead.Passed():
 			return n, s.opError("write", os.ErrDeadlineExceeded)
 		case s.writeErr != nil:
 			return n, s.opError("write", s.writeErr)
@@ -194,8 +196,8 @@ func (s *Stream) end(abandon bool) error {
 	s.in.clear()
 	s.readable.Broadcast()
 	s.writable.Broadcast()
-	s.readDead.set(time.Time{}, nil)
-	s.writeDead.set(time.Time{}, nil)
+	s.readDead.Set(time.Time{}, nil)
+	s.writeDead.Set(time.Time{}, nil)
 	s.mu.Unlock()
 	nudge(s.wake)
 	<-s.finished
@@ -234,13 +236,13 @@ func (s *Stream) SetWriteDeadline(t time.Time) error {
 	return s.setDeadline(&s.writeDead, &s.writable, t)
 }
 
-func (s *Stream) setDeadline(d *deadline, c *sync.Cond, t time.Time) error {
+func (s *Stream) setDeadline(d *deadline.Deadline, c *sync.Cond, t time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.writeOff {
 		return s.opError("set", net.ErrClosed)
 	}
-	d.set(t, func() {
+	d.Set(t, func() {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		c.Broadcast()
@@ -248,27 +250,6 @@ func (s *Stream) setDeadline(d *deadline, c *sync.Cond, t time.Time) error {
 	c.Broadcast()
 	return nil
 }
-
-// deadline is a point in time that wakes those who wait for it. Guarded by the stream's mutex.
-type deadline struct {
-	at    time.Time
-	timer *time.Timer
-}
-
-func (d *deadline) set(t time.Time, wake func()) {
-	if d.timer != nil {
-		d.timer.Stop() // a wake-up that is already on its way does no harm
-		d.timer = nil
-	}
-	d.at = t
-	if !t.IsZero() {
-		if left := time.Until(t); left > 0 {
-			d.timer = time.AfterFunc(left, wake)
-		}
-	}
-}
-
-func (d *deadline) passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }
 
 // streamConfig is what a stream is made of; see Config for the limits.
 type streamConfig struct {

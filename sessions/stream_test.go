@@ -118,7 +118,7 @@ func TestSimulation(t *testing.T) {
 		"delay":      {faults: faults{delay: 20 * time.Millisecond}, bytes: 512 << 10},
 		"issue":      {faults: faults{drop: .01, dup: .01, reorder: .02}, cuts: 3, bytes: 512 << 10},
 		"acks too":   {faults: faults{drop: .01, dup: .01, reorder: .02, acksToo: true}, cuts: 3, bytes: 256 << 10},
-		"bad":        {faults: faults{drop: .1, dup: .1, reorder: .1, delay: 10 * time.Millisecond}, cuts: 5, bytes: 64 << 10},
+		"bad":        {faults: faults{drop: .1, dup: .1, reorder: .1, delay: 10 * time.Millisecond}, cuts: 5, bytes: 128 << 10},
 		"only cuts":  {faults: faults{delay: time.Millisecond}, cuts: 20, bytes: 512 << 10},
 		"duplicates": {faults: faults{dup: .5}, bytes: 128 << 10},
 		"reordered":  {faults: faults{reorder: .4}, bytes: 128 << 10},
@@ -151,7 +151,9 @@ func TestSimulation(t *testing.T) {
 					if p.cuts > 0 && st.Resumes == 0 {
 						t.Error("never resumed")
 					}
-					if p.faults.drop > 0 && st.Resends == 0 || p.faults.dup > 0 && st.Duplicates == 0 {
+					// So many messages come down that a fault of this kind cannot have spared them all.
+					sure := func(share float64) bool { return share*float64(p.bytes)/1024 > 12 }
+					if sure(p.faults.drop) && st.Resends == 0 || sure(p.faults.dup) && st.Duplicates == 0 {
 						t.Errorf("no faults: %+v", st)
 					}
 					if st.Received != uint64(p.bytes) || st.Sent != uint64(p.bytes) {

@@ -19,7 +19,9 @@ func (d *Deadline) Set(t time.Time, wake func()) {
 	}
 	d.at = t
 	if !t.IsZero() {
-		if left := time.Until(t); left > 0 {
+		left := time.Until(t)
+		d.at = time.Now().Add(left) // by the clock that the timer goes by, which nobody sets back
+		if left > 0 {
 			d.timer = time.AfterFunc(left, wake)
 		}
 	}

@@ -24,7 +24,7 @@ var allowed = map[string][]string{
 	"server": {"internal/fail", "keys", "sessions/bond"},
 
 	"bastions": {"internal/fail"},
-	"sessions": {"internal/fail", "sessions/frame"},
+	"sessions": {"internal/deadline", "internal/fail", "sessions/frame"},
 	"targets":  {"internal/fail", "internal/near"},
 	"tunnel":   {"internal/fail"},
 

@@ -56,7 +56,7 @@ const (
 )
 
 // Conn is one connection over many subflows. It is a net.Conn: reads and writes may run at the same time, in several goroutines
-// each, and Close ends them all. It outlives its subflows: while there is none, reads and writes wait.
+// each, and Close ends them all; writes of several at once may mix. It outlives its subflows: while there is none, reads and writes wait.
 //
 // Write returns when the bytes are in a bounded buffer, not when they have arrived.
 type Conn struct {
@@ -97,6 +97,7 @@ type subflow struct {
 	wake chan struct{} // capacity 1: the writer looks at its path
 	stop chan struct{} // closed to end it; guarded by the connection's lock
 	gone bool          // stop is closed
+	shut chan struct{} // closed when conn is closed
 
 	writing bool   // somebody writes buf, without the lock
 	buf     []byte // of whoever writes
@@ -130,7 +131,7 @@ func (c *Conn) attach(id uint32, conn net.Conn, r *frameReader, name string, acc
 	now := time.Now()
 	s := &subflow{
 		path: c.m.join(id, name, now), conn: conn,
-		wake: make(chan struct{}, 1), stop: make(chan struct{}),
+		wake: make(chan struct{}, 1), stop: make(chan struct{}), shut: make(chan struct{}),
 	}
 	c.subflows[s.path] = s
 	c.log.Debug("subflow up", "subflow", id, "name", name)
@@ -139,6 +140,7 @@ func (c *Conn) attach(id uint32, conn net.Conn, r *frameReader, name string, acc
 	c.work.Go(func() {
 		<-s.stop
 		_ = conn.Close() // ends the reader and the writer
+		close(s.shut)
 	})
 	c.settle(now)
 	return nil
@@ -625,6 +627,27 @@ func (c *Conn) drop(id uint32) {
 	c.withSubflow(id, func(s *subflow, _ time.Time) { c.remove(s) })
 }
 
+// dropStalled ends the subflow that has been stalled for longest, and returns when its stream is closed; false if none is.
+func (c *Conn) dropStalled() bool {
+	c.mu.Lock()
+	var longest *subflow
+	for p, s := range c.subflows {
+		if p.stalled && (longest == nil || p.stalledAt.Before(longest.path.stalledAt)) {
+			longest = s
+		}
+	}
+	if longest != nil {
+		c.remove(longest)
+		c.settle(time.Now())
+	}
+	c.mu.Unlock()
+	if longest == nil {
+		return false
+	}
+	<-longest.shut
+	return true
+}
+
 func (c *Conn) withSubflow(id uint32, do func(*subflow, time.Time)) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -658,8 +681,7 @@ func (c *Conn) view() view {
 	}
 	for _, p := range m.paths {
 		v.subflows = append(v.subflows, subflowView{
-			id: p.id, name: p.name, since: p.joined, stalled: p.stalled, leaving: p.leaving,
-			rtt: p.flow.srtt, sendRate: p.flow.rate, recvRate: p.recvRate, inFlight: p.flow.inFlight(),
+			id: p.id, since: p.joined, stalled: p.stalled, leaving: p.leaving, rtt: p.flow.srtt,
 		})
 	}
 	return v

@@ -25,7 +25,7 @@ const (
 	// leastBuffer is the smallest window and the smallest send buffer that a connection is worth having with.
 	leastBuffer = 256 << 10
 	// subflowMemory is what a subflow takes besides: the buffers of its reader and of its writer.
-	subflowMemory = 64 << 10
+	subflowMemory = 128 << 10
 	// refuseTime bounds the wait for a refused client to read why, and to go.
 	refuseTime = 2 * time.Second
 	// acceptPause is the wait after an accept that failed: most likely the process has no descriptor left.
@@ -368,9 +368,15 @@ func (l *Listener) serveJoin(stream net.Conn, h *serverHandshake, o open) error 
 	if err := h.verifyJoin(s.key); err != nil {
 		return err
 	}
-	if err := l.addSubflow(s, o.subflow); errors.Is(err, errEnded) {
+	err = l.addSubflow(s, o.subflow)
+	if full, ok := errors.AsType[*RefusedError](err); ok && full.Code == RefuseSubflows && s.conn.dropStalled() {
+		// A client that was away has given it up, without being able to say so.
+		err = l.addSubflow(s, o.subflow)
+	}
+	switch {
+	case errors.Is(err, errEnded):
 		return refusalBy(s.conn)
-	} else if err != nil {
+	case err != nil:
 		return err
 	}
 	l.cfg.OnEvent(Event{Type: EventJoined, Conn: short(s.id), Subflow: o.subflow, Remote: stream.RemoteAddr()})

@@ -367,6 +367,27 @@ func TestListenerBounds(t *testing.T) {
 			}
 		})
 	})
+	t.Run("stalled subflows", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := startFar(t, ListenerConfig{MaxSubflows: 2})
+			n, server := f.mustConnect(t)
+			if err := n.join(t, 1); err != nil {
+				t.Fatal(err)
+			}
+			// As after an outage: the client has given a subflow up, which for the server is open, and silent.
+			server.mu.Lock()
+			for p := range server.subflows {
+				if p.id == 0 {
+					server.m.stall(p, time.Now())
+				}
+			}
+			server.mu.Unlock()
+			if err := n.join(t, 2); err != nil {
+				t.Errorf("in the place of one that is stalled: %v", err)
+			}
+			wantRefusal(t, n.join(t, 3), RefuseSubflows, "has 2")
+		})
+	})
 	t.Run("memory", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := startFar(t, ListenerConfig{MaxConns: 100, Memory: 20 << 20})

@@ -71,8 +71,9 @@ type path struct {
 	flow   flow
 	turn   uint64 // the machine's turns when something was last scheduled on it
 
-	stalled bool
-	lost    bool // gone from machine.paths; its goroutines may still hold it
+	stalled   bool
+	stalledAt time.Time
+	lost      bool // gone from machine.paths; its goroutines may still hold it
 
 	leaving  bool // nothing new is put on it; LEAVE goes out when what waits has
 	left     bool // LEAVE is out
@@ -226,7 +227,7 @@ func (m *machine) repeatAll(p, from *path) {
 
 // stall notes that nothing comes through a subflow. It goes on with what it carries, and others carry that too.
 func (m *machine) stall(p *path, now time.Time) {
-	p.stalled = true
+	p.stalled, p.stalledAt = true, now
 	m.repeatAll(p, p)
 	m.acknowledgeAll()
 	m.recount(now)
@@ -238,6 +239,7 @@ func (m *machine) stall(p *path, now time.Time) {
 func (m *machine) revive(p *path, now time.Time) {
 	p.stalled = false
 	p.flow.revive(now)
+	p.pongBy = time.Time{} // whatever it was waiting for, this is the sign of life
 	m.again = slices.DeleteFunc(m.again, func(r repeat) bool { return r.from == p })
 	m.recount(now)
 	m.schedule(now)
@@ -398,7 +400,7 @@ func (m *machine) scheduleOne(now time.Time) (p *path, more bool) {
 // for. It returns nil if there is none, or none that another subflow would deliver sooner, and notes when to look again.
 func (m *machine) rescue(now time.Time) *path {
 	m.rescueAt = time.Time{}
-	if len(m.paths) < 2 {
+	if len(m.paths) < 2 || m.flying() >= maxFlight {
 		return nil
 	}
 	fast := m.best(dataHeader+leastChunk, now, true)

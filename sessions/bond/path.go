@@ -253,6 +253,7 @@ func (f *flow) measureRate(newest *segment, rtt time.Duration, now time.Time) {
 	// Not srtt: a subflow that has become slow has filled its own queue by what it was believed to carry.
 	if now.Sub(f.rateTurn) > max(rateSpan, 4*f.minRTT) {
 		f.rates[1], f.rates[0], f.rateTurn = f.rates[0], 0, now
+		f.margin -= (f.margin - stallMargin) / 16 // no stall for a while
 	}
 	f.rates[0] = max(f.rates[0], rate)
 	f.rate = max(f.rates[0], f.rates[1])

@@ -574,7 +574,10 @@ func (p *policy) openFailed(now, begun time.Time, how failure, have int) {
 	case failedFull:
 		// Those that are being opened may have been taken.
 		p.full, p.fullUntil = max(have+len(p.opening), 1), now.Add(fullFor)
-		return
+		if !p.pathless {
+			return
+		}
+		pause = backoff(pathlessFirst, pathlessMost, p.failures)
 	case failedThrottled:
 		pause = backoff(throttledFirst, throttledMost, p.throttles)
 	case failedOther:
@@ -583,7 +586,7 @@ func (p *policy) openFailed(now, begun time.Time, how failure, have int) {
 			pause = backoff(pathlessFirst, pathlessMost, p.failures)
 		}
 	}
-	if now.Before(p.notBefore) && (how == failedOther || p.throttles > 0) {
+	if now.Before(p.notBefore) && (how != failedThrottled || p.throttles > 0) {
 		return // of two at once one counts
 	}
 	if how == failedThrottled {

@@ -642,6 +642,14 @@ func TestPolicyWhereTheFarEndIsFull(t *testing.T) {
 	w.run(time.Minute)
 	w.want("subflows", w.usable(), 3, 3)
 	w.want("opens", len(w.began), 3, 3)
+
+	// Without a path too: each attempt is a session.
+	w.refuse = func(int) (failure, bool) { return failedFull, true }
+	for len(w.subs) > 0 {
+		w.lose(0)
+	}
+	w.run(time.Minute)
+	w.want("opens", len(w.began)-3, 5, 14)
 }
 
 func TestPolicyWhereFurtherOpensCannotSucceed(t *testing.T) {

@@ -56,13 +56,9 @@ type view struct {
 }
 
 type subflowView struct {
-	id       uint32
-	name     string
-	since    time.Time
-	stalled  bool
-	leaving  bool
-	rtt      time.Duration
-	sendRate float64 // bytes per second
-	recvRate float64
-	inFlight int
+	id      uint32
+	since   time.Time
+	stalled bool
+	leaving bool
+	rtt     time.Duration
 }
