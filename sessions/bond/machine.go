@@ -43,8 +43,6 @@ const (
 	// session pauses for a millisecond after each message, and the other subflow does meanwhile.
 	similar = 2 * time.Millisecond
 
-	// quiet is the time without an ACK after which the next data is acknowledged at once.
-	quiet = 4 * ackDelay
 	// recvSpan is over how long the rate of what comes is measured.
 	recvSpan = 200 * time.Millisecond
 
@@ -89,7 +87,6 @@ type path struct {
 	newest  time.Time // when the last of them came
 	ackAt   time.Time // when to acknowledge them; zero: nothing to acknowledge
 	ackNow  bool
-	lastAck time.Time
 	heard   time.Time // when anything came
 	pongBy  time.Time // when a PONG must have come; zero: none is awaited
 	token   uint64
@@ -571,7 +568,7 @@ func (m *machine) appendAck(p *path, buf []byte, now time.Time) []byte {
 	}
 	m.given = f.limit
 	p.acked = p.counted
-	p.ackNow, p.ackAt, p.lastAck = false, time.Time{}, now
+	p.ackNow, p.ackAt = false, time.Time{}
 	return appendFrame(buf, &f)
 }
 
@@ -687,7 +684,7 @@ func (m *machine) count(p *path, n int, now time.Time) {
 	}
 	every := max(ackEvery, int(p.recvRate*ackDelay.Seconds()/2))
 	switch {
-	case int(p.counted-p.acked) >= every, now.Sub(p.lastAck) >= quiet:
+	case int(p.counted-p.acked) >= every:
 		p.ackNow = true
 	case p.ackAt.IsZero():
 		p.ackAt = now.Add(ackDelay)

@@ -30,9 +30,16 @@ type pump struct {
 	mu      sync.Mutex
 	cond    sync.Cond
 	buf     []byte // written, not taken
+	flying  []flight
 	arrived []byte
 	closed  bool
 	frozen  bool
+}
+
+// flight is a piece on its way.
+type flight struct {
+	piece []byte
+	at    time.Time // of its arrival
 }
 
 func newPump(piece int, pause, delay time.Duration) *pump {
@@ -43,8 +50,9 @@ func newPump(piece int, pause, delay time.Duration) *pump {
 
 // run moves bytes until the pump is closed.
 func (p *pump) run() {
-	var flying sync.WaitGroup
-	defer flying.Wait()
+	var arrivals sync.WaitGroup
+	defer arrivals.Wait()
+	arrivals.Go(p.arrive)
 	for {
 		p.mu.Lock()
 		for (len(p.buf) == 0 || p.frozen) && !p.closed {
@@ -55,23 +63,32 @@ func (p *pump) run() {
 			return
 		}
 		n := min(p.piece, len(p.buf))
-		piece := slices.Clone(p.buf[:n])
+		p.flying = append(p.flying, flight{slices.Clone(p.buf[:n]), time.Now().Add(p.delay)})
 		p.buf = p.buf[n:]
 		p.cond.Broadcast()
 		p.mu.Unlock()
-		arrive := func() {
-			p.mu.Lock()
-			defer p.mu.Unlock()
-			p.arrived = append(p.arrived, piece...)
-			p.cond.Broadcast()
-		}
-		if p.delay == 0 {
-			arrive()
-		} else {
-			flying.Add(1)
-			time.AfterFunc(p.delay, func() { defer flying.Done(); arrive() })
-		}
 		p.rest()
+	}
+}
+
+// arrive hands each piece over when its time has come.
+func (p *pump) arrive() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for {
+		for len(p.flying) == 0 && !p.closed {
+			p.cond.Wait()
+		}
+		if p.closed {
+			return
+		}
+		next := p.flying[0]
+		p.flying = p.flying[1:]
+		p.mu.Unlock()
+		time.Sleep(time.Until(next.at)) //nolint:forbidigo // the bubble's clock
+		p.mu.Lock()
+		p.arrived = append(p.arrived, next.piece...)
+		p.cond.Broadcast()
 	}
 }
 

@@ -102,7 +102,6 @@ func TestSpecificationNumbers(t *testing.T) {
 		fmt.Sprintf("It is %d until the first ACK", initialLimit),
 		fmt.Sprintf("At most %d DATA and FIN frames", maxFlight),
 		fmt.Sprintf("to no fewer than %d", maxGaps),
-		fmt.Sprintf("after %d ms or more without an ACK", quiet.Milliseconds()),
 		fmt.Sprintf("when %d KiB have come", ackEvery>>10),
 		fmt.Sprintf("%d ms after what came otherwise", ackDelay.Milliseconds()),
 		fmt.Sprintf("for %d round trips + %d ms, at most %g s", stallRTTs, stallMargin.Milliseconds(), mostStall.Seconds()),
