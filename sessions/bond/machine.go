@@ -15,9 +15,12 @@ const (
 	// maxFlight bounds the segments in flight, which bounds what the peer has to remember about gaps.
 	maxFlight = 8192
 
-	// ackDelay is how long an ACK may wait for more to acknowledge; ackEvery bytes do not wait.
-	ackDelay = 10 * time.Millisecond
-	ackEvery = 8 << 10
+	// ackDelay is how long an ACK may wait for more to acknowledge; ackEvery bytes do not wait. One for less than ackLittle,
+	// which is no bulk, waits for an answer that it can go with.
+	ackDelay  = 10 * time.Millisecond
+	ackIdle   = 100 * time.Millisecond
+	ackLittle = 1 << 10
+	ackEvery  = 8 << 10
 
 	// A write waits when more than this is not on its way yet: what has been written, an interactive write must wait for. It
 	// is what all subflows send in unsentSpan, within the bounds.
@@ -140,6 +143,7 @@ type machine struct {
 	written  uint64
 	limit    uint64    // the first byte that may not be sent yet
 	turns    uint64    // stretches that were scheduled
+	usedAt   time.Time // when the last of them was
 	rescueAt time.Time // when to see again whether something is late; zero: nothing is that may be
 	finished bool      // nothing more will be written
 	finSent  bool
@@ -358,6 +362,7 @@ func (m *machine) schedule(now time.Time) {
 		m.lastData = now
 		m.turns++
 		p.turn = m.turns
+		m.usedAt = now
 	}
 }
 
@@ -477,8 +482,8 @@ func (m *machine) chunk(p *path, now time.Time) int {
 	return n
 }
 
-// best returns the subflow that will deliver size bytes soonest; of several alike, the one that has rested longest. Those that
-// are full are left out if room is asked for. It is nil if there is none.
+// best returns the subflow that will deliver size bytes soonest; of several alike, the one that has rested longest, or the one
+// that was used last if that was a while ago. Those that are full are left out if room is asked for. It is nil if there is none.
 func (m *machine) best(size int, now time.Time, room bool) *path {
 	soonest := time.Duration(math.MaxInt64)
 	for _, p := range m.paths {
@@ -486,6 +491,8 @@ func (m *machine) best(size int, now time.Time, room bool) *path {
 			soonest = min(soonest, p.flow.eta(size))
 		}
 	}
+	// The far end of the one that was used last has rested meanwhile, and what is used is known to work.
+	takeTurns := now.Sub(m.usedAt) < similar
 	var best *path
 	var bestETA time.Duration
 	for _, p := range m.paths {
@@ -498,7 +505,7 @@ func (m *machine) best(size int, now time.Time, room bool) *path {
 		}
 		switch margin := max(similar, bestETA/8); {
 		case best == nil || eta < bestETA-margin,
-			eta < bestETA+margin && p.turn < best.turn:
+			eta < bestETA+margin && (p.turn < best.turn) == takeTurns:
 			best, bestETA = p, eta
 		}
 	}
@@ -686,8 +693,10 @@ func (m *machine) count(p *path, n int, now time.Time) {
 	switch {
 	case int(p.counted-p.acked) >= every:
 		p.ackNow = true
+	case p.counted-p.acked >= ackLittle:
+		p.ackAt = earlier(p.ackAt, now.Add(ackDelay))
 	case p.ackAt.IsZero():
-		p.ackAt = now.Add(ackDelay)
+		p.ackAt = now.Add(ackIdle)
 	}
 }
 
