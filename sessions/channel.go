@@ -203,7 +203,7 @@ func (c *channel) step() (lost <-chan error, err error) {
 	}
 	c.publish()
 	c.armed = c.deadline(now)
-	c.timer.Reset(c.armed.Sub(now))
+	c.timer.Reset(max(soon, c.armed.Sub(now)))
 	if c.link == nil {
 		return nil, nil
 	}
@@ -219,7 +219,7 @@ func (c *channel) step() (lost <-chan error, err error) {
 func (c *channel) rearm(now time.Time) {
 	if at := c.deadline(now); at.Before(c.armed) {
 		c.armed = at
-		c.timer.Reset(at.Sub(now))
+		c.timer.Reset(max(soon, at.Sub(now)))
 	}
 }
 

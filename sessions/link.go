@@ -166,6 +166,10 @@ func (l *link) awaitReader() {
 	}
 }
 
+// soon is now, for a timer. One that is due when it is set runs in the goroutine that looks at it, and under the race detector
+// two of these in one bubble of testing/synctest crash the program (go.dev/issue/78156).
+const soon = time.Nanosecond
+
 // pingDoublings is how often a missing pong is put down to a slow way, while messages come on it: each time the next ping gets
 // twice the time, since pongs queue behind messages.
 const pingDoublings = 3
@@ -196,7 +200,7 @@ func (l *link) ping(interval, timeout time.Duration, asked <-chan struct{}) erro
 			// The pong is among what is not being read.
 		case silent && l.reads.Load() != seen && missed < pingDoublings:
 			missed++
-			next = 0
+			next = soon
 		default:
 			return fmt.Errorf("ping: %w", err)
 		}

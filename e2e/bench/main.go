@@ -316,7 +316,7 @@ func (b *bench) compareQuery(ctx context.Context, p peer) error {
 	at := map[string]any{"delay_ms": queryDelay}
 	return b.try(ctx, p, "query", "query_p99", "ms", at, func(ctx context.Context) error {
 		return b.with(ctx, p, b.db.port(), func(t *tunnel) error {
-			got, err := measureQueries(ctx, t.addr, p.warm(queryDelay), 2*b.span)
+			got, err := measureQueries(ctx, t.addr, p.warm(queryDelay), 5*b.span)
 			if err != nil {
 				return err
 			}

@@ -24,6 +24,9 @@ const (
 	shakeTimeout = 15 * time.Second
 	// probeWithin is how long a subflow may take to answer after Probe.
 	probeWithin = 3 * time.Second
+	// soon is now, for a timer. One that is due when it is set runs in the goroutine that looks at it, and under the race
+	// detector two of these in one bubble of testing/synctest crash the program (go.dev/issue/78156).
+	soon = time.Nanosecond
 	// lingerGrace is how much later than the path manager the connection itself would give up for want of a path: the
 	// manager's error says more.
 	lingerGrace = 10 * time.Second
@@ -222,7 +225,7 @@ func (m *manager) run() {
 	case <-m.c.Done():
 		return
 	}
-	timer := time.NewTimer(0)
+	timer := time.NewTimer(soon)
 	defer timer.Stop()
 	for {
 		select {
@@ -243,7 +246,7 @@ func (m *manager) run() {
 		}
 		timer.Stop()
 		if !next.IsZero() {
-			timer.Reset(time.Until(next))
+			timer.Reset(max(soon, time.Until(next)))
 		}
 	}
 }
