@@ -165,6 +165,9 @@ func (o *OpenSSH) Close() {
 		_ = o.agent.Close()
 	}
 	_ = o.known.Close()
+	if o.agent != nil {
+		o.yieldLink() // again: another proxy that ended may have passed the link on to this one meanwhile
+	}
 	o.wg.Wait()
 }
 
@@ -231,7 +234,11 @@ func (o *OpenSSH) yieldLink() {
 	others, err := filepath.Glob(filepath.Join(o.dir, agentPrefix+"*"+sockSuffix))
 	if err == nil {
 		for _, other := range others {
-			if name := filepath.Base(other); name != own && link(o.dir, name) == nil {
+			name := filepath.Base(other)
+			if name == own || link(o.dir, name) != nil {
+				continue
+			}
+			if _, err := os.Lstat(other); err == nil { // if it is still there it will see that the link is its own
 				return
 			}
 		}
