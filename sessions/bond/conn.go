@@ -1,6 +1,7 @@
 package bond
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -376,12 +377,12 @@ func (c *Conn) end() {
 
 // finish ends what is left of the connection. regular says that both streams were through.
 func (c *Conn) finish(goodbye <-chan struct{}, regular bool) {
-	timer := time.NewTimer(tellTimeout)
-	defer timer.Stop()
+	telling, cancel := context.WithTimeout(context.Background(), tellTimeout)
 	select {
 	case <-goodbye:
-	case <-timer.C:
+	case <-telling.Done():
 	}
+	cancel()
 	if regular && !c.client {
 		c.awaitParting()
 	}
@@ -397,8 +398,8 @@ func (c *Conn) finish(goodbye <-chan struct{}, regular bool) {
 
 // awaitParting gives the client time to close the subflows, so that the last frames reach it.
 func (c *Conn) awaitParting() {
-	timer := time.NewTimer(partTimeout)
-	defer timer.Stop()
+	parting, cancel := context.WithTimeout(context.Background(), partTimeout)
+	defer cancel()
 	for {
 		c.mu.Lock()
 		left := len(c.subflows)
@@ -408,7 +409,7 @@ func (c *Conn) awaitParting() {
 		}
 		select {
 		case <-c.notify: // a subflow is lost
-		case <-timer.C:
+		case <-parting.Done():
 			return
 		}
 	}

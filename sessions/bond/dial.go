@@ -24,9 +24,6 @@ const (
 	shakeTimeout = 15 * time.Second
 	// probeWithin is how long a subflow may take to answer after Probe.
 	probeWithin = 3 * time.Second
-	// soon is now, for a timer. One that is due when it is set runs in the goroutine that looks at it, and under the race
-	// detector two of these in one bubble of testing/synctest crash the program (go.dev/issue/78156).
-	soon = time.Nanosecond
 	// lingerGrace is how much later than the path manager the connection itself would give up for want of a path: the
 	// manager's error says more.
 	lingerGrace = 10 * time.Second
@@ -225,11 +222,19 @@ func (m *manager) run() {
 	case <-m.c.Done():
 		return
 	}
-	timer := time.NewTimer(soon)
+	// The timer has a callback, because one with a channel is run by whoever looks at it once it is due, and when two do so in one
+	// bubble of testing/synctest, the race detector crashes (go.dev/issue/78156).
+	due := make(chan struct{}, 1)
+	timer := time.AfterFunc(0, func() {
+		select {
+		case due <- struct{}{}:
+		default: // a look too many does no harm
+		}
+	})
 	defer timer.Stop()
 	for {
 		select {
-		case <-timer.C:
+		case <-due:
 		case <-m.c.changed():
 		case <-m.wake:
 			m.serve()
@@ -246,7 +251,7 @@ func (m *manager) run() {
 		}
 		timer.Stop()
 		if !next.IsZero() {
-			timer.Reset(max(soon, time.Until(next)))
+			timer.Reset(time.Until(next))
 		}
 	}
 }

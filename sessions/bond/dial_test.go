@@ -125,10 +125,8 @@ func (n *network) open(ctx context.Context) (net.Conn, error) {
 		defer n.mu.Unlock()
 		n.opening--
 	}()
-	timer := time.NewTimer(takes)
-	defer timer.Stop()
 	select {
-	case <-timer.C:
+	case <-after(takes):
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -173,10 +171,10 @@ func (n *network) carry(l *lane, from, to net.Conn, size int, rest time.Duration
 		}
 		if n.bottleneck != nil && size == piece {
 			<-n.bottleneck
-			<-time.After(rest)
+			<-after(rest)
 			n.bottleneck <- struct{}{}
 		} else {
-			<-time.After(rest)
+			<-after(rest)
 		}
 		if _, err := to.Write(buf[:k]); err != nil {
 			return
@@ -279,7 +277,7 @@ func wantUp(t *testing.T, c *Conn, low, high int) {
 
 // idle lets time pass, which is virtual.
 func idle(d time.Duration) {
-	<-time.After(d)
+	<-after(d)
 	synctest.Wait()
 }
 
@@ -741,8 +739,7 @@ func TestStreamOpenedTooLate(t *testing.T) {
 			}
 			close(opening)
 			<-ctx.Done()
-			idleFor := time.NewTimer(time.Second)
-			<-idleFor.C
+			<-after(time.Second)
 			return n.open(context.WithoutCancel(ctx))
 		}})
 		if err != nil {

@@ -220,7 +220,7 @@ func (g *game) ended(t *testing.T, victim *Conn) {
 	t.Helper()
 	select {
 	case <-victim.Done():
-	case <-time.After(hostileTime):
+	case <-after(hostileTime):
 		t.Fatal("the connection goes on")
 	}
 	violation := new(protocolError)
@@ -395,7 +395,7 @@ func TestSlowHandshakes(t *testing.T) {
 						if _, err := stream.Write([]byte(magic + "\x01\x01" + strings.Repeat("x", openNewLen))[n:][:1]); err != nil {
 							break
 						}
-						<-time.After(time.Second)
+						<-after(time.Second)
 					}
 				}
 				if _, err := stream.Read(make([]byte, 1)); err == nil {

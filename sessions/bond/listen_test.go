@@ -279,9 +279,9 @@ func TestListenerRefusesJoins(t *testing.T) {
 		wantRefusal(t, n.join(t, 73), RefuseUnknown, "closed by this end")
 		_, err = f.connectAs(t, n.id)
 		wantRefusal(t, err, RefuseUsed, "connection id")
-		<-time.After(time.Until(ended.Add(tombstoneTime - time.Second)))
+		<-after(time.Until(ended.Add(tombstoneTime - time.Second)))
 		wantRefusal(t, n.join(t, 74), RefuseUnknown, "closed by this end")
-		<-time.After(time.Until(ended.Add(tombstoneTime + partTimeout)))
+		<-after(time.Until(ended.Add(tombstoneTime + partTimeout)))
 		wantRefusal(t, n.join(t, 75), RefuseUnknown, "")
 		if err := other.join(t, 1); err != nil {
 			t.Errorf("the other connection: %v", err)
@@ -299,7 +299,7 @@ func TestListenerTellsOfAFinishedConnection(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		<-time.After(partTimeout)
+		<-after(partTimeout)
 		if err := c.Err(); !errors.Is(err, io.EOF) {
 			t.Fatal(err)
 		}
@@ -419,7 +419,7 @@ func TestListenerBounds(t *testing.T) {
 			}
 			wantRefusal(t, err, RefuseMemory, "")
 			_ = conns[0].Close()
-			<-time.After(partTimeout)
+			<-after(partTimeout)
 			if _, c := f.mustConnect(t); c.m.window < 1<<20 {
 				t.Errorf("a window of %d bytes when there is memory again", c.m.window)
 			}

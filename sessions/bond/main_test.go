@@ -2,8 +2,17 @@ package bond
 
 import (
 	"testing"
+	"time"
 
 	"go.uber.org/goleak"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// after is time.After by a callback. A timer with a channel is run by whoever looks at it once it is due, and when two do so in
+// one bubble of testing/synctest, the race detector crashes (go.dev/issue/78156).
+func after(d time.Duration) <-chan struct{} {
+	due := make(chan struct{})
+	time.AfterFunc(d, func() { close(due) })
+	return due
+}

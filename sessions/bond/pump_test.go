@@ -261,7 +261,7 @@ func TestHiccups(t *testing.T) {
 						select {
 						case <-done:
 							return
-						case <-time.After(time.Duration(rng.Int64N(int64(300 * time.Millisecond)))):
+						case <-after(time.Duration(rng.Int64N(int64(300 * time.Millisecond)))):
 						}
 						p.freeze(true)
 						time.Sleep(time.Duration(rng.Int64N(int64(120 * time.Millisecond)))) //nolint:forbidigo // as above

@@ -69,11 +69,9 @@ func (l *lagging) carry(from, to net.Conn) {
 	l.work.Go(func() {
 		defer l.cut()
 		for p := range parcels {
-			timer := time.NewTimer(time.Until(p.due))
 			select {
-			case <-timer.C:
+			case <-after(time.Until(p.due)):
 			case <-l.stop:
-				timer.Stop()
 				continue
 			}
 			if _, err := to.Write(p.b); err != nil {
@@ -179,7 +177,7 @@ func send(c *Conn, b []byte, seed uint64) error {
 		}
 		b = b[n:]
 		if rng.IntN(4) == 0 {
-			<-time.After(time.Duration(rng.Int64N(int64(300 * time.Millisecond))))
+			<-after(time.Duration(rng.Int64N(int64(300 * time.Millisecond))))
 		}
 	}
 	return c.CloseWrite()
@@ -208,15 +206,13 @@ func (c *chaos) run(seed uint64) error {
 	calm := 100 * time.Millisecond << c.rng.IntN(6)
 	var problems error
 	for left := 4; left > 0 || !hasEnded(c.client) || !hasEnded(c.server); {
-		timer := time.NewTimer(time.Duration(c.rng.Int64N(int64(calm))))
 		select {
 		case err := <-both:
 			problems = errors.Join(problems, err)
 			left--
-		case <-timer.C:
+		case <-after(time.Duration(c.rng.Int64N(int64(calm)))):
 			c.disturb()
 		}
-		timer.Stop()
 		if problems != nil {
 			return problems
 		}
