@@ -256,6 +256,9 @@ func TestHostileClient(t *testing.T) {
 
 func TestHostileServer(t *testing.T) {
 	for _, g := range games() {
+		if g.want == "after LEAVE" {
+			continue // a client closes the subflow once both ends have taken leave, and may not read what comes after
+		}
 		t.Run(g.name, func(t *testing.T) {
 			near, far := tcpPair(t)
 			t.Cleanup(func() { far.Close() })
