@@ -40,9 +40,9 @@ type Options struct {
 
 // Path says whether there is a path to a bastion that the user's connections lead to. While there is none they wait.
 type Path struct {
-	Lost   bool
-	Since  time.Time     // when it was lost
-	Linger time.Duration // how long the connections wait for another, in all
+	Lost   bool          `json:"lost"`
+	Since  time.Time     `json:"since"`     // when it was lost
+	Linger time.Duration `json:"linger_ns"` // how long the connections wait for another, in all
 }
 
 // Agent is one user's access to one AWS account and region. Close it at the end.

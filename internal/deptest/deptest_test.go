@@ -17,8 +17,11 @@ const module = "github.com/bastion-ssm/bastion"
 // allowed are the module's packages and which others of them each may import. Imports point downwards: commands, agent, the
 // parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
-	"cmd/bastion":  {"agent", "internal/config", "internal/fail", "keys", "targets", "tunnel"},
+	"cmd/bastion":  {"agent", "agent/api", "agent/daemon", "internal/config", "internal/fail", "keys", "targets", "tunnel"},
 	"cmd/bastiond": {"internal/fail", "keys", "server"},
+
+	"agent/api":    {"agent", "internal/config", "internal/fail", "tunnel"},
+	"agent/daemon": {"agent", "agent/api", "internal/config", "internal/fail", "targets", "tunnel"},
 
 	"agent":  {"bastions", "internal/config", "internal/fail", "keys", "sessions", "sessions/bond", "targets", "tunnel"},
 	"server": {"internal/fail", "keys", "sessions/bond"},

@@ -7,6 +7,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 )
 
@@ -25,6 +26,26 @@ const (
 	Lost             // the tunnel was lost and could not be restored
 	Timeout          // a deadline passed
 )
+
+// kindNames are the names of the kinds in what programs read.
+var kindNames = [...]string{"other", "usage", "no_target", "credentials", "denied", "start", "port_in_use", "lost", "timeout"}
+
+// String returns the kind's name.
+func (k Kind) String() string {
+	if int(k) < len(kindNames) {
+		return kindNames[k]
+	}
+	return kindNames[Other]
+}
+
+// MarshalText returns the kind's name.
+func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
+
+// UnmarshalText reads a kind's name. One that it does not know, a newer program's, is Other.
+func (k *Kind) UnmarshalText(text []byte) error {
+	*k = Kind(max(0, slices.Index(kindNames[:], string(text))))
+	return nil
+}
 
 // Error is an error with its kind and what the user can do about it.
 type Error struct {

@@ -1,0 +1,207 @@
+// Package api is the agent's control API: its types, which docs/api.md documents, and the client that the commands use.
+//
+// It is HTTP with JSON on a unix socket in the runtime directory, which only the user can enter. Package daemon serves it.
+package api
+
+import (
+	"time"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/tunnel"
+)
+
+// Version is the version of the API. It is the first part of every path; another version has other paths.
+const Version = 1
+
+// The paths of the API.
+const (
+	PathInfo     = "/v1/agent"      // GET Info
+	PathStop     = "/v1/agent/stop" // POST: the agent ends
+	PathState    = "/v1/state"      // GET State; ?after=REVISION&timeout=SECONDS waits for another revision
+	PathForwards = "/v1/forwards"   // POST OpenRequest, answered by a stream of Event; DELETE PathForwards/NAME
+	PathDial     = "/v1/dial"       // POST DialRequest, which becomes a byte stream
+	PathBastions = "/v1/bastions"   // GET []Account, looked up in AWS
+)
+
+// Scope says for which AWS account and with which settings something is done: what the command that asks would use itself.
+type Scope struct {
+	// Settings are the settings by key, in the text form of flags; those that are left out have their defaults.
+	Settings map[string]string `json:"settings,omitempty"`
+	// Targets are the names of the configuration file.
+	Targets map[string]Target `json:"targets,omitempty"`
+	// AWS are the AWS_* variables of who asks. Secrets among them are kept in memory only.
+	AWS map[string]string `json:"aws,omitempty"`
+}
+
+// Target is a named target of a configuration file.
+type Target struct {
+	Spec      string `json:"spec"`
+	LocalPort int    `json:"local_port,omitempty"`
+}
+
+// Kind says what a forward serves to those who connect to it.
+type Kind string
+
+// The kinds of forwards.
+const (
+	KindTCP   Kind = "tcp"   // the target's bytes
+	KindProxy Kind = "proxy" // SOCKS5, SOCKS4a and HTTP CONNECT on one port, and the PAC file
+)
+
+// ForwardRequest asks for one forward.
+type ForwardRequest struct {
+	Kind Kind   `json:"kind,omitempty"` // "": KindTCP
+	Name string `json:"name,omitempty"` // "": made of the target's
+	// Target is a spec as on the command line. Not of KindProxy.
+	Target string `json:"target,omitempty"`
+	// Listen is the local address as on the command line (LPORT); "": the target's port on 127.0.0.1.
+	Listen string `json:"listen,omitempty"`
+}
+
+// OpenRequest asks for forwards, all of them or none.
+type OpenRequest struct {
+	Scope    Scope            `json:"scope"`
+	Command  string           `json:"command"` // what asks, for those who look at the forwards
+	Forwards []ForwardRequest `json:"forwards"`
+	// Detached forwards stay when the request has ended, and are opened again when the agent starts anew. The others end
+	// with the request's connection.
+	Detached bool `json:"detached,omitempty"`
+}
+
+// EventType says what an Event is about.
+type EventType string
+
+// The events of an OpenRequest. EventForwards comes once all are ready; for detached ones it is the last. EventError is the last.
+const (
+	EventStep     EventType = "step"     // what is waited for
+	EventNote     EventType = "note"     // something that the user should know
+	EventForwards EventType = "forwards" // the forwards, open
+	EventLink     EventType = "link"     // the link's state has changed
+	EventPath     EventType = "path"     // the link has lost every path to the bastion, or found one
+	EventRefused  EventType = "refused"  // a connection could not be opened or was lost
+	EventError    EventType = "error"    // the request has failed, or its forwards have ended
+)
+
+// Event is a line of the answer to an OpenRequest.
+type Event struct {
+	Event    EventType   `json:"event"`
+	Text     string      `json:"text,omitempty"` // EventStep, EventNote, EventRefused
+	Forwards []Forward   `json:"forwards,omitempty"`
+	Link     *LinkState  `json:"link,omitempty"`
+	Path     *agent.Path `json:"path,omitempty"`
+	Error    *Error      `json:"error,omitempty"`
+}
+
+// LinkState is a tunnel.State.
+type LinkState struct {
+	Phase   tunnel.Phase `json:"phase"`
+	Since   time.Time    `json:"since"`
+	Error   string       `json:"error,omitempty"`
+	Attempt int          `json:"attempt,omitempty"`
+	Bastion string       `json:"bastion,omitempty"`
+}
+
+// DialRequest asks for a connection through a bastion. The answer is 101 and then the connection's bytes, or an Error.
+type DialRequest struct {
+	Scope  Scope  `json:"scope"`
+	Target string `json:"target"` // host:port as the bastion resolves it
+}
+
+// Error is a failure, as a command would report it.
+type Error struct {
+	Kind    fail.Kind `json:"kind"` // by its name
+	Message string    `json:"message"`
+	Next    string    `json:"next,omitempty"` // what the user can do
+}
+
+// Info is what the agent says of itself.
+type Info struct {
+	V       int       `json:"v"` // Version
+	PID     int       `json:"pid"`
+	Version string    `json:"version"` // of the program
+	Started time.Time `json:"started_at"`
+	Socket  string    `json:"socket"`
+	Log     string    `json:"log,omitempty"` // file
+	Idle    float64   `json:"idle_seconds"`  // how long it stays when it is not used
+}
+
+// State is all that the agent has. Counters move without a new revision.
+type State struct {
+	Info
+	At       time.Time    `json:"at"`
+	Revision uint64       `json:"revision"`
+	Links    []Link       `json:"links"`
+	Forwards []Forward    `json:"forwards"`
+	Audit    []AuditEvent `json:"audit"` // the latest connections, the newest last
+}
+
+// Link is the agent's way into one account and network.
+type Link struct {
+	ID       string       `json:"id"` // Forward.Link refers to it
+	Owner    string       `json:"owner,omitempty"`
+	Profile  string       `json:"profile,omitempty"`
+	Region   string       `json:"region"`
+	Cluster  string       `json:"cluster,omitempty"`
+	LastUsed time.Time    `json:"last_used_at"`
+	Live     []agent.Live `json:"live"` // empty while it is not up; each with its sessions
+}
+
+// ForwardState says whether a forward serves.
+type ForwardState string
+
+// The states of a forward.
+const (
+	ForwardStarting ForwardState = "starting" // its target is looked up or its link is being made
+	ForwardReady    ForwardState = "ready"    // clients are served; while the link is down they wait
+	ForwardFailed   ForwardState = "failed"   // see its error; a client that connects makes it try again
+)
+
+// Forward is a local listener.
+type Forward struct {
+	Name     string               `json:"name"`
+	Kind     Kind                 `json:"kind"`
+	Spec     string               `json:"spec,omitempty"`   // as it was asked for
+	Target   string               `json:"target,omitempty"` // host:port as the bastion sees it
+	Listen   string               `json:"listen"`           // where to connect to
+	Engine   string               `json:"engine,omitempty"` // of the target: postgres, mysql, redis, ...
+	TLS      bool                 `json:"tls,omitempty"`    // the target accepts nothing else
+	Note     string               `json:"note,omitempty"`   // about the target
+	State    ForwardState         `json:"state"`
+	Error    string               `json:"error,omitempty"`
+	Detached bool                 `json:"detached"`
+	Command  string               `json:"command"` // what asked for it
+	PID      int                  `json:"pid,omitempty"`
+	Link     string               `json:"link,omitempty"`
+	Opened   time.Time            `json:"opened_at"`
+	Stats    tunnel.StatsSnapshot `json:"stats"`
+	Clients  []Client             `json:"clients"`
+}
+
+// Client is a connection of a forward, now.
+type Client struct {
+	Addr   string    `json:"addr"`
+	Target string    `json:"target,omitempty"` // of KindProxy
+	Since  time.Time `json:"since"`
+	Up     int64     `json:"bytes_up"`   // from the client
+	Down   int64     `json:"bytes_down"` // to the client
+}
+
+// AuditEvent is a connection that has ended, or could not be opened. It never says what was transferred.
+type AuditEvent struct {
+	At       time.Time `json:"at"`
+	Forward  string    `json:"forward"` // its name, or the command for a connection without one
+	Client   string    `json:"client,omitempty"`
+	Target   string    `json:"target"`
+	Duration float64   `json:"duration_seconds"`
+	Up       int64     `json:"bytes_up"`
+	Down     int64     `json:"bytes_down"`
+	Error    string    `json:"error,omitempty"`
+}
+
+// Account is what AWS says of the bastions of one link.
+type Account struct {
+	Link string `json:"link"`
+	agent.Status
+	Error *Error `json:"error,omitempty"`
+}
