@@ -374,6 +374,7 @@ func TestListenerBounds(t *testing.T) {
 			if err := n.join(t, 1); err != nil {
 				t.Fatal(err)
 			}
+			synctest.Wait() // else the client's first ACK, when it is read after what follows, is a sign of life
 			// As after an outage: the client has given a subflow up, which for the server is open, and silent.
 			server.mu.Lock()
 			for p := range server.subflows {
