@@ -71,7 +71,7 @@ func TestPrecedence(t *testing.T) {
 func TestEverySettingHasThreeSpellings(t *testing.T) {
 	samples := map[string]string{
 		"grant_lifetime": "2h", "output": "json", "target": "i-0123", "ssh_host_key": "ssh-ed25519 AAAA", "ssh_port": "2222",
-		"permit": "a.example:1,b.example:2", "runtime_dir": "/run/x", "ssh_identity": "/home/x/key",
+		"permit": "a.example:1,b.example:2", "runtime_dir": "/run/x", "state_dir": "/var/x", "ssh_identity": "/home/x/key",
 		"sessions": "16", "session_max_age": "20m",
 	}
 	for _, setting := range All() {

@@ -10,6 +10,8 @@ import (
 	"strconv"
 	"strings"
 	"time"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 // Settings are the merged settings. docs/configuration.md says what each means.
@@ -49,7 +51,10 @@ type Settings struct {
 	SSHHostKey  string
 	SSHIdentity string
 
+	NoAgent          bool
+	AgentIdle        time.Duration
 	RuntimeDir       string
+	StateDir         string
 	RememberHostKeys bool
 
 	Output  string
@@ -325,10 +330,29 @@ var table = []*Setting{
 		path:  func(v string) bool { return v != "agent" },
 	},
 	{
+		Key: "no_agent", Group: GroupLocal, Default: "false",
+		Help:  "do without the background agent: the command has a link of its own, which ends with it",
+		field: func(s *Settings) any { return &s.NoAgent },
+	},
+	{
+		Key: "agent_idle", Group: GroupLocal, Value: "DURATION", Default: "10m",
+		Help: "how long the agent keeps a link that nobody uses, and itself when there is nothing left to do; " +
+			"what the agent was started with counts",
+		field: func(s *Settings) any { return &s.AgentIdle },
+		check: between(time.Second, 24*time.Hour),
+	},
+	{
 		Key: "runtime_dir", Group: GroupLocal, Value: "DIR",
-		Help: "directory of the sockets that OpenSSH asks (mode 0700); " +
+		Help: "directory of the sockets of the agent and of those that OpenSSH asks (mode 0700); " +
 			"by default bastion in XDG_RUNTIME_DIR, or in the user's cache directory where that is not set",
 		field: func(s *Settings) any { return &s.RuntimeDir },
+		path:  func(string) bool { return true },
+	},
+	{
+		Key: "state_dir", Group: GroupLocal, Value: "DIR",
+		Help: "directory of what outlives the agent: its log and the list of detached forwards (mode 0700); " +
+			"by default bastion in XDG_STATE_HOME, on macOS and Windows in the user's application data",
+		field: func(s *Settings) any { return &s.StateDir },
 		path:  func(string) bool { return true },
 	},
 	{
@@ -399,6 +423,66 @@ func (s *Setting) set(dst *Settings, text string) error {
 		panic("config: no rule for the type of " + s.Key)
 	}
 	return nil
+}
+
+// text is the inverse of set.
+func (s *Setting) text(src *Settings) string {
+	switch p := s.field(src).(type) {
+	case *string:
+		return *p
+	case *bool:
+		return strconv.FormatBool(*p)
+	case *int:
+		return strconv.Itoa(*p)
+	case *time.Duration:
+		return p.String()
+	case *[]string:
+		return strings.Join(*p, ",")
+	case *map[string]string:
+		return joinMap(*p)
+	}
+	panic("config: no rule for the type of " + s.Key)
+}
+
+// Texts returns the settings by key, in the form that flags take. FromTexts is the inverse. The targets of the file and its
+// path are not among them.
+func (s Settings) Texts() map[string]string {
+	out := make(map[string]string, len(table))
+	for _, setting := range table {
+		out[setting.Key] = setting.text(&s)
+	}
+	return out
+}
+
+// FromTexts returns the settings that texts say; those that it leaves out have their defaults. Its errors are of kind fail.Usage.
+func FromTexts(texts map[string]string) (Settings, error) {
+	var s Settings
+	for key := range texts {
+		if Lookup(key) == nil {
+			return s, fail.New(fail.Usage, "", fmt.Errorf("there is no setting %q", key), "see docs/configuration.md")
+		}
+	}
+	for _, setting := range table {
+		text, given := texts[setting.Key]
+		if !given {
+			text = setting.Default
+		}
+		if text == "" {
+			if given && setting.Default != "" {
+				if err := setting.set(&s, ""); err != nil {
+					return s, fail.New(fail.Usage, setting.Key, err, "see docs/configuration.md")
+				}
+			}
+			continue
+		}
+		if err := setting.set(&s, text); err != nil {
+			return s, fail.New(fail.Usage, setting.Key, err, "see docs/configuration.md")
+		}
+	}
+	if err := s.validate(); err != nil {
+		return s, fail.New(fail.Usage, "", err, "see docs/configuration.md")
+	}
+	return s, nil
 }
 
 func parseDuration(text string) (time.Duration, error) {
