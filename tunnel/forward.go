@@ -7,7 +7,6 @@ import (
 	"log/slog"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -27,29 +26,6 @@ type ForwardConfig struct {
 }
 
 const defaultMaxConns = 1024
-
-// Stats counts the connections of one listener. It may be read at any time.
-type Stats struct {
-	active, total, failed atomic.Int64
-	up, down              atomic.Int64
-}
-
-// StatsSnapshot is what Stats has counted so far.
-type StatsSnapshot struct {
-	Active    int64 `json:"active"`     // connections now
-	Total     int64 `json:"total"`      // connections so far
-	Failed    int64 `json:"failed"`     // those that the bastion refused or that could not be opened
-	BytesUp   int64 `json:"bytes_up"`   // from the local clients
-	BytesDown int64 `json:"bytes_down"` // to the local clients
-}
-
-// Snapshot returns what has been counted so far.
-func (s *Stats) Snapshot() StatsSnapshot {
-	return StatsSnapshot{
-		Active: s.active.Load(), Total: s.total.Load(), Failed: s.failed.Load(),
-		BytesUp: s.up.Load(), BytesDown: s.down.Load(),
-	}
-}
 
 // Forward accepts clients from ln and splices each to a new connection to dest, a host:port as the bastion sees it, until
 // ctx is done; then it closes ln and all connections, waits for them, and returns nil. It returns an error only if ln
@@ -147,9 +123,11 @@ func (a *acceptor) serve(ctx context.Context, handle func(context.Context, net.C
 	}
 }
 
-// splice splices and logs the end.
+// splice splices and tells of the end.
 func (a *acceptor) splice(ctx context.Context, local, remote Duplex, dest string) {
-	err := splice(ctx, local, remote, &a.stats.up, &a.stats.down)
+	c := a.stats.begin(local, dest)
+	err := splice(ctx, local, remote, &c.up, &c.down)
+	a.stats.end(c, err)
 	switch {
 	case err == nil || isShutdown(err):
 	case errors.Is(err, errLost):
@@ -164,7 +142,7 @@ func (a *acceptor) refuse(ctx context.Context, dest string, err error) {
 	if ctx.Err() != nil {
 		return // it was given up
 	}
-	a.stats.failed.Add(1)
+	a.stats.refuse(dest, err)
 	a.log.Warn("connection not opened", "dest", dest, "err", err, "next", fail.NextOf(err))
 }
 

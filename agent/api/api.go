@@ -28,16 +28,8 @@ const (
 type Scope struct {
 	// Settings are the settings by key, in the text form of flags; those that are left out have their defaults.
 	Settings map[string]string `json:"settings,omitempty"`
-	// Targets are the names of the configuration file.
-	Targets map[string]Target `json:"targets,omitempty"`
-	// AWS are the AWS_* variables of who asks. Secrets among them are kept in memory only.
-	AWS map[string]string `json:"aws,omitempty"`
-}
-
-// Target is a named target of a configuration file.
-type Target struct {
-	Spec      string `json:"spec"`
-	LocalPort int    `json:"local_port,omitempty"`
+	// Env are the variables of who asks that matter: AWS_*, and SSH_AUTH_SOCK. Secrets among them are kept in memory only.
+	Env map[string]string `json:"env,omitempty"`
 }
 
 // Kind says what a forward serves to those who connect to it.
@@ -72,7 +64,8 @@ type OpenRequest struct {
 // EventType says what an Event is about.
 type EventType string
 
-// The events of an OpenRequest. EventForwards comes once all are ready; for detached ones it is the last. EventError is the last.
+// The events of an OpenRequest. EventForwards comes once all are ready; for detached ones it is the last. EventStopped and
+// EventError are the last too.
 const (
 	EventStep     EventType = "step"     // what is waited for
 	EventNote     EventType = "note"     // something that the user should know
@@ -80,6 +73,7 @@ const (
 	EventLink     EventType = "link"     // the link's state has changed
 	EventPath     EventType = "path"     // the link has lost every path to the bastion, or found one
 	EventRefused  EventType = "refused"  // a connection could not be opened or was lost
+	EventStopped  EventType = "stopped"  // somebody has stopped the forwards, or the agent
 	EventError    EventType = "error"    // the request has failed, or its forwards have ended
 )
 
