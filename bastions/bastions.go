@@ -79,6 +79,11 @@ type Bastion struct {
 	StoppedReason  string
 	StopCode       string
 	Version        string // of the program that started it
+	CPU            int    // 1024 is a vCPU; 0: not known
+	Memory         int    // MiB; 0: not known
+	Architecture   string // x86_64 or arm64; empty: not known
+	BilledFrom     time.Time
+	StoppedAt      time.Time
 	Exits          []Exit // of stopped containers
 
 	containers []string // the names of all containers
@@ -293,6 +298,7 @@ func fromTask(spec Spec, task *types.Task) Bastion {
 		StopCode:       string(task.StopCode),
 		Version:        tagValue(task.Tags, tagVersion),
 	}
+	b.setSize(task)
 	if b.Cluster == "" {
 		b.Cluster = lastPart(spec.cluster())
 	}

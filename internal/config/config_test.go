@@ -72,7 +72,7 @@ func TestEverySettingHasThreeSpellings(t *testing.T) {
 	samples := map[string]string{
 		"grant_lifetime": "2h", "output": "json", "target": "i-0123", "ssh_host_key": "ssh-ed25519 AAAA", "ssh_port": "2222",
 		"permit": "a.example:1,b.example:2", "runtime_dir": "/run/x", "state_dir": "/var/x", "ssh_identity": "/home/x/key",
-		"sessions": "16", "session_max_age": "20m",
+		"sessions": "16", "session_max_age": "20m", "metrics_listen": "127.0.0.1:9464", "metrics_token_file": "/run/x/token",
 	}
 	for _, setting := range All() {
 		text, ok := samples[setting.Key]
@@ -84,6 +84,8 @@ func TestEverySettingHasThreeSpellings(t *testing.T) {
 				text = map[string]string{"true": "false", "false": "true"}[setting.Default]
 			case *int:
 				text = "77"
+			case *float64:
+				text = "0.77"
 			case *time.Duration:
 				text = "7s"
 			case *[]string:
@@ -92,7 +94,9 @@ func TestEverySettingHasThreeSpellings(t *testing.T) {
 				text = "k=v,l=w"
 			}
 		}
-		base := map[string]string{"reconnect_max": "7s", "reconnect_min": "1s", "ssh_host_key": "ssh-ed25519 AAAA"}
+		base := map[string]string{
+			"reconnect_max": "7s", "reconnect_min": "1s", "ssh_host_key": "ssh-ed25519 AAAA", "metrics_token_file": "/run/token",
+		}
 		delete(base, setting.Key)
 		var envs []string
 		for k, v := range base {

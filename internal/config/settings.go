@@ -5,7 +5,9 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math"
 	"net"
+	"net/netip"
 	"sort"
 	"strconv"
 	"strings"
@@ -56,6 +58,10 @@ type Settings struct {
 	RuntimeDir       string
 	StateDir         string
 	RememberHostKeys bool
+	MetricsListen    string
+	MetricsTokenFile string
+	PriceVCPUHour    float64
+	PriceGBHour      float64
 
 	Output  string
 	Quiet   bool
@@ -362,6 +368,32 @@ var table = []*Setting{
 		field: func(s *Settings) any { return &s.RememberHostKeys },
 	},
 	{
+		Key: "metrics_listen", Group: GroupLocal, Value: "ADDRESS:PORT",
+		Help: "loopback address at which the agent serves /metrics for Prometheus, /livez and /readyz; empty: only on its own " +
+			"socket. It needs metrics_token_file; what the agent was started with counts",
+		field: func(s *Settings) any { return &s.MetricsListen },
+		check: loopback,
+	},
+	{
+		Key: "metrics_token_file", Group: GroupLocal, Value: "FILE",
+		Help: "file with the bearer token that /metrics asks for, readable by you only: other users of this machine reach " +
+			"loopback addresses too",
+		field: func(s *Settings) any { return &s.MetricsTokenFile },
+		path:  func(string) bool { return true },
+	},
+	{
+		Key: "price_vcpu_hour", Group: GroupLocal, Value: "USD", Default: "0.04048",
+		Help:  "what a vCPU costs in an hour, for the estimate of what a bastion costs (the default: Fargate, Linux/x86, us-east-1)",
+		field: func(s *Settings) any { return &s.PriceVCPUHour },
+		check: price,
+	},
+	{
+		Key: "price_gb_hour", Group: GroupLocal, Value: "USD", Default: "0.004445",
+		Help:  "what a gigabyte of memory costs in an hour, likewise",
+		field: func(s *Settings) any { return &s.PriceGBHour },
+		check: price,
+	},
+	{
 		Key: "output", Short: "o", Group: GroupOutput, Value: "text|json", Default: "text",
 		Help:  "format of what is printed on standard output",
 		field: func(s *Settings) any { return &s.Output },
@@ -401,6 +433,12 @@ func (s *Setting) set(dst *Settings, text string) error {
 			return fmt.Errorf("%q is not a whole number", text)
 		}
 		*p = v
+	case *float64:
+		v, err := strconv.ParseFloat(text, 64)
+		if err != nil {
+			return fmt.Errorf("%q is not a number", text)
+		}
+		*p = v
 	case *time.Duration:
 		v, err := parseDuration(text)
 		if err != nil {
@@ -434,6 +472,8 @@ func (s *Setting) text(src *Settings) string {
 		return strconv.FormatBool(*p)
 	case *int:
 		return strconv.Itoa(*p)
+	case *float64:
+		return strconv.FormatFloat(*p, 'f', -1, 64)
 	case *time.Duration:
 		return p.String()
 	case *[]string:
@@ -559,6 +599,23 @@ func positive(text string) error {
 	return nil
 }
 
+func price(text string) error {
+	v, err := strconv.ParseFloat(text, 64)
+	if err != nil || math.IsNaN(v) || v < 0 || v > 1000 {
+		return fmt.Errorf("%q is not a price from 0 to 1000, such as 0.04048", text)
+	}
+	return nil
+}
+
+// loopback takes an address and port that only this machine reaches. A name might be another's tomorrow.
+func loopback(text string) error {
+	addr, err := netip.ParseAddrPort(text)
+	if err != nil || !addr.Addr().IsLoopback() {
+		return fmt.Errorf("%q is not a loopback address with a port, such as 127.0.0.1:9464", text)
+	}
+	return nil
+}
+
 func between(low, high time.Duration) func(string) error {
 	return func(text string) error {
 		d, err := parseDuration(text)
@@ -642,6 +699,9 @@ func (s *Settings) validate() error {
 	}
 	if s.Target != "" && s.SSHHostKey == "" {
 		return errors.New("target needs ssh_host_key: the host key of the OpenSSH server, which is never trusted on first use")
+	}
+	if s.MetricsListen != "" && s.MetricsTokenFile == "" {
+		return errors.New("metrics_listen needs metrics_token_file: other users of this machine reach loopback addresses too")
 	}
 	for _, p := range s.Permit {
 		if _, port, err := net.SplitHostPort(p); err != nil || port == "" {
