@@ -9,6 +9,12 @@ what=${1:-test}
 
 # have NAME: is the program here, also in the places where distributions hide it?
 have() {
+	case $1 in
+	python3:*) # a module of the distribution's Python, which the tests use
+		/usr/bin/python3 -c "import ${1#*:}" >/dev/null 2>&1
+		return
+		;;
+	esac
 	command -v "$1" >/dev/null 2>&1 && return 0
 	for path in "/usr/sbin/$1" /usr/lib/postgresql/*/bin/"$1" /opt/homebrew/opt/postgresql*/bin/"$1" \
 		/usr/local/opt/postgresql*/bin/"$1"; do
@@ -29,6 +35,8 @@ needs() {
 		test ssh            openssh-client    -            ssh_config, ProxyCommand and scp through the bastion
 		test sshd           openssh-server    -            a far end without bastiond
 		test aws            awscli            awscli       AWS's own client against the lab
+		test mariadbd       mariadb-server    mariadb      a MySQL database behind the bastion
+		test mariadb        mariadb-client    mariadb      to query it
 	EOF
 	case $(uname -s) in
 	Linux)
@@ -37,6 +45,8 @@ needs() {
 			test cc             gcc,libc6-dev     -            the race detector
 			test ip             iproute2          -            network namespaces: a bastion that is truly isolated
 			test unshare        util-linux        -            the same
+			test python3:pg8000 python3-pg8000    -            a PostgreSQL client without libpq
+			test python3:pymysql python3-pymysql  -            a MySQL client without MariaDB's or MySQL's library
 		EOF
 		;;
 	Darwin)
@@ -94,7 +104,7 @@ Missing:"
 		apt-get -q install -y --no-install-recommends $1 || give_up "apt-get failed. Missing:"
 	# A service whose package came just now shall not come up with the machine either.
 	[ -d /run/systemd/system ] || return 0
-	for pair in postgresql:postgresql redis-server:redis-server openssh-server:ssh; do
+	for pair in postgresql:postgresql redis-server:redis-server openssh-server:ssh mariadb-server:mariadb; do
 		case " $1 " in
 		*" ${pair%%:*} "*) $sudo systemctl disable --quiet "${pair#*:}" || : ;;
 		esac

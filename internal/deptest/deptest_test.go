@@ -34,6 +34,7 @@ var allowed = map[string][]string{
 	"internal/config":   {"internal/fail", "internal/near"},
 	"internal/deadline": {},
 	"internal/fail":     {},
+	"internal/hosts":    {"internal/fail"},
 	"internal/near":     {},
 	"keys":              {},
 	"sessions/bond":     {"internal/deadline", "internal/fail"},

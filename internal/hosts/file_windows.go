@@ -1,0 +1,67 @@
+package hosts
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strconv"
+
+	"golang.org/x/sys/windows"
+)
+
+const (
+	defaultCRLF = true
+	replaceable = false // a file that is open cannot be replaced, and a new one has other rights
+	elevate     = "from a terminal that was started as administrator"
+)
+
+func defaultFile() string {
+	dir, err := windows.GetSystemDirectory()
+	if err != nil {
+		dir = `C:\Windows\System32`
+	}
+	return filepath.Join(dir, "drivers", "etc", "hosts")
+}
+
+// openLocked opens the file for its only writer. The lock is on a byte far behind the file's end, where it is in no reader's way.
+func openLocked(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return nil, err
+	}
+	behind := &windows.Overlapped{OffsetHigh: 1}
+	if err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK, 0, 1, 0, behind); err != nil {
+		return nil, errors.Join(err, f.Close())
+	}
+	return f, nil
+}
+
+func sameOwner(*os.File, os.FileInfo) error { return errors.ErrUnsupported }
+
+// startTime returns when a process was created, in 100 ns.
+func startTime(pid int) (string, error) {
+	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(pid))
+	if err != nil {
+		return "", err
+	}
+	defer windows.CloseHandle(h) //nolint:errcheck // only read from
+	var created, exited, kernel, user windows.Filetime
+	if err := windows.GetProcessTimes(h, &created, &exited, &kernel, &user); err != nil {
+		return "", err
+	}
+	if exited.Nanoseconds() > created.Nanoseconds() {
+		return "", os.ErrProcessDone // somebody still holds a handle
+	}
+	return strconv.FormatInt(created.Nanoseconds()/100, 10), nil
+}
+
+func exists(pid int) bool {
+	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(pid))
+	if err != nil {
+		return errors.Is(err, windows.ERROR_ACCESS_DENIED)
+	}
+	defer windows.CloseHandle(h) //nolint:errcheck // only read from
+	var code uint32
+	const stillActive = 259
+	return windows.GetExitCodeProcess(h, &code) == nil && code == stillActive
+}
