@@ -7,9 +7,11 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -480,4 +482,81 @@ func TestCloseWithDeafClient(t *testing.T) {
 		return s.down.queued > laneBytes-(1<<17)
 	})
 	_ = g.Close()
+}
+
+// failing is a client's connection that fails: once it is armed, what comes is read once, and the next write fails.
+type failing struct {
+	net.Conn
+	armed   chan struct{}
+	entered chan struct{} // capacity 1: there is something to write
+	fail    chan struct{} // the write returns
+	read    chan struct{} // reads go on
+	last    bool          // of the reader: it has read that once
+}
+
+func (f *failing) Write(b []byte) (int, error) {
+	select {
+	case <-f.armed:
+	default:
+		return f.Conn.Write(b)
+	}
+	f.entered <- struct{}{}
+	<-f.fail
+	return 0, syscall.EPIPE
+}
+
+func (f *failing) Read(b []byte) (int, error) {
+	if f.last {
+		<-f.read
+	}
+	n, err := f.Conn.Read(b)
+	select {
+	case <-f.armed:
+		f.last = true
+	default:
+	}
+	return n, err
+}
+
+// oneConn is a listener that makes its first connection c's.
+type oneConn struct {
+	net.Listener
+	c *failing
+}
+
+func (l oneConn) Accept() (net.Conn, error) {
+	c, err := l.Listener.Accept()
+	if err != nil || l.c.Conn != nil {
+		return c, err
+	}
+	l.c.Conn = c
+	return l.c, nil
+}
+
+// A client that sends a last word and goes is heard, although what is sent to it fails before that is read.
+func TestLastWords(t *testing.T) {
+	t.Parallel()
+	c := &failing{
+		armed: make(chan struct{}), entered: make(chan struct{}, 1), fail: make(chan struct{}), read: make(chan struct{}),
+	}
+	var srv *httptest.Server
+	g := New(Config{AgentDelay: -1, BaseURL: func() string { return "ws" + strings.TrimPrefix(srv.URL, "http") }})
+	srv = httptest.NewUnstartedServer(g)
+	srv.Listener = oneConn{srv.Listener, c}
+	srv.Start()
+	t.Cleanup(srv.Close)
+	t.Cleanup(func() { _ = g.Close() })
+
+	p := start(t, g, sshSpec("s", serveTCP(t, func(c net.Conn) { _, _ = io.Copy(io.Discard, c) })))
+	p.handshake("1.3.0.0")
+	waitFor(t, "the dial", func() bool { return handlerReady(g, "s") })
+	waitFor(t, "the last acknowledgement", func() bool { return g.Sessions()[0].Unacked == 0 })
+	close(c.armed)
+	p.send(datachannel.Output, []byte("data"))
+	<-c.entered
+	p.flag(datachannel.TerminateSession)
+	close(c.fail)
+	// Time to do the wrong thing.
+	time.AfterFunc(100*time.Millisecond, func() { close(c.read) })
+	waitFor(t, "the end of the session", func() bool { return len(g.Sessions()) == 0 })
 }

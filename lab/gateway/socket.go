@@ -22,7 +22,7 @@ import (
 const (
 	helloTimeout = 10 * time.Second // from the upgrade until the token
 	helloBytes   = 16 << 10
-	closeGrace   = 3 * time.Second  // for the client to hang up after channel_closed
+	closeGrace   = 3 * time.Second  // for the client to hang up after channel_closed, or to be heard after it has gone
 	writeTimeout = 60 * time.Second // for a client that does not read
 	socketBuffer = 256 << 10        // of the kernel, each way; also of a batch of writes
 )
@@ -188,7 +188,11 @@ func (k *socket) write(s *session) {
 		}
 		clear(batch)
 		if err != nil {
-			_ = k.conn.Close() // the reader sees it, and detaches
+			// What the client said before it went is still to be read: a plugin that is told to end asks for the end of its
+			// session and exits, while acknowledgements are on their way to it.
+			if sleep(k.done, closeGrace) {
+				_ = k.conn.Close() // the reader sees it, and detaches
+			}
 			return
 		}
 	}
