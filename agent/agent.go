@@ -36,6 +36,11 @@ type Options struct {
 	Logger   *slog.Logger      // nil: no log
 	Progress func(step string) // says what is waited for; nil: nobody asks. It must not block.
 	Path     func(Path)        // is told when a connection has lost every path, and found one; likewise
+
+	// Env are the variables that count, in place of the process's own: AWS_* and SSH_AUTH_SOCK. nil: the process's.
+	Env *Env
+	// Hosted says that the process has more Agents than this one and shows their links itself.
+	Hosted bool
 }
 
 // Path says whether there is a path to a bastion that the user's connections lead to. While there is none they wait.
@@ -73,7 +78,7 @@ type Agent struct {
 // New loads the AWS configuration and returns an Agent. It fails where region or credentials are missing; apart from what
 // the credentials need it makes no calls.
 func New(ctx context.Context, s Settings, o Options) (*Agent, error) {
-	cfg, err := loadAWS(ctx, s.Profile, s.Region)
+	cfg, err := loadAWS(ctx, s.Profile, s.Region, o.Env)
 	if err != nil {
 		return nil, err
 	}
@@ -87,8 +92,13 @@ func New(ctx context.Context, s Settings, o Options) (*Agent, error) {
 	}
 	// Tasks outlive the calls that begin them, therefore New's context too.
 	tasksCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	ecsClient := ecs.NewFromConfig(cfg)
-	stsClient := sts.NewFromConfig(cfg)
+	ecsClient := ecs.NewFromConfig(cfg, func(op *ecs.Options) { o.Env.endpoint(&op.BaseEndpoint, "ECS") })
+	stsClient := sts.NewFromConfig(cfg, func(op *sts.Options) { o.Env.endpoint(&op.BaseEndpoint, "STS") })
+	ec2Client := ec2.NewFromConfig(cfg, func(op *ec2.Options) { o.Env.endpoint(&op.BaseEndpoint, "EC2") })
+	ssmClient := ssm.NewFromConfig(cfg, func(op *ssm.Options) { o.Env.endpoint(&op.BaseEndpoint, "SSM") })
+	kmsClient := kms.NewFromConfig(cfg, func(op *kms.Options) { o.Env.endpoint(&op.BaseEndpoint, "KMS") })
+	rdsClient := rds.NewFromConfig(cfg, func(op *rds.Options) { o.Env.endpoint(&op.BaseEndpoint, "RDS") })
+	cacheClient := elasticache.NewFromConfig(cfg, func(op *elasticache.Options) { o.Env.endpoint(&op.BaseEndpoint, "ELASTICACHE") })
 	names := make(map[string]targets.Named, len(s.Targets))
 	for name, t := range s.Targets {
 		names[name] = targets.Named{Target: t.Spec}
@@ -102,14 +112,14 @@ func New(ctx context.Context, s Settings, o Options) (*Agent, error) {
 		progress:    progress,
 		options:     o,
 		manager: bastions.New(bastions.Config{
-			ECS: ecsClient, EC2: ec2.NewFromConfig(cfg), Logger: log, Version: o.Version,
+			ECS: ecsClient, EC2: ec2Client, Logger: log, Version: o.Version,
 		}),
 		sessions: sessions.New(sessions.Config{
-			SSM: ssm.NewFromConfig(cfg), ECS: ecsClient, KMS: kms.NewFromConfig(cfg),
+			SSM: ssmClient, ECS: ecsClient, KMS: kmsClient,
 			HTTPClient: websocketClient(cfg), Logger: log,
 		}),
 		resolver: &targets.Resolver{
-			RDS: rds.NewFromConfig(cfg), ElastiCache: elasticache.NewFromConfig(cfg), Names: names, Region: cfg.Region,
+			RDS: rdsClient, ElastiCache: cacheClient, Names: names, Region: cfg.Region,
 		},
 		whoami: once(func(ctx context.Context) (bastions.Owner, error) { return bastions.WhoAmI(ctx, stsClient) }),
 	}
@@ -191,12 +201,13 @@ type Bastion struct {
 	Created   *time.Time `json:"created_at,omitempty"`
 	Started   *time.Time `json:"started_at,omitempty"`
 	Reason    string     `json:"stopped_reason,omitempty"`
+	Size
 }
 
 func show(b bastions.Bastion) Bastion {
 	out := Bastion{
 		TaskID: b.TaskID, TaskARN: b.TaskARN, Cluster: b.Cluster, Container: b.Container, Status: b.LastStatus,
-		Exec: b.ExecStatus, Ready: b.ExecRunning, Reason: b.StoppedReason,
+		Exec: b.ExecStatus, Ready: b.ExecRunning, Reason: b.StoppedReason, Size: sizeOf(b),
 	}
 	if b.RuntimeID != "" {
 		out.Target = b.Target()
@@ -287,7 +298,9 @@ func (a *Agent) Status(ctx context.Context) (Status, error) {
 	}
 	all, err := a.manager.List(ctx, spec)
 	for _, b := range all {
-		st.Bastions = append(st.Bastions, show(b))
+		shown := show(b)
+		shown.price(b, a.settings)
+		st.Bastions = append(st.Bastions, shown)
 	}
 	return st, err
 }
@@ -469,3 +482,12 @@ func (e *transientError) Unwrap() error { return e.error }
 
 // Destination returns the permit pattern of one endpoint.
 func Destination(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }
+
+// Owner returns the ARN of the identity that the AWS credentials are of.
+func (a *Agent) Owner(ctx context.Context) (string, error) {
+	owner, err := a.whoami(ctx)
+	return owner.ARN, err
+}
+
+// Region returns the AWS region.
+func (a *Agent) Region() string { return a.region }

@@ -414,7 +414,7 @@ func TestSilentAgent(t *testing.T) {
 		cancel(errors.New("enough"))
 		_, _ = io.Copy(io.Discard, conn)
 	})
-	if _, err := identity(ctx, "agent"); err == nil || !strings.Contains(err.Error(), "enough") {
+	if _, err := identity(ctx, "agent", nil); err == nil || !strings.Contains(err.Error(), "enough") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -432,7 +432,7 @@ func TestIdentity(t *testing.T) {
 	}
 	check := func(name, setting string) {
 		t.Helper()
-		signers, err := identity(t.Context(), setting)
+		signers, err := identity(t.Context(), setting, nil)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)
 			return
@@ -454,12 +454,12 @@ func TestIdentity(t *testing.T) {
 	check("file", file)
 
 	t.Setenv("SSH_AUTH_SOCK", "")
-	if _, err := identity(t.Context(), "agent"); err == nil || fail.KindOf(err) != fail.Usage {
+	if _, err := identity(t.Context(), "agent", nil); err == nil || fail.KindOf(err) != fail.Usage {
 		t.Errorf("without an agent: %v", err)
 	}
 	socket := filepath.Join(dir, "agent")
 	t.Setenv("SSH_AUTH_SOCK", socket)
-	if _, err := identity(t.Context(), "agent"); err == nil {
+	if _, err := identity(t.Context(), "agent", nil); err == nil {
 		t.Error("an agent that is not there was asked")
 	}
 	ln, err := net.Listen("unix", socket)
@@ -484,7 +484,7 @@ func TestIdentity(t *testing.T) {
 	if err := os.WriteFile(file, pem.EncodeToMemory(locked), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := identity(t.Context(), file); err == nil || !strings.Contains(err.Error(), "has a passphrase") {
+	if _, err := identity(t.Context(), file, nil); err == nil || !strings.Contains(err.Error(), "has a passphrase") {
 		t.Errorf("a locked key: %v", err)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
-	"os"
 	"strings"
 	"sync"
 	"time"
@@ -25,13 +24,12 @@ const retryAttempts = 6
 
 // loadAWS reads the AWS configuration as every AWS tool does: environment, profiles, SSO, container and instance roles,
 // endpoints, CA bundle and proxies are the SDK's business.
-func loadAWS(ctx context.Context, profile, region string) (aws.Config, error) {
-	var opts []func(*awsconfig.LoadOptions) error
-	if profile != "" {
-		opts = append(opts, awsconfig.WithSharedConfigProfile(profile))
-	}
-	if region != "" {
-		opts = append(opts, awsconfig.WithRegion(region))
+//
+// env, which may be nil, is used in place of the process's own variables.
+func loadAWS(ctx context.Context, profile, region string, env *Env) (aws.Config, error) {
+	opts, err := env.options(profile, region)
+	if err != nil {
+		return aws.Config{}, err
 	}
 	cfg, err := awsconfig.LoadDefaultConfig(ctx, opts...)
 	if err != nil {
@@ -58,7 +56,11 @@ func loadAWS(ctx context.Context, profile, region string) (aws.Config, error) {
 		if strings.Contains(err.Error(), "no EC2 IMDS role found") { // the last in the SDK's chain; it has no error to test for
 			err = errors.New("none were found")
 		}
-		return cfg, fail.New(fail.Credentials, "", fmt.Errorf("no usable AWS credentials: %w", err), credentialsHint())
+		return cfg, fail.New(fail.Credentials, "", fmt.Errorf("no usable AWS credentials: %w", err), credentialsHint(env))
+	}
+	if env.hasCredentials(profile) {
+		cfg.Credentials = env // without the SDK's cache, which would not see Env.Renew
+		return cfg, nil
 	}
 	if first.SessionToken != "" && !first.CanExpire {
 		cfg.Credentials = aws.NewCredentialsCache(&reread{last: first, read: func(ctx context.Context) (aws.Credentials, error) {
@@ -142,8 +144,8 @@ func reportFailures(stack *middleware.Stack) error {
 	}), "Retry", middleware.After)
 }
 
-func credentialsHint() string {
-	if profile := os.Getenv("AWS_PROFILE"); profile != "" {
+func credentialsHint(env *Env) string {
+	if profile := env.lookup("AWS_PROFILE"); profile != "" {
 		return "sign in (aws sso login --profile " + profile + ") or choose another profile with --profile"
 	}
 	return "sign in (aws sso login, aws configure) or choose a profile with --profile or AWS_PROFILE"

@@ -54,6 +54,8 @@ type Live struct {
 	Lacks    []string   `json:"lacks,omitempty"` // what the far end cannot do
 	Pathless *time.Time `json:"pathless_since,omitempty"`
 
+	MaxAge float64 `json:"session_max_age_seconds,omitempty"` // each session is replaced in the last tenth before it
+
 	Channels   int    `json:"channels"` // connections through the bastion
 	Sent       uint64 `json:"sent_bytes"`
 	Received   uint64 `json:"received_bytes"`
@@ -108,6 +110,9 @@ func (a *Agent) showLive(l liveLink) (hide func()) {
 		a.tasks.Go(func() { a.watchCredentials(wakes) })
 		a.tasks.Go(func() { a.watchWake(wakes) })
 		a.live.started = time.Now()
+		if a.options.Hosted {
+			return
+		}
 		if err := a.serveLive(); err != nil {
 			a.log.Debug("bastion status will not show the links of this process", "err", err)
 		}
@@ -148,6 +153,9 @@ func (a *Agent) process() Process {
 	slices.SortFunc(p.Links, func(x, y Live) int { return cmp.Or(cmp.Compare(x.Bastion, y.Bastion), x.Since.Compare(y.Since)) })
 	return p
 }
+
+// Live returns the state of the Agent's links.
+func (a *Agent) Live() []Live { return a.process().Links }
 
 func (a *Agent) serveLive() error {
 	dir, err := RuntimeDir(a.settings)
@@ -295,6 +303,7 @@ func (l *Link) live() []Live {
 		switch conn := m.Conn.(type) {
 		case bonded:
 			out.bond(conn.Stats(), l.agent.bonds.rates(conn))
+			out.MaxAge = l.agent.settings.SessionMaxAge.Seconds()
 		case *sessions.Stream:
 			out.single(conn)
 			s := &out.Sessions[len(out.Sessions)-1]
@@ -349,6 +358,7 @@ func (s *SSHStream) live() []Live {
 		st := conn.Stats()
 		out.Sent, out.Received = st.Sent, st.Received
 		out.bond(st, s.agent.bonds.rates(conn))
+		out.MaxAge = s.agent.settings.SessionMaxAge.Seconds()
 	case *sessions.Stream:
 		st := conn.Stats()
 		out.Sent, out.Received = st.Sent, st.Received

@@ -49,7 +49,7 @@ func (c *serverConnector) Connect(ctx context.Context) (*tunnel.Transport, error
 
 func (c *serverConnector) open(ctx context.Context) (*opened, error) {
 	s := c.agent.settings
-	signers, err := identity(ctx, s.SSHIdentity)
+	signers, err := identity(ctx, s.SSHIdentity, c.agent.options.Env)
 	if err != nil {
 		return nil, err
 	}
@@ -129,9 +129,9 @@ func algorithms(pinned []ssh.PublicKey) []string {
 }
 
 // identity returns the user's signers: those of the SSH agent, asked anew for each connection, or that of a key file.
-func identity(ctx context.Context, setting string) (func() ([]ssh.Signer, error), error) {
+func identity(ctx context.Context, setting string, env *Env) (func() ([]ssh.Signer, error), error) {
 	if setting == "agent" {
-		socket := os.Getenv("SSH_AUTH_SOCK")
+		socket := env.lookup(envAgentSocket)
 		if socket == "" {
 			return nil, fail.New(fail.Usage, "find your SSH key", errors.New("SSH_AUTH_SOCK is not set, so there is no SSH agent"),
 				"start ssh-agent and ssh-add a key, or name a key file with --ssh-identity")

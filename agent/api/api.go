@@ -169,11 +169,11 @@ type Forward struct {
 	Link     string               `json:"link,omitempty"`
 	Opened   time.Time            `json:"opened_at"`
 	Stats    tunnel.StatsSnapshot `json:"stats"`
-	Clients  []Client             `json:"clients"`
+	Clients  []ForwardClient      `json:"clients"`
 }
 
-// Client is a connection of a forward, now.
-type Client struct {
+// ForwardClient is a connection of a forward, now.
+type ForwardClient struct {
 	Addr   string    `json:"addr"`
 	Target string    `json:"target,omitempty"` // of KindProxy
 	Since  time.Time `json:"since"`

@@ -1,0 +1,294 @@
+package api
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/url"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+const (
+	// callTimeout bounds the requests that the agent answers by itself.
+	callTimeout = 10 * time.Second
+	// waitMargin is how much longer than its own time a request may take that waits.
+	waitMargin = 5 * time.Second
+	// maxAnswer bounds the answers that are read as a whole, in bytes.
+	maxAnswer = 16 << 20
+	// maxEvent bounds a line of a stream of events.
+	maxEvent = 1 << 20
+
+	// Protocol is what a dialed connection is upgraded to.
+	Protocol = "bastion-stream"
+)
+
+// ErrNotRunning is returned by Connect when there is no agent.
+var ErrNotRunning = errors.New("no agent is running")
+
+// SocketPath returns the place of the agent's socket.
+func SocketPath(s config.Settings) (string, error) {
+	dir, err := agent.RuntimeDir(s)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "control.sock"), nil
+}
+
+// Client speaks to the agent whose socket is at a path. It has nothing that must be closed.
+type Client struct {
+	socket string
+	http   *http.Client
+}
+
+// NewClient returns a client of the agent whose socket is at path. It connects when it is used, each time.
+func NewClient(path string) *Client {
+	return &Client{socket: path, http: &http.Client{Transport: &http.Transport{
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return agent.DialOwn(path) },
+		DisableKeepAlives: true,
+	}}}
+}
+
+// Info asks the agent what it is. The error is ErrNotRunning where there is none.
+func (c *Client) Info(ctx context.Context) (Info, error) {
+	var info Info
+	err := c.call(ctx, callTimeout, http.MethodGet, PathInfo, nil, &info)
+	return info, err
+}
+
+// Shutdown makes the agent end. Its detached forwards come back when it starts again.
+func (c *Client) Shutdown(ctx context.Context) error {
+	return c.call(ctx, callTimeout, http.MethodPost, PathStop, nil, nil)
+}
+
+// State asks for all that the agent has.
+func (c *Client) State(ctx context.Context) (State, error) {
+	var st State
+	err := c.call(ctx, callTimeout, http.MethodGet, PathState, nil, &st)
+	return st, err
+}
+
+// Wait returns the state as soon as its revision is another than after, or when the time is over.
+func (c *Client) Wait(ctx context.Context, after uint64, timeout time.Duration) (State, error) {
+	q := url.Values{"after": {strconv.FormatUint(after, 10)}, "timeout": {strconv.FormatFloat(timeout.Seconds(), 'f', 3, 64)}}
+	var st State
+	err := c.call(ctx, timeout+waitMargin, http.MethodGet, PathState+"?"+q.Encode(), nil, &st)
+	return st, err
+}
+
+// Bastions asks AWS, through the agent, for the bastions of its links.
+func (c *Client) Bastions(ctx context.Context) ([]Account, error) {
+	var out []Account
+	err := c.call(ctx, time.Minute, http.MethodGet, PathBastions, nil, &out)
+	return out, err
+}
+
+// Stop ends the forward of the given name, or all if it is "all", and returns those that have ended.
+func (c *Client) Stop(ctx context.Context, name string) ([]Forward, error) {
+	var out []Forward
+	err := c.call(ctx, callTimeout, http.MethodDelete, PathForwards+"/"+url.PathEscape(name), nil, &out)
+	return out, err
+}
+
+// Open opens forwards and tells on of each event, until the last one. Forwards that are not detached end with ctx. The error is
+// that of EventError, or why the agent could not be asked.
+func (c *Client) Open(ctx context.Context, req OpenRequest, on func(Event)) error {
+	resp, err := c.send(ctx, http.MethodPost, PathForwards, req)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	lines := bufio.NewScanner(resp.Body)
+	lines.Buffer(nil, maxEvent)
+	opened := false
+	for lines.Scan() {
+		var e Event
+		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
+			return lost(err)
+		}
+		on(e)
+		switch e.Event {
+		case EventError:
+			if e.Error == nil {
+				return lost(errors.New("an error without text"))
+			}
+			return e.Error.Err()
+		case EventStopped:
+			return nil
+		case EventForwards:
+			opened = true
+			if req.Detached {
+				return nil
+			}
+		}
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	err = lines.Err()
+	if err == nil {
+		err = io.ErrUnexpectedEOF
+	}
+	if opened {
+		return lost(err)
+	}
+	return fail.New(fail.Other, "open the forwards", err, "the agent may have ended: try again; bastion agent logs shows why")
+}
+
+// lost is the error of forwards whose agent has gone.
+func lost(err error) error {
+	return fail.New(fail.Lost, "the connection to the agent was lost", err, "try again; bastion agent logs shows why it ended")
+}
+
+// Dial opens a connection through a bastion. Its directions end separately.
+func (c *Client) Dial(ctx context.Context, req DialRequest) (net.Conn, error) {
+	body, err := json.Marshal(req)
+	if err != nil {
+		return nil, err
+	}
+	conn, err := agent.DialOwn(c.socket)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	r := bufio.NewReader(conn)
+	out, err := c.dial(conn, r, body)
+	if !stop() {
+		_ = conn.Close()
+		return nil, context.Cause(ctx)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, err
+	}
+	return out, nil
+}
+
+func (c *Client) dial(conn net.Conn, r *bufio.Reader, body []byte) (net.Conn, error) {
+	req, err := http.NewRequest(http.MethodPost, "http://agent"+PathDial, bytes.NewReader(body)) //nolint:noctx // Dial has the ctx
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Connection", "Upgrade")
+	req.Header.Set("Upgrade", Protocol)
+	if err := req.Write(conn); err != nil {
+		return nil, c.unreachable(err)
+	}
+	resp, err := http.ReadResponse(r, req)
+	if err != nil {
+		return nil, c.unreachable(err)
+	}
+	if resp.StatusCode != http.StatusSwitchingProtocols {
+		defer func() { _ = resp.Body.Close() }()
+		return nil, readError(resp)
+	}
+	unix, ok := conn.(*net.UnixConn)
+	if !ok {
+		return nil, fmt.Errorf("a connection of type %T to the agent", conn)
+	}
+	return &stream{UnixConn: unix, r: r}, nil
+}
+
+// stream is a connection whose first bytes a reader may have taken.
+type stream struct {
+	*net.UnixConn
+	r *bufio.Reader
+}
+
+func (s *stream) Read(p []byte) (int, error) { return s.r.Read(p) }
+
+// WriteTo implements io.WriterTo, in place of UnixConn's, which knows nothing of r.
+func (s *stream) WriteTo(w io.Writer) (int64, error) { return s.r.WriteTo(w) }
+
+// call makes a request that is answered by a whole JSON value.
+func (c *Client) call(ctx context.Context, timeout time.Duration, method, path string, in, out any) error {
+	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fail.New(fail.Timeout, "ask the agent",
+		fmt.Errorf("no answer within %s", timeout), "bastion agent logs shows what it does; bastion agent stop ends it"))
+	defer cancel()
+	resp, err := c.send(ctx, method, path, in)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = resp.Body.Close() }()
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	if err == nil && out != nil {
+		err = json.Unmarshal(data, out)
+	}
+	if err != nil {
+		if ctx.Err() != nil {
+			return context.Cause(ctx)
+		}
+		return fail.New(fail.Other, "read the agent's answer", err, "bastion agent stop, then try again")
+	}
+	return nil
+}
+
+// send makes a request and returns a successful response.
+func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
+	var body io.Reader = http.NoBody
+	if in != nil {
+		data, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		body = bytes.NewReader(data)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, "http://agent"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	req.Header.Set("Content-Type", "application/json")
+	resp, err := c.http.Do(req)
+	if err != nil {
+		if ctx.Err() != nil {
+			return nil, context.Cause(ctx)
+		}
+		return nil, c.unreachable(err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		defer func() { _ = resp.Body.Close() }()
+		return nil, readError(resp)
+	}
+	return resp, nil
+}
+
+// unreachable is the error of an agent that cannot be asked.
+func (c *Client) unreachable(err error) error {
+	if agent.NoListener(err) {
+		return fail.New(fail.Other, "", ErrNotRunning, "bastion agent start starts it")
+	}
+	return fail.New(fail.Other, "ask the agent at "+c.socket, err, "bastion agent status says more")
+}
+
+// readError reads the Error of a response.
+func readError(resp *http.Response) error {
+	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
+	var e Error
+	if err == nil {
+		err = json.Unmarshal(data, &e)
+	}
+	if err != nil || e.Message == "" {
+		return fail.New(fail.Other, "ask the agent", fmt.Errorf("it answered %s", resp.Status),
+			"it may be of another version: bastion agent stop, then try again")
+	}
+	return e.Err()
+}
+
+// Err returns the error as the one that it was made of.
+func (e *Error) Err() error { return fail.New(e.Kind, "", errors.New(e.Message), e.Next) }
+
+// NewError returns err as an Error.
+func NewError(err error) *Error {
+	return &Error{Kind: fail.KindOf(err), Message: err.Error(), Next: fail.NextOf(err)}
+}
