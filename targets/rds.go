@@ -87,7 +87,10 @@ func (r *Resolver) instances(ctx context.Context, spec Spec, id *string) ([]cand
 				status: aws.ToString(db.DBInstanceStatus), engine: aws.ToString(db.Engine),
 			}
 			if db.Endpoint != nil {
-				c.endpoint = Endpoint{Host: aws.ToString(db.Endpoint.Address), Port: int(aws.ToInt32(db.Endpoint.Port))}
+				c.endpoint = Endpoint{
+					Host: aws.ToString(db.Endpoint.Address), Port: int(aws.ToInt32(db.Endpoint.Port)),
+					Database: aws.ToString(db.DBName), IAM: aws.ToBool(db.IAMDatabaseAuthenticationEnabled),
+				}
 			}
 			found = append(found, c)
 		}
@@ -109,13 +112,16 @@ func (r *Resolver) clusters(ctx context.Context, spec Spec, id *string) ([]candi
 			return nil, fail.AWS(fail.Other, "look up target "+spec.String(), "rds:DescribeDBClusters", err)
 		}
 		for _, db := range page.DBClusters {
-			port := int(aws.ToInt32(db.Port))
+			endpoint := Endpoint{
+				Port: int(aws.ToInt32(db.Port)), Database: aws.ToString(db.DatabaseName),
+				IAM: aws.ToBool(db.IAMDatabaseAuthenticationEnabled),
+			}
+			reader := endpoint
+			endpoint.Host, reader.Host = aws.ToString(db.Endpoint), aws.ToString(db.ReaderEndpoint)
 			found = append(found, candidate{
 				id: strings.ToLower(aws.ToString(db.DBClusterIdentifier)), what: "RDS cluster",
 				status: aws.ToString(db.Status), engine: aws.ToString(db.Engine),
-				endpoint: Endpoint{Host: aws.ToString(db.Endpoint), Port: port},
-				reader:   Endpoint{Host: aws.ToString(db.ReaderEndpoint), Port: port},
-				readers:  true,
+				endpoint: endpoint, reader: reader, readers: true,
 			})
 		}
 	}

@@ -44,8 +44,11 @@ type Endpoint struct {
 	Host   string // a DNS name or an address without brackets
 	Port   int
 	Engine string // as AWS calls it: "postgres", "aurora-mysql", "redis"; empty for a host
-	TLS    bool   // the endpoint accepts only TLS; known of ElastiCache only
-	Note   string // what the user should know before connecting, or empty
+	// Database is the name of the database that RDS made with the instance or cluster; empty if it made none.
+	Database string
+	IAM      bool   // of RDS: IAM database authentication is enabled
+	TLS      bool   // the endpoint accepts only TLS; known of ElastiCache only
+	Note     string // what the user should know before connecting, or empty
 }
 
 // Resolver finds endpoints. The clients may be nil if no target needs them. It is safe for concurrent use.

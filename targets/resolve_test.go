@@ -136,6 +136,23 @@ func TestResolve(t *testing.T) {
 	}
 }
 
+// What clients are told about a database besides where it is.
+func TestResolveDatabase(t *testing.T) {
+	with := func(t thing, more string) thing { return thing{t.id, t.xml + more} }
+	r := (&wire{things: map[string][]thing{
+		"DescribeDBInstances": {with(instance("orders", "postgres", "available", "orders.rds.x", 5432),
+			"<DBName>sales</DBName><IAMDatabaseAuthenticationEnabled>true</IAMDatabaseAuthenticationEnabled>")},
+		"DescribeDBClusters": {with(cluster("shop", "aurora-mysql", "available", "shop.cluster-x", "shop.cluster-ro-x", 3306),
+			"<DatabaseName>shop</DatabaseName><IAMDatabaseAuthenticationEnabled>true</IAMDatabaseAuthenticationEnabled>")},
+	}}).resolver(t)
+	for spec, want := range map[string]string{"rds:orders": "sales", "rds:shop": "shop", "rds:shop/reader": "shop"} {
+		got, err := r.Resolve(t.Context(), mustParse(t, spec))
+		if err != nil || got.Database != want || !got.IAM {
+			t.Errorf("Resolve(%s) = %+v, %v; want the database %s and IAM", spec, got, err, want)
+		}
+	}
+}
+
 func TestResolveErrors(t *testing.T) {
 	r := shop().resolver(t)
 	r.Names = map[string]Named{
