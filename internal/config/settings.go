@@ -46,6 +46,8 @@ type Settings struct {
 	HoldMax          int
 	HoldTimeout      time.Duration
 	AllowRemote      bool
+	Hosts            bool
+	TLSCA            string
 
 	Target      string
 	SSHUser     string
@@ -55,6 +57,7 @@ type Settings struct {
 
 	NoAgent          bool
 	AgentIdle        time.Duration
+	HostsFile        string
 	RuntimeDir       string
 	StateDir         string
 	RememberHostKeys bool
@@ -303,6 +306,19 @@ var table = []*Setting{
 		field: func(s *Settings) any { return &s.AllowRemote },
 	},
 	{
+		Key: "hosts", Group: GroupLink, Default: "false",
+		Help: "let forward and exec give each target an address of 127.0.0.0/8 of its own, where they listen on the target's port, " +
+			"and its name there in hosts_file while they run: for clients that cannot tell the name from the address",
+		field: func(s *Settings) any { return &s.Hosts },
+	},
+	{
+		Key: "tls_ca", Group: GroupLink, Value: "FILE",
+		Help: "certificates that the databases' ones are checked against by clients that exec starts and in what url prints; " +
+			"for RDS, global-bundle.pem",
+		field: func(s *Settings) any { return &s.TLSCA },
+		path:  func(string) bool { return true },
+	},
+	{
 		Key: "target", Group: GroupSSHD, Value: "TARGET",
 		Help: "SSM target of a running OpenSSH server, in place of a task with bastiond: " +
 			"i-..., mi-... or ecs:<cluster>_<task id>_<runtime id>",
@@ -346,6 +362,13 @@ var table = []*Setting{
 			"what the agent was started with counts",
 		field: func(s *Settings) any { return &s.AgentIdle },
 		check: between(time.Second, 24*time.Hour),
+	},
+	{
+		Key: "hosts_file", Group: GroupLocal, Value: "FILE",
+		Help: "hosts file that hosts changes, in a block that is removed again; " +
+			"by default the system's (/etc/hosts), which takes the rights to write it",
+		field: func(s *Settings) any { return &s.HostsFile },
+		path:  func(string) bool { return true },
 	},
 	{
 		Key: "runtime_dir", Group: GroupLocal, Value: "DIR",
