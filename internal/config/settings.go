@@ -49,6 +49,11 @@ type Settings struct {
 	Hosts            bool
 	TLSCA            string
 
+	ProxyDomains  []string
+	ProxyCIDRs    []string
+	ProxyAuthFile string
+	Browser       string
+
 	Target      string
 	SSHUser     string
 	SSHPort     int
@@ -130,6 +135,7 @@ const (
 	GroupBastion = "Bastion task"
 	GroupGrant   = "Grants"
 	GroupLink    = "Link and forwards"
+	GroupProxy   = "Proxies and browsers"
 	GroupSSHD    = "OpenSSH server in place of a bastion task"
 	GroupLocal   = "This machine"
 	GroupOutput  = "Output"
@@ -137,7 +143,7 @@ const (
 
 // Groups returns the groups in the order of the documentation.
 func Groups() []string {
-	return []string{GroupAWS, GroupBastion, GroupGrant, GroupLink, GroupSSHD, GroupLocal, GroupOutput}
+	return []string{GroupAWS, GroupBastion, GroupGrant, GroupLink, GroupProxy, GroupSSHD, GroupLocal, GroupOutput}
 }
 
 // All returns the table of settings. The caller must not change it.
@@ -304,6 +310,34 @@ var table = []*Setting{
 		Help: "let forward and socks listen on addresses that other machines reach, where one is asked for; " +
 			"whoever reaches them uses the tunnel",
 		field: func(s *Settings) any { return &s.AllowRemote },
+	},
+	{
+		Key: "proxy_domains", Group: GroupProxy, Value: "DOMAIN,...", Default: "internal",
+		Help: "what the PAC file of socks and browser sends through the bastion: corp.internal is that name and all below it, " +
+			"*.corp.internal only those below; all other names are reached directly",
+		field: func(s *Settings) any { return &s.ProxyDomains },
+		check: each(Domain),
+	},
+	{
+		Key: "proxy_cidrs", Group: GroupProxy, Value: "CIDR,...",
+		Help: "networks whose addresses, where a URL has one in place of a name, the PAC file sends through the bastion; " +
+			"names are never resolved for that",
+		field: func(s *Settings) any { return &s.ProxyCIDRs },
+		check: each(CIDR),
+	},
+	{
+		Key: "proxy_auth_file", Group: GroupProxy, Value: "FILE",
+		Help: "file with USER:PASSWORD, which only its owner can read: what clients of socks must say; " +
+			"by default they need not say anything",
+		field: func(s *Settings) any { return &s.ProxyAuthFile },
+		path:  func(string) bool { return true },
+	},
+	{
+		Key: "browser", Group: GroupProxy, Value: "NAME|PATH",
+		Help: "what bastion browser starts: chromium, chrome, edge, brave, firefox, or a program; " +
+			"by default the first of them that is installed",
+		field: func(s *Settings) any { return &s.Browser },
+		path:  func(v string) bool { return strings.ContainsAny(v, "/\\") },
 	},
 	{
 		Key: "hosts", Group: GroupLink, Default: "false",

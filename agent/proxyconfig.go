@@ -1,0 +1,81 @@
+package agent
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/tunnel"
+)
+
+// maxProxyAuth is what SOCKS5 allows for a user or a password.
+const maxProxyAuth = 255
+
+// ProxyConfig returns what the settings say of a proxy. It reads the file of its password, of which the result is the only
+// copy.
+func ProxyConfig(s config.Settings) (tunnel.ProxyConfig, error) {
+	var cfg tunnel.ProxyConfig
+	wrong := func(key string, err error) (tunnel.ProxyConfig, error) {
+		return tunnel.ProxyConfig{}, fail.New(fail.Usage, key, err, "see bastion help settings for what "+key+" takes")
+	}
+	for _, text := range s.ProxyDomains {
+		d, err := config.Domain(text)
+		if err != nil {
+			return wrong("proxy_domains", err)
+		}
+		cfg.Domains = append(cfg.Domains, d)
+	}
+	for _, text := range s.ProxyCIDRs {
+		p, err := config.CIDR(text)
+		if err != nil {
+			return wrong("proxy_cidrs", err)
+		}
+		cfg.CIDRs = append(cfg.CIDRs, p)
+	}
+	if s.ProxyAuthFile == "" {
+		return cfg, nil
+	}
+	var err error
+	if cfg.User, cfg.Password, err = readProxyAuth(s.ProxyAuthFile); err != nil {
+		return tunnel.ProxyConfig{}, fail.New(fail.Usage, "read proxy_auth_file", err,
+			"write one line USER:PASSWORD to the file, and let nobody else read it: chmod 600 "+s.ProxyAuthFile)
+	}
+	return cfg, nil
+}
+
+// readProxyAuth reads the line USER:PASSWORD of a file that only its owner can read.
+func readProxyAuth(path string) (user, password string, err error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", "", err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return "", "", err
+	}
+	switch {
+	case info.IsDir():
+		return "", "", fmt.Errorf("%s is a directory", path)
+	case runtime.GOOS != "windows" && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0: // Windows has no such bits
+		return "", "", fmt.Errorf("others can read %s (mode %04o)", path, info.Mode().Perm())
+	}
+	line, err := bufio.NewReader(io.LimitReader(f, 2*maxProxyAuth+3)).ReadString('\n')
+	if err != nil && !errors.Is(err, io.EOF) {
+		return "", "", err
+	}
+	user, password, ok := strings.Cut(strings.TrimRight(line, "\r\n"), ":")
+	switch {
+	case !ok || user == "" || password == "":
+		return "", "", fmt.Errorf("%s is not USER:PASSWORD", path)
+	case len(user) > maxProxyAuth || len(password) > maxProxyAuth:
+		return "", "", fmt.Errorf("the user or the password in %s has more than %d bytes", path, maxProxyAuth)
+	}
+	return user, password, nil
+}

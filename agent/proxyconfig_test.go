@@ -1,0 +1,67 @@
+package agent
+
+import (
+	"os"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"testing"
+
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+func TestProxyConfig(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "auth")
+	write := func(text string, mode os.FileMode) {
+		t.Helper()
+		if err := os.WriteFile(file, []byte(text), mode); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Chmod(file, mode); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := config.Settings{
+		ProxyDomains: []string{"Corp.internal", "*.bücher.example"}, ProxyCIDRs: []string{"10.0.0.0/8", "fd00::1"}, ProxyAuthFile: file,
+	}
+	write("ann:s3cret:with:colons \r\nmore\n", 0o600)
+	cfg, err := ProxyConfig(s)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := strings.Join(cfg.Domains, " "); got != "corp.internal *.xn--bcher-kva.example" {
+		t.Errorf("domains %s", got)
+	}
+	if len(cfg.CIDRs) != 2 || cfg.CIDRs[1].String() != "fd00::1/128" {
+		t.Errorf("networks %v", cfg.CIDRs)
+	}
+	if cfg.User != "ann" || cfg.Password != "s3cret:with:colons " {
+		t.Errorf("%q %q", cfg.User, cfg.Password)
+	}
+
+	bad := func(what string, s config.Settings) {
+		t.Helper()
+		cfg, err := ProxyConfig(s)
+		if fail.KindOf(err) != fail.Usage || fail.NextOf(err) == "" || cfg.Password != "" {
+			t.Errorf("%s: %+v, %v", what, cfg, err)
+		}
+		if err != nil && strings.Contains(err.Error(), "s3cret") {
+			t.Errorf("%s: the error tells the password: %v", what, err)
+		}
+	}
+	for _, text := range []string{"", "\n", "s3cret", ":s3cret", "ann:", strings.Repeat("s3cret", 50) + ":x", "x:" + strings.Repeat("s3cret", 50)} {
+		write(text, 0o600)
+		bad("file "+text, s)
+	}
+	if runtime.GOOS != "windows" {
+		for _, mode := range []os.FileMode{0o640, 0o604, 0o660} {
+			write("ann:s3cret", mode)
+			bad(mode.String(), s)
+		}
+	}
+	bad("no file", config.Settings{ProxyAuthFile: file + "x"})
+	bad("directory", config.Settings{ProxyAuthFile: t.TempDir()})
+	bad("domain", config.Settings{ProxyDomains: []string{`a"b`}})
+	bad("network", config.Settings{ProxyCIDRs: []string{"10.0.0.0" + "/99"}})
+}

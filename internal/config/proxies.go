@@ -1,0 +1,74 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"strings"
+	"unicode/utf8"
+
+	"golang.org/x/net/idna"
+)
+
+// dnsNames are names as browsers look them up: lower case, and IDNs in their ASCII form.
+var dnsNames = idna.New(idna.MapForLookup(), idna.BidiRule(), idna.StrictDomainName(true), idna.VerifyDNSLength(true),
+	idna.Transitional(false))
+
+// Domain returns a domain of proxy_domains as browsers write it in lower-case ASCII: "corp.internal", which stands for itself
+// and all names below it, or "*.corp.internal", which stands only for those below it.
+func Domain(text string) (string, error) {
+	name, isBelow := strings.CutPrefix(text, "*.")
+	name = strings.TrimSuffix(name, ".")
+	wrong := func(why string) (string, error) {
+		return "", fmt.Errorf("%q is not a domain such as corp.internal or *.corp.internal: %s", text, why)
+	}
+	if _, err := netip.ParseAddr(name); err == nil {
+		return wrong("an address belongs in proxy_cidrs")
+	}
+	switch {
+	case name == "":
+		return wrong("there is no name")
+	case strings.Contains(name, "*"):
+		return wrong("* may only stand at the beginning, before a dot")
+	case strings.HasPrefix(name, "."):
+		return wrong("it begins with a dot")
+	}
+	ascii, err := dnsNames.ToASCII(name)
+	if err != nil || !utf8.ValidString(name) {
+		return wrong("it has characters, or a length, that names do not have")
+	}
+	if isBelow {
+		ascii = "*." + ascii
+	}
+	return ascii, nil
+}
+
+// CIDR returns a network of proxy_cidrs; an address is a network of its own.
+func CIDR(text string) (netip.Prefix, error) {
+	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
+		return netip.PrefixFrom(ip, ip.BitLen()), nil
+	}
+	p, err := netip.ParsePrefix(text)
+	switch {
+	case err != nil:
+		return p, fmt.Errorf("%q is not a network such as 10.20.0.0/16 or fd00:1::/48", text)
+	case p.Addr().Is4In6():
+		return p, fmt.Errorf("%q: write the IPv4 network itself", text)
+	case p != p.Masked():
+		return p, fmt.Errorf("%q has bits after the network's: say %s", text, p.Masked())
+	}
+	return p, nil
+}
+
+// each makes a check of a list of one for its items.
+func each[T any](check func(string) (T, error)) func(string) error {
+	return func(text string) error {
+		items, err := splitList(text)
+		for _, item := range items {
+			if _, e := check(item); e != nil {
+				err = errors.Join(err, e)
+			}
+		}
+		return err
+	}
+}
