@@ -211,16 +211,24 @@ func dial(ctx context.Context, t *testing.T, addr string) net.Conn {
 // eventually waits until ok holds.
 func (w *world) eventually(what string, ok func() bool) {
 	w.t.Helper()
+	if !w.within(20*time.Second, ok) {
+		w.t.Fatalf("never happened: %s", what)
+	}
+}
+
+// within waits until ok holds, for limit, and says whether it does.
+func (w *world) within(limit time.Duration, ok func() bool) bool {
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	late := time.After(20 * time.Second)
+	late := time.After(limit)
 	for !ok() {
 		select {
 		case <-tick.C:
 		case <-late:
-			w.t.Fatalf("never happened: %s", what)
+			return false
 		}
 	}
+	return true
 }
 
 // interrupt ends a foreground command by Ctrl-C, and looks for what it has left behind in AWS.
