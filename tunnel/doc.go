@@ -2,7 +2,7 @@
 //
 // A [Link] keeps that SSH connection up: it connects over whatever byte stream its [Connector] brings, reconnects with
 // back-off when the stream is lost, and moves to a new connection before a draining bastion goes away. To bastiond the
-// stream is a bond of SSM sessions, which outlives each of them. [Forward] and [ServeSOCKS] accept local connections and
+// stream is a bond of SSM sessions, which outlives each of them. [Forward] and [ServeProxy] accept local connections and
 // [Splice] each of them to a connection dialed through the link; they keep listening while the link is down, and the
 // clients that come meanwhile wait for it. [Pipe] does the same for one connection on stdin and stdout. A [Pool] is
 // several Links to one place, for a transport that is slow by itself.

@@ -52,7 +52,7 @@ func Forward(ctx context.Context, ln net.Listener, d Dialer, dest string, cfg Fo
 	})
 }
 
-// acceptor is the accept loop that Forward and ServeSOCKS share.
+// acceptor is the accept loop that Forward and ServeProxy share.
 type acceptor struct {
 	ln    net.Listener
 	max   int

@@ -20,7 +20,7 @@ import (
 )
 
 // startSOCKS starts a SOCKS proxy that is ended, and must end without an error, at the end of the test.
-func startSOCKS(t testing.TB, d Dialer, cfg SOCKSConfig) (addr string) {
+func startSOCKS(t testing.TB, d Dialer, cfg ProxyConfig) (addr string) {
 	t.Helper()
 	ln := listen(t)
 	ctx, cancel := context.WithCancel(context.Background())
@@ -28,11 +28,11 @@ func startSOCKS(t testing.TB, d Dialer, cfg SOCKSConfig) (addr string) {
 	if cfg.Logger == nil {
 		cfg.Logger = testLog(t)
 	}
-	go func() { result <- ServeSOCKS(ctx, ln, d, cfg) }()
+	go func() { result <- ServeProxy(ctx, ln, d, cfg) }()
 	t.Cleanup(func() {
 		cancel()
 		if err := <-result; err != nil {
-			t.Error("ServeSOCKS:", err)
+			t.Error("ServeProxy:", err)
 		}
 	})
 	return ln.Addr().String()
@@ -58,7 +58,7 @@ func TestSOCKSWithCurl(t *testing.T) {
 	defer page.Close()
 	b := newBastion(t)
 	b.vpcNames(map[string]string{"wiki.corp.example:8080": page.Listener.Addr().String()})
-	addr := startSOCKS(t, readyLink(t, b, LinkConfig{}), SOCKSConfig{})
+	addr := startSOCKS(t, readyLink(t, b, LinkConfig{}), ProxyConfig{})
 
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
@@ -83,7 +83,7 @@ func TestSOCKSHalfClose(t *testing.T) {
 	})
 	b.vpcNames(map[string]string{"db.corp.example:5432": dest})
 	var stats Stats
-	addr := startSOCKS(t, readyLink(t, b, LinkConfig{}), SOCKSConfig{Stats: &stats})
+	addr := startSOCKS(t, readyLink(t, b, LinkConfig{}), ProxyConfig{Stats: &stats})
 	dialer, err := proxy.SOCKS5("tcp", addr, nil, nil)
 	if err != nil {
 		t.Fatal(err)
@@ -149,7 +149,7 @@ func TestSOCKSReplies(t *testing.T) {
 		}
 		return there(ctx, dest)
 	}
-	addr := startSOCKS(t, readyLink(t, b, LinkConfig{}), SOCKSConfig{})
+	addr := startSOCKS(t, readyLink(t, b, LinkConfig{}), ProxyConfig{})
 	v6 := append([]byte{4}, net.ParseIP("fd00::5").To16()...)
 	for _, tc := range []struct {
 		name string
@@ -194,7 +194,7 @@ func TestSOCKSReplies(t *testing.T) {
 }
 
 func TestSOCKSHandshakeTimeout(t *testing.T) {
-	addr := startSOCKS(t, nil, SOCKSConfig{HandshakeTimeout: 50 * time.Millisecond})
+	addr := startSOCKS(t, nil, ProxyConfig{HandshakeTimeout: 50 * time.Millisecond})
 	c := dialTCP(t, addr)
 	_, _ = c.Write([]byte{5}) // and nothing more
 	if _, err := c.Read(make([]byte, 1)); err == nil || isTimeout(err) {
@@ -218,7 +218,7 @@ func TestSOCKSEndsWithContext(t *testing.T) {
 	ln := listen(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	result := make(chan error, 1)
-	go func() { result <- ServeSOCKS(ctx, ln, l, SOCKSConfig{HandshakeTimeout: time.Hour}) }()
+	go func() { result <- ServeProxy(ctx, ln, l, ProxyConfig{HandshakeTimeout: time.Hour}) }()
 	addr := ln.Addr().String()
 	_, connected := request(t, addr, 1, domain("fast", 80), "")
 	mustEcho(t, connected, "hello")

@@ -169,20 +169,7 @@ func (a *app) cli() *cli.App {
 				Flags:  a.settingFlags([]string{config.GroupAWS, config.GroupLink, config.GroupOutput}, a.localFlag()),
 				Action: a.forward,
 			},
-			{
-				Name:      "socks",
-				Usage:     "serve a SOCKS5 proxy whose connections leave from the bastion, until Ctrl-C",
-				Category:  "Connect",
-				ArgsUsage: "[BIND:]PORT",
-				Description: text(`
-					Serves SOCKS5 without authentication on a local port (0 or : picks a free one). Names are resolved at the bastion,
-					so that private names work. The setting permit narrows what may be reached.`,
-					"bastion socks 1080",
-					"curl --socks5-hostname 127.0.0.1:1080 https://wiki.corp.internal/",
-					"bastion socks --permit '*.corp.internal:443' :"),
-				Flags:  a.settingFlags([]string{config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupOutput}),
-				Action: a.socks,
-			},
+			a.socksCommand(),
 			{
 				Name:      "proxy",
 				Usage:     "connect standard input and output to a host behind the bastion (OpenSSH's ProxyCommand)",

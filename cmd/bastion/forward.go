@@ -299,49 +299,6 @@ func (a *app) printForwards(forwards []*forwarding, s config.Settings) error {
 	return err
 }
 
-// socks runs `bastion socks`.
-func (a *app) socks(c *cli.Context) error {
-	ctx := c.Context
-	if err := argCount(c, 1, 1); err != nil {
-		return err
-	}
-	s, err := a.settings()
-	if err != nil {
-		return err
-	}
-	local, err := targets.ParseLocal(c.Args().First())
-	if err != nil {
-		return err
-	}
-	ln, err := tunnel.Listen(ctx, local.Address("127.0.0.1", 0), s.AllowRemote)
-	if err != nil {
-		return remoteHint(err)
-	}
-	defer func() { _ = ln.Close() }()
-	run, err := a.open(ctx, "socks", s)
-	if err != nil {
-		return err
-	}
-	defer run.close()
-	link, err := run.link(ctx, s.Permit)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = link.Close() }()
-	if s.Output == "json" {
-		err = json.NewEncoder(a.out).Encode(map[string]string{"listen": ln.Addr().String(), "proxy": "socks5h://" + ln.Addr().String()})
-	} else {
-		_, err = fmt.Fprintf(a.out, "socks5h://%s\n", ln.Addr())
-	}
-	if err != nil {
-		return err
-	}
-	run.watch.tell(a.out, s)
-	return serve(ctx, link, func(ctx context.Context) error {
-		return tunnel.ServeSOCKS(ctx, ln, link, tunnel.SOCKSConfig{Logger: a.connectionLog(s, run.progress)})
-	})
-}
-
 // portArg reads a port of the command line.
 func portArg(text string) (int, error) {
 	n, err := strconv.Atoi(text)

@@ -78,7 +78,7 @@ var forbidden = map[string][]string{
 var labOnly = []string{
 	"testing", "github.com/alicebob/", "github.com/jackc/", "github.com/jeroenrinzema/", "github.com/miekg/dns",
 	"github.com/redis/", "modernc.org/", "github.com/chromedp/", "github.com/rogpeppe/", "go.uber.org/goleak",
-	"github.com/google/go-cmp",
+	"github.com/google/go-cmp", "github.com/dop251/goja",
 }
 
 type pkg struct {

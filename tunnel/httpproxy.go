@@ -1,0 +1,388 @@
+package tunnel
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/netip"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+const (
+	maxRequestHeader  = 64 << 10
+	maxResponseHeader = 256 << 10
+	webIdle           = 90 * time.Second // of a kept connection, on either side
+)
+
+// webServer serves the clients that speak HTTP. Reading requests is net/http's part, and forwarding them net/http/httputil's:
+// framing, limits, hop-by-hop headers and upgrades have too many traps for a parser of our own.
+type webServer struct {
+	proxy   *proxyServer
+	server  *http.Server
+	reverse *httputil.ReverseProxy
+	conns   chan *clientConn // to the server's Accept
+	stop    chan struct{}    // closed: Accept ends
+	once    sync.Once
+	running sync.WaitGroup
+}
+
+// webConn is what an HTTP client's connection has.
+type webConn struct {
+	ctx   context.Context // the listener's
+	ended chan struct{}   // closed when the server has done with the connection
+	once  sync.Once
+
+	transport *http.Transport // the connection's own: what one client has proved to a site (NTLM) is not another's
+	remotes   sync.WaitGroup  // dials of transport, and its connections
+}
+
+type clientKey struct{} // of a request's context: its *clientConn
+
+func newWebServer(p *proxyServer) *webServer {
+	s := &webServer{proxy: p, conns: make(chan *clientConn), stop: make(chan struct{})}
+	errorLog := slog.NewLogLogger(p.log.Handler(), slog.LevelDebug)
+	s.server = &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: p.timeout,
+		IdleTimeout:       webIdle,
+		MaxHeaderBytes:    maxRequestHeader,
+		ErrorLog:          errorLog,
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, clientKey{}, c)
+		},
+		ConnState: func(c net.Conn, state http.ConnState) {
+			if state == http.StateClosed {
+				c.(*clientConn).web.end()
+			}
+		},
+	}
+	s.reverse = &httputil.ReverseProxy{
+		Rewrite:       keepAsIs,
+		Transport:     byClient{},
+		FlushInterval: -1, // events and progress are not ours to hold back
+		ErrorHandler:  s.notForwarded,
+		ErrorLog:      errorLog,
+	}
+	s.running.Go(func() { _ = s.server.Serve(s) })
+	return s
+}
+
+// Accept, Close and Addr make a listener of what the proxy's own listener accepts.
+func (s *webServer) Accept() (net.Conn, error) {
+	select {
+	case c := <-s.conns:
+		return c, nil
+	case <-s.stop:
+		return nil, net.ErrClosed
+	}
+}
+
+// Close ends Accept.
+func (s *webServer) Close() error {
+	s.once.Do(func() { close(s.stop) })
+	return nil
+}
+
+// Addr is the proxy's address.
+func (s *webServer) Addr() net.Addr { return s.proxy.ln.Addr() }
+
+// close ends the server, which has no connections any more.
+func (s *webServer) close() {
+	_ = s.server.Close()
+	s.running.Wait()
+}
+
+// serve serves one client until its connection has ended.
+func (s *webServer) serve(ctx context.Context, c *clientConn) {
+	c.web.ctx = ctx
+	c.web.ended = make(chan struct{})
+	c.web.transport = s.newTransport(c)
+	stop := context.AfterFunc(ctx, func() {
+		reset(c)
+		_ = c.Close()
+	})
+	defer stop()
+	select {
+	case s.conns <- c:
+		<-c.web.ended
+	case <-ctx.Done():
+	}
+	c.web.transport.CloseIdleConnections()
+	c.web.remotes.Wait()
+}
+
+func (w *webConn) end() { w.once.Do(func() { close(w.ended) }) }
+
+// ServeHTTP serves one request.
+func (s *webServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	c := r.Context().Value(clientKey{}).(*clientConn)
+	// A request ends with the proxy too.
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(c.web.ctx, cancel)()
+	r = r.WithContext(ctx)
+	switch {
+	case r.Method != http.MethodConnect && !r.URL.IsAbs():
+		s.serveOwn(w, r, c)
+	case !s.mayUse(r):
+		w.Header().Set("Proxy-Authenticate", `Basic realm="bastion", charset="UTF-8"`)
+		say(w, http.StatusProxyAuthRequired, errors.New("this proxy wants a user and a password"),
+			"give the program those of proxy_auth_file")
+	case r.Method == http.MethodConnect:
+		s.connect(w, r, c)
+	case r.URL.Scheme != "http" || r.URL.Host == "":
+		say(w, http.StatusBadRequest, fmt.Errorf("this proxy does not fetch %s: URLs", printable(r.URL.Scheme)),
+			"use CONNECT for https, as programs do with an HTTP proxy set for https")
+	default:
+		// What was cut short must not look complete, even where the end of the connection is that of the answer.
+		defer func() {
+			if v := recover(); v != nil {
+				reset(c)
+				panic(v)
+			}
+		}()
+		s.reverse.ServeHTTP(w, r)
+	}
+}
+
+// mayUse reports whether the client has said the password, if there is one.
+func (s *webServer) mayUse(r *http.Request) bool {
+	if s.proxy.auth == nil {
+		return true
+	}
+	basic := http.Request{Header: http.Header{"Authorization": r.Header["Proxy-Authorization"]}}
+	user, password, ok := basic.BasicAuth()
+	return ok && s.proxy.auth.Valid(user, password, "")
+}
+
+// connect makes a tunnel of the client's connection.
+func (s *webServer) connect(w http.ResponseWriter, r *http.Request, c *clientConn) {
+	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
+		say(w, http.StatusBadRequest, errors.New("a CONNECT request has no body"), "send the tunnel's bytes after the answer")
+		return
+	}
+	dest := r.Host
+	remote, err := s.proxy.dial(r.Context(), dest)
+	if err != nil {
+		say(w, httpStatus(err), err, fail.NextOf(err))
+		return
+	}
+	local, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		_ = remote.Close()
+		say(w, http.StatusInternalServerError, err, "connect again")
+		return
+	}
+	defer c.web.end() // the server has let go of the connection
+	defer func() { _ = local.Close() }()
+	_ = c.SetDeadline(time.Time{})
+	if _, err := io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
+		_ = remote.Close()
+		return
+	}
+	s.proxy.splice(c.web.ctx, &readAhead{c, buffered.Reader}, asDuplex(remote), dest)
+}
+
+// notForwarded answers a request whose site could not be reached, or did not answer as HTTP does.
+func (s *webServer) notForwarded(w http.ResponseWriter, r *http.Request, err error) {
+	if r.Context().Err() != nil {
+		panic(http.ErrAbortHandler) // the client has gone, or the proxy ends
+	}
+	next := cmp.Or(fail.NextOf(err), "check that "+printable(r.URL.Host)+" is a web server; for https the URL must say so")
+	say(w, httpStatus(err), err, next)
+}
+
+// say answers in words, which name the next step.
+func say(w http.ResponseWriter, status int, err error, next string) {
+	h := w.Header()
+	h.Set("Content-Type", "text/plain; charset=utf-8")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	fmt.Fprintf(w, "bastion: %s\n", printable(err.Error()))
+	if next != "" {
+		fmt.Fprintf(w, "hint: %s\n", printable(next))
+	}
+}
+
+// httpStatus returns the status for a failed dial or exchange.
+func httpStatus(err error) int {
+	var r *RefusedError
+	switch {
+	case errors.As(err, &r):
+		switch {
+		case r.Reason == ssh.Prohibited:
+			return http.StatusForbidden
+		case r.Reason == ssh.ResourceShortage:
+			return http.StatusServiceUnavailable
+		case strings.Contains(strings.ToLower(r.Message), "timed out"), strings.Contains(r.Message, "i/o timeout"):
+			return http.StatusGatewayTimeout
+		}
+		return http.StatusBadGateway
+	case errors.Is(err, context.DeadlineExceeded):
+		return http.StatusGatewayTimeout
+	}
+	switch fail.KindOf(err) {
+	case fail.Usage:
+		return http.StatusBadRequest
+	case fail.Denied:
+		return http.StatusForbidden
+	case fail.Timeout:
+		return http.StatusGatewayTimeout
+	}
+	return http.StatusBadGateway
+}
+
+// keepAsIs forwards a request as the client has made it. ReverseProxy has taken the hop-by-hop headers out, and what a reverse
+// proxy distrusts in clients: that belongs to the client here. There is no Via, because it makes servers leave out
+// compression, and what it protects from, a loop, cannot be: the connections leave from the bastion.
+func keepAsIs(r *httputil.ProxyRequest) {
+	r.Out.URL.RawQuery = r.In.URL.RawQuery
+	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
+		if values, ok := r.In.Header[name]; ok {
+			r.Out.Header[name] = values
+		}
+	}
+}
+
+// byClient sends a request by its client's transport.
+type byClient struct{}
+
+func (byClient) RoundTrip(r *http.Request) (*http.Response, error) {
+	return r.Context().Value(clientKey{}).(*clientConn).web.transport.RoundTrip(r)
+}
+
+// newTransport returns the transport of a client. A client has one request at a time, so it keeps few connections.
+func (s *webServer) newTransport(c *clientConn) *http.Transport {
+	return &http.Transport{
+		DialContext: func(ctx context.Context, _, addr string) (net.Conn, error) {
+			return s.dialFor(ctx, c, addr)
+		},
+		DisableCompression:     true,
+		MaxIdleConns:           4,
+		MaxIdleConnsPerHost:    1,
+		IdleConnTimeout:        webIdle,
+		MaxResponseHeaderBytes: maxResponseHeader,
+	}
+}
+
+// dialFor dials for the transport of c, which dials in goroutines of its own: they and the connections count as c's.
+func (s *webServer) dialFor(ctx context.Context, c *clientConn, addr string) (net.Conn, error) {
+	c.web.remotes.Add(1)
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	defer context.AfterFunc(c.web.ctx, cancel)()
+	remote, err := s.proxy.dial(ctx, addr)
+	if err != nil {
+		c.web.remotes.Done()
+		return nil, err
+	}
+	return &siteConn{Conn: remote, stats: s.proxy.stats, figures: s.proxy.stats.begin(c, addr), done: c.web.remotes.Done}, nil
+}
+
+// siteConn is a connection of a transport. Its bytes count as those of a spliced one.
+type siteConn struct {
+	net.Conn
+	stats   *Stats
+	figures *connStats
+	done    func()
+
+	mu   sync.Mutex
+	err  error // the first, other than an end
+	once sync.Once
+}
+
+func (c *siteConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	c.figures.down.Add(int64(n))
+	c.note(err)
+	return n, err
+}
+
+func (c *siteConn) Write(p []byte) (int, error) {
+	n, err := c.Conn.Write(p)
+	c.figures.up.Add(int64(n))
+	c.note(err)
+	return n, err
+}
+
+func (c *siteConn) note(err error) {
+	if err == nil || errors.Is(err, io.EOF) || isShutdown(err) {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.err == nil {
+		c.err = err
+	}
+}
+
+// Close ends the connection. The transport may call it more than once.
+func (c *siteConn) Close() error {
+	err := c.Conn.Close()
+	c.once.Do(func() {
+		c.mu.Lock()
+		first := c.err
+		c.mu.Unlock()
+		c.stats.end(c.figures, first)
+		c.done()
+	})
+	return err
+}
+
+// serveOwn answers a request to the proxy itself. Web pages can make browsers send such requests, from any site and under any
+// name that they have resolve to this machine: only who uses the proxy's own address is answered, and no other site's page.
+func (s *webServer) serveOwn(w http.ResponseWriter, r *http.Request, c *clientConn) {
+	const next = "set this address as an HTTP or SOCKS5 proxy, or http://ADDRESS/proxy.pac as the URL of the automatic configuration"
+	site := r.Header.Get("Sec-Fetch-Site")
+	switch {
+	case !ownHost(r.Host, c.LocalAddr()):
+		say(w, http.StatusMisdirectedRequest, errors.New("this is a proxy, and no site of the name that was asked for"), next)
+	case r.Header.Get("Origin") != "" || (site != "" && site != "none" && site != "same-origin"):
+		say(w, http.StatusForbidden, errors.New("this is not for the pages of other sites"), next)
+	case r.URL.Path != "/proxy.pac" && r.URL.Path != "/wpad.dat":
+		say(w, http.StatusNotFound, errors.New("this is a proxy"), next)
+	case r.Method != http.MethodGet && r.Method != http.MethodHead:
+		w.Header().Set("Allow", "GET, HEAD")
+		say(w, http.StatusMethodNotAllowed, errors.New("the file can only be read"), next)
+	default:
+		h := w.Header()
+		h.Set("Content-Type", "application/x-ns-proxy-autoconfig")
+		h.Set("X-Content-Type-Options", "nosniff") // no page can read it as a script
+		h.Set("Cross-Origin-Resource-Policy", "same-origin")
+		h.Set("Cache-Control", "no-cache")
+		_, _ = io.WriteString(w, PAC(c.LocalAddr().String(), s.proxy.domains, s.proxy.cidrs))
+	}
+}
+
+// ownHost reports whether a Host header names this machine's loopback or the address that the client is connected to.
+func ownHost(header string, local net.Addr) bool {
+	host := header
+	if h, _, err := net.SplitHostPort(header); err == nil {
+		host = h
+	}
+	if strings.EqualFold(host, "localhost") || strings.EqualFold(host, "localhost.") {
+		return true
+	}
+	ip, err := netip.ParseAddr(strings.TrimSuffix(strings.TrimPrefix(host, "["), "]"))
+	if err != nil {
+		return false
+	}
+	if ip.Unmap().IsLoopback() {
+		return true
+	}
+	own, err := netip.ParseAddrPort(local.String())
+	return err == nil && own.Addr().Unmap() == ip.Unmap()
+}

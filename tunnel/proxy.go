@@ -1,0 +1,215 @@
+package tunnel
+
+import (
+	"bufio"
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"net/netip"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// ProxyConfig is the configuration of [ServeProxy]. The zero value is ready for use.
+type ProxyConfig struct {
+	Logger           *slog.Logger  // nil: no log
+	MaxConns         int           // connections at a time; more wait in the listener's backlog. 0: 1024
+	Stats            *Stats        // counts the connections; nil: nobody wants to know
+	HandshakeTimeout time.Duration // for the client's request, or an HTTP request's header. 0: 10 s
+
+	// User and Password are what clients must say, unless both are empty. SOCKS4, which has no password, is refused then.
+	User, Password string
+
+	// Domains and CIDRs are what the PAC file sends through the proxy; see [PAC]. The proxy itself serves all destinations.
+	Domains []string
+	CIDRs   []netip.Prefix
+}
+
+// ServeProxy is a proxy on ln whose connections go through d, until ctx is done; then it closes ln and all connections, waits
+// for them, and returns nil. A client's first byte says which protocol it speaks: SOCKS5 (RFC 1928, 1929), SOCKS4 and 4a, or
+// HTTP (CONNECT, and requests for http:// URLs). Names are resolved by the bastion.
+//
+// An HTTP client that asks the proxy itself for /proxy.pac or /wpad.dat gets the [PAC] file.
+func ServeProxy(ctx context.Context, ln net.Listener, d Dialer, cfg ProxyConfig) error {
+	setDefault(&cfg.HandshakeTimeout, 10*time.Second)
+	p := &proxyServer{
+		acceptor: newAcceptor(ln, cfg.MaxConns, cfg.Logger, cfg.Stats),
+		dialer:   d,
+		timeout:  cfg.HandshakeTimeout,
+		auth:     newProxyAuth(cfg.User, cfg.Password),
+		domains:  cfg.Domains,
+		cidrs:    cfg.CIDRs,
+	}
+	p.web = newWebServer(p)
+	defer p.web.close() // after all of its connections have ended, which serve waits for
+	return p.serve(ctx, p.handle)
+}
+
+// proxyServer is what the connections of a ServeProxy share.
+type proxyServer struct {
+	*acceptor
+	dialer  Dialer
+	timeout time.Duration
+	auth    *proxyAuth // nil: everybody is welcome
+	domains []string
+	cidrs   []netip.Prefix
+	web     *webServer
+}
+
+// handle serves one client. The deadline is for the handshake; who ends it calls its ended before anything that may last.
+func (p *proxyServer) handle(ctx context.Context, local net.Conn) {
+	c := &clientConn{Conn: local}
+	defer func() { _ = c.Close() }()
+	_ = c.SetDeadline(time.Now().Add(p.timeout))
+	h := &greeting{ctx: ctx, conn: c}
+	h.stop = context.AfterFunc(ctx, func() { _ = c.SetDeadline(time.Unix(1, 0)) })
+	defer h.stop()
+
+	first, err := c.peek()
+	switch {
+	case err != nil:
+	case first == 5:
+		err = p.socks5(h)
+	case first == 4:
+		err = p.socks4(h)
+	case 'A' <= first && first <= 'Z', 'a' <= first && first <= 'z':
+		if err = h.ended(); err == nil {
+			p.web.serve(ctx, c)
+		}
+	case first == 0x16:
+		err = errors.New("it speaks TLS to the proxy: its settings must say http:// or socks5h://, not https://")
+	default:
+		err = fmt.Errorf("the first byte %#02x is of no known protocol", first)
+	}
+	if err != nil && ctx.Err() == nil {
+		p.log.Debug("proxy request failed", "client", c.RemoteAddr().String(), "err", err)
+	}
+}
+
+// dial opens a connection for a client, and tells of a failure.
+func (p *proxyServer) dial(ctx context.Context, dest string) (net.Conn, error) {
+	err := checkDest(dest)
+	if err == nil {
+		var remote net.Conn
+		if remote, err = p.dialer.Dial(ctx, "tcp", dest); err == nil {
+			return remote, nil
+		}
+	}
+	p.refuse(ctx, printable(dest), err)
+	return nil, err
+}
+
+// maxHost is the longest name that SOCKS5 and DNS know.
+const maxHost = 255
+
+// checkDest refuses what cannot be a destination and would only spoil logs.
+func checkDest(dest string) error {
+	host, _, err := parseDest("tcp", dest)
+	if err == nil && (len(host) > maxHost || !utf8.ValidString(host)) {
+		err = errors.New("bad host")
+	}
+	for _, r := range host {
+		if err == nil && (!unicode.IsPrint(r) || r == ' ') {
+			err = errors.New("bad host")
+		}
+	}
+	if err != nil {
+		return fail.New(fail.Usage, "open a connection to "+printable(dest), err, "name a host and a port from 1 to 65535")
+	}
+	return nil
+}
+
+// greeting is the time until a client has said what it wants.
+type greeting struct {
+	ctx  context.Context // the listener's, which the SOCKS library does not pass on
+	conn *clientConn
+	stop func() bool
+}
+
+// ended lifts the deadline. It fails if the proxy is ending.
+func (h *greeting) ended() error {
+	if !h.stop() {
+		return context.Cause(h.ctx)
+	}
+	return h.conn.SetDeadline(time.Time{})
+}
+
+// clientConn is a client's connection, whose first byte can be seen before it is read.
+type clientConn struct {
+	net.Conn
+	first  byte
+	peeked bool // first is still to be read
+
+	web webConn // only of HTTP clients
+}
+
+// peek returns the first byte. It must be called before Read.
+func (c *clientConn) peek() (byte, error) {
+	var b [1]byte
+	for {
+		n, err := c.Conn.Read(b[:])
+		if n == 1 {
+			c.first, c.peeked = b[0], true
+			return c.first, nil
+		}
+		if err != nil {
+			return 0, err
+		}
+	}
+}
+
+func (c *clientConn) Read(p []byte) (int, error) {
+	if c.peeked && len(p) > 0 {
+		c.peeked = false
+		p[0] = c.first
+		return 1, nil
+	}
+	return c.Conn.Read(p)
+}
+
+// CloseWrite ends the direction to the client.
+func (c *clientConn) CloseWrite() error { return asDuplex(c.Conn).CloseWrite() }
+
+// SetLinger passes on what makes Close a reset.
+func (c *clientConn) SetLinger(sec int) error {
+	if l, ok := c.Conn.(interface{ SetLinger(int) error }); ok {
+		return l.SetLinger(sec)
+	}
+	return nil
+}
+
+// readAhead is a client's connection of which a buffered reader has taken more than the request.
+type readAhead struct {
+	*clientConn
+	r *bufio.Reader
+}
+
+func (c *readAhead) Read(p []byte) (int, error) {
+	if c.r.Buffered() > 0 {
+		return c.r.Read(p)
+	}
+	return c.clientConn.Read(p)
+}
+
+// proxyAuth knows what clients must say. How long it takes to find that something is wrong does not depend on what.
+type proxyAuth struct{ user, password [sha256.Size]byte }
+
+func newProxyAuth(user, password string) *proxyAuth {
+	if user == "" && password == "" {
+		return nil
+	}
+	return &proxyAuth{sha256.Sum256([]byte(user)), sha256.Sum256([]byte(password))}
+}
+
+// Valid is the SOCKS library's CredentialStore.
+func (a *proxyAuth) Valid(user, password, _ string) bool {
+	u, p := sha256.Sum256([]byte(user)), sha256.Sum256([]byte(password))
+	return subtle.ConstantTimeCompare(u[:], a.user[:])&subtle.ConstantTimeCompare(p[:], a.password[:]) == 1
+}
