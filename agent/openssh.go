@@ -85,6 +85,9 @@ const (
 	sockSuffix  = ".sock"
 )
 
+// IdentityAgent returns the path of the ssh-agent socket in dir, the runtime directory, for OpenSSH's option of that name.
+func IdentityAgent(dir string) string { return filepath.Join(dir, agentLink) }
+
 // maxSocketPath is what every system can take for the path of a unix socket, in bytes.
 const maxSocketPath = 103
 

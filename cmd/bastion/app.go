@@ -198,6 +198,7 @@ func (a *app) cli() *cli.App {
 				Flags:  a.settingFlags([]string{config.GroupLocal}),
 				Action: a.knownHosts,
 			},
+			a.sshConfigCommand(),
 			{
 				Name:     "up",
 				Usage:    "start the bastion, or find the one that runs, and wait until it answers",

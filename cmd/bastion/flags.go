@@ -31,6 +31,11 @@ func (a *app) localFlag() cli.Flag {
 	}
 }
 
+// switchFlag is a flag without a value that is no setting.
+func switchFlag(into *bool, help string, names ...string) cli.Flag {
+	return &textFlag{names: names, help: help, set: func(v string) { *into = v == "true" }}
+}
+
 // settingFlag is the flag of a setting. It notes the text; package config reads it.
 type settingFlag struct {
 	setting *config.Setting
@@ -92,7 +97,7 @@ func (f *settingFlag) GetUsage() string { return f.setting.Help }
 // textFlag is a flag that is no setting.
 type textFlag struct {
 	names       []string
-	value, help string
+	value, help string // no value: a switch
 	set         func(string)
 }
 
@@ -100,7 +105,7 @@ func (f *textFlag) String() string         { return flagNames(f.names, f.value) 
 func (f *textFlag) Names() []string        { return f.names }
 func (f *textFlag) IsSet() bool            { return false }
 func (f *textFlag) IsVisible() bool        { return true }
-func (f *textFlag) TakesValue() bool       { return true }
+func (f *textFlag) TakesValue() bool       { return f.value != "" }
 func (f *textFlag) GetCategory() string    { return "Command" }
 func (f *textFlag) GetUsage() string       { return f.help }
 func (f *textFlag) GetValue() string       { return "" }
@@ -109,7 +114,7 @@ func (f *textFlag) GetDefaultText() string { return "" }
 
 func (f *textFlag) Apply(set *flag.FlagSet) error {
 	for _, name := range f.names {
-		set.Var(textValue{set: f.set}, name, f.help)
+		set.Var(textValue{isSwitch: f.value == "", set: f.set}, name, f.help)
 	}
 	return nil
 }

@@ -1,0 +1,433 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"runtime"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// The lines around what ssh-config keeps in a file of somebody else's.
+const (
+	blockBegin = "# BEGIN bastion"
+	blockEnd   = "# END bastion"
+)
+
+// maxSSHConfig bounds the file that ssh-config rewrites, in bytes.
+const maxSSHConfig = 4 << 20
+
+// sshConfigFlags are the flags of ssh-config that are no settings.
+type sshConfigFlags struct {
+	write, remove bool
+	connect       bool
+	file          string
+}
+
+func (a *app) sshConfigCommand() *cli.Command {
+	var f sshConfigFlags
+	return &cli.Command{
+		Name:      "ssh-config",
+		Usage:     "print what ssh_config needs for this program, or keep it in ~/.ssh/config",
+		Category:  "Connect",
+		ArgsUsage: "[PATTERN]...",
+		Description: text(`
+			Prints a block for ssh_config: the bastion's own SSH server, the hosts behind it that match a PATTERN (*.internal unless
+			others are given) and EC2 instances by id. This program's path is filled in, and the options that are given here, such as
+			--profile, are passed on to it. docs/openssh.md explains the block; ssh_config.example is the same with comments.
+
+			With --write the block is kept at the top of ~/.ssh/config, between "# BEGIN bastion" and "# END bastion". Writing it again
+			replaces it; all else in the file stays as it is. --remove takes it out.`,
+			"bastion ssh-config",
+			"bastion ssh-config --write '*.internal' '10.*'",
+			"bastion ssh-config --write --profile prod --instance-connect",
+			"bastion ssh-config --remove"),
+		Flags: a.settingFlags([]string{config.GroupAWS},
+			switchFlag(&f.write, "put the block into the file, or replace the one that is there", "write"),
+			switchFlag(&f.remove, "take the block out of the file", "remove"),
+			switchFlag(&f.connect, "sign in to EC2 instances with an ephemeral key, by EC2 Instance Connect", "instance-connect"),
+			&textFlag{
+				names: []string{"file"}, value: "FILE", help: "file that --write and --remove change (default: ~/.ssh/config)",
+				set: func(v string) { f.file = v },
+			}),
+		Action: func(c *cli.Context) error { return a.sshConfig(c, f) },
+	}
+}
+
+// sshConfig runs `bastion ssh-config`.
+func (a *app) sshConfig(c *cli.Context, f sshConfigFlags) error {
+	switch {
+	case f.write && f.remove:
+		return usage("give one of them", "--write and --remove exclude each other")
+	case f.file != "" && !f.write && !f.remove:
+		return usage("add --write or --remove; without them the block is printed", "--file says which file to change")
+	case f.remove && c.NArg() > 0:
+		return usage("usage: bastion ssh-config --remove [--file FILE]", "--remove takes no patterns")
+	}
+	path, err := sshConfigFile(f.file)
+	if err != nil {
+		return err
+	}
+	if f.remove {
+		changed, err := editBlock(path, nil)
+		if err == nil && !changed {
+			_, err = fmt.Fprintf(a.out, "%s has no block of bastion's\n", path)
+		} else if err == nil {
+			_, err = fmt.Fprintf(a.out, "removed bastion's block from %s\n", path)
+		}
+		return err
+	}
+	s, err := a.settings()
+	if err != nil {
+		return err
+	}
+	b, err := a.sshBlockFor(c.Context, s, c.Args().Slice(), f.connect)
+	if err != nil {
+		return err
+	}
+	text := b.marked()
+	if !f.write {
+		_, err := io.WriteString(a.out, text)
+		return err
+	}
+	changed, err := editBlock(path, []byte(text))
+	if err != nil {
+		return err
+	}
+	verb := "is up to date"
+	if changed {
+		verb = "was written"
+	}
+	_, err = fmt.Fprintf(a.out, "bastion's block in %s %s\n", path, verb)
+	return err
+}
+
+// sshConfigFile returns the absolute path of the file to change.
+func sshConfigFile(given string) (string, error) {
+	if given != "" {
+		return filepath.Abs(given)
+	}
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return "", fail.New(fail.Usage, "find ~/.ssh/config", err, "name the file with --file")
+	}
+	return filepath.Join(home, ".ssh", "config"), nil
+}
+
+// sshBlock is what differs from one block to another.
+type sshBlock struct {
+	command  string   // that wrote it
+	proxy    string   // the words of ProxyCommand before its own arguments
+	known    string   // the words of KnownHostsCommand before its own argument; "" where ssh has no such option
+	identity string   // the agent socket, for IdentityAgent
+	patterns []string // of hosts behind the bastion
+	connect  bool     // EC2 Instance Connect
+}
+
+// sshBlockFor returns the block for this program, its flags and the ssh of this machine.
+func (a *app) sshBlockFor(ctx context.Context, s config.Settings, patterns []string, connect bool) (sshBlock, error) {
+	if len(patterns) == 0 {
+		patterns = []string{"*.internal"}
+	}
+	for _, p := range patterns {
+		if err := checkPattern(p); err != nil {
+			return sshBlock{}, err
+		}
+	}
+	program, err := a.program()
+	if err != nil {
+		return sshBlock{}, err
+	}
+	dir, err := agent.RuntimeDir(s)
+	if err != nil {
+		return sshBlock{}, err
+	}
+	words := append([]string{program}, a.givenFlags()...)
+	for _, w := range append(words, dir) {
+		if strings.Contains(w, "${") || strings.ContainsFunc(w, func(r rune) bool { return r < ' ' || r == 0x7f || r == '"' }) {
+			return sshBlock{}, usage("use another path or value", "ssh_config cannot hold %q", w)
+		}
+	}
+	b := sshBlock{
+		proxy: proxyWords(words), known: argvWords(words), identity: strings.ReplaceAll(agent.IdentityAgent(dir), "%", "%%"),
+		patterns: patterns, connect: connect,
+	}
+	given := append([]string{"bastion", "ssh-config", "--write"}, a.givenFlags()...)
+	if connect {
+		given = append(given, "--instance-connect")
+	}
+	b.command = shellWords(append(given, patterns...))
+	if runtime.GOOS == "windows" {
+		b.known, b.connect = "", false // its ssh takes no socket for an agent
+	}
+	if major, minor, ok := sshVersion(ctx); ok && (major < 8 || major == 8 && minor < 5) {
+		b.known = ""
+	}
+	return b, nil
+}
+
+// program returns a path of this program that stays when it is updated: as it was called, not where that leads.
+func (a *app) program() (string, error) {
+	path, err := exec.LookPath(a.self)
+	if err == nil {
+		path, err = filepath.Abs(path)
+	}
+	if err != nil {
+		path, err = os.Executable()
+	}
+	if err != nil {
+		return "", fail.New(fail.Other, "find this program's path", err, "call it by its absolute path")
+	}
+	return path, nil
+}
+
+// givenFlags returns the settings that were given as flags, as flags, for another run of this program.
+func (a *app) givenFlags() []string {
+	var out []string
+	if a.configFile != "" {
+		path, err := filepath.Abs(a.configFile)
+		if err != nil {
+			path = a.configFile
+		}
+		out = append(out, "--config="+path)
+	}
+	for _, key := range slices.Sorted(maps.Keys(a.flags)) {
+		if setting := config.Lookup(key); setting.Group != config.GroupOutput {
+			out = append(out, "--"+setting.Flag()+"="+a.flags[key])
+		}
+	}
+	return out
+}
+
+// checkPattern refuses what ssh_config's Host cannot hold, and what would send every connection through the bastion.
+func checkPattern(p string) error {
+	const next = "give patterns such as '*.corp.internal' or '10.*'"
+	if p == "" || strings.ContainsFunc(p, func(r rune) bool {
+		return r > '~' || r <= ' ' || strings.ContainsRune(`"'#\%$,;`, r)
+	}) {
+		return usage(next, "%q is not a pattern of hosts", p)
+	}
+	if strings.Trim(p, "*?") == "" {
+		return usage(next, "the pattern %s would send every ssh through the bastion", p)
+	}
+	return nil
+}
+
+var bareWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./^-]+$`)
+
+// proxyWords quotes a command line for ProxyCommand, which expands % and hands the rest to a shell.
+func proxyWords(words []string) string { return strings.ReplaceAll(shellWords(words), "%", "%%") }
+
+// shellWords quotes a command line for a POSIX shell; on Windows, whose ssh uses none, for a program there. They hold no
+// double quotes.
+func shellWords(words []string) string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		switch {
+		case bareWord.MatchString(w):
+			out[i] = w
+		case runtime.GOOS == "windows":
+			out[i] = `"` + w + `"`
+		default:
+			out[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+// argvWords quotes a command line for KnownHostsCommand, which splits words itself and expands % in all but the first. They
+// hold no quotes.
+func argvWords(words []string) string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		if out[i] = w; i > 0 {
+			out[i] = strings.ReplaceAll(w, "%", "%%")
+		}
+		if !bareWord.MatchString(w) {
+			out[i] = `"` + strings.ReplaceAll(out[i], `\`, `\\`) + `"`
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+// sshVersion returns the version of the ssh in PATH.
+func sshVersion(ctx context.Context) (major, minor int, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "ssh", "-V").CombinedOutput()
+	m := regexp.MustCompile(`OpenSSH_(?:for_Windows_)?(\d{1,3})\.(\d{1,3})`).FindSubmatch(out)
+	if err != nil || m == nil {
+		return 0, 0, false
+	}
+	major, _ = strconv.Atoi(string(m[1])) // digits
+	minor, _ = strconv.Atoi(string(m[2]))
+	return major, minor, true
+}
+
+// body returns the stanzas.
+func (b sshBlock) body() string {
+	var out strings.Builder
+	if b.known != "" {
+		fmt.Fprintf(&out, `Host bastion *.bastion
+    User bastion
+    ProxyCommand %s proxy %%h %%p
+    IdentityAgent "%s"
+    IdentityFile none
+    KnownHostsCommand %s known-hosts %%H
+    UserKnownHostsFile none
+    GlobalKnownHostsFile none
+    StrictHostKeyChecking yes
+    PreferredAuthentications publickey
+    ControlPath none
+    ConnectTimeout 600
+
+`, b.proxy, b.identity, b.known)
+	}
+	fmt.Fprintf(&out, `Host %s
+    ProxyCommand %s proxy %%h %%p
+    ConnectTimeout 600
+    ServerAliveInterval 60
+    ServerAliveCountMax 31
+
+Host i-* mi-*
+`, strings.Join(b.patterns, " "), b.proxy)
+	if b.connect {
+		fmt.Fprintf(&out, "    ProxyCommand %s proxy --instance-connect=%%r %%h %%p\n    IdentityAgent \"%s\"\n    IdentityFile none\n",
+			b.proxy, b.identity)
+	} else {
+		fmt.Fprintf(&out, "    ProxyCommand %s proxy %%h %%p\n", b.proxy)
+	}
+	out.WriteString("    ServerAliveInterval 60\n    ServerAliveCountMax 5\n")
+	return out.String()
+}
+
+// marked returns the stanzas between their marks. The last one closes the scope of the one before it: options for all hosts
+// may follow the block.
+func (b sshBlock) marked() string {
+	note := ""
+	if b.known == "" {
+		note = "# The bastion's own SSH server is left out: that takes KnownHostsCommand and IdentityAgent (OpenSSH 8.5 or later).\n"
+	}
+	return blockBegin + "\n# Kept by: " + b.command + "\n" + note + "\n" + b.body() + "\nHost *\n" + blockEnd + "\n"
+}
+
+// editBlock puts block into the file at path, in the place of the one that is there, else at the top: there no other Host or
+// Match is before it. A nil block takes it out. It reports whether the file has changed.
+func editBlock(path string, block []byte) (bool, error) {
+	op := "change " + path
+	real, old, mode, err := readConfig(path)
+	if err != nil {
+		return false, fail.New(fail.Usage, op, err, "check the path, or name another file with --file")
+	}
+	begin, end, err := findBlock(old)
+	if err != nil {
+		return false, fail.New(fail.Usage, op, err, "mend the marks by hand: "+blockBegin+" and "+blockEnd+", one of each")
+	}
+	updated := slices.Concat(old[:begin], block, old[end:])
+	if bytes.Equal(updated, old) {
+		return false, nil
+	}
+	if err := replaceFile(real, updated, mode); err != nil {
+		return false, fail.New(fail.Other, op, err, "check that you may write in "+filepath.Dir(real))
+	}
+	return true, nil
+}
+
+// readConfig reads the file that path leads to. One that is missing is empty, and will be the user's alone.
+func readConfig(path string) (real string, data []byte, mode fs.FileMode, err error) {
+	real, err = filepath.EvalSymlinks(path)
+	if errors.Is(err, fs.ErrNotExist) {
+		if _, err := os.Lstat(path); err == nil {
+			return "", nil, 0, errors.New("it is a symbolic link that leads nowhere")
+		}
+		return path, nil, 0o600, nil
+	}
+	if err != nil {
+		return "", nil, 0, err
+	}
+	f, err := os.Open(real)
+	if err != nil {
+		return "", nil, 0, err
+	}
+	defer func() { _ = f.Close() }()
+	info, err := f.Stat()
+	if err != nil {
+		return "", nil, 0, err
+	}
+	if !info.Mode().IsRegular() {
+		return "", nil, 0, errors.New("it is not a file")
+	}
+	if data, err = io.ReadAll(io.LimitReader(f, maxSSHConfig+1)); err != nil {
+		return "", nil, 0, err
+	}
+	if len(data) > maxSSHConfig {
+		return "", nil, 0, fmt.Errorf("it is larger than %d bytes", maxSSHConfig)
+	}
+	return real, data, info.Mode().Perm(), nil
+}
+
+// findBlock returns where the block begins and ends; both are 0 where there is none.
+func findBlock(data []byte) (begin, end int, err error) {
+	begin = -1
+	at := 0
+	for line := range bytes.Lines(data) {
+		switch string(bytes.TrimSpace(line)) {
+		case blockBegin:
+			if begin >= 0 {
+				return 0, 0, errors.New("bastion's block begins twice")
+			}
+			begin = at
+		case blockEnd:
+			if begin < 0 || end > 0 {
+				return 0, 0, errors.New("bastion's block ends where it has not begun")
+			}
+			end = at + len(line)
+		}
+		at += len(line)
+	}
+	switch {
+	case begin < 0:
+		return 0, 0, nil
+	case end == 0:
+		return 0, 0, errors.New("bastion's block has no end")
+	}
+	return begin, end, nil
+}
+
+// replaceFile replaces a file at once: who reads it sees the old one or the new one. Nothing else stays.
+func replaceFile(path string, data []byte, mode fs.FileMode) error {
+	dir := filepath.Dir(path)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	tmp, err := os.CreateTemp(dir, ".bastion-*")
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(data)
+	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp.Name()))
+	}
+	return nil
+}
