@@ -49,24 +49,34 @@ func NewEnv(vars map[string]string) *Env {
 	return e
 }
 
+// relevant are the variables that an Env acts by, besides AWS_ENDPOINT_URL_<SERVICE>. No other is handed to another process: there
+// are more secrets among those that begin with AWS_.
+var relevant = []string{
+	envAccessKey, envSecretKey, envSessionToken, envAgentSocket,
+	"AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE",
+	"AWS_ENDPOINT_URL", "AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS", "AWS_EC2_METADATA_DISABLED", "AWS_USE_FIPS_ENDPOINT",
+	"AWS_USE_DUALSTACK_ENDPOINT", "AWS_CA_BUNDLE",
+}
+
 // RelevantEnv returns the variables among environ that an Env is made of.
 func RelevantEnv(environ []string) map[string]string {
 	out := make(map[string]string)
 	for _, variable := range environ {
 		name, value, _ := strings.Cut(variable, "=")
-		if (strings.HasPrefix(name, "AWS_") || name == envAgentSocket) && value != "" {
+		if value != "" && (slices.Contains(relevant, name) || strings.HasPrefix(name, "AWS_ENDPOINT_URL_")) {
 			out[name] = value
 		}
 	}
 	return out
 }
 
-// UnsupportedEnv returns the variables in vars that the AWS SDK reads from its own process's environment only, so that no other
+// UnsupportedEnv returns the names of variables in environ that the AWS SDK reads from its own process only, so that no other
 // process can act in the command's place.
-func UnsupportedEnv(vars map[string]string) []string {
+func UnsupportedEnv(environ []string) []string {
 	var out []string
-	for name := range vars {
-		switch {
+	for _, variable := range environ {
+		switch name, value, _ := strings.Cut(variable, "="); {
+		case value == "":
 		case strings.HasPrefix(name, "AWS_CONTAINER_"), name == "AWS_WEB_IDENTITY_TOKEN_FILE",
 			name == "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", name == "AWS_DEFAULTS_MODE":
 			out = append(out, name)

@@ -65,12 +65,15 @@ func TestEnvProfile(t *testing.T) {
 }
 
 func TestRelevantEnv(t *testing.T) {
-	got := RelevantEnv([]string{"AWS_REGION=x", "HOME=/h", "SSH_AUTH_SOCK=/s", "AWS_PROFILE=", "AWS_CONTAINER_CREDENTIALS_FULL_URI=u"})
-	want := map[string]string{"AWS_REGION": "x", "SSH_AUTH_SOCK": "/s", "AWS_CONTAINER_CREDENTIALS_FULL_URI": "u"}
-	if !maps.Equal(got, want) {
+	environ := []string{
+		"AWS_REGION=x", "HOME=/h", "SSH_AUTH_SOCK=/s", "AWS_PROFILE=", "AWS_CONTAINER_CREDENTIALS_FULL_URI=u",
+		"AWS_BEARER_TOKEN_OTHER=secret", "AWS_ENDPOINT_URL_SSM=e",
+	}
+	want := map[string]string{"AWS_REGION": "x", "SSH_AUTH_SOCK": "/s", "AWS_ENDPOINT_URL_SSM": "e"}
+	if got := RelevantEnv(environ); !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
-	if names := UnsupportedEnv(got); !slices.Equal(names, []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI"}) {
+	if names := UnsupportedEnv(environ); !slices.Equal(names, []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI"}) {
 		t.Errorf("unsupported: %v", names)
 	}
 }

@@ -25,6 +25,12 @@ func Splice(ctx context.Context, a, b Duplex) error {
 	return splice(ctx, a, b, &ab, &ba)
 }
 
+// SpliceCounted is Splice of a client's connection and one to dest, which stats count while it lasts and tell of at its end.
+func SpliceCounted(ctx context.Context, local Duplex, remote net.Conn, dest string, stats *Stats) {
+	c := stats.begin(local, dest)
+	stats.end(c, splice(ctx, local, asDuplex(remote), &c.up, &c.down))
+}
+
 // splice is Splice that counts the bytes from a to b and from b to a.
 func splice(ctx context.Context, a, b Duplex, ab, ba *atomic.Int64) error {
 	ended := make(chan ending, 2)

@@ -155,12 +155,14 @@ const (
 type Forward struct {
 	Name     string               `json:"name"`
 	Kind     Kind                 `json:"kind"`
-	Spec     string               `json:"spec,omitempty"`   // as it was asked for
-	Target   string               `json:"target,omitempty"` // host:port as the bastion sees it
-	Listen   string               `json:"listen"`           // where to connect to
-	Engine   string               `json:"engine,omitempty"` // of the target: postgres, mysql, redis, ...
-	TLS      bool                 `json:"tls,omitempty"`    // the target accepts nothing else
-	Note     string               `json:"note,omitempty"`   // about the target
+	Spec     string               `json:"spec,omitempty"`     // as it was asked for
+	Target   string               `json:"target,omitempty"`   // host:port as the bastion sees it
+	Listen   string               `json:"listen"`             // where to connect to
+	Engine   string               `json:"engine,omitempty"`   // of the target: postgres, mysql, redis, ...
+	TLS      bool                 `json:"tls,omitempty"`      // the target accepts nothing else
+	Database string               `json:"database,omitempty"` // the one that RDS made with the target
+	IAM      bool                 `json:"iam,omitempty"`      // the target takes IAM database tokens
+	Note     string               `json:"note,omitempty"`     // about the target
 	State    ForwardState         `json:"state"`
 	Error    string               `json:"error,omitempty"`
 	Detached bool                 `json:"detached"`

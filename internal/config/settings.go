@@ -8,6 +8,7 @@ import (
 	"math"
 	"net"
 	"net/netip"
+	"path/filepath"
 	"sort"
 	"strconv"
 	"strings"
@@ -541,12 +542,18 @@ func (s *Setting) text(src *Settings) string {
 	panic("config: no rule for the type of " + s.Key)
 }
 
-// Texts returns the settings by key, in the form that flags take. FromTexts is the inverse. The targets of the file and its
-// path are not among them.
+// Texts returns the settings by key, in the form that flags take, with paths that hold in every working directory. FromTexts is
+// the inverse. The targets of the file and its path are not among them.
 func (s Settings) Texts() map[string]string {
 	out := make(map[string]string, len(table))
 	for _, setting := range table {
-		out[setting.Key] = setting.text(&s)
+		text := setting.text(&s)
+		if setting.path != nil && text != "" && setting.path(text) {
+			if abs, err := filepath.Abs(text); err == nil {
+				text = abs
+			}
+		}
+		out[setting.Key] = text
 	}
 	return out
 }

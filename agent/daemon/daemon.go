@@ -1,0 +1,347 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/tunnel"
+)
+
+// Config is the configuration of a Daemon.
+type Config struct {
+	Version  string        // of the program
+	Socket   string        // its place
+	StateDir string        // where the detached forwards are written down
+	LogFile  string        // where Logger writes, for those who ask; may be empty
+	Idle     time.Duration // after which an unused link is closed, and a Daemon without anything left to do ends
+	Logger   *slog.Logger  // nil: no log
+}
+
+// maxAudit is how many of the latest connections are remembered.
+const maxAudit = 500
+
+// Daemon is the agent process's state. Make one with New, then call Run.
+type Daemon struct {
+	cfg     Config
+	log     *slog.Logger
+	started time.Time
+	store   store
+
+	ctx    context.Context // ends when the Daemon is to end
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup
+
+	mu       sync.Mutex
+	revision uint64
+	changed  chan struct{} // closed and replaced at each revision
+	engines  map[string]*engine
+	forwards map[string]*forward
+	audit    []api.AuditEvent
+	requests int       // under way
+	used     time.Time // when there was last something to do
+	owners   map[[32]byte]string
+	closing  bool
+}
+
+// New returns a Daemon.
+func New(cfg Config) *Daemon {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
+	}
+	d := &Daemon{
+		cfg: cfg, log: cfg.Logger, started: time.Now(), used: time.Now(), changed: make(chan struct{}),
+		store:   store{path: filepath.Join(cfg.StateDir, "forwards.json")},
+		engines: make(map[string]*engine), forwards: make(map[string]*forward), owners: make(map[[32]byte]string),
+	}
+	d.ctx, d.cancel = context.WithCancel(context.Background())
+	return d
+}
+
+// Run serves until ctx is done, Shutdown was called, or the Daemon has had nothing to do for a while; then it closes everything and
+// waits for it. It fails with api.ErrRunning where another agent runs.
+func (d *Daemon) Run(ctx context.Context) error {
+	defer d.cancel()
+	release, err := lock(d.cfg.Socket + ".lock")
+	if err != nil {
+		return err
+	}
+	defer release()
+	ln, err := agent.ListenOwn(d.cfg.Socket)
+	if err != nil {
+		return fail.New(fail.Other, "open the agent's socket", err, "set another runtime_dir (BASTION_RUNTIME_DIR)")
+	}
+	stop := context.AfterFunc(ctx, d.cancel)
+	defer stop()
+	d.log.Info("the agent serves", "socket", d.cfg.Socket, "pid", os.Getpid(), "version", d.cfg.Version)
+	d.tasks.Go(d.restore)
+	d.tasks.Go(d.retire)
+	err = d.serve(ln)
+	d.close()
+	d.log.Info("the agent ends")
+	return err
+}
+
+// Shutdown makes Run return.
+func (d *Daemon) Shutdown() { d.cancel() }
+
+// close ends what there is. Detached forwards stay written down.
+func (d *Daemon) close() {
+	d.mu.Lock()
+	d.closing = true
+	engines, forwards := d.engines, d.forwards
+	d.engines, d.forwards = nil, nil
+	d.mu.Unlock()
+	for _, f := range forwards {
+		f.cancel(errShutdown)
+	}
+	for _, f := range forwards {
+		<-f.done
+	}
+	var all sync.WaitGroup
+	for _, e := range engines {
+		all.Go(e.close)
+	}
+	all.Wait()
+	d.tasks.Wait()
+}
+
+var errShutdown = errors.New("the agent ends")
+
+// touch begins a new revision. The caller holds d.mu.
+func (d *Daemon) touch() {
+	d.revision++
+	close(d.changed)
+	d.changed = make(chan struct{})
+}
+
+// bump begins a new revision.
+func (d *Daemon) bump() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.touch()
+}
+
+// begin counts a request, during which the Daemon is not idle, until the function that it returns is called.
+func (d *Daemon) begin() (end func()) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.requests++
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		d.requests--
+		d.used = time.Now()
+	}
+}
+
+// retire closes links that nobody uses, and ends the Daemon when there is nothing left.
+func (d *Daemon) retire() {
+	tick := time.NewTicker(max(min(d.cfg.Idle/4, 30*time.Second), 100*time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-d.ctx.Done():
+			return
+		}
+		d.mu.Lock()
+		engines := make([]*engine, 0, len(d.engines))
+		for _, e := range d.engines {
+			engines = append(engines, e)
+		}
+		d.mu.Unlock()
+		for _, e := range engines {
+			e.closeIdle(d.cfg.Idle)
+		}
+		if d.dropEngines() {
+			d.log.Info("nothing is left to do")
+			d.cancel()
+			return
+		}
+	}
+}
+
+// dropEngines closes engines without link and forwards, and reports whether the Daemon has had nothing to do for long enough.
+func (d *Daemon) dropEngines() (idle bool) {
+	d.mu.Lock()
+	uses := make(map[*engine]bool)
+	for _, f := range d.forwards {
+		uses[f.engine] = true
+	}
+	var drop []*engine
+	for key, e := range d.engines {
+		if !uses[e] && e.unused() {
+			delete(d.engines, key)
+			drop = append(drop, e)
+			d.used = time.Now()
+		}
+	}
+	if len(drop) > 0 {
+		d.touch()
+	}
+	if d.requests > 0 || len(d.engines) > 0 || len(d.forwards) > 0 {
+		d.used = time.Now()
+	}
+	idle = time.Since(d.used) >= d.cfg.Idle
+	d.mu.Unlock()
+	for _, e := range drop {
+		e.close()
+	}
+	return idle
+}
+
+// Info returns what the Daemon says of itself.
+func (d *Daemon) Info() api.Info {
+	return api.Info{
+		V: api.Version, PID: os.Getpid(), Version: d.cfg.Version, Started: d.started, Socket: d.cfg.Socket, Log: d.cfg.LogFile,
+		Idle: d.cfg.Idle.Seconds(),
+	}
+}
+
+// State returns all that there is.
+func (d *Daemon) State() api.State {
+	d.mu.Lock()
+	st := api.State{
+		Info: d.Info(), At: time.Now(), Revision: d.revision, Links: []api.Link{}, Forwards: []api.Forward{},
+		Audit: slices.Clone(d.audit),
+	}
+	engines := make([]*engine, 0, len(d.engines))
+	for _, e := range d.engines {
+		engines = append(engines, e)
+	}
+	for _, f := range d.forwards {
+		st.Forwards = append(st.Forwards, f.show())
+	}
+	d.mu.Unlock()
+	for _, e := range engines {
+		st.Links = append(st.Links, e.show())
+	}
+	slices.SortFunc(st.Links, func(x, y api.Link) int { return cmp.Compare(x.ID, y.ID) })
+	sortForwards(st.Forwards)
+	if st.Audit == nil {
+		st.Audit = []api.AuditEvent{}
+	}
+	return st
+}
+
+func sortForwards(all []api.Forward) {
+	slices.SortFunc(all, func(x, y api.Forward) int { return cmp.Or(x.Opened.Compare(y.Opened), cmp.Compare(x.Name, y.Name)) })
+}
+
+// Wait returns the state once its revision is another than after, or ctx is done.
+func (d *Daemon) Wait(ctx context.Context, after uint64) api.State {
+	for {
+		d.mu.Lock()
+		revision, changed := d.revision, d.changed
+		d.mu.Unlock()
+		if revision != after {
+			return d.State()
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return d.State()
+		case <-d.ctx.Done():
+			return d.State()
+		}
+	}
+}
+
+// Bastions asks AWS for the bastions of the links.
+func (d *Daemon) Bastions(ctx context.Context) []api.Account {
+	defer d.begin()()
+	d.mu.Lock()
+	engines := make([]*engine, 0, len(d.engines))
+	for _, e := range d.engines {
+		engines = append(engines, e)
+	}
+	d.mu.Unlock()
+	out := make([]api.Account, len(engines))
+	var all sync.WaitGroup
+	for i, e := range engines {
+		all.Go(func() {
+			out[i].Link = e.id
+			st, err := e.agent.Status(ctx)
+			out[i].Status = st
+			if err != nil {
+				out[i].Error = api.NewError(err)
+			}
+		})
+	}
+	all.Wait()
+	slices.SortFunc(out, func(x, y api.Account) int { return cmp.Compare(x.Link, y.Link) })
+	return out
+}
+
+// Stop ends the forward of the given name, or all if it is "all", forgets them, and returns them.
+func (d *Daemon) Stop(name string) ([]api.Forward, error) {
+	d.mu.Lock()
+	var stop []*forward
+	if f := d.forwards[name]; f != nil {
+		stop = append(stop, f)
+	} else if name == all {
+		for _, f := range d.forwards {
+			stop = append(stop, f)
+		}
+	}
+	var names []string
+	for n := range d.forwards {
+		names = append(names, n)
+	}
+	d.mu.Unlock()
+	if len(stop) == 0 && name != all {
+		return nil, fail.New(fail.NoTarget, "stop the forward "+name, errors.New("there is none of this name"), haveNames(names))
+	}
+	out := make([]api.Forward, 0, len(stop))
+	for _, f := range stop {
+		f.cancel(errStopped)
+		<-f.done
+		out = append(out, f.show())
+	}
+	sortForwards(out)
+	return out, nil
+}
+
+// all is what stands for every forward where a name is asked for.
+const all = "all"
+
+var errStopped = errors.New("stopped by bastion stop")
+
+// haveNames is the next step of who named a forward that there is not.
+func haveNames(names []string) string {
+	if len(names) == 0 {
+		return "there are no forwards; bastion forward -d opens one"
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("there are %q; bastion ls forwards shows them", names)
+}
+
+// recorded notes a connection that has ended or could not be opened.
+func (d *Daemon) recorded(forward string, c tunnel.ConnSnapshot, err error) {
+	e := api.AuditEvent{
+		At: time.Now(), Forward: forward, Client: c.Client, Target: c.Dest, Duration: time.Since(c.Since).Seconds(), Up: c.Up, Down: c.Down,
+	}
+	if err != nil {
+		e.Error = err.Error()
+	}
+	d.log.Info("connection", "forward", forward, "client", c.Client, "target", c.Dest, "seconds", e.Duration, "up", c.Up,
+		"down", c.Down, "err", err)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.audit) >= maxAudit {
+		d.audit = slices.Delete(d.audit, 0, len(d.audit)-maxAudit+1)
+	}
+	d.audit = append(d.audit, e)
+	d.touch()
+}

@@ -1,0 +1,10 @@
+// Package daemon is the agent process: one for each user, which owns links and forwards so that they outlive the commands that
+// asked for them. It serves the control API (package api) on a unix socket.
+//
+// A request brings the settings and variables of the command that made it. Requests that agree in them, and in whose AWS credentials
+// they are, share an engine: an agent.Agent with a link that is made when it is needed and closed when nobody has used it for a
+// while. Forwards are listeners whose connections go through an engine. Those that are attached to a request end with it, also when
+// the command was killed; detached ones are written to a file, without secrets, and come back when the agent starts again.
+//
+// One process at a time holds the lock beside the socket, which the system releases whatever becomes of the process.
+package daemon

@@ -1,0 +1,405 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net"
+	"sync"
+	"time"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/targets"
+	"github.com/bastion-ssm/bastion/tunnel"
+)
+
+// resolvedFor is how long a target's endpoint is taken for the same.
+const resolvedFor = 5 * time.Minute
+
+// engine is the way into one AWS account and network with certain settings. It is a tunnel.Dialer.
+type engine struct {
+	d        *Daemon
+	id       string
+	settings config.Settings
+	scope    api.Scope // without secrets
+	owner    string    // whose credentials the variables had; empty if they had none
+	env      *agent.Env
+	agent    *agent.Agent
+
+	mu       sync.Mutex
+	link     *agent.Link
+	links    sync.WaitGroup // goroutines that wait for a link to end
+	closed   bool
+	busy     int       // requests that hold the engine
+	waiting  int       // those that wait for the link, or for a connection through it
+	used     time.Time // when somebody last used the link
+	watchers map[*watcher]struct{}
+	resolved map[string]resolution
+}
+
+// watcher is a request that wants to know what becomes of the link. Its function must not block.
+type watcher struct{ emit func(api.Event) }
+
+// resolution is a target's endpoint, remembered.
+type resolution struct {
+	endpoint targets.Endpoint
+	at       time.Time
+}
+
+// ofNoMatter are the settings that do not matter to an engine.
+var ofNoMatter = []string{"output", "quiet", "verbose", "no_agent", "agent_idle", "runtime_dir", "state_dir", "allow_remote"}
+
+// engine returns the engine for a scope, which it makes if there is none. w, which may be nil, is told what becomes of it until the
+// request has ended, when release must be called.
+func (d *Daemon) engine(ctx context.Context, scope api.Scope, w *watcher) (e *engine, release func(), err error) {
+	settings, err := config.FromTexts(scope.Settings)
+	if err != nil {
+		return nil, nil, err
+	}
+	env := agent.NewEnv(scope.Env)
+	scope.Env = env.Public()
+	owner, err := d.ownerOf(ctx, settings, env)
+	if err != nil {
+		return nil, nil, err
+	}
+	key := engineKey(scope, owner)
+	d.mu.Lock()
+	e = d.engines[key]
+	d.mu.Unlock()
+	if e == nil {
+		e = &engine{
+			d: d, id: key, settings: settings, scope: scope, owner: owner, env: env, used: time.Now(),
+			watchers: make(map[*watcher]struct{}), resolved: make(map[string]resolution),
+		}
+		if e.agent, err = agent.New(ctx, settings, agent.Options{
+			Version: d.cfg.Version, Command: "agent", Logger: d.log.With("link", key), Env: env, Hosted: true,
+			Progress: e.onStep, Path: e.onPath,
+		}); err != nil {
+			return nil, nil, err
+		}
+		if e, err = d.add(e); err != nil {
+			return nil, nil, err
+		}
+	}
+	if owner != "" {
+		e.env.Renew(env)
+	}
+	release, err = e.hold(w)
+	return e, release, err
+}
+
+var errClosing = fail.New(fail.Other, "", errShutdown, "try again: the next command starts another agent")
+
+// add adds e, or closes it and returns the one that was added meanwhile.
+func (d *Daemon) add(e *engine) (*engine, error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if other := d.engines[e.id]; other != nil || d.closing {
+		d.tasks.Go(e.close)
+		if d.closing {
+			return nil, errClosing
+		}
+		return other, nil
+	}
+	d.engines[e.id] = e
+	d.touch()
+	e.agent.Prepare()
+	return e, nil
+}
+
+// engineKey is the id of the engine for a scope and the owner of the credentials among the variables.
+func engineKey(scope api.Scope, owner string) string {
+	matter := maps.Clone(scope.Settings)
+	for _, key := range ofNoMatter {
+		delete(matter, key)
+	}
+	data, err := json.Marshal([]any{matter, scope.Env, owner}) // maps are written in the order of their keys
+	if err != nil {
+		panic(err) // there are only strings
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:6])
+}
+
+// maxOwners bounds the credentials whose owner is remembered.
+const maxOwners = 1000
+
+// ownerOf returns the identity that the credentials among the variables are of, so that renewed ones are known as such; nothing
+// if the credentials come from elsewhere, where they are renewed.
+func (d *Daemon) ownerOf(ctx context.Context, s config.Settings, env *agent.Env) (string, error) {
+	c := env.Credentials()
+	if !c.HasKeys() || s.Profile != "" {
+		return "", nil
+	}
+	sum := sha256.Sum256([]byte(c.AccessKeyID + "\x00" + c.SecretAccessKey + "\x00" + c.SessionToken))
+	d.mu.Lock()
+	owner := d.owners[sum]
+	d.mu.Unlock()
+	if owner != "" {
+		return owner, nil
+	}
+	a, err := agent.New(ctx, s, agent.Options{Version: d.cfg.Version, Command: "agent", Logger: d.log, Env: env, Hosted: true})
+	if err != nil {
+		return "", err
+	}
+	defer a.Close()
+	if owner, err = a.Owner(ctx); err != nil {
+		return "", err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if len(d.owners) >= maxOwners {
+		clear(d.owners)
+	}
+	d.owners[sum] = owner
+	return owner, nil
+}
+
+// hold keeps the engine until release is called.
+func (e *engine) hold(w *watcher) (release func(), err error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.closed {
+		return nil, errClosing
+	}
+	e.busy++
+	if w != nil {
+		e.watchers[w] = struct{}{}
+	}
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.busy--
+		e.used = time.Now()
+		if w != nil {
+			delete(e.watchers, w)
+		}
+	}, nil
+}
+
+// emit tells the watchers.
+func (e *engine) emit(ev api.Event) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for w := range e.watchers {
+		w.emit(ev)
+	}
+}
+
+func (e *engine) onStep(step string) { e.emit(api.Event{Event: api.EventStep, Text: step}) }
+
+func (e *engine) onPath(p agent.Path) {
+	e.emit(api.Event{Event: api.EventPath, Path: &p})
+	e.d.bump()
+}
+
+func (e *engine) onState(st tunnel.State) {
+	e.emit(api.Event{Event: api.EventLink, Link: linkState(st)})
+	e.d.bump()
+}
+
+func linkState(st tunnel.State) *api.LinkState {
+	out := &api.LinkState{Phase: st.Phase, Since: st.Since, Attempt: st.Attempt, Bastion: st.Describe}
+	if st.Err != nil {
+		out.Error = st.Err.Error()
+	}
+	return out
+}
+
+// connected returns the link, which it begins to make if there is none.
+func (e *engine) connected() (*agent.Link, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.used = time.Now()
+	if e.closed {
+		return nil, errClosing
+	}
+	if e.link != nil {
+		return e.link, nil
+	}
+	link, err := e.agent.Link(e.settings.Permit, e.onState)
+	if err != nil {
+		return nil, err
+	}
+	e.link = link
+	e.links.Go(func() { e.await(link) })
+	link.Start(e.d.ctx)
+	return link, nil
+}
+
+// await takes leave of a link that ends by itself.
+func (e *engine) await(link *agent.Link) {
+	<-link.Done()
+	err := link.Err()
+	_ = link.Close()
+	e.mu.Lock()
+	if e.link == link {
+		e.link = nil
+	}
+	e.mu.Unlock()
+	if err != nil {
+		e.d.log.Warn("the link has ended", "link", e.id, "err", err)
+		e.d.linkEnded(e, err)
+	}
+	e.d.bump()
+}
+
+// ready returns the link once it is up. One that is being made when ctx ends, and that nothing else is for, is given up.
+func (e *engine) ready(ctx context.Context) (*agent.Link, error) {
+	defer e.wait()()
+	link, err := e.connected()
+	if err != nil {
+		return nil, err
+	}
+	limit := e.settings.StartTimeout + e.settings.ConnectTimeout
+	wait, cancel := context.WithTimeoutCause(ctx, limit, fail.New(fail.Timeout, "connect to the bastion",
+		fmt.Errorf("no connection within %s", limit), "try again, or allow more time with --start-timeout"))
+	defer cancel()
+	if err := link.Ready(wait); err != nil {
+		e.giveUp(link)
+		return nil, err
+	}
+	return link, nil
+}
+
+// giveUp closes a link that has not come up, unless somebody else waits for it.
+func (e *engine) giveUp(link *agent.Link) {
+	e.mu.Lock()
+	alone := e.link == link && e.waiting <= 1
+	e.mu.Unlock()
+	if alone && link.State().Phase == tunnel.Connecting {
+		_ = link.Close()
+	}
+}
+
+// Dial opens a connection through the bastion.
+func (e *engine) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	defer e.wait()()
+	link, err := e.connected()
+	if err != nil {
+		return nil, err
+	}
+	return link.Dial(ctx, network, addr)
+}
+
+// dialReady opens a connection for a client that does not wait longer than a command would.
+func (e *engine) dialReady(ctx context.Context, addr string) (net.Conn, error) {
+	link, err := e.ready(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer e.wait()()
+	return link.Dial(ctx, "tcp", addr)
+}
+
+// wait counts one that waits for the link, until the function that it returns is called.
+func (e *engine) wait() (done func()) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.waiting++
+	return func() {
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		e.waiting--
+		e.used = time.Now()
+	}
+}
+
+// resolve finds the endpoints of specs, in order.
+func (e *engine) resolve(ctx context.Context, specs []targets.Spec) ([]targets.Endpoint, error) {
+	out := make([]targets.Endpoint, len(specs))
+	var unknown []targets.Spec
+	var at []int
+	e.mu.Lock()
+	for i, spec := range specs {
+		if known, ok := e.resolved[spec.String()]; ok && time.Since(known.at) < resolvedFor {
+			out[i] = known.endpoint
+			continue
+		}
+		unknown, at = append(unknown, spec), append(at, i)
+	}
+	e.mu.Unlock()
+	if len(unknown) == 0 {
+		return out, nil
+	}
+	found, err := e.agent.Resolve(ctx, unknown)
+	if err != nil {
+		return nil, err
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for i, endpoint := range found {
+		out[at[i]] = endpoint
+		e.resolved[unknown[i].String()] = resolution{endpoint, time.Now()}
+	}
+	return out, nil
+}
+
+// closeIdle closes the link if nobody has used it for the given time. The next connection makes another.
+func (e *engine) closeIdle(after time.Duration) {
+	e.mu.Lock()
+	link := e.link
+	e.mu.Unlock()
+	if link == nil {
+		return
+	}
+	channels := 0
+	for _, m := range link.Stats() {
+		channels += m.Channels
+	}
+	e.mu.Lock()
+	if channels > 0 || e.waiting > 0 {
+		e.used = time.Now()
+	}
+	idle := e.link == link && time.Since(e.used) >= after
+	if idle {
+		e.link = nil
+	}
+	e.mu.Unlock()
+	if idle {
+		e.d.log.Info("closing a link that nobody uses", "link", e.id)
+		_ = link.Close()
+	}
+}
+
+// unused reports whether the engine has neither link nor requests.
+func (e *engine) unused() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.link == nil && e.busy == 0
+}
+
+// close ends the engine and waits until that is done.
+func (e *engine) close() {
+	e.mu.Lock()
+	e.closed = true
+	link := e.link
+	e.mu.Unlock()
+	if link != nil {
+		_ = link.Close()
+	}
+	e.links.Wait()
+	e.agent.Close()
+}
+
+// show returns the state of the engine.
+func (e *engine) show() api.Link {
+	e.mu.Lock()
+	used := e.used
+	e.mu.Unlock()
+	out := api.Link{
+		ID: e.id, Owner: e.owner, Profile: cmp.Or(e.settings.Profile, e.scope.Env["AWS_PROFILE"]), Region: e.agent.Region(),
+		LastUsed: used, Live: e.agent.Live(),
+	}
+	if e.settings.Target == "" {
+		out.Cluster = e.settings.Cluster
+	}
+	return out
+}

@@ -1,0 +1,545 @@
+package daemon
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/targets"
+	"github.com/bastion-ssm/bastion/tunnel"
+)
+
+// maxForwards bounds the forwards of one request, and of all.
+const maxForwards = 256
+
+// forward is a local listener whose connections go through an engine.
+type forward struct {
+	d        *Daemon
+	record   record
+	name     string
+	detached bool
+	pid      int
+	local    targets.Local
+	target   targets.Spec
+	ln       net.Listener
+	opened   time.Time
+	stats    tunnel.Stats
+	cancel   context.CancelCauseFunc
+	done     chan struct{} // closed once it has ended and is not the Daemon's any more
+	events   *events       // of the request; nil for one that was restored
+
+	engine  *engine // guarded by d.mu, as the following
+	release func()  // of engine
+	state   api.ForwardState
+	err     string
+	why     error // why it has ended, once done is closed
+}
+
+var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+// Open opens the forwards of req, or none of them, and tells emit of the events, one at a time. With detached ones it returns then;
+// others it closes when ctx is done. What it returns was told as EventError.
+func (d *Daemon) Open(ctx context.Context, req api.OpenRequest, emit func(api.Event)) error {
+	defer d.begin()()
+	events := newEvents(emit)
+	defer events.close()
+	err := d.open(ctx, req, events)
+	switch {
+	case err == nil:
+	case errors.Is(err, errStopped), errors.Is(err, errShutdown):
+		events.last(api.Event{Event: api.EventStopped, Text: err.Error()})
+		return nil
+	default:
+		events.last(api.Event{Event: api.EventError, Error: api.NewError(err)})
+	}
+	return err
+}
+
+func (d *Daemon) open(ctx context.Context, req api.OpenRequest, events *events) error {
+	settings, err := config.FromTexts(req.Scope.Settings)
+	if err != nil {
+		return err
+	}
+	forwards, err := d.parse(req, events)
+	if err != nil {
+		return err
+	}
+	kept := false
+	defer func() {
+		for _, f := range forwards {
+			if !kept && f.ln != nil {
+				_ = f.ln.Close()
+			}
+		}
+	}()
+	// What can be wrong on this machine is found before AWS is asked.
+	for _, f := range forwards {
+		if port, known := f.listenPort(); known {
+			if err := f.listen(ctx, port, settings.AllowRemote); err != nil {
+				return err
+			}
+		}
+	}
+	w := &watcher{emit: events.try}
+	e, release, err := d.engine(ctx, req.Scope, w)
+	if err != nil {
+		return err
+	}
+	defer release()
+	if err := e.endpoints(ctx, forwards, settings.AllowRemote, events); err != nil {
+		return err
+	}
+	link, err := e.ready(ctx)
+	if err != nil {
+		return err
+	}
+	if err := d.addForwards(e, forwards); err != nil {
+		return err
+	}
+	kept = true
+	events.try(api.Event{Event: api.EventLink, Link: linkState(link.State())})
+	out := make([]api.Forward, len(forwards))
+	d.mu.Lock()
+	for i, f := range forwards {
+		out[i] = f.show()
+	}
+	d.mu.Unlock()
+	events.last(api.Event{Event: api.EventForwards, Forwards: out})
+	if req.Detached {
+		return nil
+	}
+	return d.attend(ctx, forwards)
+}
+
+// attend waits until a request or one of its forwards ends, ends the others, and returns why.
+func (d *Daemon) attend(ctx context.Context, forwards []*forward) error {
+	ended := make(chan struct{}, len(forwards))
+	var watchers sync.WaitGroup
+	for _, f := range forwards {
+		watchers.Go(func() {
+			<-f.done
+			ended <- struct{}{}
+		})
+	}
+	select {
+	case <-ctx.Done():
+	case <-ended:
+	}
+	var why error
+	for _, f := range forwards {
+		select {
+		case <-f.done:
+			if why == nil {
+				why = f.why
+			}
+		default:
+		}
+	}
+	for _, f := range forwards {
+		f.cancel(context.Canceled)
+	}
+	watchers.Wait()
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	return why
+}
+
+// parse reads the requests.
+func (d *Daemon) parse(req api.OpenRequest, events *events) ([]*forward, error) {
+	if len(req.Forwards) == 0 || len(req.Forwards) > maxForwards {
+		return nil, fail.New(fail.Usage, "", fmt.Errorf("%d forwards in one request", len(req.Forwards)),
+			fmt.Sprintf("ask for 1 to %d", maxForwards))
+	}
+	var out []*forward
+	for _, r := range req.Forwards {
+		f := &forward{
+			d: d, detached: req.Detached, opened: time.Now(), done: make(chan struct{}), state: api.ForwardReady, events: events,
+			record: record{Request: r, Command: req.Command},
+		}
+		var err error
+		if r.Listen != "" {
+			if f.local, err = targets.ParseLocal(r.Listen); err != nil {
+				return nil, err
+			}
+		}
+		switch {
+		case r.Name != "" && (!goodName.MatchString(r.Name) || r.Name == all):
+			return nil, fail.New(fail.Usage, "", fmt.Errorf("%q is no name for a forward", r.Name),
+				"use letters, digits, dots, dashes and underscores; all is taken")
+		case r.Kind == api.KindProxy && r.Target != "":
+			return nil, fail.New(fail.Usage, "", errors.New("a proxy has no target"), "leave the target out")
+		case r.Kind == api.KindProxy && r.Listen == "":
+			return nil, fail.New(fail.Usage, "", errors.New("the proxy's port is missing"), "say where it listens, or : for a free port")
+		case r.Kind == api.KindProxy:
+		case r.Kind == api.KindTCP || r.Kind == "":
+			f.record.Request.Kind = api.KindTCP
+			if f.target, err = targets.Parse(r.Target); err != nil {
+				return nil, err
+			}
+			if f.target.Kind == targets.Name && f.target.Port == 0 {
+				return nil, fail.New(fail.NoTarget, "", fmt.Errorf("%q is a name of a configuration file, which the agent does not read", r.Target),
+					"give rds:ID, cache:ID or HOST:PORT")
+			}
+		default:
+			return nil, fail.New(fail.Usage, "", fmt.Errorf("there is no kind %q of forward", r.Kind), "the kinds are tcp and proxy")
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+// listenPort returns the target's port for the listener, and whether it is known without asking AWS, or not needed.
+func (f *forward) listenPort() (port int, known bool) {
+	return f.target.Port, f.local.Free || f.local.Port != 0 || f.target.Port != 0
+}
+
+func (f *forward) listen(ctx context.Context, targetPort int, allowRemote bool) error {
+	addr := f.local.Address("127.0.0.1", targetPort)
+	ln, err := tunnel.Listen(ctx, addr, allowRemote)
+	if err == nil {
+		f.ln = ln
+		return nil
+	}
+	if fail.KindOf(err) == fail.PortInUse {
+		if other := f.d.listener(addr); other != "" {
+			return fail.New(fail.PortInUse, "", err, "the forward "+other+" listens there: bastion stop "+other+" ends it")
+		}
+	}
+	return err
+}
+
+// listener returns the name of the forward that listens at addr.
+func (d *Daemon) listener(addr string) string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for name, f := range d.forwards {
+		if f.ln.Addr().String() == addr {
+			return name
+		}
+	}
+	return ""
+}
+
+// endpoints finds the targets' endpoints and opens the listeners that depend on them.
+func (e *engine) endpoints(ctx context.Context, forwards []*forward, allowRemote bool, events *events) error {
+	var specs []targets.Spec
+	var of []*forward
+	var names []string
+	for _, f := range forwards {
+		if f.record.Request.Kind == api.KindTCP {
+			specs, of, names = append(specs, f.target), append(of, f), append(names, f.target.String())
+		}
+	}
+	if len(specs) > 0 {
+		events.try(api.Event{Event: api.EventStep, Text: "looking up " + strings.Join(names, ", ")})
+	}
+	found, err := e.resolve(ctx, specs)
+	if err != nil {
+		return err
+	}
+	for i, f := range of {
+		f.record.Target = agent.Destination(found[i].Host, found[i].Port)
+		f.record.Engine, f.record.TLS, f.record.Note = found[i].Engine, found[i].TLS, found[i].Note
+		f.record.Database, f.record.IAM = found[i].Database, found[i].IAM
+		if f.record.Request.Name == "" {
+			f.record.Request.Name = nameOf(found[i].Name, f.target)
+		}
+		if f.ln == nil {
+			if err := f.listen(ctx, found[i].Port, allowRemote); err != nil {
+				return err
+			}
+		}
+	}
+	for _, f := range forwards {
+		f.record.Scope, f.record.Owner, f.record.Link = e.scope, e.owner, e.id
+	}
+	return nil
+}
+
+// nameOf makes a name of a target's.
+func nameOf(name string, spec targets.Spec) string {
+	switch spec.Kind {
+	case targets.RDS, targets.Cache:
+		_, name, _ = strings.Cut(name, ":")
+	case targets.Host:
+		name = spec.Host
+	}
+	name = strings.Map(func(r rune) rune {
+		if goodName.MatchString("a" + string(r)) {
+			return r
+		}
+		return '-'
+	}, name)
+	name = strings.Trim(name, "-._")
+	if name == "" || name == all {
+		name = "forward"
+	}
+	return name[:min(len(name), 50)]
+}
+
+// addForwards makes forwards the Daemon's and begins to serve them.
+func (d *Daemon) addForwards(e *engine, forwards []*forward) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closing {
+		return errClosing
+	}
+	if len(d.forwards)+len(forwards) > maxForwards {
+		return fail.New(fail.Usage, "", fmt.Errorf("there would be more than %d forwards", maxForwards), "stop some: bastion stop NAME")
+	}
+	names := make(map[*forward]string)
+	taken := make(map[string]bool)
+	for _, f := range forwards {
+		name := d.freeName(f.record.Request, taken)
+		names[f], taken[name] = name, true
+	}
+	for _, f := range forwards {
+		release, err := e.hold(nil)
+		if err != nil {
+			return err
+		}
+		f.name, f.engine, f.release = names[f], e, release
+		d.forwards[f.name] = f
+		f.serve()
+	}
+	d.save()
+	d.touch()
+	return nil
+}
+
+// freeName returns the name that was asked for, or one like it. The caller holds d.mu.
+func (d *Daemon) freeName(r api.ForwardRequest, taken map[string]bool) string {
+	free := func(name string) bool { return d.forwards[name] == nil && !taken[name] }
+	name := cmp.Or(r.Name, string(r.Kind))
+	for n := 2; !free(name); n++ {
+		name = cmp.Or(r.Name, string(r.Kind)) + "-" + strconv.Itoa(n)
+	}
+	return name
+}
+
+// serve begins to serve. The caller holds d.mu.
+func (f *forward) serve() {
+	ctx, cancel := context.WithCancelCause(context.Background())
+	f.cancel = cancel
+	f.stats.OnEnd = f.onEnd
+	log := f.d.log.With("forward", f.name)
+	f.d.tasks.Go(func() {
+		var err error
+		if f.record.Request.Kind == api.KindProxy {
+			err = f.serveProxy(ctx, log)
+		} else {
+			err = tunnel.Forward(ctx, f.ln, f, f.record.Target, tunnel.ForwardConfig{Logger: log, Stats: &f.stats})
+		}
+		if err != nil {
+			cancel(fail.New(fail.Other, "forward "+f.name, err, "try again"))
+		}
+		f.remove(ctx)
+	})
+}
+
+// remove takes leave of a forward that has ended.
+func (f *forward) remove(ctx context.Context) {
+	d := f.d
+	why := context.Cause(ctx)
+	d.mu.Lock()
+	f.why = why
+	if d.forwards[f.name] == f {
+		delete(d.forwards, f.name)
+		d.used = time.Now()
+		d.save()
+	}
+	release := f.release
+	d.touch()
+	d.mu.Unlock()
+	if release != nil {
+		release()
+	}
+	f.cancel(nil)
+	close(f.done)
+}
+
+func (f *forward) serveProxy(ctx context.Context, log *slog.Logger) error {
+	settings, err := config.FromTexts(f.record.Scope.Settings)
+	if err != nil {
+		return err
+	}
+	cfg, err := agent.ProxyConfig(settings)
+	if err != nil {
+		return err
+	}
+	cfg.Logger, cfg.Stats = log, &f.stats
+	return tunnel.ServeProxy(ctx, f.ln, f, cfg)
+}
+
+// Dial opens a connection through the engine, which a forward that was restored finds only now.
+func (f *forward) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	e, err := f.found(ctx)
+	if err != nil {
+		f.note(err)
+		return nil, err
+	}
+	conn, err := e.Dial(ctx, network, addr)
+	if kind := fail.KindOf(err); err == nil || kind == fail.Denied {
+		f.note(nil) // the link works
+	}
+	return conn, err
+}
+
+// note notes why the forward does not work, or that it does.
+func (f *forward) note(err error) {
+	f.d.mu.Lock()
+	defer f.d.mu.Unlock()
+	state, text := api.ForwardReady, ""
+	if err != nil {
+		state, text = api.ForwardFailed, err.Error()
+	}
+	if f.state != state || f.err != text {
+		f.state, f.err = state, text
+		f.d.touch()
+	}
+}
+
+// found returns the forward's engine.
+func (f *forward) found(ctx context.Context) (*engine, error) {
+	d := f.d
+	d.mu.Lock()
+	e := f.engine
+	if e == nil {
+		e = d.engines[f.record.Link]
+	}
+	d.mu.Unlock()
+	if e == nil && f.record.Owner != "" {
+		return nil, fail.New(fail.Credentials, "", fmt.Errorf("the AWS credentials of %s are needed again", f.record.Owner),
+			"they came by variables, which the agent does not keep: run bastion forward or bastion status with them")
+	}
+	release := func() {}
+	var err error
+	if e == nil {
+		e, release, err = d.engine(ctx, f.record.Scope, nil)
+	} else if f.engine == nil {
+		release, err = e.hold(nil)
+	}
+	if err != nil {
+		return nil, err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if f.engine != nil {
+		d.tasks.Go(release) // another connection was faster
+		return f.engine, nil
+	}
+	f.engine, f.release = e, release
+	return e, nil
+}
+
+// onEnd is told of each connection that has ended.
+func (f *forward) onEnd(c tunnel.ConnSnapshot, err error) {
+	if err != nil && f.events != nil {
+		text := "connection to " + c.Dest + ": " + err.Error()
+		if next := fail.NextOf(err); next != "" {
+			text += " (" + next + ")"
+		}
+		f.events.try(api.Event{Event: api.EventRefused, Text: text})
+	}
+	f.d.recorded(f.name, c, err)
+}
+
+// linkEnded ends the attached forwards of an engine whose link has given up, and marks the others.
+func (d *Daemon) linkEnded(e *engine, err error) {
+	if kind := fail.KindOf(err); kind != fail.Lost {
+		err = fail.New(fail.Lost, "the link was lost and cannot be restored", err, fail.NextOf(err))
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range d.forwards {
+		switch {
+		case f.engine != e:
+		case f.detached:
+			f.state, f.err = api.ForwardFailed, err.Error()
+		default:
+			f.cancel(err)
+		}
+	}
+	d.touch()
+}
+
+// show returns what others see of the forward. The caller holds d.mu.
+func (f *forward) show() api.Forward {
+	out := api.Forward{
+		Name: f.name, Kind: f.record.Request.Kind, Spec: f.record.Request.Target, Target: f.record.Target, Listen: f.ln.Addr().String(),
+		Engine: f.record.Engine, TLS: f.record.TLS, Database: f.record.Database, IAM: f.record.IAM, Note: f.record.Note, State: f.state, Error: f.err, Detached: f.detached,
+		Command: f.record.Command, PID: f.pid, Link: f.record.Link, Opened: f.opened, Stats: f.stats.Snapshot(),
+		Clients: []api.ForwardClient{},
+	}
+	for _, c := range f.stats.Conns() {
+		out.Clients = append(out.Clients, api.ForwardClient{Addr: c.Client, Target: c.Dest, Since: c.Since, Up: c.Up, Down: c.Down})
+	}
+	return out
+}
+
+// save writes the detached forwards down. The caller holds d.mu.
+func (d *Daemon) save() {
+	var records []record
+	for _, f := range d.forwards {
+		if f.detached {
+			r := f.record
+			r.Request.Name, r.Request.Listen = f.name, f.ln.Addr().String()
+			records = append(records, r)
+		}
+	}
+	if err := d.store.save(records); err != nil {
+		d.log.Warn("the detached forwards could not be written down and will not come back when the agent starts again", "err", err)
+	}
+}
+
+// restore opens the forwards again that were written down. Their links are made when somebody connects.
+func (d *Daemon) restore() {
+	records, err := d.store.load()
+	if err != nil {
+		d.log.Warn("the detached forwards of the last run are not known", "err", err)
+		return
+	}
+	for _, r := range records {
+		if err := d.reopen(r); err != nil {
+			d.log.Warn("a forward could not be opened again", "forward", r.Request.Name, "err", err)
+		}
+	}
+}
+
+func (d *Daemon) reopen(r record) error {
+	settings, err := config.FromTexts(r.Scope.Settings)
+	if err != nil {
+		return err
+	}
+	ln, err := tunnel.Listen(d.ctx, r.Request.Listen, settings.AllowRemote)
+	if err != nil {
+		return err
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.closing || d.forwards[r.Request.Name] != nil {
+		_ = ln.Close()
+		return errors.New("there is another of this name")
+	}
+	f := &forward{
+		d: d, record: r, name: r.Request.Name, detached: true, ln: ln, opened: time.Now(), done: make(chan struct{}),
+		state: api.ForwardReady,
+	}
+	d.forwards[f.name] = f
+	f.serve()
+	d.touch()
+	return nil
+}

@@ -1,0 +1,30 @@
+package daemon
+
+import (
+	"errors"
+	"os"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// ErrRunning is why a second agent does not start.
+var ErrRunning = errors.New("an agent runs already")
+
+// lock takes the lock file at path for this process. The file stays: to remove it would let two processes hold locks of one name.
+func lock(path string) (release func(), err error) {
+	const op = "lock the agent's socket"
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, fail.New(fail.Other, op, err, "set another runtime_dir (BASTION_RUNTIME_DIR)")
+	}
+	taken, err := tryLock(f)
+	switch {
+	case err != nil:
+		_ = f.Close()
+		return nil, fail.New(fail.Other, op, err, "set a runtime_dir on a local disk (BASTION_RUNTIME_DIR)")
+	case !taken:
+		_ = f.Close()
+		return nil, fail.New(fail.Other, "", ErrRunning, "bastion agent status shows it; bastion agent stop ends it")
+	}
+	return func() { _ = f.Close() }, nil
+}

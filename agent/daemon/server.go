@@ -1,0 +1,227 @@
+package daemon
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/tunnel"
+)
+
+const (
+	// maxRequest bounds a request's body, in bytes.
+	maxRequest = 1 << 20
+	// headerTimeout bounds the wait for a request's header and body.
+	headerTimeout = 10 * time.Second
+	// writeTimeout bounds the wait for a client to read an answer, or an event.
+	writeTimeout = 30 * time.Second
+	// longestWait bounds how long a request for another revision waits.
+	longestWait = 10 * time.Minute
+	// endTimeout bounds the wait for requests under way when the Daemon ends.
+	endTimeout = 5 * time.Second
+)
+
+// serve serves the control API on ln until the Daemon is to end, and then until the requests under way have.
+func (d *Daemon) serve(ln net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+api.PathInfo, func(w http.ResponseWriter, _ *http.Request) { answer(w, d.Info()) })
+	mux.HandleFunc("POST "+api.PathStop, func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, struct{}{})
+		d.Shutdown()
+	})
+	mux.HandleFunc("GET "+api.PathState, d.serveState)
+	mux.HandleFunc("GET "+api.PathBastions, func(w http.ResponseWriter, r *http.Request) { answer(w, d.Bastions(r.Context())) })
+	mux.HandleFunc("POST "+api.PathForwards, d.serveOpen)
+	mux.HandleFunc("DELETE "+api.PathForwards+"/{name}", d.serveStop)
+	mux.HandleFunc("POST "+api.PathDial, d.serveDial)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		refuse(w, http.StatusNotFound, fail.New(fail.Usage, "", fmt.Errorf("the agent has no %s %s", r.Method, r.URL.Path),
+			"it may be of another version: bastion agent stop, then try again"))
+	})
+	server := &http.Server{
+		Handler: mux, ReadHeaderTimeout: headerTimeout, IdleTimeout: headerTimeout,
+		BaseContext: func(net.Listener) context.Context { return d.ctx },
+		ErrorLog:    nil,
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }()
+	var err error
+	select {
+	case err = <-served:
+	case <-d.ctx.Done():
+	}
+	d.cancel()
+	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+	defer cancel()
+	if server.Shutdown(ctx) != nil {
+		_ = server.Close()
+	}
+	if err == nil {
+		err = <-served
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fail.New(fail.Other, "serve the agent's socket", err, "start it again: bastion agent start")
+}
+
+// answer answers with a JSON value.
+func answer(w http.ResponseWriter, v any) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // who asked may have gone
+}
+
+// statusOf are the HTTP status codes of the kinds of failures, for programs that look at nothing else.
+var statusOf = map[fail.Kind]int{
+	fail.Usage: http.StatusBadRequest, fail.NoTarget: http.StatusNotFound, fail.Credentials: http.StatusUnauthorized,
+	fail.Denied: http.StatusForbidden, fail.PortInUse: http.StatusConflict, fail.Timeout: http.StatusGatewayTimeout,
+	fail.Start: http.StatusBadGateway, fail.Lost: http.StatusBadGateway, fail.Other: http.StatusInternalServerError,
+}
+
+func refuse(w http.ResponseWriter, status int, err error) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(api.NewError(err))
+}
+
+func refuseBy(w http.ResponseWriter, err error) { refuse(w, statusOf[fail.KindOf(err)], err) }
+
+// read reads a request's JSON body. Fields that it does not know are errors: the client is of another version.
+func read(w http.ResponseWriter, r *http.Request, v any) bool {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(headerTimeout))
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+	dec.DisallowUnknownFields()
+	if err := dec.Decode(v); err != nil {
+		refuse(w, http.StatusBadRequest, fail.New(fail.Usage, "read the request", err, "see docs/api.md"))
+		return false
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	return true
+}
+
+func (d *Daemon) serveState(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	if !q.Has("after") {
+		answer(w, d.State())
+		return
+	}
+	after, err := strconv.ParseUint(q.Get("after"), 10, 64)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, fail.New(fail.Usage, "", fmt.Errorf("after=%q is no revision", q.Get("after")), "see docs/api.md"))
+		return
+	}
+	seconds := longestWait.Seconds()
+	if q.Has("timeout") {
+		if seconds, err = strconv.ParseFloat(q.Get("timeout"), 64); err != nil || !(seconds >= 0) {
+			refuse(w, http.StatusBadRequest, fail.New(fail.Usage, "", fmt.Errorf("timeout=%q is no number of seconds", q.Get("timeout")),
+				"see docs/api.md"))
+			return
+		}
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(min(seconds, longestWait.Seconds())*float64(time.Second)))
+	defer cancel()
+	answer(w, d.Wait(ctx, after))
+}
+
+func (d *Daemon) serveOpen(w http.ResponseWriter, r *http.Request) {
+	var req api.OpenRequest
+	if !read(w, r, &req) {
+		return
+	}
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	out := http.NewResponseController(w)
+	enc := json.NewEncoder(w)
+	gone := false
+	_ = d.Open(ctx, req, func(ev api.Event) {
+		if gone {
+			return
+		}
+		err := out.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if err == nil {
+			err = enc.Encode(ev)
+		}
+		if err == nil {
+			err = out.Flush()
+		}
+		if err != nil {
+			gone = true
+			cancel()
+		}
+	})
+}
+
+func (d *Daemon) serveStop(w http.ResponseWriter, r *http.Request) {
+	stopped, err := d.Stop(r.PathValue("name"))
+	if err != nil {
+		refuseBy(w, err)
+		return
+	}
+	answer(w, stopped)
+}
+
+// serveDial opens a connection and makes the request's connection its other end.
+func (d *Daemon) serveDial(w http.ResponseWriter, r *http.Request) {
+	var req api.DialRequest
+	if !read(w, r, &req) {
+		return
+	}
+	if r.Header.Get("Upgrade") != api.Protocol {
+		refuse(w, http.StatusUpgradeRequired, fail.New(fail.Usage, "", errors.New("the request upgrades to no "+api.Protocol), "see docs/api.md"))
+		return
+	}
+	defer d.begin()()
+	e, release, err := d.engine(r.Context(), req.Scope, nil)
+	if err != nil {
+		refuseBy(w, err)
+		return
+	}
+	defer release()
+	remote, err := e.dialReady(r.Context(), req.Target)
+	if err != nil {
+		d.recorded("proxy", tunnel.ConnSnapshot{Dest: req.Target, Since: time.Now()}, err)
+		refuseBy(w, err)
+		return
+	}
+	conn, buffered, err := http.NewResponseController(w).Hijack()
+	if err != nil {
+		_ = remote.Close()
+		refuseBy(w, err)
+		return
+	}
+	_ = conn.SetDeadline(time.Time{})
+	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.Protocol+"\r\n\r\n")
+	unix, ok := conn.(tunnel.Duplex)
+	if err != nil || !ok {
+		_ = conn.Close()
+		_ = remote.Close()
+		return
+	}
+	d.splice(&hijacked{unix, buffered.Reader}, remote, req.Target)
+}
+
+// splice carries a dialed connection until it ends. The request's ctx does not say any more whether the client is there.
+func (d *Daemon) splice(local tunnel.Duplex, remote net.Conn, target string) {
+	stats := &tunnel.Stats{OnEnd: func(c tunnel.ConnSnapshot, err error) { d.recorded("proxy", c, err) }}
+	tunnel.SpliceCounted(d.ctx, local, remote, target, stats)
+}
+
+// hijacked is a connection whose first bytes the server's reader may have.
+type hijacked struct {
+	tunnel.Duplex
+	r *bufio.Reader
+}
+
+func (h *hijacked) Read(p []byte) (int, error) { return h.r.Read(p) }
