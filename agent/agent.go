@@ -11,6 +11,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2instanceconnect"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/elasticache"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
@@ -63,6 +64,9 @@ type Agent struct {
 	manager  *bastions.Manager
 	sessions *sessions.Client
 	resolver *targets.Resolver
+
+	instanceConnect *ec2instanceconnect.Client
+
 	hostKeys *hostKeys // nil: none are remembered
 
 	whoami func(context.Context) (bastions.Owner, error)
@@ -121,6 +125,9 @@ func New(ctx context.Context, s Settings, o Options) (*Agent, error) {
 		resolver: &targets.Resolver{
 			RDS: rdsClient, ElastiCache: cacheClient, Names: names, Region: cfg.Region,
 		},
+		instanceConnect: ec2instanceconnect.NewFromConfig(cfg, func(op *ec2instanceconnect.Options) {
+			o.Env.endpoint(&op.BaseEndpoint, "EC2_INSTANCE_CONNECT")
+		}),
 		whoami: once(func(ctx context.Context) (bastions.Owner, error) { return bastions.WhoAmI(ctx, stsClient) }),
 	}
 	if s.RememberHostKeys {

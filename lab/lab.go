@@ -230,7 +230,7 @@ func (l *Lab) build() error {
 		Region: Region, Identities: &l.identities, Now: now, Logger: l.log.With("part", "api"), Before: l.faults.before,
 		Services: []awsapi.Service{
 			l.ecs.service(), l.ssm.service(), l.ec2.service(), l.rds.service(), l.cache.service(), l.kms.service(),
-			sts.service(),
+			sts.service(), (&instanceConnect{ssm: l.ssm, now: now}).service(),
 		},
 	})
 	l.addDefaults()

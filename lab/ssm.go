@@ -26,6 +26,9 @@ type Instance struct {
 	Ports map[int]string
 	// Offline nodes are known, but not connected.
 	Offline bool
+	// ActiveKeys is a directory for the keys that EC2 Instance Connect sends to the node: in authorized_keys form, a file for
+	// each user, for sshd's AuthorizedKeysFile. Without it the node takes none.
+	ActiveKeys string
 }
 
 // document is a session document with its parameters.
