@@ -20,8 +20,9 @@ var allowed = map[string][]string{
 	"cmd/bastion":  {"agent", "agent/api", "agent/daemon", "internal/config", "internal/fail", "keys", "targets", "tunnel"},
 	"cmd/bastiond": {"internal/fail", "keys", "server"},
 
-	"agent/api":    {"agent", "internal/config", "internal/fail", "tunnel"},
-	"agent/daemon": {"agent", "agent/api", "internal/config", "internal/fail", "targets", "tunnel"},
+	"agent/api":       {"agent", "internal/config", "internal/fail", "tunnel"},
+	"agent/dashboard": {"agent/api", "internal/fail"},
+	"agent/daemon":    {"agent", "agent/api", "internal/config", "internal/fail", "targets", "tunnel"},
 
 	"agent":  {"bastions", "internal/config", "internal/fail", "keys", "sessions", "sessions/bond", "targets", "tunnel"},
 	"server": {"internal/fail", "keys", "sessions/bond"},
@@ -30,6 +31,8 @@ var allowed = map[string][]string{
 	"sessions": {"internal/deadline", "internal/fail", "sessions/frame"},
 	"targets":  {"internal/fail", "internal/near"},
 	"tunnel":   {"internal/fail"},
+
+	"tunnel/rediscluster": {"internal/fail", "tunnel"},
 
 	"internal/config":   {"internal/fail", "internal/near"},
 	"internal/deadline": {},
