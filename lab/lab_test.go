@@ -148,7 +148,15 @@ func need(t *testing.T, name string, places ...string) string {
 // eventually polls until ok.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
+	if !within(t, 20*time.Second, ok) {
+		t.Fatal("in vain: ", what)
+	}
+}
+
+// within waits until ok holds, for limit, and says whether it does.
+func within(t *testing.T, limit time.Duration, ok func() bool) bool {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -156,7 +164,8 @@ func eventually(t *testing.T, what string, ok func() bool) {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
-			t.Fatal("in vain: ", what)
+			return false
 		}
 	}
+	return true
 }
