@@ -98,7 +98,7 @@ type OpenSSH struct {
 	client int // process id of the ssh that is served
 	log    *slog.Logger
 
-	agent, known *socket // agent is nil where no key is offered
+	agent, known *socket // nil: not served
 	cancel       context.CancelFunc
 	ctx          context.Context
 	wg           sync.WaitGroup
@@ -124,6 +124,15 @@ func (p *promise[T]) keep(v T) {
 // ServeOpenSSH opens the sockets in dir, the runtime directory, for the ssh process with the given id. withAgent says
 // whether a key will be offered. Close removes the sockets.
 func ServeOpenSSH(dir string, client int, withAgent bool, log *slog.Logger) (*OpenSSH, error) {
+	return serveOpenSSH(dir, client, true, withAgent, log)
+}
+
+// ServeIdentity does the same without the bastion's host keys: for a server that the user knows.
+func ServeIdentity(dir string, client int, log *slog.Logger) (*OpenSSH, error) {
+	return serveOpenSSH(dir, client, false, true, log)
+}
+
+func serveOpenSSH(dir string, client int, withKnown, withAgent bool, log *slog.Logger) (*OpenSSH, error) {
 	const op = "open the sockets for OpenSSH"
 	if n := len(filepath.Join(dir, agentPrefix+"4194304"+sockSuffix)); n > maxSocketPath {
 		return nil, fail.New(fail.Usage, op, fmt.Errorf("the path of %s is too long for a socket", dir),
@@ -134,10 +143,12 @@ func ServeOpenSSH(dir string, client int, withAgent bool, log *slog.Logger) (*Op
 	o.signer.known, o.hostKeys.known = make(chan struct{}), make(chan struct{})
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	var err error
-	if o.known, err = listenPrivate(o.path(knownPrefix)); err != nil {
-		return nil, fail.New(fail.Other, op, err, "")
+	if withKnown {
+		if o.known, err = listenPrivate(o.path(knownPrefix)); err != nil {
+			return nil, fail.New(fail.Other, op, err, "")
+		}
+		o.wg.Go(o.serveKnown)
 	}
-	o.wg.Go(o.serveKnown)
 	if !withAgent {
 		return o, nil
 	}
@@ -167,7 +178,9 @@ func (o *OpenSSH) Close() {
 	if o.agent != nil {
 		_ = o.agent.Close()
 	}
-	_ = o.known.Close()
+	if o.known != nil {
+		_ = o.known.Close()
+	}
 	if o.agent != nil {
 		o.yieldLink() // again: another proxy that ended may have passed the link on to this one meanwhile
 	}

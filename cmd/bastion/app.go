@@ -170,22 +170,7 @@ func (a *app) cli() *cli.App {
 				Action: a.forward,
 			},
 			a.socksCommand(),
-			{
-				Name:      "proxy",
-				Usage:     "connect standard input and output to a host behind the bastion (OpenSSH's ProxyCommand)",
-				Category:  "Connect",
-				ArgsUsage: "HOST PORT",
-				Description: text(`
-					For ssh_config: ssh_config.example shows how. HOST is a name or address as the bastion resolves it. The host
-					"bastion", or any name that ends in ".bastion", is the bastion's own SSH server; PORT is not used then.
-
-					While it runs, the link's ephemeral key is offered to ssh by an ssh-agent socket (IdentityAgent) and the bastion's
-					host key by the command known-hosts (KnownHostsCommand). Both are in memory; the sockets are in runtime_dir.`,
-					"ssh -o ProxyCommand='bastion proxy %h %p' admin@10.0.12.7",
-					"ssh -F ssh_config.example -N -D 1080 bastion"),
-				Flags:  a.settingFlags(showCommon),
-				Action: a.proxy,
-			},
+			a.proxyCommand(),
 			{
 				Name:      "known-hosts",
 				Usage:     "print the host key of the bastion that a running proxy is connected to (KnownHostsCommand)",

@@ -49,6 +49,18 @@ func (e *labEnv) sshConfig() string {
 	return path
 }
 
+// runtimeDir is the directory of the sockets.
+func (e *labEnv) runtimeDir() string {
+	e.t.Helper()
+	for _, kv := range e.env {
+		if dir, ok := strings.CutPrefix(kv, "XDG_RUNTIME_DIR="); ok {
+			return filepath.Join(dir, "bastion")
+		}
+	}
+	e.t.Fatal("the environment has no XDG_RUNTIME_DIR")
+	return ""
+}
+
 // ssh returns a command of OpenSSH that finds "bastion" in PATH, as ssh_config.example does.
 func (e *labEnv) ssh(program string, args ...string) *exec.Cmd {
 	cmd := exec.CommandContext(e.t.Context(), program, args...)
@@ -121,14 +133,10 @@ func TestOpenSSHToTheBastion(t *testing.T) {
 		}
 	}
 	eventually(t, "the proxies end their sessions", func() bool { return len(e.Gateway().Sessions()) == 0 })
-	for _, kv := range e.env {
-		if dir, ok := strings.CutPrefix(kv, "XDG_RUNTIME_DIR="); ok {
-			eventually(t, "the sockets are removed", func() bool {
-				left, err := filepath.Glob(filepath.Join(dir, "bastion", "*.sock"))
-				return err == nil && len(left) == 0
-			})
-		}
-	}
+	eventually(t, "the sockets are removed", func() bool {
+		left, err := filepath.Glob(filepath.Join(e.runtimeDir(), "*.sock"))
+		return err == nil && len(left) == 0
+	})
 
 	// There is no shell, and ssh says what the bastion says.
 	out, err := e.ssh(client, "-F", config, "bastion", "id").CombinedOutput()
@@ -157,8 +165,10 @@ func TestKnownHostsWithoutProxy(t *testing.T) {
 type sshd struct {
 	addr    string
 	hostKey ssh.PublicKey
+	active  string // directory of more authorized keys, by user
 }
 
+// startSSHD starts one that lets in the key, which may be nil.
 func startSSHD(t *testing.T, authorized ssh.PublicKey) *sshd {
 	t.Helper()
 	program := rig.Need(t, "sshd")
@@ -177,12 +187,17 @@ func startSSHD(t *testing.T, authorized ssh.PublicKey) *sshd {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys := filepath.Join(dir, "authorized_keys")
-	if err := os.WriteFile(keys, ssh.MarshalAuthorizedKey(authorized), 0o600); err != nil {
+	keys, active := filepath.Join(dir, "authorized_keys"), filepath.Join(dir, "active")
+	if authorized != nil {
+		if err := os.WriteFile(keys, ssh.MarshalAuthorizedKey(authorized), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := os.Mkdir(active, 0o700); err != nil {
 		t.Fatal(err)
 	}
 	config := filepath.Join(dir, "sshd_config")
-	text := "HostKey " + hostKey + "\nAuthorizedKeysFile " + keys + "\nStrictModes no\nUsePAM no\nPidFile none\n" +
+	text := "HostKey " + hostKey + "\nAuthorizedKeysFile " + keys + " " + active + "/%u\nStrictModes no\nUsePAM no\nPidFile none\n" +
 		"PasswordAuthentication no\nPermitRootLogin prohibit-password\nLogLevel ERROR\nSubsystem sftp internal-sftp\n"
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -218,7 +233,7 @@ func startSSHD(t *testing.T, authorized ssh.PublicKey) *sshd {
 			})
 		}
 	})
-	return &sshd{addr: ln.Addr().String(), hostKey: signer.PublicKey()}
+	return &sshd{addr: ln.Addr().String(), hostKey: signer.PublicKey(), active: active}
 }
 
 func authorizedLine(key ssh.PublicKey) string {
@@ -503,6 +518,68 @@ func TestOpenSSHToAHostBehind(t *testing.T) {
 		t.Errorf("scp copied %d bytes of %d", len(got), len(data))
 	}
 	eventually(t, "the proxies end their sessions", func() bool { return len(e.Gateway().Sessions()) == 0 })
+}
+
+// ssh reaches an EC2 instance by its id, with no bastion: with the user's own key by ssh_config.example, and by what ssh-config
+// prints with a key that only EC2 Instance Connect has told the instance.
+func TestOpenSSHToAnInstance(t *testing.T) {
+	t.Parallel()
+	client := rig.Need(t, "ssh")
+	identity := testIdentity(t)
+	signer, err := ssh.ParsePrivateKey(mustRead(t, identity))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := startSSHD(t, signer.PublicKey())
+	e := startLab(t, func(c *lab.Config) {
+		c.Instances = map[string]lab.Instance{
+			sshdNode:              {Ports: map[int]string{22: server.addr}, ActiveKeys: server.active},
+			"i-0aaaaaaaaaaaaaaaa": {Ports: map[int]string{22: server.addr}},
+		}
+	})
+	me, err := user.Current()
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := filepath.Join(t.TempDir(), "known_hosts")
+	if err := os.WriteFile(known, []byte("i-* "+authorizedLine(server.hostKey)+"\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	printed := filepath.Join(t.TempDir(), "config")
+	if err := os.WriteFile(printed, []byte(e.must("ssh-config", "--instance-connect").stdout), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(config, host string, options ...string) (string, error) {
+		args := append([]string{"-F", config, "-o", "UserKnownHostsFile=" + known, "-o", "StrictHostKeyChecking=yes"}, options...)
+		out, err := e.ssh(client, append(args, me.Username+"@"+host, "echo", "hello")...).CombinedOutput()
+		return string(out), err
+	}
+	if out, err := run(e.sshConfig(), sshdNode, "-o", "IdentitiesOnly=yes", "-i", identity); err != nil || out != "hello\n" {
+		t.Errorf("with the user's own key: %v\n%s", err, out)
+	}
+	if calls := e.Calls(); calls["ssm:StartSession"] != 1 || calls["ecs:RunTask"]+calls["ecs:ListTasks"]+calls["ecs:ExecuteCommand"] != 0 {
+		t.Errorf("calls: %v", calls)
+	}
+	if out, err := run(printed, sshdNode); err != nil || out != "hello\n" {
+		t.Errorf("with EC2 Instance Connect: %v\n%s", err, out)
+	}
+	sent := string(mustRead(t, filepath.Join(server.active, me.Username)))
+	if !strings.HasPrefix(sent, "expiry-time=") || strings.Count(sent, "\n") != 1 || strings.Contains(sent, authorizedLine(signer.PublicKey())) {
+		t.Errorf("sent to the instance: %s", sent)
+	}
+	// An instance that takes no keys, and one that nobody knows: ssh shows why.
+	for host, want := range map[string]string{
+		"i-0aaaaaaaaaaaaaaaa": "leave out --instance-connect", "i-0bbbbbbbbbbbbbbbb": "is not connected",
+	} {
+		if out, err := run(printed, host); err == nil || !strings.Contains(out, want) {
+			t.Errorf("%s: %v\n%s", host, err, out)
+		}
+	}
+	eventually(t, "no session is left", func() bool { return len(e.Gateway().Sessions()) == 0 })
+	left, err := filepath.Glob(filepath.Join(e.runtimeDir(), "*.sock"))
+	if err != nil || len(left) != 0 {
+		t.Errorf("sockets are left: %v, %v", left, err)
+	}
 }
 
 // A reader that goes away does not keep a proxy from ending its session.

@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
@@ -27,8 +28,40 @@ func isBastion(host string) bool { return host == "bastion" || strings.HasSuffix
 // knownHostsWait bounds how long known-hosts waits beyond start_timeout.
 const knownHostsWait = 30 * time.Second
 
+// proxyFlags are the flags of proxy that are no settings.
+type proxyFlags struct{ connect string }
+
+func (a *app) proxyCommand() *cli.Command {
+	var f proxyFlags
+	return &cli.Command{
+		Name:      "proxy",
+		Usage:     "connect standard input and output to a host behind the bastion (OpenSSH's ProxyCommand)",
+		Category:  "Connect",
+		ArgsUsage: "HOST PORT",
+		Description: text(`
+			For ssh_config, which bastion ssh-config writes; ssh_config.example shows how. HOST is
+
+			  a name or address as the bastion resolves it;
+			  "bastion", or a name that ends in ".bastion": the bastion's own SSH server; PORT is not used then;
+			  the id of an EC2 instance (i-0123456789abcdef0) or other managed node: a session straight to the SSH server at its
+			  PORT, with no bastion. --instance-connect has an instance accept a new key for USER, which needs no key there.
+
+			The bastion's, and the instance's, ephemeral key is offered to ssh by an ssh-agent socket (IdentityAgent), and the bastion's
+			host key by the command known-hosts (KnownHostsCommand). Both are in memory; the sockets are in runtime_dir.`,
+			"ssh -o ProxyCommand='bastion proxy %h %p' admin@10.0.12.7",
+			"ssh -o ProxyCommand='bastion proxy %h %p' ec2-user@i-0123456789abcdef0",
+			"ssh -F ssh_config.example -N -D 1080 bastion"),
+		Flags: a.settingFlags(showCommon, &textFlag{
+			names: []string{"instance-connect"}, value: "USER",
+			help: "hand the EC2 instance a new key for USER by EC2 Instance Connect; in ssh_config %r is the user",
+			set:  func(v string) { f.connect = v },
+		}),
+		Action: func(c *cli.Context) error { return a.proxy(c, f) },
+	}
+}
+
 // proxy runs `bastion proxy`.
-func (a *app) proxy(c *cli.Context) error {
+func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 	ctx := c.Context
 	if err := argCount(c, 2, 2); err != nil {
 		return err
@@ -49,13 +82,47 @@ func (a *app) proxy(c *cli.Context) error {
 		// Standard error is ssh's, or its caller's, who did not ask for a report.
 		s.Quiet = true
 	}
+	if f.connect != "" && !strings.HasPrefix(host, "i-") {
+		return usage("leave it out, or give an instance's id as HOST", "--instance-connect is for EC2 instances; %s is none", host)
+	}
+	switch {
+	case isBastion(host):
+		return a.proxyServer(ctx, s,
+			func(dir string) (*agent.OpenSSH, error) {
+				return agent.ServeOpenSSH(dir, os.Getppid(), s.Target == "", a.logger(s, nil))
+			},
+			func(run *session) (*agent.SSHStream, error) { return run.agent.OpenSSH(ctx, s.Permit) })
+	case agent.IsInstance(host):
+		var sockets func(dir string) (*agent.OpenSSH, error)
+		if f.connect != "" {
+			sockets = func(dir string) (*agent.OpenSSH, error) {
+				return agent.ServeIdentity(dir, os.Getppid(), a.logger(s, nil))
+			}
+		}
+		return a.proxyServer(ctx, s, sockets,
+			func(run *session) (*agent.SSHStream, error) { return run.agent.OpenInstance(ctx, host, port, f.connect) })
+	}
+	run, err := a.open(ctx, "proxy", s)
+	if err != nil {
+		return err
+	}
+	defer run.close()
+	return a.proxyBehind(ctx, run, agent.Destination(host, port))
+}
+
+// proxyServer connects to an SSH server at the end of a session of its own. What ssh has to know of it is told by sockets, if
+// serve, which may be nil, opens some.
+func (a *app) proxyServer(
+	ctx context.Context, s config.Settings, serve func(dir string) (*agent.OpenSSH, error),
+	open func(*session) (*agent.SSHStream, error),
+) error {
 	var sockets *agent.OpenSSH
-	if isBastion(host) {
+	if serve != nil { // before anything that takes time: ssh asks soon
 		dir, err := agent.RuntimeDir(s)
 		if err != nil {
 			return err
 		}
-		if sockets, err = agent.ServeOpenSSH(dir, os.Getppid(), s.Target == "", a.logger(s, nil)); err != nil {
+		if sockets, err = serve(dir); err != nil {
 			return err
 		}
 		defer sockets.Close()
@@ -65,15 +132,15 @@ func (a *app) proxy(c *cli.Context) error {
 		return err
 	}
 	defer run.close()
-	if sockets == nil {
-		return a.proxyBehind(ctx, run, agent.Destination(host, port))
-	}
-	stream, err := run.agent.OpenSSH(ctx, s.Permit)
+	stream, err := open(run)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = stream.Close() }()
 	run.progress.Idle()
+	if sockets == nil {
+		return a.pipe(ctx, stream.Conn)
+	}
 	sockets.OfferHostKeys(stream.HostKeys)
 	pipeCtx, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
