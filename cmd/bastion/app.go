@@ -21,6 +21,7 @@ import (
 type stdio struct {
 	in       *os.File
 	out, err io.Writer
+	signals  *signals // nil: the process takes none
 }
 
 // app is one invocation of the command line.
@@ -30,6 +31,8 @@ type app struct {
 	configFile string            // --config
 	extraLocal []string          // -L
 	self       string            // the program's path, for what other programs must call
+	login      login             // of the commands for databases
+	format     string            // --format of url
 }
 
 // run runs one command line and returns its exit code.
@@ -68,14 +71,21 @@ func (a *app) settings() (config.Settings, error) {
 // warnOfVariables names the variables that look like a setting misspelt. Others that begin alike are not ours to judge.
 func (a *app) warnOfVariables(environ []string) {
 	const prefix = "BASTION_"
-	known := []string{"CONFIG"}
+	known := []string{"CONFIG", strings.TrimPrefix(execVariable, prefix)}
+	var given []string // prefixes of what bastion exec has set
+	for name := range strings.SplitSeq(os.Getenv(execVariable), ",") {
+		if name != "" {
+			given = append(given, name+"_")
+		}
+	}
 	for _, s := range config.All() {
 		known = append(known, strings.TrimPrefix(s.Env(), prefix))
 	}
 	for _, variable := range environ {
 		full, _, _ := strings.Cut(variable, "=")
 		name, ours := strings.CutPrefix(full, prefix)
-		if !ours || strings.HasPrefix(name, "LAB_") || slices.Contains(known, name) {
+		if !ours || strings.HasPrefix(name, "LAB_") || slices.Contains(known, name) ||
+			slices.ContainsFunc(given, func(prefix string) bool { return strings.HasPrefix(name, prefix) }) {
 			continue
 		}
 		if near := config.Nearest(name, known); near != "" {
@@ -169,6 +179,9 @@ func (a *app) cli() *cli.App {
 				Flags:  a.settingFlags([]string{config.GroupAWS, config.GroupLink, config.GroupOutput}, a.localFlag()),
 				Action: a.forward,
 			},
+			a.execCommand(),
+			a.urlCommand(),
+			a.tokenCommand(),
 			a.socksCommand(),
 			a.proxyCommand(),
 			{

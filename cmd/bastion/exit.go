@@ -30,6 +30,21 @@ var exitCodes = map[fail.Kind]int{
 	fail.Timeout:     9,
 }
 
+// exitError is an exit code that is not bastion's to choose, such as that of a program it has run.
+type exitError struct {
+	code int
+	err  error // nil: there is nothing to say
+}
+
+func (e *exitError) Error() string {
+	if e.err == nil {
+		return fmt.Sprintf("exit code %d", e.code)
+	}
+	return e.err.Error()
+}
+
+func (e *exitError) Unwrap() error { return e.err }
+
 // finish prints err, if it needs to be printed, and returns the exit code. A signal that ended ctx decides the code,
 // whatever the command made of it.
 func finish(ctx context.Context, stderr io.Writer, err error) int {
@@ -46,6 +61,12 @@ func finish(ctx context.Context, stderr io.Writer, err error) int {
 	}
 	if err == nil {
 		return 0
+	}
+	if exit := (*exitError)(nil); errors.As(err, &exit) {
+		if exit.err != nil {
+			printError(stderr, exit.err)
+		}
+		return exit.code
 	}
 	printError(stderr, err)
 	return exitCodes[fail.KindOf(err)]

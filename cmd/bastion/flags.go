@@ -164,6 +164,9 @@ func flagsFirst(c *cli.App, args []string) ([]string, error) {
 			if cmd == nil {
 				return args, nil
 			}
+			if cmd.Name == execCommandName {
+				positional = append(positional, arg) // it divides
+			}
 			positional = append(positional, rest[i+1:]...)
 			i = len(rest)
 		case len(arg) > 1 && strings.HasPrefix(arg, "-"):

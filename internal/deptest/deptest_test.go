@@ -17,7 +17,9 @@ const module = "github.com/bastion-ssm/bastion"
 // allowed are the module's packages and which others of them each may import. Imports point downwards: commands, agent, the
 // parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
-	"cmd/bastion":  {"agent", "agent/api", "agent/daemon", "internal/config", "internal/fail", "keys", "targets", "tunnel"},
+	"cmd/bastion": {
+		"agent", "agent/api", "agent/daemon", "internal/config", "internal/fail", "internal/hosts", "keys", "targets", "tunnel",
+	},
 	"cmd/bastiond": {"internal/fail", "keys", "server"},
 
 	"agent/api":       {"agent", "internal/config", "internal/fail", "tunnel"},

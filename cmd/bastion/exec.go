@@ -1,0 +1,366 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/hosts"
+	"github.com/bastion-ssm/bastion/targets"
+)
+
+// The exit codes of a program that could not be started, as shells have them.
+const (
+	exitNotExecutable = 126
+	exitNotFound      = 127
+)
+
+const execCommandName = "exec"
+
+// login are the flags that say who signs in to a database.
+type login struct {
+	user, iamUser, database string
+}
+
+func (a *app) loginFlags() []cli.Flag {
+	flag := func(name, value, help string, into *string) cli.Flag {
+		return &textFlag{names: []string{name}, value: value, help: help, set: func(v string) { *into = v }}
+	}
+	return []cli.Flag{
+		flag("user", "USER", "database user", &a.login.user),
+		flag("iam-user", "USER", "database user, who signs in with an RDS IAM token, which is good for 15 minutes", &a.login.iamUser),
+		flag("database", "NAME", "database; by default the one that RDS made, where it made one", &a.login.database),
+	}
+}
+
+func (l login) check() error {
+	if l.user != "" && l.iamUser != "" && l.user != l.iamUser {
+		return usage("--iam-user alone names the user", "--user and --iam-user are two users")
+	}
+	return nil
+}
+
+func (a *app) execCommand() *cli.Command {
+	return &cli.Command{
+		Name:      execCommandName,
+		Usage:     "run a program whose databases are forwarded while it runs",
+		Category:  "Databases",
+		ArgsUsage: "SPEC [LPORT] [SPEC [LPORT]]... -- PROGRAM [ARGUMENT]...",
+		Description: text(`
+			Forwards each target to a free local port, or to LPORT, runs the program, and ends the forwards with it. The exit code is
+			the program's, 128 and the number of the signal that ended it, 127 if there is no such program and 126 if it cannot be run.
+			Signals are passed on.
+
+			The program finds in its environment what clients of databases read: PGHOST, PGHOSTADDR, PGPORT, PGSSLMODE and PGDATABASE;
+			MYSQL_HOST and MYSQL_TCP_PORT; REDIS_URL: of the first database of the kind. And for every target BASTION_<NAME>_HOST, _PORT,
+			_ADDR (both), _URL and _SERVERNAME (its real name), where NAME is the target as given, in capitals and with _ for all that is
+			no letter or digit: BASTION_RDS_ORDERS_PORT. PGSSLMODE is verify-full where there are certificates (--tls-ca or PGSSLROOTCERT).
+
+			With --iam-user, PGPASSWORD or MYSQL_PWD is an RDS IAM token. Connections that stand outlive it; programs that connect again
+			after its 15 minutes need another one.`,
+			"bastion exec rds:orders -- psql",
+			"bastion exec orders --iam-user app --tls-ca global-bundle.pem -- pg_dump --file orders.sql",
+			"bastion exec rds:shop -- sh -c 'mysqldump --host $MYSQL_HOST --user app -p shop'",
+			"bastion exec cache:sessions -- sh -c 'redis-cli -u $REDIS_URL'",
+			"bastion exec rds:orders cache:sessions 16379 -- make integration-test",
+			"sudo -E bastion exec --hosts rds:shop -- mysql --ssl-mode VERIFY_IDENTITY --ssl-ca global-bundle.pem -u app -p"),
+		Flags:  a.settingFlags([]string{config.GroupAWS, config.GroupLink, config.GroupLocal, config.GroupOutput}, a.loginFlags()...),
+		Action: a.exec,
+	}
+}
+
+// exec runs `bastion exec`.
+func (a *app) exec(c *cli.Context) error {
+	ctx := c.Context
+	s, err := a.settings()
+	if err != nil {
+		return err
+	}
+	pairs, program, err := parseExec(c.Args().Slice())
+	if err != nil {
+		return err
+	}
+	if err := errors.Join(a.login.check(), checkCA(s)); err != nil {
+		return err
+	}
+	path, err := findProgram(program[0])
+	if err != nil {
+		return err
+	}
+	requests := make([]api.ForwardRequest, len(pairs))
+	for i, p := range pairs {
+		requests[i] = api.ForwardRequest{Kind: api.KindTCP, Target: p.Target.String(), Listen: p.Local.String()}
+	}
+	var tokens []string
+	if s.Hosts || a.login.iamUser != "" {
+		endpoints, resolved, err := a.lookUp(ctx, "exec", s, pairs)
+		if err != nil {
+			return err
+		}
+		tokens = resolved
+		if s.Hosts {
+			listen, block, err := addHosts(ctx, s, endpoints)
+			if err != nil {
+				return err
+			}
+			defer a.removeHosts(block)
+			for i := range requests {
+				if pairs[i].Local.Free {
+					requests[i].Listen = listen[i]
+				}
+			}
+		}
+	}
+	return a.forwardHere(ctx, s, "exec", requests, func(ctx context.Context, infos []api.Forward) error {
+		databases, err := a.databases(s, pairs, infos, tokens)
+		if err != nil {
+			return err
+		}
+		env, notes := execEnvironment(os.Environ(), databases)
+		if !s.Quiet {
+			for _, note := range notes {
+				fmt.Fprintln(a.err, "bastion: "+note)
+			}
+		}
+		return a.runProgram(ctx, path, program, env, s.Quiet)
+	})
+}
+
+func (a *app) removeHosts(block *hosts.Block) {
+	if err := block.Remove(); err != nil {
+		printError(a.err, err)
+	}
+}
+
+// parseExec cuts the arguments at "--" into what is forwarded and what is run.
+func parseExec(args []string) ([]targets.Pair, []string, error) {
+	const usageLine = "write bastion exec SPEC... -- PROGRAM [ARGUMENT]..."
+	i := slices.Index(args, "--")
+	if i < 0 {
+		return nil, nil, usage(usageLine, "exec: there is no -- before the program")
+	}
+	if i == len(args)-1 {
+		return nil, nil, usage(usageLine, "exec: no program is given")
+	}
+	if i == 0 {
+		return nil, nil, usage(usageLine, "exec: no target is given")
+	}
+	pairs, err := targets.ParsePair(args[:i])
+	if err != nil {
+		return nil, nil, err
+	}
+	seen := make(map[string]string)
+	for j := range pairs {
+		p := &pairs[j]
+		if p.Local == (targets.Local{}) {
+			p.Local.Free = true
+		}
+		name := variableName(execName(p.Target))
+		if other, ok := seen[name]; ok {
+			return nil, nil, usage("leave one out, or run bastion exec once for each",
+				"exec: %s and %s have the same variables, BASTION_%s_*", other, p.Target, name)
+		}
+		seen[name] = p.Target.String()
+		for _, suffix := range []string{"HOST", "PORT", "ADDR", "URL", "USER", "DATABASE", "PASSWORD", "SERVERNAME"} {
+			if setting := config.Lookup(strings.ToLower(name + "_" + suffix)); setting != nil {
+				return nil, nil, usage("give the target another name in the configuration",
+					"exec: %s would get the variable %s, which is a setting of bastion", p.Target, setting.Env())
+			}
+		}
+	}
+	return pairs, args[i+1:], nil
+}
+
+// execName is what variables are named after: the target as the user calls it, without its port unless it is a host.
+func execName(spec targets.Spec) string {
+	if spec.Kind != targets.Host {
+		spec.Port = 0
+	}
+	return spec.String()
+}
+
+// findProgram finds a program before anything is started for it.
+func findProgram(name string) (string, error) {
+	path, err := exec.LookPath(name)
+	if err == nil {
+		return path, nil
+	}
+	if errors.Is(err, exec.ErrDot) {
+		return path, &exitError{exitNotFound, usage("write ."+string(os.PathSeparator)+name+" if that is meant",
+			"exec: %s is in the working directory only", name)}
+	}
+	if errors.Is(err, os.ErrPermission) {
+		return "", &exitError{exitNotExecutable, usage("make it executable, or name another program", "exec: %s cannot be run: permission denied", name)}
+	}
+	return "", &exitError{exitNotFound, usage("check the name and PATH; the program comes behind --", "exec: there is no program %s", name)}
+}
+
+// lookUp finds the endpoints, for what must be known of them before they are forwarded, and makes a token for each if there is an
+// IAM user. Only databases of RDS have tokens; of the others there must be at least one that is.
+func (a *app) lookUp(ctx context.Context, command string, s config.Settings, pairs []targets.Pair) ([]targets.Endpoint, []string, error) {
+	run, err := a.open(ctx, command, s)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer run.close()
+	specs := make([]targets.Spec, len(pairs))
+	names := make([]string, len(pairs))
+	for i, p := range pairs {
+		specs[i], names[i] = p.Target, p.Target.String()
+	}
+	run.progress.Step("looking up " + strings.Join(names, ", "))
+	endpoints, err := run.agent.Resolve(ctx, specs)
+	if err != nil || a.login.iamUser == "" {
+		return endpoints, make([]string, len(pairs)), err
+	}
+	tokens := make([]string, len(pairs))
+	var refused error
+	for i, e := range endpoints {
+		token, err := run.agent.Token(ctx, e, a.login.iamUser)
+		switch kind := protocolOf(e.Engine, e.Port); {
+		case err == nil:
+			tokens[i] = token
+		case kind == postgres || kind == mysql:
+			return nil, nil, err // it would be signed in to without
+		case refused == nil:
+			refused = err
+		}
+	}
+	if !slices.ContainsFunc(tokens, func(t string) bool { return t != "" }) {
+		return nil, nil, refused
+	}
+	return endpoints, tokens, nil
+}
+
+// databases describes the forwards to their clients. tokens may be nil.
+func (a *app) databases(s config.Settings, pairs []targets.Pair, infos []api.Forward, tokens []string) ([]database, error) {
+	out := make([]database, len(infos))
+	for i, info := range infos {
+		d, err := newDatabase(execName(pairs[i].Target), info, s)
+		if err != nil {
+			return nil, err
+		}
+		d.User = a.login.user
+		if a.login.database != "" {
+			d.Database = a.login.database
+		}
+		if tokens != nil && tokens[i] != "" {
+			d.User, d.Password = a.login.iamUser, tokens[i]
+		}
+		out[i] = d
+	}
+	return out, nil
+}
+
+// execVariable lists the names of BASTION_<NAME>_* variables, so that scripts and bastion itself know them for what they are.
+const execVariable = "BASTION_EXEC"
+
+// execEnvironment adds to the environment what clients of the databases read, and returns what the user should know of it.
+func execEnvironment(environ []string, databases []database) (env, notes []string) {
+	current := make(map[string]string)
+	for _, kv := range environ {
+		name, value, _ := strings.Cut(kv, "=")
+		current[name] = value
+	}
+	getenv := func(name string) string { return current[name] }
+	first := make(map[protocol]string)
+	var names []string
+	added := []string{}
+	for _, d := range databases {
+		names = append(names, variableName(d.Name))
+		added = append(added, d.own()...)
+		vars := d.variables(getenv)
+		if len(vars) == 0 {
+			continue
+		}
+		if other, ok := first[d.Protocol]; ok {
+			prefix, _, _ := strings.Cut(vars[0], "_")
+			if d.Protocol == postgres {
+				prefix = "PG"
+			}
+			notes = append(notes, fmt.Sprintf("%s* are those of %s; for %s there are BASTION_%s_*", prefix, other, d.Name, variableName(d.Name)))
+			continue
+		}
+		first[d.Protocol] = d.Name
+		added = append(added, vars...)
+	}
+	drop := map[string]bool{}
+	if _, ok := first[postgres]; ok {
+		// What these name goes before PGHOST, and would lead the program elsewhere.
+		for _, name := range []string{"PGSERVICE", "PGSERVICEFILE"} {
+			if current[name] != "" {
+				drop[name] = true
+				notes = append(notes, name+" is not passed on, because it would lead past the forward")
+			}
+		}
+	}
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		if !drop[name] {
+			env = append(env, kv)
+		}
+	}
+	// Of variables that are there twice the last counts.
+	return append(append(env, added...), execVariable+"="+strings.Join(names, ",")), notes
+}
+
+// runProgram runs a program to its end, whatever becomes of the forwards meanwhile, and passes signals on to it. The error has its
+// exit code, or is nil.
+func (a *app) runProgram(ctx context.Context, path string, argv, env []string, quiet bool) error {
+	sigs := make(chan os.Signal, 16)
+	defer a.signals.divert(func(sig os.Signal) {
+		select {
+		case sigs <- sig:
+		default: // as with signals in general, too many at once are less
+		}
+	})()
+	if len(passedSignals) > 0 {
+		signal.Notify(sigs, passedSignals...)
+		defer signal.Stop(sigs)
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx) // a signal came just before
+	}
+	cmd := &exec.Cmd{Path: path, Args: argv, Env: env, Stdin: a.in, Stdout: a.out, Stderr: a.err}
+	if err := cmd.Start(); err != nil {
+		return &exitError{exitNotExecutable, fail.New(fail.Other, "exec", err, "check that this machine can run "+path)}
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }()
+	lost := ctx.Done()
+	for {
+		select {
+		case sig := <-sigs:
+			if !fromTerminal(sig) {
+				_ = cmd.Process.Signal(sig) // it may have ended just now
+			}
+		case <-lost:
+			lost = nil
+			if !quiet {
+				fmt.Fprintf(a.err, "bastion: the forwards have ended: %s\n  %s goes on without them\n",
+					oneLine(context.Cause(ctx).Error()), argv[0])
+			}
+		case err := <-ended:
+			if n := endedBy(cmd.ProcessState); n != 0 {
+				return &exitError{code: 128 + n}
+			}
+			if code := cmd.ProcessState.ExitCode(); code != 0 {
+				return &exitError{code: code}
+			}
+			if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+				return fail.New(fail.Other, "exec", err, "")
+			}
+			return nil
+		}
+	}
+}
