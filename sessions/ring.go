@@ -1,43 +1,5 @@
 package sessions
 
-// ring is a queue of T on a circular slice that grows as needed. The zero value is empty.
-type ring[T any] struct {
-	buf  []T // length zero or a power of two
-	head int
-	n    int
-}
-
-func (r *ring[T]) len() int { return r.n }
-
-// at returns the i-th element from the front.
-func (r *ring[T]) at(i int) *T { return &r.buf[(r.head+i)&(len(r.buf)-1)] }
-
-func (r *ring[T]) push(v T) {
-	if r.n == len(r.buf) {
-		grown := make([]T, max(16, 2*len(r.buf)))
-		for i := range r.n {
-			grown[i] = *r.at(i)
-		}
-		r.buf, r.head = grown, 0
-	}
-	r.n++
-	*r.at(r.n - 1) = v
-}
-
-func (r *ring[T]) pop() {
-	var zero T
-	*r.at(0) = zero
-	r.head = (r.head + 1) & (len(r.buf) - 1)
-	r.n--
-}
-
-func (r *ring[T]) clear() {
-	for r.n > 0 {
-		r.pop()
-	}
-	r.head = 0
-}
-
 // byteRing is a queue of bytes on a circular slice. It grows as needed: who fills it bounds it. Storage that is not needed
 // any more is given back after a while, not each time it is empty, which in a bulk transfer is all the time.
 type byteRing struct {

@@ -49,29 +49,3 @@ func TestByteRingStorage(t *testing.T) {
 		t.Errorf("%d bytes of storage for messages of %d", len(r.buf), len(small))
 	}
 }
-
-func TestRing(t *testing.T) {
-	var r ring[int]
-	next, first := 0, 0
-	for round := range 100 {
-		for range round {
-			r.push(next)
-			next++
-		}
-		for range round / 2 {
-			if got := *r.at(0); got != first {
-				t.Fatalf("%d in front, want %d", got, first)
-			}
-			r.pop()
-			first++
-		}
-		for i := range r.len() {
-			if got := *r.at(i); got != first+i {
-				t.Fatalf("%d at %d, want %d", got, i, first+i)
-			}
-		}
-	}
-	if r.clear(); r.len() != 0 {
-		t.Errorf("%d left", r.len())
-	}
-}

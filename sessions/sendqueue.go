@@ -1,6 +1,10 @@
 package sessions
 
-import "time"
+import (
+	"time"
+
+	"github.com/bastion-ssm/bastion/internal/ring"
+)
 
 // The limits of the send queue. The agent takes payloads of up to 256 KiB without pacing, but what AWS's gateway takes is not
 // published and sessions stall when it is flooded; so a stream starts as AWS's own plugin does, with 1024 bytes a message,
@@ -54,9 +58,9 @@ type sendQueue struct {
 	recycle    func(frame []byte) // takes back the frame of an acknowledged message; may be nil
 
 	base     int64
-	msgs     ring[sentMessage]
-	sendings ring[sending] // in the order of sending
-	order    uint64        // of the next sending
+	msgs     ring.Ring[sentMessage]
+	sendings ring.Ring[sending] // in the order of sending
+	order    uint64             // of the next sending
 	inFlight int
 	lost     int
 	lostFrom int64 // no message below it is lost
@@ -107,17 +111,17 @@ func (q *sendQueue) resetWindow() {
 }
 
 // nextSeq returns the number of the next new message.
-func (q *sendQueue) nextSeq() int64 { return q.base + int64(q.msgs.len()) }
+func (q *sendQueue) nextSeq() int64 { return q.base + int64(q.msgs.Len()) }
 
 // outstanding returns how many messages are not acknowledged.
-func (q *sendQueue) outstanding() int { return q.msgs.len() }
+func (q *sendQueue) outstanding() int { return q.msgs.Len() }
 
 // stalled reports whether acks have been missing for longer than the retransmission timeout.
 func (q *sendQueue) stalled() bool { return q.backoff > 0 }
 
 // room returns the payload bytes that a new message may carry now, when backlog bytes wait: 0 when it must not be sent yet.
 func (q *sendQueue) room(backlog int) int {
-	if q.paused || q.lost > 0 || q.msgs.len() >= maxSpan {
+	if q.paused || q.lost > 0 || q.msgs.Len() >= maxSpan {
 		return 0
 	}
 	size := q.payload
@@ -142,11 +146,11 @@ func (q *sendQueue) push(frame []byte, n int, now time.Time) {
 			q.payload, q.streak = n, 0
 		}
 	}
-	if q.msgs.len() == 0 {
+	if q.msgs.Len() == 0 {
 		q.lastProgress = now
 	}
-	q.msgs.push(sentMessage{frame: frame})
-	q.send(seq, q.msgs.at(q.msgs.len()-1), now)
+	q.msgs.Push(sentMessage{frame: frame})
+	q.send(seq, q.msgs.At(q.msgs.Len()-1), now)
 }
 
 // send records that m goes out now.
@@ -155,7 +159,7 @@ func (q *sendQueue) send(seq int64, m *sentMessage, now time.Time) {
 	m.sends++
 	q.order++
 	q.inFlight += len(m.frame)
-	q.sendings.push(sending{seq, m.order})
+	q.sendings.Push(sending{seq, m.order})
 }
 
 // resend returns the next message to send again, if one is due and the window allows it.
@@ -187,7 +191,7 @@ func (q *sendQueue) get(seq int64) *sentMessage {
 	if seq < q.base || seq >= q.nextSeq() {
 		return nil
 	}
-	return q.msgs.at(int(seq - q.base))
+	return q.msgs.At(int(seq - q.base))
 }
 
 // onAck takes the ack of message seq. It reports whether that was news.
@@ -225,8 +229,8 @@ func (q *sendQueue) onAck(seq int64, now time.Time) bool {
 	}
 	m.state, m.frame = sendAcked, nil
 	order := m.order
-	for q.msgs.len() > 0 && q.msgs.at(0).state == sendAcked {
-		q.msgs.pop()
+	for q.msgs.Len() > 0 && q.msgs.At(0).state == sendAcked {
+		q.msgs.Pop()
 		q.base++
 	}
 	q.backoff, q.overrun, q.lastProgress = 0, 0, now
@@ -288,12 +292,12 @@ func (q *sendQueue) detectLoss(now time.Time) {
 
 // oldestSending returns the message in flight whose last sending is the oldest, or nil.
 func (q *sendQueue) oldestSending() (int64, *sentMessage) {
-	for q.sendings.len() > 0 {
-		s := *q.sendings.at(0)
+	for q.sendings.Len() > 0 {
+		s := *q.sendings.At(0)
 		if m := q.get(s.seq); m != nil && m.state == sendInFlight && m.order == s.order {
 			return s.seq, m
 		}
-		q.sendings.pop()
+		q.sendings.Pop()
 	}
 	return 0, nil
 }
@@ -383,12 +387,12 @@ func (q *sendQueue) onPathLost() {
 }
 
 func (q *sendQueue) loseInFlight() {
-	for i := range q.msgs.len() {
-		if m := q.msgs.at(i); m.state == sendInFlight {
+	for i := range q.msgs.Len() {
+		if m := q.msgs.At(i); m.state == sendInFlight {
 			q.markLost(q.base+int64(i), m)
 		}
 	}
-	q.sendings.clear()
+	q.sendings.Clear()
 }
 
 // setPaused says whether the agent is absent. What was in flight when it came back may have been dropped, and is sent again.
@@ -414,11 +418,11 @@ func (q *sendQueue) oversize(now time.Time) (int, bool) {
 		return 0, false
 	}
 	m := q.get(q.probe)
-	if m == nil || m.sends <= probeMinResend || q.msgs.len() < 2 {
+	if m == nil || m.sends <= probeMinResend || q.msgs.Len() < 2 {
 		return 0, false
 	}
-	for i := int(q.probe-q.base) + 1; i < q.msgs.len(); i++ {
-		if q.msgs.at(i).state == sendAcked {
+	for i := int(q.probe-q.base) + 1; i < q.msgs.Len(); i++ {
+		if q.msgs.At(i).state == sendAcked {
 			return q.proven, true
 		}
 	}

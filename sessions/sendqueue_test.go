@@ -471,8 +471,8 @@ func FuzzSendQueue(f *testing.F) {
 func checkSendQueue(t *testing.T, q *sendQueue, waiting map[int64]bool, recycled int, next int64) {
 	t.Helper()
 	inFlight, lost := 0, 0
-	for i := range q.msgs.len() {
-		m := q.msgs.at(i)
+	for i := range q.msgs.Len() {
+		m := q.msgs.At(i)
 		seq := q.base + int64(i)
 		if (m.state != sendAcked) != waiting[seq] {
 			t.Fatalf("message %d is in state %d", seq, m.state)
@@ -487,7 +487,7 @@ func checkSendQueue(t *testing.T, q *sendQueue, waiting map[int64]bool, recycled
 	if inFlight != q.inFlight || lost != q.lost {
 		t.Fatalf("%d bytes in flight and %d lost, counted as %d and %d", inFlight, lost, q.inFlight, q.lost)
 	}
-	if q.msgs.len() > 0 && !waiting[q.base] {
+	if q.msgs.Len() > 0 && !waiting[q.base] {
 		t.Fatalf("the oldest message %d is acknowledged and kept", q.base)
 	}
 	if recycled != int(next)-len(waiting) {

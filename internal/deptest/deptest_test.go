@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 	"server": {"internal/fail", "keys", "sessions/bond"},
 
 	"bastions": {"internal/fail"},
-	"sessions": {"internal/deadline", "internal/fail", "sessions/frame"},
+	"sessions": {"internal/deadline", "internal/fail", "internal/ring", "sessions/frame"},
 	"targets":  {"internal/fail", "internal/near"},
 	"tunnel":   {"internal/fail"},
 
@@ -41,8 +41,9 @@ var allowed = map[string][]string{
 	"internal/fail":     {},
 	"internal/hosts":    {"internal/fail"},
 	"internal/near":     {},
+	"internal/ring":     {},
 	"keys":              {},
-	"sessions/bond":     {"internal/deadline", "internal/fail"},
+	"sessions/bond":     {"internal/deadline", "internal/fail", "internal/ring"},
 	"sessions/frame":    {},
 	"bastion-image":     {},
 

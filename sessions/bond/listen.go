@@ -9,6 +9,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"github.com/bastion-ssm/bastion/internal/ring"
 )
 
 // Defaults of ListenerConfig.
@@ -629,7 +631,7 @@ const (
 // tombstones remember connections that ended, so that a client that comes back can be told.
 type tombstones struct {
 	byID  map[connID]tombstone
-	order fifo[connID] // by the time of the end
+	order ring.Ring[connID] // by the time of the end
 }
 
 type tombstone struct {
@@ -642,11 +644,11 @@ func (t *tombstones) add(id connID, refusal *RefusedError, now time.Time) {
 		t.byID = make(map[connID]tombstone)
 	}
 	t.expire(now)
-	if t.order.len() == maxTombstones {
-		delete(t.byID, t.order.pop())
+	if t.order.Len() == maxTombstones {
+		delete(t.byID, t.order.Pop())
 	}
 	t.byID[id] = tombstone{ended: now, refusal: refusal}
-	t.order.push(id)
+	t.order.Push(id)
 }
 
 func (t *tombstones) find(id connID, now time.Time) (refusal *RefusedError, ok bool) {
@@ -656,7 +658,7 @@ func (t *tombstones) find(id connID, now time.Time) (refusal *RefusedError, ok b
 }
 
 func (t *tombstones) expire(now time.Time) {
-	for t.order.len() > 0 && now.Sub(t.byID[t.order.front()].ended) >= tombstoneTime {
-		delete(t.byID, t.order.pop())
+	for t.order.Len() > 0 && now.Sub(t.byID[*t.order.At(0)].ended) >= tombstoneTime {
+		delete(t.byID, t.order.Pop())
 	}
 }

@@ -217,11 +217,11 @@ func (m *machine) lose(p *path, now time.Time) {
 
 // repeatAll puts what a subflow carries among what is to be sent again.
 func (m *machine) repeatAll(p, from *path) {
-	for _, s := range p.flow.flight.all() {
-		m.again = append(m.again, repeat{s.stretch, from})
+	for i := range p.flow.flight.Len() {
+		m.again = append(m.again, repeat{p.flow.flight.At(i).stretch, from})
 	}
-	for _, s := range p.flow.waiting.all() {
-		m.again = append(m.again, repeat{s, from})
+	for i := range p.flow.waiting.Len() {
+		m.again = append(m.again, repeat{*p.flow.waiting.At(i), from})
 	}
 	slices.SortStableFunc(m.again, func(a, b repeat) int { return cmp.Compare(a.end(), b.end()) })
 }
@@ -460,7 +460,7 @@ func (m *machine) acknowledged() int {
 func (m *machine) flying() int {
 	n := 0
 	for _, p := range m.paths {
-		n += p.flow.flight.len() + p.flow.waiting.len()
+		n += p.flow.flight.Len() + p.flow.waiting.Len()
 	}
 	return n
 }
@@ -542,7 +542,7 @@ func (m *machine) pending(p *path) bool {
 	if m.err != nil || p.lost {
 		return len(p.control) > 0
 	}
-	return p.flow.waiting.len() > 0 || len(p.control) > 0 || p.ackNow || p.leaving && !p.left
+	return p.flow.waiting.Len() > 0 || len(p.control) > 0 || p.ackNow || p.leaving && !p.left
 }
 
 // fill appends to buf what is to be written on a subflow now, about limit bytes at most.
@@ -555,13 +555,13 @@ func (m *machine) fill(p *path, buf []byte, limit int, now time.Time) []byte {
 	if m.err != nil || p.lost {
 		return buf
 	}
-	if p.ackNow || !p.ackAt.IsZero() && p.flow.waiting.len() > 0 {
+	if p.ackNow || !p.ackAt.IsZero() && p.flow.waiting.Len() > 0 {
 		buf = m.appendAck(p, buf, now)
 	}
-	for p.flow.waiting.len() > 0 && len(buf) < limit {
+	for p.flow.waiting.Len() > 0 && len(buf) < limit {
 		buf = m.appendStretch(p, buf, p.flow.take(), now)
 	}
-	if p.leaving && !p.left && p.flow.waiting.len() == 0 {
+	if p.leaving && !p.left && p.flow.waiting.Len() == 0 {
 		p.left = true
 		buf = appendFrame(buf, &frame{typ: frameLeave})
 	}

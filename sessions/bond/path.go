@@ -1,6 +1,10 @@
 package bond
 
-import "time"
+import (
+	"time"
+
+	"github.com/bastion-ssm/bastion/internal/ring"
+)
 
 const (
 	// queueTarget is how long the bytes of a bulk transfer may wait on a subflow beyond its bare round trip. It is what an
@@ -61,42 +65,13 @@ type segment struct {
 	rescued     bool      // another subflow carries it too, because this one is late with it
 }
 
-// fifo is a queue.
-type fifo[T any] struct {
-	items []T
-	head  int
-}
-
-func (f *fifo[T]) len() int { return len(f.items) - f.head }
-func (f *fifo[T]) front() T { return f.items[f.head] }
-func (f *fifo[T]) all() []T { return f.items[f.head:] }
-
-func (f *fifo[T]) push(v T) {
-	if f.head > 32 && f.head > len(f.items)/2 {
-		n := copy(f.items, f.items[f.head:])
-		clear(f.items[n:])
-		f.items, f.head = f.items[:n], 0
-	}
-	f.items = append(f.items, v)
-}
-
-func (f *fifo[T]) pop() T {
-	var zero T
-	v := f.items[f.head]
-	f.items[f.head] = zero
-	if f.head++; f.head == len(f.items) {
-		f.items, f.head = f.items[:0], 0
-	}
-	return v
-}
-
 // flow is the sending side of a subflow: what is in flight on it, and how much may be. It is pure: time comes as an argument.
 // The control follows BBR's idea (draft-ietf-ccwg-bbr): what may be in flight is the rate that the subflow was seen to
 // deliver, times its bare round trip and the queue that is allowed.
 type flow struct {
-	waiting fifo[stretch] // scheduled; the writer takes them from here
-	queued  int           // bytes that count, of what waits
-	flight  fifo[segment] // handed to the writer
+	waiting ring.Ring[stretch] // scheduled; the writer takes them from here
+	queued  int                // bytes that count, of what waits
+	flight  ring.Ring[segment] // handed to the writer
 
 	written  uint64        // bytes that count, of all that was handed to the writer
 	received uint64        // of these, acknowledged
@@ -161,12 +136,12 @@ func (f *flow) schedule(s stretch, now time.Time) {
 		f.moved, f.paused = now, true
 	}
 	f.queued += s.size()
-	f.waiting.push(s)
+	f.waiting.Push(s)
 }
 
 // take returns the first stretch that waits, which the caller sends by calling sent, or drops.
 func (f *flow) take() stretch {
-	s := f.waiting.pop()
+	s := f.waiting.Pop()
 	f.queued -= s.size()
 	return s
 }
@@ -174,7 +149,7 @@ func (f *flow) take() stretch {
 // sent notes that the stretch is handed to the writer.
 func (f *flow) sent(s stretch, now time.Time) {
 	f.written += uint64(s.size())
-	f.flight.push(segment{
+	f.flight.Push(segment{
 		stretch: s, counted: f.written, sentAt: now,
 		delivered: f.received, deliveredAt: f.moved, unlimited: f.received < f.spare,
 	})
@@ -190,8 +165,8 @@ func (f *flow) acknowledge(received uint64, delay time.Duration, now time.Time) 
 		return 0
 	}
 	var newest segment
-	for ; f.flight.len() > 0 && f.flight.front().counted <= received; arrived++ {
-		newest = f.flight.pop()
+	for ; f.flight.Len() > 0 && f.flight.At(0).counted <= received; arrived++ {
+		newest = f.flight.Pop()
 	}
 	f.measureGap(now)
 	f.received = received
@@ -301,9 +276,8 @@ func (f *flow) resize(limited bool) {
 
 // oldest returns the first segment in flight that ends after acked and that no other subflow carries; nil if there is none.
 func (f *flow) oldest(acked uint64) *segment {
-	flight := f.flight.all()
-	for i := range flight {
-		if s := &flight[i]; !s.rescued && !s.isFIN() && s.end() > acked {
+	for i := range f.flight.Len() {
+		if s := f.flight.At(i); !s.rescued && !s.isFIN() && s.end() > acked {
 			return s
 		}
 	}

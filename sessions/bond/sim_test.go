@@ -268,7 +268,7 @@ func (w *sim) describe(e *simEnd) string {
 		e.read, m.in.next, len(m.in.later), m.in.fin, m.err)
 	for _, p := range m.paths {
 		s += fmt.Sprintf(" [%d: stalled %v leaving %v/%v/%v in flight %d, waiting %d]",
-			p.id, p.stalled, p.leaving, p.left, p.peerLeft, p.flow.inFlight(), p.flow.waiting.len())
+			p.id, p.stalled, p.leaving, p.left, p.peerLeft, p.flow.inFlight(), p.flow.waiting.Len())
 	}
 	return s
 }
