@@ -1,0 +1,182 @@
+package dashboard
+
+import (
+	"context"
+	"crypto/sha256"
+	"crypto/subtle"
+	"encoding/base64"
+	"encoding/hex"
+	"fmt"
+	"net/http"
+	"os"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+const (
+	tokenLife   = time.Minute
+	sessionLife = 12 * time.Hour
+	maxTokens   = 16
+	maxSessions = 16
+)
+
+// access are the tokens that have not been used, and the sessions that others became.
+type access struct {
+	mu       sync.Mutex
+	tokens   []*token   // the oldest first
+	sessions []*session // likewise
+}
+
+// secret is a random 256-bit value as it is kept: as its hash.
+type secret [sha256.Size]byte
+
+// newSecret returns a value and what to keep of it.
+func newSecret() (string, secret) {
+	text := base64.RawURLEncoding.EncodeToString(randomBytes(32))
+	return text, sha256.Sum256([]byte(text))
+}
+
+// is reports whether text is the value, in a time that does not depend on it.
+func (s secret) is(text string) bool {
+	sum := sha256.Sum256([]byte(text))
+	return subtle.ConstantTimeCompare(s[:], sum[:]) == 1
+}
+
+// token opens one session.
+type token struct {
+	secret  secret
+	expires time.Time
+	request api.DashboardRequest // whose session it will be
+	page    string               // the file that leads to it, or ""
+	expiry  *time.Timer          // removes it
+}
+
+// session is a browser that has come in by a token.
+type session struct {
+	name        string // of its cookie: a browser may have several sessions, and has one jar for all ports of an address
+	cookie, key secret
+	request     api.DashboardRequest
+	ctx         context.Context // ends with the session
+	end         context.CancelFunc
+}
+
+// Link makes an address that lets the browser that opens it in, once and within a minute. What is opened there is opened with
+// the settings and for the account of r.
+func (s *Server) Link(r api.DashboardRequest) (api.Dashboard, error) {
+	text, secret := newSecret()
+	t := &token{secret: secret, expires: time.Now().Add(tokenLife), request: r}
+	out := api.Dashboard{URL: "http://" + s.addr + "/#" + text}
+	if s.options.Dir != "" {
+		page, err := writePage(s.options.Dir, out.URL)
+		if err != nil {
+			return api.Dashboard{}, fail.New(fail.Other, "write the page that leads to the dashboard", err,
+				"see whether "+s.options.Dir+" can be written to, or set another runtime_dir")
+		}
+		t.page, out.Page = page, page
+	}
+	s.access.add(t)
+	return out, nil
+}
+
+// writePage writes a page that sends a browser to url.
+func writePage(dir, url string) (path string, err error) {
+	f, err := os.CreateTemp(dir, "dashboard-*.html") // readable by the user only
+	if err != nil {
+		return "", err
+	}
+	_, err = fmt.Fprintf(f, `<!doctype html><html lang="en"><meta charset="utf-8"><meta name="referrer" content="no-referrer">`+
+		`<meta http-equiv="refresh" content="0;url=%[1]s"><title>bastion</title><p><a href="%[1]s">bastion dashboard</a></html>`, url)
+	if closeErr := f.Close(); err == nil {
+		err = closeErr
+	}
+	if err != nil {
+		_ = os.Remove(f.Name())
+		return "", err
+	}
+	return f.Name(), nil
+}
+
+func (a *access) add(t *token) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.tokens) == maxTokens {
+		a.tokens[0].forget()
+		a.tokens = a.tokens[1:]
+	}
+	a.tokens = append(a.tokens, t)
+	t.expiry = time.AfterFunc(tokenLife, func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		if i := slices.Index(a.tokens, t); i >= 0 {
+			t.forget()
+			a.tokens = slices.Delete(a.tokens, i, i+1)
+		}
+	})
+}
+
+// forget removes what a token has left besides itself.
+func (t *token) forget() {
+	t.expiry.Stop()
+	if t.page != "" {
+		_ = os.Remove(t.page)
+	}
+}
+
+// login makes a token a session, which ends with parent, and returns it with the cookie and the key that it takes. It is nil
+// where there is no such token.
+func (a *access) login(parent context.Context, text string) (s *session, cookie, key string) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	i := slices.IndexFunc(a.tokens, func(t *token) bool { return t.secret.is(text) })
+	if i < 0 {
+		return nil, "", ""
+	}
+	t := a.tokens[i]
+	t.forget()
+	a.tokens = slices.Delete(a.tokens, i, i+1)
+	if !time.Now().Before(t.expires) {
+		return nil, "", ""
+	}
+	a.sessions = slices.DeleteFunc(a.sessions, func(s *session) bool { return s.ctx.Err() != nil })
+	if len(a.sessions) == maxSessions {
+		a.sessions[0].end()
+		a.sessions = a.sessions[1:]
+	}
+	s = &session{name: "bastion-" + hex.EncodeToString(randomBytes(8)), request: t.request}
+	cookie, s.cookie = newSecret()
+	key, s.key = newSecret()
+	s.ctx, s.end = context.WithTimeout(parent, sessionLife)
+	a.sessions = append(a.sessions, s)
+	return s, cookie, key
+}
+
+// session returns the session whose cookie and key a request brings, or nil.
+func (a *access) session(r *http.Request) *session {
+	key := r.Header.Get(keyHeader)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, s := range a.sessions {
+		c, err := r.Cookie(s.name)
+		if err == nil && s.cookie.is(c.Value) && s.key.is(key) && s.ctx.Err() == nil {
+			return s
+		}
+	}
+	return nil
+}
+
+// close ends all sessions and forgets all tokens.
+func (a *access) close() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, t := range a.tokens {
+		t.forget()
+	}
+	for _, s := range a.sessions {
+		s.end()
+	}
+	a.tokens, a.sessions = nil, nil
+}

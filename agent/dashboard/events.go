@@ -1,0 +1,211 @@
+package dashboard
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/bastion-ssm/bastion/agent/api"
+)
+
+const (
+	frameEvery  = time.Second            // while nothing changes but counters
+	frameLeast  = 200 * time.Millisecond // between two frames, whatever changes
+	lookupEvery = 30 * time.Second
+	lookupLimit = time.Minute
+)
+
+// frame is what a browser is told each time.
+type frame struct {
+	State api.State `json:"state"`
+	// Copies are what a forward's buttons copy, by its name.
+	Copies map[string][]Copy `json:"copies"`
+	// Targets are what can be opened, as far as it is known.
+	Targets []string `json:"targets"`
+	// Accounts is what AWS said at AccountsAt; both are nil while it has not answered.
+	Accounts   []api.Account `json:"accounts"`
+	AccountsAt *time.Time    `json:"accounts_at"`
+}
+
+// events sends frames until the browser or the session is gone.
+func (s *Server) events(w http.ResponseWriter, r *http.Request, session *session) {
+	select {
+	case s.streams <- struct{}{}:
+		defer func() { <-s.streams }()
+	default:
+		w.Header().Set("Retry-After", "5")
+		refuse(w, http.StatusServiceUnavailable, "too many pages are open")
+		return
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(session.ctx, cancel)()
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Time{}) // the stream lasts longer than a request may take; what cannot end early ends late
+
+	w.Header().Set("Content-Type", "text/event-stream")
+	w.WriteHeader(http.StatusOK)
+	for state := s.backend.State(); ctx.Err() == nil; {
+		began := time.Now()
+		_ = control.SetWriteDeadline(began.Add(writeTimeout))
+		if writeFrame(w, s.frame(session, state)) != nil || control.Flush() != nil {
+			return
+		}
+		if !pause(ctx, frameLeast) {
+			break
+		}
+		wait, stop := context.WithDeadline(ctx, began.Add(frameEvery))
+		state = s.backend.Wait(wait, state.Revision)
+		stop()
+	}
+	if session.ctx.Err() != nil {
+		_, _ = w.Write([]byte("event: end\ndata: {}\n\n"))
+		_ = control.Flush()
+	}
+}
+
+func writeFrame(w http.ResponseWriter, f frame) error {
+	data, err := json.Marshal(f)
+	if err != nil {
+		return err
+	}
+	var b bytes.Buffer
+	b.WriteString("event: frame\ndata: ")
+	b.Write(data)
+	b.WriteString("\n\n")
+	_, err = w.Write(b.Bytes())
+	return err
+}
+
+// pause waits. It reports false when ctx is done first.
+func pause(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+func (s *Server) frame(session *session, state api.State) frame {
+	f := frame{State: state, Copies: make(map[string][]Copy, len(state.Forwards)), Targets: session.targets(state)}
+	for _, fw := range state.Forwards {
+		f.Copies[fw.Name] = Copies(fw)
+	}
+	f.Accounts, f.AccountsAt = s.lookUp()
+	return f
+}
+
+// lookup is what AWS has said last.
+type lookup struct {
+	mu       sync.Mutex
+	accounts []api.Account
+	at       *time.Time // nil: it has not answered yet
+	began    time.Time
+	busy     bool
+}
+
+// lookUp returns what AWS has said last, and asks it again if that was long ago. All browsers share the answers.
+func (s *Server) lookUp() ([]api.Account, *time.Time) {
+	s.aws.mu.Lock()
+	defer s.aws.mu.Unlock()
+	if !s.aws.busy && time.Since(s.aws.began) >= lookupEvery {
+		if done, ok := s.begin(); ok {
+			s.aws.busy, s.aws.began = true, time.Now()
+			go s.askAWS(done)
+		}
+	}
+	return s.aws.accounts, s.aws.at
+}
+
+// askAWS is the goroutine of one question to AWS. Close waits for it.
+func (s *Server) askAWS(done func()) {
+	defer done()
+	ctx, cancel := context.WithTimeout(s.ctx, lookupLimit)
+	defer cancel()
+	accounts := s.backend.Bastions(ctx)
+	now := time.Now()
+	s.aws.mu.Lock()
+	defer s.aws.mu.Unlock()
+	s.aws.accounts, s.aws.at, s.aws.busy = accounts, &now, false
+}
+
+// openRequest asks for a forward.
+type openRequest struct {
+	Kind   api.Kind `json:"kind"`
+	Target string   `json:"target"`
+	Listen string   `json:"listen"`
+}
+
+// open opens a forward, which stays. The answer is a line of JSON for each event, the last of which says what came of it.
+func (s *Server) open(w http.ResponseWriter, r *http.Request, session *session) {
+	var in openRequest
+	if !read(w, r, &in) {
+		return
+	}
+	request, err := session.openRequest(in)
+	if err != nil {
+		answer(w, http.StatusBadRequest, map[string]*api.Error{"error": api.NewError(err)})
+		return
+	}
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	defer context.AfterFunc(session.ctx, cancel)()
+	control := http.NewResponseController(w)
+	_ = control.SetReadDeadline(time.Time{})
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	w.WriteHeader(http.StatusOK)
+
+	var mu sync.Mutex // emit may be called by several goroutines
+	over := false
+	emit := func(e api.Event) {
+		mu.Lock()
+		defer mu.Unlock()
+		if over {
+			return
+		}
+		over = e.Event == api.EventError || e.Event == api.EventForwards
+		_ = control.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if json.NewEncoder(w).Encode(e) != nil || control.Flush() != nil {
+			cancel()
+		}
+	}
+	if err := s.backend.Open(ctx, request, emit); err != nil {
+		emit(api.Event{Event: api.EventError, Error: api.NewError(err)})
+	}
+}
+
+// stop ends a forward.
+func (s *Server) stop(w http.ResponseWriter, r *http.Request, _ *session) {
+	var in struct {
+		Name string `json:"name"`
+	}
+	if !read(w, r, &in) {
+		return
+	}
+	// "all" is a word of the command line; here it could only be a mistake.
+	if !hasForward(s.backend.State(), in.Name) {
+		answer(w, http.StatusNotFound, map[string]api.Error{"error": {Message: fmt.Sprintf("there is no forward %q any more", in.Name)}})
+		return
+	}
+	if _, err := s.backend.Stop(in.Name); err != nil {
+		answer(w, http.StatusConflict, map[string]*api.Error{"error": api.NewError(err)})
+		return
+	}
+	answer(w, http.StatusOK, struct{}{})
+}
+
+func hasForward(state api.State, name string) bool {
+	for _, f := range state.Forwards {
+		if f.Name == name {
+			return true
+		}
+	}
+	return false
+}

@@ -1,0 +1,117 @@
+package dashboard
+
+import (
+	"errors"
+	"fmt"
+	"net"
+	"net/url"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+const (
+	maxText  = 1024 // bytes of a target or an address that is typed
+	maxNames = 500  // targets that are offered
+)
+
+// targets returns what a browser offers to open: the configuration's names, the words for what AWS lists, and what is or was
+// open.
+func (s *session) targets(state api.State) []string {
+	var out []string
+	for _, t := range s.request.Targets {
+		out = append(out, t.Name)
+	}
+	for _, f := range state.Forwards {
+		if f.Kind != api.KindProxy {
+			out = append(out, f.Spec)
+		}
+	}
+	slices.Sort(out)
+	out = append(out, "rds", "cache")
+	seen := make(map[string]bool, len(out))
+	out = slices.DeleteFunc(out, func(name string) bool {
+		if name == "" || seen[name] {
+			return true
+		}
+		seen[name] = true
+		return false
+	})
+	return out[:min(len(out), maxNames)]
+}
+
+// openRequest is what the agent is asked for in the session's name.
+func (s *session) openRequest(in openRequest) (api.OpenRequest, error) {
+	const op = "open a forward"
+	in.Target, in.Listen = strings.TrimSpace(in.Target), strings.TrimSpace(in.Listen)
+	f := api.ForwardRequest{Kind: in.Kind, Target: in.Target, Listen: in.Listen}
+	switch {
+	case len(in.Target) > maxText || len(in.Listen) > maxText:
+		return api.OpenRequest{}, fail.New(fail.Usage, op, errors.New("the target or the port is too long"), "")
+	case in.Kind == api.KindProxy:
+		f.Target = ""
+	case in.Kind != api.KindTCP && in.Kind != "":
+		return api.OpenRequest{}, fail.New(fail.Usage, op, fmt.Errorf("there is no kind %q", in.Kind), "it is tcp or proxy")
+	case in.Target == "":
+		return api.OpenRequest{}, fail.New(fail.Usage, op, errors.New("there is no target"),
+			"give a name of the configuration, rds:ID, cache:ID or HOST:PORT")
+	}
+	for _, t := range s.request.Targets {
+		if t.Name == in.Target {
+			f.Name, f.Target = t.Name, t.Spec
+			if f.Listen == "" && t.LocalPort != 0 {
+				f.Listen = strconv.Itoa(t.LocalPort)
+			}
+		}
+	}
+	return api.OpenRequest{Scope: s.request.Scope, Command: "dashboard", Detached: true, Forwards: []api.ForwardRequest{f}}, nil
+}
+
+// Copy is a text that a client of a forward takes.
+type Copy struct {
+	Label string `json:"label"`
+	Text  string `json:"text"`
+}
+
+// Copies returns what the clients of a forward take, by what it leads to. User and password are the reader's to add.
+func Copies(f api.Forward) []Copy {
+	out := []Copy{{"Address", f.Listen}}
+	if f.Kind == api.KindProxy {
+		return append(out, Copy{"SOCKS", "socks5h://" + f.Listen}, Copy{"HTTP proxy", "http://" + f.Listen})
+	}
+	uri := func(scheme, query string) string {
+		return (&url.URL{Scheme: scheme, Host: f.Listen, Path: "/", RawQuery: query}).String()
+	}
+	when := func(on bool, text string) string {
+		if on {
+			return text
+		}
+		return ""
+	}
+	switch engine := strings.ToLower(f.Engine); {
+	case strings.Contains(engine, "postgres"):
+		// libpq tells the name that the certificate is for from the address to connect to.
+		if host, port, err := net.SplitHostPort(f.Listen); err == nil && f.Target != "" {
+			if name, _, err := net.SplitHostPort(f.Target); err == nil {
+				out = append(out, Copy{"psql", fmt.Sprintf("host=%s hostaddr=%s port=%s sslmode=verify-full", name, host, port)})
+			}
+		}
+		return append(out, Copy{"URI", uri("postgresql", "sslmode=require")},
+			Copy{"JDBC", "jdbc:postgresql://" + f.Listen + "/?sslmode=require"})
+	case strings.Contains(engine, "mariadb"):
+		return append(out, Copy{"URI", uri("mariadb", "")}, Copy{"JDBC", "jdbc:mariadb://" + f.Listen + "/?sslMode=trust"})
+	case strings.Contains(engine, "mysql"):
+		return append(out, Copy{"URI", uri("mysql", "")}, Copy{"JDBC", "jdbc:mysql://" + f.Listen + "/?sslMode=REQUIRED"})
+	case strings.Contains(engine, "redis"), strings.Contains(engine, "valkey"):
+		return append(out, Copy{"URI", "redis" + when(f.TLS, "s") + "://" + f.Listen})
+	case strings.Contains(engine, "sqlserver"):
+		return append(out, Copy{"URI", uri("sqlserver", "")},
+			Copy{"JDBC", "jdbc:sqlserver://" + f.Listen + ";encrypt=true;trustServerCertificate=true"})
+	case strings.Contains(engine, "oracle"):
+		return append(out, Copy{"JDBC", "jdbc:oracle:thin:@//" + f.Listen + "/ORCL"})
+	}
+	return out
+}
