@@ -22,7 +22,7 @@ PLATFORMS = linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Fresh programs are the Go tool's business: it builds only what has changed.
-.PHONY: help demo test build check lint format cross tidy fuzz bench bench-scale deps deps-demo peers tools clean $(COMMANDS)
+.PHONY: help demo test build check lint format cross tidy fuzz bench bench-scale deps deps-demo peers tools man completions clean $(COMMANDS)
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -100,6 +100,16 @@ build/tools/golangci-lint: tools/go.mod tools/go.sum
 
 build/tools/benchstat: tools/go.mod tools/go.sum
 	cd tools && $(GOBUILD) -o ../$@ golang.org/x/perf/cmd/benchstat
+
+man: build/bastion ## write the manual pages into build/man
+	SOURCE_DATE_EPOCH=$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct)} build/bastion man --dir build/man
+
+completions: build/bastion ## write the shells' completions into build/completions, by the names that the shells look for
+	@mkdir -p build/completions
+	build/bastion completion bash > build/completions/bastion
+	build/bastion completion zsh > build/completions/_bastion
+	build/bastion completion fish > build/completions/bastion.fish
+	build/bastion completion powershell > build/completions/bastion.ps1
 
 clean: ## remove what was built
 	rm -rf build

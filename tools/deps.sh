@@ -35,6 +35,12 @@ needs() {
 		test ssh            openssh-client    -            ssh_config, ProxyCommand and scp through the bastion
 		test sshd           openssh-server    -            a far end without bastiond
 		test aws            awscli            awscli       AWS's own client against the lab
+		test rsync          rsync             rsync        a client of ssh through bastion proxy
+		test git            git               git          the same
+		test zsh            zsh               zsh          shell completion
+		test fish           fish              fish         shell completion
+		test mandoc         mandoc            mandoc       whether the manual pages are in order
+		test groff          groff-base        groff        the same
 		test mariadbd       mariadb-server    mariadb      a MySQL database behind the bastion
 		test mariadb        mariadb-client    mariadb      to query it
 	EOF
@@ -45,6 +51,7 @@ needs() {
 			test cc             gcc,libc6-dev     -            the race detector
 			test ip             iproute2          -            network namespaces: a bastion that is truly isolated
 			test unshare        util-linux        -            the same
+			test systemd-analyze systemd          -            whether systemd takes the service's unit
 			test python3:pg8000 python3-pg8000    -            a PostgreSQL client without libpq
 			test python3:pymysql python3-pymysql  -            a MySQL client without MariaDB's or MySQL's library
 		EOF

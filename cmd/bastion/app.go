@@ -250,6 +250,7 @@ func (a *app) cli() *cli.App {
 				Flags:  a.settingFlags(nil),
 				Action: a.completion,
 			},
+			a.manCommand(),
 			{
 				Name:        "help",
 				Usage:       "show help about a command, or about the settings",

@@ -44,7 +44,7 @@ func (a *app) proxyCommand() *cli.Command {
 			  a name or address as the bastion resolves it;
 			  "bastion", or a name that ends in ".bastion": the bastion's own SSH server; PORT is not used then;
 			  the id of an EC2 instance (i-0123456789abcdef0) or other managed node: a session straight to the SSH server at its
-			  PORT, with no bastion. --instance-connect has an instance accept a new key for USER, which needs no key there.
+			    PORT, with no bastion. --instance-connect has an instance accept a new key for USER, which needs no key there.
 
 			The bastion's, and the instance's, ephemeral key is offered to ssh by an ssh-agent socket (IdentityAgent), and the bastion's
 			host key by the command known-hosts (KnownHostsCommand). Both are in memory; the sockets are in runtime_dir.`,
@@ -100,7 +100,9 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 			}
 		}
 		return a.proxyServer(ctx, s, sockets,
-			func(run *session) (*agent.SSHStream, error) { return run.agent.OpenInstance(ctx, host, port, f.connect) })
+			func(run *session) (*agent.SSHStream, error) {
+				return run.agent.OpenInstance(ctx, host, port, f.connect)
+			})
 	}
 	run, err := a.open(ctx, "proxy", s)
 	if err != nil {
