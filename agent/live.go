@@ -67,7 +67,7 @@ type Live struct {
 // LiveSession is the state of one SSM session of a link: a subflow of its bond, or an SSH connection of its own.
 type LiveSession struct {
 	ID          string  `json:"session_id"`
-	State       string  `json:"state"` // joining, up, stalled or leaving
+	State       string  `json:"state"` // up, stalled or leaving
 	Age         float64 `json:"age_seconds"`
 	RTT         float64 `json:"rtt_ms"` // 0: not measured yet
 	MinRTT      float64 `json:"min_rtt_ms,omitempty"`
