@@ -334,6 +334,9 @@ func (a *Agent) Resolve(ctx context.Context, specs []targets.Spec) ([]targets.En
 	return out, nil
 }
 
+// Targets returns the databases and caches of the region.
+func (a *Agent) Targets(ctx context.Context) ([]targets.Endpoint, error) { return a.resolver.All(ctx) }
+
 // Link returns a link to the bastion, not yet started, whose grants are narrowed to permit (empty: all that the bastion
 // allows). report, which may be nil, is told of each change of its state; it must not block. The link must be closed.
 //

@@ -21,9 +21,8 @@ func (r *Resolver) cache(ctx context.Context, spec Spec) (Endpoint, error) {
 	if r.ElastiCache == nil {
 		return Endpoint{}, noClient(spec)
 	}
-	lookups := []func(context.Context, Spec, *string) ([]candidate, error){r.groups, r.serverless, r.cacheClusters}
 	if spec.ID != "" {
-		for _, lookup := range lookups {
+		for _, lookup := range r.cacheLookups() {
 			found, err := lookup(ctx, spec, &spec.ID)
 			if err != nil {
 				return Endpoint{}, err
@@ -33,18 +32,32 @@ func (r *Resolver) cache(ctx context.Context, spec Spec) (Endpoint, error) {
 			}
 		}
 	}
-	var all []candidate
-	for _, lookup := range lookups {
-		found, err := lookup(ctx, spec, nil)
-		if err != nil {
-			return Endpoint{}, err
-		}
-		all = append(all, found...)
+	all, err := r.caches(ctx, spec)
+	if err != nil {
+		return Endpoint{}, err
 	}
 	if spec.ID != "" {
 		return Endpoint{}, r.unknown(spec, all)
 	}
 	return r.choose(spec, all)
+}
+
+// cacheLookups find each what the others do not.
+func (r *Resolver) cacheLookups() []func(context.Context, Spec, *string) ([]candidate, error) {
+	return []func(context.Context, Spec, *string) ([]candidate, error){r.groups, r.serverless, r.cacheClusters}
+}
+
+// caches returns all caches of the region.
+func (r *Resolver) caches(ctx context.Context, spec Spec) ([]candidate, error) {
+	var all []candidate
+	for _, lookup := range r.cacheLookups() {
+		found, err := lookup(ctx, spec, nil)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, found...)
+	}
+	return all, nil
 }
 
 // groups returns the replication group with the given identifier, none if there is no such, or all if id is nil.

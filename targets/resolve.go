@@ -1,6 +1,7 @@
 package targets
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -74,6 +75,23 @@ func (r *Resolver) Resolve(ctx context.Context, spec Spec) (Endpoint, error) {
 	default:
 		return Endpoint{}, fail.New(fail.Usage, "resolve target", errors.New("no target given"), specHelp)
 	}
+}
+
+// All returns the databases and caches of the region, those that are not ready too; such may lack an address. Of what cannot be
+// listed the error says why.
+func (r *Resolver) All(ctx context.Context) ([]Endpoint, error) {
+	databases, rdsErr := r.databases(ctx, Spec{Kind: RDS})
+	caches, cacheErr := r.caches(ctx, Spec{Kind: Cache})
+	var out []Endpoint
+	for kind, all := range map[Kind][]candidate{RDS: databases, Cache: caches} {
+		for _, c := range all {
+			e := c.endpoint
+			e.Name, e.Engine = Spec{Kind: kind, ID: c.id}.String(), c.engine
+			out = append(out, e)
+		}
+	}
+	slices.SortFunc(out, func(x, y Endpoint) int { return cmp.Compare(x.Name, y.Name) })
+	return out, cmp.Or(rdsErr, cacheErr)
 }
 
 func (r *Resolver) name(ctx context.Context, spec Spec) (Endpoint, error) {

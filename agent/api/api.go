@@ -55,6 +55,7 @@ type ForwardRequest struct {
 type OpenRequest struct {
 	Scope    Scope            `json:"scope"`
 	Command  string           `json:"command"` // what asks, for those who look at the forwards
+	PID      int              `json:"pid,omitempty"`
 	Forwards []ForwardRequest `json:"forwards"`
 	// Detached forwards stay when the request has ended, and are opened again when the agent starts anew. The others end
 	// with the request's connection.

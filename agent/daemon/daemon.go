@@ -26,6 +26,7 @@ type Config struct {
 	LogFile  string        // where Logger writes, for those who ask; may be empty
 	Idle     time.Duration // after which an unused link is closed, and a Daemon without anything left to do ends
 	Logger   *slog.Logger  // nil: no log
+	Ready    func()        // is called once the socket is served; nil: nobody waits
 }
 
 // maxAudit is how many of the latest connections are remembered.
@@ -69,7 +70,7 @@ func New(cfg Config) *Daemon {
 }
 
 // Run serves until ctx is done, Shutdown was called, or the Daemon has had nothing to do for a while; then it closes everything and
-// waits for it. It fails with api.ErrRunning where another agent runs.
+// waits for it. It fails with ErrRunning where another agent runs.
 func (d *Daemon) Run(ctx context.Context) error {
 	defer d.cancel()
 	release, err := lock(d.cfg.Socket + ".lock")
@@ -84,8 +85,11 @@ func (d *Daemon) Run(ctx context.Context) error {
 	stop := context.AfterFunc(ctx, d.cancel)
 	defer stop()
 	d.log.Info("the agent serves", "socket", d.cfg.Socket, "pid", os.Getpid(), "version", d.cfg.Version)
-	d.tasks.Go(d.restore)
+	d.restore()
 	d.tasks.Go(d.retire)
+	if d.cfg.Ready != nil {
+		d.cfg.Ready()
+	}
 	err = d.serve(ln)
 	d.close()
 	d.log.Info("the agent ends")

@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"maps"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -53,8 +54,19 @@ type resolution struct {
 	at       time.Time
 }
 
-// ofNoMatter are the settings that do not matter to an engine.
-var ofNoMatter = []string{"output", "quiet", "verbose", "no_agent", "agent_idle", "runtime_dir", "state_dir", "allow_remote"}
+// matters reports whether a setting makes a difference to an engine.
+func matters(key string) bool {
+	setting := config.Lookup(key)
+	switch {
+	case setting == nil, key == "allow_remote", strings.HasPrefix(key, "price_"):
+		return false
+	}
+	switch setting.Group {
+	case config.GroupAWS, config.GroupBastion, config.GroupGrant, config.GroupLink, config.GroupSSHD:
+		return true
+	}
+	return false
+}
 
 // engine returns the engine for a scope, which it makes if there is none. w, which may be nil, is told what becomes of it until the
 // request has ended, when release must be called.
@@ -117,9 +129,7 @@ func (d *Daemon) add(e *engine) (*engine, error) {
 // engineKey is the id of the engine for a scope and the owner of the credentials among the variables.
 func engineKey(scope api.Scope, owner string) string {
 	matter := maps.Clone(scope.Settings)
-	for _, key := range ofNoMatter {
-		delete(matter, key)
-	}
+	maps.DeleteFunc(matter, func(key, _ string) bool { return !matters(key) })
 	data, err := json.Marshal([]any{matter, scope.Env, owner}) // maps are written in the order of their keys
 	if err != nil {
 		panic(err) // there are only strings

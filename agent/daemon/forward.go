@@ -39,6 +39,7 @@ type forward struct {
 	cancel   context.CancelCauseFunc
 	done     chan struct{} // closed once it has ended and is not the Daemon's any more
 	events   *events       // of the request; nil for one that was restored
+	twin     *forward      // the detached forward that was there before and is as this one was to be; or nil
 
 	engine  *engine // guarded by d.mu, as the following
 	release func()  // of engine
@@ -76,6 +77,9 @@ func (d *Daemon) open(ctx context.Context, req api.OpenRequest, events *events) 
 	if err != nil {
 		return err
 	}
+	if req.Detached {
+		d.findTwins(forwards, req.Scope)
+	}
 	kept := false
 	defer func() {
 		for _, f := range forwards {
@@ -86,7 +90,7 @@ func (d *Daemon) open(ctx context.Context, req api.OpenRequest, events *events) 
 	}()
 	// What can be wrong on this machine is found before AWS is asked.
 	for _, f := range forwards {
-		if port, known := f.listenPort(); known {
+		if port, known := f.listenPort(); known && f.twin == nil {
 			if err := f.listen(ctx, port, settings.AllowRemote); err != nil {
 				return err
 			}
@@ -113,7 +117,7 @@ func (d *Daemon) open(ctx context.Context, req api.OpenRequest, events *events) 
 	out := make([]api.Forward, len(forwards))
 	d.mu.Lock()
 	for i, f := range forwards {
-		out[i] = f.show()
+		out[i] = cmp.Or(f.twin, f).show()
 	}
 	d.mu.Unlock()
 	events.last(api.Event{Event: api.EventForwards, Forwards: out})
@@ -166,7 +170,7 @@ func (d *Daemon) parse(req api.OpenRequest, events *events) ([]*forward, error) 
 	var out []*forward
 	for _, r := range req.Forwards {
 		f := &forward{
-			d: d, detached: req.Detached, opened: time.Now(), done: make(chan struct{}), state: api.ForwardReady, events: events,
+			d: d, detached: req.Detached, pid: req.PID, opened: time.Now(), done: make(chan struct{}), state: api.ForwardReady, events: events,
 			record: record{Request: r, Command: req.Command},
 		}
 		var err error
@@ -199,6 +203,35 @@ func (d *Daemon) parse(req api.OpenRequest, events *events) ([]*forward, error) 
 		out = append(out, f)
 	}
 	return out, nil
+}
+
+// findTwins finds the detached forwards that are as the ones that are asked for: to ask twice is to ask once.
+func (d *Daemon) findTwins(forwards []*forward, scope api.Scope) {
+	env := agent.NewEnv(scope.Env).Public()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range forwards {
+		for _, other := range d.forwards {
+			r := other.record
+			if other.detached && r.Request.Kind == f.record.Request.Kind && r.Request.Target == f.record.Request.Target &&
+				(f.record.Request.Name == "" || f.record.Request.Name == other.name) &&
+				engineKey(api.Scope{Settings: scope.Settings, Env: env}, r.Owner) == r.Link && f.listensLike(other) {
+				f.twin = other
+			}
+		}
+	}
+}
+
+// listensLike reports whether the address that f is to have is that of other.
+func (f *forward) listensLike(other *forward) bool {
+	if f.local.Free {
+		return true
+	}
+	port := f.target.Port
+	if _, text, err := net.SplitHostPort(other.record.Target); err == nil && port == 0 {
+		port, _ = strconv.Atoi(text) // of the same target
+	}
+	return f.local.Address("127.0.0.1", port) == other.ln.Addr().String()
 }
 
 // listenPort returns the target's port for the listener, and whether it is known without asking AWS, or not needed.
@@ -239,7 +272,7 @@ func (e *engine) endpoints(ctx context.Context, forwards []*forward, allowRemote
 	var of []*forward
 	var names []string
 	for _, f := range forwards {
-		if f.record.Request.Kind == api.KindTCP {
+		if f.record.Request.Kind == api.KindTCP && f.twin == nil {
 			specs, of, names = append(specs, f.target), append(of, f), append(names, f.target.String())
 		}
 	}
@@ -255,7 +288,7 @@ func (e *engine) endpoints(ctx context.Context, forwards []*forward, allowRemote
 		f.record.Engine, f.record.TLS, f.record.Note = found[i].Engine, found[i].TLS, found[i].Note
 		f.record.Database, f.record.IAM = found[i].Database, found[i].IAM
 		if f.record.Request.Name == "" {
-			f.record.Request.Name = nameOf(found[i].Name, f.target)
+			f.record.Request.Name = ForwardName(found[i].Name, f.target)
 		}
 		if f.ln == nil {
 			if err := f.listen(ctx, found[i].Port, allowRemote); err != nil {
@@ -269,8 +302,8 @@ func (e *engine) endpoints(ctx context.Context, forwards []*forward, allowRemote
 	return nil
 }
 
-// nameOf makes a name of a target's.
-func nameOf(name string, spec targets.Spec) string {
+// ForwardName makes a name for a forward of its target's.
+func ForwardName(name string, spec targets.Spec) string {
 	switch spec.Kind {
 	case targets.RDS, targets.Cache:
 		_, name, _ = strings.Cut(name, ":")
@@ -303,10 +336,15 @@ func (d *Daemon) addForwards(e *engine, forwards []*forward) error {
 	names := make(map[*forward]string)
 	taken := make(map[string]bool)
 	for _, f := range forwards {
-		name := d.freeName(f.record.Request, taken)
-		names[f], taken[name] = name, true
+		if f.twin == nil {
+			name := d.freeName(f.record.Request, taken)
+			names[f], taken[name] = name, true
+		}
 	}
 	for _, f := range forwards {
+		if f.twin != nil {
+			continue
+		}
 		release, err := e.hold(nil)
 		if err != nil {
 			return err

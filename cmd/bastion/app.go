@@ -155,33 +155,7 @@ func (a *app) cli() *cli.App {
 		OnUsageError:    usageError,
 		ExitErrHandler:  func(*cli.Context, error) {},
 		Commands: []*cli.Command{
-			{
-				Name:      "forward",
-				Usage:     "forward local ports to targets, until Ctrl-C",
-				Category:  "Connect",
-				ArgsUsage: "SPEC [LPORT] [SPEC [LPORT]]...",
-				Description: text(`
-					Listens on local ports and forwards every connection to its target through the bastion, which is started if
-					it is not running. The link is spread over several SSM sessions and outlives them; while there is no path to the
-					bastion, connections wait. A link that is lost is restored; listeners stay open meanwhile.
-
-					SPEC   rds:ID, cache:ID, HOST:PORT, or a name of the configuration's targets. A bare rds or cache is the
-					       only one of the region. A suffix of digits is the port: rds:orders:5433, rds:5432.
-					LPORT  the local port; : or 0 picks a free one. Without it, the target's own port number is used.
-
-					Standard output gets one line per forward once all are ready: LISTEN -> TARGET; with -o json, one
-					line of JSON, and then one for each event of the link.`,
-					"bastion forward rds:5432 12345",
-					"bastion forward rds:orders 12345 cache:sessions 16379",
-					"bastion forward orders             # a name of bastion.yaml",
-					"bastion forward -L 8443:wiki.corp.internal:443",
-					"bastion forward -o json rds :      # a free port; prints which"),
-				Flags:  a.settingFlags([]string{config.GroupAWS, config.GroupLink, config.GroupOutput}, a.localFlag()),
-				Action: a.forward,
-			},
-			a.execCommand(),
-			a.urlCommand(),
-			a.tokenCommand(),
+			a.forwardCommand(),
 			a.socksCommand(),
 			a.proxyCommand(),
 			{
@@ -217,18 +191,11 @@ func (a *app) cli() *cli.App {
 				Flags:       a.settingFlags(showCommon),
 				Action:      a.down,
 			},
-			{
-				Name:     "status",
-				Usage:    "show your bastion, and the links to it",
-				Category: "Bastion",
-				Description: text(`
-					Shows the bastion tasks of yours in the cluster, and what they wait for; then the links of running commands on this
-					machine and the SSM sessions that they use: age, rates, round trip, what is in flight and what was sent again.`,
-					"bastion status",
-					"bastion status -o json | jq '.processes[].links[].sessions'"),
-				Flags:  a.settingFlags(showCommon),
-				Action: a.status,
-			},
+			a.statusCommand(),
+			a.agentCommand(),
+			a.lsCommand(),
+			a.stopCommand(),
+			a.waitCommand(),
 			{
 				Name:        "version",
 				Usage:       "print the version",
@@ -250,7 +217,6 @@ func (a *app) cli() *cli.App {
 				Flags:  a.settingFlags(nil),
 				Action: a.completion,
 			},
-			a.manCommand(),
 			{
 				Name:        "help",
 				Usage:       "show help about a command, or about the settings",

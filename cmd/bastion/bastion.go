@@ -3,6 +3,8 @@ package main
 import (
 	"cmp"
 	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -12,6 +14,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 )
 
@@ -75,9 +78,26 @@ type statusOutput struct {
 	Processes []agent.Process `json:"processes"` // running commands with links
 }
 
-// status runs `bastion status`. The links of running commands are shown also when AWS does not answer: then most of all one
-// wants to know.
-func (a *app) status(c *cli.Context) error {
+func (a *app) statusCommand() *cli.Command {
+	var watch bool
+	return &cli.Command{
+		Name:     "status",
+		Usage:    "show your bastion, and the links to it",
+		Category: "Bastion",
+		Description: text(`
+			Shows the bastion tasks of yours in the cluster, and what they wait for; then the links of the agent and of commands
+			that run without it, and the SSM sessions that they use: age, rates, round trip, what is in flight and what was sent
+			again. With --watch it shows them again whenever something has changed, until Ctrl-C.`,
+			"bastion status",
+			"bastion status --watch",
+			"bastion status -o json | jq '.processes[].links[].sessions'"),
+		Flags:  a.settingFlags(showCommon, switchFlag(&watch, "go on and show each change", "watch", "w")),
+		Action: func(c *cli.Context) error { return a.status(c, watch) },
+	}
+}
+
+// status runs `bastion status`. The links are shown also when AWS does not answer: then most of all one wants to know.
+func (a *app) status(c *cli.Context, watch bool) error {
 	if err := argCount(c, 0, 0); err != nil {
 		return err
 	}
@@ -85,16 +105,65 @@ func (a *app) status(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	processes, err := agent.Processes(c.Context, s)
+	st, err := a.agentState(c.Context, s)
+	if err != nil && !s.Quiet {
+		fmt.Fprintf(a.err, "bastion: the agent's links cannot be shown: %s\n", oneLine(err.Error()))
+	}
+	if err := a.printStatusOnce(c.Context, s, st, watch); err != nil || !watch {
+		return err
+	}
+	return a.watchStatus(c.Context, s, st)
+}
+
+// watchStatus shows each new revision of the agent's state. While there is no agent it looks now and then whether there is one.
+func (a *app) watchStatus(ctx context.Context, s config.Settings, st api.State) error {
+	client, err := a.agentClient(s)
+	if err != nil {
+		return err
+	}
+	for {
+		next, err := client.Wait(ctx, st.Revision, statusWait)
+		switch {
+		case errors.Is(err, api.ErrNotRunning):
+			if st.Revision == 0 {
+				if err := pause(ctx, statusPause); err != nil {
+					return err
+				}
+				continue
+			}
+			next = api.State{}
+		case err != nil:
+			return err
+		case next.Revision == st.Revision && next.PID == st.PID:
+			continue
+		}
+		st = next
+		if err := a.printStatusOnce(ctx, s, st, true); err != nil {
+			return err
+		}
+	}
+}
+
+const (
+	statusWait  = time.Minute // of one request for a change
+	statusPause = time.Second // between two looks for an agent
+)
+
+// printStatusOnce shows what AWS says and the links; JSON on one line if it is one of several.
+func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState api.State, several bool) error {
+	processes, err := agent.Processes(ctx, s)
 	if err != nil && !s.Quiet {
 		fmt.Fprintf(a.err, "bastion: the links of running commands cannot be shown: %s\n", oneLine(err.Error()))
 	}
-	st, awsErr := a.awsStatus(c.Context, s)
+	processes = append(agentProcess(agentState), processes...)
+	st, awsErr := a.awsStatus(ctx, s)
 	if awsErr != nil && len(processes) == 0 {
 		return awsErr
 	}
 	out := statusOutput{Status: st, Processes: processes}
 	switch {
+	case s.Output == "json" && several:
+		err = json.NewEncoder(a.out).Encode(out)
 	case s.Output == "json":
 		err = a.printJSON(out)
 	case awsErr == nil:
@@ -103,6 +172,19 @@ func (a *app) status(c *cli.Context) error {
 		err = a.printProcesses(out.Processes)
 	}
 	return cmp.Or(awsErr, err)
+}
+
+// agentProcess is the agent as one of the processes with links, if it has any.
+func agentProcess(st api.State) []agent.Process {
+	var out []agent.Process
+	for _, l := range st.Links {
+		if len(l.Live) > 0 {
+			out = append(out, agent.Process{
+				V: 1, PID: st.PID, Command: "agent", Version: st.Version, Region: l.Region, Started: st.Started, Links: l.Live,
+			})
+		}
+	}
+	return out
 }
 
 func (a *app) awsStatus(ctx context.Context, s config.Settings) (agent.Status, error) {

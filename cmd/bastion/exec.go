@@ -121,7 +121,7 @@ func (a *app) exec(c *cli.Context) error {
 			}
 		}
 	}
-	return a.forwardHere(ctx, s, "exec", requests, func(ctx context.Context, infos []api.Forward) error {
+	return a.withForwards(ctx, s, "exec", requests, func(ctx context.Context, infos []api.Forward) error {
 		databases, err := a.databases(s, pairs, infos, tokens)
 		if err != nil {
 			return err

@@ -3,6 +3,7 @@ package main
 import (
 	"flag"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/urfave/cli/v2"
@@ -33,7 +34,10 @@ func (a *app) localFlag() cli.Flag {
 
 // switchFlag is a flag without a value that is no setting.
 func switchFlag(into *bool, help string, names ...string) cli.Flag {
-	return &textFlag{names: names, help: help, set: func(v string) { *into = v == "true" }}
+	return &textFlag{
+		names: names, help: help, set: func(v string) { *into = v == "true" },
+		get: func() string { return strconv.FormatBool(*into) },
+	}
 }
 
 // settingFlag is the flag of a setting. It notes the text; package config reads it.
@@ -99,6 +103,8 @@ type textFlag struct {
 	names       []string
 	value, help string // no value: a switch
 	set         func(string)
+	setErr      func(string) error // in place of set, where a text may be wrong
+	get         func() string      // of one with several names
 }
 
 func (f *textFlag) String() string         { return flagNames(f.names, f.value) + "\t" + f.help }
@@ -114,7 +120,7 @@ func (f *textFlag) GetDefaultText() string { return "" }
 
 func (f *textFlag) Apply(set *flag.FlagSet) error {
 	for _, name := range f.names {
-		set.Var(textValue{isSwitch: f.value == "", set: f.set}, name, f.help)
+		set.Var(textValue{isSwitch: f.value == "", get: f.get, set: f.set, setErr: f.setErr}, name, f.help)
 	}
 	return nil
 }
@@ -124,6 +130,7 @@ type textValue struct {
 	isSwitch bool
 	get      func() string // nil: only one name
 	set      func(string)
+	setErr   func(string) error
 }
 
 func (v textValue) String() string {
@@ -135,6 +142,9 @@ func (v textValue) String() string {
 
 func (v textValue) IsBoolFlag() bool { return v.isSwitch }
 func (v textValue) Set(text string) error {
+	if v.setErr != nil {
+		return v.setErr(text)
+	}
 	v.set(text)
 	return nil
 }

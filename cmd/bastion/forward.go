@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
-	"net"
 	"strconv"
 	"strings"
 	"sync"
@@ -12,10 +11,10 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
-	"github.com/bastion-ssm/bastion/tunnel"
 )
 
 // session is what the commands that talk to AWS begin with.
@@ -45,103 +44,92 @@ func (s *session) close() {
 	s.progress.Close()
 }
 
-// forwarding is one forward of a command line.
-type forwarding struct {
-	pair     targets.Pair
-	port     int // the target's, if the command line or the configuration says it; else 0
-	listener net.Listener
-	endpoint targets.Endpoint
+func (a *app) forwardCommand() *cli.Command {
+	var o forwardFlags
+	return &cli.Command{
+		Name:      "forward",
+		Usage:     "forward local ports to targets, until Ctrl-C or, with --detach, until bastion stop",
+		Category:  "Connect",
+		ArgsUsage: "SPEC [LPORT] [SPEC [LPORT]]...",
+		Description: text(`
+			Listens on local ports and forwards every connection to its target through the bastion, which is started if
+			it is not running. The link is spread over several SSM sessions and outlives them; while there is no path to the
+			bastion, connections wait. A link that is lost is restored; listeners stay open meanwhile.
+
+			SPEC   rds:ID, cache:ID, HOST:PORT, or a name of the configuration's targets. A bare rds or cache is the
+			       only one of the region. A suffix of digits is the port: rds:orders:5433, rds:5432.
+			LPORT  the local port; : or 0 picks a free one. Without it, the target's own port number is used.
+
+			The agent, which is started if it is not running, has the link and the listeners. The forwards end with this command;
+			with --detach the command ends once they are ready, and they stay: bastion ls forwards shows them, bastion stop
+			ends them, and they come back when the agent starts again. With --no-agent this process does it all alone.
+
+			Standard output gets one line per forward once all are ready: LISTEN -> TARGET; with -o json, one
+			line of JSON, and then one for each event of the link.`,
+			"bastion forward rds:5432 12345",
+			"bastion forward rds:orders 12345 cache:sessions 16379",
+			"bastion forward -d orders          # a name of bastion.yaml; stays when the command has ended",
+			"bastion forward -L 8443:wiki.corp.internal:443",
+			"bastion forward -o json rds :      # a free port; prints which"),
+		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupLink, config.GroupOutput}, a.localFlag(),
+			detachFlag(&o.detach), &textFlag{
+				names: []string{"name"}, value: "NAME", help: "name of the forward for stop, wait and url (by default the target's)",
+				set: func(v string) { o.name = v },
+			}),
+		Action: func(c *cli.Context) error { return a.forward(c, o) },
+	}
 }
 
-func (f *forwarding) dest() string { return agent.Destination(f.endpoint.Host, f.endpoint.Port) }
+// forwardFlags are the flags of forward that are no settings.
+type forwardFlags struct {
+	detach bool
+	name   string
+}
 
-// forward runs `bastion forward`. What can be wrong on this machine is found before anything is asked of AWS, and a local
-// port that is only known from the target before a bastion is started.
-func (a *app) forward(c *cli.Context) error {
+// detachFlag is the flag of commands whose forwards may stay.
+func detachFlag(into *bool) cli.Flag {
+	return switchFlag(into, "leave it to the agent and end once it is ready", "detach", "d")
+}
+
+// forward runs `bastion forward`.
+func (a *app) forward(c *cli.Context, o forwardFlags) error {
 	ctx := c.Context
 	s, err := a.settings()
 	if err != nil {
 		return err
 	}
-	forwards, err := a.parseForwards(c.Args().Slice(), s)
+	requests, err := a.parseForwards(c.Args().Slice(), s)
 	if err != nil {
 		return err
 	}
-	defer func() {
-		for _, f := range forwards {
-			if f.listener != nil {
-				_ = f.listener.Close() // once more after Forward, for what failed before it
-			}
+	if o.name != "" {
+		if len(requests) != 1 {
+			return usage("name them one by one", "--name is for one forward, and there are %d", len(requests))
 		}
-	}()
-	if err := listenKnown(ctx, forwards, s.AllowRemote); err != nil {
-		return err
+		requests[0].Name = o.name
 	}
-	run, err := a.open(ctx, "forward", s)
-	if err != nil {
-		return err
-	}
-	defer run.close()
-	run.agent.Prepare()
-	if err := run.resolve(ctx, forwards); err != nil {
-		return err
-	}
-	var permit []string
-	seen := make(map[string]bool)
-	for _, f := range forwards {
-		if d := f.dest(); !seen[d] {
-			seen[d] = true
-			permit = append(permit, d)
+	if o.detach {
+		forwards, err := a.openDetached(ctx, s, "forward", requests)
+		if err != nil {
+			return err
 		}
+		return a.printForwards(forwards, s)
 	}
-	link, err := run.link(ctx, permit)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = link.Close() }()
-	if err := a.printForwards(forwards, s); err != nil {
-		return err
-	}
-	run.watch.tell(a.out, s)
-	for _, f := range forwards {
-		if f.endpoint.Note != "" {
-			run.progress.Note(f.endpoint.Name + ": " + f.endpoint.Note)
+	return a.openForwards(ctx, s, "forward", requests, func(ctx context.Context, forwards []api.Forward, watch *linkWatch) error {
+		if err := a.printForwards(forwards, s); err != nil {
+			return err
 		}
-	}
-	cfg := tunnel.ForwardConfig{Logger: a.connectionLog(s, run.progress)}
-	return serve(ctx, link, func(ctx context.Context) error {
-		var wg sync.WaitGroup
-		errs := make([]error, len(forwards))
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		for i, f := range forwards {
-			wg.Go(func() {
-				if errs[i] = tunnel.Forward(ctx, f.listener, link, f.dest(), cfg); errs[i] != nil {
-					cancel()
-				}
-			})
-		}
-		wg.Wait()
-		for _, err := range errs {
-			if err != nil {
-				return err
-			}
-		}
-		return nil
+		watch.tell(a.out, s)
+		<-ctx.Done()
+		return context.Cause(ctx)
 	})
 }
 
-// parseForwards reads the arguments and -L.
-func (a *app) parseForwards(args []string, s config.Settings) ([]*forwarding, error) {
+// parseForwards reads the arguments and -L. Names of the configuration are replaced by what they stand for.
+func (a *app) parseForwards(args []string, s config.Settings) ([]api.ForwardRequest, error) {
 	pairs, err := targets.ParsePair(args)
 	if err != nil && !(len(args) == 0 && len(a.extraLocal) > 0) {
 		return nil, err
-	}
-	for i := range pairs {
-		target := pairs[i].Target
-		if named, ok := s.Targets[target.ID]; ok && target.Kind == targets.Name && pairs[i].Local == (targets.Local{}) {
-			pairs[i].Local.Port = named.LocalPort
-		}
 	}
 	for _, l := range a.extraLocal {
 		pair, err := targets.ParseL(l)
@@ -153,74 +141,56 @@ func (a *app) parseForwards(args []string, s config.Settings) ([]*forwarding, er
 	if len(pairs) == 0 {
 		return nil, usage("say what to forward, for example: bastion forward rds:orders 12345", "no target is given")
 	}
+	for i := range pairs {
+		target := pairs[i].Target
+		if named, ok := s.Targets[target.ID]; ok && target.Kind == targets.Name && pairs[i].Local == (targets.Local{}) {
+			pairs[i].Local.Port = named.LocalPort
+		}
+	}
 	if err := targets.CheckPairs(pairs); err != nil {
 		return nil, err
 	}
-	forwards := make([]*forwarding, len(pairs))
+	out := make([]api.ForwardRequest, len(pairs))
 	for i, p := range pairs {
-		forwards[i] = &forwarding{pair: p, port: p.Target.Port}
-		if named, ok := s.Targets[p.Target.ID]; ok && p.Target.Kind == targets.Name && p.Target.Port == 0 {
-			spec, err := namedSpec(named)
+		if out[i], err = forwardRequest(p, s); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// forwardRequest is the request for one pair.
+func forwardRequest(p targets.Pair, s config.Settings) (api.ForwardRequest, error) {
+	r := api.ForwardRequest{Kind: api.KindTCP, Listen: p.Local.String()}
+	spec := p.Target
+	if spec.Kind == targets.Name {
+		named, ok := s.Targets[spec.ID]
+		switch {
+		case ok:
+			resolved, err := namedSpec(named)
 			if err != nil {
-				return nil, err
+				return r, err
 			}
-			forwards[i].port = spec.Port
+			if spec.Port != 0 {
+				resolved.Port = spec.Port
+			}
+			r.Name, spec = spec.ID, resolved
+		case spec.Port == 0:
+			return r, unknownName(spec, s)
 		}
 	}
-	return forwards, nil
+	r.Target = spec.String()
+	return r, nil
 }
 
-// listenKnown opens the listeners whose address is known without asking AWS.
-func listenKnown(ctx context.Context, forwards []*forwarding, allowRemote bool) error {
-	for _, f := range forwards {
-		if f.pair.Local.Free || f.pair.Local.Port != 0 || f.port != 0 {
-			if err := f.listen(ctx, f.port, allowRemote); err != nil {
-				return err
-			}
-		}
+// unknownName is the error of a name that the configuration does not have.
+func unknownName(spec targets.Spec, s config.Settings) error {
+	names := make(map[string]targets.Named, len(s.Targets))
+	for name, t := range s.Targets {
+		names[name] = targets.Named{Target: t.Spec}
 	}
-	return nil
-}
-
-func (f *forwarding) listen(ctx context.Context, targetPort int, allowRemote bool) error {
-	ln, err := tunnel.Listen(ctx, f.pair.Local.Address("127.0.0.1", targetPort), allowRemote)
-	if err != nil {
-		return remoteHint(err)
-	}
-	f.listener = ln
-	return nil
-}
-
-// remoteHint names the setting where tunnel.Listen cannot.
-func remoteHint(err error) error {
-	if strings.Contains(err.Error(), "others could use the tunnel") {
-		return fail.New(fail.Usage, "", err, "listen on 127.0.0.1 or ::1; or let other machines in with --allow-remote")
-	}
+	_, err := (&targets.Resolver{Names: names}).Resolve(context.Background(), spec) // asks nobody: it is no target of AWS's
 	return err
-}
-
-// resolve finds the endpoints and opens the listeners that depend on them.
-func (s *session) resolve(ctx context.Context, forwards []*forwarding) error {
-	specs := make([]targets.Spec, len(forwards))
-	names := make([]string, len(forwards))
-	for i, f := range forwards {
-		specs[i] = f.pair.Target
-		names[i] = f.pair.Target.String()
-	}
-	s.progress.Step("looking up " + strings.Join(names, ", "))
-	endpoints, err := s.agent.Resolve(ctx, specs)
-	if err != nil {
-		return err
-	}
-	for i, f := range forwards {
-		f.endpoint = endpoints[i]
-		if f.listener == nil {
-			if err := f.listen(ctx, f.endpoint.Port, s.settings.AllowRemote); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }
 
 // link brings up a link whose grant is for the destinations in permit. The caller closes it.
@@ -269,31 +239,15 @@ func serve(ctx context.Context, link *agent.Link, work func(context.Context) err
 	return err
 }
 
-// forwardInfo is a forward in the JSON output.
-type forwardInfo struct {
-	Name   string `json:"name"`   // of the target
-	Listen string `json:"listen"` // where to connect to
-	Target string `json:"target"` // host:port as the bastion sees it
-	Engine string `json:"engine,omitempty"`
-	TLS    bool   `json:"tls,omitempty"` // the target accepts nothing else
-}
-
 // printForwards says on standard output where the forwards listen. In JSON it is one line, so that a reader that gets a
 // line has it all while the command goes on.
-func (a *app) printForwards(forwards []*forwarding, s config.Settings) error {
+func (a *app) printForwards(forwards []api.Forward, s config.Settings) error {
 	if s.Output == "json" {
-		list := make([]forwardInfo, len(forwards))
-		for i, f := range forwards {
-			list[i] = forwardInfo{
-				Name: f.endpoint.Name, Listen: f.listener.Addr().String(), Target: f.dest(),
-				Engine: f.endpoint.Engine, TLS: f.endpoint.TLS,
-			}
-		}
-		return json.NewEncoder(a.out).Encode(map[string]any{"forwards": list})
+		return json.NewEncoder(a.out).Encode(map[string]any{"forwards": forwards})
 	}
 	var b strings.Builder
 	for _, f := range forwards {
-		fmt.Fprintf(&b, "%s -> %s\n", f.listener.Addr(), f.dest())
+		fmt.Fprintf(&b, "%s -> %s\n", f.Listen, f.Target)
 	}
 	_, err := fmt.Fprint(a.out, b.String())
 	return err

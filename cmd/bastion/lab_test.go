@@ -21,6 +21,7 @@ import (
 
 	"golang.org/x/net/proxy"
 
+	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/lab"
@@ -192,7 +193,7 @@ func (e *labEnv) start(env []string, args ...string) *rig.Proc {
 }
 
 // forwards starts a forward and returns where it listens.
-func (e *labEnv) forwards(env []string, args ...string) (*rig.Proc, []forwardInfo) {
+func (e *labEnv) forwards(env []string, args ...string) (*rig.Proc, []api.Forward) {
 	e.t.Helper()
 	p := e.start(env, append([]string{"forward", "-o", "json"}, args...)...)
 	ctx, cancel := context.WithTimeout(e.t.Context(), 30*time.Second)
@@ -202,7 +203,7 @@ func (e *labEnv) forwards(env []string, args ...string) (*rig.Proc, []forwardInf
 		e.t.Fatalf("forward %v is not ready: %v\n%s", args, err, p.Output())
 	}
 	var out struct {
-		Forwards []forwardInfo `json:"forwards"`
+		Forwards []api.Forward `json:"forwards"`
 	}
 	if err := json.Unmarshal([]byte(line), &out); err != nil {
 		e.t.Fatalf("%v in %q", err, line)
@@ -327,7 +328,7 @@ func TestForward(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)
 	p, f := e.forwards(nil, "rds:orders", ":", "cache", "0", "-L", "0:"+lab.WebHost+":80")
-	if len(f) != 3 || f[0].Name != "rds:orders" || f[0].Engine != "postgres" || !strings.HasSuffix(f[0].Target, ":5432") ||
+	if len(f) != 3 || f[0].Name != "orders" || f[0].Engine != "postgres" || !strings.HasSuffix(f[0].Target, ":5432") ||
 		!strings.HasSuffix(f[1].Target, ":6379") || f[2].Target != lab.WebHost+":80" {
 		t.Fatalf("forwards: %+v", f)
 	}

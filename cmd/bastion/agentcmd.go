@@ -1,0 +1,335 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"gopkg.in/natefinch/lumberjack.v2"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/daemon"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+const (
+	// agentStart bounds the start of the agent, and agentEnd its end.
+	agentStart = 15 * time.Second
+	agentEnd   = 30 * time.Second
+	// agentPoll is the pause between two looks whether another agent has come up, or gone.
+	agentPoll = 50 * time.Millisecond
+
+	logName     = "agent.log"
+	maxLog      = 5 // MB, after which a new file is begun
+	oldLogs     = 1 // files that are kept besides
+	logTailSize = 64 << 10
+)
+
+// agentFlags are the flags of agent that are no settings.
+type agentFlags struct {
+	logFile string
+	follow  bool
+}
+
+func (a *app) agentCommand() *cli.Command {
+	var f agentFlags
+	return &cli.Command{
+		Name:      "agent",
+		Usage:     "run, start or stop the background agent, or look at it",
+		Category:  "Agent",
+		ArgsUsage: "run|start|stop|status|logs",
+		Description: text(`
+			The agent is one process for each user that has the links and the forwards, so that they outlive commands and are there
+			at once. Every command that needs it starts it, and it ends by itself when it has had nothing to do for agent_idle.
+
+			run     serves in the foreground, as a service does (bastion service installs one); prints its socket once it serves
+			start   starts it in the background, unless it runs
+			stop    ends it and what it has; detached forwards come back when it starts again
+			status  says whether it runs, and what it has
+			logs    prints the end of its log, which says who connected to what, and how long and how much, but never what`,
+			"bastion agent status",
+			"bastion agent logs --follow",
+			"bastion agent stop"),
+		Flags: a.settingFlags([]string{config.GroupLocal, config.GroupOutput},
+			&textFlag{
+				names: []string{"log-file"}, value: "FILE", help: "of run: log there, and begin a new file when it is large",
+				set: func(v string) { f.logFile = v },
+			},
+			switchFlag(&f.follow, "of logs: go on with what comes, until Ctrl-C", "follow", "f")),
+		Action: func(c *cli.Context) error { return a.agentAction(c, f) },
+	}
+}
+
+func (a *app) agentAction(c *cli.Context, f agentFlags) error {
+	if err := argCount(c, 1, 1); err != nil {
+		return err
+	}
+	s, err := a.settings()
+	if err != nil {
+		return err
+	}
+	switch verb := c.Args().First(); verb {
+	case "run":
+		return a.agentRun(c.Context, s, f.logFile)
+	case "start":
+		return a.agentStart(c.Context, s)
+	case "stop":
+		return a.agentStop(c.Context, s)
+	case "status":
+		return a.agentStatus(c.Context, s)
+	case "logs":
+		return a.agentLogs(c.Context, s, f.follow)
+	default:
+		next := "it is one of run, start, stop, status and logs"
+		if near := config.Nearest(verb, []string{"run", "start", "stop", "status", "logs"}); near != "" {
+			next = "did you mean bastion agent " + near + "?"
+		}
+		return usage(next, "the agent cannot %q", verb)
+	}
+}
+
+// agentRun is the agent.
+func (a *app) agentRun(ctx context.Context, s config.Settings, logFile string) error {
+	socket, err := api.SocketPath(s)
+	if err != nil {
+		return err
+	}
+	state, err := agent.StateDir(s)
+	if err != nil {
+		return err
+	}
+	out := a.err
+	if logFile != "" {
+		rotated := &lumberjack.Logger{Filename: logFile, MaxSize: maxLog, MaxBackups: oldLogs}
+		defer func() { _ = rotated.Close() }()
+		out = rotated
+	}
+	level := slog.LevelInfo
+	if s.Verbose {
+		level = slog.LevelDebug
+	}
+	noCoreDumps() // they would have the keys
+	d := daemon.New(daemon.Config{
+		Version: readVersion().Version, Socket: socket, StateDir: state, LogFile: logFile, Idle: s.AgentIdle,
+		Logger: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})),
+		Ready:  func() { fmt.Fprintln(a.out, socket) }, // who started it may have gone
+	})
+	return d.Run(ctx)
+}
+
+func (a *app) agentStart(ctx context.Context, s config.Settings) error {
+	client, err := a.connectAgent(ctx, s)
+	if err != nil {
+		return err
+	}
+	return a.printAgent(ctx, client, s)
+}
+
+// agentStop asks the agent to end and waits until it has.
+func (a *app) agentStop(ctx context.Context, s config.Settings) error {
+	client, err := a.agentClient(s)
+	if err != nil {
+		return err
+	}
+	err = client.Shutdown(ctx)
+	if errors.Is(err, api.ErrNotRunning) {
+		_, err = fmt.Fprintln(a.out, "no agent is running")
+		return err
+	}
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, agentEnd, fail.New(fail.Timeout, "stop the agent",
+		fmt.Errorf("it still runs after %s", agentEnd), "bastion agent logs shows what it waits for"))
+	defer cancel()
+	for {
+		if _, err := client.Info(ctx); errors.Is(err, api.ErrNotRunning) {
+			_, err = fmt.Fprintln(a.out, "the agent has ended")
+			return err
+		}
+		if err := pause(ctx, agentPoll); err != nil {
+			return err
+		}
+	}
+}
+
+func (a *app) agentStatus(ctx context.Context, s config.Settings) error {
+	client, err := a.agentClient(s)
+	if err != nil {
+		return err
+	}
+	return a.printAgent(ctx, client, s)
+}
+
+func (a *app) printAgent(ctx context.Context, client *api.Client, s config.Settings) error {
+	st, err := client.State(ctx)
+	if err != nil {
+		return err
+	}
+	if s.Output == "json" {
+		return a.printJSON(st)
+	}
+	_, err = fmt.Fprintf(a.out, "the agent runs: process %d, version %s, since %s\n%s, %s\nsocket %s\nlog %s\n",
+		st.PID, st.Version, st.Started.Local().Format(time.DateTime), count(len(st.Links), "link"), count(len(st.Forwards), "forward"),
+		st.Socket, dash(st.Log))
+	return err
+}
+
+// agentLogs prints the end of the log.
+func (a *app) agentLogs(ctx context.Context, s config.Settings, follow bool) error {
+	state, err := agent.StateDir(s)
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(state, logName)
+	f, err := os.Open(path)
+	if err != nil {
+		return fail.New(fail.Other, "read the agent's log", err, "it is made when a command starts the agent")
+	}
+	defer func() { _ = f.Close() }()
+	if info, err := f.Stat(); err == nil && info.Size() > logTailSize {
+		if _, err := f.Seek(-logTailSize, io.SeekEnd); err != nil {
+			return err
+		}
+		if _, err := bufio.NewReader(f).ReadString('\n'); err != nil { // a part of a line
+			return err
+		}
+		if _, err := f.Seek(-logTailSize, io.SeekEnd); err != nil {
+			return err
+		}
+	}
+	r := bufio.NewReader(f)
+	for {
+		if _, err := io.Copy(a.out, r); err != nil || !follow {
+			return err
+		}
+		if err := pause(ctx, agentPoll); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits for d or until ctx is done.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// agentClient returns a client of the agent, whether it runs or not.
+func (a *app) agentClient(s config.Settings) (*api.Client, error) {
+	path, err := api.SocketPath(s)
+	if err != nil {
+		return nil, err
+	}
+	return api.NewClient(path), nil
+}
+
+// connectAgent returns a client of the user's agent, which it starts if it does not run.
+func (a *app) connectAgent(ctx context.Context, s config.Settings) (*api.Client, error) {
+	client, err := a.agentClient(s)
+	if err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, agentStart, fail.New(fail.Timeout, "start the agent",
+		fmt.Errorf("it does not serve after %s", agentStart), "bastion agent run shows why; --no-agent does without it"))
+	defer cancel()
+	for {
+		info, err := client.Info(ctx)
+		switch {
+		case err == nil:
+			if version := readVersion().Version; info.Version != version && !s.Quiet {
+				fmt.Fprintf(a.err, "bastion: the agent is of version %s, this command of %s; bastion agent stop ends the old one\n",
+					info.Version, version)
+			}
+			return client, nil
+		case !errors.Is(err, api.ErrNotRunning):
+			return nil, err
+		}
+		if err := a.spawnAgent(ctx, s); err != nil {
+			return nil, err
+		}
+		if err := pause(ctx, time.Millisecond); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// spawnAgent starts the agent and waits until it serves, or has found that another one does. It has nothing of this command's
+// environment that only concerns this command.
+func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
+	const op = "start the agent"
+	self, err := os.Executable()
+	if err != nil {
+		return fail.New(fail.Other, op, err, "bastion agent run, in another terminal, does the same")
+	}
+	state, err := agent.StateDir(s)
+	if err != nil {
+		return err
+	}
+	texts := s.Texts()
+	args := []string{"bastion", "agent", "run", "--log-file", filepath.Join(state, logName)}
+	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		return strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "BASTION_") || strings.HasPrefix(kv, "SSH_")
+	})
+	for _, key := range []string{"runtime_dir", "state_dir", "agent_idle", "verbose"} {
+		if texts[key] != "" {
+			env = append(env, config.Lookup(key).Env()+"="+texts[key])
+		}
+	}
+	r, w, err := os.Pipe()
+	if err != nil {
+		return fail.New(fail.Other, op, err, "")
+	}
+	defer func() { _ = r.Close() }()
+	var said strings.Builder
+	crash, err := os.OpenFile(filepath.Join(state, "agent.err"), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	if err != nil {
+		_ = w.Close()
+		return fail.New(fail.Other, op, err, "set another state_dir (BASTION_STATE_DIR)")
+	}
+	defer func() { _ = crash.Close() }()
+	cmd := &exec.Cmd{Path: self, Args: args, Env: env, Dir: filepath.VolumeName(self) + string(filepath.Separator), Stdout: w, Stderr: crash}
+	detachProcess(cmd)
+	err = cmd.Start()
+	_ = w.Close()
+	if err != nil {
+		return fail.New(fail.Other, op, err, "bastion agent run, in another terminal, does the same")
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }() // if it serves, it ends after this process
+	stop := context.AfterFunc(ctx, func() { _ = r.Close() })
+	defer stop()
+	if line, err := bufio.NewReader(r).ReadString('\n'); err == nil && line != "" {
+		return nil
+	}
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
+	}
+	<-ended
+	if _, err := crash.Seek(0, io.SeekStart); err == nil {
+		_, _ = io.Copy(&said, io.LimitReader(crash, logTailSize))
+	}
+	if strings.Contains(said.String(), daemon.ErrRunning.Error()) {
+		return pause(ctx, agentPoll) // another command has started it and it is about to serve
+	}
+	return fail.New(fail.Other, op, fmt.Errorf("it has ended: %s", strings.TrimSpace(said.String())),
+		"--no-agent does without it")
+}

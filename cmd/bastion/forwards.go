@@ -1,0 +1,334 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/daemon"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/targets"
+	"github.com/bastion-ssm/bastion/tunnel"
+)
+
+// withForwards opens forwards, through the agent or, without it, in this process, and runs work while they are open. It returns
+// work's error, or why the forwards have ended. The forwards that work gets are in the order of requests.
+func (a *app) withForwards(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest,
+	work func(ctx context.Context, forwards []api.Forward) error,
+) error {
+	return a.openForwards(ctx, s, command, requests, func(ctx context.Context, forwards []api.Forward, _ *linkWatch) error {
+		return work(ctx, forwards)
+	})
+}
+
+// openForwards is withForwards for who wants to tell of the link too.
+func (a *app) openForwards(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest,
+	work func(context.Context, []api.Forward, *linkWatch) error,
+) error {
+	if !a.usesAgent(s) {
+		return a.openAlone(ctx, s, command, requests, work)
+	}
+	client, err := a.connectAgent(ctx, s)
+	if err != nil {
+		return err
+	}
+	p := newProgress(a.err, s.Quiet)
+	defer p.Close()
+	watch := &linkWatch{progress: p}
+	open, cancel := context.WithCancel(ctx)
+	defer cancel()
+	worked := make(chan error, 1)
+	working := false
+	req := api.OpenRequest{Scope: a.scope(s), Command: command, PID: os.Getpid(), Forwards: requests}
+	err = client.Open(open, req, func(e api.Event) {
+		if e.Event == api.EventForwards && !working {
+			working = true
+			p.Idle()
+			go func() {
+				worked <- work(open, e.Forwards, watch)
+				cancel()
+			}()
+			return
+		}
+		tell(watch, e)
+	})
+	cancel()
+	if !working {
+		return cmp.Or(context.Cause(ctx), err)
+	}
+	workErr := <-worked
+	switch {
+	case context.Cause(ctx) != nil:
+		return cmp.Or(workErr, context.Cause(ctx))
+	case err != nil && !errors.Is(err, context.Canceled): // the forwards ended first, and work for that
+		return err
+	case errors.Is(workErr, context.Canceled): // somebody stopped them
+		return nil
+	}
+	return workErr
+}
+
+// tell shows what becomes of a request to the agent.
+func tell(watch *linkWatch, e api.Event) {
+	switch e.Event {
+	case api.EventStep:
+		watch.progress.Step(e.Text)
+	case api.EventNote, api.EventRefused, api.EventStopped:
+		watch.progress.Note(e.Text)
+	case api.EventLink:
+		if l := e.Link; l != nil {
+			st := tunnel.State{Phase: l.Phase, Since: l.Since, Attempt: l.Attempt, Describe: l.Bastion}
+			if l.Error != "" {
+				st.Err = errors.New(l.Error)
+			}
+			watch.state(st)
+		}
+	case api.EventPath:
+		if e.Path != nil {
+			watch.path(*e.Path)
+		}
+	}
+}
+
+// openDetached opens forwards that stay when this command has ended.
+func (a *app) openDetached(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest) ([]api.Forward, error) {
+	if !a.usesAgent(s) {
+		return nil, usage("leave out --no-agent, or --detach", "only the agent keeps a forward when the command has ended")
+	}
+	client, err := a.connectAgent(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	p := newProgress(a.err, s.Quiet)
+	defer p.Close()
+	watch := &linkWatch{progress: p}
+	var forwards []api.Forward
+	req := api.OpenRequest{Scope: a.scope(s), Command: command, PID: os.Getpid(), Forwards: requests, Detached: true}
+	err = client.Open(ctx, req, func(e api.Event) {
+		if e.Event == api.EventForwards {
+			forwards = e.Forwards
+			return
+		}
+		tell(watch, e)
+	})
+	return forwards, err
+}
+
+// usesAgent reports whether a command goes through the agent. One whose credentials come from where only its own process finds
+// them cannot.
+func (a *app) usesAgent(s config.Settings) bool {
+	if s.NoAgent {
+		return false
+	}
+	names := agent.UnsupportedEnv(os.Environ())
+	if len(names) > 0 && !s.Quiet {
+		fmt.Fprintf(a.err, "bastion: going on without the agent, which cannot use %s of this command\n", strings.Join(names, ", "))
+	}
+	return len(names) == 0
+}
+
+// scope is what the agent must know to act for this command.
+func (a *app) scope(s config.Settings) api.Scope {
+	return api.Scope{Settings: s.Texts(), Env: agent.RelevantEnv(os.Environ())}
+}
+
+// openAlone is openForwards in this process. What can be wrong on this machine is found before anything is asked of AWS, and a
+// local port that is only known from the target before a bastion is started.
+func (a *app) openAlone(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest,
+	work func(context.Context, []api.Forward, *linkWatch) error,
+) error {
+	forwards, err := forwardings(requests)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		for _, f := range forwards {
+			if f.listener != nil {
+				_ = f.listener.Close() // once more after it has served, for what failed before
+			}
+		}
+	}()
+	if err := listenKnown(ctx, forwards, s.AllowRemote); err != nil {
+		return err
+	}
+	run, err := a.open(ctx, command, s)
+	if err != nil {
+		return err
+	}
+	defer run.close()
+	run.agent.Prepare()
+	if err := run.resolve(ctx, forwards); err != nil {
+		return err
+	}
+	link, err := run.link(ctx, permitted(forwards, s))
+	if err != nil {
+		return err
+	}
+	defer func() { _ = link.Close() }()
+	infos := make([]api.Forward, len(forwards))
+	for i, f := range forwards {
+		infos[i] = f.info(command)
+		if f.endpoint.Note != "" {
+			run.progress.Note(f.endpoint.Name + ": " + f.endpoint.Note)
+		}
+	}
+	return serve(ctx, link, func(ctx context.Context) error {
+		ctx, cancel := context.WithCancel(ctx)
+		defer cancel()
+		served := make(chan error, len(forwards))
+		for _, f := range forwards {
+			go func() {
+				served <- a.serveForward(ctx, f, run, link)
+				cancel()
+			}()
+		}
+		err := work(ctx, infos, run.watch)
+		cancel()
+		for range forwards {
+			if serveErr := <-served; serveErr != nil {
+				err = serveErr
+			}
+		}
+		if errors.Is(err, context.Canceled) {
+			return nil // serve knows why
+		}
+		return err
+	})
+}
+
+// serveForward serves one forward in this process.
+func (a *app) serveForward(ctx context.Context, f *forwarding, run *session, link *agent.Link) error {
+	log := a.connectionLog(run.settings, run.progress)
+	if f.request.Kind == api.KindProxy {
+		cfg, err := agent.ProxyConfig(run.settings)
+		if err != nil {
+			return err
+		}
+		cfg.Logger = log
+		return tunnel.ServeProxy(ctx, f.listener, link, cfg)
+	}
+	return tunnel.Forward(ctx, f.listener, link, f.dest(), tunnel.ForwardConfig{Logger: log})
+}
+
+// permitted are the destinations that the grant of forwards without the agent is narrowed to.
+func permitted(forwards []*forwarding, s config.Settings) []string {
+	var permit []string
+	seen := make(map[string]bool)
+	for _, f := range forwards {
+		if f.request.Kind == api.KindProxy {
+			return s.Permit
+		}
+		if d := f.dest(); !seen[d] {
+			seen[d] = true
+			permit = append(permit, d)
+		}
+	}
+	return permit
+}
+
+// forwarding is one forward that this process serves.
+type forwarding struct {
+	request  api.ForwardRequest
+	target   targets.Spec // not of a proxy
+	local    targets.Local
+	listener net.Listener
+	endpoint targets.Endpoint
+}
+
+func forwardings(requests []api.ForwardRequest) ([]*forwarding, error) {
+	out := make([]*forwarding, len(requests))
+	for i, r := range requests {
+		f := &forwarding{request: r}
+		var err error
+		if r.Listen != "" {
+			f.local, err = targets.ParseLocal(r.Listen)
+		}
+		if err == nil && r.Kind != api.KindProxy {
+			f.target, err = targets.Parse(r.Target)
+		}
+		if err != nil {
+			return nil, err
+		}
+		out[i] = f
+	}
+	return out, nil
+}
+
+func (f *forwarding) dest() string { return agent.Destination(f.endpoint.Host, f.endpoint.Port) }
+
+func (f *forwarding) info(command string) api.Forward {
+	out := api.Forward{
+		Name: cmp.Or(f.request.Name, daemon.ForwardName(f.endpoint.Name, f.target)), Kind: cmp.Or(f.request.Kind, api.KindTCP), Spec: f.request.Target,
+		Listen: f.listener.Addr().String(), Engine: f.endpoint.Engine, TLS: f.endpoint.TLS, Note: f.endpoint.Note,
+		Database: f.endpoint.Database, IAM: f.endpoint.IAM, State: api.ForwardReady, Command: command, PID: os.Getpid(),
+	}
+	if f.request.Kind != api.KindProxy {
+		out.Target = f.dest()
+	}
+	return out
+}
+
+// listenKnown opens the listeners whose address is known without asking AWS.
+func listenKnown(ctx context.Context, forwards []*forwarding, allowRemote bool) error {
+	for _, f := range forwards {
+		if f.local.Free || f.local.Port != 0 || f.target.Port != 0 {
+			if err := f.listen(ctx, f.target.Port, allowRemote); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (f *forwarding) listen(ctx context.Context, targetPort int, allowRemote bool) error {
+	ln, err := tunnel.Listen(ctx, f.local.Address("127.0.0.1", targetPort), allowRemote)
+	if err != nil {
+		return remoteHint(err)
+	}
+	f.listener = ln
+	return nil
+}
+
+// remoteHint names the setting where tunnel.Listen cannot.
+func remoteHint(err error) error {
+	if strings.Contains(err.Error(), "others could use the tunnel") {
+		return fail.New(fail.Usage, "", err, "listen on 127.0.0.1 or ::1; or let other machines in with --allow-remote")
+	}
+	return err
+}
+
+// resolve finds the endpoints and opens the listeners that depend on them.
+func (s *session) resolve(ctx context.Context, forwards []*forwarding) error {
+	var specs []targets.Spec
+	var of []*forwarding
+	var names []string
+	for _, f := range forwards {
+		if f.request.Kind != api.KindProxy {
+			specs, of, names = append(specs, f.target), append(of, f), append(names, f.target.String())
+		}
+	}
+	if len(specs) == 0 {
+		return nil
+	}
+	s.progress.Step("looking up " + strings.Join(names, ", "))
+	endpoints, err := s.agent.Resolve(ctx, specs)
+	if err != nil {
+		return err
+	}
+	for i, f := range of {
+		f.endpoint = endpoints[i]
+		if f.listener == nil {
+			if err := f.listen(ctx, f.endpoint.Port, s.settings.AllowRemote); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
