@@ -56,8 +56,9 @@ const (
 	batchBytes = 64 << 10
 )
 
-// Conn is one connection over many subflows. It is a net.Conn: reads and writes may run at the same time, in several goroutines
-// each, and Close ends them all; writes of several at once may mix. It outlives its subflows: while there is none, reads and writes wait.
+// Conn is one connection over many subflows. It is a net.Conn: reads and writes may run at the same time, in several
+// goroutines each, and Close ends them all; writes of several at once may mix. It outlives its subflows: while there is
+// none, reads and writes wait.
 //
 // Write returns when the bytes are in a bounded buffer, not when they have arrived.
 type Conn struct {
@@ -120,9 +121,9 @@ func newConn(id connID, key secret, cfg Config, client bool) *Conn {
 	return c
 }
 
-// attach takes over a stream whose handshake is done, as the subflow with the given id. r reads from it. accept, which may be
-// nil, is called before the first frame is read, and may refuse the connection. If the connection has ended, the error says so
-// and the stream is the caller's.
+// attach takes over a stream whose handshake is done, as the subflow with the given id. r reads from it. accept, which
+// may be nil, is called before the first frame is read, and may refuse the connection. If the connection has ended, the
+// error says so and the stream is the caller's.
 func (c *Conn) attach(id uint32, conn net.Conn, r *frameReader, name string, accept func(io.Reader) error) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -202,8 +203,8 @@ func (c *Conn) write(s *subflow) {
 	}
 }
 
-// writeOnce writes what is pending on a subflow, some of it if it is much. It holds the lock but while it writes, and does
-// nothing while somebody else writes, who will see to the rest.
+// writeOnce writes what is pending on a subflow, some of it if it is much. It holds the lock but while it writes, and
+// does nothing while somebody else writes, who will see to the rest.
 func (c *Conn) writeOnce(s *subflow) (wrote bool, err error) {
 	if s.writing || !c.m.pending(s.path) {
 		return false, nil
@@ -222,11 +223,11 @@ func (c *Conn) writeOnce(s *subflow) (wrote bool, err error) {
 	return true, err
 }
 
-// directBytes is how much a caller writes by itself, and how much may be in flight then: so much a stream takes at once.
+// directBytes is how much a caller writes by itself, and may be in flight then: a stream takes so much at once.
 const directBytes = 4 << 10
 
-// writeDirectly writes what a small write has put on a subflow that is at rest, with the lock held. A change of goroutines
-// saved is a shorter round trip.
+// writeDirectly writes what a small write has put on a subflow that is at rest, with the lock held. A change of
+// goroutines saved is a shorter round trip.
 func (c *Conn) writeDirectly() {
 	p := c.m.newestPath()
 	s := c.subflows[p]
@@ -335,8 +336,8 @@ func (c *Conn) writing() bool {
 	return false
 }
 
-// arm makes the timer run when the machine needs it. A timer that runs too early is left as it is: that costs less than to set
-// it for each frame.
+// arm makes the timer run when the machine needs it. A timer that runs too early is left as it is: that costs less than
+// to set it for each frame.
 func (c *Conn) arm(now time.Time) {
 	at := c.m.deadline()
 	if at.IsZero() || !c.armed.IsZero() && c.armed.After(now) && !at.Before(c.armed) {
@@ -423,8 +424,8 @@ func (c *Conn) fail(err error) {
 	c.settle(time.Now())
 }
 
-// Read implements net.Conn. At the end of the peer's stream it returns io.EOF, and after the connection was cut short what
-// came in order, then the error.
+// Read implements net.Conn. At the end of the peer's stream it returns io.EOF, and after the connection was cut short
+// what came in order, then the error.
 func (c *Conn) Read(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -600,8 +601,8 @@ func (c *Conn) setDeadline(d *deadline.Deadline, cond *sync.Cond, t time.Time) e
 // Done is closed when the connection has ended, for whatever reason.
 func (c *Conn) Done() <-chan struct{} { return c.ended }
 
-// Err returns why the connection ended, nil while it has not: net.ErrClosed after Close, io.EOF when both streams have ended,
-// a *ResetError or a *RefusedError when it was cut short.
+// Err returns why the connection ended, nil while it has not: net.ErrClosed after Close, io.EOF when both streams have
+// ended, a *ResetError or a *RefusedError when it was cut short.
 func (c *Conn) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -628,7 +629,8 @@ func (c *Conn) drop(id uint32) {
 	c.withSubflow(id, func(s *subflow, _ time.Time) { c.remove(s) })
 }
 
-// dropStalled ends the subflow that has been stalled for longest, and returns when its stream is closed; false if none is.
+// dropStalled ends the subflow that has been stalled for longest, and returns when its stream is closed; false if there
+// is none.
 func (c *Conn) dropStalled() bool {
 	c.mu.Lock()
 	var longest *subflow
@@ -694,13 +696,12 @@ func (c *Conn) Stats() Stats {
 	defer c.mu.Unlock()
 	m, now := c.m, time.Now()
 	st := Stats{
-		Sent: m.acked, Received: m.in.next, Reinjected: m.reinjected, Duplicates: m.duplicates,
-		SendBuffered: int(m.written - m.acked), ReceiveHeld: m.in.held(), Pathless: m.pathless,
+		Sent: m.acked, Received: m.in.next, Reinjected: m.reinjected, Pathless: m.pathless,
 	}
 	for _, p := range m.paths {
 		s := SubflowStats{
 			ID: p.id, Name: p.name, State: Up, Age: now.Sub(p.joined),
-			RTT: p.flow.srtt, MinRTT: p.flow.minRTT, SendRate: p.flow.rate, ReceiveRate: p.recvRate,
+			RTT: p.flow.srtt, MinRTT: p.flow.minRTT, SendRate: p.flow.rate,
 			InFlight: p.flow.inFlight(), Sent: p.flow.written, Received: p.counted, Reinjected: p.reinjected,
 		}
 		switch {
@@ -708,9 +709,6 @@ func (c *Conn) Stats() Stats {
 			s.State = Leaving
 		case p.stalled:
 			s.State = Stalled
-		}
-		if now.Sub(p.recvSince) > 5*recvSpan {
-			s.ReceiveRate = 0
 		}
 		st.Subflows = append(st.Subflows, s)
 	}

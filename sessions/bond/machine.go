@@ -126,8 +126,8 @@ type repeat struct {
 }
 
 // machine is one end of a connection: what it sends, by which subflow, and what it has received. It is pure: it does no I/O,
-// has no clock and is not safe for concurrent use. Its owner calls the methods as things happen, then sees to what the fields
-// under "for the owner" ask for, and calls onTimer at deadline.
+// has no clock and is not safe for concurrent use. Its owner calls the methods as things happen, sees then whether there is
+// something to send (pending), to tell the path manager (changed), or to end (err and through), and calls onTimer at deadline.
 type machine struct {
 	client bool
 	window int
@@ -156,14 +156,14 @@ type machine struct {
 	discarding bool   // nobody reads any more
 
 	// Demand.
-	full     time.Time     // since when there is more to send than the subflows take; zero: there is not
-	fullFor  time.Duration // of the time since turn
-	turn     time.Time
-	wanted   time.Time
-	lastData time.Time
-	pathless time.Time // since when no subflow is usable
+	full      time.Time     // since when there is more to send than the subflows take; zero: there is not
+	fullFor   time.Duration // of the time since wantSince
+	wantSince time.Time     // when this end last looked whether it wants more subflows
+	wanted    time.Time     // when either end last did
+	lastData  time.Time
+	pathless  time.Time // since when no subflow is usable
 
-	reinjected, duplicates uint64
+	reinjected uint64
 
 	err error // why the connection was cut short
 
@@ -174,7 +174,7 @@ type machine struct {
 func newMachine(client bool, window, buffer int, linger time.Duration, now time.Time) *machine {
 	return &machine{
 		client: client, window: window, buffer: buffer, linger: linger,
-		limit: initialLimit, given: initialLimit, pathless: now, turn: now, lastData: now,
+		limit: initialLimit, given: initialLimit, pathless: now, wantSince: now, lastData: now,
 	}
 }
 
@@ -521,7 +521,7 @@ func (m *machine) setFull(full bool, now time.Time) {
 	if full {
 		m.full = now
 	}
-	span := now.Sub(m.turn)
+	span := now.Sub(m.wantSince)
 	if span < wantEvery {
 		return
 	}
@@ -532,7 +532,7 @@ func (m *machine) setFull(full bool, now time.Time) {
 			p.say(frame{typ: frameWant})
 		}
 	}
-	m.turn, m.fullFor = now, 0
+	m.wantSince, m.fullFor = now, 0
 }
 
 // --- what the writers send ---
@@ -642,11 +642,9 @@ func (m *machine) onData(p *path, f *frame, now time.Time) error {
 	}
 	m.count(p, dataHeader+len(f.data), now)
 	before := m.in.next
-	fresh, ok := m.in.add(f.dsn, f.data)
-	if !ok {
+	if !m.in.add(f.dsn, f.data) {
 		return protocolErrorf("more gaps than a sender may leave")
 	}
-	m.duplicates += uint64(len(f.data) - fresh)
 	m.lastData = now
 	if m.in.next > before {
 		m.inOrder()
@@ -895,22 +893,25 @@ func (m *machine) fail(err error) {
 		return
 	}
 	m.err = err
+	last := resetFor(err)
 	for _, p := range m.paths {
-		p.control = p.control[:0] // nobody waits for answers any more
+		p.control = append(p.control[:0], last...) // nobody waits for answers any more
 	}
+}
+
+// resetFor is what the peer is told of the error that cut the connection short; nothing if it comes from there.
+func resetFor(err error) []frame {
 	reset := frame{typ: frameReset, code: ResetAborted}
 	if e, ok := errors.AsType[*ResetError](err); ok {
 		if e.Remote {
-			return
+			return nil
 		}
 		reset.code, reset.text = e.Code, clipText(e.Reason)
 	}
 	if e, ok := errors.AsType[*protocolError](err); ok {
 		reset.code, reset.text = ResetProtocol, clipText(e.what)
 	}
-	for _, p := range m.paths {
-		p.control = append(p.control, reset)
-	}
+	return []frame{reset}
 }
 
 // through says that both streams have ended in good order, and that both ends know it.

@@ -131,3 +131,6 @@ func TestStallAndRevival(t *testing.T) {
 		t.Errorf("stalled %v, %d bytes acknowledged", carrier.stalled, m.acked)
 	}
 }
+
+// held returns how many bytes of storage are in use, gaps included.
+func (a *assembly) held() int { return int(a.buf.end - a.buf.base) }

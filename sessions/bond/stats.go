@@ -9,10 +9,6 @@ type Stats struct {
 	Sent       uint64 // bytes that the peer has acknowledged in order
 	Received   uint64 // bytes that came in order
 	Reinjected uint64 // bytes sent again on another subflow
-	Duplicates uint64 // bytes that came again
-
-	SendBuffered int // bytes written and not acknowledged
-	ReceiveHeld  int // bytes received and not read, those out of order included
 
 	Pathless time.Time // since when no subflow is usable; the zero time while one is
 }
@@ -24,11 +20,10 @@ type SubflowStats struct {
 	State State
 	Age   time.Duration
 
-	RTT         time.Duration // smoothed, from a frame's sending to its ACK; 0: not measured yet
-	MinRTT      time.Duration // the least of late
-	SendRate    float64       // bytes per second, as measured when last there was enough to send
-	ReceiveRate float64       // bytes per second, over the last second
-	InFlight    int           // bytes sent and not acknowledged
+	RTT      time.Duration // smoothed, from a frame's sending to its ACK; 0: not measured yet
+	MinRTT   time.Duration // the least of late
+	SendRate float64       // bytes per second, as measured when last there was enough to send
+	InFlight int           // bytes sent and not acknowledged
 
 	Sent       uint64 // bytes of DATA, headers included
 	Received   uint64

@@ -79,12 +79,11 @@ type assembly struct {
 	length uint64 // of the stream; valid if fin
 }
 
-// add takes in p at offset dsn, which the caller has checked against the window. It returns how many bytes were new, and
-// false if there are too many gaps.
-func (a *assembly) add(dsn uint64, p []byte) (fresh int, ok bool) {
+// add takes in p at offset dsn, which the caller has checked against the window. It returns false if there are too many gaps.
+func (a *assembly) add(dsn uint64, p []byte) bool {
 	end := dsn + uint64(len(p))
 	if end <= a.next {
-		return 0, true
+		return true
 	}
 	if dsn < a.next {
 		p, dsn = p[a.next-dsn:], a.next
@@ -92,22 +91,21 @@ func (a *assembly) add(dsn uint64, p []byte) (fresh int, ok bool) {
 	if dsn == a.next && len(a.later) == 0 {
 		a.buf.put(dsn, p)
 		a.next = end
-		return len(p), true
+		return true
 	}
-	fresh, ok = a.insert(interval{dsn, end})
-	if !ok {
-		return 0, false
+	if !a.insert(interval{dsn, end}) {
+		return false
 	}
 	a.buf.put(dsn, p)
 	if a.later[0].start == a.next {
 		a.next = a.later[0].end
 		a.later = slices.Delete(a.later, 0, 1)
 	}
-	return fresh, true
+	return true
 }
 
-// insert adds v to later, and returns how many of its bytes were not there.
-func (a *assembly) insert(v interval) (fresh int, ok bool) {
+// insert adds v to later. It returns false if there are too many gaps.
+func (a *assembly) insert(v interval) bool {
 	// The first that ends at or after v's start, and after it the first that begins after v's end.
 	first, _ := slices.BinarySearchFunc(a.later, v.start, func(i interval, start uint64) int {
 		if i.end < start {
@@ -116,21 +114,16 @@ func (a *assembly) insert(v interval) (fresh int, ok bool) {
 		return 1
 	})
 	last := first
-	covered := uint64(0)
 	merged := v
 	for ; last < len(a.later) && a.later[last].start <= v.end; last++ {
-		i := a.later[last]
-		if lo, hi := max(i.start, v.start), min(i.end, v.end); lo < hi {
-			covered += hi - lo
-		}
-		merged.start = min(merged.start, i.start)
-		merged.end = max(merged.end, i.end)
+		merged.start = min(merged.start, a.later[last].start)
+		merged.end = max(merged.end, a.later[last].end)
 	}
 	if first == last && len(a.later) >= maxGaps {
-		return 0, false
+		return false
 	}
 	a.later = slices.Replace(a.later, first, last, merged)
-	return int(v.end - v.start - covered), true
+	return true
 }
 
 // readable returns how many bytes can be read.
@@ -146,9 +139,6 @@ func (a *assembly) read(p []byte) int {
 
 // skip drops what can be read.
 func (a *assembly) skip() { a.buf.advance(a.next) }
-
-// held returns how many bytes of storage are in use, gaps included.
-func (a *assembly) held() int { return int(a.buf.end - a.buf.base) }
 
 // complete says that all bytes up to the FIN have come.
 func (a *assembly) complete() bool { return a.fin && a.next == a.length }
