@@ -78,10 +78,11 @@ type Lab struct {
 	cache      *elasticache
 	kms        *kms
 
-	resolver *vpc.Resolver
-	postgres *vpc.Postgres
-	redis    *vpc.Redis
-	web      *web
+	authority *vpc.Authority // of the databases' certificates
+	resolver  *vpc.Resolver
+	postgres  *vpc.Postgres
+	redis     *vpc.Redis
+	web       *web
 
 	httpServer *http.Server
 	serving    sync.WaitGroup

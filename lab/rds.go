@@ -27,6 +27,7 @@ type DBInstance struct {
 	Status   string         // default: available
 	Host     string         // name of the endpoint; default: ID.abc123.REGION.rds.amazonaws.com
 	Addr     netip.AddrPort // where it really listens; its port is the endpoint's
+	IAM      bool           // IAM database authentication is enabled
 	Tags     map[string]string
 	created  time.Time
 }
@@ -40,6 +41,7 @@ type DBCluster struct {
 	User     string // default: app
 	Status   string // default: available
 	Addr     netip.AddrPort
+	IAM      bool // IAM database authentication is enabled
 	created  time.Time
 }
 
@@ -153,7 +155,7 @@ func (r *rds) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 			Endpoint: xmlEndpoint{d.Host, d.Addr.Port(), "Z0LAB"}, AllocatedStorage: 20, InstanceCreateTime: iso(d.created),
 			AvailabilityZone: Region + "a", StorageEncrypted: true, DBClusterIdentifier: d.Cluster,
 			DbiResourceID: dbResource(d.ID),
-			DBInstanceArn: arn("rds", "db:"+d.ID), Groups: xmlGroups, Tags: xmlTags(d.Tags),
+			DBInstanceArn: arn("rds", "db:"+d.ID), IAMAuthentication: d.IAM, Groups: xmlGroups, Tags: xmlTags(d.Tags),
 		})
 	}
 	page, next, err := rdsPage(c, items)
@@ -225,7 +227,7 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 			Endpoint: d.host(), ReaderEndpoint: d.reader(), Port: d.Addr.Port(), DatabaseName: d.Database,
 			MasterUsername: d.User, StorageEncrypted: true, ClusterCreateTime: iso(d.created),
 			DbClusterResourceID: "cluster-" + dbResource(d.ID)[3:],
-			DBClusterArn:        arn("rds", "cluster:"+d.ID), Members: members, Groups: xmlGroups,
+			DBClusterArn:        arn("rds", "cluster:"+d.ID), IAMAuthentication: d.IAM, Members: members, Groups: xmlGroups,
 		})
 	}
 	page, next, err := rdsPage(c, items)

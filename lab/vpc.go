@@ -34,6 +34,13 @@ var cacheSeed = map[string]string{"greeting": "hello from the private network"}
 
 // startVPC starts what is reached through the bastion.
 func (l *Lab) startVPC(ctx context.Context) error {
+	var err error
+	if l.authority, err = vpc.NewAuthority(); err != nil {
+		return err
+	}
+	if err := replaceFile(l.DatabaseCA(), string(l.authority.PEM())); err != nil {
+		return err
+	}
 	resolver, err := vpc.StartResolver(ctx, "127.0.0.1:0")
 	if err != nil {
 		return err
@@ -63,15 +70,19 @@ func (l *Lab) startPostgres(ctx context.Context) error {
 		return nil
 	}
 	host, port := vpc.LoopbackAddr(5432)
+	certificate, err := l.authority.Issue(dbHost(DBID))
+	if err != nil {
+		return err
+	}
 	p, err := vpc.StartPostgres(ctx, vpc.PostgresConfig{
 		Mode: l.cfg.Postgres, Host: host, Port: port, User: DBUser, Password: DBPassword, Database: DBID, Seed: dbSeed,
-		Logger: l.log.With("part", "postgres"),
+		TLS: certificate, TokenUser: DBIAMUser, SignIn: l.signIn(DBID), Logger: l.log.With("part", "postgres"),
 	})
 	if err != nil {
 		return err
 	}
 	l.postgres = p
-	return l.AddDBInstance(DBInstance{ID: DBID, Version: "15.4", Database: DBID, Addr: p.Addr()})
+	return l.AddDBInstance(DBInstance{ID: DBID, Version: "15.4", Database: DBID, Addr: p.Addr(), IAM: true})
 }
 
 func (l *Lab) startRedis(ctx context.Context) error {
@@ -105,6 +116,16 @@ func (l *Lab) closeVPC() error {
 	}
 	return errors.Join(errs...)
 }
+
+// dbHost is the name of a DB instance's endpoint.
+func dbHost(id string) string { return id + "." + labZone + "." + Region + ".rds.amazonaws.com" }
+
+// DatabaseCA is the file of the certificate of the authority that the databases' certificates are of, as global-bundle.pem is for
+// RDS.
+func (l *Lab) DatabaseCA() string { return l.path("database-ca.pem") }
+
+// DatabaseAuthority issues certificates for further databases.
+func (l *Lab) DatabaseAuthority() *vpc.Authority { return l.authority }
 
 // Resolver is the address of the VPC's DNS server.
 func (l *Lab) Resolver() netip.AddrPort { return l.resolver.Addr() }
@@ -180,7 +201,7 @@ func (l *Lab) AddDBInstance(d DBInstance) error {
 	d.Version = orElse(d.Version, "1.0")
 	d.User = orElse(d.User, DBUser)
 	d.Status = orElse(d.Status, "available")
-	d.Host = orElse(d.Host, d.ID+"."+labZone+"."+Region+".rds.amazonaws.com")
+	d.Host = orElse(d.Host, dbHost(d.ID))
 	d.created = l.cfg.Now()
 	if err := l.publish(d.Addr, d.Host); err != nil {
 		return fmt.Errorf("add DB instance %s: %w", d.ID, err)

@@ -350,7 +350,7 @@ func parseJSON(text string, dst any) error {
 
 // environment is what programs need to use the lab.
 func environment(l *lab.Lab) []string {
-	env := append(l.Env(), "BASTION_LAB_URL="+l.URL())
+	env := append(l.Env(), "BASTION_LAB_URL="+l.URL(), "BASTION_LAB_DATABASE_CA="+l.DatabaseCA())
 	if u := l.WebURL(); u != "" {
 		env = append(env, "BASTION_LAB_WEB="+u)
 	}

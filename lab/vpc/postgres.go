@@ -13,14 +13,20 @@ import (
 // PostgresConfig says what PostgreSQL is wanted.
 type PostgresConfig struct {
 	Mode     Mode
-	Host     string       // a loopback address; empty means 127.0.0.1
-	Port     int          // 0 takes a free one
-	Dir      string       // for the server's files; empty means a temporary directory, removed by Close
-	User     string       // owns the database; not a superuser, as on RDS
-	Password string       // asked for in full; there is no trusted connection
-	Database string       // empty means the user's name
-	Seed     []string     // statements to run in the database as User; each may be several, separated by semicolons
-	Logger   *slog.Logger // nil means none
+	Host     string   // a loopback address; empty means 127.0.0.1
+	Port     int      // 0 takes a free one
+	Dir      string   // for the server's files; empty means a temporary directory, removed by Close
+	User     string   // owns the database; not a superuser, as on RDS
+	Password string   // asked for in full; there is no trusted connection
+	Database string   // empty means the user's name
+	Seed     []string // statements to run in the database as User; each may be several, separated by semicolons
+	// TLS is the server's certificate; nil is a server without TLS.
+	TLS *Certificate
+	// SignIn decides about the password of TokenUser, as a database of RDS does about IAM tokens; nil is no such user. A real server
+	// asks for it over TLS alone.
+	SignIn    func(user, password string) error
+	TokenUser string
+	Logger    *slog.Logger // nil means none
 }
 
 // Postgres is a running server.

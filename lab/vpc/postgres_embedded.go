@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/md5" //nolint:gosec // PostgreSQL's md5(); it protects nothing
 	"crypto/subtle"
+	"crypto/tls"
 	"database/sql"
 	"database/sql/driver"
 	"encoding/hex"
@@ -77,7 +78,16 @@ func (e *embeddedPostgres) start(ctx context.Context, file string) error {
 		return fmt.Errorf("open the embedded database: %w", err)
 	}
 
+	var certificates []tls.Certificate
+	if c := e.cfg.TLS; c != nil {
+		pair, err := tls.X509KeyPair(c.Cert, c.Key)
+		if err != nil {
+			return err
+		}
+		certificates = append(certificates, pair)
+	}
 	server, err := wire.NewServer(e.parse,
+		wire.TLSConfig(&tls.Config{Certificates: certificates, MinVersion: tls.VersionTLS12}),
 		wire.Logger(slog.New(slog.DiscardHandler)), // it logs every lost client as an error
 		wire.SessionAuthStrategy(e.authenticate),
 		wire.SessionMiddleware(e.openSession),
@@ -223,13 +233,24 @@ func (e *embeddedPostgres) authenticate(ctx context.Context, w *buffer.Writer, r
 	if database == "" {
 		database = user
 	}
-	if user != e.cfg.User || subtle.ConstantTimeCompare([]byte(password), []byte(e.cfg.Password)) != 1 {
+	if !e.knows(user, password) {
 		return ctx, refuse(w, codes.InvalidPassword, fmt.Sprintf("password authentication failed for user %q", user))
 	}
 	if database != e.cfg.Database {
 		return ctx, refuse(w, codes.InvalidCatalogName, fmt.Sprintf("database %q does not exist", database))
 	}
 	return ctx, writeAuth(w, ok)
+}
+
+func (e *embeddedPostgres) knows(user, password string) bool {
+	if e.cfg.SignIn != nil && user == e.cfg.TokenUser {
+		err := e.cfg.SignIn(user, password)
+		if err != nil {
+			e.cfg.Logger.Info("a user of the database was refused", "user", user, "err", err)
+		}
+		return err == nil
+	}
+	return user == e.cfg.User && subtle.ConstantTimeCompare([]byte(password), []byte(e.cfg.Password)) == 1
 }
 
 func writeAuth(w *buffer.Writer, code int32) error {

@@ -3,6 +3,8 @@ package vpc
 import (
 	"context"
 	"crypto/rand"
+	"debug/elf"
+	"debug/macho"
 	"errors"
 	"fmt"
 	"net/netip"
@@ -10,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -22,12 +25,13 @@ const superuser = "rdsadmin"
 // realPostgres is a PostgreSQL server of the machine, in a data directory of its own.
 type realPostgres struct {
 	server  *child
-	tempDir string // to remove at close; may be empty
+	gate    *ldapGate // nil: nobody signs in with tokens
+	tempDir string    // to remove at close; may be empty
 }
 
 // close ends the server by a fast shutdown: it disconnects its clients and does not wait for them.
 func (p *realPostgres) close() error {
-	return errors.Join(p.server.stop(stopGrace, os.Interrupt, syscall.SIGQUIT), os.RemoveAll(p.tempDir))
+	return errors.Join(p.server.stop(stopGrace, os.Interrupt, syscall.SIGQUIT), p.gate.close(), os.RemoveAll(p.tempDir))
 }
 
 func startRealPostgres(ctx context.Context, cfg PostgresConfig) (*Postgres, error) {
@@ -44,19 +48,32 @@ func startRealPostgres(ctx context.Context, cfg PostgresConfig) (*Postgres, erro
 		return nil, err
 	}
 	secret := rand.Text()
+	var gate *ldapGate
 	server, addr, err := func() (*child, netip.AddrPort, error) {
 		data := filepath.Join(dir, "data")
 		if err := initdb(ctx, bin, dir, data, acct, secret); err != nil {
 			return nil, netip.AddrPort{}, err
 		}
+		if err := writeCertificate(data, cfg.TLS, acct); err != nil {
+			return nil, netip.AddrPort{}, err
+		}
+		if cfg.SignIn != nil && cfg.TLS != nil && hasLDAP(bin) {
+			var err error
+			if gate, err = startLDAPGate(cfg.SignIn, cfg.Logger); err == nil {
+				err = gate.open(data)
+			}
+			if err != nil {
+				return nil, netip.AddrPort{}, err
+			}
+		}
 		return startOnPort(ctx, cfg.Host, cfg.Port, func(addr netip.AddrPort) (*child, error) {
-			return launchPostgres(ctx, bin, dir, data, acct, addr, secret)
+			return launchPostgres(ctx, bin, dir, data, acct, addr, secret, cfg.TLS != nil)
 		})
 	}()
 	if err != nil {
-		return nil, errors.Join(err, os.RemoveAll(temp))
+		return nil, errors.Join(err, gate.close(), os.RemoveAll(temp))
 	}
-	p := &realPostgres{server: server, tempDir: temp}
+	p := &realPostgres{server: server, gate: gate, tempDir: temp}
 	if err := createDatabase(ctx, addr, secret, cfg); err != nil {
 		return nil, errors.Join(err, p.close())
 	}
@@ -161,7 +178,7 @@ func initdb(ctx context.Context, bin, dir, data string, acct *account, secret st
 
 // launchPostgres starts the server on addr and waits until it takes connections. The data need not survive the machine, so
 // nothing waits for the disk.
-func launchPostgres(ctx context.Context, bin, dir, data string, acct *account, addr netip.AddrPort, secret string) (
+func launchPostgres(ctx context.Context, bin, dir, data string, acct *account, addr netip.AddrPort, secret string, encrypted bool) (
 	*child, error,
 ) {
 	args := []string{"-D", data}
@@ -176,6 +193,9 @@ func launchPostgres(ctx context.Context, bin, dir, data string, acct *account, a
 		"logging_collector=off",
 	} {
 		args = append(args, "-c", setting)
+	}
+	if encrypted {
+		args = append(args, "-c", "ssl=on") // with server.crt and server.key of the data directory
 	}
 	cmd := exec.Command(filepath.Join(bin, "postgres"), args...) // it outlives ctx; its owner stops it
 	cmd.Dir = dir
@@ -210,10 +230,65 @@ func createDatabase(ctx context.Context, addr netip.AddrPort, secret string, cfg
 	for _, sql := range []string{
 		"create role " + user + " login createdb createrole password " + password,
 		"create database " + database + " owner " + user,
+		"create role " + iamRole,
 	} {
 		if _, err := conn.Exec(ctx, sql); err != nil {
 			return fmt.Errorf("create the database %s: %w", cfg.Database, err)
 		}
 	}
+	if cfg.TokenUser == "" {
+		return nil
+	}
+	// Without a password: nothing but a token lets it in. It may do what the owner may.
+	if _, err := conn.Exec(ctx, "create role "+pgx.Identifier{cfg.TokenUser}.Sanitize()+" login in role "+iamRole+", "+user); err != nil {
+		return fmt.Errorf("create the user %s: %w", cfg.TokenUser, err)
+	}
 	return nil
+}
+
+// iamRole is the role whose members sign in with tokens, as on RDS.
+const iamRole = "rds_iam"
+
+// writeCertificate puts the server's certificate where it looks for it.
+func writeCertificate(data string, c *Certificate, acct *account) error {
+	if c == nil {
+		return nil
+	}
+	for name, content := range map[string][]byte{"server.crt": c.Cert, "server.key": c.Key} {
+		path := filepath.Join(data, name)
+		if err := errors.Join(os.WriteFile(path, content, 0o600), acct.own(path)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// hasLDAP reports whether the server was built with LDAP, as distributions' are.
+func hasLDAP(bin string) bool {
+	server := filepath.Join(bin, "postgres")
+	var libraries []string
+	if f, err := elf.Open(server); err == nil {
+		libraries, _ = f.ImportedLibraries() // none is an answer too
+		_ = f.Close()
+	} else if f, err := macho.Open(server); err == nil {
+		libraries, _ = f.ImportedLibraries()
+		_ = f.Close()
+	}
+	return slices.ContainsFunc(libraries, func(l string) bool { return strings.Contains(strings.ToLower(l), "ldap") })
+}
+
+// open has the server ask the gate about members of rds_iam, on encrypted connections alone.
+func (g *ldapGate) open(data string) error {
+	addr, err := g.addr()
+	if err != nil {
+		return err
+	}
+	path := filepath.Join(data, "pg_hba.conf")
+	rules, err := os.ReadFile(path)
+	if err != nil {
+		return err
+	}
+	first := fmt.Sprintf("hostssl all +%s all ldap ldapserver=%s ldapport=%d ldapprefix=\"%s\"\nhost all +%s all reject\n",
+		iamRole, addr.Addr(), addr.Port(), ldapPrefix, iamRole)
+	return os.WriteFile(path, append([]byte(first), rules...), 0o600) // keeps the owner
 }

@@ -1,0 +1,51 @@
+package lab
+
+import (
+	"fmt"
+	"net"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/bastion-ssm/bastion/lab/awsapi"
+)
+
+// DBIAMUser is the user of the lab's database who signs in with IAM tokens, as one who was granted rds_iam.
+const DBIAMUser = "iam"
+
+// VerifyDBToken checks an IAM token for a database as RDS does: by whom it was signed and until when it is good, that it is for this
+// endpoint and user, and that who signed it has the permission rds-db:connect.
+func (l *Lab) VerifyDBToken(token, host string, port int, user string) error {
+	id, query, err := l.identities.VerifyPresigned(token, awsapi.Presigned{
+		Service: "rds-db", Region: Region, Host: net.JoinHostPort(host, strconv.Itoa(port)), Now: l.cfg.Now().UTC(),
+		MaxAge: 15 * time.Minute,
+	})
+	if err != nil {
+		return fmt.Errorf("the token is refused: %w", err)
+	}
+	if query.Get("Action") != "connect" || query.Get("DBUser") != user {
+		return fmt.Errorf("the token is for %s as %q, not to connect as %q", query.Get("Action"), query.Get("DBUser"), user)
+	}
+	if !id.May("rds-db:connect") {
+		return fmt.Errorf("%s has not the permission rds-db:connect", id.ARN)
+	}
+	return nil
+}
+
+// signIn is VerifyDBToken for the endpoint of an instance, under the name and port that it has when it is called.
+func (l *Lab) signIn(dbID string) func(user, token string) error {
+	return func(user, token string) error {
+		l.rds.mu.Lock()
+		all := slices.Clone(l.rds.instances)
+		l.rds.mu.Unlock()
+		i := slices.IndexFunc(all, func(d DBInstance) bool { return strings.EqualFold(d.ID, dbID) })
+		if i < 0 {
+			return fmt.Errorf("there is no DB instance %s", dbID)
+		}
+		if !all[i].IAM {
+			return fmt.Errorf("IAM authentication is not enabled on %s", dbID)
+		}
+		return l.VerifyDBToken(token, all[i].Host, int(all[i].Addr.Port()), user)
+	}
+}
