@@ -41,8 +41,12 @@ type webServer struct {
 // webConn is what an HTTP client's connection has.
 type webConn struct {
 	ctx   context.Context // the listener's
-	ended chan struct{}   // closed when the server has done with the connection
+	ended chan struct{}   // closed when nobody uses the connection any more
 	once  sync.Once
+
+	// hijacked: the server has let go of the connection, which ends with the request: a tunnel, or an upgrade. The goroutine of
+	// the request owns it.
+	hijacked bool
 
 	transport *http.Transport // the connection's own: what one client has proved to a site (NTLM) is not another's
 	remotes   sync.WaitGroup  // dials of transport, and its connections
@@ -63,8 +67,11 @@ func newWebServer(p *proxyServer) *webServer {
 			return context.WithValue(ctx, clientKey{}, c)
 		},
 		ConnState: func(c net.Conn, state http.ConnState) {
-			if state == http.StateClosed {
-				c.(*clientConn).web.end()
+			switch web := &c.(*clientConn).web; state {
+			case http.StateClosed:
+				web.end()
+			case http.StateHijacked:
+				web.hijacked = true
 			}
 		},
 	}
@@ -128,6 +135,11 @@ func (w *webConn) end() { w.once.Do(func() { close(w.ended) }) }
 // ServeHTTP serves one request.
 func (s *webServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	c := r.Context().Value(clientKey{}).(*clientConn)
+	defer func() {
+		if c.web.hijacked {
+			c.web.end()
+		}
+	}()
 	// A request ends with the proxy too.
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -185,9 +197,7 @@ func (s *webServer) connect(w http.ResponseWriter, r *http.Request, c *clientCon
 		say(w, http.StatusInternalServerError, err, "connect again")
 		return
 	}
-	defer c.web.end() // the server has let go of the connection
 	defer func() { _ = local.Close() }()
-	_ = c.SetDeadline(time.Time{})
 	if _, err := io.WriteString(c, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
 		_ = remote.Close()
 		return
