@@ -156,6 +156,9 @@ func (a *app) cli() *cli.App {
 		ExitErrHandler:  func(*cli.Context, error) {},
 		Commands: []*cli.Command{
 			a.forwardCommand(),
+			a.execCommand(),
+			a.urlCommand(),
+			a.tokenCommand(),
 			a.socksCommand(),
 			a.proxyCommand(),
 			{
@@ -193,6 +196,7 @@ func (a *app) cli() *cli.App {
 			},
 			a.statusCommand(),
 			a.agentCommand(),
+			a.serviceCommand(),
 			a.lsCommand(),
 			a.stopCommand(),
 			a.waitCommand(),
@@ -217,6 +221,7 @@ func (a *app) cli() *cli.App {
 				Flags:  a.settingFlags(nil),
 				Action: a.completion,
 			},
+			a.manCommand(),
 			{
 				Name:        "help",
 				Usage:       "show help about a command, or about the settings",

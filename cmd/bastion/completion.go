@@ -1,12 +1,19 @@
 package main
 
 import (
+	"cmp"
+	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 )
 
@@ -29,22 +36,30 @@ _bastion() {
   # readline splits words at ':' and '=': leave off what it already has.
   head="${cur%"${cur##*[:=]}"}"
   COMPREPLY=("${COMPREPLY[@]#"$head"}")
+  # What ends in ':' goes on.
+  [[ ${#COMPREPLY[@]} -eq 1 && "${COMPREPLY[0]}" == *: ]] && compopt -o nospace 2>/dev/null
+  return 0
 }
 complete -o default -F _bastion bastion
 `,
 	"zsh": `#compdef bastion
 _bastion() {
-  local -a lines described
+  local -a lines described parts
   local line
   lines=("${(@f)$("${words[1]}" __complete "${(@)words[2,CURRENT]}" 2>/dev/null)}")
   for line in $lines; do
-    described+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}")
+    if [[ "${line%%$'\t'*}" == *: ]]; then
+      parts+=("${line%%$'\t'*}") # goes on
+    else
+      described+=("${${line%%$'\t'*}//:/\\:}:${line#*$'\t'}")
+    fi
   done
-  if (( ${#described} )); then
-    _describe -t bastion 'bastion' described
-  else
+  if (( ${#described} + ${#parts} == 0 )); then
     _files
+    return
   fi
+  (( ${#described} )) && _describe -t bastion 'bastion' described
+  (( ${#parts} )) && compadd -S '' -a parts
 }
 if [[ "$funcstack[1]" == "_bastion" ]]; then
   _bastion "$@"
@@ -55,7 +70,12 @@ fi
 	"fish": `# fish completion for bastion
 function __bastion_complete
   set -l words (commandline -opc) (commandline -ct)
-  $words[1] __complete $words[2..-1] 2>/dev/null
+  set -l found ($words[1] __complete $words[2..-1] 2>/dev/null)
+  if test (count $found) -gt 0
+    printf '%s\n' $found
+  else
+    __fish_complete_path (commandline -ct)
+  end
 end
 complete -c bastion -f -a '(__bastion_complete)'
 `,
@@ -96,11 +116,14 @@ func (a *app) complete(words []string) {
 	}
 	last := words[len(words)-1]
 	for _, cand := range a.candidates(words[:len(words)-1], last) {
-		if strings.HasPrefix(cand.value, last) {
+		if strings.HasPrefix(cand.value, last) && !strings.ContainsFunc(cand.value+cand.help, notPrintable) {
 			fmt.Fprintf(a.out, "%s\t%s\n", cand.value, cand.help)
 		}
 	}
 }
+
+// notPrintable are runes that would be two candidates, or draw on the terminal.
+func notPrintable(r rune) bool { return r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 }
 
 type candidate struct{ value, help string }
 
@@ -109,8 +132,11 @@ func (a *app) candidates(before []string, last string) []candidate {
 	var cmd *cli.Command
 	flags := c.Flags
 	var wants cli.Flag // the flag whose value comes next
+	args := 0          // of the command so far
 	for _, w := range before {
 		switch {
+		case wants == nil && w == "--":
+			return nil // a command line of another program
 		case wants != nil:
 			note(wants, w)
 			wants = nil
@@ -130,41 +156,110 @@ func (a *app) candidates(before []string, last string) []candidate {
 				return nil
 			}
 			flags = cmd.Flags
+		default:
+			args++
 		}
 	}
 	switch {
 	case wants != nil:
-		switch wants.Names()[0] {
-		case "output":
-			return []candidate{{"text", ""}, {"json", ""}}
-		case "sessions":
-			return []candidate{{"1", "one session only"}, {"4", ""}, {"8", "the default"}, {"16", "the most"}}
-		}
-		return nil
+		return a.valueCandidates(wants)
 	case strings.HasPrefix(last, "-"):
 		return flagCandidates(flags)
 	case cmd == nil:
 		return commandCandidates(c)
 	}
-	switch cmd.Name {
-	case "forward":
-		return a.targetCandidates()
-	case "completion":
-		var out []candidate
-		for _, s := range shells {
-			out = append(out, candidate{s, ""})
+	if verbs := verbsOf(cmd); verbs != nil {
+		if args == 0 {
+			return verbs
 		}
-		return out
+		return nil
+	}
+	switch cmd.Name {
+	case "forward", "exec":
+		return a.targetCandidates()
+	case "url":
+		return append(a.forwardCandidates(), a.targetCandidates()...)
+	case "token":
+		return slices.DeleteFunc(a.targetCandidates(), func(c candidate) bool { return c.value == cacheSpec })
+	case "stop":
+		return append(a.forwardCandidates(), candidate{"all", "every forward"})
+	case "wait":
+		return a.forwardCandidates()
+	case "proxy", "known-hosts":
+		return []candidate{{"bastion", "the bastion's own SSH server"}}
 	case "help":
 		return append(commandCandidates(c), candidate{"settings", "every setting"})
+	case "man":
+		return commandCandidates(c)
 	}
 	return nil
 }
 
-// note gives --config its value, so that the right file's targets are completed.
+// verbPattern is what the usage of a command that has verbs looks like: start|stop, or [start|stop].
+var verbPattern = regexp.MustCompile(`^\[?([a-z]+(?:\|[a-z]+)+)\]?$`)
+
+// verbsOf returns the words that the command's first argument is one of; nil: it may be any.
+func verbsOf(cmd *cli.Command) []candidate {
+	m := verbPattern.FindStringSubmatch(cmd.ArgsUsage)
+	if m == nil {
+		return nil
+	}
+	var out []candidate
+	for verb := range strings.SplitSeq(m[1], "|") {
+		out = append(out, candidate{verb, ""})
+	}
+	return out
+}
+
+// valueCandidates are the values of a flag. Without any the shell completes files.
+func (a *app) valueCandidates(f cli.Flag) []candidate {
+	switch f.Names()[0] {
+	case "output":
+		return []candidate{{"text", ""}, {"json", ""}}
+	case "sessions":
+		return []candidate{{"1", "one session only"}, {"4", ""}, {"8", "the default"}, {"16", "the most"}}
+	case "profile":
+		return awsProfiles()
+	}
+	return nil
+}
+
+// profileLine is the beginning of a profile in the AWS configuration.
+var profileLine = regexp.MustCompile(`(?m)^\[[ \t]*(?:profile[ \t]+)?([^] \t]+)[ \t]*\]`)
+
+// awsProfiles returns the profiles of the AWS configuration.
+func awsProfiles() []candidate {
+	home, err := os.UserHomeDir()
+	if err != nil {
+		return nil
+	}
+	var names []string
+	for variable, file := range map[string]string{"AWS_CONFIG_FILE": "config", "AWS_SHARED_CREDENTIALS_FILE": "credentials"} {
+		data, err := os.ReadFile(cmp.Or(os.Getenv(variable), filepath.Join(home, ".aws", file)))
+		if err != nil {
+			continue
+		}
+		for _, m := range profileLine.FindAllStringSubmatch(string(data), -1) {
+			names = append(names, m[1])
+		}
+	}
+	slices.Sort(names)
+	var out []candidate
+	for _, name := range slices.Compact(names) {
+		out = append(out, candidate{name, "AWS profile"})
+	}
+	return out
+}
+
+// note keeps the value of a flag: the right file's targets are completed, and the right agent is asked.
 func note(f cli.Flag, value string) {
-	if t, ok := f.(*textFlag); ok {
-		t.set(value)
+	switch f := f.(type) {
+	case *settingFlag:
+		f.into[f.setting.Key] = value
+	case *textFlag:
+		if f.set != nil {
+			f.set(value)
+		}
 	}
 }
 
@@ -202,9 +297,13 @@ func flagCandidates(flags []cli.Flag) []candidate {
 	return append(out, candidate{"--help", "show help"})
 }
 
+// cacheSpec begins the specs of caches.
+const cacheSpec = "cache:"
+
+// targetCandidates are the names of the configuration, and what begins the other specs.
 func (a *app) targetCandidates() []candidate {
-	out := []candidate{{"rds:", "an RDS instance or cluster"}, {"cache:", "an ElastiCache cache"}}
-	s, err := config.Load(config.Source{File: a.configFile})
+	out := []candidate{{"rds:", "an RDS instance or cluster"}, {cacheSpec, "an ElastiCache cache"}}
+	s, err := config.Load(config.Source{Flags: a.flags, File: a.configFile})
 	if err != nil {
 		return out
 	}
@@ -214,4 +313,30 @@ func (a *app) targetCandidates() []candidate {
 	}
 	slices.SortFunc(names, func(x, y candidate) int { return strings.Compare(x.value, y.value) })
 	return append(names, out...)
+}
+
+// completionWait bounds the question to the agent: who presses TAB waits for the answer.
+const completionWait = 200 * time.Millisecond
+
+// forwardCandidates are the agent's forwards. An agent that does not run has none, and is not started.
+func (a *app) forwardCandidates() []candidate {
+	s, err := config.Load(config.Source{Flags: a.flags, File: a.configFile})
+	if err != nil {
+		return nil
+	}
+	path, err := api.SocketPath(s)
+	if err != nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), completionWait)
+	defer cancel()
+	st, err := api.NewClient(path).State(ctx)
+	if err != nil {
+		return nil
+	}
+	var out []candidate
+	for _, f := range st.Forwards {
+		out = append(out, candidate{f.Name, f.Listen})
+	}
+	return out
 }

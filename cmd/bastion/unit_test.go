@@ -63,17 +63,21 @@ func TestEveryCommandHasExamples(t *testing.T) {
 		}
 		for line := range strings.Lines(examples) {
 			line, _, _ = strings.Cut(strings.TrimSpace(line), "  #")
-			line, _, _ = strings.Cut(line, " |")
-			words := strings.Fields(line)
-			if len(words) < 2 || words[0] != "bastion" {
-				continue // of another program
-			}
-			if c.Command(words[1]) == nil {
-				t.Errorf("%s: the example %q is of no command", cmd.Name, line)
-			}
-			for _, w := range words {
-				if strings.HasPrefix(w, "-") && findFlag(cmd.Flags, strings.TrimLeft(w, "-")) == nil {
-					t.Errorf("%s: the example %q has an unknown option", cmd.Name, line)
+			for _, command := range regexp.MustCompile(`[;|&]+`).Split(line, -1) {
+				command, _, _ = strings.Cut(command, " -- ") // another program's
+				words := strings.Fields(command)
+				if len(words) < 2 || words[0] != "bastion" {
+					continue // of another program
+				}
+				of := c.Command(words[1])
+				if of == nil {
+					t.Errorf("%s: the example %q is of no command", cmd.Name, line)
+					continue
+				}
+				for _, w := range words {
+					if strings.HasPrefix(w, "-") && findFlag(of.Flags, strings.TrimLeft(w, "-")) == nil {
+						t.Errorf("%s: the example %q has an unknown option", cmd.Name, line)
+					}
 				}
 			}
 		}
