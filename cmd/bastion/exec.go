@@ -15,7 +15,6 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/internal/hosts"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
@@ -99,7 +98,9 @@ func (a *app) exec(c *cli.Context) error {
 	}
 	requests := make([]api.ForwardRequest, len(pairs))
 	for i, p := range pairs {
-		requests[i] = api.ForwardRequest{Kind: api.KindTCP, Target: p.Target.String(), Listen: p.Local.String()}
+		if requests[i], err = forwardRequest(p, s); err != nil {
+			return err
+		}
 	}
 	var tokens []string
 	if s.Hosts || a.login.iamUser != "" {
@@ -109,19 +110,16 @@ func (a *app) exec(c *cli.Context) error {
 		}
 		tokens = resolved
 		if s.Hosts {
-			listen, block, err := addHosts(ctx, s, endpoints)
+			block, err := addHosts(ctx, s, endpoints, requests)
 			if err != nil {
 				return err
 			}
 			defer a.removeHosts(block)
-			for i := range requests {
-				if pairs[i].Local.Free {
-					requests[i].Listen = listen[i]
-				}
-			}
 		}
 	}
-	return a.withForwards(ctx, s, "exec", requests, func(ctx context.Context, infos []api.Forward) error {
+	var outcome error
+	ran := false
+	err = a.withForwards(ctx, s, "exec", requests, func(ctx context.Context, infos []api.Forward) error {
 		databases, err := a.databases(s, pairs, infos, tokens)
 		if err != nil {
 			return err
@@ -132,14 +130,14 @@ func (a *app) exec(c *cli.Context) error {
 				fmt.Fprintln(a.err, "bastion: "+note)
 			}
 		}
-		return a.runProgram(ctx, path, program, env, s.Quiet)
+		ran = true
+		outcome = a.runProgram(ctx, path, program, env, s.Quiet)
+		return outcome
 	})
-}
-
-func (a *app) removeHosts(block *hosts.Block) {
-	if err := block.Remove(); err != nil {
-		printError(a.err, err)
+	if ran {
+		return outcome // whatever became of the forwards meanwhile: the program has seen it
 	}
+	return err
 }
 
 // parseExec cuts the arguments at "--" into what is forwarded and what is run.
@@ -347,8 +345,7 @@ func (a *app) runProgram(ctx context.Context, path string, argv, env []string, q
 		case <-lost:
 			lost = nil
 			if !quiet {
-				fmt.Fprintf(a.err, "bastion: the forwards have ended: %s\n  %s goes on without them\n",
-					oneLine(context.Cause(ctx).Error()), argv[0])
+				fmt.Fprintf(a.err, "bastion: the forwards have ended; %s goes on without them\n", oneLine(argv[0]))
 			}
 		case err := <-ended:
 			if n := endedBy(cmd.ProcessState); n != 0 {

@@ -108,6 +108,17 @@ func (a *app) forward(c *cli.Context, o forwardFlags) error {
 		}
 		requests[0].Name = o.name
 	}
+	if s.Hosts {
+		if o.detach {
+			return usage("leave out --detach: the names end with the command; or leave out --hosts",
+				"the names that --hosts gives cannot be left to the agent")
+		}
+		block, err := a.hostsFor(ctx, s, requests)
+		if err != nil {
+			return err
+		}
+		defer a.removeHosts(block)
+	}
 	if o.detach {
 		forwards, err := a.openDetached(ctx, s, "forward", requests)
 		if err != nil {

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 
+	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/hosts"
 	"github.com/bastion-ssm/bastion/targets"
@@ -20,22 +21,22 @@ func hostsFile(s config.Settings) string {
 	return hosts.DefaultFile()
 }
 
-// addHosts gives each endpoint an address of its own and its name there in the hosts file, and returns where to listen, in their
-// order. The caller removes the block when the listeners are closed. Blocks of processes that were killed go on the way.
-func addHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpoint) ([]string, *hosts.Block, error) {
+// addHosts gives each endpoint an address of its own and its name there in the hosts file, and has the requests, which are in the
+// endpoints' order, listen there. A port that the user has chosen stays. The caller removes the block when the listeners are
+// closed. Blocks of processes that were killed go on the way.
+func addHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpoint, requests []api.ForwardRequest) (*hosts.Block, error) {
 	file := hostsFile(s)
 	// Where there is something to sweep but not the right to, nothing new can be added either, and that says it better.
 	_ = hosts.Sweep(file, hosts.Alive)
 	have, err := hosts.Addresses(file)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	owner := make(map[netip.Addr]string) // which name has an address
 	for name, addr := range have {
 		owner[addr] = name
 	}
 	names := make(map[string]netip.Addr)
-	listen := make([]string, len(endpoints))
 	for i, e := range endpoints {
 		name := strings.ToLower(strings.TrimSuffix(e.Host, "."))
 		addr, known := have[name]
@@ -44,11 +45,47 @@ func addHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpoi
 		}
 		owner[addr] = name
 		if err := hosts.Usable(ctx, addr); err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		names[name] = addr
-		listen[i] = net.JoinHostPort(addr.String(), strconv.Itoa(e.Port))
+		port := e.Port
+		if l := requests[i].Listen; l != "" {
+			local, err := targets.ParseLocal(l)
+			if err != nil {
+				return nil, err
+			}
+			if local.Host != "" {
+				return nil, usage("leave the address out", "--hosts gives %s an address, and %s is another", e.Name, l)
+			}
+			if local.Port != 0 {
+				port = local.Port
+			}
+		}
+		requests[i].Listen = net.JoinHostPort(addr.String(), strconv.Itoa(port))
 	}
-	block, err := hosts.Add(file, hosts.NewID(), names)
-	return listen, block, err
+	return hosts.Add(file, hosts.NewID(), names)
+}
+
+// removeHosts removes a block at the end of its command.
+func (a *app) removeHosts(block *hosts.Block) {
+	if err := block.Remove(); err != nil {
+		printError(a.err, err)
+	}
+}
+
+// hostsFor does for forward what exec does itself: it looks the targets up, for their names are not known otherwise.
+func (a *app) hostsFor(ctx context.Context, s config.Settings, requests []api.ForwardRequest) (*hosts.Block, error) {
+	pairs := make([]targets.Pair, len(requests))
+	for i, r := range requests {
+		spec, err := targets.Parse(r.Target)
+		if err != nil {
+			return nil, err
+		}
+		pairs[i].Target = spec
+	}
+	endpoints, _, err := a.lookUp(ctx, "forward", s, pairs)
+	if err != nil {
+		return nil, err
+	}
+	return addHosts(ctx, s, endpoints, requests)
 }
