@@ -97,7 +97,7 @@ func (f *fake) state() api.State {
 			Received: 1 << 24, Reinjected: uint64(i) * 4608,
 		})
 	}
-	live.Sessions[3].State = "joining"
+	live.Sessions[3].State = "stalled"
 	st.Links = []api.Link{{ID: "l1", Region: "eu-central-1", Cluster: "tools", Live: []agent.Live{live}}}
 	st.Forwards = append(st.Forwards, f.forwards...)
 	if len(st.Forwards) > 0 && st.Forwards[0].Name == "orders" {
@@ -315,3 +315,5 @@ func signIn(t *testing.T, s *Server) *browser {
 	b.cookie, b.key = resp.Cookies()[0], out.Key
 	return b
 }
+
+var errTest = fail.New(fail.Other, "", errors.New("it broke"), "mend it")

@@ -156,7 +156,7 @@ var (
 )
 
 // sessionStates are all states that a session can be in.
-var sessionStates = []string{"joining", "up", "stalled", "leaving"}
+var sessionStates = []string{"up", "stalled", "leaving"}
 
 // collector reads the metrics from the agent's state at each scrape.
 type collector struct{ backend Backend }

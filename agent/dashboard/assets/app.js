@@ -192,7 +192,7 @@ function makeForward() {
   p.way.append(p.listen, el('span', 'arrow', ' → '), p.target);
   p.error = el('p', 'error');
   const figures = el('dl', 'figures');
-  p.figures = ['Connections', 'Down', 'Up', 'So far', 'Open for'].map((name) => {
+  p.figures = ['Connections', 'Down', 'Up', 'So far'].map((name) => {
     const box = el('div');
     const dd = el('dd');
     box.append(el('dt', '', name), dd);
@@ -219,7 +219,8 @@ function updateForward(p, f, now) {
   p.last = f;
   put(p.name, f.name);
   state(p.state, f.state, forwardKinds[f.state] ?? 'wait');
-  const flags = [f.kind === 'proxy' ? 'proxy' : f.engine, f.tls ? 'TLS only' : '', f.detached ? 'stays' : `of ${f.command || 'a command'}`];
+  const flags = [f.kind === 'proxy' ? 'proxy' : f.engine, f.tls ? 'TLS only' : '', f.detached ? 'detached' : `of ${f.command || 'a command'}`,
+    `for ${span((now - Date.parse(f.opened_at)) / 1000)}`];
   put(p.flags, flags.filter(Boolean).join(' · '));
   p.close.setAttribute('aria-label', `Close forward ${f.name}`);
   put(p.listen, f.listen);
@@ -229,12 +230,11 @@ function updateForward(p, f, now) {
   p.error.dataset.kind = f.error ? 'bad' : 'note';
   const up = speed(`f/${f.name}/up`, now, f.stats.bytes_up);
   const down = speed(`f/${f.name}/down`, now, f.stats.bytes_down);
-  const [conns, downCell, upCell, total, age] = p.figures;
+  const [conns, downCell, upCell, total] = p.figures;
   put(conns, f.stats.failed ? `${f.stats.active} (${f.stats.failed} failed)` : String(f.stats.active));
   put(downCell, rate(down));
   put(upCell, rate(up));
   put(total, `${bytes(f.stats.bytes_down)} down, ${bytes(f.stats.bytes_up)} up`);
-  put(age, span((now - Date.parse(f.opened_at)) / 1000));
   p.spark.draw(remember(`f/${f.name}/down`, now, down), remember(`f/${f.name}/up`, now, up), now);
   keep(p.buttons, copies[f.name] ?? [], (c) => c.label, (c) => {
     const part = {};
@@ -336,7 +336,7 @@ async function openForward(request, step) {
 // ---- links
 
 const linkKinds = { up: 'good', connecting: 'wait', reconnecting: 'bad', waiting: 'bad', draining: 'wait', idle: 'off', down: 'bad' };
-const sessionKinds = { up: 'good', joining: 'wait', stalled: 'bad', leaving: 'off' };
+const sessionKinds = { up: 'good', stalled: 'bad', leaving: 'off' };
 
 function makeLink() {
   const root = el('li', 'card link');
