@@ -4,19 +4,22 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net/netip"
+	"path/filepath"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/targets"
-	"github.com/bastion-ssm/bastion/tunnel"
 )
 
 func (a *app) socksCommand() *cli.Command {
+	var o forwardFlags
 	return &cli.Command{
 		Name:      "socks",
-		Usage:     "serve a proxy (SOCKS and HTTP) whose connections leave from the bastion, until Ctrl-C",
+		Usage:     "serve a proxy (SOCKS and HTTP) whose connections leave from the bastion, until Ctrl-C or, with --detach, bastion stop",
 		Category:  "Connect",
 		ArgsUsage: "[BIND:]PORT",
 		Description: text(`
@@ -31,11 +34,14 @@ func (a *app) socksCommand() *cli.Command {
 			"curl --socks5-hostname 127.0.0.1:1080 https://wiki.corp.internal/",
 			"HTTPS_PROXY=http://127.0.0.1:1080 git clone https://git.corp.internal/tools.git",
 			"bastion socks --proxy-domains corp.internal,'*.example.com' 1080   # what its PAC file sends here",
+			"bastion socks -d --name proxy 1080    # until bastion stop proxy",
 			"bastion socks --permit '*.corp.internal:443' :"),
 		Flags: a.settingFlags([]string{
 			config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput,
+		}, detachFlag(&o.detach), &textFlag{
+			names: []string{"name"}, value: "NAME", help: "name of the proxy for stop and wait", set: func(v string) { o.name = v },
 		}),
-		Action: a.socks,
+		Action: func(c *cli.Context) error { return a.socks(c, o) },
 	}
 }
 
@@ -48,14 +54,17 @@ type proxyInfo struct {
 	User   string `json:"user,omitempty"` // clients must say it, and the password
 }
 
+// newProxyInfo says how to use the proxy that listens at addr. One that listens on all addresses is reached on loopback too.
 func newProxyInfo(addr, user string) proxyInfo {
-	return proxyInfo{
-		Listen: addr, Proxy: "socks5h://" + addr, HTTP: "http://" + addr, PAC: "http://" + addr + "/proxy.pac", User: user,
+	at := addr
+	if ap, err := netip.ParseAddrPort(addr); err == nil && ap.Addr().IsUnspecified() {
+		at = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), ap.Port()).String()
 	}
+	return proxyInfo{Listen: addr, Proxy: "socks5h://" + at, HTTP: "http://" + at, PAC: "http://" + at + "/proxy.pac", User: user}
 }
 
 // socks runs `bastion socks`.
-func (a *app) socks(c *cli.Context) error {
+func (a *app) socks(c *cli.Context, o forwardFlags) error {
 	if err := argCount(c, 1, 1); err != nil {
 		return err
 	}
@@ -67,9 +76,39 @@ func (a *app) socks(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	return a.withProxy(c.Context, s, "socks", local.Address("127.0.0.1", 0), func(_ context.Context, p proxyInfo) error {
-		return a.printProxy(p, s)
-	}, nil)
+	user, err := checkProxy(&s)
+	if err != nil {
+		return err
+	}
+	requests := []api.ForwardRequest{{Kind: api.KindProxy, Name: o.name, Listen: local.String()}}
+	show := func(forwards []api.Forward) error { return a.printProxy(newProxyInfo(forwards[0].Listen, user), s) }
+	if o.detach {
+		forwards, err := a.openDetached(c.Context, s, "socks", requests)
+		if err != nil {
+			return err
+		}
+		return show(forwards)
+	}
+	return a.openForwards(c.Context, s, "socks", requests, func(ctx context.Context, forwards []api.Forward, watch *linkWatch) error {
+		if err := show(forwards); err != nil {
+			return err
+		}
+		watch.tell(a.out, s)
+		<-ctx.Done()
+		return context.Cause(ctx)
+	})
+}
+
+// checkProxy finds what is wrong with the settings of a proxy before anything is started, and makes them what the agent
+// understands too, which is in another directory. It returns the user that clients must say, if any.
+func checkProxy(s *config.Settings) (user string, err error) {
+	if s.ProxyAuthFile != "" {
+		if s.ProxyAuthFile, err = filepath.Abs(s.ProxyAuthFile); err != nil {
+			return "", err
+		}
+	}
+	cfg, err := agent.ProxyConfig(*s)
+	return cfg.User, err
 }
 
 // printProxy says on standard output how to use a proxy.
@@ -79,54 +118,4 @@ func (a *app) printProxy(p proxyInfo, s config.Settings) error {
 	}
 	_, err := fmt.Fprintf(a.out, "%s\n%s\n%s\n", p.Proxy, p.HTTP, p.PAC)
 	return err
-}
-
-// withProxy serves a proxy, calls ready once it is, and then work, until work has ended; nil does not end by itself.
-func (a *app) withProxy(ctx context.Context, s config.Settings, command, listen string,
-	ready, work func(context.Context, proxyInfo) error,
-) error {
-	cfg, err := agent.ProxyConfig(s)
-	if err != nil {
-		return err
-	}
-	ln, err := tunnel.Listen(ctx, listen, s.AllowRemote)
-	if err != nil {
-		return remoteHint(err)
-	}
-	defer func() { _ = ln.Close() }()
-	run, err := a.open(ctx, command, s)
-	if err != nil {
-		return err
-	}
-	defer run.close()
-	link, err := run.link(ctx, s.Permit)
-	if err != nil {
-		return err
-	}
-	defer func() { _ = link.Close() }()
-	cfg.Logger = a.connectionLog(s, run.progress)
-	return serve(ctx, link, func(ctx context.Context) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		served := make(chan error, 1)
-		go func() {
-			served <- tunnel.ServeProxy(ctx, ln, link, cfg)
-			cancel()
-		}()
-		info := newProxyInfo(ln.Addr().String(), cfg.User)
-		workErr := ready(ctx, info)
-		if workErr == nil {
-			run.watch.tell(a.out, s)
-			if work != nil {
-				workErr = work(ctx, info)
-			} else {
-				<-ctx.Done()
-			}
-		}
-		cancel()
-		if err := <-served; err != nil {
-			return err
-		}
-		return workErr
-	})
 }
