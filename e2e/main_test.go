@@ -58,11 +58,13 @@ func TestMain(m *testing.M) {
 // world is a lab, a far end that its bastions may reach, and the environment of a user.
 type world struct {
 	*lab.Lab
-	t   *testing.T
-	far *rig.FarEnd
-	env []string
+	t    *testing.T
+	far  *rig.FarEnd
+	home string // of the user, and of all that programs write for him
+	env  []string
 }
 
+// newWorld returns a world whose commands do all by themselves; see newAgentWorld.
 func newWorld(t *testing.T, change func(*lab.Config)) *world {
 	t.Helper()
 	far, err := rig.StartFarEnd("127.0.0.1:0")
@@ -92,9 +94,10 @@ func newWorld(t *testing.T, change func(*lab.Config)) *world {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = os.RemoveAll(home) })
-	env := append(l.Env(), "HOME="+home, "XDG_RUNTIME_DIR="+home, "XDG_CACHE_HOME="+home, "XDG_CONFIG_HOME="+home,
+	env := append(l.Env(), "BASTION_NO_AGENT=true", "HOME="+home, "XDG_RUNTIME_DIR="+home, "XDG_CACHE_HOME="+home,
+		"XDG_CONFIG_HOME="+home, "XDG_STATE_HOME="+home,
 		"PATH="+strings.Join([]string{bin, filepath.Join(rig.Root(), "build", "tools"), os.Getenv("PATH")}, ":"))
-	return &world{Lab: l, t: t, far: far, env: env}
+	return &world{Lab: l, t: t, far: far, home: home, env: env}
 }
 
 // start starts a program as the world's user; it is ended with the test.

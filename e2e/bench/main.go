@@ -61,6 +61,7 @@ func (o *options) wants(list, name string) bool {
 // bench is one run: a lab, far ends in it, a running task, and the programs to compare.
 type bench struct {
 	options
+	dir    string // for what the user's commands keep
 	lab    *lab.Lab
 	far    *rig.FarEnd
 	sink   *sink
@@ -78,8 +79,11 @@ type bench struct {
 	log    io.Writer // progress
 }
 
+// env is the environment of a user whose commands do all in their own process, and write nothing where the one who runs the
+// benchmark has his own.
 func (b *bench) env() []string {
-	return append(b.lab.Env(), "PATH="+filepath.Dir(b.plugin)+string(filepath.ListSeparator)+os.Getenv("PATH"))
+	return append(b.lab.Env(), "BASTION_NO_AGENT=true", "BASTION_RUNTIME_DIR="+filepath.Join(b.dir, "run"),
+		"BASTION_STATE_DIR="+filepath.Join(b.dir, "state"), "PATH="+filepath.Dir(b.plugin)+string(filepath.ListSeparator)+os.Getenv("PATH"))
 }
 
 func run() error {
@@ -121,11 +125,10 @@ func (b *bench) session(ctx context.Context, f func(context.Context) error) (err
 			return err
 		}
 	}
-	dir, err := os.MkdirTemp("", "bench")
-	if err != nil {
+	if b.dir, err = os.MkdirTemp("", "bench"); err != nil {
 		return err
 	}
-	defer os.RemoveAll(dir)
+	defer os.RemoveAll(b.dir)
 	if b.far, err = rig.StartFarEnd("127.0.0.1:0"); err != nil {
 		return err
 	}
@@ -152,7 +155,7 @@ func (b *bench) session(ctx context.Context, f func(context.Context) error) (err
 	if err := b.startTask(ctx); err != nil {
 		return err
 	}
-	if err := b.startSSHD(dir); err != nil {
+	if err := b.startSSHD(b.dir); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, b.sshd.Close()) }()
