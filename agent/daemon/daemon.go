@@ -26,7 +26,11 @@ type Config struct {
 	LogFile  string        // where Logger writes, for those who ask; may be empty
 	Idle     time.Duration // after which an unused link is closed, and a Daemon without anything left to do ends
 	Logger   *slog.Logger  // nil: no log
-	Ready    func()        // is called once the socket is served; nil: nobody waits
+
+	MetricsListen string // loopback address of the metrics besides the socket; may be empty
+	MetricsToken  string // file with the token that they take there
+
+	Ready func() // is called once the socket is served; nil: nobody waits
 }
 
 // maxAudit is how many of the latest connections are remembered.
@@ -42,6 +46,7 @@ type Daemon struct {
 	ctx    context.Context // ends when the Daemon is to end
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
+	page   page
 
 	mu       sync.Mutex
 	revision uint64
@@ -82,6 +87,12 @@ func (d *Daemon) Run(ctx context.Context) error {
 	if err != nil {
 		return fail.New(fail.Other, "open the agent's socket", err, "set another runtime_dir (BASTION_RUNTIME_DIR)")
 	}
+	stopMetrics, err := d.serveMetrics(ctx)
+	if err != nil {
+		_ = ln.Close()
+		return err
+	}
+	defer stopMetrics()
 	stop := context.AfterFunc(ctx, d.cancel)
 	defer stop()
 	d.log.Info("the agent serves", "socket", d.cfg.Socket, "pid", os.Getpid(), "version", d.cfg.Version)
@@ -91,6 +102,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.cfg.Ready()
 	}
 	err = d.serve(ln)
+	d.page.close()
 	d.close()
 	d.log.Info("the agent ends")
 	return err

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/dashboard"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
@@ -43,6 +44,12 @@ func (d *Daemon) serve(ln net.Listener) error {
 	mux.HandleFunc("POST "+api.PathForwards, d.serveOpen)
 	mux.HandleFunc("DELETE "+api.PathForwards+"/{name}", d.serveStop)
 	mux.HandleFunc("POST "+api.PathDial, d.serveDial)
+	mux.HandleFunc("POST "+api.PathDashboard, d.serveDashboard)
+	// On the socket nobody but the user asks: no token is needed.
+	metrics := dashboard.Metrics(d, "")
+	for _, path := range []string{dashboard.PathMetrics, dashboard.PathLive, dashboard.PathReady} {
+		mux.Handle("GET "+path, metrics)
+	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fail.New(fail.Usage, "", fmt.Errorf("the agent has no %s %s", r.Method, r.URL.Path),
 			"it may be of another version: bastion agent stop, then try again"))

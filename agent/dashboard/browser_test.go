@@ -313,7 +313,7 @@ func TestNothingThere(t *testing.T) {
 	}
 	p.Do(chromedp.Navigate(link.URL))
 	p.Until(`['forwards-empty', 'links-empty', 'audit-empty'].every((id) => !document.getElementById(id).hidden)`)
-	p.Until(`document.getElementById('bastions-note').textContent.includes('No bastion is running')`)
+	p.Until(`document.getElementById('bastions-note').textContent.includes('there is no link yet')`)
 	// A link that was used opens nothing.
 	p.Do(chromedp.Navigate("about:blank"), chromedp.Navigate(link.URL))
 	p.Until(`document.getElementById('out-why').textContent.includes('has been used')`)

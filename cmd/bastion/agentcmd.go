@@ -123,8 +123,9 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, logFile string) e
 	noCoreDumps() // they would have the keys
 	d := daemon.New(daemon.Config{
 		Version: readVersion().Version, Socket: socket, StateDir: state, LogFile: logFile, Idle: s.AgentIdle,
-		Logger: slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})),
-		Ready:  func() { fmt.Fprintln(a.out, socket) }, // who started it may have gone
+		Logger:        slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})),
+		MetricsListen: s.MetricsListen, MetricsToken: s.MetricsTokenFile,
+		Ready: func() { fmt.Fprintln(a.out, socket) }, // who started it may have gone
 	})
 	return d.Run(ctx)
 }
@@ -289,7 +290,7 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		return strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "BASTION_") || strings.HasPrefix(kv, "SSH_")
 	})
-	for _, key := range []string{"runtime_dir", "state_dir", "agent_idle", "verbose"} {
+	for _, key := range []string{"runtime_dir", "state_dir", "agent_idle", "metrics_listen", "metrics_token_file", "verbose"} {
 		if texts[key] != "" {
 			env = append(env, config.Lookup(key).Env()+"="+texts[key])
 		}

@@ -24,7 +24,7 @@ var allowed = map[string][]string{
 
 	"agent/api":       {"agent", "internal/config", "internal/fail", "tunnel"},
 	"agent/dashboard": {"agent/api", "internal/fail"},
-	"agent/daemon":    {"agent", "agent/api", "internal/config", "internal/fail", "targets", "tunnel"},
+	"agent/daemon":    {"agent", "agent/api", "agent/dashboard", "internal/config", "internal/fail", "targets", "tunnel"},
 
 	"agent":  {"bastions", "internal/config", "internal/fail", "keys", "sessions", "sessions/bond", "targets", "tunnel"},
 	"server": {"internal/fail", "keys", "sessions/bond"},

@@ -448,12 +448,13 @@ function showBastions(frame, lives, now) {
   put($('bastions-sum'), all.length ? `≈ ${dollars(sum, 4)} so far` : '');
   const notes = [...problems];
   if (!frame.accounts_at) notes.push('Asking AWS.');
+  else if (!(frame.accounts ?? []).length) notes.push('AWS is asked about the accounts that links lead to; there is no link yet.');
   else if (!all.length && !problems.length) notes.push('No bastion is running. The first connection of a forward starts one.');
   if (price) {
     notes.push(`Costs are estimates for Fargate at ${price.vcpu_hour} USD per vCPU-hour and ${price.gb_hour} USD per GB-hour `
       + '(settings price_vcpu_hour, price_gb_hour), without data transfer and without what serves the VPC.');
   }
-  if (frame.accounts_at) notes.push(`AWS was asked ${span((now - Date.parse(frame.accounts_at)) / 1000)} ago.`);
+  if ((frame.accounts ?? []).length) notes.push(`AWS was asked ${span((now - Date.parse(frame.accounts_at)) / 1000)} ago.`);
   put($('bastions-note'), notes.join(' '));
 }
 
