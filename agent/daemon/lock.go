@@ -28,3 +28,17 @@ func lock(path string) (release func(), err error) {
 	}
 	return func() { _ = f.Close() }, nil
 }
+
+// TryLock takes the lock file at path for this process, until the file is closed or the process ends. It returns nil without
+// an error if another process has it. The file stays.
+func TryLock(path string) (*os.File, error) {
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if taken, err := tryLock(f); !taken || err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}

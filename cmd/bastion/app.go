@@ -160,6 +160,7 @@ func (a *app) cli() *cli.App {
 			a.urlCommand(),
 			a.tokenCommand(),
 			a.socksCommand(),
+			a.browserCommand(),
 			a.proxyCommand(),
 			{
 				Name:      "known-hosts",
