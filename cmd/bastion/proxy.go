@@ -17,6 +17,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -104,12 +105,41 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 				return run.agent.OpenInstance(ctx, host, port, f.connect)
 			})
 	}
+	dest := agent.Destination(host, port)
+	if a.usesAgent(s) {
+		return a.proxyByAgent(ctx, s, dest)
+	}
 	run, err := a.open(ctx, "proxy", s)
 	if err != nil {
 		return err
 	}
 	defer run.close()
-	return a.proxyBehind(ctx, run, agent.Destination(host, port))
+	return a.proxyBehind(ctx, run, dest)
+}
+
+// proxyByAgent connects to a host behind the bastion by the link of the agent. Where that stands already it takes one question to
+// the agent: whether it runs is asked only when it does not answer.
+func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string) error {
+	client, err := a.agentClient(s)
+	if err != nil {
+		return err
+	}
+	p := newProgress(a.err, s.Quiet)
+	defer p.Close()
+	p.Step("connecting to " + dest)
+	req := api.DialRequest{Scope: a.scope(s), Target: dest}
+	conn, err := client.Dial(ctx, req)
+	if errors.Is(err, api.ErrNotRunning) {
+		if client, err = a.connectAgent(ctx, s); err != nil {
+			return err
+		}
+		conn, err = client.Dial(ctx, req)
+	}
+	if err != nil {
+		return err
+	}
+	p.Idle()
+	return a.pipe(ctx, conn)
 }
 
 // proxyServer connects to an SSH server at the end of a session of its own. What ssh has to know of it is told by sockets, if
@@ -162,7 +192,7 @@ func (a *app) proxyServer(
 	return err
 }
 
-// proxyBehind connects to a host behind the bastion.
+// proxyBehind connects to a host behind the bastion by a link of its own.
 func (a *app) proxyBehind(ctx context.Context, run *session, dest string) error {
 	link, err := run.link(ctx, []string{dest})
 	if err != nil {

@@ -29,8 +29,9 @@ type SSHD struct {
 	cancel  context.CancelFunc
 	wg      sync.WaitGroup
 
-	mu  sync.Mutex
-	log bytes.Buffer
+	mu    sync.Mutex
+	log   bytes.Buffer
+	conns int // so far
 }
 
 // StartSSHD starts the program sshd for clients that have the key.
@@ -96,6 +97,13 @@ func (s *SSHD) Log() string {
 	return s.log.String()
 }
 
+// Connections is how many connections the server has had so far.
+func (s *SSHD) Connections() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.conns
+}
+
 // Close ends the server and its connections, and waits for them.
 func (s *SSHD) Close() error {
 	err := s.l.Close()
@@ -110,6 +118,9 @@ func (s *SSHD) serve(ctx context.Context) {
 		if err != nil {
 			return
 		}
+		s.mu.Lock()
+		s.conns++
+		s.mu.Unlock()
 		file, err := conn.(*net.TCPConn).File()
 		_ = conn.Close()
 		if err != nil {
