@@ -36,9 +36,11 @@ type Env struct {
 	credentials aws.Credentials
 }
 
-// NewEnv returns the Env of a command with the given variables.
+// NewEnv returns the Env of a command with the given variables. Those that it does not act by are left out.
 func NewEnv(vars map[string]string) *Env {
-	e := &Env{vars: maps.Clone(vars)}
+	e := &Env{vars: make(map[string]string, len(vars))}
+	maps.Copy(e.vars, vars)
+	maps.DeleteFunc(e.vars, func(name, value string) bool { return value == "" || !isRelevant(name) })
 	e.credentials = aws.Credentials{
 		AccessKeyID: vars[envAccessKey], SecretAccessKey: vars[envSecretKey], SessionToken: vars[envSessionToken],
 		Source: "environment",
@@ -58,12 +60,16 @@ var relevant = []string{
 	"AWS_USE_DUALSTACK_ENDPOINT", "AWS_CA_BUNDLE",
 }
 
+func isRelevant(name string) bool {
+	return slices.Contains(relevant, name) || strings.HasPrefix(name, "AWS_ENDPOINT_URL_")
+}
+
 // RelevantEnv returns the variables among environ that an Env is made of.
 func RelevantEnv(environ []string) map[string]string {
 	out := make(map[string]string)
 	for _, variable := range environ {
 		name, value, _ := strings.Cut(variable, "=")
-		if value != "" && (slices.Contains(relevant, name) || strings.HasPrefix(name, "AWS_ENDPOINT_URL_")) {
+		if value != "" && isRelevant(name) {
 			out[name] = value
 		}
 	}

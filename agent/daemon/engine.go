@@ -81,7 +81,7 @@ func (d *Daemon) engine(ctx context.Context, scope api.Scope, w *watcher) (e *en
 	if err != nil {
 		return nil, nil, err
 	}
-	key := engineKey(scope, owner)
+	key := engineKey(settings, scope.Env, owner)
 	d.mu.Lock()
 	e = d.engines[key]
 	d.mu.Unlock()
@@ -126,11 +126,15 @@ func (d *Daemon) add(e *engine) (*engine, error) {
 	return e, nil
 }
 
-// engineKey is the id of the engine for a scope and the owner of the credentials among the variables.
-func engineKey(scope api.Scope, owner string) string {
-	matter := maps.Clone(scope.Settings)
+// engineKey is the id of the engine for settings, variables and the owner of the credentials among these.
+func engineKey(s config.Settings, env map[string]string, owner string) string {
+	matter := s.Texts()
 	maps.DeleteFunc(matter, func(key, _ string) bool { return !matters(key) })
-	data, err := json.Marshal([]any{matter, scope.Env, owner}) // maps are written in the order of their keys
+	if s.Target == "" { // a bastion task takes no key of the user's
+		env = maps.Clone(env)
+		delete(env, "SSH_AUTH_SOCK")
+	}
+	data, err := json.Marshal([]any{matter, env, owner}) // maps are written in the order of their keys
 	if err != nil {
 		panic(err) // there are only strings
 	}

@@ -78,7 +78,7 @@ func (d *Daemon) open(ctx context.Context, req api.OpenRequest, events *events) 
 		return err
 	}
 	if req.Detached {
-		d.findTwins(forwards, req.Scope)
+		d.findTwins(forwards, settings, agent.NewEnv(req.Scope.Env).Public())
 	}
 	kept := false
 	defer func() {
@@ -206,8 +206,7 @@ func (d *Daemon) parse(req api.OpenRequest, events *events) ([]*forward, error) 
 }
 
 // findTwins finds the detached forwards that are as the ones that are asked for: to ask twice is to ask once.
-func (d *Daemon) findTwins(forwards []*forward, scope api.Scope) {
-	env := agent.NewEnv(scope.Env).Public()
+func (d *Daemon) findTwins(forwards []*forward, settings config.Settings, env map[string]string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	for _, f := range forwards {
@@ -215,7 +214,7 @@ func (d *Daemon) findTwins(forwards []*forward, scope api.Scope) {
 			r := other.record
 			if other.detached && r.Request.Kind == f.record.Request.Kind && r.Request.Target == f.record.Request.Target &&
 				(f.record.Request.Name == "" || f.record.Request.Name == other.name) &&
-				engineKey(api.Scope{Settings: scope.Settings, Env: env}, r.Owner) == r.Link && f.listensLike(other) {
+				engineKey(settings, env, r.Owner) == r.Link && f.listensLike(other) {
 				f.twin = other
 			}
 		}

@@ -59,6 +59,7 @@ func (a *app) openForwards(ctx context.Context, s config.Settings, command strin
 		}
 		tell(watch, e)
 	})
+	err = remoteHint(err)
 	cancel()
 	if !working {
 		return cmp.Or(context.Cause(ctx), err)
@@ -118,7 +119,7 @@ func (a *app) openDetached(ctx context.Context, s config.Settings, command strin
 		}
 		tell(watch, e)
 	})
-	return forwards, err
+	return forwards, remoteHint(err)
 }
 
 // usesAgent reports whether a command goes through the agent. One whose credentials come from where only its own process finds
@@ -298,7 +299,7 @@ func (f *forwarding) listen(ctx context.Context, targetPort int, allowRemote boo
 
 // remoteHint names the setting where tunnel.Listen cannot.
 func remoteHint(err error) error {
-	if strings.Contains(err.Error(), "others could use the tunnel") {
+	if err != nil && strings.Contains(err.Error(), "others could use the tunnel") {
 		return fail.New(fail.Usage, "", err, "listen on 127.0.0.1 or ::1; or let other machines in with --allow-remote")
 	}
 	return err

@@ -45,6 +45,7 @@ type labEnv struct {
 	t       *testing.T
 	program string
 	env     []string
+	killed  bool // a process that had sessions was killed
 }
 
 // startLab starts a lab whose states last long enough to be seen and no longer.
