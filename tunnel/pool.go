@@ -427,23 +427,41 @@ func (p *Pool) onState(m *member, st State) {
 	defer p.stateMu.Unlock()
 	p.mu.Lock()
 	m.state = st
-	others, othersUp := 0, false
-	for _, o := range p.members {
-		if o != m && !o.retired && o.state.Phase != Down {
-			others++
-			othersUp = othersUp || o.state.Phase == Up
-		}
-	}
-	// With another Link up, or in its place, this one's troubles are its own.
-	tell := !m.retired && !othersUp && (st.Phase != Down || others == 0)
+	whole, tell := p.whole(m)
 	if tell {
-		p.state = st
+		p.state = whole
 	}
 	p.mu.Unlock()
 	if tell && p.cfg.OnState != nil {
-		p.cfg.OnState(st)
+		p.cfg.OnState(whole)
 	}
 	if st.Phase == Up {
 		p.nudge()
+	}
+}
+
+// whole returns the state of the best Link and whether to tell of it, after the state of m has changed. The caller holds p.mu.
+func (p *Pool) whole(m *member) (st State, tell bool) {
+	var other *member // the one that changed last, of those that have not ended
+	for _, o := range p.members {
+		switch {
+		case o == m || o.retired || o.state.Phase == Down:
+		case o.state.Phase == Up:
+			return State{}, false // m's troubles are its own
+		case other == nil || o.state.Since.After(other.state.Since):
+			other = o
+		}
+	}
+	switch {
+	case m.state.Phase != Down:
+		return m.state, !m.retired
+	case other == nil:
+		// A dial may have retired m meanwhile, because it has ended. It was the last all the same.
+		return m.state, p.state.Phase != Down
+	case m.state.Err == nil:
+		return State{}, false // m was closed, and so are the others, or it was not needed beside them
+	default:
+		// What was told last may have been m's.
+		return other.state, p.state.Phase != other.state.Phase || !p.state.Since.Equal(other.state.Since)
 	}
 }

@@ -239,6 +239,77 @@ func TestPoolOutlivesALink(t *testing.T) {
 	})
 }
 
+// The state of the whole is that of a Link that is left, also when the one that it was goes.
+func TestPoolStateIsThatOfTheBest(t *testing.T) {
+	refused := errors.New("refused")
+	closed := Phase("closed")
+	for _, tt := range []struct {
+		name   string
+		events func(a, b *member, on func(*member, Phase))
+		want   []Phase
+	}{
+		{"one that reconnects is left", func(a, b *member, on func(*member, Phase)) {
+			on(a, Up)
+			on(b, Reconnecting)
+			on(a, Down)
+			on(b, Up)
+		}, []Phase{Up, Reconnecting, Up}},
+		{"what was told was of the one that has gone", func(a, b *member, on func(*member, Phase)) {
+			on(a, Up)
+			on(b, Idle)
+			on(a, Reconnecting)
+			on(a, Down)
+		}, []Phase{Up, Reconnecting, Idle}},
+		{"one that is up is left", func(a, b *member, on func(*member, Phase)) {
+			on(a, Up)
+			on(b, Up)
+			on(a, Reconnecting)
+			on(a, Down)
+		}, []Phase{Up}},
+		{"a dial has seen the end", func(a, b *member, on func(*member, Phase)) {
+			on(b, Down)
+			on(a, Up)
+			a.retired = true
+			on(a, Down)
+		}, []Phase{Connecting, Up, Down}},
+		{"one that reconnects is closed too", func(a, b *member, on func(*member, Phase)) {
+			on(a, Up)
+			on(b, Reconnecting)
+			on(a, closed)
+			on(b, closed)
+		}, []Phase{Up, Down}},
+		{"all end", func(a, b *member, on func(*member, Phase)) {
+			on(a, Up)
+			on(b, Up)
+			on(b, Down)
+			on(a, Down)
+		}, []Phase{Up, Down}},
+	} {
+		var seen phases
+		p := NewPool(PoolConfig{OnState: seen.add})
+		a, b := &member{state: State{Phase: Connecting}}, &member{state: State{Phase: Connecting}}
+		p.members = []*member{a, b}
+		now := time.Now()
+		tt.events(a, b, func(m *member, phase Phase) {
+			now = now.Add(time.Second)
+			st := State{Phase: phase, Since: now}
+			switch phase {
+			case Down:
+				st.Err = refused
+			case closed:
+				st.Phase = Down
+			}
+			p.onState(m, st)
+		})
+		if got := seen.list(); !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %v, want %v", tt.name, got, tt.want)
+		}
+		if got := p.State().Phase; got != tt.want[len(tt.want)-1] {
+			t.Errorf("%s: the state is %s, and %s was told last", tt.name, got, tt.want[len(tt.want)-1])
+		}
+	}
+}
+
 func TestPoolCloseWithoutStart(t *testing.T) {
 	p := NewPool(PoolConfig{})
 	if err := p.Close(); err != nil {
