@@ -76,6 +76,14 @@ func TestForwardResetsRefusedClients(t *testing.T) {
 	if !errors.Is(err, syscall.ECONNRESET) {
 		t.Errorf("read: %v, want a reset", err)
 	}
+	late := soon(t)
+	for stats.Snapshot().Active > 0 { // the forward has yet to note what the client has seen
+		select {
+		case <-time.After(time.Millisecond):
+		case <-late.Done():
+			t.Fatal("the connection counts as active")
+		}
+	}
 	if got := stats.Snapshot(); got.Failed != 1 || got.Total != 1 {
 		t.Errorf("stats %+v, want one failed of one", got)
 	}
