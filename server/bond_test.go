@@ -311,6 +311,23 @@ func TestBondLinger(t *testing.T) {
 		ClientTimeout: 20 * time.Minute, IdleStop: 30 * time.Minute, BondLinger: 30 * time.Minute,
 		Allow: mustAllow(t, "10.0.0.0/8:*"),
 	}
+	// longLived is a client whose grant lasts, and what makes sure that it is answered.
+	longLived := func(t *testing.T) (m *timed, p *paths, answers func()) {
+		t.Helper()
+		m = startTimedBond(t, config)
+		p = memPaths(m)
+		pair := m.grant(t)
+		if r := m.AddGrant(word(t, pair, 10*time.Hour)); r.Error != "" {
+			t.Fatal(r.Error)
+		}
+		c, _ := p.ssh(t, m.bastion, pair)
+		return m, p, func() {
+			t.Helper()
+			if ok, _, err := c.SendRequest(requestKeepalive, true, nil); !ok || err != nil {
+				t.Fatalf("%v, %v\n%s", ok, err, m.log)
+			}
+		}
+	}
 	t.Run("it does not come back", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m := startTimedBond(t, config)
@@ -334,20 +351,12 @@ func TestBondLinger(t *testing.T) {
 	})
 	t.Run("it comes back", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			m := startTimedBond(t, config)
-			p := memPaths(m)
-			pair := m.grant(t)
-			if r := m.AddGrant(word(t, pair, 10*time.Hour)); r.Error != "" {
-				t.Fatal(r.Error)
-			}
-			c, _ := p.ssh(t, m.bastion, pair)
+			m, p, answers := longLived(t)
 			for round := range time.Duration(3) {
 				p.cut(true)
 				m.after((round + 1) * 29 * time.Minute)
 				p.restore()
-				if ok, _, err := c.SendRequest(requestKeepalive, true, nil); !ok || err != nil {
-					t.Fatalf("%v, %v", ok, err)
-				}
+				answers()
 			}
 			if n := m.health().Connections; n != 1 {
 				t.Errorf("%d connections", n)
@@ -356,19 +365,11 @@ func TestBondLinger(t *testing.T) {
 	})
 	t.Run("it sleeps", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
-			m := startTimedBond(t, config)
-			p := memPaths(m)
-			pair := m.grant(t)
-			if r := m.AddGrant(word(t, pair, 10*time.Hour)); r.Error != "" {
-				t.Fatal(r.Error)
-			}
-			c, _ := p.ssh(t, m.bastion, pair)
+			m, p, answers := longLived(t)
 			wake := p.sleep()
 			m.after(29 * time.Minute)
 			wake()
-			if ok, _, err := c.SendRequest(requestKeepalive, true, nil); !ok || err != nil {
-				t.Fatalf("%v, %v\n%s", ok, err, m.log)
-			}
+			answers()
 			defer p.sleep()()
 			if m.after(58 * time.Minute); m.health().Connections != 1 {
 				t.Errorf("given up before its time:\n%s", m.log)
