@@ -801,6 +801,44 @@ func TestElastiCache(t *testing.T) {
 	}
 }
 
+// A replication group in cluster mode has a node group for each shard, and a cache cluster for each node.
+func TestElastiCacheNodes(t *testing.T) {
+	l := start(t, quick(t))
+	node := func(shard int, addr string) lab.CacheNode {
+		return lab.CacheNode{Shard: shard, Addr: netip.MustParseAddrPort(addr)}
+	}
+	if err := l.AddCache(lab.Cache{ID: "shards", Sharded: true, TLS: true, Nodes: []lab.CacheNode{
+		node(1, "127.0.0.1:6380"), node(1, "127.0.0.2:6380"), node(2, "127.0.0.3:6380"),
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	c := elasticache.NewFromConfig(sdk(t, l.Env()))
+	ctx := t.Context()
+	groups, err := c.DescribeReplicationGroups(ctx, nil)
+	if err != nil || len(groups.ReplicationGroups) != 1 {
+		t.Fatalf("groups %v, %v", groups, err)
+	}
+	g := groups.ReplicationGroups[0]
+	if len(g.NodeGroups) != 2 || len(g.NodeGroups[0].NodeGroupMembers) != 2 || aws.ToString(g.NodeGroups[1].Slots) != "8192-16383" ||
+		!aws.ToBool(g.ClusterEnabled) || !aws.ToBool(g.TransitEncryptionEnabled) || len(g.MemberClusters) != 3 ||
+		aws.ToInt32(g.ConfigurationEndpoint.Port) != 6380 {
+		t.Errorf("group %+v", g)
+	}
+	clusters, err := c.DescribeCacheClusters(ctx, &elasticache.DescribeCacheClustersInput{
+		CacheClusterId: aws.String("shards-0001-002"), ShowCacheNodeInfo: aws.Bool(true),
+	})
+	if err != nil || len(clusters.CacheClusters) != 1 || aws.ToString(clusters.CacheClusters[0].ReplicationGroupId) != "shards" {
+		t.Fatalf("clusters %v, %v", clusters, err)
+	}
+	const name = "shards-0001-002.shards.abc123.euc1.cache.amazonaws.com"
+	if e := clusters.CacheClusters[0].CacheNodes[0].Endpoint; aws.ToString(e.Address) != name {
+		t.Errorf("endpoint %+v", e)
+	}
+	if clusters, err = c.DescribeCacheClusters(ctx, nil); err != nil || len(clusters.CacheClusters) != 3 {
+		t.Errorf("clusters %v, %v", clusters, err)
+	}
+}
+
 func TestKMS(t *testing.T) {
 	l := start(t, quick(t))
 	c := kms.NewFromConfig(sdk(t, l.Env()))

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -28,10 +29,42 @@ type Cache struct {
 	Engine  string         // default: redis
 	Version string         // of the engine
 	Sharded bool           // replication groups: cluster mode, with a configuration endpoint
+	TLS     bool           // replication groups: in-transit encryption
+	Nodes   []CacheNode    // replication groups in cluster mode; none: one at Addr
 	Status  string         // default: available
 	Host    string         // name of the endpoint; the default is of AWS's form
-	Addr    netip.AddrPort // where it really listens; its port is the endpoint's
+	Addr    netip.AddrPort // where it really listens; its port is the endpoint's. Default: that of the first of Nodes
 	created time.Time
+}
+
+// CacheNode is a node of a replication group in cluster mode.
+type CacheNode struct {
+	Shard int            // from 1
+	Addr  netip.AddrPort // where it really listens
+}
+
+// member is a node as ElastiCache describes it: a cache cluster.
+type member struct {
+	id, name    string
+	shard, zone string
+	addr        netip.AddrPort
+}
+
+// members are the cache clusters that a cache consists of.
+func (c Cache) members() []member {
+	if len(c.Nodes) == 0 {
+		return []member{{id: c.nodeID(), name: c.nodeName(), shard: "0001", zone: Region + "a", addr: c.Addr}}
+	}
+	count := make(map[int]int)
+	var out []member
+	for _, n := range c.Nodes {
+		count[n.Shard]++
+		shard := fmt.Sprintf("%04d", n.Shard)
+		id := fmt.Sprintf("%s-%s-%03d", c.ID, shard, count[n.Shard])
+		zone := Region + string(rune('a'+(count[n.Shard]-1)%3))
+		out = append(out, member{id: id, name: id + "." + c.ID + "." + cacheZone, shard: shard, zone: zone, addr: n.Addr})
+	}
+	return out
 }
 
 const cacheZone = labZone + ".euc1.cache.amazonaws.com"
@@ -56,7 +89,10 @@ func (c Cache) names() []string {
 	names := []string{c.Host}
 	switch c.Kind {
 	case ReplicationGroup:
-		names = append(names, c.readerName(), c.nodeName())
+		names = append(names, c.readerName())
+		if len(c.Nodes) == 0 {
+			names = append(names, c.nodeName())
+		}
 	case CacheCluster:
 		names = append(names, c.nodeName())
 	case ServerlessCache:
@@ -79,6 +115,14 @@ func (c Cache) nodeID() string {
 		return c.ID + "-001"
 	}
 	return c.ID
+}
+
+func (c Cache) memberIDs() []string {
+	var ids []string
+	for _, m := range c.members() {
+		ids = append(ids, m.id)
+	}
+	return ids
 }
 
 // elasticache is ElastiCache.
@@ -115,14 +159,15 @@ func (e *elasticache) service() awsapi.Service {
 }
 
 // list returns the caches of the kinds; with an id the one that has it.
-func (e *elasticache) list(id string, notFound *awsapi.Error, idOf func(Cache) string, kinds ...CacheKind) (
+func (e *elasticache) list(id string, notFound *awsapi.Error, idsOf func(Cache) []string, kinds ...CacheKind) (
 	[]Cache, error,
 ) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	var list []Cache
 	for _, c := range e.caches {
-		if slices.Contains(kinds, c.Kind) && (id == "" || strings.EqualFold(idOf(c), id)) {
+		is := func(own string) bool { return strings.EqualFold(own, id) }
+		if slices.Contains(kinds, c.Kind) && (id == "" || slices.ContainsFunc(idsOf(c), is)) {
 			list = append(list, c)
 		}
 	}
@@ -170,32 +215,41 @@ func (e *elasticache) describeReplicationGroups(_ context.Context, c *awsapi.Cal
 	id := c.Form.Get("ReplicationGroupId")
 	caches, err := e.list(id, &awsapi.Error{
 		Code: "ReplicationGroupNotFoundFault", Message: "ReplicationGroup " + id + " not found.", Status: 404,
-	}, func(c Cache) string { return c.ID }, ReplicationGroup)
+	}, func(c Cache) []string { return []string{c.ID} }, ReplicationGroup)
 	if err != nil {
 		return nil, err
 	}
 	var items []group
 	for _, cache := range caches {
 		port := cache.Addr.Port()
-		member := nodeMember{CacheClusterID: cache.nodeID(), CacheNodeID: "0001", Zone: Region + "a"}
-		shard := nodeGroup{NodeGroupID: "0001", Status: cache.Status}
 		g := group{
 			ReplicationGroupID: cache.ID, Description: "made by the lab", Status: cache.Status,
-			MemberClusters:    []string{cache.nodeID()},
 			AutomaticFailover: "disabled", MultiAZ: "disabled", ClusterEnabled: cache.Sharded, CacheNodeType: "cache.t4g.micro",
-			AtRestEncryptionEnabled: true, ARN: arn("elasticache", "replicationgroup:"+cache.ID), Engine: cache.Engine,
-			CreateTime: iso(cache.created),
+			TransitEncryptionEnabled: cache.TLS, AtRestEncryptionEnabled: true, Engine: cache.Engine,
+			ARN: arn("elasticache", "replicationgroup:"+cache.ID), CreateTime: iso(cache.created),
+		}
+		for _, m := range cache.members() {
+			g.MemberClusters = append(g.MemberClusters, m.id)
+			if n := len(g.NodeGroups); n == 0 || g.NodeGroups[n-1].NodeGroupID != m.shard {
+				g.NodeGroups = append(g.NodeGroups, nodeGroup{NodeGroupID: m.shard, Status: cache.Status})
+			}
+			shard := &g.NodeGroups[len(g.NodeGroups)-1]
+			node := nodeMember{CacheClusterID: m.id, CacheNodeID: "0001", Zone: m.zone}
+			if !cache.Sharded {
+				shard.PrimaryEndpoint = &xmlEndpoint{Address: cache.Host, Port: port}
+				shard.ReaderEndpoint = &xmlEndpoint{Address: cache.readerName(), Port: port}
+				node.ReadEndpoint, node.CurrentRole = &xmlEndpoint{Address: m.name, Port: port}, "primary"
+			}
+			shard.Members = append(shard.Members, node)
 		}
 		if cache.Sharded {
 			g.ConfigurationEndpoint = &xmlEndpoint{Address: cache.Host, Port: port}
-			shard.Slots = "0-16383"
-		} else {
-			shard.PrimaryEndpoint = &xmlEndpoint{Address: cache.Host, Port: port}
-			shard.ReaderEndpoint = &xmlEndpoint{Address: cache.readerName(), Port: port}
-			member.ReadEndpoint, member.CurrentRole = &xmlEndpoint{Address: cache.nodeName(), Port: port}, "primary"
+			const slots = 16384
+			for i := range g.NodeGroups {
+				n := len(g.NodeGroups)
+				g.NodeGroups[i].Slots = fmt.Sprintf("%d-%d", i*slots/n, (i+1)*slots/n-1)
+			}
 		}
-		shard.Members = []nodeMember{member}
-		g.NodeGroups = []nodeGroup{shard}
 		items = append(items, g)
 	}
 	page, next, err := rdsPage(c, items)
@@ -234,7 +288,7 @@ func (e *elasticache) describeCacheClusters(_ context.Context, c *awsapi.Call) (
 		Code: "CacheClusterNotFound", Message: "CacheCluster not found: " + id,
 		Status: 404,
 	},
-		Cache.nodeID, ReplicationGroup, CacheCluster)
+		Cache.memberIDs, ReplicationGroup, CacheCluster)
 	if err != nil {
 		return nil, err
 	}
@@ -244,25 +298,28 @@ func (e *elasticache) describeCacheClusters(_ context.Context, c *awsapi.Call) (
 		if alone && cache.Kind == ReplicationGroup {
 			continue
 		}
-		item := cluster{
-			CacheClusterID: cache.nodeID(), CacheNodeType: "cache.t4g.micro", Engine: cache.Engine, EngineVersion: cache.Version,
-			CacheClusterStatus: cache.Status, NumCacheNodes: 1, Zone: Region + "a", CreateTime: iso(cache.created),
-			AtRestEncryptionEnabled: true, ARN: arn("elasticache", "cluster:"+cache.nodeID()),
+		for _, m := range cache.members() {
+			if id != "" && !strings.EqualFold(m.id, id) {
+				continue
+			}
+			item := cluster{
+				CacheClusterID: m.id, CacheNodeType: "cache.t4g.micro", Engine: cache.Engine, EngineVersion: cache.Version,
+				CacheClusterStatus: cache.Status, NumCacheNodes: 1, Zone: m.zone, CreateTime: iso(cache.created),
+				TransitEncryptionEnabled: cache.TLS, AtRestEncryptionEnabled: true, ARN: arn("elasticache", "cluster:"+m.id),
+			}
+			if cache.Kind == ReplicationGroup {
+				item.ReplicationGroupID = cache.ID
+			}
+			if cache.Engine == "memcached" {
+				item.ConfigurationEndpoint = &xmlEndpoint{Address: cache.Host, Port: cache.Addr.Port()}
+			}
+			if c.Form.Get("ShowCacheNodeInfo") == "true" {
+				item.CacheNodes = &[]node{{
+					"0001", cache.Status, iso(cache.created), xmlEndpoint{Address: m.name, Port: m.addr.Port()}, m.zone,
+				}}
+			}
+			items = append(items, item)
 		}
-		if cache.Kind == ReplicationGroup {
-			item.ReplicationGroupID = cache.ID
-		}
-		if cache.Engine == "memcached" {
-			item.ConfigurationEndpoint = &xmlEndpoint{Address: cache.Host, Port: cache.Addr.Port()}
-		}
-		if c.Form.Get("ShowCacheNodeInfo") == "true" {
-			item.CacheNodes = &[]node{{
-				"0001", cache.Status, iso(cache.created),
-				xmlEndpoint{Address: cache.nodeName(), Port: cache.Addr.Port()},
-				Region + "a",
-			}}
-		}
-		items = append(items, item)
 	}
 	page, next, err := rdsPage(c, items)
 	return struct {
@@ -287,7 +344,7 @@ func (e *elasticache) describeServerlessCaches(_ context.Context, c *awsapi.Call
 	name := c.Form.Get("ServerlessCacheName")
 	caches, err := e.list(name, &awsapi.Error{
 		Code: "ServerlessCacheNotFoundFault", Message: "Serverless cache " + name + " not found.", Status: 404,
-	}, func(c Cache) string { return c.ID }, ServerlessCache)
+	}, func(c Cache) []string { return []string{c.ID} }, ServerlessCache)
 	if err != nil {
 		return nil, err
 	}

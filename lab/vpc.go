@@ -243,9 +243,19 @@ func (l *Lab) AddCache(c Cache) error {
 	c.Version = orElse(c.Version, "7.1")
 	c.Status = orElse(c.Status, "available")
 	c.Host = orElse(c.Host, c.endpointName())
+	if !c.Addr.IsValid() && len(c.Nodes) > 0 {
+		c.Addr = c.Nodes[0].Addr
+	}
 	c.created = l.cfg.Now()
 	if err := l.publish(c.Addr, c.names()...); err != nil {
 		return fmt.Errorf("add cache %s: %w", c.ID, err)
+	}
+	if len(c.Nodes) > 0 {
+		for _, m := range c.members() {
+			if err := l.publish(m.addr, m.name); err != nil {
+				return fmt.Errorf("add cache %s: %w", c.ID, err)
+			}
+		}
 	}
 	l.cache.mu.Lock()
 	defer l.cache.mu.Unlock()

@@ -322,7 +322,7 @@ func TestHostile(t *testing.T) {
 	}
 
 	k := newTalk(0)
-	for range 1000 {
+	for range maxPending / 1000 {
 		k.pieces(strings.Repeat(command("MULTI")+command("EXEC"), 1000), k.t.sent)
 	}
 	if k.t.lost == "" || len(k.t.queue) > 0 {
