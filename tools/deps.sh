@@ -52,7 +52,7 @@ needs() {
 			test ip             iproute2          -            network namespaces: a bastion that is truly isolated
 			test unshare        util-linux        -            the same
 			test systemd-analyze systemd          -            whether systemd takes the service's unit
-			test python3:pg8000 python3-pg8000    -            a PostgreSQL client without libpq
+			test python3:asyncpg python3-asyncpg  -            a PostgreSQL client without libpq
 			test python3:pymysql python3-pymysql  -            a MySQL client without MariaDB's or MySQL's library
 		EOF
 		;;

@@ -1,0 +1,308 @@
+package main
+
+import (
+	"errors"
+	"net/netip"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/hosts"
+	"github.com/bastion-ssm/bastion/targets"
+)
+
+func TestDSN(t *testing.T) {
+	at := netip.MustParseAddrPort("127.0.0.1:4000")
+	pg := database{Name: "rds:orders", Protocol: postgres, Engine: "postgres", Listen: at, ServerName: "orders.x", Database: "sales"}
+	named := pg
+	named.Reaches, named.CA, named.User, named.Listen = true, "/ca's.pem", "ann", netip.MustParseAddrPort("127.64.0.1:5432")
+	token := pg
+	token.User, token.Password = "ann smith", "a/b?c=d&e"
+	my := database{Name: "rds:shop", Protocol: mysql, Engine: "mariadb", Listen: at, ServerName: "shop.x", Database: "shop", User: "app"}
+	mytoken := my
+	mytoken.Password = "a/b?c=d&e"
+	cache := database{Name: "cache:a", Protocol: redis, Engine: "redis", Listen: at, ServerName: "a.x"}
+	secure := cache
+	secure.TLS = true
+	plain := database{Name: "db:5432", Protocol: postgres, Listen: at, ServerName: "db"}
+	docs := database{Name: "rds:docs", Protocol: mongo, Engine: "docdb", Listen: at, ServerName: "docs.x"}
+	web := database{Name: "wiki:443", Listen: netip.MustParseAddrPort("[::1]:443"), ServerName: "wiki"}
+	for _, tt := range []struct {
+		d            database
+		format, want string
+	}{
+		{pg, "uri", "postgresql://127.0.0.1:4000/sales?sslmode=require"},
+		{pg, "jdbc", "jdbc:postgresql://127.0.0.1:4000/sales?sslmode=require"},
+		{pg, "kv", "host=orders.x hostaddr=127.0.0.1 port=4000 dbname=sales sslmode=require"},
+		{pg, "go", "postgresql://127.0.0.1:4000/sales?sslmode=require"},
+		{pg, "python", "postgresql+psycopg://127.0.0.1:4000/sales?sslmode=require"},
+		{named, "uri", "postgresql://ann@orders.x:5432/sales?sslmode=verify-full&sslrootcert=%2Fca%27s.pem"},
+		{named, "jdbc", "jdbc:postgresql://orders.x:5432/sales?sslmode=verify-full&sslrootcert=%2Fca%27s.pem&user=ann"},
+		{named, "kv", `host=orders.x hostaddr=127.64.0.1 port=5432 dbname=sales user=ann sslmode=verify-full sslrootcert='/ca\'s.pem'`},
+		{token, "uri", "postgresql://ann%20smith:a%2Fb%3Fc=d&e@127.0.0.1:4000/sales?sslmode=require"},
+		{token, "jdbc", "jdbc:postgresql://127.0.0.1:4000/sales?sslmode=require&user=ann+smith&password=a%2Fb%3Fc%3Dd%26e"},
+		{token, "kv", "host=orders.x hostaddr=127.0.0.1 port=4000 dbname=sales user='ann smith' password=a/b?c=d&e sslmode=require"},
+		{my, "uri", "mysql://app@127.0.0.1:4000/shop"},
+		{my, "jdbc", "jdbc:mysql://127.0.0.1:4000/shop?sslMode=REQUIRED&user=app"},
+		{my, "go", "app@tcp(127.0.0.1:4000)/shop?tls=skip-verify"},
+		{my, "python", "mysql+pymysql://app@127.0.0.1:4000/shop"},
+		{mytoken, "go", "app:a/b?c=d&e@tcp(127.0.0.1:4000)/shop?tls=skip-verify&allowCleartextPasswords=true"},
+		{my, "kv", ""},
+		{cache, "uri", "redis://127.0.0.1:4000"},
+		{secure, "uri", "rediss://127.0.0.1:4000"},
+		{secure, "jdbc", "jdbc:redis://127.0.0.1:4000/0?ssl=true&verifyServerCertificate=false"},
+		{plain, "uri", "postgresql://127.0.0.1:4000/"},
+		{docs, "uri", "mongodb://127.0.0.1:4000/?tls=true&directConnection=true&retryWrites=false"},
+		{docs, "jdbc", ""},
+		{web, "uri", "tcp://[::1]:443"},
+		{web, "node", ""},
+		{web, "python", ""},
+	} {
+		got, ok := formats[tt.format].of(tt.d)
+		if !ok {
+			got = ""
+		}
+		if got != tt.want {
+			t.Errorf("%s of %s: %s, want %s", tt.format, tt.d.Name, got, tt.want)
+		}
+	}
+	if got, _ := named.shell(); !strings.Contains(got, `export PGSSLROOTCERT='/ca'\''s.pem'`) {
+		t.Errorf("env: %s", got)
+	}
+}
+
+func TestProtocolOf(t *testing.T) {
+	for _, tt := range []struct {
+		engine string
+		port   int
+		want   protocol
+	}{
+		{"aurora-postgresql", 1, postgres},
+		{"aurora-mysql", 1, mysql},
+		{"aurora", 1, mysql},
+		{"valkey", 1, redis},
+		{"oracle-ee", 5432, ""},
+		{"memcached", 6379, ""},
+		{"", 5432, postgres},
+		{"", 3306, mysql},
+		{"", 443, ""},
+	} {
+		if got := protocolOf(tt.engine, tt.port); got != tt.want {
+			t.Errorf("protocolOf(%q, %d) = %q, want %q", tt.engine, tt.port, got, tt.want)
+		}
+	}
+}
+
+// What the user has said about TLS is never made less, and certificates are named only where there are some.
+func TestPGVariables(t *testing.T) {
+	ca := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(ca, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	home := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(home, ".postgresql"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(home, ".postgresql", "root.crt"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	rds := database{
+		Protocol: postgres, Engine: "postgres", Listen: netip.MustParseAddrPort("127.0.0.1:4000"), ServerName: "orders.x", Database: "sales",
+	}
+	host := rds
+	host.Engine = ""
+	for name, tt := range map[string]struct {
+		d          database
+		ca         string
+		env        []string
+		mode, root string // "": not set by us
+	}{
+		"RDS":                         {d: rds, mode: "require"},
+		"a host":                      {d: host},
+		"tls_ca":                      {d: rds, ca: ca, mode: "verify-full", root: ca},
+		"tls_ca and a host":           {d: host, ca: ca, mode: "verify-full", root: ca},
+		"the user's root":             {d: rds, env: []string{"PGSSLROOTCERT=" + ca}, mode: "verify-full"},
+		"the user's goes before ours": {d: rds, ca: "/other", env: []string{"PGSSLROOTCERT=" + ca}, mode: "verify-full"},
+		"the system's":                {d: rds, env: []string{"PGSSLROOTCERT=system"}, mode: "verify-full"},
+		"one that is missing":         {d: rds, env: []string{"PGSSLROOTCERT=/nope"}, mode: "require"},
+		"libpq's own place":           {d: rds, env: []string{"HOME=" + home, "APPDATA="}, mode: "verify-full"},
+		"the user's mode":             {d: rds, ca: ca, env: []string{"PGSSLMODE=verify-ca"}, root: ca},
+	} {
+		tt.d.CA = tt.ca
+		env, _ := execEnvironment(append([]string{"PGHOST=elsewhere"}, tt.env...), []database{tt.d})
+		added := env[len(tt.env)+1:]
+		get := func(name string) string {
+			i := slices.IndexFunc(added, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
+			if i < 0 {
+				return ""
+			}
+			return strings.TrimPrefix(added[i], name+"=")
+		}
+		if got := get("PGSSLMODE"); got != tt.mode {
+			t.Errorf("%s: PGSSLMODE=%q, want %q", name, got, tt.mode)
+		}
+		if got := get("PGSSLROOTCERT"); got != tt.root {
+			t.Errorf("%s: PGSSLROOTCERT=%q, want %q", name, got, tt.root)
+		}
+		if get("PGHOST") != "orders.x" || get("PGHOSTADDR") != "127.0.0.1" || get("PGPORT") != "4000" || get("PGDATABASE") != "sales" {
+			t.Errorf("%s: %q", name, added)
+		}
+	}
+}
+
+func TestExecEnvironment(t *testing.T) {
+	at := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port) }
+	env, notes := execEnvironment([]string{"PATH=/bin", "PGSERVICE=prod", "PGDATABASE=mine", "REDIS_URL=old"}, []database{
+		{Name: "rds:a", Protocol: postgres, Engine: "postgres", Listen: at(1), ServerName: "a.x", Database: "adb", User: "ann", Password: "secret"},
+		{Name: "rds:b/reader", Protocol: postgres, Engine: "postgres", Listen: at(2), ServerName: "b.x"},
+		{Name: "cache:c", Protocol: redis, Engine: "redis", Listen: at(3), ServerName: "c.x", TLS: true},
+		{Name: "rds:d", Protocol: mysql, Engine: "mysql", Listen: at(4), ServerName: "d.x", Password: "secret"},
+		{Name: "w-i_k.i:443", Listen: at(5), ServerName: "w"},
+	})
+	last := make(map[string]string)
+	for _, kv := range env {
+		name, value, _ := strings.Cut(kv, "=")
+		last[name] = value
+	}
+	for name, want := range map[string]string{
+		"PATH": "/bin", "PGPORT": "1", "PGUSER": "ann", "PGPASSWORD": "secret", "PGDATABASE": "mine", "PGHOST": "a.x",
+		"BASTION_RDS_A_PORT": "1", "BASTION_RDS_A_PASSWORD": "secret", "BASTION_RDS_A_USER": "ann", "BASTION_RDS_A_DATABASE": "adb",
+		"BASTION_RDS_B_READER_ADDR": "127.0.0.1:2", "BASTION_RDS_B_READER_SERVERNAME": "b.x",
+		"REDIS_URL": "rediss://127.0.0.1:3", "MYSQL_HOST": "127.0.0.1", "MYSQL_TCP_PORT": "4", "MYSQL_PWD": "secret",
+		"LIBMYSQL_ENABLE_CLEARTEXT_PLUGIN": "1", "BASTION_W_I_K_I_443_URL": "tcp://127.0.0.1:5",
+		"BASTION_EXEC": "RDS_A,RDS_B_READER,CACHE_C,RDS_D,W_I_K_I_443",
+	} {
+		if last[name] != want {
+			t.Errorf("%s=%q, want %q", name, last[name], want)
+		}
+	}
+	if _, ok := last["PGSERVICE"]; ok {
+		t.Error("PGSERVICE would lead psql past the forward")
+	}
+	if len(notes) != 2 || !strings.Contains(notes[0], "PG* are those of rds:a") || !strings.Contains(notes[0], "BASTION_RDS_B_READER_*") ||
+		!strings.Contains(notes[1], "PGSERVICE") {
+		t.Errorf("notes: %q", notes)
+	}
+}
+
+func TestParseExec(t *testing.T) {
+	pairs, program, err := parseExec([]string{"rds:a", "cache:b", "16379", "--", "psql", "-c", "--"})
+	if err != nil || len(pairs) != 2 || !pairs[0].Local.Free || pairs[1].Local.Port != 16379 || !slices.Equal(program, []string{"psql", "-c", "--"}) {
+		t.Errorf("%+v, %q, %v", pairs, program, err)
+	}
+	// The options of the program are its own, also where they look like ours.
+	a := &app{flags: make(map[string]string)}
+	args, err := flagsFirst(a.cli(), []string{"bastion", "exec", "rds:a", "-q", "--", "psql", "-q", "--user", "x"})
+	if want := []string{"bastion", "exec", "-q", "--", "rds:a", "--", "psql", "-q", "--user", "x"}; err != nil || !slices.Equal(args, want) {
+		t.Errorf("%q, %v, want %q", args, err, want)
+	}
+	for _, args := range [][]string{
+		nil,
+		{"rds:a"},
+		{"rds:a", "psql"},
+		{"rds:a", "--"},
+		{"--", "psql"},
+		{"--"},
+		{"rds:a", "rds:a", "--", "x"},
+		{"a-b", "a_b", "--", "x"},
+		{"ssh", "--", "x"},
+		{"5432", "--", "x"},
+		{"a/b", "--", "x"},
+	} {
+		if _, _, err := parseExec(args); fail.KindOf(err) != fail.Usage || fail.NextOf(err) == "" {
+			t.Errorf("%q: %v (next: %s)", args, err, fail.NextOf(err))
+		}
+	}
+}
+
+func TestFindProgram(t *testing.T) {
+	for name, want := range map[string]int{"no-such-program": exitNotFound, "/no/such": exitNotFound, os.DevNull: exitNotExecutable} {
+		_, err := findProgram(name)
+		var exit *exitError
+		if !errors.As(err, &exit) || exit.code != want || fail.NextOf(err) == "" {
+			t.Errorf("%s: %v, want exit code %d", name, err, want)
+		}
+	}
+}
+
+func TestFindForward(t *testing.T) {
+	all := []api.Forward{
+		{Name: "socks", Kind: api.KindProxy, State: api.ForwardReady},
+		{Name: "orders", Spec: "rds:orders", State: api.ForwardReady},
+		{Name: "orders-2", Spec: "rds:orders:5433", State: api.ForwardReady},
+		{Name: "cache", Spec: "cache:c", State: api.ForwardStarting},
+	}
+	for name, want := range map[string]string{
+		"orders": "orders", "orders-2": "orders-2", "rds:orders": "orders", "rds:orders:5433": "orders-2",
+	} {
+		if f, err := findForward(all, name); err != nil || f.Name != want {
+			t.Errorf("%s: %q, %v, want %q", name, f.Name, err, want)
+		}
+	}
+	for name, says := range map[string]string{"socks": "bastion forward -d socks", "nope": "orders, orders-2", "cache:c": "bastion wait"} {
+		if _, err := findForward(all, name); fail.KindOf(err) != fail.NoTarget || !strings.Contains(fail.NextOf(err), says) {
+			t.Errorf("%s: %v (next: %s)", name, err, fail.NextOf(err))
+		}
+	}
+}
+
+func TestNewDatabase(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "hosts")
+	if err := os.WriteFile(file, []byte("127.64.0.1 orders.x\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := config.Settings{HostsFile: file}
+	for listen, want := range map[string]string{
+		"127.64.0.1:5432": "orders.x:5432",
+		"127.64.0.2:5432": "127.64.0.2:5432",
+		"127.0.0.1:5432":  "127.0.0.1:5432",
+		"0.0.0.0:5432":    "127.0.0.1:5432",
+		"[::]:5432":       "[::1]:5432",
+	} {
+		d, err := newDatabase("x", api.Forward{Listen: listen, Target: "Orders.x.:5432"}, s)
+		if err != nil || !strings.EqualFold(d.addr(), want) {
+			t.Errorf("%s: %s, %v, want %s", listen, d.addr(), err, want)
+		}
+	}
+	for _, f := range []api.Forward{{}, {Listen: "x"}, {Listen: "127.0.0.1:1", Target: "x"}, {Listen: "127.0.0.1:1", Target: "x:y"}} {
+		if _, err := newDatabase("x", f, s); err == nil {
+			t.Errorf("%+v was accepted", f)
+		}
+	}
+}
+
+func TestAddHosts(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "hosts")
+	const before = "127.64.9.9 fixed.x\n"
+	if err := os.WriteFile(file, []byte(before), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	s := config.Settings{HostsFile: file}
+	endpoints := []targets.Endpoint{{Name: "a", Host: "A.x", Port: 5432}, {Name: "b", Host: "fixed.x", Port: 3306}, {Name: "c", Host: "a.x", Port: 6379}}
+	requests := []api.ForwardRequest{{Listen: ":"}, {Listen: "3307"}, {}}
+	block, err := addHosts(t.Context(), s, endpoints, requests)
+	if err != nil {
+		t.Fatal(err)
+	}
+	a := hosts.Address("a.x", func(netip.Addr) bool { return false }).String()
+	if requests[0].Listen != a+":5432" || requests[1].Listen != "127.64.9.9:3307" || requests[2].Listen != a+":6379" {
+		t.Errorf("listen at %q", requests)
+	}
+	if err := block.Remove(); err != nil {
+		t.Error(err)
+	}
+	if now, err := os.ReadFile(file); err != nil || string(now) != before {
+		t.Errorf("%q, %v", now, err)
+	}
+	for listen, host := range map[string]string{"127.0.0.1:5432": "a.x", ":": "10.0.0.1"} {
+		_, err := addHosts(t.Context(), s, []targets.Endpoint{{Name: "a", Host: host, Port: 1}}, []api.ForwardRequest{{Listen: listen}})
+		if fail.KindOf(err) != fail.Usage || fail.NextOf(err) == "" {
+			t.Errorf("%s at %s: %v", host, listen, err)
+		}
+	}
+}
