@@ -148,16 +148,22 @@ func (d *Daemon) bump() {
 	d.touch()
 }
 
-// begin counts a request, during which the Daemon is not idle, until the function that it returns is called.
+// begin counts a request, during which the Daemon is not idle and for whose end it waits, until the function that it returns is
+// called.
 func (d *Daemon) begin() (end func()) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if d.closing { // close may be waiting already; what the request asks for is refused
+		return func() {}
+	}
 	d.requests++
+	d.tasks.Add(1)
 	return func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
 		d.requests--
 		d.used = time.Now()
+		d.tasks.Done()
 	}
 }
 
