@@ -13,9 +13,6 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-const clusterModeNote = "cluster mode: the server sends clients on to addresses of its nodes, " +
-	"which only a SOCKS proxy can follow"
-
 // cache resolves an ElastiCache target: a replication group, a serverless cache, or a cache cluster.
 func (r *Resolver) cache(ctx context.Context, spec Spec) (Endpoint, error) {
 	if r.ElastiCache == nil {
@@ -92,7 +89,7 @@ func fromGroup(g *types.ReplicationGroup) candidate {
 	tls := aws.ToBool(g.TransitEncryptionEnabled) && g.TransitEncryptionMode != types.TransitEncryptionModePreferred
 	if aws.ToBool(g.ClusterEnabled) || g.ConfigurationEndpoint != nil {
 		c.endpoint = cacheEndpoint(g.ConfigurationEndpoint, tls)
-		c.endpoint.Note = clusterModeNote
+		c.endpoint.Note, c.endpoint.Cluster = clusterModeNote, true
 		return c
 	}
 	if len(g.NodeGroups) > 0 {
@@ -118,13 +115,18 @@ func (r *Resolver) serverless(ctx context.Context, spec Spec, id *string) ([]can
 			return nil, fail.AWS(fail.Other, "look up target "+spec.String(), "elasticache:DescribeServerlessCaches", err)
 		}
 		for _, s := range page.ServerlessCaches {
-			found = append(found, candidate{
+			c := candidate{
 				id: strings.ToLower(aws.ToString(s.ServerlessCacheName)), what: "serverless cache",
 				status: aws.ToString(s.Status), engine: aws.ToString(s.Engine),
 				endpoint: cacheEndpoint(s.Endpoint, true),
 				reader:   cacheEndpoint(s.ReaderEndpoint, true),
 				readers:  true,
-			})
+			}
+			if c.engine != "memcached" { // it is a cluster to its clients, of endpoints that only the VPC knows
+				c.endpoint.Note, c.endpoint.Cluster = clusterModeNote, true
+				c.reader.Note, c.reader.Cluster = clusterModeNote, true
+			}
+			found = append(found, c)
 		}
 	}
 	return found, nil

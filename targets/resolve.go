@@ -50,6 +50,8 @@ type Endpoint struct {
 	IAM      bool   // of RDS: IAM database authentication is enabled
 	TLS      bool   // the endpoint accepts only TLS; known of ElastiCache only
 	Note     string // what the user should know before connecting, or empty
+	// Cluster is a cluster of Redis or Valkey: clients follow its answers to nodes at other addresses.
+	Cluster bool
 }
 
 // Resolver finds endpoints. The clients may be nil if no target needs them. It is safe for concurrent use.

@@ -106,15 +106,15 @@ func TestResolve(t *testing.T) {
 		}},
 		{"cache:sharded", Endpoint{
 			Name: "cache:sharded", Host: "clustercfg.sharded.x", Port: 6379, Engine: "valkey", TLS: true,
-			Note: clusterModeNote,
+			Note: clusterModeNote, Cluster: true,
 		}},
 		{"cache:elastic", Endpoint{
 			Name: "cache:elastic", Host: "elastic.serverless.x", Port: 6379, Engine: "valkey",
-			TLS: true,
+			TLS: true, Note: clusterModeNote, Cluster: true,
 		}},
 		{"cache:elastic/reader", Endpoint{
 			Name: "cache:elastic/reader", Host: "elastic.serverless.x", Port: 6380, Engine: "valkey",
-			TLS: true,
+			TLS: true, Note: clusterModeNote, Cluster: true,
 		}},
 		{"cache:moving", Endpoint{Name: "cache:moving", Host: "moving.x", Port: 6379, Engine: "redis"}}, // TLS: not yet
 		{"cache:pages", Endpoint{Name: "cache:pages", Host: "pages.cfg.x", Port: 11211, Engine: "memcached"}},
