@@ -201,6 +201,8 @@ func (a *app) cli() *cli.App {
 			a.lsCommand(),
 			a.stopCommand(),
 			a.waitCommand(),
+			a.dashboardCommand(),
+			a.topCommand(),
 			{
 				Name:        "version",
 				Usage:       "print the version",

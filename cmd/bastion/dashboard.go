@@ -1,0 +1,119 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/config"
+)
+
+func (a *app) dashboardCommand() *cli.Command {
+	var listen string
+	var noOpen bool
+	return &cli.Command{
+		Name:     "dashboard",
+		Usage:    "open a page in the browser that shows the agent, and opens and closes forwards",
+		Category: "Agent",
+		Description: text(`
+			Prints the address of the agent's page and opens it in your browser: forwards, links with their sessions, throughput and
+			round trips, bastions with their cost so far, and the latest connections. The agent is started if it does not run.
+
+			The address lets one browser in, once and within a minute; run the command again for another. The page is on a loopback
+			address, for this machine only. What is opened there is opened with this command's settings and AWS account.`,
+			"bastion dashboard",
+			"bastion dashboard --no-open        # prints the address only",
+			"bastion dashboard --listen 127.0.0.1:8080"),
+		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
+			&textFlag{
+				names: []string{"listen"}, value: "ADDRESS:PORT", set: func(v string) { listen = v },
+				help: "loopback address to serve the page on, if it is not served yet (default: 127.0.0.1 and any free port)",
+			},
+			switchFlag(&noOpen, "only print the address", "no-open")),
+		Action: func(c *cli.Context) error { return a.dashboard(c, listen, noOpen) },
+	}
+}
+
+// dashboard runs `bastion dashboard`.
+func (a *app) dashboard(c *cli.Context, listen string, noOpen bool) error {
+	if err := argCount(c, 0, 0); err != nil {
+		return err
+	}
+	s, err := a.settings()
+	if err != nil {
+		return err
+	}
+	client, err := a.connectAgent(c.Context, s)
+	if err != nil {
+		return err
+	}
+	req := api.DashboardRequest{Scope: a.scope(s), Listen: listen}
+	for name, t := range s.Targets {
+		req.Targets = append(req.Targets, api.NamedTarget{Name: name, Spec: t.Spec, LocalPort: t.LocalPort})
+	}
+	slices.SortFunc(req.Targets, func(x, y api.NamedTarget) int { return strings.Compare(x.Name, y.Name) })
+	link, err := client.Dashboard(c.Context, req)
+	if err != nil {
+		return remoteHint(err)
+	}
+	if s.Output == "json" {
+		err = a.printJSON(link)
+	} else {
+		_, err = fmt.Fprintln(a.out, link.URL)
+	}
+	if err != nil || noOpen {
+		return err
+	}
+	if err := openPage(c.Context, link); err != nil && !s.Quiet {
+		fmt.Fprintf(a.err, "bastion: no browser was started (%s): open the address within a minute\n", oneLine(err.Error()))
+	}
+	return nil
+}
+
+// openerPatience is how long a program that opens pages may take to fail. Most have handed on the page by then; some stay for as
+// long as the browser does.
+const openerPatience = 2 * time.Second
+
+// openPage opens the dashboard in the user's browser. The address is good for whoever has it first, and every user of the machine
+// can read command lines: the browser gets a file's name instead, which only the user can read.
+func openPage(ctx context.Context, link api.Dashboard) error {
+	if runtime.GOOS == "linux" && os.Getenv("DISPLAY") == "" && os.Getenv("WAYLAND_DISPLAY") == "" && os.Getenv("BROWSER") == "" {
+		return errors.New("there is no display")
+	}
+	if link.Page == "" {
+		return errors.New("there is no page that leads to it")
+	}
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), "xdg-open", link.Page)
+	switch runtime.GOOS {
+	case "darwin":
+		cmd = exec.CommandContext(context.WithoutCancel(ctx), "open", link.Page)
+	case "windows":
+		cmd = exec.CommandContext(context.WithoutCancel(ctx), "rundll32", "url.dll,FileProtocolHandler", link.Page)
+	}
+	detachProcess(cmd) // Ctrl-C is for the command, not for the browser
+	if err := cmd.Start(); err != nil {
+		return err
+	}
+	ended := make(chan error, 1)
+	go func() { ended <- cmd.Wait() }() // if it stays, it ends after this process
+	t := time.NewTimer(openerPatience)
+	defer t.Stop()
+	select {
+	case err := <-ended:
+		if err != nil {
+			return fmt.Errorf("%s: %w", cmd.Args[0], err)
+		}
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return nil
+}
