@@ -171,7 +171,7 @@ func (d *Daemon) parse(req api.OpenRequest, events *events) ([]*forward, error) 
 	for _, r := range req.Forwards {
 		f := &forward{
 			d: d, detached: req.Detached, pid: req.PID, opened: time.Now(), done: make(chan struct{}), state: api.ForwardReady, events: events,
-			record: record{Request: r, Command: req.Command},
+			record: record{Request: r, Command: req.Command, Scope: api.Scope{Settings: req.Scope.Settings}},
 		}
 		var err error
 		if r.Listen != "" {
@@ -214,8 +214,8 @@ func (d *Daemon) findTwins(forwards []*forward, settings config.Settings, env ma
 			r := other.record
 			if other.detached && r.Request.Kind == f.record.Request.Kind && r.Request.Target == f.record.Request.Target &&
 				(f.record.Request.Name == "" || f.record.Request.Name == other.name) &&
-				engineKey(settings, env, r.Owner) == r.Link && f.listensLike(other) {
-				f.twin = other
+				engineKey(settings, env, r.Owner) == r.Link && f.listensLike(other) && f.servesLike(other) {
+				f.twins = append(f.twins, other)
 			}
 		}
 	}
@@ -224,6 +224,27 @@ func (d *Daemon) findTwins(forwards []*forward, settings config.Settings, env ma
 // listensLike reports whether the address that f is to have is that of other.
 func (f *forward) listensLike(other *forward) bool {
 	if f.local.Free {
+// chooseTwin chooses the twin that is of e; the others are of other identities.
+func (f *forward) chooseTwin(e *engine) {
+	for _, twin := range f.twins {
+		if twin.record.Link == e.id {
+			f.twin = twin
+			return
+		}
+	}
+	f.twins = nil
+}
+
+// servesLike reports whether f is to serve as other does, with the same password.
+func (f *forward) servesLike(other *forward) bool {
+	for _, key := range []string{"proxy_domains", "proxy_cidrs", "proxy_auth_file"} {
+		if f.record.Request.Kind == api.KindProxy && f.record.Scope.Settings[key] != other.record.Scope.Settings[key] {
+			return false
+		}
+	}
+	return true
+}
+
 		return true
 	}
 	port := f.target.Port
@@ -296,7 +317,8 @@ func (e *engine) endpoints(ctx context.Context, forwards []*forward, allowRemote
 		}
 	}
 	for _, f := range forwards {
-		f.record.Scope, f.record.Owner, f.record.Link = e.scope, e.owner, e.id
+		// The settings are the request's own: those of a proxy, such as its password, are not the engine's.
+		f.record.Scope.Env, f.record.Owner, f.record.Link = e.scope.Env, e.owner, e.id
 	}
 	return nil
 }
