@@ -39,7 +39,8 @@ type forward struct {
 	cancel   context.CancelCauseFunc
 	done     chan struct{} // closed once it has ended and is not the Daemon's any more
 	events   *events       // of the request; nil for one that was restored
-	twin     *forward      // the detached forward that was there before and is as this one was to be; or nil
+	twins    []*forward    // detached forwards that were there before and are as this one is to be, whoever they are of
+	twin     *forward      // the one among them that is of the same engine, in place of this one; or nil
 
 	engine  *engine // guarded by d.mu, as the following
 	release func()  // of engine
@@ -89,12 +90,8 @@ func (d *Daemon) open(ctx context.Context, req api.OpenRequest, events *events) 
 		}
 	}()
 	// What can be wrong on this machine is found before AWS is asked.
-	for _, f := range forwards {
-		if port, known := f.listenPort(); known && f.twin == nil {
-			if err := f.listen(ctx, port, settings.AllowRemote); err != nil {
-				return err
-			}
-		}
+	if err := listenKnown(ctx, forwards, settings.AllowRemote); err != nil {
+		return err
 	}
 	w := &watcher{emit: events.try}
 	e, release, err := d.engine(ctx, req.Scope, w)
@@ -102,6 +99,12 @@ func (d *Daemon) open(ctx context.Context, req api.OpenRequest, events *events) 
 		return err
 	}
 	defer release()
+	for _, f := range forwards {
+		f.chooseTwin(e)
+	}
+	if err := listenKnown(ctx, forwards, settings.AllowRemote); err != nil {
+		return err
+	}
 	if err := e.endpoints(ctx, forwards, settings.AllowRemote, events); err != nil {
 		return err
 	}
@@ -221,9 +224,6 @@ func (d *Daemon) findTwins(forwards []*forward, settings config.Settings, env ma
 	}
 }
 
-// listensLike reports whether the address that f is to have is that of other.
-func (f *forward) listensLike(other *forward) bool {
-	if f.local.Free {
 // chooseTwin chooses the twin that is of e; the others are of other identities.
 func (f *forward) chooseTwin(e *engine) {
 	for _, twin := range f.twins {
@@ -245,6 +245,9 @@ func (f *forward) servesLike(other *forward) bool {
 	return true
 }
 
+// listensLike reports whether the address that f is to have is that of other.
+func (f *forward) listensLike(other *forward) bool {
+	if f.local.Free {
 		return true
 	}
 	port := f.target.Port
@@ -257,6 +260,18 @@ func (f *forward) servesLike(other *forward) bool {
 // listenPort returns the target's port for the listener, and whether it is known without asking AWS, or not needed.
 func (f *forward) listenPort() (port int, known bool) {
 	return f.target.Port, f.local.Free || f.local.Port != 0 || f.target.Port != 0
+}
+
+// listenKnown opens the listeners whose address is known without asking AWS, and that are not open yet.
+func listenKnown(ctx context.Context, forwards []*forward, allowRemote bool) error {
+	for _, f := range forwards {
+		if port, known := f.listenPort(); known && len(f.twins) == 0 && f.ln == nil {
+			if err := f.listen(ctx, port, allowRemote); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
 }
 
 func (f *forward) listen(ctx context.Context, targetPort int, allowRemote bool) error {

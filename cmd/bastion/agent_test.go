@@ -268,24 +268,91 @@ func TestAgentIdle(t *testing.T) {
 	})
 }
 
-// The agent acts with the credentials of the command, and with fresh ones once a command has brought them.
+// signIn gives an identity of the lab new credentials and returns a command's environment that has them in variables.
+func (e *labEnv) signIn(name string) (env []string) {
+	e.t.Helper()
+	files, err := e.AddIdentity(name, lab.IdentityConfig{Expires: time.Now().Add(time.Hour)})
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	var text []byte
+	for _, kv := range files {
+		if path, ok := strings.CutPrefix(kv, "AWS_SHARED_CREDENTIALS_FILE="); ok {
+			if text, err = os.ReadFile(path); err != nil {
+				e.t.Fatal(err)
+			}
+		}
+	}
+	_, section, _ := strings.Cut(string(text), "["+name+"]\n")
+	section, _, _ = strings.Cut(section, "[")
+	for line := range strings.Lines(section) {
+		if key, value, ok := strings.Cut(strings.TrimSpace(line), " = "); ok {
+			env = append(env, strings.ToUpper(key)+"="+value)
+		}
+	}
+	return append(env, "AWS_PROFILE=", "AWS_SHARED_CREDENTIALS_FILE="+os.DevNull, "AWS_CONFIG_FILE="+os.DevNull)
+}
+
+// The agent acts with the credentials of the command's variables: renewed ones of the same identity are for the same link, others
+// for another, and none are kept where a process that comes later could find them.
 func TestAgentCredentials(t *testing.T) {
 	t.Parallel()
 	e := startAgentLab(t, nil)
-	f := e.detach("cache", ":")
-	if r := e.run([]string{"AWS_PROFILE=", "AWS_ACCESS_KEY_ID=AKIAUNKNOWNUNKNOWN00", "AWS_SECRET_ACCESS_KEY=wrong"},
-		"forward", "-d", "cache", ":"); r.code != 4 {
+	open := func(env []string, args ...string) api.Forward {
+		t.Helper()
+		r := e.run(env, append([]string{"forward", "--detach", "-o", "json"}, args...)...)
+		var out struct {
+			Forwards []api.Forward `json:"forwards"`
+		}
+		if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || len(out.Forwards) != 1 {
+			t.Fatalf("%v, exit code %d\n%s", err, r.code, r.stderr)
+		}
+		return out.Forwards[0]
+	}
+	first := open(e.signIn("alice"), "cache", ":")
+	renewed := e.signIn("alice")
+	if second := open(renewed, "rds:orders", ":"); second.Link != first.Link {
+		t.Errorf("renewed credentials have the link %s, want %s", second.Link, first.Link)
+	}
+	if other := open(e.signIn("bob"), "cache", ":"); other.Link == first.Link {
+		t.Error("another identity has the same link")
+	}
+	wrong := []string{"AWS_ACCESS_KEY_ID=AKIAUNKNOWNUNKNOWN00", "AWS_SECRET_ACCESS_KEY=not-a-secret", "AWS_SESSION_TOKEN=", "AWS_PROFILE="}
+	if r := e.run(wrong, "forward", "-d", "cache", ":"); r.code != 4 {
 		t.Errorf("with wrong credentials: exit code %d, %s", r.code, r.stderr)
 	}
-	if err := ping(f.Listen); err != nil {
+
+	// The next agent knows whose credentials it needs, and gets them from the next command that has them.
+	e.must("agent", "stop")
+	e.must("agent", "start")
+	if err := ping(first.Listen); err == nil {
+		t.Error("a forward works without credentials")
+	}
+	r := e.must("ls")
+	if !strings.Contains(r.stdout, "failed") || !strings.Contains(r.stdout, "the AWS credentials of arn:aws:sts::") {
+		t.Errorf("ls: %s", r.stdout)
+	}
+	if again := open(renewed, "cache", ":"); again.Listen != first.Listen {
+		t.Errorf("asked for again it is at %s, want %s", again.Listen, first.Listen)
+	}
+	if err := ping(first.Listen); err != nil {
 		t.Error(err)
 	}
-	log, err := os.ReadFile(filepath.Join(e.home(), "state", "agent.log"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if strings.Contains(string(log), "AKIAUNKNOWN") || strings.Contains(string(log), "wrong") {
-		t.Errorf("credentials in the log: %s", log)
+
+	for _, kv := range append(renewed, wrong...) {
+		name, value, _ := strings.Cut(kv, "=")
+		if !strings.HasPrefix(name, "AWS_SECRET") && name != "AWS_SESSION_TOKEN" || value == "" {
+			continue
+		}
+		for _, file := range []string{"agent.log", "agent.err", "forwards.json"} {
+			data, err := os.ReadFile(filepath.Join(e.home(), "state", file))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if strings.Contains(string(data), value) {
+				t.Errorf("%s has the value of %s", file, name)
+			}
+		}
 	}
 }
 
