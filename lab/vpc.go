@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"syscall"
 	"time"
 
 	"github.com/bastion-ssm/bastion/lab/vpc"
@@ -69,35 +70,50 @@ func (l *Lab) startPostgres(ctx context.Context) error {
 	if l.cfg.Postgres == Off {
 		return nil
 	}
-	host, port := vpc.LoopbackAddr(5432)
 	certificate, err := l.authority.Issue(dbHost(DBID))
 	if err != nil {
 		return err
 	}
-	p, err := vpc.StartPostgres(ctx, vpc.PostgresConfig{
-		Mode: l.cfg.Postgres, Host: host, Port: port, User: DBUser, Password: DBPassword, Database: DBID, Seed: dbSeed,
-		TLS: certificate, TokenUser: DBIAMUser, SignIn: l.signIn(DBID), Logger: l.log.With("part", "postgres"),
+	err = onLoopback(5432, func(host string, port int) (err error) {
+		l.postgres, err = vpc.StartPostgres(ctx, vpc.PostgresConfig{
+			Mode: l.cfg.Postgres, Host: host, Port: port, User: DBUser, Password: DBPassword, Database: DBID, Seed: dbSeed,
+			TLS: certificate, TokenUser: DBIAMUser, SignIn: l.signIn(DBID), Logger: l.log.With("part", "postgres"),
+		})
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	l.postgres = p
-	return l.AddDBInstance(DBInstance{ID: DBID, Version: "15.4", Database: DBID, Addr: p.Addr(), IAM: true})
+	return l.AddDBInstance(DBInstance{ID: DBID, Version: "15.4", Database: DBID, Addr: l.postgres.Addr(), IAM: true})
 }
 
 func (l *Lab) startRedis(ctx context.Context) error {
 	if l.cfg.Redis == Off {
 		return nil
 	}
-	host, port := vpc.LoopbackAddr(6379)
-	r, err := vpc.StartRedis(ctx, vpc.RedisConfig{
-		Mode: l.cfg.Redis, Host: host, Port: port, Seed: cacheSeed, Logger: l.log.With("part", "redis"),
+	err := onLoopback(6379, func(host string, port int) (err error) {
+		l.redis, err = vpc.StartRedis(ctx, vpc.RedisConfig{
+			Mode: l.cfg.Redis, Host: host, Port: port, Seed: cacheSeed, Logger: l.log.With("part", "redis"),
+		})
+		return err
 	})
 	if err != nil {
 		return err
 	}
-	l.redis = r
-	return l.AddCache(Cache{ID: CacheID, Addr: r.Addr()})
+	return l.AddCache(Cache{ID: CacheID, Addr: l.redis.Addr()})
+}
+
+// onLoopback starts a server at a loopback address of its own, at the standard port where that is free there. A program that takes
+// the port at all addresses just then makes it try again.
+func onLoopback(standard int, start func(host string, port int) error) error {
+	const tries = 3
+	for n := 1; ; n++ {
+		host, port := vpc.LoopbackAddr(standard)
+		err := start(host, port)
+		if err == nil || n == tries || !errors.Is(err, syscall.EADDRINUSE) {
+			return err
+		}
+	}
 }
 
 func (l *Lab) closeVPC() error {
