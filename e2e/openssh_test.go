@@ -90,7 +90,7 @@ func newSSHUser(t *testing.T, write func(w *world, config string)) *sshUser {
 	}
 	u := &sshUser{world: newWorld(t, func(c *lab.Config) { c.Allow = append(c.Allow, server.Addr()) }), server: server, dir: dir}
 	u.AddName(sshHost, netip.MustParseAddr("127.0.0.1"))
-	u.stopAgentAtTheEnd()
+	u.useAgent()
 	me, err := user.Current()
 	if err != nil {
 		t.Fatal(err)
@@ -110,9 +110,10 @@ func newSSHUser(t *testing.T, write func(w *world, config string)) *sshUser {
 	return u
 }
 
-// stopAgentAtTheEnd ends the agent that commands have started.
-func (w *world) stopAgentAtTheEnd() {
+// useAgent has commands use the agent, which is ended with the test.
+func (w *world) useAgent() {
 	w.t.Helper()
+	w.env = append(w.env, "BASTION_NO_AGENT=false")
 	w.t.Cleanup(func() {
 		cmd := exec.Command(filepath.Join(bin, "bastion"), "agent", "stop")
 		cmd.Env = append(os.Environ(), w.env...)
@@ -199,6 +200,7 @@ func TestOpenSSHPrograms(t *testing.T) {
 			u.rsync(from, same)
 			u.git()
 			u.controlMaster()
+			u.fdpass(from, same)
 			u.forwards()
 			u.jump()
 
@@ -285,6 +287,20 @@ func (u *sshUser) controlMaster() {
 		u.t.Errorf("the sessions of a master made %d connections", n-began)
 	}
 	u.ssh(append(options, "-O", "exit", sshHost)...)
+}
+
+// fdpass has ssh take over the proxy's connection to the agent.
+func (u *sshUser) fdpass(from string, same func(string)) {
+	u.t.Helper()
+	options := []string{"-o", "ProxyUseFdpass=yes", "-o", "ProxyCommand=" + filepath.Join(bin, "bastion") + " proxy --fdpass %h %p"}
+	for range 5 { // the server's first bytes may come before or after the connection is handed over
+		if out := u.ssh(append(options, sshHost, "echo", "passed")...); out != "passed\n" {
+			u.t.Errorf("ssh with ProxyUseFdpass: %q", out)
+		}
+	}
+	to := filepath.Join(u.dir, "fdpass")
+	u.must(nil, "scp", append(append([]string{"-F", u.config, "-q"}, options...), from, sshHost+":"+to)...)
+	same(to)
 }
 
 // listening starts ssh with a forward to this machine's port, until the returned function is called.
@@ -426,7 +442,7 @@ func (p *oneProxy) end() error {
 func TestManyProxies(t *testing.T) {
 	const n = 200
 	w := newWorld(t, nil)
-	w.stopAgentAtTheEnd()
+	w.useAgent()
 	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
 	defer cancel()
 	var all, connected sync.WaitGroup
@@ -465,7 +481,7 @@ func TestManyProxies(t *testing.T) {
 // A proxy takes the link that stands: no question goes to AWS, and what is left is the start of a process.
 func TestWarmProxy(t *testing.T) {
 	w := newWorld(t, nil)
-	w.stopAgentAtTheEnd()
+	w.useAgent()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	once := func() time.Duration {

@@ -162,8 +162,7 @@ func (c *Client) Dial(ctx context.Context, req DialRequest) (net.Conn, error) {
 		return nil, c.unreachable(err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	r := bufio.NewReader(conn)
-	out, err := c.dial(conn, r, body)
+	err = c.upgrade(conn, body)
 	if !stop() {
 		_ = conn.Close()
 		return nil, context.Cause(ctx)
@@ -172,44 +171,36 @@ func (c *Client) Dial(ctx context.Context, req DialRequest) (net.Conn, error) {
 		_ = conn.Close()
 		return nil, err
 	}
-	return out, nil
+	return conn, nil
 }
 
-func (c *Client) dial(conn net.Conn, r *bufio.Reader, body []byte) (net.Conn, error) {
+// upgrade makes conn a connection to the target. It reads no byte of the target's: conn is for whoever gets it, which may be
+// another process.
+func (c *Client) upgrade(conn net.Conn, body []byte) error {
 	req, err := http.NewRequest(http.MethodPost, "http://agent"+PathDial, bytes.NewReader(body)) //nolint:noctx // Dial has the ctx
 	if err != nil {
-		return nil, err
+		return err
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", Protocol)
 	if err := req.Write(conn); err != nil {
-		return nil, c.unreachable(err)
+		return c.unreachable(err)
 	}
-	resp, err := http.ReadResponse(r, req)
+	resp, err := http.ReadResponse(bufio.NewReader(byByte{conn}), req)
 	if err != nil {
-		return nil, c.unreachable(err)
+		return c.unreachable(err)
 	}
 	if resp.StatusCode != http.StatusSwitchingProtocols {
 		defer func() { _ = resp.Body.Close() }()
-		return nil, readError(resp)
+		return readError(resp)
 	}
-	unix, ok := conn.(*net.UnixConn)
-	if !ok {
-		return nil, fmt.Errorf("a connection of type %T to the agent", conn)
-	}
-	return &stream{UnixConn: unix, r: r}, nil
+	return nil
 }
 
-// stream is a connection whose first bytes a reader may have taken.
-type stream struct {
-	*net.UnixConn
-	r *bufio.Reader
-}
+// byByte reads one byte at a time, so that a buffer before it never has more than was asked of it.
+type byByte struct{ r io.Reader }
 
-func (s *stream) Read(p []byte) (int, error) { return s.r.Read(p) }
-
-// WriteTo implements io.WriterTo, in place of UnixConn's, which knows nothing of r.
-func (s *stream) WriteTo(w io.Writer) (int64, error) { return s.r.WriteTo(w) }
+func (b byByte) Read(p []byte) (int, error) { return b.r.Read(p[:min(len(p), 1)]) }
 
 // call makes a request that is answered by a whole JSON value.
 func (c *Client) call(ctx context.Context, timeout time.Duration, method, path string, in, out any) error {

@@ -30,7 +30,10 @@ func isBastion(host string) bool { return host == "bastion" || strings.HasSuffix
 const knownHostsWait = 30 * time.Second
 
 // proxyFlags are the flags of proxy that are no settings.
-type proxyFlags struct{ connect string }
+type proxyFlags struct {
+	connect string // user of EC2 Instance Connect
+	pass    bool
+}
 
 func (a *app) proxyCommand() *cli.Command {
 	var f proxyFlags
@@ -48,15 +51,20 @@ func (a *app) proxyCommand() *cli.Command {
 			    PORT, with no bastion. --instance-connect has an instance accept a new key for USER, which needs no key there.
 
 			The bastion's, and the instance's, ephemeral key is offered to ssh by an ssh-agent socket (IdentityAgent), and the bastion's
-			host key by the command known-hosts (KnownHostsCommand). Both are in memory; the sockets are in runtime_dir.`,
+			host key by the command known-hosts (KnownHostsCommand). Both are in memory; the sockets are in runtime_dir.
+
+			With --fdpass, and ProxyUseFdpass yes in ssh_config, ssh gets the connection to the agent itself and the proxy ends: one
+			process less for each ssh, for hosts behind the bastion.`,
 			"ssh -o ProxyCommand='bastion proxy %h %p' admin@10.0.12.7",
 			"ssh -o ProxyCommand='bastion proxy %h %p' ec2-user@i-0123456789abcdef0",
 			"ssh -F ssh_config.example -N -D 1080 bastion"),
-		Flags: a.settingFlags(showCommon, &textFlag{
-			names: []string{"instance-connect"}, value: "USER",
-			help: "hand the EC2 instance a new key for USER by EC2 Instance Connect; in ssh_config %r is the user",
-			set:  func(v string) { f.connect = v },
-		}),
+		Flags: a.settingFlags(showCommon,
+			&textFlag{
+				names: []string{"instance-connect"}, value: "USER",
+				help: "hand the EC2 instance a new key for USER by EC2 Instance Connect; in ssh_config %r is the user",
+				set:  func(v string) { f.connect = v },
+			},
+			switchFlag(&f.pass, "hand the connection to ssh and end (ProxyUseFdpass yes)", "fdpass")),
 		Action: func(c *cli.Context) error { return a.proxy(c, f) },
 	}
 }
@@ -86,6 +94,9 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 	if f.connect != "" && !strings.HasPrefix(host, "i-") {
 		return usage("leave it out, or give an instance's id as HOST", "--instance-connect is for EC2 instances; %s is none", host)
 	}
+	if f.pass && (isBastion(host) || agent.IsInstance(host) || !a.usesAgent(s)) {
+		return usage("leave it out, and ProxyUseFdpass too", "--fdpass is for connections by the agent, to hosts behind the bastion")
+	}
 	switch {
 	case isBastion(host):
 		return a.proxyServer(ctx, s,
@@ -107,7 +118,7 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 	}
 	dest := agent.Destination(host, port)
 	if a.usesAgent(s) {
-		return a.proxyByAgent(ctx, s, dest)
+		return a.proxyByAgent(ctx, s, dest, f.pass)
 	}
 	run, err := a.open(ctx, "proxy", s)
 	if err != nil {
@@ -119,7 +130,7 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 
 // proxyByAgent connects to a host behind the bastion by the link of the agent. Where that stands already it takes one question to
 // the agent: whether it runs is asked only when it does not answer.
-func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string) error {
+func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, pass bool) error {
 	client, err := a.agentClient(s)
 	if err != nil {
 		return err
@@ -139,7 +150,15 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string) 
 		return err
 	}
 	p.Idle()
-	return a.pipe(ctx, conn)
+	if !pass {
+		return a.pipe(ctx, conn)
+	}
+	defer func() { _ = conn.Close() }()
+	out, ok := a.out.(*os.File)
+	if !ok {
+		return usage("leave out --fdpass", "standard output is no file")
+	}
+	return passConn(out, conn)
 }
 
 // proxyServer connects to an SSH server at the end of a session of its own. What ssh has to know of it is told by sockets, if
