@@ -22,7 +22,7 @@ PLATFORMS = linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Fresh programs are the Go tool's business: it builds only what has changed.
-.PHONY: help demo test build check lint format cross tidy fuzz bench bench-scale deps deps-demo peers tools man completions clean $(COMMANDS)
+.PHONY: help demo test build check lint format cross tidy fuzz bench bench-scale pictures deps deps-demo peers tools man completions clean $(COMMANDS)
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -75,6 +75,9 @@ bench: deps build peers ## measure bastion beside AWS's plugin, ssm-session-clie
 
 bench-scale: deps build peers ## the second half of bench alone: bastion against sessions, delay and loss, and the plots
 	$(GO) run ./e2e/bench -scale
+
+pictures: deps ## take the pictures of docs/img again in which a browser shows something
+	$(GO) test -count 1 -run TestBrowserPAC ./e2e -args -browser-pictures $(CURDIR)/docs/img
 
 deps: ## install what the tests need, by apt or brew; says what and why
 	@tools/deps.sh test

@@ -48,6 +48,7 @@ needs() {
 	Linux)
 		cat <<-'EOF'
 			test chromium       chromium          -            a browser through the SOCKS proxy
+			test firefox-esr    firefox-esr       -            a browser of another kind, started by bastion browser
 			test cc             gcc,libc6-dev     -            the race detector
 			test ip             iproute2          -            network namespaces: a bastion that is truly isolated
 			test unshare        util-linux        -            the same
