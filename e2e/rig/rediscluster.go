@@ -105,6 +105,7 @@ func (c *RedisCluster) startNode(ctx context.Context, cfg RedisClusterConfig, se
 	}
 	args := append(append([]string(nil), c.prefix...), server, "--bind", n.Host, "--port", strconv.Itoa(n.Port),
 		"--cluster-enabled", "yes", "--cluster-port", strconv.Itoa(bus), "--cluster-node-timeout", "15000",
+		"--cluster-announce-ip", n.Host, // not the address that another node sees, which can be its own
 		"--protected-mode", "no", "--save", "", "--appendonly", "no", "--repl-diskless-sync-delay", "0",
 		"--dir", dir, "--cluster-config-file", filepath.Join(dir, "nodes.conf"))
 	if t := cfg.TLS; t != nil {
