@@ -128,15 +128,7 @@ func TestExecPostgres(t *testing.T) {
 		append(verify, "sh", "-c", "echo $PGSSLMODE $PGSSLROOTCERT $PGHOST $PGHOSTADDR $PGDATABASE")...)
 	// Were the name another, or the authority, psql would not connect.
 	w.mustFail(`does not match host name "other.example"`, append(verify, "env", "PGHOST=other.example", psql, "-Atc", ssl)...)
-	other, err := vpc.NewAuthority()
-	if err != nil {
-		t.Fatal(err)
-	}
-	wrong := filepath.Join(t.TempDir(), "ca.pem")
-	if err := os.WriteFile(wrong, other.PEM(), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	w.mustFail("certificate verify failed", with("--tls-ca", wrong, "--", psql, "-Atc", ssl)...)
+	w.mustFail("certificate verify failed", with("--tls-ca", otherCA(t), "--", psql, "-Atc", ssl)...)
 	// What the user has set about TLS stays.
 	weaker := *w
 	weaker.env = append(slices.Clone(w.env), "PGSSLMODE=disable")
@@ -165,6 +157,20 @@ async def main():
     await c.close()
 asyncio.run(main())`)...)
 	w.clean()
+}
+
+// otherCA is a file of the certificate of an authority that no server's is of.
+func otherCA(t *testing.T) string {
+	t.Helper()
+	other, err := vpc.NewAuthority()
+	if err != nil {
+		t.Fatal(err)
+	}
+	path := filepath.Join(t.TempDir(), "ca.pem")
+	if err := os.WriteFile(path, other.PEM(), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
 }
 
 // needModule returns the distribution's Python, if it has the module.
@@ -272,6 +278,15 @@ func TestExecHosts(t *testing.T) {
 	}
 	unchanged()
 
+	// Root who does it for another user makes nothing in that user's directories, and needs no agent of theirs.
+	home := t.TempDir()
+	code, out = inside("mount -t tmpfs none /run; export SUDO_UID=65534 BASTION_NO_AGENT=false HOME=" + home + " XDG_RUNTIME_DIR=" + home +
+		"; bastion exec -q --hosts rds:shop -- cat /etc/hosts")
+	if left, err := os.ReadDir(home); code != 0 || !strings.Contains(out, "# BEGIN bastion") || err != nil || len(left) > 0 {
+		t.Errorf("exit code %d, left in the home directory: %v, %v\n%s", code, left, err, out)
+	}
+	unchanged()
+
 	// One that was killed leaves its block, which the next command removes. forward has the same option.
 	p := w.bastion("exec", "-q", "--hosts", "--hosts-file", hosts, "rds:shop", "--", "sh", "-c", "echo ready; read line")
 	ctx, cancel := context.WithTimeout(t.Context(), clientLimit)
@@ -316,11 +331,49 @@ func TestExecRedis(t *testing.T) {
 	t.Parallel()
 	w := databaseWorld(t)
 	cli := rig.Need(t, "redis-cli")
+	startTLSRedis(t, w) // before the bastion, whose allow-list is made when it starts
 	w.up()
 	w.mustExec("hello from the private network", "cache:sessions", "--", "sh", "-c", cli+" -u $REDIS_URL get greeting")
 	w.mustExec("(?m)^PONG$", "cache:sessions", "rds:orders", "--", "sh", "-c",
 		cli+" -h $BASTION_CACHE_SESSIONS_HOST -p $BASTION_CACHE_SESSIONS_PORT ping; test -n $PGPORT")
+
+	// A cache that takes nothing but TLS: the URL says so, and the client checks by the name that it asks for.
+	tls := []string{"cache:secure", "--", "sh", "-c"}
+	w.mustExec("(?m)^PONG$", append(tls, cli+" -u $REDIS_URL --cacert $CA --sni $BASTION_CACHE_SECURE_SERVERNAME ping")...)
+	w.mustFail("certificate verify failed", append(tls, cli+" -u $REDIS_URL --cacert "+otherCA(t)+" ping")...)
+	w.mustExec("(?m)^rediss://127", append(tls, "echo $REDIS_URL")...)
 	w.clean()
+}
+
+// startTLSRedis starts a Redis with TLS alone and makes it the cache secure.
+func startTLSRedis(t *testing.T, w *world) {
+	t.Helper()
+	c, err := w.DatabaseAuthority().Issue("secure.x.cache.amazonaws.com")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	for name, content := range map[string][]byte{"cert.pem": c.Cert, "key.pem": c.Key} {
+		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	port, err := rig.FreePort()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.start(rig.Need(t, "redis-server"), "--bind", "127.0.0.1", "--port", "0", "--tls-port", strconv.Itoa(port), "--save", "",
+		"--dir", dir, "--tls-cert-file", filepath.Join(dir, "cert.pem"), "--tls-key-file", filepath.Join(dir, "key.pem"),
+		"--tls-auth-clients", "no")
+	ctx, cancel := context.WithTimeout(t.Context(), clientLimit)
+	defer cancel()
+	if err := p.WaitOutput(ctx, "Ready to accept connections"); err != nil {
+		t.Fatal(err)
+	}
+	addr := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
+	if err := w.AddCache(lab.Cache{ID: "secure", Addr: addr, TLS: true}); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // A token of IAM lets in who may connect, to a real server that asks the lab about it; it is in the program's environment alone.

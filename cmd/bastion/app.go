@@ -62,6 +62,7 @@ func (a *app) settings() (config.Settings, error) {
 			return s, err
 		}
 	}
+	underSudo(&s, os.Getenv, os.Geteuid())
 	if !s.Quiet {
 		a.warnOfVariables(os.Environ())
 	}

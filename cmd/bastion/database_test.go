@@ -306,3 +306,25 @@ func TestAddHosts(t *testing.T) {
 		}
 	}
 }
+
+func TestUnderSudo(t *testing.T) {
+	for name, tt := range map[string]struct {
+		uid  string
+		euid int
+		dir  string
+		want config.Settings
+	}{
+		"a user":              {"", 1000, "", config.Settings{}},
+		"root":                {"", 0, "", config.Settings{}},
+		"sudo":                {"1000", 0, "", config.Settings{NoAgent: true, RuntimeDir: sudoDir}},
+		"root by sudo":        {"0", 0, "", config.Settings{}},
+		"a user by sudo":      {"1000", 1001, "", config.Settings{}},
+		"sudo, and it is set": {"1000", 0, "/run/x", config.Settings{RuntimeDir: "/run/x"}},
+	} {
+		s := config.Settings{RuntimeDir: tt.dir}
+		underSudo(&s, func(string) string { return tt.uid }, tt.euid)
+		if s.NoAgent != tt.want.NoAgent || s.RuntimeDir != tt.want.RuntimeDir {
+			t.Errorf("%s: NoAgent %v, RuntimeDir %q", name, s.NoAgent, s.RuntimeDir)
+		}
+	}
+}

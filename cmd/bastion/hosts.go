@@ -89,3 +89,15 @@ func (a *app) hostsFor(ctx context.Context, s config.Settings, requests []api.Fo
 	}
 	return addHosts(ctx, s, endpoints, requests)
 }
+
+// sudoDir is the runtime directory of commands that root runs for another user.
+const sudoDir = "/var/run/bastion-sudo"
+
+// underSudo keeps what root does for another user, as --hosts may want it (sudo -E), out of that user's directories, where the
+// user could not use what root has made, and away from the user's agent, which root is not.
+func underSudo(s *config.Settings, getenv func(string) string, euid int) {
+	if uid := getenv("SUDO_UID"); euid != 0 || uid == "" || uid == "0" || s.RuntimeDir != "" {
+		return
+	}
+	s.NoAgent, s.RuntimeDir = true, sudoDir
+}
