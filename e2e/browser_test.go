@@ -115,8 +115,14 @@ func TestProxyClients(t *testing.T) {
 				t.Errorf("%+v, %+v", at, locked)
 			}
 			ways := [][]string{
-				{"-x", at.Proxy}, {"--socks5-hostname", at.Listen}, {"--socks4a", at.Listen}, {"-x", at.HTTP}, {"-x", at.HTTP, "-p"},
-				{"-x", locked.Proxy, "-U", "ann:s3cret%"}, {"-x", locked.HTTP, "-U", "ann:s3cret%"}, {"-x", locked.HTTP, "-U", "ann:s3cret%", "-p"},
+				{"-x", at.Proxy},
+				{"--socks5-hostname", at.Listen},
+				{"--socks4a", at.Listen},
+				{"-x", at.HTTP},
+				{"-x", at.HTTP, "-p"},
+				{"-x", locked.Proxy, "-U", "ann:s3cret%"},
+				{"-x", locked.HTTP, "-U", "ann:s3cret%"},
+				{"-x", locked.HTTP, "-U", "ann:s3cret%", "-p"},
 			}
 			for _, way := range ways {
 				// --noproxy: the user's environment may except the name from proxies.
@@ -360,8 +366,10 @@ func TestBrowserCommand(t *testing.T) {
 		task := w.up()
 		port, asked := outside(t)
 		// What is set is not the site's domain: that of the command line counts too.
-		p := w.bastion(append([]string{"browser", "--fresh", "--proxy-domains", "other.example", w.WebURL(), "--",
-			"--host-resolver-rules=MAP outside.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"}, unseen...)...)
+		p := w.bastion(append([]string{
+			"browser", "--fresh", "--proxy-domains", "other.example", w.WebURL(), "--",
+			"--host-resolver-rules=MAP outside.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+		}, unseen...)...)
 		browser := w.steer(p, filepath.Join(w.stateDir(), "browser", "fresh-*"))
 		readsWiki(t, browser, w.WebURL())
 		if err := chromedp.Do(browser, chromedp.Navigate("http://"+net.JoinHostPort("outside.example", port)+"/")); err != nil {

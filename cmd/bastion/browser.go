@@ -314,6 +314,8 @@ func (b *installedBrowser) run(ctx context.Context, p *profile, args []string) e
 		return context.Cause(ctx)
 	case err == nil:
 		return nil
+	case errors.As(err, &exit) && p.inUse():
+		return fail.New(fail.Other, "hand the page to the browser that runs", err, "open it there, or use --fresh for another one")
 	case errors.As(err, &exit):
 		return fail.New(fail.Other, "run "+b.program, fmt.Errorf("%w: %s", err, lastLine(log)),
 			"see what it says: "+p.log()+"; or use another one: --browser NAME")
