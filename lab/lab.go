@@ -176,6 +176,12 @@ func (l *Lab) makeDirs() error {
 	return os.MkdirAll(l.dir, 0o700)
 }
 
+// RuntimeDir is a directory for the sockets of a bastion agent of the lab's own.
+func (l *Lab) RuntimeDir() string { return filepath.Join(l.tmp, "run") }
+
+// StateDir is a directory for the log and the forwards of that agent.
+func (l *Lab) StateDir() string { return filepath.Join(l.tmp, "state") }
+
 func (l *Lab) listen(ctx context.Context) (net.Listener, error) {
 	if err := vpc.CheckLoopback(l.cfg.Listen); err != nil {
 		return nil, err

@@ -117,8 +117,9 @@ type Info struct {
 	Version string    `json:"version"` // of the program
 	Started time.Time `json:"started_at"`
 	Socket  string    `json:"socket"`
-	Log     string    `json:"log,omitempty"` // file
-	Idle    float64   `json:"idle_seconds"`  // how long it stays when it is not used
+	Log     string    `json:"log,omitempty"`    // file
+	Idle    float64   `json:"idle_seconds"`     // how long it stays when it is not used
+	Ending  bool      `json:"ending,omitempty"` // it takes no requests any more
 }
 
 // State is all that the agent has. Counters move without a new revision.

@@ -162,7 +162,7 @@ func (c *Client) Dial(ctx context.Context, req DialRequest) (net.Conn, error) {
 		return nil, c.unreachable(err)
 	}
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	err = c.upgrade(conn, body)
+	err = c.upgrade(ctx, conn, body)
 	if !stop() {
 		_ = conn.Close()
 		return nil, context.Cause(ctx)
@@ -176,8 +176,8 @@ func (c *Client) Dial(ctx context.Context, req DialRequest) (net.Conn, error) {
 
 // upgrade makes conn a connection to the target. It reads no byte of the target's: conn is for whoever gets it, which may be
 // another process.
-func (c *Client) upgrade(conn net.Conn, body []byte) error {
-	req, err := http.NewRequest(http.MethodPost, "http://agent"+PathDial, bytes.NewReader(body)) //nolint:noctx // Dial has the ctx
+func (c *Client) upgrade(ctx context.Context, conn net.Conn, body []byte) error {
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent"+PathDial, bytes.NewReader(body))
 	if err != nil {
 		return err
 	}

@@ -102,8 +102,6 @@ func (d *Daemon) Run(ctx context.Context) error {
 		d.cfg.Ready()
 	}
 	err = d.serve(ln)
-	d.page.close()
-	d.close()
 	d.log.Info("the agent ends")
 	return err
 }
@@ -113,6 +111,7 @@ func (d *Daemon) Shutdown() { d.cancel() }
 
 // close ends what there is. Detached forwards stay written down.
 func (d *Daemon) close() {
+	d.page.close()
 	d.mu.Lock()
 	d.closing = true
 	engines, forwards := d.engines, d.forwards
@@ -227,7 +226,7 @@ func (d *Daemon) dropEngines() (idle bool) {
 func (d *Daemon) Info() api.Info {
 	return api.Info{
 		V: api.Version, PID: os.Getpid(), Version: d.cfg.Version, Started: d.started, Socket: d.cfg.Socket, Log: d.cfg.LogFile,
-		Idle: d.cfg.Idle.Seconds(),
+		Idle: d.cfg.Idle.Seconds(), Ending: d.ctx.Err() != nil,
 	}
 }
 

@@ -45,7 +45,12 @@ func (d *Daemon) dashboard(ctx context.Context, addr string) (*dashboard.Server,
 	defer d.page.mu.Unlock()
 	switch {
 	case d.page.closed:
-		return nil, fail.New(fail.Other, "serve the dashboard", errShutdown, "try again: the next command starts the agent anew")
+		return nil, fail.New(
+			fail.Other,
+			"serve the dashboard",
+			errShutdown,
+			"try again: the next command starts the agent anew",
+		)
 	case d.page.server != nil:
 		return d.page.server, nil
 	}

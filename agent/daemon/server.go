@@ -31,7 +31,7 @@ const (
 	endTimeout = 5 * time.Second
 )
 
-// serve serves the control API on ln until the Daemon is to end, and then until the requests under way have.
+// serve serves the control API on ln until the Daemon is to end, and then until it has: who sees the socket go can rely on that.
 func (d *Daemon) serve(ln net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+api.PathInfo, func(w http.ResponseWriter, _ *http.Request) { answer(w, d.Info()) })
@@ -67,6 +67,7 @@ func (d *Daemon) serve(ln net.Listener) error {
 	case <-d.ctx.Done():
 	}
 	d.cancel()
+	d.close()
 	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
 	defer cancel()
 	if server.Shutdown(ctx) != nil {

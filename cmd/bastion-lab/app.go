@@ -351,6 +351,7 @@ func parseJSON(text string, dst any) error {
 // environment is what programs need to use the lab.
 func environment(l *lab.Lab) []string {
 	env := append(l.Env(), "BASTION_LAB_URL="+l.URL(), "BASTION_LAB_DATABASE_CA="+l.DatabaseCA())
+	env = append(env, agentEnv(l)...)
 	if u := l.WebURL(); u != "" {
 		env = append(env, "BASTION_LAB_WEB="+u)
 	}
@@ -371,7 +372,7 @@ func (p *program) runCommand(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, l.Close()) }()
+	defer func() { err = errors.Join(err, stopAgent(l), l.Close()) }()
 	defer stop()
 
 	cmd := exec.Command(path, c.Args().Tail()...)
@@ -427,7 +428,7 @@ func (p *program) up(c *cli.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, l.Close()) }()
+	defer func() { err = errors.Join(err, stopAgent(l), l.Close()) }()
 	defer stop()
 	if output == "json" {
 		err = p.printState(l)

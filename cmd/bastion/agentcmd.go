@@ -35,6 +35,8 @@ const (
 	maxLog      = 5 // MB, after which a new file is begun
 	oldLogs     = 1 // files that are kept besides
 	logTailSize = 64 << 10
+
+	maxCrashFile = 1 << 20 // bytes, after which the file is begun anew
 )
 
 // agentFlags are the flags of agent that are no settings.
@@ -255,6 +257,11 @@ func (a *app) connectAgent(ctx context.Context, s config.Settings) (*api.Client,
 	for {
 		info, err := client.Info(ctx)
 		switch {
+		case err == nil && info.Ending: // the next one is started when it has gone
+			if err := pause(ctx, agentPoll); err != nil {
+				return nil, err
+			}
+			continue
 		case err == nil:
 			if version := readVersion().Version; info.Version != version && !s.Quiet {
 				fmt.Fprintf(a.err, "bastion: the agent is of version %s, this command of %s; bastion agent stop ends the old one\n",
@@ -301,7 +308,7 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 	}
 	defer func() { _ = r.Close() }()
 	var said strings.Builder
-	crash, err := os.OpenFile(filepath.Join(state, "agent.err"), os.O_CREATE|os.O_TRUNC|os.O_RDWR, 0o600)
+	crash, before, err := openCrashFile(filepath.Join(state, "agent.err"))
 	if err != nil {
 		_ = w.Close()
 		return fail.New(fail.Other, op, err, "set another state_dir (BASTION_STATE_DIR)")
@@ -325,7 +332,7 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 		return context.Cause(ctx)
 	}
 	<-ended
-	if _, err := crash.Seek(0, io.SeekStart); err == nil {
+	if _, err := crash.Seek(before, io.SeekStart); err == nil {
 		_, _ = io.Copy(&said, io.LimitReader(crash, logTailSize))
 	}
 	if strings.Contains(said.String(), daemon.ErrRunning.Error()) {
@@ -333,4 +340,24 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 	}
 	return fail.New(fail.Other, op, fmt.Errorf("it has ended: %s", strings.TrimSpace(said.String())),
 		"--no-agent does without it")
+}
+
+// openCrashFile opens the file of what an agent says outside of its log: why it did not start, or crashed. Several may write there.
+// It returns the size that it had before.
+func openCrashFile(path string) (f *os.File, before int64, err error) {
+	if f, err = os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600); err != nil {
+		return nil, 0, err
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() > maxCrashFile {
+		err = f.Truncate(0)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, 0, err
+	}
+	if before = info.Size(); before > maxCrashFile {
+		before = 0
+	}
+	return f, before, nil
 }
