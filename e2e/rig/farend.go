@@ -47,6 +47,13 @@ func (f *FarEnd) Addr() string { return f.l.Addr().String() }
 // Port is the port that the server listens on.
 func (f *FarEnd) Port() int { return f.l.Addr().(*net.TCPAddr).Port }
 
+// Conns is how many connections the server has now.
+func (f *FarEnd) Conns() int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return len(f.conns)
+}
+
 // Close ends the server and its connections, and waits for them.
 func (f *FarEnd) Close() error {
 	err := f.l.Close()
