@@ -71,11 +71,7 @@ fi
 function __bastion_complete
   set -l words (commandline -opc) (commandline -ct)
   set -l found ($words[1] __complete $words[2..-1] 2>/dev/null)
-  if test (count $found) -gt 0
-    printf '%s\n' $found
-  else
-    __fish_complete_path (commandline -ct)
-  end
+  count $found >/dev/null; and printf '%s\n' $found; or __fish_complete_path (commandline -ct)
 end
 complete -c bastion -f -a '(__bastion_complete)'
 `,

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"net"
 	"net/http"
 	"os"
@@ -51,7 +52,9 @@ func agentSocket(t *testing.T, home string, handler http.HandlerFunc) []string {
 	go func() { served <- server.Serve(ln) }()
 	t.Cleanup(func() {
 		_ = server.Close()
-		<-served
+		if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+			t.Error(err)
+		}
 	})
 	return append(withoutAWS(os.Environ()), offline(home)...)
 }

@@ -66,11 +66,11 @@ func (a *app) man(c *cli.Context, dir string) error {
 		pages["bastion-"+cmd.Name+".1"] = m.command(cmd)
 	}
 	const next = "name a directory in which you may write"
-	if err := os.MkdirAll(dir, 0o755); err != nil { //nolint:gosec // manuals are for all
+	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fail.New(fail.Usage, "write the manual", err, next)
 	}
 	for file, page := range pages {
-		if err := os.WriteFile(filepath.Join(dir, file), []byte(page), 0o644); err != nil { //nolint:gosec // likewise
+		if err := os.WriteFile(filepath.Join(dir, file), []byte(page), 0o644); err != nil {
 			return fail.New(fail.Usage, "write the manual", err, next)
 		}
 	}

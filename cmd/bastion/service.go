@@ -116,7 +116,7 @@ func (a *app) managed(ctx context.Context, s config.Settings, verb string) (*man
 	system := service.ChosenSystem()
 	switch runtime.GOOS {
 	case "linux":
-		m.file = filepath.Join(home, ".config/systemd/user", m.config.Name+".service")
+		m.file = filepath.Join(home, ".config", "systemd", "user", m.config.Name+".service")
 		if err := m.escape(); err != nil {
 			return nil, err
 		}
@@ -126,7 +126,7 @@ func (a *app) managed(ctx context.Context, s config.Settings, verb string) (*man
 		}
 	case "darwin":
 		m.config.Name = "io.github.bastion-ssm.agent"
-		m.file = filepath.Join(home, "Library/LaunchAgents", m.config.Name+".plist")
+		m.file = filepath.Join(home, "Library", "LaunchAgents", m.config.Name+".plist")
 		m.config.Option["LaunchdConfig"] = launchdConfig
 	case "windows":
 		m.config.Arguments = append([]string{"service", serviceRun}, a.givenFlags()...)

@@ -332,7 +332,7 @@ func (b sshBlock) marked() string {
 // Match is before it. A nil block takes it out. It reports whether the file has changed.
 func editBlock(path string, block []byte) (bool, error) {
 	op := "change " + path
-	real, old, mode, err := readConfig(path)
+	target, old, mode, err := readConfig(path)
 	if err != nil {
 		return false, fail.New(fail.Usage, op, err, "check the path, or name another file with --file")
 	}
@@ -344,15 +344,15 @@ func editBlock(path string, block []byte) (bool, error) {
 	if bytes.Equal(updated, old) {
 		return false, nil
 	}
-	if err := replaceFile(real, updated, mode); err != nil {
-		return false, fail.New(fail.Other, op, err, "check that you may write in "+filepath.Dir(real))
+	if err := replaceFile(target, updated, mode); err != nil {
+		return false, fail.New(fail.Other, op, err, "check that you may write in "+filepath.Dir(target))
 	}
 	return true, nil
 }
 
 // readConfig reads the file that path leads to. One that is missing is empty, and will be the user's alone.
-func readConfig(path string) (real string, data []byte, mode fs.FileMode, err error) {
-	real, err = filepath.EvalSymlinks(path)
+func readConfig(path string) (target string, data []byte, mode fs.FileMode, err error) {
+	target, err = filepath.EvalSymlinks(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if _, err := os.Lstat(path); err == nil {
 			return "", nil, 0, errors.New("it is a symbolic link that leads nowhere")
@@ -362,7 +362,7 @@ func readConfig(path string) (real string, data []byte, mode fs.FileMode, err er
 	if err != nil {
 		return "", nil, 0, err
 	}
-	f, err := os.Open(real)
+	f, err := os.Open(target)
 	if err != nil {
 		return "", nil, 0, err
 	}
@@ -380,7 +380,7 @@ func readConfig(path string) (real string, data []byte, mode fs.FileMode, err er
 	if len(data) > maxSSHConfig {
 		return "", nil, 0, fmt.Errorf("it is larger than %d bytes", maxSSHConfig)
 	}
-	return real, data, info.Mode().Perm(), nil
+	return target, data, info.Mode().Perm(), nil
 }
 
 // findBlock returns where the block begins and ends; both are 0 where there is none.

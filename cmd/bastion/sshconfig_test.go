@@ -111,14 +111,14 @@ func TestSSHConfigWrite(t *testing.T) {
 	t.Parallel()
 	h := newSSHConfigHome(t)
 	const own = "ServerAliveInterval 7\r\n\n# dots\nHost *.internal\n  User me\nMatch host x\n\tPort 5\n  # no line end"
-	real := filepath.Join(h.home, "dotfiles", "ssh")
+	target := filepath.Join(h.home, "dotfiles", "ssh")
 	file := filepath.Join(h.home, ".ssh", "config")
-	for _, dir := range []string{filepath.Dir(real), filepath.Dir(file)} {
+	for _, dir := range []string{filepath.Dir(target), filepath.Dir(file)} {
 		if err := os.Mkdir(dir, 0o700); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if err := os.WriteFile(real, []byte(own), 0o640); err != nil {
+	if err := os.WriteFile(target, []byte(own), 0o640); err != nil {
 		t.Fatal(err)
 	}
 	if err := os.Symlink("../dotfiles/ssh", file); err != nil {
@@ -149,7 +149,7 @@ func TestSSHConfigWrite(t *testing.T) {
 
 	// Where a user has moved the block to, there it is replaced.
 	moved := "Host other\n" + block + blockEnd + "\n" + own
-	if err := os.WriteFile(real, []byte(moved), 0o600); err != nil {
+	if err := os.WriteFile(target, []byte(moved), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	h.must("--write", "--profile", "it's", "*.corp")
@@ -165,7 +165,7 @@ func TestSSHConfigWrite(t *testing.T) {
 	if out := h.must("--remove"); !strings.Contains(out, "has no block") {
 		t.Errorf("%s", out)
 	}
-	for _, dir := range []string{filepath.Dir(real), filepath.Dir(file)} {
+	for _, dir := range []string{filepath.Dir(target), filepath.Dir(file)} {
 		if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
 			t.Errorf("%s holds %v, %v", dir, left, err)
 		}
@@ -235,7 +235,7 @@ func TestSSHConfigQuoting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := filepath.Join(t.TempDir(), "my 100% 'own' $tools\\")
+	dir := t.TempDir() + "/my 100% 'own' $tools\\"
 	if err := os.Mkdir(dir, 0o700); err != nil {
 		t.Fatal(err)
 	}
