@@ -1,0 +1,246 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"maps"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"go.uber.org/goleak"
+
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/targets"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// newDaemon returns a Daemon with a short socket path.
+func newDaemon(t *testing.T, idle time.Duration) (*Daemon, Config) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "d")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	cfg := Config{Version: "test", Socket: filepath.Join(dir, "control.sock"), StateDir: dir, Idle: idle}
+	return New(cfg), cfg
+}
+
+// Only one Daemon serves a socket; another one can when it has ended, whatever was left there.
+func TestRunAlone(t *testing.T) {
+	d, cfg := newDaemon(t, time.Minute)
+	if err := os.WriteFile(cfg.Socket, []byte("stale"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	run := func(d *Daemon) (ended chan error) {
+		ready := make(chan struct{})
+		d.cfg.Ready = func() { close(ready) }
+		ended = make(chan error, 1)
+		go func() { ended <- d.Run(t.Context()) }()
+		select {
+		case <-ready:
+		case err := <-ended:
+			t.Fatalf("the Daemon has ended: %v", err)
+		}
+		return ended
+	}
+	ended := run(d)
+	if err := New(cfg).Run(t.Context()); !errors.Is(err, ErrRunning) || fail.NextOf(err) == "" {
+		t.Errorf("a second one: %v", err)
+	}
+	client := api.NewClient(cfg.Socket)
+	info, err := client.Info(t.Context())
+	if err != nil || info.PID != os.Getpid() || info.V != api.Version {
+		t.Errorf("info: %+v, %v", info, err)
+	}
+	if err := client.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if _, err := client.Info(t.Context()); !errors.Is(err, api.ErrNotRunning) {
+		t.Errorf("after its end: %v", err)
+	}
+	if _, err := os.Lstat(cfg.Socket); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its socket: %v", err)
+	}
+	d = New(cfg)
+	ended = run(d)
+	d.Shutdown()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if _, _, err := d.engine(t.Context(), api.Scope{Env: map[string]string{
+		"AWS_ACCESS_KEY_ID": "AKIAMADEUPMADEUPMADE", "AWS_SECRET_ACCESS_KEY": "made-up", "AWS_REGION": "eu-test-1",
+		"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1",
+	}}, nil); err == nil {
+		t.Error("a Daemon that has ended makes a link")
+	}
+}
+
+// A Daemon that has nothing to do ends after a while, not before.
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _ := newDaemon(t, time.Minute)
+		end := d.begin()
+		d.tasks.Go(d.retire)
+		time.Sleep(10 * time.Minute) // virtual: a request is under way
+		if d.ctx.Err() != nil {
+			t.Fatal("ended during a request")
+		}
+		end()
+		time.Sleep(59 * time.Second)
+		if d.ctx.Err() != nil {
+			t.Fatal("ended too early")
+		}
+		time.Sleep(32 * time.Second)
+		if d.ctx.Err() == nil {
+			t.Error("still there")
+		}
+		d.tasks.Wait()
+	})
+}
+
+// Wait returns at a new revision, at once if there was one already, and at the end of ctx.
+func TestWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d, _ := newDaemon(t, time.Minute)
+		defer d.cancel()
+		d.bump()
+		if st := d.Wait(t.Context(), 0); st.Revision != 1 {
+			t.Errorf("revision %d", st.Revision)
+		}
+		began := time.Now()
+		go func() {
+			time.Sleep(time.Second)
+			d.bump()
+		}()
+		if st := d.Wait(t.Context(), 1); st.Revision != 2 || time.Since(began) != time.Second {
+			t.Errorf("revision %d after %s", st.Revision, time.Since(began))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if st := d.Wait(ctx, 2); st.Revision != 2 || time.Since(began) != time.Minute+time.Second {
+			t.Errorf("revision %d after %s", st.Revision, time.Since(began))
+		}
+	})
+}
+
+// What makes no difference to a link makes no other link.
+func TestEngineKey(t *testing.T) {
+	settings := func(texts map[string]string) config.Settings {
+		s, err := config.FromTexts(texts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	env := map[string]string{"AWS_PROFILE": "dev", "SSH_AUTH_SOCK": "/one"}
+	base := engineKey(settings(nil), env, "")
+	for _, texts := range []map[string]string{
+		{"output": "json"}, {"quiet": "true"}, {"allow_remote": "true"}, {"runtime_dir": "/x"}, {"agent_idle": "1h"}, {"proxy_domains": "corp"},
+		{"cluster": "bastion"},
+	} {
+		if engineKey(settings(texts), env, "") != base {
+			t.Errorf("%v makes another link", texts)
+		}
+	}
+	other := maps.Clone(env)
+	other["SSH_AUTH_SOCK"] = "/two"
+	if engineKey(settings(nil), other, "") != base {
+		t.Error("another SSH agent makes another link")
+	}
+	for _, texts := range []map[string]string{
+		{"cluster": "other"}, {"profile": "prod"}, {"region": "eu-test-2"}, {"permit": "a:1"}, {"sessions": "2"}, {"task_definition": "other"},
+	} {
+		if engineKey(settings(texts), env, "") == base {
+			t.Errorf("%v makes no other link", texts)
+		}
+	}
+	if engineKey(settings(nil), env, "arn:x") == base || engineKey(settings(nil), map[string]string{"AWS_PROFILE": "prod"}, "") == base {
+		t.Error("another identity has the same link")
+	}
+}
+
+func TestForwardName(t *testing.T) {
+	for _, tt := range []struct{ name, spec, want string }{
+		{"rds:orders", "rds", "orders"},
+		{"cache:sessions", "cache:sessions", "sessions"},
+		{"10.0.1.7:5432", "10.0.1.7:5432", "10.0.1.7"},
+		{"[fd00::7]:5432", "[fd00::7]:5432", "fd00--7"},
+		{"db.corp.internal:1", "db.corp.internal:1", "db.corp.internal"},
+		{"rds:all", "rds:all", "forward"},
+		{strings.Repeat("a", 60) + ":1", strings.Repeat("a", 60) + ".b:1", strings.Repeat("a", 50)},
+	} {
+		spec, err := targets.Parse(tt.spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := ForwardName(tt.name, spec); got != tt.want || !goodName.MatchString(got) {
+			t.Errorf("%s: %q, want %q", tt.spec, got, tt.want)
+		}
+	}
+}
+
+// The file of detached forwards is the user's alone, and one that cannot be read is an error, not an empty list.
+func TestStore(t *testing.T) {
+	s := store{path: filepath.Join(t.TempDir(), "forwards.json")}
+	if records, err := s.load(); err != nil || records != nil {
+		t.Errorf("without a file: %v, %v", records, err)
+	}
+	want := []record{{Request: api.ForwardRequest{Name: "db", Target: "rds:db"}, Link: "x", Target: "h:1", TLS: true}}
+	if err := s.save(want); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := s.load(); err != nil || cmp.Diff(want, got) != "" {
+		t.Errorf("%v, %s", err, cmp.Diff(want, got))
+	}
+	if info, err := os.Stat(s.path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	for _, text := range []string{"", "{", `{"v":2}`, "[]"} {
+		if err := os.WriteFile(s.path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if records, err := s.load(); err == nil {
+			t.Errorf("%q: %v", text, records)
+		}
+	}
+}
+
+// A client that does not read holds nobody up, and still gets the last event.
+func TestEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		read := make(chan struct{})
+		var got []api.Event
+		e := newEvents(func(ev api.Event) {
+			<-read
+			got = append(got, ev)
+		})
+		for range 10 * maxEvents {
+			e.try(api.Event{Event: api.EventStep})
+		}
+		var ended sync.WaitGroup
+		ended.Go(func() {
+			e.last(api.Event{Event: api.EventError})
+			e.close()
+			e.try(api.Event{Event: api.EventStep}) // too late
+		})
+		synctest.Wait()
+		close(read)
+		ended.Wait()
+		if n := len(got); n < maxEvents || n > maxEvents+3 || got[n-1].Event != api.EventError {
+			t.Errorf("%d events, the last %+v", n, got[n-1])
+		}
+	})
+}
