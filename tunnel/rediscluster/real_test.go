@@ -53,15 +53,15 @@ type vpcDialer struct {
 func (d *vpcDialer) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	d.mu.Lock()
 	d.asked = append(d.asked, addr)
-	real, ok := d.known[addr]
+	known, ok := d.known[addr]
 	d.mu.Unlock()
 	if !ok {
 		return nil, errors.New("not in this VPC: " + addr)
 	}
-	if err := rig.Guard(real); err != nil {
+	if err := rig.Guard(known); err != nil {
 		return nil, err
 	}
-	return new(net.Dialer).DialContext(ctx, network, real)
+	return new(net.Dialer).DialContext(ctx, network, known)
 }
 
 // lab is a real cluster and a forward of it.
@@ -369,13 +369,13 @@ func testRedisCLI(t *testing.T, l *lab) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
 	for _, flag := range []string{"-2", "-3"} {
 		var script strings.Builder
 		for i := range 50 {
 			fmt.Fprintf(&script, "set cli-%d v%d\nget cli-%d\n", i, i, i)
 		}
-		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-		defer cancel()
 		cmd := exec.CommandContext(ctx, cli, "-c", flag, "-h", host, "-p", port)
 		cmd.Stdin = strings.NewReader(script.String())
 		out, err := cmd.CombinedOutput()
@@ -390,7 +390,7 @@ func testRedisCLI(t *testing.T, l *lab) {
 		}
 	}
 	// Without following them, one sees what the redirections name.
-	out, err := exec.Command(cli, "-h", host, "-p", port, "cluster", "nodes").CombinedOutput()
+	out, err := exec.CommandContext(ctx, cli, "-h", host, "-p", port, "cluster", "nodes").CombinedOutput()
 	if err != nil || strings.Contains(string(out), "cache.invalid") {
 		t.Errorf("%v: %s", err, out)
 	}

@@ -154,7 +154,7 @@ func classify(args [keptArgs]string, count int64) (kind, uint32) {
 	}
 	k := kinds[args[0]]
 	if k.isPubSub() {
-		return k, uint32(min(max(count-1, 1), 1<<30)) //nolint:gosec // between 1 and 1<<30
+		return k, uint32(min(max(count-1, 1), 1<<30))
 	}
 	return k, 1
 }
