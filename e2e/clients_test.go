@@ -479,6 +479,8 @@ func TestExecProcess(t *testing.T) {
 
 	// The streams are the program's own, and what it does not answer a signal with is its own matter.
 	name := "BASTION_" + strings.NewReplacer(".", "_", ":", "_").Replace(target) + "_ADDR"
+	ctx, cancel := context.WithTimeout(t.Context(), clientLimit)
+	defer cancel()
 	for _, sig := range []syscall.Signal{syscall.SIGINT, syscall.SIGTERM, syscall.SIGHUP, syscall.SIGQUIT, syscall.SIGUSR1} {
 		cmd := exec.Command(filepath.Join(bin, "bastion"), "exec", "-q", target, "--", "sh", "-c",
 			`trap 'echo got; exit 9' INT TERM HUP QUIT USR1; echo $`+name+`; while read line; do echo "read $line"; done; while :; do sleep 0.1; done`)
@@ -487,8 +489,6 @@ func TestExecProcess(t *testing.T) {
 			t.Fatal(err)
 		}
 		p := w.startCmd(cmd)
-		ctx, cancel := context.WithTimeout(t.Context(), clientLimit)
-		defer cancel()
 		listen, err := p.Line(ctx, 0)
 		if err != nil {
 			t.Fatal(err)

@@ -252,7 +252,7 @@ func (a *app) databases(s config.Settings, pairs []targets.Pair, infos []api.For
 		if a.login.database != "" {
 			d.Database = a.login.database
 		}
-		if tokens != nil && tokens[i] != "" {
+		if i < len(tokens) && tokens[i] != "" {
 			d.User, d.Password = a.login.iamUser, tokens[i]
 		}
 		out[i] = d

@@ -42,7 +42,7 @@ func StartMariaDB(ctx context.Context, mariadbd, install string, cert, key []byt
 	if os.Geteuid() == 0 {
 		account = []string{"--user=mysql"}
 	}
-	if err := os.Chmod(dir, 0o711); err != nil { //nolint:gosec // the server's account passes through
+	if err := os.Chmod(dir, 0o711); err != nil { // the server's account passes through
 		return nil, err
 	}
 	setup := exec.CommandContext(ctx, install, append([]string{
@@ -89,7 +89,8 @@ func StartMariaDB(ctx context.Context, mariadbd, install string, cert, key []byt
 	if err != nil {
 		return nil, err
 	}
-	return m, m.ready(ctx)
+	err = m.ready(ctx)
+	return m, err
 }
 
 // ready waits until the server greets: by then it has run its init file.

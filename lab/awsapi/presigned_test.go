@@ -18,7 +18,7 @@ func TestVerifyPresigned(t *testing.T) {
 	gone := Identity{AccessKey: "ASIAGONE", SecretKey: "secret", SessionToken: "t", Expires: time.Now().Add(-time.Second)}
 	d.Put(me)
 	d.Put(gone)
-	make := func(id Identity, endpoint, region, user string) string {
+	sign := func(id Identity, endpoint, region, user string) string {
 		t.Helper()
 		token, err := auth.BuildAuthToken(t.Context(), endpoint, region, user,
 			credentials.NewStaticCredentialsProvider(id.AccessKey, id.SecretKey, id.SessionToken))
@@ -28,7 +28,7 @@ func TestVerifyPresigned(t *testing.T) {
 		return token
 	}
 	want := Presigned{Service: "rds-db", Region: "eu-central-1", Host: endpoint, Now: time.Now(), MaxAge: 15 * time.Minute}
-	good := make(me, endpoint, "eu-central-1", "ann smith+é")
+	good := sign(me, endpoint, "eu-central-1", "ann smith+é")
 	id, query, err := d.VerifyPresigned(good, want)
 	if err != nil || id.AccessKey != me.AccessKey || query.Get("DBUser") != "ann smith+é" || query.Get("Action") != "connect" {
 		t.Errorf("%v, %v, %v", id.AccessKey, query, err)
@@ -43,12 +43,12 @@ func TestVerifyPresigned(t *testing.T) {
 		want  Presigned
 		says  string
 	}{
-		"wrong key":          {make(wrongKey, endpoint, "eu-central-1", "ann"), want, "signature"},
-		"wrong token":        {make(wrongToken, endpoint, "eu-central-1", "ann"), want, "credentials"},
-		"unknown":            {make(unknown, endpoint, "eu-central-1", "ann"), want, "credentials"},
-		"expired identity":   {make(gone, endpoint, "eu-central-1", "ann"), want, "expired"},
-		"another region":     {make(me, endpoint, "us-east-1", "ann"), want, "scope"},
-		"another port":       {make(me, strings.Replace(endpoint, "5432", "5433", 1), "eu-central-1", "ann"), want, "host"},
+		"wrong key":          {sign(wrongKey, endpoint, "eu-central-1", "ann"), want, "signature"},
+		"wrong token":        {sign(wrongToken, endpoint, "eu-central-1", "ann"), want, "credentials"},
+		"unknown":            {sign(unknown, endpoint, "eu-central-1", "ann"), want, "credentials"},
+		"expired identity":   {sign(gone, endpoint, "eu-central-1", "ann"), want, "expired"},
+		"another region":     {sign(me, endpoint, "us-east-1", "ann"), want, "scope"},
+		"another port":       {sign(me, strings.Replace(endpoint, "5432", "5433", 1), "eu-central-1", "ann"), want, "host"},
 		"too late":           {good, later, "good from"},
 		"too early":          {good, earlier, "good from"},
 		"another user":       {strings.Replace(good, "DBUser=ann", "DBUser=eve", 1), want, "signature"},

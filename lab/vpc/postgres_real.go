@@ -288,7 +288,7 @@ func (g *ldapGate) open(data string) error {
 	if err != nil {
 		return err
 	}
-	first := fmt.Sprintf("hostssl all +%s all ldap ldapserver=%s ldapport=%d ldapprefix=\"%s\"\nhost all +%s all reject\n",
+	first := fmt.Sprintf("hostssl all +%s all ldap ldapserver=%s ldapport=%d ldapprefix=%q\nhost all +%s all reject\n",
 		iamRole, addr.Addr(), addr.Port(), ldapPrefix, iamRole)
 	return os.WriteFile(path, append([]byte(first), rules...), 0o600) // keeps the owner
 }
