@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -146,4 +147,53 @@ func echo(ctx context.Context, addr string) error {
 	stop := context.AfterFunc(ctx, func() { _ = c.Close() })
 	defer stop()
 	return rig.NewEcho(c).Round()
+}
+
+// credentials are what the lab has made up for an identity.
+type credentials struct{ key, secret, token string }
+
+func (c credentials) env() []string {
+	env := []string{"AWS_ACCESS_KEY_ID=" + c.key, "AWS_SECRET_ACCESS_KEY=" + c.secret}
+	if c.token != "" {
+		env = append(env, "AWS_SESSION_TOKEN="+c.token)
+	}
+	return env
+}
+
+// credentials reads an identity's credentials from the lab's files.
+func (w *world) credentials(identity string) (c credentials) {
+	w.t.Helper()
+	text, err := os.ReadFile(w.variable("AWS_SHARED_CREDENTIALS_FILE"))
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n["+identity+"]\n")
+	section, _, _ = strings.Cut(section, "\n[")
+	for line := range strings.Lines(section) {
+		name, value, _ := strings.Cut(strings.TrimSpace(line), " = ")
+		switch name {
+		case "aws_access_key_id":
+			c.key = value
+		case "aws_secret_access_key":
+			c.secret = value
+		case "aws_session_token":
+			c.token = value
+		}
+	}
+	if c.key == "" || c.secret == "" {
+		w.t.Fatalf("the lab has no credentials of %s", identity)
+	}
+	return c
+}
+
+// variable is the value of a variable of the lab's environment.
+func (w *world) variable(name string) string {
+	w.t.Helper()
+	for _, kv := range w.Env() {
+		if value, ok := strings.CutPrefix(kv, name+"="); ok {
+			return value
+		}
+	}
+	w.t.Fatalf("the lab's environment has no %s", name)
+	panic("unreachable")
 }
