@@ -148,7 +148,12 @@ func TestEngineKey(t *testing.T) {
 	env := map[string]string{"AWS_PROFILE": "dev", "SSH_AUTH_SOCK": "/one"}
 	base := engineKey(settings(nil), env, "")
 	for _, texts := range []map[string]string{
-		{"output": "json"}, {"quiet": "true"}, {"allow_remote": "true"}, {"runtime_dir": "/x"}, {"agent_idle": "1h"}, {"proxy_domains": "corp"},
+		{"output": "json"},
+		{"quiet": "true"},
+		{"allow_remote": "true"},
+		{"runtime_dir": "/x"},
+		{"agent_idle": "1h"},
+		{"proxy_domains": "corp"},
 		{"cluster": "bastion"},
 	} {
 		if engineKey(settings(texts), env, "") != base {

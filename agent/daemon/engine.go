@@ -58,7 +58,9 @@ type resolution struct {
 func matters(key string) bool {
 	setting := config.Lookup(key)
 	switch {
-	case setting == nil, key == "allow_remote", strings.HasPrefix(key, "price_"):
+	case setting == nil, strings.HasPrefix(key, "price_"):
+		return false
+	case key == "allow_remote", key == "hosts", key == "tls_ca", key == "redis_cluster": // of each forward
 		return false
 	}
 	switch setting.Group {

@@ -78,6 +78,13 @@ func (d *Daemon) open(ctx context.Context, req api.OpenRequest, events *events) 
 	if err != nil {
 		return err
 	}
+	for _, f := range forwards {
+		if f.record.Request.Kind == api.KindProxy {
+			if _, err := agent.ProxyConfig(settings); err != nil {
+				return err
+			}
+		}
+	}
 	if req.Detached {
 		d.findTwins(forwards, settings, agent.NewEnv(req.Scope.Env).Public())
 	}
@@ -105,7 +112,7 @@ func (d *Daemon) open(ctx context.Context, req api.OpenRequest, events *events) 
 	if err := listenKnown(ctx, forwards, settings.AllowRemote); err != nil {
 		return err
 	}
-	if err := e.endpoints(ctx, forwards, settings.AllowRemote, events); err != nil {
+	if err := e.endpoints(ctx, forwards, settings, events); err != nil {
 		return err
 	}
 	link, err := e.ready(ctx)
@@ -116,6 +123,11 @@ func (d *Daemon) open(ctx context.Context, req api.OpenRequest, events *events) 
 		return err
 	}
 	kept = true
+	for _, f := range forwards {
+		if f.record.Note != "" {
+			events.try(api.Event{Event: api.EventNote, Text: f.name + ": " + f.record.Note})
+		}
+	}
 	events.try(api.Event{Event: api.EventLink, Link: linkState(link.State())})
 	out := make([]api.Forward, len(forwards))
 	d.mu.Lock()
@@ -237,8 +249,12 @@ func (f *forward) chooseTwin(e *engine) {
 
 // servesLike reports whether f is to serve as other does, with the same password.
 func (f *forward) servesLike(other *forward) bool {
-	for _, key := range []string{"proxy_domains", "proxy_cidrs", "proxy_auth_file"} {
-		if f.record.Request.Kind == api.KindProxy && f.record.Scope.Settings[key] != other.record.Scope.Settings[key] {
+	keys := []string{"redis_cluster", "tls_ca", "hosts"}
+	if f.record.Request.Kind == api.KindProxy {
+		keys = []string{"proxy_domains", "proxy_cidrs", "proxy_auth_file"}
+	}
+	for _, key := range keys {
+		if f.record.Scope.Settings[key] != other.record.Scope.Settings[key] {
 			return false
 		}
 	}
@@ -302,7 +318,7 @@ func (d *Daemon) listener(addr string) string {
 }
 
 // endpoints finds the targets' endpoints and opens the listeners that depend on them.
-func (e *engine) endpoints(ctx context.Context, forwards []*forward, allowRemote bool, events *events) error {
+func (e *engine) endpoints(ctx context.Context, forwards []*forward, s config.Settings, events *events) error {
 	var specs []targets.Spec
 	var of []*forward
 	var names []string
@@ -322,11 +338,17 @@ func (e *engine) endpoints(ctx context.Context, forwards []*forward, allowRemote
 		f.record.Target = agent.Destination(found[i].Host, found[i].Port)
 		f.record.Engine, f.record.TLS, f.record.Note = found[i].Engine, found[i].TLS, found[i].Note
 		f.record.Database, f.record.IAM = found[i].Database, found[i].IAM
+		if f.record.Cluster, err = agent.ClusterModeOf(s, found[i]); err != nil {
+			return err
+		}
+		if f.record.Cluster != agent.ClusterOff {
+			f.record.Note = f.record.Cluster.Note()
+		}
 		if f.record.Request.Name == "" {
 			f.record.Request.Name = ForwardName(found[i].Name, f.target)
 		}
 		if f.ln == nil {
-			if err := f.listen(ctx, found[i].Port, allowRemote); err != nil {
+			if err := f.listen(ctx, found[i].Port, s.AllowRemote); err != nil {
 				return err
 			}
 		}
@@ -415,7 +437,7 @@ func (f *forward) serve() {
 		if f.record.Request.Kind == api.KindProxy {
 			err = f.serveProxy(ctx, log)
 		} else {
-			err = tunnel.Forward(ctx, f.ln, f, f.record.Target, tunnel.ForwardConfig{Logger: log, Stats: &f.stats})
+			err = f.serveTCP(ctx, log)
 		}
 		if err != nil {
 			cancel(fail.New(fail.Other, "forward "+f.name, err, "try again"))
@@ -443,6 +465,15 @@ func (f *forward) remove(ctx context.Context) {
 	}
 	f.cancel(nil)
 	close(f.done)
+}
+
+func (f *forward) serveTCP(ctx context.Context, log *slog.Logger) error {
+	settings, err := config.FromTexts(f.record.Scope.Settings)
+	if err != nil {
+		return err
+	}
+	cfg := tunnel.ForwardConfig{Logger: log, Stats: &f.stats}
+	return agent.ServeForward(ctx, f.ln, f, f.record.Target, f.record.Cluster, settings, cfg)
 }
 
 func (f *forward) serveProxy(ctx context.Context, log *slog.Logger) error {

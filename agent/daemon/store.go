@@ -7,6 +7,7 @@ import (
 	"io/fs"
 	"os"
 
+	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 )
 
@@ -32,6 +33,7 @@ type record struct {
 	TLS      bool               `json:"tls,omitempty"`
 	Database string             `json:"database,omitempty"`
 	IAM      bool               `json:"iam,omitempty"`
+	Cluster  agent.ClusterMode  `json:"cluster,omitempty"`
 	Note     string             `json:"note,omitempty"`
 	Command  string             `json:"command"`
 }

@@ -215,7 +215,7 @@ func (a *app) serveForward(ctx context.Context, f *forwarding, run *session, lin
 		cfg.Logger = log
 		return tunnel.ServeProxy(ctx, f.listener, link, cfg)
 	}
-	return tunnel.Forward(ctx, f.listener, link, f.dest(), tunnel.ForwardConfig{Logger: log})
+	return agent.ServeForward(ctx, f.listener, link, f.dest(), f.cluster, run.settings, tunnel.ForwardConfig{Logger: log})
 }
 
 // permitted are the destinations that the grant of forwards without the agent is narrowed to.
@@ -226,9 +226,15 @@ func permitted(forwards []*forwarding, s config.Settings) []string {
 		if f.request.Kind == api.KindProxy {
 			return s.Permit
 		}
-		if d := f.dest(); !seen[d] {
-			seen[d] = true
-			permit = append(permit, d)
+		destinations := []string{f.dest()}
+		if f.cluster != agent.ClusterOff {
+			destinations = append(destinations, f.endpoint.ClusterPermits()...)
+		}
+		for _, d := range destinations {
+			if !seen[d] {
+				seen[d] = true
+				permit = append(permit, d)
+			}
 		}
 	}
 	return permit
@@ -241,6 +247,7 @@ type forwarding struct {
 	local    targets.Local
 	listener net.Listener
 	endpoint targets.Endpoint
+	cluster  agent.ClusterMode
 }
 
 func forwardings(requests []api.ForwardRequest) ([]*forwarding, error) {
@@ -325,6 +332,12 @@ func (s *session) resolve(ctx context.Context, forwards []*forwarding) error {
 	}
 	for i, f := range of {
 		f.endpoint = endpoints[i]
+		if f.cluster, err = agent.ClusterModeOf(s.settings, f.endpoint); err != nil {
+			return err
+		}
+		if f.cluster != agent.ClusterOff {
+			f.endpoint.Note = f.cluster.Note()
+		}
 		if f.listener == nil {
 			if err := f.listen(ctx, f.endpoint.Port, s.settings.AllowRemote); err != nil {
 				return err

@@ -73,7 +73,7 @@ func TestEverySettingHasThreeSpellings(t *testing.T) {
 		"grant_lifetime": "2h", "output": "json", "target": "i-0123", "ssh_host_key": "ssh-ed25519 AAAA", "ssh_port": "2222",
 		"permit": "a.example:1,b.example:2", "runtime_dir": "/run/x", "state_dir": "/var/x", "ssh_identity": "/home/x/key",
 		"hosts_file": "/etc/x", "tls_ca": "/etc/ca",
-		"sessions": "16", "session_max_age": "20m", "proxy_cidrs": "10.0.0.0/8,fd00::/8", "proxy_auth_file": "/home/x/auth", "metrics_listen": "127.0.0.1:9464", "metrics_token_file": "/run/x/token",
+		"sessions": "16", "session_max_age": "20m", "redis_cluster": "follow", "proxy_cidrs": "10.0.0.0/8,fd00::/8", "proxy_auth_file": "/home/x/auth", "metrics_listen": "127.0.0.1:9464", "metrics_token_file": "/run/x/token",
 	}
 	for _, setting := range All() {
 		text, ok := samples[setting.Key]

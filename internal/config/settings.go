@@ -49,6 +49,7 @@ type Settings struct {
 	AllowRemote      bool
 	Hosts            bool
 	TLSCA            string
+	RedisCluster     string
 
 	ProxyDomains  []string
 	ProxyCIDRs    []string
@@ -352,6 +353,14 @@ var table = []*Setting{
 			"for RDS, global-bundle.pem",
 		field: func(s *Settings) any { return &s.TLSCA },
 		path:  func(string) bool { return true },
+	},
+	{
+		Key: "redis_cluster", Group: GroupLink, Value: "auto|follow|terminate|off", Default: "auto",
+		Help: "whether clients of a Redis or Valkey cluster are led to its nodes, by rewriting its answers: follow; terminate, which " +
+			"also speaks TLS with the nodes, so that clients speak without; off; auto is follow where AWS says that the target " +
+			"is a cluster without TLS",
+		field: func(s *Settings) any { return &s.RedisCluster },
+		check: oneOf("auto", "follow", "terminate", "off"),
 	},
 	{
 		Key: "target", Group: GroupSSHD, Value: "TARGET",

@@ -26,7 +26,10 @@ var allowed = map[string][]string{
 	"agent/dashboard": {"agent/api", "internal/fail"},
 	"agent/daemon":    {"agent", "agent/api", "agent/dashboard", "internal/config", "internal/fail", "targets", "tunnel"},
 
-	"agent":  {"bastions", "internal/config", "internal/fail", "keys", "sessions", "sessions/bond", "targets", "tunnel"},
+	"agent": {
+		"bastions", "internal/config", "internal/fail", "keys", "sessions", "sessions/bond", "targets", "tunnel",
+		"tunnel/rediscluster",
+	},
 	"server": {"internal/fail", "keys", "sessions/bond"},
 
 	"bastions": {"internal/fail"},
