@@ -16,7 +16,8 @@ func TestCacheNodes(t *testing.T) {
 	w.pageSize = 2
 	w.things["DescribeCacheClusters"] = []thing{
 		node("sharded-0002-001", "sharded", "b.x"), node("Sharded-0001-001", "sharded", "a.x"), node("other", "others", "o.x"),
-		node("sharded-0001-002", "sharded", ""), {"pages", "<CacheClusterId>pages</CacheClusterId>"},
+		node("sharded-0001-002", "sharded", ""),
+		{"pages", "<CacheClusterId>pages</CacheClusterId>"},
 	}
 	r := w.resolver(t)
 	got, err := r.CacheNodes(t.Context(), "sharded")
