@@ -14,8 +14,8 @@ type Price struct {
 	GBHour   float64 `json:"gb_hour"`
 }
 
-// Cost is an estimate, in US dollars, of what a task costs: its size and its age at a price. It knows of no discount, and of
-// nothing that the task uses besides vCPU and memory; bastions have no public address and no storage to pay for.
+// Cost is an estimate, in US dollars, of what a task costs: its size and its age at a price. It knows of no discount,
+// and of nothing that the task uses besides vCPU and memory; bastions have no public address and no storage to pay for.
 type Cost struct {
 	PerHour float64 `json:"per_hour"`
 	SoFar   float64 `json:"so_far"`

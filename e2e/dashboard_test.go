@@ -29,10 +29,14 @@ import (
 	"github.com/bastion-ssm/bastion/lab/gateway"
 )
 
-var dashboardPictures = flag.String("dashboard-pictures", "", "write pictures of the dashboard into this directory; takes two minutes more")
+var dashboardPictures = flag.String(
+	"dashboard-pictures",
+	"",
+	"write pictures of the dashboard into this directory; takes two minutes more",
+)
 
-// dashboardLink runs `bastion dashboard` with something in xdg-open's place, and returns what it prints and what it would have
-// opened.
+// dashboardLink runs `bastion dashboard` with something in xdg-open's place, and returns what it prints and what it
+// would have opened.
 func (w *world) dashboardLink() (url, page string) {
 	w.t.Helper()
 	dir := w.t.TempDir()
@@ -88,8 +92,11 @@ func TestDashboard(t *testing.T) {
 		t.Error("the page that led there is still there")
 	}
 
-	p.Do(chromedp.SendKeys(chromedp.CSS("#open-target"), w.far.Addr()), chromedp.SendKeys(chromedp.CSS("#open-listen"), ":"),
-		chromedp.Click(chromedp.CSS("#open-submit")))
+	p.Do(
+		chromedp.SendKeys(chromedp.CSS("#open-target"), w.far.Addr()),
+		chromedp.SendKeys(chromedp.CSS("#open-listen"), ":"),
+		chromedp.Click(chromedp.CSS("#open-submit")),
+	)
 	p.Until(`document.querySelector('#forwards .pill')?.textContent === 'ready'`)
 	listen := rig.Eval[string](p, `document.querySelector('#forwards .way code').textContent`)
 	w.transfer(listen, 3_000_000)
@@ -97,7 +104,13 @@ func TestDashboard(t *testing.T) {
 	p.Until(`document.querySelectorAll('#audit tr').length === 1`)
 	p.Until(`document.querySelector('#links tbody tr .pill')?.textContent === 'up'`)
 	p.Until(`document.querySelector('#bastions tr')?.textContent.includes('≈ $0.00')`)
-	if rotates := rig.Eval[string](p, `document.querySelector('#bastions tr').lastElementChild.textContent`); !strings.HasPrefix(rotates, "within 4") {
+	if rotates := rig.Eval[string](
+		p,
+		`document.querySelector('#bastions tr').lastElementChild.textContent`,
+	); !strings.HasPrefix(
+		rotates,
+		"within 4",
+	) {
 		t.Errorf("the sessions rotate %q", rotates)
 	}
 	p.Do(chromedp.Click(chromedp.CSS(`#forwards button.copy`)), chromedp.Click(chromedp.CSS("#open-target")))
@@ -111,7 +124,9 @@ func TestDashboard(t *testing.T) {
 
 	// What cannot be done is said with what to do.
 	p.Do(chromedp.SendKeys(chromedp.CSS("#open-target"), "rds:nothing"), chromedp.Click(chromedp.CSS("#open-submit")))
-	p.Until(`document.getElementById('open-status').dataset.kind === 'bad' && document.getElementById('open-status').textContent.includes(' – ')`)
+	p.Until(
+		`document.getElementById('open-status').dataset.kind === 'bad' && document.getElementById('open-status').textContent.includes(' – ')`,
+	)
 
 	name := rig.Eval[string](p, `document.querySelector('#forwards h3').textContent`)
 	p.Do(chromedp.Click(chromedp.CSS(fmt.Sprintf(`button[aria-label="Close forward %s"]`, name))))
@@ -169,57 +184,44 @@ func (w *world) transfer(listen string, n int64) {
 	}
 }
 
-// pose makes pictures for the documentation: forwards of several kinds, at work for a while over a distance.
+// pose makes pictures for the documentation: several forwards, one of them at work for a while over a distance.
 func (w *world) pose(p *rig.Tab) {
 	w.t.Helper()
 	w.faults(gateway.Faults{DelayMS: 20})
 	defer w.faults(gateway.Faults{})
-	ctx, cancel := context.WithTimeout(w.t.Context(), 2*time.Minute)
-	defer cancel()
-	if err := w.agent().Open(ctx, api.OpenRequest{
-		Scope: w.scope(), Command: "forward", Detached: true,
-		Forwards: []api.ForwardRequest{{Target: "rds", Listen: ":"}, {Kind: api.KindProxy, Listen: ":"}},
-	}, func(api.Event) {}); err != nil {
-		w.t.Fatal(err)
-	}
 	listen := rig.Eval[string](p, `document.querySelector('#forwards .way code').textContent`)
-	// Two minutes of downloads with pauses.
+	p.Do(chromedp.SendKeys(chromedp.CSS("#open-target"), "rds"), chromedp.SendKeys(chromedp.CSS("#open-listen"), ":"),
+		chromedp.Click(chromedp.CSS("#open-submit")))
+	p.Until(`document.querySelectorAll('#forwards .pill[data-kind=good]').length === 2`)
 	for i := range 8 {
 		w.transfer(listen, 9_000_000+int64(i%3)*6_000_000)
 		select {
 		case <-time.After(time.Duration(2+3*(i%3)) * time.Second):
-		case <-ctx.Done():
-		}
-		if ctx.Err() != nil {
-			break
+		case <-w.t.Context().Done():
 		}
 	}
-	conn := dial(w.t.Context(), w.t, listen)
-	defer func() { _ = conn.Close() }()
-	if err := rig.NewEcho(conn).Round(); err != nil {
-		w.t.Fatal(err)
+	ctx, cancel := context.WithCancel(w.t.Context())
+	conn := dial(ctx, w.t, listen)
+	var busy sync.WaitGroup
+	busy.Go(func() { _ = rig.Download(ctx, conn, 1<<30) }) // it is cut short
+	defer func() {
+		cancel()
+		_ = conn.Close()
+		busy.Wait()
+	}()
+	for range 5 {
+		received := rig.Eval[string](p, `document.querySelector('#forwards dl').textContent`)
+		p.Until(fmt.Sprintf(`document.querySelector('#forwards dl').textContent !== %q`, received))
 	}
+	rig.Eval[chromedp.Void](p, `document.activeElement.blur()`)
 	for _, scheme := range []string{"light", "dark"} {
-		for name, width := range map[string]int64{"dashboard-" + scheme: 1280, "dashboard-" + scheme + "-narrow": 400} {
-			p.Look(width, 900, scheme)
-			p.Until(`[...document.querySelectorAll('#forwards .clients summary')].some((s) => s.textContent === '1 client')`)
-			if err := os.WriteFile(filepath.Join(*dashboardPictures, name+".png"), p.Screenshot(), 0o644); err != nil {
-				w.t.Fatal(err)
-			}
+		p.Look(1280, 900, scheme)
+		name := filepath.Join(*dashboardPictures, "dashboard-"+scheme+".png")
+		if err := os.WriteFile(name, p.Screenshot(), 0o600); err != nil {
+			w.t.Fatal(err)
 		}
 	}
 	p.Look(1280, 900, "light")
-}
-
-// scope is that of the world's user.
-func (w *world) scope() api.Scope {
-	scope := api.Scope{Env: make(map[string]string)}
-	for _, kv := range w.env {
-		if name, value, _ := strings.Cut(kv, "="); strings.HasPrefix(name, "AWS_") {
-			scope.Env[name] = value
-		}
-	}
-	return scope
 }
 
 // screen is a terminal of 200 columns and 50 rows.
@@ -294,7 +296,10 @@ func TestTop(t *testing.T) {
 	if _, err := file.WriteString("s"); err != nil {
 		t.Fatal(err)
 	}
-	w.eventually("the forward is stopped", func() bool { return len(w.agentState().Forwards) == 0 && s.has(f.Name+" is stopped") })
+	w.eventually(
+		"the forward is stopped",
+		func() bool { return len(w.agentState().Forwards) == 0 && s.has(f.Name+" is stopped") },
+	)
 	if _, err := file.WriteString("q"); err != nil {
 		t.Fatal(err)
 	}
@@ -367,7 +372,12 @@ func TestMetrics(t *testing.T) {
 		{"port, health", "http://" + addr + "/livez", "", nil, 200, "ok"},
 		{"port, the control API", "http://" + addr + "/v1/state", secret, nil, 404, ""},
 	} {
-		if code, out := get(tt.dial, tt.url, tt.token); code != tt.code || !strings.Contains(out, tt.has) || code != 200 && strings.Contains(out, want) {
+		if code, out := get(
+			tt.dial,
+			tt.url,
+			tt.token,
+		); code != tt.code || !strings.Contains(out, tt.has) ||
+			code != 200 && strings.Contains(out, want) {
 			t.Errorf("%s: %d %s", tt.name, code, out)
 		}
 	}

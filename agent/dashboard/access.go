@@ -49,7 +49,6 @@ func (s secret) is(text string) bool {
 // token opens one session.
 type token struct {
 	secret  secret
-	expires time.Time
 	request api.DashboardRequest // whose session it will be
 	page    string               // the file that leads to it, or ""
 	expiry  *time.Timer          // removes it
@@ -64,11 +63,11 @@ type session struct {
 	end         context.CancelFunc
 }
 
-// Link makes an address that lets the browser that opens it in, once and within a minute. What is opened there is opened with
-// the settings and for the account of r.
+// Link makes an address that lets the browser that opens it in, once and within a minute. What is opened there is
+// opened with the settings and for the account of r.
 func (s *Server) Link(r api.DashboardRequest) (api.Dashboard, error) {
 	text, secret := newSecret()
-	t := &token{secret: secret, expires: time.Now().Add(tokenLife), request: r}
+	t := &token{secret: secret, request: r}
 	out := api.Dashboard{URL: "http://" + s.addr + "/#" + text}
 	if s.options.Dir != "" {
 		page, err := writePage(s.options.Dir, out.URL)
@@ -88,8 +87,12 @@ func writePage(dir, url string) (path string, err error) {
 	if err != nil {
 		return "", err
 	}
-	_, err = fmt.Fprintf(f, `<!doctype html><html lang="en"><meta charset="utf-8"><meta name="referrer" content="no-referrer">`+
-		`<meta http-equiv="refresh" content="0;url=%[1]s"><title>bastion</title><p><a href="%[1]s">bastion dashboard</a></html>`, url)
+	_, err = fmt.Fprintf(
+		f,
+		`<!doctype html><html lang="en"><meta charset="utf-8"><meta name="referrer" content="no-referrer">`+
+			`<meta http-equiv="refresh" content="0;url=%[1]s"><title>bastion</title><p><a href="%[1]s">bastion dashboard</a></html>`,
+		url,
+	)
 	if closeErr := f.Close(); err == nil {
 		err = closeErr
 	}
@@ -126,8 +129,8 @@ func (t *token) forget() {
 	}
 }
 
-// login makes a token a session, which ends with parent, and returns it with the cookie and the key that it takes. It is nil
-// where there is no such token.
+// login makes a token a session, which ends with parent, and returns it with the cookie and the key that it takes. It
+// is nil where there is no such token.
 func (a *access) login(parent context.Context, text string) (s *session, cookie, key string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -138,9 +141,6 @@ func (a *access) login(parent context.Context, text string) (s *session, cookie,
 	t := a.tokens[i]
 	t.forget()
 	a.tokens = slices.Delete(a.tokens, i, i+1)
-	if !time.Now().Before(t.expires) {
-		return nil, "", ""
-	}
 	a.sessions = slices.DeleteFunc(a.sessions, func(s *session) bool { return s.ctx.Err() != nil })
 	if len(a.sessions) == maxSessions {
 		a.sessions[0].end()

@@ -24,7 +24,9 @@ var screenshots = flag.String("screenshots", "", "write pictures of the page int
 // enter opens the dashboard by a link and waits until it is live.
 func enter(t *testing.T, s *Server, p *rig.Tab) {
 	t.Helper()
-	link, err := s.Link(api.DashboardRequest{Targets: []api.NamedTarget{{Name: "reports", Spec: "rds:reports", LocalPort: 15432}}})
+	link, err := s.Link(
+		api.DashboardRequest{Targets: []api.NamedTarget{{Name: "reports", Spec: "rds:reports", LocalPort: 15432}}},
+	)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -36,7 +38,10 @@ const isLive = `document.getElementById('live').textContent === 'Live' && docume
 
 // card is the card of a forward.
 func card(name string) string {
-	return fmt.Sprintf(`[...document.querySelectorAll('#forwards > li')].find((c) => c.querySelector('h3').textContent === %q)`, name)
+	return fmt.Sprintf(
+		`[...document.querySelectorAll('#forwards > li')].find((c) => c.querySelector('h3').textContent === %q)`,
+		name,
+	)
 }
 
 func TestBrowser(t *testing.T) {
@@ -63,8 +68,11 @@ func TestBrowser(t *testing.T) {
 	}
 
 	// A forward is opened by clicking; its bytes move.
-	p.Do(chromedp.Click(chromedp.CSS("#open-target")), chromedp.SendKeys(chromedp.CSS("#open-target"), "wiki.corp.internal:443"),
-		chromedp.Click(chromedp.CSS("#open-submit")))
+	p.Do(
+		chromedp.Click(chromedp.CSS("#open-target")),
+		chromedp.SendKeys(chromedp.CSS("#open-target"), "wiki.corp.internal:443"),
+		chromedp.Click(chromedp.CSS("#open-submit")),
+	)
 	p.Until(card("wiki.corp.internal:443"))
 	p.Until(`document.getElementById('say').textContent.startsWith('Open: wiki.corp.internal:443')`)
 	total := card("wiki.corp.internal:443") + `.querySelector('dl').textContent`
@@ -94,7 +102,10 @@ func TestBrowser(t *testing.T) {
 	if !hasForward(f.State(), "orders") {
 		t.Error("closed, though the answer was no")
 	}
-	p.Do(chromedp.Click(chromedp.CSS(`button[aria-label="Close forward orders"]`)), chromedp.Click(chromedp.CSS("#ask-yes")))
+	p.Do(
+		chromedp.Click(chromedp.CSS(`button[aria-label="Close forward orders"]`)),
+		chromedp.Click(chromedp.CSS("#ask-yes")),
+	)
 	p.Until("!" + card("orders"))
 	if hasForward(f.State(), "orders") {
 		t.Error("not closed")
@@ -158,13 +169,19 @@ func TestNames(t *testing.T) {
 	_, p := rig.StartBrowser(t)
 	enter(t, s, p)
 	p.Until(`document.querySelector('.chart svg')?.getAttribute('aria-label')?.includes('down ')`)
-	nameless := rig.Eval[string](p, `[...document.querySelectorAll('button, input, select, a, summary, [role=img], [role=region], dialog')]
+	nameless := rig.Eval[string](
+		p,
+		`[...document.querySelectorAll('button, input, select, a, summary, [role=img], [role=region], dialog')]
 		.filter((e) => !(e.getAttribute('aria-label') || e.getAttribute('aria-labelledby') || e.labels?.length || e.textContent.trim()))
-		.map((e) => e.outerHTML).join('\n')`)
+		.map((e) => e.outerHTML).join('\n')`,
+	)
 	if nameless != "" {
 		t.Errorf("without a name:\n%s", nameless)
 	}
-	headless := rig.Eval[int](p, `[...document.querySelectorAll('table')].filter((t) => !t.tHead || [...t.querySelectorAll('th')].some((h) => !h.scope)).length`)
+	headless := rig.Eval[int](
+		p,
+		`[...document.querySelectorAll('table')].filter((t) => !t.tHead || [...t.querySelectorAll('th')].some((h) => !h.scope)).length`,
+	)
 	if headless != 0 {
 		t.Errorf("%d tables without headings", headless)
 	}
@@ -241,11 +258,18 @@ func TestForeignPage(t *testing.T) {
 		`fetch('` + base + `/app.js').then((r) => r.text())`,
 		`import('` + base + `/app.js')`,
 	} {
-		if out := rig.Eval[string](p, attack+`.then((v) => 'got ' + (typeof v === 'string' ? v : 'something'), () => 'nothing')`); out != "nothing" && out != "got " {
+		if out := rig.Eval[string](
+			p,
+			attack+`.then((v) => 'got ' + (typeof v === 'string' ? v : 'something'), () => 'nothing')`,
+		); out != "nothing" &&
+			out != "got " {
 			t.Errorf("%s: %s", attack, out)
 		}
 	}
-	rig.Eval[chromedp.Void](p, `new Promise((done) => { const f = document.querySelector('iframe'); f.onload = done; f.src = '`+base+`/'; }).then(() => undefined)`)
+	rig.Eval[chromedp.Void](
+		p,
+		`new Promise((done) => { const f = document.querySelector('iframe'); f.onload = done; f.src = '`+base+`/'; }).then(() => undefined)`,
+	)
 	if rig.Eval[bool](p, `(() => { try { return frames[0].document.title === 'bastion'; } catch { return false; } })()`) {
 		t.Error("the page is in a frame")
 	}
@@ -268,9 +292,12 @@ func TestLooks(t *testing.T) {
 		for _, width := range []int64{1280, 400, 320} {
 			p.Look(width, 900, scheme)
 			p.Until(isLive)
-			if over := rig.Eval[string](p, `document.documentElement.scrollWidth > innerWidth && [...document.querySelectorAll('main *')]
+			if over := rig.Eval[string](
+				p,
+				`document.documentElement.scrollWidth > innerWidth && [...document.querySelectorAll('main *')]
 				.filter((e) => e.getBoundingClientRect().right > innerWidth + 1 && !e.closest('.scroll')).map((e) => e.tagName + '.' + e.className).join(' ')
-				|| ''`); over != "" {
+				|| ''`,
+			); over != "" {
 				t.Errorf("%d %s: too wide: %s", width, scheme, over)
 			}
 			if *screenshots != "" {

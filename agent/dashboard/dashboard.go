@@ -35,8 +35,8 @@ type Backend interface {
 // Options are what a Server needs besides its Backend.
 type Options struct {
 	Logger *slog.Logger // nil: no log
-	// Dir is a directory that only the user can enter, for the pages that lead browsers to the dashboard without its address on
-	// a command line, which all users can read. Empty: there are none.
+	// Dir is a directory that only the user can enter, for the pages that lead browsers to the dashboard without its
+	// address on a command line, which all users can read. Empty: there are none.
 	Dir string
 }
 
@@ -99,12 +99,22 @@ func New(b Backend, ln net.Listener, o Options) *Server {
 	s := &Server{backend: b, options: o, log: log, addr: ln.Addr().String(), streams: make(chan struct{}, maxStreams)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.http = &http.Server{
-		Handler: s.handler(), BaseContext: func(net.Listener) context.Context { return s.ctx },
-		ReadHeaderTimeout: headerTimeout, ReadTimeout: bodyTimeout, IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader,
-		ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug),
+		Handler:           s.handler(),
+		BaseContext:       func(net.Listener) context.Context { return s.ctx },
+		ReadHeaderTimeout: headerTimeout,
+		ReadTimeout:       bodyTimeout,
+		WriteTimeout:      writeTimeout,
+		IdleTimeout:       idleTimeout,
+		MaxHeaderBytes:    maxHeader,
+		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	s.tasks.Go(func() {
-		if err := s.http.Serve(&ownUsers{Listener: netutil.LimitListener(ln, maxConns), log: log}); !errors.Is(err, http.ErrServerClosed) {
+		if err := s.http.Serve(
+			&ownUsers{Listener: netutil.LimitListener(ln, maxConns), log: log},
+		); !errors.Is(
+			err,
+			http.ErrServerClosed,
+		) {
 			log.Error("the dashboard has stopped", "err", err)
 		}
 	})
@@ -143,7 +153,8 @@ func randomBytes(n int) []byte {
 	return b
 }
 
-// ownUsers is a listener that takes the connections of this process's user, and root's, where the system tells whose one is.
+// ownUsers is a listener that takes the connections of this process's user, and root's, where the system tells whose
+// one is.
 type ownUsers struct {
 	net.Listener
 	log *slog.Logger

@@ -49,7 +49,8 @@ func TestSession(t *testing.T) {
 	s := serve(t, f, Options{})
 	b := signIn(t, s)
 	c := b.cookie
-	if !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || c.Path != "/" || c.Domain != "" || len(c.Value) != 43 || len(b.key) != 43 {
+	if !c.HttpOnly || c.SameSite != http.SameSiteStrictMode || c.Path != "/" || c.Domain != "" || len(c.Value) != 43 ||
+		len(b.key) != 43 {
 		t.Errorf("cookie %+v, key of %d characters", c, len(b.key))
 	}
 	resp, data := b.request(http.MethodPost, "/api/close", `{"name":"orders"}`, nil)
@@ -126,6 +127,7 @@ func TestRefused(t *testing.T) {
 		}, 403},
 
 		{"no cookie", "POST", "/api/close", closeOrders, header("Cookie", ""), 401},
+		{"a wrong cookie", "POST", "/api/close", closeOrders, header("Cookie", in.cookie.Name+"="+strings.Repeat("A", 43)), 401},
 		{"no key (CSRF)", "POST", "/api/close", closeOrders, header(keyHeader, ""), 401},
 		{"a wrong key", "POST", "/api/close", closeOrders, header(keyHeader, strings.Repeat("A", 43)), 401},
 		{"the cookie as the key", "POST", "/api/close", closeOrders, header(keyHeader, in.cookie.Value), 401},
@@ -236,10 +238,10 @@ func TestExpiry(t *testing.T) {
 			t.Fatal("refused within its time")
 		}
 		<-time.After(time.Second)
+		synctest.Wait()
 		if session, _, _ := s.access.login(ctx, late); session != nil {
 			t.Error("accepted after its time")
 		}
-		synctest.Wait()
 		if len(s.access.tokens) > 0 {
 			t.Errorf("%d tokens are kept", len(s.access.tokens))
 		}
@@ -285,7 +287,12 @@ func TestPage(t *testing.T) {
 	}
 	_, text, _ := strings.Cut(link.URL, "#")
 	b := &browser{t: t, addr: s.Addr()}
-	if resp, body := b.request(http.MethodPost, "/api/login", `{"token":"`+text+`"}`, nil); resp.StatusCode != http.StatusOK {
+	if resp, body := b.request(
+		http.MethodPost,
+		"/api/login",
+		`{"token":"`+text+`"}`,
+		nil,
+	); resp.StatusCode != http.StatusOK {
 		t.Fatalf("%s %s", resp.Status, body)
 	}
 	if _, err := os.Stat(link.Page); !errors.Is(err, fs.ErrNotExist) {
@@ -452,7 +459,13 @@ func TestEvents(t *testing.T) {
 		t.Errorf("AWS was asked %d times", f.asked)
 	}
 	// It ends with the session.
-	if resp, data := b.request(http.MethodPost, "/api/logout", `{}`, nil); resp.StatusCode != http.StatusOK || resp.Cookies()[0].MaxAge >= 0 {
+	if resp, data := b.request(
+		http.MethodPost,
+		"/api/logout",
+		`{}`,
+		nil,
+	); resp.StatusCode != http.StatusOK ||
+		resp.Cookies()[0].MaxAge >= 0 {
 		t.Errorf("%s %s %v", resp.Status, data, resp.Cookies())
 	}
 	last := ""
@@ -569,7 +582,8 @@ func TestOpen(t *testing.T) {
 	} {
 		resp, data := b.request(http.MethodPost, "/api/open", tt.body, nil)
 		got := f.requests[len(f.requests)-1]
-		if resp.StatusCode != http.StatusOK || got.Forwards[0] != tt.want || !got.Detached || got.Scope.Settings["region"] != "eu-central-1" {
+		if resp.StatusCode != http.StatusOK || got.Forwards[0] != tt.want || !got.Detached ||
+			got.Scope.Settings["region"] != "eu-central-1" {
 			t.Errorf("%s: %s %s; asked for %+v", tt.body, resp.Status, data, got)
 		}
 		events := openEvents(t, data)
@@ -579,7 +593,13 @@ func TestOpen(t *testing.T) {
 	}
 	asked := len(f.requests)
 	for _, body := range []string{`{}`, `{"target":" "}`, `{"kind":"udp","target":"a:1"}`, `{"target":"` + strings.Repeat("a", maxText+1) + `"}`} {
-		if resp, data := b.request(http.MethodPost, "/api/open", body, nil); resp.StatusCode != http.StatusBadRequest || len(f.requests) != asked {
+		if resp, data := b.request(
+			http.MethodPost,
+			"/api/open",
+			body,
+			nil,
+		); resp.StatusCode != http.StatusBadRequest ||
+			len(f.requests) != asked {
 			t.Errorf("%s: %s %s", body, resp.Status, data)
 		}
 	}
@@ -587,7 +607,8 @@ func TestOpen(t *testing.T) {
 	_, data := b.request(http.MethodPost, "/api/open", `{"target":"rds:nope"}`, nil)
 	events := openEvents(t, data)
 	last := events[len(events)-1]
-	if last.Error == nil || last.Error.Kind != fail.NoTarget || last.Error.Message != "find rds:nope: there is none" || last.Error.Next != "bastion ls targets" {
+	if last.Error == nil || last.Error.Kind != fail.NoTarget || last.Error.Message != "find rds:nope: there is none" ||
+		last.Error.Next != "bastion ls targets" {
 		t.Errorf("%s", data)
 	}
 }

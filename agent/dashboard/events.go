@@ -45,7 +45,9 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, session *session
 	defer cancel()
 	defer context.AfterFunc(session.ctx, cancel)()
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(time.Time{}) // the stream lasts longer than a request may take; what cannot end early ends late
+	_ = control.SetReadDeadline(
+		time.Time{},
+	) // the stream lasts longer than a request may take; what cannot end early ends late
 
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.WriteHeader(http.StatusOK)
@@ -143,7 +145,8 @@ type openRequest struct {
 	Listen string   `json:"listen"`
 }
 
-// open opens a forward, which stays. The answer is a line of JSON for each event, the last of which says what came of it.
+// open opens a forward, which stays. The answer is a line of JSON for each event, the last of which says what came of
+// it.
 func (s *Server) open(w http.ResponseWriter, r *http.Request, session *session) {
 	var in openRequest
 	if !read(w, r, &in) {
@@ -191,7 +194,11 @@ func (s *Server) stop(w http.ResponseWriter, r *http.Request, _ *session) {
 	}
 	// "all" is a word of the command line; here it could only be a mistake.
 	if !hasForward(s.backend.State(), in.Name) {
-		answer(w, http.StatusNotFound, map[string]api.Error{"error": {Message: fmt.Sprintf("there is no forward %q any more", in.Name)}})
+		answer(
+			w,
+			http.StatusNotFound,
+			map[string]api.Error{"error": {Message: fmt.Sprintf("there is no forward %q any more", in.Name)}},
+		)
 		return
 	}
 	if _, err := s.backend.Stop(in.Name); err != nil {

@@ -22,7 +22,11 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// After an answer to a request that it has not read as a whole, net/http's server lets the connection rest for half a
+// second before it is closed. Close does not wait for that.
+func TestMain(m *testing.M) {
+	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
+}
 
 // fake is an agent with one link, whose figures move with time.
 type fake struct {
@@ -80,7 +84,15 @@ func (f *fake) state() api.State {
 		t = 600
 	}
 	st := api.State{
-		Info: api.Info{V: 1, PID: 4711, Version: "1.5.0", Started: f.began.Add(-3 * time.Hour), Idle: 600}, At: now, Revision: f.revision,
+		Info: api.Info{
+			V:       1,
+			PID:     4711,
+			Version: "1.5.0",
+			Started: f.began.Add(-3 * time.Hour),
+			Idle:    600,
+		},
+		At:       now,
+		Revision: f.revision,
 	}
 	if f.empty {
 		return st
@@ -92,9 +104,20 @@ func (f *fake) state() api.State {
 	for i := range 4 {
 		phase := t/3 + float64(i)
 		live.Sessions = append(live.Sessions, agent.LiveSession{
-			ID: fmt.Sprintf("dev-0a1b2c3d4e5f6071%d", i), State: "up", Age: 400*float64(i) + t/10, RTT: 41 + 3*math.Sin(phase) + float64(4*i),
-			MinRTT: 40, ReceiveRate: 5.5e5 + 2.5e5*math.Sin(t/4) + 9e4*math.Sin(phase), SendRate: 2.1e4, InFlight: 4096 * i, Sent: 1 << 20,
-			Received: 1 << 24, Reinjected: uint64(i) * 4608,
+			ID: fmt.Sprintf(
+				"dev-0a1b2c3d4e5f6071%d",
+				i,
+			),
+			State:       "up",
+			Age:         400*float64(i) + t/10,
+			RTT:         41 + 3*math.Sin(phase) + float64(4*i),
+			MinRTT:      40,
+			ReceiveRate: 5.5e5 + 2.5e5*math.Sin(t/4) + 9e4*math.Sin(phase),
+			SendRate:    2.1e4,
+			InFlight:    4096 * i,
+			Sent:        1 << 20,
+			Received:    1 << 24,
+			Reinjected:  uint64(i) * 4608,
 		})
 	}
 	live.Sessions[3].State = "stalled"
@@ -106,8 +129,15 @@ func (f *fake) state() api.State {
 	}
 	for i := range 6 {
 		e := api.AuditEvent{
-			At: f.began.Add(-time.Duration(7-i) * 83 * time.Second), Forward: "orders", Client: fmt.Sprintf("127.0.0.1:5%d02", i),
-			Target: "orders.abc.eu-central-1.rds.amazonaws.com:5432", Duration: 12.5 * float64(i+1), Up: 1200, Down: 88_000 * int64(i),
+			At: f.began.Add(
+				-time.Duration(7-i) * 83 * time.Second,
+			),
+			Forward:  "orders",
+			Client:   fmt.Sprintf("127.0.0.1:5%d02", i),
+			Target:   "orders.abc.eu-central-1.rds.amazonaws.com:5432",
+			Duration: 12.5 * float64(i+1),
+			Up:       1200,
+			Down:     88_000 * int64(i),
 		}
 		if i == 4 {
 			e.Error, e.Duration, e.Up, e.Down = "the bastion does not allow wiki.corp.internal:443", 0, 0, 0
@@ -207,13 +237,28 @@ func (f *fake) Bastions(context.Context) []api.Account {
 	}
 	created := f.began.Add(-96 * time.Minute)
 	b := agent.Bastion{
-		TaskID: "8edc467e6f7387f5c87dd7e33941f5c9", TaskARN: "arn:aws:ecs:eu-central-1:000000000000:task/tools/8edc467e6f7387f5c87dd7e33941f5c9",
-		Cluster: "tools", Status: "RUNNING", Exec: "RUNNING", Ready: true, Created: &created, Started: &created,
+		TaskID:  "8edc467e6f7387f5c87dd7e33941f5c9",
+		TaskARN: "arn:aws:ecs:eu-central-1:000000000000:task/tools/8edc467e6f7387f5c87dd7e33941f5c9",
+		Cluster: "tools",
+		Status:  "RUNNING",
+		Exec:    "RUNNING",
+		Ready:   true,
+		Created: &created,
+		Started: &created,
 	}
 	b.CPU, b.Memory, b.Architecture = 256, 512, "x86_64"
-	cost, _ := bastions.Bastion{CPU: 256, Memory: 512, BilledFrom: created}.Cost(bastions.Price{VCPUHour: 0.04048, GBHour: 0.004445}, time.Now())
+	cost, _ := bastions.Bastion{
+		CPU:        256,
+		Memory:     512,
+		BilledFrom: created,
+	}.Cost(
+		bastions.Price{VCPUHour: 0.04048, GBHour: 0.004445},
+		time.Now(),
+	)
 	b.Cost = &cost
-	return []api.Account{{Link: "l1", Status: agent.Status{Region: "eu-central-1", Cluster: "tools", Bastions: []agent.Bastion{b}}}}
+	return []api.Account{
+		{Link: "l1", Status: agent.Status{Region: "eu-central-1", Cluster: "tools", Bastions: []agent.Bastion{b}}},
+	}
 }
 
 // serve starts a dashboard of f, which ends with the test.
@@ -260,7 +305,9 @@ func tokenOf(t *testing.T, s *Server) string {
 // newRequest returns a request as the page makes it.
 func (b *browser) newRequest(method, path, body string) *http.Request {
 	b.t.Helper()
-	r, err := http.NewRequestWithContext(b.t.Context(), method, "http://"+b.addr+path, bytes.NewBufferString(body))
+	ctx, cancel := context.WithTimeout(b.t.Context(), 2*time.Minute)
+	b.t.Cleanup(cancel)
+	r, err := http.NewRequestWithContext(ctx, method, "http://"+b.addr+path, bytes.NewBufferString(body))
 	if err != nil {
 		b.t.Fatal(err)
 	}

@@ -15,7 +15,8 @@ import (
 //go:embed assets
 var assets embed.FS
 
-// keyHeader carries the session's key. A page of another origin cannot send it: a browser asks first, and nobody allows it.
+// keyHeader carries the session's key. A page of another origin cannot send it: a browser asks first, and nobody allows
+// it.
 const keyHeader = "Bastion-Key"
 
 // headers are in every answer.
@@ -87,8 +88,8 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// isOwnPage reports whether a request comes from the dashboard's page, or is a visit to it. Other origins of the same site are
-// other origins.
+// isOwnPage reports whether a request comes from the dashboard's page, or is a visit to it. Other origins of the same
+// site are other origins.
 func (s *Server) isOwnPage(r *http.Request) bool {
 	origin, site := r.Header.Get("Origin"), r.Header.Get("Sec-Fetch-Site")
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
@@ -102,7 +103,8 @@ func (s *Server) isOwnPage(r *http.Request) bool {
 	case "", "same-origin":
 		return true
 	default: // a visit: the address was typed, or came from a terminal or another page. Frames are none.
-		return r.URL.Path == "/" && r.Header.Get("Sec-Fetch-Mode") == "navigate" && r.Header.Get("Sec-Fetch-Dest") == "document"
+		return r.URL.Path == "/" && r.Header.Get("Sec-Fetch-Mode") == "navigate" &&
+			r.Header.Get("Sec-Fetch-Dest") == "document"
 	}
 }
 
@@ -128,11 +130,14 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	}
 	session, cookie, key := s.access.login(s.ctx, in.Token)
 	if session == nil {
-		refuse(w, http.StatusUnauthorized, "this address has been used, or is older than a minute; run bastion dashboard for another")
+		refuse(
+			w,
+			http.StatusUnauthorized,
+			"this address has been used, or is older than a minute; run bastion dashboard for another",
+		)
 		return
 	}
-	// Not Secure: it is HTTP. It never leaves the machine.
-	http.SetCookie(w, &http.Cookie{Name: session.name, Value: cookie, Path: "/", HttpOnly: true, SameSite: http.SameSiteStrictMode})
+	setCookie(w, session, cookie, 0)
 	answer(w, http.StatusOK, map[string]string{"key": key})
 }
 
@@ -141,8 +146,16 @@ func (s *Server) logout(w http.ResponseWriter, r *http.Request, session *session
 		return
 	}
 	session.end()
-	http.SetCookie(w, &http.Cookie{Name: session.name, Path: "/", MaxAge: -1, HttpOnly: true, SameSite: http.SameSiteStrictMode})
+	setCookie(w, session, "", -1)
 	answer(w, http.StatusOK, struct{}{})
+}
+
+// setCookie gives a browser its session's cookie for as long as it runs; with a negative age it takes it away.
+func setCookie(w http.ResponseWriter, s *session, value string, age int) {
+	//nolint:gosec // not Secure: this is HTTP, and never leaves the machine
+	http.SetCookie(w, &http.Cookie{
+		Name: s.name, Value: value, Path: "/", MaxAge: age, HttpOnly: true, SameSite: http.SameSiteStrictMode,
+	})
 }
 
 // read reads a request's JSON. If it is none, it says so and returns false.

@@ -33,8 +33,8 @@ const (
 
 // Metrics serves what a monitoring system asks: PathMetrics, in the forms of Prometheus, PathLive and PathReady.
 //
-// With a token, /metrics wants it as a bearer token: on a loopback address, where other users come too. Without one the handler
-// belongs where only the user comes, such as the agent's socket. The other two say no more than yes or no.
+// With a token, /metrics wants it as a bearer token: on a loopback address, where other users come too. Without one the
+// handler belongs where only the user comes, such as the agent's socket. The other two say no more than yes or no.
 func Metrics(b Backend, token string) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
@@ -42,7 +42,10 @@ func Metrics(b Backend, token string) http.Handler {
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
-	metrics := promhttp.HandlerFor(registry, promhttp.HandlerOpts{MaxRequestsInFlight: scrapesAtOnce, Timeout: scrapeTimeout})
+	metrics := promhttp.HandlerFor(
+		registry,
+		promhttp.HandlerOpts{MaxRequestsInFlight: scrapesAtOnce, Timeout: scrapeTimeout},
+	)
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+PathMetrics, func(w http.ResponseWriter, r *http.Request) {
 		if token != "" && !hasToken(r, token) {
@@ -88,7 +91,10 @@ func isReady(state api.State) bool {
 // Metrics on a loopback address.
 func LocalOnly(addr string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if site := r.Header.Get("Sec-Fetch-Site"); r.Host != addr || r.Header.Get("Origin") != "" || site != "" && site != "none" {
+		if site := r.Header.Get(
+			"Sec-Fetch-Site",
+		); r.Host != addr || r.Header.Get("Origin") != "" ||
+			site != "" && site != "none" {
 			http.Error(w, "this is at "+addr+" and not for web pages", http.StatusForbidden)
 			return
 		}
@@ -136,15 +142,29 @@ var (
 	descInfo  = describe("agent_info", "The agent's version, with the value 1.", "version")
 	descStart = describe("agent_start_time_seconds", "When the agent started, in seconds since the epoch.")
 
-	descLinkUp         = describe("link_up", "Whether the link to a bastion is up and has a path.", "link", "region", "cluster")
-	descLinkChannels   = describe("link_channels", "Connections through the link.", "link")
-	descLinkSent       = describe("link_sent_bytes_total", "Bytes sent on the link's present SSH connection.", "link")
-	descLinkReceived   = describe("link_received_bytes_total", "Bytes received on the link's present SSH connection.", "link")
+	descLinkUp = describe(
+		"link_up",
+		"Whether the link to a bastion is up and has a path.",
+		"link",
+		"region",
+		"cluster",
+	)
+	descLinkChannels = describe("link_channels", "Connections through the link.", "link")
+	descLinkSent     = describe("link_sent_bytes_total", "Bytes sent on the link's present SSH connection.", "link")
+	descLinkReceived = describe(
+		"link_received_bytes_total",
+		"Bytes received on the link's present SSH connection.",
+		"link",
+	)
 	descLinkReinjected = describe("link_reinjected_bytes_total",
 		"Bytes that another session sent again, on the link's present SSH connection.", "link")
 	descLinkSessions = describe("link_sessions", "SSM sessions of the link by state.", "link", "state")
 	descLinkRTT      = describe("link_rtt_seconds", "Smoothed round trip of the link's fastest session.", "link")
-	descLinkInFlight = describe("link_in_flight_bytes", "Bytes that the link's sessions have sent and that are not acknowledged.", "link")
+	descLinkInFlight = describe(
+		"link_in_flight_bytes",
+		"Bytes that the link's sessions have sent and that are not acknowledged.",
+		"link",
+	)
 
 	descForwardReady  = describe("forward_ready", "Whether the forward serves.", "forward", "kind")
 	descForwardActive = describe("forward_connections", "Connections of the forward now.", "forward")

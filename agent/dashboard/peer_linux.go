@@ -11,8 +11,8 @@ import (
 	"strings"
 )
 
-// isOwn reports whether the client of a connection over a loopback address is this process's user or root. The kernel lists the
-// sockets of this network namespace with their owners, and the client's socket is one of them.
+// isOwn reports whether the client of a connection over a loopback address is this process's user or root. The kernel
+// lists the sockets of this network namespace with their owners, and the client's socket is one of them.
 func isOwn(client, server net.Addr) bool {
 	from, ok := addrPort(client)
 	to, ok2 := addrPort(server)
@@ -48,8 +48,8 @@ func addrPort(a net.Addr) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port()), true
 }
 
-// socketOwner looks for the socket that is bound to local and connected to remote. One that its process has closed has no
-// inode and no owner; it is not found.
+// socketOwner looks for the socket that is bound to local and connected to remote. One that its process has closed has
+// no inode and no owner; it is not found.
 func socketOwner(path string, local, remote netip.AddrPort) (uid int, found bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {

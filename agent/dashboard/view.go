@@ -18,8 +18,8 @@ const (
 	maxNames = 500  // targets that are offered
 )
 
-// targets returns what a browser offers to open: the configuration's names, the words for what AWS lists, and what is or was
-// open.
+// targets returns what a browser offers to open: the configuration's names, the words for what AWS lists, and what is
+// or was open.
 func (s *session) targets(state api.State) []string {
 	var out []string
 	for _, t := range s.request.Targets {
@@ -67,7 +67,12 @@ func (s *session) openRequest(in openRequest) (api.OpenRequest, error) {
 			}
 		}
 	}
-	return api.OpenRequest{Scope: s.request.Scope, Command: "dashboard", Detached: true, Forwards: []api.ForwardRequest{f}}, nil
+	return api.OpenRequest{
+		Scope:    s.request.Scope,
+		Command:  "dashboard",
+		Detached: true,
+		Forwards: []api.ForwardRequest{f},
+	}, nil
 }
 
 // Copy is a text that a client of a forward takes.

@@ -79,14 +79,15 @@ func (a *app) dashboard(c *cli.Context, listen string, noOpen bool) error {
 	return nil
 }
 
-// openerPatience is how long a program that opens pages may take to fail. Most have handed on the page by then; some stay for as
-// long as the browser does.
+// openerPatience is how long a program that opens pages may take to fail. Most have handed on the page by then; some
+// stay for as long as the browser does.
 const openerPatience = 2 * time.Second
 
-// openPage opens the dashboard in the user's browser. The address is good for whoever has it first, and every user of the machine
-// can read command lines: the browser gets a file's name instead, which only the user can read.
+// openPage opens the dashboard in the user's browser. The address is good for whoever has it first, and every user of
+// the machine can read command lines: the browser gets a file's name instead, which only the user can read.
 func openPage(ctx context.Context, link api.Dashboard) error {
-	if runtime.GOOS == "linux" && os.Getenv("DISPLAY") == "" && os.Getenv("WAYLAND_DISPLAY") == "" && os.Getenv("BROWSER") == "" {
+	if runtime.GOOS == "linux" && os.Getenv("DISPLAY") == "" && os.Getenv("WAYLAND_DISPLAY") == "" &&
+		os.Getenv("BROWSER") == "" {
 		return errors.New("there is no display")
 	}
 	if link.Page == "" {

@@ -79,7 +79,10 @@ func (a *app) top(c *cli.Context) error {
 
 // topOnce prints what there is.
 func (a *app) topOnce(ctx context.Context, client *api.Client, s config.Settings) error {
-	out := topOutput{State: api.State{Links: []api.Link{}, Forwards: []api.Forward{}, Audit: []api.AuditEvent{}}, Accounts: []api.Account{}}
+	out := topOutput{
+		State:    api.State{Links: []api.Link{}, Forwards: []api.Forward{}, Audit: []api.AuditEvent{}},
+		Accounts: []api.Account{},
+	}
 	st, err := client.State(ctx)
 	isRunning := !errors.Is(err, api.ErrNotRunning)
 	if err != nil && isRunning {
@@ -395,14 +398,20 @@ func (m *topModel) heading(s string) string {
 // lines are all lines that there are to show.
 func (m *topModel) lines() []string {
 	if !m.isRunning {
-		return []string{m.heading("No agent is running."), "The next command that needs it starts it, such as bastion forward -d rds:orders."}
+		return []string{
+			m.heading("No agent is running."),
+			"The next command that needs it starts it, such as bastion forward -d rds:orders.",
+		}
 	}
 	st := m.state
 	if st.PID == 0 {
 		return []string{"asking the agent"}
 	}
-	out := []string{m.heading("bastion") + "  " + topLine(fmt.Sprintf("agent %s, process %d, up for %s", st.Version, st.PID,
-		since(st.At, st.Started))), ""}
+	out := []string{
+		m.heading("bastion") + "  " + topLine(fmt.Sprintf("agent %s, process %d, up for %s", st.Version, st.PID,
+			since(st.At, st.Started))),
+		"",
+	}
 	out = append(out, m.forwardLines()...)
 	out = append(out, "")
 	out = append(out, m.linkLines()...)
@@ -456,8 +465,17 @@ func (m *topModel) forwardLines() []string {
 		}
 		flow := m.flow("f/" + f.Name)
 		rows = append(rows, []string{
-			f.Name, string(f.State), f.Listen, dash(target), fmt.Sprint(f.Stats.Active), m.rate(flow.downRate), m.rate(flow.upRate),
-			size(float64(f.Stats.BytesDown)), size(float64(f.Stats.BytesUp)), since(m.state.At, f.Opened).String(), f.Error,
+			f.Name,
+			string(f.State),
+			f.Listen,
+			dash(target),
+			fmt.Sprint(f.Stats.Active),
+			m.rate(flow.downRate),
+			m.rate(flow.upRate),
+			size(float64(f.Stats.BytesDown)),
+			size(float64(f.Stats.BytesUp)),
+			since(m.state.At, f.Opened).String(),
+			f.Error,
 		})
 	}
 	lines := m.grid(rows)
@@ -492,8 +510,19 @@ func (m *topModel) linkLines() []string {
 		for i, live := range l.Live {
 			n++
 			flow := m.flow(linkKey(l, i))
-			out = append(out, topLine(fmt.Sprintf("to %s: %s for %s, %s, down %s, up %s  %s", dash(live.Bastion), live.State,
-				since(m.state.At, live.Since), count(live.Channels, "connection"), m.rate(flow.downRate), m.rate(flow.upRate), bars(flow.past))))
+			out = append(out, topLine(fmt.Sprintf(
+				"to %s: %s for %s, %s, down %s, up %s  %s",
+				dash(live.Bastion),
+				live.State,
+				since(
+					m.state.At,
+					live.Since,
+				),
+				count(live.Channels, "connection"),
+				m.rate(flow.downRate),
+				m.rate(flow.upRate),
+				bars(flow.past),
+			)))
 			if live.Error != "" {
 				out = append(out, topLine("  "+live.Error))
 			}
@@ -509,7 +538,9 @@ func (m *topModel) linkLines() []string {
 }
 
 func (m *topModel) sessionLines(live agent.Live) []string {
-	rows := [][]string{{"SESSION", "STATE", "DOWN", "UP", "ROUND TRIP", "IN FLIGHT", "SENT AGAIN", "AGE", "ROTATES WITHIN"}}
+	rows := [][]string{
+		{"SESSION", "STATE", "DOWN", "UP", "ROUND TRIP", "IN FLIGHT", "SENT AGAIN", "AGE", "ROTATES WITHIN"},
+	}
 	for _, s := range live.Sessions {
 		trip, rotates := "-", "-"
 		if s.RTT > 0 {
@@ -519,8 +550,15 @@ func (m *topModel) sessionLines(live agent.Live) []string {
 			rotates = (time.Duration(max(live.MaxAge-s.Age, 0)) * time.Second).String()
 		}
 		rows = append(rows, []string{
-			s.ID, s.State, size(s.ReceiveRate) + "/s", size(s.SendRate) + "/s", trip, size(float64(s.InFlight)), size(float64(s.Reinjected)),
-			(time.Duration(s.Age) * time.Second).String(), rotates,
+			s.ID,
+			s.State,
+			size(s.ReceiveRate) + "/s",
+			size(s.SendRate) + "/s",
+			trip,
+			size(float64(s.InFlight)),
+			size(float64(s.Reinjected)),
+			(time.Duration(s.Age) * time.Second).String(),
+			rotates,
 		})
 	}
 	lines := m.grid(rows)

@@ -38,20 +38,43 @@ func topState(seconds float64) api.State {
 	begin := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
 	at := begin.Add(time.Duration(seconds * float64(time.Second)))
 	st := api.State{
-		Info: api.Info{PID: 4711, Version: "1.5.0", Started: begin.Add(-time.Hour)}, At: at, Revision: 7,
+		Info:     api.Info{PID: 4711, Version: "1.5.0", Started: begin.Add(-time.Hour)},
+		At:       at,
+		Revision: 7,
 		Forwards: []api.Forward{
 			{
-				Name: "orders", State: api.ForwardReady, Listen: "127.0.0.1:5432", Target: "orders.db:5432", Detached: true, Opened: begin,
-				Stats: tunnel.StatsSnapshot{Active: 2, BytesDown: int64(1e6 * seconds), BytesUp: int64(2e3 * seconds)},
+				Name:     "orders",
+				State:    api.ForwardReady,
+				Listen:   "127.0.0.1:5432",
+				Target:   "orders.db:5432",
+				Detached: true,
+				Opened:   begin,
+				Stats:    tunnel.StatsSnapshot{Active: 2, BytesDown: int64(1e6 * seconds), BytesUp: int64(2e3 * seconds)},
 			},
-			{Name: "cache", State: api.ForwardFailed, Listen: "127.0.0.1:6379", Detached: true, Opened: begin, Error: "no\x1b[2Jpath"},
-			{Name: "wiki", State: api.ForwardReady, Listen: "127.0.0.1:8443", Detached: false, Command: "forward", Opened: begin},
+			{
+				Name:     "cache",
+				State:    api.ForwardFailed,
+				Listen:   "127.0.0.1:6379",
+				Detached: true,
+				Opened:   begin,
+				Error:    "no\x1b[2Jpath",
+			},
+			{
+				Name:     "wiki",
+				State:    api.ForwardReady,
+				Listen:   "127.0.0.1:8443",
+				Detached: false,
+				Command:  "forward",
+				Opened:   begin,
+			},
 		},
 		Links: []api.Link{{ID: "l1", Live: []agent.Live{{
 			Bastion: "bastion 8edc", State: "up", Since: begin, Channels: 2, Received: uint64(1e6 * seconds), MaxAge: 3000,
 			Sessions: []agent.LiveSession{{ID: "dev-1", State: "up", Age: 600, RTT: 41.25, ReceiveRate: 9e5, InFlight: 4096}},
 		}}}},
-		Audit: []api.AuditEvent{{At: at, Forward: "orders", Target: "orders.db:5432", Duration: 12.5, Down: 880_000, Error: "refused"}},
+		Audit: []api.AuditEvent{
+			{At: at, Forward: "orders", Target: "orders.db:5432", Duration: 12.5, Down: 880_000, Error: "refused"},
+		},
 	}
 	return st
 }
