@@ -15,19 +15,10 @@ import (
 	"time"
 
 	"github.com/redis/go-redis/v9"
-	"golang.org/x/net/proxy"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/lab"
-	"github.com/bastion-ssm/bastion/tunnel/rediscluster"
 )
-
-// socksDialer opens connections through `bastion socks`.
-type socksDialer struct{ proxy.ContextDialer }
-
-func (d socksDialer) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	return d.DialContext(ctx, network, addr)
-}
 
 // A Redis cluster in a VPC whose addresses this machine has no way to: clients that know one local address are sent on to
 // the others, through the bastion, whose list of destinations leaves one node out.
@@ -70,38 +61,17 @@ func TestRedisCluster(t *testing.T) {
 	}
 
 	w.up()
-	p := w.bastion("socks", ":")
+	p := w.bastion("forward", "--redis-cluster", "follow", hosts[0]+":6379", ":")
 	line, err := p.Line(ctx, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	addr, ok := strings.CutPrefix(line, "socks5h://")
+	addr, _, ok := strings.Cut(line, " -> ")
 	if !ok {
 		t.Fatalf("%q", line)
 	}
-	socks, err := proxy.SOCKS5("tcp", addr, nil, proxy.Direct)
-	if err != nil {
-		t.Fatal(err)
-	}
-	cluster, err := rediscluster.New(socksDialer{socks.(proxy.ContextDialer)}, hosts[0]+":6379", rediscluster.Config{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	serveCtx, stop := context.WithCancel(t.Context())
-	served := make(chan error, 1)
-	go func() { served <- cluster.Serve(serveCtx, ln) }()
-	defer func() {
-		stop()
-		if err := <-served; err != nil {
-			t.Error(err)
-		}
-	}()
 
-	host, port, err := net.SplitHostPort(ln.Addr().String())
+	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -125,7 +95,7 @@ func TestRedisCluster(t *testing.T) {
 	var mu sync.Mutex
 	dialed := make(map[string]bool)
 	client := redis.NewClusterClient(&redis.ClusterOptions{
-		Addrs: []string{ln.Addr().String()}, DialTimeout: time.Minute, ReadTimeout: time.Minute,
+		Addrs: []string{addr}, DialTimeout: time.Minute, ReadTimeout: time.Minute,
 		Dialer: func(ctx context.Context, _, addr string) (net.Conn, error) {
 			mu.Lock()
 			dialed[addr] = true
@@ -147,22 +117,27 @@ func TestRedisCluster(t *testing.T) {
 		t.Errorf("go-redis has dialed %v, want a listener for each master", dialed)
 	}
 
-	// Without the replica's first byte of replication it is in CLUSTER NODES alone.
-	first := dial(ctx, t, ln.Addr().String())
-	defer first.Close()
-	if got, err := redisCommand(first, "CLUSTER", "NODES"); err != nil || strings.Contains(got, hosts[3]) {
-		t.Errorf("CLUSTER NODES: %q, %v", got, err)
+	one := redis.NewClient(&redis.Options{Addr: addr, ReadTimeout: time.Minute})
+	defer one.Close()
+	known, err := one.ClusterNodes(ctx).Result()
+	if err != nil || strings.Contains(known, "10.99.") {
+		t.Errorf("CLUSTER NODES: %q, %v", known, err)
 	}
 	var replica string
 	listeners := make(map[string]bool)
-	for _, n := range cluster.Nodes() {
-		listeners[n.Target] = true
-		if n.Target == hosts[3]+":6379" {
-			replica = n.Listen
+	for line := range strings.Lines(known) {
+		fields := strings.Fields(line)
+		if len(fields) < 3 || !strings.Contains(fields[1], "@") {
+			continue
+		}
+		listen, _, _ := strings.Cut(fields[1], "@")
+		listeners[listen] = true
+		if strings.Contains(fields[2], "slave") {
+			replica = listen
 		}
 	}
-	if len(listeners) != len(hosts) {
-		t.Errorf("listeners: %v", listeners)
+	if len(listeners) != len(hosts) || replica == "" {
+		t.Fatalf("listeners: %v, the replica's %q", listeners, replica)
 	}
 	task := w.Tasks()[0]
 	reached := make(map[any]bool)
