@@ -40,9 +40,9 @@ const (
 var browserPictures = flag.String("browser-pictures", "", "write pictures of what a browser shows into this directory")
 
 // webWorld is a world with an internal web site, whose name this machine does not resolve.
-func webWorld(t *testing.T, make func(*testing.T, func(*lab.Config)) *world) (w *world, site *url.URL) {
+func webWorld(t *testing.T, newWorld func(*testing.T, func(*lab.Config)) *world) (w *world, site *url.URL) {
 	t.Helper()
-	w = make(t, func(c *lab.Config) { c.NoWeb = false })
+	w = newWorld(t, func(c *lab.Config) { c.NoWeb = false })
 	site, err := url.Parse(w.WebURL())
 	if err != nil {
 		t.Fatal(err)
@@ -212,21 +212,21 @@ func TestBrowserSOCKS(t *testing.T) {
 	p, at := w.proxy(":")
 	browser := startBrowser(t, chromedp.Flag("proxy-server", "socks5://"+at.Listen), chromedp.Flag("proxy-bypass-list", "<-loopback>"),
 		chromedp.Flag("host-resolver-rules", "MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"))
-	readsWiki(t, browser, w.WebURL())
+	readsWiki(browser, t, w.WebURL())
 	w.onlyWiki(task, site)
 	w.interrupt(p)
 }
 
 // readsWiki opens the internal site and looks at it.
-func readsWiki(t *testing.T, browser context.Context, page string) {
+func readsWiki(browser context.Context, t *testing.T, page string) {
 	t.Helper()
 	if err := chromedp.Do(browser, chromedp.Navigate(page)); err != nil {
 		t.Fatal(err)
 	}
-	isWiki(t, browser)
+	isWiki(browser, t)
 }
 
-func isWiki(t *testing.T, browser context.Context) {
+func isWiki(browser context.Context, t *testing.T) {
 	t.Helper()
 	title, err := chromedp.Run(browser, chromedp.Title())
 	if err != nil || title != webTitle {
@@ -281,8 +281,8 @@ func TestBrowserPAC(t *testing.T) {
 	port, asked := outside(t)
 	browser := startBrowser(t, chromedp.Flag("proxy-pac-url", at.PAC),
 		chromedp.Flag("host-resolver-rules", "MAP outside.example 127.0.0.1, MAP corp.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"))
-	readsWiki(t, browser, w.WebURL())
-	w.picture("browser-pac.png", browser)
+	readsWiki(browser, t, w.WebURL())
+	w.picture(browser, "browser-pac.png")
 	for _, host := range []string{"outside.example", "corp.example"} { // *.corp.example are only the names below it
 		if err := chromedp.Do(browser, chromedp.Navigate("http://"+net.JoinHostPort(host, port)+"/")); err != nil {
 			t.Fatal(err)
@@ -304,7 +304,7 @@ func TestBrowserPAC(t *testing.T) {
 			t.Errorf("%s: %q, %v", host, text, err)
 		}
 	}
-	w.picture("browser-refused.png", browser)
+	w.picture(browser, "browser-refused.png")
 	w.onlyWiki(task, site)
 	if code, err := p.Stop(syscall.SIGINT); err != nil || code != 130 {
 		t.Errorf("exit code %d, %v", code, err)
@@ -312,7 +312,7 @@ func TestBrowserPAC(t *testing.T) {
 }
 
 // picture keeps what the browser shows, if pictures are wanted.
-func (w *world) picture(name string, browser context.Context) {
+func (w *world) picture(browser context.Context, name string) {
 	w.t.Helper()
 	if *browserPictures == "" {
 		return
@@ -371,7 +371,7 @@ func TestBrowserCommand(t *testing.T) {
 			"--host-resolver-rules=MAP outside.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 		}, unseen...)...)
 		browser := w.steer(p, filepath.Join(w.stateDir(), "browser", "fresh-*"))
-		readsWiki(t, browser, w.WebURL())
+		readsWiki(browser, t, w.WebURL())
 		if err := chromedp.Do(browser, chromedp.Navigate("http://"+net.JoinHostPort("outside.example", port)+"/")); err != nil {
 			t.Fatal(err)
 		}
@@ -406,7 +406,7 @@ func TestBrowserCommand(t *testing.T) {
 		p := w.bastion(args...)
 		profile := filepath.Join(state, "browser", "chromium")
 		browser := w.steer(p, profile)
-		readsWiki(t, browser, w.WebURL())
+		readsWiki(browser, t, w.WebURL())
 		// Even this machine's own addresses are the bastion's, which refuses them.
 		_ = chromedp.Do(browser, chromedp.Navigate("http://127.0.0.1:"+port+"/"))
 		if got := asked(); len(got) > 0 {

@@ -113,9 +113,7 @@ func (s *webServer) close() {
 
 // serve serves one client until its connection has ended.
 func (s *webServer) serve(ctx context.Context, c *clientConn) {
-	c.web.ctx = ctx
-	c.web.ended = make(chan struct{})
-	c.web.transport = s.newTransport(c)
+	c.web.begin(ctx, s.newTransport(c))
 	stop := context.AfterFunc(ctx, func() {
 		reset(c)
 		_ = c.Close()
@@ -128,6 +126,10 @@ func (s *webServer) serve(ctx context.Context, c *clientConn) {
 	}
 	c.web.transport.CloseIdleConnections()
 	c.web.remotes.Wait()
+}
+
+func (w *webConn) begin(ctx context.Context, transport *http.Transport) {
+	w.ctx, w.ended, w.transport = ctx, make(chan struct{}), transport
 }
 
 func (w *webConn) end() { w.once.Do(func() { close(w.ended) }) }
@@ -221,10 +223,11 @@ func say(w http.ResponseWriter, status int, err error, next string) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	fmt.Fprintf(w, "bastion: %s\n", printable(err.Error()))
+	text := "bastion: " + printable(err.Error()) + "\n"
 	if next != "" {
-		fmt.Fprintf(w, "hint: %s\n", printable(next))
+		text += "hint: " + printable(next) + "\n"
 	}
+	_, _ = io.WriteString(w, text) // #nosec G705 -- it is plain text, and browsers must take it as such
 }
 
 // httpStatus returns the status for a failed dial or exchange.
@@ -291,9 +294,6 @@ func (s *webServer) newTransport(c *clientConn) *http.Transport {
 // dialFor dials for the transport of c, which dials in goroutines of its own: they and the connections count as c's.
 func (s *webServer) dialFor(ctx context.Context, c *clientConn, addr string) (net.Conn, error) {
 	c.web.remotes.Add(1)
-	ctx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	defer context.AfterFunc(c.web.ctx, cancel)()
 	remote, err := s.proxy.dial(ctx, addr)
 	if err != nil {
 		c.web.remotes.Done()

@@ -278,6 +278,7 @@ func TestHTTPProxyStreams(t *testing.T) {
 		_, _ = io.WriteString(c, "you said "+line)
 	})
 	mux.HandleFunc("/events", func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Content-Length", "1000")
 		_, _ = io.WriteString(w, "first\n")
 		_ = http.NewResponseController(w).Flush()
 		select {
@@ -570,11 +571,13 @@ func TestHTTPProxyEndsWithContext(t *testing.T) {
 		start("GET http://site.example/quick HTTP/1.1\r\nHost: a\r\n\r\n", "\r\n\r\n"), // then idle
 		start("GET http://site.example/slow HTTP/1.1\r\nHost: a\r\n\r\n", "half"),
 		start("GET http://never.example/ HTTP/1.1\r\nHost: a\r\n\r\n", ""),
+		start("POST http://never.example/ HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf", ""),
 		start("CONNECT never.example:80 HTTP/1.1\r\nHost: a\r\n\r\n", ""),
 		start("CONNECT example.com:443 HTTP/1.1\r\nHost: a\r\n\r\n", "\r\n\r\n"),
 	}
-	<-reached
-	<-reached
+	for range cap(reached) {
+		<-reached
+	}
 	cancel()
 	if err := <-result; err != nil {
 		t.Error(err)
@@ -645,7 +648,7 @@ func TestPACServed(t *testing.T) {
 		for _, host := range []string{addr, "127.0.0.1", "localhost:" + port, "LOCALHOST.", "[::1]:" + port, "127.1.2.3"} {
 			resp := ask("GET", path, host)
 			script, _ := io.ReadAll(resp.Body)
-			if resp.StatusCode != 200 || resp.Header.Get("Content-Type") != "application/x-ns-proxy-autoconfig" ||
+			if resp.StatusCode != http.StatusOK || resp.Header.Get("Content-Type") != "application/x-ns-proxy-autoconfig" ||
 				resp.Header.Get("X-Content-Type-Options") != "nosniff" {
 				t.Fatalf("%s of %s: %+v", path, host, resp)
 			}

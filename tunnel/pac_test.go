@@ -54,6 +54,7 @@ func TestPAC(t *testing.T) {
 		"10.0.0.1": proxy, "10.255.255.255": proxy, "11.0.0.0": direct, "9.255.255.255": direct, "127.0.0.1": direct,
 		"192.0.2.127": direct, "192.0.2.128": proxy, "198.51.100.7": proxy, "198.51.100.6": direct,
 		"10.0.0.1.": proxy, "10.0.0.256": direct, "10.0.0": direct, "0x0a.0.0.1": direct, "10.0.0.1.example": direct,
+		"a00::1":    direct, // its first byte is 10
 		"fd00:1::5": proxy, "[fd00:1::5]": proxy, "FD00:1:0:0:0:0:0:5": proxy, "fd00:2::5": direct, "2001:db8::5": proxy,
 		"2001:db8::6": direct, "::1": direct, "::": direct, ":::": direct, "fd00:1::5::6": direct, "fd00:1:2:3:4:5:6:7:8": direct,
 		"fd00:1::5%eth0": proxy, "fd00:1::10.0.0.1": proxy, "::10.0.0.1": direct, "fd00:1::g": direct, "fd00:1:2": direct,

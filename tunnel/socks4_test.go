@@ -60,6 +60,7 @@ func TestSOCKS4(t *testing.T) {
 		seen string // by the bastion
 	}{
 		{"address", msg4(1, 80, [4]byte{10, 0, 0, 9}, "ann"), 90, "10.0.0.9:80"},
+		{"no address", msg4(1, 80, [4]byte{}, "ann"), 90, "0.0.0.0:80"}, // for the bastion to refuse
 		{"no user", msg4(1, 80, [4]byte{10, 0, 0, 9}, ""), 90, "10.0.0.9:80"},
 		{"name", msg4(1, 443, name, "", "wiki.corp.example"), 90, "wiki.corp.example:443"},
 		{"denied", msg4(1, 443, name, "", "denied"), 91, "denied:443"},
