@@ -67,12 +67,9 @@ func (a *app) top(c *cli.Context) error {
 	defer cancel()
 	program := tea.NewProgram(newTopModel(ctx, client), tea.WithContext(ctx), tea.WithInput(a.in), tea.WithOutput(out),
 		tea.WithAltScreen(), tea.WithoutSignalHandler())
-	last, err := program.Run()
+	_, err = program.Run()
 	if c.Context.Err() != nil {
 		return context.Cause(c.Context)
-	}
-	if m, ok := last.(*topModel); ok && m.fatal != nil {
-		return m.fatal
 	}
 	return err
 }
@@ -147,7 +144,6 @@ type topModel struct {
 	asked     bool // AWS has answered
 	isRunning bool
 	problem   string // why the state is not of now
-	fatal     error
 
 	flows         map[string]*flow
 	chosen        string // the forward's name
@@ -198,29 +194,34 @@ func (m *topModel) stop(name string) tea.Cmd {
 
 // Update implements tea.Model.
 func (m *topModel) Update(msg tea.Msg) (tea.Model, tea.Cmd) {
+	cmd := m.update(msg)
+	return m, cmd
+}
+
+func (m *topModel) update(msg tea.Msg) tea.Cmd {
 	switch msg := msg.(type) {
 	case tea.WindowSizeMsg:
 		m.width, m.height = msg.Width, msg.Height
 	case tea.KeyMsg:
-		return m, m.key(msg.String())
+		return m.key(msg.String())
 	case topStateMsg:
-		return m, m.take(msg)
+		return m.take(msg)
 	case topLookMsg:
-		return m, m.look()
+		return m.look()
 	case topAskMsg:
-		return m, m.ask()
+		return m.ask()
 	case topAccountsMsg:
 		if msg.err == nil {
 			m.accounts, m.asked = msg.accounts, true
 		}
-		return m, tea.Tick(topAccounts, func(time.Time) tea.Msg { return topAskMsg{} })
+		return tea.Tick(topAccounts, func(time.Time) tea.Msg { return topAskMsg{} })
 	case topStoppedMsg:
 		m.said = msg.name + " is stopped"
 		if msg.err != nil {
 			m.said = "not stopped: " + msg.err.Error()
 		}
 	}
-	return m, nil
+	return nil
 }
 
 // take takes in what the agent has said.

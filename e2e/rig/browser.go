@@ -53,7 +53,8 @@ func StartBrowser(t testing.TB) (*Browser, *Tab) {
 		t.Fatal(err)
 	}
 	b := &Browser{t: t, first: ctx}
-	return b, b.watch(ctx)
+	first := b.watch(ctx)
+	return b, first
 }
 
 // NewTab opens another tab, which has the focus.
