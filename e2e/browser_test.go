@@ -199,6 +199,12 @@ func TestProxyDetached(t *testing.T) {
 		st.Forwards[0].Stats.BytesDown == 0 {
 		t.Errorf("forwards %+v", st.Forwards)
 	}
+	for _, command := range []string{"stop", "start"} {
+		if code, out := w.run(time.Minute, filepath.Join(bin, "bastion"), "agent", command); code != 0 {
+			t.Fatalf("bastion agent %s: exit code %d\n%s", command, code, out)
+		}
+	}
+	read()
 	if code, out := w.run(time.Minute, filepath.Join(bin, "bastion"), "stop", "web"); code != 0 || listens(t, at.Listen) {
 		t.Errorf("bastion stop: exit code %d\n%s", code, out)
 	}
