@@ -1,17 +1,8 @@
 package targets
 
 import (
-	"context"
-	"errors"
 	"fmt"
-	"slices"
 	"strings"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/elasticache"
-	"github.com/aws/aws-sdk-go-v2/service/elasticache/types"
-
-	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 // clusterModeNote is true of a forward of the endpoint alone, which does not rewrite what the cluster answers.
@@ -31,48 +22,4 @@ func (e Endpoint) ClusterPermits() []string {
 	default:
 		return []string{fmt.Sprintf("*:%d", e.Port)}
 	}
-}
-
-// CacheNodes returns the endpoints of the nodes of a replication group, by its identifier, in the order of their
-// names. Those are the nodes' identifiers.
-func (r *Resolver) CacheNodes(ctx context.Context, group string) ([]Endpoint, error) {
-	spec := Spec{Kind: Cache, ID: group}
-	if r.ElastiCache == nil {
-		return nil, noClient(spec)
-	}
-	op := "look up the nodes of " + spec.String()
-	out, err := r.ElastiCache.DescribeReplicationGroups(ctx,
-		&elasticache.DescribeReplicationGroupsInput{ReplicationGroupId: &group})
-	var missing *types.ReplicationGroupNotFoundFault
-	if errors.As(err, &missing) || badID(err) {
-		return nil, fail.New(fail.NoTarget, op, fmt.Errorf("there is no replication group %q", group),
-			"name one that `aws elasticache describe-replication-groups` lists")
-	}
-	if err != nil {
-		return nil, fail.AWS(fail.Other, op, "elasticache:DescribeReplicationGroups", err)
-	}
-	var found []Endpoint
-	for i := range out.ReplicationGroups {
-		of := fromGroup(&out.ReplicationGroups[i])
-		// All cache clusters are listed: a call for each of a group's members would be too many for large groups.
-		pages := elasticache.NewDescribeCacheClustersPaginator(r.ElastiCache,
-			&elasticache.DescribeCacheClustersInput{ShowCacheNodeInfo: aws.Bool(true)})
-		for pages.HasMorePages() {
-			page, err := pages.NextPage(ctx)
-			if err != nil {
-				return nil, fail.AWS(fail.Other, op, "elasticache:DescribeCacheClusters", err)
-			}
-			for j := range page.CacheClusters {
-				cluster := &page.CacheClusters[j]
-				node := fromCacheCluster(cluster)
-				if !strings.EqualFold(aws.ToString(cluster.ReplicationGroupId), of.id) || node.endpoint.Host == "" {
-					continue // another group's, or it is being created
-				}
-				node.endpoint.Name, node.endpoint.Engine, node.endpoint.TLS = node.id, of.engine, of.endpoint.TLS
-				found = append(found, node.endpoint)
-			}
-		}
-	}
-	slices.SortFunc(found, func(a, b Endpoint) int { return strings.Compare(a.Name, b.Name) })
-	return found, nil
 }

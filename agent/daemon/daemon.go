@@ -25,6 +25,7 @@ type Config struct {
 	StateDir string        // where the detached forwards are written down
 	LogFile  string        // where Logger writes, for those who ask; may be empty
 	Idle     time.Duration // after which an unused link is closed, and a Daemon without anything left to do ends
+	Stay     bool          // do not end by itself: a service manager would start it again
 	Logger   *slog.Logger  // nil: no log
 
 	MetricsListen string // loopback address of the metrics besides the socket; may be empty
@@ -185,7 +186,7 @@ func (d *Daemon) retire() {
 		for _, e := range engines {
 			e.closeIdle(d.cfg.Idle)
 		}
-		if d.dropEngines() {
+		if d.dropEngines() && !d.cfg.Stay {
 			d.log.Info("nothing is left to do")
 			d.cancel()
 			return

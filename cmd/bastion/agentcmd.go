@@ -42,6 +42,7 @@ const (
 // agentFlags are the flags of agent that are no settings.
 type agentFlags struct {
 	logFile string
+	stay    bool
 	follow  bool
 }
 
@@ -69,6 +70,7 @@ func (a *app) agentCommand() *cli.Command {
 				names: []string{"log-file"}, value: "FILE", help: "of run: log there, and begin a new file when it is large",
 				set: func(v string) { f.logFile = v },
 			},
+			switchFlag(&f.stay, "of run: do not end when there is nothing to do, as a service should not", "stay"),
 			switchFlag(&f.follow, "of logs: go on with what comes, until Ctrl-C", "follow", "f")),
 		Action: func(c *cli.Context) error { return a.agentAction(c, f) },
 	}
@@ -84,7 +86,7 @@ func (a *app) agentAction(c *cli.Context, f agentFlags) error {
 	}
 	switch verb := c.Args().First(); verb {
 	case "run":
-		return a.agentRun(c.Context, s, f.logFile)
+		return a.agentRun(c.Context, s, f)
 	case "start":
 		return a.agentStart(c.Context, s)
 	case "stop":
@@ -103,7 +105,7 @@ func (a *app) agentAction(c *cli.Context, f agentFlags) error {
 }
 
 // agentRun is the agent.
-func (a *app) agentRun(ctx context.Context, s config.Settings, logFile string) error {
+func (a *app) agentRun(ctx context.Context, s config.Settings, f agentFlags) error {
 	socket, err := api.SocketPath(s)
 	if err != nil {
 		return err
@@ -113,8 +115,8 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, logFile string) e
 		return err
 	}
 	out := a.err
-	if logFile != "" {
-		rotated := &lumberjack.Logger{Filename: logFile, MaxSize: maxLog, MaxBackups: oldLogs}
+	if f.logFile != "" {
+		rotated := &lumberjack.Logger{Filename: f.logFile, MaxSize: maxLog, MaxBackups: oldLogs}
 		defer func() { _ = rotated.Close() }()
 		out = rotated
 	}
@@ -124,7 +126,7 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, logFile string) e
 	}
 	noCoreDumps() // they would have the keys
 	d := daemon.New(daemon.Config{
-		Version: readVersion().Version, Socket: socket, StateDir: state, LogFile: logFile, Idle: s.AgentIdle,
+		Version: readVersion().Version, Socket: socket, StateDir: state, LogFile: f.logFile, Idle: s.AgentIdle, Stay: f.stay,
 		Logger:        slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})),
 		MetricsListen: s.MetricsListen, MetricsToken: s.MetricsTokenFile,
 		Ready: func() { fmt.Fprintln(a.out, socket) }, // who started it may have gone

@@ -110,7 +110,7 @@ func (a *app) managed(ctx context.Context, s config.Settings, verb string) (*man
 	m := &managed{config: &service.Config{
 		Name: "bastion-agent", DisplayName: "bastion agent", Description: "bastion: forwards into private AWS networks",
 		Executable: program,
-		Arguments:  append([]string{"agent", "run", "--log-file", filepath.Join(state, logName)}, a.givenFlags()...),
+		Arguments:  append([]string{"agent", "run", "--stay", "--log-file", filepath.Join(state, logName)}, a.givenFlags()...),
 		Option:     service.KeyValue{"UserService": true},
 	}}
 	system := service.ChosenSystem()
@@ -459,7 +459,7 @@ func (p *agentProgram) Start(service.Service) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
-	p.ended.Go(func() { p.err = p.app.agentRun(ctx, p.settings, filepath.Join(state, logName)) })
+	p.ended.Go(func() { p.err = p.app.agentRun(ctx, p.settings, agentFlags{logFile: filepath.Join(state, logName), stay: true}) })
 	return nil
 }
 

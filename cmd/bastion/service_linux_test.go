@@ -97,7 +97,7 @@ func TestService(t *testing.T) {
 
 	unit := string(mustRead(t, u.unit()))
 	for _, want := range []string{
-		`" "agent" "run" "--log-file" "` + filepath.Join(u.home, "state") + `/agent.log" "--agent-idle=1h" "--runtime-dir=` +
+		`" "agent" "run" "--stay" "--log-file" "` + filepath.Join(u.home, "state") + `/agent.log" "--agent-idle=1h" "--runtime-dir=` +
 			u.home + `/100%% run"` + "\n",
 		"\nNoNewPrivileges=yes\n", "\nLimitCORE=0\n", "\nWantedBy=default.target\n", "\nRestart=on-failure\n",
 	} {
