@@ -459,7 +459,9 @@ func (p *agentProgram) Start(service.Service) error {
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
-	p.ended.Go(func() { p.err = p.app.agentRun(ctx, p.settings, agentFlags{logFile: filepath.Join(state, logName), stay: true}) })
+	p.ended.Go(func() {
+		p.err = p.app.agentRun(ctx, p.settings, agentFlags{logFile: filepath.Join(state, logName), stay: true})
+	})
 	return nil
 }
 
