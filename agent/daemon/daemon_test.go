@@ -242,6 +242,7 @@ func TestEvents(t *testing.T) {
 			e.try(api.Event{Event: api.EventStep}) // too late
 		})
 		synctest.Wait()
+		e.try(api.Event{Event: api.EventStep}) // does not wait for the client either
 		close(read)
 		ended.Wait()
 		if n := len(got); n < maxEvents || n > maxEvents+3 || got[n-1].Event != api.EventError {

@@ -43,14 +43,8 @@ func (e *events) try(ev api.Event) {
 }
 
 // last hands an event over that must not be left out. It waits for its place, which a client that has gone makes: then all are
-// thrown away.
-func (e *events) last(ev api.Event) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if !e.closed {
-		e.queue <- ev
-	}
-}
+// thrown away. It is for the goroutine that calls close, and holds no lock, because try must never wait.
+func (e *events) last(ev api.Event) { e.queue <- ev }
 
 // close waits until all have been handed over.
 func (e *events) close() {
