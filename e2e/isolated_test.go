@@ -126,7 +126,7 @@ func imageRoot(t *testing.T) string {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, filepath.Join(rig.Root(), "bastion-image", "rootfs.sh"), root)
-	cmd.Env = append(os.Environ(), "BASTIOND="+filepath.Join(bin, "bastiond"), "ALLOW="+vpcNetwork+":6379")
+	cmd.Env = append(os.Environ(), "BASTIOND="+filepath.Join(bin, "bastiond"), "ALLOW="+vpcNetwork+":5432,"+vpcNetwork+":6379")
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
@@ -139,9 +139,12 @@ type netns struct {
 	name string
 }
 
-func newNetns(t *testing.T) netns {
+func newNetns(t *testing.T) netns { return newNetnsOf(t, "vpc") }
+
+// newNetnsOf makes one of several.
+func newNetnsOf(t *testing.T, of string) netns {
 	t.Helper()
-	n := netns{t, fmt.Sprintf("bastion-e2e-%d", os.Getpid())}
+	n := netns{t, fmt.Sprintf("bastion-e2e-%d-%s", os.Getpid(), of)}
 	ip(t, "netns", "add", n.name)
 	t.Cleanup(func() { ip(t, "netns", "delete", n.name) })
 	return n
