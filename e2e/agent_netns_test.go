@@ -103,6 +103,7 @@ func newDesktop(t *testing.T) *desktop {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = relay.Close() })
+	t.Cleanup(d.stopAgent) // while it still reaches AWS
 	d.startPostgres(vpc, initdb, postgres)
 	if err := vpc.do(func() error {
 		other, err := net.Listen("tcp", vpcOther)
