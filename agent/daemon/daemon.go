@@ -54,6 +54,7 @@ type Daemon struct {
 	changed  chan struct{} // closed and replaced at each revision
 	engines  map[string]*engine
 	forwards map[string]*forward
+	unopened map[string]unopened
 	audit    []api.AuditEvent
 	requests int       // under way
 	used     time.Time // when there was last something to do
@@ -69,7 +70,8 @@ func New(cfg Config) *Daemon {
 	d := &Daemon{
 		cfg: cfg, log: cfg.Logger, started: time.Now(), used: time.Now(), changed: make(chan struct{}),
 		store:   store{path: filepath.Join(cfg.StateDir, "forwards.json")},
-		engines: make(map[string]*engine), forwards: make(map[string]*forward), owners: make(map[[32]byte]string),
+		engines: make(map[string]*engine), forwards: make(map[string]*forward), unopened: make(map[string]unopened),
+		owners: make(map[[32]byte]string),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
@@ -186,6 +188,7 @@ func (d *Daemon) retire() {
 		for _, e := range engines {
 			e.closeIdle(d.cfg.Idle)
 		}
+		d.reopen()
 		if d.dropEngines() && !d.cfg.Stay {
 			d.log.Info("nothing is left to do")
 			d.cancel()
@@ -212,7 +215,7 @@ func (d *Daemon) dropEngines() (idle bool) {
 	if len(drop) > 0 {
 		d.touch()
 	}
-	if d.requests > 0 || len(d.engines) > 0 || len(d.forwards) > 0 {
+	if d.requests > 0 || len(d.engines) > 0 || len(d.forwards) > 0 || len(d.unopened) > 0 {
 		d.used = time.Now()
 	}
 	idle = time.Since(d.used) >= d.cfg.Idle
@@ -244,6 +247,9 @@ func (d *Daemon) State() api.State {
 	}
 	for _, f := range d.forwards {
 		st.Forwards = append(st.Forwards, f.show())
+	}
+	for _, u := range d.unopened {
+		st.Forwards = append(st.Forwards, u.show())
 	}
 	d.mu.Unlock()
 	for _, e := range engines {
@@ -310,22 +316,29 @@ func (d *Daemon) Bastions(ctx context.Context) []api.Account {
 func (d *Daemon) Stop(name string) ([]api.Forward, error) {
 	d.mu.Lock()
 	var stop []*forward
-	if f := d.forwards[name]; f != nil {
-		stop = append(stop, f)
-	} else if name == all {
-		for _, f := range d.forwards {
+	var names []string
+	for n, f := range d.forwards {
+		names = append(names, n)
+		if n == name || name == all {
 			stop = append(stop, f)
 		}
 	}
-	var names []string
-	for n := range d.forwards {
+	out := make([]api.Forward, 0, len(stop))
+	for n, u := range d.unopened {
 		names = append(names, n)
+		if n == name || name == all {
+			out = append(out, u.show())
+			delete(d.unopened, n)
+		}
+	}
+	if len(out) > 0 {
+		d.save()
+		d.touch()
 	}
 	d.mu.Unlock()
-	if len(stop) == 0 && name != all {
+	if len(stop)+len(out) == 0 && name != all {
 		return nil, fail.New(fail.NoTarget, "stop the forward "+name, errors.New("there is none of this name"), haveNames(names))
 	}
-	out := make([]api.Forward, 0, len(stop))
 	for _, f := range stop {
 		f.cancel(errStopped)
 		<-f.done

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -249,4 +250,103 @@ func TestEvents(t *testing.T) {
 			t.Errorf("%d events, the last %+v", n, got[n-1])
 		}
 	})
+}
+
+// runDaemon runs a Daemon until the test or the function that it returns ends it.
+func runDaemon(t *testing.T, cfg Config) (d *Daemon, end func()) {
+	t.Helper()
+	ready := make(chan struct{})
+	cfg.Ready = func() { close(ready) }
+	d = New(cfg)
+	ended := make(chan error, 1)
+	go func() { ended <- d.Run(context.Background()) }()
+	end = sync.OnceFunc(func() {
+		d.Shutdown()
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	})
+	t.Cleanup(end)
+	select {
+	case <-ready:
+	case err := <-ended:
+		t.Fatalf("the Daemon has ended: %v", err)
+	}
+	return d, end
+}
+
+// testRecord is a forward that was written down.
+func testRecord(name, listen string) record {
+	return record{
+		Request: api.ForwardRequest{Name: name, Kind: api.KindTCP, Target: "db.test:1", Listen: listen}, Target: "db.test:1",
+		Scope: api.Scope{Env: map[string]string{"AWS_REGION": "eu-test-1"}}, Owner: "arn:test", Link: "of another version",
+	}
+}
+
+// A detached forward whose port is taken when the agent starts is not forgotten, whatever else is written down meanwhile: it is shown
+// as failed and opened when the port is free.
+func TestRestoreTaken(t *testing.T) {
+	_, cfg := newDaemon(t, 400*time.Millisecond)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = taken.Close() }()
+	s := store{path: filepath.Join(cfg.StateDir, "forwards.json")}
+	addr := taken.Addr().String()
+	if err := s.save([]record{testRecord("busy", addr), testRecord("free", "127.0.0.1:0"), testRecord("other", addr)}); err != nil {
+		t.Fatal(err)
+	}
+	d, end := runDaemon(t, cfg)
+	states := func(st api.State) map[string]api.ForwardState {
+		out := make(map[string]api.ForwardState)
+		for _, f := range st.Forwards {
+			out[f.Name] = f.State
+		}
+		return out
+	}
+	want := map[string]api.ForwardState{"busy": api.ForwardFailed, "free": api.ForwardReady, "other": api.ForwardFailed}
+	if diff := cmp.Diff(want, states(d.State())); diff != "" {
+		t.Error(diff)
+	}
+	for _, name := range []string{"free", "other"} {
+		if stopped, err := d.Stop(name); err != nil || len(stopped) != 1 || stopped[0].Name != name {
+			t.Errorf("stop %s: %+v, %v", name, stopped, err)
+		}
+	}
+	if records, err := s.load(); err != nil || len(records) != 1 || records[0].Request.Name != "busy" {
+		t.Errorf("written down: %+v, %v", records, err)
+	}
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	st := d.State()
+	for ctx.Err() == nil && states(st)["busy"] != api.ForwardReady {
+		st = d.Wait(ctx, st.Revision)
+	}
+	if len(st.Forwards) != 1 || st.Forwards[0].Listen != addr || st.Forwards[0].Link == "of another version" {
+		t.Errorf("once the port is free: %+v", st.Forwards)
+	}
+	end()
+	if records, err := s.load(); err != nil || len(records) != 1 {
+		t.Errorf("at the end: %+v, %v", records, err)
+	}
+}
+
+// A file of forwards that cannot be read, as one of a newer version, is not replaced by an empty one.
+func TestRestoreUnread(t *testing.T) {
+	_, cfg := newDaemon(t, time.Minute)
+	path := filepath.Join(cfg.StateDir, "forwards.json")
+	if err := os.WriteFile(path, []byte(`{"v":2}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	d, _ := runDaemon(t, cfg)
+	d.mu.Lock()
+	d.save()
+	d.mu.Unlock()
+	if data, err := os.ReadFile(path + ".unread"); err != nil || string(data) != `{"v":2}` {
+		t.Errorf("%q, %v", data, err)
+	}
 }

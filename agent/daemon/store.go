@@ -69,3 +69,9 @@ func (s store) save(records []record) error {
 	}
 	return os.Rename(tmp, s.path)
 }
+
+// setAside keeps a file that load cannot read from being replaced by save, and returns where it is then.
+func (s store) setAside() (path string, err error) {
+	path = s.path + ".unread"
+	return path, os.Rename(s.path, path)
+}
