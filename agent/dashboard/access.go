@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -48,10 +49,11 @@ func (s secret) is(text string) bool {
 
 // token opens one session.
 type token struct {
-	secret  secret
-	request api.DashboardRequest // whose session it will be
-	page    string               // the file that leads to it, or ""
-	expiry  *time.Timer          // removes it
+	secret   secret
+	request  api.DashboardRequest // whose session it will be
+	settings config.Settings      // the request's
+	page     string               // the file that leads to it, or ""
+	expiry   *time.Timer          // removes it
 }
 
 // session is a browser that has come in by a token.
@@ -59,6 +61,7 @@ type session struct {
 	name        string // of its cookie: a browser may have several sessions, and has one jar for all ports of an address
 	cookie, key secret
 	request     api.DashboardRequest
+	settings    config.Settings // the request's
 	ctx         context.Context // ends with the session
 	end         context.CancelFunc
 }
@@ -66,8 +69,12 @@ type session struct {
 // Link makes an address that lets the browser that opens it in, once and within a minute. What is opened there is
 // opened with the settings and for the account of r.
 func (s *Server) Link(r api.DashboardRequest) (api.Dashboard, error) {
+	settings, err := config.FromTexts(r.Scope.Settings)
+	if err != nil {
+		return api.Dashboard{}, err
+	}
 	text, secret := newSecret()
-	t := &token{secret: secret, request: r}
+	t := &token{secret: secret, request: r, settings: settings}
 	out := api.Dashboard{URL: "http://" + s.addr + "/#" + text}
 	if s.options.Dir != "" {
 		page, err := writePage(s.options.Dir, out.URL)
@@ -146,7 +153,7 @@ func (a *access) login(parent context.Context, text string) (s *session, cookie,
 		a.sessions[0].end()
 		a.sessions = a.sessions[1:]
 	}
-	s = &session{name: "bastion-" + hex.EncodeToString(randomBytes(8)), request: t.request}
+	s = &session{name: "bastion-" + hex.EncodeToString(randomBytes(8)), request: t.request, settings: t.settings}
 	cookie, s.cookie = newSecret()
 	key, s.key = newSecret()
 	s.ctx, s.end = context.WithTimeout(parent, sessionLife)

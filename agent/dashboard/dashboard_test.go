@@ -13,12 +13,14 @@ import (
 	"path/filepath"
 	"regexp"
 	"runtime"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -424,7 +426,8 @@ func TestEvents(t *testing.T) {
 	if !ok || event != "frame" || len(first.State.Forwards) != 2 || len(first.State.Links[0].Live[0].Sessions) != 4 {
 		t.Fatalf("%q %+v", event, first)
 	}
-	if copies := first.Copies["orders"]; len(copies) != 4 || copies[0].Text != "127.0.0.1:5432" {
+	if copies := first.Copies["orders"]; len(copies) != 8 || copies[0].Text != "127.0.0.1:5432" ||
+		!strings.HasSuffix(copies[3].Text, " sslmode=verify-full sslrootcert=/ca.pem") {
 		t.Errorf("copies %+v", copies)
 	}
 	if got := strings.Join(first.Targets, " "); got != "cache:sessions rds:orders reports rds cache" {
@@ -613,28 +616,57 @@ func TestOpen(t *testing.T) {
 	}
 }
 
+// What the buttons copy is what bastion url prints, for the forward's name and with the settings of the command.
 func TestCopies(t *testing.T) {
+	s := config.Settings{TLSCA: "/ca.pem"}
+	text := func(f api.Forward) string {
+		var got []string
+		for _, c := range Copies(f, s) {
+			if c.Label != "Shell" {
+				got = append(got, c.Label+"="+c.Text)
+			}
+		}
+		return strings.Join(got, "|")
+	}
+	const at = "127.0.0.1:1"
 	for _, tt := range []struct {
 		f    api.Forward
 		want string
 	}{
-		{api.Forward{Engine: "aurora-postgresql", Target: "db.x:5432"}, "Address=127.0.0.1:1|" +
-			"psql=host=db.x hostaddr=127.0.0.1 port=1 sslmode=verify-full|" +
-			"URI=postgresql://127.0.0.1:1/?sslmode=require|JDBC=jdbc:postgresql://127.0.0.1:1/?sslmode=require"},
-		{api.Forward{Engine: "mysql"}, "Address=127.0.0.1:1|URI=mysql://127.0.0.1:1/|JDBC=jdbc:mysql://127.0.0.1:1/?sslMode=REQUIRED"},
-		{api.Forward{Engine: "mariadb"}, "Address=127.0.0.1:1|URI=mariadb://127.0.0.1:1/|JDBC=jdbc:mariadb://127.0.0.1:1/?sslMode=trust"},
-		{api.Forward{Engine: "valkey"}, "Address=127.0.0.1:1|URI=redis://127.0.0.1:1"},
-		{api.Forward{Engine: "redis", TLS: true}, "Address=127.0.0.1:1|URI=rediss://127.0.0.1:1"},
-		{api.Forward{}, "Address=127.0.0.1:1"},
+		{
+			api.Forward{Engine: "aurora-postgresql", Target: "db.x:5432", Database: "sales"},
+			"Address=127.0.0.1:1|URI=postgresql://127.0.0.1:1/sales?sslmode=require|" +
+				"JDBC=jdbc:postgresql://127.0.0.1:1/sales?sslmode=require|" +
+				"psql=host=db.x hostaddr=127.0.0.1 port=1 dbname=sales sslmode=verify-full sslrootcert=/ca.pem|" +
+				"Go=postgresql://127.0.0.1:1/sales?sslmode=require|Python=postgresql+psycopg://127.0.0.1:1/sales?sslmode=require|" +
+				"Node=postgresql://127.0.0.1:1/sales?sslmode=require",
+		},
+		{
+			api.Forward{Engine: "redis", Target: "c.x:6379", TLS: true},
+			"Address=127.0.0.1:1|URI=rediss://127.0.0.1:1|JDBC=jdbc:redis://127.0.0.1:1/0?ssl=true&verifyServerCertificate=false|" +
+				"Go=rediss://127.0.0.1:1|Python=rediss://127.0.0.1:1|Node=rediss://127.0.0.1:1",
+		},
+		{api.Forward{Target: "wiki:443"}, "Address=127.0.0.1:1|URI=tcp://127.0.0.1:1"},
+		{api.Forward{State: api.ForwardStarting}, "Address=127.0.0.1:1"},
 		{api.Forward{Kind: api.KindProxy}, "Address=127.0.0.1:1|SOCKS=socks5h://127.0.0.1:1|HTTP proxy=http://127.0.0.1:1"},
 	} {
-		tt.f.Listen = "127.0.0.1:1"
-		var got []string
-		for _, c := range Copies(tt.f) {
-			got = append(got, c.Label+"="+c.Text)
+		tt.f.Listen = at
+		if got := text(tt.f); got != tt.want {
+			t.Errorf("%s: got  %s\nwant %s", tt.f.Engine, got, tt.want)
 		}
-		if strings.Join(got, "|") != tt.want {
-			t.Errorf("%s: got  %s\nwant %s", tt.f.Engine, strings.Join(got, "|"), tt.want)
-		}
+	}
+	f := api.Forward{Name: "orders", Listen: at, Target: "db.x:5432", Engine: "postgres"}
+	copies := Copies(f, s)
+	i := slices.IndexFunc(copies, func(c Copy) bool { return c.Label == "Shell" })
+	if i < 0 || !strings.Contains(copies[i].Text, "export BASTION_ORDERS_PORT='1'") {
+		t.Errorf("%+v", copies)
+	}
+}
+
+func TestLinkRefusesSettings(t *testing.T) {
+	s := serve(t, newFake(), Options{})
+	_, err := s.Link(api.DashboardRequest{Scope: api.Scope{Settings: map[string]string{"nope": "1"}}})
+	if fail.KindOf(err) != fail.Usage || fail.NextOf(err) == "" {
+		t.Errorf("%v (next: %s)", err, fail.NextOf(err))
 	}
 }

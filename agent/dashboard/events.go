@@ -98,7 +98,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 func (s *Server) frame(session *session, state api.State) frame {
 	f := frame{State: state, Copies: make(map[string][]Copy, len(state.Forwards)), Targets: session.targets(state)}
 	for _, fw := range state.Forwards {
-		f.Copies[fw.Name] = Copies(fw)
+		f.Copies[fw.Name] = Copies(fw, session.settings)
 	}
 	f.Accounts, f.AccountsAt = s.lookUp()
 	return f

@@ -289,7 +289,7 @@ type browser struct {
 func tokenOf(t *testing.T, s *Server) string {
 	t.Helper()
 	link, err := s.Link(api.DashboardRequest{
-		Scope:   api.Scope{Settings: map[string]string{"region": "eu-central-1"}},
+		Scope:   api.Scope{Settings: map[string]string{"region": "eu-central-1", "tls_ca": "/ca.pem"}},
 		Targets: []api.NamedTarget{{Name: "reports", Spec: "rds:reports/reader", LocalPort: 15432}},
 	})
 	if err != nil {

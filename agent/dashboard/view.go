@@ -3,13 +3,13 @@ package dashboard
 import (
 	"errors"
 	"fmt"
-	"net"
-	"net/url"
 	"slices"
 	"strconv"
 	"strings"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/dsn"
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -81,42 +81,21 @@ type Copy struct {
 	Text  string `json:"text"`
 }
 
-// Copies returns what the clients of a forward take, by what it leads to. User and password are the reader's to add.
-func Copies(f api.Forward) []Copy {
+// Copies returns what the clients of a forward take, by what it leads to: as `bastion url` prints it with the settings.
+// User and password are the reader's to add.
+func Copies(f api.Forward, s config.Settings) []Copy {
 	out := []Copy{{"Address", f.Listen}}
 	if f.Kind == api.KindProxy {
 		return append(out, Copy{"SOCKS", "socks5h://" + f.Listen}, Copy{"HTTP proxy", "http://" + f.Listen})
 	}
-	uri := func(scheme, query string) string {
-		return (&url.URL{Scheme: scheme, Host: f.Listen, Path: "/", RawQuery: query}).String()
+	d, err := dsn.New(f.Name, f, s)
+	if err != nil { // it does not listen yet
+		return out
 	}
-	when := func(on bool, text string) string {
-		if on {
-			return text
+	for _, format := range dsn.Formats() {
+		if text, ok := format.Of(d); ok {
+			out = append(out, Copy{format.Label, text})
 		}
-		return ""
-	}
-	switch engine := strings.ToLower(f.Engine); {
-	case strings.Contains(engine, "postgres"):
-		// libpq tells the name that the certificate is for from the address to connect to.
-		if host, port, err := net.SplitHostPort(f.Listen); err == nil && f.Target != "" {
-			if name, _, err := net.SplitHostPort(f.Target); err == nil {
-				out = append(out, Copy{"psql", fmt.Sprintf("host=%s hostaddr=%s port=%s sslmode=verify-full", name, host, port)})
-			}
-		}
-		return append(out, Copy{"URI", uri("postgresql", "sslmode=require")},
-			Copy{"JDBC", "jdbc:postgresql://" + f.Listen + "/?sslmode=require"})
-	case strings.Contains(engine, "mariadb"):
-		return append(out, Copy{"URI", uri("mariadb", "")}, Copy{"JDBC", "jdbc:mariadb://" + f.Listen + "/?sslMode=trust"})
-	case strings.Contains(engine, "mysql"):
-		return append(out, Copy{"URI", uri("mysql", "")}, Copy{"JDBC", "jdbc:mysql://" + f.Listen + "/?sslMode=REQUIRED"})
-	case strings.Contains(engine, "redis"), strings.Contains(engine, "valkey"):
-		return append(out, Copy{"URI", "redis" + when(f.TLS, "s") + "://" + f.Listen})
-	case strings.Contains(engine, "sqlserver"):
-		return append(out, Copy{"URI", uri("sqlserver", "")},
-			Copy{"JDBC", "jdbc:sqlserver://" + f.Listen + ";encrypt=true;trustServerCertificate=true"})
-	case strings.Contains(engine, "oracle"):
-		return append(out, Copy{"JDBC", "jdbc:oracle:thin:@//" + f.Listen + "/ORCL"})
 	}
 	return out
 }

@@ -10,93 +10,12 @@ import (
 	"testing"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/dsn"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/hosts"
 	"github.com/bastion-ssm/bastion/targets"
 )
-
-func TestDSN(t *testing.T) {
-	at := netip.MustParseAddrPort("127.0.0.1:4000")
-	pg := database{Name: "rds:orders", Protocol: postgres, Engine: "postgres", Listen: at, ServerName: "orders.x", Database: "sales"}
-	named := pg
-	named.Reaches, named.CA, named.User, named.Listen = true, "/ca's.pem", "ann", netip.MustParseAddrPort("127.64.0.1:5432")
-	token := pg
-	token.User, token.Password = "ann smith", "a/b?c=d&e"
-	my := database{Name: "rds:shop", Protocol: mysql, Engine: "mariadb", Listen: at, ServerName: "shop.x", Database: "shop", User: "app"}
-	mytoken := my
-	mytoken.Password = "a/b?c=d&e"
-	cache := database{Name: "cache:a", Protocol: redis, Engine: "redis", Listen: at, ServerName: "a.x"}
-	secure := cache
-	secure.TLS = true
-	plain := database{Name: "db:5432", Protocol: postgres, Listen: at, ServerName: "db"}
-	docs := database{Name: "rds:docs", Protocol: mongo, Engine: "docdb", Listen: at, ServerName: "docs.x"}
-	web := database{Name: "wiki:443", Listen: netip.MustParseAddrPort("[::1]:443"), ServerName: "wiki"}
-	for _, tt := range []struct {
-		d            database
-		format, want string
-	}{
-		{pg, "uri", "postgresql://127.0.0.1:4000/sales?sslmode=require"},
-		{pg, "jdbc", "jdbc:postgresql://127.0.0.1:4000/sales?sslmode=require"},
-		{pg, "kv", "host=orders.x hostaddr=127.0.0.1 port=4000 dbname=sales sslmode=require"},
-		{pg, "go", "postgresql://127.0.0.1:4000/sales?sslmode=require"},
-		{pg, "python", "postgresql+psycopg://127.0.0.1:4000/sales?sslmode=require"},
-		{named, "uri", "postgresql://ann@orders.x:5432/sales?sslmode=verify-full&sslrootcert=%2Fca%27s.pem"},
-		{named, "jdbc", "jdbc:postgresql://orders.x:5432/sales?sslmode=verify-full&sslrootcert=%2Fca%27s.pem&user=ann"},
-		{named, "kv", `host=orders.x hostaddr=127.64.0.1 port=5432 dbname=sales user=ann sslmode=verify-full sslrootcert='/ca\'s.pem'`},
-		{token, "uri", "postgresql://ann%20smith:a%2Fb%3Fc=d&e@127.0.0.1:4000/sales?sslmode=require"},
-		{token, "jdbc", "jdbc:postgresql://127.0.0.1:4000/sales?sslmode=require&user=ann+smith&password=a%2Fb%3Fc%3Dd%26e"},
-		{token, "kv", "host=orders.x hostaddr=127.0.0.1 port=4000 dbname=sales user='ann smith' password=a/b?c=d&e sslmode=require"},
-		{my, "uri", "mysql://app@127.0.0.1:4000/shop"},
-		{my, "jdbc", "jdbc:mysql://127.0.0.1:4000/shop?sslMode=REQUIRED&user=app"},
-		{my, "go", "app@tcp(127.0.0.1:4000)/shop?tls=skip-verify"},
-		{my, "python", "mysql+pymysql://app@127.0.0.1:4000/shop"},
-		{mytoken, "go", "app:a/b?c=d&e@tcp(127.0.0.1:4000)/shop?tls=skip-verify&allowCleartextPasswords=true"},
-		{my, "kv", ""},
-		{cache, "uri", "redis://127.0.0.1:4000"},
-		{secure, "uri", "rediss://127.0.0.1:4000"},
-		{secure, "jdbc", "jdbc:redis://127.0.0.1:4000/0?ssl=true&verifyServerCertificate=false"},
-		{plain, "uri", "postgresql://127.0.0.1:4000/"},
-		{docs, "uri", "mongodb://127.0.0.1:4000/?tls=true&directConnection=true&retryWrites=false"},
-		{docs, "jdbc", ""},
-		{web, "uri", "tcp://[::1]:443"},
-		{web, "node", ""},
-		{web, "python", ""},
-	} {
-		got, ok := formats[tt.format].of(tt.d)
-		if !ok {
-			got = ""
-		}
-		if got != tt.want {
-			t.Errorf("%s of %s: %s, want %s", tt.format, tt.d.Name, got, tt.want)
-		}
-	}
-	if got, _ := named.shell(); !strings.Contains(got, `export PGSSLROOTCERT='/ca'\''s.pem'`) {
-		t.Errorf("env: %s", got)
-	}
-}
-
-func TestProtocolOf(t *testing.T) {
-	for _, tt := range []struct {
-		engine string
-		port   int
-		want   protocol
-	}{
-		{"aurora-postgresql", 1, postgres},
-		{"aurora-mysql", 1, mysql},
-		{"aurora", 1, mysql},
-		{"valkey", 1, redis},
-		{"oracle-ee", 5432, ""},
-		{"memcached", 6379, ""},
-		{"", 5432, postgres},
-		{"", 3306, mysql},
-		{"", 443, ""},
-	} {
-		if got := protocolOf(tt.engine, tt.port); got != tt.want {
-			t.Errorf("protocolOf(%q, %d) = %q, want %q", tt.engine, tt.port, got, tt.want)
-		}
-	}
-}
 
 // What the user has said about TLS is never made less, and certificates are named only where there are some.
 func TestPGVariables(t *testing.T) {
@@ -111,13 +30,13 @@ func TestPGVariables(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(home, ".postgresql", "root.crt"), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	rds := database{
-		Protocol: postgres, Engine: "postgres", Listen: netip.MustParseAddrPort("127.0.0.1:4000"), ServerName: "orders.x", Database: "sales",
+	rds := dsn.Database{
+		Protocol: dsn.Postgres, Engine: "postgres", Listen: netip.MustParseAddrPort("127.0.0.1:4000"), ServerName: "orders.x", Database: "sales",
 	}
 	host := rds
 	host.Engine = ""
 	for name, tt := range map[string]struct {
-		d          database
+		d          dsn.Database
 		ca         string
 		env        []string
 		mode, root string // "": not set by us
@@ -134,7 +53,7 @@ func TestPGVariables(t *testing.T) {
 		"the user's mode":             {d: rds, ca: ca, env: []string{"PGSSLMODE=verify-ca"}, root: ca},
 	} {
 		tt.d.CA = tt.ca
-		env, _ := execEnvironment(append([]string{"PGHOST=elsewhere"}, tt.env...), []database{tt.d})
+		env, _ := execEnvironment(append([]string{"PGHOST=elsewhere"}, tt.env...), []dsn.Database{tt.d})
 		added := env[len(tt.env)+1:]
 		get := func(name string) string {
 			i := slices.IndexFunc(added, func(kv string) bool { return strings.HasPrefix(kv, name+"=") })
@@ -157,11 +76,11 @@ func TestPGVariables(t *testing.T) {
 
 func TestExecEnvironment(t *testing.T) {
 	at := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port) }
-	env, notes := execEnvironment([]string{"PATH=/bin", "PGSERVICE=prod", "PGDATABASE=mine", "REDIS_URL=old"}, []database{
-		{Name: "rds:a", Protocol: postgres, Engine: "postgres", Listen: at(1), ServerName: "a.x", Database: "adb", User: "ann", Password: "secret"},
-		{Name: "rds:b/reader", Protocol: postgres, Engine: "postgres", Listen: at(2), ServerName: "b.x"},
-		{Name: "cache:c", Protocol: redis, Engine: "redis", Listen: at(3), ServerName: "c.x", TLS: true},
-		{Name: "rds:d", Protocol: mysql, Engine: "mysql", Listen: at(4), ServerName: "d.x", Password: "secret"},
+	env, notes := execEnvironment([]string{"PATH=/bin", "PGSERVICE=prod", "PGDATABASE=mine", "REDIS_URL=old"}, []dsn.Database{
+		{Name: "rds:a", Protocol: dsn.Postgres, Engine: "postgres", Listen: at(1), ServerName: "a.x", Database: "adb", User: "ann", Password: "secret"},
+		{Name: "rds:b/reader", Protocol: dsn.Postgres, Engine: "postgres", Listen: at(2), ServerName: "b.x"},
+		{Name: "cache:c", Protocol: dsn.Redis, Engine: "redis", Listen: at(3), ServerName: "c.x", TLS: true},
+		{Name: "rds:d", Protocol: dsn.MySQL, Engine: "mysql", Listen: at(4), ServerName: "d.x", Password: "secret"},
 		{Name: "w-i_k.i:443", Listen: at(5), ServerName: "w"},
 	})
 	last := make(map[string]string)
@@ -247,31 +166,6 @@ func TestFindForward(t *testing.T) {
 	for name, says := range map[string]string{"socks": "bastion forward -d socks", "nope": "orders, orders-2", "cache:c": "bastion wait"} {
 		if _, err := findForward(all, name); fail.KindOf(err) != fail.NoTarget || !strings.Contains(fail.NextOf(err), says) {
 			t.Errorf("%s: %v (next: %s)", name, err, fail.NextOf(err))
-		}
-	}
-}
-
-func TestNewDatabase(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "hosts")
-	if err := os.WriteFile(file, []byte("127.64.0.1 orders.x\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	s := config.Settings{HostsFile: file}
-	for listen, want := range map[string]string{
-		"127.64.0.1:5432": "orders.x:5432",
-		"127.64.0.2:5432": "127.64.0.2:5432",
-		"127.0.0.1:5432":  "127.0.0.1:5432",
-		"0.0.0.0:5432":    "127.0.0.1:5432",
-		"[::]:5432":       "[::1]:5432",
-	} {
-		d, err := newDatabase("x", api.Forward{Listen: listen, Target: "Orders.x.:5432"}, s)
-		if err != nil || !strings.EqualFold(d.addr(), want) {
-			t.Errorf("%s: %s, %v, want %s", listen, d.addr(), err, want)
-		}
-	}
-	for _, f := range []api.Forward{{}, {Listen: "x"}, {Listen: "127.0.0.1:1", Target: "x"}, {Listen: "127.0.0.1:1", Target: "x:y"}} {
-		if _, err := newDatabase("x", f, s); err == nil {
-			t.Errorf("%+v was accepted", f)
 		}
 	}
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/dsn"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
@@ -45,6 +46,18 @@ func (a *app) loginFlags() []cli.Flag {
 func (l login) check() error {
 	if l.user != "" && l.iamUser != "" && l.user != l.iamUser {
 		return usage("--iam-user alone names the user", "--user and --iam-user are two users")
+	}
+	return nil
+}
+
+// checkCA refuses a file of certificates that is not there: clients would say so later and less clearly.
+func checkCA(s config.Settings) error {
+	if s.TLSCA == "" {
+		return nil
+	}
+	if _, err := os.Stat(s.TLSCA); err != nil {
+		return fail.New(fail.Usage, "tls_ca", err,
+			"name a file of certificates with --tls-ca; RDS's are at https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem")
 	}
 	return nil
 }
@@ -163,7 +176,7 @@ func parseExec(args []string) ([]targets.Pair, []string, error) {
 		if p.Local == (targets.Local{}) {
 			p.Local.Free = true
 		}
-		name := variableName(execName(p.Target))
+		name := dsn.VariableName(execName(p.Target))
 		if other, ok := seen[name]; ok {
 			return nil, nil, usage("leave one out, or run bastion exec once for each",
 				"exec: %s and %s have the same variables, BASTION_%s_*", other, p.Target, name)
@@ -225,10 +238,10 @@ func (a *app) lookUp(ctx context.Context, command string, s config.Settings, pai
 	var refused error
 	for i, e := range endpoints {
 		token, err := run.agent.Token(ctx, e, a.login.iamUser)
-		switch kind := protocolOf(e.Engine, e.Port); {
+		switch kind := dsn.ProtocolOf(e.Engine, e.Port); {
 		case err == nil:
 			tokens[i] = token
-		case kind == postgres || kind == mysql:
+		case kind == dsn.Postgres || kind == dsn.MySQL:
 			return nil, nil, err // it would be signed in to without
 		case refused == nil:
 			refused = err
@@ -241,10 +254,10 @@ func (a *app) lookUp(ctx context.Context, command string, s config.Settings, pai
 }
 
 // databases describes the forwards to their clients. tokens may be nil.
-func (a *app) databases(s config.Settings, pairs []targets.Pair, infos []api.Forward, tokens []string) ([]database, error) {
-	out := make([]database, len(infos))
+func (a *app) databases(s config.Settings, pairs []targets.Pair, infos []api.Forward, tokens []string) ([]dsn.Database, error) {
+	out := make([]dsn.Database, len(infos))
 	for i, info := range infos {
-		d, err := newDatabase(execName(pairs[i].Target), info, s)
+		d, err := dsn.New(execName(pairs[i].Target), info, s)
 		if err != nil {
 			return nil, err
 		}
@@ -264,36 +277,37 @@ func (a *app) databases(s config.Settings, pairs []targets.Pair, infos []api.For
 const execVariable = "BASTION_EXEC"
 
 // execEnvironment adds to the environment what clients of the databases read, and returns what the user should know of it.
-func execEnvironment(environ []string, databases []database) (env, notes []string) {
+func execEnvironment(environ []string, databases []dsn.Database) (env, notes []string) {
 	current := make(map[string]string)
 	for _, kv := range environ {
 		name, value, _ := strings.Cut(kv, "=")
 		current[name] = value
 	}
 	getenv := func(name string) string { return current[name] }
-	first := make(map[protocol]string)
+	first := make(map[dsn.Protocol]string)
 	var names []string
 	added := []string{}
 	for _, d := range databases {
-		names = append(names, variableName(d.Name))
-		added = append(added, d.own()...)
-		vars := d.variables(getenv)
+		d.Getenv = getenv
+		names = append(names, dsn.VariableName(d.Name))
+		added = append(added, d.Own()...)
+		vars := d.Variables()
 		if len(vars) == 0 {
 			continue
 		}
 		if other, ok := first[d.Protocol]; ok {
 			prefix, _, _ := strings.Cut(vars[0], "_")
-			if d.Protocol == postgres {
+			if d.Protocol == dsn.Postgres {
 				prefix = "PG"
 			}
-			notes = append(notes, fmt.Sprintf("%s* are those of %s; for %s there are BASTION_%s_*", prefix, other, d.Name, variableName(d.Name)))
+			notes = append(notes, fmt.Sprintf("%s* are those of %s; for %s there are BASTION_%s_*", prefix, other, d.Name, dsn.VariableName(d.Name)))
 			continue
 		}
 		first[d.Protocol] = d.Name
 		added = append(added, vars...)
 	}
 	drop := map[string]bool{}
-	if _, ok := first[postgres]; ok {
+	if _, ok := first[dsn.Postgres]; ok {
 		// What these name goes before PGHOST, and would lead the program elsewhere.
 		for _, name := range []string{"PGSERVICE", "PGSERVICEFILE"} {
 			if current[name] != "" {

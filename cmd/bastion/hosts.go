@@ -13,19 +13,11 @@ import (
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-// hostsFile is the file that --hosts changes.
-func hostsFile(s config.Settings) string {
-	if s.HostsFile != "" {
-		return s.HostsFile
-	}
-	return hosts.DefaultFile()
-}
-
 // addHosts gives each endpoint an address of its own and its name there in the hosts file, and has the requests, which are in the
 // endpoints' order, listen there. A port that the user has chosen stays. The caller removes the block when the listeners are
 // closed. Blocks of processes that were killed go on the way.
 func addHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpoint, requests []api.ForwardRequest) (*hosts.Block, error) {
-	file := hostsFile(s)
+	file := hosts.File(s.HostsFile)
 	// Where there is something to sweep but not the right to, nothing new can be added either, and that says it better.
 	_ = hosts.Sweep(file, hosts.Alive)
 	have, err := hosts.Addresses(file)

@@ -6,12 +6,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"os"
 	"slices"
 	"strings"
 
 	"github.com/urfave/cli/v2"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/dsn"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
@@ -19,8 +21,8 @@ import (
 
 func (a *app) urlCommand() *cli.Command {
 	var list strings.Builder
-	for _, name := range formatNames() {
-		fmt.Fprintf(&list, "\n\t\t\t  %-8s%s", name, formats[name].help)
+	for _, f := range formats() {
+		fmt.Fprintf(&list, "\n\t\t\t  %-8s%s", f.Name, f.Help)
 	}
 	return &cli.Command{
 		Name:      "url",
@@ -60,8 +62,8 @@ func (a *app) url(c *cli.Context) error {
 	if a.format == "" {
 		a.format = "uri"
 	}
-	format, ok := formats[a.format]
-	if !ok {
+	i := slices.IndexFunc(formats(), func(f dsn.Format) bool { return f.Name == a.format })
+	if i < 0 {
 		next := "choose one of: " + strings.Join(formatNames(), ", ")
 		if near := config.Nearest(a.format, formatNames()); near != "" {
 			next = "did you mean --format " + near + "?"
@@ -76,10 +78,11 @@ func (a *app) url(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	d, err := newDatabase(name, f, s)
+	d, err := dsn.New(name, f, s)
 	if err != nil {
 		return err
 	}
+	d.Getenv = os.Getenv
 	d.User = a.login.user
 	if a.login.database != "" {
 		d.Database = a.login.database
@@ -89,12 +92,12 @@ func (a *app) url(c *cli.Context) error {
 			return err
 		}
 	}
-	text, ok := format.of(d)
+	text, ok := formats()[i].Of(d)
 	if !ok {
 		var can []string
-		for _, n := range formatNames() {
-			if _, ok := formats[n].of(d); ok {
-				can = append(can, n)
+		for _, f := range formats() {
+			if _, ok := f.Of(d); ok {
+				can = append(can, f.Name)
 			}
 		}
 		what := cmp.Or(string(d.Protocol), d.Engine, "hosts whose engine is not known")
@@ -102,12 +105,25 @@ func (a *app) url(c *cli.Context) error {
 	}
 	if s.Output == "json" {
 		return json.NewEncoder(a.out).Encode(urlOutput{
-			Name: f.Name, URL: text, Format: a.format, Protocol: string(d.Protocol), Host: d.host(), Address: d.Listen.Addr().String(),
+			Name: f.Name, URL: text, Format: a.format, Protocol: string(d.Protocol), Host: d.Host(), Address: d.Listen.Addr().String(),
 			Port: int(d.Listen.Port()), ServerName: d.ServerName, User: d.User, Database: d.Database,
 		})
 	}
 	_, err = fmt.Fprintln(a.out, text)
 	return err
+}
+
+// formats are the forms of a connection string, by name.
+func formats() []dsn.Format {
+	return slices.SortedFunc(slices.Values(dsn.Formats()), func(x, y dsn.Format) int { return strings.Compare(x.Name, y.Name) })
+}
+
+func formatNames() []string {
+	var names []string
+	for _, f := range formats() {
+		names = append(names, f.Name)
+	}
+	return names
 }
 
 // urlOutput is the JSON output of url.

@@ -18,12 +18,14 @@ const module = "github.com/bastion-ssm/bastion"
 // parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"agent", "agent/api", "agent/daemon", "internal/config", "internal/fail", "internal/hosts", "keys", "targets", "tunnel",
+		"agent", "agent/api", "agent/daemon", "agent/dsn", "internal/config", "internal/fail", "internal/hosts", "keys",
+		"targets", "tunnel",
 	},
 	"cmd/bastiond": {"internal/fail", "keys", "server"},
 
 	"agent/api":       {"agent", "internal/config", "internal/fail", "tunnel"},
-	"agent/dashboard": {"agent/api", "internal/fail"},
+	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail"},
+	"agent/dsn":       {"agent/api", "internal/config", "internal/hosts"},
 	"agent/daemon":    {"agent", "agent/api", "agent/dashboard", "internal/config", "internal/fail", "targets", "tunnel"},
 
 	"agent": {

@@ -27,8 +27,13 @@ import (
 // maxSize bounds the hosts files that are read; those of ad blockers have a few megabytes.
 const maxSize = 32 << 20
 
-// DefaultFile is the system's hosts file.
-func DefaultFile() string { return defaultFile() }
+// File is the hosts file that the settings name, or else the system's.
+func File(name string) string {
+	if name == "" {
+		return defaultFile()
+	}
+	return name
+}
 
 // Block is the names that one Add has put into a file. Its owner calls Remove.
 type Block struct {
