@@ -153,7 +153,7 @@ func (e *Env) options(profile, region string) ([]func(*awsconfig.LoadOptions) er
 		with("AWS_SHARED_CREDENTIALS_FILE", func(v string) awsconfig.LoadOptionsFunc {
 			return awsconfig.WithSharedCredentialsFiles([]string{v})
 		})
-		with("AWS_ENDPOINT_URL", func(v string) awsconfig.LoadOptionsFunc { return awsconfig.WithBaseEndpoint(v) })
+		with("AWS_ENDPOINT_URL", awsconfig.WithBaseEndpoint)
 		with("AWS_RETRY_MODE", func(v string) awsconfig.LoadOptionsFunc { return awsconfig.WithRetryMode(aws.RetryMode(v)) })
 		if isTrue(e.vars["AWS_EC2_METADATA_DISABLED"]) {
 			add(awsconfig.WithEC2IMDSClientEnableState(imds.ClientDisabled))

@@ -89,22 +89,25 @@ func TestRunAlone(t *testing.T) {
 	}
 }
 
+// advance lets time pass in a test's bubble.
+func advance(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // no real time passes
+
 // A Daemon that has nothing to do ends after a while, not before.
 func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, _ := newDaemon(t, time.Minute)
 		end := d.begin()
 		d.tasks.Go(d.retire)
-		time.Sleep(10 * time.Minute) // virtual: a request is under way
+		advance(10 * time.Minute) // a request is under way
 		if d.ctx.Err() != nil {
 			t.Fatal("ended during a request")
 		}
 		end()
-		time.Sleep(59 * time.Second)
+		advance(59 * time.Second)
 		if d.ctx.Err() != nil {
 			t.Fatal("ended too early")
 		}
-		time.Sleep(32 * time.Second)
+		advance(32 * time.Second)
 		if d.ctx.Err() == nil {
 			t.Error("still there")
 		}
@@ -123,7 +126,7 @@ func TestWait(t *testing.T) {
 		}
 		began := time.Now()
 		go func() {
-			time.Sleep(time.Second)
+			advance(time.Second)
 			d.bump()
 		}()
 		if st := d.Wait(t.Context(), 1); st.Revision != 2 || time.Since(began) != time.Second {

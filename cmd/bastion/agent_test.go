@@ -380,7 +380,7 @@ func TestAgentBadInput(t *testing.T) {
 		{"wait", 2, []string{"usage: bastion wait"}},
 		{"stop", 2, []string{"usage: bastion stop"}},
 		{"ls forwrds", 2, []string{"did you mean bastion ls forwards?"}},
-		{"agent strat", 2, []string{"did you mean bastion agent start?"}},
+		{"agent stat", 2, []string{"did you mean bastion agent start?"}},
 		{"agent", 2, []string{"usage: bastion agent"}},
 	} {
 		r := e.run([]string{"BASTION_QUIET="}, strings.Fields(tt.args)...)

@@ -333,7 +333,7 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	<-ended
+	_ = <-ended // how it ended is in what it said
 	if _, err := crash.Seek(before, io.SeekStart); err == nil {
 		_, _ = io.Copy(&said, io.LimitReader(crash, logTailSize))
 	}
