@@ -266,28 +266,22 @@ func (d *desktop) byExec(context.Context) (string, error) {
 
 // byProxy has the database's protocol on standard input and output, as OpenSSH has its own.
 func (d *desktop) byProxy(ctx context.Context) (string, error) {
-	pair, err := syscall.Socketpair(syscall.AF_UNIX, syscall.SOCK_STREAM|syscall.SOCK_CLOEXEC, 0)
-	if err != nil {
-		return "", err
-	}
-	ours, theirs := os.NewFile(uintptr(pair[0]), "ours"), os.NewFile(uintptr(pair[1]), "theirs")
-	conn, err := net.FileConn(ours)
-	if err := errors.Join(err, ours.Close()); err != nil { // FileConn has its own of it
-		return "", errors.Join(err, theirs.Close())
-	}
-	defer conn.Close()
 	host, port, err := net.SplitHostPort(vpcDatabase)
 	if err != nil {
 		return "", err
 	}
 	cmd := exec.CommandContext(ctx, "ip", d.inside(filepath.Join(bin, "bastion"), "proxy", host, port)...)
-	cmd.Stdin, cmd.Stdout, cmd.Env = theirs, theirs, append(os.Environ(), d.env...)
+	cmd.Env = append(os.Environ(), d.env...)
 	var says strings.Builder
 	cmd.Stderr = &says
-	err = cmd.Start()
-	_ = theirs.Close()
+	conn, started, err := rig.Piped(cmd)
 	if err != nil {
 		return "", err
+	}
+	err = cmd.Start()
+	started()
+	if err != nil {
+		return "", errors.Join(err, conn.Close())
 	}
 	text, err := d.askOver(ctx, conn)
 	if err := cmd.Wait(); err != nil {

@@ -61,15 +61,16 @@ func (o *options) wants(list, name string) bool {
 // bench is one run: a lab, far ends in it, a running task, and the programs to compare.
 type bench struct {
 	options
-	dir    string // for what the user's commands keep
-	lab    *lab.Lab
-	far    *rig.FarEnd
-	sink   *sink
-	db     *database
-	sshd   *rig.SSHD
-	ssm    *ssm.Client
-	target string // the task, as StartSession names it
-	region string
+	dir     string // for what the user's commands keep
+	lab     *lab.Lab
+	far     *rig.FarEnd
+	sink    *sink
+	greeter *greeter
+	db      *database
+	sshd    *rig.SSHD
+	ssm     *ssm.Client
+	target  string // the task, as StartSession names it
+	region  string
 
 	aws, plugin, ssmpeer, ssh, bastion, bastiond string
 	sshOptions                                   []string
@@ -137,6 +138,10 @@ func (b *bench) session(ctx context.Context, f func(context.Context) error) (err
 		return err
 	}
 	defer b.sink.close()
+	if b.greeter, err = startGreeter(); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.greeter.close()) }()
 	if b.db, err = startDatabase(ctx); err != nil {
 		return err
 	}
@@ -145,7 +150,7 @@ func (b *bench) session(ctx context.Context, f func(context.Context) error) (err
 	// one's.
 	b.lab, err = lab.Start(ctx, lab.Config{
 		Bastiond: b.bastiond, Log: slog.New(slog.DiscardHandler), Postgres: lab.Off, Redis: lab.Off, NoWeb: true,
-		Allow:   []string{b.far.Addr(), b.sink.addr(), b.db.addr()},
+		Allow:   []string{b.far.Addr(), b.sink.addr(), b.greeter.addr(), b.db.addr()},
 		Gateway: gateway.Config{ExecDelay: time.Second},
 	})
 	if err != nil {
@@ -200,7 +205,7 @@ func (b *bench) files(name string) []string {
 }
 
 // parts are what compare measures, and at last what scale does.
-var parts = []string{"start", "rtt", "bulk", "dump", "query", "crowd", "idle", "allocs", "sessions", "delay", "loss"}
+var parts = []string{"start", "warm", "rtt", "bulk", "dump", "query", "crowd", "idle", "allocs", "sessions", "delay", "loss"}
 
 // compare measures every peer at every delay, and prints the tables.
 func (b *bench) compare(ctx context.Context) error {
@@ -238,6 +243,11 @@ func (b *bench) comparePeer(ctx context.Context, p peer, f gateway.Faults) error
 		return err
 	}); err != nil || p.coldOnly {
 		return err
+	}
+	if p.name == ours {
+		if err := b.compareWarm(ctx, p, f.DelayMS); err != nil {
+			return err
+		}
 	}
 	if p.name == plugin || p.sessions == 1 || p.name == ours {
 		if err := b.try(ctx, p, "rtt", "rtt_p50", "ms", at, func(ctx context.Context) error {

@@ -88,6 +88,13 @@ func printDelay(b *strings.Builder, rows []row, delay any) {
 // titles are the metrics that have a heading of more words than their name.
 var titles = map[string]string{
 	"first_byte":               "first byte from a running task",
+	"warm_rtt":                 "round trip of a byte through the agent, p50",
+	"process_p50":              "start and end of a bastion that does nothing, p50",
+	"process_p99":              "start and end of a bastion that does nothing, p99",
+	"warm_proxy_p50":           "warm bastion proxy, start to first byte, p50",
+	"warm_proxy_p99":           "warm bastion proxy, start to first byte, p99",
+	"warm_forward_p50":         "warm bastion forward -d, start to end, p50",
+	"warm_forward_p99":         "warm bastion forward -d, start to end, p99",
 	"rtt_p50":                  "round trip of a byte, p50",
 	"rtt_p99":                  "round trip of a byte, p99",
 	"download_full_rate_after": "download, full rate after",
