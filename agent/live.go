@@ -90,10 +90,9 @@ var lacksBond = []string{
 // live are an Agent's links.
 type live struct {
 	serve   sync.Once // starts to look after them and to show them
+	mu      sync.Mutex
 	started time.Time
-
-	mu    sync.Mutex
-	links map[liveLink]struct{}
+	links   map[liveLink]struct{}
 }
 
 // liveLink is a link, or a stream that another program's SSH client uses.
@@ -109,7 +108,9 @@ func (a *Agent) showLive(l liveLink) (hide func()) {
 		wakes := make(chan struct{}, 1)
 		a.tasks.Go(func() { a.watchCredentials(wakes) })
 		a.tasks.Go(func() { a.watchWake(wakes) })
+		a.live.mu.Lock()
 		a.live.started = time.Now()
+		a.live.mu.Unlock()
 		if a.options.Hosted {
 			return
 		}
@@ -141,12 +142,12 @@ func (a *Agent) probe() {
 }
 
 func (a *Agent) process() Process {
+	a.live.mu.Lock()
+	defer a.live.mu.Unlock()
 	p := Process{
 		V: liveVersion, PID: os.Getpid(), Command: a.options.Command, Version: a.options.Version, Region: a.region,
 		Started: a.live.started, Links: []Live{},
 	}
-	a.live.mu.Lock()
-	defer a.live.mu.Unlock()
 	for l := range a.live.links {
 		p.Links = append(p.Links, l.live()...)
 	}

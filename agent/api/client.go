@@ -34,8 +34,11 @@ const (
 	Protocol = "bastion-stream"
 )
 
-// ErrNotRunning is returned by Connect when there is no agent.
+// ErrNotRunning is why nothing can be asked when there is no agent.
 var ErrNotRunning = errors.New("no agent is running")
+
+// ErrEnding is why an agent that is about to end refuses a request. It is an ErrNotRunning: the request has done nothing.
+var ErrEnding = fmt.Errorf("the agent ends: %w", ErrNotRunning)
 
 // SocketPath returns the place of the agent's socket.
 func SocketPath(s config.Settings) (string, error) {
@@ -125,6 +128,9 @@ func (c *Client) Open(ctx context.Context, req OpenRequest, on func(Event)) erro
 			}
 			return e.Error.Err()
 		case EventStopped:
+			if !opened {
+				return fail.New(fail.Other, "open the forwards", errors.New(e.Text), "try again")
+			}
 			return nil
 		case EventForwards:
 			opened = true
@@ -268,6 +274,9 @@ func readError(resp *http.Response) error {
 	var e Error
 	if err == nil {
 		err = json.Unmarshal(data, &e)
+	}
+	if resp.StatusCode == http.StatusServiceUnavailable {
+		return fail.New(fail.Other, "", ErrEnding, "try again")
 	}
 	if err != nil || e.Message == "" {
 		return fail.New(fail.Other, "ask the agent", fmt.Errorf("it answered %s", resp.Status),

@@ -151,12 +151,12 @@ func (d *Daemon) bump() {
 }
 
 // begin counts a request, during which the Daemon is not idle and for whose end it waits, until the function that it returns is
-// called.
-func (d *Daemon) begin() (end func()) {
+// called. It fails once the Daemon is to end.
+func (d *Daemon) begin() (end func(), err error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.closing { // close may be waiting already; what the request asks for is refused
-		return func() {}
+	if d.closing || d.ctx.Err() != nil {
+		return nil, errClosing
 	}
 	d.requests++
 	d.tasks.Add(1)
@@ -166,7 +166,7 @@ func (d *Daemon) begin() (end func()) {
 		d.requests--
 		d.used = time.Now()
 		d.tasks.Done()
-	}
+	}, nil
 }
 
 // retire closes links that nobody uses, and ends the Daemon when there is nothing left.
@@ -189,16 +189,16 @@ func (d *Daemon) retire() {
 			e.closeIdle(d.cfg.Idle)
 		}
 		d.reopen()
-		if d.dropEngines() && !d.cfg.Stay {
+		if d.dropEngines() {
 			d.log.Info("nothing is left to do")
-			d.cancel()
 			return
 		}
 	}
 }
 
-// dropEngines closes engines without link and forwards, and reports whether the Daemon has had nothing to do for long enough.
-func (d *Daemon) dropEngines() (idle bool) {
+// dropEngines closes engines without link and forwards. If the Daemon has had nothing to do for long enough, it is to end then:
+// from the same moment on it takes no request.
+func (d *Daemon) dropEngines() (ended bool) {
 	d.mu.Lock()
 	uses := make(map[*engine]bool)
 	for _, f := range d.forwards {
@@ -206,7 +206,7 @@ func (d *Daemon) dropEngines() (idle bool) {
 	}
 	var drop []*engine
 	for key, e := range d.engines {
-		if !uses[e] && e.unused() {
+		if !uses[e] && e.retire() {
 			delete(d.engines, key)
 			drop = append(drop, e)
 			d.used = time.Now()
@@ -218,12 +218,14 @@ func (d *Daemon) dropEngines() (idle bool) {
 	if d.requests > 0 || len(d.engines) > 0 || len(d.forwards) > 0 || len(d.unopened) > 0 {
 		d.used = time.Now()
 	}
-	idle = time.Since(d.used) >= d.cfg.Idle
+	if ended = !d.cfg.Stay && time.Since(d.used) >= d.cfg.Idle; ended {
+		d.cancel()
+	}
 	d.mu.Unlock()
 	for _, e := range drop {
 		e.close()
 	}
-	return idle
+	return ended
 }
 
 // Info returns what the Daemon says of itself.
@@ -286,9 +288,13 @@ func (d *Daemon) Wait(ctx context.Context, after uint64) api.State {
 	}
 }
 
-// Bastions asks AWS for the bastions of the links.
+// Bastions asks AWS for the bastions of the links. A Daemon that is to end has none.
 func (d *Daemon) Bastions(ctx context.Context) []api.Account {
-	defer d.begin()()
+	end, err := d.begin()
+	if err != nil {
+		return []api.Account{}
+	}
+	defer end()
 	d.mu.Lock()
 	engines := make([]*engine, 0, len(d.engines))
 	for _, e := range d.engines {

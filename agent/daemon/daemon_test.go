@@ -96,7 +96,10 @@ func advance(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // no real ti
 func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		d, _ := newDaemon(t, time.Minute)
-		end := d.begin()
+		end, err := d.begin()
+		if err != nil {
+			t.Fatal(err)
+		}
 		d.tasks.Go(d.retire)
 		advance(10 * time.Minute) // a request is under way
 		if d.ctx.Err() != nil {
@@ -110,6 +113,9 @@ func TestIdle(t *testing.T) {
 		advance(32 * time.Second)
 		if d.ctx.Err() == nil {
 			t.Error("still there")
+		}
+		if _, err := d.begin(); err == nil {
+			t.Error("a request begins after the end")
 		}
 		d.tasks.Wait()
 	})

@@ -21,8 +21,15 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// resolvedFor is how long a target's endpoint is taken for the same.
-const resolvedFor = 5 * time.Minute
+const (
+	// resolvedFor is how long a target's endpoint is taken for the same.
+	resolvedFor = 5 * time.Minute
+
+	// When a link has ended by itself, clients of forwards, who may connect again at once and for ever, make no other for firstRetry,
+	// which doubles up to lastRetry. Commands do: someone may have mended what was wrong.
+	firstRetry = time.Second
+	lastRetry  = time.Minute
+)
 
 // engine is the way into one AWS account and network with certain settings. It is a tunnel.Dialer.
 type engine struct {
@@ -41,6 +48,9 @@ type engine struct {
 	busy     int       // requests that hold the engine
 	waiting  int       // those that wait for the link, or for a connection through it
 	used     time.Time // when somebody last used the link
+	failures int       // links in a row that have ended by themselves
+	failure  error     // of the last of them
+	retry    time.Time // before which connections of forwards make no other
 	watchers map[*watcher]struct{}
 	resolved map[string]resolution
 }
@@ -84,29 +94,37 @@ func (d *Daemon) engine(ctx context.Context, scope api.Scope, w *watcher) (e *en
 		return nil, nil, err
 	}
 	key := engineKey(settings, scope.Env, owner)
-	d.mu.Lock()
-	e = d.engines[key]
-	d.mu.Unlock()
-	if e == nil {
-		e = &engine{
-			d: d, id: key, settings: settings, scope: scope, owner: owner, env: env, used: time.Now(),
-			watchers: make(map[*watcher]struct{}), resolved: make(map[string]resolution),
+	for {
+		d.mu.Lock()
+		e = d.engines[key]
+		d.mu.Unlock()
+		if e == nil {
+			e = &engine{
+				d: d, id: key, settings: settings, scope: scope, owner: owner, env: env, used: time.Now(),
+				watchers: make(map[*watcher]struct{}), resolved: make(map[string]resolution),
+			}
+			if e.agent, err = agent.New(ctx, settings, agent.Options{
+				Version: d.cfg.Version, Command: "agent", Logger: d.log.With("link", key), Env: env, Hosted: true,
+				Progress: e.onStep, Path: e.onPath,
+			}); err != nil {
+				return nil, nil, err
+			}
+			if e, err = d.add(e); err != nil {
+				return nil, nil, err
+			}
 		}
-		if e.agent, err = agent.New(ctx, settings, agent.Options{
-			Version: d.cfg.Version, Command: "agent", Logger: d.log.With("link", key), Env: env, Hosted: true,
-			Progress: e.onStep, Path: e.onPath,
-		}); err != nil {
+		if release, err = e.hold(w); err == nil {
+			break
+		}
+		if d.ctx.Err() != nil {
 			return nil, nil, err
 		}
-		if e, err = d.add(e); err != nil {
-			return nil, nil, err
-		}
+		// It was dropped just now, because nobody used it: make another.
 	}
 	if owner != "" {
 		e.env.Renew(env)
 	}
-	release, err = e.hold(w)
-	return e, release, err
+	return e, release, nil
 }
 
 var errClosing = fail.New(fail.Other, "", errShutdown, "try again: the next command starts another agent")
@@ -115,11 +133,14 @@ var errClosing = fail.New(fail.Other, "", errShutdown, "try again: the next comm
 func (d *Daemon) add(e *engine) (*engine, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if other := d.engines[e.id]; other != nil || d.closing {
-		d.tasks.Go(e.close)
-		if d.closing {
-			return nil, errClosing
-		}
+	other := d.engines[e.id]
+	if other != nil || d.closing {
+		e.close() // it has no link: nothing is waited for
+	}
+	switch {
+	case d.closing:
+		return nil, errClosing
+	case other != nil:
 		return other, nil
 	}
 	d.engines[e.id] = e
@@ -217,6 +238,11 @@ func (e *engine) onPath(p agent.Path) {
 }
 
 func (e *engine) onState(st tunnel.State) {
+	if st.Phase == tunnel.Up {
+		e.mu.Lock()
+		e.failures, e.failure, e.retry = 0, nil, time.Time{}
+		e.mu.Unlock()
+	}
 	e.emit(api.Event{Event: api.EventLink, Link: linkState(st)})
 	e.d.bump()
 }
@@ -229,8 +255,8 @@ func linkState(st tunnel.State) *api.LinkState {
 	return out
 }
 
-// connected returns the link, which it begins to make if there is none.
-func (e *engine) connected() (*agent.Link, error) {
+// connected returns the link, which it begins to make if there is none. For a command it does so even if it has just failed.
+func (e *engine) connected(command bool) (*agent.Link, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.used = time.Now()
@@ -239,6 +265,9 @@ func (e *engine) connected() (*agent.Link, error) {
 	}
 	if e.link != nil {
 		return e.link, nil
+	}
+	if !command && time.Now().Before(e.retry) {
+		return nil, fail.New(fail.Lost, "connect to the bastion", e.failure, fail.NextOf(e.failure))
 	}
 	link, err := e.agent.Link(e.settings.Permit, e.onState)
 	if err != nil {
@@ -259,6 +288,10 @@ func (e *engine) await(link *agent.Link) {
 	if e.link == link {
 		e.link = nil
 	}
+	if err != nil {
+		e.failure, e.retry = err, time.Now().Add(min(firstRetry<<min(e.failures, 10), lastRetry))
+		e.failures++
+	}
 	e.mu.Unlock()
 	if err != nil {
 		e.d.log.Warn("the link has ended", "link", e.id, "err", err)
@@ -270,7 +303,7 @@ func (e *engine) await(link *agent.Link) {
 // ready returns the link once it is up. One that is being made when ctx ends, and that nothing else is for, is given up.
 func (e *engine) ready(ctx context.Context) (*agent.Link, error) {
 	defer e.wait()()
-	link, err := e.connected()
+	link, err := e.connected(true)
 	if err != nil {
 		return nil, err
 	}
@@ -288,17 +321,20 @@ func (e *engine) ready(ctx context.Context) (*agent.Link, error) {
 // giveUp closes a link that has not come up, unless somebody else waits for it.
 func (e *engine) giveUp(link *agent.Link) {
 	e.mu.Lock()
-	alone := e.link == link && e.waiting <= 1
+	alone := e.link == link && e.waiting <= 1 && link.State().Phase == tunnel.Connecting
+	if alone {
+		e.link = nil // who comes now makes another
+	}
 	e.mu.Unlock()
-	if alone && link.State().Phase == tunnel.Connecting {
+	if alone {
 		_ = link.Close()
 	}
 }
 
-// Dial opens a connection through the bastion.
+// Dial opens a connection through the bastion, for a client of a forward.
 func (e *engine) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	defer e.wait()()
-	link, err := e.connected()
+	link, err := e.connected(false)
 	if err != nil {
 		return nil, err
 	}
@@ -385,11 +421,15 @@ func (e *engine) closeIdle(after time.Duration) {
 	}
 }
 
-// unused reports whether the engine has neither link nor requests.
-func (e *engine) unused() bool {
+// retire makes the engine take no more requests if it has neither these nor a link, and reports whether that is so. Its close must
+// be called then.
+func (e *engine) retire() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.link == nil && e.busy == 0
+	if e.link == nil && e.busy == 0 && e.waiting == 0 {
+		e.closed = true
+	}
+	return e.closed
 }
 
 // close ends the engine and waits until that is done.

@@ -55,27 +55,45 @@ var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
 // Open opens the forwards of req, or none of them, and tells emit of the events, one at a time. With detached ones it returns then;
 // others it closes when ctx is done. What it returns was told as EventError.
 func (d *Daemon) Open(ctx context.Context, req api.OpenRequest, emit func(api.Event)) error {
-	defer d.begin()()
+	end, err := d.begin()
+	if err != nil {
+		emit(api.Event{Event: api.EventError, Error: api.NewError(err)})
+		return err
+	}
+	defer end()
 	events := newEvents(emit)
 	defer events.close()
-	err := d.open(ctx, req, events)
-	switch {
-	case err == nil:
-	case errors.Is(err, errStopped), errors.Is(err, errShutdown):
-		events.last(api.Event{Event: api.EventStopped, Text: err.Error()})
-		return nil
-	default:
+	forwards, err := d.openAll(ctx, req, events)
+	if err == nil && !req.Detached {
+		err = d.attend(ctx, forwards)
+		if errors.Is(err, errStopped) || errors.Is(err, errShutdown) {
+			events.last(api.Event{Event: api.EventStopped, Text: err.Error()})
+			return nil
+		}
+	}
+	if err != nil {
 		events.last(api.Event{Event: api.EventError, Error: api.NewError(err)})
 	}
 	return err
 }
 
-func (d *Daemon) open(ctx context.Context, req api.OpenRequest, events *events) error {
-	settings, err := config.FromTexts(req.Scope.Settings)
-	if err != nil {
-		return err
-	}
+// openAll opens the forwards of a request, which the Daemon has then.
+func (d *Daemon) openAll(ctx context.Context, req api.OpenRequest, events *events) ([]*forward, error) {
 	forwards, err := d.parse(req, events)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.open(ctx, req, forwards, events); err != nil {
+		if d.ctx.Err() != nil && ctx.Err() != nil {
+			err = errClosing
+		}
+		return nil, err
+	}
+	return forwards, nil
+}
+
+func (d *Daemon) open(ctx context.Context, req api.OpenRequest, forwards []*forward, events *events) error {
+	settings, err := config.FromTexts(req.Scope.Settings)
 	if err != nil {
 		return err
 	}
@@ -137,10 +155,7 @@ func (d *Daemon) open(ctx context.Context, req api.OpenRequest, events *events) 
 	}
 	d.mu.Unlock()
 	events.last(api.Event{Event: api.EventForwards, Forwards: out})
-	if req.Detached {
-		return nil
-	}
-	return d.attend(ctx, forwards)
+	return nil
 }
 
 // attend waits until a request or one of its forwards ends, ends the others, and returns why.
@@ -171,7 +186,10 @@ func (d *Daemon) attend(ctx context.Context, forwards []*forward) error {
 		f.cancel(context.Canceled)
 	}
 	watchers.Wait()
-	if ctx.Err() != nil {
+	switch {
+	case d.ctx.Err() != nil:
+		return errShutdown
+	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	}
 	return why
@@ -392,6 +410,11 @@ func (d *Daemon) addForwards(e *engine, forwards []*forward) error {
 	if len(d.forwards)+len(forwards) > maxForwards {
 		return fail.New(fail.Usage, "", fmt.Errorf("there would be more than %d forwards", maxForwards), "stop some: bastion stop NAME")
 	}
+	for _, f := range forwards {
+		if f.twin != nil && d.forwards[f.twin.name] != f.twin {
+			return fail.New(fail.Other, "", fmt.Errorf("the forward %s, which was there, has just ended", f.twin.name), "try again")
+		}
+	}
 	names := make(map[*forward]string)
 	taken := make(map[string]bool)
 	for _, f := range forwards {
@@ -401,12 +424,16 @@ func (d *Daemon) addForwards(e *engine, forwards []*forward) error {
 		}
 	}
 	for _, f := range forwards {
-		if f.twin != nil {
+		if f.twin != nil && f.twin.engine != nil {
 			continue
 		}
 		release, err := e.hold(nil)
 		if err != nil {
 			return err
+		}
+		if f.twin != nil { // it was restored: now there are the credentials that it may lack
+			f.twin.engine, f.twin.release = e, release
+			continue
 		}
 		f.name, f.engine, f.release = names[f], e, release
 		d.forwards[f.name] = f
@@ -501,7 +528,7 @@ func (f *forward) Dial(ctx context.Context, network, addr string) (net.Conn, err
 		return nil, err
 	}
 	conn, err := e.Dial(ctx, network, addr)
-	if kind := fail.KindOf(err); err == nil || kind == fail.Denied {
+	if err == nil || errors.As(err, new(*tunnel.RefusedError)) {
 		f.note(nil) // the link works
 	}
 	return conn, err
@@ -526,32 +553,43 @@ func (f *forward) found(ctx context.Context) (*engine, error) {
 	d := f.d
 	d.mu.Lock()
 	e := f.engine
-	if e == nil {
-		e = d.engines[f.record.Link]
-	}
+	known := d.engines[f.record.Link]
 	d.mu.Unlock()
-	if e == nil && f.record.Owner != "" {
-		return nil, fail.New(fail.Credentials, "", fmt.Errorf("the AWS credentials of %s are needed again", f.record.Owner),
-			"they came by variables, which the agent does not keep: run bastion forward or bastion status with them")
+	if e != nil {
+		return e, nil
 	}
-	release := func() {}
+	var release func()
 	var err error
-	if e == nil {
-		e, release, err = d.engine(ctx, f.record.Scope, nil)
-	} else if f.engine == nil {
-		release, err = e.hold(nil)
+	if known != nil {
+		if release, err = known.hold(nil); err == nil {
+			e = known
+		}
 	}
-	if err != nil {
-		return nil, err
+	switch {
+	case e != nil:
+	case f.record.Owner != "":
+		return nil, fail.New(fail.Credentials, "", fmt.Errorf("the AWS credentials of %s are needed again", f.record.Owner),
+			"they came by variables, which the agent does not keep: open the forward again with them (bastion forward --detach)")
+	default:
+		if e, release, err = d.engine(ctx, f.record.Scope, nil); err != nil {
+			return nil, err
+		}
 	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
+	if !f.use(e, release) {
+		release() // another connection was faster
+	}
+	return e, nil
+}
+
+// use makes e, which is held, the engine of a forward that has none, and reports whether it had none.
+func (f *forward) use(e *engine, release func()) bool {
+	f.d.mu.Lock()
+	defer f.d.mu.Unlock()
 	if f.engine != nil {
-		d.tasks.Go(release) // another connection was faster
-		return f.engine, nil
+		return false
 	}
 	f.engine, f.release = e, release
-	return e, nil
+	return true
 }
 
 // onEnd is told of each connection that has ended.

@@ -40,7 +40,7 @@ func (d *Daemon) serve(ln net.Listener) error {
 		d.Shutdown()
 	})
 	mux.HandleFunc("GET "+api.PathState, d.serveState)
-	mux.HandleFunc("GET "+api.PathBastions, func(w http.ResponseWriter, r *http.Request) { answer(w, d.Bastions(r.Context())) })
+	mux.HandleFunc("GET "+api.PathBastions, func(w http.ResponseWriter, r *http.Request) { d.serveBastions(w, r) })
 	mux.HandleFunc("POST "+api.PathForwards, d.serveOpen)
 	mux.HandleFunc("DELETE "+api.PathForwards+"/{name}", d.serveStop)
 	mux.HandleFunc("POST "+api.PathDial, d.serveDial)
@@ -110,7 +110,17 @@ func read(w http.ResponseWriter, r *http.Request, v any) bool {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(headerTimeout))
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
 	dec.DisallowUnknownFields()
-	if err := dec.Decode(v); err != nil {
+	err := dec.Decode(v)
+	if err == nil {
+		// The body is read to its end: the server looks whether the client is still there only then, and what is left of a body in
+		// chunks would be taken for the first bytes of a dialed connection.
+		if _, err = dec.Token(); errors.Is(err, io.EOF) {
+			err = nil
+		} else if err == nil {
+			err = errors.New("there is more than one value")
+		}
+	}
+	if err != nil {
 		refuse(w, http.StatusBadRequest, fail.New(fail.Usage, "read the request", err, "see docs/api.md"))
 		return false
 	}
@@ -142,11 +152,34 @@ func (d *Daemon) serveState(w http.ResponseWriter, r *http.Request) {
 	answer(w, d.Wait(ctx, after))
 }
 
+// counted is begin for a request, which it refuses when the Daemon is to end: the client may start another.
+func (d *Daemon) counted(w http.ResponseWriter) (end func(), ok bool) {
+	end, err := d.begin()
+	if err != nil {
+		refuse(w, http.StatusServiceUnavailable, err)
+	}
+	return end, err == nil
+}
+
+func (d *Daemon) serveBastions(w http.ResponseWriter, r *http.Request) {
+	end, ok := d.counted(w)
+	if !ok {
+		return
+	}
+	defer end()
+	answer(w, d.Bastions(r.Context()))
+}
+
 func (d *Daemon) serveOpen(w http.ResponseWriter, r *http.Request) {
 	var req api.OpenRequest
 	if !read(w, r, &req) {
 		return
 	}
+	end, ok := d.counted(w)
+	if !ok {
+		return
+	}
+	defer end()
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
@@ -190,7 +223,11 @@ func (d *Daemon) serveDial(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusUpgradeRequired, fail.New(fail.Usage, "", errors.New("the request upgrades to no "+api.Protocol), "see docs/api.md"))
 		return
 	}
-	defer d.begin()()
+	end, ok := d.counted(w)
+	if !ok {
+		return
+	}
+	defer end()
 	e, release, err := d.engine(r.Context(), req.Scope, nil)
 	if err != nil {
 		refuseBy(w, err)
