@@ -97,7 +97,8 @@ func writePage(dir, url string) (path string, err error) {
 	_, err = fmt.Fprintf(
 		f,
 		`<!doctype html><html lang="en"><meta charset="utf-8"><meta name="referrer" content="no-referrer">`+
-			`<meta http-equiv="refresh" content="0;url=%[1]s"><title>bastion</title><p><a href="%[1]s">bastion dashboard</a></html>`,
+			`<meta http-equiv="refresh" content="0;url=%[1]s"><title>bastion</title>`+
+			`<p><a href="%[1]s">bastion dashboard</a></html>`,
 		url,
 	)
 	if closeErr := f.Close(); err == nil {

@@ -58,7 +58,8 @@ func TestBrowser(t *testing.T) {
 	if err != nil || strings.Contains(steps, "#") {
 		t.Errorf("the history is %q, %v", steps, err)
 	}
-	for url := range strings.FieldsSeq(rig.Eval[string](p, `performance.getEntriesByType('resource').map((e) => e.name).join(' ')`)) {
+	loaded := rig.Eval[string](p, `performance.getEntriesByType('resource').map((e) => e.name).join(' ')`)
+	for url := range strings.FieldsSeq(loaded) {
 		if !strings.HasPrefix(url, "http://"+s.Addr()+"/") {
 			t.Errorf("the page has loaded %s", url)
 		}

@@ -129,7 +129,10 @@ func TestRefused(t *testing.T) {
 		}, 403},
 
 		{"no cookie", "POST", "/api/close", closeOrders, header("Cookie", ""), 401},
-		{"a wrong cookie", "POST", "/api/close", closeOrders, header("Cookie", in.cookie.Name+"="+strings.Repeat("A", 43)), 401},
+		{
+			"a wrong cookie", "POST", "/api/close", closeOrders, header("Cookie", in.cookie.Name+"="+strings.Repeat("A", 43)),
+			401,
+		},
 		{"no key (CSRF)", "POST", "/api/close", closeOrders, header(keyHeader, ""), 401},
 		{"a wrong key", "POST", "/api/close", closeOrders, header(keyHeader, strings.Repeat("A", 43)), 401},
 		{"the cookie as the key", "POST", "/api/close", closeOrders, header(keyHeader, in.cookie.Value), 401},
@@ -205,8 +208,9 @@ func TestTokens(t *testing.T) {
 		t.Errorf("the first time: %d", code)
 	}
 	for name, token := range map[string]string{
-		"used": used, "missing": "", "wrong": strings.Repeat("A", 43), "of another dashboard": tokenOf(t, serve(t, newFake(), Options{})),
-		"shortened": used[:42],
+		"used": used, "missing": "", "wrong": strings.Repeat("A", 43),
+		"of another dashboard": tokenOf(t, serve(t, newFake(), Options{})),
+		"shortened":            used[:42],
 	} {
 		if code := login(token); code != http.StatusUnauthorized {
 			t.Errorf("%s: %d", name, code)
@@ -328,7 +332,10 @@ func TestVisit(t *testing.T) {
 	if resp.StatusCode != http.StatusOK || !bytes.Contains(data, []byte("<title>bastion</title>")) {
 		t.Errorf("%s %s", resp.Status, data)
 	}
-	for path, kind := range map[string]string{"/app.js": "text/javascript", "/chart.js": "text/javascript", "/app.css": "text/css", "/icon.svg": "image/svg+xml"} {
+	for path, kind := range map[string]string{
+		"/app.js": "text/javascript", "/chart.js": "text/javascript",
+		"/app.css": "text/css", "/icon.svg": "image/svg+xml",
+	} {
 		resp, data := b.request(http.MethodGet, path, "", nil)
 		if resp.StatusCode != http.StatusOK || len(data) == 0 || !strings.HasPrefix(resp.Header.Get("Content-Type"), kind) {
 			t.Errorf("%s: %s, %d bytes, %v", path, resp.Status, len(data), resp.Header)
@@ -354,8 +361,8 @@ func TestPolicy(t *testing.T) {
 		}
 	}
 	for name, want := range map[string]string{
-		"Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store", "X-Frame-Options": "DENY",
-		"Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
+		"Referrer-Policy": "no-referrer", "X-Content-Type-Options": "nosniff", "Cache-Control": "no-store",
+		"X-Frame-Options": "DENY", "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
 	} {
 		if got := resp.Header.Get(name); got != want {
 			t.Errorf("%s %q, want %q", name, got, want)
@@ -578,7 +585,10 @@ func TestOpen(t *testing.T) {
 		body string
 		want api.ForwardRequest
 	}{
-		{`{"kind":"tcp","target":" rds:orders ","listen":"15432"}`, api.ForwardRequest{Kind: api.KindTCP, Target: "rds:orders", Listen: "15432"}},
+		{
+			`{"kind":"tcp","target":" rds:orders ","listen":"15432"}`,
+			api.ForwardRequest{Kind: api.KindTCP, Target: "rds:orders", Listen: "15432"},
+		},
 		{`{"target":"reports"}`, api.ForwardRequest{Name: "reports", Target: "rds:reports/reader", Listen: "15432"}},
 		{`{"target":"reports","listen":":"}`, api.ForwardRequest{Name: "reports", Target: "rds:reports/reader", Listen: ":"}},
 		{`{"kind":"proxy","target":"x"}`, api.ForwardRequest{Kind: api.KindProxy}},
@@ -595,7 +605,10 @@ func TestOpen(t *testing.T) {
 		}
 	}
 	asked := len(f.requests)
-	for _, body := range []string{`{}`, `{"target":" "}`, `{"kind":"udp","target":"a:1"}`, `{"target":"` + strings.Repeat("a", maxText+1) + `"}`} {
+	for _, body := range []string{
+		`{}`, `{"target":" "}`, `{"kind":"udp","target":"a:1"}`,
+		`{"target":"` + strings.Repeat("a", maxText+1) + `"}`,
+	} {
 		if resp, data := b.request(
 			http.MethodPost,
 			"/api/open",
@@ -643,7 +656,8 @@ func TestCopies(t *testing.T) {
 		},
 		{
 			api.Forward{Engine: "redis", Target: "c.x:6379", TLS: true},
-			"Address=127.0.0.1:1|URI=rediss://127.0.0.1:1|JDBC=jdbc:redis://127.0.0.1:1/0?ssl=true&verifyServerCertificate=false|" +
+			"Address=127.0.0.1:1|URI=rediss://127.0.0.1:1|" +
+				"JDBC=jdbc:redis://127.0.0.1:1/0?ssl=true&verifyServerCertificate=false|" +
 				"Go=rediss://127.0.0.1:1|Python=rediss://127.0.0.1:1|Node=rediss://127.0.0.1:1",
 		},
 		{api.Forward{Target: "wiki:443"}, "Address=127.0.0.1:1|URI=tcp://127.0.0.1:1"},

@@ -184,8 +184,9 @@ type collector struct{ backend Backend }
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{
-		descInfo, descStart, descLinkUp, descLinkChannels, descLinkSent, descLinkReceived, descLinkReinjected, descLinkSessions,
-		descLinkRTT, descLinkInFlight, descForwardReady, descForwardActive, descForwardTotal, descForwardFailed, descForwardBytes,
+		descInfo, descStart, descLinkUp, descLinkChannels, descLinkSent, descLinkReceived, descLinkReinjected,
+		descLinkSessions, descLinkRTT, descLinkInFlight, descForwardReady, descForwardActive, descForwardTotal,
+		descForwardFailed, descForwardBytes,
 	} {
 		ch <- d
 	}

@@ -88,7 +88,10 @@ func TestParseSocket(t *testing.T) {
 			t.Errorf("%s: %s, %v; want %s", text, got, ok, want)
 		}
 	}
-	for _, text := range []string{"", "0100007F", "0100007F:", "0100007F:10000", "01007F:1F90", "0100007F01:1F90", "xx00007F:1F90"} {
+	for _, text := range []string{
+		"", "0100007F", "0100007F:", "0100007F:10000", "01007F:1F90", "0100007F01:1F90",
+		"xx00007F:1F90",
+	} {
 		if got, ok := parseSocket(text); ok {
 			t.Errorf("%q is %s", text, got)
 		}

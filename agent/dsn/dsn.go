@@ -1,4 +1,5 @@
-// Package dsn says what the clients of a database take to connect to it through a forward: connection strings and variables.
+// Package dsn says what the clients of a database take to connect to it through a forward: connection strings and
+// variables.
 package dsn
 
 import (
@@ -29,7 +30,8 @@ const (
 	SQLServer Protocol = "sqlserver"
 )
 
-// ProtocolOf returns the protocol of an engine as AWS calls it; of a host, whose engine nobody knows, that of the port number.
+// ProtocolOf returns the protocol of an engine as AWS calls it; of a host, whose engine nobody knows, that of the port
+// number.
 func ProtocolOf(engine string, port int) Protocol {
 	engine = strings.ToLower(engine)
 	for _, e := range []struct {
@@ -93,8 +95,8 @@ func New(name string, f api.Forward, s config.Settings) (Database, error) {
 		return Database{}, fmt.Errorf("the forward %s leads to %q: %w", f.Name, f.Target, err)
 	}
 	d := Database{
-		Name: name, Protocol: ProtocolOf(f.Engine, port), Engine: f.Engine, Listen: listen, ServerName: strings.TrimSuffix(host, "."),
-		TLS: f.TLS, CA: s.TLSCA, Database: f.Database,
+		Name: name, Protocol: ProtocolOf(f.Engine, port), Engine: f.Engine, Listen: listen,
+		ServerName: strings.TrimSuffix(host, "."), TLS: f.TLS, CA: s.TLSCA, Database: f.Database,
 	}
 	if listen.Addr().Is4() && listen.Addr() != netip.AddrFrom4([4]byte{127, 0, 0, 1}) {
 		known, err := hosts.Addresses(hosts.File(s.HostsFile))
@@ -132,8 +134,8 @@ func (d Database) encrypted() bool {
 	return d.TLS
 }
 
-// Variables are what clients read from their environment, in the order of the documentation. An environment has room for those of
-// one database of each protocol.
+// Variables are what clients read from their environment, in the order of the documentation. An environment has room
+// for those of one database of each protocol.
 func (d Database) Variables() []string {
 	switch d.Protocol {
 	case Postgres:
@@ -151,8 +153,8 @@ func (d Database) Variables() []string {
 	return nil
 }
 
-// pgVariables are libpq's. The name stays the real one, which the certificate is checked against, and the address is ours. What
-// the user has set about TLS stays.
+// pgVariables are libpq's. The name stays the real one, which the certificate is checked against, and the address is
+// ours. What the user has set about TLS stays.
 func (d Database) pgVariables() []string {
 	vars := []string{"PGHOST=" + d.ServerName, "PGHOSTADDR=" + d.Listen.Addr().String(), "PGPORT=" + d.Port()}
 	root := d.getenv("PGSSLROOTCERT")
@@ -203,10 +205,14 @@ func fileExists(path string) bool {
 func (d Database) Own() []string {
 	prefix := "BASTION_" + VariableName(d.Name) + "_"
 	vars := []string{
-		prefix + "HOST=" + d.Host(), prefix + "PORT=" + d.Port(), prefix + "ADDR=" + d.addr(), prefix + "SERVERNAME=" + d.ServerName,
-		prefix + "URL=" + d.URI(),
+		prefix + "HOST=" + d.Host(), prefix + "PORT=" + d.Port(), prefix + "ADDR=" + d.addr(),
+		prefix + "SERVERNAME=" + d.ServerName, prefix + "URL=" + d.URI(),
 	}
-	for _, v := range []struct{ name, value string }{{"USER", d.User}, {"DATABASE", d.Database}, {"PASSWORD", d.Password}} {
+	for _, v := range []struct{ name, value string }{
+		{"USER", d.User},
+		{"DATABASE", d.Database},
+		{"PASSWORD", d.Password},
+	} {
 		if v.value != "" {
 			vars = append(vars, prefix+v.name+"="+v.value)
 		}
@@ -227,8 +233,8 @@ func VariableName(name string) string {
 	}, name)
 }
 
-// URI is the connection string as most clients take it. The host is one that every client reaches: those that cannot tell name and
-// address apart check the name only with --hosts.
+// URI is the connection string as most clients take it. The host is one that every client reaches: those that cannot
+// tell name and address apart check the name only with --hosts.
 func (d Database) URI() string {
 	u := url.URL{Scheme: string(d.Protocol), Host: d.addr()}
 	switch {
@@ -297,7 +303,8 @@ type Format struct {
 	of    func(Database) (string, bool)
 }
 
-// Of returns a database's connection string. It reports false where there is none of this form for the database's protocol.
+// Of returns a database's connection string. It reports false where there is none of this form for the database's
+// protocol.
 func (f Format) Of(d Database) (string, bool) { return f.of(d) }
 
 // Formats returns all forms, the most common ones first.
@@ -369,8 +376,8 @@ func (d Database) jdbcSQLServer() string {
 	return out
 }
 
-// shell sets variables in a POSIX shell. What the user has set already stays, which the shell must see to where its environment is
-// not known.
+// shell sets variables in a POSIX shell. What the user has set already stays, which the shell must see to where its
+// environment is not known.
 func (d Database) shell() (string, bool) {
 	var b strings.Builder
 	for _, v := range append(d.Variables(), d.Own()...) {

@@ -14,12 +14,19 @@ import (
 
 func TestDSN(t *testing.T) {
 	at := netip.MustParseAddrPort("127.0.0.1:4000")
-	pg := Database{Name: "rds:orders", Protocol: Postgres, Engine: "postgres", Listen: at, ServerName: "orders.x", Database: "sales"}
+	pg := Database{
+		Name: "rds:orders", Protocol: Postgres, Engine: "postgres", Listen: at, ServerName: "orders.x",
+		Database: "sales",
+	}
 	named := pg
-	named.Reaches, named.CA, named.User, named.Listen = true, "/ca's.pem", "ann", netip.MustParseAddrPort("127.64.0.1:5432")
+	named.Reaches, named.CA, named.User, named.Listen = true, "/ca's.pem", "ann",
+		netip.MustParseAddrPort("127.64.0.1:5432")
 	token := pg
 	token.User, token.Password = "ann smith", "a/b?c=d&e"
-	my := Database{Name: "rds:shop", Protocol: MySQL, Engine: "mariadb", Listen: at, ServerName: "shop.x", Database: "shop", User: "app"}
+	my := Database{
+		Name: "rds:shop", Protocol: MySQL, Engine: "mariadb", Listen: at, ServerName: "shop.x",
+		Database: "shop", User: "app",
+	}
 	mytoken := my
 	mytoken.Password = "a/b?c=d&e"
 	cache := Database{Name: "cache:a", Protocol: Redis, Engine: "redis", Listen: at, ServerName: "a.x"}
@@ -29,7 +36,8 @@ func TestDSN(t *testing.T) {
 	docs := Database{Name: "rds:docs", Protocol: Mongo, Engine: "docdb", Listen: at, ServerName: "docs.x"}
 	web := Database{Name: "wiki:443", Listen: netip.MustParseAddrPort("[::1]:443"), ServerName: "wiki"}
 	mssql := Database{
-		Name: "rds:m", Protocol: SQLServer, Engine: "sqlserver-ex", Listen: at, ServerName: "m.x", Database: "a;b", User: "ann",
+		Name: "rds:m", Protocol: SQLServer, Engine: "sqlserver-ex", Listen: at, ServerName: "m.x", Database: "a;b",
+		User: "ann",
 	}
 	oracle := Database{Name: "rds:o", Engine: "oracle-ee", Listen: at, ServerName: "o.x"}
 	for _, tt := range []struct {
@@ -124,7 +132,12 @@ func TestNew(t *testing.T) {
 			t.Errorf("%s: %s, %v, want %s", listen, d.addr(), err, want)
 		}
 	}
-	for _, f := range []api.Forward{{}, {Listen: "x"}, {Listen: "127.0.0.1:1", Target: "x"}, {Listen: "127.0.0.1:1", Target: "x:y"}} {
+	for _, f := range []api.Forward{
+		{},
+		{Listen: "x"},
+		{Listen: "127.0.0.1:1", Target: "x"},
+		{Listen: "127.0.0.1:1", Target: "x:y"},
+	} {
 		if _, err := New("x", f, s); err == nil {
 			t.Errorf("%+v was accepted", f)
 		}

@@ -102,13 +102,16 @@ func TestAgentDetached(t *testing.T) {
 	}
 	eventually(t, "the connection is counted", func() bool {
 		f := e.state().Forwards
-		return len(f) == 2 && f[0].Stats.Total == 1 && f[0].Stats.BytesUp == 14 && f[0].Stats.BytesDown == 7 && f[0].Stats.Active == 0
+		return len(f) == 2 && f[0].Stats.Total == 1 && f[0].Stats.BytesUp == 14 && f[0].Stats.BytesDown == 7 &&
+			f[0].Stats.Active == 0
 	})
 	audit := e.state().Audit
-	if len(audit) != 1 || audit[0].Forward != "sessions" || audit[0].Up != 14 || audit[0].Down != 7 || audit[0].Error != "" {
+	if len(audit) != 1 || audit[0].Forward != "sessions" || audit[0].Up != 14 || audit[0].Down != 7 ||
+		audit[0].Error != "" {
 		t.Errorf("audit: %+v", audit)
 	}
-	if r := e.must("ls", "forwards"); !strings.Contains(r.stdout, "\nsessions  "+cache.Listen+" ") || !strings.Contains(r.stdout, "the agent") {
+	if r := e.must("ls", "forwards"); !strings.Contains(r.stdout, "\nsessions  "+cache.Listen+" ") ||
+		!strings.Contains(r.stdout, "the agent") {
 		t.Errorf("ls: %s", r.stdout)
 	}
 	if r := e.must("wait", "db"); r.stdout != orders.Listen+"\n" {
@@ -170,7 +173,8 @@ func TestAgentForeground(t *testing.T) {
 	}
 }
 
-// An agent that is killed leaves nothing in the way of the next one, which has the detached forwards again, at the same ports.
+// An agent that is killed leaves nothing in the way of the next one, which has the detached forwards again, at the same
+// ports.
 func TestAgentRestart(t *testing.T) {
 	t.Parallel()
 	e := startAgentLab(t, nil)
@@ -190,7 +194,8 @@ func TestAgentRestart(t *testing.T) {
 		if err := json.Unmarshal([]byte(r.stdout), &st); err != nil {
 			t.Fatal(err)
 		}
-		if st.PID == first || len(st.Forwards) != 1 || st.Forwards[0].Listen != cache.Listen || st.Forwards[0].Name != cache.Name {
+		if st.PID == first || len(st.Forwards) != 1 || st.Forwards[0].Listen != cache.Listen ||
+			st.Forwards[0].Name != cache.Name {
 			t.Errorf("%s: %+v", how, st)
 		}
 		if err := ping(cache.Listen); err != nil {
@@ -200,7 +205,10 @@ func TestAgentRestart(t *testing.T) {
 			t.Errorf("%s: wait: %q", how, r.stdout)
 		}
 	}
-	for _, name := range []string{"state/forwards.json", "state/agent.log", "run/bastion/control.sock", "run/bastion/control.sock.lock"} {
+	for _, name := range []string{
+		"state/forwards.json", "state/agent.log", "run/bastion/control.sock",
+		"run/bastion/control.sock.lock",
+	} {
 		info, err := os.Stat(filepath.Join(e.home(), name))
 		if err != nil || info.Mode().Perm() != 0o600 {
 			t.Errorf("%s: %v, %v", name, info, err)
@@ -295,8 +303,8 @@ func (e *labEnv) signIn(name string) (env []string) {
 	return append(env, "AWS_PROFILE=", "AWS_SHARED_CREDENTIALS_FILE="+os.DevNull, "AWS_CONFIG_FILE="+os.DevNull)
 }
 
-// The agent acts with the credentials of the command's variables: renewed ones of the same identity are for the same link, others
-// for another, and none are kept where a process that comes later could find them.
+// The agent acts with the credentials of the command's variables: renewed ones of the same identity are for the same
+// link, others for another, and none are kept where a process that comes later could find them.
 func TestAgentCredentials(t *testing.T) {
 	t.Parallel()
 	e := startAgentLab(t, nil)
@@ -319,7 +327,10 @@ func TestAgentCredentials(t *testing.T) {
 	if other := open(e.signIn("bob"), "cache", ":"); other.Link == first.Link {
 		t.Error("another identity has the same link")
 	}
-	wrong := []string{"AWS_ACCESS_KEY_ID=AKIAUNKNOWNUNKNOWN00", "AWS_SECRET_ACCESS_KEY=not-a-secret", "AWS_SESSION_TOKEN=", "AWS_PROFILE="}
+	wrong := []string{
+		"AWS_ACCESS_KEY_ID=AKIAUNKNOWNUNKNOWN00", "AWS_SECRET_ACCESS_KEY=not-a-secret", "AWS_SESSION_TOKEN=",
+		"AWS_PROFILE=",
+	}
 	if r := e.run(wrong, "forward", "-d", "cache", ":"); r.code != 4 {
 		t.Errorf("with wrong credentials: exit code %d, %s", r.code, r.stderr)
 	}
@@ -369,7 +380,10 @@ func TestAgentBadInput(t *testing.T) {
 		code int
 		says []string
 	}{
-		{"forward -d cache " + port + " --name other", 7, []string{"the forward sessions listens there", "bastion stop sessions"}},
+		{"forward -d cache " + port + " --name other", 7, []string{
+			"the forward sessions listens there",
+			"bastion stop sessions",
+		}},
 		{"forward -d rds:nonesuch :", 3, []string{"nonesuch"}},
 		{"forward -d --name a/b cache :", 2, []string{"is no name for a forward"}},
 		{"forward -d --name x cache : rds :", 2, []string{"--name is for one forward"}},
@@ -462,7 +476,12 @@ func TestAgentAPI(t *testing.T) {
 	}
 	// A forward that cannot be opened ends the stream with an error.
 	for _, requests := range [][]api.ForwardRequest{
-		nil, {{Kind: "carrier-pigeon"}}, {{Target: "orders"}}, {{Kind: api.KindProxy}}, {{Target: "h:1", Listen: "nowhere"}}, {{Name: "all", Target: "h:1"}},
+		nil,
+		{{Kind: "carrier-pigeon"}},
+		{{Target: "orders"}},
+		{{Kind: api.KindProxy}},
+		{{Target: "h:1", Listen: "nowhere"}},
+		{{Name: "all", Target: "h:1"}},
 	} {
 		if err := e.client().Open(t.Context(), api.OpenRequest{Forwards: requests}, func(api.Event) {}); err == nil {
 			t.Errorf("%+v: no error", requests)

@@ -187,7 +187,8 @@ func (a *app) printAgent(ctx context.Context, client *api.Client, s config.Setti
 		return a.printJSON(st)
 	}
 	_, err = fmt.Fprintf(a.out, "the agent runs: process %d, version %s, since %s\n%s, %s\nsocket %s\nlog %s\n",
-		st.PID, st.Version, st.Started.Local().Format(time.DateTime), count(len(st.Links), "link"), count(len(st.Forwards), "forward"),
+		st.PID, st.Version, st.Started.Local().Format(time.DateTime), count(len(st.Links), "link"),
+		count(len(st.Forwards), "forward"),
 		st.Socket, dash(st.Log))
 	return err
 }
@@ -282,8 +283,8 @@ func (a *app) connectAgent(ctx context.Context, s config.Settings) (*api.Client,
 	}
 }
 
-// spawnAgent starts the agent and waits until it serves, or has found that another one does. It has nothing of this command's
-// environment that only concerns this command.
+// spawnAgent starts the agent and waits until it serves, or has found that another one does. It has nothing of this
+// command's environment that only concerns this command.
 func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 	const op = "start the agent"
 	self, err := os.Executable()
@@ -299,7 +300,10 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		return strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "BASTION_") || strings.HasPrefix(kv, "SSH_")
 	})
-	for _, key := range []string{"runtime_dir", "state_dir", "agent_idle", "metrics_listen", "metrics_token_file", "verbose"} {
+	for _, key := range []string{
+		"runtime_dir", "state_dir", "agent_idle", "metrics_listen", "metrics_token_file",
+		"verbose",
+	} {
 		if texts[key] != "" {
 			env = append(env, config.Lookup(key).Env()+"="+texts[key])
 		}
@@ -316,7 +320,10 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 		return fail.New(fail.Other, op, err, "set another state_dir (BASTION_STATE_DIR)")
 	}
 	defer func() { _ = crash.Close() }()
-	cmd := &exec.Cmd{Path: self, Args: args, Env: env, Dir: filepath.VolumeName(self) + string(filepath.Separator), Stdout: w, Stderr: crash}
+	cmd := &exec.Cmd{
+		Path: self, Args: args, Env: env, Dir: filepath.VolumeName(self) + string(filepath.Separator),
+		Stdout: w, Stderr: crash,
+	}
 	detachProcess(cmd)
 	err = cmd.Start()
 	_ = w.Close()
@@ -344,8 +351,8 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 		"--no-agent does without it")
 }
 
-// openCrashFile opens the file of what an agent says outside of its log: why it did not start, or crashed. Several may write there.
-// It returns the size that it had before.
+// openCrashFile opens the file of what an agent says outside of its log: why it did not start, or crashed. Several may
+// write there. It returns the size that it had before.
 func openCrashFile(path string) (f *os.File, before int64, err error) {
 	if f, err = os.OpenFile(path, os.O_CREATE|os.O_APPEND|os.O_RDWR, 0o600); err != nil {
 		return nil, 0, err

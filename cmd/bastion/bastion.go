@@ -115,7 +115,8 @@ func (a *app) status(c *cli.Context, watch bool) error {
 	return a.watchStatus(c.Context, s, st)
 }
 
-// watchStatus shows each new revision of the agent's state. While there is no agent it looks now and then whether there is one.
+// watchStatus shows each new revision of the agent's state. While there is no agent it looks now and then whether there
+// is one.
 func (a *app) watchStatus(ctx context.Context, s config.Settings, st api.State) error {
 	client, err := a.agentClient(s)
 	if err != nil {

@@ -87,7 +87,8 @@ func (a *app) browser(c *cli.Context, o browserFlags) error {
 	}()
 	if profile.inUse() {
 		if !s.Quiet {
-			fmt.Fprintln(a.err, "bastion: the browser runs already, and opens the page with the settings that it was started with")
+			fmt.Fprintln(a.err, "bastion: the browser runs already, "+
+				"and opens the page with the settings that it was started with")
 		}
 		return b.run(c.Context, profile, b.args(profile.dir, nil, page))
 	}
@@ -116,7 +117,8 @@ func browserArgs(args []string) (page string, options []string, err error) {
 	}
 	page, options = args[0], args[1:]
 	if len(options) > 0 && !strings.HasPrefix(options[0], "-") {
-		return "", nil, usage("usage: bastion browser [URL] [-- BROWSER-OPTION...]", "browser: one page at a time, not %q too", options[0])
+		return "", nil, usage("usage: bastion browser [URL] [-- BROWSER-OPTION...]",
+			"browser: one page at a time, not %q too", options[0])
 	}
 	if !strings.Contains(page, "://") {
 		page = "http://" + page
@@ -212,7 +214,8 @@ func (b *installedBrowser) args(profile string, p *proxyOfBrowser, page string) 
 	return args
 }
 
-// chromiumArgs are Chromium's switches. UDP would not go through the proxy: so there is no QUIC, and WebRTC goes through it.
+// chromiumArgs are Chromium's switches. UDP would not go through the proxy: so there is no QUIC, and WebRTC goes
+// through it.
 func chromiumArgs(p *proxyOfBrowser) []string {
 	args := []string{"--no-first-run", "--no-default-browser-check"}
 	if p == nil {
@@ -315,7 +318,8 @@ func (b *installedBrowser) run(ctx context.Context, p *profile, args []string) e
 	case err == nil:
 		return nil
 	case errors.As(err, &exit) && p.inUse():
-		return fail.New(fail.Other, "hand the page to the browser that runs", err, "open it there, or use --fresh for another one")
+		return fail.New(fail.Other, "hand the page to the browser that runs", err,
+			"open it there, or use --fresh for another one")
 	case errors.As(err, &exit):
 		return fail.New(fail.Other, "run "+b.program, fmt.Errorf("%w: %s", err, lastLine(log)),
 			"see what it says: "+p.log()+"; or use another one: --browser NAME")
@@ -404,7 +408,8 @@ func profileBase(b *installedBrowser, s config.Settings) (string, error) {
 	return filepath.Join(state, "browser"), err
 }
 
-// close removes a fresh profile. The lock file of the other stays: to remove it would let two processes hold locks of one name.
+// close removes a fresh profile. The lock file of the other stays: to remove it would let two processes hold locks of
+// one name.
 func (p *profile) close() error {
 	var err error
 	if p.fresh && !p.inUse() {
@@ -416,8 +421,8 @@ func (p *profile) close() error {
 	return err
 }
 
-// removeFresh removes a fresh profile and what is beside it. Processes of the browser may write to it until they have seen
-// that it has ended.
+// removeFresh removes a fresh profile and what is beside it. Processes of the browser may write to it until they have
+// seen that it has ended.
 func removeFresh(dir string) error {
 	var err error
 	for range 10 {
@@ -464,10 +469,30 @@ var browsers = []struct {
 	darwin  string // below Applications
 	windows string // below the folders of programs
 }{
-	{"chromium", []string{"chromium", "/snap/bin/chromium", "chromium-browser"}, "Chromium.app/Contents/MacOS/Chromium", `Chromium\Application\chrome.exe`},
-	{"chrome", []string{"google-chrome", "google-chrome-stable"}, "Google Chrome.app/Contents/MacOS/Google Chrome", `Google\Chrome\Application\chrome.exe`},
-	{"edge", []string{"microsoft-edge", "microsoft-edge-stable"}, "Microsoft Edge.app/Contents/MacOS/Microsoft Edge", `Microsoft\Edge\Application\msedge.exe`},
-	{"brave", []string{"brave-browser", "brave"}, "Brave Browser.app/Contents/MacOS/Brave Browser", `BraveSoftware\Brave-Browser\Application\brave.exe`},
+	{
+		"chromium",
+		[]string{"chromium", "/snap/bin/chromium", "chromium-browser"},
+		"Chromium.app/Contents/MacOS/Chromium",
+		`Chromium\Application\chrome.exe`,
+	},
+	{
+		"chrome",
+		[]string{"google-chrome", "google-chrome-stable"},
+		"Google Chrome.app/Contents/MacOS/Google Chrome",
+		`Google\Chrome\Application\chrome.exe`,
+	},
+	{
+		"edge",
+		[]string{"microsoft-edge", "microsoft-edge-stable"},
+		"Microsoft Edge.app/Contents/MacOS/Microsoft Edge",
+		`Microsoft\Edge\Application\msedge.exe`,
+	},
+	{
+		"brave",
+		[]string{"brave-browser", "brave"},
+		"Brave Browser.app/Contents/MacOS/Brave Browser",
+		`BraveSoftware\Brave-Browser\Application\brave.exe`,
+	},
 	{"firefox", []string{"firefox", "firefox-esr"}, "Firefox.app/Contents/MacOS/firefox", `Mozilla Firefox\firefox.exe`},
 }
 
@@ -491,7 +516,8 @@ func findBrowser(wanted string, sys system) (*installedBrowser, error) {
 	}
 	if wanted == "" {
 		return nil, fail.New(fail.Other, "", errors.New("no browser is installed where one is looked for"),
-			"install Chromium, Chrome, Edge, Brave or Firefox, name another by --browser PATH, or set up your own: bastion socks 1080")
+			"install Chromium, Chrome, Edge, Brave or Firefox, name another by --browser PATH, "+
+				"or set up your own: bastion socks 1080")
 	}
 	path, err := sys.look(wanted)
 	if err != nil {

@@ -29,7 +29,10 @@ func machine(goos string, programs ...string) system {
 			return "", errors.New(name + ": not found")
 		},
 		env: func(name string) string {
-			return map[string]string{"HOME": "/Users/ann", "ProgramFiles": `C:\Program Files`, "ProgramFiles(x86)": `C:\x86`}[name]
+			return map[string]string{
+				"HOME": "/Users/ann", "ProgramFiles": `C:\Program Files`,
+				"ProgramFiles(x86)": `C:\x86`,
+			}[name]
 		},
 	}
 }
@@ -45,7 +48,10 @@ func TestFindBrowser(t *testing.T) {
 		{"", machine("linux", "/usr/bin/firefox", "/usr/bin/google-chrome"), "/usr/bin/google-chrome", "chrome", false},
 		{"", machine("linux", "/usr/bin/firefox-esr"), "/usr/bin/firefox-esr", "firefox", true},
 		{"Firefox", machine("linux", "/usr/bin/firefox", "/usr/bin/chromium"), "/usr/bin/firefox", "firefox", true},
-		{"chromium", machine("linux", "/snap/bin/chromium", "/usr/bin/chromium-browser"), "/snap/bin/chromium", "chromium", false},
+		{
+			"chromium", machine("linux", "/snap/bin/chromium", "/usr/bin/chromium-browser"), "/snap/bin/chromium", "chromium",
+			false,
+		},
 		{
 			"", machine("darwin", "/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge"),
 			"/Applications/Microsoft Edge.app/Contents/MacOS/Microsoft Edge", "edge", false,
@@ -130,7 +136,11 @@ func TestBrowserSettings(t *testing.T) {
 		want []string
 		not  string
 	}{
-		{pac, []string{"--proxy-pac-url=" + url, "--disable-quic", "--webrtc-ip-handling-policy=disable_non_proxied_udp"}, "--proxy-server="},
+		{
+			pac,
+			[]string{"--proxy-pac-url=" + url, "--disable-quic", "--webrtc-ip-handling-policy=disable_non_proxied_udp"},
+			"--proxy-server=",
+		},
 		{all, []string{
 			"--proxy-server=socks5://127.0.0.1:1080", "--proxy-bypass-list=<-loopback>", "--disable-quic",
 			"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
@@ -155,9 +165,13 @@ func TestBrowserSettings(t *testing.T) {
 		{pac, []string{`"network.proxy.type", 2`, `"network.proxy.autoconfig_url", "` + url + `"`}},
 		{all, []string{
 			`"network.proxy.type", 1`, `"network.proxy.socks", "127.0.0.1"`, `"network.proxy.socks_port", 1080`,
-			`"network.proxy.socks_remote_dns", true`, `"network.proxy.allow_hijacking_localhost", true`, `"network.proxy.http", ""`,
+			`"network.proxy.socks_remote_dns", true`, `"network.proxy.allow_hijacking_localhost", true`,
+			`"network.proxy.http", ""`,
 		}},
-		{locked, []string{`"network.proxy.http", "127.0.0.1"`, `"network.proxy.ssl_port", 1080`, `"network.proxy.socks", ""`}},
+		{locked, []string{
+			`"network.proxy.http", "127.0.0.1"`, `"network.proxy.ssl_port", 1080`,
+			`"network.proxy.socks", ""`,
+		}},
 	} {
 		prefs := firefoxPrefs(tc.p)
 		for _, w := range append(tc.want, `"network.proxy.failover_direct", false`, `"network.trr.mode", 5`,
@@ -235,7 +249,8 @@ func TestBrowserProfile(t *testing.T) {
 	}
 	snap := &installedBrowser{name: "chromium", program: "/snap/bin/chromium"}
 	t.Setenv("HOME", "/home/ann")
-	if base, err := profileBase(snap, s); err != nil || filepath.ToSlash(base) != "/home/ann/snap/chromium/common/bastion" {
+	if base, err := profileBase(snap, s); err != nil ||
+		filepath.ToSlash(base) != "/home/ann/snap/chromium/common/bastion" {
 		t.Errorf("a snap's profile: %s, %v", base, err)
 	}
 }

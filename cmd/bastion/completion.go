@@ -230,7 +230,10 @@ func awsProfiles() []candidate {
 		return nil
 	}
 	var names []string
-	for variable, file := range map[string]string{"AWS_CONFIG_FILE": "config", "AWS_SHARED_CREDENTIALS_FILE": "credentials"} {
+	for variable, file := range map[string]string{
+		"AWS_CONFIG_FILE":             "config",
+		"AWS_SHARED_CREDENTIALS_FILE": "credentials",
+	} {
 		data, err := os.ReadFile(cmp.Or(os.Getenv(variable), filepath.Join(home, ".aws", file)))
 		if err != nil {
 			continue

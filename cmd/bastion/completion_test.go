@@ -19,7 +19,8 @@ import (
 // completions returns what the program proposes for the last of words.
 func completions(t *testing.T, env []string, words ...string) []string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), filepath.Join(scratch, "bastion"), append([]string{completeCommand}, words...)...)
+	cmd := exec.CommandContext(t.Context(), filepath.Join(scratch, "bastion"),
+		append([]string{completeCommand}, words...)...)
 	cmd.Env, cmd.Dir = env, t.TempDir()
 	out, err := cmd.CombinedOutput()
 	if err != nil {

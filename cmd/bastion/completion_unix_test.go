@@ -32,7 +32,8 @@ func TestShellsComplete(t *testing.T) {
 		args []string
 		init string
 	}{
-		"bash": {[]string{"--noprofile", "--norc", "-i"}, "PS1='" + shellPrompt + "'; bind 'set enable-bracketed-paste off'; source <(bastion completion bash)"},
+		"bash": {[]string{"--noprofile", "--norc", "-i"}, "PS1='" + shellPrompt +
+			"'; bind 'set enable-bracketed-paste off'; source <(bastion completion bash)"},
 		"zsh": {[]string{"-f", "-i"}, "PROMPT='ready-%%-'; unsetopt zle_bracketed_paste; bindkey -e; autoload -Uz compinit; compinit -u -D; " +
 			"source <(bastion completion zsh)"},
 		"fish": {[]string{"--no-config", "-i"}, "function fish_prompt; printf 'ready-%%-'; end; bastion completion fish | source"},

@@ -31,7 +31,8 @@ func TestPGVariables(t *testing.T) {
 		t.Fatal(err)
 	}
 	rds := dsn.Database{
-		Protocol: dsn.Postgres, Engine: "postgres", Listen: netip.MustParseAddrPort("127.0.0.1:4000"), ServerName: "orders.x", Database: "sales",
+		Protocol: dsn.Postgres, Engine: "postgres", Listen: netip.MustParseAddrPort("127.0.0.1:4000"), ServerName: "orders.x",
+		Database: "sales",
 	}
 	host := rds
 	host.Engine = ""
@@ -68,7 +69,8 @@ func TestPGVariables(t *testing.T) {
 		if got := get("PGSSLROOTCERT"); got != tt.root {
 			t.Errorf("%s: PGSSLROOTCERT=%q, want %q", name, got, tt.root)
 		}
-		if get("PGHOST") != "orders.x" || get("PGHOSTADDR") != "127.0.0.1" || get("PGPORT") != "4000" || get("PGDATABASE") != "sales" {
+		if get("PGHOST") != "orders.x" || get("PGHOSTADDR") != "127.0.0.1" || get("PGPORT") != "4000" ||
+			get("PGDATABASE") != "sales" {
 			t.Errorf("%s: %q", name, added)
 		}
 	}
@@ -76,13 +78,17 @@ func TestPGVariables(t *testing.T) {
 
 func TestExecEnvironment(t *testing.T) {
 	at := func(port uint16) netip.AddrPort { return netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), port) }
-	env, notes := execEnvironment([]string{"PATH=/bin", "PGSERVICE=prod", "PGDATABASE=mine", "REDIS_URL=old"}, []dsn.Database{
-		{Name: "rds:a", Protocol: dsn.Postgres, Engine: "postgres", Listen: at(1), ServerName: "a.x", Database: "adb", User: "ann", Password: "secret"},
-		{Name: "rds:b/reader", Protocol: dsn.Postgres, Engine: "postgres", Listen: at(2), ServerName: "b.x"},
-		{Name: "cache:c", Protocol: dsn.Redis, Engine: "redis", Listen: at(3), ServerName: "c.x", TLS: true},
-		{Name: "rds:d", Protocol: dsn.MySQL, Engine: "mysql", Listen: at(4), ServerName: "d.x", Password: "secret"},
-		{Name: "w-i_k.i:443", Listen: at(5), ServerName: "w"},
-	})
+	env, notes := execEnvironment([]string{"PATH=/bin", "PGSERVICE=prod", "PGDATABASE=mine", "REDIS_URL=old"},
+		[]dsn.Database{
+			{
+				Name: "rds:a", Protocol: dsn.Postgres, Engine: "postgres", Listen: at(1), ServerName: "a.x", Database: "adb",
+				User: "ann", Password: "secret",
+			},
+			{Name: "rds:b/reader", Protocol: dsn.Postgres, Engine: "postgres", Listen: at(2), ServerName: "b.x"},
+			{Name: "cache:c", Protocol: dsn.Redis, Engine: "redis", Listen: at(3), ServerName: "c.x", TLS: true},
+			{Name: "rds:d", Protocol: dsn.MySQL, Engine: "mysql", Listen: at(4), ServerName: "d.x", Password: "secret"},
+			{Name: "w-i_k.i:443", Listen: at(5), ServerName: "w"},
+		})
 	last := make(map[string]string)
 	for _, kv := range env {
 		name, value, _ := strings.Cut(kv, "=")
@@ -90,8 +96,8 @@ func TestExecEnvironment(t *testing.T) {
 	}
 	for name, want := range map[string]string{
 		"PATH": "/bin", "PGPORT": "1", "PGUSER": "ann", "PGPASSWORD": "secret", "PGDATABASE": "mine", "PGHOST": "a.x",
-		"BASTION_RDS_A_PORT": "1", "BASTION_RDS_A_PASSWORD": "secret", "BASTION_RDS_A_USER": "ann", "BASTION_RDS_A_DATABASE": "adb",
-		"BASTION_RDS_B_READER_ADDR": "127.0.0.1:2", "BASTION_RDS_B_READER_SERVERNAME": "b.x",
+		"BASTION_RDS_A_PORT": "1", "BASTION_RDS_A_PASSWORD": "secret", "BASTION_RDS_A_USER": "ann",
+		"BASTION_RDS_A_DATABASE": "adb", "BASTION_RDS_B_READER_ADDR": "127.0.0.1:2", "BASTION_RDS_B_READER_SERVERNAME": "b.x",
 		"REDIS_URL": "rediss://127.0.0.1:3", "MYSQL_HOST": "127.0.0.1", "MYSQL_TCP_PORT": "4", "MYSQL_PWD": "secret",
 		"LIBMYSQL_ENABLE_CLEARTEXT_PLUGIN": "1", "BASTION_W_I_K_I_443_URL": "tcp://127.0.0.1:5",
 		"BASTION_EXEC": "RDS_A,RDS_B_READER,CACHE_C,RDS_D,W_I_K_I_443",
@@ -103,7 +109,8 @@ func TestExecEnvironment(t *testing.T) {
 	if _, ok := last["PGSERVICE"]; ok {
 		t.Error("PGSERVICE would lead psql past the forward")
 	}
-	if len(notes) != 2 || !strings.Contains(notes[0], "PG* are those of rds:a") || !strings.Contains(notes[0], "BASTION_RDS_B_READER_*") ||
+	if len(notes) != 2 || !strings.Contains(notes[0], "PG* are those of rds:a") ||
+		!strings.Contains(notes[0], "BASTION_RDS_B_READER_*") ||
 		!strings.Contains(notes[1], "PGSERVICE") {
 		t.Errorf("notes: %q", notes)
 	}
@@ -111,13 +118,15 @@ func TestExecEnvironment(t *testing.T) {
 
 func TestParseExec(t *testing.T) {
 	pairs, program, err := parseExec([]string{"rds:a", "cache:b", "16379", "--", "psql", "-c", "--"})
-	if err != nil || len(pairs) != 2 || !pairs[0].Local.Free || pairs[1].Local.Port != 16379 || !slices.Equal(program, []string{"psql", "-c", "--"}) {
+	if err != nil || len(pairs) != 2 || !pairs[0].Local.Free || pairs[1].Local.Port != 16379 ||
+		!slices.Equal(program, []string{"psql", "-c", "--"}) {
 		t.Errorf("%+v, %q, %v", pairs, program, err)
 	}
 	// The options of the program are its own, also where they look like ours.
 	a := &app{flags: make(map[string]string)}
 	args, err := flagsFirst(a.cli(), []string{"bastion", "exec", "rds:a", "-q", "--", "psql", "-q", "--user", "x"})
-	if want := []string{"bastion", "exec", "-q", "--", "rds:a", "--", "psql", "-q", "--user", "x"}; err != nil || !slices.Equal(args, want) {
+	if want := []string{"bastion", "exec", "-q", "--", "rds:a", "--", "psql", "-q", "--user", "x"}; err != nil ||
+		!slices.Equal(args, want) {
 		t.Errorf("%q, %v, want %q", args, err, want)
 	}
 	for _, args := range [][]string{
@@ -140,7 +149,10 @@ func TestParseExec(t *testing.T) {
 }
 
 func TestFindProgram(t *testing.T) {
-	for name, want := range map[string]int{"no-such-program": exitNotFound, "/no/such": exitNotFound, os.DevNull: exitNotExecutable} {
+	for name, want := range map[string]int{
+		"no-such-program": exitNotFound, "/no/such": exitNotFound,
+		os.DevNull: exitNotExecutable,
+	} {
 		_, err := findProgram(name)
 		var exit *exitError
 		if !errors.As(err, &exit) || exit.code != want || fail.NextOf(err) == "" {
@@ -163,7 +175,10 @@ func TestFindForward(t *testing.T) {
 			t.Errorf("%s: %q, %v, want %q", name, f.Name, err, want)
 		}
 	}
-	for name, says := range map[string]string{"socks": "bastion forward -d socks", "nope": "orders, orders-2", "cache:c": "bastion wait"} {
+	for name, says := range map[string]string{
+		"socks": "bastion forward -d socks", "nope": "orders, orders-2",
+		"cache:c": "bastion wait",
+	} {
 		if _, err := findForward(all, name); fail.KindOf(err) != fail.NoTarget || !strings.Contains(fail.NextOf(err), says) {
 			t.Errorf("%s: %v (next: %s)", name, err, fail.NextOf(err))
 		}
@@ -177,7 +192,11 @@ func TestAddHosts(t *testing.T) {
 		t.Fatal(err)
 	}
 	s := config.Settings{HostsFile: file}
-	endpoints := []targets.Endpoint{{Name: "a", Host: "A.x", Port: 5432}, {Name: "b", Host: "fixed.x", Port: 3306}, {Name: "c", Host: "a.x", Port: 6379}}
+	endpoints := []targets.Endpoint{
+		{Name: "a", Host: "A.x", Port: 5432},
+		{Name: "b", Host: "fixed.x", Port: 3306},
+		{Name: "c", Host: "a.x", Port: 6379},
+	}
 	requests := []api.ForwardRequest{{Listen: ":"}, {Listen: "3307"}, {}}
 	block, err := addHosts(t.Context(), s, endpoints, requests)
 	if err != nil {
@@ -194,7 +213,8 @@ func TestAddHosts(t *testing.T) {
 		t.Errorf("%q, %v", now, err)
 	}
 	for listen, host := range map[string]string{"127.0.0.1:5432": "a.x", ":": "10.0.0.1"} {
-		_, err := addHosts(t.Context(), s, []targets.Endpoint{{Name: "a", Host: host, Port: 1}}, []api.ForwardRequest{{Listen: listen}})
+		_, err := addHosts(t.Context(), s, []targets.Endpoint{{Name: "a", Host: host, Port: 1}},
+			[]api.ForwardRequest{{Listen: listen}})
 		if fail.KindOf(err) != fail.Usage || fail.NextOf(err) == "" {
 			t.Errorf("%s at %s: %v", host, listen, err)
 		}

@@ -38,7 +38,8 @@ func (a *app) loginFlags() []cli.Flag {
 	}
 	return []cli.Flag{
 		flag("user", "USER", "database user", &a.login.user),
-		flag("iam-user", "USER", "database user, who signs in with an RDS IAM token, which is good for 15 minutes", &a.login.iamUser),
+		flag("iam-user", "USER", "database user, who signs in with an RDS IAM token, which is good for 15 minutes",
+			&a.login.iamUser),
 		flag("database", "NAME", "database; by default the one that RDS made, where it made one", &a.login.database),
 	}
 }
@@ -57,7 +58,8 @@ func checkCA(s config.Settings) error {
 	}
 	if _, err := os.Stat(s.TLSCA); err != nil {
 		return fail.New(fail.Usage, "tls_ca", err,
-			"name a file of certificates with --tls-ca; RDS's are at https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem")
+			"name a file of certificates with --tls-ca; RDS's are at "+
+				"https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem")
 	}
 	return nil
 }
@@ -86,7 +88,8 @@ func (a *app) execCommand() *cli.Command {
 			"bastion exec cache:sessions -- sh -c 'redis-cli -u $REDIS_URL'",
 			"bastion exec rds:orders cache:sessions 16379 -- make integration-test",
 			"sudo -E bastion exec --hosts rds:shop -- mysql --ssl-mode VERIFY_IDENTITY --ssl-ca global-bundle.pem -u app -p"),
-		Flags:  a.settingFlags([]string{config.GroupAWS, config.GroupLink, config.GroupLocal, config.GroupOutput}, a.loginFlags()...),
+		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupLink, config.GroupLocal, config.GroupOutput},
+			a.loginFlags()...),
 		Action: a.exec,
 	}
 }
@@ -211,14 +214,17 @@ func findProgram(name string) (string, error) {
 			"exec: %s is in the working directory only", name)}
 	}
 	if errors.Is(err, os.ErrPermission) {
-		return "", &exitError{exitNotExecutable, usage("make it executable, or name another program", "exec: %s cannot be run: permission denied", name)}
+		return "", &exitError{exitNotExecutable, usage("make it executable, or name another program",
+			"exec: %s cannot be run: permission denied", name)}
 	}
-	return "", &exitError{exitNotFound, usage("check the name and PATH; the program comes behind --", "exec: there is no program %s", name)}
+	return "", &exitError{exitNotFound, usage("check the name and PATH; the program comes behind --",
+		"exec: there is no program %s", name)}
 }
 
-// lookUp finds the endpoints, for what must be known of them before they are forwarded, and makes a token for each if there is an
-// IAM user. Only databases of RDS have tokens; of the others there must be at least one that is.
-func (a *app) lookUp(ctx context.Context, command string, s config.Settings, pairs []targets.Pair) ([]targets.Endpoint, []string, error) {
+// lookUp finds the endpoints, for what must be known of them before they are forwarded, and makes a token for each if
+// there is an IAM user. Only databases of RDS have tokens; of the others there must be at least one that is.
+func (a *app) lookUp(ctx context.Context, command string, s config.Settings, pairs []targets.Pair,
+) ([]targets.Endpoint, []string, error) {
 	run, err := a.open(ctx, command, s)
 	if err != nil {
 		return nil, nil, err
@@ -254,7 +260,8 @@ func (a *app) lookUp(ctx context.Context, command string, s config.Settings, pai
 }
 
 // databases describes the forwards to their clients. tokens may be nil.
-func (a *app) databases(s config.Settings, pairs []targets.Pair, infos []api.Forward, tokens []string) ([]dsn.Database, error) {
+func (a *app) databases(s config.Settings, pairs []targets.Pair, infos []api.Forward, tokens []string,
+) ([]dsn.Database, error) {
 	out := make([]dsn.Database, len(infos))
 	for i, info := range infos {
 		d, err := dsn.New(execName(pairs[i].Target), info, s)
@@ -273,10 +280,12 @@ func (a *app) databases(s config.Settings, pairs []targets.Pair, infos []api.For
 	return out, nil
 }
 
-// execVariable lists the names of BASTION_<NAME>_* variables, so that scripts and bastion itself know them for what they are.
+// execVariable lists the names of BASTION_<NAME>_* variables, so that scripts and bastion itself know them for what
+// they are.
 const execVariable = "BASTION_EXEC"
 
-// execEnvironment adds to the environment what clients of the databases read, and returns what the user should know of it.
+// execEnvironment adds to the environment what clients of the databases read, and returns what the user should know of
+// it.
 func execEnvironment(environ []string, databases []dsn.Database) (env, notes []string) {
 	current := make(map[string]string)
 	for _, kv := range environ {
@@ -300,7 +309,8 @@ func execEnvironment(environ []string, databases []dsn.Database) (env, notes []s
 			if d.Protocol == dsn.Postgres {
 				prefix = "PG"
 			}
-			notes = append(notes, fmt.Sprintf("%s* are those of %s; for %s there are BASTION_%s_*", prefix, other, d.Name, dsn.VariableName(d.Name)))
+			notes = append(notes, fmt.Sprintf("%s* are those of %s; for %s there are BASTION_%s_*",
+				prefix, other, d.Name, dsn.VariableName(d.Name)))
 			continue
 		}
 		first[d.Protocol] = d.Name
@@ -326,8 +336,8 @@ func execEnvironment(environ []string, databases []dsn.Database) (env, notes []s
 	return append(append(env, added...), execVariable+"="+strings.Join(names, ",")), notes
 }
 
-// runProgram runs a program to its end, whatever becomes of the forwards meanwhile, and passes signals on to it. The error has its
-// exit code, or is nil.
+// runProgram runs a program to its end, whatever becomes of the forwards meanwhile, and passes signals on to it. The
+// error has its exit code, or is nil.
 func (a *app) runProgram(ctx context.Context, path string, argv, env []string, quiet bool) error {
 	sigs := make(chan os.Signal, 16)
 	defer a.signals.divert(func(sig os.Signal) {

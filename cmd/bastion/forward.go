@@ -73,8 +73,9 @@ func (a *app) forwardCommand() *cli.Command {
 			"bastion forward -o json rds :      # a free port; prints which"),
 		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupLink, config.GroupOutput}, a.localFlag(),
 			detachFlag(&o.detach), &textFlag{
-				names: []string{"name"}, value: "NAME", help: "name of the forward for stop, wait and url (by default the target's)",
-				set: func(v string) { o.name = v },
+				names: []string{"name"}, value: "NAME",
+				help: "name of the forward for stop, wait and url (by default the target's)",
+				set:  func(v string) { o.name = v },
 			}),
 		Action: func(c *cli.Context) error { return a.forward(c, o) },
 	}
@@ -126,7 +127,9 @@ func (a *app) forward(c *cli.Context, o forwardFlags) error {
 		}
 		return a.printForwards(forwards, s)
 	}
-	return a.openForwards(ctx, s, "forward", requests, func(ctx context.Context, forwards []api.Forward, watch *linkWatch) error {
+	return a.openForwards(ctx, s, "forward", requests, func(
+		ctx context.Context, forwards []api.Forward, watch *linkWatch,
+	) error {
 		if err := a.printForwards(forwards, s); err != nil {
 			return err
 		}
@@ -200,7 +203,8 @@ func unknownName(spec targets.Spec, s config.Settings) error {
 	for name, t := range s.Targets {
 		names[name] = targets.Named{Target: t.Spec}
 	}
-	_, err := (&targets.Resolver{Names: names}).Resolve(context.Background(), spec) // asks nobody: it is no target of AWS's
+	// asks nobody: it is no target of AWS's
+	_, err := (&targets.Resolver{Names: names}).Resolve(context.Background(), spec)
 	return err
 }
 

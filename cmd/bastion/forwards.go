@@ -18,12 +18,14 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// withForwards opens forwards, through the agent or, without it, in this process, and runs work while they are open. It returns
-// work's error, or why the forwards have ended. The forwards that work gets are in the order of requests.
+// withForwards opens forwards, through the agent or, without it, in this process, and runs work while they are open. It
+// returns work's error, or why the forwards have ended. The forwards that work gets are in the order of requests.
 func (a *app) withForwards(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest,
 	work func(ctx context.Context, forwards []api.Forward) error,
 ) error {
-	return a.openForwards(ctx, s, command, requests, func(ctx context.Context, forwards []api.Forward, _ *linkWatch) error {
+	return a.openForwards(ctx, s, command, requests, func(
+		ctx context.Context, forwards []api.Forward, _ *linkWatch,
+	) error {
 		return work(ctx, forwards)
 	})
 }
@@ -99,7 +101,9 @@ func tell(watch *linkWatch, e api.Event) {
 }
 
 // openDetached opens forwards that stay when this command has ended.
-func (a *app) openDetached(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest) ([]api.Forward, error) {
+func (a *app) openDetached(ctx context.Context, s config.Settings, command string,
+	requests []api.ForwardRequest,
+) ([]api.Forward, error) {
 	if !a.usesAgent(s) {
 		return nil, usage("leave out --no-agent, or --detach", "only the agent keeps a forward when the command has ended")
 	}
@@ -122,15 +126,16 @@ func (a *app) openDetached(ctx context.Context, s config.Settings, command strin
 	return forwards, remoteHint(err)
 }
 
-// usesAgent reports whether a command goes through the agent. One whose credentials come from where only its own process finds
-// them cannot.
+// usesAgent reports whether a command goes through the agent. One whose credentials come from where only its own
+// process finds them cannot.
 func (a *app) usesAgent(s config.Settings) bool {
 	if s.NoAgent {
 		return false
 	}
 	names := agent.UnsupportedEnv(os.Environ())
 	if len(names) > 0 && !s.Quiet {
-		fmt.Fprintf(a.err, "bastion: going on without the agent, which cannot use %s of this command\n", strings.Join(names, ", "))
+		fmt.Fprintf(a.err, "bastion: going on without the agent, which cannot use %s of this command\n",
+			strings.Join(names, ", "))
 	}
 	return len(names) == 0
 }
@@ -140,8 +145,8 @@ func (a *app) scope(s config.Settings) api.Scope {
 	return api.Scope{Settings: s.Texts(), Env: agent.RelevantEnv(os.Environ())}
 }
 
-// openAlone is openForwards in this process. What can be wrong on this machine is found before anything is asked of AWS, and a
-// local port that is only known from the target before a bastion is started.
+// openAlone is openForwards in this process. What can be wrong on this machine is found before anything is asked of
+// AWS, and a local port that is only known from the target before a bastion is started.
 func (a *app) openAlone(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest,
 	work func(context.Context, []api.Forward, *linkWatch) error,
 ) error {
@@ -273,7 +278,8 @@ func (f *forwarding) dest() string { return agent.Destination(f.endpoint.Host, f
 
 func (f *forwarding) info(command string) api.Forward {
 	out := api.Forward{
-		Name: cmp.Or(f.request.Name, daemon.ForwardName(f.endpoint.Name, f.target)), Kind: cmp.Or(f.request.Kind, api.KindTCP), Spec: f.request.Target,
+		Name: cmp.Or(f.request.Name, daemon.ForwardName(f.endpoint.Name, f.target)),
+		Kind: cmp.Or(f.request.Kind, api.KindTCP), Spec: f.request.Target,
 		Listen: f.listener.Addr().String(), Engine: f.endpoint.Engine, TLS: f.endpoint.TLS, Note: f.endpoint.Note,
 		Database: f.endpoint.Database, IAM: f.endpoint.IAM, State: api.ForwardReady, Command: command, PID: os.Getpid(),
 	}

@@ -13,10 +13,12 @@ import (
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-// addHosts gives each endpoint an address of its own and its name there in the hosts file, and has the requests, which are in the
-// endpoints' order, listen there. A port that the user has chosen stays. The caller removes the block when the listeners are
-// closed. Blocks of processes that were killed go on the way.
-func addHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpoint, requests []api.ForwardRequest) (*hosts.Block, error) {
+// addHosts gives each endpoint an address of its own and its name there in the hosts file, and has the requests, which
+// are in the endpoints' order, listen there. A port that the user has chosen stays. The caller removes the block when
+// the listeners are closed. Blocks of processes that were killed go on the way.
+func addHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpoint,
+	requests []api.ForwardRequest,
+) (*hosts.Block, error) {
 	file := hosts.File(s.HostsFile)
 	// Where there is something to sweep but not the right to, nothing new can be added either, and that says it better.
 	_ = hosts.Sweep(file, hosts.Alive)
@@ -85,8 +87,8 @@ func (a *app) hostsFor(ctx context.Context, s config.Settings, requests []api.Fo
 // sudoDir is the runtime directory of commands that root runs for another user.
 const sudoDir = "/var/run/bastion-sudo"
 
-// underSudo keeps what root does for another user, as --hosts may want it (sudo -E), out of that user's directories, where the
-// user could not use what root has made, and away from the user's agent, which root is not.
+// underSudo keeps what root does for another user, as --hosts may want it (sudo -E), out of that user's directories,
+// where the user could not use what root has made, and away from the user's agent, which root is not.
 func underSudo(s *config.Settings, getenv func(string) string, euid int) {
 	if uid := getenv("SUDO_UID"); euid != 0 || uid == "" || uid == "0" || s.RuntimeDir != "" {
 		return

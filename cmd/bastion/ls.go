@@ -94,7 +94,8 @@ func (a *app) lsForwards(ctx context.Context, s config.Settings) error {
 			target = "(proxy)"
 		}
 		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", f.Name, f.Listen, target, f.State, of,
-			time.Since(f.Opened).Round(time.Second), f.Stats.Active, size(float64(f.Stats.BytesUp)), size(float64(f.Stats.BytesDown)))
+			time.Since(f.Opened).Round(time.Second), f.Stats.Active, size(float64(f.Stats.BytesUp)),
+			size(float64(f.Stats.BytesDown)))
 	}
 	if err := w.Flush(); err != nil {
 		return err

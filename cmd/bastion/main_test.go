@@ -82,7 +82,8 @@ func offline(home string) []string {
 	return []string{
 		"HOME=" + home, "XDG_CONFIG_HOME=" + filepath.Join(home, ".config"), "XDG_RUNTIME_DIR=" + filepath.Join(home, "run"),
 		"AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=" + filepath.Join(home, "none"),
-		"AWS_SHARED_CREDENTIALS_FILE=" + filepath.Join(home, "none"), "TERM=dumb", "BASTION_NO_AGENT=true", "BASTION_STATE_DIR=" + filepath.Join(home, "state"),
+		"AWS_SHARED_CREDENTIALS_FILE=" + filepath.Join(home, "none"), "TERM=dumb", "BASTION_NO_AGENT=true",
+		"BASTION_STATE_DIR=" + filepath.Join(home, "state"),
 	}
 }
 

@@ -110,7 +110,8 @@ func (m manual) program() string {
 			p.item(`\fB`+escape("bastion-"+cmd.Name)+`\fR(1)`, cmd.Usage)
 		}
 	}
-	p.section("SETTINGS").text("Each setting is an option of every command, a variable and a key of the configuration file. " +
+	p.section("SETTINGS").text("Each setting is an option of every command, a variable " +
+		"and a key of the configuration file. " +
 		"The first that is given wins, in this order.")
 	for _, group := range config.Groups() {
 		p.sub(group)
@@ -127,7 +128,8 @@ func (m manual) program() string {
 		}
 	}
 	p.section("FILES")
-	p.item(bold("bastion.yaml"), "The configuration, in the working directory or the nearest directory above it that has one.")
+	p.item(bold("bastion.yaml"),
+		"The configuration, in the working directory or the nearest directory above it that has one.")
 	p.item(bold("~/.config/bastion/config.yaml"), "The configuration where there is none of those.")
 	p.section("ENVIRONMENT")
 	p.item(bold("BASTION_CONFIG"), "The configuration file.")
@@ -255,8 +257,8 @@ func option(f cli.Flag) string {
 // termLine is a line of a description that begins with a term: words, two or more spaces, and what they mean.
 var termLine = regexp.MustCompile(`^(\S+(?: \S+)*) {2,}(\S.*)$`)
 
-// description writes a command's description without its examples. Paragraphs are filled; lists of terms and indented lines are
-// kept as such, and a line that is indented deeper goes on with the one before it.
+// description writes a command's description without its examples. Paragraphs are filled; lists of terms and indented
+// lines are kept as such, and a line that is indented deeper goes on with the one before it.
 func (p *page) description(s string) {
 	body, _, _ := strings.Cut(s, "\n\nExamples:")
 	for i, paragraph := range strings.Split(body, "\n\n") {
@@ -334,7 +336,8 @@ func reference(name string, section ...string) string {
 
 func bold(s string) string { return `\fB` + escape(s) + `\fR` }
 
-var roffEscapes = strings.NewReplacer(`\`, `\e`, "-", `\-`, "'", `\(aq`, "`", "\\(ga", "^", `\(ha`, "~", `\(ti`, `"`, `\(dq`)
+var roffEscapes = strings.NewReplacer(`\`, `\e`, "-", `\-`, "'", `\(aq`, "`", "\\(ga", "^", `\(ha`, "~", `\(ti`, `"`,
+	`\(dq`)
 
 // escape makes text stand for itself in roff, also at the beginning of a line.
 func escape(s string) string {

@@ -49,7 +49,8 @@ func TestManual(t *testing.T) {
 		}
 	}
 	for _, s := range config.All() {
-		if !strings.Contains(main, bold("--"+s.Flag())) || !strings.Contains(main, bold(s.Env())) || !strings.Contains(main, bold(s.Key)) {
+		if !strings.Contains(main, bold("--"+s.Flag())) || !strings.Contains(main, bold(s.Env())) ||
+			!strings.Contains(main, bold(s.Key)) {
 			t.Errorf("bastion(1) does not have the setting %s", s.Key)
 		}
 	}
@@ -77,7 +78,8 @@ func TestManualIsRoff(t *testing.T) {
 	t.Run("mandoc", func(t *testing.T) {
 		t.Parallel()
 		program := rig.Need(t, "mandoc")
-		if out, err := exec.CommandContext(t.Context(), program, append([]string{"-Tlint"}, pages...)...).CombinedOutput(); err != nil || len(out) != 0 {
+		if out, err := exec.CommandContext(t.Context(), program,
+			append([]string{"-Tlint"}, pages...)...).CombinedOutput(); err != nil || len(out) != 0 {
 			t.Errorf("%v\n%s", err, out)
 		}
 	})
@@ -85,7 +87,8 @@ func TestManualIsRoff(t *testing.T) {
 		t.Parallel()
 		program := rig.Need(t, "groff")
 		for _, page := range pages {
-			if out, err := exec.CommandContext(t.Context(), program, "-man", "-ww", "-Tutf8", "-z", page).CombinedOutput(); err != nil || len(out) != 0 {
+			if out, err := exec.CommandContext(t.Context(), program,
+				"-man", "-ww", "-Tutf8", "-z", page).CombinedOutput(); err != nil || len(out) != 0 {
 				t.Errorf("%s: %v\n%s", page, err, out)
 			}
 		}

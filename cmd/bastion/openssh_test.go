@@ -197,7 +197,8 @@ func startSSHD(t *testing.T, authorized ssh.PublicKey) *sshd {
 		t.Fatal(err)
 	}
 	config := filepath.Join(dir, "sshd_config")
-	text := "HostKey " + hostKey + "\nAuthorizedKeysFile " + keys + " " + active + "/%u\nStrictModes no\nUsePAM no\nPidFile none\n" +
+	text := "HostKey " + hostKey + "\nAuthorizedKeysFile " + keys + " " + active +
+		"/%u\nStrictModes no\nUsePAM no\nPidFile none\n" +
 		"PasswordAuthentication no\nPermitRootLogin prohibit-password\nLogLevel ERROR\nSubsystem sftp internal-sftp\n"
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
@@ -520,8 +521,8 @@ func TestOpenSSHToAHostBehind(t *testing.T) {
 	eventually(t, "the proxies end their sessions", func() bool { return len(e.Gateway().Sessions()) == 0 })
 }
 
-// ssh reaches an EC2 instance by its id, with no bastion: with the user's own key by ssh_config.example, and by what ssh-config
-// prints with a key that only EC2 Instance Connect has told the instance.
+// ssh reaches an EC2 instance by its id, with no bastion: with the user's own key by ssh_config.example, and by what
+// ssh-config prints with a key that only EC2 Instance Connect has told the instance.
 func TestOpenSSHToAnInstance(t *testing.T) {
 	t.Parallel()
 	client := rig.Need(t, "ssh")
@@ -550,21 +551,25 @@ func TestOpenSSHToAnInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	run := func(config, host string, options ...string) (string, error) {
-		args := append([]string{"-F", config, "-o", "UserKnownHostsFile=" + known, "-o", "StrictHostKeyChecking=yes"}, options...)
+		args := append([]string{"-F", config, "-o", "UserKnownHostsFile=" + known, "-o", "StrictHostKeyChecking=yes"},
+			options...)
 		out, err := e.ssh(client, append(args, me.Username+"@"+host, "echo", "hello")...).CombinedOutput()
 		return string(out), err
 	}
-	if out, err := run(e.sshConfig(), sshdNode, "-o", "IdentitiesOnly=yes", "-i", identity); err != nil || out != "hello\n" {
+	if out, err := run(e.sshConfig(), sshdNode, "-o", "IdentitiesOnly=yes", "-i", identity); err != nil ||
+		out != "hello\n" {
 		t.Errorf("with the user's own key: %v\n%s", err, out)
 	}
-	if calls := e.Calls(); calls["ssm:StartSession"] != 1 || calls["ecs:RunTask"]+calls["ecs:ListTasks"]+calls["ecs:ExecuteCommand"] != 0 {
+	if calls := e.Calls(); calls["ssm:StartSession"] != 1 ||
+		calls["ecs:RunTask"]+calls["ecs:ListTasks"]+calls["ecs:ExecuteCommand"] != 0 {
 		t.Errorf("calls: %v", calls)
 	}
 	if out, err := run(printed, sshdNode); err != nil || out != "hello\n" {
 		t.Errorf("with EC2 Instance Connect: %v\n%s", err, out)
 	}
 	sent := string(mustRead(t, filepath.Join(server.active, me.Username)))
-	if !strings.HasPrefix(sent, "expiry-time=") || strings.Count(sent, "\n") != 1 || strings.Contains(sent, authorizedLine(signer.PublicKey())) {
+	if !strings.HasPrefix(sent, "expiry-time=") || strings.Count(sent, "\n") != 1 ||
+		strings.Contains(sent, authorizedLine(signer.PublicKey())) {
 		t.Errorf("sent to the instance: %s", sent)
 	}
 	// An instance that takes no keys, and one that nobody knows: ssh shows why.

@@ -92,10 +92,12 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 		s.Quiet = true
 	}
 	if f.connect != "" && !strings.HasPrefix(host, "i-") {
-		return usage("leave it out, or give an instance's id as HOST", "--instance-connect is for EC2 instances; %s is none", host)
+		return usage("leave it out, or give an instance's id as HOST",
+			"--instance-connect is for EC2 instances; %s is none", host)
 	}
 	if f.pass && (isBastion(host) || agent.IsInstance(host) || !a.usesAgent(s)) {
-		return usage("leave it out, and ProxyUseFdpass too", "--fdpass is for connections by the agent, to hosts behind the bastion")
+		return usage("leave it out, and ProxyUseFdpass too",
+			"--fdpass is for connections by the agent, to hosts behind the bastion")
 	}
 	switch {
 	case isBastion(host):
@@ -128,8 +130,8 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 	return a.proxyBehind(ctx, run, dest)
 }
 
-// proxyByAgent connects to a host behind the bastion by the link of the agent. Where that stands already it takes one question to
-// the agent: whether it runs is asked only when it does not answer.
+// proxyByAgent connects to a host behind the bastion by the link of the agent. Where that stands already it takes one
+// question to the agent: whether it runs is asked only when it does not answer.
 func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, pass bool) error {
 	client, err := a.agentClient(s)
 	if err != nil {
@@ -161,8 +163,8 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, 
 	return passConn(out, conn)
 }
 
-// proxyServer connects to an SSH server at the end of a session of its own. What ssh has to know of it is told by sockets, if
-// serve, which may be nil, opens some.
+// proxyServer connects to an SSH server at the end of a session of its own. What ssh has to know of it is told by
+// sockets, if serve, which may be nil, opens some.
 func (a *app) proxyServer(
 	ctx context.Context, s config.Settings, serve func(dir string) (*agent.OpenSSH, error),
 	open func(*session) (*agent.SSHStream, error),

@@ -11,5 +11,6 @@ import (
 )
 
 func passConn(*os.File, net.Conn) error {
-	return fail.New(fail.Usage, "hand the connection to ssh", errors.New("this system has no such thing"), "leave out --fdpass")
+	return fail.New(fail.Usage, "hand the connection to ssh", errors.New("this system has no such thing"),
+		"leave out --fdpass")
 }

@@ -24,7 +24,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// serviceVerbs are what the command service can do. "run", which only Windows' service manager calls, is not among them.
+// serviceVerbs are what the command service can do. "run", which only Windows' service manager calls, is not among
+// them.
 var serviceVerbs = []string{"install", "uninstall", "start", "stop", "status"}
 
 const serviceRun = "run"
@@ -110,8 +111,9 @@ func (a *app) managed(ctx context.Context, s config.Settings, verb string) (*man
 	m := &managed{config: &service.Config{
 		Name: "bastion-agent", DisplayName: "bastion agent", Description: "bastion: forwards into private AWS networks",
 		Executable: program,
-		Arguments:  append([]string{"agent", "run", "--stay", "--log-file", filepath.Join(state, logName)}, a.givenFlags()...),
-		Option:     service.KeyValue{"UserService": true},
+		Arguments: append([]string{"agent", "run", "--stay", "--log-file", filepath.Join(state, logName)},
+			a.givenFlags()...),
+		Option: service.KeyValue{"UserService": true},
 	}}
 	system := service.ChosenSystem()
 	switch runtime.GOOS {
@@ -189,10 +191,11 @@ func pointers(words []string) []*string {
 	return out
 }
 
-// systemdUnit is for systemd's user manager. Programs that the agent starts, such as a credential_process, have its limits too:
-// there is none that keeps such programs, which may be browsers, from working. Core dumps would have keys.
+// systemdUnit is for systemd's user manager. Programs that the agent starts, such as a credential_process, have its
+// limits too: there is none that keeps such programs, which may be browsers, from working. Core dumps would have keys.
 //
-// An agent that ends by itself had nothing to do. Exit code 1 says that it cannot run, most of all that another agent does.
+// An agent that ends by itself had nothing to do. Exit code 1 says that it cannot run, most of all that another agent
+// does.
 const systemdUnit = `[Unit]
 Description={{Description}}
 Documentation=man:bastion-agent(1)
@@ -271,7 +274,8 @@ func (m *managed) installed() (bool, error) {
 func (m *managed) needInstalled(verb string) error {
 	ok, err := m.installed()
 	if err == nil && !ok {
-		return fail.New(fail.Usage, verb+" the service", errors.New("it is not installed"), "bastion service install installs it; "+withoutService)
+		return fail.New(fail.Usage, verb+" the service", errors.New("it is not installed"),
+			"bastion service install installs it; "+withoutService)
 	}
 	return err
 }
@@ -283,7 +287,8 @@ func (a *app) serviceInstall(_ context.Context, _ config.Settings, m *managed) e
 		return fail.New(fail.Other, op, err, "")
 	}
 	if ok {
-		return fail.New(fail.Usage, op, errors.New("it is installed already"), "bastion service uninstall takes it away; then install it anew")
+		return fail.New(fail.Usage, op, errors.New("it is installed already"),
+			"bastion service uninstall takes it away; then install it anew")
 	}
 	if runtime.GOOS == "windows" {
 		if err := a.signIn(m); err != nil {
@@ -451,7 +456,8 @@ type agentProgram struct {
 	err    error // once ended
 }
 
-// Start implements service.Interface. An agent that ends by itself leaves the service without one: the commands start another.
+// Start implements service.Interface. An agent that ends by itself leaves the service without one: the commands start
+// another.
 func (p *agentProgram) Start(service.Service) error {
 	state, err := agent.StateDir(p.settings)
 	if err != nil {

@@ -13,7 +13,8 @@ import (
 	"github.com/bastion-ssm/bastion/e2e/rig"
 )
 
-// serviceUser is a user whose systemctl is a script: it notes what it is asked, and does to files what systemd does to units.
+// serviceUser is a user whose systemctl is a script: it notes what it is asked, and does to files what systemd does to
+// units.
 type serviceUser struct {
 	t    *testing.T
 	home string
@@ -97,7 +98,8 @@ func TestService(t *testing.T) {
 
 	unit := string(mustRead(t, u.unit()))
 	for _, want := range []string{
-		`" "agent" "run" "--stay" "--log-file" "` + filepath.Join(u.home, "state") + `/agent.log" "--agent-idle=1h" "--runtime-dir=` +
+		`" "agent" "run" "--stay" "--log-file" "` + filepath.Join(u.home, "state") +
+			`/agent.log" "--agent-idle=1h" "--runtime-dir=` +
 			u.home + `/100%% run"` + "\n",
 		"\nNoNewPrivileges=yes\n", "\nLimitCORE=0\n", "\nWantedBy=default.target\n", "\nRestart=on-failure\n",
 	} {
@@ -117,7 +119,8 @@ func TestService(t *testing.T) {
 	u.must("the service runs ("+u.unit(), "status")
 	out, _ := u.run("status", "-o", "json")
 	var st map[string]any
-	if err := json.Unmarshal([]byte(out), &st); err != nil || st["installed"] != true || st["running"] != true || st["file"] != u.unit() {
+	if err := json.Unmarshal([]byte(out), &st); err != nil || st["installed"] != true || st["running"] != true ||
+		st["file"] != u.unit() {
 		t.Errorf("%v: %s", err, out)
 	}
 	u.must("has ended", "stop")
@@ -133,7 +136,10 @@ func TestService(t *testing.T) {
 			t.Errorf("systemctl was called for the system: %s", line)
 		}
 	}
-	for _, want := range []string{"enable --user bastion-agent.service\n", "disable --user bastion-agent.service\n", "daemon-reload --user\n"} {
+	for _, want := range []string{
+		"enable --user bastion-agent.service\n", "disable --user bastion-agent.service\n",
+		"daemon-reload --user\n",
+	} {
 		if !strings.Contains(calls, want) {
 			t.Errorf("%q is not among the calls\n%s", want, calls)
 		}
@@ -175,6 +181,8 @@ func TestServiceBad(t *testing.T) {
 	u.fails(2, "a unit of systemd cannot hold", "install", "--runtime-dir", "/a$b")
 	// An agent that a command has started is in the service's way.
 	u.must("installed", "install")
-	agentSocket(t, u.home, func(w http.ResponseWriter, _ *http.Request) { _ = json.NewEncoder(w).Encode(api.Info{PID: 4711}) })
+	agentSocket(t, u.home, func(w http.ResponseWriter, _ *http.Request) {
+		_ = json.NewEncoder(w).Encode(api.Info{PID: 4711})
+	})
 	u.fails(2, "process 4711", "start")
 }

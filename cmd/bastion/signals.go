@@ -13,8 +13,8 @@ type signals struct {
 	to func(os.Signal)
 }
 
-// watch begins to turn the first signal that is not diverted into the end of a context. A second one then has its default effect: it
-// ends the process at once.
+// watch begins to turn the first signal that is not diverted into the end of a context. A second one then has its
+// default effect: it ends the process at once.
 func watchSignals(cancel context.CancelCauseFunc) *signals {
 	s := &signals{}
 	ch := make(chan os.Signal, 8)
@@ -39,7 +39,8 @@ func (s *signals) diverted() func(os.Signal) {
 	return s.to
 }
 
-// divert sends the signals to f, which must not block, until the function that it returns is called. A nil *signals has none.
+// divert sends the signals to f, which must not block, until the function that it returns is called. A nil *signals has
+// none.
 func (s *signals) divert(f func(os.Signal)) (restore func()) {
 	if s == nil {
 		return func() {}

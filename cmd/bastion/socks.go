@@ -18,8 +18,9 @@ import (
 func (a *app) socksCommand() *cli.Command {
 	var o forwardFlags
 	return &cli.Command{
-		Name:      "socks",
-		Usage:     "serve a proxy (SOCKS and HTTP) whose connections leave from the bastion, until Ctrl-C or, with --detach, bastion stop",
+		Name: "socks",
+		Usage: "serve a proxy (SOCKS and HTTP) whose connections leave from the bastion, " +
+			"until Ctrl-C or, with --detach, bastion stop",
 		Category:  "Connect",
 		ArgsUsage: "[BIND:]PORT",
 		Description: text(`
@@ -39,7 +40,8 @@ func (a *app) socksCommand() *cli.Command {
 		Flags: a.settingFlags([]string{
 			config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput,
 		}, detachFlag(&o.detach), &textFlag{
-			names: []string{"name"}, value: "NAME", help: "name of the proxy for stop and wait", set: func(v string) { o.name = v },
+			names: []string{"name"}, value: "NAME", help: "name of the proxy for stop and wait",
+			set: func(v string) { o.name = v },
 		}),
 		Action: func(c *cli.Context) error { return a.socks(c, o) },
 	}
@@ -54,13 +56,17 @@ type proxyInfo struct {
 	User   string `json:"user,omitempty"` // clients must say it, and the password
 }
 
-// newProxyInfo says how to use the proxy that listens at addr. One that listens on all addresses is reached on loopback too.
+// newProxyInfo says how to use the proxy that listens at addr. One that listens on all addresses is reached on loopback
+// too.
 func newProxyInfo(addr, user string) proxyInfo {
 	at := addr
 	if ap, err := netip.ParseAddrPort(addr); err == nil && ap.Addr().IsUnspecified() {
 		at = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), ap.Port()).String()
 	}
-	return proxyInfo{Listen: addr, Proxy: "socks5h://" + at, HTTP: "http://" + at, PAC: "http://" + at + "/proxy.pac", User: user}
+	return proxyInfo{
+		Listen: addr, Proxy: "socks5h://" + at, HTTP: "http://" + at, PAC: "http://" + at + "/proxy.pac",
+		User: user,
+	}
 }
 
 // socks runs `bastion socks`.
@@ -89,7 +95,9 @@ func (a *app) socks(c *cli.Context, o forwardFlags) error {
 		}
 		return show(forwards)
 	}
-	return a.openForwards(c.Context, s, "socks", requests, func(ctx context.Context, forwards []api.Forward, watch *linkWatch) error {
+	return a.openForwards(c.Context, s, "socks", requests, func(
+		ctx context.Context, forwards []api.Forward, watch *linkWatch,
+	) error {
 		if err := show(forwards); err != nil {
 			return err
 		}

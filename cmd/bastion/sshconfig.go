@@ -62,7 +62,8 @@ func (a *app) sshConfigCommand() *cli.Command {
 		Flags: a.settingFlags([]string{config.GroupAWS},
 			switchFlag(&f.write, "put the block into the file, or replace the one that is there", "write"),
 			switchFlag(&f.remove, "take the block out of the file", "remove"),
-			switchFlag(&f.connect, "sign in to EC2 instances with an ephemeral key, by EC2 Instance Connect", "instance-connect"),
+			switchFlag(&f.connect, "sign in to EC2 instances with an ephemeral key, by EC2 Instance Connect",
+				"instance-connect"),
 			&textFlag{
 				names: []string{"file"}, value: "FILE", help: "file that --write and --remove change (default: ~/.ssh/config)",
 				set: func(v string) { f.file = v },
@@ -161,7 +162,9 @@ func (a *app) sshBlockFor(ctx context.Context, s config.Settings, patterns []str
 	}
 	words := append([]string{program}, a.givenFlags()...)
 	for _, w := range append(words, dir) {
-		if strings.Contains(w, "${") || strings.ContainsFunc(w, func(r rune) bool { return r < ' ' || r == 0x7f || r == '"' }) {
+		if strings.Contains(w, "${") || strings.ContainsFunc(w, func(r rune) bool {
+			return r < ' ' || r == 0x7f || r == '"'
+		}) {
 			return sshBlock{}, usage("use another path or value", "ssh_config cannot hold %q", w)
 		}
 	}
@@ -235,8 +238,8 @@ var bareWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./^-]+$`)
 // proxyWords quotes a command line for ProxyCommand, which expands % and hands the rest to a shell.
 func proxyWords(words []string) string { return strings.ReplaceAll(shellWords(words), "%", "%%") }
 
-// shellWords quotes a command line for a POSIX shell; on Windows, whose ssh uses none, for a program there. They hold no
-// double quotes.
+// shellWords quotes a command line for a POSIX shell; on Windows, whose ssh uses none, for a program there. They hold
+// no double quotes.
 func shellWords(words []string) string {
 	out := make([]string, len(words))
 	for i, w := range words {
@@ -252,8 +255,8 @@ func shellWords(words []string) string {
 	return strings.Join(out, " ")
 }
 
-// argvWords quotes a command line for KnownHostsCommand, which splits words itself and expands % in all but the first. They
-// hold no quotes.
+// argvWords quotes a command line for KnownHostsCommand, which splits words itself and expands % in all but the first.
+// They hold no quotes.
 func argvWords(words []string) string {
 	out := make([]string, len(words))
 	for i, w := range words {
@@ -309,7 +312,8 @@ func (b sshBlock) body() string {
 Host i-* mi-*
 `, strings.Join(b.patterns, " "), b.proxy)
 	if b.connect {
-		fmt.Fprintf(&out, "    ProxyCommand %s proxy --instance-connect=%%r %%h %%p\n    IdentityAgent \"%s\"\n    IdentityFile none\n",
+		fmt.Fprintf(&out, "    ProxyCommand %s proxy --instance-connect=%%r %%h %%p\n"+
+			"    IdentityAgent \"%s\"\n    IdentityFile none\n",
 			b.proxy, b.identity)
 	} else {
 		fmt.Fprintf(&out, "    ProxyCommand %s proxy %%h %%p\n", b.proxy)
@@ -318,18 +322,19 @@ Host i-* mi-*
 	return out.String()
 }
 
-// marked returns the stanzas between their marks. The last one closes the scope of the one before it: options for all hosts
-// may follow the block.
+// marked returns the stanzas between their marks. The last one closes the scope of the one before it: options for all
+// hosts may follow the block.
 func (b sshBlock) marked() string {
 	note := ""
 	if b.known == "" {
-		note = "# The bastion's own SSH server is left out: that takes KnownHostsCommand and IdentityAgent (OpenSSH 8.5 or later).\n"
+		note = "# The bastion's own SSH server is left out: " +
+			"that takes KnownHostsCommand and IdentityAgent (OpenSSH 8.5 or later).\n"
 	}
 	return blockBegin + "\n# Kept by: " + b.command + "\n" + note + "\n" + b.body() + "\nHost *\n" + blockEnd + "\n"
 }
 
-// editBlock puts block into the file at path, in the place of the one that is there, else at the top: there no other Host or
-// Match is before it. A nil block takes it out. It reports whether the file has changed.
+// editBlock puts block into the file at path, in the place of the one that is there, else at the top: there no other
+// Host or Match is before it. A nil block takes it out. It reports whether the file has changed.
 func editBlock(path string, block []byte) (bool, error) {
 	op := "change " + path
 	target, old, mode, err := readConfig(path)

@@ -105,8 +105,8 @@ func (h *sshConfigHome) effective(file, host string) map[string]string {
 	return options
 }
 
-// The block comes to the top of the file, is replaced where it is and leaves nothing behind; the file's own bytes, its mode
-// and the symbolic link to it stay.
+// The block comes to the top of the file, is replaced where it is and leaves nothing behind; the file's own bytes, its
+// mode and the symbolic link to it stay.
 func TestSSHConfigWrite(t *testing.T) {
 	t.Parallel()
 	h := newSSHConfigHome(t)
@@ -143,7 +143,8 @@ func TestSSHConfigWrite(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if link, err := os.Lstat(file); err != nil || link.Mode()&os.ModeSymlink == 0 || after.Mode().Perm() != 0o640 || !os.SameFile(before, after) {
+	if link, err := os.Lstat(file); err != nil || link.Mode()&os.ModeSymlink == 0 || after.Mode().Perm() != 0o640 ||
+		!os.SameFile(before, after) {
 		t.Errorf("link %v, mode %v, %v", link, after.Mode(), err)
 	}
 
@@ -189,7 +190,8 @@ func TestSSHConfigNewFile(t *testing.T) {
 	}
 }
 
-// OpenSSH reads the block as it is meant: what stands in front of the first Host of a user's own file is for all hosts still.
+// OpenSSH reads the block as it is meant: what stands in front of the first Host of a user's own file is for all hosts
+// still.
 func TestSSHConfigAsOpenSSHReadsIt(t *testing.T) {
 	t.Parallel()
 	h := newSSHConfigHome(t)
@@ -204,8 +206,9 @@ func TestSSHConfigAsOpenSSHReadsIt(t *testing.T) {
 		"a.corp":      {"user": "everyone", "proxycommand": proxy + " %h %p", "connecttimeout": "600"},
 		"10.0.0.1":    {"user": "everyone", "proxycommand": proxy + " %h %p"},
 		"bastion": {
-			"user": "bastion", "proxycommand": proxy + " %h %p", "knownhostscommand": "bastion --region=eu-west-1 known-hosts %H",
-			"identityagent": filepath.Join(h.home, "run", "bastion", "agent.sock"), "stricthostkeychecking": "true",
+			"user": "bastion", "proxycommand": proxy + " %h %p",
+			"knownhostscommand": "bastion --region=eu-west-1 known-hosts %H",
+			"identityagent":     filepath.Join(h.home, "run", "bastion", "agent.sock"), "stricthostkeychecking": "true",
 		},
 		"i-0123456789abcdef0": {"user": "everyone", "port": "2222", "proxycommand": proxy + " --instance-connect=%r %h %p"},
 	} {
@@ -271,7 +274,8 @@ esac
 	}
 	given := "--profile=" + a.flags["profile"] + "\n"
 	calls := string(mustRead(t, filepath.Join(dir, "calls")))
-	if !strings.HasPrefix(calls, given+"proxy\nbastion\n22\n") || !strings.Contains(calls, given+"known-hosts\nbastion\n") {
+	if !strings.HasPrefix(calls, given+"proxy\nbastion\n22\n") ||
+		!strings.Contains(calls, given+"known-hosts\nbastion\n") {
 		t.Errorf("called with\n%s", calls)
 	}
 }
@@ -320,14 +324,18 @@ func TestSSHConfigForOldOpenSSH(t *testing.T) {
 	t.Parallel()
 	h := newSSHConfigHome(t)
 	bin := t.TempDir()
-	for version, has := range map[string]bool{"8.4p1": false, "7.9": false, "8.5p1": true, "10.0p2": true, "unreadable": true} {
+	for version, has := range map[string]bool{
+		"8.4p1": false, "7.9": false, "8.5p1": true, "10.0p2": true,
+		"unreadable": true,
+	} {
 		script := "#!/bin/sh\necho OpenSSH_" + version + ", OpenSSL >&2\n"
 		if err := os.WriteFile(filepath.Join(bin, "ssh"), []byte(script), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		h.env = append(h.env, "PATH="+bin)
 		out := h.must()
-		if got := strings.Contains(out, "\n    KnownHostsCommand "); got != has || !strings.Contains(out, "\nHost *.internal\n") {
+		if got := strings.Contains(out, "\n    KnownHostsCommand "); got != has ||
+			!strings.Contains(out, "\nHost *.internal\n") {
 			t.Errorf("OpenSSH %s: %s", version, out)
 		}
 	}

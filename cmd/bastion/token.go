@@ -66,7 +66,8 @@ func (a *app) token(c *cli.Context) error {
 }
 
 // makeToken finds a database and makes a token for it.
-func (a *app) makeToken(ctx context.Context, s config.Settings, spec targets.Spec, user string) (targets.Endpoint, string, error) {
+func (a *app) makeToken(ctx context.Context, s config.Settings, spec targets.Spec, user string,
+) (targets.Endpoint, string, error) {
 	run, err := a.open(ctx, "token", s)
 	if err != nil {
 		return targets.Endpoint{}, "", err

@@ -120,7 +120,12 @@ func TestTopShows(t *testing.T) {
 		t.Errorf("%d lines on a screen of 40", n+1)
 	}
 	// Whatever the size, no line is wider, and no screen higher.
-	for _, size := range []tea.WindowSizeMsg{{Width: 40, Height: 10}, {Width: 1, Height: 1}, {Width: 80, Height: 5}, {Width: 300, Height: 100}} {
+	for _, size := range []tea.WindowSizeMsg{
+		{Width: 40, Height: 10},
+		{Width: 1, Height: 1},
+		{Width: 80, Height: 5},
+		{Width: 300, Height: 100},
+	} {
 		m.Update(size)
 		lines := strings.Split(topView(m), "\n")
 		if len(lines) != size.Height && size.Height > 1 {

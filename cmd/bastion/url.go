@@ -42,10 +42,12 @@ func (a *app) urlCommand() *cli.Command {
 			"bastion url rds:orders --format jdbc --user app",
 			"eval \"$(bastion url rds:orders --format env)\"",
 			"bastion url cache:sessions -o json | jq -r .url"),
-		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupLocal, config.GroupOutput}, append(a.loginFlags(), &textFlag{
-			names: []string{"format"}, value: strings.Join(formatNames(), "|"), help: "form of the connection string (default: uri)",
-			set: func(v string) { a.format = v },
-		})...),
+		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
+			append(a.loginFlags(), &textFlag{
+				names: []string{"format"}, value: strings.Join(formatNames(), "|"),
+				help: "form of the connection string (default: uri)",
+				set:  func(v string) { a.format = v },
+			})...),
 		Action: a.url,
 	}
 }
@@ -105,8 +107,9 @@ func (a *app) url(c *cli.Context) error {
 	}
 	if s.Output == "json" {
 		return json.NewEncoder(a.out).Encode(urlOutput{
-			Name: f.Name, URL: text, Format: a.format, Protocol: string(d.Protocol), Host: d.Host(), Address: d.Listen.Addr().String(),
-			Port: int(d.Listen.Port()), ServerName: d.ServerName, User: d.User, Database: d.Database,
+			Name: f.Name, URL: text, Format: a.format, Protocol: string(d.Protocol), Host: d.Host(),
+			Address: d.Listen.Addr().String(), Port: int(d.Listen.Port()),
+			ServerName: d.ServerName, User: d.User, Database: d.Database,
 		})
 	}
 	_, err = fmt.Fprintln(a.out, text)
@@ -115,7 +118,9 @@ func (a *app) url(c *cli.Context) error {
 
 // formats are the forms of a connection string, by name.
 func formats() []dsn.Format {
-	return slices.SortedFunc(slices.Values(dsn.Formats()), func(x, y dsn.Format) int { return strings.Compare(x.Name, y.Name) })
+	all := dsn.Formats()
+	slices.SortFunc(all, func(x, y dsn.Format) int { return strings.Compare(x.Name, y.Name) })
+	return all
 }
 
 func formatNames() []string {
@@ -169,7 +174,8 @@ func findForward(all []api.Forward, name string) (api.Forward, error) {
 		if i := slices.IndexFunc(tcp, func(f api.Forward) bool { return of(f) == name }); i >= 0 {
 			f := tcp[i]
 			if f.State != api.ForwardReady {
-				return f, fail.New(fail.NoTarget, "", fmt.Errorf("the forward %s is not ready: %s", name, cmp.Or(f.Error, string(f.State))),
+				return f, fail.New(fail.NoTarget, "", fmt.Errorf("the forward %s is not ready: %s", name,
+					cmp.Or(f.Error, string(f.State))),
 					"wait for it: bastion wait "+name)
 			}
 			return f, nil

@@ -95,8 +95,9 @@ func New(d tunnel.Dialer, dest string, cfg Config) (*Cluster, error) {
 	return &Cluster{dialer: d, dest: dest, cfg: cfg, log: log}, nil
 }
 
-// Serve accepts clients from ln, and from the listeners that it opens for the nodes, until ctx is done; then it closes all
-// listeners and connections, waits for them, and returns nil. It returns an error only if ln breaks. It may be called once.
+// Serve accepts clients from ln, and from the listeners that it opens for the nodes, until ctx is done; then it closes
+// all listeners and connections, waits for them, and returns nil. It returns an error only if ln breaks. It may be
+// called once.
 func (c *Cluster) Serve(ctx context.Context, ln net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -441,22 +441,24 @@ func (c *rawConn) until(t *testing.T, text string) string {
 	return string(b[:len(b)-len(end)])
 }
 
-// Answers in which nodes are named have the listeners in their place, in each protocol and in a transaction, also where a
-// message of PubSub comes between.
+// Answers in which nodes are named have the listeners in their place, in each protocol and in a transaction, also where
+// a message of PubSub comes between.
 func testAnswers(t *testing.T, l *lab) {
 	for _, hello := range []string{"2", "3"} {
 		c := dialRaw(t, l.addr)
 		c.send(t, []string{"HELLO", hello}, []string{"CLUSTER", "SHARDS"}, []string{"ECHO", "1"})
 		shards := c.until(t, "1")
 		c.send(t, []string{"CLUSTER", "SLOTS"}, []string{"CLUSTER", "NODES"}, []string{"CLUSTER", "REPLICAS", l.Nodes[0].ID},
-			[]string{"MULTI"}, []string{"CLUSTER", "NODES"}, []string{"CLUSTER", "SLOTS"}, []string{"EXEC"}, []string{"ECHO", "2"})
+			[]string{"MULTI"}, []string{"CLUSTER", "NODES"}, []string{"CLUSTER", "SLOTS"}, []string{"EXEC"},
+			[]string{"ECHO", "2"})
 		rest := c.until(t, "2")
 		for _, text := range []string{shards, rest} {
 			if strings.Contains(text, "cache.invalid") {
 				t.Errorf("RESP%s: a node is named: %q", hello, text)
 			}
 			for _, n := range l.Nodes {
-				if strings.Contains(text, fmt.Sprintf("\r\n:%d\r\n", n.Port)) || strings.Contains(text, fmt.Sprintf(":%d@", n.Port)) {
+				if strings.Contains(text, fmt.Sprintf("\r\n:%d\r\n", n.Port)) ||
+					strings.Contains(text, fmt.Sprintf(":%d@", n.Port)) {
 					t.Errorf("RESP%s: a node's port is named: %q", hello, text)
 				}
 			}
@@ -516,7 +518,8 @@ func workload(seed uint64, n int, skip bool) [][]string {
 		if rng.IntN(10) > 0 {
 			k = "{b}" + strconv.Itoa(rng.IntN(20)) // 3300: its own
 		}
-		value := strings.Repeat(pick("x", "\r\n", "-MOVED 1 node-1.cache.invalid:1\r\n", "*3\r\n", "$5\r\n", "\x00"), rng.IntN(300))
+		value := strings.Repeat(pick("x", "\r\n", "-MOVED 1 node-1.cache.invalid:1\r\n", "*3\r\n", "$5\r\n", "\x00"),
+			rng.IntN(300))
 		c := [][]string{
 			{"SET", k, value},
 			{"GET", k},

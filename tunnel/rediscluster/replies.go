@@ -17,8 +17,9 @@ const (
 
 // replies rewrites what a node sends. It belongs to the goroutine that reads from the node.
 //
-// It follows the outline of RESP2 and RESP3 and gives out what it takes in at once, but for lines that may be redirections
-// and replies to CLUSTER commands, which it holds until they are complete. What it does not understand passes from then on.
+// It follows the outline of RESP2 and RESP3 and gives out what it takes in at once, but for lines that may be
+// redirections and replies to CLUSTER commands, which it holds until they are complete. What it does not understand
+// passes from then on.
 type replies struct {
 	t   *tracker
 	tls bool
@@ -376,8 +377,8 @@ func (t *tracker) peek(typ byte) kind {
 	return t.front()
 }
 
-// isMessage reports whether a reply is a message of PubSub, which answers no request. RESP3 says so itself; in RESP2 it has
-// the form of one and comes while messages may.
+// isMessage reports whether a reply is a message of PubSub, which answers no request. RESP3 says so itself; in RESP2 it
+// has the form of one and comes while messages may.
 func (t *tracker) isMessage(o *outline, protocol uint32) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

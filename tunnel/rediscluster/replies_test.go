@@ -143,7 +143,8 @@ func TestRewrite(t *testing.T) {
 			"*1\r\n%2\r\n$5\r\nslots\r\n*0\r\n$5\r\nnodes\r\n*1\r\n%2\r\n$4\r\nport\r\n:16379\r\n$2\r\nip\r\n$9\r\n127.0.0.1\r\n",
 		},
 		{
-			"attributes", "CLUSTER SLOTS", "|1\r\n$3\r\nttl\r\n*1\r\n:3\r\n" + slots2, "|1\r\n$3\r\nttl\r\n*1\r\n:3\r\n" + local2,
+			"attributes", "CLUSTER SLOTS", "|1\r\n$3\r\nttl\r\n*1\r\n:3\r\n" + slots2,
+			"|1\r\n$3\r\nttl\r\n*1\r\n:3\r\n" + local2,
 		},
 	}
 	for _, tt := range tests {
@@ -173,8 +174,8 @@ func TestRewriteTLSPort(t *testing.T) {
 	}
 }
 
-// Requests and replies stay matched whatever is between them. The steps are "> REQUEST" and "< REPLY"; at the end comes a
-// CLUSTER SLOTS, whose reply is rewritten or, where the connection is lost, is not.
+// Requests and replies stay matched whatever is between them. The steps are "> REQUEST" and "< REPLY"; at the end comes
+// a CLUSTER SLOTS, whose reply is rewritten or, where the connection is lost, is not.
 func TestMatching(t *testing.T) {
 	const queued = "< +QUEUED\r\n"
 	tests := []struct {
@@ -365,7 +366,8 @@ func TestHostile(t *testing.T) {
 }
 
 var corpus = []string{
-	slots2, local2, "+OK\r\n", "-MOVED 1 10.0.0.1:6379\r\n", "-ASK 1 h:1\r\n", "$3\r\nabc\r\n", "*-1\r\n", "%1\r\n+a\r\n:1\r\n",
+	slots2, local2, "+OK\r\n", "-MOVED 1 10.0.0.1:6379\r\n", "-ASK 1 h:1\r\n", "$3\r\nabc\r\n", "*-1\r\n",
+	"%1\r\n+a\r\n:1\r\n",
 	"|1\r\n+a\r\n:1\r\n+x\r\n", ">2\r\n$7\r\nmessage\r\n_\r\n", "=7\r\ntxt:abc\r\n", "+QUEUED\r\n", "+RESET\r\n",
 	"$40\r\nid 10.0.0.1:6379@16379,h master - 0 1 2\n\r\n", "*1\r\n%1\r\n$5\r\nnodes\r\n*1\r\n%1\r\n$2\r\nip\r\n$1\r\nx\r\n",
 	"*3\r\n$11\r\nunsubscribe\r\n$1\r\na\r\n:0\r\n",
@@ -376,8 +378,8 @@ var requests = []string{
 	"SUBSCRIBE a", "UNSUBSCRIBE", "HELLO 3", "CLIENT REPLY SKIP", "CLIENT REPLY OFF", "CLIENT REPLY ON", "MONITOR",
 }
 
-// FuzzReplies: without an address that has a translation, what comes out is what went in, whatever was asked and however
-// it came in pieces; and with translations it is the same for all ways of cutting it.
+// FuzzReplies: without an address that has a translation, what comes out is what went in, whatever was asked and
+// however it came in pieces; and with translations it is the same for all ways of cutting it.
 func FuzzReplies(f *testing.F) {
 	for i, s := range corpus {
 		f.Add([]byte{byte(i)}, []byte(s), uint64(i))

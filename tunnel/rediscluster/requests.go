@@ -58,11 +58,11 @@ type pending struct {
 	count uint32
 }
 
-// tracker knows which requests wait for their replies, in order. The client's direction writes to it before the node sees
-// a request, the node's direction reads from it.
+// tracker knows which requests wait for their replies, in order. The client's direction writes to it before the node
+// sees a request, the node's direction reads from it.
 //
-// A connection on which that cannot be known any more is lost: its CLUSTER replies stay as they are, until a RESET makes
-// it like a new one. Redirections name themselves and are rewritten all the same.
+// A connection on which that cannot be known any more is lost: its CLUSTER replies stay as they are, until a RESET
+// makes it like a new one. Redirections name themselves and are rewritten all the same.
 type tracker struct {
 	parser requestParser // of the client's direction alone
 
@@ -161,7 +161,8 @@ func classify(args [keptArgs]string, count int64) (kind, uint32) {
 
 // push needs the lock, as all below.
 func (t *tracker) push(k kind, n uint32) {
-	if last := len(t.queue) - 1; k == kindPlain && last >= t.head && t.queue[last].kind == k && t.queue[last].count < 1<<31 {
+	if last := len(t.queue) - 1; k == kindPlain && last >= t.head && t.queue[last].kind == k &&
+		t.queue[last].count < 1<<31 {
 		t.queue[last].count++
 		return
 	}
