@@ -277,8 +277,10 @@ func (u *sshUser) controlMaster() {
 			want := strconv.Itoa(i)
 			cmd := exec.CommandContext(u.t.Context(), "ssh", append(append([]string{"-F", u.config}, options...), sshHost, "echo", want)...)
 			cmd.Env = append(os.Environ(), u.env...)
-			if out, err := cmd.CombinedOutput(); err != nil || string(out) != want+"\n" {
-				u.t.Errorf("a session of a master: %v, %q", err, out)
+			var stderr strings.Builder // also has what the user's shell says when it starts
+			cmd.Stderr = &stderr
+			if out, err := cmd.Output(); err != nil || string(out) != want+"\n" {
+				u.t.Errorf("a session of a master: %v, %q\n%s", err, out, &stderr)
 			}
 		})
 	}

@@ -43,8 +43,7 @@ func TestSlowSessions(t *testing.T) {
 		w.interrupt(p)
 		return r
 	}
-	alone := measure("4", func(s *survivor) { s.grow(healthy) })
-	mixed := measure("8", func(s *survivor) {
+	slow := func(s *survivor) {
 		s.grow(2 * healthy)
 		line := survivalLine
 		line.SlowEvery, line.SlowBps = 2, line.RateBps/10
@@ -56,8 +55,18 @@ func TestSlowSessions(t *testing.T) {
 				}
 			}
 		}
-	})
-	if down, up := mixed.down/alone.down, mixed.up/alone.up; min(down, up) < 0.8 {
-		t.Errorf("beside slow sessions there is %.0f %% of the others' throughput down, %.0f %% up", 100*down, 100*up)
 	}
+	// What else this machine does can only take from a rate: the best of a few is compared.
+	var alone, mixed rates
+	best := func(r *rates, now rates) { r.down, r.up = max(r.down, now.down), max(r.up, now.up) }
+	for range 3 {
+		w.faults(survivalLine)
+		best(&alone, measure("4", func(s *survivor) { s.grow(healthy) }))
+		best(&mixed, measure("8", slow))
+		if min(mixed.down/alone.down, mixed.up/alone.up) >= 0.8 {
+			return
+		}
+	}
+	t.Errorf("beside slow sessions there is %.0f %% of the others' throughput down, %.0f %% up",
+		100*mixed.down/alone.down, 100*mixed.up/alone.up)
 }
