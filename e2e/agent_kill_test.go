@@ -8,10 +8,12 @@ import (
 	"errors"
 	"flag"
 	"fmt"
+	"io/fs"
 	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"syscall"
@@ -219,6 +221,44 @@ func (k *killed) agents() {
 		k.t.Logf("%s had ended %v after the last kill", end.of, time.Since(begun).Round(time.Millisecond))
 	}
 	k.loaded()
+	k.t.Logf("files that are left over: %q", k.files())
+
+	// The next command starts an agent that has the forward, and a bastion for it; and who looks at the links sweeps what the dead
+	// have left.
+	ctx, cancel := context.WithTimeout(k.t.Context(), killRecover)
+	defer cancel()
+	for _, args := range [][]string{{"agent", "start"}, {"status"}} {
+		if code, out := k.run(time.Minute, path, args...); code != 0 {
+			k.t.Errorf("bastion %q after the last kill: exit code %d\n%s", args, code, out)
+		}
+	}
+	if err := echo(ctx, k.kept.Listen); err != nil {
+		k.t.Errorf("the detached forward after the last kill: %v\n%s", err, k.agentLog())
+	}
+	if n := len(k.running()); n != 1 {
+		k.t.Errorf("%d tasks run", n)
+	}
+	if left := k.files(); len(left) > maxFiles {
+		k.t.Errorf("files that are left over: %q", left)
+	}
+}
+
+// maxFiles is how many files a user with an agent has who has a link: its socket and its lock, the socket that shows the link,
+// two logs, the detached forwards, and the host keys of two tasks.
+const maxFiles = 8
+
+// files are the files in the user's directories.
+func (k *killed) files() (files []string) {
+	k.t.Helper()
+	if err := filepath.WalkDir(k.home, func(path string, e fs.DirEntry, err error) error {
+		if err == nil && !e.IsDir() {
+			files = append(files, strings.TrimPrefix(path, k.home))
+		}
+		return err
+	}); err != nil {
+		k.t.Fatal(err)
+	}
+	return files
 }
 
 // bastionds kills the program in the task. The link makes another one, and there is never more than one.
