@@ -13,6 +13,7 @@ import (
 	"net/url"
 	"path/filepath"
 	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent"
@@ -25,6 +26,8 @@ const (
 	callTimeout = 10 * time.Second
 	// waitMargin is how much longer than its own time a request may take that waits.
 	waitMargin = 5 * time.Second
+	// endingPause is how long Wait waits for an agent that is about to end.
+	endingPause = 50 * time.Millisecond
 	// maxAnswer bounds the answers that are read as a whole, in bytes.
 	maxAnswer = 16 << 20
 	// maxEvent bounds a line of a stream of events.
@@ -87,6 +90,13 @@ func (c *Client) Wait(ctx context.Context, after uint64, timeout time.Duration) 
 	q := url.Values{"after": {strconv.FormatUint(after, 10)}, "timeout": {strconv.FormatFloat(timeout.Seconds(), 'f', 3, 64)}}
 	var st State
 	err := c.call(ctx, timeout+waitMargin, http.MethodGet, PathState+"?"+q.Encode(), nil, &st)
+	if err == nil && st.Ending && st.Revision == after { // it does not wait any more
+		select {
+		case <-time.After(min(endingPause, timeout)):
+		case <-ctx.Done():
+			return st, context.Cause(ctx)
+		}
+	}
 	return st, err
 }
 
@@ -248,8 +258,12 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	req.Header.Set("Content-Type", "application/json")
 	resp, err := c.http.Do(req)
 	if err != nil {
-		if ctx.Err() != nil {
+		switch {
+		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
+		case method == http.MethodGet && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)):
+			// It has closed the connection without an answer: it ended meanwhile.
+			return nil, fail.New(fail.Other, "", ErrNotRunning, "bastion agent start starts it")
 		}
 		return nil, c.unreachable(err)
 	}

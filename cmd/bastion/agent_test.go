@@ -525,3 +525,33 @@ func TestAgentDial(t *testing.T) {
 func scopeOf(e *labEnv) api.Scope {
 	return api.Scope{Settings: map[string]string{"runtime_dir": filepath.Dir(e.socket())}, Env: agent.RelevantEnv(e.env)}
 }
+
+// A forward in the foreground ends in order when its agent is stopped.
+func TestAgentStopForeground(t *testing.T) {
+	t.Parallel()
+	e := startAgentLab(t, nil)
+	p, _ := e.forwards(nil, "cache", ":")
+	e.must("agent", "stop")
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if code, err := p.Wait(ctx); err != nil || code != 0 {
+		t.Errorf("exit code %d, %v; want 0\n%s", code, err, p.Output())
+	}
+}
+
+// The end of a long log begins with a whole line.
+func TestAgentLogTail(t *testing.T) {
+	t.Parallel()
+	e := startAgentLab(t, nil)
+	e.must("agent", "start")
+	e.must("agent", "stop")
+	line := strings.Repeat("x", 98) + "\n"
+	text := strings.Repeat("a"+line, 2*logTailSize/len(line))
+	if err := os.WriteFile(filepath.Join(e.home(), "state", logName), []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	r := e.must("agent", "logs")
+	if !strings.HasPrefix(r.stdout, "a"+line) || !strings.HasSuffix(text, r.stdout) || len(r.stdout) < logTailSize-2*len(line) {
+		t.Errorf("%d bytes: %.200q", len(r.stdout), r.stdout)
+	}
+}

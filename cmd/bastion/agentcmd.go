@@ -148,7 +148,10 @@ func (a *app) agentStop(ctx context.Context, s config.Settings) error {
 	if err != nil {
 		return err
 	}
-	err = client.Shutdown(ctx)
+	before, err := client.Info(ctx)
+	if err == nil {
+		err = client.Shutdown(ctx)
+	}
 	if errors.Is(err, api.ErrNotRunning) {
 		_, err = fmt.Fprintln(a.out, "no agent is running")
 		return err
@@ -160,7 +163,8 @@ func (a *app) agentStop(ctx context.Context, s config.Settings) error {
 		fmt.Errorf("it still runs after %s", agentEnd), "bastion agent logs shows what it waits for"))
 	defer cancel()
 	for {
-		if _, err := client.Info(ctx); errors.Is(err, api.ErrNotRunning) {
+		now, err := client.Info(ctx)
+		if errors.Is(err, api.ErrNotRunning) || err == nil && !now.Started.Equal(before.Started) { // the next one runs already
 			_, err = fmt.Fprintln(a.out, "the agent has ended")
 			return err
 		}
@@ -205,18 +209,15 @@ func (a *app) agentLogs(ctx context.Context, s config.Settings, follow bool) err
 		return fail.New(fail.Other, "read the agent's log", err, "it is made when a command starts the agent")
 	}
 	defer func() { _ = f.Close() }()
+	r := bufio.NewReader(f)
 	if info, err := f.Stat(); err == nil && info.Size() > logTailSize {
 		if _, err := f.Seek(-logTailSize, io.SeekEnd); err != nil {
 			return err
 		}
-		if _, err := bufio.NewReader(f).ReadString('\n'); err != nil { // a part of a line
-			return err
-		}
-		if _, err := f.Seek(-logTailSize, io.SeekEnd); err != nil {
+		if _, err := r.ReadString('\n'); err != nil && !errors.Is(err, io.EOF) { // a part of a line
 			return err
 		}
 	}
-	r := bufio.NewReader(f)
 	for {
 		if _, err := io.Copy(a.out, r); err != nil || !follow {
 			return err
@@ -224,7 +225,28 @@ func (a *app) agentLogs(ctx context.Context, s config.Settings, follow bool) err
 		if err := pause(ctx, agentPoll); err != nil {
 			return err
 		}
+		if next, err := os.Open(path); err == nil {
+			if sameFile(f, next) {
+				_ = next.Close()
+				continue
+			}
+			// A new file was begun: what came last to the old one goes first.
+			_, err := io.Copy(a.out, r)
+			_ = f.Close()
+			f = next
+			r.Reset(f)
+			if err != nil {
+				return err
+			}
+		}
 	}
+}
+
+// sameFile reports whether two open files are the same.
+func sameFile(x, y *os.File) bool {
+	xi, xerr := x.Stat()
+	yi, yerr := y.Stat()
+	return xerr == nil && yerr == nil && os.SameFile(xi, yi)
 }
 
 // pause waits for d or until ctx is done.
@@ -340,9 +362,12 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	_ = <-ended // how it ended is in what it said
+	how := <-ended
 	if _, err := crash.Seek(before, io.SeekStart); err == nil {
 		_, _ = io.Copy(&said, io.LimitReader(crash, logTailSize))
+	}
+	if said.Len() == 0 && how != nil {
+		said.WriteString(how.Error())
 	}
 	if strings.Contains(said.String(), daemon.ErrRunning.Error()) {
 		return pause(ctx, agentPoll) // another command has started it and it is about to serve

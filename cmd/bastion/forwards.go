@@ -37,10 +37,6 @@ func (a *app) openForwards(ctx context.Context, s config.Settings, command strin
 	if !a.usesAgent(s) {
 		return a.openAlone(ctx, s, command, requests, work)
 	}
-	client, err := a.connectAgent(ctx, s)
-	if err != nil {
-		return err
-	}
 	p := newProgress(a.err, s.Quiet)
 	defer p.Close()
 	watch := &linkWatch{progress: p}
@@ -49,17 +45,19 @@ func (a *app) openForwards(ctx context.Context, s config.Settings, command strin
 	worked := make(chan error, 1)
 	working := false
 	req := api.OpenRequest{Scope: a.scope(s), Command: command, PID: os.Getpid(), Forwards: requests}
-	err = client.Open(open, req, func(e api.Event) {
-		if e.Event == api.EventForwards && !working {
-			working = true
-			p.Idle()
-			go func() {
-				worked <- work(open, e.Forwards, watch)
-				cancel()
-			}()
-			return
-		}
-		tell(watch, e)
+	err := a.askAgent(open, s, func(client *api.Client) error {
+		return client.Open(open, req, func(e api.Event) {
+			if e.Event == api.EventForwards && !working {
+				working = true
+				p.Idle()
+				go func() {
+					worked <- work(open, e.Forwards, watch)
+					cancel()
+				}()
+				return
+			}
+			tell(watch, e)
+		})
 	})
 	err = remoteHint(err)
 	cancel()
@@ -76,6 +74,21 @@ func (a *app) openForwards(ctx context.Context, s config.Settings, command strin
 		return nil
 	}
 	return workErr
+}
+
+// askAgent asks the agent, which it starts if it does not run. One that ends just then, because it had nothing to do, has done nothing:
+// the next one is asked.
+func (a *app) askAgent(ctx context.Context, s config.Settings, ask func(*api.Client) error) error {
+	const tries = 3
+	for n := 1; ; n++ {
+		client, err := a.connectAgent(ctx, s)
+		if err != nil {
+			return err
+		}
+		if err := ask(client); n == tries || !errors.Is(err, api.ErrNotRunning) {
+			return err
+		}
+	}
 }
 
 // tell shows what becomes of a request to the agent.
@@ -107,21 +120,19 @@ func (a *app) openDetached(ctx context.Context, s config.Settings, command strin
 	if !a.usesAgent(s) {
 		return nil, usage("leave out --no-agent, or --detach", "only the agent keeps a forward when the command has ended")
 	}
-	client, err := a.connectAgent(ctx, s)
-	if err != nil {
-		return nil, err
-	}
 	p := newProgress(a.err, s.Quiet)
 	defer p.Close()
 	watch := &linkWatch{progress: p}
 	var forwards []api.Forward
 	req := api.OpenRequest{Scope: a.scope(s), Command: command, PID: os.Getpid(), Forwards: requests, Detached: true}
-	err = client.Open(ctx, req, func(e api.Event) {
-		if e.Event == api.EventForwards {
-			forwards = e.Forwards
-			return
-		}
-		tell(watch, e)
+	err := a.askAgent(ctx, s, func(client *api.Client) error {
+		return client.Open(ctx, req, func(e api.Event) {
+			if e.Event == api.EventForwards {
+				forwards = e.Forwards
+				return
+			}
+			tell(watch, e)
+		})
 	})
 	return forwards, remoteHint(err)
 }

@@ -143,10 +143,10 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, 
 	req := api.DialRequest{Scope: a.scope(s), Target: dest}
 	conn, err := client.Dial(ctx, req)
 	if errors.Is(err, api.ErrNotRunning) {
-		if client, err = a.connectAgent(ctx, s); err != nil {
+		err = a.askAgent(ctx, s, func(client *api.Client) (err error) {
+			conn, err = client.Dial(ctx, req)
 			return err
-		}
-		conn, err = client.Dial(ctx, req)
+		})
 	}
 	if err != nil {
 		return err
