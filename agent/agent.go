@@ -116,14 +116,14 @@ func New(ctx context.Context, s Settings, o Options) (*Agent, error) {
 		progress:    progress,
 		options:     o,
 		manager: bastions.New(bastions.Config{
-			ECS: ecsClient, EC2: ec2Client, Logger: log, Version: o.Version,
+			ECS: ecsClient, EC2: bindEC2(ec2Client), Logger: log, Version: o.Version,
 		}),
 		sessions: sessions.New(sessions.Config{
 			SSM: ssmClient, ECS: ecsClient, KMS: kmsClient,
 			HTTPClient: websocketClient(cfg), Logger: log,
 		}),
 		resolver: &targets.Resolver{
-			RDS: rdsClient, ElastiCache: cacheClient, Names: names, Region: cfg.Region,
+			RDS: bindRDS(rdsClient), ElastiCache: bindElastiCache(cacheClient), Names: names, Region: cfg.Region,
 		},
 		instanceConnect: ec2instanceconnect.NewFromConfig(cfg, func(op *ec2instanceconnect.Options) {
 			o.Env.endpoint(&op.BaseEndpoint, "EC2_INSTANCE_CONNECT")
