@@ -227,7 +227,8 @@ func (d *desktop) askOver(ctx context.Context, conn net.Conn) (text string, err 
 		return "", err
 	}
 	defer func() { err = errors.Join(err, c.Close(ctx)) }()
-	return text, c.QueryRow(ctx, ordersQuery).Scan(&text)
+	err = c.QueryRow(ctx, ordersQuery).Scan(&text)
+	return text, err
 }
 
 func (d *desktop) byForward(flags ...string) func(context.Context) (string, error) {

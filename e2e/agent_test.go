@@ -20,7 +20,6 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/lab"
-	"github.com/bastion-ssm/bastion/lab/gateway"
 )
 
 // newAgentWorld is newWorld with a user whose commands go through an agent. The agent is ended with the test, by bastion agent
@@ -108,15 +107,6 @@ func (w *world) agentLog() string {
 // running are the tasks that cost money.
 func (w *world) running() []lab.Task {
 	return slices.DeleteFunc(w.Tasks(), func(t lab.Task) bool { return t.LastStatus == "STOPPED" })
-}
-
-// sessionIDs are the ids of sessions.
-func sessionIDs(sessions []gateway.Info) []string {
-	ids := make([]string, len(sessions))
-	for i, s := range sessions {
-		ids[i] = s.ID
-	}
-	return ids
 }
 
 // listening reports whether something on this machine listens on the port of an address.

@@ -25,7 +25,8 @@ type Secrets map[string][][]byte
 func (s Secrets) Add(name string, secret []byte) {
 	forms := [][]byte{secret}
 	for _, text := range []string{
-		url.QueryEscape(string(secret)), hex.EncodeToString(secret), strings.ToUpper(hex.EncodeToString(secret)), fmt.Sprint(secret),
+		url.QueryEscape(string(secret)), hex.EncodeToString(secret), strings.ToUpper(hex.EncodeToString(secret)),
+		fmt.Sprintf("%d", secret), // as Go prints bytes
 	} {
 		forms = append(forms, []byte(text))
 	}
