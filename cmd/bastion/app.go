@@ -144,8 +144,10 @@ func (a *app) cli() *cli.App {
 			Settings come from flags, then BASTION_* variables, then ./bastion.yaml (looked for upwards) or
 			~/.config/bastion/config.yaml; bastion help settings lists them. AWS credentials are found as the AWS CLI does.`,
 			"bastion forward rds:orders 12345",
-			"bastion forward rds:orders 12345 cache:sessions 16379",
-			"bastion socks 1080",
+			"bastion forward -d orders          # stays; bastion ls, url and stop know it as orders",
+			"bastion exec orders -- psql",
+			"bastion browser http://wiki.corp.internal/",
+			"bastion status",
 			"bastion down"),
 		Writer:          a.out,
 		ErrWriter:       a.err,

@@ -240,8 +240,8 @@ var table = []*Setting{
 	},
 	{
 		Key: "permit", Group: GroupGrant, Value: "HOST:PORT,...",
-		Help: "destinations that the grants of socks and of proxy to the bastion itself are narrowed to; " +
-			"empty: all that the bastion allows. forward and proxy to a host always ask for their own destinations only",
+		Help: "destinations that the grants of the agent's links are narrowed to; empty: all that the bastion allows. " +
+			"Without the agent, forward and proxy to a host ask for their own destinations only",
 		field: func(s *Settings) any { return &s.Permit },
 	},
 	{
