@@ -72,18 +72,7 @@ func newSSHUser(t *testing.T, write func(w *world, config string)) *sshUser {
 	t.Helper()
 	dir := t.TempDir()
 	identity, key := identityFile(t, dir)
-	server, err := rig.StartSSHD(rig.Need(t, "sshd"), key)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := server.Close(); err != nil {
-			t.Error(err)
-		}
-		if t.Failed() {
-			t.Logf("sshd says: %s", server.Log())
-		}
-	})
+	server := startSSHD(t, key)
 	_, port, err := net.SplitHostPort(server.Addr())
 	if err != nil {
 		t.Fatal(err)

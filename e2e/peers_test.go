@@ -203,9 +203,9 @@ func newPair(t *testing.T) *keys.Pair {
 func (w *world) noSessions() bool { return len(w.Gateway().Sessions()) == 0 }
 
 // startSSHD starts a stock OpenSSH server that accepts the key.
-func startSSHD(t *testing.T, pair *keys.Pair) *rig.SSHD {
+func startSSHD(t *testing.T, key ssh.PublicKey) *rig.SSHD {
 	t.Helper()
-	s, err := rig.StartSSHD(rig.Need(t, "sshd"), pair.PublicKey())
+	s, err := rig.StartSSHD(rig.Need(t, "sshd"), key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -256,7 +256,7 @@ func transfers(t *testing.T, dial func(context.Context) (net.Conn, error)) {
 // A user of the AWS CLI reaches the sshd of a node: a command, and files both ways.
 func TestAWSCLIToOpenSSHServer(t *testing.T) {
 	pair := newPair(t)
-	server := startSSHD(t, pair)
+	server := startSSHD(t, pair.PublicKey())
 	w := newWorld(t, nil)
 	w.AddInstance(node, lab.Instance{Ports: map[int]string{22: server.Addr()}})
 	c := w.openSSH(pair, node, 22, server.HostKey, w.startSession("AWS-StartSSHSession", node, "portNumber=%p"))
@@ -412,7 +412,7 @@ func TestAWSCLIExec(t *testing.T) {
 // ssm-session-client carries OpenSSH to a node's sshd.
 func TestSSMSessionClientToOpenSSHServer(t *testing.T) {
 	pair := newPair(t)
-	server := startSSHD(t, pair)
+	server := startSSHD(t, pair.PublicKey())
 	w := newWorld(t, nil)
 	w.AddInstance(node, lab.Instance{Ports: map[int]string{22: server.Addr()}})
 	c := w.openSSH(pair, node, 22, server.HostKey, []string{rig.Need(t, "ssmpeer"), "ssh", node, "%p"})

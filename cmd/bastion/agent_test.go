@@ -6,6 +6,7 @@ import (
 	"context"
 	"encoding/json"
 	"io"
+	"maps"
 	"net"
 	"net/http"
 	"os"
@@ -20,6 +21,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/lab"
 )
 
@@ -46,15 +48,7 @@ func startAgentLab(t *testing.T, change func(*lab.Config)) *labEnv {
 // client returns a client of the agent.
 func (e *labEnv) client() *api.Client { return api.NewClient(e.socket()) }
 
-func (e *labEnv) socket() string {
-	for _, kv := range e.env {
-		if dir, ok := strings.CutPrefix(kv, "XDG_RUNTIME_DIR="); ok {
-			return filepath.Join(dir, "bastion", "control.sock")
-		}
-	}
-	e.t.Fatal("no runtime directory")
-	return ""
-}
+func (e *labEnv) socket() string { return filepath.Join(e.runtimeDir(), "control.sock") }
 
 // state returns the agent's state.
 func (e *labEnv) state() api.State {
@@ -553,5 +547,77 @@ func TestAgentLogTail(t *testing.T) {
 	r := e.must("agent", "logs")
 	if !strings.HasPrefix(r.stdout, "a"+line) || !strings.HasSuffix(text, r.stdout) || len(r.stdout) < logTailSize-2*len(line) {
 		t.Errorf("%d bytes: %.200q", len(r.stdout), r.stdout)
+	}
+}
+
+// A client that resets its connection is no news to the command that has the forward; one that cannot be opened is.
+func TestAgentClientResets(t *testing.T) {
+	t.Parallel()
+	e := startAgentLab(t, nil)
+	e.must("agent", "start")
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var mu sync.Mutex
+	var refused []string
+	opened := make(chan []api.Forward, 1)
+	ended := make(chan error, 1)
+	go func() {
+		ended <- e.client().Open(ctx, api.OpenRequest{Scope: scopeOf(e), Forwards: []api.ForwardRequest{
+			{Target: "cache:sessions", Listen: ":"}, {Target: "nonesuch.test:1", Listen: ":"},
+		}}, func(ev api.Event) {
+			mu.Lock()
+			defer mu.Unlock()
+			switch ev.Event {
+			case api.EventForwards:
+				opened <- ev.Forwards
+			case api.EventRefused:
+				refused = append(refused, ev.Text)
+			}
+		})
+	}()
+	var forwards []api.Forward
+	select {
+	case forwards = <-opened:
+	case err := <-ended:
+		t.Fatal(err)
+	}
+	held := hold(t, forwards[0].Listen)
+	if err := held.(*net.TCPConn).SetLinger(0); err != nil {
+		t.Fatal(err)
+	}
+	_ = held.Close()
+	eventually(t, "the reset is in the audit", func() bool {
+		audit := e.state().Audit
+		return len(audit) == 1 && audit[0].Error != ""
+	})
+	if conn, err := net.Dial("tcp", forwards[1].Listen); err == nil {
+		_, _ = io.ReadAll(conn)
+		_ = conn.Close()
+	}
+	eventually(t, "the refusal is told", func() bool {
+		mu.Lock()
+		defer mu.Unlock()
+		return len(refused) > 0
+	})
+	cancel()
+	<-ended
+	if len(refused) != 1 || !strings.Contains(refused[0], "nonesuch.test:1") {
+		t.Errorf("told: %q", refused)
+	}
+}
+
+// The agent is told what is not as usual, so that one of another version need not know settings that nobody has set.
+func TestAgentScope(t *testing.T) {
+	s, err := config.FromTexts(map[string]string{"cluster": "other", "agent_idle": "10m", "keepalive": "7s"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := new(app).scope(s).Settings
+	if len(got) != 2 || got["cluster"] != "other" || got["keepalive"] != "7s" {
+		t.Errorf("%v", got)
+	}
+	back, err := config.FromTexts(got)
+	if err != nil || !maps.Equal(back.Texts(), s.Texts()) {
+		t.Errorf("%v, %v", back, err)
 	}
 }

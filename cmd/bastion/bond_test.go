@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"net"
 	"os"
-	"path/filepath"
 	"regexp"
 	"slices"
 	"strings"
@@ -224,18 +223,9 @@ func TestRememberedBondPort(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)
 	e.must("up", "-q")
-	var dir string
-	for _, kv := range e.env {
-		if v, ok := strings.CutPrefix(kv, "XDG_RUNTIME_DIR="); ok {
-			dir = filepath.Join(v, "bastion")
-		}
-	}
-	paths, err := filepath.Glob(filepath.Join(dir, "host-key-*"))
-	if err != nil || len(paths) != 1 {
-		t.Fatalf("remembered: %v, %v", paths, err)
-	}
+	path := e.remembered()
 	port := regexp.MustCompile(`"bond_port":\d+`)
-	good := mustRead(t, paths[0])
+	good := mustRead(t, path)
 	if !port.Match(good) {
 		t.Fatalf("the bond's port is not remembered: %s", good)
 	}
@@ -245,7 +235,7 @@ func TestRememberedBondPort(t *testing.T) {
 	}
 	defer ln.Close()
 	_, silent, _ := net.SplitHostPort(ln.Addr().String())
-	if err := os.WriteFile(paths[0], port.ReplaceAll(good, []byte(`"bond_port":`+silent)), 0o600); err != nil {
+	if err := os.WriteFile(path, port.ReplaceAll(good, []byte(`"bond_port":`+silent)), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	p, f := e.forwards(nil, "cache:sessions", ":")
@@ -254,7 +244,7 @@ func TestRememberedBondPort(t *testing.T) {
 		t.Errorf("status: %+v", all)
 	}
 	e.stop(p, syscall.SIGINT, 130)
-	if got := mustRead(t, paths[0]); !bytes.Equal(got, good) {
+	if got := mustRead(t, path); !bytes.Equal(got, good) {
 		t.Errorf("remembered now: %s, want %s", got, good)
 	}
 	e.noSessions()

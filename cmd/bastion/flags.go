@@ -183,8 +183,7 @@ func flagsFirst(c *cli.App, args []string) ([]string, error) {
 			out = append(out, arg)
 			name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
 			if !hasValue && takesValue(flags, name) {
-				i++
-				if i == len(rest) {
+				if i++; i >= len(rest) {
 					return nil, usage("bastion help settings says which", "the option %s needs a value", dashes(name))
 				}
 				out = append(out, rest[i])

@@ -846,29 +846,17 @@ func TestRememberedHostKey(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)
 	e.must("up", "-q")
-	var dir string
-	for _, kv := range e.env {
-		if v, ok := strings.CutPrefix(kv, "XDG_RUNTIME_DIR="); ok {
-			dir = filepath.Join(v, "bastion")
-		}
-	}
-	paths, err := filepath.Glob(filepath.Join(dir, "host-key-*"))
-	if err != nil || len(paths) != 1 {
-		t.Fatalf("remembered: %v, %v", paths, err)
-	}
+	path := e.remembered()
 	p, f := e.forwards(nil, "cache:sessions", ":")
 	if err := ping(f[0].Listen); err != nil {
 		t.Error(err)
 	}
 	e.stop(p, syscall.SIGINT, 130)
 
-	good, err := os.ReadFile(paths[0])
-	if err != nil {
-		t.Fatal(err)
-	}
+	good := mustRead(t, path)
 	const other = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIFqhKLrgTxPwzDCnvgqjJFfqNYZmRW9nIXJ1qlY8bYhz"
 	bad := regexp.MustCompile(`ssh-ed25519 [^"]+`).ReplaceAll(good, []byte(other))
-	if err := os.WriteFile(paths[0], bad, 0o600); err != nil {
+	if err := os.WriteFile(path, bad, 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r := e.run(nil, "proxy", "master."+lab.CacheID+".abc123.euc1.cache.amazonaws.com", "6379")

@@ -2,7 +2,6 @@ package main
 
 import (
 	"bytes"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -59,6 +58,16 @@ func (e *labEnv) runtimeDir() string {
 	}
 	e.t.Fatal("the environment has no XDG_RUNTIME_DIR")
 	return ""
+}
+
+// remembered is the file of what is remembered of the one bastion there is.
+func (e *labEnv) remembered() string {
+	e.t.Helper()
+	paths, err := filepath.Glob(filepath.Join(e.runtimeDir(), "host-key-*"))
+	if err != nil || len(paths) != 1 {
+		e.t.Fatalf("remembered: %v, %v", paths, err)
+	}
+	return paths[0]
 }
 
 // ssh returns a command of OpenSSH that finds "bastion" in PATH, as ssh_config.example does.
@@ -203,38 +212,20 @@ func startSSHD(t *testing.T, authorized ssh.PublicKey) *sshd {
 	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	var wg sync.WaitGroup
-	t.Cleanup(func() {
-		cancel()
-		_ = ln.Close()
-		wg.Wait()
-	})
-	wg.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			wg.Go(func() {
-				file, err := conn.(*net.TCPConn).File()
-				_ = conn.Close()
-				if err != nil {
-					t.Error(err)
-					return
-				}
-				defer file.Close()
-				cmd := exec.CommandContext(ctx, program, "-i", "-f", config)
-				cmd.Stdin, cmd.Stdout = file, file
-				_ = cmd.Run() // its end is the connection's
-			})
+	ctx := t.Context() // ends before the clean-up, which waits for the servers
+	addr := serveTCP(t, func(conn net.Conn) {
+		file, err := conn.(*net.TCPConn).File()
+		_ = conn.Close()
+		if err != nil {
+			t.Error(err)
+			return
 		}
+		defer file.Close()
+		cmd := exec.CommandContext(ctx, program, "-i", "-f", config)
+		cmd.Stdin, cmd.Stdout = file, file
+		_ = cmd.Run() // its end is the connection's
 	})
-	return &sshd{addr: ln.Addr().String(), hostKey: signer.PublicKey(), active: active}
+	return &sshd{addr: addr, hostKey: signer.PublicKey(), active: active}
 }
 
 func authorizedLine(key ssh.PublicKey) string {
@@ -324,6 +315,17 @@ func TestForwardThroughOpenSSHServer(t *testing.T) {
 // endless serves as many bytes as its clients read, and returns its address.
 func endless(t *testing.T) string {
 	t.Helper()
+	return serveTCP(t, func(conn net.Conn) {
+		var err error
+		for buf := make([]byte, 16<<10); err == nil; {
+			_, err = conn.Write(buf)
+		}
+	})
+}
+
+// serveTCP serves each client by handle, and returns its address. The test's end waits for all of them.
+func serveTCP(t *testing.T, handle func(net.Conn)) string {
+	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -341,9 +343,7 @@ func endless(t *testing.T) string {
 			}
 			wg.Go(func() {
 				defer conn.Close()
-				for buf := make([]byte, 16<<10); err == nil; {
-					_, err = conn.Write(buf)
-				}
+				handle(conn)
 			})
 		}
 	})
