@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -64,14 +65,24 @@ func isRelevant(name string) bool {
 	return slices.Contains(relevant, name) || strings.HasPrefix(name, "AWS_ENDPOINT_URL_")
 }
 
-// RelevantEnv returns the variables among environ that an Env is made of.
+// paths are those of the relevant variables that name a file.
+var paths = []string{envAgentSocket, "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE"}
+
+// RelevantEnv returns the variables among environ, this process's, that an Env is made of, with paths that hold in every working
+// directory.
 func RelevantEnv(environ []string) map[string]string {
 	out := make(map[string]string)
 	for _, variable := range environ {
 		name, value, _ := strings.Cut(variable, "=")
-		if value != "" && isRelevant(name) {
-			out[name] = value
+		if value == "" || !isRelevant(name) {
+			continue
 		}
+		if slices.Contains(paths, name) {
+			if abs, err := filepath.Abs(value); err == nil {
+				value = abs
+			}
+		}
+		out[name] = value
 	}
 	return out
 }

@@ -77,3 +77,20 @@ func TestRelevantEnv(t *testing.T) {
 		t.Errorf("unsupported: %v", names)
 	}
 }
+
+// Paths mean the same to a process with another working directory.
+func TestRelevantEnvPaths(t *testing.T) {
+	t.Chdir(t.TempDir())
+	dir, err := os.Getwd()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := RelevantEnv([]string{"AWS_CONFIG_FILE=aws.cfg", "AWS_CA_BUNDLE=../ca.pem", "SSH_AUTH_SOCK=/run/agent", "AWS_PROFILE=dev", "AWS_REGION="})
+	want := map[string]string{
+		"AWS_CONFIG_FILE": filepath.Join(dir, "aws.cfg"), "AWS_CA_BUNDLE": filepath.Join(filepath.Dir(dir), "ca.pem"),
+		"SSH_AUTH_SOCK": "/run/agent", "AWS_PROFILE": "dev",
+	}
+	if !maps.Equal(got, want) {
+		t.Errorf("%v, want %v", got, want)
+	}
+}

@@ -42,6 +42,9 @@ func (e *permanentError) Unwrap() error { return e.err }
 // errLost ends the streams of a connection whose link was lost. It is never io.EOF: see the package comment.
 var errLost = errors.New("the link to the bastion was lost")
 
+// IsLost reports whether err ended a connection because its link was lost, and not because one of its ends has ended it.
+func IsLost(err error) bool { return errors.Is(err, errLost) }
+
 // RefusedError is the bastion's refusal to open a connection.
 type RefusedError struct {
 	Dest    string              // host:port as it was asked for

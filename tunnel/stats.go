@@ -32,7 +32,7 @@ type connStats struct {
 
 // ConnSnapshot is a connection at some time.
 type ConnSnapshot struct {
-	Client string // its address
+	Client string // its address; empty of one that could not be opened
 	Dest   string // host:port as the bastion sees it
 	Since  time.Time
 	Up     int64 // bytes from the client
@@ -107,7 +107,7 @@ func (s *Stats) end(c *connStats, err error) {
 	}
 }
 
-// refuse counts a connection that could not be opened.
+// refuse counts a connection that could not be opened. What OnEnd is told has no Client.
 func (s *Stats) refuse(dest string, err error) {
 	s.failed.Add(1)
 	if s.OnEnd != nil {

@@ -592,9 +592,10 @@ func (f *forward) use(e *engine, release func()) bool {
 	return true
 }
 
-// onEnd is told of each connection that has ended.
+// onEnd is told of each connection that has ended. What its client did to it is no news to who has the forward.
 func (f *forward) onEnd(c tunnel.ConnSnapshot, err error) {
-	if err != nil && f.events != nil {
+	refused := err != nil && c.Client == ""
+	if f.events != nil && (refused || tunnel.IsLost(err)) {
 		text := "connection to " + c.Dest + ": " + err.Error()
 		if next := fail.NextOf(err); next != "" {
 			text += " (" + next + ")"

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -150,10 +151,10 @@ func (a *app) exec(c *cli.Context) error {
 		outcome = a.runProgram(ctx, path, program, env, s.Quiet)
 		return outcome
 	})
-	if ran {
+	if ran && !errors.Is(outcome, context.Canceled) {
 		return outcome // whatever became of the forwards meanwhile: the program has seen it
 	}
-	return err
+	return cmp.Or(err, outcome) // the forwards ended before the program began
 }
 
 // parseExec cuts the arguments at "--" into what is forwarded and what is run.

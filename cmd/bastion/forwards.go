@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"os"
 	"strings"
@@ -151,9 +152,15 @@ func (a *app) usesAgent(s config.Settings) bool {
 	return len(names) == 0
 }
 
-// scope is what the agent must know to act for this command.
+// scope is what the agent must know to act for this command. Settings that have their defaults are left out: an agent that is older
+// or newer than this command need not know them.
 func (a *app) scope(s config.Settings) api.Scope {
-	return api.Scope{Settings: s.Texts(), Env: agent.RelevantEnv(os.Environ())}
+	texts := s.Texts()
+	if defaults, err := config.FromTexts(nil); err == nil {
+		usual := defaults.Texts()
+		maps.DeleteFunc(texts, func(key, text string) bool { return text == usual[key] })
+	}
+	return api.Scope{Settings: texts, Env: agent.RelevantEnv(os.Environ())}
 }
 
 // openAlone is openForwards in this process. What can be wrong on this machine is found before anything is asked of
