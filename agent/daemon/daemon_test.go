@@ -20,6 +20,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
+	"github.com/bastion-ssm/bastion/tunnel"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -358,4 +359,48 @@ func TestRestoreUnread(t *testing.T) {
 	if data, err := os.ReadFile(path + ".unread"); err != nil || string(data) != `{"v":2}` {
 		t.Errorf("%q, %v", data, err)
 	}
+}
+
+// A detached forward whose link has failed is ready again with the next link, whoever made that.
+func TestLinkUp(t *testing.T) {
+	d, _ := newDaemon(t, time.Minute)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }()
+	e := &engine{d: d}
+	f := &forward{d: d, name: "db", detached: true, ln: ln, engine: e, state: api.ForwardReady}
+	d.forwards[f.name] = f
+	d.linkEnded(e, errors.New("gone"))
+	if f.state != api.ForwardFailed || f.err == "" {
+		t.Errorf("without a link: %s, %s", f.state, f.err)
+	}
+	e.onState(tunnel.State{Phase: tunnel.Up})
+	if f.state != api.ForwardReady || f.err != "" {
+		t.Errorf("with a link: %s, %s", f.state, f.err)
+	}
+}
+
+// The pauses after failures grow up to a bound, and end.
+func TestFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f failures
+		if err := f.wait(); err != nil {
+			t.Error(err)
+		}
+		for i := range 100 {
+			want := errors.New("gone")
+			f.add(want)
+			pause := min(firstRetry<<min(i, 10), lastRetry)
+			time.Sleep(pause - 1)
+			if err := f.wait(); !errors.Is(err, want) {
+				t.Errorf("%d: after less than %s: %v", i, pause, err)
+			}
+			time.Sleep(1)
+			if err := f.wait(); err != nil {
+				t.Errorf("%d: after %s: %v", i, pause, err)
+			}
+		}
+	})
 }

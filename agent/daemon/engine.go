@@ -25,7 +25,7 @@ const (
 	// resolvedFor is how long a target's endpoint is taken for the same.
 	resolvedFor = 5 * time.Minute
 
-	// When a link has ended by itself, clients of forwards, who may connect again at once and for ever, make no other for firstRetry,
+	// When a link has ended by itself, or cannot be had at all, clients of forwards, who may connect again at once and for ever, make no other for firstRetry,
 	// which doubles up to lastRetry. Commands do: someone may have mended what was wrong.
 	firstRetry = time.Second
 	lastRetry  = time.Minute
@@ -48,11 +48,30 @@ type engine struct {
 	busy     int       // requests that hold the engine
 	waiting  int       // those that wait for the link, or for a connection through it
 	used     time.Time // when somebody last used the link
-	failures int       // links in a row that have ended by themselves
-	failure  error     // of the last of them
-	retry    time.Time // before which connections of forwards make no other
+	failed   failures  // links that have ended by themselves
 	watchers map[*watcher]struct{}
 	resolved map[string]resolution
+}
+
+// failures are those in a row, after which clients of forwards are kept from trying again at once.
+type failures struct {
+	n     int
+	last  error
+	retry time.Time // not before
+}
+
+// add notes a failure.
+func (f *failures) add(err error) {
+	f.last, f.retry = err, time.Now().Add(min(firstRetry<<min(f.n, 10), lastRetry))
+	f.n++
+}
+
+// wait returns the last failure if it is too early to try again.
+func (f *failures) wait() error {
+	if time.Now().Before(f.retry) {
+		return f.last
+	}
+	return nil
 }
 
 // watcher is a request that wants to know what becomes of the link. Its function must not block.
@@ -240,8 +259,9 @@ func (e *engine) onPath(p agent.Path) {
 func (e *engine) onState(st tunnel.State) {
 	if st.Phase == tunnel.Up {
 		e.mu.Lock()
-		e.failures, e.failure, e.retry = 0, nil, time.Time{}
+		e.failed = failures{}
 		e.mu.Unlock()
+		e.d.linkUp(e)
 	}
 	e.emit(api.Event{Event: api.EventLink, Link: linkState(st)})
 	e.d.bump()
@@ -266,8 +286,8 @@ func (e *engine) connected(command bool) (*agent.Link, error) {
 	if e.link != nil {
 		return e.link, nil
 	}
-	if !command && time.Now().Before(e.retry) {
-		return nil, fail.New(fail.Lost, "connect to the bastion", e.failure, fail.NextOf(e.failure))
+	if err := e.failed.wait(); err != nil && !command {
+		return nil, fail.New(fail.Lost, "connect to the bastion", err, fail.NextOf(err))
 	}
 	link, err := e.agent.Link(e.settings.Permit, e.onState)
 	if err != nil {
@@ -289,8 +309,7 @@ func (e *engine) await(link *agent.Link) {
 		e.link = nil
 	}
 	if err != nil {
-		e.failure, e.retry = err, time.Now().Add(min(firstRetry<<min(e.failures, 10), lastRetry))
-		e.failures++
+		e.failed.add(err)
 	}
 	e.mu.Unlock()
 	if err != nil {

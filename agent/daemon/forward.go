@@ -43,8 +43,9 @@ type forward struct {
 	twins    []*forward    // detached forwards that were there before and are as this one is to be, whoever they are of
 	twin     *forward      // the one among them that is of the same engine, in place of this one; or nil
 
-	engine  *engine // guarded by d.mu, as the following
-	release func()  // of engine
+	engine  *engine  // guarded by d.mu, as the following
+	release func()   // of engine
+	failed  failures // to find the engine
 	state   api.ForwardState
 	err     string
 	why     error // why it has ended, once done is closed
@@ -433,6 +434,7 @@ func (d *Daemon) addForwards(e *engine, forwards []*forward) error {
 		}
 		if f.twin != nil { // it was restored: now there are the credentials that it may lack
 			f.twin.engine, f.twin.release = e, release
+			f.twin.state, f.twin.err = api.ForwardReady, ""
 			continue
 		}
 		f.name, f.engine, f.release = names[f], e, release
@@ -554,6 +556,7 @@ func (f *forward) found(ctx context.Context) (*engine, error) {
 	d.mu.Lock()
 	e := f.engine
 	known := d.engines[f.record.Link]
+	failed := f.failed.wait()
 	d.mu.Unlock()
 	if e != nil {
 		return e, nil
@@ -570,8 +573,15 @@ func (f *forward) found(ctx context.Context) (*engine, error) {
 	case f.record.Owner != "":
 		return nil, fail.New(fail.Credentials, "", fmt.Errorf("the AWS credentials of %s are needed again", f.record.Owner),
 			"they came by variables, which the agent does not keep: open the forward again with them (bastion forward --detach)")
+	case failed != nil:
+		return nil, failed
 	default:
 		if e, release, err = d.engine(ctx, f.record.Scope, nil); err != nil {
+			if ctx.Err() == nil {
+				d.mu.Lock()
+				f.failed.add(err)
+				d.mu.Unlock()
+			}
 			return nil, err
 		}
 	}
@@ -622,6 +632,17 @@ func (d *Daemon) linkEnded(e *engine, err error) {
 		}
 	}
 	d.touch()
+}
+
+// linkUp marks the forwards of an engine that failed with its last link.
+func (d *Daemon) linkUp(e *engine) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range d.forwards {
+		if f.engine == e {
+			f.state, f.err = api.ForwardReady, ""
+		}
+	}
 }
 
 // show returns what others see of the forward. The caller holds d.mu.

@@ -283,3 +283,32 @@ func TestEnding(t *testing.T) {
 	_ = server.Close()
 	<-served
 }
+
+// A client of a restored forward does not have the credentials looked for each time either.
+func TestRestoredBacksOff(t *testing.T) {
+	env, calls := refusingAWS(t)
+	config := env["AWS_CONFIG_FILE"]
+	text := "[profile role]\nrole_arn = arn:aws:iam::123456789012:role/r\nsource_profile = default\n"
+	if err := os.WriteFile(config, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	env["AWS_PROFILE"] = "role"
+	_, cfg := newDaemon(t, time.Minute)
+	r := testRecord("db", "127.0.0.1:0")
+	r.Owner, r.Scope = "", api.Scope{Env: env, Settings: map[string]string{"runtime_dir": cfg.StateDir}}
+	if err := (store{path: filepath.Join(cfg.StateDir, "forwards.json")}).save([]record{r}); err != nil {
+		t.Fatal(err)
+	}
+	d, _ := runDaemon(t, cfg)
+	f := d.forwards["db"]
+	const tries = 20
+	for range tries {
+		if conn, err := f.Dial(t.Context(), "tcp", "db.test:1"); err == nil {
+			_ = conn.Close()
+			t.Error("connected without AWS")
+		}
+	}
+	if n := calls.Load(); n == 0 || n > tries/2 {
+		t.Errorf("%d connections made %d calls", tries, n)
+	}
+}
