@@ -159,13 +159,14 @@ func (k *killed) commands() {
 func (k *killed) agents() {
 	path, far := filepath.Join(bin, "bastion"), k.far.Addr()
 	task := k.running()[0].ID
-	attached := 0
-	for i := range kills {
+	attached, done := 0, 0
+	for tries := 0; done < kills && tries < 3*kills; tries++ {
 		// What starts the agent is under way, or done, when the agent is killed.
 		p := k.start(path, "forward", "-o", "json", far, ":")
 		k.moment()
 		pid := k.agentPID()
 		if pid != 0 {
+			done++
 			if err := syscall.Kill(pid, syscall.SIGKILL); err != nil && !errors.Is(err, syscall.ESRCH) {
 				k.t.Fatal(err)
 			}
@@ -173,7 +174,7 @@ func (k *killed) agents() {
 		}
 		addrs := listenersIn(p.Stdout())
 		attached += len(addrs)
-		what := fmt.Sprintf("kill %d, of process %d", i+1, pid)
+		what := fmt.Sprintf("kill %d, of process %d", done, pid)
 		for _, addr := range addrs {
 			k.eventually(what+": nobody listens at "+addr, func() bool { return !listening(k.t, addr) })
 		}
@@ -195,6 +196,9 @@ func (k *killed) agents() {
 			return listening(k.t, k.kept.Listen) && echo(ctx, k.kept.Listen) == nil
 		})
 		k.oneTask(what, task)
+	}
+	if done < kills {
+		k.t.Errorf("there was an agent to kill %d times only", done)
 	}
 	if attached == 0 {
 		k.t.Error("the agent was always killed before the command had its forward")
@@ -265,17 +269,18 @@ func (k *killed) files() (files []string) {
 func (k *killed) bastionds() {
 	far := k.far.Addr()
 	_, addrs := k.forward(far, ":")
-	slowest := time.Duration(0)
-	for i := range kills {
+	slowest, done := time.Duration(0), 0
+	for tries := 0; done < kills && tries < 3*kills; tries++ {
 		k.moment()
-		what := fmt.Sprintf("kill %d", i+1)
 		tasks := k.running()
 		if len(tasks) > 1 {
-			k.t.Fatalf("%s: %d tasks run", what, len(tasks))
+			k.t.Fatalf("%d tasks run", len(tasks))
 		}
 		if len(tasks) == 0 || k.KillTask(tasks[0].ID) != nil {
 			continue // it is only being made
 		}
+		done++
+		what := fmt.Sprintf("kill %d", done)
 		begun := time.Now()
 		if !k.within(killRecover, func() bool {
 			ctx, cancel := context.WithTimeout(k.t.Context(), killRecover)
@@ -288,6 +293,9 @@ func (k *killed) bastionds() {
 		if n := len(k.running()); n != 1 {
 			k.t.Errorf("%s: %d tasks run", what, n)
 		}
+	}
+	if done < kills {
+		k.t.Errorf("there was a bastiond to kill %d times only", done)
 	}
 	k.t.Logf("back after at most %v", slowest.Round(time.Millisecond))
 	k.settled()
