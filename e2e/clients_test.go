@@ -106,7 +106,7 @@ func pgxClient(ctx context.Context) error {
 	if err := conn.QueryRow(ctx, "select count(*) from orders").Scan(&n); err != nil {
 		return err
 	}
-	fmt.Println("orders:", n)
+	fmt.Fprintln(os.Stdout, "orders:", n)
 	return nil
 }
 

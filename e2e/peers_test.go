@@ -338,8 +338,9 @@ func TestAWSCLIPortForwarding(t *testing.T) {
 			args := w.startSession(document, target, parameters)
 			p := w.start(args[0], args[1:]...)
 			ctx, cancel := context.WithTimeout(w.t.Context(), peerLimit)
-			defer cancel()
-			if err := p.WaitOutput(ctx, "opened for sessionId"); err != nil {
+			err := p.WaitOutput(ctx, "opened for sessionId")
+			cancel()
+			if err != nil {
 				w.t.Fatal(err)
 			}
 			addr := "127.0.0.1:" + portOpened.FindStringSubmatch(p.Output())[1]

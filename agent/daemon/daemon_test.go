@@ -393,11 +393,11 @@ func TestFailures(t *testing.T) {
 			want := errors.New("gone")
 			f.add(want)
 			pause := min(firstRetry<<min(i, 10), lastRetry)
-			time.Sleep(pause - 1)
+			advance(pause - 1)
 			if err := f.wait(); !errors.Is(err, want) {
 				t.Errorf("%d: after less than %s: %v", i, pause, err)
 			}
-			time.Sleep(1)
+			advance(1)
 			if err := f.wait(); err != nil {
 				t.Errorf("%d: after %s: %v", i, pause, err)
 			}

@@ -156,12 +156,18 @@ func stuckAWS(t *testing.T) (env map[string]string, asked <-chan struct{}) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
+		var conns []net.Conn
+		defer func() {
+			for _, c := range conns {
+				_ = c.Close()
+			}
+		}()
 		for {
 			conn, err := ln.Accept()
 			if err != nil {
 				return
 			}
-			defer func() { _ = conn.Close() }()
+			conns = append(conns, conn)
 			select {
 			case first <- struct{}{}:
 			default:
@@ -281,7 +287,9 @@ func TestEnding(t *testing.T) {
 		t.Errorf("the client: %v", err)
 	}
 	_ = server.Close()
-	<-served
+	if err := <-served; !errors.Is(err, http.ErrServerClosed) {
+		t.Error(err)
+	}
 }
 
 // A client of a restored forward does not have the credentials looked for each time either.

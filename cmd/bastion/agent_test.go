@@ -600,7 +600,9 @@ func TestAgentClientResets(t *testing.T) {
 		return len(refused) > 0
 	})
 	cancel()
-	<-ended
+	if err := <-ended; err == nil {
+		t.Error("the request has ended well before its client went")
+	}
 	if len(refused) != 1 || !strings.Contains(refused[0], "nonesuch.test:1") {
 		t.Errorf("told: %q", refused)
 	}
@@ -619,5 +621,50 @@ func TestAgentScope(t *testing.T) {
 	back, err := config.FromTexts(got)
 	if err != nil || !maps.Equal(back.Texts(), s.Texts()) {
 		t.Errorf("%v, %v", back, err)
+	}
+}
+
+// When the link of the agent cannot be restored, a command that has a forward in the foreground ends with code 8; a detached forward
+// has failed until a client that comes later finds the bastion again.
+func TestAgentGivesUp(t *testing.T) {
+	t.Parallel()
+	e := startAgentLab(t, nil)
+	e.env = append(e.env, "BASTION_RECONNECT_TIMEOUT=1s", "BASTION_LINGER=1s")
+	detached := e.detach("rds:orders", ":")
+	p, _ := e.forwards(nil, "cache:sessions", ":")
+	if err := e.SetAPIFaults(lab.APIFaults{Errors: map[string]lab.APIError{
+		"ssm:StartSession": {Code: "InternalServerError", Message: "out of order", Status: 500},
+	}}); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range e.Gateway().Sessions() {
+		if err := e.Gateway().Terminate(s.ID); err != nil {
+			t.Fatal(err)
+		}
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	code, err := p.Wait(ctx)
+	if err != nil || code != 8 {
+		t.Fatalf("exit code %d, %v; want 8\n%s", code, err, p.Output())
+	}
+	f := e.state().Forwards
+	if len(f) != 1 || f[0].Name != detached.Name || f[0].State != api.ForwardFailed || !strings.Contains(f[0].Error, "out of order") {
+		t.Errorf("the detached forward: %+v", f)
+	}
+	if err := e.SetAPIFaults(lab.APIFaults{}); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "a client gets through", func() bool {
+		conn, err := net.Dial("tcp", detached.Listen)
+		if err != nil {
+			return false
+		}
+		defer func() { _ = conn.Close() }()
+		f := e.state().Forwards
+		return len(f) == 1 && f[0].State == api.ForwardReady && f[0].Error == ""
+	})
+	if r := e.must("wait", detached.Name); r.stdout != detached.Listen+"\n" {
+		t.Errorf("wait: %q", r.stdout)
 	}
 }

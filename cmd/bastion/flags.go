@@ -183,10 +183,10 @@ func flagsFirst(c *cli.App, args []string) ([]string, error) {
 			out = append(out, arg)
 			name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
 			if !hasValue && takesValue(flags, name) {
-				if i++; i >= len(rest) {
+				if i++; i == len(rest) {
 					return nil, usage("bastion help settings says which", "the option %s needs a value", dashes(name))
 				}
-				out = append(out, rest[i])
+				out = append(out, rest[i]) //nolint:gosec // i is at most len(rest), and was just compared with it
 			}
 		case cmd == nil:
 			if cmd = c.Command(arg); cmd == nil {

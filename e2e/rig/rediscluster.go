@@ -80,7 +80,8 @@ func StartRedisCluster(ctx context.Context, cfg RedisClusterConfig) (_ *RedisClu
 			}
 		}
 	}
-	return c, c.join(ctx, cfg.Masters)
+	err = c.join(ctx, cfg.Masters)
+	return c, err
 }
 
 func (c *RedisCluster) startNode(ctx context.Context, cfg RedisClusterConfig, server string, i int) error {
@@ -199,7 +200,7 @@ func (c *RedisCluster) Do(ctx context.Context, node int, args ...string) (string
 	n := c.Nodes[node]
 	full := append(append([]string(nil), c.prefix...), c.cli, "-h", n.Host, "-p", strconv.Itoa(n.Port))
 	full = append(full, args...)
-	out, err := exec.CommandContext(ctx, full[0], full[1:]...).CombinedOutput() //nolint:gosec // the test's own program
+	out, err := exec.CommandContext(ctx, full[0], full[1:]...).CombinedOutput()
 	answer := strings.TrimSpace(string(out))
 	if err != nil {
 		return answer, fmt.Errorf("redis-cli %s: %w: %s", strings.Join(args, " "), err, answer)
