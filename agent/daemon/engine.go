@@ -25,8 +25,9 @@ const (
 	// resolvedFor is how long a target's endpoint is taken for the same.
 	resolvedFor = 5 * time.Minute
 
-	// When a link has ended by itself, or cannot be had at all, clients of forwards, who may connect again at once and for ever, make no other for firstRetry,
-	// which doubles up to lastRetry. Commands do: someone may have mended what was wrong.
+	// When a link has ended by itself, or cannot be had at all, clients of forwards, who may connect again at once and for
+	// ever, make no other for firstRetry, which doubles up to lastRetry. Commands do: someone may have mended what was
+	// wrong.
 	firstRetry = time.Second
 	lastRetry  = time.Minute
 )
