@@ -148,9 +148,8 @@ type ForwardState string
 
 // The states of a forward.
 const (
-	ForwardStarting ForwardState = "starting" // its target is looked up or its link is being made
-	ForwardReady    ForwardState = "ready"    // clients are served; while the link is down they wait
-	ForwardFailed   ForwardState = "failed"   // see its error; a client that connects makes it try again
+	ForwardReady  ForwardState = "ready"  // clients are served; while the link is down they wait
+	ForwardFailed ForwardState = "failed" // see its error; a client that connects makes it try again
 )
 
 // Forward is a local listener.

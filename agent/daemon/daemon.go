@@ -56,9 +56,9 @@ type Daemon struct {
 	forwards map[string]*forward
 	unopened map[string]unopened
 	audit    []api.AuditEvent
-	requests int       // under way
-	used     time.Time // when there was last something to do
-	owners   map[[32]byte]string
+	requests int                // under way
+	used     time.Time          // when there was last something to do
+	owners   map[[32]byte]owned // by the sum of the credentials
 	closing  bool
 }
 
@@ -71,7 +71,7 @@ func New(cfg Config) *Daemon {
 		cfg: cfg, log: cfg.Logger, started: time.Now(), used: time.Now(), changed: make(chan struct{}),
 		store:   store{path: filepath.Join(cfg.StateDir, "forwards.json")},
 		engines: make(map[string]*engine), forwards: make(map[string]*forward), unopened: make(map[string]unopened),
-		owners: make(map[[32]byte]string),
+		owners: make(map[[32]byte]owned),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d

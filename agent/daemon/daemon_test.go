@@ -16,6 +16,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
 
+	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -185,6 +186,28 @@ func TestEngineKey(t *testing.T) {
 	}
 	if engineKey(settings(nil), env, "arn:x") == base || engineKey(settings(nil), map[string]string{"AWS_PROFILE": "prod"}, "") == base {
 		t.Error("another identity has the same link")
+	}
+}
+
+// Credentials that were first seen later are the ones that count, whichever command comes last.
+func TestRenew(t *testing.T) {
+	env := func(key string) *agent.Env {
+		return agent.NewEnv(map[string]string{"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": "made-up"})
+	}
+	e := &engine{env: env("first")}
+	monday := time.Now()
+	tuesday := monday.Add(24 * time.Hour)
+	for _, step := range []struct {
+		key  string
+		seen time.Time
+		want string
+	}{
+		{"monday", monday, "monday"}, {"tuesday", tuesday, "tuesday"}, {"monday", monday, "tuesday"}, {"tuesday", tuesday, "tuesday"},
+	} {
+		e.renew(env(step.key), step.seen)
+		if got := e.env.Credentials().AccessKeyID; got != step.want {
+			t.Errorf("after those of %s: %s, want %s", step.key, got, step.want)
+		}
 	}
 }
 

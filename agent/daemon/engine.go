@@ -42,16 +42,17 @@ type engine struct {
 	env      *agent.Env
 	agent    *agent.Agent
 
-	mu       sync.Mutex
-	link     *agent.Link
-	links    sync.WaitGroup // goroutines that wait for a link to end
-	closed   bool
-	busy     int       // requests that hold the engine
-	waiting  int       // those that wait for the link, or for a connection through it
-	used     time.Time // when somebody last used the link
-	failed   failures  // links that have ended by themselves
-	watchers map[*watcher]struct{}
-	resolved map[string]resolution
+	mu            sync.Mutex
+	credentialsOf time.Time // when the credentials in env were first seen
+	link          *agent.Link
+	links         sync.WaitGroup // goroutines that wait for a link to end
+	closed        bool
+	busy          int       // requests that hold the engine
+	waiting       int       // those that wait for the link, or for a connection through it
+	used          time.Time // when somebody last used the link
+	failed        failures  // links that have ended by themselves
+	watchers      map[*watcher]struct{}
+	resolved      map[string]resolution
 }
 
 // failures are those in a row, after which clients of forwards are kept from trying again at once.
@@ -109,10 +110,11 @@ func (d *Daemon) engine(ctx context.Context, scope api.Scope, w *watcher) (e *en
 	}
 	env := agent.NewEnv(scope.Env)
 	scope.Env = env.Public()
-	owner, err := d.ownerOf(ctx, settings, env)
+	who, err := d.ownerOf(ctx, settings, env)
 	if err != nil {
 		return nil, nil, err
 	}
+	owner := who.arn
 	key := engineKey(settings, scope.Env, owner)
 	for {
 		d.mu.Lock()
@@ -142,9 +144,20 @@ func (d *Daemon) engine(ctx context.Context, scope api.Scope, w *watcher) (e *en
 		// It was dropped just now, because nobody used it: make another.
 	}
 	if owner != "" {
-		e.env.Renew(env)
+		e.renew(env, who.seen)
 	}
 	return e, release, nil
+}
+
+// renew gives the engine credentials that were first seen at the given time, unless it has had later ones: a command in a terminal
+// that was opened yesterday brings yesterday's.
+func (e *engine) renew(env *agent.Env, seen time.Time) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if !seen.Before(e.credentialsOf) {
+		e.credentialsOf = seen
+		e.env.Renew(env)
+	}
 }
 
 var errClosing = fail.New(fail.Other, "", errShutdown, "try again: the next command starts another agent")
@@ -185,38 +198,48 @@ func engineKey(s config.Settings, env map[string]string, owner string) string {
 	return hex.EncodeToString(sum[:6])
 }
 
-// maxOwners bounds the credentials whose owner is remembered.
-const maxOwners = 1000
+// maxOwners bounds the credentials whose owner is remembered, and maxResolved the targets of an engine.
+const (
+	maxOwners   = 1000
+	maxResolved = 1000
+)
+
+// owned says whose credentials are, and when they were first seen.
+type owned struct {
+	arn  string
+	seen time.Time
+}
 
 // ownerOf returns the identity that the credentials among the variables are of, so that renewed ones are known as such; nothing
 // if the credentials come from elsewhere, where they are renewed.
-func (d *Daemon) ownerOf(ctx context.Context, s config.Settings, env *agent.Env) (string, error) {
+func (d *Daemon) ownerOf(ctx context.Context, s config.Settings, env *agent.Env) (owned, error) {
 	c := env.Credentials()
 	if !c.HasKeys() || s.Profile != "" {
-		return "", nil
+		return owned{}, nil
 	}
 	sum := sha256.Sum256([]byte(c.AccessKeyID + "\x00" + c.SecretAccessKey + "\x00" + c.SessionToken))
 	d.mu.Lock()
-	owner := d.owners[sum]
+	known, ok := d.owners[sum]
 	d.mu.Unlock()
-	if owner != "" {
-		return owner, nil
+	if ok {
+		return known, nil
 	}
 	a, err := agent.New(ctx, s, agent.Options{Version: d.cfg.Version, Command: "agent", Logger: d.log, Env: env, Hosted: true})
 	if err != nil {
-		return "", err
+		return owned{}, err
 	}
 	defer a.Close()
-	if owner, err = a.Owner(ctx); err != nil {
-		return "", err
+	arn, err := a.Owner(ctx)
+	if err != nil {
+		return owned{}, err
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if len(d.owners) >= maxOwners {
 		clear(d.owners)
 	}
-	d.owners[sum] = owner
-	return owner, nil
+	d.owners[sum] = owned{arn: arn, seen: time.Now()}
+	return d.owners[sum], nil
 }
 
 // hold keeps the engine until release is called.
@@ -407,6 +430,9 @@ func (e *engine) resolve(ctx context.Context, specs []targets.Spec) ([]targets.E
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if len(e.resolved) > maxResolved {
+		clear(e.resolved)
+	}
 	for i, endpoint := range found {
 		out[at[i]] = endpoint
 		e.resolved[unknown[i].String()] = resolution{endpoint, time.Now()}

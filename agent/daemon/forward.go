@@ -25,6 +25,9 @@ import (
 // maxForwards bounds the forwards of one request, and of all.
 const maxForwards = 256
 
+// maxCommand bounds the name of what asks, in bytes.
+const maxCommand = 64
+
 // forward is a local listener whose connections go through an engine.
 type forward struct {
 	d        *Daemon
@@ -201,6 +204,9 @@ func (d *Daemon) parse(req api.OpenRequest, events *events) ([]*forward, error) 
 	if len(req.Forwards) == 0 || len(req.Forwards) > maxForwards {
 		return nil, fail.New(fail.Usage, "", fmt.Errorf("%d forwards in one request", len(req.Forwards)),
 			fmt.Sprintf("ask for 1 to %d", maxForwards))
+	}
+	if len(req.Command) > maxCommand {
+		return nil, fail.New(fail.Usage, "", fmt.Errorf("a command of %d bytes", len(req.Command)), "give its name alone")
 	}
 	var out []*forward
 	for _, r := range req.Forwards {

@@ -24,7 +24,7 @@ const (
 	// headerTimeout bounds the wait for a request's header and body.
 	headerTimeout = 10 * time.Second
 	// writeTimeout bounds the wait for a client to read an answer, or an event.
-	writeTimeout = 30 * time.Second
+	writeTimeout = 10 * time.Second
 	// longestWait bounds how long a request for another revision waits.
 	longestWait = 10 * time.Minute
 	// endTimeout bounds the wait for requests under way when the Daemon ends.

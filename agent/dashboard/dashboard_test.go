@@ -661,7 +661,7 @@ func TestCopies(t *testing.T) {
 				"Go=rediss://127.0.0.1:1|Python=rediss://127.0.0.1:1|Node=rediss://127.0.0.1:1",
 		},
 		{api.Forward{Target: "wiki:443"}, "Address=127.0.0.1:1|URI=tcp://127.0.0.1:1"},
-		{api.Forward{State: api.ForwardStarting}, "Address=127.0.0.1:1"},
+		{api.Forward{State: api.ForwardFailed}, "Address=127.0.0.1:1"},
 		{api.Forward{Kind: api.KindProxy}, "Address=127.0.0.1:1|SOCKS=socks5h://127.0.0.1:1|HTTP proxy=http://127.0.0.1:1"},
 	} {
 		tt.f.Listen = at

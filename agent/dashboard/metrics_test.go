@@ -135,7 +135,7 @@ func TestHealth(t *testing.T) {
 	for _, tt := range []struct {
 		state api.ForwardState
 		ready int
-	}{{api.ForwardReady, 200}, {api.ForwardStarting, 503}, {api.ForwardFailed, 503}} {
+	}{{api.ForwardReady, 200}, {api.ForwardFailed, 503}} {
 		f.forwards[1].State = tt.state
 		if code, text := get(h, PathReady, nil); code != tt.ready {
 			t.Errorf("%s: %d %s", tt.state, code, text)

@@ -319,9 +319,7 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 	}
 	texts := s.Texts()
 	args := []string{"bastion", "agent", "run", "--log-file", filepath.Join(state, logName)}
-	env := slices.DeleteFunc(os.Environ(), func(kv string) bool {
-		return strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "BASTION_") || strings.HasPrefix(kv, "SSH_")
-	})
+	env := agentEnviron(os.Environ())
 	for _, key := range []string{
 		"runtime_dir", "state_dir", "agent_idle", "metrics_listen", "metrics_token_file",
 		"verbose",
@@ -394,4 +392,27 @@ func openCrashFile(path string) (f *os.File, before int64, err error) {
 		before = 0
 	}
 	return f, before, nil
+}
+
+// agentVariables are the variables that the agent gets of the command that starts it: what every program of the user has. It lives
+// longer than the command, whose environment may have secrets that are none of its business.
+var agentVariables = []string{
+	"HOME", "USER", "LOGNAME", "PATH", "SHELL", "LANG", "TZ", "TMPDIR", "DBUS_SESSION_BUS_ADDRESS", "DISPLAY", "WAYLAND_DISPLAY",
+	"HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY", "ALL_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR", "GODEBUG",
+	// Windows
+	"SYSTEMROOT", "SYSTEMDRIVE", "WINDIR", "COMSPEC", "PATHEXT", "TEMP", "TMP", "APPDATA", "LOCALAPPDATA", "PROGRAMDATA",
+	"PROGRAMFILES", "USERPROFILE", "USERNAME", "USERDOMAIN", "HOMEDRIVE", "HOMEPATH",
+}
+
+// agentEnviron returns those of environ.
+func agentEnviron(environ []string) []string {
+	var out []string
+	for _, kv := range environ {
+		name, _, _ := strings.Cut(kv, "=")
+		name = strings.ToUpper(name)
+		if slices.Contains(agentVariables, name) || strings.HasPrefix(name, "XDG_") || strings.HasPrefix(name, "LC_") {
+			out = append(out, kv)
+		}
+	}
+	return out
 }

@@ -166,7 +166,7 @@ func TestFindForward(t *testing.T) {
 		{Name: "socks", Kind: api.KindProxy, State: api.ForwardReady},
 		{Name: "orders", Spec: "rds:orders", State: api.ForwardReady},
 		{Name: "orders-2", Spec: "rds:orders:5433", State: api.ForwardReady},
-		{Name: "cache", Spec: "cache:c", State: api.ForwardStarting},
+		{Name: "cache", Spec: "cache:c", State: api.ForwardFailed},
 	}
 	for name, want := range map[string]string{
 		"orders": "orders", "orders-2": "orders-2", "rds:orders": "orders", "rds:orders:5433": "orders-2",

@@ -14,6 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/tunnel"
 )
 
 func (a *app) lsCommand() *cli.Command {
@@ -242,8 +243,8 @@ func (a *app) waitCommand() *cli.Command {
 		Category:  "Agent",
 		ArgsUsage: "NAME",
 		Description: text(`
-			Waits until the agent has a forward of this name that is ready and whose link is up, and prints where it listens. It fails
-			with exit code 9 when the time is over.`,
+			Waits until the agent has a forward of this name that serves, and prints where it listens: its link is up, or has been
+			closed because nobody used it, and the next connection makes another. It fails with exit code 9 when the time is over.`,
 			"bastion wait orders --timeout 30s",
 			"bastion forward orders & bastion wait orders && psql -h 127.0.0.1"),
 		Flags: a.settingFlags([]string{config.GroupOutput}, &textFlag{
@@ -306,16 +307,13 @@ func (a *app) wait(ctx context.Context, s config.Settings, name string, timeout 
 	}
 }
 
-// readyForward returns the forward of a name if it serves.
+// readyForward returns the forward of a name if it serves: its link is up, or there is none now and who connects gets one.
 func readyForward(st api.State, name string) (api.Forward, bool) {
 	for _, f := range st.Forwards {
-		if f.Name != name || f.State != api.ForwardReady {
-			continue
-		}
-		for _, l := range st.Links {
-			if l.ID == f.Link && len(l.Live) > 0 && l.Live[0].State == "up" {
-				return f, true
-			}
+		if f.Name == name && f.State == api.ForwardReady {
+			return f, !slices.ContainsFunc(st.Links, func(l api.Link) bool {
+				return l.ID == f.Link && len(l.Live) > 0 && l.Live[0].State != string(tunnel.Up)
+			})
 		}
 	}
 	return api.Forward{}, false
@@ -328,7 +326,7 @@ func missing(st api.State, name string) string {
 			if f.Error != "" {
 				return "it does not work (" + f.Error + ")"
 			}
-			return "it has no link"
+			return "its link is not up"
 		}
 	}
 	return "there is none"
