@@ -66,6 +66,9 @@ func NewClient(path string) *Client {
 	}}}
 }
 
+// Socket returns the place of the agent's socket.
+func (c *Client) Socket() string { return c.socket }
+
 // Info asks the agent what it is. The error is ErrNotRunning where there is none.
 func (c *Client) Info(ctx context.Context) (Info, error) {
 	var info Info

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 
+	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -12,18 +13,11 @@ var ErrRunning = errors.New("an agent runs already")
 
 // lock takes the lock file at path for this process. The file stays: to remove it would let two processes hold locks of one name.
 func lock(path string) (release func(), err error) {
-	const op = "lock the agent's socket"
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, fail.New(fail.Other, op, err, "set another runtime_dir (BASTION_RUNTIME_DIR)")
-	}
-	taken, err := tryLock(f)
+	f, err := TryLock(path)
 	switch {
 	case err != nil:
-		_ = f.Close()
-		return nil, fail.New(fail.Other, op, err, "set a runtime_dir on a local disk (BASTION_RUNTIME_DIR)")
-	case !taken:
-		_ = f.Close()
+		return nil, fail.New(fail.Other, "lock the agent's socket", err, "set a runtime_dir on a local disk (BASTION_RUNTIME_DIR)")
+	case f == nil:
 		return nil, fail.New(fail.Other, "", ErrRunning, "bastion agent status shows it; bastion agent stop ends it")
 	}
 	return func() { _ = f.Close() }, nil
@@ -41,4 +35,22 @@ func TryLock(path string) (*os.File, error) {
 		return nil, err
 	}
 	return f, nil
+}
+
+// RemoveStale removes the socket of an agent that was killed. It does nothing where one runs, or is just starting.
+func RemoveStale(socket string) {
+	if _, err := os.Lstat(socket); err != nil {
+		return
+	}
+	release, err := lock(socket + ".lock")
+	if err != nil {
+		return
+	}
+	defer release()
+	conn, err := agent.DialOwn(socket)
+	if err == nil {
+		_ = conn.Close()
+	} else if agent.NoListener(err) {
+		_ = os.Remove(socket)
+	}
 }

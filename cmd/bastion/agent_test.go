@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 	"maps"
 	"net"
@@ -179,6 +180,14 @@ func TestAgentRestart(t *testing.T) {
 			e.killed = true // its sessions end by SSM's time-out
 			if err := syscall.Kill(first, syscall.SIGKILL); err != nil {
 				t.Fatal(err)
+			}
+			eventually(t, "the killed agent has gone", func() bool {
+				_, err := e.client().Info(t.Context())
+				return errors.Is(err, api.ErrNotRunning)
+			})
+			e.must("ls")
+			if _, err := os.Lstat(e.socket()); !errors.Is(err, os.ErrNotExist) {
+				t.Errorf("the killed agent's socket is still there: %v", err)
 			}
 		} else {
 			e.must("agent", "stop")

@@ -153,6 +153,7 @@ func (a *app) agentStop(ctx context.Context, s config.Settings) error {
 		err = client.Shutdown(ctx)
 	}
 	if errors.Is(err, api.ErrNotRunning) {
+		daemon.RemoveStale(client.Socket())
 		_, err = fmt.Fprintln(a.out, "no agent is running")
 		return err
 	}

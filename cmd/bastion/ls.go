@@ -12,6 +12,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/daemon"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -66,6 +67,7 @@ func (a *app) agentState(ctx context.Context, s config.Settings) (api.State, err
 	}
 	st, err := client.State(ctx)
 	if errors.Is(err, api.ErrNotRunning) {
+		daemon.RemoveStale(client.Socket())
 		return none, nil
 	}
 	return st, err
