@@ -78,6 +78,7 @@ bench-scale: deps build peers ## the second half of bench alone: bastion against
 
 pictures: deps ## take the pictures of docs/img again in which a browser shows something
 	$(GO) test -count 1 -run TestBrowserPAC ./e2e -args -browser-pictures $(CURDIR)/docs/img
+	$(GO) test -count 1 -run 'TestDashboard$$' ./e2e -args -dashboard-pictures $(CURDIR)/docs/img
 
 deps: ## install what the tests need, by apt or brew; says what and why
 	@tools/deps.sh test

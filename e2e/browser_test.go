@@ -238,10 +238,16 @@ func isWiki(browser context.Context, t *testing.T) {
 	if err != nil || title != webTitle {
 		t.Errorf("title %q, %v", title, err)
 	}
-	text, err := chromedp.Run(browser, chromedp.Text(chromedp.CSS("p")))
+	text, err := bodyText(browser)
 	if err != nil || !strings.Contains(text, webText) {
 		t.Errorf("text %q, %v", text, err)
 	}
+}
+
+// bodyText returns the text that the browser shows. It is asked of the page at once: nodes found first may be those of the page
+// before.
+func bodyText(browser context.Context) (string, error) {
+	return chromedp.Run(browser, chromedp.Evaluate[string]("document.body.innerText"))
 }
 
 // onlyWiki checks that the bastion has connected to the internal site, and to nothing else. (A browser asks for hosts of its own
@@ -305,7 +311,7 @@ func TestBrowserPAC(t *testing.T) {
 		if err := chromedp.Do(browser, chromedp.Navigate("http://"+host+"/")); err != nil {
 			t.Fatal(err)
 		}
-		text, err := chromedp.Run(browser, chromedp.Text(chromedp.CSS("body")))
+		text, err := bodyText(browser)
 		if err != nil || !strings.HasPrefix(text, "bastion: open a connection to "+host+":80") || !strings.Contains(text, "hint: ") {
 			t.Errorf("%s: %q, %v", host, text, err)
 		}
