@@ -247,7 +247,7 @@ func TestSSHConfigQuoting(t *testing.T) {
 	script := fmt.Sprintf(`#!/bin/bash
 printf '%%s\n' "$@" >> "${0%%/*}/calls"
 case "$2" in
-proxy) exec 3<>/dev/tcp/%s/%s; cat <&3 & cat >&3 ;;
+proxy) exec 3<>/dev/tcp/%s/%s; cat <&3 & trap "kill $!" EXIT HUP TERM; cat >&3 ;;
 known-hosts) echo "$3 %s" ;;
 esac
 `, address, port, authorizedLine(server.hostKey))
