@@ -103,10 +103,9 @@ func TestBrowser(t *testing.T) {
 	if !hasForward(f.State(), "orders") {
 		t.Error("closed, though the answer was no")
 	}
-	p.Do(
-		chromedp.Click(chromedp.CSS(`button[aria-label="Close forward orders"]`)),
-		chromedp.Click(chromedp.CSS("#ask-yes")),
-	)
+	p.Do(chromedp.Click(chromedp.CSS(`button[aria-label="Close forward orders"]`)))
+	p.Until(`document.getElementById('ask').open`) // where the button is then, it stays
+	p.Do(chromedp.Click(chromedp.CSS("#ask-yes")))
 	p.Until("!" + card("orders"))
 	if hasForward(f.State(), "orders") {
 		t.Error("not closed")
