@@ -278,7 +278,12 @@ function ask(title, text) {
   const d = $('ask');
   return new Promise((resolve) => {
     d.returnValue = '';
-    d.addEventListener('close', () => resolve(d.returnValue === 'yes'), { once: true });
+    const closed = () => {
+      if (d.open) return; // the end of the question before, which is told late
+      d.removeEventListener('close', closed);
+      resolve(d.returnValue === 'yes');
+    };
+    d.addEventListener('close', closed);
     d.showModal();
     $('ask-no').focus();
   });
