@@ -1,0 +1,101 @@
+package printable
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// bypasses are the ways past the sanitizing writers of the programs, and the files that may take them, with the reason.
+var bypasses = map[string]map[string]string{
+	"os.Stdout": {
+		"cmd/bastion/main.go":  "hands it to run, which wraps it",
+		"cmd/bastiond/main.go": "the audit log and the grant's reply are JSON",
+	},
+	"os.Stderr": {
+		"cmd/bastion/main.go":  "hands it to run, which wraps it",
+		"cmd/bastiond/main.go": "hands it to run, which wraps it",
+	},
+	"a.raw": {
+		"cmd/bastion/exec.go":     "a child has the terminal itself",
+		"cmd/bastion/forward.go":  "the display moves the cursor, and sanitizes its text",
+		"cmd/bastion/forwards.go": "the display moves the cursor, and sanitizes its text",
+		"cmd/bastion/proxy.go":    "a stream of bytes",
+		"cmd/bastion/top.go":      "the display moves the cursor, and sanitizes its text",
+	},
+	"fmt.Print":   {},
+	"fmt.Printf":  {},
+	"fmt.Println": {},
+	"log.Print":   {},
+	"log.Printf":  {},
+	"log.Println": {},
+	"json.NewEncoder": { // in cmd/bastion, beside printJSON
+		"cmd/bastion/print.go": "escapes what it has made",
+	},
+	"fmt.Fprintf": { // in cmd/bastion, beside printf
+		"cmd/bastion/app.go":       "bastion's own texts",
+		"cmd/bastion/browser.go":   "a browser's preferences",
+		"cmd/bastion/print.go":     "sanitizes the arguments",
+		"cmd/bastion/progress.go":  "moves the cursor",
+		"cmd/bastion/proxy.go":     "a line of known_hosts",
+		"cmd/bastion/sshconfig.go": "a file of ssh's",
+		"cmd/bastion/url.go":       "bastion's own texts",
+	},
+}
+
+// inCommand are the ways that only the command line must not take: elsewhere they lead to a socket or a buffer.
+var inCommand = []string{"json.NewEncoder", "fmt.Fprintf"}
+
+// Nothing in the product writes to a terminal past the writers that sanitize.
+func TestNoBypass(t *testing.T) {
+	taken := make(map[string]bool)
+	for _, dir := range []string{"cmd/bastion", "cmd/bastiond", "agent", "bastions", "internal", "keys", "server", "sessions", "targets", "tunnel"} {
+		err := filepath.WalkDir("../../"+dir, func(path string, d fs.DirEntry, err error) error {
+			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			name := strings.TrimPrefix(filepath.ToSlash(path), "../../")
+			file, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+			if err != nil {
+				return err
+			}
+			ast.Inspect(file, func(n ast.Node) bool {
+				s, ok := n.(*ast.SelectorExpr)
+				if !ok {
+					return true
+				}
+				x, ok := s.X.(*ast.Ident)
+				if !ok {
+					return true
+				}
+				way := x.Name + "." + s.Sel.Name
+				may, listed := bypasses[way]
+				if !listed || slices.Contains(inCommand, way) && dir != "cmd/bastion" {
+					return true
+				}
+				if may[name] == "" {
+					t.Errorf("%s uses %s", name, way)
+				}
+				taken[way+" "+name] = true
+				return true
+			})
+			return nil
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	for way, may := range bypasses {
+		for _, name := range slices.Sorted(maps.Keys(may)) {
+			if !taken[way+" "+name] {
+				t.Errorf("%s does not use %s any more: remove it from the list", name, way)
+			}
+		}
+	}
+}
