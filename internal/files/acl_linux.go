@@ -1,0 +1,66 @@
+package files
+
+import (
+	"errors"
+	"os"
+	"slices"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// accessList is the extended attribute of a POSIX access list.
+const accessList = "system.posix_acl_access"
+
+// hasACL reports whether a file has an access list, or whether that cannot be told.
+func hasACL(path string) bool {
+	_, err := unix.Getxattr(path, accessList, nil)
+	return !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP)
+}
+
+// copyAttributes gives a new file the extended attributes of the old one. Without its access list the new file might be open to
+// others, so that is an error; what else cannot be set, such as a security label, is the system's to choose.
+func copyAttributes(from, to *os.File) error {
+	names, err := attributes(from)
+	if errors.Is(err, unix.EOPNOTSUPP) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	for _, name := range names {
+		value, err := attribute(from, name)
+		if err == nil {
+			err = unix.Fsetxattr(int(to.Fd()), name, value, 0)
+		}
+		if err != nil && name == accessList {
+			return &os.PathError{Op: "keep the access list of", Path: from.Name(), Err: err}
+		}
+	}
+	return nil
+}
+
+func attributes(f *os.File) ([]string, error) {
+	size, err := unix.Flistxattr(int(f.Fd()), nil)
+	if err != nil || size == 0 {
+		return nil, err
+	}
+	buf := make([]byte, size)
+	if size, err = unix.Flistxattr(int(f.Fd()), buf); err != nil {
+		return nil, err
+	}
+	return slices.DeleteFunc(strings.Split(string(buf[:size]), "\x00"), func(name string) bool { return name == "" }), nil
+}
+
+func attribute(f *os.File, name string) ([]byte, error) {
+	size, err := unix.Fgetxattr(int(f.Fd()), name, nil)
+	if err != nil {
+		return nil, err
+	}
+	value := make([]byte, size)
+	if size == 0 {
+		return value, nil
+	}
+	size, err = unix.Fgetxattr(int(f.Fd()), name, value)
+	return value[:max(size, 0)], err
+}

@@ -1,0 +1,48 @@
+package files
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"time"
+)
+
+// The pause between two tries to take a lock grows from the first to the second.
+const (
+	minLockPause = 5 * time.Millisecond
+	maxLockPause = 50 * time.Millisecond
+)
+
+// TryLock takes the lock file at path for this process, until the file is closed or the process ends. It returns nil without
+// an error if another process has it. The file stays: to remove it would let two processes hold locks of one name.
+//
+// Whoever can open a file can lock it. So the lock file must be in a directory that only the user can enter (PrivateDir), and
+// nothing else is ever locked: not a file that others can read.
+func TryLock(path string) (*os.File, error) {
+	f, err := openLock(path)
+	if err != nil {
+		return nil, err
+	}
+	if taken, err := tryLock(f); !taken || err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return f, nil
+}
+
+// Lock waits for the lock file at path until ctx ends. See TryLock.
+func Lock(ctx context.Context, path string) (*os.File, error) {
+	for pause := minLockPause; ; pause = min(2*pause, maxLockPause) {
+		f, err := TryLock(path)
+		if err != nil || f != nil {
+			return f, err
+		}
+		timer := time.NewTimer(pause)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return nil, fmt.Errorf("another process holds the lock %s: %w", path, context.Cause(ctx))
+		}
+	}
+}

@@ -1,0 +1,39 @@
+package files
+
+import (
+	"bytes"
+	"errors"
+)
+
+// ErrUTF16 is why Text refuses a text. Windows tools call this encoding Unicode.
+var ErrUTF16 = errors.New("it is in UTF-16, not in UTF-8; save it again as UTF-8 (PowerShell: Set-Content -Encoding utf8)")
+
+// textProbe is how much of a text is looked at to tell its encoding, in bytes.
+const textProbe = 64
+
+var (
+	utf8Mark   = []byte("\xef\xbb\xbf")
+	utf16Marks = [][]byte{[]byte("\xff\xfe"), []byte("\xfe\xff")}
+)
+
+// Text returns the UTF-8 text of a file that somebody has written, without the byte order mark that editors on Windows put before
+// it. UTF-16 of either byte order is ErrUTF16, with a mark or without. Other bytes are left to the reader of the text.
+func Text(data []byte) ([]byte, error) {
+	for _, mark := range utf16Marks {
+		if bytes.HasPrefix(data, mark) {
+			return nil, ErrUTF16
+		}
+	}
+	// The texts here begin with ASCII, of which each second byte is zero in UTF-16.
+	head := data[:min(len(data), textProbe)&^1]
+	var zeros [2]int
+	for i, b := range head {
+		if b == 0 {
+			zeros[i%2]++
+		}
+	}
+	if pairs := len(head) / 2; pairs > 0 && (zeros[0] == 0 && 2*zeros[1] > pairs || zeros[1] == 0 && 2*zeros[0] > pairs) {
+		return nil, ErrUTF16
+	}
+	return bytes.TrimPrefix(data, utf8Mark), nil
+}
