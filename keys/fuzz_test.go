@@ -19,8 +19,13 @@ func FuzzParseGrant(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add(word)
+	g.Secret = NewSecret()
+	if word, err = g.Encode(); err != nil {
+		f.Fatal(err)
+	}
+	f.Add(word)
 	f.Fuzz(func(t *testing.T, input string) {
-		for _, word := range []string{input, grantWord(input)} {
+		for _, word := range []string{input, grantWord(input), "v2" + grantWord(input)[2:]} {
 			g, err := ParseGrant(word)
 			if err != nil {
 				if d := cmp.Diff(Grant{}, g); d != "" {

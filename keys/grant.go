@@ -22,20 +22,27 @@ const (
 	maxID        = 64
 )
 
-const grantPrefix = "v1."
+// The prefixes say which fields a grant's word may have. A word with a secret is one that bastiond of before secrets
+// refuses as invalid.
+const (
+	grantPrefix  = "v1."
+	secretPrefix = "v2." // with a secret
+)
 
 // UserPending is the SSH user name of a client whose grant is still on its way. The bastion, to which user names mean
 // nothing else, waits for the grant of such a client's key instead of refusing the key at once.
 const UserPending = "grant-pending"
 
-// A Grant asks a bastion to accept a public key: whose it is, for which destinations, until when. It is no secret: it
-// proves nothing by itself, and is trusted because of the channel it comes by (ECS Exec, authorized by IAM).
+// A Grant asks a bastion to accept a public key: whose it is, for which destinations, until when. It proves nothing by
+// itself, and is trusted because of the channel it comes by (ECS Exec, authorized by IAM). All of it is public but the
+// Secret, which proves the bastion to the client, and not the client to the bastion.
 type Grant struct {
 	ID        string    `json:"id"`               // random; the audit log names it
 	PublicKey string    `json:"key"`              // ssh-ed25519 in authorized_keys form, without a comment
 	Principal string    `json:"who"`              // the STS ARN of the person or role, as the client states it
 	Permit    []string  `json:"permit,omitempty"` // destination patterns; empty: all that the bastion allows
 	NotAfter  time.Time `json:"not_after"`        // whole seconds, UTC
+	Secret    Secret    `json:"secret,omitzero"`  // for the first contact with the bastion; zero: none
 }
 
 // NewGrant returns a grant for pub that ends in ttl (at least a second, at most ten years). The permitted destinations
@@ -72,16 +79,23 @@ func (g Grant) Encode() (string, error) {
 	if err := g.validate(); err != nil {
 		return "", err
 	}
-	text, err := json.Marshal(g)
+	text, err := json.Marshal(g) //nolint:gosec // G117: the secret is there to be handed over
 	if err != nil {
 		return "", fmt.Errorf("grant: %w", err)
 	}
-	word := grantPrefix + base64.RawURLEncoding.EncodeToString(text)
+	word := g.prefix() + base64.RawURLEncoding.EncodeToString(text)
 	if len(word) > MaxGrantWord {
 		return "", fmt.Errorf("grant: %d bytes when encoded, at most %d are allowed: permit fewer destinations",
 			len(word), MaxGrantWord)
 	}
 	return word, nil
+}
+
+func (g Grant) prefix() string {
+	if g.Secret.IsZero() {
+		return grantPrefix
+	}
+	return secretPrefix
 }
 
 // ParseGrant reads a word written by Encode. It accepts one spelling of a grant only: what it returns encodes to the
@@ -92,7 +106,10 @@ func ParseGrant(word string) (Grant, error) {
 	}
 	encoded, ok := strings.CutPrefix(word, grantPrefix)
 	if !ok {
-		return Grant{}, fmt.Errorf("grant: want a word that begins with %q", grantPrefix)
+		encoded, ok = strings.CutPrefix(word, secretPrefix)
+	}
+	if !ok {
+		return Grant{}, fmt.Errorf("grant: want a word that begins with %q or %q", grantPrefix, secretPrefix)
 	}
 	text, err := base64.RawURLEncoding.Strict().DecodeString(encoded)
 	if err != nil {

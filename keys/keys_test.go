@@ -134,6 +134,12 @@ func grantWord(json string) string {
 	return grantPrefix + base64.RawURLEncoding.EncodeToString([]byte(json))
 }
 
+// secretWord makes a word of a grant's JSON text and a secret in base64.
+func secretWord(json, secret string) string {
+	word := grantWord(strings.TrimSuffix(json, "}") + `,"secret":"` + secret + `"}`)
+	return secretPrefix + strings.TrimPrefix(word, grantPrefix)
+}
+
 // spare is the word of a JSON text, its last character spelt in the other way that base64 leaves open.
 func spare(t *testing.T, json string) string {
 	t.Helper()
@@ -153,6 +159,9 @@ func TestParseGrantRefuses(t *testing.T) {
 	if _, err := ParseGrant(grantWord(good)); err != nil {
 		t.Fatalf("the good one: %v", err)
 	}
+	if _, err := ParseGrant(secretWord(good, strings.Repeat("A", 42)+"E")); err != nil {
+		t.Fatalf("the good one with a secret: %v", err)
+	}
 	swap := func(from, to string) string {
 		if !strings.Contains(good, from) {
 			t.Fatalf("%q is not in the good grant", from)
@@ -162,7 +171,14 @@ func TestParseGrantRefuses(t *testing.T) {
 	tests := map[string]string{
 		"empty":               "",
 		"no version":          strings.TrimPrefix(grantWord(good), grantPrefix),
-		"other version":       "v2" + strings.TrimPrefix(grantWord(good), "v1"),
+		"other version":       "v3" + strings.TrimPrefix(grantWord(good), "v1"),
+		"secret missing":      "v2" + strings.TrimPrefix(grantWord(good), "v1"),
+		"secret in version 1": swap(`}`, `,"secret":"`+strings.Repeat("A", 42)+`E"}`),
+		"zero secret":         secretWord(good, strings.Repeat("A", 43)),
+		"short secret":        secretWord(good, strings.Repeat("A", 41)+"E"),
+		"long secret":         secretWord(good, strings.Repeat("A", 43)+"E"),
+		"secret's spare bits": secretWord(good, strings.Repeat("A", 42)+"F"),
+		"secret not base64":   secretWord(good, strings.Repeat("!", 43)),
 		"padding":             grantWord(good) + "=",
 		"not base64":          "v1.!!!!",
 		"line end in base64":  grantWord(good)[:40] + "\n" + grantWord(good)[40:],

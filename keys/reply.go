@@ -33,6 +33,9 @@ type Ports struct {
 	Bond int `json:"bond,omitempty"` // 0: none; the SSH port is the only way in
 }
 
+// DefaultPorts are the ports of a bastiond whose settings do not name others.
+var DefaultPorts = Ports{SSH: 2222, Bond: 2223}
+
 // GrantReply is what `bastiond grant` answers. A refused grant has Error and Code and may lack the rest.
 type GrantReply struct {
 	V        int       `json:"v"`                  // ReplyVersion
