@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"strconv"
@@ -22,6 +23,12 @@ const (
 	// seconds, as decimal digits.
 	drainRequest = "drain@bastion"
 
+	// idleRequest is the global request by which a bastion says that it ends the connection because it had no use.
+	idleRequest = "idle@bastion"
+
+	// endedRequest is the request on a channel by which a bastion says why it ends the channel.
+	endedRequest = "ended@bastion"
+
 	// endGrace bounds the wait for x/crypto/ssh to end a connection whose channels it has ended. It hangs if the peer
 	// broke the protocol and went on sending.
 	endGrace = 5 * time.Second
@@ -33,7 +40,10 @@ const (
 	drainGrace = 5 * time.Second
 )
 
-var errDeadPeer = errors.New("the bastion does not answer any more")
+var (
+	errDeadPeer = errors.New("the bastion does not answer any more")
+	errWentAway = errors.New("the bastion went away")
+)
 
 // client is one SSH connection of a Link.
 type client struct {
@@ -49,6 +59,7 @@ type client struct {
 
 	draining chan struct{} // closed when the bastion has said that it is going away
 	left     time.Duration // how long it stays, valid once draining is closed
+	idle     bool          // the bastion ends the connection for want of use; valid once done is closed
 	over     chan struct{} // closed once x/crypto/ssh has ended all channels
 	done     chan struct{} // closed once nothing but cleaning up is left
 	err      error         // why the connection ended, valid once done is closed
@@ -59,6 +70,7 @@ type client struct {
 	dials    int           // goroutines that dial or serve what they dialed
 	served   chan struct{} // not nil once run waits for dials to become 0; closed then
 	open     int           // connections and attempts at them
+	cut      bool          // one was released after the SSH connection was lost
 	unused   chan struct{} // not nil once somebody waits for open to become 0; closed then
 	wg       sync.WaitGroup
 }
@@ -77,6 +89,16 @@ func handshake(ctx context.Context, t *Transport, timeout time.Duration, ka Keep
 	w := newWire(t.Conn)
 	// NewClientConn knows no context. It ends when its connection does.
 	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
+	// Nor does it learn of a write that fails later, see outbox: it would wait for the answer.
+	var writes sync.WaitGroup
+	over := make(chan struct{})
+	writes.Go(func() {
+		select {
+		case <-w.broken:
+			_ = w.Close()
+		case <-over:
+		}
+	})
 	var keyErr error     // written before NewClientConn returns: the handshake waits for the callback
 	authStarted := false // likewise
 	conn, chans, reqs, err := ssh.NewClientConn(w, t.Describe, &ssh.ClientConfig{
@@ -92,26 +114,61 @@ func handshake(ctx context.Context, t *Transport, timeout time.Duration, ka Keep
 			authStarted = true
 			return nil, nil // the next of Auth
 		},
+		BannerCallback: func(text string) error {
+			if t.Banner != nil {
+				t.Banner(text)
+			}
+			return nil
+		},
 	})
+	var unconfirmed error
+	if err == nil && t.Confirm != nil {
+		unconfirmed = t.Confirm(ctx, conn)
+	}
+	close(over)
+	writes.Wait()
 	stop() // if it is too late for that, the connection is lost already; run will find out
-	if err != nil {
+	if err != nil || unconfirmed != nil {
 		_ = w.Close()
 		<-w.shut
 	}
+	if unconfirmed != nil {
+		discard(chans, reqs)
+	}
+	var ended error
+	if err != nil {
+		ended = t.ended()
+	}
 	switch {
-	case err == nil:
+	case err == nil && unconfirmed == nil:
 	case ctx.Err() != nil:
 		return nil, fmt.Errorf("%s: %w", op, context.Cause(ctx))
+	case unconfirmed != nil:
+		return nil, unconfirmed
 	case keyErr != nil:
 		return nil, Permanent(fail.New(fail.Denied, op, keyErr,
 			"this is not the server that was expected: do not go on before you know why"))
-	case authStarted && w.failure() == nil:
+	case ended != nil:
+		return nil, ended
+	case authStarted && w.failure() == nil && !isClosed(w.broken):
 		return nil, &authError{fail.New(fail.Denied, op, errors.New("the bastion does not accept the key"),
 			"the grant may have expired or the bastion been replaced: try again")}
 	default:
 		return nil, fail.New(fail.Lost, op, err, "")
 	}
 	return newClient(conn, w, t.Describe, ka, log, chans, reqs), nil
+}
+
+// discard takes what a server has sent, whose connection is closed and was never used. It returns once x/crypto/ssh has
+// noticed the end.
+func discard(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
+	var queues sync.WaitGroup
+	queues.Go(func() {
+		for range chans {
+		}
+	})
+	ssh.DiscardRequests(reqs)
+	queues.Wait()
 }
 
 func newClient(conn ssh.Conn, w *wire, describe string, ka Keepalive, log *slog.Logger,
@@ -264,6 +321,9 @@ func (c *client) handle(r *ssh.Request) {
 		c.left = drainTime(r.Payload)
 		close(c.draining)
 	}
+	if r.Type == idleRequest {
+		c.idle = true
+	}
 	_ = r.Reply(false, nil) // as OpenSSH answers keepalives; if it cannot be sent, the connection ends
 }
 
@@ -369,15 +429,43 @@ func (c *client) hold() {
 }
 
 func (c *client) release() {
+	cut := c.wire.hasEnded() || isClosed(c.wire.broken)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.cut = c.cut || cut
 	if c.open--; c.open == 0 && c.unused != nil {
 		close(c.unused)
 		c.unused = nil
 	}
 }
 
+// lost is the error of a stream that ended with the connection: errLost and, where it is known, the reason.
+func (c *client) lost() error {
+	c.mu.Lock()
+	why := c.cause
+	c.mu.Unlock()
+	if why == nil {
+		why = c.wire.failure()
+	}
+	switch {
+	case errors.Is(why, errLost):
+		return why
+	case isClosed(c.draining):
+		return fmt.Errorf("%w: %w", errLost, errWentAway)
+	case why == nil || errors.Is(why, io.EOF) || errors.Is(why, net.ErrClosed):
+		return errLost
+	}
+	return fmt.Errorf("%w: %w", errLost, why)
+}
+
 func (c *client) inUse() bool { return c.channels() > 0 }
+
+// wasInUse reports whether there are connections, or were when the SSH connection was lost: their users may have closed them since.
+func (c *client) wasInUse() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.open > 0 || c.cut
+}
 
 // channels returns the number of connections and of attempts at them.
 func (c *client) channels() int {
@@ -463,5 +551,5 @@ func (c *client) retire(ctx context.Context) {
 	case <-c.done:
 	case <-ctx.Done():
 	}
-	c.close(errors.New("the bastion went away"))
+	c.close(errWentAway)
 }

@@ -2,7 +2,6 @@ package tunnel
 
 import (
 	"errors"
-	"fmt"
 	"io"
 	"net"
 	"os"
@@ -78,7 +77,14 @@ func newConn(ch ssh.Channel, c *client, dest string) *Conn {
 // serve answers the channel's requests until the channel has ended, then waits for the calls on it. The link's
 // connection owns it.
 func (c *Conn) serve(reqs <-chan *ssh.Request) {
-	ssh.DiscardRequests(reqs)
+	for r := range reqs {
+		if r.Type == endedRequest {
+			c.client.log.Info("a connection was ended by the bastion", "destination", c.dest, "reason", farText(string(r.Payload)))
+		}
+		if r.WantReply {
+			_ = r.Reply(false, nil) // fails with the channel
+		}
+	}
 	close(c.gone)
 	c.mu.Lock()
 	c.finished = true
@@ -192,7 +198,7 @@ func (c *Conn) readChannel() {
 	n, err := c.ch.Read(buf[:])
 	switch {
 	case errors.Is(err, io.EOF) && !c.client.wire.alive():
-		err = c.opError("read", errLost)
+		err = c.opError("read", c.client.lost())
 	case err != nil && !errors.Is(err, io.EOF):
 		err = c.opError("read", err)
 	}
@@ -214,6 +220,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 		buf := chunks.Get().(*[chunk]byte) // a copy, because p belongs to the caller again if this is given up
 		m := copy(buf[:], p)
 		n, err := c.send(func() writeResult {
+			c.client.wire.out.turn(c.gone)
 			n, err := c.ch.Write(buf[:m])
 			chunks.Put(buf)
 			return writeResult{n, err}
@@ -271,11 +278,11 @@ func (c *Conn) sent() (int, error) {
 		switch {
 		case r.err == nil:
 		case !errors.Is(r.err, io.EOF):
-			c.writeErr = c.opError("write", fmt.Errorf("%w: %w", errLost, r.err)) // of the transport
+			c.writeErr = c.opError("write", c.client.lost()) // that of the transport
 		case c.client.wire.alive():
 			c.writeErr = c.opError("write", io.ErrClosedPipe) // the peer has closed the channel
 		default:
-			c.writeErr = c.opError("write", errLost)
+			c.writeErr = c.opError("write", c.client.lost())
 		}
 		return r.n, c.writeErr
 	case <-c.closed:

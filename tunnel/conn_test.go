@@ -187,7 +187,7 @@ func TestConnLostLinkIsNotTheEnd(t *testing.T) {
 		"clean end of the transport": func(b *bastion) { // what a proxy makes of it
 			b.session(0).near.in.update(func() { b.session(0).near.in.ended = true })
 		},
-		"server closes": func(b *bastion) { _ = b.session(0).conn.Close() },
+		"server closes": func(b *bastion) { _ = b.session(0).conn(t).Close() },
 		"corrupt packet": func(b *bastion) {
 			b.session(0).near.in.update(func() {
 				h := b.session(0).near.in

@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"strings"
-	"unicode"
 
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
 // Permanent marks err as one that another attempt cannot mend: a Link whose Connector returns it gives up.
@@ -39,6 +39,20 @@ type permanentError struct{ err error }
 func (e *permanentError) Error() string { return e.err.Error() }
 func (e *permanentError) Unwrap() error { return e.err }
 
+// Gone says that the server of a Link has gone for good, for the reason err, and that none was started in its place
+// because [UseOf] did not ask for it. The Link is Idle then.
+func Gone(err error) error { return &goneError{err} }
+
+// IsGone reports whether err is of [Gone].
+func IsGone(err error) bool {
+	var g *goneError
+	return errors.As(err, &g)
+}
+
+type goneError struct{ error }
+
+func (e *goneError) Unwrap() error { return e.error }
+
 // errLost ends the streams of a connection whose link was lost. It is never io.EOF: see the package comment.
 var errLost = errors.New("the link to the bastion was lost")
 
@@ -65,10 +79,13 @@ func (e *RefusedError) Error() string {
 
 // refused turns a channel-open failure into the error that users see.
 func refused(dest string, e *ssh.OpenChannelError) error {
-	r := &RefusedError{Dest: dest, Reason: e.Reason, Message: printable(e.Message)}
+	r := &RefusedError{Dest: dest, Reason: e.Reason, Message: farText(e.Message)}
 	op := "open a connection to " + dest
 	switch e.Reason {
 	case ssh.Prohibited:
+		if strings.Contains(r.Message, "is never permitted") { // whatever the allow-list says
+			return fail.New(fail.Denied, op, r, "name another destination: no allow-list can permit this one")
+		}
 		return fail.New(fail.Denied, op, r, "ask the bastion's operator to allow "+dest)
 	case ssh.ConnectionFailed:
 		return fail.New(fail.Other, op, r,
@@ -82,14 +99,9 @@ func refused(dest string, e *ssh.OpenChannelError) error {
 // maxMessage bounds what is shown of a text that the far end chose.
 const maxMessage = 300
 
-// printable makes a text of the far end safe for a terminal and a log line.
-func printable(s string) string {
-	s = strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return '?'
-	}, strings.TrimSpace(s))
+// farText makes a text of the far end safe for a terminal and a log line.
+func farText(s string) string {
+	s = printable.Line(strings.TrimSpace(s))
 	if r := []rune(s); len(r) > maxMessage {
 		s = string(r[:maxMessage]) + "..."
 	}

@@ -129,9 +129,9 @@ func (a *acceptor) splice(ctx context.Context, local, remote Duplex, dest string
 	err := splice(ctx, local, remote, &c.up, &c.down)
 	a.stats.end(c, err)
 	switch {
-	case err == nil || isShutdown(err):
-	case errors.Is(err, errLost):
+	case errors.Is(err, errLost) && !errors.Is(err, errLinkClosed):
 		a.log.Warn("connection lost", "dest", dest, "err", err)
+	case err == nil || isShutdown(err):
 	default:
 		a.log.Debug("connection broken", "dest", dest, "err", err)
 	}

@@ -13,6 +13,7 @@ import (
 	"net/netip"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -50,6 +51,9 @@ type webConn struct {
 
 	transport *http.Transport // the connection's own: what one client has proved to a site (NTLM) is not another's
 	remotes   sync.WaitGroup  // dials of transport, and its connections
+
+	mute   bool        // nothing is written; the request's goroutine sets it around one call
+	linger atomic.Bool // the client may still send a body whose answer it has got: Close lets it come to its end
 }
 
 type clientKey struct{} // of a request's context: its *clientConn
@@ -76,7 +80,7 @@ func newWebServer(p *proxyServer) *webServer {
 		},
 	}
 	s.reverse = &httputil.ReverseProxy{
-		Rewrite:       keepAsIs,
+		Rewrite:       prepare,
 		Transport:     byClient{},
 		FlushInterval: -1, // events and progress are not ours to hold back
 		ErrorHandler:  s.notForwarded,
@@ -116,7 +120,7 @@ func (s *webServer) serve(ctx context.Context, c *clientConn) {
 	c.web.begin(ctx, s.newTransport(c))
 	stop := context.AfterFunc(ctx, func() {
 		reset(c)
-		_ = c.Close()
+		_ = c.Conn.Close()
 	})
 	defer stop()
 	select {
@@ -146,7 +150,9 @@ func (s *webServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(c.web.ctx, cancel)()
+	original := r
 	r = r.WithContext(ctx)
+	c.web.linger.Store(r.Method != http.MethodConnect && r.ContentLength != 0) // an answer of ours leaves the body unread
 	switch {
 	case r.Method != http.MethodConnect && !r.URL.IsAbs():
 		s.serveOwn(w, r, c)
@@ -157,18 +163,29 @@ func (s *webServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	case r.Method == http.MethodConnect:
 		s.connect(w, r, c)
 	case r.URL.Scheme != "http" || r.URL.Host == "":
-		say(w, http.StatusBadRequest, fmt.Errorf("this proxy does not fetch %s: URLs", printable(r.URL.Scheme)),
+		say(w, http.StatusBadRequest, fmt.Errorf("this proxy does not fetch %s: URLs", farText(r.URL.Scheme)),
 			"use CONNECT for https, as programs do with an HTTP proxy set for https")
+	case !mayForward(w, r):
 	default:
-		// What was cut short must not look complete, even where the end of the connection is that of the answer.
-		defer func() {
-			if v := recover(); v != nil {
-				reset(c)
-				panic(v)
-			}
-		}()
-		s.reverse.ServeHTTP(w, r)
+		s.forward(w, r, original, c)
 	}
+}
+
+// forward sends a request to its site and the site's answer to the client.
+func (s *webServer) forward(w http.ResponseWriter, r, original *http.Request, c *clientConn) {
+	// What was cut short must not look complete, even where the end of the connection is that of the answer.
+	e := newExchange(w, r, original, c)
+	defer func() {
+		if v := recover(); v != nil {
+			c.web.linger.Store(false) // there is no answer to wait for, and lingering would begin with a proper end
+			if !e.dropped {
+				reset(c)
+			}
+			panic(v)
+		}
+	}()
+	s.reverse.ServeHTTP(e, r.WithContext(context.WithValue(r.Context(), exchangeKey{}, e)))
+	e.end()
 }
 
 // mayUse reports whether the client has said the password, if there is one.
@@ -212,7 +229,12 @@ func (s *webServer) notForwarded(w http.ResponseWriter, r *http.Request, err err
 	if r.Context().Err() != nil {
 		panic(http.ErrAbortHandler) // the client has gone, or the proxy ends
 	}
-	next := cmp.Or(fail.NextOf(err), "check that "+printable(r.URL.Host)+" is a web server; for https the URL must say so")
+	if errors.Is(err, errDropped) {
+		// Clients know that a kept connection may end so, and send again what may be sent again. An answer would be ours.
+		r.Context().Value(exchangeKey{}).(*exchange).dropped = true
+		panic(http.ErrAbortHandler)
+	}
+	next := cmp.Or(fail.NextOf(err), "check that "+farText(r.URL.Host)+" is a web server; for https the URL must say so")
 	say(w, httpStatus(err), err, next)
 }
 
@@ -223,9 +245,9 @@ func say(w http.ResponseWriter, status int, err error, next string) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "no-store")
 	w.WriteHeader(status)
-	text := "bastion: " + printable(err.Error()) + "\n"
+	text := "bastion: " + farText(err.Error()) + "\n"
 	if next != "" {
-		text += "hint: " + printable(next) + "\n"
+		text += "hint: " + farText(next) + "\n"
 	}
 	_, _ = io.WriteString(w, text) // #nosec G705 -- it is plain text, and browsers must take it as such
 }
@@ -256,25 +278,6 @@ func httpStatus(err error) int {
 		return http.StatusGatewayTimeout
 	}
 	return http.StatusBadGateway
-}
-
-// keepAsIs forwards a request as the client has made it. ReverseProxy has taken the hop-by-hop headers out, and what a reverse
-// proxy distrusts in clients: that belongs to the client here. There is no Via, because it makes servers leave out
-// compression, and what it protects from, a loop, cannot be: the connections leave from the bastion.
-func keepAsIs(r *httputil.ProxyRequest) {
-	r.Out.URL.RawQuery = r.In.URL.RawQuery
-	for _, name := range []string{"Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Forwarded-Proto"} {
-		if values, ok := r.In.Header[name]; ok {
-			r.Out.Header[name] = values
-		}
-	}
-}
-
-// byClient sends a request by its client's transport.
-type byClient struct{}
-
-func (byClient) RoundTrip(r *http.Request) (*http.Response, error) {
-	return r.Context().Value(clientKey{}).(*clientConn).web.transport.RoundTrip(r)
 }
 
 // newTransport returns the transport of a client. A client has one request at a time, so it keeps few connections.
@@ -309,6 +312,11 @@ type siteConn struct {
 	figures *connStats
 	done    func()
 
+	sending atomic.Bool // a part of the request under way has been written
+	refused atomic.Bool // the site has taken no more while a request was sent to it
+	ended   atomic.Bool // the site has closed the connection
+	closed  atomic.Bool
+
 	mu   sync.Mutex
 	err  error // the first, other than an end
 	once sync.Once
@@ -317,16 +325,35 @@ type siteConn struct {
 func (c *siteConn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
 	c.figures.down.Add(int64(n))
+	if errors.Is(err, io.EOF) {
+		c.ended.Store(true)
+	}
 	c.note(err)
 	return n, err
 }
 
+// Write sends a part of a request. A site may answer before it has read all of it, and close: the transport would take the write
+// that fails then for the request's failure, and not read the answer that has come. So such a write succeeds, and what the site
+// has said, or that it has said nothing, is for Read to find.
 func (c *siteConn) Write(p []byte) (int, error) {
+	if c.refused.Load() && !c.closed.Load() {
+		return len(p), nil
+	}
 	n, err := c.Conn.Write(p)
 	c.figures.up.Add(int64(n))
 	c.note(err)
+	if err != nil && c.sending.Load() && !c.closed.Load() {
+		c.refused.Store(true)
+		return len(p), nil
+	}
+	if n > 0 {
+		c.sending.Store(true)
+	}
 	return n, err
 }
+
+// CloseWrite ends the direction to the site, of a connection that was upgraded.
+func (c *siteConn) CloseWrite() error { return asDuplex(c.Conn).CloseWrite() }
 
 func (c *siteConn) note(err error) {
 	if err == nil || errors.Is(err, io.EOF) || isShutdown(err) {
@@ -341,6 +368,7 @@ func (c *siteConn) note(err error) {
 
 // Close ends the connection. The transport may call it more than once.
 func (c *siteConn) Close() error {
+	c.closed.Store(true)
 	err := c.Conn.Close()
 	c.once.Do(func() {
 		c.mu.Lock()

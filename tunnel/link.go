@@ -25,10 +25,30 @@ type Transport struct {
 	HostKeyAlgorithms []string            // nil: the defaults of x/crypto/ssh
 	Describe          string              // names the bastion in messages and in Replacing
 	Keepalive         Keepalive           // for this transport; its zero fields are as the LinkConfig says
+
+	// Banner gets what the server says before it has let the client in; nil: nobody asks.
+	Banner func(text string)
+
+	// Confirm, if not nil, decides once the server has let the client in whether it is the right one. Nothing is sent
+	// through the server before. An error ends the connection, and the Link too if it is permanent.
+	Confirm func(ctx context.Context, conn ssh.ConnMetadata) error
+
+	// Ended, if not nil, says why Conn was closed by its owner, if it was.
+	Ended func() error
+}
+
+// ended returns why the owner of Conn closed it; nil if it did not.
+func (t *Transport) ended() error {
+	if t.Ended == nil {
+		return nil
+	}
+	return t.Ended()
 }
 
 // Connector brings a Transport. The Link calls Connect from one goroutine, once for each attempt, and Connect bounds
-// itself in time. An error for which [IsPermanent] holds ends the Link; after any other it tries again, for ever.
+// itself in time. [UseOf] says what the transport is for, and so what it may cost: a Connector that would have to start
+// a server returns [Gone] instead, unless the use is worth one. An error for which [IsPermanent] holds ends the Link;
+// after any other it tries again, for ever.
 type Connector interface {
 	Connect(ctx context.Context) (*Transport, error)
 }
@@ -38,6 +58,35 @@ type ConnectorFunc func(ctx context.Context) (*Transport, error)
 
 // Connect calls f.
 func (f ConnectorFunc) Connect(ctx context.Context) (*Transport, error) { return f(ctx) }
+
+// Use is what a transport is for.
+type Use int
+
+// The uses of a transport, from the least.
+const (
+	// Unused: nobody uses the Link. It may have its old server back, and nothing new is started for it.
+	Unused Use = iota
+	// Interrupted: the last connection was lost with connections in it, or its draining bastion still has some. Nobody
+	// waits for another.
+	Interrupted
+	// Wanted: somebody waits for the Link.
+	Wanted
+)
+
+type useKey struct{}
+
+// UseOf returns, inside Connect, what the transport is for; elsewhere Wanted.
+func UseOf(ctx context.Context) Use {
+	if use, ok := ctx.Value(useKey{}).(Use); ok {
+		return use
+	}
+	return Wanted
+}
+
+// WithUse returns a context for Connect, for which UseOf returns use.
+func WithUse(ctx context.Context, use Use) context.Context {
+	return context.WithValue(ctx, useKey{}, use)
+}
 
 type replacingKey struct{}
 
@@ -53,11 +102,11 @@ type Phase string
 
 // The phases of a Link.
 const (
-	Connecting   Phase = "connecting"   // for the first time
+	Connecting   Phase = "connecting"   // for the first time, or because somebody needs a Link that was Idle
 	Up           Phase = "up"           // connected
 	Reconnecting Phase = "reconnecting" // the connection was lost; dials wait
 	Draining     Phase = "draining"     // the bastion is going away: old connections finish while a new one is made
-	Idle         Phase = "idle"         // the bastion has gone and nobody used it: the next dial connects anew
+	Idle         Phase = "idle"         // there is no connection, and nobody needs one: the next dial connects anew
 	Down         Phase = "down"         // ended: closed, or given up
 )
 
@@ -65,9 +114,10 @@ const (
 type State struct {
 	Phase    Phase
 	Since    time.Time     // when the phase began
-	Err      error         // the latest failure, nil while up
+	Err      error         // the latest failure, nil while up; while idle why the bastion has gone, nil if it may not have
 	Attempt  int           // failed attempts in a row
 	Retry    time.Duration // how long the Link waits before its next attempt; 0 while it makes one
+	RetryAt  time.Time     // when the next attempt begins; zero while the Link makes one
 	Describe string        // the bastion, where known
 }
 
@@ -125,14 +175,14 @@ type Link struct {
 	startOnce sync.Once
 	cancel    context.CancelFunc // set by startOnce
 	done      chan struct{}      // closed once the Link has ended and all its goroutines but the closer have returned
-	demand    chan struct{}      // capacity 1: a dial waits
+	demand    chan struct{}      // capacity 1: somebody has begun to wait; see needed
 
 	mu      sync.Mutex
 	current *client       // takes new connections; nil while there is none
-	everUp  bool          //
 	failed  error         // why the Link takes no more dials, or nil
 	waiting int           // dials that wait for current
-	changed chan struct{} // closed and replaced when current, everUp or failed changes
+	awaited int           // calls of Ready that do
+	changed chan struct{} // closed and replaced when current or failed changes
 	state   State
 }
 
@@ -219,24 +269,46 @@ func (l *Link) Stats() LinkStats {
 
 var errLinkClosed = errors.New("the link to the bastion is closed")
 
-// Ready waits until the Link has been connected once, has ended, or ctx is done; nil means the first.
+// Ready waits until the Link is connected, has ended, or ctx is done; nil means the first. An Idle one connects for it.
 func (l *Link) Ready(ctx context.Context) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.awaited++
+	defer func() { l.awaited-- }()
+	l.ask()
 	for {
-		l.mu.Lock()
-		up, failed, changed := l.everUp, l.failed, l.changed
-		l.mu.Unlock()
 		switch {
-		case failed != nil:
-			return failed
-		case up:
+		case l.failed != nil:
+			return l.failed
+		case l.current != nil:
 			return nil
 		}
+		changed := l.changed
+		l.mu.Unlock()
 		select {
 		case <-changed:
 		case <-ctx.Done():
-			return waitError(ctx, "connect to the bastion", l.State().Err)
+		}
+		l.mu.Lock()
+		if ctx.Err() != nil {
+			return waitError(ctx, "connect to the bastion", l.state.Err)
 		}
 	}
+}
+
+// ask makes the Link see that somebody waits. The caller holds l.mu and has counted itself.
+func (l *Link) ask() {
+	select {
+	case l.demand <- struct{}{}:
+	default:
+	}
+}
+
+// needed reports whether somebody waits for the Link.
+func (l *Link) needed() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.waiting+l.awaited > 0
 }
 
 // waitError is the error of a wait for the link that ctx ended; last is the link's own latest failure.
@@ -366,10 +438,7 @@ func (l *Link) wait(ctx context.Context, op string, hold *holdTimer, cond func()
 		case !queued:
 			queued = true
 			l.waiting++
-			select {
-			case l.demand <- struct{}{}:
-			default:
-			}
+			l.ask()
 		}
 		changed := l.changed
 		l.mu.Unlock()
@@ -429,37 +498,50 @@ func (l *Link) run(ctx context.Context) {
 	clients.Wait() // the last connections of draining bastions may still finish
 }
 
-// supervise connects, serves and reconnects until ctx is done or an error is permanent.
+// supervise connects, serves and reconnects until ctx is done or an error is permanent. It goes on as long as somebody
+// uses the Link or its bastion stands; once that has gone for good and nobody needs another, it waits.
 func (l *Link) supervise(ctx context.Context, clients *sync.WaitGroup) error {
 	delay := backoff{min: l.cfg.BackoffMin, max: l.cfg.BackoffMax}
+	last := lastConn{never: true}
 	phase := Connecting
-	rejected := true     // the key was rejected by the latest attempt, or none has ever been accepted
-	failures := 0        // in a row
-	var replaced *client // the connection to a draining bastion, which the next replaces, or nil
+	rejected := true // the key was rejected by the latest attempt, or none has ever been accepted
+	failures := 0    // in a row
 	l.setState(State{Phase: phase})
 	for {
-		c, err := l.connect(ctx, replaced)
+		use := l.use(last)
+		c, err := l.connect(ctx, use, last.draining)
 		if err != nil {
 			var auth *authError
 			isAuth := errors.As(err, &auth)
 			switch {
 			case ctx.Err() != nil:
 				return ctx.Err()
+			case IsGone(err) && use != Wanted:
+				if last.draining != nil {
+					last.draining.close(fmt.Errorf("%w: %w", errLost, err))
+				}
+				if err := l.idle(ctx, err); err != nil {
+					return err
+				}
+				phase, failures, last.used = Connecting, 0, false
+				delay.reset()
+				continue
 			case isAuth && !rejected:
 				rejected = true // a bastion that was replaced meanwhile may accept the next key
-			case IsPermanent(err), phase == Connecting && fail.KindOf(err) == fail.Credentials:
+			case IsPermanent(err), last.never && fail.KindOf(err) == fail.Credentials:
 				return err
 			}
 			failures++
-			if phase == Draining && isClosed(replaced.done) {
+			if phase == Draining && isClosed(last.draining.done) {
 				phase = Reconnecting
 			}
-			if err := l.pause(ctx, State{Phase: phase, Err: err, Attempt: failures, Retry: delay.next()}); err != nil {
+			next := State{Phase: phase, Err: err, Attempt: failures, Retry: delay.next()}
+			if err := l.pause(ctx, next, use, last.draining); err != nil {
 				return err
 			}
 			continue
 		}
-		rejected, failures, replaced = false, 0, nil
+		rejected, failures = false, 0
 		began := time.Now()
 		clients.Go(c.run)
 		quiet, err := l.serve(ctx, c)
@@ -469,23 +551,52 @@ func (l *Link) supervise(ctx context.Context, clients *sync.WaitGroup) error {
 		if time.Since(began) >= l.cfg.BackoffMax {
 			delay.reset()
 		}
+		last = lastConn{used: !quiet}
 		next := State{Retry: delay.next()}
-		if isClosed(c.draining) {
-			phase, replaced = Draining, c
+		switch {
+		case isClosed(c.draining):
 			clients.Go(func() { c.retire(ctx) })
+			phase, last.draining = Draining, c
 			if quiet {
-				if err := l.idle(ctx, c); err != nil {
-					return err
-				}
+				continue // the Connector says why it goes; nobody need be told before
 			}
-		} else {
+		case quiet && c.idle:
+			if err := l.idle(ctx, nil); err != nil {
+				return err
+			}
+			phase = Connecting
+			continue
+		default:
 			phase, next.Err = Reconnecting, c.err
 		}
 		next.Phase = phase
-		if err := l.pause(ctx, next); err != nil {
+		if err := l.pause(ctx, next, l.use(last), last.draining); err != nil {
 			return err
 		}
 	}
+}
+
+// lastConn is what became of the latest connection.
+type lastConn struct {
+	never    bool    // there was none yet
+	used     bool    // it had connections in it when it was lost, or when its bastion began to drain
+	draining *client // it, if its bastion drained; the next one replaces it
+}
+
+// use says what the next transport is for. A draining bastion is replaced for its connections only as long as it has
+// them: those that were cut with it are not saved by another.
+func (l *Link) use(last lastConn) Use {
+	used := last.used
+	if c := last.draining; c != nil {
+		used = used && !isClosed(c.done) && c.inUse()
+	}
+	switch {
+	case last.never || l.needed():
+		return Wanted
+	case used:
+		return Interrupted
+	}
+	return Unused
 }
 
 // serve lets dials use c until it is lost, which closes c.done, or its bastion is draining, which closes c.draining and
@@ -500,7 +611,7 @@ func (l *Link) serve(ctx context.Context, c *client) (quiet bool, err error) {
 	case <-c.done:
 	case <-c.draining:
 	}
-	quiet = l.retract() && !c.inUse()
+	quiet = l.retract() && !c.wasInUse()
 	if isClosed(c.draining) {
 		l.cfg.Logger.Info("bastion draining", "bastion", c.describe, "left", c.left)
 	} else {
@@ -509,21 +620,25 @@ func (l *Link) serve(ctx context.Context, c *client) (quiet bool, err error) {
 	return quiet, nil
 }
 
-// idle waits until a dial wants a connection. A bastion that stopped because nobody used it is not replaced before.
-func (l *Link) idle(ctx context.Context, last *client) error {
-	l.setState(State{Phase: Idle, Describe: last.describe})
-	select {
-	case <-l.demand:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
+// idle waits until somebody needs a connection. why says why the bastion has gone; nil: it may not have.
+func (l *Link) idle(ctx context.Context, why error) error {
+	l.setState(State{Phase: Idle, Err: why})
+	for !l.needed() {
+		select {
+		case <-l.demand:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
 	}
+	l.setState(State{Phase: Connecting})
+	return nil
 }
 
-// connect makes one attempt. replaced is the connection to a draining bastion, or nil.
-func (l *Link) connect(ctx context.Context, replaced *client) (*client, error) {
-	if replaced != nil {
-		ctx = context.WithValue(ctx, replacingKey{}, replaced.describe)
+// connect makes one attempt. draining is the connection to a draining bastion that the new one replaces, or nil.
+func (l *Link) connect(ctx context.Context, use Use, draining *client) (*client, error) {
+	ctx = WithUse(ctx, use)
+	if draining != nil {
+		ctx = context.WithValue(ctx, replacingKey{}, draining.describe)
 	}
 	t, err := l.connector.Connect(ctx)
 	if err != nil {
@@ -535,17 +650,27 @@ func (l *Link) connect(ctx context.Context, replaced *client) (*client, error) {
 	return handshake(ctx, t, l.cfg.ConnectTimeout, ka, l.cfg.Logger)
 }
 
-// pause shows s and waits for s.Retry before the next attempt.
-func (l *Link) pause(ctx context.Context, s State) error {
+// pause shows s and waits for s.Retry before the next attempt. It is shorter if that attempt gets another use: somebody
+// begins to wait, or the draining connection, which may be nil, has ended.
+func (l *Link) pause(ctx context.Context, s State, use Use, draining *client) error {
 	l.setState(s)
 	t := time.NewTimer(s.Retry)
 	defer t.Stop()
+	var demand, ended <-chan struct{}
+	if use != Wanted {
+		demand = l.demand
+		if draining != nil && !isClosed(draining.done) {
+			ended = draining.done
+		}
+	}
 	select {
 	case <-t.C:
+	case <-demand:
+	case <-ended:
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	s.Retry = 0
+	s.Retry, s.RetryAt = 0, time.Time{}
 	l.setState(s)
 	return nil
 }
@@ -577,7 +702,7 @@ func (b *backoff) next() time.Duration {
 // offer makes c the connection that dials use.
 func (l *Link) offer(c *client) {
 	l.mu.Lock()
-	l.current, l.everUp = c, true
+	l.current = c
 	l.broadcast()
 	l.mu.Unlock()
 	l.setState(State{Phase: Up, Describe: c.describe})
@@ -589,14 +714,11 @@ func (l *Link) retract() (quiet bool) {
 	defer l.mu.Unlock()
 	l.current = nil
 	l.broadcast()
-	if l.waiting > 0 {
-		return false
-	}
 	select {
-	case <-l.demand: // of a dial that has got its connection
+	case <-l.demand: // of those that have got their connection
 	default:
 	}
-	return true
+	return l.waiting+l.awaited == 0
 }
 
 // end ends all dials, for the given reason.
@@ -623,6 +745,9 @@ func (l *Link) setState(s State) {
 	s.Since = time.Now()
 	if s.Phase == l.state.Phase {
 		s.Since = l.state.Since
+	}
+	if s.Retry > 0 {
+		s.RetryAt = time.Now().Add(s.Retry)
 	}
 	if s.Describe == "" {
 		s.Describe = l.state.Describe

@@ -591,7 +591,7 @@ func TestLinkDrainDeadline(t *testing.T) {
 func TestLinkDrainUnusedWaitsForDemand(t *testing.T) {
 	for name, leave := range map[string]func(*bastion){
 		"stays": func(*bastion) {},
-		"goes":  func(b *bastion) { _ = b.session(0).conn.Close() },
+		"goes":  func(b *bastion) { _ = b.session(0).conn(t).Close() },
 	} {
 		t.Run(name, func(t *testing.T) {
 			bubble(t, func(t *testing.T, b *bastion) {
@@ -767,7 +767,8 @@ func TestClientDrainedSeesQueuedRequests(t *testing.T) {
 	for range 30 {
 		near, _ := memPipe()
 		reqs := make(chan *ssh.Request, 16)
-		c := newClient(nil, newWire(near), "b", Keepalive{}, testLog(t), nil, reqs)
+		w := newWire(near)
+		c := newClient(nil, w, "b", Keepalive{}, testLog(t), nil, reqs)
 		served := make(chan struct{})
 		go func() {
 			c.serveRequests()
@@ -780,6 +781,8 @@ func TestClientDrainedSeesQueuedRequests(t *testing.T) {
 		}
 		close(reqs)
 		<-served
+		_ = w.Close()
+		<-w.shut
 	}
 }
 
@@ -850,4 +853,26 @@ func TestClientLatchesTheEndBeforeReadReturns(t *testing.T) {
 	}
 	<-conn.wire.shut
 	c.wg.Wait()
+}
+
+// A bastion that ends the connection for want of use is not connected to again before somebody wants something.
+func TestLinkEndedForWantOfUse(t *testing.T) {
+	bubble(t, func(t *testing.T, b *bastion) {
+		l := readyLink(t, b, LinkConfig{})
+		s := b.session(0)
+		if _, _, err := s.conn(t).SendRequest(idleRequest, false, nil); err != nil {
+			t.Fatal(err)
+		}
+		_ = s.conn(t).Close()
+		advance(time.Hour)
+		if got, n := l.State().Phase, b.count(); got != Idle || n != 1 {
+			t.Errorf("phase %s after %d connections", got, n)
+		}
+		c, err := l.Dial(t.Context(), "tcp", "db:5432")
+		if err != nil {
+			t.Fatal(err)
+		}
+		mustEcho(t, c, "again")
+		_ = c.Close()
+	})
 }

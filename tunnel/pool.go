@@ -147,10 +147,13 @@ func (p *Pool) State() State {
 	return p.state
 }
 
-// Ready waits until the first Link has been connected once, has ended, or ctx is done; nil means the first.
+// Ready waits until a Link is connected, the first one has ended, or ctx is done; nil means the first.
 func (p *Pool) Ready(ctx context.Context) error {
 	select {
 	case <-p.started:
+		if p.State().Phase == Up {
+			return nil
+		}
 		return p.first.Ready(ctx)
 	case <-p.done:
 		return errLinkClosed

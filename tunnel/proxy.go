@@ -102,7 +102,7 @@ func (p *proxyServer) dial(ctx context.Context, dest string) (net.Conn, error) {
 			return remote, nil
 		}
 	}
-	p.refuse(ctx, printable(dest), err)
+	p.refuse(ctx, farText(dest), err)
 	return nil, err
 }
 
@@ -121,7 +121,7 @@ func checkDest(dest string) error {
 		}
 	}
 	if err != nil {
-		return fail.New(fail.Usage, "open a connection to "+printable(dest), err, "name a host and a port from 1 to 65535")
+		return fail.New(fail.Usage, "open a connection to "+farText(dest), err, "name a host and a port from 1 to 65535")
 	}
 	return nil
 }
@@ -172,6 +172,34 @@ func (c *clientConn) Read(p []byte) (int, error) {
 		return 1, nil
 	}
 	return c.Conn.Read(p)
+}
+
+func (c *clientConn) Write(p []byte) (int, error) {
+	if c.web.mute {
+		return len(p), nil
+	}
+	return c.Conn.Write(p)
+}
+
+// Close ends the connection, once a client that still sends has had time to read its answer.
+func (c *clientConn) Close() error {
+	if c.web.linger.Swap(false) {
+		c.drain()
+	}
+	return c.Conn.Close()
+}
+
+// drain ends the direction to the client and reads on until the client has ended its own.
+func (c *clientConn) drain() {
+	_ = c.CloseWrite()
+	buf := chunks.Get().(*[chunk]byte)
+	defer chunks.Put(buf)
+	for end := time.Now().Add(lingerTotal); time.Now().Before(end); {
+		_ = c.SetReadDeadline(time.Now().Add(min(lingerQuiet, time.Until(end))))
+		if _, err := c.Conn.Read(buf[:]); err != nil {
+			return
+		}
+	}
 }
 
 // CloseWrite ends the direction to the client.

@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"sync/atomic"
+	"time"
 )
 
 // Duplex is a connection whose two directions end separately. *net.TCPConn, *net.UnixConn and *Conn are such.
@@ -16,8 +17,8 @@ type Duplex interface {
 
 // Splice copies between a and b, both ways, until both directions have ended, and closes both. The end of one direction
 // is passed on by CloseWrite while the other goes on. An error in either direction, or the end of ctx, ends both at once;
-// TCP peers see a reset then, not an end. If the far side of one is gone for good (see [Conn.Gone]), the other is not
-// waited for.
+// TCP peers see a reset then, not an end. One error waits: a side that takes no more may have said why before, so its last
+// words are passed on first. If the far side of one is gone for good (see [Conn.Gone]), the other is not waited for.
 //
 // Splice waits for its goroutines: Close of both a and b must end their Reads and Writes.
 func Splice(ctx context.Context, a, b Duplex) error {
@@ -34,8 +35,8 @@ func SpliceCounted(ctx context.Context, local Duplex, remote net.Conn, dest stri
 // splice is Splice that counts the bytes from a to b and from b to a.
 func splice(ctx context.Context, a, b Duplex, ab, ba *atomic.Int64) error {
 	ended := make(chan ending, 2)
-	go func() { ended <- ending{copyHalf(b, a, ab), a} }()
-	go func() { ended <- ending{copyHalf(a, b, ba), b} }()
+	go func() { ended <- copyHalf(b, a, ab) }()
+	go func() { ended <- copyHalf(a, b, ba) }()
 
 	var result error
 	closeBoth := func() {
@@ -52,13 +53,20 @@ func splice(ctx context.Context, a, b Duplex, ab, ba *atomic.Int64) error {
 	}
 	cancelled := ctx.Done()
 	var gone <-chan struct{}
+	var refusal error
+	var late <-chan time.Time
 	for running := 2; running > 0; {
 		select {
 		case e := <-ended:
 			running--
-			if e.err != nil {
+			g, ok := e.src.(interface{ Gone() <-chan struct{} })
+			switch {
+			case e.err != nil && e.refused && running > 0 && result == nil:
+				refusal = e.err
+				late = time.After(lastWords)
+			case e.err != nil:
 				stop(e.err)
-			} else if g, ok := e.src.(interface{ Gone() <-chan struct{} }); ok {
+			case ok:
 				gone = g.Gone() // all that src sent has been passed on
 			}
 		case <-gone:
@@ -68,24 +76,33 @@ func splice(ctx context.Context, a, b Duplex, ab, ba *atomic.Int64) error {
 				<-ended // its error says only that it was closed
 				running--
 			}
+		case <-late:
+			stop(refusal)
 		case <-cancelled:
 			cancelled = nil
 			stop(context.Cause(ctx))
 		}
 	}
 	closeBoth()
+	if result == nil {
+		return refusal
+	}
 	return result
 }
 
+// lastWords bounds the wait for what a side has said before it refused to take more.
+const lastWords = 5 * time.Second
+
 // ending is the end of one direction.
 type ending struct {
-	err error
-	src Duplex
+	err     error
+	src     Duplex
+	refused bool // err is that of a connection that took no more
 }
 
 // copyHalf copies from src to dst until src ends, and passes the end on.
-func copyHalf(dst, src Duplex, n *atomic.Int64) error {
-	w := countingWriter{dst, n}
+func copyHalf(dst, src Duplex, n *atomic.Int64) ending {
+	w := &countingWriter{w: dst, n: n}
 	var err error
 	if c, ok := src.(*Conn); ok {
 		_, err = c.WriteTo(w)
@@ -97,19 +114,22 @@ func copyHalf(dst, src Duplex, n *atomic.Int64) error {
 	if err == nil {
 		_ = dst.CloseWrite() // if it fails, dst is broken, which the other direction finds out if it matters
 	}
-	return err
+	_, files := dst.(*stdio) // two files say nothing of each other
+	return ending{err, src, w.failed && !files}
 }
 
 type onlyReader struct{ io.Reader }
 
 type countingWriter struct {
-	w io.Writer
-	n *atomic.Int64
+	w      io.Writer
+	n      *atomic.Int64
+	failed bool
 }
 
-func (c countingWriter) Write(p []byte) (int, error) {
+func (c *countingWriter) Write(p []byte) (int, error) {
 	n, err := c.w.Write(p)
 	c.n.Add(int64(n))
+	c.failed = err != nil
 	return n, err
 }
 

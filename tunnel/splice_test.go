@@ -256,3 +256,32 @@ func TestPipeLeavesStubbornFiles(t *testing.T) {
 		out.wg.Wait()
 	})
 }
+
+// What a far end has said before it took no more reaches a client that still sends.
+func TestSpliceDeliversLastWords(t *testing.T) {
+	for range 20 {
+		_, near, far := tunnelPipe(t, LinkConfig{})
+		client, local := pair(t)
+		result := make(chan error, 1)
+		go func() { result <- Splice(t.Context(), local, near) }()
+		mustEchoThrough(t, client, far)
+		var sending sync.WaitGroup
+		sending.Go(func() { _, _ = client.Write(make([]byte, 8<<20)) }) // ends with the connection
+		if _, err := far.Read(make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(far, "too large"); err != nil {
+			t.Fatal(err)
+		}
+		_ = far.Close() // with bytes unread: a reset
+		got := make([]byte, 9)
+		if n, err := io.ReadFull(client, got); err != nil || string(got) != "too large" {
+			t.Fatalf("read %q, %v", got[:n], err)
+		}
+		_ = client.Close()
+		sending.Wait()
+		if err := <-result; err != nil && !errors.Is(err, io.ErrClosedPipe) {
+			t.Error(err)
+		}
+	}
+}

@@ -33,6 +33,7 @@ type memHalf struct {
 	err      error // for both
 	writeErr error // for the writer
 	swallow  bool  // a black hole: writes succeed and nothing arrives
+	held     bool  // readers wait
 }
 
 func newMemHalf(limit int) *memHalf {
@@ -53,12 +54,12 @@ func (h *memHalf) read(p []byte) (int, error) {
 		switch {
 		case h.err != nil:
 			return 0, h.err
-		case len(h.buf) > 0:
+		case len(h.buf) > 0 && !h.held:
 			n := copy(p, h.buf)
 			h.buf = h.buf[n:]
 			h.cond.Broadcast()
 			return n, nil
-		case h.ended:
+		case h.ended && !h.held:
 			return 0, io.EOF
 		}
 		h.cond.Wait()
@@ -128,6 +129,9 @@ func (c *memConn) blackhole() {
 	c.out.update(func() { c.out.swallow = true })
 }
 
+// hold stops what c sends before it arrives, or lets it go on.
+func (c *memConn) hold(held bool) { c.out.update(func() { c.out.held = held }) }
+
 func (c *memConn) LocalAddr() net.Addr              { return destAddr("mem") }
 func (c *memConn) RemoteAddr() net.Addr             { return destAddr("mem") }
 func (c *memConn) SetDeadline(time.Time) error      { return os.ErrNoDeadline }
@@ -159,10 +163,23 @@ type bastion struct {
 
 // bastionSession is one SSH connection as the bastion sees it.
 type bastionSession struct {
-	conn  *ssh.ServerConn // nil before the handshake
-	near  *memConn        // the client's end of the transport
-	opens []string        // destinations dialed
-	ended chan struct{}
+	server *ssh.ServerConn // valid once ready is closed
+	ready  chan struct{}   // closed after the handshake
+	near   *memConn        // the client's end of the transport
+	opens  []string        // destinations dialed
+	ended  chan struct{}
+}
+
+// conn waits for the bastion's end of the handshake, which may be over after the client's.
+func (s *bastionSession) conn(t testing.TB) *ssh.ServerConn {
+	t.Helper()
+	select {
+	case <-s.ready:
+		return s.server
+	case <-s.ended:
+		t.Fatal("the handshake has failed")
+		return nil
+	}
 }
 
 func newBastion(t testing.TB) *bastion {
@@ -204,13 +221,16 @@ func (b *bastion) stop() {
 
 // Connect implements Connector.
 func (b *bastion) Connect(ctx context.Context) (*Transport, error) {
+	if _, draining := Replacing(ctx); draining && UseOf(ctx) == Unused {
+		return nil, Gone(errors.New("it stops"))
+	}
 	if b.connect != nil {
 		if err := b.connect(ctx); err != nil {
 			return nil, err
 		}
 	}
 	near, far := memPipe()
-	s := &bastionSession{near: near, ended: make(chan struct{})}
+	s := &bastionSession{near: near, ready: make(chan struct{}), ended: make(chan struct{})}
 	b.mu.Lock()
 	b.sessions = append(b.sessions, s)
 	b.mu.Unlock()
@@ -242,9 +262,8 @@ func (b *bastion) serve(s *bastionSession, far net.Conn) {
 	if err != nil {
 		return
 	}
-	b.mu.Lock()
-	s.conn = conn
-	b.mu.Unlock()
+	s.server = conn
+	close(s.ready)
 	var wg sync.WaitGroup
 	wg.Go(func() {
 		for r := range reqs {
@@ -331,7 +350,7 @@ func (b *bastion) dialed(i int) []string {
 // drain announces the bastion's end on session i.
 func (b *bastion) drain(t testing.TB, i int, payload string) {
 	t.Helper()
-	if _, _, err := b.session(i).conn.SendRequest(drainRequest, false, []byte(payload)); err != nil {
+	if _, _, err := b.session(i).conn(t).SendRequest(drainRequest, false, []byte(payload)); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -4,7 +4,11 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 )
+
+// flushGrace bounds the wait for a transport to take what was written before it is closed.
+const flushGrace = time.Second
 
 // wire is the transport under an SSH connection. It counts what arrives, for the keepalive, and what is sent, and knows
 // whether the stream still goes on, for telling the end of a channel from the end of everything.
@@ -17,9 +21,9 @@ type wire struct {
 	// lost, if set, is called once the stream has ended and before the failing Read returns.
 	lost atomic.Pointer[func()]
 
-	breakOnce sync.Once
 	closeOnce sync.Once
-	shut      chan struct{} // closed once the transport's own Close has returned
+	shut      chan struct{} // closed once the transport's own Close has returned, and nothing is written any more
+	out       *outbox
 
 	mu      sync.Mutex
 	cond    sync.Cond // signals changes of the two below
@@ -31,6 +35,7 @@ type wire struct {
 func newWire(c net.Conn) *wire {
 	w := &wire{Conn: c, broken: make(chan struct{}), shut: make(chan struct{})}
 	w.cond.L = &w.mu
+	w.out = newOutbox(w.send, func() { close(w.broken) })
 	return w
 }
 
@@ -62,32 +67,52 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, err
 }
 
+// Write never waits, see outbox. An error may come with a later Write than the one whose bytes are lost.
 func (w *wire) Write(p []byte) (int, error) {
-	n, err := 0, net.ErrClosed
-	if !w.hasEnded() {
-		n, err = w.Conn.Write(p)
-		w.sent.Add(int64(n))
+	if w.hasEnded() {
+		return 0, net.ErrClosed
 	}
-	if err != nil {
-		w.breakOnce.Do(func() { close(w.broken) })
-	}
+	return w.out.write(p)
+}
+
+// send writes to the transport.
+func (w *wire) send(p []byte) (int, error) {
+	n, err := w.Conn.Write(p)
+	w.sent.Add(int64(n))
 	return n, err
 }
 
-// Close makes reads and writes fail. It does not wait for the transport's Close, which may take its time to say goodbye,
-// because x/crypto/ssh calls Close while it tells the channels' users; shut is for those who want to wait.
+// Close makes reads and writes fail; what has been written before is sent, if the transport takes it soon. Close does not wait
+// for that, nor for the transport's Close, which may take its time to say goodbye, because x/crypto/ssh calls Close while
+// it tells the channels' users; shut is for those who want to wait.
 func (w *wire) Close() error {
 	w.mu.Lock()
 	w.ended = true
+	failed := w.readErr != nil
 	w.cond.Broadcast()
 	w.mu.Unlock()
 	w.closeOnce.Do(func() {
+		w.out.close()
 		go func() {
 			defer close(w.shut)
+			if !failed {
+				w.flush()
+			}
 			_ = w.Conn.Close() // nobody is left who could do something about an error
+			<-w.out.done
 		}()
 	})
 	return nil
+}
+
+// flush waits until the transport has taken all that was written, but not for long.
+func (w *wire) flush() {
+	t := time.NewTimer(flushGrace)
+	defer t.Stop()
+	select {
+	case <-w.out.done:
+	case <-t.C:
+	}
 }
 
 func (w *wire) hasEnded() bool {

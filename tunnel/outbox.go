@@ -1,0 +1,164 @@
+package tunnel
+
+import (
+	"errors"
+	"net"
+	"sync"
+)
+
+const (
+	// outboxRoom is how much may wait to be written when another Write of a connection gets its turn.
+	outboxRoom = 2 * chunk
+	// maxSpare is the largest buffer that an outbox keeps for reuse.
+	maxSpare = 8 * chunk
+	// maxOutbox is how much may wait in all: a packet of data of thousands of connections.
+	maxOutbox = 256 << 20
+)
+
+// errFlooded ends a connection whose peer asks for answers and takes none.
+var errFlooded = errors.New("the peer takes none of the answers that it asks for")
+
+// outbox takes what x/crypto/ssh sends and writes it to the transport in its own time. x/crypto/ssh answers some messages
+// from the goroutine that handles all incoming ones, the close of a channel among them. If such an answer had to wait for
+// a transport that is full, nothing would be read any more; where the peer waits in the same way, for us to read, the
+// connection would stand still for ever. So write never waits. The connections' turns bound the queue: data waits for a
+// turn before it goes into a packet, and the rest, such as window updates, is small. A peer could still ask for
+// answers for ever and take none of them, therefore the connection fails at maxOutbox.
+type outbox struct {
+	to   func([]byte) (int, error) // the transport's Write
+	most int                       // maxOutbox
+	fail func()                    // is called once: when a write to the transport fails, or when more than most would wait
+
+	mu      sync.Mutex
+	cond    sync.Cond // signals changes of queue, closed and err
+	queue   []byte
+	waiting []chan struct{} // closed at their turn
+	size    int             // of queue, and of what is being written
+	closed  bool
+	err     error // of the first write that failed, or errFlooded
+
+	done chan struct{} // closed once nothing is written any more
+}
+
+func newOutbox(to func([]byte) (int, error), fail func()) *outbox {
+	o := &outbox{to: to, most: maxOutbox, fail: fail, done: make(chan struct{})}
+	o.cond.L = &o.mu
+	go o.run()
+	return o
+}
+
+// write takes p, which it copies.
+func (o *outbox) write(p []byte) (int, error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	switch {
+	case o.err != nil:
+		return 0, o.err
+	case o.closed:
+		return 0, net.ErrClosed
+	case o.size+len(p) > o.most:
+		o.failed(errFlooded)
+		return 0, errFlooded
+	}
+	o.queue = append(o.queue, p...)
+	o.size += len(p)
+	o.cond.Signal()
+	return len(p), nil
+}
+
+// turn waits until there is room for another packet of data, in the order of the calls, until gone is closed or until
+// nothing is taken any more.
+func (o *outbox) turn(gone <-chan struct{}) {
+	o.mu.Lock()
+	if o.closed || o.err != nil || o.size < outboxRoom && len(o.waiting) == 0 {
+		o.mu.Unlock()
+		return
+	}
+	mine := make(chan struct{})
+	o.waiting = append(o.waiting, mine)
+	o.mu.Unlock()
+	select {
+	case <-mine:
+	case <-gone:
+	}
+}
+
+// grant gives turns to as many as there is room for; to all if nothing is left to be written, because those who have had
+// theirs may wait for their peers' windows. The caller holds mu.
+func (o *outbox) grant() {
+	n := max(outboxRoom-o.size+chunk-1, 0) / chunk
+	if o.size == 0 || o.closed || o.err != nil {
+		n = len(o.waiting)
+	}
+	n = min(n, len(o.waiting))
+	for _, turn := range o.waiting[:n] {
+		close(turn)
+	}
+	if o.waiting = o.waiting[n:]; len(o.waiting) == 0 {
+		o.waiting = nil
+	}
+}
+
+// close has run end when it has written what is there.
+func (o *outbox) close() {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.closed = true
+	o.grant()
+	o.cond.Signal()
+}
+
+// run writes until close is called or a write fails.
+func (o *outbox) run() {
+	defer close(o.done)
+	var spare []byte
+	for {
+		batch := o.next(spare)
+		if len(batch) == 0 {
+			return
+		}
+		for rest := batch; len(rest) > 0; {
+			n, err := o.to(rest[:min(chunk, len(rest))])
+			rest = rest[n:]
+			o.written(n, err)
+			if err != nil {
+				return
+			}
+		}
+		if spare = batch[:0]; cap(spare) > maxSpare {
+			spare = nil
+		}
+	}
+}
+
+// next waits for something to write, and takes it all; spare becomes the next queue. Nothing means that the outbox is closed.
+func (o *outbox) next(spare []byte) []byte {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for len(o.queue) == 0 && !o.closed {
+		o.cond.Wait()
+	}
+	batch := o.queue
+	o.queue = spare
+	return batch
+}
+
+func (o *outbox) written(n int, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.size -= n
+	if err != nil {
+		o.failed(err)
+	}
+	o.grant()
+}
+
+// failed notes the first failure, after which nothing is taken and nobody waits. The caller holds mu.
+func (o *outbox) failed(err error) {
+	if o.err != nil {
+		return
+	}
+	o.err = err
+	o.grant()
+	o.fail()
+}
