@@ -4,11 +4,14 @@
 package fail
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"slices"
 	"strings"
+
+	"github.com/bastion-ssm/bastion/internal/awsanswer"
 )
 
 // Kind says what sort of failure an error is. The zero kind is a failure of no special kind.
@@ -106,16 +109,12 @@ func NextOf(err error) string {
 	return ""
 }
 
-// apiError is an error that an AWS service answered. The SDK's own interface would make every package that reports errors
-// depend on it.
-type apiError interface {
-	error
-	ErrorCode() string
-	ErrorMessage() string
-}
+// NextUnanswered is the next step where AWS has not answered in time.
+const NextUnanswered = "try again; if it lasts, check the network and the AWS endpoint"
 
 // AWS wraps the error of an AWS API call. op is what was being done; action is the IAM action of the call ("ecs:RunTask"),
-// which an AccessDenied message names. Errors without a kind of their own come back with kind.
+// which the next step after a denial names. What the answer means is package awsanswer's business. Errors without a kind of
+// their own come back with kind.
 func AWS(kind Kind, op, action string, err error) error {
 	if err == nil {
 		return nil
@@ -123,35 +122,44 @@ func AWS(kind Kind, op, action string, err error) error {
 	if errors.Is(err, context.Canceled) {
 		return fmt.Errorf("%s: %w", op, err)
 	}
+	answer := awsanswer.Of(err)
 	if errors.Is(err, context.DeadlineExceeded) {
-		return New(Timeout, op, err, "try again; if it lasts, check the network and the AWS endpoint")
+		return New(Timeout, op, err, cmp.Or(answer.Next, NextUnanswered))
 	}
-	var api apiError
-	if !errors.As(err, &api) {
+	if answer.Class == awsanswer.None {
 		if credentialsMissing(err) {
 			short := errors.New("no AWS credentials found")
 			if !strings.Contains(err.Error(), noneFound) {
 				short = fmt.Errorf("the AWS credentials could not be loaded: %w", err)
 			}
-			return New(Credentials, op, &cause{short, err},
-				"sign in (aws sso login, aws configure) or set AWS_PROFILE / --profile")
+			return New(Credentials, op, &cause{short, err}, signIn(err, awsanswer.NextSignIn))
 		}
-		return New(kind, op, err, "check the network and the AWS endpoint, then try again")
+		return New(kind, op, err, awsanswer.NextUnreached(err))
 	}
-	short := fmt.Errorf("%s: %s", api.ErrorCode(), api.ErrorMessage())
-	switch code := api.ErrorCode(); {
-	case strings.HasPrefix(code, "ExpiredToken"), code == "RequestExpired", code == "TokenRefreshRequired":
-		return New(Credentials, op, &cause{short, err}, "the AWS credentials have expired: sign in again (aws sso login) or renew them")
-	case code == "UnrecognizedClientException", code == "InvalidClientTokenId", code == "InvalidAccessKeyId",
-		code == "SignatureDoesNotMatch", code == "AuthFailure", code == "IncompleteSignature", code == "InvalidSignatureException",
-		code == "MissingAuthenticationToken", code == "MissingAuthenticationTokenException":
-		return New(Credentials, op, &cause{short, err}, "check the AWS credentials: profile, access key and secret key")
-	case strings.HasPrefix(code, "AccessDenied"), code == "UnauthorizedOperation", code == "NotAuthorized":
-		return New(Denied, op, &cause{short, err}, "ask for the IAM permission "+action)
-	case strings.Contains(code, "Throttl"), code == "RequestLimitExceeded", code == "TooManyRequestsException":
-		return New(kind, op, &cause{short, err}, "AWS is throttling this account: wait a minute and try again")
+	next := answer.Next
+	switch answer.Class {
+	case awsanswer.Expired, awsanswer.BadCredentials:
+		kind = Credentials
+	case awsanswer.Denied:
+		kind, next = Denied, cmp.Or(next, answer.NextDenied(action))
+	case awsanswer.Config:
+		kind = Usage
 	}
-	return New(kind, op, &cause{short, err}, "")
+	if answer.NeedsSignIn() {
+		next = signIn(err, next)
+	}
+	return New(kind, op, &cause{errors.New(answer.String()), err}, next)
+}
+
+// signIn returns how to renew the credentials of the call that err is of, if its client has said so, else otherwise.
+func signIn(err error, otherwise string) string {
+	if known, ok := errors.AsType[interface {
+		error
+		NextSignIn() string
+	}](err); ok {
+		return known.NextSignIn()
+	}
+	return otherwise
 }
 
 // noneFound is in the SDK's error when its credential chain has come to its end, the instance metadata service.

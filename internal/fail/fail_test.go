@@ -37,7 +37,8 @@ func TestAWS(t *testing.T) {
 		{"unknown key", code("UnrecognizedClientException"), fail.Credentials, "the service's words", "secret key", true},
 		{"wrong secret", code("SignatureDoesNotMatch"), fail.Credentials, "the service's words", "secret key", true},
 		{"throttled", code("ThrottlingException"), fail.Start, "the service's words", "throttling", true},
-		{"something else", code("ClusterNotFoundException"), fail.Start, "ClusterNotFoundException", "", true},
+		{"unusable settings", code("ClusterNotFoundException"), fail.Usage, "ClusterNotFoundException", "set the cluster", true},
+		{"something else", code("OddException"), fail.Start, "OddException", "", true},
 		{
 			"no credentials", errors.New("failed to refresh cached credentials, no EC2 IMDS role found, operation error ec2imds"),
 			fail.Credentials, "no AWS credentials found", "sign in", false,
