@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"regexp"
@@ -57,7 +58,7 @@ func TestPrecedence(t *testing.T) {
 	s, err := Load(Source{
 		Flags:     map[string]string{"cluster": "of-flag"},
 		LookupEnv: environ("BASTION_CLUSTER=of-env", "BASTION_REGION=of-env", "BASTION_PROFILE="),
-		Dir:       dir,
+		File:      filepath.Join(dir, FileName),
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -73,7 +74,8 @@ func TestEverySettingHasThreeSpellings(t *testing.T) {
 		"grant_lifetime": "2h", "output": "json", "target": "i-0123", "ssh_host_key": "ssh-ed25519 AAAA", "ssh_port": "2222",
 		"permit": "a.example:1,b.example:2", "runtime_dir": "/run/x", "state_dir": "/var/x", "ssh_identity": "/home/x/key",
 		"hosts_file": "/etc/x", "tls_ca": "/etc/ca",
-		"sessions": "16", "session_max_age": "20m", "redis_cluster": "follow", "proxy_cidrs": "10.0.0.0/8,fd00::/8", "proxy_auth_file": "/home/x/auth", "metrics_listen": "127.0.0.1:9464", "metrics_token_file": "/run/x/token",
+		"task_size": "large", "task_cpu": "2048", "task_memory": "8192",
+		"sessions": "16", "session_max_age": "20m", "session_document": "AWS-StartPortForwardingSession", "redis_cluster": "follow", "proxy_cidrs": "10.0.0.0/8,fd00::/8", "proxy_auth_file": "/home/x/auth", "metrics_listen": "127.0.0.1:9464", "metrics_token_file": "/run/x/token",
 	}
 	for _, setting := range All() {
 		text, ok := samples[setting.Key]
@@ -98,6 +100,9 @@ func TestEverySettingHasThreeSpellings(t *testing.T) {
 		base := map[string]string{
 			"reconnect_max": "7s", "reconnect_min": "1s", "ssh_host_key": "ssh-ed25519 AAAA", "metrics_token_file": "/run/token",
 		}
+		if setting.Key == "task_memory" {
+			base["task_cpu"] = "2048"
+		}
 		delete(base, setting.Key)
 		var envs []string
 		for k, v := range base {
@@ -115,7 +120,7 @@ func TestEverySettingHasThreeSpellings(t *testing.T) {
 			continue
 		}
 		writeFile(t, filepath.Join(dir, FileName), setting.Key+": "+text+"\n")
-		byFile, err := Load(Source{LookupEnv: environ(envs...), Dir: dir})
+		byFile, err := Load(Source{LookupEnv: environ(envs...), File: filepath.Join(dir, FileName)})
 		if err != nil {
 			t.Errorf("%s by file: %v", setting.Key, err)
 			continue
@@ -176,11 +181,7 @@ func TestFileIsFoundUpwardsThenInXDG(t *testing.T) {
 func TestPathsAreRelativeToTheFile(t *testing.T) {
 	dir := t.TempDir()
 	writeFile(t, filepath.Join(dir, FileName), "target: i-1\nssh_host_key: keys/known_hosts\nssh_identity: ~/key\n")
-	sub := filepath.Join(dir, "sub")
-	if err := os.Mkdir(sub, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	s, err := Load(Source{LookupEnv: environ("HOME=/home/x"), Dir: sub})
+	s, err := Load(Source{LookupEnv: environ("HOME=/home/x"), File: filepath.Join(dir, FileName)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -359,4 +360,51 @@ func FuzzParse(f *testing.F) {
 			}
 		}
 	})
+}
+
+// A file that nests so deeply that the parser would be busy for minutes is refused before; what people write is not.
+func TestNestingIsBounded(t *testing.T) {
+	for _, open := range []string{"[", "{a: ", "- ", "[{", "- [", "[ # ]\n "} {
+		_, err := Parse("f", []byte("region:\n "+strings.Repeat(open, 10000)))
+		if e, ok := errors.AsType[*Error](err); !ok || !strings.Contains(e.Msg, "nested too deeply") || e.Line < 2 {
+			t.Errorf("%q: %v", open, err)
+		}
+	}
+	var b strings.Builder
+	b.WriteString("# " + strings.Repeat("[ - ", 10000) + "\ntargets:\n")
+	for i := range 2000 {
+		fmt.Fprintf(&b, "  t%d: \"[fd00::%x]:5432\"\n", i, i)
+	}
+	b.WriteString("subnets:\n" + strings.Repeat("  - subnet-0\n", 2000))
+	if f, err := Parse("f", []byte(b.String())); err != nil || len(f.Targets) != 2000 {
+		t.Error(err)
+	}
+}
+
+// Editors on Windows put a byte order mark before a text, or write UTF-16.
+func TestEncodings(t *testing.T) {
+	const text = "# team\ncluster: x\n"
+	for _, data := range []string{text, "\ufeff" + text, "\ufeff" + strings.ReplaceAll(text, "\n", "\r\n"), "\ufeff"} {
+		f, err := Parse(FileName, []byte(data))
+		if err != nil || len(data) > 3 && f.values["cluster"].text != "x" {
+			t.Errorf("%q: %v", data, err)
+		}
+	}
+	wrong := "\ufeffclustr: x\n"
+	if _, err := Parse(FileName, []byte(wrong)); err == nil || !strings.HasPrefix(err.Error(), FileName+":1:1: unknown key \"clustr\"") {
+		t.Errorf("%q: %v", wrong, err)
+	}
+	var little, big strings.Builder
+	for _, r := range text {
+		little.Write([]byte{byte(r), 0})
+		big.Write([]byte{0, byte(r)})
+	}
+	for _, data := range []string{little.String(), big.String(), "\xff\xfe" + little.String(), "\xfe\xff" + big.String()} {
+		path := filepath.Join(t.TempDir(), FileName)
+		writeFile(t, path, data)
+		_, err := Load(Source{LookupEnv: environ(), File: path})
+		if fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), "UTF-16") || !strings.Contains(err.Error(), path) {
+			t.Errorf("%q: %v", data, err)
+		}
+	}
 }

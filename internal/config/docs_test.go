@@ -36,7 +36,7 @@ func TestDocumentation(t *testing.T) {
 func tables() string {
 	var b strings.Builder
 	for _, group := range Groups() {
-		fmt.Fprintf(&b, "\n### %s\n\n| Key | Option | Variable | Default | Meaning |\n| --- | --- | --- | --- | --- |\n", group)
+		fmt.Fprintf(&b, "\n### %s\n\n| Key | Option | Variable | Default | Project file | Meaning |\n| --- | --- | --- | --- | --- | --- |\n", group)
 		for _, s := range All() {
 			if s.Group != group {
 				continue
@@ -53,7 +53,11 @@ func tables() string {
 				def = "`" + s.Default + "`"
 			}
 			cell := strings.NewReplacer("|", `\|`).Replace
-			fmt.Fprintf(&b, "| `%s` | `%s` | `%s` | %s | %s |\n", s.Key, cell(option), s.Env(), def, cell(s.Help))
+			project := "if trusted"
+			if s.Trust == Project {
+				project = "yes"
+			}
+			fmt.Fprintf(&b, "| `%s` | `%s` | `%s` | %s | %s | %s |\n", s.Key, cell(option), s.Env(), def, project, cell(s.Help))
 		}
 	}
 	return b.String()

@@ -1,15 +1,9 @@
 package config
 
 import (
-	"errors"
-	"fmt"
-	"io"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
-
-	"github.com/adrg/xdg"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
@@ -33,29 +27,42 @@ type Source struct {
 	LookupEnv func(string) (string, bool)
 	// Dir is where the search for bastion.yaml starts; "" means the working directory.
 	Dir string
+	// NoProject leaves project files out: the user's own file counts wherever the command runs.
+	NoProject bool
+	// NoFile leaves files out.
+	NoFile bool
+	// Ignored is told of each bastion.yaml that was found and is not used, and why. nil: nobody is.
+	Ignored func(error)
+}
+
+func (src Source) env() func(string) (string, bool) {
+	if src.LookupEnv == nil {
+		return os.LookupEnv
+	}
+	return src.LookupEnv
 }
 
 // Load merges flags, environment, file and defaults, in this order of precedence. Its errors are of kind fail.Usage and
 // name the place of the value: the flag, the variable or file:line:column.
 func Load(src Source) (Settings, error) {
-	env := src.LookupEnv
-	if env == nil {
-		env = os.LookupEnv
-	}
+	env := src.env()
 	var s Settings
-	path, err := find(src, env)
+	file, err := src.read(env)
 	if err != nil {
 		return s, err
 	}
-	file := &File{}
-	if path != "" {
-		data, err := readFile(path)
-		if err != nil {
-			return s, fail.New(fail.Usage, "read the configuration", err, "check the path of --config or BASTION_CONFIG")
+	path := file.Path
+	given := func(setting *Setting) (value, bool) {
+		if text, ok := src.Flags[setting.Key]; ok {
+			return value{text: text, where: "--" + setting.Flag()}, true
 		}
-		if file, err = Parse(display(path), data); err != nil {
-			return s, fail.New(fail.Usage, "", err, "docs/configuration.md lists every key; bastion help settings does too")
+		if text, ok := env(setting.Env()); ok && text != "" {
+			return value{text: text, where: setting.Env()}, true
 		}
+		return value{}, false
+	}
+	if err := file.allowed(func(s *Setting) bool { _, ok := given(s); return ok }); err != nil {
+		return s, err
 	}
 	s.File = path
 	s.Targets = file.Targets
@@ -66,11 +73,8 @@ func Load(src Source) (Settings, error) {
 		} else if setting.path != nil && setting.path(v.text) {
 			v.text = relativeTo(filepath.Dir(path), v.text)
 		}
-		if text, ok := env(setting.Env()); ok && text != "" {
-			v = value{text: text, where: setting.Env()}
-		}
-		if text, ok := src.Flags[setting.Key]; ok {
-			v = value{text: text, where: "--" + setting.Flag()}
+		if g, ok := given(setting); ok {
+			v = g
 		}
 		if v.text == "" && setting.Default == "" {
 			continue
@@ -87,70 +91,6 @@ func Load(src Source) (Settings, error) {
 		return s, fail.New(fail.Usage, "", err, "see docs/configuration.md")
 	}
 	return s, nil
-}
-
-// find returns the path of the configuration file, or "" when there is none.
-func find(src Source, env func(string) (string, bool)) (string, error) {
-	if src.File != "" {
-		return src.File, nil
-	}
-	if named, ok := env("BASTION_CONFIG"); ok && named != "" {
-		return named, nil
-	}
-	dir := src.Dir
-	if dir == "" {
-		wd, err := os.Getwd()
-		if err != nil {
-			return "", fail.New(fail.Usage, "find the configuration", err, "name the file with --config")
-		}
-		dir = wd
-	}
-	for {
-		path := filepath.Join(dir, FileName)
-		if isFile(path) {
-			return path, nil
-		}
-		parent := filepath.Dir(dir)
-		if parent == dir {
-			break
-		}
-		dir = parent
-	}
-	if path, err := xdg.SearchConfigFile(userFile); err == nil {
-		return path, nil
-	}
-	return "", nil
-}
-
-func isFile(path string) bool {
-	info, err := os.Stat(path)
-	return err == nil && !info.IsDir()
-}
-
-// readFile reads a regular file of bounded size.
-func readFile(path string) ([]byte, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return nil, plainPathError(err)
-	}
-	defer func() { _ = f.Close() }()
-	data, err := io.ReadAll(io.LimitReader(f, maxFile+1))
-	if err != nil {
-		return nil, plainPathError(err)
-	}
-	if len(data) > maxFile {
-		return nil, fmt.Errorf("%s is larger than %d bytes", path, maxFile)
-	}
-	return data, nil
-}
-
-// plainPathError drops the system call's name from err.
-func plainPathError(err error) error {
-	var p *fs.PathError
-	if errors.As(err, &p) {
-		return fmt.Errorf("%s: %w", p.Path, p.Err)
-	}
-	return err
 }
 
 // display shortens path to one relative to the working directory where that is simpler.

@@ -12,13 +12,19 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 // File is a parsed configuration file: values by key, each with its place.
 type File struct {
 	Targets map[string]Target
+	// Path is the file's place; "" if there is none.
+	Path string
 
-	values map[string]value
+	values  map[string]value
+	found   *Found // a project file that is not trusted, else nil
+	changed bool   // another content of it was trusted
 }
 
 type value struct {
@@ -44,6 +50,13 @@ var targetName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}$`)
 // Parse reads a configuration file; name is used in errors, which are of type *Error and name the first wrong place.
 // Values are checked as Load checks them. Anchors, aliases, tags and further documents are refused.
 func Parse(name string, data []byte) (*File, error) {
+	data, err := files.Text(data)
+	if err != nil {
+		return nil, &Error{File: name, Line: 1, Column: 1, Msg: err.Error()}
+	}
+	if err := checkNesting(name, data); err != nil {
+		return nil, err
+	}
 	p := &fileParser{name: name}
 	tree, err := parser.ParseBytes(data, 0)
 	if err != nil {

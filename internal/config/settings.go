@@ -9,6 +9,7 @@ import (
 	"net"
 	"net/netip"
 	"path/filepath"
+	"regexp"
 	"sort"
 	"strconv"
 	"strings"
@@ -21,6 +22,8 @@ import (
 type Settings struct {
 	Profile string
 	Region  string
+	// AWSTimeout bounds each call to AWS.
+	AWSTimeout time.Duration
 
 	Cluster           string
 	TaskDefinition    string
@@ -30,6 +33,9 @@ type Settings struct {
 	SecurityGroups    []string
 	SecurityGroupTags map[string]string
 	AssignPublicIP    bool
+	TaskSize          string
+	TaskCPU           int
+	TaskMemory        int
 	Tags              map[string]string
 	GrantCommand      string
 	GrantLifetime     time.Duration
@@ -43,6 +49,7 @@ type Settings struct {
 	Keepalive        time.Duration
 	Sessions         int
 	SessionMaxAge    time.Duration
+	SessionDocument  string
 	Linger           time.Duration
 	HoldMax          int
 	HoldTimeout      time.Duration
@@ -100,12 +107,26 @@ type Setting struct {
 	Group   string // the heading it is documented under
 	Value   string // what its value looks like, for help; "" for a switch
 	Default string // its default, in the text form that flags take
+	Trust   Trust  // whether a file that was found by its place may give it
 	Help    string
 
 	field func(*Settings) any
 	check func(string) error
 	path  func(string) bool // reports whether a value is a path, which the file may give relative to itself
 }
+
+// Trust says from which files a setting is taken. A file that the user has named or trusted, the user's own file, options and
+// variables give every setting.
+type Trust int
+
+const (
+	// Personal settings are not taken from a project file before bastion trust: they run a program, name a file or directory of
+	// this machine, choose an identity or a key, open a port or say what is executed in AWS. The zero value is this one.
+	Personal Trust = iota
+	// Project settings are taken from every project file: what a team shares, and what can do no more harm than the bastion's own
+	// allow-list and the user's permissions in AWS let it.
+	Project
+)
 
 // Flag returns the name of the flag, without dashes.
 func (s *Setting) Flag() string { return strings.ReplaceAll(s.Key, "_", "-") }
@@ -163,199 +184,232 @@ func Lookup(key string) *Setting {
 
 var table = []*Setting{
 	{
-		Key: "profile", Group: GroupAWS, Value: "NAME",
+		Key: "profile", Group: GroupAWS, Value: "NAME", Trust: Personal,
 		Help:  "profile of the AWS configuration (by default what AWS_PROFILE says, as in the AWS CLI)",
 		field: func(s *Settings) any { return &s.Profile },
 	},
 	{
-		Key: "region", Group: GroupAWS, Value: "REGION",
+		Key: "region", Group: GroupAWS, Value: "REGION", Trust: Project,
 		Help:  "AWS region (by default what AWS_REGION or the profile says)",
 		field: func(s *Settings) any { return &s.Region },
+		check: awsRegion,
 	},
 	{
-		Key: "cluster", Group: GroupBastion, Value: "NAME", Default: "bastion",
+		Key: "aws_timeout", Group: GroupAWS, Value: "DURATION", Default: "1m", Trust: Project,
+		Help:  "how long one call to AWS may take with its retries; one attempt gets a third of it",
+		field: func(s *Settings) any { return &s.AWSTimeout },
+		check: positive,
+	},
+	{
+		Key: "cluster", Group: GroupBastion, Value: "NAME", Default: "bastion", Trust: Project,
 		Help:  "ECS cluster of the bastion task, by name or ARN",
 		field: func(s *Settings) any { return &s.Cluster },
 		check: notEmpty,
 	},
 	{
-		Key: "task_definition", Group: GroupBastion, Value: "NAME[:REV]", Default: "bastion",
+		Key: "task_definition", Group: GroupBastion, Value: "NAME[:REV]", Default: "bastion", Trust: Personal,
 		Help:  "task definition that the bastion is started from: family, family:revision or ARN",
 		field: func(s *Settings) any { return &s.TaskDefinition },
 		check: notEmpty,
 	},
 	{
-		Key: "container", Group: GroupBastion, Value: "NAME", Default: "bastion",
+		Key: "container", Group: GroupBastion, Value: "NAME", Default: "bastion", Trust: Personal,
 		Help:  "container of the task in which bastiond runs",
 		field: func(s *Settings) any { return &s.Container },
 		check: notEmpty,
 	},
 	{
-		Key: "subnets", Group: GroupBastion, Value: "ID,...",
+		Key: "subnets", Group: GroupBastion, Value: "ID,...", Trust: Project,
 		Help:  "subnets that the task may be placed in; empty: found by subnet_tags",
 		field: func(s *Settings) any { return &s.Subnets },
 	},
 	{
-		Key: "subnet_tags", Group: GroupBastion, Value: "KEY=VALUE,...", Default: "bastion=true",
+		Key: "subnet_tags", Group: GroupBastion, Value: "KEY=VALUE,...", Default: "bastion=true", Trust: Project,
 		Help:  "tags that find the subnets where subnets is empty",
 		field: func(s *Settings) any { return &s.SubnetTags },
 	},
 	{
-		Key: "security_groups", Group: GroupBastion, Value: "ID,...",
+		Key: "security_groups", Group: GroupBastion, Value: "ID,...", Trust: Project,
 		Help:  "security groups of the task; empty: found by security_group_tags",
 		field: func(s *Settings) any { return &s.SecurityGroups },
 	},
 	{
-		Key: "security_group_tags", Group: GroupBastion, Value: "KEY=VALUE,...", Default: "bastion=true",
+		Key: "security_group_tags", Group: GroupBastion, Value: "KEY=VALUE,...", Default: "bastion=true", Trust: Project,
 		Help:  "tags that find the security groups where security_groups is empty",
 		field: func(s *Settings) any { return &s.SecurityGroupTags },
 	},
 	{
-		Key: "assign_public_ip", Group: GroupBastion, Default: "false",
+		Key: "assign_public_ip", Group: GroupBastion, Default: "false", Trust: Project,
 		Help:  "give the task a public address; needed only in subnets without a NAT gateway or VPC endpoints",
 		field: func(s *Settings) any { return &s.AssignPublicIP },
 	},
 	{
-		Key: "tags", Group: GroupBastion, Value: "KEY=VALUE,...",
+		Key: "task_size", Group: GroupBastion, Value: strings.Join(sizeNames(), "|"), Trust: Project,
+		Help: "size of a task that is started: small (0.25 vCPU, 0.5 GB), medium (0.5 vCPU, 1 GB) or large (1 vCPU, 2 GB); its CPU " +
+			"limits the speed. Empty: the task definition's size",
+		field: func(s *Settings) any { return &s.TaskSize },
+		check: oneOf(sizeNames()...),
+	},
+	{
+		Key: "task_cpu", Group: GroupBastion, Value: "UNITS", Default: "0", Trust: Project,
+		Help:  "CPU units of a task that is started, 256 to 16384 in powers of two (1024 is a vCPU), in place of task_size's; 0: not set",
+		field: func(s *Settings) any { return &s.TaskCPU },
+		check: taskCPU,
+	},
+	{
+		Key: "task_memory", Group: GroupBastion, Value: "MIB", Default: "0", Trust: Project,
+		Help:  "memory of a task that is started, one of those that Fargate has for its CPU; 0: the least of them",
+		field: func(s *Settings) any { return &s.TaskMemory },
+		check: taskMemory,
+	},
+	{
+		Key: "tags", Group: GroupBastion, Value: "KEY=VALUE,...", Trust: Project,
 		Help:  "more tags for the tasks that are started, such as a cost centre",
 		field: func(s *Settings) any { return &s.Tags },
 	},
 	{
-		Key: "start_timeout", Group: GroupBastion, Value: "DURATION", Default: "5m",
+		Key: "start_timeout", Group: GroupBastion, Value: "DURATION", Default: "5m", Trust: Project,
 		Help:  "how long to wait for a bastion: task running, exec agent connected, bastiond answering",
 		field: func(s *Settings) any { return &s.StartTimeout },
 		check: positive,
 	},
 	{
-		Key: "grant_command", Group: GroupGrant, Value: "COMMAND", Default: "/bastiond grant",
+		Key: "grant_command", Group: GroupGrant, Value: "COMMAND", Default: "/bastiond grant", Trust: Personal,
 		Help:  "command line that ECS Exec runs in the container to hand over a grant; the grant is its last word",
 		field: func(s *Settings) any { return &s.GrantCommand },
 		check: notEmpty,
 	},
 	{
-		Key: "grant_lifetime", Group: GroupGrant, Value: "DURATION", Default: "1h",
+		Key: "grant_lifetime", Group: GroupGrant, Value: "DURATION", Default: "1h", Trust: Project,
 		Help:  "how long the bastion accepts the ephemeral key; it is renewed while it is in use",
 		field: func(s *Settings) any { return &s.GrantLifetime },
 		check: between(time.Minute, 12*time.Hour),
 	},
 	{
-		Key: "permit", Group: GroupGrant, Value: "HOST:PORT,...",
+		Key: "permit", Group: GroupGrant, Value: "HOST:PORT,...", Trust: Project,
 		Help: "destinations that the grants of the agent's links are narrowed to; empty: all that the bastion allows. " +
 			"Without the agent, forward and proxy to a host ask for their own destinations only",
 		field: func(s *Settings) any { return &s.Permit },
 	},
 	{
-		Key: "sessions", Group: GroupLink, Value: "NUMBER", Default: "8",
+		Key: "sessions", Group: GroupLink, Value: "NUMBER", Default: "8", Trust: Project,
 		Help: "most SSM sessions that one link may use; it begins with one, adds more while they make it faster, " +
 			"and ends those that are not used",
 		field: func(s *Settings) any { return &s.Sessions },
 		check: intBetween(1, 16),
 	},
 	{
-		Key: "session_max_age", Group: GroupLink, Value: "DURATION", Default: "50m",
+		Key: "session_max_age", Group: GroupLink, Value: "DURATION", Default: "50m", Trust: Project,
 		Help: "age at which a session of a link is replaced by a new one, unseen by the connections; " +
 			"AWS closes the websocket of a session after about an hour",
 		field: func(s *Settings) any { return &s.SessionMaxAge },
 		check: between(time.Minute, 24*time.Hour),
 	},
 	{
-		Key: "linger", Group: GroupLink, Value: "DURATION", Default: "30m",
+		Key: "session_document", Group: GroupLink, Value: "auto|NAME", Default: "auto", Trust: Project,
+		Help: "SSM document of the sessions: AWS-StartSSHSession or AWS-StartPortForwardingSession; " +
+			"auto is the first, and on ECS tasks the second where AWS refuses the first or does not connect it",
+		field: func(s *Settings) any { return &s.SessionDocument },
+		check: oneOf("auto", "AWS-StartSSHSession", "AWS-StartPortForwardingSession"),
+	},
+	{
+		Key: "linger", Group: GroupLink, Value: "DURATION", Default: "30m", Trust: Project,
 		Help: "how long a link and its connections wait while no session gets through to the bastion: " +
 			"a network that is away, a machine that sleeps, credentials that have expired",
 		field: func(s *Settings) any { return &s.Linger },
 		check: between(time.Second, 24*time.Hour),
 	},
 	{
-		Key: "connect_timeout", Group: GroupLink, Value: "DURATION", Default: "30s",
+		Key: "connect_timeout", Group: GroupLink, Value: "DURATION", Default: "30s", Trust: Project,
 		Help:  "how long one attempt to connect to a running bastion may take",
 		field: func(s *Settings) any { return &s.ConnectTimeout },
 		check: positive,
 	},
 	{
-		Key: "reconnect_timeout", Group: GroupLink, Value: "DURATION", Default: "30m",
+		Key: "reconnect_timeout", Group: GroupLink, Value: "DURATION", Default: "30m", Trust: Project,
 		Help:  "how long a lost link is tried again before the command gives up with exit code 8",
 		field: func(s *Settings) any { return &s.ReconnectTimeout },
 		check: positive,
 	},
 	{
-		Key: "reconnect_min", Group: GroupLink, Value: "DURATION", Default: "500ms",
+		Key: "reconnect_min", Group: GroupLink, Value: "DURATION", Default: "500ms", Trust: Project,
 		Help:  "pause before the second attempt to reconnect; it doubles, with jitter, up to reconnect_max",
 		field: func(s *Settings) any { return &s.ReconnectMin },
 		check: positive,
 	},
 	{
-		Key: "reconnect_max", Group: GroupLink, Value: "DURATION", Default: "30s",
+		Key: "reconnect_max", Group: GroupLink, Value: "DURATION", Default: "30s", Trust: Project,
 		Help:  "longest pause between attempts to reconnect",
 		field: func(s *Settings) any { return &s.ReconnectMax },
 		check: positive,
 	},
 	{
-		Key: "keepalive", Group: GroupLink, Value: "DURATION", Default: "15s",
+		Key: "keepalive", Group: GroupLink, Value: "DURATION", Default: "15s", Trust: Project,
 		Help:  "interval of the probes that notice a dead SSH connection where it has one session only (an OpenSSH server)",
 		field: func(s *Settings) any { return &s.Keepalive },
 		check: positive,
 	},
 	{
-		Key: "hold_max", Group: GroupLink, Value: "NUMBER", Default: "256",
+		Key: "hold_max", Group: GroupLink, Value: "NUMBER", Default: "256", Trust: Project,
 		Help:  "how many connections of a forward may wait for a link that is down; more are closed at once",
 		field: func(s *Settings) any { return &s.HoldMax },
 		check: intBetween(0, 65535),
 	},
 	{
-		Key: "hold_timeout", Group: GroupLink, Value: "DURATION", Default: "1m",
+		Key: "hold_timeout", Group: GroupLink, Value: "DURATION", Default: "1m", Trust: Project,
 		Help:  "how long such a connection waits",
 		field: func(s *Settings) any { return &s.HoldTimeout },
 		check: positive,
 	},
 	{
-		Key: "allow_remote", Group: GroupLink, Default: "false",
+		Key: "allow_remote", Group: GroupLink, Default: "false", Trust: Personal,
 		Help: "let forward and socks listen on addresses that other machines reach, where one is asked for; " +
 			"whoever reaches them uses the tunnel",
 		field: func(s *Settings) any { return &s.AllowRemote },
 	},
 	{
-		Key: "proxy_domains", Group: GroupProxy, Value: "DOMAIN,...", Default: "internal",
+		Key: "proxy_domains", Group: GroupProxy, Value: "DOMAIN,...", Default: "internal", Trust: Project,
 		Help: "what the PAC file of socks and browser sends through the bastion: corp.internal is that name and all below it, " +
 			"*.corp.internal only those below; all other names are reached directly",
 		field: func(s *Settings) any { return &s.ProxyDomains },
 		check: each(Domain),
 	},
 	{
-		Key: "proxy_cidrs", Group: GroupProxy, Value: "CIDR,...",
+		Key: "proxy_cidrs", Group: GroupProxy, Value: "CIDR,...", Trust: Project,
 		Help: "networks whose addresses, where a URL has one in place of a name, the PAC file sends through the bastion; " +
 			"names are never resolved for that",
 		field: func(s *Settings) any { return &s.ProxyCIDRs },
 		check: each(CIDR),
 	},
 	{
-		Key: "proxy_auth_file", Group: GroupProxy, Value: "FILE",
+		Key: "proxy_auth_file", Group: GroupProxy, Value: "FILE", Trust: Personal,
 		Help: "file with USER:PASSWORD, which only its owner can read: what clients of socks must say; " +
 			"by default they need not say anything",
 		field: func(s *Settings) any { return &s.ProxyAuthFile },
 		path:  func(string) bool { return true },
 	},
 	{
-		Key: "browser", Group: GroupProxy, Value: "NAME|PATH",
+		Key: "browser", Group: GroupProxy, Value: "NAME|PATH", Trust: Personal,
 		Help: "what bastion browser starts: chromium, chrome, edge, brave, firefox, or a program; " +
 			"by default the first of them that is installed",
 		field: func(s *Settings) any { return &s.Browser },
 		path:  func(v string) bool { return strings.ContainsAny(v, "/\\") },
 	},
 	{
-		Key: "hosts", Group: GroupLink, Default: "false",
+		Key: "hosts", Group: GroupLink, Default: "false", Trust: Personal,
 		Help: "let forward and exec give each target an address of 127.0.0.0/8 of its own, where they listen on the target's port, " +
 			"and its name there in hosts_file while they run: for clients that cannot tell the name from the address",
 		field: func(s *Settings) any { return &s.Hosts },
 	},
 	{
-		Key: "tls_ca", Group: GroupLink, Value: "FILE",
-		Help: "certificates that the databases' ones are checked against by clients that exec starts and in what url prints; " +
+		Key: "tls_ca", Group: GroupLink, Value: "FILE", Trust: Personal,
+		Help: "CA bundle that clients use to verify the database's certificate, in what exec sets and url prints; " +
 			"for RDS, global-bundle.pem",
 		field: func(s *Settings) any { return &s.TLSCA },
 		path:  func(string) bool { return true },
 	},
 	{
-		Key: "redis_cluster", Group: GroupLink, Value: "auto|follow|terminate|off", Default: "auto",
+		Key: "redis_cluster", Group: GroupLink, Value: "auto|follow|terminate|off", Default: "auto", Trust: Project,
 		Help: "whether clients of a Redis or Valkey cluster are led to its nodes, by rewriting its answers: follow; terminate, which " +
 			"also speaks TLS with the nodes, so that clients speak without; off; auto is follow where AWS says that the target " +
 			"is a cluster without TLS",
@@ -363,116 +417,116 @@ var table = []*Setting{
 		check: oneOf("auto", "follow", "terminate", "off"),
 	},
 	{
-		Key: "target", Group: GroupSSHD, Value: "TARGET",
+		Key: "target", Group: GroupSSHD, Value: "TARGET", Trust: Personal,
 		Help: "SSM target of a running OpenSSH server, in place of a task with bastiond: " +
 			"i-..., mi-... or ecs:<cluster>_<task id>_<runtime id>",
 		field: func(s *Settings) any { return &s.Target },
 		check: ssmTarget,
 	},
 	{
-		Key: "ssh_user", Group: GroupSSHD, Value: "USER", Default: "ec2-user",
+		Key: "ssh_user", Group: GroupSSHD, Value: "USER", Default: "ec2-user", Trust: Personal,
 		Help:  "user to sign in as",
 		field: func(s *Settings) any { return &s.SSHUser },
 		check: notEmpty,
 	},
 	{
-		Key: "ssh_port", Group: GroupSSHD, Value: "PORT", Default: "22",
+		Key: "ssh_port", Group: GroupSSHD, Value: "PORT", Default: "22", Trust: Personal,
 		Help:  "port of the OpenSSH server on the target",
 		field: func(s *Settings) any { return &s.SSHPort },
 		check: intBetween(1, 65535),
 	},
 	{
-		Key: "ssh_host_key", Group: GroupSSHD, Value: "KEY|FILE",
+		Key: "ssh_host_key", Group: GroupSSHD, Value: "KEY|FILE", Trust: Personal,
 		Help: "host key of the OpenSSH server, required with target: the key (\"ssh-ed25519 AAAA...\") or a known_hosts file " +
 			"with an entry for the target",
 		field: func(s *Settings) any { return &s.SSHHostKey },
 		path:  func(v string) bool { return !IsPublicKey(v) },
 	},
 	{
-		Key: "ssh_identity", Group: GroupSSHD, Value: "agent|FILE", Default: "agent",
+		Key: "ssh_identity", Group: GroupSSHD, Value: "agent|FILE", Default: "agent", Trust: Personal,
 		Help:  "the user's key: the SSH agent that SSH_AUTH_SOCK names, or a private key file",
 		field: func(s *Settings) any { return &s.SSHIdentity },
 		check: notEmpty,
 		path:  func(v string) bool { return v != "agent" },
 	},
 	{
-		Key: "no_agent", Group: GroupLocal, Default: "false",
+		Key: "no_agent", Group: GroupLocal, Default: "false", Trust: Project,
 		Help:  "do without the background agent: the command has a link of its own, which ends with it",
 		field: func(s *Settings) any { return &s.NoAgent },
 	},
 	{
-		Key: "agent_idle", Group: GroupLocal, Value: "DURATION", Default: "10m",
+		Key: "agent_idle", Group: GroupLocal, Value: "DURATION", Default: "10m", Trust: Personal,
 		Help: "how long the agent keeps a link that nobody uses, and itself when there is nothing left to do; " +
 			"what the agent was started with counts",
 		field: func(s *Settings) any { return &s.AgentIdle },
 		check: between(time.Second, 24*time.Hour),
 	},
 	{
-		Key: "hosts_file", Group: GroupLocal, Value: "FILE",
+		Key: "hosts_file", Group: GroupLocal, Value: "FILE", Trust: Personal,
 		Help: "hosts file that hosts changes, in a block that is removed again; " +
 			"by default the system's (/etc/hosts), which takes the rights to write it",
 		field: func(s *Settings) any { return &s.HostsFile },
 		path:  func(string) bool { return true },
 	},
 	{
-		Key: "runtime_dir", Group: GroupLocal, Value: "DIR",
+		Key: "runtime_dir", Group: GroupLocal, Value: "DIR", Trust: Personal,
 		Help: "directory of the sockets of the agent and of those that OpenSSH asks (mode 0700); " +
 			"by default bastion in XDG_RUNTIME_DIR, or in the user's cache directory where that is not set",
 		field: func(s *Settings) any { return &s.RuntimeDir },
 		path:  func(string) bool { return true },
 	},
 	{
-		Key: "state_dir", Group: GroupLocal, Value: "DIR",
+		Key: "state_dir", Group: GroupLocal, Value: "DIR", Trust: Personal,
 		Help: "directory of what outlives the agent: its log and the list of detached forwards (mode 0700); " +
 			"by default bastion in XDG_STATE_HOME, on macOS and Windows in the user's application data",
 		field: func(s *Settings) any { return &s.StateDir },
 		path:  func(string) bool { return true },
 	},
 	{
-		Key: "remember_host_keys", Group: GroupLocal, Default: "true",
+		Key: "remember_host_keys", Group: GroupLocal, Default: "true", Trust: Personal,
 		Help: "keep the host key of a running task in runtime_dir once the task has told it through ECS Exec; " +
 			"later commands then connect without waiting for ECS Exec's answer",
 		field: func(s *Settings) any { return &s.RememberHostKeys },
 	},
 	{
-		Key: "metrics_listen", Group: GroupLocal, Value: "ADDRESS:PORT",
+		Key: "metrics_listen", Group: GroupLocal, Value: "ADDRESS:PORT", Trust: Personal,
 		Help: "loopback address at which the agent serves /metrics for Prometheus, /livez and /readyz; empty: only on its own " +
 			"socket. It needs metrics_token_file; what the agent was started with counts",
 		field: func(s *Settings) any { return &s.MetricsListen },
 		check: loopback,
 	},
 	{
-		Key: "metrics_token_file", Group: GroupLocal, Value: "FILE",
+		Key: "metrics_token_file", Group: GroupLocal, Value: "FILE", Trust: Personal,
 		Help: "file with the bearer token that /metrics asks for, readable by you only: other users of this machine reach " +
 			"loopback addresses too",
 		field: func(s *Settings) any { return &s.MetricsTokenFile },
 		path:  func(string) bool { return true },
 	},
 	{
-		Key: "price_vcpu_hour", Group: GroupLocal, Value: "USD", Default: "0.04048",
+		Key: "price_vcpu_hour", Group: GroupLocal, Value: "USD", Default: "0.04048", Trust: Project,
 		Help:  "what a vCPU costs in an hour, for the estimate of what a bastion costs (the default: Fargate, Linux/x86, us-east-1)",
 		field: func(s *Settings) any { return &s.PriceVCPUHour },
 		check: price,
 	},
 	{
-		Key: "price_gb_hour", Group: GroupLocal, Value: "USD", Default: "0.004445",
+		Key: "price_gb_hour", Group: GroupLocal, Value: "USD", Default: "0.004445", Trust: Project,
 		Help:  "what a gigabyte of memory costs in an hour, likewise",
 		field: func(s *Settings) any { return &s.PriceGBHour },
 		check: price,
 	},
 	{
-		Key: "output", Short: "o", Group: GroupOutput, Value: "text|json", Default: "text",
+		Key: "output", Short: "o", Group: GroupOutput, Value: "text|json", Default: "text", Trust: Project,
 		Help:  "format of what is printed on standard output",
 		field: func(s *Settings) any { return &s.Output },
 		check: oneOf("text", "json"),
 	},
 	{
-		Key: "quiet", Short: "q", Group: GroupOutput, Default: "false",
+		Key: "quiet", Short: "q", Group: GroupOutput, Default: "false", Trust: Project,
 		Help:  "no progress on standard error; errors are still printed",
 		field: func(s *Settings) any { return &s.Quiet },
 	},
 	{
-		Key: "verbose", Short: "v", Group: GroupOutput, Default: "false",
+		Key: "verbose", Short: "v", Group: GroupOutput, Default: "false", Trust: Project,
 		Help:  "log what is done on standard error",
 		field: func(s *Settings) any { return &s.Verbose },
 	},
@@ -654,6 +708,16 @@ func joinMap(m map[string]string) string {
 	return strings.Join(items, ",")
 }
 
+// region is the form of a region's name: it becomes a part of the host names to which signed requests are sent.
+var region = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+func awsRegion(text string) error {
+	if !region.MatchString(text) {
+		return fmt.Errorf("%q is not the name of a region, such as eu-central-1", text)
+	}
+	return nil
+}
+
 func notEmpty(text string) error {
 	if strings.TrimSpace(text) == "" {
 		return errors.New("must not be empty")
@@ -775,6 +839,9 @@ func (s *Settings) validate() error {
 	}
 	if s.MetricsListen != "" && s.MetricsTokenFile == "" {
 		return errors.New("metrics_listen needs metrics_token_file: other users of this machine reach loopback addresses too")
+	}
+	if err := s.checkFargate(); err != nil {
+		return err
 	}
 	for _, p := range s.Permit {
 		if _, port, err := net.SplitHostPort(p); err != nil || port == "" {

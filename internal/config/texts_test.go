@@ -31,9 +31,17 @@ func TestTexts(t *testing.T) {
 }
 
 func TestFromTextsBad(t *testing.T) {
-	for _, texts := range []map[string]string{{"seshuns": "3"}, {"sessions": "99"}, {"linger": "soon"}, {"cluster": ""},
-		{"price_gb_hour": "cheap"}, {"price_gb_hour": "-1"}, {"price_gb_hour": "NaN"}, {"metrics_listen": "0.0.0.0:9464"},
-		{"metrics_listen": "localhost:9464"}, {"metrics_listen": "127.0.0.1:9464"},
+	for _, texts := range []map[string]string{
+		{"seshuns": "3"},
+		{"sessions": "99"},
+		{"linger": "soon"},
+		{"cluster": ""},
+		{"price_gb_hour": "cheap"},
+		{"price_gb_hour": "-1"},
+		{"price_gb_hour": "NaN"},
+		{"metrics_listen": "0.0.0.0:9464"},
+		{"metrics_listen": "localhost:9464"},
+		{"metrics_listen": "127.0.0.1:9464"},
 	} {
 		if _, err := FromTexts(texts); fail.KindOf(err) != fail.Usage {
 			t.Errorf("%v: %v", texts, err)

@@ -1,0 +1,156 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+
+	"github.com/adrg/xdg"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
+)
+
+// Found is a project file: a bastion.yaml that was found by its place, which nobody has named.
+type Found struct {
+	Path string // where it was found
+	Real string // where that leads to, without symbolic links: what trust is recorded for
+	Data []byte
+}
+
+// read returns the configuration file that counts; an empty one if there is none. It is, in this order, the file that is named,
+// the first project file that only the user and root can write, and the user's own.
+func (src Source) read(env func(string) (string, bool)) (*File, error) {
+	if src.NoFile {
+		return &File{}, nil
+	}
+	named := src.File
+	if named == "" {
+		named, _ = env("BASTION_CONFIG")
+	}
+	if named != "" {
+		data, err := readFile(named, os.Open)
+		if err != nil {
+			return nil, fail.New(fail.Usage, "read the configuration", err, "check the path of --config or BASTION_CONFIG")
+		}
+		return parseFile(named, data)
+	}
+	found, err := src.find()
+	if err != nil {
+		return nil, err
+	}
+	if found != nil {
+		f, err := parseFile(found.Path, found.Data)
+		if err != nil {
+			return nil, err
+		}
+		trusted, err := src.isTrusted(env, found)
+		if err != nil {
+			return nil, err
+		}
+		if trusted != trustedAsIs {
+			f.found = found
+			f.changed = trusted == trustedBefore
+		}
+		return f, nil
+	}
+	own, err := xdg.SearchConfigFile(userFile)
+	if err != nil { // there is none
+		return &File{}, nil //nolint:nilerr // that is no error
+	}
+	data, err := readFile(own, files.OpenTrusted)
+	if err != nil {
+		next := "name it if you trust it: --config " + own + ", or BASTION_CONFIG"
+		if u, ok := errors.AsType[*files.UntrustedError](err); ok && u.Fix != "" {
+			next = u.Fix + "; or " + next
+		}
+		return nil, fail.New(fail.Usage, "read the configuration", err, next)
+	}
+	return parseFile(own, data)
+}
+
+func parseFile(path string, data []byte) (*File, error) {
+	f, err := Parse(display(path), data)
+	if err != nil {
+		return nil, fail.New(fail.Usage, "", err, "docs/configuration.md lists every key; bastion help settings does too")
+	}
+	f.Path = path
+	return f, nil
+}
+
+// FindProject returns the project file that a command in the working directory would use; nil if there is none.
+func FindProject(ignored func(error)) (*Found, error) { return Source{Ignored: ignored}.find() }
+
+// find looks for the first bastion.yaml that is not to be ignored, in the directory where the search starts and above it. One that
+// somebody else has put there, or could have, must not keep commands from working: it is passed over, and Ignored is told.
+func (src Source) find() (*Found, error) {
+	if src.NoProject {
+		return nil, nil
+	}
+	dir := src.Dir
+	if dir == "" {
+		wd, err := os.Getwd()
+		if err != nil {
+			return nil, fail.New(fail.Usage, "find the configuration", err, "name the file with --config")
+		}
+		dir = wd
+	}
+	for {
+		path := filepath.Join(dir, FileName)
+		if info, err := os.Stat(path); err == nil && !info.IsDir() {
+			found, err := OpenProject(path)
+			if err == nil {
+				return found, nil
+			}
+			if src.Ignored != nil {
+				src.Ignored(err)
+			}
+		}
+		parent := filepath.Dir(dir)
+		if parent == dir {
+			return nil, nil
+		}
+		dir = parent
+	}
+}
+
+// OpenProject reads the project file at path. Its errors say why the file is not used, and what the user can type.
+func OpenProject(path string) (*Found, error) {
+	data, err := readFile(path, files.OpenTrusted)
+	if err != nil {
+		next := "if you trust what it says, name it: --config " + path
+		if u, ok := errors.AsType[*files.UntrustedError](err); ok && u.Fix != "" {
+			next = u.Fix + "; or " + next
+		}
+		return nil, fail.New(fail.Usage, path+" is not used", err, next)
+	}
+	found := &Found{Path: path, Data: data}
+	if found.Path, err = filepath.Abs(path); err == nil {
+		found.Real, err = filepath.EvalSymlinks(found.Path)
+	}
+	if err != nil {
+		return nil, fail.New(fail.Usage, path+" is not used", plainPathError(err), "")
+	}
+	return found, nil
+}
+
+// readFile reads a file of bounded size.
+func readFile(path string, open func(string) (*os.File, error)) ([]byte, error) {
+	f, err := open(path)
+	if err != nil {
+		return nil, plainPathError(err)
+	}
+	defer func() { _ = f.Close() }()
+	data, err := files.ReadAll(f, maxFile)
+	return data, plainPathError(err)
+}
+
+// plainPathError drops the system call's name from err.
+func plainPathError(err error) error {
+	if p, ok := errors.AsType[*fs.PathError](err); ok {
+		return fmt.Errorf("%s: %w", p.Path, p.Err)
+	}
+	return err
+}

@@ -1,0 +1,32 @@
+package config
+
+import (
+	"bytes"
+	"fmt"
+)
+
+// The YAML parser's time grows faster than the nesting of what it reads, and it cannot be interrupted: a project file of a few
+// hundred kilobytes of brackets would keep every command below it busy for hours. A configuration nests three deep.
+const (
+	maxBrackets = 4096 // of a file
+	maxDashes   = 256  // of a line
+)
+
+// checkNesting refuses a file that may nest so deeply that it cannot be parsed in time. Comments do not count.
+func checkNesting(name string, data []byte) error {
+	brackets, n := 0, 0
+	for line := range bytes.Lines(data) {
+		n++
+		if bytes.HasPrefix(bytes.TrimLeft(line, " \t"), []byte("#")) {
+			continue
+		}
+		brackets += bytes.Count(line, []byte("[")) + bytes.Count(line, []byte("{"))
+		switch {
+		case brackets > maxBrackets:
+			return &Error{File: name, Line: n, Column: 1, Msg: fmt.Sprintf("nested too deeply: the file has more than %d brackets", maxBrackets)}
+		case bytes.Count(line, []byte("- ")) > maxDashes:
+			return &Error{File: name, Line: n, Column: 1, Msg: fmt.Sprintf("nested too deeply: the line has more than %d dashes", maxDashes)}
+		}
+	}
+	return nil
+}
