@@ -79,11 +79,11 @@ func (l *Lab) State() State {
 func (l *Lab) Databases() []Database {
 	list := []Database{}
 	if p := l.postgres; p != nil {
-		endpoint := fmt.Sprintf("%s.%s.%s.rds.amazonaws.com:%d", DBID, labZone, Region, p.Addr().Port())
+		endpoint := fmt.Sprintf("%s:%d", l.dbHost(DBID, ""), p.Addr().Port())
 		list = append(list, Database{"rds:" + DBID, endpoint, p.Addr().String(), p.Version(), p.Embedded()})
 	}
 	if r := l.redis; r != nil {
-		endpoint := fmt.Sprintf("%s:%d", Cache{ID: CacheID, Kind: ReplicationGroup}.endpointName(), r.Addr().Port())
+		endpoint := fmt.Sprintf("%s:%d", Cache{ID: CacheID, Kind: ReplicationGroup, site: l.site}.endpointName(), r.Addr().Port())
 		list = append(list, Database{"cache:" + CacheID, endpoint, r.Addr().String(), r.Version(), r.Embedded()})
 	}
 	return list
@@ -158,15 +158,27 @@ func (l *Lab) putAPIFaults(r *http.Request) (any, error) {
 func (l *Lab) postCut(r *http.Request) (any, error) {
 	in := struct {
 		Session string `json:"session"` // empty: all
-		How     string `json:"how"`     // close or reset
-	}{How: "close"}
+		Side    string `json:"side"`    // client, agent or both
+		How     string `json:"how"`     // close or reset; of the client's side
+	}{How: "close", Side: gateway.CutClient}
 	if err := readJSON(r, &in); err != nil {
 		return nil, err
 	}
 	if in.How != "close" && in.How != "reset" {
 		return nil, fmt.Errorf("how is close or reset, not %q", in.How)
 	}
-	return map[string]int{"cut": l.gw.Cut(in.Session, in.How)}, nil
+	var cut int
+	switch in.Side {
+	case gateway.CutClient:
+		cut = l.gw.Cut(in.Session, in.How)
+	case gateway.CutAgent:
+		cut = l.gw.CutAgent(in.Session)
+	case gateway.CutBoth:
+		cut = l.gw.Cut(in.Session, in.How) + l.gw.CutAgent(in.Session)
+	default:
+		return nil, fmt.Errorf("side is client, agent or both, not %q", in.Side)
+	}
+	return map[string]int{"cut": cut}, nil
 }
 
 func (l *Lab) postRate(r *http.Request) (any, error) {

@@ -123,6 +123,9 @@ func TestAdminFaults(t *testing.T) {
 	if status := adminCall(t, l, "POST", "cut", `{"how":"gently"}`, nil); status != 400 {
 		t.Error("cut gently:", status)
 	}
+	if status := adminCall(t, l, "POST", "cut", `{"side":"left"}`, nil); status != 400 {
+		t.Error("cut the left side:", status)
+	}
 	var cut struct{ Cut int }
 	if status := adminCall(t, l, "POST", "cut", "", &cut); status != 200 || cut.Cut != 0 {
 		t.Error("cut nothing:", status, cut)

@@ -321,6 +321,15 @@ func TestRunTaskIsChecked(t *testing.T) {
 		{"override", "InvalidParameterException", "Override for container named x", func(in *ecs.RunTaskInput) {
 			in.Overrides = &ecstypes.TaskOverride{ContainerOverrides: []ecstypes.ContainerOverride{{Name: aws.String("x")}}}
 		}},
+		{"size", "ClientException", "No Fargate configuration exists for given values: 256 CPU, 4096 memory", func(in *ecs.RunTaskInput) {
+			in.Overrides = &ecstypes.TaskOverride{Cpu: aws.String("256"), Memory: aws.String("4096")}
+		}},
+		{"memory alone", "ClientException", "1024 CPU, 512 memory", func(in *ecs.RunTaskInput) {
+			in.Overrides = &ecstypes.TaskOverride{Memory: aws.String("512")} // the definition's cpu is 1024
+		}},
+		{"no number", "ClientException", "Invalid 'cpu' setting", func(in *ecs.RunTaskInput) {
+			in.Overrides = &ecstypes.TaskOverride{Cpu: aws.String(".5 vCPU")}
+		}},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			in := runInput()
@@ -331,6 +340,31 @@ func TestRunTaskIsChecked(t *testing.T) {
 	}
 	if n := len(l.Tasks()); n != 0 {
 		t.Errorf("%d tasks were started", n)
+	}
+}
+
+// A task has the size of its definition, unless overrides say another.
+func TestTaskSize(t *testing.T) {
+	l := start(t, quick(t))
+	c := ecs.NewFromConfig(sdk(t, l.Env()))
+	for _, tt := range []struct {
+		overrides *ecstypes.TaskOverride
+		want      string
+	}{
+		{nil, "1024/2048"},
+		{&ecstypes.TaskOverride{Cpu: aws.String("512"), Memory: aws.String("2048")}, "512/2048"},
+		{&ecstypes.TaskOverride{Memory: aws.String("4096")}, "1024/4096"},
+	} {
+		in := runInput()
+		in.Overrides = tt.overrides
+		out, err := c.RunTask(t.Context(), in)
+		if err != nil {
+			t.Fatal(err)
+		}
+		task := out.Tasks[0]
+		if got := aws.ToString(task.Cpu) + "/" + aws.ToString(task.Memory); got != tt.want {
+			t.Errorf("%+v: %s, want %s", tt.overrides, got, tt.want)
+		}
 	}
 }
 

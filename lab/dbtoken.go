@@ -18,7 +18,7 @@ const DBIAMUser = "iam"
 // endpoint and user, and that who signed it has the permission rds-db:connect.
 func (l *Lab) VerifyDBToken(token, host string, port int, user string) error {
 	id, query, err := l.identities.VerifyPresigned(token, awsapi.Presigned{
-		Service: "rds-db", Region: Region, Host: net.JoinHostPort(host, strconv.Itoa(port)), Now: l.cfg.Now().UTC(),
+		Service: "rds-db", Region: l.region, Host: net.JoinHostPort(host, strconv.Itoa(port)), Now: l.cfg.Now().UTC(),
 		MaxAge: 15 * time.Minute,
 	})
 	if err != nil {

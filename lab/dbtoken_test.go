@@ -38,7 +38,7 @@ func TestVerifyDBToken(t *testing.T) {
 		}
 		return token
 	}
-	host := dbHost("shop")
+	host := l.dbHost("shop", "")
 	good := token("lab", host+":5432")
 	if err := l.VerifyDBToken(good, host, 5432, "ann"); err != nil {
 		t.Error(err)

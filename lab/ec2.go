@@ -34,10 +34,32 @@ type SecurityGroup struct {
 
 // ec2 is the part of EC2 that a task's network comes from.
 type ec2 struct {
+	site
 	mu      sync.Mutex
 	subnets []Subnet
 	groups  []SecurityGroup
-	hosts   int // addresses given to tasks so far
+	faces   []networkInterface // of tasks, the latest maxTasks
+	hosts   int                // addresses given to tasks so far
+}
+
+// networkInterface is that of a task.
+type networkInterface struct {
+	id, subnet, ip string
+	public         bool
+	groups         []string // none: the VPC's default group
+}
+
+// defaultGroup is the VPC's default security group, which a task has whose starter names none.
+const defaultGroup = "sg-000000000000default"
+
+// attach notes a new task's network interface.
+func (e *ec2) attach(n networkInterface) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.faces = append(e.faces, n)
+	if extra := len(e.faces) - maxTasks; extra > 0 {
+		e.faces = slices.Delete(e.faces, 0, extra)
+	}
 }
 
 func (e *ec2) service() awsapi.Service {
@@ -46,6 +68,8 @@ func (e *ec2) service() awsapi.Service {
 		Ops: map[string]awsapi.Op{
 			"DescribeSubnets":        {Handle: e.describeSubnets},
 			"DescribeSecurityGroups": {Handle: e.describeSecurityGroups},
+
+			"DescribeNetworkInterfaces": {Handle: e.describeNetworkInterfaces},
 		},
 	}
 }
@@ -150,7 +174,7 @@ func (e *ec2) describeSubnets(_ context.Context, c *awsapi.Call) (any, error) {
 		}
 		if match {
 			items = append(items, item{
-				s.ID, arn("ec2", "subnet/"+s.ID), "available", vpcID, s.CIDR, 251, s.Zone, false, false, Account, ec2Tags(s.Tags),
+				s.ID, e.arn("ec2", "subnet/"+s.ID), "available", vpcID, s.CIDR, 251, s.Zone, false, false, Account, ec2Tags(s.Tags),
 			})
 		}
 	}
@@ -208,6 +232,63 @@ func (e *ec2) describeSecurityGroups(_ context.Context, c *awsapi.Call) (any, er
 	page, next, err := ec2Page(c, items)
 	return struct {
 		Items []item `xml:"securityGroupInfo>item"`
+		Next  string `xml:"nextToken,omitempty"`
+	}{page, next}, err
+}
+
+func (e *ec2) describeNetworkInterfaces(_ context.Context, c *awsapi.Call) (any, error) {
+	type group struct {
+		ID   string `xml:"groupId"`
+		Name string `xml:"groupName"`
+	}
+	type association struct {
+		PublicIP string `xml:"publicIp"`
+	}
+	type item struct {
+		ID          string       `xml:"networkInterfaceId"`
+		SubnetID    string       `xml:"subnetId"`
+		VpcID       string       `xml:"vpcId"`
+		OwnerID     string       `xml:"ownerId"`
+		Status      string       `xml:"status"`
+		PrivateIP   string       `xml:"privateIpAddress"`
+		Groups      []group      `xml:"groupSet>item"`
+		Association *association `xml:"association"`
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	faces, err := selectByID(slices.Clone(e.faces), awsapi.List(c.Form, "NetworkInterfaceId"),
+		func(n networkInterface) string { return n.id },
+		"InvalidNetworkInterfaceID.NotFound", "The networkInterface ID '%s' does not exist")
+	if err != nil {
+		return nil, err
+	}
+	var items []item
+	for _, n := range faces {
+		match, err := ec2Match(c, nil, map[string]string{
+			"network-interface-id": n.id, "subnet-id": n.subnet, "vpc-id": vpcID, "private-ip-address": n.ip,
+		})
+		if err != nil {
+			return nil, err
+		}
+		if !match {
+			continue
+		}
+		i := item{ID: n.id, SubnetID: n.subnet, VpcID: vpcID, OwnerID: Account, Status: "in-use", PrivateIP: n.ip}
+		for _, id := range n.groups {
+			at := slices.IndexFunc(e.groups, func(g SecurityGroup) bool { return g.ID == id })
+			i.Groups = append(i.Groups, group{id, e.groups[at].Name})
+		}
+		if len(n.groups) == 0 {
+			i.Groups = []group{{defaultGroup, "default"}}
+		}
+		if n.public {
+			i.Association = &association{"192.0.2.1"} // shown, never dialed
+		}
+		items = append(items, i)
+	}
+	page, next, err := ec2Page(c, items)
+	return struct {
+		Items []item `xml:"networkInterfaceSet>item"`
 		Next  string `xml:"nextToken,omitempty"`
 	}{page, next}, err
 }

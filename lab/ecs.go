@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
@@ -27,12 +28,15 @@ type TaskDefinition struct {
 	Image       string
 	Command     []string // default: /bastiond
 	Env         map[string]string
+	CPU, Memory int           // of its tasks, in units and MiB; default 1024 and 2048
 	StopTimeout time.Duration // 0 is the lab's
 	NoTaskRole  bool          // tasks of it cannot have ECS Exec
+	RoleDeny    []string      // patterns of actions that the task role may not do: "kms:Decrypt"
+	site
 }
 
-func (d *TaskDefinition) arn() string {
-	return arn("ecs", fmt.Sprintf("task-definition/%s:%d", d.Family, d.Revision))
+func (d *TaskDefinition) definitionARN() string {
+	return d.arn("ecs", fmt.Sprintf("task-definition/%s:%d", d.Family, d.Revision))
 }
 
 func (d *TaskDefinition) stopTimeout(otherwise time.Duration) time.Duration {
@@ -46,31 +50,35 @@ func (d *TaskDefinition) taskRole() string {
 	if d.NoTaskRole {
 		return ""
 	}
-	return iamARN("iam", "role/"+d.Family+"-task")
+	return d.iamARN("iam", "role/"+d.Family+"-task")
 }
 
-func (d *TaskDefinition) executionRole() string { return iamARN("iam", "role/"+d.Family+"-execution") }
+func (d *TaskDefinition) executionRole() string {
+	return d.iamARN("iam", "role/"+d.Family+"-execution")
+}
 
 const (
 	maxTasks     = 500 // kept, the stopped ones included
 	maxDescribe  = 100
 	maxRunCount  = 10
 	maxStartedBy = 128
-	taskCPU      = "256"
-	taskMemory   = "512"
 )
 
 // ecs is the Elastic Container Service.
 type ecs struct {
-	log      *slog.Logger
-	now      func() time.Time
-	timing   timing
-	runner   Runner
-	dir      string // for the tasks' scratch directories
-	kmsKey   string // of ECS Exec sessions; empty is none
-	network  *ec2
-	sessions *sessions
-	faults   *faults
+	site
+	log    *slog.Logger
+	now    func() time.Time
+	timing timing
+	// unmetered tasks have all of this machine, and the agents' work in them costs nothing.
+	unmetered bool
+	runner    Runner
+	dir       string // for the tasks' scratch directories
+	kmsKey    string // of ECS Exec sessions; empty is none
+	decrypt   gateway.Decrypt
+	network   *ec2
+	sessions  *sessions
+	faults    *faults
 	// baseEnv is what every task's environment begins with; it is asked for each new task.
 	baseEnv func() map[string]string
 
@@ -95,16 +103,6 @@ type runToken struct {
 }
 
 func (e *ecs) service() awsapi.Service {
-	taskRes := func(c *awsapi.Call) string {
-		var in struct{ Cluster, Task string }
-		_ = c.Bind(&in) // the handler reports it
-		return arn("ecs", "task/"+clusterName(in.Cluster)+"/"+lastOf(in.Task))
-	}
-	clusterRes := func(c *awsapi.Call) string {
-		var in struct{ Cluster string }
-		_ = c.Bind(&in)
-		return arn("ecs", "cluster/"+clusterName(in.Cluster))
-	}
 	arnRes := func(c *awsapi.Call) string {
 		var in struct{ ResourceArn string }
 		_ = c.Bind(&in)
@@ -113,16 +111,16 @@ func (e *ecs) service() awsapi.Service {
 	return awsapi.Service{
 		Name: "ecs", Protocol: awsapi.JSON, Target: "AmazonEC2ContainerServiceV20141113", Version: "2014-11-13",
 		Ops: map[string]awsapi.Op{
-			"RunTask":                {Handle: jsonOp(e.runTask), Resource: e.runTaskResource},
-			"DescribeTasks":          {Handle: jsonOp(e.describeTasks), Resource: describeTasksResource},
-			"ListTasks":              {Handle: jsonOp(e.listTasks), Resource: clusterRes},
-			"StopTask":               {Handle: jsonOp(e.stopTask), Resource: taskRes},
-			"ExecuteCommand":         {Handle: jsonOp(e.executeCommand), Resource: taskRes},
-			"DescribeClusters":       {Handle: jsonOp(e.describeClusters), Resource: describeClustersResource},
+			"RunTask":                {Handle: jsonOp(e.runTask), Access: e.runTaskAccess},
+			"DescribeTasks":          {Handle: jsonOp(e.describeTasks), Access: e.describeTasksAccess},
+			"ListTasks":              {Handle: jsonOp(e.listTasks), Access: e.listTasksAccess},
+			"StopTask":               {Handle: jsonOp(e.stopTask), Access: e.stopTaskAccess},
+			"ExecuteCommand":         {Handle: jsonOp(e.executeCommand), Access: e.executeCommandAccess},
+			"DescribeClusters":       {Handle: jsonOp(e.describeClusters), Resource: e.describeClustersResource},
 			"ListClusters":           {Handle: jsonOp(e.listClusters)},
 			"DescribeTaskDefinition": {Handle: jsonOp(e.describeTaskDefinition)},
 			"ListTagsForResource":    {Handle: jsonOp(e.listTags), Resource: arnRes},
-			"TagResource":            {Handle: jsonOp(e.tagResource), Resource: arnRes},
+			"TagResource":            {Handle: jsonOp(e.tagResource), Access: e.tagResourceAccess},
 			"UntagResource":          {Handle: jsonOp(e.untagResource), Resource: arnRes},
 		},
 	}
@@ -187,7 +185,7 @@ func (e *ecs) definition(ref string) *TaskDefinition {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	revisions := e.defs[family]
-	if len(revisions) == 0 || (name != ref && !strings.HasPrefix(ref, arn("ecs", "task-definition/"))) {
+	if len(revisions) == 0 || (name != ref && !strings.HasPrefix(ref, e.arn("ecs", "task-definition/"))) {
 		return nil
 	}
 	if !pinned {
@@ -206,17 +204,21 @@ func (e *ecs) definition(ref string) *TaskDefinition {
 }
 
 func (e *ecs) addDefinition(d TaskDefinition) {
+	d.site = e.site
 	if d.Container == "" {
 		d.Container = d.Family
 	}
 	if d.Image == "" {
-		d.Image = Account + ".dkr.ecr." + Region + ".amazonaws.com/" + d.Family + ":latest"
+		d.Image = d.partition().Endpoint(Account+".dkr.ecr", d.region) + "/" + d.Family + ":latest"
 	}
 	if len(d.Command) == 0 {
 		d.Command = []string{bastiondPath}
 	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	if d.CPU == 0 && d.Memory == 0 {
+		d.CPU, d.Memory = defaultSize.cpu, defaultSize.memory
+	}
 	if d.Revision == 0 {
 		d.Revision = len(e.defs[d.Family]) + 1
 	}
@@ -243,15 +245,6 @@ type runTaskInput struct {
 	PropagateTags            string                   `json:"propagateTags"`
 	ClientToken              string                   `json:"clientToken"`
 	Overrides                ecsOverrides             `json:"overrides"`
-}
-
-func (e *ecs) runTaskResource(c *awsapi.Call) string {
-	var in runTaskInput
-	_ = c.Bind(&in) // the handler reports it
-	if d := e.definition(in.TaskDefinition); d != nil {
-		return d.arn()
-	}
-	return arn("ecs", "task-definition/"+lastOf(in.TaskDefinition))
 }
 
 func (e *ecs) runTask(_ context.Context, c *awsapi.Call, in *runTaskInput) (any, error) {
@@ -319,28 +312,38 @@ func (e *ecs) checkRun(c *awsapi.Call, in *runTaskInput, def *TaskDefinition, co
 			return invalidParameter("Override for container named %s is not a container in the TaskDefinition.", o.Name)
 		}
 	}
-	return authorizeRun(c, in, def)
+	if _, err := sizeOf(def, in.Overrides); err != nil {
+		return err
+	}
+	return e.authorizeRun(c, in, def)
 }
 
 var startedByPattern = regexp.MustCompile(fmt.Sprintf(`^[A-Za-z0-9_/.@:+=-]{0,%d}$`, maxStartedBy))
 
 // authorizeRun asks for the permissions that RunTask needs besides its own.
-func authorizeRun(c *awsapi.Call, in *runTaskInput, def *TaskDefinition) error {
+func (e *ecs) authorizeRun(c *awsapi.Call, in *runTaskInput, def *TaskDefinition) error {
+	var needs []awsapi.Access
 	if len(in.Tags) > 0 {
-		if err := c.Authorize("ecs:TagResource", arn("ecs", "task/"+clusterName(in.Cluster)+"/*")); err != nil {
-			return err
+		keys := tagKeys("aws:requesttag/", in.Tags)
+		keys["ecs:createaction"] = "RunTask"
+		needs = append(needs, awsapi.Access{
+			Action: "ecs:TagResource", Resource: e.arn("ecs", "task/"+clusterName(in.Cluster)+"/*"), Keys: keys,
+		})
+	}
+	for _, role := range []string{
+		cmp.Or(in.Overrides.ExecutionRoleArn, def.executionRole()), cmp.Or(in.Overrides.TaskRoleArn, def.taskRole()),
+	} {
+		if role != "" {
+			needs = append(needs, awsapi.Access{
+				Action: "iam:PassRole", Resource: role,
+				Keys: map[string]string{"iam:passedtoservice": "ecs-tasks.amazonaws.com"}, //nolint:gosec // G101: not a secret
+			})
 		}
 	}
-	for _, role := range []string{def.executionRole(), def.taskRole()} {
-		if role == "" {
-			continue
-		}
-		if err := c.Authorize("iam:PassRole", role); err != nil {
-			return err
-		}
-	}
-	return nil
+	return c.Authorize(needs...)
 }
+
+var tagPattern = regexp.MustCompile(`^[\p{L}\p{Z}\p{N}_.:/=+\-@]*$`)
 
 func checkTags(tags []ecsTag) error {
 	if len(tags) > 50 {
@@ -353,6 +356,8 @@ func checkTags(tags []ecsTag) error {
 			return invalidParameter("Tag keys have 1 to 128 characters, values at most 256.")
 		case strings.HasPrefix(strings.ToLower(t.Key), "aws:"):
 			return invalidParameter("Tag keys cannot begin with aws:.")
+		case !tagPattern.MatchString(t.Key) || !tagPattern.MatchString(t.Value):
+			return invalidParameter("Tags may have letters, numbers, spaces and + - = . _ : / @ alone.")
 		case seen[t.Key]:
 			return invalidParameter("Duplicate tag keys found. Please note that Tag keys are case insensitive.")
 		}
@@ -438,8 +443,10 @@ func (e *ecs) newTask(cluster string, def *TaskDefinition, in *runTaskInput, env
 		}
 	}
 	subnet := vpc.Subnets[0]
+	size, _ := sizeOf(def, in.Overrides) // checkRun has found it in order
 	t := &task{
-		id: id, arn: arn("ecs", "task/"+cluster+"/"+id), cluster: cluster, def: def,
+		size: size, machine: e.machine(size),
+		id: id, arn: e.arn("ecs", "task/"+cluster+"/"+id), cluster: cluster, def: def,
 		runtimeID: id + "-" + randomDigits(10), exec: in.EnableExecuteCommand, env: env, command: command,
 		startedBy: in.StartedBy, group: group, subnet: subnet, ip: e.network.newAddress(subnet),
 		publicIP: vpc.AssignPublicIP == "ENABLED", overrides: in.Overrides, created: e.now(),
@@ -449,23 +456,22 @@ func (e *ecs) newTask(cluster string, def *TaskDefinition, in *runTaskInput, env
 	if t.exec {
 		t.agent = statusPending
 	}
+	e.network.attach(networkInterface{t.interfaceID(), subnet, t.ip, t.publicIP, slices.Clone(vpc.SecurityGroups)})
 	return t
+}
+
+// machine is what a task of this size runs on; nil if work is to cost nothing.
+func (e *ecs) machine(size taskSize) *gateway.Machine {
+	if e.unmetered || size.cpu == 0 {
+		return nil
+	}
+	return gateway.NewMachine(float64(size.cpu) / 1024)
 }
 
 type describeTasksInput struct {
 	Cluster string   `json:"cluster"`
 	Tasks   []string `json:"tasks"`
 	Include []string `json:"include"`
-}
-
-func describeTasksResource(c *awsapi.Call) string {
-	var in describeTasksInput
-	_ = c.Bind(&in) // the handler reports it
-	id := "*"
-	if len(in.Tasks) > 0 {
-		id = lastOf(in.Tasks[0])
-	}
-	return arn("ecs", "task/"+clusterName(in.Cluster)+"/"+id)
 }
 
 func (e *ecs) describeTasks(_ context.Context, _ *awsapi.Call, in *describeTasksInput) (any, error) {
@@ -487,7 +493,7 @@ func (e *ecs) describeTasks(_ context.Context, _ *awsapi.Call, in *describeTasks
 			continue
 		}
 		if lastOf(ref) == ref {
-			ref = arn("ecs", "task/"+cluster+"/"+ref)
+			ref = e.arn("ecs", "task/"+cluster+"/"+ref)
 		}
 		failures = append(failures, ecsFailure{Arn: ref, Reason: "MISSING"})
 	}
@@ -633,7 +639,7 @@ func (e *ecs) executeCommand(_ context.Context, c *awsapi.Call, in *executeComma
 	}
 	s, err := e.sessions.start(c.Identity, "ecs-execute-command", gateway.Spec{
 		Document: gateway.DocECSExec, Target: t.target(), Command: in.Command,
-		Dial: t.container.Dial, Exec: t.container.Exec, KMSKeyID: e.kmsKey,
+		Dial: t.container.Dial, Exec: t.container.Exec, Machine: t.machine, KMSKeyID: e.kmsKey, Decrypt: e.decryptAs(t),
 	})
 	if err != nil {
 		return nil, err
@@ -647,11 +653,27 @@ func (e *ecs) executeCommand(_ context.Context, c *awsapi.Call, in *executeComma
 		TaskArn       string     `json:"taskArn"`
 	}
 	return output{
-		arn("ecs", "cluster/"+cluster), t.containerARN(), t.def.Container, true,
+		e.arn("ecs", "cluster/"+cluster), t.containerARN(), t.def.Container, true,
 		ecsSession(s),
 		t.arn,
 	}, nil
 }
+
+// decryptAs is kms:Decrypt with the credentials of a task's role, as the exec agent calls it.
+func (e *ecs) decryptAs(t *task) gateway.Decrypt {
+	role := awsapi.Identity{
+		ARN: e.iamARN("sts", "assumed-role/"+lastOf(t.role())+"/"+t.id), Account: Account, Deny: t.def.RoleDeny,
+	}
+	return func(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error) {
+		if err := role.Authorize(awsapi.JSON, awsapi.Access{Action: "kms:Decrypt", Resource: e.kmsKey}); err != nil {
+			return nil, err
+		}
+		return e.decrypt(ctx, ciphertext, encryptionContext)
+	}
+}
+
+// role is the ARN of a task's role.
+func (t *task) role() string { return orElse(t.overrides.TaskRoleArn, t.def.taskRole()) }
 
 // execReady says whether the exec agent of a task answers.
 func (e *ecs) execReady(t *task) error {
@@ -674,8 +696,10 @@ func (e *ecs) execReady(t *task) error {
 // target is the SSM target of a task's container.
 func (t *task) target() string { return "ecs:" + t.cluster + "_" + t.id + "_" + t.runtimeID }
 
+func (t *task) interfaceID() string { return "eni-" + t.id[:17] }
+
 func (t *task) containerARN() string {
-	return arn("ecs", "container/"+t.cluster+"/"+t.id+"/"+seededUUID(t.runtimeID))
+	return t.def.site.arn("ecs", "container/"+t.cluster+"/"+t.id+"/"+seededUUID(t.runtimeID))
 }
 
 // byTarget finds the task of an SSM target "ecs:<cluster>_<task id>_<runtime id>". Cluster names may contain
@@ -703,14 +727,14 @@ type describeClustersInput struct {
 	Include  []string `json:"include"`
 }
 
-func describeClustersResource(c *awsapi.Call) string {
+func (e *ecs) describeClustersResource(c *awsapi.Call) string {
 	var in describeClustersInput
 	_ = c.Bind(&in) // the handler reports it
 	name := ""
 	if len(in.Clusters) > 0 {
 		name = in.Clusters[0]
 	}
-	return arn("ecs", "cluster/"+clusterName(name))
+	return e.arn("ecs", "cluster/"+clusterName(name))
 }
 
 func (e *ecs) describeClusters(_ context.Context, _ *awsapi.Call, in *describeClustersInput) (any, error) {
@@ -727,7 +751,7 @@ func (e *ecs) describeClusters(_ context.Context, _ *awsapi.Call, in *describeCl
 		name := clusterName(ref)
 		state, ok := e.clusters[name]
 		if !ok {
-			failures = append(failures, ecsFailure{Arn: arn("ecs", "cluster/"+name), Reason: "MISSING"})
+			failures = append(failures, ecsFailure{Arn: e.arn("ecs", "cluster/"+name), Reason: "MISSING"})
 			continue
 		}
 		clusters = append(clusters, e.clusterView(name, state, in.Include))
@@ -742,7 +766,7 @@ func (e *ecs) describeClusters(_ context.Context, _ *awsapi.Call, in *describeCl
 // clusterView describes a cluster; the caller holds the lock.
 func (e *ecs) clusterView(name string, state *clusterState, include []string) ecsCluster {
 	v := ecsCluster{
-		ClusterArn: arn("ecs", "cluster/"+name), ClusterName: name, Status: "ACTIVE",
+		ClusterArn: e.arn("ecs", "cluster/"+name), ClusterName: name, Status: "ACTIVE",
 		CapacityProviders: []string{"FARGATE", "FARGATE_SPOT"}, Tags: []ecsTag{},
 	}
 	for _, t := range e.tasks {
@@ -771,7 +795,7 @@ func (e *ecs) listClusters(_ context.Context, _ *awsapi.Call, _ *struct{}) (any,
 	}
 	out := output{[]string{}}
 	for _, name := range slices.Sorted(maps.Keys(e.clusters)) {
-		out.ClusterArns = append(out.ClusterArns, arn("ecs", "cluster/"+name))
+		out.ClusterArns = append(out.ClusterArns, e.arn("ecs", "cluster/"+name))
 	}
 	return out, nil
 }
@@ -790,14 +814,15 @@ func (e *ecs) describeTaskDefinition(_ context.Context, _ *awsapi.Call, in *desc
 	for _, k := range slices.Sorted(maps.Keys(env)) {
 		environment = append(environment, ecsKeyValue{k, env[k]})
 	}
+	cpu, memory := taskSize{d.CPU, d.Memory}.texts()
 	type output struct {
 		TaskDefinition ecsTaskDefinition `json:"taskDefinition"`
 		Tags           []ecsTag          `json:"tags"`
 	}
 	return output{ecsTaskDefinition{
-		TaskDefinitionArn: d.arn(), Family: d.Family, Revision: d.Revision, Status: "ACTIVE", NetworkMode: "awsvpc",
+		TaskDefinitionArn: d.definitionARN(), Family: d.Family, Revision: d.Revision, Status: "ACTIVE", NetworkMode: "awsvpc",
 		RequiresCompatibilities: []string{"FARGATE"}, Compatibilities: []string{"EC2", "FARGATE"},
-		CPU: taskCPU, Memory: taskMemory, TaskRoleArn: d.taskRole(), ExecutionRoleArn: d.executionRole(),
+		CPU: cpu, Memory: memory, TaskRoleArn: d.taskRole(), ExecutionRoleArn: d.executionRole(),
 		ContainerDefinitions: []ecsContainerDefinition{{
 			Name: d.Container, Image: d.Image, Essential: true, Command: d.Command, Environment: environment,
 			MountPoints: []struct{}{}, VolumesFrom: []struct{}{}, PortMappings: []struct{}{},
@@ -809,7 +834,7 @@ func (e *ecs) describeTaskDefinition(_ context.Context, _ *awsapi.Call, in *desc
 
 // tagsOf returns where the tags of a resource are kept; the caller holds the lock.
 func (e *ecs) tagsOf(resource string) (*[]ecsTag, error) {
-	kind, rest, _ := strings.Cut(strings.TrimPrefix(resource, arn("ecs", "")), "/")
+	kind, rest, _ := strings.Cut(strings.TrimPrefix(resource, e.arn("ecs", "")), "/")
 	switch kind {
 	case "cluster":
 		if c, ok := e.clusters[rest]; ok {
@@ -888,11 +913,12 @@ func (e *ecs) views(tasks []*task, tags bool) []ecsTask {
 
 func (e *ecs) view(t *task, tags bool) ecsTask {
 	attachment := seededUUID(t.id)
+	cpu, memory := t.size.texts()
 	v := ecsTask{
-		TaskArn: t.arn, ClusterArn: arn("ecs", "cluster/"+t.cluster), TaskDefinitionArn: t.def.arn(), Group: t.group,
+		TaskArn: t.arn, ClusterArn: e.arn("ecs", "cluster/"+t.cluster), TaskDefinitionArn: t.def.definitionARN(), Group: t.group,
 		StartedBy: t.startedBy, LaunchType: "FARGATE", PlatformVersion: "1.4.0", PlatformFamily: "Linux",
 		AvailabilityZone: e.network.zone(t.subnet), LastStatus: t.last, DesiredStatus: t.desired, HealthStatus: "UNKNOWN",
-		CPU: taskCPU, Memory: taskMemory, EnableExecuteCommand: t.exec,
+		CPU: cpu, Memory: memory, EnableExecuteCommand: t.exec,
 		CreatedAt: awsapi.At(t.created), PullStartedAt: awsapi.At(t.pullStart), PullStoppedAt: awsapi.At(t.pullStop),
 		StartedAt: awsapi.At(t.started), StoppingAt: awsapi.At(t.stopping), ExecutionStoppedAt: awsapi.At(t.execStopped),
 		StoppedAt: awsapi.At(t.stopped), StopCode: t.stopCode, StoppedReason: t.stoppedReason, Version: t.version,
@@ -911,14 +937,11 @@ func (e *ecs) view(t *task, tags bool) ecsTask {
 	case statusStopped:
 		status = "DELETED"
 	}
-	v.Attachments = []ecsAttachment{{
-		ID: attachment, Type: "ElasticNetworkInterface", Status: status,
-		Details: []ecsKeyValue{
-			{"subnetId", t.subnet},
-			{"networkInterfaceId", "eni-" + t.id[:17]},
-			{"privateIPv4Address", t.ip},
-		},
-	}}
+	details := []ecsKeyValue{{"subnetId", t.subnet}}
+	if t.last != statusProvisioning { // the interface is made first
+		details = append(details, ecsKeyValue{"networkInterfaceId", t.interfaceID()}, ecsKeyValue{"privateIPv4Address", t.ip})
+	}
+	v.Attachments = []ecsAttachment{{ID: attachment, Type: "ElasticNetworkInterface", Status: status, Details: details}}
 	if tags {
 		v.Tags = append(v.Tags, t.tags...)
 	}

@@ -35,6 +35,7 @@ type Cache struct {
 	Host    string         // name of the endpoint; the default is of AWS's form
 	Addr    netip.AddrPort // where it really listens; its port is the endpoint's. Default: that of the first of Nodes
 	created time.Time
+	site
 }
 
 // CacheNode is a node of a replication group in cluster mode.
@@ -53,7 +54,7 @@ type member struct {
 // members are the cache clusters that a cache consists of.
 func (c Cache) members() []member {
 	if len(c.Nodes) == 0 {
-		return []member{{id: c.nodeID(), name: c.nodeName(), shard: "0001", zone: Region + "a", addr: c.Addr}}
+		return []member{{id: c.nodeID(), name: c.nodeName(), shard: "0001", zone: c.zone('a'), addr: c.Addr}}
 	}
 	count := make(map[int]int)
 	var out []member
@@ -61,27 +62,25 @@ func (c Cache) members() []member {
 		count[n.Shard]++
 		shard := fmt.Sprintf("%04d", n.Shard)
 		id := fmt.Sprintf("%s-%s-%03d", c.ID, shard, count[n.Shard])
-		zone := Region + string(rune('a'+(count[n.Shard]-1)%3))
-		out = append(out, member{id: id, name: id + "." + c.ID + "." + cacheZone, shard: shard, zone: zone, addr: n.Addr})
+		zone := c.zone(rune('a' + (count[n.Shard]-1)%3))
+		out = append(out, member{id: id, name: c.cacheHost(id + "." + c.ID + "." + labZone), shard: shard, zone: zone, addr: n.Addr})
 	}
 	return out
 }
-
-const cacheZone = labZone + ".euc1.cache.amazonaws.com"
 
 // endpointName is the name in the cache's main endpoint.
 func (c Cache) endpointName() string {
 	switch {
 	case c.Kind == ServerlessCache:
-		return c.ID + "-" + labZone + ".serverless.euc1.cache.amazonaws.com"
+		return c.cacheHost(c.ID + "-" + labZone + ".serverless")
 	case c.Kind == CacheCluster && c.Engine == "memcached":
-		return c.ID + "." + labZone + ".cfg.euc1.cache.amazonaws.com"
+		return c.cacheHost(c.ID + "." + labZone + ".cfg")
 	case c.Kind == CacheCluster:
-		return c.ID + "." + labZone + ".0001.euc1.cache.amazonaws.com"
+		return c.cacheHost(c.ID + "." + labZone + ".0001")
 	case c.Sharded:
-		return "clustercfg." + c.ID + "." + cacheZone
+		return c.cacheHost("clustercfg." + c.ID + "." + labZone)
 	}
-	return "master." + c.ID + "." + cacheZone
+	return c.cacheHost("master." + c.ID + "." + labZone)
 }
 
 // names are all names under which the cache is reached.
@@ -100,13 +99,13 @@ func (c Cache) names() []string {
 	return names
 }
 
-func (c Cache) readerName() string { return "replica." + c.ID + "." + cacheZone }
+func (c Cache) readerName() string { return c.cacheHost("replica." + c.ID + "." + labZone) }
 
 func (c Cache) nodeName() string {
 	if c.Kind == CacheCluster {
-		return c.ID + "." + labZone + ".0001.euc1.cache.amazonaws.com"
+		return c.cacheHost(c.ID + "." + labZone + ".0001")
 	}
-	return c.nodeID() + "." + c.ID + "." + cacheZone
+	return c.cacheHost(c.nodeID() + "." + c.ID + "." + labZone)
 }
 
 // nodeID is the cache cluster of the replication group's first node.
@@ -127,6 +126,7 @@ func (c Cache) memberIDs() []string {
 
 // elasticache is ElastiCache.
 type elasticache struct {
+	site
 	mu     sync.Mutex
 	caches []Cache
 }
@@ -138,7 +138,7 @@ func (e *elasticache) service() awsapi.Service {
 			if id == "" {
 				id = "*"
 			}
-			return arn("elasticache", kind+":"+id)
+			return e.arn("elasticache", kind+":"+id)
 		}
 	}
 	return awsapi.Service{
@@ -226,7 +226,7 @@ func (e *elasticache) describeReplicationGroups(_ context.Context, c *awsapi.Cal
 			ReplicationGroupID: cache.ID, Description: "made by the lab", Status: cache.Status,
 			AutomaticFailover: "disabled", MultiAZ: "disabled", ClusterEnabled: cache.Sharded, CacheNodeType: "cache.t4g.micro",
 			TransitEncryptionEnabled: cache.TLS, AtRestEncryptionEnabled: true, Engine: cache.Engine,
-			ARN: arn("elasticache", "replicationgroup:"+cache.ID), CreateTime: iso(cache.created),
+			ARN: e.arn("elasticache", "replicationgroup:"+cache.ID), CreateTime: iso(cache.created),
 		}
 		for _, m := range cache.members() {
 			g.MemberClusters = append(g.MemberClusters, m.id)
@@ -305,7 +305,7 @@ func (e *elasticache) describeCacheClusters(_ context.Context, c *awsapi.Call) (
 			item := cluster{
 				CacheClusterID: m.id, CacheNodeType: "cache.t4g.micro", Engine: cache.Engine, EngineVersion: cache.Version,
 				CacheClusterStatus: cache.Status, NumCacheNodes: 1, Zone: m.zone, CreateTime: iso(cache.created),
-				TransitEncryptionEnabled: cache.TLS, AtRestEncryptionEnabled: true, ARN: arn("elasticache", "cluster:"+m.id),
+				TransitEncryptionEnabled: cache.TLS, AtRestEncryptionEnabled: true, ARN: e.arn("elasticache", "cluster:"+m.id),
 			}
 			if cache.Kind == ReplicationGroup {
 				item.ReplicationGroupID = cache.ID
@@ -354,7 +354,7 @@ func (e *elasticache) describeServerlessCaches(_ context.Context, c *awsapi.Call
 		major, _, _ := strings.Cut(s.Version, ".")
 		items = append(items, cache{
 			s.ID, "made by the lab", iso(s.created), s.Status, s.Engine, major, s.Version, endpoint, endpoint,
-			arn("elasticache", "serverlesscache:"+s.ID),
+			e.arn("elasticache", "serverlesscache:"+s.ID),
 		})
 	}
 	page, next, ok := awsapi.Page(items, c.Form.Get("NextToken"), 50)

@@ -18,6 +18,9 @@ import (
 type IdentityConfig struct {
 	Deny  []string `json:"deny,omitempty"`  // patterns of actions that are denied: "ecs:RunTask", "rds:*"
 	Allow []string `json:"allow,omitempty"` // if not nil, everything else is denied
+	// Policy is a policy document (Allow statements) that allows what it says and nothing else: resources, conditions and variables
+	// count. It is for ECS and SSM; of other services' resources it sees the ARN alone.
+	Policy json.RawMessage `json:"policy,omitempty"`
 	// Expires makes the credentials those of a role's session, good until then. It may have passed.
 	Expires time.Time `json:"expires,omitzero"`
 	// Process keeps the credentials out of the AWS files: the profile there runs a command for them (credential_process), as tools
@@ -40,11 +43,16 @@ func (l *Lab) AddIdentity(name string, cfg IdentityConfig) (env []string, err er
 	if !namePattern.MatchString(name) {
 		return nil, fmt.Errorf("%q is no name for an identity: up to 64 letters, digits, and . _ @ -", name)
 	}
-	id := userIdentity(name)
+	id := l.userIdentity(name)
 	if !cfg.Expires.IsZero() {
-		id = temporaryIdentity("lab-"+name, name, cfg.Expires)
+		id = l.temporaryIdentity("lab-"+name, name, cfg.Expires)
 	}
 	id.Deny, id.Allow = cfg.Deny, cfg.Allow
+	if len(cfg.Policy) > 0 {
+		if id.Policy, err = awsapi.ParsePolicy(cfg.Policy); err != nil {
+			return nil, fmt.Errorf("add identity %s: %w", name, err)
+		}
+	}
 	l.identities.Put(id)
 
 	l.mu.Lock()
@@ -69,8 +77,8 @@ func (l *Lab) Env() []string { return l.envFor("lab") }
 func (l *Lab) envFor(name string) []string {
 	return []string{
 		"AWS_ENDPOINT_URL=" + l.url,
-		"AWS_REGION=" + Region,
-		"AWS_DEFAULT_REGION=" + Region, // the AWS CLI before 2.13 knows this one alone
+		"AWS_REGION=" + l.region,
+		"AWS_DEFAULT_REGION=" + l.region, // the AWS CLI before 2.13 knows this one alone
 		"AWS_PROFILE=" + name,
 		"AWS_CONFIG_FILE=" + l.path("aws-config"),
 		"AWS_SHARED_CREDENTIALS_FILE=" + l.path("aws-credentials"),
@@ -98,7 +106,7 @@ func (l *Lab) writeAWSFiles() error {
 	config.WriteString(note)
 	credentials.WriteString(note)
 	for _, p := range l.profiles {
-		fmt.Fprintf(&config, "\n[profile %s]\nregion = %s\n", p.name, Region)
+		fmt.Fprintf(&config, "\n[profile %s]\nregion = %s\n", p.name, l.region)
 		if p.process {
 			path := l.path("credentials-" + p.name + ".json")
 			fmt.Fprintf(&config, "credential_process = %s \"%s\"\n", printCommand(), path)

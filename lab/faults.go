@@ -28,7 +28,22 @@ type APIFaults struct {
 	TaskReason     string `json:"task_reason,omitempty"`   // ...and why; there is a default
 	NoExecAgent    bool   `json:"no_exec_agent,omitempty"` // the exec agent of new tasks stays PENDING
 	ExecSilent     bool   `json:"exec_silent,omitempty"`   // the exec agent is RUNNING, but never answers
+
+	// SessionsPerContainer is how many sessions a container may have at a time, those of ECS Exec included. 0 is any number.
+	// SessionsOver says what becomes of a further one: "" is an answer of AWS's; with OverSilent it starts, but no agent comes.
+	SessionsPerContainer int    `json:"sessions_per_container,omitempty"`
+	SessionsOver         string `json:"sessions_over,omitempty"`
+
+	// Documents says what becomes of StartSession with a document on an ECS target: RefuseDenied, RefuseInvalid or OverSilent.
+	Documents map[string]string `json:"documents,omitempty"`
 }
+
+// What may become of a session.
+const (
+	OverSilent    = "silent"  // it starts, but no agent comes
+	RefuseDenied  = "denied"  // AccessDeniedException
+	RefuseInvalid = "invalid" // InvalidDocument
+)
 
 // APIError is an error to answer.
 type APIError struct {
@@ -63,6 +78,7 @@ func (f *faults) replace(set APIFaults) {
 	set.Throttle = maps.Clone(set.Throttle)
 	set.Errors = maps.Clone(set.Errors)
 	set.Rate = maps.Clone(set.Rate)
+	set.Documents = maps.Clone(set.Documents)
 	f.set, f.since, f.buckets = set, f.now(), make(map[string]*bucket)
 }
 
@@ -73,6 +89,7 @@ func (f *faults) get() APIFaults {
 	set.Throttle = maps.Clone(set.Throttle)
 	set.Errors = maps.Clone(set.Errors)
 	set.Rate = maps.Clone(set.Rate)
+	set.Documents = maps.Clone(set.Documents)
 	return set
 }
 
@@ -160,6 +177,20 @@ func (f *faults) notConnected() bool {
 	return f.now().Before(until) || f.count(&f.set.NotConnected)
 }
 
+// container returns how many sessions a container may have, 0 for any number, and whether further ones start silently.
+func (f *faults) container() (most int, silent bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.set.SessionsPerContainer, f.set.SessionsOver == OverSilent
+}
+
+// document returns what becomes of a session with the document on an ECS target.
+func (f *faults) document(name string) string {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.set.Documents[name]
+}
+
 // taskFailure returns why the next task must not start, or nothing.
 func (f *faults) taskFailure() string {
 	if !f.count(&f.set.TaskFailures) {
@@ -189,6 +220,17 @@ func (a APIFaults) validate() error {
 	for pattern, e := range a.Errors {
 		if e.Code == "" || (e.Status != 0 && (e.Status < 400 || e.Status > 599)) {
 			return fmt.Errorf("the error for %s needs a code, and a status from 400 to 599", pattern)
+		}
+	}
+	if a.SessionsPerContainer < 0 {
+		return errors.New("sessions_per_container is negative")
+	}
+	if a.SessionsOver != "" && a.SessionsOver != OverSilent {
+		return fmt.Errorf("sessions_over is %q, want nothing or %s", a.SessionsOver, OverSilent)
+	}
+	for document, how := range a.Documents {
+		if how != OverSilent && how != RefuseDenied && how != RefuseInvalid {
+			return fmt.Errorf("document %s: %q is none of %s, %s, %s", document, how, RefuseDenied, RefuseInvalid, OverSilent)
 		}
 	}
 	if a.LatencyMS < 0 || a.NotConnectedMS < 0 {

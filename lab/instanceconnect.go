@@ -21,6 +21,7 @@ const keyLife = time.Minute
 
 // instanceConnect is EC2 Instance Connect: it has instances accept keys for a minute.
 type instanceConnect struct {
+	site
 	ssm *ssm
 	now func() time.Time
 	mu  sync.Mutex // one writer of the files
@@ -33,7 +34,7 @@ func (c *instanceConnect) service() awsapi.Service {
 			"SendSSHPublicKey": {Handle: jsonOp(c.sendKey), Resource: func(call *awsapi.Call) string {
 				var in sendKeyInput
 				_ = call.Bind(&in) // the handler reports it
-				return arn("ec2", "instance/"+in.InstanceID)
+				return c.arn("ec2", "instance/"+in.InstanceID)
 			}},
 		},
 	}

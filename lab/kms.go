@@ -13,11 +13,12 @@ import (
 
 // kms is the Key Management Service with one key, which lives in memory.
 type kms struct {
+	site
 	id   string
 	aead cipher.AEAD
 }
 
-func newKMS() (*kms, error) {
+func newKMS(at site) (*kms, error) {
 	var key [32]byte
 	_, _ = rand.Read(key[:]) // never fails
 	block, err := aes.NewCipher(key[:])
@@ -28,32 +29,41 @@ func newKMS() (*kms, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &kms{id: seededUUID(randomHex(16)), aead: aead}, nil
+	return &kms{site: at, id: seededUUID(randomHex(16)), aead: aead}, nil
 }
 
-func (k *kms) arn() string { return arn("kms", "key/"+k.id) }
+func (k *kms) keyARN() string { return k.arn("kms", "key/"+k.id) }
 
 func (k *kms) service() awsapi.Service {
-	resource := func(*awsapi.Call) string { return k.arn() }
+	// The encryption context is in condition keys.
+	access := func(c *awsapi.Call) []awsapi.Access {
+		var in struct{ EncryptionContext map[string]string }
+		_ = c.Bind(&in) // the handler reports it
+		keys := make(map[string]string)
+		for name, value := range in.EncryptionContext {
+			keys["kms:encryptioncontext:"+strings.ToLower(name)] = value
+		}
+		return []awsapi.Access{{Action: c.Name(), Resource: k.keyARN(), Keys: keys}}
+	}
 	return awsapi.Service{
 		Name: "kms", Protocol: awsapi.JSON, Target: "TrentService", Version: "2014-11-01",
 		Ops: map[string]awsapi.Op{
-			"GenerateDataKey": {Handle: jsonOp(k.generateDataKey), Resource: resource},
-			"Decrypt":         {Handle: jsonOp(k.decryptCall), Resource: resource},
+			"GenerateDataKey": {Handle: jsonOp(k.generateDataKey), Access: access},
+			"Decrypt":         {Handle: jsonOp(k.decryptCall), Access: access},
 		},
 	}
 }
 
 // has reports whether ref names the key: by its id, its ARN or the alias that the lab gives it.
 func (k *kms) has(ref string) bool {
-	return ref == k.id || ref == k.arn() || ref == "alias/lab" || ref == arn("kms", "alias/lab")
+	return ref == k.id || ref == k.keyARN() || ref == "alias/lab" || ref == k.arn("kms", "alias/lab")
 }
 
 func (k *kms) notFound(ref string) error {
 	if strings.HasPrefix(ref, "alias/") {
-		ref = arn("kms", ref)
+		ref = k.arn("kms", ref)
 	} else if !strings.HasPrefix(ref, "arn:") {
-		ref = arn("kms", "key/"+ref)
+		ref = k.arn("kms", "key/"+ref)
 	}
 	return awsapi.Errorf("NotFoundException", "Key '%s' does not exist", ref)
 }
@@ -92,7 +102,7 @@ func (k *kms) generateDataKey(_ context.Context, _ *awsapi.Call, in *generateDat
 		KeyID          string `json:"KeyId"`
 	}
 	sealed := k.aead.Seal(nil, nil, plain, additional) //nolint:gosec // this AEAD makes its nonces itself
-	return output{sealed, plain, k.arn()}, nil
+	return output{sealed, plain, k.keyARN()}, nil
 }
 
 type decryptInput struct {
@@ -115,7 +125,7 @@ func (k *kms) decryptCall(ctx context.Context, _ *awsapi.Call, in *decryptInput)
 		KeyID               string `json:"KeyId"`
 		EncryptionAlgorithm string `json:"EncryptionAlgorithm"`
 	}
-	return output{plain, k.arn(), "SYMMETRIC_DEFAULT"}, nil
+	return output{plain, k.keyARN(), "SYMMETRIC_DEFAULT"}, nil
 }
 
 // decrypt undoes generateDataKey, in the same encryption context only. The agent's part of a session calls it too.

@@ -30,6 +30,7 @@ const Off vpc.Mode = "off"
 
 // Config sets up a Lab. The zero value is a lab with what the machine has, at a pace that a human notices.
 type Config struct {
+	Region   string // default: eu-central-1; its partition is in every ARN and name
 	Listen   string // loopback address of the one listener; default 127.0.0.1:0
 	Bastiond string // path of the program that tasks of the task definition "bastion" run
 	Runner   Runner // default: a HostRunner with Bastiond
@@ -45,11 +46,16 @@ type Config struct {
 	// StopTimeout is what a task's program gets between SIGTERM and SIGKILL (30 s).
 	StopTimeout time.Duration
 
+	// Unmetered tasks have all of this machine, and the agents' work costs nothing: sessions are faster than real ones.
+	Unmetered bool
+
 	KMS             bool     // encrypt exec and shell sessions
 	Postgres, Redis vpc.Mode // the databases; default vpc.Auto; Off for none
 	NoWeb           bool     // no internal web site
 	// TaskEnv is added to the environment of the task definition "bastion".
 	TaskEnv map[string]string
+	// TaskRoleDeny are patterns of actions that the role of its tasks may not do: "kms:Decrypt".
+	TaskRoleDeny []string
 	// Allow are further destinations for the tasks' BASTIOND_ALLOW.
 	Allow     []string
 	Instances map[string]Instance // managed nodes, by id
@@ -60,6 +66,7 @@ type Config struct {
 
 // Lab is a running local AWS.
 type Lab struct {
+	site
 	cfg Config
 	log *slog.Logger
 	dir string // of the files
@@ -99,7 +106,7 @@ type Lab struct {
 // Start starts a lab and returns once everything in it answers. The context bounds the start alone; Close ends the lab.
 func Start(ctx context.Context, cfg Config) (*Lab, error) {
 	l := &Lab{cfg: cfg.withDefaults(), names: make(map[string][]netip.Addr)}
-	l.log = l.cfg.Log
+	l.log, l.site = l.cfg.Log, site{l.cfg.Region}
 	if err := l.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start the lab: %w", err), l.Close())
 	}
@@ -107,6 +114,7 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 }
 
 func (c Config) withDefaults() Config {
+	c.Region = orElse(c.Region, Region)
 	if c.Listen == "" {
 		c.Listen = "127.0.0.1:0"
 	}
@@ -198,12 +206,12 @@ func (l *Lab) listen(ctx context.Context) (net.Listener, error) {
 // build makes the services and ties them together.
 func (l *Lab) build() error {
 	var err error
-	if l.kms, err = newKMS(); err != nil {
+	if l.kms, err = newKMS(l.site); err != nil {
 		return err
 	}
 	kmsKey := ""
 	if l.cfg.KMS {
-		kmsKey = l.kms.arn()
+		kmsKey = l.kms.keyARN()
 	}
 	now := l.cfg.Now
 	l.faults = &faults{now: now}
@@ -213,31 +221,34 @@ func (l *Lab) build() error {
 	gw.BaseURL = func() string { return "ws" + strings.TrimPrefix(l.url, "http") }
 	gw.LookupHost = l.lookupHost
 	l.gw = gateway.New(gw)
-	l.sessions = &sessions{gw: l.gw, now: now, decrypt: l.kms.decrypt}
+	l.sessions = &sessions{gw: l.gw, now: now, decrypt: l.kms.decrypt, faults: l.faults}
 
-	l.ec2 = &ec2{}
+	l.ec2 = &ec2{site: l.site}
 	ctx, cancel := context.WithCancel(context.Background())
 	l.endTasks = cancel
 	l.ecs = &ecs{
-		log: l.log.With("part", "ecs"), now: now, runner: l.cfg.Runner, dir: l.tmp, kmsKey: kmsKey,
-		timing:  timing{l.cfg.StateDelay, l.cfg.ExecDelay, l.cfg.ConnectDelay, l.cfg.StopTimeout},
-		network: l.ec2, sessions: l.sessions, faults: l.faults, baseEnv: l.taskEnv, ctx: ctx,
+		site: l.site,
+		log:  l.log.With("part", "ecs"), now: now, runner: l.cfg.Runner, dir: l.tmp, kmsKey: kmsKey, decrypt: l.kms.decrypt,
+		timing:    timing{l.cfg.StateDelay, l.cfg.ExecDelay, l.cfg.ConnectDelay, l.cfg.StopTimeout},
+		unmetered: l.cfg.Unmetered,
+		network:   l.ec2, sessions: l.sessions, faults: l.faults, baseEnv: l.taskEnv, ctx: ctx,
 		clusters: make(map[string]*clusterState), defs: make(map[string][]*TaskDefinition), tokens: make(map[string]runToken),
 	}
 	l.ssm = &ssm{
-		log: l.log.With("part", "ssm"), ecs: l.ecs, sessions: l.sessions, faults: l.faults, kmsKey: kmsKey,
+		site: l.site,
+		log:  l.log.With("part", "ssm"), ecs: l.ecs, sessions: l.sessions, faults: l.faults, kmsKey: kmsKey,
 		instances: make(map[string]Instance),
 	}
 	for id, i := range l.cfg.Instances {
 		l.AddInstance(id, i)
 	}
-	l.rds, l.cache = &rds{}, &elasticache{}
-	sts := &sts{now: now, identities: &l.identities}
+	l.rds, l.cache = &rds{site: l.site}, &elasticache{site: l.site}
+	sts := &sts{site: l.site, now: now, identities: &l.identities}
 	l.api = awsapi.New(awsapi.Config{
-		Region: Region, Identities: &l.identities, Now: now, Logger: l.log.With("part", "api"), Before: l.faults.before,
+		Region: l.region, Identities: &l.identities, Now: now, Logger: l.log.With("part", "api"), Before: l.faults.before,
 		Services: []awsapi.Service{
 			l.ecs.service(), l.ssm.service(), l.ec2.service(), l.rds.service(), l.cache.service(), l.kms.service(),
-			sts.service(), (&instanceConnect{ssm: l.ssm, now: now}).service(),
+			sts.service(), (&instanceConnect{site: l.site, ssm: l.ssm, now: now}).service(),
 		},
 	})
 	l.addDefaults()
@@ -248,14 +259,14 @@ func (l *Lab) build() error {
 func (l *Lab) addDefaults() {
 	tags := map[string]string{"bastion": "true"}
 	l.ec2.subnets = []Subnet{
-		{ID: vpcSubnet + "a", CIDR: "10.99.1.0/24", Zone: Region + "a", Tags: withName(tags, "private-a")},
-		{ID: vpcSubnet + "b", CIDR: "10.99.2.0/24", Zone: Region + "b", Tags: withName(tags, "private-b")},
+		{ID: vpcSubnet + "a", CIDR: "10.99.1.0/24", Zone: l.zone('a'), Tags: withName(tags, "private-a")},
+		{ID: vpcSubnet + "b", CIDR: "10.99.2.0/24", Zone: l.zone('b'), Tags: withName(tags, "private-b")},
 	}
 	l.ec2.groups = []SecurityGroup{
 		{ID: vpcGroup, Name: bastionName, Description: "no inbound rule", Tags: withName(tags, bastionName)},
 	}
 	l.ecs.addCluster(bastionName, []ecsTag{{"bastion", "true"}})
-	l.ecs.addDefinition(TaskDefinition{Family: bastionName, Env: l.cfg.TaskEnv})
+	l.ecs.addDefinition(TaskDefinition{Family: bastionName, Env: l.cfg.TaskEnv, RoleDeny: l.cfg.TaskRoleDeny})
 	l.allow = slices.Clone(l.cfg.Allow)
 }
 
@@ -307,6 +318,9 @@ func (l *Lab) close() error {
 	}
 	return errors.Join(errs...)
 }
+
+// Region is the region of the account: AWS_REGION.
+func (l *Lab) Region() string { return l.region }
 
 // URL is the endpoint of the APIs: AWS_ENDPOINT_URL.
 func (l *Lab) URL() string { return l.url }

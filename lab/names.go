@@ -6,22 +6,55 @@ import (
 	"fmt"
 	"math/big"
 	"strings"
+
+	"github.com/bastion-ssm/bastion/internal/partition"
 )
 
-// The lab's account. Nothing of it exists.
+// The lab's account, and its region where Config names no other. Nothing of it exists.
 const (
 	Account = "000000000000"
 	Region  = "eu-central-1"
 )
 
+// site is where a lab is: its region, whose partition is in ARNs and names.
+type site struct{ region string }
+
+func (s site) partition() partition.Partition { return partition.Of(s.region) }
+
 // arn returns an ARN in the lab's account and region.
-func arn(service, resource string) string {
-	return fmt.Sprintf("arn:aws:%s:%s:%s:%s", service, Region, Account, resource)
+func (s site) arn(service, resource string) string {
+	return fmt.Sprintf("arn:%s:%s:%s:%s:%s", s.partition().ID, service, s.region, Account, resource)
 }
 
 // iamARN returns an ARN of a service without regions.
-func iamARN(service, resource string) string {
-	return fmt.Sprintf("arn:aws:%s::%s:%s", service, Account, resource)
+func (s site) iamARN(service, resource string) string {
+	return fmt.Sprintf("arn:%s:%s::%s:%s", s.partition().ID, service, Account, resource)
+}
+
+// dbHost is the name of an RDS endpoint: an instance's by its id, a cluster's with "cluster-" before the account's zone.
+func (s site) dbHost(id, kind string) string {
+	return s.partition().RDSName(id+"."+kind+labZone, s.region)
+}
+
+// cacheHost is the name of an ElastiCache endpoint whose first labels are given.
+func (s site) cacheHost(name string) string {
+	return name + "." + s.shortRegion() + ".cache." + s.partition().DNSSuffix
+}
+
+// zone is an availability zone of the region.
+func (s site) zone(letter rune) string { return s.region + string(letter) }
+
+// shortRegion is the region as ElastiCache's names have it: euc1.
+func (s site) shortRegion() string {
+	switch s.region {
+	case "cn-northwest-1":
+		return "cnw1"
+	case "us-gov-east-1":
+		return "uge1"
+	case "us-gov-west-1":
+		return "ugw1"
+	}
+	return strings.NewReplacer("north", "n", "south", "s", "east", "e", "west", "w", "central", "c", "-", "").Replace(s.region)
 }
 
 // lastOf returns what follows the last slash: the name or id in an ARN, or the whole of a bare name.

@@ -43,18 +43,20 @@ type DBCluster struct {
 	Addr     netip.AddrPort
 	IAM      bool // IAM database authentication is enabled
 	created  time.Time
+	site
 }
 
 func (d DBCluster) host() string {
-	return d.ID + ".cluster-" + labZone + "." + Region + ".rds.amazonaws.com"
+	return d.dbHost(d.ID, "cluster-")
 }
 
 func (d DBCluster) reader() string {
-	return d.ID + ".cluster-ro-" + labZone + "." + Region + ".rds.amazonaws.com"
+	return d.dbHost(d.ID, "cluster-ro-")
 }
 
 // rds is the Relational Database Service.
 type rds struct {
+	site
 	mu        sync.Mutex
 	instances []DBInstance
 	clusters  []DBCluster
@@ -67,7 +69,7 @@ func (r *rds) service() awsapi.Service {
 			if id == "" {
 				id = "*"
 			}
-			return arn("rds", kind+":"+id)
+			return r.arn("rds", kind+":"+id)
 		}
 	}
 	return awsapi.Service{
@@ -130,7 +132,7 @@ func (r *rds) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 	r.mu.Unlock()
 	if id := c.Form.Get("DBInstanceIdentifier"); id != "" {
 		i := slices.IndexFunc(all, func(d DBInstance) bool {
-			return strings.EqualFold(d.ID, id) || arn("rds", "db:"+d.ID) == id
+			return strings.EqualFold(d.ID, id) || r.arn("rds", "db:"+d.ID) == id
 		})
 		if i < 0 {
 			return nil, &awsapi.Error{Code: "DBInstanceNotFound", Message: "DBInstance " + id + " not found.", Status: 404}
@@ -142,7 +144,7 @@ func (r *rds) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 		match, err := rdsMatch(c, map[string]string{
 			"db-instance-id": d.ID, "db-cluster-id": d.Cluster, "engine": d.Engine, "dbi-resource-id": dbResource(d.ID),
 			"domain": "",
-		}, arn("rds", "db:"+d.ID), arn("rds", "cluster:"+d.Cluster))
+		}, r.arn("rds", "db:"+d.ID), r.arn("rds", "cluster:"+d.Cluster))
 		if err != nil {
 			return nil, err
 		}
@@ -153,9 +155,9 @@ func (r *rds) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 			DBInstanceIdentifier: d.ID, DBInstanceClass: "db.t4g.micro", Engine: d.Engine, EngineVersion: d.Version,
 			DBInstanceStatus: d.Status, MasterUsername: d.User, DBName: d.Database,
 			Endpoint: xmlEndpoint{d.Host, d.Addr.Port(), "Z0LAB"}, AllocatedStorage: 20, InstanceCreateTime: iso(d.created),
-			AvailabilityZone: Region + "a", StorageEncrypted: true, DBClusterIdentifier: d.Cluster,
+			AvailabilityZone: r.zone('a'), StorageEncrypted: true, DBClusterIdentifier: d.Cluster,
 			DbiResourceID: dbResource(d.ID),
-			DBInstanceArn: arn("rds", "db:"+d.ID), IAMAuthentication: d.IAM, Groups: xmlGroups, Tags: xmlTags(d.Tags),
+			DBInstanceArn: r.arn("rds", "db:"+d.ID), IAMAuthentication: d.IAM, Groups: xmlGroups, Tags: xmlTags(d.Tags),
 		})
 	}
 	page, next, err := rdsPage(c, items)
@@ -197,7 +199,7 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 	r.mu.Unlock()
 	if id := c.Form.Get("DBClusterIdentifier"); id != "" {
 		i := slices.IndexFunc(all, func(d DBCluster) bool {
-			return strings.EqualFold(d.ID, id) || arn("rds", "cluster:"+d.ID) == id
+			return strings.EqualFold(d.ID, id) || r.arn("rds", "cluster:"+d.ID) == id
 		})
 		if i < 0 {
 			return nil, &awsapi.Error{Code: "DBClusterNotFoundFault", Message: "DBCluster " + id + " not found.", Status: 404}
@@ -209,7 +211,7 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 		match, err := rdsMatch(c, map[string]string{
 			"db-cluster-id": d.ID, "engine": d.Engine, "db-cluster-resource-id": dbResource(d.ID), "domain": "",
 			"clone-group-id": "",
-		}, arn("rds", "cluster:"+d.ID))
+		}, r.arn("rds", "cluster:"+d.ID))
 		if err != nil {
 			return nil, err
 		}
@@ -227,7 +229,7 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 			Endpoint: d.host(), ReaderEndpoint: d.reader(), Port: d.Addr.Port(), DatabaseName: d.Database,
 			MasterUsername: d.User, StorageEncrypted: true, ClusterCreateTime: iso(d.created),
 			DbClusterResourceID: "cluster-" + dbResource(d.ID)[3:],
-			DBClusterArn:        arn("rds", "cluster:"+d.ID), IAMAuthentication: d.IAM, Members: members, Groups: xmlGroups,
+			DBClusterArn:        r.arn("rds", "cluster:"+d.ID), IAMAuthentication: d.IAM, Members: members, Groups: xmlGroups,
 		})
 	}
 	page, next, err := rdsPage(c, items)

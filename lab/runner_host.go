@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net"
@@ -11,6 +12,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strconv"
+	"syscall"
 	"time"
 
 	"github.com/bastion-ssm/bastion/lab/gateway"
@@ -35,7 +38,7 @@ func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, er
 	if !ok || program == "" {
 		return nil, fmt.Errorf("exec: %q: the lab has no program for this path of the image", spec.Command[0])
 	}
-	c := &hostContainer{runner: r, done: make(chan struct{})}
+	c := &hostContainer{runner: r, done: make(chan struct{}), mapped: map[string]bool{}}
 	env := map[string]string{
 		"PATH": os.Getenv("PATH"),
 		"HOME": spec.Dir,
@@ -43,6 +46,7 @@ func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, er
 		"BASTIOND_LISTEN":      "localhost:0",
 		"BASTIOND_BOND_LISTEN": "localhost:0",
 		"BASTIOND_SOCKET":      filepath.Join(spec.Dir, "s"),
+		"BASTIOND_CGROUP":      filepath.Join(spec.Dir, cgroupDir),
 	}
 	if root := os.Getenv("SYSTEMROOT"); root != "" { // without it no program of Windows has sockets
 		env["SYSTEMROOT"] = root
@@ -50,7 +54,11 @@ func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, er
 	for k, v := range spec.Env {
 		env[k] = v
 	}
-	c.env = environ(env)
+	for port, name := range bastiondPorts {
+		_, set := spec.Env[name]
+		c.mapped[port] = !set
+	}
+	c.env, c.socket = environ(env), env["BASTIOND_SOCKET"]
 
 	cmd := exec.Command(program, spec.Command[1:]...)
 	cmd.Env, cmd.Dir = c.env, spec.Dir
@@ -63,9 +71,14 @@ func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, er
 	return c, nil
 }
 
+// bastiondPorts are bastiond's ports in a task of its own, by the variable that sets each.
+var bastiondPorts = map[string]string{"2222": "BASTIOND_LISTEN", "2223": "BASTIOND_BOND_LISTEN"}
+
 type hostContainer struct {
 	runner *HostRunner
 	env    []string
+	socket string          // of bastiond
+	mapped map[string]bool // bastiondPorts that stand for the ports that bastiond got
 	cmd    *exec.Cmd
 	code   int
 	done   chan struct{}
@@ -101,7 +114,47 @@ func (c *hostContainer) Terminate()            { terminate(c.cmd.Process) }
 func (c *hostContainer) Kill()                 { _ = c.cmd.Process.Kill() } // it may have ended
 
 func (c *hostContainer) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	host, port, err := net.SplitHostPort(addr)
+	if err == nil && c.mapped[port] {
+		if port, err = c.portOf(ctx, port); err != nil {
+			return nil, fmt.Errorf("dial %s: %w", addr, err)
+		}
+		addr = net.JoinHostPort(host, port)
+	}
 	return dialLoopback(ctx, network, addr)
+}
+
+// portOf asks bastiond which port of the machine it got for a port of the task.
+func (c *hostContainer) portOf(ctx context.Context, port string) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	conn, err := new(net.Dialer).DialContext(ctx, "unix", c.socket)
+	if err != nil {
+		return "", err
+	}
+	defer func() { _ = conn.Close() }()
+	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var reply struct {
+		Health struct {
+			Port     int `json:"port"`
+			BondPort int `json:"bond_port"`
+		} `json:"health"`
+	}
+	if _, err := fmt.Fprintln(conn, `{"op":"health"}`); err != nil {
+		return "", err
+	}
+	if err := json.NewDecoder(conn).Decode(&reply); err != nil {
+		return "", err
+	}
+	got := reply.Health.Port
+	if bastiondPorts[port] == "BASTIOND_BOND_LISTEN" {
+		got = reply.Health.BondPort
+	}
+	if got == 0 {
+		return "", syscall.ECONNREFUSED
+	}
+	return strconv.Itoa(got), nil
 }
 
 func (c *hostContainer) Exec(_ context.Context, argv []string) (gateway.Process, error) {

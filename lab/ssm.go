@@ -104,6 +104,7 @@ func validationError(value any, member, constraint string) error {
 
 // ssm is Session Manager.
 type ssm struct {
+	site
 	log      *slog.Logger
 	ecs      *ecs
 	sessions *sessions
@@ -115,17 +116,12 @@ type ssm struct {
 }
 
 func (s *ssm) service() awsapi.Service {
-	sessionRes := func(c *awsapi.Call) string {
-		var in struct{ SessionId string }
-		_ = c.Bind(&in) // the handler reports it
-		return arn("ssm", "session/"+in.SessionId)
-	}
 	return awsapi.Service{
 		Name: "ssm", Protocol: awsapi.JSON, Target: "AmazonSSM", Version: "2014-11-06",
 		Ops: map[string]awsapi.Op{
-			"StartSession":     {Handle: jsonOp(s.startSession), Resource: startSessionResource},
-			"ResumeSession":    {Handle: jsonOp(s.resumeSession), Resource: sessionRes},
-			"TerminateSession": {Handle: jsonOp(s.terminateSession), Resource: sessionRes},
+			"StartSession":     {Handle: jsonOp(s.startSession), Access: s.startSessionAccess},
+			"ResumeSession":    {Handle: jsonOp(s.resumeSession), Access: s.sessionAccess},
+			"TerminateSession": {Handle: jsonOp(s.terminateSession), Access: s.sessionAccess},
 			"DescribeSessions": {Handle: jsonOp(s.describeSessions)},
 		},
 	}
@@ -144,18 +140,37 @@ type startSessionOutput struct {
 	TokenValue string `json:"TokenValue"`
 }
 
-func startSessionResource(c *awsapi.Call) string {
+// startSessionAccess is about the target and the document.
+func (s *ssm) startSessionAccess(c *awsapi.Call) []awsapi.Access {
 	var in startSessionInput
 	_ = c.Bind(&in) // the handler reports it
+	target := awsapi.Access{Action: c.Name(), Resource: s.arn("ec2", "instance/"+in.Target), Keys: make(map[string]string)}
 	if rest, ok := strings.CutPrefix(in.Target, "ecs:"); ok {
 		if f := strings.Split(rest, "_"); len(f) >= 3 {
-			return arn("ecs", "task/"+strings.Join(f[:len(f)-2], "_")+"/"+f[len(f)-2])
+			target = s.ecs.taskAccess(c.Name(), strings.Join(f[:len(f)-2], "_"), f[len(f)-2])
+			delete(target.Keys, "ecs:cluster")
 		}
+	} else if strings.HasPrefix(in.Target, "mi-") {
+		target.Resource = s.arn("ssm", "managed-instance/"+in.Target)
 	}
-	if strings.HasPrefix(in.Target, "mi-") {
-		return arn("ssm", "managed-instance/"+in.Target)
+	named := in.DocumentName != ""
+	target.Keys["ssm:sessiondocumentaccesscheck"] = strconv.FormatBool(named)
+	if !named {
+		return []awsapi.Access{target}
 	}
-	return arn("ec2", "instance/"+in.Target)
+	document := strings.Replace(s.arn("ssm", "document/"+in.DocumentName), ":"+Account+":", "::", 1)
+	return []awsapi.Access{target, {Action: c.Name(), Resource: document}}
+}
+
+// sessionAccess is about a session, which SSM has tagged with the user id of the caller who began it.
+func (s *ssm) sessionAccess(c *awsapi.Call) []awsapi.Access {
+	var in sessionInput
+	_ = c.Bind(&in) // the handler reports it
+	keys := make(map[string]string)
+	if owner := s.sessions.ownerOf(in.SessionID); owner != "" {
+		keys["ssm:resourcetag/aws:ssmmessages:session-id"] = owner
+	}
+	return []awsapi.Access{{Action: c.Name(), Resource: s.arn("ssm", "session/"+in.SessionID), Keys: keys}}
 }
 
 func (s *ssm) startSession(_ context.Context, c *awsapi.Call, in *startSessionInput) (any, error) {
@@ -189,6 +204,18 @@ func (s *ssm) startSession(_ context.Context, c *awsapi.Call, in *startSessionIn
 	if !s.connect(&spec) || s.faults.notConnected() {
 		return nil, awsapi.Errorf("TargetNotConnected", "%s is not connected.", in.Target)
 	}
+	if strings.HasPrefix(in.Target, "ecs:") {
+		switch s.faults.document(name) {
+		case RefuseDenied:
+			return nil, awsapi.Errorf("AccessDeniedException", "User: %s is not authorized to perform: ssm:StartSession on resource: "+
+				"arn:%s:ssm:%s::document/%s because no identity-based policy allows the ssm:StartSession action",
+				c.Identity.ARN, s.partition().ID, s.region, name)
+		case RefuseInvalid:
+			return nil, awsapi.Errorf("InvalidDocument", "Document with name %s is not valid for this target.", name)
+		case OverSilent:
+			spec.NoAgent = true
+		}
+	}
 	return s.sessions.start(c.Identity, c.Identity.Name, spec, in.Reason)
 }
 
@@ -204,7 +231,7 @@ func (s *ssm) connect(spec *gateway.Spec) bool {
 		if !t.connected || t.last != statusRunning {
 			return false
 		}
-		spec.Dial, spec.Exec = t.container.Dial, t.container.Exec
+		spec.Dial, spec.Exec, spec.Machine = t.container.Dial, t.container.Exec, t.machine
 		return true
 	}
 	s.mu.Lock()
@@ -332,7 +359,10 @@ const maxHistory = 1000
 type sessions struct {
 	gw      *gateway.Gateway
 	now     func() time.Time
-	decrypt func(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error)
+	decrypt gateway.Decrypt // as an agent that may
+	faults  *faults
+
+	starting sync.Mutex // while a session finds a place and takes it
 
 	mu      sync.Mutex
 	records []*sessionRecord // oldest first
@@ -349,7 +379,14 @@ func (s *sessions) start(owner awsapi.Identity, prefix string, spec gateway.Spec
 	startSessionOutput, error,
 ) {
 	spec.ID = prefix + "-" + randomHex(17)
-	spec.Decrypt = s.decrypt
+	if spec.Decrypt == nil {
+		spec.Decrypt = s.decrypt
+	}
+	s.starting.Lock() // the sessions of a container are counted
+	defer s.starting.Unlock()
+	if err := s.place(&spec); err != nil {
+		return startSessionOutput{}, err
+	}
 	token, err := s.gw.Start(spec)
 	if err != nil {
 		return startSessionOutput{}, sessionError(err, spec.ID)
@@ -367,6 +404,31 @@ func (s *sessions) start(owner awsapi.Identity, prefix string, spec gateway.Spec
 	return startSessionOutput{spec.ID, s.gw.StreamURL(spec.ID), token}, nil
 }
 
+// place finds out whether the container has a place for the session; one without gets no agent, if the faults say so.
+func (s *sessions) place(spec *gateway.Spec) error {
+	most, silent := s.faults.container()
+	if most == 0 || spec.NoAgent || !strings.HasPrefix(spec.Target, "ecs:") {
+		return nil
+	}
+	live := 0
+	for _, info := range s.gw.Sessions() {
+		if info.Target == spec.Target && !info.NoAgent {
+			live++
+		}
+	}
+	switch {
+	case live < most:
+		return nil
+	case silent:
+		spec.NoAgent = true
+		return nil
+	case spec.Document == gateway.DocECSExec:
+		return awsapi.Errorf("ClientException",
+			"Unable to start new execute sessions because the maximum session limit of %d has been reached.", most)
+	}
+	return awsapi.Errorf("ServiceQuotaExceededException", "Too many sessions are active: the target may have %d.", most)
+}
+
 // mayResume reports whether the caller's credentials may resume a session: one that temporary credentials began ends with
 // them, as users report of the service.
 func (s *sessions) mayResume(caller awsapi.Identity, id string) bool {
@@ -378,6 +440,18 @@ func (s *sessions) mayResume(caller awsapi.Identity, id string) bool {
 	}
 	owner := &s.records[i].owner
 	return owner.Expires.IsZero() || owner.AccessKey == caller.AccessKey
+}
+
+// ownerOf returns the user id by which SSM tags a session. Whose ECS counts the sessions of ECS Exec is not known: here they are
+// nobody's.
+func (s *sessions) ownerOf(id string) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	i := slices.IndexFunc(s.records, func(r *sessionRecord) bool { return r.view.SessionID == id })
+	if i < 0 || s.records[i].view.DocumentName == gateway.DocECSExec {
+		return ""
+	}
+	return s.records[i].owner.UserID
 }
 
 func (s *sessions) resume(id string) (startSessionOutput, error) {

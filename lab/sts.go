@@ -11,6 +11,7 @@ import (
 
 // sts is the Security Token Service.
 type sts struct {
+	site
 	now        func() time.Time
 	identities *awsapi.Directory
 }
@@ -33,7 +34,7 @@ func (s *sts) getCallerIdentity(_ context.Context, c *awsapi.Call) (any, error) 
 // assumeRole gives temporary credentials for any role of the account. The role's session may do what the caller may.
 func (s *sts) assumeRole(_ context.Context, c *awsapi.Call) (any, error) {
 	role, session := c.Form.Get("RoleArn"), c.Form.Get("RoleSessionName")
-	name, ok := strings.CutPrefix(role, iamARN("iam", "role/"))
+	name, ok := strings.CutPrefix(role, s.iamARN("iam", "role/"))
 	if !ok || name == "" {
 		return nil, awsapi.Errorf("ValidationError", "%s is invalid", role)
 	}
@@ -48,8 +49,8 @@ func (s *sts) assumeRole(_ context.Context, c *awsapi.Call) (any, error) {
 		}
 		seconds = n
 	}
-	id := temporaryIdentity(lastOf(name), session, s.now().Add(time.Duration(seconds)*time.Second))
-	id.Deny, id.Allow = c.Identity.Deny, c.Identity.Allow
+	id := s.temporaryIdentity(lastOf(name), session, s.now().Add(time.Duration(seconds)*time.Second))
+	id.Deny, id.Allow, id.Policy = c.Identity.Deny, c.Identity.Allow, c.Identity.Policy
 	s.identities.Put(id)
 
 	type credentials struct{ AccessKeyId, SecretAccessKey, SessionToken, Expiration string }
@@ -65,9 +66,9 @@ func (s *sts) assumeRole(_ context.Context, c *awsapi.Call) (any, error) {
 }
 
 // temporaryIdentity makes the credentials of a role's session.
-func temporaryIdentity(role, session string, expires time.Time) awsapi.Identity {
+func (s site) temporaryIdentity(role, session string, expires time.Time) awsapi.Identity {
 	return awsapi.Identity{
-		Name: session, Account: Account, ARN: iamARN("sts", "assumed-role/"+role+"/"+session),
+		Name: session, Account: Account, ARN: s.iamARN("sts", "assumed-role/"+role+"/"+session),
 		UserID:    "AROALABLABLABLABLABLA:" + session,
 		AccessKey: "ASIA" + strings.ToUpper(randomHex(16)), SecretKey: labSecret(),
 		SessionToken: "lab-token-not-a-real-one-" + randomHex(64), Expires: expires,
@@ -75,9 +76,9 @@ func temporaryIdentity(role, session string, expires time.Time) awsapi.Identity 
 }
 
 // userIdentity makes the credentials of a user.
-func userIdentity(name string) awsapi.Identity {
+func (s site) userIdentity(name string) awsapi.Identity {
 	return awsapi.Identity{
-		Name: name, Account: Account, ARN: iamARN("iam", "user/"+name), UserID: "AIDA" + strings.ToUpper(randomHex(17)),
+		Name: name, Account: Account, ARN: s.iamARN("iam", "user/"+name), UserID: "AIDA" + strings.ToUpper(randomHex(17)),
 		AccessKey: "AKIA" + strings.ToUpper(randomHex(16)), SecretKey: labSecret(),
 	}
 }

@@ -7,6 +7,8 @@ import (
 	"os"
 	"path/filepath"
 	"time"
+
+	"github.com/bastion-ssm/bastion/lab/gateway"
 )
 
 // Statuses of tasks, in the order in which they come.
@@ -42,6 +44,8 @@ type task struct {
 	subnet, ip string
 	publicIP   bool
 	overrides  ecsOverrides
+	size       taskSize
+	machine    *gateway.Machine // nil: not limited
 	created    time.Time
 	dir        string        // scratch directory
 	stop       chan struct{} // closed to stop the task
@@ -105,6 +109,9 @@ func (e *ecs) bringUp(ctx context.Context, t *task, log *slog.Logger) bool {
 		return false
 	}
 	e.update(t, func() { t.last, t.started = statusRunning, e.now() })
+	if t.machine != nil {
+		e.wg.Go(func() { e.meter(ctx, t, c) }) // live has not ended yet, so that the group is waited for after this
+	}
 	log.Info("task runs", "pid", c.PID())
 	return true
 }

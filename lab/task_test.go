@@ -54,9 +54,10 @@ func clockwork(t *testing.T, c *fakeContainer) (*ecs, *task) {
 	gw := gateway.New(gateway.Config{})
 	network := &ec2{subnets: []Subnet{{ID: "subnet-1", CIDR: "10.99.1.0/24"}}}
 	e := &ecs{
-		log: slog.New(slog.DiscardHandler), now: time.Now, runner: fakeRunner{c}, dir: t.TempDir(), network: network,
+		unmetered: true, // hours go by
+		log:       slog.New(slog.DiscardHandler), now: time.Now, runner: fakeRunner{c}, dir: t.TempDir(), network: network,
 		timing:   timing{state: 10 * time.Second, agent: 5 * time.Second, connect: 3 * time.Second, grace: 30 * time.Second},
-		sessions: &sessions{gw: gw, now: time.Now}, faults: &faults{now: time.Now}, ctx: ctx,
+		sessions: &sessions{gw: gw, now: time.Now, faults: &faults{now: time.Now}}, faults: &faults{now: time.Now}, ctx: ctx,
 		clusters: map[string]*clusterState{}, defs: map[string][]*TaskDefinition{}, tokens: map[string]runToken{},
 	}
 	t.Cleanup(func() {

@@ -70,7 +70,7 @@ func (l *Lab) startPostgres(ctx context.Context) error {
 	if l.cfg.Postgres == Off {
 		return nil
 	}
-	certificate, err := l.authority.Issue(dbHost(DBID))
+	certificate, err := l.authority.Issue(l.dbHost(DBID, ""))
 	if err != nil {
 		return err
 	}
@@ -132,9 +132,6 @@ func (l *Lab) closeVPC() error {
 	}
 	return errors.Join(errs...)
 }
-
-// dbHost is the name of a DB instance's endpoint.
-func dbHost(id string) string { return id + "." + labZone + "." + Region + ".rds.amazonaws.com" }
 
 // DatabaseCA is the file of the certificate of the authority that the databases' certificates are of, as global-bundle.pem is for
 // RDS.
@@ -217,7 +214,7 @@ func (l *Lab) AddDBInstance(d DBInstance) error {
 	d.Version = orElse(d.Version, "1.0")
 	d.User = orElse(d.User, DBUser)
 	d.Status = orElse(d.Status, "available")
-	d.Host = orElse(d.Host, dbHost(d.ID))
+	d.Host = orElse(d.Host, l.dbHost(d.ID, ""))
 	d.created = l.cfg.Now()
 	if err := l.publish(d.Addr, d.Host); err != nil {
 		return fmt.Errorf("add DB instance %s: %w", d.ID, err)
@@ -237,7 +234,7 @@ func (l *Lab) AddDBCluster(d DBCluster) error {
 	d.Version = orElse(d.Version, "1.0")
 	d.User = orElse(d.User, DBUser)
 	d.Status = orElse(d.Status, "available")
-	d.created = l.cfg.Now()
+	d.created, d.site = l.cfg.Now(), l.site
 	if err := l.publish(d.Addr, d.host(), d.reader()); err != nil {
 		return fmt.Errorf("add DB cluster %s: %w", d.ID, err)
 	}
@@ -252,6 +249,7 @@ func (l *Lab) AddCache(c Cache) error {
 	if c.ID == "" {
 		return errors.New("a cache needs an id")
 	}
+	c.site = l.site
 	if c.Kind == "" {
 		c.Kind = ReplicationGroup
 	}

@@ -1,6 +1,7 @@
 package awsapi
 
 import (
+	"maps"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +22,8 @@ type Identity struct {
 	// Deny and Allow are patterns of actions, such as "ecs:RunTask", "ssm:*" or "*". What Deny matches is refused; a nil
 	// Allow allows everything else.
 	Deny, Allow []string
+	// Policy, if there is one, allows what it says and nothing else.
+	Policy *Policy
 }
 
 // verdict is the outcome of the policies for one action.
@@ -32,11 +35,22 @@ const (
 	explicitDeny
 )
 
-func (id *Identity) may(action string) verdict {
-	if MatchAny(id.Deny, action) {
+func (id *Identity) may(a Access) verdict {
+	if MatchAny(id.Deny, a.Action) {
 		return explicitDeny
 	}
-	if id.Allow != nil && !MatchAny(id.Allow, action) {
+	if id.Allow != nil && !MatchAny(id.Allow, a.Action) {
+		return implicitDeny
+	}
+	if id.Policy == nil {
+		return allowed
+	}
+	keys := map[string]string{"aws:userid": id.UserID}
+	if strings.HasPrefix(id.UserID, "AIDA") {
+		keys["aws:username"] = id.Name
+	}
+	maps.Copy(keys, a.Keys)
+	if !id.Policy.allows(Access{a.Action, a.Resource, keys}) {
 		return implicitDeny
 	}
 	return allowed

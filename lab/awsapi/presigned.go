@@ -15,7 +15,9 @@ import (
 )
 
 // May reports whether the policies of the identity let it take an action.
-func (id *Identity) May(action string) bool { return id.may(action) == allowed }
+func (id *Identity) May(action string) bool {
+	return id.may(Access{Action: action, Resource: "*"}) == allowed
+}
 
 // Presigned says what a presigned GET request must be for.
 type Presigned struct {

@@ -44,6 +44,8 @@ type Op struct {
 	Handle func(ctx context.Context, c *Call) (any, error)
 	// Resource returns the ARN that the action is about, which a denial names. Nil is "*".
 	Resource func(c *Call) string
+	// Access returns all that the call needs, with the condition keys, where that is more than the action on Resource.
+	Access func(c *Call) []Access
 	// Open operations need no permission.
 	Open bool
 }
@@ -71,14 +73,20 @@ func (c *Call) Bind(dst any) error {
 	return nil
 }
 
-// Authorize returns the error of a caller that may not do action on resource. Handlers call it for the permissions
-// that an operation needs besides its own, such as iam:PassRole.
-func (c *Call) Authorize(action, resource string) error {
-	v := c.Identity.may(action)
-	if v == allowed {
-		return nil
+// Authorize returns the error of a caller that lacks one of the accesses. Handlers call it for the permissions that an
+// operation needs besides its own, such as iam:PassRole.
+func (c *Call) Authorize(needs ...Access) error {
+	return c.Identity.Authorize(c.Service.Protocol, needs...)
+}
+
+// Authorize returns the error, in a protocol's form, of an identity that lacks one of the accesses.
+func (id *Identity) Authorize(p Protocol, needs ...Access) error {
+	for _, a := range needs {
+		if v := id.may(a); v != allowed {
+			return denied(p, id, a.Action, a.Resource, v == explicitDeny)
+		}
 	}
-	return denied(c.Service.Protocol, &c.Identity, action, resource, v == explicitDeny)
+	return nil
 }
 
 func denied(p Protocol, id *Identity, action, resource string, explicit bool) *Error {
@@ -242,15 +250,22 @@ func (s *Server) call(r *http.Request, c *Call, body []byte, auth authorization)
 		}
 	}
 	if !op.Open {
-		resource := "*"
-		if op.Resource != nil {
-			resource = op.Resource(c)
-		}
-		if err := c.Authorize(c.Name(), resource); err != nil {
+		if err := c.Authorize(op.needs(c)...); err != nil {
 			return nil, err
 		}
 	}
 	return op.Handle(r.Context(), c)
+}
+
+// needs returns what the caller of an operation must be allowed.
+func (op Op) needs(c *Call) []Access {
+	switch {
+	case op.Access != nil:
+		return op.Access(c)
+	case op.Resource != nil:
+		return []Access{{Action: c.Name(), Resource: op.Resource(c)}}
+	}
+	return []Access{{Action: c.Name(), Resource: "*"}}
 }
 
 // count counts a call by its action; names that no service has share one counter, as a client could make up any number.

@@ -5,9 +5,9 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"math"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -38,6 +38,7 @@ var (
 	errNotReady = errors.New("not ready for data") // such data is not acknowledged, so it comes again
 	errDone     = errors.New("session ended")
 	errStale    = errors.New("consumer replaced")
+	errAway     = errors.New("websocket lost") // before the message could be acknowledged
 )
 
 // agent is the agent's side of one session's data channel: numbering, acknowledgements, resends, the handshake.
@@ -64,6 +65,7 @@ type agent struct {
 	rtt     float64
 	rttVar  float64
 	rto     time.Duration
+	away    atomic.Bool // its websocket is lost: what it sends is lost, too
 	paused  bool
 	active  chan struct{} // closed unless paused
 	drained chan struct{} // capacity 1: out has become empty
@@ -74,8 +76,9 @@ type agent struct {
 	early    map[int64][]byte // frames received out of order
 	earlyLen int
 	answer   func() // tells the handshake what the client has answered
-	rng      *rand.Rand
-	rngOf    *Faults // the faults that rng was seeded for
+	draws    draws
+	written  []byte // of late to the port; kept for the fault that repeats it
+	unsure   int64  // the number of a message that was written to the port and not counted; -1: none
 
 	handlerMu sync.Mutex
 	handler   func(*frame.Message) error // the plugin's; nil: not ready
@@ -90,6 +93,11 @@ type agent struct {
 	completed     chan struct{} // closed when the handshake is over
 
 	port atomic.Pointer[basicPort] // the plugin, if it is one
+
+	lose  func() bool // cuts its websocket
+	count func(func(*Counters))
+
+	input, output process // the threads that receive and that pump
 
 	// kmsChallenge is set before the handshake asks for encryption, and read by receive when the client answers.
 	kmsChallenge string
@@ -116,9 +124,21 @@ func newAgent(s *session) *agent {
 		early:    map[int64][]byte{},
 		response: make(chan response, 1), challenge: make(chan []byte, 1),
 		completed: make(chan struct{}),
+		draws:     draws{salt: s.up.salt}, unsure: -1,
+		lose: s.cutAgent, count: s.gw.count,
 	}
 	close(a.active)
+	a.input.machine, a.output.machine = s.spec.Machine, s.spec.Machine
 	return a
+}
+
+// work has one of the agent's threads work, unless a fault has set another pace than the real one. It returns false if done ended
+// the wait.
+func (a *agent) work(p *process, d time.Duration) bool {
+	if a.faults.Load().PumpIntervalUS != 0 {
+		return true
+	}
+	return p.work(a.done, d)
 }
 
 // sleep waits for d and reports whether done is still open.
@@ -199,11 +219,14 @@ func (a *agent) send(typ datachannel.PayloadType, payload []byte) error {
 		a.outLen++
 	}
 	a.mu.Unlock()
-	if !paused && !a.down.push(a.done, b) {
+	if !paused && !a.push(b) {
 		return errDone
 	}
 	return nil
 }
+
+// push sends a message, which is lost without a websocket. It returns false when the session is over.
+func (a *agent) push(b []byte) bool { return a.away.Load() || a.down.push(a.done, b) }
 
 // sendJSON sends v, which is one of our own types, as JSON.
 func (a *agent) sendJSON(typ datachannel.PayloadType, v any) error {
@@ -227,7 +250,7 @@ func (a *agent) resend() {
 			if !left {
 				break
 			}
-			if b != nil && !a.down.push(a.done, b) {
+			if b != nil && !a.push(b) {
 				return
 			}
 		}
@@ -305,18 +328,18 @@ func (a *agent) flush() {
 	}
 }
 
-// receive takes the client's messages until the session ends.
-func (a *agent) receive(gen uint64) {
+// receive takes the client's messages from one websocket, until it is lost. Over says that the session is.
+func (a *agent) receive(gen uint64) (over bool) {
 	var batch [][]byte
 	for {
 		var err error
 		if batch, err = a.up.pop(gen, a.done, batch[:0]); err != nil {
-			return
+			return !errors.Is(err, errStale) || !a.away.Load()
 		}
 		for _, b := range batch {
 			if err := a.incoming(b); err != nil {
 				if errors.Is(err, errDone) {
-					return
+					return true
 				}
 				a.log.Debug("agent: message not processed", "err", err)
 			}
@@ -329,6 +352,9 @@ func (a *agent) incoming(b []byte) error {
 	m, err := frame.Decode(b)
 	if err != nil {
 		return err
+	}
+	if !a.work(&a.input, incomingCost(&m)) {
+		return errDone
 	}
 	switch m.Type {
 	case typeInput:
@@ -354,6 +380,18 @@ func (a *agent) incoming(b []byte) error {
 	return nil
 }
 
+// incomingCost is the processor time that a message from the client takes.
+func incomingCost(m *frame.Message) time.Duration {
+	switch m.Type {
+	case typeInput:
+		return inputCost(len(m.Payload))
+	case datachannel.Acknowledge:
+		return costAcked
+	default:
+		return costControl
+	}
+}
+
 // acked says what an acknowledgement is for. The agent is lenient: it needs the number only.
 func acked(payload []byte) (typ datachannel.MessageType, seq int64, err error) {
 	if ack, err := frame.ParseAck(payload); err == nil {
@@ -372,17 +410,12 @@ func acked(payload []byte) (typ datachannel.MessageType, seq int64, err error) {
 // misses draws whether an acknowledgement is missed. The real agent misses one that comes before it has noted what it has sent.
 func (a *agent) misses() bool {
 	f := a.faults.Load()
-	if f.MissAck == 0 {
-		return false
-	}
-	if a.rngOf != f {
-		a.rng, a.rngOf = rand.New(rand.NewPCG(uint64(f.Seed), a.up.salt)), f
-	}
-	return a.rng.Float64() < f.MissAck
+	return a.draws.happens(f, f.MissAck)
 }
 
 // incomingData delivers what is in order, keeps what is early, and acknowledges both, and duplicates, too. What cannot be
-// delivered yet is not acknowledged.
+// delivered yet is not acknowledged. What was delivered is counted only after its acknowledgement is out: without a websocket it is
+// not, and is delivered again when it comes again. So does the real agent.
 func (a *agent) incomingData(m *frame.Message, b []byte) error {
 	switch {
 	case m.Seq < a.expect:
@@ -394,9 +427,12 @@ func (a *agent) incomingData(m *frame.Message, b []byte) error {
 		if len(a.early) >= bufferMessages || a.earlyLen+len(b) > bufferBytes {
 			return nil
 		}
+		if err := a.ack(m); err != nil {
+			return err
+		}
 		a.early[m.Seq] = b
 		a.earlyLen += len(b)
-		return a.ack(m)
+		return nil
 	}
 	if err := a.deliver(m); err != nil {
 		if errors.Is(err, errNotReady) {
@@ -411,7 +447,11 @@ func (a *agent) incomingData(m *frame.Message, b []byte) error {
 		case <-a.done:
 		}
 	}
+	if f := a.faults.Load(); m.PayloadType == datachannel.Output && a.isPort() && a.draws.happens(f, f.CutBeforeAck) {
+		a.lose()
+	}
 	if err := a.ack(m); err != nil {
+		a.unsure = m.Seq
 		return err
 	}
 	a.passOn()
@@ -450,6 +490,9 @@ func (a *agent) ack(m *frame.Message) error {
 	ack := frame.Message{
 		Type: datachannel.Acknowledge, Created: time.Now(), Flags: frame.FlagAck, ID: uuid.New(), Payload: p,
 	}
+	if a.away.Load() {
+		return errAway
+	}
 	if !a.down.push(a.done, ack.Append(make([]byte, 0, frame.Overhead+len(p)))) {
 		return errDone
 	}
@@ -473,6 +516,9 @@ func (a *agent) deliver(m *frame.Message) error {
 	if handler == nil {
 		return errNotReady
 	}
+	if m.Seq == a.unsure && m.PayloadType == datachannel.Output && a.isPort() {
+		a.count(func(c *Counters) { c.TwicePort++ })
+	}
 	if a.crypt != nil && m.PayloadType == datachannel.Output {
 		p, err := a.crypt.open(m.Payload)
 		if err != nil {
@@ -481,6 +527,25 @@ func (a *agent) deliver(m *frame.Message) error {
 		m.Payload = p
 	}
 	return handler(m)
+}
+
+func (a *agent) isPort() bool { return a.spec.Port != 0 }
+
+// writePort writes what came for the port, and what the faults make of it. The receive loop calls it.
+func (a *agent) writePort(w io.Writer, p []byte) error {
+	f := a.faults.Load()
+	p = a.draws.garbled(f, p)
+	if _, err := w.Write(p); err != nil || f.Repeat == 0 {
+		return err
+	}
+	const most = 4 << 10 // of a stretch that is repeated
+	a.written = append(a.written, p...)
+	a.written = a.written[max(0, len(a.written)-most):]
+	if len(a.written) == 0 || !a.draws.happens(f, f.Repeat) {
+		return nil
+	}
+	_, err := w.Write(a.written[a.draws.random(f).IntN(len(a.written)):])
+	return err
 }
 
 // accept opens the way of data to the plugin; a nil handler means that it is not ready.
@@ -644,7 +709,7 @@ func (a *agent) unwrapKey(result json.RawMessage) error {
 	}
 	key, err := a.spec.Decrypt(ctx, k.KMSCipherTextKey, encryptionContext)
 	if err != nil {
-		return agentError("Fetching data key failed: Unable to retrieve data key, " + err.Error())
+		return agentError("Fetching data key failed: Unable to retrieve data key, Error when decrypting data key " + err.Error())
 	}
 	c, err := newSessionCipher(key)
 	if err != nil {

@@ -273,7 +273,7 @@ func TestExecEncryptionFails(t *testing.T) {
 		err  error
 		want string
 	}{
-		"Decrypt is denied": {nil, errors.New("AccessDeniedException"), "Unable to retrieve data key, AccessDeniedException"},
+		"Decrypt is denied": {nil, errors.New("AccessDeniedException"), "Unable to retrieve data key, Error when decrypting data key AccessDeniedException"},
 		"short key":         {nil, nil, "data key of 0 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -1,8 +1,10 @@
 package gateway
 
 import (
+	"bytes"
 	"fmt"
 	"math/rand/v2"
+	"time"
 )
 
 // Faults are disturbances of the data channel. The zero value disturbs nothing. Drop, Duplicate and Reorder are probabilities
@@ -28,6 +30,20 @@ type Faults struct {
 	CompleteFirst float64 `json:"complete_first,omitempty"`
 	// MissAck is the probability, per acknowledgement of the client, that the agent misses it, and so resends for nothing.
 	MissAck float64 `json:"miss_ack,omitempty"`
+	// CutBeforeAck is the probability, per message of data for the port, that the agent loses its websocket after it has written the
+	// message to the port and before its acknowledgement is out. It does not count such a message as received: when it comes
+	// again, it is written to the port again.
+	CutBeforeAck float64 `json:"cut_before_ack,omitempty"`
+	// Repeat and Garble are the probabilities, per message of data for the port, that a stretch of what was written is written a
+	// second time, and that some of its bytes are written as others. Garble is also that of the data from the port.
+	Repeat float64 `json:"repeat,omitempty"`
+	Garble float64 `json:"garble,omitempty"`
+	// CutEveryMS is the mean time after which each session loses a websocket again, by a close frame or a reset; CutSide is whose
+	// ("client", which is the default, "agent" or "both" in turn).
+	CutEveryMS int    `json:"cut_every_ms,omitempty"`
+	CutSide    string `json:"cut_side,omitempty"`
+	// AgentAwayMS is how long the agent takes to connect again after it has lost its websocket; 0 is 150.
+	AgentAwayMS int `json:"agent_away_ms,omitempty"`
 	// NoDial keeps the agent from connecting to the far port: it stays silent after the handshake.
 	NoDial bool `json:"no_dial,omitempty"`
 	// Pause stops all messages both ways until it is lifted.
@@ -39,12 +55,61 @@ type Faults struct {
 	PumpIntervalUS int `json:"pump_interval_us,omitempty"`
 }
 
+// Sides of a session, whose websockets can be cut.
+const (
+	CutClient = "client"
+	CutAgent  = "agent"
+	CutBoth   = "both"
+)
+
+// defaultAway is how long the real agent takes to connect again, about.
+const defaultAway = 150 * time.Millisecond
+
+func (f *Faults) away() time.Duration {
+	if f.AgentAwayMS == 0 {
+		return defaultAway
+	}
+	return time.Duration(f.AgentAwayMS) * time.Millisecond
+}
+
+// draws are the random choices of one goroutine. They begin anew with each set of faults.
+type draws struct {
+	salt uint64
+	rng  *rand.Rand
+	of   *Faults
+}
+
+// happens says whether something of this probability happens.
+func (d *draws) happens(f *Faults, probability float64) bool {
+	return probability > 0 && d.random(f).Float64() < probability
+}
+
+func (d *draws) random(f *Faults) *rand.Rand {
+	if d.of != f {
+		d.rng, d.of = rand.New(rand.NewPCG(uint64(f.Seed), d.salt)), f
+	}
+	return d.rng
+}
+
+// garbled returns p, some bytes of which are others if the faults say so.
+func (d *draws) garbled(f *Faults, p []byte) []byte {
+	if len(p) == 0 || !d.happens(f, f.Garble) {
+		return p
+	}
+	p = bytes.Clone(p)
+	from := d.random(f).IntN(len(p))
+	for i := from; i <= from+d.random(f).IntN(len(p)-from); i++ {
+		p[i] ^= byte(1 + d.random(f).IntN(255))
+	}
+	return p
+}
+
 // validate names the first field that makes no sense.
 func (f *Faults) validate() error {
 	for _, p := range []struct {
 		name  string
 		value float64
-	}{{"drop", f.Drop}, {"duplicate", f.Duplicate}, {"reorder", f.Reorder}, {"discard", f.Discard}, {"complete_first", f.CompleteFirst}, {"miss_ack", f.MissAck}} {
+	}{{"drop", f.Drop}, {"duplicate", f.Duplicate}, {"reorder", f.Reorder}, {"discard", f.Discard}, {"complete_first", f.CompleteFirst}, {"miss_ack", f.MissAck}, {"cut_before_ack", f.CutBeforeAck}, {"repeat", f.Repeat}, {"garble", f.Garble}} {
 		if !(p.value >= 0 && p.value <= 1) {
 			return fmt.Errorf("fault %s: %v is not a probability from 0 to 1", p.name, p.value)
 		}
@@ -53,10 +118,15 @@ func (f *Faults) validate() error {
 	for _, d := range []struct {
 		name  string
 		value int
-	}{{"delay_ms", f.DelayMS}, {"dial_delay_ms", f.DialDelayMS}} {
+	}{{"delay_ms", f.DelayMS}, {"dial_delay_ms", f.DialDelayMS}, {"cut_every_ms", f.CutEveryMS}, {"agent_away_ms", f.AgentAwayMS}} {
 		if d.value < 0 || d.value > maxDelayMS {
 			return fmt.Errorf("fault %s: %d is not from 0 to %d", d.name, d.value, maxDelayMS)
 		}
+	}
+	switch f.CutSide {
+	case "", CutClient, CutAgent, CutBoth:
+	default:
+		return fmt.Errorf("fault cut_side: %q is not %s, %s or %s", f.CutSide, CutClient, CutAgent, CutBoth)
 	}
 	if f.RateBps < 0 {
 		return fmt.Errorf("fault rate_bps: %d is negative", f.RateBps)

@@ -77,6 +77,9 @@ type Process interface {
 	Wait() error
 }
 
+// Decrypt is kms:Decrypt as an agent calls it, with the credentials that it has.
+type Decrypt func(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error)
+
 // Spec describes one session, as the control plane was asked for it.
 type Spec struct {
 	ID       string // session id, made by the control plane
@@ -91,10 +94,13 @@ type Spec struct {
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Exec starts a command inside the target; argv is empty for the default shell.
 	Exec    func(ctx context.Context, argv []string) (Process, error)
-	Command string // ECS Exec: the command line, split by shlex rules
+	Machine *Machine // what the agent runs on; nil: its work costs nothing
+	Command string   // ECS Exec: the command line, split by shlex rules
 	// KMSKeyID asks for encryption of an exec or shell session; Decrypt is then kms:Decrypt with the encryption context.
 	KMSKeyID string
-	Decrypt  func(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error)
+	Decrypt  Decrypt
+	// NoAgent says that the agent never comes, as when it has as many sessions as it may have.
+	NoAgent bool
 }
 
 // Info describes a live session.
@@ -104,11 +110,14 @@ type Info struct {
 	Target    string    `json:"target"`
 	Port      int       `json:"port,omitempty"`
 	Started   time.Time `json:"started"`
+	NoAgent   bool      `json:"no_agent,omitempty"`
 	Connected bool      `json:"connected"` // a client's websocket is open
-	Resumes   int       `json:"resumes"`   // websockets opened after the first
-	BytesUp   int64     `json:"bytes_up"`  // payload of data messages from the client
-	BytesDown int64     `json:"bytes_down"`
-	Unacked   int       `json:"unacked"` // messages of the agent that the client has not acknowledged
+	// AgentConnected says that the agent's websocket is open.
+	AgentConnected bool  `json:"agent_connected"`
+	Resumes        int   `json:"resumes"`  // websockets opened after the first
+	BytesUp        int64 `json:"bytes_up"` // payload of data messages from the client
+	BytesDown      int64 `json:"bytes_down"`
+	Unacked        int   `json:"unacked"` // messages of the agent that the client has not acknowledged
 }
 
 // Counters count since New.
@@ -116,8 +125,10 @@ type Counters struct {
 	Started    int64 `json:"started"`
 	Terminated int64 `json:"terminated"` // sessions that ended, for whatever reason
 	Live       int64 `json:"live"`
-	Resumes    int64 `json:"resumes"` // calls of Resume that gave a token
-	Sockets    int64 `json:"sockets"` // client websockets open now
+	Resumes    int64 `json:"resumes"`    // calls of Resume that gave a token
+	Sockets    int64 `json:"sockets"`    // client websockets open now
+	AgentCuts  int64 `json:"agent_cuts"` // websockets that agents lost
+	TwicePort  int64 `json:"twice_port"` // messages that agents wrote to their ports a second time
 }
 
 // Gateway is the message gateway with an agent for every session.
@@ -138,6 +149,13 @@ type Gateway struct {
 }
 
 const pastSessions = 10_000
+
+// count changes the counters.
+func (g *Gateway) count(change func(*Counters)) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	change(&g.counters)
+}
 
 // New returns a gateway without sessions.
 func New(cfg Config) *Gateway {
@@ -238,9 +256,7 @@ func (g *Gateway) Resume(id string) (token string, err error) {
 		return "", err
 	}
 	if token, err = s.resume(); err == nil {
-		g.mu.Lock()
-		g.counters.Resumes++
-		g.mu.Unlock()
+		g.count(func(c *Counters) { c.Resumes++ })
 	}
 	return token, err
 }
@@ -343,6 +359,7 @@ func (g *Gateway) SetFaults(f Faults) error {
 	for _, s := range g.sessions() {
 		s.up.changed()
 		s.down.changed()
+		wake(s.disturbed)
 	}
 	return nil
 }
@@ -375,22 +392,30 @@ func (g *Gateway) ResetPort(id string) int {
 	return n
 }
 
-// Cut closes the websocket of the session id, or of all sessions if id is empty, and returns how many it closed. How is
+// Cut closes the client's websocket of the session id, or of all sessions if id is empty, and returns how many it closed. How is
 // "close" (close frame 1000) or "reset" (TCP RST). The sessions live on.
 func (g *Gateway) Cut(id, how string) int {
-	n := 0
+	return g.cutSessions(id, func(s *session) bool { return s.cutClient(how) })
+}
+
+// CutAgent does the same to the agent's websocket. The agent connects again by itself, and sends again what was not acknowledged.
+// What it has written to the port and not acknowledged yet it writes once more when it comes again.
+func (g *Gateway) CutAgent(id string) int { return g.cutSessions(id, (*session).cutAgent) }
+
+func (g *Gateway) cutSessions(id string, cut func(*session) bool) (n int) {
 	for _, s := range g.sessions() {
-		if id != "" && id != s.spec.ID {
-			continue
-		}
-		s.mu.Lock()
-		k := s.sock
-		s.mu.Unlock()
-		if k != nil && g.cutSocket(s, k, how) {
+		if (id == "" || id == s.spec.ID) && cut(s) {
 			n++
 		}
 	}
 	return n
+}
+
+func (s *session) cutClient(how string) bool {
+	s.mu.Lock()
+	k := s.sock
+	s.mu.Unlock()
+	return k != nil && s.gw.cutSocket(s, k, how)
 }
 
 // cutSocket cuts k if it still is the session's websocket.

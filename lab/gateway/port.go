@@ -154,6 +154,7 @@ func (a *agent) dial(ctx context.Context, addrs []string) (net.Conn, error) {
 // errDone when ctx ends. A read is ended by closing r.
 func (a *agent) pump(ctx context.Context, r io.Reader, send func([]byte) error) error {
 	var buf []byte
+	garble := draws{salt: a.down.salt}
 	pause := time.NewTimer(0) // one for all pauses: there are a thousand a second
 	defer pause.Stop()
 	for {
@@ -166,12 +167,19 @@ func (a *agent) pump(ctx context.Context, r io.Reader, send func([]byte) error) 
 		}
 		n, err := r.Read(buf)
 		if n > 0 {
-			if err := send(buf[:n]); err != nil {
+			data := buf[:n]
+			if a.isPort() {
+				data = garble.garbled(a.faults.Load(), data)
+			}
+			if err := send(data); err != nil {
 				return err
 			}
 		}
 		if err != nil {
 			return err
+		}
+		if a.faults.Load().PumpIntervalUS == 0 {
+			interval += a.output.run(costOutput)
 		}
 		if interval <= 0 {
 			continue
@@ -300,8 +308,7 @@ func (p *basicPort) handle(m *frame.Message) error {
 		if err != nil {
 			return err
 		}
-		_, err = conn.Write(m.Payload)
-		return err
+		return p.a.writePort(conn, m.Payload)
 	case datachannel.Flag:
 		switch flagOf(m) {
 		case datachannel.DisconnectToPort:
@@ -379,8 +386,7 @@ func (a *agent) runMux(dial dialFunc, noKeepAlive bool) result {
 func (p *muxPort) handle(m *frame.Message) error {
 	switch m.PayloadType {
 	case datachannel.Output:
-		_, err := p.inner.Write(m.Payload)
-		return err
+		return p.a.writePort(p.inner, m.Payload)
 	case datachannel.Flag:
 		if flagOf(m) == datachannel.TerminateSession {
 			p.cancel()

@@ -33,8 +33,12 @@ type session struct {
 	token   string // opens the next websocket; empty: used
 	sock    *socket
 	sockets int    // that were opened so far
-	agent   *agent // nil unless connected
+	agent   *agent // nil unless it runs
+	away    bool   // the agent has lost its websocket and has no other yet
+	upGen   uint64 // of the agent at the lane up; meaningful while it is not away
 	ended   bool
+
+	disturbed chan struct{} // capacity 1: the faults have changed
 }
 
 func newSession(g *Gateway, spec Spec, number uint64) *session {
@@ -44,7 +48,7 @@ func newSession(g *Gateway, spec Spec, number uint64) *session {
 		up:    newLane(&g.faults, 2*number),
 		down:  newLane(&g.faults, 2*number+1),
 		gone:  make(chan struct{}),
-		token: newToken(),
+		token: newToken(), disturbed: make(chan struct{}, 1),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -63,8 +67,15 @@ func (s *session) run() {
 	timeout := s.gw.cfg.IdleTimeout
 	idle := time.NewTimer(timeout)
 	defer idle.Stop()
+	cuts := newCutter(s)
+	defer cuts.timer.Stop()
 	for {
 		select {
+		case <-s.disturbed:
+			cuts.arm()
+		case <-cuts.timer.C:
+			cuts.cut()
+			cuts.arm()
 		case r := <-ended:
 			s.close(r.output)
 			return
@@ -90,6 +101,10 @@ func (s *session) lastData() time.Time {
 // runAgent connects the agent and runs its plugin until the agent has gone.
 func (s *session) runAgent() result {
 	a := newAgent(s)
+	if s.spec.NoAgent {
+		<-a.done
+		return result{}
+	}
 	if hold := s.gw.cfg.agentHold; hold != nil {
 		select {
 		case <-hold:
@@ -99,14 +114,21 @@ func (s *session) runAgent() result {
 	} else if !sleep(a.done, s.gw.cfg.AgentDelay) {
 		return result{}
 	}
+	if machine := s.spec.Machine; machine != nil {
+		machine.enter()
+		defer machine.leave()
+		if !a.work(&a.input, costStart) {
+			return result{}
+		}
+	}
 	ctx, stop := context.WithCancel(s.ctx)
 	defer stop()
 	a.ctx, a.done = ctx, ctx.Done()
 	a.discards = s.spec.Port != 0 && s.draw(1, s.gw.faults.Load().Discard)
 	a.completeFirst = s.spec.KMSKeyID == "" && s.draw(2, s.gw.faults.Load().CompleteFirst)
-	gen := s.agentJoins(a)
+	s.agentJoins(a)
 	var wg sync.WaitGroup
-	wg.Go(func() { a.receive(gen) })
+	wg.Go(func() { s.receive(a) })
 	wg.Go(a.resend)
 	var r result
 	switch s.spec.Document {
@@ -122,7 +144,7 @@ func (s *session) runAgent() result {
 		sleep(s.ctx.Done(), s.gw.cfg.ReportDelay)
 	}
 	stop()
-	s.agentLeaves(gen)
+	s.agentLeaves()
 	wg.Wait()
 	if r.crashed {
 		sleep(s.ctx.Done(), s.gw.cfg.ClosedPortDelay)
@@ -140,28 +162,101 @@ func (s *session) draw(what uint64, probability float64) bool {
 	return probability > 0 && draw(s.gw.faults.Load(), s.number*kinds+what) < probability
 }
 
-func (s *session) agentJoins(a *agent) (gen uint64) {
+// receive has the agent take messages, by one websocket after the other, until it ends.
+func (s *session) receive(a *agent) {
+	for {
+		s.mu.Lock()
+		gen := s.upGen
+		s.mu.Unlock()
+		if a.receive(gen) || !sleep(a.done, s.gw.faults.Load().away()) {
+			return
+		}
+		a.setPaused(false) // as far as it knows
+		s.agentJoins(a)
+	}
+}
+
+// agentJoins connects the agent, for the first time or again, unless it is about to leave.
+func (s *session) agentJoins(a *agent) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	gen = s.up.attach()
-	s.agent = a
+	if a.ctx.Err() != nil {
+		return
+	}
+	s.upGen = s.up.attach()
+	s.agent, s.away = a, false
+	a.away.Store(false)
 	if s.sock == nil {
 		s.up.control(s.publication(datachannel.PausePublication))
-		return gen
+		return
 	}
 	s.down.control(s.publication(datachannel.StartPublication))
 	s.up.control(s.publication(datachannel.StartPublication))
-	return gen
 }
 
-func (s *session) agentLeaves(gen uint64) {
+func (s *session) agentLeaves() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.agent = nil
-	s.up.detach(gen)
+	s.up.detach(s.upGen)
 	if s.sock != nil {
 		s.down.control(s.publication(datachannel.PausePublication))
 	}
+}
+
+// cutAgent ends the agent's websocket. What is on its way to the agent is lost.
+func (s *session) cutAgent() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.agent == nil || s.away {
+		return false
+	}
+	s.away = true
+	s.agent.away.Store(true)
+	s.up.detach(s.upGen)
+	if s.sock != nil {
+		s.down.control(s.publication(datachannel.PausePublication))
+	}
+	s.gw.count(func(c *Counters) { c.AgentCuts++ })
+	return true
+}
+
+// cutter cuts a session's websockets as the faults say. It belongs to session.run.
+type cutter struct {
+	s     *session
+	timer *time.Timer
+	draws draws
+	both  int // counts the cuts, of which every second is the agent's
+}
+
+func newCutter(s *session) *cutter {
+	c := &cutter{s: s, timer: time.NewTimer(time.Hour), draws: draws{salt: ^s.number}}
+	c.arm()
+	return c
+}
+
+// arm sets the timer for the next cut, or stops it.
+func (c *cutter) arm() {
+	f := c.s.gw.faults.Load()
+	c.timer.Stop()
+	if f.CutEveryMS > 0 {
+		mean := time.Duration(f.CutEveryMS) * time.Millisecond
+		c.timer.Reset(time.Duration(2 * c.draws.random(f).Float64() * float64(mean)))
+	}
+}
+
+func (c *cutter) cut() {
+	f := c.s.gw.faults.Load()
+	side := f.CutSide
+	if side == CutBoth {
+		side = []string{CutClient, CutAgent}[c.both%2]
+		c.both++
+	}
+	if side == CutAgent {
+		c.s.cutAgent()
+		return
+	}
+	c.s.cutClient([]string{"close", "reset"}[c.draws.random(f).IntN(2)])
 }
 
 // attach makes k the client's websocket if its token is right.
@@ -179,7 +274,7 @@ func (s *session) attach(k *socket, token string) bool {
 	s.sock = k
 	s.sockets++
 	k.gen = s.down.attach()
-	if s.agent == nil {
+	if s.agent == nil || s.away {
 		s.down.control(s.publication(datachannel.PausePublication))
 		return true
 	}
@@ -256,7 +351,8 @@ func (s *session) info() Info {
 	}
 	return Info{
 		ID: s.spec.ID, Document: s.spec.Document, Target: s.spec.Target, Port: s.spec.Port, Started: s.started,
-		Connected: s.sock != nil, Resumes: max(0, s.sockets-1),
+		NoAgent: s.spec.NoAgent, Connected: s.sock != nil,
+		AgentConnected: s.agent != nil && !s.away, Resumes: max(0, s.sockets-1),
 		BytesUp: s.up.payload.Load(), BytesDown: s.down.payload.Load(), Unacked: unacked,
 	}
 }

@@ -1,0 +1,97 @@
+package lab
+
+import (
+	"strconv"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/lab/awsapi"
+)
+
+// What callers of ECS must be allowed, with the condition keys that AWS's Service Authorization Reference lists. An input that
+// cannot be read is reported by the handler.
+
+// tagKeys returns tags as condition keys, under "aws:requesttag/" or "aws:resourcetag/".
+func tagKeys(prefix string, tags []ecsTag) map[string]string {
+	keys := make(map[string]string)
+	for _, t := range tags {
+		keys[strings.ToLower(prefix+t.Key)] = t.Value
+	}
+	return keys
+}
+
+func (e *ecs) clusterARN(ref string) string { return e.arn("ecs", "cluster/"+clusterName(ref)) }
+
+// taskAccess is an action on a task. One that ECS does not know has no tags.
+func (e *ecs) taskAccess(action, cluster, ref string) awsapi.Access {
+	var tags []ecsTag
+	if t := e.find(clusterName(cluster), ref); t != nil {
+		e.mu.Lock()
+		tags = t.tags
+		e.mu.Unlock()
+	}
+	keys := tagKeys("aws:resourcetag/", tags)
+	keys["ecs:cluster"] = e.clusterARN(cluster)
+	return awsapi.Access{
+		Action: action, Resource: e.arn("ecs", "task/"+clusterName(cluster)+"/"+lastOf(ref)), Keys: keys,
+	}
+}
+
+func (e *ecs) runTaskAccess(c *awsapi.Call) []awsapi.Access {
+	var in runTaskInput
+	_ = c.Bind(&in)
+	resource := e.arn("ecs", "task-definition/"+lastOf(in.TaskDefinition))
+	if d := e.definition(in.TaskDefinition); d != nil {
+		resource = d.definitionARN()
+	}
+	keys := tagKeys("aws:requesttag/", in.Tags)
+	keys["ecs:cluster"] = e.clusterARN(in.Cluster)
+	keys["ecs:enable-execute-command"] = strconv.FormatBool(in.EnableExecuteCommand)
+	return []awsapi.Access{{Action: c.Name(), Resource: resource, Keys: keys}}
+}
+
+func (e *ecs) describeTasksAccess(c *awsapi.Call) []awsapi.Access {
+	var in describeTasksInput
+	_ = c.Bind(&in)
+	var needs []awsapi.Access
+	for _, ref := range in.Tasks {
+		needs = append(needs, e.taskAccess(c.Name(), in.Cluster, ref))
+	}
+	if len(needs) == 0 {
+		needs = append(needs, e.taskAccess(c.Name(), in.Cluster, "*"))
+	}
+	return needs
+}
+
+func (e *ecs) listTasksAccess(c *awsapi.Call) []awsapi.Access {
+	var in listTasksInput
+	_ = c.Bind(&in)
+	arn := e.clusterARN(in.Cluster)
+	return []awsapi.Access{{Action: c.Name(), Resource: arn, Keys: map[string]string{"ecs:cluster": arn}}}
+}
+
+func (e *ecs) stopTaskAccess(c *awsapi.Call) []awsapi.Access {
+	var in stopTaskInput
+	_ = c.Bind(&in)
+	return []awsapi.Access{e.taskAccess(c.Name(), in.Cluster, in.Task)}
+}
+
+// executeCommandAccess is about the task and the cluster, which has not the task's tags.
+func (e *ecs) executeCommandAccess(c *awsapi.Call) []awsapi.Access {
+	var in executeCommandInput
+	_ = c.Bind(&in)
+	task := e.taskAccess(c.Name(), in.Cluster, in.Task)
+	if t := e.find(clusterName(in.Cluster), in.Task); t != nil && in.Container == "" {
+		in.Container = t.def.Container
+	}
+	task.Keys["ecs:container-name"], task.Keys["ecs:task"] = in.Container, task.Resource
+	arn := e.clusterARN(in.Cluster)
+	return []awsapi.Access{task, {Action: c.Name(), Resource: arn, Keys: map[string]string{
+		"ecs:cluster": arn, "ecs:container-name": in.Container,
+	}}}
+}
+
+func (e *ecs) tagResourceAccess(c *awsapi.Call) []awsapi.Access {
+	var in tagInput
+	_ = c.Bind(&in)
+	return []awsapi.Access{{Action: c.Name(), Resource: in.ResourceArn, Keys: tagKeys("aws:requesttag/", in.Tags)}}
+}
