@@ -6,6 +6,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/chromedp/cdproto"
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/cdproto/input"
 	"github.com/chromedp/cdproto/runtime"
@@ -92,24 +93,36 @@ func (p *Tab) Do(steps ...chromedp.Action[chromedp.Void]) {
 // Eval returns the value of an expression, whose promise it waits for.
 func Eval[T any](p *Tab, expression string) T {
 	p.t.Helper()
-	v, err := chromedp.Run(p.ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+	v, err := eval[T](p, expression)
 	if err != nil {
 		p.t.Fatalf("%s: %v", expression, err)
 	}
 	return v
 }
 
-// Until waits until an expression is true.
+func eval[T any](p *Tab, expression string) (T, error) {
+	return chromedp.Run(p.ctx, chromedp.Evaluate[T](expression, chromedp.EvalAwaitPromise))
+}
+
+// Until waits until an expression is true, on whatever page the tab shows then.
 func (p *Tab) Until(expression string) {
 	p.t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
 	late := time.After(time.Minute)
-	for !Eval[bool](p, "!!("+expression+")") {
+	for {
+		is, err := eval[bool](p, "!!("+expression+")")
+		if is {
+			return
+		}
+		// While one page follows another, the browser refuses.
+		if _, refused := errors.AsType[*cdproto.Error](err); err != nil && !refused {
+			p.t.Fatalf("%s: %v", expression, err)
+		}
 		select {
 		case <-tick.C:
 		case <-late:
-			p.t.Fatalf("never true: %s\n%s", expression, Eval[string](p, "document.body.innerText"))
+			p.t.Fatalf("never true: %s, %v\n%s", expression, err, Eval[string](p, "document.body.innerText"))
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"os/signal"
 	"slices"
 	"strconv"
 	"strings"
@@ -27,7 +28,24 @@ type Proc struct {
 	change chan struct{}
 }
 
-// Start starts a program, in a process group of its own, with env added to the environment. It reads nothing on stdin.
+// DefaultSignals has the programs that a test starts end by signals, also where the test itself was started by nohup or in the
+// background of a shell, and so inherited that they are ignored.
+func DefaultSignals() {
+	for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM} {
+		if signal.Ignored(sig) {
+			signal.Notify(make(chan os.Signal, 1), sig) // what is caught here has its default in a new program
+		}
+	}
+}
+
+// Environ is the environment without the variables that would lead a test to a real account, or to somebody's settings.
+func Environ() []string {
+	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
+		return strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "BASTION_") || strings.HasPrefix(kv, "SSH_")
+	})
+}
+
+// Start starts a program, in a process group of its own, with env added to Environ. It reads nothing on stdin.
 // End it by Stop.
 func Start(env []string, name string, args ...string) (*Proc, error) {
 	return StartCmd(env, exec.Command(name, args...))
@@ -36,7 +54,7 @@ func Start(env []string, name string, args ...string) (*Proc, error) {
 // StartCmd starts as Start does a program that has its stdin already.
 func StartCmd(env []string, cmd *exec.Cmd) (*Proc, error) {
 	p := &Proc{Cmd: cmd, done: make(chan struct{}), change: make(chan struct{})}
-	p.Cmd.Env = append(os.Environ(), env...)
+	p.Cmd.Env = append(Environ(), env...)
 	ownGroup(p.Cmd)
 	stdout, err := p.Cmd.StdoutPipe()
 	if err != nil {
