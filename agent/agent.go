@@ -7,9 +7,11 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2instanceconnect"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
@@ -40,6 +42,7 @@ type Options struct {
 
 	// Env are the variables that count, in place of the process's own: AWS_* and SSH_AUTH_SOCK. nil: the process's.
 	Env *Env
+	MFA *MFA // asks for codes; nil: there is nobody to ask
 	// Hosted says that the process has more Agents than this one and shows their links itself.
 	Hosted bool
 }
@@ -49,6 +52,11 @@ type Path struct {
 	Lost   bool          `json:"lost"`
 	Since  time.Time     `json:"since"`     // when it was lost
 	Linger time.Duration `json:"linger_ns"` // how long the connections wait for another, in all
+
+	// Why there is still none; told again when the reason is another one.
+	Reason string    `json:"reason,omitempty"`
+	Next   string    `json:"next,omitempty"`    // what the user can do
+	Retry  time.Time `json:"retry_at,omitzero"` // when the next attempt begins
 }
 
 // Agent is one user's access to one AWS account and region. Close it at the end.
@@ -60,6 +68,7 @@ type Agent struct {
 	options  Options
 
 	credentials aws.CredentialsProvider
+	clock       *clock
 
 	manager  *bastions.Manager
 	sessions *sessions.Client
@@ -67,7 +76,9 @@ type Agent struct {
 
 	instanceConnect *ec2instanceconnect.Client
 
-	hostKeys *hostKeys // nil: none are remembered
+	hostKeys  *hostKeys // nil: none are remembered
+	documents documents
+	account   atomic.Value // string: that of the owner, once it is known
 
 	whoami func(context.Context) (bastions.Owner, error)
 
@@ -82,9 +93,12 @@ type Agent struct {
 // New loads the AWS configuration and returns an Agent. It fails where region or credentials are missing; apart from what
 // the credentials need it makes no calls.
 func New(ctx context.Context, s Settings, o Options) (*Agent, error) {
-	cfg, err := loadAWS(ctx, s.Profile, s.Region, o.Env)
+	cfg, err := loadAWS(ctx, s.Profile, s.Region, o.Env, s.AWSTimeout, o.MFA.options(s.Profile)...)
 	if err != nil {
 		return nil, err
+	}
+	if o.MFA != nil && MFADevice(ctx, s.Profile) != "" {
+		o.MFA.keep(s.Profile, cfg.Credentials)
 	}
 	log := o.Logger
 	if log == nil {
@@ -96,13 +110,15 @@ func New(ctx context.Context, s Settings, o Options) (*Agent, error) {
 	}
 	// Tasks outlive the calls that begin them, therefore New's context too.
 	tasksCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	ecsClient := ecs.NewFromConfig(cfg, func(op *ecs.Options) { o.Env.endpoint(&op.BaseEndpoint, "ECS") })
-	stsClient := sts.NewFromConfig(cfg, func(op *sts.Options) { o.Env.endpoint(&op.BaseEndpoint, "STS") })
-	ec2Client := ec2.NewFromConfig(cfg, func(op *ec2.Options) { o.Env.endpoint(&op.BaseEndpoint, "EC2") })
-	ssmClient := ssm.NewFromConfig(cfg, func(op *ssm.Options) { o.Env.endpoint(&op.BaseEndpoint, "SSM") })
-	kmsClient := kms.NewFromConfig(cfg, func(op *kms.Options) { o.Env.endpoint(&op.BaseEndpoint, "KMS") })
-	rdsClient := rds.NewFromConfig(cfg, func(op *rds.Options) { o.Env.endpoint(&op.BaseEndpoint, "RDS") })
-	cacheClient := elasticache.NewFromConfig(cfg, func(op *elasticache.Options) { o.Env.endpoint(&op.BaseEndpoint, "ELASTICACHE") })
+	clk := new(clock)
+	cfg.APIOptions = append(cfg.APIOptions, clk.add)
+	ecsClient := ecs.NewFromConfig(cfg)
+	stsClient := sts.NewFromConfig(cfg)
+	ec2Client := ec2.NewFromConfig(cfg)
+	ssmClient := ssm.NewFromConfig(cfg)
+	kmsClient := kms.NewFromConfig(cfg)
+	rdsClient := rds.NewFromConfig(cfg)
+	cacheClient := elasticache.NewFromConfig(cfg)
 	names := make(map[string]targets.Named, len(s.Targets))
 	for name, t := range s.Targets {
 		names[name] = targets.Named{Target: t.Spec}
@@ -111,6 +127,7 @@ func New(ctx context.Context, s Settings, o Options) (*Agent, error) {
 		ctx: tasksCtx, cancel: cancel,
 		settings:    s,
 		credentials: cfg.Credentials,
+		clock:       clk,
 		region:      cfg.Region,
 		log:         log,
 		progress:    progress,
@@ -125,10 +142,14 @@ func New(ctx context.Context, s Settings, o Options) (*Agent, error) {
 		resolver: &targets.Resolver{
 			RDS: bindRDS(rdsClient), ElastiCache: bindElastiCache(cacheClient), Names: names, Region: cfg.Region,
 		},
-		instanceConnect: ec2instanceconnect.NewFromConfig(cfg, func(op *ec2instanceconnect.Options) {
-			o.Env.endpoint(&op.BaseEndpoint, "EC2_INSTANCE_CONNECT")
-		}),
-		whoami: once(func(ctx context.Context) (bastions.Owner, error) { return bastions.WhoAmI(ctx, stsClient) }),
+		instanceConnect: ec2instanceconnect.NewFromConfig(cfg),
+		whoami:          once(func(ctx context.Context) (bastions.Owner, error) { return bastions.WhoAmI(ctx, stsClient) }),
+	}
+	if s.SessionDocument != documentAuto {
+		a.documents.forced = s.SessionDocument
+	}
+	if dir, err := RuntimeDir(s); err == nil {
+		a.documents.dir = dir
 	}
 	if s.RememberHostKeys {
 		dir, err := RuntimeDir(s)
@@ -178,7 +199,12 @@ func (a *Agent) spec(ctx context.Context) (bastions.Spec, error) {
 	if err != nil {
 		return bastions.Spec{}, err
 	}
+	if parsed, err := arn.Parse(owner.ARN); err == nil {
+		a.account.Store(parsed.AccountID)
+	}
+	cpu, memory := s.TaskFargate()
 	return bastions.Spec{
+		Size:    bastions.Size{CPU: cpu, Memory: memory},
 		Cluster: s.Cluster, TaskDefinition: s.TaskDefinition, Container: s.Container,
 		Subnets: s.Subnets, SubnetTags: s.SubnetTags,
 		SecurityGroups: s.SecurityGroups, SecurityGroupTags: s.SecurityGroupTags,
@@ -208,6 +234,9 @@ type Bastion struct {
 	Created   *time.Time `json:"created_at,omitempty"`
 	Started   *time.Time `json:"started_at,omitempty"`
 	Reason    string     `json:"stopped_reason,omitempty"`
+	Refused   string     `json:"refused,omitempty"`   // why it is not used: somebody else may have started it
+	Outdated  string     `json:"outdated,omitempty"`  // why a new one takes its place
+	Unchecked string     `json:"unchecked,omitempty"` // what could not be compared with a bastion of the user's own
 	Size
 }
 
@@ -215,6 +244,7 @@ func show(b bastions.Bastion) Bastion {
 	out := Bastion{
 		TaskID: b.TaskID, TaskARN: b.TaskARN, Cluster: b.Cluster, Container: b.Container, Status: b.LastStatus,
 		Exec: b.ExecStatus, Ready: b.ExecRunning, Reason: b.StoppedReason, Size: sizeOf(b),
+		Refused: b.Refused, Outdated: b.Outdated, Unchecked: b.Unchecked,
 	}
 	if b.RuntimeID != "" {
 		out.Target = b.Target()
@@ -246,7 +276,7 @@ func (a *Agent) Up(ctx context.Context) (UpResult, error) {
 		return UpResult{New: started}, err
 	}
 	// The grant of a key that is thrown away: it lets nobody in, and its answer shows that bastiond works.
-	x, err := a.newAccess(spec, *b, nil)
+	x, err := a.newAccess(spec, *b, nil, false)
 	if err != nil {
 		return UpResult{New: started}, err
 	}
@@ -254,26 +284,37 @@ func (a *Agent) Up(ctx context.Context) (UpResult, error) {
 	if err := p.wait(ctx); err != nil {
 		return UpResult{New: started}, err
 	}
-	return UpResult{Bastion: show(*b), New: started, Version: p.reply.Version, HostKey: fingerprint(p.hostKey)}, nil
+	shown := show(*b)
+	shown.price(*b, a.settings)
+	return UpResult{Bastion: shown, New: started, Version: p.reply.Version, HostKey: fingerprint(p.hostKey)}, nil
 }
 
-// Down stops the user's bastions and returns them.
-func (a *Agent) Down(ctx context.Context) ([]Bastion, error) {
+// DownResult is what Down reached.
+type DownResult struct {
+	Stopped []Bastion `json:"stopped"`
+	Left    []Bastion `json:"left"` // refused, and not asked for
+}
+
+// Down stops the user's bastions. Those that are refused are left alone unless refused says otherwise.
+func (a *Agent) Down(ctx context.Context, refused bool) (DownResult, error) {
+	out := DownResult{Stopped: []Bastion{}, Left: []Bastion{}}
 	if err := a.needsTask("stop the bastion"); err != nil {
-		return nil, err
-	}
-	spec, err := a.spec(ctx)
-	if err != nil {
-		return nil, err
+		return out, err
 	}
 	a.progress("stopping your bastion")
-	stopped, err := a.manager.Stop(ctx, spec, "bastion down")
-	out := make([]Bastion, 0, len(stopped))
+	spec, err := a.spec(ctx)
+	if err != nil {
+		return out, err
+	}
+	stopped, left, err := a.manager.Stop(ctx, spec, downReason, refused)
 	for _, b := range stopped {
 		if a.hostKeys != nil {
 			a.hostKeys.forget(b)
 		}
-		out = append(out, show(b))
+		out.Stopped = append(out.Stopped, show(b))
+	}
+	for _, b := range left {
+		out.Left = append(out.Left, show(b))
 	}
 	return out, err
 }
@@ -351,9 +392,10 @@ func (a *Agent) Link(permit []string, report func(tunnel.State)) (*Link, error) 
 	if a.settings.Target != "" {
 		most = a.settings.Sessions
 	}
-	l := &Link{agent: a, Pool: tunnel.NewPool(tunnel.PoolConfig{
+	answers := new(lastFailure)
+	l := &Link{agent: a, answers: answers, Pool: tunnel.NewPool(tunnel.PoolConfig{
 		Max: most, Logger: a.log, OnState: report,
-		New: func(onState func(tunnel.State)) *tunnel.Link { return a.newLink(c, onState) },
+		New: func(onState func(tunnel.State)) *tunnel.Link { return a.newLink(c, answers, onState) },
 	})}
 	l.hide = a.showLive(l)
 	return l, nil
@@ -362,11 +404,11 @@ func (a *Agent) Link(permit []string, report func(tunnel.State)) (*Link, error) 
 // leastDialTimeout is how long a bastion gets, at least, to reach a destination.
 const leastDialTimeout = 30 * time.Second
 
-// newLink makes one SSH connection of a Link.
-func (a *Agent) newLink(c connector, report func(tunnel.State)) *tunnel.Link {
+// newLink makes one SSH connection of a Link. answers gets what AWS answers while it connects.
+func (a *Agent) newLink(c connector, answers *lastFailure, report func(tunnel.State)) *tunnel.Link {
 	s := a.settings
-	g := &giveUp{connector: c, after: s.ReconnectTimeout}
-	return tunnel.NewLink(g, tunnel.LinkConfig{
+	g := &giveUp{connector: c, answers: answers, after: s.ReconnectTimeout}
+	l := tunnel.NewLink(g, tunnel.LinkConfig{
 		Logger:         a.log,
 		Keepalive:      tunnel.Keepalive{Interval: s.Keepalive},
 		ConnectTimeout: s.ConnectTimeout,
@@ -381,6 +423,10 @@ func (a *Agent) newLink(c connector, report func(tunnel.State)) *tunnel.Link {
 			report(st)
 		},
 	})
+	if s.Target == "" {
+		a.tasks.Go(func() { a.watchHealth(l) })
+	}
+	return l
 }
 
 // orNone turns a bound of 0 into what tunnel takes for none at all.
@@ -409,6 +455,7 @@ func (a *Agent) connector(permit []string) (connector, error) {
 // giveUp bounds the time that a link may be down: the Link itself would try for ever.
 type giveUp struct {
 	connector connector
+	answers   *lastFailure
 	after     time.Duration
 
 	mu     sync.Mutex
@@ -435,6 +482,8 @@ func (g *giveUp) onState(st tunnel.State) {
 // Connect connects within what is left of the time. Before the first success every failure that the connector's own waiting
 // has not mended is final.
 func (g *giveUp) Connect(ctx context.Context) (*tunnel.Transport, error) {
+	ctx = g.answers.watch(ctx)
+	defer g.answers.set(nil) // from here on the link's state says why
 	g.mu.Lock()
 	everUp, lost := g.everUp, g.lost
 	g.mu.Unlock()
@@ -450,7 +499,7 @@ func (g *giveUp) Connect(ctx context.Context) (*tunnel.Transport, error) {
 	connectCtx, cancel := context.WithDeadline(api.watch(ctx), deadline)
 	defer cancel()
 	t, err := g.connector.Connect(connectCtx)
-	if err == nil || ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil || tunnel.IsGone(err) {
 		return t, err
 	}
 	err = g.reason(err, api.get())
@@ -497,6 +546,12 @@ func Destination(host string, port int) string { return net.JoinHostPort(host, f
 func (a *Agent) Owner(ctx context.Context) (string, error) {
 	owner, err := a.whoami(ctx)
 	return owner.ARN, err
+}
+
+// Account returns the AWS account; "" until a bastion was looked for.
+func (a *Agent) Account() string {
+	account, _ := a.account.Load().(string)
+	return account
 }
 
 // Region returns the AWS region.

@@ -14,12 +14,14 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"github.com/aws/smithy-go"
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 	sshagent "golang.org/x/crypto/ssh/agent"
@@ -27,14 +29,37 @@ import (
 	"github.com/bastion-ssm/bastion/bastions"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/keys"
+	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+func TestMain(m *testing.M) {
+	if os.Getenv(envObserve) != "" {
+		printObserved()
+		return
+	}
+	home, err := os.MkdirTemp("", "agent")
+	if err != nil {
+		panic(err)
+	}
+	// Nothing is asked of AWS, of the network or of a real profile: what is not on loopback meets a proxy that is not there.
+	for name, value := range map[string]string{
+		"HOME": home, "HTTP_PROXY": "http://127.0.0.1:1", "HTTPS_PROXY": "http://127.0.0.1:1", "NO_PROXY": "",
+	} {
+		_ = os.Setenv(name, value)
+	}
+	if err := ForgetEnv(); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(home)
+		os.Exit(code)
+	}))
+}
 
 // testAgent returns an Agent that knows no AWS.
 func testAgent(t *testing.T, s Settings) *Agent {
-	a := &Agent{settings: s, log: slog.New(slog.DiscardHandler), progress: func(string) {}}
+	a := &Agent{settings: s, clock: new(clock), log: slog.New(slog.DiscardHandler), progress: func(string) {}}
 	a.ctx, a.cancel = context.WithCancel(context.Background())
 	t.Cleanup(a.Close)
 	return a
@@ -124,6 +149,73 @@ func TestKeepGranted(t *testing.T) {
 	}
 }
 
+// What passes by itself is waited for, and a target that is not connected is looked at now and then: it may have stopped.
+func TestPatience(t *testing.T) {
+	api := func(op, code, message string) error {
+		return fail.AWS(fail.Start, "do it", "x:Y", &smithy.OperationError{
+			ServiceID: "X", OperationName: op, Err: &smithy.GenericAPIError{Code: code, Message: message},
+		})
+	}
+	notRunning := api("ExecuteCommand", "InvalidParameterException", "... or the execute command agent isn’t running. Wait and try again")
+	refused := &net.OpError{Op: "dial", Err: errors.New("connection refused")}
+	for _, tt := range []struct {
+		err  error
+		want bool
+	}{
+		{notRunning, true},
+		{api("ExecuteCommand", "InvalidParameterException", "Command cannot be empty."), false},
+		{api("StartSession", "TargetNotConnected", "x is not connected."), true},
+		{api("StartSession", "ThrottlingException", "Rate exceeded"), true},
+		{api("StartSession", "InternalServerError", ""), true},
+		{api("ExecuteCommand", "ClientException", "the maximum session limit of 2 has been reached."), true},
+		{fmt.Errorf("open: %w", &sessions.ClosedError{Output: "CommandBufferFull"}), true},
+		{fmt.Errorf("open: %w", &sessions.ClosedError{Output: "no such command"}), false},
+		{fmt.Errorf("open: %w within 8s", sessions.ErrUnanswered), true},
+		{fmt.Errorf("open: %w in 3 sessions", sessions.ErrSilent), false},
+		{api("StartSession", "AccessDeniedException", ""), false},
+		{api("StartSession", "ExpiredTokenException", ""), false},
+		{errors.New("odd"), false},
+		{refused, true},
+	} {
+		var p patience
+		if again, gone := p.passes(t.Context(), tt.err); again != tt.want || gone != nil {
+			t.Errorf("%v: again %v, gone %v", tt.err, again, gone)
+		}
+	}
+	synctest.Test(t, func(t *testing.T) {
+		began := time.Now()
+		var asked []time.Duration
+		stopped := &goneError{errors.New("the task has stopped"), cutOff}
+		p := patience{stands: func(context.Context) error {
+			if asked = append(asked, time.Since(began)); len(asked) == 3 {
+				return stopped
+			}
+			return nil
+		}}
+		for {
+			again, gone := p.passes(t.Context(), notRunning)
+			if gone != nil {
+				break
+			}
+			if !again || time.Since(began) > time.Minute {
+				t.Fatalf("again %v after %v", again, time.Since(began))
+			}
+			<-time.After(time.Second)
+		}
+		if want := []time.Duration{firstStands, firstStands + goneCheck, firstStands + 2*goneCheck}; !slices.Equal(asked, want) {
+			t.Errorf("asked after %v, want %v", asked, want)
+		}
+	})
+	var p patience
+	tries := 1
+	for again := true; again; tries++ {
+		again, _ = p.passes(t.Context(), refused)
+	}
+	if tries != networkTries+1 {
+		t.Errorf("given up after %d tries", tries-1)
+	}
+}
+
 // A grant that is never renewed again ends the renewing with it.
 func TestKeepGrantedGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
@@ -155,7 +247,7 @@ func TestGiveUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		plain := fail.New(fail.Start, "", errors.New("plain"), "do this")
 		c := &fakeConnector{errs: []error{&transientError{plain}, plain, plain, plain}}
-		g := &giveUp{connector: c, after: time.Minute}
+		g := &giveUp{connector: c, answers: new(lastFailure), after: time.Minute}
 		g.onState(tunnel.State{Phase: tunnel.Connecting})
 		if _, err := g.Connect(t.Context()); tunnel.IsPermanent(err) {
 			t.Errorf("a transient first failure is permanent: %v", err)

@@ -4,18 +4,23 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"net/http"
+	"slices"
 	"strings"
 	"sync"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials/ec2rolecreds"
+	"github.com/aws/aws-sdk-go-v2/credentials/processcreds"
+	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
 	"github.com/aws/smithy-go/middleware"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 // retryAttempts is how often an AWS call is tried, by the SDK's back-off, unless AWS_MAX_ATTEMPTS or the profile says
@@ -25,13 +30,24 @@ const retryAttempts = 6
 // loadAWS reads the AWS configuration as every AWS tool does: environment, profiles, SSO, container and instance roles,
 // endpoints, CA bundle and proxies are the SDK's business.
 //
-// env, which may be nil, is used in place of the process's own variables.
-func loadAWS(ctx context.Context, profile, region string, env *Env) (aws.Config, error) {
+// env, which may be nil, is used in place of the process's own variables. Every call ends within limit; see callLimits.
+func loadAWS(ctx context.Context, profile, region string, env *Env, limit time.Duration, more ...func(*awsconfig.LoadOptions) error,
+) (aws.Config, error) {
 	opts, err := env.options(profile, region)
 	if err != nil {
 		return aws.Config{}, err
 	}
-	cfg, err := awsconfig.LoadDefaultConfig(ctx, opts...)
+	opts = append(opts, more...)
+	ends := &endpoints{env: env}
+	opts = append(opts, awsconfig.WithAPIOptions([]func(*middleware.Stack) error{newCallLimits(limit).add, ends.add, noticePages}),
+		awsconfig.WithProcessCredentialOptions(func(o *processcreds.Options) { o.Timeout = limit }))
+	cfg, err := loadSDK(ctx, env, opts)
+	if quoted := inQuotes(err, env.profile(profile)); quoted != "" {
+		withQuotes := append(slices.Clone(opts), awsconfig.WithSharedConfigProfile(quoted))
+		if again, quotedErr := loadSDK(ctx, env, withQuotes); quotedErr == nil {
+			cfg, err, opts = again, nil, withQuotes
+		}
+	}
 	if err != nil {
 		var missing awsconfig.SharedConfigProfileNotExistError
 		if errors.As(err, &missing) {
@@ -40,6 +56,9 @@ func loadAWS(ctx context.Context, profile, region string, env *Env) (aws.Config,
 		}
 		return cfg, fail.New(fail.Credentials, "read the AWS configuration", err, "check ~/.aws/config and the AWS_* variables")
 	}
+	if ignored, found, err := awsconfig.GetIgnoreConfiguredEndpoints(ctx, cfg.ConfigSources); err == nil && found {
+		ends.ignored = ignored
+	}
 	if cfg.Region == "" {
 		return cfg, fail.New(fail.Usage, "", errors.New("no AWS region is set"),
 			"set --region, AWS_REGION, or region in the AWS profile or in bastion.yaml")
@@ -47,16 +66,26 @@ func loadAWS(ctx context.Context, profile, region string, env *Env) (aws.Config,
 	if cfg.RetryMaxAttempts == 0 {
 		cfg.RetryMaxAttempts = retryAttempts
 	}
-	cfg.APIOptions = append(cfg.APIOptions, reportFailures)
-	first, err := cfg.Credentials.Retrieve(ctx)
+	next := signIn(cfg, env, profile)
+	cfg.APIOptions = append(cfg.APIOptions, reportFailures, sayHowToSignIn(next))
+	if files.ActsForAnother() {
+		cfg.Credentials = givingBack{cfg.Credentials}
+	}
+	bounded, cancel := context.WithTimeout(ctx, credentialCalls*limit)
+	defer cancel()
+	first, err := cfg.Credentials.Retrieve(bounded)
 	if err != nil {
 		if ctx.Err() != nil {
 			return cfg, context.Cause(ctx)
 		}
-		if strings.Contains(err.Error(), "no EC2 IMDS role found") { // the last in the SDK's chain; it has no error to test for
-			err = errors.New("none were found")
+		if process, ok := errors.AsType[*processcreds.ProviderError](err); bounded.Err() != nil || ok && strings.Contains(process.Error(), "timed out") {
+			err = &unanswered{call: "the source of the credentials", after: limit}
 		}
-		return cfg, fail.New(fail.Credentials, "", fmt.Errorf("no usable AWS credentials: %w", err), credentialsHint(env))
+		if isLast(err) && heard(err) {
+			err = fmt.Errorf("no usable AWS credentials: %w", &unanswered{call: "the instance metadata", after: limit})
+			return cfg, fail.New(fail.Timeout, "", err, next)
+		}
+		return cfg, credentialsError(err, next)
 	}
 	if env.hasCredentials(profile) {
 		cfg.Credentials = env // without the SDK's cache, which would not see Env.Renew
@@ -64,7 +93,7 @@ func loadAWS(ctx context.Context, profile, region string, env *Env) (aws.Config,
 	}
 	if first.SessionToken != "" && !first.CanExpire {
 		cfg.Credentials = aws.NewCredentialsCache(&reread{last: first, read: func(ctx context.Context) (aws.Credentials, error) {
-			fresh, err := awsconfig.LoadDefaultConfig(ctx, opts...)
+			fresh, err := loadSDK(ctx, env, opts)
 			if err != nil {
 				return aws.Credentials{}, err
 			}
@@ -73,6 +102,36 @@ func loadAWS(ctx context.Context, profile, region string, env *Env) (aws.Config,
 	}
 	return cfg, nil
 }
+
+// loadSDK loads the SDK's configuration. That the instance metadata is asked by version 2 alone has no option of the loader: the client for it is
+// made of what was loaded, and all is loaded again with it.
+func loadSDK(ctx context.Context, env *Env, opts []func(*awsconfig.LoadOptions) error) (aws.Config, error) {
+	cfg, err := awsconfig.LoadDefaultConfig(ctx, opts...)
+	text := ""
+	if env != nil {
+		text = env.vars[envNoIMDSv1]
+	}
+	if err != nil || text == "" {
+		return cfg, err
+	}
+	client := imds.NewFromConfig(cfg, func(o *imds.Options) { o.EnableFallback = aws.BoolTernary(!isTrue(text)) })
+	return awsconfig.LoadDefaultConfig(ctx, append(slices.Clone(opts), awsconfig.WithEC2RoleCredentialOptions(
+		func(o *ec2rolecreds.Options) { o.Client = client }))...)
+}
+
+// heard reports whether a call found somebody who took the connection and then did not answer. Most machines have nobody there.
+func heard(err error) bool {
+	if late, ok := errors.AsType[*unanswered](err); ok {
+		return late.connected
+	}
+	timeout, ok := errors.AsType[net.Error](err)
+	op, isOp := errors.AsType[*net.OpError](err)
+	return ok && timeout.Timeout() && (!isOp || op.Op != "dial")
+}
+
+// credentialCalls is how many calls the first credentials may take in all: a token, a role, another role. A program whose children live
+// on holds the SDK for longer than its limit.
+const credentialCalls = 3
 
 // rereadAfter is how long temporary credentials of unknown end are used before they are read again.
 const rereadAfter = time.Minute
@@ -112,9 +171,10 @@ type lastFailure struct {
 
 type lastFailureKey struct{}
 
-// watch returns a context whose AWS calls report to f.
+// watch returns a context whose AWS calls report to f, and to those that the calls of ctx report to.
 func (f *lastFailure) watch(ctx context.Context) context.Context {
-	return context.WithValue(ctx, lastFailureKey{}, f)
+	all, _ := ctx.Value(lastFailureKey{}).([]*lastFailure)
+	return context.WithValue(ctx, lastFailureKey{}, append(slices.Clip(all), f))
 }
 
 func (f *lastFailure) get() error {
@@ -129,26 +189,21 @@ func (f *lastFailure) set(err error) {
 	f.err = err
 }
 
-// reportFailures makes each attempt of a call report to the lastFailure of its context, if it has one.
+// reportFailures makes each attempt of a call report to every lastFailure of its context.
 func reportFailures(stack *middleware.Stack) error {
 	return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("ReportFailures", func(
 		ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler,
 	) (middleware.FinalizeOutput, middleware.Metadata, error) {
 		out, metadata, err := next.HandleFinalize(ctx, in)
-		f, ok := ctx.Value(lastFailureKey{}).(*lastFailure)
-		if ok && ctx.Err() == nil { // the end of ctx is no answer
-			action := strings.ToLower(awsmiddleware.GetServiceID(ctx)) + ":" + awsmiddleware.GetOperationName(ctx)
-			f.set(fail.AWS(fail.Other, "call "+action, action, err))
+		all, _ := ctx.Value(lastFailureKey{}).([]*lastFailure)
+		if ctx.Err() == nil { // the end of ctx is no answer
+			action := callName(ctx)
+			for _, f := range all {
+				f.set(fail.AWS(fail.Other, "call "+action, action, err))
+			}
 		}
 		return out, metadata, err
 	}), "Retry", middleware.After)
-}
-
-func credentialsHint(env *Env) string {
-	if profile := env.lookup("AWS_PROFILE"); profile != "" {
-		return "sign in (aws sso login --profile " + profile + ") or choose another profile with --profile"
-	}
-	return "sign in (aws sso login, aws configure) or choose a profile with --profile or AWS_PROFILE"
 }
 
 // websocketClient returns the HTTP client for data channels: with the CA bundle and the proxy that the SDK's clients use.

@@ -46,7 +46,7 @@ func TestWebsocketTrustsTheCABundle(t *testing.T) {
 			env = append(env, "AWS_CA_BUNDLE="+bundle)
 		}
 		awsEnv(t, env...)
-		cfg, err := loadAWS(t.Context(), "", "", nil)
+		cfg, err := loadAWS(t.Context(), "", "", nil, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -64,7 +64,7 @@ func TestWebsocketTrustsTheCABundle(t *testing.T) {
 
 func TestWebsocketUsesTheProxy(t *testing.T) {
 	awsEnv(t, "AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_REGION=eu-central-1")
-	cfg, err := loadAWS(t.Context(), "", "", nil)
+	cfg, err := loadAWS(t.Context(), "", "", nil, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestLoadAWS(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			awsEnv(t, tt.env...)
-			cfg, err := loadAWS(t.Context(), tt.profile, tt.region, nil)
+			cfg, err := loadAWS(t.Context(), tt.profile, tt.region, nil, time.Minute)
 			if tt.want == "" {
 				if err != nil || cfg.Region != "eu-west-1" || cfg.RetryMaxAttempts != retryAttempts {
 					t.Errorf("%v, region %q, %d attempts", err, cfg.Region, cfg.RetryMaxAttempts)
@@ -103,7 +103,7 @@ func TestLoadAWS(t *testing.T) {
 		})
 	}
 	awsEnv(t, append(key, "AWS_REGION=eu-west-1", "AWS_MAX_ATTEMPTS=2")...)
-	if cfg, err := loadAWS(t.Context(), "", "", nil); err != nil || cfg.RetryMaxAttempts != 2 {
+	if cfg, err := loadAWS(t.Context(), "", "", nil, time.Minute); err != nil || cfg.RetryMaxAttempts != 2 {
 		t.Errorf("%v, %d attempts; AWS_MAX_ATTEMPTS counts", err, cfg.RetryMaxAttempts)
 	}
 }
@@ -121,7 +121,7 @@ func TestReplacedCredentialsFile(t *testing.T) {
 	awsEnv(t, "AWS_SHARED_CREDENTIALS_FILE="+file, "AWS_REGION=eu-central-1")
 	synctest.Test(t, func(t *testing.T) {
 		write(t, "ASIAOLD", "aws_session_token = one\n")
-		cfg, err := loadAWS(t.Context(), "", "", nil)
+		cfg, err := loadAWS(t.Context(), "", "", nil, time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -145,7 +145,7 @@ func TestReplacedCredentialsFile(t *testing.T) {
 	})
 	// Those of a user do not change by themselves.
 	write(t, "AKIAUSER", "")
-	cfg, err := loadAWS(t.Context(), "", "", nil)
+	cfg, err := loadAWS(t.Context(), "", "", nil, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}

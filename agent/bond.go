@@ -6,12 +6,12 @@ import (
 	"fmt"
 	"net"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/retry"
 
+	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/sessions/bond"
@@ -21,8 +21,15 @@ const (
 	// pathCheck is how often a bond is asked whether it has a path. Shorter interruptions are no news.
 	pathCheck = time.Second
 
+	// reasonEvery is how often another reason for having no path is news: some texts differ each time.
+	reasonEvery = 10 * time.Second
+
 	// goneCheck is how often a session that could not be opened is a reason to ask ECS whether the task still runs.
 	goneCheck = 10 * time.Second
+
+	// joinTimeout is how long a bond's further session may take from the service's answer to the end of its handshake. Later
+	// ones are taken not to come at all.
+	joinTimeout = 15 * time.Second
 
 	// credentialsCheck is how often the credentials are looked at; they are also when they expire.
 	credentialsCheck = time.Minute
@@ -35,6 +42,8 @@ type bonded interface {
 	Stats() bond.Stats
 	Rotate()
 	Probe()
+	Lend() (back func(kept bool))
+	FarEnd(bond.FarEnd)
 }
 
 // bonds are the bonds that an Agent has, for those who tell all of them something.
@@ -46,8 +55,10 @@ type bonds struct {
 // bondState is what an Agent knows of a bond besides what the bond itself does.
 type bondState struct {
 	accessKey string // the id of that which its sessions were opened with
+	target    string // of SSM
 	measured  time.Time
 	flows     map[uint32]flowRate // by the subflow's id
+	far       *FarEnd             // nil: not known
 }
 
 // flowRate is how much a subflow carried of late.
@@ -56,13 +67,13 @@ type flowRate struct {
 	up, down       float64 // bytes per second
 }
 
-func (b *bonds) add(conn bonded, accessKey string) {
+func (b *bonds) add(conn bonded, accessKey, target string) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if b.all == nil {
 		b.all = make(map[bonded]*bondState)
 	}
-	b.all[conn] = &bondState{accessKey: accessKey, measured: time.Now()}
+	b.all[conn] = &bondState{accessKey: accessKey, target: target, measured: time.Now()}
 }
 
 // measure notes how much the subflows of a bond carry.
@@ -97,6 +108,16 @@ func (b *bonds) rates(conn bonded) map[uint32]flowRate {
 	return nil
 }
 
+// target returns the SSM target of a bond.
+func (b *bonds) target(conn bonded) string {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	if s, ok := b.all[conn]; ok {
+		return s.target
+	}
+	return ""
+}
+
 func (b *bonds) remove(conn bonded) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -117,6 +138,27 @@ func (b *bonds) rotate(accessKey string) (n int) {
 	return n
 }
 
+// lend makes the bond with the most sessions to a target give one of them up, for a session that would be one too many. It
+// returns how to give the place back, or nil if there is no such bond.
+func (b *bonds) lend(target string) (back func(kept bool)) {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	var lender bonded
+	most := 0
+	for conn, s := range b.all {
+		if s.target != target {
+			continue
+		}
+		if n := len(conn.Stats().Subflows); n > most {
+			lender, most = conn, n
+		}
+	}
+	if lender == nil {
+		return nil
+	}
+	return lender.Lend()
+}
+
 // probe makes the bonds find out which of their sessions live.
 func (b *bonds) probe() {
 	b.mu.Lock()
@@ -126,21 +168,35 @@ func (b *bonds) probe() {
 	}
 }
 
-// goneError says that a bastion has stopped for good.
-type goneError struct{ error }
-
-func (e *goneError) Unwrap() error { return e.error }
-
-func isGone(err error) bool {
-	var gone *goneError
-	return errors.As(err, &gone)
+// judge says what an error of an opener means for the next attempt.
+func judge(err error) bond.Failure {
+	switch {
+	case isGone(err):
+		return bond.FailedFatal
+	case errors.Is(err, sessions.ErrUnanswered):
+		return bond.FailedUnanswered
+	case atLimit(err):
+		return bond.FailedLimit
+	case fail.KindOf(err) == fail.Credentials:
+		return bond.FailedRefused
+	}
+	switch class := awsanswer.ClassOf(err); {
+	case class == awsanswer.Throttled:
+		return bond.FailedThrottled
+	case class == awsanswer.None, class.Passes(), class == awsanswer.Foreign: // a proxy's page is as good as no network
+		return bond.FailedOther
+	}
+	return bond.FailedRefused
 }
 
-// throttles are the errors by which AWS asks for less.
-var throttles = retry.IsErrorThrottles(append(retry.DefaultThrottles[:len(retry.DefaultThrottles):len(retry.DefaultThrottles)],
-	retry.ThrottleErrorCode{Codes: map[string]struct{}{"TooManyRequests": {}, "RateExceeded": {}}}))
-
-func isThrottled(err error) bool { return throttles.IsErrorThrottle(err).Bool() }
+// atLimit reports whether a session was not started because the container, or the account, has as many as it may have. AWS
+// says so, or the SSM agent, when it ends the session.
+func atLimit(err error) bool {
+	if closed, ok := errors.AsType[*sessions.ClosedError](err); ok {
+		return awsanswer.Judge(awsanswer.Answer{Message: closed.Output}).Class == awsanswer.LimitReached
+	}
+	return awsanswer.ClassOf(err) == awsanswer.LimitReached
+}
 
 // bond opens a connection to bastiond's bond port that lives as long as one of its sessions can be replaced.
 func (x *access) bond(ctx context.Context, port int, patient bool) (endingConn, error) {
@@ -153,16 +209,16 @@ func (x *access) bond(ctx context.Context, port int, patient bool) (endingConn, 
 	conn, err := bond.Dial(ctx, bond.DialConfig{
 		Config: bond.Config{Linger: a.settings.Linger, Logger: a.log},
 		Open:   opener.open, Max: a.settings.Sessions, MaxAge: a.settings.SessionMaxAge,
-		Throttled: isThrottled, Fatal: isGone,
+		Judge: judge,
 	})
 	if err != nil {
 		x.learn(err)
 		return nil, err
 	}
-	a.bonds.add(conn, accessKey)
+	a.bonds.add(conn, accessKey, x.bastion.Target())
 	a.tasks.Go(func() {
 		defer a.bonds.remove(conn)
-		a.tend(conn, &opener.pathless)
+		a.tend(conn)
 		x.learn(conn.Err())
 	})
 	return conn, nil
@@ -183,9 +239,8 @@ func (x *access) learn(err error) {
 
 // opener opens the sessions of one bond.
 type opener struct {
-	access   *access
-	port     int
-	pathless atomic.Bool // the bond has no path: everything waits for the next session
+	access *access
+	port   int
 
 	mu      sync.Mutex
 	patient bool // of the first session only: later a task that is not connected may be gone for good
@@ -198,7 +253,14 @@ func (o *opener) open(ctx context.Context) (net.Conn, error) {
 	patient := o.patient
 	o.patient = false
 	o.mu.Unlock()
-	stream, err := x.agent.openPort(ctx, sessions.Port{Target: x.bastion.Target(), Port: o.port, ServerFirst: true}, patient)
+	p := sessions.Port{Target: x.bastion.Target(), Port: o.port, ServerFirst: true}
+	var wait *patience
+	if patient {
+		wait = &patience{stands: x.checkGone}
+	} else {
+		p.OpenTimeout = joinTimeout
+	}
+	stream, err := x.agent.openPort(ctx, p, wait)
 	if err == nil {
 		return stream, nil
 	}
@@ -207,15 +269,12 @@ func (o *opener) open(ctx context.Context) (net.Conn, error) {
 			return nil, gone
 		}
 	}
-	if ctx.Err() == nil && o.pathless.Load() {
-		x.agent.progress("looking for a path to the bastion: " + err.Error())
-	}
 	return nil, err
 }
 
 // due reports whether err is a reason to look at the task now.
 func (o *opener) due(err error) bool {
-	if isThrottled(err) || fail.KindOf(err) == fail.Credentials {
+	if f := judge(err); f == bond.FailedThrottled || f == bond.FailedLimit || fail.KindOf(err) == fail.Credentials {
 		return false // it says nothing about the task, and the question would end alike
 	}
 	o.mu.Lock()
@@ -227,33 +286,50 @@ func (o *opener) due(err error) bool {
 	return true
 }
 
-// checkGone asks ECS whether the bastion still runs, and returns a *goneError if it does not.
+// checkGone is the Agent's checkGone for the bastion.
 func (x *access) checkGone(ctx context.Context) error {
-	b, err := x.agent.manager.Get(ctx, x.spec, x.bastion.TaskARN)
-	switch {
-	case err != nil && fail.KindOf(err) == fail.NoTarget:
-	case err != nil:
-		x.agent.log.DebugContext(ctx, "whether the bastion still runs is not known", "err", err)
-		return nil
-	case b.Stopping():
-		err = fmt.Errorf("the task has stopped: %s", b.LastStatus)
-		if b.StoppedReason != "" {
-			err = fmt.Errorf("the task has stopped: %s", b.StoppedReason)
-		}
-	case b.RuntimeID != "" && b.RuntimeID != x.bastion.RuntimeID:
-		err = errors.New("its container was restarted")
-	default:
-		return nil
+	err := x.agent.checkGone(ctx, x.spec, x.bastion)
+	if err != nil {
+		x.gone.Store(true)
 	}
-	x.gone.Store(true)
-	return &goneError{fail.New(fail.Lost, describe(&x.bastion), err, "")}
+	return err
 }
 
-// tend measures a bond and tells of its paths until it ends. It sets pathless while there is none.
-func (a *Agent) tend(conn bonded, pathless *atomic.Bool) {
+// checkGone asks ECS whether a bastion still runs and can be entered, and returns a *goneError if no session will start in it again.
+func (a *Agent) checkGone(ctx context.Context, spec bastions.Spec, was bastions.Bastion) error {
+	b, err := a.manager.Get(ctx, spec, was.TaskARN)
+	switch {
+	case err != nil && fail.KindOf(err) == fail.NoTarget:
+		return newGone(was, longGone, err)
+	case err != nil && fail.KindOf(err) == fail.Denied:
+		// A task that ECS has forgotten has no owner tag any more, by which IAM let it be seen. What comes next tells the two apart.
+		return newGone(was, longGone, err)
+	case err != nil:
+		a.log.DebugContext(ctx, "whether the bastion still runs is not known", "err", err)
+		return nil
+	case b.Stopping():
+		how, why := endOf(*b)
+		return newGone(was, how, why)
+	case b.RuntimeID != "" && b.RuntimeID != was.RuntimeID:
+		return newGone(was, cutOff, errors.New("its container was restarted"))
+	case !b.ExecEnabled:
+		return newGone(was, cutOff, errors.New("the task was started without ECS Exec"))
+	case b.ExecStatus == "STOPPED": // ECS does not start it again
+		err = errors.New("its exec agent has stopped")
+		if b.ExecReason != "" {
+			err = fmt.Errorf("its exec agent has stopped: %s", b.ExecReason)
+		}
+		return newGone(was, cutOff, err)
+	}
+	return nil
+}
+
+// tend measures a bond and tells of its paths until it ends.
+func (a *Agent) tend(conn bonded) {
 	tick := time.NewTicker(pathCheck)
 	defer tick.Stop()
-	var lost time.Time
+	var lost, explained time.Time
+	var why string
 	for {
 		select {
 		case <-conn.Done():
@@ -264,16 +340,23 @@ func (a *Agent) tend(conn bonded, pathless *atomic.Bool) {
 		}
 		st := conn.Stats()
 		a.bonds.measure(conn, st, time.Now())
-		pathless.Store(!st.Pathless.IsZero())
-		switch now := st.Pathless; {
-		case lost.IsZero() && !now.IsZero():
-			lost = now
-			a.log.Warn("no path to the bastion")
-			a.path(Path{Lost: true, Since: lost, Linger: a.settings.Linger})
-		case !lost.IsZero() && now.IsZero():
+		c := withoutPath(st)
+		told := Path{Lost: c.Waiting, Since: c.Since, Linger: a.settings.Linger, Retry: c.Retry}
+		if c.Err != nil {
+			told.Reason, told.Next = c.Err.Error(), fail.NextOf(c.Err)
+		}
+		switch {
+		case c.Waiting && lost.IsZero(), c.Waiting && told.Reason != why && time.Since(explained) >= reasonEvery:
+			lost, why = c.Since, told.Reason
+			if why != "" {
+				explained = time.Now()
+			}
+			a.log.Warn("no path to the bastion", "since", lost, "err", c.Err, "retry", c.Retry)
+			a.path(told)
+		case !c.Waiting && !lost.IsZero():
 			a.log.Info("a path to the bastion again", "after", time.Since(lost))
 			a.path(Path{Since: lost, Linger: a.settings.Linger})
-			lost = time.Time{}
+			lost, why = time.Time{}, ""
 		}
 	}
 }

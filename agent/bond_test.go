@@ -5,12 +5,14 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"log/slog"
 	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -22,6 +24,7 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/sessions/bond"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
@@ -75,6 +78,9 @@ type fakeBond struct {
 	stats   bond.Stats
 	rotated int
 	probed  int
+	lent    int
+	back    []bool
+	far     []bond.FarEnd
 }
 
 func (f *fakeBond) Done() <-chan struct{} { return f.done }
@@ -98,21 +104,43 @@ func (f *fakeBond) Probe() {
 	f.probed++
 }
 
+func (f *fakeBond) FarEnd(far bond.FarEnd) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.far = append(f.far, far)
+}
+
+func (f *fakeBond) Lend() func(bool) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.lent++
+	return func(kept bool) {
+		f.mu.Lock()
+		defer f.mu.Unlock()
+		f.back = append(f.back, kept)
+	}
+}
+
 func (f *fakeBond) pathless(t time.Time) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.stats.Pathless = t
 }
 
+func (f *fakeBond) trouble(err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.stats.Trouble = bond.Trouble{Err: err, At: time.Now()}
+}
+
 func TestTendTellsOfPaths(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := testAgent(t, Settings{Linger: 30 * time.Minute})
 		var told []Path
-		var pathless atomic.Bool
 		a.options.Path = func(p Path) { told = append(told, p) }
 		b := &fakeBond{done: make(chan struct{})}
 		var wg sync.WaitGroup
-		wg.Go(func() { a.tend(b, &pathless) })
+		wg.Go(func() { a.tend(b) })
 		<-time.After(1500 * time.Millisecond)
 		// Gone and back between two looks: no news.
 		b.pathless(time.Now())
@@ -126,23 +154,139 @@ func TestTendTellsOfPaths(t *testing.T) {
 		<-time.After(2 * time.Second)
 		b.pathless(time.Now())
 		<-time.After(2 * time.Second)
-		if !pathless.Load() {
-			t.Error("the opener does not know that everything waits for it")
-		}
 		close(b.done)
 		wg.Wait()
-		if len(told) != 3 || told[0] != (Path{true, lost, 30 * time.Minute}) || told[1] != (Path{false, lost, 30 * time.Minute}) ||
+		if len(told) != 3 || told[0] != (Path{Lost: true, Since: lost, Linger: 30 * time.Minute}) ||
+			told[1] != (Path{Since: lost, Linger: 30 * time.Minute}) ||
 			!told[2].Lost {
 			t.Errorf("told %+v", told)
 		}
 	})
 }
 
+// Why there is no path is told when it becomes known and when it changes, not with each attempt, and not too often.
+func TestTendTellsWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := testAgent(t, Settings{Linger: 30 * time.Minute})
+		var log strings.Builder
+		a.log = slog.New(slog.NewTextHandler(&log, nil))
+		var told []string
+		a.options.Path = func(p Path) { told = append(told, fmt.Sprintf("%t %s|%s", p.Lost, p.Reason, p.Next)) }
+		b := &fakeBond{done: make(chan struct{})}
+		var wg sync.WaitGroup
+		wg.Go(func() { a.tend(b) })
+		lost := time.Now()
+		b.pathless(lost)
+		<-time.After(1500 * time.Millisecond)
+		for range 20 {
+			b.trouble(fail.New(fail.Denied, "", errors.New("not authorized"), "ask for it"))
+			<-time.After(time.Second)
+		}
+		for i := range 20 {
+			b.trouble(fmt.Errorf("reset by peer %d", i))
+			<-time.After(time.Second)
+		}
+		b.pathless(time.Time{})
+		b.trouble(nil)
+		<-time.After(2 * time.Second)
+		close(b.done)
+		wg.Wait()
+		want := []string{"true |", "true not authorized|ask for it", "true reset by peer 0|", "true reset by peer 10|", "false |"}
+		if !slices.Equal(told, want) {
+			t.Errorf("told %q, want %q", told, want)
+		}
+		if n := strings.Count(log.String(), "not authorized"); n != 1 {
+			t.Errorf("the log has the reason %d times:\n%s", n, log.String())
+		}
+	})
+}
+
+// Whoever waits for a path of a bond that has ended gives the link time to notice, in place of asking again at once and without end.
+func TestAwaitPathOfEndedBond(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a := testAgent(t, Settings{ConnectTimeout: 30 * time.Second})
+		b := &fakeBond{done: make(chan struct{})}
+		b.pathless(time.Now())
+		close(b.done)
+		began := time.Now()
+		again, err := a.awaitPath(t.Context(), b)
+		if took := time.Since(began); !again || err != nil || took < pathPoll {
+			t.Errorf("again %t, %v after %s", again, err, took)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if again, err := a.awaitPath(ctx, b); again || !errors.Is(err, context.Canceled) {
+			t.Errorf("after the end of ctx: again %t, %v", again, err)
+		}
+	})
+}
+
+// A command waits for a path that may come back, and not where AWS refuses.
+func TestAwaitPath(t *testing.T) {
+	denied := fail.AWS(fail.Start, "start a session", "ssm:StartSession",
+		&smithy.GenericAPIError{Code: "AccessDeniedException", Message: "not authorized to perform: ssm:StartSession"})
+	expired := fail.AWS(fail.Start, "start a session", "ssm:StartSession",
+		&smithy.GenericAPIError{Code: "ExpiredTokenException", Message: "The security token included in the request is expired"})
+	throttled := fail.AWS(fail.Start, "start a session", "ssm:StartSession",
+		&smithy.GenericAPIError{Code: "ThrottlingException", Message: "Rate exceeded"})
+	for _, tt := range []struct {
+		name  string
+		err   error
+		stale bool // the error came before somebody waited
+		back  time.Duration
+		kind  fail.Kind // Other: there is a path again
+		after time.Duration
+	}{
+		{"denied", denied, false, 0, fail.Denied, time.Second},
+		{"expired", expired, false, 0, fail.Credentials, time.Second},
+		{"expired before", expired, true, 0, fail.Timeout, 30 * time.Second},
+		{"renewed", expired, true, time.Second, fail.Other, time.Second},
+		{"throttled", throttled, false, 0, fail.Timeout, 30 * time.Second},
+		{"throttled for a while", throttled, false, 10 * time.Second, fail.Other, 10 * time.Second},
+		{"silence", nil, false, 0, fail.Timeout, 30 * time.Second},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a := testAgent(t, Settings{ConnectTimeout: 30 * time.Second})
+				b := &fakeBond{done: make(chan struct{})}
+				b.pathless(time.Now())
+				if tt.stale {
+					b.trouble(tt.err)
+				}
+				var wg sync.WaitGroup
+				wg.Go(func() {
+					<-time.After(time.Second)
+					if !tt.stale {
+						b.trouble(tt.err)
+					}
+					if tt.back > 0 {
+						<-time.After(tt.back - time.Second)
+						b.pathless(time.Time{})
+					}
+				})
+				began := time.Now()
+				again, err := a.awaitPath(t.Context(), b)
+				wg.Wait()
+				took := time.Since(began)
+				if again || fail.KindOf(err) != tt.kind || (err == nil) != (tt.kind == fail.Other) || took < tt.after || took > tt.after+2*pathPoll {
+					t.Errorf("after %s: %v (%v)", took, err, fail.KindOf(err))
+				}
+				if err != nil && (fail.NextOf(err) == "" || tt.err != nil && !strings.Contains(err.Error(), tt.err.Error())) {
+					t.Errorf("no reason or no next step: %v, %q", err, fail.NextOf(err))
+				}
+				if b.probed != 1 {
+					t.Errorf("the bond was made to try %d times", b.probed)
+				}
+			})
+		})
+	}
+}
+
 func TestBondsProbe(t *testing.T) {
 	var all bonds
 	one, two := &fakeBond{}, &fakeBond{}
-	all.add(one, "")
-	all.add(two, "")
+	all.add(one, "", "")
+	all.add(two, "", "")
 	all.probe()
 	all.remove(two)
 	all.probe()
@@ -157,7 +301,7 @@ func TestBondsMeasure(t *testing.T) {
 	b := &fakeBond{}
 	now := time.Now()
 	all.measure(b, bond.Stats{}, now) // not one of them
-	all.add(b, "")
+	all.add(b, "", "")
 	flow := func(id uint32, sent, received uint64) bond.SubflowStats {
 		return bond.SubflowStats{ID: id, Sent: sent, Received: received, SendRate: 1e9}
 	}
@@ -199,8 +343,8 @@ func TestBondsFollowTheCredentials(t *testing.T) {
 		})
 		wakes := make(chan struct{}, 1)
 		old, fresh := &fakeBond{}, &fakeBond{}
-		a.bonds.add(old, "ASIA0")
-		a.bonds.add(fresh, "ASIA1")
+		a.bonds.add(old, "ASIA0", "")
+		a.bonds.add(fresh, "ASIA1", "")
 		a.tasks.Go(func() { a.watchCredentials(wakes) })
 		check := func(wantOld, wantFresh int) {
 			t.Helper()
@@ -240,7 +384,7 @@ func TestCredentialsAreLookedAtOnWaking(t *testing.T) {
 			return aws.Credentials{AccessKeyID: key.Load().(string)}, nil
 		})
 		b := &fakeBond{}
-		a.bonds.add(b, "AKIA0")
+		a.bonds.add(b, "AKIA0", "")
 		wakes := make(chan struct{}, 1)
 		a.tasks.Go(func() { a.watchCredentials(wakes) })
 		<-time.After(90 * time.Second)
@@ -263,29 +407,81 @@ func TestCredentialsAreLookedAtOnWaking(t *testing.T) {
 	})
 }
 
-func TestThrottled(t *testing.T) {
-	api := func(code string) error {
-		return fail.AWS(fail.Start, "open port 1 of x", "ssm:StartSession", fmt.Errorf("call: %w", &smithy.GenericAPIError{Code: code}))
+// What an opener meets, and what the bond makes of it.
+func TestJudge(t *testing.T) {
+	api := func(code, message string) error {
+		return fail.AWS(fail.Start, "open port 1 of x", "ssm:StartSession",
+			fmt.Errorf("call: %w", &smithy.GenericAPIError{Code: code, Message: message}))
 	}
 	for _, tt := range []struct {
 		err  error
-		want bool
+		want bond.Failure
 	}{
-		{api("ThrottlingException"), true},
-		{api("TooManyRequestsException"), true},
-		{api("TooManyRequests"), true},
-		{api("RateExceeded"), true},
-		{api("RequestLimitExceeded"), true},
-		{api("ExpiredTokenException"), false},
-		{api("AccessDeniedException"), false},
-		{&ssmtypes.TargetNotConnected{}, false},
-		{errors.New("no network"), false},
+		{api("ThrottlingException", ""), bond.FailedThrottled},
+		{api("TooManyRequestsException", ""), bond.FailedThrottled},
+		{api("TooManyRequests", ""), bond.FailedThrottled},
+		{api("RateExceeded", ""), bond.FailedThrottled},
+		{api("RequestLimitExceeded", ""), bond.FailedThrottled},
+		{api("ClientException", "Rate exceeded"), bond.FailedThrottled},
+		{api("ClientException", "the maximum session limit of 2 has been reached."), bond.FailedLimit},
+		{api("ServiceQuotaExceededException", "Too many sessions are active."), bond.FailedLimit},
+		{fmt.Errorf("open: %w", &sessions.ClosedError{Output: "CommandBufferFull"}), bond.FailedLimit},
+		{fmt.Errorf("open: %w", &sessions.ClosedError{Output: "Session timed out"}), bond.FailedOther},
+		{fmt.Errorf("open: %w within 15s", sessions.ErrUnanswered), bond.FailedUnanswered},
+		{fmt.Errorf("open: %w in 3 sessions", sessions.ErrSilent), bond.FailedOther},
+		{api("InternalServerError", ""), bond.FailedOther},
+		{api("UnknownError", ""), bond.FailedOther}, // a captive portal's page
+		{api("ExpiredTokenException", ""), bond.FailedRefused},
+		{api("AccessDeniedException", ""), bond.FailedRefused},
+		{api("ValidationException", ""), bond.FailedRefused},
+		{&ssmtypes.TargetNotConnected{}, bond.FailedOther},
+		{errors.New("no network"), bond.FailedOther},
+		{&goneError{errors.New("stopped"), cutOff}, bond.FailedFatal},
 	} {
-		if got := isThrottled(tt.err); got != tt.want {
-			t.Errorf("%v: throttled %v", tt.err, got)
+		if got := judge(tt.err); got != tt.want {
+			t.Errorf("%v: %v, want %v", tt.err, got, tt.want)
 		}
-		if isGone(tt.err) {
-			t.Errorf("%v is fatal", tt.err)
+	}
+}
+
+// A place is taken from the bond that has the most sessions to the same target.
+func TestBondsLend(t *testing.T) {
+	var all bonds
+	if all.lend("ecs:a") != nil {
+		t.Error("lent by nobody")
+	}
+	other, small, large := &fakeBond{}, &fakeBond{}, &fakeBond{}
+	other.stats.Subflows = make([]bond.SubflowStats, 9)
+	small.stats.Subflows = make([]bond.SubflowStats, 1)
+	large.stats.Subflows = make([]bond.SubflowStats, 2)
+	all.add(other, "", "ecs:b")
+	all.add(small, "", "ecs:a")
+	all.add(large, "", "ecs:a")
+	all.lend("ecs:a")(true)
+	if other.lent != 0 || small.lent != 0 || !slices.Equal(large.back, []bool{true}) {
+		t.Errorf("lent %d, %d and %d, back %v", other.lent, small.lent, large.lent, large.back)
+	}
+}
+
+// What the bond met is in the link's state, for programs and in words.
+func TestLiveBond(t *testing.T) {
+	for want, st := range map[string]bond.Stats{
+		"":                {},
+		"bond: version 1": {Version: 1},
+		"bond: version 2, 1 session ended because its":  {Version: 2, Damaged: 1},
+		"bond: version 2, 3 sessions ended because the": {Version: 2, Damaged: 3},
+	} {
+		var l Live
+		l.bond(st, nil)
+		if got := l.Bond(); !strings.HasPrefix(got, want) || want == "" && got != "" {
+			t.Errorf("%q, want %q", got, want)
+		}
+		text, err := json.Marshal(l)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := strings.Contains(string(text), `"damaged_sessions":`); got != (st.Damaged > 0) {
+			t.Errorf("%s", text)
 		}
 	}
 }

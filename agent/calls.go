@@ -17,12 +17,13 @@ type call[In, Options, Out any] func(context.Context, *In, ...func(*Options)) (*
 
 // ec2Calls implements bastions.EC2API.
 type ec2Calls struct {
-	subnets call[ec2.DescribeSubnetsInput, ec2.Options, ec2.DescribeSubnetsOutput]
-	groups  call[ec2.DescribeSecurityGroupsInput, ec2.Options, ec2.DescribeSecurityGroupsOutput]
+	subnets    call[ec2.DescribeSubnetsInput, ec2.Options, ec2.DescribeSubnetsOutput]
+	groups     call[ec2.DescribeSecurityGroupsInput, ec2.Options, ec2.DescribeSecurityGroupsOutput]
+	interfaces call[ec2.DescribeNetworkInterfacesInput, ec2.Options, ec2.DescribeNetworkInterfacesOutput]
 }
 
 func bindEC2(c *ec2.Client) *ec2Calls {
-	return &ec2Calls{subnets: c.DescribeSubnets, groups: c.DescribeSecurityGroups}
+	return &ec2Calls{subnets: c.DescribeSubnets, groups: c.DescribeSecurityGroups, interfaces: c.DescribeNetworkInterfaces}
 }
 
 // DescribeSubnets calls EC2.
@@ -37,6 +38,14 @@ func (c *ec2Calls) DescribeSecurityGroups(ctx context.Context, in *ec2.DescribeS
 	*ec2.DescribeSecurityGroupsOutput, error,
 ) {
 	return c.groups(ctx, in, o...)
+}
+
+// DescribeNetworkInterfaces calls EC2.
+func (c *ec2Calls) DescribeNetworkInterfaces(ctx context.Context, in *ec2.DescribeNetworkInterfacesInput,
+	o ...func(*ec2.Options)) (
+	*ec2.DescribeNetworkInterfacesOutput, error,
+) {
+	return c.interfaces(ctx, in, o...)
 }
 
 // rdsCalls implements targets.RDSAPI.

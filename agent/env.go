@@ -6,67 +6,85 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
-	"slices"
-	"strconv"
 	"strings"
 	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
-	"github.com/aws/aws-sdk-go-v2/feature/ec2/imds"
+	"golang.org/x/net/http/httpproxy"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// The variables that hold credentials.
+// The variables that an Env reads by itself.
 const (
 	envAccessKey    = "AWS_ACCESS_KEY_ID"
+	envAccessKeyOld = "AWS_ACCESS_KEY"
 	envSecretKey    = "AWS_SECRET_ACCESS_KEY" // #nosec G101 -- a variable's name
+	envSecretKeyOld = "AWS_SECRET_KEY"        // #nosec G101 -- a variable's name
 	envSessionToken = "AWS_SESSION_TOKEN"     // #nosec G101 -- a variable's name
+	envAccountID    = "AWS_ACCOUNT_ID"
+	envNoIMDSv1     = "AWS_EC2_METADATA_V1_DISABLED"
+	envHome         = "HOME"
 	envAgentSocket  = "SSH_AUTH_SOCK"
 )
 
-// Env are the environment variables of a command for which a process of another environment acts. The credentials among them can
-// be renewed. A nil *Env is the environment of this process.
+// Env are the environment variables of a command for which a process of another environment acts. The secrets among them can be
+// renewed. A nil *Env is the environment of this process.
 type Env struct {
-	vars map[string]string // without the credentials
+	vars map[string]string // without the secrets
 
 	mu          sync.Mutex
 	credentials aws.Credentials
+	proxy       func(*url.URL) (*url.URL, error) // proxies may have passwords
 }
 
 // NewEnv returns the Env of a command with the given variables. Those that it does not act by are left out.
 func NewEnv(vars map[string]string) *Env {
 	e := &Env{vars: make(map[string]string, len(vars))}
-	maps.Copy(e.vars, vars)
-	maps.DeleteFunc(e.vars, func(name, value string) bool { return value == "" || !isRelevant(name) })
+	for name, value := range vars {
+		if value == "" || !isRelevant(name) {
+			continue
+		}
+		if strings.HasSuffix(name, "_PROXY") {
+			value = withoutPassword(value)
+		}
+		e.vars[name] = value
+	}
 	e.credentials = aws.Credentials{
-		AccessKeyID: vars[envAccessKey], SecretAccessKey: vars[envSecretKey], SessionToken: vars[envSessionToken],
-		Source: "environment",
+		AccessKeyID: cmp.Or(vars[envAccessKey], vars[envAccessKeyOld]), SecretAccessKey: cmp.Or(vars[envSecretKey], vars[envSecretKeyOld]),
+		SessionToken: vars[envSessionToken], AccountID: vars[envAccountID], Source: "environment",
 	}
-	for _, secret := range []string{envAccessKey, envSecretKey, envSessionToken} {
-		delete(e.vars, secret)
+	for _, name := range []string{envAccessKey, envAccessKeyOld, envSecretKey, envSecretKeyOld, envSessionToken, envAccountID} {
+		delete(e.vars, name)
 	}
+	proxies := httpproxy.Config{HTTPProxy: vars["HTTP_PROXY"], HTTPSProxy: vars["HTTPS_PROXY"], NoProxy: vars["NO_PROXY"]}
+	e.proxy = proxies.ProxyFunc()
 	return e
 }
 
-// relevant are the variables that an Env acts by, besides AWS_ENDPOINT_URL_<SERVICE>. No other is handed to another process: there
-// are more secrets among those that begin with AWS_.
-var relevant = []string{
-	envAccessKey, envSecretKey, envSessionToken, envAgentSocket,
-	"AWS_PROFILE", "AWS_DEFAULT_PROFILE", "AWS_REGION", "AWS_DEFAULT_REGION", "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE",
-	"AWS_ENDPOINT_URL", "AWS_RETRY_MODE", "AWS_MAX_ATTEMPTS", "AWS_EC2_METADATA_DISABLED", "AWS_USE_FIPS_ENDPOINT",
-	"AWS_USE_DUALSTACK_ENDPOINT", "AWS_CA_BUNDLE",
+// withoutPassword returns a proxy's address without the user and password that it may have.
+func withoutPassword(proxy string) string {
+	if i := strings.LastIndex(proxy, "@"); i >= 0 {
+		scheme, _, found := strings.Cut(proxy[:i], "://")
+		if !found {
+			return proxy[i+1:]
+		}
+		return scheme + "://" + proxy[i+1:]
+	}
+	return proxy
 }
 
+// isRelevant reports whether an Env acts by a variable. No other is handed to another process: there are more secrets among those
+// that begin with AWS_.
 func isRelevant(name string) bool {
-	return slices.Contains(relevant, name) || strings.HasPrefix(name, "AWS_ENDPOINT_URL_")
+	v, ok := sdkVariableOf(name)
+	return name == envAgentSocket || ok && v.use == sdkHanded
 }
-
-// paths are those of the relevant variables that name a file.
-var paths = []string{envAgentSocket, "AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE", "AWS_CA_BUNDLE"}
 
 // RelevantEnv returns the variables among environ, this process's, that an Env is made of, with paths that hold in every working
 // directory.
@@ -77,33 +95,23 @@ func RelevantEnv(environ []string) map[string]string {
 		if value == "" || !isRelevant(name) {
 			continue
 		}
-		if slices.Contains(paths, name) {
+		v, ok := sdkVariableOf(name)
+		if v.path || name == envAgentSocket {
 			if abs, err := filepath.Abs(value); err == nil {
 				value = abs
 			}
 		}
-		out[name] = value
-	}
-	return out
-}
-
-// UnsupportedEnv returns the names of variables in environ that the AWS SDK reads from its own process only, so that no other
-// process can act in the command's place.
-func UnsupportedEnv(environ []string) []string {
-	var out []string
-	for _, variable := range environ {
-		switch name, value, _ := strings.Cut(variable, "="); {
-		case value == "":
-		case strings.HasPrefix(name, "AWS_CONTAINER_"), name == "AWS_WEB_IDENTITY_TOKEN_FILE",
-			name == "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", name == "AWS_DEFAULTS_MODE":
-			out = append(out, name)
+		switch small := ok && strings.HasSuffix(v.name, "_PROXY") && name != v.name; {
+		case !small:
+			out[name] = value
+		case out[v.name] == "": // in capitals it goes first
+			out[v.name] = value
 		}
 	}
-	slices.Sort(out)
 	return out
 }
 
-// Public returns the variables without the credentials.
+// Public returns the variables without the secrets.
 func (e *Env) Public() map[string]string { return maps.Clone(e.vars) }
 
 // Credentials returns the credentials among the variables; none are the zero value.
@@ -113,19 +121,29 @@ func (e *Env) Credentials() aws.Credentials {
 	return e.credentials
 }
 
-// Renew replaces the credentials by those of another, which must be of the same identity.
+// Renew replaces the secrets by those of another, which must be of the same identity.
 func (e *Env) Renew(by *Env) {
-	fresh := by.Credentials()
+	by.mu.Lock()
+	fresh, proxy := by.credentials, by.proxy
+	by.mu.Unlock()
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.credentials = fresh
+	e.credentials, e.proxy = fresh, proxy
+}
+
+// proxyOf returns the proxy for a request, as http.ProxyFromEnvironment does for those of this process.
+func (e *Env) proxyOf(r *http.Request) (*url.URL, error) {
+	e.mu.Lock()
+	proxy := e.proxy
+	e.mu.Unlock()
+	return proxy(r.URL)
 }
 
 // Retrieve implements aws.CredentialsProvider.
 func (e *Env) Retrieve(context.Context) (aws.Credentials, error) {
 	c := e.Credentials()
 	if !c.HasKeys() {
-		return c, errors.New("the variables have no AWS credentials any more")
+		return c, errors.New("the environment no longer contains AWS credentials")
 	}
 	return c, nil
 }
@@ -138,76 +156,48 @@ func (e *Env) lookup(name string) string {
 	return e.vars[name]
 }
 
+// profile returns the profile that a setting names, or else the variables.
+func (e *Env) profile(setting string) string {
+	return cmp.Or(setting, e.lookup("AWS_PROFILE"), e.lookup("AWS_DEFAULT_PROFILE"))
+}
+
 // hasCredentials reports whether the credentials are those of the variables. A profile that is named outside of them goes first.
 func (e *Env) hasCredentials(profile string) bool {
 	return e != nil && profile == "" && e.Credentials().HasKeys()
 }
 
-// options are what makes the SDK load its configuration from e, as far as it has options for that; see UnsupportedEnv.
+// options are what makes the SDK load its configuration from e, as far as it has options for that; see sdkVariables.
 func (e *Env) options(profile, region string) ([]func(*awsconfig.LoadOptions) error, error) {
-	var opts []func(*awsconfig.LoadOptions) error
-	add := func(o awsconfig.LoadOptionsFunc) { opts = append(opts, o) }
-	with := func(name string, option func(string) awsconfig.LoadOptionsFunc) {
-		if value := e.lookup(name); value != "" {
-			add(option(value))
-		}
+	client := httpClient()
+	if e != nil {
+		client = client.WithTransportOptions(func(t *http.Transport) { t.Proxy = e.proxyOf })
 	}
+	opts := []func(*awsconfig.LoadOptions) error{awsconfig.WithHTTPClient(client)}
 	if e != nil {
 		if e.hasCredentials(profile) {
-			add(awsconfig.WithCredentialsProvider(e))
+			opts = append(opts, awsconfig.WithCredentialsProvider(e))
 		}
-		profile = cmp.Or(profile, e.vars["AWS_PROFILE"], e.vars["AWS_DEFAULT_PROFILE"])
+		profile = e.profile(profile)
 		region = cmp.Or(region, e.vars["AWS_REGION"], e.vars["AWS_DEFAULT_REGION"])
-		with("AWS_CONFIG_FILE", func(v string) awsconfig.LoadOptionsFunc {
-			return awsconfig.WithSharedConfigFiles([]string{v})
-		})
-		with("AWS_SHARED_CREDENTIALS_FILE", func(v string) awsconfig.LoadOptionsFunc {
-			return awsconfig.WithSharedCredentialsFiles([]string{v})
-		})
-		with("AWS_ENDPOINT_URL", awsconfig.WithBaseEndpoint)
-		with("AWS_RETRY_MODE", func(v string) awsconfig.LoadOptionsFunc { return awsconfig.WithRetryMode(aws.RetryMode(v)) })
-		if isTrue(e.vars["AWS_EC2_METADATA_DISABLED"]) {
-			add(awsconfig.WithEC2IMDSClientEnableState(imds.ClientDisabled))
-		}
-		if isTrue(e.vars["AWS_USE_FIPS_ENDPOINT"]) {
-			add(awsconfig.WithUseFIPSEndpoint(aws.FIPSEndpointStateEnabled))
-		}
-		if isTrue(e.vars["AWS_USE_DUALSTACK_ENDPOINT"]) {
-			add(awsconfig.WithUseDualStackEndpoint(aws.DualStackEndpointStateEnabled))
-		}
-		if text := e.vars["AWS_MAX_ATTEMPTS"]; text != "" {
-			n, err := strconv.Atoi(text)
-			if err != nil || n < 1 {
-				return nil, fail.New(fail.Usage, "", fmt.Errorf("AWS_MAX_ATTEMPTS is %q, not a number", text), "correct AWS_MAX_ATTEMPTS")
+		for _, v := range sdkVariables {
+			value := e.vars[v.name]
+			if v.option == nil || value == "" {
+				continue
 			}
-			add(awsconfig.WithRetryMaxAttempts(n))
-		}
-		if path := e.vars["AWS_CA_BUNDLE"]; path != "" {
-			pem, err := os.ReadFile(path)
+			option, err := v.option(value)
 			if err != nil {
-				return nil, fail.New(fail.Usage, "read AWS_CA_BUNDLE", err, "correct AWS_CA_BUNDLE")
+				return nil, fail.New(fail.Usage, "", fmt.Errorf("%s is %q: %w", v.name, value, err), "correct "+v.name)
 			}
-			add(awsconfig.WithCustomCABundle(strings.NewReader(string(pem))))
+			opts = append(opts, option)
 		}
 	}
 	if profile != "" {
-		add(awsconfig.WithSharedConfigProfile(profile))
+		opts = append(opts, awsconfig.WithSharedConfigProfile(profile))
 	}
 	if region != "" {
-		add(awsconfig.WithRegion(region))
+		opts = append(opts, awsconfig.WithRegion(region))
 	}
 	return opts, nil
-}
-
-// endpoint sets the endpoint of one service, if the variables name one; its id is as in AWS_ENDPOINT_URL_<ID>. The SDK itself
-// reads the process's own variables only.
-func (e *Env) endpoint(to **string, id string) {
-	if e == nil {
-		return
-	}
-	if url := e.vars["AWS_ENDPOINT_URL_"+id]; url != "" {
-		*to = &url
-	}
 }
 
 func isTrue(text string) bool { return strings.EqualFold(text, "true") }

@@ -6,6 +6,7 @@ import (
 	"path/filepath"
 	"slices"
 	"testing"
+	"time"
 )
 
 // lab are variables with credentials that are made up.
@@ -24,7 +25,7 @@ func TestEnv(t *testing.T) {
 	t.Setenv("AWS_SECRET_ACCESS_KEY", "process")
 	t.Setenv("AWS_REGION", "us-process-1")
 	env := NewEnv(labEnv(map[string]string{"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "2"}))
-	cfg, err := loadAWS(t.Context(), "", "", env)
+	cfg, err := loadAWS(t.Context(), "", "", env, time.Minute)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func TestEnvProfile(t *testing.T) {
 	}
 	vars := labEnv(map[string]string{"AWS_SHARED_CREDENTIALS_FILE": file, "AWS_CONFIG_FILE": file, "AWS_PROFILE": "other"})
 	for profile, want := range map[string]string{"": "one", "other": "of-profile"} {
-		cfg, err := loadAWS(t.Context(), profile, "", NewEnv(vars))
+		cfg, err := loadAWS(t.Context(), profile, "", NewEnv(vars), time.Minute)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -73,7 +74,7 @@ func TestRelevantEnv(t *testing.T) {
 	if got := RelevantEnv(environ); !maps.Equal(got, want) {
 		t.Errorf("%v, want %v", got, want)
 	}
-	if names := UnsupportedEnv(environ); !slices.Equal(names, []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI"}) {
+	if names := UnsupportedEnv(t.Context(), environ, ""); !slices.Equal(names, []string{"AWS_CONTAINER_CREDENTIALS_FULL_URI"}) {
 		t.Errorf("unsupported: %v", names)
 	}
 }

@@ -5,7 +5,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,43 +15,44 @@ import (
 
 	"github.com/bastion-ssm/bastion/bastions"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/keys"
 )
 
-// RuntimeDir returns the directory of sockets and remembered host keys. It makes it, and refuses one that others can enter.
+// DefaultRuntimeDir returns where sockets and remembered host keys are unless a setting names another directory.
+func DefaultRuntimeDir() (string, error) {
+	base := os.Getenv("XDG_RUNTIME_DIR")
+	if base == "" || !filepath.IsAbs(base) {
+		cache, err := os.UserCacheDir()
+		if err != nil {
+			return "", fail.New(fail.Other, "find the runtime directory", err, "set runtime_dir (BASTION_RUNTIME_DIR)")
+		}
+		base = cache
+	}
+	return filepath.Join(base, "bastion"), nil
+}
+
+// RuntimeDir returns the directory of sockets and remembered host keys. It creates it, and refuses one that others can enter.
 func RuntimeDir(s Settings) (string, error) {
 	dir := s.RuntimeDir
 	if dir == "" {
-		base := os.Getenv("XDG_RUNTIME_DIR")
-		if base == "" || !filepath.IsAbs(base) {
-			cache, err := os.UserCacheDir()
-			if err != nil {
-				return "", fail.New(fail.Other, "find the runtime directory", err, "set runtime_dir (BASTION_RUNTIME_DIR)")
-			}
-			base = cache
+		var err error
+		if dir, err = DefaultRuntimeDir(); err != nil {
+			return "", err
 		}
-		dir = filepath.Join(base, "bastion")
 	}
-	if err := privateDir(dir); err != nil {
-		return "", fail.New(fail.Other, "use the runtime directory", err,
-			"give "+dir+" mode 0700, or set another runtime_dir (BASTION_RUNTIME_DIR)")
+	if err := files.PrivateDir(dir); err != nil {
+		return "", fail.New(fail.Other, "use the runtime directory", err, privateHint(dir, err, "runtime_dir (BASTION_RUNTIME_DIR)"))
 	}
 	return dir, nil
 }
 
-// privateDir makes dir, or checks that it is the user's alone.
-func privateDir(dir string) error {
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
+// privateHint says what to do about a directory that files.PrivateDir has refused.
+func privateHint(dir string, err error, setting string) string {
+	if files.IsForeign(err) {
+		return "run the command as that user, or set another " + setting
 	}
-	info, err := os.Lstat(dir)
-	if err != nil {
-		return err
-	}
-	if !info.IsDir() {
-		return fmt.Errorf("%s is not a directory", dir)
-	}
-	return checkOwner(dir, info)
+	return "give " + dir + " mode 0700, or set another " + setting
 }
 
 // hostKeys remembers the host keys of running tasks, each in a small file. They are public; what matters is that nobody else
@@ -113,16 +113,8 @@ func (h *hostKeys) put(b bastions.Bastion, key ssh.PublicKey, ports keys.Ports) 
 	if err != nil {
 		return err
 	}
-	f, err := os.CreateTemp(h.dir, ".new-*") // mode 0600
-	if err != nil {
+	if err := files.Replace(h.path(b), data, 0o600); err != nil {
 		return err
-	}
-	_, err = f.Write(data)
-	if err := errors.Join(err, f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	if err := os.Rename(f.Name(), h.path(b)); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
 	}
 	h.sweep()
 	return nil
@@ -143,7 +135,8 @@ func (h *hostKeys) sweep() {
 	for _, e := range entries {
 		info, err := e.Info()
 		if err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > hostKeyMaxAge &&
-			(strings.HasPrefix(e.Name(), hostKeyPrefix) || strings.HasPrefix(e.Name(), ".new-")) {
+			(strings.HasPrefix(strings.TrimPrefix(e.Name(), "."), hostKeyPrefix) ||
+				strings.HasPrefix(strings.TrimPrefix(e.Name(), "."), documentPrefix)) {
 			if err := os.Remove(filepath.Join(h.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
 				return
 			}

@@ -27,7 +27,7 @@ func IsInstance(host string) bool { return instanceID.MatchString(host) }
 // stream's Close must be called.
 func (a *Agent) OpenInstance(ctx context.Context, id string, port int, user string) (*SSHStream, error) {
 	a.progress("opening a session to " + id)
-	stream, err := a.openPort(ctx, sessions.Port{Target: id, Port: port, ServerFirst: true}, true)
+	stream, err := a.openPort(ctx, sessions.Port{Target: id, Port: port, ServerFirst: true}, new(patience))
 	if err != nil {
 		return nil, err
 	}

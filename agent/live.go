@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/sessions/bond"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -53,6 +54,18 @@ type Live struct {
 	Kind     string     `json:"kind"`            // "bond", or "single": each connection lives as long as its session
 	Lacks    []string   `json:"lacks,omitempty"` // what the far end cannot do
 	Pathless *time.Time `json:"pathless_since,omitempty"`
+	Next     string     `json:"next,omitempty"`    // what the user can do about Error
+	Retry    time.Time  `json:"retry_at,omitzero"` // when the next attempt begins; zero: one is under way, or none is needed
+
+	// Document is the SSM document of its sessions, and DocumentReason why it is not the usual one.
+	Document       string `json:"session_document,omitempty"`
+	DocumentReason string `json:"session_document_reason,omitempty"`
+
+	BondVersion int `json:"bond_version,omitempty"`     // 0: no bond
+	Damaged     int `json:"damaged_sessions,omitempty"` // ended because they did not deliver what was sent
+
+	Limit *LiveLimit `json:"session_limit,omitempty"` // nil: none is known
+	Far   *FarEnd    `json:"far_end,omitempty"`       // nil: not known
 
 	MaxAge float64 `json:"session_max_age_seconds,omitempty"` // each session is replaced in the last tenth before it
 
@@ -62,6 +75,35 @@ type Live struct {
 	Reinjected uint64 `json:"reinjected_bytes"` // sent again by another session
 
 	Sessions []LiveSession `json:"sessions"`
+}
+
+// Bond says in words how the bond under a link does; empty without one.
+func (l *Live) Bond() string {
+	switch {
+	case l.BondVersion == 0:
+		return ""
+	case l.Damaged == 0:
+		return fmt.Sprintf("bond: version %d", l.BondVersion)
+	case l.Damaged == 1:
+		return fmt.Sprintf("bond: version %d, 1 session ended because its data was damaged", l.BondVersion)
+	}
+	return fmt.Sprintf("bond: version %d, %d sessions ended because their data was damaged", l.BondVersion, l.Damaged)
+}
+
+// LiveLimit is how many sessions AWS starts for a link, where it has been found to start no more.
+type LiveLimit struct {
+	Sessions int        `json:"sessions"`
+	Reason   string     `json:"reason"`
+	Retry    *time.Time `json:"retry_at,omitempty"` // when another is tried, if it is wanted then
+}
+
+// String says the limit in words.
+func (l *LiveLimit) String() string {
+	sessions := "sessions"
+	if l.Sessions == 1 {
+		sessions = "session"
+	}
+	return fmt.Sprintf("AWS starts no more than %d %s: %s", l.Sessions, sessions, l.Reason)
 }
 
 // LiveSession is the state of one SSM session of a link: a subflow of its bond, or an SSH connection of its own.
@@ -164,12 +206,12 @@ func (a *Agent) serveLive() error {
 		return err
 	}
 	dir = filepath.Join(dir, liveDir)
-	if err := privateDir(dir); err != nil {
+	if err := files.PrivateDir(dir); err != nil {
 		return err
 	}
 	path := filepath.Join(dir, strconv.Itoa(os.Getpid())+sockSuffix)
-	if len(path) > maxSocketPath {
-		return fmt.Errorf("the path %s is too long for a socket", path)
+	if err := CheckSocket(path); err != nil {
+		return err
 	}
 	ln, err := listenPrivate(path)
 	if err != nil {
@@ -269,8 +311,9 @@ func askLive(ctx context.Context, path string) (Process, error) {
 // Link is a link to the bastion whose state bastion status shows.
 type Link struct {
 	*tunnel.Pool
-	agent *Agent
-	hide  func()
+	agent   *Agent
+	answers *lastFailure // of AWS, to the attempt to connect that is under way
+	hide    func()
 }
 
 // Close ends the link and waits until that is done.
@@ -291,9 +334,7 @@ func (l *Link) probe() {
 func (l *Link) live() []Live {
 	state, members := l.State(), l.Stats()
 	out := Live{Bastion: state.Describe, State: string(state.Phase), Since: state.Since, Kind: "single", Sessions: []LiveSession{}}
-	if state.Err != nil {
-		out.Error = state.Err.Error()
-	}
+	out.explain(state.Err, time.Time{})
 	for _, m := range members {
 		out.Channels += m.Channels
 		if m.Conn == nil {
@@ -304,9 +345,12 @@ func (l *Link) live() []Live {
 		switch conn := m.Conn.(type) {
 		case bonded:
 			out.bond(conn.Stats(), l.agent.bonds.rates(conn))
+			out.Document, out.DocumentReason = l.agent.documentInUse(l.agent.bonds.target(conn))
+			out.Far = l.agent.bonds.far(conn)
 			out.MaxAge = l.agent.settings.SessionMaxAge.Seconds()
 		case *sessions.Stream:
 			out.single(conn)
+			out.Document, out.DocumentReason = l.agent.documentInUse(conn.Target())
 			s := &out.Sessions[len(out.Sessions)-1]
 			s.SendRate, s.ReceiveRate, s.Channels = m.SendRate, m.ReceiveRate, m.Channels
 			if m.State.Phase != tunnel.Up {
@@ -314,15 +358,52 @@ func (l *Link) live() []Live {
 			}
 		}
 	}
+	if c := l.Condition(); c.Waiting {
+		out.explain(c.Err, c.Retry)
+	}
 	return []Live{out}
+}
+
+// Trouble says in words why the link waits, when the next attempt is, and what to do.
+func (l *Live) Trouble(now time.Time) string {
+	return Trouble(now, l.Error, l.Next, time.Time{}, l.Retry)
+}
+
+// Trouble says in words since when, why and until when something waits or has failed, and what to do. All but now may be zero.
+func Trouble(now time.Time, reason, next string, since, retry time.Time) string {
+	var out string
+	if !since.IsZero() {
+		out = fmt.Sprintf("since %s (%s)", since.Local().Format(time.TimeOnly), max(now.Sub(since), 0).Round(time.Second))
+		if reason != "" {
+			out += ": "
+		}
+	}
+	out += reason
+	if retry.After(now) {
+		out += fmt.Sprintf("; next try in %s", max(retry.Sub(now).Round(time.Second), time.Second))
+	}
+	if next != "" {
+		out += "; " + next
+	}
+	return out
+}
+
+// explain notes the latest failure, and when the next attempt is.
+func (l *Live) explain(err error, retry time.Time) {
+	l.Error, l.Next, l.Retry = "", "", retry
+	if err != nil {
+		l.Error, l.Next = err.Error(), fail.NextOf(err)
+	}
 }
 
 // bond adds the figures of a bond.
 func (l *Live) bond(st bond.Stats, rates map[uint32]flowRate) {
-	l.Kind, l.Reinjected = "bond", st.Reinjected
+	l.Kind, l.Reinjected, l.BondVersion, l.Damaged = "bond", st.Reinjected, st.Version, st.Damaged
 	if !st.Pathless.IsZero() {
 		l.State, l.Since, l.Pathless = "waiting", st.Pathless, &st.Pathless
+		l.explain(st.Trouble.Err, future(st.Trouble.Next))
 	}
+	l.Limit = liveLimit(st.Limit, time.Now())
 	for _, f := range st.Subflows {
 		l.Sessions = append(l.Sessions, LiveSession{
 			ID: f.Name, State: string(f.State), Age: f.Age.Seconds(), RTT: milliseconds(f.RTT), MinRTT: milliseconds(f.MinRTT),
@@ -330,6 +411,20 @@ func (l *Live) bond(st bond.Stats, rates map[uint32]flowRate) {
 			Sent: f.Sent, Received: f.Received, Reinjected: f.Reinjected,
 		})
 	}
+}
+
+func liveLimit(known bond.Limit, now time.Time) *LiveLimit {
+	if known.Subflows == 0 {
+		return nil
+	}
+	limit := &LiveLimit{Sessions: known.Subflows, Reason: "a place was needed for another session"}
+	if known.Retry.After(now) {
+		limit.Retry = &known.Retry
+	}
+	if known.Err != nil {
+		limit.Reason = reasonOf(known.Err)
+	}
+	return limit
 }
 
 // single adds the figures of a session that is a connection of its own.
@@ -359,11 +454,13 @@ func (s *SSHStream) live() []Live {
 		st := conn.Stats()
 		out.Sent, out.Received = st.Sent, st.Received
 		out.bond(st, s.agent.bonds.rates(conn))
+		out.Document, out.DocumentReason = s.agent.documentInUse(s.agent.bonds.target(conn))
 		out.MaxAge = s.agent.settings.SessionMaxAge.Seconds()
 	case *sessions.Stream:
 		st := conn.Stats()
 		out.Sent, out.Received = st.Sent, st.Received
 		out.single(conn)
+		out.Document, out.DocumentReason = s.agent.documentInUse(conn.Target())
 	}
 	return []Live{out}
 }

@@ -134,9 +134,8 @@ func ServeIdentity(dir string, client int, log *slog.Logger) (*OpenSSH, error) {
 
 func serveOpenSSH(dir string, client int, withKnown, withAgent bool, log *slog.Logger) (*OpenSSH, error) {
 	const op = "open the sockets for OpenSSH"
-	if n := len(filepath.Join(dir, agentPrefix+"4194304"+sockSuffix)); n > maxSocketPath {
-		return nil, fail.New(fail.Usage, op, fmt.Errorf("the path of %s is too long for a socket", dir),
-			"set a shorter runtime_dir (BASTION_RUNTIME_DIR)")
+	if err := CheckSocket(filepath.Join(dir, agentPrefix+"4194304"+sockSuffix)); err != nil {
+		return nil, fmt.Errorf("%s: %w", op, err)
 	}
 	sweepSockets(dir)
 	o := &OpenSSH{dir: dir, client: client, log: log}

@@ -6,18 +6,26 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"path/filepath"
 
-	"github.com/adrg/xdg"
-
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
+
+// CheckSocket refuses a path that is too long for a unix socket: the system says no more of it than "invalid argument".
+func CheckSocket(path string) error {
+	if len(path) <= maxSocketPath {
+		return nil
+	}
+	return fail.New(fail.Usage, "", fmt.Errorf("the path %s has %d bytes, and a socket's may have %d", path, len(path), maxSocketPath),
+		"set a shorter runtime_dir (BASTION_RUNTIME_DIR)")
+}
 
 // ListenOwn listens on a unix socket at path, in a directory of the user's, for processes of the same user only: the socket's mode
 // and the directory's say so, and where the system tells who the peer is, that is looked at too. Close removes the socket.
 func ListenOwn(path string) (net.Listener, error) {
-	if len(path) > maxSocketPath {
-		return nil, fmt.Errorf("the path %s is too long for a socket", path)
+	if err := CheckSocket(path); err != nil {
+		return nil, err
 	}
 	ln, err := listenPrivate(path)
 	if err != nil {
@@ -39,15 +47,24 @@ func DialOwn(path string) (net.Conn, error) {
 	return conn, nil
 }
 
+// SocketOwner returns the process of the same user that serves a unix socket, whether it answers or not; 0 if the system does not tell.
+func SocketOwner(path string) (pid int) {
+	conn, err := DialOwn(path)
+	if err != nil {
+		return 0
+	}
+	defer func() { _ = conn.Close() }()
+	return peerPID(conn)
+}
+
 // StateDir returns the directory of what outlives the processes, and makes it.
 func StateDir(s Settings) (string, error) {
 	dir := s.StateDir
 	if dir == "" {
-		dir = filepath.Join(xdg.StateHome, "bastion")
+		dir = config.DefaultStateDir()
 	}
-	if err := privateDir(dir); err != nil {
-		return "", fail.New(fail.Other, "use the state directory", err,
-			"give "+dir+" mode 0700, or set another state_dir (BASTION_STATE_DIR)")
+	if err := files.PrivateDir(dir); err != nil {
+		return "", fail.New(fail.Other, "use the state directory", err, privateHint(dir, err, "state_dir (BASTION_STATE_DIR)"))
 	}
 	return dir, nil
 }

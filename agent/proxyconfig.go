@@ -1,8 +1,6 @@
 package agent
 
 import (
-	"bufio"
-	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -11,6 +9,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
@@ -66,11 +65,15 @@ func readProxyAuth(path string) (user, password string, err error) {
 	case runtime.GOOS != "windows" && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0: // Windows has no such bits
 		return "", "", fmt.Errorf("others can read %s (mode %04o)", path, info.Mode().Perm())
 	}
-	line, err := bufio.NewReader(io.LimitReader(f, 2*maxProxyAuth+3)).ReadString('\n')
-	if err != nil && !errors.Is(err, io.EOF) {
+	head, err := io.ReadAll(io.LimitReader(f, int64(len("\ufeff")+2*maxProxyAuth+3)))
+	if err != nil {
 		return "", "", err
 	}
-	user, password, ok := strings.Cut(strings.TrimRight(line, "\r\n"), ":")
+	if head, err = files.Text(head); err != nil {
+		return "", "", fmt.Errorf("%s: %w", path, err)
+	}
+	line, _, _ := strings.Cut(string(head), "\n")
+	user, password, ok := strings.Cut(strings.TrimRight(line, "\r"), ":")
 	switch {
 	case !ok || user == "" || password == "":
 		return "", "", fmt.Errorf("%s is not USER:PASSWORD", path)

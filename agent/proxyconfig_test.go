@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -9,6 +10,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 func TestProxyConfig(t *testing.T) {
@@ -38,6 +40,15 @@ func TestProxyConfig(t *testing.T) {
 	}
 	if cfg.User != "ann" || cfg.Password != "s3cret:with:colons " {
 		t.Errorf("%q %q", cfg.User, cfg.Password)
+	}
+
+	write("\ufeffann:s3cret\r\n", 0o600)
+	if cfg, err := ProxyConfig(s); err != nil || cfg.User != "ann" || cfg.Password != "s3cret" {
+		t.Errorf("with a byte order mark: user %q, %v", cfg.User, err)
+	}
+	write("\xff\xfea\x00:\x00s\x00", 0o600)
+	if _, err := ProxyConfig(s); !errors.Is(err, files.ErrUTF16) {
+		t.Errorf("in UTF-16: %v", err)
 	}
 
 	bad := func(what string, s config.Settings) {

@@ -9,6 +9,7 @@ import (
 	"os"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/targets"
 	"github.com/bastion-ssm/bastion/tunnel"
 	"github.com/bastion-ssm/bastion/tunnel/rediscluster"
@@ -73,12 +74,21 @@ func ServeForward(ctx context.Context, ln net.Listener, d tunnel.Dialer, dest st
 	return c.Serve(ctx, ln)
 }
 
+// readText reads a file of text that the user has named.
+func readText(path string) ([]byte, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return files.Text(data)
+}
+
 // databaseRoots returns the certificates of tls_ca; nil, which is the system's, if it is not set.
 func databaseRoots(path string) (*x509.CertPool, error) {
 	if path == "" {
 		return nil, nil
 	}
-	pem, err := os.ReadFile(path)
+	pem, err := readText(path)
 	if err == nil {
 		roots := x509.NewCertPool()
 		if roots.AppendCertsFromPEM(pem) {

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -54,7 +53,7 @@ func (c *serverConnector) open(ctx context.Context) (*opened, error) {
 		return nil, err
 	}
 	c.agent.progress("opening a session to " + s.Target)
-	stream, err := c.agent.openPort(ctx, sessions.Port{Target: s.Target, Port: s.SSHPort, ServerFirst: true}, true)
+	stream, err := c.agent.openPort(ctx, sessions.Port{Target: s.Target, Port: s.SSHPort, ServerFirst: true}, new(patience))
 	if err != nil {
 		return nil, err
 	}
@@ -149,7 +148,7 @@ func identity(ctx context.Context, setting string, env *Env) (func() ([]ssh.Sign
 		return func() ([]ssh.Signer, error) { return signers, nil }, nil
 	}
 	const op = "read ssh_identity"
-	data, err := os.ReadFile(setting)
+	data, err := readText(setting)
 	if err != nil {
 		return nil, fail.New(fail.Usage, op, err, "check the path, or use --ssh-identity agent")
 	}

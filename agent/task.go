@@ -5,17 +5,17 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
-	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
-	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/sessions"
@@ -45,7 +45,8 @@ type taskConnector struct {
 	plain  atomic.Bool // the bastion refused a bond: one session then has to do
 
 	mu     sync.Mutex
-	proven bool // the latest access has let a connection in, and the bastion was not seen to go away since
+	proven bool  // the latest access has let a connection in, and the bastion was not seen to go away since
+	denial error // why the answer to the latest grant ended the connection that it was for; nil: it did not
 }
 
 // opened is a session, or a bond of several, to an SSH server and what it takes to log in.
@@ -57,7 +58,10 @@ type opened struct {
 	signers  func() ([]ssh.Signer, error)
 	algos    []string            // host key algorithms; nil: all
 	check    ssh.HostKeyCallback // accepts hostKeys
-	hostKeys []ssh.PublicKey
+	hostKeys []ssh.PublicKey     // none: check, banner and confirm find out
+	banner   func(text string)   // see tunnel.Transport
+	confirm  func(context.Context, ssh.ConnMetadata) error
+	ended    func() error
 	granted  func(context.Context) error // waits until the server accepts the signers; nil: it does
 }
 
@@ -71,6 +75,7 @@ func (o *opened) transport() *tunnel.Transport {
 	t := &tunnel.Transport{
 		Conn: o.conn, User: o.user, Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(o.signers)},
 		HostKey: o.check, HostKeyAlgorithms: o.algos, Describe: o.describe,
+		Banner: o.banner, Confirm: o.confirm, Ended: o.ended,
 	}
 	if o.lasting {
 		t.Keepalive.Interval = -1 // a lost path is no dead peer
@@ -80,12 +85,15 @@ func (o *opened) transport() *tunnel.Transport {
 
 // Connect implements tunnel.Connector.
 func (c *taskConnector) Connect(ctx context.Context) (*tunnel.Transport, error) {
-	o, err := c.open(ctx)
+	o, err := c.connect(ctx, true)
 	if err != nil {
-		return nil, err
+		return nil, unlessReplaced(ctx, err)
 	}
 	return o.transport(), nil
 }
+
+// open implements connector. Other programs' SSH clients compare the host key by themselves, and so have to know it.
+func (c *taskConnector) open(ctx context.Context) (*opened, error) { return c.connect(ctx, false) }
 
 func (c *taskConnector) onState(st tunnel.State) {
 	c.mu.Lock()
@@ -108,9 +116,27 @@ func (c *taskConnector) takeProven() bool {
 	return proven
 }
 
-// open brings a session to bastiond.
-func (c *taskConnector) open(ctx context.Context) (*opened, error) {
+// deny notes why the answer to a grant has ended the connection that it was for.
+func (c *taskConnector) deny(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.denial = err
+}
+
+func (c *taskConnector) takeDenial() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.denial
+	c.denial = nil
+	return err
+}
+
+// connect brings a session to bastiond. unknown says that the bastion's host key may yet have to be found out.
+func (c *taskConnector) connect(ctx context.Context, unknown bool) (*opened, error) {
 	a := c.agent
+	if err := c.takeDenial(); err != nil {
+		return nil, err
+	}
 	if c.takeProven() && !c.access.gone.Load() && time.Until(c.access.until()) > grantMargin {
 		p := c.access.latest()
 		// No patience here: a task that is not connected any more may be gone for good.
@@ -120,25 +146,34 @@ func (c *taskConnector) open(ctx context.Context) (*opened, error) {
 		}
 		a.log.InfoContext(ctx, "cannot reconnect to the same bastion; looking again", "err", err)
 	}
-	spec, b, _, err := a.ensure(ctx)
+	if x := c.access; x != nil && x.hasty.Swap(false) {
+		p := x.latest()
+		o, err := x.afterAnswer(ctx, p)
+		if !p.answered() {
+			_ = c.takeDenial() // it says the same
+		}
+		return o, err
+	}
+	spec, b, err := c.find(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if replaced, ok := tunnel.Replacing(ctx); ok && replaced == describe(b) {
 		return nil, &transientError{fail.New(fail.Start, "replace "+replaced, errors.New("it has not gone yet"), "")}
 	}
-	if c.access, err = a.newAccess(spec, *b, c.permit); err != nil {
+	key, ports, known := a.hostKeys.get(*b)
+	if c.access, err = a.newAccess(spec, *b, c.permit, unknown && !known); err != nil {
 		return nil, err
 	}
-	c.access.plain = &c.plain
+	c.access.plain, c.access.contradicted = &c.plain, c.deny
 	p := c.access.latest()
-	if key, ports, ok := a.hostKeys.get(*b); ok {
+	switch {
+	case known:
 		return c.access.overlapped(ctx, p, key, ports)
+	case unknown:
+		return c.access.firstContact(ctx, p)
 	}
-	if err := p.wait(ctx); err != nil {
-		return nil, err
-	}
-	return c.access.session(ctx, p.hostKey, p.reply.Ports, true)
+	return c.access.afterAnswer(ctx, p)
 }
 
 // access is a key that a bastion accepts, and the grants by which it does: the bastion ends the connections of a key whose
@@ -150,20 +185,24 @@ type access struct {
 	pair    *keys.Pair
 	permit  []string
 	plain   *atomic.Bool // no bond is to be tried
+	hasty   atomic.Bool  // a session was there before the grant's answer, and failed
 	gone    atomic.Bool  // the bastion was seen to have stopped
+
+	contradicted func(error) // is told why the bastion's answer ended a first contact
 
 	mu   sync.Mutex
 	push *push // the latest that was not refused
 }
 
-// newAccess makes a key and begins to hand over its grant.
-func (a *Agent) newAccess(spec bastions.Spec, b bastions.Bastion, permit []string) (*access, error) {
+// newAccess makes a key and begins to hand over its grant. first says that the bastion's host key is not known, and is to be
+// proved by the grant's secret.
+func (a *Agent) newAccess(spec bastions.Spec, b bastions.Bastion, permit []string, first bool) (*access, error) {
 	pair, err := keys.NewPair("bastion")
 	if err != nil {
 		return nil, err
 	}
 	x := &access{agent: a, spec: spec, bastion: b, pair: pair, permit: permit, plain: new(atomic.Bool)}
-	x.push, err = x.grant()
+	x.push, err = x.grant(first)
 	return x, err
 }
 
@@ -175,6 +214,14 @@ func (x *access) latest() *push {
 
 // until returns when the bastion stops accepting the key; the zero time if it has not accepted it yet.
 func (x *access) until() time.Time { return x.latest().notAfter() }
+
+// afterAnswer opens the session once the bastion has answered the grant.
+func (x *access) afterAnswer(ctx context.Context, p *push) (*opened, error) {
+	if err := p.wait(ctx); err != nil {
+		return nil, err
+	}
+	return x.session(ctx, p.hostKey, p.reply.Ports, true)
+}
 
 // overlapped opens the session to a bastion whose host key is remembered, while the grant is on its way. The answer is still
 // awaited: one that refuses, or shows that the key was remembered wrongly, ends the connection, and the next attempt, which
@@ -196,7 +243,7 @@ func (x *access) overlapped(ctx context.Context, p *push, key ssh.PublicKey, por
 		}
 		return x.session(ctx, p.hostKey, p.reply.Ports, true)
 	}
-	o.user = keys.UserPending
+	o.user, o.ended = keys.UserPending, func() error { return x.beforeGrant(p) }
 	x.untrustOnFailure(o, p)
 	conn := o.conn
 	a.tasks.Go(func() {
@@ -213,6 +260,24 @@ func (x *access) overlapped(ctx context.Context, p *push, key ssh.PublicKey, por
 		}
 	})
 	return o, nil
+}
+
+// beforeGrant is why a handshake has failed while the grant was still on its way, or nil if it was not. Where AWS starts no further
+// session to the container, the connection's session may have taken the place of the grant command's. So the next attempt waits for
+// the answer, and the grant command is run anew if there is no sign of it.
+func (x *access) beforeGrant(p *push) error {
+	select {
+	case <-p.done:
+		return nil
+	default:
+	}
+	x.hasty.Store(true)
+	select {
+	case p.again <- struct{}{}:
+	default:
+	}
+	return &transientError{fail.New(fail.Start, "hand a key to "+describe(&x.bastion),
+		errors.New("the bastion did not get it before the connection's time was over"), "")}
 }
 
 // untrustOnFailure makes a client that refuses the server forget the remembered host key: such a client ends, and with it the
@@ -236,7 +301,7 @@ func (x *access) untrustOnFailure(o *opened, p *push) {
 	}
 }
 
-// session opens a way to bastiond with the given host key, a bond of sessions if it takes bonds, and sees to it that the grant
+// session opens a way to bastiond with the given host key (nil: the caller finds out), a bond of sessions if it takes bonds, and sees to it that the grant
 // lasts as long. patient says whether a task that is not connected to SSM is waited for.
 func (x *access) session(ctx context.Context, key ssh.PublicKey, ports keys.Ports, patient bool) (*opened, error) {
 	a := x.agent
@@ -244,7 +309,9 @@ func (x *access) session(ctx context.Context, key ssh.PublicKey, ports keys.Port
 	o := &opened{
 		describe: describe(&x.bastion), user: "bastion",
 		signers: func() ([]ssh.Signer, error) { return []ssh.Signer{x.pair.Signer()}, nil },
-		check:   keys.PinnedHostKey(key), hostKeys: []ssh.PublicKey{key},
+	}
+	if key != nil {
+		o.check, o.hostKeys = keys.PinnedHostKey(key), []ssh.PublicKey{key}
 	}
 	if ports.Bond != 0 && !x.plain.Load() {
 		conn, err := x.bond(ctx, ports.Bond, patient)
@@ -253,13 +320,13 @@ func (x *access) session(ctx context.Context, key ssh.PublicKey, ports keys.Port
 		}
 		o.conn, o.lasting = conn, true
 	} else {
-		stream, err := a.openPort(ctx, sessions.Port{Target: x.bastion.Target(), Port: ports.SSH, ServerFirst: true}, patient)
+		stream, err := a.openPort(ctx, sessions.Port{Target: x.bastion.Target(), Port: ports.SSH, ServerFirst: true}, patientIf(patient, x.checkGone))
 		if err != nil {
 			return nil, err
 		}
 		o.conn = stream
 	}
-	a.tasks.Go(func() { x.keepGranted(o.conn.Done(), x.grant) })
+	a.tasks.Go(func() { x.keepGranted(o.conn.Done(), x.renew) })
 	return o, nil
 }
 
@@ -311,29 +378,124 @@ func (x *access) keepGranted(ended <-chan struct{}, renew func() (*push, error))
 	}
 }
 
-// openPort opens a port session within connect_timeout. If it is patient it waits for a target that is not connected to
-// SSM: for one that has just started that is a matter of seconds.
-func (a *Agent) openPort(ctx context.Context, p sessions.Port, patient bool) (*sessions.Stream, error) {
+// patience is a readiness to wait for what passes by itself.
+type patience struct {
+	// stands returns why the target will not come back; nil: it may. It is asked now and then while the target is not
+	// connected: one that has stopped is answered for like one that is starting.
+	stands func(context.Context) error
+
+	asked    time.Time
+	failures int // of the network, in succession
+}
+
+// patientIf returns patience, or none.
+func patientIf(patient bool, stands func(context.Context) error) *patience {
+	if !patient {
+		return nil
+	}
+	return &patience{stands: stands}
+}
+
+// A target that is not connected is looked at first after firstStands, in case it has just stopped, and then every goneCheck.
+const firstStands = 3 * time.Second
+
+// networkTries is how often in succession a call that did not reach AWS is made, while somebody waits for its first success.
+const networkTries = 5
+
+// passes reports whether err is worth another attempt. An error of its own says that the target has gone for good.
+func (p *patience) passes(ctx context.Context, err error) (again bool, gone error) {
+	class := awsanswer.ClassOf(err)
+	if class != awsanswer.None {
+		p.failures = 0
+	}
+	switch {
+	case class == awsanswer.NotConnected:
+		now := time.Now()
+		if p.asked.IsZero() {
+			p.asked = now.Add(firstStands - goneCheck)
+		}
+		if p.stands != nil && now.Sub(p.asked) >= goneCheck {
+			p.asked = now
+			if gone := p.stands(ctx); gone != nil {
+				return false, gone
+			}
+		}
+		return true, nil
+	case class.Passes(), atLimit(err), errors.Is(err, sessions.ErrUnanswered):
+		return true, nil
+	case class == awsanswer.None && unreached(err):
+		p.failures++
+		return p.failures < networkTries, nil
+	}
+	return false, nil
+}
+
+const nextGone = "start another: bastion up"
+
+// unreached reports whether a call failed on its way to AWS or back.
+func unreached(err error) bool {
+	_, ok := errors.AsType[net.Error](err)
+	return ok || errors.Is(err, io.ErrUnexpectedEOF)
+}
+
+// The first attempts to open a session may be silent because the session before them still has the container's only place.
+// Each further one gets longer, in case it is the network that is slow.
+const firstOpenTimeout = 8 * time.Second
+
+// openPort opens a port session within connect_timeout. With patience it waits for what passes by itself: a target that has
+// just started takes seconds to connect to SSM. Without it there is one attempt.
+func (a *Agent) openPort(ctx context.Context, p sessions.Port, wait *patience) (*sessions.Stream, error) {
 	op := "open a session to " + p.Target
 	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.ConnectTimeout, fail.New(fail.Timeout, op,
 		fmt.Errorf("no connection within %s", a.settings.ConnectTimeout), "try again, or allow more time with --connect-timeout"))
 	defer cancel()
 	p.Reason = "bastion"
+	if wait != nil {
+		p.OpenTimeout = firstOpenTimeout
+	}
+	back, kept := func(bool) {}, false
+	var lent bool
+	defer func() { back(kept) }()
 	var lastErr error
-	for delay := firstRetry; ; delay = min(delay*3/2, lastRetry) {
-		stream, err := a.sessions.OpenPort(ctx, p)
+	for delay, began := firstRetry, time.Now(); ; delay = min(delay*3/2, lastRetry) {
+		stream, err := a.startPort(ctx, p, time.Since(began))
 		if err == nil {
+			kept = true
 			return stream, nil
 		}
 		if ctx.Err() != nil {
 			return nil, endedBy(ctx, op, firstOf(lastErr, err))
 		}
-		var notConnected *ssmtypes.TargetNotConnected
-		if !errors.As(err, &notConnected) || !patient {
+		if wait == nil {
+			return nil, err
+		}
+		again, gone := wait.passes(ctx, err)
+		if gone != nil {
+			return nil, fail.New(fail.Start, op, gone, nextGone)
+		}
+		if !again {
 			return nil, err
 		}
 		lastErr = err
-		a.progress("waiting for " + p.Target + " to connect to SSM")
+		switch unanswered := errors.Is(err, sessions.ErrUnanswered); {
+		case unanswered || atLimit(err):
+			if f := a.bonds.lend(p.Target); f != nil && !lent {
+				back, lent = f, true
+			}
+			if !unanswered {
+				a.progress("waiting for AWS to start a session to " + p.Target + ": it has as many as it may have")
+				break
+			}
+			p.OpenTimeout += p.OpenTimeout / 2
+			if !lent { // a link with sessions by the document shows that it works: the place was what was missing
+				a.documents.doubt(a.documentPlace(p.Target))
+			}
+			a.progress("waiting for an answer in a session to " + p.Target)
+		case awsanswer.ClassOf(err) == awsanswer.NotConnected:
+			a.progress("waiting for " + p.Target + " to connect to SSM")
+		default:
+			a.progress("waiting for AWS: " + err.Error())
+		}
 		if sleep(ctx, delay) != nil {
 			return nil, endedBy(ctx, op, lastErr)
 		}
@@ -350,6 +512,9 @@ func (a *Agent) ensure(ctx context.Context) (spec bastions.Spec, b *bastions.Bas
 	return spec, b, started, err
 }
 
+// StepStarting begins the step in which AWS is asked for a new task. Whoever gives up after that leaves one behind.
+const StepStarting = "starting a bastion"
+
 // describeEvent says in words what Ensure waits for.
 func describeEvent(e bastions.Event) string {
 	var text string
@@ -357,7 +522,7 @@ func describeEvent(e bastions.Event) string {
 	case "finding":
 		text = "looking for your bastion"
 	case "starting":
-		text = "starting a bastion"
+		text = StepStarting
 	case "exec agent":
 		text = "waiting for the bastion's exec agent"
 	case "ready":
@@ -375,6 +540,11 @@ func describe(b *bastions.Bastion) string { return "bastion " + b.TaskID }
 
 // push is a grant on its way to a bastion, and the answer. The fields behind done are valid once it is closed.
 type push struct {
+	secret  keys.Secret   // proves the bastion's host key; zero: that is known
+	made    time.Time     // when the secret was made
+	started chan struct{} // closed once AWS has begun to run the grant command
+	again   chan struct{} // takes the news that a place of a session has become free; a silent attempt ends then
+
 	done    chan struct{}
 	reply   keys.GrantReply
 	hostKey ssh.PublicKey
@@ -392,23 +562,35 @@ func (p *push) wait(ctx context.Context) error {
 	}
 }
 
-// notAfter returns when the grant ends; the zero time if that is not known or never was granted.
-func (p *push) notAfter() time.Time {
+// answered reports whether the bastion has accepted the grant.
+func (p *push) answered() bool {
 	select {
 	case <-p.done:
-		if p.err == nil {
-			return p.until
-		}
+		return p.err == nil
 	default:
+		return false
+	}
+}
+
+// notAfter returns when the grant ends; the zero time if that is not known or never was granted.
+func (p *push) notAfter() time.Time {
+	if p.answered() {
+		return p.until
 	}
 	return time.Time{}
 }
 
-// grant begins to hand a new grant for the key over. The push belongs to the Agent, because it may outlive the attempt to
-// connect, and ends within start_timeout.
-func (x *access) grant() (*push, error) {
+// grantLifetime is how far the end of a grant is from now by this machine's clock, so that it is grant_lifetime by the bastion's.
+func (a *Agent) grantLifetime() time.Duration {
+	skew, _ := a.clock.skew()
+	return max(a.settings.GrantLifetime+skew, time.Second)
+}
+
+// grant begins to hand a new grant for the key over, with a secret if it is for the first contact. The push belongs to the
+// Agent, because it may outlive the attempt to connect, and ends within start_timeout.
+func (x *access) grant(first bool) (*push, error) {
 	a := x.agent
-	grant, err := keys.NewGrant(x.pair.PublicKey(), x.spec.Owner.ARN, x.permit, a.settings.GrantLifetime)
+	grant, err := keys.NewGrant(x.pair.PublicKey(), x.spec.Owner.ARN, x.permit, a.grantLifetime())
 	if err != nil {
 		return nil, fail.New(fail.Usage, "make a grant", err, "check the setting permit")
 	}
@@ -416,34 +598,87 @@ func (x *access) grant() (*push, error) {
 	if err != nil {
 		return nil, fail.New(fail.Usage, "make a grant", err, "permit fewer destinations")
 	}
-	p := &push{done: make(chan struct{})}
+	p := &push{made: time.Now(), started: make(chan struct{}), again: make(chan struct{}, 1), done: make(chan struct{})}
+	words := []string{word}
+	if first {
+		grant.Secret = keys.NewSecret()
+		if word, err := grant.Encode(); err == nil { // else the secret is what makes it too long
+			p.secret, words = grant.Secret, []string{word, words[0]}
+		}
+	}
 	a.tasks.Go(func() {
 		defer close(p.done)
-		p.err = a.pushGrant(a.ctx, x.spec, x.bastion, grant.ID, word, p)
+		p.err = a.pushGrant(a.ctx, x.spec, x.bastion, grant.ID, words, p)
 	})
 	return p, nil
 }
 
-// pushGrant runs the grant command for the grant with the given id, which word encodes, until the bastion answers, and notes
-// the answer in p.
-func (a *Agent) pushGrant(ctx context.Context, spec bastions.Spec, b bastions.Bastion, id, word string, p *push) error {
+// renew hands a new grant over after another look at the task: its tags may have been changed, and nobody else's task is to get
+// a grant.
+func (x *access) renew() (*push, error) {
+	if _, err := x.agent.manager.Get(x.agent.ctx, x.spec, x.bastion.TaskARN); err != nil {
+		return nil, err
+	}
+	return x.grant(false)
+}
+
+// pushGrant runs the grant command for the grant with the given id until the bastion answers, and notes the answer in p.
+// words are the grant in its forms, the preferred first: a bastiond that does not know one gets the next.
+func (a *Agent) pushGrant(
+	ctx context.Context, spec bastions.Spec, b bastions.Bastion, id string, words []string, p *push,
+) error {
 	op := "hand a key to " + describe(&b)
 	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.StartTimeout, fail.New(fail.Timeout, op,
 		fmt.Errorf("no answer within %s", a.settings.StartTimeout), "allow more time with --start-timeout, or start another: bastion down"))
 	defer cancel()
+	started := sync.OnceFunc(func() { close(p.started) })
+	wait := patience{stands: func(ctx context.Context) error { return a.checkGone(ctx, spec, b) }}
+	var back func(kept bool) // a place of a bond's, which the command's session needs
+	var ended <-chan struct{}
+	defer func() {
+		if back == nil {
+			return
+		}
+		a.tasks.Go(func() {
+			if ended != nil {
+				<-ended // until then it has the place
+			}
+			back(false)
+		})
+	}()
 	var lastErr error
 	for delay := firstRetry; ; delay = min(delay*3/2, lastRetry) {
-		reply, err := a.runGrant(ctx, b, word)
+		var reply keys.GrantReply
+		var err error
+		reply, ended, err = a.runGrant(ctx, b, words[0], started, p.again)
 		if err == nil {
 			return a.accept(op, b, id, reply, p)
 		}
 		if ctx.Err() != nil {
 			return a.neverConnected(ctx, op, spec, b, firstOf(lastErr, err))
 		}
-		var notConnected *ecstypes.TargetNotConnectedException
+		if reply.Code == keys.CodeInvalid && len(words) > 1 {
+			words = words[1:]
+			continue
+		}
+		again, gone := wait.passes(ctx, err)
 		switch {
-		case errors.As(err, &notConnected):
+		case gone != nil:
+			return fail.New(fail.Start, op, gone, nextGone)
+		case errors.Is(err, errAgain):
+			continue
+		case atLimit(err), isUnanswered(err):
+			if back == nil {
+				back = a.bonds.lend(b.Target())
+			}
+			if back == nil && !again {
+				return err
+			}
+			a.progress("waiting for a session that AWS starts: the bastion has as many as it may have")
+		case again && awsanswer.ClassOf(err) == awsanswer.NotConnected:
 			a.progress("waiting for the bastion's exec agent to connect")
+		case again:
+			a.progress("waiting for AWS: " + err.Error())
 		case isTransient(err):
 			a.progress("waiting for bastiond")
 		default:
@@ -455,6 +690,19 @@ func (a *Agent) pushGrant(ctx context.Context, spec bastions.Spec, b bastions.Ba
 			return a.neverConnected(ctx, op, spec, b, lastErr)
 		}
 	}
+}
+
+// errAgain is the error of a silent attempt that made way for another, see push.again.
+var errAgain = errors.New("a session's place has become free")
+
+// unansweredError is that of a grant command from which nothing came at all: its session may be one too many.
+type unansweredError struct{ error }
+
+func (e *unansweredError) Unwrap() error { return e.error }
+
+func isUnanswered(err error) bool {
+	_, ok := errors.AsType[*unansweredError](err)
+	return ok
 }
 
 // accept checks the answer to the grant with the given id and notes it in p.
@@ -471,7 +719,8 @@ func (a *Agent) accept(op string, b bastions.Bastion, id string, reply keys.Gran
 		return fail.New(fail.Start, op, fmt.Errorf("bastiond names the port %d", reply.Ports.SSH),
 			"use a bastiond and a bastion of the same version")
 	}
-	p.reply, p.hostKey, p.until = reply, key, reply.NotAfter
+	skew, _ := a.clock.skew()
+	p.reply, p.hostKey, p.until = reply, key, reply.NotAfter.Add(-skew) // by this machine's clock
 	if err := a.hostKeys.put(b, key, reply.Ports); err != nil {
 		a.log.Debug("the host key is not remembered", "err", err)
 	}
@@ -480,8 +729,7 @@ func (a *Agent) accept(op string, b bastions.Bastion, id string, reply keys.Gran
 
 // neverConnected is the error for a bastion that did not answer in time.
 func (a *Agent) neverConnected(ctx context.Context, op string, spec bastions.Spec, b bastions.Bastion, last error) error {
-	var notConnected *ecstypes.TargetNotConnectedException
-	if errors.Is(context.Cause(ctx), context.Canceled) || !errors.As(last, &notConnected) {
+	if errors.Is(context.Cause(ctx), context.Canceled) || awsanswer.ClassOf(last) != awsanswer.NotConnected {
 		return endedBy(ctx, op, last)
 	}
 	// The cause is looked for although the time is over.
@@ -514,26 +762,68 @@ func relabel(op string, err error) error {
 	return fail.New(f.Kind, op, f.Err, f.Next)
 }
 
-// runGrant runs the grant command once and returns the bastion's answer.
-func (a *Agent) runGrant(ctx context.Context, b bastions.Bastion, word string) (keys.GrantReply, error) {
+// runGrant runs the grant command once and returns the bastion's answer, also one that is a refusal. It calls started when AWS
+// has begun to run the command. ended is closed when the command's session is over; it is nil if there was none. What comes from
+// again ends it while there is no sign of the container's agent.
+func (a *Agent) runGrant(
+	ctx context.Context, b bastions.Bastion, word string, started func(), again <-chan struct{},
+) (r keys.GrantReply, ended <-chan struct{}, err error) {
 	op := "hand a key to " + describe(&b)
 	a.progress("handing a new key to the bastion by ECS Exec")
 	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, fail.New(fail.Start, op,
 		fmt.Errorf("the grant command did not answer within %s", answerTimeout), "check the setting grant_command and the task's log"))
 	defer cancel()
-	stream, err := a.sessions.Exec(ctx, sessions.Exec{
+	select {
+	case <-again: // what was free before is what this attempt has
+	default:
+	}
+	opening, given := cancelledBy(ctx, again)
+	stream, err := a.sessions.Exec(opening, sessions.Exec{
 		Cluster: b.Cluster, Task: b.TaskARN, Container: b.Container, Target: b.Target(),
-		Command: a.settings.GrantCommand + " " + word,
+		Command: a.settings.GrantCommand + " " + word, Started: started,
 	})
+	if given() && err != nil && ctx.Err() == nil {
+		return r, nil, errAgain
+	}
 	var closed *sessions.ClosedError
-	if errors.As(err, &closed) { // the command could not be started
-		return keys.GrantReply{}, noAnswer(op, a.settings.GrantCommand, nil, closed)
+	if errors.As(err, &closed) && !errors.Is(err, sessions.ErrDataKey) { // the command could not be started
+		return r, nil, noAnswer(op, a.settings.GrantCommand, nil, closed)
 	}
 	if err != nil {
-		return keys.GrantReply{}, relabel(op, err)
+		return r, nil, relabel(op, err)
 	}
 	// The answer is complete before the session is: its end need not be waited for.
-	defer a.tasks.Go(func() { _ = stream.Close() })
+	over := make(chan struct{})
+	defer a.tasks.Go(func() {
+		defer close(over)
+		_ = stream.Close()
+	})
+	r, err = a.readGrantReply(ctx, op, stream)
+	return r, over, err
+}
+
+// cancelledBy returns a context that is cancelled by what comes from c, until the function is called, which reports whether it was.
+func cancelledBy(ctx context.Context, c <-chan struct{}) (context.Context, func() bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	came := false
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		select {
+		case <-c:
+			came = true
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() bool {
+		cancel()
+		<-over
+		return came
+	}
+}
+
+func (a *Agent) readGrantReply(ctx context.Context, op string, stream *sessions.Stream) (keys.GrantReply, error) {
 	stop := context.AfterFunc(ctx, func() { _ = stream.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var out []byte
@@ -547,6 +837,8 @@ func (a *Agent) runGrant(ctx context.Context, b bastions.Bastion, word string) (
 			return reply, fail.New(fail.Start, op, parseErr, "use a bastiond and a bastion of the same version")
 		case found:
 			return reply, refusal(op, reply)
+		case ctx.Err() != nil && len(out) == 0:
+			return reply, &unansweredError{context.Cause(ctx)}
 		case ctx.Err() != nil:
 			return reply, context.Cause(ctx)
 		case err != nil:

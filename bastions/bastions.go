@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -27,17 +28,20 @@ type ECSAPI interface {
 		*ecs.DescribeTaskDefinitionOutput, error)
 }
 
-// EC2API is the part of the EC2 client that a Manager calls, for subnets and security groups named by tags.
+// EC2API is the part of the EC2 client that a Manager calls: for subnets and security groups named by tags, and for those
+// that a task really has.
 type EC2API interface {
 	DescribeSubnets(context.Context, *ec2.DescribeSubnetsInput, ...func(*ec2.Options)) (*ec2.DescribeSubnetsOutput, error)
 	DescribeSecurityGroups(context.Context, *ec2.DescribeSecurityGroupsInput, ...func(*ec2.Options)) (
 		*ec2.DescribeSecurityGroupsOutput, error)
+	DescribeNetworkInterfaces(context.Context, *ec2.DescribeNetworkInterfacesInput, ...func(*ec2.Options)) (
+		*ec2.DescribeNetworkInterfacesOutput, error)
 }
 
 // Config is what a Manager works with.
 type Config struct {
 	ECS     ECSAPI
-	EC2     EC2API // may be nil if no Spec names subnets or security groups by tags
+	EC2     EC2API // may be nil if no Spec names subnets or security groups by tags; security groups then stay unchecked
 	Logger  *slog.Logger
 	Version string // for the tag bastion:version of new tasks
 }
@@ -45,13 +49,14 @@ type Config struct {
 // Spec says which bastion is wanted.
 type Spec struct {
 	Cluster           string            // name or ARN; empty: "default"
-	TaskDefinition    string            // family, family:revision or ARN; any revision that runs will do
+	TaskDefinition    string            // family (its latest revision), family:revision or ARN
 	Container         string            // empty: the only one, or the one called "bastion"
 	Subnets           []string          // ids
 	SecurityGroups    []string          // ids; with no tags either: the VPC's default group
 	SubnetTags        map[string]string // looked up if Subnets is empty; an empty value is any
 	SecurityGroupTags map[string]string // looked up if SecurityGroups is empty; an empty value is any
 	AssignPublicIP    bool
+	Size              Size // of a new task; the zero Size is the task definition's
 	Owner             Owner
 	Tags              map[string]string // of a new task, besides the manager's own
 	StartTimeout      time.Duration     // 0: DefaultStartTimeout
@@ -79,12 +84,19 @@ type Bastion struct {
 	StoppedReason  string
 	StopCode       string
 	Version        string // of the program that started it
-	CPU            int    // 1024 is a vCPU; 0: not known
-	Memory         int    // MiB; 0: not known
+	Size           Size   // its parts are 0 if not known
 	Architecture   string // x86_64 or arm64; empty: not known
 	BilledFrom     time.Time
 	StoppedAt      time.Time
 	Exits          []Exit // of stopped containers
+
+	// Refused says why a task that has the owner's marks must not be used: others can set these marks too. It completes
+	// the sentence "the task ...". It is empty for a task that this client could have started.
+	Refused string
+	// Outdated says why a new task takes the place of this one, in the same form.
+	Outdated string
+	// Unchecked says what of the task could not be compared with what this client would have started.
+	Unchecked string
 
 	containers []string // the names of all containers
 }
@@ -115,6 +127,10 @@ func (b Bastion) usable() (bool, string) {
 	switch {
 	case b.Stopping():
 		return false, "is stopping"
+	case b.Refused != "":
+		return false, "is marked as yours, but bastion would not have started it: it " + b.Refused
+	case b.Outdated != "":
+		return false, b.Outdated
 	case !b.ExecEnabled:
 		return false, "was started without ECS Exec (enableExecuteCommand)"
 	case b.Container == "" && len(b.containers) > 0:
@@ -123,6 +139,11 @@ func (b Bastion) usable() (bool, string) {
 		return false, "has a stopped exec agent" + parenthesis(b.ExecReason)
 	}
 	return true, ""
+}
+
+// uncheckedNote says that a task is used of which something could not be compared.
+func (b Bastion) uncheckedNote() string {
+	return "task " + b.TaskID + " is used unchecked in part: " + b.Unchecked
 }
 
 // compare orders usable bastions, the one to use first: ready ones before others, of the ready the newest, of the
@@ -149,12 +170,14 @@ type Event struct {
 	Detail string
 }
 
-// Manager manages the bastions of one account and region. It keeps no state and is safe for concurrent use.
+// Manager manages the bastions of one account and region. It is safe for concurrent use. All that it remembers is which
+// tasks it has checked.
 type Manager struct {
 	ecs     ECSAPI
 	ec2     EC2API
 	log     *slog.Logger
 	version string
+	checked checked
 }
 
 // New returns a Manager.
@@ -180,7 +203,7 @@ func (m *Manager) Find(ctx context.Context, spec Spec) (*Bastion, error) {
 
 // candidates returns the owner's usable bastions, the best first, and notes about the others.
 func (m *Manager) candidates(ctx context.Context, spec Spec) (usable []Bastion, notes []string, err error) {
-	all, err := m.List(ctx, spec)
+	all, _, err := m.list(ctx, spec, true)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -192,6 +215,15 @@ func (m *Manager) candidates(ctx context.Context, spec Spec) (usable []Bastion, 
 		}
 	}
 	slices.SortFunc(usable, compare)
+	if len(usable) > 0 {
+		best := usable[0]
+		if note := best.otherSize(spec.Size); note != "" {
+			notes = append(notes, note)
+		}
+		if best.Unchecked != "" {
+			notes = append(notes, best.uncheckedNote())
+		}
+	}
 	if len(usable) > 1 {
 		var others []string
 		for _, b := range usable[1:] {
@@ -202,45 +234,88 @@ func (m *Manager) candidates(ctx context.Context, spec Spec) (usable []Bastion, 
 	return usable, notes, nil
 }
 
-// List returns the owner's tasks of the Spec's family that ECS wants to run, usable or not, the newest first.
+// List returns the owner's tasks of the Spec's family that ECS wants to run, usable or not, the newest first. Tasks with
+// the owner's marks that this client would not have started are among them, Refused.
 func (m *Manager) List(ctx context.Context, spec Spec) ([]Bastion, error) {
+	found, denied, err := m.list(ctx, spec, false)
+	if err == nil && len(found) == 0 && denied != nil {
+		return nil, denied
+	}
+	return found, err
+}
+
+// list is List. denied is why IAM did not let the owner see some of the tasks, if so. A task that is to be used must be compared with
+// what this client would have started; to show it and to stop it a comparison that failed is noted only.
+func (m *Manager) list(ctx context.Context, spec Spec, toUse bool) (found []Bastion, denied, err error) {
 	op := "find your bastion in cluster " + spec.cluster()
-	if spec.Owner.ARN == "" || spec.Owner.StartedBy == "" {
-		return nil, fail.New(fail.Usage, op, errNoOwner, "")
+	owner, err := spec.Owner.tag()
+	if err != nil {
+		return nil, nil, fail.New(fail.Usage, op, err, "")
 	}
 	// ECS wants startedBy to be the only filter of ListTasks; the family is compared below.
-	var arns []string
-	pages := ecs.NewListTasksPaginator(m.ecs, &ecs.ListTasksInput{
+	arns, err := m.listARNs(ctx, op, &ecs.ListTasksInput{
 		Cluster: aws.String(spec.cluster()), StartedBy: aws.String(spec.Owner.StartedBy),
 	})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if err != nil {
-			return nil, ecsError(op, "ecs:ListTasks", err)
-		}
-		arns = append(arns, page.TaskArns...)
+	if err != nil {
+		return nil, nil, err
 	}
-	var found []Bastion
+	y := m.yardstick(ctx, spec)
 	for some := range slices.Chunk(arns, 100) { // DescribeTasks takes no more
-		tasks, err := m.describe(ctx, op, spec, some)
+		tasks, refusal, err := m.describePermitted(ctx, op, spec, some)
 		if err != nil {
-			return nil, err
+			return nil, nil, err
 		}
+		denied = cmp.Or(denied, refusal)
 		for i := range tasks {
-			if why := notMine(spec, &tasks[i]); why != "" {
+			if why := notMine(spec, owner, &tasks[i]); why != "" {
 				m.log.WarnContext(ctx, "task ignored: "+why, "task", aws.ToString(tasks[i].TaskArn))
 				continue
 			}
-			found = append(found, fromTask(spec, &tasks[i]))
+			b, err := m.inspect(ctx, y, &tasks[i])
+			switch {
+			case err != nil && (toUse || ctx.Err() != nil):
+				return nil, nil, err
+			case err != nil:
+				b.Unchecked = err.Error()
+			}
+			found = append(found, b)
 		}
 	}
 	slices.SortFunc(found, func(a, b Bastion) int { return b.CreatedAt.Compare(a.CreatedAt) })
-	return found, nil
+	return found, denied, nil
 }
 
-// Get returns a task by its ARN or id; an unknown one is an error of kind fail.NoTarget.
+// describePermitted describes the tasks that IAM lets the owner see, and returns why not the others. The starter of a task
+// chooses its startedBy, and one task without the owner's tag makes IAM deny the whole call: then each is asked for alone.
+func (m *Manager) describePermitted(ctx context.Context, op string, spec Spec, arns []string) (
+	tasks []types.Task, denied, err error,
+) {
+	tasks, err = m.describe(ctx, op, spec, arns)
+	if fail.KindOf(err) != fail.Denied {
+		return tasks, nil, err
+	}
+	if len(arns) == 1 {
+		m.log.WarnContext(ctx, "task ignored: IAM does not let you see it; it may be somebody else's", "task", arns[0], "err", err)
+		return nil, err, nil
+	}
+	for _, arn := range arns {
+		one, refusal, err := m.describePermitted(ctx, op, spec, []string{arn})
+		if err != nil {
+			return nil, nil, err
+		}
+		denied = cmp.Or(denied, refusal)
+		tasks = append(tasks, one...)
+	}
+	return tasks, denied, nil
+}
+
+// Get returns a task by its ARN or id; an unknown one, or one that must not be used, is an error of kind fail.NoTarget.
 func (m *Manager) Get(ctx context.Context, spec Spec, task string) (*Bastion, error) {
 	op := fmt.Sprintf("look at task %s in cluster %s", lastPart(task), spec.cluster())
+	owner, err := spec.Owner.tag()
+	if err != nil {
+		return nil, fail.New(fail.Usage, op, err, "")
+	}
 	tasks, err := m.describe(ctx, op, spec, []string{task})
 	if err != nil {
 		return nil, err
@@ -248,10 +323,17 @@ func (m *Manager) Get(ctx context.Context, spec Spec, task string) (*Bastion, er
 	if len(tasks) == 0 {
 		return nil, fail.New(fail.NoTarget, op, errNoTask, "bastion up starts another")
 	}
-	if why := notMine(spec, &tasks[0]); why != "" {
+	if why := notMine(spec, owner, &tasks[0]); why != "" {
 		return nil, fail.New(fail.NoTarget, op, fmt.Errorf("the task is not yours: %s", why), "")
 	}
-	b := fromTask(spec, &tasks[0])
+	b, err := m.inspect(ctx, m.yardstick(ctx, spec), &tasks[0])
+	if err != nil {
+		return nil, err
+	}
+	if b.Refused != "" {
+		return nil, fail.New(fail.NoTarget, op, fmt.Errorf("bastion would not have started the task: it %s", b.Refused),
+			"bastion up starts another; bastion down --refused stops it")
+	}
 	return &b, nil
 }
 
@@ -265,13 +347,20 @@ func (m *Manager) describe(ctx context.Context, op string, spec Spec, arns []str
 	return out.Tasks, nil
 }
 
-// notMine returns why a task must not be used for the Spec's owner, or "".
-func notMine(spec Spec, task *types.Task) string {
-	switch owner := tagValue(task.Tags, tagOwner); {
-	case owner == "":
+// notMine returns why a task has nothing to do with the Spec's owner, or "". A task that has the owner's marks may still be
+// somebody else's: see inspect.
+func notMine(spec Spec, owner string, task *types.Task) string {
+	switch tag := tagValue(task.Tags, tagOwner); tag {
+	case "":
 		return "it has no tag " + tagOwner
-	case owner != ownerTag(spec.Owner.ARN):
-		return "it belongs to " + owner
+	case owner, spec.Owner.ARN: // the second is what older versions wrote
+	default:
+		return "it belongs to " + tag
+	}
+	for _, t := range task.Tags { // IAM does not tell such keys apart, and may have compared the other one
+		if key := aws.ToString(t.Key); key != tagOwner && strings.EqualFold(key, tagOwner) {
+			return "it has the tag " + key + " beside " + tagOwner
+		}
 	}
 	if aws.ToString(task.StartedBy) != spec.Owner.StartedBy {
 		return "it was started by " + aws.ToString(task.StartedBy)
@@ -335,23 +424,31 @@ func chooseContainer(name string, all []types.Container) *types.Container {
 	return nil
 }
 
-// Stop stops all of the owner's tasks of the Spec's family and returns those that it stopped, also beside an error.
-func (m *Manager) Stop(ctx context.Context, spec Spec, reason string) ([]Bastion, error) {
+// Stop stops the owner's tasks of the Spec's family and returns those that it stopped, also beside an error. Tasks that
+// are Refused are somebody's work, not the owner's: they are returned as left, and stopped only if refused says so.
+func (m *Manager) Stop(ctx context.Context, spec Spec, reason string, refused bool) (stopped, left []Bastion, err error) {
 	all, err := m.List(ctx, spec)
-	if err != nil {
-		return nil, err
+	if awsanswer.Of(err).Unread() {
+		stopped, err = m.stopUnread(ctx, spec, reason)
+		return stopped, nil, err
 	}
-	var stopped []Bastion
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, b := range all {
-		if b.Stopping() {
+		switch {
+		case b.Stopping():
+			continue
+		case b.Refused != "" && !refused:
+			left = append(left, b)
 			continue
 		}
 		if err := m.stop(ctx, b, reason); err != nil {
-			return stopped, err
+			return stopped, left, err
 		}
 		stopped = append(stopped, b)
 	}
-	return stopped, nil
+	return stopped, left, nil
 }
 
 func (m *Manager) stop(ctx context.Context, b Bastion, reason string) error {
@@ -361,6 +458,9 @@ func (m *Manager) stop(ctx context.Context, b Bastion, reason string) error {
 	_, err := m.ecs.StopTask(ctx, &ecs.StopTaskInput{
 		Cluster: aws.String(b.Cluster), Task: aws.String(b.TaskARN), Reason: aws.String(reason),
 	})
+	if awsanswer.Of(err).Unread() { // the answer is the task's description, which nobody needs
+		return nil
+	}
 	return ecsError("stop task "+b.TaskID+" in cluster "+b.Cluster, "ecs:StopTask", err)
 }
 

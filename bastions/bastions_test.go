@@ -77,6 +77,15 @@ func TestGet(t *testing.T) {
 		other.Tags = nil
 		_, err = m.Get(t.Context(), testSpec(), *other.TaskArn)
 		checkError(t, err, fail.NoTarget, []string{"not yours: it has no tag bastion:owner"}, "")
+		twice := f.mine(time.Hour, nil)
+		twice.Tags = append(twice.Tags, types.Tag{Key: aws.String("Bastion:Owner"), Value: aws.String("AROAOTHER:mallory")})
+		_, err = m.Get(t.Context(), testSpec(), *twice.TaskArn)
+		checkError(t, err, fail.NoTarget, []string{"not yours: it has the tag Bastion:Owner beside bastion:owner"}, "")
+		spec := testSpec()
+		spec.Tags = map[string]string{"bastion:Owner": "x"}
+		if _, err := m.runInput(spec, nil); err == nil || !strings.Contains(err.Error(), "the tag bastion:Owner cannot be set") {
+			t.Error(err)
+		}
 		_, err = m.Get(t.Context(), testSpec(), "none")
 		checkError(t, err, fail.NoTarget, []string{"look at task none in cluster demo: there is no such task"}, "bastion up")
 	})
@@ -86,15 +95,15 @@ func TestStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeECS{}
 		m := New(Config{ECS: f})
-		if stopped, err := m.Stop(t.Context(), testSpec(), "none"); err != nil || len(stopped) != 0 {
-			t.Errorf("Stop of nothing = %v, %v", stopped, err)
+		if stopped, left, err := m.Stop(t.Context(), testSpec(), "none", false); err != nil || len(stopped)+len(left) != 0 {
+			t.Errorf("Stop of nothing = %v, %v, %v", stopped, left, err)
 		}
 		f.mine(time.Hour, nil)
 		f.mine(time.Minute, func(t *fakeTask) { t.LastStatus = aws.String("PENDING") })
 		f.mine(time.Minute, func(t *fakeTask) { running(&t.Task); t.EnableExecuteCommand = false })
 		f.mine(time.Minute, func(t *fakeTask) { t.LastStatus = aws.String("STOPPING") })
 		other := f.mine(time.Minute, func(t *fakeTask) { t.Tags = nil })
-		stopped, err := m.Stop(t.Context(), testSpec(), strings.Repeat("é", 200))
+		stopped, _, err := m.Stop(t.Context(), testSpec(), strings.Repeat("é", 200), false)
 		if err != nil || len(stopped) != 3 {
 			t.Errorf("Stop = %+v, %v", stopped, err)
 		}
@@ -119,7 +128,7 @@ func TestStopPartly(t *testing.T) {
 		}
 		f.mine(time.Hour, nil)
 		f.mine(time.Minute, nil)
-		stopped, err := New(Config{ECS: f}).Stop(t.Context(), testSpec(), "test")
+		stopped, _, err := New(Config{ECS: f}).Stop(t.Context(), testSpec(), "test", false)
 		checkError(t, err, fail.Denied, []string{"stop task"}, "ecs:StopTask")
 		if len(stopped) != 1 {
 			t.Errorf("stopped %+v", stopped)
@@ -128,18 +137,54 @@ func TestStopPartly(t *testing.T) {
 }
 
 func TestOwnerTag(t *testing.T) {
-	plain := "arn:aws:sts::000000000000:assumed-role/Dev/jo.doe+x@example.org"
-	if got := ownerTag(plain); got != plain {
-		t.Errorf("ownerTag(%s) = %s", plain, got)
-	}
-	for _, arn := range []string{"arn:aws:iam::000000000000:user/jo,doe", "arn:" + strings.Repeat("x", 300), "arn:é"} {
-		got := ownerTag(arn)
-		if !strings.HasPrefix(got, "sha256:") || len(got) != 71 {
-			t.Errorf("ownerTag(%s) = %s", arn, got)
+	role, user := "AROA0123456789EXAMPLE:", "AIDA0123456789EXAMPLE"
+	for _, id := range []string{user, role + "jo.doe+x=y_z-1@example.org", role + "Zoë", "000000000000:federated"} {
+		if got, err := NewOwner(testARN, id).tag(); err != nil || got != id {
+			t.Errorf("tag of %s = %s, %v", id, got, err)
 		}
 	}
-	if ownerTag("a,b") == ownerTag("a,c") {
-		t.Error("two owners have the same tag")
+	for id, want := range map[string]string{
+		role + "jo,data":                "','",
+		role + "jo\u202edata":           `'\u202e'`,
+		role + "jo*":                    "'*'",
+		role + "${aws:userid}":          "'$'",
+		role + strings.Repeat("x", 256): "longer than a tag's 256",
+	} {
+		_, err := NewOwner(testARN, id).tag()
+		checkError(t, err, fail.Usage, []string{want}, "session name of letters, digits")
+	}
+	if _, err := (Owner{}).tag(); err == nil {
+		t.Error("nobody has a tag")
+	}
+}
+
+func TestVersionTag(t *testing.T) {
+	for version, want := range map[string]string{"(devel)": "devel", "v1.2.3-4-gabc+dirty": "v1.2.3-4-gabc+dirty", "()": ""} {
+		if got := versionTag(version); got != want {
+			t.Errorf("versionTag(%s) = %s", version, got)
+		}
+	}
+}
+
+// TestBadOwner: a session name that a tag cannot hold is told before anything is asked or started.
+func TestBadOwner(t *testing.T) {
+	spec := testSpec()
+	spec.Owner = NewOwner(testARN, "AROA0TEST:jo,data")
+	f := &fakeECS{}
+	m := New(Config{ECS: f})
+	for name, call := range map[string]func() error{
+		"Ensure": func() error { _, _, err := m.Ensure(t.Context(), spec, nil); return err },
+		"List":   func() error { _, err := m.List(t.Context(), spec); return err },
+		"Get":    func() error { _, err := m.Get(t.Context(), spec, "1"); return err },
+		"Stop":   func() error { _, _, err := m.Stop(t.Context(), spec, "", true); return err },
+		"run":    func() error { _, err := m.runInput(spec, nil); return err },
+	} {
+		t.Run(name, func(t *testing.T) {
+			checkError(t, call(), fail.Usage, []string{"AROA0TEST:jo,data", "the character ','"}, "role_session_name")
+		})
+	}
+	if len(f.calls) != 0 {
+		t.Errorf("calls %v", f.calls)
 	}
 }
 

@@ -1,17 +1,16 @@
 package bastions
 
-import (
-	"strconv"
-	"time"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
-)
+import "time"
 
 // Price is what Fargate takes, in US dollars.
 type Price struct {
 	VCPUHour float64 `json:"vcpu_hour"`
 	GBHour   float64 `json:"gb_hour"`
+}
+
+// Hour is what a task of a size costs in an hour.
+func (p Price) Hour(s Size) float64 {
+	return float64(s.CPU)/1024*p.VCPUHour + float64(s.Memory)/1024*p.GBHour
 }
 
 // Cost is an estimate, in US dollars, of what a task costs: its size and its age at a price. It knows of no discount,
@@ -27,10 +26,10 @@ const leastBilled = time.Minute
 
 // Cost estimates what the task has cost until now. It is not known while ECS has not said what size the task has.
 func (b Bastion) Cost(price Price, now time.Time) (Cost, bool) {
-	if b.CPU <= 0 || b.Memory <= 0 {
+	if b.Size.CPU <= 0 || b.Size.Memory <= 0 {
 		return Cost{}, false
 	}
-	c := Cost{Price: price, PerHour: float64(b.CPU)/1024*price.VCPUHour + float64(b.Memory)/1024*price.GBHour}
+	c := Cost{Price: price, PerHour: price.Hour(b.Size)}
 	if b.BilledFrom.IsZero() {
 		return c, true // nothing is charged before the image is fetched
 	}
@@ -40,24 +39,4 @@ func (b Bastion) Cost(price Price, now time.Time) (Cost, bool) {
 	}
 	c.SoFar = max(until.Sub(b.BilledFrom), leastBilled).Hours() * c.PerHour
 	return c, true
-}
-
-// setSize takes over what the task's cost depends on.
-func (b *Bastion) setSize(task *types.Task) {
-	b.CPU, b.Memory = sizeOf(task.Cpu), sizeOf(task.Memory)
-	b.BilledFrom, b.StoppedAt = aws.ToTime(task.PullStartedAt), aws.ToTime(task.StoppedAt)
-	for _, a := range task.Attributes {
-		if aws.ToString(a.Name) == "ecs.cpu-architecture" {
-			b.Architecture = aws.ToString(a.Value)
-		}
-	}
-}
-
-// sizeOf reads a number that ECS sends as text; 0 if it is none.
-func sizeOf(text *string) int {
-	n, err := strconv.Atoi(aws.ToString(text))
-	if err != nil {
-		return 0
-	}
-	return n
 }

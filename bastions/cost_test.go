@@ -21,17 +21,17 @@ func TestCost(t *testing.T) {
 		known          bool
 		perHour, soFar float64
 	}{
-		{"the smallest", Bastion{CPU: 256, Memory: 512, BilledFrom: begin}, true, 0.0123425, 0.0246850},
-		{"1 vCPU, 2 GB", Bastion{CPU: 1024, Memory: 2048, BilledFrom: begin}, true, 0.04937, 0.09874},
-		{"not billed yet", Bastion{CPU: 256, Memory: 512}, true, 0.0123425, 0},
+		{"the smallest", Bastion{Size: Size{256, 512}, BilledFrom: begin}, true, 0.0123425, 0.0246850},
+		{"1 vCPU, 2 GB", Bastion{Size: Size{1024, 2048}, BilledFrom: begin}, true, 0.04937, 0.09874},
+		{"not billed yet", Bastion{Size: Size{256, 512}}, true, 0.0123425, 0},
 		{"stopped after half an hour", Bastion{
-			CPU: 256, Memory: 512, BilledFrom: begin, StoppedAt: begin.Add(30 * time.Minute),
+			Size: Size{256, 512}, BilledFrom: begin, StoppedAt: begin.Add(30 * time.Minute),
 		}, true, 0.0123425, 0.00617125},
 		{"a minute is the least", Bastion{
-			CPU: 256, Memory: 512, BilledFrom: begin, StoppedAt: begin.Add(time.Second),
+			Size: Size{256, 512}, BilledFrom: begin, StoppedAt: begin.Add(time.Second),
 		}, true, 0.0123425, 0.0123425 / 60},
 		{"no size", Bastion{BilledFrom: begin}, false, 0, 0},
-		{"no memory", Bastion{CPU: 256, BilledFrom: begin}, false, 0, 0},
+		{"no memory", Bastion{Size: Size{CPU: 256}, BilledFrom: begin}, false, 0, 0},
 	} {
 		c, known := tt.b.Cost(listPrice, begin.Add(2*time.Hour))
 		if known != tt.known || !near(c.PerHour, tt.perHour) || !near(c.SoFar, tt.soFar) {
@@ -61,10 +61,10 @@ func TestSize(t *testing.T) {
 			t.Fatalf("%+v, %v", all, err)
 		}
 		b := all[0]
-		if b.CPU != 256 || b.Memory != 512 || b.Architecture != "arm64" || !b.BilledFrom.Equal(pulled) {
+		if b.Size != (Size{256, 512}) || b.Architecture != "arm64" || !b.BilledFrom.Equal(pulled) {
 			t.Errorf("%+v", b)
 		}
-		if b := all[1]; b.CPU != 0 || b.Memory != 0 || !b.BilledFrom.IsZero() {
+		if b := all[1]; b.Size != (Size{}) || !b.BilledFrom.IsZero() {
 			t.Errorf("%+v", b)
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/partition"
 )
 
 // Finding is a probable reason why a task's exec agent does not connect.
@@ -146,19 +147,25 @@ func unwritable(mounts []types.MountPoint) []string {
 
 // unreachable says what the network must allow; nothing in ECS's answers can prove that it does not.
 func unreachable(b Bastion, task *types.Task) Finding {
-	region := "REGION"
-	if parsed, err := arn.Parse(b.TaskARN); err == nil && parsed.Region != "" {
-		region = parsed.Region
-	}
+	region := regionOf(b)
+	p := partition.Of(region)
 	from := ""
 	if subnet := attachmentDetail(task, "subnetId"); subnet != "" {
 		from = " from " + subnet
 	}
 	return Finding{
-		fmt.Sprintf("the task may not reach ssmmessages.%s.amazonaws.com:443%s", region, from),
-		fmt.Sprintf("give the subnet a NAT gateway or the VPC an endpoint com.amazonaws.%s.ssmmessages, and allow "+
-			"TCP 443 to it in the security groups", region),
+		fmt.Sprintf("the task may not reach %s:443%s", p.Endpoint("ssmmessages", region), from),
+		fmt.Sprintf("give the subnet a NAT gateway or the VPC an endpoint %s, and allow TCP 443 to it in the security groups",
+			p.EndpointService("ssmmessages", region)),
 	}
+}
+
+// regionOf returns the region of a bastion's task, or a word for it.
+func regionOf(b Bastion) string {
+	if parsed, err := arn.Parse(b.TaskARN); err == nil && parsed.Region != "" {
+		return parsed.Region
+	}
+	return "REGION"
 }
 
 func mayLack(role string) Finding {

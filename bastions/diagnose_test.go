@@ -148,3 +148,18 @@ func TestDiagnose(t *testing.T) {
 		})
 	}
 }
+
+// The names are those of the task's partition.
+func TestUnreachablePartition(t *testing.T) {
+	for region, want := range map[string][2]string{
+		"cn-north-1":     {"ssmmessages.cn-north-1.amazonaws.com.cn:443", "com.amazonaws.cn-north-1.ssmmessages"},
+		"us-gov-west-1":  {"ssmmessages.us-gov-west-1.amazonaws.com:443", "com.amazonaws.us-gov-west-1.ssmmessages"},
+		"eusc-de-east-1": {"ssmmessages.eusc-de-east-1.amazonaws.eu:443", "com.amazonaws.eusc-de-east-1.ssmmessages"},
+		"us-iso-east-1":  {"ssmmessages.us-iso-east-1.c2s.ic.gov:443", "com.amazonaws.us-iso-east-1.ssmmessages"},
+	} {
+		f := unreachable(Bastion{TaskARN: "arn:aws-x:ecs:" + region + ":000000000000:task/bastion/1"}, nil)
+		if !strings.Contains(f.Problem, want[0]) || !strings.Contains(f.Fix, want[1]) {
+			t.Errorf("%s: %+v", region, f)
+		}
+	}
+}

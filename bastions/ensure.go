@@ -20,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -27,8 +28,15 @@ const (
 	tokenWindow = 10 * time.Minute // how long RunTask's client tokens stay the same
 	maxTokens   = 16               // tokens of one window that are tried before a random one
 
-	pollFirst       = 250 * time.Millisecond
-	pollLongest     = 2 * time.Second
+	pollFirst   = 250 * time.Millisecond
+	pollLongest = 2 * time.Second
+	// unseenTime is how long IAM may deny a look at a task that was just started: until ECS shows the new task's tags, a policy
+	// that asks for the owner's tag does not match it.
+	unseenTime = 10 * time.Second
+
+	maxRuns  = 5               // calls of RunTask with answers that pass by themselves...
+	runFirst = 2 * time.Second // ...and the pause after the first; each further one is twice as long
+
 	maxPollFailures = 5 // failed polls in a row, each after the SDK's own attempts
 
 	cleanupTime = 10 * time.Second // for calls after the caller's context has ended
@@ -62,7 +70,20 @@ func (m *Manager) Ensure(ctx context.Context, spec Spec, report func(Event)) (*B
 		} else if b, started, err = m.start(ctx, spec, w); err != nil {
 			return nil, false, err
 		}
-		b, err = w.wait(ctx, b)
+		b, err = w.wait(ctx, b, started)
+		if err == nil && !started {
+			// What a starting task does not show yet, such as its network interface, is compared now.
+			before := b.Unchecked
+			b.Unchecked, err = m.confirm(ctx, spec, b)
+			switch {
+			case fail.KindOf(err) == fail.NoTarget: // each round finds one less
+				m.log.WarnContext(ctx, "a task is passed over", "task", b.TaskID, "err", err)
+				continue
+			case err == nil && b.Unchecked != "" && b.Unchecked != before:
+				m.log.WarnContext(ctx, b.uncheckedNote(), "cluster", spec.cluster())
+				w.set("finding", b.uncheckedNote())
+			}
+		}
 		if err == nil {
 			return &b, started, nil
 		}
@@ -71,9 +92,13 @@ func (m *Manager) Ensure(ctx context.Context, spec Spec, report func(Event)) (*B
 			m.log.InfoContext(ctx, "the bastion stopped while waiting for it; looking again", "task", b.TaskID)
 			continue
 		}
-		// Without an exec agent a task is of no use to anybody.
-		if started && b.ExecStatus == "STOPPED" && !b.Stopping() {
+		// Without an exec agent a task is of no use to anybody, and a task that its owner may not see would not be found again.
+		switch {
+		case !started || b.Stopping():
+		case b.ExecStatus == "STOPPED":
 			m.discard(ctx, b, "bastion: the exec agent did not start")
+		case fail.KindOf(err) == fail.Denied:
+			m.discard(ctx, b, "bastion: its owner may not look at it")
 		}
 		return nil, started, err
 	}
@@ -91,17 +116,32 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 	if err != nil {
 		return Bastion{}, false, err
 	}
-	input := m.runInput(spec, network)
+	input, err := m.runInput(spec, network)
+	if err != nil {
+		return Bastion{}, false, fail.New(fail.Usage, op, err, "")
+	}
 	window := time.Now().Truncate(tokenWindow)
 	for n := range maxTokens + 1 {
 		input.ClientToken = nil // the SDK makes a random one
 		if n < maxTokens {
 			input.ClientToken = aws.String(clientToken(input, spec.Owner, window, n))
 		}
-		out, err := m.ecs.RunTask(ctx, input)
+		out, err := m.runTask(ctx, input, w)
 		var conflict *types.ConflictException
 		if errors.As(err, &conflict) && input.ClientToken != nil {
 			continue // the token is another request's
+		}
+		if mayHaveRun(err) {
+			b, found, lookErr := m.startedUnseen(ctx, spec, w)
+			if found {
+				return b, true, nil
+			}
+			if lookErr == nil && input.ClientToken != nil { // ECS answers a token that it knows with the task that it has
+				out, err = m.runTask(ctx, input, w)
+			}
+			if mayHaveRun(err) {
+				return Bastion{}, false, unseenError(op, err)
+			}
 		}
 		if err != nil {
 			return Bastion{}, false, ecsError(op, "ecs:RunTask", err)
@@ -110,6 +150,12 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 			return Bastion{}, false, failuresError(op, out.Failures)
 		}
 		b := fromTask(spec, &out.Tasks[0])
+		if b.Refused = refusal(spec, &out.Tasks[0]); b.Refused != "" {
+			m.log.WarnContext(ctx, "ECS answered with a task that was not asked for; trying the next client token",
+				"task", b.TaskID, "difference", b.Refused)
+			continue
+		}
+		m.checked.add(spec, b.TaskARN)
 		now, ok := awsmiddleware.GetServerTime(out.ResultMetadata)
 		if !ok {
 			now = time.Now()
@@ -128,6 +174,28 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 		"wait ten minutes, then try again")
 }
 
+// runTask calls RunTask, and again where the answer passes by itself though the SDK takes it as final: that Fargate has no capacity,
+// or that ECS cannot assume its service-linked role yet. Only with a client token is it known to start one task at most.
+func (m *Manager) runTask(ctx context.Context, input *ecs.RunTaskInput, w *waiter) (*ecs.RunTaskOutput, error) {
+	for try, delay := 1, runFirst; ; try, delay = try+1, 2*delay {
+		out, err := m.ecs.RunTask(ctx, input)
+		answer := awsanswer.Of(err)
+		if err == nil && len(out.Tasks) == 0 { // Fargate has both forms
+			answer = awsanswer.Judge(awsanswer.Answer{Operation: "RunTask", Message: reasons(out.Failures)})
+		}
+		if try == maxRuns || input.ClientToken == nil || answer.Class != awsanswer.Transient || retriedBySDK(err) {
+			return out, err
+		}
+		w.set("starting", "trying again: "+answer.String())
+		if sleep(ctx, jitter(delay)) != nil {
+			if errors.Is(ctx.Err(), context.Canceled) {
+				err = ctx.Err()
+			}
+			return out, err
+		}
+	}
+}
+
 var errReplayed = errors.New("the task was started by an earlier request and has ended")
 
 // settle returns the bastion that all concurrent processes choose after one of them started b, at the server's time
@@ -143,8 +211,9 @@ func (m *Manager) settle(ctx context.Context, spec Spec, b Bastion, now time.Tim
 	mine := slices.IndexFunc(usable, func(o Bastion) bool { return o.TaskARN == b.TaskARN })
 	if mine < 0 { // not listed yet, or never again
 		current, err := m.Get(ctx, spec, b.TaskARN)
+		kind := fail.KindOf(err)
 		switch {
-		case err != nil && fail.KindOf(err) != fail.NoTarget:
+		case err != nil && kind != fail.NoTarget && kind != fail.Denied:
 			return b, err
 		case err == nil && current.Stopping():
 			// Either b is an old task, or it failed at once, which the caller finds out by waiting for it.
@@ -175,14 +244,23 @@ func (m *Manager) discard(ctx context.Context, b Bastion, reason string) {
 	}
 }
 
-func (m *Manager) runInput(spec Spec, network *types.NetworkConfiguration) *ecs.RunTaskInput {
+func (m *Manager) runInput(spec Spec, network *types.NetworkConfiguration) (*ecs.RunTaskInput, error) {
+	owner, err := spec.Owner.tag()
+	if err != nil {
+		return nil, err
+	}
 	tags := maps.Clone(spec.Tags)
 	if tags == nil {
 		tags = make(map[string]string)
 	}
-	tags[tagOwner] = ownerTag(spec.Owner.ARN)
-	if m.version != "" {
-		tags[tagVersion] = m.version
+	for key := range tags {
+		if key != tagOwner && strings.EqualFold(key, tagOwner) {
+			return nil, fmt.Errorf("the tag %s cannot be set: IAM does not tell it from %s", key, tagOwner)
+		}
+	}
+	tags[tagOwner] = owner
+	if v := versionTag(m.version); v != "" {
+		tags[tagVersion] = v
 	}
 	input := &ecs.RunTaskInput{
 		Cluster:              aws.String(spec.cluster()),
@@ -194,11 +272,12 @@ func (m *Manager) runInput(spec Spec, network *types.NetworkConfiguration) *ecs.
 		PropagateTags:        types.PropagateTagsTaskDefinition,
 		StartedBy:            aws.String(spec.Owner.StartedBy),
 		NetworkConfiguration: network,
+		Overrides:            spec.Size.overrides(),
 	}
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
 		input.Tags = append(input.Tags, types.Tag{Key: aws.String(key), Value: aws.String(tags[key])})
 	}
-	return input
+	return input, nil
 }
 
 // clientToken follows from what is asked, by whom, and when: ECS refuses a token that comes again with other
@@ -211,7 +290,7 @@ func clientToken(input *ecs.RunTaskInput, owner Owner, window time.Time, n int) 
 	vpc := input.NetworkConfiguration.AwsvpcConfiguration
 	asked, err := json.Marshal([]any{
 		owner.ARN, aws.ToString(input.Cluster), aws.ToString(input.TaskDefinition), vpc.Subnets, vpc.SecurityGroups,
-		vpc.AssignPublicIp, tags, window.Unix(), n,
+		vpc.AssignPublicIp, tags, input.Overrides, window.Unix(), n,
 	})
 	if err != nil {
 		panic(err) // only strings and numbers
@@ -244,11 +323,12 @@ func (w *waiter) set(state, detail string) {
 	}
 }
 
-// wait polls until the bastion is ready. It returns the last known state of the task also beside an error.
-func (w *waiter) wait(ctx context.Context, b Bastion) (Bastion, error) {
+// wait polls until the bastion is ready. fresh says that it was started just now. It returns the last known state of the
+// task also beside an error.
+func (w *waiter) wait(ctx context.Context, b Bastion, fresh bool) (Bastion, error) {
 	op := fmt.Sprintf("start bastion %s in cluster %s", b.TaskID, b.Cluster)
 	execStatus := ""
-	failures := 0
+	failures, began := 0, time.Now()
 	for delay, state := pollFirst, w.state; ; delay = min(delay*3/2, pollLongest) {
 		switch ok, why := b.usable(); {
 		case b.Stopping():
@@ -275,6 +355,9 @@ func (w *waiter) wait(ctx context.Context, b Bastion) (Bastion, error) {
 		if ctx.Err() != nil {
 			return b, w.ended(ctx, op, b)
 		}
+		if fresh && fail.KindOf(err) == fail.Denied && time.Since(began) < unseenTime {
+			continue
+		}
 		if err != nil {
 			if failures++; failures >= maxPollFailures || !transient(err) {
 				return b, err
@@ -282,7 +365,7 @@ func (w *waiter) wait(ctx context.Context, b Bastion) (Bastion, error) {
 			w.m.log.WarnContext(ctx, "cannot see how the bastion is doing; trying again", "err", err)
 			continue
 		}
-		failures = 0
+		failures, fresh = 0, false
 		if len(tasks) > 0 { // ECS may not know a new task for a moment
 			b = fromTask(w.spec, &tasks[0])
 		}
@@ -330,6 +413,18 @@ func (*deadline) Unwrap() error { return context.DeadlineExceeded }
 
 // transient says whether a call that has failed all of the SDK's attempts may still go better later.
 func transient(err error) bool {
+	switch awsanswer.ClassOf(err) {
+	case awsanswer.Transient, awsanswer.Throttled:
+		return true
+	case awsanswer.None:
+	default:
+		return false
+	}
+	return retriedBySDK(err)
+}
+
+// retriedBySDK says whether the SDK makes further attempts after err by itself.
+func retriedBySDK(err error) bool {
 	return retry.IsErrorRetryables(retry.DefaultRetryables).IsErrorRetryable(err) == aws.TrueTernary
 }
 

@@ -63,7 +63,7 @@ func TestEnsureStarts(t *testing.T) {
 			!slices.Equal(vpc.Subnets, []string{"subnet-a", "subnet-b"}) || !slices.Equal(vpc.SecurityGroups, []string{"sg-1"}) {
 			t.Errorf("RunTask %+v, %+v", in, vpc)
 		}
-		if tagValue(in.Tags, "bastion:owner") != testARN || tagValue(in.Tags, "bastion:version") != "1.2.3" ||
+		if tagValue(in.Tags, "bastion:owner") != testUserID || tagValue(in.Tags, "bastion:version") != "1.2.3" ||
 			tagValue(in.Tags, "team") != "data" || len(in.Tags) != 3 {
 			t.Errorf("tags %+v", in.Tags)
 		}
@@ -470,7 +470,7 @@ func TestEnsureAgain(t *testing.T) {
 						t.Errorf("Ensure %d: %d RunTask calls", i, runs)
 					}
 					if i%2 == 0 {
-						if stopped, err := m.Stop(t.Context(), testSpec(), "test"); err != nil || len(stopped) != 1 {
+						if stopped, _, err := m.Stop(t.Context(), testSpec(), "test", false); err != nil || len(stopped) != 1 {
 							t.Fatalf("Stop = %+v, %v", stopped, err)
 						}
 						continue
@@ -542,6 +542,59 @@ func TestEnsureConflict(t *testing.T) {
 			t.Errorf("Ensure = %+v, %v, %v", b, started, err)
 		}
 	})
+}
+
+// TestEnsureTriesAgain: RunTask is called again, with the same client token, where what AWS answers passes by itself, and not without
+// end.
+func TestEnsureTriesAgain(t *testing.T) {
+	role := &types.InvalidParameterException{Message: aws.String(
+		"Unable to assume the service linked role. Please verify that the ECS service linked role exists.")}
+	capacity := &types.ClientException{Message: aws.String("Capacity is unavailable at this time. Please try again later")}
+	other := &types.ClientException{Message: aws.String("Something else.")}
+	for _, tt := range []struct {
+		err      error
+		failures int
+		want     bool
+		calls    int
+	}{
+		{role, 2, true, 3}, {capacity, 1, true, 2}, {capacity, 100, false, maxRuns}, {other, 100, false, 1},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &fakeECS{}
+			f.before = func(_ context.Context, call string) error {
+				if call == "RunTask" && f.count("RunTask") <= tt.failures {
+					return &smithy.OperationError{ServiceID: "ECS", OperationName: "RunTask", Err: tt.err}
+				}
+				return nil
+			}
+			_, started, err := New(Config{ECS: f}).Ensure(t.Context(), testSpec(), nil)
+			if started != tt.want || tt.want && err != nil || !tt.want && !errors.Is(err, tt.err) {
+				t.Errorf("%v: started %v, %v", tt.err, started, err)
+			}
+			if calls := f.count("RunTask"); calls != tt.calls || len(f.tasks) > 1 {
+				t.Errorf("%v: %d calls, %d tasks", tt.err, calls, len(f.tasks))
+			}
+		})
+	}
+}
+
+// TestEnsureWaitsForCapacity: that Fargate has none may also come as a failure in an answer without error.
+func TestEnsureWaitsForCapacity(t *testing.T) {
+	for places, want := range map[int]bool{2: true, 100: false} {
+		synctest.Test(t, func(t *testing.T) {
+			f := &fakeECS{places: places}
+			_, started, err := New(Config{ECS: f}).Ensure(t.Context(), testSpec(), nil)
+			if started != want || want && err != nil {
+				t.Errorf("after %d: started %v, %v", places, started, err)
+			}
+			if !want {
+				checkError(t, err, fail.Start, []string{"Capacity is unavailable"}, "availability zones")
+			}
+			if calls := f.count("RunTask"); calls != min(places+1, maxRuns) {
+				t.Errorf("after %d: %d calls", places, calls)
+			}
+		})
+	}
 }
 
 // TestEnsureTogether: processes that find no task at the same moment end up with one task, and the same.

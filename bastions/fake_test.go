@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strconv"
 	"sync"
 	"testing"
 	"time"
@@ -11,6 +12,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"github.com/aws/smithy-go"
 	"go.uber.org/goleak"
 )
 
@@ -24,12 +26,14 @@ type fakeECS struct {
 	stale      bool                                         // a client token that comes again gets the task as it first was
 	hideFor    time.Duration                                // a new task is not listed or described for so long
 	definition *types.TaskDefinition
+	conceal    []string // ARNs of tasks that IAM hides: one of them denies the whole call
 
 	mu     sync.Mutex
 	tasks  []*fakeTask
 	tokens map[string]*fakeTask
 	calls  map[string]int
 	runs   []*ecs.RunTaskInput
+	places int // RunTask places nothing until it has been called so often, for want of capacity
 	stops  []*ecs.StopTaskInput
 }
 
@@ -82,6 +86,7 @@ func becomesReady(t *fakeTask) {
 
 const (
 	testARN     = "arn:aws:sts::000000000000:assumed-role/Developer/jo@example.org"
+	testUserID  = "AROA0TEST:jo@example.org"
 	testCluster = "arn:aws:ecs:eu-central-1:000000000000:cluster/demo"
 	testFamily  = "arn:aws:ecs:eu-central-1:000000000000:task-definition/bastion:7"
 )
@@ -91,14 +96,21 @@ func testSpec() Spec {
 		Cluster:        "demo",
 		TaskDefinition: "bastion",
 		Subnets:        []string{"subnet-b", "subnet-a"},
-		Owner:          NewOwner(testARN),
+		Owner:          NewOwner(testARN, testUserID),
 	}
 }
 
 // add makes a task as RunTask would.
 func (f *fakeECS) add(input *ecs.RunTaskInput) *fakeTask {
 	id := fmt.Sprintf("%032d", len(f.tasks)+1)
+	size := Size{CPU: 512, Memory: 1024} // the definition's
+	if o := input.Overrides; o != nil {
+		size = Size{CPU: sizeOf(o.Cpu), Memory: sizeOf(o.Memory)}
+	}
 	t := &fakeTask{Task: types.Task{
+		Cpu:                  aws.String(strconv.Itoa(size.CPU)),
+		Memory:               aws.String(strconv.Itoa(size.Memory)),
+		Overrides:            input.Overrides,
 		ClusterArn:           aws.String(testCluster),
 		TaskArn:              aws.String("arn:aws:ecs:eu-central-1:000000000000:task/demo/" + id),
 		TaskDefinitionArn:    aws.String(testFamily),
@@ -127,7 +139,11 @@ func (f *fakeECS) add(input *ecs.RunTaskInput) *fakeTask {
 // mine adds a task of testSpec's owner, ready since long unless change says otherwise.
 func (f *fakeECS) mine(age time.Duration, change func(*fakeTask)) *fakeTask {
 	m := New(Config{ECS: f, Version: "1.2.3"})
-	t := f.add(m.runInput(testSpec(), nil))
+	input, err := m.runInput(testSpec(), nil)
+	if err != nil {
+		panic(err)
+	}
+	t := f.add(input)
 	t.CreatedAt = aws.Time(time.Now().Add(-age))
 	if change == nil {
 		running(&t.Task)
@@ -197,6 +213,9 @@ func (f *fakeECS) DescribeTasks(ctx context.Context, in *ecs.DescribeTasksInput,
 	}
 	out := &ecs.DescribeTasksOutput{}
 	for _, arn := range in.Tasks {
+		if slices.Contains(f.conceal, arn) {
+			return nil, &smithy.GenericAPIError{Code: "AccessDeniedException", Message: "not authorized"}
+		}
 		i := slices.IndexFunc(f.tasks, func(t *fakeTask) bool { return *t.TaskArn == arn || lastPart(*t.TaskArn) == arn })
 		if i < 0 || f.hidden(f.tasks[i]) {
 			out.Failures = append(out.Failures, types.Failure{Arn: aws.String(arn), Reason: aws.String("MISSING")})
@@ -232,6 +251,10 @@ func (f *fakeECS) RunTask(
 	}
 	request := *in
 	f.runs = append(f.runs, &request)
+	if len(f.runs) <= f.places {
+		reason := aws.String("Capacity is unavailable at this time. Please try again later or in a different availability zone")
+		return &ecs.RunTaskOutput{Failures: []types.Failure{{Reason: reason}}}, nil
+	}
 	token := aws.ToString(in.ClientToken)
 	if t := f.tokens[token]; t != nil {
 		task := t.copy(true)
@@ -287,7 +310,14 @@ func (f *fakeECS) DescribeTaskDefinition(
 	if err != nil {
 		return nil, err
 	}
-	return &ecs.DescribeTaskDefinitionOutput{TaskDefinition: f.definition}, nil
+	out := types.TaskDefinition{}
+	if f.definition != nil {
+		out = *f.definition
+	}
+	if out.TaskDefinitionArn == nil {
+		out.TaskDefinitionArn = aws.String(testFamily)
+	}
+	return &ecs.DescribeTaskDefinitionOutput{TaskDefinition: &out}, nil
 }
 
 // live returns the ids of the tasks that ECS wants to run.

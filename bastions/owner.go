@@ -5,7 +5,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
+	"fmt"
 	"strings"
+	"unicode"
+	"unicode/utf8"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
@@ -33,13 +36,14 @@ type STSAPI interface {
 // Owner is the AWS identity that a bastion belongs to.
 type Owner struct {
 	ARN       string // as STS says it
+	UserID    string // the same: "AROA...:SESSION-NAME" of a role, "AIDA..." of a user
 	StartedBy string // a task's startedBy
 }
 
-// NewOwner returns the Owner with the given ARN.
-func NewOwner(arn string) Owner {
+// NewOwner returns the Owner with the given ARN and user id.
+func NewOwner(arn, userID string) Owner {
 	sum := sha256.Sum256([]byte(arn))
-	return Owner{ARN: arn, StartedBy: "bastion-" + hex.EncodeToString(sum[:12])}
+	return Owner{ARN: arn, UserID: userID, StartedBy: "bastion-" + hex.EncodeToString(sum[:12])}
 }
 
 // WhoAmI asks STS whose credentials these are.
@@ -49,21 +53,45 @@ func WhoAmI(ctx context.Context, api STSAPI) (Owner, error) {
 	if err != nil {
 		return Owner{}, fail.AWS(fail.Credentials, op, "sts:GetCallerIdentity", err)
 	}
-	if aws.ToString(out.Arn) == "" {
-		return Owner{}, fail.New(fail.Credentials, op, errors.New("STS named no ARN"), "check the AWS endpoint")
+	if aws.ToString(out.Arn) == "" || aws.ToString(out.UserId) == "" {
+		return Owner{}, fail.New(fail.Credentials, op, errors.New("STS named no ARN and user id"), "check the AWS endpoint")
 	}
-	return NewOwner(*out.Arn), nil
+	return NewOwner(*out.Arn, *out.UserId), nil
 }
 
-// ownerTag returns the value of the tag bastion:owner: the ARN, or its hash where a tag cannot hold it (session names
-// may have commas, paths may be long).
-func ownerTag(arn string) string {
-	bad := func(r rune) bool {
-		return !('a' <= r && r <= 'z' || 'A' <= r && r <= 'Z' || '0' <= r && r <= '9' || strings.ContainsRune(" +-=._:/@", r))
+// maxTagValue is the most characters that ECS takes as a tag's value.
+const maxTagValue = 256
+
+// refusedInTags reports whether ECS takes the character in no tag.
+func refusedInTags(r rune) bool {
+	return !unicode.IsLetter(r) && !unicode.IsNumber(r) && r != ' ' && !strings.ContainsRune("+-=._:/@", r)
+}
+
+// versionTag is the value of the tag bastion:version: what tags take of a version such as "(devel)".
+func versionTag(version string) string {
+	return strings.Map(func(r rune) rune {
+		if refusedInTags(r) {
+			return -1
+		}
+		return r
+	}, version)
+}
+
+// tag returns the value of the tag bastion:owner. IAM compares it with aws:userid, so it must be the user id as it is:
+// a user id that a tag cannot hold is an error.
+func (o Owner) tag() (string, error) {
+	if o.UserID == "" || o.ARN == "" || o.StartedBy == "" {
+		return "", errNoOwner
 	}
-	if len(arn) <= 256 && !strings.ContainsFunc(arn, bad) {
-		return arn
+	const next = "sign in with a session name of letters, digits and +-=._@ (role_session_name in the profile, or your " +
+		"identity provider's attribute for it)"
+	op := fmt.Sprintf("mark tasks as those of %q", o.UserID)
+	if i := strings.IndexFunc(o.UserID, refusedInTags); i >= 0 {
+		r, _ := utf8.DecodeRuneInString(o.UserID[i:])
+		return "", fail.New(fail.Usage, op, fmt.Errorf("the session name has the character %q, which ECS takes in no tag", r), next)
 	}
-	sum := sha256.Sum256([]byte(arn))
-	return "sha256:" + hex.EncodeToString(sum[:])
+	if utf8.RuneCountInString(o.UserID) > maxTagValue {
+		return "", fail.New(fail.Usage, op, fmt.Errorf("it is longer than a tag's %d characters", maxTagValue), next)
+	}
+	return o.UserID, nil
 }

@@ -251,11 +251,12 @@ func (k *killed) agents() {
 // two logs, the detached forwards, and the host keys of two tasks.
 const maxFiles = 8
 
-// files are the files in the user's directories.
+// files are the files in the user's directories, without those that an agent was killed in writing: these go in time, when the
+// file is written again.
 func (k *killed) files() (files []string) {
 	k.t.Helper()
 	if err := filepath.WalkDir(k.home, func(path string, e fs.DirEntry, err error) error {
-		if err == nil && !e.IsDir() {
+		if err == nil && !e.IsDir() && !strings.HasPrefix(e.Name(), ".") {
 			files = append(files, strings.TrimPrefix(path, k.home))
 		}
 		return err

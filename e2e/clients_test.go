@@ -124,10 +124,16 @@ func TestExecPostgres(t *testing.T) {
 	w.mustExec(`(?m)^ssl=true\|app$`, with("--", psql, "-Atc", ssl)...)
 	verify := with("--tls-ca", w.DatabaseCA(), "--")
 	w.mustExec(`(?m)^ssl=true\|app$`, append(verify, psql, "-Atc", ssl)...)
-	w.mustExec("(?m)^verify-full "+w.DatabaseCA()+" "+ordersHost+" 127.0.0.1 orders$",
+	// What runs under a shell may read PGHOST alone, which must lead to the forward.
+	w.mustExec("(?m)^verify-ca "+w.DatabaseCA()+" 127.0.0.1 127.0.0.1 orders$",
 		append(verify, "sh", "-c", "echo $PGSSLMODE $PGSSLROOTCERT $PGHOST $PGHOSTADDR $PGDATABASE")...)
-	// Were the name another, or the authority, psql would not connect.
-	w.mustFail(`does not match host name "other.example"`, append(verify, "env", "PGHOST=other.example", psql, "-Atc", ssl)...)
+	w.mustExec(`(?m)^ssl=true\|app$`, append(verify, "env", "-u", "PGHOSTADDR", psql, "-Atc", ssl)...)
+	// psql itself is given the name, and checks it. Were it another, or the authority, it would not connect.
+	w.mustExec("(?m)^"+ordersHost+" verify-full$", append(verify, psql, "-Atc", `\echo `+"`echo $PGHOST $PGSSLMODE`")...)
+	w.mustFail(`does not match host name "other.example"`,
+		append(verify, "env", "PGHOST=other.example", "PGSSLMODE=verify-full", psql, "-Atc", ssl)...)
+	w.mustExec(`(?m)^ssl=true\|app$`, append([]string{"--env", "DATABASE_URL=orders"}, append(verify, "sh", "-c",
+		"env -u PGHOST -u PGHOSTADDR -u PGPORT "+psql+` -d "$DATABASE_URL" -Atc "`+ssl+`"`)...)...)
 	w.mustFail("certificate verify failed", with("--tls-ca", otherCA(t), "--", psql, "-Atc", ssl)...)
 	// What the user has set about TLS stays.
 	weaker := *w
@@ -288,13 +294,23 @@ func TestExecHosts(t *testing.T) {
 	unchanged()
 
 	// One that was killed leaves its block, which the next command removes. forward has the same option.
-	p := w.bastion("exec", "-q", "--hosts", "--hosts-file", hosts, "rds:shop", "--", "sh", "-c", "echo ready; read line")
+	cmd := exec.Command(filepath.Join(bin, "bastion"), "exec", "-q", "--hosts", "--hosts-file", hosts, "rds:shop", "--",
+		"sh", "-c", "echo ready; read line")
+	input, err := cmd.StdinPipe() // open until the kill: the program must not end by itself
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := w.startCmd(cmd)
 	ctx, cancel := context.WithTimeout(t.Context(), clientLimit)
 	defer cancel()
 	if _, err := p.Line(ctx, 0); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := p.Stop(syscall.SIGKILL); err != nil {
+	if err := p.Signal(syscall.SIGKILL); err != nil {
+		t.Fatal(err)
+	}
+	_ = input.Close()
+	if _, err := p.Wait(ctx); err != nil {
 		t.Fatal(err)
 	}
 	if now, err := os.ReadFile(hosts); err != nil || !strings.Contains(string(now), "# BEGIN bastion") {
@@ -352,25 +368,13 @@ func startTLSRedis(t *testing.T, w *world) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	dir := t.TempDir()
-	for name, content := range map[string][]byte{"cert.pem": c.Cert, "key.pem": c.Key} {
-		if err := os.WriteFile(filepath.Join(dir, name), content, 0o600); err != nil {
-			t.Fatal(err)
-		}
-	}
-	port, err := rig.FreePort()
+	ctx, cancel := context.WithTimeout(t.Context(), clientLimit)
+	defer cancel()
+	p, addr, err := rig.StartTLSRedis(ctx, rig.Need(t, "redis-server"), t.TempDir(), c.Cert, c.Key)
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := w.start(rig.Need(t, "redis-server"), "--bind", "127.0.0.1", "--port", "0", "--tls-port", strconv.Itoa(port), "--save", "",
-		"--dir", dir, "--tls-cert-file", filepath.Join(dir, "cert.pem"), "--tls-key-file", filepath.Join(dir, "key.pem"),
-		"--tls-auth-clients", "no")
-	ctx, cancel := context.WithTimeout(t.Context(), clientLimit)
-	defer cancel()
-	if err := p.WaitOutput(ctx, "Ready to accept connections"); err != nil {
-		t.Fatal(err)
-	}
-	addr := netip.AddrPortFrom(netip.MustParseAddr("127.0.0.1"), uint16(port))
+	t.Cleanup(func() { _, _ = p.Stop(syscall.SIGTERM) })
 	if err := w.AddCache(lab.Cache{ID: "secure", Addr: addr, TLS: true}); err != nil {
 		t.Fatal(err)
 	}

@@ -151,7 +151,7 @@ func TestDashboard(t *testing.T) {
 	if listening(t, strings.TrimPrefix(address, "http://")) {
 		t.Error("the dashboard outlives the agent")
 	}
-	p.Until(`document.getElementById('live').textContent === 'Not live' || !document.getElementById('out').hidden`)
+	p.Until(`document.getElementById('live').textContent === 'No agent' && !document.getElementById('gone').hidden`)
 }
 
 // nowhere looks for a secret in the files of a directory.

@@ -30,6 +30,7 @@ var bin string // folder of the built commands
 const parallel = 4 // tests at once
 
 func TestMain(m *testing.M) {
+	rig.DefaultSignals()
 	dir, err := os.MkdirTemp("", "e2e")
 	if err != nil {
 		log.Fatal(err)

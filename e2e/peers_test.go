@@ -435,18 +435,15 @@ func TestSSMSessionClientToOpenSSHServer(t *testing.T) {
 
 // ssm-session-client forwards a port of a node and one of a task, a connection each.
 func TestSSMSessionClientForward(t *testing.T) {
-	ssmpeer := rig.Need(t, "ssmpeer")
 	w := newWorld(t, nil)
 	w.AddInstance(node, lab.Instance{Ports: map[int]string{8080: w.far.Addr()}})
 	task := w.up()
-	ctx, cancel := context.WithTimeout(t.Context(), peerLimit)
-	defer cancel()
 	for _, to := range []struct {
 		target string
 		port   int
 		talk   func(context.Context, net.Conn) error
 	}{
-		{node, 8080, func(ctx context.Context, c net.Conn) error { return rig.Upload(ctx, c, 1<<20) }},
+		{node, 8080, func(ctx context.Context, c net.Conn) error { return rig.Upload(ctx, c, 512<<10) }},
 		{task.Target, w.far.Port(), func(_ context.Context, c net.Conn) error {
 			echo := rig.NewEcho(c)
 			for range 10 {
@@ -457,21 +454,44 @@ func TestSSMSessionClientForward(t *testing.T) {
 			return nil
 		}},
 	} {
-		port, err := rig.FreePort()
-		if err != nil {
-			t.Fatal(err)
-		}
-		p := w.start(ssmpeer, "forward", to.target, strconv.Itoa(to.port), strconv.Itoa(port))
-		if err := p.WaitOutput(ctx, "listening"); err != nil {
-			t.Fatal(err)
-		}
-		c := dial(ctx, t, net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
-		if err := to.talk(ctx, c); err != nil {
-			t.Errorf("port %d of %s: %v", to.port, to.target, err)
-		}
-		_ = c.Close()
-		if _, err := p.Stop(syscall.SIGTERM); err != nil {
-			t.Error(err)
+		// As in TestSSMSessionClientToOpenSSHServer, what the library loses stays lost.
+		const tries = 5
+		for n := 1; ; n++ {
+			err := w.clientForward(to.target, to.port, to.talk)
+			if err == nil {
+				break
+			}
+			if n == tries {
+				t.Fatalf("port %d of %s: %v", to.port, to.target, err)
+			}
+			t.Logf("port %d of %s, try %d: %v", to.port, to.target, n, err)
 		}
 	}
+}
+
+// clientForward talks through a forward of ssm-session-client, which serves one connection.
+func (w *world) clientForward(target string, port int, talk func(context.Context, net.Conn) error) error {
+	w.t.Helper()
+	local, err := rig.FreePort()
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(w.t.Context(), peerLimit/4)
+	defer cancel()
+	p := w.start(rig.Need(w.t, "ssmpeer"), "forward", target, strconv.Itoa(port), strconv.Itoa(local))
+	defer func() {
+		if _, err := p.Stop(syscall.SIGTERM); err != nil {
+			w.t.Error(err)
+		}
+	}()
+	if err := p.WaitOutput(ctx, "listening"); err != nil {
+		return err
+	}
+	c, err := rig.Dial(ctx, net.JoinHostPort("127.0.0.1", strconv.Itoa(local)))
+	if err != nil {
+		return err
+	}
+	defer c.Close()
+	defer context.AfterFunc(ctx, func() { _ = c.Close() })()
+	return talk(ctx, c)
 }

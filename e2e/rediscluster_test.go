@@ -149,10 +149,12 @@ func TestRedisCluster(t *testing.T) {
 			t.Errorf("the audit has no connection to %s: %v", h, reached)
 		}
 	}
-	conn := dial(ctx, t, replica)
-	defer conn.Close()
-	if got, err := redisCommand(conn, "PING"); err == nil {
-		t.Errorf("a node that is not on the bastion's list answered %q", got)
+	// The reset of a refused connection may come before the client knows that it is connected.
+	if conn, err := net.Dial("tcp", replica); err == nil {
+		if got, err := redisCommand(conn, "PING"); err == nil {
+			t.Errorf("a node that is not on the bastion's list answered %q", got)
+		}
+		_ = conn.Close()
 	}
 	if reached[hosts[3]+":6379"] {
 		t.Errorf("the audit: %v", reached)

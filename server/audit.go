@@ -9,6 +9,7 @@ import (
 	"time"
 	"unicode"
 
+	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/sessions/bond"
 )
 
@@ -98,13 +99,13 @@ func (a *auditor) write(r record) {
 	for _, field := range []*string{
 		&r.Reason, &r.Who, &r.Grant, &r.User, &r.Client, &r.Request, &r.Destination, &r.Address, &r.Replaces,
 	} {
-		*field = printable(*field)
+		*field = auditText(*field)
 	}
 	line, err := json.Marshal(r)
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err == nil && !a.broken {
-		_, err = a.w.Write(append(line, '\n'))
+		_, err = a.w.Write(append(printable.JSON(line), '\n'))
 	}
 	if err != nil && !a.broken {
 		a.broken = true
@@ -116,15 +117,10 @@ func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z
 
 const maxAuditText = 1024
 
-// printable bounds s, and replaces what could disturb a terminal or a log viewer that shows it.
-func printable(s string) string {
+// auditText bounds s, and replaces what could disturb a terminal or a log viewer that shows it.
+func auditText(s string) string {
 	if len(s) > maxAuditText {
 		s = strings.ToValidUTF8(s[:maxAuditText], "") + "..."
 	}
-	return strings.Map(func(r rune) rune {
-		if !unicode.IsPrint(r) {
-			return unicode.ReplacementChar
-		}
-		return r
-	}, s)
+	return printable.Replace(s, unicode.ReplacementChar)
 }

@@ -10,9 +10,14 @@ import (
 // listenBond begins to accept connections on the bond port. They are SSH connections like those of the SSH port, within
 // the same limits, but each is carried by several sessions, and outlives them.
 func (s *Server) listenBond() *bond.Listener {
+	memory, streams := s.config.BondMemory, 0
+	if s.taskMemory > 0 {
+		memory, streams = min(memory, int(s.taskMemory/8)), maxSessions(s.taskMemory)
+	}
 	return bond.Listen(s.bonds, bond.ListenerConfig{
+		MaxStreams: streams, Spare: spareSessions,
 		Config:   bond.Config{Linger: s.config.BondLinger, Logger: s.config.Logger},
-		MaxConns: s.config.BondMaxConns, MaxSubflows: s.config.BondMaxSubflows, Memory: s.config.BondMemory,
+		MaxConns: s.config.BondMaxConns, MaxSubflows: s.config.BondMaxSubflows, Memory: memory,
 		HandshakeTimeout: min(bond.DefaultHandshakeTimeout, s.config.HandshakeTimeout),
 		OnEvent:          s.auditBond,
 	})
@@ -45,6 +50,7 @@ func (s *Server) auditBond(e bond.Event) {
 		r.DurationMS = &ms
 	}
 	s.audit.write(r)
+	s.adjustMemory()
 }
 
 // pathless says whether nothing can reach the client at present, and it may yet come back.

@@ -88,6 +88,7 @@ func (s *Server) releaseChannel(c *client) {
 	s.mu.Lock()
 	c.open--
 	s.open--
+	c.unused = time.Now()
 	s.mu.Unlock()
 	s.notify()
 }
@@ -107,12 +108,12 @@ func (c *client) serveDirect(ctx context.Context, number uint64, request ssh.New
 		if errors.As(err, &denied) {
 			r.Request = directTCPIP
 			c.auditDenied(r)
-			_ = request.Reject(ssh.Prohibited, printable(message))
+			_ = request.Reject(ssh.Prohibited, auditText(message))
 			return
 		}
 		r.Event, r.Result = eventConnect, resultFailed
 		c.server.auditClient(c, r)
-		_ = request.Reject(ssh.ConnectionFailed, printable(message))
+		_ = request.Reject(ssh.ConnectionFailed, auditText(message))
 		return
 	}
 	defer func() { _ = dst.Close() }()
@@ -127,7 +128,8 @@ func (c *client) serveDirect(ctx context.Context, number uint64, request ssh.New
 	}
 	if err != nil {
 		r.Reason = err.Error()
-		if !errors.Is(err, errClientClosed) { // which clients do at any time
+		var idle *idleError
+		if !errors.Is(err, errClientClosed) && !errors.As(err, &idle) { // clients close at any time
 			r.Result = resultFailed
 		}
 	}
@@ -274,8 +276,24 @@ var (
 // copies down and ends with dst's side. The third takes the channel's requests, and learns so when the channel is
 // closed.
 func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst net.Conn) (up, down int64, err error) {
-	var closed, below sync.WaitGroup
+	var closed, below, watching sync.WaitGroup
 	var unhook func() bool
+	carried := newActivity()
+	if limit := c.server.config.IdleConn; limit > 0 {
+		over := make(chan struct{})
+		watching.Go(func() {
+			if carried.idle(limit, over) {
+				_ = dst.Close() // the copy down tells the client
+			}
+		})
+		defer func() {
+			close(over)
+			watching.Wait()
+			if carried.ended.Load() {
+				err = &idleError{limit}
+			}
+		}()
+	}
 	closed.Go(func() {
 		ssh.DiscardRequests(requests)
 		// The client has closed the channel both ways, or has gone. What it sent before may still be on its way up; there
@@ -287,8 +305,12 @@ func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst n
 	var upErr, downErr error
 	below.Go(func() {
 		var readErr, writeErr error
-		down, readErr, writeErr = pump(channel, dst)
+		down, readErr, writeErr = pump(channel, dst, carried)
 		switch {
+		case carried.ended.Load():
+			reason := (&idleError{c.server.config.IdleConn}).Error()
+			_, _ = channel.SendRequest(RequestEnded, false, []byte(reason)) // fails with the connection, as the next does
+			_ = channel.CloseWrite()
 		case writeErr != nil:
 			downErr = errClientClosed
 		case readErr == nil:
@@ -302,7 +324,7 @@ func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst n
 	})
 
 	var readErr, writeErr error
-	up, readErr, writeErr = pump(dst, channel)
+	up, readErr, writeErr = pump(dst, channel, carried)
 	switch {
 	case writeErr != nil:
 		// The destination takes no more. Its last words may be on their way down; then the channel is closed, which the
@@ -328,13 +350,15 @@ func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst n
 var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
 // pump copies until src is at its end, which is no error, or one of them fails.
-func pump(dst io.Writer, src io.Reader) (n int64, readErr, writeErr error) {
+func pump(dst io.Writer, src io.Reader, carried *activity) (n int64, readErr, writeErr error) {
 	buffer := buffers.Get().(*[copyBuffer]byte) //nolint:forcetypeassert // the pool's New makes no other
 	defer buffers.Put(buffer)
 	for {
 		got, err := src.Read(buffer[:])
 		if got > 0 {
+			carried.note()
 			put, err := dst.Write(buffer[:got])
+			carried.note() // the destination, or the client, may have taken its time
 			n += int64(put)
 			if err != nil {
 				return n, nil, err

@@ -24,6 +24,9 @@ const (
 	// RequestInfo asks for Info, as JSON in the payload of the reply.
 	RequestInfo = "info@bastion"
 
+	// RequestHealth asks for TaskHealth, as JSON in the payload of the reply.
+	RequestHealth = "health@bastion"
+
 	requestKeepalive = "keepalive@openssh.com"
 )
 
@@ -56,7 +59,8 @@ type client struct {
 	reason  string // why the server ended the connection; written before the wire is closed
 	drained sync.Once
 
-	open int // channels, open or being opened; guarded by Server.mu
+	open   int       // channels, open or being opened; guarded by Server.mu
+	unused time.Time // when the last of them was closed, or the client came; guarded by Server.mu
 }
 
 // serveConn is the life of one connection, from the handshake on.
@@ -79,6 +83,7 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn, number uint64) {
 	var work sync.WaitGroup
 	work.Go(func() { c.answerRequests(requests) })
 	work.Go(func() { c.keepAlive(ctx) })
+	work.Go(func() { c.endUnused(ctx) })
 	for newChannel := range chans { // ends with the connection
 		c.handleChannel(ctx, &work, newChannel)
 	}
@@ -115,6 +120,8 @@ func (s *Server) handshake(w *wire, number uint64) (*client, <-chan ssh.NewChann
 	}
 
 	config := *s.ssh
+	tries := 0
+	//nolint:gosec // G408: what it keeps is for the audit and the number of tries; the permissions alone say who has signed in
 	config.PublicKeyCallback = func(meta ssh.ConnMetadata, key ssh.PublicKey) (*ssh.Permissions, error) {
 		find := s.grantFor
 		if meta.User() == keys.UserPending {
@@ -123,9 +130,25 @@ func (s *Server) handshake(w *wire, number uint64) (*client, <-chan ssh.NewChann
 		g, err := find(key)
 		if err != nil {
 			refuse(meta, key, err.Error())
+			if tries++; tries >= maxAuthTries { // x/crypto/ssh does not count the first few questions about keys
+				_ = w.Close()
+			}
 			return nil, err
 		}
 		return &ssh.Permissions{ExtraData: map[any]any{slotKey{}: g}}, nil
+	}
+	var early ssh.ServerPreAuthConn
+	config.PreAuthConnCallback = func(conn ssh.ServerPreAuthConn) { early = conn }
+	// Not before the client has proved that it has the key: another one could use the secret up.
+	config.VerifiedPublicKeyCallback = func(
+		meta ssh.ConnMetadata, key ssh.PublicKey, permissions *ssh.Permissions, _ string,
+	) (*ssh.Permissions, error) {
+		if g, ok := permissions.ExtraData[slotKey{}].(*slot); ok {
+			if proof := s.proof(g, key, meta.SessionID()); proof != "" {
+				_ = early.SendAuthBanner(proof) // fails with the connection
+			}
+		}
+		return permissions, nil
 	}
 	if err := w.SetDeadline(time.Now().Add(s.config.HandshakeTimeout)); err != nil {
 		refuse(nil, nil, err.Error())
@@ -164,6 +187,7 @@ func (s *Server) attach(c *client) error {
 	case s.draining:
 		return errDraining
 	}
+	c.unused = time.Now()
 	c.slot.clients[c] = struct{}{}
 	s.clients[c] = struct{}{}
 	return nil
@@ -214,6 +238,10 @@ func (c *client) answerRequests(requests <-chan *ssh.Request) {
 		switch request.Type {
 		case RequestInfo:
 			if text, err := json.Marshal(c.info()); err == nil {
+				ok, reply = true, text
+			}
+		case RequestHealth:
+			if text, err := json.Marshal(c.server.taskHealth()); err == nil {
 				ok, reply = true, text
 			}
 		case requestKeepalive:

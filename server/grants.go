@@ -21,6 +21,9 @@ type slot struct {
 	permit      *Allow // nil: the grant does not narrow the server's list
 	clients     map[*client]struct{}
 	left        time.Time // when the last of clients went; zero: the key was never used
+
+	secret      keys.Secret // proves the host key to the grant's sender, once; zero: none, or used
+	secretUntil time.Time   // when it is forgotten
 }
 
 func (g *slot) live(now time.Time) bool { return now.Before(g.grant.NotAfter) }
@@ -59,7 +62,9 @@ func (s *Server) AddGrant(word string) keys.GrantReply {
 		s.slots[entry] = struct{}{}
 	}
 	if err == nil {
+		entry.secret, entry.secretUntil = g.Secret, now.Add(keys.ProofTime)
 		entry.grant, entry.permit = g, permit
+		entry.grant.Secret = keys.Secret{}
 		s.active = now // somebody is about to connect
 		if s.granted != nil {
 			close(s.granted)
@@ -144,7 +149,8 @@ func (s *Server) roomForGrant(now time.Time) bool {
 	return len(s.slots) < s.config.MaxGrants
 }
 
-// endExpired ends the connections whose grants have ended and returns when the next grant ends, if there is one.
+// endExpired ends the connections whose grants have ended and forgets old secrets. It returns when the next grant or secret
+// ends, if there is one.
 func (s *Server) endExpired(now time.Time) (next time.Time) {
 	var ended []*client
 	s.mu.Lock()
@@ -155,6 +161,12 @@ func (s *Server) endExpired(now time.Time) (next time.Time) {
 			}
 		} else if next.IsZero() || g.grant.NotAfter.Before(next) {
 			next = g.grant.NotAfter
+		}
+		if !now.Before(g.secretUntil) {
+			g.secret = keys.Secret{}
+		}
+		if !g.secret.IsZero() && (next.IsZero() || g.secretUntil.Before(next)) {
+			next = g.secretUntil
 		}
 	}
 	s.mu.Unlock()
@@ -182,6 +194,22 @@ func (s *Server) grantFor(key ssh.PublicKey) (*slot, error) {
 	default:
 		return g, nil
 	}
+}
+
+// proof returns the proof of the host key for the client that has just shown to have the key of g, in the SSH connection
+// with the given session id; "" if g has no secret. It forgets the secret: whoever learns it later can prove nothing by it.
+func (s *Server) proof(g *slot, key ssh.PublicKey, session []byte) string {
+	s.mu.Lock()
+	secret := g.secret
+	if !time.Now().Before(g.secretUntil) {
+		secret = keys.Secret{}
+	}
+	g.secret = keys.Secret{}
+	s.mu.Unlock()
+	if secret.IsZero() {
+		return ""
+	}
+	return secret.Prove(keys.Contact{Session: session, HostKey: s.hostKey, ClientKey: key})
 }
 
 // pendingTime bounds the wait for a grant that is on its way. ECS Exec starts a command within seconds.

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -43,6 +44,9 @@ const (
 )
 
 const (
+	// LeastIdleConn is the shortest Config.IdleConn: less would end connections that only wait for an answer.
+	LeastIdleConn = 10 * time.Second
+
 	maxAuthTries = 6
 	// acceptPause is the wait after an accept that failed: most likely the process has no descriptor left.
 	acceptPause = 100 * time.Millisecond
@@ -63,6 +67,10 @@ type Config struct {
 	MaxLife  time.Duration // must be longer than Drain
 	Drain    time.Duration // from the notice to the end; negative: none
 
+	// IdleConn is how long a forwarded connection may carry nothing, and a client may have none, before it is ended; 0: for
+	// ever.
+	IdleConn time.Duration
+
 	ResolveTimeout   time.Duration // for one name
 	DialTimeout      time.Duration // for one destination, all its addresses
 	HandshakeTimeout time.Duration // from the TCP connection to the end of authentication
@@ -79,6 +87,11 @@ type Config struct {
 	BondMemory      int // bytes that connections of the bond port may have buffered, all together; see bond.ListenerConfig
 	BondMaxConns    int // connections of the bond port; SSH connections, of which MaxConns says how many there may be
 	BondMaxSubflows int // of one of them
+
+	Cgroup   string // where the kernel shows the container's control group
+	Metadata string // URL of ECS's task metadata endpoint, version 4; empty: none
+	// KeepMemoryLimit leaves the limit of the heap as it is. Otherwise it follows from the task's memory and its sessions.
+	KeepMemoryLimit bool
 
 	Version string     // of the program, for replies and the audit log
 	HostKey ssh.Signer // nil: made in memory, and gone with the process
@@ -128,6 +141,9 @@ func (c *Config) setDefaults() {
 	if c.Listen == "" {
 		c.Listen = DefaultListen
 	}
+	if c.Cgroup == "" {
+		c.Cgroup = DefaultCgroup
+	}
 	if c.Version == "" {
 		c.Version = "unknown"
 	}
@@ -150,6 +166,8 @@ func (c *Config) validate() error {
 			c.Resolver)
 	case c.MaxLife <= max(c.Drain, 0):
 		return fmt.Errorf("maximum life %v: want more than the drain time, %v", c.MaxLife, c.Drain)
+	case c.IdleConn < 0 || c.IdleConn > 0 && c.IdleConn < LeastIdleConn:
+		return fmt.Errorf("idle time of connections %v: want at least %v, or 0 for none", c.IdleConn, LeastIdleConn)
 	case min(c.ResolveTimeout, c.DialTimeout, c.HandshakeTimeout, c.ClientTimeout, c.BondLinger) < 0:
 		return errors.New("a time limit is negative")
 	case min(c.MaxConns, c.MaxChannels, c.MaxChannelsPerConn, c.MaxGrants,
@@ -175,13 +193,18 @@ type Server struct {
 	resolver  *net.Resolver
 	resolvers []netip.Addr // that resolver asks; refused as destinations unless an entry names them
 	listeners []net.Listener
-	bonds     []net.Listener // of the bond port; Run makes bond of them. None: no bond port
-	bond      *bond.Listener // nil: none, or Run has not begun
-	control   net.Listener   // nil: none
+	bonds     []net.Listener                // of the bond port; Run makes bond of them. None: no bond port
+	bond      atomic.Pointer[bond.Listener] // nil: none, or Run has not begun
+	control   net.Listener                  // nil: none
 	port      int
 	bondPort  int       // 0: none
 	expiresAt time.Time // when the server stops at the latest
 	audit     auditor
+
+	resources  *resources
+	taskMemory int64 // bytes; 0: not known
+	memory     sync.Mutex
+	heapLimit  int64 // as it was set last; guarded by memory
 
 	halt     context.CancelFunc // ends everything at once
 	halted   context.Context    // done when halt was called
@@ -193,6 +216,7 @@ type Server struct {
 	running  bool
 	draining bool
 	conns    int                  // SSH connections, authenticated or not
+	plain    int                  // of these, the ones of the SSH port
 	clients  map[*client]struct{} // authenticated
 	slots    map[*slot]struct{}
 	open     int           // channels, open or being opened
@@ -263,6 +287,12 @@ func newServer(config Config) (*Server, error) {
 	}
 	s.ssh.AddHostKey(config.HostKey)
 
+	if s.resources, err = findResources(s.halted, config.Cgroup, config.Metadata); err != nil {
+		config.Logger.Warn("the task's limits are not known from ECS; those of the kernel are used", "error", err)
+	}
+	s.taskMemory = s.resources.memoryLimit()
+	s.adjustMemory()
+
 	s.active = time.Now()
 	s.expiresAt = s.active.Add(config.MaxLife)
 	return s, nil
@@ -301,8 +331,9 @@ func (s *Server) Run(ctx context.Context) error {
 		s.work.Go(func() { s.accept(l) })
 	}
 	if len(s.bonds) > 0 {
-		s.bond = s.listenBond()
-		s.work.Go(func() { s.accept(s.bond) })
+		l := s.listenBond()
+		s.bond.Store(l)
+		s.work.Go(func() { s.accept(l) })
 	}
 	if s.control != nil {
 		s.work.Go(func() { s.serveControl(s.control) })
@@ -312,8 +343,8 @@ func (s *Server) Run(ctx context.Context) error {
 	s.drain(reason)
 	s.halt()
 	s.closeListeners()
-	if s.bond != nil {
-		_ = s.bond.Close() // waits
+	if l := s.bond.Load(); l != nil {
+		_ = l.Close() // waits
 	}
 	s.work.Wait()
 
@@ -420,14 +451,20 @@ func (s *Server) drain(reason string) {
 	for _, l := range s.listeners {
 		_ = l.Close()
 	}
-	if s.bond != nil {
-		s.bond.Drain() // clients that have lost their paths may come back, to be told and to finish
+	if l := s.bond.Load(); l != nil {
+		l.Drain() // clients that have lost their paths may come back, to be told and to finish
 	}
 	s.audit.write(record{Event: eventDrain, Reason: reason, Deadline: stamp(deadline)})
 	var told sync.WaitGroup
+	var notices sync.WaitGroup
 	for _, c := range clients {
-		told.Go(func() { c.drain(deadline.Sub(now)) }) // a client that does not read blocks its own until it is ended
+		notices.Go(func() { c.drain(deadline.Sub(now)) }) // a client that does not read blocks its own until it is ended
 	}
+	noticed := make(chan struct{})
+	told.Go(func() {
+		notices.Wait()
+		close(noticed)
+	})
 
 	for {
 		next := s.endExpired(time.Now())
@@ -448,10 +485,26 @@ func (s *Server) drain(reason string) {
 		}
 		timer.Stop()
 	}
+	awaitNotices(noticed, s.halted.Done())
 	for _, c := range clients {
 		told.Go(func() { c.end("the bastion stopped: " + reason) })
 	}
 	told.Wait()
+}
+
+// noticeTime is how long the end of a client's connection waits for the notice to the client, which may be as short-lived as the
+// drain of a bastion without channels. A client that does not hear of the drain takes its bastion for lost.
+const noticeTime = time.Second
+
+// awaitNotices waits until the notices have been sent, for noticeTime at most.
+func awaitNotices(sent, halted <-chan struct{}) {
+	late := time.NewTimer(noticeTime)
+	defer late.Stop()
+	select {
+	case <-sent:
+	case <-late.C:
+	case <-halted:
+	}
 }
 
 // accept takes connections until the listener is closed.
@@ -480,6 +533,9 @@ func (s *Server) accept(l net.Listener) {
 		}
 		s.work.Go(func() {
 			defer s.dismiss()
+			if _, bonded := conn.(*bond.Conn); !bonded {
+				defer s.countPlain()()
+			}
 			s.serveConn(s.halted, conn, number)
 		})
 	}
@@ -504,6 +560,18 @@ func (s *Server) dismiss() {
 	s.mu.Lock()
 	s.conns--
 	s.mu.Unlock()
+}
+
+// countPlain counts in a connection that is a session by itself. What it returns counts it out.
+func (s *Server) countPlain() (out func()) {
+	count := func(n int) {
+		s.mu.Lock()
+		s.plain += n
+		s.mu.Unlock()
+		s.adjustMemory()
+	}
+	count(1)
+	return func() { count(-1) }
 }
 
 func (s *Server) auditStart() {

@@ -11,12 +11,14 @@ import (
 	"sync"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
 // The life of one forwarded connection, with what the audit log says of it.
@@ -548,7 +550,22 @@ func TestAuditFailureStops(t *testing.T) {
 	}
 }
 
-func TestPrintable(t *testing.T) {
+// No field of a record, whoever says it, can draw on a terminal that shows the log; fields that are lists stay exact.
+func TestAuditIsPrintable(t *testing.T) {
+	const hostile = "x\x1b[2J\u009b\u202e\u200b\u2028\n\xff"
+	var out strings.Builder
+	a := &auditor{w: &out, failed: func(err error) { t.Error(err) }}
+	a.write(record{Event: hostile, Who: hostile, Reason: hostile, Destination: hostile, Permit: []string{hostile}, Allow: []string{hostile}})
+	if line := strings.TrimSuffix(out.String(), "\n"); printable.Line(line) != line || !utf8.ValidString(line) {
+		t.Errorf("%q", line)
+	}
+	var got record
+	if err := json.Unmarshal([]byte(out.String()), &got); err != nil || got.Permit[0] != strings.ToValidUTF8(hostile, "\ufffd") {
+		t.Errorf("%+v, %v", got, err)
+	}
+}
+
+func TestAuditText(t *testing.T) {
 	for in, want := range map[string]string{
 		"plain":              "plain",
 		"caf\u00e9":          "caf\u00e9",
@@ -556,12 +573,12 @@ func TestPrintable(t *testing.T) {
 		"\x9b31m\xff":        "\ufffd31m\ufffd",
 		"\u009b\u202e\u200b": "\ufffd\ufffd\ufffd",
 	} {
-		if got := printable(in); got != want {
+		if got := auditText(in); got != want {
 			t.Errorf("%q: %q, want %q", in, got, want)
 		}
 	}
 	for _, in := range []string{strings.Repeat("a", 5000), strings.Repeat("\u20ac", 2000), strings.Repeat("\xe2", 5000)} {
-		if got := printable(in); len(got) > 4*maxAuditText || !strings.HasSuffix(got, "...") {
+		if got := auditText(in); len(got) > 4*maxAuditText || !strings.HasSuffix(got, "...") {
 			t.Errorf("%d bytes become %d", len(in), len(got))
 		}
 	}

@@ -20,12 +20,12 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
-	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
-	"github.com/aws/smithy-go"
 
+	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -112,6 +112,7 @@ type Client struct {
 	log *slog.Logger
 	// payloadLimit is what MaxPayload has turned out to be on the way to the service.
 	payloadLimit atomic.Int64
+	once         aws.Retryer // of the calls that start a session
 	dial         func(context.Context, grant) (socket, error)
 }
 
@@ -138,13 +139,25 @@ func New(cfg Config) *Client {
 	orInt(&cfg.WriteBuffer, defaultWriteBuffer)
 	orInt(&cfg.ReadBuffer, defaultReadBuffer)
 	orInt(&cfg.ReorderBuffer, defaultReorderBuffer)
-	c := &Client{cfg: cfg, log: cfg.Logger}
+	c := &Client{cfg: cfg, log: cfg.Logger, once: newOnce()}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
 	}
 	c.payloadLimit.Store(int64(cfg.MaxPayload))
 	c.dial = func(ctx context.Context, g grant) (socket, error) { return dialWebsocket(ctx, cfg.HTTPClient, g) }
 	return c
+}
+
+// newOnce returns the retryer of calls that start a session. Their callers know best when to try again: the SDK's back-off,
+// unseen inside one call, grows to 20 s. The SDK still mends what a second call mends at once: a connection that was kept for too
+// long, and the machine's clock.
+func newOnce() aws.Retryer {
+	return retry.NewStandard(func(o *retry.StandardOptions) {
+		o.MaxAttempts, o.MaxBackoff = 2, 100*time.Millisecond
+		o.Retryables = []retry.IsErrorRetryable{
+			retry.NoRetryCanceledError{}, retry.RetryableError{}, retry.RetryableConnectionError{},
+		}
+	})
 }
 
 // Port is a port of a target, which the target's agent connects to on its own loopback.
@@ -156,6 +169,8 @@ type Port struct {
 	// ServerFirst says that the far end speaks first, as SSH servers do. OpenPort then returns when its first bytes have
 	// come, and so it is safe to write: an agent that has just opened a session may acknowledge data and throw it away.
 	ServerFirst bool
+	// OpenTimeout bounds the opening from the call's answer to the end of the handshake. Default Config.OpenTimeout.
+	OpenTimeout time.Duration
 	// ServerFirstTimeout is how long the first try waits for them; each further one waits half as long again. Default 3 s.
 	ServerFirstTimeout time.Duration
 }
@@ -198,7 +213,7 @@ func (c *Client) openPort(ctx context.Context, op string, p Port, silence time.D
 		in.Reason = &p.Reason
 	}
 	s, err := c.start(ctx, p.Target, false, func(ctx context.Context) (string, grant, error) {
-		out, err := c.cfg.SSM.StartSession(ctx, in)
+		out, err := c.cfg.SSM.StartSession(ctx, in, func(o *ssm.Options) { o.Retryer = c.once })
 		if err != nil {
 			return "", grant{}, fail.AWS(fail.Start, op, "ssm:StartSession", err)
 		}
@@ -207,7 +222,11 @@ func (c *Client) openPort(ctx context.Context, op string, p Port, silence time.D
 	if err != nil {
 		return nil, err
 	}
-	if err := c.await(ctx, s, p.ServerFirst, silence); err != nil {
+	timeout := p.OpenTimeout
+	if timeout <= 0 {
+		timeout = c.cfg.OpenTimeout
+	}
+	if err := c.await(ctx, s, timeout, p.ServerFirst, silence); err != nil {
 		s.abandon()
 		return nil, openError(op, err)
 	}
@@ -226,8 +245,8 @@ func openError(op string, err error) error {
 }
 
 // await returns when s may be used.
-func (c *Client) await(ctx context.Context, s *Stream, serverFirst bool, silence time.Duration) error {
-	open := time.NewTimer(c.cfg.OpenTimeout)
+func (c *Client) await(ctx context.Context, s *Stream, timeout time.Duration, serverFirst bool, silence time.Duration) error {
+	open := time.NewTimer(timeout)
 	defer open.Stop()
 	select {
 	case <-s.ready:
@@ -236,7 +255,7 @@ func (c *Client) await(ctx context.Context, s *Stream, serverFirst bool, silence
 	case <-ctx.Done():
 		return ctx.Err()
 	case <-open.C:
-		return fmt.Errorf("the agent did not answer within %v", c.cfg.OpenTimeout)
+		return fmt.Errorf("%w within %v", ErrUnanswered, timeout)
 	}
 	if !serverFirst {
 		return nil
@@ -364,27 +383,28 @@ func (c *Client) resume(ctx context.Context, id string) (grant, error) {
 // resumeRefused reports whether ResumeSession will not succeed later either: the session is gone, or it belongs to temporary
 // credentials that have been replaced, which the service answers with 403. Expired credentials may yet be renewed.
 func resumeRefused(err error) bool {
-	var api smithy.APIError
-	if !errors.As(err, &api) {
-		return false
-	}
-	switch code := api.ErrorCode(); {
-	case strings.HasPrefix(code, "Expired"), code == "RequestExpired":
-		return false
-	case strings.HasPrefix(code, "AccessDenied"), code == "DoesNotExistException", code == "ValidationException":
+	switch awsanswer.ClassOf(err) {
+	case awsanswer.Denied, awsanswer.NotFound, awsanswer.Final, awsanswer.Config, awsanswer.Unsupported:
 		return true
 	}
-	var status interface{ HTTPStatusCode() int }
-	return errors.As(err, &status) && status.HTTPStatusCode() == http.StatusForbidden
+	return false
 }
+
+// execPrefix begins the ids of ECS Exec's sessions.
+const execPrefix = "ecs-execute-command-"
 
 // terminate ends session id with the service, whatever has become of the caller.
 func (c *Client) terminate(id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), terminateTimeout)
 	defer cancel()
 	_, err := c.cfg.SSM.TerminateSession(ctx, &ssm.TerminateSessionInput{SessionId: &id})
-	var gone *types.DoesNotExistException
-	if err != nil && !errors.As(err, &gone) {
+	class := awsanswer.ClassOf(err)
+	switch {
+	case err == nil, class == awsanswer.NotFound:
+	case strings.HasPrefix(id, execPrefix) && class == awsanswer.Denied:
+		// ECS began it: whether AWS counts it among the caller's own is not documented. It ends with its command.
+		c.log.Debug("exec session not terminated: IAM does not count it as yours", "session", id, "err", err)
+	default:
 		c.log.Warn("session not terminated; the service ends it when it is idle", "session", id, "err", err)
 	}
 }

@@ -79,8 +79,8 @@ func TestServerFirstSilent(t *testing.T) {
 				if d := time.Since(start); d > tc.limit {
 					t.Errorf("after %v", d)
 				}
-				if f.started != 3 {
-					t.Errorf("%d sessions", f.started)
+				if f.count(&f.started) != 3 {
+					t.Errorf("%d sessions", f.count(&f.started))
 				}
 				f.close()
 				f.checkTerminated()
@@ -105,8 +105,8 @@ func TestServerFirstSecondTry(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if f.started != 2 {
-			t.Errorf("%d sessions", f.started)
+		if f.count(&f.started) != 2 {
+			t.Errorf("%d sessions", f.count(&f.started))
 		}
 		s.Close()
 		f.close()
@@ -182,8 +182,8 @@ func TestCancelLeavesNothing(t *testing.T) {
 				if d := time.Since(start); d > after+time.Second {
 					t.Errorf("returned after %v", d)
 				}
-				if want := min(1, int(after)); (f.started > 0) != (want > 0) {
-					t.Errorf("%d sessions", f.started)
+				if want := min(1, int(after)); (f.count(&f.started) > 0) != (want > 0) {
+					t.Errorf("%d sessions", f.count(&f.started))
 				}
 				f.checkTerminated()
 				f.close()
@@ -201,8 +201,8 @@ func TestCancelAfterTheCall(t *testing.T) {
 		if _, err := f.client(Config{}).OpenPort(ctx, somePort); !errors.Is(err, context.Canceled) {
 			t.Errorf("OpenPort: %v", err)
 		}
-		if f.started != 1 || f.dials != 0 {
-			t.Errorf("%d sessions, %d websockets", f.started, f.dials)
+		if f.count(&f.started) != 1 || f.count(&f.dials) != 0 {
+			t.Errorf("%d sessions, %d websockets", f.count(&f.started), f.count(&f.dials))
 		}
 		f.checkTerminated()
 		f.close()
@@ -256,8 +256,8 @@ func TestClosedWhileOpening(t *testing.T) {
 		p.ServerFirst = true
 		_, err := f.client(Config{}).OpenPort(t.Context(), p)
 		var closed *ClosedError
-		if !errors.As(err, &closed) || !strings.Contains(err.Error(), "is forbidden") || f.started != 1 {
-			t.Errorf("OpenPort: %v after %d sessions", err, f.started)
+		if !errors.As(err, &closed) || !strings.Contains(err.Error(), "is forbidden") || f.count(&f.started) != 1 {
+			t.Errorf("OpenPort: %v after %d sessions", err, f.count(&f.started))
 		}
 		f.close()
 		f.checkTerminated()

@@ -10,6 +10,14 @@ import (
 // ErrSilent is wrapped by OpenPort's error when the far end sent nothing although it was to speak first.
 var ErrSilent = errors.New("the far end sent nothing")
 
+// ErrUnanswered is wrapped by the error for a session that the service has started, but whose agent never came: the container
+// may have as many sessions as it may have.
+var ErrUnanswered = errors.New("the agent did not answer")
+
+// ErrDataKey is wrapped by Exec's error when the agent could not decrypt the session's data key: the key of ECS Exec is the cluster's,
+// and the task role decrypts with it.
+var ErrDataKey = errors.New("the task cannot decrypt the session's data key")
+
 // errNoResume is wrapped by the errors after which a session cannot be resumed.
 var errNoResume = errors.New("the session cannot be resumed")
 

@@ -6,12 +6,14 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"sync/atomic"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 
+	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -24,6 +26,8 @@ type Exec struct {
 	// Target is the container's SSM target, ecs:<cluster>_<task id>_<runtime id>. It is needed when the cluster encrypts its
 	// sessions with KMS; if it is empty then, it is looked up with ecs:DescribeTasks.
 	Target string
+
+	Started func() // is called when AWS has accepted the command, long before its first output; nil: nobody asks
 }
 
 func (e Exec) op() string { return fmt.Sprintf("run %q in task %s", e.Command, e.Task) }
@@ -36,6 +40,7 @@ func (c *Client) Exec(ctx context.Context, e Exec) (*Stream, error) {
 		return nil, errors.New("sessions: Config.ECS is needed for Exec")
 	}
 	op := e.op()
+	var keyID atomic.Value // of KMS, once the agent has asked for encryption
 	s, err := c.start(ctx, e.target(), true, func(ctx context.Context) (string, grant, error) {
 		in := &ecs.ExecuteCommandInput{Task: &e.Task, Command: &e.Command, Interactive: true}
 		if e.Cluster != "" {
@@ -44,26 +49,55 @@ func (c *Client) Exec(ctx context.Context, e Exec) (*Stream, error) {
 		if e.Container != "" {
 			in.Container = &e.Container
 		}
-		out, err := c.cfg.ECS.ExecuteCommand(ctx, in)
+		out, err := c.cfg.ECS.ExecuteCommand(ctx, in, func(o *ecs.Options) { o.Retryer = c.once })
 		if err != nil {
 			return "", grant{}, fail.AWS(fail.Start, op, "ecs:ExecuteCommand", err)
 		}
 		if out.Session == nil {
 			return "", grant{}, nil
 		}
+		if e.Started != nil {
+			e.Started()
+		}
 		return aws.ToString(out.Session.SessionId),
 			grant{aws.ToString(out.Session.StreamUrl), aws.ToString(out.Session.TokenValue)}, nil
 	}, func(cfg *streamConfig) {
-		cfg.dataKey = func(ctx context.Context, r *keyRequest) ([]byte, []byte, error) { return c.execDataKey(ctx, e, r) }
+		cfg.dataKey = func(ctx context.Context, r *keyRequest) ([]byte, []byte, error) {
+			keyID.Store(r.keyID)
+			return c.execDataKey(ctx, e, r)
+		}
 	})
 	if err != nil {
 		return nil, err
 	}
-	if err := c.await(ctx, s, false, 0); err != nil {
+	if err := c.await(ctx, s, c.cfg.OpenTimeout, false, 0); err != nil {
 		s.abandon()
+		if id, ok := keyID.Load().(string); ok {
+			err = encryptionError(op, id, err)
+		}
 		return nil, openError(op, err)
 	}
 	return s, nil
+}
+
+// encryptionError adds what the task needs to an error that ended the opening of an encrypted session: a denial in the agent's words,
+// or the silence of an agent that waits for KMS. Other errors come back unchanged.
+func encryptionError(op, keyID string, err error) error {
+	var closed *ClosedError
+	isClosed := errors.As(err, &closed)
+	switch {
+	case isClosed && strings.Contains(closed.Output, "AccessDenied") && strings.Contains(closed.Output, "data key"):
+		return fail.New(fail.Denied, op, fmt.Errorf("%w with KMS key %s: %w", ErrDataKey, keyID, err),
+			awsanswer.Judge(awsanswer.Answer{Code: "AccessDenied", Message: closed.Output}).NextDeniedTo("the task role", "kms:Decrypt", keyID)+
+				"; it is the key of the cluster's ECS Exec")
+	case isClosed && strings.Contains(closed.Output, "data key"):
+		return fail.New(fail.Start, op, fmt.Errorf("%w with KMS key %s: %w", ErrDataKey, keyID, err),
+			"check the key, and the task's way to the kms endpoint")
+	case errors.Is(err, ErrUnanswered):
+		return fail.New(fail.Start, op, err, "the cluster's ECS Exec is encrypted with KMS key "+keyID+
+			": give the task's network a way to the kms endpoint, and its role kms:Decrypt on the key")
+	}
+	return err
 }
 
 // target names the far end for people where the SSM target is not known.
@@ -164,7 +198,9 @@ func (c *Client) dataKey(ctx context.Context, r *keyRequest) (plain, encrypted [
 		EncryptionContext: r.encryptionContext(),
 	})
 	if err != nil {
-		return nil, nil, fail.AWS(fail.Start, op+" with KMS key "+r.keyID, "kms:GenerateDataKey", err)
+		// Two operations, because a caller may replace the outer one.
+		return nil, nil, fail.New(fail.Other, op,
+			fail.AWS(fail.Start, "use KMS key "+r.keyID+" as its user", "kms:GenerateDataKey", err), "")
 	}
 	return out.Plaintext, out.CiphertextBlob, nil
 }

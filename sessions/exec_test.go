@@ -404,3 +404,30 @@ func TestPayloadCipherRefuses(t *testing.T) {
 		}
 	}
 }
+
+// The agent says why it cannot use the key, in the words of its own that follow KMS's; one that waits for KMS says nothing.
+func TestExecKMSTask(t *testing.T) {
+	denied := "Encountered error while initiating handshake. Fetching data key failed: Unable to retrieve data key, " +
+		"Error when decrypting data key AccessDeniedException: User: arn:aws:sts::0:assumed-role/bastion-task/1 is not authorized to " +
+		"perform: kms:Decrypt\n\tstatus code: 400, request id: 1"
+	for name, tt := range map[string]struct {
+		err   error
+		kind  fail.Kind
+		next  string
+		isKey bool
+	}{
+		"denied":     {&ClosedError{SessionID: "s", Output: denied}, fail.Denied, "kms:Decrypt on key-1 for the task role", true},
+		"disabled":   {&ClosedError{SessionID: "s", Output: "Unable to retrieve data key, DisabledException"}, fail.Start, "check the key", true},
+		"silence":    {fmt.Errorf("%w within 10s", ErrUnanswered), fail.Start, "kms endpoint", false},
+		"other end":  {&ClosedError{SessionID: "s", Output: "exec: no such file"}, fail.Other, "", false},
+		"other fail": {accessDenied(), fail.Other, "", false},
+	} {
+		err := encryptionError("run", "key-1", tt.err)
+		if fail.KindOf(err) != tt.kind || !strings.Contains(fail.NextOf(err), tt.next) || errors.Is(err, ErrDataKey) != tt.isKey {
+			t.Errorf("%s: %v (kind %v, next %q)", name, err, fail.KindOf(err), fail.NextOf(err))
+		}
+		if tt.isKey && !strings.Contains(err.Error(), "KMS key key-1") {
+			t.Errorf("%s: the key is not named: %v", name, err)
+		}
+	}
+}

@@ -75,6 +75,13 @@ func newFakeService(t testing.TB, opts fakeOptions, dialPort func(int) (net.Conn
 	return f
 }
 
+// count reads one of the fake's counters.
+func (f *fakeService) count(n *int) int {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return *n
+}
+
 // client returns a Client of the fake.
 func (f *fakeService) client(cfg Config) *Client {
 	cfg.SSM = f

@@ -95,6 +95,9 @@ func (s *Stream) Stats() Stats {
 // SessionID returns the session's id, by which the service and its audit logs know it.
 func (s *Stream) SessionID() string { return s.sessionID }
 
+// Target returns what the session leads to, as the call that started it named it.
+func (s *Stream) Target() string { return s.target }
+
 // Probe finds out now whether the websocket still works, instead of at the next ping, for a caller who knows that it may not: the
 // machine slept, or its network is another one. It does not wait for the outcome.
 func (s *Stream) Probe() { nudge(s.probes) }

@@ -145,8 +145,8 @@ func TestSimulation(t *testing.T) {
 					close(stop)
 					cutter.Wait()
 					st := s.Stats()
-					if f.started != 1 {
-						t.Errorf("%d sessions", f.started)
+					if f.count(&f.started) != 1 {
+						t.Errorf("%d sessions", f.count(&f.started))
 					}
 					if p.cuts > 0 && st.Resumes == 0 {
 						t.Error("never resumed")
@@ -387,8 +387,8 @@ func TestResumeRefused(t *testing.T) {
 		if !errors.As(err, &api) {
 			t.Error("the service's error is not in the chain")
 		}
-		if f.resumed != 1 {
-			t.Errorf("%d ResumeSession calls, want 1", f.resumed)
+		if f.count(&f.resumed) != 1 {
+			t.Errorf("%d ResumeSession calls, want 1", f.count(&f.resumed))
 		}
 		<-s.Done()
 		if _, err2 := s.Write([]byte("x")); !errors.Is(err2, s.Err()) {
@@ -419,8 +419,8 @@ func TestResumeDeadline(t *testing.T) {
 		if fail.KindOf(err) != fail.Lost || !strings.Contains(err.Error(), "no route to host") {
 			t.Errorf("Read: %v", err)
 		}
-		if f.resumed < 6 || f.resumed > 20 {
-			t.Errorf("%d attempts in %v", f.resumed, deadline)
+		if f.count(&f.resumed) < 6 || f.count(&f.resumed) > 20 {
+			t.Errorf("%d attempts in %v", f.count(&f.resumed), deadline)
 		}
 		shut(s, far, f)
 	})
@@ -619,8 +619,8 @@ func TestFlapping(t *testing.T) {
 			wait(10 * time.Millisecond)
 			f.session(0).cut()
 		}
-		if f.resumed > 20 {
-			t.Errorf("%d ResumeSession calls in a minute", f.resumed)
+		if f.count(&f.resumed) > 20 {
+			t.Errorf("%d ResumeSession calls in a minute", f.count(&f.resumed))
 		}
 		exchange(t, s, far, []byte("up"), []byte("down"))
 		// A good link is replaced at once again.
@@ -710,7 +710,7 @@ func TestDeadPeer(t *testing.T) {
 				deaf := make(chan struct{})
 				c.dial = func(ctx context.Context, g grant) (socket, error) {
 					s, err := f.dial(ctx, g)
-					if f.dials == 1 {
+					if f.count(&f.dials) == 1 {
 						s = deafSocket{s, deaf, tc.half}
 					}
 					return s, err

@@ -18,47 +18,18 @@ func (r *Resolver) cache(ctx context.Context, spec Spec) (Endpoint, error) {
 	if r.ElastiCache == nil {
 		return Endpoint{}, noClient(spec)
 	}
-	if spec.ID != "" {
-		for _, lookup := range r.cacheLookups() {
-			found, err := lookup(ctx, spec, &spec.ID)
-			if err != nil {
-				return Endpoint{}, err
-			}
-			if len(found) > 0 {
-				return found[0].pick(spec)
-			}
-		}
-	}
-	all, err := r.caches(ctx, spec)
-	if err != nil {
-		return Endpoint{}, err
-	}
-	if spec.ID != "" {
-		return Endpoint{}, r.unknown(spec, all)
-	}
-	return r.choose(spec, all)
+	return r.resolve(ctx, spec, r.cacheParts(), func(candidate) bool { return true })
 }
 
-// cacheLookups find each what the others do not.
-func (r *Resolver) cacheLookups() []func(context.Context, Spec, *string) ([]candidate, error) {
-	return []func(context.Context, Spec, *string) ([]candidate, error){r.groups, r.serverless, r.cacheClusters}
-}
-
-// caches returns all caches of the region.
-func (r *Resolver) caches(ctx context.Context, spec Spec) ([]candidate, error) {
-	var all []candidate
-	for _, lookup := range r.cacheLookups() {
-		found, err := lookup(ctx, spec, nil)
-		if err != nil {
-			return nil, err
-		}
-		all = append(all, found...)
+// cacheParts find each what the others do not.
+func (r *Resolver) cacheParts() []part {
+	return []part{
+		{"replication groups", r.groups}, {"serverless caches", r.serverless}, {"cache clusters", r.cacheClusters},
 	}
-	return all, nil
 }
 
 // groups returns the replication group with the given identifier, none if there is no such, or all if id is nil.
-func (r *Resolver) groups(ctx context.Context, spec Spec, id *string) ([]candidate, error) {
+func (r *Resolver) groups(ctx context.Context, _ Spec, op string, id *string) ([]candidate, error) {
 	var found []candidate
 	pages := elasticache.NewDescribeReplicationGroupsPaginator(r.ElastiCache,
 		&elasticache.DescribeReplicationGroupsInput{ReplicationGroupId: id})
@@ -69,7 +40,7 @@ func (r *Resolver) groups(ctx context.Context, spec Spec, id *string) ([]candida
 			return nil, nil
 		}
 		if err != nil {
-			return nil, fail.AWS(fail.Other, "look up target "+spec.String(), "elasticache:DescribeReplicationGroups", err)
+			return nil, fail.AWS(fail.Other, op, "elasticache:DescribeReplicationGroups", err)
 		}
 		for i := range page.ReplicationGroups {
 			found = append(found, fromGroup(&page.ReplicationGroups[i]))
@@ -101,7 +72,7 @@ func fromGroup(g *types.ReplicationGroup) candidate {
 }
 
 // serverless is groups for serverless caches.
-func (r *Resolver) serverless(ctx context.Context, spec Spec, id *string) ([]candidate, error) {
+func (r *Resolver) serverless(ctx context.Context, _ Spec, op string, id *string) ([]candidate, error) {
 	var found []candidate
 	pages := elasticache.NewDescribeServerlessCachesPaginator(r.ElastiCache,
 		&elasticache.DescribeServerlessCachesInput{ServerlessCacheName: id})
@@ -112,7 +83,7 @@ func (r *Resolver) serverless(ctx context.Context, spec Spec, id *string) ([]can
 			return nil, nil
 		}
 		if err != nil {
-			return nil, fail.AWS(fail.Other, "look up target "+spec.String(), "elasticache:DescribeServerlessCaches", err)
+			return nil, fail.AWS(fail.Other, op, "elasticache:DescribeServerlessCaches", err)
 		}
 		for _, s := range page.ServerlessCaches {
 			c := candidate{
@@ -133,7 +104,7 @@ func (r *Resolver) serverless(ctx context.Context, spec Spec, id *string) ([]can
 }
 
 // cacheClusters is groups for cache clusters; if id is nil, for those outside replication groups.
-func (r *Resolver) cacheClusters(ctx context.Context, spec Spec, id *string) ([]candidate, error) {
+func (r *Resolver) cacheClusters(ctx context.Context, _ Spec, op string, id *string) ([]candidate, error) {
 	var found []candidate
 	input := &elasticache.DescribeCacheClustersInput{CacheClusterId: id, ShowCacheNodeInfo: aws.Bool(true)}
 	if id == nil {
@@ -147,7 +118,7 @@ func (r *Resolver) cacheClusters(ctx context.Context, spec Spec, id *string) ([]
 			return nil, nil
 		}
 		if err != nil {
-			return nil, fail.AWS(fail.Other, "look up target "+spec.String(), "elasticache:DescribeCacheClusters", err)
+			return nil, fail.AWS(fail.Other, op, "elasticache:DescribeCacheClusters", err)
 		}
 		for i := range page.CacheClusters {
 			cluster := &page.CacheClusters[i]

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"net"
 	"net/netip"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -208,11 +209,11 @@ func cutPort(s string) (host, port string, ok bool) {
 
 // ParseL reads a forward as ssh -L does: [BIND:]PORT:HOST:HOSTPORT, with IPv6 addresses in brackets. As in ssh, no BIND
 // is loopback, and an empty one or "*" is all interfaces; PORT 0 is a free one. HOST is taken as it stands and never
-// looked up in the configuration. Its errors are of kind fail.Usage.
+// looked up in the configuration. In place of HOST:HOSTPORT there may be rds:ID or cache:ID. Its errors are of kind fail.Usage.
 func ParseL(s string) (Pair, error) {
 	pair, err := parseL(s)
 	if err != nil {
-		return Pair{}, fail.New(fail.Usage, fmt.Sprintf("-L %q", clip(s)), err, "write [BIND:]PORT:HOST:HOSTPORT")
+		return Pair{}, fail.New(fail.Usage, fmt.Sprintf("-L %q", clip(s)), err, "write [BIND:]PORT:HOST:HOSTPORT or [BIND:]PORT:rds:ID")
 	}
 	return pair, nil
 }
@@ -223,9 +224,17 @@ func parseL(s string) (Pair, error) {
 		return Pair{}, err
 	}
 	var pair Pair
-	switch len(parts) {
-	case 3:
-	case 4:
+	named := slices.IndexFunc(parts, func(part string) bool { return part == "rds" || part == "cache" })
+	if named >= 0 && (named == len(parts)-1 || isDigits(parts[named+1])) {
+		named = -1 // a host of that name
+	}
+	before := len(parts) - 2
+	if named >= 0 {
+		before = named
+	}
+	switch before {
+	case 1:
+	case 2:
 		bind := parts[0]
 		if bind == "" {
 			bind = "*"
@@ -233,7 +242,7 @@ func parseL(s string) (Pair, error) {
 		if pair.Local.Host, err = parseBind(bind); err != nil {
 			return Pair{}, err
 		}
-		parts = parts[1:]
+		parts, named = parts[1:], named-1
 	default:
 		return Pair{}, fmt.Errorf("has %d parts, not 3 or 4", len(parts))
 	}
@@ -241,6 +250,10 @@ func parseL(s string) (Pair, error) {
 		return Pair{}, err
 	}
 	pair.Local.Free = pair.Local.Port == 0
+	if named >= 0 {
+		pair.Target, err = Parse(strings.Join(parts[named:], ":"))
+		return pair, err
+	}
 	host := parts[1]
 	if strings.Contains(host, ":") {
 		if host, err = parseIPv6(host); err != nil {

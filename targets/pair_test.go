@@ -153,8 +153,21 @@ func TestParseL(t *testing.T) {
 			t.Errorf("ParseL(%q) = %+v, %v; want %+v, %s", tt.in, got, err, tt.local, tt.target)
 		}
 	}
+	for in, want := range map[string]string{ // with the local side written out
+		"15432:rds:orders": "15432 rds:orders", "192.0.2.1:15432:rds:orders": "192.0.2.1:15432 rds:orders",
+		"[2001:db8::5]:0:cache:sessions": "[2001:db8::5]: cache:sessions", ":5432:rds:orders:5433": "*:5432 rds:orders:5433",
+		"1:rds:orders:5433": "1 rds:orders:5433",
+	} {
+		got, err := ParseL(in)
+		if err != nil || got.Local.String()+" "+got.Target.String() != want {
+			t.Errorf("ParseL(%q) = %+v, %v; want %s", in, got, err, want)
+		}
+	}
 	for _, tt := range []struct{ in, want string }{
 		{"", "has 1 parts"},
+		{"rds:orders", "has 2 parts"},
+		{"a:b:c:rds:orders", "has 5 parts"},
+		{"1:rds:o_rders", ""},
 		{"8080", "has 1 parts"},
 		{"8080:web", "has 2 parts"},
 		{"1:2:3:4:5", "has 5 parts"},

@@ -19,54 +19,22 @@ func (r *Resolver) database(ctx context.Context, spec Spec) (Endpoint, error) {
 	if r.RDS == nil {
 		return Endpoint{}, noClient(spec)
 	}
-	if spec.ID == "" {
-		all, err := r.databases(ctx, spec)
-		if err != nil {
-			return Endpoint{}, err
-		}
-		return r.choose(spec, all)
+	parts := r.databaseParts()
+	if spec.ID != "" && spec.Role == Anyone {
+		slices.Reverse(parts)
 	}
-	lookups := []func(context.Context, Spec, *string) ([]candidate, error){r.instances, r.clusters}
-	if spec.Role != Anyone {
-		slices.Reverse(lookups)
-	}
-	for _, lookup := range lookups {
-		found, err := lookup(ctx, spec, &spec.ID)
-		if err != nil {
-			return Endpoint{}, err
-		}
-		if len(found) > 0 {
-			return found[0].pick(spec)
-		}
-	}
-	all, err := r.databases(ctx, spec)
-	if err != nil {
-		return Endpoint{}, err
-	}
-	return Endpoint{}, r.unknown(spec, all)
+	// DocumentDB and Neptune share RDS's API. A bare rds means neither.
+	return r.resolve(ctx, spec, parts, func(c candidate) bool { return c.engine != "docdb" && c.engine != "neptune" })
 }
 
-// databases returns the clusters and the instances that belong to none. For a bare "rds" it leaves out DocumentDB and
-// Neptune, which share RDS's API.
-func (r *Resolver) databases(ctx context.Context, spec Spec) ([]candidate, error) {
-	clusters, err := r.clusters(ctx, spec, nil)
-	if err != nil {
-		return nil, err
-	}
-	instances, err := r.instances(ctx, spec, nil)
-	if err != nil {
-		return nil, err
-	}
-	all := slices.Concat(clusters, instances)
-	if spec.ID != "" {
-		return all, nil
-	}
-	return filter(all, func(c candidate) bool { return c.engine != "docdb" && c.engine != "neptune" }), nil
+// databaseParts are the clusters, and the instances that belong to none.
+func (r *Resolver) databaseParts() []part {
+	return []part{{"RDS clusters", r.clusters}, {"RDS instances", r.instances}}
 }
 
 // instances returns the instance with the given identifier, none if there is no such, or all that are in no cluster if
 // id is nil.
-func (r *Resolver) instances(ctx context.Context, spec Spec, id *string) ([]candidate, error) {
+func (r *Resolver) instances(ctx context.Context, spec Spec, op string, id *string) ([]candidate, error) {
 	var found []candidate
 	pages := rds.NewDescribeDBInstancesPaginator(r.RDS, &rds.DescribeDBInstancesInput{DBInstanceIdentifier: id})
 	for pages.HasMorePages() {
@@ -76,14 +44,14 @@ func (r *Resolver) instances(ctx context.Context, spec Spec, id *string) ([]cand
 			return nil, nil
 		}
 		if err != nil {
-			return nil, fail.AWS(fail.Other, "look up target "+spec.String(), "rds:DescribeDBInstances", err)
+			return nil, fail.AWS(fail.Other, op, "rds:DescribeDBInstances", err)
 		}
 		for _, db := range page.DBInstances {
 			if id == nil && db.DBClusterIdentifier != nil {
 				continue
 			}
 			c := candidate{
-				id: strings.ToLower(aws.ToString(db.DBInstanceIdentifier)), what: "RDS instance",
+				id: strings.ToLower(aws.ToString(db.DBInstanceIdentifier)), what: whatInstance,
 				status: aws.ToString(db.DBInstanceStatus), engine: aws.ToString(db.Engine),
 			}
 			if db.Endpoint != nil {
@@ -92,14 +60,24 @@ func (r *Resolver) instances(ctx context.Context, spec Spec, id *string) ([]cand
 					Database: aws.ToString(db.DBName), IAM: aws.ToBool(db.IAMDatabaseAuthenticationEnabled),
 				}
 			}
+			if id != nil && db.DBClusterIdentifier != nil && !c.endpoint.IAM {
+				c.endpoint.IAM = r.clusterIAM(ctx, spec, op, db.DBClusterIdentifier)
+			}
 			found = append(found, c)
 		}
 	}
 	return found, nil
 }
 
+// clusterIAM reports whether the cluster of an instance has IAM authentication, which holds for the instance whatever its own flag
+// says. Where AWS does not tell, the database decides.
+func (r *Resolver) clusterIAM(ctx context.Context, spec Spec, op string, id *string) bool {
+	found, err := r.clusters(ctx, spec, op, id)
+	return err != nil || len(found) > 0 && found[0].endpoint.IAM
+}
+
 // clusters is instances for Aurora and Multi-AZ clusters.
-func (r *Resolver) clusters(ctx context.Context, spec Spec, id *string) ([]candidate, error) {
+func (r *Resolver) clusters(ctx context.Context, _ Spec, op string, id *string) ([]candidate, error) {
 	var found []candidate
 	pages := rds.NewDescribeDBClustersPaginator(r.RDS, &rds.DescribeDBClustersInput{DBClusterIdentifier: id})
 	for pages.HasMorePages() {
@@ -109,7 +87,7 @@ func (r *Resolver) clusters(ctx context.Context, spec Spec, id *string) ([]candi
 			return nil, nil
 		}
 		if err != nil {
-			return nil, fail.AWS(fail.Other, "look up target "+spec.String(), "rds:DescribeDBClusters", err)
+			return nil, fail.AWS(fail.Other, op, "rds:DescribeDBClusters", err)
 		}
 		for _, db := range page.DBClusters {
 			endpoint := Endpoint{
@@ -119,7 +97,7 @@ func (r *Resolver) clusters(ctx context.Context, spec Spec, id *string) ([]candi
 			reader := endpoint
 			endpoint.Host, reader.Host = aws.ToString(db.Endpoint), aws.ToString(db.ReaderEndpoint)
 			found = append(found, candidate{
-				id: strings.ToLower(aws.ToString(db.DBClusterIdentifier)), what: "RDS cluster",
+				id: strings.ToLower(aws.ToString(db.DBClusterIdentifier)), what: whatCluster,
 				status: aws.ToString(db.Status), engine: aws.ToString(db.Engine),
 				endpoint: endpoint, reader: reader, readers: true,
 			})

@@ -8,6 +8,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/aws/aws-sdk-go-v2/service/elasticache"
 	"github.com/aws/aws-sdk-go-v2/service/rds"
@@ -50,8 +51,11 @@ type Endpoint struct {
 	IAM      bool   // of RDS: IAM database authentication is enabled
 	TLS      bool   // the endpoint accepts only TLS; known of ElastiCache only
 	Note     string // what the user should know before connecting, or empty
+	// StatusNote is what AWS's status of the target means for connections now; "" if they will do.
+	StatusNote string
 	// Cluster is a cluster of Redis or Valkey: clients follow its answers to nodes at other addresses.
 	Cluster bool
+	Region  string // of the client's AWS configuration, for tokens; may be empty
 }
 
 // Resolver finds endpoints. The clients may be nil if no target needs them. It is safe for concurrent use.
@@ -82,18 +86,71 @@ func (r *Resolver) Resolve(ctx context.Context, spec Spec) (Endpoint, error) {
 // All returns the databases and caches of the region, those that are not ready too; such may lack an address. Of what cannot be
 // listed the error says why.
 func (r *Resolver) All(ctx context.Context) ([]Endpoint, error) {
-	databases, rdsErr := r.databases(ctx, Spec{Kind: RDS})
-	caches, cacheErr := r.caches(ctx, Spec{Kind: Cache})
+	kinds := [...]struct {
+		Kind
+		parts []part
+	}{{RDS, r.databaseParts()}, {Cache, r.cacheParts()}}
+	var found [len(kinds)][]candidate
+	var unseens [len(kinds)]unseen
+	var errs [len(kinds)]error
+	var wg sync.WaitGroup
+	for i, kind := range kinds {
+		wg.Go(func() { found[i], unseens[i], errs[i] = all(ctx, Spec{Kind: kind.Kind}, kind.parts) })
+	}
+	wg.Wait()
+	if !slices.Contains(errs[:], nil) { // of one cause, most likely
+		return nil, errs[0]
+	}
 	var out []Endpoint
-	for kind, all := range map[Kind][]candidate{RDS: databases, Cache: caches} {
-		for _, c := range all {
+	var missing unseen
+	for i, kind := range kinds {
+		if errs[i] != nil { // an endpoint of one service may be out of reach
+			missing = append(missing, unseenPart{noun(kind.Kind) + "s", errs[i]})
+		}
+		missing = append(missing, unseens[i]...)
+		for _, c := range found[i] {
 			e := c.endpoint
-			e.Name, e.Engine = Spec{Kind: kind, ID: c.id}.String(), c.engine
+			e.Name, e.Engine = Spec{Kind: kind.Kind, ID: c.id}.String(), c.engine
 			out = append(out, e)
 		}
 	}
 	slices.SortFunc(out, func(x, y Endpoint) int { return cmp.Compare(x.Name, y.Name) })
-	return out, cmp.Or(rdsErr, cacheErr)
+	return out, missing.err()
+}
+
+// resolve finds what a Spec of RDS or ElastiCache means among the parts. bare says which candidates a Spec without an identifier means.
+func (r *Resolver) resolve(ctx context.Context, spec Spec, parts []part, bare func(candidate) bool) (Endpoint, error) {
+	if spec.ID != "" {
+		e, missing, ok, err := byID(ctx, spec, parts)
+		if ok || err != nil {
+			return e, err
+		}
+		if len(missing) > 0 {
+			return Endpoint{}, missing.instead(r.unknown(spec, nil))
+		}
+		found, _, err := all(ctx, spec, parts)
+		if err != nil {
+			return Endpoint{}, err
+		}
+		return Endpoint{}, r.unknown(spec, found)
+	}
+	found, missing, err := all(ctx, spec, parts)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	found = filter(found, bare)
+	e, err := r.choose(spec, found)
+	switch {
+	case err != nil && len(found) == 0:
+		return e, missing.instead(err)
+	case err != nil: // that there are several is certain
+		return e, err
+	case e.StatusNote == "":
+		e.StatusNote = missing.note()
+	case len(missing) > 0:
+		e.StatusNote += "; " + missing.note()
+	}
+	return e, nil
 }
 
 func (r *Resolver) name(ctx context.Context, spec Spec) (Endpoint, error) {
@@ -132,10 +189,16 @@ func (r *Resolver) name(ctx context.Context, spec Spec) (Endpoint, error) {
 	return endpoint, nil
 }
 
+// What candidates of RDS are called.
+const (
+	whatInstance = "RDS instance"
+	whatCluster  = "RDS cluster"
+)
+
 // candidate is a database or cache that a SPEC may mean.
 type candidate struct {
 	id       string
-	what     string // "RDS instance"
+	what     string // whatInstance, "replication group"
 	status   string // as AWS calls it: "available", "creating"
 	engine   string
 	endpoint Endpoint // Host empty: there is none (yet)
@@ -153,9 +216,17 @@ func (c candidate) pick(spec Spec) (Endpoint, error) {
 		}
 		endpoint = c.reader
 	}
-	if endpoint.Host == "" {
-		return Endpoint{}, c.notReady(spec)
+	if endpoint.Host == "" && spec.Role == Reader && c.endpoint.Host != "" && c.usability() != down {
+		return Endpoint{}, fail.New(fail.NoTarget, "target "+spec.String(),
+			fmt.Errorf("AWS names no reader endpoint for the %s %s: it has no replica, as far as AWS says", c.what, c.id), "leave /reader away")
 	}
+	if endpoint.Host == "" {
+		return Endpoint{}, c.noEndpoint(spec)
+	}
+	if c.usability() == down {
+		return Endpoint{}, c.notUsable(spec)
+	}
+	endpoint.StatusNote = c.statusNote()
 	endpoint.Name = Spec{Kind: spec.Kind, ID: c.id, Role: spec.Role}.String()
 	endpoint.Engine = c.engine
 	if spec.Port != 0 {
@@ -172,25 +243,15 @@ func (c candidate) pick(spec Spec) (Endpoint, error) {
 	return endpoint, nil
 }
 
-func (c candidate) notReady(spec Spec) error {
-	status := c.status
-	if status == "" {
-		status = "unknown"
-	}
-	return fail.New(fail.NoTarget, "target "+spec.String(),
-		fmt.Errorf("the %s %s has no endpoint yet: its status is %q", c.what, c.id, status),
-		"wait until it is available, then try again")
-}
-
-// choose picks the only candidate of a bare kind. Those without an endpoint count only if there is no other; a port
-// narrows the choice if some listen on it.
+// choose picks the only candidate of a bare kind. Those without an endpoint, and those that are down, count only if there is no other; a
+// port narrows the choice if some listen on it.
 func (r *Resolver) choose(spec Spec, all []candidate) (Endpoint, error) {
 	op := "target " + spec.String()
 	if len(all) == 0 {
 		return Endpoint{}, fail.New(fail.NoTarget, op, fmt.Errorf("there is no %s in %s", noun(spec.Kind), r.region()),
 			"check the region and the account (--region, --profile), or name a host: HOST:PORT")
 	}
-	ready := filter(all, func(c candidate) bool { return c.endpoint.Host != "" })
+	ready := filter(all, func(c candidate) bool { return c.endpoint.Host != "" && c.usability() != down })
 	if len(ready) == 0 {
 		ready = all
 	}
@@ -248,7 +309,7 @@ func list(kind Kind, all []candidate) string {
 	var names []string
 	for _, c := range all[:min(len(all), most)] {
 		detail := c.engine
-		if c.endpoint.Host == "" {
+		if c.endpoint.Host == "" || c.usability() != usable {
 			detail += ", " + c.status
 		}
 		names = append(names, Spec{Kind: kind, ID: c.id}.String()+" ("+detail+")")

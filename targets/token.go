@@ -1,46 +1,85 @@
 package targets
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
-	"regexp"
+	"net/http"
+	"net/url"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/feature/rds/auth"
+	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/partition"
 )
 
 // TokenLifetime is how long a database takes a token for new connections. Those that it has let in stay.
 const TokenLifetime = 15 * time.Minute
 
-// rdsHost is a name of RDS's own, which has the region: only for such do databases take tokens.
-var rdsHost = regexp.MustCompile(`(?i)^[a-z0-9.-]+\.([a-z]{2}(?:-[a-z]+)+-[0-9]+)\.rds\.amazonaws\.com(?:\.[a-z]+)?\.?$`)
-
-// Token returns an IAM token, which is the user's password for the database at the endpoint. It is a secret. No call is made:
-// whether the caller may connect is for RDS to decide when the token is used.
-func Token(ctx context.Context, e Endpoint, user string, credentials aws.CredentialsProvider) (string, error) {
+// Token returns an IAM token of the given time by AWS's clock, which is the user's password for the database at the endpoint. It is a
+// secret. No call is made: RDS decides when the token is used whether the caller may connect.
+func Token(ctx context.Context, e Endpoint, user string, credentials aws.CredentialsProvider, at time.Time) (string, error) {
 	op := fmt.Sprintf("make a token for %s", e.Name)
 	if err := checkToken(e, user); err != nil {
 		return "", err
 	}
-	region := rdsHost.FindStringSubmatch(e.Host)
-	if region == nil {
-		return "", fail.New(fail.Usage, op, fmt.Errorf("%s is not an endpoint of RDS, which alone knows tokens", e.Host),
-			"name the database as rds:ID, or by its endpoint: ID.xxxx.REGION.rds.amazonaws.com:PORT")
+	region, err := tokenRegion(e)
+	if err != nil {
+		return "", fail.New(fail.Usage, op, err, "name the database as rds:ID, or by its endpoint: "+
+			partition.Of(e.Region).RDSName("ID.xxxx", cmp.Or(e.Region, "REGION"))+":PORT")
 	}
-	host := strings.TrimSuffix(e.Host, ".")
-	token, err := auth.BuildAuthToken(ctx, net.JoinHostPort(host, strconv.Itoa(e.Port)), strings.ToLower(region[1]), user, credentials)
+	token, err := presign(ctx, e, user, region, credentials, at)
 	if err != nil {
 		return "", fail.New(fail.Credentials, op, err, "sign in (aws sso login, aws configure) or choose a profile with --profile")
 	}
 	return token, nil
 }
+
+// presign makes a token: a signed request without its scheme. feature/rds/auth would sign it by this machine's clock.
+func presign(ctx context.Context, e Endpoint, user, region string, credentials aws.CredentialsProvider, at time.Time) (string, error) {
+	const (
+		scheme  = "https://"
+		service = "rds-db"
+		noBody  = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" // SHA-256 of nothing
+	)
+	query := url.Values{"Action": {"connect"}, "DBUser": {user}, "X-Amz-Expires": {strconv.Itoa(int(TokenLifetime.Seconds()))}}
+	host := net.JoinHostPort(strings.TrimSuffix(e.Host, "."), strconv.Itoa(e.Port))
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, scheme+host+"?"+query.Encode(), nil)
+	if err != nil {
+		return "", err
+	}
+	keys, err := credentials.Retrieve(ctx)
+	if err != nil {
+		return "", err
+	}
+	signed, _, err := v4.NewSigner().PresignHTTP(ctx, keys, request, noBody, service, region, at.UTC())
+	return strings.TrimPrefix(signed, scheme), err
+}
+
+// tokenRegion returns the region that a token is signed for: that of the endpoint's name. Databases take tokens for names of RDS's
+// own alone. The writer endpoint of a global database names no region, so that the client's must be the writer's.
+func tokenRegion(e Endpoint) (string, error) {
+	region, ok := partition.RDSRegion(e.Host)
+	switch {
+	case !ok:
+		return "", fmt.Errorf("%s is not an endpoint of RDS, which alone knows tokens", e.Host)
+	case region != partition.GlobalRegion:
+		return region, nil
+	case e.Region == "":
+		return "", fmt.Errorf("%s is of a global database and names no region", e.Host)
+	}
+	return e.Region, nil
+}
+
+// withoutTokens are the engines of RDS that have no IAM authentication. Of others AWS's own flag tells.
+var withoutTokens = []string{"oracle", "sqlserver", "db2"}
 
 func checkToken(e Endpoint, user string) error {
 	op := fmt.Sprintf("make a token for %s", e.Name)
@@ -49,8 +88,13 @@ func checkToken(e Endpoint, user string) error {
 		return fail.New(fail.Usage, op, errors.New("no database user is given"), "name the user that has the role rds_iam: --user USER")
 	case len(user) > 128 || strings.ContainsFunc(user, func(r rune) bool { return r < ' ' || r == 0x7f }):
 		return fail.New(fail.Usage, op, fmt.Errorf("%q is no name of a database user", clip(user)), "name a user of the database: --user USER")
-	case e.Engine != "" && !strings.Contains(e.Engine, "postgres") && !strings.Contains(e.Engine, "mysql") &&
-		!strings.Contains(e.Engine, "mariadb") && !strings.HasPrefix(e.Engine, "aurora"):
+	case strings.HasPrefix(e.Engine, "neptune"):
+		return fail.New(fail.Usage, op, errors.New("it is Neptune, which takes no token as a password: with IAM authentication each request is signed"),
+			"have the client sign its requests (SigV4, service neptune-db) with your AWS credentials")
+	case strings.HasPrefix(e.Engine, "docdb"):
+		return fail.New(fail.Usage, op, errors.New("it is DocumentDB, which takes no token as a password: with IAM authentication the driver signs"),
+			"have the driver sign in with authMechanism=MONGODB-AWS, or sign in with a password")
+	case slices.ContainsFunc(withoutTokens, func(engine string) bool { return strings.Contains(e.Engine, engine) }):
 		return fail.New(fail.Usage, op, fmt.Errorf("RDS has no IAM authentication for %s", e.Engine),
 			"sign in with a password")
 	case e.Engine != "" && !e.IAM:

@@ -4,6 +4,8 @@
 package api
 
 import (
+	"cmp"
+	"fmt"
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent"
@@ -28,7 +30,8 @@ const (
 type Scope struct {
 	// Settings are the settings by key, in the text form of flags; those that are left out have their defaults.
 	Settings map[string]string `json:"settings,omitempty"`
-	// Env are the variables of who asks that matter: AWS_*, and SSH_AUTH_SOCK. Secrets among them are kept in memory only.
+	// Env are the command's variables that matter: AWS_*, the HTTP proxy's, and SSH_AUTH_SOCK. Secrets among them are kept in memory
+	// only.
 	Env map[string]string `json:"env,omitempty"`
 }
 
@@ -93,7 +96,9 @@ type LinkState struct {
 	Phase   tunnel.Phase `json:"phase"`
 	Since   time.Time    `json:"since"`
 	Error   string       `json:"error,omitempty"`
+	Next    string       `json:"next,omitempty"` // what the user can do about Error
 	Attempt int          `json:"attempt,omitempty"`
+	Retry   time.Time    `json:"retry_at,omitzero"` // when the next attempt begins
 	Bastion string       `json:"bastion,omitempty"`
 }
 
@@ -101,6 +106,13 @@ type LinkState struct {
 type DialRequest struct {
 	Scope  Scope  `json:"scope"`
 	Target string `json:"target"` // host:port as the bastion resolves it
+	// ID is one that the client chose. It can ask by it why the connection has ended.
+	ID string `json:"id,omitempty"`
+}
+
+// DialEnd says why a dialed connection has ended. It has no Error where the client or the target ended the connection.
+type DialEnd struct {
+	Error *Error `json:"error,omitempty"`
 }
 
 // Error is a failure, as a command would report it.
@@ -108,6 +120,20 @@ type Error struct {
 	Kind    fail.Kind `json:"kind"` // by its name
 	Message string    `json:"message"`
 	Next    string    `json:"next,omitempty"` // what the user can do
+	// Process are variables that a process reads once for all, and that the agent's has other values of.
+	Process []string `json:"process,omitempty"`
+
+	Taken *NameTaken `json:"name_taken,omitempty"` // the failure is that a name is another forward's
+}
+
+// NameTaken is the failure of a forward whose name is another's.
+type NameTaken struct {
+	Name string `json:"name"`
+	By   string `json:"by"` // what the other leads to, and where it listens
+}
+
+func (e *NameTaken) Error() string {
+	return fmt.Sprintf("the name %s is taken by the forward of %s", e.Name, e.By)
 }
 
 // Info is what the agent says of itself.
@@ -138,23 +164,55 @@ type Link struct {
 	Owner    string       `json:"owner,omitempty"`
 	Profile  string       `json:"profile,omitempty"`
 	Region   string       `json:"region"`
+	Account  string       `json:"account,omitempty"` // once it is known
 	Cluster  string       `json:"cluster,omitempty"`
 	LastUsed time.Time    `json:"last_used_at"`
-	Live     []agent.Live `json:"live"` // empty while it is not up; each with its sessions
+	State    LinkPhase    `json:"state"`
+	Error    string       `json:"error,omitempty"`   // the latest failure; with AWS's last answer, if there was one
+	Next     string       `json:"next,omitempty"`    // what the user can do about it
+	Since    time.Time    `json:"since,omitzero"`    // of LinkWaiting and LinkFailed
+	Retry    time.Time    `json:"retry_at,omitzero"` // zero: an attempt is under way, or waits for a client
+	Live     []agent.Live `json:"live"`              // empty while it is not up; each with its sessions
 }
+
+// Trouble says in words why the link waits or has failed, and what to do; empty if it does neither.
+func (l *Link) Trouble(now time.Time) string {
+	if l.State != LinkWaiting && l.State != LinkFailed {
+		return ""
+	}
+	return agent.Trouble(now, l.Error, l.Next, l.Since, l.Retry)
+}
+
+// LinkPhase says what a link's next client meets.
+type LinkPhase string
+
+// The phases of a link.
+const (
+	LinkIdle    LinkPhase = "idle"    // there is none: the next connection makes one
+	LinkUp      LinkPhase = "up"      // connections go through
+	LinkWaiting LinkPhase = "waiting" // connections wait: the link is being made or restored, or has no path
+	LinkFailed  LinkPhase = "failed"  // the link has given up; from retry_at on a connection makes another
+)
 
 // ForwardState says whether a forward serves.
 type ForwardState string
 
 // The states of a forward.
 const (
-	ForwardReady  ForwardState = "ready"  // clients are served; while the link is down they wait
-	ForwardFailed ForwardState = "failed" // see its error; a client that connects makes it try again
+	ForwardReady   ForwardState = "ready"   // clients are served; the first may wait until a link is made
+	ForwardWaiting ForwardState = "waiting" // its link is: clients wait
+	ForwardKept    ForwardState = "kept"    // it is written down, and opens when the agent starts: none runs
+	ForwardFailed  ForwardState = "failed"  // see its error; a client that connects from retry_at on makes it try again
 )
 
 // Forward is a local listener.
 type Forward struct {
-	Name     string               `json:"name"`
+	Name     string               `json:"name"`          // alone in its scope: profile, region and account
+	Ref      string               `json:"ref,omitempty"` // means it alone: its name, or NAME@LINK where several have one name
+	Profile  string               `json:"profile,omitempty"`
+	Region   string               `json:"region,omitempty"`
+	Account  string               `json:"account,omitempty"` // once it is known
+	Owner    string               `json:"owner,omitempty"`   // ARN, of credentials that came by variables
 	Kind     Kind                 `json:"kind"`
 	Spec     string               `json:"spec,omitempty"`     // as it was asked for
 	Target   string               `json:"target,omitempty"`   // host:port as the bastion sees it
@@ -165,7 +223,10 @@ type Forward struct {
 	IAM      bool                 `json:"iam,omitempty"`      // the target takes IAM database tokens
 	Note     string               `json:"note,omitempty"`     // about the target
 	State    ForwardState         `json:"state"`
-	Error    string               `json:"error,omitempty"`
+	Error    string               `json:"error,omitempty"` // as of its link
+	Next     string               `json:"next,omitempty"`
+	Since    time.Time            `json:"since,omitzero"` // of ForwardWaiting and ForwardFailed
+	Retry    time.Time            `json:"retry_at,omitzero"`
 	Detached bool                 `json:"detached"`
 	Command  string               `json:"command"` // what asked for it
 	PID      int                  `json:"pid,omitempty"`
@@ -173,6 +234,17 @@ type Forward struct {
 	Opened   time.Time            `json:"opened_at"`
 	Stats    tunnel.StatsSnapshot `json:"stats"`
 	Clients  []ForwardClient      `json:"clients"`
+}
+
+// Reference returns what means the forward alone, for Client.Stop.
+func (f *Forward) Reference() string { return cmp.Or(f.Ref, f.Name) }
+
+// Trouble says in words why the forward waits or has failed, and what to do; empty if it does neither.
+func (f *Forward) Trouble(now time.Time) string {
+	if f.State == ForwardReady || f.State == ForwardKept {
+		return ""
+	}
+	return agent.Trouble(now, f.Error, f.Next, f.Since, f.Retry)
 }
 
 // ForwardClient is a connection of a forward, now.

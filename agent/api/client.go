@@ -49,13 +49,15 @@ func SocketPath(s config.Settings) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(dir, "control.sock"), nil
+	path := filepath.Join(dir, "control.sock")
+	return path, agent.CheckSocket(path)
 }
 
 // Client speaks to the agent whose socket is at a path. It has nothing that must be closed.
 type Client struct {
-	socket string
-	http   *http.Client
+	socket  string
+	http    *http.Client
+	process string // for HeaderProcess; empty: it does not matter which process asks
 }
 
 // NewClient returns a client of the agent whose socket is at path. It connects when it is used, each time.
@@ -110,10 +112,10 @@ func (c *Client) Bastions(ctx context.Context) ([]Account, error) {
 	return out, err
 }
 
-// Stop ends the forward of the given name, or all if it is "all", and returns those that have ended.
-func (c *Client) Stop(ctx context.Context, name string) ([]Forward, error) {
+// Stop ends the forward that ref means, its name or NAME@LINK, or all if it is "all", and returns those that have ended.
+func (c *Client) Stop(ctx context.Context, ref string) ([]Forward, error) {
 	var out []Forward
-	err := c.call(ctx, callTimeout, http.MethodDelete, PathForwards+"/"+url.PathEscape(name), nil, &out)
+	err := c.call(ctx, callTimeout, http.MethodDelete, PathForwards+"/"+url.PathEscape(ref), nil, &out)
 	return out, err
 }
 
@@ -193,6 +195,21 @@ func (c *Client) Dial(ctx context.Context, req DialRequest) (net.Conn, error) {
 	return conn, nil
 }
 
+// DialEnd returns why a connection that Dial opened has ended, once its end has been seen; nil if one of its ends did it.
+func (c *Client) DialEnd(ctx context.Context, id string) error {
+	var end DialEnd
+	err := c.call(ctx, callTimeout, http.MethodGet, PathDial+"/"+url.PathEscape(id)+"/end", nil, &end)
+	switch {
+	case errors.Is(err, ErrNotRunning), fail.KindOf(err) == fail.NoTarget: // or another agent runs
+		return fail.New(fail.Lost, "", errors.New("the agent has ended"), "")
+	case err != nil:
+		return err
+	case end.Error != nil:
+		return end.Error.Err()
+	}
+	return nil
+}
+
 // upgrade makes conn a connection to the target. It reads no byte of the target's: conn is for whoever gets it, which may be
 // another process.
 func (c *Client) upgrade(ctx context.Context, conn net.Conn, body []byte) error {
@@ -202,6 +219,7 @@ func (c *Client) upgrade(ctx context.Context, conn net.Conn, body []byte) error 
 	}
 	req.Header.Set("Connection", "Upgrade")
 	req.Header.Set("Upgrade", Protocol)
+	req.Header.Set(HeaderProcess, c.process)
 	if err := req.Write(conn); err != nil {
 		return c.unreachable(err)
 	}
@@ -259,6 +277,7 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 		return nil, err
 	}
 	req.Header.Set("Content-Type", "application/json")
+	req.Header.Set(HeaderProcess, c.process)
 	resp, err := c.http.Do(req)
 	if err != nil {
 		switch {
@@ -303,9 +322,22 @@ func readError(resp *http.Response) error {
 }
 
 // Err returns the error as the one that it was made of.
-func (e *Error) Err() error { return fail.New(e.Kind, "", errors.New(e.Message), e.Next) }
+func (e *Error) Err() error {
+	if e.Taken != nil {
+		return fail.New(e.Kind, "", e.Taken, e.Next)
+	}
+	if len(e.Process) > 0 {
+		return fail.New(e.Kind, "", &OtherProcessError{e.Process}, e.Next)
+	}
+	return fail.New(e.Kind, "", errors.New(e.Message), e.Next)
+}
 
 // NewError returns err as an Error.
 func NewError(err error) *Error {
-	return &Error{Kind: fail.KindOf(err), Message: err.Error(), Next: fail.NextOf(err)}
+	out := &Error{Kind: fail.KindOf(err), Message: err.Error(), Next: fail.NextOf(err)}
+	out.Taken, _ = errors.AsType[*NameTaken](err)
+	if other, ok := errors.AsType[*OtherProcessError](err); ok {
+		out.Process = other.Variables
+	}
+	return out
 }

@@ -4,10 +4,8 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"os"
-	"path/filepath"
 	"slices"
 	"sync"
 	"time"
@@ -48,18 +46,20 @@ type Daemon struct {
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 	page   page
+	dials  dials
 
 	mu       sync.Mutex
 	revision uint64
 	changed  chan struct{} // closed and replaced at each revision
 	engines  map[string]*engine
-	forwards map[string]*forward
-	unopened map[string]unopened
+	forwards map[ident]*forward
+	unopened map[ident]unopened
 	audit    []api.AuditEvent
 	requests int                // under way
 	used     time.Time          // when there was last something to do
 	owners   map[[32]byte]owned // by the sum of the credentials
 	closing  bool
+	unsaved  error // why the forwards could not be written down the last time
 }
 
 // New returns a Daemon.
@@ -69,8 +69,8 @@ func New(cfg Config) *Daemon {
 	}
 	d := &Daemon{
 		cfg: cfg, log: cfg.Logger, started: time.Now(), used: time.Now(), changed: make(chan struct{}),
-		store:   store{path: filepath.Join(cfg.StateDir, "forwards.json")},
-		engines: make(map[string]*engine), forwards: make(map[string]*forward), unopened: make(map[string]unopened),
+		store:   storeIn(cfg.StateDir),
+		engines: make(map[string]*engine), forwards: make(map[ident]*forward), unopened: make(map[ident]unopened),
 		owners: make(map[[32]byte]owned),
 	}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
@@ -259,6 +259,7 @@ func (d *Daemon) State() api.State {
 	}
 	slices.SortFunc(st.Links, func(x, y api.Link) int { return cmp.Compare(x.ID, y.ID) })
 	sortForwards(st.Forwards)
+	refer(st.Forwards)
 	if st.Audit == nil {
 		st.Audit = []api.AuditEvent{}
 	}
@@ -307,6 +308,9 @@ func (d *Daemon) Bastions(ctx context.Context) []api.Account {
 		all.Go(func() {
 			out[i].Link = e.id
 			st, err := e.agent.Status(ctx)
+			if st.Bastions == nil {
+				st.Bastions = []agent.Bastion{}
+			}
 			out[i].Status = st
 			if err != nil {
 				out[i].Error = api.NewError(err)
@@ -318,23 +322,26 @@ func (d *Daemon) Bastions(ctx context.Context) []api.Account {
 	return out
 }
 
-// Stop ends the forward of the given name, or all if it is "all", forgets them, and returns them.
-func (d *Daemon) Stop(name string) ([]api.Forward, error) {
+// Stop ends the forward that ref means, NAME or NAME@LINK, or all if it is "all", forgets them, and returns them.
+func (d *Daemon) Stop(ref string) ([]api.Forward, error) {
 	d.mu.Lock()
+	there := make(map[ident]string, len(d.forwards)+len(d.unopened))
+	for id, u := range d.unopened {
+		there[id] = u.record.Link
+	}
+	for id, f := range d.forwards {
+		there[id] = f.record.Link
+	}
+	ids, err := called(there, ref)
 	var stop []*forward
-	var names []string
-	for n, f := range d.forwards {
-		names = append(names, n)
-		if n == name || name == all {
+	out := make([]api.Forward, 0, len(ids))
+	for _, id := range ids {
+		if f := d.forwards[id]; f != nil {
 			stop = append(stop, f)
 		}
-	}
-	out := make([]api.Forward, 0, len(stop))
-	for n, u := range d.unopened {
-		names = append(names, n)
-		if n == name || name == all {
+		if u, ok := d.unopened[id]; ok {
 			out = append(out, u.show())
-			delete(d.unopened, n)
+			delete(d.unopened, id)
 		}
 	}
 	if len(out) > 0 {
@@ -342,8 +349,8 @@ func (d *Daemon) Stop(name string) ([]api.Forward, error) {
 		d.touch()
 	}
 	d.mu.Unlock()
-	if len(stop)+len(out) == 0 && name != all {
-		return nil, fail.New(fail.NoTarget, "stop the forward "+name, errors.New("there is none of this name"), haveNames(names))
+	if err != nil {
+		return nil, err
 	}
 	for _, f := range stop {
 		f.cancel(errStopped)
@@ -354,19 +361,7 @@ func (d *Daemon) Stop(name string) ([]api.Forward, error) {
 	return out, nil
 }
 
-// all is what stands for every forward where a name is asked for.
-const all = "all"
-
 var errStopped = errors.New("stopped by bastion stop")
-
-// haveNames is the next step of who named a forward that there is not.
-func haveNames(names []string) string {
-	if len(names) == 0 {
-		return "there are no forwards; bastion forward -d opens one"
-	}
-	slices.Sort(names)
-	return fmt.Sprintf("there are %q; bastion ls forwards shows them", names)
-}
 
 // recorded notes a connection that has ended or could not be opened.
 func (d *Daemon) recorded(forward string, c tunnel.ConnSnapshot, err error) {

@@ -393,15 +393,15 @@ func TestLinkUp(t *testing.T) {
 	}
 	defer func() { _ = ln.Close() }()
 	e := &engine{d: d}
-	f := &forward{d: d, name: "db", detached: true, ln: ln, engine: e, state: api.ForwardReady}
-	d.forwards[f.name] = f
+	f := &forward{d: d, name: "db", detached: true, ln: ln, engine: e}
+	d.forwards[f.id] = f
 	d.linkEnded(e, errors.New("gone"))
-	if f.state != api.ForwardFailed || f.err == "" {
-		t.Errorf("without a link: %s, %s", f.state, f.err)
+	if got := f.show(); got.State != api.ForwardFailed || got.Error == "" || got.Since.IsZero() {
+		t.Errorf("without a link: %+v", got)
 	}
 	e.onState(tunnel.State{Phase: tunnel.Up})
-	if f.state != api.ForwardReady || f.err != "" {
-		t.Errorf("with a link: %s, %s", f.state, f.err)
+	if got := f.show(); got.State != api.ForwardReady || got.Error != "" || !got.Since.IsZero() {
+		t.Errorf("with a link: %+v", got)
 	}
 }
 
@@ -426,4 +426,45 @@ func TestFailures(t *testing.T) {
 			}
 		}
 	})
+}
+
+// Who opens a detached forward hears that the state directory does not take it, until it does again.
+func TestUnsaved(t *testing.T) {
+	d, cfg := newDaemon(t, time.Minute)
+	save := func() string {
+		d.mu.Lock()
+		d.save()
+		d.mu.Unlock()
+		return d.unsavedNote()
+	}
+	if note := save(); note != "" {
+		t.Errorf("a note without a reason: %s", note)
+	}
+	away := cfg.StateDir + ".away"
+	if err := os.Rename(cfg.StateDir, away); err != nil {
+		t.Fatal(err)
+	}
+	if note := save(); !strings.Contains(note, "will not come back") {
+		t.Errorf("without the state directory: %q", note)
+	}
+	if err := os.Rename(away, cfg.StateDir); err != nil {
+		t.Fatal(err)
+	}
+	if note := save(); note != "" {
+		t.Errorf("with the directory again: %s", note)
+	}
+}
+
+// forward returns the only forward of a name.
+func (d *Daemon) forward(t *testing.T, name string) *forward {
+	t.Helper()
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for id, f := range d.forwards {
+		if id.name == name {
+			return f
+		}
+	}
+	t.Fatalf("there is no forward %s", name)
+	return nil
 }

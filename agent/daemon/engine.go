@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -59,12 +58,17 @@ type engine struct {
 type failures struct {
 	n     int
 	last  error
+	since time.Time // of the first
 	retry time.Time // not before
 }
 
 // add notes a failure.
 func (f *failures) add(err error) {
-	f.last, f.retry = err, time.Now().Add(min(firstRetry<<min(f.n, 10), lastRetry))
+	now := time.Now()
+	if f.n == 0 {
+		f.since = now
+	}
+	f.last, f.retry = err, now.Add(min(firstRetry<<min(f.n, 10), lastRetry))
 	f.n++
 }
 
@@ -77,7 +81,17 @@ func (f *failures) wait() error {
 }
 
 // watcher is a request that wants to know what becomes of the link. Its function must not block.
-type watcher struct{ emit func(api.Event) }
+type watcher struct {
+	emit    func(api.Event)
+	release func() // of the engine, once it is known
+}
+
+// leave ends the watching.
+func (w *watcher) leave() {
+	if w.release != nil {
+		w.release()
+	}
+}
 
 // resolution is a target's endpoint, remembered.
 type resolution struct {
@@ -145,6 +159,8 @@ func (d *Daemon) engine(ctx context.Context, scope api.Scope, w *watcher) (e *en
 	}
 	if owner != "" {
 		e.renew(env, who.seen)
+	} else {
+		e.env.Renew(env)
 	}
 	return e, release, nil
 }
@@ -287,16 +303,28 @@ func (e *engine) onState(st tunnel.State) {
 		e.mu.Unlock()
 		e.d.linkUp(e)
 	}
+	switch {
+	case st.Phase == tunnel.Idle:
+		e.d.log.Info("the link is idle until somebody needs it", "link", e.id, "bastion", st.Describe, "err", st.Err)
+	case st.Err != nil && st.Retry > 0:
+		e.d.log.Warn("the link waits", "link", e.id, "phase", st.Phase, "attempt", st.Attempt, "err", st.Err, "retry", st.RetryAt)
+	}
 	e.emit(api.Event{Event: api.EventLink, Link: linkState(st)})
 	e.d.bump()
 }
 
 func linkState(st tunnel.State) *api.LinkState {
-	out := &api.LinkState{Phase: st.Phase, Since: st.Since, Attempt: st.Attempt, Bastion: st.Describe}
-	if st.Err != nil {
-		out.Error = st.Err.Error()
-	}
+	out := &api.LinkState{Phase: st.Phase, Since: st.Since, Attempt: st.Attempt, Retry: st.RetryAt, Bastion: st.Describe}
+	out.Error, out.Next = inWords(st.Err)
 	return out
+}
+
+// inWords returns the text of an error and the next step after it; neither for nil.
+func inWords(err error) (text, next string) {
+	if err == nil {
+		return "", ""
+	}
+	return err.Error(), fail.NextOf(err)
 }
 
 // connected returns the link, which it begins to make if there is none. For a command it does so even if it has just failed.
@@ -354,7 +382,7 @@ func (e *engine) ready(ctx context.Context) (*agent.Link, error) {
 	wait, cancel := context.WithTimeoutCause(ctx, limit, fail.New(fail.Timeout, "connect to the bastion",
 		fmt.Errorf("no connection within %s", limit), "try again, or allow more time with --start-timeout"))
 	defer cancel()
-	if err := link.Ready(wait); err != nil {
+	if err := link.Reach(wait); err != nil {
 		e.giveUp(link)
 		return nil, err
 	}
@@ -491,15 +519,54 @@ func (e *engine) close() {
 	e.agent.Close()
 }
 
+// condition is what the next client of an engine meets.
+type condition struct {
+	state        api.LinkPhase
+	err          error // the latest failure, of a link that waits or has failed
+	since, retry time.Time
+}
+
+// condition returns the engine's condition. It may be called with d.mu held.
+func (e *engine) condition() condition {
+	e.mu.Lock()
+	link, failed := e.link, e.failed
+	e.mu.Unlock()
+	return conditionOf(link, failed)
+}
+
+// conditionOf is the condition of an engine with this link, which may be nil, and these failures since one was up.
+func conditionOf(link *agent.Link, failed failures) condition {
+	switch {
+	case link == nil && failed.last != nil:
+		return condition{state: api.LinkFailed, err: failed.last, since: failed.since, retry: failed.retry}
+	case link == nil:
+		return condition{state: api.LinkIdle}
+	}
+	c := link.Condition()
+	switch {
+	case c.Waiting:
+		err := c.Err
+		if err == nil {
+			err = failed.last // of the link before this one
+		}
+		return condition{state: api.LinkWaiting, err: err, since: c.Since, retry: c.Retry}
+	case link.State().Phase == tunnel.Up:
+		return condition{state: api.LinkUp}
+	}
+	return condition{state: api.LinkIdle}
+}
+
 // show returns the state of the engine.
 func (e *engine) show() api.Link {
 	e.mu.Lock()
 	used := e.used
 	e.mu.Unlock()
+	c := e.condition()
 	out := api.Link{
-		ID: e.id, Owner: e.owner, Profile: cmp.Or(e.settings.Profile, e.scope.Env["AWS_PROFILE"]), Region: e.agent.Region(),
-		LastUsed: used, Live: e.agent.Live(),
+		ID: e.id, Owner: e.owner, Profile: profileOf(e.scope, e.owner), Region: e.agent.Region(), Account: e.agent.Account(),
+		LastUsed: used, State: c.state, Since: c.since, Retry: c.retry, Live: e.agent.Live(),
 	}
+	out.Error, out.Next = inWords(c.err)
 	if e.settings.Target == "" {
 		out.Cluster = e.settings.Cluster
 	}

@@ -20,7 +20,9 @@ import (
 type forward struct {
 	d        *Daemon
 	record   record
+	id       ident // once it is the Daemon's
 	name     string
+	named    bool // its name was asked for
 	detached bool
 	pid      int
 	local    targets.Local
@@ -34,12 +36,12 @@ type forward struct {
 	twins    []*forward    // detached forwards that were there before and are as this one is to be, whoever they are of
 	twin     *forward      // the one among them that is of the same engine, in place of this one; or nil
 
-	engine  *engine  // guarded by d.mu, as the following
-	release func()   // of engine
-	failed  failures // to find the engine
-	state   api.ForwardState
-	err     string
-	why     error // why it has ended, once done is closed
+	engine  *engine   // guarded by d.mu, as the following
+	release func()    // of engine
+	failed  failures  // to find the engine
+	fault   error     // why it does not work, until a link is up; nil if it does
+	since   time.Time // of fault
+	why     error     // why it has ended, once done is closed
 }
 
 // serve begins to serve. The caller holds d.mu.
@@ -68,8 +70,8 @@ func (f *forward) remove(ctx context.Context) {
 	why := context.Cause(ctx)
 	d.mu.Lock()
 	f.why = why
-	if d.forwards[f.name] == f {
-		delete(d.forwards, f.name)
+	if d.forwards[f.id] == f {
+		delete(d.forwards, f.id)
 		d.used = time.Now()
 		d.save()
 	}
@@ -123,14 +125,45 @@ func (f *forward) Dial(ctx context.Context, network, addr string) (net.Conn, err
 func (f *forward) note(err error) {
 	f.d.mu.Lock()
 	defer f.d.mu.Unlock()
-	state, text := api.ForwardReady, ""
-	if err != nil {
-		state, text = api.ForwardFailed, err.Error()
-	}
-	if f.state != state || f.err != text {
-		f.state, f.err = state, text
+	if reasonOf(f.fault) != reasonOf(err) {
+		f.setFault(err)
 		f.d.touch()
 	}
+}
+
+// setFault is note without news. The caller holds d.mu.
+func (f *forward) setFault(err error) {
+	switch {
+	case err == nil:
+		f.since = time.Time{}
+	case f.fault == nil:
+		f.since = time.Now()
+	}
+	f.fault = err
+}
+
+// reasonOf returns the text of an error; "" for nil.
+func reasonOf(err error) string {
+	text, _ := inWords(err)
+	return text
+}
+
+// condition returns what the forward's next client meets. The caller holds d.mu.
+func (f *forward) condition() (state api.ForwardState, c condition) {
+	if f.engine != nil {
+		c = f.engine.condition()
+	}
+	switch {
+	case f.fault != nil:
+		if c.state != api.LinkFailed {
+			c = condition{since: f.since, retry: f.failed.retry}
+		}
+		c.err = f.fault
+		return api.ForwardFailed, c
+	case c.state == api.LinkWaiting:
+		return api.ForwardWaiting, c
+	}
+	return api.ForwardReady, condition{}
 }
 
 // found returns the forward's engine.
@@ -209,7 +242,7 @@ func (d *Daemon) linkEnded(e *engine, err error) {
 		switch {
 		case f.engine != e:
 		case f.detached:
-			f.state, f.err = api.ForwardFailed, err.Error()
+			f.setFault(err)
 		default:
 			f.cancel(err)
 		}
@@ -223,19 +256,19 @@ func (d *Daemon) linkUp(e *engine) {
 	defer d.mu.Unlock()
 	for _, f := range d.forwards {
 		if f.engine == e {
-			f.state, f.err = api.ForwardReady, ""
+			f.setFault(nil)
 		}
 	}
 }
 
 // show returns what others see of the forward. The caller holds d.mu.
 func (f *forward) show() api.Forward {
-	out := api.Forward{
-		Name: f.name, Kind: f.record.Request.Kind, Spec: f.record.Request.Target, Target: f.record.Target, Listen: f.ln.Addr().String(),
-		Engine: f.record.Engine, TLS: f.record.TLS, Database: f.record.Database, IAM: f.record.IAM, Note: f.record.Note, State: f.state, Error: f.err, Detached: f.detached,
-		Command: f.record.Command, PID: f.pid, Link: f.record.Link, Opened: f.opened, Stats: f.stats.Snapshot(),
-		Clients: []api.ForwardClient{},
-	}
+	out := f.record.show()
+	out.Name, out.Listen, out.Detached, out.PID, out.Opened = f.name, f.ln.Addr().String(), f.detached, f.pid, f.opened
+	out.Stats = f.stats.Snapshot()
+	state, c := f.condition()
+	out.State, out.Since, out.Retry = state, c.since, c.retry
+	out.Error, out.Next = inWords(c.err)
 	for _, c := range f.stats.Conns() {
 		out.Clients = append(out.Clients, api.ForwardClient{Addr: c.Client, Target: c.Dest, Since: c.Since, Up: c.Up, Down: c.Down})
 	}

@@ -6,6 +6,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 // ErrRunning is why a second agent does not start.
@@ -13,7 +14,7 @@ var ErrRunning = errors.New("an agent runs already")
 
 // lock takes the lock file at path for this process. The file stays: to remove it would let two processes hold locks of one name.
 func lock(path string) (release func(), err error) {
-	f, err := TryLock(path)
+	f, err := files.TryLock(path)
 	switch {
 	case err != nil:
 		return nil, fail.New(fail.Other, "lock the agent's socket", err, "set a runtime_dir on a local disk (BASTION_RUNTIME_DIR)")
@@ -21,20 +22,6 @@ func lock(path string) (release func(), err error) {
 		return nil, fail.New(fail.Other, "", ErrRunning, "bastion agent status shows it; bastion agent stop ends it")
 	}
 	return func() { _ = f.Close() }, nil
-}
-
-// TryLock takes the lock file at path for this process, until the file is closed or the process ends. It returns nil without
-// an error if another process has it. The file stays.
-func TryLock(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o600)
-	if err != nil {
-		return nil, err
-	}
-	if taken, err := tryLock(f); !taken || err != nil {
-		_ = f.Close()
-		return nil, err
-	}
-	return f, nil
 }
 
 // RemoveStale removes the socket of an agent that was killed. It does nothing where one runs, or is just starting.

@@ -39,7 +39,9 @@ func (d *Daemon) Open(ctx context.Context, req api.OpenRequest, emit func(api.Ev
 	defer end()
 	events := newEvents(emit)
 	defer events.close()
-	forwards, err := d.openAll(ctx, req, events)
+	w := &watcher{emit: events.try}
+	defer w.leave() // an attached request hears of its link as long as it lasts
+	forwards, err := d.openAll(ctx, req, events, w)
 	if err == nil && !req.Detached {
 		err = d.attend(ctx, forwards)
 		if errors.Is(err, errStopped) || errors.Is(err, errShutdown) {
@@ -54,12 +56,12 @@ func (d *Daemon) Open(ctx context.Context, req api.OpenRequest, emit func(api.Ev
 }
 
 // openAll opens the forwards of a request, which the Daemon has then.
-func (d *Daemon) openAll(ctx context.Context, req api.OpenRequest, events *events) ([]*forward, error) {
+func (d *Daemon) openAll(ctx context.Context, req api.OpenRequest, events *events, w *watcher) ([]*forward, error) {
 	forwards, err := d.parse(req, events)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.open(ctx, req, forwards, events); err != nil {
+	if err := d.open(ctx, req, forwards, events, w); err != nil {
 		if d.ctx.Err() != nil && ctx.Err() != nil {
 			err = errClosing
 		}
@@ -68,7 +70,9 @@ func (d *Daemon) openAll(ctx context.Context, req api.OpenRequest, events *event
 	return forwards, nil
 }
 
-func (d *Daemon) open(ctx context.Context, req api.OpenRequest, forwards []*forward, events *events) error {
+func (d *Daemon) open(
+	ctx context.Context, req api.OpenRequest, forwards []*forward, events *events, w *watcher,
+) error {
 	settings, err := config.FromTexts(req.Scope.Settings)
 	if err != nil {
 		return err
@@ -95,14 +99,13 @@ func (d *Daemon) open(ctx context.Context, req api.OpenRequest, forwards []*forw
 	if err := listenKnown(ctx, forwards, settings.AllowRemote); err != nil {
 		return err
 	}
-	w := &watcher{emit: events.try}
 	e, release, err := d.engine(ctx, req.Scope, w)
 	if err != nil {
 		return err
 	}
-	defer release()
-	for _, f := range forwards {
-		f.chooseTwin(e)
+	w.release = release
+	if err := d.place(e, forwards); err != nil {
+		return err
 	}
 	if err := listenKnown(ctx, forwards, settings.AllowRemote); err != nil {
 		return err
@@ -118,7 +121,13 @@ func (d *Daemon) open(ctx context.Context, req api.OpenRequest, forwards []*forw
 		return err
 	}
 	kept = true
+	if note := d.unsavedNote(); req.Detached && note != "" {
+		events.try(api.Event{Event: api.EventNote, Text: note})
+	}
 	for _, f := range forwards {
+		if wanted := cmp.Or(f.record.Request.Name, f.name); req.Detached && f.twin == nil && wanted != f.name {
+			events.try(api.Event{Event: api.EventNote, Text: "another forward has the name " + wanted + "; this one is " + f.name})
+		}
 		if f.record.Note != "" {
 			events.try(api.Event{Event: api.EventNote, Text: f.name + ": " + f.record.Note})
 		}
@@ -183,7 +192,7 @@ func (d *Daemon) parse(req api.OpenRequest, events *events) ([]*forward, error) 
 	var out []*forward
 	for _, r := range req.Forwards {
 		f := &forward{
-			d: d, detached: req.Detached, pid: req.PID, opened: time.Now(), done: make(chan struct{}), state: api.ForwardReady, events: events,
+			d: d, named: r.Name != "", detached: req.Detached, pid: req.PID, opened: time.Now(), done: make(chan struct{}), events: events,
 			record: record{Request: r, Command: req.Command, Scope: api.Scope{Settings: req.Scope.Settings}},
 		}
 		var err error
@@ -232,6 +241,18 @@ func (d *Daemon) findTwins(forwards []*forward, settings config.Settings, env ma
 			}
 		}
 	}
+}
+
+// place says which scope the forwards are of, finds their twins there, and refuses names that are taken.
+func (d *Daemon) place(e *engine, forwards []*forward) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range forwards {
+		// The settings are the request's own: those of a proxy, such as its password, are not the engine's.
+		f.record.Scope.Env, f.record.Owner, f.record.Link, f.record.Region = e.scope.Env, e.owner, e.id, e.agent.Region()
+		f.chooseTwin(e)
+	}
+	return d.checkNames(forwards)
 }
 
 // chooseTwin chooses the twin that is of e; the others are of other identities.
@@ -307,9 +328,9 @@ func (f *forward) listen(ctx context.Context, targetPort int, allowRemote bool) 
 func (d *Daemon) listener(addr string) string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for name, f := range d.forwards {
+	for id, f := range d.forwards {
 		if f.ln.Addr().String() == addr {
-			return name
+			return id.name
 		}
 	}
 	return ""
@@ -333,6 +354,9 @@ func (e *engine) endpoints(ctx context.Context, forwards []*forward, s config.Se
 		return err
 	}
 	for i, f := range of {
+		if note := found[i].StatusNote; note != "" {
+			events.try(api.Event{Event: api.EventNote, Text: found[i].Name + ": " + note})
+		}
 		f.record.Target = agent.Destination(found[i].Host, found[i].Port)
 		f.record.Engine, f.record.TLS, f.record.Note = found[i].Engine, found[i].TLS, found[i].Note
 		f.record.Database, f.record.IAM = found[i].Database, found[i].IAM
@@ -350,10 +374,6 @@ func (e *engine) endpoints(ctx context.Context, forwards []*forward, s config.Se
 				return err
 			}
 		}
-	}
-	for _, f := range forwards {
-		// The settings are the request's own: those of a proxy, such as its password, are not the engine's.
-		f.record.Scope.Env, f.record.Owner, f.record.Link = e.scope.Env, e.owner, e.id
 	}
 	return nil
 }
@@ -390,16 +410,19 @@ func (d *Daemon) addForwards(e *engine, forwards []*forward) error {
 		return fail.New(fail.Usage, "", fmt.Errorf("there would be more than %d forwards", maxForwards), "stop some: bastion stop NAME")
 	}
 	for _, f := range forwards {
-		if f.twin != nil && d.forwards[f.twin.name] != f.twin {
+		if f.twin != nil && d.forwards[f.twin.id] != f.twin {
 			return fail.New(fail.Other, "", fmt.Errorf("the forward %s, which was there, has just ended", f.twin.name), "try again")
 		}
 	}
-	names := make(map[*forward]string)
-	taken := make(map[string]bool)
+	if err := d.checkNames(forwards); err != nil {
+		return err
+	}
+	ids := make(map[*forward]ident)
+	taken := make(map[ident]bool)
 	for _, f := range forwards {
 		if f.twin == nil {
-			name := d.freeName(f.record.Request, taken)
-			names[f], taken[name] = name, true
+			id := d.freeName(f, taken)
+			ids[f], taken[id] = id, true
 		}
 	}
 	for _, f := range forwards {
@@ -411,28 +434,22 @@ func (d *Daemon) addForwards(e *engine, forwards []*forward) error {
 			return err
 		}
 		if f.twin != nil { // it was restored: now there are the credentials that it may lack
+			f.twin.record.Account = e.agent.Account()
 			f.twin.engine, f.twin.release = e, release
-			f.twin.state, f.twin.err = api.ForwardReady, ""
+			f.twin.setFault(nil)
 			continue
 		}
-		f.name, f.engine, f.release = names[f], e, release
-		d.forwards[f.name] = f
+		f.id, f.name, f.engine, f.release = ids[f], ids[f].name, e, release
+		f.record.Request.Listen, f.record.Account = f.ln.Addr().String(), e.agent.Account()
+		d.forwards[f.id] = f
 		if f.detached {
-			delete(d.unopened, f.name) // this one is in its place
+			for _, s := range f.record.scopes() {
+				delete(d.unopened, ident{s, f.name}) // this one is in its place
+			}
 		}
 		f.serve()
 	}
 	d.save()
 	d.touch()
 	return nil
-}
-
-// freeName returns the name that was asked for, or one like it. The caller holds d.mu.
-func (d *Daemon) freeName(r api.ForwardRequest, taken map[string]bool) string {
-	free := func(name string) bool { return d.forwards[name] == nil && !taken[name] }
-	name := cmp.Or(r.Name, string(r.Kind))
-	for n := 2; !free(name); n++ {
-		name = cmp.Or(r.Name, string(r.Kind)) + "-" + strconv.Itoa(n)
-	}
-	return name
 }

@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"cmp"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
@@ -26,9 +28,20 @@ func (d *Daemon) save() {
 	for _, u := range d.unopened {
 		records = append(records, u.record)
 	}
-	if err := d.store.save(records); err != nil {
+	d.unsaved = d.store.save(records)
+	if err := d.unsaved; err != nil {
 		d.log.Warn("the detached forwards could not be written down and will not come back when the agent starts again", "err", err)
 	}
+}
+
+// unsavedNote returns the warning for a command that opens a detached forward; "" if the forwards are written down.
+func (d *Daemon) unsavedNote() string {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.unsaved == nil {
+		return ""
+	}
+	return "the detached forwards cannot be written down, and will not come back when the agent starts again: " + d.unsaved.Error()
 }
 
 // unopened is a detached forward that could not be opened again, as its port was taken. It stays written down until it can, or
@@ -40,12 +53,10 @@ type unopened struct {
 }
 
 func (u unopened) show() api.Forward {
-	r := u.record
-	return api.Forward{
-		Name: r.Request.Name, Kind: r.Request.Kind, Spec: r.Request.Target, Target: r.Target, Listen: r.Request.Listen, Engine: r.Engine,
-		TLS: r.TLS, Database: r.Database, IAM: r.IAM, Note: r.Note, State: api.ForwardFailed, Error: u.err.Error(), Detached: true,
-		Command: r.Command, Link: r.Link, Opened: u.since, Clients: []api.ForwardClient{},
-	}
+	out := u.record.show()
+	out.State, out.Detached, out.Since, out.Opened = api.ForwardFailed, true, u.since, u.since
+	out.Error, out.Next = inWords(u.err)
+	return out
 }
 
 // restore opens the forwards again that were written down. Their links are made when somebody connects.
@@ -58,35 +69,39 @@ func (d *Daemon) restore() {
 	}
 	d.mu.Lock()
 	for _, r := range records {
-		d.unopened[r.Request.Name] = unopened{record: r, since: time.Now()}
+		d.unopened[r.ident()] = unopened{record: r, since: time.Now()}
 	}
 	d.mu.Unlock()
 	d.reopen()
 }
 
-// reopen opens the forwards that could not be opened before.
+// reopen opens the forwards that could not be opened before, in the order of their names.
 func (d *Daemon) reopen() {
 	d.mu.Lock()
-	tries := maps.Clone(d.unopened)
+	tries := slices.SortedFunc(maps.Keys(d.unopened), func(x, y ident) int {
+		return cmp.Or(cmp.Compare(x.name, y.name), cmp.Compare(x.scope.profile, y.scope.profile), cmp.Compare(x.scope.region, y.scope.region))
+	})
 	d.mu.Unlock()
-	for name, u := range tries {
-		err := d.reopenOne(u.record)
+	for _, id := range tries {
+		err := d.reopenOne(id)
 		if err == nil {
 			continue
 		}
 		d.mu.Lock()
-		if now, ok := d.unopened[name]; ok && (now.err == nil || now.err.Error() != err.Error()) {
+		if now, ok := d.unopened[id]; ok && (now.err == nil || now.err.Error() != err.Error()) {
 			now.err = err
-			d.unopened[name] = now
+			d.unopened[id] = now
 			d.touch()
-			d.log.Warn("a forward could not be opened again", "forward", name, "err", err)
+			d.log.Warn("a forward could not be opened again", "forward", id.name, "err", err)
 		}
 		d.mu.Unlock()
 	}
 }
 
-func (d *Daemon) reopenOne(r record) error {
-	name := r.Request.Name
+func (d *Daemon) reopenOne(id ident) error {
+	d.mu.Lock()
+	r := d.unopened[id].record
+	d.mu.Unlock()
 	settings, err := config.FromTexts(r.Scope.Settings)
 	if err != nil {
 		return err
@@ -97,18 +112,18 @@ func (d *Daemon) reopenOne(r record) error {
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	_, wanted := d.unopened[name]
-	if d.closing || !wanted || d.forwards[name] != nil {
+	_, wanted := d.unopened[id]
+	if d.closing || !wanted || d.forwards[id] != nil {
 		_ = ln.Close()
 		return errors.New("there is another of this name")
 	}
 	r.Link = engineKey(settings, r.Scope.Env, r.Owner) // it may have been written down by another version
+	r.Request.Listen = ln.Addr().String()
 	f := &forward{
-		d: d, record: r, name: name, detached: true, ln: ln, opened: time.Now(), done: make(chan struct{}),
-		state: api.ForwardReady,
+		d: d, record: r, id: id, name: id.name, detached: true, ln: ln, opened: time.Now(), done: make(chan struct{}),
 	}
-	delete(d.unopened, name)
-	d.forwards[name] = f
+	delete(d.unopened, id)
+	d.forwards[id] = f
 	f.serve()
 	d.touch()
 	return nil

@@ -44,6 +44,7 @@ func (d *Daemon) serve(ln net.Listener) error {
 	mux.HandleFunc("POST "+api.PathForwards, d.serveOpen)
 	mux.HandleFunc("DELETE "+api.PathForwards+"/{name}", d.serveStop)
 	mux.HandleFunc("POST "+api.PathDial, d.serveDial)
+	mux.HandleFunc("GET "+api.PathDial+"/{id}/end", d.serveDialEnd)
 	mux.HandleFunc("POST "+api.PathDashboard, d.serveDashboard)
 	// On the socket nobody but the user asks: no token is needed.
 	metrics := dashboard.Metrics(d, "")
@@ -105,7 +106,8 @@ func refuse(w http.ResponseWriter, status int, err error) {
 
 func refuseBy(w http.ResponseWriter, err error) { refuse(w, statusOf[fail.KindOf(err)], err) }
 
-// read reads a request's JSON body. Fields that it does not know are errors: the client is of another version.
+// read reads a request's JSON body. Fields that it does not know are errors: the client is of another version. What the request asks for is
+// done in this process, which must be like the client's.
 func read(w http.ResponseWriter, r *http.Request, v any) bool {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(headerTimeout))
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
@@ -125,6 +127,10 @@ func read(w http.ResponseWriter, r *http.Request, v any) bool {
 		return false
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	if err := api.CheckProcess(r.Header); err != nil {
+		refuseBy(w, err)
+		return false
+	}
 	return true
 }
 
@@ -254,19 +260,29 @@ func (d *Daemon) serveDial(w http.ResponseWriter, r *http.Request) {
 		_ = remote.Close()
 		return
 	}
-	d.splice(&hijacked{unix, buffered.Reader}, remote, req.Target)
+	d.splice(&hijacked{unix, buffered.Reader, d.dials.begin(req.ID)}, remote, req.Target)
 }
 
 // splice carries a dialed connection until it ends. The request's ctx does not say any more whether the client is there.
-func (d *Daemon) splice(local tunnel.Duplex, remote net.Conn, target string) {
-	stats := &tunnel.Stats{OnEnd: func(c tunnel.ConnSnapshot, err error) { d.recorded("proxy", c, err) }}
+func (d *Daemon) splice(local *hijacked, remote net.Conn, target string) {
+	stats := &tunnel.Stats{OnEnd: func(c tunnel.ConnSnapshot, err error) {
+		d.dials.end(local.dial, err)
+		d.recorded("proxy", c, err)
+	}}
 	tunnel.SpliceCounted(d.ctx, local, remote, target, stats)
 }
 
 // hijacked is a connection whose first bytes the server's reader may have.
 type hijacked struct {
 	tunnel.Duplex
-	r *bufio.Reader
+	r    *bufio.Reader
+	dial *dialed
 }
 
 func (h *hijacked) Read(p []byte) (int, error) { return h.r.Read(p) }
+
+// CloseWrite passes on that the target has ended its side.
+func (h *hijacked) CloseWrite() error {
+	h.dial.once.Do(func() { close(h.dial.half) })
+	return h.Duplex.CloseWrite()
+}

@@ -308,7 +308,7 @@ func TestRestoredBacksOff(t *testing.T) {
 		t.Fatal(err)
 	}
 	d, _ := runDaemon(t, cfg)
-	f := d.forwards["db"]
+	f := d.forward(t, "db")
 	const tries = 20
 	for range tries {
 		if conn, err := f.Dial(t.Context(), "tcp", "db.test:1"); err == nil {

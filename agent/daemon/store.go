@@ -1,18 +1,23 @@
 package daemon
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 // store is the file of the detached forwards. It holds no secrets.
 type store struct{ path string }
+
+func storeIn(stateDir string) store { return store{path: filepath.Join(stateDir, "forwards.json")} }
 
 // storeVersion is the version of the file's form.
 const storeVersion = 1
@@ -26,8 +31,10 @@ type stored struct {
 type record struct {
 	Request  api.ForwardRequest `json:"request"`
 	Scope    api.Scope          `json:"scope"`
-	Owner    string             `json:"owner,omitempty"`  // whose credentials the variables had
-	Link     string             `json:"link"`             // id of the engine
+	Owner    string             `json:"owner,omitempty"` // whose credentials the variables had
+	Link     string             `json:"link"`            // id of the engine
+	Region   string             `json:"region,omitempty"`
+	Account  string             `json:"account,omitempty"`
 	Target   string             `json:"target,omitempty"` // host:port
 	Engine   string             `json:"engine,omitempty"` // of the target
 	TLS      bool               `json:"tls,omitempty"`
@@ -36,6 +43,16 @@ type record struct {
 	Cluster  agent.ClusterMode  `json:"cluster,omitempty"`
 	Note     string             `json:"note,omitempty"`
 	Command  string             `json:"command"`
+}
+
+// show returns what others see of the record: all that is not of the moment.
+func (r *record) show() api.Forward {
+	s := r.scope()
+	return api.Forward{
+		Profile: s.profile, Region: s.region, Account: cmp.Or(r.Account, s.account), Owner: r.Owner,
+		Name: r.Request.Name, Kind: r.Request.Kind, Spec: r.Request.Target, Target: r.Target, Listen: r.Request.Listen, Engine: r.Engine,
+		TLS: r.TLS, Database: r.Database, IAM: r.IAM, Note: r.Note, Command: r.Command, Link: r.Link, Clients: []api.ForwardClient{},
+	}
 }
 
 // load returns the records; none where there is no file.
@@ -63,11 +80,7 @@ func (s store) save(records []record) error {
 	if err != nil {
 		return err
 	}
-	tmp := s.path + ".new"
-	if err := os.WriteFile(tmp, append(data, '\n'), 0o600); err != nil {
-		return err
-	}
-	return os.Rename(tmp, s.path)
+	return files.Replace(s.path, append(data, '\n'), 0o600)
 }
 
 // setAside keeps a file that load cannot read from being replaced by save, and returns where it is then.

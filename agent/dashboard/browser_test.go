@@ -187,6 +187,24 @@ func TestNames(t *testing.T) {
 	}
 }
 
+// Text from elsewhere can neither reorder nor hide what the page says, and stays text.
+func TestHostileText(t *testing.T) {
+	f := newFake()
+	f.forwards = append(f.forwards, f.forward("a\u202eb", "<b>x</b>\u200b", "db\u2066\u0085\U000e0041.internal:5432", "127.0.0.1:1", ""))
+	s := serve(t, f, Options{})
+	_, p := rig.StartBrowser(t)
+	enter(t, s, p)
+	p.Until(card("a?b"))
+	bad := rig.Eval[string](p, `[...document.querySelectorAll('body *')].flatMap((e) => [...e.attributes].map((a) => a.value)
+		.concat(e.children.length ? [] : [e.textContent])).filter((text) => /[\p{Cf}\u0085]/u.test(text)).join('\n')`)
+	if bad != "" {
+		t.Errorf("on the page: %q", bad)
+	}
+	if n := rig.Eval[int](p, `document.querySelectorAll('#forwards b').length`); n != 0 {
+		t.Error("text became an element")
+	}
+}
+
 // Many tabs share one stream, because a browser opens six connections to one place and no more.
 func TestTabs(t *testing.T) {
 	s := serve(t, newFake(), Options{})
@@ -354,10 +372,59 @@ func TestNothingThere(t *testing.T) {
 	if err := s.Close(); err != nil {
 		t.Error(err)
 	}
-	p.Until(`document.getElementById('live').textContent === 'Not live' || !document.getElementById('out').hidden`)
+	p.Until(isGone)
 	if _, err := net.Dial("tcp", s.Addr()); err == nil {
 		t.Error("it still listens")
 	}
+}
+
+// isGone is how the page looks without the agent: it says what to type, and nothing can be clicked.
+const isGone = `document.getElementById('live').textContent === 'No agent' &&
+	!document.getElementById('gone').hidden && document.getElementById('gone').textContent.includes('bastion dashboard') &&
+	document.getElementById('content').inert && document.getElementById('content').classList.contains('stale') &&
+	document.getElementById('logout').hidden && document.getElementById('out').hidden`
+
+// With 40 forwards the page begins with what is wrong, everything is a click away, and the filter finds the rest.
+func TestManyForwards(t *testing.T) {
+	f := newFake()
+	f.mu.Lock()
+	for i := range 40 {
+		f.forwards = append(f.forwards, f.forward(fmt.Sprintf("db-%02d", i), "rds:x", "x.corp:5432", fmt.Sprintf("127.0.0.1:%d", 20000+i), "postgres"))
+	}
+	bad := &f.forwards[len(f.forwards)-1]
+	bad.State, bad.Error, bad.Next = api.ForwardFailed, "AccessDenied: no", "ask for more"
+	f.mu.Unlock()
+	s := serve(t, f, Options{})
+	_, p := rig.StartBrowser(t)
+	enter(t, s, p)
+	const inSight = `((e) => { const r = e.getBoundingClientRect(); return r.top >= 0 && r.bottom <= innerHeight; })`
+	const wrong = `[...document.querySelectorAll('#wrong li')].find((l) => l.textContent.includes('db-39'))`
+	p.Until(wrong)
+	for _, want := range []string{"failed", "AccessDenied: no", "ask for more"} {
+		p.Until(fmt.Sprintf(`%s.textContent.includes(%q)`, wrong, want))
+	}
+	p.Until(inSight + `(` + wrong + `)`)
+	// What is wrong leads to its card.
+	rig.Eval[bool](p, wrong+`.querySelector('button').click() === undefined`)
+	p.Until(inSight + `(` + card("db-39") + `.querySelector('h3')) && document.activeElement === ` + card("db-39") + `.querySelector('h3')`)
+	// The links are a click away, of the sections' list and of the skip links.
+	for _, of := range []string{`nav.jump a[href="#links-title"]`, `a.skip[href="#links-title"]`} {
+		rig.Eval[bool](p, `scrollTo(0, 0) === undefined`)
+		rig.Eval[bool](p, fmt.Sprintf(`document.querySelector(%q).click() === undefined`, of))
+		p.Until(inSight + `(document.getElementById('links-title'))`)
+	}
+	// The filter.
+	p.Do(chromedp.Click(chromedp.CSS("#filter")), chromedp.SendKeys(chromedp.CSS("#filter"), "DB-0 postgres"))
+	p.Until(`document.querySelectorAll('#forwards > li').length === 10 && document.getElementById('filter-sum').textContent.startsWith('10 of ')`)
+	// What it hides is shown again when it is gone to.
+	rig.Eval[bool](p, wrong+`.querySelector('button').click() === undefined`)
+	p.Until(`document.getElementById('filter').value === '' && document.activeElement === ` + card("db-39") + `.querySelector('h3')`)
+
+	// The end of the agent has one look, also where its word does not arrive.
+	if err := s.Close(); err != nil {
+		t.Error(err)
+	}
+	p.Until(isGone)
 }
 
 func historyOf(p *rig.Tab) (string, error) {

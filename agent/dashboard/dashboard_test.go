@@ -648,17 +648,19 @@ func TestCopies(t *testing.T) {
 	}{
 		{
 			api.Forward{Engine: "aurora-postgresql", Target: "db.x:5432", Database: "sales"},
-			"Address=127.0.0.1:1|URI=postgresql://127.0.0.1:1/sales?sslmode=require|" +
-				"JDBC=jdbc:postgresql://127.0.0.1:1/sales?sslmode=require|" +
+			"Address=127.0.0.1:1|URI=postgresql://127.0.0.1:1/sales?sslmode=verify-ca&sslrootcert=%2Fca.pem|" +
+				"JDBC=jdbc:postgresql://127.0.0.1:1/sales?sslmode=verify-ca&sslrootcert=%2Fca.pem|" +
 				"psql=host=db.x hostaddr=127.0.0.1 port=1 dbname=sales sslmode=verify-full sslrootcert=/ca.pem|" +
-				"Go=postgresql://127.0.0.1:1/sales?sslmode=require|Python=postgresql+psycopg://127.0.0.1:1/sales?sslmode=require|" +
-				"Node=postgresql://127.0.0.1:1/sales?sslmode=require",
+				"Go=postgresql://127.0.0.1:1/sales?sslmode=verify-ca&sslrootcert=%2Fca.pem|" +
+				"Python=postgresql+psycopg://db.x:1/sales?hostaddr=127.0.0.1&sslmode=verify-full&sslrootcert=%2Fca.pem|" +
+				"Node=postgresql://127.0.0.1:1/sales?uselibpqcompat=true&sslmode=verify-ca&sslrootcert=%2Fca.pem",
 		},
 		{
 			api.Forward{Engine: "redis", Target: "c.x:6379", TLS: true},
 			"Address=127.0.0.1:1|URI=rediss://127.0.0.1:1|" +
 				"JDBC=jdbc:redis://127.0.0.1:1/0?ssl=true&verifyServerCertificate=false|" +
-				"Go=rediss://127.0.0.1:1|Python=rediss://127.0.0.1:1|Node=rediss://127.0.0.1:1",
+				"Go=rediss://127.0.0.1:1?skip_verify=true|" +
+				"Python=rediss://127.0.0.1:1?ssl_cert_reqs=none&ssl_check_hostname=false",
 		},
 		{api.Forward{Target: "wiki:443"}, "Address=127.0.0.1:1|URI=tcp://127.0.0.1:1"},
 		{api.Forward{State: api.ForwardFailed}, "Address=127.0.0.1:1"},

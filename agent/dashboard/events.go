@@ -22,7 +22,7 @@ const (
 // frame is what a browser is told each time.
 type frame struct {
 	State api.State `json:"state"`
-	// Copies are what a forward's buttons copy, by its name.
+	// Copies are what a forward's buttons copy, by its reference.
 	Copies map[string][]Copy `json:"copies"`
 	// Targets are what can be opened, as far as it is known.
 	Targets []string `json:"targets"`
@@ -64,10 +64,16 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, session *session
 		state = s.backend.Wait(wait, state.Revision)
 		stop()
 	}
-	if session.ctx.Err() != nil {
-		_, _ = w.Write([]byte("event: end\ndata: {}\n\n"))
-		_ = control.Flush()
+	// The page tells the end of its session from the agent's end, in which the session ends too.
+	end := "event: end\ndata: {}\n\n"
+	switch {
+	case s.ctx.Err() != nil:
+		end = "event: gone\ndata: {}\n\n"
+	case session.ctx.Err() == nil:
+		return
 	}
+	_, _ = w.Write([]byte(end))
+	_ = control.Flush()
 }
 
 func writeFrame(w http.ResponseWriter, f frame) error {
@@ -98,7 +104,7 @@ func pause(ctx context.Context, d time.Duration) bool {
 func (s *Server) frame(session *session, state api.State) frame {
 	f := frame{State: state, Copies: make(map[string][]Copy, len(state.Forwards)), Targets: session.targets(state)}
 	for _, fw := range state.Forwards {
-		f.Copies[fw.Name] = Copies(fw, session.settings)
+		f.Copies[fw.Reference()] = Copies(fw, session.settings)
 	}
 	f.Accounts, f.AccountsAt = s.lookUp()
 	return f
@@ -210,7 +216,7 @@ func (s *Server) stop(w http.ResponseWriter, r *http.Request, _ *session) {
 
 func hasForward(state api.State, name string) bool {
 	for _, f := range state.Forwards {
-		if f.Name == name {
+		if f.Reference() == name {
 			return true
 		}
 	}

@@ -248,8 +248,7 @@ func (f *fake) Bastions(context.Context) []api.Account {
 	}
 	b.CPU, b.Memory, b.Architecture = 256, 512, "x86_64"
 	cost, _ := bastions.Bastion{
-		CPU:        256,
-		Memory:     512,
+		Size:       bastions.Size{CPU: 256, Memory: 512},
 		BilledFrom: created,
 	}.Cost(
 		bastions.Price{VCPUHour: 0.04048, GBHour: 0.004445},

@@ -17,6 +17,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 // The paths of the metrics and of the agent's health.
@@ -126,7 +127,11 @@ func ReadToken(path string) (string, error) {
 	if err != nil {
 		return "", fail.New(fail.Usage, op, err, next)
 	}
-	token := strings.TrimSpace(string(data))
+	text, err := files.Text(data)
+	if err != nil {
+		return "", fail.New(fail.Usage, op, err, next)
+	}
+	token := strings.TrimSpace(string(text))
 	if len(token) < least || len(data) > most || strings.ContainsAny(token, " \t\r\n") {
 		return "", fail.New(fail.Usage, op, errors.New("it is not one word of 16 characters at least"), next)
 	}
@@ -219,12 +224,12 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 		}
 	}
 	for _, f := range state.Forwards {
-		gauge(descForwardReady, truth(f.State == api.ForwardReady), f.Name, string(f.Kind))
-		gauge(descForwardActive, float64(f.Stats.Active), f.Name)
-		counter(descForwardTotal, float64(f.Stats.Total), f.Name)
-		counter(descForwardFailed, float64(f.Stats.Failed), f.Name)
-		counter(descForwardBytes, float64(f.Stats.BytesUp), f.Name, "up")
-		counter(descForwardBytes, float64(f.Stats.BytesDown), f.Name, "down")
+		gauge(descForwardReady, truth(f.State == api.ForwardReady), f.Reference(), string(f.Kind))
+		gauge(descForwardActive, float64(f.Stats.Active), f.Reference())
+		counter(descForwardTotal, float64(f.Stats.Total), f.Reference())
+		counter(descForwardFailed, float64(f.Stats.Failed), f.Reference())
+		counter(descForwardBytes, float64(f.Stats.BytesUp), f.Reference(), "up")
+		counter(descForwardBytes, float64(f.Stats.BytesDown), f.Reference(), "down")
 	}
 }
 

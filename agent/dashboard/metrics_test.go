@@ -165,8 +165,11 @@ func TestReadToken(t *testing.T) {
 	if token, err := ReadToken(write("good", "0123456789abcdef\n", 0o640)); err != nil || token != "0123456789abcdef" {
 		t.Errorf("%q, %v", token, err)
 	}
+	if token, err := ReadToken(write("marked", "\ufeff0123456789abcdef\r\n", 0o600)); err != nil || token != "0123456789abcdef" {
+		t.Errorf("with a byte order mark: %q, %v", token, err)
+	}
 	bad := []string{
-		filepath.Join(dir, "missing"), write("short", "abc\n", 0o600), write("empty", "", 0o600),
+		write("utf16", strings.Repeat("a\x00", 16), 0o600), filepath.Join(dir, "missing"), write("short", "abc\n", 0o600), write("empty", "", 0o600),
 		write("two", "0123456789abcdef 0123456789abcdef", 0o600), write("long", strings.Repeat("a", 5000), 0o600),
 	}
 	if runtime.GOOS != "windows" {

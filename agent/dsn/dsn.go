@@ -10,6 +10,7 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -69,7 +70,8 @@ type Database struct {
 	CA         string // file of certificates that its own is checked against, or ""
 	User       string
 	Database   string
-	Password   string // a secret
+	Password   string // a secret: a token of IAM's, which RDS takes over TLS alone
+	Separates  bool   // the client is of libpq, which is told name and address apart
 	// Getenv reads the environment that the client will have. Nil: it is not known.
 	Getenv func(string) string
 }
@@ -99,7 +101,7 @@ func New(name string, f api.Forward, s config.Settings) (Database, error) {
 		ServerName: strings.TrimSuffix(host, "."), TLS: f.TLS, CA: s.TLSCA, Database: f.Database,
 	}
 	if listen.Addr().Is4() && listen.Addr() != netip.AddrFrom4([4]byte{127, 0, 0, 1}) {
-		known, err := hosts.Addresses(hosts.File(s.HostsFile))
+		known, err := hosts.Open(s.HostsFile, "").Addresses()
 		d.Reaches = err == nil && known[strings.ToLower(d.ServerName)] == listen.Addr()
 	}
 	return d, nil
@@ -125,13 +127,21 @@ func (d Database) getenv(name string) string {
 	return d.Getenv(name)
 }
 
-// encrypted reports whether the server is one that takes TLS: all of RDS do.
+// encrypted reports whether the server is one that takes TLS: all of RDS and DocumentDB do, proxies of RDS too. A token must not go
+// to any other.
 func (d Database) encrypted() bool {
 	switch d.Protocol {
 	case Postgres, MySQL, Mongo, SQLServer:
-		return d.TLS || d.Engine != ""
+		return d.TLS || d.Engine != "" || d.Password != "" || ofAWS(d.ServerName)
 	}
 	return d.TLS
+}
+
+// ofAWS reports whether a name is an endpoint of RDS or DocumentDB, in any partition: a cluster, an instance or a proxy that was
+// named as a host has no engine here.
+func ofAWS(host string) bool {
+	labels := strings.Split(strings.ToLower(host), ".")
+	return len(labels) > 4 && slices.ContainsFunc(labels[2:], func(l string) bool { return l == "rds" || l == "docdb" })
 }
 
 // Variables are what clients read from their environment, in the order of the documentation. An environment has room
@@ -153,10 +163,15 @@ func (d Database) Variables() []string {
 	return nil
 }
 
-// pgVariables are libpq's. The name stays the real one, which the certificate is checked against, and the address is
-// ours. What the user has set about TLS stays.
+// pgVariables are libpq's, which other clients read too, each some of them: PGHOST without PGHOSTADDR above all. So each leads to the
+// forward by itself. A client of libpq's has the name in PGHOST, which it checks and looks for in .pgpass, and connects to
+// PGHOSTADDR. What the user has set about TLS stays.
 func (d Database) pgVariables() []string {
-	vars := []string{"PGHOST=" + d.ServerName, "PGHOSTADDR=" + d.Listen.Addr().String(), "PGPORT=" + d.Port()}
+	host, verify := d.Host(), "verify-ca"
+	if d.Separates || d.Reaches {
+		host, verify = d.ServerName, "verify-full"
+	}
+	vars := []string{"PGHOST=" + host, "PGHOSTADDR=" + d.Listen.Addr().String(), "PGPORT=" + d.Port()}
 	root := d.getenv("PGSSLROOTCERT")
 	if root == "" && d.CA != "" {
 		root = d.CA
@@ -164,8 +179,10 @@ func (d Database) pgVariables() []string {
 	}
 	if d.getenv("PGSSLMODE") == "" {
 		switch {
-		case root == "system" || fileExists(root) || root == "" && fileExists(d.defaultRoot()):
+		case root == "system": // libpq takes nothing less with it
 			vars = append(vars, "PGSSLMODE=verify-full")
+		case fileExists(root) || root == "" && fileExists(d.defaultRoot()):
+			vars = append(vars, "PGSSLMODE="+verify)
 		case d.encrypted():
 			vars = append(vars, "PGSSLMODE=require")
 		}
@@ -180,6 +197,18 @@ func (d Database) pgVariables() []string {
 		vars = append(vars, "PGPASSWORD="+d.Password)
 	}
 	return vars
+}
+
+// libpqPrograms are PostgreSQL's own clients.
+var libpqPrograms = []string{
+	"psql", "pg_dump", "pg_dumpall", "pg_restore", "pg_isready", "pg_basebackup", "pg_receivewal", "pg_recvlogical", "pg_amcheck",
+	"pgbench", "createdb", "dropdb", "createuser", "dropuser", "clusterdb", "reindexdb", "vacuumdb", "vacuumlo", "oid2name",
+}
+
+// SeparatesName reports whether a program is one that is told a server's name and address apart.
+func SeparatesName(program string) bool {
+	name := strings.TrimSuffix(strings.ToLower(filepath.Base(program)), ".exe")
+	return slices.Contains(libpqPrograms, name)
 }
 
 // defaultRoot is where libpq looks for certificates by itself.
@@ -234,9 +263,12 @@ func VariableName(name string) string {
 }
 
 // URI is the connection string as most clients take it. The host is one that every client reaches: those that cannot
-// tell name and address apart check the name only with --hosts.
-func (d Database) URI() string {
-	u := url.URL{Scheme: string(d.Protocol), Host: d.addr()}
+// tell name and address apart check the name only with --hosts, and the chain without.
+func (d Database) URI() string { return d.uri(d.uriOptions()...) }
+
+// uri is a connection string with options.
+func (d Database) uri(options ...string) string {
+	u := url.URL{Scheme: string(d.Protocol), Host: d.addr(), RawQuery: query(options...)}
 	switch {
 	case d.User != "" && d.Password != "":
 		u.User = url.UserPassword(d.User, d.Password)
@@ -246,29 +278,95 @@ func (d Database) URI() string {
 	switch d.Protocol {
 	case Postgres, Mongo, MySQL:
 		u.Path = "/" + d.Database
-		u.RawQuery = d.uriOptions()
 	case Redis:
 		if d.encrypted() {
 			u.Scheme = "rediss"
 		}
 	case SQLServer:
-		u.RawQuery = query(d.sqlServerOptions("database")...)
 	default:
 		u.Scheme = "tcp"
 	}
 	return u.String()
 }
 
-func (d Database) uriOptions() string {
-	switch {
-	case d.Protocol == Postgres && d.verifies():
-		return query("sslmode", "verify-full", "sslrootcert", d.CA)
-	case d.Protocol == Postgres && d.encrypted():
-		return query("sslmode", "require")
-	case d.Protocol == Mongo:
-		return query("tls", strconv.FormatBool(d.encrypted()), "directConnection", "true", "retryWrites", "false")
+func (d Database) uriOptions() []string {
+	switch d.Protocol {
+	case Postgres:
+		return d.pgOptions()
+	case MySQL: // as MySQL's own URIs have them
+		switch mode, ca := d.check(); mode {
+		case checkName:
+			return []string{"ssl-mode", "VERIFY_IDENTITY", "ssl-ca", ca}
+		case checkChain:
+			return []string{"ssl-mode", "VERIFY_CA", "ssl-ca", ca}
+		case encrypt:
+			return []string{"ssl-mode", "REQUIRED"}
+		}
+	case Mongo:
+		return d.mongoOptions()
+	case SQLServer:
+		return d.sqlServerOptions("database")
 	}
-	return ""
+	return nil
+}
+
+// checking is how much a client checks of the server. Each includes the one before it.
+type checking int
+
+const (
+	nothing checking = iota
+	encrypt
+	checkChain
+	checkName // with --hosts alone: the name leads to the forward
+)
+
+// check returns what a client that knows one host for the database can check, and by which certificates.
+func (d Database) check() (checking, string) {
+	switch {
+	case d.CA != "" && d.Reaches:
+		return checkName, d.CA
+	case d.CA != "":
+		return checkChain, d.CA
+	case d.encrypted():
+		return encrypt, ""
+	}
+	return nothing, ""
+}
+
+// pgOptions are libpq's, which pgx, asyncpg and the JDBC driver have too.
+func (d Database) pgOptions() []string {
+	switch mode, ca := d.check(); mode {
+	case checkName:
+		return []string{"sslmode", "verify-full", "sslrootcert", ca}
+	case checkChain:
+		return []string{"sslmode", "verify-ca", "sslrootcert", ca}
+	case encrypt:
+		return []string{"sslmode", "require"}
+	}
+	return nil
+}
+
+// mongoOptions are those of MongoDB's URIs. The certificates of DocumentDB are of an authority that clients do not know.
+func (d Database) mongoOptions() []string {
+	options := []string{"tls", strconv.FormatBool(d.encrypted() || d.CA != "")}
+	switch mode, ca := d.check(); mode {
+	case checkName:
+		options = append(options, "tlsCAFile", ca)
+	case checkChain:
+		options = append(options, "tlsCAFile", ca, "tlsAllowInvalidHostnames", "true")
+	case encrypt:
+		options = append(options, "tlsAllowInvalidCertificates", "true")
+	}
+	return append(options, d.mongoCommon()...)
+}
+
+// mongoCommon are the options that do not concern TLS.
+func (d Database) mongoCommon() []string {
+	options := []string{"directConnection", "true", "retryWrites", "false"}
+	if d.User != "" && d.Database != "" { // else it is the database
+		options = append(options, "authSource", "admin")
+	}
+	return options
 }
 
 // sqlServerOptions are the options of SQL Server's drivers, which do not agree on what the database's is called.
@@ -283,14 +381,11 @@ func (d Database) sqlServerOptions(database string) []string {
 	return options
 }
 
-// verifies reports whether a client that connects to host can check the name in the certificate.
-func (d Database) verifies() bool { return d.CA != "" && d.Reaches }
-
-// query joins the options in the order given.
+// query joins the options in the order given. A space is %20, because not all clients take a + for one.
 func query(pairs ...string) string {
 	var parts []string
 	for i := 0; i+1 < len(pairs); i += 2 {
-		parts = append(parts, pairs[i]+"="+url.QueryEscape(pairs[i+1]))
+		parts = append(parts, pairs[i]+"="+strings.ReplaceAll(url.QueryEscape(pairs[i+1]), "+", "%20"))
 	}
 	return strings.Join(parts, "&")
 }
@@ -300,7 +395,9 @@ type Format struct {
 	Name  string // as --format takes it
 	Label string // as a button has it
 	Help  string
-	of    func(Database) (string, bool)
+	// Several is true of a form that is more than one connection string.
+	Several bool
+	of      func(Database) (string, bool)
 }
 
 // Of returns a database's connection string. It reports false where there is none of this form for the database's
@@ -310,13 +407,13 @@ func (f Format) Of(d Database) (string, bool) { return f.of(d) }
 // Formats returns all forms, the most common ones first.
 func Formats() []Format {
 	return []Format{
-		{"uri", "URI", "what most clients take", func(d Database) (string, bool) { return d.URI(), true }},
-		{"jdbc", "JDBC", "for Java, DBeaver, DataGrip", Database.jdbc},
-		{"kv", "psql", "libpq's keywords: psql \"$(bastion url NAME --format kv)\"", Database.keywords},
-		{"env", "Shell", "variables for a shell: eval \"$(bastion url NAME --format env)\"", Database.shell},
-		{"go", "Go", "for database/sql and go-redis", Database.golang},
-		{"python", "Python", "for SQLAlchemy and redis-py", Database.python},
-		{"node", "Node", "for pg, mysql2 and ioredis", Database.node},
+		{"uri", "URI", "what most clients take", false, func(d Database) (string, bool) { return d.URI(), true }},
+		{"jdbc", "JDBC", "for Java, DBeaver, DataGrip", false, Database.jdbc},
+		{"kv", "psql", "libpq's keywords: psql \"$(bastion url NAME --format kv)\"", false, Database.keywords},
+		{"env", "Shell", "variables for a shell: eval \"$(bastion url NAME --format env)\"", true, Database.shell},
+		{"go", "Go", "for database/sql, pgx, go-redis and MongoDB's driver", false, Database.golang},
+		{"python", "Python", "for SQLAlchemy, redis-py and PyMongo", false, Database.python},
+		{"node", "Node", "for pg, mysql2, ioredis and mongodb", false, Database.node},
 	}
 }
 
@@ -325,15 +422,14 @@ func (d Database) jdbc() (string, bool) {
 	var options []string
 	switch d.Protocol {
 	case Postgres:
-		switch {
-		case d.verifies():
-			options = []string{"sslmode", "verify-full", "sslrootcert", d.CA}
-		case d.encrypted():
-			options = []string{"sslmode", "require"}
-		}
+		options = d.pgOptions()
 	case MySQL:
-		if d.encrypted() {
-			options = []string{"sslMode", "REQUIRED"}
+		if text, ok := d.jdbcMariaDB(); ok {
+			return text, true
+		}
+		// MySQL's driver takes certificates from a trust store alone. The last two are for MariaDB's, by which some reach MySQL.
+		if mode, _ := d.check(); mode != nothing {
+			options = []string{"sslMode", "REQUIRED", "useSSL", "true", "trustServerCertificate", "true"}
 		}
 	case Redis:
 		u = "//" + d.addr() + "/0"
@@ -358,6 +454,32 @@ func (d Database) jdbc() (string, bool) {
 		out += "?" + query(options...)
 	}
 	return out, true
+}
+
+// jdbcMariaDB is for MariaDB's driver, whose versions before 3 have other names for TLS. It takes values as they are, so that some
+// cannot be said to it, such as a token; MySQL's driver takes those.
+func (d Database) jdbcMariaDB() (string, bool) {
+	if !strings.Contains(strings.ToLower(d.Engine), "mariadb") {
+		return "", false
+	}
+	var options []string
+	switch mode, ca := d.check(); mode {
+	case checkName:
+		options = []string{"sslMode", "verify-full", "serverSslCert", ca, "useSsl", "true"}
+	case checkChain:
+		options = []string{"sslMode", "verify-ca", "serverSslCert", ca, "useSsl", "true", "disableSslHostnameVerification", "true"}
+	case encrypt:
+		options = []string{"sslMode", "trust", "useSsl", "true", "trustServerCertificate", "true"}
+	}
+	options = append(options, "user", d.User, "password", d.Password)
+	out, separator := "jdbc:mariadb://"+d.addr()+"/"+d.Database, "?"
+	for i := 0; i < len(options); i += 2 {
+		if options[i+1] != "" {
+			out += separator + options[i] + "=" + options[i+1]
+			separator = "&"
+		}
+	}
+	return out, !strings.ContainsAny(d.Database+d.User+d.Password+d.CA, "&?#")
 }
 
 func (d Database) jdbcSQLServer() string {
@@ -409,7 +531,7 @@ func (d Database) keywords() (string, bool) {
 		pairs = append(pairs, "password", d.Password)
 	}
 	switch {
-	case d.CA != "":
+	case d.CA != "": // it knows name and address
 		pairs = append(pairs, "sslmode", "verify-full", "sslrootcert", d.CA)
 	case d.encrypted():
 		pairs = append(pairs, "sslmode", "require")
@@ -418,7 +540,7 @@ func (d Database) keywords() (string, bool) {
 	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
 	for i := 0; i < len(pairs); i += 2 {
 		value := pairs[i+1]
-		if value == "" || strings.ContainsAny(value, ` '\`) {
+		if value == "" || strings.ContainsAny(value, " \t\n\v\f\r'\\") {
 			value = "'" + quote.Replace(value) + "'"
 		}
 		parts = append(parts, pairs[i]+"="+value)
@@ -427,10 +549,18 @@ func (d Database) keywords() (string, bool) {
 }
 
 func (d Database) golang() (string, bool) {
-	if d.Protocol != MySQL {
+	mode, ca := d.check()
+	switch {
+	case d.Protocol == Redis && d.encrypted() && !d.Reaches:
+		return d.uri("skip_verify", "true"), true
+	case d.Protocol == Mongo && mode == checkName:
+		return d.uri(append([]string{"tls", "true", "tlsCAFile", ca}, d.mongoCommon()...)...), true
+	case d.Protocol == Mongo && mode != nothing: // its driver checks all or nothing
+		return d.uri(append([]string{"tls", "true", "tlsInsecure", "true"}, d.mongoCommon()...)...), true
+	case d.Protocol != MySQL:
 		return d.URI(), d.Protocol != ""
 	}
-	// The DSN of go-sql-driver/mysql.
+	// The DSN of go-sql-driver/mysql, which takes certificates by code alone.
 	login := d.User
 	if d.Password != "" {
 		login += ":" + d.Password
@@ -440,7 +570,7 @@ func (d Database) golang() (string, bool) {
 	}
 	out := login + "tcp(" + d.addr() + ")/" + url.PathEscape(d.Database)
 	var options []string
-	if d.encrypted() {
+	if mode != nothing {
 		options = append(options, "tls", "skip-verify")
 	}
 	if d.Password != "" {
@@ -453,13 +583,54 @@ func (d Database) golang() (string, bool) {
 }
 
 func (d Database) python() (string, bool) {
+	mode, ca := d.check()
 	switch d.Protocol {
-	case Postgres:
-		return "postgresql+psycopg" + strings.TrimPrefix(d.URI(), string(Postgres)), true
+	case Postgres: // psycopg is libpq: it is told the name, and the address apart
+		named := d
+		named.Reaches = true
+		options := append([]string{"hostaddr", d.Listen.Addr().String()}, named.pgOptions()...)
+		return "postgresql+psycopg" + strings.TrimPrefix(named.uri(options...), string(Postgres)), true
 	case MySQL:
-		return "mysql+pymysql" + strings.TrimPrefix(d.URI(), string(MySQL)), true
+		var options []string
+		switch mode {
+		case checkName:
+			options = []string{"ssl_ca", ca, "ssl_check_hostname", "true"}
+		case checkChain:
+			options = []string{"ssl_ca", ca, "ssl_check_hostname", "false"}
+		case encrypt:
+			options = []string{"ssl_check_hostname", "false"}
+		}
+		return "mysql+pymysql" + strings.TrimPrefix(d.uri(options...), string(MySQL)), true
+	case Redis:
+		if !d.encrypted() {
+			return d.URI(), true
+		}
+		if d.Reaches { // by the system's authorities: ElastiCache's certificates are of a public one, and not of the bundle for RDS
+			return d.uri("ssl_check_hostname", "true"), true
+		}
+		return d.uri("ssl_cert_reqs", "none", "ssl_check_hostname", "false"), true
 	}
-	return d.URI(), d.Protocol == Redis || d.Protocol == Mongo
+	return d.URI(), d.Protocol == Mongo
 }
 
-func (d Database) node() (string, bool) { return d.URI(), d.Protocol != "" && d.Protocol != SQLServer }
+// node is for pg, mysql2, ioredis and mongodb. pg takes sslmode=require for verify-full. mysql2 takes no file of certificates in a
+// string. ioredis checks the name, always: there is a string for it only where the name leads to the forward.
+func (d Database) node() (string, bool) {
+	mode, ca := d.check()
+	switch d.Protocol {
+	case Postgres:
+		switch mode {
+		case checkChain:
+			return d.uri("uselibpqcompat", "true", "sslmode", "verify-ca", "sslrootcert", ca), true
+		case encrypt:
+			return d.uri("sslmode", "no-verify"), true
+		}
+	case MySQL:
+		if mode != nothing {
+			return d.uri("ssl", `{"rejectUnauthorized":false}`), true
+		}
+	case Redis:
+		return d.URI(), !d.encrypted() || d.Reaches
+	}
+	return d.URI(), d.Protocol != "" && d.Protocol != SQLServer
+}

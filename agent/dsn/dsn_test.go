@@ -27,6 +27,8 @@ func TestDSN(t *testing.T) {
 		Name: "rds:shop", Protocol: MySQL, Engine: "mariadb", Listen: at, ServerName: "shop.x",
 		Database: "shop", User: "app",
 	}
+	mysql := my
+	mysql.Engine = "mysql"
 	mytoken := my
 	mytoken.Password = "a/b?c=d&e"
 	cache := Database{Name: "cache:a", Protocol: Redis, Engine: "redis", Listen: at, ServerName: "a.x"}
@@ -39,6 +41,21 @@ func TestDSN(t *testing.T) {
 		Name: "rds:m", Protocol: SQLServer, Engine: "sqlserver-ex", Listen: at, ServerName: "m.x", Database: "a;b",
 		User: "ann",
 	}
+	user := docs
+	user.User, user.Database = "ann", "db"
+	// A proxy of RDS and a cluster of DocumentDB that were named as hosts, and a token for one that nobody knows.
+	proxy := Database{
+		Name: "p:5432", Protocol: Postgres, Listen: at, ServerName: "app.proxy-abc123.eu-central-1.rds.amazonaws.com",
+	}
+	byHost := Database{
+		Name: "d:27017", Protocol: Mongo, Listen: at, ServerName: "docs.cluster-abc123.docdb.cn-north-1.amazonaws.com.cn",
+	}
+	secret := plain
+	secret.User, secret.Password = "ann", "token"
+	chain := pg
+	chain.CA = "/my ca.pem"
+	tab := pg
+	tab.Database = "a\tb"
 	oracle := Database{Name: "rds:o", Engine: "oracle-ee", Listen: at, ServerName: "o.x"}
 	for _, tt := range []struct {
 		d            Database
@@ -48,24 +65,40 @@ func TestDSN(t *testing.T) {
 		{pg, "jdbc", "jdbc:postgresql://127.0.0.1:4000/sales?sslmode=require"},
 		{pg, "kv", "host=orders.x hostaddr=127.0.0.1 port=4000 dbname=sales sslmode=require"},
 		{pg, "go", "postgresql://127.0.0.1:4000/sales?sslmode=require"},
-		{pg, "python", "postgresql+psycopg://127.0.0.1:4000/sales?sslmode=require"},
+		{pg, "python", "postgresql+psycopg://orders.x:4000/sales?hostaddr=127.0.0.1&sslmode=require"},
+		{pg, "node", "postgresql://127.0.0.1:4000/sales?sslmode=no-verify"},
 		{named, "uri", "postgresql://ann@orders.x:5432/sales?sslmode=verify-full&sslrootcert=%2Fca%27s.pem"},
 		{named, "jdbc", "jdbc:postgresql://orders.x:5432/sales?sslmode=verify-full&sslrootcert=%2Fca%27s.pem&user=ann"},
 		{named, "kv", `host=orders.x hostaddr=127.64.0.1 port=5432 dbname=sales user=ann sslmode=verify-full sslrootcert='/ca\'s.pem'`},
 		{token, "uri", "postgresql://ann%20smith:a%2Fb%3Fc=d&e@127.0.0.1:4000/sales?sslmode=require"},
-		{token, "jdbc", "jdbc:postgresql://127.0.0.1:4000/sales?sslmode=require&user=ann+smith&password=a%2Fb%3Fc%3Dd%26e"},
+		{token, "jdbc", "jdbc:postgresql://127.0.0.1:4000/sales?sslmode=require&user=ann%20smith&password=a%2Fb%3Fc%3Dd%26e"},
 		{token, "kv", "host=orders.x hostaddr=127.0.0.1 port=4000 dbname=sales user='ann smith' password=a/b?c=d&e sslmode=require"},
-		{my, "uri", "mysql://app@127.0.0.1:4000/shop"},
-		{my, "jdbc", "jdbc:mysql://127.0.0.1:4000/shop?sslMode=REQUIRED&user=app"},
+		{my, "uri", "mysql://app@127.0.0.1:4000/shop?ssl-mode=REQUIRED"},
+		{my, "jdbc", "jdbc:mariadb://127.0.0.1:4000/shop?sslMode=trust&useSsl=true&trustServerCertificate=true&user=app"},
+		{mysql, "jdbc", "jdbc:mysql://127.0.0.1:4000/shop?sslMode=REQUIRED&useSSL=true&trustServerCertificate=true&user=app"},
+		{mytoken, "jdbc", "jdbc:mysql://127.0.0.1:4000/shop?sslMode=REQUIRED&useSSL=true&trustServerCertificate=true&user=app&password=a%2Fb%3Fc%3Dd%26e"},
+		{my, "node", "mysql://app@127.0.0.1:4000/shop?ssl=%7B%22rejectUnauthorized%22%3Afalse%7D"},
 		{my, "go", "app@tcp(127.0.0.1:4000)/shop?tls=skip-verify"},
-		{my, "python", "mysql+pymysql://app@127.0.0.1:4000/shop"},
+		{my, "python", "mysql+pymysql://app@127.0.0.1:4000/shop?ssl_check_hostname=false"},
 		{mytoken, "go", "app:a/b?c=d&e@tcp(127.0.0.1:4000)/shop?tls=skip-verify&allowCleartextPasswords=true"},
 		{my, "kv", ""},
 		{cache, "uri", "redis://127.0.0.1:4000"},
 		{secure, "uri", "rediss://127.0.0.1:4000"},
 		{secure, "jdbc", "jdbc:redis://127.0.0.1:4000/0?ssl=true&verifyServerCertificate=false"},
 		{plain, "uri", "postgresql://127.0.0.1:4000/"},
-		{docs, "uri", "mongodb://127.0.0.1:4000/?tls=true&directConnection=true&retryWrites=false"},
+		{docs, "uri", "mongodb://127.0.0.1:4000/?tls=true&tlsAllowInvalidCertificates=true&directConnection=true&retryWrites=false"},
+		{docs, "go", "mongodb://127.0.0.1:4000/?tls=true&tlsInsecure=true&directConnection=true&retryWrites=false"},
+		{user, "uri", "mongodb://ann@127.0.0.1:4000/db?tls=true&tlsAllowInvalidCertificates=true&directConnection=true&retryWrites=false&authSource=admin"},
+		{proxy, "uri", "postgresql://127.0.0.1:4000/?sslmode=require"},
+		{byHost, "uri", "mongodb://127.0.0.1:4000/?tls=true&tlsAllowInvalidCertificates=true&directConnection=true&retryWrites=false"},
+		{secret, "uri", "postgresql://ann:token@127.0.0.1:4000/?sslmode=require"},
+		{chain, "uri", "postgresql://127.0.0.1:4000/sales?sslmode=verify-ca&sslrootcert=%2Fmy%20ca.pem"},
+		{chain, "node", "postgresql://127.0.0.1:4000/sales?uselibpqcompat=true&sslmode=verify-ca&sslrootcert=%2Fmy%20ca.pem"},
+		{chain, "kv", "host=orders.x hostaddr=127.0.0.1 port=4000 dbname=sales sslmode=verify-full sslrootcert='/my ca.pem'"},
+		{tab, "kv", "host=orders.x hostaddr=127.0.0.1 port=4000 dbname='a\tb' sslmode=require"},
+		{secure, "node", ""},
+		{secure, "go", "rediss://127.0.0.1:4000?skip_verify=true"},
+		{secure, "python", "rediss://127.0.0.1:4000?ssl_cert_reqs=none&ssl_check_hostname=false"},
 		{docs, "jdbc", ""},
 		{mssql, "uri", "sqlserver://ann@127.0.0.1:4000?database=a%3Bb&encrypt=true&trustServerCertificate=true"},
 		{mssql, "jdbc", "jdbc:sqlserver://127.0.0.1:4000;databaseName={a;b};encrypt=true;trustServerCertificate=true;user=ann"},

@@ -23,9 +23,9 @@ func TestShell(t *testing.T) {
 		env  []string
 		want string
 	}{
-		{nil, "orders.x 4000 require it's 4000\n"},
-		{[]string{"PGSSLMODE=verify-full", "PGDATABASE=mine", "PGPORT=1"}, "orders.x 4000 verify-full mine 4000\n"},
-		{[]string{"PGSSLMODE="}, "orders.x 4000 require it's 4000\n"},
+		{nil, "127.0.0.1 4000 require it's 4000\n"},
+		{[]string{"PGSSLMODE=verify-full", "PGDATABASE=mine", "PGPORT=1"}, "127.0.0.1 4000 verify-full mine 4000\n"},
+		{[]string{"PGSSLMODE="}, "127.0.0.1 4000 require it's 4000\n"},
 	} {
 		cmd := exec.CommandContext(t.Context(), "/bin/sh", "-euc", text+show)
 		cmd.Env = tt.env

@@ -150,6 +150,10 @@ func labFlags() []cli.Flag {
 			Usage: "loopback `ADDRESS` of all the APIs; port 0 is a free one",
 		},
 		&cli.StringFlag{
+			Name: "region", EnvVars: env("region"), Value: lab.Region,
+			Usage: "`REGION` of the account; ARNs and names are those of its partition",
+		},
+		&cli.StringFlag{
 			Name: "databases", EnvVars: env("databases"), Value: "auto",
 			Usage: "`MODE`: auto (real servers where installed), real, embedded or off",
 		},
@@ -172,6 +176,10 @@ func labFlags() []cli.Flag {
 		&cli.StringSliceFlag{
 			Name: "task-env", EnvVars: env("task-env"),
 			Usage: "`NAME=VALUE` for the tasks, such as BASTIOND_IDLE_STOP=1m",
+		},
+		&cli.StringSliceFlag{
+			Name: "task-role-deny", EnvVars: env("task-role-deny"),
+			Usage: "`ACTION` that the tasks' role may not do, such as kms:Decrypt",
 		},
 		&cli.StringSliceFlag{
 			Name: "allow", EnvVars: env("allow"), Usage: "`HOST:PORT` that the tasks may reach, besides the lab's own databases",
@@ -244,11 +252,11 @@ func (p *program) config(c *cli.Context) (lab.Config, error) {
 		level = slog.LevelError
 	}
 	cfg := lab.Config{
-		Listen: c.String("listen"), Bastiond: bastiond, AllowHostExec: c.Bool("allow-host-exec"),
+		Region: c.String("region"), Listen: c.String("listen"), Bastiond: bastiond, AllowHostExec: c.Bool("allow-host-exec"),
 		Log:        slog.New(slog.NewTextHandler(p.err, &slog.HandlerOptions{Level: level})),
 		StateDelay: delay(c, "state-delay"), ExecDelay: delay(c, "exec-delay"), ConnectDelay: delay(c, "connect-delay"),
 		KMS: c.Bool("kms"), Postgres: mode, Redis: mode, Allow: c.StringSlice("allow"),
-		TaskEnv: make(map[string]string), Instances: make(map[string]lab.Instance),
+		TaskRoleDeny: c.StringSlice("task-role-deny"), TaskEnv: make(map[string]string), Instances: make(map[string]lab.Instance),
 	}
 	for _, kv := range c.StringSlice("task-env") {
 		name, value, ok := strings.Cut(kv, "=")
@@ -319,7 +327,7 @@ func findBastiond(given string) (string, error) {
 
 // introduce says what the lab is made of: above all what is real and what stands in for it.
 func (p *program) introduce(l *lab.Lab) {
-	fmt.Fprintf(p.err, "lab: AWS is %s, the made-up account %s in %s\n", l.URL(), lab.Account, lab.Region)
+	fmt.Fprintf(p.err, "lab: AWS is %s, the made-up account %s in %s\n", l.URL(), lab.Account, l.Region())
 	for _, d := range l.Databases() {
 		what := d.Version
 		if d.Embedded {

@@ -119,7 +119,10 @@ func TestAgentDetached(t *testing.T) {
 	if r.code != 3 || !strings.Contains(r.stderr, `there are ["db" "sessions"]`) {
 		t.Errorf("stop of an unknown forward: exit code %d, %s", r.code, r.stderr)
 	}
-	if r := e.must("stop", "db"); r.stdout != "db is stopped\n" {
+	if r := e.run(nil, "url", "db@0"); r.code != 3 || !strings.Contains(r.stderr, "hint: bastion ls shows NAME@LINK of each") {
+		t.Errorf("url of another link: exit code %d, %s", r.code, r.stderr)
+	}
+	if r := e.must("stop", "db", "db"); r.stdout != "db is stopped\n" {
 		t.Errorf("stop: %q", r.stdout)
 	}
 	if _, err := net.Dial("tcp", orders.Listen); err == nil {
@@ -641,16 +644,7 @@ func TestAgentGivesUp(t *testing.T) {
 	e.env = append(e.env, "BASTION_RECONNECT_TIMEOUT=1s", "BASTION_LINGER=1s")
 	detached := e.detach("rds:orders", ":")
 	p, _ := e.forwards([]string{"AWS_CA_BUNDLE="}, "cache:sessions", ":") // for the same link, whatever this process has
-	if err := e.SetAPIFaults(lab.APIFaults{Errors: map[string]lab.APIError{
-		"ssm:StartSession": {Code: "InternalServerError", Message: "out of order", Status: 500},
-	}}); err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range e.Gateway().Sessions() {
-		if err := e.Gateway().Terminate(s.ID); err != nil {
-			t.Fatal(err)
-		}
-	}
+	e.outOfOrder()
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	code, err := p.Wait(ctx)
@@ -675,5 +669,59 @@ func TestAgentGivesUp(t *testing.T) {
 	})
 	if r := e.must("wait", detached.Name); r.stdout != detached.Listen+"\n" {
 		t.Errorf("wait: %q", r.stdout)
+	}
+}
+
+// A connection that carried nothing for the task's idle time ends as at its far end, while a busy one on the same link goes on. The
+// audit and the agent's log say why.
+func TestForwardIdleConnection(t *testing.T) {
+	t.Parallel()
+	e := startAgentLab(t, func(c *lab.Config) { c.TaskEnv = map[string]string{"BASTIOND_IDLE_CONN": "10s"} })
+	f := e.detach("cache:sessions", ":")
+	var conns [2]net.Conn
+	for i := range conns {
+		c, err := net.Dial("tcp", f.Listen)
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = c.Close() })
+		if err := pingOn(c); err != nil {
+			t.Fatal(err)
+		}
+		conns[i] = c
+	}
+	busy, idle := conns[0], conns[1]
+	if err := idle.SetDeadline(time.Now().Add(2 * time.Minute)); err != nil {
+		t.Fatal(err)
+	}
+	ended := make(chan error, 1)
+	go func() {
+		_, err := idle.Read(make([]byte, 1))
+		ended <- err
+	}()
+	var end error
+	eventuallyWithin(t, time.Minute, "the idle connection ends", func() bool {
+		if err := pingOn(busy); err != nil {
+			t.Fatal(err)
+		}
+		select {
+		case end = <-ended:
+			return true
+		default:
+			return false
+		}
+	})
+	if !errors.Is(end, io.EOF) {
+		t.Errorf("the idle connection ended with %v, want a clean end", end)
+	}
+	if err := pingOn(busy); err != nil {
+		t.Error(err)
+	}
+	audit, _, err := e.TaskOutput(e.Tasks()[0].ID)
+	if err != nil || !strings.Contains(string(audit), `"reason":"idle for 10s"`) {
+		t.Errorf("audit: %v in %s", err, audit)
+	}
+	if log := e.must("agent", "logs").stdout; !strings.Contains(log, "ended by the bastion") || !strings.Contains(log, "idle for 10s") {
+		t.Errorf("the agent's log does not say why:\n%s", log)
 	}
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -22,12 +23,12 @@ import (
 	"github.com/bastion-ssm/bastion/agent/daemon"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 const (
-	// agentStart bounds the start of the agent, and agentEnd its end.
+	// agentStart bounds the start of the agent.
 	agentStart = 15 * time.Second
-	agentEnd   = 30 * time.Second
 	// agentPoll is the pause between two looks whether another agent has come up, or gone.
 	agentPoll = 50 * time.Millisecond
 
@@ -80,13 +81,19 @@ func (a *app) agentAction(c *cli.Context, f agentFlags) error {
 	if err := argCount(c, 1, 1); err != nil {
 		return err
 	}
+	verb := c.Args().First()
+	if verb == "run" {
+		s, err := a.agentSettings()
+		if err != nil {
+			return err
+		}
+		return a.agentRun(c.Context, s, f)
+	}
 	s, err := a.settings()
 	if err != nil {
 		return err
 	}
-	switch verb := c.Args().First(); verb {
-	case "run":
-		return a.agentRun(c.Context, s, f)
+	switch verb {
 	case "start":
 		return a.agentStart(c.Context, s)
 	case "stop":
@@ -116,6 +123,9 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, f agentFlags) err
 	}
 	out := a.err
 	if f.logFile != "" {
+		if err := files.CheckPlace(f.logFile); err != nil {
+			return fail.New(fail.Usage, "log to "+f.logFile, err, "run the command as that user, without sudo")
+		}
 		rotated := &lumberjack.Logger{Filename: f.logFile, MaxSize: maxLog, MaxBackups: oldLogs}
 		defer func() { _ = rotated.Close() }()
 		out = rotated
@@ -125,13 +135,25 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, f agentFlags) err
 		level = slog.LevelDebug
 	}
 	noCoreDumps() // they would have the keys
+	if err := agent.ForgetEnv(); err != nil {
+		return fail.New(fail.Other, "forget the AWS variables", err, "start the agent without them")
+	}
 	d := daemon.New(daemon.Config{
 		Version: readVersion().Version, Socket: socket, StateDir: state, LogFile: f.logFile, Idle: s.AgentIdle, Stay: f.stay,
 		Logger:        slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})),
 		MetricsListen: s.MetricsListen, MetricsToken: s.MetricsTokenFile,
-		Ready: func() { fmt.Fprintln(a.out, socket) }, // who started it may have gone
+		Ready: func() { _ = a.announce(s, socket) }, // its starter may have gone
 	})
 	return d.Run(ctx)
+}
+
+// announce prints the socket of an agent that serves, on one line.
+func (a *app) announce(s config.Settings, socket string) error {
+	if s.Output == "json" {
+		return a.printLine(map[string]string{"socket": socket})
+	}
+	_, err := fmt.Fprintln(a.out, socket)
+	return err
 }
 
 func (a *app) agentStart(ctx context.Context, s config.Settings) error {
@@ -140,39 +162,6 @@ func (a *app) agentStart(ctx context.Context, s config.Settings) error {
 		return err
 	}
 	return a.printAgent(ctx, client, s)
-}
-
-// agentStop asks the agent to end and waits until it has.
-func (a *app) agentStop(ctx context.Context, s config.Settings) error {
-	client, err := a.agentClient(s)
-	if err != nil {
-		return err
-	}
-	before, err := client.Info(ctx)
-	if err == nil {
-		err = client.Shutdown(ctx)
-	}
-	if errors.Is(err, api.ErrNotRunning) {
-		daemon.RemoveStale(client.Socket())
-		_, err = fmt.Fprintln(a.out, "no agent is running")
-		return err
-	}
-	if err != nil {
-		return err
-	}
-	ctx, cancel := context.WithTimeoutCause(ctx, agentEnd, fail.New(fail.Timeout, "stop the agent",
-		fmt.Errorf("it still runs after %s", agentEnd), "bastion agent logs shows what it waits for"))
-	defer cancel()
-	for {
-		now, err := client.Info(ctx)
-		if errors.Is(err, api.ErrNotRunning) || err == nil && !now.Started.Equal(before.Started) { // the next one runs already
-			_, err = fmt.Fprintln(a.out, "the agent has ended")
-			return err
-		}
-		if err := pause(ctx, agentPoll); err != nil {
-			return err
-		}
-	}
 }
 
 func (a *app) agentStatus(ctx context.Context, s config.Settings) error {
@@ -191,7 +180,7 @@ func (a *app) printAgent(ctx context.Context, client *api.Client, s config.Setti
 	if s.Output == "json" {
 		return a.printJSON(st)
 	}
-	_, err = fmt.Fprintf(a.out, "the agent runs: process %d, version %s, since %s\n%s, %s\nsocket %s\nlog %s\n",
+	err = printf(a.out, "the agent runs: process %d, version %s, since %s\n%s, %s\nsocket %s\nlog %s\n",
 		st.PID, st.Version, st.Started.Local().Format(time.DateTime), count(len(st.Links), "link"),
 		count(len(st.Forwards), "forward"),
 		st.Socket, dash(st.Log))
@@ -219,8 +208,9 @@ func (a *app) agentLogs(ctx context.Context, s config.Settings, follow bool) err
 			return err
 		}
 	}
+	show := a.logWriter(s)
 	for {
-		if _, err := io.Copy(a.out, r); err != nil || !follow {
+		if _, err := io.Copy(show, r); err != nil || !follow {
 			return err
 		}
 		if err := pause(ctx, agentPoll); err != nil {
@@ -232,13 +222,41 @@ func (a *app) agentLogs(ctx context.Context, s config.Settings, follow bool) err
 				continue
 			}
 			// A new file was begun: what came last to the old one goes first.
-			_, err := io.Copy(a.out, r)
+			_, err := io.Copy(show, r)
 			_ = f.Close()
 			f = next
 			r.Reset(f)
 			if err != nil {
 				return err
 			}
+		}
+	}
+}
+
+// logWriter returns where the agent's log is printed: as it is, or as JSON, an object for each line.
+func (a *app) logWriter(s config.Settings) io.Writer {
+	if s.Output != "json" {
+		return a.out
+	}
+	return &logLines{print: func(line string) error { return a.printLine(map[string]string{"line": line}) }}
+}
+
+// logLines prints what is written to it by lines. The rest after the last one waits for its end.
+type logLines struct {
+	print func(line string) error
+	rest  []byte
+}
+
+func (l *logLines) Write(p []byte) (int, error) {
+	l.rest = append(l.rest, p...)
+	for {
+		line, rest, ok := bytes.Cut(l.rest, []byte("\n"))
+		if !ok {
+			return len(p), nil
+		}
+		l.rest = rest
+		if err := l.print(string(line)); err != nil {
+			return 0, err
 		}
 	}
 }
@@ -268,7 +286,7 @@ func (a *app) agentClient(s config.Settings) (*api.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.NewClient(path), nil
+	return api.NewClient(path).ActAsThis(), nil
 }
 
 // connectAgent returns a client of the user's agent, which it starts if it does not run.
@@ -290,7 +308,7 @@ func (a *app) connectAgent(ctx context.Context, s config.Settings) (*api.Client,
 			continue
 		case err == nil:
 			if version := readVersion().Version; info.Version != version && !s.Quiet {
-				fmt.Fprintf(a.err, "bastion: the agent is of version %s, this command of %s; bastion agent stop ends the old one\n",
+				_ = printf(a.err, "bastion: the agent is of version %s, this command of %s; bastion agent stop ends the old one\n",
 					info.Version, version)
 			}
 			return client, nil

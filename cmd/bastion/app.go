@@ -12,8 +12,10 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
@@ -26,18 +28,29 @@ type stdio struct {
 
 // app is one invocation of the command line.
 type app struct {
-	stdio
+	stdio                        // for text: what is not printable does not get through, whoever writes it
+	raw        stdio             // for streams of bytes, and for displays, which sanitize what they show
 	flags      map[string]string // settings given as flags, by key
 	configFile string            // --config
 	extraLocal []string          // -L
 	self       string            // the program's path, for what other programs must call
+	mfa        agent.MFA         // what codes have opened
 	login      login             // of the commands for databases
+	execEnv    []execEnv         // exec --env
 	format     string            // --format of url
+	named      bool              // --name names the forward: no other name will do
+}
+
+func newApp(std stdio) *app {
+	a := &app{stdio: std, raw: std, flags: make(map[string]string)}
+	a.out, a.err = output{printable.NewWriter(std.out)}, printable.NewWriter(std.err)
+	return a
 }
 
 // run runs one command line and returns its exit code.
 func run(ctx context.Context, args []string, std stdio) int {
-	a := &app{stdio: std, flags: make(map[string]string), self: args[0]}
+	a := newApp(std)
+	a.self = args[0]
 	if len(args) > 1 && args[1] == completeCommand {
 		a.complete(args[2:])
 		return 0
@@ -52,7 +65,17 @@ func run(ctx context.Context, args []string, std stdio) int {
 
 // settings merges flags, environment and file.
 func (a *app) settings() (config.Settings, error) {
-	s, err := config.Load(config.Source{Flags: a.flags, File: a.configFile})
+	return a.load(config.Source{Flags: a.flags, File: a.configFile, Ignored: a.warnIgnored})
+}
+
+// agentSettings are the settings of the agent itself. It serves every directory of the user's, so the project file of the one where
+// it happens to start has no say. A service manager starts it in the home directory.
+func (a *app) agentSettings() (config.Settings, error) {
+	return a.load(config.Source{Flags: a.flags, File: a.configFile, NoProject: true})
+}
+
+func (a *app) load(src config.Source) (config.Settings, error) {
+	s, err := config.Load(src)
 	if err != nil {
 		return s, err
 	}
@@ -90,7 +113,7 @@ func (a *app) warnOfVariables(environ []string) {
 			continue
 		}
 		if near := config.Nearest(name, known); near != "" {
-			_, _ = fmt.Fprintf(a.err, "bastion: the variable %s is no setting and is ignored; did you mean %s?\n",
+			_ = printf(a.err, "bastion: the variable %s is no setting and is ignored; did you mean %s?\n",
 				full, prefix+near)
 		}
 	}
@@ -141,7 +164,7 @@ func (a *app) cli() *cli.App {
 			bastion starts a task of yours on ECS Fargate, opens SSM sessions to it and forwards local ports through SSH.
 			Nothing listens on the internet, no key is kept on disk.
 
-			Settings come from flags, then BASTION_* variables, then ./bastion.yaml (looked for upwards) or
+			Settings come from flags, then BASTION_* variables, then ./bastion.yaml (looked for upwards, see bastion help trust) or
 			~/.config/bastion/config.yaml; bastion help settings lists them. AWS credentials are found as the AWS CLI does.`,
 			"bastion forward rds:orders 12345",
 			"bastion forward -d orders          # stays; bastion ls, url and stop know it as orders",
@@ -190,14 +213,7 @@ func (a *app) cli() *cli.App {
 				Flags:  a.settingFlags(showBastion),
 				Action: a.up,
 			},
-			{
-				Name:        "down",
-				Usage:       "stop your bastion",
-				Category:    "Bastion",
-				Description: text(`Stops every bastion task of yours in the cluster. One that is not used stops by itself after a while.`, "bastion down"),
-				Flags:       a.settingFlags(showCommon),
-				Action:      a.down,
-			},
+			a.downCommand(),
 			a.statusCommand(),
 			a.agentCommand(),
 			a.serviceCommand(),
@@ -228,6 +244,7 @@ func (a *app) cli() *cli.App {
 				Action: a.completion,
 			},
 			a.manCommand(),
+			a.trustCommand(),
 			{
 				Name:        "help",
 				Usage:       "show help about a command, or about the settings",
@@ -373,15 +390,18 @@ func (a *app) help(c *cli.Context) error {
 	}
 	switch name := c.Args().First(); {
 	case name == "":
-		return cli.ShowAppHelp(c)
+		var text strings.Builder
+		cli.HelpPrinter(&text, c.App.CustomAppHelpTemplate, c.App)
+		return a.document("help", text.String())
 	case name == "settings":
 		return a.printSettings()
 	case c.App.Command(name) == nil:
 		return unknownCommand(c.App, name)
 	default:
 		cmd := c.App.Command(name)
-		cli.HelpPrinter(a.out, cmd.CustomHelpTemplate, cmd)
-		return nil
+		var text strings.Builder
+		cli.HelpPrinter(&text, cmd.CustomHelpTemplate, cmd)
+		return a.document("help", text.String())
 	}
 }
 
@@ -407,10 +427,12 @@ func (a *app) printSettings() error {
 			if def == "" {
 				def = "none"
 			}
+			if s.Trust != config.Project {
+				def += "; from a bastion.yaml only after bastion trust"
+			}
 			fmt.Fprintf(&b, "      %s (default: %s)\n", s.Help, def)
 		}
 	}
 	b.WriteString("\n--config FILE, or BASTION_CONFIG, names the configuration file.\n")
-	_, err := io.WriteString(a.out, b.String())
-	return err
+	return a.document("help", b.String())
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,6 +15,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
 // up runs `bastion up`.
@@ -41,35 +41,63 @@ func (a *app) up(c *cli.Context) error {
 	if r.New {
 		verb = "was started"
 	}
-	_, err = fmt.Fprintf(a.out, "bastion %s %s in cluster %s (bastiond %s)\n", r.TaskID, verb, r.Cluster, r.Version)
+	if err := printf(a.out, "bastion %s %s in cluster %s (bastiond %s)\n", r.TaskID, verb, r.Cluster, r.Version); err != nil {
+		return err
+	}
+	if size := r.Size.String(); size != "" {
+		err = printf(a.out, "it has %s\n", size)
+	}
 	return err
 }
 
+func (a *app) downCommand() *cli.Command {
+	var refused bool
+	return &cli.Command{
+		Name:     "down",
+		Usage:    "stop your bastion",
+		Category: "Bastion",
+		Description: text(`
+			Stops every bastion task of yours in the cluster. One that is not used stops by itself after a while. A task that is
+			marked as yours but differs from what bastion would start may be somebody else's: it is shown, and stopped only with
+			--refused.`,
+			"bastion down",
+			"bastion down --refused"),
+		Flags: a.settingFlags(showCommon,
+			switchFlag(&refused, "stop tasks too that are marked as yours but that bastion does not use", "refused")),
+		Action: func(c *cli.Context) error { return a.down(c, refused) },
+	}
+}
+
 // down runs `bastion down`.
-func (a *app) down(c *cli.Context) error {
+func (a *app) down(c *cli.Context, refused bool) error {
 	run, err := a.begin(c, "down")
 	if err != nil {
 		return err
 	}
 	defer run.close()
-	stopped, err := run.agent.Down(c.Context)
+	ctx, cancel := bounded(c.Context, run.settings)
+	defer cancel()
+	r, err := run.agent.Down(ctx, refused)
 	if err != nil {
 		return err
 	}
 	run.progress.Idle()
 	if run.settings.Output == "json" {
-		return a.printJSON(map[string]any{"stopped": stopped})
+		return a.printJSON(r)
 	}
-	if len(stopped) == 0 {
-		_, err = fmt.Fprintf(a.out, "no bastion of yours runs in cluster %s\n", run.settings.Cluster)
-		return err
+	var b strings.Builder
+	if len(r.Stopped) == 0 {
+		_ = printf(&b, "no bastion of yours runs in cluster %s\n", run.settings.Cluster)
 	}
-	for _, b := range stopped {
-		if _, err = fmt.Fprintf(a.out, "bastion %s is being stopped\n", b.TaskID); err != nil {
-			return err
-		}
+	for _, t := range r.Stopped {
+		_ = printf(&b, "bastion %s is being stopped\n", t.TaskID)
 	}
-	return nil
+	for _, t := range r.Left {
+		_ = printf(&b, "task %s is left alone: it is marked as yours, but it %s (bastion down --refused stops it)\n",
+			t.TaskID, t.Refused)
+	}
+	_, err = io.WriteString(a.out, b.String())
+	return err
 }
 
 // statusOutput is the JSON output of status.
@@ -107,7 +135,7 @@ func (a *app) status(c *cli.Context, watch bool) error {
 	}
 	st, err := a.agentState(c.Context, s)
 	if err != nil && !s.Quiet {
-		fmt.Fprintf(a.err, "bastion: the agent's links cannot be shown: %s\n", oneLine(err.Error()))
+		_ = printf(a.err, "bastion: the agent's links cannot be shown: %s\n", err)
 	}
 	if err := a.printStatusOnce(c.Context, s, st, watch); err != nil || !watch {
 		return err
@@ -154,7 +182,7 @@ const (
 func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState api.State, several bool) error {
 	processes, err := agent.Processes(ctx, s)
 	if err != nil && !s.Quiet {
-		fmt.Fprintf(a.err, "bastion: the links of running commands cannot be shown: %s\n", oneLine(err.Error()))
+		_ = printf(a.err, "bastion: the links of running commands cannot be shown: %s\n", err)
 	}
 	processes = append(agentProcess(agentState), processes...)
 	st, awsErr := a.awsStatus(ctx, s)
@@ -164,7 +192,7 @@ func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState
 	out := statusOutput{Status: st, Processes: processes}
 	switch {
 	case s.Output == "json" && several:
-		err = json.NewEncoder(a.out).Encode(out)
+		err = a.printLine(out)
 	case s.Output == "json":
 		err = a.printJSON(out)
 	case awsErr == nil:
@@ -175,17 +203,34 @@ func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState
 	return cmp.Or(awsErr, err)
 }
 
+// hasGivenUp reports whether a link has failed and nothing is left of it. It is shown for its error.
+func hasGivenUp(l api.Link) bool { return len(l.Live) == 0 && l.State == api.LinkFailed }
+
 // agentProcess is the agent as one of the processes with links, if it has any.
 func agentProcess(st api.State) []agent.Process {
 	var out []agent.Process
 	for _, l := range st.Links {
-		if len(l.Live) > 0 {
+		live := l.Live
+		if hasGivenUp(l) {
+			live = []agent.Live{{
+				State: string(l.State), Since: l.Since, Error: l.Error, Next: l.Next, Retry: l.Retry, Kind: "none", Sessions: []agent.LiveSession{},
+			}}
+		}
+		if len(live) > 0 {
 			out = append(out, agent.Process{
-				V: 1, PID: st.PID, Command: "agent", Version: st.Version, Region: l.Region, Started: st.Started, Links: l.Live,
+				V: 1, PID: st.PID, Command: "agent", Version: st.Version, Region: l.Region, Started: st.Started, Links: live,
 			})
 		}
 	}
 	return out
+}
+
+// callsInTime is how many calls that AWS answers just in time a command makes before it gives up.
+const callsInTime = 2
+
+// bounded returns the context of a command that only asks AWS, and waits for nothing else.
+func bounded(ctx context.Context, s config.Settings) (context.Context, context.CancelFunc) {
+	return context.WithTimeout(ctx, callsInTime*s.AWSTimeout)
 }
 
 func (a *app) awsStatus(ctx context.Context, s config.Settings) (agent.Status, error) {
@@ -194,6 +239,9 @@ func (a *app) awsStatus(ctx context.Context, s config.Settings) (agent.Status, e
 		return agent.Status{}, err
 	}
 	defer run.close()
+	defer run.progress.StepIfSlow("looking at your bastions")()
+	ctx, cancel := bounded(ctx, s)
+	defer cancel()
 	return run.agent.Status(ctx)
 }
 
@@ -206,11 +254,11 @@ func (a *app) printStatus(st statusOutput) error {
 
 func (a *app) printBastions(st agent.Status) error {
 	if st.Target != "" {
-		_, err := fmt.Fprintf(a.out, "using the OpenSSH server at %s; there is no bastion task\n", st.Target)
+		err := printf(a.out, "using the OpenSSH server at %s; there is no bastion task\n", st.Target)
 		return err
 	}
 	if len(st.Bastions) == 0 {
-		_, err := fmt.Fprintf(a.out, "no bastion of %s in cluster %s\n", st.Owner, st.Cluster)
+		err := printf(a.out, "no bastion of %s in cluster %s\n", st.Owner, st.Cluster)
 		return err
 	}
 	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
@@ -220,9 +268,30 @@ func (a *app) printBastions(st agent.Status) error {
 		if b.Created != nil {
 			age = time.Since(*b.Created).Round(time.Second).String()
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\n", b.TaskID, b.Status, dash(b.Exec), age, dash(b.Target))
+		fmt.Fprintln(w, printable.Row(b.TaskID, b.Status, dash(b.Exec), age, dash(b.Target)))
 	}
-	return w.Flush()
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	return a.printDoubts(st.Bastions)
+}
+
+// printDoubts says which tasks are not used, or used unchecked, and why.
+func (a *app) printDoubts(all []agent.Bastion) error {
+	var out strings.Builder
+	for _, b := range all {
+		switch {
+		case b.Refused != "":
+			_ = printf(&out, "task %s is not used: it is marked as yours, but bastion would not have started it: it %s "+
+				"(bastion down --refused stops it)\n", b.TaskID, b.Refused)
+		case b.Outdated != "":
+			_ = printf(&out, "task %s is not used: it %s (bastion down stops it)\n", b.TaskID, b.Outdated)
+		case b.Unchecked != "":
+			_ = printf(&out, "not checked of task %s: %s\n", b.TaskID, b.Unchecked)
+		}
+	}
+	_, err := io.WriteString(a.out, out.String())
+	return err
 }
 
 // printProcesses shows the links of running commands and their sessions.
@@ -230,28 +299,56 @@ func (a *app) printProcesses(all []agent.Process) error {
 	var b strings.Builder
 	for _, p := range all {
 		for _, l := range p.Links {
-			fmt.Fprintf(&b, "\n%s (process %d) to %s: %s for %s, %s\n", dash(p.Command), p.PID, l.Bastion, l.State,
-				time.Since(l.Since).Round(time.Second), count(l.Channels, "connection"))
+			_ = printf(&b, "\n%s (process %d) to %s: %s for %s, %s\n", dash(p.Command), p.PID, cmp.Or(l.Bastion, "a bastion in "+p.Region),
+				l.State, time.Since(l.Since).Round(time.Second), count(l.Channels, "connection"))
 			if l.Error != "" {
-				fmt.Fprintf(&b, "  %s\n", oneLine(l.Error))
+				_ = printf(&b, "  %s\n", l.Trouble(time.Now()))
 			}
 			for _, lack := range l.Lacks {
-				fmt.Fprintf(&b, "  %s\n", lack)
+				_ = printf(&b, "  %s\n", lack)
 			}
-			w := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
-			fmt.Fprintln(w, "  SESSION\tSTATE\tAGE\tUP\tDOWN\tROUND TRIP\tIN FLIGHT\tREINJECTED")
-			for _, s := range l.Sessions {
-				age := time.Duration(s.Age * float64(time.Second)).Round(time.Second)
-				fmt.Fprintf(w, "  %s\t%s\t%s\t%s/s\t%s/s\t%.1f ms\t%s\t%s\n", s.ID, s.State, age,
-					size(s.SendRate), size(s.ReceiveRate), s.RTT, size(float64(s.InFlight)), size(float64(s.Reinjected)))
+			if l.Far != nil && l.Far.String() != "" {
+				_ = printf(&b, "  %s\n", l.Far)
 			}
-			if err := w.Flush(); err != nil {
+			if l.Limit != nil {
+				_ = printf(&b, "  %s\n", l.Limit)
+			}
+			if err := printSessions(&b, l.Sessions); err != nil {
 				return err
+			}
+			if l.Document != "" {
+				_ = printf(&b, "  document: %s%s\n", l.Document, parenthesis(l.DocumentReason))
+			}
+			if bond := l.Bond(); bond != "" {
+				_ = printf(&b, "  %s\n", bond)
 			}
 		}
 	}
 	_, err := io.WriteString(a.out, b.String())
 	return err
+}
+
+// printSessions shows the sessions of a link, if it has any.
+func printSessions(out io.Writer, sessions []agent.LiveSession) error {
+	if len(sessions) == 0 {
+		return nil
+	}
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	fmt.Fprintln(w, "  SESSION\tSTATE\tAGE\tUP\tDOWN\tROUND TRIP\tIN FLIGHT\tREINJECTED")
+	for _, s := range sessions {
+		age := time.Duration(s.Age * float64(time.Second)).Round(time.Second)
+		fmt.Fprintln(w, printable.Row("  "+s.ID, s.State, age, size(s.SendRate)+"/s", size(s.ReceiveRate)+"/s",
+			fmt.Sprintf("%.1f ms", s.RTT), size(float64(s.InFlight)), size(float64(s.Reinjected))))
+	}
+	return w.Flush()
+}
+
+// parenthesis puts a text that is not empty in one, after a space.
+func parenthesis(text string) string {
+	if text == "" {
+		return ""
+	}
+	return " (" + text + ")"
 }
 
 func count(n int, noun string) string {

@@ -20,7 +20,7 @@ import (
 func (e *labEnv) portSessions() []string {
 	var ids []string
 	for _, s := range e.Gateway().Sessions() {
-		if s.Document == gateway.DocSSH {
+		if s.Document != gateway.DocECSExec {
 			ids = append(ids, s.ID)
 		}
 	}
@@ -116,7 +116,7 @@ func TestForwardWaitsForAPath(t *testing.T) {
 // A link grows while a transfer can use it, up to the setting, and status shows its sessions.
 func TestStatusShowsSubflows(t *testing.T) {
 	t.Parallel()
-	e := startLab(t, nil)
+	e := startLab(t, func(c *lab.Config) { c.Unmetered = true }) // the task's processor would have its own line
 	source := endless(t)
 	e.Allow(source)
 	three, f3 := e.forwards([]string{"BASTION_SESSIONS=3"}, source, ":")
@@ -124,15 +124,16 @@ func TestStatusShowsSubflows(t *testing.T) {
 	download(t, f3[0].Listen)
 	download(t, f1[0].Listen)
 	var all []agent.Live
+	var known []string
 	eventually(t, "three sessions carry one transfer", func() bool {
-		all = e.links(nil)
+		all, known = e.links(nil), e.portSessions()
 		if len(all) != 2 {
 			t.Fatalf("%d links", len(all))
 		}
 		slices.SortFunc(all, func(a, b agent.Live) int { return len(b.Sessions) - len(a.Sessions) })
 		busy := 0
 		for _, s := range all[0].Sessions {
-			if s.ReceiveRate > 50e3 && s.State == "up" {
+			if s.ReceiveRate > 50e3 && s.State == "up" && slices.Contains(known, s.ID) {
 				busy++
 			}
 		}
@@ -141,11 +142,17 @@ func TestStatusShowsSubflows(t *testing.T) {
 	if len(all[0].Sessions) != 3 || len(all[1].Sessions) != 1 {
 		t.Errorf("%d and %d sessions, want 3 and 1", len(all[0].Sessions), len(all[1].Sessions))
 	}
-	known := e.portSessions()
+	measured := 0 // by what is sent, which goes by one of them while that is enough
 	for _, s := range all[0].Sessions {
-		if !slices.Contains(known, s.ID) || s.RTT <= 0 || s.Age <= 0 || s.Received == 0 {
+		if s.Age <= 0 || s.Received == 0 {
 			t.Errorf("%+v", s)
 		}
+		if s.RTT > 0 {
+			measured++
+		}
+	}
+	if measured == 0 {
+		t.Error("no session has a round trip")
 	}
 	if l := all[0]; l.Channels != 1 || l.Received < 100e3 || l.State != "up" || len(l.Lacks) != 0 {
 		t.Errorf("%+v", l)
@@ -155,9 +162,9 @@ func TestStatusShowsSubflows(t *testing.T) {
 		`  SESSION +STATE +AGE +UP +DOWN +ROUND TRIP +IN FLIGHT +REINJECTED\n  lab-`).MatchString(r.stdout) {
 		t.Errorf("%s", r.stdout)
 	}
-	// AWS is not needed to see them.
+	// AWS is not needed to see them. The link of one session keeps it; the other may give one back that does not help.
 	r = e.run([]string{"AWS_PROFILE=nobody"}, "status")
-	if r.code != 4 || !strings.Contains(r.stdout, all[0].Sessions[0].ID) {
+	if r.code != 4 || !strings.Contains(r.stdout, all[1].Sessions[0].ID) {
 		t.Errorf("without credentials: exit code %d\n%s%s", r.code, r.stdout, r.stderr)
 	}
 	e.stop(three, syscall.SIGINT, 130)

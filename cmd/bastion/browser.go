@@ -22,9 +22,9 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
-	"github.com/bastion-ssm/bastion/agent/daemon"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
@@ -82,7 +82,7 @@ func (a *app) browser(c *cli.Context, o browserFlags) error {
 	}
 	defer func() {
 		if err := profile.close(); err != nil && !s.Quiet {
-			fmt.Fprintf(a.err, "bastion: the browser's profile is left behind: %s\n", oneLine(err.Error()))
+			_ = printf(a.err, "bastion: the browser's profile is left behind: %s\n", err)
 		}
 	}()
 	if profile.inUse() {
@@ -193,7 +193,7 @@ func (b *installedBrowser) prepare(profile string, p *proxyOfBrowser) error {
 	if !b.firefox {
 		return nil
 	}
-	return os.WriteFile(filepath.Join(profile, "user.js"), []byte(firefoxPrefs(p)), 0o600)
+	return files.Replace(filepath.Join(profile, "user.js"), []byte(firefoxPrefs(p)), 0o600)
 }
 
 // args is the command line of the browser. p is nil for one that runs already.
@@ -372,7 +372,7 @@ func openProfile(b *installedBrowser, s config.Settings, fresh bool) (*profile, 
 	wrong := func(err error) (*profile, error) {
 		return nil, fail.New(fail.Other, "make the browser's profile", err, "check "+base+", or set another state_dir")
 	}
-	if err := os.MkdirAll(base, 0o700); err != nil {
+	if err := files.PrivateDir(base); err != nil {
 		return wrong(err)
 	}
 	removeStale(base)
@@ -381,10 +381,10 @@ func openProfile(b *installedBrowser, s config.Settings, fresh bool) (*profile, 
 		if p.dir, err = os.MkdirTemp(base, freshPrefix); err != nil {
 			return wrong(err)
 		}
-	} else if err := os.MkdirAll(p.dir, 0o700); err != nil {
+	} else if err := files.PrivateDir(p.dir); err != nil {
 		return wrong(err)
 	}
-	if p.lock, err = daemon.TryLock(p.dir + lockSuffix); err != nil {
+	if p.lock, err = files.TryLock(p.dir + lockSuffix); err != nil {
 		return wrong(err)
 	}
 	return p, nil
@@ -446,7 +446,7 @@ func removeStale(base string) {
 		if info, err := os.Stat(path); err != nil || time.Since(info.ModTime()) < young {
 			continue
 		}
-		if lock, err := daemon.TryLock(path); err == nil && lock != nil {
+		if lock, err := files.TryLock(path); err == nil && lock != nil {
 			_ = removeFresh(strings.TrimSuffix(path, lockSuffix))
 			_ = lock.Close()
 		}

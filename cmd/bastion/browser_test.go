@@ -11,9 +11,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bastion-ssm/bastion/agent/daemon"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 // machine is a system with some programs.
@@ -226,7 +226,7 @@ func TestBrowserProfile(t *testing.T) {
 	if err := os.Mkdir(killed, 0o700); err != nil {
 		t.Fatal(err)
 	}
-	lock, err := daemon.TryLock(killed + ".lock")
+	lock, err := files.TryLock(killed + ".lock")
 	if err != nil || lock == nil {
 		t.Fatal(lock, err)
 	}

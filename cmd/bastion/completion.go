@@ -15,6 +15,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
 // completeCommand is what the completion scripts call, with the words of the command line up to the cursor; the last word
@@ -96,11 +97,11 @@ func (a *app) completion(c *cli.Context) error {
 	if !ok {
 		return usage("choose one of: "+strings.Join(shells, ", "), "no completion for the shell %q", c.Args().First())
 	}
-	_, err := fmt.Fprint(a.out, script)
-	return err
+	return a.document("script", script)
 }
 
-// complete prints the candidates for the last of words. It never fails: a wrong configuration completes less.
+// complete prints the candidates for the last of words. It never fails: a wrong configuration completes less, and a candidate that a
+// terminal must not show is none.
 func (a *app) complete(words []string) {
 	for i, w := range words {
 		if w == `""` { // PowerShell drops empty arguments of programs
@@ -112,14 +113,11 @@ func (a *app) complete(words []string) {
 	}
 	last := words[len(words)-1]
 	for _, cand := range a.candidates(words[:len(words)-1], last) {
-		if strings.HasPrefix(cand.value, last) && !strings.ContainsFunc(cand.value+cand.help, notPrintable) {
-			fmt.Fprintf(a.out, "%s\t%s\n", cand.value, cand.help)
+		if strings.HasPrefix(cand.value, last) && oneLine(cand.value+cand.help) == cand.value+cand.help {
+			fmt.Fprintln(a.out, printable.Row(cand.value, cand.help))
 		}
 	}
 }
-
-// notPrintable are runes that would be two candidates, or draw on the terminal.
-func notPrintable(r rune) bool { return r < ' ' || r == 0x7f || r >= 0x80 && r < 0xa0 }
 
 type candidate struct{ value, help string }
 
@@ -220,8 +218,8 @@ func (a *app) valueCandidates(f cli.Flag) []candidate {
 	return nil
 }
 
-// profileLine is the beginning of a profile in the AWS configuration.
-var profileLine = regexp.MustCompile(`(?m)^\[[ \t]*(?:profile[ \t]+)?([^] \t]+)[ \t]*\]`)
+// profileLine is the beginning of a profile in the AWS configuration. Its name may have quotes.
+var profileLine = regexp.MustCompile(`(?m)^\[[ \t]*(?:profile[ \t]+)?"?([^]" \t]+)"?[ \t]*\]`)
 
 // awsProfiles returns the profiles of the AWS configuration.
 func awsProfiles() []candidate {

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/e2e/rig"
 )
 
 // completions returns what the program proposes for the last of words.
@@ -57,7 +58,7 @@ func agentSocket(t *testing.T, home string, handler http.HandlerFunc) []string {
 			t.Error(err)
 		}
 	})
-	return append(withoutAWS(os.Environ()), offline(home)...)
+	return append(rig.Environ(), offline(home)...)
 }
 
 // shortHome is a home directory whose path leaves room for sockets.
@@ -83,7 +84,7 @@ func TestCompletion(t *testing.T) {
 	})
 	for path, text := range map[string]string{
 		"config.yaml": "targets:\n  wiki: wiki.corp.internal:443\n",
-		"aws":         "[default]\n[profile prod]\nregion = x\n[sso-session work]\n[ profile  dev ]\n",
+		"aws":         "[default]\n[profile prod]\nregion = x\n[sso-session work]\n[ profile  \"dev\" ]\n",
 		"credentials": "[prod]\n[ci]\n",
 	} {
 		if err := os.WriteFile(filepath.Join(home, path), []byte(text), 0o600); err != nil {
@@ -128,7 +129,7 @@ func TestCompletion(t *testing.T) {
 func TestCompletionWithoutAgent(t *testing.T) {
 	t.Parallel()
 	home := shortHome(t)
-	env := append(withoutAWS(os.Environ()), offline(home)...)
+	env := append(rig.Environ(), offline(home)...)
 	if got := completions(t, env, "wait", ""); got != nil {
 		t.Errorf("without an agent: %q", got)
 	}

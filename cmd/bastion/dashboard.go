@@ -74,7 +74,7 @@ func (a *app) dashboard(c *cli.Context, listen string, noOpen bool) error {
 		return err
 	}
 	if err := openPage(c.Context, link); err != nil && !s.Quiet {
-		fmt.Fprintf(a.err, "bastion: no browser was started (%s): open the address within a minute\n", oneLine(err.Error()))
+		_ = printf(a.err, "bastion: no browser was started (%s): open the address within a minute\n", err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"net/netip"
 	"os"
@@ -13,7 +14,6 @@ import (
 	"github.com/bastion-ssm/bastion/agent/dsn"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/internal/hosts"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
@@ -36,6 +36,10 @@ func TestPGVariables(t *testing.T) {
 	}
 	host := rds
 	host.Engine = ""
+	psql := rds // what runs is told name and address apart
+	psql.Separates = true
+	named := rds // the name leads to the forward
+	named.Reaches = true
 	for name, tt := range map[string]struct {
 		d          dsn.Database
 		ca         string
@@ -44,13 +48,15 @@ func TestPGVariables(t *testing.T) {
 	}{
 		"RDS":                         {d: rds, mode: "require"},
 		"a host":                      {d: host},
-		"tls_ca":                      {d: rds, ca: ca, mode: "verify-full", root: ca},
-		"tls_ca and a host":           {d: host, ca: ca, mode: "verify-full", root: ca},
-		"the user's root":             {d: rds, env: []string{"PGSSLROOTCERT=" + ca}, mode: "verify-full"},
-		"the user's goes before ours": {d: rds, ca: "/other", env: []string{"PGSSLROOTCERT=" + ca}, mode: "verify-full"},
+		"tls_ca":                      {d: rds, ca: ca, mode: "verify-ca", root: ca},
+		"tls_ca and psql":             {d: psql, ca: ca, mode: "verify-full", root: ca},
+		"tls_ca and a name":           {d: named, ca: ca, mode: "verify-full", root: ca},
+		"tls_ca and a host":           {d: host, ca: ca, mode: "verify-ca", root: ca},
+		"the user's root":             {d: rds, env: []string{"PGSSLROOTCERT=" + ca}, mode: "verify-ca"},
+		"the user's goes before ours": {d: rds, ca: "/other", env: []string{"PGSSLROOTCERT=" + ca}, mode: "verify-ca"},
 		"the system's":                {d: rds, env: []string{"PGSSLROOTCERT=system"}, mode: "verify-full"},
 		"one that is missing":         {d: rds, env: []string{"PGSSLROOTCERT=/nope"}, mode: "require"},
-		"libpq's own place":           {d: rds, env: []string{"HOME=" + home, "APPDATA="}, mode: "verify-full"},
+		"libpq's own place":           {d: rds, env: []string{"HOME=" + home, "APPDATA="}, mode: "verify-ca"},
 		"the user's mode":             {d: rds, ca: ca, env: []string{"PGSSLMODE=verify-ca"}, root: ca},
 	} {
 		tt.d.CA = tt.ca
@@ -69,7 +75,7 @@ func TestPGVariables(t *testing.T) {
 		if got := get("PGSSLROOTCERT"); got != tt.root {
 			t.Errorf("%s: PGSSLROOTCERT=%q, want %q", name, got, tt.root)
 		}
-		if get("PGHOST") != "orders.x" || get("PGHOSTADDR") != "127.0.0.1" || get("PGPORT") != "4000" ||
+		if want := map[bool]string{true: "orders.x", false: "127.0.0.1"}[tt.d.Separates || tt.d.Reaches]; get("PGHOST") != want || get("PGHOSTADDR") != "127.0.0.1" || get("PGPORT") != "4000" ||
 			get("PGDATABASE") != "sales" {
 			t.Errorf("%s: %q", name, added)
 		}
@@ -95,7 +101,7 @@ func TestExecEnvironment(t *testing.T) {
 		last[name] = value
 	}
 	for name, want := range map[string]string{
-		"PATH": "/bin", "PGPORT": "1", "PGUSER": "ann", "PGPASSWORD": "secret", "PGDATABASE": "mine", "PGHOST": "a.x",
+		"PATH": "/bin", "PGPORT": "1", "PGUSER": "ann", "PGPASSWORD": "secret", "PGDATABASE": "mine", "PGHOST": "127.0.0.1", "PGHOSTADDR": "127.0.0.1",
 		"BASTION_RDS_A_PORT": "1", "BASTION_RDS_A_PASSWORD": "secret", "BASTION_RDS_A_USER": "ann",
 		"BASTION_RDS_A_DATABASE": "adb", "BASTION_RDS_B_READER_ADDR": "127.0.0.1:2", "BASTION_RDS_B_READER_SERVERNAME": "b.x",
 		"REDIS_URL": "rediss://127.0.0.1:3", "MYSQL_HOST": "127.0.0.1", "MYSQL_TCP_PORT": "4", "MYSQL_PWD": "secret",
@@ -171,21 +177,21 @@ func TestFindForward(t *testing.T) {
 	for name, want := range map[string]string{
 		"orders": "orders", "orders-2": "orders-2", "rds:orders": "orders", "rds:orders:5433": "orders-2",
 	} {
-		if f, err := findForward(all, name); err != nil || f.Name != want {
+		if f, err := findForward(t.Context(), all, name, meant{}); err != nil || f.Name != want {
 			t.Errorf("%s: %q, %v, want %q", name, f.Name, err, want)
 		}
 	}
 	for name, says := range map[string]string{
 		"socks": "bastion forward -d socks", "nope": "orders, orders-2",
-		"cache:c": "bastion wait",
+		"cache:c": "bastion forward -d --name cache cache:c",
 	} {
-		if _, err := findForward(all, name); fail.KindOf(err) != fail.NoTarget || !strings.Contains(fail.NextOf(err), says) {
+		if _, err := findForward(t.Context(), all, name, meant{}); fail.KindOf(err) != fail.NoTarget || !strings.Contains(fail.NextOf(err), says) {
 			t.Errorf("%s: %v (next: %s)", name, err, fail.NextOf(err))
 		}
 	}
 }
 
-func TestAddHosts(t *testing.T) {
+func TestPlanHosts(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "hosts")
 	const before = "127.64.9.9 fixed.x\n"
 	if err := os.WriteFile(file, []byte(before), 0o600); err != nil {
@@ -198,22 +204,30 @@ func TestAddHosts(t *testing.T) {
 		{Name: "c", Host: "a.x", Port: 6379},
 	}
 	requests := []api.ForwardRequest{{Listen: ":"}, {Listen: "3307"}, {}}
-	block, err := addHosts(t.Context(), s, endpoints, requests)
+	plan, err := planHosts(t.Context(), s, endpoints, requests)
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := hosts.Address("a.x", func(netip.Addr) bool { return false }).String()
+	a := plan.names["a.x"].String()
 	if requests[0].Listen != a+":5432" || requests[1].Listen != "127.64.9.9:3307" || requests[2].Listen != a+":6379" {
 		t.Errorf("listen at %q", requests)
 	}
-	if err := block.Remove(); err != nil {
+	during := errors.New("during")
+	ctx, cancel := context.WithCancel(t.Context())
+	if err := plan.during(ctx, func() error {
+		if now, err := os.ReadFile(file); err != nil || !strings.Contains(string(now), "\n"+a+" a.x\n") {
+			t.Errorf("%q, %v", now, err)
+		}
+		cancel() // the names are removed even so
+		return during
+	}); !errors.Is(err, during) {
 		t.Error(err)
 	}
 	if now, err := os.ReadFile(file); err != nil || string(now) != before {
 		t.Errorf("%q, %v", now, err)
 	}
 	for listen, host := range map[string]string{"127.0.0.1:5432": "a.x", ":": "10.0.0.1"} {
-		_, err := addHosts(t.Context(), s, []targets.Endpoint{{Name: "a", Host: host, Port: 1}},
+		_, err := planHosts(t.Context(), s, []targets.Endpoint{{Name: "a", Host: host, Port: 1}},
 			[]api.ForwardRequest{{Listen: listen}})
 		if fail.KindOf(err) != fail.Usage || fail.NextOf(err) == "" {
 			t.Errorf("%s at %s: %v", host, listen, err)
@@ -240,5 +254,89 @@ func TestUnderSudo(t *testing.T) {
 		if s.NoAgent != tt.want.NoAgent || s.RuntimeDir != tt.want.RuntimeDir {
 			t.Errorf("%s: NoAgent %v, RuntimeDir %q", name, s.NoAgent, s.RuntimeDir)
 		}
+	}
+}
+
+// PostgreSQL's own programs, and no others, are known to be told name and address apart.
+func TestSeparatesName(t *testing.T) {
+	for program, want := range map[string]bool{
+		"psql": true, "/usr/lib/postgresql/15/bin/pg_dump": true, "pg_restore": true, "pgbench": true, "PSQL.exe": true,
+		"sh": false, "node": false, "pgcli": false, "psqlx": false, "env": false, "./manage.py": false,
+	} {
+		if got := dsn.SeparatesName(program); got != want {
+			t.Errorf("%s: %v", program, got)
+		}
+	}
+}
+
+// Whichever variable a client reads alone, it leads to the forward.
+func TestEachVariableLeadsToTheForward(t *testing.T) {
+	at := netip.MustParseAddrPort("127.0.0.1:4000")
+	for _, d := range []dsn.Database{
+		{Name: "rds:a", Protocol: dsn.Postgres, Engine: "postgres", Listen: at, ServerName: "a.rds.example", CA: "/ca.pem"},
+		{Name: "rds:b", Protocol: dsn.MySQL, Engine: "mysql", Listen: at, ServerName: "a.rds.example", Password: "token"},
+		{Name: "cache:c", Protocol: dsn.Redis, Engine: "redis", Listen: at, ServerName: "a.rds.example", TLS: true},
+		{Name: "rds:d", Protocol: dsn.Mongo, Engine: "docdb", Listen: at, ServerName: "a.rds.example"},
+		{Name: "rds:e", Protocol: dsn.SQLServer, Engine: "sqlserver-ex", Listen: at, ServerName: "a.rds.example"},
+		{Name: "wiki:443", Listen: at, ServerName: "a.rds.example"},
+	} {
+		for _, kv := range append(d.Variables(), d.Own()...) {
+			name, value, _ := strings.Cut(kv, "=")
+			if strings.Contains(value, d.ServerName) && !strings.HasSuffix(name, "_SERVERNAME") {
+				t.Errorf("%s: %s leads past the forward", d.Name, kv)
+			}
+		}
+	}
+}
+
+// --env names a variable for a connection string, in any form that is one, of a target as it was given or by its id.
+func TestExecEnvFlag(t *testing.T) {
+	pairs, _, err := parseExec([]string{"rds:orders", "cache:a", "rds:a", "db.internal:5432", "--", "x"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	at := netip.MustParseAddrPort("127.0.0.1:4000")
+	databases := []dsn.Database{
+		{Name: "rds:orders", Protocol: dsn.Postgres, Engine: "postgres", Listen: at, ServerName: "orders.x", Database: "shop"},
+		{Name: "cache:a", Protocol: dsn.Redis, Engine: "redis", Listen: at, ServerName: "a.x", TLS: true},
+		{Name: "rds:a", Protocol: dsn.MySQL, Engine: "mysql", Listen: at, ServerName: "a.x"},
+		{Name: "db.internal:5432", Protocol: dsn.Postgres, Listen: at, ServerName: "db.internal"},
+	}
+	for text, want := range map[string]string{
+		"DATABASE_URL=rds:orders":  "DATABASE_URL=postgresql://127.0.0.1:4000/shop?sslmode=require",
+		"DATABASE_URL=orders":      "DATABASE_URL=postgresql://127.0.0.1:4000/shop?sslmode=require",
+		"DATABASE_URL=orders,node": "DATABASE_URL=postgresql://127.0.0.1:4000/shop?sslmode=no-verify",
+		"JDBC=orders,jdbc":         "JDBC=jdbc:postgresql://127.0.0.1:4000/shop?sslmode=require",
+		"CONNINFO=orders,kv":       "CONNINFO=host=orders.x hostaddr=127.0.0.1 port=4000 dbname=shop sslmode=require",
+		"D=db.internal:5432":       "D=postgresql://127.0.0.1:4000/",
+		"R=cache:a,go":             "R=rediss://127.0.0.1:4000?skip_verify=true",
+		"R=cache:a,node":           "use --hosts",
+		"D=a":                      "may be several",
+		"D=b":                      "none of the targets",
+		"D=":                       "names no target",
+		"D":                        "names no target",
+		"1D=orders":                "not the name of a variable",
+		"A B=orders":               "not the name of a variable",
+		"BASTION_URL=orders":       "bastion's own",
+		"D=orders,nodejs":          "did you mean node?",
+		"D=orders,env":             "there is no format",
+	} {
+		e, err := parseEnvFlag(text)
+		var got []string
+		if err == nil {
+			err = checkEnvFlags([]execEnv{e}, pairs)
+		}
+		if err == nil {
+			got, err = envFlagVariables([]execEnv{e}, databases, os.Getenv)
+		}
+		switch {
+		case err != nil && !strings.Contains(err.Error()+fail.NextOf(err), want):
+			t.Errorf("%s: %v, hint %q; want %q", text, err, fail.NextOf(err), want)
+		case err == nil && (len(got) != 1 || got[0] != want):
+			t.Errorf("%s: %q, want %q", text, got, want)
+		}
+	}
+	if e, _ := parseEnvFlag("D=orders"); checkEnvFlags([]execEnv{e, e}, pairs) == nil {
+		t.Error("a variable was given twice")
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/dsn"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/partition"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
@@ -58,9 +59,11 @@ func checkCA(s config.Settings) error {
 		return nil
 	}
 	if _, err := os.Stat(s.TLSCA); err != nil {
-		return fail.New(fail.Usage, "tls_ca", err,
-			"name a file of certificates with --tls-ca; RDS's are at "+
-				"https://truststore.pki.rds.amazonaws.com/global/global-bundle.pem")
+		next := "name a CA bundle with --tls-ca"
+		if url := partition.Of(cmp.Or(s.Region, os.Getenv("AWS_REGION"))).CABundle; url != "" {
+			next += "; that of RDS is at " + url
+		}
+		return fail.New(fail.Usage, "tls_ca", err, next)
 	}
 	return nil
 }
@@ -79,7 +82,11 @@ func (a *app) execCommand() *cli.Command {
 			The program finds in its environment what clients of databases read: PGHOST, PGHOSTADDR, PGPORT, PGSSLMODE and PGDATABASE;
 			MYSQL_HOST and MYSQL_TCP_PORT; REDIS_URL: of the first database of the kind. And for every target BASTION_<NAME>_HOST, _PORT,
 			_ADDR (both), _URL and _SERVERNAME (its real name), where NAME is the target as given, in capitals and with _ for all that is
-			no letter or digit: BASTION_RDS_ORDERS_PORT. PGSSLMODE is verify-full where there are certificates (--tls-ca or PGSSLROOTCERT).
+			no letter or digit: BASTION_RDS_ORDERS_PORT. Each variable leads to the forward by itself. --env names others, for connection
+			strings in the forms of bastion url: --env DATABASE_URL=orders,node.
+
+			With certificates (--tls-ca or PGSSLROOTCERT) PGSSLMODE is verify-ca. For psql and PostgreSQL's other programs, and with
+			--hosts, PGHOST is the real name and PGSSLMODE is verify-full.
 
 			With --iam-user, PGPASSWORD or MYSQL_PWD is an RDS IAM token. Connections that stand outlive it; programs that connect again
 			after its 15 minutes need another one.`,
@@ -88,9 +95,18 @@ func (a *app) execCommand() *cli.Command {
 			"bastion exec rds:shop -- sh -c 'mysqldump --host $MYSQL_HOST --user app -p shop'",
 			"bastion exec cache:sessions -- sh -c 'redis-cli -u $REDIS_URL'",
 			"bastion exec rds:orders cache:sessions 16379 -- make integration-test",
+			"bastion exec --env DATABASE_URL=orders,node orders -- npm start",
 			"sudo -E bastion exec --hosts rds:shop -- mysql --ssl-mode VERIFY_IDENTITY --ssl-ca global-bundle.pem -u app -p"),
 		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupLink, config.GroupLocal, config.GroupOutput},
-			a.loginFlags()...),
+			append(a.loginFlags(), &textFlag{
+				names: []string{"env"}, value: "NAME=SPEC[,FORMAT]",
+				help: "variable for a target's connection string, in a format of bastion url (uri); can be given several times",
+				setErr: func(v string) error {
+					e, err := parseEnvFlag(v)
+					a.execEnv = append(a.execEnv, e)
+					return err
+				},
+			})...),
 		Action: a.exec,
 	}
 }
@@ -106,7 +122,7 @@ func (a *app) exec(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(a.login.check(), checkCA(s)); err != nil {
+	if err := errors.Join(a.login.check(), checkCA(s), checkEnvFlags(a.execEnv, pairs)); err != nil {
 		return err
 	}
 	path, err := findProgram(program[0])
@@ -120,6 +136,7 @@ func (a *app) exec(c *cli.Context) error {
 		}
 	}
 	var tokens []string
+	var names *hostNames
 	if s.Hosts || a.login.iamUser != "" {
 		endpoints, resolved, err := a.lookUp(ctx, "exec", s, pairs)
 		if err != nil {
@@ -127,29 +144,37 @@ func (a *app) exec(c *cli.Context) error {
 		}
 		tokens = resolved
 		if s.Hosts {
-			block, err := addHosts(ctx, s, endpoints, requests)
-			if err != nil {
+			if names, err = planHosts(ctx, s, endpoints, requests); err != nil {
 				return err
 			}
-			defer a.removeHosts(block)
 		}
 	}
 	var outcome error
 	ran := false
 	err = a.withForwards(ctx, s, "exec", requests, func(ctx context.Context, infos []api.Forward) error {
-		databases, err := a.databases(s, pairs, infos, tokens)
-		if err != nil {
-			return err
-		}
-		env, notes := execEnvironment(os.Environ(), databases)
-		if !s.Quiet {
-			for _, note := range notes {
-				fmt.Fprintln(a.err, "bastion: "+note)
+		return names.during(ctx, func() error {
+			databases, err := a.databases(s, pairs, infos, tokens)
+			if err != nil {
+				return err
 			}
-		}
-		ran = true
-		outcome = a.runProgram(ctx, path, program, env, s.Quiet)
-		return outcome
+			for i := range databases {
+				databases[i].Separates = dsn.SeparatesName(program[0])
+			}
+			env, notes := execEnvironment(os.Environ(), databases)
+			named, err := envFlagVariables(a.execEnv, databases, os.Getenv)
+			if err != nil {
+				return err
+			}
+			env = append(env, named...)
+			if !s.Quiet {
+				for _, note := range notes {
+					_ = printf(a.err, "bastion: %s\n", note)
+				}
+			}
+			ran = true
+			outcome = a.runProgram(ctx, path, program, env, s.Quiet)
+			return outcome
+		})
 	})
 	if ran && !errors.Is(outcome, context.Canceled) {
 		return outcome // whatever became of the forwards meanwhile: the program has seen it
@@ -318,7 +343,12 @@ func execEnvironment(environ []string, databases []dsn.Database) (env, notes []s
 		added = append(added, vars...)
 	}
 	drop := map[string]bool{}
-	if _, ok := first[dsn.Postgres]; ok {
+	if name, ok := first[dsn.Postgres]; ok {
+		i := slices.IndexFunc(databases, func(d dsn.Database) bool { return d.Name == name })
+		if d := databases[i]; current["PGSSLMODE"] == "verify-full" && !d.Separates && !d.Reaches {
+			notes = append(notes, "PGSSLMODE is verify-full, and clients that cannot tell name and address apart know "+
+				d.Host()+" alone: use --hosts, or PGSSLMODE=verify-ca")
+		}
 		// What these name goes before PGHOST, and would lead the program elsewhere.
 		for _, name := range []string{"PGSERVICE", "PGSERVICEFILE"} {
 			if current[name] != "" {
@@ -347,14 +377,14 @@ func (a *app) runProgram(ctx context.Context, path string, argv, env []string, q
 		default: // as with signals in general, too many at once are less
 		}
 	})()
-	if len(passedSignals) > 0 {
-		signal.Notify(sigs, passedSignals...)
+	if passed := heeded(passedSignals); len(passed) > 0 {
+		signal.Notify(sigs, passed...)
 		defer signal.Stop(sigs)
 	}
 	if ctx.Err() != nil {
 		return context.Cause(ctx) // a signal came just before
 	}
-	cmd := &exec.Cmd{Path: path, Args: argv, Env: env, Stdin: a.in, Stdout: a.out, Stderr: a.err}
+	cmd := &exec.Cmd{Path: path, Args: argv, Env: env, Stdin: a.in, Stdout: a.raw.out, Stderr: a.raw.err}
 	if err := cmd.Start(); err != nil {
 		return &exitError{exitNotExecutable, fail.New(fail.Other, "exec", err, "check that this machine can run "+path)}
 	}
@@ -370,7 +400,7 @@ func (a *app) runProgram(ctx context.Context, path string, argv, env []string, q
 		case <-lost:
 			lost = nil
 			if !quiet {
-				fmt.Fprintf(a.err, "bastion: the forwards have ended; %s goes on without them\n", oneLine(argv[0]))
+				_ = printf(a.err, "bastion: the forwards have ended; %s goes on without them\n", argv[0])
 			}
 		case err := <-ended:
 			if n := endedBy(cmd.ProcessState); n != 0 {

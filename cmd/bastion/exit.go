@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"syscall"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -59,7 +58,7 @@ func finish(ctx context.Context, stderr io.Writer, err error) int {
 		}
 		return 130
 	}
-	if err == nil {
+	if err == nil || readerGone(err) {
 		return 0
 	}
 	if exit := (*exitError)(nil); errors.As(err, &exit) {
@@ -74,25 +73,10 @@ func finish(ctx context.Context, stderr io.Writer, err error) int {
 
 // printError prints an error and its next step.
 func printError(w io.Writer, err error) {
-	fmt.Fprintf(w, "bastion: %s\n", oneLine(err.Error()))
+	_ = printf(w, "bastion: %s\n", paragraph(err.Error())) // nobody is left to be told
 	if next := fail.NextOf(err); next != "" {
-		fmt.Fprintf(w, "  hint: %s\n", oneLine(next))
+		_ = printf(w, "  hint: %s\n", paragraph(next))
 	}
-}
-
-// oneLine keeps what came from elsewhere from drawing on the terminal: line ends are kept as indented lines, other control
-// characters are shown as '?'.
-func oneLine(s string) string {
-	s = strings.Map(func(r rune) rune {
-		switch {
-		case r == '\n', r == '\t':
-			return r
-		case r < ' ', r == 0x7f, r >= 0x80 && r < 0xa0:
-			return '?'
-		}
-		return r
-	}, strings.TrimSpace(strings.ReplaceAll(s, "\r\n", "\n")))
-	return strings.ReplaceAll(s, "\n", "\n  ")
 }
 
 func usage(next, format string, args ...any) error {

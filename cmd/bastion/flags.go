@@ -27,7 +27,7 @@ func (a *app) settingFlags(shown []string, more ...cli.Flag) []cli.Flag {
 // localFlag is OpenSSH's -L.
 func (a *app) localFlag() cli.Flag {
 	return &textFlag{
-		names: []string{"L"}, value: "[BIND:]PORT:HOST:HOSTPORT", help: "forward as ssh -L does; may be repeated",
+		names: []string{"L"}, value: "[BIND:]PORT:HOST:HOSTPORT", help: "forward as ssh -L does, also to rds:ID or cache:ID; may be repeated",
 		set: func(v string) { a.extraLocal = append(a.extraLocal, v) },
 	}
 }

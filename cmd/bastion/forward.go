@@ -2,8 +2,9 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
+	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -27,10 +28,12 @@ type session struct {
 
 // open loads the AWS configuration, for the command with the given name. Its close must be called.
 func (a *app) open(ctx context.Context, command string, s config.Settings) (*session, error) {
-	p := newProgress(a.err, s.Quiet)
+	p := newProgress(a.raw.err, s.Quiet)
 	watch := &linkWatch{progress: p}
+	defer p.StepIfSlow("waiting for AWS credentials")()
 	ag, err := agent.New(ctx, s, agent.Options{
 		Version: readVersion().Version, Command: command, Logger: a.logger(s, p), Progress: p.Step, Path: watch.path,
+		MFA: a.mfaOf(p),
 	})
 	if err != nil {
 		p.Close()
@@ -107,18 +110,17 @@ func (a *app) forward(c *cli.Context, o forwardFlags) error {
 		if len(requests) != 1 {
 			return usage("name them one by one", "--name is for one forward, and there are %d", len(requests))
 		}
-		requests[0].Name = o.name
+		requests[0].Name, a.named = o.name, true
 	}
+	var names *hostNames
 	if s.Hosts {
 		if o.detach {
 			return usage("leave out --detach: the names end with the command; or leave out --hosts",
 				"the names that --hosts gives cannot be left to the agent")
 		}
-		block, err := a.hostsFor(ctx, s, requests)
-		if err != nil {
+		if names, err = a.hostsFor(ctx, s, requests); err != nil {
 			return err
 		}
-		defer a.removeHosts(block)
 	}
 	if o.detach {
 		forwards, err := a.openDetached(ctx, s, "forward", requests)
@@ -130,12 +132,14 @@ func (a *app) forward(c *cli.Context, o forwardFlags) error {
 	return a.openForwards(ctx, s, "forward", requests, func(
 		ctx context.Context, forwards []api.Forward, watch *linkWatch,
 	) error {
-		if err := a.printForwards(forwards, s); err != nil {
-			return err
-		}
-		watch.tell(a.out, s)
-		<-ctx.Done()
-		return context.Cause(ctx)
+		return names.during(ctx, func() error {
+			if err := a.printForwards(forwards, s); err != nil {
+				return err
+			}
+			watch.tell(a.out, s)
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})
 	})
 }
 
@@ -164,6 +168,12 @@ func (a *app) parseForwards(args []string, s config.Settings) ([]api.ForwardRequ
 	if err := targets.CheckPairs(pairs); err != nil {
 		return nil, err
 	}
+	addresses, _ := net.InterfaceAddrs() // only for a note
+	for _, note := range notesOfTargets(pairs, addresses) {
+		if !s.Quiet {
+			_ = printf(a.err, "bastion: %s\n", note)
+		}
+	}
 	out := make([]api.ForwardRequest, len(pairs))
 	for i, p := range pairs {
 		if out[i], err = forwardRequest(p, s); err != nil {
@@ -171,6 +181,24 @@ func (a *app) parseForwards(args []string, s config.Settings) ([]api.ForwardRequ
 		}
 	}
 	return out, nil
+}
+
+// notesOfTargets says of each target that is an address of this machine how to listen there, which its place after another target may mean.
+func notesOfTargets(pairs []targets.Pair, addresses []net.Addr) []string {
+	var notes []string
+	for i, p := range pairs {
+		ip := net.ParseIP(p.Target.Host)
+		own := slices.ContainsFunc(addresses, func(a net.Addr) bool {
+			n, ok := a.(*net.IPNet)
+			return ok && ip != nil && n.IP.Equal(ip)
+		})
+		if i == 0 || !own || pairs[i-1].Local != (targets.Local{}) || p.Target.Kind != targets.Host {
+			continue
+		}
+		notes = append(notes, fmt.Sprintf("%s is a target here, and an address of this machine; to listen there write -L %s:%s",
+			p.Target, p.Target, pairs[i-1].Target))
+	}
+	return notes
 }
 
 // forwardRequest is the request for one pair.
@@ -258,11 +286,11 @@ func serve(ctx context.Context, link *agent.Link, work func(context.Context) err
 // line has it all while the command goes on.
 func (a *app) printForwards(forwards []api.Forward, s config.Settings) error {
 	if s.Output == "json" {
-		return json.NewEncoder(a.out).Encode(map[string]any{"forwards": forwards})
+		return a.printLine(map[string]any{"forwards": forwards})
 	}
 	var b strings.Builder
 	for _, f := range forwards {
-		fmt.Fprintf(&b, "%s -> %s\n", f.Listen, f.Target)
+		_ = printf(&b, "%s -> %s\n", f.Listen, f.Target)
 	}
 	_, err := fmt.Fprint(a.out, b.String())
 	return err

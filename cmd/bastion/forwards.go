@@ -4,11 +4,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"net"
 	"os"
+	"slices"
+	"strconv"
 	"strings"
+	"sync/atomic"
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
@@ -35,25 +37,44 @@ func (a *app) withForwards(ctx context.Context, s config.Settings, command strin
 func (a *app) openForwards(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest,
 	work func(context.Context, []api.Forward, *linkWatch) error,
 ) error {
-	if !a.usesAgent(s) {
+	if !a.usesAgent(ctx, s) {
 		return a.openAlone(ctx, s, command, requests, work)
 	}
-	p := newProgress(a.err, s.Quiet)
+	opened, err := a.openByAgent(ctx, s, command, requests, work)
+	if !opened && a.goesOnAlone(ctx, s, err) {
+		return a.openAlone(ctx, s, command, requests, work)
+	}
+	return err
+}
+
+// openByAgent is openForwards through the agent. opened says whether work has begun.
+func (a *app) openByAgent(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest,
+	work func(context.Context, []api.Forward, *linkWatch) error,
+) (opened bool, _ error) {
+	p := newProgress(a.raw.err, s.Quiet)
 	defer p.Close()
 	watch := &linkWatch{progress: p}
-	open, cancel := context.WithCancel(ctx)
-	defer cancel()
+	// The forwards stay open until work has ended: names that lead to them must be gone before they are.
+	open, end := context.WithCancelCause(context.WithoutCancel(ctx))
+	defer end(nil)
+	var working atomic.Bool
+	stop := context.AfterFunc(ctx, func() {
+		if !working.Load() {
+			end(context.Cause(ctx))
+		}
+	})
+	defer stop()
+	workCtx, endWork := context.WithCancel(ctx)
+	defer endWork()
 	worked := make(chan error, 1)
-	working := false
 	req := api.OpenRequest{Scope: a.scope(s), Command: command, PID: os.Getpid(), Forwards: requests}
 	err := a.askAgent(open, s, func(client *api.Client) error {
-		return client.Open(open, req, func(e api.Event) {
-			if e.Event == api.EventForwards && !working {
-				working = true
+		return a.openNamed(open, client, req, p, func(e api.Event) {
+			if e.Event == api.EventForwards && working.CompareAndSwap(false, true) {
 				p.Idle()
 				go func() {
-					worked <- work(open, e.Forwards, watch)
-					cancel()
+					worked <- work(workCtx, e.Forwards, watch)
+					end(nil)
 				}()
 				return
 			}
@@ -61,20 +82,21 @@ func (a *app) openForwards(ctx context.Context, s config.Settings, command strin
 		})
 	})
 	err = remoteHint(err)
-	cancel()
-	if !working {
-		return cmp.Or(context.Cause(ctx), err)
+	endWork()
+	if !working.Load() {
+		p.GivenUp(ctx)
+		return false, cmp.Or(context.Cause(ctx), err)
 	}
 	workErr := <-worked
 	switch {
 	case context.Cause(ctx) != nil:
-		return cmp.Or(workErr, context.Cause(ctx))
+		return true, cmp.Or(workErr, context.Cause(ctx))
 	case err != nil && !errors.Is(err, context.Canceled): // the forwards ended first, and work for that
-		return err
+		return true, err
 	case errors.Is(workErr, context.Canceled): // somebody stopped them
-		return nil
+		return true, nil
 	}
-	return workErr
+	return true, workErr
 }
 
 // askAgent asks the agent, which it starts if it does not run. One that ends just then, because it had nothing to do, has done nothing:
@@ -92,6 +114,34 @@ func (a *app) askAgent(ctx context.Context, s config.Settings, ask func(*api.Cli
 	}
 }
 
+// openNamed opens forwards. A name of the configuration that is taken gets a number: several commands may use one target. That of
+// --name does not.
+func (a *app) openNamed(ctx context.Context, client *api.Client, req api.OpenRequest, p *progress, on func(api.Event)) error {
+	base := make(map[string]string) // numbered names to those without
+	req.Forwards = slices.Clone(req.Forwards)
+	for n := 2; ; n++ {
+		err := client.Open(ctx, req, on)
+		taken, ok := errors.AsType[*api.NameTaken](err)
+		if !ok || a.named || n > maxNumber {
+			return err
+		}
+		for i := range slices.Backward(req.Forwards) {
+			if name := &req.Forwards[i].Name; *name == taken.Name {
+				was := cmp.Or(base[*name], *name)
+				*name = was + "-" + strconv.Itoa(n)
+				base[*name] = was
+				if req.Detached {
+					p.Note(taken.Error() + "; this one is " + *name)
+				}
+				break
+			}
+		}
+	}
+}
+
+// maxNumber is how many forwards may have one name of the configuration.
+const maxNumber = 256
+
 // tell shows what becomes of a request to the agent.
 func tell(watch *linkWatch, e api.Event) {
 	switch e.Event {
@@ -101,9 +151,9 @@ func tell(watch *linkWatch, e api.Event) {
 		watch.progress.Note(e.Text)
 	case api.EventLink:
 		if l := e.Link; l != nil {
-			st := tunnel.State{Phase: l.Phase, Since: l.Since, Attempt: l.Attempt, Describe: l.Bastion}
+			st := tunnel.State{Phase: l.Phase, Since: l.Since, Attempt: l.Attempt, RetryAt: l.Retry, Describe: l.Bastion}
 			if l.Error != "" {
-				st.Err = errors.New(l.Error)
+				st.Err = fail.New(fail.Other, "", errors.New(l.Error), l.Next)
 			}
 			watch.state(st)
 		}
@@ -118,16 +168,25 @@ func tell(watch *linkWatch, e api.Event) {
 func (a *app) openDetached(ctx context.Context, s config.Settings, command string,
 	requests []api.ForwardRequest,
 ) ([]api.Forward, error) {
-	if !a.usesAgent(s) {
-		return nil, usage("leave out --no-agent, or --detach", "only the agent keeps a forward when the command has ended")
+	const needed = "only the agent keeps a forward when the command has ended"
+	if s.NoAgent {
+		return nil, usage("leave out --no-agent, or --detach", needed)
 	}
-	p := newProgress(a.err, s.Quiet)
+	if names := agent.UnsupportedEnv(ctx, os.Environ(), s.Profile); len(names) > 0 {
+		return nil, usage("leave out --detach, or sign in by a profile that does without "+strings.Join(names, ", "),
+			"%s, and the agent cannot use %s of this command", needed, strings.Join(names, ", "))
+	}
+	if device := agent.MFADevice(ctx, s.Profile); device != "" {
+		return nil, usage("leave out --detach, or sign in with temporary credentials (aws sts get-session-token)",
+			"%s, and the agent cannot ask for the code of the MFA device %s", needed, device)
+	}
+	p := newProgress(a.raw.err, s.Quiet)
 	defer p.Close()
 	watch := &linkWatch{progress: p}
 	var forwards []api.Forward
 	req := api.OpenRequest{Scope: a.scope(s), Command: command, PID: os.Getpid(), Forwards: requests, Detached: true}
 	err := a.askAgent(ctx, s, func(client *api.Client) error {
-		return client.Open(ctx, req, func(e api.Event) {
+		return a.openNamed(ctx, client, req, p, func(e api.Event) {
 			if e.Event == api.EventForwards {
 				forwards = e.Forwards
 				return
@@ -135,21 +194,14 @@ func (a *app) openDetached(ctx context.Context, s config.Settings, command strin
 			tell(watch, e)
 		})
 	})
+	if err != nil {
+		p.GivenUp(ctx)
+	}
+	if profile := a.programInAgent(ctx, s, err); profile != "" {
+		err = fail.New(fail.Credentials, "", err, "leave out --detach: in the agent, the credential_process of the profile "+profile+
+			" has not the variables of this command")
+	}
 	return forwards, remoteHint(err)
-}
-
-// usesAgent reports whether a command goes through the agent. One whose credentials come from where only its own
-// process finds them cannot.
-func (a *app) usesAgent(s config.Settings) bool {
-	if s.NoAgent {
-		return false
-	}
-	names := agent.UnsupportedEnv(os.Environ())
-	if len(names) > 0 && !s.Quiet {
-		fmt.Fprintf(a.err, "bastion: going on without the agent, which cannot use %s of this command\n",
-			strings.Join(names, ", "))
-	}
-	return len(names) == 0
 }
 
 // scope is what the agent must know to act for this command. Settings that have their defaults are left out: an agent that is older
@@ -193,12 +245,16 @@ func (a *app) openAlone(ctx context.Context, s config.Settings, command string, 
 	}
 	link, err := run.link(ctx, permitted(forwards, s))
 	if err != nil {
+		run.progress.GivenUp(ctx)
 		return err
 	}
 	defer func() { _ = link.Close() }()
 	infos := make([]api.Forward, len(forwards))
 	for i, f := range forwards {
 		infos[i] = f.info(command)
+		if f.endpoint.StatusNote != "" {
+			run.progress.Note(f.endpoint.Name + ": " + f.endpoint.StatusNote)
+		}
 		if f.endpoint.Note != "" {
 			run.progress.Note(f.endpoint.Name + ": " + f.endpoint.Note)
 		}
@@ -206,15 +262,18 @@ func (a *app) openAlone(ctx context.Context, s config.Settings, command string, 
 	return serve(ctx, link, func(ctx context.Context) error {
 		ctx, cancel := context.WithCancel(ctx)
 		defer cancel()
+		// The forwards listen until work has ended: names that lead to them must be gone before they are.
+		serving, endServing := context.WithCancel(context.WithoutCancel(ctx))
+		defer endServing()
 		served := make(chan error, len(forwards))
 		for _, f := range forwards {
 			go func() {
-				served <- a.serveForward(ctx, f, run, link)
+				served <- a.serveForward(serving, f, run, link)
 				cancel()
 			}()
 		}
 		err := work(ctx, infos, run.watch)
-		cancel()
+		endServing()
 		for range forwards {
 			if serveErr := <-served; serveErr != nil {
 				err = serveErr

@@ -2,27 +2,59 @@ package main
 
 import (
 	"context"
+	"errors"
 	"net"
 	"net/netip"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/internal/hosts"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-// addHosts gives each endpoint an address of its own and its name there in the hosts file, and has the requests, which
-// are in the endpoints' order, listen there. A port that the user has chosen stays. The caller removes the block when
-// the listeners are closed. Blocks of processes that were killed go on the way.
-func addHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpoint,
-	requests []api.ForwardRequest,
-) (*hosts.Block, error) {
-	file := hosts.File(s.HostsFile)
+// hostNames are the names that --hosts gives addresses. They are in the hosts file only while bastion listens at the addresses:
+// before and after, another user's program could listen there and be taken for the target.
+type hostNames struct {
+	file  *hosts.File // nil: without --hosts
+	names map[string]netip.Addr
+}
+
+// hostsRemoval bounds the removal of names when a command ends.
+const hostsRemoval = 15 * time.Second
+
+// rootLocks is where root takes the locks of hosts files, whatever its runtime directory is.
+const rootLocks = "/var/run/bastion-hosts"
+
+// openHosts returns the hosts file of the settings, and sweeps what commands that were killed have left there.
+func openHosts(ctx context.Context, s config.Settings) (*hosts.File, error) {
+	locks := rootLocks
+	if os.Geteuid() != 0 { // -1 on Windows
+		var err error
+		if locks, err = agent.RuntimeDir(s); err != nil {
+			return nil, err
+		}
+	}
+	file := hosts.Open(s.HostsFile, locks)
 	// Where there is something to sweep but not the right to, nothing new can be added either, and that says it better.
-	_ = hosts.Sweep(file, hosts.Alive)
-	have, err := hosts.Addresses(file)
+	_ = file.Sweep(ctx, hosts.Alive)
+	return file, context.Cause(ctx)
+}
+
+// planHosts gives each endpoint an address of its own and has the requests, which are in the endpoints' order, listen there.
+// A port that the user has chosen stays. During puts the names into the hosts file once the forwards listen.
+func planHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpoint, requests []api.ForwardRequest) (*hostNames, error) {
+	file, err := openHosts(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	have, err := file.Addresses()
 	if err != nil {
 		return nil, err
 	}
@@ -32,43 +64,68 @@ func addHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpoi
 	}
 	names := make(map[string]netip.Addr)
 	for i, e := range endpoints {
-		name := strings.ToLower(strings.TrimSuffix(e.Host, "."))
-		addr, known := have[name]
-		if !known || !addr.IsLoopback() { // another address there is for Add to refuse
-			addr = hosts.Address(name, func(a netip.Addr) bool { return owner[a] != "" && owner[a] != name })
-		}
-		owner[addr] = name
-		if err := hosts.Usable(ctx, addr); err != nil {
+		port, err := hostsPort(requests[i].Listen, e)
+		if err != nil {
 			return nil, err
 		}
-		names[name] = addr
-		port := e.Port
-		if l := requests[i].Listen; l != "" {
-			local, err := targets.ParseLocal(l)
-			if err != nil {
-				return nil, err
-			}
-			if local.Host != "" {
-				return nil, usage("leave the address out", "--hosts gives %s an address, and %s is another", e.Name, l)
-			}
-			if local.Port != 0 {
-				port = local.Port
-			}
+		name := strings.ToLower(strings.TrimSuffix(e.Host, "."))
+		addr, known := names[name]
+		if !known {
+			addr, known = have[name]
 		}
-		requests[i].Listen = net.JoinHostPort(addr.String(), strconv.Itoa(port))
+		switch {
+		case known && addr.IsLoopback(): // another address there is for CanAdd to refuse
+			err = hosts.Usable(ctx, addr, port)
+		default:
+			addr, err = hosts.Address(ctx, port, func(a netip.Addr) bool { return owner[a] != "" })
+		}
+		if err != nil {
+			return nil, err
+		}
+		owner[addr] = name
+		names[name] = addr
+		requests[i].Listen = net.JoinHostPort(addr.String(), strconv.Itoa(port)) //nolint:gosec // G602: one endpoint a request
 	}
-	return hosts.Add(file, hosts.NewID(), names)
+	return &hostNames{file, names}, file.CanAdd(names)
 }
 
-// removeHosts removes a block at the end of its command.
-func (a *app) removeHosts(block *hosts.Block) {
-	if err := block.Remove(); err != nil {
-		printError(a.err, err)
+// hostsPort is the port that the forward to an endpoint listens on.
+func hostsPort(listen string, e targets.Endpoint) (int, error) {
+	if listen == "" {
+		return e.Port, nil
 	}
+	local, err := targets.ParseLocal(listen)
+	switch {
+	case err != nil:
+		return 0, err
+	case local.Host != "":
+		return 0, usage("leave the address out", "--hosts gives %s an address, and %s is another", e.Name, listen)
+	case local.Port != 0:
+		return local.Port, nil
+	}
+	return e.Port, nil
+}
+
+// during has the names in the hosts file while work runs. A nil *hostNames has none.
+func (h *hostNames) during(ctx context.Context, work func() error) (err error) {
+	if h == nil {
+		return work()
+	}
+	block, err := h.file.Add(ctx, hosts.NewID(), h.names)
+	if err != nil {
+		return err
+	}
+	defer func() {
+		// ctx may have ended: that is no reason to leave the names.
+		end, cancel := context.WithTimeout(context.WithoutCancel(ctx), hostsRemoval)
+		defer cancel()
+		err = errors.Join(err, block.Remove(end))
+	}()
+	return work()
 }
 
 // hostsFor does for forward what exec does itself: it looks the targets up, for their names are not known otherwise.
-func (a *app) hostsFor(ctx context.Context, s config.Settings, requests []api.ForwardRequest) (*hosts.Block, error) {
+func (a *app) hostsFor(ctx context.Context, s config.Settings, requests []api.ForwardRequest) (*hostNames, error) {
 	pairs := make([]targets.Pair, len(requests))
 	for i, r := range requests {
 		spec, err := targets.Parse(r.Target)
@@ -81,17 +138,27 @@ func (a *app) hostsFor(ctx context.Context, s config.Settings, requests []api.Fo
 	if err != nil {
 		return nil, err
 	}
-	return addHosts(ctx, s, endpoints, requests)
+	return planHosts(ctx, s, endpoints, requests)
 }
 
 // sudoDir is the runtime directory of commands that root runs for another user.
 const sudoDir = "/var/run/bastion-sudo"
 
-// underSudo keeps what root does for another user, as --hosts may want it (sudo -E), out of that user's directories,
-// where the user could not use what root has made, and away from the user's agent, which root is not.
+// underSudo keeps what root does for another user (sudo -E, su -m, doas) out of that user's directories, where the user could
+// not use root's files, and away from the user's agent. The owner of the directories says whose they are; SUDO_UID says that
+// root's own agent is not meant either.
 func underSudo(s *config.Settings, getenv func(string) string, euid int) {
-	if uid := getenv("SUDO_UID"); euid != 0 || uid == "" || uid == "0" || s.RuntimeDir != "" {
+	if euid != 0 {
 		return
 	}
-	s.NoAgent, s.RuntimeDir = true, sudoDir
+	uid := getenv("SUDO_UID")
+	isSudo := uid != "" && uid != "0"
+	if dir, err := agent.DefaultRuntimeDir(); s.RuntimeDir == "" && (isSudo || err == nil && isForeign(dir)) {
+		s.NoAgent, s.RuntimeDir = true, sudoDir
+	}
+	if s.StateDir == "" && isForeign(config.DefaultStateDir()) {
+		s.StateDir = filepath.Join(sudoDir, "state")
+	}
 }
+
+func isForeign(dir string) bool { return files.IsForeign(files.CheckPlace(dir)) }

@@ -12,6 +12,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -78,23 +79,12 @@ func startLab(t *testing.T, change func(*lab.Config)) *labEnv {
 		t.Fatal(err)
 	}
 	e := &labEnv{Lab: l, t: t, program: filepath.Join(scratch, "bastion")}
-	e.env = append(withoutAWS(os.Environ()), offline(home)...)
+	e.env = append(rig.Environ(), offline(home)...)
 	e.env = append(e.env, l.Env()...)
 	if err := os.MkdirAll(filepath.Join(home, "run"), 0o700); err != nil {
 		t.Fatal(err)
 	}
 	return e
-}
-
-// withoutAWS returns env without the variables that would lead a test to a real account or to real settings.
-func withoutAWS(env []string) []string {
-	var out []string
-	for _, kv := range env {
-		if !strings.HasPrefix(kv, "AWS_") && !strings.HasPrefix(kv, "BASTION_") && !strings.HasPrefix(kv, "SSH_") {
-			out = append(out, kv)
-		}
-	}
-	return out
 }
 
 // result is what a finished command left.
@@ -193,6 +183,24 @@ func (e *labEnv) start(env []string, args ...string) *rig.Proc {
 	return p
 }
 
+// piped starts a command whose standard streams are the test's. The test waits for it.
+func (e *labEnv) piped(env []string, args ...string) (cmd *exec.Cmd, in io.WriteCloser, out io.ReadCloser, stderr *strings.Builder) {
+	e.t.Helper()
+	cmd, stderr = exec.CommandContext(e.t.Context(), e.program, args...), new(strings.Builder)
+	cmd.Env, cmd.Stderr = append(slices.Clone(e.env), env...), stderr
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		e.t.Fatal(err)
+	}
+	if out, err = cmd.StdoutPipe(); err != nil {
+		e.t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		e.t.Fatal(err)
+	}
+	return cmd, in, out, stderr
+}
+
 // forwards starts a forward and returns where it listens.
 func (e *labEnv) forwards(env []string, args ...string) (*rig.Proc, []api.Forward) {
 	e.t.Helper()
@@ -259,9 +267,15 @@ func pingOn(conn net.Conn) error {
 // eventually waits until ok holds.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
+	eventuallyWithin(t, 20*time.Second, what, ok)
+}
+
+// eventuallyWithin is eventually for what takes its time.
+func eventuallyWithin(t *testing.T, most time.Duration, what string, ok func() bool) {
+	t.Helper()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	late := time.After(20 * time.Second)
+	late := time.After(most)
 	for !ok() {
 		select {
 		case <-tick.C:
@@ -278,7 +292,8 @@ func TestUpStatusDown(t *testing.T) {
 		t.Errorf("status before: %q", r.stdout)
 	}
 	r := e.must("up")
-	if !regexp.MustCompile(`^bastion [0-9a-f]{32} was started in cluster bastion \(bastiond .+\)\n$`).MatchString(r.stdout) {
+	if !regexp.MustCompile(`^bastion [0-9a-f]{32} was started in cluster bastion \(bastiond .+\)\n` +
+		`it has 1 vCPU, 2 GB, about \$0\.0494 an hour\n$`).MatchString(r.stdout) {
 		t.Errorf("up: %q", r.stdout)
 	}
 	for _, step := range []string{"starting a bastion", "waiting for the bastion's task: P", "handing a new key"} {
@@ -323,6 +338,27 @@ func TestUpStatusDown(t *testing.T) {
 		t.Errorf("%d tasks were started, want 1", n)
 	}
 	e.noSessions()
+}
+
+// The size that is set is what a new task has. A running one of another size is used, and a note says how to change that.
+func TestTaskSize(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, nil)
+	if r := e.must("up", "--task-size", "medium"); !strings.Contains(r.stdout, "it has 0.5 vCPU, 1 GB, about $0.0247 an hour") {
+		t.Errorf("up: %q", r.stdout)
+	}
+	r := e.must("up", "--task-cpu", "1024", "--task-memory", "2048")
+	if !strings.Contains(r.stdout, "it has 0.5 vCPU, 1 GB") ||
+		!strings.Contains(r.stderr, "has 0.5 vCPU, 1 GB, not 1 vCPU, 2 GB as set; bastion down, then bastion up") {
+		t.Errorf("up with another size: %q, %q", r.stdout, r.stderr)
+	}
+	if n := e.State().Launched; n != 1 {
+		t.Errorf("%d tasks were started", n)
+	}
+	r = e.run(nil, "up", "--task-size", "medium", "--task-memory", "512")
+	if r.code != 2 || !strings.Contains(r.stderr, "has 1024, 2048, 3072, 4096") {
+		t.Errorf("a size that Fargate has not: %d, %q", r.code, r.stderr)
+	}
 }
 
 func TestForward(t *testing.T) {
@@ -440,7 +476,7 @@ func TestBadInput(t *testing.T) {
 		{
 			name: "wrong secret", args: []string{"up"}, code: 4,
 			env:    []string{"AWS_ACCESS_KEY_ID=AKIALABLABLABLABLAB9", "AWS_SECRET_ACCESS_KEY=wrong", "AWS_PROFILE="},
-			stderr: []string{`hint: check the AWS credentials`},
+			stderr: []string{`hint: sign in again and renew AWS_ACCESS_KEY_ID`},
 		},
 		{
 			name: "unknown cluster", args: []string{"up", "--cluster", "nowhere"}, code: 2,
@@ -470,7 +506,7 @@ func TestBadInput(t *testing.T) {
 		{
 			name: "task cannot start", faults: lab.APIFaults{TaskFailures: 1, TaskReason: "CannotPullContainerError: no route to the registry"},
 			args: []string{"up"}, code: 6,
-			stderr: []string{`^bastion: .*CannotPullContainerError: no route to the registry`, `hint: check the image`},
+			stderr: []string{`^bastion: .*CannotPullContainerError: no route to the registry`, `hint: let the subnets reach the image's registry`},
 		},
 		{
 			name: "no exec agent", faults: lab.APIFaults{NoExecAgent: true},
@@ -539,7 +575,7 @@ func TestBadInput(t *testing.T) {
 			e := *e
 			e.t = t
 			switch tt.name {
-			case "denied ecs:StopTask", "denied ecs:DescribeTasks", "denied ssm:StartSession": // calls about a task that runs
+			case "denied ecs:StopTask", "denied ssm:StartSession": // calls about a task that runs
 				if r := e.here(nil, "up", "-q"); r.code != 0 {
 					t.Fatal(r.stderr)
 				}
@@ -792,21 +828,27 @@ func TestForwardGivesUp(t *testing.T) {
 	e.noSessions()
 }
 
+// outOfOrder ends all sessions and lets none begin.
+func (e *labEnv) outOfOrder() {
+	e.t.Helper()
+	if err := e.SetAPIFaults(lab.APIFaults{Errors: map[string]lab.APIError{
+		"ssm:StartSession": {Code: "InternalServerError", Message: "out of order", Status: 500},
+	}}); err != nil {
+		e.t.Fatal(err)
+	}
+	for _, s := range e.Gateway().Sessions() {
+		if err := e.Gateway().Terminate(s.ID); err != nil {
+			e.t.Fatal(err)
+		}
+	}
+}
+
 // A link that is given up between two attempts of an AWS call ends with what AWS answered last, not with the deadline.
 func TestForwardGivesUpSayingWhy(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)
 	p, _ := e.forwards([]string{"BASTION_RECONNECT_TIMEOUT=3s", "BASTION_LINGER=1s"}, "cache:sessions", ":")
-	if err := e.SetAPIFaults(lab.APIFaults{Errors: map[string]lab.APIError{
-		"ssm:StartSession": {Code: "InternalServerError", Message: "out of order", Status: 500},
-	}}); err != nil {
-		t.Fatal(err)
-	}
-	for _, s := range e.Gateway().Sessions() {
-		if err := e.Gateway().Terminate(s.ID); err != nil {
-			t.Fatal(err)
-		}
-	}
+	e.outOfOrder()
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	code, err := p.Wait(ctx)
@@ -875,21 +917,7 @@ func TestProxy(t *testing.T) {
 			host, _, _ = net.SplitHostPort(db.Endpoint)
 		}
 	}
-	cmd := exec.Command(e.program, "proxy", host, "6379")
-	cmd.Env = e.env
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	var stderr strings.Builder
-	cmd.Stderr = &stderr
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	cmd, in, out, stderr := e.piped(nil, "proxy", host, "6379")
 	if _, err := io.WriteString(in, "*1\r\n$4\r\nPING\r\n"); err != nil {
 		t.Fatal(err)
 	}

@@ -1,21 +1,24 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
+	"net"
 	"slices"
 	"text/tabwriter"
 	"time"
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/daemon"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/tunnel"
+	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
 func (a *app) lsCommand() *cli.Command {
@@ -58,7 +61,7 @@ func (a *app) lsCommand() *cli.Command {
 	}
 }
 
-// agentState returns the agent's state; an empty one where it does not run, for then it has nothing.
+// agentState returns the agent's state. Where it does not run that has nothing but the forwards that come back with it.
 func (a *app) agentState(ctx context.Context, s config.Settings) (api.State, error) {
 	none := api.State{Forwards: []api.Forward{}, Links: []api.Link{}}
 	client, err := a.agentClient(s)
@@ -68,9 +71,23 @@ func (a *app) agentState(ctx context.Context, s config.Settings) (api.State, err
 	st, err := client.State(ctx)
 	if errors.Is(err, api.ErrNotRunning) {
 		daemon.RemoveStale(client.Socket())
-		return none, nil
+		none.Forwards, err = keptForwards(s)
+		return none, err
 	}
 	return st, err
+}
+
+// keptForwards returns the detached forwards that come back when the agent starts.
+func keptForwards(s config.Settings) ([]api.Forward, error) {
+	dir, err := agent.StateDir(s)
+	if err != nil {
+		return []api.Forward{}, err
+	}
+	kept, err := daemon.Kept(dir)
+	if err != nil {
+		err = fail.New(fail.Other, "read the forwards that come back with the agent", err, "bastion agent start sets a file aside that it cannot read")
+	}
+	return kept, err
 }
 
 func (a *app) lsForwards(ctx context.Context, s config.Settings) error {
@@ -86,9 +103,12 @@ func (a *app) lsForwards(ctx context.Context, s config.Settings) error {
 		return err
 	}
 	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tLISTEN\tTARGET\tSTATE\tOF\tAGE\tCONNECTIONS\tUP\tDOWN")
+	fmt.Fprintln(w, "NAME\tLISTEN\tTARGET\tSTATE\tPROFILE\tACCOUNT\tREGION\tOF\tAGE\tCONNECTIONS\tUP\tDOWN")
 	for _, f := range st.Forwards {
-		of := "the agent"
+		of, age := "the agent", dash("")
+		if !f.Opened.IsZero() {
+			age = time.Since(f.Opened).Round(time.Second).String()
+		}
 		if !f.Detached {
 			of = fmt.Sprintf("%s (process %d)", f.Command, f.PID)
 		}
@@ -96,18 +116,22 @@ func (a *app) lsForwards(ctx context.Context, s config.Settings) error {
 		if f.Kind == api.KindProxy {
 			target = "(proxy)"
 		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", f.Name, f.Listen, target, f.State, of,
-			time.Since(f.Opened).Round(time.Second), f.Stats.Active, size(float64(f.Stats.BytesUp)),
-			size(float64(f.Stats.BytesDown)))
+		fmt.Fprintln(w, printable.Row(f.Reference(), f.Listen, target, f.State, dash(f.Profile), dash(f.Account), dash(f.Region), of, age,
+			f.Stats.Active, size(float64(f.Stats.BytesUp)), size(float64(f.Stats.BytesDown))))
 	}
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	if st.Forwards[0].State == api.ForwardKept {
+		_, err := fmt.Fprintln(a.out, "no agent is running; "+nextKept)
+		return err
+	}
 	for _, f := range st.Forwards {
-		if f.Error != "" {
-			if _, err := fmt.Fprintf(a.out, "%s: %s\n", f.Name, oneLine(f.Error)); err != nil {
-				return err
-			}
+		if f.State == api.ForwardReady || f.State == api.ForwardKept {
+			continue
+		}
+		if err := printf(a.out, "%s: %s %s\n", f.Reference(), f.State, f.Trouble(time.Now())); err != nil {
+			return err
 		}
 	}
 	return nil
@@ -142,7 +166,9 @@ func (a *app) lsTargets(ctx context.Context, s config.Settings) error {
 		defer run.close()
 		run.progress.Step("looking up databases and caches")
 		var found []listedTarget
-		found, err = discover(ctx, run)
+		asking, cancel := bounded(ctx, s)
+		found, err = discover(asking, run)
+		cancel()
 		run.progress.Idle()
 		all = append(all, found...)
 	}
@@ -158,7 +184,7 @@ func (a *app) lsTargets(ctx context.Context, s config.Settings) error {
 	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "TARGET\tNAME\tENGINE\tADDRESS")
 	for _, t := range all {
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\n", t.Spec, dash(t.Name), dash(t.Engine), dash(t.Host))
+		fmt.Fprintln(w, printable.Row(t.Spec, dash(t.Name), dash(t.Engine), dash(t.Host)))
 	}
 	if flushErr := w.Flush(); flushErr != nil {
 		return flushErr
@@ -184,10 +210,16 @@ func (a *app) stopCommand() *cli.Command {
 		Usage:     "end forwards of the agent",
 		Category:  "Agent",
 		ArgsUsage: "NAME...|all",
-		Description: text(`Ends the forwards of these names, and with them their connections. A command that has them in the foreground ends too.`,
+		Description: text(`
+			Ends the forwards of these names, and with them their connections. A command that has them in the foreground ends too.
+
+			Names belong to a profile, account and region. With a profile or region (--profile, AWS_PROFILE, ...) the forwards are
+			those of it; without one a name of several is refused. NAME@LINK, as bastion ls shows it, means one alone. The word all
+			means the forwards of every profile, or of the one that --profile names.`,
 			"bastion stop orders",
+			"bastion stop orders --profile prod",
 			"bastion stop all"),
-		Flags: a.settingFlags([]string{config.GroupOutput}),
+		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupOutput}),
 		Action: func(c *cli.Context) error {
 			if c.NArg() == 0 {
 				return usage("usage: bastion stop NAME...|all", "say which forwards to end")
@@ -206,18 +238,17 @@ func (a *app) stop(ctx context.Context, s config.Settings, names []string) error
 	if err != nil {
 		return err
 	}
+	st, err := a.agentState(ctx, s)
+	if err != nil {
+		return err
+	}
 	stopped := []api.Forward{}
 	var firstErr error
-	for _, name := range names {
-		some, err := client.Stop(ctx, name)
-		if errors.Is(err, api.ErrNotRunning) {
-			if name == "all" {
-				err = nil
-			} else {
-				err = fail.New(fail.NoTarget, "stop the forward "+name, errors.New("no agent is running, so there are no forwards"),
-					"bastion forward -d opens one")
-			}
+	for i, name := range names {
+		if slices.Contains(names[:i], name) {
+			continue
 		}
+		some, err := a.stopNamed(ctx, client, s, st, name)
 		if firstErr == nil {
 			firstErr = err
 		}
@@ -230,12 +261,65 @@ func (a *app) stop(ctx context.Context, s config.Settings, names []string) error
 		return firstErr
 	}
 	for _, f := range stopped {
-		if _, err := fmt.Fprintf(a.out, "%s is stopped\n", f.Name); err != nil {
+		if err := printf(a.out, "%s is stopped\n", f.Name); err != nil {
 			return err
 		}
 	}
 	return firstErr
 }
+
+// stopNamed ends the forward that name means in the command's scope, or all.
+func (a *app) stopNamed(ctx context.Context, client *api.Client, s config.Settings, st api.State, name string) ([]api.Forward, error) {
+	m := a.meant(s)
+	switch {
+	case name == "all" && a.flags["profile"] == "" && a.flags["region"] == "":
+		return stopOne(ctx, client, s, name)
+	case name == "all":
+		var stopped []api.Forward
+		var firstErr error
+		for _, f := range st.Forwards {
+			if !m.has(f) {
+				continue
+			}
+			some, err := stopOne(ctx, client, s, f.Reference())
+			stopped = append(stopped, some...)
+			if firstErr == nil {
+				firstErr = err
+			}
+		}
+		return stopped, firstErr
+	}
+	f, err := choose(ctx, st.Forwards, name, m)
+	switch {
+	case err == nil:
+		return stopOne(ctx, client, s, f.Reference())
+	case errors.Is(err, errNoForward):
+		return stopOne(ctx, client, s, name) // the agent says which names it has
+	}
+	return nil, err
+}
+
+// stopOne ends the forward that ref means to the agent, or all. Without an agent it makes those forgotten that would come back.
+func stopOne(ctx context.Context, client *api.Client, s config.Settings, ref string) ([]api.Forward, error) {
+	stopped, err := client.Stop(ctx, ref)
+	if !errors.Is(err, api.ErrNotRunning) {
+		return stopped, err
+	}
+	dir, err := agent.StateDir(s)
+	if err != nil {
+		return nil, err
+	}
+	stopped, err = daemon.Forget(client.Socket(), dir, ref)
+	if errors.Is(err, daemon.ErrRunning) { // it has just been started
+		if _, waitErr := client.Wait(ctx, 0, agentStart); waitErr == nil {
+			return client.Stop(ctx, ref)
+		}
+	}
+	return stopped, err
+}
+
+// nextKept is the next step for forwards that are kept while no agent runs.
+const nextKept = "bastion agent start opens these forwards again, and so does the next forward, exec or socks"
 
 func (a *app) waitCommand() *cli.Command {
 	timeout := time.Minute
@@ -246,10 +330,11 @@ func (a *app) waitCommand() *cli.Command {
 		ArgsUsage: "NAME",
 		Description: text(`
 			Waits until the agent has a forward of this name that serves, and prints where it listens: its link is up, or has been
-			closed because nobody used it, and the next connection makes another. It fails with exit code 9 when the time is over.`,
+			closed because nobody used it, and the next connection makes another. NAME is as for bastion url. It fails with exit code 9
+			when the time is over.`,
 			"bastion wait orders --timeout 30s",
 			"bastion forward orders & bastion wait orders && psql -h 127.0.0.1"),
-		Flags: a.settingFlags([]string{config.GroupOutput}, &textFlag{
+		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupOutput}, &textFlag{
 			names: []string{"timeout"}, value: "DURATION", help: "how long to wait (default: 1m)",
 			setErr: func(v string) (err error) {
 				timeout, err = time.ParseDuration(v)
@@ -278,6 +363,7 @@ func (a *app) wait(ctx context.Context, s config.Settings, name string, timeout 
 		return err
 	}
 	until := time.Now().Add(timeout)
+	m := a.meant(s)
 	var st api.State
 	for {
 		left := time.Until(until)
@@ -285,6 +371,9 @@ func (a *app) wait(ctx context.Context, s config.Settings, name string, timeout 
 		switch {
 		case errors.Is(err, api.ErrNotRunning):
 			st = api.State{}
+			if st.Forwards, err = keptForwards(s); err != nil {
+				return err
+			}
 			if left > 0 { // whoever opens the forward starts the agent
 				if err := pause(ctx, min(left, agentPoll)); err != nil {
 					return err
@@ -295,41 +384,45 @@ func (a *app) wait(ctx context.Context, s config.Settings, name string, timeout 
 		default:
 			st = next
 		}
-		if f, ok := readyForward(st, name); ok {
-			if s.Output == "json" {
-				return a.printJSON(f)
-			}
+		f, err := choose(ctx, st.Forwards, name, m)
+		switch {
+		case err == nil && f.State == api.ForwardReady && s.Output == "json":
+			return a.printJSON(f)
+		case err == nil && f.State == api.ForwardReady:
 			_, err := fmt.Fprintln(a.out, f.Listen)
 			return err
-		}
-		if left <= 0 {
-			return fail.New(fail.Timeout, "wait for the forward "+name, fmt.Errorf("%s after %s", missing(st, name), timeout),
-				"bastion ls forwards shows the forwards; allow more time with --timeout")
+		case left <= 0:
+			lacks, next := missing(f, err)
+			return fail.New(fail.Timeout, "wait for the forward "+name, fmt.Errorf("%s after %s", lacks, timeout), next)
 		}
 	}
 }
 
-// readyForward returns the forward of a name if it serves: its link is up, or there is none now and who connects gets one.
-func readyForward(st api.State, name string) (api.Forward, bool) {
-	for _, f := range st.Forwards {
-		if f.Name == name && f.State == api.ForwardReady {
-			return f, !slices.ContainsFunc(st.Links, func(l api.Link) bool {
-				return l.ID == f.Link && len(l.Live) > 0 && l.Live[0].State != string(tunnel.Up)
-			})
-		}
+// missing says what the forward f lacks, or why there is none, and what to do.
+func missing(f api.Forward, err error) (lacks, next string) {
+	switch {
+	case errors.Is(err, errNoForward):
+		return "there is none", "bastion ls forwards shows the forwards; allow more time with --timeout"
+	case err != nil:
+		return err.Error(), fail.NextOf(err)
+	case f.State == api.ForwardKept:
+		return "no agent is running", "bastion agent start opens the forward again"
+	case f.Error == "":
+		return "its link is not up", "bastion status shows the link; allow more time with --timeout"
+	case f.State == api.ForwardFailed:
+		return "it does not work (" + f.Error + ")", cmp.Or(f.Next, reopen(f))
 	}
-	return api.Forward{}, false
+	return "it waits (" + f.Error + ")", cmp.Or(f.Next, "bastion status shows the link; allow more time with --timeout")
 }
 
-// missing says what a forward lacks.
-func missing(st api.State, name string) string {
-	for _, f := range st.Forwards {
-		if f.Name == name {
-			if f.Error != "" {
-				return "it does not work (" + f.Error + ")"
-			}
-			return "its link is not up"
-		}
+// reopen is the next step for a forward that does not work: a command tries again at once.
+func reopen(f api.Forward) string {
+	verb := "forward -d --name " + f.Name + " " + f.Spec
+	if f.Kind == api.KindProxy {
+		verb = "socks -d --name " + f.Name
 	}
-	return "there is none"
+	if _, port, err := net.SplitHostPort(f.Listen); err == nil {
+		verb += " " + port
+	}
+	return "try again: bastion " + verb
 }

@@ -17,6 +17,8 @@ import (
 	"github.com/rogpeppe/go-internal/testscript"
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/e2e/rig"
 )
 
 // The test binary is the command line: started as "bastion", it is that.
@@ -40,6 +42,7 @@ func (s suite) Run() int {
 }
 
 func (s suite) run() (code int, err error) {
+	rig.DefaultSignals()
 	if scratch, err = os.MkdirTemp("", "bastion"); err != nil {
 		return 0, err
 	}

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 func (a *app) manCommand() *cli.Command {
@@ -49,15 +50,13 @@ func (a *app) man(c *cli.Context, dir string) error {
 	name := c.Args().First()
 	switch {
 	case dir == "" && name == "":
-		_, err = fmt.Fprint(a.out, m.program())
-		return err
+		return a.document("man", m.program())
 	case dir == "":
 		cmd := c.App.Command(name)
 		if cmd == nil {
 			return unknownCommand(c.App, name)
 		}
-		_, err = fmt.Fprint(a.out, m.command(cmd))
-		return err
+		return a.document("man", m.command(cmd))
 	case name != "":
 		return usage("leave out "+name+", or --dir", "--dir is for all pages")
 	}
@@ -66,11 +65,11 @@ func (a *app) man(c *cli.Context, dir string) error {
 		pages["bastion-"+cmd.Name+".1"] = m.command(cmd)
 	}
 	const next = "name a directory in which you may write"
-	if err := os.MkdirAll(dir, 0o755); err != nil {
+	if err := files.MkdirAll(dir, 0o755); err != nil {
 		return fail.New(fail.Usage, "write the manual", err, next)
 	}
 	for file, page := range pages {
-		if err := os.WriteFile(filepath.Join(dir, file), []byte(page), 0o644); err != nil {
+		if err := files.Replace(filepath.Join(dir, file), []byte(page), 0o644); err != nil {
 			return fail.New(fail.Usage, "write the manual", err, next)
 		}
 	}
@@ -131,6 +130,7 @@ func (m manual) program() string {
 	p.item(bold("bastion.yaml"),
 		"The configuration, in the working directory or the nearest directory above it that has one.")
 	p.item(bold("~/.config/bastion/config.yaml"), "The configuration where there is none of those.")
+	p.item(bold("~/.local/state/bastion/trusted.json"), "The bastion.yaml files that bastion trust has recorded.")
 	p.section("ENVIRONMENT")
 	p.item(bold("BASTION_CONFIG"), "The configuration file.")
 	p.item(bold("AWS_PROFILE")+", "+bold("AWS_REGION")+", ...", "As for the AWS CLI.")

@@ -17,7 +17,7 @@ func manPages(t *testing.T) string {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "share", "man1")
 	cmd := exec.CommandContext(t.Context(), filepath.Join(scratch, "bastion"), "man", "--dir", dir)
-	cmd.Env = append(withoutAWS(os.Environ()), "SOURCE_DATE_EPOCH=1700000000")
+	cmd.Env = append(rig.Environ(), "SOURCE_DATE_EPOCH=1700000000")
 	if out, err := cmd.CombinedOutput(); err != nil || len(out) != 0 {
 		t.Fatalf("%v\n%s", err, out)
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -323,7 +324,7 @@ func endless(t *testing.T) string {
 	})
 }
 
-// serveTCP serves each client by handle, and returns its address. The test's end waits for all of them.
+// serveTCP serves each client by handle, and returns its address. The test's end closes all connections, and waits for handle.
 func serveTCP(t *testing.T, handle func(net.Conn)) string {
 	t.Helper()
 	ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -331,8 +332,10 @@ func serveTCP(t *testing.T, handle func(net.Conn)) string {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
+	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(func() {
 		_ = ln.Close()
+		cancel()
 		wg.Wait()
 	})
 	wg.Go(func() {
@@ -342,6 +345,7 @@ func serveTCP(t *testing.T, handle func(net.Conn)) string {
 				return
 			}
 			wg.Go(func() {
+				defer context.AfterFunc(ctx, func() { _ = conn.Close() })()
 				defer conn.Close()
 				handle(conn)
 			})
@@ -424,7 +428,7 @@ func TestPoolToOpenSSHServer(t *testing.T) {
 	})
 	s := link.Sessions[0]
 	if link.Kind != "single" || link.Bastion != sshdNode || link.State != "up" || link.Channels != 2 || s.State != "up" ||
-		s.ReceiveRate < 100e3 || s.RTT <= 0 || s.Age <= 0 || s.Received < 100e3 {
+		s.ReceiveRate < 1e3 || s.RTT <= 0 || s.Age <= 0 || s.Received < 100e3 {
 		t.Errorf("status: %+v", link)
 	}
 	r := e.run(env, "status")
@@ -591,24 +595,12 @@ func TestOpenSSHToAnInstance(t *testing.T) {
 func TestProxyWithoutReader(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)
-	cmd := exec.CommandContext(t.Context(), e.program, "proxy", lab.WebHost, "80")
-	cmd.Env = e.env
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
+	cmd, in, out, _ := e.piped(nil, "proxy", lab.WebHost, "80")
 	_ = out.Close()
 	if _, err := fmt.Fprintf(in, "GET / HTTP/1.0\r\nHost: %s\r\n\r\n", lab.WebHost); err != nil {
 		t.Fatal(err)
 	}
-	err = cmd.Wait()
+	err := cmd.Wait()
 	var exit *exec.ExitError
 	if errors.As(err, &exit) && exit.ProcessState.Sys().(syscall.WaitStatus).Signaled() {
 		t.Errorf("ended by %v", exit)

@@ -1,13 +1,19 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/term"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
 // progress says on standard error what a command waits for and how long it has been. On a terminal it is one live line;
@@ -22,6 +28,7 @@ type progress struct {
 	drawn   bool      // the live line is on the screen
 	frame   int
 	stopped bool
+	starts  bool // a task is being started
 
 	stop chan struct{}
 	done chan struct{}
@@ -77,7 +84,7 @@ func (p *progress) tick() {
 		p.draw()
 		return
 	}
-	fmt.Fprintf(p.w, "bastion: still waiting: %s (%s)\n", p.step, p.elapsed())
+	_ = printf(p.w, "bastion: still waiting: %s (%s)\n", p.step, p.elapsed())
 }
 
 // Step shows what is waited for from now on.
@@ -87,6 +94,7 @@ func (p *progress) Step(text string) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	p.starts = p.starts || strings.HasPrefix(text, agent.StepStarting)
 	if p.stopped || text == p.step {
 		return
 	}
@@ -95,7 +103,28 @@ func (p *progress) Step(text string) {
 		p.draw()
 		return
 	}
-	fmt.Fprintf(p.w, "bastion: %s\n", oneLine(text))
+	_ = printf(p.w, "bastion: %s\n", paragraph(text))
+}
+
+// slowAfter is how long a wait of mostly no time goes on without a word.
+const slowAfter = 2 * time.Second
+
+// StepIfSlow shows what is waited for once that has taken slowAfter. The wait ends with a call of what it returns.
+func (p *progress) StepIfSlow(text string) (end func()) {
+	if p == nil {
+		return func() {}
+	}
+	shown := make(chan struct{})
+	t := time.AfterFunc(slowAfter, func() {
+		p.Step(text)
+		close(shown)
+	})
+	return func() {
+		if !t.Stop() {
+			<-shown
+			p.Idle()
+		}
+	}
 }
 
 // Note prints a line that stays.
@@ -109,7 +138,20 @@ func (p *progress) Note(text string) {
 		return
 	}
 	p.clear()
-	fmt.Fprintf(p.w, "bastion: %s\n", oneLine(text))
+	_ = printf(p.w, "bastion: %s\n", paragraph(text))
+}
+
+// GivenUp says what stays of a command that a signal ended before it was ready.
+func (p *progress) GivenUp(ctx context.Context) {
+	if p == nil || !errors.As(context.Cause(ctx), new(interrupted)) {
+		return
+	}
+	p.mu.Lock()
+	starts := p.starts
+	p.mu.Unlock()
+	if starts {
+		p.Note("the bastion task that is being started stays, until nobody has used it for a while; bastion down stops it")
+	}
 }
 
 // Idle ends the wait without a word.
@@ -123,12 +165,15 @@ func (p *progress) Idle() {
 	p.step = ""
 }
 
-// Write lets log lines pass above the live line.
+// Write lets log lines pass above the live line. Each call must have whole lines, as those of slog's handlers do.
 func (p *progress) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clear()
-	return p.w.Write(b)
+	if _, err := io.WriteString(p.w, printable.Text(string(b))); err != nil {
+		return 0, err
+	}
+	return len(b), nil
 }
 
 // Close removes the live line and stops the display. It may be called twice.

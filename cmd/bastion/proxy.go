@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -87,7 +88,7 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 	if err != nil {
 		return err
 	}
-	if f, ok := a.err.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+	if f, ok := a.raw.err.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
 		// Standard error is ssh's, or its caller's, who did not ask for a report.
 		s.Quiet = true
 	}
@@ -95,13 +96,13 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 		return usage("leave it out, or give an instance's id as HOST",
 			"--instance-connect is for EC2 instances; %s is none", host)
 	}
-	if f.pass && (isBastion(host) || agent.IsInstance(host) || !a.usesAgent(s)) {
+	if f.pass && (isBastion(host) || agent.IsInstance(host) || !a.usesAgent(ctx, s)) {
 		return usage("leave it out, and ProxyUseFdpass too",
 			"--fdpass is for connections by the agent, to hosts behind the bastion")
 	}
 	switch {
 	case isBastion(host):
-		return a.proxyServer(ctx, s,
+		return a.proxyServer(ctx, s, host,
 			func(dir string) (*agent.OpenSSH, error) {
 				return agent.ServeOpenSSH(dir, os.Getppid(), s.Target == "", a.logger(s, nil))
 			},
@@ -113,14 +114,17 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 				return agent.ServeIdentity(dir, os.Getppid(), a.logger(s, nil))
 			}
 		}
-		return a.proxyServer(ctx, s, sockets,
+		return a.proxyServer(ctx, s, host, sockets,
 			func(run *session) (*agent.SSHStream, error) {
 				return run.agent.OpenInstance(ctx, host, port, f.connect)
 			})
 	}
 	dest := agent.Destination(host, port)
-	if a.usesAgent(s) {
-		return a.proxyByAgent(ctx, s, dest, f.pass)
+	if a.usesAgent(ctx, s) {
+		connected, err := a.proxyByAgent(ctx, s, dest, f.pass)
+		if connected || f.pass || !a.goesOnAlone(ctx, s, err) {
+			return err
+		}
 	}
 	run, err := a.open(ctx, "proxy", s)
 	if err != nil {
@@ -132,41 +136,77 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 
 // proxyByAgent connects to a host behind the bastion by the link of the agent. Where that stands already it takes one
 // question to the agent: whether it runs is asked only when it does not answer.
-func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, pass bool) error {
+func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, pass bool) (connected bool, _ error) {
 	client, err := a.agentClient(s)
 	if err != nil {
-		return err
+		return false, err
 	}
-	p := newProgress(a.err, s.Quiet)
+	p := newProgress(a.raw.err, s.Quiet)
 	defer p.Close()
 	p.Step("connecting to " + dest)
 	req := api.DialRequest{Scope: a.scope(s), Target: dest}
-	conn, err := client.Dial(ctx, req)
+	if !pass {
+		req.ID = rand.Text()
+	}
+	conn, err := dialKnown(ctx, client, &req)
 	if errors.Is(err, api.ErrNotRunning) {
 		err = a.askAgent(ctx, s, func(client *api.Client) (err error) {
-			conn, err = client.Dial(ctx, req)
+			conn, err = dialKnown(ctx, client, &req)
 			return err
 		})
 	}
 	if err != nil {
-		return err
+		return false, err
 	}
 	p.Idle()
 	if !pass {
-		return a.pipe(ctx, conn)
+		why := unlessEnd
+		if req.ID != "" {
+			why = func(error) error { return client.DialEnd(ctx, req.ID) }
+		}
+		return true, a.pipe(ctx, dest, &endingConn{Conn: conn, why: why})
 	}
 	defer func() { _ = conn.Close() }()
-	out, ok := a.out.(*os.File)
+	out, ok := a.raw.out.(*os.File)
 	if !ok {
-		return usage("leave out --fdpass", "standard output is no file")
+		return true, usage("leave out --fdpass", "standard output is no file")
 	}
-	return passConn(out, conn)
+	return true, passConn(out, conn)
+}
+
+// agentCheck is the pause between two questions to an agent that is making a connection, which may take as long as a bastion's start.
+const agentCheck = 10 * time.Second
+
+// dialKnown opens a connection whose end the agent explains by its ID. An agent of an older version refuses IDs: req has none then.
+func dialKnown(ctx context.Context, client *api.Client, req *api.DialRequest) (net.Conn, error) {
+	conn, err := dialWhileItAnswers(ctx, client, *req, agentCheck)
+	if req.ID != "" && fail.KindOf(err) == fail.Usage && strings.Contains(err.Error(), `unknown field "id"`) {
+		req.ID = ""
+		return dialWhileItAnswers(ctx, client, *req, agentCheck)
+	}
+	return conn, err
+}
+
+// dialWhileItAnswers opens a connection by the agent. It gives up when the agent, which may be stopped or blocked, answers nothing at all.
+func dialWhileItAnswers(ctx context.Context, client *api.Client, req api.DialRequest, every time.Duration) (net.Conn, error) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	var asking sync.WaitGroup
+	defer asking.Wait()
+	defer cancel(nil)
+	asking.Go(func() {
+		for pause(ctx, every) == nil {
+			if _, err := client.Info(ctx); fail.KindOf(err) == fail.Timeout && ctx.Err() == nil {
+				cancel(err)
+			}
+		}
+	})
+	return client.Dial(ctx, req)
 }
 
 // proxyServer connects to an SSH server at the end of a session of its own. What ssh has to know of it is told by
 // sockets, if serve, which may be nil, opens some.
 func (a *app) proxyServer(
-	ctx context.Context, s config.Settings, serve func(dir string) (*agent.OpenSSH, error),
+	ctx context.Context, s config.Settings, dest string, serve func(dir string) (*agent.OpenSSH, error),
 	open func(*session) (*agent.SSHStream, error),
 ) error {
 	var sockets *agent.OpenSSH
@@ -191,8 +231,9 @@ func (a *app) proxyServer(
 	}
 	defer func() { _ = stream.Close() }()
 	run.progress.Idle()
+	conn := &endingConn{Conn: stream.Conn, why: unlessEnd}
 	if sockets == nil {
-		return a.pipe(ctx, stream.Conn)
+		return a.pipe(ctx, dest, conn)
 	}
 	sockets.OfferHostKeys(stream.HostKeys)
 	pipeCtx, cancel := context.WithCancelCause(ctx)
@@ -207,7 +248,7 @@ func (a *app) proxyServer(
 			sockets.OfferSigner(signer)
 		}
 	})
-	err = a.pipe(pipeCtx, stream.Conn)
+	err = a.pipe(pipeCtx, dest, conn)
 	cancel(nil)
 	offering.Wait()
 	return err
@@ -224,17 +265,75 @@ func (a *app) proxyBehind(ctx context.Context, run *session, dest string) error 
 	if err != nil {
 		return err
 	}
-	return a.pipe(ctx, conn)
+	return a.pipe(ctx, dest, &endingConn{Conn: conn, why: unlessEnd})
 }
 
-// pipe connects the standard streams to conn until either has ended.
-func (a *app) pipe(ctx context.Context, conn net.Conn) error {
-	err := tunnel.Pipe(ctx, a.in, writeCloser(a.out), conn)
-	if ctx.Err() != nil {
-		return context.Cause(ctx)
+// pipe connects the standard streams to conn, which leads to dest, until either has ended. Why conn was lost is said before the
+// end of standard output: ssh ends its proxy as soon as it sees that.
+func (a *app) pipe(ctx context.Context, dest string, conn *endingConn) error {
+	lost := false
+	conn.tell = func(err error) {
+		if lost = ctx.Err() == nil; lost {
+			_ = printf(a.err, "bastion: the connection to %s was lost: %s\n", dest, err) // one line
+		}
 	}
-	if err != nil && !clientGone(err) {
-		return fail.New(fail.Lost, "the connection was lost", err, "")
+	err := tunnel.Pipe(ctx, a.in, writeCloser(a.raw.out), conn)
+	switch {
+	case lost:
+		return &exitError{code: exitCodes[fail.Lost]}
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case err != nil && !clientGone(err):
+		return fail.New(fail.Lost, "the connection to "+dest+" was lost", err, "")
+	}
+	return nil
+}
+
+// endingConn is a proxy's connection whose end is asked about.
+type endingConn struct {
+	net.Conn
+	why  func(error) error // why it has ended, by the error of Read; nil: as it should
+	tell func(error)       // is told that, once, before anything else learns of the end
+	once sync.Once
+	err  error
+}
+
+// unlessEnd takes an error for what it is.
+func unlessEnd(err error) error {
+	if errors.Is(err, io.EOF) {
+		return nil
+	}
+	return err
+}
+
+func (c *endingConn) Read(p []byte) (int, error) {
+	n, err := c.Conn.Read(p)
+	if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
+		return n, err
+	}
+	c.once.Do(func() {
+		if c.err = c.why(err); c.err != nil {
+			c.tell(c.err)
+		}
+	})
+	if c.err != nil {
+		return n, c.err
+	}
+	return n, err
+}
+
+// CloseWrite ends the direction to the far end; where there is no such thing, both.
+func (c *endingConn) CloseWrite() error {
+	if d, ok := c.Conn.(tunnel.Duplex); ok {
+		return d.CloseWrite()
+	}
+	return c.Close()
+}
+
+// Gone is that of a connection which can tell, else nil.
+func (c *endingConn) Gone() <-chan struct{} {
+	if g, ok := c.Conn.(interface{ Gone() <-chan struct{} }); ok {
+		return g.Gone()
 	}
 	return nil
 }
@@ -290,10 +389,9 @@ func (a *app) knownHosts(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
+	var lines strings.Builder
 	for _, key := range hostKeys {
-		if _, err := fmt.Fprintf(a.out, "%s %s", pattern, ssh.MarshalAuthorizedKey(key)); err != nil {
-			return err
-		}
+		fmt.Fprintf(&lines, "%s %s", pattern, ssh.MarshalAuthorizedKey(key))
 	}
-	return nil
+	return a.document("known_hosts", lines.String())
 }

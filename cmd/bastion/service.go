@@ -22,6 +22,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 // serviceVerbs are what the command service can do. "run", which only Windows' service manager calls, is not among
@@ -75,7 +76,11 @@ func (a *app) service(c *cli.Context) error {
 		}
 		return usage(next, "the service cannot %q", verb)
 	}
-	s, err := a.settings()
+	settings := a.settings
+	if verb == serviceRun {
+		settings = a.agentSettings
+	}
+	s, err := settings()
 	if err != nil {
 		return err
 	}
@@ -84,6 +89,12 @@ func (a *app) service(c *cli.Context) error {
 		return err
 	}
 	return do(c.Context, s, m)
+}
+
+// serviceOutcome is the JSON output of the verbs that change something.
+type serviceOutcome struct {
+	Service string `json:"service"`
+	Outcome string `json:"outcome"`
 }
 
 // managed is the agent as a service of the system.
@@ -280,7 +291,7 @@ func (m *managed) needInstalled(verb string) error {
 	return err
 }
 
-func (a *app) serviceInstall(_ context.Context, _ config.Settings, m *managed) error {
+func (a *app) serviceInstall(_ context.Context, s config.Settings, m *managed) error {
 	const op = "install the service"
 	ok, err := m.installed()
 	if err != nil {
@@ -295,14 +306,19 @@ func (a *app) serviceInstall(_ context.Context, _ config.Settings, m *managed) e
 			return err
 		}
 	}
+	if m.file != "" {
+		if err := files.CheckPlace(m.file); err != nil {
+			return fail.New(fail.Usage, op, err, "run the command as that user, without sudo")
+		}
+	}
 	if err := m.Install(); err != nil {
 		if m.file != "" {
 			err = errors.Join(err, os.Remove(m.file)) // there was none before
 		}
 		return fail.New(fail.Other, op, err, withoutService)
 	}
-	_, err = fmt.Fprintf(a.out, "installed %s; it starts when you sign in, and now by bastion service start\n", m.name())
-	return err
+	return a.outcome(s, serviceOutcome{m.name(), "installed"},
+		fmt.Sprintf("installed %s; it starts when you sign in, and now by bastion service start", m.name()))
 }
 
 func (m *managed) name() string {
@@ -321,7 +337,7 @@ func (a *app) signIn(m *managed) error {
 	}
 	var password string
 	if fd := int(a.in.Fd()); term.IsTerminal(fd) {
-		fmt.Fprintf(a.err, "Windows password of %s: ", me.Username)
+		_ = printf(a.err, "Windows password of %s: ", me.Username)
 		var typed []byte
 		typed, err = term.ReadPassword(fd)
 		fmt.Fprintln(a.err)
@@ -337,15 +353,14 @@ func (a *app) signIn(m *managed) error {
 	return nil
 }
 
-func (a *app) serviceUninstall(_ context.Context, _ config.Settings, m *managed) error {
+func (a *app) serviceUninstall(_ context.Context, s config.Settings, m *managed) error {
 	const op = "uninstall the service"
 	ok, err := m.installed()
 	if err != nil {
 		return fail.New(fail.Other, op, err, "")
 	}
 	if !ok {
-		_, err = fmt.Fprintln(a.out, "the service is not installed")
-		return err
+		return a.outcome(s, serviceOutcome{m.name(), "not_installed"}, "the service is not installed")
 	}
 	if st, err := m.Status(); err == nil && st == service.StatusRunning {
 		if err := m.Stop(); err != nil {
@@ -355,8 +370,7 @@ func (a *app) serviceUninstall(_ context.Context, _ config.Settings, m *managed)
 	if err := m.Uninstall(); err != nil {
 		return fail.New(fail.Other, op, err, "remove "+m.name()+" by hand")
 	}
-	_, err = fmt.Fprintf(a.out, "removed %s\n", m.name())
-	return err
+	return a.outcome(s, serviceOutcome{m.name(), "removed"}, "removed "+m.name())
 }
 
 func (a *app) serviceStart(ctx context.Context, s config.Settings, m *managed) error {
@@ -365,8 +379,7 @@ func (a *app) serviceStart(ctx context.Context, s config.Settings, m *managed) e
 		return err
 	}
 	if st, err := m.Status(); err == nil && st == service.StatusRunning {
-		_, err = fmt.Fprintln(a.out, "the service runs")
-		return err
+		return a.outcome(s, serviceOutcome{m.name(), "running"}, "the service runs")
 	}
 	client, err := a.agentClient(s)
 	if err != nil {
@@ -379,19 +392,17 @@ func (a *app) serviceStart(ctx context.Context, s config.Settings, m *managed) e
 	if err := m.Start(); err != nil {
 		return fail.New(fail.Other, op, err, m.logs())
 	}
-	_, err = fmt.Fprintln(a.out, "the service was started")
-	return err
+	return a.outcome(s, serviceOutcome{m.name(), "started"}, "the service was started")
 }
 
-func (a *app) serviceStop(_ context.Context, _ config.Settings, m *managed) error {
+func (a *app) serviceStop(_ context.Context, s config.Settings, m *managed) error {
 	if err := m.needInstalled("stop"); err != nil {
 		return err
 	}
 	if err := m.Stop(); err != nil {
 		return fail.New(fail.Other, "stop the service", err, "bastion agent stop ends the agent")
 	}
-	_, err := fmt.Fprintln(a.out, "the service has ended")
-	return err
+	return a.outcome(s, serviceOutcome{m.name(), "stopped"}, "the service has ended")
 }
 
 // logs says where the service's failures are to be found.
@@ -428,11 +439,11 @@ func (a *app) serviceStatus(_ context.Context, s config.Settings, m *managed) er
 	case !out.Installed:
 		_, err = fmt.Fprintln(a.out, "the service is not installed; bastion service install installs it")
 	case out.Running:
-		_, err = fmt.Fprintf(a.out, "the service runs (%s)\n", m.name())
+		err = printf(a.out, "the service runs (%s)\n", m.name())
 	case out.Problem != "":
-		_, err = fmt.Fprintf(a.out, "the service does not run: %s (%s); %s\n", out.Problem, m.name(), m.logs())
+		err = printf(a.out, "the service does not run: %s (%s); %s\n", out.Problem, m.name(), m.logs())
 	default:
-		_, err = fmt.Fprintf(a.out, "the service is installed and does not run (%s)\n", m.name())
+		err = printf(a.out, "the service is installed and does not run (%s)\n", m.name())
 	}
 	return err
 }

@@ -45,7 +45,7 @@ func newServiceUser(t *testing.T) *serviceUser {
 	if err := os.WriteFile(filepath.Join(bin, "systemctl"), []byte(fakeSystemctl), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	env := append(withoutAWS(os.Environ()), offline(home)...)
+	env := append(rig.Environ(), offline(home)...)
 	return &serviceUser{t, home, append(env, "PATH="+bin+":/usr/bin:/bin")}
 }
 

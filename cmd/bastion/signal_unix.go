@@ -3,6 +3,7 @@
 package main
 
 import (
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -10,6 +11,21 @@ import (
 
 // endSignals are the signals that end a command in order. OpenSSH sends SIGHUP to its ProxyCommand when it ends.
 var endSignals = []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
+
+// signalToEnd asks a process to end in order, also one that is stopped.
+func signalToEnd(pid int) error {
+	p, err := os.FindProcess(pid)
+	if err == nil {
+		err = p.Signal(syscall.SIGTERM)
+	}
+	if err == nil {
+		err = p.Signal(syscall.SIGCONT)
+	}
+	if errors.Is(err, os.ErrProcessDone) {
+		return nil
+	}
+	return err
+}
 
 // keepPipeErrors makes a write to a closed standard output an error, as for any other file. By default it ends the process,
 // which would leave its sessions behind.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"slices"
 	"sync"
 )
 
@@ -13,25 +14,33 @@ type signals struct {
 	to func(os.Signal)
 }
 
-// watch begins to turn the first signal that is not diverted into the end of a context. A second one then has its
-// default effect: it ends the process at once.
+// watchSignals begins to turn the first signal that is not diverted into the end of a context. A second one then has its
+// default effect: it ends the process at once. A signal that was ignored when the process began stays ignored, by its programs
+// too: that is what nohup is for, and how a shell without job control keeps Ctrl-C from what it runs in the background.
 func watchSignals(cancel context.CancelCauseFunc) *signals {
 	s := &signals{}
+	ending := heeded(endSignals)
+	if len(ending) == 0 {
+		return s
+	}
 	ch := make(chan os.Signal, 8)
-	signal.Notify(ch, endSignals...)
+	signal.Notify(ch, ending...)
 	go func() {
 		for sig := range ch {
 			if to := s.diverted(); to != nil {
 				to(sig)
 				continue
 			}
-			signal.Reset(endSignals...)
+			signal.Reset(ending...)
 			cancel(interrupted{sig})
 			return
 		}
 	}()
 	return s
 }
+
+// heeded returns the signals without those that are ignored. Beware of none: to signal's functions that means all.
+func heeded(all []os.Signal) []os.Signal { return slices.DeleteFunc(slices.Clone(all), signal.Ignored) }
 
 func (s *signals) diverted() func(os.Signal) {
 	s.mu.Lock()

@@ -2,8 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"net/netip"
 	"path/filepath"
 
@@ -86,6 +84,7 @@ func (a *app) socks(c *cli.Context, o forwardFlags) error {
 	if err != nil {
 		return err
 	}
+	a.named = o.name != ""
 	requests := []api.ForwardRequest{{Kind: api.KindProxy, Name: o.name, Listen: local.String()}}
 	show := func(forwards []api.Forward) error { return a.printProxy(newProxyInfo(forwards[0].Listen, user), s) }
 	if o.detach {
@@ -122,8 +121,8 @@ func checkProxy(s *config.Settings) (user string, err error) {
 // printProxy says on standard output how to use a proxy.
 func (a *app) printProxy(p proxyInfo, s config.Settings) error {
 	if s.Output == "json" {
-		return json.NewEncoder(a.out).Encode(p)
+		return a.printLine(p)
 	}
-	_, err := fmt.Fprintf(a.out, "%s\n%s\n%s\n", p.Proxy, p.HTTP, p.PAC)
+	err := printf(a.out, "%s\n%s\n%s\n", p.Proxy, p.HTTP, p.PAC)
 	return err
 }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"os"
@@ -23,6 +22,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 // The lines around what ssh-config keeps in a file of somebody else's.
@@ -51,7 +51,8 @@ func (a *app) sshConfigCommand() *cli.Command {
 		Description: text(`
 			Prints a block for ssh_config: the bastion's own SSH server, the hosts behind it that match a PATTERN (*.internal unless
 			others are given) and EC2 instances by id. This program's path is filled in, and the options that are given here, such as
-			--profile, are passed on to it. docs/openssh.md explains the block; ssh_config.example is the same with comments.
+			--profile, are passed on to it. docs/openssh.md explains the block; ssh_config.example is the same with comments. A PATTERN
+			is compared with the name that is typed, without user and port; "!" before it excepts hosts from the others.
 
 			With --write the block is kept at the top of ~/.ssh/config, between "# BEGIN bastion" and "# END bastion". Writing it again
 			replaces it; all else in the file stays as it is. --remove takes it out.`,
@@ -88,12 +89,14 @@ func (a *app) sshConfig(c *cli.Context, f sshConfigFlags) error {
 	}
 	if f.remove {
 		changed, err := editBlock(path, nil)
-		if err == nil && !changed {
-			_, err = fmt.Fprintf(a.out, "%s has no block of bastion's\n", path)
-		} else if err == nil {
-			_, err = fmt.Fprintf(a.out, "removed bastion's block from %s\n", path)
+		if err != nil {
+			return err
 		}
-		return err
+		text := path + " has no block of bastion's"
+		if changed {
+			text = "removed bastion's block from " + path
+		}
+		return a.edited(path, changed, text)
 	}
 	s, err := a.settings()
 	if err != nil {
@@ -104,9 +107,11 @@ func (a *app) sshConfig(c *cli.Context, f sshConfigFlags) error {
 		return err
 	}
 	text := b.marked()
+	if !f.write && a.wantsJSON() {
+		return a.document("config", text)
+	}
 	if !f.write {
-		_, err := io.WriteString(a.out, text)
-		return err
+		return a.printExact("the configuration", strings.TrimSuffix(text, "\n"), "add --write, which writes it to ssh's file")
 	}
 	changed, err := editBlock(path, []byte(text))
 	if err != nil {
@@ -116,8 +121,15 @@ func (a *app) sshConfig(c *cli.Context, f sshConfigFlags) error {
 	if changed {
 		verb = "was written"
 	}
-	_, err = fmt.Fprintf(a.out, "bastion's block in %s %s\n", path, verb)
-	return err
+	return a.edited(path, changed, "bastion's block in "+path+" "+verb)
+}
+
+// edited prints what has become of ssh's file.
+func (a *app) edited(path string, changed bool, text string) error {
+	if a.wantsJSON() {
+		return a.printJSON(map[string]any{"file": path, "changed": changed})
+	}
+	return printf(a.out, "%s\n", text)
 }
 
 // sshConfigFile returns the absolute path of the file to change.
@@ -147,10 +159,8 @@ func (a *app) sshBlockFor(ctx context.Context, s config.Settings, patterns []str
 	if len(patterns) == 0 {
 		patterns = []string{"*.internal"}
 	}
-	for _, p := range patterns {
-		if err := checkPattern(p); err != nil {
-			return sshBlock{}, err
-		}
+	if err := checkPatterns(patterns); err != nil {
+		return sshBlock{}, err
 	}
 	program, err := a.program()
 	if err != nil {
@@ -217,20 +227,6 @@ func (a *app) givenFlags() []string {
 		}
 	}
 	return out
-}
-
-// checkPattern refuses what ssh_config's Host cannot hold, and what would send every connection through the bastion.
-func checkPattern(p string) error {
-	const next = "give patterns such as '*.corp.internal' or '10.*'"
-	if p == "" || strings.ContainsFunc(p, func(r rune) bool {
-		return r > '~' || r <= ' ' || strings.ContainsRune(`"'#\%$,;`, r)
-	}) {
-		return usage(next, "%q is not a pattern of hosts", p)
-	}
-	if strings.Trim(p, "*?") == "" {
-		return usage(next, "the pattern %s would send every ssh through the bastion", p)
-	}
-	return nil
 }
 
 var bareWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./^-]+$`)
@@ -309,8 +305,8 @@ func (b sshBlock) body() string {
     ServerAliveInterval 60
     ServerAliveCountMax 31
 
-Host i-* mi-*
-`, strings.Join(b.patterns, " "), b.proxy)
+Host %s
+`, strings.Join(b.patterns, " "), b.proxy, instancePatterns())
 	if b.connect {
 		fmt.Fprintf(&out, "    ProxyCommand %s proxy --instance-connect=%%r %%h %%p\n"+
 			"    IdentityAgent \"%s\"\n    IdentityFile none\n",
@@ -337,55 +333,44 @@ func (b sshBlock) marked() string {
 // Host or Match is before it. A nil block takes it out. It reports whether the file has changed.
 func editBlock(path string, block []byte) (bool, error) {
 	op := "change " + path
-	target, old, mode, err := readConfig(path)
-	if err != nil {
-		return false, fail.New(fail.Usage, op, err, "check the path, or name another file with --file")
+	dir := filepath.Dir(path)
+	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
+		if len(block) == 0 {
+			return false, nil
+		}
+		if err := files.MkdirAll(dir, 0o700); err != nil {
+			return false, cannotWrite(op, dir, err)
+		}
 	}
-	begin, end, err := findBlock(old)
-	if err != nil {
-		return false, fail.New(fail.Usage, op, err, "mend the marks by hand: "+blockBegin+" and "+blockEnd+", one of each")
+	var wrong error // of what is there
+	changed, err := files.Update(path, maxSSHConfig, 0o600, func(old []byte) ([]byte, error) {
+		text, err := files.Text(old)
+		if err != nil {
+			wrong = fail.New(fail.Usage, op, err, "")
+			return nil, wrong
+		}
+		mark := old[:len(old)-len(text)] // it stays before everything
+		begin, end, err := findBlock(text)
+		if err != nil {
+			wrong = fail.New(fail.Usage, op, err, "mend the marks by hand: "+blockBegin+" and "+blockEnd+", one of each")
+			return nil, wrong
+		}
+		return slices.Concat(mark, text[:begin], block, text[end:]), nil
+	})
+	if err != nil && wrong == nil {
+		err = cannotWrite(op, dir, err)
 	}
-	updated := slices.Concat(old[:begin], block, old[end:])
-	if bytes.Equal(updated, old) {
-		return false, nil
-	}
-	if err := replaceFile(target, updated, mode); err != nil {
-		return false, fail.New(fail.Other, op, err, "check that you may write in "+filepath.Dir(target))
-	}
-	return true, nil
+	return changed, err
 }
 
-// readConfig reads the file that path leads to. One that is missing is empty, and will be the user's alone.
-func readConfig(path string) (target string, data []byte, mode fs.FileMode, err error) {
-	target, err = filepath.EvalSymlinks(path)
-	if errors.Is(err, fs.ErrNotExist) {
-		if _, err := os.Lstat(path); err == nil {
-			return "", nil, 0, errors.New("it is a symbolic link that leads nowhere")
-		}
-		return path, nil, 0o600, nil
+func cannotWrite(op, dir string, err error) error {
+	switch {
+	case files.IsForeign(err):
+		return fail.New(fail.Usage, op, err, "run the command as that user, without sudo")
+	case errors.Is(err, fs.ErrPermission):
+		return fail.New(fail.Other, op, err, "check that you may write in "+dir)
 	}
-	if err != nil {
-		return "", nil, 0, err
-	}
-	f, err := os.Open(target)
-	if err != nil {
-		return "", nil, 0, err
-	}
-	defer func() { _ = f.Close() }()
-	info, err := f.Stat()
-	if err != nil {
-		return "", nil, 0, err
-	}
-	if !info.Mode().IsRegular() {
-		return "", nil, 0, errors.New("it is not a file")
-	}
-	if data, err = io.ReadAll(io.LimitReader(f, maxSSHConfig+1)); err != nil {
-		return "", nil, 0, err
-	}
-	if len(data) > maxSSHConfig {
-		return "", nil, 0, fmt.Errorf("it is larger than %d bytes", maxSSHConfig)
-	}
-	return target, data, info.Mode().Perm(), nil
+	return fail.New(fail.Usage, op, err, "check the path, or name another file with --file")
 }
 
 // findBlock returns where the block begins and ends; both are 0 where there is none.
@@ -414,25 +399,4 @@ func findBlock(data []byte) (begin, end int, err error) {
 		return 0, 0, errors.New("bastion's block has no end")
 	}
 	return begin, end, nil
-}
-
-// replaceFile replaces a file at once: who reads it sees the old one or the new one. Nothing else stays.
-func replaceFile(path string, data []byte, mode fs.FileMode) error {
-	dir := filepath.Dir(path)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	tmp, err := os.CreateTemp(dir, ".bastion-*")
-	if err != nil {
-		return err
-	}
-	_, err = tmp.Write(data)
-	err = errors.Join(err, tmp.Chmod(mode), tmp.Sync(), tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	if err != nil {
-		return errors.Join(err, os.Remove(tmp.Name()))
-	}
-	return nil
 }

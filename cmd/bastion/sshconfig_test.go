@@ -2,7 +2,9 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 // exampleBlock is what ssh_config.example has in place of this machine's paths.
@@ -44,7 +47,7 @@ func TestExampleIsTheBlock(t *testing.T) {
 	}
 	connect := exampleBlock
 	connect.connect = true
-	_, stanza, _ := strings.Cut(connect.body(), "Host i-* mi-*\n")
+	_, stanza, _ := strings.Cut(connect.body(), "Host "+instancePatterns()+"\n")
 	for line := range strings.Lines(stanza) {
 		if !bytes.Contains(data, []byte(strings.TrimSpace(line))) {
 			t.Errorf("ssh_config.example does not have %q, not even as a comment", line)
@@ -66,7 +69,7 @@ func newSSHConfigHome(t *testing.T) *sshConfigHome {
 	if err := os.Mkdir(filepath.Join(home, "run"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	h.env = append(withoutAWS(os.Environ()), offline(home)...)
+	h.env = append(rig.Environ(), offline(home)...)
 	return h
 }
 
@@ -337,6 +340,24 @@ func TestSSHConfigForOldOpenSSH(t *testing.T) {
 		if got := strings.Contains(out, "\n    KnownHostsCommand "); got != has ||
 			!strings.Contains(out, "\nHost *.internal\n") {
 			t.Errorf("OpenSSH %s: %s", version, out)
+		}
+	}
+}
+
+func TestSSHConfigEncodings(t *testing.T) {
+	file := filepath.Join(t.TempDir(), "config")
+	block := []byte(blockBegin + "\nHost a\n" + blockEnd + "\n")
+	for old, want := range map[string]string{"\ufeffHost b\n": "\ufeff" + string(block) + "Host b\n", "\xff\xfeH\x00o\x00": ""} {
+		if err := os.WriteFile(file, []byte(old), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		_, err := editBlock(file, block)
+		got, readErr := os.ReadFile(file)
+		if readErr != nil {
+			t.Fatal(readErr)
+		}
+		if utf16 := want == ""; utf16 != errors.Is(err, files.ErrUTF16) || string(got) != cmp.Or(want, old) {
+			t.Errorf("%q becomes %q, %v", old, got, err)
 		}
 	}
 }

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"time"
 
@@ -56,7 +55,7 @@ func (a *app) token(c *cli.Context) error {
 		return err
 	}
 	if s.Output == "json" {
-		return json.NewEncoder(a.out).Encode(map[string]any{
+		return a.printLine(map[string]any{
 			"token": token, "user": a.login.user, "host": e.Host, "port": e.Port,
 			"expires_at": time.Now().Add(targets.TokenLifetime).UTC().Truncate(time.Second),
 		})
@@ -74,6 +73,8 @@ func (a *app) makeToken(ctx context.Context, s config.Settings, spec targets.Spe
 	}
 	defer run.close()
 	run.progress.Step("looking up " + spec.String())
+	ctx, cancel := bounded(ctx, s)
+	defer cancel()
 	endpoints, err := run.agent.Resolve(ctx, []targets.Spec{spec})
 	if err != nil {
 		return targets.Endpoint{}, "", err

@@ -31,8 +31,9 @@ func (a *app) topCommand() *cli.Command {
 			Shows, and brings up to date each second, what bastion dashboard shows in the browser: forwards with their throughput, links
 			and the SSM sessions that they use, bastions with their cost so far, and the latest connections.
 
-			The keys are: up and down (or k and j) choose a forward, s stops it, q ends. With -o json, or where the output is no
-			terminal, it prints what there is once and ends.`,
+			The keys are: up and down (or k and j) choose a forward, a link or a bastion, and the rows follow; tab goes to the next kind, page
+			up and page down turn pages. s stops the chosen forward, after a question if it has connections, belongs to a command, or is
+			not on the screen. q ends. With -o json, or where the output is not a terminal, it prints all once and ends.`,
 			"bastion top",
 			"bastion top -o json | jq '.state.links[].live[].sessions'"),
 		Flags:  a.settingFlags([]string{config.GroupLocal, config.GroupOutput}),
@@ -59,7 +60,7 @@ func (a *app) top(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	out, isFile := a.out.(*os.File)
+	out, isFile := a.raw.out.(*os.File)
 	if s.Output == "json" || !isFile || !term.IsTerminal(int(out.Fd())) || !term.IsTerminal(int(a.in.Fd())) {
 		return a.topOnce(c.Context, client, s)
 	}
@@ -146,7 +147,9 @@ type topModel struct {
 	problem   string // why the state is not of now
 
 	flows         map[string]*flow
-	chosen        string // the forward's name
+	chosen        string // the key of a forward, a link or a bastion; see items
+	top           int    // the first line that is shown
+	away          bool   // pages were turned: the rows do not follow the choice
 	asking        string // the forward that may be stopped, if the answer is yes
 	said          string
 	width, height int
@@ -264,7 +267,7 @@ func (m *topModel) measure() {
 		}
 	}
 	for _, f := range m.state.Forwards {
-		note("f/"+f.Name, float64(f.Stats.BytesUp), float64(f.Stats.BytesDown))
+		note("f/"+f.Reference(), float64(f.Stats.BytesUp), float64(f.Stats.BytesDown))
 	}
 	for _, l := range m.state.Links {
 		for i, live := range l.Live {
@@ -285,17 +288,6 @@ func (m *topModel) flow(key string) *flow {
 		return f
 	}
 	return new(flow)
-}
-
-// choose moves the choice, which stays with its forward and on the list.
-func (m *topModel) choose(by int) {
-	all := m.state.Forwards
-	if len(all) == 0 {
-		m.chosen = ""
-		return
-	}
-	i := slices.IndexFunc(all, func(f api.Forward) bool { return f.Name == m.chosen })
-	m.chosen = all[min(max(i+by, 0), len(all)-1)].Name
 }
 
 // key does what a key is for.
@@ -319,18 +311,29 @@ func (m *topModel) key(key string) tea.Cmd {
 	case "down", "j":
 		m.choose(1)
 	case "home":
-		m.choose(-len(m.state.Forwards))
+		m.choose(-len(m.items()))
 	case "end":
-		m.choose(len(m.state.Forwards))
+		m.choose(len(m.items()))
+	case "pgdown", " ":
+		m.turn(1)
+	case "pgup", "b":
+		m.turn(-1)
+	case "tab":
+		m.section()
 	case "s":
 		m.said = ""
-		i := slices.IndexFunc(m.state.Forwards, func(f api.Forward) bool { return f.Name == m.chosen })
+		if kindOfItem(m.chosen) != "" {
+			m.said = "s stops a forward: choose one first"
+			return nil
+		}
+		i := slices.IndexFunc(m.state.Forwards, func(f api.Forward) bool { return f.Reference() == m.chosen })
 		if i < 0 {
 			m.said = "there is no forward"
 			return nil
 		}
-		if f := m.state.Forwards[i]; f.Stats.Active > 0 || !f.Detached {
-			m.asking = f.Name
+		_, _, isSeen := m.window()
+		if f := m.state.Forwards[i]; f.Stats.Active > 0 || !f.Detached || !isSeen {
+			m.asking = f.Reference()
 			return nil
 		}
 		return m.stop(m.chosen)
@@ -340,8 +343,11 @@ func (m *topModel) key(key string) tea.Cmd {
 
 // View implements tea.Model.
 func (m *topModel) View() string {
-	lines := m.lines()
-	foot := "q quit   up/down choose   s stop the forward"
+	lines, where, _ := m.window()
+	foot := "q quit   up/down choose   tab next kind   pgup/pgdown turn   s stop the forward"
+	if where != "" {
+		foot = where + "   " + foot
+	}
 	if m.said != "" {
 		foot += "   " + m.said
 	}
@@ -352,7 +358,6 @@ func (m *topModel) View() string {
 		foot = "not of now: " + m.problem
 	}
 	if m.height > 1 {
-		lines = lines[:min(len(lines), m.height-1)]
 		for len(lines) < m.height-1 {
 			lines = append(lines, "")
 		}
@@ -368,10 +373,10 @@ func (m *topModel) View() string {
 
 func (m *topModel) question() string {
 	for _, f := range m.state.Forwards {
-		if f.Name != m.asking {
+		if f.Reference() != m.asking {
 			continue
 		}
-		q := "stop " + f.Name + "?"
+		q := "stop " + f.Reference() + "?"
 		if f.Stats.Active > 0 {
 			q += " " + count(int(f.Stats.Active), "connection") + " will be cut."
 		}
@@ -384,7 +389,7 @@ func (m *topModel) question() string {
 }
 
 // topLine makes text from elsewhere one line that does nothing to the terminal.
-func topLine(s string) string { return strings.ReplaceAll(oneLine(s), "\n", " ") }
+func topLine(s string) string { return oneLine(strings.TrimSpace(s)) }
 
 // isLive reports whether what is shown goes on, on a terminal.
 func (m *topModel) isLive() bool { return m.source != nil }
@@ -455,18 +460,16 @@ func (m *topModel) forwardLines() []string {
 		return append(out, "none; bastion forward -d TARGET opens one")
 	}
 	rows := [][]string{{"NAME", "STATE", "LISTEN", "TARGET", "CONNECTIONS", "DOWN", "UP", "ALL DOWN", "ALL UP", "AGE", ""}}
-	chosen := -1
-	for i, f := range m.state.Forwards {
-		if f.Name == m.chosen && m.isLive() {
-			chosen = i
-		}
+	var keys []string
+	for _, f := range m.state.Forwards {
+		keys = append(keys, f.Reference())
 		target := f.Target
 		if f.Kind == api.KindProxy {
 			target = "(proxy)"
 		}
-		flow := m.flow("f/" + f.Name)
+		flow := m.flow("f/" + f.Reference())
 		rows = append(rows, []string{
-			f.Name,
+			f.Reference(),
 			string(f.State),
 			f.Listen,
 			dash(target),
@@ -476,20 +479,31 @@ func (m *topModel) forwardLines() []string {
 			size(float64(f.Stats.BytesDown)),
 			size(float64(f.Stats.BytesUp)),
 			since(m.state.At, f.Opened).String(),
-			f.Error,
+			f.Trouble(m.state.At),
 		})
 	}
+	return append(out, m.markedGrid(rows, keys)...)
+}
+
+// markedGrid is grid for rows that can be chosen.
+func (m *topModel) markedGrid(rows [][]string, keys []string) []string {
 	lines := m.grid(rows)
-	if m.isLive() {
-		for i := range lines {
-			mark := "  "
-			if chosen >= 0 && i == chosen+1 {
-				mark = "> "
-			}
-			lines[i] = mark + lines[i]
-		}
+	if !m.isLive() {
+		return lines
 	}
-	return append(out, lines...)
+	lines[0] = "  " + lines[0]
+	for i, key := range keys {
+		lines[i+1] = marked(key, lines[i+1])
+	}
+	return lines
+}
+
+// markedLine is a line that can be chosen.
+func (m *topModel) markedLine(key, line string) string {
+	if !m.isLive() {
+		return topLine(line)
+	}
+	return marked(key, topLine(line))
 }
 
 // bars draws a curve of one line.
@@ -508,10 +522,14 @@ func (m *topModel) linkLines() []string {
 	out := []string{m.heading("LINKS")}
 	n := 0
 	for _, l := range m.state.Links {
+		if hasGivenUp(l) {
+			n++
+			out = append(out, m.markedLine(linkKey(l, 0), fmt.Sprintf("to a bastion in %s%s: failed %s", l.Region, parenthesis(l.Profile), l.Trouble(m.state.At))))
+		}
 		for i, live := range l.Live {
 			n++
 			flow := m.flow(linkKey(l, i))
-			out = append(out, topLine(fmt.Sprintf(
+			out = append(out, m.markedLine(linkKey(l, i), fmt.Sprintf(
 				"to %s: %s for %s, %s, down %s, up %s  %s",
 				dash(live.Bastion),
 				live.State,
@@ -525,7 +543,13 @@ func (m *topModel) linkLines() []string {
 				bars(flow.past),
 			)))
 			if live.Error != "" {
-				out = append(out, topLine("  "+live.Error))
+				out = append(out, topLine("  "+live.Trouble(m.state.At)))
+			}
+			if live.Limit != nil {
+				out = append(out, topLine("  "+live.Limit.String()))
+			}
+			if live.Damaged > 0 {
+				out = append(out, topLine("  "+live.Bond()))
 			}
 			if len(live.Sessions) > 0 {
 				out = append(out, m.sessionLines(live)...)
@@ -571,6 +595,7 @@ func (m *topModel) sessionLines(live agent.Live) []string {
 
 func (m *topModel) bastionLines() []string {
 	out := []string{m.heading("BASTIONS")}
+	var keys []string
 	rows := [][]string{{"TASK", "STATUS", "EXEC AGENT", "REGION", "CLUSTER", "AGE", "COST SO FAR", "AN HOUR"}}
 	for _, acc := range m.accounts {
 		if acc.Error != nil {
@@ -584,12 +609,20 @@ func (m *topModel) bastionLines() []string {
 			if b.Cost != nil {
 				soFar, hour = fmt.Sprintf("about $%.4f", b.Cost.SoFar), fmt.Sprintf("$%.4f", b.Cost.PerHour)
 			}
-			rows = append(rows, []string{b.TaskID, b.Status, dash(b.Exec), acc.Region, b.Cluster, age, soFar, hour})
+			status := b.Status
+			switch {
+			case b.Refused != "":
+				status = "refused"
+			case b.Outdated != "":
+				status = "outdated"
+			}
+			keys = append(keys, taskKey(b.TaskID))
+			rows = append(rows, []string{b.TaskID, status, dash(b.Exec), acc.Region, b.Cluster, age, soFar, hour})
 		}
 	}
 	switch {
 	case len(rows) > 1:
-		return append(out, m.grid(rows)...)
+		return append(out, m.markedGrid(rows, keys)...)
 	case !m.asked:
 		return append(out, "asking AWS")
 	case len(m.accounts) == 0:

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"regexp"
 	"strings"
 	"testing"
@@ -111,9 +112,9 @@ func TestTopShows(t *testing.T) {
 		`^bastion  agent 1\.5\.0, process 4711, up for 1h0m1s`,
 		`^> orders +ready +127\.0\.0\.1:5432 +orders\.db:5432 +2 +1\.0 MB/s +2\.0 kB/s +1\.1 MB +2\.2 kB`,
 		`^  cache +failed .*no\?\[2Jpath`,
-		`^to bastion 8edc: up for 1s, 2 connections, down 1\.0 MB/s, up 0 B/s +█`,
+		`^  to bastion 8edc: up for 1s, 2 connections, down 1\.0 MB/s, up 0 B/s +█`,
 		`^  dev-1 +up +900\.0 kB/s +0 B/s +41\.2 ms +4\.1 kB +0 B +10m0s +40m0s`,
-		`^8edc +RUNNING +RUNNING +eu-central-1 +tools +- +about \$0\.0247 +\$0\.0123`,
+		`^  8edc +RUNNING +RUNNING +eu-central-1 +tools +- +about \$0\.0247 +\$0\.0123`,
 		`orders +orders\.db:5432 +- +12\.5s +880\.0 kB +0 B +refused`,
 		`^q quit`)
 	if n := strings.Count(view, "\n"); n != 39 {
@@ -163,8 +164,8 @@ func TestTopKeys(t *testing.T) {
 		want string
 	}{
 		{[]string{"down"}, "cache"},
-		{[]string{"down", "down", "down"}, "wiki"},
-		{[]string{"k"}, "cache"},
+		{[]string{"down", "down", "down"}, "l/l1/0"}, // the last
+		{[]string{"k", "k"}, "cache"},
 		{[]string{"up", "up", "up"}, "orders"},
 		{[]string{"j"}, "cache"},
 	} {
@@ -221,8 +222,92 @@ func TestTopKeys(t *testing.T) {
 	}
 	st.Forwards = nil
 	m.Update(topStateMsg{state: st})
+	if cmd := press("s"); cmd != nil || m.chosen != "l/l1/0" || m.said != "s stops a forward: choose one first" {
+		t.Errorf("%q is chosen where there is no forward, said %q", m.chosen, m.said)
+	}
+	st.Links = nil
+	m.Update(topStateMsg{state: st})
 	if cmd := press("s"); cmd != nil || m.chosen != "" {
 		t.Errorf("%q is chosen of nothing", m.chosen)
+	}
+}
+
+// With more than the terminal has rows, the rows follow the choice over all that there is, and nothing out of sight is stopped without
+// a question.
+func TestTopScrolls(t *testing.T) {
+	fake := &topFake{}
+	m := newTopModel(t.Context(), fake)
+	m.Update(topStateMsg{state: func() api.State {
+		st := topState(0)
+		st.Forwards = nil
+		for i := range 40 {
+			st.Forwards = append(st.Forwards, api.Forward{
+				Name: fmt.Sprintf("db-%02d", i), State: api.ForwardReady, Listen: "127.0.0.1:1", Target: "x:1", Detached: true,
+			})
+		}
+		return st
+	}()})
+	m.Update(topAccountsMsg{accounts: topTasks()})
+	press := func(key tea.KeyMsg) tea.Cmd {
+		_, cmd := m.Update(key)
+		return cmd
+	}
+	down, up, s := tea.KeyMsg{Type: tea.KeyDown}, tea.KeyMsg{Type: tea.KeyUp}, tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("s")}
+	for _, height := range []int{2, 3, 5, 12, 24, 200} {
+		m.Update(tea.WindowSizeMsg{Width: 160, Height: height})
+		press(tea.KeyMsg{Type: tea.KeyHome})
+		items := m.items()
+		if len(items) != 42 {
+			t.Fatalf("%d items", len(items))
+		}
+		for round, key := range []tea.KeyMsg{down, up} {
+			for i := range items {
+				want := items[i]
+				if round == 1 {
+					want = items[len(items)-1-i]
+				}
+				view := topView(m)
+				if m.chosen != want || !strings.Contains("\n"+view, "\n> ") {
+					t.Fatalf("height %d: %s is chosen, want %s, in\n%s", height, m.chosen, want, view)
+				}
+				if n := strings.Count(view, "\n") + 1; n != height {
+					t.Fatalf("%d lines on a screen of %d", n, height)
+				}
+				if i < len(items)-1 {
+					press(key)
+				}
+			}
+		}
+	}
+	m.Update(tea.WindowSizeMsg{Width: 160, Height: 12})
+	hasLines(t, topView(m), `^bastion  agent`, `^> db-00`, `^lines 1-11 of \d+`) // the headings are in sight again
+
+	// The kinds one after the other.
+	for _, want := range []string{"l/l1/0", "b/8edc", "db-00"} {
+		if press(tea.KeyMsg{Type: tea.KeyTab}); m.chosen != want || !strings.Contains(topView(m), "> ") {
+			t.Errorf("tab chooses %s, want %s", m.chosen, want)
+		}
+	}
+	// The end of all is a matter of pages, without moving the choice, which is then asked about.
+	for range 20 {
+		press(tea.KeyMsg{Type: tea.KeyPgDown})
+	}
+	hasLines(t, topView(m), "refused")
+	if cmd := press(s); cmd != nil || !strings.Contains(topView(m), "stop db-00? y/n") || len(fake.stopped) != 0 {
+		t.Errorf("no question for a forward out of sight; stopped %v\n%s", fake.stopped, topView(m))
+	}
+	press(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("n")})
+	press(down)
+	if cmd := press(s); cmd == nil || !strings.Contains(topView(m), "> db-01") {
+		t.Errorf("a forward in sight is not stopped\n%s", topView(m))
+	}
+	for _, key := range []tea.KeyType{tea.KeyPgUp, tea.KeyPgDown, tea.KeyPgUp} {
+		for range 30 {
+			press(tea.KeyMsg{Type: key})
+			if n := strings.Count(topView(m), "\n") + 1; n != 12 {
+				t.Fatalf("%d lines", n)
+			}
+		}
 	}
 }
 

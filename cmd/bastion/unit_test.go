@@ -3,10 +3,13 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
+	"path/filepath"
 	"regexp"
 	"slices"
 	"strconv"
@@ -21,12 +24,13 @@ import (
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/targets"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
 func testApp() (*app, *bytes.Buffer) {
 	var out bytes.Buffer
-	return &app{stdio: stdio{out: &out, err: &out}, flags: make(map[string]string)}, &out
+	return newApp(stdio{out: &out, err: &out}), &out
 }
 
 func TestFlagsFirst(t *testing.T) {
@@ -235,12 +239,19 @@ func TestLinkWatch(t *testing.T) {
 		<-time.After(time.Second)
 		w.state(tunnel.State{Phase: tunnel.Up})
 		w.state(tunnel.State{Phase: tunnel.Idle})
+		w.state(tunnel.State{Phase: tunnel.Idle, Err: errors.New("the task was stopped")})
+		w.state(tunnel.State{Phase: tunnel.Connecting})
+		<-time.After(time.Second)
+		w.state(tunnel.State{Phase: tunnel.Up})
 		p.Close()
 		wantEvents := `{"event":"path_lost","at":"2000-01-01T00:00:02Z","linger_seconds":1800}
 {"event":"path_restored","at":"2000-01-01T00:00:12Z","after_seconds":10}
 {"event":"link_lost","at":"2000-01-01T00:00:12Z"}
 {"event":"link_restored","at":"2000-01-01T00:00:13Z","after_seconds":1}
 {"event":"link_idle","at":"2000-01-01T00:00:13Z"}
+{"event":"link_idle","at":"2000-01-01T00:00:13Z","reason":"the task was stopped"}
+{"event":"link_wanted","at":"2000-01-01T00:00:13Z"}
+{"event":"link_restored","at":"2000-01-01T00:00:14Z","after_seconds":1}
 `
 		if events.String() != wantEvents {
 			t.Errorf("events %s\nwant %s", events.String(), wantEvents)
@@ -251,9 +262,59 @@ func TestLinkWatch(t *testing.T) {
 			"bastion: looking for a path to the bastion\nbastion: path restored after 10s\n" +
 			"bastion: the link is lost; new connections wait while it is restored\nbastion: restoring the link\n" +
 			"bastion: the link is restored after 1s\n" +
-			"bastion: the bastion has gone; the next connection starts another one\n"
+			"bastion: nobody uses the link, and the bastion has closed it; the next connection opens it again\n" +
+			"bastion: the task was stopped; nothing is started now: the next connection starts another one\n" +
+			"bastion: a connection needs the bastion; connecting again\nbastion: the link is restored after 1s\n"
 		if out.String() != want {
 			t.Errorf("got  %q\nwant %q", out.String(), want)
+		}
+	})
+}
+
+// Why a link waits is an event when it is known and when it changes, whatever waits; what is told again is none.
+func TestLinkWatchSaysWhy(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var out, events bytes.Buffer
+		p := newProgress(&out, false)
+		w := &linkWatch{progress: p}
+		w.tell(&events, config.Settings{Output: "json"})
+		denied := fail.New(fail.Denied, "", errors.New("denied"), "ask")
+		lost := agent.Path{Lost: true, Since: time.Now(), Linger: time.Minute}
+		why := lost
+		why.Reason, why.Next, why.Retry = "denied", "ask", time.Now().Add(9*time.Second)
+		w.path(lost)
+		w.path(why)
+		w.path(why)
+		w.path(agent.Path{Since: lost.Since})
+		w.path(lost) // the connection goes with its last path, and is restored
+		w.state(tunnel.State{Phase: tunnel.Reconnecting, Since: time.Now()})
+		w.state(tunnel.State{Phase: tunnel.Reconnecting, Since: time.Now(), Attempt: 1, Err: denied})
+		w.state(tunnel.State{Phase: tunnel.Reconnecting, Since: time.Now(), Attempt: 2, Err: denied})
+		w.state(tunnel.State{Phase: tunnel.Reconnecting, Since: time.Now(), Attempt: 3, Err: errors.New("throttled")})
+		w.state(tunnel.State{Phase: tunnel.Up})
+		w.path(lost)
+		w.path(agent.Path{Since: lost.Since})
+		w.state(tunnel.State{Phase: tunnel.Draining, Retry: time.Second})
+		w.state(tunnel.State{Phase: tunnel.Draining})
+		w.state(tunnel.State{Phase: tunnel.Draining, Err: denied, Attempt: 1})
+		p.Close()
+		var got []string
+		for line := range strings.Lines(events.String()) {
+			var e event
+			if err := json.Unmarshal([]byte(line), &e); err != nil {
+				t.Fatal(err)
+			}
+			got = append(got, strings.TrimSpace(e.Event+" "+e.Reason+" "+e.Next))
+		}
+		want := []string{
+			"path_lost", "waiting denied ask", "path_restored", "path_lost", "link_lost", "waiting denied ask", "waiting throttled",
+			"link_restored", "path_lost", "path_restored", "bastion_draining", "waiting denied ask",
+		}
+		if !slices.Equal(got, want) {
+			t.Errorf("events %q, want %q", got, want)
+		}
+		if n := strings.Count(out.String(), "denied (ask)"); n != 4 {
+			t.Errorf("the reason and what to do are told %d times:\n%s", n, out.String())
 		}
 	})
 }
@@ -289,5 +350,83 @@ func TestAgentEnviron(t *testing.T) {
 	want := []string{"HOME=/h", "PATH=/bin", "LC_ALL=C", "XDG_STATE_HOME=/x", "https_proxy=http://p", "Path=C:"}
 	if !slices.Equal(got, want) {
 		t.Errorf("%q, want %q", got, want)
+	}
+}
+
+// However much a file says, what needs trust is shown last, and the question names it.
+func TestTrustShowsWhatMatters(t *testing.T) {
+	file, err := config.Parse("f", []byte("browser: ./evil\nprofile: "+strings.Repeat("x", 5000)+"\ntags: {a: b}\ntargets: {orders: rds:orders}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	out := trustOutput{Targets: map[string]string{"orders": "rds:orders"}}
+	for _, g := range file.Given() {
+		out.Settings = append(out.Settings, trustSetting{g.Setting.Key, g.Text, g.Where, g.NeedsTrust()})
+	}
+	var b bytes.Buffer
+	if err := out.show(&b); err != nil {
+		t.Fatal(err)
+	}
+	want := regexp.MustCompile(`(?s)orders = "rds:orders".*tags = "a=b".*only with your trust:.*profile = "x+".*browser = "\./evil"`)
+	if !want.MatchString(b.String()) {
+		t.Errorf("shown:\n%s", b.String())
+	}
+	if q := out.question(); q != "Trust this file as it is now, and let it set profile, browser? [y/N] " {
+		t.Errorf("question %q", q)
+	}
+}
+
+// The agent takes no project file, wherever it starts: systemd starts it in the home directory.
+func TestAgentRunTakesNoProjectFile(t *testing.T) {
+	dir := t.TempDir()
+	t.Chdir(dir)
+	t.Setenv("BASTION_RUNTIME_DIR", filepath.Join(dir, "run"))
+	t.Setenv("BASTION_STATE_DIR", filepath.Join(dir, "state"))
+	if err := os.WriteFile("bastion.yaml", []byte("verbose: true\nbrowser: ./planted\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	var out, said bytes.Buffer
+	std := stdio{in: os.Stdin, out: &out, err: &said}
+	if code := run(ctx, []string{"bastion", "agent", "run"}, std); code == 2 || strings.Contains(said.String(), "bastion.yaml") {
+		t.Errorf("code %d: %s", code, said.String())
+	}
+	if code := run(ctx, []string{"bastion", "agent", "status"}, std); code != 2 {
+		t.Errorf("a command takes the file: code %d", code)
+	}
+}
+
+// An address of this machine after a target may be meant as the place to listen.
+func TestNotesOfTargets(t *testing.T) {
+	addresses := []net.Addr{
+		&net.IPNet{IP: net.ParseIP("192.0.2.7"), Mask: net.CIDRMask(24, 32)}, &net.IPNet{IP: net.ParseIP("2001:db8::7"), Mask: net.CIDRMask(64, 128)},
+	}
+	for args, want := range map[string]string{
+		"rds:orders 192.0.2.7:5432":         "-L 192.0.2.7:5432:rds:orders",
+		"rds:orders [2001:db8::7]:5432":     "-L [2001:db8::7]:5432:rds:orders",
+		"db.internal:1 192.0.2.7:5432":      "-L 192.0.2.7:5432:db.internal:1",
+		"rds:orders 192.0.2.8:5432":         "",
+		"rds:orders 15432 192.0.2.7:5432":   "",
+		"192.0.2.7:5432":                    "",
+		"rds:orders cache:sessions":         "",
+		"rds:orders 127.0.0.1:5432 cache:x": "",
+	} {
+		pairs, err := targets.ParsePair(strings.Fields(args))
+		if err != nil {
+			t.Fatal(err)
+		}
+		notes := notesOfTargets(pairs, addresses)
+		if (len(notes) > 0) != (want != "") || len(notes) > 0 && !strings.HasSuffix(notes[0], want) {
+			t.Errorf("%s: %q, want %q", args, notes, want)
+			continue
+		}
+		if len(notes) == 0 {
+			continue
+		}
+		_, l, _ := strings.Cut(notes[0], "-L ")
+		if _, err := targets.ParseL(l); err != nil {
+			t.Errorf("%s: the note's %q is not understood: %v", args, l, err)
+		}
 	}
 }

@@ -3,12 +3,12 @@ package main
 import (
 	"cmp"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"os"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -31,12 +31,14 @@ func (a *app) urlCommand() *cli.Command {
 		ArgsUsage: "NAME",
 		Description: text(`
 			Prints what a client takes to connect to a forward of the agent. NAME is the forward's, as bastion ls forwards shows it, or
-			its target. There is no password in it, unless --iam-user asks for a token of RDS, which is one for 15 minutes.
+			its target, of the command's profile and region; NAME@LINK means one alone. The string has no password,
+			unless --iam-user asks for a token of RDS, which is one for 15 minutes.
 
 			The formats are:`+list.String()+`
 
-			TLS is asked for where the database is RDS's. Certificates are checked where --tls-ca names them and the client can
-			reach the database by its real name: libpq always (--format kv), others with --hosts.`,
+			TLS is asked for where the database is RDS's or DocumentDB's, and with a token. With --tls-ca the certificate is checked where
+			the client takes a file of certificates in a string, and the name in it too where the client can reach the database by
+			its real name: libpq always (--format kv, python), others with --hosts. docs/clients.md has the table.`,
 			"bastion forward -d rds:orders; bastion url rds:orders",
 			"psql \"$(bastion url rds:orders --format kv --user app --tls-ca global-bundle.pem)\"",
 			"bastion url rds:orders --format jdbc --user app",
@@ -44,7 +46,7 @@ func (a *app) urlCommand() *cli.Command {
 			"bastion url cache:sessions -o json | jq -r .url"),
 		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
 			append(a.loginFlags(), &textFlag{
-				names: []string{"format"}, value: strings.Join(formatNames(), "|"),
+				names: []string{"format"}, value: strings.Join(formatNames(formats()), "|"),
 				help: "form of the connection string (default: uri)",
 				set:  func(v string) { a.format = v },
 			})...),
@@ -66,8 +68,9 @@ func (a *app) url(c *cli.Context) error {
 	}
 	i := slices.IndexFunc(formats(), func(f dsn.Format) bool { return f.Name == a.format })
 	if i < 0 {
-		next := "choose one of: " + strings.Join(formatNames(), ", ")
-		if near := config.Nearest(a.format, formatNames()); near != "" {
+		names := formatNames(formats())
+		next := "choose one of: " + strings.Join(names, ", ")
+		if near := config.Nearest(a.format, names); near != "" {
 			next = "did you mean --format " + near + "?"
 		}
 		return usage(next, "url: there is no format %q", a.format)
@@ -76,9 +79,12 @@ func (a *app) url(c *cli.Context) error {
 		return err
 	}
 	name := c.Args().First()
-	f, err := runningForward(c.Context, s, name)
+	f, err := a.runningForward(c.Context, s, name)
 	if err != nil {
 		return err
+	}
+	if f.State == api.ForwardWaiting && !s.Quiet {
+		_ = printf(a.err, "bastion: connections to %s wait %s\n", f.Name, f.Trouble(time.Now()))
 	}
 	d, err := dsn.New(name, f, s)
 	if err != nil {
@@ -96,24 +102,30 @@ func (a *app) url(c *cli.Context) error {
 	}
 	text, ok := formats()[i].Of(d)
 	if !ok {
-		var can []string
-		for _, f := range formats() {
-			if _, ok := f.Of(d); ok {
-				can = append(can, f.Name)
-			}
-		}
-		what := cmp.Or(string(d.Protocol), d.Engine, "hosts whose engine is not known")
-		return usage("choose one of: "+strings.Join(can, ", "), "url: there is no format %s for %s", a.format, what)
+		return noFormat("url", a.format, d)
 	}
 	if s.Output == "json" {
-		return json.NewEncoder(a.out).Encode(urlOutput{
+		return a.printLine(urlOutput{
 			Name: f.Name, URL: text, Format: a.format, Protocol: string(d.Protocol), Host: d.Host(),
 			Address: d.Listen.Addr().String(), Port: int(d.Listen.Port()),
 			ServerName: d.ServerName, User: d.User, Database: d.Database,
 		})
 	}
-	_, err = fmt.Fprintln(a.out, text)
-	return err
+	return a.printExact("the connection string", text, "add -o json, which escapes them")
+}
+
+// noFormat is the error of a form that a database has not.
+func noFormat(who, format string, d dsn.Database) error {
+	if d.Protocol == dsn.Redis && format == "node" {
+		return usage("use --hosts, or give ioredis options in code: { host, port, tls: { servername } }",
+			"%s: ioredis checks the name, %s, which no connection string can tell it apart from the address", who, d.ServerName)
+	}
+	what := cmp.Or(string(d.Protocol), d.Engine, "hosts whose engine is not known")
+	can := slices.DeleteFunc(formats(), func(f dsn.Format) bool {
+		_, ok := f.Of(d)
+		return !ok
+	})
+	return usage("choose one of: "+strings.Join(formatNames(can), ", "), "%s: there is no format %s for %s", who, format, what)
 }
 
 // formats are the forms of a connection string, by name.
@@ -123,9 +135,9 @@ func formats() []dsn.Format {
 	return all
 }
 
-func formatNames() []string {
+func formatNames(all []dsn.Format) []string {
 	var names []string
-	for _, f := range formats() {
+	for _, f := range all {
 		names = append(names, f.Name)
 	}
 	return names
@@ -145,50 +157,45 @@ type urlOutput struct {
 	Database   string `json:"database,omitempty"`
 }
 
-// runningForward returns the forward of the user's agent that name means. It starts nothing.
-func runningForward(ctx context.Context, s config.Settings, name string) (api.Forward, error) {
-	var st api.State
-	path, err := api.SocketPath(s)
-	if err == nil {
-		st, err = api.NewClient(path).State(ctx)
-	}
-	if err != nil && !errors.Is(err, api.ErrNotRunning) {
+// runningForward returns the forward of the user's agent that name means in the command's scope. It starts nothing.
+func (a *app) runningForward(ctx context.Context, s config.Settings, name string) (api.Forward, error) {
+	st, err := a.agentState(ctx, s)
+	if err != nil {
 		return api.Forward{}, err
 	}
-	return findForward(st.Forwards, name)
+	return findForward(ctx, st.Forwards, name, a.meant(s))
 }
 
-func findForward(all []api.Forward, name string) (api.Forward, error) {
+func findForward(ctx context.Context, all []api.Forward, name string, m meant) (api.Forward, error) {
 	var tcp []api.Forward
 	for _, f := range all {
 		if f.Kind != api.KindProxy {
 			tcp = append(tcp, f)
 		}
 	}
-	// Names are unique; several forwards may have the same target.
-	for _, of := range []func(api.Forward) string{
-		func(f api.Forward) string { return f.Name },
-		func(f api.Forward) string { return f.Spec },
-		func(f api.Forward) string { return withoutPort(f.Spec) },
-	} {
-		if i := slices.IndexFunc(tcp, func(f api.Forward) bool { return of(f) == name }); i >= 0 {
-			f := tcp[i]
-			if f.State != api.ForwardReady {
-				return f, fail.New(fail.NoTarget, "", fmt.Errorf("the forward %s is not ready: %s", name,
-					cmp.Or(f.Error, string(f.State))),
-					"wait for it: bastion wait "+name)
-			}
-			return f, nil
-		}
+	f, err := choose(ctx, tcp, name, m, func(f api.Forward) string { return f.Spec }, func(f api.Forward) string { return withoutPort(f.Spec) })
+	switch {
+	case errors.Is(err, errNoForward):
+	case err == nil && f.State == api.ForwardKept:
+		return f, fail.New(fail.NoTarget, "", fmt.Errorf("no agent is running, which would open the forward %s again", f.Name),
+			"bastion agent start does so")
+	case err == nil && f.State == api.ForwardFailed:
+		return f, fail.New(fail.NoTarget, "", fmt.Errorf("the forward %s does not work: %s", f.Name, cmp.Or(f.Error, string(f.State))),
+			cmp.Or(f.Next, reopen(f)))
+	default:
+		return f, err
 	}
 	next := "start one: bastion forward -d " + name
+	if strings.Contains(name, "@") {
+		next = "bastion ls shows NAME@LINK of each"
+	}
 	var names []string
 	for _, f := range tcp {
 		names = append(names, f.Name)
 	}
 	if len(names) > 0 {
 		slices.Sort(names)
-		next += "; these run: " + strings.Join(names, ", ")
+		next += "; these run: " + strings.Join(slices.Compact(names), ", ")
 	}
 	return api.Forward{}, fail.New(fail.NoTarget, "", fmt.Errorf("no forward of %s is running", name), next)
 }
@@ -206,6 +213,18 @@ func (a *app) forwardToken(ctx context.Context, s config.Settings, f api.Forward
 	spec, err := targets.Parse(f.Spec)
 	if err != nil {
 		return "", "", err
+	}
+	// The database is of the forward's account, which the command need not have named.
+	m := a.meant(s)
+	switch {
+	case f.Owner != "" && !m.byVariables:
+		return "", "", fail.New(fail.Credentials, "", fmt.Errorf("the forward %s has the credentials of %s", f.Name, f.Owner),
+			"set the variables that it was opened with, for the token")
+	case f.Owner == "" && m.profile == "":
+		s.Profile = f.Profile
+	}
+	if m.region == "" {
+		s.Region = f.Region
 	}
 	_, token, err = a.makeToken(ctx, s, spec, a.login.iamUser)
 	return a.login.iamUser, token, err

@@ -1,8 +1,6 @@
 package main
 
 import (
-	"encoding/json"
-	"fmt"
 	"runtime"
 	"runtime/debug"
 
@@ -52,14 +50,6 @@ func (a *app) version(c *cli.Context) error {
 	if s.Output == "json" {
 		return a.printJSON(v)
 	}
-	_, err = fmt.Fprintf(a.out, "bastion %s (%s, %s)\n", v.Version, v.Go, v.Platform)
+	err = printf(a.out, "bastion %s (%s, %s)\n", v.Version, v.Go, v.Platform)
 	return err
-}
-
-// printJSON prints v as one indented JSON text.
-func (a *app) printJSON(v any) error {
-	e := json.NewEncoder(a.out)
-	e.SetIndent("", "  ")
-	e.SetEscapeHTML(false)
-	return e.Encode(v)
 }

@@ -16,6 +16,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/server"
 )
@@ -69,7 +70,7 @@ or settings. SIGTERM drains; a second one ends at once.`
 
 // run is the program: drain begins the end of `serve`, end is the end.
 func run(drain, end context.Context, args, environ []string, stdout, stderr io.Writer) int {
-	a := &app{drain: drain, end: end, environ: environ, stdout: stdout, stderr: stderr, limitFile: limitFile}
+	a := &app{drain: drain, end: end, environ: environ, stdout: stdout, stderr: printable.NewWriter(stderr), limitFile: limitFile}
 	return a.run(args)
 }
 
@@ -189,6 +190,7 @@ func (a *app) serveFlags(socket cli.Flag) []cli.Flag {
 		text("resolver", "", "`IP:PORT` of the DNS server to ask (default: the system's)"),
 		socket,
 		duration("idle-stop", server.DefaultIdleStop, "stop after this `TIME` without a connection; 0: never"),
+		duration("idle-conn", 0, "end forwarded connections that carried nothing, and clients that had none, for this `TIME`; 0: never"),
 		duration("max-life", server.DefaultMaxLife, "stop after this `TIME` at the latest; no grant lasts longer"),
 		duration("drain", server.DefaultDrain, "`TIME` that clients get to finish before the end; 0: none"),
 		duration("client-timeout", server.DefaultClientTimeout, "`TIME` without an answer after which a client is gone"),
@@ -205,6 +207,7 @@ func (a *app) serveFlags(socket cli.Flag) []cli.Flag {
 		number("bond-memory", server.DefaultBondMemory>>20, "`MIB` of memory that such connections may use, all together"),
 		number("bond-max-conns", server.DefaultBondMaxConns, "`NUMBER` of such connections"),
 		number("bond-max-subflows", server.DefaultBondMaxSubflows, "`NUMBER` of sessions of one such connection"),
+		text("cgroup", server.DefaultCgroup, "`DIR` where the kernel shows what the task may use and does"),
 		text("log-level", "info", "`LEVEL` of what goes to standard error: debug, info, warn or error"),
 	}
 }
@@ -278,6 +281,7 @@ func (a *app) config(c *cli.Context, log *slog.Logger) (server.Config, error) {
 	return server.Config{
 		Listen: c.String("listen"), BondListen: bondListen, Allow: allow, Limit: limit, Resolver: c.String("resolver"),
 		Socket:   c.String("socket"),
+		IdleConn: c.Duration("idle-conn"),
 		IdleStop: orNever(c.Duration("idle-stop")), MaxLife: c.Duration("max-life"), Drain: orNever(c.Duration("drain")),
 		ResolveTimeout: c.Duration("resolve-timeout"), DialTimeout: c.Duration("dial-timeout"),
 		HandshakeTimeout: c.Duration("handshake-timeout"), ClientTimeout: c.Duration("client-timeout"),
@@ -285,8 +289,20 @@ func (a *app) config(c *cli.Context, log *slog.Logger) (server.Config, error) {
 		MaxChannelsPerConn: c.Int("max-channels-per-conn"), MaxGrants: c.Int("max-grants"),
 		BondLinger: c.Duration("bond-linger"), BondMemory: c.Int("bond-memory") << 20,
 		BondMaxConns: c.Int("bond-max-conns"), BondMaxSubflows: c.Int("bond-max-subflows"),
-		Version: version(), Audit: a.stdout, Logger: log,
+		Cgroup: c.String("cgroup"), Metadata: variable(a.environ, "ECS_CONTAINER_METADATA_URI_V4"),
+		KeepMemoryLimit: variable(a.environ, "GOMEMLIMIT") != "",
+		Version:         version(), Audit: a.stdout, Logger: log,
 	}, nil
+}
+
+// variable returns the value of an environment variable, "" if it is not set.
+func variable(environ []string, name string) string {
+	for _, kv := range environ {
+		if value, ok := strings.CutPrefix(kv, name+"="); ok {
+			return value
+		}
+	}
+	return ""
 }
 
 // readLimit reads the image's list; nil if there is none.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -14,11 +15,13 @@ import (
 	"syscall"
 	"testing"
 	"time"
+	"unicode/utf8"
 
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/server"
 )
@@ -262,6 +265,9 @@ func TestSettings(t *testing.T) {
 		"metadata":          {[]string{"--allow", "169.254.169.254:80"}, nil, exitUsage, "can never be permitted"},
 		"bad duration":      {nil, []string{"BASTIOND_IDLE_STOP=soon"}, exitUsage, "idle-stop"},
 		"negative duration": {[]string{"--drain", "-1s"}, nil, exitUsage, "drain: -1s is out of range"},
+		"negative idle":     {[]string{"--idle-conn", "-1s"}, nil, exitUsage, "want at least 10s"},
+		"short idle":        {nil, []string{"BASTIOND_IDLE_CONN=1s"}, exitUsage, "want at least 10s"},
+		"bad idle":          {nil, []string{"BASTIOND_IDLE_CONN=15"}, exitUsage, "idle-conn"},
 		"no life":           {[]string{"--max-life", "0"}, nil, exitUsage, "max-life: 0s is out of range"},
 		"life within drain": {
 			[]string{"--max-life", "10s"},
@@ -341,6 +347,18 @@ func TestUnknownVariablesAreNamed(t *testing.T) {
 	}
 	if out, code := d.command(t, "healthcheck"); code != exitOK {
 		t.Errorf("code %d: %s", code, out)
+	}
+}
+
+// What bastiond says on standard error cannot draw on a terminal, whoever chose the arguments.
+func TestErrorsArePrintable(t *testing.T) {
+	const hostile = "x\x1b[2J\u009b\u202e\u200b\u2028\xff"
+	for _, args := range [][]string{{hostile}, {"--" + hostile}, {"--allow", hostile}, {"--log-level", hostile}} {
+		var stderr strings.Builder
+		run(t.Context(), t.Context(), append([]string{"bastiond"}, args...), nil, io.Discard, &stderr)
+		if text := stderr.String(); printable.Text(text) != text || !utf8.ValidString(text) || text == "" {
+			t.Errorf("%q: %q", args, text)
+		}
 	}
 }
 

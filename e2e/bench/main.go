@@ -6,6 +6,7 @@
 //
 //	bench            every peer, side by side
 //	bench -scale     bastion against its sessions, the path's delay and its loss: build/scale.json and the plots of it
+//	bench -sizes     the plugin and bastion in tasks of different sizes: build/sizes.json
 //	bench -publish   puts tables and plots of the rows that both have left in build into docs
 //
 // The figures depend on the machine and its load: compare only those of one run, as ratios.
@@ -52,6 +53,7 @@ type options struct {
 	dump          time.Duration // that pg_dump takes at least
 	peers, delays string
 	only          string
+	cpus          string
 }
 
 func (o *options) wants(list, name string) bool {
@@ -64,7 +66,8 @@ type bench struct {
 	dir     string // for what the user's commands keep
 	lab     *lab.Lab
 	far     *rig.FarEnd
-	sink    *sink
+	sink    *sink // of uploads
+	duplex  *sink // of transfers either way and both at once
 	greeter *greeter
 	db      *database
 	sshd    *rig.SSHD
@@ -74,6 +77,8 @@ type bench struct {
 
 	aws, plugin, ssmpeer, ssh, bastion, bastiond string
 	sshOptions                                   []string
+
+	forgetful bool // bastion remembers no host keys for now
 
 	rows   []row
 	failed []error   // of bastion: the run goes on, and fails in the end
@@ -100,6 +105,8 @@ func run() error {
 	flag.StringVar(&b.peers, "peers", "", "comma-separated peers to measure (default: all)")
 	flag.StringVar(&b.delays, "delays", "0,20", "comma-separated path delays, ms each way")
 	flag.StringVar(&b.only, "only", "", "comma-separated parts to measure (default: all): "+strings.Join(parts, ", "))
+	flag.StringVar(&b.cpus, "cpus", "", "comma-separated CPU units of the tasks that -sizes compares (default: all)")
+	sizes := flag.Bool("sizes", false, "measure the plugin and bastion in tasks of different sizes")
 	scale := flag.Bool("scale", false, "measure bastion against sessions, delay and loss")
 	publish := flag.Bool("publish", false, "only put what was measured into the project's documentation")
 	flag.Parse()
@@ -109,6 +116,8 @@ func run() error {
 	switch {
 	case *publish:
 		return b.publish(filepath.Join(rig.Root(), "docs"))
+	case *sizes:
+		return b.session(ctx, b.sizes)
 	case *scale:
 		return b.session(ctx, b.scale)
 	default:
@@ -134,10 +143,14 @@ func (b *bench) session(ctx context.Context, f func(context.Context) error) (err
 		return err
 	}
 	defer b.far.Close()
-	if b.sink, err = startSink(); err != nil {
+	if b.sink, err = startSink((*sink).take); err != nil {
 		return err
 	}
 	defer b.sink.close()
+	if b.duplex, err = startSink((*sink).exchange); err != nil {
+		return err
+	}
+	defer b.duplex.close()
 	if b.greeter, err = startGreeter(); err != nil {
 		return err
 	}
@@ -150,7 +163,7 @@ func (b *bench) session(ctx context.Context, f func(context.Context) error) (err
 	// one's.
 	b.lab, err = lab.Start(ctx, lab.Config{
 		Bastiond: b.bastiond, Log: slog.New(slog.DiscardHandler), Postgres: lab.Off, Redis: lab.Off, NoWeb: true,
-		Allow:   []string{b.far.Addr(), b.sink.addr(), b.greeter.addr(), b.db.addr()},
+		Allow:   []string{b.far.Addr(), b.sink.addr(), b.duplex.addr(), b.greeter.addr(), b.db.addr()},
 		Gateway: gateway.Config{ExecDelay: time.Second},
 	})
 	if err != nil {
@@ -243,6 +256,17 @@ func (b *bench) comparePeer(ctx context.Context, p peer, f gateway.Faults) error
 		return err
 	}); err != nil || p.coldOnly {
 		return err
+	}
+	if p.sessions > 0 {
+		if err := b.try(ctx, p, "start", "first_contact", "ms", at, func(ctx context.Context) error {
+			b.forgetful = true
+			defer func() { b.forgetful = false }()
+			first, err := b.firstBytes(ctx, p, b.repeat)
+			b.add(p, "first_contact", "ms", ms(first), at)
+			return err
+		}); err != nil {
+			return err
+		}
 	}
 	if p.name == ours {
 		if err := b.compareWarm(ctx, p, f.DelayMS); err != nil {

@@ -227,7 +227,7 @@ func TestCrowd(t *testing.T) {
 
 // An upload is counted where it arrives, by the stream that is current when its first byte comes.
 func TestSink(t *testing.T) {
-	k, err := startSink()
+	k, err := startSink((*sink).take)
 	if err != nil {
 		t.Fatal(err)
 	}

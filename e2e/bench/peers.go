@@ -67,12 +67,15 @@ func peers() []peer {
 	}
 }
 
-// bastion is the peer that uses up to so many sessions.
+// bastion is the peer that uses up to so many sessions; 0: as many as by default.
 func bastion(sessions int) peer {
 	return peer{
 		name: "bastion-" + strconv.Itoa(sessions), sessions: sessions,
 		open: func(_ context.Context, b *bench, port int) (*tunnel, error) {
-			env := append(b.env(), "BASTION_SESSIONS="+strconv.Itoa(sessions))
+			env := append(b.env(), "BASTION_REMEMBER_HOST_KEYS="+strconv.FormatBool(!b.forgetful))
+			if sessions > 0 {
+				env = append(env, "BASTION_SESSIONS="+strconv.Itoa(sessions))
+			}
 			return start(env, func(listen int) []string {
 				return []string{b.bastion, "forward", "-q", local(port), strconv.Itoa(listen)}
 			})

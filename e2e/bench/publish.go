@@ -13,6 +13,7 @@ import (
 // Between these lines, docs/performance.md has the tables.
 const (
 	tablesBegin = "<!-- tables: go run ./e2e/bench -publish -->\n"
+	sizesBegin  = "<!-- sizes: go run ./e2e/bench -publish -->\n"
 	tablesEnd   = "<!-- end of tables -->\n"
 )
 
@@ -32,7 +33,17 @@ func (b *bench) publish(docs string) error {
 	if err != nil {
 		return err
 	}
-	text, err := replaceTables(string(old), compared)
+	var tables strings.Builder
+	if err := printTables(&tables, compared); err != nil {
+		return err
+	}
+	text, err := replaceTables(string(old), tablesBegin, tables.String())
+	if err == nil {
+		var sized []row
+		if sized, err = readRows(filepath.Join(b.out, "sizes.json")); err == nil {
+			text, err = replaceTables(text, sizesBegin, sizeTables(sized))
+		}
+	}
 	if err != nil {
 		return fmt.Errorf("%s: %w", page, err)
 	}
@@ -42,18 +53,14 @@ func (b *bench) publish(docs string) error {
 	return drawAll(filepath.Join(docs, "img"), scaled)
 }
 
-// replaceTables returns text with the tables of rows in place of those that it has.
-func replaceTables(text string, rows []row) (string, error) {
-	before, rest, ok := strings.Cut(text, tablesBegin)
+// replaceTables returns text with tables in place of those between the line begin and the next that ends tables.
+func replaceTables(text, begin, tables string) (string, error) {
+	before, rest, ok := strings.Cut(text, begin)
 	_, after, ends := strings.Cut(rest, tablesEnd)
 	if !ok || !ends {
-		return "", fmt.Errorf("no lines %q and %q", tablesBegin, tablesEnd)
+		return "", fmt.Errorf("no lines %q and %q", begin, tablesEnd)
 	}
-	var tables strings.Builder
-	if err := printTables(&tables, rows); err != nil {
-		return "", err
-	}
-	return before + tablesBegin + "\n" + tables.String() + "\n" + tablesEnd + after, nil
+	return before + begin + "\n" + strings.TrimRight(tables, "\n") + "\n\n" + tablesEnd + after, nil
 }
 
 func readRows(path string) ([]row, error) {

@@ -14,7 +14,7 @@ func TestPublish(t *testing.T) {
 	out, docs := t.TempDir(), t.TempDir()
 	b := &bench{options: options{out: out}}
 	page := filepath.Join(docs, "performance.md")
-	if err := os.WriteFile(page, []byte("before\n"+tablesBegin+"old\n"+tablesEnd+"after\n"), 0o644); err != nil {
+	if err := os.WriteFile(page, []byte("before\n"+tablesBegin+"old\n"+tablesEnd+"between\n"+sizesBegin+"old\n"+tablesEnd+"after\n"), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	b.add(bastion(8), "download", "MB/s", 6.5, map[string]any{"delay_ms": 20, "intact": true})
@@ -24,6 +24,13 @@ func TestPublish(t *testing.T) {
 	b.rows = nil
 	b.add(bastion(8), "download", "MB/s", 6.5, map[string]any{"plot": "loss", "loss_percent": 0.5})
 	if err := b.write("scale.json"); err != nil {
+		t.Fatal(err)
+	}
+	b.rows = nil
+	for name, rate := range map[string]float64{plugin: 0.5, "bastion-1": 0.6, "bastion-16": 1.9, "bastion-auto": 2} {
+		b.add(peer{name: name}, "download", "MB/s", rate, map[string]any{"task_cpu": 512})
+	}
+	if err := b.write("sizes.json"); err != nil {
 		t.Fatal(err)
 	}
 	for range 2 {
@@ -36,7 +43,8 @@ func TestPublish(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := string(text); !strings.HasPrefix(got, "before\n") || !strings.HasSuffix(got, "after\n") ||
-		strings.Contains(got, "old") || strings.Count(got, "| download, MB/s | 6.5 |") != 1 {
+		strings.Contains(got, "old") || strings.Count(got, "| download, MB/s | 6.5 |") != 1 || !strings.Contains(got, "between\n") ||
+		!strings.Contains(got, " | 4 | 1 | 0.95 |\n") {
 		t.Errorf("the page:\n%s", got)
 	}
 	if _, err := os.Stat(filepath.Join(docs, "img", "download-loss.svg")); err != nil {

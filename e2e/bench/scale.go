@@ -17,6 +17,9 @@ import (
 // scaleDelay is the delay each way, in milliseconds, where it is not what varies.
 const scaleDelay = 20
 
+// scaleCPU is the size of the task, in CPU units: enough for all sessions.
+const scaleCPU = 4096
+
 var (
 	scaleSessions = []int{1, 2, 4, 8, 12, 16}
 	scaleDelays   = []int{0, 10, 40, 100}
@@ -25,6 +28,10 @@ var (
 
 // scale measures throughput against one thing at a time, and draws it.
 func (b *bench) scale(ctx context.Context) error {
+	// The sessions, the path and its loss are what is measured, and not the task.
+	if err := b.resize(ctx, scaleCPU); err != nil {
+		return err
+	}
 	all := peers()
 	of := func(name string) peer { return all[slices.IndexFunc(all, func(p peer) bool { return p.name == name })] }
 	download, upload := directions()[0], directions()[1]

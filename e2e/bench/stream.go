@@ -106,29 +106,29 @@ func startUpload(ctx context.Context, b *bench, addr string) (*stream, error) {
 	return s, nil
 }
 
-// sink is the far end of uploads: what arrives is the current stream's.
+// sink is the far end of transfers: what arrives is the current stream's.
 type sink struct {
 	l      net.Listener
 	wg     sync.WaitGroup
 	stream atomic.Pointer[stream]
 }
 
-func startSink() (*sink, error) {
+// startSink starts a sink that does handle with each connection, and then closes it.
+func startSink(handle func(*sink, net.Conn)) (*sink, error) {
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return nil, err
 	}
 	k := &sink{l: l}
-	k.wg.Go(k.serve)
+	k.wg.Go(func() { k.serve(handle) })
 	return k, nil
 }
 
 func (k *sink) addr() string { return k.l.Addr().String() }
 func (k *sink) port() int    { return k.l.Addr().(*net.TCPAddr).Port }
 
-// serve takes a connection for the stream that is current when its first byte comes: some peers connect long before. A
-// connection ends with its tunnel, which whoever closes the sink has closed before.
-func (k *sink) serve() {
+// serve takes connections. Each ends with its tunnel, which whoever closes the sink has closed before.
+func (k *sink) serve(handle func(*sink, net.Conn)) {
 	for {
 		c, err := k.l.Accept()
 		if err != nil {
@@ -136,11 +136,16 @@ func (k *sink) serve() {
 		}
 		k.wg.Go(func() {
 			defer c.Close()
-			r := bufio.NewReaderSize(c, 64<<10)
-			if _, err := r.Peek(1); err == nil {
-				_ = k.stream.Load().receive(r)
-			}
+			handle(k, c)
 		})
+	}
+}
+
+// take takes an upload for the stream that is current when its first byte comes: some peers connect long before.
+func (k *sink) take(c net.Conn) {
+	r := bufio.NewReaderSize(c, 64<<10)
+	if _, err := r.Peek(1); err == nil {
+		_ = k.stream.Load().receive(r)
 	}
 }
 

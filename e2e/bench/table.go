@@ -88,6 +88,7 @@ func printDelay(b *strings.Builder, rows []row, delay any) {
 // titles are the metrics that have a heading of more words than their name.
 var titles = map[string]string{
 	"first_byte":               "first byte from a running task",
+	"first_contact":            "first byte from a running task that is not known yet",
 	"warm_rtt":                 "round trip of a byte through the agent, p50",
 	"process_p50":              "start and end of a bastion that does nothing, p50",
 	"process_p99":              "start and end of a bastion that does nothing, p99",

@@ -21,43 +21,48 @@ const module = "github.com/bastion-ssm/bastion"
 // parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"agent", "agent/api", "agent/daemon", "agent/dsn", "internal/config", "internal/fail", "internal/hosts", "keys",
+		"agent", "agent/api", "agent/daemon", "agent/dsn", "internal/config", "internal/fail", "internal/files", "internal/hosts",
+		"internal/partition", "internal/printable", "keys",
 		"targets", "tunnel",
 	},
-	"cmd/bastiond": {"internal/fail", "keys", "server"},
+	"cmd/bastiond": {"internal/fail", "internal/printable", "keys", "server"},
 
 	"agent/api":       {"agent", "internal/config", "internal/fail", "tunnel"},
-	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail"},
+	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/files"},
 	"agent/dsn":       {"agent/api", "internal/config", "internal/hosts"},
-	"agent/daemon":    {"agent", "agent/api", "agent/dashboard", "internal/config", "internal/fail", "targets", "tunnel"},
+	"agent/daemon":    {"agent", "agent/api", "agent/dashboard", "internal/config", "internal/fail", "internal/files", "targets", "tunnel"},
 
 	"agent": {
-		"bastions", "internal/config", "internal/fail", "keys", "sessions", "sessions/bond", "targets", "tunnel",
-		"tunnel/rediscluster",
+		"bastions", "internal/awsanswer", "internal/config", "internal/fail", "internal/files", "internal/printable", "keys", "sessions",
+		"sessions/bond", "targets", "tunnel", "tunnel/rediscluster",
 	},
-	"server": {"internal/fail", "keys", "sessions/bond"},
+	"server": {"internal/fail", "internal/printable", "keys", "sessions/bond"},
 
-	"bastions": {"internal/fail"},
-	"sessions": {"internal/deadline", "internal/fail", "internal/ring", "sessions/frame"},
-	"targets":  {"internal/fail", "internal/near"},
-	"tunnel":   {"internal/fail"},
+	"bastions": {"internal/awsanswer", "internal/fail", "internal/partition"},
+	"sessions": {"internal/awsanswer", "internal/deadline", "internal/fail", "internal/ring", "sessions/frame"},
+	"targets":  {"internal/awsanswer", "internal/fail", "internal/near", "internal/partition"},
+	"tunnel":   {"internal/fail", "internal/printable"},
 
 	"tunnel/rediscluster": {"internal/fail", "tunnel"},
 
-	"internal/config":   {"internal/fail", "internal/near"},
-	"internal/deadline": {},
-	"internal/fail":     {},
-	"internal/hosts":    {"internal/fail"},
-	"internal/near":     {},
-	"internal/ring":     {},
-	"keys":              {},
-	"sessions/bond":     {"internal/deadline", "internal/fail", "internal/ring"},
-	"sessions/frame":    {},
-	"bastion-image":     {},
+	"internal/awsanswer": {},
+	"internal/config":    {"internal/fail", "internal/files", "internal/near"},
+	"internal/deadline":  {},
+	"internal/fail":      {"internal/awsanswer"},
+	"internal/files":     {},
+	"internal/hosts":     {"internal/fail", "internal/files"},
+	"internal/near":      {},
+	"internal/partition": {},
+	"internal/printable": {},
+	"internal/ring":      {},
+	"keys":               {},
+	"sessions/bond":      {"internal/deadline", "internal/fail", "internal/ring"},
+	"sessions/frame":     {},
+	"bastion-image":      {},
 
 	// The lab and the tests' rig are no product code: nothing above may import them.
 	"cmd/bastion-lab": {"lab", "lab/gateway", "lab/vpc"},
-	"lab":             {"keys", "lab/awsapi", "lab/gateway", "lab/vpc"},
+	"lab":             {"internal/partition", "keys", "lab/awsapi", "lab/gateway", "lab/vpc"},
 	"lab/awsapi":      {},
 	"lab/gateway":     {"sessions/frame"},
 	"lab/vpc":         {},
@@ -76,16 +81,17 @@ const (
 
 // forbidden are packages of others, by prefix, that a package must not depend on, not even through another package.
 var forbidden = map[string][]string{
-	"tunnel":         {awsSDK, "github.com/mmmorris1975/"}, // SSH over any net.Conn
-	"keys":           {awsSDK, "net/http"},
-	"server":         {awsSDK, "github.com/mmmorris1975/"}, // the image's credentials are for nothing but ECS Exec
-	"cmd/bastiond":   {awsSDK, "github.com/mmmorris1975/"},
-	"internal/fail":  {awsSDK},
-	"sessions":       {ssh, "github.com/urfave/", "github.com/goccy/"},                          // a net.Conn, whoever speaks over it
-	"sessions/bond":  {ssh, awsSDK, "github.com/mmmorris1975/", "github.com/gorilla/websocket"}, // any net.Conn
-	"sessions/frame": {ssh},
-	"bastions":       {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
-	"targets":        {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
+	"tunnel":             {awsSDK, "github.com/mmmorris1975/"}, // SSH over any net.Conn
+	"keys":               {awsSDK, "net/http"},
+	"server":             {awsSDK, "github.com/mmmorris1975/"}, // the image's credentials are for nothing but ECS Exec
+	"cmd/bastiond":       {awsSDK, "github.com/mmmorris1975/"},
+	"internal/fail":      {awsSDK},
+	"internal/awsanswer": {awsSDK},
+	"sessions":           {ssh, "github.com/urfave/", "github.com/goccy/"},                          // a net.Conn, whoever speaks over it
+	"sessions/bond":      {ssh, awsSDK, "github.com/mmmorris1975/", "github.com/gorilla/websocket"}, // any net.Conn
+	"sessions/frame":     {ssh},
+	"bastions":           {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
+	"targets":            {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
 }
 
 // labOnly are packages of others, by prefix, that serve the lab and the tests and have no place in a product's binary.

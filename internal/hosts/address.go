@@ -2,50 +2,120 @@ package hosts
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/binary"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"net"
 	"net/netip"
 	"runtime"
-	"strings"
+	"strconv"
 	"syscall"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// Address returns the loopback address of a name, always the same one unless it is taken by another name. Addresses begin at
-// 127.64.0.1: below, systems use some themselves.
-func Address(name string, taken func(netip.Addr) bool) netip.Addr {
-	name = strings.ToLower(strings.TrimSuffix(name, "."))
+// addressTries bounds the search for an address that is free. Of four million a few are in use; a port that is taken on so many
+// is taken on all of them.
+const addressTries = 16
+
+// wsaEADDRINUSE is what Windows calls EADDRINUSE.
+const wsaEADDRINUSE = syscall.Errno(10048)
+
+// errTaken says that something listens at an address already.
+var errTaken = errors.New("another program listens there")
+
+// Address returns a loopback address at which nothing listens on the port and which taken does not claim. It is random, so that
+// nobody can listen there before the caller does. Addresses begin at 127.64.0.1: below, systems use some themselves.
+func Address(ctx context.Context, port int, taken func(netip.Addr) bool) (netip.Addr, error) {
+	return pick(ctx, port, taken, listenable, aliases, runtime.GOOS)
+}
+
+// pick is Address with what it asks the system.
+func pick(ctx context.Context, port int, taken func(netip.Addr) bool, try func(context.Context, netip.Addr, int) error,
+	aliases func() []netip.Addr, goos string,
+) (netip.Addr, error) {
 	var addr netip.Addr
-	// Of four million addresses a few are in use; what is still taken after so many is so to be refused by the listener.
-	for i := range 64 {
-		sum := sha256.Sum256(fmt.Appendf(nil, "%s %d", name, i))
-		n := binary.BigEndian.Uint32(sum[:])
-		addr = netip.AddrFrom4([4]byte{127, 64 + byte(n>>16)%64, byte(n >> 8), 1 + byte(n)%254})
-		if !taken(addr) {
+	var err error
+	for range addressTries {
+		addr = random()
+		if taken(addr) {
+			continue
+		}
+		if err = try(ctx, addr, port); err == nil {
+			return addr, nil
+		}
+		if errors.Is(err, syscall.EADDRNOTAVAIL) { // macOS has only the addresses that it was given
+			for _, alias := range aliases() {
+				if !taken(alias) && try(ctx, alias, port) == nil {
+					return alias, nil
+				}
+			}
+			break
+		}
+		if !errors.Is(err, errTaken) {
 			break
 		}
 	}
-	return addr
+	return netip.Addr{}, unusable(addr, port, err, goos)
 }
 
-// Usable returns an error if nothing can listen on a loopback address of this machine.
-func Usable(ctx context.Context, addr netip.Addr) error {
-	var lc net.ListenConfig
-	ln, err := lc.Listen(ctx, "tcp", netip.AddrPortFrom(addr, 0).String())
+// random returns an address from 127.64.0.1 to 127.127.255.254.
+func random() netip.Addr {
+	var b [4]byte
+	_, _ = rand.Read(b[:]) // never fails
+	return netip.AddrFrom4([4]byte{127, 64 + b[1]%64, b[2], 1 + b[3]%254})
+}
+
+// aliases returns the loopback addresses that somebody has given this machine, in random order.
+func aliases() []netip.Addr {
+	addrs, err := net.InterfaceAddrs()
 	if err != nil {
-		return unusable(addr, err, runtime.GOOS)
+		return nil
+	}
+	found := make(map[netip.Addr]bool) // ranged over in random order
+	for _, a := range addrs {
+		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
+			ip := prefix.Addr().Unmap()
+			if ip.Is4() && ip.IsLoopback() && ip != netip.AddrFrom4([4]byte{127, 0, 0, 1}) {
+				found[ip] = true
+			}
+		}
+	}
+	var out []netip.Addr
+	for ip := range found {
+		out = append(out, ip)
+	}
+	return out
+}
+
+// Usable returns an error if nothing can listen on the port of an address that the hosts file gives.
+func Usable(ctx context.Context, addr netip.Addr, port int) error {
+	if err := listenable(ctx, addr, port); err != nil {
+		return unusable(addr, port, err, runtime.GOOS)
+	}
+	return nil
+}
+
+func listenable(ctx context.Context, addr netip.Addr, port int) error {
+	var lc net.ListenConfig
+	ln, err := lc.Listen(ctx, "tcp", netip.AddrPortFrom(addr, uint16(port)).String())
+	if errors.Is(err, syscall.EADDRINUSE) || errors.Is(err, wsaEADDRINUSE) {
+		return fmt.Errorf("%w: %w", errTaken, err)
+	}
+	if err != nil {
+		return err
 	}
 	return ln.Close()
 }
 
-func unusable(addr netip.Addr, err error, goos string) error {
-	next := "do without --hosts"
+func unusable(addr netip.Addr, port int, err error, goos string) error {
+	if errors.Is(err, errTaken) {
+		return fail.New(fail.PortInUse, "", fmt.Errorf("nothing can listen on %s: %w",
+			net.JoinHostPort(addr.String(), strconv.Itoa(port)), err), "end that program, or choose another port: SPEC LPORT")
+	}
+	next := "leave out --hosts"
 	if goos == "darwin" && errors.Is(err, syscall.EADDRNOTAVAIL) {
-		next = fmt.Sprintf("macOS has 127.0.0.1 alone until told otherwise: sudo ifconfig lo0 alias %s up", addr)
+		next = fmt.Sprintf("give macOS another loopback address than 127.0.0.1: sudo ifconfig lo0 alias %s up", addr)
 	}
 	return fail.New(fail.Other, "", fmt.Errorf("nothing can listen on %s: %w", addr, err), next)
 }

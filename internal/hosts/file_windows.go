@@ -23,21 +23,6 @@ func defaultFile() string {
 	return filepath.Join(dir, "drivers", "etc", "hosts")
 }
 
-// openLocked opens the file for its only writer. The lock is on a byte far behind the file's end, where it is in no reader's way.
-func openLocked(path string) (*os.File, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
-	if err != nil {
-		return nil, err
-	}
-	behind := &windows.Overlapped{OffsetHigh: 1}
-	if err := windows.LockFileEx(windows.Handle(f.Fd()), windows.LOCKFILE_EXCLUSIVE_LOCK, 0, 1, 0, behind); err != nil {
-		return nil, errors.Join(err, f.Close())
-	}
-	return f, nil
-}
-
-func sameOwner(*os.File, os.FileInfo) error { return errors.ErrUnsupported }
-
 // startTime returns when a process was created, in 100 ns.
 func startTime(pid int) (string, error) {
 	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(pid))

@@ -10,9 +10,11 @@
 package hosts
 
 import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"maps"
 	"net/netip"
@@ -20,37 +22,78 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"syscall"
+	"time"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 // maxSize bounds the hosts files that are read; those of ad blockers have a few megabytes.
 const maxSize = 32 << 20
 
-// File is the hosts file that the settings name, or else the system's.
-func File(name string) string {
+const (
+	// lockWait bounds the wait for another bastion that is just changing the file.
+	lockWait = 10 * time.Second
+	// A removal that fails is tried again this often, after pauses that double: a name that stays leads to an address at which
+	// anybody may listen.
+	removeTries = 6
+	removePause = 50 * time.Millisecond
+)
+
+// Path is the hosts file that the settings name, or else the system's.
+func Path(name string) string {
 	if name == "" {
 		return defaultFile()
 	}
 	return name
 }
 
+// File is a hosts file.
+type File struct {
+	path  string
+	locks string
+}
+
+// Open returns the hosts file that the settings name, or else the system's. All that change it take a lock in the directory
+// locks, which only its owner can enter. The file itself is never locked: everybody can read it, and who can open a file can
+// hold its lock. "" is for those that only read.
+func Open(name, locks string) *File { return &File{path: Path(name), locks: locks} }
+
 // Block is the names that one Add has put into a file. Its owner calls Remove.
 type Block struct {
-	file, id string // file "": there is nothing to remove
+	file *File // nil: there is nothing to remove
+	id   string
+}
+
+// CanAdd reports, before anything else is done, why Add would fail: a name that has another address, or a file that this user
+// cannot write. A file that has all names need not be writable.
+func (f *File) CanAdd(names map[string]netip.Addr) error {
+	if err := check("-", names); err != nil {
+		return err
+	}
+	missing, err := f.lacking(names)
+	if err != nil || len(missing) == 0 {
+		return err
+	}
+	w, err := os.OpenFile(f.path, os.O_RDWR, 0)
+	if err != nil {
+		return f.explain(err)
+	}
+	return w.Close()
 }
 
 // Add puts names into the file, for the owner that id names (see NewID). A name that the file gives the same address already
 // is left as it is; without others the file is not written. One that has another address there is an error.
-func Add(file, id string, names map[string]netip.Addr) (*Block, error) {
+func (f *File) Add(ctx context.Context, id string, names map[string]netip.Addr) (*Block, error) {
 	if err := check(id, names); err != nil {
 		return nil, err
 	}
-	missing, err := lacking(file, names)
+	missing, err := f.lacking(names)
 	if err != nil || len(missing) == 0 {
 		return &Block{}, err
 	}
-	err = change(file, func(text string) (string, error) {
+	err = f.change(ctx, func(text string) (string, error) {
 		missing, err := missingFrom(text, names)
 		if err != nil || len(missing) == 0 {
 			return text, err
@@ -58,40 +101,63 @@ func Add(file, id string, names map[string]netip.Addr) (*Block, error) {
 		return appendBlock(text, id, missing), nil
 	})
 	if err != nil {
-		return nil, explain(file, missing, err)
+		return nil, f.explain(err)
 	}
-	return &Block{file: file, id: id}, nil
+	return &Block{file: f, id: id}, nil
 }
 
-// Remove takes the block out of the file again. A block that is gone already is no error.
-func (b *Block) Remove() error {
-	if b == nil || b.file == "" {
+// Remove takes the block out of the file again, and tries more than once. A block that is gone already is no error. ctx ends
+// the tries; a caller whose own context has ended passes another one.
+func (b *Block) Remove(ctx context.Context) error {
+	if b == nil || b.file == nil {
 		return nil
 	}
-	err := change(b.file, func(text string) (string, error) {
-		return without(text, func(id string) bool { return id == b.id }), nil
-	})
-	return explain(b.file, nil, err)
+	pause := removePause
+	for n := 1; ; n++ {
+		err := b.file.change(ctx, func(text string) (string, error) {
+			return without(text, func(id string) bool { return id == b.id }), nil
+		})
+		if err == nil || errors.Is(err, fs.ErrNotExist) {
+			return nil
+		}
+		if n == removeTries || !wait(ctx, pause) {
+			return fail.New(fail.Other, "remove names from the hosts file "+b.file.path, err,
+				"remove the lines from "+beginMark+b.id+" to "+endMark+b.id+", or run a command with --hosts, which does")
+		}
+		pause *= 2
+	}
+}
+
+// wait reports whether ctx still goes on after a pause.
+func wait(ctx context.Context, pause time.Duration) bool {
+	timer := time.NewTimer(pause)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+		return true
+	case <-ctx.Done():
+		return false
+	}
 }
 
 // Sweep removes the blocks whose owners are not alive any more. A file without such blocks is only read.
-func Sweep(file string, alive func(id string) bool) error {
-	text, err := read(file)
+func (f *File) Sweep(ctx context.Context, alive func(id string) bool) error {
+	text, err := read(f.path)
 	if err != nil {
-		return explain(file, nil, err)
+		return f.explain(err)
 	}
 	dead := func(id string) bool { return !alive(id) }
 	if without(text, dead) == text {
 		return nil
 	}
-	return explain(file, nil, change(file, func(text string) (string, error) { return without(text, dead), nil }))
+	return f.explain(f.change(ctx, func(text string) (string, error) { return without(text, dead), nil }))
 }
 
 // Addresses returns which address each name has in the file, blocks included.
-func Addresses(file string) (map[string]netip.Addr, error) {
-	text, err := read(file)
+func (f *File) Addresses() (map[string]netip.Addr, error) {
+	text, err := read(f.path)
 	if err != nil {
-		return nil, explain(file, nil, err)
+		return nil, f.explain(err)
 	}
 	return parse(text), nil
 }
@@ -123,10 +189,10 @@ func isName(name string) bool {
 }
 
 // lacking returns the names that the file does not have.
-func lacking(file string, names map[string]netip.Addr) (map[string]netip.Addr, error) {
-	text, err := read(file)
+func (f *File) lacking(names map[string]netip.Addr) (map[string]netip.Addr, error) {
+	text, err := read(f.path)
 	if err != nil {
-		return nil, explain(file, nil, err)
+		return nil, f.explain(err)
 	}
 	return missingFrom(text, names)
 }
@@ -234,35 +300,79 @@ func isEntry(line string) bool {
 }
 
 func read(file string) (string, error) {
-	f, err := os.Open(file)
+	f, err := files.OpenRegular(file)
 	if err != nil {
 		return "", err
 	}
 	defer func() { _ = f.Close() }()
-	return readAll(f)
+	text, err := readAll(f)
+	return strings.TrimPrefix(text, "\ufeff"), err
 }
 
+// readAll returns the text as it is, and no UTF-16: a block would be garbage there.
 func readAll(f *os.File) (string, error) {
-	data, err := io.ReadAll(io.LimitReader(f, maxSize+1))
-	if err == nil && len(data) > maxSize {
-		err = fmt.Errorf("it is larger than %d bytes", maxSize)
+	data, err := files.ReadAll(f, maxSize)
+	if err == nil {
+		_, err = files.Text(data)
 	}
 	return string(data), err
 }
 
-// change rewrites the file under a lock that all who use this package take. The new text replaces the file as a whole;
-// where that cannot be, as with a hosts file that is a mount of its own in a container, it is written in place.
-func change(file string, edit func(string) (string, error)) error {
+// change rewrites the file under the lock. The new text replaces the file as a whole; where that cannot be, as with a hosts
+// file that is a mount of its own in a container, it is written in place.
+func (f *File) change(ctx context.Context, edit func(string) (string, error)) error {
 	// The file that counts, where the name is a link to it.
-	path, err := filepath.EvalSymlinks(file)
+	path, err := filepath.EvalSymlinks(f.path)
 	if err != nil {
 		return err
 	}
-	f, err := openLocked(path)
+	lock, err := f.lock(ctx, path)
 	if err != nil {
 		return err
 	}
-	defer func() { _ = f.Close() }() // and with it the lock
+	defer func() { _ = lock.Close() }()
+	var wrong error // what edit says
+	edited := func(old []byte) ([]byte, error) {
+		text, err := edit(string(old))
+		wrong = err
+		return []byte(text), err
+	}
+	if replaceable {
+		_, err := files.Update(path, maxSize, 0o644, edited)
+		if err == nil || wrong != nil || !inPlace(path, err) {
+			return err
+		}
+	}
+	return overwrite(path, edit)
+}
+
+// inPlace reports whether a hosts file that cannot be replaced may be written in place: it is a mount of its own, or its directory
+// cannot be written, or the new file would lose what the old one has. On a full disk that would leave half a file. And in a
+// directory of another user root would write wherever that user lets the name lead.
+func inPlace(path string, err error) bool {
+	isMount := errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EROFS)
+	return (isMount || errors.Is(err, fs.ErrPermission) || errors.Is(err, files.ErrNotReplaceable)) &&
+		!files.IsForeign(files.CheckPlace(path))
+}
+
+// lock takes the lock of the file, for at most lockWait.
+func (f *File) lock(ctx context.Context, path string) (*os.File, error) {
+	if err := files.PrivateDir(f.locks); err != nil {
+		return nil, err
+	}
+	ctx, cancel := context.WithTimeoutCause(ctx, lockWait, fmt.Errorf("it is not free after %s", lockWait))
+	defer cancel()
+	sum := sha256.Sum256([]byte(path))
+	return files.Lock(ctx, filepath.Join(f.locks, "hosts-"+hex.EncodeToString(sum[:8])+".lock"))
+}
+
+// overwrite changes a file in place.
+func overwrite(path string, edit func(string) (string, error)) error {
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if err != nil {
+		return err
+	}
+	defer func() { _ = f.Close() }()
 	old, err := readAll(f)
 	if err != nil {
 		return err
@@ -271,48 +381,6 @@ func change(file string, edit func(string) (string, error)) error {
 	if err != nil || text == old {
 		return err
 	}
-	if err := replace(path, f, text); err == nil {
-		return nil
-	}
-	return overwrite(f, text)
-}
-
-// replace puts a new file with the old one's mode and owner in its place.
-func replace(path string, old *os.File, text string) (err error) {
-	if !replaceable {
-		return errors.ErrUnsupported
-	}
-	fi, err := old.Stat()
-	if err != nil {
-		return err
-	}
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".hosts-bastion-*")
-	if err != nil {
-		return err
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(tmp.Name())
-		}
-	}()
-	_, err = tmp.WriteString(text)
-	if err == nil {
-		err = sameOwner(tmp, fi)
-	}
-	if err == nil {
-		err = tmp.Chmod(fi.Mode().Perm())
-	}
-	if err == nil {
-		err = tmp.Sync()
-	}
-	err = errors.Join(err, tmp.Close())
-	if err == nil {
-		err = os.Rename(tmp.Name(), path)
-	}
-	return err
-}
-
-func overwrite(f *os.File, text string) error {
 	if _, err := f.WriteAt([]byte(text), 0); err != nil {
 		return err
 	}
@@ -323,21 +391,14 @@ func overwrite(f *os.File, text string) error {
 }
 
 // explain says what the user can do where the file cannot be changed.
-func explain(file string, names map[string]netip.Addr, err error) error {
+func (f *File) explain(err error) error {
 	if err == nil || fail.KindOf(err) == fail.Usage {
 		return err
 	}
-	op := "change the hosts file " + file
+	op := "change the hosts file " + f.path
 	if !errors.Is(err, fs.ErrPermission) {
-		return fail.New(fail.Other, op, err, "name another file with --hosts-file, or do without --hosts")
+		return fail.New(fail.Other, op, err, "name another file with --hosts-file, or leave out --hosts")
 	}
-	next := "run the command with the rights to write it (" + elevate + ")"
-	if len(names) > 0 {
-		var lines []string
-		for _, name := range slices.Sorted(maps.Keys(names)) {
-			lines = append(lines, fmt.Sprintf("%q", names[name].String()+" "+name))
-		}
-		next += ", or add this to it once and for all: " + strings.Join(lines, ", ")
-	}
-	return fail.New(fail.Other, op, err, next+"; psql and other clients on libpq need no --hosts: see docs/clients.md")
+	return fail.New(fail.Other, op, err, "run the command with the rights to write it ("+elevate+
+		"); psql and other clients on libpq need no --hosts: see docs/clients.md")
 }

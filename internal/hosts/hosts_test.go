@@ -1,6 +1,7 @@
 package hosts
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"net/netip"
@@ -16,6 +17,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -48,9 +50,15 @@ func names(pairs ...string) map[string]netip.Addr {
 	return out
 }
 
+// open returns the hosts file at path with locks of the test's own.
+func open(t *testing.T, path string) *File {
+	t.Helper()
+	return Open(path, filepath.Join(filepath.Dir(path), "locks"))
+}
+
 func mustAdd(t *testing.T, file, id string, names map[string]netip.Addr) *Block {
 	t.Helper()
-	b, err := Add(file, id, names)
+	b, err := open(t, file).Add(t.Context(), id, names)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -87,7 +95,7 @@ func TestAddAndRemove(t *testing.T) {
 				t.Errorf("mode %v, %v", fi.Mode(), err)
 			}
 			for range 2 { // a second time is no error
-				if err := b.Remove(); err != nil {
+				if err := b.Remove(t.Context()); err != nil {
 					t.Error(err)
 				}
 			}
@@ -109,17 +117,17 @@ func TestNamesThatAreThere(t *testing.T) {
 	if got := content(t, file); got != before {
 		t.Errorf("written: %q", got)
 	}
-	if err := b.Remove(); err != nil {
+	if err := b.Remove(t.Context()); err != nil {
 		t.Error(err)
 	}
-	_, err := Add(file, "1-2-3", names("nas.lan", "127.64.0.1"))
+	_, err := open(t, file).Add(t.Context(), "1-2-3", names("nas.lan", "127.64.0.1"))
 	if fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), "10.0.0.7") || fail.NextOf(err) == "" {
 		t.Errorf("another address: %v", err)
 	}
 	if got := content(t, file); got != before {
 		t.Errorf("written: %q", got)
 	}
-	have, err := Addresses(file)
+	have, err := open(t, file).Addresses()
 	if err != nil || have["orders.example"] != netip.MustParseAddr("127.64.0.1") || len(have) != 4 {
 		t.Errorf("Addresses: %v, %v", have, err)
 	}
@@ -129,15 +137,15 @@ func TestNamesThatAreThere(t *testing.T) {
 func TestHostileNames(t *testing.T) {
 	file := hostsFile(t, original)
 	for _, name := range []string{"a\n127.0.0.1 b", "a b", "a#b", "", "localhost", "LOCALHOST", "10.0.0.1", "é.example", strings.Repeat("a", 254)} {
-		if _, err := Add(file, "1-2-3", names(name, "127.64.0.1")); fail.KindOf(err) != fail.Usage {
+		if _, err := open(t, file).Add(t.Context(), "1-2-3", names(name, "127.64.0.1")); fail.KindOf(err) != fail.Usage {
 			t.Errorf("name %q: %v", name, err)
 		}
 	}
-	if _, err := Add(file, "1-2-3", names("a.example", "10.0.0.1")); err == nil {
+	if _, err := open(t, file).Add(t.Context(), "1-2-3", names("a.example", "10.0.0.1")); err == nil {
 		t.Error("an address that is not loopback was accepted")
 	}
 	for _, id := range []string{"", "a b", "a\nb"} {
-		if _, err := Add(file, id, names("a.example", "127.64.0.1")); err == nil {
+		if _, err := open(t, file).Add(t.Context(), id, names("a.example", "127.64.0.1")); err == nil {
 			t.Errorf("id %q was accepted", id)
 		}
 	}
@@ -164,13 +172,13 @@ func TestSweep(t *testing.T) {
 	if err := os.WriteFile(file, []byte(content(t, file)+foreign), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := Sweep(file, Alive); err != nil {
+	if err := open(t, file).Sweep(t.Context(), Alive); err != nil {
 		t.Fatal(err)
 	}
 	if got := content(t, file); got != with+foreign {
 		t.Errorf("swept:\n%s\nwant\n%s", got, with+foreign)
 	}
-	if err := alive.Remove(); err != nil {
+	if err := alive.Remove(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if got := content(t, file); got != original+foreign {
@@ -198,19 +206,19 @@ func TestConcurrent(t *testing.T) {
 	for i := range blocks {
 		wg.Go(func() {
 			var err error
-			blocks[i], err = Add(file, fmt.Sprintf("1-1-%d", i), names(fmt.Sprintf("h%d.example", i), fmt.Sprintf("127.64.0.%d", i+1)))
+			blocks[i], err = open(t, file).Add(t.Context(), fmt.Sprintf("1-1-%d", i), names(fmt.Sprintf("h%d.example", i), fmt.Sprintf("127.64.0.%d", i+1)))
 			if err != nil {
 				t.Error(err)
 			}
 		})
 	}
 	wg.Wait()
-	if have, err := Addresses(file); err != nil || len(have) != 3+len(blocks) {
+	if have, err := open(t, file).Addresses(); err != nil || len(have) != 3+len(blocks) {
 		t.Errorf("%d names, %v", len(have), err)
 	}
 	for _, b := range blocks {
 		wg.Go(func() {
-			if err := b.Remove(); err != nil {
+			if err := b.Remove(t.Context()); err != nil {
 				t.Error(err)
 			}
 		})
@@ -224,13 +232,8 @@ func TestConcurrent(t *testing.T) {
 // Where the file cannot be replaced it is written in place, shorter texts too.
 func TestOverwrite(t *testing.T) {
 	file := hostsFile(t, original)
-	f, err := openLocked(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer f.Close()
 	for _, text := range []string{original + "more\n", "less\n"} {
-		if err := overwrite(f, text); err != nil {
+		if err := overwrite(file, func(string) (string, error) { return text, nil }); err != nil {
 			t.Fatal(err)
 		}
 		if got := content(t, file); got != text {
@@ -241,54 +244,39 @@ func TestOverwrite(t *testing.T) {
 
 func TestErrorsNameTheNextStep(t *testing.T) {
 	want := names("a.example", "127.64.0.1")
-	err := explain("/etc/hosts", want, fmt.Errorf("open: %w", os.ErrPermission))
-	if next := fail.NextOf(err); !strings.Contains(next, elevate) || !strings.Contains(next, `"127.64.0.1 a.example"`) {
+	err := Open("/etc/hosts", "").explain(fmt.Errorf("open: %w", os.ErrPermission))
+	if next := fail.NextOf(err); !strings.Contains(next, elevate) {
 		t.Errorf("next step: %s", next)
 	}
 	missing := filepath.Join(t.TempDir(), "missing")
 	for _, err := range []error{
-		func() error { _, err := Add(missing, "1-2-3", want); return err }(),
-		Sweep(missing, Alive),
-		unusable(netip.MustParseAddr("127.64.0.1"), syscall.EADDRNOTAVAIL, "linux"),
+		func() error { _, err := open(t, missing).Add(t.Context(), "1-2-3", want); return err }(),
+		open(t, missing).Sweep(t.Context(), Alive),
+		open(t, missing).CanAdd(want),
+		unusable(netip.MustParseAddr("127.64.0.1"), 1, syscall.EADDRNOTAVAIL, "linux"),
+		unusable(netip.MustParseAddr("127.64.0.1"), 1, errTaken, "linux"),
 	} {
 		if err == nil || fail.NextOf(err) == "" {
 			t.Errorf("%v", err)
 		}
 	}
-	err = unusable(netip.MustParseAddr("127.64.0.1"), &net.OpError{Err: os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)}, "darwin")
+	err = unusable(netip.MustParseAddr("127.64.0.1"), 1, &net.OpError{Err: os.NewSyscallError("bind", syscall.EADDRNOTAVAIL)}, "darwin")
 	if next := fail.NextOf(err); !strings.Contains(next, "sudo ifconfig lo0 alias 127.64.0.1 up") {
 		t.Errorf("next step on macOS: %s", next)
 	}
 }
 
-func TestAddress(t *testing.T) {
-	nobody := func(netip.Addr) bool { return false }
-	a := Address("orders.example", nobody)
-	if b := Address("Orders.Example.", nobody); a != b {
-		t.Errorf("%s and %s for one name", a, b)
+func TestEncodings(t *testing.T) {
+	marked := hostsFile(t, "\ufeff127.0.0.1 marked.example\n")
+	err := open(t, marked).CanAdd(names("marked.example", "127.0.0.2"))
+	if err == nil || !strings.Contains(err.Error(), "127.0.0.1") {
+		t.Errorf("the name behind a byte order mark is not seen: %v", err)
 	}
-	// The address is stable over versions: people write it down.
-	if want := netip.MustParseAddr("127.127.157.10"); a != want {
-		t.Errorf("%s, want %s", a, want)
+	wide := hostsFile(t, "\xff\xfe#\x00\n\x00")
+	if _, err := open(t, wide).Add(t.Context(), "1-1-1", names("a.example", "127.0.0.2")); !errors.Is(err, files.ErrUTF16) {
+		t.Errorf("in UTF-16: %v", err)
 	}
-	b := Address("orders.example", func(addr netip.Addr) bool { return addr == a })
-	if a == b || !b.IsLoopback() {
-		t.Errorf("%s, where %s is taken", b, a)
-	}
-	seen := make(map[netip.Addr]bool)
-	for i := range 2000 {
-		addr := Address(fmt.Sprint("host", i), func(addr netip.Addr) bool { return seen[addr] })
-		if seen[addr] || !addr.IsLoopback() || addr.Compare(netip.MustParseAddr("127.64.0.1")) < 0 || addr.As4()[3] == 0 || addr.As4()[3] == 255 {
-			t.Fatalf("%s for name %d", addr, i)
-		}
-		seen[addr] = true
-	}
-	if runtime.GOOS == "linux" {
-		if err := Usable(t.Context(), a); err != nil {
-			t.Error(err)
-		}
-	}
-	if err := Usable(t.Context(), netip.MustParseAddr("203.0.113.1")); err == nil || fail.NextOf(err) == "" {
-		t.Errorf("an address of somebody else: %v", err)
+	if got := content(t, wide); got != "\xff\xfe#\x00\n\x00" {
+		t.Errorf("the file in UTF-16 is %q then", got)
 	}
 }

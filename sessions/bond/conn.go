@@ -9,6 +9,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/deadline"
@@ -27,6 +28,8 @@ type Config struct {
 	SendBuffer int           // bytes that are kept until they are acknowledged
 	Linger     time.Duration // how long the connection waits without any path
 	Logger     *slog.Logger  // nil: no log
+
+	highest uint8 // version that this end speaks; 0: maxVersion. Tests set it to be an older end
 }
 
 func (c Config) withDefaults() Config {
@@ -41,6 +44,9 @@ func (c Config) withDefaults() Config {
 	}
 	if c.Logger == nil {
 		c.Logger = slog.New(slog.DiscardHandler)
+	}
+	if c.highest == 0 {
+		c.highest = maxVersion
 	}
 	return c
 }
@@ -62,8 +68,7 @@ const (
 //
 // Write returns when the bytes are in a bounded buffer, not when they have arrived.
 type Conn struct {
-	id     connID
-	key    secret
+	who    atomic.Pointer[identity] // changed by the client's manager only, while the server may not have the connection
 	client bool
 	log    *slog.Logger
 
@@ -83,6 +88,7 @@ type Conn struct {
 	err         error
 	timer       *time.Timer // calls tick; it runs at armed or before
 	armed       time.Time
+	damaged     int // subflows that were lost because a frame did not verify
 	ending      bool
 	goodbye     chan struct{} // closed once the peer has been told everything; made when the end begins
 
@@ -105,16 +111,17 @@ type subflow struct {
 	buf     []byte // of whoever writes
 }
 
-func newConn(id connID, key secret, cfg Config, client bool) *Conn {
+func newConn(who identity, cfg Config, client bool) *Conn {
 	cfg = cfg.withDefaults()
 	now := time.Now()
 	c := &Conn{
-		id: id, key: key, client: client, log: cfg.Logger.With("bond", id.String()[:8]),
+		client: client, log: cfg.Logger.With("bond", short(who.id)),
 		m:        newMachine(client, cfg.Window, cfg.SendBuffer, cfg.Linger, now),
 		subflows: map[*path]*subflow{},
 		notify:   make(chan struct{}, 1),
 		ended:    make(chan struct{}), finished: make(chan struct{}),
 	}
+	c.who.Store(&who)
 	c.readable.L, c.writable.L = &c.mu, &c.mu
 	c.armed = now.Add(cfg.Linger)
 	c.timer = time.AfterFunc(cfg.Linger, c.tick)
@@ -124,7 +131,9 @@ func newConn(id connID, key secret, cfg Config, client bool) *Conn {
 // attach takes over a stream whose handshake is done, as the subflow with the given id. r reads from it. accept, which
 // may be nil, is called before the first frame is read, and may refuse the connection. If the connection has ended, the
 // error says so and the stream is the caller's.
-func (c *Conn) attach(id uint32, conn net.Conn, r *frameReader, name string, accept func(io.Reader) error) error {
+func (c *Conn) attach(
+	id uint32, conn net.Conn, r *frameReader, keys seals, name string, accept func(io.Reader) error,
+) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.ending {
@@ -135,6 +144,7 @@ func (c *Conn) attach(id uint32, conn net.Conn, r *frameReader, name string, acc
 		path: c.m.join(id, name, now), conn: conn,
 		wake: make(chan struct{}, 1), stop: make(chan struct{}), shut: make(chan struct{}),
 	}
+	s.path.seal, r.seal = keys.out, keys.in
 	c.subflows[s.path] = s
 	c.log.Debug("subflow up", "subflow", id, "name", name)
 	c.work.Go(func() { c.read(s, r, accept) })
@@ -152,7 +162,7 @@ func (c *Conn) attach(id uint32, conn net.Conn, r *frameReader, name string, acc
 func (c *Conn) read(s *subflow, r *frameReader, accept func(io.Reader) error) {
 	if accept != nil {
 		if err := accept(r); err != nil {
-			if refused, ok := errors.AsType[*RefusedError](err); ok {
+			if refused, ok := errors.AsType[*RefusedError](err); ok && refused.sure {
 				c.fail(refused)
 			}
 			c.lose(s, err)
@@ -255,8 +265,15 @@ func (s *subflow) poke() {
 
 // lose takes a subflow out.
 func (c *Conn) lose(s *subflow, err error) {
+	isDamaged := errors.Is(err, errDamaged)
+	if watched, ok := s.conn.(*watchedStream); ok && isDamaged {
+		watched.note(err) // which no Read or Write has returned
+	}
 	c.mu.Lock()
 	first := c.remove(s)
+	if first && isDamaged {
+		c.damaged++
+	}
 	c.settle(time.Now())
 	over := c.ending
 	c.mu.Unlock()
@@ -554,10 +571,10 @@ func (c *Conn) opError(op string, err error) error {
 }
 
 // LocalAddr implements net.Conn: the connection's id.
-func (c *Conn) LocalAddr() net.Addr { return addr(c.id.String()[:8]) }
+func (c *Conn) LocalAddr() net.Addr { return addr(short(c.who.Load().id)) }
 
 // RemoteAddr implements net.Conn: the connection's id.
-func (c *Conn) RemoteAddr() net.Addr { return addr(c.id.String()[:8]) }
+func (c *Conn) RemoteAddr() net.Addr { return addr(short(c.who.Load().id)) }
 
 // addr is the beginning of a connection's id.
 type addr string
@@ -679,8 +696,8 @@ func (c *Conn) view() view {
 	defer c.mu.Unlock()
 	m := c.m
 	v := view{
-		wanted: m.wanted, lastData: m.lastData, pathless: m.pathless, ended: c.ending,
-		delivered: m.acked + m.in.next,
+		wanted: m.wanted, peerWanted: m.peerWanted, lastData: m.lastData, pathless: m.pathless, ended: c.ending,
+		sent: m.acked, received: m.in.next,
 	}
 	for _, p := range m.paths {
 		v.subflows = append(v.subflows, subflowView{
@@ -697,6 +714,10 @@ func (c *Conn) Stats() Stats {
 	m, now := c.m, time.Now()
 	st := Stats{
 		Sent: m.acked, Received: m.in.next, Reinjected: m.reinjected, Pathless: m.pathless,
+		Damaged: c.damaged, Version: int(c.who.Load().version),
+	}
+	if c.manager != nil {
+		st.Limit, st.Trouble = c.manager.known()
 	}
 	for _, p := range m.paths {
 		s := SubflowStats{

@@ -3,6 +3,7 @@ package bond
 import (
 	"bytes"
 	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -17,12 +18,17 @@ import (
 // newPair returns the two ends of a connection over n subflows, which are TCP connections. After cut, the i-th ends.
 func newPair(t testing.TB, n int) (client, server *Conn, cut func(i int)) {
 	t.Helper()
+	return newPairOf(t, n, maxVersion)
+}
+
+func newPairOf(t testing.TB, n int, version uint8) (client, server *Conn, cut func(i int)) {
+	t.Helper()
 	id, err := newConnID()
 	if err != nil {
 		t.Fatal(err)
 	}
-	client = newConn(id, secret{}, Config{}, true)
-	server = newConn(id, secret{}, Config{}, false)
+	client = newConn(identity{id: id}, Config{}, true)
+	server = newConn(identity{id: id}, Config{}, false)
 	t.Cleanup(func() {
 		_ = client.Close()
 		_ = server.Close()
@@ -31,21 +37,37 @@ func newPair(t testing.TB, n int) (client, server *Conn, cut func(i int)) {
 	for i := range n {
 		a, b := tcpPair(t)
 		streams = append(streams, a)
-		attachPair(t, client, server, uint32(i), a, b)
+		attachPairOf(t, client, server, uint32(i), a, b, version)
 	}
 	return client, server, func(i int) { _ = streams[i].Close() }
 }
 
 func attachPair(t testing.TB, client, server *Conn, id uint32, a, b net.Conn) {
 	t.Helper()
+	attachPairOf(t, client, server, id, a, b, maxVersion)
+}
+
+func attachPairOf(t testing.TB, client, server *Conn, id uint32, a, b net.Conn, version uint8) {
+	t.Helper()
+	var keys, peers seals
+	if version >= versionSealed {
+		keys, peers = sealsOf(id)
+	}
 	for _, end := range []struct {
-		c *Conn
-		s net.Conn
-	}{{client, a}, {server, b}} {
-		if err := end.c.attach(id, end.s, newFrameReader(end.s), fmt.Sprint("subflow ", id), nil); err != nil {
+		c    *Conn
+		s    net.Conn
+		keys seals
+	}{{client, a, keys}, {server, b, peers}} {
+		if err := end.c.attach(id, end.s, newFrameReader(end.s), end.keys, fmt.Sprint("subflow ", id), nil); err != nil {
 			t.Fatal(err)
 		}
 	}
+}
+
+// sealsOf are the seals of a subflow that had no handshake.
+func sealsOf(id uint32) (client, server seals) {
+	open := binary.BigEndian.AppendUint32(nil, id)
+	return deriveSeals(secret{9}, versionSealed, nil, open), deriveSeals(secret{9}, versionSealed, nil, open).swapped()
 }
 
 func tcpPair(t testing.TB) (net.Conn, net.Conn) {

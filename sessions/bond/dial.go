@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,6 +25,8 @@ const (
 	shakeTimeout = 15 * time.Second
 	// probeWithin is how long a subflow may take to answer after Probe.
 	probeWithin = 3 * time.Second
+	// mostHellos is how many streams may begin with something else than HELLO before Dial gives up.
+	mostHellos = 3
 	// lingerGrace is how much later than the path manager the connection itself would give up for want of a path: the
 	// manager's error says more.
 	lingerGrace = 10 * time.Second
@@ -34,8 +37,8 @@ type DialConfig struct {
 	Config
 
 	// Open opens a stream to the far end's bond port. It returns when the stream's first bytes have come, or soon after
-	// ctx is done: Close waits for it. Two calls at most run at a time, besides those that were cancelled. The connection
-	// closes the streams.
+	// ctx is done: Close waits for it. Two calls at most run at a time, and eight while there is no path, besides those that
+	// were cancelled. The connection closes the streams.
 	Open func(ctx context.Context) (net.Conn, error)
 	// Name gives a stream's name for Stats; nil: its local address, which is the session's id.
 	Name func(net.Conn) string
@@ -43,11 +46,8 @@ type DialConfig struct {
 	Max    int           // subflows, 1 to 16
 	MaxAge time.Duration // of a subflow, before it is replaced
 
-	// Throttled reports whether an error of Open asks for fewer calls; nil: none does.
-	Throttled func(error) bool
-	// Fatal reports whether no call of Open can succeed after this error, until Rotate or Probe is called; nil: none does.
-	// Nothing more is opened then, and the connection ends when it has no path.
-	Fatal func(error) bool
+	// Judge says what an error of Open means for the next attempt; nil: each is a FailedOther.
+	Judge func(error) Failure
 }
 
 func (c DialConfig) withDefaults() DialConfig {
@@ -62,11 +62,8 @@ func (c DialConfig) withDefaults() DialConfig {
 	if c.Name == nil {
 		c.Name = func(stream net.Conn) string { return stream.LocalAddr().String() }
 	}
-	if c.Throttled == nil {
-		c.Throttled = func(error) bool { return false }
-	}
-	if c.Fatal == nil {
-		c.Fatal = func(error) bool { return false }
+	if c.Judge == nil {
+		c.Judge = func(error) Failure { return FailedOther }
 	}
 	return c
 }
@@ -80,46 +77,67 @@ func Dial(ctx context.Context, cfg DialConfig) (*Conn, error) {
 		return nil, err
 	}
 	policy := newPolicy(time.Now(), cfg.Max, cfg.MaxAge, cfg.Linger)
-	policy.first(time.Now())
-	stream, err := cfg.Open(ctx)
+	stream, shake, err := begin(ctx, &cfg, policy, id)
 	if err != nil {
-		return nil, fmt.Errorf("open the connection's first session: %w", err)
-	}
-	var shake *clientHandshake
-	err = handshake(ctx, stream, func() (err error) {
-		shake, err = clientNew(stream, id, nil)
-		return err
-	})
-	if err != nil {
-		_ = stream.Close()
-		return nil, fmt.Errorf("begin a connection: %w", err)
+		return nil, err
 	}
 
 	own := cfg.Config
 	own.Linger += lingerGrace
-	c := newConn(id, shake.key, own, true)
+	c := newConn(shake.identity, own, true)
+	if shake.version < versionSealed {
+		c.log.Info("the far end speaks an old version of the bond: damage to one session ends the connection", "version", shake.version)
+	}
 	m := &manager{
 		c: c, cfg: cfg, policy: policy, next: 1,
 		accepted: make(chan struct{}), wake: make(chan struct{}, 1),
 		opens: make(map[uint32]attempt), results: make(chan result),
+		first: newFirst(),
 	}
 	c.manager = m
 	c.lostHook = m.lost
 	accept := func(r io.Reader) error {
 		defer close(m.accepted)
 		_ = stream.SetReadDeadline(time.Now().Add(shakeTimeout))
-		if err := shake.awaitAccept(r); err != nil {
+		err := shake.awaitAccept(r)
+		m.first.answered(openNew, err)
+		if err != nil {
 			return err
 		}
 		return stream.SetReadDeadline(time.Time{})
 	}
 	c.work.Go(m.run) // before attach, which may end the connection, and that waits for what has begun
-	if err := c.attach(0, stream, newFrameReader(stream), cfg.Name(stream), accept); err != nil {
+	if err := c.attach(0, stream, newFrameReader(stream), shake.seals(), cfg.Name(stream), accept); err != nil {
 		_ = stream.Close()
 		_ = c.Close()
 		return nil, err // not possible: the connection is new
 	}
 	return c, nil
+}
+
+// begin opens a stream and sends NEW on it. A stream that ends or begins with something else than HELLO may be damaged: another one
+// is tried then. Silence is not waited for again.
+func begin(ctx context.Context, cfg *DialConfig, p *policy, id connID) (net.Conn, *clientHandshake, error) {
+	for try := 1; ; try++ {
+		p.first(time.Now())
+		stream, err := cfg.Open(ctx)
+		if err != nil {
+			return nil, nil, fmt.Errorf("open the connection's first session: %w", err)
+		}
+		var shake *clientHandshake
+		err = handshake(ctx, stream, func() (err error) {
+			shake, err = clientNew(stream, id, cfg.highest, nil)
+			return err
+		})
+		if err == nil {
+			return stream, shake, nil
+		}
+		_ = stream.Close()
+		if try == mostHellos || errors.Is(err, context.DeadlineExceeded) || ctx.Err() != nil {
+			return nil, nil, fmt.Errorf("begin a connection: %w", err)
+		}
+		cfg.Logger.Debug("first session not usable, another is tried", "err", err)
+	}
 }
 
 // handshake does a part of a stream's handshake, within ctx and a time-out.
@@ -155,6 +173,28 @@ func (c *Conn) Probe() {
 	}
 }
 
+// Lend gives one of the connection's places to another session that the far end's container has no place for: the connection
+// does with one subflow less, or with none, until the function that it returns is called, which must be soon. kept says that
+// the other session goes on.
+func (c *Conn) Lend() (back func(kept bool)) {
+	if c.manager == nil {
+		return func(bool) {}
+	}
+	c.manager.ask(func(r *requests) { r.lend++ })
+	var once sync.Once
+	return func(kept bool) {
+		once.Do(func() { c.manager.ask(func(r *requests) { r.back = append(r.back, kept) }) })
+	}
+}
+
+// FarEnd tells a client's connection how the machine at its far end does: where the processor is what limits the rate, further
+// subflows would not help.
+func (c *Conn) FarEnd(far FarEnd) {
+	if c.manager != nil {
+		c.manager.ask(func(r *requests) { r.far = &far })
+	}
+}
+
 // manager opens and closes a client's subflows as its policy says. Its fields belong to run, except where they say otherwise.
 // The connection waits for run, and run for the goroutines that open subflows.
 type manager struct {
@@ -166,18 +206,30 @@ type manager struct {
 	wake     chan struct{} // capacity 1: there are requests
 	results  chan result   // of opens
 
+	far     FarEnd // as it was told last
+	first   *first // how it stands with the connection at the far end
+	denied  denials
 	next    uint32 // number for the next subflow
 	opens   map[uint32]attempt
 	lastErr error // of the last attempt, since one succeeded
 
+	limitErr error // why the service starts no more sessions, as far as it is known
+
 	mu       sync.Mutex
 	asked    requests // guarded by mu
+	limit    Limit    // as the policy has it; guarded by mu
+	trouble  Trouble  // guarded by mu
 	lostWhy  error    // why the last lost subflow was lost; guarded by mu
 	pathless bool     // told the log so
 }
 
 // requests are what callers asked for.
-type requests struct{ rotate, probe bool }
+type requests struct {
+	rotate, probe bool
+	far           *FarEnd // nil: nothing new
+	lend          int
+	back          []bool // whether the place is gone, of each that was lent
+}
 
 // attempt is one that is under way to open a subflow.
 type attempt struct {
@@ -262,25 +314,40 @@ func (m *manager) serve() {
 	asked := m.asked
 	m.asked = requests{}
 	m.mu.Unlock()
+	if asked.far != nil {
+		m.far = *asked.far
+	}
 	if asked.rotate {
 		m.policy.rotate(m.next)
+	}
+	for range asked.lend {
+		m.policy.lend(time.Now())
+	}
+	for _, kept := range asked.back {
+		m.policy.giveBack(time.Now(), kept)
 	}
 	if asked.probe {
 		m.policy.retry()
 		if !m.c.view().pathless.IsZero() {
 			// What is under way may wait for answers by a network that is gone.
 			for id, a := range m.opens {
-				a.cancel()
 				m.policy.ended(a.begun)
-				m.opens[id] = attempt{cancel: a.cancel}
+				m.giveUp(id, a)
 			}
 		}
 	}
 }
 
+// giveUp cancels an attempt. The policy has forgotten it.
+func (m *manager) giveUp(id uint32, a attempt) {
+	a.cancel()
+	m.opens[id] = attempt{cancel: a.cancel}
+}
+
 // look lets the policy see how things are, and does as it says. It returns when to look again, or false at the end.
 func (m *manager) look(ctx context.Context) (next time.Time, ok bool) {
 	now, v := time.Now(), m.c.view()
+	v.far = m.far
 	if v.ended {
 		return time.Time{}, false
 	}
@@ -289,6 +356,12 @@ func (m *manager) look(ctx context.Context) (next time.Time, ok bool) {
 	if plan.end {
 		m.c.fail(m.pathError(now, v.pathless))
 		return time.Time{}, false
+	}
+	m.noteLimit()
+	for id, a := range m.opens {
+		if slices.ContainsFunc(plan.abandon, a.begun.Equal) {
+			m.giveUp(id, a)
+		}
 	}
 	for _, id := range plan.drop {
 		m.c.log.Info("subflow stalled for too long, dropped", "subflow", id)
@@ -302,6 +375,30 @@ func (m *manager) look(ctx context.Context) (next time.Time, ok bool) {
 		m.open(ctx, now)
 	}
 	return plan.next, true
+}
+
+// noteLimit shows what the policy knows of a limit to Stats.
+func (m *manager) noteLimit() {
+	limit := m.policy.known()
+	if limit.Subflows > 0 {
+		limit.Err = m.limitErr
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.limit = limit
+}
+
+func (m *manager) setTrouble(t Trouble) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.trouble = t
+}
+
+// known returns what Stats shows of the manager.
+func (m *manager) known() (Limit, Trouble) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.limit, m.trouble
 }
 
 // report logs when the last path has gone and when one is back.
@@ -318,17 +415,9 @@ func (m *manager) report(v view) {
 
 // pathError is the error of a connection that has no path, and will not get one.
 func (m *manager) pathError(now, since time.Time) error {
-	m.mu.Lock()
-	why := m.lostWhy
-	m.mu.Unlock()
-	label := "the last subflow was lost"
-	if m.lastErr != nil {
-		why, label = m.lastErr, "the last attempt failed"
-	}
-	var err error = &ResetError{Code: ResetLinger, Reason: fmt.Sprintf("none since %s, for %v",
-		since.Format(time.TimeOnly), now.Sub(since).Round(time.Second))}
-	if why != nil {
-		err = fmt.Errorf("%w; %s: %w", err, label, why)
+	err := m.lastErr
+	if err == nil || !m.policy.hopeless { // a final answer ended the connection at once, without a wait
+		err = m.waitedInVain(now, since)
 	}
 	kind, next := fail.KindOf(err), fail.NextOf(err)
 	if kind == fail.Other || kind == fail.Timeout {
@@ -338,6 +427,23 @@ func (m *manager) pathError(now, since time.Time) error {
 		next = "check the network and the AWS credentials, then connect again"
 	}
 	return fail.New(kind, "keep the connection to the bastion", err, next)
+}
+
+// waitedInVain says for how long there was no path, and why, if that is known.
+func (m *manager) waitedInVain(now, since time.Time) error {
+	m.mu.Lock()
+	why := m.lostWhy
+	m.mu.Unlock()
+	label := "the last subflow was lost"
+	if m.lastErr != nil {
+		why, label = m.lastErr, "the last attempt failed"
+	}
+	reset := &ResetError{Code: ResetLinger, Reason: fmt.Sprintf("none since %s, for %v",
+		since.Format(time.TimeOnly), now.Sub(since).Round(time.Second))}
+	if why == nil {
+		return reset
+	}
+	return fmt.Errorf("%w; %s: %w", reset, label, why)
 }
 
 // open begins to open a subflow.
@@ -358,23 +464,58 @@ func (m *manager) join(ctx context.Context, id uint32) error {
 	if err != nil {
 		return err
 	}
-	err = ctx.Err()
-	if err == nil {
-		err = handshake(ctx, stream, func() error {
-			shake, err := clientJoin(stream, m.c.id, m.c.key, id)
-			if err != nil {
+	if err := m.add(ctx, stream, id); err != nil {
+		_ = stream.Close()
+		return err
+	}
+	return nil
+}
+
+// add makes stream the subflow with the given id, or, while the far end may not have the connection, subflow 0 of a new one.
+func (m *manager) add(ctx context.Context, stream net.Conn, id uint32) error {
+	done, err := m.first.enter(ctx)
+	if err != nil {
+		return err
+	}
+	defer done()
+	var shake *clientHandshake
+	err = handshake(ctx, stream, func() (err error) {
+		if m.first.mustBegin() {
+			if shake, err = m.beginAnew(stream); err != nil {
 				return err
 			}
-			return shake.awaitAccept(stream)
-		})
-	}
-	if err == nil {
-		err = m.c.attach(id, stream, newFrameReader(stream), m.cfg.Name(stream), nil)
-	}
+			id = 0
+			err = shake.awaitAccept(stream)
+			m.first.answered(openNew, err)
+			return err
+		}
+		if shake, err = clientJoin(stream, *m.c.who.Load(), id); err != nil {
+			return err
+		}
+		err = shake.awaitAccept(stream)
+		m.first.answered(openJoin, err)
+		return err
+	})
 	if err != nil {
-		_ = stream.Close()
+		return err
 	}
-	return err
+	return m.c.attach(id, stream, newFrameReader(stream), shake.seals(), m.cfg.Name(stream), nil)
+}
+
+// beginAnew sends NEW for a connection with another id and another key in the place of one that the far end does not have.
+func (m *manager) beginAnew(stream net.Conn) (*clientHandshake, error) {
+	id, err := newConnID()
+	if err != nil {
+		return nil, err
+	}
+	shake, err := clientNew(stream, id, m.cfg.highest, nil)
+	if err != nil {
+		return nil, err
+	}
+	m.first.begun()
+	m.c.who.Store(&shake.identity)
+	m.c.log.Debug("begun anew", "id", short(id))
+	return shake, nil
 }
 
 func (m *manager) openStream(ctx context.Context) (net.Conn, error) {
@@ -389,7 +530,8 @@ func (m *manager) finished(r result) bool {
 	delete(m.opens, r.id)
 	given := a.begun.IsZero() // up, by serve
 	if r.err == nil {
-		m.lastErr = nil
+		m.lastErr, m.denied = nil, denials{}
+		m.setTrouble(Trouble{})
 		if !given {
 			m.policy.opened(a.begun)
 		}
@@ -400,20 +542,37 @@ func (m *manager) finished(r result) bool {
 	}
 	m.lastErr = r.err
 	m.c.log.Debug("subflow not opened", "subflow", r.id, "err", r.err)
-	how := failedOther
+	how := FailedOther
 	refused, ok := errors.AsType[*RefusedError](r.err)
 	switch {
-	case ok && refused.Fatal():
+	case ok && m.isFinal(refused):
 		m.c.fail(fail.New(fail.Lost, "add a session to the connection", refused, "connect again"))
 		return false
-	case ok && refused.Code == RefuseSubflows:
+	case ok && (refused.Code == RefuseSubflows || refused.Code == RefuseMemory) && refused.sure:
 		how = failedFull
 	case ok:
-	case m.cfg.Fatal(r.err):
-		how = failedFatal
-	case m.cfg.Throttled(r.err):
-		how = failedThrottled
+	default:
+		how = m.cfg.Judge(r.err)
 	}
-	m.policy.openFailed(time.Now(), a.begun, how, len(m.c.view().subflows))
+	now := time.Now()
+	m.policy.openFailed(now, a.begun, how, len(m.c.view().subflows))
+	m.setTrouble(Trouble{Err: r.err, At: now, Next: m.policy.backedOff()})
+	if how == FailedLimit || how == FailedUnanswered {
+		m.limitErr = r.err
+	}
 	return true
+}
+
+// isFinal says whether a refusal ends the connection.
+func (m *manager) isFinal(refused *RefusedError) bool {
+	isBegun, left := m.first.state()
+	switch {
+	case !isBegun:
+		return refused.sure || left == 0
+	case refused.sure:
+		return refused.Fatal()
+	case !refused.Fatal():
+		return false
+	}
+	return m.denied.add(!m.c.view().pathless.IsZero())
 }

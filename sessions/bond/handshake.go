@@ -17,7 +17,9 @@ import (
 // Versions of the protocol that this end speaks.
 const (
 	minVersion = 1
-	maxVersion = 1
+	maxVersion = 2
+
+	versionSealed = 2 // since then frames and refusals are authenticated
 )
 
 const (
@@ -34,9 +36,13 @@ const (
 
 	statusAccept = 0
 
-	labelKey    = "bond v1 key"
+	labelKey    = "bond v%d key"
 	labelClient = "bond client"
 	labelServer = "bond server"
+	labelRefuse = "bond refuse"
+
+	labelClientFrames = "bond client frames"
+	labelServerFrames = "bond server frames"
 )
 
 // openKind says what an OPEN asks for.
@@ -64,7 +70,9 @@ func (id connID) String() string { return hex.EncodeToString(id[:]) }
 type secret [32]byte
 
 // deriveKey makes a connection's key from what NEW exchanged.
-func deriveKey(private *ecdh.PrivateKey, peer, serverNonce, clientNonce []byte, id connID) (secret, error) {
+func deriveKey(
+	private *ecdh.PrivateKey, peer, serverNonce, clientNonce []byte, id connID, version uint8,
+) (secret, error) {
 	public, err := ecdh.X25519().NewPublicKey(peer)
 	if err != nil {
 		return secret{}, err
@@ -74,7 +82,7 @@ func deriveKey(private *ecdh.PrivateKey, peer, serverNonce, clientNonce []byte, 
 		return secret{}, err
 	}
 	salt := append(append(make([]byte, 0, 2*nonceLen), serverNonce...), clientNonce...)
-	key, err := hkdf.Key(sha256.New, shared, salt, labelKey+string(id[:]), len(secret{}))
+	key, err := hkdf.Key(sha256.New, shared, salt, fmt.Sprintf(labelKey, version)+string(id[:]), len(secret{}))
 	if err != nil {
 		return secret{}, err
 	}
@@ -82,11 +90,12 @@ func deriveKey(private *ecdh.PrivateKey, peer, serverNonce, clientNonce []byte, 
 }
 
 // proof is the MAC by which an end shows that it has the key and saw this handshake.
-func proof(key secret, label string, hello, open []byte) []byte {
+func proof(key secret, label string, said ...[]byte) []byte {
 	mac := hmac.New(sha256.New, key[:])
 	mac.Write([]byte(label))
-	mac.Write(hello)
-	mac.Write(open)
+	for _, b := range said {
+		mac.Write(b)
+	}
 	return mac.Sum(nil)
 }
 
@@ -100,20 +109,28 @@ func ephemeral(random io.Reader) (nonce [nonceLen]byte, private *ecdh.PrivateKey
 	return [nonceLen]byte(seed[:nonceLen]), private, err
 }
 
+// identity is what a client must have to add subflows to a connection.
+type identity struct {
+	id      connID
+	key     secret
+	version uint8 // that its first subflow agreed on; all others speak the same
+}
+
 // clientHandshake is the client's part of a subflow's handshake, between its OPEN and the server's answer.
 type clientHandshake struct {
-	key   secret
+	identity
+
 	hello []byte
 	open  []byte
 }
 
-// clientNew reads HELLO and sends an OPEN that makes the connection id. The server's answer is read by awaitAccept; frames
-// may be sent before. nonceSrc is nil for crypto/rand.
-func clientNew(conn net.Conn, id connID, nonceSrc io.Reader) (*clientHandshake, error) {
+// clientNew reads HELLO and sends an OPEN that makes the connection id, in the highest version up to highest that the server speaks
+// too. The server's answer is read by awaitAccept; frames may be sent before. nonceSrc is nil for crypto/rand.
+func clientNew(conn net.Conn, id connID, highest uint8, nonceSrc io.Reader) (*clientHandshake, error) {
 	if nonceSrc == nil {
 		nonceSrc = rand.Reader
 	}
-	hello, err := readHello(conn)
+	hello, err := readHello(conn, minVersion, highest)
 	if err != nil {
 		return nil, err
 	}
@@ -121,25 +138,24 @@ func clientNew(conn net.Conn, id connID, nonceSrc io.Reader) (*clientHandshake, 
 	if err != nil {
 		return nil, err
 	}
+	version := min(highest, hello[len(magic)])
 	serverNonce, serverKey := splitHello(hello)
-	key, err := deriveKey(private, serverKey, serverNonce, nonce[:], id)
+	key, err := deriveKey(private, serverKey, serverNonce, nonce[:], id, version)
 	if err != nil {
 		return nil, protocolErrorf("HELLO with an unusable key: %v", err)
 	}
-	open := appendOpenHead(make([]byte, 0, openNewLen), openNew, id, nonce, 0)
+	open := appendOpenHead(make([]byte, 0, openNewLen), version, openNew, id, nonce, 0)
 	open = append(open, private.PublicKey().Bytes()...)
-	return sendOpen(conn, key, hello, open)
+	return sendOpen(conn, identity{id, key, version}, hello, open)
 }
 
-// clientJoin reads HELLO and sends an OPEN that adds a subflow to the connection id.
-func clientJoin(conn net.Conn, id connID, key secret, subflow uint32) (*clientHandshake, error) {
-	return clientJoinFrom(conn, id, key, subflow, rand.Reader)
+// clientJoin reads HELLO and sends an OPEN that adds a subflow to a connection.
+func clientJoin(conn net.Conn, to identity, subflow uint32) (*clientHandshake, error) {
+	return clientJoinFrom(conn, to, subflow, rand.Reader)
 }
 
-func clientJoinFrom(
-	conn net.Conn, id connID, key secret, subflow uint32, nonceSrc io.Reader,
-) (*clientHandshake, error) {
-	hello, err := readHello(conn)
+func clientJoinFrom(conn net.Conn, to identity, subflow uint32, nonceSrc io.Reader) (*clientHandshake, error) {
+	hello, err := readHello(conn, to.version, to.version)
 	if err != nil {
 		return nil, err
 	}
@@ -147,16 +163,18 @@ func clientJoinFrom(
 	if _, err := io.ReadFull(nonceSrc, nonce[:]); err != nil {
 		return nil, fmt.Errorf("random bytes for a bond handshake: %w", err)
 	}
-	return sendOpen(conn, key, hello, appendOpenHead(make([]byte, 0, openJoinLen), openJoin, id, nonce, subflow))
+	return sendOpen(conn, to, hello,
+		appendOpenHead(make([]byte, 0, openJoinLen), to.version, openJoin, to.id, nonce, subflow))
 }
 
-func readHello(r io.Reader) ([]byte, error) {
+// readHello reads HELLO, of a server that speaks at least one of the versions from least to most.
+func readHello(r io.Reader, least, most uint8) ([]byte, error) {
 	hello := make([]byte, helloLen)
 	if _, err := io.ReadFull(r, hello[:len(magic)]); err != nil {
 		return nil, fmt.Errorf("bond HELLO: %w", notBareEOF(err))
 	}
 	if string(hello[:len(magic)]) != magic {
-		return nil, protocolErrorf("it begins with %q, not with HELLO", hello[:len(magic)])
+		return nil, protocolErrorf("it begins with %q, not %s", hello[:len(magic)], magic)
 	}
 	if _, err := io.ReadFull(r, hello[len(magic):]); err != nil {
 		return nil, fmt.Errorf("bond HELLO: %w", notBareEOF(err))
@@ -165,7 +183,7 @@ func readHello(r io.Reader) ([]byte, error) {
 	if lowest > highest {
 		return nil, protocolErrorf("HELLO with versions %d to %d", lowest, highest)
 	}
-	if lowest > maxVersion || highest < minVersion {
+	if lowest > most || highest < least {
 		return nil, &RefusedError{Code: RefuseVersion, Reason: versionReason(lowest, highest)}
 	}
 	return hello, nil
@@ -183,22 +201,27 @@ func versionReason(lowest, highest byte) string {
 	return fmt.Sprintf("the server speaks versions %d to %d", lowest, highest)
 }
 
-// appendOpenHead appends OPEN up to what depends on its kind. There is one version in common, or none.
-func appendOpenHead(dst []byte, kind openKind, id connID, nonce [nonceLen]byte, subflow uint32) []byte {
+// appendOpenHead appends OPEN up to what depends on its kind.
+func appendOpenHead(
+	dst []byte, version uint8, kind openKind, id connID, nonce [nonceLen]byte, subflow uint32,
+) []byte {
 	dst = append(dst, magic...)
-	dst = append(dst, maxVersion, byte(kind))
+	dst = append(dst, version, byte(kind))
 	dst = append(dst, id[:]...)
 	dst = append(dst, nonce[:]...)
 	return binary.BigEndian.AppendUint32(dst, subflow)
 }
 
-func sendOpen(conn net.Conn, key secret, hello, open []byte) (*clientHandshake, error) {
-	open = append(open, proof(key, labelClient, hello, open)...)
+func sendOpen(conn net.Conn, to identity, hello, open []byte) (*clientHandshake, error) {
+	open = append(open, proof(to.key, labelClient, hello, open)...)
 	if _, err := conn.Write(open); err != nil {
 		return nil, fmt.Errorf("bond OPEN: %w", err)
 	}
-	return &clientHandshake{key: key, hello: hello, open: open}, nil
+	return &clientHandshake{identity: to, hello: hello, open: open}, nil
 }
+
+// seals are those of the subflow that the handshake was for.
+func (h *clientHandshake) seals() seals { return deriveSeals(h.key, h.version, h.hello, h.open) }
 
 // awaitAccept reads the server's answer, and nothing beyond it. It returns a *RefusedError where the server refuses.
 func (h *clientHandshake) awaitAccept(r io.Reader) error {
@@ -207,14 +230,7 @@ func (h *clientHandshake) awaitAccept(r io.Reader) error {
 		return fmt.Errorf("bond answer: %w", notBareEOF(err))
 	}
 	if code := RefuseCode(b[0]); code != statusAccept {
-		if _, err := io.ReadFull(r, b[:1]); err != nil {
-			return fmt.Errorf("bond REFUSE (%s): %w", code, notBareEOF(err))
-		}
-		text := make([]byte, b[0])
-		if _, err := io.ReadFull(r, text); err != nil {
-			return fmt.Errorf("bond REFUSE (%s): %w", code, notBareEOF(err))
-		}
-		return &RefusedError{Code: code, Reason: string(text)}
+		return h.readRefuse(r, code)
 	}
 	if _, err := io.ReadFull(r, b[:]); err != nil {
 		return fmt.Errorf("bond ACCEPT: %w", notBareEOF(err))
@@ -225,12 +241,41 @@ func (h *clientHandshake) awaitAccept(r io.Reader) error {
 	return nil
 }
 
+// readRefuse reads REFUSE after its code.
+func (h *clientHandshake) readRefuse(r io.Reader, code RefuseCode) error {
+	said := make([]byte, 2, 2+maxText+macLen)
+	said[0] = byte(code)
+	if _, err := io.ReadFull(r, said[1:]); err != nil {
+		return fmt.Errorf("bond REFUSE (%s): %w", code, notBareEOF(err))
+	}
+	said = said[:2+int(said[1])]
+	if _, err := io.ReadFull(r, said[2:]); err != nil {
+		return fmt.Errorf("bond REFUSE (%s): %w", code, notBareEOF(err))
+	}
+	refused := &RefusedError{Code: code, Reason: string(said[2:])}
+	if h.version < versionSealed {
+		refused.sure = !code.byDamage()
+		return refused
+	}
+	mac := said[len(said) : len(said)+macLen]
+	if _, err := io.ReadFull(r, mac); err == nil { // else it has none: the server could not read the OPEN
+		refused.sure = hmac.Equal(mac, proof(h.key, labelRefuse, h.hello, h.open, said))
+	}
+	return refused
+}
+
+// byDamage says whether a server says this of an OPEN that was damaged on its way, too.
+func (c RefuseCode) byDamage() bool { return c <= RefuseMAC }
+
 // serverHandshake is the server's part of a subflow's handshake.
 type serverHandshake struct {
 	conn    net.Conn
 	private *ecdh.PrivateKey
+	highest uint8 // version that is spoken here
 	hello   []byte
-	open    []byte // as it came; with its mac
+	open    []byte  // as it came; with its mac
+	version uint8   // of OPEN; 0: none that is spoken here
+	key     *secret // that OPEN has proven; nil: none
 }
 
 // open is what a client asks for.
@@ -242,24 +287,24 @@ type open struct {
 }
 
 // serverHello sends HELLO.
-func serverHello(conn net.Conn) (*serverHandshake, error) {
-	return serverHelloFrom(conn, rand.Reader)
+func serverHello(conn net.Conn, highest uint8) (*serverHandshake, error) {
+	return serverHelloFrom(conn, highest, rand.Reader)
 }
 
-func serverHelloFrom(conn net.Conn, nonceSrc io.Reader) (*serverHandshake, error) {
+func serverHelloFrom(conn net.Conn, highest uint8, nonceSrc io.Reader) (*serverHandshake, error) {
 	nonce, private, err := ephemeral(nonceSrc)
 	if err != nil {
 		return nil, err
 	}
 	hello := make([]byte, 0, helloLen)
 	hello = append(hello, magic...)
-	hello = append(hello, maxVersion, minVersion)
+	hello = append(hello, highest, minVersion)
 	hello = append(hello, nonce[:]...)
 	hello = append(hello, private.PublicKey().Bytes()...)
 	if _, err := conn.Write(hello); err != nil {
 		return nil, fmt.Errorf("bond HELLO: %w", err)
 	}
-	return &serverHandshake{conn: conn, private: private, hello: hello}, nil
+	return &serverHandshake{conn: conn, private: private, highest: highest, hello: hello}, nil
 }
 
 // readOpen reads the client's OPEN, and nothing beyond it. A *RefusedError is what the client is to be told, by refuse.
@@ -277,10 +322,12 @@ func (h *serverHandshake) readOpen() (open, error) {
 	o.id = connID(rest[2:])
 	o.subflow = binary.BigEndian.Uint32(rest[2+connIDLen+nonceLen:])
 
+	if o.version < minVersion || o.version > h.highest {
+		return o, &RefusedError{Code: RefuseVersion, Reason: versionReason(minVersion, h.highest)}
+	}
+	h.version = o.version
 	size := openJoinLen
 	switch {
-	case o.version < minVersion || o.version > maxVersion:
-		return o, &RefusedError{Code: RefuseVersion, Reason: versionReason(minVersion, maxVersion)}
 	case o.kind == openNew && o.subflow != 0:
 		return o, &RefusedError{Code: RefuseMalformed, Reason: "NEW is subflow 0"}
 	case o.kind == openJoin && o.subflow == 0:
@@ -303,7 +350,7 @@ func (h *serverHandshake) verifyNew() (secret, error) {
 	id := connID(fields)
 	clientNonce := fields[connIDLen : connIDLen+nonceLen]
 	serverNonce, _ := splitHello(h.hello)
-	key, err := deriveKey(h.private, h.open[openHead:openHead+keyLen], serverNonce, clientNonce, id)
+	key, err := deriveKey(h.private, h.open[openHead:openHead+keyLen], serverNonce, clientNonce, id, h.version)
 	if err != nil {
 		return secret{}, &RefusedError{Code: RefuseMalformed, Reason: "unusable key"}
 	}
@@ -319,12 +366,18 @@ func (h *serverHandshake) verifyJoin(key secret) error {
 	if !hmac.Equal(mac, proof(key, labelClient, h.hello, body)) {
 		return &RefusedError{Code: RefuseMAC}
 	}
+	h.key = &key
 	return nil
 }
 
-// accept tells the client that its subflow carries frames from here on.
-func (h *serverHandshake) accept(key secret) error {
-	answer := append([]byte{statusAccept}, proof(key, labelServer, h.hello, h.open)...)
+// seals are those of the subflow that the handshake was for. It must have proven a key.
+func (h *serverHandshake) seals() seals {
+	return deriveSeals(*h.key, h.version, h.hello, h.open).swapped()
+}
+
+// accept tells the client that its subflow carries frames from here on. The handshake must have proven a key.
+func (h *serverHandshake) accept() error {
+	answer := append([]byte{statusAccept}, proof(*h.key, labelServer, h.hello, h.open)...)
 	if _, err := h.conn.Write(answer); err != nil {
 		return fmt.Errorf("bond ACCEPT: %w", err)
 	}
@@ -338,6 +391,12 @@ func (h *serverHandshake) refuse(code RefuseCode, text string) error {
 	}
 	text = clipText(text)
 	answer := append([]byte{byte(code), byte(len(text))}, text...)
+	switch {
+	case h.version == 0 || h.version >= versionSealed && h.key == nil:
+		answer = append(answer, make([]byte, macLen)...) // proves nothing
+	case h.version >= versionSealed:
+		answer = append(answer, proof(*h.key, labelRefuse, h.hello, h.open, answer)...)
+	}
 	if _, err := h.conn.Write(answer); err != nil {
 		return fmt.Errorf("bond REFUSE: %w", err)
 	}

@@ -65,7 +65,7 @@ func streamPair(t *testing.T) (client, server net.Conn) {
 
 // answer runs the server's part. keys are the connections that it knows.
 func answer(conn net.Conn, keys map[connID]secret) (open, secret, error) {
-	h, err := serverHello(conn)
+	h, err := serverHello(conn, maxVersion)
 	if err != nil {
 		return open{}, secret{}, err
 	}
@@ -86,7 +86,7 @@ func answer(conn net.Conn, keys map[connID]secret) (open, secret, error) {
 	if err != nil {
 		return o, key, err
 	}
-	return o, key, h.accept(key)
+	return o, key, h.accept()
 }
 
 type answered struct {
@@ -113,7 +113,7 @@ func TestHandshake(t *testing.T) {
 
 	client, server := streamPair(t)
 	done := answerAside(server, nil)
-	h, err := clientNew(client, id, nil)
+	h, err := clientNew(client, id, maxVersion, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +121,7 @@ func TestHandshake(t *testing.T) {
 		t.Fatal(err)
 	}
 	got := <-done
-	if got.err != nil || got.open != (open{version: 1, kind: openNew, id: id}) {
+	if got.err != nil || got.open != (open{version: 2, kind: openNew, id: id}) {
 		t.Fatalf("%+v", got)
 	}
 	if got.key != h.key || h.key == (secret{}) {
@@ -131,14 +131,14 @@ func TestHandshake(t *testing.T) {
 	for _, subflow := range []uint32{1, 2, 1<<32 - 1} {
 		client, server := streamPair(t)
 		done := answerAside(server, map[connID]secret{id: got.key})
-		h, err := clientJoin(client, id, got.key, subflow)
+		h, err := clientJoin(client, identity{id, got.key, maxVersion}, subflow)
 		if err != nil {
 			t.Fatal(err)
 		}
 		if err := h.awaitAccept(client); err != nil {
 			t.Fatal(err)
 		}
-		if got := <-done; got.err != nil || got.open != (open{version: 1, kind: openJoin, id: id, subflow: subflow}) {
+		if got := <-done; got.err != nil || got.open != (open{version: 2, kind: openJoin, id: id, subflow: subflow}) {
 			t.Fatalf("%+v", got)
 		}
 	}
@@ -146,7 +146,7 @@ func TestHandshake(t *testing.T) {
 	// Another connection with the same id has another key.
 	client, server = streamPair(t)
 	done = answerAside(server, nil)
-	if again, err := clientNew(client, id, nil); err != nil || again.key == h.key {
+	if again, err := clientNew(client, id, maxVersion, nil); err != nil || again.key == h.key {
 		t.Fatal("the key does not depend on the exchange", err)
 	} else if err := again.awaitAccept(client); err != nil {
 		t.Fatal(err)
@@ -169,7 +169,7 @@ func TestJoinRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			client, server := streamPair(t)
 			done := answerAside(server, c.keys)
-			h, err := clientJoin(client, sampleID, key, 1)
+			h, err := clientJoin(client, identity{sampleID, key, maxVersion}, 1)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -187,6 +187,7 @@ func TestJoinRefused(t *testing.T) {
 
 // exchange gives the bytes of a handshake: fixed, and of the real code.
 type exchange struct {
+	server              *serverHandshake
 	key                 secret
 	hello, open, accept []byte
 }
@@ -195,16 +196,16 @@ type exchange struct {
 func fixedExchange(t testing.TB, kind openKind, key secret) exchange {
 	t.Helper()
 	toClient, toServer := new(scripted), new(scripted)
-	server, err := serverHelloFrom(toServer, &counting{0x00})
+	server, err := serverHelloFrom(toServer, maxVersion, &counting{0x00})
 	if err != nil {
 		t.Fatal(err)
 	}
 	toClient.in = bytes.NewReader(toServer.out.Bytes())
 	var client *clientHandshake
 	if kind == openNew {
-		client, err = clientNew(toClient, sampleID, &counting{0x40})
+		client, err = clientNew(toClient, sampleID, maxVersion, &counting{0x40})
 	} else {
-		client, err = clientJoinFrom(toClient, sampleID, key, 1, &counting{0x40})
+		client, err = clientJoinFrom(toClient, identity{sampleID, key, maxVersion}, 1, &counting{0x40})
 	}
 	if err != nil {
 		t.Fatal(err)
@@ -221,13 +222,34 @@ func fixedExchange(t testing.TB, kind openKind, key secret) exchange {
 	} else if err := server.verifyJoin(key); err != nil {
 		t.Fatal(err)
 	}
-	if err := server.accept(key); err != nil {
+	if err := server.accept(); err != nil {
 		t.Fatal(err)
 	}
 	if err := client.awaitAccept(bytes.NewReader(toServer.out.Bytes())); err != nil {
 		t.Fatal(err)
 	}
-	return exchange{key, server.hello, toClient.out.Bytes(), toServer.out.Bytes()}
+	return exchange{server, key, server.hello, toClient.out.Bytes(), toServer.out.Bytes()}
+}
+
+// refuse gives the REFUSE that the server could have answered with, and checks that the client believes it.
+func (x *exchange) refuse(t testing.TB, code RefuseCode, text string) []byte {
+	t.Helper()
+	s := &scripted{}
+	x.server.conn = s
+	if err := x.server.refuse(code, text); err != nil {
+		t.Fatal(err)
+	}
+	refusal := bytes.Clone(s.out.Bytes())
+	var refused *RefusedError
+	if err := x.client().awaitAccept(&s.out); !errors.As(err, &refused) || !refused.sure || refused.Code != code {
+		t.Errorf("told %+v", err)
+	}
+	return refusal
+}
+
+// client is the client's part, which waits for an answer.
+func (x *exchange) client() *clientHandshake {
+	return &clientHandshake{identity: identity{sampleID, x.key, maxVersion}, hello: x.hello, open: x.open}
 }
 
 // The lengths are the specification's.
@@ -246,7 +268,7 @@ func TestHandshakeLeavesFrames(t *testing.T) {
 	for _, kind := range []openKind{openNew, openJoin} {
 		x := fixedExchange(t, kind, secret{1})
 		server := &scripted{}
-		h, err := serverHelloFrom(server, &counting{0x00})
+		h, err := serverHelloFrom(server, maxVersion, &counting{0x00})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -258,9 +280,9 @@ func TestHandshakeLeavesFrames(t *testing.T) {
 		client := &scripted{in: io.MultiReader(bytes.NewReader(x.hello), bytes.NewReader(x.accept), strings.NewReader(after))}
 		var c *clientHandshake
 		if kind == openNew {
-			c, err = clientNew(client, sampleID, &counting{0x40})
+			c, err = clientNew(client, sampleID, maxVersion, &counting{0x40})
 		} else {
-			c, err = clientJoinFrom(client, sampleID, x.key, 1, &counting{0x40})
+			c, err = clientJoinFrom(client, identity{sampleID, x.key, maxVersion}, 1, &counting{0x40})
 		}
 		if err != nil || client.read != len(x.hello) {
 			t.Fatalf("kind %d: the client read %d of %d bytes: %v", kind, client.read, len(x.hello), err)
@@ -287,7 +309,7 @@ func TestHandshakeTampered(t *testing.T) {
 			altered := bytes.Clone(x.open)
 			altered[i] ^= 1 << (i % 8)
 			server := &scripted{in: bytes.NewReader(altered)}
-			h, err := serverHelloFrom(server, &counting{0x00})
+			h, err := serverHelloFrom(server, maxVersion, &counting{0x00})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -308,9 +330,9 @@ func TestHandshakeTampered(t *testing.T) {
 			var c *clientHandshake
 			var err error
 			if kind == openNew {
-				c, err = clientNew(client, sampleID, &counting{0x40})
+				c, err = clientNew(client, sampleID, maxVersion, &counting{0x40})
 			} else {
-				c, err = clientJoinFrom(client, sampleID, key, 1, &counting{0x40})
+				c, err = clientJoinFrom(client, identity{sampleID, key, maxVersion}, 1, &counting{0x40})
 			}
 			if err != nil {
 				continue // not a HELLO, or of other versions
@@ -325,8 +347,7 @@ func TestHandshakeTampered(t *testing.T) {
 		for i := range x.accept {
 			altered := bytes.Clone(x.accept)
 			altered[i] ^= 1 << (i % 8)
-			c := &clientHandshake{key: x.key, hello: x.hello, open: x.open}
-			if err := c.awaitAccept(bytes.NewReader(altered)); err == nil {
+			if err := x.client().awaitAccept(bytes.NewReader(altered)); err == nil {
 				t.Errorf("kind %d: ACCEPT with byte %d altered is taken", kind, i)
 			}
 		}
@@ -345,7 +366,7 @@ func TestJoinReplayed(t *testing.T) {
 	if _, err := client.Write(x.open); err != nil {
 		t.Fatal(err)
 	}
-	err := (&clientHandshake{key: key}).awaitAccept(client)
+	err := (&clientHandshake{identity: identity{key: key}}).awaitAccept(client)
 	if refused := new(RefusedError); !errors.As(err, &refused) || refused.Code != RefuseMAC {
 		t.Errorf("got %v", err)
 	}
@@ -373,14 +394,14 @@ func TestSmallOrderKeys(t *testing.T) {
 		x := fixedExchange(t, openNew, secret{})
 
 		hello := append(bytes.Clone(x.hello[:helloLen-keyLen]), point...)
-		_, err = clientNew(&scripted{in: bytes.NewReader(hello)}, sampleID, nil)
+		_, err = clientNew(&scripted{in: bytes.NewReader(hello)}, sampleID, maxVersion, nil)
 		if violation := new(protocolError); !errors.As(err, &violation) {
 			t.Errorf("the client: %v", err)
 		}
 
 		// All that the attacker needs for the mac, were the secret zero.
 		copy(x.open[openHead:], point)
-		h, err := serverHelloFrom(&scripted{in: bytes.NewReader(x.open)}, &counting{0})
+		h, err := serverHelloFrom(&scripted{in: bytes.NewReader(x.open)}, maxVersion, &counting{0})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -405,14 +426,14 @@ func TestHelloRefused(t *testing.T) {
 		"silence":      {"", "bond HELLO: unexpected EOF"},
 		"cut":          {versions(1, 1)[:53], "bond HELLO: unexpected EOF"},
 		"an SSH one":   {"SSH-2.0-OpenSSH_9.9\r\n", `it begins with "SSH-"`},
-		"newer":        {versions(3, 2), "refused: no version in common (\"the server speaks versions 2 to 3\")"},
+		"newer":        {versions(4, 3), "refused: no version in common (\"the server speaks versions 3 to 4\")"},
 		"older":        {versions(0, 0), "refused: no version in common (\"the server speaks version 0\")"},
 		"upside down":  {versions(1, 2), "HELLO with versions 2 to 1"},
 		"wider is fit": {versions(9, 0), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, errNew := clientNew(&scripted{in: strings.NewReader(c.hello)}, sampleID, nil)
-			_, errJoin := clientJoin(&scripted{in: strings.NewReader(c.hello)}, sampleID, secret{1}, 1)
+			_, errNew := clientNew(&scripted{in: strings.NewReader(c.hello)}, sampleID, maxVersion, nil)
+			_, errJoin := clientJoin(&scripted{in: strings.NewReader(c.hello)}, identity{sampleID, secret{1}, maxVersion}, 1)
 			for _, err := range []error{errNew, errJoin} {
 				if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 					t.Errorf("got %v, want %s", err, c.want)
@@ -441,7 +462,7 @@ func TestOpenRefused(t *testing.T) {
 		"cut JOIN":        {head(1, openJoin, 1) + strings.Repeat("x", 31), 0},
 		"an SSH client's": {"SSH-2.0-Go\r\n" + strings.Repeat("x", 100), RefuseMalformed},
 		"version 0":       {head(0, openNew, 0), RefuseVersion},
-		"version 2":       {head(2, openJoin, 1), RefuseVersion},
+		"version 3":       {head(3, openJoin, 1), RefuseVersion},
 		"kind 0":          {head(1, 0, 0), RefuseMalformed},
 		"kind 3":          {head(1, 3, 0), RefuseMalformed},
 		"NEW, subflow 1":  {head(1, openNew, 1), RefuseMalformed},
@@ -466,7 +487,8 @@ func TestOpenRefused(t *testing.T) {
 			// The client is told the same.
 			answer := s.out.Bytes()[helloLen:]
 			told := new(RefusedError)
-			if err := (&clientHandshake{}).awaitAccept(bytes.NewReader(answer)); !errors.As(err, &told) || *told != *refused {
+			if err := (&clientHandshake{}).awaitAccept(bytes.NewReader(answer)); !errors.As(err, &told) ||
+				told.Code != refused.Code || told.Reason != refused.Reason {
 				t.Errorf("the client is told %v, not %v", err, refused)
 			}
 		})
@@ -517,15 +539,15 @@ func TestNoRandomness(t *testing.T) {
 	none := iotest.ErrReader(errors.New("no entropy"))
 	x := fixedExchange(t, openNew, secret{})
 	s := &scripted{in: bytes.NewReader(x.hello)}
-	if _, err := clientNew(s, sampleID, none); err == nil || s.out.Len() != 0 {
+	if _, err := clientNew(s, sampleID, maxVersion, none); err == nil || s.out.Len() != 0 {
 		t.Errorf("NEW: %v", err)
 	}
 	s = &scripted{in: bytes.NewReader(x.hello)}
-	if _, err := clientJoinFrom(s, sampleID, secret{}, 1, none); err == nil || s.out.Len() != 0 {
+	if _, err := clientJoinFrom(s, identity{sampleID, secret{}, maxVersion}, 1, none); err == nil || s.out.Len() != 0 {
 		t.Errorf("JOIN: %v", err)
 	}
 	s = &scripted{}
-	if _, err := serverHelloFrom(s, none); err == nil || s.out.Len() != 0 {
+	if _, err := serverHelloFrom(s, maxVersion, none); err == nil || s.out.Len() != 0 {
 		t.Errorf("HELLO: %v", err)
 	}
 }
@@ -545,7 +567,7 @@ func FuzzReadOpen(f *testing.F) {
 	f.Add([]byte("SSH-2.0-OpenSSH_9.9\r\n"))
 	f.Fuzz(func(t *testing.T, in []byte) {
 		s := &scripted{in: bytes.NewReader(in)}
-		h, err := serverHelloFrom(s, &counting{0x00})
+		h, err := serverHelloFrom(s, maxVersion, &counting{0x00})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -593,9 +615,9 @@ func FuzzClientHandshake(f *testing.F) {
 		var h *clientHandshake
 		var err error
 		if isNew {
-			h, err = clientNew(s, sampleID, &counting{0x40})
+			h, err = clientNew(s, sampleID, maxVersion, &counting{0x40})
 		} else {
-			h, err = clientJoinFrom(s, sampleID, key, 1, &counting{0x40})
+			h, err = clientJoinFrom(s, identity{sampleID, key, maxVersion}, 1, &counting{0x40})
 		}
 		refused, violation := new(RefusedError), new(protocolError)
 		isTold := func(err error) bool {

@@ -9,6 +9,7 @@ import (
 	"math/rand/v2"
 	"net"
 	"runtime"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -51,7 +52,7 @@ func openRaw(t *testing.T, l *Listener, stream net.Conn) (*clientHandshake, conn
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := clientNew(stream, id, nil)
+	h, err := clientNew(stream, id, maxVersion, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -73,10 +74,18 @@ func abort(c *Conn) {
 	c.Close()
 }
 
-func encode(frames ...frame) []byte {
-	var b []byte
+// encode gives each frame's bytes.
+func encode(frames ...frame) (encoded [][]byte) {
 	for i := range frames {
-		b = appendFrame(b, &frames[i])
+		encoded = append(encoded, appendFrame(nil, &frames[i]))
+	}
+	return encoded
+}
+
+// sealed is what an end with this seal writes for the frames.
+func sealed(s *seal, frames ...[]byte) (b []byte) {
+	for _, f := range frames {
+		b = s.append(append(b, f...), len(b))
 	}
 	return b
 }
@@ -91,12 +100,14 @@ func ackOf(ack, limit, received uint64) frame {
 
 // game is what a hostile peer sends to an end, and how the end ends the connection for it.
 type game struct {
-	name  string
-	bytes []byte
+	name   string
+	frames [][]byte // some of which are none
 	// hello: the end has written "hello", and the peer has it, when it sends bytes. finished: and no more is to come.
 	hello, finished bool
 	want            string // of the error and of RESET; empty: no harm is done
 	leaves          bool   // the subflow may end, and the connection does not
+	stale           bool   // from version 2 on that is an older frame, which is nothing
+	shapeless       bool   // with seals, this is taken for damage: the subflow ends, and the connection does not
 }
 
 func games() []game {
@@ -107,62 +118,68 @@ func games() []game {
 	for i := range random {
 		random[i] = byte(rng.Uint32()) | 0x80 // no type of frame
 	}
-	var gaps []byte
+	var gaps [][]byte
 	for dsn := uint64(1); dsn < initialLimit; dsn += 2 {
-		gaps = appendFrame(gaps, &frame{typ: frameData, dsn: dsn, data: []byte{1}})
+		gaps = append(gaps, encode(frame{typ: frameData, dsn: dsn, data: []byte{1}})...)
 	}
 	leave := frame{typ: frameLeave}
 	late := ackOf(5, lots, 16)
 	late.delay = math.MaxUint32
 	return []game{
-		{name: "data at the limit", bytes: encode(dataOf(DefaultWindow, 1)), want: "is the limit"},
-		{name: "data across the limit", bytes: encode(dataOf(DefaultWindow-1, 2)), want: "is the limit"},
-		{name: "data far away", bytes: encode(dataOf(1<<63, maxData)), want: "is the limit"},
-		{name: "data that wraps", bytes: encode(dataOf(math.MaxUint64, 2)), want: "is the limit"},
-		{name: "data of nothing", bytes: []byte("\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00"), want: "DATA of 0 bytes"},
-		{name: "data, giant", bytes: []byte("\x01\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff"), want: "DATA of 65535 bytes"},
-		{name: "reset, giant", bytes: []byte("\x08\x00\x01\xff\xff"), want: "text of 65535 bytes"},
-		{name: "gaps", bytes: gaps, want: "more gaps"},
-		{name: "type 0", bytes: []byte{0}, want: "type 0"},
-		{name: "type 9", bytes: []byte{9}, want: "type 9"},
-		{name: "garbage", bytes: random, want: "unknown frame"},
-		{name: "another handshake", bytes: []byte(magic), want: "type 66"},
+		{name: "data at the limit", frames: encode(dataOf(DefaultWindow, 1)), want: "is the limit"},
+		{name: "data across the limit", frames: encode(dataOf(DefaultWindow-1, 2)), want: "is the limit"},
+		{name: "data far away", frames: encode(dataOf(1<<63, maxData)), want: "is the limit"},
+		{name: "data that wraps", frames: encode(dataOf(math.MaxUint64, 2)), want: "is the limit"},
+		{name: "data of nothing", frames: [][]byte{[]byte("\x01\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00")}, want: "DATA of 0 bytes"},
+		{name: "data, giant", frames: [][]byte{[]byte("\x01\x00\x00\x00\x00\x00\x00\x00\x00\xff\xff")}, want: "DATA of 65535 bytes", shapeless: true},
+		{name: "reset, giant", frames: [][]byte{[]byte("\x08\x00\x01\xff\xff")}, want: "text of 65535 bytes", shapeless: true},
+		{name: "gaps", frames: gaps, want: "more gaps"},
+		{name: "type 0", frames: [][]byte{{0}}, want: "type 0", shapeless: true},
+		{name: "type 10", frames: [][]byte{{10}}, want: "type 10", shapeless: true},
+		{name: "garbage", frames: [][]byte{random}, want: "unknown frame", shapeless: true},
+		{name: "another handshake", frames: [][]byte{[]byte(magic)}, want: "type 66", shapeless: true},
 
-		{name: "data beyond FIN", bytes: encode(fin(5), dataOf(5, 1)), want: "after FIN"},
-		{name: "data across FIN", bytes: encode(fin(5), dataOf(0, 6)), want: "after FIN"},
-		{name: "FIN grows", bytes: encode(fin(5), fin(6)), want: "after FIN"},
-		{name: "FIN shrinks", bytes: encode(fin(5), fin(4)), want: "after FIN"},
-		{name: "FIN below data", bytes: encode(dataOf(10, 10), fin(19)), want: "with data up to"},
-		{name: "FIN below data in order", bytes: encode(dataOf(0, 10), fin(0)), want: "with data up to"},
-		{name: "FIN beyond the limit", bytes: encode(fin(lots)), want: "FIN at"},
-		{name: "FIN wraps", bytes: encode(fin(math.MaxUint64)), want: "FIN at"},
-		{name: "data after LEAVE", bytes: encode(leave, dataOf(0, 1)), want: "after LEAVE"},
-		{name: "FIN after LEAVE", bytes: encode(leave, fin(0)), want: "after LEAVE"},
+		{name: "data beyond FIN", frames: encode(fin(5), dataOf(5, 1)), want: "after FIN"},
+		{name: "data across FIN", frames: encode(fin(5), dataOf(0, 6)), want: "after FIN"},
+		{name: "FIN grows", frames: encode(fin(5), fin(6)), want: "after FIN"},
+		{name: "FIN shrinks", frames: encode(fin(5), fin(4)), want: "after FIN"},
+		{name: "FIN below data", frames: encode(dataOf(10, 10), fin(19)), want: "with data up to"},
+		{name: "FIN below data in order", frames: encode(dataOf(0, 10), fin(0)), want: "with data up to"},
+		{name: "FIN beyond the limit", frames: encode(fin(lots)), want: "FIN at"},
+		{name: "FIN wraps", frames: encode(fin(math.MaxUint64)), want: "FIN at"},
+		{name: "data after LEAVE", frames: encode(leave, dataOf(0, 1)), want: "after LEAVE"},
+		{name: "FIN after LEAVE", frames: encode(leave, fin(0)), want: "after LEAVE"},
 
-		{name: "ack of nothing sent", bytes: encode(ackOf(1, lots, 0)), want: "bytes were sent"},
-		{name: "ack of all there is", bytes: encode(ackOf(math.MaxUint64, math.MaxUint64, 0)), want: "bytes were sent"},
-		{name: "received of nothing sent", bytes: encode(ackOf(0, lots, 1)), want: "bytes on a subflow"},
-		{name: "ack of one more", hello: true, bytes: encode(ackOf(6, lots, 16)), want: "bytes were sent"},
-		{name: "received of one more", hello: true, bytes: encode(ackOf(5, lots, 17)), want: "bytes on a subflow"},
-		{name: "received goes back", hello: true, bytes: encode(ackOf(5, lots, 16), ackOf(5, lots, 0)), want: "on a subflow"},
-		{name: "limit below ack", hello: true, bytes: encode(ackOf(5, 4, 16)), want: "with the limit"},
-		{name: "ack beyond FIN", finished: true, bytes: encode(ackOf(7, lots, 16+finSize)), want: "bytes were sent"},
+		{name: "ack of nothing sent", frames: encode(ackOf(1, lots, 0)), want: "bytes were sent"},
+		{name: "ack of all there is", frames: encode(ackOf(math.MaxUint64, math.MaxUint64, 0)), want: "bytes were sent"},
+		{name: "received of nothing sent", frames: encode(ackOf(0, lots, 1)), want: "bytes on a subflow"},
+		{name: "ack of one more", hello: true, frames: encode(ackOf(6, lots, 16)), want: "bytes were sent"},
+		{name: "received of one more", hello: true, frames: encode(ackOf(5, lots, 17)), want: "bytes on a subflow"},
+		{name: "received goes back", hello: true, frames: encode(ackOf(5, lots, 16), ackOf(5, lots, 0)), want: "on a subflow", stale: true},
+		{name: "limit below ack", hello: true, frames: encode(ackOf(5, 4, 16)), want: "with the limit"},
+		{name: "ack beyond FIN", finished: true, frames: encode(ackOf(7, lots, 16+finSize)), want: "bytes were sent"},
 
-		{name: "limit goes back", hello: true, bytes: encode(ackOf(0, lots, 16), ackOf(0, 0, 16), ackOf(5, lots, 16))},
-		{name: "ack goes back", hello: true, bytes: encode(ackOf(5, lots, 16), ackOf(0, lots, 16), ackOf(5, lots, 16))},
-		{name: "delay beyond all", hello: true, bytes: encode(late)},
-		{name: "answers without questions", bytes: bytes.Repeat(encode(frame{typ: framePong, token: 1}), 1000)},
-		{name: "wants without end", bytes: bytes.Repeat(encode(frame{typ: frameWant}), 10_000)},
-		{name: "the same FIN again", bytes: encode(fin(9), fin(9), fin(9))},
-		{name: "the same data again", bytes: bytes.Repeat(encode(dataOf(3, 1000)), 1000)},
-		{name: "leaves without end", bytes: bytes.Repeat(encode(leave), 1000), leaves: true},
+		{name: "limit goes back", hello: true, frames: encode(ackOf(0, lots, 16), ackOf(0, 0, 16), ackOf(5, lots, 16))},
+		{name: "ack goes back", hello: true, frames: encode(ackOf(5, lots, 16), ackOf(0, lots, 16), ackOf(5, lots, 16))},
+		{name: "delay beyond all", hello: true, frames: encode(late)},
+		{name: "answers without questions", frames: slices.Repeat(encode(frame{typ: framePong, token: 1}), 1000)},
+		{name: "wants without end", frames: slices.Repeat(encode(frame{typ: frameWant}), 10_000)},
+		{name: "the same FIN again", frames: encode(fin(9), fin(9), fin(9))},
+		{name: "the same data again", frames: slices.Repeat(encode(dataOf(3, 1000)), 1000)},
+		{name: "leaves without end", frames: slices.Repeat(encode(leave), 1000), leaves: true},
 	}
 }
 
-// play sends a game's bytes to victim, whose subflow the hostile peer holds the other end of.
-func (g *game) play(t *testing.T, stream net.Conn, victim *Conn) {
+// play sends a game's frames to victim, whose subflow the hostile peer holds the other end of, with the peer's seals.
+func (g *game) play(t *testing.T, stream net.Conn, keys seals, victim *Conn) {
 	t.Helper()
+	if g.stale && keys != (seals{}) {
+		fresh := *g
+		fresh.want, g = "", &fresh
+	}
 	r := newFrameReader(stream)
+	r.seal = keys.in
+	endsSubflow := g.leaves || g.shapeless && keys.out != nil
 	if g.hello || g.finished {
 		if _, err := victim.Write([]byte("hello")); err != nil {
 			t.Fatal(err)
@@ -182,14 +199,14 @@ func (g *game) play(t *testing.T, stream net.Conn, victim *Conn) {
 	}
 
 	// Asking for an answer shows that all before was taken without harm.
-	sent := append(bytes.Clone(g.bytes), encode(frame{typ: framePing, token: 0xabcdef})...)
+	sent := sealed(keys.out, append(slices.Clone(g.frames), encode(frame{typ: framePing, token: 0xabcdef})...)...)
 	var writing sync.WaitGroup
 	defer writing.Wait()
 	writing.Go(func() { _, _ = stream.Write(sent) }) // the victim may close at any byte
 	for {
 		err := r.next(&f)
 		switch {
-		case err != nil && g.leaves:
+		case err != nil && endsSubflow:
 			if err := victim.Err(); err != nil {
 				t.Errorf("ended with %v", err)
 			}
@@ -207,7 +224,7 @@ func (g *game) play(t *testing.T, stream net.Conn, victim *Conn) {
 			}
 			return
 		case f.typ == frameReset:
-			if g.want == "" || f.code != ResetProtocol || !strings.Contains(f.text, g.want) {
+			if g.want == "" || endsSubflow || f.code != ResetProtocol || !strings.Contains(f.text, g.want) {
 				t.Errorf("RESET %d, %q; want %q", f.code, f.text, g.want)
 			}
 			g.ended(t, victim)
@@ -238,15 +255,15 @@ func TestHostileClient(t *testing.T) {
 	for _, g := range games() {
 		t.Run(g.name, func(t *testing.T) {
 			stream := dial()
-			_, _, victim := openRaw(t, l, stream)
-			g.play(t, stream, victim)
+			h, _, victim := openRaw(t, l, stream)
+			g.play(t, stream, h.seals(), victim)
 		})
 	}
 	// After all of that, others are served.
 	stream := dial()
-	_, _, c := openRaw(t, l, stream)
+	h, _, c := openRaw(t, l, stream)
 	last := encode(frame{typ: frameData, data: []byte("still here")}, frame{typ: frameFIN, dsn: 10})
-	if _, err := stream.Write(last); err != nil {
+	if _, err := stream.Write(sealed(h.seals().out, last...)); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := io.ReadAll(c); err != nil || string(got) != "still here" {
@@ -259,17 +276,23 @@ func TestHostileServer(t *testing.T) {
 		if g.want == "after LEAVE" {
 			continue // a client closes the subflow once both ends have taken leave, and may not read what comes after
 		}
-		t.Run(g.name, func(t *testing.T) {
-			near, far := tcpPair(t)
-			t.Cleanup(func() { far.Close() })
-			far.SetDeadline(time.Now().Add(hostileTime))
-			victim := newConn(connID{1}, secret{1}, Config{}, true)
-			t.Cleanup(func() { abort(victim) })
-			if err := victim.attach(0, near, newFrameReader(near), "", nil); err != nil {
-				t.Fatal(err)
-			}
-			g.play(t, far, victim)
-		})
+		for version := uint8(minVersion); version <= maxVersion; version++ {
+			t.Run(fmt.Sprintf("%s, version %d", g.name, version), func(t *testing.T) {
+				near, far := tcpPair(t)
+				t.Cleanup(func() { far.Close() })
+				far.SetDeadline(time.Now().Add(hostileTime))
+				victim := newConn(identity{id: connID{1}, key: secret{1}}, Config{}, true)
+				t.Cleanup(func() { abort(victim) })
+				var keys, peers seals
+				if version >= versionSealed {
+					keys, peers = sealsOf(0)
+				}
+				if err := victim.attach(0, near, newFrameReader(near), keys, "", nil); err != nil {
+					t.Fatal(err)
+				}
+				g.play(t, far, peers, victim)
+			})
+		}
 	}
 }
 
@@ -278,18 +301,20 @@ func TestViolationEndsAll(t *testing.T) {
 	l, dial := listenTCP(t, ListenerConfig{})
 	first, second := dial(), dial()
 	h, id, victim := openRaw(t, l, first)
-	join, err := clientJoin(second, id, h.key, 1)
+	join, err := clientJoin(second, identity{id, h.key, maxVersion}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if err := join.awaitAccept(second); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := second.Write([]byte{0}); err != nil {
+	keys := map[net.Conn]seals{first: h.seals(), second: join.seals()}
+	if _, err := second.Write(sealed(keys[second].out, encode(ackOf(1, 1<<30, 0))...)); err != nil {
 		t.Fatal(err)
 	}
 	for _, stream := range []net.Conn{first, second} {
 		r := newFrameReader(stream)
+		r.seal = keys[stream].in
 		var f frame
 		for f.typ != frameReset {
 			if err := r.next(&f); err != nil {
@@ -312,7 +337,7 @@ func TestHostileHandshakes(t *testing.T) {
 
 	// What somebody who reads the sessions has: the bytes of a JOIN that was accepted.
 	stream := dial()
-	join, err := clientJoin(stream, id, h.key, 1)
+	join, err := clientJoin(stream, identity{id, h.key, maxVersion}, 1)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -324,7 +349,7 @@ func TestHostileHandshakes(t *testing.T) {
 	join2 := bytes.Clone(join.open)
 	join2[openHead-1] = 2 // another subflow
 	version := bytes.Clone(join.open)
-	version[len(magic)] = 2
+	version[len(magic)] = maxVersion + 1
 	stranger := bytes.Clone(join.open)
 	stranger[len(magic)+2] ^= 1
 	for name, c := range map[string]struct {
@@ -342,7 +367,7 @@ func TestHostileHandshakes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			stream := dial()
-			hello, err := readHello(stream)
+			hello, err := readHello(stream, minVersion, maxVersion)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -353,7 +378,7 @@ func TestHostileHandshakes(t *testing.T) {
 			if _, err := stream.Write(c.open); err != nil {
 				t.Fatal(err)
 			}
-			wantRefusal(t, (&clientHandshake{}).awaitAccept(stream), c.want, "")
+			wantRefusal(t, (&clientHandshake{identity: identity{version: maxVersion}}).awaitAccept(stream), c.want, "")
 			if _, err := stream.Read(make([]byte, 1)); err == nil {
 				t.Error("the stream goes on")
 			}
@@ -362,7 +387,7 @@ func TestHostileHandshakes(t *testing.T) {
 	for name, key := range map[string]secret{"no key": {}, "another key": {1}} {
 		t.Run(name, func(t *testing.T) {
 			stream := dial()
-			h, err := clientJoin(stream, id, key, 3)
+			h, err := clientJoin(stream, identity{id, key, maxVersion}, 3)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -371,7 +396,7 @@ func TestHostileHandshakes(t *testing.T) {
 	}
 
 	// None of this has touched the connection.
-	if _, err := first.Write(encode(frame{typ: frameData, data: []byte("hello")})); err != nil {
+	if _, err := first.Write(sealed(h.seals().out, encode(frame{typ: frameData, data: []byte("hello")})...)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
@@ -389,7 +414,7 @@ func TestSlowHandshakes(t *testing.T) {
 			streams.Go(func() {
 				stream := f.pipes.dial()
 				defer stream.Close()
-				if _, err := readHello(stream); err != nil {
+				if _, err := readHello(stream, minVersion, maxVersion); err != nil {
 					t.Error(err)
 					return
 				}
@@ -420,7 +445,7 @@ func TestSlowHandshakes(t *testing.T) {
 func TestManyHandshakes(t *testing.T) {
 	l, dial := listenTCP(t, ListenerConfig{MaxConns: 3})
 	stream := dial()
-	_, id, c := openRaw(t, l, stream)
+	first, id, c := openRaw(t, l, stream)
 
 	count := 2000
 	if testing.Short() {
@@ -447,7 +472,7 @@ func TestManyHandshakes(t *testing.T) {
 			_, _ = io.Copy(io.Discard, stream)
 			return nil
 		case 2:
-			h, err := clientJoin(stream, id, secret{byte(i)}, uint32(i))
+			h, err := clientJoin(stream, identity{id, secret{byte(i)}, maxVersion}, uint32(i))
 			if err == nil {
 				err = h.awaitAccept(stream)
 			}
@@ -456,7 +481,7 @@ func TestManyHandshakes(t *testing.T) {
 			}
 			return nil
 		default: // more connections than there may be, nearly all of them
-			h, err := clientNew(stream, connID{byte(i), byte(i >> 8), 1}, nil)
+			h, err := clientNew(stream, connID{byte(i), byte(i >> 8), 1}, maxVersion, nil)
 			if err == nil {
 				err = h.awaitAccept(stream)
 			}
@@ -482,7 +507,7 @@ func TestManyHandshakes(t *testing.T) {
 	if after := heap(); after > before+16<<20 {
 		t.Errorf("the heap grew from %d to %d bytes", before, after)
 	}
-	if _, err := stream.Write(encode(frame{typ: frameData, data: []byte("hello")})); err != nil {
+	if _, err := stream.Write(sealed(first.seals().out, encode(frame{typ: frameData, data: []byte("hello")})...)); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := io.ReadFull(c, make([]byte, 5)); err != nil {
@@ -494,11 +519,12 @@ func TestManyHandshakes(t *testing.T) {
 func TestQuestionsPileUp(t *testing.T) {
 	l, dial := listenTCP(t, ListenerConfig{})
 	stream := dial()
-	_, _, c := openRaw(t, l, stream)
+	h, _, c := openRaw(t, l, stream)
+	keys := h.seals()
 	const last = 300_000
 	var ask []byte
 	for token := range uint64(last) {
-		ask = appendFrame(ask, &frame{typ: framePing, token: token + 1})
+		ask = append(ask, sealed(keys.out, encode(frame{typ: framePing, token: token + 1})...)...)
 	}
 	if _, err := stream.Write(ask); err != nil {
 		t.Fatal(err)
@@ -511,6 +537,7 @@ func TestQuestionsPileUp(t *testing.T) {
 	}
 	c.mu.Unlock()
 	r := newFrameReader(stream)
+	r.seal = keys.in
 	for f := (frame{}); f.token != last; {
 		if err := r.next(&f); err != nil {
 			t.Fatal(err)
@@ -551,12 +578,12 @@ func TestRefusedAfterGoodEnd(t *testing.T) {
 		if m.through() {
 			t.Error("a client that can ask again takes silence for an answer")
 		}
-		if m.fail(&RefusedError{Code: RefuseClosed}); m.err != nil || !m.through() {
+		if m.fail(&RefusedError{Code: RefuseClosed, sure: true}); m.err != nil || !m.through() {
 			t.Errorf("it ended with %v", m.err)
 		}
 		// One that misses something does not.
 		m = newMachine(true, DefaultWindow, DefaultSendBuffer, DefaultLinger, time.Now())
-		if m.fail(&RefusedError{Code: RefuseClosed}); m.err == nil {
+		if m.fail(&RefusedError{Code: RefuseClosed, sure: true}); m.err == nil {
 			t.Error("a connection that had not finished ended in good order")
 		}
 	})

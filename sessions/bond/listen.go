@@ -40,6 +40,8 @@ type ListenerConfig struct {
 
 	MaxConns         int
 	MaxSubflows      int           // of one connection
+	MaxStreams       int           // subflows of all connections together; 0: no bound but the others
+	Spare            int           // of these, how many are kept for the first subflows of new connections
 	HandshakeTimeout time.Duration // for each subflow
 
 	// Memory bounds the bytes that all connections together may have buffered. A connection's share is set aside for it
@@ -112,6 +114,7 @@ type Listener struct {
 	closed     bool
 	draining   bool
 	memory     int // bytes that are not set aside
+	streams    int // subflows that hold a place, of all connections
 	conns      map[connID]*served
 	unaccepted int // connections that Accept has not returned yet, ended or not; at most cfg.MaxConns
 	ended      tombstones
@@ -119,8 +122,8 @@ type Listener struct {
 
 // served is a connection of a Listener.
 type served struct {
-	id     connID
-	key    secret
+	identity
+
 	conn   *Conn
 	began  time.Time
 	memory int           // set aside for its buffers
@@ -233,7 +236,7 @@ func (l *Listener) handshake(stream net.Conn) {
 	defer stop()
 	_ = stream.SetDeadline(time.Now().Add(l.cfg.HandshakeTimeout)) // fails with the stream
 
-	h, err := serverHello(stream)
+	h, err := serverHello(stream, l.cfg.highest)
 	var o open
 	if err == nil {
 		o, err = h.readOpen()
@@ -287,7 +290,7 @@ func (l *Listener) serveNew(stream net.Conn, h *serverHandshake, o open) error {
 	if err != nil {
 		return err
 	}
-	s, err := l.addConn(o.id, key)
+	s, err := l.addConn(identity{o.id, key, o.version})
 	if err != nil {
 		return err
 	}
@@ -301,11 +304,11 @@ func (l *Listener) serveNew(stream net.Conn, h *serverHandshake, o open) error {
 }
 
 // addConn gives a new connection its place and memory.
-func (l *Listener) addConn(id connID, key secret) (*served, error) {
+func (l *Listener) addConn(who identity) (*served, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	_, exists := l.conns[id]
-	_, existed := l.ended.find(id, time.Now())
+	_, exists := l.conns[who.id]
+	_, existed := l.ended.find(who.id, time.Now())
 	switch {
 	case l.closed || l.draining:
 		return nil, &RefusedError{Code: RefuseDraining}
@@ -316,20 +319,38 @@ func (l *Listener) addConn(id connID, key secret) (*served, error) {
 			Code: RefuseConns, Reason: fmt.Sprintf("there are %d, as many as there may be", l.cfg.MaxConns),
 		}
 	}
+	if l.cfg.MaxStreams > 0 && l.streams >= l.cfg.MaxStreams {
+		return nil, l.noRoom()
+	}
 	cfg := l.cfg.Config
 	var size int
 	if cfg.Window, cfg.SendBuffer, size = share(cfg.Window, cfg.SendBuffer, l.memory-subflowMemory); size == 0 {
 		return nil, l.noMemory()
 	}
 	s := &served{
-		id: id, key: key, began: time.Now(), memory: size, wake: make(chan struct{}, 1), subflows: 1,
-		conn: newConn(id, key, cfg, false),
+		identity: who, began: time.Now(), memory: size, wake: make(chan struct{}, 1), subflows: 1,
+		conn: newConn(who, cfg, false),
 	}
 	s.used.take(0)
 	l.memory -= size + subflowMemory
-	l.conns[id] = s
+	l.streams++
+	l.conns[who.id] = s
 	l.unaccepted++
 	return s, nil
+}
+
+// noRoom is for callers that hold l.mu.
+func (l *Listener) noRoom() error {
+	return &RefusedError{
+		Code: RefuseMemory, Reason: fmt.Sprintf("the machine's memory has room for %d sessions", l.cfg.MaxStreams),
+	}
+}
+
+// Streams is how many subflows all connections have together.
+func (l *Listener) Streams() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.streams
 }
 
 // noMemory is for callers that hold l.mu.
@@ -363,14 +384,20 @@ func storage(n int) int { return 1 << bits.Len(uint(max(n, 1)-1)) }
 
 // serveJoin makes stream another subflow of a connection.
 func (l *Listener) serveJoin(stream net.Conn, h *serverHandshake, o open) error {
-	s, err := l.find(o.id)
-	if err != nil {
+	who, s, refusal := l.find(o.id)
+	if who == nil {
+		return refusal
+	}
+	if err := h.verifyJoin(who.key); err != nil {
 		return err
 	}
-	if err := h.verifyJoin(s.key); err != nil {
-		return err
+	switch {
+	case refusal != nil:
+		return refusal
+	case o.version != who.version:
+		return &RefusedError{Code: RefuseMalformed, Reason: fmt.Sprintf("the connection speaks version %d", who.version)}
 	}
-	err = l.addSubflow(s, o.subflow)
+	err := l.addSubflow(s, o.subflow)
 	if full, ok := errors.AsType[*RefusedError](err); ok && full.Code == RefuseSubflows && s.conn.dropStalled() {
 		// A client that was away has given it up, without being able to say so.
 		err = l.addSubflow(s, o.subflow)
@@ -386,21 +413,21 @@ func (l *Listener) serveJoin(stream net.Conn, h *serverHandshake, o open) error 
 	return nil
 }
 
-// find returns an open connection.
-func (l *Listener) find(id connID) (*served, error) {
+// find returns a connection, or the refusal of one that has ended or never was: who is nil for the latter.
+func (l *Listener) find(id connID) (who *identity, s *served, refusal *RefusedError) {
 	l.mu.Lock()
 	s, open := l.conns[id]
-	refusal, existed := l.ended.find(id, time.Now())
+	stone, existed := l.ended.find(id, time.Now())
 	l.mu.Unlock()
 	switch {
 	case open && hasEnded(s.conn): // watch is about to find out
-		return nil, refusalBy(s.conn)
+		return &s.identity, nil, refusalBy(s.conn)
 	case open:
-		return s, nil
+		return &s.identity, s, nil
 	case existed:
-		return nil, refusal
+		return &stone.identity, nil, stone.refusal
 	}
-	return nil, &RefusedError{Code: RefuseUnknown}
+	return nil, nil, &RefusedError{Code: RefuseUnknown}
 }
 
 // errEnded says that a connection has ended since it was found.
@@ -421,10 +448,13 @@ func (l *Listener) addSubflow(s *served, id uint32) error {
 		}
 	case l.memory < subflowMemory:
 		return l.noMemory()
+	case l.cfg.MaxStreams > 0 && l.streams >= l.cfg.MaxStreams-l.cfg.Spare:
+		return l.noRoom()
 	case !s.used.take(id):
 		return &RefusedError{Code: RefuseUsed}
 	}
 	s.subflows++
+	l.streams++
 	l.memory -= subflowMemory
 	return nil
 }
@@ -442,13 +472,14 @@ func (l *Listener) attach(s *served, stream net.Conn, subflow uint32, h *serverH
 			Duration: time.Since(began),
 		})
 		s.subflows--
+		l.streams--
 		l.memory += subflowMemory
 		s.notify()
 	}
-	err := h.accept(s.key)
+	err := h.accept()
 	if err == nil {
 		_ = stream.SetDeadline(time.Time{}) // fails with the stream
-		err = s.conn.attach(subflow, w, newFrameReader(w), "", nil)
+		err = s.conn.attach(subflow, w, newFrameReader(w), h.seals(), "", nil)
 	}
 	if err != nil {
 		w.note(err)
@@ -468,7 +499,7 @@ func (l *Listener) watch(s *served) {
 			refusal := refusalBy(s.conn)
 			l.mu.Lock()
 			delete(l.conns, s.id) // it gets no more subflows; see addSubflow
-			l.ended.add(s.id, refusal, time.Now())
+			l.ended.add(s.identity, refusal, time.Now())
 			l.mu.Unlock()
 		}
 		l.mu.Lock()
@@ -635,11 +666,13 @@ type tombstones struct {
 }
 
 type tombstone struct {
+	identity
+
 	ended   time.Time
 	refusal *RefusedError
 }
 
-func (t *tombstones) add(id connID, refusal *RefusedError, now time.Time) {
+func (t *tombstones) add(who identity, refusal *RefusedError, now time.Time) {
 	if t.byID == nil {
 		t.byID = make(map[connID]tombstone)
 	}
@@ -647,14 +680,14 @@ func (t *tombstones) add(id connID, refusal *RefusedError, now time.Time) {
 	if t.order.Len() == maxTombstones {
 		delete(t.byID, t.order.Pop())
 	}
-	t.byID[id] = tombstone{ended: now, refusal: refusal}
-	t.order.Push(id)
+	t.byID[who.id] = tombstone{identity: who, ended: now, refusal: refusal}
+	t.order.Push(who.id)
 }
 
-func (t *tombstones) find(id connID, now time.Time) (refusal *RefusedError, ok bool) {
+func (t *tombstones) find(id connID, now time.Time) (stone tombstone, ok bool) {
 	t.expire(now)
-	stone, ok := t.byID[id]
-	return stone.refusal, ok
+	stone, ok = t.byID[id]
+	return stone, ok
 }
 
 func (t *tombstones) expire(now time.Time) {

@@ -119,7 +119,7 @@ func (f *far) connect(t *testing.T) (*near, error) {
 func (f *far) connectAs(t *testing.T, id connID) (*near, error) {
 	t.Helper()
 	stream := f.pipes.dial()
-	h, err := clientNew(stream, id, nil)
+	h, err := clientNew(stream, id, maxVersion, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -128,8 +128,8 @@ func (f *far) connectAs(t *testing.T, id connID) (*near, error) {
 		_ = stream.Close()
 		return nil, err
 	}
-	n := &near{far: f, Conn: newConn(id, h.key, Config{}, true)}
-	if err := n.attach(0, stream, r, "", nil); err != nil {
+	n := &near{far: f, Conn: newConn(h.identity, Config{}, true)}
+	if err := n.attach(0, stream, r, h.seals(), "", nil); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = n.Close() })
@@ -153,13 +153,13 @@ func (f *far) mustConnect(t *testing.T) (*near, *Conn) {
 // join adds a subflow to the connection.
 func (n *near) join(t *testing.T, subflow uint32) error {
 	t.Helper()
-	return n.joinWith(t, n.key, subflow)
+	return n.joinAs(t, *n.who.Load(), subflow)
 }
 
-func (n *near) joinWith(t *testing.T, key secret, subflow uint32) error {
+func (n *near) joinAs(t *testing.T, who identity, subflow uint32) error {
 	t.Helper()
 	stream := n.far.pipes.dial()
-	h, err := clientJoin(stream, n.id, key, subflow)
+	h, err := clientJoin(stream, who, subflow)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,7 +168,7 @@ func (n *near) joinWith(t *testing.T, key secret, subflow uint32) error {
 		_ = stream.Close()
 		return err
 	}
-	if err := n.attach(subflow, stream, r, "", nil); err != nil {
+	if err := n.attach(subflow, stream, r, h.seals(), "", nil); err != nil {
 		_ = stream.Close()
 		return err
 	}
@@ -180,6 +180,10 @@ func wantRefusal(t *testing.T, err error, code RefuseCode, reason string) {
 	var refused *RefusedError
 	if !errors.As(err, &refused) || refused.Code != code || !strings.Contains(refused.Reason, reason) {
 		t.Errorf("%v; want it refused: %v, with %q", err, code, reason)
+		return
+	}
+	if sure := !code.byDamage() || code == RefuseUnknown && refused.Reason != ""; refused.sure != sure {
+		t.Errorf("%v: sure %v, want %v", err, refused.sure, sure)
 	}
 }
 
@@ -259,17 +263,22 @@ func TestListenerRefusesJoins(t *testing.T) {
 		if err := n.join(t, 7); err != nil {
 			t.Error(err)
 		}
-		wantRefusal(t, n.joinWith(t, other.key, 71), RefuseMAC, "")
+		who, stranger := *n.who.Load(), *n.who.Load()
+		stranger.key = other.who.Load().key
+		wantRefusal(t, n.joinAs(t, stranger, 71), RefuseMAC, "")
 		if err := n.join(t, 71); err != nil {
 			t.Errorf("a join without the key took the place of one with it: %v", err)
 		}
-		n.id[0]++
-		wantRefusal(t, n.join(t, 72), RefuseUnknown, "")
-		n.id[0]--
-		_, err := f.connectAs(t, n.id)
+		stranger = who
+		stranger.id[0]++
+		wantRefusal(t, n.joinAs(t, stranger, 72), RefuseUnknown, "")
+		older := who
+		older.version--
+		wantRefusal(t, n.joinAs(t, older, 72), RefuseMalformed, "speaks version 2")
+		_, err := f.connectAs(t, who.id)
 		wantRefusal(t, err, RefuseUsed, "connection id")
-		if got := f.count(EventRefused); got != 6 {
-			t.Errorf("%d events of refusals, want 6: %+v", got, f.told())
+		if got := f.count(EventRefused); got != 7 {
+			t.Errorf("%d events of refusals, want 7: %+v", got, f.told())
 		}
 
 		// The end is remembered for a while.
@@ -277,7 +286,7 @@ func TestListenerRefusesJoins(t *testing.T) {
 		_ = c.Close()
 		_ = n.Close()
 		wantRefusal(t, n.join(t, 73), RefuseUnknown, "closed by this end")
-		_, err = f.connectAs(t, n.id)
+		_, err = f.connectAs(t, who.id)
 		wantRefusal(t, err, RefuseUsed, "connection id")
 		<-after(time.Until(ended.Add(tombstoneTime - time.Second)))
 		wantRefusal(t, n.join(t, 74), RefuseUnknown, "closed by this end")
@@ -389,6 +398,34 @@ func TestListenerBounds(t *testing.T) {
 			wantRefusal(t, n.join(t, 3), RefuseSubflows, "has 2")
 		})
 	})
+	// A task has room for so many of the agent's processes, whoever they are for; the last places are for those who come new.
+	t.Run("streams", func(t *testing.T) {
+		synctest.Test(t, func(t *testing.T) {
+			f := startFar(t, ListenerConfig{MaxStreams: 5, Spare: 2})
+			n, _ := f.mustConnect(t)
+			for id := range uint32(2) {
+				if err := n.join(t, 1+id); err != nil {
+					t.Fatal(err)
+				}
+			}
+			wantRefusal(t, n.join(t, 3), RefuseMemory, "room for 5 sessions")
+			f.mustConnect(t)
+			f.mustConnect(t)
+			_, err := f.connect(t)
+			wantRefusal(t, err, RefuseMemory, "room for 5 sessions")
+			if got := f.Streams(); got != 5 {
+				t.Errorf("%d subflows", got)
+			}
+			n.drop(0)
+			n.drop(1)
+			synctest.Wait()
+			f.mustConnect(t)
+			wantRefusal(t, n.join(t, 4), RefuseMemory, "")
+			if got := f.Streams(); got != 4 {
+				t.Errorf("%d subflows", got)
+			}
+		})
+	})
 	t.Run("memory", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			f := startFar(t, ListenerConfig{MaxConns: 100, Memory: 20 << 20})
@@ -478,7 +515,7 @@ func TestListenerClose(t *testing.T) {
 			t.Fatal(err)
 		}
 		silent := f.pipes.dial()
-		if _, err := readHello(silent); err != nil {
+		if _, err := readHello(silent, minVersion, maxVersion); err != nil {
 			t.Fatal(err)
 		}
 		synctest.Wait()
@@ -518,7 +555,7 @@ func TestRefusalArrives(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		h, err := clientNew(stream, sampleID, nil)
+		h, err := clientNew(stream, sampleID, maxVersion, nil)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -577,13 +614,13 @@ func TestTombstonesAreBounded(t *testing.T) {
 		return id
 	}
 	for i := range maxTombstones + 1 {
-		stones.add(id(i), &RefusedError{Reason: fmt.Sprint(i)}, now.Add(time.Duration(i)))
+		stones.add(identity{id: id(i)}, &RefusedError{Reason: fmt.Sprint(i)}, now.Add(time.Duration(i)))
 	}
 	if _, ok := stones.find(id(0), now); ok || len(stones.byID) != maxTombstones {
 		t.Errorf("%d are kept", len(stones.byID))
 	}
-	if refusal, ok := stones.find(id(7), now); !ok || refusal.Reason != "7" {
-		t.Errorf("%v, %v", refusal, ok)
+	if stone, ok := stones.find(id(7), now); !ok || stone.refusal.Reason != "7" {
+		t.Errorf("%v, %v", stone, ok)
 	}
 	if _, ok := stones.find(id(maxTombstones), now.Add(tombstoneTime+maxTombstones)); ok || len(stones.byID) > 0 {
 		t.Errorf("%d are kept for ever", len(stones.byID))

@@ -29,13 +29,20 @@ const (
 	initialUnsent = 64 << 10 // while that is not measured
 	mostUnsent    = 1 << 20
 
+	// windowAcks is on how many subflows the peer is told that it may go on: a message on each of many would be a burden to the
+	// far end, each time, and one alone may be on a subflow that has died without a word.
+	windowAcks = 2
+
 	leastChunk = 1 << 10
 
 	// wantEvery is how often this end looks whether it had more to send than its subflows took, and tells the peer.
 	wantEvery = 100 * time.Millisecond
 
 	// lateMargin is what is allowed beyond two round trips before another subflow is to carry a stretch too.
-	lateMargin = 50 * time.Millisecond
+	// It is more than a task's processor may be taken away for. maxRescued bounds the stretches on their way so: where everything
+	// is late because the far end is, they would be a burden to it.
+	lateMargin = 100 * time.Millisecond
+	maxRescued = 4
 
 	// A subflow that delivers in more than twice the time of another, and muchLater beyond, is left alone, even if that is full.
 	// Each remeasure it gets something, because it may have become better.
@@ -70,7 +77,12 @@ type path struct {
 	name   string
 	joined time.Time
 	flow   flow
+	seal   *seal  // of what this end writes; nil in version 1
 	turn   uint64 // the machine's turns when something was last scheduled on it
+
+	lane       bool   // new data goes on it; see lanes
+	laneBefore bool   // it was one before an attempt with others; without an attempt, it is one
+	laneSeen   uint64 // received at the last look at lanes
 
 	stalled   bool
 	stalledAt time.Time
@@ -89,7 +101,8 @@ type path struct {
 	acked   uint64    // of these, acknowledged
 	newest  time.Time // when the last of them came
 	ackAt   time.Time // when to acknowledge them; zero: nothing to acknowledge
-	ackNow  bool
+	ackDue  bool      // they are to be acknowledged now, by whatever subflow
+	ackNow  bool      // an ACK is to go out on this subflow now
 	heard   time.Time // when anything came
 	pongBy  time.Time // when a PONG must have come; zero: none is awaited
 	token   uint64
@@ -116,7 +129,7 @@ func (p *path) say(f frame) {
 
 // over says that both ends have taken leave of the subflow, and nothing is on its way.
 func (p *path) over() bool {
-	return p.left && p.peerLeft && p.flow.inFlight() == 0 && p.counted == p.acked && !p.ackNow && len(p.control) == 0
+	return p.left && p.peerLeft && p.flow.inFlight() == 0 && p.counted == p.acked && !p.ackNow && !p.ackDue && len(p.control) == 0
 }
 
 // repeat is a stretch to be sent again.
@@ -134,7 +147,9 @@ type machine struct {
 	buffer int
 	linger time.Duration
 
-	paths []*path
+	paths     []*path
+	lanes     lanes  // of a client
+	laneBytes uint64 // see laneBytes.before
 
 	// Sending. The stream's bytes are numbered from 0; acked <= next <= written.
 	out      streamBuf
@@ -144,6 +159,7 @@ type machine struct {
 	limit    uint64    // the first byte that may not be sent yet
 	turns    uint64    // stretches that were scheduled
 	usedAt   time.Time // when the last of them was
+	rescued  []stretch // that were late, and went on another subflow too; those that the peer has are taken out in time
 	rescueAt time.Time // when to see again whether something is late; zero: nothing is that may be
 	finished bool      // nothing more will be written
 	finSent  bool
@@ -156,12 +172,13 @@ type machine struct {
 	discarding bool   // nobody reads any more
 
 	// Demand.
-	full      time.Time     // since when there is more to send than the subflows take; zero: there is not
-	fullFor   time.Duration // of the time since wantSince
-	wantSince time.Time     // when this end last looked whether it wants more subflows
-	wanted    time.Time     // when either end last did
-	lastData  time.Time
-	pathless  time.Time // since when no subflow is usable
+	full       time.Time     // since when there is more to send than the subflows take; zero: there is not
+	fullFor    time.Duration // of the time since wantSince
+	wantSince  time.Time     // when this end last looked whether it wants more subflows
+	wanted     time.Time     // when this end last did
+	peerWanted time.Time     // and the peer
+	lastData   time.Time
+	pathless   time.Time // since when no subflow is usable
 
 	reinjected uint64
 
@@ -174,7 +191,7 @@ type machine struct {
 func newMachine(client bool, window, buffer int, linger time.Duration, now time.Time) *machine {
 	return &machine{
 		client: client, window: window, buffer: buffer, linger: linger,
-		limit: initialLimit, given: initialLimit, pathless: now, wantSince: now, lastData: now,
+		limit: initialLimit, given: initialLimit, pathless: now, wantSince: now, lastData: now, lanes: lanes{count: 1},
 	}
 }
 
@@ -257,6 +274,7 @@ func (m *machine) has(s stretch) bool {
 
 // recount sees whether there is a usable subflow.
 func (m *machine) recount(now time.Time) {
+	m.chooseLanes()
 	usable := slices.ContainsFunc(m.paths, (*path).usable)
 	switch {
 	case usable:
@@ -280,7 +298,7 @@ func (m *machine) unsentLimit() int {
 	var rate float64
 	for _, p := range m.paths {
 		switch {
-		case !p.usable():
+		case !m.carries(p):
 		case !p.flow.measured:
 			return initialUnsent
 		default:
@@ -326,7 +344,20 @@ func (m *machine) read(p []byte) (int, error) {
 // offerWindow tells the peer that there is room again, once it is worth a message.
 func (m *machine) offerWindow() {
 	if !m.in.fin && m.windowEnd() >= m.given+uint64(m.window/2) {
+		m.acknowledgeOn(windowAcks)
+	}
+}
+
+// acknowledgeOn says how far this end is on some subflows, the fastest ones; on all in version 1.
+func (m *machine) acknowledgeOn(some int) {
+	fast := slices.DeleteFunc(slices.Clone(m.paths), func(p *path) bool { return p.stalled || p.leaving })
+	if len(fast) <= some || fast[0].seal == nil {
 		m.acknowledgeAll()
+		return
+	}
+	slices.SortStableFunc(fast, func(a, b *path) int { return cmp.Compare(a.flow.srtt, b.flow.srtt) })
+	for _, p := range fast[:some] {
+		p.ackNow = true
 	}
 }
 
@@ -388,7 +419,7 @@ func (m *machine) scheduleOne(now time.Time) (p *path, more bool) {
 	if m.flying() >= maxFlight {
 		return nil, false
 	}
-	if p = m.best(dataHeader+min(n, leastChunk), now, true); p == nil {
+	if p = m.bestOf(m.carries, dataHeader+min(n, leastChunk), now, true); p == nil {
 		return nil, true
 	}
 	s := stretch{dsn: m.next, len: min(n, m.chunk(p, now))}
@@ -402,8 +433,9 @@ func (m *machine) scheduleOne(now time.Time) (p *path, more bool) {
 // for. It returns nil if there is none, or none that another subflow would deliver sooner, and notes when to look again.
 func (m *machine) rescue(now time.Time) *path {
 	m.rescueAt = time.Time{}
-	if len(m.paths) < 2 || m.flying() >= maxFlight {
-		return nil
+	m.rescued = slices.DeleteFunc(m.rescued, m.has)
+	if len(m.paths) < 2 || m.flying() >= maxFlight || len(m.rescued) >= maxRescued {
+		return nil // the next acknowledgement makes it look again
 	}
 	fast := m.best(dataHeader+leastChunk, now, true)
 	if fast == nil {
@@ -430,6 +462,7 @@ func (m *machine) rescue(now time.Time) *path {
 		return nil
 	}
 	late.rescued = true
+	m.rescued = append(m.rescued, late.stretch)
 	m.reinjected += uint64(late.len)
 	fast.reinjected += uint64(late.len)
 	fast.flow.schedule(late.stretch, now)
@@ -485,9 +518,14 @@ func (m *machine) chunk(p *path, now time.Time) int {
 // best returns the subflow that will deliver size bytes soonest; of several alike, the one that has rested longest, or the one
 // that was used last if that was a while ago. Those that are full are left out if room is asked for. It is nil if there is none.
 func (m *machine) best(size int, now time.Time, room bool) *path {
+	return m.bestOf((*path).usable, size, now, room)
+}
+
+// bestOf is best among the subflows that may be used.
+func (m *machine) bestOf(may func(*path) bool, size int, now time.Time, room bool) *path {
 	soonest := time.Duration(math.MaxInt64)
 	for _, p := range m.paths {
-		if p.usable() {
+		if may(p) {
 			soonest = min(soonest, p.flow.eta(size))
 		}
 	}
@@ -496,7 +534,7 @@ func (m *machine) best(size int, now time.Time, room bool) *path {
 	var best *path
 	var bestETA time.Duration
 	for _, p := range m.paths {
-		if !p.usable() || room && !p.flow.room(size, now) {
+		if !may(p) || room && !p.flow.room(size, now) {
 			continue
 		}
 		eta := p.flow.eta(size)
@@ -525,7 +563,8 @@ func (m *machine) setFull(full bool, now time.Time) {
 	if span < wantEvery {
 		return
 	}
-	if m.fullFor > span/2 {
+	busy := m.fullFor > span/2
+	if m.lookAtLanes(busy, now) && busy {
 		m.wanted = now
 		m.changed = true
 		if p := m.best(0, now, false); p != nil && !m.client {
@@ -542,41 +581,61 @@ func (m *machine) pending(p *path) bool {
 	if m.err != nil || p.lost {
 		return len(p.control) > 0
 	}
-	return p.flow.waiting.Len() > 0 || len(p.control) > 0 || p.ackNow || p.leaving && !p.left
+	return p.flow.waiting.Len() > 0 || len(p.control) > 0 || p.ackNow || p.ackDue || p.leaving && !p.left
 }
 
 // fill appends to buf what is to be written on a subflow now, about limit bytes at most.
 func (m *machine) fill(p *path, buf []byte, limit int, now time.Time) []byte {
 	for i := range p.control {
-		buf = appendFrame(buf, &p.control[i])
+		buf = p.appendFrame(buf, &p.control[i])
 	}
 	clear(p.control)
 	p.control = p.control[:0]
 	if m.err != nil || p.lost {
 		return buf
 	}
-	if p.ackNow || !p.ackAt.IsZero() && p.flow.waiting.Len() > 0 {
-		buf = m.appendAck(p, buf, now)
+	if p.ackNow || p.ackDue || !p.ackAt.IsZero() && p.flow.waiting.Len() > 0 {
+		buf = m.appendAcks(p, buf, now)
 	}
 	for p.flow.waiting.Len() > 0 && len(buf) < limit {
 		buf = m.appendStretch(p, buf, p.flow.take(), now)
 	}
 	if p.leaving && !p.left && p.flow.waiting.Len() == 0 {
 		p.left = true
-		buf = appendFrame(buf, &frame{typ: frameLeave})
+		buf = p.appendFrame(buf, &frame{typ: frameLeave})
 	}
 	return buf
 }
 
-func (m *machine) appendAck(p *path, buf []byte, now time.Time) []byte {
+// appendAcks acknowledges what came on a subflow, and with the same message what waits to be acknowledged of the others: each
+// message costs the SSM agent as much processor time as a kilobyte of data.
+func (m *machine) appendAcks(p *path, buf []byte, now time.Time) []byte {
+	f := m.ackOf(p, now)
+	buf = p.appendFrame(buf, &f)
+	if p.seal == nil || p.stalled || p.leaving {
+		return buf
+	}
+	for _, q := range m.paths {
+		if q == p || q.ackNow || q.counted == q.acked || !q.ackDue && q.ackAt.IsZero() {
+			continue
+		}
+		f := m.ackOf(q, now)
+		f.typ, f.subflow = frameAckOf, q.id
+		buf = p.appendFrame(buf, &f)
+	}
+	return buf
+}
+
+// ackOf is the ACK of what came on a subflow, which is about to be sent.
+func (m *machine) ackOf(p *path, now time.Time) frame {
 	f := frame{typ: frameAck, ack: m.in.ack(), limit: max(m.given, m.windowEnd()), received: p.counted}
 	if p.counted != p.acked {
 		f.delay = uint32(min(now.Sub(p.newest).Microseconds(), math.MaxUint32))
 	}
 	m.given = f.limit
 	p.acked = p.counted
-	p.ackNow, p.ackAt = false, time.Time{}
-	return appendFrame(buf, &f)
+	p.ackNow, p.ackDue, p.ackAt = false, false, time.Time{}
+	return f
 }
 
 func (m *machine) appendStretch(p *path, buf []byte, s stretch, now time.Time) []byte {
@@ -585,16 +644,22 @@ func (m *machine) appendStretch(p *path, buf []byte, s stretch, now time.Time) [
 		return buf // it has come by another subflow meanwhile
 	case s.isFIN():
 		p.flow.sent(s, now)
-		return appendFrame(buf, &frame{typ: frameFIN, dsn: s.dsn})
+		return p.appendFrame(buf, &frame{typ: frameFIN, dsn: s.dsn})
 	case s.dsn < m.acked: // the peer has its beginning, which is not kept
 		s.len -= int(m.acked - s.dsn)
 		s.dsn = m.acked
 	}
 	p.flow.sent(s, now)
+	start := len(buf)
 	buf = appendDataHeader(buf, s.dsn, s.len)
-	buf = slices.Grow(buf, s.len)
+	buf = slices.Grow(buf, s.len+sealSize)
 	m.out.copyOut(s.dsn, buf[len(buf):len(buf)+s.len])
-	return buf[:len(buf)+s.len]
+	return p.seal.append(buf[:len(buf)+s.len], start)
+}
+
+// appendFrame appends an encoded frame with the subflow's seal. Frames are sealed in the order in which they are written.
+func (p *path) appendFrame(buf []byte, f *frame) []byte {
+	return p.seal.append(appendFrame(buf, f), len(buf))
 }
 
 // --- what comes in ---
@@ -615,12 +680,14 @@ func (m *machine) onFrame(p *path, f *frame, now time.Time) error {
 		return m.onFIN(p, f, now)
 	case frameAck:
 		return m.onAck(p, f, now)
+	case frameAckOf:
+		return m.onAckOf(f, now)
 	case framePing:
 		p.say(frame{typ: framePong, token: f.token})
 	case framePong:
 		m.onPong(p, f)
 	case frameWant:
-		m.wanted = now
+		m.peerWanted = now
 		m.changed = true
 	case frameLeave:
 		m.onLeave(p, now)
@@ -690,7 +757,7 @@ func (m *machine) count(p *path, n int, now time.Time) {
 	every := max(ackEvery, int(p.recvRate*ackDelay.Seconds()/2))
 	switch {
 	case int(p.counted-p.acked) >= every:
-		p.ackNow = true
+		p.ackDue = true
 	case p.counted-p.acked >= ackLittle:
 		p.ackAt = earlier(p.ackAt, now.Add(ackDelay))
 	case p.ackAt.IsZero():
@@ -698,7 +765,20 @@ func (m *machine) count(p *path, n int, now time.Time) {
 	}
 }
 
+// onAckOf takes in the ACK of a subflow that came on another one. The subflow may have been lost meanwhile.
+func (m *machine) onAckOf(f *frame, now time.Time) error {
+	for _, p := range m.paths {
+		if p.id == f.subflow {
+			return m.onAck(p, f, now)
+		}
+	}
+	return nil
+}
+
 func (m *machine) onAck(p *path, f *frame, now time.Time) error {
+	if p.seal != nil && f.received < p.flow.received {
+		f.received = p.flow.received // a newer one came first, by another subflow
+	}
 	switch {
 	case f.received > p.flow.written || f.received < p.flow.received:
 		return protocolErrorf("ACK of %d bytes on a subflow, where %d were sent and %d acknowledged",
@@ -770,7 +850,7 @@ func (m *machine) deadline() time.Time {
 
 func (m *machine) pathDeadline(p *path) time.Time {
 	at := m.pingTime(p)
-	if !p.ackNow {
+	if !p.ackNow && !p.ackDue {
 		at = earlier(at, p.ackAt)
 	}
 	if !p.stalled {
@@ -823,7 +903,7 @@ func (m *machine) onTimer(now time.Time) (expired []*path) {
 		m.rescueAt = time.Time{} // schedule sees to it
 	}
 	for _, p := range slices.Clone(m.paths) {
-		p.ackNow = p.ackNow || due(p.ackAt)
+		p.ackDue = p.ackDue || due(p.ackAt)
 		if !p.stalled && due(p.flow.stallsAt()) {
 			m.stall(p, now)
 		}
@@ -886,7 +966,7 @@ func (m *machine) fail(err error) {
 		return
 	}
 	m.changed = true
-	if e, ok := errors.AsType[*RefusedError](err); ok && e.Code == RefuseClosed && m.finSent && m.in.complete() {
+	if e, ok := errors.AsType[*RefusedError](err); ok && e.Code == RefuseClosed && e.sure && m.finSent && m.in.complete() {
 		// The server ended in good order, so it had all that was written: only its word for that was lost.
 		m.finAcked, m.acked = true, m.written
 		m.out.advance(m.acked)

@@ -39,6 +39,7 @@ type operations struct {
 // oracleSubflow is what the oracle knows of a path.
 type oracleSubflow struct {
 	p              *path
+	seal           *seal  // of what this end writes, as the peer has it
 	sent, received uint64 // by this end: bytes of DATA and FIN written, and acknowledged
 	came           uint64
 	left, peerLeft bool
@@ -87,9 +88,10 @@ func (o *operations) step() {
 	switch op := o.byte() % 16; op {
 	case 0:
 		if len(o.subs) < 4 {
-			o.subs = append(o.subs, &oracleSubflow{
-				p: o.m.join(uint32(len(o.in)), "", o.now), asked: map[uint64]bool{},
-			})
+			own, peers := sealsOf(uint32(len(o.in)))
+			s := &oracleSubflow{p: o.m.join(uint32(len(o.in)), "", o.now), seal: peers.in, asked: map[uint64]bool{}}
+			s.p.seal = own.out
+			o.subs = append(o.subs, s)
 		}
 	case 1:
 		if s := o.pick(); s != nil && o.byte()%4 == 0 {
@@ -225,7 +227,7 @@ func (o *operations) ack() {
 	f.received = []uint64{s.sent, s.sent, s.received, o.near(s.sent), o.near(s.received)}[o.byte()%5]
 
 	isFIN := o.m.finSent && f.ack == uint64(len(o.written))+1
-	certain := f.received > s.sent || f.received < s.received || f.ack > o.m.next && !isFIN
+	certain := f.received > s.sent || f.ack > o.m.next && !isFIN
 	unsent := f.ack > sent && !(o.finWire && f.ack == uint64(len(o.written))+1)
 	if !certain && (unsent || f.limit < f.ack) {
 		// Scheduled and not sent yet, or a limit that is below: the machine may see it either way.
@@ -236,7 +238,7 @@ func (o *operations) ack() {
 	} else if o.receive(s, &f, certain); certain {
 		return
 	}
-	s.received = f.received
+	s.received = max(s.received, f.received) // an older one may come later, by another subflow
 	o.limit = max(o.limit, f.limit)
 	o.acked = max(o.acked, min(f.ack, uint64(len(o.written))))
 }
@@ -292,6 +294,7 @@ func (o *operations) fill(s *oracleSubflow) {
 		o.t.Fatal("it has something to write, and writes nothing")
 	}
 	r := newFrameReader(bytes.NewReader(b))
+	r.seal = s.seal
 	for {
 		var f frame
 		if err := r.next(&f); errors.Is(err, io.EOF) {

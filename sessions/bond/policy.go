@@ -16,36 +16,58 @@ const (
 	// Growth: while there is demand and the last step helped, the number of subflows is doubled.
 	demandWithin   = 250 * time.Millisecond // demand is there if either end wanted more subflows within this time
 	measureFor     = 300 * time.Millisecond // the least time over which a rate is measured
-	measureWindow  = 600 * time.Millisecond // and the most
-	helpBy         = 1500 * time.Millisecond
-	helpShare      = 0.3                   // of the gain in proportion to the subflows that a step must bring
-	stepPatience   = 10 * time.Second      // for the subflows of a step to come up; it is then judged by those that did
-	lapsePatience  = 2 * time.Second       // for demand to come back while a step's subflows are being opened
-	firstHold      = 30 * time.Second      // no growth after a step that did not help; doubled each time
-	maxHold        = 10 * time.Minute      //
-	lookOften      = 50 * time.Millisecond // between looks while something is measured
-	lookIdle       = 10 * time.Second      // between looks while nothing flows
-	keepFor        = 10 * time.Second      // after demand lost subflows are still replaced
-	shrinkAfter    = time.Minute           // without demand
-	shrinkEvery    = 5 * time.Second       //
-	quietAfter     = time.Minute           // without data: one subflow is enough
-	spareAfter     = time.Second           // data: have a second one
-	rotateTogether = 2                     // subflows more than wanted while others are replaced
+	measureWindow  = 3 * time.Second        // and the most
+	measureFlat    = 2 * time.Second        // ... before a step, once steps have stopped to bring much
+	helpShare      = 0.5                    // of the gain in proportion to the subflows: a step that brings so much is kept at once
+	judgeFor       = 3 * time.Second        // and four round trips: a step that has not brought helpLeast by then is taken back
+	helpLeast      = 1.05                   //
+	harms, harmFor = 0.9, time.Second       // one that makes the transfer so slow is taken back after this time
+	busyShare      = 0.9                    // of the far end's processor time: with so much in use, more subflows bring nothing
+	busyFresh      = 5 * time.Second        // that is known for so long
+	farPatience    = 3 * time.Second        // for the first news of it, where transfers both ways may share it
+	sideShare      = 0.01                   // of the traffic: a direction with less has no transfer
+	stepPatience   = 10 * time.Second       // for the subflows of a step to come up; it is then judged by those that did
+	lapsePatience  = 2 * time.Second        // for demand to come back while a step's subflows are being opened
+	firstHold      = 30 * time.Second       // no growth after a step that did not help; doubled each time
+	maxHold        = 30 * time.Minute       //
+	lookOften      = 50 * time.Millisecond  // between looks while something is measured
+	lookHeld       = 2 * time.Second        // between looks while steps are held back
+	changed        = 1.3                    // so much faster than before such a step shows that something else is the limit now
+	lookIdle       = 10 * time.Second       // between looks while nothing flows
+	keepFor        = 10 * time.Second       // after demand lost subflows are still replaced
+	shrinkAfter    = time.Minute            // without demand
+	shrinkEvery    = 5 * time.Second        //
+	quietAfter     = time.Minute            // without data: one subflow is enough
+	spareAfter     = time.Second            // data: have a second one
+	rotateTogether = 2                      // subflows more than wanted while others are replaced
 
 	// Loss.
 	substituteAfter = 3 * time.Second  // of stalling
 	dropAfter       = 30 * time.Second // of stalling: the session under it has had its time to resume
-	hedgeAfter      = 5 * time.Second  // without any path: a second attempt beside one that takes long
 	youngFor        = 10 * time.Second // a subflow that is lost or stalls at this age was no good one
 
 	// Back-off, in each case doubled with every failure in succession.
-	pathlessFirst, pathlessMost   = 200 * time.Millisecond, 15 * time.Second
 	failureFirst, failureMost     = 500 * time.Millisecond, time.Minute
 	throttledFirst, throttledMost = time.Second, 30 * time.Second
 	flapFirst, flapMost           = 200 * time.Millisecond, 2 * time.Second
 	fullFor                       = 10 * time.Minute // after the far end has refused another subflow
 
 	maxOpening = 2 // subflows being opened at any time
+
+	// Without any path an attempt begins at least every attemptEvery, whatever has become of those before it, so that the
+	// connection goes on within that time of the moment it could. The least is for what fails at once; throttled attempts, and
+	// those beside others that hang, keep close to the most. Only refusals, which somebody has to lift, are tried more seldom.
+	attemptFirst, attemptEvery = 200 * time.Millisecond, 2 * time.Second
+	refusedFirst, refusedMost  = 500 * time.Millisecond, 10 * time.Second
+	// So many attempts are under way at most. The first of them have all the time that an open may take, for networks that are
+	// slow; of the others, the oldest makes room for the next.
+	maxAttempts, patientAttempts = 8, 4
+
+	// The service may start no further session: a container may have so many. The next attempt comes soon, because a place may
+	// just be getting free, and then seldom.
+	limitFirst           = 5 * time.Second
+	limitNext, limitMost = 10 * time.Minute, time.Hour
+	lentGrace, lentPause = 30 * time.Second, 2 * time.Second // after a place that was lent is back: it may not be free yet
 )
 
 // policy decides how many subflows a client has and which. It does no I/O and has no clock: what the path manager sees
@@ -56,20 +78,27 @@ type policy struct {
 	linger time.Duration
 	random func(time.Duration) time.Duration // a uniform one of [0, d)
 
-	fates map[uint32]*fate
-	rates rateMeter
+	fates          map[uint32]*fate
+	sent, received rateMeter
 
 	// Opening.
-	opening     []time.Time // when each of those being opened was begun
-	burst, long bucket      // tokens for opens: a few a second, and one a second in the long run
-	notBefore   time.Time   // back-off
-	failures    int         // in succession
-	throttles   int         // in succession
-	flaps       int         // subflows that were no good, in succession
-	flapUntil   time.Time   // back-off after them, while there is no path
-	full        int         // the number of subflows beyond which the far end refuses; 0: not known
+	opening     []opening     // those being opened, the oldest first
+	burst, long bucket        // tokens for opens: a few a second, and one a second in the long run
+	notBefore   time.Time     // back-off
+	spaced      time.Duration // from the latest open to the next, without a path
+	failures    int           // in succession
+	throttles   int           // in succession
+	flaps       int           // subflows that were no good, in succession
+	flapUntil   time.Time     // back-off after them, while there is no path
+	full        int           // the number of subflows beyond which there is no other; 0: not known
 	fullUntil   time.Time
-	hopeless    bool // a further open cannot succeed
+	limits      int       // sessions that the service did not start, in succession
+	limitAt     int       // the subflows that there were then
+	lent        int       // places that are another session's for now
+	graceUntil  time.Time // after they are back
+	returning   bool      // they are back, and nothing is on them yet
+	total       int       // subflows at the last look
+	hopeless    bool      // a further open cannot succeed
 
 	// What is wanted.
 	target      int       // subflows, by growth
@@ -81,26 +110,11 @@ type policy struct {
 	pathless    bool   // at the last look
 	retireBelow uint32 // subflows with smaller numbers are to be replaced
 	step        step
+	holds       [wantsBoth + 1]hold // after steps that did not help, by what was wanted
+	surplus     bool                // what a step has added is to go, at this look
+	wants       wants
+	far         FarEnd
 }
-
-// step is one attempt to grow.
-type step struct {
-	phase stepPhase
-	since time.Time // when the phase began
-	from  int       // subflows before
-	with  int       // subflows now measured
-	base  float64   // bytes per second before
-	hold  time.Duration
-	until time.Time // no further one before
-}
-
-type stepPhase uint8
-
-const (
-	stepNone    stepPhase = iota // waits for demand, measures the rate before
-	stepOpening                  // its subflows are being opened
-	stepJudging                  // measures the rate after
-)
 
 // fate is what the policy remembers of a subflow.
 type fate struct {
@@ -121,19 +135,32 @@ type plan struct {
 	open  int      // so many subflows; they count as being opened until opened or openFailed is called
 	leave []uint32 // in good order
 	drop  []uint32 // at once
+	// abandon names those being opened, by the time when they were begun, that are given up. They do not count any more.
+	abandon []time.Time
 	// end says that the connection has no path and will not get one: because linger is over, or no attempt can succeed.
 	end  bool
 	next time.Time // look again at this time; zero: only when something changes
 }
 
-// failure is how the opening of a subflow failed.
-type failure uint8
+// opening is an attempt to open a subflow.
+type opening struct {
+	begun  time.Time
+	beside int // the most subflows that there have been since
+}
 
+// Failure is how the opening of a subflow failed, which says when another attempt makes sense.
+type Failure uint8
+
+// The failures that DialConfig.Judge tells apart.
 const (
-	failedOther     failure = iota
-	failedThrottled         // StartSession calls come too fast
-	failedFull              // the far end takes no more subflows
-	failedFatal             // a further one cannot succeed
+	FailedOther      Failure = iota
+	FailedThrottled          // calls come too fast
+	FailedLimit              // the service starts no more sessions to this far end
+	FailedUnanswered         // the service started a session that nobody answered: beside others that live, the same
+	FailedRefused            // the service refuses, and will until somebody changes that
+	FailedFatal              // a further one cannot succeed, until Rotate or Probe is called
+
+	failedFull // the far end takes no more subflows
 )
 
 func newPolicy(now time.Time, maximum int, maxAge, linger time.Duration) *policy {
@@ -193,6 +220,8 @@ func (n *census) fresh() int { return len(n.present) - len(n.retiring) }
 // observe takes in a view.
 func (p *policy) observe(now time.Time, v view) *census {
 	n := &census{total: len(v.subflows)}
+	p.total = n.total
+	staying := n.total // one that leaves has no place any more
 	seen := make(map[uint32]bool, len(v.subflows))
 	for _, s := range v.subflows {
 		seen[s.id] = true
@@ -221,6 +250,7 @@ func (p *policy) observe(now time.Time, v view) *census {
 		}
 		switch {
 		case s.leaving || f.dismissed:
+			staying--
 		case s.stalled && now.Sub(f.stalledSince) >= substituteAfter:
 			n.stalled = append(n.stalled, s)
 		default:
@@ -240,17 +270,25 @@ func (p *policy) observe(now time.Time, v view) *census {
 		delete(p.fates, id)
 	}
 
-	p.rates.add(now, v.delivered)
-	n.demand = !v.wanted.IsZero() && now.Sub(v.wanted) < demandWithin
+	for i := range p.opening {
+		p.opening[i].beside = max(p.opening[i].beside, staying)
+	}
+	p.returning = p.returning && len(n.present) == 0 && now.Before(p.graceUntil)
+	if p.limits > 0 && p.lent == 0 && staying > p.limitAt { // it was no limit
+		p.limits, p.limitAt, p.full = 0, 0, 0
+	}
+	p.sent.add(now, v.sent)
+	p.received.add(now, v.received)
+	p.observeFar(v.far)
+	p.wants = wantsOf(now, v)
+	n.demand = p.wants != 0
 	switch {
 	case !n.demand:
 		p.demandSince = time.Time{}
 	case p.demandSince.IsZero():
 		p.demandSince = now
 	}
-	if v.wanted.After(p.lastDemand) {
-		p.lastDemand = v.wanted
-	}
+	p.lastDemand = later(p.lastDemand, later(v.wanted, v.peerWanted))
 	p.lastData = v.lastData
 	n.flowing = now.Sub(v.lastData) < quietAfter
 	switch {
@@ -289,75 +327,6 @@ func (p *policy) dropStalled(now time.Time, n *census, out *plan, wake func(time
 	}
 }
 
-// grow raises the target while there is demand and it helps.
-func (p *policy) grow(now time.Time, n *census, wake func(time.Time)) {
-	s, have := &p.step, len(n.present)
-	begin := func(phase stepPhase) { s.phase, s.since = phase, now }
-
-	switch s.phase {
-	case stepNone:
-		limit := p.limit()
-		if !n.demand || have == 0 || have >= limit {
-			return
-		}
-		if now.Before(s.until) {
-			wake(s.until)
-			return
-		}
-		rate, ok := p.rates.since(later(p.demandSince, s.since), now)
-		if !ok || have < p.target {
-			// The second: subflows that were lost are being replaced, so this is not what they can carry.
-			wake(now.Add(lookOften))
-			return
-		}
-		s.base, s.from = rate, have
-		p.target = min(2*have, limit)
-		begin(stepOpening)
-		wake(now.Add(stepPatience))
-
-	case stepOpening:
-		switch {
-		case have >= p.target, now.Sub(s.since) >= stepPatience && have > s.from:
-			p.target, s.with = have, have
-			begin(stepJudging)
-			wake(now.Add(measureFor))
-		case now.Sub(p.lastDemand) >= lapsePatience, now.Sub(s.since) >= stepPatience:
-			p.target = max(have, 1)
-			begin(stepNone)
-		default:
-			wake(later(p.lastDemand.Add(lapsePatience), now.Add(lookOften)))
-			wake(s.since.Add(stepPatience))
-		}
-
-	case stepJudging:
-		if !n.demand || have != s.with {
-			// Not comparable. The next step, if there is to be one, begins with a new measurement.
-			begin(stepNone)
-			if n.demand {
-				wake(now.Add(measureFor))
-			}
-			return
-		}
-		wake(now.Add(lookOften))
-		rate, ok := p.rates.since(s.since, now)
-		if !ok {
-			return
-		}
-		expected := s.base * float64(s.with-s.from) / float64(s.from)
-		switch {
-		case rate-s.base >= helpShare*expected:
-			s.hold = 0
-			// What was measured of the new ones is the base of the next step: it need not wait for another measurement.
-			s.phase = stepNone
-			p.grow(now, n, wake)
-		case now.Sub(s.since) >= helpBy+4*slowest(n.present):
-			s.hold = min(max(2*s.hold, firstHold), maxHold)
-			s.until = now.Add(s.hold)
-			begin(stepNone)
-		}
-	}
-}
-
 // shrink lowers the target when there has been no demand for long.
 func (p *policy) shrink(now time.Time, n *census, wake func(time.Time)) {
 	have := len(n.present)
@@ -374,7 +343,6 @@ func (p *policy) shrink(now time.Time, n *census, wake func(time.Time)) {
 		wake(at)
 		return
 	}
-	p.step.hold = 0
 	p.target = max(min(p.target, have)-1, floor)
 	p.lastShrink = now
 	wake(now.Add(shrinkEvery))
@@ -389,10 +357,10 @@ func (p *policy) floor(n *census) int {
 	return 1
 }
 
-// limit is how many subflows there may be.
+// limit is how many subflows there may be. It is 0 only while the last place is lent.
 func (p *policy) limit() int {
 	if p.full > 0 {
-		return min(p.max, p.full)
+		return max(min(p.max, p.full)-p.lent, 0)
 	}
 	return p.max
 }
@@ -445,17 +413,21 @@ func (p *policy) dismiss(now time.Time, n *census, want int, out *plan, wake fun
 			wake(f.retireAt)
 		}
 	}
-	if len(n.retiring) > 0 {
+	if len(n.retiring) > 0 && p.lent == 0 {
 		return
 	}
-	// One whenever shrink has lowered the target; and those beyond the limit, after one with a substitute has recovered.
-	over := len(n.present) - p.limit()
-	if p.lastShrink.Equal(now) && len(n.present) > want {
+	// One whenever shrink has lowered the target; and those beyond the limit, after one with a substitute has recovered, or
+	// because their places are lent.
+	over := len(n.present) - len(out.leave) - p.limit()
+	switch {
+	case p.surplus:
+		over, p.surplus = max(over, len(n.present)-want), false
+	case p.lastShrink.Equal(now) && len(n.present) > want:
 		over = max(over, 1)
 	}
-	worst := slices.Clone(n.present)
+	worst := slices.DeleteFunc(slices.Clone(n.present), func(s subflowView) bool { return p.fates[s.id].dismissed })
 	slices.SortFunc(worst, worstFirst)
-	for _, s := range worst[:max(over, 0)] {
+	for _, s := range worst[:min(max(over, 0), len(worst))] {
 		leave(s)
 	}
 }
@@ -477,7 +449,7 @@ func worstFirst(a, b subflowView) int {
 // ceiling is how many subflows there may be at any moment, those that leave and those that replace them included.
 func (p *policy) ceiling() int {
 	if p.full > 0 {
-		return min(p.full, maxSubflows)
+		return max(min(p.full, maxSubflows)-p.lent, 0)
 	}
 	return maxSubflows
 }
@@ -490,10 +462,14 @@ func (p *policy) open(now time.Time, v view, n *census, want int, out *plan, wak
 	if p.hopeless {
 		return
 	}
+	if p.lent > 0 {
+		p.abandon(len(p.opening)-max(p.ceiling()-n.total, 0), 0, out) // they hold, or will hold, places that are not ours now
+	}
 	if pathless {
 		p.openPathless(now, n, first, out, wake)
 		return
 	}
+	p.abandon(len(p.opening)-maxOpening, 0, out) // that were begun when there was no path
 	missing := want - n.fresh()
 	missing = min(missing, want+rotateTogether-len(n.present), p.ceiling()-n.total) - len(p.opening)
 	for ; missing > 0 && len(p.opening) < maxOpening; missing-- {
@@ -505,27 +481,35 @@ func (p *policy) open(now time.Time, v view, n *census, want int, out *plan, wak
 	}
 }
 
-// openPathless opens one at once when the last path has gone, and then one after the other.
+// openPathless opens one at once when the last path has gone, and then one after the other, whatever becomes of them.
 func (p *policy) openPathless(now time.Time, n *census, first bool, out *plan, wake func(time.Time)) {
 	if first {
 		p.failures, p.notBefore = 0, time.Time{}
 	}
-	switch len(p.opening) {
-	case 0:
-		if at := later(p.notBefore, p.flapUntil); now.Before(at) {
-			wake(at)
-			return
+	if p.lent > 0 && p.ceiling() == 0 {
+		return // it is back shortly
+	}
+	at := p.backedOff()
+	if k := len(p.opening); k > 0 {
+		at = later(at, p.opening[k-1].begun.Add(p.spaced))
+	}
+	if now.Before(at) {
+		wake(at)
+		return
+	}
+	p.abandon(len(p.opening)+1-maxAttempts, patientAttempts, out)
+	p.makeRoom(n, out)
+	p.begin(now, out)
+	wake(now.Add(p.spaced))
+}
+
+// abandon gives up k of those being opened: the oldest, but for the first spared ones.
+func (p *policy) abandon(k, spared int, out *plan) {
+	if k = min(k, len(p.opening)-spared); k > 0 {
+		for _, o := range p.opening[spared : spared+k] {
+			out.abandon = append(out.abandon, o.begun)
 		}
-		p.makeRoom(n, out)
-		p.begin(now, out)
-		wake(now.Add(hedgeAfter))
-	case 1:
-		if at := later(p.opening[0].Add(hedgeAfter), p.opensAt(now)); now.Before(at) {
-			wake(at)
-			return
-		}
-		p.makeRoom(n, out)
-		p.begin(now, out)
+		p.opening = slices.Delete(p.opening, spared, spared+k)
 	}
 }
 
@@ -548,12 +532,16 @@ func (p *policy) opensAt(now time.Time) time.Time {
 	return later(p.notBefore, later(p.burst.readyAt(now), p.long.readyAt(now)))
 }
 
+// backedOff returns until when failures hold opens back.
+func (p *policy) backedOff() time.Time { return later(p.notBefore, p.flapUntil) }
+
 func (p *policy) mayOpen(now time.Time) bool { return !p.hopeless && !now.Before(p.opensAt(now)) }
 
 func (p *policy) begin(now time.Time, out *plan) {
 	p.burst.take(now)
 	p.long.take(now)
-	p.opening = append(p.opening, now)
+	p.opening = append(p.opening, opening{begun: now})
+	p.spaced = attemptEvery*3/4 + p.random(attemptEvery/4+1)
 	out.open++
 }
 
@@ -564,37 +552,125 @@ func (p *policy) opened(begun time.Time) {
 }
 
 // openFailed is told that an open, begun at that time, has failed. have is how many subflows there are.
-func (p *policy) openFailed(now, begun time.Time, how failure, have int) {
-	p.ended(begun)
+func (p *policy) openFailed(now, begun time.Time, how Failure, have int) {
+	beside := max(p.ended(begun).beside, have)
+	if how == FailedUnanswered && p.pathless {
+		how = FailedOther // there is nothing that says that others are answered
+	}
 	var pause time.Duration
 	switch how {
-	case failedFatal:
+	case FailedFatal:
 		p.hopeless = true
 		return
 	case failedFull:
 		// Those that are being opened may have been taken.
 		p.full, p.fullUntil = max(have+len(p.opening), 1), now.Add(fullFor)
-		if !p.pathless {
-			return
-		}
-		pause = backoff(pathlessFirst, pathlessMost, p.failures)
-	case failedThrottled:
+	case FailedLimit:
+		p.atLimit(now, have)
+	case FailedUnanswered: // no agent came in all that time
+		p.atLimit(now, beside)
+	case FailedThrottled:
 		pause = backoff(throttledFirst, throttledMost, p.throttles)
-	case failedOther:
+	case FailedRefused, FailedOther:
 		pause = backoff(failureFirst, failureMost, p.failures)
-		if p.pathless {
-			pause = backoff(pathlessFirst, pathlessMost, p.failures)
-		}
 	}
-	if now.Before(p.notBefore) && (how != failedThrottled || p.throttles > 0) {
+	if p.pathless {
+		p.failedPathless(now, begun, how)
+		return
+	}
+	if pause == 0 {
+		return
+	}
+	if now.Before(p.notBefore) && (how != FailedThrottled || p.throttles > 0) {
 		return // of two at once one counts
 	}
-	if how == failedThrottled {
+	if how == FailedThrottled {
 		p.throttles++
 	} else {
 		p.failures++
 	}
 	p.notBefore = now.Add(p.jitter(pause))
+}
+
+// failedPathless is openFailed while there is no path.
+func (p *policy) failedPathless(now, begun time.Time, how Failure) {
+	latest := begun
+	if k := len(p.opening); k > 0 {
+		latest = later(latest, p.opening[k-1].begun)
+	}
+	soon := latest.Add(p.spaced)
+	switch how {
+	case FailedThrottled:
+		p.throttles++
+		p.notBefore = later(p.notBefore, soon)
+	case FailedRefused:
+		p.notBefore = now.Add(p.jitter(backoff(refusedFirst, refusedMost, p.failures)))
+		p.failures++
+	default:
+		at := now.Add(p.jitter(backoff(attemptFirst, attemptEvery, p.failures)))
+		if soon.Before(at) {
+			at = soon
+		}
+		p.notBefore = later(p.notBefore, at)
+		p.failures++
+	}
+}
+
+// atLimit takes in that the service did not start a session beside the have subflows that there are.
+func (p *policy) atLimit(now time.Time, have int) {
+	if now.Before(p.graceUntil) {
+		p.notBefore = later(p.notBefore, now.Add(p.jitter(lentPause)))
+		return
+	}
+	fresh := p.full == 0
+	// Those that are being opened may have been started.
+	p.full = max(have+len(p.opening), 1)
+	p.limitAt = p.full
+	if !fresh {
+		return // of two at once one counts
+	}
+	pause := limitFirst
+	switch {
+	case p.pathless: // sessions that are over may count still: this says little
+		p.limits = max(p.limits, 1)
+	case p.limits > 0:
+		pause = backoff(limitNext, limitMost, p.limits-1)
+		fallthrough
+	default:
+		p.limits++
+	}
+	p.fullUntil = now.Add(p.jitter(pause))
+}
+
+// known returns the service's limit, if one is known.
+func (p *policy) known() Limit {
+	if p.limits == 0 && p.lent == 0 && !p.returning {
+		return Limit{}
+	}
+	return Limit{Subflows: p.limitAt, Retry: p.fullUntil, Lent: p.lent > 0 || p.returning}
+}
+
+// lend gives a place of the container's to another session, which could not be started: the connection has as many as there
+// are now, less one.
+func (p *policy) lend(now time.Time) {
+	if p.lent == 0 {
+		p.full = max(p.total, 1)
+		p.limitAt, p.limits = p.full, max(p.limits, 1)
+	}
+	p.lent++
+	p.fullUntil = later(p.fullUntil, now.Add(limitNext))
+}
+
+// giveBack ends a lend. kept says that the other session goes on, so that the place is gone.
+func (p *policy) giveBack(now time.Time, kept bool) {
+	p.lent--
+	switch {
+	case kept:
+		p.full = max(p.full-1, 1)
+		p.limitAt, p.fullUntil = p.full, now.Add(p.jitter(limitNext))
+	case p.lent == 0:
+		p.graceUntil, p.notBefore, p.returning = now.Add(lentGrace), time.Time{}, true
+	}
 }
 
 // first is told that the connection's first subflow is being opened.
@@ -603,11 +679,13 @@ func (p *policy) first(now time.Time) {
 	p.long.take(now)
 }
 
-// ended forgets one of those being opened.
-func (p *policy) ended(begun time.Time) {
-	if i := slices.IndexFunc(p.opening, begun.Equal); i >= 0 {
+// ended forgets one of those being opened, and returns it.
+func (p *policy) ended(begun time.Time) (o opening) {
+	if i := slices.IndexFunc(p.opening, func(o opening) bool { return o.begun.Equal(begun) }); i >= 0 {
+		o = p.opening[i]
 		p.opening = slices.Delete(p.opening, i, i+1)
 	}
+	return o
 }
 
 // rotate has all subflows with numbers below this replaced.
@@ -621,6 +699,7 @@ func (p *policy) retry() {
 	p.hopeless, p.pathless = false, false
 	p.failures, p.throttles, p.flaps = 0, 0, 0
 	p.notBefore, p.flapUntil = time.Time{}, time.Time{}
+	p.forget()
 }
 
 // jitter spreads a pause, lest all clients of a service that was away come back at once.
@@ -703,16 +782,16 @@ func (m *rateMeter) add(now time.Time, count uint64) {
 	m.samples = append(m.samples, rateSample{now, count})
 }
 
-// since returns the rate from start on, but not of more than the last measureWindow. It has none to tell if that is too
-// short.
-func (m *rateMeter) since(start, now time.Time) (perSecond float64, ok bool) {
+// since returns the rate from start on, but not of more than the last measureWindow. It has none to tell if that is less than
+// least.
+func (m *rateMeter) since(start, now time.Time, least time.Duration) (perSecond float64, ok bool) {
 	start = later(start, now.Add(-measureWindow))
 	for _, s := range m.samples {
 		if s.at.Before(start) {
 			continue
 		}
 		span := now.Sub(s.at)
-		if span < measureFor {
+		if span < least {
 			return 0, false
 		}
 		return float64(m.samples[len(m.samples)-1].count-s.count) / span.Seconds(), true

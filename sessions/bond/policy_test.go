@@ -16,8 +16,9 @@ type world struct {
 	p   *policy
 
 	rate      func(usable int) float64            // goodput, bytes per second
+	upward    func(usable int) float64            // of the other direction; nil: nothing goes there
 	openTakes time.Duration                       //
-	refuse    func(n int) (how failure, bad bool) // whether the nth open fails; nil: none does
+	refuse    func(n int) (how Failure, bad bool) // whether the nth open fails; nil: none does
 	demand    bool                                // the application is limited by the subflows
 	trickle   bool                                // it sends a little every second
 
@@ -26,6 +27,7 @@ type world struct {
 	nextID  uint32
 	v       view
 	counter float64
+	up      float64 // as counter, of the other direction
 	changed bool
 	next    time.Time // when the policy wants to look again
 	linger  time.Duration
@@ -155,12 +157,16 @@ func (w *world) pass(d time.Duration) {
 	switch {
 	case usable > 0 && w.demand:
 		w.counter += w.rate(usable) * d.Seconds()
-		w.v.wanted, w.v.lastData = w.now, w.now
+		if w.upward != nil {
+			w.up += w.upward(usable) * d.Seconds()
+			w.v.sent = uint64(w.up)
+		}
+		w.v.peerWanted, w.v.lastData = w.now, w.now
 	case usable > 0 && w.trickle && w.now.Sub(w.v.lastData) >= time.Second:
 		w.counter += 100
 		w.v.lastData = w.now
 	}
-	w.v.delivered = uint64(w.counter)
+	w.v.received = uint64(w.counter)
 }
 
 // happen lets opens end and subflows go.
@@ -215,6 +221,7 @@ func (w *world) look() {
 		w.opens = append(w.opens, simOpen{id: w.nextID, begun: w.now, ready: w.now.Add(w.openTakes)})
 		w.nextID++
 	}
+	w.opens = slices.DeleteFunc(w.opens, func(o simOpen) bool { return slices.ContainsFunc(plan.abandon, o.begun.Equal) })
 	w.atonce = max(w.atonce, len(w.opens))
 	for _, id := range plan.leave {
 		s := w.byID(id)
@@ -281,7 +288,7 @@ func TestPolicyGrows(t *testing.T) {
 // Behind a bottleneck that they share, more subflows bring nothing.
 func TestPolicyStopsWhereGrowthDoesNotHelp(t *testing.T) {
 	for _, tt := range []struct{ bottleneck, low, high int }{
-		{800, 2, 2}, {1000, 2, 2}, {1600, 4, 4}, {3200, 8, 8}, {100_000, 16, 16},
+		{800, 2, 2}, {1000, 2, 2}, {1600, 2, 2}, {3200, 4, 4}, {100_000, 16, 16},
 	} {
 		t.Run(fmt.Sprint(tt.bottleneck), func(t *testing.T) {
 			w := newWorld(t, 16)
@@ -303,11 +310,13 @@ func TestPolicyTriesAgain(t *testing.T) {
 	w.rate = func(int) float64 { return 0.8 * mb }
 	w.begin(true)
 	w.run(29 * time.Second)
-	w.want("subflows", w.usable(), 2, 2)
+	w.want("opens", len(w.began), 1, 1)
 	w.run(8 * time.Second)
-	w.want("subflows", w.usable(), 4, 4)
+	w.want("opens", len(w.began), 3, 3)
+	w.want("subflows", w.usable(), 2, 4)
 	w.run(50 * time.Second)
-	w.want("subflows", w.usable(), 4, 4)
+	w.want("opens", len(w.began), 3, 3)
+	w.want("subflows", w.usable(), 2, 2)
 	w.rate = func(n int) float64 { return 0.8 * mb * float64(n) } // the bottleneck has gone
 	w.run(20 * time.Second)
 	w.want("subflows", w.usable(), 16, 16)
@@ -442,7 +451,7 @@ func TestPolicyRotates(t *testing.T) {
 func TestPolicyRotatesOntoWhatWorks(t *testing.T) {
 	w := newWorld(t, 1)
 	w.run(time.Second)
-	w.refuse = func(int) (failure, bool) { return failedOther, true }
+	w.refuse = func(int) (Failure, bool) { return FailedOther, true }
 	w.p.rotate(w.nextID)
 	w.changed = true
 	w.run(10 * time.Minute)
@@ -497,17 +506,18 @@ func TestPolicyReplacesTheLost(t *testing.T) {
 func TestPolicyWithoutAnyPath(t *testing.T) {
 	w := newWorld(t, 8)
 	w.run(time.Minute)
-	w.refuse = func(int) (failure, bool) { return failedOther, true }
+	w.refuse = func(int) (Failure, bool) { return FailedOther, true }
 	w.openTakes = 20 * time.Millisecond
 	w.lose(0)
 	w.run(instant)
 	w.want("opens at once", len(w.began), 1, 1)
 	w.run(2 * time.Second)
-	w.want("opens in two seconds", len(w.began), 4, 6)
+	w.want("opens in two seconds", len(w.began), 4, 7)
 	w.run(time.Minute)
-	w.want("opens in a minute", w.within(time.Minute, w.began), 6, 14)
+	w.want("opens in a minute", w.within(time.Minute, w.began), 30, 60)
 	w.run(10 * time.Minute)
-	w.want("opens in a minute, later", w.within(time.Minute, w.began), 4, 8)
+	w.want("opens in a minute, later", w.within(time.Minute, w.began), 30, 60)
+	w.wantNoGap(0, attemptEvery)
 
 	w.p.retry()
 	w.changed = true
@@ -537,23 +547,50 @@ func TestPolicyAfterALossOfAll(t *testing.T) {
 	w.want("subflows", w.usable(), 8, 8)
 }
 
-// An open that hangs does not keep the connection from another attempt.
+// Opens that hang do not keep the connection from other attempts. The first have all their time; of the others the oldest
+// makes room.
 func TestPolicyHedges(t *testing.T) {
 	w := newWorld(t, 8)
 	w.run(time.Minute)
 	w.openTakes = time.Hour
 	w.lose(0)
-	w.run(hedgeAfter - time.Second)
+	w.run(instant)
+	first := w.began[0]
 	w.want("opens", len(w.began), 1, 1)
-	w.run(2 * time.Second)
+	w.run(attemptEvery)
 	w.want("opens", len(w.began), 2, 2)
 	w.run(10 * time.Minute)
-	w.want("opens", len(w.began), 2, 2)
+	w.want("opens in a minute", w.within(time.Minute, w.began), 30, 40)
+	w.want("opens at once", w.atonce, maxAttempts, maxAttempts)
+	w.wantNoGap(0, attemptEvery)
+	for k := range patientAttempts {
+		if !w.opens[k].begun.Equal(w.began[k]) {
+			t.Errorf("attempt %d was given up", k)
+		}
+	}
+	w.opens[0].ready = w.now
+	w.run(instant)
+	if w.usable() != 1 || !w.opens[0].begun.After(first) {
+		t.Fatalf("%d subflows", w.usable())
+	}
+	w.run(instant)
+	w.want("opens that are under way with a path", len(w.opens), 0, maxOpening)
+}
+
+// wantNoGap checks that no time between opens, of those from the first one on, and up to now, is longer than this.
+func (w *world) wantNoGap(first int, most time.Duration) {
+	w.t.Helper()
+	times := append(slices.Clone(w.began[first:]), w.now)
+	for i := 1; i < len(times); i++ {
+		if gap := times[i].Sub(times[i-1]); gap > most {
+			w.t.Fatalf("nothing was tried for %v from %v on", gap, times[i-1].Sub(epoch))
+		}
+	}
 }
 
 func TestPolicyRespectsThrottling(t *testing.T) {
 	w := newWorld(t, 16)
-	w.refuse = func(int) (failure, bool) { return failedThrottled, true }
+	w.refuse = func(int) (Failure, bool) { return FailedThrottled, true }
 	w.begin(true)
 	w.run(time.Minute)
 	w.want("opens in the first minute", len(w.began), 4, 9)
@@ -567,11 +604,206 @@ func TestPolicyRespectsThrottling(t *testing.T) {
 	w.run(instant)
 	w.want("opens at once without a path", len(w.began)-opens, 1, 1)
 	w.run(time.Minute)
-	w.want("opens in a minute without a path", len(w.began)-opens, 2, 6)
+	w.want("opens in a minute without a path", len(w.began)-opens, 29, 42)
+	w.wantNoGap(opens, attemptEvery)
 
 	w.refuse = nil
 	w.run(40 * time.Second)
 	w.want("subflows in the end", w.usable(), 16, 16)
+}
+
+// Whatever kept the connection from a path, and however long the attempts take to fail, the first one after it begins within
+// attemptEvery: and there are no more than one a second of them.
+func TestPolicyComesBackSoon(t *testing.T) {
+	for _, how := range []Failure{FailedOther, FailedThrottled, FailedLimit, FailedUnanswered, failedFull} {
+		for _, takes := range []time.Duration{instant, 1900 * time.Millisecond, 2500 * time.Millisecond, 20 * time.Second, time.Hour} {
+			t.Run(fmt.Sprint(how, " after ", takes), func(t *testing.T) {
+				w := newWorld(t, 8)
+				w.begin(true)
+				w.run(20 * time.Second)
+				for round := range 10 {
+					w.openTakes, w.refuse = takes, func(int) (Failure, bool) { return how, true }
+					opens := len(w.began)
+					w.subs = nil
+					w.changed = true
+					away := time.Duration(round)*3700*time.Millisecond + 700*time.Millisecond
+					w.run(away)
+					w.want("opens", len(w.began)-opens, 1, 6+int(away.Seconds()))
+					tried := len(w.began)
+					// What is under way still hangs, in the worst case.
+					w.openTakes, w.refuse = 200*time.Millisecond, nil
+					for k := range w.opens {
+						w.opens[k].ready = w.now.Add(time.Hour)
+					}
+					w.run(attemptEvery)
+					w.want("opens since it could work", len(w.began)-tried, 1, 12)
+					if first := w.began[tried].Sub(w.began[tried-1]); first > attemptEvery {
+						t.Fatalf("the last gap is of %v", first)
+					}
+					w.run(200*time.Millisecond + instant)
+					w.want("subflows", w.usable(), 1, 8)
+					w.run(30 * time.Second)
+				}
+			})
+		}
+	}
+}
+
+// What somebody has to permit first is tried more seldom.
+func TestPolicyWhereOpensAreRefused(t *testing.T) {
+	w := newWorld(t, 8)
+	w.run(time.Minute)
+	w.refuse = func(int) (Failure, bool) { return FailedRefused, true }
+	w.lose(0)
+	w.run(time.Minute)
+	w.run(10 * time.Minute)
+	w.want("opens in a minute", w.within(time.Minute, w.began), 5, 14)
+	w.wantNoGap(0, refusedMost+w.openTakes+instant)
+}
+
+// A service that starts so many sessions and no more: the connection stays with them, and seldom tries another.
+func TestPolicyAtTheServicesLimit(t *testing.T) {
+	for _, how := range []Failure{FailedLimit, FailedUnanswered} {
+		for _, limit := range []int{1, 2, 3, 10, 15} {
+			t.Run(fmt.Sprint(how, " at ", limit), func(t *testing.T) {
+				w := newWorld(t, 16)
+				w.refuse = func(int) (Failure, bool) { return how, len(w.subs)+len(w.opens) >= limit }
+				w.begin(true)
+				w.run(2 * time.Minute)
+				w.want("subflows", w.usable(), limit, limit)
+				w.want("opens", len(w.began), limit, limit+5)
+				if known := w.p.known(); known.Subflows != limit || !known.Retry.After(w.now) {
+					t.Errorf("known: %+v", known)
+				}
+				opens := len(w.began)
+				w.run(2 * time.Hour)
+				w.want("subflows", w.usable(), limit, limit)
+				// Those that are replaced for their age, and attempts beyond the limit.
+				w.want("opens in two hours", len(w.began)-opens, 0, 4*limit+8)
+
+				w.refuse = nil
+				w.run(limitMost + time.Minute)
+				w.want("subflows without the limit", w.usable(), 16, 16)
+				if known := w.p.known(); known.Subflows != 0 {
+					t.Errorf("known: %+v", known)
+				}
+			})
+		}
+	}
+}
+
+// A session that takes long to open where there is no other says nothing of a limit.
+func TestPolicyUnansweredWithoutAPath(t *testing.T) {
+	w := newWorld(t, 8)
+	w.begin(true)
+	w.run(10 * time.Second)
+	w.subs = nil
+	w.changed = true
+	w.refuse = func(int) (Failure, bool) { return FailedUnanswered, true }
+	w.run(time.Minute)
+	if known := w.p.known(); known.Subflows != 0 {
+		t.Errorf("taken for a limit: %+v", known)
+	}
+	w.refuse = nil
+	w.run(20 * time.Second)
+	w.want("subflows", w.usable(), 8, 8)
+}
+
+// A place that another session needs is left to it, and taken again after.
+func TestPolicyLends(t *testing.T) {
+	for _, limit := range []int{1, 2, 8} {
+		t.Run(fmt.Sprint(limit), func(t *testing.T) {
+			w := newWorld(t, 8)
+			other := 0
+			w.refuse = func(int) (Failure, bool) { return FailedLimit, len(w.subs)+other >= limit }
+			w.begin(true)
+			w.run(2 * time.Minute)
+			w.want("subflows", w.usable(), limit, limit)
+			opens := len(w.began)
+			w.p.lend(w.now)
+			w.changed = true
+			w.run(time.Second)
+			w.want("subflows, one place lent", len(w.subs), limit-1, limit-1)
+			other = 1
+			w.run(20 * time.Second)
+			w.want("opens while it is lent", len(w.began)-opens, 0, 0)
+			if !w.p.known().Lent {
+				t.Error("not known")
+			}
+			// It is back before the service has noticed.
+			w.p.giveBack(w.now, false)
+			if !w.p.known().Lent {
+				t.Error("it is told as lost the moment before it is used again")
+			}
+			w.changed = true
+			w.run(3 * time.Second)
+			other = 0
+			w.run(attemptEvery + 2*w.openTakes)
+			w.want("subflows in the end", w.usable(), limit, limit)
+			if known := w.p.known(); known.Lent || known.Subflows != limit {
+				t.Errorf("known in the end: %+v", known)
+			}
+			w.want("opens in the end", len(w.began)-opens, 1, 8)
+
+			// One that is kept is not taken again.
+			w.p.lend(w.now)
+			w.changed = true
+			w.run(time.Second)
+			if limit > 1 {
+				other = 1
+				w.p.giveBack(w.now, true)
+				w.changed = true
+				opens = len(w.began)
+				w.run(5 * time.Minute)
+				w.want("subflows", w.usable(), limit-1, limit-1)
+				w.want("opens", len(w.began)-opens, 0, 0)
+			}
+		})
+	}
+}
+
+// A subflow that leaves has no place any more: its successor is no proof that there is another.
+func TestPolicyLimitWithOneThatLeaves(t *testing.T) {
+	start := time.Now()
+	p := newPolicy(start, 8, time.Hour, time.Hour)
+	old := subflowView{id: 1, since: start}
+	p.look(start, view{subflows: []subflowView{old}})
+	p.openFailed(start, start, FailedLimit, 1)
+	old.leaving = true
+	for _, v := range [][]subflowView{{old}, {old, {id: 2, since: start}}} {
+		p.opened(start)
+		p.look(start, view{subflows: v})
+		if known := p.known(); known.Subflows != 1 || p.limit() != 1 {
+			t.Errorf("%v: %+v, limit %d", v, known, p.limit())
+		}
+	}
+	p.look(start, view{subflows: []subflowView{{id: 2, since: start}, {id: 3, since: start}}})
+	if known := p.known(); known.Subflows != 0 || p.limit() != 8 {
+		t.Errorf("two are there, and the limit is still %+v, %d", known, p.limit())
+	}
+}
+
+// A session without an agent shows its limit beside those that there were meanwhile, however few are left when it is given up.
+func TestPolicyLimitWhenOthersHaveGone(t *testing.T) {
+	for how, want := range map[Failure]int{FailedUnanswered: 10, FailedLimit: 8} {
+		now := time.Now()
+		p := newPolicy(now, 16, time.Hour, time.Hour)
+		var v view
+		for id := range uint32(8) {
+			v.subflows = append(v.subflows, subflowView{id: id, since: now})
+		}
+		p.observe(now, v)
+		var out plan
+		p.begin(now, &out)
+		more := v
+		more.subflows = append(slices.Clone(v.subflows), subflowView{id: 8, since: now}, subflowView{id: 9, since: now})
+		p.observe(now.Add(time.Second), more)
+		p.observe(now.Add(2*time.Second), v)
+		p.openFailed(now.Add(3*time.Second), now, how, len(v.subflows))
+		if known := p.known(); known.Subflows != want {
+			t.Errorf("%v: the limit is %d, want %d", how, known.Subflows, want)
+		}
+	}
 }
 
 // Starts are spread however many are wanted, and however soon they are lost again.
@@ -622,7 +854,7 @@ func TestPolicyWhereEverythingStalls(t *testing.T) {
 
 func TestPolicyWhereTheFarEndIsFull(t *testing.T) {
 	w := newWorld(t, 8)
-	w.refuse = func(int) (failure, bool) { return failedFull, len(w.subs) >= 4 }
+	w.refuse = func(int) (Failure, bool) { return failedFull, len(w.subs) >= 4 }
 	w.begin(true)
 	w.run(time.Minute)
 	w.want("subflows", w.usable(), 4, 4)
@@ -637,24 +869,24 @@ func TestPolicyWhereTheFarEndIsFull(t *testing.T) {
 
 	// Of two at a time one is refused, before the other is up.
 	w = newWorld(t, 8)
-	w.refuse = func(int) (failure, bool) { return failedFull, len(w.subs)+len(w.opens) >= 3 }
+	w.refuse = func(int) (Failure, bool) { return failedFull, len(w.subs)+len(w.opens) >= 3 }
 	w.begin(true)
 	w.run(time.Minute)
 	w.want("subflows", w.usable(), 3, 3)
 	w.want("opens", len(w.began), 3, 3)
 
 	// Without a path too: each attempt is a session.
-	w.refuse = func(int) (failure, bool) { return failedFull, true }
+	w.refuse = func(int) (Failure, bool) { return failedFull, true }
 	for len(w.subs) > 0 {
 		w.lose(0)
 	}
 	w.run(time.Minute)
-	w.want("opens", len(w.began)-3, 5, 14)
+	w.want("opens", len(w.began)-3, 29, 60)
 }
 
 func TestPolicyWhereFurtherOpensCannotSucceed(t *testing.T) {
 	w := newWorld(t, 8)
-	w.refuse = func(int) (failure, bool) { return failedFatal, true }
+	w.refuse = func(int) (Failure, bool) { return FailedFatal, true }
 	w.begin(true)
 	w.run(10 * time.Minute)
 	w.want("opens", len(w.began), 1, 1)
@@ -677,12 +909,20 @@ func TestPolicyUnderRandomEvents(t *testing.T) {
 		w := newWorld(t, maximum)
 		w.p.random = random(r)
 		bad := 0.0
-		w.refuse = func(int) (failure, bool) {
-			return failure(r.IntN(int(failedFull) + 1)), r.Float64() < bad
+		w.refuse = func(int) (Failure, bool) {
+			how := Failure(r.IntN(int(failedFull) + 1))
+			return how, how != FailedFatal && r.Float64() < bad
 		}
 		w.rate = func(n int) float64 { return 0.8 * mb * float64(n) * (0.5 + r.Float64()) }
 		for range 40 {
-			switch r.IntN(9) {
+			switch r.IntN(10) {
+			case 9:
+				if w.p.lent == 0 {
+					w.p.lend(w.now)
+				} else {
+					w.p.giveBack(w.now, r.IntN(2) == 0)
+				}
+				w.changed = true
 			case 0:
 				w.begin(!w.demand)
 			case 1:
@@ -707,7 +947,7 @@ func TestPolicyUnderRandomEvents(t *testing.T) {
 			looks, opens := w.looks, len(w.began)
 			d := random(r)(20 * time.Second)
 			w.run(d)
-			w.want("opens at once", w.atonce, 0, maxOpening)
+			w.want("opens at once", w.atonce, 0, maxAttempts)
 			w.want("subflows", w.most, 0, maxSubflows)
 			w.want("usable", w.usable(), 0, maximum+2*rotateTogether)
 			w.want("opens", len(w.began)-opens, 0, maxSubflows+2+int(d.Seconds()))
@@ -723,7 +963,10 @@ func TestPolicyUnderRandomEvents(t *testing.T) {
 		}
 		w.begin(true)
 		w.rate = func(n int) float64 { return 0.8 * mb * float64(n) }
-		w.run(25 * time.Minute)
+		if w.p.lent > 0 {
+			w.p.giveBack(w.now, false)
+		}
+		w.run(limitMost + 25*time.Minute)
 		w.want("subflows in the end", w.usable(), maximum, maximum+1)
 		if t.Failed() {
 			t.Fatalf("seed %d", seed)

@@ -27,6 +27,8 @@ type pump struct {
 	delay time.Duration
 	room  int // bytes of the buffer
 
+	before func(waiting int) // of each piece, with what is in the buffer; nil: nothing
+
 	mu      sync.Mutex
 	cond    sync.Cond
 	buf     []byte // written, not taken
@@ -61,6 +63,12 @@ func (p *pump) run() {
 		if p.closed {
 			p.mu.Unlock()
 			return
+		}
+		if p.before != nil {
+			waiting := len(p.buf)
+			p.mu.Unlock()
+			p.before(waiting)
+			p.mu.Lock()
 		}
 		n := min(p.piece, len(p.buf))
 		p.flying = append(p.flying, flight{slices.Clone(p.buf[:n]), time.Now().Add(p.delay)})

@@ -22,9 +22,9 @@ var (
 // The model of a connection: two machines, joined by subflows that fail in every way a path can, in virtual time. Seeds make
 // a run repeatable.
 //
-// A subflow is a reliable ordered stream in each direction, with a delay and a rate of its own, until it dies: then what is
-// on its way is lost, from a random byte on, and each end hears of it at another time, or late. Before, it may hold back what
-// it carries. New subflows join while old ones go. Both ends write, read and close at random.
+// A subflow is an ordered stream in each direction, with a delay and a rate of its own, until it dies: then what is on its way
+// is lost, from a random byte on, and each end hears of it at another time, or late. Before, it may hold back what it carries,
+// deliver a stretch twice, or deliver other bytes. New subflows join while old ones go. Both ends write, read and close at random.
 //
 // What must hold: what an end reads is what the other wrote, from the first byte on, without gap; no end sees a violation of
 // the protocol, nor exceeds its memory; timers do not spin; and the connection ends. It ends in good order, with everything
@@ -73,12 +73,25 @@ type simLane struct {
 	last    time.Time // when the last batch arrives
 	held    time.Time // nothing arrives before
 	batches []*simBatch
+	damage  simDamage // of the next batch that arrives
+	in      *seal     // of what arrives
+	rest    []byte    // that arrived and is no whole frame yet
 }
+
+// simDamage is what a lane does to a batch.
+type simDamage uint8
+
+const (
+	simNone     simDamage = iota
+	simRepeated           // a stretch comes twice
+	simAltered            // some bytes are others
+)
 
 // simLink is a subflow.
 type simLink struct {
 	id    uint32
 	lanes [2]simLane // by the end that writes
+	seals [2]seals   // by the end that has them
 	paths [2]*path   // nil: the end does not have it yet, or has it no more
 	shut  bool       // the writers' bytes go nowhere
 }
@@ -118,6 +131,7 @@ type sim struct {
 	known  bool          // the server has heard of the connection
 	calm   time.Duration // between the faults of a subflow, at most
 	faults int
+	broken int  // subflows that an end closed because of damage
 	starve bool // the client gives up joining at some time
 	aborts bool
 	reader *frameReader
@@ -502,20 +516,55 @@ func (w *sim) pump(e *simEnd, l *simLink) {
 		}
 		b.arrived = true
 		lane.batches = lane.batches[1:]
-		w.deliver(w.ends[1-e.index], l, b.bytes)
+		w.deliver(w.ends[1-e.index], l, w.damaged(lane, b.bytes))
 	})
+}
+
+// damaged returns what a lane delivers of a batch.
+func (w *sim) damaged(lane *simLane, b []byte) []byte {
+	from := w.rng.IntN(len(b))
+	to := from + 1 + w.rng.IntN(len(b)-from)
+	switch lane.damage {
+	case simRepeated:
+		b = slices.Concat(b[:to], b[from:])
+	case simAltered:
+		b = bytes.Clone(b)
+		for i := from; i < to; i++ {
+			b[i] ^= byte(1 + w.rng.IntN(255))
+		}
+	}
+	lane.damage = simNone
+	return b
 }
 
 // deliver gives an end the frames of a batch, which may be cut.
 func (w *sim) deliver(e *simEnd, l *simLink, b []byte) {
-	w.reader.buf.Reset(bytes.NewReader(b))
+	lane := &l.lanes[1-e.index]
+	lane.rest = append(lane.rest, b...)
+	w.reader.seal = lane.in
+	w.reader.buf.Reset(bytes.NewReader(lane.rest))
+	defer func() {
+		left, _ := io.ReadAll(w.reader.buf) // cannot fail
+		lane.rest = append(lane.rest[:0], left...)
+	}()
 	var f frame
 	for {
 		p := l.paths[e.index]
 		if p == nil || e.ended {
 			return
 		}
-		if err := w.reader.next(&f); err != nil {
+		err := w.reader.next(&f)
+		if errors.Is(err, errDamaged) {
+			w.logf("the %v sees damage on subflow %d", e, l.id)
+			w.broken++
+			w.close(e, l)
+			break
+		}
+		if errors.As(err, new(*protocolError)) {
+			w.fail("the %v sees what is no frame: %v", e, err)
+			return
+		}
+		if err != nil {
 			break
 		}
 		if err := e.m.onFrame(p, &f, w.now); err != nil {
@@ -583,11 +632,14 @@ func (w *sim) open() {
 		l.lanes[i].delay = w.upTo(150 * time.Millisecond)
 		l.lanes[i].rate = float64(int(10_000) << w.rng.IntN(10))
 	}
+	keys, peers := sealsOf(l.id)
+	l.seals = [2]seals{keys, peers}
+	l.lanes[0].in, l.lanes[1].in = peers.in, keys.in
 	w.links = append(w.links, l)
 	w.logf("the client opens subflow %d: %+v", l.id, l.lanes)
 	there := l.lanes[0].delay
 	if l.id == 0 { // NEW: frames may follow at once
-		l.paths[0] = client.m.join(l.id, "", w.now)
+		w.join(client, l)
 		l.lanes[0].last = w.now.Add(there)
 		w.settle(client)
 	} else if w.faulty() && w.rng.IntN(20) == 0 {
@@ -600,7 +652,7 @@ func (w *sim) open() {
 		}
 		w.known = true
 		w.logf("the server has subflow %d", l.id)
-		l.paths[1] = server.m.join(l.id, "", w.now)
+		w.join(server, l)
 		accepted := w.now.Add(l.lanes[1].delay)
 		l.lanes[1].last = accepted
 		w.at(accepted, func() { w.accepted(l) })
@@ -625,8 +677,15 @@ func (w *sim) accepted(l *simLink) {
 		w.settle(w.ends[1])
 		return
 	}
-	l.paths[0] = client.m.join(l.id, "", w.now)
+	w.join(client, l)
 	w.settle(client)
+}
+
+// join gives an end its side of a subflow.
+func (w *sim) join(e *simEnd, l *simLink) {
+	p := e.m.join(l.id, "", w.now)
+	p.seal = l.seals[e.index].out
+	l.paths[e.index] = p
 }
 
 // refused is the server's answer to a JOIN when it has ended the connection.
@@ -638,9 +697,9 @@ func (w *sim) refused(l *simLink) {
 		return
 	}
 	if server.m.err == nil {
-		client.m.fail(&RefusedError{Code: RefuseClosed})
+		client.m.fail(&RefusedError{Code: RefuseClosed, sure: true})
 	} else {
-		client.m.fail(&RefusedError{Code: RefuseUnknown})
+		client.m.fail(&RefusedError{Code: RefuseUnknown, sure: true})
 	}
 	w.settle(client)
 }
@@ -651,7 +710,9 @@ func (w *sim) fault(l *simLink) {
 		return
 	}
 	w.faults++
-	switch w.rng.IntN(7) {
+	switch w.rng.IntN(9) {
+	case 7, 8: // delivers something else than it was given
+		l.lanes[w.rng.IntN(2)].damage = simRepeated + simDamage(w.rng.IntN(2))
 	case 0: // holds back what it carries, in one direction or both
 		for i := range l.lanes {
 			if w.rng.IntN(3) > 0 {
@@ -740,7 +801,7 @@ func TestSimulation(t *testing.T) {
 	const shards = 4
 	var completed [shards]int
 	var unsure [shards]int
-	var faults, reinjected [shards]int
+	var faults, reinjected, broken [shards]int
 	t.Run("shards", func(t *testing.T) {
 		for shard := range shards {
 			t.Run(fmt.Sprint(shard), func(t *testing.T) {
@@ -752,6 +813,7 @@ func TestSimulation(t *testing.T) {
 						t.Fatalf("%s\nreproduce: go test ./sessions/bond -run '^TestSimulation$' -bond.seed=%d", w.failed, seed)
 					}
 					faults[shard] += w.faults
+					broken[shard] += w.broken
 					if w.ends[0].m.reinjected+w.ends[1].m.reinjected > 0 {
 						reinjected[shard]++
 					}
@@ -771,12 +833,13 @@ func TestSimulation(t *testing.T) {
 		}
 		return n
 	}
-	t.Logf("%d runs with %d faults, reinjection in %d; %d ended in good order, %d so that one end missed the last confirmation",
-		runs, sum(faults), sum(reinjected), sum(completed), sum(unsure))
+	t.Logf("%d runs with %d faults, reinjection in %d, %d subflows damaged; "+
+		"%d ended in good order, %d so that one end missed the last confirmation",
+		runs, sum(faults), sum(reinjected), sum(broken), sum(completed), sum(unsure))
 	if sum(completed) < runs*8/10 || sum(unsure) > runs/12 {
 		t.Error("too few runs end in good order at both ends")
 	}
-	if sum(reinjected) < runs/3 || sum(faults) < 3*runs {
+	if sum(reinjected) < runs/3 || sum(faults) < 3*runs || sum(broken) < runs/4 {
 		t.Error("the runs are too quiet to show anything")
 	}
 }

@@ -13,15 +13,16 @@ import (
 	"time"
 )
 
-// lagging is a stream between two ends that takes its time, can hold back what it carries, and can be cut.
+// lagging is a stream between two ends that takes its time, can hold back, repeat or alter what it carries, and can be cut.
 type lagging struct {
 	delay time.Duration
 	stop  chan struct{}
 	once  sync.Once
 	work  *sync.WaitGroup
 
-	mu   sync.Mutex
-	held time.Time
+	mu     sync.Mutex
+	held   time.Time
+	damage func([]byte) []byte // what becomes of the next piece; nil: nothing
 }
 
 // newLagging returns a stream's two ends. work waits for its goroutines, which end once it is cut or one end is closed.
@@ -46,6 +47,23 @@ func (l *lagging) hold(d time.Duration) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.held = time.Now().Add(d)
+}
+
+// harm damages the next piece of either direction.
+func (l *lagging) harm(damage func([]byte) []byte) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.damage = damage
+}
+
+// harmed returns what becomes of a piece.
+func (l *lagging) harmed(b []byte) []byte {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.damage != nil {
+		b, l.damage = l.damage(b), nil
+	}
+	return b
 }
 
 // due is when something that came now is to arrive.
@@ -85,7 +103,7 @@ func (l *lagging) carry(from, to net.Conn) {
 		n, err := from.Read(b)
 		if n > 0 {
 			select {
-			case parcels <- parcel{b[:n], l.due()}:
+			case parcels <- parcel{l.harmed(b[:n]), l.due()}:
 			case <-l.stop:
 				return
 			}
@@ -111,18 +129,19 @@ func (c *chaos) add() {
 	l, near, far := newLagging(time.Duration(c.rng.Int64N(int64(100*time.Millisecond))), &c.work)
 	id := c.next
 	c.next++
-	if err := c.server.attach(id, far, newFrameReader(far), "", nil); err != nil {
+	keys, peers := sealsOf(id)
+	if err := c.server.attach(id, far, newFrameReader(far), peers, "", nil); err != nil {
 		far.Close()
 		near.Close()
 		l.cut()
-		refused := &RefusedError{Code: RefuseUnknown}
+		refused := &RefusedError{Code: RefuseUnknown, sure: true}
 		if c.server.delivered() {
 			refused.Code = RefuseClosed
 		}
 		c.client.fail(refused)
 		return
 	}
-	if err := c.client.attach(id, near, newFrameReader(near), "", nil); err != nil {
+	if err := c.client.attach(id, near, newFrameReader(near), keys, "", nil); err != nil {
 		near.Close()
 		l.cut()
 		return
@@ -147,7 +166,15 @@ func (c *chaos) disturb() {
 		return
 	}
 	id := live[c.rng.IntN(len(live))]
-	switch c.rng.IntN(8) {
+	switch c.rng.IntN(10) {
+	case 8:
+		c.links[id].harm(func(b []byte) []byte { return append(b, b...) })
+	case 9:
+		at := c.rng.Uint64()
+		c.links[id].harm(func(b []byte) []byte {
+			b[at%uint64(len(b))] ^= byte(1 + at>>32%255)
+			return b
+		})
 	case 0, 1:
 		c.links[id].cut()
 	case 2:
@@ -250,8 +277,8 @@ func TestConnSimulation(t *testing.T) {
 			cfg := func() Config {
 				return Config{Window: 64 << 10 << c.rng.IntN(5), SendBuffer: 16 << 10 << c.rng.IntN(7), Linger: 10 * time.Minute}
 			}
-			c.client = newConn(connID{}, secret{}, cfg(), true)
-			c.server = newConn(connID{}, secret{}, cfg(), false)
+			c.client = newConn(identity{}, cfg(), true)
+			c.server = newConn(identity{}, cfg(), false)
 			began := time.Now()
 			err := c.run(seed)
 			if err != nil {

@@ -3,6 +3,8 @@ package bond
 import (
 	"bytes"
 	"crypto/ecdh"
+	"crypto/hkdf"
+	"crypto/sha256"
 	"encoding/hex"
 	"fmt"
 	"os"
@@ -64,7 +66,18 @@ func TestSpecificationExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	line("REFUSE 3 \"who?\"", refused.out.Bytes())
+	line("REFUSE 6 \"full\"", join.refuse(t, RefuseSubflows, "full"))
 	want.WriteString("\n")
+	h := sha256.Sum256(append(bytes.Clone(join.hello), join.open...))
+	line("JOIN's handshake", h[:])
+	for _, label := range []string{labelClientFrames, labelServerFrames} {
+		key, err := hkdf.Expand(sha256.New, x.key[:], label+string(h[:]), 32)
+		if err != nil {
+			t.Fatal(err)
+		}
+		line(strings.TrimPrefix(label, "bond ")[:6]+"'s frames", key)
+	}
+	out := deriveSeals(x.key, versionSealed, join.hello, join.open).out
 	for _, f := range []frame{
 		{typ: frameAck, limit: 4 << 20},
 		{typ: frameData, data: []byte("hello")},
@@ -76,7 +89,7 @@ func TestSpecificationExample(t *testing.T) {
 		{typ: frameLeave},
 		{typ: frameReset, code: ResetAborted, text: "bye"},
 	} {
-		line(f.typ.String(), appendFrame(nil, &f))
+		line(f.typ.String(), out.append(appendFrame(nil, &f), 0))
 	}
 
 	if !bytes.Contains(doc, []byte("```\n"+want.String()+"```\n")) {
@@ -95,6 +108,12 @@ func TestSpecificationNumbers(t *testing.T) {
 		fmt.Sprintf("### HELLO, %d bytes", helloLen),
 		fmt.Sprintf("%d bytes for NEW, %d for JOIN", openNewLen, openJoinLen),
 		fmt.Sprintf("ACCEPT, %d bytes", 1+macLen),
+		fmt.Sprintf("REFUSE, %d to %d bytes", 2+macLen, 2+maxText+macLen),
+		fmt.Sprintf("it is %d to %d bytes long", 2, 2+maxText),
+		fmt.Sprintf("**code** | the authentication code of a frame: %d bytes", sealSize),
+		fmt.Sprintf("before it gives up (ours %d)", mostHellos),
+		fmt.Sprintf("when **%d streams in succession** say so", mostDenials),
+		fmt.Sprintf("gives up at the %s NEW", map[int]string{5: "fifth"}[mostNews]),
 		fmt.Sprintf("**DATA**, %d to %d bytes", dataHeader+1, dataHeader+maxData),
 		fmt.Sprintf("**FIN**, %d bytes", finSize),
 		fmt.Sprintf("**ACK**, %d bytes", ackSize),

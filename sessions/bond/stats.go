@@ -4,13 +4,33 @@ import "time"
 
 // Stats are the figures of a connection.
 type Stats struct {
+	Version  int // of the protocol
 	Subflows []SubflowStats
 
 	Sent       uint64 // bytes that the peer has acknowledged in order
 	Received   uint64 // bytes that came in order
 	Reinjected uint64 // bytes sent again on another subflow
+	Damaged    int    // subflows that were closed because what came on them was not what the peer had sent
 
 	Pathless time.Time // since when no subflow is usable; the zero time while one is
+
+	Limit   Limit   // of the service, at the client
+	Trouble Trouble // of the client, in opening subflows
+}
+
+// Trouble says why subflows cannot be opened. The zero value means that the latest attempt succeeded, or that there was none.
+type Trouble struct {
+	Err  error     // of the latest attempt
+	At   time.Time // when that failed
+	Next time.Time // when the next attempt may begin
+}
+
+// Limit is how many subflows the service under a connection lets it have, as far as the client has met it.
+type Limit struct {
+	Subflows int       // 0: no limit is known
+	Err      error     // of the attempt to have one more; nil: a place was needed for something else
+	Retry    time.Time // when a further one is tried, if it is wanted then
+	Lent     bool      // a place is another session's for the moment
 }
 
 // SubflowStats are the figures of one subflow.
@@ -42,12 +62,15 @@ const (
 
 // view is what the client's path manager looks at.
 type view struct {
-	subflows  []subflowView
-	wanted    time.Time // when the subflows last were too few for either end
-	lastData  time.Time // when data was last sent or received
-	delivered uint64    // bytes that arrived in order, at either end
-	pathless  time.Time // since when no subflow is usable; the zero time while one is
-	ended     bool
+	subflows   []subflowView
+	wanted     time.Time // when the subflows last were too few for this end
+	peerWanted time.Time // and for the peer
+	lastData   time.Time // when data was last sent or received
+	sent       uint64    // bytes that arrived in order at the peer
+	received   uint64    // and here
+	pathless   time.Time // since when no subflow is usable; the zero time while one is
+	ended      bool
+	far        FarEnd
 }
 
 type subflowView struct {

@@ -16,6 +16,7 @@ const (
 	dataHeader  = 1 + 8 + 2
 	finSize     = 1 + 8
 	ackSize     = 1 + 8 + 8 + 8 + 4
+	ackOfSize   = ackSize + 4
 	pingSize    = 1 + 8
 	bareSize    = 1 // WANT, LEAVE
 	resetHeader = 1 + 2 + 2
@@ -34,6 +35,7 @@ const (
 	frameWant  frameType = 6
 	frameLeave frameType = 7
 	frameReset frameType = 8
+	frameAckOf frameType = 9 // from version 2 on
 )
 
 func (t frameType) String() string {
@@ -54,6 +56,8 @@ func (t frameType) String() string {
 		return "LEAVE"
 	case frameReset:
 		return "RESET"
+	case frameAckOf:
+		return "ACKOF"
 	}
 	return fmt.Sprintf("frame of type %d", uint8(t))
 }
@@ -69,6 +73,7 @@ type frame struct {
 	limit    uint64 // ACK: the first DSN that may not be sent yet
 	received uint64 // ACK: bytes of DATA and FIN frames that came on this subflow
 	delay    uint32 // ACK: microseconds that the newest of these waited
+	subflow  uint32 // ACKOF, which is an ACK that came on another subflow: the one it is about
 
 	token uint64 // PING, PONG
 
@@ -85,7 +90,10 @@ func appendFrame(dst []byte, f *frame) []byte {
 	switch f.typ {
 	case frameFIN:
 		return binary.BigEndian.AppendUint64(dst, f.dsn)
-	case frameAck:
+	case frameAck, frameAckOf:
+		if f.typ == frameAckOf {
+			dst = binary.BigEndian.AppendUint32(dst, f.subflow)
+		}
 		dst = binary.BigEndian.AppendUint64(dst, f.ack)
 		dst = binary.BigEndian.AppendUint64(dst, f.limit)
 		dst = binary.BigEndian.AppendUint64(dst, f.received)
@@ -125,7 +133,8 @@ const readBuffer = 32 << 10
 
 // frameReader reads frames from one subflow. It is for one goroutine.
 type frameReader struct {
-	buf *bufio.Reader
+	buf  *bufio.Reader
+	seal *seal // of the peer; nil in version 1
 }
 
 func newFrameReader(r io.Reader) *frameReader {
@@ -135,64 +144,108 @@ func newFrameReader(r io.Reader) *frameReader {
 // Read gives the bytes before the first frame, ACCEPT or REFUSE, to whoever completes the handshake.
 func (r *frameReader) Read(p []byte) (int, error) { return r.buf.Read(p) }
 
-// next reads one frame. The error is io.EOF only where a frame could begin, io.ErrUnexpectedEOF within one, and a
-// *protocolError for what is no frame.
+// next reads one frame. The error is io.EOF only where a frame could begin, and io.ErrUnexpectedEOF within one. With a seal it is
+// errDamaged for bytes that the peer did not send here, and a *protocolError for a frame that it did send and must not; without,
+// bytes that are no frame are a *protocolError.
 func (r *frameReader) next(f *frame) error {
-	head, err := r.buf.Peek(1)
+	size, err := r.measure()
+	if err != nil {
+		return r.damaged(err)
+	}
+	var code []byte
+	b, err := r.take(size + r.overhead())
 	if err != nil {
 		return err
 	}
-	*f = frame{typ: frameType(head[0])}
-	switch f.typ {
+	if b, code = b[:size], b[size:]; r.seal != nil && !r.seal.verify(b, code) {
+		return errDamaged
+	}
+	return f.parse(b)
+}
+
+// overhead is how many bytes follow each frame.
+func (r *frameReader) overhead() int {
+	if r.seal == nil {
+		return 0
+	}
+	return sealSize
+}
+
+// damaged is err of bytes that are not verified: they say nothing about the peer.
+func (r *frameReader) damaged(err error) error {
+	if violation, ok := errors.AsType[*protocolError](err); ok && r.seal != nil {
+		return fmt.Errorf("%w: %s", errDamaged, violation.what)
+	}
+	return err
+}
+
+// measure returns the size of the next frame, by its first bytes. It bounds what take waits for, because nothing is verified yet.
+func (r *frameReader) measure() (int, error) {
+	head, err := r.buf.Peek(1)
+	if err != nil {
+		return 0, err
+	}
+	switch typ := frameType(head[0]); typ {
 	case frameData:
 		if head, err = r.peek(dataHeader); err != nil {
-			return err
+			return 0, err
 		}
-		f.dsn = binary.BigEndian.Uint64(head[1:])
-		size := int(binary.BigEndian.Uint16(head[9:]))
-		if size == 0 || size > maxData {
-			return protocolErrorf("DATA of %d bytes", size)
+		size := int(binary.BigEndian.Uint16(head[dataHeader-2:]))
+		if size > maxData {
+			return 0, protocolErrorf("DATA of %d bytes", size)
 		}
-		if head, err = r.take(dataHeader + size); err != nil {
-			return err
-		}
-		f.data = head[dataHeader:]
+		return dataHeader + size, nil
 	case frameFIN:
-		if head, err = r.take(finSize); err != nil {
-			return err
-		}
-		f.dsn = binary.BigEndian.Uint64(head[1:])
+		return finSize, nil
 	case frameAck:
-		if head, err = r.take(ackSize); err != nil {
-			return err
+		return ackSize, nil
+	case frameAckOf:
+		if r.seal != nil {
+			return ackOfSize, nil
 		}
-		f.ack = binary.BigEndian.Uint64(head[1:])
-		f.limit = binary.BigEndian.Uint64(head[9:])
-		f.received = binary.BigEndian.Uint64(head[17:])
-		f.delay = binary.BigEndian.Uint32(head[25:])
 	case framePing, framePong:
-		if head, err = r.take(pingSize); err != nil {
-			return err
-		}
-		f.token = binary.BigEndian.Uint64(head[1:])
+		return pingSize, nil
 	case frameWant, frameLeave:
-		_, err = r.take(bareSize)
-		return err
+		return bareSize, nil
 	case frameReset:
 		if head, err = r.peek(resetHeader); err != nil {
-			return err
+			return 0, err
 		}
-		f.code = ResetCode(binary.BigEndian.Uint16(head[1:]))
-		size := int(binary.BigEndian.Uint16(head[3:]))
+		size := int(binary.BigEndian.Uint16(head[resetHeader-2:]))
 		if size > maxText {
-			return protocolErrorf("RESET with a text of %d bytes", size)
+			return 0, protocolErrorf("RESET with a text of %d bytes", size)
 		}
-		if head, err = r.take(resetHeader + size); err != nil {
-			return err
+		return resetHeader + size, nil
+	}
+	return 0, protocolErrorf("unknown frame of type %d", head[0])
+}
+
+// parse takes in a frame of the size that measure found.
+func (f *frame) parse(b []byte) error {
+	*f = frame{typ: frameType(b[0])}
+	switch f.typ {
+	case frameData:
+		f.dsn = binary.BigEndian.Uint64(b[1:])
+		if f.data = b[dataHeader:]; len(f.data) == 0 {
+			return protocolErrorf("DATA of 0 bytes")
 		}
-		f.text = string(head[resetHeader:])
-	default:
-		return protocolErrorf("unknown %s", f.typ)
+	case frameFIN:
+		f.dsn = binary.BigEndian.Uint64(b[1:])
+	case frameAckOf:
+		f.subflow = binary.BigEndian.Uint32(b[1:])
+		b = b[4:]
+		fallthrough
+	case frameAck:
+		f.ack = binary.BigEndian.Uint64(b[1:])
+		f.limit = binary.BigEndian.Uint64(b[9:])
+		f.received = binary.BigEndian.Uint64(b[17:])
+		f.delay = binary.BigEndian.Uint32(b[25:])
+	case framePing, framePong:
+		f.token = binary.BigEndian.Uint64(b[1:])
+	case frameReset:
+		f.code = ResetCode(binary.BigEndian.Uint16(b[1:]))
+		f.text = string(b[resetHeader:])
+	case frameWant, frameLeave:
 	}
 	return nil
 }
@@ -315,13 +368,17 @@ func (c RefuseCode) String() string {
 type RefusedError struct {
 	Code   RefuseCode
 	Reason string // chosen by the server; may be empty
+
+	// sure says that the server is known to have said it: it showed that it has the connection's key, or (in version 1) nothing but
+	// the server makes this code. Anything else may be what damage to a session looks like.
+	sure bool
 }
 
 func (e *RefusedError) Error() string {
 	return withReason("bond subflow refused: "+e.Code.String(), e.Reason)
 }
 
-// Fatal reports that no other JOIN of the connection can succeed.
+// Fatal reports that no other JOIN of the connection can succeed, if the server has said this.
 func (e *RefusedError) Fatal() bool {
 	switch e.Code {
 	case RefuseVersion, RefuseUnknown, RefuseMAC, RefuseClosed:

@@ -127,7 +127,7 @@ func TestAppendFramePanics(t *testing.T) {
 		{typ: frameData, data: make([]byte, maxData+1)},
 		{typ: frameReset, text: strings.Repeat("x", maxText+1)},
 		{typ: 0},
-		{typ: 9},
+		{typ: 10},
 	} {
 		func() {
 			defer func() {

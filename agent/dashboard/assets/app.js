@@ -7,6 +7,7 @@ const KEY = 'bastion-key'; // in this tab's own store; see signIn
 
 let key = null;
 let ended = false;
+let isGone = false; // the agent; see gone
 
 // ---- words and numbers
 
@@ -34,17 +35,21 @@ const count = (n, one, many) => `${n} ${n === 1 ? one : many}`;
 
 // ---- elements
 
+// shown replaces what could reorder or hide text on the page: controls, formats (bidirectional ones too) and what is not assigned.
+const shown = (text) => String(text).replace(/[\p{C}\p{Zl}\p{Zp}]/gu, '?');
+
 // el makes an element; text is set as text.
 function el(name, className, text) {
   const e = document.createElement(name);
   if (className) e.className = className;
-  if (text !== undefined) e.textContent = text;
+  if (text !== undefined) e.textContent = shown(text);
   return e;
 }
 
 // put sets an element's text if it has changed, so that selections and screen readers are left in peace.
 function put(e, text) {
-  if (e.textContent !== text) e.textContent = text;
+  const safe = shown(text);
+  if (e.textContent !== safe) e.textContent = safe;
 }
 
 function state(e, text, kind) {
@@ -119,7 +124,7 @@ function table(caption, columns) {
 let quietAt = 0;
 function say(text) {
   $('say').textContent = '';
-  $('say').textContent = text;
+  $('say').textContent = shown(text);
   $('say').classList.add('shown');
   clearTimeout(quietAt);
   quietAt = setTimeout(() => $('say').classList.remove('shown'), 4000);
@@ -213,38 +218,48 @@ function makeForward() {
   return p;
 }
 
-const forwardKinds = { ready: 'good', starting: 'wait', failed: 'bad' };
+const forwardKinds = { ready: 'good', waiting: 'bad', failed: 'bad' };
+
+// trouble says why something waits or has failed, when that is tried again, and what to do.
+const trouble = (t, now) => [t.error, t.retry_at && Date.parse(t.retry_at) > now
+  && `next try in ${span((Date.parse(t.retry_at) - now) / 1000)}`, t.next].filter(Boolean);
+
+// reference means a forward alone: several accounts may have one of the same name.
+const reference = (f) => f.ref || f.name;
 
 function updateForward(p, f, now) {
   p.last = f;
-  put(p.name, f.name);
+  const ref = reference(f);
+  put(p.name, ref);
   state(p.state, f.state, forwardKinds[f.state] ?? 'wait');
   const flags = [f.kind === 'proxy' ? 'proxy' : f.engine, f.tls ? 'TLS only' : '', f.detached ? 'detached' : `of ${f.command || 'a command'}`,
+    f.profile && `profile ${f.profile}`, f.account && `account ${f.account}`, f.region,
     `for ${span((now - Date.parse(f.opened_at)) / 1000)}`];
   put(p.flags, flags.filter(Boolean).join(' · '));
-  p.close.setAttribute('aria-label', `Close forward ${f.name}`);
+  p.close.setAttribute('aria-label', shown(`Close forward ${ref}`));
   put(p.listen, f.listen);
   put(p.target, f.kind === 'proxy' ? 'whatever its clients ask for' : f.target || f.spec || '');
-  put(p.error, [f.error, f.note].filter(Boolean).join(' – '));
+  put(p.error, [f.since && `${f.state} for ${span((now - Date.parse(f.since)) / 1000)}`, ...trouble(f, now), f.note]
+    .filter(Boolean).join(' – '));
   p.error.hidden = p.error.textContent === '';
-  p.error.dataset.kind = f.error ? 'bad' : 'note';
-  const up = speed(`f/${f.name}/up`, now, f.stats.bytes_up);
-  const down = speed(`f/${f.name}/down`, now, f.stats.bytes_down);
+  p.error.dataset.kind = f.error || f.since ? 'bad' : 'note';
+  const up = speed(`f/${ref}/up`, now, f.stats.bytes_up);
+  const down = speed(`f/${ref}/down`, now, f.stats.bytes_down);
   const [conns, downCell, upCell, total] = p.figures;
   put(conns, f.stats.failed ? `${f.stats.active} (${f.stats.failed} failed)` : String(f.stats.active));
   put(downCell, rate(down));
   put(upCell, rate(up));
   put(total, `${bytes(f.stats.bytes_down)} down, ${bytes(f.stats.bytes_up)} up`);
-  p.spark.draw(remember(`f/${f.name}/down`, now, down), remember(`f/${f.name}/up`, now, up), now);
-  keep(p.buttons, copies[f.name] ?? [], (c) => c.label, (c) => {
+  p.spark.draw(remember(`f/${ref}/down`, now, down), remember(`f/${ref}/up`, now, up), now);
+  keep(p.buttons, copies[ref] ?? [], (c) => c.label, (c) => {
     const part = {};
-    part.root = button('copy', c.label, () => copy(part.text, `${part.label} of ${f.name}`, part.root));
+    part.root = button('copy', c.label, () => copy(part.text, `${part.label} of ${ref}`, part.root));
     return part;
   }, (part, c) => {
     part.text = c.text;
     part.label = c.label;
-    part.root.title = c.text;
-    part.root.setAttribute('aria-label', `Copy ${c.label} of ${f.name}`);
+    part.root.title = shown(c.text);
+    part.root.setAttribute('aria-label', shown(`Copy ${c.label} of ${ref}`));
   });
   const clients = f.clients ?? [];
   p.more.hidden = clients.length === 0 && !p.more.open;
@@ -260,11 +275,11 @@ async function closeForward(f) {
     const why = [];
     if (f.stats.active > 0) why.push(`${count(f.stats.active, 'connection', 'connections')} will be cut.`);
     if (!f.detached) why.push(`The command that opened it (${f.command || 'unknown'}) will end.`);
-    if (!(await ask(`Close ${f.name}?`, why.join(' ')))) return;
+    if (!(await ask(`Close ${reference(f)}?`, why.join(' ')))) return;
   }
   try {
-    await post('/api/close', { name: f.name });
-    say(`Closed: ${f.name}`);
+    await post('/api/close', { name: reference(f) });
+    say(`Closed: ${reference(f)}`);
     $('forwards-title').focus();
   } catch (e) {
     say(`Not closed: ${e.message}`);
@@ -379,8 +394,12 @@ function updateLink(p, { link, live, name }, now) {
   put(p.name, live.bastion ? `to ${live.bastion}` : 'to a bastion');
   state(p.state, live.state, linkKinds[live.state] ?? 'wait');
   put(p.flags, [link.profile, link.region, link.cluster, `for ${span((now - Date.parse(live.since)) / 1000)}`,
-    count(live.channels, 'connection', 'connections')].filter(Boolean).join(' · '));
-  put(p.error, [live.error, ...(live.lacks ?? [])].filter(Boolean).join(' – '));
+    count(live.channels, 'connection', 'connections'), live.bond_version && `bond version ${live.bond_version}`,
+    live.damaged_sessions && `${count(live.damaged_sessions, 'session', 'sessions')} ended because of damaged data`,
+  ].filter(Boolean).join(' · '));
+  const limit = live.session_limit;
+  put(p.error, [...trouble(live, now), live.far_end?.limiting_factor, ...(live.lacks ?? []),
+    limit && `AWS starts no more than ${count(limit.sessions, 'session', 'sessions')}: ${limit.reason}`].filter(Boolean).join(' – '));
   p.error.hidden = p.error.textContent === '';
   p.error.dataset.kind = live.error ? 'bad' : 'note';
   const sessions = live.sessions ?? [];
@@ -410,6 +429,8 @@ function updateLink(p, { link, live, name }, now) {
 // ---- bastions and connections
 
 function bastionState(b) {
+  if (b.refused) return ['refused', 'bad'];
+  if (b.outdated) return ['outdated', 'off'];
   if (b.ready) return ['ready', 'good'];
   if (b.status === 'RUNNING') return [`running, exec ${(b.exec_agent || 'not there').toLowerCase()}`, 'wait'];
   return [b.status.toLowerCase(), /STOP|DEPROV|DEACT|DELETED/.test(b.status) ? 'off' : 'wait'];
@@ -443,7 +464,7 @@ function showBastions(frame, lives, now) {
     const left = lives.filter((l) => l.live.bastion?.includes(b.task_id))
       .flatMap((l) => (l.live.sessions ?? []).map((s) => rotation(l.live, s))).filter((n) => n !== null);
     const begin = b.started_at || b.created_at;
-    r.root.title = b.stopped_reason || b.task_arn;
+    r.root.title = shown(b.refused || b.outdated || b.stopped_reason || b.task_arn);
     [b.task_id, null, [a.region, b.cluster].filter(Boolean).join(' · '),
       b.cpu ? `${b.cpu / 1024} vCPU, ${b.memory_mib / 1024} GB${b.architecture ? `, ${b.architecture}` : ''}` : '–',
       begin ? span((now - Date.parse(begin)) / 1000) : '–',
@@ -482,19 +503,98 @@ function showAudit(events) {
 
 let lastFrame = 0;
 
+// ---- the overview: what is wrong, and where everything is
+
+const linkLabel = (l) => `link ${l.live.bastion ? `to ${l.live.bastion}` : 'to a bastion'}`;
+
+// wrongs are what needs attention, each with the list and the key of its card.
+function wrongs(s, lives, accounts, now) {
+  const out = [];
+  for (const f of s.forwards ?? []) {
+    if (f.state === 'ready' && !f.error) continue;
+    out.push({ id: `f ${forwardKey(f)}`, list: 'forwards', card: forwardKey(f), name: reference(f), state: f.state, why: trouble(f, now) });
+  }
+  for (const l of lives) {
+    if (!l.live.error && linkKinds[l.live.state] !== 'bad') continue;
+    out.push({ id: `l ${l.name}`, list: 'links', card: l.name, name: linkLabel(l), state: l.live.state, why: trouble(l.live, now) });
+  }
+  for (const link of s.links ?? []) {
+    if ((link.live ?? []).length || !link.error) continue;
+    out.push({ id: `k ${link.id}`, list: 'links', name: `link to a bastion in ${link.region ?? ''}`, state: link.state, why: trouble(link, now) });
+  }
+  for (const a of accounts) {
+    if (a.error) out.push({ id: `a ${a.link}`, list: 'bastions', name: `bastions in ${a.region || a.link}`, state: 'not known', why: [reason(a.error)] });
+    for (const b of a.bastions ?? []) {
+      if (b.refused) out.push({ id: `b ${b.task_arn}`, list: 'bastions', name: `bastion ${b.task_id}`, state: 'refused', why: [b.refused] });
+    }
+  }
+  return out;
+}
+
+function makeWrong() {
+  const root = el('li');
+  const p = { root, go: button('', '', () => goTo(p.last)), state: el('span', 'pill'), why: el('span') };
+  root.append(p.go, p.state, p.why);
+  return p;
+}
+
+function updateWrong(p, w) {
+  p.last = w;
+  put(p.go, w.name);
+  state(p.state, w.state || 'failed', 'bad');
+  put(p.why, w.why.join(' – '));
+}
+
+// goTo shows the card of what is wrong, also one that the filter hides.
+function goTo({ list, card }) {
+  const find = () => $(list).parts?.get(card)?.root;
+  if (card && !find() && $('filter').value) {
+    $('filter').value = '';
+    render(lastShown);
+  }
+  const heading = find()?.querySelector('h3') ?? $(`${list}-title`);
+  heading.tabIndex = -1;
+  heading.scrollIntoView({ block: 'start' });
+  heading.focus({ preventScroll: true });
+}
+
+const forwardKey = (f) => `${reference(f)} ${f.opened_at}`;
+
+// filter returns the forwards in which each word of the filter is.
+function filter(forwards) {
+  const words = $('filter').value.toLowerCase().split(/\s+/).filter(Boolean);
+  const kept = forwards.filter((f) => {
+    const text = [reference(f), f.spec, f.target, f.listen, f.state, f.engine, f.profile, f.account, f.region, f.command, f.error]
+      .filter(Boolean).join(' ').toLowerCase();
+    return words.every((w) => text.includes(w));
+  });
+  put($('filter-sum'), words.length ? `${kept.length} of ${forwards.length}` : '');
+  return kept;
+}
+
+$('filter').addEventListener('input', () => { if (lastShown) render(lastShown); });
+
+let lastShown = null;
+
 function show(frame) {
   lastFrame = Date.now();
-  const s = frame.state;
-  const now = Date.parse(s.at) || lastFrame;
-  copies = frame.copies ?? {};
+  back();
   $('content').hidden = false;
   $('out').hidden = true;
   $('logout').hidden = false;
   live('good', 'Live');
+  render(frame);
+}
+
+function render(frame) {
+  lastShown = frame;
+  const s = frame.state;
+  const now = Date.parse(s.at) || lastFrame;
+  copies = frame.copies ?? {};
   put($('agent'), `agent ${s.version} · process ${s.pid} · up for ${span((now - Date.parse(s.started_at)) / 1000)}`);
 
   const forwards = s.forwards ?? [];
-  keep($('forwards'), forwards, (f) => `${f.name} ${f.opened_at}`, makeForward, (p, f) => updateForward(p, f, now));
+  keep($('forwards'), filter(forwards), forwardKey, makeForward, (p, f) => updateForward(p, f, now));
   $('forwards-empty').hidden = forwards.length > 0;
   const conns = forwards.reduce((n, f) => n + f.stats.active, 0);
   put($('forwards-sum'), forwards.length ? `${forwards.length} open, ${count(conns, 'connection', 'connections')}` : '');
@@ -505,9 +605,17 @@ function show(frame) {
   const sessions = lives.reduce((n, l) => n + (l.live.sessions ?? []).length, 0);
   put($('links-sum'), lives.length ? count(sessions, 'session', 'sessions') : '');
 
+  const accounts = frame.accounts ?? [];
+  const wrong = wrongs(s, lives, accounts, now);
+  keep($('wrong'), wrong, (w) => w.id, makeWrong, updateWrong);
+  put($('overview-sum'), wrong.length ? count(wrong.length, 'thing needs attention', 'things need attention') : 'nothing needs attention');
+  put($('forwards-count'), forwards.length);
+  put($('links-count'), lives.length);
+  put($('bastions-count'), accounts.reduce((n, a) => n + (a.bastions ?? []).length, 0));
+
   showBastions(frame, lives, now);
   showAudit(s.audit ?? []);
-  keep($('targets'), frame.targets ?? [], (t) => t, (t) => ({ root: Object.assign(el('option'), { value: t }) }), () => {});
+  keep($('targets'), (frame.targets ?? []).filter((t) => t === shown(t)), (t) => t, (t) => ({ root: Object.assign(el('option'), { value: t }) }), () => {});
   forget(now);
 }
 
@@ -518,7 +626,7 @@ function live(kind, text) {
 }
 
 setInterval(() => {
-  if (!ended && lastFrame && Date.now() - lastFrame > 5000) live('bad', 'Not live');
+  if (!ended && !isGone && lastFrame && Date.now() - lastFrame > 5000) live('bad', 'Not live');
 }, 1000);
 
 // ---- the agent
@@ -574,39 +682,85 @@ tabs.addEventListener('message', ({ data }) => {
   if (ended) return;
   if (data.frame && key) show(data.frame);
   else if (data.out !== undefined && data.of === key) signedOut(data.out, true);
+  else if (data.gone && key) gone(true);
   else if (data.ask && key) tabs.postMessage({ key });
 });
 
-async function read() {
-  const answer = await request('/api/events', {});
-  for await (const message of lines(answer.body, '\n\n')) {
-    const data = message.split('\n').find((l) => l.startsWith('data: '));
-    if (message.startsWith('event: end')) throw new SignedOut('The session has ended.');
-    if (!data || ended) continue;
-    const frame = JSON.parse(data.slice(6));
-    tabs.postMessage({ frame });
-    show(frame);
+class Gone extends Error {}
+
+const QUIET = 10_000; // without a frame, of which one comes each second: the agent hangs
+
+// read shows what the stream brings. It returns or throws at the stream's end.
+async function read(onFrame) {
+  const quiet = new AbortController();
+  let timer = setTimeout(() => quiet.abort(), QUIET);
+  try {
+    const answer = await request('/api/events', { signal: quiet.signal });
+    for await (const message of lines(answer.body, '\n\n')) {
+      clearTimeout(timer);
+      timer = setTimeout(() => quiet.abort(), QUIET);
+      const data = message.split('\n').find((l) => l.startsWith('data: '));
+      if (message.startsWith('event: end')) throw new SignedOut('The session has ended.');
+      if (message.startsWith('event: gone')) throw new Gone();
+      if (!data || ended) continue;
+      const frame = JSON.parse(data.slice(6));
+      onFrame();
+      tabs.postMessage({ frame });
+      show(frame);
+    }
+  } finally {
+    clearTimeout(timer);
   }
 }
 
 const pause = (time) => new Promise((resolve) => { setTimeout(resolve, time); });
 
+const GIVE_UP = 4; // failures in a row
+
+// follow reads the stream for as long as there is a session. After some failures it says that the agent is gone, and goes on asking: an
+// agent that hung may come back.
 function follow() {
   navigator.locks.request('bastion-stream', async () => {
+    let failures = 0;
     for (let wait = 500; !ended; wait = Math.min(wait * 2, 8000)) {
-      const began = Date.now();
       try {
-        await read();
+        await read(() => { failures = 0; wait = 500; });
+        failures++;
       } catch (e) {
         if (e instanceof SignedOut) return signedOut(e.message);
+        failures = e instanceof Gone || e.name === 'AbortError' ? GIVE_UP : failures + 1;
       }
       if (ended) return undefined;
-      live('bad', 'Not live');
-      if (Date.now() - began > 10_000) wait = 500;
+      if (failures >= GIVE_UP) gone();
+      else live('bad', 'Not live');
       await pause(wait);
     }
     return undefined;
   });
+}
+
+// gone says that the agent does not answer, here and in the other tabs, and takes the buttons away: none of them would work.
+function gone(told) {
+  if (ended || isGone) return;
+  isGone = true;
+  if (!told) tabs.postMessage({ gone: true });
+  for (const d of document.querySelectorAll('dialog[open]')) d.close();
+  $('content').inert = true;
+  $('content').classList.add('stale');
+  $('logout').hidden = true;
+  const since = lastFrame ? ` What you see below is of ${new Date(lastFrame).toLocaleTimeString()}.` : '';
+  put($('gone-why'), `It has ended, or hangs.${since}`);
+  live('off', 'No agent');
+  $('gone').hidden = false;
+  $('gone-title').focus();
+}
+
+function back() {
+  if (!isGone) return;
+  isGone = false;
+  $('gone').hidden = true;
+  $('content').inert = false;
+  $('content').classList.remove('stale');
 }
 
 // signedOut shows that there is nothing to see any more, here and in the other tabs.
@@ -618,6 +772,7 @@ function signedOut(why, told) {
   sessionStorage.removeItem(KEY);
   for (const d of document.querySelectorAll('dialog[open]')) d.close();
   $('content').hidden = true;
+  $('gone').hidden = true;
   $('logout').hidden = true;
   put($('agent'), '');
   live('off', 'Signed out');

@@ -1,0 +1,42 @@
+package agent
+
+import (
+	"context"
+	"sync/atomic"
+	"time"
+
+	awsmiddleware "github.com/aws/aws-sdk-go-v2/aws/middleware"
+	"github.com/aws/smithy-go/middleware"
+)
+
+// leastSkew is the difference of two clocks that counts: dates in answers have whole seconds, and answers take their time.
+const leastSkew = time.Minute
+
+// clock knows how far AWS's clock is ahead of this machine's. The SDK signs its own calls by what it learns, for each client apart;
+// what is signed without a call, or compared with a clock in AWS, goes by this one.
+type clock struct{ learnt atomic.Pointer[time.Duration] }
+
+// skew returns what must be added to this machine's time; known is whether an answer has told.
+func (c *clock) skew() (skew time.Duration, known bool) {
+	learnt := c.learnt.Load()
+	if learnt == nil {
+		return 0, false
+	}
+	if learnt.Abs() < leastSkew {
+		return 0, true
+	}
+	return *learnt, true
+}
+
+// add makes every answer to an operation tell the time.
+func (c *clock) add(stack *middleware.Stack) error {
+	return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("LearnClock", func(
+		ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler,
+	) (middleware.FinalizeOutput, middleware.Metadata, error) {
+		out, metadata, err := next.HandleFinalize(ctx, in)
+		if skew, ok := awsmiddleware.GetAttemptSkew(metadata); ok {
+			c.learnt.Store(&skew)
+		}
+		return out, metadata, err
+	}), "Retry", middleware.After)
+}

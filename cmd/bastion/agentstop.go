@@ -1,0 +1,108 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"time"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/daemon"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+const (
+	// agentAnswer bounds the wait for an agent's answer to the request to end. An agent without an answer gets a signal.
+	agentAnswer = 3 * time.Second
+	// agentEnd bounds the wait for the agent's end. It is killed after it.
+	agentEnd = 30 * time.Second
+)
+
+// stopOutput is the JSON output of agent stop.
+type stopOutput struct {
+	Stopped bool `json:"stopped"` // an agent ran
+	PID     int  `json:"pid,omitempty"`
+	Killed  bool `json:"killed,omitempty"` // it did not end by itself
+}
+
+// agentStop asks the agent to end and waits until it has. One that does not answer, because it is stopped or blocked, gets a signal; one
+// that does not end is killed.
+func (a *app) agentStop(ctx context.Context, s config.Settings) error {
+	client, err := a.agentClient(s)
+	if err != nil {
+		return err
+	}
+	asking, cancel := context.WithTimeoutCause(ctx, agentAnswer, fail.New(fail.Timeout, "stop the agent",
+		fmt.Errorf("no answer within %s", agentAnswer), "end its process by hand; bastion agent logs names it"))
+	defer cancel()
+	before, err := client.Info(asking)
+	if err == nil {
+		err = client.Shutdown(asking)
+	}
+	pid := before.PID
+	switch {
+	case errors.Is(err, api.ErrNotRunning):
+		daemon.RemoveStale(client.Socket())
+		return a.outcome(s, stopOutput{}, "no agent is running")
+	case fail.KindOf(err) == fail.Timeout && ctx.Err() == nil:
+		if pid = agent.SocketOwner(client.Socket()); pid == 0 {
+			return err
+		}
+		if err := signalToEnd(pid); err != nil {
+			return fail.New(fail.Other, "stop the agent", err, fmt.Sprintf("end the process %d by hand", pid))
+		}
+	case err != nil:
+		return err
+	}
+	gone := func(ctx context.Context) bool {
+		ctx, cancel := context.WithTimeout(ctx, agentAnswer)
+		defer cancel()
+		now, err := client.Info(ctx)
+		return errors.Is(err, api.ErrNotRunning) || err == nil && now.PID != pid // the next one runs already
+	}
+	killed, err := endWithin(ctx, gone, func() error {
+		if owner := agent.SocketOwner(client.Socket()); owner != pid && owner != 0 {
+			return fmt.Errorf("the process %d is not the agent any more", pid)
+		}
+		p, err := os.FindProcess(pid)
+		if err != nil {
+			return err
+		}
+		return p.Kill()
+	})
+	switch {
+	case err != nil:
+		return err
+	case killed:
+		daemon.RemoveStale(client.Socket())
+		return a.outcome(s, stopOutput{Stopped: true, PID: pid, Killed: true}, fmt.Sprintf(
+			"the agent did not end within %s, and was killed; AWS ends its sessions by itself", agentEnd))
+	}
+	return a.outcome(s, stopOutput{Stopped: true, PID: pid}, "the agent has ended")
+}
+
+// endWithin waits until the agent is gone, and kills it once agentEnd has passed.
+func endWithin(ctx context.Context, gone func(context.Context) bool, kill func() error) (killed bool, _ error) {
+	end := time.Now().Add(agentEnd)
+	for !gone(ctx) {
+		switch {
+		case time.Now().Before(end):
+		case killed:
+			return killed, fail.New(fail.Timeout, "stop the agent", fmt.Errorf("it still runs %s after it was killed", agentEnd),
+				"bastion agent logs shows what it waits for")
+		default:
+			if err := kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+				return false, fail.New(fail.Timeout, "stop the agent", fmt.Errorf("it still runs after %s, and cannot be killed: %w", agentEnd, err),
+					"bastion agent logs shows what it waits for")
+			}
+			killed, end = true, time.Now().Add(agentEnd)
+		}
+		if err := pause(ctx, agentPoll); err != nil {
+			return killed, err
+		}
+	}
+	return killed, nil
+}

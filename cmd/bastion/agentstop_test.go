@@ -1,0 +1,165 @@
+//go:build unix
+
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"regexp"
+	"strconv"
+	"strings"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// An agent that is stopped cannot answer: a signal ends it, in order.
+func TestStopOfAStoppedAgent(t *testing.T) {
+	t.Parallel()
+	p := newPerson(t, newCallers(t))
+	_, out := p.run(nil, "agent", "status")
+	found := regexp.MustCompile(`process (\d+)`).FindStringSubmatch(out)
+	if found == nil {
+		t.Fatal(out)
+	}
+	pid, err := strconv.Atoi(found[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := syscall.Kill(pid, syscall.SIGSTOP); err != nil {
+		t.Fatal(err)
+	}
+	code, out := p.run(nil, "agent", "stop")
+	if code != 0 || !strings.Contains(out, "the agent has ended") {
+		t.Errorf("exit code %d\n%s", code, out)
+		_ = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	if code, out := p.run(nil, "agent", "stop"); code != 0 || !strings.Contains(out, "no agent is running") {
+		t.Errorf("exit code %d\n%s", code, out)
+	}
+}
+
+// One that does not end in its time is killed, and one that a kill does not end is told of.
+func TestEndWithin(t *testing.T) {
+	for name, tt := range map[string]struct {
+		ends   time.Duration // by itself; 0: never
+		dies   time.Duration // after the kill; 0: never
+		kill   error
+		killed bool
+		takes  time.Duration
+		fails  bool
+	}{
+		"ends":                       {ends: 20 * time.Second, takes: 20 * time.Second},
+		"blocked":                    {dies: time.Second, killed: true, takes: agentEnd + time.Second},
+		"ended just before the kill": {ends: agentEnd + time.Second, kill: os.ErrProcessDone, killed: true, takes: agentEnd + time.Second},
+		"cannot be killed":           {kill: errors.New("not permitted"), takes: agentEnd, fails: true},
+		"blocked in the system":      {killed: true, takes: 2 * agentEnd, fails: true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				begun, end := time.Now(), time.Time{}
+				if tt.ends > 0 {
+					end = begun.Add(tt.ends)
+				}
+				killed, err := endWithin(t.Context(), func(context.Context) bool { return !end.IsZero() && !time.Now().Before(end) }, func() error {
+					if tt.dies > 0 {
+						end = time.Now().Add(tt.dies)
+					}
+					return tt.kill
+				})
+				took := time.Since(begun)
+				if killed != tt.killed || (err != nil) != tt.fails || err != nil && fail.KindOf(err) != fail.Timeout {
+					t.Errorf("killed %v, %v", killed, err)
+				}
+				if took < tt.takes || took > tt.takes+4*agentPoll {
+					t.Errorf("after %v, want %v", took, tt.takes)
+				}
+			})
+		})
+	}
+}
+
+// listenAsAgent listens where an agent's socket could be.
+func listenAsAgent(t *testing.T) (path string, ln net.Listener) {
+	t.Helper()
+	dir, err := os.MkdirTemp(scratch, "s")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chmod(dir, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	path = filepath.Join(dir, "s.sock")
+	if ln, err = agent.ListenOwn(path); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = ln.Close() })
+	return path, ln
+}
+
+// An agent of an older version refuses a dial with an ID, and gets one without.
+func TestProxyOfAnOlderAgent(t *testing.T) {
+	t.Parallel()
+	path, ln := listenAsAgent(t)
+	var mu sync.Mutex
+	var asked []string
+	server := &http.Server{ReadHeaderTimeout: time.Minute, Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		body, _ := io.ReadAll(r.Body)
+		mu.Lock()
+		asked = append(asked, string(body))
+		mu.Unlock()
+		dec := json.NewDecoder(bytes.NewReader(body))
+		dec.DisallowUnknownFields()
+		var older struct {
+			Scope  api.Scope `json:"scope"`
+			Target string    `json:"target"`
+		}
+		if err := dec.Decode(&older); err != nil {
+			w.WriteHeader(http.StatusBadRequest)
+			_ = json.NewEncoder(w).Encode(api.NewError(fail.New(fail.Usage, "read the request", err, "see docs/api.md")))
+			return
+		}
+		w.Header().Set("Connection", "Upgrade")
+		w.Header().Set("Upgrade", api.Protocol)
+		w.WriteHeader(http.StatusSwitchingProtocols)
+	})}
+	var serving sync.WaitGroup
+	serving.Go(func() { _ = server.Serve(ln) })
+	defer serving.Wait()
+	defer func() { _ = server.Close() }()
+	req := api.DialRequest{Target: "db:1", ID: "an-id"}
+	conn, err := dialKnown(t.Context(), api.NewClient(path), &req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = conn.Close()
+	mu.Lock()
+	defer mu.Unlock()
+	if req.ID != "" || len(asked) != 2 {
+		t.Errorf("the ID is %q, and the agent was asked %q", req.ID, asked)
+	}
+}
+
+// A connection is not waited for when the agent answers nothing at all.
+func TestProxyOfASilentAgent(t *testing.T) {
+	t.Parallel()
+	path, _ := listenAsAgent(t)
+	// Nobody accepts: the system does, for a process that is stopped.
+	_, err := dialWhileItAnswers(t.Context(), api.NewClient(path), api.DialRequest{Target: "db:1"}, time.Millisecond)
+	if fail.KindOf(err) != fail.Timeout {
+		t.Errorf("%v, kind %v", err, fail.KindOf(err))
+	}
+}

@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"os"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// usesAgent reports whether a command goes through the agent. One whose credentials come from where only its own
+// process finds them cannot.
+func (a *app) usesAgent(ctx context.Context, s config.Settings) bool {
+	if s.NoAgent {
+		return false
+	}
+	names := agent.UnsupportedEnv(ctx, os.Environ(), s.Profile)
+	if len(names) > 0 {
+		a.noteAlone(s, "cannot use "+strings.Join(names, ", ")+" of this command")
+		return false
+	}
+	device := agent.MFADevice(ctx, s.Profile)
+	if device != "" {
+		a.noteAlone(s, "cannot ask for the code of "+device)
+	}
+	return device == ""
+}
+
+// goesOnAlone reports whether a command does without the agent what it could not do for a reason that lies in the agent's process, and
+// says so.
+func (a *app) goesOnAlone(ctx context.Context, s config.Settings, err error) bool {
+	if other, ok := errors.AsType[*api.OtherProcessError](err); ok {
+		a.noteAlone(s, "was started with another "+strings.Join(other.Variables, ", ")+"; bastion agent stop ends it")
+		return true
+	}
+	profile := a.programInAgent(ctx, s, err)
+	if profile != "" {
+		a.noteAlone(s, "gets no credentials from the credential_process of the profile "+profile+
+			": in the agent it has not the variables of this command")
+	}
+	return profile != ""
+}
+
+// programInAgent returns the profile whose credential_process may have failed for want of this command's variables.
+func (a *app) programInAgent(ctx context.Context, s config.Settings, err error) (profile string) {
+	if fail.KindOf(err) != fail.Credentials || ctx.Err() != nil {
+		return ""
+	}
+	return agent.CredentialProgram(ctx, s.Profile)
+}
+
+func (a *app) noteAlone(s config.Settings, why string) {
+	if !s.Quiet {
+		_ = printf(a.err, "bastion: going on without the agent, which %s\n", why)
+	}
+}

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"cmp"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/agent/dsn"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/targets"
+)
+
+// execEnv is a variable that exec sets to a connection string.
+type execEnv struct {
+	name   string // of the variable
+	target string // as the command line has it, or as its variables are named
+	format dsn.Format
+}
+
+var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+
+// parseEnvFlag reads NAME=SPEC[,FORMAT].
+func parseEnvFlag(text string) (execEnv, error) {
+	const next = "write --env NAME=SPEC or --env NAME=SPEC,FORMAT, such as --env DATABASE_URL=rds:orders,node"
+	name, rest, ok := strings.Cut(text, "=")
+	target, format, _ := strings.Cut(rest, ",")
+	switch {
+	case !ok || target == "":
+		return execEnv{}, usage(next, "--env %s names no target", text)
+	case !envName.MatchString(name):
+		return execEnv{}, usage(next, "--env: %q is not the name of a variable", name)
+	case strings.HasPrefix(name, "BASTION_"):
+		return execEnv{}, usage("choose another name", "--env: the variable %s is bastion's own", name)
+	}
+	format = cmp.Or(format, "uri")
+	single := slices.DeleteFunc(formats(), func(f dsn.Format) bool { return f.Several })
+	i := slices.IndexFunc(single, func(f dsn.Format) bool { return f.Name == format })
+	if i < 0 {
+		names := formatNames(single)
+		next := "choose one of: " + strings.Join(names, ", ")
+		if near := config.Nearest(format, names); near != "" {
+			next = "did you mean " + near + "?"
+		}
+		return execEnv{}, usage(next, "--env %s: there is no format %q", name, format)
+	}
+	return execEnv{name, target, single[i]}, nil
+}
+
+// checkEnvFlags refuses variables of targets that are not forwarded, before anything is started.
+func checkEnvFlags(all []execEnv, pairs []targets.Pair) error {
+	seen := make(map[string]bool)
+	for _, e := range all {
+		if seen[e.name] {
+			return usage("give each variable once", "--env: %s is given twice", e.name)
+		}
+		seen[e.name] = true
+		var names []string
+		for _, p := range pairs {
+			names = append(names, execName(p.Target))
+		}
+		switch at := targetsCalled(names, e.target); {
+		case len(at) == 0:
+			return usage("name one of: "+strings.Join(names, ", "), "--env %s: %s is none of the targets", e.name, e.target)
+		case len(at) > 1:
+			return usage("name one of: "+strings.Join(names, ", "), "--env %s: %s may be several targets", e.name, e.target)
+		}
+	}
+	return nil
+}
+
+// targetsCalled returns which of the names a text means: the target as it was given, else its id alone.
+func targetsCalled(names []string, text string) (at []int) {
+	whole := text
+	if spec, err := targets.Parse(text); err == nil {
+		whole = execName(spec)
+	}
+	if i := slices.Index(names, whole); i >= 0 {
+		return []int{i}
+	}
+	for i, name := range names {
+		if _, id, ok := strings.Cut(name, ":"); ok && id == text {
+			at = append(at, i)
+		}
+	}
+	return at
+}
+
+// envFlagVariables are the variables that --env names.
+func envFlagVariables(all []execEnv, databases []dsn.Database, getenv func(string) string) ([]string, error) {
+	var names, out []string
+	for _, d := range databases {
+		names = append(names, d.Name)
+	}
+	for _, e := range all {
+		d := databases[targetsCalled(names, e.target)[0]] // checkEnvFlags has seen that there is one
+		d.Getenv = getenv
+		text, ok := e.format.Of(d)
+		if !ok {
+			return nil, noFormat("--env "+e.name, e.format.Name, d)
+		}
+		out = append(out, e.name+"="+text)
+	}
+	return out, nil
+}

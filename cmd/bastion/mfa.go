@@ -1,0 +1,58 @@
+package main
+
+import (
+	"bufio"
+	"errors"
+	"fmt"
+	"os"
+	"runtime"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// mfaOf returns what asks for codes, below the progress that is shown.
+func (a *app) mfaOf(p *progress) *agent.MFA {
+	a.mfa.Ask = func(device string) (string, error) {
+		p.Idle()
+		return a.askMFA(device)
+	}
+	return &a.mfa
+}
+
+// askMFA asks for a code at the terminal, whatever the standard streams are.
+func (a *app) askMFA(device string) (string, error) {
+	in, out, err := openTerminal()
+	if err != nil {
+		return "", fail.New(fail.Credentials, "", fmt.Errorf("the role needs a code of the MFA device %s, and there is no terminal to ask at: %w",
+			device, err), "run the command in a terminal, or sign in with temporary credentials (aws sts get-session-token)")
+	}
+	defer func() { _ = errors.Join(in.Close(), out.Close()) }()
+	if err := printf(out, "MFA code of %s: ", device); err != nil {
+		return "", err
+	}
+	line, err := bufio.NewReader(in).ReadString('\n')
+	code := strings.TrimSpace(line)
+	if code == "" {
+		return "", fail.New(fail.Credentials, "", errors.Join(fmt.Errorf("no code of the MFA device %s was given", device), err),
+			"try again with the code that the device shows")
+	}
+	return code, nil
+}
+
+// openTerminal opens the terminal of this process.
+func openTerminal() (in, out *os.File, err error) {
+	from, to := "/dev/tty", "/dev/tty"
+	if runtime.GOOS == "windows" {
+		from, to = "CONIN$", "CONOUT$"
+	}
+	if in, err = os.OpenFile(from, os.O_RDWR, 0); err != nil {
+		return nil, nil, err
+	}
+	if out, err = os.OpenFile(to, os.O_RDWR, 0); err != nil {
+		_ = in.Close()
+		return nil, nil, err
+	}
+	return in, out, nil
+}

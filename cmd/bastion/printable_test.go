@@ -1,0 +1,112 @@
+package main
+
+import (
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"strings"
+	"testing"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/config"
+)
+
+// Whatever AWS, the agent or a file says, people's output holds printable text alone, and a value begins no further row.
+func TestHostileText(t *testing.T) {
+	bad := hostile + notUTF8
+	live := agent.Live{
+		Bastion: bad, State: bad, Error: bad, Lacks: []string{bad}, Document: bad, DocumentReason: bad,
+		Limit: &agent.LiveLimit{Reason: bad}, Sessions: []agent.LiveSession{{ID: bad, State: bad}},
+	}
+	task := agent.Bastion{TaskID: bad, Status: bad, Exec: bad, Target: bad, Cluster: bad}
+	refused, outdated, unchecked := task, task, task
+	refused.Refused, outdated.Outdated, unchecked.Unchecked = bad, bad, bad
+	forward := api.Forward{Name: bad, Listen: bad, Target: bad, State: api.ForwardState(bad), Command: bad, Error: bad}
+	top := &topModel{
+		asked: true, isRunning: true,
+		accounts: []api.Account{{
+			Status: agent.Status{Region: bad, Bastions: []agent.Bastion{task}}, Error: &api.Error{Message: bad},
+		}},
+		state: api.State{
+			Info: api.Info{PID: 1, Version: bad}, Forwards: []api.Forward{forward}, Links: []api.Link{{Live: []agent.Live{live}}},
+			Audit: []api.AuditEvent{{Forward: bad, Target: bad, Client: bad, Error: bad}},
+		},
+	}
+	for name, show := range map[string]func(a *app) error{
+		"status": func(a *app) error {
+			return a.printStatus(statusOutput{
+				Status:    agent.Status{Owner: bad, Cluster: bad, Bastions: []agent.Bastion{task, refused, outdated, unchecked}},
+				Processes: []agent.Process{{Command: bad, Links: []agent.Live{live}}},
+			})
+		},
+		"no bastion": func(a *app) error { return a.printStatus(statusOutput{Status: agent.Status{Owner: bad, Cluster: bad}}) },
+		"sshd":       func(a *app) error { return a.printStatus(statusOutput{Status: agent.Status{Target: bad}}) },
+		"top": func(a *app) error { // as on the terminal, where nothing else sanitizes
+			_, err := io.WriteString(a.raw.out, strings.Join(top.lines(), "\n")+"\n")
+			return err
+		},
+		"forwards": func(a *app) error { return a.printForwards([]api.Forward{forward}, config.Settings{}) },
+		"error": func(a *app) error {
+			printError(a.err, usage(bad, "%s", bad))
+			return nil
+		},
+		"step": func(a *app) error {
+			p := newProgress(a.raw.err, false)
+			defer p.Close()
+			p.Step(bad)
+			p.tick()
+			p.Note(bad)
+			slog.New(slog.NewTextHandler(p, nil)).Error(bad, bad, bad, "err", errors.New(bad))
+			slog.New(&noticeHandler{progress: p}).Warn(bad, "dest", bad, "err", bad, "next", bad)
+			_, err := p.Write([]byte(strings.NewReplacer("\r", "", "\n", "", "\t", "").Replace(bad) + "\n"))
+			return err
+		},
+	} {
+		a, out := testApp()
+		if err := show(a); err != nil {
+			t.Fatal(err)
+		}
+		checkHarmless(t, name, out.String())
+		said(t, name, out.String())
+	}
+}
+
+// A value for programs is printed as it is or not at all.
+func TestPrintExact(t *testing.T) {
+	a, out := testApp()
+	if err := a.printExact("it", "postgres://localhost/ä", ""); err != nil || out.String() != "postgres://localhost/ä\n" {
+		t.Errorf("%q, %v", out, err)
+	}
+	out.Reset()
+	if err := a.printExact("it", "x\u202ey", ""); err == nil || out.Len() > 0 {
+		t.Errorf("%q, %v", out, err)
+	}
+}
+
+// What does not go through printf is sanitized too: both streams are.
+func TestStreamsAreSanitized(t *testing.T) {
+	a, out := testApp()
+	for _, w := range []io.Writer{a.out, a.err} {
+		if _, err := io.WriteString(w, "\x1b[2J\u202e\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want := "?[2J?\n?[2J?\n"; out.String() != want {
+		t.Errorf("%q, want %q", out, want)
+	}
+}
+
+// JSON is exact data, and harmless.
+func TestHostileJSON(t *testing.T) {
+	a, out := testApp()
+	if err := a.printJSON(map[string]string{"text": hostile}); err != nil {
+		t.Fatal(err)
+	}
+	checkHarmless(t, "JSON", out.String())
+	var got map[string]string
+	if err := json.Unmarshal(out.Bytes(), &got); err != nil || got["text"] != hostile {
+		t.Errorf("%q: %v", out.String(), err)
+	}
+}

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"fmt"
+	"net/netip"
+	"regexp"
+	"strings"
+)
+
+// checkPatterns refuses what ssh_config's Host cannot hold, what would send every connection through the bastion, and what would
+// never match: ssh compares the name that was typed, without user and port, and "*", "?" and a leading "!" are all there is.
+func checkPatterns(patterns []string) error {
+	var positive, negative []string
+	for _, p := range patterns {
+		if err := checkPattern(p); err != nil {
+			return err
+		}
+		if except, ok := strings.CutPrefix(p, "!"); ok {
+			negative = append(negative, except)
+		} else {
+			positive = append(positive, p)
+		}
+	}
+	if len(negative) > 0 && len(positive) == 0 {
+		return usage("give what it is an exception of too: '*.internal' '!db.internal'", "%s alone matches no host", patterns[0])
+	}
+	for _, p := range positive {
+		for _, n := range negative {
+			if covers(n, p) {
+				return usage("leave one of the two out", "the pattern %s never matches: !%s excepts all of it", p, n)
+			}
+		}
+	}
+	return nil
+}
+
+var (
+	hostPattern = regexp.MustCompile(`^[A-Za-z0-9_.*?-]+$`)
+	ipv6Pattern = regexp.MustCompile(`^[0-9A-Fa-f:.*?]+$`)
+	portSuffix  = regexp.MustCompile(`^(.+):([0-9]+|\*)$`)
+	dottedQuad  = regexp.MustCompile(`^[0-9.]+$`)
+	charRange   = regexp.MustCompile(`\[[^\]]*\]`)
+)
+
+// checkPattern judges one pattern, with its "!".
+func checkPattern(pattern string) error {
+	const next = "give patterns such as '*.corp.internal' or '10.*'"
+	p := strings.TrimPrefix(pattern, "!")
+	never := func(next, why string) error {
+		return usage(next, "the pattern %s never matches a host: %s", pattern, why)
+	}
+	if p == "" || strings.ContainsFunc(p, func(r rune) bool {
+		return r > '~' || r <= ' ' || strings.ContainsRune(`"'#\%$,;`, r)
+	}) {
+		return usage(next, "%q is not a pattern of hosts", pattern)
+	}
+	if strings.Trim(p, "*?") == "" {
+		if pattern != p {
+			return never("leave it out", "nothing is left after the exception")
+		}
+		return usage(next, "the pattern %s would send every ssh through the bastion", p)
+	}
+	if network, err := netip.ParsePrefix(p); err == nil {
+		return never(globsOf(network), "ssh_config has no networks")
+	}
+	host, isPort := "", false
+	if m := portSuffix.FindStringSubmatch(p); m != nil && strings.Count(p, ":") == 1 {
+		host, isPort = m[1], m[2] != "*" || !ipv6Pattern.MatchString(m[1])
+	}
+	switch {
+	case strings.Contains(p, "/"):
+		return never("give the host's name alone; of a network its beginning: '10.20.*'", "a name has no /")
+	case strings.Contains(p, "@"):
+		return never(fmt.Sprintf("give '%s', and the user to ssh or in a User line", p[strings.LastIndex(p, "@")+1:]),
+			"the user is no part of it")
+	case strings.ContainsAny(p, "[]"):
+		return never(fmt.Sprintf("give '%s'; there are no ranges of characters", withoutBrackets(p)), "a name has no brackets")
+	case isPort:
+		return never(fmt.Sprintf("give '%s', which matches it with any port", host), "the port is no part of it")
+	case strings.Contains(p, ":"):
+		if !possibleIPv6(p) {
+			return never("give an IPv6 address, or its beginning: 'fd00:*'", "only IPv6 addresses have a colon")
+		}
+	case !hostPattern.MatchString(p):
+		return never(next, "names have letters, digits, '.', '-' and '_' alone")
+	case p[0] == '.':
+		return never(fmt.Sprintf("give '*%s'", p), "a name does not begin with a dot")
+	case p[0] == '-':
+		return never(next, "a name does not begin with '-'")
+	case strings.Contains(p, ".."):
+		return never(next, "a name does not have two dots in a row")
+	case dottedQuad.MatchString(p[strings.LastIndex(p, ".")+1:]) && !strings.ContainsAny(p, "*?"):
+		// Where the last part is a number, the whole is an address, or nothing.
+		if _, err := netip.ParseAddr(p); err != nil {
+			return never("give a whole address, or its beginning and *: '10.20.*'", "it is no address")
+		}
+	}
+	return nil
+}
+
+// globsOf proposes the patterns for a network.
+func globsOf(network netip.Prefix) string {
+	network = network.Masked()
+	octets := strings.Split(network.Addr().String(), ".")
+	if n := network.Bits() / 8; network.Addr().Is4() && network.Bits()%8 == 0 && n > 0 && n < 4 {
+		return fmt.Sprintf("give '%s.*'", strings.Join(octets[:n], "."))
+	}
+	return "give the beginnings of its addresses: '10.20.*' '10.21.*'"
+}
+
+// possibleIPv6 reports whether some IPv6 address matches p, as far as its parts tell.
+func possibleIPv6(p string) bool {
+	if !strings.ContainsAny(p, "*?") {
+		addr, err := netip.ParseAddr(p)
+		return err == nil && addr.Is6()
+	}
+	if !ipv6Pattern.MatchString(p) || strings.Contains(p, ":::") || strings.Count(p, ":") > 7 || strings.Count(p, "::") > 1 {
+		return false
+	}
+	for part := range strings.SplitSeq(p, ":") {
+		if len(strings.ReplaceAll(part, "*", "")) > 4 && !strings.Contains(part, ".") {
+			return false
+		}
+	}
+	return true
+}
+
+// covers reports whether the pattern wide matches every name that narrow matches. It errs only by saying no.
+func covers(wide, narrow string) bool {
+	switch {
+	case wide == "":
+		return narrow == ""
+	case wide[0] == '*':
+		return covers(wide[1:], narrow) || narrow != "" && covers(wide, narrow[1:])
+	case narrow == "" || narrow[0] == '*':
+		return false
+	case wide[0] == '?', wide[0] == narrow[0]:
+		return covers(wide[1:], narrow[1:])
+	}
+	return false
+}
+
+// instancePatterns match the ids of EC2 instances and managed nodes, and no other name: exceptions take out what has anything but
+// a hexadecimal digit after the first "-".
+func instancePatterns() string {
+	words := []string{"i-" + strings.Repeat("?", 8), "i-" + strings.Repeat("?", 17), "mi-" + strings.Repeat("?", 17)}
+	for _, r := range "ghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._:" {
+		words = append(words, "!*-*"+string(r)+"*")
+	}
+	return strings.Join(words, " ")
+}
+
+// withoutBrackets returns the pattern that p most likely means: the host of [HOST]:PORT, or one character in the place of a range.
+func withoutBrackets(p string) string {
+	if host, rest, ok := strings.Cut(strings.TrimPrefix(p, "["), "]"); ok && p[0] == '[' && (rest == "" || rest[0] == ':') {
+		return host
+	}
+	return strings.NewReplacer("[", "", "]", "").Replace(charRange.ReplaceAllString(p, "?"))
+}

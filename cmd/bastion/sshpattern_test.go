@@ -1,0 +1,119 @@
+package main
+
+import (
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// Patterns that no host of OpenSSH's ever matches are refused, with what to write.
+func TestSSHPatterns(t *testing.T) {
+	for _, tt := range []struct{ patterns, want, next string }{
+		{"10.0.0.0/8", "ssh_config has no networks", "give '10.*'"},
+		{"10.1.2.3/16", "ssh_config has no networks", "give '10.1.*'"},
+		{"10.1.2.0/24", "ssh_config has no networks", "give '10.1.2.*'"},
+		{"10.1.16.0/20", "ssh_config has no networks", "the beginnings"},
+		{"fd00::/8", "ssh_config has no networks", "the beginnings"},
+		{"10.0.0.0/255.0.0.0", "a name has no /", "10.20.*"},
+		{"10.*/8", "a name has no /", "10.20.*"},
+		{"ssh://app.internal", "a name has no /", ""},
+		{"me@host", "the user is no part of it", "give 'host'"},
+		{"*@*.internal", "the user is no part of it", "give '*.internal'"},
+		{"[::1]", "no brackets", "give '::1'"},
+		{"web[0-9].internal", "no brackets", "give 'web?.internal'; there are no ranges"},
+		{"web-[a-z]", "no brackets", "give 'web-?'"},
+		{"[a-z][0-9].internal", "no brackets", "give '??.internal'"},
+		{"web[1", "no brackets", "give 'web1'"},
+		{"[*.internal]:22", "no brackets", "give '*.internal'"},
+		{"host:22", "the port is no part of it", "give 'host'"},
+		{"*.internal:*", "the port is no part of it", "give '*.internal'"},
+		{"10.0.0.1:22", "the port is no part of it", "give '10.0.0.1'"},
+		{"*:22", "the port is no part of it", ""},
+		{"web:ssh", "only IPv6 addresses have a colon", ""},
+		{"fd00:1:2", "only IPv6 addresses have a colon", ""},
+		{"fd00:::*", "only IPv6 addresses have a colon", ""},
+		{"fd00::12345*", "only IPv6 addresses have a colon", ""},
+		{"!*.internal", "alone matches no host", "'*.internal' '!db.internal'"},
+		{"!a !b", "alone matches no host", ""},
+		{"*.internal !*", "nothing is left", ""},
+		{"*.internal !*.internal", "excepts all of it", "leave one"},
+		{"db.internal a.corp !*.internal", "excepts all of it", ""},
+		{"10.1.* !10.*", "excepts all of it", ""},
+		{"db-?.internal !db-*", "excepts all of it", ""},
+		{"!!db", "letters, digits", ""},
+		{"*.internal !host:22", "the port is no part of it", ""},
+		{".internal", "does not begin with a dot", "give '*.internal'"},
+		{"-web", "does not begin with '-'", ""},
+		{"a..internal", "two dots", ""},
+		{"10.20", "it is no address", "'10.20.*'"},
+		{"10.0.0.256", "it is no address", ""},
+		{"10.0.0.1-10.0.0.9", "it is no address", ""},
+		{"~.internal", "letters, digits", ""},
+		{"{a|b}.internal", "letters, digits", ""},
+		{"(db)", "letters, digits", ""},
+		{"*.internal=x", "letters, digits", ""},
+		{"*", "would send every ssh", ""},
+		{"?*", "would send every ssh", ""},
+		{"a,b", "is not a pattern", ""},
+		{"a b", "", ""}, // two patterns here
+		{"*.internal 10.* !db.internal", "", ""},
+		{"*.internal !*.prod.internal", "", ""},
+		{"db-?.internal !db-1.internal", "", ""},
+		{"a_b.internal", "", ""},
+		{"10.20.30.40", "", ""},
+		{"10.20.3?.*", "", ""},
+		{"fd00:*", "", ""},
+		{"fd00::1", "", ""},
+		{"::1", "", ""},
+		{"2001:db8:*:1", "", ""},
+		{"*.Internal", "", ""},
+		{"web-1", "", ""},
+		{"i-*", "", ""},
+	} {
+		err := checkPatterns(strings.Fields(tt.patterns))
+		if tt.want == "" {
+			if err != nil {
+				t.Errorf("%s: %v", tt.patterns, err)
+			}
+			continue
+		}
+		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(fail.NextOf(err), tt.next) || fail.NextOf(err) == "" {
+			t.Errorf("%s: %v, hint %q; want %q, %q", tt.patterns, err, fail.NextOf(err), tt.want, tt.next)
+		}
+	}
+}
+
+// The stanza for instances takes their ids and leaves every other name alone; a name of one's own with a HostName behind the
+// patterns goes through the proxy, which gets the HostName.
+func TestSSHConfigTakesTheRightHosts(t *testing.T) {
+	t.Parallel()
+	h := newSSHConfigHome(t)
+	file := filepath.Join(h.home, "config")
+	own := "Host db web\n  User admin\nHost db\n  HostName db-1.corp.internal\nHost web\n  HostName i-0123456789abcdef0\n"
+	if err := os.WriteFile(file, []byte(own), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.must("--write", "--file", "config", "*.internal", "!plain.internal", "fd00:*", "db", "web")
+	for host, want := range map[string]struct {
+		proxied  bool
+		hostname string
+	}{
+		"i-0123456789abcdef0": {true, ""}, "i-01234567": {true, ""}, "mi-0123456789abcdef0": {true, ""},
+		"i-web": {}, "i-am-a-host": {}, "i-abcdefgh": {}, "i-0123456": {}, "i-0123456789abcdef": {}, "i-01234567.corp": {},
+		"i-0123456789abcdefg": {}, "i-ABCDEF12": {}, "i-web-0123": {}, "mi-01234567": {}, "mi-media-servers-0123": {}, "i-a.corp.de": {},
+		"xi-0123456789abcdef0": {}, "i-0123_567": {}, "i-": {},
+		"a.internal": {true, ""}, "plain.internal": {}, "fd00::1": {true, ""}, "fe80::1": {},
+		"db": {true, "db-1.corp.internal"}, "web": {true, "i-0123456789abcdef0"}, "other": {},
+	} {
+		got := h.effective(file, host)
+		if proxied := strings.HasSuffix(got["proxycommand"], " proxy %h %p"); proxied != want.proxied {
+			t.Errorf("%s: ProxyCommand %q", host, got["proxycommand"])
+		}
+		if want.hostname != "" && (got["hostname"] != want.hostname || got["user"] != "admin") {
+			t.Errorf("%s: HostName %q, User %q", host, got["hostname"], got["user"])
+		}
+	}
+}

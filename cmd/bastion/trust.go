@@ -1,0 +1,273 @@
+package main
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"time"
+
+	"github.com/urfave/cli/v2"
+	"golang.org/x/term"
+
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// trustFlags are the flags of trust that are no settings.
+type trustFlags struct{ yes, list, remove bool }
+
+func (a *app) trustCommand() *cli.Command {
+	var f trustFlags
+	return &cli.Command{
+		Name:      "trust",
+		Usage:     "show what a bastion.yaml wants, and let it have that",
+		Category:  "Other",
+		ArgsUsage: "[FILE|DIRECTORY]",
+		Description: text(`
+			A bastion.yaml that is found in the working directory or above it gives what a team shares: region, cluster, targets,
+			sizes. Settings that run a program, name a file, choose an identity or say what is executed in AWS are taken from it
+			only once you have trusted it. This command shows the settings, asks, and records the file's path and SHA-256: an edit
+			ends the trust. Without an argument it is about the file that commands would find.`,
+			"bastion trust",
+			"bastion trust ~/src/shop/bastion.yaml --yes",
+			"bastion trust --list",
+			"bastion trust --remove"),
+		Flags: a.settingFlags([]string{config.GroupOutput},
+			switchFlag(&f.yes, "agree without being asked, for scripts", "yes", "y"),
+			switchFlag(&f.list, "print the files that you trust", "list"),
+			switchFlag(&f.remove, "trust the file no more", "remove")),
+		Action: func(c *cli.Context) error { return a.trust(c, f) },
+	}
+}
+
+// trust runs `bastion trust`. It takes no settings from a file: the file is what it is about.
+func (a *app) trust(c *cli.Context, f trustFlags) error {
+	if err := argCount(c, 0, 1); err != nil {
+		return err
+	}
+	src := config.Source{Flags: a.flags, NoFile: true}
+	s, err := config.Load(src)
+	if err != nil {
+		return err
+	}
+	switch {
+	case f.list && (f.remove || f.yes || c.NArg() > 0), f.remove && f.yes:
+		return usage("give --list, or --remove, or --yes", "trust: these options exclude each other")
+	case f.list:
+		return a.listTrusted(src.Store(), s)
+	case f.remove:
+		return a.distrust(c, src.Store(), s)
+	}
+	return a.trustFile(c, src.Store(), s, f.yes)
+}
+
+// trustOutput is the JSON output of trust.
+type trustOutput struct {
+	File     string            `json:"file"`
+	SHA256   string            `json:"sha256"`
+	Trusted  bool              `json:"trusted"`
+	Settings []trustSetting    `json:"settings"`
+	Targets  map[string]string `json:"targets,omitempty"`
+}
+
+type trustSetting struct {
+	Key        string `json:"key"`
+	Value      string `json:"value"`
+	Where      string `json:"where"`       // file:line:column
+	NeedsTrust bool   `json:"needs_trust"` // it is not taken from the file without
+}
+
+func (a *app) trustFile(c *cli.Context, store config.Store, s config.Settings, yes bool) error {
+	found, err := projectFile(c.Args().First(), a.warnIgnored)
+	if err != nil {
+		return err
+	}
+	file, err := config.Parse(found.Path, found.Data)
+	if err != nil {
+		return fail.New(fail.Usage, "", err, "docs/configuration.md lists every key; bastion help settings does too")
+	}
+	out := trustOutput{File: found.Real, SHA256: found.Sum(), Settings: []trustSetting{}, Targets: map[string]string{}}
+	needed := false
+	for _, g := range file.Given() {
+		out.Settings = append(out.Settings, trustSetting{g.Setting.Key, g.Text, g.Where, g.NeedsTrust()})
+		needed = needed || g.NeedsTrust()
+	}
+	for name, t := range file.Targets {
+		out.Targets[name] = t.Spec
+	}
+	isJSON := s.Output == "json"
+	shown := a.out
+	if isJSON {
+		shown = a.err
+	}
+	if err := out.show(shown); err != nil {
+		return err
+	}
+	if needed {
+		if !yes {
+			if err := a.askTrust(c.Context, out.question()); err != nil {
+				return err
+			}
+		}
+		if err := store.Add(c.Context, found, time.Now()); err != nil {
+			return err
+		}
+		out.Trusted = true
+	}
+	switch {
+	case isJSON:
+		return a.printJSON(out)
+	case needed:
+		_, err = fmt.Fprintln(a.out, "trusted as it is now; an edit ends that")
+	default:
+		_, err = fmt.Fprintln(a.out, "this needs no trust, and none was recorded")
+	}
+	return err
+}
+
+// show prints what the file wants, and last what needs trust: a file of thousands of targets must not push that off the screen.
+// Quoting keeps its text from drawing on the terminal.
+func (o trustOutput) show(w io.Writer) error {
+	var b strings.Builder
+	_ = printf(&b, "%q, SHA-256 %s\n", o.File, o.SHA256)
+	title := "Targets:\n"
+	for _, name := range slices.Sorted(maps.Keys(o.Targets)) {
+		b.WriteString(title)
+		_ = printf(&b, "  %s = %q\n", name, o.Targets[name])
+		title = ""
+	}
+	for _, part := range []struct {
+		title string
+		needs bool
+	}{{"Settings that every project file may give:", false}, {"Settings that it may give only with your trust:", true}} {
+		title := part.title + "\n"
+		for _, s := range o.Settings {
+			if s.NeedsTrust == part.needs {
+				b.WriteString(title)
+				_ = printf(&b, "  %s = %q\n      %s\n", s.Key, s.Value, config.Lookup(s.Key).Help)
+				title = ""
+			}
+		}
+	}
+	_, err := io.WriteString(w, b.String())
+	return err
+}
+
+// question names the settings that take trust again: the value of one may fill the screen. The names are bastion's own.
+func (o trustOutput) question() string {
+	var keys []string
+	for _, s := range o.Settings {
+		if s.NeedsTrust {
+			keys = append(keys, s.Key)
+		}
+	}
+	return "Trust this file as it is now, and let it set " + strings.Join(keys, ", ") + "? [y/N] "
+}
+
+// askTrust asks at the terminal. Anything but yes is an error.
+func (a *app) askTrust(ctx context.Context, question string) error {
+	if !term.IsTerminal(int(a.in.Fd())) {
+		return usage("read what it shows and add --yes", "trust asks at a terminal, and standard input is none")
+	}
+	fmt.Fprint(a.err, question)
+	answered := make(chan string, 1)
+	go func() { // where the terminal never answers, it ends with the process
+		line, _ := bufio.NewReader(a.in).ReadString('\n') // an end without a line is no yes
+		answered <- strings.ToLower(strings.TrimSpace(line))
+	}()
+	select {
+	case line := <-answered:
+		if line == "y" || line == "yes" {
+			return nil
+		}
+		return fail.New(fail.Other, "", errors.New("not trusted; nothing was recorded"), "")
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// projectFile returns the file that is named, or the one that commands in the working directory would find.
+func projectFile(named string, ignored func(error)) (*config.Found, error) {
+	if named != "" {
+		path := projectPath(named)
+		if filepath.Base(path) != config.FileName {
+			return nil, usage("name it with --config, which trusts it", "%q is not found by its place: only a %s is", named, config.FileName)
+		}
+		return config.OpenProject(path)
+	}
+	found, err := config.FindProject(ignored)
+	if err == nil && found == nil {
+		err = usage("name the file: bastion trust FILE", "there is no %s here or above that commands would use", config.FileName)
+	}
+	return found, err
+}
+
+// projectPath is the file in a directory, or else the file itself.
+func projectPath(named string) string {
+	if info, err := os.Stat(named); err == nil && info.IsDir() {
+		return filepath.Join(named, config.FileName)
+	}
+	return named
+}
+
+func (a *app) listTrusted(store config.Store, s config.Settings) error {
+	records, err := store.List()
+	if err != nil {
+		return err
+	}
+	if s.Output == "json" {
+		return a.printJSON(map[string]any{"trusted": append([]config.Record{}, records...)})
+	}
+	for _, r := range records {
+		if err := printf(a.out, "%s  %s  %q\n", r.At.Local().Format(time.DateTime), r.SHA256, r.Path); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// distrust removes a record. The file may be gone.
+func (a *app) distrust(c *cli.Context, store config.Store, s config.Settings) error {
+	var path string
+	if named := c.Args().First(); named != "" {
+		abs, err := filepath.Abs(projectPath(named))
+		if err != nil {
+			return err
+		}
+		path = abs
+		if resolved, err := filepath.EvalSymlinks(abs); err == nil {
+			path = resolved
+		}
+	} else {
+		found, err := projectFile("", a.warnIgnored)
+		if err != nil {
+			return err
+		}
+		path = found.Real
+	}
+	had, err := store.Remove(c.Context, path)
+	if err != nil {
+		return err
+	}
+	if s.Output == "json" {
+		return a.printJSON(map[string]any{"file": path, "removed": had})
+	}
+	verb := "was not trusted"
+	if had {
+		verb = "is not trusted any more"
+	}
+	err = printf(a.out, "%q %s\n", path, verb)
+	return err
+}
+
+// warnIgnored says why a file that was found is not used. It is said in quiet commands too: the file may be the user's own.
+func (a *app) warnIgnored(err error) {
+	_ = printf(a.err, "bastion: %v; %s\n", err, fail.NextOf(err))
+}

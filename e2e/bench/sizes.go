@@ -1,0 +1,180 @@
+//go:build linux
+
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/lab/gateway"
+)
+
+// taskCPUs are the sizes of tasks that are compared, in CPU units.
+var taskCPUs = []int{256, 512, 1024}
+
+// sizePeers are what is compared at each size; auto is bastion as it is by default.
+func sizePeers() []peer {
+	auto := bastion(0)
+	auto.name, auto.sessions = "bastion-auto", 8
+	var out []peer
+	for _, p := range peers() {
+		if p.name == plugin {
+			out = append(out, p)
+		}
+	}
+	return append(out, bastion(1), bastion(8), bastion(16), auto)
+}
+
+// sizes measures the plugin and bastion in tasks of each size, downwards, upwards and both at once.
+func (b *bench) sizes(ctx context.Context) error {
+	if err := b.lab.Gateway().SetFaults(gateway.Faults{}); err != nil {
+		return err
+	}
+	for _, cpu := range taskCPUs {
+		if !b.wants(b.cpus, strconv.Itoa(cpu)) {
+			continue
+		}
+		if err := b.resize(ctx, cpu); err != nil {
+			return err
+		}
+		for _, p := range sizePeers() {
+			if !b.wants(b.peers, p.name) {
+				continue
+			}
+			for _, way := range []string{"download", "upload", "both"} {
+				if !b.wants(b.only, way) {
+					continue
+				}
+				at := map[string]any{"task_cpu": cpu}
+				if err := b.try(ctx, p, way, way, "MB/s", at, func(ctx context.Context) error {
+					return b.with(ctx, p, b.duplex.port(), func(t *tunnel) error {
+						down, up, err := b.steady(ctx, t.addr, way, p.sizeWarm())
+						if err != nil {
+							return err
+						}
+						if way != "upload" {
+							b.add(p, strings.TrimSuffix("download, "+way, ", download"), "MB/s", down, at)
+						}
+						if way != "download" {
+							b.add(p, strings.TrimSuffix("upload, "+way, ", upload"), "MB/s", up, at)
+						}
+						fmt.Fprintf(b.log, "bench:   %.2f down, %.2f up\n", down, up)
+						return nil
+					})
+				}); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	if err := b.write("sizes.json"); err != nil {
+		return err
+	}
+	_, err := os.Stdout.WriteString(sizeTables(b.rows))
+	return err
+}
+
+// sizeWarm is how long a transfer runs before it is measured: bastion finds out how many sessions are best.
+func (p peer) sizeWarm() time.Duration {
+	if p.sessions > 1 {
+		return 8 * time.Second
+	}
+	return 3 * time.Second
+}
+
+// resize replaces the task by one with so many CPU units.
+func (b *bench) resize(ctx context.Context, cpu int) error {
+	for _, args := range [][]string{{"down", "-q"}, {"up", "-q", "--task-cpu", strconv.Itoa(cpu)}} {
+		proc, err := rig.Start(b.env(), b.bastion, args...)
+		if err != nil {
+			return err
+		}
+		if code, err := proc.Wait(ctx); err != nil || code != 0 {
+			return fmt.Errorf("bastion %s: exit code %d, %w:\n%s", args[0], code, err, proc.Output())
+		}
+	}
+	for _, t := range b.lab.Tasks() {
+		if t.LastStatus == "RUNNING" {
+			b.target = t.Target
+			return nil
+		}
+	}
+	return errors.New("the new task does not run")
+}
+
+// steady measures a transfer in its steady state, in MB/s each way.
+func (b *bench) steady(ctx context.Context, addr, way string, warm time.Duration) (down, up float64, err error) {
+	conn, err := rig.Dial(ctx, addr)
+	if err != nil {
+		return 0, 0, err
+	}
+	s := &stream{conn: conn, done: make(chan struct{})}
+	u := &stream{}
+	b.duplex.stream.Store(u)
+	if _, err := conn.Write([]byte{way[0]}); err != nil {
+		return 0, 0, errors.Join(err, conn.Close())
+	}
+	var sending sync.WaitGroup
+	if way != "download" {
+		sending.Go(func() { _, _ = io.Copy(conn, rig.Data(endless)) })
+	}
+	go s.run(func() error { return s.receive(conn) })
+	defer func() {
+		s.stop()
+		sending.Wait()
+	}()
+	if err := settle(ctx, s, warm); err != nil {
+		return 0, 0, err
+	}
+	start, d0, u0 := time.Now(), s.moved.Load(), u.moved.Load()
+	if err := settle(ctx, s, b.span); err != nil {
+		return 0, 0, err
+	}
+	took := time.Since(start).Seconds()
+	down, up = float64(s.moved.Load()-d0)/1e6/took, float64(u.moved.Load()-u0)/1e6/took
+	if s.corrupt.Load() || u.corrupt.Load() {
+		return down, up, errors.New("bytes came wrong")
+	}
+	return down, up, nil
+}
+
+func settle(ctx context.Context, s *stream, d time.Duration) error {
+	select {
+	case <-time.After(d):
+		return nil
+	case <-s.done:
+		return fmt.Errorf("the transfer ended: %w", s.err)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}
+
+// exchange makes transfers on c, either way or both at once, as the first byte says: d, u or b.
+func (k *sink) exchange(c net.Conn) {
+	var way [1]byte
+	if _, err := io.ReadFull(c, way[:]); err != nil {
+		return
+	}
+	s := k.stream.Load()
+	var sending sync.WaitGroup
+	if way[0] != 'u' {
+		sending.Go(func() {
+			_, _ = io.Copy(c, rig.Data(endless))
+			c.Close()
+		})
+	}
+	if s != nil {
+		_ = s.receive(c)
+	}
+	c.Close()
+	sending.Wait()
+}

@@ -1,0 +1,91 @@
+package server
+
+import (
+	"context"
+	"strings"
+	"sync/atomic"
+	"time"
+)
+
+// Requests by which the bastion says why it ends something. No reply is wanted.
+const (
+	// RequestEnded, on a channel, has the reason in words as its payload.
+	RequestEnded = "ended@bastion"
+	// RequestIdle, a global request, says that the connection ends because it had no channel for as long as
+	// Config.IdleConn. The client is to come back when it has something to do, not before.
+	RequestIdle = "idle@bastion"
+)
+
+// An idleError says that the bastion ended a connection that carried nothing.
+type idleError struct{ limit time.Duration }
+
+func (e *idleError) Error() string { return "idle for " + short(e.limit) }
+
+// short writes 15m where time.Duration has 15m0s.
+func short(d time.Duration) string {
+	text := d.String()
+	for _, zero := range []string{"m0s", "h0m"} {
+		if strings.HasSuffix(text, zero) {
+			text = text[:len(text)-2]
+		}
+	}
+	return text
+}
+
+// activity is when a forwarded connection last carried bytes, in either direction.
+type activity struct {
+	began time.Time
+	last  atomic.Int64 // since began
+	ended atomic.Bool  // idle has found it idle
+}
+
+func newActivity() *activity { return &activity{began: time.Now()} }
+
+func (a *activity) note() { a.last.Store(int64(time.Since(a.began))) }
+
+// idle waits until nothing was carried for limit, which it reports, or until over is closed.
+func (a *activity) idle(limit time.Duration, over <-chan struct{}) bool {
+	for {
+		left := time.Duration(a.last.Load()) + limit - time.Since(a.began)
+		if left <= 0 {
+			a.ended.Store(true)
+			return true
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-timer.C:
+		case <-over:
+			timer.Stop()
+			return false
+		}
+	}
+}
+
+// endUnused ends the client when it has had no channel for as long as Config.IdleConn: as long as it is connected, the
+// pings on the way here keep an account's own rule about idle sessions from taking effect.
+func (c *client) endUnused(ctx context.Context) {
+	limit := c.server.config.IdleConn
+	if limit <= 0 {
+		return
+	}
+	for {
+		left := limit
+		c.server.mu.Lock()
+		if c.open == 0 {
+			left = time.Until(c.unused.Add(limit))
+		}
+		c.server.mu.Unlock()
+		if left <= 0 {
+			_, _, _ = c.conn.SendRequest(RequestIdle, false, nil) // fails with the connection
+			c.end("idle for " + short(limit))
+			return
+		}
+		timer := time.NewTimer(left)
+		select {
+		case <-timer.C:
+		case <-ctx.Done():
+			timer.Stop()
+			return
+		}
+	}
+}

@@ -1,0 +1,97 @@
+package bond
+
+import (
+	"context"
+	"errors"
+	"sync"
+)
+
+const (
+	// mostNews is how many NEWs a client sends before it takes refusals for what they say.
+	mostNews = 5
+	// mostDenials is how many streams in succession must answer that the connection is not there, without proof, to be believed.
+	mostDenials = 3
+)
+
+// first is how far a client's connection has come to be: the far end has it once it has accepted one subflow, whose ACCEPT proves that.
+// Until then a NEW may have been damaged or lost on its way, or its ACCEPT may have been.
+//
+//	NEW or a JOIN accepted       -> the far end has the connection
+//	NEW refused without proof    -> the far end could not read it: begin anew, with another NEW
+//	no answer to NEW             -> ask by a JOIN
+//	a JOIN refused as unknown    -> NEW has not come: begin anew
+//
+// One stream at a time asks; others wait, and then know.
+type first struct {
+	turn chan struct{} // capacity 1: held by the stream that asks
+
+	mu    sync.Mutex
+	has   bool // the far end has the connection
+	anew  bool // the next stream sends NEW
+	tries int  // NEWs that were sent
+}
+
+func newFirst() *first { return &first{turn: make(chan struct{}, 1), tries: 1} }
+
+// enter waits until the caller may ask, or need not. The caller calls done.
+func (f *first) enter(ctx context.Context) (done func(), err error) {
+	if has, _ := f.state(); has {
+		return func() {}, ctx.Err()
+	}
+	select {
+	case f.turn <- struct{}{}:
+		return func() { <-f.turn }, nil
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// mustBegin says whether the stream is to send NEW.
+func (f *first) mustBegin() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.anew
+}
+
+// begun notes that NEW was sent.
+func (f *first) begun() {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.anew = false
+	f.tries++
+}
+
+// answered takes in what came of an OPEN that was sent: nil for ACCEPT.
+func (f *first) answered(kind openKind, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	refused, isRefused := errors.AsType[*RefusedError](err)
+	switch {
+	case err == nil, isRefused && kind == openJoin && refused.sure:
+		f.has = true
+	case f.has || !isRefused:
+	case kind == openNew || refused.Code == RefuseUnknown:
+		f.anew = true
+	}
+}
+
+// state says whether the far end has the connection, and how many more NEWs may be sent if not.
+func (f *first) state() (has bool, left int) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.has, max(0, mostNews-f.tries)
+}
+
+// denials counts the refusals without proof that say that there is no such connection. A connection that lives on another subflow
+// is there. A relay that damages or forges one answer does not end it.
+type denials struct{ n int }
+
+// add counts one more, and says whether they are to be believed.
+func (d *denials) add(pathless bool) bool {
+	if !pathless {
+		d.n = 0
+		return false
+	}
+	d.n++
+	return d.n >= mostDenials
+}

@@ -1,0 +1,237 @@
+package bond
+
+import (
+	"cmp"
+	"slices"
+	"time"
+)
+
+// The measures of lanes. An attempt costs a part of the rate for a second or so: with the pause after it, less than a fiftieth.
+const (
+	laneSettle  = 200 * time.Millisecond // and four round trips: from a change until its effect is measured
+	laneMeasure = 500 * time.Millisecond // what a rate is measured over, at least
+	laneMore    = 1500 * time.Millisecond
+	laneHelps   = 1.1                    // more lanes are kept if they are so much faster
+	laneClearly = 1.4                    // ... which is known after laneMeasure, and the rest after laneMore
+	laneHarms   = 0.9                    // any number that makes it so slow is given up after laneMeasure
+	laneLoses   = 0.97                   // fewer lanes are kept if they are not slower than this
+	laneIdle    = 500 * time.Millisecond // a transfer that pauses for less goes on: a throttled far end takes turns of 100 ms
+	brokenPause = 5 * time.Second        // after an attempt that a longer pause has interrupted
+	firstPause  = 20 * time.Second
+	mostPause   = 10 * time.Minute
+)
+
+// lanes decides over how many of its subflows a client sends. The SSM agent takes what it is sent as fast as it can, so that one
+// session mostly carries all there is, and in messages that are larger than if several shared it: each message costs the task
+// processor time. So it begins with one, and keeps more only while the transfer is the faster for it. New lanes that bring little
+// though those before them are as fast as ever are slow ones: there may be better ones among the rest, and to try them harms
+// nothing. What the other subflows are good for is the other direction. It is pure.
+type lanes struct {
+	count int // of subflows that new data goes on; at least 1
+
+	phase   lanePhase
+	since   time.Time // when the phase began, or its measurement
+	mark    laneBytes // acknowledged then
+	settled bool      // the effect of the last change has had its time
+	before  int       // lanes before the attempt
+	base    laneRates // then
+	idle    time.Time // since when it is not busy; zero: it is
+	pause   time.Duration
+	until   time.Time // no attempt before
+	fewer   bool      // the next attempt is one with fewer
+}
+
+// laneBytes are what the peer has acknowledged.
+type laneBytes struct {
+	all    uint64 // of the stream
+	before uint64 // on the lanes in use, in an attempt on those in use before it; frames included
+}
+
+// laneRates are in bytes per second.
+type laneRates struct{ all, before float64 }
+
+func (b laneBytes) since(mark laneBytes, span time.Duration) laneRates {
+	return laneRates{float64(b.all-mark.all) / span.Seconds(), float64(b.before-mark.before) / span.Seconds()}
+}
+
+type lanePhase uint8
+
+const (
+	laneSteady  lanePhase = iota // measures the rate as it is
+	laneAttempt                  // measures the rate with another number
+)
+
+// restart begins to measure anew.
+func (l *lanes) restart(phase lanePhase, acked laneBytes, now time.Time) {
+	l.phase, l.since, l.mark, l.settled = phase, now, acked, false
+}
+
+// look is called every wantEvery or so. busy says that the subflows in use were full most of the time, found that the rate of
+// each of them is known, have is the number of usable subflows, and acked what the peer has. It returns whether count has
+// changed.
+func (l *lanes) look(busy, found bool, have int, acked laneBytes, rtt time.Duration, now time.Time) (changed bool) {
+	switch {
+	case busy:
+		l.idle = time.Time{}
+	case l.idle.IsZero():
+		l.idle = now
+	}
+	busy = busy || now.Sub(l.idle) < laneIdle
+	switch {
+	case !busy || !found && l.phase == laneSteady:
+		if l.phase == laneAttempt { // not comparable
+			l.count, l.until = l.before, now.Add(brokenPause)
+			l.restart(laneSteady, acked, now)
+			return true
+		}
+		l.restart(laneSteady, acked, now)
+		return false
+	case !l.settled:
+		if now.Sub(l.since) >= laneSettle+4*rtt {
+			l.since, l.mark, l.settled = now, acked, true
+		}
+		return false
+	}
+	span := now.Sub(l.since)
+	if span < laneMeasure {
+		return false
+	}
+	rate := acked.since(l.mark, span)
+	if l.phase == laneSteady {
+		return l.try(rate, have, acked, now)
+	}
+	gain, more := rate.all/l.base.all, l.count > l.before
+	switch {
+	case more && gain < laneHelps && l.apart(rate) && l.count < have:
+		l.count = min(2*l.count, have)
+		l.restart(laneAttempt, acked, now)
+		return true
+	case more && gain >= laneClearly:
+	case span < laneMore && gain >= laneHarms:
+		return false
+	case more && gain >= laneHelps, !more && gain >= laneLoses:
+	default:
+		l.count, l.fewer = l.before, more && l.before > 1
+		l.pause = min(max(2*l.pause, firstPause), mostPause)
+		l.until = now.Add(l.pause)
+		l.restart(laneSteady, acked, now)
+		return true
+	}
+	l.pause = 0
+	if !more {
+		l.until = now.Add(firstPause) // more were no better
+	}
+	l.restart(laneSteady, acked, now)
+	return false
+}
+
+// apart says that the lanes from before an attempt are about as fast beside the new ones as they were alone. If all shared one
+// limit equally, they would have no more than their share of it; the middle between the two is the boundary.
+func (l *lanes) apart(rate laneRates) bool {
+	shared := float64(l.before) / float64(l.count)
+	return rate.before >= (1+shared)/2*l.base.before
+}
+
+// try begins an attempt with another number, if it is time for one.
+func (l *lanes) try(rate laneRates, have int, acked laneBytes, now time.Time) bool {
+	if now.Before(l.until) && l.changed(rate, now) {
+		l.until, l.fewer = now, false
+	}
+	next := min(2*l.count, have)
+	if l.fewer {
+		next = l.count / 2
+	}
+	if now.Before(l.until) || rate.all == 0 || next == l.count || next < 1 {
+		if now.Sub(l.since) > 4*laneMore {
+			l.restart(laneSteady, acked, now) // what is old says nothing of the present
+		}
+		return false
+	}
+	l.before, l.base, l.count, l.fewer = l.count, rate, next, false
+	l.restart(laneAttempt, acked, now)
+	return true
+}
+
+// changed says that the rate is not any more what it was before the latest attempt: what that has shown is void.
+func (l *lanes) changed(rate laneRates, now time.Time) bool {
+	if l.base.all == 0 || now.Sub(l.since) < laneMore {
+		return false
+	}
+	gain := rate.all / l.base.all
+	return gain >= laneClearly || gain <= 1/laneClearly
+}
+
+// chooseLanes sees to it that new data goes on as many subflows as are to be used, and on which.
+func (m *machine) chooseLanes() {
+	if !m.client {
+		return // its sessions are paced each by itself: all are used
+	}
+	used := 0
+	var others []*path
+	for _, p := range m.paths {
+		switch {
+		case !p.usable():
+			p.lane = false
+		case p.lane:
+			used++
+		default:
+			others = append(others, p)
+		}
+	}
+	for ; used > m.lanes.count; used-- {
+		worst := slices.MaxFunc(m.paths, func(a, b *path) int {
+			if a.lane != b.lane {
+				return cmp.Compare(laneRank(a), laneRank(b))
+			}
+			return cmp.Compare(a.flow.eta(leastChunk), b.flow.eta(leastChunk))
+		})
+		worst.lane = false
+	}
+	slices.SortStableFunc(others, func(a, b *path) int { return cmp.Compare(a.flow.srtt, b.flow.srtt) })
+	for _, p := range others {
+		if used >= m.lanes.count {
+			break
+		}
+		p.lane = true
+		used++
+	}
+}
+
+func laneRank(p *path) int {
+	if p.lane {
+		return 1
+	}
+	return 0
+}
+
+// carries says whether new data may be put on the subflow.
+func (m *machine) carries(p *path) bool { return p.usable() && (!m.client || p.lane) }
+
+// lookAtLanes lets lanes see how the transfer goes. It returns whether all subflows are in use.
+func (m *machine) lookAtLanes(busy bool, now time.Time) (all bool) {
+	if !m.client {
+		return true
+	}
+	have, found := 0, true
+	var rtt time.Duration
+	for _, p := range m.paths {
+		if m.lanes.phase == laneSteady {
+			p.laneBefore = p.lane
+		}
+		if p.laneBefore {
+			m.laneBytes += p.flow.received - p.laneSeen
+		}
+		p.laneSeen = p.flow.received
+		if p.usable() {
+			have++
+		}
+		if p.lane {
+			found = found && p.flow.settled >= settledAfter
+			rtt = max(rtt, p.flow.srtt)
+		}
+	}
+	if m.lanes.look(busy, found, have, laneBytes{m.acked, m.laneBytes}, rtt, now) {
+		m.chooseLanes()
+	}
+	return m.lanes.count >= have && m.lanes.phase == laneSteady
+}

@@ -1,0 +1,130 @@
+package targets
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/bastion-ssm/bastion/internal/awsanswer"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// part is one of the calls that a list is put together from. AWS may deny or fail one of them: what the others find still counts.
+type part struct {
+	of   string // what it finds: "serverless caches"
+	find func(ctx context.Context, spec Spec, op string, id *string) ([]candidate, error)
+}
+
+// look calls AWS. The id may be nil: all.
+func (p part) look(ctx context.Context, spec Spec, id *string) ([]candidate, error) {
+	return p.find(ctx, spec, "look up target "+spec.String()+" among the "+p.of, id)
+}
+
+// unseen are the parts that could not be looked at, and why.
+type unseen []unseenPart
+
+type unseenPart struct {
+	of  string
+	err error
+}
+
+// passable reports whether other calls may succeed where err is the error of one.
+func passable(ctx context.Context, err error) bool {
+	if ctx.Err() != nil {
+		return false
+	}
+	switch awsanswer.ClassOf(err) {
+	case awsanswer.None, awsanswer.Expired, awsanswer.BadCredentials:
+		return false
+	}
+	return true
+}
+
+// all returns what the parts find, in their order, and the parts that could not be looked at. An error is one that ends all calls.
+func all(ctx context.Context, spec Spec, parts []part) ([]candidate, unseen, error) {
+	found := make([][]candidate, len(parts))
+	errs := make([]error, len(parts))
+	var wg sync.WaitGroup
+	for i, p := range parts {
+		wg.Go(func() { found[i], errs[i] = p.look(ctx, spec, nil) })
+	}
+	wg.Wait()
+	var out []candidate
+	var missing unseen
+	for i, err := range errs {
+		switch {
+		case err == nil:
+			out = append(out, found[i]...)
+		case passable(ctx, err):
+			missing = append(missing, unseenPart{parts[i].of, err})
+		default:
+			return nil, nil, err
+		}
+	}
+	return out, missing, nil
+}
+
+// byID returns what the first part knows that knows the Spec's identifier; ok is false if none does.
+func byID(ctx context.Context, spec Spec, parts []part) (e Endpoint, missing unseen, ok bool, err error) {
+	for _, p := range parts {
+		found, err := p.look(ctx, spec, &spec.ID)
+		switch {
+		case err != nil && !passable(ctx, err):
+			return Endpoint{}, nil, false, err
+		case err != nil:
+			missing = append(missing, unseenPart{p.of, err})
+		case len(found) > 0:
+			e, err = found[0].pick(spec)
+			return e, nil, true, err
+		}
+	}
+	return Endpoint{}, missing, false, nil
+}
+
+// err returns the error for parts that could not be looked at, or nil.
+func (u unseen) err() error {
+	switch len(u) {
+	case 0:
+		return nil
+	case 1:
+		return u[0].err
+	}
+	errs := make([]error, len(u))
+	for i, p := range u {
+		errs[i] = p.err
+	}
+	joined := errors.Join(errs...)
+	text := strings.ReplaceAll(joined.Error(), "\n", "; ")
+	return fail.New(fail.KindOf(u[0].err), "", &worded{text, joined}, fail.NextOf(u[0].err))
+}
+
+// worded is an error in other words.
+type worded struct {
+	text string
+	error
+}
+
+func (w *worded) Error() string { return w.text }
+func (w *worded) Unwrap() error { return w.error }
+
+// note is what the user should know where something was chosen from the other parts; "" if nothing.
+func (u unseen) note() string {
+	if len(u) == 0 {
+		return ""
+	}
+	var of []string
+	for _, p := range u {
+		of = append(of, p.of)
+	}
+	return fmt.Sprintf("chosen without a look at the %s: %v", strings.Join(of, " and the "), u.err())
+}
+
+// instead returns err, the error for something that was not found, or the reason why that is not certain.
+func (u unseen) instead(err error) error {
+	if len(u) == 0 {
+		return err
+	}
+	return fail.New(fail.KindOf(u[0].err), "", fmt.Errorf("%s, as far as could be looked at: %w", err.Error(), u.err()), fail.NextOf(u[0].err))
+}

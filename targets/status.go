@@ -1,0 +1,109 @@
+package targets
+
+import (
+	"fmt"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// usability is what a status of AWS's says of connections. AWS names an endpoint while a database is stopped, too.
+type usability int
+
+const (
+	usable  usability = iota
+	passing           // it takes no connections, or drops them, for some minutes
+	down              // it takes none until somebody does something
+)
+
+// statuses are the statuses of RDS's instances and clusters and of ElastiCache's caches that are not usable, in lower case. All others
+// are usable, those that AWS adds later too: what has an endpoint is tried.
+var statuses = map[string]usability{
+	"backtracking":                 passing,
+	"creating":                     passing,
+	"converting-to-vpc":            passing,
+	"failing-over":                 passing,
+	"maintenance":                  passing,
+	"migrating":                    passing,
+	"moving-to-vpc":                passing,
+	"preparing-data-migration":     passing,
+	"promoting":                    passing,
+	"rebooting":                    passing,
+	"rebooting cluster nodes":      passing,
+	"renaming":                     passing,
+	"resetting-master-credentials": passing,
+	"restoring":                    passing,
+	"starting":                     passing,
+	"upgrading":                    passing,
+
+	"cloning-failed":                      down,
+	"create-failed":                       down,
+	"deleted":                             down,
+	"deleting":                            down,
+	"failed":                              down,
+	"inaccessible-encryption-credentials": down,
+	"inaccessible-encryption-credentials-recoverable": down,
+	"incompatible-create":                             down,
+	"incompatible-credentials":                        down,
+	"incompatible-network":                            down,
+	"incompatible-option-group":                       down,
+	"incompatible-parameters":                         down,
+	"incompatible-restore":                            down,
+	"insufficient-capacity":                           down,
+	"insufficient-resource-limits":                    down,
+	"migration-failed":                                down,
+	"restore-error":                                   down,
+	"restore-failed":                                  down,
+	"stopped":                                         down,
+	"stopping":                                        down,
+}
+
+func (c candidate) usability() usability { return statuses[strings.ToLower(c.status)] }
+
+// statusNote is what the user should know of a candidate that is used; "" if there is nothing.
+func (c candidate) statusNote() string {
+	if c.usability() != passing {
+		return ""
+	}
+	return fmt.Sprintf("the status of the %s %s is %q: connections may fail until it is available", c.what, c.id, c.status)
+}
+
+// notUsable is the error for a candidate that takes no connections.
+func (c candidate) notUsable(spec Spec) error {
+	return fail.New(fail.NoTarget, "target "+spec.String(),
+		fmt.Errorf("the %s %s takes no connections: its status is %q", c.what, c.id, c.status), c.remedy())
+}
+
+// remedy is what can be done about a candidate that is down.
+func (c candidate) remedy() string {
+	status := strings.ToLower(c.status)
+	stopped := status == "stopped" || status == "inaccessible-encryption-credentials-recoverable"
+	switch {
+	case stopped && c.what == whatCluster:
+		return "start it: aws rds start-db-cluster --db-cluster-identifier " + c.id
+	case stopped && c.what == whatInstance:
+		return "start it: aws rds start-db-instance --db-instance-identifier " + c.id
+	case status == "stopping":
+		return "wait until it is stopped, then start it"
+	case status == "deleting" || status == "deleted":
+		return "name another one; bastion ls targets shows them"
+	}
+	return "see its events in the AWS console, or ask the owner of the account what it needs"
+}
+
+// noEndpoint is the error for a candidate that AWS names no address for.
+func (c candidate) noEndpoint(spec Spec) error {
+	op := "target " + spec.String()
+	switch status := strings.ToLower(c.status); {
+	case c.usability() == down:
+		return c.notUsable(spec)
+	case status == "available":
+		return fail.New(fail.NoTarget, op, fmt.Errorf("AWS names no endpoint for the %s %s, which is available", c.what, c.id),
+			"name the host that clients in the VPC use: HOST:PORT")
+	case status == "":
+		return fail.New(fail.NoTarget, op, fmt.Errorf("AWS names no endpoint and no status for the %s %s", c.what, c.id),
+			"name the host that clients in the VPC use: HOST:PORT")
+	}
+	return fail.New(fail.NoTarget, op, fmt.Errorf("the %s %s has no endpoint yet: its status is %q", c.what, c.id, c.status),
+		"wait until it is available, then try again")
+}
