@@ -3,6 +3,8 @@
 GO       ?= go
 VERSION  ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo devel)
 FUZZTIME ?= 10s
+# Another vulnerability database for govulncheck: a URL, https:// or file://.
+VULNDB   ?=
 # What the tests get: make test TESTFLAGS='-run TestForward -v' PKG=./e2e
 PKG       ?= ./...
 TESTFLAGS ?=
@@ -16,13 +18,13 @@ LDFLAGS = -s -w -X main.buildVersion=$(VERSION)
 
 COMMANDS  = build/bastion build/bastiond build/bastion-lab
 PEERS     = build/tools/session-manager-plugin build/tools/ssmpeer
-DEVTOOLS  = build/tools/gofumpt build/tools/golangci-lint build/tools/benchstat
+DEVTOOLS  = build/tools/gofumpt build/tools/golangci-lint build/tools/govulncheck build/tools/benchstat
 PLATFORMS = linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Fresh programs are the Go tool's business: it builds only what has changed.
-.PHONY: help demo test build check lint format cross tidy fuzz bench bench-scale pictures deps deps-demo peers tools man completions clean $(COMMANDS)
+.PHONY: help demo test npm build check lint vuln format cross tidy fuzz bench bench-scale pictures deps deps-demo peers tools man completions clean $(COMMANDS)
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,7 +32,7 @@ help: ## list these targets
 demo: deps-demo build ## do the main job on this machine: a row and a value through a bastion, no AWS account needed
 	build/bastion-lab run -- tools/demo.sh
 
-test: deps peers ## run all tests, end to end too
+test: deps npm peers ## run all tests, end to end too
 	$(TEST)
 
 build: $(COMMANDS) ## build bastion, bastiond and bastion-lab into build/
@@ -38,7 +40,7 @@ build: $(COMMANDS) ## build bastion, bastiond and bastion-lab into build/
 $(COMMANDS):
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
 
-check: deps tools lint cross ## everything that a change must pass: format, lint, vet, tidy modules, all tests, other platforms
+check: deps npm tools lint vuln cross ## everything that a change must pass: format, lint, known vulnerabilities, modules, tests, platforms
 	$(MAKE) tidy
 	$(TEST)
 
@@ -47,6 +49,9 @@ lint: build/tools/gofumpt build/tools/golangci-lint ## format check, go vet and 
 	$(GO) vet ./...
 	cd tools/peers && $(GO) vet ./...
 	build/tools/golangci-lint run ./...
+
+vuln: build/tools/govulncheck ## look for known vulnerabilities that the code reaches; says so if the database is out of reach
+	tools/vuln.sh build/tools/govulncheck $(VULNDB)
 
 format: build/tools/gofumpt ## format the code
 	build/tools/gofumpt -w .
@@ -69,11 +74,12 @@ fuzz: ## run every fuzz target for FUZZTIME (10s)
 		done || exit 1; \
 	done
 
-bench: deps build peers ## measure bastion beside AWS's plugin, ssm-session-client and OpenSSH (12 minutes)
+bench: deps build peers ## measure bastion beside AWS's plugin, ssm-session-client and OpenSSH (half an hour)
 	$(GO) run ./e2e/bench
+	$(GO) run ./e2e/bench -sizes
 	$(GO) run ./e2e/bench -scale
 
-bench-scale: deps build peers ## the second half of bench alone: bastion against sessions, delay and loss, and the plots
+bench-scale: deps build peers ## the last part of bench alone: bastion against sessions, delay and loss, and the plots
 	$(GO) run ./e2e/bench -scale
 
 pictures: deps ## take the pictures of docs/img again in which a browser shows something
@@ -85,6 +91,9 @@ deps: ## install what the tests need, by apt or brew; says what and why
 
 deps-demo: # the databases only
 	@tools/deps.sh demo
+
+npm: deps # data of npm packages that tests read
+	@tools/npm.sh
 
 peers: $(PEERS) ## build the other clients that the tests and the benchmark compare with
 
@@ -101,6 +110,9 @@ build/tools/gofumpt: tools/go.mod tools/go.sum
 
 build/tools/golangci-lint: tools/go.mod tools/go.sum
 	cd tools && $(GOBUILD) -o ../$@ github.com/golangci/golangci-lint/v2/cmd/golangci-lint
+
+build/tools/govulncheck: tools/go.mod tools/go.sum
+	cd tools && $(GOBUILD) -o ../$@ golang.org/x/vuln/cmd/govulncheck
 
 build/tools/benchstat: tools/go.mod tools/go.sum
 	cd tools && $(GOBUILD) -o ../$@ golang.org/x/perf/cmd/benchstat

@@ -68,12 +68,12 @@ fi
 grep -q 'hello' "$tmp/value" || fail "no value came from Redis"
 echo
 
-# Ctrl-C is how a user ends it. Exit code 130 says that it ended in order.
-kill -INT "$forward"
+# Ctrl-C is how a user ends it. This shell runs it in the background, where SIGINT is ignored. Exit code 143 says that it ended in order.
+kill -TERM "$forward"
 code=0
 wait "$forward" || code=$?
 forward=
-[ "$code" -eq 130 ] || fail "bastion forward ended with exit code $code, not 130"
+[ "$code" -eq 143 ] || fail "bastion forward ended with exit code $code, not 143"
 
 echo '$ bastion down'
 bastion down

@@ -1,17 +1,22 @@
 #!/bin/sh
 # Installs the programs that `make demo` or `make test` use besides Go, where they are missing: by apt on Debian and Ubuntu, by
-# brew on macOS. It says what it installs and why, starts no service, and does nothing when everything is there.
+# brew on macOS, one by pip. It says what it installs and why, starts no service, and does nothing when everything is there.
 #
 #   tools/deps.sh demo    the databases and their clients; without them the demo runs on embedded ones
 #   tools/deps.sh test    also the peers of the end-to-end tests; with CI set it fails if something is missing after all
 set -eu
 what=${1:-test}
+moto=5.2.1 # another version may get other things wrong: see cmd/bastion/moto_test.go
 
 # have NAME: is the program here, also in the places where distributions hide it?
 have() {
 	case $1 in
 	python3:*) # a module of the distribution's Python, which the tests use
 		/usr/bin/python3 -c "import ${1#*:}" >/dev/null 2>&1
+		return
+		;;
+	/*) # a file
+		[ -e "$1" ]
 		return
 		;;
 	esac
@@ -41,6 +46,7 @@ needs() {
 		test fish           fish              fish         shell completion
 		test mandoc         mandoc            mandoc       whether the manual pages are in order
 		test groff          groff-base        groff        the same
+		test npm            npm               node         AWS's Service Authorization Reference as data, for the policies
 		test mariadbd       mariadb-server    mariadb      a MySQL database behind the bastion
 		test mariadb        mariadb-client    mariadb      to query it
 	EOF
@@ -55,6 +61,12 @@ needs() {
 			test systemd-analyze systemd          -            whether systemd takes the service's unit
 			test python3:asyncpg python3-asyncpg  -            a PostgreSQL client without libpq
 			test python3:pymysql python3-pymysql  -            a MySQL client without MariaDB's or MySQL's library
+			test python3:psycopg2 python3-psycopg2 -           connection strings for Python
+			test python3:sqlalchemy python3-sqlalchemy -       the same
+			test node           nodejs            -            connection strings for Node
+			test java           default-jdk-headless -         connection strings for JDBC; runs a source file
+			test /usr/share/java/postgresql.jar libpostgresql-jdbc-java - the same, for PostgreSQL
+			test /usr/share/java/mariadb-java-client.jar libmariadb-java - the same, for MySQL
 		EOF
 		;;
 	Darwin)
@@ -123,14 +135,22 @@ command -v go >/dev/null 2>&1 || {
 	echo 'Go is missing: install 1.21 or later from https://go.dev/dl/ (it fetches the version that go.mod names).' >&2
 	exit 1
 }
+# The one program that comes by pip, whose index is not within everybody's reach: a test says that it is left out.
+if [ "$what" = test ] && ! have moto_server; then
+	echo "Installing by pip: moto[server]==$moto, an emulator of AWS's APIs that is not ours"
+	python3 -m pip install --quiet "moto[server]==$moto" ||
+		echo "pip failed. The tests go on: the one that needs moto_server is left out." >&2
+fi
 [ -n "$(missing)" ] || exit 0
 
 echo "Missing on this machine:"
 missing | while read -r program apt brew why; do echo "  $program: $why"; done
 if command -v apt-get >/dev/null 2>&1; then
 	pkgs=$(packages 2)
-	echo "Installing by apt-get (services are neither started nor enabled): $pkgs"
-	install_apt "$pkgs"
+	if [ -n "$pkgs" ]; then
+		echo "Installing by apt-get (services are neither started nor enabled): $pkgs"
+		install_apt "$pkgs"
+	fi
 elif command -v brew >/dev/null 2>&1; then
 	pkgs=$(packages 3)
 	if [ -n "$pkgs" ]; then
