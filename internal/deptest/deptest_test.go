@@ -30,6 +30,7 @@ var allowed = map[string][]string{
 	"agent/api":       {"agent", "internal/config", "internal/fail", "tunnel"},
 	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/files"},
 	"agent/dsn":       {"agent/api", "internal/config", "internal/hosts"},
+	"agent/forwards":  {"agent", "agent/api", "internal/fail"},
 	"agent/daemon":    {"agent", "agent/api", "agent/dashboard", "internal/config", "internal/fail", "internal/files", "targets", "tunnel"},
 
 	"agent": {
@@ -93,6 +94,12 @@ var forbidden = map[string][]string{
 	"bastions":           {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
 	"targets":            {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
 }
+
+// pure are packages that do no I/O, start no goroutine and take no lock: they import none of what that needs.
+var pure = []string{"agent/forwards"}
+
+// impure are the packages, by prefix, that a pure one does not import itself.
+var impure = []string{"context", "io", "log", "net", "os", "os/exec", "sync"}
 
 // labOnly are packages of others, by prefix, that serve the lab and the tests and have no place in a product's binary.
 var labOnly = []string{
@@ -189,6 +196,9 @@ func check(p pkg) []string {
 		if own, ok := strings.CutPrefix(dep, module+"/"); ok && isKnown && !slices.Contains(may, own) {
 			problems = append(problems, p.name()+" must not import "+own)
 		}
+		if slices.Contains(pure, p.name()) && hasPrefix(dep, impure) {
+			problems = append(problems, p.name()+" is pure and must not import "+dep)
+		}
 	}
 	for _, dep := range p.Deps {
 		if own := (pkg{ImportPath: dep}); strings.HasPrefix(dep, module) && p.isProduct() && !own.isProduct() {
@@ -220,6 +230,7 @@ func TestCheck(t *testing.T) {
 		"tunnel must not depend on github.com/aws/smithy-go":              {ImportPath: module + "/tunnel", Deps: []string{"github.com/aws/smithy-go"}},
 		"sessions must not depend on golang.org/x/crypto/ssh":             {ImportPath: module + "/sessions", Deps: []string{ssh}},
 		"agent is product code and must not depend on lab/vpc":            {ImportPath: module + "/agent", Deps: []string{module + "/lab/vpc"}},
+		"agent/forwards is pure and must not import net/http":             {ImportPath: module + "/agent/forwards", Imports: []string{"fmt", "net/http"}},
 		"server is product code and must not depend on testing":           {ImportPath: module + "/server", Deps: []string{"testing"}},
 		"new is a new package: give it a place in the table of this test": {ImportPath: module + "/new"},
 	} {

@@ -1,0 +1,179 @@
+package forwards
+
+import (
+	"cmp"
+	"errors"
+	"fmt"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// scope is what a forward's name belongs to. Forwards of different scopes may have the same name.
+type scope struct {
+	profile string
+	region  string
+	account string // of credentials that came by variables; a profile says which account it is
+}
+
+// ident identifies a forward.
+type ident struct {
+	scope scope
+	name  string
+}
+
+// scope returns the scope of the record's name.
+func (r *Record) scope() scope {
+	out := scope{profile: ProfileOf(r.Scope, r.Owner), region: cmp.Or(r.Region, regionOf(r.Scope))}
+	if r.Owner != "" {
+		out.account = accountOf(r.Owner)
+	}
+	return out
+}
+
+// scopes returns the scope of the record's name, and the one that older versions, which do not write the region down, have for it.
+func (r *Record) scopes() []scope {
+	older := *r
+	older.Region = ""
+	return []scope{r.scope(), older.scope()}
+}
+
+func (r *Record) ident() ident { return ident{r.scope(), r.Request.Name} }
+
+// sameTarget reports whether both lead to the same target.
+func (r *Record) sameTarget(other *Record) bool {
+	return r.Request.Kind == other.Request.Kind && r.Request.Target == other.Request.Target
+}
+
+// ProfileOf returns the profile whose credentials a scope has; "" for those of variables, and for the default ones.
+func ProfileOf(s api.Scope, owner string) string {
+	if owner != "" {
+		return s.Settings["profile"]
+	}
+	return cmp.Or(s.Settings["profile"], s.Env["AWS_PROFILE"], s.Env["AWS_DEFAULT_PROFILE"])
+}
+
+// regionOf returns the region that a scope names; "" if its profile does.
+func regionOf(s api.Scope) string {
+	return cmp.Or(s.Settings["region"], s.Env["AWS_REGION"], s.Env["AWS_DEFAULT_REGION"])
+}
+
+// accountOf returns the AWS account of an owner's ARN; the ARN if it has none.
+func accountOf(owner string) string {
+	if parsed, err := arn.Parse(owner); err == nil && parsed.AccountID != "" {
+		return parsed.AccountID
+	}
+	return owner
+}
+
+// all stands for every forward where a name is asked for.
+const all = "all"
+
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+
+// ValidName reports whether a forward can have the name.
+func ValidName(name string) bool { return nameForm.MatchString(name) && name != all }
+
+// Called returns the forwards that ref means: NAME, NAME@LINK, or all. A name that several forwards have must be given with a link.
+func (r *Registry) Called(ref string) ([]*Forward, error) {
+	name, link, qualified := strings.Cut(ref, "@")
+	var out []*Forward
+	var names, refs []string
+	for _, f := range r.All() {
+		names = append(names, f.Name())
+		if ref == all || f.Name() == name && (!qualified || f.record.Link == link) {
+			out = append(out, f)
+			refs = append(refs, f.Name()+"@"+f.record.Link)
+		}
+	}
+	op := "stop the forward " + ref
+	switch {
+	case ref == all || len(out) == 1:
+		return out, nil
+	case len(out) == 0:
+		return nil, fail.New(fail.NoTarget, op, errors.New("there is none of this name"), haveNames(names))
+	}
+	slices.Sort(refs)
+	return nil, fail.New(fail.NoTarget, op, fmt.Errorf("%d accounts or regions have a forward of this name", len(out)),
+		"choose one: "+strings.Join(refs, " or "))
+}
+
+// haveNames returns the next step for a caller that named a missing forward.
+func haveNames(names []string) string {
+	if len(names) == 0 {
+		return "there are no forwards; bastion forward -d opens one"
+	}
+	slices.Sort(names)
+	return fmt.Sprintf("there are %q; bastion ls forwards shows them", slices.Compact(names))
+}
+
+// Arrange sorts what is shown of forwards, the oldest first, and gives each the text that means it alone.
+func Arrange(shown []api.Forward) {
+	slices.SortFunc(shown, func(x, y api.Forward) int { return cmp.Or(x.Opened.Compare(y.Opened), cmp.Compare(x.Name, y.Name)) })
+	n := make(map[string]int)
+	for _, f := range shown {
+		n[f.Name]++
+	}
+	for i := range shown {
+		f := &shown[i]
+		f.Ref = f.Name
+		if n[f.Name] > 1 {
+			f.Ref += "@" + f.Link
+		}
+	}
+}
+
+// holder returns the forward that keeps f from having a name in its scope; nil if f may have it. A detached forward may have the name
+// of an Unopened one of the same target: it takes its place.
+func (r *Registry) holder(f *Forward, name string) *Forward {
+	for _, s := range f.record.scopes() {
+		for _, other := range r.forwards {
+			switch {
+			case other == f || other.record.ident() != (ident{s, name}):
+			case other.state == Unopened && f.detached && other.record.sameTarget(&f.record):
+			default:
+				return other
+			}
+		}
+	}
+	return nil
+}
+
+// claims reports whether a forward that holds its name would be the other one's holder.
+func (f *Forward) claims(other *Forward) bool {
+	if f.state == Unopened {
+		return false
+	}
+	for _, s := range f.record.scopes() {
+		if other.record.ident() == (ident{s, f.Name()}) {
+			return true
+		}
+	}
+	return false
+}
+
+// freeName returns a name, or one like it that f may have.
+func (r *Registry) freeName(f *Forward, name string) string {
+	base := cmp.Or(name, string(f.record.Request.Kind))
+	name = base
+	for n := 2; r.holder(f, name) != nil; n++ {
+		name = base + "-" + strconv.Itoa(n)
+	}
+	return name
+}
+
+// taken is the refusal of a name that holder has.
+func taken(name string, holder *Forward) error {
+	what := cmp.Or(holder.record.Request.Target, "a proxy")
+	if listen := holder.record.Request.Listen; listen != "" {
+		what += " at " + listen
+	}
+	return fail.New(fail.Usage, "", &api.NameTaken{Name: name, By: what},
+		"choose another with --name; bastion stop "+name+" ends the one that has it")
+}

@@ -1,0 +1,36 @@
+package forwards
+
+import (
+	"cmp"
+
+	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/agent/api"
+)
+
+// Record is what a forward is made of again. The file of the detached forwards has it in this form. It holds no secrets.
+type Record struct {
+	Request  api.ForwardRequest `json:"request"`
+	Scope    api.Scope          `json:"scope"`
+	Owner    string             `json:"owner,omitempty"` // whose credentials the variables had
+	Link     string             `json:"link"`            // id of the link
+	Region   string             `json:"region,omitempty"`
+	Account  string             `json:"account,omitempty"`
+	Target   string             `json:"target,omitempty"` // host:port
+	Engine   string             `json:"engine,omitempty"` // of the target
+	TLS      bool               `json:"tls,omitempty"`
+	Database string             `json:"database,omitempty"`
+	IAM      bool               `json:"iam,omitempty"`
+	Cluster  agent.ClusterMode  `json:"cluster,omitempty"`
+	Note     string             `json:"note,omitempty"`
+	Command  string             `json:"command"`
+}
+
+// show returns what others see of the record: all that does not change with time.
+func (r *Record) show() api.Forward {
+	s := r.scope()
+	return api.Forward{
+		Profile: s.profile, Region: s.region, Account: cmp.Or(r.Account, s.account), Owner: r.Owner,
+		Name: r.Request.Name, Kind: r.Request.Kind, Spec: r.Request.Target, Target: r.Target, Listen: r.Request.Listen, Engine: r.Engine,
+		TLS: r.TLS, Database: r.Database, IAM: r.IAM, Note: r.Note, Command: r.Command, Link: r.Link, Clients: []api.ForwardClient{},
+	}
+}
