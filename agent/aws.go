@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"slices"
-	"strings"
 	"sync"
 	"time"
 
@@ -42,19 +41,8 @@ func loadAWS(ctx context.Context, profile, region string, env *Env, limit time.D
 	opts = append(opts, awsconfig.WithAPIOptions([]func(*middleware.Stack) error{newCallLimits(limit).add, ends.add, noticePages}),
 		awsconfig.WithProcessCredentialOptions(func(o *processcreds.Options) { o.Timeout = limit }))
 	cfg, err := loadSDK(ctx, env, opts)
-	if quoted := inQuotes(err, env.profile(profile)); quoted != "" {
-		withQuotes := append(slices.Clone(opts), awsconfig.WithSharedConfigProfile(quoted))
-		if again, quotedErr := loadSDK(ctx, env, withQuotes); quotedErr == nil {
-			cfg, err, opts = again, nil, withQuotes
-		}
-	}
 	if err != nil {
-		var missing awsconfig.SharedConfigProfileNotExistError
-		if errors.As(err, &missing) {
-			return cfg, fail.New(fail.Credentials, "", fmt.Errorf("there is no AWS profile %q", missing.Profile),
-				"aws configure list-profiles shows the profiles; name one with --profile or AWS_PROFILE")
-		}
-		return cfg, fail.New(fail.Credentials, "read the AWS configuration", err, "check ~/.aws/config and the AWS_* variables")
+		return cfg, env.configError(err)
 	}
 	if ignored, found, err := awsconfig.GetIgnoreConfiguredEndpoints(ctx, cfg.ConfigSources); err == nil && found {
 		ends.ignored = ignored
@@ -68,6 +56,9 @@ func loadAWS(ctx context.Context, profile, region string, env *Env, limit time.D
 	}
 	next := signIn(cfg, env, profile)
 	cfg.APIOptions = append(cfg.APIOptions, reportFailures, sayHowToSignIn(next))
+	if source := sourceProfile(cfg); source != nil && source.CredentialProcess != "" {
+		cfg.Credentials = program{cfg.Credentials, source, env.configFile(), next}
+	}
 	if files.ActsForAnother() {
 		cfg.Credentials = givingBack{cfg.Credentials}
 	}
@@ -78,14 +69,14 @@ func loadAWS(ctx context.Context, profile, region string, env *Env, limit time.D
 		if ctx.Err() != nil {
 			return cfg, context.Cause(ctx)
 		}
-		if process, ok := errors.AsType[*processcreds.ProviderError](err); bounded.Err() != nil || ok && strings.Contains(process.Error(), "timed out") {
+		if process, ok := errors.AsType[*processcreds.ProviderError](err); bounded.Err() != nil || ok && timedOut(process) {
 			err = &unanswered{call: "the source of the credentials", after: limit}
 		}
 		if isLast(err) && heard(err) {
 			err = fmt.Errorf("no usable AWS credentials: %w", &unanswered{call: "the instance metadata", after: limit})
 			return cfg, fail.New(fail.Timeout, "", err, next)
 		}
-		return cfg, credentialsError(err, next)
+		return cfg, env.credentialsError(err, profile, next)
 	}
 	if env.hasCredentials(profile) {
 		cfg.Credentials = env // without the SDK's cache, which would not see Env.Renew
@@ -106,6 +97,14 @@ func loadAWS(ctx context.Context, profile, region string, env *Env, limit time.D
 // loadSDK loads the SDK's configuration. That the instance metadata is asked by version 2 alone has no option of the loader: the client for it is
 // made of what was loaded, and all is loaded again with it.
 func loadSDK(ctx context.Context, env *Env, opts []func(*awsconfig.LoadOptions) error) (aws.Config, error) {
+	config, remove, err := env.plainConfig()
+	if err != nil {
+		return aws.Config{}, err
+	}
+	defer remove()
+	if len(config) > 1 {
+		opts = append(slices.Clone(opts), awsconfig.WithSharedConfigFiles(config))
+	}
 	cfg, err := awsconfig.LoadDefaultConfig(ctx, opts...)
 	text := ""
 	if env != nil {

@@ -22,15 +22,19 @@ import (
 
 // The variables that an Env reads by itself.
 const (
-	envAccessKey    = "AWS_ACCESS_KEY_ID"
-	envAccessKeyOld = "AWS_ACCESS_KEY"
-	envSecretKey    = "AWS_SECRET_ACCESS_KEY" // #nosec G101 -- a variable's name
-	envSecretKeyOld = "AWS_SECRET_KEY"        // #nosec G101 -- a variable's name
-	envSessionToken = "AWS_SESSION_TOKEN"     // #nosec G101 -- a variable's name
-	envAccountID    = "AWS_ACCOUNT_ID"
-	envNoIMDSv1     = "AWS_EC2_METADATA_V1_DISABLED"
-	envHome         = "HOME"
-	envAgentSocket  = "SSH_AUTH_SOCK"
+	envAccessKey       = "AWS_ACCESS_KEY_ID"
+	envAccessKeyOld    = "AWS_ACCESS_KEY"
+	envSecretKey       = "AWS_SECRET_ACCESS_KEY" // #nosec G101 -- a variable's name
+	envSecretKeyOld    = "AWS_SECRET_KEY"        // #nosec G101 -- a variable's name
+	envSessionToken    = "AWS_SESSION_TOKEN"     // #nosec G101 -- a variable's name
+	envAccountID       = "AWS_ACCOUNT_ID"
+	envConfigFile      = "AWS_CONFIG_FILE"
+	envCredentialsFile = "AWS_SHARED_CREDENTIALS_FILE" // #nosec G101 -- a variable's name
+	envWebIdentity     = "AWS_WEB_IDENTITY_TOKEN_FILE" // #nosec G101 -- a variable's name
+	envRoleARN         = "AWS_ROLE_ARN"
+	envNoIMDSv1        = "AWS_EC2_METADATA_V1_DISABLED"
+	envHome            = "HOME"
+	envAgentSocket     = "SSH_AUTH_SOCK"
 )
 
 // Env are the environment variables of a command for which a process of another environment acts. The secrets among them can be
@@ -116,6 +120,13 @@ func (e *Env) Public() map[string]string { return maps.Clone(e.vars) }
 
 // Credentials returns the credentials among the variables; none are the zero value.
 func (e *Env) Credentials() aws.Credentials {
+	if e == nil {
+		return aws.Credentials{
+			AccessKeyID:     cmp.Or(os.Getenv(envAccessKey), os.Getenv(envAccessKeyOld)),
+			SecretAccessKey: cmp.Or(os.Getenv(envSecretKey), os.Getenv(envSecretKeyOld)),
+			SessionToken:    os.Getenv(envSessionToken),
+		}
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.credentials
@@ -159,6 +170,24 @@ func (e *Env) lookup(name string) string {
 // profile returns the profile that a setting names, or else the variables.
 func (e *Env) profile(setting string) string {
 	return cmp.Or(setting, e.lookup("AWS_PROFILE"), e.lookup("AWS_DEFAULT_PROFILE"))
+}
+
+// incomplete returns the variables of credentials that are set and those that they lack; nothing if they are whole or absent.
+func (e *Env) incomplete() (set, missing string) {
+	c := e.Credentials()
+	key, secret := c.AccessKeyID != "", c.SecretAccessKey != ""
+	switch {
+	case key && !secret:
+		return envAccessKey, envSecretKey
+	case secret && !key:
+		return envSecretKey, envAccessKey
+	case key: // whole
+	case c.SessionToken != "":
+		return envSessionToken, envAccessKey + " and " + envSecretKey
+	case e == nil && os.Getenv(envRoleARN) != "" && os.Getenv(envWebIdentity) == "":
+		return envRoleARN, envWebIdentity
+	}
+	return "", ""
 }
 
 // hasCredentials reports whether the credentials are those of the variables. A profile that is named outside of them goes first.

@@ -2,6 +2,7 @@ package agent
 
 import (
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -42,21 +43,34 @@ func TestMFACodeIsAskedForOnce(t *testing.T) {
 	}
 }
 
-// A profile whose section has its name in quotes is found by the name without them, as in the AWS CLI. A source profile that is missing
+// A profile whose section has its name in quotes is found by the name without them, as in the AWS CLI: also by a
+// source_profile, and together with its section of the credentials file, where a name has no quotes around it. A source profile that is missing
 // leads to no other one.
 func TestQuotedProfile(t *testing.T) {
 	f, vars := newFakeAWS(t)
-	file := f.file("config", "[profile \"dev\"]\n"+user("AKIADEV")+"[profile \"my prod\"]\n"+user("AKIAPROD")+
-		"[profile role]\nrole_arn = arn:aws:iam::1:role/r\nsource_profile = dev\n"+
+	temp := t.TempDir()
+	t.Setenv("TMPDIR", temp)
+	const role = "role_arn = arn:aws:iam::1:role/r\nsource_profile = "
+	file := f.file("config", "[profile \"dev\"]\n"+user("AKIADEV")+"[profile \"my prod\"] ; ours\n"+user("AKIAPROD")+
+		"[profile 'one']\n"+user("AKIAONE")+"[profile role]\n"+role+"dev\n[profile \"quoted role\"]\n"+role+"dev\n"+
+		"[profile lost]\n"+role+"deve\n[profile \"both\"]\n"+role+"dev\n[profile plain]\n"+user("AKIAPLAIN")+
+		"[profile \"sso\"]\nsso_session = corp\nsso_account_id = 1\nsso_role_name = r\n"+
+		"[sso-session \"corp\"]\nsso_start_url = https://sso.invalid\nsso_region = eu-central-1\n"+
 		"[profile program]\ncredential_process = true\n[profile \"the program\"]\ncredential_process = true\n")
-	base := []string{"AWS_CONFIG_FILE=" + file, "AWS_REGION=eu-central-1", "AWS_ENDPOINT_URL=" + vars["AWS_ENDPOINT_URL"]}
+	keys := f.file("credentials", "[both]\n"+user("AKIABOTH")+"[\"plain\"]\n"+user("AKIAOTHER"))
+	base := []string{"AWS_CONFIG_FILE=" + file, "AWS_SHARED_CREDENTIALS_FILE=" + keys, "AWS_REGION=eu-central-1", "AWS_ENDPOINT_URL=" + vars["AWS_ENDPOINT_URL"]}
 	for _, tt := range []struct{ profile, variable, key string }{
 		{"dev", "", "AKIADEV"},
 		{"my prod", "", "AKIAPROD"},
 		{`"dev"`, "", "AKIADEV"},
 		{"", "dev", "AKIADEV"},
 		{"my prod", "dev", "AKIAPROD"},
-		{"role", "", ""},
+		{"one", "", "AKIAONE"},
+		{"role", "", "ASIAROLE"},
+		{"quoted role", "", "ASIAROLE"},
+		{"both", "", "ASIAROLE"},
+		{"plain", "", "AKIAPLAIN"},
+		{"lost", "", ""},
 		{"deve", "", ""},
 	} {
 		awsEnv(t, append(base, "AWS_PROFILE="+tt.variable)...)
@@ -79,5 +93,11 @@ func TestQuotedProfile(t *testing.T) {
 	}
 	if got := CredentialProgram(t.Context(), "the program"); got == "" {
 		t.Error("the credential_process of a quoted profile is not seen")
+	}
+	if got := profiles(t.Context(), "sso"); len(got) != 1 || got[0].SSOSession == nil || got[0].SSOSession.SSORegion == "" {
+		t.Error("a quoted session of single sign-on is not found")
+	}
+	if left, err := filepath.Glob(filepath.Join(temp, "*")); err != nil || len(left) > 0 {
+		t.Errorf("copies of the configuration stay: %q, %v", left, err)
 	}
 }

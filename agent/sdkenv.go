@@ -53,10 +53,10 @@ var sdkVariables = []sdkVariable{
 	{name: "AWS_DEFAULT_PROFILE"},
 	{name: "AWS_REGION"},
 	{name: "AWS_DEFAULT_REGION"},
-	{name: "AWS_CONFIG_FILE", path: true, option: func(v string) (sdk, error) {
+	{name: envConfigFile, path: true, option: func(v string) (sdk, error) {
 		return awsconfig.WithSharedConfigFiles([]string{v}), nil
 	}},
-	{name: "AWS_SHARED_CREDENTIALS_FILE", path: true, option: func(v string) (sdk, error) {
+	{name: envCredentialsFile, path: true, option: func(v string) (sdk, error) {
 		return awsconfig.WithSharedCredentialsFiles([]string{v}), nil
 	}},
 	{name: "AWS_RESTRICT_FILE_PERMISSIONS", option: func(v string) (sdk, error) {
@@ -121,7 +121,7 @@ var sdkVariables = []sdkVariable{
 	{name: "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", use: sdkAlone, why: "the credentials of a container"},
 	{name: "AWS_CONTAINER_AUTHORIZATION_TOKEN", use: sdkAlone, why: "the credentials of a container"},
 	{name: "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", use: sdkAlone, why: "the credentials of a container"},
-	{name: "AWS_WEB_IDENTITY_TOKEN_FILE", use: sdkAlone, why: "the credentials of a service account"},
+	{name: envWebIdentity, use: sdkAlone, why: "the credentials of a service account"},
 	{name: "AWS_LOGIN_CACHE_DIRECTORY", use: sdkAlone, why: "the tokens of aws login are elsewhere"},
 	{name: "AWS_DEFAULTS_MODE", use: sdkAlone, why: "auto looks at the process's surroundings"},
 	{name: "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", use: sdkAlone, why: "the loader has no option for it"},
@@ -133,7 +133,7 @@ var sdkVariables = []sdkVariable{
 	{name: "SSL_CERT_DIR", use: sdkShared, why: "Go reads the system's certificates once"},
 	{name: "GODEBUG", use: sdkShared, why: "TLS and the resolver go by it"},
 
-	{name: "AWS_ROLE_ARN", use: sdkUnused, why: "read with AWS_WEB_IDENTITY_TOKEN_FILE only"},
+	{name: envRoleARN, use: sdkUnused, why: "read with AWS_WEB_IDENTITY_TOKEN_FILE only"},
 	{name: "AWS_ROLE_SESSION_NAME", use: sdkUnused, why: "read with AWS_WEB_IDENTITY_TOKEN_FILE only"},
 	{name: "AWS_EXECUTION_ENV", use: sdkUnused, why: "a word of the user agent"},
 	{name: "AWS_LAMBDA_FUNCTION_NAME", use: sdkUnused, why: "a header for functions that call themselves"},

@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io/fs"
+	"os"
+	"regexp"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -22,22 +25,19 @@ func signIn(cfg aws.Config, env *Env, profile string) string {
 		return "sign in again and renew " + envAccessKey + ", " + envSecretKey + " and " + envSessionToken +
 			", which go before AWS_PROFILE; or unset them, or choose a profile with --profile"
 	}
+	if token := os.Getenv(envWebIdentity); env == nil && profile == "" && token != "" {
+		return "renew the token in " + token + ", which " + envWebIdentity + " names; or unset " + envWebIdentity + ", or choose a profile with --profile"
+	}
 	const anyhow = "sign in (aws sso login, aws configure) or choose a profile with --profile or AWS_PROFILE"
 	shared := sharedConfig(cfg)
 	if shared == nil {
 		return anyhow
 	}
-	of, source := "", shared
-	for source.Source != nil {
-		source = source.Source
-	}
-	if source != shared {
+	of, source := "", sourceProfile(cfg)
+	if shared.Source != nil {
 		of = ", the source profile of " + shared.Profile
 	}
-	name := source.Profile
-	if strings.ContainsAny(name, " \t") {
-		name = "'" + name + "'"
-	}
+	name := inShell(source.Profile)
 	const other = "; or choose another profile with --profile"
 	switch {
 	case source.Credentials.HasKeys():
@@ -59,11 +59,15 @@ func signIn(cfg aws.Config, env *Env, profile string) string {
 }
 
 // hasKeys reports whether credentials stand in the variables.
-func (e *Env) hasKeys() bool {
-	if e != nil {
-		return e.Credentials().HasKeys()
+func (e *Env) hasKeys() bool { return e.Credentials().HasKeys() }
+
+// sourceProfile returns the profile whose credentials those of cfg are from in the end; nil if there is none.
+func sourceProfile(cfg aws.Config) *awsconfig.SharedConfig {
+	source := sharedConfig(cfg)
+	for source != nil && source.Source != nil {
+		source = source.Source
 	}
-	return e.lookup(envAccessKey) != "" && e.lookup(envSecretKey) != ""
+	return source
 }
 
 // sharedConfig returns the profile that cfg was loaded from; nil if there is none.
@@ -79,10 +83,70 @@ func sharedConfig(cfg aws.Config) *awsconfig.SharedConfig {
 	return nil
 }
 
+// configError is the error for an AWS configuration that the SDK refuses.
+func (e *Env) configError(err error) error {
+	file := e.configFile()
+	if role, ok := errors.AsType[awsconfig.SharedConfigAssumeRoleError](err); ok {
+		of := ", the source_profile of the role " + role.RoleARN
+		if role.Err == nil {
+			return fail.New(fail.Credentials, "", fmt.Errorf("the AWS profile %q%s, has no credentials", role.Profile, of),
+				"give it some: aws configure sso --profile "+inShell(role.Profile)+"; or name another source_profile in "+file)
+		}
+		return fail.New(fail.Credentials, "", fmt.Errorf("there is no AWS profile %q%s", role.Profile, of),
+			e.findProfile(role.Profile, "correct source_profile in "+file+": aws configure list-profiles shows the profiles"))
+	}
+	if missing, ok := errors.AsType[awsconfig.SharedConfigProfileNotExistError](err); ok {
+		return fail.New(fail.Credentials, "", fmt.Errorf("there is no AWS profile %q", missing.Profile),
+			e.findProfile(missing.Profile, "aws configure list-profiles shows the profiles; name one with --profile or AWS_PROFILE"))
+	}
+	const op = "read the AWS configuration"
+	if _, session, ok := strings.Cut(err.Error(), "failed to find SSO session section, "); ok {
+		return fail.New(fail.Credentials, op, fmt.Errorf("there is no [sso-session %s], which the profile's sso_session names", session),
+			"add it to "+file+" (aws configure sso-session), or correct sso_session")
+	}
+	if token := os.Getenv(envWebIdentity); e == nil && token != "" && os.Getenv(envRoleARN) == "" && strings.Contains(err.Error(), "role ARN is not set") {
+		return fail.New(fail.Credentials, op, fmt.Errorf("%s is set without %s", envWebIdentity, envRoleARN),
+			"set "+envRoleARN+" to the role that the token is for; or unset "+envWebIdentity+", or choose a profile with --profile")
+	}
+	return fail.New(fail.Credentials, op, err, "check "+file+" and the AWS_* variables")
+}
+
+// findProfile says where a missing profile should be, where the files tell; else it says what otherwise does.
+func (e *Env) findProfile(name, otherwise string) string {
+	for _, variable := range []string{envConfigFile, envCredentialsFile} {
+		if file := cmp.Or(e.lookup(variable), os.Getenv(variable)); file != "" {
+			if _, err := os.Stat(file); err != nil {
+				return fmt.Sprintf("correct or unset %s: it names %s, which cannot be read (%v)", variable, file, errors.Unwrap(err))
+			}
+		}
+	}
+	file := e.configFile()
+	if bare, err := regexp.Compile(`(?m)^[ \t]*\[[ \t]*` + regexp.QuoteMeta(name) + `[ \t]*\]`); err == nil && bare.MatchString(readConfig(file)) {
+		return fmt.Sprintf("write [profile %s] for [%s] in %s: the short form is for the credentials file", name, name, file)
+	}
+	return otherwise + " (of " + file + " and " + e.credentialsFile() + ")"
+}
+
+// inShell returns a profile's name as a shell takes it.
+func inShell(name string) string {
+	if strings.ContainsAny(name, " \t") {
+		return "'" + name + "'"
+	}
+	return name
+}
+
 // credentialsError is the error for a credential chain that gave nothing. next is the step where nothing else is known.
-func credentialsError(err error, next string) error {
+func (e *Env) credentialsError(err error, profile, next string) error {
 	if isLast(err) {
-		return fail.New(fail.Credentials, "", errors.New("no usable AWS credentials: none were found"), next)
+		text := "no usable AWS credentials: none were found"
+		if set, missing := e.incomplete(); profile == "" && set != "" {
+			text += ": " + set + " is set without " + missing
+			next = "set " + missing + " too; or unset " + set + ", and sign in (aws sso login, aws configure) or choose a profile with --profile"
+		}
+		return fail.New(fail.Credentials, "", errors.New(text), next)
+	}
+	if known, ok := errors.AsType[*programError](err); ok {
+		next = known.next
 	}
 	answer := awsanswer.Of(err)
 	switch {
@@ -123,7 +187,7 @@ func sayHowToSignIn(next string) func(*middleware.Stack) error {
 			ctx context.Context, in middleware.InitializeInput, handler middleware.InitializeHandler,
 		) (middleware.InitializeOutput, middleware.Metadata, error) {
 			out, metadata, err := handler.HandleInitialize(ctx, in)
-			if err != nil {
+			if _, known := errors.AsType[*programError](err); err != nil && !known {
 				err = &badSignIn{err, next}
 			}
 			return out, metadata, err
