@@ -39,13 +39,20 @@ var (
 	ipv6Pattern = regexp.MustCompile(`^[0-9A-Fa-f:.*?]+$`)
 	portSuffix  = regexp.MustCompile(`^(.+):([0-9]+|\*)$`)
 	dottedQuad  = regexp.MustCompile(`^[0-9.]+$`)
+	oneRange    = regexp.MustCompile(`^.-.$`)
 	charRange   = regexp.MustCompile(`\[[^\]]*\]`)
 )
 
 // checkPattern judges one pattern, with its "!".
 func checkPattern(pattern string) error {
-	const next = "give patterns such as '*.corp.internal' or '10.*'"
+	const next = "give patterns such as '*.corp.internal', '10.*' or 'fd00:*', as many as it takes"
 	p := strings.TrimPrefix(pattern, "!")
+	propose := func(better, more string) string {
+		if better = accepted(better); better == "" {
+			return next
+		}
+		return fmt.Sprintf("give '%s%s'%s", pattern[:len(pattern)-len(p)], better, more)
+	}
 	never := func(next, why string) error {
 		return usage(next, "the pattern %s never matches a host: %s", pattern, why)
 	}
@@ -61,7 +68,7 @@ func checkPattern(pattern string) error {
 		return usage(next, "the pattern %s would send every ssh through the bastion", p)
 	}
 	if network, err := netip.ParsePrefix(p); err == nil {
-		return never(globsOf(network), "ssh_config has no networks")
+		return never(propose(globOf(network), ""), "ssh_config has no networks")
 	}
 	host, isPort := "", false
 	if m := portSuffix.FindStringSubmatch(p); m != nil && strings.Count(p, ":") == 1 {
@@ -69,14 +76,13 @@ func checkPattern(pattern string) error {
 	}
 	switch {
 	case strings.Contains(p, "/"):
-		return never("give the host's name alone; of a network its beginning: '10.20.*'", "a name has no /")
+		return never("give the name alone; of a network its beginning: '10.20.*'", "a name has no /")
 	case strings.Contains(p, "@"):
-		return never(fmt.Sprintf("give '%s', and the user to ssh or in a User line", p[strings.LastIndex(p, "@")+1:]),
-			"the user is no part of it")
+		return never(propose(p[strings.LastIndex(p, "@")+1:], ", and the user to ssh or in a User line"), "the user is no part of it")
 	case strings.ContainsAny(p, "[]"):
-		return never(fmt.Sprintf("give '%s'; there are no ranges of characters", withoutBrackets(p)), "a name has no brackets")
+		return never(propose(withoutBrackets(p), "; there are no ranges of characters"), "a name has no brackets")
 	case isPort:
-		return never(fmt.Sprintf("give '%s', which matches it with any port", host), "the port is no part of it")
+		return never(propose(host, ", which matches it with any port"), "the port is no part of it")
 	case strings.Contains(p, ":"):
 		if !possibleIPv6(p) {
 			return never("give an IPv6 address, or its beginning: 'fd00:*'", "only IPv6 addresses have a colon")
@@ -84,7 +90,7 @@ func checkPattern(pattern string) error {
 	case !hostPattern.MatchString(p):
 		return never(next, "names have letters, digits, '.', '-' and '_' alone")
 	case p[0] == '.':
-		return never(fmt.Sprintf("give '*%s'", p), "a name does not begin with a dot")
+		return never(propose("*"+p, ""), "a name does not begin with a dot")
 	case p[0] == '-':
 		return never(next, "a name does not begin with '-'")
 	case strings.Contains(p, ".."):
@@ -98,14 +104,46 @@ func checkPattern(pattern string) error {
 	return nil
 }
 
-// globsOf proposes the patterns for a network.
-func globsOf(network netip.Prefix) string {
-	network = network.Masked()
-	octets := strings.Split(network.Addr().String(), ".")
-	if n := network.Bits() / 8; network.Addr().Is4() && network.Bits()%8 == 0 && n > 0 && n < 4 {
-		return fmt.Sprintf("give '%s.*'", strings.Join(octets[:n], "."))
+// accepted returns p without the user, the brackets and the port that it may have, if that is a pattern; else "".
+func accepted(p string) string {
+	for {
+		better := strings.TrimPrefix(withoutBrackets(p[strings.LastIndex(p, "@")+1:]), "!")
+		if m := portSuffix.FindStringSubmatch(better); m != nil && strings.Count(better, ":") == 1 && !possibleIPv6(better) {
+			better = m[1]
+		}
+		if better == p || better == "" {
+			break
+		}
+		p = better
 	}
-	return "give the beginnings of its addresses: '10.20.*' '10.21.*'"
+	if p == "" || checkPattern(p) != nil {
+		return ""
+	}
+	return p
+}
+
+// globOf returns the pattern of a network; "" where it takes several.
+func globOf(network netip.Prefix) string {
+	addr, bits := network.Masked().Addr(), network.Bits()
+	if bits == addr.BitLen() {
+		return addr.String()
+	}
+	var glob strings.Builder
+	switch b := addr.AsSlice(); {
+	case bits == 0:
+	case addr.Is4() && bits%8 == 0:
+		for _, octet := range b[:bits/8] {
+			fmt.Fprintf(&glob, "%d.", octet)
+		}
+	case addr.Is6() && bits%16 == 0:
+		for i := 0; i < bits/8; i += 2 {
+			fmt.Fprintf(&glob, "%x:", int(b[i])<<8|int(b[i+1]))
+		}
+	}
+	if glob.Len() == 0 {
+		return ""
+	}
+	return glob.String() + "*"
 }
 
 // possibleIPv6 reports whether some IPv6 address matches p, as far as its parts tell.
@@ -152,7 +190,7 @@ func instancePatterns() string {
 
 // withoutBrackets returns the pattern that p most likely means: the host of [HOST]:PORT, or one character in the place of a range.
 func withoutBrackets(p string) string {
-	if host, rest, ok := strings.Cut(strings.TrimPrefix(p, "["), "]"); ok && p[0] == '[' && (rest == "" || rest[0] == ':') {
+	if host, rest, ok := strings.Cut(strings.TrimPrefix(p, "["), "]"); ok && p[0] == '[' && (rest == "" || rest[0] == ':') && !oneRange.MatchString(host) {
 		return host
 	}
 	return strings.NewReplacer("[", "", "]", "").Replace(charRange.ReplaceAllString(p, "?"))
