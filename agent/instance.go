@@ -25,9 +25,11 @@ func IsInstance(host string) bool { return instanceID.MatchString(host) }
 // OpenInstance opens a session to the SSH server of a managed node, for the user's own SSH client, which knows the host's key.
 // With a user's name the stream has a new key that EC2 Instance Connect has told the node; without, the user has one. The
 // stream's Close must be called.
-func (a *Agent) OpenInstance(ctx context.Context, id string, port int, user string) (*SSHStream, error) {
+//
+// A node that is starting is waited for, within connect_timeout. waits, if not nil, is told what AWS has answered.
+func (a *Agent) OpenInstance(ctx context.Context, id string, port int, user string, waits func(why error)) (*SSHStream, error) {
 	a.progress("opening a session to " + id)
-	stream, err := a.openPort(ctx, sessions.Port{Target: id, Port: port, ServerFirst: true}, new(patience))
+	stream, err := a.openPort(ctx, sessions.Port{Target: id, Port: port, ServerFirst: true}, &patience{waits: waits})
 	if err != nil {
 		return nil, err
 	}

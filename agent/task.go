@@ -383,7 +383,10 @@ type patience struct {
 	// stands returns why the target will not come back; nil: it may. It is asked now and then while the target is not
 	// connected: one that has stopped is answered for like one that is starting.
 	stands func(context.Context) error
+	// waits is told why the wait begins, and when the reason becomes one of another class; nil: nobody asks.
+	waits func(why error)
 
+	told     awsanswer.Class
 	asked    time.Time
 	failures int // of the network, in succession
 }
@@ -428,6 +431,15 @@ func (p *patience) passes(ctx context.Context, err error) (again bool, gone erro
 		return p.failures < networkTries, nil
 	}
 	return false, nil
+}
+
+func (p *patience) tell(why error) {
+	class := awsanswer.ClassOf(why)
+	if p.waits == nil || class == p.told {
+		return
+	}
+	p.told = class
+	p.waits(why)
 }
 
 const nextGone = "start another: bastion up"
@@ -477,6 +489,7 @@ func (a *Agent) openPort(ctx context.Context, p sessions.Port, wait *patience) (
 			return nil, err
 		}
 		lastErr = err
+		wait.tell(err)
 		switch unanswered := errors.Is(err, sessions.ErrUnanswered); {
 		case unanswered || atLimit(err):
 			if f := a.bonds.lend(p.Target); f != nil && !lent {

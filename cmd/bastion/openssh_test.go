@@ -551,7 +551,7 @@ func TestOpenSSHToAnInstance(t *testing.T) {
 		t.Fatal(err)
 	}
 	printed := filepath.Join(t.TempDir(), "config")
-	if err := os.WriteFile(printed, []byte(e.must("ssh-config", "--instance-connect").stdout), 0o600); err != nil {
+	if err := os.WriteFile(printed, []byte(e.must("ssh-config", "--instance-connect", "--connect-timeout", "2s").stdout), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	run := func(config, host string, options ...string) (string, error) {
@@ -576,13 +576,22 @@ func TestOpenSSHToAnInstance(t *testing.T) {
 		strings.Contains(sent, authorizedLine(signer.PublicKey())) {
 		t.Errorf("sent to the instance: %s", sent)
 	}
-	// An instance that takes no keys, and one that nobody knows: ssh shows why.
+	// An instance that takes no keys, and one that nobody knows: ssh shows why, and what it waits for before it gives up.
 	for host, want := range map[string]string{
-		"i-0aaaaaaaaaaaaaaaa": "leave out --instance-connect", "i-0bbbbbbbbbbbbbbbb": "is not connected",
+		"i-0aaaaaaaaaaaaaaaa": `leave out --instance-connect`,
+		"i-0bbbbbbbbbbbbbbbb": `(?s)^bastion: waiting up to 2s for i-0bbbbbbbbbbbbbbbb: .*TargetNotConnected: i-0bbbbbbbbbbbbbbbb is not connected[^\n]*\n` +
+			` *hint: check that the node runs[^\n]*\n` + `bastion: .*no connection within 2s.*\n *hint: `,
 	} {
-		if out, err := run(printed, host); err == nil || !strings.Contains(out, want) {
+		if out, err := run(printed, host); err == nil || !regexp.MustCompile(want).MatchString(out) {
 			t.Errorf("%s: %v\n%s", host, err, out)
 		}
+	}
+	// One that connects a moment later is reached, and its user knows what took so long.
+	if err := e.SetAPIFaults(lab.APIFaults{NotConnected: 1}); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := run(printed, sshdNode); err != nil || strings.Count(out, "bastion: waiting up to 2s for ") != 1 || !strings.HasSuffix(out, "\nhello\n") {
+		t.Errorf("once it is connected: %v\n%s", err, out)
 	}
 	eventually(t, "no session is left", func() bool { return len(e.Gateway().Sessions()) == 0 })
 	left, err := filepath.Glob(filepath.Join(e.runtimeDir(), "*.sock"))

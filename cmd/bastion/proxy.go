@@ -88,6 +88,7 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 	if err != nil {
 		return err
 	}
+	quiet := s.Quiet
 	if f, ok := a.raw.err.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
 		// Standard error is ssh's, or its caller's, who did not ask for a report.
 		s.Quiet = true
@@ -116,7 +117,11 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 		}
 		return a.proxyServer(ctx, s, host, sockets,
 			func(run *session) (*agent.SSHStream, error) {
-				return run.agent.OpenInstance(ctx, host, port, f.connect)
+				return run.agent.OpenInstance(ctx, host, port, f.connect, func(why error) {
+					if !quiet {
+						a.sayWaiting(run, host, why)
+					}
+				})
 			})
 	}
 	dest := agent.Destination(host, port)
@@ -252,6 +257,19 @@ func (a *app) proxyServer(
 	cancel(nil)
 	offering.Wait()
 	return err
+}
+
+// sayWaiting says why a connection to a node is not there yet, to the user of ssh too: most nodes that are not connected stay so.
+func (a *app) sayWaiting(run *session, host string, why error) {
+	text := fmt.Sprintf("waiting up to %s for %s: %v", run.settings.ConnectTimeout, host, why)
+	if next := fail.NextOf(why); next != "" {
+		text += "\nhint: " + next
+	}
+	if run.progress != nil {
+		run.progress.Note(text)
+		return
+	}
+	_ = printf(a.err, "bastion: %s\n", paragraph(text))
 }
 
 // proxyBehind connects to a host behind the bastion by a link of its own.
