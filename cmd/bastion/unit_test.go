@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
 	"net"
 	"os"
@@ -22,6 +23,7 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
@@ -116,6 +118,50 @@ func TestExitCodesAreDocumented(t *testing.T) {
 	for _, code := range codes {
 		if !documented[code] {
 			t.Errorf("exit code %d is not documented", code)
+		}
+	}
+}
+
+// awsError is an error as the SDK gives it.
+type awsError struct{ code, message string }
+
+func (e awsError) Error() string        { return e.code }
+func (e awsError) ErrorCode() string    { return e.code }
+func (e awsError) ErrorMessage() string { return e.message }
+
+// docs/exit-codes.md has the codes after each class of AWS's answers, for the calls that start something and for those that look
+// something up.
+func TestExitCodesOfAnswersAreDocumented(t *testing.T) {
+	data, err := os.ReadFile("../../docs/exit-codes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	examples := map[awsanswer.Class]error{
+		awsanswer.None:           errors.New("connection refused"),
+		awsanswer.Final:          awsError{"OddException", ""},
+		awsanswer.Transient:      awsError{"InternalServerError", ""},
+		awsanswer.Throttled:      awsError{"ThrottlingException", "Rate exceeded"},
+		awsanswer.NotConnected:   awsError{"TargetNotConnected", ""},
+		awsanswer.LimitReached:   awsError{"ServiceQuotaExceededException", ""},
+		awsanswer.Denied:         awsError{"AccessDeniedException", ""},
+		awsanswer.Expired:        awsError{"ExpiredTokenException", ""},
+		awsanswer.BadCredentials: awsError{"InvalidClientTokenId", ""},
+		awsanswer.NotFound:       awsError{"DBInstanceNotFound", ""},
+		awsanswer.Config:         awsError{"ClusterNotFoundException", ""},
+		awsanswer.Unsupported:    awsError{"UnsupportedOperationException", ""},
+		awsanswer.Foreign:        awsError{"UnknownError", ""},
+	}
+	for class := awsanswer.None; class <= awsanswer.Foreign; class++ {
+		if got := awsanswer.ClassOf(examples[class]); got != class {
+			t.Errorf("the example of %v is %v", class, got)
+			continue
+		}
+		row := fmt.Sprintf("| %v |", class)
+		for _, kind := range []fail.Kind{fail.Start, fail.Other} {
+			row += fmt.Sprintf(" %d |", finish(t.Context(), io.Discard, fail.AWS(kind, "ask", "a:Call", examples[class])))
+		}
+		if !strings.Contains(string(data), "\n"+row) {
+			t.Errorf("docs/exit-codes.md lacks %s", row)
 		}
 	}
 }
