@@ -30,6 +30,7 @@ type stdio struct {
 type app struct {
 	stdio                        // for text: what is not printable does not get through, whoever writes it
 	raw        stdio             // for streams of bytes, and for displays, which sanitize what they show
+	written    *output           // what out is
 	flags      map[string]string // settings given as flags, by key
 	configFile string            // --config
 	extraLocal []string          // -L
@@ -42,8 +43,8 @@ type app struct {
 }
 
 func newApp(std stdio) *app {
-	a := &app{stdio: std, raw: std, flags: make(map[string]string)}
-	a.out, a.err = output{printable.NewWriter(std.out)}, printable.NewWriter(std.err)
+	a := &app{stdio: std, raw: std, flags: make(map[string]string), written: &output{w: printable.NewWriter(std.out)}}
+	a.out, a.err = a.written, printable.NewWriter(std.err)
 	return a
 }
 
@@ -60,7 +61,7 @@ func run(ctx context.Context, args []string, std stdio) int {
 	if err == nil {
 		err = c.RunContext(ctx, sorted)
 	}
-	return finish(ctx, a.err, err)
+	return finish(ctx, a.err, a.written.outcome(err))
 }
 
 // settings merges flags, environment and file.

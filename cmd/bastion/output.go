@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/bastion-ssm/bastion/internal/config"
@@ -17,15 +18,29 @@ type outputError struct{ error }
 
 func (e *outputError) Unwrap() error { return e.error }
 
-// output marks the errors of standard output as such.
-type output struct{ w io.Writer }
+// output marks the errors of standard output as such, and keeps the first: not all that writes there, such as the library for the
+// command line, returns it.
+type output struct {
+	w      io.Writer
+	failed atomic.Pointer[outputError]
+}
 
-func (o output) Write(p []byte) (int, error) {
+func (o *output) Write(p []byte) (int, error) {
 	n, err := o.w.Write(p)
 	if err != nil {
-		err = &outputError{err}
+		failed := &outputError{err}
+		o.failed.CompareAndSwap(nil, failed)
+		err = failed
 	}
 	return n, err
+}
+
+// outcome returns err, the end of a command, or that its output could not be written.
+func (o *output) outcome(err error) error {
+	if failed := o.failed.Load(); err == nil && failed != nil && !readerGone(failed) {
+		return failed
+	}
+	return err
 }
 
 // readerGone reports whether a command ended because the reader of its output has had enough, as head has.

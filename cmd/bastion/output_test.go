@@ -82,7 +82,28 @@ func TestLogLines(t *testing.T) {
 	}
 }
 
-// With -o json standard output is JSON and nothing else, of every command. Those that end with an error here print nothing there.
+// runUnwritable runs the program with a standard output that refuses every write, as that of a full disk does.
+func runUnwritable(t *testing.T, env []string, dir string, args []string) (code int, stderr string) {
+	t.Helper()
+	out, err := os.Open(os.DevNull) // to be read
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = out.Close() }()
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	cmd := exec.CommandContext(ctx, filepath.Join(scratch, "bastion"), args...)
+	cmd.Env, cmd.Dir, cmd.Stdout = env, dir, out
+	var said bytes.Buffer
+	cmd.Stderr = &said
+	if err := cmd.Run(); err != nil && cmd.ProcessState == nil {
+		t.Fatal(err)
+	}
+	return cmd.ProcessState.ExitCode(), said.String()
+}
+
+// With -o json standard output is JSON and nothing else, of every command. Those that end with an error here print nothing there; the
+// others end with an error, too, where nothing can be written.
 func TestOutputIsJSON(t *testing.T) {
 	t.Parallel()
 	home, err := os.MkdirTemp(scratch, "h") // sockets want a short path
@@ -172,6 +193,14 @@ func TestOutputIsJSON(t *testing.T) {
 				break
 			}
 		}
+		if code == 0 && name != "known-hosts" {
+			if name == "stop" || name == "trust" { // as text they may have nothing to say
+				args = append(args, "-o", "json")
+			}
+			if code, stderr := runUnwritable(t, env, home, args); code != 1 || !strings.Contains(stderr, "bastion: write ") {
+				t.Errorf("%s to where nothing can be written: exit code %d\n%s", tt.args, code, stderr)
+			}
+		}
 		if stdout == "" && code == 0 && name != "known-hosts" || nullList.MatchString(stdout) {
 			t.Errorf("%s: %s", tt.args, stdout)
 		}
@@ -184,11 +213,11 @@ func TestOutputIsJSON(t *testing.T) {
 	}
 }
 
-// A reader that has had enough, as head has, is no failure.
+// A reader that has had enough, as head has, is no failure. Where nothing can be written is one, of the library's help too.
 func TestClosedOutputIsQuiet(t *testing.T) {
 	t.Parallel()
 	home := t.TempDir()
-	for _, args := range []string{"help settings", "ls", "version", "version -o json", "completion bash", "man", "--help", "forward --help"} {
+	for _, args := range []string{"help settings", "ls", "version", "version -o json", "completion bash", "man", "--help", "forward --help", ""} {
 		r, w, err := os.Pipe()
 		if err != nil {
 			t.Fatal(err)
@@ -204,6 +233,10 @@ func TestClosedOutputIsQuiet(t *testing.T) {
 		_ = w.Close()
 		if err != nil || said.Len() > 0 {
 			t.Errorf("%s: %v, %s", args, err, said.String())
+		}
+		env := append(rig.Environ(), offline(home)...)
+		if code, stderr := runUnwritable(t, env, home, strings.Fields(args)); code != 1 || !strings.Contains(stderr, "bastion: write ") {
+			t.Errorf("%s to where nothing can be written: exit code %d\n%s", args, code, stderr)
 		}
 	}
 }
