@@ -18,6 +18,9 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
+// maxDescribed is how many tasks one DescribeTasks takes.
+const maxDescribed = 100
+
 // ECSAPI is the part of the ECS client that a Manager calls.
 type ECSAPI interface {
 	ListTasks(context.Context, *ecs.ListTasksInput, ...func(*ecs.Options)) (*ecs.ListTasksOutput, error)
@@ -260,7 +263,7 @@ func (m *Manager) list(ctx context.Context, spec Spec, toUse bool) (found []Bast
 		return nil, nil, err
 	}
 	y := m.yardstick(ctx, spec)
-	for some := range slices.Chunk(arns, 100) { // DescribeTasks takes no more
+	for some := range slices.Chunk(arns, maxDescribed) {
 		tasks, refusal, err := m.describePermitted(ctx, op, spec, some)
 		if err != nil {
 			return nil, nil, err

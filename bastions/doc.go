@@ -8,8 +8,9 @@
 // # One task per identity
 //
 // Two processes that find no task at the same moment must not start two. First, the client token of RunTask follows
-// from the request and the clock's ten-minute window, so that ECS answers both with the same task. A token whose task
-// has stopped is followed by the next one of the window, in the same order for every process. Second, where the tokens
+// from the request and the clock's ten-minute window, so that ECS answers both with the same task. ECS answers a token whose
+// task has stopped with that task. The next token then follows from the owner's last ended task, which every process finds
+// in ECS's list, so that two calls are enough whatever ran before. Second, where the tokens
 // differ (other settings, the edge of a window), each process lists again after its RunTask; the order of
 // [Manager.Find] picks one task, and a process stops the task that it has just started if another was picked.
 //

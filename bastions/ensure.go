@@ -26,7 +26,7 @@ import (
 
 const (
 	tokenWindow = 10 * time.Minute // how long RunTask's client tokens stay the same
-	maxTokens   = 16               // tokens of one window that are tried before a random one
+	maxTokens   = 16               // tokens that are tried before a random one; two are enough where ECS lists its tasks
 
 	pollFirst   = 250 * time.Millisecond
 	pollLongest = 2 * time.Second
@@ -120,16 +120,17 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 	if err != nil {
 		return Bastion{}, false, fail.New(fail.Usage, op, err, "")
 	}
-	window := time.Now().Truncate(tokenWindow)
+	token := tokenSeed{window: time.Now().Truncate(tokenWindow).Unix()}
 	for n := range maxTokens + 1 {
 		input.ClientToken = nil // the SDK makes a random one
 		if n < maxTokens {
-			input.ClientToken = aws.String(clientToken(input, spec.Owner, window, n))
+			input.ClientToken = aws.String(clientToken(input, spec.Owner, token))
 		}
 		out, err := m.runTask(ctx, input, w)
 		var conflict *types.ConflictException
 		if errors.As(err, &conflict) && input.ClientToken != nil {
-			continue // the token is another request's
+			token.others++ // it is another request's
+			continue
 		}
 		if mayHaveRun(err) {
 			b, found, lookErr := m.startedUnseen(ctx, spec, w)
@@ -151,8 +152,9 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 		}
 		b := fromTask(spec, &out.Tasks[0])
 		if b.Refused = refusal(spec, &out.Tasks[0]); b.Refused != "" {
-			m.log.WarnContext(ctx, "ECS answered with a task that was not asked for; trying the next client token",
+			m.log.WarnContext(ctx, "ECS answered with a task that was not asked for; trying another client token",
 				"task", b.TaskID, "difference", b.Refused)
+			token.others++
 			continue
 		}
 		m.checked.add(spec, b.TaskARN)
@@ -162,7 +164,8 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 		}
 		chosen, err := m.settle(ctx, spec, b, now)
 		if errors.Is(err, errReplayed) {
-			m.log.DebugContext(ctx, "client token belongs to a task that has ended; trying the next", "task", b.TaskID)
+			m.log.DebugContext(ctx, "client token belongs to a task that has ended; trying the one after the last", "task", b.TaskID)
+			token.follow(m.lastEnded(ctx, spec, b))
 			continue
 		}
 		if err != nil {
@@ -172,6 +175,32 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 	}
 	return Bastion{}, false, fail.New(fail.Start, op, errors.New("ECS answers every request with a task that has ended"),
 		"wait ten minutes, then try again")
+}
+
+// lastEnded returns the latest of b, which has ended, and the owner's other tasks that have. What ECS does not list is left out.
+func (m *Manager) lastEnded(ctx context.Context, spec Spec, b Bastion) Bastion {
+	op := "find ended bastions in cluster " + spec.cluster()
+	arns, err := m.listARNs(ctx, op, &ecs.ListTasksInput{
+		Cluster: aws.String(spec.cluster()), StartedBy: aws.String(spec.Owner.StartedBy), DesiredStatus: types.DesiredStatusStopped,
+	})
+	for some := range slices.Chunk(arns, maxDescribed) {
+		tasks, denied, describeErr := m.describePermitted(ctx, op, spec, some)
+		err = cmp.Or(err, describeErr, denied)
+		for i := range tasks {
+			if ended := fromTask(spec, &tasks[i]); compareEnded(ended, b) > 0 {
+				b = ended
+			}
+		}
+	}
+	if err != nil {
+		m.log.DebugContext(ctx, "not all ended tasks can be seen; it may take more client tokens", "err", err)
+	}
+	return b
+}
+
+// compareEnded orders ended tasks by their age. Every process must see the same order.
+func compareEnded(a, b Bastion) int {
+	return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.TaskARN, b.TaskARN))
 }
 
 // runTask calls RunTask, and again where the answer passes by itself though the SDK takes it as final: that Fargate has no capacity,
@@ -280,9 +309,24 @@ func (m *Manager) runInput(spec Spec, network *types.NetworkConfiguration) (*ecs
 	return input, nil
 }
 
-// clientToken follows from what is asked, by whom, and when: ECS refuses a token that comes again with other
+// tokenSeed is what tells a client token from those of the same request before it. Processes that know the same have the same seed.
+type tokenSeed struct {
+	window int64  // the time, in steps of tokenWindow
+	after  string // ARN of the ended task that the new one comes after; "" is the window's first
+	others int    // tokens that belonged to other requests
+}
+
+// follow makes the seed that of the task after b.
+func (s *tokenSeed) follow(b Bastion) {
+	if s.after == b.TaskARN {
+		s.others++ // ECS answers this token with an older task
+	}
+	s.after = b.TaskARN
+}
+
+// clientToken follows from what is asked, by whom, when, and after which task: ECS refuses a token that comes again with other
 // parameters.
-func clientToken(input *ecs.RunTaskInput, owner Owner, window time.Time, n int) string {
+func clientToken(input *ecs.RunTaskInput, owner Owner, seed tokenSeed) string {
 	tags := make(map[string]string)
 	for _, t := range input.Tags {
 		tags[aws.ToString(t.Key)] = aws.ToString(t.Value)
@@ -290,7 +334,7 @@ func clientToken(input *ecs.RunTaskInput, owner Owner, window time.Time, n int) 
 	vpc := input.NetworkConfiguration.AwsvpcConfiguration
 	asked, err := json.Marshal([]any{
 		owner.ARN, aws.ToString(input.Cluster), aws.ToString(input.TaskDefinition), vpc.Subnets, vpc.SecurityGroups,
-		vpc.AssignPublicIp, tags, input.Overrides, window.Unix(), n,
+		vpc.AssignPublicIp, tags, input.Overrides, seed.window, seed.after, seed.others,
 	})
 	if err != nil {
 		panic(err) // only strings and numbers

@@ -1,6 +1,7 @@
 package bastions
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"slices"
@@ -19,11 +20,12 @@ import (
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 // fakeECS is a cluster whose tasks change with time, for tests under synctest. It keeps ECS's rules that matter here:
-// client tokens, startedBy as the only filter, the default desired status, and pages.
+// client tokens, startedBy as the only filter besides the desired status, its default, and pages.
 type fakeECS struct {
 	plan       func(*fakeTask)                              // sets the course of a new task; nil: ready after 12 s
 	before     func(ctx context.Context, call string) error // runs before each call, unlocked; an error is the answer
 	stale      bool                                         // a client token that comes again gets the task as it first was
+	blind      bool                                         // ended tasks are not listed
 	hideFor    time.Duration                                // a new task is not listed or described for so long
 	definition *types.TaskDefinition
 	conceal    []string // ARNs of tasks that IAM hides: one of them denies the whole call
@@ -191,12 +193,12 @@ func (f *fakeECS) ListTasks(
 	if err != nil {
 		return nil, err
 	}
-	if in.Family != nil || in.DesiredStatus != "" || in.ServiceName != nil || in.LaunchType != "" {
+	if in.Family != nil || in.ServiceName != nil || in.LaunchType != "" {
 		return nil, &types.InvalidParameterException{Message: aws.String("startedBy must be the only filter")}
 	}
 	out := &ecs.ListTasksOutput{}
 	for _, t := range f.tasks {
-		if *t.DesiredStatus == "RUNNING" && aws.ToString(t.StartedBy) == aws.ToString(in.StartedBy) && !f.hidden(t) {
+		if *t.DesiredStatus == cmp.Or(string(in.DesiredStatus), "RUNNING") && (*t.DesiredStatus == "RUNNING" || !f.blind) && aws.ToString(t.StartedBy) == aws.ToString(in.StartedBy) && !f.hidden(t) {
 			out.TaskArns = append(out.TaskArns, *t.TaskArn)
 		}
 	}
