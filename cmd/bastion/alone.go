@@ -12,22 +12,38 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// usesAgent reports whether a command goes through the agent. One whose credentials come from where only its own
+// usesAgent reports whether a command goes through the agent, and says why not. One whose credentials come from where only its own
 // process finds them cannot.
 func (a *app) usesAgent(ctx context.Context, s config.Settings) bool {
 	if s.NoAgent {
 		return false
 	}
-	names := agent.UnsupportedEnv(ctx, os.Environ(), s.Profile)
-	if len(names) > 0 {
-		a.noteAlone(s, "cannot use "+strings.Join(names, ", ")+" of this command")
-		return false
+	lack := lackOfAgent(ctx, s)
+	if lack == nil {
+		return true
 	}
-	device := agent.MFADevice(ctx, s.Profile)
-	if device != "" {
-		a.noteAlone(s, "cannot ask for the code of "+device)
+	a.noteAlone(s, lack.what)
+	return false
+}
+
+// agentLack is what keeps the agent from acting for a command.
+type agentLack struct {
+	what string // "cannot ..."
+	next string // how the command can do without it
+}
+
+// lackOfAgent returns what keeps the agent from acting for this command, as far as the command knows; nil if nothing does.
+func lackOfAgent(ctx context.Context, s config.Settings) *agentLack {
+	if names := strings.Join(agent.UnsupportedEnv(ctx, os.Environ(), s.Profile), ", "); names != "" {
+		return &agentLack{"cannot use " + names + " of this command", "sign in by a profile that does without " + names}
 	}
-	return device == ""
+	if device := agent.MFADevice(ctx, s.Profile); device != "" {
+		return &agentLack{
+			"cannot ask for the code of the MFA device " + device,
+			"sign in with temporary credentials (aws sts get-session-token)",
+		}
+	}
+	return nil
 }
 
 // goesOnAlone reports whether a command does without the agent what it could not do for a reason that lies in the agent's process, and

@@ -172,13 +172,8 @@ func (a *app) openDetached(ctx context.Context, s config.Settings, command strin
 	if s.NoAgent {
 		return nil, usage("leave out --no-agent, or --detach", needed)
 	}
-	if names := agent.UnsupportedEnv(ctx, os.Environ(), s.Profile); len(names) > 0 {
-		return nil, usage("leave out --detach, or sign in by a profile that does without "+strings.Join(names, ", "),
-			"%s, and the agent cannot use %s of this command", needed, strings.Join(names, ", "))
-	}
-	if device := agent.MFADevice(ctx, s.Profile); device != "" {
-		return nil, usage("leave out --detach, or sign in with temporary credentials (aws sts get-session-token)",
-			"%s, and the agent cannot ask for the code of the MFA device %s", needed, device)
+	if lack := lackOfAgent(ctx, s); lack != nil {
+		return nil, usage("leave out --detach, or "+lack.next, "%s, and the agent %s", needed, lack.what)
 	}
 	p := newProgress(a.raw.err, s.Quiet)
 	defer p.Close()
