@@ -15,18 +15,21 @@ import (
 const (
 	// endKept is how long it is known why a dialed connection ended: its client asks at once, or never.
 	endKept = time.Minute
-	// maxDials bounds the dialed connections that are known by their IDs. Those beyond it end without a reason.
-	maxDials = 4096
+	// maxEnds bounds the ends that are known, of which the oldest are forgotten first. Connections that stand are bounded by
+	// this process's open files.
+	maxEnds = 4096
 )
 
 // dials knows why dialed connections have ended, by the IDs that their clients gave them: a unix socket can end, but not say why.
 type dials struct {
 	mu   sync.Mutex
 	byID map[string]*dialed
+	ends []*dialed // that have ended, the oldest first; some may be forgotten already
 }
 
 // dialed is one dialed connection.
 type dialed struct {
+	id    string // "": nobody can ask
 	ended chan struct{}
 	half  chan struct{} // closed when the target has ended its side, by itself
 	once  sync.Once
@@ -34,22 +37,19 @@ type dialed struct {
 	at    time.Time // of the end; guarded by dials.mu
 }
 
-// begin makes a connection known. Without an ID, and for one too many, it is known to nobody.
+// begin makes a connection known. Without an ID, or with one that is taken, it is known to nobody.
 func (s *dials) begin(id string) *dialed {
 	c := &dialed{ended: make(chan struct{}), half: make(chan struct{})}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	for id, c := range s.byID {
-		if !c.at.IsZero() && time.Since(c.at) > endKept {
-			delete(s.byID, id)
-		}
-	}
-	if _, taken := s.byID[id]; id == "" || taken || len(s.byID) >= maxDials {
+	s.forget()
+	if s.byID[id] != nil || id == "" {
 		return c
 	}
 	if s.byID == nil {
 		s.byID = make(map[string]*dialed)
 	}
+	c.id = id
 	s.byID[id] = c
 	return c
 }
@@ -60,6 +60,21 @@ func (s *dials) end(c *dialed, err error) {
 	defer s.mu.Unlock()
 	c.err, c.at = err, time.Now()
 	close(c.ended)
+	if s.byID[c.id] == c {
+		s.ends = append(s.ends, c)
+		s.forget()
+	}
+}
+
+// forget drops the ends that are too old, or too many. The caller holds s.mu.
+func (s *dials) forget() {
+	for len(s.ends) > 0 && (len(s.ends) > maxEnds || time.Since(s.ends[0].at) > endKept) {
+		if c := s.ends[0]; s.byID[c.id] == c { // the ID may be another connection's by now
+			delete(s.byID, c.id)
+		}
+		s.ends[0] = nil
+		s.ends = s.ends[1:]
+	}
 }
 
 // take returns a connection, which is forgotten once its end has been told.

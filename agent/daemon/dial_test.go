@@ -27,11 +27,20 @@ func TestDials(t *testing.T) {
 		if len(s.byID) != 1 {
 			t.Errorf("known are %v", s.byID)
 		}
-		for i := len(s.byID); i < maxDials; i++ {
-			s.byID[strconv.Itoa(i)] = &dialed{}
+		// However many have ended, or stand, the newest are known.
+		for i := range maxEnds + 10 {
+			s.begin("stands " + strconv.Itoa(i))
+			s.end(s.begin(strconv.Itoa(i)), nil)
 		}
-		if s.begin("one more") == nil || len(s.byID) != maxDials {
-			t.Errorf("%d are known", len(s.byID))
+		if s.take("0") != nil || s.take("9") != nil || s.take("10") == nil || s.take(strconv.Itoa(maxEnds+9)) == nil || s.take("stands 0") == nil ||
+			s.take("new") == nil || len(s.ends) != maxEnds {
+			t.Errorf("%d are known, %d of them have ended", len(s.byID), len(s.ends))
+		}
+		s.begin("10") // the ID is free again
+		advance(2 * endKept)
+		s.begin("newest")
+		if s.take("10") == nil || len(s.ends) != 0 || len(s.byID) != maxEnds+13 {
+			t.Errorf("%d are known, %d of them have ended", len(s.byID), len(s.ends))
 		}
 	})
 	for _, tt := range []struct {
