@@ -5,23 +5,28 @@ package files
 import (
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
 )
 
-// Root's files in another user's directory become that user's, except those that have a name elsewhere.
+// Root's files in a directory of the home's owner become that user's, if they are a library's, and have no name elsewhere.
 func TestGiveBack(t *testing.T) {
 	if !asRoot(t) {
 		return
 	}
 	root := t.TempDir()
 	dir := filepath.Join(root, "cache")
-	must(t, GiveBack(dir)) // it is not there
+	t.Setenv("HOME", root)
+	must(t, os.Chown(root, aliceUID, aliceUID))
+	isOurs := func(name string, text []byte) bool { return name != "shadow" && string(text) == "ours" }
+	must(t, GiveBack(dir, isOurs)) // it is not there
 	must(t, os.Mkdir(dir, 0o700))
-	write := func(name string) { t.Helper(); must(t, os.WriteFile(filepath.Join(dir, name), nil, 0o600)) }
-	for _, name := range []string{"token", "linked", "mallory's"} {
-		write(name)
+	for name, text := range map[string]string{
+		"token": "ours", "linked": "ours", "mallory's": "ours", "shadow": "ours", "other": "theirs", "large": strings.Repeat("ours", maxGiven),
+	} {
+		must(t, os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600))
 	}
 	must(t, os.Link(filepath.Join(dir, "linked"), filepath.Join(root, "other")), os.Symlink("/etc/passwd", filepath.Join(dir, "link")))
 	must(t, os.Chown(filepath.Join(dir, "mallory's"), malloryUID, malloryUID))
@@ -31,13 +36,17 @@ func TestGiveBack(t *testing.T) {
 		must(t, unix.Stat(path, &st))
 		return int(st.Uid)
 	}
-	must(t, GiveBack(dir))
-	if got := owner(filepath.Join(dir, "token")); got != 0 {
-		t.Errorf("in a directory of root's it belongs to %d", got)
+	for _, uid := range []int{0, malloryUID} {
+		must(t, os.Chown(dir, uid, uid), GiveBack(dir, isOurs))
+		if got := owner(filepath.Join(dir, "token")); got != 0 {
+			t.Errorf("in a directory of %d it belongs to %d", uid, got)
+		}
 	}
 	must(t, os.Chown(dir, aliceUID, aliceUID))
-	must(t, GiveBack(dir))
-	for name, want := range map[string]int{"token": aliceUID, "linked": 0, "mallory's": malloryUID, "link": 0} {
+	must(t, GiveBack(dir, isOurs))
+	for name, want := range map[string]int{
+		"token": aliceUID, "linked": 0, "mallory's": malloryUID, "link": 0, "shadow": 0, "other": 0, "large": 0,
+	} {
 		if got := owner(filepath.Join(dir, name)); got != want {
 			t.Errorf("%s belongs to %d, want %d", name, got, want)
 		}
