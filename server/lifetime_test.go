@@ -6,6 +6,8 @@ import (
 	"io"
 	"net"
 	"net/netip"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -246,6 +248,101 @@ func TestDrain(t *testing.T) {
 			t.Errorf("%+v", d)
 		}
 	})
+}
+
+// stuckConn is a connection whose peer takes nothing any more, once stuck is closed.
+type stuckConn struct {
+	net.Conn
+	stuck, closed chan struct{}
+	once          sync.Once
+}
+
+func (c *stuckConn) Write(p []byte) (int, error) {
+	select {
+	case <-c.stuck:
+		<-c.closed
+		return 0, net.ErrClosed
+	default:
+		return c.Conn.Write(p)
+	}
+}
+
+func (c *stuckConn) Close() error {
+	c.once.Do(func() { close(c.closed) })
+	return c.Conn.Close()
+}
+
+// A drain lets nobody in first, is on record, tells every client, waits for the channels, and only then ends the connections; the stop is on
+// record last. A client that takes nothing any more delays the end by noticeTime, and nobody's notice.
+func TestDrainOrder(t *testing.T) {
+	for name, tt := range map[string]struct {
+		channel, stuck bool
+		wait           time.Duration // from the drain to the end
+	}{
+		"idle": {false, false, 0}, "stuck": {false, true, noticeTime},
+		"used": {true, false, 25 * time.Second}, "used & stuck": {true, true, 25 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				m := startTimed(t, Config{Allow: mustAllow(t, "10.0.0.0/8:*"), Drain: 25 * time.Second})
+				stuck := make(chan struct{})
+				m.listener.wrap = func(c net.Conn) net.Conn { return &stuckConn{Conn: c, stuck: stuck, closed: make(chan struct{})} }
+				last, lastTold := m.connect(t, m.grant(t))
+				m.listener.wrap = nil
+				used, usedTold := m.connect(t, m.grant(t))
+				idle, idleTold := m.connect(t, m.grant(t))
+				if tt.channel {
+					connect(t, used, "10.0.0.1:80")
+				}
+				ends := []<-chan struct{}{gone(used), gone(idle)}
+				m.after(time.Minute)
+				if tt.stuck {
+					close(stuck)
+				}
+				m.stop()
+				synctest.Wait()
+				if len(usedTold) != 1 || len(idleTold) != 1 || !tt.stuck && len(lastTold) != 1 {
+					t.Errorf("told at once: %d, %d, %d", len(usedTold), len(idleTold), len(lastTold))
+				}
+				if _, err := m.listener.dial(); err == nil {
+					t.Error("it still listens")
+				}
+				if tt.wait > 0 {
+					for _, end := range ends {
+						if isDone(end) {
+							t.Error("a connection ended before its time")
+						}
+					}
+					if n := m.log.count(t, eventDisconnect); n != 0 {
+						t.Errorf("%d have ended on record", n)
+					}
+					m.wantEnd(t, time.Minute+tt.wait)
+				}
+				if synctest.Wait(); m.running() {
+					t.Error("it waits for nobody")
+				}
+				var order, ofUsed []string
+				for _, r := range m.log.records(t) {
+					if r.Event != eventDrain && len(order) == 0 {
+						continue
+					}
+					if r.Event != eventClose {
+						order = append(order, r.Event)
+					}
+					if r.Conn == 2 {
+						ofUsed = append(ofUsed, r.Event)
+					}
+				}
+				if got := strings.Join(order, " "); got != "drain disconnect disconnect disconnect stop" {
+					t.Errorf("on record: %s", got)
+				}
+				if got := strings.Join(ofUsed, " "); got != "disconnect" && !tt.channel || got != "close disconnect" && tt.channel {
+					t.Errorf("on record of the connection with a channel: %s", got)
+				}
+				_ = last.Close()
+			})
+		})
+	}
 }
 
 func TestDrainDeadline(t *testing.T) {

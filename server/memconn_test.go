@@ -14,6 +14,7 @@ type memListener struct {
 	conns  chan net.Conn
 	closed chan struct{}
 	once   sync.Once
+	wrap   func(net.Conn) net.Conn // the server's ends of further connections; nil: as they are
 }
 
 func newMemListener() *memListener {
@@ -39,8 +40,12 @@ func (l *memListener) Addr() net.Addr { return &net.TCPAddr{IP: net.IPv4(127, 0,
 // dial returns the client's end of a new connection.
 func (l *memListener) dial() (net.Conn, error) {
 	up, down := newMemHalf(), newMemHalf()
+	server := net.Conn(memConn{in: up, out: down})
+	if l.wrap != nil {
+		server = l.wrap(server)
+	}
 	select {
-	case l.conns <- memConn{in: up, out: down}:
+	case l.conns <- server:
 		return memConn{in: down, out: up}, nil
 	case <-l.closed:
 		return nil, errors.New("connection refused")

@@ -485,20 +485,20 @@ func (s *Server) drain(reason string) {
 		}
 		timer.Stop()
 	}
-	awaitNotices(noticed, s.halted.Done())
+	awaitNotices(noticed, now.Add(noticeTime), s.halted.Done())
 	for _, c := range clients {
 		told.Go(func() { c.end("the bastion stopped: " + reason) })
 	}
 	told.Wait()
 }
 
-// noticeTime is how long the end of a client's connection waits for the notice to the client, which may be as short-lived as the
-// drain of a bastion without channels. A client that does not hear of the drain takes its bastion for lost.
+// noticeTime is how long the end of the clients' connections waits, from the begin of the drain, for the notices to them: the drain
+// of a bastion without channels is over at once. A client that does not hear of the drain takes its bastion for lost.
 const noticeTime = time.Second
 
-// awaitNotices waits until the notices have been sent, for noticeTime at most.
-func awaitNotices(sent, halted <-chan struct{}) {
-	late := time.NewTimer(noticeTime)
+// awaitNotices waits until the notices have been sent, until the given time at most.
+func awaitNotices(sent <-chan struct{}, until time.Time, halted <-chan struct{}) {
+	late := time.NewTimer(time.Until(until))
 	defer late.Stop()
 	select {
 	case <-sent:
