@@ -3,7 +3,10 @@ package lab_test
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
+	"fmt"
+	"net/http"
 	"net/netip"
 	"slices"
 	"strings"
@@ -343,6 +346,42 @@ func TestRunTaskIsChecked(t *testing.T) {
 	}
 }
 
+// metadataOf returns a task's size, as the task's program can ask for it.
+func metadataOf(t *testing.T, l *lab.Lab, id string) string {
+	t.Helper()
+	address := ""
+	eventually(t, "the program says where its metadata is", func() bool {
+		_, stderr, _ := l.TaskOutput(id)
+		_, text, _ := strings.Cut(string(stderr), "\nmetadata ")
+		var whole bool
+		address, _, whole = strings.Cut(text, "\n")
+		return whole
+	})
+	var task struct {
+		TaskARN string
+		Limits  struct{ CPU, Memory float64 }
+	}
+	var container struct{ Name, Type string }
+	for at, into := range map[string]any{address + "/task": &task, address: &container} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, at, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := (&http.Client{Timeout: 20 * time.Second}).Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		err = json.NewDecoder(resp.Body).Decode(into)
+		if err = errors.Join(err, resp.Body.Close()); err != nil {
+			t.Fatalf("%s: %v", at, err)
+		}
+	}
+	if task.TaskARN != id || container.Name != "bastion" || container.Type != "NORMAL" {
+		t.Errorf("%+v, %+v", task, container)
+	}
+	return fmt.Sprintf("%v/%v", task.Limits.CPU*1024, task.Limits.Memory)
+}
+
 // A task has the size of its definition, unless overrides say another.
 func TestTaskSize(t *testing.T) {
 	l := start(t, quick(t))
@@ -364,6 +403,9 @@ func TestTaskSize(t *testing.T) {
 		task := out.Tasks[0]
 		if got := aws.ToString(task.Cpu) + "/" + aws.ToString(task.Memory); got != tt.want {
 			t.Errorf("%+v: %s, want %s", tt.overrides, got, tt.want)
+		}
+		if got := metadataOf(t, l, *task.TaskArn); got != tt.want {
+			t.Errorf("%+v: to its program the task has %s, want %s", tt.overrides, got, tt.want)
 		}
 	}
 }

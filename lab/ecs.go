@@ -81,6 +81,8 @@ type ecs struct {
 	faults    *faults
 	// baseEnv is what every task's environment begins with; it is asked for each new task.
 	baseEnv func() map[string]string
+	// metadata is where a task finds what ECS says of it.
+	metadata func(id string) string
 
 	ctx context.Context // ends the tasks
 	wg  sync.WaitGroup

@@ -232,6 +232,7 @@ func (l *Lab) build() error {
 		timing:    timing{l.cfg.StateDelay, l.cfg.ExecDelay, l.cfg.ConnectDelay, l.cfg.StopTimeout},
 		unmetered: l.cfg.Unmetered,
 		network:   l.ec2, sessions: l.sessions, faults: l.faults, baseEnv: l.taskEnv, ctx: ctx,
+		metadata: func(id string) string { return l.url + metadataPath + id },
 		clusters: make(map[string]*clusterState), defs: make(map[string][]*TaskDefinition), tokens: make(map[string]runToken),
 	}
 	l.ssm = &ssm{
@@ -282,6 +283,8 @@ func (l *Lab) serve(listener net.Listener) {
 	mux := http.NewServeMux()
 	mux.Handle("/v1/data-channel/", l.gw)
 	mux.Handle("/_lab/", l.admin())
+	mux.HandleFunc("GET "+metadataPath+"{task}", l.ecs.serveMetadata)
+	mux.HandleFunc("GET "+metadataPath+"{task}/{of}", l.ecs.serveMetadata)
 	mux.Handle("/", l.api)
 	l.httpServer = &http.Server{
 		Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),

@@ -61,7 +61,7 @@ func writeCgroup(dir string, size taskSize, used gateway.MachineUsage, memory in
 		return err
 	}
 	for name, text := range map[string]string{
-		"cpu.max": fmt.Sprintf("%d 100000\n", size.cpu*100_000/1024),
+		"cpu.max": "max 100000\n", // the quota is the task's, which ECS's metadata says
 		"cpu.stat": fmt.Sprintf("usage_usec %d\nnr_periods %d\nnr_throttled %d\nthrottled_usec %d\n",
 			used.CPU.Microseconds(), used.Periods, used.Throttled, used.Waited.Microseconds()),
 		"memory.max":     fmt.Sprintf("%d\n", int64(size.memory)<<20),

@@ -40,6 +40,7 @@ func programMain() int {
 	}
 	fmt.Fprintln(os.Stdout, l.Addr())
 	fmt.Fprintln(os.Stderr, "socket", os.Getenv("BASTIOND_SOCKET"))
+	fmt.Fprintln(os.Stderr, "metadata", os.Getenv("ECS_CONTAINER_METADATA_URI_V4"))
 	var wg sync.WaitGroup
 	wg.Go(func() { greetAndEcho(l) })
 	<-term

@@ -24,6 +24,8 @@ type ContainerSpec struct {
 	Dir     string            // exists, is the task's own, and its path is short enough for a unix socket in it
 	Stdout  io.Writer
 	Stderr  io.Writer
+	// Metadata is the URL of the task metadata endpoint, on this machine's loopback; empty: none.
+	Metadata string
 }
 
 // Container is a running container.

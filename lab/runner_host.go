@@ -51,6 +51,9 @@ func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, er
 	if root := os.Getenv("SYSTEMROOT"); root != "" { // without it no program of Windows has sockets
 		env["SYSTEMROOT"] = root
 	}
+	if spec.Metadata != "" {
+		env[metadataVariable] = spec.Metadata
+	}
 	for k, v := range spec.Env {
 		env[k] = v
 	}

@@ -237,9 +237,13 @@ func (e *ecs) startContainer(ctx context.Context, t *task) (Container, error) {
 		return nil, err
 	}
 	e.update(t, func() { t.dir, t.stdout, t.stderr = dir, stdout, stderr })
+	metadata := ""
+	if t.machine != nil { // else the task's limits are not kept
+		metadata = e.metadata(t.id)
+	}
 	c, err := e.runner.Start(ctx, ContainerSpec{
 		TaskID: t.id, Name: t.def.Container, Image: t.def.Image, Command: t.command,
-		Env: t.env, Dir: dir, Stdout: stdout, Stderr: stderr,
+		Env: t.env, Dir: dir, Stdout: stdout, Stderr: stderr, Metadata: metadata,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("failed to create task for container: %w", err)
