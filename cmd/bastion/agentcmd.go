@@ -47,67 +47,64 @@ type agentFlags struct {
 	follow  bool
 }
 
-func (a *app) agentCommand() *cli.Command {
+func (a *app) agentCommand() *command {
 	var f agentFlags
-	return &cli.Command{
-		Name:      "agent",
-		Usage:     "run, start or stop the background agent, or look at it",
-		Category:  "Agent",
-		ArgsUsage: "run|start|stop|status|logs",
-		Description: text(`
-			The agent is one process for each user that has the links and the forwards, so that they outlive commands and are there
-			at once. Every command that needs it starts it, and it ends by itself when it has had nothing to do for agent_idle.
-
-			run     serves in the foreground, as a service does (bastion service installs one); prints its socket once it serves
-			start   starts it in the background, unless it runs
-			stop    ends it and what it has; detached forwards come back when it starts again
-			status  says whether it runs, and what it has
-			logs    prints the end of its log, which says who connected to what, and how long and how much, but never what`,
-			"bastion agent status",
-			"bastion agent logs --follow",
-			"bastion agent stop"),
-		Flags: a.settingFlags([]string{config.GroupLocal, config.GroupOutput},
-			&textFlag{
-				names: []string{"log-file"}, value: "FILE", help: "of run: log there, and begin a new file when it is large",
-				set: func(v string) { f.logFile = v },
+	with := func(settings func() (config.Settings, error), run func(context.Context, config.Settings) error) func(*cli.Context) error {
+		return func(c *cli.Context) error {
+			if err := argCount(c, 0, 0); err != nil {
+				return err
+			}
+			s, err := settings()
+			if err != nil {
+				return err
+			}
+			return run(c.Context, s)
+		}
+	}
+	groups := []string{config.GroupLocal, config.GroupOutput}
+	return &command{
+		name:    "agent",
+		summary: "run, start, stop or inspect the background agent",
+		group:   groupAgent,
+		about: []passage{para(`The agent is one process for each user. It has the links and the forwards, so that they outlive commands and
+			are there at once. A command that needs the agent starts it. The agent ends after agent_idle without work.`)},
+		examples: []string{"bastion agent status", "bastion agent logs --follow", "bastion agent stop"},
+		settings: groups,
+		verbs: []*command{
+			{
+				name: "run", summary: "serve in the foreground, as a service does, and print the socket",
+				about: []passage{para("bastion service installs the agent as a service that runs this command.")},
+				flags: []option{
+					&textFlag{
+						names: []string{"log-file"}, form: "FILE", help: "log to FILE, and begin a new one when it is large",
+						set: func(v string) { f.logFile = v },
+					},
+					switchFlag(&f.stay, "go on without work, as a service should", "stay"),
+				},
+				examples: []string{"bastion agent run", "bastion agent run --stay --log-file agent.log"},
+				settings: groups,
+				run:      with(a.agentSettings, func(ctx context.Context, s config.Settings) error { return a.agentRun(ctx, s, f) }),
 			},
-			switchFlag(&f.stay, "of run: do not end when there is nothing to do, as a service should not", "stay"),
-			switchFlag(&f.follow, "of logs: go on with what comes, until Ctrl-C", "follow", "f")),
-		Action: func(c *cli.Context) error { return a.agentAction(c, f) },
-	}
-}
-
-func (a *app) agentAction(c *cli.Context, f agentFlags) error {
-	if err := argCount(c, 1, 1); err != nil {
-		return err
-	}
-	verb := c.Args().First()
-	if verb == "run" {
-		s, err := a.agentSettings()
-		if err != nil {
-			return err
-		}
-		return a.agentRun(c.Context, s, f)
-	}
-	s, err := a.settings()
-	if err != nil {
-		return err
-	}
-	switch verb {
-	case "start":
-		return a.agentStart(c.Context, s)
-	case "stop":
-		return a.agentStop(c.Context, s)
-	case "status":
-		return a.agentStatus(c.Context, s)
-	case "logs":
-		return a.agentLogs(c.Context, s, f.follow)
-	default:
-		next := "it is one of run, start, stop, status and logs"
-		if near := config.Nearest(verb, []string{"run", "start", "stop", "status", "logs"}); near != "" {
-			next = "did you mean bastion agent " + near + "?"
-		}
-		return usage(next, "the agent cannot %q", verb)
+			{
+				name: "start", summary: "start it in the background, unless it runs", examples: []string{"bastion agent start"},
+				settings: groups, run: with(a.settings, a.agentStart),
+			},
+			{
+				name: "stop", summary: "end it with its links and forwards; detached forwards return when it starts again",
+				examples: []string{"bastion agent stop"}, settings: groups, run: with(a.settings, a.agentStop),
+			},
+			{
+				name: "status", summary: "show whether it runs, and its links and forwards",
+				examples: []string{"bastion agent status", "bastion agent status -o json"}, settings: groups,
+				run: with(a.settings, a.agentStatus),
+			},
+			{
+				name: "logs", summary: "print the end of its log: each connection's target, duration and bytes, never its content",
+				examples: []string{"bastion agent logs --follow"}, settings: groups,
+				flags: []option{switchFlag(&f.follow, "go on with new lines, until Ctrl-C", "follow", "f")},
+				run:   with(a.settings, func(ctx context.Context, s config.Settings) error { return a.agentLogs(ctx, s, f.follow) }),
+			},
+		},
 	}
 }
 

@@ -56,10 +56,9 @@ func run(ctx context.Context, args []string, std stdio) int {
 		a.complete(args[2:])
 		return 0
 	}
-	c := a.cli()
-	sorted, err := flagsFirst(c, args)
+	arranged, err := a.arrange(args)
 	if err == nil {
-		err = c.RunContext(ctx, sorted)
+		err = a.cli().RunContext(ctx, arranged)
 	}
 	return finish(ctx, a.err, a.written.outcome(err))
 }
@@ -144,76 +143,44 @@ func (a *app) logger(s config.Settings, p *progress) *slog.Logger {
 	return slog.New(slog.NewTextHandler(w, &slog.HandlerOptions{Level: slog.LevelDebug}))
 }
 
-func init() {
-	// -v is --verbose; the version is a command.
-	cli.HelpFlag = &cli.BoolFlag{Name: "help", Aliases: []string{"h"}, Usage: "show help", DisableDefaultText: true}
-}
+// programName is the name of the program in what it says, whatever its file is called.
+const programName = "bastion"
 
-// The groups of settings that a command shows in its help; all others are accepted too.
+// The groups of settings that matter to most commands.
 var (
 	showCommon  = []string{config.GroupAWS, config.GroupOutput}
 	showBastion = []string{config.GroupAWS, config.GroupBastion, config.GroupOutput}
 )
 
-// cli returns the command line: its commands, flags and help.
-func (a *app) cli() *cli.App {
-	c := &cli.App{
-		Name:      "bastion",
-		Usage:     "reach private AWS networks through SSM, with no inbound port",
-		UsageText: "bastion COMMAND [options] [arguments]",
-		Description: text(`
-			bastion starts a task of yours on ECS Fargate, opens SSM sessions to it and forwards local ports through SSH.
-			Nothing listens on the internet, no key is kept on disk.
-
-			Settings come from flags, then BASTION_* variables, then ./bastion.yaml (looked for upwards, see bastion help trust) or
-			~/.config/bastion/config.yaml; bastion help settings lists them. AWS credentials are found as the AWS CLI does.`,
+// root returns the table of commands.
+func (a *app) root() *command {
+	return &command{
+		name:    programName,
+		summary: "reach private AWS networks through SSM, without an inbound port",
+		about: []passage{
+			para(`bastion starts your own task on ECS Fargate, opens SSM sessions to it and forwards local ports through SSH.
+				Nothing listens on the internet, and the key stays in memory.`),
+			para(`Settings come from options, then from BASTION_* variables, then from bastion.yaml in this directory or above (bastion
+				help trust) or ~/.config/bastion/config.yaml. AWS credentials are found as the AWS CLI finds them.`),
+		},
+		examples: []string{
 			"bastion forward rds:orders 12345",
 			"bastion forward -d orders          # stays; bastion ls, url and stop know it as orders",
 			"bastion exec orders -- psql",
 			"bastion browser http://wiki.corp.internal/",
-			"bastion status",
-			"bastion down"),
-		Writer:          a.out,
-		ErrWriter:       a.err,
-		HideVersion:     true,
-		HideHelpCommand: true,
-		Flags:           a.settingFlags(nil, cli.HelpFlag),
-		Action:          a.noCommand,
-		OnUsageError:    usageError,
-		ExitErrHandler:  func(*cli.Context, error) {},
-		Commands: []*cli.Command{
+			"bastion down",
+		},
+		verbs: []*command{
 			a.forwardCommand(),
-			a.execCommand(),
-			a.urlCommand(),
-			a.tokenCommand(),
 			a.socksCommand(),
 			a.browserCommand(),
 			a.proxyCommand(),
-			{
-				Name:      "known-hosts",
-				Usage:     "print the host key of the bastion that a running proxy is connected to (KnownHostsCommand)",
-				Category:  "Connect",
-				ArgsUsage: "HOST",
-				Description: text(`
-					Asks the bastion proxy that the same ssh has started, waits until it knows the key, and prints a known_hosts line
-					for HOST. Nothing is printed for a host that is not the bastion: OpenSSH then consults known_hosts files.`,
-					"ssh -o KnownHostsCommand='/usr/local/bin/bastion known-hosts %H' bastion"),
-				Flags:  a.settingFlags([]string{config.GroupLocal}),
-				Action: a.knownHosts,
-			},
+			a.knownHostsCommand(),
 			a.sshConfigCommand(),
-			{
-				Name:     "up",
-				Usage:    "start the bastion, or find the one that runs, and wait until it answers",
-				Category: "Bastion",
-				Description: text(`
-					Finds your own task by the identity of your AWS credentials, or starts one; then waits until it runs, its exec agent
-					is connected and bastiond answers. forward, socks and proxy do the same by themselves.`,
-					"bastion up",
-					"bastion up -o json | jq -r .task_arn"),
-				Flags:  a.settingFlags(showBastion),
-				Action: a.up,
-			},
+			a.execCommand(),
+			a.urlCommand(),
+			a.tokenCommand(),
+			a.upCommand(),
 			a.downCommand(),
 			a.statusCommand(),
 			a.agentCommand(),
@@ -223,129 +190,54 @@ func (a *app) cli() *cli.App {
 			a.waitCommand(),
 			a.dashboardCommand(),
 			a.topCommand(),
-			{
-				Name:        "version",
-				Usage:       "print the version",
-				Category:    "Other",
-				Description: text(`Prints the version, the Go version and the platform.`, "bastion version", "bastion version -o json"),
-				Flags:       a.settingFlags([]string{config.GroupOutput}),
-				Action:      a.version,
-			},
-			{
-				Name:      "completion",
-				Usage:     "print a completion script for a shell",
-				Category:  "Other",
-				ArgsUsage: "bash|zsh|fish|powershell",
-				Description: text(`Prints a script that completes commands, flags and the configuration's target names.`,
-					"source <(bastion completion bash)",
-					"bastion completion zsh > \"${fpath[1]}/_bastion\"",
-					"bastion completion fish > ~/.config/fish/completions/bastion.fish",
-					"bastion completion powershell | Out-String | Invoke-Expression"),
-				Flags:  a.settingFlags(nil),
-				Action: a.completion,
-			},
+			a.versionCommand(),
+			a.completionCommand(),
 			a.manCommand(),
 			a.trustCommand(),
-			{
-				Name:        "help",
-				Usage:       "show help about a command, or about the settings",
-				Category:    "Other",
-				ArgsUsage:   "[COMMAND|settings]",
-				Description: text(`Shows the help of a command. The topic "settings" lists every setting with its flag, variable and key.`, "bastion help forward", "bastion help settings"),
-				Flags:       a.settingFlags(nil),
-				Action:      a.help,
-			},
+			a.helpCommand(),
 		},
 	}
-	for _, cmd := range c.Commands {
-		cmd.OnUsageError = usageError
-		cmd.HideHelpCommand = true
-		cmd.CustomHelpTemplate = commandHelp
+}
+
+// cli returns the parser of the command line. Help is ours: arrange turns --help into a command.
+func (a *app) cli() *cli.App {
+	root := a.root()
+	c := &cli.App{
+		Name:            root.name,
+		Usage:           root.summary,
+		Writer:          a.out,
+		ErrWriter:       a.err,
+		HideVersion:     true,
+		HideHelp:        true,
+		HideHelpCommand: true,
+		Flags:           urfaveFlags(a.options(root)),
+		Action:          func(c *cli.Context) error { return a.noCommand(c, root) },
+		OnUsageError:    usageError,
+		ExitErrHandler:  func(*cli.Context, error) {},
 	}
-	c.CustomAppHelpTemplate = appHelp
+	for _, cmd := range root.verbs {
+		c.Commands = append(c.Commands, a.parsed(cmd))
+	}
 	return c
 }
 
-// commandHelp and appHelp are the layouts of --help.
-const (
-	commandHelp = `{{.HelpName}} - {{.Usage}}
-
-Usage: {{.HelpName}} [options]{{if .ArgsUsage}} {{.ArgsUsage}}{{end}}
-
-{{.Description}}
-
-Options:{{range .VisibleFlagCategories}}
-{{if .Name}} {{.Name}}
-{{end}}{{range .Flags}}  {{.}}
-{{end}}{{end}}
-Every setting is an option of every command: see bastion help settings.
-`
-	appHelp = `{{.Name}} - {{.Usage}}
-
-Usage: {{.UsageText}}
-
-{{.Description}}
-
-Commands:{{range .VisibleCategories}}{{if .Name}}
- {{.Name}}{{range .VisibleCommands}}
-  {{.Name}}{{"\t"}}{{.Usage}}{{end}}{{end}}{{end}}
-
-bastion COMMAND --help explains a command and gives examples; bastion help settings lists the settings.
-`
-)
-
-// text joins a description, freed of the source's indentation, and its examples.
-func text(description string, examples ...string) string {
-	lines := strings.Split(strings.TrimSpace(description), "\n")
-	indent := 0
-	for _, l := range lines[1:] {
-		if strings.TrimSpace(l) != "" {
-			indent = len(l) - len(strings.TrimLeft(l, "\t"))
-			break
-		}
+// noCommand runs without a command, or with an unknown one behind "--".
+func (a *app) noCommand(c *cli.Context, root *command) error {
+	if c.Args().Present() {
+		return unknownCommand(root, root.name, c.Args().First())
 	}
-	for i, l := range lines {
-		lines[i] = strings.TrimPrefix(l, strings.Repeat("\t", indent))
-	}
-	out := strings.Join(lines, "\n") + "\n\nExamples:"
-	for _, e := range examples {
-		out += "\n  " + e
-	}
-	return out
-}
-
-// noCommand is what happens without a command, or with an unknown one.
-func (a *app) noCommand(c *cli.Context) error {
-	if !c.Args().Present() {
-		if err := cli.ShowAppHelp(c); err != nil {
-			return err
-		}
-		return nil
-	}
-	return unknownCommand(c.App, c.Args().First())
-}
-
-func unknownCommand(c *cli.App, name string) error {
-	var names []string
-	for _, cmd := range c.Commands {
-		names = append(names, cmd.Name)
-	}
-	next := "bastion --help lists the commands"
-	if near := config.Nearest(name, names); near != "" {
-		next = fmt.Sprintf("did you mean bastion %s?", near)
-	}
-	return usage(next, "no such command: %q", name)
+	return a.document("help", helpText(root, root.name))
 }
 
 // usageError turns the parser's complaint into ours.
 func usageError(c *cli.Context, err error, _ bool) error {
-	where := "bastion"
-	if c.Command != nil && c.Command.Name != "" && c.Command.Name != "bastion" {
-		where = "bastion " + c.Command.Name
+	where := programName
+	if c.Command != nil && strings.HasPrefix(c.Command.HelpName, programName+" ") {
+		where = c.Command.HelpName
 	}
 	msg := err.Error()
 	if name, ok := strings.CutPrefix(msg, "flag provided but not defined: -"); ok {
-		return unknownFlag(where, name)
+		return unknownOption(where, name)
 	}
 	if name, ok := strings.CutPrefix(msg, "flag needs an argument: -"); ok {
 		return usage(where+" --help lists the options", "the option %s needs a value", dashes(strings.TrimPrefix(name, "-")))
@@ -353,7 +245,7 @@ func usageError(c *cli.Context, err error, _ bool) error {
 	return usage(where+" --help lists the options", "%s", msg)
 }
 
-func unknownFlag(where, name string) error {
+func unknownOption(where, name string) error {
 	name = strings.TrimPrefix(name, "-")
 	var names []string
 	for _, s := range config.All() {
@@ -363,7 +255,7 @@ func unknownFlag(where, name string) error {
 	if near := config.Nearest(strings.ReplaceAll(name, "_", "-"), append(names, "config", "help")); near != "" {
 		next = "did you mean --" + near + "?"
 	}
-	return usage(next, "no such option: %s", dashes(name))
+	return usage(next, "unknown option %s", dashes(name))
 }
 
 func dashes(name string) string {
@@ -380,60 +272,8 @@ func argCount(c *cli.Context, low, high int) error {
 		if n < low {
 			msg = "arguments are missing"
 		}
-		return usage("usage: "+strings.TrimSpace(c.Command.HelpName+" "+c.Command.ArgsUsage), "%s: %s", c.Command.Name, msg)
+		return usage("usage: "+strings.TrimSpace(c.Command.HelpName+" "+c.Command.ArgsUsage), "%s: %s",
+			strings.TrimPrefix(c.Command.HelpName, programName+" "), msg)
 	}
 	return nil
-}
-
-func (a *app) help(c *cli.Context) error {
-	if err := argCount(c, 0, 1); err != nil {
-		return err
-	}
-	switch name := c.Args().First(); {
-	case name == "":
-		var text strings.Builder
-		cli.HelpPrinter(&text, c.App.CustomAppHelpTemplate, c.App)
-		return a.document("help", text.String())
-	case name == "settings":
-		return a.printSettings()
-	case c.App.Command(name) == nil:
-		return unknownCommand(c.App, name)
-	default:
-		cmd := c.App.Command(name)
-		var text strings.Builder
-		cli.HelpPrinter(&text, cmd.CustomHelpTemplate, cmd)
-		return a.document("help", text.String())
-	}
-}
-
-// printSettings prints the table of settings.
-func (a *app) printSettings() error {
-	var b strings.Builder
-	b.WriteString("Settings: option, variable, key of the configuration file. The first that is given wins, in this order.\n")
-	for _, group := range config.Groups() {
-		fmt.Fprintf(&b, "\n%s\n", group)
-		for _, s := range config.All() {
-			if s.Group != group {
-				continue
-			}
-			flag := "--" + s.Flag()
-			if s.Short != "" {
-				flag = "-" + s.Short + ", " + flag
-			}
-			if s.Value != "" {
-				flag += " " + s.Value
-			}
-			fmt.Fprintf(&b, "  %s  %s  %s\n", flag, s.Env(), s.Key)
-			def := s.Default
-			if def == "" {
-				def = "none"
-			}
-			if s.Trust != config.Project {
-				def += "; from a bastion.yaml only after bastion trust"
-			}
-			fmt.Fprintf(&b, "      %s (default: %s)\n", s.Help, def)
-		}
-	}
-	b.WriteString("\n--config FILE, or BASTION_CONFIG, names the configuration file.\n")
-	return a.document("help", b.String())
 }

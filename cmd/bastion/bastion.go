@@ -50,21 +50,33 @@ func (a *app) up(c *cli.Context) error {
 	return err
 }
 
-func (a *app) downCommand() *cli.Command {
+func (a *app) upCommand() *command {
+	return &command{
+		name:    "up",
+		summary: "start your bastion, or find the running one, and wait until it answers",
+		group:   groupBastion,
+		about: []passage{para(`Finds your own task by the identity of your AWS credentials, or starts one. It then waits until the task runs,
+			its exec agent is connected and bastiond answers. forward, socks and proxy do the same by themselves.`)},
+		examples: []string{"bastion up", "bastion up -o json | jq -r .task_arn"},
+		settings: showBastion,
+		run:      a.up,
+	}
+}
+
+func (a *app) downCommand() *command {
 	var refused bool
-	return &cli.Command{
-		Name:     "down",
-		Usage:    "stop your bastion",
-		Category: "Bastion",
-		Description: text(`
-			Stops every bastion task of yours in the cluster. One that is not used stops by itself after a while. A task that is
-			marked as yours but differs from what bastion would start may be somebody else's: it is shown, and stopped only with
-			--refused.`,
-			"bastion down",
-			"bastion down --refused"),
-		Flags: a.settingFlags(showCommon,
-			switchFlag(&refused, "stop tasks too that are marked as yours but that bastion does not use", "refused")),
-		Action: func(c *cli.Context) error { return a.down(c, refused) },
+	return &command{
+		name:    "down",
+		summary: "stop your bastion",
+		group:   groupBastion,
+		about: []passage{para(`Stops all your bastion tasks in the cluster. An idle bastion also stops by itself. A task that is marked as
+			yours but differs from bastion's own may be another user's: bastion shows it, and stops it only with --refused.`)},
+		examples: []string{"bastion down", "bastion down --refused"},
+		flags: []option{
+			switchFlag(&refused, "also stop tasks that are marked as yours but that bastion does not use", "refused"),
+		},
+		settings: showCommon,
+		run:      func(c *cli.Context) error { return a.down(c, refused) },
 	}
 }
 
@@ -106,21 +118,22 @@ type statusOutput struct {
 	Processes []agent.Process `json:"processes"` // running commands with links
 }
 
-func (a *app) statusCommand() *cli.Command {
+func (a *app) statusCommand() *command {
 	var watch bool
-	return &cli.Command{
-		Name:     "status",
-		Usage:    "show your bastion, and the links to it",
-		Category: "Bastion",
-		Description: text(`
-			Shows the bastion tasks of yours in the cluster, and what they wait for; then the links of the agent and of commands
-			that run without it, and the SSM sessions that they use: age, rates, round trip, what is in flight and what was sent
-			again. With --watch it shows them again whenever something has changed, until Ctrl-C.`,
+	return &command{
+		name:    "status",
+		summary: "show your bastion and the links to it",
+		group:   groupBastion,
+		about: []passage{para(`Shows your bastion tasks in the cluster and what they wait for. Then it shows the links of the agent, and of
+			commands without the agent, with their SSM sessions: age, rates, round trip, bytes in flight and sent again.`)},
+		examples: []string{
 			"bastion status",
 			"bastion status --watch",
-			"bastion status -o json | jq '.processes[].links[].sessions'"),
-		Flags:  a.settingFlags(showCommon, switchFlag(&watch, "go on and show each change", "watch", "w")),
-		Action: func(c *cli.Context) error { return a.status(c, watch) },
+			"bastion status -o json | jq '.processes[].links[].sessions'",
+		},
+		flags:    []option{switchFlag(&watch, "show each change, until Ctrl-C", "watch", "w")},
+		settings: showCommon,
+		run:      func(c *cli.Context) error { return a.status(c, watch) },
 	}
 }
 

@@ -28,30 +28,31 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-func (a *app) browserCommand() *cli.Command {
+func (a *app) browserCommand() *command {
 	var o browserFlags
-	return &cli.Command{
-		Name:      "browser",
-		Usage:     "start a browser that reaches the private network, and end with it",
-		Category:  "Connect",
-		ArgsUsage: "[URL] [-- BROWSER-OPTION...]",
-		Description: text(`
-			Starts an installed Chromium, Chrome, Edge, Brave or Firefox with a profile of its own: your other windows, cookies
-			and settings stay as they are. The host of URL, the names of proxy_domains and the addresses of proxy_cidrs go through
-			the bastion, all else directly; with --all everything goes through it. Names are resolved at the bastion.
-
-			The profile is kept in state_dir for the next time; with --fresh a new one is used and removed in the end. While
-			the browser runs, another bastion browser opens its URL there. The proxy ends with the last window.`,
+	return &command{
+		name:    "browser",
+		summary: "start a browser that reaches the private network",
+		group:   groupConnect,
+		args:    "[URL] [-- BROWSER-OPTION...]",
+		about: []passage{
+			para(`Starts an installed Chromium, Chrome, Edge, Brave or Firefox with its own profile: your other windows, cookies and
+				settings stay as they are. The host of URL, the names of proxy_domains and the addresses of proxy_cidrs go through the
+				bastion, all other destinations directly. The bastion resolves the names.`),
+			para(`The profile stays in state_dir for the next time. While the browser runs, another bastion browser opens its URL there.
+				The proxy ends with the last window.`),
+		},
+		examples: []string{
 			"bastion browser https://wiki.corp.internal/",
 			"bastion browser --browser firefox --fresh https://wiki.corp.internal/",
-			"bastion browser --all",
-			"bastion browser --proxy-domains corp.internal,corp.example https://wiki.corp.example/ -- --incognito"),
-		Flags: a.settingFlags([]string{
-			config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput,
+			"bastion browser --proxy-domains corp.example https://wiki.corp.example/ -- --incognito",
 		},
-			switchFlag(&o.all, "send everything through the bastion, not only the private network", "all"),
-			switchFlag(&o.fresh, "use a new profile, and remove it in the end", "fresh")),
-		Action: func(c *cli.Context) error { return a.browser(c, o) },
+		flags: []option{
+			switchFlag(&o.all, "send all traffic through the bastion, not only the private network's", "all"),
+			switchFlag(&o.fresh, "use a new profile, and remove it at the end", "fresh"),
+		},
+		settings: []string{config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput},
+		run:      func(c *cli.Context) error { return a.browser(c, o) },
 	}
 }
 

@@ -89,6 +89,37 @@ Register-ArgumentCompleter -Native -CommandName bastion -ScriptBlock {
 `,
 }
 
+func (a *app) completionCommand() *command {
+	return &command{
+		name:    "completion",
+		summary: "print a completion script for a shell",
+		group:   groupOther,
+		args:    strings.Join(shells, "|"),
+		about:   []passage{para("Prints a script that completes commands, options, target names and the agent's forwards.")},
+		examples: []string{
+			"source <(bastion completion bash)",
+			"bastion completion fish > ~/.config/fish/completions/bastion.fish",
+			"bastion completion powershell | Out-String | Invoke-Expression",
+		},
+		run: a.completion,
+		complete: func(args []string) []candidate {
+			if len(args) > 0 {
+				return nil
+			}
+			return plainWords(shells...)
+		},
+	}
+}
+
+// plainWords are candidates without a description.
+func plainWords(values ...string) []candidate {
+	var out []candidate
+	for _, v := range values {
+		out = append(out, candidate{v, ""})
+	}
+	return out
+}
+
 func (a *app) completion(c *cli.Context) error {
 	if err := argCount(c, 1, 1); err != nil {
 		return err
@@ -119,95 +150,55 @@ func (a *app) complete(words []string) {
 	}
 }
 
+// candidate is a word that may be completed to.
 type candidate struct{ value, help string }
 
+// candidates returns what may follow the words before the last one.
 func (a *app) candidates(before []string, last string) []candidate {
-	c := a.cli()
-	var cmd *cli.Command
-	flags := c.Flags
-	var wants cli.Flag // the flag whose value comes next
-	args := 0          // of the command so far
+	cmd := a.root()
+	var wants option // whose value comes next
+	var args []string
 	for _, w := range before {
+		name, value, given := strings.Cut(strings.TrimLeft(w, "-"), "=")
 		switch {
-		case wants == nil && w == "--":
-			return nil // a command line of another program
 		case wants != nil:
-			note(wants, w)
+			wants.note(w)
 			wants = nil
+		case w == "--":
+			return nil // a command line of another program
 		case strings.HasPrefix(w, "-"):
-			name, value, ok := strings.Cut(strings.TrimLeft(w, "-"), "=")
-			f := findFlag(flags, name)
-			if f == nil {
-				continue
+			o := findOption(a.reachable(cmd), name)
+			switch {
+			case o == nil:
+			case given:
+				o.note(value)
+			case o.value() != "":
+				wants = o
 			}
-			if ok {
-				note(f, value)
-			} else if d, isDoc := f.(cli.DocGenerationFlag); isDoc && d.TakesValue() {
-				wants = f
-			}
-		case cmd == nil:
-			if cmd = c.Command(w); cmd == nil {
+		case len(cmd.verbs) > 0:
+			if cmd = cmd.verb(w); cmd == nil {
 				return nil
 			}
-			flags = cmd.Flags
 		default:
-			args++
+			args = append(args, w)
 		}
 	}
 	switch {
 	case wants != nil:
-		return a.valueCandidates(wants)
+		return wants.choices() // without any the shell completes files
 	case strings.HasPrefix(last, "-"):
-		return flagCandidates(flags)
-	case cmd == nil:
-		return commandCandidates(c)
-	}
-	if verbs := verbsOf(cmd); verbs != nil {
-		if args == 0 {
-			return verbs
-		}
-		return nil
-	}
-	switch cmd.Name {
-	case "forward", "exec":
-		return a.targetCandidates()
-	case "url":
-		return append(a.forwardCandidates(), a.targetCandidates()...)
-	case "token":
-		return slices.DeleteFunc(a.targetCandidates(), func(c candidate) bool { return c.value == cacheSpec })
-	case "stop":
-		return append(a.forwardCandidates(), candidate{"all", "every forward"})
-	case "wait":
-		return a.forwardCandidates()
-	case "proxy", "known-hosts":
-		return []candidate{{"bastion", "the bastion's own SSH server"}}
-	case "help":
-		return append(commandCandidates(c), candidate{"settings", "every setting"})
-	case "man":
-		return commandCandidates(c)
+		return optionCandidates(a.options(cmd))
+	case len(cmd.verbs) > 0:
+		return commandCandidates(cmd)
+	case cmd.complete != nil:
+		return cmd.complete(args)
 	}
 	return nil
 }
 
-// verbPattern is what the usage of a command that has verbs looks like: start|stop, or [start|stop].
-var verbPattern = regexp.MustCompile(`^\[?([a-z]+(?:\|[a-z]+)+)\]?$`)
-
-// verbsOf returns the words that the command's first argument is one of; nil: it may be any.
-func verbsOf(cmd *cli.Command) []candidate {
-	m := verbPattern.FindStringSubmatch(cmd.ArgsUsage)
-	if m == nil {
-		return nil
-	}
-	var out []candidate
-	for verb := range strings.SplitSeq(m[1], "|") {
-		out = append(out, candidate{verb, ""})
-	}
-	return out
-}
-
-// valueCandidates are the values of a flag. Without any the shell completes files.
-func (a *app) valueCandidates(f cli.Flag) []candidate {
-	switch f.Names()[0] {
+// settingChoices are the values of a setting that are worth listing.
+func settingChoices(key string) []candidate {
+	switch key {
 	case "output":
 		return []candidate{{"text", ""}, {"json", ""}}
 	case "sessions":
@@ -248,48 +239,18 @@ func awsProfiles() []candidate {
 	return out
 }
 
-// note keeps the value of a flag: the right file's targets are completed, and the right agent is asked.
-func note(f cli.Flag, value string) {
-	switch f := f.(type) {
-	case *settingFlag:
-		f.into[f.setting.Key] = value
-	case *textFlag:
-		if f.set != nil {
-			f.set(value)
-		}
-	}
-}
-
-func findFlag(flags []cli.Flag, name string) cli.Flag {
-	for _, f := range flags {
-		if slices.Contains(f.Names(), name) {
-			return f
-		}
-	}
-	return nil
-}
-
-func commandCandidates(c *cli.App) []candidate {
+func commandCandidates(c *command) []candidate {
 	var out []candidate
-	for _, cmd := range c.Commands {
-		if !cmd.Hidden {
-			out = append(out, candidate{cmd.Name, cmd.Usage})
-		}
+	for _, v := range c.listed() {
+		out = append(out, candidate{v.name, v.summary})
 	}
 	return out
 }
 
-func flagCandidates(flags []cli.Flag) []candidate {
+func optionCandidates(options []option) []candidate {
 	var out []candidate
-	for _, f := range flags {
-		help := ""
-		switch f := f.(type) {
-		case *settingFlag:
-			help = f.setting.Help
-		case *textFlag:
-			help = f.help
-		}
-		out = append(out, candidate{dashes(f.Names()[0]), help})
+	for _, o := range options {
+		out = append(out, candidate{dashes(o.Names()[0]), o.meaning()})
 	}
 	return append(out, candidate{"--help", "show help"})
 }

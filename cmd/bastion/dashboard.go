@@ -17,29 +17,33 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 )
 
-func (a *app) dashboardCommand() *cli.Command {
+func (a *app) dashboardCommand() *command {
 	var listen string
 	var noOpen bool
-	return &cli.Command{
-		Name:     "dashboard",
-		Usage:    "open a page in the browser that shows the agent, and opens and closes forwards",
-		Category: "Agent",
-		Description: text(`
-			Prints the address of the agent's page and opens it in your browser: forwards, links with their sessions, throughput and
-			round trips, bastions with their cost so far, and the latest connections. The agent is started if it does not run.
-
-			The address lets one browser in, once and within a minute; run the command again for another. The page is on a loopback
-			address, for this machine only. What is opened there is opened with this command's settings and AWS account.`,
+	return &command{
+		name:    "dashboard",
+		summary: "open the agent's page in the browser, which shows, opens and closes forwards",
+		group:   groupAgent,
+		about: []passage{
+			para(`Prints the address of the agent's page and opens it in your browser: forwards, links with their sessions, throughput
+				and round trips, bastions with their cost so far, and the latest connections. It starts the agent if it is not running.`),
+			para(`The address lets in one browser, once and within a minute; run the command again for another. The page is on a loopback
+				address. Forwards that are opened there use this command's settings and AWS account.`),
+		},
+		examples: []string{
 			"bastion dashboard",
-			"bastion dashboard --no-open        # prints the address only",
-			"bastion dashboard --listen 127.0.0.1:8080"),
-		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
+			"bastion dashboard --no-open        # only prints the address",
+			"bastion dashboard --listen 127.0.0.1:8080",
+		},
+		flags: []option{
 			&textFlag{
-				names: []string{"listen"}, value: "ADDRESS:PORT", set: func(v string) { listen = v },
-				help: "loopback address to serve the page on, if it is not served yet (default: 127.0.0.1 and any free port)",
+				names: []string{"listen"}, form: "ADDRESS:PORT", set: func(v string) { listen = v },
+				help: "loopback address of the page, if it is not served yet (default: 127.0.0.1 and a free port)",
 			},
-			switchFlag(&noOpen, "only print the address", "no-open")),
-		Action: func(c *cli.Context) error { return a.dashboard(c, listen, noOpen) },
+			switchFlag(&noOpen, "only print the address", "no-open"),
+		},
+		settings: []string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
+		run:      func(c *cli.Context) error { return a.dashboard(c, listen, noOpen) },
 	}
 }
 

@@ -130,7 +130,7 @@ func TestParseExec(t *testing.T) {
 	}
 	// The options of the program are its own, also where they look like ours.
 	a := &app{flags: make(map[string]string)}
-	args, err := flagsFirst(a.cli(), []string{"bastion", "exec", "rds:a", "-q", "--", "psql", "-q", "--user", "x"})
+	args, err := a.arrange([]string{"bastion", "exec", "rds:a", "-q", "--", "psql", "-q", "--user", "x"})
 	if want := []string{"bastion", "exec", "-q", "--", "rds:a", "--", "psql", "-q", "--user", "x"}; err != nil ||
 		!slices.Equal(args, want) {
 		t.Errorf("%q, %v, want %q", args, err, want)
@@ -319,7 +319,7 @@ func TestExecEnvFlag(t *testing.T) {
 		"A B=orders":               "not the name of a variable",
 		"BASTION_URL=orders":       "bastion's own",
 		"D=orders,nodejs":          "did you mean node?",
-		"D=orders,env":             "there is no format",
+		"D=orders,env":             "unknown format",
 	} {
 		e, err := parseEnvFlag(text)
 		var got []string

@@ -27,22 +27,19 @@ const (
 	exitNotFound      = 127
 )
 
-const execCommandName = "exec"
-
 // login are the flags that say who signs in to a database.
 type login struct {
 	user, iamUser, database string
 }
 
-func (a *app) loginFlags() []cli.Flag {
-	flag := func(name, value, help string, into *string) cli.Flag {
-		return &textFlag{names: []string{name}, value: value, help: help, set: func(v string) { *into = v }}
+func (a *app) loginFlags() []option {
+	flag := func(name, form, help string, into *string) option {
+		return &textFlag{names: []string{name}, form: form, help: help, set: func(v string) { *into = v }}
 	}
-	return []cli.Flag{
+	return []option{
 		flag("user", "USER", "database user", &a.login.user),
-		flag("iam-user", "USER", "database user, who signs in with an RDS IAM token, which is good for 15 minutes",
-			&a.login.iamUser),
-		flag("database", "NAME", "database; by default the one that RDS made, where it made one", &a.login.database),
+		flag("iam-user", "USER", "database user who signs in with an RDS IAM token, valid for 15 minutes", &a.login.iamUser),
+		flag("database", "NAME", "database (default: the one that RDS created, if any)", &a.login.database),
 	}
 }
 
@@ -68,46 +65,40 @@ func checkCA(s config.Settings) error {
 	return nil
 }
 
-func (a *app) execCommand() *cli.Command {
-	return &cli.Command{
-		Name:      execCommandName,
-		Usage:     "run a program whose databases are forwarded while it runs",
-		Category:  "Databases",
-		ArgsUsage: "SPEC [LPORT] [SPEC [LPORT]]... -- PROGRAM [ARGUMENT]...",
-		Description: text(`
-			Forwards each target to a free local port, or to LPORT, runs the program, and ends the forwards with it. The exit code is
-			the program's, 128 and the number of the signal that ended it, 127 if there is no such program and 126 if it cannot be run.
-			Signals are passed on.
-
-			The program finds in its environment what clients of databases read: PGHOST, PGHOSTADDR, PGPORT, PGSSLMODE and PGDATABASE;
-			MYSQL_HOST and MYSQL_TCP_PORT; REDIS_URL: of the first database of the kind. And for every target BASTION_<NAME>_HOST, _PORT,
-			_ADDR (both), _URL and _SERVERNAME (its real name), where NAME is the target as given, in capitals and with _ for all that is
-			no letter or digit: BASTION_RDS_ORDERS_PORT. Each variable leads to the forward by itself. --env names others, for connection
-			strings in the forms of bastion url: --env DATABASE_URL=orders,node.
-
-			With certificates (--tls-ca or PGSSLROOTCERT) PGSSLMODE is verify-ca. For psql and PostgreSQL's other programs, and with
-			--hosts, PGHOST is the real name and PGSSLMODE is verify-full.
-
-			With --iam-user, PGPASSWORD or MYSQL_PWD is an RDS IAM token. Connections that stand outlive it; programs that connect again
-			after its 15 minutes need another one.`,
+func (a *app) execCommand() *command {
+	return &command{
+		name:    "exec",
+		summary: "run a program while its databases are forwarded",
+		group:   groupDatabases,
+		args:    "SPEC [LPORT] [SPEC [LPORT]]... -- PROGRAM [ARGUMENT]...",
+		about: []passage{
+			para(`Forwards each target to a free local port, or to LPORT, runs the program, and ends the forwards with it. Signals are
+				passed on. The exit code is the program's; 128+N if signal N ended it, 127 if it is not found, 126 if it cannot be run.`),
+			para(`The program's environment has the variables of database clients, for the first database of each kind: PGHOST,
+				PGHOSTADDR, PGPORT, PGSSLMODE and PGDATABASE; MYSQL_HOST and MYSQL_TCP_PORT; REDIS_URL. It also has, for each target,
+				BASTION_<NAME>_HOST, _PORT, _ADDR (both), _URL and _SERVERNAME (the real name). NAME is the target in capitals, with _ for
+				all other characters than letters and digits: BASTION_RDS_ORDERS_PORT.`),
+			para(`With a CA bundle (--tls-ca or PGSSLROOTCERT) PGSSLMODE is verify-ca. For PostgreSQL's own programs, and with --hosts,
+				it is verify-full and PGHOST is the real name. docs/clients.md has more.`),
+		},
+		examples: []string{
 			"bastion exec rds:orders -- psql",
 			"bastion exec orders --iam-user app --tls-ca global-bundle.pem -- pg_dump --file orders.sql",
-			"bastion exec rds:shop -- sh -c 'mysqldump --host $MYSQL_HOST --user app -p shop'",
-			"bastion exec cache:sessions -- sh -c 'redis-cli -u $REDIS_URL'",
-			"bastion exec rds:orders cache:sessions 16379 -- make integration-test",
 			"bastion exec --env DATABASE_URL=orders,node orders -- npm start",
-			"sudo -E bastion exec --hosts rds:shop -- mysql --ssl-mode VERIFY_IDENTITY --ssl-ca global-bundle.pem -u app -p"),
-		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupLink, config.GroupLocal, config.GroupOutput},
-			append(a.loginFlags(), &textFlag{
-				names: []string{"env"}, value: "NAME=SPEC[,FORMAT]",
-				help: "variable for a target's connection string, in a format of bastion url (uri); can be given several times",
-				setErr: func(v string) error {
-					e, err := parseEnvFlag(v)
-					a.execEnv = append(a.execEnv, e)
-					return err
-				},
-			})...),
-		Action: a.exec,
+		},
+		flags: append(a.loginFlags(), &textFlag{
+			names: []string{"env"}, form: "NAME=SPEC[,FORMAT]",
+			help: "variable for a target's connection string, in a format of bastion url (default: uri); may be repeated",
+			setErr: func(v string) error {
+				e, err := parseEnvFlag(v)
+				a.execEnv = append(a.execEnv, e)
+				return err
+			},
+		}),
+		settings: []string{config.GroupAWS, config.GroupLink, config.GroupLocal, config.GroupOutput},
+		divided:  true,
+		complete: func([]string) []candidate { return a.targetCandidates() },
+		run:      a.exec,
 	}
 }
 

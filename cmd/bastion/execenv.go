@@ -42,7 +42,7 @@ func parseEnvFlag(text string) (execEnv, error) {
 		if near := config.Nearest(format, names); near != "" {
 			next = "did you mean " + near + "?"
 		}
-		return execEnv{}, usage(next, "--env %s: there is no format %q", name, format)
+		return execEnv{}, usage(next, "--env %s: unknown format %q", name, format)
 	}
 	return execEnv{name, target, single[i]}, nil
 }

@@ -11,29 +11,33 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 )
 
-// settingFlags returns a flag for every setting, of which only those of the groups shown appear in help, the flag of the
-// configuration file, and more.
-func (a *app) settingFlags(shown []string, more ...cli.Flag) []cli.Flag {
-	flags := more
-	for _, s := range config.All() {
-		flags = append(flags, &settingFlag{setting: s, into: a.flags, shown: slices.Contains(shown, s.Group)})
-	}
-	return append(flags, &textFlag{
-		names: []string{"config"}, value: "FILE", help: "configuration file [$BASTION_CONFIG]",
+// option is an option of the command line: a setting's, or a command's own.
+type option interface {
+	cli.Flag
+	value() string        // what its value looks like; "": a switch
+	meaning() string      // for help
+	note(text string)     // keeps the value without checking it
+	choices() []candidate // what its value may be; nil: not to be listed
+}
+
+// configFlag names the configuration file.
+func (a *app) configFlag() option {
+	return &textFlag{
+		names: []string{"config"}, form: "FILE", help: "configuration file [$BASTION_CONFIG]",
 		set: func(v string) { a.configFile = v },
-	})
+	}
 }
 
 // localFlag is OpenSSH's -L.
-func (a *app) localFlag() cli.Flag {
+func (a *app) localFlag() option {
 	return &textFlag{
-		names: []string{"L"}, value: "[BIND:]PORT:HOST:HOSTPORT", help: "forward as ssh -L does, also to rds:ID or cache:ID; may be repeated",
+		names: []string{"L"}, form: "[BIND:]PORT:HOST:HOSTPORT", help: "forward as ssh -L does, also to rds:ID or cache:ID; may be repeated",
 		set: func(v string) { a.extraLocal = append(a.extraLocal, v) },
 	}
 }
 
-// switchFlag is a flag without a value that is no setting.
-func switchFlag(into *bool, help string, names ...string) cli.Flag {
+// switchFlag is a flag without a value that is not a setting.
+func switchFlag(into *bool, help string, names ...string) option {
 	return &textFlag{
 		names: names, help: help, set: func(v string) { *into = v == "true" },
 		get: func() string { return strconv.FormatBool(*into) },
@@ -44,29 +48,18 @@ func switchFlag(into *bool, help string, names ...string) cli.Flag {
 type settingFlag struct {
 	setting *config.Setting
 	into    map[string]string
-	shown   bool
 }
 
-// String is the flag's line in help.
-func (f *settingFlag) String() string {
-	line := flagNames(f.Names(), f.setting.Value) + "\t" + f.setting.Help
+func (f *settingFlag) value() string        { return f.setting.Value }
+func (f *settingFlag) note(text string)     { f.into[f.setting.Key] = text }
+func (f *settingFlag) choices() []candidate { return settingChoices(f.setting.Key) }
+
+// meaning is the setting's help with its default.
+func (f *settingFlag) meaning() string {
 	if f.setting.Default != "" && !f.setting.IsSwitch() {
-		line += " (default: " + f.setting.Default + ")"
+		return f.setting.Help + " (default: " + f.setting.Default + ")"
 	}
-	return line + " [$" + f.setting.Env() + "]"
-}
-
-// flagNames is how help writes a flag: "-o, --output text|json".
-func flagNames(names []string, value string) string {
-	var out []string
-	for _, n := range names {
-		out = append([]string{dashes(n)}, out...) // the short one first
-	}
-	text := strings.Join(out, ", ")
-	if value != "" {
-		text += " " + value
-	}
-	return text
+	return f.setting.Help
 }
 
 func (f *settingFlag) Names() []string {
@@ -80,7 +73,7 @@ func (f *settingFlag) Apply(set *flag.FlagSet) error {
 	v := textValue{
 		isSwitch: f.setting.IsSwitch(),
 		get:      func() string { return f.into[f.setting.Key] },
-		set:      func(text string) { f.into[f.setting.Key] = text },
+		set:      f.note,
 	}
 	for _, name := range f.Names() {
 		set.Var(v, name, f.setting.Help)
@@ -88,41 +81,47 @@ func (f *settingFlag) Apply(set *flag.FlagSet) error {
 	return nil
 }
 
-func (f *settingFlag) IsSet() bool            { return false } // urfave need not know
-func (f *settingFlag) IsVisible() bool        { return f.shown }
-func (f *settingFlag) TakesValue() bool       { return !f.setting.IsSwitch() }
-func (f *settingFlag) GetCategory() string    { return f.setting.Group }
-func (f *settingFlag) GetValue() string       { return f.setting.Default }
-func (f *settingFlag) GetEnvVars() []string   { return []string{f.setting.Env()} }
-func (f *settingFlag) GetDefaultText() string { return f.setting.Default }
+func (f *settingFlag) IsSet() bool    { return false } // urfave need not know
+func (f *settingFlag) String() string { return optionTerm(f) }
 
-func (f *settingFlag) GetUsage() string { return f.setting.Help }
-
-// textFlag is a flag that is no setting.
+// textFlag is a flag that is not a setting.
 type textFlag struct {
-	names       []string
-	value, help string // no value: a switch
-	set         func(string)
-	setErr      func(string) error // in place of set, where a text may be wrong
-	get         func() string      // of one with several names
+	names      []string
+	form, help string // without a form: a switch
+	set        func(string)
+	setErr     func(string) error // in place of set, where a text may be wrong
+	get        func() string      // of one with several names
+	values     []candidate
 }
 
-func (f *textFlag) String() string         { return flagNames(f.names, f.value) + "\t" + f.help }
-func (f *textFlag) Names() []string        { return f.names }
-func (f *textFlag) IsSet() bool            { return false }
-func (f *textFlag) IsVisible() bool        { return true }
-func (f *textFlag) TakesValue() bool       { return f.value != "" }
-func (f *textFlag) GetCategory() string    { return "Command" }
-func (f *textFlag) GetUsage() string       { return f.help }
-func (f *textFlag) GetValue() string       { return "" }
-func (f *textFlag) GetEnvVars() []string   { return nil }
-func (f *textFlag) GetDefaultText() string { return "" }
+func (f *textFlag) value() string        { return f.form }
+func (f *textFlag) meaning() string      { return f.help }
+func (f *textFlag) choices() []candidate { return f.values }
+func (f *textFlag) Names() []string      { return f.names }
+func (f *textFlag) IsSet() bool          { return false }
+func (f *textFlag) String() string       { return optionTerm(f) }
+
+func (f *textFlag) note(text string) {
+	if f.set != nil {
+		f.set(text)
+	}
+}
 
 func (f *textFlag) Apply(set *flag.FlagSet) error {
 	for _, name := range f.names {
-		set.Var(textValue{isSwitch: f.value == "", get: f.get, set: f.set, setErr: f.setErr}, name, f.help)
+		set.Var(textValue{isSwitch: f.form == "", get: f.get, set: f.set, setErr: f.setErr}, name, f.help)
 	}
 	return nil
+}
+
+// optionTerm is how help writes an option: "-o, --output text|json".
+func optionTerm(o option) string {
+	names := slices.Clone(o.Names())
+	slices.Reverse(names) // the short one first
+	for i, n := range names {
+		names[i] = dashes(n)
+	}
+	return strings.TrimSpace(strings.Join(names, ", ") + " " + o.value())
 }
 
 // textValue is a flag.Value that hands its text on. The parser copies the values of flags with several names by String.
@@ -147,59 +146,4 @@ func (v textValue) Set(text string) error {
 	}
 	v.set(text)
 	return nil
-}
-
-// flagsFirst moves the flags of a command line in front of its arguments, because the parser stops at the first argument
-// while users write `bastion forward rds:orders 12345 --region eu-west-1`. What follows "--" stays as it is.
-func flagsFirst(c *cli.App, args []string) ([]string, error) {
-	out := []string{args[0]}
-	rest := args[1:]
-	takesValue := func(flags []cli.Flag, name string) bool {
-		for _, f := range flags {
-			if slices.Contains(f.Names(), name) {
-				d, ok := f.(cli.DocGenerationFlag)
-				return ok && d.TakesValue()
-			}
-		}
-		return false
-	}
-	// The command is the first argument that is neither a flag nor a flag's value.
-	var cmd *cli.Command
-	flags := c.Flags
-	var positional []string
-	for i := 0; i < len(rest); i++ {
-		arg := rest[i]
-		switch {
-		case arg == "--":
-			if cmd == nil {
-				return args, nil
-			}
-			if cmd.Name == execCommandName {
-				positional = append(positional, arg) // it divides
-			}
-			positional = append(positional, rest[i+1:]...)
-			i = len(rest)
-		case len(arg) > 1 && strings.HasPrefix(arg, "-"):
-			out = append(out, arg)
-			name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
-			if !hasValue && takesValue(flags, name) {
-				if i++; i == len(rest) {
-					return nil, usage("bastion help settings says which", "the option %s needs a value", dashes(name))
-				}
-				out = append(out, rest[i]) //nolint:gosec // i is at most len(rest), and was just compared with it
-			}
-		case cmd == nil:
-			if cmd = c.Command(arg); cmd == nil {
-				return args, nil // the parser says what is wrong
-			}
-			flags = cmd.Flags
-			out = append(out, arg)
-		default:
-			positional = append(positional, arg)
-		}
-	}
-	if cmd == nil || len(positional) == 0 {
-		return out, nil
-	}
-	return append(append(out, "--"), positional...), nil
 }

@@ -47,40 +47,40 @@ func (s *session) close() {
 	s.progress.Close()
 }
 
-func (a *app) forwardCommand() *cli.Command {
+func (a *app) forwardCommand() *command {
 	var o forwardFlags
-	return &cli.Command{
-		Name:      "forward",
-		Usage:     "forward local ports to targets, until Ctrl-C or, with --detach, until bastion stop",
-		Category:  "Connect",
-		ArgsUsage: "SPEC [LPORT] [SPEC [LPORT]]...",
-		Description: text(`
-			Listens on local ports and forwards every connection to its target through the bastion, which is started if
-			it is not running. The link is spread over several SSM sessions and outlives them; while there is no path to the
-			bastion, connections wait. A link that is lost is restored; listeners stay open meanwhile.
-
-			SPEC   rds:ID, cache:ID, HOST:PORT, or a name of the configuration's targets. A bare rds or cache is the
-			       only one of the region. A suffix of digits is the port: rds:orders:5433, rds:5432.
-			LPORT  the local port; : or 0 picks a free one. Without it, the target's own port number is used.
-
-			The agent, which is started if it is not running, has the link and the listeners. The forwards end with this command;
-			with --detach the command ends once they are ready, and they stay: bastion ls forwards shows them, bastion stop
-			ends them, and they come back when the agent starts again. With --no-agent this process does it all alone.
-
-			Standard output gets one line per forward once all are ready: LISTEN -> TARGET; with -o json, one
-			line of JSON, and then one for each event of the link.`,
-			"bastion forward rds:5432 12345",
+	return &command{
+		name:    "forward",
+		summary: "forward local ports to targets",
+		group:   groupConnect,
+		args:    "SPEC [LPORT] [SPEC [LPORT]]...",
+		about: []passage{
+			para(`Listens on local ports and forwards each connection to its target through your bastion. It starts the bastion and the
+				background agent if they are not running.`),
+			terms("SPEC", `rds:ID, cache:ID, HOST:PORT or a name from the configuration's targets. A bare rds or cache means the only one in
+				the region. Trailing digits are the port: rds:orders:5433, rds:5432.`,
+				"LPORT", "local port; : or 0 picks a free one (default: the target's port number)"),
+			para(`One link carries all forwards, over several SSM sessions. While it has no path to the bastion, connections wait.
+				Listeners stay open while a lost link is restored.`),
+			para(`The forwards end with this command. With --detach the agent keeps them until bastion stop, and opens them again when it
+				restarts. With --no-agent this process has the link and the listeners.`),
+			para(`Standard output has one line for each forward, LISTEN -> TARGET, once all are ready. With -o json it has one line of
+				JSON, then one for each event of the link.`),
+		},
+		examples: []string{
 			"bastion forward rds:orders 12345 cache:sessions 16379",
-			"bastion forward -d orders          # a name of bastion.yaml; stays when the command has ended",
-			"bastion forward -L 8443:wiki.corp.internal:443",
-			"bastion forward -o json rds :      # a free port; prints which"),
-		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupLink, config.GroupOutput}, a.localFlag(),
-			detachFlag(&o.detach), &textFlag{
-				names: []string{"name"}, value: "NAME",
-				help: "name of the forward for stop, wait and url (by default the target's)",
-				set:  func(v string) { o.name = v },
-			}),
-		Action: func(c *cli.Context) error { return a.forward(c, o) },
+			"bastion forward -d orders          # a name from bastion.yaml; stays after the command has ended",
+			"bastion forward -o json rds :      # a free port; prints which",
+		},
+		flags: []option{
+			a.localFlag(), detachFlag(&o.detach), &textFlag{
+				names: []string{"name"}, form: "NAME", help: "name of the forward for stop, wait and url (default: the target's name)",
+				set: func(v string) { o.name = v },
+			},
+		},
+		settings: []string{config.GroupAWS, config.GroupLink, config.GroupOutput},
+		complete: func([]string) []candidate { return a.targetCandidates() },
+		run:      func(c *cli.Context) error { return a.forward(c, o) },
 	}
 }
 
@@ -91,8 +91,8 @@ type forwardFlags struct {
 }
 
 // detachFlag is the flag of commands whose forwards may stay.
-func detachFlag(into *bool) cli.Flag {
-	return switchFlag(into, "leave it to the agent and end once it is ready", "detach", "d")
+func detachFlag(into *bool) option {
+	return switchFlag(into, "end once it is ready; the agent keeps it", "detach", "d")
 }
 
 // forward runs `bastion forward`.

@@ -21,42 +21,39 @@ import (
 	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
-func (a *app) lsCommand() *cli.Command {
-	return &cli.Command{
-		Name:      "ls",
-		Usage:     "list the agent's forwards, your bastions, or the targets that can be reached",
-		Category:  "Agent",
-		ArgsUsage: "[forwards|bastions|targets]",
-		Description: text(`
-			forwards  those that the agent has, with who is connected and how much went through (the default)
-			bastions  your bastion tasks in AWS
-			targets   the names of the configuration, and the databases and caches of the region`,
+func (a *app) lsCommand() *command {
+	list := func(name, summary string, list func(context.Context, config.Settings) error) *command {
+		return &command{
+			name: name, summary: summary, settings: showCommon,
+			examples: []string{"bastion ls " + name, "bastion ls " + name + " -o json"},
+			run: func(c *cli.Context) error {
+				if err := argCount(c, 0, 0); err != nil {
+					return err
+				}
+				s, err := a.settings()
+				if err != nil {
+					return err
+				}
+				return list(c.Context, s)
+			},
+		}
+	}
+	return &command{
+		name:    "ls",
+		summary: "list the agent's forwards, your bastions, or the available targets",
+		group:   groupAgent,
+		about:   []passage{para("Without a subcommand it lists the forwards.")},
+		examples: []string{
 			"bastion ls",
 			"bastion ls targets",
-			"bastion ls forwards -o json | jq -r '.forwards[].listen'"),
-		Flags: a.settingFlags(showCommon),
-		Action: func(c *cli.Context) error {
-			if err := argCount(c, 0, 1); err != nil {
-				return err
-			}
-			s, err := a.settings()
-			if err != nil {
-				return err
-			}
-			switch what := c.Args().First(); what {
-			case "", "forwards":
-				return a.lsForwards(c.Context, s)
-			case "bastions":
-				return a.lsBastions(c.Context, s)
-			case "targets":
-				return a.lsTargets(c.Context, s)
-			default:
-				next := "it is one of forwards, bastions and targets"
-				if near := config.Nearest(what, []string{"forwards", "bastions", "targets"}); near != "" {
-					next = "did you mean bastion ls " + near + "?"
-				}
-				return usage(next, "ls has no list of %q", what)
-			}
+			"bastion ls forwards -o json | jq -r '.forwards[].listen'",
+		},
+		settings: showCommon,
+		usual:    "forwards",
+		verbs: []*command{
+			list("forwards", "list the agent's forwards, with their clients and traffic", a.lsForwards),
+			list("bastions", "list your bastion tasks in AWS", a.lsBastions),
+			list("targets", "list the configuration's names, and the region's databases and caches", a.lsTargets),
 		},
 	}
 }
@@ -204,25 +201,24 @@ func discover(ctx context.Context, run *session) ([]listedTarget, error) {
 	return out, err
 }
 
-func (a *app) stopCommand() *cli.Command {
-	return &cli.Command{
-		Name:      "stop",
-		Usage:     "end forwards of the agent",
-		Category:  "Agent",
-		ArgsUsage: "NAME...|all",
-		Description: text(`
-			Ends the forwards of these names, and with them their connections. A command that has them in the foreground ends too.
-
-			Names belong to a profile, account and region. With a profile or region (--profile, AWS_PROFILE, ...) the forwards are
-			those of it; without one a name of several is refused. NAME@LINK, as bastion ls shows it, means one alone. The word all
-			means the forwards of every profile, or of the one that --profile names.`,
-			"bastion stop orders",
-			"bastion stop orders --profile prod",
-			"bastion stop all"),
-		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupOutput}),
-		Action: func(c *cli.Context) error {
+func (a *app) stopCommand() *command {
+	return &command{
+		name:    "stop",
+		summary: "end forwards of the agent",
+		group:   groupAgent,
+		args:    "NAME...|all",
+		about: []passage{
+			para("Ends the forwards with these names, and their connections. A command that has them in the foreground ends too."),
+			para(`Names belong to a profile, account and region. With a profile or region (--profile, AWS_PROFILE, ...) the command looks
+				only there; without one it refuses a name that several have. NAME@LINK, as bastion ls shows it, names one exactly. The
+				word all means the forwards of every profile, or of --profile.`),
+		},
+		examples: []string{"bastion stop orders", "bastion stop orders --profile prod", "bastion stop all"},
+		settings: []string{config.GroupAWS, config.GroupOutput},
+		complete: func([]string) []candidate { return append(a.forwardCandidates(), candidate{"all", "every forward"}) },
+		run: func(c *cli.Context) error {
 			if c.NArg() == 0 {
-				return usage("usage: bastion stop NAME...|all", "say which forwards to end")
+				return usage("usage: bastion stop NAME...|all", "stop: arguments are missing")
 			}
 			s, err := a.settings()
 			if err != nil {
@@ -321,30 +317,33 @@ func stopOne(ctx context.Context, client *api.Client, s config.Settings, ref str
 // nextKept is the next step for forwards that are kept while no agent runs.
 const nextKept = "bastion agent start opens these forwards again, and so does the next forward, exec or socks"
 
-func (a *app) waitCommand() *cli.Command {
+func (a *app) waitCommand() *command {
 	timeout := time.Minute
-	return &cli.Command{
-		Name:      "wait",
-		Usage:     "wait until a forward of the agent serves",
-		Category:  "Agent",
-		ArgsUsage: "NAME",
-		Description: text(`
-			Waits until the agent has a forward of this name that serves, and prints where it listens: its link is up, or has been
-			closed because nobody used it, and the next connection makes another. NAME is as for bastion url. It fails with exit code 9
-			when the time is over.`,
+	return &command{
+		name:    "wait",
+		summary: "wait until a forward of the agent is ready",
+		group:   groupAgent,
+		args:    "NAME",
+		about: []passage{para(`Waits until the agent has a forward of this name that is ready, and prints its local address. A forward is ready
+			when its link is up, or is closed because it was idle: the next connection opens another. NAME is as for bastion url. At the
+			timeout it ends with exit code 9.`)},
+		examples: []string{
 			"bastion wait orders --timeout 30s",
-			"bastion forward orders & bastion wait orders && psql -h 127.0.0.1"),
-		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupOutput}, &textFlag{
-			names: []string{"timeout"}, value: "DURATION", help: "how long to wait (default: 1m)",
+			"bastion forward orders & bastion wait orders && psql -h 127.0.0.1",
+		},
+		flags: []option{&textFlag{
+			names: []string{"timeout"}, form: "DURATION", help: "how long to wait (default: 1m)",
 			setErr: func(v string) (err error) {
 				timeout, err = time.ParseDuration(v)
 				if err == nil && timeout <= 0 {
-					err = errors.New("it must be more than nothing")
+					err = errors.New("the timeout must be more than 0")
 				}
 				return err
 			},
-		}),
-		Action: func(c *cli.Context) error {
+		}},
+		settings: []string{config.GroupAWS, config.GroupOutput},
+		complete: func([]string) []candidate { return a.forwardCandidates() },
+		run: func(c *cli.Context) error {
 			if err := argCount(c, 1, 1); err != nil {
 				return err
 			}

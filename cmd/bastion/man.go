@@ -4,7 +4,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -17,23 +16,27 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-func (a *app) manCommand() *cli.Command {
+func (a *app) manCommand() *command {
 	var dir string
-	return &cli.Command{
-		Name:      "man",
-		Usage:     "print the manual page of a command, or write all of them",
-		Category:  "Other",
-		ArgsUsage: "[COMMAND]",
-		Description: text(`
-			Prints a manual page in the language of man: bastion(1), or that of a command. With --dir all pages are written into the
-			directory, which is made if it is not there: bastion.1, and bastion-COMMAND.1 for every command. The date in them is
-			that of SOURCE_DATE_EPOCH, or today.`,
-			"bastion man forward | man -l -",
-			"bastion man --dir ~/.local/share/man/man1"),
-		Flags: a.settingFlags(nil, &textFlag{
-			names: []string{"dir"}, value: "DIR", help: "write all pages into DIR", set: func(v string) { dir = v },
-		}),
-		Action: func(c *cli.Context) error { return a.man(c, dir) },
+	return &command{
+		name:    "man",
+		summary: "print a command's manual page, or write all pages",
+		group:   groupOther,
+		args:    "[COMMAND]",
+		about: []passage{para(`Prints a manual page in roff: bastion(1), or the page of a command. With --dir it writes all pages into the
+			directory, which it makes if necessary: bastion.1, and bastion-COMMAND.1 for each command. Their date is SOURCE_DATE_EPOCH, or
+			today.`)},
+		examples: []string{"bastion man forward | man -l -", "bastion man --dir ~/.local/share/man/man1"},
+		flags: []option{&textFlag{
+			names: []string{"dir"}, form: "DIR", help: "write all pages into DIR", set: func(v string) { dir = v },
+		}},
+		run: func(c *cli.Context) error { return a.man(c, dir) },
+		complete: func(args []string) []candidate {
+			if len(args) > 0 {
+				return nil
+			}
+			return commandCandidates(a.root())
+		},
 	}
 }
 
@@ -46,23 +49,23 @@ func (a *app) man(c *cli.Context, dir string) error {
 	if err != nil {
 		return err
 	}
-	m := manual{app: c.App, date: date, version: readVersion().Version}
+	m := manual{root: a.root(), date: date, version: readVersion().Version}
 	name := c.Args().First()
 	switch {
 	case dir == "" && name == "":
 		return a.document("man", m.program())
 	case dir == "":
-		cmd := c.App.Command(name)
-		if cmd == nil {
-			return unknownCommand(c.App, name)
+		cmd, _, err := m.root.find([]string{name})
+		if err != nil {
+			return err
 		}
 		return a.document("man", m.command(cmd))
 	case name != "":
 		return usage("leave out "+name+", or --dir", "--dir is for all pages")
 	}
 	pages := map[string]string{"bastion.1": m.program()}
-	for _, cmd := range c.App.Commands {
-		pages["bastion-"+cmd.Name+".1"] = m.command(cmd)
+	for _, cmd := range m.root.verbs {
+		pages["bastion-"+cmd.name+".1"] = m.command(cmd)
 	}
 	const next = "name a directory in which you may write"
 	if err := files.MkdirAll(dir, 0o755); err != nil {
@@ -91,79 +94,92 @@ func manDate() (string, error) {
 
 // manual makes manual pages of the table of commands.
 type manual struct {
-	app           *cli.App
+	root          *command
 	date, version string
 }
 
 // program is bastion(1).
 func (m manual) program() string {
 	var p page
-	p.head("bastion", m)
-	p.section("NAME").text("bastion - " + m.app.Usage)
-	p.section("SYNOPSIS").synopsis(m.app.UsageText)
-	p.section("DESCRIPTION").description(m.app.Description)
+	p.head(programName, m)
+	p.section("NAME").text(programName + " - " + m.root.summary)
+	p.section("SYNOPSIS").synopsis(programName, strings.TrimPrefix(usageOf(m.root, programName), programName))
+	p.section("DESCRIPTION").description(m.root.about)
 	p.section("COMMANDS")
-	for _, category := range m.app.VisibleCategories() {
-		p.sub(category.Name())
-		for _, cmd := range category.VisibleCommands() {
-			p.item(`\fB`+escape("bastion-"+cmd.Name)+`\fR(1)`, cmd.Usage)
+	for _, group := range commandGroups {
+		p.sub(group)
+		for _, cmd := range m.root.listed() {
+			if cmd.group == group {
+				p.item(`\fB`+escape("bastion-"+cmd.name)+`\fR(1)`, cmd.summary)
+			}
 		}
 	}
 	p.section("SETTINGS").text("Each setting is an option of every command, a variable " +
 		"and a key of the configuration file. " +
 		"The first that is given wins, in this order.")
 	for _, group := range config.Groups() {
-		p.sub(group)
-		for _, s := range config.All() {
-			if s.Group != group {
-				continue
-			}
-			help := s.Help + "."
-			if s.Default != "" {
-				help += " Default: " + s.Default + "."
-			}
-			p.item(option(&settingFlag{setting: s}), help)
+		p.settings(group, func(s *config.Setting) {
 			p.line(".br\nVariable " + bold(s.Env()) + ", key " + bold(s.Key) + ".")
-		}
+		})
 	}
 	p.section("FILES")
 	p.item(bold("bastion.yaml"),
 		"The configuration, in the working directory or the nearest directory above it that has one.")
-	p.item(bold("~/.config/bastion/config.yaml"), "The configuration where there is none of those.")
+	p.item(bold("~/.config/bastion/config.yaml"), "The configuration, if none of those directories has one.")
 	p.item(bold("~/.local/state/bastion/trusted.json"), "The bastion.yaml files that bastion trust has recorded.")
 	p.section("ENVIRONMENT")
 	p.item(bold("BASTION_CONFIG"), "The configuration file.")
 	p.item(bold("AWS_PROFILE")+", "+bold("AWS_REGION")+", ...", "As for the AWS CLI.")
 	p.exitStatus()
-	p.examples(m.app.Description)
+	p.examples(m.root.examples)
 	p.section("SEE ALSO")
 	var names []string
-	for _, cmd := range m.app.Commands {
-		names = append(names, cmd.Name)
+	for _, cmd := range m.root.listed() {
+		names = append(names, cmd.name)
 	}
 	slices.Sort(names)
 	p.seeAlso(names)
 	return p.String()
 }
 
-// command is the page of a command.
-func (m manual) command(cmd *cli.Command) string {
+// command is the page of a command, with its subcommands.
+func (m manual) command(cmd *command) string {
 	var p page
-	p.head("bastion-"+cmd.Name, m)
-	p.section("NAME").text("bastion-" + cmd.Name + " - " + cmd.Usage)
-	p.section("SYNOPSIS").synopsis(strings.TrimSpace("bastion " + cmd.Name + " [options] " + cmd.ArgsUsage))
-	p.section("DESCRIPTION").description(cmd.Description)
-	p.section("OPTIONS")
-	for _, category := range cmd.VisibleFlagCategories() {
-		p.sub(category.Name())
-		for _, f := range category.Flags() {
-			p.flag(f)
+	path := programName + " " + cmd.name
+	p.head("bastion-"+cmd.name, m)
+	p.section("NAME").text("bastion-" + cmd.name + " - " + cmd.summary)
+	p.section("SYNOPSIS").synopsis(path, strings.TrimPrefix(usageOf(cmd, path), path))
+	p.section("DESCRIPTION").description(cmd.about)
+	if len(cmd.verbs) > 0 {
+		p.section("COMMANDS")
+	}
+	for _, v := range cmd.listed() {
+		p.sub(path + " " + v.name)
+		p.text(strings.ToUpper(v.summary[:1]) + v.summary[1:] + ".")
+		p.description(v.about)
+		for _, o := range v.flags {
+			p.option(o)
 		}
 	}
-	p.line(".PP")
+	p.section("OPTIONS")
+	for _, o := range cmd.flags {
+		p.option(o)
+	}
+	groups := slices.Clone(cmd.settings)
+	for _, v := range cmd.listed() {
+		groups = append(groups, v.settings...)
+	}
+	for _, group := range config.Groups() {
+		if slices.Contains(groups, group) {
+			p.settings(group, func(*config.Setting) {})
+		}
+	}
+	if len(cmd.flags)+len(groups) > 0 {
+		p.line(".PP")
+	}
 	p.text("Every setting is an option of every command; bastion(1) lists them.")
 	p.exitStatus()
-	p.examples(cmd.Description)
+	p.examples(cmd.examples)
 	p.section("SEE ALSO").line(reference("bastion") + ", " + reference("ssh_config", "5"))
 	return p.String()
 }
@@ -207,98 +223,63 @@ func (p *page) item(term, meaning string) {
 	p.text(meaning)
 }
 
-// synopsis writes a command line.
-func (p *page) synopsis(s string) {
-	words := strings.Fields(s)
-	bolds := 1 // the program and its command
-	if len(words) > 1 && strings.ToLower(words[1]) == words[1] && !strings.HasPrefix(words[1], "[") {
-		bolds = 2
-	}
-	p.line(strings.TrimSpace(bold(strings.Join(words[:bolds], " ")) + " " + escape(strings.Join(words[bolds:], " "))))
+// synopsis writes a command line: the command, and what follows it.
+func (p *page) synopsis(path, rest string) {
+	p.line(strings.TrimSpace(bold(path) + " " + escape(strings.TrimSpace(rest))))
 }
 
-// flag writes an option of a command.
-func (p *page) flag(f cli.Flag) {
-	switch f := f.(type) {
-	case *settingFlag:
-		help := f.setting.Help + "."
-		if f.setting.Default != "" && !f.setting.IsSwitch() {
-			help += " Default: " + f.setting.Default + "."
+// settings lists the settings of a group as options; after each, more may follow.
+func (p *page) settings(group string, after func(*config.Setting)) {
+	p.sub(group)
+	for _, s := range config.All() {
+		if s.Group == group {
+			p.option(&settingFlag{setting: s})
+			after(s)
 		}
-		p.item(option(f), help)
-	case *textFlag:
-		p.item(option(f), f.help+".")
-	default:
-		names, help, _ := strings.Cut(f.String(), "\t")
-		p.item(bold(names), help+".")
 	}
 }
 
-// option is the term of an option: -o, --output text|json.
-func option(f cli.Flag) string {
-	value := ""
-	switch f := f.(type) {
-	case *settingFlag:
-		value = f.setting.Value
-	case *textFlag:
-		value = f.value
+// option lists an option: -o, --output text|json.
+func (p *page) option(o option) {
+	names := slices.Clone(o.Names())
+	slices.Reverse(names)
+	for i, n := range names {
+		names[i] = bold(dashes(n))
 	}
-	var names []string
-	for _, n := range f.Names() {
-		names = append([]string{bold(dashes(n))}, names...)
+	head := strings.Join(names, ", ")
+	if o.value() != "" {
+		head += ` \fI` + escape(o.value()) + `\fR`
 	}
-	out := strings.Join(names, ", ")
-	if value != "" {
-		out += ` \fI` + escape(value) + `\fR`
-	}
-	return out
+	p.item(head, o.meaning()+".")
 }
 
-// termLine is a line of a description that begins with a term: words, two or more spaces, and what they mean.
-var termLine = regexp.MustCompile(`^(\S+(?: \S+)*) {2,}(\S.*)$`)
-
-// description writes a command's description without its examples. Paragraphs are filled; lists of terms and indented
-// lines are kept as such, and a line that is indented deeper goes on with the one before it.
-func (p *page) description(s string) {
-	body, _, _ := strings.Cut(s, "\n\nExamples:")
-	for i, paragraph := range strings.Split(body, "\n\n") {
-		lines := strings.Split(strings.TrimRight(paragraph, "\n"), "\n")
-		first := lines[0]
-		switch {
-		case termLine.MatchString(first):
-			for _, l := range lines {
-				if m := termLine.FindStringSubmatch(l); m != nil {
-					p.item(bold(m[1]), m[2])
-				} else {
-					p.text(strings.TrimSpace(l))
-				}
-			}
-		case strings.HasPrefix(first, " "):
-			indent := len(first) - len(strings.TrimLeft(first, " "))
-			for _, l := range lines {
-				if len(l)-len(strings.TrimLeft(l, " ")) <= indent {
-					p.line(`.IP \(bu 2`)
-				}
-				p.text(strings.TrimSpace(l))
-			}
-		default:
+// description writes the parts of a description.
+func (p *page) description(blocks []passage) {
+	for i, b := range blocks {
+		for _, t := range b.terms {
+			p.item(bold(t.name), t.meaning)
+		}
+		for _, item := range b.items {
+			p.line(`.IP \(bu 2`)
+			p.text(item)
+		}
+		if b.text != "" {
 			if i > 0 {
 				p.line(".PP")
 			}
-			p.text(strings.Join(lines, "\n"))
+			p.text(b.text)
 		}
 	}
 }
 
-// examples writes the examples of a description.
-func (p *page) examples(description string) {
-	_, examples, ok := strings.Cut(description, "\n\nExamples:")
-	if !ok {
+// examples writes examples as they are typed.
+func (p *page) examples(list []string) {
+	if len(list) == 0 {
 		return
 	}
 	p.section("EXAMPLES").line(".nf")
-	for line := range strings.Lines(strings.Trim(examples, "\n")) {
-		p.line(escape(strings.TrimSpace(line)))
+	for _, e := range list {
+		p.line(escape(e))
 	}
 	p.line(".fi")
 }

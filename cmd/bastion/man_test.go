@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -29,23 +30,34 @@ func TestManual(t *testing.T) {
 	t.Parallel()
 	dir := manPages(t)
 	a, _ := testApp()
-	c := a.cli()
+	root := a.root()
 	main := string(mustRead(t, filepath.Join(dir, "bastion.1")))
-	for _, cmd := range c.Commands {
-		page := string(mustRead(t, filepath.Join(dir, "bastion-"+cmd.Name+".1")))
-		_, examples, _ := strings.Cut(cmd.Description, "Examples:\n")
-		for line := range strings.Lines(examples) {
-			if !strings.Contains(page, "\n"+escape(strings.TrimSpace(line))+"\n") {
-				t.Errorf("the page of %s does not have the example %q", cmd.Name, line)
+	for _, cmd := range root.verbs {
+		page := string(mustRead(t, filepath.Join(dir, "bastion-"+cmd.name+".1")))
+		for _, line := range cmd.examples {
+			if !strings.Contains(page, "\n"+escape(line)+"\n") {
+				t.Errorf("the page of %s does not have the example %q", cmd.name, line)
 			}
 		}
-		for _, f := range cmd.VisibleFlags() {
-			if !strings.Contains(page, bold(dashes(f.Names()[0]))) {
-				t.Errorf("the page of %s does not have the option %s", cmd.Name, f.Names()[0])
+		want := slices.Clone(cmd.flags)
+		for _, v := range cmd.listed() {
+			want = append(want, v.flags...)
+			if !strings.Contains(page, escape("bastion "+cmd.name+" "+v.name)) {
+				t.Errorf("the page of %s does not have its subcommand %s", cmd.name, v.name)
 			}
 		}
-		if !strings.Contains(main, bold("bastion-"+cmd.Name)+"(1)") {
-			t.Errorf("bastion(1) does not name %s", cmd.Name)
+		for _, s := range config.All() {
+			if slices.Contains(cmd.settings, s.Group) {
+				want = append(want, &settingFlag{setting: s})
+			}
+		}
+		for _, o := range want {
+			if !strings.Contains(page, bold(dashes(o.Names()[0]))) {
+				t.Errorf("the page of %s does not have the option %s", cmd.name, o.Names()[0])
+			}
+		}
+		if !strings.Contains(main, bold("bastion-"+cmd.name)+"(1)") {
+			t.Errorf("bastion(1) does not name %s", cmd.name)
 		}
 	}
 	for _, s := range config.All() {
@@ -57,8 +69,8 @@ func TestManual(t *testing.T) {
 	if !strings.HasPrefix(main, `.TH BASTION 1 "2023-11-14" "bastion `) {
 		t.Errorf("bastion(1) begins with %.60q", main)
 	}
-	if left, err := os.ReadDir(dir); err != nil || len(left) != len(c.Commands)+1 {
-		t.Errorf("%d files for %d commands, %v", len(left), len(c.Commands), err)
+	if left, err := os.ReadDir(dir); err != nil || len(left) != len(root.verbs)+1 {
+		t.Errorf("%d files for %d commands, %v", len(left), len(root.verbs), err)
 	}
 	for kind := fail.Other; kind <= fail.Timeout; kind++ {
 		if exitMeanings[kind] == "" {

@@ -206,9 +206,9 @@ func TestOutputIsJSON(t *testing.T) {
 		}
 	}
 	a, _ := testApp()
-	for _, cmd := range a.cli().Commands {
-		if !seen[cmd.Name] {
-			t.Errorf("bastion %s is not tried", cmd.Name)
+	for _, cmd := range a.root().verbs {
+		if !seen[cmd.name] {
+			t.Errorf("bastion %s is not tried", cmd.name)
 		}
 	}
 }

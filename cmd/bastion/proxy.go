@@ -36,37 +36,60 @@ type proxyFlags struct {
 	pass    bool
 }
 
-func (a *app) proxyCommand() *cli.Command {
+func (a *app) proxyCommand() *command {
 	var f proxyFlags
-	return &cli.Command{
-		Name:      "proxy",
-		Usage:     "connect standard input and output to a host behind the bastion (OpenSSH's ProxyCommand)",
-		Category:  "Connect",
-		ArgsUsage: "HOST PORT",
-		Description: text(`
-			For ssh_config, which bastion ssh-config writes; ssh_config.example shows how. HOST is
-
-			  a name or address as the bastion resolves it;
-			  "bastion", or a name that ends in ".bastion": the bastion's own SSH server; PORT is not used then;
-			  the id of an EC2 instance (i-0123456789abcdef0) or other managed node: a session straight to the SSH server at its
-			    PORT, with no bastion. --instance-connect has an instance accept a new key for USER, which needs no key there.
-
-			The bastion's, and the instance's, ephemeral key is offered to ssh by an ssh-agent socket (IdentityAgent), and the bastion's
-			host key by the command known-hosts (KnownHostsCommand). Both are in memory; the sockets are in runtime_dir.
-
-			With --fdpass, and ProxyUseFdpass yes in ssh_config, ssh gets the connection to the agent itself and the proxy ends: one
-			process less for each ssh, for hosts behind the bastion.`,
+	return &command{
+		name:    "proxy",
+		summary: "connect standard input and output to a host behind the bastion (OpenSSH's ProxyCommand)",
+		group:   groupConnect,
+		args:    "HOST PORT",
+		about: []passage{
+			para("ssh runs this command; bastion ssh-config writes the lines for ssh_config. HOST is one of:"),
+			items("a name or address that the bastion resolves",
+				`"bastion", or a name that ends in ".bastion": the bastion's own SSH server; PORT is not used then`,
+				"the id of an EC2 instance (i-0123456789abcdef0) or other managed node: a session straight to its SSH server at PORT, "+
+					"without a bastion"),
+			para(`An ssh-agent socket (IdentityAgent) offers the ephemeral key to ssh, and the command known-hosts (KnownHostsCommand)
+				prints the bastion's host key. Both stay in memory; the sockets are in runtime_dir.`),
+			para(`With --fdpass, and ProxyUseFdpass yes in ssh_config, ssh gets the connection to the agent itself and the proxy ends.
+				Hosts behind the bastion then need one process less for each ssh.`),
+		},
+		examples: []string{
 			"ssh -o ProxyCommand='bastion proxy %h %p' admin@10.0.12.7",
 			"ssh -o ProxyCommand='bastion proxy %h %p' ec2-user@i-0123456789abcdef0",
-			"ssh -F ssh_config.example -N -D 1080 bastion"),
-		Flags: a.settingFlags(showCommon,
+			"ssh -F ssh_config.example -N -D 1080 bastion",
+		},
+		flags: []option{
 			&textFlag{
-				names: []string{"instance-connect"}, value: "USER",
-				help: "hand the EC2 instance a new key for USER by EC2 Instance Connect; in ssh_config %r is the user",
+				names: []string{"instance-connect"}, form: "USER",
+				help: "send the EC2 instance a new key for USER by EC2 Instance Connect; in ssh_config %r is the user",
 				set:  func(v string) { f.connect = v },
 			},
-			switchFlag(&f.pass, "hand the connection to ssh and end (ProxyUseFdpass yes)", "fdpass")),
-		Action: func(c *cli.Context) error { return a.proxy(c, f) },
+			switchFlag(&f.pass, "pass the connection to ssh and end (ProxyUseFdpass yes)", "fdpass"),
+		},
+		settings: showCommon,
+		complete: bastionHost,
+		run:      func(c *cli.Context) error { return a.proxy(c, f) },
+	}
+}
+
+// bastionHost completes the host of commands for ssh.
+func bastionHost([]string) []candidate {
+	return []candidate{{"bastion", "the bastion's own SSH server"}}
+}
+
+func (a *app) knownHostsCommand() *command {
+	return &command{
+		name:    "known-hosts",
+		summary: "print the bastion's host key for ssh (OpenSSH's KnownHostsCommand)",
+		group:   groupConnect,
+		args:    "HOST",
+		about: []passage{para(`Asks the bastion proxy of the same ssh for the host key, waits until the proxy knows it, and prints a
+			known_hosts line for HOST. For a host that is not the bastion it prints nothing: OpenSSH then reads its known_hosts files.`)},
+		examples: []string{"ssh -o KnownHostsCommand='/usr/local/bin/bastion known-hosts %H' bastion"},
+		settings: []string{config.GroupLocal},
+		complete: bastionHost,
+		run:      a.knownHosts,
 	}
 }
 

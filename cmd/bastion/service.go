@@ -25,57 +25,51 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-// serviceVerbs are what the command service can do. "run", which only Windows' service manager calls, is not among
-// them.
-var serviceVerbs = []string{"install", "uninstall", "start", "stop", "status"}
-
+// serviceRun is the subcommand that only Windows' service manager calls.
 const serviceRun = "run"
 
 // managerTimeout bounds the question whether systemd's user manager is there.
 const managerTimeout = 10 * time.Second
 
-func (a *app) serviceCommand() *cli.Command {
-	return &cli.Command{
-		Name:      "service",
-		Usage:     "have the system start the agent when you sign in",
-		Category:  "Agent",
-		ArgsUsage: "install|uninstall|start|stop|status",
-		Description: text(`
-			The agent as a service of yours, which needs no other rights than your own: a unit of systemd's user manager, a launchd agent
-			on macOS. It brings back the forwards that were opened with --detach. Nobody needs it: every command that needs the agent
-			starts it. On Windows it is a service that runs as you: installing it takes an administrator's rights and asks for your
-			password, which Windows keeps.
-
-			install    writes the service and has it start when you sign in; the options given here are passed on to the agent
-			uninstall  stops it and takes it away again
-			start      starts it now
-			stop       ends it, until you sign in again
-			status     says whether it is installed and whether it runs`,
-			"bastion service install",
-			"bastion service start",
-			"bastion service status -o json"),
-		Flags:  a.settingFlags([]string{config.GroupOutput}),
-		Action: a.service,
+func (a *app) serviceCommand() *command {
+	verb := func(name, summary string, hidden bool) *command {
+		return &command{
+			name: name, summary: summary, hidden: hidden, examples: []string{"bastion service " + name},
+			settings: []string{config.GroupOutput}, run: func(c *cli.Context) error { return a.service(c, name) },
+		}
+	}
+	return &command{
+		name:    "service",
+		summary: "start the agent when you sign in, as a service of the system",
+		group:   groupAgent,
+		about: []passage{
+			para(`Runs the agent as your own service, with your rights: a unit of systemd's user manager, or a launchd agent on macOS. It
+				opens the forwards of --detach again. The service is optional, because a command that needs the agent starts it.`),
+			para(`On Windows it is a service that runs as you. Installing it needs an administrator's rights and asks for your password,
+				which Windows keeps.`),
+		},
+		examples: []string{"bastion service install", "bastion service start", "bastion service status -o json"},
+		settings: []string{config.GroupOutput},
+		verbs: []*command{
+			verb("install", "write the service and start it when you sign in, with the settings given here", false),
+			verb("uninstall", "stop and remove it", false),
+			verb("start", "start it now", false),
+			verb("stop", "stop it until you sign in again", false),
+			verb("status", "show whether it is installed and whether it runs", false),
+			verb(serviceRun, "run as the service; only Windows' service manager calls it", true),
+		},
 	}
 }
 
-// service runs `bastion service`.
-func (a *app) service(c *cli.Context) error {
-	if err := argCount(c, 1, 1); err != nil {
+// service runs a subcommand of `bastion service`.
+func (a *app) service(c *cli.Context, verb string) error {
+	if err := argCount(c, 0, 0); err != nil {
 		return err
 	}
-	verb := c.Args().First()
 	do := map[string]func(context.Context, config.Settings, *managed) error{
 		"install": a.serviceInstall, "uninstall": a.serviceUninstall, "start": a.serviceStart, "stop": a.serviceStop,
 		"status": a.serviceStatus, serviceRun: a.serviceRun,
 	}[verb]
-	if do == nil {
-		next := "it is one of " + strings.Join(serviceVerbs, ", ")
-		if near := config.Nearest(verb, serviceVerbs); near != "" {
-			next = "did you mean bastion service " + near + "?"
-		}
-		return usage(next, "the service cannot %q", verb)
-	}
 	settings := a.settings
 	if verb == serviceRun {
 		settings = a.agentSettings

@@ -173,9 +173,9 @@ func TestServiceWithoutSystemd(t *testing.T) {
 func TestServiceBad(t *testing.T) {
 	t.Parallel()
 	u := newServiceUser(t)
-	u.fails(2, "the service cannot", "restart")
+	u.fails(2, "unknown subcommand", "restart")
 	u.fails(2, "did you mean bastion service install?", "instal")
-	u.fails(2, "arguments are missing")
+	u.fails(2, "a subcommand is missing")
 	u.fails(2, "too many arguments", "start", "now")
 	u.fails(2, "for the service manager of Windows", "run")
 	u.fails(2, "a unit of systemd cannot hold", "install", "--runtime-dir", "/a$b")

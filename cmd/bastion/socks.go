@@ -13,35 +13,33 @@ import (
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-func (a *app) socksCommand() *cli.Command {
+func (a *app) socksCommand() *command {
 	var o forwardFlags
-	return &cli.Command{
-		Name: "socks",
-		Usage: "serve a proxy (SOCKS and HTTP) whose connections leave from the bastion, " +
-			"until Ctrl-C or, with --detach, bastion stop",
-		Category:  "Connect",
-		ArgsUsage: "[BIND:]PORT",
-		Description: text(`
-			Serves SOCKS5, SOCKS4a and HTTP (CONNECT and http:// URLs) on one local port (0 or : picks a free one). Names are
-			resolved at the bastion, so that private names work. The setting permit narrows what may be reached.
-
-			Standard output gets the proxy's URLs, and that of a PAC file, by which browsers send only the names of
-			proxy_domains and the addresses of proxy_cidrs through the bastion. With -o json that is one line of JSON.
-
-			Who can reach the port uses the tunnel, unless proxy_auth_file sets a user and a password.`,
+	return &command{
+		name:    "socks",
+		summary: "serve a SOCKS and HTTP proxy whose connections leave from the bastion",
+		group:   groupConnect,
+		args:    "[BIND:]PORT",
+		about: []passage{
+			para(`Serves SOCKS5, SOCKS4a and HTTP (CONNECT and http:// URLs) on one local port; 0 or : picks a free one. The bastion
+				resolves names, so that private names work. The setting permit narrows the destinations.`),
+			para(`Standard output has the URLs of the proxy and of a PAC file. With the PAC file browsers send only the names of
+				proxy_domains and the addresses of proxy_cidrs through the bastion. With -o json it is one line of JSON.`),
+			para(`Every user of this machine can use the proxy, unless proxy_auth_file sets a user and a password. The proxy ends with
+				this command; with --detach the agent keeps it until bastion stop.`),
+		},
+		examples: []string{
 			"bastion socks 1080",
 			"curl --socks5-hostname 127.0.0.1:1080 https://wiki.corp.internal/",
-			"HTTPS_PROXY=http://127.0.0.1:1080 git clone https://git.corp.internal/tools.git",
-			"bastion socks --proxy-domains corp.internal,'*.example.com' 1080   # what its PAC file sends here",
 			"bastion socks -d --name proxy 1080    # until bastion stop proxy",
-			"bastion socks --permit '*.corp.internal:443' :"),
-		Flags: a.settingFlags([]string{
-			config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput,
-		}, detachFlag(&o.detach), &textFlag{
-			names: []string{"name"}, value: "NAME", help: "name of the proxy for stop and wait",
-			set: func(v string) { o.name = v },
-		}),
-		Action: func(c *cli.Context) error { return a.socks(c, o) },
+		},
+		flags: []option{
+			detachFlag(&o.detach), &textFlag{
+				names: []string{"name"}, form: "NAME", help: "name of the proxy for stop and wait", set: func(v string) { o.name = v },
+			},
+		},
+		settings: []string{config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput},
+		run:      func(c *cli.Context) error { return a.socks(c, o) },
 	}
 }
 

@@ -41,35 +41,37 @@ type sshConfigFlags struct {
 	file          string
 }
 
-func (a *app) sshConfigCommand() *cli.Command {
+func (a *app) sshConfigCommand() *command {
 	var f sshConfigFlags
-	return &cli.Command{
-		Name:      "ssh-config",
-		Usage:     "print what ssh_config needs for this program, or keep it in ~/.ssh/config",
-		Category:  "Connect",
-		ArgsUsage: "[PATTERN]...",
-		Description: text(`
-			Prints a block for ssh_config: the bastion's own SSH server, the hosts behind it that match a PATTERN (*.internal unless
-			others are given) and EC2 instances by id. This program's path is filled in, and the options that are given here, such as
-			--profile, are passed on to it. docs/openssh.md explains the block; ssh_config.example is the same with comments. A PATTERN
-			is compared with the name that is typed, without user and port; "!" before it excepts hosts from the others.
-
-			With --write the block is kept at the top of ~/.ssh/config, between "# BEGIN bastion" and "# END bastion". Writing it again
-			replaces it; all else in the file stays as it is. --remove takes it out.`,
-			"bastion ssh-config",
+	return &command{
+		name:    "ssh-config",
+		summary: "print the block that ssh_config needs, or keep it in ~/.ssh/config",
+		group:   groupConnect,
+		args:    "[PATTERN]...",
+		about: []passage{
+			para(`Prints a block for ssh_config: the bastion's own SSH server, the hosts behind it that match a PATTERN (default:
+				*.internal) and EC2 instances by id. The block has this program's path and the options that are given here, for example
+				--profile. docs/openssh.md explains it; ssh_config.example is the same with comments.`),
+			para(`ssh compares a PATTERN with the name as typed, without user and port. "!" before a PATTERN excludes its hosts.`),
+			para(`With --write the block is kept at the top of ~/.ssh/config, between "# BEGIN bastion" and "# END bastion". Writing it
+				again replaces it; the rest of the file stays as it is.`),
+		},
+		examples: []string{
 			"bastion ssh-config --write '*.internal' '10.*'",
 			"bastion ssh-config --write --profile prod --instance-connect",
-			"bastion ssh-config --remove"),
-		Flags: a.settingFlags([]string{config.GroupAWS},
-			switchFlag(&f.write, "put the block into the file, or replace the one that is there", "write"),
-			switchFlag(&f.remove, "take the block out of the file", "remove"),
-			switchFlag(&f.connect, "sign in to EC2 instances with an ephemeral key, by EC2 Instance Connect",
-				"instance-connect"),
+			"bastion ssh-config --remove",
+		},
+		flags: []option{
+			switchFlag(&f.write, "add the block to the file, or replace the one there", "write"),
+			switchFlag(&f.remove, "remove the block from the file", "remove"),
+			switchFlag(&f.connect, "sign in to EC2 instances with an ephemeral key, by EC2 Instance Connect", "instance-connect"),
 			&textFlag{
-				names: []string{"file"}, value: "FILE", help: "file that --write and --remove change (default: ~/.ssh/config)",
+				names: []string{"file"}, form: "FILE", help: "file that --write and --remove change (default: ~/.ssh/config)",
 				set: func(v string) { f.file = v },
-			}),
-		Action: func(c *cli.Context) error { return a.sshConfig(c, f) },
+			},
+		},
+		settings: []string{config.GroupAWS},
+		run:      func(c *cli.Context) error { return a.sshConfig(c, f) },
 	}
 }
 

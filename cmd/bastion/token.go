@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/urfave/cli/v2"
@@ -11,26 +12,31 @@ import (
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-func (a *app) tokenCommand() *cli.Command {
-	return &cli.Command{
-		Name:      "token",
-		Usage:     "print an RDS IAM token, a password that is good for 15 minutes",
-		Category:  "Databases",
-		ArgsUsage: "SPEC",
-		Description: text(`
-			Prints a token for a user of an RDS database, and nothing else, on standard output. It is the user's password for new
-			connections of the next 15 minutes; treat it as one. It is made for the database's real name and port, and good through any
-			forward.
-
-			The database must have IAM authentication enabled, the user the role rds_iam (PostgreSQL) or AWSAuthenticationPlugin (MySQL), and
-			you the permission rds-db:connect for the user. Databases take tokens over TLS alone.`,
+func (a *app) tokenCommand() *command {
+	return &command{
+		name:    "token",
+		summary: "print an RDS IAM token, a password that is valid for 15 minutes",
+		group:   groupDatabases,
+		args:    "SPEC",
+		about: []passage{
+			para(`Prints a token for a user of an RDS database on standard output. It is the user's password for new connections in the
+				next 15 minutes; treat it as one. It is made for the database's real name and port, and works through every forward.`),
+			para(`The database must have IAM authentication enabled. The user needs the role rds_iam (PostgreSQL) or
+				AWSAuthenticationPlugin (MySQL). You need the permission rds-db:connect for the user. Databases take tokens only over
+				TLS.`),
+		},
+		examples: []string{
 			"bastion token rds:orders --user app",
-			"PGPASSWORD=$(bastion token rds:orders --user app) psql \"$(bastion url orders --format kv --user app)\"",
-			"bastion token orders.abc123.eu-central-1.rds.amazonaws.com:5432 --user app"),
-		Flags: a.settingFlags(showCommon, &textFlag{
-			names: []string{"user"}, value: "USER", help: "database user", set: func(v string) { a.login.user = v },
-		}),
-		Action: a.token,
+			"export PGPASSWORD=$(bastion token rds:orders --user app)",
+		},
+		flags: []option{&textFlag{
+			names: []string{"user"}, form: "USER", help: "database user", set: func(v string) { a.login.user = v },
+		}},
+		settings: showCommon,
+		complete: func([]string) []candidate {
+			return slices.DeleteFunc(a.targetCandidates(), func(c candidate) bool { return c.value == cacheSpec })
+		},
+		run: a.token,
 	}
 }
 
@@ -48,7 +54,7 @@ func (a *app) token(c *cli.Context) error {
 		return err
 	}
 	if a.login.user == "" {
-		return usage("name the user that has the role rds_iam: --user USER", "token: no database user is given")
+		return usage("name the user with the role rds_iam: --user USER", "token: the database user is missing")
 	}
 	e, token, err := a.makeToken(c.Context, s, spec, a.login.user)
 	if err != nil {

@@ -22,22 +22,24 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 )
 
-func (a *app) topCommand() *cli.Command {
-	return &cli.Command{
-		Name:     "top",
-		Usage:    "watch the agent's forwards, links and bastions in the terminal",
-		Category: "Agent",
-		Description: text(`
-			Shows, and brings up to date each second, what bastion dashboard shows in the browser: forwards with their throughput, links
-			and the SSM sessions that they use, bastions with their cost so far, and the latest connections.
-
-			The keys are: up and down (or k and j) choose a forward, a link or a bastion, and the rows follow; tab goes to the next kind, page
-			up and page down turn pages. s stops the chosen forward, after a question if it has connections, belongs to a command, or is
-			not on the screen. q ends. With -o json, or where the output is not a terminal, it prints all once and ends.`,
-			"bastion top",
-			"bastion top -o json | jq '.state.links[].live[].sessions'"),
-		Flags:  a.settingFlags([]string{config.GroupLocal, config.GroupOutput}),
-		Action: a.top,
+func (a *app) topCommand() *command {
+	return &command{
+		name:    "top",
+		summary: "watch the agent's forwards, links and bastions in the terminal",
+		group:   groupAgent,
+		about: []passage{
+			para(`Shows each second what bastion dashboard shows in the browser: forwards with their throughput, links with their SSM
+				sessions, bastions with their cost so far, and the latest connections.`),
+			terms("up, down, k, j", "choose a forward, a link or a bastion",
+				"tab", "go to the next kind",
+				"page up, page down", "turn pages",
+				"s", "stop the chosen forward; asks first if it has connections, belongs to a command or is off the screen",
+				"q", "end"),
+			para("With -o json, or if the output is not a terminal, it prints the state once and ends."),
+		},
+		examples: []string{"bastion top", "bastion top -o json | jq '.state.links[].live[].sessions'"},
+		settings: []string{config.GroupLocal, config.GroupOutput},
+		run:      a.top,
 	}
 }
 

@@ -23,27 +23,28 @@ import (
 // trustFlags are the flags of trust that are no settings.
 type trustFlags struct{ yes, list, remove bool }
 
-func (a *app) trustCommand() *cli.Command {
+func (a *app) trustCommand() *command {
 	var f trustFlags
-	return &cli.Command{
-		Name:      "trust",
-		Usage:     "show what a bastion.yaml wants, and let it have that",
-		Category:  "Other",
-		ArgsUsage: "[FILE|DIRECTORY]",
-		Description: text(`
-			A bastion.yaml that is found in the working directory or above it gives what a team shares: region, cluster, targets,
-			sizes. Settings that run a program, name a file, choose an identity or say what is executed in AWS are taken from it
-			only once you have trusted it. This command shows the settings, asks, and records the file's path and SHA-256: an edit
-			ends the trust. Without an argument it is about the file that commands would find.`,
-			"bastion trust",
-			"bastion trust ~/src/shop/bastion.yaml --yes",
-			"bastion trust --list",
-			"bastion trust --remove"),
-		Flags: a.settingFlags([]string{config.GroupOutput},
-			switchFlag(&f.yes, "agree without being asked, for scripts", "yes", "y"),
+	return &command{
+		name:    "trust",
+		summary: "show the settings of a bastion.yaml, and trust it",
+		group:   groupOther,
+		args:    "[FILE|DIRECTORY]",
+		about: []passage{
+			para(`A bastion.yaml in the working directory or above it has the settings that a team shares: region, cluster, targets,
+				sizes. bastion takes settings from it that run a program, name a file, choose an identity or say what AWS executes only
+				after you have trusted it.`),
+			para(`This command shows the settings, asks, and records the file's path and SHA-256: an edit ends the trust. Without an
+				argument it takes the file that commands would find.`),
+		},
+		examples: []string{"bastion trust", "bastion trust ~/src/shop/bastion.yaml --yes", "bastion trust --list"},
+		flags: []option{
+			switchFlag(&f.yes, "agree without a question, for scripts", "yes", "y"),
 			switchFlag(&f.list, "print the files that you trust", "list"),
-			switchFlag(&f.remove, "trust the file no more", "remove")),
-		Action: func(c *cli.Context) error { return a.trust(c, f) },
+			switchFlag(&f.remove, "end the trust in the file", "remove"),
+		},
+		settings: []string{config.GroupOutput},
+		run:      func(c *cli.Context) error { return a.trust(c, f) },
 	}
 }
 

@@ -35,59 +35,95 @@ func testApp() (*app, *bytes.Buffer) {
 	return newApp(stdio{out: &out, err: &out}), &out
 }
 
-func TestFlagsFirst(t *testing.T) {
+// Options may stand anywhere before "--"; --help and --version are commands wherever they stand there.
+func TestArrange(t *testing.T) {
 	for _, tt := range []struct{ in, want string }{
 		{"forward rds 1 --region x", "forward --region x -- rds 1"},
 		{"forward rds --region=x 1 -q", "forward --region=x -q -- rds 1"},
-		{"--region x forward rds", "--region x forward -- rds"},
+		{"--region x forward rds", "forward --region x -- rds"},
 		{"forward -L 1:a:2 -L 3:b:4", "forward -L 1:a:2 -L 3:b:4"},
 		{"forward -o json rds", "forward -o json -- rds"},
 		{"forward -- --odd", "forward -- --odd"},
 		{"forward --assign-public-ip rds", "forward --assign-public-ip -- rds"},
 		{"status", "status"},
 		{"forward rds :", "forward -- rds :"},
-		{"nonsense --x y", "nonsense --x y"},
 		{"-- forward", "-- forward"},
 		{"forward --unknown rds", "forward --unknown -- rds"},
+		{"-q", "-q"},
+		{"agent --log-file x run", "agent run --log-file x"},
+		{"ls", "ls forwards"},
+		{"ls -q targets", "ls targets -q"},
+		{"service run", "service run"},
+		{"--help", "help --"},
+		{"-h", "help --"},
+		{"forward rds:orders --help", "help -- forward"},
+		{"forward --unknown --name --help -o json -h rds", "help -o json -- forward"},
+		{"--help agent start", "help -- agent start"},
+		{"exec rds:orders -h -- psql --help", "help -- exec"},
+		{"exec rds:orders -- psql --help", "exec -- rds:orders -- psql --help"},
+		{"agent start --version", "version"},
+		{"--version -o json", "version -o json"},
+		{"forward rds --version --name x", "version"},
 	} {
 		a, _ := testApp()
-		got, err := flagsFirst(a.cli(), append([]string{"bastion"}, strings.Fields(tt.in)...))
+		got, err := a.arrange(append([]string{"bastion"}, strings.Fields(tt.in)...))
 		if err != nil || strings.Join(got[1:], " ") != tt.want {
-			t.Errorf("%s: got %q, %v; want %q", tt.in, got[1:], err, tt.want)
+			t.Errorf("%s: got %q, %v; want %q", tt.in, got, err, tt.want)
 		}
+	}
+	for in, want := range map[string]string{
+		"nonsense --help": `unknown command "nonsense"`, "agent stat --help": `unknown subcommand "stat"`,
+		"agent": "agent: a subcommand is missing", "forward --region": "the option --region needs a value",
+	} {
+		a, _ := testApp()
+		if got, err := a.arrange(append([]string{"bastion"}, strings.Fields(in)...)); err == nil || err.Error() != want {
+			t.Errorf("%s: got %q, %v; want %q", in, got, err, want)
+		}
+	}
+}
+
+// eachCommand calls do for every command and subcommand.
+func eachCommand(c *command, path string, do func(c *command, path string)) {
+	do(c, path)
+	for _, v := range c.verbs {
+		eachCommand(v, path+" "+v.name, do)
 	}
 }
 
 // Each command says what it does, by examples that are well-formed command lines.
 func TestEveryCommandHasExamples(t *testing.T) {
 	a, _ := testApp()
-	c := a.cli()
-	for _, cmd := range c.Commands {
-		_, examples, ok := strings.Cut(cmd.Description, "Examples:\n")
-		if !ok || !strings.Contains(examples, "bastion") {
-			t.Errorf("%s has no examples", cmd.Name)
+	root := a.root()
+	eachCommand(root, root.name, func(cmd *command, path string) {
+		if len(cmd.examples) == 0 || len(cmd.examples) > 3 && cmd != root {
+			t.Errorf("%s has %d examples", path, len(cmd.examples))
 		}
-		for line := range strings.Lines(examples) {
-			line, _, _ = strings.Cut(strings.TrimSpace(line), "  #")
-			for _, command := range regexp.MustCompile(`[;|&]+`).Split(line, -1) {
-				command, _, _ = strings.Cut(command, " -- ") // another program's
-				words := strings.Fields(command)
+		for _, line := range cmd.examples {
+			line, _, _ := strings.Cut(line, "  #")
+			for _, part := range regexp.MustCompile(`[;|&]+`).Split(line, -1) {
+				part, _, _ = strings.Cut(part, " -- ") // another program's
+				words := strings.Fields(part)
 				if len(words) < 2 || words[0] != "bastion" {
 					continue // of another program
 				}
-				of := c.Command(words[1])
-				if of == nil {
-					t.Errorf("%s: the example %q is of no command", cmd.Name, line)
+				if _, err := a.arrange(words); err != nil {
+					t.Errorf("%s: the example %q: %v", path, line, err)
 					continue
 				}
+				of := root
+				for _, w := range words[1:] {
+					if v := of.verb(w); v != nil {
+						of = v
+					}
+				}
 				for _, w := range words {
-					if strings.HasPrefix(w, "-") && findFlag(of.Flags, strings.TrimLeft(w, "-")) == nil {
-						t.Errorf("%s: the example %q has an unknown option", cmd.Name, line)
+					if isOption(w) && findOption(a.options(of), strings.TrimLeft(w, "-")) == nil {
+						t.Errorf("%s: the example %q has an unknown option", path, line)
 					}
 				}
 			}
 		}
-	}
+	})
 }
 
 func TestExitCodesAreDocumented(t *testing.T) {
@@ -377,7 +413,7 @@ func TestRunsAreIndependent(t *testing.T) {
 		for _, cmd := range c.Commands {
 			cmd.Action = func(*cli.Context) error { return nil }
 		}
-		sorted, err := flagsFirst(c, args)
+		sorted, err := a.arrange(args)
 		if err != nil {
 			t.Fatal(err)
 		}

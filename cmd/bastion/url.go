@@ -19,38 +19,36 @@ import (
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-func (a *app) urlCommand() *cli.Command {
-	var list strings.Builder
+func (a *app) urlCommand() *command {
+	var list []string
 	for _, f := range formats() {
-		fmt.Fprintf(&list, "\n\t\t\t  %-8s%s", f.Name, f.Help)
+		list = append(list, f.Name, f.Help)
 	}
-	return &cli.Command{
-		Name:      "url",
-		Usage:     "print the connection string of a running forward",
-		Category:  "Databases",
-		ArgsUsage: "NAME",
-		Description: text(`
-			Prints what a client takes to connect to a forward of the agent. NAME is the forward's, as bastion ls forwards shows it, or
-			its target, of the command's profile and region; NAME@LINK means one alone. The string has no password,
-			unless --iam-user asks for a token of RDS, which is one for 15 minutes.
-
-			The formats are:`+list.String()+`
-
-			TLS is asked for where the database is RDS's or DocumentDB's, and with a token. With --tls-ca the certificate is checked where
-			the client takes a file of certificates in a string, and the name in it too where the client can reach the database by
-			its real name: libpq always (--format kv, python), others with --hosts. docs/clients.md has the table.`,
+	return &command{
+		name:    "url",
+		summary: "print a running forward's connection string",
+		group:   groupDatabases,
+		args:    "NAME",
+		about: []passage{
+			para(`Prints the connection string with which a client reaches a forward of the agent. NAME is the forward's name, as bastion
+				ls forwards shows it, or its target, of the command's profile and region; NAME@LINK names one exactly. The string has a
+				password only with --iam-user: an RDS token, valid for 15 minutes. The formats are:`),
+			terms(list...),
+			para(`The string asks for TLS if the database is RDS or DocumentDB, and with a token. --tls-ca makes clients verify the
+				certificate; with libpq (kv, python) or --hosts they verify the name too. docs/clients.md has the table.`),
+		},
+		examples: []string{
 			"bastion forward -d rds:orders; bastion url rds:orders",
 			"psql \"$(bastion url rds:orders --format kv --user app --tls-ca global-bundle.pem)\"",
-			"bastion url rds:orders --format jdbc --user app",
-			"eval \"$(bastion url rds:orders --format env)\"",
-			"bastion url cache:sessions -o json | jq -r .url"),
-		Flags: a.settingFlags([]string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
-			append(a.loginFlags(), &textFlag{
-				names: []string{"format"}, value: strings.Join(formatNames(formats()), "|"),
-				help: "form of the connection string (default: uri)",
-				set:  func(v string) { a.format = v },
-			})...),
-		Action: a.url,
+			"bastion url cache:sessions -o json | jq -r .url",
+		},
+		flags: append(a.loginFlags(), &textFlag{
+			names: []string{"format"}, form: "FORMAT", help: "format of the connection string (default: uri)",
+			set: func(v string) { a.format = v }, values: plainWords(formatNames(formats())...),
+		}),
+		settings: []string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
+		complete: func([]string) []candidate { return append(a.forwardCandidates(), a.targetCandidates()...) },
+		run:      a.url,
 	}
 }
 
@@ -73,7 +71,7 @@ func (a *app) url(c *cli.Context) error {
 		if near := config.Nearest(a.format, names); near != "" {
 			next = "did you mean --format " + near + "?"
 		}
-		return usage(next, "url: there is no format %q", a.format)
+		return usage(next, "url: unknown format %q", a.format)
 	}
 	if err := errors.Join(a.login.check(), checkCA(s)); err != nil {
 		return err

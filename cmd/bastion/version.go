@@ -5,6 +5,8 @@ import (
 	"runtime/debug"
 
 	"github.com/urfave/cli/v2"
+
+	"github.com/bastion-ssm/bastion/internal/config"
 )
 
 // buildVersion is set by the linker (-X main.buildVersion=v1.2.3) for releases.
@@ -36,6 +38,18 @@ func readVersion() versionInfo {
 		v.Version = "(devel)"
 	}
 	return v
+}
+
+func (a *app) versionCommand() *command {
+	return &command{
+		name:     "version",
+		summary:  "print the version",
+		group:    groupOther,
+		about:    []passage{para("Prints the version, the Go version and the platform. --version, behind any command, does the same.")},
+		examples: []string{"bastion version", "bastion version -o json"},
+		settings: []string{config.GroupOutput},
+		run:      a.version,
+	}
 }
 
 func (a *app) version(c *cli.Context) error {
