@@ -63,6 +63,9 @@ func tables() string {
 	return b.String()
 }
 
+// maxHelp is the length of a setting's help that fits on two lines of 100 columns.
+const maxHelp = 180
+
 // Each setting must belong to a group that is shown, and its flag must be free.
 func TestTableIsComplete(t *testing.T) {
 	groups := make(map[string]bool)
@@ -82,6 +85,9 @@ func TestTableIsComplete(t *testing.T) {
 		}
 		if s.Help == "" || (s.Value == "") != s.IsSwitch() {
 			t.Errorf("%s lacks help, or the form of its value", s.Key)
+		}
+		if len(s.Help) > maxHelp {
+			t.Errorf("the help of %s has %d characters; docs/configuration.md is the place for more", s.Key, len(s.Help))
 		}
 	}
 }

@@ -159,7 +159,7 @@ const (
 	GroupGrant   = "Grants"
 	GroupLink    = "Link and forwards"
 	GroupProxy   = "Proxies and browsers"
-	GroupSSHD    = "OpenSSH server in place of a bastion task"
+	GroupSSHD    = "OpenSSH server instead of a bastion task"
 	GroupLocal   = "This machine"
 	GroupOutput  = "Output"
 )
@@ -185,18 +185,18 @@ func Lookup(key string) *Setting {
 var table = []*Setting{
 	{
 		Key: "profile", Group: GroupAWS, Value: "NAME", Trust: Personal,
-		Help:  "profile of the AWS configuration (by default what AWS_PROFILE says, as in the AWS CLI)",
+		Help:  "profile of the AWS configuration (by default that of AWS_PROFILE, as in the AWS CLI)",
 		field: func(s *Settings) any { return &s.Profile },
 	},
 	{
 		Key: "region", Group: GroupAWS, Value: "REGION", Trust: Project,
-		Help:  "AWS region (by default what AWS_REGION or the profile says)",
+		Help:  "AWS region (by default that of AWS_REGION or of the profile)",
 		field: func(s *Settings) any { return &s.Region },
 		check: awsRegion,
 	},
 	{
 		Key: "aws_timeout", Group: GroupAWS, Value: "DURATION", Default: "1m", Trust: Project,
-		Help:  "how long one call to AWS may take with its retries; one attempt gets a third of it",
+		Help:  "deadline of one call to AWS with its retries; one attempt gets a third of it",
 		field: func(s *Settings) any { return &s.AWSTimeout },
 		check: positive,
 	},
@@ -208,7 +208,7 @@ var table = []*Setting{
 	},
 	{
 		Key: "task_definition", Group: GroupBastion, Value: "NAME[:REV]", Default: "bastion", Trust: Personal,
-		Help:  "task definition that the bastion is started from: family, family:revision or ARN",
+		Help:  "task definition of the bastion: family, family:revision or ARN",
 		field: func(s *Settings) any { return &s.TaskDefinition },
 		check: notEmpty,
 	},
@@ -220,12 +220,12 @@ var table = []*Setting{
 	},
 	{
 		Key: "subnets", Group: GroupBastion, Value: "ID,...", Trust: Project,
-		Help:  "subnets that the task may be placed in; empty: found by subnet_tags",
+		Help:  "subnets for the task; empty: found by subnet_tags",
 		field: func(s *Settings) any { return &s.Subnets },
 	},
 	{
 		Key: "subnet_tags", Group: GroupBastion, Value: "KEY=VALUE,...", Default: "bastion=true", Trust: Project,
-		Help:  "tags that find the subnets where subnets is empty",
+		Help:  "tags that find the subnets if subnets is empty",
 		field: func(s *Settings) any { return &s.SubnetTags },
 	},
 	{
@@ -235,7 +235,7 @@ var table = []*Setting{
 	},
 	{
 		Key: "security_group_tags", Group: GroupBastion, Value: "KEY=VALUE,...", Default: "bastion=true", Trust: Project,
-		Help:  "tags that find the security groups where security_groups is empty",
+		Help:  "tags that find the security groups if security_groups is empty",
 		field: func(s *Settings) any { return &s.SecurityGroupTags },
 	},
 	{
@@ -245,31 +245,32 @@ var table = []*Setting{
 	},
 	{
 		Key: "task_size", Group: GroupBastion, Value: strings.Join(sizeNames(), "|"), Trust: Project,
-		Help: "size of a task that is started: small (0.25 vCPU, 0.5 GB), medium (0.5 vCPU, 1 GB) or large (1 vCPU, 2 GB); its CPU " +
-			"limits the speed. Empty: the task definition's size",
+		Help: "size of a new task: small (0.25 vCPU, 0.5 GB), medium (0.5 vCPU, 1 GB) or large (1 vCPU, 2 GB); its " +
+			"CPU limits the speed. Empty: the task definition's size",
 		field: func(s *Settings) any { return &s.TaskSize },
 		check: oneOf(sizeNames()...),
 	},
 	{
 		Key: "task_cpu", Group: GroupBastion, Value: "UNITS", Default: "0", Trust: Project,
-		Help:  "CPU units of a task that is started, 256 to 16384 in powers of two (1024 is a vCPU), in place of task_size's; 0: not set",
+		Help: "CPU units of a new task, 256 to 16384 in powers of two (1024 is a vCPU), instead of task_size's; 0: " +
+			"not set",
 		field: func(s *Settings) any { return &s.TaskCPU },
 		check: taskCPU,
 	},
 	{
 		Key: "task_memory", Group: GroupBastion, Value: "MIB", Default: "0", Trust: Project,
-		Help:  "memory of a task that is started, one of those that Fargate has for its CPU; 0: the least of them",
+		Help:  "memory of a new task, a value that Fargate offers for its CPU; 0: the smallest of them",
 		field: func(s *Settings) any { return &s.TaskMemory },
 		check: taskMemory,
 	},
 	{
 		Key: "tags", Group: GroupBastion, Value: "KEY=VALUE,...", Trust: Project,
-		Help:  "more tags for the tasks that are started, such as a cost centre",
+		Help:  "further tags for new tasks, for example a cost centre",
 		field: func(s *Settings) any { return &s.Tags },
 	},
 	{
 		Key: "start_timeout", Group: GroupBastion, Value: "DURATION", Default: "5m", Trust: Project,
-		Help:  "how long to wait for a bastion: task running, exec agent connected, bastiond answering",
+		Help:  "deadline for a new bastion: task running, exec agent connected, bastiond answering",
 		field: func(s *Settings) any { return &s.StartTimeout },
 		check: positive,
 	},
@@ -281,124 +282,124 @@ var table = []*Setting{
 	},
 	{
 		Key: "grant_lifetime", Group: GroupGrant, Value: "DURATION", Default: "1h", Trust: Project,
-		Help:  "how long the bastion accepts the ephemeral key; it is renewed while it is in use",
+		Help:  "how long the bastion accepts the ephemeral key; the agent renews a grant in use",
 		field: func(s *Settings) any { return &s.GrantLifetime },
 		check: between(time.Minute, 12*time.Hour),
 	},
 	{
 		Key: "permit", Group: GroupGrant, Value: "HOST:PORT,...", Trust: Project,
-		Help: "destinations that the grants of the agent's links are narrowed to; empty: all that the bastion allows. " +
-			"Without the agent, forward and proxy to a host ask for their own destinations only",
+		Help: "destinations that grants are narrowed to; empty: all that the bastion allows. Without the agent, " +
+			"forward and proxy to a host request only their own destinations",
 		field: func(s *Settings) any { return &s.Permit },
 	},
 	{
 		Key: "sessions", Group: GroupLink, Value: "NUMBER", Default: "8", Trust: Project,
-		Help: "most SSM sessions that one link may use; it begins with one, adds more while they make it faster, " +
-			"and ends those that are not used",
+		Help: "most SSM sessions of one link; a link starts with one, adds more while they make it faster, and " +
+			"ends unused ones",
 		field: func(s *Settings) any { return &s.Sessions },
 		check: intBetween(1, 16),
 	},
 	{
 		Key: "session_max_age", Group: GroupLink, Value: "DURATION", Default: "50m", Trust: Project,
-		Help: "age at which a session of a link is replaced by a new one, unseen by the connections; " +
-			"AWS closes the websocket of a session after about an hour",
+		Help: "age at which the link replaces a session, unseen by its connections; AWS closes a session's " +
+			"websocket after about an hour",
 		field: func(s *Settings) any { return &s.SessionMaxAge },
 		check: between(time.Minute, 24*time.Hour),
 	},
 	{
 		Key: "session_document", Group: GroupLink, Value: "auto|NAME", Default: "auto", Trust: Project,
-		Help: "SSM document of the sessions: AWS-StartSSHSession or AWS-StartPortForwardingSession; " +
-			"auto is the first, and on ECS tasks the second where AWS refuses the first or does not connect it",
+		Help: "SSM document of the sessions: AWS-StartSSHSession or AWS-StartPortForwardingSession; auto: the " +
+			"first, or the second on ECS tasks if AWS refuses the first",
 		field: func(s *Settings) any { return &s.SessionDocument },
 		check: oneOf("auto", "AWS-StartSSHSession", "AWS-StartPortForwardingSession"),
 	},
 	{
 		Key: "linger", Group: GroupLink, Value: "DURATION", Default: "30m", Trust: Project,
-		Help: "how long a link and its connections wait while no session gets through to the bastion: " +
-			"a network that is away, a machine that sleeps, credentials that have expired",
+		Help: "how long a link and its connections wait without a session to the bastion, for example during " +
+			"sleep, a network outage or expired credentials",
 		field: func(s *Settings) any { return &s.Linger },
 		check: between(time.Second, 24*time.Hour),
 	},
 	{
 		Key: "connect_timeout", Group: GroupLink, Value: "DURATION", Default: "30s", Trust: Project,
-		Help:  "how long one attempt to connect to a running bastion may take",
+		Help:  "deadline of one attempt to connect to a running bastion",
 		field: func(s *Settings) any { return &s.ConnectTimeout },
 		check: positive,
 	},
 	{
 		Key: "reconnect_timeout", Group: GroupLink, Value: "DURATION", Default: "30m", Trust: Project,
-		Help:  "how long a lost link is tried again before the command gives up with exit code 8",
+		Help:  "how long the link retries before the command gives up with exit code 8",
 		field: func(s *Settings) any { return &s.ReconnectTimeout },
 		check: positive,
 	},
 	{
 		Key: "reconnect_min", Group: GroupLink, Value: "DURATION", Default: "500ms", Trust: Project,
-		Help:  "pause before the second attempt to reconnect; it doubles, with jitter, up to reconnect_max",
+		Help:  "backoff before the second attempt to reconnect; it doubles, with jitter, up to reconnect_max",
 		field: func(s *Settings) any { return &s.ReconnectMin },
 		check: positive,
 	},
 	{
 		Key: "reconnect_max", Group: GroupLink, Value: "DURATION", Default: "30s", Trust: Project,
-		Help:  "longest pause between attempts to reconnect",
+		Help:  "longest backoff between attempts to reconnect",
 		field: func(s *Settings) any { return &s.ReconnectMax },
 		check: positive,
 	},
 	{
 		Key: "keepalive", Group: GroupLink, Value: "DURATION", Default: "15s", Trust: Project,
-		Help:  "interval of the probes that notice a dead SSH connection where it has one session only (an OpenSSH server)",
+		Help:  "interval of the probes that detect a dead SSH connection over one session (to an OpenSSH server)",
 		field: func(s *Settings) any { return &s.Keepalive },
 		check: positive,
 	},
 	{
 		Key: "hold_max", Group: GroupLink, Value: "NUMBER", Default: "256", Trust: Project,
-		Help:  "how many connections of a forward may wait for a link that is down; more are closed at once",
+		Help:  "most connections of a forward that wait for a link that is down; further ones are closed at once",
 		field: func(s *Settings) any { return &s.HoldMax },
 		check: intBetween(0, 65535),
 	},
 	{
 		Key: "hold_timeout", Group: GroupLink, Value: "DURATION", Default: "1m", Trust: Project,
-		Help:  "how long such a connection waits",
+		Help:  "how long a connection waits for a link that is down",
 		field: func(s *Settings) any { return &s.HoldTimeout },
 		check: positive,
 	},
 	{
 		Key: "allow_remote", Group: GroupLink, Default: "false", Trust: Personal,
-		Help: "let forward and socks listen on addresses that other machines reach, where one is asked for; " +
-			"whoever reaches them uses the tunnel",
+		Help: "let forward and socks listen on addresses that other machines reach; every client that reaches them " +
+			"uses the tunnel",
 		field: func(s *Settings) any { return &s.AllowRemote },
 	},
 	{
 		Key: "proxy_domains", Group: GroupProxy, Value: "DOMAIN,...", Default: "internal", Trust: Project,
-		Help: "what the PAC file of socks and browser sends through the bastion: corp.internal is that name and all below it, " +
-			"*.corp.internal only those below; all other names are reached directly",
+		Help: "names that the PAC file of socks and browser sends through the bastion: corp.internal means that " +
+			"name and all below it, *.corp.internal only those below",
 		field: func(s *Settings) any { return &s.ProxyDomains },
 		check: each(Domain),
 	},
 	{
 		Key: "proxy_cidrs", Group: GroupProxy, Value: "CIDR,...", Trust: Project,
-		Help: "networks whose addresses, where a URL has one in place of a name, the PAC file sends through the bastion; " +
-			"names are never resolved for that",
+		Help: "networks whose addresses the PAC file sends through the bastion, if a URL has an address; it never " +
+			"resolves names",
 		field: func(s *Settings) any { return &s.ProxyCIDRs },
 		check: each(CIDR),
 	},
 	{
 		Key: "proxy_auth_file", Group: GroupProxy, Value: "FILE", Trust: Personal,
-		Help: "file with USER:PASSWORD, which only its owner can read: what clients of socks must say; " +
-			"by default they need not say anything",
+		Help: "file with USER:PASSWORD, readable only by its owner, that clients of socks must send; by default " +
+			"they need no password",
 		field: func(s *Settings) any { return &s.ProxyAuthFile },
 		path:  func(string) bool { return true },
 	},
 	{
 		Key: "browser", Group: GroupProxy, Value: "NAME|PATH", Trust: Personal,
-		Help: "what bastion browser starts: chromium, chrome, edge, brave, firefox, or a program; " +
-			"by default the first of them that is installed",
+		Help: "browser for bastion browser: chromium, chrome, edge, brave, firefox or a program; " +
+			"by default the first installed one",
 		field: func(s *Settings) any { return &s.Browser },
 		path:  func(v string) bool { return strings.ContainsAny(v, "/\\") },
 	},
 	{
 		Key: "hosts", Group: GroupLink, Default: "false", Trust: Personal,
-		Help: "let forward and exec give each target an address of 127.0.0.0/8 of its own, where they listen on the target's port, " +
-			"and its name there in hosts_file while they run: for clients that cannot tell the name from the address",
+		Help: "give each target of forward and exec its own address in 127.0.0.0/8, with the target's port, and " +
+			"its name in hosts_file while they run",
 		field: func(s *Settings) any { return &s.Hosts },
 	},
 	{
@@ -410,16 +411,15 @@ var table = []*Setting{
 	},
 	{
 		Key: "redis_cluster", Group: GroupLink, Value: "auto|follow|terminate|off", Default: "auto", Trust: Project,
-		Help: "whether clients of a Redis or Valkey cluster are led to its nodes, by rewriting its answers: follow; terminate, which " +
-			"also speaks TLS with the nodes, so that clients speak without; off; auto is follow where AWS says that the target " +
-			"is a cluster without TLS",
+		Help: "how clients reach the nodes of a Redis or Valkey cluster: follow rewrites its answers, terminate " +
+			"also adds TLS, off does neither; auto: follow for clusters without TLS",
 		field: func(s *Settings) any { return &s.RedisCluster },
 		check: oneOf("auto", "follow", "terminate", "off"),
 	},
 	{
 		Key: "target", Group: GroupSSHD, Value: "TARGET", Trust: Personal,
-		Help: "SSM target of a running OpenSSH server, in place of a task with bastiond: " +
-			"i-..., mi-... or ecs:<cluster>_<task id>_<runtime id>",
+		Help: "SSM target of a running OpenSSH server, instead of a task with bastiond: i-..., mi-... or " +
+			"ecs:<cluster>_<task id>_<runtime id>",
 		field: func(s *Settings) any { return &s.Target },
 		check: ssmTarget,
 	},
@@ -437,97 +437,96 @@ var table = []*Setting{
 	},
 	{
 		Key: "ssh_host_key", Group: GroupSSHD, Value: "KEY|FILE", Trust: Personal,
-		Help: "host key of the OpenSSH server, required with target: the key (\"ssh-ed25519 AAAA...\") or a known_hosts file " +
-			"with an entry for the target",
+		Help: "host key of the OpenSSH server, required with target: the key (\"ssh-ed25519 AAAA...\") or a " +
+			"known_hosts file with an entry for the target",
 		field: func(s *Settings) any { return &s.SSHHostKey },
 		path:  func(v string) bool { return !IsPublicKey(v) },
 	},
 	{
 		Key: "ssh_identity", Group: GroupSSHD, Value: "agent|FILE", Default: "agent", Trust: Personal,
-		Help:  "the user's key: the SSH agent that SSH_AUTH_SOCK names, or a private key file",
+		Help:  "the user's key: the SSH agent of SSH_AUTH_SOCK, or a private key file",
 		field: func(s *Settings) any { return &s.SSHIdentity },
 		check: notEmpty,
 		path:  func(v string) bool { return v != "agent" },
 	},
 	{
 		Key: "no_agent", Group: GroupLocal, Default: "false", Trust: Project,
-		Help:  "do without the background agent: the command has a link of its own, which ends with it",
+		Help:  "work without the background agent: the command has its own link, which ends with it",
 		field: func(s *Settings) any { return &s.NoAgent },
 	},
 	{
 		Key: "agent_idle", Group: GroupLocal, Value: "DURATION", Default: "10m", Trust: Personal,
-		Help: "how long the agent keeps a link that nobody uses, and itself when there is nothing left to do; " +
-			"what the agent was started with counts",
+		Help:  "how long the agent keeps an unused link, and itself without work; the value at the agent's start counts",
 		field: func(s *Settings) any { return &s.AgentIdle },
 		check: between(time.Second, 24*time.Hour),
 	},
 	{
 		Key: "hosts_file", Group: GroupLocal, Value: "FILE", Trust: Personal,
-		Help: "hosts file that hosts changes, in a block that is removed again; " +
-			"by default the system's (/etc/hosts), which takes the rights to write it",
+		Help: "hosts file that hosts changes, in a block that it removes again; by default the system's " +
+			"(/etc/hosts), which needs the rights to write it",
 		field: func(s *Settings) any { return &s.HostsFile },
 		path:  func(string) bool { return true },
 	},
 	{
 		Key: "runtime_dir", Group: GroupLocal, Value: "DIR", Trust: Personal,
-		Help: "directory of the sockets of the agent and of those that OpenSSH asks (mode 0700); " +
-			"by default bastion in XDG_RUNTIME_DIR, or in the user's cache directory where that is not set",
+		Help: "directory of the sockets of the agent and for OpenSSH (mode 0700); by default bastion in " +
+			"XDG_RUNTIME_DIR or in the user's cache directory",
 		field: func(s *Settings) any { return &s.RuntimeDir },
 		path:  func(string) bool { return true },
 	},
 	{
 		Key: "state_dir", Group: GroupLocal, Value: "DIR", Trust: Personal,
-		Help: "directory of what outlives the agent: its log and the list of detached forwards (mode 0700); " +
-			"by default bastion in XDG_STATE_HOME, on macOS and Windows in the user's application data",
+		Help: "directory of the agent's log and of the list of detached forwards (mode 0700); by default bastion " +
+			"in XDG_STATE_HOME or in the user's application data",
 		field: func(s *Settings) any { return &s.StateDir },
 		path:  func(string) bool { return true },
 	},
 	{
 		Key: "remember_host_keys", Group: GroupLocal, Default: "true", Trust: Personal,
-		Help: "keep the host key of a running task in runtime_dir once the task has told it through ECS Exec; " +
-			"later commands then connect without waiting for ECS Exec's answer",
+		Help: "keep a task's host key, received through ECS Exec, in runtime_dir; later commands connect without " +
+			"waiting for ECS Exec",
 		field: func(s *Settings) any { return &s.RememberHostKeys },
 	},
 	{
 		Key: "metrics_listen", Group: GroupLocal, Value: "ADDRESS:PORT", Trust: Personal,
-		Help: "loopback address at which the agent serves /metrics for Prometheus, /livez and /readyz; empty: only on its own " +
-			"socket. It needs metrics_token_file; what the agent was started with counts",
+		Help: "loopback address at which the agent serves /metrics, /livez and /readyz; empty: only on its socket. " +
+			"Needs metrics_token_file; the value at the agent's start counts",
 		field: func(s *Settings) any { return &s.MetricsListen },
 		check: loopback,
 	},
 	{
 		Key: "metrics_token_file", Group: GroupLocal, Value: "FILE", Trust: Personal,
-		Help: "file with the bearer token that /metrics asks for, readable by you only: other users of this machine reach " +
-			"loopback addresses too",
+		Help: "file with the bearer token for /metrics, readable only by you, because other users of this machine " +
+			"reach loopback addresses too",
 		field: func(s *Settings) any { return &s.MetricsTokenFile },
 		path:  func(string) bool { return true },
 	},
 	{
 		Key: "price_vcpu_hour", Group: GroupLocal, Value: "USD", Default: "0.04048", Trust: Project,
-		Help:  "what a vCPU costs in an hour, for the estimate of what a bastion costs (the default: Fargate, Linux/x86, us-east-1)",
+		Help:  "price of a vCPU for an hour, for the cost estimate; by default Fargate's for Linux/x86 in us-east-1",
 		field: func(s *Settings) any { return &s.PriceVCPUHour },
 		check: price,
 	},
 	{
 		Key: "price_gb_hour", Group: GroupLocal, Value: "USD", Default: "0.004445", Trust: Project,
-		Help:  "what a gigabyte of memory costs in an hour, likewise",
+		Help:  "price of a gigabyte of memory for an hour, for the cost estimate",
 		field: func(s *Settings) any { return &s.PriceGBHour },
 		check: price,
 	},
 	{
 		Key: "output", Short: "o", Group: GroupOutput, Value: "text|json", Default: "text", Trust: Project,
-		Help:  "format of what is printed on standard output",
+		Help:  "format of standard output",
 		field: func(s *Settings) any { return &s.Output },
 		check: oneOf("text", "json"),
 	},
 	{
 		Key: "quiet", Short: "q", Group: GroupOutput, Default: "false", Trust: Project,
-		Help:  "no progress on standard error; errors are still printed",
+		Help:  "print errors only on standard error, without progress",
 		field: func(s *Settings) any { return &s.Quiet },
 	},
 	{
 		Key: "verbose", Short: "v", Group: GroupOutput, Default: "false", Trust: Project,
-		Help:  "log what is done on standard error",
+		Help:  "log each step on standard error",
 		field: func(s *Settings) any { return &s.Verbose },
 	},
 }
@@ -626,7 +625,7 @@ func FromTexts(texts map[string]string) (Settings, error) {
 	var s Settings
 	for key := range texts {
 		if Lookup(key) == nil {
-			return s, fail.New(fail.Usage, "", fmt.Errorf("there is no setting %q", key), "see docs/configuration.md")
+			return s, fail.New(fail.Usage, "", fmt.Errorf("unknown setting %q", key), "see docs/configuration.md")
 		}
 	}
 	for _, setting := range table {
@@ -656,7 +655,7 @@ func parseDuration(text string) (time.Duration, error) {
 	d, err := time.ParseDuration(text)
 	if err != nil {
 		if _, numErr := strconv.Atoi(text); numErr == nil {
-			return 0, fmt.Errorf("%q has no unit; say for example %ss or %sm", text, text, text)
+			return 0, fmt.Errorf("%q has no unit; write for example %ss or %sm", text, text, text)
 		}
 		return 0, fmt.Errorf("%q is not a duration such as 90s, 5m or 1h30m", text)
 	}
@@ -691,7 +690,7 @@ func splitMap(text string) (map[string]string, error) {
 			return nil, fmt.Errorf("%q is not KEY=VALUE", item)
 		}
 		if _, dup := out[k]; dup {
-			return nil, fmt.Errorf("%q is there twice", k)
+			return nil, fmt.Errorf("duplicate key %q", k)
 		}
 		out[k] = v
 	}
@@ -731,7 +730,7 @@ func positive(text string) error {
 		return err
 	}
 	if d <= 0 {
-		return fmt.Errorf("%s is not more than 0", text)
+		return fmt.Errorf("%s is not positive", text)
 	}
 	return nil
 }
