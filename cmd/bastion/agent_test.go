@@ -392,7 +392,7 @@ func TestAgentBadInput(t *testing.T) {
 		}},
 		{"forward -d rds:nonesuch :", 3, []string{"nonesuch"}},
 		{"forward -d --name a/b cache :", 2, []string{"is no name for a forward"}},
-		{"forward -d --name x cache : rds :", 2, []string{"--name is for one forward"}},
+		{"forward -d --name x cache : rds :", 2, []string{"--name names one forward"}},
 		{"forward -d --no-agent cache :", 2, []string{"leave out --no-agent"}},
 		{"forward -d 127.0.0.1:1 0.0.0.0:0", 2, []string{"--allow-remote", "others could use the tunnel"}},
 		{"wait nonesuch --timeout 100ms", 9, []string{"there is none", "bastion ls forwards"}},

@@ -193,7 +193,7 @@ func (a *app) agentLogs(ctx context.Context, s config.Settings, follow bool) err
 	path := filepath.Join(state, logName)
 	f, err := os.Open(path)
 	if err != nil {
-		return fail.New(fail.Other, "read the agent's log", err, "it is made when a command starts the agent")
+		return fail.New(fail.Other, "read the agent's log", err, "run bastion agent start; a log begins when a command starts the agent")
 	}
 	defer func() { _ = f.Close() }()
 	r := bufio.NewReader(f)
@@ -293,7 +293,7 @@ func (a *app) connectAgent(ctx context.Context, s config.Settings) (*api.Client,
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeoutCause(ctx, agentStart, fail.New(fail.Timeout, "start the agent",
-		fmt.Errorf("it does not serve after %s", agentStart), "bastion agent run shows why; --no-agent does without it"))
+		fmt.Errorf("the agent is not ready after %s", agentStart), "run bastion agent run to see why, or add --no-agent"))
 	defer cancel()
 	for {
 		info, err := client.Info(ctx)
@@ -327,7 +327,7 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 	const op = "start the agent"
 	self, err := os.Executable()
 	if err != nil {
-		return fail.New(fail.Other, op, err, "bastion agent run, in another terminal, does the same")
+		return fail.New(fail.Other, op, err, "run bastion agent run in another terminal")
 	}
 	state, err := agent.StateDir(s)
 	if err != nil {
@@ -364,7 +364,7 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 	err = cmd.Start()
 	_ = w.Close()
 	if err != nil {
-		return fail.New(fail.Other, op, err, "bastion agent run, in another terminal, does the same")
+		return fail.New(fail.Other, op, err, "run bastion agent run in another terminal")
 	}
 	ended := make(chan error, 1)
 	go func() { ended <- cmd.Wait() }() // if it serves, it ends after this process
@@ -386,8 +386,8 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 	if strings.Contains(said.String(), daemon.ErrRunning.Error()) {
 		return pause(ctx, agentPoll) // another command has started it and it is about to serve
 	}
-	return fail.New(fail.Other, op, fmt.Errorf("it has ended: %s", strings.TrimSpace(said.String())),
-		"--no-agent does without it")
+	return fail.New(fail.Other, op, fmt.Errorf("the agent ended: %s", strings.TrimSpace(said.String())),
+		"run the command with --no-agent")
 }
 
 // openCrashFile opens the file of what an agent says outside of its log: why it did not start, or crashed. Several may

@@ -65,7 +65,7 @@ func (a *app) agentStop(ctx context.Context, s config.Settings) error {
 	}
 	killed, err := endWithin(ctx, gone, func() error {
 		if owner := agent.SocketOwner(client.Socket()); owner != pid && owner != 0 {
-			return fmt.Errorf("the process %d is not the agent any more", pid)
+			return fmt.Errorf("process %d is no longer the agent", pid)
 		}
 		p, err := os.FindProcess(pid)
 		if err != nil {

@@ -113,7 +113,7 @@ func (a *app) warnOfVariables(environ []string) {
 			continue
 		}
 		if near := config.Nearest(name, known); near != "" {
-			_ = printf(a.err, "bastion: the variable %s is no setting and is ignored; did you mean %s?\n",
+			_ = printf(a.err, "bastion: the variable %s is not a setting and is ignored; did you mean %s?\n",
 				full, prefix+near)
 		}
 	}

@@ -267,7 +267,7 @@ func (a *app) printStatus(st statusOutput) error {
 
 func (a *app) printBastions(st agent.Status) error {
 	if st.Target != "" {
-		err := printf(a.out, "using the OpenSSH server at %s; there is no bastion task\n", st.Target)
+		err := printf(a.out, "using the OpenSSH server at %s, without a bastion task\n", st.Target)
 		return err
 	}
 	if len(st.Bastions) == 0 {

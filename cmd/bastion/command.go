@@ -193,7 +193,7 @@ func (a *app) arrange(args []string) ([]string, error) {
 			o := findOption(a.reachable(cmd), name)
 			if o != nil && !hasValue && o.value() != "" {
 				if i++; i == len(rest) {
-					return nil, usage("bastion help settings says which", "the option %s needs a value", dashes(name))
+					return nil, usage("bastion help settings lists the options", "the option %s needs a value", dashes(name))
 				}
 				words = append(words, rest[i]) //nolint:gosec // i is at most len(rest), and was just compared with it
 			}

@@ -126,7 +126,7 @@ func (a *app) completion(c *cli.Context) error {
 	}
 	script, ok := completionScripts[c.Args().First()]
 	if !ok {
-		return usage("choose one of: "+strings.Join(shells, ", "), "no completion for the shell %q", c.Args().First())
+		return usage("choose one of: "+strings.Join(shells, ", "), "completion: unknown shell %q", c.Args().First())
 	}
 	return a.document("script", script)
 }

@@ -92,10 +92,10 @@ const openerPatience = 2 * time.Second
 func openPage(ctx context.Context, link api.Dashboard) error {
 	if runtime.GOOS == "linux" && os.Getenv("DISPLAY") == "" && os.Getenv("WAYLAND_DISPLAY") == "" &&
 		os.Getenv("BROWSER") == "" {
-		return errors.New("there is no display")
+		return errors.New("this session has no display")
 	}
 	if link.Page == "" {
-		return errors.New("there is no page that leads to it")
+		return errors.New("the page with the address could not be written")
 	}
 	cmd := exec.CommandContext(context.WithoutCancel(ctx), "xdg-open", link.Page)
 	switch runtime.GOOS {

@@ -45,7 +45,7 @@ func (a *app) loginFlags() []option {
 
 func (l login) check() error {
 	if l.user != "" && l.iamUser != "" && l.user != l.iamUser {
-		return usage("--iam-user alone names the user", "--user and --iam-user are two users")
+		return usage("leave out --user; --iam-user names the user", "--user and --iam-user name different users")
 	}
 	return nil
 }
@@ -178,13 +178,13 @@ func parseExec(args []string) ([]targets.Pair, []string, error) {
 	const usageLine = "write bastion exec SPEC... -- PROGRAM [ARGUMENT]..."
 	i := slices.Index(args, "--")
 	if i < 0 {
-		return nil, nil, usage(usageLine, "exec: there is no -- before the program")
+		return nil, nil, usage(usageLine, "exec: -- before the program is missing")
 	}
 	if i == len(args)-1 {
-		return nil, nil, usage(usageLine, "exec: no program is given")
+		return nil, nil, usage(usageLine, "exec: the program is missing")
 	}
 	if i == 0 {
-		return nil, nil, usage(usageLine, "exec: no target is given")
+		return nil, nil, usage(usageLine, "exec: the target is missing")
 	}
 	pairs, err := targets.ParsePair(args[:i])
 	if err != nil {
@@ -234,8 +234,8 @@ func findProgram(name string) (string, error) {
 		return "", &exitError{exitNotExecutable, usage("make it executable, or name another program",
 			"exec: %s cannot be run: permission denied", name)}
 	}
-	return "", &exitError{exitNotFound, usage("check the name and PATH; the program comes behind --",
-		"exec: there is no program %s", name)}
+	return "", &exitError{exitNotFound, usage("check the name and PATH; the program comes after --",
+		"exec: program %s not found", name)}
 }
 
 // lookUp finds the endpoints, for what must be known of them before they are forwarded, and makes a token for each if

@@ -27,7 +27,7 @@ func parseEnvFlag(text string) (execEnv, error) {
 	target, format, _ := strings.Cut(rest, ",")
 	switch {
 	case !ok || target == "":
-		return execEnv{}, usage(next, "--env %s names no target", text)
+		return execEnv{}, usage(next, "--env %s: the target is missing", text)
 	case !envName.MatchString(name):
 		return execEnv{}, usage(next, "--env: %q is not the name of a variable", name)
 	case strings.HasPrefix(name, "BASTION_"):
@@ -61,9 +61,9 @@ func checkEnvFlags(all []execEnv, pairs []targets.Pair) error {
 		}
 		switch at := targetsCalled(names, e.target); {
 		case len(at) == 0:
-			return usage("name one of: "+strings.Join(names, ", "), "--env %s: %s is none of the targets", e.name, e.target)
+			return usage("name one of: "+strings.Join(names, ", "), "--env %s: %s is not one of the targets", e.name, e.target)
 		case len(at) > 1:
-			return usage("name one of: "+strings.Join(names, ", "), "--env %s: %s may be several targets", e.name, e.target)
+			return usage("name one of: "+strings.Join(names, ", "), "--env %s: %s matches several targets", e.name, e.target)
 		}
 	}
 	return nil

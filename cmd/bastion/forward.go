@@ -108,15 +108,15 @@ func (a *app) forward(c *cli.Context, o forwardFlags) error {
 	}
 	if o.name != "" {
 		if len(requests) != 1 {
-			return usage("name them one by one", "--name is for one forward, and there are %d", len(requests))
+			return usage("run bastion forward --name NAME once for each forward", "--name names one forward, and the command has %d", len(requests))
 		}
 		requests[0].Name, a.named = o.name, true
 	}
 	var names *hostNames
 	if s.Hosts {
 		if o.detach {
-			return usage("leave out --detach: the names end with the command; or leave out --hosts",
-				"the names that --hosts gives cannot be left to the agent")
+			return usage("leave out --detach or --hosts",
+				"--detach cannot keep the names that --hosts sets: they end with the command")
 		}
 		if names, err = a.hostsFor(ctx, s, requests); err != nil {
 			return err
@@ -157,7 +157,7 @@ func (a *app) parseForwards(args []string, s config.Settings) ([]api.ForwardRequ
 		pairs = append(pairs, pair)
 	}
 	if len(pairs) == 0 {
-		return nil, usage("say what to forward, for example: bastion forward rds:orders 12345", "no target is given")
+		return nil, usage("name a target, for example: bastion forward rds:orders 12345", "forward: the target is missing")
 	}
 	for i := range pairs {
 		target := pairs[i].Target
@@ -244,7 +244,7 @@ func (s *session) link(ctx context.Context, permit []string) (*agent.Link, error
 	}
 	limit := s.settings.StartTimeout + s.settings.ConnectTimeout
 	ready, cancel := context.WithTimeoutCause(ctx, limit, fail.New(fail.Timeout, "connect to the bastion",
-		fmt.Errorf("no connection within %s", limit), "try again, or allow more time with --start-timeout"))
+		fmt.Errorf("no connection to the bastion within %s", limit), "try again, or allow more time with --start-timeout"))
 	defer cancel()
 	link.Start(ctx)
 	if err := link.Ready(ready); err != nil {

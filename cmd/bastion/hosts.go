@@ -99,7 +99,7 @@ func hostsPort(listen string, e targets.Endpoint) (int, error) {
 	case err != nil:
 		return 0, err
 	case local.Host != "":
-		return 0, usage("leave the address out", "--hosts gives %s an address, and %s is another", e.Name, listen)
+		return 0, usage("leave out the address", "--hosts gives %s an address, and %s is another", e.Name, listen)
 	case local.Port != 0:
 		return local.Port, nil
 	}

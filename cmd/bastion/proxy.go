@@ -105,7 +105,7 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 	}
 	host := strings.TrimSuffix(strings.TrimPrefix(c.Args().Get(0), "["), "]")
 	if host == "" {
-		return usage("usage: bastion proxy HOST PORT", "the host is empty")
+		return usage("usage: bastion proxy HOST PORT", "proxy: the host is empty")
 	}
 	port, err := portArg(c.Args().Get(1))
 	if err != nil {
@@ -117,11 +117,11 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 		s.Quiet = true
 	}
 	if f.connect != "" && !strings.HasPrefix(host, "i-") {
-		return usage("leave it out, or give an instance's id as HOST",
-			"--instance-connect is for EC2 instances; %s is none", host)
+		return usage("leave out --instance-connect, or name an instance's id as HOST",
+			"--instance-connect is for EC2 instances; %s is not one", host)
 	}
 	if f.pass && (isBastion(host) || agent.IsInstance(host) || !a.usesAgent(ctx, s)) {
-		return usage("leave it out, and ProxyUseFdpass too",
+		return usage("leave out --fdpass and ProxyUseFdpass",
 			"--fdpass is for connections by the agent, to hosts behind the bastion")
 	}
 	switch {
@@ -197,7 +197,7 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, 
 	defer func() { _ = conn.Close() }()
 	out, ok := a.raw.out.(*os.File)
 	if !ok {
-		return true, usage("leave out --fdpass", "standard output is no file")
+		return true, usage("leave out --fdpass", "standard output is not a file")
 	}
 	return true, passConn(out, conn)
 }

@@ -11,6 +11,6 @@ import (
 )
 
 func passConn(*os.File, net.Conn) error {
-	return fail.New(fail.Usage, "hand the connection to ssh", errors.New("this system has no such thing"),
+	return fail.New(fail.Usage, "hand the connection to ssh", errors.New("this system cannot pass connections to ssh"),
 		"leave out --fdpass")
 }

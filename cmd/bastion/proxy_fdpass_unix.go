@@ -18,16 +18,16 @@ func passConn(out *os.File, conn net.Conn) error {
 	const next = "--fdpass is for ssh_config's ProxyUseFdpass yes; leave both out"
 	local, err := net.FileConn(out)
 	if err != nil {
-		return fail.New(fail.Usage, op, errors.New("standard output is no socket"), next)
+		return fail.New(fail.Usage, op, errors.New("standard output is not a socket"), next)
 	}
 	defer func() { _ = local.Close() }()
 	to, ok := local.(*net.UnixConn)
 	if !ok {
-		return fail.New(fail.Usage, op, errors.New("standard output is no unix socket"), next)
+		return fail.New(fail.Usage, op, errors.New("standard output is not a unix socket"), next)
 	}
 	from, ok := conn.(syscall.Conn)
 	if !ok {
-		return fail.New(fail.Other, op, errors.New("the connection is none of the system's"), next)
+		return fail.New(fail.Other, op, errors.New("the connection is not a file descriptor"), next)
 	}
 	raw, err := from.SyscallConn()
 	if err != nil {

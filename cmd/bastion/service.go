@@ -173,7 +173,7 @@ func systemd(ctx context.Context, op, file string) (service.System, error) {
 			return s, nil
 		}
 	}
-	return nil, fail.New(fail.Other, op, errors.New("this program knows no systemd"), withoutService)
+	return nil, fail.New(fail.Other, op, errors.New("this program is built without systemd"), withoutService)
 }
 
 // escape makes the program and its arguments what systemd takes for them.
@@ -280,7 +280,7 @@ func (m *managed) needInstalled(verb string) error {
 	ok, err := m.installed()
 	if err == nil && !ok {
 		return fail.New(fail.Usage, verb+" the service", errors.New("it is not installed"),
-			"bastion service install installs it; "+withoutService)
+			"run bastion service install; "+withoutService)
 	}
 	return err
 }
@@ -293,7 +293,7 @@ func (a *app) serviceInstall(_ context.Context, s config.Settings, m *managed) e
 	}
 	if ok {
 		return fail.New(fail.Usage, op, errors.New("it is installed already"),
-			"bastion service uninstall takes it away; then install it anew")
+			"run bastion service uninstall, then install it again")
 	}
 	if runtime.GOOS == "windows" {
 		if err := a.signIn(m); err != nil {

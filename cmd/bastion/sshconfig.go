@@ -79,9 +79,9 @@ func (a *app) sshConfigCommand() *command {
 func (a *app) sshConfig(c *cli.Context, f sshConfigFlags) error {
 	switch {
 	case f.write && f.remove:
-		return usage("give one of them", "--write and --remove exclude each other")
+		return usage("leave out --write or --remove", "--write and --remove exclude each other")
 	case f.file != "" && !f.write && !f.remove:
-		return usage("add --write or --remove; without them the block is printed", "--file says which file to change")
+		return usage("add --write or --remove", "--file needs --write or --remove: without them the block is printed")
 	case f.remove && c.NArg() > 0:
 		return usage("usage: bastion ssh-config --remove [--file FILE]", "--remove takes no patterns")
 	}
@@ -354,7 +354,7 @@ func editBlock(path string, block []byte) (bool, error) {
 		mark := old[:len(old)-len(text)] // it stays before everything
 		begin, end, err := findBlock(text)
 		if err != nil {
-			wrong = fail.New(fail.Usage, op, err, "mend the marks by hand: "+blockBegin+" and "+blockEnd+", one of each")
+			wrong = fail.New(fail.Usage, op, err, "correct the marks by hand: one "+blockBegin+" and one "+blockEnd)
 			return nil, wrong
 		}
 		return slices.Concat(mark, text[:begin], block, text[end:]), nil
@@ -388,7 +388,7 @@ func findBlock(data []byte) (begin, end int, err error) {
 			begin = at
 		case blockEnd:
 			if begin < 0 || end > 0 {
-				return 0, 0, errors.New("bastion's block ends where it has not begun")
+				return 0, 0, errors.New("bastion's block ends before it begins")
 			}
 			end = at + len(line)
 		}

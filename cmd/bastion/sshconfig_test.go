@@ -310,7 +310,7 @@ func TestSSHConfigBad(t *testing.T) {
 		{[]string{"a\nProxyCommand x"}, "is not a pattern of hosts"},
 		{[]string{"--profile", "a\nb"}, "ssh_config cannot hold"},
 		{[]string{"--write", "--file", "open"}, "has no end"},
-		{[]string{"--write", "--file", "closed"}, "ends where it has not begun"},
+		{[]string{"--write", "--file", "closed"}, "ends before it begins"},
 		{[]string{"--remove", "--file", "twice"}, "begins twice"},
 		{[]string{"--write", "--file", "dangling"}, "leads nowhere"},
 		{[]string{"--write", "--file", "."}, "not a file"},

@@ -22,12 +22,12 @@ func checkPatterns(patterns []string) error {
 		}
 	}
 	if len(negative) > 0 && len(positive) == 0 {
-		return usage("give what it is an exception of too: '*.internal' '!db.internal'", "%s alone matches no host", patterns[0])
+		return usage("add the pattern that it is an exception from: '*.internal' '!db.internal'", "%s alone matches no host", patterns[0])
 	}
 	for _, p := range positive {
 		for _, n := range negative {
 			if covers(n, p) {
-				return usage("leave one of the two out", "the pattern %s never matches: !%s excepts all of it", p, n)
+				return usage("leave out one of them", "the pattern %s never matches: !%s excepts all of it", p, n)
 			}
 		}
 	}

@@ -66,7 +66,7 @@ func TestSSHPatterns(t *testing.T) {
 		{"!*.internal", "alone matches no host", "'*.internal' '!db.internal'"},
 		{"!a !b", "alone matches no host", ""},
 		{"*.internal !*", "nothing is left", ""},
-		{"*.internal !*.internal", "excepts all of it", "leave one"},
+		{"*.internal !*.internal", "excepts all of it", "leave out one"},
 		{"db.internal a.corp !*.internal", "excepts all of it", ""},
 		{"10.1.* !10.*", "excepts all of it", ""},
 		{"db-?.internal !db-*", "excepts all of it", ""},

@@ -175,7 +175,7 @@ func (o trustOutput) question() string {
 // askTrust asks at the terminal. Anything but yes is an error.
 func (a *app) askTrust(ctx context.Context, question string) error {
 	if !term.IsTerminal(int(a.in.Fd())) {
-		return usage("read what it shows and add --yes", "trust asks at a terminal, and standard input is none")
+		return usage("read the settings above and add --yes", "trust asks at a terminal, and standard input is not one")
 	}
 	fmt.Fprint(a.err, question)
 	answered := make(chan string, 1)
@@ -205,7 +205,7 @@ func projectFile(named string, ignored func(error)) (*config.Found, error) {
 	}
 	found, err := config.FindProject(ignored)
 	if err == nil && found == nil {
-		err = usage("name the file: bastion trust FILE", "there is no %s here or above that commands would use", config.FileName)
+		err = usage("name the file: bastion trust FILE", "no directory from here up has a %s that commands would use", config.FileName)
 	}
 	return found, err
 }
@@ -262,7 +262,7 @@ func (a *app) distrust(c *cli.Context, store config.Store, s config.Settings) er
 	}
 	verb := "was not trusted"
 	if had {
-		verb = "is not trusted any more"
+		verb = "is no longer trusted"
 	}
 	err = printf(a.out, "%q %s\n", path, verb)
 	return err

@@ -123,7 +123,7 @@ func noFormat(who, format string, d dsn.Database) error {
 		_, ok := f.Of(d)
 		return !ok
 	})
-	return usage("choose one of: "+strings.Join(formatNames(can), ", "), "%s: there is no format %s for %s", who, format, what)
+	return usage("choose one of: "+strings.Join(formatNames(can), ", "), "%s: format %s does not exist for %s", who, format, what)
 }
 
 // formats are the forms of a connection string, by name.
@@ -175,8 +175,8 @@ func findForward(ctx context.Context, all []api.Forward, name string, m meant) (
 	switch {
 	case errors.Is(err, errNoForward):
 	case err == nil && f.State == api.ForwardKept:
-		return f, fail.New(fail.NoTarget, "", fmt.Errorf("no agent is running, which would open the forward %s again", f.Name),
-			"bastion agent start does so")
+		return f, fail.New(fail.NoTarget, "", fmt.Errorf("the agent, which would open the forward %s again, is not running", f.Name),
+			"run bastion agent start")
 	case err == nil && f.State == api.ForwardFailed:
 		return f, fail.New(fail.NoTarget, "", fmt.Errorf("the forward %s does not work: %s", f.Name, cmp.Or(f.Error, string(f.State))),
 			cmp.Or(f.Next, reopen(f)))
