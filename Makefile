@@ -24,7 +24,7 @@ PLATFORMS = linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Fresh programs are the Go tool's business: it builds only what has changed.
-.PHONY: help demo test npm build check lint vuln format cross tidy fuzz bench bench-scale pictures deps deps-demo peers tools man completions clean $(COMMANDS)
+.PHONY: help demo test npm build check verify lint vuln format cross tidy fuzz bench bench-scale pictures deps deps-demo peers tools man completions clean $(COMMANDS)
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -40,9 +40,10 @@ build: $(COMMANDS) ## build bastion, bastiond and bastion-lab into build/
 $(COMMANDS):
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
 
-check: deps npm tools lint vuln cross ## everything that a change must pass: format, lint, known vulnerabilities, modules, tests, platforms
-	$(MAKE) tidy
+check: deps npm tools verify vuln ## everything that a change must pass: verify, known vulnerabilities, tests
 	$(TEST)
+
+verify: tidy lint cross ## what a change must pass besides tests: tidy modules, format, lint, the other platforms
 
 lint: build/tools/gofumpt build/tools/golangci-lint ## format check, go vet and golangci-lint
 	@out=$$(build/tools/gofumpt -d .); [ -z "$$out" ] || { echo "$$out"; echo "make format mends this"; exit 1; }
