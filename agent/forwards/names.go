@@ -113,9 +113,13 @@ func haveNames(names []string) string {
 	return fmt.Sprintf("there are %q; bastion ls forwards shows them", slices.Compact(names))
 }
 
-// Arrange sorts what is shown of forwards, the oldest first, and gives each the text that means it alone.
-func Arrange(shown []api.Forward) {
+// Sort sorts what is shown of forwards: the oldest first.
+func Sort(shown []api.Forward) {
 	slices.SortFunc(shown, func(x, y api.Forward) int { return cmp.Or(x.Opened.Compare(y.Opened), cmp.Compare(x.Name, y.Name)) })
+}
+
+// Refer gives each forward the text that means it alone.
+func Refer(shown []api.Forward) {
 	n := make(map[string]int)
 	for _, f := range shown {
 		n[f.Name]++
@@ -171,7 +175,7 @@ func (r *Registry) freeName(f *Forward, name string) string {
 // taken is the refusal of a name that holder has.
 func taken(name string, holder *Forward) error {
 	what := cmp.Or(holder.record.Request.Target, "a proxy")
-	if listen := holder.record.Request.Listen; listen != "" {
+	if listen := holder.record.Request.Listen; listen != "" && holder.state != Opening { // until then it is as it was asked for
 		what += " at " + listen
 	}
 	return fail.New(fail.Usage, "", &api.NameTaken{Name: name, By: what},

@@ -46,7 +46,8 @@ func TestCalled(t *testing.T) {
 		}
 	}
 	shown := []api.Forward{{Name: "db", Link: "l1", Opened: tuesday}, {Name: "db", Link: "l2", Opened: monday}, {Name: "cache", Link: "l1", Opened: monday}}
-	Arrange(shown)
+	Sort(shown)
+	Refer(shown)
 	if shown[0].Ref != "cache" || shown[1].Ref != "db@l2" || shown[2].Ref != "db@l1" {
 		t.Errorf("%+v", shown)
 	}
@@ -94,10 +95,16 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s: %v", tt.what, err)
 		}
 	}
-	// The refusal is told as what it is, by the API too.
-	_, err := named(t).Open([]Asked{{record("lab", "db", "rds:other"), true, 0}}, monday)
-	if taken, ok := errors.AsType[*api.NameTaken](api.NewError(err).Err()); !ok || taken.Name != "db" || taken.By != "rds:db" {
-		t.Errorf("by the API: %v", api.NewError(err).Err())
+	// The refusal is told as what it is, by the API too, with the address where one is open.
+	for name, by := range map[string]string{"db": "rds:db at 127.0.0.1:1", "opens": "rds:opens", "lost": "rds:lost at 127.0.0.1:1"} {
+		r := named(t)
+		for _, f := range r.forwards {
+			f.record.Request.Listen = "127.0.0.1:1"
+		}
+		_, err := r.Open([]Asked{{record("lab", name, "rds:other"), true, 0}}, monday)
+		if taken, ok := errors.AsType[*api.NameTaken](api.NewError(err).Err()); !ok || taken.Name != name || taken.By != by {
+			t.Errorf("by the API: %v, want by %s", api.NewError(err).Err(), by)
+		}
 	}
 }
 
