@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"maps"
 	"os"
 	"slices"
 	"sync"
@@ -12,6 +13,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
@@ -41,6 +43,7 @@ type Daemon struct {
 	log     *slog.Logger
 	started time.Time
 	store   store
+	writer  writer
 
 	ctx    context.Context // ends when the Daemon is to end
 	cancel context.CancelFunc
@@ -48,18 +51,17 @@ type Daemon struct {
 	page   page
 	dials  dials
 
-	mu       sync.Mutex
-	revision uint64
-	changed  chan struct{} // closed and replaced at each revision
-	engines  map[string]*engine
-	forwards map[ident]*forward
-	unopened map[ident]unopened
-	audit    []api.AuditEvent
-	requests int                // under way
-	used     time.Time          // when there was last something to do
-	owners   map[[32]byte]owned // by the sum of the credentials
-	closing  bool
-	unsaved  error // why the forwards could not be written down the last time
+	mu          sync.Mutex
+	revision    uint64
+	changed     chan struct{} // closed and replaced at each revision
+	engines     map[string]*engine
+	registry    forwards.Registry                 // the only home of the forwards' states
+	controllers map[*forwards.Forward]*controller // of those that serve
+	audit       []api.AuditEvent
+	requests    int                // under way
+	used        time.Time          // when there was last something to do
+	owners      map[[32]byte]owned // by the sum of the credentials
+	closing     bool
 }
 
 // New returns a Daemon.
@@ -70,9 +72,9 @@ func New(cfg Config) *Daemon {
 	d := &Daemon{
 		cfg: cfg, log: cfg.Logger, started: time.Now(), used: time.Now(), changed: make(chan struct{}),
 		store:   storeIn(cfg.StateDir),
-		engines: make(map[string]*engine), forwards: make(map[ident]*forward), unopened: make(map[ident]unopened),
-		owners: make(map[[32]byte]owned),
+		engines: make(map[string]*engine), controllers: make(map[*forwards.Forward]*controller), owners: make(map[[32]byte]owned),
 	}
+	d.writer = writer{write: d.store.save, kept: d.kept, log: d.log}
 	d.ctx, d.cancel = context.WithCancel(context.Background())
 	return d
 }
@@ -117,14 +119,15 @@ func (d *Daemon) close() {
 	d.page.close()
 	d.mu.Lock()
 	d.closing = true
-	engines, forwards := d.engines, d.forwards
-	d.engines, d.forwards = nil, nil
+	engines, controllers := d.engines, slices.Collect(maps.Values(d.controllers))
+	d.engines = nil
 	d.mu.Unlock()
-	for _, f := range forwards {
-		f.cancel(errShutdown)
+	d.writer.close()
+	for _, c := range controllers {
+		c.cancel(errShutdown)
 	}
-	for _, f := range forwards {
-		<-f.done
+	for _, c := range controllers {
+		<-c.done
 	}
 	var all sync.WaitGroup
 	for _, e := range engines {
@@ -135,6 +138,13 @@ func (d *Daemon) close() {
 }
 
 var errShutdown = errors.New("the agent ends")
+
+// kept returns the records of the forwards that are to come back.
+func (d *Daemon) kept() (records []forwards.Record, revision uint64) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.registry.Kept()
+}
 
 // touch begins a new revision. The caller holds d.mu.
 func (d *Daemon) touch() {
@@ -201,8 +211,8 @@ func (d *Daemon) retire() {
 func (d *Daemon) dropEngines() (ended bool) {
 	d.mu.Lock()
 	uses := make(map[*engine]bool)
-	for _, f := range d.forwards {
-		uses[f.engine] = true
+	for _, c := range d.controllers {
+		uses[c.engine] = true
 	}
 	var drop []*engine
 	for key, e := range d.engines {
@@ -215,7 +225,7 @@ func (d *Daemon) dropEngines() (ended bool) {
 	if len(drop) > 0 {
 		d.touch()
 	}
-	if d.requests > 0 || len(d.engines) > 0 || len(d.forwards) > 0 || len(d.unopened) > 0 {
+	if d.requests > 0 || len(d.engines) > 0 || len(d.registry.All()) > 0 {
 		d.used = time.Now()
 	}
 	if ended = !d.cfg.Stay && time.Since(d.used) >= d.cfg.Idle; ended {
@@ -247,27 +257,28 @@ func (d *Daemon) State() api.State {
 	for _, e := range d.engines {
 		engines = append(engines, e)
 	}
-	for _, f := range d.forwards {
-		st.Forwards = append(st.Forwards, f.show())
-	}
-	for _, u := range d.unopened {
-		st.Forwards = append(st.Forwards, u.show())
+	for _, f := range d.registry.All() {
+		st.Forwards = append(st.Forwards, d.show(f))
 	}
 	d.mu.Unlock()
 	for _, e := range engines {
 		st.Links = append(st.Links, e.show())
 	}
 	slices.SortFunc(st.Links, func(x, y api.Link) int { return cmp.Compare(x.ID, y.ID) })
-	sortForwards(st.Forwards)
-	refer(st.Forwards)
+	forwards.Sort(st.Forwards)
+	forwards.Refer(st.Forwards)
 	if st.Audit == nil {
 		st.Audit = []api.AuditEvent{}
 	}
 	return st
 }
 
-func sortForwards(all []api.Forward) {
-	slices.SortFunc(all, func(x, y api.Forward) int { return cmp.Or(x.Opened.Compare(y.Opened), cmp.Compare(x.Name, y.Name)) })
+// show returns what others see of a forward. The caller holds d.mu.
+func (d *Daemon) show(f *forwards.Forward) api.Forward {
+	if c := d.controllers[f]; c != nil {
+		return c.show()
+	}
+	return f.Show()
 }
 
 // Wait returns the state once its revision is another than after, or ctx is done.
@@ -325,39 +336,37 @@ func (d *Daemon) Bastions(ctx context.Context) []api.Account {
 // Stop ends the forward that ref means, NAME or NAME@LINK, or all if it is "all", forgets them, and returns them.
 func (d *Daemon) Stop(ref string) ([]api.Forward, error) {
 	d.mu.Lock()
-	there := make(map[ident]string, len(d.forwards)+len(d.unopened))
-	for id, u := range d.unopened {
-		there[id] = u.record.Link
+	if d.closing {
+		d.mu.Unlock()
+		return nil, errClosing
 	}
-	for id, f := range d.forwards {
-		there[id] = f.record.Link
-	}
-	ids, err := called(there, ref)
-	var stop []*forward
-	out := make([]api.Forward, 0, len(ids))
-	for _, id := range ids {
-		if f := d.forwards[id]; f != nil {
-			stop = append(stop, f)
+	called, err := d.registry.Called(ref)
+	var stop []*controller
+	out := make([]api.Forward, 0, len(called))
+	for _, f := range called {
+		if c := d.controllers[f]; c != nil {
+			stop = append(stop, c)
+			continue
 		}
-		if u, ok := d.unopened[id]; ok {
-			out = append(out, u.show())
-			delete(d.unopened, id)
-		}
-	}
-	if len(out) > 0 {
-		d.save()
+		out = append(out, f.Show())
+		d.registry.End(f, errStopped)
 		d.touch()
 	}
 	d.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	for _, f := range stop {
-		f.cancel(errStopped)
-		<-f.done
-		out = append(out, f.show())
+	_ = d.writer.save() // it logs a failure
+	for _, c := range stop {
+		c.cancel(errStopped)
 	}
-	sortForwards(out)
+	for _, c := range stop {
+		<-c.done
+		d.mu.Lock()
+		out = append(out, c.show())
+		d.mu.Unlock()
+	}
+	forwards.Sort(out)
 	return out, nil
 }
 

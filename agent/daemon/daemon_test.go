@@ -18,6 +18,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
@@ -225,7 +226,7 @@ func TestForwardName(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := ForwardName(tt.name, spec); got != tt.want || !goodName.MatchString(got) {
+		if got := ForwardName(tt.name, spec); got != tt.want || !forwards.ValidName(got) {
 			t.Errorf("%s: %q, want %q", tt.spec, got, tt.want)
 		}
 	}
@@ -237,7 +238,7 @@ func TestStore(t *testing.T) {
 	if records, err := s.load(); err != nil || records != nil {
 		t.Errorf("without a file: %v, %v", records, err)
 	}
-	want := []record{{Request: api.ForwardRequest{Name: "db", Target: "rds:db"}, Link: "x", Target: "h:1", TLS: true}}
+	want := []forwards.Record{{Request: api.ForwardRequest{Name: "db", Target: "rds:db"}, Link: "x", Target: "h:1", TLS: true}}
 	if err := s.save(want); err != nil {
 		t.Fatal(err)
 	}
@@ -309,8 +310,8 @@ func runDaemon(t *testing.T, cfg Config) (d *Daemon, end func()) {
 }
 
 // testRecord is a forward that was written down.
-func testRecord(name, listen string) record {
-	return record{
+func testRecord(name, listen string) forwards.Record {
+	return forwards.Record{
 		Request: api.ForwardRequest{Name: name, Kind: api.KindTCP, Target: "db.test:1", Listen: listen}, Target: "db.test:1",
 		Scope: api.Scope{Env: map[string]string{"AWS_REGION": "eu-test-1"}}, Owner: "arn:test", Link: "of another version",
 	}
@@ -327,7 +328,7 @@ func TestRestoreTaken(t *testing.T) {
 	defer func() { _ = taken.Close() }()
 	s := store{path: filepath.Join(cfg.StateDir, "forwards.json")}
 	addr := taken.Addr().String()
-	if err := s.save([]record{testRecord("busy", addr), testRecord("free", "127.0.0.1:0"), testRecord("other", addr)}); err != nil {
+	if err := s.save([]forwards.Record{testRecord("busy", addr), testRecord("free", "127.0.0.1:0"), testRecord("other", addr)}); err != nil {
 		t.Fatal(err)
 	}
 	d, end := runDaemon(t, cfg)
@@ -376,9 +377,13 @@ func TestRestoreUnread(t *testing.T) {
 		t.Fatal(err)
 	}
 	d, _ := runDaemon(t, cfg)
-	d.mu.Lock()
-	d.save()
-	d.mu.Unlock()
+	d.restoreOne("db")
+	if err := d.writer.save(); err != nil {
+		t.Error(err)
+	}
+	if records, err := d.store.load(); err != nil || len(records) != 1 {
+		t.Errorf("written down: %+v, %v", records, err)
+	}
 	if data, err := os.ReadFile(path + ".unread"); err != nil || string(data) != `{"v":2}` {
 		t.Errorf("%q, %v", data, err)
 	}
@@ -393,14 +398,22 @@ func TestLinkUp(t *testing.T) {
 	}
 	defer func() { _ = ln.Close() }()
 	e := &engine{d: d}
-	f := &forward{d: d, name: "db", detached: true, ln: ln, engine: e}
-	d.forwards[f.id] = f
+	opening, err := d.registry.Open([]forwards.Asked{{Record: testRecord("db", ""), Detached: true}}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := opening[0]
+	if _, err := d.registry.Ready(f, f.Record(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	c := &controller{d: d, f: f, ln: ln, engine: e}
+	d.controllers[f] = c
 	d.linkEnded(e, errors.New("gone"))
-	if got := f.show(); got.State != api.ForwardFailed || got.Error == "" || got.Since.IsZero() {
+	if got := c.show(); got.State != api.ForwardFailed || got.Error == "" || got.Since.IsZero() {
 		t.Errorf("without a link: %+v", got)
 	}
 	e.onState(tunnel.State{Phase: tunnel.Up})
-	if got := f.show(); got.State != api.ForwardReady || got.Error != "" || !got.Since.IsZero() {
+	if got := c.show(); got.State != api.ForwardReady || got.Error != "" || !got.Since.IsZero() {
 		t.Errorf("with a link: %+v", got)
 	}
 }
@@ -428,41 +441,14 @@ func TestFailures(t *testing.T) {
 	})
 }
 
-// Who opens a detached forward hears that the state directory does not take it, until it does again.
-func TestUnsaved(t *testing.T) {
-	d, cfg := newDaemon(t, time.Minute)
-	save := func() string {
-		d.mu.Lock()
-		d.save()
-		d.mu.Unlock()
-		return d.unsavedNote()
-	}
-	if note := save(); note != "" {
-		t.Errorf("a note without a reason: %s", note)
-	}
-	away := cfg.StateDir + ".away"
-	if err := os.Rename(cfg.StateDir, away); err != nil {
-		t.Fatal(err)
-	}
-	if note := save(); !strings.Contains(note, "will not come back") {
-		t.Errorf("without the state directory: %q", note)
-	}
-	if err := os.Rename(away, cfg.StateDir); err != nil {
-		t.Fatal(err)
-	}
-	if note := save(); note != "" {
-		t.Errorf("with the directory again: %s", note)
-	}
-}
-
-// forward returns the only forward of a name.
-func (d *Daemon) forward(t *testing.T, name string) *forward {
+// controller returns the controller of the only forward of a name.
+func (d *Daemon) controller(t *testing.T, name string) *controller {
 	t.Helper()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for id, f := range d.forwards {
-		if id.name == name {
-			return f
+	for _, c := range d.controllers {
+		if c.name() == name {
+			return c
 		}
 	}
 	t.Fatalf("there is no forward %s", name)

@@ -6,5 +6,8 @@
 // while. Forwards are listeners whose connections go through an engine. Those that are attached to a request end with it, also when
 // the command was killed; detached ones are written to a file, without secrets, and come back when the agent starts again.
 //
+// Package forwards has the state of each forward; a controller here has its listener and its clients. docs/adr/0011-forward-states.md
+// says which step leads where.
+//
 // One process at a time holds the lock beside the socket, which the system releases whatever becomes of the process.
 package daemon

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
@@ -563,7 +564,7 @@ func (e *engine) show() api.Link {
 	e.mu.Unlock()
 	c := e.condition()
 	out := api.Link{
-		ID: e.id, Owner: e.owner, Profile: profileOf(e.scope, e.owner), Region: e.agent.Region(), Account: e.agent.Account(),
+		ID: e.id, Owner: e.owner, Profile: forwards.ProfileOf(e.scope, e.owner), Region: e.agent.Region(), Account: e.agent.Account(),
 		LastUsed: used, State: c.state, Since: c.since, Retry: c.retry, Live: e.agent.Live(),
 	}
 	out.Error, out.Next = inWords(c.err)

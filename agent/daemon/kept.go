@@ -1,21 +1,17 @@
 package daemon
 
 import (
-	"maps"
-	"slices"
+	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/forwards"
 )
 
 // Kept returns the detached forwards that come back when the agent starts. It is for when no agent runs.
 func Kept(stateDir string) ([]api.Forward, error) {
-	records, err := storeIn(stateDir).load()
-	out := make([]api.Forward, len(records))
-	for i := range records {
-		out[i] = records[i].kept()
-	}
-	sortForwards(out)
-	refer(out)
+	registry, err := registryOf(storeIn(stateDir))
+	out := showKept(registry.All())
+	forwards.Refer(out)
 	return out, err
 }
 
@@ -28,32 +24,38 @@ func Forget(socket, stateDir, ref string) ([]api.Forward, error) {
 	}
 	defer release()
 	s := storeIn(stateDir)
-	records, err := s.load()
+	registry, err := registryOf(s)
 	if err != nil {
 		return nil, err
 	}
-	kept := make(map[ident]record, len(records))
-	there := make(map[ident]string, len(records))
-	for _, r := range records {
-		kept[r.ident()], there[r.ident()] = r, r.Link
-	}
-	ids, err := called(there, ref)
-	if err != nil || len(ids) == 0 {
+	gone, err := registry.Called(ref)
+	if err != nil || len(gone) == 0 {
 		return nil, err
 	}
-	out := make([]api.Forward, 0, len(ids))
-	for _, id := range ids {
-		r := kept[id]
-		out = append(out, r.kept())
-		delete(kept, id)
+	for _, f := range gone {
+		registry.End(f, errStopped)
 	}
-	sortForwards(out)
-	return out, s.save(slices.Collect(maps.Values(kept)))
+	records, _ := registry.Kept()
+	return showKept(gone), s.save(records)
 }
 
-// kept returns what others see of the record while no agent runs.
-func (r *record) kept() api.Forward {
-	out := r.show()
-	out.State, out.Detached = api.ForwardKept, true
+// registryOf returns a registry of the forwards in a file; an empty one with an error.
+func registryOf(s store) (*forwards.Registry, error) {
+	registry := new(forwards.Registry)
+	records, err := s.load()
+	for _, r := range records {
+		registry.Restore(r, time.Time{})
+	}
+	return registry, err
+}
+
+// showKept returns what others see of forwards while no agent runs.
+func showKept(all []*forwards.Forward) []api.Forward {
+	out := make([]api.Forward, len(all))
+	for i, f := range all {
+		out[i] = f.Show()
+		out[i].State = api.ForwardKept
+	}
+	forwards.Sort(out)
 	return out
 }

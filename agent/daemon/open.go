@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"regexp"
 	"strconv"
 	"strings"
 	"sync"
@@ -14,19 +13,26 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// maxForwards bounds the forwards of one request, and of all.
-const maxForwards = 256
-
 // maxCommand bounds the name of what asks, in bytes.
 const maxCommand = 64
 
-var goodName = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+// wish is a forward that a request asks for, until a controller has it or the request fails.
+type wish struct {
+	record forwards.Record // its name is the one that was asked for, or its target's
+	local  targets.Local
+	target targets.Spec
+	f      *forwards.Forward // Opening, once its scope is known; nil with a twin
+	ln     net.Listener      // once it is open; the request's, until a controller has it
+	twins  []*controller     // of detached forwards that were there before and are as this one is to be, whoever they are of
+	twin   *controller       // the one among them that is of the same engine, in place of this one; or nil
+}
 
 // Open opens the forwards of req, or none of them, and tells emit of the events, one at a time. With detached ones it returns then;
 // others it closes when ctx is done. What it returns was told as EventError.
@@ -41,9 +47,9 @@ func (d *Daemon) Open(ctx context.Context, req api.OpenRequest, emit func(api.Ev
 	defer events.close()
 	w := &watcher{emit: events.try}
 	defer w.leave() // an attached request hears of its link as long as it lasts
-	forwards, err := d.openAll(ctx, req, events, w)
+	controllers, err := d.openAll(ctx, req, events, w)
 	if err == nil && !req.Detached {
-		err = d.attend(ctx, forwards)
+		err = d.attend(ctx, controllers)
 		if errors.Is(err, errStopped) || errors.Is(err, errShutdown) {
 			events.last(api.Event{Event: api.EventStopped, Text: err.Error()})
 			return nil
@@ -55,101 +61,120 @@ func (d *Daemon) Open(ctx context.Context, req api.OpenRequest, emit func(api.Ev
 	return err
 }
 
-// openAll opens the forwards of a request, which the Daemon has then.
-func (d *Daemon) openAll(ctx context.Context, req api.OpenRequest, events *events, w *watcher) ([]*forward, error) {
-	forwards, err := d.parse(req, events)
+// openAll opens the forwards of a request, whose controllers then have them. Detached ones that were there before are among these.
+func (d *Daemon) openAll(ctx context.Context, req api.OpenRequest, events *events, w *watcher) ([]*controller, error) {
+	wishes, err := parse(req)
 	if err != nil {
 		return nil, err
 	}
-	if err := d.open(ctx, req, forwards, events, w); err != nil {
+	controllers, link, err := d.open(ctx, req, wishes, events, w)
+	if err != nil {
+		d.abandon(wishes, err)
 		if d.ctx.Err() != nil && ctx.Err() != nil {
 			err = errClosing
 		}
 		return nil, err
 	}
-	return forwards, nil
+	var unsaved error
+	if req.Detached {
+		unsaved = d.writer.save()
+	}
+	d.announce(req, wishes, controllers, link, unsaved, events)
+	return controllers, nil
 }
 
+// open opens the forwards. If it fails, what it has opened is left to abandon.
 func (d *Daemon) open(
-	ctx context.Context, req api.OpenRequest, forwards []*forward, events *events, w *watcher,
-) error {
+	ctx context.Context, req api.OpenRequest, wishes []*wish, events *events, w *watcher,
+) ([]*controller, *agent.Link, error) {
 	settings, err := config.FromTexts(req.Scope.Settings)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	for _, f := range forwards {
+	for _, f := range wishes {
 		if f.record.Request.Kind == api.KindProxy {
 			if _, err := agent.ProxyConfig(settings); err != nil {
-				return err
+				return nil, nil, err
 			}
 		}
 	}
 	if req.Detached {
-		d.findTwins(forwards, settings, agent.NewEnv(req.Scope.Env).Public())
+		d.findTwins(wishes, settings, agent.NewEnv(req.Scope.Env).Public())
 	}
-	kept := false
-	defer func() {
-		for _, f := range forwards {
-			if !kept && f.ln != nil {
-				_ = f.ln.Close()
-			}
-		}
-	}()
 	// What can be wrong on this machine is found before AWS is asked.
-	if err := listenKnown(ctx, forwards, settings.AllowRemote); err != nil {
-		return err
+	if err := d.listenKnown(ctx, wishes, settings.AllowRemote); err != nil {
+		return nil, nil, err
 	}
 	e, release, err := d.engine(ctx, req.Scope, w)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	w.release = release
-	if err := d.place(e, forwards); err != nil {
-		return err
+	if err := d.place(e, req, wishes); err != nil {
+		return nil, nil, err
 	}
-	if err := listenKnown(ctx, forwards, settings.AllowRemote); err != nil {
-		return err
+	if err := d.listenKnown(ctx, wishes, settings.AllowRemote); err != nil {
+		return nil, nil, err
 	}
-	if err := e.endpoints(ctx, forwards, settings, events); err != nil {
-		return err
+	if err := d.endpoints(ctx, e, wishes, settings, events); err != nil {
+		return nil, nil, err
 	}
 	link, err := e.ready(ctx)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
-	if err := d.addForwards(e, forwards); err != nil {
-		return err
+	controllers, err := d.handOver(e, wishes, events)
+	return controllers, link, err
+}
+
+// abandon ends what a request that has failed was opening.
+func (d *Daemon) abandon(wishes []*wish, why error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, f := range wishes {
+		if f.ln != nil {
+			_ = f.ln.Close()
+		}
+		if f.f != nil {
+			d.registry.End(f.f, why)
+		}
 	}
-	kept = true
-	if note := d.unsavedNote(); req.Detached && note != "" {
-		events.try(api.Event{Event: api.EventNote, Text: note})
+}
+
+// announce tells a request what it has got. unsaved says why it is not written down.
+func (d *Daemon) announce(
+	req api.OpenRequest, wishes []*wish, controllers []*controller, link *agent.Link, unsaved error, events *events,
+) {
+	note := func(text string) { events.try(api.Event{Event: api.EventNote, Text: text}) }
+	if unsaved != nil {
+		note("the detached forwards cannot be written down, and will not come back when the agent starts again: " + unsaved.Error())
 	}
-	for _, f := range forwards {
-		if wanted := cmp.Or(f.record.Request.Name, f.name); req.Detached && f.twin == nil && wanted != f.name {
-			events.try(api.Event{Event: api.EventNote, Text: "another forward has the name " + wanted + "; this one is " + f.name})
+	for i, f := range wishes {
+		name := controllers[i].name()
+		if wanted := cmp.Or(f.record.Request.Name, name); req.Detached && f.twin == nil && wanted != name {
+			note("another forward has the name " + wanted + "; this one is " + name)
 		}
 		if f.record.Note != "" {
-			events.try(api.Event{Event: api.EventNote, Text: f.name + ": " + f.record.Note})
+			note(name + ": " + f.record.Note)
 		}
 	}
 	events.try(api.Event{Event: api.EventLink, Link: linkState(link.State())})
-	out := make([]api.Forward, len(forwards))
+	out := make([]api.Forward, len(controllers))
 	d.mu.Lock()
-	for i, f := range forwards {
-		out[i] = cmp.Or(f.twin, f).show()
+	for i, c := range controllers {
+		out[i] = c.show()
 	}
 	d.mu.Unlock()
 	events.last(api.Event{Event: api.EventForwards, Forwards: out})
-	return nil
 }
 
 // attend waits until a request or one of its forwards ends, ends the others, and returns why.
-func (d *Daemon) attend(ctx context.Context, forwards []*forward) error {
-	ended := make(chan struct{}, len(forwards))
+func (d *Daemon) attend(ctx context.Context, controllers []*controller) error {
+	ended := make(chan struct{}, len(controllers))
 	var watchers sync.WaitGroup
-	for _, f := range forwards {
+	for _, c := range controllers {
 		watchers.Go(func() {
-			<-f.done
+			<-c.done
 			ended <- struct{}{}
 		})
 	}
@@ -158,17 +183,17 @@ func (d *Daemon) attend(ctx context.Context, forwards []*forward) error {
 	case <-ended:
 	}
 	var why error
-	for _, f := range forwards {
+	for _, c := range controllers {
 		select {
-		case <-f.done:
+		case <-c.done:
 			if why == nil {
-				why = f.why
+				why = c.f.Why()
 			}
 		default:
 		}
 	}
-	for _, f := range forwards {
-		f.cancel(context.Canceled)
+	for _, c := range controllers {
+		c.cancel(context.Canceled)
 	}
 	watchers.Wait()
 	switch {
@@ -181,20 +206,17 @@ func (d *Daemon) attend(ctx context.Context, forwards []*forward) error {
 }
 
 // parse reads the requests.
-func (d *Daemon) parse(req api.OpenRequest, events *events) ([]*forward, error) {
-	if len(req.Forwards) == 0 || len(req.Forwards) > maxForwards {
+func parse(req api.OpenRequest) ([]*wish, error) {
+	if len(req.Forwards) == 0 || len(req.Forwards) > forwards.Max {
 		return nil, fail.New(fail.Usage, "", fmt.Errorf("%d forwards in one request", len(req.Forwards)),
-			fmt.Sprintf("ask for 1 to %d", maxForwards))
+			fmt.Sprintf("ask for 1 to %d", forwards.Max))
 	}
 	if len(req.Command) > maxCommand {
 		return nil, fail.New(fail.Usage, "", fmt.Errorf("a command of %d bytes", len(req.Command)), "give its name alone")
 	}
-	var out []*forward
+	var out []*wish
 	for _, r := range req.Forwards {
-		f := &forward{
-			d: d, named: r.Name != "", detached: req.Detached, pid: req.PID, opened: time.Now(), done: make(chan struct{}), events: events,
-			record: record{Request: r, Command: req.Command, Scope: api.Scope{Settings: req.Scope.Settings}},
-		}
+		f := &wish{record: forwards.Record{Request: r, Command: req.Command, Scope: api.Scope{Settings: req.Scope.Settings}}}
 		var err error
 		if r.Listen != "" {
 			if f.local, err = targets.ParseLocal(r.Listen); err != nil {
@@ -202,7 +224,7 @@ func (d *Daemon) parse(req api.OpenRequest, events *events) ([]*forward, error) 
 			}
 		}
 		switch {
-		case r.Name != "" && (!goodName.MatchString(r.Name) || r.Name == all):
+		case r.Name != "" && !forwards.ValidName(r.Name):
 			return nil, fail.New(fail.Usage, "", fmt.Errorf("%q is no name for a forward", r.Name),
 				"use letters, digits, dots, dashes and underscores; all is taken")
 		case r.Kind == api.KindProxy && r.Target != "":
@@ -228,14 +250,14 @@ func (d *Daemon) parse(req api.OpenRequest, events *events) ([]*forward, error) 
 }
 
 // findTwins finds the detached forwards that are as the ones that are asked for: to ask twice is to ask once.
-func (d *Daemon) findTwins(forwards []*forward, settings config.Settings, env map[string]string) {
+func (d *Daemon) findTwins(wishes []*wish, settings config.Settings, env map[string]string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, f := range forwards {
-		for _, other := range d.forwards {
+	for _, f := range wishes {
+		for _, other := range d.controllers {
 			r := other.record
-			if other.detached && r.Request.Kind == f.record.Request.Kind && r.Request.Target == f.record.Request.Target &&
-				(f.record.Request.Name == "" || f.record.Request.Name == other.name) &&
+			if other.f.Detached() && r.Request.Kind == f.record.Request.Kind && r.Request.Target == f.record.Request.Target &&
+				(f.record.Request.Name == "" || f.record.Request.Name == other.name()) &&
 				engineKey(settings, env, r.Owner) == r.Link && f.listensLike(other) && f.servesLike(other) {
 				f.twins = append(f.twins, other)
 			}
@@ -243,20 +265,29 @@ func (d *Daemon) findTwins(forwards []*forward, settings config.Settings, env ma
 	}
 }
 
-// place says which scope the forwards are of, finds their twins there, and refuses names that are taken.
-func (d *Daemon) place(e *engine, forwards []*forward) error {
+// place says which scope the forwards are of, and finds their twins there. The others it enters as Opening, unless a name is taken.
+func (d *Daemon) place(e *engine, req api.OpenRequest, wishes []*wish) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	for _, f := range forwards {
+	var asked []forwards.Asked
+	var of []*wish
+	for _, f := range wishes {
 		// The settings are the request's own: those of a proxy, such as its password, are not the engine's.
 		f.record.Scope.Env, f.record.Owner, f.record.Link, f.record.Region = e.scope.Env, e.owner, e.id, e.agent.Region()
-		f.chooseTwin(e)
+		if f.chooseTwin(e); f.twin == nil {
+			asked = append(asked, forwards.Asked{Record: f.record, Detached: req.Detached, PID: req.PID})
+			of = append(of, f)
+		}
 	}
-	return d.checkNames(forwards)
+	opening, err := d.registry.Open(asked, time.Now())
+	for i, f := range opening {
+		of[i].f = f
+	}
+	return err
 }
 
 // chooseTwin chooses the twin that is of e; the others are of other identities.
-func (f *forward) chooseTwin(e *engine) {
+func (f *wish) chooseTwin(e *engine) {
 	for _, twin := range f.twins {
 		if twin.record.Link == e.id {
 			f.twin = twin
@@ -267,7 +298,7 @@ func (f *forward) chooseTwin(e *engine) {
 }
 
 // servesLike reports whether f is to serve as other does, with the same password.
-func (f *forward) servesLike(other *forward) bool {
+func (f *wish) servesLike(other *controller) bool {
 	keys := []string{"redis_cluster", "tls_ca", "hosts"}
 	if f.record.Request.Kind == api.KindProxy {
 		keys = []string{"proxy_domains", "proxy_cidrs", "proxy_auth_file"}
@@ -281,7 +312,7 @@ func (f *forward) servesLike(other *forward) bool {
 }
 
 // listensLike reports whether the address that f is to have is that of other.
-func (f *forward) listensLike(other *forward) bool {
+func (f *wish) listensLike(other *controller) bool {
 	if f.local.Free {
 		return true
 	}
@@ -293,15 +324,15 @@ func (f *forward) listensLike(other *forward) bool {
 }
 
 // listenPort returns the target's port for the listener, and whether it is known without asking AWS, or not needed.
-func (f *forward) listenPort() (port int, known bool) {
+func (f *wish) listenPort() (port int, known bool) {
 	return f.target.Port, f.local.Free || f.local.Port != 0 || f.target.Port != 0
 }
 
 // listenKnown opens the listeners whose address is known without asking AWS, and that are not open yet.
-func listenKnown(ctx context.Context, forwards []*forward, allowRemote bool) error {
-	for _, f := range forwards {
+func (d *Daemon) listenKnown(ctx context.Context, wishes []*wish, allowRemote bool) error {
+	for _, f := range wishes {
 		if port, known := f.listenPort(); known && len(f.twins) == 0 && f.ln == nil {
-			if err := f.listen(ctx, port, allowRemote); err != nil {
+			if err := d.listen(ctx, f, port, allowRemote); err != nil {
 				return err
 			}
 		}
@@ -309,7 +340,7 @@ func listenKnown(ctx context.Context, forwards []*forward, allowRemote bool) err
 	return nil
 }
 
-func (f *forward) listen(ctx context.Context, targetPort int, allowRemote bool) error {
+func (d *Daemon) listen(ctx context.Context, f *wish, targetPort int, allowRemote bool) error {
 	addr := f.local.Address("127.0.0.1", targetPort)
 	ln, err := tunnel.Listen(ctx, addr, allowRemote)
 	if err == nil {
@@ -317,31 +348,21 @@ func (f *forward) listen(ctx context.Context, targetPort int, allowRemote bool) 
 		return nil
 	}
 	if fail.KindOf(err) == fail.PortInUse {
-		if other := f.d.listener(addr); other != "" {
-			return fail.New(fail.PortInUse, "", err, "the forward "+other+" listens there: bastion stop "+other+" ends it")
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		if other := d.registry.At(addr); other != nil {
+			return fail.New(fail.PortInUse, "", err, "the forward "+other.Name()+" listens there: bastion stop "+other.Name()+" ends it")
 		}
 	}
 	return err
 }
 
-// listener returns the name of the forward that listens at addr.
-func (d *Daemon) listener(addr string) string {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	for id, f := range d.forwards {
-		if f.ln.Addr().String() == addr {
-			return id.name
-		}
-	}
-	return ""
-}
-
 // endpoints finds the targets' endpoints and opens the listeners that depend on them.
-func (e *engine) endpoints(ctx context.Context, forwards []*forward, s config.Settings, events *events) error {
+func (d *Daemon) endpoints(ctx context.Context, e *engine, wishes []*wish, s config.Settings, events *events) error {
 	var specs []targets.Spec
-	var of []*forward
+	var of []*wish
 	var names []string
-	for _, f := range forwards {
+	for _, f := range wishes {
 		if f.record.Request.Kind == api.KindTCP && f.twin == nil {
 			specs, of, names = append(specs, f.target), append(of, f), append(names, f.target.String())
 		}
@@ -370,7 +391,7 @@ func (e *engine) endpoints(ctx context.Context, forwards []*forward, s config.Se
 			f.record.Request.Name = ForwardName(found[i].Name, f.target)
 		}
 		if f.ln == nil {
-			if err := f.listen(ctx, found[i].Port, s.AllowRemote); err != nil {
+			if err := d.listen(ctx, f, found[i].Port, s.AllowRemote); err != nil {
 				return err
 			}
 		}
@@ -387,69 +408,59 @@ func ForwardName(name string, spec targets.Spec) string {
 		name = spec.Host
 	}
 	name = strings.Map(func(r rune) rune {
-		if goodName.MatchString("a" + string(r)) {
+		if forwards.ValidName("a" + string(r)) {
 			return r
 		}
 		return '-'
 	}, name)
 	name = strings.Trim(name, "-._")
-	if name == "" || name == all {
-		name = "forward"
+	if name = name[:min(len(name), 50)]; !forwards.ValidName(name) {
+		return "forward"
 	}
-	return name[:min(len(name), 50)]
+	return name
 }
 
-// addForwards makes forwards the Daemon's and begins to serve them.
-func (d *Daemon) addForwards(e *engine, forwards []*forward) error {
+// handOver gives the forwards to controllers, all of them or none. A twin that was reopened gets the engine that it may lack.
+func (d *Daemon) handOver(e *engine, wishes []*wish, events *events) ([]*controller, error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	if d.closing {
-		return errClosing
+		return nil, errClosing
 	}
-	if len(d.forwards)+len(forwards) > maxForwards {
-		return fail.New(fail.Usage, "", fmt.Errorf("there would be more than %d forwards", maxForwards), "stop some: bastion stop NAME")
-	}
-	for _, f := range forwards {
-		if f.twin != nil && d.forwards[f.twin.id] != f.twin {
-			return fail.New(fail.Other, "", fmt.Errorf("the forward %s, which was there, has just ended", f.twin.name), "try again")
+	releases := make([]func(), len(wishes))
+	for i, f := range wishes {
+		var err error
+		if f.twin != nil && !f.twin.f.Serves() {
+			err = fail.New(fail.Other, "", fmt.Errorf("the forward %s, which was there, has just ended", f.twin.name()), "try again")
+		} else {
+			releases[i], err = e.hold(nil)
 		}
-	}
-	if err := d.checkNames(forwards); err != nil {
-		return err
-	}
-	ids := make(map[*forward]ident)
-	taken := make(map[ident]bool)
-	for _, f := range forwards {
-		if f.twin == nil {
-			id := d.freeName(f, taken)
-			ids[f], taken[id] = id, true
-		}
-	}
-	for _, f := range forwards {
-		if f.twin != nil && f.twin.engine != nil {
-			continue
-		}
-		release, err := e.hold(nil)
 		if err != nil {
-			return err
+			for _, release := range releases[:i] {
+				release()
+			}
+			return nil, err
 		}
-		if f.twin != nil { // it was restored: now there are the credentials that it may lack
-			f.twin.record.Account = e.agent.Account()
-			f.twin.engine, f.twin.release = e, release
-			f.twin.setFault(nil)
+	}
+	out := make([]*controller, len(wishes))
+	for i, f := range wishes {
+		account := e.agent.Account()
+		if out[i] = f.twin; f.twin != nil {
+			d.registry.SetAccount(f.twin.f, account)
+			if !f.twin.adopt(e, releases[i]) {
+				releases[i]()
+			} else {
+				d.registry.Recover(f.twin.f)
+			}
 			continue
 		}
-		f.id, f.name, f.engine, f.release = ids[f], ids[f].name, e, release
-		f.record.Request.Listen, f.record.Account = f.ln.Addr().String(), e.agent.Account()
-		d.forwards[f.id] = f
-		if f.detached {
-			for _, s := range f.record.scopes() {
-				delete(d.unopened, ident{s, f.name}) // this one is in its place
-			}
+		r := f.record
+		r.Request.Listen, r.Account = f.ln.Addr().String(), account
+		if _, err := d.registry.Ready(f.f, r, time.Now()); err != nil {
+			panic(err) // only this request moves a forward that is Opening
 		}
-		f.serve()
+		out[i] = d.control(f.f, f.ln, events, e, releases[i])
 	}
-	d.save()
 	d.touch()
-	return nil
+	return out, nil
 }

@@ -19,6 +19,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -52,7 +53,7 @@ func TestForwardBacksOff(t *testing.T) {
 	_, cfg := newDaemon(t, time.Minute)
 	r := testRecord("db", "127.0.0.1:0")
 	r.Owner, r.Scope = "", api.Scope{Env: env, Settings: map[string]string{"runtime_dir": cfg.StateDir}}
-	if err := (store{path: filepath.Join(cfg.StateDir, "forwards.json")}).save([]record{r}); err != nil {
+	if err := (store{path: filepath.Join(cfg.StateDir, "forwards.json")}).save([]forwards.Record{r}); err != nil {
 		t.Fatal(err)
 	}
 	d, _ := runDaemon(t, cfg)
@@ -77,7 +78,7 @@ func TestForwardBacksOff(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
 	st := d.State()
-	for ctx.Err() == nil && st.Forwards[0].Stats.Failed < tries {
+	for ctx.Err() == nil && (st.Forwards[0].Stats.Failed < tries || st.Forwards[0].State != api.ForwardFailed) { // the link's end comes later
 		st = d.Wait(ctx, st.Revision)
 	}
 	f := st.Forwards[0]
@@ -304,11 +305,11 @@ func TestRestoredBacksOff(t *testing.T) {
 	_, cfg := newDaemon(t, time.Minute)
 	r := testRecord("db", "127.0.0.1:0")
 	r.Owner, r.Scope = "", api.Scope{Env: env, Settings: map[string]string{"runtime_dir": cfg.StateDir}}
-	if err := (store{path: filepath.Join(cfg.StateDir, "forwards.json")}).save([]record{r}); err != nil {
+	if err := (store{path: filepath.Join(cfg.StateDir, "forwards.json")}).save([]forwards.Record{r}); err != nil {
 		t.Fatal(err)
 	}
 	d, _ := runDaemon(t, cfg)
-	f := d.forward(t, "db")
+	f := d.controller(t, "db")
 	const tries = 20
 	for range tries {
 		if conn, err := f.Dial(t.Context(), "tcp", "db.test:1"); err == nil {

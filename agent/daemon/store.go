@@ -1,7 +1,6 @@
 package daemon
 
 import (
-	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,8 +8,7 @@ import (
 	"os"
 	"path/filepath"
 
-	"github.com/bastion-ssm/bastion/agent"
-	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
@@ -23,40 +21,12 @@ func storeIn(stateDir string) store { return store{path: filepath.Join(stateDir,
 const storeVersion = 1
 
 type stored struct {
-	V        int      `json:"v"`
-	Forwards []record `json:"forwards"`
-}
-
-// record is what a detached forward is made of again.
-type record struct {
-	Request  api.ForwardRequest `json:"request"`
-	Scope    api.Scope          `json:"scope"`
-	Owner    string             `json:"owner,omitempty"` // whose credentials the variables had
-	Link     string             `json:"link"`            // id of the engine
-	Region   string             `json:"region,omitempty"`
-	Account  string             `json:"account,omitempty"`
-	Target   string             `json:"target,omitempty"` // host:port
-	Engine   string             `json:"engine,omitempty"` // of the target
-	TLS      bool               `json:"tls,omitempty"`
-	Database string             `json:"database,omitempty"`
-	IAM      bool               `json:"iam,omitempty"`
-	Cluster  agent.ClusterMode  `json:"cluster,omitempty"`
-	Note     string             `json:"note,omitempty"`
-	Command  string             `json:"command"`
-}
-
-// show returns what others see of the record: all that is not of the moment.
-func (r *record) show() api.Forward {
-	s := r.scope()
-	return api.Forward{
-		Profile: s.profile, Region: s.region, Account: cmp.Or(r.Account, s.account), Owner: r.Owner,
-		Name: r.Request.Name, Kind: r.Request.Kind, Spec: r.Request.Target, Target: r.Target, Listen: r.Request.Listen, Engine: r.Engine,
-		TLS: r.TLS, Database: r.Database, IAM: r.IAM, Note: r.Note, Command: r.Command, Link: r.Link, Clients: []api.ForwardClient{},
-	}
+	V        int               `json:"v"`
+	Forwards []forwards.Record `json:"forwards"`
 }
 
 // load returns the records; none where there is no file.
-func (s store) load() ([]record, error) {
+func (s store) load() ([]forwards.Record, error) {
 	data, err := os.ReadFile(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
 		return nil, nil
@@ -75,7 +45,7 @@ func (s store) load() ([]record, error) {
 }
 
 // save writes the records in place of those that were there.
-func (s store) save(records []record) error {
+func (s store) save(records []forwards.Record) error {
 	data, err := json.MarshalIndent(stored{V: storeVersion, Forwards: records}, "", "  ")
 	if err != nil {
 		return err

@@ -31,7 +31,7 @@ var allowed = map[string][]string{
 	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/files"},
 	"agent/dsn":       {"agent/api", "internal/config", "internal/hosts"},
 	"agent/forwards":  {"agent", "agent/api", "internal/fail"},
-	"agent/daemon":    {"agent", "agent/api", "agent/dashboard", "internal/config", "internal/fail", "internal/files", "targets", "tunnel"},
+	"agent/daemon":    {"agent", "agent/api", "agent/dashboard", "agent/forwards", "internal/config", "internal/fail", "internal/files", "targets", "tunnel"},
 
 	"agent": {
 		"bastions", "internal/awsanswer", "internal/config", "internal/fail", "internal/files", "internal/printable", "keys", "sessions",
