@@ -94,6 +94,25 @@ func TestBadCredentials(t *testing.T) {
 			profile: "dev", config: "[dev]\nregion = eu-central-1\n", text: `there is no AWS profile "dev"`,
 			next: "write [profile dev] for [dev] in DIR/config",
 		},
+		"a container's endpoint is closed": {
+			env: "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:1/x", alone: true,
+			text: "connection refused", next: "check AWS_CONTAINER_CREDENTIALS_FULL_URI, which says", not: "AWS_ENDPOINT_URL",
+		},
+		"a container's token is missing": {
+			env:  "AWS_CONTAINER_CREDENTIALS_FULL_URI=http://127.0.0.1:1/x AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE=DIR/token",
+			text: "DIR/token|no such file", next: "and AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE, which says where the token", alone: true,
+		},
+		"no variables for a profile of theirs": {
+			profile: "r", config: role + "credential_source = Environment\n", alone: true,
+			text: "static credentials are empty", next: "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY to good keys: the AWS profile r",
+		},
+		"half the variables for a profile of theirs": {
+			profile: "r", config: role + "credential_source = Environment\n", env: "AWS_ACCESS_KEY_ID=AKIAHALF", alone: true,
+			text: "static credentials are empty", next: "set AWS_SECRET_ACCESS_KEY to good keys: the AWS profile r",
+		},
+		"a role of nobody": {
+			profile: "r", config: role, text: "none were found", next: "add source_profile to the AWS profile r in DIR/config",
+		},
 		"a program fails": {
 			profile: "p", config: "[profile p]\ncredential_process = exit 3\n",
 			text: "the credential_process of the AWS profile p failed: exit status 3", next: "sign in again with the program that the AWS profile p",

@@ -32,6 +32,7 @@ const (
 	envCredentialsFile = "AWS_SHARED_CREDENTIALS_FILE" // #nosec G101 -- a variable's name
 	envWebIdentity     = "AWS_WEB_IDENTITY_TOKEN_FILE" // #nosec G101 -- a variable's name
 	envRoleARN         = "AWS_ROLE_ARN"
+	envContainerToken  = "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE" // #nosec G101 -- a variable's name
 	envNoIMDSv1        = "AWS_EC2_METADATA_V1_DISABLED"
 	envHome            = "HOME"
 	envAgentSocket     = "SSH_AUTH_SOCK"

@@ -120,7 +120,7 @@ var sdkVariables = []sdkVariable{
 	{name: "AWS_CONTAINER_CREDENTIALS_FULL_URI", use: sdkAlone, why: "the credentials of a container"},
 	{name: "AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", use: sdkAlone, why: "the credentials of a container"},
 	{name: "AWS_CONTAINER_AUTHORIZATION_TOKEN", use: sdkAlone, why: "the credentials of a container"},
-	{name: "AWS_CONTAINER_AUTHORIZATION_TOKEN_FILE", use: sdkAlone, why: "the credentials of a container"},
+	{name: envContainerToken, use: sdkAlone, why: "the credentials of a container"},
 	{name: envWebIdentity, use: sdkAlone, why: "the credentials of a service account"},
 	{name: "AWS_LOGIN_CACHE_DIRECTORY", use: sdkAlone, why: "the tokens of aws login are elsewhere"},
 	{name: "AWS_DEFAULTS_MODE", use: sdkAlone, why: "auto looks at the process's surroundings"},

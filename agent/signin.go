@@ -29,8 +29,13 @@ func signIn(cfg aws.Config, env *Env, profile string) string {
 		return "renew the token in " + token + ", which " + envWebIdentity + " names; or unset " + envWebIdentity + ", or choose a profile with --profile"
 	}
 	const anyhow = "sign in (aws sso login, aws configure) or choose a profile with --profile or AWS_PROFILE"
+	const other = "; or choose another profile with --profile"
+	container := env.containerVariable()
 	shared := sharedConfig(cfg)
-	if shared == nil {
+	switch {
+	case shared == nil && container != "":
+		return nextContainer(container) + other
+	case shared == nil:
 		return anyhow
 	}
 	of, source := "", sourceProfile(cfg)
@@ -38,10 +43,15 @@ func signIn(cfg aws.Config, env *Env, profile string) string {
 		of = ", the source profile of " + shared.Profile
 	}
 	name := inShell(source.Profile)
-	const other = "; or choose another profile with --profile"
 	switch {
 	case source.Credentials.HasKeys():
 		return "sign in again and renew the keys of the AWS profile " + source.Profile + of + " (aws configure --profile " + name + ")" + other
+	case source.CredentialSource == "Environment":
+		_, missing := env.incomplete()
+		return "set " + cmp.Or(missing, envAccessKey+" and "+envSecretKey) + " to good keys: the AWS profile " + source.Profile +
+			" takes its credentials from the variables (credential_source = Environment)" + other
+	case source.CredentialSource == "EcsContainer" && container != "":
+		return nextContainer(container) + other
 	case source.CredentialSource != "":
 		return "check where the AWS profile " + source.Profile + " has its credentials from: credential_source = " + source.CredentialSource + other
 	case source.WebIdentityTokenFile != "":
@@ -52,11 +62,36 @@ func signIn(cfg aws.Config, env *Env, profile string) string {
 		return "sign in again: aws login --profile " + name + of + other
 	case source.CredentialProcess != "":
 		return "sign in again with the program that the AWS profile " + source.Profile + of + " has its credentials from (credential_process)" + other
+	case container != "":
+		return nextContainer(container) + other
+	case source.RoleARN != "":
+		return "add source_profile to the AWS profile " + source.Profile + " in " + env.configFile() + ": its role_arn needs credentials to assume it with" + other
 	case source.Profile != "" && source.Profile != "default":
 		return "sign in: the AWS profile " + source.Profile + of + " has no credentials (aws configure sso --profile " + name + ")" + other
 	}
 	return anyhow
 }
+
+// containerVariable returns the variable by which a container finds its credentials; "" if there is none.
+func (e *Env) containerVariable() string {
+	for _, name := range []string{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"} {
+		if e == nil && os.Getenv(name) != "" { // no other process has them: see sdkVariables
+			return name
+		}
+	}
+	return ""
+}
+
+func nextContainer(variable string) string {
+	next := "check " + variable + ", which says where this container's credentials are"
+	if os.Getenv(envContainerToken) != "" {
+		next += ", and " + envContainerToken + ", which says where the token for them is"
+	}
+	return next
+}
+
+// isContainer reports whether err is that of the endpoint of a container's credentials.
+func isContainer(err error) bool { return strings.Contains(err.Error(), "failed to load credentials") }
 
 // hasKeys reports whether credentials stand in the variables.
 func (e *Env) hasKeys() bool { return e.Credentials().HasKeys() }
@@ -154,7 +189,7 @@ func (e *Env) credentialsError(err error, profile, next string) error {
 		return fail.New(fail.Timeout, "", fmt.Errorf("no usable AWS credentials: %w", err), fail.NextUnanswered)
 	case answer.Class != awsanswer.None && answer.Next != "" && !answer.NeedsSignIn():
 		next = answer.Next
-	case answer.Class == awsanswer.None && unreached(err) && !isFile(err):
+	case answer.Class == awsanswer.None && unreached(err) && !isFile(err) && !isContainer(err):
 		next = awsanswer.NextUnreached(err)
 	}
 	return fail.New(fail.Credentials, "", fmt.Errorf("no usable AWS credentials: %w", err), next)
