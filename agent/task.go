@@ -17,6 +17,7 @@ import (
 	"github.com/bastion-ssm/bastion/bastions"
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -371,7 +372,7 @@ func (x *access) keepGranted(ended <-chan struct{}, renew func() (*push, error))
 			return
 		default:
 			a.log.Warn("the grant could not be renewed; the connection ends with it", "err", err, "at", until)
-			if sleep(ctx, lifetime/40) != nil {
+			if sleep.For(ctx, lifetime/40) != nil {
 				return
 			}
 		}
@@ -509,7 +510,7 @@ func (a *Agent) openPort(ctx context.Context, p sessions.Port, wait *patience) (
 		default:
 			a.progress("waiting for AWS: " + err.Error())
 		}
-		if sleep(ctx, delay) != nil {
+		if sleep.For(ctx, delay) != nil {
 			return nil, endedBy(ctx, op, lastErr)
 		}
 	}
@@ -699,7 +700,7 @@ func (a *Agent) pushGrant(
 		}
 		lastErr = err
 		a.log.DebugContext(ctx, "the bastion does not answer yet", "err", err)
-		if sleep(ctx, delay) != nil {
+		if sleep.For(ctx, delay) != nil {
 			return a.neverConnected(ctx, op, spec, b, lastErr)
 		}
 	}
@@ -931,18 +932,6 @@ func firstOf(errs ...error) error {
 
 func sameKey(a, b ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), b.Marshal()) }
 
-// sleep waits for d, or for the end of ctx.
-func sleep(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
 // clockCheck is how often a wait for a point in time looks at the clock: timers stand still while the machine sleeps.
 const clockCheck = 30 * time.Second
 
@@ -950,7 +939,7 @@ const clockCheck = 30 * time.Second
 func sleepUntil(ctx context.Context, t time.Time) error {
 	for {
 		left := t.Round(0).Sub(time.Now().Round(0))
-		if err := sleep(ctx, min(left, clockCheck)); err != nil || left <= clockCheck {
+		if err := sleep.For(ctx, min(left, clockCheck)); err != nil || left <= clockCheck {
 			return err
 		}
 	}

@@ -21,7 +21,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
+	"github.com/bastion-ssm/bastion/internal/backoff"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 const (
@@ -216,7 +218,7 @@ func (m *Manager) runTask(ctx context.Context, input *ecs.RunTaskInput, w *waite
 			return out, err
 		}
 		w.set("starting", "trying again: "+answer.String())
-		if sleep(ctx, jitter(delay)) != nil {
+		if sleep.For(ctx, jitter(delay)) != nil {
 			if errors.Is(ctx.Err(), context.Canceled) {
 				err = ctx.Err()
 			}
@@ -392,7 +394,7 @@ func (w *waiter) wait(ctx context.Context, b Bastion, fresh bool) (Bastion, erro
 			delay, state = pollFirst, w.state
 		}
 
-		if err := sleep(ctx, jitter(delay)); err != nil {
+		if sleep.For(ctx, jitter(delay)) != nil {
 			return b, w.ended(ctx, op, b)
 		}
 		tasks, err := w.m.describe(ctx, op, w.spec, []string{b.TaskARN})
@@ -473,15 +475,6 @@ func retriedBySDK(err error) bool {
 }
 
 // jitter returns d, give or take a fifth.
-func jitter(d time.Duration) time.Duration { return d*4/5 + rand.N(d*2/5) }
-
-func sleep(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-timer.C:
-		return nil
-	}
+func jitter(d time.Duration) time.Duration {
+	return backoff.Between(d*4/5, d*6/5, rand.N[time.Duration])
 }

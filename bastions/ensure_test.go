@@ -17,6 +17,7 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 func TestEnsureStarts(t *testing.T) {
@@ -476,7 +477,7 @@ func TestEnsureAgain(t *testing.T) {
 						}
 						continue
 					}
-					if err := sleep(t.Context(), 2*time.Second); err != nil {
+					if err := sleep.For(t.Context(), 2*time.Second); err != nil {
 						t.Fatal(err)
 					}
 					stops(types.TaskStopCodeEssentialContainerExited, "idle")(&f.tasks[len(f.tasks)-1].Task)
@@ -528,7 +529,7 @@ func TestEnsureUnseen(t *testing.T) {
 						t.Error(err)
 					}
 				})
-				if err := sleep(t.Context(), time.Second); err != nil {
+				if err := sleep.For(t.Context(), time.Second); err != nil {
 					t.Fatal(err)
 				}
 				second, _, err := New(Config{ECS: f}).Ensure(t.Context(), testSpec(), nil)
@@ -628,9 +629,9 @@ func TestEnsureTogether(t *testing.T) {
 					case "RunTask":
 						listed.Done()
 						listed.Wait()
-						return sleep(ctx, rand.N(100*time.Millisecond))
+						return sleep.For(ctx, rand.N(100*time.Millisecond))
 					case "StopTask":
-						return sleep(ctx, 100*time.Millisecond)
+						return sleep.For(ctx, 100*time.Millisecond)
 					}
 					return nil
 				}

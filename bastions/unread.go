@@ -14,6 +14,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 // A call may have done its work although its answer cannot be read: the connection ended, something on the way damaged it, or the
@@ -45,8 +46,8 @@ func (m *Manager) startedUnseen(ctx context.Context, spec Spec, w *waiter) (b Ba
 	w.set("starting", "looking for the task: the answer to RunTask cannot be read")
 	for look := range unreadLooks {
 		if look > 0 {
-			if err := sleep(ctx, unreadPause); err != nil {
-				return b, false, err
+			if sleep.For(ctx, unreadPause) != nil {
+				return b, false, ctx.Err()
 			}
 		}
 		usable, _, err := m.candidates(ctx, spec)

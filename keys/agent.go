@@ -12,6 +12,8 @@ import (
 
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/crypto/ssh/agent"
+
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 const (
@@ -49,10 +51,7 @@ func ServeAgent(ctx context.Context, l net.Listener, signer ssh.Signer) error {
 				return fmt.Errorf("ssh-agent socket: %w", err)
 			}
 			<-slots
-			select {
-			case <-time.After(agentAcceptPause):
-			case <-ctx.Done():
-			}
+			_ = sleep.For(ctx, agentAcceptPause) // the end of ctx is seen next
 			continue
 		}
 		failed = 0

@@ -14,6 +14,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/keys"
 )
 
@@ -157,12 +158,10 @@ func (s *Server) serveControl(l net.Listener) {
 		case err != nil:
 			s.config.Logger.Warn("accept on the control socket failed", "error", err)
 			<-slots
-			select {
-			case <-time.After(acceptPause):
-				continue
-			case <-s.halted.Done():
+			if sleep.For(s.halted, acceptPause) != nil {
 				return
 			}
+			continue
 		}
 		s.work.Go(func() {
 			defer func() { <-slots }()

@@ -18,6 +18,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/sessions/bond"
 )
 
@@ -516,12 +517,10 @@ func (s *Server) accept(l net.Listener) {
 			return
 		case err != nil:
 			s.config.Logger.Warn("accept failed", "error", err)
-			select {
-			case <-time.After(acceptPause):
-				continue
-			case <-s.halted.Done():
+			if sleep.For(s.halted, acceptPause) != nil {
 				return
 			}
+			continue
 		}
 		number, err := s.admit()
 		if err != nil {

@@ -7,14 +7,17 @@ import (
 	"math/rand/v2"
 	"time"
 
+	"github.com/bastion-ssm/bastion/internal/backoff"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 // This file is how channel gets its link, and another one when that is lost.
 
 const (
 	callTimeout = 15 * time.Second // of one ResumeSession or dial
-	maxBackoff  = 10 * time.Second
+	// The longest pauses before the first attempt to resume, and before any.
+	firstBackoff, maxBackoff = 100 * time.Millisecond, 10 * time.Second
 	// steadyLink is how long a link must last to be a good one: the next is then made at once, and not later each time.
 	steadyLink = 10 * time.Second
 )
@@ -41,18 +44,14 @@ func (c *channel) connect(g *grant) {
 // connectPause returns how long to wait before attempt n, 0 being the first after a loss: little, then twice as much each
 // time, and a random part of it, lest all clients of a gateway that went away come back at once.
 func connectPause(n int, random func(time.Duration) time.Duration) time.Duration {
-	longest := min(100*time.Millisecond<<min(n, 10), maxBackoff)
-	return longest/4 + random(longest*3/4)
+	longest := backoff.After(n, firstBackoff, maxBackoff)
+	return backoff.Between(longest/4, longest, random)
 }
 
 // connect runs beside the loop, one at a time.
 func (cfg *streamConfig) connect(ctx context.Context, g *grant, pause time.Duration) (socket, error) {
 	if g == nil {
-		timer := time.NewTimer(pause)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
+		if sleep.For(ctx, pause) != nil {
 			return nil, ctx.Err()
 		}
 		call, cancel := context.WithTimeout(ctx, callTimeout)

@@ -3,6 +3,7 @@ package sessions
 import (
 	"time"
 
+	"github.com/bastion-ssm/bastion/internal/backoff"
 	"github.com/bastion-ssm/bastion/internal/ring"
 )
 
@@ -346,7 +347,7 @@ func (q *sendQueue) deadline() time.Time {
 
 // timeout returns the retransmission timeout with back-off.
 func (q *sendQueue) timeout() time.Duration {
-	return min(q.rtt.rto()<<min(q.backoff, 6), maxRTO)
+	return backoff.After(int(q.backoff), q.rtt.rto(), maxRTO)
 }
 
 // onTimer acts on the deadline: losses that time has proven, or the retransmission timeout, after which one message is sent

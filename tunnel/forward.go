@@ -9,7 +9,9 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bastion-ssm/bastion/internal/backoff"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 // Dialer opens connections through the bastion; a [Link] is one. The connections should be able to end their directions
@@ -85,7 +87,7 @@ func (a *acceptor) serve(ctx context.Context, handle func(context.Context, net.C
 	})
 
 	slots := make(chan struct{}, a.max)
-	var delay acceptDelay
+	var pause time.Duration
 	for {
 		select {
 		case slots <- struct{}{}:
@@ -102,12 +104,12 @@ func (a *acceptor) serve(ctx context.Context, handle func(context.Context, net.C
 				return fmt.Errorf("accept on %s: %w", a.ln.Addr(), err)
 			}
 			a.log.Warn("cannot accept a connection now", "err", err)
-			if !delay.wait(ctx) {
+			if pause = backoff.Next(pause, firstAcceptPause, lastAcceptPause); sleep.For(ctx, pause) != nil {
 				return nil
 			}
 			continue
 		}
-		delay = 0
+		pause = 0
 		if tcp, ok := conn.(*net.TCPConn); ok {
 			_ = tcp.SetNoDelay(true) // Go's default; said because latency depends on it
 		}
@@ -146,24 +148,11 @@ func (a *acceptor) refuse(ctx context.Context, dest string, err error) {
 	a.log.Warn("connection not opened", "dest", dest, "err", err, "next", fail.NextOf(err))
 }
 
+// The pauses after Accepts that failed grow from the first to the last.
+const firstAcceptPause, lastAcceptPause = 5 * time.Millisecond, time.Second
+
 // isPassing reports whether another Accept may succeed: the client has gone, or file descriptors or memory are short.
 func isPassing(err error) bool {
 	var t interface{ Temporary() bool } // deprecated for net errors in general, but exact for Accept's
 	return !errors.Is(err, net.ErrClosed) && errors.As(err, &t) && t.Temporary()
-}
-
-// acceptDelay grows from 5 ms to 1 s.
-type acceptDelay time.Duration
-
-// wait reports whether it waited to the end.
-func (d *acceptDelay) wait(ctx context.Context) bool {
-	*d = min(max(*d*2, acceptDelay(5*time.Millisecond)), acceptDelay(time.Second))
-	t := time.NewTimer(time.Duration(*d))
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/bastion-ssm/bastion/internal/backoff"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -501,7 +502,7 @@ func (l *Link) run(ctx context.Context) {
 // supervise connects, serves and reconnects until ctx is done or an error is permanent. It goes on as long as somebody
 // uses the Link or its bastion stands; once that has gone for good and nobody needs another, it waits.
 func (l *Link) supervise(ctx context.Context, clients *sync.WaitGroup) error {
-	delay := backoff{min: l.cfg.BackoffMin, max: l.cfg.BackoffMax}
+	delay := delays{min: l.cfg.BackoffMin, max: l.cfg.BackoffMax}
 	last := lastConn{never: true}
 	phase := Connecting
 	rejected := true // the key was rejected by the latest attempt, or none has ever been accepted
@@ -675,28 +676,21 @@ func (l *Link) pause(ctx context.Context, s State, use Use, draining *client) er
 	return nil
 }
 
-// backoff makes the waits between attempts: exponential, half of each random, so that many desktops that lost the same
-// bastion do not come back as one. The first is short.
-type backoff struct {
+// delays are the waits between attempts. They double, half of each is random, and the first is short.
+type delays struct {
 	min, max time.Duration
 	attempt  int // waits since the last reset
 }
 
-func (b *backoff) reset() { b.attempt = 0 }
+func (d *delays) reset() { d.attempt = 0 }
 
-func (b *backoff) next() time.Duration {
-	d := b.min
-	for range b.attempt - 1 {
-		if d *= 2; d >= b.max {
-			d = b.max
-			break
-		}
+func (d *delays) next() time.Duration {
+	d.attempt++
+	if d.attempt == 1 {
+		return backoff.Between(1, d.min/2, rand.N[time.Duration])
 	}
-	b.attempt++
-	if b.attempt == 1 {
-		return rand.N(b.min)/2 + 1
-	}
-	return d/2 + rand.N(d/2+1)
+	pause := backoff.After(d.attempt-2, d.min, d.max)
+	return backoff.Between(pause/2, pause, rand.N[time.Duration])
 }
 
 // offer makes c the connection that dials use.

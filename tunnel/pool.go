@@ -10,6 +10,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bastion-ssm/bastion/internal/backoff"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -386,7 +387,7 @@ func (p *Pool) bury(ctx context.Context) (ended bool) {
 		if err := m.link.Err(); err != nil {
 			last = err
 			p.cfg.Logger.Info("a connection of the pool is given up", "err", err)
-			p.growPause = min(max(2*p.growPause, firstGrowthPause), lastGrowthPause)
+			p.growPause = backoff.Next(p.growPause, firstGrowthPause, lastGrowthPause)
 			p.growAt = time.Now().Add(p.growPause)
 		}
 	}

@@ -19,6 +19,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 const (
@@ -96,11 +97,7 @@ func (c *Client) Wait(ctx context.Context, after uint64, timeout time.Duration) 
 	var st State
 	err := c.call(ctx, timeout+waitMargin, http.MethodGet, PathState+"?"+q.Encode(), nil, &st)
 	if err == nil && st.Ending && st.Revision == after { // it does not wait any more
-		select {
-		case <-time.After(min(endingPause, timeout)):
-		case <-ctx.Done():
-			return st, context.Cause(ctx)
-		}
+		err = sleep.For(ctx, min(endingPause, timeout))
 	}
 	return st, err
 }

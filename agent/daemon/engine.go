@@ -15,6 +15,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/forwards"
+	"github.com/bastion-ssm/bastion/internal/backoff"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
@@ -69,7 +70,7 @@ func (f *failures) add(err error) {
 	if f.n == 0 {
 		f.since = now
 	}
-	f.last, f.retry = err, now.Add(min(firstRetry<<min(f.n, 10), lastRetry))
+	f.last, f.retry = err, now.Add(backoff.After(f.n, firstRetry, lastRetry))
 	f.n++
 }
 

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 const (
@@ -57,7 +58,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, session *session
 		if writeFrame(w, s.frame(session, state)) != nil || control.Flush() != nil {
 			return
 		}
-		if !pause(ctx, frameLeast) {
+		if sleep.For(ctx, frameLeast) != nil {
 			break
 		}
 		wait, stop := context.WithDeadline(ctx, began.Add(frameEvery))
@@ -87,18 +88,6 @@ func writeFrame(w http.ResponseWriter, f frame) error {
 	b.WriteString("\n\n")
 	_, err = w.Write(b.Bytes())
 	return err
-}
-
-// pause waits. It reports false when ctx is done first.
-func pause(ctx context.Context, d time.Duration) bool {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return true
-	case <-ctx.Done():
-		return false
-	}
 }
 
 func (s *Server) frame(session *session, state api.State) frame {

@@ -24,6 +24,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 const (
@@ -210,7 +211,7 @@ func (a *app) agentLogs(ctx context.Context, s config.Settings, follow bool) err
 		if _, err := io.Copy(show, r); err != nil || !follow {
 			return err
 		}
-		if err := pause(ctx, agentPoll); err != nil {
+		if err := sleep.For(ctx, agentPoll); err != nil {
 			return err
 		}
 		if next, err := os.Open(path); err == nil {
@@ -265,18 +266,6 @@ func sameFile(x, y *os.File) bool {
 	return xerr == nil && yerr == nil && os.SameFile(xi, yi)
 }
 
-// pause waits for d or until ctx is done.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
-}
-
 // agentClient returns a client of the agent, whether it runs or not.
 func (a *app) agentClient(s config.Settings) (*api.Client, error) {
 	path, err := api.SocketPath(s)
@@ -299,7 +288,7 @@ func (a *app) connectAgent(ctx context.Context, s config.Settings) (*api.Client,
 		info, err := client.Info(ctx)
 		switch {
 		case err == nil && info.Ending: // the next one is started when it has gone
-			if err := pause(ctx, agentPoll); err != nil {
+			if err := sleep.For(ctx, agentPoll); err != nil {
 				return nil, err
 			}
 			continue
@@ -315,7 +304,7 @@ func (a *app) connectAgent(ctx context.Context, s config.Settings) (*api.Client,
 		if err := a.spawnAgent(ctx, s); err != nil {
 			return nil, err
 		}
-		if err := pause(ctx, time.Millisecond); err != nil {
+		if err := sleep.For(ctx, time.Millisecond); err != nil {
 			return nil, err
 		}
 	}
@@ -384,7 +373,7 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 		said.WriteString(how.Error())
 	}
 	if strings.Contains(said.String(), daemon.ErrRunning.Error()) {
-		return pause(ctx, agentPoll) // another command has started it and it is about to serve
+		return sleep.For(ctx, agentPoll) // another command has started it and it is about to serve
 	}
 	return fail.New(fail.Other, op, fmt.Errorf("the agent ended: %s", strings.TrimSpace(said.String())),
 		"run the command with --no-agent")

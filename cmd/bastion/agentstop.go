@@ -12,6 +12,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/daemon"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 const (
@@ -100,7 +101,7 @@ func endWithin(ctx context.Context, gone func(context.Context) bool, kill func()
 			}
 			killed, end = true, time.Now().Add(agentEnd)
 		}
-		if err := pause(ctx, agentPoll); err != nil {
+		if err := sleep.For(ctx, agentPoll); err != nil {
 			return killed, err
 		}
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/printable"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 // up runs `bastion up`.
@@ -168,7 +169,7 @@ func (a *app) watchStatus(ctx context.Context, s config.Settings, st api.State) 
 		switch {
 		case errors.Is(err, api.ErrNotRunning):
 			if st.Revision == 0 {
-				if err := pause(ctx, statusPause); err != nil {
+				if err := sleep.For(ctx, statusPause); err != nil {
 					return err
 				}
 				continue

@@ -19,6 +19,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/printable"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 func (a *app) lsCommand() *command {
@@ -374,7 +375,7 @@ func (a *app) wait(ctx context.Context, s config.Settings, name string, timeout 
 				return err
 			}
 			if left > 0 { // whoever opens the forward starts the agent
-				if err := pause(ctx, min(left, agentPoll)); err != nil {
+				if err := sleep.For(ctx, min(left, agentPoll)); err != nil {
 					return err
 				}
 			}

@@ -21,6 +21,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
@@ -222,7 +223,7 @@ func dialWhileItAnswers(ctx context.Context, client *api.Client, req api.DialReq
 	defer asking.Wait()
 	defer cancel(nil)
 	asking.Go(func() {
-		for pause(ctx, every) == nil {
+		for sleep.For(ctx, every) == nil {
 			if _, err := client.Info(ctx); fail.KindOf(err) == fail.Timeout && ctx.Err() == nil {
 				cancel(err)
 			}

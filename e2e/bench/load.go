@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 // crowd opens n connections through addr. When each has had an echo and all are open at once, each has a second one. It
@@ -69,7 +70,7 @@ func measureIdle(ctx context.Context, t *tunnel, settle, span time.Duration) (id
 	if err := firstByte(ctx, t.addr); err != nil {
 		return idle{}, err
 	}
-	if err := pause(ctx, settle); err != nil {
+	if err := sleep.For(ctx, settle); err != nil {
 		return idle{}, err
 	}
 	before, err := t.usage()
@@ -77,7 +78,7 @@ func measureIdle(ctx context.Context, t *tunnel, settle, span time.Duration) (id
 		return idle{}, err
 	}
 	start := time.Now()
-	if err := pause(ctx, span); err != nil {
+	if err := sleep.For(ctx, span); err != nil {
 		return idle{}, err
 	}
 	after, err := t.usage()
@@ -85,16 +86,4 @@ func measureIdle(ctx context.Context, t *tunnel, settle, span time.Duration) (id
 		return idle{}, err
 	}
 	return idle{rss: after.rss, share: 100 * (after.cpu - before.cpu).Seconds() / time.Since(start).Seconds()}, nil
-}
-
-// pause waits for d, which is the measurement itself.
-func pause(ctx context.Context, d time.Duration) error {
-	timer := time.NewTimer(d)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -22,42 +22,49 @@ const module = "github.com/bastion-ssm/bastion"
 var allowed = map[string][]string{
 	"cmd/bastion": {
 		"agent", "agent/api", "agent/daemon", "agent/dsn", "internal/config", "internal/fail", "internal/files", "internal/hosts",
-		"internal/partition", "internal/printable", "keys",
-		"targets", "tunnel",
+		"internal/partition", "internal/printable", "internal/sleep", "keys", "targets", "tunnel",
 	},
 	"cmd/bastiond": {"internal/fail", "internal/printable", "keys", "server"},
 
-	"agent/api":       {"agent", "internal/config", "internal/fail", "tunnel"},
-	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/files"},
+	"agent/api":       {"agent", "internal/config", "internal/fail", "internal/sleep", "tunnel"},
+	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/files", "internal/sleep"},
 	"agent/dsn":       {"agent/api", "internal/config", "internal/hosts"},
 	"agent/forwards":  {"agent", "agent/api", "internal/fail"},
-	"agent/daemon":    {"agent", "agent/api", "agent/dashboard", "agent/forwards", "internal/config", "internal/fail", "internal/files", "targets", "tunnel"},
+	"agent/daemon": {
+		"agent", "agent/api", "agent/dashboard", "agent/forwards", "internal/backoff", "internal/config", "internal/fail",
+		"internal/files", "targets", "tunnel",
+	},
 
 	"agent": {
-		"bastions", "internal/awsanswer", "internal/config", "internal/fail", "internal/files", "internal/printable", "keys", "sessions",
-		"sessions/bond", "targets", "tunnel", "tunnel/rediscluster",
+		"bastions", "internal/awsanswer", "internal/config", "internal/fail", "internal/files", "internal/printable",
+		"internal/sleep", "keys", "sessions", "sessions/bond", "targets", "tunnel", "tunnel/rediscluster",
 	},
-	"server": {"internal/fail", "internal/printable", "keys", "sessions/bond"},
+	"server": {"internal/fail", "internal/printable", "internal/sleep", "keys", "sessions/bond"},
 
-	"bastions": {"internal/awsanswer", "internal/fail", "internal/partition"},
-	"sessions": {"internal/awsanswer", "internal/deadline", "internal/fail", "internal/ring", "sessions/frame"},
-	"targets":  {"internal/awsanswer", "internal/fail", "internal/near", "internal/partition"},
-	"tunnel":   {"internal/fail", "internal/printable"},
+	"bastions": {"internal/awsanswer", "internal/backoff", "internal/fail", "internal/partition", "internal/sleep"},
+	"sessions": {
+		"internal/awsanswer", "internal/backoff", "internal/deadline", "internal/fail", "internal/ring", "internal/sleep",
+		"sessions/frame",
+	},
+	"targets": {"internal/awsanswer", "internal/fail", "internal/near", "internal/partition"},
+	"tunnel":  {"internal/backoff", "internal/fail", "internal/printable", "internal/sleep"},
 
 	"tunnel/rediscluster": {"internal/fail", "tunnel"},
 
 	"internal/awsanswer": {},
+	"internal/backoff":   {},
 	"internal/config":    {"internal/fail", "internal/files", "internal/near"},
 	"internal/deadline":  {},
 	"internal/fail":      {"internal/awsanswer"},
-	"internal/files":     {},
-	"internal/hosts":     {"internal/fail", "internal/files"},
+	"internal/files":     {"internal/backoff", "internal/sleep"},
+	"internal/hosts":     {"internal/backoff", "internal/fail", "internal/files", "internal/sleep"},
 	"internal/near":      {},
 	"internal/partition": {},
 	"internal/printable": {},
 	"internal/ring":      {},
-	"keys":               {},
-	"sessions/bond":      {"internal/deadline", "internal/fail", "internal/ring"},
+	"internal/sleep":     {},
+	"keys":               {"internal/sleep"},
+	"sessions/bond":      {"internal/backoff", "internal/deadline", "internal/fail", "internal/ring", "internal/sleep"},
 	"sessions/frame":     {},
 	"bastion-image":      {},
 
@@ -67,7 +74,7 @@ var allowed = map[string][]string{
 	"lab/awsapi":      {},
 	"lab/gateway":     {"sessions/frame"},
 	"lab/vpc":         {},
-	"e2e/bench":       {"agent/api", "e2e/rig", "lab", "lab/gateway", "lab/vpc"},
+	"e2e/bench":       {"agent/api", "e2e/rig", "internal/sleep", "lab", "lab/gateway", "lab/vpc"},
 	"e2e/rig":         {"lab", "lab/gateway", "lab/vpc"},
 
 	// Only tests.

@@ -5,6 +5,9 @@ import (
 	"fmt"
 	"os"
 	"time"
+
+	"github.com/bastion-ssm/bastion/internal/backoff"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 // The pause between two tries to take a lock grows from the first to the second.
@@ -32,17 +35,13 @@ func TryLock(path string) (*os.File, error) {
 
 // Lock waits for the lock file at path until ctx ends. See TryLock.
 func Lock(ctx context.Context, path string) (*os.File, error) {
-	for pause := minLockPause; ; pause = min(2*pause, maxLockPause) {
+	for pause := minLockPause; ; pause = backoff.Next(pause, minLockPause, maxLockPause) {
 		f, err := TryLock(path)
 		if err != nil || f != nil {
 			return f, err
 		}
-		timer := time.NewTimer(pause)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
-			return nil, fmt.Errorf("another process holds the lock %s: %w", path, context.Cause(ctx))
+		if err := sleep.For(ctx, pause); err != nil {
+			return nil, fmt.Errorf("another process holds the lock %s: %w", path, err)
 		}
 	}
 }

@@ -25,8 +25,10 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/bastion-ssm/bastion/internal/backoff"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 // maxSize bounds the hosts files that are read; those of ad blockers have a few megabytes.
@@ -37,8 +39,8 @@ const (
 	lockWait = 10 * time.Second
 	// A removal that fails is tried again this often, after pauses that double: a name that stays leads to an address at which
 	// anybody may listen.
-	removeTries = 6
-	removePause = 50 * time.Millisecond
+	removeTries                 = 6
+	removePause, maxRemovePause = 50 * time.Millisecond, 2 * time.Second
 )
 
 // Path is the hosts file that the settings name, or else the system's.
@@ -112,7 +114,6 @@ func (b *Block) Remove(ctx context.Context) error {
 	if b == nil || b.file == nil {
 		return nil
 	}
-	pause := removePause
 	for n := 1; ; n++ {
 		err := b.file.change(ctx, func(text string) (string, error) {
 			return without(text, func(id string) bool { return id == b.id }), nil
@@ -120,23 +121,10 @@ func (b *Block) Remove(ctx context.Context) error {
 		if err == nil || errors.Is(err, fs.ErrNotExist) {
 			return nil
 		}
-		if n == removeTries || !wait(ctx, pause) {
+		if n == removeTries || sleep.For(ctx, backoff.After(n-1, removePause, maxRemovePause)) != nil {
 			return fail.New(fail.Other, "remove names from the hosts file "+b.file.path, err,
 				"remove the lines from "+beginMark+b.id+" to "+endMark+b.id+", or run a command with --hosts, which does")
 		}
-		pause *= 2
-	}
-}
-
-// wait reports whether ctx still goes on after a pause.
-func wait(ctx context.Context, pause time.Duration) bool {
-	timer := time.NewTimer(pause)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-		return true
-	case <-ctx.Done():
-		return false
 	}
 }
 

@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"slices"
 	"time"
+
+	"github.com/bastion-ssm/bastion/internal/backoff"
 )
 
 // The measures of lanes. An attempt costs a part of the rate for a second or so: with the pause after it, less than a fiftieth.
@@ -112,7 +114,7 @@ func (l *lanes) look(busy, found bool, have int, acked laneBytes, rtt time.Durat
 	case more && gain >= laneHelps, !more && gain >= laneLoses:
 	default:
 		l.count, l.fewer = l.before, more && l.before > 1
-		l.pause = min(max(2*l.pause, firstPause), mostPause)
+		l.pause = backoff.Next(l.pause, firstPause, mostPause)
 		l.until = now.Add(l.pause)
 		l.restart(laneSteady, acked, now)
 		return true

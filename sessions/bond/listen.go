@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/ring"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 // Defaults of ListenerConfig.
@@ -216,12 +217,10 @@ func (l *Listener) acceptStreams(listener net.Listener) {
 				return
 			}
 			l.cfg.Logger.Warn("accept failed", "error", err)
-			select {
-			case <-time.After(acceptPause):
-				continue
-			case <-l.ctx.Done():
+			if sleep.For(l.ctx, acceptPause) != nil {
 				return
 			}
+			continue
 		}
 		l.work.Go(func() {
 			defer func() { <-l.slots }()

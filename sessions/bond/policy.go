@@ -5,6 +5,8 @@ import (
 	"math/rand/v2"
 	"slices"
 	"time"
+
+	"github.com/bastion-ssm/bastion/internal/backoff"
 )
 
 // maxSubflows is the most that a connection may have, those that are just leaving included.
@@ -305,7 +307,7 @@ func (p *policy) observe(now time.Time, v view) *census {
 
 // flap takes in that a subflow was lost, or stalled, soon after it came up.
 func (p *policy) flap(now time.Time) {
-	p.flapUntil = now.Add(p.jitter(backoff(flapFirst, flapMost, p.flaps)))
+	p.flapUntil = now.Add(p.jitter(backoff.After(p.flaps, flapFirst, flapMost)))
 	p.flaps++
 }
 
@@ -570,9 +572,9 @@ func (p *policy) openFailed(now, begun time.Time, how Failure, have int) {
 	case FailedUnanswered: // no agent came in all that time
 		p.atLimit(now, beside)
 	case FailedThrottled:
-		pause = backoff(throttledFirst, throttledMost, p.throttles)
+		pause = backoff.After(p.throttles, throttledFirst, throttledMost)
 	case FailedRefused, FailedOther:
-		pause = backoff(failureFirst, failureMost, p.failures)
+		pause = backoff.After(p.failures, failureFirst, failureMost)
 	}
 	if p.pathless {
 		p.failedPathless(now, begun, how)
@@ -604,10 +606,10 @@ func (p *policy) failedPathless(now, begun time.Time, how Failure) {
 		p.throttles++
 		p.notBefore = later(p.notBefore, soon)
 	case FailedRefused:
-		p.notBefore = now.Add(p.jitter(backoff(refusedFirst, refusedMost, p.failures)))
+		p.notBefore = now.Add(p.jitter(backoff.After(p.failures, refusedFirst, refusedMost)))
 		p.failures++
 	default:
-		at := now.Add(p.jitter(backoff(attemptFirst, attemptEvery, p.failures)))
+		at := now.Add(p.jitter(backoff.After(p.failures, attemptFirst, attemptEvery)))
 		if soon.Before(at) {
 			at = soon
 		}
@@ -634,7 +636,7 @@ func (p *policy) atLimit(now time.Time, have int) {
 	case p.pathless: // sessions that are over may count still: this says little
 		p.limits = max(p.limits, 1)
 	case p.limits > 0:
-		pause = backoff(limitNext, limitMost, p.limits-1)
+		pause = backoff.After(p.limits-1, limitNext, limitMost)
 		fallthrough
 	default:
 		p.limits++
@@ -704,12 +706,7 @@ func (p *policy) retry() {
 
 // jitter spreads a pause, lest all clients of a service that was away come back at once.
 func (p *policy) jitter(d time.Duration) time.Duration {
-	return d/2 + p.random(d/2+1)
-}
-
-// backoff returns the pause after failure n, 0 being the first in succession.
-func backoff(first, most time.Duration, n int) time.Duration {
-	return min(first<<min(n, 20), most)
+	return backoff.Between(d/2, d, p.random)
 }
 
 func later(a, b time.Time) time.Time {
