@@ -23,7 +23,10 @@ import (
 
 	"github.com/bastion-ssm/bastion/bastions"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/fargate"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/targets"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -38,25 +41,13 @@ type Options struct {
 	Command  string            // what the program does, for those who look at its links
 	Logger   *slog.Logger      // nil: no log
 	Progress func(step string) // says what is waited for; nil: nobody asks. It must not block.
-	Path     func(Path)        // is told when a connection has lost every path, and found one; likewise
+	Path     func(report.Path) // is told when a connection has lost every path, and found one; likewise
 
 	// Env are the variables that count, in place of the process's own: AWS_* and SSH_AUTH_SOCK. nil: the process's.
 	Env *Env
 	MFA *MFA // asks for codes; nil: there is nobody to ask
 	// Hosted says that the process has more Agents than this one and shows their links itself.
 	Hosted bool
-}
-
-// Path says whether there is a path to a bastion that the user's connections lead to. While there is none they wait.
-type Path struct {
-	Lost   bool          `json:"lost"`
-	Since  time.Time     `json:"since"`     // when it was lost
-	Linger time.Duration `json:"linger_ns"` // how long the connections wait for another, in all
-
-	// Why there is still none; told again when the reason is another one.
-	Reason string    `json:"reason,omitempty"`
-	Next   string    `json:"next,omitempty"`    // what the user can do
-	Retry  time.Time `json:"retry_at,omitzero"` // when the next attempt begins
 }
 
 // Agent is one user's access to one AWS account and region. Close it at the end.
@@ -148,11 +139,11 @@ func New(ctx context.Context, s Settings, o Options) (*Agent, error) {
 	if s.SessionDocument != documentAuto {
 		a.documents.forced = s.SessionDocument
 	}
-	if dir, err := RuntimeDir(s); err == nil {
+	if dir, err := dirs.Runtime(s.RuntimeDir); err == nil {
 		a.documents.dir = dir
 	}
 	if s.RememberHostKeys {
-		dir, err := RuntimeDir(s)
+		dir, err := dirs.Runtime(s.RuntimeDir)
 		if err == nil {
 			a.hostKeys = &hostKeys{dir: dir}
 		} else {
@@ -204,7 +195,7 @@ func (a *Agent) spec(ctx context.Context) (bastions.Spec, error) {
 	}
 	cpu, memory := s.TaskFargate()
 	return bastions.Spec{
-		Size:    bastions.Size{CPU: cpu, Memory: memory},
+		Size:    fargate.Size{CPU: cpu, Memory: memory},
 		Cluster: s.Cluster, TaskDefinition: s.TaskDefinition, Container: s.Container,
 		Subnets: s.Subnets, SubnetTags: s.SubnetTags,
 		SecurityGroups: s.SecurityGroups, SecurityGroupTags: s.SecurityGroupTags,
@@ -221,27 +212,8 @@ func (a *Agent) needsTask(op string) error {
 		"leave out target to use a bastion task")
 }
 
-// Bastion is a bastion as up and status show it.
-type Bastion struct {
-	TaskID    string     `json:"task_id"`
-	TaskARN   string     `json:"task_arn"`
-	Cluster   string     `json:"cluster"`
-	Container string     `json:"container"`
-	Target    string     `json:"target,omitempty"` // of SSM; known once it runs
-	Status    string     `json:"status"`
-	Exec      string     `json:"exec_agent,omitempty"`
-	Ready     bool       `json:"ready"` // SSM's agent runs in it
-	Created   *time.Time `json:"created_at,omitempty"`
-	Started   *time.Time `json:"started_at,omitempty"`
-	Reason    string     `json:"stopped_reason,omitempty"`
-	Refused   string     `json:"refused,omitempty"`   // why it is not used: somebody else may have started it
-	Outdated  string     `json:"outdated,omitempty"`  // why a new one takes its place
-	Unchecked string     `json:"unchecked,omitempty"` // what could not be compared with a bastion of the user's own
-	Size
-}
-
-func show(b bastions.Bastion) Bastion {
-	out := Bastion{
+func show(b bastions.Bastion) report.Bastion {
+	out := report.Bastion{
 		TaskID: b.TaskID, TaskARN: b.TaskARN, Cluster: b.Cluster, Container: b.Container, Status: b.LastStatus,
 		Exec: b.ExecStatus, Ready: b.ExecRunning, Reason: b.StoppedReason, Size: sizeOf(b),
 		Refused: b.Refused, Outdated: b.Outdated, Unchecked: b.Unchecked,
@@ -260,7 +232,7 @@ func show(b bastions.Bastion) Bastion {
 
 // UpResult is what Up reached.
 type UpResult struct {
-	Bastion
+	report.Bastion
 	New     bool   `json:"new"`      // started by this call
 	Version string `json:"version"`  // of bastiond
 	HostKey string `json:"host_key"` // its fingerprint
@@ -285,19 +257,19 @@ func (a *Agent) Up(ctx context.Context) (UpResult, error) {
 		return UpResult{New: started}, err
 	}
 	shown := show(*b)
-	shown.price(*b, a.settings)
+	price(&shown.Size, *b, a.settings)
 	return UpResult{Bastion: shown, New: started, Version: p.reply.Version, HostKey: fingerprint(p.hostKey)}, nil
 }
 
 // DownResult is what Down reached.
 type DownResult struct {
-	Stopped []Bastion `json:"stopped"`
-	Left    []Bastion `json:"left"` // refused, and not asked for
+	Stopped []report.Bastion `json:"stopped"`
+	Left    []report.Bastion `json:"left"` // refused, and not asked for
 }
 
 // Down stops the user's bastions. Those that are refused are left alone unless refused says otherwise.
 func (a *Agent) Down(ctx context.Context, refused bool) (DownResult, error) {
-	out := DownResult{Stopped: []Bastion{}, Left: []Bastion{}}
+	out := DownResult{Stopped: []report.Bastion{}, Left: []report.Bastion{}}
 	if err := a.needsTask("stop the bastion"); err != nil {
 		return out, err
 	}
@@ -319,22 +291,13 @@ func (a *Agent) Down(ctx context.Context, refused bool) (DownResult, error) {
 	return out, err
 }
 
-// Status is the state of the user's bastions.
-type Status struct {
-	Owner    string    `json:"owner"` // the ARN that the bastions belong to
-	Region   string    `json:"region"`
-	Cluster  string    `json:"cluster,omitempty"`
-	Target   string    `json:"target,omitempty"` // the OpenSSH server that is used in place of a task
-	Bastions []Bastion `json:"bastions"`
-}
-
 // Status looks at the user's bastions.
-func (a *Agent) Status(ctx context.Context) (Status, error) {
+func (a *Agent) Status(ctx context.Context) (report.Status, error) {
 	owner, err := a.whoami(ctx)
 	if err != nil {
-		return Status{}, err
+		return report.Status{}, err
 	}
-	st := Status{Owner: owner.ARN, Region: a.region, Bastions: []Bastion{}}
+	st := report.Status{Owner: owner.ARN, Region: a.region, Bastions: []report.Bastion{}}
 	if a.settings.Target != "" {
 		st.Target = a.settings.Target
 		return st, nil
@@ -347,7 +310,7 @@ func (a *Agent) Status(ctx context.Context) (Status, error) {
 	all, err := a.manager.List(ctx, spec)
 	for _, b := range all {
 		shown := show(b)
-		shown.price(b, a.settings)
+		price(&shown.Size, b, a.settings)
 		st.Bastions = append(st.Bastions, shown)
 	}
 	return st, err

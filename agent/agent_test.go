@@ -406,32 +406,10 @@ func TestHostKeyIsForgotten(t *testing.T) {
 	}
 }
 
-func TestRuntimeDir(t *testing.T) {
-	if runtime.GOOS == "windows" {
-		t.Log("modes mean nothing here")
-		return
-	}
-	base := t.TempDir()
-	t.Setenv("XDG_RUNTIME_DIR", base)
-	dir, err := RuntimeDir(Settings{})
-	if err != nil || dir != filepath.Join(base, "bastion") {
-		t.Errorf("%q, %v", dir, err)
-	}
-	if info, err := os.Stat(dir); err != nil || info.Mode().Perm() != 0o700 {
-		t.Errorf("%v, %v", info.Mode(), err)
-	}
-	if err := os.Chmod(dir, 0o750); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := RuntimeDir(Settings{}); err == nil || !strings.Contains(err.Error(), "others can enter") || fail.NextOf(err) == "" {
-		t.Errorf("a directory that others can enter: %v", err)
-	}
-	link := filepath.Join(base, "link")
-	if err := os.Symlink(dir, link); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := RuntimeDir(Settings{RuntimeDir: link}); err == nil {
-		t.Error("a symbolic link was accepted")
+func TestOpenSSHPathTooLong(t *testing.T) {
+	_, err := ServeOpenSSH("/"+strings.Repeat("x", 103), 1, false, nil)
+	if fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), "may have 103") || !strings.Contains(fail.NextOf(err), "runtime_dir") {
+		t.Errorf("%v (%s)", err, fail.NextOf(err))
 	}
 }
 

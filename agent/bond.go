@@ -13,6 +13,7 @@ import (
 	"github.com/bastion-ssm/bastion/bastions"
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/sessions/bond"
 )
@@ -58,7 +59,7 @@ type bondState struct {
 	target    string // of SSM
 	measured  time.Time
 	flows     map[uint32]flowRate // by the subflow's id
-	far       *FarEnd             // nil: not known
+	far       *report.FarEnd      // nil: not known
 }
 
 // flowRate is how much a subflow carried of late.
@@ -341,7 +342,7 @@ func (a *Agent) tend(conn bonded) {
 		st := conn.Stats()
 		a.bonds.measure(conn, st, time.Now())
 		c := withoutPath(st)
-		told := Path{Lost: c.Waiting, Since: c.Since, Linger: a.settings.Linger, Retry: c.Retry}
+		told := report.Path{Lost: c.Waiting, Since: c.Since, Linger: a.settings.Linger, Retry: c.Retry}
 		if c.Err != nil {
 			told.Reason, told.Next = c.Err.Error(), fail.NextOf(c.Err)
 		}
@@ -355,13 +356,13 @@ func (a *Agent) tend(conn bonded) {
 			a.path(told)
 		case !c.Waiting && !lost.IsZero():
 			a.log.Info("a path to the bastion again", "after", time.Since(lost))
-			a.path(Path{Since: lost, Linger: a.settings.Linger})
+			a.path(report.Path{Since: lost, Linger: a.settings.Linger})
 			lost, why = time.Time{}, ""
 		}
 	}
 }
 
-func (a *Agent) path(p Path) {
+func (a *Agent) path(p report.Path) {
 	if a.options.Path != nil {
 		a.options.Path(p)
 	}

@@ -24,6 +24,8 @@ import (
 	"github.com/aws/smithy-go"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/private"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/sessions/bond"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -136,8 +138,8 @@ func (f *fakeBond) trouble(err error) {
 func TestTendTellsOfPaths(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := testAgent(t, Settings{Linger: 30 * time.Minute})
-		var told []Path
-		a.options.Path = func(p Path) { told = append(told, p) }
+		var told []report.Path
+		a.options.Path = func(p report.Path) { told = append(told, p) }
 		b := &fakeBond{done: make(chan struct{})}
 		var wg sync.WaitGroup
 		wg.Go(func() { a.tend(b) })
@@ -156,8 +158,8 @@ func TestTendTellsOfPaths(t *testing.T) {
 		<-time.After(2 * time.Second)
 		close(b.done)
 		wg.Wait()
-		if len(told) != 3 || told[0] != (Path{Lost: true, Since: lost, Linger: 30 * time.Minute}) ||
-			told[1] != (Path{Since: lost, Linger: 30 * time.Minute}) ||
+		if len(told) != 3 || told[0] != (report.Path{Lost: true, Since: lost, Linger: 30 * time.Minute}) ||
+			told[1] != (report.Path{Since: lost, Linger: 30 * time.Minute}) ||
 			!told[2].Lost {
 			t.Errorf("told %+v", told)
 		}
@@ -171,7 +173,7 @@ func TestTendTellsWhy(t *testing.T) {
 		var log strings.Builder
 		a.log = slog.New(slog.NewTextHandler(&log, nil))
 		var told []string
-		a.options.Path = func(p Path) { told = append(told, fmt.Sprintf("%t %s|%s", p.Lost, p.Reason, p.Next)) }
+		a.options.Path = func(p report.Path) { told = append(told, fmt.Sprintf("%t %s|%s", p.Lost, p.Reason, p.Next)) }
 		b := &fakeBond{done: make(chan struct{})}
 		var wg sync.WaitGroup
 		wg.Go(func() { a.tend(b) })
@@ -471,8 +473,8 @@ func TestLiveBond(t *testing.T) {
 		"bond: version 2, 1 session ended because its":  {Version: 2, Damaged: 1},
 		"bond: version 2, 3 sessions ended because the": {Version: 2, Damaged: 3},
 	} {
-		var l Live
-		l.bond(st, nil)
+		var l report.Live
+		addBond(&l, st, nil)
 		if got := l.Bond(); !strings.HasPrefix(got, want) || want == "" && got != "" {
 			t.Errorf("%q, want %q", got, want)
 		}
@@ -526,12 +528,12 @@ func TestRefusedBondIsNotTriedAgain(t *testing.T) {
 
 // fakeLive shows what it holds, and counts the probes.
 type fakeLive struct {
-	links  []Live
+	links  []report.Live
 	probed int
 }
 
-func (f *fakeLive) live() []Live { return f.links }
-func (f *fakeLive) probe()       { f.probed++ }
+func (f *fakeLive) live() []report.Live { return f.links }
+func (f *fakeLive) probe()              { f.probed++ }
 
 // shortDir returns a directory whose path leaves room for a socket's.
 func shortDir(t *testing.T) string {
@@ -556,12 +558,12 @@ func TestProcesses(t *testing.T) {
 		Sent: 10, Received: 20, Reinjected: 3, Pathless: time.Now(),
 		Subflows: []bond.SubflowStats{{ID: 1, Name: "lab-1", State: bond.Stalled, Age: time.Minute, RTT: 42 * time.Millisecond, InFlight: 5}},
 	}}
-	l := &Live{Bastion: "bastion 1", State: string(tunnel.Up), Kind: "single", Channels: 2, Sessions: []LiveSession{}}
-	l.bond(b.Stats(), map[uint32]flowRate{1: {up: 7, down: 8}})
+	l := &report.Live{Bastion: "bastion 1", State: string(tunnel.Up), Kind: "single", Channels: 2, Sessions: []report.LiveSession{}}
+	addBond(l, b.Stats(), map[uint32]flowRate{1: {up: 7, down: 8}})
 	a.credentials = provider(func() (aws.Credentials, error) { return aws.Credentials{}, nil })
-	shown := &fakeLive{links: []Live{*l}}
+	shown := &fakeLive{links: []report.Live{*l}}
 	hide := a.showLive(shown)
-	hideOther := a.showLive(&fakeLive{links: []Live{{Bastion: "bastion 0", Sessions: []LiveSession{}}}})
+	hideOther := a.showLive(&fakeLive{links: []report.Live{{Bastion: "bastion 0", Sessions: []report.LiveSession{}}}})
 
 	got, err := Processes(t.Context(), s)
 	if err != nil || len(got) != 1 || len(got[0].Links) != 2 {
@@ -585,7 +587,7 @@ func TestProcesses(t *testing.T) {
 	}
 
 	// It is for reading, and for this user.
-	socket := filepath.Join(dir, liveDir, fmt.Sprint(os.Getpid())+sockSuffix)
+	socket := filepath.Join(dir, liveDir, fmt.Sprint(os.Getpid())+private.Suffix)
 	if runtime.GOOS != "windows" {
 		for path, want := range map[string]os.FileMode{socket: 0o600, filepath.Dir(socket): 0o700} {
 			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != want {
@@ -595,7 +597,7 @@ func TestProcesses(t *testing.T) {
 	}
 	client := &http.Client{Transport: &http.Transport{
 		DisableKeepAlives: true,
-		DialContext:       func(context.Context, string, string) (net.Conn, error) { return dialUnix(socket) },
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return private.DialSocket(socket) },
 	}}
 	for _, tt := range []struct {
 		method, path string
@@ -632,7 +634,7 @@ func TestProcesses(t *testing.T) {
 		t.Fatal(err)
 	}
 	newer := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
-		_ = json.NewEncoder(w).Encode(Process{V: liveVersion + 1})
+		_ = json.NewEncoder(w).Encode(report.Process{V: liveVersion + 1})
 	})}
 	var serving sync.WaitGroup
 	serving.Go(func() { _ = newer.Serve(odd) })
@@ -657,30 +659,5 @@ func TestProcesses(t *testing.T) {
 	a.Close()
 	if left, err := filepath.Glob(filepath.Join(dir, liveDir, "*")); err != nil || len(left) != 0 {
 		t.Errorf("left behind: %v, %v", left, err)
-	}
-}
-
-func TestPeerUID(t *testing.T) {
-	if !slices.Contains([]string{"linux", "darwin"}, runtime.GOOS) {
-		t.Log("peers have no ids here")
-		return
-	}
-	ln, err := listenPrivate(filepath.Join(shortDir(t), "s.sock"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	conn, err := dialUnix(ln.path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	accepted, err := (&ownPeers{ln}).Accept()
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer accepted.Close()
-	if uid, known := peerUID(accepted); !known || uid != os.Geteuid() {
-		t.Errorf("uid %d, %v", uid, known)
 	}
 }

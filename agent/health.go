@@ -7,7 +7,7 @@ import (
 	"math"
 	"time"
 
-	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/sessions/bond"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
@@ -45,19 +45,6 @@ type health struct {
 	MaxSessions int     `json:"max_sessions"`
 }
 
-// FarEnd is how the task at the far end of a link did when it was asked last, during a transfer.
-type FarEnd struct {
-	Measured    time.Time `json:"measured_at"`
-	CPULimit    float64   `json:"cpu_limit,omitempty"`       // vCPU
-	CPUShare    float64   `json:"cpu_share"`                 // of the limit, that was in use
-	Throttled   float64   `json:"cpu_throttled_share"`       // of the time, that something waited for processor time
-	MemoryLimit int64     `json:"memory_limit,omitempty"`    // bytes
-	MemoryUsed  int64     `json:"memory_used,omitempty"`     // bytes
-	Sessions    int       `json:"sessions"`                  // of all links to it
-	MaxSessions int       `json:"max_sessions,omitempty"`    // that its memory has room for
-	Limit       string    `json:"limiting_factor,omitempty"` // why a link is not faster, in words
-}
-
 // parseHealth reads bastiond's answer, which is not to be trusted with numbers that make no sense.
 func parseHealth(text []byte) (h health, ok bool) {
 	if len(text) > maxHealth || json.Unmarshal(text, &h) != nil || h.V != healthVersion {
@@ -72,12 +59,12 @@ func parseHealth(text []byte) (h health, ok bool) {
 }
 
 // since is how the task did from an earlier answer to this one; nil if they cannot be compared.
-func (h health) since(before health, now time.Time) *FarEnd {
+func (h health) since(before health, now time.Time) *report.FarEnd {
 	span := h.At - before.At
 	if span < leastSpan.Seconds() || h.CPUUsed < before.CPUUsed || h.Throttled < before.Throttled || h.Periods < before.Periods {
 		return nil
 	}
-	f := &FarEnd{
+	f := &report.FarEnd{
 		Measured: now, CPULimit: h.CPULimit, MemoryLimit: h.MemoryLimit, MemoryUsed: h.MemoryUsed,
 		Sessions: h.Sessions, MaxSessions: h.MaxSessions,
 	}
@@ -87,21 +74,21 @@ func (h health) since(before health, now time.Time) *FarEnd {
 	if periods := h.Periods - before.Periods; periods > 0 {
 		f.Throttled = min(float64(h.Throttled-before.Throttled)/float64(periods), 1)
 	}
-	f.Limit = f.limit()
+	f.Limit = limitOf(f)
 	return f
 }
 
 // busy is the share of the task's processor time that is in use, for the growth of a link.
-func (f *FarEnd) busy() float64 {
+func busy(f *report.FarEnd) float64 {
 	if f.Throttled >= fullThrottled {
 		return 1
 	}
 	return f.CPUShare
 }
 
-// limit says why a link is not faster, if the task's size is the reason.
-func (f *FarEnd) limit() string {
-	larger := "; a larger task: bastion down, then bastion up --task-cpu " + fmt.Sprint(f.larger())
+// limitOf says why a link is not faster, if the task's size is the reason.
+func limitOf(f *report.FarEnd) string {
+	larger := "; a larger task: bastion down, then bastion up --task-cpu " + fmt.Sprint(larger(f))
 	size := "the task's CPU is the limit"
 	if f.CPULimit > 0 {
 		size += fmt.Sprintf(": %g vCPU", f.CPULimit)
@@ -120,24 +107,12 @@ func (f *FarEnd) limit() string {
 }
 
 // larger is the next larger task_cpu.
-func (f *FarEnd) larger() int {
+func larger(f *report.FarEnd) int {
 	cpu := 512
 	for cpu <= int(f.CPULimit*1024) && cpu < 16384 {
 		cpu *= 2
 	}
 	return cpu
-}
-
-// String is the far end in a line.
-func (f *FarEnd) String() string {
-	if f.Limit != "" {
-		return f.Limit
-	}
-	if f.CPULimit == 0 {
-		return ""
-	}
-	size := bastions.Size{CPU: int(f.CPULimit * 1024), Memory: int(f.MemoryLimit >> 20)}
-	return fmt.Sprintf("the task has %v; %.0f %% of its CPU in use, %d sessions", size, 100*f.CPUShare, f.Sessions)
 }
 
 // asker is the part of a *tunnel.Link by which bastiond is asked.
@@ -188,7 +163,7 @@ func (a *Agent) watchHealth(l asker) {
 			if far := h.since(*last, time.Now()); far != nil {
 				a.bonds.noteFar(conn, far)
 				if far.CPULimit > 0 {
-					conn.FarEnd(bond.FarEnd{Busy: far.busy(), Limit: far.CPULimit, At: far.Measured})
+					conn.FarEnd(bond.FarEnd{Busy: busy(far), Limit: far.CPULimit, At: far.Measured})
 				}
 			}
 		}
@@ -208,7 +183,7 @@ func (a *Agent) askHealth(l asker) (h health, known bool, err error) {
 }
 
 // noteFar notes how the task at the far end of a bond did.
-func (b *bonds) noteFar(conn bonded, far *FarEnd) {
+func (b *bonds) noteFar(conn bonded, far *report.FarEnd) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if s, ok := b.all[conn]; ok {
@@ -217,7 +192,7 @@ func (b *bonds) noteFar(conn bonded, far *FarEnd) {
 }
 
 // far returns how the task at the far end of a bond did; nil if that is not known.
-func (b *bonds) far(conn bonded) *FarEnd {
+func (b *bonds) far(conn bonded) *report.FarEnd {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if s, ok := b.all[conn]; ok {

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
@@ -35,8 +36,8 @@ func TestFarEnd(t *testing.T) {
 			t.Errorf("%s: not known", name)
 			continue
 		}
-		if !strings.Contains(far.Limit, c.want) || c.want == "" && far.Limit != "" || far.busy() < c.busy-0.01 || far.busy() > c.busy+0.01 {
-			t.Errorf("%s: %q, busy %v; want %q, %v", name, far.Limit, far.busy(), c.want, c.busy)
+		if !strings.Contains(far.Limit, c.want) || c.want == "" && far.Limit != "" || busy(far) < c.busy-0.01 || busy(far) > c.busy+0.01 {
+			t.Errorf("%s: %q, busy %v; want %q, %v", name, far.Limit, busy(far), c.want, c.busy)
 		}
 	}
 	for name, change := range map[string]func(*health){
@@ -51,7 +52,7 @@ func TestFarEnd(t *testing.T) {
 		}
 	}
 	for limit, want := range map[float64]int{0.25: 512, 0.5: 1024, 1: 2048, 16: 16384, 0: 512} {
-		if got := (&FarEnd{CPULimit: limit}).larger(); got != want {
+		if got := larger(&report.FarEnd{CPULimit: limit}); got != want {
 			t.Errorf("larger than %v: %d, want %d", limit, got, want)
 		}
 	}

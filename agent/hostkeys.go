@@ -14,46 +14,9 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/bastions"
-	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/keys"
 )
-
-// DefaultRuntimeDir returns where sockets and remembered host keys are unless a setting names another directory.
-func DefaultRuntimeDir() (string, error) {
-	base := os.Getenv("XDG_RUNTIME_DIR")
-	if base == "" || !filepath.IsAbs(base) {
-		cache, err := os.UserCacheDir()
-		if err != nil {
-			return "", fail.New(fail.Other, "find the runtime directory", err, "set runtime_dir (BASTION_RUNTIME_DIR)")
-		}
-		base = cache
-	}
-	return filepath.Join(base, "bastion"), nil
-}
-
-// RuntimeDir returns the directory of sockets and remembered host keys. It creates it, and refuses one that others can enter.
-func RuntimeDir(s Settings) (string, error) {
-	dir := s.RuntimeDir
-	if dir == "" {
-		var err error
-		if dir, err = DefaultRuntimeDir(); err != nil {
-			return "", err
-		}
-	}
-	if err := files.PrivateDir(dir); err != nil {
-		return "", fail.New(fail.Other, "use the runtime directory", err, privateHint(dir, err, "runtime_dir (BASTION_RUNTIME_DIR)"))
-	}
-	return dir, nil
-}
-
-// privateHint says what to do about a directory that files.PrivateDir has refused.
-func privateHint(dir string, err error, setting string) string {
-	if files.IsForeign(err) {
-		return "run the command as that user, or set another " + setting
-	}
-	return "give " + dir + " mode 0700, or set another " + setting
-}
 
 // hostKeys remembers the host keys of running tasks, each in a small file. They are public; what matters is that nobody else
 // can write them, which the directory's mode sees to. An entry only ever comes from a task's own answer by ECS Exec.

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/private"
 	"github.com/bastion-ssm/bastion/keys"
 )
 
@@ -82,14 +83,10 @@ const (
 	agentLink   = "agent.sock"
 	agentPrefix = "agent-"
 	knownPrefix = "known-"
-	sockSuffix  = ".sock"
 )
 
 // IdentityAgent returns the path of the ssh-agent socket in dir, the runtime directory, for OpenSSH's option of that name.
 func IdentityAgent(dir string) string { return filepath.Join(dir, agentLink) }
-
-// maxSocketPath is what every system can take for the path of a unix socket, in bytes.
-const maxSocketPath = 103
 
 // OpenSSH serves one ssh process, the parent of this one, by two sockets: an ssh-agent with the ephemeral key, and the
 // bastion's host keys. Who asks waits until the answer is known.
@@ -98,7 +95,7 @@ type OpenSSH struct {
 	client int // process id of the ssh that is served
 	log    *slog.Logger
 
-	agent, known *socket // nil: not served
+	agent, known *private.Socket // nil: not served
 	cancel       context.CancelFunc
 	ctx          context.Context
 	wg           sync.WaitGroup
@@ -134,16 +131,18 @@ func ServeIdentity(dir string, client int, log *slog.Logger) (*OpenSSH, error) {
 
 func serveOpenSSH(dir string, client int, withKnown, withAgent bool, log *slog.Logger) (*OpenSSH, error) {
 	const op = "open the sockets for OpenSSH"
-	if err := CheckSocket(filepath.Join(dir, agentPrefix+"4194304"+sockSuffix)); err != nil {
+	if err := private.CheckPath(filepath.Join(dir, agentPrefix+"4194304"+private.Suffix)); err != nil {
 		return nil, fmt.Errorf("%s: %w", op, err)
 	}
-	sweepSockets(dir)
+	for _, prefix := range []string{agentPrefix, knownPrefix} {
+		private.RemoveStale(filepath.Join(dir, prefix+"*"+private.Suffix))
+	}
 	o := &OpenSSH{dir: dir, client: client, log: log}
 	o.signer.known, o.hostKeys.known = make(chan struct{}), make(chan struct{})
 	o.ctx, o.cancel = context.WithCancel(context.Background())
 	var err error
 	if withKnown {
-		if o.known, err = listenPrivate(o.path(knownPrefix)); err != nil {
+		if o.known, err = private.ListenSocket(o.path(knownPrefix)); err != nil {
 			return nil, fail.New(fail.Other, op, err, "")
 		}
 		o.wg.Go(o.serveKnown)
@@ -151,7 +150,7 @@ func serveOpenSSH(dir string, client int, withKnown, withAgent bool, log *slog.L
 	if !withAgent {
 		return o, nil
 	}
-	if o.agent, err = listenPrivate(o.path(agentPrefix)); err == nil {
+	if o.agent, err = private.ListenSocket(o.path(agentPrefix)); err == nil {
 		err = o.lead()
 	}
 	if err != nil {
@@ -187,41 +186,7 @@ func (o *OpenSSH) Close() {
 }
 
 func (o *OpenSSH) path(prefix string) string {
-	return filepath.Join(o.dir, prefix+strconv.Itoa(o.client)+sockSuffix)
-}
-
-// socket is a listener and its place, which Close removes.
-type socket struct {
-	*net.UnixListener
-	path string
-}
-
-// Close closes the listener and removes the socket.
-func (s *socket) Close() error {
-	err := s.UnixListener.Close()
-	if err == nil {
-		err = os.Remove(s.path)
-	}
-	return err
-}
-
-// listenPrivate listens on a socket that only the user can connect to. It appears in its place when it is ready: one that
-// refuses connections is taken for stale by sweepSockets.
-func listenPrivate(path string) (*socket, error) {
-	dir, name := filepath.Split(path)
-	tmp := filepath.Join(dir, "."+strings.TrimSuffix(name, sockSuffix))
-	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
-		return nil, err
-	}
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: tmp, Net: "unix"})
-	if err != nil {
-		return nil, err
-	}
-	ln.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(tmp, 0o600), os.Rename(tmp, path)); err != nil {
-		return nil, errors.Join(err, ln.Close(), os.Remove(tmp))
-	}
-	return &socket{ln, path}, nil
+	return filepath.Join(o.dir, prefix+strconv.Itoa(o.client)+private.Suffix)
 }
 
 // lead makes agentLink lead to this proxy.
@@ -246,7 +211,7 @@ func (o *OpenSSH) yieldLink() {
 	if to, err := os.Readlink(at); err != nil || to != own {
 		return
 	}
-	others, err := filepath.Glob(filepath.Join(o.dir, agentPrefix+"*"+sockSuffix))
+	others, err := filepath.Glob(filepath.Join(o.dir, agentPrefix+"*"+private.Suffix))
 	if err == nil {
 		for _, other := range others {
 			name := filepath.Base(other)
@@ -261,26 +226,6 @@ func (o *OpenSSH) yieldLink() {
 	_ = os.Remove(at) // another proxy may have replaced it; that one's clients fall back on their next try
 }
 
-// sweepSockets removes sockets that processes left behind which were killed.
-func sweepSockets(dir string) {
-	for _, prefix := range []string{agentPrefix, knownPrefix} {
-		paths, err := filepath.Glob(filepath.Join(dir, prefix+"*"+sockSuffix))
-		if err != nil {
-			return
-		}
-		for _, path := range paths {
-			conn, err := dialUnix(path)
-			if err == nil {
-				_ = conn.Close()
-				continue
-			}
-			if refused(err) {
-				_ = os.Remove(path)
-			}
-		}
-	}
-}
-
 // serveAgent serves the ephemeral key to this proxy's own clients and hands the others on. It accepts at once: the clients of
 // older proxies do not wait for this one's key.
 func (o *OpenSSH) serveAgent() {
@@ -291,17 +236,17 @@ func (o *OpenSSH) serveAgent() {
 
 // ownClients is a listener that hands the clients of other proxies on to those.
 type ownClients struct {
-	*socket
+	*private.Socket
 	o *OpenSSH
 }
 
 func (l *ownClients) Accept() (net.Conn, error) {
 	for {
-		conn, err := l.socket.Accept()
+		conn, err := l.Socket.Accept()
 		if err != nil {
 			return nil, err
 		}
-		other := l.o.proxyOf(peerPID(conn))
+		other := l.o.proxyOf(private.PeerPID(conn))
 		if other == nil {
 			return &patientConn{conn, l.o}, nil
 		}
@@ -339,16 +284,11 @@ func (o *OpenSSH) proxyOf(client int) net.Conn {
 	if client == 0 || client == o.client {
 		return nil
 	}
-	conn, err := dialUnix(filepath.Join(o.dir, agentPrefix+strconv.Itoa(client)+sockSuffix))
+	conn, err := private.DialSocket(filepath.Join(o.dir, agentPrefix+strconv.Itoa(client)+private.Suffix))
 	if err != nil {
 		return nil
 	}
 	return conn
-}
-
-// dialUnix connects to a socket of this machine, which does not take time.
-func dialUnix(path string) (net.Conn, error) {
-	return net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 }
 
 // relay copies between two connections until one of them ends, or ctx.
@@ -397,7 +337,7 @@ func (o *OpenSSH) serveKnown() {
 // that process has no proxy, the newest is asked: a shell may stand between.
 func AskHostKeys(ctx context.Context, dir string, client int) ([]ssh.PublicKey, error) {
 	const op = "ask for the bastion's host key"
-	path := filepath.Join(dir, knownPrefix+strconv.Itoa(client)+sockSuffix)
+	path := filepath.Join(dir, knownPrefix+strconv.Itoa(client)+private.Suffix)
 	if _, err := os.Stat(path); err != nil {
 		if path = newest(dir, knownPrefix); path == "" {
 			return nil, fail.New(fail.Other, op, errors.New("no bastion proxy is running"),
@@ -434,7 +374,7 @@ func AskHostKeys(ctx context.Context, dir string, client int) ([]ssh.PublicKey, 
 
 // newest returns the socket that was made last.
 func newest(dir, prefix string) string {
-	paths, err := filepath.Glob(filepath.Join(dir, prefix+"*"+sockSuffix))
+	paths, err := filepath.Glob(filepath.Join(dir, prefix+"*"+private.Suffix))
 	if err != nil {
 		return ""
 	}

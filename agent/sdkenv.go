@@ -222,11 +222,12 @@ func ProcessEnv() map[string]string {
 	return out
 }
 
-// OtherEnv returns the names of variables that differ between two results of ProcessEnv.
-func OtherEnv(x, y map[string]string) []string {
+// OtherEnv returns the names of variables that differ between another process's ProcessEnv and this one's.
+func OtherEnv(theirs map[string]string) []string {
 	var out []string
+	own := ProcessEnv()
 	for _, v := range sdkVariables {
-		if v.use == sdkShared && x[v.name] != y[v.name] {
+		if v.use == sdkShared && own[v.name] != theirs[v.name] {
 			out = append(out, v.name)
 		}
 	}

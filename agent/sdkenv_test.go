@@ -397,7 +397,7 @@ func TestOtherVariables(t *testing.T) {
 		if _, handed := RelevantEnv(environ)[v.name]; handed != (v.use == sdkHanded) && v.name != "AWS_ENDPOINT_URL_*" {
 			t.Errorf("%s: handed over: %v", v.name, handed)
 		}
-		if differ := OtherEnv(map[string]string{v.name: "x"}, nil); slices.Contains(differ, v.name) != (v.use == sdkShared) {
+		if differ := OtherEnv(map[string]string{v.name: "x"}); slices.Contains(differ, v.name) != (v.use == sdkShared) {
 			t.Errorf("%s: %v", v.name, differ)
 		}
 		if v.use != sdkUnused && !strings.Contains(string(docs), "`"+v.name+"`") {

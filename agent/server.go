@@ -14,6 +14,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/private"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -167,7 +168,7 @@ func identity(ctx context.Context, setting string, env *Env) (func() ([]ssh.Sign
 // agentSigners returns the keys of an SSH agent. Each signature asks the agent by a connection of its own, so that none has
 // to be kept open.
 func agentSigners(ctx context.Context, socket string) ([]ssh.Signer, error) {
-	conn, err := dialUnix(socket)
+	conn, err := private.DialSocket(socket)
 	if err != nil {
 		return nil, err
 	}
@@ -201,7 +202,7 @@ const signTimeout = time.Minute
 
 // SignWithAlgorithm makes the signature of RSA keys one that servers accept.
 func (s *agentSigner) SignWithAlgorithm(_ io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
-	conn, err := dialUnix(s.socket)
+	conn, err := private.DialSocket(s.socket)
 	if err != nil {
 		return nil, err
 	}

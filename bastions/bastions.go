@@ -16,6 +16,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/fargate"
 )
 
 // maxDescribed is how many tasks one DescribeTasks takes.
@@ -59,7 +60,7 @@ type Spec struct {
 	SubnetTags        map[string]string // looked up if Subnets is empty; an empty value is any
 	SecurityGroupTags map[string]string // looked up if SecurityGroups is empty; an empty value is any
 	AssignPublicIP    bool
-	Size              Size // of a new task; the zero Size is the task definition's
+	Size              fargate.Size // of a new task; the zero Size is the task definition's
 	Owner             Owner
 	Tags              map[string]string // of a new task, besides the manager's own
 	StartTimeout      time.Duration     // 0: DefaultStartTimeout
@@ -86,9 +87,9 @@ type Bastion struct {
 	StartedAt      time.Time
 	StoppedReason  string
 	StopCode       string
-	Version        string // of the program that started it
-	Size           Size   // its parts are 0 if not known
-	Architecture   string // x86_64 or arm64; empty: not known
+	Version        string       // of the program that started it
+	Size           fargate.Size // its parts are 0 if not known
+	Architecture   string       // x86_64 or arm64; empty: not known
 	BilledFrom     time.Time
 	StoppedAt      time.Time
 	Exits          []Exit // of stopped containers

@@ -8,10 +8,12 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/bastion-ssm/bastion/internal/fargate"
 )
 
 // The prices of Fargate on Linux/x86 in us-east-1.
-var listPrice = Price{VCPUHour: 0.04048, GBHour: 0.004445}
+var listPrice = fargate.Price{VCPUHour: 0.04048, GBHour: 0.004445}
 
 func TestCost(t *testing.T) {
 	begin := time.Date(2026, 3, 1, 9, 0, 0, 0, time.UTC)
@@ -21,17 +23,17 @@ func TestCost(t *testing.T) {
 		known          bool
 		perHour, soFar float64
 	}{
-		{"the smallest", Bastion{Size: Size{256, 512}, BilledFrom: begin}, true, 0.0123425, 0.0246850},
-		{"1 vCPU, 2 GB", Bastion{Size: Size{1024, 2048}, BilledFrom: begin}, true, 0.04937, 0.09874},
-		{"not billed yet", Bastion{Size: Size{256, 512}}, true, 0.0123425, 0},
+		{"the smallest", Bastion{Size: fargate.Size{CPU: 256, Memory: 512}, BilledFrom: begin}, true, 0.0123425, 0.0246850},
+		{"1 vCPU, 2 GB", Bastion{Size: fargate.Size{CPU: 1024, Memory: 2048}, BilledFrom: begin}, true, 0.04937, 0.09874},
+		{"not billed yet", Bastion{Size: fargate.Size{CPU: 256, Memory: 512}}, true, 0.0123425, 0},
 		{"stopped after half an hour", Bastion{
-			Size: Size{256, 512}, BilledFrom: begin, StoppedAt: begin.Add(30 * time.Minute),
+			Size: fargate.Size{CPU: 256, Memory: 512}, BilledFrom: begin, StoppedAt: begin.Add(30 * time.Minute),
 		}, true, 0.0123425, 0.00617125},
 		{"a minute is the least", Bastion{
-			Size: Size{256, 512}, BilledFrom: begin, StoppedAt: begin.Add(time.Second),
+			Size: fargate.Size{CPU: 256, Memory: 512}, BilledFrom: begin, StoppedAt: begin.Add(time.Second),
 		}, true, 0.0123425, 0.0123425 / 60},
 		{"no size", Bastion{BilledFrom: begin}, false, 0, 0},
-		{"no memory", Bastion{Size: Size{CPU: 256}, BilledFrom: begin}, false, 0, 0},
+		{"no memory", Bastion{Size: fargate.Size{CPU: 256}, BilledFrom: begin}, false, 0, 0},
 	} {
 		c, known := tt.b.Cost(listPrice, begin.Add(2*time.Hour))
 		if known != tt.known || !near(c.PerHour, tt.perHour) || !near(c.SoFar, tt.soFar) {
@@ -61,10 +63,10 @@ func TestSize(t *testing.T) {
 			t.Fatalf("%+v, %v", all, err)
 		}
 		b := all[0]
-		if b.Size != (Size{256, 512}) || b.Architecture != "arm64" || !b.BilledFrom.Equal(pulled) {
+		if b.Size != (fargate.Size{CPU: 256, Memory: 512}) || b.Architecture != "arm64" || !b.BilledFrom.Equal(pulled) {
 			t.Errorf("%+v", b)
 		}
-		if b := all[1]; b.Size != (Size{}) || !b.BilledFrom.IsZero() {
+		if b := all[1]; b.Size != (fargate.Size{}) || !b.BilledFrom.IsZero() {
 			t.Errorf("%+v", b)
 		}
 	})

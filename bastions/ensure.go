@@ -303,7 +303,7 @@ func (m *Manager) runInput(spec Spec, network *types.NetworkConfiguration) (*ecs
 		PropagateTags:        types.PropagateTagsTaskDefinition,
 		StartedBy:            aws.String(spec.Owner.StartedBy),
 		NetworkConfiguration: network,
-		Overrides:            spec.Size.overrides(),
+		Overrides:            overrides(spec.Size),
 	}
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
 		input.Tags = append(input.Tags, types.Tag{Key: aws.String(key), Value: aws.String(tags[key])})

@@ -15,6 +15,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"github.com/aws/smithy-go"
 	"go.uber.org/goleak"
+
+	"github.com/bastion-ssm/bastion/internal/fargate"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -105,9 +107,9 @@ func testSpec() Spec {
 // add makes a task as RunTask would.
 func (f *fakeECS) add(input *ecs.RunTaskInput) *fakeTask {
 	id := fmt.Sprintf("%032d", len(f.tasks)+1)
-	size := Size{CPU: 512, Memory: 1024} // the definition's
+	size := fargate.Size{CPU: 512, Memory: 1024} // the definition's
 	if o := input.Overrides; o != nil {
-		size = Size{CPU: sizeOf(o.Cpu), Memory: sizeOf(o.Memory)}
+		size = fargate.Size{CPU: sizeOf(o.Cpu), Memory: sizeOf(o.Memory)}
 	}
 	t := &fakeTask{Task: types.Task{
 		Cpu:                  aws.String(strconv.Itoa(size.CPU)),

@@ -7,6 +7,8 @@ import (
 	"testing/synctest"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/bastion-ssm/bastion/internal/fargate"
 )
 
 // A size that is set goes to RunTask as overrides, and none otherwise: the definition's counts. Requests that differ in size
@@ -14,7 +16,7 @@ import (
 func TestStartsWithSize(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var tokens []string
-		for _, size := range []Size{{}, {CPU: 512, Memory: 1024}, {CPU: 1024, Memory: 2048}, {CPU: 1024, Memory: 4096}} {
+		for _, size := range []fargate.Size{{}, {CPU: 512, Memory: 1024}, {CPU: 1024, Memory: 2048}, {CPU: 1024, Memory: 4096}} {
 			f := &fakeECS{}
 			spec := testSpec()
 			spec.Size = size
@@ -23,8 +25,8 @@ func TestStartsWithSize(t *testing.T) {
 				t.Fatalf("%v: %v, %v", size, started, err)
 			}
 			overrides := f.runs[0].Overrides
-			if size == (Size{}) {
-				if overrides != nil || b.Size != (Size{CPU: 512, Memory: 1024}) {
+			if size == (fargate.Size{}) {
+				if overrides != nil || b.Size != (fargate.Size{CPU: 512, Memory: 1024}) {
 					t.Errorf("no size: %+v, %v", overrides, b.Size)
 				}
 			} else if overrides == nil || sizeOf(overrides.Cpu) != size.CPU || sizeOf(overrides.Memory) != size.Memory || b.Size != size ||
@@ -43,13 +45,13 @@ func TestStartsWithSize(t *testing.T) {
 // A running bastion of another size is used, with a note that says how to change it.
 func TestOtherSizeIsUsed(t *testing.T) {
 	for _, c := range []struct {
-		want Size
+		want fargate.Size
 		note string
 	}{
-		{Size{}, ""},
-		{Size{CPU: 512, Memory: 1024}, ""},
-		{Size{CPU: 1024, Memory: 2048}, "has 0.5 vCPU, 1 GB, not 1 vCPU, 2 GB as set; bastion down, then bastion up"},
-		{Size{CPU: 512, Memory: 4096}, "not 0.5 vCPU, 4 GB as set"},
+		{fargate.Size{}, ""},
+		{fargate.Size{CPU: 512, Memory: 1024}, ""},
+		{fargate.Size{CPU: 1024, Memory: 2048}, "has 0.5 vCPU, 1 GB, not 1 vCPU, 2 GB as set; bastion down, then bastion up"},
+		{fargate.Size{CPU: 512, Memory: 4096}, "not 0.5 vCPU, 4 GB as set"},
 	} {
 		synctest.Test(t, func(t *testing.T) {
 			f := &fakeECS{}

@@ -14,6 +14,8 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/private"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/keys"
 )
@@ -24,6 +26,9 @@ const (
 	maxControlConns   = 8
 	controlTimeout    = 5 * time.Second
 )
+
+// rootUID is the user as whom ECS Exec runs its commands, whatever the task's user is.
+const rootUID = 0
 
 const (
 	opGrant  = "grant"
@@ -116,7 +121,7 @@ func listenControl(path string) (net.Listener, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	if err := checkPrivateDir(dir); err != nil {
+	if err := files.CheckPrivate(dir); err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	if info, err := os.Lstat(path); err == nil {
@@ -131,12 +136,8 @@ func listenControl(path string) (net.Listener, error) {
 			return nil, fmt.Errorf("control socket: %w", err)
 		}
 	}
-	l, err := net.Listen("unix", path)
+	l, err := private.ListenSocket(path)
 	if err != nil {
-		return nil, fmt.Errorf("control socket: %w", err)
-	}
-	if err := os.Chmod(path, 0o600); err != nil {
-		_ = l.Close()
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
 	return l, nil
@@ -178,7 +179,7 @@ func (s *Server) answerControl(conn net.Conn) {
 		return
 	}
 	var reply controlReply
-	if err := checkPeer(conn); err != nil {
+	if err := private.CheckPeer(conn, rootUID); err != nil {
 		s.config.Logger.Warn("control socket: peer refused", "error", err)
 		reply.Error = "permission denied"
 	} else {

@@ -14,8 +14,8 @@ import (
 	"github.com/google/go-cmp/cmp/cmpopts"
 )
 
-// files writes files with these contents below a directory.
-func files(t *testing.T, contents map[string]string) (dir string) {
+// filesIn writes files with these contents below a directory.
+func filesIn(t *testing.T, contents map[string]string) (dir string) {
 	t.Helper()
 	dir = t.TempDir()
 	for name, text := range contents {
@@ -77,7 +77,7 @@ func TestTaskHealth(t *testing.T) {
 		"nothing":              {nil, TaskHealth{V: 1}},
 		"garbage":              {map[string]string{"cpu.stat": "\x00\xff 1 2\nusage_usec x\n", "cpu.max": "1", "memory.current": ""}, TaskHealth{V: 1}},
 	} {
-		r, err := findResources(t.Context(), files(t, c.files), "")
+		r, err := findResources(t.Context(), filesIn(t, c.files), "")
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -100,7 +100,7 @@ func TestTaskMetadata(t *testing.T) {
 		_, _ = w.Write([]byte(answer))
 	}))
 	defer s.Close()
-	dir := files(t, cgroup2)
+	dir := filesIn(t, cgroup2)
 	r, err := findResources(t.Context(), dir, s.URL+"/v4/abc")
 	if err != nil {
 		t.Fatal(err)
@@ -152,7 +152,7 @@ func TestMemoryOfATask(t *testing.T) {
 func TestMemoryLimitFollowsSessions(t *testing.T) {
 	before := debug.SetMemoryLimit(-1)
 	defer debug.SetMemoryLimit(before)
-	dir := files(t, cgroup2)
+	dir := filesIn(t, cgroup2)
 	for _, keep := range []bool{true, false} {
 		debug.SetMemoryLimit(before)
 		s, err := newServer(Config{Cgroup: dir, KeepMemoryLimit: keep})

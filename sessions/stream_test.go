@@ -810,7 +810,7 @@ func TestMalformedMessagesAreIgnored(t *testing.T) {
 }
 
 func TestConnectPause(t *testing.T) {
-	most := func(d time.Duration) time.Duration { return d }
+	most := func(d time.Duration) time.Duration { return d - 1 }
 	none := func(time.Duration) time.Duration { return 0 }
 	for n, want := range []time.Duration{100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000} {
 		want *= time.Millisecond

@@ -8,8 +8,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
@@ -83,12 +83,12 @@ const (
 
 // Event is a line of the answer to an OpenRequest.
 type Event struct {
-	Event    EventType   `json:"event"`
-	Text     string      `json:"text,omitempty"` // EventStep, EventNote, EventRefused
-	Forwards []Forward   `json:"forwards,omitempty"`
-	Link     *LinkState  `json:"link,omitempty"`
-	Path     *agent.Path `json:"path,omitempty"`
-	Error    *Error      `json:"error,omitempty"`
+	Event    EventType    `json:"event"`
+	Text     string       `json:"text,omitempty"` // EventStep, EventNote, EventRefused
+	Forwards []Forward    `json:"forwards,omitempty"`
+	Link     *LinkState   `json:"link,omitempty"`
+	Path     *report.Path `json:"path,omitempty"`
+	Error    *Error       `json:"error,omitempty"`
 }
 
 // LinkState is a tunnel.State.
@@ -160,19 +160,19 @@ type State struct {
 
 // Link is the agent's way into one account and network.
 type Link struct {
-	ID       string       `json:"id"` // Forward.Link refers to it
-	Owner    string       `json:"owner,omitempty"`
-	Profile  string       `json:"profile,omitempty"`
-	Region   string       `json:"region"`
-	Account  string       `json:"account,omitempty"` // once it is known
-	Cluster  string       `json:"cluster,omitempty"`
-	LastUsed time.Time    `json:"last_used_at"`
-	State    LinkPhase    `json:"state"`
-	Error    string       `json:"error,omitempty"`   // the latest failure; with AWS's last answer, if there was one
-	Next     string       `json:"next,omitempty"`    // what the user can do about it
-	Since    time.Time    `json:"since,omitzero"`    // of LinkWaiting and LinkFailed
-	Retry    time.Time    `json:"retry_at,omitzero"` // zero: an attempt is under way, or waits for a client
-	Live     []agent.Live `json:"live"`              // empty while it is not up; each with its sessions
+	ID       string        `json:"id"` // Forward.Link refers to it
+	Owner    string        `json:"owner,omitempty"`
+	Profile  string        `json:"profile,omitempty"`
+	Region   string        `json:"region"`
+	Account  string        `json:"account,omitempty"` // once it is known
+	Cluster  string        `json:"cluster,omitempty"`
+	LastUsed time.Time     `json:"last_used_at"`
+	State    LinkPhase     `json:"state"`
+	Error    string        `json:"error,omitempty"`   // the latest failure; with AWS's last answer, if there was one
+	Next     string        `json:"next,omitempty"`    // what the user can do about it
+	Since    time.Time     `json:"since,omitzero"`    // of LinkWaiting and LinkFailed
+	Retry    time.Time     `json:"retry_at,omitzero"` // zero: an attempt is under way, or waits for a client
+	Live     []report.Live `json:"live"`              // empty while it is not up; each with its sessions
 }
 
 // Trouble says in words why the link waits or has failed, and what to do; empty if it does neither.
@@ -180,7 +180,7 @@ func (l *Link) Trouble(now time.Time) string {
 	if l.State != LinkWaiting && l.State != LinkFailed {
 		return ""
 	}
-	return agent.Trouble(now, l.Error, l.Next, l.Since, l.Retry)
+	return report.Trouble(now, l.Error, l.Next, l.Since, l.Retry)
 }
 
 // LinkPhase says what a link's next client meets.
@@ -244,7 +244,7 @@ func (f *Forward) Trouble(now time.Time) string {
 	if f.State == ForwardReady || f.State == ForwardKept {
 		return ""
 	}
-	return agent.Trouble(now, f.Error, f.Next, f.Since, f.Retry)
+	return report.Trouble(now, f.Error, f.Next, f.Since, f.Retry)
 }
 
 // ForwardClient is a connection of a forward, now.
@@ -271,6 +271,6 @@ type AuditEvent struct {
 // Account is what AWS says of the bastions of one link.
 type Account struct {
 	Link string `json:"link"`
-	agent.Status
+	report.Status
 	Error *Error `json:"error,omitempty"`
 }

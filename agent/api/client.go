@@ -16,9 +16,10 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/private"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
@@ -46,12 +47,12 @@ var ErrEnding = fmt.Errorf("the agent ends: %w", ErrNotRunning)
 
 // SocketPath returns the place of the agent's socket.
 func SocketPath(s config.Settings) (string, error) {
-	dir, err := agent.RuntimeDir(s)
+	dir, err := dirs.Runtime(s.RuntimeDir)
 	if err != nil {
 		return "", err
 	}
 	path := filepath.Join(dir, "control.sock")
-	return path, agent.CheckSocket(path)
+	return path, private.CheckPath(path)
 }
 
 // Client speaks to the agent whose socket is at a path. It has nothing that must be closed.
@@ -64,7 +65,7 @@ type Client struct {
 // NewClient returns a client of the agent whose socket is at path. It connects when it is used, each time.
 func NewClient(path string) *Client {
 	return &Client{socket: path, http: &http.Client{Transport: &http.Transport{
-		DialContext:       func(context.Context, string, string) (net.Conn, error) { return agent.DialOwn(path) },
+		DialContext:       func(context.Context, string, string) (net.Conn, error) { return private.Dial(path) },
 		DisableKeepAlives: true,
 	}}}
 }
@@ -175,7 +176,7 @@ func (c *Client) Dial(ctx context.Context, req DialRequest) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	conn, err := agent.DialOwn(c.socket)
+	conn, err := private.Dial(c.socket)
 	if err != nil {
 		return nil, c.unreachable(err)
 	}
@@ -295,7 +296,7 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 
 // unreachable is the error of an agent that cannot be asked.
 func (c *Client) unreachable(err error) error {
-	if agent.NoListener(err) {
+	if private.NoListener(err) {
 		return fail.New(fail.Other, "", ErrNotRunning, "bastion agent start starts it")
 	}
 	return fail.New(fail.Other, "ask the agent at "+c.socket, err, "bastion agent status says more")

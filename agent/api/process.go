@@ -5,18 +5,17 @@ import (
 	"net/url"
 	"strings"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// HeaderProcess is the header of requests with agent.ProcessEnv of the client's process, as a query string. An agent whose own
-// variables differ refuses what reaches AWS.
+// HeaderProcess is the header of requests with sums of the variables that the client's process reads once for all, as a query
+// string. An agent whose own variables differ refuses what reaches AWS.
 const HeaderProcess = "Bastion-Process"
 
-// ActAsThis makes the agent refuse what it would not do as this process does.
-func (c *Client) ActAsThis() *Client {
+// ActAs makes the agent refuse what it would not do as a process does that has variables of these sums.
+func (c *Client) ActAs(process map[string]string) *Client {
 	sums := make(url.Values)
-	for name, sum := range agent.ProcessEnv() {
+	for name, sum := range process {
 		sums.Set(name, sum)
 	}
 	c.process = sums.Encode()
@@ -30,8 +29,9 @@ func (e *OtherProcessError) Error() string {
 	return "the agent was started with another " + strings.Join(e.Variables, ", ")
 }
 
-// CheckProcess compares the process that has sent a request with this one.
-func CheckProcess(h http.Header) error {
+// CheckProcess compares the process that has sent a request with this one: differ returns the names of the variables whose sums
+// are others.
+func CheckProcess(h http.Header, differ func(theirs map[string]string) []string) error {
 	if h.Get(HeaderProcess) == "" { // another program's
 		return nil
 	}
@@ -43,8 +43,8 @@ func CheckProcess(h http.Header) error {
 	for name := range sent {
 		theirs[name] = sent.Get(name)
 	}
-	if differ := agent.OtherEnv(agent.ProcessEnv(), theirs); len(differ) > 0 {
-		return fail.New(fail.Usage, "", &OtherProcessError{differ}, "bastion agent stop, then try again; --no-agent does without the agent")
+	if names := differ(theirs); len(names) > 0 {
+		return fail.New(fail.Usage, "", &OtherProcessError{names}, "bastion agent stop, then try again; --no-agent does without the agent")
 	}
 	return nil
 }

@@ -11,10 +11,11 @@ import (
 	"sync"
 	"time"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/private"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
@@ -88,7 +89,7 @@ func (d *Daemon) Run(ctx context.Context) error {
 		return err
 	}
 	defer release()
-	ln, err := agent.ListenOwn(d.cfg.Socket)
+	ln, err := private.Listen(d.cfg.Socket)
 	if err != nil {
 		return fail.New(fail.Other, "open the agent's socket", err, "set another runtime_dir (BASTION_RUNTIME_DIR)")
 	}
@@ -320,7 +321,7 @@ func (d *Daemon) Bastions(ctx context.Context) []api.Account {
 			out[i].Link = e.id
 			st, err := e.agent.Status(ctx)
 			if st.Bastions == nil {
-				st.Bastions = []agent.Bastion{}
+				st.Bastions = []report.Bastion{}
 			}
 			out[i].Status = st
 			if err != nil {

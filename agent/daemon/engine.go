@@ -18,6 +18,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/backoff"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/targets"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
@@ -293,7 +294,7 @@ func (e *engine) emit(ev api.Event) {
 
 func (e *engine) onStep(step string) { e.emit(api.Event{Event: api.EventStep, Text: step}) }
 
-func (e *engine) onPath(p agent.Path) {
+func (e *engine) onPath(p report.Path) {
 	e.emit(api.Event{Event: api.EventPath, Path: &p})
 	e.d.bump()
 }

@@ -4,9 +4,9 @@ import (
 	"errors"
 	"os"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/private"
 )
 
 // ErrRunning is why a second agent does not start.
@@ -34,10 +34,10 @@ func RemoveStale(socket string) {
 		return
 	}
 	defer release()
-	conn, err := agent.DialOwn(socket)
+	conn, err := private.Dial(socket)
 	if err == nil {
 		_ = conn.Close()
-	} else if agent.NoListener(err) {
+	} else if private.NoListener(err) {
 		_ = os.Remove(socket)
 	}
 }

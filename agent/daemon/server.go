@@ -12,6 +12,7 @@ import (
 	"strconv"
 	"time"
 
+	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/dashboard"
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -127,7 +128,7 @@ func read(w http.ResponseWriter, r *http.Request, v any) bool {
 		return false
 	}
 	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
-	if err := api.CheckProcess(r.Header); err != nil {
+	if err := api.CheckProcess(r.Header, agent.OtherEnv); err != nil {
 		refuseBy(w, err)
 		return false
 	}

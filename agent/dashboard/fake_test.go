@@ -15,10 +15,11 @@ import (
 
 	"go.uber.org/goleak"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/bastions"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/fargate"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
@@ -97,13 +98,13 @@ func (f *fake) state() api.State {
 	if f.empty {
 		return st
 	}
-	live := agent.Live{
+	live := report.Live{
 		Bastion: "bastion 8edc467e6f7387f5c87dd7e33941f5c9", State: "up", Since: f.began.Add(-94 * time.Minute), Kind: "bond",
 		Channels: 3, MaxAge: 3000, Sent: uint64(flow(t) / 31), Received: uint64(flow(t)), Reinjected: 18_432,
 	}
 	for i := range 4 {
 		phase := t/3 + float64(i)
-		live.Sessions = append(live.Sessions, agent.LiveSession{
+		live.Sessions = append(live.Sessions, report.LiveSession{
 			ID: fmt.Sprintf(
 				"dev-0a1b2c3d4e5f6071%d",
 				i,
@@ -121,7 +122,7 @@ func (f *fake) state() api.State {
 		})
 	}
 	live.Sessions[3].State = "stalled"
-	st.Links = []api.Link{{ID: "l1", Region: "eu-central-1", Cluster: "tools", Live: []agent.Live{live}}}
+	st.Links = []api.Link{{ID: "l1", Region: "eu-central-1", Cluster: "tools", Live: []report.Live{live}}}
 	st.Forwards = append(st.Forwards, f.forwards...)
 	if len(st.Forwards) > 0 && st.Forwards[0].Name == "orders" {
 		st.Forwards[0].Stats.BytesDown += int64(flow(t))
@@ -236,7 +237,7 @@ func (f *fake) Bastions(context.Context) []api.Account {
 		return nil
 	}
 	created := f.began.Add(-96 * time.Minute)
-	b := agent.Bastion{
+	b := report.Bastion{
 		TaskID:  "8edc467e6f7387f5c87dd7e33941f5c9",
 		TaskARN: "arn:aws:ecs:eu-central-1:000000000000:task/tools/8edc467e6f7387f5c87dd7e33941f5c9",
 		Cluster: "tools",
@@ -248,15 +249,15 @@ func (f *fake) Bastions(context.Context) []api.Account {
 	}
 	b.CPU, b.Memory, b.Architecture = 256, 512, "x86_64"
 	cost, _ := bastions.Bastion{
-		Size:       bastions.Size{CPU: 256, Memory: 512},
+		Size:       fargate.Size{CPU: 256, Memory: 512},
 		BilledFrom: created,
 	}.Cost(
-		bastions.Price{VCPUHour: 0.04048, GBHour: 0.004445},
+		fargate.Price{VCPUHour: 0.04048, GBHour: 0.004445},
 		time.Now(),
 	)
 	b.Cost = &cost
 	return []api.Account{
-		{Link: "l1", Status: agent.Status{Region: "eu-central-1", Cluster: "tools", Bastions: []agent.Bastion{b}}},
+		{Link: "l1", Status: report.Status{Region: "eu-central-1", Cluster: "tools", Bastions: []report.Bastion{b}}},
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/daemon"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/internal/sleep"
@@ -115,7 +116,7 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, f agentFlags) err
 	if err != nil {
 		return err
 	}
-	state, err := agent.StateDir(s)
+	state, err := dirs.State(s.StateDir)
 	if err != nil {
 		return err
 	}
@@ -187,7 +188,7 @@ func (a *app) printAgent(ctx context.Context, client *api.Client, s config.Setti
 
 // agentLogs prints the end of the log.
 func (a *app) agentLogs(ctx context.Context, s config.Settings, follow bool) error {
-	state, err := agent.StateDir(s)
+	state, err := dirs.State(s.StateDir)
 	if err != nil {
 		return err
 	}
@@ -272,7 +273,7 @@ func (a *app) agentClient(s config.Settings) (*api.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.NewClient(path).ActAsThis(), nil
+	return api.NewClient(path).ActAs(agent.ProcessEnv()), nil
 }
 
 // connectAgent returns a client of the user's agent, which it starts if it does not run.
@@ -318,7 +319,7 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 	if err != nil {
 		return fail.New(fail.Other, op, err, "run bastion agent run in another terminal")
 	}
-	state, err := agent.StateDir(s)
+	state, err := dirs.State(s.StateDir)
 	if err != nil {
 		return err
 	}

@@ -7,11 +7,11 @@ import (
 	"os"
 	"time"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/daemon"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/private"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
@@ -49,7 +49,7 @@ func (a *app) agentStop(ctx context.Context, s config.Settings) error {
 		daemon.RemoveStale(client.Socket())
 		return a.outcome(s, stopOutput{}, "no agent is running")
 	case fail.KindOf(err) == fail.Timeout && ctx.Err() == nil:
-		if pid = agent.SocketOwner(client.Socket()); pid == 0 {
+		if pid = private.Owner(client.Socket()); pid == 0 {
 			return err
 		}
 		if err := signalToEnd(pid); err != nil {
@@ -65,7 +65,7 @@ func (a *app) agentStop(ctx context.Context, s config.Settings) error {
 		return errors.Is(err, api.ErrNotRunning) || err == nil && now.PID != pid // the next one runs already
 	}
 	killed, err := endWithin(ctx, gone, func() error {
-		if owner := agent.SocketOwner(client.Socket()); owner != pid && owner != 0 {
+		if owner := private.Owner(client.Socket()); owner != pid && owner != 0 {
 			return fmt.Errorf("process %d is no longer the agent", pid)
 		}
 		p, err := os.FindProcess(pid)

@@ -21,9 +21,9 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/private"
 )
 
 // An agent that is stopped cannot answer: a signal ends it, in order.
@@ -103,7 +103,7 @@ func listenAsAgent(t *testing.T) (path string, ln net.Listener) {
 		t.Fatal(err)
 	}
 	path = filepath.Join(dir, "s.sock")
-	if ln, err = agent.ListenOwn(path); err != nil {
+	if ln, err = private.Listen(path); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = ln.Close() })

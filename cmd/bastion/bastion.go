@@ -16,6 +16,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/printable"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
@@ -115,8 +116,8 @@ func (a *app) down(c *cli.Context, refused bool) error {
 
 // statusOutput is the JSON output of status.
 type statusOutput struct {
-	agent.Status
-	Processes []agent.Process `json:"processes"` // running commands with links
+	report.Status
+	Processes []report.Process `json:"processes"` // running commands with links
 }
 
 func (a *app) statusCommand() *command {
@@ -221,17 +222,17 @@ func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState
 func hasGivenUp(l api.Link) bool { return len(l.Live) == 0 && l.State == api.LinkFailed }
 
 // agentProcess is the agent as one of the processes with links, if it has any.
-func agentProcess(st api.State) []agent.Process {
-	var out []agent.Process
+func agentProcess(st api.State) []report.Process {
+	var out []report.Process
 	for _, l := range st.Links {
 		live := l.Live
 		if hasGivenUp(l) {
-			live = []agent.Live{{
-				State: string(l.State), Since: l.Since, Error: l.Error, Next: l.Next, Retry: l.Retry, Kind: "none", Sessions: []agent.LiveSession{},
+			live = []report.Live{{
+				State: string(l.State), Since: l.Since, Error: l.Error, Next: l.Next, Retry: l.Retry, Kind: "none", Sessions: []report.LiveSession{},
 			}}
 		}
 		if len(live) > 0 {
-			out = append(out, agent.Process{
+			out = append(out, report.Process{
 				V: 1, PID: st.PID, Command: "agent", Version: st.Version, Region: l.Region, Started: st.Started, Links: live,
 			})
 		}
@@ -247,10 +248,10 @@ func bounded(ctx context.Context, s config.Settings) (context.Context, context.C
 	return context.WithTimeout(ctx, callsInTime*s.AWSTimeout)
 }
 
-func (a *app) awsStatus(ctx context.Context, s config.Settings) (agent.Status, error) {
+func (a *app) awsStatus(ctx context.Context, s config.Settings) (report.Status, error) {
 	run, err := a.open(ctx, "status", s)
 	if err != nil {
-		return agent.Status{}, err
+		return report.Status{}, err
 	}
 	defer run.close()
 	defer run.progress.StepIfSlow("looking at your bastions")()
@@ -266,7 +267,7 @@ func (a *app) printStatus(st statusOutput) error {
 	return a.printProcesses(st.Processes)
 }
 
-func (a *app) printBastions(st agent.Status) error {
+func (a *app) printBastions(st report.Status) error {
 	if st.Target != "" {
 		err := printf(a.out, "using the OpenSSH server at %s, without a bastion task\n", st.Target)
 		return err
@@ -291,7 +292,7 @@ func (a *app) printBastions(st agent.Status) error {
 }
 
 // printDoubts says which tasks are not used, or used unchecked, and why.
-func (a *app) printDoubts(all []agent.Bastion) error {
+func (a *app) printDoubts(all []report.Bastion) error {
 	var out strings.Builder
 	for _, b := range all {
 		switch {
@@ -309,7 +310,7 @@ func (a *app) printDoubts(all []agent.Bastion) error {
 }
 
 // printProcesses shows the links of running commands and their sessions.
-func (a *app) printProcesses(all []agent.Process) error {
+func (a *app) printProcesses(all []report.Process) error {
 	var b strings.Builder
 	for _, p := range all {
 		for _, l := range p.Links {
@@ -343,7 +344,7 @@ func (a *app) printProcesses(all []agent.Process) error {
 }
 
 // printSessions shows the sessions of a link, if it has any.
-func printSessions(out io.Writer, sessions []agent.LiveSession) error {
+func printSessions(out io.Writer, sessions []report.LiveSession) error {
 	if len(sessions) == 0 {
 		return nil
 	}

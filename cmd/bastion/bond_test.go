@@ -11,7 +11,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/lab"
 	"github.com/bastion-ssm/bastion/lab/gateway"
 )
@@ -123,14 +123,14 @@ func TestStatusShowsSubflows(t *testing.T) {
 	one, f1 := e.forwards([]string{"BASTION_SESSIONS=1"}, source, ":")
 	download(t, f3[0].Listen)
 	download(t, f1[0].Listen)
-	var all []agent.Live
+	var all []report.Live
 	var known []string
 	eventually(t, "three sessions carry one transfer", func() bool {
 		all, known = e.links(nil), e.portSessions()
 		if len(all) != 2 {
 			t.Fatalf("%d links", len(all))
 		}
-		slices.SortFunc(all, func(a, b agent.Live) int { return len(b.Sessions) - len(a.Sessions) })
+		slices.SortFunc(all, func(a, b report.Live) int { return len(b.Sessions) - len(a.Sessions) })
 		busy := 0
 		for _, s := range all[0].Sessions {
 			if s.ReceiveRate > 50e3 && s.State == "up" && slices.Contains(known, s.ID) {

@@ -23,6 +23,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -405,7 +406,7 @@ func profileBase(b *installedBrowser, s config.Settings) (string, error) {
 		}
 		return filepath.Join(home, "snap", rest, "common", "bastion"), nil
 	}
-	state, err := agent.StateDir(s)
+	state, err := dirs.State(s.StateDir)
 	return filepath.Join(state, "browser"), err
 }
 

@@ -7,9 +7,9 @@ import (
 	"sync"
 	"time"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
@@ -147,7 +147,7 @@ func reason(err error) string {
 }
 
 // path is told of the paths under the link.
-func (w *linkWatch) path(p agent.Path) {
+func (w *linkWatch) path(p report.Path) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if p.Lost {

@@ -11,9 +11,9 @@ import (
 	"strings"
 	"time"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/internal/hosts"
 	"github.com/bastion-ssm/bastion/targets"
@@ -37,7 +37,7 @@ func openHosts(ctx context.Context, s config.Settings) (*hosts.File, error) {
 	locks := rootLocks
 	if os.Geteuid() != 0 { // -1 on Windows
 		var err error
-		if locks, err = agent.RuntimeDir(s); err != nil {
+		if locks, err = dirs.Runtime(s.RuntimeDir); err != nil {
 			return nil, err
 		}
 	}
@@ -153,10 +153,10 @@ func underSudo(s *config.Settings, getenv func(string) string, euid int) {
 	}
 	uid := getenv("SUDO_UID")
 	isSudo := uid != "" && uid != "0"
-	if dir, err := agent.DefaultRuntimeDir(); s.RuntimeDir == "" && (isSudo || err == nil && isForeign(dir)) {
+	if dir, err := dirs.DefaultRuntime(); s.RuntimeDir == "" && (isSudo || err == nil && isForeign(dir)) {
 		s.NoAgent, s.RuntimeDir = true, sudoDir
 	}
-	if s.StateDir == "" && isForeign(config.DefaultStateDir()) {
+	if s.StateDir == "" && isForeign(dirs.DefaultState()) {
 		s.StateDir = filepath.Join(sudoDir, "state")
 	}
 }

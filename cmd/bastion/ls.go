@@ -13,10 +13,10 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/daemon"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/sleep"
@@ -77,7 +77,7 @@ func (a *app) agentState(ctx context.Context, s config.Settings) (api.State, err
 
 // keptForwards returns the detached forwards that come back when the agent starts.
 func keptForwards(s config.Settings) ([]api.Forward, error) {
-	dir, err := agent.StateDir(s)
+	dir, err := dirs.State(s.StateDir)
 	if err != nil {
 		return []api.Forward{}, err
 	}
@@ -302,7 +302,7 @@ func stopOne(ctx context.Context, client *api.Client, s config.Settings, ref str
 	if !errors.Is(err, api.ErrNotRunning) {
 		return stopped, err
 	}
-	dir, err := agent.StateDir(s)
+	dir, err := dirs.State(s.StateDir)
 	if err != nil {
 		return nil, err
 	}

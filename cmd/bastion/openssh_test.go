@@ -24,8 +24,8 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/net/proxy"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/lab"
 	"github.com/bastion-ssm/bastion/lab/gateway"
 )
@@ -375,16 +375,16 @@ func download(t *testing.T, addr string) (net.Conn, <-chan error) {
 }
 
 // links returns the links that status shows.
-func (e *labEnv) links(env []string) []agent.Live {
+func (e *labEnv) links(env []string) []report.Live {
 	e.t.Helper()
 	r := e.run(env, "status", "-o", "json")
 	var out struct {
-		Processes []agent.Process `json:"processes"`
+		Processes []report.Process `json:"processes"`
 	}
 	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || r.code != 0 {
 		e.t.Fatalf("status: %v, exit code %d\n%s%s", err, r.code, r.stdout, r.stderr)
 	}
-	var links []agent.Live
+	var links []report.Live
 	for _, p := range out.Processes {
 		links = append(links, p.Links...)
 	}
@@ -403,7 +403,7 @@ func TestPoolToOpenSSHServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, first := download(t, bulk)
-	var link agent.Live
+	var link report.Live
 	sessions := func(n int) func() bool {
 		return func() bool {
 			all := e.links(env)

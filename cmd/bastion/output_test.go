@@ -22,6 +22,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/report"
 )
 
 // Whatever is printed as JSON has no null for a list.
@@ -36,7 +37,7 @@ func TestListsAreNeverNull(t *testing.T) {
 		trustOutput{},
 		map[string]any{"forwards": []api.Forward(nil)},
 		[]api.Account{{}},
-		&api.Link{Live: []agent.Live{{}}},
+		&api.Link{Live: []report.Live{{}}},
 	} {
 		var b bytes.Buffer
 		if err := encodeJSON(&b, v, ""); err != nil {

@@ -14,8 +14,8 @@ import (
 	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/lab"
 )
 
@@ -114,7 +114,7 @@ func TestUserPolicy(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 		r := e.run(env, "status", "-o", "json")
-		var st agent.Status
+		var st report.Status
 		if err := json.Unmarshal([]byte(r.stdout), &st); err != nil || len(st.Bastions) != 1 || !st.Bastions[0].Ready ||
 			st.Bastions[0].Refused+st.Bastions[0].Unchecked+st.Bastions[0].Outdated != "" {
 			t.Errorf("%s: status %d: %v\n%s%s", name, r.code, err, r.stdout, r.stderr)

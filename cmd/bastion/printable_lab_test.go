@@ -14,7 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
-	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/lab"
 )
 
@@ -134,7 +134,7 @@ func TestHostileNames(t *testing.T) {
 	}))
 	said(t, "status", e.harmless(nil, "status").stdout)
 	r = e.harmless(nil, "status", "-o", "json")
-	var st agent.Status
+	var st report.Status
 	if err := json.Unmarshal([]byte(r.stdout), &st); err != nil || len(st.Bastions) != 1 || !strings.Contains(st.Bastions[0].Refused, hostile) {
 		t.Errorf("status: %v\n%s", err, r.stdout)
 	}

@@ -8,41 +8,43 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/report"
 )
 
 // Whatever AWS, the agent or a file says, people's output holds printable text alone, and a value begins no further row.
 func TestHostileText(t *testing.T) {
 	bad := hostile + notUTF8
-	live := agent.Live{
+	live := report.Live{
 		Bastion: bad, State: bad, Error: bad, Lacks: []string{bad}, Document: bad, DocumentReason: bad,
-		Limit: &agent.LiveLimit{Reason: bad}, Sessions: []agent.LiveSession{{ID: bad, State: bad}},
+		Limit: &report.LiveLimit{Reason: bad}, Sessions: []report.LiveSession{{ID: bad, State: bad}},
 	}
-	task := agent.Bastion{TaskID: bad, Status: bad, Exec: bad, Target: bad, Cluster: bad}
+	task := report.Bastion{TaskID: bad, Status: bad, Exec: bad, Target: bad, Cluster: bad}
 	refused, outdated, unchecked := task, task, task
 	refused.Refused, outdated.Outdated, unchecked.Unchecked = bad, bad, bad
 	forward := api.Forward{Name: bad, Listen: bad, Target: bad, State: api.ForwardState(bad), Command: bad, Error: bad}
 	top := &topModel{
 		asked: true, isRunning: true,
 		accounts: []api.Account{{
-			Status: agent.Status{Region: bad, Bastions: []agent.Bastion{task}}, Error: &api.Error{Message: bad},
+			Status: report.Status{Region: bad, Bastions: []report.Bastion{task}}, Error: &api.Error{Message: bad},
 		}},
 		state: api.State{
-			Info: api.Info{PID: 1, Version: bad}, Forwards: []api.Forward{forward}, Links: []api.Link{{Live: []agent.Live{live}}},
+			Info: api.Info{PID: 1, Version: bad}, Forwards: []api.Forward{forward}, Links: []api.Link{{Live: []report.Live{live}}},
 			Audit: []api.AuditEvent{{Forward: bad, Target: bad, Client: bad, Error: bad}},
 		},
 	}
 	for name, show := range map[string]func(a *app) error{
 		"status": func(a *app) error {
 			return a.printStatus(statusOutput{
-				Status:    agent.Status{Owner: bad, Cluster: bad, Bastions: []agent.Bastion{task, refused, outdated, unchecked}},
-				Processes: []agent.Process{{Command: bad, Links: []agent.Live{live}}},
+				Status:    report.Status{Owner: bad, Cluster: bad, Bastions: []report.Bastion{task, refused, outdated, unchecked}},
+				Processes: []report.Process{{Command: bad, Links: []report.Live{live}}},
 			})
 		},
-		"no bastion": func(a *app) error { return a.printStatus(statusOutput{Status: agent.Status{Owner: bad, Cluster: bad}}) },
-		"sshd":       func(a *app) error { return a.printStatus(statusOutput{Status: agent.Status{Target: bad}}) },
+		"no bastion": func(a *app) error {
+			return a.printStatus(statusOutput{Status: report.Status{Owner: bad, Cluster: bad}})
+		},
+		"sshd": func(a *app) error { return a.printStatus(statusOutput{Status: report.Status{Target: bad}}) },
 		"top": func(a *app) error { // as on the terminal, where nothing else sanitizes
 			_, err := io.WriteString(a.raw.out, strings.Join(top.lines(), "\n")+"\n")
 			return err

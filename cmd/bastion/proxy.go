@@ -20,6 +20,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -240,7 +241,7 @@ func (a *app) proxyServer(
 ) error {
 	var sockets *agent.OpenSSH
 	if serve != nil { // before anything that takes time: ssh asks soon
-		dir, err := agent.RuntimeDir(s)
+		dir, err := dirs.Runtime(s.RuntimeDir)
 		if err != nil {
 			return err
 		}
@@ -419,7 +420,7 @@ func (a *app) knownHosts(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	dir, err := agent.RuntimeDir(s)
+	dir, err := dirs.Runtime(s.RuntimeDir)
 	if err != nil {
 		return err
 	}

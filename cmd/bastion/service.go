@@ -19,8 +19,8 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
 )
@@ -105,7 +105,7 @@ func (a *app) managed(ctx context.Context, s config.Settings, verb string) (*man
 	if err != nil {
 		return nil, err
 	}
-	state, err := agent.StateDir(s)
+	state, err := dirs.State(s.StateDir)
 	if err != nil {
 		return nil, err
 	}
@@ -464,7 +464,7 @@ type agentProgram struct {
 // Start implements service.Interface. An agent that ends by itself leaves the service without one: the commands start
 // another.
 func (p *agentProgram) Start(service.Service) error {
-	state, err := agent.StateDir(p.settings)
+	state, err := dirs.State(p.settings.StateDir)
 	if err != nil {
 		return err
 	}

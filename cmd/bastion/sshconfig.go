@@ -21,6 +21,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
 )
@@ -168,7 +169,7 @@ func (a *app) sshBlockFor(ctx context.Context, s config.Settings, patterns []str
 	if err != nil {
 		return sshBlock{}, err
 	}
-	dir, err := agent.RuntimeDir(s)
+	dir, err := dirs.Runtime(s.RuntimeDir)
 	if err != nil {
 		return sshBlock{}, err
 	}

@@ -17,9 +17,9 @@ import (
 	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/report"
 )
 
 func (a *app) topCommand() *command {
@@ -564,7 +564,7 @@ func (m *topModel) linkLines() []string {
 	return out
 }
 
-func (m *topModel) sessionLines(live agent.Live) []string {
+func (m *topModel) sessionLines(live report.Live) []string {
 	rows := [][]string{
 		{"SESSION", "STATE", "DOWN", "UP", "ROUND TRIP", "IN FLIGHT", "SENT AGAIN", "AGE", "ROTATES WITHIN"},
 	}

@@ -11,9 +11,9 @@ import (
 
 	tea "github.com/charmbracelet/bubbletea"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
-	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/fargate"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
@@ -69,9 +69,9 @@ func topState(seconds float64) api.State {
 				Opened:   begin,
 			},
 		},
-		Links: []api.Link{{ID: "l1", Live: []agent.Live{{
+		Links: []api.Link{{ID: "l1", Live: []report.Live{{
 			Bastion: "bastion 8edc", State: "up", Since: begin, Channels: 2, Received: uint64(1e6 * seconds), MaxAge: 3000,
-			Sessions: []agent.LiveSession{{ID: "dev-1", State: "up", Age: 600, RTT: 41.25, ReceiveRate: 9e5, InFlight: 4096}},
+			Sessions: []report.LiveSession{{ID: "dev-1", State: "up", Age: 600, RTT: 41.25, ReceiveRate: 9e5, InFlight: 4096}},
 		}}}},
 		Audit: []api.AuditEvent{
 			{At: at, Forward: "orders", Target: "orders.db:5432", Duration: 12.5, Down: 880_000, Error: "refused"},
@@ -81,10 +81,10 @@ func topState(seconds float64) api.State {
 }
 
 func topTasks() []api.Account {
-	cost := bastions.Cost{PerHour: 0.0123425, SoFar: 0.024685}
-	b := agent.Bastion{TaskID: "8edc", Status: "RUNNING", Exec: "RUNNING", Cluster: "tools"}
+	cost := fargate.Cost{PerHour: 0.0123425, SoFar: 0.024685}
+	b := report.Bastion{TaskID: "8edc", Status: "RUNNING", Exec: "RUNNING", Cluster: "tools"}
 	b.Cost = &cost
-	return []api.Account{{Link: "l1", Status: agent.Status{Region: "eu-central-1", Bastions: []agent.Bastion{b}}}}
+	return []api.Account{{Link: "l1", Status: report.Status{Region: "eu-central-1", Bastions: []report.Bastion{b}}}}
 }
 
 var escapes = regexp.MustCompile("\x1b\\[[0-9;]*m")

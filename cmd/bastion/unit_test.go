@@ -22,10 +22,10 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/targets"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
@@ -313,10 +313,10 @@ func TestLinkWatch(t *testing.T) {
 		w.state(tunnel.State{Phase: tunnel.Up})
 		var events bytes.Buffer
 		w.tell(&events, config.Settings{Output: "json"})
-		w.path(agent.Path{Lost: true, Since: time.Now(), Linger: 30 * time.Minute})
+		w.path(report.Path{Lost: true, Since: time.Now(), Linger: 30 * time.Minute})
 		lost := time.Now()
 		<-time.After(10 * time.Second)
-		w.path(agent.Path{Since: lost, Linger: 30 * time.Minute})
+		w.path(report.Path{Since: lost, Linger: 30 * time.Minute})
 		w.state(tunnel.State{Phase: tunnel.Reconnecting, Since: time.Now()})
 		<-time.After(time.Second)
 		w.state(tunnel.State{Phase: tunnel.Up})
@@ -361,13 +361,13 @@ func TestLinkWatchSaysWhy(t *testing.T) {
 		w := &linkWatch{progress: p}
 		w.tell(&events, config.Settings{Output: "json"})
 		denied := fail.New(fail.Denied, "", errors.New("denied"), "ask")
-		lost := agent.Path{Lost: true, Since: time.Now(), Linger: time.Minute}
+		lost := report.Path{Lost: true, Since: time.Now(), Linger: time.Minute}
 		why := lost
 		why.Reason, why.Next, why.Retry = "denied", "ask", time.Now().Add(9*time.Second)
 		w.path(lost)
 		w.path(why)
 		w.path(why)
-		w.path(agent.Path{Since: lost.Since})
+		w.path(report.Path{Since: lost.Since})
 		w.path(lost) // the connection goes with its last path, and is restored
 		w.state(tunnel.State{Phase: tunnel.Reconnecting, Since: time.Now()})
 		w.state(tunnel.State{Phase: tunnel.Reconnecting, Since: time.Now(), Attempt: 1, Err: denied})
@@ -375,7 +375,7 @@ func TestLinkWatchSaysWhy(t *testing.T) {
 		w.state(tunnel.State{Phase: tunnel.Reconnecting, Since: time.Now(), Attempt: 3, Err: errors.New("throttled")})
 		w.state(tunnel.State{Phase: tunnel.Up})
 		w.path(lost)
-		w.path(agent.Path{Since: lost.Since})
+		w.path(report.Path{Since: lost.Since})
 		w.state(tunnel.State{Phase: tunnel.Draining, Retry: time.Second})
 		w.state(tunnel.State{Phase: tunnel.Draining})
 		w.state(tunnel.State{Phase: tunnel.Draining, Err: denied, Attempt: 1})

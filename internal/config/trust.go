@@ -13,8 +13,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/adrg/xdg"
-
+	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
 )
@@ -93,9 +92,6 @@ type stored struct {
 	Files []Record `json:"files"`
 }
 
-// DefaultStateDir is the state directory where no setting names one.
-func DefaultStateDir() string { return filepath.Join(xdg.StateHome, "bastion") }
-
 // Store returns the store of what is trusted.
 func (src Source) Store() Store { return src.store(src.env()) }
 
@@ -105,7 +101,7 @@ func (src Source) store(env func(string) (string, bool)) Store {
 		dir, _ = env("BASTION_STATE_DIR")
 	}
 	if dir == "" {
-		return Store{DefaultStateDir()}
+		return Store{dirs.DefaultState()}
 	}
 	return Store{expandHome(dir, env)}
 }

@@ -21,27 +21,36 @@ const module = "github.com/bastion-ssm/bastion"
 // parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"agent", "agent/api", "agent/daemon", "agent/dsn", "internal/config", "internal/fail", "internal/files", "internal/hosts",
-		"internal/partition", "internal/printable", "internal/sleep", "keys", "targets", "tunnel",
+		"agent", "agent/api", "agent/daemon", "agent/dsn", "internal/config", "internal/dirs", "internal/fail", "internal/files",
+		"internal/hosts", "internal/partition", "internal/printable", "internal/private", "internal/report", "internal/sleep",
+		"keys", "targets", "tunnel",
 	},
 	"cmd/bastiond": {"internal/fail", "internal/printable", "keys", "server"},
 
-	"agent/api":       {"agent", "internal/config", "internal/fail", "internal/sleep", "tunnel"},
+	"agent/api": {
+		"internal/config", "internal/dirs", "internal/fail", "internal/private", "internal/report", "internal/sleep",
+		"tunnel",
+	},
 	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/files", "internal/sleep"},
 	"agent/dsn":       {"agent/api", "internal/config", "internal/hosts"},
 	"agent/forwards":  {"agent", "agent/api", "internal/fail"},
 	"agent/daemon": {
 		"agent", "agent/api", "agent/dashboard", "agent/forwards", "internal/backoff", "internal/config", "internal/fail",
-		"internal/files", "targets", "tunnel",
+		"internal/files", "internal/private", "internal/report", "targets", "tunnel",
 	},
 
 	"agent": {
-		"bastions", "internal/awsanswer", "internal/config", "internal/fail", "internal/files", "internal/printable",
-		"internal/sleep", "keys", "sessions", "sessions/bond", "targets", "tunnel", "tunnel/rediscluster",
+		"bastions", "internal/awsanswer", "internal/config", "internal/dirs", "internal/fail", "internal/fargate",
+		"internal/files", "internal/printable", "internal/private", "internal/report", "internal/sleep", "keys", "sessions",
+		"sessions/bond", "targets", "tunnel", "tunnel/rediscluster",
 	},
-	"server": {"internal/fail", "internal/printable", "internal/sleep", "keys", "sessions/bond"},
+	"server": {
+		"internal/fail", "internal/files", "internal/printable", "internal/private", "internal/sleep", "keys", "sessions/bond",
+	},
 
-	"bastions": {"internal/awsanswer", "internal/backoff", "internal/fail", "internal/partition", "internal/sleep"},
+	"bastions": {
+		"internal/awsanswer", "internal/backoff", "internal/fail", "internal/fargate", "internal/partition", "internal/sleep",
+	},
 	"sessions": {
 		"internal/awsanswer", "internal/backoff", "internal/deadline", "internal/fail", "internal/ring", "internal/sleep",
 		"sessions/frame",
@@ -53,14 +62,18 @@ var allowed = map[string][]string{
 
 	"internal/awsanswer": {},
 	"internal/backoff":   {},
-	"internal/config":    {"internal/fail", "internal/files", "internal/near"},
+	"internal/config":    {"internal/dirs", "internal/fail", "internal/files", "internal/near"},
 	"internal/deadline":  {},
+	"internal/dirs":      {"internal/fail", "internal/files"},
 	"internal/fail":      {"internal/awsanswer"},
+	"internal/fargate":   {},
 	"internal/files":     {"internal/backoff", "internal/sleep"},
 	"internal/hosts":     {"internal/backoff", "internal/fail", "internal/files", "internal/sleep"},
 	"internal/near":      {},
 	"internal/partition": {},
 	"internal/printable": {},
+	"internal/private":   {"internal/fail"},
+	"internal/report":    {"internal/fargate"},
 	"internal/ring":      {},
 	"internal/sleep":     {},
 	"keys":               {"internal/sleep"},
@@ -89,6 +102,8 @@ const (
 
 // forbidden are packages of others, by prefix, that a package must not depend on, not even through another package.
 var forbidden = map[string][]string{
+	"agent/dsn":          {awsSDK, "github.com/mmmorris1975/"},
+	"agent/api":          {awsSDK, "github.com/mmmorris1975/"}, // what any client may link
 	"tunnel":             {awsSDK, "github.com/mmmorris1975/"}, // SSH over any net.Conn
 	"keys":               {awsSDK, "net/http"},
 	"server":             {awsSDK, "github.com/mmmorris1975/"}, // the image's credentials are for nothing but ECS Exec

@@ -80,6 +80,11 @@ func PrivateDir(dir string) error {
 	if err := MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
+	return CheckPrivate(dir)
+}
+
+// CheckPrivate refuses a directory that belongs to another user or that others can enter.
+func CheckPrivate(dir string) error {
 	info, err := os.Lstat(dir)
 	if err != nil {
 		return err

@@ -1,6 +1,21 @@
-package bastions
+// Package fargate knows the sizes of Fargate's tasks and what they cost.
+package fargate
 
-import "time"
+import (
+	"fmt"
+	"time"
+)
+
+// Size is how big a task is.
+type Size struct {
+	CPU    int // units: 1024 is a vCPU
+	Memory int // MiB
+}
+
+// String is the size in the units of Fargate's price list.
+func (s Size) String() string {
+	return fmt.Sprintf("%g vCPU, %g GB", float64(s.CPU)/1024, float64(s.Memory)/1024)
+}
 
 // Price is what Fargate takes, in US dollars.
 type Price struct {
@@ -24,19 +39,15 @@ type Cost struct {
 // leastBilled is the time that Fargate charges at least.
 const leastBilled = time.Minute
 
-// Cost estimates what the task has cost until now. It is not known while ECS has not said what size the task has.
-func (b Bastion) Cost(price Price, now time.Time) (Cost, bool) {
-	if b.Size.CPU <= 0 || b.Size.Memory <= 0 {
+// Cost estimates what a task has cost that is billed from one time until another. It is not known while the size is not. Nothing
+// is charged before the image is fetched: from is zero until then.
+func (p Price) Cost(s Size, from, until time.Time) (c Cost, known bool) {
+	if s.CPU <= 0 || s.Memory <= 0 {
 		return Cost{}, false
 	}
-	c := Cost{Price: price, PerHour: price.Hour(b.Size)}
-	if b.BilledFrom.IsZero() {
-		return c, true // nothing is charged before the image is fetched
+	c = Cost{Price: p, PerHour: p.Hour(s)}
+	if !from.IsZero() {
+		c.SoFar = max(until.Sub(from), leastBilled).Hours() * c.PerHour
 	}
-	until := now
-	if !b.StoppedAt.IsZero() {
-		until = b.StoppedAt
-	}
-	c.SoFar = max(until.Sub(b.BilledFrom), leastBilled).Hours() * c.PerHour
 	return c, true
 }
