@@ -10,6 +10,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/dashboard"
+	"github.com/bastion-ssm/bastion/agent/metrics"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -82,7 +83,7 @@ func (d *Daemon) serveMetrics(ctx context.Context) (stop func(), err error) {
 	if d.cfg.MetricsListen == "" {
 		return func() {}, nil
 	}
-	token, err := dashboard.ReadToken(d.cfg.MetricsToken)
+	token, err := metrics.ReadToken(d.cfg.MetricsToken)
 	if err != nil {
 		return nil, err
 	}
@@ -91,7 +92,7 @@ func (d *Daemon) serveMetrics(ctx context.Context) (stop func(), err error) {
 		return nil, fail.New(fail.KindOf(err), "serve the metrics", err, "set another metrics_listen")
 	}
 	server := &http.Server{
-		Handler:           dashboard.LocalOnly(ln.Addr().String(), dashboard.Metrics(d, token)),
+		Handler:           metrics.LocalOnly(ln.Addr().String(), metrics.Handler(d.State, token)),
 		ReadHeaderTimeout: headerTimeout, ReadTimeout: headerTimeout, WriteTimeout: writeTimeout, IdleTimeout: writeTimeout,
 		MaxHeaderBytes: maxMetricsHeader, ErrorLog: slog.NewLogLogger(d.log.Handler(), slog.LevelDebug),
 	}

@@ -14,7 +14,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
-	"github.com/bastion-ssm/bastion/agent/dashboard"
+	"github.com/bastion-ssm/bastion/agent/metrics"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
@@ -48,9 +48,9 @@ func (d *Daemon) serve(ln net.Listener) error {
 	mux.HandleFunc("GET "+api.PathDial+"/{id}/end", d.serveDialEnd)
 	mux.HandleFunc("POST "+api.PathDashboard, d.serveDashboard)
 	// On the socket nobody but the user asks: no token is needed.
-	metrics := dashboard.Metrics(d, "")
-	for _, path := range []string{dashboard.PathMetrics, dashboard.PathLive, dashboard.PathReady} {
-		mux.Handle("GET "+path, metrics)
+	monitoring := metrics.Handler(d.State, "")
+	for _, path := range []string{metrics.PathMetrics, metrics.PathLive, metrics.PathReady} {
+		mux.Handle("GET "+path, monitoring)
 	}
 	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
 		refuse(w, http.StatusNotFound, fail.New(fail.Usage, "", fmt.Errorf("the agent has no %s %s", r.Method, r.URL.Path),

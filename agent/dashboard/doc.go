@@ -1,4 +1,4 @@
-// Package dashboard serves the web page on which users see and steer what their agent has, and the agent's metrics.
+// Package dashboard serves the web page on which users see and steer what their agent has.
 //
 // Loopback addresses are open to everything on the machine: to other users, and to every web page that the user visits.
 // The page therefore lets in only who has a link that the agent has made for its user:

@@ -31,12 +31,12 @@ var allowed = map[string][]string{
 		"internal/config", "internal/dirs", "internal/fail", "internal/private", "internal/report", "internal/sleep",
 		"tunnel",
 	},
-	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/files", "internal/sleep"},
+	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/sleep"},
 	"agent/dsn":       {"agent/api", "internal/config", "internal/hosts"},
 	"agent/forwards":  {"agent", "agent/api", "internal/fail"},
 	"agent/daemon": {
-		"agent", "agent/api", "agent/dashboard", "agent/forwards", "internal/backoff", "internal/config", "internal/fail",
-		"internal/files", "internal/private", "internal/report", "targets", "tunnel",
+		"agent", "agent/api", "agent/dashboard", "agent/forwards", "agent/metrics", "internal/backoff", "internal/config",
+		"internal/fail", "internal/files", "internal/private", "internal/report", "targets", "tunnel",
 	},
 
 	"agent": {
@@ -76,6 +76,7 @@ var allowed = map[string][]string{
 	"internal/report":    {"internal/fargate"},
 	"internal/ring":      {},
 	"internal/sleep":     {},
+	"agent/metrics":      {"agent/api", "internal/fail", "internal/files"},
 	"keys":               {"internal/sleep"},
 	"sessions/bond":      {"internal/backoff", "internal/deadline", "internal/fail", "internal/ring", "internal/sleep"},
 	"sessions/frame":     {},
@@ -102,6 +103,8 @@ const (
 
 // forbidden are packages of others, by prefix, that a package must not depend on, not even through another package.
 var forbidden = map[string][]string{
+	"agent/metrics":      {awsSDK, "github.com/mmmorris1975/"},
+	"agent/dashboard":    {awsSDK, "github.com/mmmorris1975/", "github.com/prometheus/"},
 	"agent/dsn":          {awsSDK, "github.com/mmmorris1975/"},
 	"agent/api":          {awsSDK, "github.com/mmmorris1975/"}, // what any client may link
 	"tunnel":             {awsSDK, "github.com/mmmorris1975/"}, // SSH over any net.Conn

@@ -1,4 +1,5 @@
-package dashboard
+// Package metrics serves what a monitoring system asks of the agent: its metrics, in the forms of Prometheus, and its health.
+package metrics
 
 import (
 	"crypto/subtle"
@@ -32,14 +33,14 @@ const (
 	scrapeTimeout = 10 * time.Second
 )
 
-// Metrics serves what a monitoring system asks: PathMetrics, in the forms of Prometheus, PathLive and PathReady.
+// Handler serves PathMetrics, PathLive and PathReady from what state returns.
 //
 // With a token, /metrics wants it as a bearer token: on a loopback address, where other users come too. Without one the
 // handler belongs where only the user comes, such as the agent's socket. The other two say no more than yes or no.
-func Metrics(b Backend, token string) http.Handler {
+func Handler(state func() api.State, token string) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
-		&collector{backend: b},
+		&collector{state},
 		collectors.NewGoCollector(),
 		collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
 	)
@@ -57,7 +58,7 @@ func Metrics(b Backend, token string) http.Handler {
 		metrics.ServeHTTP(w, r)
 	})
 	mux.HandleFunc("GET "+PathLive, func(w http.ResponseWriter, _ *http.Request) { health(w, true) })
-	mux.HandleFunc("GET "+PathReady, func(w http.ResponseWriter, _ *http.Request) { health(w, isReady(b.State())) })
+	mux.HandleFunc("GET "+PathReady, func(w http.ResponseWriter, _ *http.Request) { health(w, isReady(state())) })
 	return mux
 }
 
@@ -89,7 +90,7 @@ func isReady(state api.State) bool {
 }
 
 // LocalOnly refuses requests that name another Host than addr, the listener's address, or that a web page makes: for
-// Metrics on a loopback address.
+// a Handler on a loopback address.
 func LocalOnly(addr string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if site := r.Header.Get(
@@ -184,7 +185,7 @@ var (
 var sessionStates = []string{"up", "stalled", "leaving"}
 
 // collector reads the metrics from the agent's state at each scrape.
-type collector struct{ backend Backend }
+type collector struct{ state func() api.State }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
@@ -205,7 +206,7 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	counter := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.CounterValue, v, labels...)
 	}
-	state := c.backend.State()
+	state := c.state()
 	gauge(descInfo, 1, state.Version)
 	gauge(descStart, float64(state.Started.UnixMilli())/1000)
 	for _, l := range state.Links {

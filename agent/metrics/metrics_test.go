@@ -1,6 +1,7 @@
-package dashboard
+package metrics
 
 import (
+	"fmt"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -9,17 +10,51 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil"
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/report"
+	"github.com/bastion-ssm/bastion/tunnel"
 )
+
+// agent is the state of an agent.
+type agent struct{ api.State }
+
+func (a *agent) get() api.State { return a.State }
+
+// fixture is an agent with a link of four sessions and two forwards. Its ids and addresses must not become labels.
+func fixture() *agent {
+	live := report.Live{State: "up", Channels: 3, Sent: 1 << 20, Received: 1 << 24, Reinjected: 18_432}
+	for i := range 4 {
+		live.Sessions = append(live.Sessions, report.LiveSession{
+			ID: fmt.Sprintf("dev-0a1b2c3d4e5f6071%d", i), State: "up", RTT: float64(41 + 4*i), InFlight: 4096 * i,
+		})
+	}
+	live.Sessions[3].State = "stalled"
+	forward := func(name, target, listen string) api.Forward {
+		return api.Forward{
+			Name: name, Kind: api.KindTCP, Target: target, Listen: listen, State: api.ForwardReady, Link: "l1",
+			Stats:   tunnel.StatsSnapshot{Active: 1, Total: 12, BytesUp: 48_211, BytesDown: 9_120_334},
+			Clients: []api.ForwardClient{{Addr: "127.0.0.1:53122"}},
+		}
+	}
+	return &agent{api.State{
+		Info:  api.Info{V: 1, PID: 4711, Version: "1.5.0", Started: time.Now()},
+		Links: []api.Link{{ID: "l1", Region: "eu-central-1", Cluster: "tools", Live: []report.Live{live}}},
+		Forwards: []api.Forward{
+			forward("orders", "orders.abc.eu-central-1.rds.amazonaws.com:5432", "127.0.0.1:5432"),
+			forward("sessions", "master.sessions.abc.cache.amazonaws.com:6379", "127.0.0.1:6379"),
+		},
+	}}
+}
 
 func TestMetricsLint(t *testing.T) {
 	r := prometheus.NewPedanticRegistry() // it checks what comes against Describe
-	r.MustRegister(&collector{backend: newFake()})
+	r.MustRegister(&collector{fixture().get})
 	problems, err := testutil.GatherAndLint(r)
 	if err != nil {
 		t.Fatal(err)
@@ -41,9 +76,7 @@ func get(h http.Handler, path string, change func(*http.Request)) (int, string) 
 }
 
 func TestMetrics(t *testing.T) {
-	f := newFake()
-	f.still = true
-	code, text := get(Metrics(f, ""), PathMetrics, nil)
+	code, text := get(Handler(fixture().get, ""), PathMetrics, nil)
 	if code != http.StatusOK {
 		t.Fatal(code, text)
 	}
@@ -96,7 +129,7 @@ func TestMetrics(t *testing.T) {
 
 func TestMetricsToken(t *testing.T) {
 	const secret = "0123456789abcdef"
-	h := Metrics(newFake(), secret)
+	h := Handler(fixture().get, secret)
 	for header, want := range map[string]int{
 		"": 401, "Bearer": 401, "Bearer ": 401, "Bearer 0123456789abcdeX": 401, "Basic " + secret: 401, secret: 401,
 		"Bearer " + secret: 200, "bearer " + secret: 200,
@@ -130,13 +163,13 @@ func TestMetricsToken(t *testing.T) {
 }
 
 func TestHealth(t *testing.T) {
-	f := newFake()
-	h := Metrics(f, "0123456789abcdef") // health needs none
+	f := fixture()
+	h := Handler(f.get, "0123456789abcdef") // health needs none
 	for _, tt := range []struct {
 		state api.ForwardState
 		ready int
 	}{{api.ForwardReady, 200}, {api.ForwardFailed, 503}} {
-		f.forwards[1].State = tt.state
+		f.Forwards[1].State = tt.state
 		if code, text := get(h, PathReady, nil); code != tt.ready {
 			t.Errorf("%s: %d %s", tt.state, code, text)
 		}
@@ -144,7 +177,7 @@ func TestHealth(t *testing.T) {
 			t.Errorf("%s: %d %s", tt.state, code, text)
 		}
 	}
-	f.forwards = nil
+	f.Forwards = nil
 	if code, _ := get(h, PathReady, nil); code != http.StatusOK {
 		t.Errorf("without forwards: %d", code)
 	}
