@@ -17,6 +17,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/fargate"
+	"github.com/bastion-ssm/bastion/internal/words"
 )
 
 // maxDescribed is how many tasks one DescribeTasks takes.
@@ -140,7 +141,7 @@ func (b Bastion) usable() (bool, string) {
 	case b.Container == "" && len(b.containers) > 0:
 		return false, "has no such container; it has " + strings.Join(b.containers, ", ")
 	case b.ExecStatus == "STOPPED":
-		return false, "has a stopped exec agent" + parenthesis(b.ExecReason)
+		return false, "has a stopped exec agent" + words.Parenthesis(b.ExecReason)
 	}
 	return true, ""
 }
@@ -488,11 +489,4 @@ func tagValue(tags []types.Tag, key string) string {
 		}
 	}
 	return ""
-}
-
-func parenthesis(s string) string {
-	if s == "" {
-		return ""
-	}
-	return " (" + s + ")"
 }

@@ -14,6 +14,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/partition"
+	"github.com/bastion-ssm/bastion/internal/words"
 )
 
 // Finding is a probable reason why a task's exec agent does not connect.
@@ -41,7 +42,7 @@ func (m *Manager) Diagnose(ctx context.Context, spec Spec, b Bastion) []Finding 
 		b = fromTask(spec, task)
 	}
 	if b.Stopping() {
-		return []Finding{{"the task has stopped" + parenthesis(b.StoppedReason), "start another: bastion up"}}
+		return []Finding{{"the task has stopped" + words.Parenthesis(b.StoppedReason), "start another: bastion up"}}
 	}
 	if !b.ExecEnabled {
 		return []Finding{{

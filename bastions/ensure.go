@@ -24,6 +24,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/backoff"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/sleep"
+	"github.com/bastion-ssm/bastion/internal/words"
 )
 
 const (
@@ -439,7 +440,7 @@ func (w *waiter) ended(ctx context.Context, op string, b Bastion) error {
 	what := "its state is still " + w.state
 	if w.state == "exec agent" {
 		agent := strings.ToLower(cmp.Or(b.ExecStatus, "missing"))
-		what = "the task runs but its exec agent is still " + agent + parenthesis(b.ExecReason)
+		what = "the task runs but its exec agent is still " + agent + words.Parenthesis(b.ExecReason)
 	}
 	err := fmt.Errorf("%s after %s (%s in all); the task is left running", what,
 		now.Sub(w.since).Round(time.Second), now.Sub(w.begin).Round(time.Second))

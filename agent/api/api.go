@@ -183,6 +183,9 @@ func (l *Link) Trouble(now time.Time) string {
 	return report.Trouble(now, l.Error, l.Next, l.Since, l.Retry)
 }
 
+// HasGivenUp reports whether a link has failed and nothing is left of it. It is shown for its error.
+func (l *Link) HasGivenUp() bool { return len(l.Live) == 0 && l.State == LinkFailed }
+
 // LinkPhase says what a link's next client meets.
 type LinkPhase string
 

@@ -26,6 +26,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/internal/sleep"
+	"github.com/bastion-ssm/bastion/internal/words"
 )
 
 const (
@@ -180,9 +181,9 @@ func (a *app) printAgent(ctx context.Context, client *api.Client, s config.Setti
 		return a.printJSON(st)
 	}
 	err = printf(a.out, "the agent runs: process %d, version %s, since %s\n%s, %s\nsocket %s\nlog %s\n",
-		st.PID, st.Version, st.Started.Local().Format(time.DateTime), count(len(st.Links), "link"),
-		count(len(st.Forwards), "forward"),
-		st.Socket, dash(st.Log))
+		st.PID, st.Version, st.Started.Local().Format(time.DateTime), words.Count(len(st.Links), "link"),
+		words.Count(len(st.Forwards), "forward"),
+		st.Socket, words.Dash(st.Log))
 	return err
 }
 

@@ -18,6 +18,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/internal/sleep"
+	"github.com/bastion-ssm/bastion/internal/words"
 )
 
 // up runs `bastion up`.
@@ -218,15 +219,12 @@ func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState
 	return cmp.Or(awsErr, err)
 }
 
-// hasGivenUp reports whether a link has failed and nothing is left of it. It is shown for its error.
-func hasGivenUp(l api.Link) bool { return len(l.Live) == 0 && l.State == api.LinkFailed }
-
 // agentProcess is the agent as one of the processes with links, if it has any.
 func agentProcess(st api.State) []report.Process {
 	var out []report.Process
 	for _, l := range st.Links {
 		live := l.Live
-		if hasGivenUp(l) {
+		if l.HasGivenUp() {
 			live = []report.Live{{
 				State: string(l.State), Since: l.Since, Error: l.Error, Next: l.Next, Retry: l.Retry, Kind: "none", Sessions: []report.LiveSession{},
 			}}
@@ -283,7 +281,7 @@ func (a *app) printBastions(st report.Status) error {
 		if b.Created != nil {
 			age = time.Since(*b.Created).Round(time.Second).String()
 		}
-		fmt.Fprintln(w, printable.Row(b.TaskID, b.Status, dash(b.Exec), age, dash(b.Target)))
+		fmt.Fprintln(w, printable.Row(b.TaskID, b.Status, words.Dash(b.Exec), age, words.Dash(b.Target)))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -314,8 +312,8 @@ func (a *app) printProcesses(all []report.Process) error {
 	var b strings.Builder
 	for _, p := range all {
 		for _, l := range p.Links {
-			_ = printf(&b, "\n%s (process %d) to %s: %s for %s, %s\n", dash(p.Command), p.PID, cmp.Or(l.Bastion, "a bastion in "+p.Region),
-				l.State, time.Since(l.Since).Round(time.Second), count(l.Channels, "connection"))
+			_ = printf(&b, "\n%s (process %d) to %s: %s for %s, %s\n", words.Dash(p.Command), p.PID, cmp.Or(l.Bastion, "a bastion in "+p.Region),
+				l.State, time.Since(l.Since).Round(time.Second), words.Count(l.Channels, "connection"))
 			if l.Error != "" {
 				_ = printf(&b, "  %s\n", l.Trouble(time.Now()))
 			}
@@ -332,7 +330,7 @@ func (a *app) printProcesses(all []report.Process) error {
 				return err
 			}
 			if l.Document != "" {
-				_ = printf(&b, "  document: %s%s\n", l.Document, parenthesis(l.DocumentReason))
+				_ = printf(&b, "  document: %s%s\n", l.Document, words.Parenthesis(l.DocumentReason))
 			}
 			if bond := l.Bond(); bond != "" {
 				_ = printf(&b, "  %s\n", bond)
@@ -352,43 +350,10 @@ func printSessions(out io.Writer, sessions []report.LiveSession) error {
 	fmt.Fprintln(w, "  SESSION\tSTATE\tAGE\tUP\tDOWN\tROUND TRIP\tIN FLIGHT\tREINJECTED")
 	for _, s := range sessions {
 		age := time.Duration(s.Age * float64(time.Second)).Round(time.Second)
-		fmt.Fprintln(w, printable.Row("  "+s.ID, s.State, age, size(s.SendRate)+"/s", size(s.ReceiveRate)+"/s",
-			fmt.Sprintf("%.1f ms", s.RTT), size(float64(s.InFlight)), size(float64(s.Reinjected))))
+		fmt.Fprintln(w, printable.Row("  "+s.ID, s.State, age, words.Bytes(s.SendRate)+"/s", words.Bytes(s.ReceiveRate)+"/s",
+			fmt.Sprintf("%.1f ms", s.RTT), words.Bytes(float64(s.InFlight)), words.Bytes(float64(s.Reinjected))))
 	}
 	return w.Flush()
-}
-
-// parenthesis puts a text that is not empty in one, after a space.
-func parenthesis(text string) string {
-	if text == "" {
-		return ""
-	}
-	return " (" + text + ")"
-}
-
-func count(n int, noun string) string {
-	if n == 1 {
-		return "1 " + noun
-	}
-	return fmt.Sprintf("%d %ss", n, noun)
-}
-
-// size prints a number of bytes.
-func size(n float64) string {
-	switch {
-	case n >= 1e6:
-		return fmt.Sprintf("%.1f MB", n/1e6)
-	case n >= 1e3:
-		return fmt.Sprintf("%.1f kB", n/1e3)
-	}
-	return fmt.Sprintf("%.0f B", n)
-}
-
-func dash(s string) string {
-	if s == "" {
-		return "-"
-	}
-	return s
 }
 
 // begin does what up and down have in common.

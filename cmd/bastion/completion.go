@@ -144,7 +144,7 @@ func (a *app) complete(words []string) {
 	}
 	last := words[len(words)-1]
 	for _, cand := range a.candidates(words[:len(words)-1], last) {
-		if strings.HasPrefix(cand.value, last) && oneLine(cand.value+cand.help) == cand.value+cand.help {
+		if strings.HasPrefix(cand.value, last) && printable.OneLine(cand.value+cand.help) == cand.value+cand.help {
 			fmt.Fprintln(a.out, printable.Row(cand.value, cand.help))
 		}
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/sleep"
+	"github.com/bastion-ssm/bastion/internal/words"
 )
 
 func (a *app) lsCommand() *command {
@@ -103,7 +104,7 @@ func (a *app) lsForwards(ctx context.Context, s config.Settings) error {
 	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "NAME\tLISTEN\tTARGET\tSTATE\tPROFILE\tACCOUNT\tREGION\tOF\tAGE\tCONNECTIONS\tUP\tDOWN")
 	for _, f := range st.Forwards {
-		of, age := "the agent", dash("")
+		of, age := "the agent", words.Dash("")
 		if !f.Opened.IsZero() {
 			age = time.Since(f.Opened).Round(time.Second).String()
 		}
@@ -114,8 +115,8 @@ func (a *app) lsForwards(ctx context.Context, s config.Settings) error {
 		if f.Kind == api.KindProxy {
 			target = "(proxy)"
 		}
-		fmt.Fprintln(w, printable.Row(f.Reference(), f.Listen, target, f.State, dash(f.Profile), dash(f.Account), dash(f.Region), of, age,
-			f.Stats.Active, size(float64(f.Stats.BytesUp)), size(float64(f.Stats.BytesDown))))
+		fmt.Fprintln(w, printable.Row(f.Reference(), f.Listen, target, f.State, words.Dash(f.Profile), words.Dash(f.Account), words.Dash(f.Region), of, age,
+			f.Stats.Active, words.Bytes(float64(f.Stats.BytesUp)), words.Bytes(float64(f.Stats.BytesDown))))
 	}
 	if err := w.Flush(); err != nil {
 		return err
@@ -182,7 +183,7 @@ func (a *app) lsTargets(ctx context.Context, s config.Settings) error {
 	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "TARGET\tNAME\tENGINE\tADDRESS")
 	for _, t := range all {
-		fmt.Fprintln(w, printable.Row(t.Spec, dash(t.Name), dash(t.Engine), dash(t.Host)))
+		fmt.Fprintln(w, printable.Row(t.Spec, words.Dash(t.Name), words.Dash(t.Engine), words.Dash(t.Host)))
 	}
 	if flushErr := w.Flush(); flushErr != nil {
 		return flushErr

@@ -34,7 +34,7 @@ func (a argument) Format(s fmt.State, verb rune) {
 	if _, ok := a.value.(paragraph); ok {
 		text = indented(text)
 	} else {
-		text = oneLine(text)
+		text = printable.OneLine(text)
 	}
 	_, _ = io.WriteString(s, text)
 }
@@ -42,11 +42,6 @@ func (a argument) Format(s fmt.State, verb rune) {
 // indented makes text from elsewhere safe for the terminal, with further lines indented.
 func indented(s string) string {
 	return strings.NewReplacer("\n", "\n  ", "\t", " ").Replace(printable.Text(strings.TrimSpace(s)))
-}
-
-// oneLine makes text from elsewhere safe for a line of the terminal.
-func oneLine(s string) string {
-	return strings.NewReplacer("\n", " ", "\t", " ").Replace(printable.Text(s))
 }
 
 // printExact prints a line for programs: as it is or not at all, because with another character it would be another value.

@@ -11,6 +11,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/report"
+	"github.com/bastion-ssm/bastion/internal/topview"
 )
 
 // Whatever AWS, the agent or a file says, people's output holds printable text alone, and a value begins no further row.
@@ -24,16 +25,15 @@ func TestHostileText(t *testing.T) {
 	refused, outdated, unchecked := task, task, task
 	refused.Refused, outdated.Outdated, unchecked.Unchecked = bad, bad, bad
 	forward := api.Forward{Name: bad, Listen: bad, Target: bad, State: api.ForwardState(bad), Command: bad, Error: bad}
-	top := &topModel{
-		asked: true, isRunning: true,
-		accounts: []api.Account{{
-			Status: report.Status{Region: bad, Bastions: []report.Bastion{task}}, Error: &api.Error{Message: bad},
-		}},
-		state: api.State{
+	top := topview.Lines(
+		api.State{
 			Info: api.Info{PID: 1, Version: bad}, Forwards: []api.Forward{forward}, Links: []api.Link{{Live: []report.Live{live}}},
 			Audit: []api.AuditEvent{{Forward: bad, Target: bad, Client: bad, Error: bad}},
 		},
-	}
+		[]api.Account{{
+			Status: report.Status{Region: bad, Bastions: []report.Bastion{task}}, Error: &api.Error{Message: bad},
+		}},
+		true)
 	for name, show := range map[string]func(a *app) error{
 		"status": func(a *app) error {
 			return a.printStatus(statusOutput{
@@ -46,7 +46,7 @@ func TestHostileText(t *testing.T) {
 		},
 		"sshd": func(a *app) error { return a.printStatus(statusOutput{Status: report.Status{Target: bad}}) },
 		"top": func(a *app) error { // as on the terminal, where nothing else sanitizes
-			_, err := io.WriteString(a.raw.out, strings.Join(top.lines(), "\n")+"\n")
+			_, err := io.WriteString(a.raw.out, strings.Join(top, "\n")+"\n")
 			return err
 		},
 		"forwards": func(a *app) error { return a.printForwards([]api.Forward{forward}, config.Settings{}) },

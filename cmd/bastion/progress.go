@@ -196,7 +196,7 @@ func (p *progress) Close() {
 
 // draw writes the live line, cut to the width of the terminal. p.mu is held.
 func (p *progress) draw() {
-	line := fmt.Sprintf("%s %s %s", frames[p.frame%len(frames)], oneLine(p.step), p.elapsed())
+	line := fmt.Sprintf("%s %s %s", frames[p.frame%len(frames)], printable.OneLine(p.step), p.elapsed())
 	if f, ok := p.w.(*os.File); ok {
 		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 1 {
 			if r := []rune(line); len(r) >= width {

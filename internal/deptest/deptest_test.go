@@ -21,9 +21,9 @@ const module = "github.com/bastion-ssm/bastion"
 // parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"agent", "agent/api", "agent/daemon", "agent/dsn", "internal/config", "internal/dirs", "internal/fail", "internal/files",
-		"internal/hosts", "internal/partition", "internal/printable", "internal/private", "internal/report", "internal/sleep",
-		"keys", "targets", "tunnel",
+		"agent", "agent/api", "agent/daemon", "agent/dsn", "internal/browser", "internal/config", "internal/dirs", "internal/fail",
+		"internal/files", "internal/hosts", "internal/partition", "internal/printable", "internal/private", "internal/report",
+		"internal/service", "internal/sleep", "internal/topview", "internal/words", "keys", "targets", "tunnel",
 	},
 	"cmd/bastiond": {"internal/fail", "internal/printable", "keys", "server"},
 
@@ -50,6 +50,7 @@ var allowed = map[string][]string{
 
 	"bastions": {
 		"internal/awsanswer", "internal/backoff", "internal/fail", "internal/fargate", "internal/partition", "internal/sleep",
+		"internal/words",
 	},
 	"sessions": {
 		"internal/awsanswer", "internal/backoff", "internal/deadline", "internal/fail", "internal/ring", "internal/sleep",
@@ -62,6 +63,7 @@ var allowed = map[string][]string{
 
 	"internal/awsanswer": {},
 	"internal/backoff":   {},
+	"internal/browser":   {"internal/config", "internal/dirs", "internal/fail", "internal/files", "tunnel"},
 	"internal/config":    {"internal/dirs", "internal/fail", "internal/files", "internal/near"},
 	"internal/deadline":  {},
 	"internal/dirs":      {"internal/fail", "internal/files"},
@@ -75,8 +77,11 @@ var allowed = map[string][]string{
 	"internal/private":   {"internal/fail"},
 	"internal/report":    {"internal/fargate"},
 	"internal/ring":      {},
+	"internal/service":   {"internal/fail", "internal/files"},
 	"internal/sleep":     {},
 	"agent/metrics":      {"agent/api", "internal/fail", "internal/files"},
+	"internal/topview":   {"agent/api", "internal/printable", "internal/report", "internal/words"},
+	"internal/words":     {},
 	"keys":               {"internal/sleep"},
 	"sessions/bond":      {"internal/backoff", "internal/deadline", "internal/fail", "internal/ring", "internal/sleep"},
 	"sessions/frame":     {},
@@ -103,6 +108,9 @@ const (
 
 // forbidden are packages of others, by prefix, that a package must not depend on, not even through another package.
 var forbidden = map[string][]string{
+	"internal/browser":   {awsSDK},
+	"internal/service":   {awsSDK, ssh},
+	"internal/topview":   {awsSDK},
 	"agent/metrics":      {awsSDK, "github.com/mmmorris1975/"},
 	"agent/dashboard":    {awsSDK, "github.com/mmmorris1975/", "github.com/prometheus/"},
 	"agent/dsn":          {awsSDK, "github.com/mmmorris1975/"},

@@ -43,6 +43,9 @@ func Text(s string) string {
 	return strings.Join(lines, "\n")
 }
 
+// OneLine is Text with a space for each LF and tab.
+func OneLine(s string) string { return strings.NewReplacer("\n", " ", "\t", " ").Replace(Text(s)) }
+
 // Row joins the cells of a table's row by tabs, for text/tabwriter. A cell cannot begin another cell or row.
 func Row(cells ...any) string {
 	texts := make([]string, len(cells))

@@ -1,4 +1,4 @@
-package main
+package topview
 
 import (
 	"context"
@@ -17,22 +17,22 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// topFake is an agent that notes what it is asked to stop.
-type topFake struct {
+// fake is an agent that notes what it is asked to stop.
+type fake struct {
 	stopped []string
 	err     error
 }
 
-func (f *topFake) Wait(context.Context, uint64, time.Duration) (api.State, error) {
+func (f *fake) Wait(context.Context, uint64, time.Duration) (api.State, error) {
 	return api.State{}, f.err
 }
 
-func (f *topFake) Stop(_ context.Context, name string) ([]api.Forward, error) {
+func (f *fake) Stop(_ context.Context, name string) ([]api.Forward, error) {
 	f.stopped = append(f.stopped, name)
 	return nil, f.err
 }
 
-func (f *topFake) Bastions(context.Context) ([]api.Account, error) { return nil, f.err }
+func (f *fake) Bastions(context.Context) ([]api.Account, error) { return nil, f.err }
 
 // topState is an agent's state some seconds after the beginning.
 func topState(seconds float64) api.State {
@@ -89,7 +89,7 @@ func topTasks() []api.Account {
 
 var escapes = regexp.MustCompile("\x1b\\[[0-9;]*m")
 
-func topView(m *topModel) string { return escapes.ReplaceAllString(m.View(), "") }
+func topView(m *Model) string { return escapes.ReplaceAllString(m.View(), "") }
 
 func hasLines(t *testing.T, view string, patterns ...string) {
 	t.Helper()
@@ -100,13 +100,13 @@ func hasLines(t *testing.T, view string, patterns ...string) {
 	}
 }
 
-func TestTopShows(t *testing.T) {
-	m := newTopModel(t.Context(), &topFake{})
+func TestShows(t *testing.T) {
+	m := New(t.Context(), &fake{})
 	m.Update(tea.WindowSizeMsg{Width: 160, Height: 40})
-	m.Update(topStateMsg{state: topState(0)})
-	m.Update(topStateMsg{state: topState(1)})
-	m.Update(topStateMsg{state: topState(1.1)}) // too early for another rate
-	m.Update(topAccountsMsg{accounts: topTasks()})
+	m.Update(stateMsg{state: topState(0)})
+	m.Update(stateMsg{state: topState(1)})
+	m.Update(stateMsg{state: topState(1.1)}) // too early for another rate
+	m.Update(accountsMsg{accounts: topTasks()})
 	view := topView(m)
 	hasLines(t, view,
 		`^bastion  agent 1\.5\.0, process 4711, up for 1h0m1s`,
@@ -140,10 +140,10 @@ func TestTopShows(t *testing.T) {
 	}
 }
 
-func TestTopKeys(t *testing.T) {
-	fake := &topFake{}
-	m := newTopModel(t.Context(), fake)
-	m.Update(topStateMsg{state: topState(0)})
+func TestKeys(t *testing.T) {
+	source := &fake{}
+	m := New(t.Context(), source)
+	m.Update(stateMsg{state: topState(0)})
 	press := func(keys ...string) (cmd tea.Cmd) {
 		for _, k := range keys {
 			msg := tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune(k)}
@@ -179,8 +179,8 @@ func TestTopKeys(t *testing.T) {
 		t.Fatal("s does nothing")
 	}
 	m.Update(cmd())
-	if strings.Join(fake.stopped, " ") != "cache" || m.said != "cache is stopped" {
-		t.Errorf("stopped %v, said %q", fake.stopped, m.said)
+	if strings.Join(source.stopped, " ") != "cache" || m.said != "cache is stopped" {
+		t.Errorf("stopped %v, said %q", source.stopped, m.said)
 	}
 	// Others after a question.
 	for _, tt := range []struct{ move, question string }{
@@ -194,15 +194,15 @@ func TestTopKeys(t *testing.T) {
 		if cmd := press("s"); cmd != nil || !strings.Contains(topView(m), tt.question) {
 			t.Errorf("no %q in\n%s", tt.question, topView(m))
 		}
-		if cmd := press("n"); cmd != nil || len(fake.stopped) != 1 {
-			t.Errorf("stopped %v", fake.stopped)
+		if cmd := press("n"); cmd != nil || len(source.stopped) != 1 {
+			t.Errorf("stopped %v", source.stopped)
 		}
 	}
 	press("s")
-	fake.err = errors.New("gone")
+	source.err = errors.New("gone")
 	m.Update(press("y")())
-	if strings.Join(fake.stopped, " ") != "cache wiki" || m.said != "not stopped: gone" {
-		t.Errorf("stopped %v, said %q", fake.stopped, m.said)
+	if strings.Join(source.stopped, " ") != "cache wiki" || m.said != "not stopped: gone" {
+		t.Errorf("stopped %v, said %q", source.stopped, m.said)
 	}
 	for _, key := range []string{"q", "ctrl+c"} {
 		if cmd := press(key); cmd == nil || cmd() != tea.Quit() {
@@ -213,20 +213,20 @@ func TestTopKeys(t *testing.T) {
 	press("up", "up", "down") // cache
 	st := topState(1)
 	st.Forwards = st.Forwards[1:]
-	if m.Update(topStateMsg{state: st}); m.chosen != "cache" {
+	if m.Update(stateMsg{state: st}); m.chosen != "cache" {
 		t.Errorf("%s is chosen", m.chosen)
 	}
 	st.Forwards = st.Forwards[1:]
-	if m.Update(topStateMsg{state: st}); m.chosen != "wiki" {
+	if m.Update(stateMsg{state: st}); m.chosen != "wiki" {
 		t.Errorf("%s is chosen", m.chosen)
 	}
 	st.Forwards = nil
-	m.Update(topStateMsg{state: st})
+	m.Update(stateMsg{state: st})
 	if cmd := press("s"); cmd != nil || m.chosen != "l/l1/0" || m.said != "s stops a forward: choose one first" {
 		t.Errorf("%q is chosen where there is no forward, said %q", m.chosen, m.said)
 	}
 	st.Links = nil
-	m.Update(topStateMsg{state: st})
+	m.Update(stateMsg{state: st})
 	if cmd := press("s"); cmd != nil || m.chosen != "" {
 		t.Errorf("%q is chosen of nothing", m.chosen)
 	}
@@ -234,10 +234,10 @@ func TestTopKeys(t *testing.T) {
 
 // With more than the terminal has rows, the rows follow the choice over all that there is, and nothing out of sight is stopped without
 // a question.
-func TestTopScrolls(t *testing.T) {
-	fake := &topFake{}
-	m := newTopModel(t.Context(), fake)
-	m.Update(topStateMsg{state: func() api.State {
+func TestScrolls(t *testing.T) {
+	source := &fake{}
+	m := New(t.Context(), source)
+	m.Update(stateMsg{state: func() api.State {
 		st := topState(0)
 		st.Forwards = nil
 		for i := range 40 {
@@ -247,7 +247,7 @@ func TestTopScrolls(t *testing.T) {
 		}
 		return st
 	}()})
-	m.Update(topAccountsMsg{accounts: topTasks()})
+	m.Update(accountsMsg{accounts: topTasks()})
 	press := func(key tea.KeyMsg) tea.Cmd {
 		_, cmd := m.Update(key)
 		return cmd
@@ -293,8 +293,8 @@ func TestTopScrolls(t *testing.T) {
 		press(tea.KeyMsg{Type: tea.KeyPgDown})
 	}
 	hasLines(t, topView(m), "refused")
-	if cmd := press(s); cmd != nil || !strings.Contains(topView(m), "stop db-00? y/n") || len(fake.stopped) != 0 {
-		t.Errorf("no question for a forward out of sight; stopped %v\n%s", fake.stopped, topView(m))
+	if cmd := press(s); cmd != nil || !strings.Contains(topView(m), "stop db-00? y/n") || len(source.stopped) != 0 {
+		t.Errorf("no question for a forward out of sight; stopped %v\n%s", source.stopped, topView(m))
 	}
 	press(tea.KeyMsg{Type: tea.KeyRunes, Runes: []rune("n")})
 	press(down)
@@ -311,13 +311,13 @@ func TestTopScrolls(t *testing.T) {
 	}
 }
 
-func TestTopWithoutAgent(t *testing.T) {
-	m := newTopModel(t.Context(), &topFake{})
+func TestWithoutAgent(t *testing.T) {
+	m := New(t.Context(), &fake{})
 	hasLines(t, topView(m), `^asking the agent`)
-	m.Update(topStateMsg{err: api.ErrNotRunning})
+	m.Update(stateMsg{err: api.ErrNotRunning})
 	hasLines(t, topView(m), `^No agent is running\.`)
-	m.Update(topStateMsg{state: topState(0)})
+	m.Update(stateMsg{state: topState(0)})
 	hasLines(t, topView(m), `^> orders`)
-	m.Update(topStateMsg{err: errors.New("broken pipe")})
+	m.Update(stateMsg{err: errors.New("broken pipe")})
 	hasLines(t, topView(m), `^> orders`, `not of now: broken pipe`) // what was known stays
 }

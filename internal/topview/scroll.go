@@ -1,4 +1,4 @@
-package main
+package topview
 
 import (
 	"fmt"
@@ -9,19 +9,19 @@ import (
 // What top shows may have more lines than the terminal has rows. The choice moves over all that there is, forwards, links and bastions,
 // and the rows follow it; pages turn without it.
 
-// mark begins a line that can be chosen: its key stands between two of them. No text from elsewhere has one: see topLine.
+// mark begins a line that can be chosen: its key stands between two of them. No text from elsewhere has one: see flat.
 const mark = "\x00"
 
 func marked(key, line string) string { return mark + key + mark + line }
 
 // items are the keys of all that can be chosen, in the order in which it is shown.
-func (m *topModel) items() []string {
+func (m *Model) items() []string {
 	var keys []string
 	for _, f := range m.state.Forwards {
 		keys = append(keys, f.Reference())
 	}
 	for _, l := range m.state.Links {
-		if hasGivenUp(l) {
+		if l.HasGivenUp() {
 			keys = append(keys, linkKey(l, 0))
 		}
 		for i := range l.Live {
@@ -39,7 +39,7 @@ func (m *topModel) items() []string {
 func taskKey(id string) string { return "b/" + id }
 
 // choose moves the choice, which stays with its item and on the list, and the rows to it.
-func (m *topModel) choose(by int) {
+func (m *Model) choose(by int) {
 	all := m.items()
 	if len(all) == 0 {
 		m.chosen = ""
@@ -52,7 +52,7 @@ func (m *topModel) choose(by int) {
 }
 
 // section moves the choice to the first forward, link or bastion after those of its kind.
-func (m *topModel) section() {
+func (m *Model) section() {
 	all := m.items()
 	i := slices.Index(all, m.chosen)
 	if i < 0 {
@@ -76,17 +76,17 @@ func kindOfItem(key string) string {
 }
 
 // turn turns the page without moving the choice.
-func (m *topModel) turn(pages int) {
+func (m *Model) turn(pages int) {
 	m.away = true
 	m.top += pages * max(m.rows()-1, 1)
 }
 
 // rows are the rows of the terminal for lines; the last one is the foot's.
-func (m *topModel) rows() int { return max(m.height-1, 1) }
+func (m *Model) rows() int { return max(m.height-1, 1) }
 
 // window returns the lines for the rows of the terminal, the choice shown, and where the window stands. chosen reports whether the
 // choice is in it. A height of 0 is no terminal: all lines are shown.
-func (m *topModel) window() (lines []string, where string, chosen bool) {
+func (m *Model) window() (lines []string, where string, chosen bool) {
 	at := -1
 	all := m.lines()
 	for i, line := range all {
