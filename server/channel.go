@@ -331,7 +331,7 @@ func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst n
 		// client's writes find out.
 		upErr = fmt.Errorf("to the destination: %w", cause(writeErr))
 		_ = dst.SetReadDeadline(time.Now().Add(resetLinger))
-	case readErr != nil || !c.wire.alive():
+	case readErr != nil || !c.wire.watch.Alive():
 		upErr = errConnectionLost
 		reset(dst)
 	default:

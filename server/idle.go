@@ -2,9 +2,10 @@ package server
 
 import (
 	"context"
-	"strings"
 	"sync/atomic"
 	"time"
+
+	"github.com/bastion-ssm/bastion/internal/duration"
 )
 
 // Requests by which the bastion says why it ends something. No reply is wanted.
@@ -19,18 +20,7 @@ const (
 // An idleError says that the bastion ended a connection that carried nothing.
 type idleError struct{ limit time.Duration }
 
-func (e *idleError) Error() string { return "idle for " + short(e.limit) }
-
-// short writes 15m where time.Duration has 15m0s.
-func short(d time.Duration) string {
-	text := d.String()
-	for _, zero := range []string{"m0s", "h0m"} {
-		if strings.HasSuffix(text, zero) {
-			text = text[:len(text)-2]
-		}
-	}
-	return text
-}
+func (e *idleError) Error() string { return "idle for " + duration.String(e.limit) }
 
 // activity is when a forwarded connection last carried bytes, in either direction.
 type activity struct {
@@ -77,7 +67,7 @@ func (c *client) endUnused(ctx context.Context) {
 		c.server.mu.Unlock()
 		if left <= 0 {
 			_, _, _ = c.conn.SendRequest(RequestIdle, false, nil) // fails with the connection
-			c.end("idle for " + short(limit))
+			c.end("idle for " + duration.String(limit))
 			return
 		}
 		timer := time.NewTimer(left)

@@ -150,7 +150,7 @@ func handshake(ctx context.Context, t *Transport, timeout time.Duration, ka Keep
 			"this is not the server that was expected: do not go on before you know why"))
 	case ended != nil:
 		return nil, ended
-	case authStarted && w.failure() == nil && !isClosed(w.broken):
+	case authStarted && w.watch.Err() == nil && !isClosed(w.broken):
 		return nil, &authError{fail.New(fail.Denied, op, errors.New("the bastion does not accept the key"),
 			"the grant may have expired or the bastion been replaced: try again")}
 	default:
@@ -429,7 +429,7 @@ func (c *client) hold() {
 }
 
 func (c *client) release() {
-	cut := c.wire.hasEnded() || isClosed(c.wire.broken)
+	cut := c.wire.watch.Ended() || isClosed(c.wire.broken)
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cut = c.cut || cut
@@ -445,7 +445,7 @@ func (c *client) lost() error {
 	why := c.cause
 	c.mu.Unlock()
 	if why == nil {
-		why = c.wire.failure()
+		why = c.wire.watch.Err()
 	}
 	switch {
 	case errors.Is(why, errLost):

@@ -197,7 +197,7 @@ func (c *Conn) readChannel() {
 	buf := chunks.Get().(*[chunk]byte)
 	n, err := c.ch.Read(buf[:])
 	switch {
-	case errors.Is(err, io.EOF) && !c.client.wire.alive():
+	case errors.Is(err, io.EOF) && !c.client.wire.watch.Alive():
 		err = c.opError("read", c.client.lost())
 	case err != nil && !errors.Is(err, io.EOF):
 		err = c.opError("read", err)
@@ -279,7 +279,7 @@ func (c *Conn) sent() (int, error) {
 		case r.err == nil:
 		case !errors.Is(r.err, io.EOF):
 			c.writeErr = c.opError("write", c.client.lost()) // that of the transport
-		case c.client.wire.alive():
+		case c.client.wire.watch.Alive():
 			c.writeErr = c.opError("write", io.ErrClosedPipe) // the peer has closed the channel
 		default:
 			c.writeErr = c.opError("write", c.client.lost())

@@ -160,7 +160,7 @@ func TestWireAliveWaitsForTheReader(t *testing.T) {
 			_, _ = far.Write([]byte("x"))
 			_, _ = w.Read(make([]byte, 1))
 			answer := make(chan bool, 1)
-			go func() { answer <- w.alive() }()
+			go func() { answer <- w.watch.Alive() }()
 			synctest.Wait()
 			select {
 			case a := <-answer:

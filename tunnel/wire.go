@@ -5,6 +5,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"github.com/bastion-ssm/bastion/internal/sshwire"
 )
 
 // flushGrace bounds the wait for a transport to take what was written before it is closed.
@@ -25,39 +27,18 @@ type wire struct {
 	shut      chan struct{} // closed once the transport's own Close has returned, and nothing is written any more
 	out       *outbox
 
-	mu      sync.Mutex
-	cond    sync.Cond // signals changes of the two below
-	reading bool      // x/crypto/ssh's read loop is inside Read
-	ended   bool      // Read failed or Close was called
-	readErr error     // why Read failed before Close was called, or nil
+	watch *sshwire.Watch
 }
 
 func newWire(c net.Conn) *wire {
-	w := &wire{Conn: c, broken: make(chan struct{}), shut: make(chan struct{})}
-	w.cond.L = &w.mu
+	w := &wire{Conn: c, broken: make(chan struct{}), shut: make(chan struct{}), watch: sshwire.New()}
 	w.out = newOutbox(w.send, func() { close(w.broken) })
 	return w
 }
 
 func (w *wire) Read(p []byte) (int, error) {
-	w.mu.Lock()
-	w.reading = true
-	w.cond.Broadcast()
-	w.mu.Unlock()
-
-	n, err := w.Conn.Read(p)
+	n, err := w.watch.Read(w.Conn, p)
 	w.received.Add(int64(n))
-
-	w.mu.Lock()
-	w.reading = false
-	if err != nil {
-		if !w.ended {
-			w.readErr = err
-		}
-		w.ended = true
-	}
-	w.cond.Broadcast()
-	w.mu.Unlock()
 	if err != nil {
 		_ = w.Close()
 		if lost := w.lost.Load(); lost != nil {
@@ -69,7 +50,7 @@ func (w *wire) Read(p []byte) (int, error) {
 
 // Write never waits, see outbox. An error may come with a later Write than the one whose bytes are lost.
 func (w *wire) Write(p []byte) (int, error) {
-	if w.hasEnded() {
+	if w.watch.Ended() {
 		return 0, net.ErrClosed
 	}
 	return w.out.write(p)
@@ -86,11 +67,8 @@ func (w *wire) send(p []byte) (int, error) {
 // for that, nor for the transport's Close, which may take its time to say goodbye, because x/crypto/ssh calls Close while
 // it tells the channels' users; shut is for those who want to wait.
 func (w *wire) Close() error {
-	w.mu.Lock()
-	w.ended = true
-	failed := w.readErr != nil
-	w.cond.Broadcast()
-	w.mu.Unlock()
+	w.watch.End()
+	failed := w.watch.Err() != nil
 	w.closeOnce.Do(func() {
 		w.out.close()
 		go func() {
@@ -113,36 +91,4 @@ func (w *wire) flush() {
 	case <-w.out.done:
 	case <-t.C:
 	}
-}
-
-func (w *wire) hasEnded() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.ended
-}
-
-// failure returns why the stream ended if it was not this end that closed it.
-func (w *wire) failure() error {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return w.readErr
-}
-
-// alive is asked after a channel has returned io.EOF and reports whether the peer sent that EOF. x/crypto/ssh returns
-// the same io.EOF from every channel when the whole connection ends, so the question is which of the two it was:
-//
-//   - If the transport failed or was closed, ended was set before the channels were told: Read and Close set it first.
-//   - If the peer ended the connection inside SSH (a disconnect message, a bad packet), the read loop stops without
-//     calling Read again, and x/crypto/ssh then calls Close.
-//   - Otherwise the read loop is in Read, or comes back to it once it has handed on what it has.
-//
-// So one of the three always comes, and alive waits for the first. It errs on the safe side only: an EOF that the peer
-// sent just before the connection was lost may count as lost.
-func (w *wire) alive() bool {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	for !w.reading && !w.ended {
-		w.cond.Wait()
-	}
-	return !w.ended
 }

@@ -3,11 +3,11 @@ package main
 import (
 	"fmt"
 	"io"
-	"strings"
 	"sync"
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/duration"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -153,7 +153,7 @@ func (w *linkWatch) path(p report.Path) {
 	if p.Lost {
 		if !w.noPath {
 			w.noPath = true
-			w.progress.Note(fmt.Sprintf("no path to the bastion; the connection waits (for up to %s)", short(p.Linger)))
+			w.progress.Note(fmt.Sprintf("no path to the bastion; the connection waits (for up to %s)", duration.String(p.Linger)))
 			w.progress.Step("looking for a path to the bastion")
 			w.emit(event{Event: "path_lost", Linger: p.Linger.Seconds()})
 		}
@@ -168,16 +168,4 @@ func (w *linkWatch) path(p report.Path) {
 	w.progress.Idle()
 	w.progress.Note("path restored after " + after.Round(time.Second).String())
 	w.emit(event{Event: "path_restored", After: after.Seconds()})
-}
-
-// short prints a duration without its zero parts: 30m, not 30m0s.
-func short(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }

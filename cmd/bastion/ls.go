@@ -17,6 +17,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/daemon"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/dirs"
+	"github.com/bastion-ssm/bastion/internal/duration"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/sleep"
@@ -336,7 +337,7 @@ func (a *app) waitCommand() *command {
 		flags: []option{&textFlag{
 			names: []string{"timeout"}, form: "DURATION", help: "how long to wait (default: 1m)",
 			setErr: func(v string) (err error) {
-				timeout, err = time.ParseDuration(v)
+				timeout, err = duration.Parse(v)
 				if err == nil && timeout <= 0 {
 					err = errors.New("the timeout must be more than 0")
 				}

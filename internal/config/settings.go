@@ -15,6 +15,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bastion-ssm/bastion/internal/duration"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -560,7 +561,7 @@ func (s *Setting) set(dst *Settings, text string) error {
 		}
 		*p = v
 	case *time.Duration:
-		v, err := parseDuration(text)
+		v, err := duration.Parse(text)
 		if err != nil {
 			return err
 		}
@@ -651,17 +652,6 @@ func FromTexts(texts map[string]string) (Settings, error) {
 	return s, nil
 }
 
-func parseDuration(text string) (time.Duration, error) {
-	d, err := time.ParseDuration(text)
-	if err != nil {
-		if _, numErr := strconv.Atoi(text); numErr == nil {
-			return 0, fmt.Errorf("%q has no unit; write for example %ss or %sm", text, text, text)
-		}
-		return 0, fmt.Errorf("%q is not a duration such as 90s, 5m or 1h30m", text)
-	}
-	return d, nil
-}
-
 func splitList(text string) ([]string, error) {
 	if strings.TrimSpace(text) == "" {
 		return nil, nil
@@ -725,7 +715,7 @@ func notEmpty(text string) error {
 }
 
 func positive(text string) error {
-	d, err := parseDuration(text)
+	d, err := duration.Parse(text)
 	if err != nil {
 		return err
 	}
@@ -754,27 +744,15 @@ func loopback(text string) error {
 
 func between(low, high time.Duration) func(string) error {
 	return func(text string) error {
-		d, err := parseDuration(text)
+		d, err := duration.Parse(text)
 		if err != nil {
 			return err
 		}
 		if d < low || d > high {
-			return fmt.Errorf("%s is not between %s and %s", text, short(low), short(high))
+			return fmt.Errorf("%s is not between %s and %s", text, duration.String(low), duration.String(high))
 		}
 		return nil
 	}
-}
-
-// short prints a duration without its zero parts: 12h, not 12h0m0s.
-func short(d time.Duration) string {
-	s := d.String()
-	if strings.HasSuffix(s, "m0s") {
-		s = strings.TrimSuffix(s, "0s")
-	}
-	if strings.HasSuffix(s, "h0m") {
-		s = strings.TrimSuffix(s, "0m")
-	}
-	return s
 }
 
 func intBetween(low, high int) func(string) error {

@@ -21,9 +21,10 @@ const module = "github.com/bastion-ssm/bastion"
 // parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"agent", "agent/api", "agent/daemon", "agent/dsn", "internal/browser", "internal/config", "internal/dirs", "internal/fail",
-		"internal/files", "internal/hosts", "internal/partition", "internal/printable", "internal/private", "internal/report",
-		"internal/service", "internal/sleep", "internal/topview", "internal/words", "keys", "targets", "tunnel",
+		"agent", "agent/api", "agent/daemon", "agent/dsn", "internal/browser", "internal/config", "internal/dirs",
+		"internal/duration", "internal/fail", "internal/files", "internal/hosts", "internal/partition", "internal/printable",
+		"internal/private", "internal/report", "internal/service", "internal/sleep", "internal/topview", "internal/words", "keys",
+		"targets", "tunnel",
 	},
 	"cmd/bastiond": {"internal/fail", "internal/printable", "keys", "server"},
 
@@ -45,7 +46,8 @@ var allowed = map[string][]string{
 		"sessions/bond", "targets", "tunnel", "tunnel/rediscluster",
 	},
 	"server": {
-		"internal/fail", "internal/files", "internal/printable", "internal/private", "internal/sleep", "keys", "sessions/bond",
+		"internal/duration", "internal/fail", "internal/files", "internal/printable", "internal/private", "internal/sleep",
+		"internal/sshwire", "keys", "sessions/bond",
 	},
 
 	"bastions": {
@@ -57,16 +59,17 @@ var allowed = map[string][]string{
 		"sessions/frame",
 	},
 	"targets": {"internal/awsanswer", "internal/fail", "internal/near", "internal/partition"},
-	"tunnel":  {"internal/backoff", "internal/fail", "internal/printable", "internal/sleep"},
+	"tunnel":  {"internal/backoff", "internal/fail", "internal/printable", "internal/sleep", "internal/sshwire"},
 
 	"tunnel/rediscluster": {"internal/fail", "tunnel"},
 
 	"internal/awsanswer": {},
 	"internal/backoff":   {},
 	"internal/browser":   {"internal/config", "internal/dirs", "internal/fail", "internal/files", "tunnel"},
-	"internal/config":    {"internal/dirs", "internal/fail", "internal/files", "internal/near"},
+	"internal/config":    {"internal/dirs", "internal/duration", "internal/fail", "internal/files", "internal/near"},
 	"internal/deadline":  {},
 	"internal/dirs":      {"internal/fail", "internal/files"},
+	"internal/duration":  {},
 	"internal/fail":      {"internal/awsanswer"},
 	"internal/fargate":   {},
 	"internal/files":     {"internal/backoff", "internal/sleep"},
@@ -80,6 +83,7 @@ var allowed = map[string][]string{
 	"internal/service":   {"internal/fail", "internal/files"},
 	"internal/sleep":     {},
 	"agent/metrics":      {"agent/api", "internal/fail", "internal/files"},
+	"internal/sshwire":   {},
 	"internal/topview":   {"agent/api", "internal/printable", "internal/report", "internal/words"},
 	"internal/words":     {},
 	"keys":               {"internal/sleep"},
