@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"regexp"
 	"runtime"
@@ -110,7 +111,7 @@ func (l *Lab) writeAWSFiles() error {
 		if p.process {
 			path := l.path("credentials-" + p.name + ".json")
 			fmt.Fprintf(&config, "credential_process = %s \"%s\"\n", printCommand(), path)
-			if err := replaceFile(path, p.output()); err != nil {
+			if err := replaceFile(path, p.output(), 0o600); err != nil {
 				return err
 			}
 			continue
@@ -122,8 +123,8 @@ func (l *Lab) writeAWSFiles() error {
 		}
 	}
 	return errors.Join(
-		replaceFile(l.path("aws-config"), config.String()),
-		replaceFile(l.path("aws-credentials"), credentials.String()),
+		replaceFile(l.path("aws-config"), config.String(), 0o600),
+		replaceFile(l.path("aws-credentials"), credentials.String(), 0o600),
 	)
 }
 
@@ -153,12 +154,12 @@ func printCommand() string {
 }
 
 // replaceFile writes a file so that a reader sees the old text or the new, never a part.
-func replaceFile(path, text string) error {
+func replaceFile(path, text string, perm fs.FileMode) error {
 	if runtime.GOOS == "windows" { // cannot replace a file that is being read
-		return os.WriteFile(path, []byte(text), 0o600)
+		return os.WriteFile(path, []byte(text), perm)
 	}
 	tmp := path + ".new"
-	if err := os.WriteFile(tmp, []byte(text), 0o600); err != nil {
+	if err := os.WriteFile(tmp, []byte(text), perm); err != nil {
 		return err
 	}
 	return os.Rename(tmp, path)

@@ -67,11 +67,7 @@ func writeCgroup(dir string, size taskSize, used gateway.MachineUsage, memory in
 		"memory.max":     fmt.Sprintf("%d\n", int64(size.memory)<<20),
 		"memory.current": fmt.Sprintf("%d\n", memory),
 	} {
-		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path+".new", []byte(text), 0o644); err != nil {
-			return err
-		}
-		if err := os.Rename(path+".new", path); err != nil { // a reader sees one or the other
+		if err := replaceFile(filepath.Join(dir, name), text, 0o644); err != nil {
 			return err
 		}
 	}

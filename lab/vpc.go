@@ -39,7 +39,7 @@ func (l *Lab) startVPC(ctx context.Context) error {
 	if l.authority, err = vpc.NewAuthority(); err != nil {
 		return err
 	}
-	if err := replaceFile(l.DatabaseCA(), string(l.authority.PEM())); err != nil {
+	if err := replaceFile(l.DatabaseCA(), string(l.authority.PEM()), 0o600); err != nil {
 		return err
 	}
 	resolver, err := vpc.StartResolver(ctx, "127.0.0.1:0")

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -20,16 +19,11 @@ import (
 	"github.com/urfave/cli/v2"
 
 	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/block"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
-)
-
-// The lines around what ssh-config keeps in a file of somebody else's.
-const (
-	blockBegin = "# BEGIN bastion"
-	blockEnd   = "# END bastion"
 )
 
 // maxSSHConfig bounds the file that ssh-config rewrites, in bytes.
@@ -329,16 +323,16 @@ func (b sshBlock) marked() string {
 		note = "# The bastion's own SSH server is left out: " +
 			"that takes KnownHostsCommand and IdentityAgent (OpenSSH 8.5 or later).\n"
 	}
-	return blockBegin + "\n# Kept by: " + b.command + "\n" + note + "\n" + b.body() + "\nHost *\n" + blockEnd + "\n"
+	return block.Begin("") + "\n# Kept by: " + b.command + "\n" + note + "\n" + b.body() + "\nHost *\n" + block.End("") + "\n"
 }
 
-// editBlock puts block into the file at path, in the place of the one that is there, else at the top: there no other
-// Host or Match is before it. A nil block takes it out. It reports whether the file has changed.
-func editBlock(path string, block []byte) (bool, error) {
+// editBlock puts stanzas into the file at path, in the place of the one that is there, else at the top: there no other
+// Host or Match is before it. Without stanzas it takes that one out. It reports whether the file has changed.
+func editBlock(path string, stanzas []byte) (bool, error) {
 	op := "change " + path
 	dir := filepath.Dir(path)
 	if _, err := os.Stat(dir); errors.Is(err, fs.ErrNotExist) {
-		if len(block) == 0 {
+		if len(stanzas) == 0 {
 			return false, nil
 		}
 		if err := files.MkdirAll(dir, 0o700); err != nil {
@@ -353,12 +347,12 @@ func editBlock(path string, block []byte) (bool, error) {
 			return nil, wrong
 		}
 		mark := old[:len(old)-len(text)] // it stays before everything
-		begin, end, err := findBlock(text)
+		b, err := block.Only(string(text))
 		if err != nil {
-			wrong = fail.New(fail.Usage, op, err, "correct the marks by hand: one "+blockBegin+" and one "+blockEnd)
+			wrong = fail.New(fail.Usage, op, err, "correct the marks by hand: one "+block.Begin("")+" and one "+block.End(""))
 			return nil, wrong
 		}
-		return slices.Concat(mark, text[:begin], block, text[end:]), nil
+		return slices.Concat(mark, text[:b.From], stanzas, text[b.To:]), nil
 	})
 	if err != nil && wrong == nil {
 		err = cannotWrite(op, dir, err)
@@ -374,32 +368,4 @@ func cannotWrite(op, dir string, err error) error {
 		return fail.New(fail.Other, op, err, "check that you may write in "+dir)
 	}
 	return fail.New(fail.Usage, op, err, "check the path, or name another file with --file")
-}
-
-// findBlock returns where the block begins and ends; both are 0 where there is none.
-func findBlock(data []byte) (begin, end int, err error) {
-	begin = -1
-	at := 0
-	for line := range bytes.Lines(data) {
-		switch string(bytes.TrimSpace(line)) {
-		case blockBegin:
-			if begin >= 0 {
-				return 0, 0, errors.New("bastion's block begins twice")
-			}
-			begin = at
-		case blockEnd:
-			if begin < 0 || end > 0 {
-				return 0, 0, errors.New("bastion's block ends before it begins")
-			}
-			end = at + len(line)
-		}
-		at += len(line)
-	}
-	switch {
-	case begin < 0:
-		return 0, 0, nil
-	case end == 0:
-		return 0, 0, errors.New("bastion's block has no end")
-	}
-	return begin, end, nil
 }

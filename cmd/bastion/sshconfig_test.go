@@ -17,6 +17,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/block"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/files"
 )
@@ -131,8 +132,8 @@ func TestSSHConfigWrite(t *testing.T) {
 		t.Errorf("%s", out)
 	}
 	first := mustRead(t, file)
-	block, rest, ok := strings.Cut(string(first), blockEnd+"\n")
-	if !ok || rest != own || !strings.HasPrefix(block, blockBegin+"\n") {
+	kept, rest, ok := strings.Cut(string(first), block.End("")+"\n")
+	if !ok || rest != own || !strings.HasPrefix(kept, block.Begin("")+"\n") {
 		t.Fatalf("the file is\n%s", first)
 	}
 	before, err := os.Stat(file)
@@ -152,14 +153,14 @@ func TestSSHConfigWrite(t *testing.T) {
 	}
 
 	// Where a user has moved the block to, there it is replaced.
-	moved := "Host other\n" + block + blockEnd + "\n" + own
+	moved := "Host other\n" + kept + block.End("") + "\n" + own
 	if err := os.WriteFile(target, []byte(moved), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	h.must("--write", "--profile", "it's", "*.corp")
 	got := string(mustRead(t, file))
-	if !strings.HasPrefix(got, "Host other\n"+blockBegin+"\n") || !strings.HasSuffix(got, "\n"+blockEnd+"\n"+own) ||
-		!strings.Contains(got, "\nHost *.corp\n") || strings.Count(got, blockBegin) != 1 {
+	if !strings.HasPrefix(got, "Host other\n"+block.Begin("")+"\n") || !strings.HasSuffix(got, "\n"+block.End("")+"\n"+own) ||
+		!strings.Contains(got, "\nHost *.corp\n") || strings.Count(got, block.Begin("")) != 1 {
 		t.Errorf("the file is\n%s", got)
 	}
 	h.must("--remove")
@@ -287,9 +288,9 @@ func TestSSHConfigBad(t *testing.T) {
 	t.Parallel()
 	h := newSSHConfigHome(t)
 	for name, content := range map[string]string{
-		"open":   blockBegin + "\n",
-		"closed": "Host x\n" + blockEnd + "\n",
-		"twice":  blockBegin + "\n" + blockEnd + "\n" + blockBegin + "\n" + blockEnd + "\n",
+		"open":   block.Begin("") + "\n",
+		"closed": "Host x\n" + block.End("") + "\n",
+		"twice":  block.Begin("") + "\n" + block.End("") + "\n" + block.Begin("") + "\n" + block.End("") + "\n",
 	} {
 		if err := os.WriteFile(filepath.Join(h.home, name), []byte(content), 0o600); err != nil {
 			t.Fatal(err)
@@ -346,12 +347,12 @@ func TestSSHConfigForOldOpenSSH(t *testing.T) {
 
 func TestSSHConfigEncodings(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "config")
-	block := []byte(blockBegin + "\nHost a\n" + blockEnd + "\n")
-	for old, want := range map[string]string{"\ufeffHost b\n": "\ufeff" + string(block) + "Host b\n", "\xff\xfeH\x00o\x00": ""} {
+	stanzas := []byte(block.Begin("") + "\nHost a\n" + block.End("") + "\n")
+	for old, want := range map[string]string{"\ufeffHost b\n": "\ufeff" + string(stanzas) + "Host b\n", "\xff\xfeH\x00o\x00": ""} {
 		if err := os.WriteFile(file, []byte(old), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		_, err := editBlock(file, block)
+		_, err := editBlock(file, stanzas)
 		got, readErr := os.ReadFile(file)
 		if readErr != nil {
 			t.Fatal(readErr)

@@ -21,10 +21,10 @@ const module = "github.com/bastion-ssm/bastion"
 // parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"agent", "agent/api", "agent/daemon", "agent/dsn", "internal/browser", "internal/config", "internal/dirs",
-		"internal/duration", "internal/fail", "internal/files", "internal/hosts", "internal/partition", "internal/printable",
-		"internal/private", "internal/report", "internal/service", "internal/sleep", "internal/topview", "internal/words", "keys",
-		"targets", "tunnel",
+		"agent", "agent/api", "agent/daemon", "agent/dsn", "internal/block", "internal/browser", "internal/config",
+		"internal/dirs", "internal/duration", "internal/fail", "internal/files", "internal/hosts", "internal/partition",
+		"internal/printable", "internal/private", "internal/report", "internal/service", "internal/sleep", "internal/topview",
+		"internal/words", "keys", "targets", "tunnel",
 	},
 	"cmd/bastiond": {"internal/fail", "internal/printable", "keys", "server"},
 
@@ -65,6 +65,7 @@ var allowed = map[string][]string{
 
 	"internal/awsanswer": {},
 	"internal/backoff":   {},
+	"internal/block":     {},
 	"internal/browser":   {"internal/config", "internal/dirs", "internal/fail", "internal/files", "tunnel"},
 	"internal/config":    {"internal/dirs", "internal/duration", "internal/fail", "internal/files", "internal/near"},
 	"internal/deadline":  {},
@@ -73,7 +74,7 @@ var allowed = map[string][]string{
 	"internal/fail":      {"internal/awsanswer"},
 	"internal/fargate":   {},
 	"internal/files":     {"internal/backoff", "internal/sleep"},
-	"internal/hosts":     {"internal/backoff", "internal/fail", "internal/files", "internal/sleep"},
+	"internal/hosts":     {"internal/backoff", "internal/block", "internal/fail", "internal/files", "internal/sleep"},
 	"internal/near":      {},
 	"internal/partition": {},
 	"internal/printable": {},

@@ -1,12 +1,8 @@
 // Package hosts gives names addresses in the machine's hosts file, in blocks that their owner removes again.
 //
-// A block is between two lines that name its owner:
+// A block (see package block) has lines of an address and a name:
 //
-//	# BEGIN bastion 4711-182736-1
 //	127.83.12.5 orders.abc123.eu-central-1.rds.amazonaws.com
-//	# END bastion 4711-182736-1
-//
-// Everything outside of blocks stays as it is, byte for byte.
 package hosts
 
 import (
@@ -26,6 +22,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/backoff"
+	"github.com/bastion-ssm/bastion/internal/block"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/internal/sleep"
@@ -123,7 +120,7 @@ func (b *Block) Remove(ctx context.Context) error {
 		}
 		if n == removeTries || sleep.For(ctx, backoff.After(n-1, removePause, maxRemovePause)) != nil {
 			return fail.New(fail.Other, "remove names from the hosts file "+b.file.path, err,
-				"remove the lines from "+beginMark+b.id+" to "+endMark+b.id+", or run a command with --hosts, which does")
+				"remove the lines from "+block.Begin(b.id)+" to "+block.End(b.id)+", or run a command with --hosts, which does")
 		}
 	}
 }
@@ -225,11 +222,6 @@ func parse(text string) map[string]netip.Addr {
 	return out
 }
 
-const (
-	beginMark = "# BEGIN bastion "
-	endMark   = "# END bastion "
-)
-
 // appendBlock adds a block at the end, with the file's line ends. Where the last line has no end, the block's has none either:
 // from that without knows what was there before.
 func appendBlock(text, id string, names map[string]netip.Addr) string {
@@ -237,48 +229,23 @@ func appendBlock(text, id string, names map[string]netip.Addr) string {
 	if strings.Contains(text, "\r\n") || text == "" && defaultCRLF {
 		eol = "\r\n"
 	}
-	lines := []string{beginMark + id}
+	lines := []string{block.Begin(id)}
 	for _, name := range slices.Sorted(maps.Keys(names)) {
 		lines = append(lines, names[name].String()+" "+name)
 	}
-	lines = append(lines, endMark+id)
-	block := strings.Join(lines, eol)
+	lines = append(lines, block.End(id))
+	added := strings.Join(lines, eol)
 	if text == "" || strings.HasSuffix(text, "\n") {
-		return text + block + eol
+		return text + added + eol
 	}
-	return text + eol + block
+	return text + eol + added
 }
 
 // without returns text without the blocks whose ids match. A block whose end somebody has removed ends before the first line that
 // is not of the form that blocks have.
 func without(text string, match func(id string) bool) string {
-	var kept []string
-	inBlock := ""
-	openEnd := false // the last line taken out had no line end
-	for line := range strings.Lines(text) {
-		bare := strings.TrimRight(line, "\r\n")
-		if inBlock != "" {
-			if bare == endMark+inBlock {
-				inBlock, openEnd = "", line == bare
-				continue
-			}
-			if isEntry(bare) {
-				openEnd = line == bare
-				continue
-			}
-			inBlock = ""
-		}
-		if id, ok := strings.CutPrefix(bare, beginMark); ok && match(strings.TrimSpace(id)) {
-			inBlock, openEnd = strings.TrimSpace(id), line == bare
-			continue
-		}
-		kept = append(kept, line)
-	}
-	out := strings.Join(kept, "")
-	if openEnd {
-		out = strings.TrimSuffix(strings.TrimSuffix(out, "\n"), "\r")
-	}
-	return out
+	blocks, _ := block.Find(text, func(id string) bool { return id != "" && match(id) }, isEntry)
+	return block.Without(text, blocks)
 }
 
 func isEntry(line string) bool {
