@@ -16,6 +16,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/private"
 )
 
 // Backend is the agent, as the dashboard needs it.
@@ -166,7 +167,7 @@ func (l *ownUsers) Accept() (net.Conn, error) {
 		if err != nil {
 			return nil, err
 		}
-		if isOwn(conn.RemoteAddr(), conn.LocalAddr()) {
+		if private.IsOwnTCP(conn.RemoteAddr(), conn.LocalAddr()) {
 			return conn, nil
 		}
 		l.log.Warn("another user's connection to the dashboard is refused", "from", conn.RemoteAddr().String())

@@ -32,7 +32,7 @@ var allowed = map[string][]string{
 		"internal/config", "internal/dirs", "internal/fail", "internal/private", "internal/report", "internal/sleep",
 		"tunnel",
 	},
-	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/sleep"},
+	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/private", "internal/sleep"},
 	"agent/dsn":       {"agent/api", "internal/config", "internal/hosts"},
 	"agent/forwards":  {"agent", "agent/api", "internal/fail"},
 	"agent/daemon": {

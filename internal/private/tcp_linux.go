@@ -1,4 +1,4 @@
-package dashboard
+package private
 
 import (
 	"bufio"
@@ -11,9 +11,9 @@ import (
 	"strings"
 )
 
-// isOwn reports whether the client of a connection over a loopback address is this process's user or root. The kernel
+// IsOwnTCP reports whether the client of a connection over a loopback address is this process's user or root. The kernel
 // lists the sockets of this network namespace with their owners, and the client's socket is one of them.
-func isOwn(client, server net.Addr) bool {
+func IsOwnTCP(client, server net.Addr) bool {
 	from, ok := addrPort(client)
 	to, ok2 := addrPort(server)
 	if !ok || !ok2 {
@@ -33,7 +33,7 @@ func isOwn(client, server net.Addr) bool {
 			}
 		}
 		if !readable {
-			return true // this system does not tell: the session's secrets must do
+			return true // this system does not tell: the caller's secrets must do
 		}
 	}
 	return false
