@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 )
 
@@ -100,11 +101,7 @@ func (f *faults) before(ctx context.Context, c *awsapi.Call) error {
 	err := f.decide(c)
 	f.mu.Unlock()
 	if latency > 0 {
-		timer := time.NewTimer(latency)
-		defer timer.Stop()
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
+		if sleep.For(ctx, latency) != nil {
 			return ctx.Err()
 		}
 	}

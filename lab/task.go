@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"time"
 
+	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/lab/gateway"
 )
 
@@ -162,12 +163,7 @@ func (e *ecs) tearDown(ctx context.Context, t *task, log *slog.Logger) {
 		}
 	})
 	e.endSessions(t)
-	timer := time.NewTimer(e.timing.state)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-ctx.Done():
-	}
+	_ = sleep.For(ctx, e.timing.state) // the end of the lab hurries
 	e.update(t, func() {
 		t.last, t.stopped = statusStopped, e.now()
 		t.stdout.close()

@@ -245,12 +245,7 @@ func (s *Stream) setDeadline(d *deadline.Deadline, c *sync.Cond, t time.Time) er
 	if s.writeOff {
 		return s.opError("set", net.ErrClosed)
 	}
-	d.Set(t, func() {
-		s.mu.Lock()
-		defer s.mu.Unlock()
-		c.Broadcast()
-	})
-	c.Broadcast()
+	d.SetFor(c, t)
 	return nil
 }
 

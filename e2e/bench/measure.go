@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 // row is one measured figure, as build/bench.json holds it.
@@ -38,10 +39,7 @@ func firstByte(ctx context.Context, addr string) error {
 		if last == nil {
 			return nil
 		}
-		select {
-		case <-ctx.Done():
-		case <-time.After(2 * time.Millisecond):
-		}
+		_ = sleep.For(ctx, 2*time.Millisecond)
 	}
 	return fmt.Errorf("no first byte from %s: %w (%w)", addr, ctx.Err(), last)
 }

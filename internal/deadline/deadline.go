@@ -1,7 +1,10 @@
 // Package deadline has what the SetDeadline methods of a net.Conn of one's own need.
 package deadline
 
-import "time"
+import (
+	"sync"
+	"time"
+)
 
 // Deadline is a point in time that wakes those who wait for it. The zero value is no deadline. It is guarded by the lock of
 // whatever has it.
@@ -25,6 +28,16 @@ func (d *Deadline) Set(t time.Time, wake func()) {
 			d.timer = time.AfterFunc(left, wake)
 		}
 	}
+}
+
+// SetFor is Set for those who wait on c. The caller has the lock of c.
+func (d *Deadline) SetFor(c *sync.Cond, t time.Time) {
+	d.Set(t, func() {
+		c.L.Lock()
+		defer c.L.Unlock()
+		c.Broadcast()
+	})
+	c.Broadcast()
 }
 
 // Passed says whether the time has come.

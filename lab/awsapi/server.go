@@ -13,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 // Protocol is a wire protocol of the AWS APIs.
@@ -218,12 +220,7 @@ func (d distant) Write(p []byte) (int, error) {
 	if len(p) > bigAnswer {
 		wait = bigDistance
 	}
-	timer := time.NewTimer(wait)
-	defer timer.Stop()
-	select {
-	case <-timer.C:
-	case <-d.ctx.Done():
-	}
+	_ = sleep.For(d.ctx, wait) // an answer that nobody waits for goes at once
 	return d.ResponseWriter.Write(p)
 }
 

@@ -606,12 +606,7 @@ func (c *Conn) setDeadline(d *deadline.Deadline, cond *sync.Cond, t time.Time) e
 	if c.closed {
 		return c.opError("set", net.ErrClosed)
 	}
-	d.Set(t, func() {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		cond.Broadcast()
-	})
-	cond.Broadcast()
+	d.SetFor(cond, t)
 	return nil
 }
 
