@@ -19,6 +19,7 @@ type System struct {
 	env  func(string) string
 }
 
+// ThisSystem is the machine that this process runs on.
 func ThisSystem() System { return System{runtime.GOOS, exec.LookPath, os.Getenv} }
 
 // browsers are those that are looked for, in this order, with their places.

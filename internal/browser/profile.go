@@ -18,6 +18,7 @@ type Profile struct {
 	fresh bool
 }
 
+// InUse reports whether another bastion browser has the profile.
 func (p *Profile) InUse() bool { return p.lock == nil }
 
 // log is where the browser's own messages go: beside the profile, because one that runs already has its own.
