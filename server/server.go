@@ -495,7 +495,7 @@ func (s *Server) drain(reason string) {
 
 // noticeTime is how long the end of the clients' connections waits, from the begin of the drain, for the notices to them: the drain
 // of a bastion without channels is over at once. A client that does not hear of the drain takes its bastion for lost.
-const noticeTime = time.Second
+const noticeTime = 2 * time.Second
 
 // awaitNotices waits until the notices have been sent, until the given time at most.
 func awaitNotices(sent <-chan struct{}, until time.Time, halted <-chan struct{}) {
