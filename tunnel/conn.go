@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -21,7 +22,8 @@ var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
 // end the channel's blocking calls run in goroutines of their own, at most one for each direction, which belong to the
 // link's connection and end with the channel at the latest.
 //
-// All methods may be called concurrently. A Write that misses its deadline may still send up to 32 KiB of its data.
+// All methods may be called concurrently. The count that a Write returns is exact: a Write that fails has sent, or will send unless
+// the connection ends, this much of its data and no more.
 type Conn struct {
 	ch     ssh.Channel
 	client *client
@@ -42,9 +44,10 @@ type Conn struct {
 	unread   []byte
 	readErr  error // sticky
 
-	writeMu   sync.Mutex // guards the four below
+	writeMu   sync.Mutex // guards the five below
 	writeDone chan writeResult
 	writing   bool
+	taken     *take // of the call that writing says is under way; nil for one without data
 	writeErr  error // sticky
 	eofSent   bool
 
@@ -60,6 +63,13 @@ type readResult struct {
 type writeResult struct {
 	n   int
 	err error
+}
+
+// take is data on its way to the channel, which either takes it or never sees it. That must be known as soon as its Write ends:
+// net/http sends a request again, on another connection, where a write failed with a count of nothing.
+type take struct {
+	n       int
+	settled atomic.Bool // by the one that came first: the channel takes the data, or the Write gives it up
 }
 
 func newConn(ch ssh.Channel, c *client, dest string) *Conn {
@@ -219,10 +229,14 @@ func (c *Conn) Write(p []byte) (int, error) {
 		}
 		buf := chunks.Get().(*[chunk]byte) // a copy, because p belongs to the caller again if this is given up
 		m := copy(buf[:], p)
-		n, err := c.send(func() writeResult {
+		t := &take{n: m}
+		n, err := c.send(t, func() writeResult {
+			defer chunks.Put(buf)
 			c.client.wire.out.turn(c.gone)
+			if t.settled.Swap(true) {
+				return writeResult{} // it was given up
+			}
 			n, err := c.ch.Write(buf[:m])
-			chunks.Put(buf)
 			return writeResult{n, err}
 		})
 		written += n
@@ -241,7 +255,7 @@ func (c *Conn) CloseWrite() error {
 		return err
 	}
 	c.eofSent = true
-	_, err := c.send(func() writeResult { return writeResult{err: c.ch.CloseWrite()} })
+	_, err := c.send(nil, func() writeResult { return writeResult{err: c.ch.CloseWrite()} })
 	return err
 }
 
@@ -263,9 +277,9 @@ func (c *Conn) writable() error {
 	return c.writeErr
 }
 
-// send starts a call that writes to the channel and waits for it. The caller holds writeMu.
-func (c *Conn) send(f func() writeResult) (int, error) {
-	c.writing = true
+// send starts a call that writes to the channel, what t says, and waits for it. The caller holds writeMu.
+func (c *Conn) send(t *take, f func() writeResult) (int, error) {
+	c.writing, c.taken = true, t
 	c.call(func() { c.writeDone <- f() }) // it has room: only one call is under way
 	return c.sent()
 }
@@ -286,10 +300,20 @@ func (c *Conn) sent() (int, error) {
 		}
 		return r.n, c.writeErr
 	case <-c.closed:
-		return 0, c.opError("write", net.ErrClosed)
+		return c.leave(), c.opError("write", net.ErrClosed)
 	case <-c.writeDeadline.wait():
-		return 0, c.opError("write", os.ErrDeadlineExceeded)
+		return c.leave(), c.opError("write", os.ErrDeadlineExceeded)
 	}
+}
+
+// leave returns how much the channel has taken of the call under way, which nobody waits for now. The caller holds writeMu.
+func (c *Conn) leave() int {
+	t := c.taken
+	c.taken = nil // it counts once
+	if t == nil || !t.settled.Swap(true) {
+		return 0
+	}
+	return t.n
 }
 
 // Close ends the connection both ways, and every Read and Write on it. It does not wait for the far end.

@@ -1,11 +1,14 @@
 package tunnel
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"io"
+	"math/rand/v2"
 	"net"
 	"os"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -149,6 +152,46 @@ func TestConnGoesOnAfterDeadlines(t *testing.T) {
 			mustEcho(t, c, text)
 		}
 	})
+}
+
+// A Write that ends early says exactly what has gone and will go, whether it waits for its turn or for SSH's window: what a caller
+// sends after that, by the same connection or by another, is neither repeated nor lost.
+func TestConnWriteCounts(t *testing.T) {
+	data := make([]byte, 6<<20)
+	_, _ = rand.NewChaCha8([32]byte{}).Read(data)
+	for name, full := range map[string]bool{"its turn": true, "the window": false} {
+		t.Run(name, func(t *testing.T) {
+			bubble(t, func(t *testing.T, b *bastion) {
+				l := readyLink(t, b, LinkConfig{Keepalive: Keepalive{Interval: -1}})
+				c, err := l.Dial(t.Context(), "tcp", "db:5432")
+				if err != nil {
+					t.Fatal(err)
+				}
+				defer c.Close()
+				near := b.session(0).near
+				near.hold(full)
+				_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+				n, err := c.Write(data) // nobody reads the echo
+				if !errors.Is(err, os.ErrDeadlineExceeded) {
+					t.Fatalf("%d, %v; want %v", n, err, os.ErrDeadlineExceeded)
+				}
+				_ = c.SetWriteDeadline(time.Time{})
+				near.hold(false)
+				var writer sync.WaitGroup
+				writer.Go(func() {
+					if _, err := c.Write(data[n:]); err != nil {
+						t.Error(err)
+					}
+					_ = c.(*Conn).CloseWrite()
+				})
+				got, err := io.ReadAll(c)
+				writer.Wait()
+				if err != nil || !bytes.Equal(got, data) {
+					t.Errorf("%d of %d bytes came back, %v, after a write of %d", len(got), len(data), err, n)
+				}
+			})
+		})
+	}
 }
 
 // The transport has handed on its last bytes: whether more will come is open until the reader comes back or gives up.
