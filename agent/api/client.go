@@ -55,6 +55,13 @@ func SocketPath(s config.Settings) (string, error) {
 	return path, private.CheckPath(path)
 }
 
+// Opener opens forwards. A Client does so by the user's agent, and the agent does so in its own process.
+type Opener interface {
+	// Open opens forwards and tells on of each event, until the last one. Forwards that are not detached end with ctx. The error is
+	// that of EventError, or why nobody could be asked.
+	Open(ctx context.Context, req OpenRequest, on func(Event)) error
+}
+
 // Client speaks to the agent whose socket is at a path. It has nothing that must be closed.
 type Client struct {
 	socket  string

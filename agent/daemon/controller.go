@@ -193,17 +193,22 @@ func (c *controller) onEnd(conn tunnel.ConnSnapshot, err error) {
 	if c.events != nil && (refused || tunnel.IsLost(err)) {
 		text := "connection to " + conn.Dest + ": " + err.Error()
 		if next := fail.NextOf(err); next != "" {
-			text += " (" + next + ")"
+			text += "\nhint: " + next
 		}
 		c.events.try(api.Event{Event: api.EventRefused, Text: text})
 	}
 	c.d.recorded(c.name(), conn, err)
 }
 
-// linkEnded ends the attached forwards of an engine whose link has given up. The detached ones have failed.
+// linkEnded ends the attached forwards of an engine whose link has given up. The detached ones have failed. In a private Daemon the command
+// ends them, when its work has ended.
 func (d *Daemon) linkEnded(e *engine, err error) {
 	if kind := fail.KindOf(err); kind != fail.Lost {
 		err = fail.New(fail.Lost, "the link was lost and cannot be restored", err, fail.NextOf(err))
+	}
+	if d.isPrivate() {
+		d.cfg.Private.Lost(err)
+		return
 	}
 	d.mu.Lock()
 	defer d.mu.Unlock()

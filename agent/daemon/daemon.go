@@ -33,12 +33,16 @@ type Config struct {
 	MetricsToken  string // file with the token that they take there
 
 	Ready func() // is called once the socket is served; nil: nobody waits
+
+	// Private makes the Daemon the agent of one command. Then only Version and Logger count. nil: it is the user's agent, for Run.
+	Private *Private
 }
 
 // maxAudit is how many of the latest connections are remembered.
 const maxAudit = 500
 
-// Daemon is the agent process's state. Make one with New, then call Run.
+// Daemon is the agent. Make one with New. The user's agent, a process of its own, is one that runs: Run adds the socket, the lock, the
+// file of the detached forwards and the timer. A private one needs none of these.
 type Daemon struct {
 	cfg     Config
 	log     *slog.Logger

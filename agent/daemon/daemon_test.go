@@ -226,7 +226,7 @@ func TestForwardName(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got := ForwardName(tt.name, spec); got != tt.want || !forwards.ValidName(got) {
+		if got := forwardName(tt.name, spec); got != tt.want || !forwards.ValidName(got) {
 			t.Errorf("%s: %q, want %q", tt.spec, got, tt.want)
 		}
 	}

@@ -9,5 +9,7 @@
 // Package forwards has the state of each forward; a controller here has its listener and its clients. docs/adr/0011-forward-states.md
 // says which step leads where.
 //
+// With --no-agent a command has a Daemon in its own process, for itself alone: see Private.
+//
 // One process at a time holds the lock beside the socket, which the system releases whatever becomes of the process.
 package daemon

@@ -46,6 +46,7 @@ type engine struct {
 
 	mu            sync.Mutex
 	credentialsOf time.Time // when the credentials in env were first seen
+	permit        []string  // destinations of the grant of the next link; empty: all that the bastion allows
 	link          *agent.Link
 	links         sync.WaitGroup // goroutines that wait for a link to end
 	closed        bool
@@ -139,12 +140,11 @@ func (d *Daemon) engine(ctx context.Context, scope api.Scope, w *watcher) (e *en
 		d.mu.Unlock()
 		if e == nil {
 			e = &engine{
-				d: d, id: key, settings: settings, scope: scope, owner: owner, env: env, used: time.Now(),
+				d: d, id: key, settings: settings, permit: settings.Permit, scope: scope, owner: owner, env: env, used: time.Now(),
 				watchers: make(map[*watcher]struct{}), resolved: make(map[string]resolution),
 			}
-			if e.agent, err = agent.New(ctx, settings, agent.Options{
-				Version: d.cfg.Version, Command: "agent", Logger: d.log.With("link", key), Env: env, Hosted: true,
-				Progress: e.onStep, Path: e.onPath,
+			if e.agent, err = d.access(ctx, settings, agent.Options{
+				Logger: d.log.With("link", key), Env: env, Progress: e.onStep, Path: e.onPath,
 			}); err != nil {
 				return nil, nil, err
 			}
@@ -230,10 +230,10 @@ type owned struct {
 }
 
 // ownerOf returns the identity that the credentials among the variables are of, so that renewed ones are known as such; nothing
-// if the credentials come from elsewhere, where they are renewed.
+// if the credentials come from elsewhere, where they are renewed, or are this process's own.
 func (d *Daemon) ownerOf(ctx context.Context, s config.Settings, env *agent.Env) (owned, error) {
 	c := env.Credentials()
-	if !c.HasKeys() || s.Profile != "" {
+	if d.isPrivate() || !c.HasKeys() || s.Profile != "" {
 		return owned{}, nil
 	}
 	sum := sha256.Sum256([]byte(c.AccessKeyID + "\x00" + c.SecretAccessKey + "\x00" + c.SessionToken))
@@ -243,7 +243,7 @@ func (d *Daemon) ownerOf(ctx context.Context, s config.Settings, env *agent.Env)
 	if ok {
 		return known, nil
 	}
-	a, err := agent.New(ctx, s, agent.Options{Version: d.cfg.Version, Command: "agent", Logger: d.log, Env: env, Hosted: true})
+	a, err := d.access(ctx, s, agent.Options{Logger: d.log, Env: env})
 	if err != nil {
 		return owned{}, err
 	}
@@ -330,7 +330,8 @@ func inWords(err error) (text, next string) {
 	return err.Error(), fail.NextOf(err)
 }
 
-// connected returns the link, which it begins to make if there is none. For a command it does so even if it has just failed.
+// connected returns the link, which it begins to make if there is none. For a command it does so even if it has just failed. For a client
+// of a private Daemon's forward it does not once the link has failed.
 func (e *engine) connected(command bool) (*agent.Link, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -341,10 +342,14 @@ func (e *engine) connected(command bool) (*agent.Link, error) {
 	if e.link != nil {
 		return e.link, nil
 	}
-	if err := e.failed.wait(); err != nil && !command {
+	err := e.failed.wait()
+	if e.d.isPrivate() {
+		err = e.failed.last
+	}
+	if err != nil && !command {
 		return nil, fail.New(fail.Lost, "connect to the bastion", err, fail.NextOf(err))
 	}
-	link, err := e.agent.Link(e.settings.Permit, e.onState)
+	link, err := e.agent.Link(e.permit, e.onState)
 	if err != nil {
 		return nil, err
 	}
@@ -352,6 +357,13 @@ func (e *engine) connected(command bool) (*agent.Link, error) {
 	e.links.Go(func() { e.await(link) })
 	link.Start(e.d.ctx)
 	return link, nil
+}
+
+// narrow makes permit the destinations of the links that are made from now on.
+func (e *engine) narrow(permit []string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.permit = permit
 }
 
 // await takes leave of a link that ends by itself.
@@ -383,7 +395,7 @@ func (e *engine) ready(ctx context.Context) (*agent.Link, error) {
 	}
 	limit := e.settings.StartTimeout + e.settings.ConnectTimeout
 	wait, cancel := context.WithTimeoutCause(ctx, limit, fail.New(fail.Timeout, "connect to the bastion",
-		fmt.Errorf("no connection within %s", limit), "try again, or allow more time with --start-timeout"))
+		fmt.Errorf("no connection to the bastion within %s", limit), "try again, or allow more time with --start-timeout"))
 	defer cancel()
 	if err := link.Reach(wait); err != nil {
 		e.giveUp(link)

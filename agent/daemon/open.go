@@ -25,13 +25,14 @@ const maxCommand = 64
 
 // wish is a forward that a request asks for, until a controller has it or the request fails.
 type wish struct {
-	record forwards.Record // its name is the one that was asked for, or its target's
-	local  targets.Local
-	target targets.Spec
-	f      *forwards.Forward // Opening, once its scope is known; nil with a twin
-	ln     net.Listener      // once it is open; the request's, until a controller has it
-	twins  []*controller     // of detached forwards that were there before and are as this one is to be, whoever they are of
-	twin   *controller       // the one among them that is of the same engine, in place of this one; or nil
+	record       forwards.Record // its name is the one that was asked for, or its target's
+	local        targets.Local
+	target       targets.Spec
+	destinations []string          // of its clients, once the endpoint is known; not of a proxy
+	f            *forwards.Forward // Opening, once its scope is known; nil with a twin
+	ln           net.Listener      // once it is open; the request's, until a controller has it
+	twins        []*controller     // of detached forwards that were there before and are as this one is to be, whoever they are of
+	twin         *controller       // the one among them that is of the same engine, in place of this one; or nil
 }
 
 // Open opens the forwards of req, or none of them, and tells emit of the events, one at a time. With detached ones it returns then;
@@ -87,6 +88,9 @@ func (d *Daemon) openAll(ctx context.Context, req api.OpenRequest, events *event
 func (d *Daemon) open(
 	ctx context.Context, req api.OpenRequest, wishes []*wish, events *events, w *watcher,
 ) ([]*controller, *agent.Link, error) {
+	if err := d.checkPrivate(req); err != nil {
+		return nil, nil, err
+	}
 	settings, err := config.FromTexts(req.Scope.Settings)
 	if err != nil {
 		return nil, nil, err
@@ -118,6 +122,9 @@ func (d *Daemon) open(
 	}
 	if err := d.endpoints(ctx, e, wishes, settings, events); err != nil {
 		return nil, nil, err
+	}
+	if d.isPrivate() {
+		e.narrow(permitOf(wishes, settings))
 	}
 	link, err := e.ready(ctx)
 	if err != nil {
@@ -384,11 +391,13 @@ func (d *Daemon) endpoints(ctx context.Context, e *engine, wishes []*wish, s con
 		if f.record.Cluster, err = agent.ClusterModeOf(s, found[i]); err != nil {
 			return err
 		}
+		f.destinations = []string{f.record.Target}
 		if f.record.Cluster != agent.ClusterOff {
+			f.destinations = append(f.destinations, found[i].ClusterPermits()...)
 			f.record.Note = f.record.Cluster.Note()
 		}
 		if f.record.Request.Name == "" {
-			f.record.Request.Name = ForwardName(found[i].Name, f.target)
+			f.record.Request.Name = forwardName(found[i].Name, f.target)
 		}
 		if f.ln == nil {
 			if err := d.listen(ctx, f, found[i].Port, s.AllowRemote); err != nil {
@@ -399,8 +408,8 @@ func (d *Daemon) endpoints(ctx context.Context, e *engine, wishes []*wish, s con
 	return nil
 }
 
-// ForwardName makes a name for a forward of its target's.
-func ForwardName(name string, spec targets.Spec) string {
+// forwardName makes a name for a forward of its target's.
+func forwardName(name string, spec targets.Spec) string {
 	switch spec.Kind {
 	case targets.RDS, targets.Cache:
 		_, name, _ = strings.Cut(name, ":")

@@ -21,12 +21,11 @@ import (
 
 // Backend is the agent, as the dashboard needs it.
 type Backend interface {
+	api.Opener
 	// State returns what there is.
 	State() api.State
 	// Wait returns the state once its revision is not after, and at the latest when ctx is done.
 	Wait(ctx context.Context, after uint64) api.State
-	// Open opens forwards. emit may be called until Open returns.
-	Open(ctx context.Context, r api.OpenRequest, emit func(api.Event)) error
 	// Stop ends the forward with the name and returns it.
 	Stop(name string) ([]api.Forward, error)
 	// Bastions asks AWS.

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 
 	"github.com/urfave/cli/v2"
 
@@ -30,16 +29,19 @@ type session struct {
 func (a *app) open(ctx context.Context, command string, s config.Settings) (*session, error) {
 	p := newProgress(a.raw.err, s.Quiet)
 	watch := &linkWatch{progress: p}
-	defer p.StepIfSlow("waiting for AWS credentials")()
-	ag, err := agent.New(ctx, s, agent.Options{
-		Version: readVersion().Version, Command: command, Logger: a.logger(s, p), Progress: p.Step, Path: watch.path,
-		MFA: a.mfaOf(p),
-	})
+	ag, err := a.access(ctx, command, s, p, agent.Options{Progress: p.Step, Path: watch.path})
 	if err != nil {
 		p.Close()
 		return nil, err
 	}
 	return &session{settings: s, progress: p, watch: watch, agent: ag}, nil
+}
+
+// access opens the way to AWS in this process, for the command with the given name.
+func (a *app) access(ctx context.Context, command string, s config.Settings, p *progress, o agent.Options) (*agent.Agent, error) {
+	defer p.StepIfSlow("waiting for AWS credentials")()
+	o.Version, o.Command, o.Logger, o.MFA = readVersion().Version, command, a.logger(s, p), a.mfaOf(p)
+	return agent.New(ctx, s, o)
 }
 
 func (s *session) close() {
@@ -252,34 +254,6 @@ func (s *session) link(ctx context.Context, permit []string) (*agent.Link, error
 		return nil, err
 	}
 	return link, nil
-}
-
-// serve runs work until ctx ends or the link gives up, and returns why the link did.
-func serve(ctx context.Context, link *agent.Link, work func(context.Context) error) error {
-	workCtx, cancel := context.WithCancel(ctx)
-	defer cancel()
-	stop := make(chan struct{})
-	var watcher sync.WaitGroup
-	watcher.Go(func() {
-		select {
-		case <-link.Done():
-			cancel()
-		case <-stop:
-		}
-	})
-	err := work(workCtx)
-	close(stop)
-	watcher.Wait()
-	if linkErr := link.Err(); linkErr != nil && ctx.Err() == nil {
-		if kind := fail.KindOf(linkErr); kind != fail.Lost {
-			return fail.New(fail.Lost, "the link was lost and cannot be restored", linkErr, fail.NextOf(linkErr))
-		}
-		return linkErr
-	}
-	if err == nil {
-		err = context.Cause(ctx)
-	}
-	return err
 }
 
 // printForwards says on standard output where the forwards listen. In JSON it is one line, so that a reader that gets a

@@ -5,7 +5,6 @@ import (
 	"context"
 	"errors"
 	"maps"
-	"net"
 	"os"
 	"slices"
 	"strconv"
@@ -17,7 +16,6 @@ import (
 	"github.com/bastion-ssm/bastion/agent/daemon"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/targets"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
@@ -33,22 +31,47 @@ func (a *app) withForwards(ctx context.Context, s config.Settings, command strin
 	})
 }
 
-// openForwards is withForwards for who wants to tell of the link too.
+// openForwards is withForwards for a caller that tells of the link too.
 func (a *app) openForwards(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest,
 	work func(context.Context, []api.Forward, *linkWatch) error,
 ) error {
-	if !a.usesAgent(ctx, s) {
-		return a.openAlone(ctx, s, command, requests, work)
+	if a.usesAgent(ctx, s) {
+		opened, err := a.openBy(ctx, s, command, requests, a.sharedAgent(s), work)
+		if opened || !a.goesOnAlone(ctx, s, err) {
+			return err
+		}
 	}
-	opened, err := a.openByAgent(ctx, s, command, requests, work)
-	if !opened && a.goesOnAlone(ctx, s, err) {
-		return a.openAlone(ctx, s, command, requests, work)
-	}
+	_, err := a.openBy(ctx, s, command, requests, a.privateAgent(s, command), work)
 	return err
 }
 
-// openByAgent is openForwards through the agent. opened says whether work has begun.
-func (a *app) openByAgent(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest,
+// whichAgent has ask open forwards by an agent, and returns once that agent is not needed any more. The command's own agent leaves the
+// forwards open when the link has given up, and tells lost.
+type whichAgent func(ctx context.Context, p *progress, lost func(error), ask func(api.Opener) error) error
+
+// sharedAgent is the user's agent.
+func (a *app) sharedAgent(s config.Settings) whichAgent {
+	return func(ctx context.Context, _ *progress, _ func(error), ask func(api.Opener) error) error {
+		return a.askAgent(ctx, s, func(client *api.Client) error { return ask(client) })
+	}
+}
+
+// privateAgent is an agent in this process, for this command alone.
+func (a *app) privateAgent(s config.Settings, command string) whichAgent {
+	return func(_ context.Context, p *progress, lost func(error), ask func(api.Opener) error) error {
+		d := daemon.New(daemon.Config{
+			Version: readVersion().Version, Logger: a.logger(s, p),
+			Private: &daemon.Private{Lost: lost, Access: func(ctx context.Context, o agent.Options) (*agent.Agent, error) {
+				return a.access(ctx, command, s, p, o)
+			}},
+		})
+		defer d.Close()
+		return ask(d)
+	}
+}
+
+// openBy is openForwards by one agent. opened says whether work has begun.
+func (a *app) openBy(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest, which whichAgent,
 	work func(context.Context, []api.Forward, *linkWatch) error,
 ) (opened bool, _ error) {
 	p := newProgress(a.raw.err, s.Quiet)
@@ -64,12 +87,12 @@ func (a *app) openByAgent(ctx context.Context, s config.Settings, command string
 		}
 	})
 	defer stop()
-	workCtx, endWork := context.WithCancel(ctx)
-	defer endWork()
+	workCtx, endWork := context.WithCancelCause(ctx)
+	defer endWork(nil)
 	worked := make(chan error, 1)
 	req := api.OpenRequest{Scope: a.scope(s), Command: command, PID: os.Getpid(), Forwards: requests}
-	err := a.askAgent(open, s, func(client *api.Client) error {
-		return a.openNamed(open, client, req, p, func(e api.Event) {
+	err := which(open, p, endWork, func(by api.Opener) error {
+		return a.openNamed(open, by, req, p, func(e api.Event) {
 			if e.Event == api.EventForwards && working.CompareAndSwap(false, true) {
 				p.Idle()
 				go func() {
@@ -82,15 +105,17 @@ func (a *app) openByAgent(ctx context.Context, s config.Settings, command string
 		})
 	})
 	err = remoteHint(err)
-	endWork()
+	endWork(nil)
 	if !working.Load() {
 		p.GivenUp(ctx)
 		return false, cmp.Or(context.Cause(ctx), err)
 	}
 	workErr := <-worked
-	switch {
+	switch lost := context.Cause(workCtx); {
 	case context.Cause(ctx) != nil:
 		return true, cmp.Or(workErr, context.Cause(ctx))
+	case !errors.Is(lost, context.Canceled): // the link gave up, and work ended for that
+		return true, lost
 	case err != nil && !errors.Is(err, context.Canceled): // the forwards ended first, and work for that
 		return true, err
 	case errors.Is(workErr, context.Canceled): // somebody stopped them
@@ -116,11 +141,11 @@ func (a *app) askAgent(ctx context.Context, s config.Settings, ask func(*api.Cli
 
 // openNamed opens forwards. A name of the configuration that is taken gets a number: several commands may use one target. That of
 // --name does not.
-func (a *app) openNamed(ctx context.Context, client *api.Client, req api.OpenRequest, p *progress, on func(api.Event)) error {
+func (a *app) openNamed(ctx context.Context, by api.Opener, req api.OpenRequest, p *progress, on func(api.Event)) error {
 	base := make(map[string]string) // numbered names to those without
 	req.Forwards = slices.Clone(req.Forwards)
 	for n := 2; ; n++ {
-		err := client.Open(ctx, req, on)
+		err := by.Open(ctx, req, on)
 		taken, ok := errors.AsType[*api.NameTaken](err)
 		if !ok || a.named || n > maxNumber {
 			return err
@@ -210,217 +235,10 @@ func (a *app) scope(s config.Settings) api.Scope {
 	return api.Scope{Settings: texts, Env: agent.RelevantEnv(os.Environ())}
 }
 
-// openAlone is openForwards in this process. What can be wrong on this machine is found before anything is asked of
-// AWS, and a local port that is only known from the target before a bastion is started.
-func (a *app) openAlone(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest,
-	work func(context.Context, []api.Forward, *linkWatch) error,
-) error {
-	forwards, err := forwardings(requests)
-	if err != nil {
-		return err
-	}
-	defer func() {
-		for _, f := range forwards {
-			if f.listener != nil {
-				_ = f.listener.Close() // once more after it has served, for what failed before
-			}
-		}
-	}()
-	if err := listenKnown(ctx, forwards, s.AllowRemote); err != nil {
-		return err
-	}
-	run, err := a.open(ctx, command, s)
-	if err != nil {
-		return err
-	}
-	defer run.close()
-	run.agent.Prepare()
-	if err := run.resolve(ctx, forwards); err != nil {
-		return err
-	}
-	link, err := run.link(ctx, permitted(forwards, s))
-	if err != nil {
-		run.progress.GivenUp(ctx)
-		return err
-	}
-	defer func() { _ = link.Close() }()
-	infos := make([]api.Forward, len(forwards))
-	for i, f := range forwards {
-		infos[i] = f.info(command)
-		if f.endpoint.StatusNote != "" {
-			run.progress.Note(f.endpoint.Name + ": " + f.endpoint.StatusNote)
-		}
-		if f.endpoint.Note != "" {
-			run.progress.Note(f.endpoint.Name + ": " + f.endpoint.Note)
-		}
-	}
-	return serve(ctx, link, func(ctx context.Context) error {
-		ctx, cancel := context.WithCancel(ctx)
-		defer cancel()
-		// The forwards listen until work has ended: names that lead to them must be gone before they are.
-		serving, endServing := context.WithCancel(context.WithoutCancel(ctx))
-		defer endServing()
-		served := make(chan error, len(forwards))
-		for _, f := range forwards {
-			go func() {
-				served <- a.serveForward(serving, f, run, link)
-				cancel()
-			}()
-		}
-		err := work(ctx, infos, run.watch)
-		endServing()
-		for range forwards {
-			if serveErr := <-served; serveErr != nil {
-				err = serveErr
-			}
-		}
-		if errors.Is(err, context.Canceled) {
-			return nil // serve knows why
-		}
-		return err
-	})
-}
-
-// serveForward serves one forward in this process.
-func (a *app) serveForward(ctx context.Context, f *forwarding, run *session, link *agent.Link) error {
-	log := a.connectionLog(run.settings, run.progress)
-	if f.request.Kind == api.KindProxy {
-		cfg, err := agent.ProxyConfig(run.settings)
-		if err != nil {
-			return err
-		}
-		cfg.Logger = log
-		return tunnel.ServeProxy(ctx, f.listener, link, cfg)
-	}
-	return agent.ServeForward(ctx, f.listener, link, f.dest(), f.cluster, run.settings, tunnel.ForwardConfig{Logger: log})
-}
-
-// permitted are the destinations that the grant of forwards without the agent is narrowed to.
-func permitted(forwards []*forwarding, s config.Settings) []string {
-	var permit []string
-	seen := make(map[string]bool)
-	for _, f := range forwards {
-		if f.request.Kind == api.KindProxy {
-			return s.Permit
-		}
-		destinations := []string{f.dest()}
-		if f.cluster != agent.ClusterOff {
-			destinations = append(destinations, f.endpoint.ClusterPermits()...)
-		}
-		for _, d := range destinations {
-			if !seen[d] {
-				seen[d] = true
-				permit = append(permit, d)
-			}
-		}
-	}
-	return permit
-}
-
-// forwarding is one forward that this process serves.
-type forwarding struct {
-	request  api.ForwardRequest
-	target   targets.Spec // not of a proxy
-	local    targets.Local
-	listener net.Listener
-	endpoint targets.Endpoint
-	cluster  agent.ClusterMode
-}
-
-func forwardings(requests []api.ForwardRequest) ([]*forwarding, error) {
-	out := make([]*forwarding, len(requests))
-	for i, r := range requests {
-		f := &forwarding{request: r}
-		var err error
-		if r.Listen != "" {
-			f.local, err = targets.ParseLocal(r.Listen)
-		}
-		if err == nil && r.Kind != api.KindProxy {
-			f.target, err = targets.Parse(r.Target)
-		}
-		if err != nil {
-			return nil, err
-		}
-		out[i] = f
-	}
-	return out, nil
-}
-
-func (f *forwarding) dest() string { return agent.Destination(f.endpoint.Host, f.endpoint.Port) }
-
-func (f *forwarding) info(command string) api.Forward {
-	out := api.Forward{
-		Name: cmp.Or(f.request.Name, daemon.ForwardName(f.endpoint.Name, f.target)),
-		Kind: cmp.Or(f.request.Kind, api.KindTCP), Spec: f.request.Target,
-		Listen: f.listener.Addr().String(), Engine: f.endpoint.Engine, TLS: f.endpoint.TLS, Note: f.endpoint.Note,
-		Database: f.endpoint.Database, IAM: f.endpoint.IAM, State: api.ForwardReady, Command: command, PID: os.Getpid(),
-	}
-	if f.request.Kind != api.KindProxy {
-		out.Target = f.dest()
-	}
-	return out
-}
-
-// listenKnown opens the listeners whose address is known without asking AWS.
-func listenKnown(ctx context.Context, forwards []*forwarding, allowRemote bool) error {
-	for _, f := range forwards {
-		if f.local.Free || f.local.Port != 0 || f.target.Port != 0 {
-			if err := f.listen(ctx, f.target.Port, allowRemote); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
-}
-
-func (f *forwarding) listen(ctx context.Context, targetPort int, allowRemote bool) error {
-	ln, err := tunnel.Listen(ctx, f.local.Address("127.0.0.1", targetPort), allowRemote)
-	if err != nil {
-		return remoteHint(err)
-	}
-	f.listener = ln
-	return nil
-}
-
 // remoteHint names the setting where tunnel.Listen cannot.
 func remoteHint(err error) error {
 	if err != nil && strings.Contains(err.Error(), "others could use the tunnel") {
 		return fail.New(fail.Usage, "", err, "listen on 127.0.0.1 or ::1; or let other machines in with --allow-remote")
 	}
 	return err
-}
-
-// resolve finds the endpoints and opens the listeners that depend on them.
-func (s *session) resolve(ctx context.Context, forwards []*forwarding) error {
-	var specs []targets.Spec
-	var of []*forwarding
-	var names []string
-	for _, f := range forwards {
-		if f.request.Kind != api.KindProxy {
-			specs, of, names = append(specs, f.target), append(of, f), append(names, f.target.String())
-		}
-	}
-	if len(specs) == 0 {
-		return nil
-	}
-	s.progress.Step("looking up " + strings.Join(names, ", "))
-	endpoints, err := s.agent.Resolve(ctx, specs)
-	if err != nil {
-		return err
-	}
-	for i, f := range of {
-		f.endpoint = endpoints[i]
-		if f.cluster, err = agent.ClusterModeOf(s.settings, f.endpoint); err != nil {
-			return err
-		}
-		if f.cluster != agent.ClusterOff {
-			f.endpoint.Note = f.cluster.Note()
-		}
-		if f.listener == nil {
-			if err := f.listen(ctx, f.endpoint.Port, s.settings.AllowRemote); err != nil {
-				return err
-			}
-		}
-	}
-	return nil
 }

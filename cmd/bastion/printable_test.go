@@ -61,7 +61,7 @@ func TestHostileText(t *testing.T) {
 			p.tick()
 			p.Note(bad)
 			slog.New(slog.NewTextHandler(p, nil)).Error(bad, bad, bad, "err", errors.New(bad))
-			slog.New(&noticeHandler{progress: p}).Warn(bad, "dest", bad, "err", bad, "next", bad)
+			tell(&linkWatch{progress: p}, api.Event{Event: api.EventRefused, Text: bad})
 			_, err := p.Write([]byte(strings.NewReplacer("\r", "", "\n", "", "\t", "").Replace(bad) + "\n"))
 			return err
 		},

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"log/slog"
 	"net"
 	"os"
 	"path/filepath"
@@ -274,22 +273,6 @@ func TestProgressLiveLine(t *testing.T) {
 		<-time.After(redraw)
 		p.Close()
 		want := "\r\x1b[K| one 0s" + "\r\x1b[K/ one 0s" + "\r\x1b[Kbastion: news\n" + "\r\x1b[K- one 0s" + "\r\x1b[K"
-		if out.String() != want {
-			t.Errorf("got  %q\nwant %q", out.String(), want)
-		}
-	})
-}
-
-func TestNotices(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
-		p := newProgress(&out, false)
-		log := slog.New(&noticeHandler{progress: p}).With("listen", "127.0.0.1:1")
-		log.Info("not shown", "dest", "x")
-		log.Warn("connection not opened", "dest", "a.b:1", "err", errors.New("refused"), "next", "ask")
-		log.Warn("connection lost", "dest", "a.b:1", "err", errors.New("read a.b:1: reset"))
-		p.Close()
-		want := "bastion: connection not opened to a.b:1: refused\n  hint: ask\nbastion: connection lost: read a.b:1: reset\n"
 		if out.String() != want {
 			t.Errorf("got  %q\nwant %q", out.String(), want)
 		}
