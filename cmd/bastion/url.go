@@ -175,7 +175,7 @@ func findForward(ctx context.Context, all []api.Forward, name string, m meant) (
 	switch {
 	case errors.Is(err, errNoForward):
 	case err == nil && f.State == api.ForwardKept:
-		return f, fail.New(fail.NoTarget, "", fmt.Errorf("the agent, which would open the forward %s again, is not running", f.Name),
+		return f, fail.New(fail.NoTarget, "", fmt.Errorf("no agent is running to open the forward %s again", f.Name),
 			"run bastion agent start")
 	case err == nil && f.State == api.ForwardFailed:
 		return f, fail.New(fail.NoTarget, "", fmt.Errorf("the forward %s does not work: %s", f.Name, cmp.Or(f.Error, string(f.State))),

@@ -13,7 +13,7 @@ func Parse(text string) (time.Duration, error) {
 	d, err := time.ParseDuration(text)
 	if err != nil {
 		if _, numErr := strconv.Atoi(text); numErr == nil {
-			return 0, fmt.Errorf("%q has no unit; say for example %ss or %sm", text, text, text)
+			return 0, fmt.Errorf("%q has no unit; write for example %ss or %sm", text, text, text)
 		}
 		return 0, fmt.Errorf("%q is not a duration such as 90s, 5m or 1h30m", text)
 	}

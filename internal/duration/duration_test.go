@@ -22,7 +22,7 @@ func TestString(t *testing.T) {
 
 func TestParse(t *testing.T) {
 	for text, want := range map[string]string{
-		"90": `"90" has no unit; say for example 90s or 90m`, "": "is not a duration", "soon": "is not a duration such as 90s",
+		"90": `"90" has no unit; write for example 90s or 90m`, "": "is not a duration", "soon": "is not a duration such as 90s",
 	} {
 		if _, err := Parse(text); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %s", text, err, want)

@@ -16,7 +16,6 @@ var mayName = map[string]string{
 	"bastion-image/iam/ecs-tasks-trust.json": "service principals have this suffix in every partition",
 	"bastion-image/README.md":                "an event source of CloudTrail has this suffix in every partition",
 	"bastion-image/iam/user.json":            "service principals have this suffix in every partition",
-	"cmd/bastion/token.go":                   "an example in the help",
 	"internal/hosts/hosts.go":                "an example in a comment",
 	"internal/awsanswer/table.go":            "service principals have this suffix in every partition",
 	"lab/rds.go":                             "an XML namespace",
