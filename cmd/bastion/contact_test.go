@@ -3,6 +3,7 @@ package main
 import (
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,27 +53,33 @@ func (e *labEnv) grantBy(script string) (env []string) {
 func TestFirstContactWithOldBastiond(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, func(c *lab.Config) { c.AllowHostExec = true })
-	env := e.grantBy(`case $1 in
+	words := filepath.Join(t.TempDir(), "words")
+	env := e.grantBy("echo ${1%%.*} >>" + words + `
+case $1 in
 v1.*) exec $bastiond grant $1 ;;
 esac
 echo 'BASTIOND-GRANT {"v":1,"version":"0","ports":{"ssh":0},"error":"grant: want a word that begins with \"v1.\"","code":"invalid"}'`)
-	p, f := e.forwards(env, "cache:sessions", ":")
-	if err := ping(f[0].Listen); err != nil {
-		t.Errorf("%v\n%s", err, p.Output())
+	// On a busy machine an attempt can fail and be made again: what counts is what the words are, not how many.
+	granted := func() []string {
+		p, f := e.forwards(env, "cache:sessions", ":")
+		if err := ping(f[0].Listen); err != nil {
+			t.Errorf("%v\n%s", err, p.Output())
+		}
+		e.stop(p, syscall.SIGINT, 130)
+		data, err := os.ReadFile(words)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return strings.Fields(string(data))
 	}
-	if n := e.Calls()["ecs:ExecuteCommand"]; n != 2 {
-		t.Errorf("%d grants, want one with a secret and one without", n)
+	first := granted()
+	if len(first) < 2 || first[0] == "v1" || first[len(first)-1] != "v1" {
+		t.Errorf("grants %q, want one with a secret and then one without", first)
 	}
-	e.stop(p, syscall.SIGINT, 130)
 	// The host key is known now: no secret is needed any more.
-	p, f = e.forwards(env, "cache:sessions", ":")
-	if err := ping(f[0].Listen); err != nil {
-		t.Errorf("%v\n%s", err, p.Output())
+	if later := granted()[len(first):]; len(later) == 0 || slices.ContainsFunc(later, func(w string) bool { return w != "v1" }) {
+		t.Errorf("grants %q, want one without a secret", later)
 	}
-	if n := e.Calls()["ecs:ExecuteCommand"]; n != 3 {
-		t.Errorf("%d grants, want one more", n-2)
-	}
-	e.stop(p, syscall.SIGINT, 130)
 	e.noSessions()
 }
 
