@@ -44,6 +44,7 @@ needs() {
 		test git            git               git          the same
 		test zsh            zsh               zsh          shell completion
 		test fish           fish              fish         shell completion
+		test nginx          nginx-light       nginx        a web server behind the HTTP proxy
 		test mandoc         mandoc            mandoc       whether the manual pages are in order
 		test groff          groff-base        groff        the same
 		test npm            npm               node         AWS's Service Authorization Reference as data, for the policies
@@ -124,7 +125,7 @@ Missing:"
 		apt-get -q install -y --no-install-recommends $1 || give_up "apt-get failed. Missing:"
 	# A service whose package came just now shall not come up with the machine either.
 	[ -d /run/systemd/system ] || return 0
-	for pair in postgresql:postgresql redis-server:redis-server openssh-server:ssh mariadb-server:mariadb; do
+	for pair in postgresql:postgresql redis-server:redis-server openssh-server:ssh mariadb-server:mariadb nginx-light:nginx; do
 		case " $1 " in
 		*" ${pair%%:*} "*) $sudo systemctl disable --quiet "${pair#*:}" || : ;;
 		esac
