@@ -97,10 +97,7 @@ func loadAWS(ctx context.Context, profile, region string, env *Env, limit time.D
 // loadSDK loads the SDK's configuration. That the instance metadata is asked by version 2 alone has no option of the loader: the client for it is
 // made of what was loaded, and all is loaded again with it.
 func loadSDK(ctx context.Context, env *Env, opts []func(*awsconfig.LoadOptions) error) (aws.Config, error) {
-	config, remove, err := env.plainConfig()
-	if err != nil {
-		return aws.Config{}, err
-	}
+	config, remove, uncopied := env.plainConfig()
 	defer remove()
 	if len(config) > 1 {
 		opts = append(slices.Clone(opts), awsconfig.WithSharedConfigFiles(config))
@@ -109,6 +106,9 @@ func loadSDK(ctx context.Context, env *Env, opts []func(*awsconfig.LoadOptions) 
 	text := ""
 	if env != nil {
 		text = env.vars[envNoIMDSv1]
+	}
+	if err != nil && uncopied != nil {
+		return cfg, uncopied // what the SDK misses may be in a quoted section
 	}
 	if err != nil || text == "" {
 		return cfg, err

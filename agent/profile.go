@@ -18,10 +18,7 @@ import (
 // or else by variables, and those that it assumes its role from. An unreadable configuration has none: the SDK says why.
 func profiles(ctx context.Context, name string) []awsconfig.SharedConfig {
 	env := (*Env)(nil)
-	config, remove, err := env.plainConfig()
-	if err != nil {
-		return nil
-	}
+	config, remove, _ := env.plainConfig() // without the copy: the SDK says what it misses
 	defer remove()
 	first, err := awsconfig.LoadSharedConfigProfile(ctx, cmp.Or(env.profile(name), "default"), func(o *awsconfig.LoadSharedConfigOptions) {
 		o.ConfigFiles, o.CredentialsFiles = config, []string{env.credentialsFile()}
@@ -90,7 +87,8 @@ func readConfig(path string) string {
 }
 
 // plainConfig returns the files of the AWS configuration as the SDK must read them. Where sections have their names in quotes, a
-// second file has these with bare names, until the caller calls remove.
+// second file has these with bare names, until the caller calls remove. Where that file cannot be written, err says why, and paths has
+// the first one: most commands do without the quoted sections.
 func (e *Env) plainConfig() (paths []string, remove func(), err error) {
 	paths = []string{e.configFile()}
 	quoted := quotedSections(readConfig(paths[0]))
@@ -99,16 +97,25 @@ func (e *Env) plainConfig() (paths []string, remove func(), err error) {
 	}
 	f, err := os.CreateTemp("", "bastion-aws-config-*") // of mode 0600: a profile may have keys
 	if err != nil {
-		return nil, nil, fmt.Errorf("copy the sections with quoted names: %w", err)
+		return paths, func() {}, &uncopiedError{err}
 	}
 	remove = func() { _ = os.Remove(f.Name()) }
 	_, err = f.WriteString(quoted)
 	if err = errors.Join(err, f.Close()); err != nil {
 		remove()
-		return nil, nil, fmt.Errorf("copy the sections with quoted names: %w", err)
+		return paths, func() {}, &uncopiedError{err}
 	}
 	return append(paths, f.Name()), remove, nil
 }
+
+// uncopiedError says why the SDK could not read the sections with quoted names.
+type uncopiedError struct{ error }
+
+func (e *uncopiedError) Error() string {
+	return "copy the sections with quoted names: " + e.error.Error()
+}
+
+func (e *uncopiedError) Unwrap() error { return e.error }
 
 // basedOnEnvironment reports whether a profile's role is assumed with the credentials of variables.
 func basedOnEnvironment(ctx context.Context, profile string) bool {

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 // A code of an MFA device is good once: a second Agent of the process uses what it has opened. Where nobody can be asked, the error names the
@@ -99,5 +100,33 @@ func TestQuotedProfile(t *testing.T) {
 	}
 	if left, err := filepath.Glob(filepath.Join(temp, "*")); err != nil || len(left) > 0 {
 		t.Errorf("copies of the configuration stay: %q, %v", left, err)
+	}
+}
+
+// Where the sections with quoted names cannot be copied, all others work, and a profile that is missing then is told by that cause.
+func TestQuotedProfileWithoutCopy(t *testing.T) {
+	f, vars := newFakeAWS(t)
+	missing := filepath.Join(t.TempDir(), "missing")
+	for _, variable := range []string{"TMPDIR", "TMP", "TEMP"} {
+		t.Setenv(variable, missing)
+	}
+	file := f.file("config", "[profile plain]\n"+user("AKIAPLAIN")+"[profile \"dev\"]\n"+user("AKIADEV"))
+	awsEnv(t, "AWS_CONFIG_FILE="+file, "AWS_REGION=eu-central-1", "AWS_ENDPOINT_URL="+vars["AWS_ENDPOINT_URL"])
+	for _, env := range []*Env{nil, NewEnv(RelevantEnv(os.Environ()))} {
+		cfg, err := loadAWS(t.Context(), "plain", "", env, time.Minute)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got, err := cfg.Credentials.Retrieve(t.Context()); err != nil || got.AccessKeyID != "AKIAPLAIN" {
+			t.Errorf("%s, %v", got.AccessKeyID, err)
+		}
+		_, err = loadAWS(t.Context(), "dev", "", env, time.Minute)
+		if fail.KindOf(err) != fail.Credentials || !strings.Contains(err.Error(), "copy the sections with quoted names: ") ||
+			!strings.Contains(fail.NextOf(err), "set TMPDIR") {
+			t.Errorf("%v (%s)", err, fail.NextOf(err))
+		}
+	}
+	if got := profiles(t.Context(), "plain"); len(got) != 1 {
+		t.Errorf("the command finds %d profiles", len(got))
 	}
 }

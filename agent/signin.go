@@ -135,6 +135,10 @@ func (e *Env) configError(err error) error {
 			e.findProfile(missing.Profile, "aws configure list-profiles shows the profiles; name one with --profile or AWS_PROFILE"))
 	}
 	const op = "read the AWS configuration"
+	if uncopied, ok := errors.AsType[*uncopiedError](err); ok {
+		return fail.New(fail.Credentials, op, uncopied,
+			"set TMPDIR to a directory that can be written to; or write the names of the sections in "+file+" without quotes")
+	}
 	if _, session, ok := strings.Cut(err.Error(), "failed to find SSO session section, "); ok {
 		return fail.New(fail.Credentials, op, fmt.Errorf("there is no [sso-session %s], which the profile's sso_session names", session),
 			"add it to "+file+" (aws configure sso-session), or correct sso_session")
