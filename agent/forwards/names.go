@@ -178,6 +178,9 @@ func taken(name string, holder *Forward) error {
 	if listen := holder.record.Request.Listen; listen != "" && holder.state != Opening { // until then it is as it was asked for
 		what += " at " + listen
 	}
-	return fail.New(fail.Usage, "", &api.NameTaken{Name: name, By: what},
-		"choose another with --name; bastion stop "+name+" ends the one that has it")
+	next := "choose another with --name; bastion stop " + name + " ends the one that has it"
+	if holder.state == Opening { // Called does not find it
+		next = "choose another with --name, or end the command that opens the one that has it"
+	}
+	return fail.New(fail.Usage, "", &api.NameTaken{Name: name, By: what}, next)
 }

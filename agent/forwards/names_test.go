@@ -95,7 +95,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s: %v", tt.what, err)
 		}
 	}
-	// The refusal is told as what it is, by the API too, with the address where one is open.
+	// The refusal is told as what it is, by the API too, with the address where one is open. It proposes to stop what can be stopped.
 	for name, by := range map[string]string{"db": "rds:db at 127.0.0.1:1", "opens": "rds:opens", "lost": "rds:lost at 127.0.0.1:1"} {
 		r := named(t)
 		for _, f := range r.forwards {
@@ -104,6 +104,10 @@ func TestNames(t *testing.T) {
 		_, err := r.Open([]Asked{{record("lab", name, "rds:other"), true, 0}}, monday)
 		if taken, ok := errors.AsType[*api.NameTaken](api.NewError(err).Err()); !ok || taken.Name != name || taken.By != by {
 			t.Errorf("by the API: %v, want by %s", api.NewError(err).Err(), by)
+		}
+		_, unknown := r.Called(name)
+		if proposed := strings.Contains(fail.NextOf(err), "bastion stop "+name); proposed != (unknown == nil) {
+			t.Errorf("%s: %q, and bastion stop says %v", name, fail.NextOf(err), unknown)
 		}
 	}
 }
