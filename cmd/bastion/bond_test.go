@@ -42,6 +42,17 @@ func (e *labEnv) endSessions() {
 	}
 }
 
+// endSessionsUntil ends sessions until ok, those too that were being opened when AWS began to refuse more.
+func (e *labEnv) endSessionsUntil(what string, ok func() bool) {
+	e.t.Helper()
+	eventuallyWithin(e.t, time.Minute, what, func() bool {
+		for _, id := range e.portSessions() {
+			_ = e.Gateway().Terminate(id) // it may have ended
+		}
+		return ok()
+	})
+}
+
 // hold opens a connection to a forwarded Redis that a test goes on using.
 func hold(t *testing.T, addr string) net.Conn {
 	t.Helper()
@@ -67,7 +78,7 @@ func TestForwardWaitsForAPath(t *testing.T) {
 	}}); err != nil {
 		t.Fatal(err)
 	}
-	e.endSessions()
+	e.endSessionsUntil("no path", func() bool { return strings.Contains(p.Output(), `{"event":"path_lost",`) })
 	answered := make(chan error, 1)
 	go func() { answered <- pingOn(held) }()
 	said := func(what string) {
@@ -103,8 +114,7 @@ func TestForwardWaitsForAPath(t *testing.T) {
 	if err := e.SetAPIFaults(lab.APIFaults{Deny: []string{"ssm:StartSession"}}); err != nil {
 		t.Fatal(err)
 	}
-	e.endSessions()
-	eventually(t, "no path again", func() bool { return strings.Count(p.Output(), `{"event":"path_lost",`) == 2 })
+	e.endSessionsUntil("no path again", func() bool { return strings.Count(p.Output(), `{"event":"path_lost",`) == 2 })
 	began := time.Now()
 	e.stop(p, syscall.SIGINT, 130)
 	if d := time.Since(began); d > 10*time.Second {

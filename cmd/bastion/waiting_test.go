@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"strings"
 	"testing"
-	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/lab"
@@ -36,9 +35,8 @@ func TestWaitingLinkSaysWhy(t *testing.T) {
 			if err := e.SetAPIFaults(tt.faults); err != nil {
 				t.Fatal(err)
 			}
-			e.endSessions()
 			var shown api.Forward
-			eventuallyWithin(t, time.Minute, "the forward waits, with the reason", func() bool {
+			e.endSessionsUntil("the forward waits, with the reason", func() bool {
 				shown = e.state().Forwards[0]
 				return shown.State == api.ForwardWaiting && strings.Contains(shown.Error, tt.says)
 			})
