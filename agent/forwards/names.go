@@ -75,10 +75,21 @@ func accountOf(owner string) string {
 // all stands for every forward where a name is asked for.
 const all = "all"
 
-var nameForm = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$`)
+// maxName is the longest name of a forward, in bytes.
+const maxName = 63
 
-// ValidName reports whether a forward can have the name.
-func ValidName(name string) bool { return nameForm.MatchString(name) && name != all }
+var nameForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
+
+// ValidName reports whether a forward can have the name. Every name of the configuration's targets is one, except all.
+func ValidName(name string) bool {
+	return nameForm.MatchString(name) && len(name) <= maxName && name != all
+}
+
+// Numbered returns the name that takes the place of one that another forward has, in attempt n.
+func Numbered(name string, n int) string {
+	number := "-" + strconv.Itoa(n)
+	return name[:min(len(name), maxName-len(number))] + number
+}
 
 // Called returns the forwards that ref means: NAME, NAME@LINK, or all. A name that several forwards have must be given with a link.
 func (r *Registry) Called(ref string) ([]*Forward, error) {
@@ -167,7 +178,7 @@ func (r *Registry) freeName(f *Forward, name string) string {
 	base := cmp.Or(name, string(f.record.Request.Kind))
 	name = base
 	for n := 2; r.holder(f, name) != nil; n++ {
-		name = base + "-" + strconv.Itoa(n)
+		name = Numbered(base, n)
 	}
 	return name
 }

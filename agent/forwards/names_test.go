@@ -3,11 +3,13 @@ package forwards
 import (
 	"errors"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/targets"
 )
 
 // A name means one forward, or is refused with what means each alone.
@@ -165,11 +167,25 @@ func TestReopenNames(t *testing.T) {
 
 func TestValidName(t *testing.T) {
 	for name, want := range map[string]bool{
-		"db": true, "a.b-c_d": true, strings.Repeat("a", 63): true,
+		"db": true, "a.b-c_d": true, "_x": true, strings.Repeat("a", 63): true,
 		"": false, "all": false, "-a": false, ".": false, "a b": false, "a@b": false, "a/b": false, strings.Repeat("a", 64): false,
 	} {
 		if ValidName(name) != want {
 			t.Errorf("%q is valid: %t", name, !want)
+		}
+	}
+}
+
+// The names of the configuration's targets are names of forwards, and stay such with a number.
+func TestNamesOfTargets(t *testing.T) {
+	for _, name := range []string{"db", "_x", "A_b-3", "3a", strings.Repeat("x", 62), strings.Repeat("x", 63)} {
+		if err := targets.CheckName(name); err != nil || !ValidName(name) {
+			t.Errorf("%s: %v", name, err)
+		}
+		for _, n := range []int{2, 10, Max} {
+			if got := Numbered(name, n); !ValidName(got) || !strings.HasSuffix(got, "-"+strconv.Itoa(n)) {
+				t.Errorf("%s with the number %d is %s", name, n, got)
+			}
 		}
 	}
 }

@@ -12,6 +12,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
@@ -218,7 +219,10 @@ func forwardRequest(p targets.Pair, s config.Settings) (api.ForwardRequest, erro
 			if spec.Port != 0 {
 				resolved.Port = spec.Port
 			}
-			r.Name, spec = spec.ID, resolved
+			if forwards.ValidName(spec.ID) { // else it is named after its target
+				r.Name = spec.ID
+			}
+			spec = resolved
 		case spec.Port == 0:
 			return r, unknownName(spec, s)
 		}

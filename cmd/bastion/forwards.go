@@ -7,13 +7,13 @@ import (
 	"maps"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync/atomic"
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/daemon"
+	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -153,7 +153,7 @@ func (a *app) openNamed(ctx context.Context, by api.Opener, req api.OpenRequest,
 		for i := range slices.Backward(req.Forwards) {
 			if name := &req.Forwards[i].Name; *name == taken.Name {
 				was := cmp.Or(base[*name], *name)
-				*name = was + "-" + strconv.Itoa(n)
+				*name = forwards.Numbered(was, n)
 				base[*name] = was
 				if req.Detached {
 					p.Note(taken.Error() + "; this one is " + *name)

@@ -495,3 +495,19 @@ func TestNotesOfTargets(t *testing.T) {
 		}
 	}
 }
+
+// A name of the configuration is the forward's name, unless it means all forwards: then the target's is.
+func TestForwardRequestNames(t *testing.T) {
+	s := config.Settings{Targets: map[string]config.Target{
+		"orders": {Spec: "rds:db"}, "_x": {Spec: "rds:db"}, "all": {Spec: "rds:db"},
+	}}
+	for name, want := range map[string]string{"orders": "orders", "_x": "_x", "all": "", "rds:db": ""} {
+		pairs, err := targets.ParsePair([]string{name})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if r, err := forwardRequest(pairs[0], s); err != nil || r.Name != want || r.Target != "rds:db" {
+			t.Errorf("%s: %+v, %v", name, r, err)
+		}
+	}
+}

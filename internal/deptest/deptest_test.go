@@ -21,8 +21,8 @@ const module = "github.com/bastion-ssm/bastion"
 // parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"agent", "agent/api", "agent/daemon", "agent/dsn", "internal/block", "internal/browser", "internal/config",
-		"internal/dirs", "internal/duration", "internal/fail", "internal/files", "internal/hosts", "internal/partition",
+		"agent", "agent/api", "agent/daemon", "agent/dsn", "agent/forwards", "internal/block", "internal/browser",
+		"internal/config", "internal/dirs", "internal/duration", "internal/fail", "internal/files", "internal/hosts", "internal/partition",
 		"internal/printable", "internal/private", "internal/report", "internal/service", "internal/sleep", "internal/topview",
 		"internal/words", "keys", "targets", "tunnel",
 	},
