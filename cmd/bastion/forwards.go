@@ -89,14 +89,16 @@ func (a *app) openBy(ctx context.Context, s config.Settings, command string, req
 	defer stop()
 	workCtx, endWork := context.WithCancelCause(ctx)
 	defer endWork(nil)
-	worked := make(chan error, 1)
+	type outcome struct{ err, lost error }
+	worked := make(chan outcome, 1)
 	req := api.OpenRequest{Scope: a.scope(s), Command: command, PID: os.Getpid(), Forwards: requests}
 	err := which(open, p, endWork, func(by api.Opener) error {
 		return a.openNamed(open, by, req, p, func(e api.Event) {
 			if e.Event == api.EventForwards && working.CompareAndSwap(false, true) {
 				p.Idle()
 				go func() {
-					worked <- work(workCtx, e.Forwards, watch)
+					err := work(workCtx, e.Forwards, watch)
+					worked <- outcome{err, context.Cause(workCtx)} // a link that gives up from now on does not matter
 					end(nil)
 				}()
 				return
@@ -110,18 +112,18 @@ func (a *app) openBy(ctx context.Context, s config.Settings, command string, req
 		p.GivenUp(ctx)
 		return false, cmp.Or(context.Cause(ctx), err)
 	}
-	workErr := <-worked
-	switch lost := context.Cause(workCtx); {
+	ended := <-worked
+	switch {
 	case context.Cause(ctx) != nil:
-		return true, cmp.Or(workErr, context.Cause(ctx))
-	case !errors.Is(lost, context.Canceled): // the link gave up, and work ended for that
-		return true, lost
+		return true, cmp.Or(ended.err, context.Cause(ctx))
+	case ended.lost != nil && !errors.Is(ended.lost, context.Canceled): // the link gave up, and work ended for that
+		return true, ended.lost
 	case err != nil && !errors.Is(err, context.Canceled): // the forwards ended first, and work for that
 		return true, err
-	case errors.Is(workErr, context.Canceled): // somebody stopped them
+	case errors.Is(ended.err, context.Canceled): // somebody stopped them
 		return true, nil
 	}
-	return true, workErr
+	return true, ended.err
 }
 
 // askAgent asks the agent, which it starts if it does not run. One that ends just then, because it had nothing to do, has done nothing:

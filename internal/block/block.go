@@ -69,7 +69,7 @@ func Only(text string) (Block, error) {
 	blocks, isStray := Find(text, func(owner string) bool { return owner == "" }, nil)
 	switch {
 	case isStray:
-		return Block{}, errors.New("bastion's block ends where it has not begun")
+		return Block{}, errors.New("bastion's block ends before it begins")
 	case len(blocks) > 1:
 		return Block{}, errors.New("bastion's block begins twice")
 	case len(blocks) == 0:

@@ -43,11 +43,11 @@ func TestOnly(t *testing.T) {
 		"x\n" + begin + "y\n" + end + "z\n": begin + "y\n" + end,
 		" " + begin + "\t" + end:            " " + begin + "\t" + end,
 		begin + "y":                         "no end",
-		end:                                 "not begun",
-		begin + end + end:                   "not begun",
+		end:                                 "before it begins",
+		begin + end + end:                   "before it begins",
 		begin + begin + end:                 "begins twice",
 		begin + end + begin + end:           "begins twice",
-		Begin("a") + "\n" + end:             "not begun",
+		Begin("a") + "\n" + end:             "before it begins",
 	} {
 		b, err := Only(text)
 		if err != nil {
