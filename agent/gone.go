@@ -93,13 +93,16 @@ func (c *taskConnector) find(ctx context.Context) (bastions.Spec, *bastions.Bast
 	x, use := c.access, tunnel.UseOf(ctx)
 	if x != nil && use != tunnel.Wanted {
 		err := x.checkGone(ctx)
-		if _, leaving := tunnel.Replacing(ctx); leaving && err == nil && use == tunnel.Unused {
+		replaced, leaving := tunnel.Replacing(ctx)
+		if leaving && err == nil && use == tunnel.Unused {
 			err = newGone(x.bastion, byItself, errors.New("the task is about to end: it is at the end of its maximum life"))
 		}
 		if gone := unlessReplaced(ctx, err); tunnel.IsGone(gone) {
 			return x.spec, nil, gone
 		}
-		if use == tunnel.Unused {
+		// One that drains and still runs is to be asked about again: if it stopped just now, nobody has said why, and ensure would
+		// start another.
+		if use == tunnel.Unused || leaving && err == nil && replaced == describe(&x.bastion) {
 			b := x.bastion
 			return x.spec, &b, nil
 		}
