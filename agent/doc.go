@@ -1,5 +1,6 @@
 // Package agent composes the product: it loads the AWS configuration, finds or starts the bastion, hands over a grant, opens
-// the session and gives the byte stream to a tunnel.Link. It runs inside the command that uses it.
+// the session and gives the byte stream to a tunnel.Link. Package daemon uses it in the agent process and, with --no-agent, in the command's own.
+// Commands without forwards, such as up and status, use it directly.
 //
 // There are two ways to a bastion, both tunnel.Connectors. One is a task with bastiond, which trusts the ephemeral key that a
 // grant brings by ECS Exec and tells its host key by the same way. The other is a plain OpenSSH server behind an SSM target,
@@ -19,6 +20,7 @@
 //
 // ECS Exec's agent starts the command at once but reads its output only a second later. The bastion's answer therefore says
 // late what was true early. Its host key stays the same for the life of the task: where it is remembered (see hostKeys), the
-// session is opened while the grant is still on its way, and the answer is awaited, and compared, behind the connection.
+// session is opened while the grant is still on its way, and the answer is awaited, and compared, behind the connection. Where it is
+// not, the grant carries a secret by which the bastion proves its host key on that connection: docs/adr/0006-first-contact.md.
 // bastiond lets a key that it does not know yet wait for its grant.
 package agent

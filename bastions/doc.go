@@ -1,9 +1,8 @@
 // Package bastions finds, starts, waits for and stops the tasks that bastiond runs in.
 //
-// A bastion belongs to one AWS identity. Its task carries StartedBy, a hash of the identity's ARN, by which ECS can
-// list it, and the tag bastion:owner with the ARN itself, which is compared before a task is used: neither a collision
-// of hashes nor somebody else's task is ever taken for one's own. (Whoever may call ecs:RunTask and ecs:TagResource in
-// the cluster can forge both; the pushed grant is what protects the tunnel.)
+// A bastion belongs to one AWS identity. Its task carries startedBy, a hash of the identity's ARN, by which ECS lists it, and the
+// tag bastion:owner with the identity's user id, which IAM can compare with aws:userid. The starter of a task chooses both. So
+// [Manager] also compares a task that has the marks with the task that it would start itself: docs/adr/0010-whose-bastion.md.
 //
 // # One task per identity
 //

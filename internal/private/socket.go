@@ -1,4 +1,5 @@
-// Package private has the unix sockets that only the user's own processes may use, and tells who is at the other end of one.
+// Package private has the unix sockets that only the user's own processes may use, and tells who is at the other end of one. On
+// Linux it also tells whose a connection to a loopback address is.
 package private
 
 import (
