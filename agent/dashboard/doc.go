@@ -1,7 +1,7 @@
 // Package dashboard serves the web page on which users see and steer what their agent has.
 //
 // Loopback addresses are open to everything on the machine: to other users, and to every web page that the user visits.
-// The page therefore lets in only who has a link that the agent has made for its user:
+// The page therefore lets in only a browser with a link that the agent has made for its user:
 //
 //   - A link's address holds a token, in the fragment, which browsers never send. It is good once and for a minute.
 //   - The page exchanges it for a session, which takes two secrets in each request: a cookie, which no script can read,
