@@ -1,6 +1,10 @@
 package bond
 
-import "time"
+import (
+	"time"
+
+	"github.com/bastion-ssm/bastion/internal/backoff"
+)
 
 // FarEnd is what a client knows of the machine at the far end.
 type FarEnd struct {
@@ -56,7 +60,7 @@ type hold struct {
 }
 
 func (h *hold) failed(now time.Time) {
-	h.span = min(max(2*h.span, firstHold), maxHold)
+	h.span = backoff.Next(h.span, firstHold, maxHold)
 	h.until = now.Add(h.span)
 }
 
