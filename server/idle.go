@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/duration"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 // Requests by which the bastion says why it ends something. No reply is wanted.
@@ -70,11 +71,7 @@ func (c *client) endUnused(ctx context.Context) {
 			c.end("idle for " + duration.String(limit))
 			return
 		}
-		timer := time.NewTimer(left)
-		select {
-		case <-timer.C:
-		case <-ctx.Done():
-			timer.Stop()
+		if sleep.For(ctx, left) != nil {
 			return
 		}
 	}
