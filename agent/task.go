@@ -18,6 +18,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/sleep"
+	"github.com/bastion-ssm/bastion/internal/words"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -544,10 +545,7 @@ func describeEvent(e bastions.Event) string {
 	default:
 		text = "waiting for the bastion's task: " + e.State
 	}
-	if e.Detail != "" {
-		text += " (" + e.Detail + ")"
-	}
-	return text
+	return text + words.Parenthesis(e.Detail)
 }
 
 func describe(b *bastions.Bastion) string { return "bastion " + b.TaskID }

@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"strings"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/words"
 )
 
 // ecsError is fail.AWS for calls to ECS.
@@ -55,10 +57,7 @@ func stoppedNext(b Bastion) string {
 func reasons(failures []types.Failure) string {
 	var all []string
 	for _, f := range failures {
-		reason := deref(f.Reason, "no reason given")
-		if f.Detail != nil && *f.Detail != "" {
-			reason += " (" + *f.Detail + ")"
-		}
+		reason := cmp.Or(aws.ToString(f.Reason), "no reason given") + words.Parenthesis(aws.ToString(f.Detail))
 		if f.Arn != nil && *f.Arn != "" {
 			reason += " for " + *f.Arn
 		}
@@ -76,11 +75,4 @@ func failuresError(op string, failures []types.Failure) error {
 	answer := awsanswer.Judge(awsanswer.Answer{Operation: "RunTask", Message: text})
 	next := cmp.Or(answer.Next, "try again in a minute; if it stays, look at the cluster's events and quotas")
 	return fail.New(fail.Start, op, errors.New(text), next)
-}
-
-func deref(s *string, otherwise string) string {
-	if s == nil || *s == "" {
-		return otherwise
-	}
-	return *s
 }

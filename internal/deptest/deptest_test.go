@@ -42,8 +42,8 @@ var allowed = map[string][]string{
 
 	"agent": {
 		"bastions", "internal/awsanswer", "internal/config", "internal/dirs", "internal/fail", "internal/fargate",
-		"internal/files", "internal/printable", "internal/private", "internal/report", "internal/sleep", "keys", "sessions",
-		"sessions/bond", "targets", "tunnel", "tunnel/rediscluster",
+		"internal/files", "internal/printable", "internal/private", "internal/report", "internal/sleep", "internal/words", "keys",
+		"sessions", "sessions/bond", "targets", "tunnel", "tunnel/rediscluster",
 	},
 	"server": {
 		"internal/duration", "internal/fail", "internal/files", "internal/printable", "internal/private", "internal/sleep",
@@ -79,7 +79,7 @@ var allowed = map[string][]string{
 	"internal/partition": {},
 	"internal/printable": {},
 	"internal/private":   {"internal/fail"},
-	"internal/report":    {"internal/fargate"},
+	"internal/report":    {"internal/fargate", "internal/words"},
 	"internal/ring":      {},
 	"internal/service":   {"internal/fail", "internal/files"},
 	"internal/sleep":     {},

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/fargate"
+	"github.com/bastion-ssm/bastion/internal/words"
 )
 
 // Process is a running command with its links, as status shows it.
@@ -74,11 +75,7 @@ type LiveLimit struct {
 
 // String says the limit in words.
 func (l *LiveLimit) String() string {
-	sessions := "sessions"
-	if l.Sessions == 1 {
-		sessions = "session"
-	}
-	return fmt.Sprintf("AWS starts no more than %d %s: %s", l.Sessions, sessions, l.Reason)
+	return fmt.Sprintf("AWS starts no more than %s: %s", words.Count(l.Sessions, "session"), l.Reason)
 }
 
 // LiveSession is the state of one SSM session of a link: a subflow of its bond, or an SSH connection of its own.
