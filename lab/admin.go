@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -242,7 +243,7 @@ func (l *Lab) each(r *http.Request, f func(id, reason string) error) (any, error
 
 func (l *Lab) postStopTask(r *http.Request) (any, error) {
 	return l.each(r, func(id, reason string) error {
-		return l.StopTask(r.Context(), id, orElse(reason, "Scaling activity initiated by the lab"))
+		return l.StopTask(r.Context(), id, cmp.Or(reason, "Scaling activity initiated by the lab"))
 	})
 }
 

@@ -675,7 +675,7 @@ func (e *ecs) decryptAs(t *task) gateway.Decrypt {
 }
 
 // role is the ARN of a task's role.
-func (t *task) role() string { return orElse(t.overrides.TaskRoleArn, t.def.taskRole()) }
+func (t *task) role() string { return cmp.Or(t.overrides.TaskRoleArn, t.def.taskRole()) }
 
 // execReady says whether the exec agent of a task answers.
 func (e *ecs) execReady(t *task) error {

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -114,7 +115,7 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 }
 
 func (c Config) withDefaults() Config {
-	c.Region = orElse(c.Region, Region)
+	c.Region = cmp.Or(c.Region, Region)
 	if c.Listen == "" {
 		c.Listen = "127.0.0.1:0"
 	}

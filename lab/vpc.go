@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -210,11 +211,11 @@ func (l *Lab) AddDBInstance(d DBInstance) error {
 	if d.ID == "" {
 		return errors.New("a DB instance needs an id")
 	}
-	d.Engine = orElse(d.Engine, "postgres")
-	d.Version = orElse(d.Version, "1.0")
-	d.User = orElse(d.User, DBUser)
-	d.Status = orElse(d.Status, "available")
-	d.Host = orElse(d.Host, l.dbHost(d.ID, ""))
+	d.Engine = cmp.Or(d.Engine, "postgres")
+	d.Version = cmp.Or(d.Version, "1.0")
+	d.User = cmp.Or(d.User, DBUser)
+	d.Status = cmp.Or(d.Status, "available")
+	d.Host = cmp.Or(d.Host, l.dbHost(d.ID, ""))
 	d.created = l.cfg.Now()
 	if err := l.publish(d.Addr, d.Host); err != nil {
 		return fmt.Errorf("add DB instance %s: %w", d.ID, err)
@@ -230,10 +231,10 @@ func (l *Lab) AddDBCluster(d DBCluster) error {
 	if d.ID == "" {
 		return errors.New("a DB cluster needs an id")
 	}
-	d.Engine = orElse(d.Engine, "aurora-postgresql")
-	d.Version = orElse(d.Version, "1.0")
-	d.User = orElse(d.User, DBUser)
-	d.Status = orElse(d.Status, "available")
+	d.Engine = cmp.Or(d.Engine, "aurora-postgresql")
+	d.Version = cmp.Or(d.Version, "1.0")
+	d.User = cmp.Or(d.User, DBUser)
+	d.Status = cmp.Or(d.Status, "available")
 	d.created, d.site = l.cfg.Now(), l.site
 	if err := l.publish(d.Addr, d.host(), d.reader()); err != nil {
 		return fmt.Errorf("add DB cluster %s: %w", d.ID, err)
@@ -253,10 +254,10 @@ func (l *Lab) AddCache(c Cache) error {
 	if c.Kind == "" {
 		c.Kind = ReplicationGroup
 	}
-	c.Engine = orElse(c.Engine, "redis")
-	c.Version = orElse(c.Version, "7.1")
-	c.Status = orElse(c.Status, "available")
-	c.Host = orElse(c.Host, c.endpointName())
+	c.Engine = cmp.Or(c.Engine, "redis")
+	c.Version = cmp.Or(c.Version, "7.1")
+	c.Status = cmp.Or(c.Status, "available")
+	c.Host = cmp.Or(c.Host, c.endpointName())
 	if !c.Addr.IsValid() && len(c.Nodes) > 0 {
 		c.Addr = c.Nodes[0].Addr
 	}
@@ -275,13 +276,6 @@ func (l *Lab) AddCache(c Cache) error {
 	defer l.cache.mu.Unlock()
 	l.cache.caches = append(l.cache.caches, c)
 	return nil
-}
-
-func orElse(s, otherwise string) string {
-	if s == "" {
-		return otherwise
-	}
-	return s
 }
 
 // web is the internal web site.

@@ -80,7 +80,7 @@ type Access struct {
 // allows reports whether a statement allows the access.
 func (p *Policy) allows(a Access) bool {
 	return slices.ContainsFunc(p.statements, func(s policyStatement) bool {
-		return slices.ContainsFunc(s.Action, func(pattern string) bool { return Match(pattern, a.Action) }) &&
+		return MatchAny(s.Action, a.Action) &&
 			slices.ContainsFunc(s.Resource, func(pattern string) bool { return like(a.substitute(pattern), a.Resource) }) &&
 			s.holds(a)
 	})
