@@ -1,11 +1,6 @@
 package private
 
-import (
-	"errors"
-	"syscall"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 func peerOf(fd int) (Peer, error) {
 	cred, err := unix.GetsockoptXucred(fd, unix.SOL_LOCAL, unix.LOCAL_PEERCRED)
@@ -14,10 +9,7 @@ func peerOf(fd int) (Peer, error) {
 	}
 	pid, err := unix.GetsockoptInt(fd, unix.SOL_LOCAL, unix.LOCAL_PEERPID)
 	if err != nil {
-		pid = 0 // it has ended; its user counts all the same
+		pid = 0 // the process has ended; even so, its user counts
 	}
 	return Peer{UID: int(cred.Uid), PID: pid}, nil
 }
-
-// Refused reports whether nobody listens on a socket any more.
-func Refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }

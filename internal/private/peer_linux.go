@@ -1,11 +1,6 @@
 package private
 
-import (
-	"errors"
-	"syscall"
-
-	"golang.org/x/sys/unix"
-)
+import "golang.org/x/sys/unix"
 
 func peerOf(fd int) (Peer, error) {
 	cred, err := unix.GetsockoptUcred(fd, unix.SOL_SOCKET, unix.SO_PEERCRED)
@@ -14,6 +9,3 @@ func peerOf(fd int) (Peer, error) {
 	}
 	return Peer{UID: int(cred.Uid), PID: int(cred.Pid)}, nil
 }
-
-// Refused reports whether nobody listens on a socket any more.
-func Refused(err error) bool { return errors.Is(err, syscall.ECONNREFUSED) }

@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
@@ -114,6 +115,12 @@ func Owner(path string) (pid int) {
 	}
 	defer func() { _ = conn.Close() }()
 	return PeerPID(conn)
+}
+
+// Refused reports whether nobody listens on a socket any more.
+func Refused(err error) bool {
+	const wsaECONNREFUSED = syscall.Errno(10061) // of Windows
+	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaECONNREFUSED)
 }
 
 // NoListener reports whether err, of Dial, says that nobody listens there.
