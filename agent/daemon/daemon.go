@@ -195,10 +195,7 @@ func (d *Daemon) retire() {
 			return
 		}
 		d.mu.Lock()
-		engines := make([]*engine, 0, len(d.engines))
-		for _, e := range d.engines {
-			engines = append(engines, e)
-		}
+		engines := slices.Collect(maps.Values(d.engines))
 		d.mu.Unlock()
 		for _, e := range engines {
 			e.closeIdle(d.cfg.Idle)
@@ -258,10 +255,7 @@ func (d *Daemon) State() api.State {
 		Info: d.Info(), At: time.Now(), Revision: d.revision, Links: []api.Link{}, Forwards: []api.Forward{},
 		Audit: slices.Clone(d.audit),
 	}
-	engines := make([]*engine, 0, len(d.engines))
-	for _, e := range d.engines {
-		engines = append(engines, e)
-	}
+	engines := slices.Collect(maps.Values(d.engines))
 	for _, f := range d.registry.All() {
 		st.Forwards = append(st.Forwards, d.show(f))
 	}
@@ -313,10 +307,7 @@ func (d *Daemon) Bastions(ctx context.Context) []api.Account {
 	}
 	defer end()
 	d.mu.Lock()
-	engines := make([]*engine, 0, len(d.engines))
-	for _, e := range d.engines {
-		engines = append(engines, e)
-	}
+	engines := slices.Collect(maps.Values(d.engines))
 	d.mu.Unlock()
 	out := make([]api.Account, len(engines))
 	var all sync.WaitGroup

@@ -41,7 +41,7 @@ func (d *Daemon) serve(ln net.Listener) error {
 		d.Shutdown()
 	})
 	mux.HandleFunc("GET "+api.PathState, d.serveState)
-	mux.HandleFunc("GET "+api.PathBastions, func(w http.ResponseWriter, r *http.Request) { d.serveBastions(w, r) })
+	mux.HandleFunc("GET "+api.PathBastions, d.serveBastions)
 	mux.HandleFunc("POST "+api.PathForwards, d.serveOpen)
 	mux.HandleFunc("DELETE "+api.PathForwards+"/{name}", d.serveStop)
 	mux.HandleFunc("POST "+api.PathDial, d.serveDial)
