@@ -6,7 +6,6 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -144,9 +143,7 @@ func (d *documents) doubt(place string) {
 	defer d.mu.Unlock()
 	delete(d.known, place)
 	if d.dir != "" && place != "" {
-		if err := os.Remove(d.path(place)); err != nil && !errors.Is(err, fs.ErrNotExist) {
-			return // it expires
-		}
+		_ = os.Remove(d.path(place)) // what stays expires
 	}
 }
 
