@@ -41,7 +41,8 @@ type Options struct {
 	Command  string            // what the program does, for those who look at its links
 	Logger   *slog.Logger      // nil: no log
 	Progress func(step string) // says what is waited for; nil: nobody asks. It must not block.
-	Path     func(report.Path) // is told when a connection has lost every path, and found one; likewise
+	// Path is told when a connection has lost every path, and when it has found one; nil: nobody asks. It must not block.
+	Path func(report.Path)
 
 	// Env are the variables that count, in place of the process's own: AWS_* and SSH_AUTH_SOCK. nil: the process's.
 	Env *Env
@@ -203,7 +204,7 @@ func (a *Agent) spec(ctx context.Context) (bastions.Spec, error) {
 	}, nil
 }
 
-// errNoTask is why a command about tasks makes no sense with a plain OpenSSH server.
+// needsTask refuses a command about tasks where the settings name a plain OpenSSH server.
 func (a *Agent) needsTask(op string) error {
 	if a.settings.Target == "" {
 		return nil

@@ -50,7 +50,7 @@ type documents struct {
 	dir    string // of what is remembered; empty: nowhere
 
 	mu    sync.Mutex
-	known map[string]choice // by the key that place returns
+	known map[string]choice // by the key that documentPlace returns
 	from  map[string]bool   // which keys the directory has been asked for
 }
 

@@ -25,8 +25,8 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// Each process that has a link says what it is like to who asks, by HTTP on the socket <runtime_dir>/live/<process id>.sock:
-// GET /v1/links answers a Process in JSON. The directory is the user's alone, and so must be who asks.
+// Each process that has a link reports its state by HTTP on the socket <runtime_dir>/live/<process id>.sock: GET /v1/links answers a
+// report.Process in JSON. The directory is the user's alone, and a client must be a process of the same user.
 const (
 	liveDir     = "live"
 	livePath    = "/v1/links"
@@ -130,7 +130,7 @@ func (a *Agent) serveLive() error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+livePath, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(a.process()) // who asked may have gone
+		_ = json.NewEncoder(w).Encode(a.process()) // the client may have gone
 	})
 	server := &http.Server{Handler: mux, ReadTimeout: liveTimeout, WriteTimeout: liveTimeout, IdleTimeout: liveTimeout}
 	a.tasks.Go(func() { _ = server.Serve(ln) }) // it ends when ln does

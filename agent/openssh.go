@@ -89,7 +89,7 @@ const (
 func IdentityAgent(dir string) string { return filepath.Join(dir, agentLink) }
 
 // OpenSSH serves one ssh process, the parent of this one, by two sockets: an ssh-agent with the ephemeral key, and the
-// bastion's host keys. Who asks waits until the answer is known.
+// bastion's host keys. A client waits until the answer is known.
 type OpenSSH struct {
 	dir    string
 	client int // process id of the ssh that is served

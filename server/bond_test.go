@@ -273,7 +273,7 @@ func TestBondMemory(t *testing.T) {
 	}
 }
 
-// Who does not sign in loses what it took.
+// A client that does not sign in loses what it took.
 func TestBondUnauthenticated(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		m := startTimedBond(t, Config{HandshakeTimeout: 30 * time.Second, BondMaxConns: 2})

@@ -334,7 +334,7 @@ func TestSlowReader(t *testing.T) {
 		if n := s.unread(); n < soft || n > soft+1024 {
 			t.Errorf("%d bytes kept", n)
 		}
-		// Our own direction works all the same: its acks are behind what the reader does not take.
+		// Even so, our own direction works: its acks are behind what the reader does not take.
 		up := noise(2, 256<<10)
 		start := time.Now()
 		wg.Go(func() {

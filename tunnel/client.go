@@ -99,8 +99,9 @@ func handshake(ctx context.Context, t *Transport, timeout time.Duration, ka Keep
 		case <-over:
 		}
 	})
-	var keyErr error     // written before NewClientConn returns: the handshake waits for the callback
-	authStarted := false // likewise
+	// Both are written before NewClientConn returns: the handshake waits for the callbacks.
+	var keyErr error
+	authStarted := false
 	conn, chans, reqs, err := ssh.NewClientConn(w, t.Describe, &ssh.ClientConfig{
 		User:              t.User,
 		Auth:              t.Auth,

@@ -381,7 +381,7 @@ func (c *siteConn) Close() error {
 }
 
 // serveOwn answers a request to the proxy itself. Web pages can make browsers send such requests, from any site and under any
-// name that they have resolve to this machine: only who uses the proxy's own address is answered, and no other site's page.
+// name that they have resolve to this machine: only a request to the proxy's own address is answered, and no other site's page.
 func (s *webServer) serveOwn(w http.ResponseWriter, r *http.Request, c *clientConn) {
 	const next = "set this address as an HTTP or SOCKS5 proxy, or http://ADDRESS/proxy.pac as the URL of the automatic configuration"
 	site := r.Header.Get("Sec-Fetch-Site")

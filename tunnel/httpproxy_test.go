@@ -489,7 +489,7 @@ func TestProxyHostile(t *testing.T) {
 	}
 }
 
-// Who is slow to say what it wants is not waited for.
+// A client that is slow to say what it wants is not waited for.
 func TestProxySlowClients(t *testing.T) {
 	addr := startSOCKS(t, nil, ProxyConfig{HandshakeTimeout: 50 * time.Millisecond})
 	for _, begin := range []string{"", "G", "GET http://site.example/ HTTP/1.1\r\nHost: a\r\n", "\x04\x01", "\x05\x01", "\x05\x01\x00\x05"} {

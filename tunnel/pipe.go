@@ -14,7 +14,7 @@ import (
 // out, and the end of in is passed on to conn.
 //
 // One thing cannot be had everywhere: a Read or Write of a file that blocks in the kernel (a terminal, or a pipe that was
-// not opened for polling, as stdin and stdout usually are) cannot be interrupted. Pipe returns all the same; a goroutine
+// not opened for polling, as stdin and stdout usually are) cannot be interrupted. Even so, Pipe returns; a goroutine
 // then stays in that call until the file's other end acts or the process ends. For all others (sockets, io.Pipe, files
 // opened by os.Pipe) Pipe leaves nothing behind.
 //
@@ -47,7 +47,7 @@ type stdio struct {
 	inEnds, outEnds bool // Close ended the calls on in, on out; written before closed is closed
 	reads, writes   sync.WaitGroup
 	readDone        chan readResult  // capacity 1, so that an abandoned call can end
-	writeDone       chan writeResult // likewise
+	writeDone       chan writeResult // capacity 1, as readDone
 	outOnce         sync.Once
 }
 

@@ -460,7 +460,7 @@ func (p *Pool) whole(m *member) (st State, tell bool) {
 	case m.state.Phase != Down:
 		return m.state, !m.retired
 	case other == nil:
-		// A dial may have retired m meanwhile, because it has ended. It was the last all the same.
+		// A dial may have retired m meanwhile, because it has ended. Even so, it was the last.
 		return m.state, p.state.Phase != Down
 	case m.state.Err == nil:
 		return State{}, false // m was closed, and so are the others, or it was not needed beside them

@@ -409,7 +409,7 @@ func (e *engine) giveUp(link *agent.Link) {
 	e.mu.Lock()
 	alone := e.link == link && e.waiting <= 1 && link.State().Phase == tunnel.Connecting
 	if alone {
-		e.link = nil // who comes now makes another
+		e.link = nil // the next caller makes another
 	}
 	e.mu.Unlock()
 	if alone {

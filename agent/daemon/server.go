@@ -32,7 +32,7 @@ const (
 	endTimeout = 5 * time.Second
 )
 
-// serve serves the control API on ln until the Daemon is to end, and then until it has: who sees the socket go can rely on that.
+// serve serves the control API on ln until the Daemon is to end, and then until it has: a client that sees the socket go can rely on that.
 func (d *Daemon) serve(ln net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+api.PathInfo, func(w http.ResponseWriter, _ *http.Request) { answer(w, d.Info()) })
@@ -88,7 +88,7 @@ func (d *Daemon) serve(ln net.Listener) error {
 func answer(w http.ResponseWriter, v any) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(v) // who asked may have gone
+	_ = json.NewEncoder(w).Encode(v) // the client may have gone
 }
 
 // statusOf are the HTTP status codes of the kinds of failures, for programs that look at nothing else.

@@ -85,7 +85,7 @@ func TestForwardBacksOff(t *testing.T) {
 	if f.State != api.ForwardFailed || f.Error == "" || f.Stats.Failed != tries {
 		t.Errorf("the forward: %+v", f)
 	}
-	// A command asks at once all the same.
+	// Even so, a command asks at once.
 	before := calls.Load()
 	err := d.Open(t.Context(), api.OpenRequest{Scope: r.Scope, Detached: true, Forwards: []api.ForwardRequest{{Target: "db.test:2", Listen: ":"}}},
 		func(api.Event) {})

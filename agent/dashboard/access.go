@@ -29,7 +29,7 @@ const (
 type access struct {
 	mu       sync.Mutex
 	tokens   []*token   // the oldest first
-	sessions []*session // likewise
+	sessions []*session // the oldest first
 }
 
 // secret is a random 256-bit value as it is kept: as its hash.

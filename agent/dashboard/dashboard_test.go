@@ -178,7 +178,7 @@ func TestRefused(t *testing.T) {
 				t.Errorf("headers %v", resp.Header)
 			}
 			if !hasForward(f.State(), "orders") || len(f.requests) > 0 {
-				t.Fatal("it was done all the same")
+				t.Fatal("it was done even so")
 			}
 		})
 	}

@@ -53,7 +53,7 @@ func (s *Server) handler() http.Handler {
 				return
 			}
 			w.Header().Set("Content-Type", f.mediaType)
-			_, _ = w.Write(data) // who asked may have gone
+			_, _ = w.Write(data) // the client may have gone
 		})
 	}
 	mux.HandleFunc("POST /api/login", s.login)
@@ -191,5 +191,5 @@ func refuse(w http.ResponseWriter, code int, message string) {
 func answer(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)
-	_ = json.NewEncoder(w).Encode(v) // who asked may have gone
+	_ = json.NewEncoder(w).Encode(v) // the client may have gone
 }

@@ -14,7 +14,7 @@ type Deadline struct {
 }
 
 // Set moves the deadline; the zero time means none. When it passes, wake is called, without the lock. It may also be called
-// for a deadline that has been moved meanwhile: who is woken looks at Passed.
+// for a deadline that has been moved meanwhile: a woken waiter looks at Passed.
 func (d *Deadline) Set(t time.Time, wake func()) {
 	if d.timer != nil {
 		d.timer.Stop() // a wake-up that is already on its way does no harm

@@ -66,7 +66,7 @@ func newConnID() (connID, error) {
 
 func (id connID) String() string { return hex.EncodeToString(id[:]) }
 
-// secret is a connection's key. Who has it may add subflows.
+// secret is a connection's key. Its holder may add subflows.
 type secret [32]byte
 
 // deriveKey makes a connection's key from what NEW exchanged.

@@ -62,7 +62,7 @@ type pending struct {
 // sees a request, the node's direction reads from it.
 //
 // A connection on which that cannot be known any more is lost: its CLUSTER replies stay as they are, until a RESET
-// makes it like a new one. Redirections name themselves and are rewritten all the same.
+// makes it like a new one. Even so, redirections are rewritten: they name themselves.
 type tracker struct {
 	parser requestParser // of the client's direction alone
 
