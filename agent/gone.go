@@ -87,26 +87,42 @@ func unlessReplaced(ctx context.Context, err error) error {
 	return err
 }
 
-// find returns the bastion to connect to. It starts one only if the link's use is worth it; else the latest bastion must do, and
-// the error says that this has gone.
+// find returns the bastion to connect to. It starts one only if the link's use is worth it.
 func (c *taskConnector) find(ctx context.Context) (bastions.Spec, *bastions.Bastion, error) {
-	x, use := c.access, tunnel.UseOf(ctx)
-	if x != nil && use != tunnel.Wanted {
-		err := x.checkGone(ctx)
-		replaced, leaving := tunnel.Replacing(ctx)
-		if leaving && err == nil && use == tunnel.Unused {
-			err = newGone(x.bastion, byItself, errors.New("the task is about to end: it is at the end of its maximum life"))
-		}
-		if gone := unlessReplaced(ctx, err); tunnel.IsGone(gone) {
-			return x.spec, nil, gone
-		}
-		// One that drains and still runs is to be asked about again: if it stopped just now, nobody has said why, and ensure would
-		// start another.
-		if use == tunnel.Unused || leaving && err == nil && replaced == describe(&x.bastion) {
-			b := x.bastion
-			return x.spec, &b, nil
+	if x := c.access; x != nil && tunnel.UseOf(ctx) != tunnel.Wanted {
+		b, err := x.findAgain(ctx)
+		if err == nil || !replaceable(err) {
+			return x.spec, b, err
 		}
 	}
 	spec, b, _, err := c.agent.ensure(ctx)
 	return spec, b, err
 }
+
+// findAgain returns the bastion for a link that nobody waits for. The error is a *goneError if there is none: marked with
+// tunnel.Gone, unless the link's use is worth another.
+func (x *access) findAgain(ctx context.Context) (*bastions.Bastion, error) {
+	err := x.checkGone(ctx)
+	if _, leaving := tunnel.Replacing(ctx); leaving && err == nil && tunnel.UseOf(ctx) == tunnel.Unused {
+		err = newGone(x.bastion, byItself, errors.New("the task is about to end: it is at the end of its maximum life"))
+	}
+	if err != nil {
+		return nil, unlessReplaced(ctx, err)
+	}
+	if tunnel.UseOf(ctx) == tunnel.Unused {
+		b := x.bastion
+		return &b, nil
+	}
+	// The user may have another one by now. None is started before ECS has said why this one ended: it may do so just now.
+	b, err := x.agent.manager.Await(ctx, x.spec, x.agent.reportEvent)
+	if fail.KindOf(err) != fail.NoTarget {
+		return b, err
+	}
+	if err := x.checkGone(ctx); err != nil {
+		return nil, unlessReplaced(ctx, err)
+	}
+	return nil, &transientError{err}
+}
+
+// replaceable reports whether err says that the bastion has gone and that the link is worth another.
+func replaceable(err error) bool { return isGone(err) && !tunnel.IsGone(err) }

@@ -1,10 +1,13 @@
 package agent
 
 import (
+	"context"
 	"errors"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/bastion-ssm/bastion/bastions"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -46,5 +49,60 @@ func TestEndOfBastion(t *testing.T) {
 	}
 	if err := unlessReplaced(tunnel.WithUse(t.Context(), tunnel.Unused), errors.New("no network")); tunnel.IsGone(err) {
 		t.Error("a bastion that may stand is taken for gone")
+	}
+}
+
+// endingTask is an ECS that knows one task, which runs when it is looked at first and has ended when tasks are listed.
+type endingTask struct {
+	bastions.ECSAPI // RunTask is not to be called
+
+	task  ecstypes.Task
+	ended func(*ecstypes.Task) // how it has; nil: it has not, and is only missing from the list
+	lists int
+}
+
+func (f *endingTask) DescribeTasks(context.Context, *ecs.DescribeTasksInput, ...func(*ecs.Options)) (*ecs.DescribeTasksOutput, error) {
+	return &ecs.DescribeTasksOutput{Tasks: []ecstypes.Task{f.task}}, nil
+}
+
+func (f *endingTask) ListTasks(context.Context, *ecs.ListTasksInput, ...func(*ecs.Options)) (*ecs.ListTasksOutput, error) {
+	if f.lists++; f.lists == 1 && f.ended != nil {
+		f.task.LastStatus = aws.String("STOPPED")
+		f.ended(&f.task)
+	}
+	return &ecs.ListTasksOutput{}, nil
+}
+
+// A bastion may end between the question whether it still runs and the list of tasks. Why it did decides whether a cut connection
+// is worth another one, as if it had ended before.
+func TestBastionEndsMeanwhile(t *testing.T) {
+	for name, tt := range map[string]struct {
+		ended    func(*ecstypes.Task)
+		gone     bool // the link gives up
+		replaced bool // another bastion may be started
+	}{
+		"maximum life": {func(task *ecstypes.Task) {
+			task.StopCode = ecstypes.TaskStopCodeEssentialContainerExited
+			task.Containers[0].ExitCode = aws.Int32(0)
+		}, true, false},
+		"bastion down": {func(task *ecstypes.Task) {
+			task.StopCode, task.StoppedReason = ecstypes.TaskStopCodeUserInitiated, aws.String(downReason)
+		}, true, false},
+		"crash": {func(task *ecstypes.Task) {
+			task.StopCode = ecstypes.TaskStopCodeEssentialContainerExited
+			task.Containers[0].ExitCode = aws.Int32(137)
+		}, false, true},
+		"not at all": {nil, false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var ending endingTask
+			x := accessToTask(t, func(task *ecstypes.Task) { ending.task = *task })
+			ending.ended = tt.ended
+			x.agent.manager = bastions.New(bastions.Config{ECS: &ending})
+			b, err := x.findAgain(tunnel.WithUse(t.Context(), tunnel.Interrupted))
+			if b != nil || tunnel.IsGone(err) != tt.gone || replaceable(err) != tt.replaced || isTransient(err) == (tt.gone || tt.replaced) {
+				t.Errorf("%+v, %v; want gone %t, replaced %t", b, err, tt.gone, tt.replaced)
+			}
+		})
 	}
 }

@@ -523,9 +523,11 @@ func (a *Agent) ensure(ctx context.Context) (spec bastions.Spec, b *bastions.Bas
 	if spec, err = a.spec(ctx); err != nil {
 		return spec, nil, false, err
 	}
-	b, started, err = a.manager.Ensure(ctx, spec, func(e bastions.Event) { a.progress(describeEvent(e)) })
+	b, started, err = a.manager.Ensure(ctx, spec, a.reportEvent)
 	return spec, b, started, err
 }
+
+func (a *Agent) reportEvent(e bastions.Event) { a.progress(describeEvent(e)) }
 
 // StepStarting begins the step in which AWS is asked for a new task. Whoever gives up after that leaves one behind.
 const StepStarting = "starting a bastion"

@@ -52,6 +52,21 @@ const (
 // stays, also when ctx is canceled, for the next call to use or for Stop. A task that stops while it starts is a
 // fail.Start with ECS's reason.
 func (m *Manager) Ensure(ctx context.Context, spec Spec, report func(Event)) (*Bastion, bool, error) {
+	return m.ensure(ctx, spec, report, m.start)
+}
+
+// Await returns the owner's bastion as Ensure does, but starts none: without a task it fails with fail.NoTarget.
+func (m *Manager) Await(ctx context.Context, spec Spec, report func(Event)) (*Bastion, error) {
+	b, _, err := m.ensure(ctx, spec, report, func(context.Context, Spec, *waiter) (Bastion, bool, error) {
+		return Bastion{}, false, fail.New(fail.NoTarget, "find a bastion in cluster "+spec.cluster(), errNoTask, "bastion up starts another")
+	})
+	return b, err
+}
+
+// ensure is Ensure with start for what starts a task where the owner has none.
+func (m *Manager) ensure(ctx context.Context, spec Spec, report func(Event),
+	start func(context.Context, Spec, *waiter) (Bastion, bool, error),
+) (*Bastion, bool, error) {
 	w := &waiter{m: m, spec: spec, report: report, begin: time.Now()}
 	ctx, cancel := context.WithTimeout(ctx, spec.startTimeout())
 	defer cancel()
@@ -70,7 +85,7 @@ func (m *Manager) Ensure(ctx context.Context, spec Spec, report func(Event)) (*B
 		started := false
 		if len(usable) > 0 {
 			b = usable[0]
-		} else if b, started, err = m.start(ctx, spec, w); err != nil {
+		} else if b, started, err = start(ctx, spec, w); err != nil {
 			return nil, false, err
 		}
 		b, err = w.wait(ctx, b, started)
@@ -180,7 +195,8 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 		"wait ten minutes, then try again")
 }
 
-// lastEnded returns the latest of b, which has ended, and the owner's other tasks that have. What ECS does not list is left out.
+// lastEnded returns the latest of b, which has ended, and the owner's other tasks that have. What ECS does not list is left out: by
+// its reference no other filter goes with startedBy, and an ECS that keeps to it costs further client tokens.
 func (m *Manager) lastEnded(ctx context.Context, spec Spec, b Bastion) Bastion {
 	op := "find ended bastions in cluster " + spec.cluster()
 	arns, err := m.listARNs(ctx, op, &ecs.ListTasksInput{

@@ -191,6 +191,36 @@ func TestEnsureFoundStops(t *testing.T) {
 	})
 }
 
+// TestAwait: a task that is there is waited for; none is started, also where the one that was found ends.
+func TestAwait(t *testing.T) {
+	for name, tt := range map[string]struct {
+		course func(*fakeTask) // nil: there is no task
+		found  bool
+	}{
+		"none":     {},
+		"starting": {becomesReady, true},
+		"ending": {func(t *fakeTask) {
+			t.then(time.Second, status("PENDING")).then(3*time.Second, stops(types.TaskStopCodeEssentialContainerExited, "idle"))
+		}, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				f := &fakeECS{}
+				if tt.course != nil {
+					f.mine(0, tt.course)
+				}
+				b, err := New(Config{ECS: f}).Await(t.Context(), testSpec(), nil)
+				if tt.found != (err == nil) || tt.found != (b != nil) || err != nil && fail.KindOf(err) != fail.NoTarget {
+					t.Errorf("Await = %+v, %v", b, err)
+				}
+				if n := f.count("RunTask"); n != 0 {
+					t.Errorf("%d RunTask calls", n)
+				}
+			})
+		})
+	}
+}
+
 // TestEnsurePassesOver: unusable tasks of the owner are reported, and another is started beside them.
 func TestEnsurePassesOver(t *testing.T) {
 	for name, tt := range map[string]struct {
