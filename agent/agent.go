@@ -1,522 +1,388 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
-	"net"
+	"maps"
+	"os"
+	"slices"
 	"sync"
-	"sync/atomic"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/aws/arn"
-	"github.com/aws/aws-sdk-go-v2/service/ec2"
-	"github.com/aws/aws-sdk-go-v2/service/ec2instanceconnect"
-	"github.com/aws/aws-sdk-go-v2/service/ecs"
-	"github.com/aws/aws-sdk-go-v2/service/elasticache"
-	"github.com/aws/aws-sdk-go-v2/service/kms"
-	"github.com/aws/aws-sdk-go-v2/service/rds"
-	"github.com/aws/aws-sdk-go-v2/service/ssm"
-	"github.com/aws/aws-sdk-go-v2/service/sts"
-
-	"github.com/bastion-ssm/bastion/bastions"
-	"github.com/bastion-ssm/bastion/internal/config"
-	"github.com/bastion-ssm/bastion/internal/dirs"
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/internal/fargate"
+	"github.com/bastion-ssm/bastion/internal/private"
 	"github.com/bastion-ssm/bastion/internal/report"
-	"github.com/bastion-ssm/bastion/sessions"
-	"github.com/bastion-ssm/bastion/targets"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// Settings are all settings of an Agent; package config reads and documents them.
-type Settings = config.Settings
+// Config is the configuration of an Agent.
+type Config struct {
+	Version  string        // of the program
+	Socket   string        // its place
+	StateDir string        // where the detached forwards are written down
+	LogFile  string        // where Logger writes, for those who ask; may be empty
+	Idle     time.Duration // after which an unused link is closed, and an Agent without anything left to do ends
+	Stay     bool          // do not end by itself: a service manager would start it again
+	Logger   *slog.Logger  // nil: no log
 
-// Options are what an Agent needs besides its Settings.
-type Options struct {
-	Version  string            // of the program, for the task's tags
-	Command  string            // what the program does, for those who look at its links
-	Logger   *slog.Logger      // nil: no log
-	Progress func(step string) // says what is waited for; nil: nobody asks. It must not block.
-	// Path is told when a connection has lost every path, and when it has found one; nil: nobody asks. It must not block.
-	Path func(report.Path)
+	MetricsListen string // loopback address of the metrics besides the socket; may be empty
+	MetricsToken  string // file with the token that they take there
 
-	// Env are the variables that count, in place of the process's own: AWS_* and SSH_AUTH_SOCK. nil: the process's.
-	Env *Env
-	MFA *MFA // asks for codes; nil: there is nobody to ask
-	// Hosted says that the process has more Agents than this one and shows their links itself.
-	Hosted bool
+	Ready func() // is called once the socket is served; nil: nobody waits
+
+	// Private makes the Agent the agent of one command. Then only Version and Logger count. nil: it is the user's agent, for Run.
+	Private *Private
 }
 
-// Agent is one user's access to one AWS account and region. Close it at the end.
+// maxAudit is how many of the latest connections are remembered.
+const maxAudit = 500
+
+// Agent is the agent. Make one with New. The user's agent, a process of its own, is one that runs: Run adds the socket, the lock, the
+// file of the detached forwards and the timer. A private one needs none of these.
 type Agent struct {
-	settings Settings
-	region   string
-	log      *slog.Logger
-	progress func(string)
-	options  Options
+	cfg     Config
+	log     *slog.Logger
+	started time.Time
+	store   store
+	writer  writer
 
-	credentials aws.CredentialsProvider
-	clock       *clock
-
-	manager  *bastions.Manager
-	sessions *sessions.Client
-	resolver *targets.Resolver
-
-	instanceConnect *ec2instanceconnect.Client
-
-	hostKeys  *hostKeys // nil: none are remembered
-	documents documents
-	account   atomic.Value // string: that of the owner, once it is known
-
-	whoami func(context.Context) (bastions.Owner, error)
-
-	ctx    context.Context // of the tasks; ends at Close
+	ctx    context.Context // ends when the Agent is to end
 	cancel context.CancelFunc
-	tasks  sync.WaitGroup // what goes on behind the caller's back: Close waits for it
+	tasks  sync.WaitGroup
+	page   page
+	dials  dials
 
-	bonds bonds
-	live  live
+	mu          sync.Mutex
+	revision    uint64
+	changed     chan struct{} // closed and replaced at each revision
+	links       map[string]*link
+	registry    forwards.Registry                 // the only home of the forwards' states
+	controllers map[*forwards.Forward]*controller // of those that serve
+	audit       []api.AuditEvent
+	requests    int                // under way
+	used        time.Time          // when there was last something to do
+	owners      map[[32]byte]owned // by the sum of the credentials
+	closing     bool
 }
 
-// New loads the AWS configuration and returns an Agent. It fails where region or credentials are missing; apart from what
-// the credentials need it makes no calls.
-func New(ctx context.Context, s Settings, o Options) (*Agent, error) {
-	cfg, err := loadAWS(ctx, s.Profile, s.Region, o.Env, s.AWSTimeout, o.MFA.options(s.Profile)...)
-	if err != nil {
-		return nil, err
-	}
-	if o.MFA != nil && MFADevice(ctx, s.Profile) != "" {
-		o.MFA.keep(s.Profile, cfg.Credentials)
-	}
-	log := o.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	progress := o.Progress
-	if progress == nil {
-		progress = func(string) {}
-	}
-	// Tasks outlive the calls that begin them, therefore New's context too.
-	tasksCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
-	clk := new(clock)
-	cfg.APIOptions = append(cfg.APIOptions, clk.add)
-	ecsClient := ecs.NewFromConfig(cfg)
-	stsClient := sts.NewFromConfig(cfg)
-	ec2Client := ec2.NewFromConfig(cfg)
-	ssmClient := ssm.NewFromConfig(cfg)
-	kmsClient := kms.NewFromConfig(cfg)
-	rdsClient := rds.NewFromConfig(cfg)
-	cacheClient := elasticache.NewFromConfig(cfg)
-	names := make(map[string]targets.Named, len(s.Targets))
-	for name, t := range s.Targets {
-		names[name] = targets.Named{Target: t.Spec}
+// New returns an Agent.
+func New(cfg Config) *Agent {
+	if cfg.Logger == nil {
+		cfg.Logger = slog.New(slog.DiscardHandler)
 	}
 	a := &Agent{
-		ctx: tasksCtx, cancel: cancel,
-		settings:    s,
-		credentials: cfg.Credentials,
-		clock:       clk,
-		region:      cfg.Region,
-		log:         log,
-		progress:    progress,
-		options:     o,
-		manager: bastions.New(bastions.Config{
-			ECS: ecsClient, EC2: bindEC2(ec2Client), Logger: log, Version: o.Version,
-		}),
-		sessions: sessions.New(sessions.Config{
-			SSM: ssmClient, ECS: ecsClient, KMS: kmsClient,
-			HTTPClient: websocketClient(cfg), Logger: log,
-		}),
-		resolver: &targets.Resolver{
-			RDS: bindRDS(rdsClient), ElastiCache: bindElastiCache(cacheClient), Names: names, Region: cfg.Region,
-		},
-		instanceConnect: ec2instanceconnect.NewFromConfig(cfg),
-		whoami:          once(func(ctx context.Context) (bastions.Owner, error) { return bastions.WhoAmI(ctx, stsClient) }),
+		cfg: cfg, log: cfg.Logger, started: time.Now(), used: time.Now(), changed: make(chan struct{}),
+		store: storeIn(cfg.StateDir),
+		links: make(map[string]*link), controllers: make(map[*forwards.Forward]*controller), owners: make(map[[32]byte]owned),
 	}
-	if s.SessionDocument != documentAuto {
-		a.documents.forced = s.SessionDocument
-	}
-	if dir, err := dirs.Runtime(s.RuntimeDir); err == nil {
-		a.documents.dir = dir
-	}
-	if s.RememberHostKeys {
-		dir, err := dirs.Runtime(s.RuntimeDir)
-		if err == nil {
-			a.hostKeys = &hostKeys{dir: dir}
-		} else {
-			log.Debug("host keys are not remembered", "err", err)
-		}
-	}
-	return a, nil
+	a.writer = writer{write: a.store.save, kept: a.kept, log: a.log}
+	a.ctx, a.cancel = context.WithCancel(context.Background())
+	return a
 }
 
-// Close gives up what still goes on and waits until the sessions are ended. Links must have been closed before.
-func (a *Agent) Close() {
-	a.cancel()
+// Run serves until ctx is done, Shutdown was called, or the Agent has had nothing to do for a while; then it closes everything and
+// waits for it. It fails with ErrRunning where another agent runs.
+func (a *Agent) Run(ctx context.Context) error {
+	defer a.cancel()
+	release, err := lock(a.cfg.Socket + ".lock")
+	if err != nil {
+		return err
+	}
+	defer release()
+	ln, err := private.Listen(a.cfg.Socket)
+	if err != nil {
+		return fail.New(fail.Other, "open the agent's socket", err, "set another runtime_dir (BASTION_RUNTIME_DIR)")
+	}
+	stopMetrics, err := a.serveMetrics(ctx)
+	if err != nil {
+		_ = ln.Close()
+		return err
+	}
+	defer stopMetrics()
+	stop := context.AfterFunc(ctx, a.cancel)
+	defer stop()
+	a.log.Info("the agent serves", "socket", a.cfg.Socket, "pid", os.Getpid(), "version", a.cfg.Version)
+	a.restore()
+	a.tasks.Go(a.retire)
+	if a.cfg.Ready != nil {
+		a.cfg.Ready()
+	}
+	err = a.serve(ln)
+	a.log.Info("the agent ends")
+	return err
+}
+
+// Shutdown makes Run return.
+func (a *Agent) Shutdown() { a.cancel() }
+
+// close ends what there is. Detached forwards stay written down.
+func (a *Agent) close() {
+	a.page.close()
+	a.mu.Lock()
+	a.closing = true
+	links, controllers := a.links, slices.Collect(maps.Values(a.controllers))
+	a.links = nil
+	a.mu.Unlock()
+	a.writer.close()
+	for _, c := range controllers {
+		c.cancel(errShutdown)
+	}
+	for _, c := range controllers {
+		<-c.done
+	}
+	var all sync.WaitGroup
+	for _, l := range links {
+		all.Go(l.close)
+	}
+	all.Wait()
 	a.tasks.Wait()
 }
 
-// once returns f with its first success remembered. Concurrent callers share a call.
-func once[T any](f func(context.Context) (T, error)) func(context.Context) (T, error) {
-	turn := make(chan struct{}, 1)
-	var value T
-	var known bool
-	return func(ctx context.Context) (T, error) {
-		select {
-		case turn <- struct{}{}:
-			defer func() { <-turn }()
-		case <-ctx.Done():
-			var zero T
-			return zero, context.Cause(ctx)
-		}
-		if known {
-			return value, nil
-		}
-		v, err := f(ctx)
-		if err == nil {
-			value, known = v, true
-		}
-		return v, err
-	}
+var errShutdown = errors.New("the agent ends")
+
+// kept returns the records of the forwards that are to come back.
+func (a *Agent) kept() (records []forwards.Record, revision uint64) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.registry.Kept()
 }
 
-// spec says which bastion the settings mean.
-func (a *Agent) spec(ctx context.Context) (bastions.Spec, error) {
-	s := a.settings
-	owner, err := a.whoami(ctx)
-	if err != nil {
-		return bastions.Spec{}, err
+// touch begins a new revision. The caller holds a.mu.
+func (a *Agent) touch() {
+	a.revision++
+	close(a.changed)
+	a.changed = make(chan struct{})
+}
+
+// bump begins a new revision.
+func (a *Agent) bump() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.touch()
+}
+
+// begin counts a request, during which the Agent is not idle and for whose end it waits, until the function that it returns is
+// called. It fails once the Agent is to end.
+func (a *Agent) begin() (end func(), err error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.closing || a.ctx.Err() != nil {
+		return nil, errClosing
 	}
-	if parsed, err := arn.Parse(owner.ARN); err == nil {
-		a.account.Store(parsed.AccountID)
-	}
-	cpu, memory := s.TaskFargate()
-	return bastions.Spec{
-		Size:    fargate.Size{CPU: cpu, Memory: memory},
-		Cluster: s.Cluster, TaskDefinition: s.TaskDefinition, Container: s.Container,
-		Subnets: s.Subnets, SubnetTags: s.SubnetTags,
-		SecurityGroups: s.SecurityGroups, SecurityGroupTags: s.SecurityGroupTags,
-		AssignPublicIP: s.AssignPublicIP, Tags: s.Tags, Owner: owner, StartTimeout: s.StartTimeout,
+	a.requests++
+	a.tasks.Add(1)
+	return func() {
+		a.mu.Lock()
+		defer a.mu.Unlock()
+		a.requests--
+		a.used = time.Now()
+		a.tasks.Done()
 	}, nil
 }
 
-// needsTask refuses a command about tasks where the settings name a plain OpenSSH server.
-func (a *Agent) needsTask(op string) error {
-	if a.settings.Target == "" {
-		return nil
+// retire closes links that nobody uses, and ends the Agent when there is nothing left.
+func (a *Agent) retire() {
+	tick := time.NewTicker(max(min(a.cfg.Idle/4, 30*time.Second), 100*time.Millisecond))
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-a.ctx.Done():
+			return
+		}
+		a.mu.Lock()
+		links := slices.Collect(maps.Values(a.links))
+		a.mu.Unlock()
+		for _, l := range links {
+			l.closeIdle(a.cfg.Idle)
+		}
+		a.reopen()
+		if a.dropLinks() {
+			a.log.Info("nothing is left to do")
+			return
+		}
 	}
-	return fail.New(fail.Usage, op, errors.New("the setting target names a server that is not started or stopped by bastion"),
-		"leave out target to use a bastion task")
 }
 
-func show(b bastions.Bastion) report.Bastion {
-	out := report.Bastion{
-		TaskID: b.TaskID, TaskARN: b.TaskARN, Cluster: b.Cluster, Container: b.Container, Status: b.LastStatus,
-		Exec: b.ExecStatus, Ready: b.ExecRunning, Reason: b.StoppedReason, Size: sizeOf(b),
-		Refused: b.Refused, Outdated: b.Outdated, Unchecked: b.Unchecked,
+// dropLinks closes links that are not connected and have no forwards. If the Agent has had nothing to do for long enough, it is to end then:
+// from the same moment on it takes no request.
+func (a *Agent) dropLinks() (ended bool) {
+	a.mu.Lock()
+	uses := make(map[*link]bool)
+	for _, c := range a.controllers {
+		uses[c.link] = true
 	}
-	if b.RuntimeID != "" {
-		out.Target = b.Target()
+	var drop []*link
+	for key, l := range a.links {
+		if !uses[l] && l.retire() {
+			delete(a.links, key)
+			drop = append(drop, l)
+			a.used = time.Now()
+		}
 	}
-	if !b.CreatedAt.IsZero() {
-		out.Created = &b.CreatedAt
+	if len(drop) > 0 {
+		a.touch()
 	}
-	if !b.StartedAt.IsZero() {
-		out.Started = &b.StartedAt
+	if a.requests > 0 || len(a.links) > 0 || len(a.registry.All()) > 0 {
+		a.used = time.Now()
 	}
+	if ended = !a.cfg.Stay && time.Since(a.used) >= a.cfg.Idle; ended {
+		a.cancel()
+	}
+	a.mu.Unlock()
+	for _, l := range drop {
+		l.close()
+	}
+	return ended
+}
+
+// Info returns what the Agent says of itself.
+func (a *Agent) Info() api.Info {
+	return api.Info{
+		V: api.Version, PID: os.Getpid(), Version: a.cfg.Version, Started: a.started, Socket: a.cfg.Socket, Log: a.cfg.LogFile,
+		Idle: a.cfg.Idle.Seconds(), Ending: a.ctx.Err() != nil,
+	}
+}
+
+// State returns all that there is.
+func (a *Agent) State() api.State {
+	a.mu.Lock()
+	st := api.State{
+		Info: a.Info(), At: time.Now(), Revision: a.revision, Links: []api.Link{}, Forwards: []api.Forward{},
+		Audit: slices.Clone(a.audit),
+	}
+	links := slices.Collect(maps.Values(a.links))
+	for _, f := range a.registry.All() {
+		st.Forwards = append(st.Forwards, a.show(f))
+	}
+	a.mu.Unlock()
+	for _, l := range links {
+		st.Links = append(st.Links, l.show())
+	}
+	slices.SortFunc(st.Links, func(x, y api.Link) int { return cmp.Compare(x.ID, y.ID) })
+	forwards.Sort(st.Forwards)
+	forwards.Refer(st.Forwards)
+	if st.Audit == nil {
+		st.Audit = []api.AuditEvent{}
+	}
+	return st
+}
+
+// show returns what others see of a forward. The caller holds a.mu.
+func (a *Agent) show(f *forwards.Forward) api.Forward {
+	if c := a.controllers[f]; c != nil {
+		return c.show()
+	}
+	return f.Show()
+}
+
+// Wait returns the state once its revision is another than after, or ctx is done.
+func (a *Agent) Wait(ctx context.Context, after uint64) api.State {
+	for {
+		a.mu.Lock()
+		revision, changed := a.revision, a.changed
+		a.mu.Unlock()
+		if revision != after {
+			return a.State()
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return a.State()
+		case <-a.ctx.Done():
+			return a.State()
+		}
+	}
+}
+
+// Bastions asks AWS for the bastions of the links. An Agent that is to end has none.
+func (a *Agent) Bastions(ctx context.Context) []api.Account {
+	end, err := a.begin()
+	if err != nil {
+		return []api.Account{}
+	}
+	defer end()
+	a.mu.Lock()
+	links := slices.Collect(maps.Values(a.links))
+	a.mu.Unlock()
+	out := make([]api.Account, len(links))
+	var all sync.WaitGroup
+	for i, l := range links {
+		all.Go(func() {
+			out[i].Link = l.id
+			st, err := l.access.Status(ctx)
+			if st.Bastions == nil {
+				st.Bastions = []report.Bastion{}
+			}
+			out[i].Status = st
+			if err != nil {
+				out[i].Error = api.NewError(err)
+			}
+		})
+	}
+	all.Wait()
+	slices.SortFunc(out, func(x, y api.Account) int { return cmp.Compare(x.Link, y.Link) })
 	return out
 }
 
-// UpResult is what Up reached.
-type UpResult struct {
-	report.Bastion
-	New     bool   `json:"new"`      // started by this call
-	Version string `json:"version"`  // of bastiond
-	HostKey string `json:"host_key"` // its fingerprint
-}
-
-// Up finds or starts the bastion and waits until bastiond answers in it. With an error only New of the result counts.
-func (a *Agent) Up(ctx context.Context) (UpResult, error) {
-	if err := a.needsTask("start the bastion"); err != nil {
-		return UpResult{}, err
+// Stop ends the forward that ref means, NAME or NAME@LINK, or all if it is "all", forgets them, and returns them.
+func (a *Agent) Stop(ref string) ([]api.Forward, error) {
+	a.mu.Lock()
+	if a.closing {
+		a.mu.Unlock()
+		return nil, errClosing
 	}
-	spec, b, started, err := a.ensure(ctx)
-	if err != nil {
-		return UpResult{New: started}, err
-	}
-	// The grant of a key that is thrown away: it lets nobody in, and its answer shows that bastiond works.
-	x, err := a.newAccess(spec, *b, nil, false)
-	if err != nil {
-		return UpResult{New: started}, err
-	}
-	p := x.latest()
-	if err := p.wait(ctx); err != nil {
-		return UpResult{New: started}, err
-	}
-	shown := show(*b)
-	price(&shown.Size, *b, a.settings)
-	return UpResult{Bastion: shown, New: started, Version: p.reply.Version, HostKey: fingerprint(p.hostKey)}, nil
-}
-
-// DownResult is what Down reached.
-type DownResult struct {
-	Stopped []report.Bastion `json:"stopped"`
-	Left    []report.Bastion `json:"left"` // refused, and not asked for
-}
-
-// Down stops the user's bastions. Those that are refused are left alone unless refused says otherwise.
-func (a *Agent) Down(ctx context.Context, refused bool) (DownResult, error) {
-	out := DownResult{Stopped: []report.Bastion{}, Left: []report.Bastion{}}
-	if err := a.needsTask("stop the bastion"); err != nil {
-		return out, err
-	}
-	a.progress("stopping your bastion")
-	spec, err := a.spec(ctx)
-	if err != nil {
-		return out, err
-	}
-	stopped, left, err := a.manager.Stop(ctx, spec, downReason, refused)
-	for _, b := range stopped {
-		if a.hostKeys != nil {
-			a.hostKeys.forget(b)
+	called, err := a.registry.Called(ref)
+	var stop []*controller
+	out := make([]api.Forward, 0, len(called))
+	for _, f := range called {
+		if c := a.controllers[f]; c != nil {
+			stop = append(stop, c)
+			continue
 		}
-		out.Stopped = append(out.Stopped, show(b))
+		out = append(out, f.Show())
+		a.registry.End(f, errStopped)
+		a.touch()
 	}
-	for _, b := range left {
-		out.Left = append(out.Left, show(b))
-	}
-	return out, err
-}
-
-// Status looks at the user's bastions.
-func (a *Agent) Status(ctx context.Context) (report.Status, error) {
-	owner, err := a.whoami(ctx)
+	a.mu.Unlock()
 	if err != nil {
-		return report.Status{}, err
+		return nil, err
 	}
-	st := report.Status{Owner: owner.ARN, Region: a.region, Bastions: []report.Bastion{}}
-	if a.settings.Target != "" {
-		st.Target = a.settings.Target
-		return st, nil
+	_ = a.writer.save() // it logs a failure
+	for _, c := range stop {
+		c.cancel(errStopped)
 	}
-	st.Cluster = a.settings.Cluster
-	spec, err := a.spec(ctx)
-	if err != nil {
-		return st, err
+	for _, c := range stop {
+		<-c.done
+		a.mu.Lock()
+		out = append(out, c.show())
+		a.mu.Unlock()
 	}
-	all, err := a.manager.List(ctx, spec)
-	for _, b := range all {
-		shown := show(b)
-		price(&shown.Size, b, a.settings)
-		st.Bastions = append(st.Bastions, shown)
-	}
-	return st, err
-}
-
-// Prepare begins what Link will need and does not depend on the destinations. It is an optimisation: its errors come again.
-func (a *Agent) Prepare() {
-	a.tasks.Go(func() { _, _ = a.whoami(a.ctx) })
-}
-
-// Resolve finds the endpoints of specs, all at once, and returns them in order. The error is that of the first that fails.
-func (a *Agent) Resolve(ctx context.Context, specs []targets.Spec) ([]targets.Endpoint, error) {
-	out := make([]targets.Endpoint, len(specs))
-	errs := make([]error, len(specs))
-	var wg sync.WaitGroup
-	for i, spec := range specs {
-		wg.Go(func() { out[i], errs[i] = a.resolver.Resolve(ctx, spec) })
-	}
-	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
-	}
+	forwards.Sort(out)
 	return out, nil
 }
 
-// Targets returns the databases and caches of the region.
-func (a *Agent) Targets(ctx context.Context) ([]targets.Endpoint, error) { return a.resolver.All(ctx) }
+var errStopped = errors.New("stopped by bastion stop")
 
-// Link returns a link to the bastion, not yet started, whose grants are narrowed to permit (empty: all that the bastion
-// allows). report, which may be nil, is told of each change of its state; it must not block. The link must be closed.
-//
-// To bastiond it is one SSH connection, over a bond of sessions. An OpenSSH server knows no bond: there it is one SSH
-// connection for each session.
-func (a *Agent) Link(permit []string, report func(tunnel.State)) (*Link, error) {
-	c, err := a.connector(permit)
+// recorded notes a connection that has ended or could not be opened.
+func (a *Agent) recorded(forward string, c tunnel.ConnSnapshot, err error) {
+	e := api.AuditEvent{
+		At: time.Now(), Forward: forward, Client: c.Client, Target: c.Dest, Duration: time.Since(c.Since).Seconds(), Up: c.Up, Down: c.Down,
+	}
 	if err != nil {
-		return nil, err
+		e.Error = err.Error()
 	}
-	most := 1
-	if a.settings.Target != "" {
-		most = a.settings.Sessions
+	a.log.Info("connection", "forward", forward, "client", c.Client, "target", c.Dest, "seconds", e.Duration, "up", c.Up,
+		"down", c.Down, "err", err)
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.audit) >= maxAudit {
+		a.audit = slices.Delete(a.audit, 0, len(a.audit)-maxAudit+1)
 	}
-	answers := new(lastFailure)
-	l := &Link{agent: a, answers: answers, Pool: tunnel.NewPool(tunnel.PoolConfig{
-		Max: most, Logger: a.log, OnState: report,
-		New: func(onState func(tunnel.State)) *tunnel.Link { return a.newLink(c, answers, onState) },
-	})}
-	l.hide = a.showLive(l)
-	return l, nil
+	a.audit = append(a.audit, e)
+	a.touch()
 }
-
-// leastDialTimeout is how long a bastion gets, at least, to reach a destination.
-const leastDialTimeout = 30 * time.Second
-
-// newLink makes one SSH connection of a Link. answers gets what AWS answers while it connects.
-func (a *Agent) newLink(c connector, answers *lastFailure, report func(tunnel.State)) *tunnel.Link {
-	s := a.settings
-	g := &giveUp{connector: c, answers: answers, after: s.ReconnectTimeout}
-	l := tunnel.NewLink(g, tunnel.LinkConfig{
-		Logger:         a.log,
-		Keepalive:      tunnel.Keepalive{Interval: s.Keepalive},
-		ConnectTimeout: s.ConnectTimeout,
-		BackoffMin:     s.ReconnectMin,
-		BackoffMax:     s.ReconnectMax,
-		HoldMax:        orNone(s.HoldMax),
-		HoldTimeout:    s.HoldTimeout,
-		DialTimeout:    max(leastDialTimeout, s.HoldTimeout), // a bond without a path holds dials too
-		OnState: func(st tunnel.State) {
-			g.onState(st)
-			c.onState(st)
-			report(st)
-		},
-	})
-	if s.Target == "" {
-		a.tasks.Go(func() { a.watchHealth(l) })
-	}
-	return l
-}
-
-// orNone turns a bound of 0 into what tunnel takes for none at all.
-func orNone(n int) int {
-	if n == 0 {
-		return -1
-	}
-	return n
-}
-
-// connector is a tunnel.Connector that learns what became of its transports.
-type connector interface {
-	tunnel.Connector
-	onState(tunnel.State)
-	// open brings the transport with what other SSH clients need to use it.
-	open(ctx context.Context) (*opened, error)
-}
-
-func (a *Agent) connector(permit []string) (connector, error) {
-	if a.settings.Target != "" {
-		return newServerConnector(a)
-	}
-	return &taskConnector{agent: a, permit: permit}, nil
-}
-
-// giveUp bounds the time that a link may be down: the Link itself would try for ever.
-type giveUp struct {
-	connector connector
-	answers   *lastFailure
-	after     time.Duration
-
-	mu     sync.Mutex
-	everUp bool
-	lost   time.Time // zero while up
-	last   error     // of the attempts since then, the latest failure that says more than that the time was over
-}
-
-func (g *giveUp) onState(st tunnel.State) {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	switch st.Phase {
-	case tunnel.Up:
-		g.everUp, g.lost, g.last = true, time.Time{}, nil
-	case tunnel.Idle:
-		g.lost, g.last = time.Time{}, nil // nobody waits
-	default:
-		if g.lost.IsZero() {
-			g.lost = time.Now()
-		}
-	}
-}
-
-// Connect connects within what is left of the time. Before the first success every failure that the connector's own waiting
-// has not mended is final.
-func (g *giveUp) Connect(ctx context.Context) (*tunnel.Transport, error) {
-	ctx = g.answers.watch(ctx)
-	defer g.answers.set(nil) // from here on the link's state says why
-	g.mu.Lock()
-	everUp, lost := g.everUp, g.lost
-	g.mu.Unlock()
-	if !everUp || lost.IsZero() {
-		t, err := g.connector.Connect(ctx)
-		if err != nil && !everUp && ctx.Err() == nil && !isTransient(err) {
-			err = tunnel.Permanent(err)
-		}
-		return t, err
-	}
-	deadline := lost.Add(g.after)
-	var api lastFailure
-	connectCtx, cancel := context.WithDeadline(api.watch(ctx), deadline)
-	defer cancel()
-	t, err := g.connector.Connect(connectCtx)
-	if err == nil || ctx.Err() != nil || tunnel.IsGone(err) {
-		return t, err
-	}
-	err = g.reason(err, api.get())
-	if time.Now().Before(deadline) {
-		return nil, err
-	}
-	next := fail.NextOf(err)
-	if next == "" {
-		next = "when that is mended start again, or allow more time with --reconnect-timeout"
-	}
-	return nil, tunnel.Permanent(fail.New(fail.Lost, "",
-		fmt.Errorf("the link was lost and could not be restored within %s: %w", g.after, err), next))
-}
-
-// reason returns err, the failure of an attempt. If that only says that the time was over, it returns what AWS answered last,
-// api, or else the failure of an earlier attempt.
-func (g *giveUp) reason(err, api error) error {
-	g.mu.Lock()
-	defer g.mu.Unlock()
-	switch {
-	case !errors.Is(err, context.DeadlineExceeded) || api == nil && g.last == nil:
-		g.last = err
-	case api != nil:
-		g.last = api
-	}
-	return g.last
-}
-
-// isTransient reports whether a first attempt to connect may be followed by another.
-func isTransient(err error) bool {
-	var t *transientError
-	return errors.As(err, &t)
-}
-
-// transientError marks an error that a further attempt may mend.
-type transientError struct{ error }
-
-func (e *transientError) Unwrap() error { return e.error }
-
-// Destination returns the permit pattern of one endpoint.
-func Destination(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }
-
-// Owner returns the ARN of the identity that the AWS credentials are of.
-func (a *Agent) Owner(ctx context.Context) (string, error) {
-	owner, err := a.whoami(ctx)
-	return owner.ARN, err
-}
-
-// Account returns the AWS account; "" until a bastion was looked for.
-func (a *Agent) Account() string {
-	account, _ := a.account.Load().(string)
-	return account
-}
-
-// Region returns the AWS region.
-func (a *Agent) Region() string { return a.region }

@@ -2,773 +2,455 @@ package agent
 
 import (
 	"context"
-	"crypto/ed25519"
-	"crypto/rand"
-	"encoding/pem"
 	"errors"
-	"fmt"
-	"io"
-	"io/fs"
-	"log/slog"
+	"maps"
 	"net"
 	"os"
 	"path/filepath"
-	"runtime"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	"github.com/aws/smithy-go"
+	"github.com/google/go-cmp/cmp"
 	"go.uber.org/goleak"
-	"golang.org/x/crypto/ssh"
-	sshagent "golang.org/x/crypto/ssh/agent"
 
-	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/forwards"
+	"github.com/bastion-ssm/bastion/internal/awssdk"
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/keys"
-	"github.com/bastion-ssm/bastion/sessions"
+	"github.com/bastion-ssm/bastion/targets"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-func TestMain(m *testing.M) {
-	if os.Getenv(envObserve) != "" {
-		printObserved()
-		return
-	}
-	home, err := os.MkdirTemp("", "agent")
-	if err != nil {
-		panic(err)
-	}
-	// Nothing is asked of AWS, of the network or of a real profile: what is not on loopback meets a proxy that is not there.
-	for name, value := range map[string]string{
-		"HOME": home, "HTTP_PROXY": "http://127.0.0.1:1", "HTTPS_PROXY": "http://127.0.0.1:1", "NO_PROXY": "",
-	} {
-		_ = os.Setenv(name, value)
-	}
-	if err := ForgetEnv(); err != nil {
-		panic(err)
-	}
-	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
-		_ = os.RemoveAll(home)
-		os.Exit(code)
-	}))
-}
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// testAgent returns an Agent that knows no AWS.
-func testAgent(t *testing.T, s Settings) *Agent {
-	a := &Agent{settings: s, clock: new(clock), log: slog.New(slog.DiscardHandler), progress: func(string) {}}
-	a.ctx, a.cancel = context.WithCancel(context.Background())
-	t.Cleanup(a.Close)
-	return a
-}
-
-func newKey(t *testing.T) (ssh.Signer, string) {
+// newAgent returns an Agent with a short socket path.
+func newAgent(t *testing.T, idle time.Duration) (*Agent, Config) {
 	t.Helper()
-	_, private, err := ed25519.GenerateKey(rand.Reader)
+	dir, err := os.MkdirTemp("", "d")
 	if err != nil {
 		t.Fatal(err)
 	}
-	signer, err := ssh.NewSignerFromSigner(private)
-	if err != nil {
+	t.Cleanup(func() { _ = os.RemoveAll(dir) })
+	cfg := Config{Version: "test", Socket: filepath.Join(dir, "control.sock"), StateDir: dir, Idle: idle}
+	return New(cfg), cfg
+}
+
+// Only one Agent serves a socket; another one can when it has ended, whatever was left there.
+func TestRunAlone(t *testing.T) {
+	a, cfg := newAgent(t, time.Minute)
+	if err := os.WriteFile(cfg.Socket, []byte("stale"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	block, err := ssh.MarshalPrivateKey(private, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return signer, string(pem.EncodeToMemory(block))
-}
-
-// answered is a grant that the bastion has accepted until then, or refused.
-func answered(until time.Time, err error) *push {
-	p := &push{done: make(chan struct{}), until: until, err: err}
-	close(p.done)
-	return p
-}
-
-func TestKeepGranted(t *testing.T) {
-	const lifetime = time.Hour
-	type answer struct {
-		after time.Duration // of the start: when the renewal must come
-		until time.Duration // of the start: what the bastion grants
-		err   error
-	}
-	denied := errors.New("signed out")
-	for _, tt := range []struct {
-		name    string
-		answers []answer
-		ended   time.Duration // of the start: when the session ends; 0: never
-		last    time.Duration // the grant that counts at the end
-	}{
-		{name: "renewed before its end", answers: []answer{
-			{after: 45 * time.Minute, until: 105 * time.Minute},
-			{after: 90 * time.Minute, until: 150 * time.Minute},
-		}, ended: 100 * time.Minute, last: 150 * time.Minute},
-		{name: "session ends first", ended: 30 * time.Minute, last: time.Hour},
-		{name: "bastion's life ends", answers: []answer{
-			{after: 45 * time.Minute, until: 80 * time.Minute},
-			{after: 65 * time.Minute, until: 80 * time.Minute},
-		}, last: 80 * time.Minute},
-		{name: "tried again", answers: []answer{
-			{after: 45 * time.Minute, err: denied},
-			{after: 46*time.Minute + 30*time.Second, until: 106 * time.Minute},
-		}, ended: 50 * time.Minute, last: 106 * time.Minute},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				a := testAgent(t, Settings{GrantLifetime: lifetime})
-				began := time.Now()
-				x := &access{agent: a, push: answered(began.Add(lifetime), nil)}
-				ended := make(chan struct{})
-				if tt.ended > 0 {
-					time.AfterFunc(tt.ended, func() { close(ended) })
-				}
-				n := 0
-				x.keepGranted(ended, func() (*push, error) {
-					if n == len(tt.answers) {
-						t.Fatalf("a renewal after %v", time.Since(began))
-					}
-					next := tt.answers[n]
-					n++
-					if got := time.Since(began); got != next.after {
-						t.Errorf("renewal %d after %v, want %v", n, got, next.after)
-					}
-					return answered(began.Add(next.until), next.err), nil
-				})
-				if n != len(tt.answers) {
-					t.Errorf("%d renewals, want %d", n, len(tt.answers))
-				}
-				if got := x.until().Sub(began); got != tt.last {
-					t.Errorf("granted until %v, want %v", got, tt.last)
-				}
-			})
-		})
-	}
-}
-
-// What passes by itself is waited for, and a target that is not connected is looked at now and then: it may have stopped.
-func TestPatience(t *testing.T) {
-	api := func(op, code, message string) error {
-		return fail.AWS(fail.Start, "do it", "x:Y", &smithy.OperationError{
-			ServiceID: "X", OperationName: op, Err: &smithy.GenericAPIError{Code: code, Message: message},
-		})
-	}
-	notRunning := api("ExecuteCommand", "InvalidParameterException", "... or the execute command agent isn’t running. Wait and try again")
-	refused := &net.OpError{Op: "dial", Err: errors.New("connection refused")}
-	for _, tt := range []struct {
-		err  error
-		want bool
-	}{
-		{notRunning, true},
-		{api("ExecuteCommand", "InvalidParameterException", "Command cannot be empty."), false},
-		{api("StartSession", "TargetNotConnected", "x is not connected."), true},
-		{api("StartSession", "ThrottlingException", "Rate exceeded"), true},
-		{api("StartSession", "InternalServerError", ""), true},
-		{api("ExecuteCommand", "ClientException", "the maximum session limit of 2 has been reached."), true},
-		{fmt.Errorf("open: %w", &sessions.ClosedError{Output: "CommandBufferFull"}), true},
-		{fmt.Errorf("open: %w", &sessions.ClosedError{Output: "no such command"}), false},
-		{fmt.Errorf("open: %w within 8s", sessions.ErrUnanswered), true},
-		{fmt.Errorf("open: %w in 3 sessions", sessions.ErrSilent), false},
-		{api("StartSession", "AccessDeniedException", ""), false},
-		{api("StartSession", "ExpiredTokenException", ""), false},
-		{errors.New("odd"), false},
-		{refused, true},
-	} {
-		var p patience
-		if again, gone := p.passes(t.Context(), tt.err); again != tt.want || gone != nil {
-			t.Errorf("%v: again %v, gone %v", tt.err, again, gone)
+	run := func(a *Agent) (ended chan error) {
+		ready := make(chan struct{})
+		a.cfg.Ready = func() { close(ready) }
+		ended = make(chan error, 1)
+		go func() { ended <- a.Run(t.Context()) }()
+		select {
+		case <-ready:
+		case err := <-ended:
+			t.Fatalf("the Agent has ended: %v", err)
 		}
+		return ended
 	}
+	ended := run(a)
+	if err := New(cfg).Run(t.Context()); !errors.Is(err, ErrRunning) || fail.NextOf(err) == "" {
+		t.Errorf("a second one: %v", err)
+	}
+	client := api.NewClient(cfg.Socket)
+	info, err := client.Info(t.Context())
+	if err != nil || info.PID != os.Getpid() || info.V != api.Version {
+		t.Errorf("info: %+v, %v", info, err)
+	}
+	if err := client.Shutdown(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if _, err := client.Info(t.Context()); !errors.Is(err, api.ErrNotRunning) {
+		t.Errorf("after its end: %v", err)
+	}
+	if _, err := os.Lstat(cfg.Socket); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("its socket: %v", err)
+	}
+	a = New(cfg)
+	ended = run(a)
+	a.Shutdown()
+	if err := <-ended; err != nil {
+		t.Error(err)
+	}
+	if _, _, err := a.linkFor(t.Context(), api.Scope{Env: map[string]string{
+		"AWS_ACCESS_KEY_ID": "AKIAMADEUPMADEUPMADE", "AWS_SECRET_ACCESS_KEY": "made-up", "AWS_REGION": "eu-test-1",
+		"AWS_ENDPOINT_URL": "http://127.0.0.1:1", "AWS_MAX_ATTEMPTS": "1",
+	}}, nil); err == nil {
+		t.Error("an Agent that has ended makes a link")
+	}
+}
+
+// advance lets time pass in a test's bubble.
+func advance(d time.Duration) { time.Sleep(d) } //nolint:forbidigo // no real time passes
+
+// An Agent that has nothing to do ends after a while, not before.
+func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		began := time.Now()
-		var asked []time.Duration
-		stopped := &goneError{errors.New("the task has stopped"), cutOff}
-		p := patience{stands: func(context.Context) error {
-			if asked = append(asked, time.Since(began)); len(asked) == 3 {
-				return stopped
-			}
-			return nil
-		}}
-		for {
-			again, gone := p.passes(t.Context(), notRunning)
-			if gone != nil {
-				break
-			}
-			if !again || time.Since(began) > time.Minute {
-				t.Fatalf("again %v after %v", again, time.Since(began))
-			}
-			<-time.After(time.Second)
-		}
-		if want := []time.Duration{firstStands, firstStands + goneCheck, firstStands + 2*goneCheck}; !slices.Equal(asked, want) {
-			t.Errorf("asked after %v, want %v", asked, want)
-		}
-	})
-	var p patience
-	tries := 1
-	for again := true; again; tries++ {
-		again, _ = p.passes(t.Context(), refused)
-	}
-	if tries != networkTries+1 {
-		t.Errorf("given up after %d tries", tries-1)
-	}
-}
-
-// A grant that is never renewed again ends the renewing with it.
-func TestKeepGrantedGivesUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		a := testAgent(t, Settings{GrantLifetime: time.Hour})
-		began := time.Now()
-		x := &access{agent: a, push: answered(began.Add(time.Hour), nil)}
-		x.keepGranted(nil, func() (*push, error) { return nil, errors.New("signed out") })
-		if d := time.Since(began); d < time.Hour || d > 62*time.Minute {
-			t.Errorf("gave up after %v", d)
-		}
-	})
-}
-
-// fakeConnector fails with what it has in store.
-type fakeConnector struct{ errs []error }
-
-func (c *fakeConnector) Connect(ctx context.Context) (*tunnel.Transport, error) {
-	if err := ctx.Err(); err != nil {
-		return nil, err
-	}
-	err := c.errs[0]
-	c.errs = c.errs[1:]
-	return nil, err
-}
-func (c *fakeConnector) open(context.Context) (*opened, error) { return nil, nil }
-func (c *fakeConnector) onState(tunnel.State)                  {}
-
-func TestGiveUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		plain := fail.New(fail.Start, "", errors.New("plain"), "do this")
-		c := &fakeConnector{errs: []error{&transientError{plain}, plain, plain, plain}}
-		g := &giveUp{connector: c, answers: new(lastFailure), after: time.Minute}
-		g.onState(tunnel.State{Phase: tunnel.Connecting})
-		if _, err := g.Connect(t.Context()); tunnel.IsPermanent(err) {
-			t.Errorf("a transient first failure is permanent: %v", err)
-		}
-		if _, err := g.Connect(t.Context()); !tunnel.IsPermanent(err) {
-			t.Errorf("a first failure is not permanent: %v", err)
-		}
-		g.onState(tunnel.State{Phase: tunnel.Up})
-		g.onState(tunnel.State{Phase: tunnel.Reconnecting})
-		<-time.After(30 * time.Second)
-		if _, err := g.Connect(t.Context()); tunnel.IsPermanent(err) {
-			t.Errorf("gave up early: %v", err)
-		}
-		<-time.After(30 * time.Second)
-		_, err := g.Connect(t.Context())
-		if !tunnel.IsPermanent(err) || fail.KindOf(err) != fail.Lost {
-			t.Errorf("did not give up: %v", err)
-		}
-		if !errors.Is(err, plain) || fail.NextOf(err) != plain.Next {
-			t.Errorf("gave up without the latest failure: %v", err)
-		}
-		// Nobody waits for an idle link.
-		c.errs = []error{plain}
-		g.onState(tunnel.State{Phase: tunnel.Idle})
-		<-time.After(time.Hour)
-		if _, err := g.Connect(t.Context()); tunnel.IsPermanent(err) {
-			t.Errorf("gave up an idle link: %v", err)
-		}
-	})
-}
-
-func TestOnce(t *testing.T) {
-	calls := 0
-	f := once(func(context.Context) (int, error) {
-		calls++
-		if calls == 1 {
-			return 0, errors.New("not yet")
-		}
-		return 7, nil
-	})
-	if _, err := f(t.Context()); err == nil {
-		t.Error("the failure is lost")
-	}
-	var wg sync.WaitGroup
-	for range 10 {
-		wg.Go(func() {
-			if v, err := f(t.Context()); v != 7 || err != nil {
-				t.Errorf("%d, %v", v, err)
-			}
-		})
-	}
-	wg.Wait()
-	if calls != 2 {
-		t.Errorf("%d calls, want 2: a success is remembered, a failure is not", calls)
-	}
-}
-
-func TestHostKeys(t *testing.T) {
-	h := &hostKeys{dir: t.TempDir()}
-	signer, _ := newKey(t)
-	b := bastions.Bastion{TaskARN: "arn:task/1", RuntimeID: "1-2"}
-	if _, _, ok := h.get(b); ok {
-		t.Error("known before it is")
-	}
-	if err := h.put(b, signer.PublicKey(), keys.Ports{SSH: 2222, Bond: 2223}); err != nil {
-		t.Fatal(err)
-	}
-	key, ports, ok := h.get(b)
-	if !ok || ports != (keys.Ports{SSH: 2222, Bond: 2223}) || !sameKey(key, signer.PublicKey()) {
-		t.Errorf("got %v, %+v, %v", key, ports, ok)
-	}
-	info, err := os.Stat(h.path(b))
-	if err != nil || runtime.GOOS != "windows" && info.Mode().Perm() != 0o600 {
-		t.Errorf("%v, %v", info.Mode(), err)
-	}
-	// Another run of the container has another key; so has another task.
-	for _, other := range []bastions.Bastion{{TaskARN: "arn:task/1", RuntimeID: "1-3"}, {TaskARN: "arn:task/2", RuntimeID: "1-2"}, {TaskARN: "arn:task/1"}} {
-		if _, _, ok := h.get(other); ok {
-			t.Errorf("known for %+v", other)
-		}
-	}
-	data, err := os.ReadFile(h.path(b))
-	if err != nil {
-		t.Fatal(err)
-	}
-	// A file of a program that knew nothing of bonds still counts.
-	if err := os.WriteFile(h.path(b), []byte(strings.Replace(string(data), `,"bond_port":2223`, "", 1)), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, ports, ok := h.get(b); !ok || ports != (keys.Ports{SSH: 2222}) {
-		t.Errorf("of an old file: %+v, %v", ports, ok)
-	}
-	// A file that says something else is not believed.
-	for _, bad := range []string{
-		"", "{}", strings.Replace(string(data), "2222", "0", 1), strings.Replace(string(data), "2222", "70000", 1),
-		strings.Replace(string(data), "2223", "-1", 1), strings.Replace(string(data), "2223", "70000", 1),
-		strings.Replace(string(data), "ssh-ed25519", "ssh-none", 1), strings.Replace(string(data), "task/1", "task/9", 1),
-	} {
-		if err := os.WriteFile(h.path(b), []byte(bad), 0o600); err != nil {
+		a, _ := newAgent(t, time.Minute)
+		end, err := a.begin()
+		if err != nil {
 			t.Fatal(err)
 		}
-		if _, _, ok := h.get(b); ok {
-			t.Errorf("believed %s", bad)
+		a.tasks.Go(a.retire)
+		advance(10 * time.Minute) // a request is under way
+		if a.ctx.Err() != nil {
+			t.Fatal("ended during a request")
 		}
-	}
-	// Files of tasks that must have ended are removed with the next one.
-	old := time.Now().Add(-2 * hostKeyMaxAge)
-	if err := os.Chtimes(h.path(b), old, old); err != nil {
-		t.Fatal(err)
-	}
-	if err := h.put(bastions.Bastion{TaskARN: "arn:task/3", RuntimeID: "1"}, signer.PublicKey(), keys.Ports{SSH: 1}); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := os.Stat(h.path(b)); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the old file: %v", err)
-	}
-	var none *hostKeys
-	if _, _, ok := none.get(b); ok || none.put(b, signer.PublicKey(), keys.Ports{SSH: 1}) != nil {
-		t.Error("nil remembers")
-	}
-}
-
-// A remembered host key that a client does not find at the server is not trusted again, and not found by the next client.
-func TestHostKeyIsForgotten(t *testing.T) {
-	right, _ := newKey(t)
-	wrong, _ := newKey(t)
-	b := bastions.Bastion{TaskARN: "arn:task/1", RuntimeID: "1-2"}
-	for name, tt := range map[string]struct {
-		use   func(*opened, *push) error
-		known bool
-	}{
-		"the key": {func(o *opened, _ *push) error { return o.check("bastion", nil, right.PublicKey()) }, true},
-		"another": {func(o *opened, _ *push) error { return o.check("bastion", nil, wrong.PublicKey()) }, false},
-		"granted": {func(o *opened, p *push) error { close(p.done); return o.granted(t.Context()) }, true},
-		"ended before": {func(o *opened, _ *push) error {
-			ctx, cancel := context.WithCancel(t.Context())
-			cancel()
-			return o.granted(ctx)
-		}, false},
-	} {
-		t.Run(name, func(t *testing.T) {
-			a := testAgent(t, Settings{})
-			a.hostKeys = &hostKeys{dir: t.TempDir()}
-			if err := a.hostKeys.put(b, right.PublicKey(), keys.Ports{SSH: 2222}); err != nil {
-				t.Fatal(err)
-			}
-			o, p := &opened{check: keys.PinnedHostKey(right.PublicKey())}, &push{done: make(chan struct{})}
-			(&access{agent: a, bastion: b}).untrustOnFailure(o, p)
-			if err := tt.use(o, p); (err == nil) != tt.known {
-				t.Errorf("the client: %v", err)
-			}
-			if _, _, known := a.hostKeys.get(b); known != tt.known {
-				t.Errorf("known: %v, want %v", known, tt.known)
-			}
-		})
-	}
-}
-
-func TestOpenSSHPathTooLong(t *testing.T) {
-	_, err := ServeOpenSSH("/"+strings.Repeat("x", 103), 1, false, nil)
-	if fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), "may have 103") || !strings.Contains(fail.NextOf(err), "runtime_dir") {
-		t.Errorf("%v (%s)", err, fail.NextOf(err))
-	}
-}
-
-func TestPinnedServer(t *testing.T) {
-	const target = "i-0123456789abcdef0"
-	signer, _ := newKey(t)
-	other, _ := newKey(t)
-	line := strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey())))
-	file := filepath.Join(t.TempDir(), "known_hosts")
-	if err := os.WriteFile(file, fmt.Appendf(nil, "elsewhere %s\n[%s]:2222 %s\n", line, target, line), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	for _, tt := range []struct {
-		name, setting string
-		port          int
-		wrong         string
-	}{
-		{name: "key", setting: line, port: 22},
-		{name: "key with a comment", setting: line + " web", port: 22},
-		{name: "file", setting: file, port: 2222},
-		{name: "file, other port", setting: file, port: 22, wrong: "has no key of " + target},
-		{name: "no file", setting: file + ".none", port: 22, wrong: "no such file"},
-		{name: "no key", setting: "ssh-ed25519 AAAA", port: 22, wrong: "read ssh_host_key"},
-	} {
-		t.Run(tt.name, func(t *testing.T) {
-			check, pinned, err := pinnedServer(tt.setting, target, tt.port)
-			if tt.wrong != "" {
-				if err == nil || !strings.Contains(err.Error(), tt.wrong) || fail.KindOf(err) != fail.Usage {
-					t.Errorf("got %v", err)
-				}
-				return
-			}
-			if err != nil || len(pinned) != 1 {
-				t.Fatalf("%v, %v", pinned, err)
-			}
-			if err := check("x", &net.TCPAddr{}, signer.PublicKey()); err != nil {
-				t.Errorf("the pinned key: %v", err)
-			}
-			if err := check("x", &net.TCPAddr{}, other.PublicKey()); err == nil {
-				t.Error("another key is accepted")
-			}
-			if got := algorithms(pinned); len(got) != 1 || got[0] != ssh.KeyAlgoED25519 {
-				t.Errorf("algorithms %v", got)
-			}
-		})
-	}
-}
-
-// An SSH agent that does not answer is not waited for longer than the attempt to connect may take.
-func TestSilentAgent(t *testing.T) {
-	dir, err := os.MkdirTemp("", "id") // short enough for a socket
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	ln, err := net.Listen("unix", filepath.Join(dir, "agent"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer ln.Close()
-	t.Setenv("SSH_AUTH_SOCK", ln.Addr().String())
-	ctx, cancel := context.WithCancelCause(t.Context())
-	var server sync.WaitGroup
-	defer server.Wait()
-	server.Go(func() {
-		conn, err := ln.Accept()
-		if err != nil {
-			return
+		end()
+		advance(59 * time.Second)
+		if a.ctx.Err() != nil {
+			t.Fatal("ended too early")
 		}
-		defer conn.Close()
-		_, _ = conn.Read(make([]byte, 1)) // it has been asked
-		cancel(errors.New("enough"))
-		_, _ = io.Copy(io.Discard, conn)
+		advance(32 * time.Second)
+		if a.ctx.Err() == nil {
+			t.Error("still there")
+		}
+		if _, err := a.begin(); err == nil {
+			t.Error("a request begins after the end")
+		}
+		a.tasks.Wait()
 	})
-	if _, err := identity(ctx, "agent", nil); err == nil || !strings.Contains(err.Error(), "enough") {
-		t.Errorf("got %v", err)
+}
+
+// Wait returns at a new revision, at once if there was one already, and at the end of ctx.
+func TestWait(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, _ := newAgent(t, time.Minute)
+		defer a.cancel()
+		a.bump()
+		if st := a.Wait(t.Context(), 0); st.Revision != 1 {
+			t.Errorf("revision %d", st.Revision)
+		}
+		began := time.Now()
+		go func() {
+			advance(time.Second)
+			a.bump()
+		}()
+		if st := a.Wait(t.Context(), 1); st.Revision != 2 || time.Since(began) != time.Second {
+			t.Errorf("revision %d after %s", st.Revision, time.Since(began))
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if st := a.Wait(ctx, 2); st.Revision != 2 || time.Since(began) != time.Minute+time.Second {
+			t.Errorf("revision %d after %s", st.Revision, time.Since(began))
+		}
+	})
+}
+
+// What makes no difference to a link makes no other link.
+func TestEngineKey(t *testing.T) {
+	settings := func(texts map[string]string) config.Settings {
+		s, err := config.FromTexts(texts)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return s
+	}
+	env := map[string]string{"AWS_PROFILE": "dev", "SSH_AUTH_SOCK": "/one"}
+	base := linkKey(settings(nil), env, "")
+	for _, texts := range []map[string]string{
+		{"output": "json"},
+		{"quiet": "true"},
+		{"allow_remote": "true"},
+		{"runtime_dir": "/x"},
+		{"agent_idle": "1h"},
+		{"proxy_domains": "corp"},
+		{"cluster": "bastion"},
+	} {
+		if linkKey(settings(texts), env, "") != base {
+			t.Errorf("%v makes another link", texts)
+		}
+	}
+	other := maps.Clone(env)
+	other["SSH_AUTH_SOCK"] = "/two"
+	if linkKey(settings(nil), other, "") != base {
+		t.Error("another SSH agent makes another link")
+	}
+	for _, texts := range []map[string]string{
+		{"cluster": "other"}, {"profile": "prod"}, {"region": "eu-test-2"}, {"permit": "a:1"}, {"sessions": "2"}, {"task_definition": "other"},
+	} {
+		if linkKey(settings(texts), env, "") == base {
+			t.Errorf("%v makes no other link", texts)
+		}
+	}
+	if linkKey(settings(nil), env, "arn:x") == base || linkKey(settings(nil), map[string]string{"AWS_PROFILE": "prod"}, "") == base {
+		t.Error("another identity has the same link")
 	}
 }
 
-func TestIdentity(t *testing.T) {
-	dir, err := os.MkdirTemp("", "id") // short enough for a socket
-	if err != nil {
-		t.Fatal(err)
+// Credentials that were first seen later are the ones that count, whichever command comes last.
+func TestRenew(t *testing.T) {
+	env := func(key string) *awssdk.Env {
+		return awssdk.NewEnv(map[string]string{"AWS_ACCESS_KEY_ID": key, "AWS_SECRET_ACCESS_KEY": "made-up"})
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	signer, private := newKey(t)
-	file := filepath.Join(dir, "key")
-	if err := os.WriteFile(file, []byte(private), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	check := func(name, setting string) {
-		t.Helper()
-		signers, err := identity(t.Context(), setting, nil)
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			return
-		}
-		got, err := signers()
-		if err != nil || len(got) != 1 {
-			t.Errorf("%s: %d signers, %v", name, len(got), err)
-			return
-		}
-		sig, err := got[0].Sign(rand.Reader, []byte("data"))
-		if err != nil {
-			t.Errorf("%s: %v", name, err)
-			return
-		}
-		if err := signer.PublicKey().Verify([]byte("data"), sig); err != nil {
-			t.Errorf("%s: %v", name, err)
+	l := &link{env: env("first")}
+	monday := time.Now()
+	tuesday := monday.Add(24 * time.Hour)
+	for _, step := range []struct {
+		key  string
+		seen time.Time
+		want string
+	}{
+		{"monday", monday, "monday"}, {"tuesday", tuesday, "tuesday"}, {"monday", monday, "tuesday"}, {"tuesday", tuesday, "tuesday"},
+	} {
+		l.renew(env(step.key), step.seen)
+		if got := l.env.Credentials().AccessKeyID; got != step.want {
+			t.Errorf("after those of %s: %s, want %s", step.key, got, step.want)
 		}
 	}
-	check("file", file)
+}
 
-	t.Setenv("SSH_AUTH_SOCK", "")
-	if _, err := identity(t.Context(), "agent", nil); err == nil || fail.KindOf(err) != fail.Usage {
-		t.Errorf("without an agent: %v", err)
+func TestForwardName(t *testing.T) {
+	for _, tt := range []struct{ name, spec, want string }{
+		{"rds:orders", "rds", "orders"},
+		{"cache:sessions", "cache:sessions", "sessions"},
+		{"10.0.1.7:5432", "10.0.1.7:5432", "10.0.1.7"},
+		{"[fd00::7]:5432", "[fd00::7]:5432", "fd00--7"},
+		{"db.corp.internal:1", "db.corp.internal:1", "db.corp.internal"},
+		{"rds:all", "rds:all", "forward"},
+		{strings.Repeat("a", 60) + ":1", strings.Repeat("a", 60) + ".b:1", strings.Repeat("a", 50)},
+	} {
+		spec, err := targets.Parse(tt.spec)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := forwardName(tt.name, spec); got != tt.want || !forwards.ValidName(got) {
+			t.Errorf("%s: %q, want %q", tt.spec, got, tt.want)
+		}
 	}
-	socket := filepath.Join(dir, "agent")
-	t.Setenv("SSH_AUTH_SOCK", socket)
-	if _, err := identity(t.Context(), "agent", nil); err == nil {
-		t.Error("an agent that is not there was asked")
+}
+
+// The file of detached forwards is the user's alone, and one that cannot be read is an error, not an empty list.
+func TestStore(t *testing.T) {
+	s := store{path: filepath.Join(t.TempDir(), "forwards.json")}
+	if records, err := s.load(); err != nil || records != nil {
+		t.Errorf("without a file: %v, %v", records, err)
 	}
-	ln, err := net.Listen("unix", socket)
-	if err != nil {
+	want := []forwards.Record{{Request: api.ForwardRequest{Name: "db", Target: "rds:db"}, Link: "x", Target: "h:1", TLS: true}}
+	if err := s.save(want); err != nil {
 		t.Fatal(err)
 	}
-	ctx, cancel := context.WithCancel(t.Context())
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		if err := keys.ServeAgent(ctx, ln, signer); err != nil {
+	if got, err := s.load(); err != nil || cmp.Diff(want, got) != "" {
+		t.Errorf("%v, %s", err, cmp.Diff(want, got))
+	}
+	if info, err := os.Stat(s.path); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("%v, %v", info, err)
+	}
+	for _, text := range []string{"", "{", `{"v":2}`, "[]"} {
+		if err := os.WriteFile(s.path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if records, err := s.load(); err == nil {
+			t.Errorf("%q: %v", text, records)
+		}
+	}
+}
+
+// A client that does not read holds nobody up, and still gets the last event.
+func TestEvents(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		read := make(chan struct{})
+		var got []api.Event
+		l := newEvents(func(ev api.Event) {
+			<-read
+			got = append(got, ev)
+		})
+		for range 10 * maxEvents {
+			l.try(api.Event{Event: api.EventStep})
+		}
+		var ended sync.WaitGroup
+		ended.Go(func() {
+			l.last(api.Event{Event: api.EventError})
+			l.close()
+			l.try(api.Event{Event: api.EventStep}) // too late
+		})
+		synctest.Wait()
+		l.try(api.Event{Event: api.EventStep}) // does not wait for the client either
+		close(read)
+		ended.Wait()
+		if n := len(got); n < maxEvents || n > maxEvents+3 || got[n-1].Event != api.EventError {
+			t.Errorf("%d events, the last %+v", n, got[n-1])
+		}
+	})
+}
+
+// runAgent runs an Agent until the test or the function that it returns ends it.
+func runAgent(t *testing.T, cfg Config) (a *Agent, end func()) {
+	t.Helper()
+	ready := make(chan struct{})
+	cfg.Ready = func() { close(ready) }
+	a = New(cfg)
+	ended := make(chan error, 1)
+	go func() { ended <- a.Run(context.Background()) }()
+	end = sync.OnceFunc(func() {
+		a.Shutdown()
+		if err := <-ended; err != nil {
 			t.Error(err)
 		}
 	})
-	check("agent", "agent")
-	cancel()
-	wg.Wait()
+	t.Cleanup(end)
+	select {
+	case <-ready:
+	case err := <-ended:
+		t.Fatalf("the Agent has ended: %v", err)
+	}
+	return a, end
+}
 
-	locked, err := ssh.MarshalPrivateKeyWithPassphrase(ed25519.NewKeyFromSeed(make([]byte, 32)), "", []byte("secret"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.WriteFile(file, pem.EncodeToMemory(locked), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := identity(t.Context(), file, nil); err == nil || !strings.Contains(err.Error(), "has a passphrase") {
-		t.Errorf("a locked key: %v", err)
+// testRecord is a forward that was written down.
+func testRecord(name, listen string) forwards.Record {
+	return forwards.Record{
+		Request: api.ForwardRequest{Name: name, Kind: api.KindTCP, Target: "db.test:1", Listen: listen}, Target: "db.test:1",
+		Scope: api.Scope{Env: map[string]string{"AWS_REGION": "eu-test-1"}}, Owner: "arn:test", Link: "of another version",
 	}
 }
 
-// ssh clients are told apart by their process ids: each gets the key of its own proxy, whichever socket it connects to.
-func TestOpenSSHSockets(t *testing.T) {
-	dir, err := os.MkdirTemp("", "o") // short enough for a socket
+// A detached forward whose port is taken when the agent starts is not forgotten, whatever else is written down meanwhile: it is shown
+// as failed and opened when the port is free.
+func TestRestoreTaken(t *testing.T) {
+	_, cfg := newAgent(t, 400*time.Millisecond)
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	log := slog.New(slog.DiscardHandler)
-	// A socket that a killed process left behind.
-	stale := filepath.Join(dir, "agent-1.sock")
-	ln, err := net.ListenUnix("unix", &net.UnixAddr{Name: stale})
-	if err != nil {
+	defer func() { _ = taken.Close() }()
+	s := store{path: filepath.Join(cfg.StateDir, "forwards.json")}
+	addr := taken.Addr().String()
+	if err := s.save([]forwards.Record{testRecord("busy", addr), testRecord("free", "127.0.0.1:0"), testRecord("other", addr)}); err != nil {
 		t.Fatal(err)
 	}
-	ln.SetUnlinkOnClose(false)
-	_ = ln.Close()
+	a, end := runAgent(t, cfg)
+	states := func(st api.State) map[string]api.ForwardState {
+		out := make(map[string]api.ForwardState)
+		for _, f := range st.Forwards {
+			out[f.Name] = f.State
+		}
+		return out
+	}
+	want := map[string]api.ForwardState{"busy": api.ForwardFailed, "free": api.ForwardReady, "other": api.ForwardFailed}
+	if diff := cmp.Diff(want, states(a.State())); diff != "" {
+		t.Error(diff)
+	}
+	for _, name := range []string{"free", "other"} {
+		if stopped, err := a.Stop(name); err != nil || len(stopped) != 1 || stopped[0].Name != name {
+			t.Errorf("stop %s: %+v, %v", name, stopped, err)
+		}
+	}
+	if records, err := s.load(); err != nil || len(records) != 1 || records[0].Request.Name != "busy" {
+		t.Errorf("written down: %+v, %v", records, err)
+	}
+	if err := taken.Close(); err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	st := a.State()
+	for ctx.Err() == nil && states(st)["busy"] != api.ForwardReady {
+		st = a.Wait(ctx, st.Revision)
+	}
+	if len(st.Forwards) != 1 || st.Forwards[0].Listen != addr || st.Forwards[0].Link == "of another version" {
+		t.Errorf("once the port is free: %+v", st.Forwards)
+	}
+	end()
+	if records, err := s.load(); err != nil || len(records) != 1 {
+		t.Errorf("at the end: %+v, %v", records, err)
+	}
+}
 
-	mine, err := ServeOpenSSH(dir, os.Getpid(), true, log)
-	if err != nil {
+// A file of forwards that cannot be read, as one of a newer version, is not replaced by an empty one.
+func TestRestoreUnread(t *testing.T) {
+	_, cfg := newAgent(t, time.Minute)
+	path := filepath.Join(cfg.StateDir, "forwards.json")
+	if err := os.WriteFile(path, []byte(`{"v":2}`), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := os.Stat(stale); !errors.Is(err, fs.ErrNotExist) {
-		t.Errorf("the stale socket: %v", err)
+	a, _ := runAgent(t, cfg)
+	a.restoreOne("db")
+	if err := a.writer.save(); err != nil {
+		t.Error(err)
 	}
-	others, err := ServeOpenSSH(dir, 2, true, log)
-	if err != nil {
-		t.Fatal(err)
+	if records, err := a.store.load(); err != nil || len(records) != 1 {
+		t.Errorf("written down: %+v, %v", records, err)
 	}
-	myKey, _ := newKey(t)
-	otherKey, _ := newKey(t)
-	host, _ := newKey(t)
+	if data, err := os.ReadFile(path + ".unread"); err != nil || string(data) != `{"v":2}` {
+		t.Errorf("%q, %v", data, err)
+	}
+}
 
-	// The answer is waited for.
-	asked := make(chan []ssh.PublicKey, 1)
-	var wg sync.WaitGroup
-	wg.Go(func() {
-		got, err := AskHostKeys(t.Context(), dir, os.Getpid())
-		if err != nil {
+// A detached forward whose link has failed is ready again with the next link, whoever made that.
+func TestLinkUp(t *testing.T) {
+	a, _ := newAgent(t, time.Minute)
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = ln.Close() }()
+	l := &link{agent: a}
+	opening, err := a.registry.Open([]forwards.Asked{{Record: testRecord("db", ""), Detached: true}}, time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	f := opening[0]
+	if _, err := a.registry.Ready(f, f.Record(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	c := &controller{agent: a, f: f, ln: ln, link: l}
+	a.controllers[f] = c
+	a.linkEnded(l, errors.New("gone"))
+	if got := c.show(); got.State != api.ForwardFailed || got.Error == "" || got.Since.IsZero() {
+		t.Errorf("without a link: %+v", got)
+	}
+	l.onState(tunnel.State{Phase: tunnel.Up})
+	if got := c.show(); got.State != api.ForwardReady || got.Error != "" || !got.Since.IsZero() {
+		t.Errorf("with a link: %+v", got)
+	}
+}
+
+// The pauses after failures grow up to a bound, and end.
+func TestFailures(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var f failures
+		if err := f.wait(); err != nil {
 			t.Error(err)
 		}
-		asked <- got
+		for i := range 100 {
+			want := errors.New("gone")
+			f.add(want)
+			pause := min(firstRetry<<min(i, 10), lastRetry)
+			advance(pause - 1)
+			if err := f.wait(); !errors.Is(err, want) {
+				t.Errorf("%d: after less than %s: %v", i, pause, err)
+			}
+			advance(1)
+			if err := f.wait(); err != nil {
+				t.Errorf("%d: after %s: %v", i, pause, err)
+			}
+		}
 	})
-	mine.OfferHostKeys([]ssh.PublicKey{host.PublicKey()})
-	if got := <-asked; len(got) != 1 || !sameKey(got[0], host.PublicKey()) {
-		t.Errorf("host keys %v", got)
-	}
-	wg.Wait()
-	mine.OfferSigner(myKey)
-	others.OfferSigner(otherKey)
-
-	first := func() ssh.PublicKey {
-		t.Helper()
-		conn, err := net.Dial("unix", filepath.Join(dir, agentLink))
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer conn.Close()
-		list, err := sshagent.NewClient(conn).List()
-		if err != nil || len(list) != 1 {
-			t.Fatalf("%v, %v", list, err)
-		}
-		key, err := ssh.ParsePublicKey(list[0].Blob)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return key
-	}
-	if to, err := os.Readlink(filepath.Join(dir, agentLink)); err != nil || to != "agent-2.sock" {
-		t.Errorf("the link leads to %s, %v; want the latest proxy", to, err)
-	}
-	want := myKey.PublicKey()
-	if runtime.GOOS != "linux" && runtime.GOOS != "darwin" {
-		want = otherKey.PublicKey() // peers have no ids
-	}
-	if !sameKey(first(), want) {
-		t.Error("the key is another proxy's")
-	}
-	others.Close()
-	if to, err := os.Readlink(filepath.Join(dir, agentLink)); err != nil || to != filepath.Base(mine.path(agentPrefix)) {
-		t.Errorf("the link leads to %s, %v; want the proxy that is left", to, err)
-	}
-	if !sameKey(first(), myKey.PublicKey()) {
-		t.Error("the key is not the one that is left")
-	}
-	mine.Close()
-	if left, err := os.ReadDir(dir); err != nil || len(left) != 0 {
-		t.Errorf("left behind: %v, %v", left, err)
-	}
-	if _, err := AskHostKeys(t.Context(), dir, os.Getpid()); err == nil || fail.NextOf(err) == "" {
-		t.Errorf("without a proxy: %v", err)
-	}
 }
 
-// The newest proxy, which holds the common socket, hands the clients of older ones on while its own key is not known yet.
-func TestOpenSSHSocketsRelayAtOnce(t *testing.T) {
-	dir, err := os.MkdirTemp("", "o")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	log := slog.New(slog.DiscardHandler)
-	list := func(path string) (string, error) {
-		conn, err := net.Dial("unix", path)
-		if err != nil {
-			return "", err
-		}
-		defer conn.Close()
-		if err := conn.SetDeadline(time.Now().Add(10 * time.Second)); err != nil {
-			return "", err
-		}
-		keys, err := sshagent.NewClient(conn).List()
-		if err != nil || len(keys) != 1 {
-			return "", fmt.Errorf("%v, %w", keys, err)
-		}
-		return string(keys[0].Blob), nil
-	}
-	older, err := ServeOpenSSH(dir, os.Getpid(), true, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer older.Close()
-	newest, err := ServeOpenSSH(dir, 2, true, log)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer newest.Close()
-	key, _ := newKey(t)
-	older.OfferSigner(key)
-	if runtime.GOOS == "linux" || runtime.GOOS == "darwin" { // elsewhere peers have no ids
-		if got, err := list(filepath.Join(dir, agentLink)); err != nil || got != string(key.PublicKey().Marshal()) {
-			t.Errorf("the older proxy's client got %q, %v", got, err)
+// controller returns the controller of the only forward of a name.
+func (a *Agent) controller(t *testing.T, name string) *controller {
+	t.Helper()
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for _, c := range a.controllers {
+		if c.name() == name {
+			return c
 		}
 	}
-
-	// A client of a proxy whose key is not known waits for it, and no longer than the proxy lives.
-	for _, offered := range []bool{true, false} {
-		o, err := ServeOpenSSH(dir, os.Getpid(), true, log) // takes the older one's place
-		if err != nil {
-			t.Fatal(err)
-		}
-		var wg sync.WaitGroup
-		wg.Go(func() {
-			got, err := list(o.path(agentPrefix))
-			if offered && (err != nil || got != string(key.PublicKey().Marshal())) {
-				t.Errorf("the client that waited got %q, %v", got, err)
-			}
-			if !offered && (err == nil || errors.Is(err, os.ErrDeadlineExceeded)) {
-				t.Errorf("the client of a closed proxy got %q, %v", got, err)
-			}
-		})
-		if offered {
-			o.OfferSigner(key)
-			wg.Wait()
-		}
-		o.Close()
-		wg.Wait()
-	}
-}
-
-// Closing before the answer is known ends those who wait for it.
-func TestOpenSSHSocketsCloseEarly(t *testing.T) {
-	dir, err := os.MkdirTemp("", "o")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = os.RemoveAll(dir) })
-	o, err := ServeOpenSSH(dir, 3, false, slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	conn, err := net.Dial("unix", o.path(knownPrefix))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer conn.Close()
-	o.Close()
-	if _, err := conn.Read(make([]byte, 1)); err == nil {
-		t.Error("the connection goes on")
-	}
-	long := filepath.Join(dir, strings.Repeat("x", 100))
-	if _, err := ServeOpenSSH(long, 3, false, slog.New(slog.DiscardHandler)); err == nil || fail.KindOf(err) != fail.Usage {
-		t.Errorf("a long path: %v", err)
-	}
-}
-
-func TestRefusal(t *testing.T) {
-	for code, want := range map[string]fail.Kind{
-		keys.CodeInvalid: fail.Denied, keys.CodeExpired: fail.Denied, keys.CodeFull: fail.Start,
-		keys.CodeDraining: fail.Start, keys.CodeNoServer: fail.Start, "new": fail.Denied,
-	} {
-		err := refusal("op", keys.GrantReply{Code: code, Error: "no"})
-		if got := fail.KindOf(err); got != want {
-			t.Errorf("%s: kind %v, want %v", code, got, want)
-		}
-		if isTransient(err) != (code == keys.CodeNoServer) {
-			t.Errorf("%s: transient %v", code, isTransient(err))
-		}
-	}
-	if err := refusal("op", keys.GrantReply{HostKey: "x"}); err != nil {
-		t.Errorf("an accepted grant: %v", err)
-	}
-}
-
-func TestLastLine(t *testing.T) {
-	for in, want := range map[string]string{
-		"": "", "\r\n\r\n": "", "a\r\nb\r\n": "b", "one": "one", "x\n  y  \n\n": "y",
-		strings.Repeat("z", 300): strings.Repeat("z", 200) + "...",
-	} {
-		if got := lastLine([]byte(in)); got != want {
-			t.Errorf("lastLine(%.20q) = %q, want %q", in, got, want)
-		}
-	}
+	t.Fatalf("there is no forward %s", name)
+	return nil
 }

@@ -1,26 +1,15 @@
-// Package agent composes the product: it loads the AWS configuration, finds or starts the bastion, hands over a grant, opens
-// the session and gives the byte stream to a tunnel.Link. Package daemon uses it in the agent process and, with --no-agent, in the command's own.
-// Commands without forwards, such as up and status, use it directly.
+// Package agent is the agent process: one for each user, which owns links and forwards so that they outlive the commands that
+// asked for them. It serves the control API (package api) on a unix socket.
 //
-// There are two ways to a bastion, both tunnel.Connectors. One is a task with bastiond, which trusts the ephemeral key that a
-// grant brings by ECS Exec and tells its host key by the same way. The other is a plain OpenSSH server behind an SSM target,
-// with a pinned host key and a key of the user's.
+// A request brings the settings and variables of the command that made it. Requests that agree in them, and in whose AWS credentials
+// they are, share a link: an access.Access and its connections to the bastion, which are made when somebody needs them and closed when
+// nobody has used them for a while. Forwards are listeners whose connections go through a link. Those that are attached to a request end with it, also when
+// the command was killed; detached ones are written to a file, without secrets, and come back when the agent starts again.
 //
-// # Sessions come and go
+// Package forwards has the state of each forward; a controller here has its listener and its clients. docs/adr/0011-forward-states.md
+// says which step leads where.
 //
-// To bastiond the stream is a bond of SSM sessions (see package sessions/bond), which lasts as long as one of them can be
-// replaced. The Agent opens them, has them replaced when the AWS credentials are, has them looked at when the machine wakes or its
-// network changes, tells of the time without any, and ends that time when the task turns out to have stopped. An OpenSSH server
-// knows no bonds: there a tunnel.Pool spreads connections over several SSH connections with a session each.
+// With --no-agent a command has an Agent in its own process, for itself alone: see Private.
 //
-// Other processes see all that: each Agent with a link answers GET /v1/links on a socket in the runtime directory, and
-// Processes asks all of them.
-//
-// # Time to the first byte
-//
-// ECS Exec's agent starts the command at once but reads its output only a second later. The bastion's answer therefore says
-// late what was true early. Its host key stays the same for the life of the task: where it is remembered (see hostKeys), the
-// session is opened while the grant is still on its way, and the answer is awaited, and compared, behind the connection. Where it is
-// not, the grant carries a secret by which the bastion proves its host key on that connection: docs/adr/0006-first-contact.md.
-// bastiond lets a key that it does not know yet wait for its grant.
+// One process at a time holds the lock beside the socket, which the system releases whatever becomes of the process.
 package agent

@@ -1,225 +1,289 @@
 package agent
 
 import (
+	"bufio"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"net"
+	"net/http"
+	"strconv"
 	"time"
 
-	"golang.org/x/crypto/ssh"
-	sshagent "golang.org/x/crypto/ssh/agent"
-	"golang.org/x/crypto/ssh/knownhosts"
-
-	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/metrics"
+	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/internal/private"
-	"github.com/bastion-ssm/bastion/keys"
-	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// serverConnector connects to a plain OpenSSH server behind an SSM target.
-type serverConnector struct {
-	agent *Agent
-	check ssh.HostKeyCallback
-	keys  []ssh.PublicKey // that check accepts
+const (
+	// maxRequest bounds a request's body, in bytes.
+	maxRequest = 1 << 20
+	// headerTimeout bounds the wait for a request's header and body.
+	headerTimeout = 10 * time.Second
+	// writeTimeout bounds the wait for a client to read an answer, or an event.
+	writeTimeout = 10 * time.Second
+	// longestWait bounds how long a request for another revision waits.
+	longestWait = 10 * time.Minute
+	// endTimeout bounds the wait for requests under way when the Agent ends.
+	endTimeout = 5 * time.Second
+)
+
+// serve serves the control API on ln until the Agent is to end, and then until it has: a client that sees the socket go can rely on that.
+func (a *Agent) serve(ln net.Listener) error {
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET "+api.PathInfo, func(w http.ResponseWriter, _ *http.Request) { answer(w, a.Info()) })
+	mux.HandleFunc("POST "+api.PathStop, func(w http.ResponseWriter, _ *http.Request) {
+		answer(w, struct{}{})
+		a.Shutdown()
+	})
+	mux.HandleFunc("GET "+api.PathState, a.serveState)
+	mux.HandleFunc("GET "+api.PathBastions, a.serveBastions)
+	mux.HandleFunc("POST "+api.PathForwards, a.serveOpen)
+	mux.HandleFunc("DELETE "+api.PathForwards+"/{name}", a.serveStop)
+	mux.HandleFunc("POST "+api.PathDial, a.serveDial)
+	mux.HandleFunc("GET "+api.PathDial+"/{id}/end", a.serveDialEnd)
+	mux.HandleFunc("POST "+api.PathDashboard, a.serveDashboard)
+	// On the socket nobody but the user asks: no token is needed.
+	monitoring := metrics.Handler(a.State, "")
+	for _, path := range []string{metrics.PathMetrics, metrics.PathLive, metrics.PathReady} {
+		mux.Handle("GET "+path, monitoring)
+	}
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		refuse(w, http.StatusNotFound, fail.New(fail.Usage, "", fmt.Errorf("the agent has no %s %s", r.Method, r.URL.Path),
+			"it may be of another version: bastion agent stop, then try again"))
+	})
+	server := &http.Server{
+		Handler: mux, ReadHeaderTimeout: headerTimeout, IdleTimeout: headerTimeout,
+		BaseContext: func(net.Listener) context.Context { return a.ctx },
+		ErrorLog:    nil,
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(ln) }()
+	var err error
+	select {
+	case err = <-served:
+	case <-a.ctx.Done():
+	}
+	a.cancel()
+	a.close()
+	ctx, cancel := context.WithTimeout(context.Background(), endTimeout)
+	defer cancel()
+	if server.Shutdown(ctx) != nil {
+		_ = server.Close()
+	}
+	if err == nil {
+		err = <-served
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return fail.New(fail.Other, "serve the agent's socket", err, "start it again: bastion agent start")
 }
 
-func newServerConnector(a *Agent) (*serverConnector, error) {
-	s := a.settings
-	check, pinned, err := pinnedServer(s.SSHHostKey, s.Target, s.SSHPort)
-	if err != nil {
-		return nil, err
-	}
-	return &serverConnector{agent: a, check: check, keys: pinned}, nil
+// answer answers with a JSON value.
+func answer(w http.ResponseWriter, v any) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(v) // the client may have gone
 }
 
-func (c *serverConnector) onState(tunnel.State) {}
-
-// Connect implements tunnel.Connector.
-func (c *serverConnector) Connect(ctx context.Context) (*tunnel.Transport, error) {
-	o, err := c.open(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return o.transport(), nil
+// statusOf are the HTTP status codes of the kinds of failures, for programs that look at nothing else.
+var statusOf = map[fail.Kind]int{
+	fail.Usage: http.StatusBadRequest, fail.NoTarget: http.StatusNotFound, fail.Credentials: http.StatusUnauthorized,
+	fail.Denied: http.StatusForbidden, fail.PortInUse: http.StatusConflict, fail.Timeout: http.StatusGatewayTimeout,
+	fail.Start: http.StatusBadGateway, fail.Lost: http.StatusBadGateway, fail.Other: http.StatusInternalServerError,
 }
 
-func (c *serverConnector) open(ctx context.Context) (*opened, error) {
-	s := c.agent.settings
-	signers, err := identity(ctx, s.SSHIdentity, c.agent.options.Env)
-	if err != nil {
-		return nil, err
-	}
-	c.agent.progress("opening a session to " + s.Target)
-	stream, err := c.agent.openPort(ctx, sessions.Port{Target: s.Target, Port: s.SSHPort, ServerFirst: true}, new(patience))
-	if err != nil {
-		return nil, err
-	}
-	return &opened{
-		conn: stream, describe: s.Target, user: s.SSHUser, signers: signers, check: c.check, algos: algorithms(c.keys),
-		hostKeys: c.keys,
-	}, nil
+func refuse(w http.ResponseWriter, status int, err error) {
+	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(api.NewError(err))
 }
 
-// pinnedServer reads the setting ssh_host_key: a public key, or a known_hosts file with entries for the target. It returns
-// what checks a host key and the keys that pass.
-func pinnedServer(setting, target string, port int) (ssh.HostKeyCallback, []ssh.PublicKey, error) {
-	const op = "read ssh_host_key"
-	if config.IsPublicKey(setting) {
-		key, _, _, rest, err := ssh.ParseAuthorizedKey([]byte(setting))
-		if err == nil && len(rest) > 0 {
-			err = errors.New("there is more than one key")
+func refuseBy(w http.ResponseWriter, err error) { refuse(w, statusOf[fail.KindOf(err)], err) }
+
+// read reads a request's JSON body. Fields that it does not know are errors: the client is of another version. What the request asks for is
+// done in this process, which must be like the client's.
+func read(w http.ResponseWriter, r *http.Request, v any) bool {
+	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(headerTimeout))
+	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
+	dec.DisallowUnknownFields()
+	err := dec.Decode(v)
+	if err == nil {
+		// The body is read to its end: the server looks whether the client is still there only then, and what is left of a body in
+		// chunks would be taken for the first bytes of a dialed connection.
+		if _, err = dec.Token(); errors.Is(err, io.EOF) {
+			err = nil
+		} else if err == nil {
+			err = errors.New("there is more than one value")
+		}
+	}
+	if err != nil {
+		refuse(w, http.StatusBadRequest, fail.New(fail.Usage, "read the request", err, "see docs/api.md"))
+		return false
+	}
+	_ = http.NewResponseController(w).SetReadDeadline(time.Time{})
+	if err := api.CheckProcess(r.Header, awssdk.OtherEnv); err != nil {
+		refuseBy(w, err)
+		return false
+	}
+	return true
+}
+
+func (a *Agent) serveState(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	if !q.Has("after") {
+		answer(w, a.State())
+		return
+	}
+	after, err := strconv.ParseUint(q.Get("after"), 10, 64)
+	if err != nil {
+		refuse(w, http.StatusBadRequest, fail.New(fail.Usage, "", fmt.Errorf("after=%q is no revision", q.Get("after")), "see docs/api.md"))
+		return
+	}
+	seconds := longestWait.Seconds()
+	if q.Has("timeout") {
+		if seconds, err = strconv.ParseFloat(q.Get("timeout"), 64); err != nil || !(seconds >= 0) {
+			refuse(w, http.StatusBadRequest, fail.New(fail.Usage, "", fmt.Errorf("timeout=%q is no number of seconds", q.Get("timeout")),
+				"see docs/api.md"))
+			return
+		}
+	}
+	ctx, cancel := context.WithTimeout(r.Context(), time.Duration(min(seconds, longestWait.Seconds())*float64(time.Second)))
+	defer cancel()
+	answer(w, a.Wait(ctx, after))
+}
+
+// counted is begin for a request, which it refuses when the Agent is to end: the client may start another.
+func (a *Agent) counted(w http.ResponseWriter) (end func(), ok bool) {
+	end, err := a.begin()
+	if err != nil {
+		refuse(w, http.StatusServiceUnavailable, err)
+	}
+	return end, err == nil
+}
+
+func (a *Agent) serveBastions(w http.ResponseWriter, r *http.Request) {
+	end, ok := a.counted(w)
+	if !ok {
+		return
+	}
+	defer end()
+	answer(w, a.Bastions(r.Context()))
+}
+
+func (a *Agent) serveOpen(w http.ResponseWriter, r *http.Request) {
+	var req api.OpenRequest
+	if !read(w, r, &req) {
+		return
+	}
+	end, ok := a.counted(w)
+	if !ok {
+		return
+	}
+	defer end()
+	w.Header().Set("Content-Type", "application/x-ndjson")
+	ctx, cancel := context.WithCancel(r.Context())
+	defer cancel()
+	out := http.NewResponseController(w)
+	enc := json.NewEncoder(w)
+	gone := false
+	_ = a.Open(ctx, req, func(ev api.Event) {
+		if gone {
+			return
+		}
+		err := out.SetWriteDeadline(time.Now().Add(writeTimeout))
+		if err == nil {
+			err = enc.Encode(ev)
+		}
+		if err == nil {
+			err = out.Flush()
 		}
 		if err != nil {
-			return nil, nil, fail.New(fail.Usage, op, err, "give one public key, as ssh-keyscan prints it, or a known_hosts file")
+			gone = true
+			cancel()
 		}
-		return keys.PinnedHostKey(key), []ssh.PublicKey{key}, nil
-	}
-	check, err := knownhosts.New(setting)
+	})
+}
+
+func (a *Agent) serveStop(w http.ResponseWriter, r *http.Request) {
+	stopped, err := a.Stop(r.PathValue("name"))
 	if err != nil {
-		return nil, nil, fail.New(fail.Usage, op, err, "give a public key or a known_hosts file")
+		refuseBy(w, err)
+		return
 	}
-	// The file is asked by a name alone; an address would let other entries match.
-	host := net.JoinHostPort(target, fmt.Sprint(port))
-	callback := func(_ string, _ net.Addr, key ssh.PublicKey) error { return check(host, noAddr{}, key) }
-	var unknown *knownhosts.KeyError
-	if err := callback("", nil, noKey{}); !errors.As(err, &unknown) || len(unknown.Want) == 0 {
-		return nil, nil, fail.New(fail.Usage, op, fmt.Errorf("%s has no key of %s", setting, knownhosts.Normalize(host)),
-			"add the line that ssh-keyscan prints on the server, with "+knownhosts.Normalize(host)+" as its name")
-	}
-	var pinned []ssh.PublicKey
-	for _, w := range unknown.Want {
-		pinned = append(pinned, w.Key)
-	}
-	return callback, pinned, nil
+	answer(w, stopped)
 }
 
-// noKey is a key that no file has.
-type noKey struct{}
-
-func (noKey) Type() string                        { return "none" }
-func (noKey) Marshal() []byte                     { return []byte("none") }
-func (noKey) Verify([]byte, *ssh.Signature) error { return errors.New("not a key") }
-
-// noAddr is the address of a server that is reached by a session.
-type noAddr struct{}
-
-func (noAddr) Network() string { return "tcp" }
-func (noAddr) String() string  { return "0.0.0.0:0" }
-
-// algorithms returns the host key algorithms to ask for, so that a server with several keys shows one that is pinned.
-func algorithms(pinned []ssh.PublicKey) []string {
-	var out []string
-	seen := make(map[string]bool)
-	for _, key := range pinned {
-		if seen[key.Type()] {
-			continue
-		}
-		seen[key.Type()] = true
-		if key.Type() == ssh.KeyAlgoRSA {
-			out = append(out, ssh.KeyAlgoRSASHA512, ssh.KeyAlgoRSASHA256)
-			continue
-		}
-		out = append(out, key.Type())
+// serveDial opens a connection and makes the request's connection its other end.
+func (a *Agent) serveDial(w http.ResponseWriter, r *http.Request) {
+	var req api.DialRequest
+	if !read(w, r, &req) {
+		return
 	}
-	return out
-}
-
-// identity returns the user's signers: those of the SSH agent, asked anew for each connection, or that of a key file.
-func identity(ctx context.Context, setting string, env *Env) (func() ([]ssh.Signer, error), error) {
-	if setting == "agent" {
-		socket := env.lookup(envAgentSocket)
-		if socket == "" {
-			return nil, fail.New(fail.Usage, "find your SSH key", errors.New("SSH_AUTH_SOCK is not set, so there is no SSH agent"),
-				"start ssh-agent and ssh-add a key, or name a key file with --ssh-identity")
-		}
-		signers, err := agentSigners(ctx, socket)
-		if err != nil {
-			if ctx.Err() != nil {
-				return nil, fmt.Errorf("ask the SSH agent: %w", context.Cause(ctx))
-			}
-			return nil, fail.New(fail.Usage, "ask the SSH agent", err, "check SSH_AUTH_SOCK, or name a key file with --ssh-identity")
-		}
-		if len(signers) == 0 {
-			return nil, fail.New(fail.Usage, "ask the SSH agent", errors.New("it has no keys"), "add one with ssh-add")
-		}
-		return func() ([]ssh.Signer, error) { return signers, nil }, nil
+	if r.Header.Get("Upgrade") != api.Protocol {
+		refuse(w, http.StatusUpgradeRequired, fail.New(fail.Usage, "", errors.New("the request upgrades to no "+api.Protocol), "see docs/api.md"))
+		return
 	}
-	const op = "read ssh_identity"
-	data, err := readText(setting)
+	end, ok := a.counted(w)
+	if !ok {
+		return
+	}
+	defer end()
+	l, release, err := a.linkFor(r.Context(), req.Scope, nil)
 	if err != nil {
-		return nil, fail.New(fail.Usage, op, err, "check the path, or use --ssh-identity agent")
+		refuseBy(w, err)
+		return
 	}
-	signer, err := ssh.ParsePrivateKey(data)
-	var locked *ssh.PassphraseMissingError
-	switch {
-	case errors.As(err, &locked):
-		return nil, fail.New(fail.Usage, op, fmt.Errorf("%s has a passphrase", setting),
-			"add it to the SSH agent with ssh-add and use --ssh-identity agent")
-	case err != nil:
-		return nil, fail.New(fail.Usage, op, fmt.Errorf("%s: %w", setting, err), "give a private key file in OpenSSH or PEM form")
-	}
-	return func() ([]ssh.Signer, error) { return []ssh.Signer{signer}, nil }, nil
-}
-
-// agentSigners returns the keys of an SSH agent. Each signature asks the agent by a connection of its own, so that none has
-// to be kept open.
-func agentSigners(ctx context.Context, socket string) ([]ssh.Signer, error) {
-	conn, err := private.DialSocket(socket)
+	defer release()
+	remote, err := l.dialReady(r.Context(), req.Target)
 	if err != nil {
-		return nil, err
+		a.recorded("proxy", tunnel.ConnSnapshot{Dest: req.Target, Since: time.Now()}, err)
+		refuseBy(w, err)
+		return
 	}
-	defer func() { _ = conn.Close() }()
-	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
-	defer stop()
-	listed, err := sshagent.NewClient(conn).List()
+	conn, buffered, err := http.NewResponseController(w).Hijack()
 	if err != nil {
-		return nil, err
+		_ = remote.Close()
+		refuseBy(w, err)
+		return
 	}
-	var signers []ssh.Signer
-	for _, k := range listed {
-		key, err := ssh.ParsePublicKey(k.Blob)
-		if err != nil {
-			continue // of a type that only the agent knows
-		}
-		signers = append(signers, &agentSigner{socket: socket, key: key})
+	_ = conn.SetDeadline(time.Time{})
+	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.Protocol+"\r\n\r\n")
+	unix, ok := conn.(tunnel.Duplex)
+	if err != nil || !ok {
+		_ = conn.Close()
+		_ = remote.Close()
+		return
 	}
-	return signers, nil
+	a.splice(&hijacked{unix, buffered.Reader, a.dials.begin(req.ID)}, remote, req.Target)
 }
 
-type agentSigner struct {
-	socket string
-	key    ssh.PublicKey
+// splice carries a dialed connection until it ends. The request's ctx does not say any more whether the client is there.
+func (a *Agent) splice(local *hijacked, remote net.Conn, target string) {
+	stats := &tunnel.Stats{OnEnd: func(c tunnel.ConnSnapshot, err error) {
+		a.dials.end(local.dial, err)
+		a.recorded("proxy", c, err)
+	}}
+	tunnel.SpliceCounted(a.ctx, local, remote, target, stats)
 }
 
-func (s *agentSigner) PublicKey() ssh.PublicKey { return s.key }
-
-// signTimeout bounds a signature, which may have to wait for the user: a question, or a touch.
-const signTimeout = time.Minute
-
-// SignWithAlgorithm makes the signature of RSA keys one that servers accept.
-func (s *agentSigner) SignWithAlgorithm(_ io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
-	conn, err := private.DialSocket(s.socket)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { _ = conn.Close() }()
-	if err := conn.SetDeadline(time.Now().Add(signTimeout)); err != nil {
-		return nil, err
-	}
-	var flags sshagent.SignatureFlags
-	switch algorithm {
-	case ssh.KeyAlgoRSASHA256, ssh.CertAlgoRSASHA256v01:
-		flags = sshagent.SignatureFlagRsaSha256
-	case ssh.KeyAlgoRSASHA512, ssh.CertAlgoRSASHA512v01:
-		flags = sshagent.SignatureFlagRsaSha512
-	}
-	return sshagent.NewClient(conn).SignWithFlags(s.key, data, flags)
+// hijacked is a connection whose first bytes the server's reader may have.
+type hijacked struct {
+	tunnel.Duplex
+	r    *bufio.Reader
+	dial *dialed
 }
 
-func (s *agentSigner) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
-	return s.SignWithAlgorithm(rand, data, "")
+func (h *hijacked) Read(p []byte) (int, error) { return h.r.Read(p) }
+
+// CloseWrite passes on that the target has ended its side.
+func (h *hijacked) CloseWrite() error {
+	h.dial.once.Do(func() { close(h.dial.half) })
+	return h.Duplex.CloseWrite()
 }

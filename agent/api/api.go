@@ -172,7 +172,7 @@ type Link struct {
 	Next     string        `json:"next,omitempty"`    // what the user can do about it
 	Since    time.Time     `json:"since,omitzero"`    // of LinkWaiting and LinkFailed
 	Retry    time.Time     `json:"retry_at,omitzero"` // zero: an attempt is under way, or waits for a client
-	Live     []report.Live `json:"live"`              // empty while it is not up; each with its sessions
+	Live     []report.Link `json:"live"`              // empty while it is not up; each with its sessions
 }
 
 // Trouble says in words why the link waits or has failed, and what to do; empty if it does neither.

@@ -98,13 +98,13 @@ func (f *fake) state() api.State {
 	if f.empty {
 		return st
 	}
-	live := report.Live{
+	live := report.Link{
 		Bastion: "bastion 8edc467e6f7387f5c87dd7e33941f5c9", State: "up", Since: f.began.Add(-94 * time.Minute), Kind: "bond",
 		Channels: 3, MaxAge: 3000, Sent: uint64(flow(t) / 31), Received: uint64(flow(t)), Reinjected: 18_432,
 	}
 	for i := range 4 {
 		phase := t/3 + float64(i)
-		live.Sessions = append(live.Sessions, report.LiveSession{
+		live.Sessions = append(live.Sessions, report.Session{
 			ID: fmt.Sprintf(
 				"dev-0a1b2c3d4e5f6071%d",
 				i,
@@ -122,7 +122,7 @@ func (f *fake) state() api.State {
 		})
 	}
 	live.Sessions[3].State = "stalled"
-	st.Links = []api.Link{{ID: "l1", Region: "eu-central-1", Cluster: "tools", Live: []report.Live{live}}}
+	st.Links = []api.Link{{ID: "l1", Region: "eu-central-1", Cluster: "tools", Live: []report.Link{live}}}
 	st.Forwards = append(st.Forwards, f.forwards...)
 	if len(st.Forwards) > 0 && st.Forwards[0].Name == "orders" {
 		st.Forwards[0].Stats.BytesDown += int64(flow(t))

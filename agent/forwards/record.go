@@ -3,7 +3,6 @@ package forwards
 import (
 	"cmp"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 )
 
@@ -20,7 +19,7 @@ type Record struct {
 	TLS      bool               `json:"tls,omitempty"`
 	Database string             `json:"database,omitempty"`
 	IAM      bool               `json:"iam,omitempty"`
-	Cluster  agent.ClusterMode  `json:"cluster,omitempty"`
+	Cluster  ClusterMode        `json:"cluster,omitempty"`
 	Note     string             `json:"note,omitempty"`
 	Command  string             `json:"command"`
 }

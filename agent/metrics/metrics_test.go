@@ -28,9 +28,9 @@ func (a *agent) get() api.State { return a.State }
 
 // fixture is an agent with a link of four sessions and two forwards. Its ids and addresses must not become labels.
 func fixture() *agent {
-	live := report.Live{State: "up", Channels: 3, Sent: 1 << 20, Received: 1 << 24, Reinjected: 18_432}
+	live := report.Link{State: "up", Channels: 3, Sent: 1 << 20, Received: 1 << 24, Reinjected: 18_432}
 	for i := range 4 {
-		live.Sessions = append(live.Sessions, report.LiveSession{
+		live.Sessions = append(live.Sessions, report.Session{
 			ID: fmt.Sprintf("dev-0a1b2c3d4e5f6071%d", i), State: "up", RTT: float64(41 + 4*i), InFlight: 4096 * i,
 		})
 	}
@@ -44,7 +44,7 @@ func fixture() *agent {
 	}
 	return &agent{api.State{
 		Info:  api.Info{V: 1, PID: 4711, Version: "1.5.0", Started: time.Now()},
-		Links: []api.Link{{ID: "l1", Region: "eu-central-1", Cluster: "tools", Live: []report.Live{live}}},
+		Links: []api.Link{{ID: "l1", Region: "eu-central-1", Cluster: "tools", Live: []report.Link{live}}},
 		Forwards: []api.Forward{
 			forward("orders", "orders.abc.eu-central-1.rds.amazonaws.com:5432", "127.0.0.1:5432"),
 			forward("sessions", "master.sessions.abc.cache.amazonaws.com:6379", "127.0.0.1:6379"),

@@ -20,8 +20,8 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/lab"
 )
@@ -529,7 +529,7 @@ func TestAgentDial(t *testing.T) {
 
 // scopeOf is the scope of the lab's user.
 func scopeOf(e *labEnv) api.Scope {
-	return api.Scope{Settings: map[string]string{"runtime_dir": filepath.Dir(e.socket())}, Env: agent.RelevantEnv(e.env)}
+	return api.Scope{Settings: map[string]string{"runtime_dir": filepath.Dir(e.socket())}, Env: awssdk.RelevantEnv(e.env)}
 }
 
 // A forward in the foreground ends in order when its agent is stopped.

@@ -20,7 +20,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
-	"github.com/bastion-ssm/bastion/agent/daemon"
+	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -135,10 +135,10 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, f agentFlags) err
 		level = slog.LevelDebug
 	}
 	noCoreDumps() // they would have the keys
-	if err := agent.ForgetEnv(); err != nil {
+	if err := awssdk.ForgetEnv(); err != nil {
 		return fail.New(fail.Other, "forget the AWS variables", err, "start the agent without them")
 	}
-	d := daemon.New(daemon.Config{
+	d := agent.New(agent.Config{
 		Version: readVersion().Version, Socket: socket, StateDir: state, LogFile: f.logFile, Idle: s.AgentIdle, Stay: f.stay,
 		Logger:        slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})),
 		MetricsListen: s.MetricsListen, MetricsToken: s.MetricsTokenFile,
@@ -274,7 +274,7 @@ func (a *app) agentClient(s config.Settings) (*api.Client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return api.NewClient(path).ActAs(agent.ProcessEnv()), nil
+	return api.NewClient(path).ActAs(awssdk.ProcessEnv()), nil
 }
 
 // connectAgent returns a client of the user's agent, which it starts if it does not run.
@@ -374,7 +374,7 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 	if said.Len() == 0 && how != nil {
 		said.WriteString(how.Error())
 	}
-	if strings.Contains(said.String(), daemon.ErrRunning.Error()) {
+	if strings.Contains(said.String(), agent.ErrRunning.Error()) {
 		return sleep.For(ctx, agentPoll) // another command has started it and it is about to serve
 	}
 	return fail.New(fail.Other, op, fmt.Errorf("the agent ended: %s", strings.TrimSpace(said.String())),

@@ -7,8 +7,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
-	"github.com/bastion-ssm/bastion/agent/daemon"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/private"
@@ -46,7 +46,7 @@ func (a *app) agentStop(ctx context.Context, s config.Settings) error {
 	pid := before.PID
 	switch {
 	case errors.Is(err, api.ErrNotRunning):
-		daemon.RemoveStale(client.Socket())
+		agent.RemoveStale(client.Socket())
 		return a.outcome(s, stopOutput{}, "no agent is running")
 	case fail.KindOf(err) == fail.Timeout && ctx.Err() == nil:
 		if pid = private.Owner(client.Socket()); pid == 0 {
@@ -78,7 +78,7 @@ func (a *app) agentStop(ctx context.Context, s config.Settings) error {
 	case err != nil:
 		return err
 	case killed:
-		daemon.RemoveStale(client.Socket())
+		agent.RemoveStale(client.Socket())
 		return a.outcome(s, stopOutput{Stopped: true, PID: pid, Killed: true}, fmt.Sprintf(
 			"the agent did not end within %s, and was killed; AWS ends its sessions by itself", agentEnd))
 	}

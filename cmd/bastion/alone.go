@@ -6,8 +6,8 @@ import (
 	"os"
 	"strings"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
@@ -34,10 +34,10 @@ type agentLack struct {
 
 // lackOfAgent returns what keeps the agent from acting for this command, as far as the command knows; nil if nothing does.
 func lackOfAgent(ctx context.Context, s config.Settings) *agentLack {
-	if names := strings.Join(agent.UnsupportedEnv(ctx, os.Environ(), s.Profile), ", "); names != "" {
+	if names := strings.Join(awssdk.UnsupportedEnv(ctx, os.Environ(), s.Profile), ", "); names != "" {
 		return &agentLack{"cannot use " + names + " of this command", "sign in by a profile that does without " + names}
 	}
-	if device := agent.MFADevice(ctx, s.Profile); device != "" {
+	if device := awssdk.MFADevice(ctx, s.Profile); device != "" {
 		return &agentLack{
 			"cannot ask for the code of the MFA device " + device,
 			"sign in with temporary credentials (aws sts get-session-token)",
@@ -66,7 +66,7 @@ func (a *app) programInAgent(ctx context.Context, s config.Settings, err error) 
 	if fail.KindOf(err) != fail.Credentials || ctx.Err() != nil {
 		return ""
 	}
-	return agent.CredentialProgram(ctx, s.Profile)
+	return awssdk.CredentialProgram(ctx, s.Profile)
 }
 
 func (a *app) noteAlone(s config.Settings, why string) {

@@ -12,7 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/printable"
@@ -35,7 +35,7 @@ type app struct {
 	configFile string            // --config
 	extraLocal []string          // -L
 	self       string            // the program's path, for what other programs must call
-	mfa        agent.MFA         // what codes have opened
+	mfa        awssdk.MFA        // what codes have opened
 	login      login             // of the commands for databases
 	execEnv    []execEnv         // exec --env
 	format     string            // --format of url

@@ -12,7 +12,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/printable"
@@ -28,7 +28,7 @@ func (a *app) up(c *cli.Context) error {
 		return err
 	}
 	defer run.close()
-	r, err := run.agent.Up(c.Context)
+	r, err := run.access.Up(c.Context)
 	if err != nil {
 		if r.New && c.Context.Err() != nil {
 			run.progress.Idle()
@@ -92,7 +92,7 @@ func (a *app) down(c *cli.Context, refused bool) error {
 	defer run.close()
 	ctx, cancel := bounded(c.Context, run.settings)
 	defer cancel()
-	r, err := run.agent.Down(ctx, refused)
+	r, err := run.access.Down(ctx, refused)
 	if err != nil {
 		return err
 	}
@@ -196,7 +196,7 @@ const (
 
 // printStatusOnce shows what AWS says and the links; JSON on one line if it is one of several.
 func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState api.State, several bool) error {
-	processes, err := agent.Processes(ctx, s)
+	processes, err := access.Processes(ctx, s)
 	if err != nil && !s.Quiet {
 		_ = printf(a.err, "bastion: the links of running commands cannot be shown: %s\n", err)
 	}
@@ -225,8 +225,8 @@ func agentProcess(st api.State) []report.Process {
 	for _, l := range st.Links {
 		live := l.Live
 		if l.HasGivenUp() {
-			live = []report.Live{{
-				State: string(l.State), Since: l.Since, Error: l.Error, Next: l.Next, Retry: l.Retry, Kind: "none", Sessions: []report.LiveSession{},
+			live = []report.Link{{
+				State: string(l.State), Since: l.Since, Error: l.Error, Next: l.Next, Retry: l.Retry, Kind: "none", Sessions: []report.Session{},
 			}}
 		}
 		if len(live) > 0 {
@@ -255,7 +255,7 @@ func (a *app) awsStatus(ctx context.Context, s config.Settings) (report.Status, 
 	defer run.progress.StepIfSlow("looking at your bastions")()
 	ctx, cancel := bounded(ctx, s)
 	defer cancel()
-	return run.agent.Status(ctx)
+	return run.access.Status(ctx)
 }
 
 func (a *app) printStatus(st statusOutput) error {
@@ -342,7 +342,7 @@ func (a *app) printProcesses(all []report.Process) error {
 }
 
 // printSessions shows the sessions of a link, if it has any.
-func printSessions(out io.Writer, sessions []report.LiveSession) error {
+func printSessions(out io.Writer, sessions []report.Session) error {
 	if len(sessions) == 0 {
 		return nil
 	}

@@ -133,14 +133,14 @@ func TestStatusShowsSubflows(t *testing.T) {
 	one, f1 := e.forwards([]string{"BASTION_SESSIONS=1"}, source, ":")
 	download(t, f3[0].Listen)
 	download(t, f1[0].Listen)
-	var all []report.Live
+	var all []report.Link
 	var known []string
 	eventually(t, "three sessions carry one transfer", func() bool {
 		all, known = e.links(nil), e.portSessions()
 		if len(all) != 2 {
 			t.Fatalf("%d links", len(all))
 		}
-		slices.SortFunc(all, func(a, b report.Live) int { return len(b.Sessions) - len(a.Sessions) })
+		slices.SortFunc(all, func(a, b report.Link) int { return len(b.Sessions) - len(a.Sessions) })
 		busy := 0
 		for _, s := range all[0].Sessions {
 			if s.ReceiveRate > 50e3 && s.State == "up" && slices.Contains(known, s.ID) {

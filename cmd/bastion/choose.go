@@ -9,8 +9,8 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
@@ -25,10 +25,10 @@ type meant struct {
 }
 
 func (a *app) meant(s config.Settings) meant {
-	env := agent.RelevantEnv(os.Environ())
+	env := awssdk.RelevantEnv(os.Environ())
 	m := meant{profile: s.Profile, region: cmp.Or(s.Region, env["AWS_REGION"], env["AWS_DEFAULT_REGION"])}
 	if m.profile == "" {
-		m.byVariables = agent.NewEnv(env).Credentials().HasKeys()
+		m.byVariables = awssdk.NewEnv(env).Credentials().HasKeys()
 		if !m.byVariables {
 			m.profile = cmp.Or(env["AWS_PROFILE"], env["AWS_DEFAULT_PROFILE"])
 		}
@@ -46,11 +46,11 @@ func (a *app) meant(s config.Settings) meant {
 		ctx, cancel := bounded(ctx, s)
 		defer cancel()
 		if m.byVariables {
-			if owner, err = run.agent.Owner(ctx); err != nil {
+			if owner, err = run.access.Owner(ctx); err != nil {
 				return "", "", err
 			}
 		}
-		region = run.agent.Region()
+		region = run.access.Region()
 		return region, owner, nil
 	}
 	return m

@@ -253,14 +253,14 @@ func (a *app) lookUp(ctx context.Context, command string, s config.Settings, pai
 		specs[i], names[i] = p.Target, p.Target.String()
 	}
 	run.progress.Step("looking up " + strings.Join(names, ", "))
-	endpoints, err := run.agent.Resolve(ctx, specs)
+	endpoints, err := run.access.Resolve(ctx, specs)
 	if err != nil || a.login.iamUser == "" {
 		return endpoints, make([]string, len(pairs)), err
 	}
 	tokens := make([]string, len(pairs))
 	var refused error
 	for i, e := range endpoints {
-		token, err := run.agent.Token(ctx, e, a.login.iamUser)
+		token, err := run.access.Token(ctx, e, a.login.iamUser)
 		switch kind := dsn.ProtocolOf(e.Engine, e.Port); {
 		case err == nil:
 			tokens[i] = token

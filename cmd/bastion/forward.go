@@ -10,7 +10,7 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/internal/config"
@@ -23,30 +23,30 @@ type session struct {
 	settings config.Settings
 	progress *progress
 	watch    *linkWatch
-	agent    *agent.Agent
+	access   *access.Access
 }
 
 // open loads the AWS configuration, for the command with the given name. Its close must be called.
 func (a *app) open(ctx context.Context, command string, s config.Settings) (*session, error) {
 	p := newProgress(a.raw.err, s.Quiet)
 	watch := &linkWatch{progress: p}
-	ag, err := a.access(ctx, command, s, p, agent.Options{Progress: p.Step, Path: watch.path})
+	way, err := a.access(ctx, command, s, p, access.Options{Progress: p.Step, Path: watch.path})
 	if err != nil {
 		p.Close()
 		return nil, err
 	}
-	return &session{settings: s, progress: p, watch: watch, agent: ag}, nil
+	return &session{settings: s, progress: p, watch: watch, access: way}, nil
 }
 
 // access opens the way to AWS in this process, for the command with the given name.
-func (a *app) access(ctx context.Context, command string, s config.Settings, p *progress, o agent.Options) (*agent.Agent, error) {
+func (a *app) access(ctx context.Context, command string, s config.Settings, p *progress, o access.Options) (*access.Access, error) {
 	defer p.StepIfSlow("waiting for AWS credentials")()
 	o.Version, o.Command, o.Logger, o.MFA = readVersion().Version, command, a.logger(s, p), a.mfaOf(p)
-	return agent.New(ctx, s, o)
+	return access.New(ctx, s, o)
 }
 
 func (s *session) close() {
-	s.agent.Close()
+	s.access.Close()
 	s.progress.Close()
 }
 
@@ -243,8 +243,8 @@ func unknownName(spec targets.Spec, s config.Settings) error {
 }
 
 // link brings up a link whose grant is for the destinations in permit. The caller closes it.
-func (s *session) link(ctx context.Context, permit []string) (*agent.Link, error) {
-	link, err := s.agent.Link(permit, s.watch.state)
+func (s *session) link(ctx context.Context, permit []string) (*access.Pool, error) {
+	link, err := s.access.Pool(permit, s.watch.state)
 	if err != nil {
 		return nil, err
 	}

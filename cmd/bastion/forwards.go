@@ -10,10 +10,11 @@ import (
 	"strings"
 	"sync/atomic"
 
+	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
-	"github.com/bastion-ssm/bastion/agent/daemon"
 	"github.com/bastion-ssm/bastion/agent/forwards"
+	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -59,9 +60,9 @@ func (a *app) sharedAgent(s config.Settings) whichAgent {
 // privateAgent is an agent in this process, for this command alone.
 func (a *app) privateAgent(s config.Settings, command string) whichAgent {
 	return func(_ context.Context, p *progress, lost func(error), ask func(api.Opener) error) error {
-		d := daemon.New(daemon.Config{
+		d := agent.New(agent.Config{
 			Version: readVersion().Version, Logger: a.logger(s, p),
-			Private: &daemon.Private{Lost: lost, Access: func(ctx context.Context, o agent.Options) (*agent.Agent, error) {
+			Private: &agent.Private{Lost: lost, Access: func(ctx context.Context, o access.Options) (*access.Access, error) {
 				return a.access(ctx, command, s, p, o)
 			}},
 		})
@@ -234,7 +235,7 @@ func (a *app) scope(s config.Settings) api.Scope {
 		usual := defaults.Texts()
 		maps.DeleteFunc(texts, func(key, text string) bool { return text == usual[key] })
 	}
-	return api.Scope{Settings: texts, Env: agent.RelevantEnv(os.Environ())}
+	return api.Scope{Settings: texts, Env: awssdk.RelevantEnv(os.Environ())}
 }
 
 // remoteHint names the setting where tunnel.Listen cannot.

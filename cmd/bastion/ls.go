@@ -13,8 +13,8 @@ import (
 
 	"github.com/urfave/cli/v2"
 
+	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
-	"github.com/bastion-ssm/bastion/agent/daemon"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/duration"
@@ -70,7 +70,7 @@ func (a *app) agentState(ctx context.Context, s config.Settings) (api.State, err
 	}
 	st, err := client.State(ctx)
 	if errors.Is(err, api.ErrNotRunning) {
-		daemon.RemoveStale(client.Socket())
+		agent.RemoveStale(client.Socket())
 		none.Forwards, err = keptForwards(s)
 		return none, err
 	}
@@ -83,7 +83,7 @@ func keptForwards(s config.Settings) ([]api.Forward, error) {
 	if err != nil {
 		return []api.Forward{}, err
 	}
-	kept, err := daemon.Kept(dir)
+	kept, err := agent.Kept(dir)
 	if err != nil {
 		err = fail.New(fail.Other, "read the forwards that come back with the agent", err, "bastion agent start sets a file aside that it cannot read")
 	}
@@ -193,7 +193,7 @@ func (a *app) lsTargets(ctx context.Context, s config.Settings) error {
 }
 
 func discover(ctx context.Context, run *session) ([]listedTarget, error) {
-	endpoints, err := run.agent.Targets(ctx)
+	endpoints, err := run.access.Targets(ctx)
 	out := make([]listedTarget, len(endpoints))
 	for i, e := range endpoints {
 		out[i] = listedTarget{Spec: e.Name, Engine: e.Engine}
@@ -308,8 +308,8 @@ func stopOne(ctx context.Context, client *api.Client, s config.Settings, ref str
 	if err != nil {
 		return nil, err
 	}
-	stopped, err = daemon.Forget(client.Socket(), dir, ref)
-	if errors.Is(err, daemon.ErrRunning) { // it has just been started
+	stopped, err = agent.Forget(client.Socket(), dir, ref)
+	if errors.Is(err, agent.ErrRunning) { // it has just been started
 		if _, waitErr := client.Wait(ctx, 0, agentStart); waitErr == nil {
 			return client.Stop(ctx, ref)
 		}

@@ -8,12 +8,12 @@ import (
 	"runtime"
 	"strings"
 
-	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 // mfaOf returns what asks for codes, below the progress that is shown.
-func (a *app) mfaOf(p *progress) *agent.MFA {
+func (a *app) mfaOf(p *progress) *awssdk.MFA {
 	a.mfa.Ask = func(device string) (string, error) {
 		p.Idle()
 		return a.askMFA(device)

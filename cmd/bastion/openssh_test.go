@@ -375,7 +375,7 @@ func download(t *testing.T, addr string) (net.Conn, <-chan error) {
 }
 
 // links returns the links that status shows.
-func (e *labEnv) links(env []string) []report.Live {
+func (e *labEnv) links(env []string) []report.Link {
 	e.t.Helper()
 	r := e.run(env, "status", "-o", "json")
 	var out struct {
@@ -384,7 +384,7 @@ func (e *labEnv) links(env []string) []report.Live {
 	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || r.code != 0 {
 		e.t.Fatalf("status: %v, exit code %d\n%s%s", err, r.code, r.stdout, r.stderr)
 	}
-	var links []report.Live
+	var links []report.Link
 	for _, p := range out.Processes {
 		links = append(links, p.Links...)
 	}
@@ -403,7 +403,7 @@ func TestPoolToOpenSSHServer(t *testing.T) {
 		t.Fatal(err)
 	}
 	_, first := download(t, bulk)
-	var link report.Live
+	var link report.Link
 	sessions := func(n int) func() bool {
 		return func() bool {
 			all := e.links(env)

@@ -18,7 +18,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
@@ -31,13 +31,13 @@ func TestListsAreNeverNull(t *testing.T) {
 	for _, v := range []any{
 		statusOutput{},
 		topOutput{},
-		agent.DownResult{},
+		access.DownResult{},
 		api.State{},
 		api.Forward{Opened: at},
 		trustOutput{},
 		map[string]any{"forwards": []api.Forward(nil)},
 		[]api.Account{{}},
-		&api.Link{Live: []report.Live{{}}},
+		&api.Link{Live: []report.Link{{}}},
 	} {
 		var b bytes.Buffer
 		if err := encodeJSON(&b, v, ""); err != nil {

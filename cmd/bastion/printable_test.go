@@ -17,9 +17,9 @@ import (
 // Whatever AWS, the agent or a file says, people's output holds printable text alone, and a value begins no further row.
 func TestHostileText(t *testing.T) {
 	bad := hostile + notUTF8
-	live := report.Live{
+	live := report.Link{
 		Bastion: bad, State: bad, Error: bad, Lacks: []string{bad}, Document: bad, DocumentReason: bad,
-		Limit: &report.LiveLimit{Reason: bad}, Sessions: []report.LiveSession{{ID: bad, State: bad}},
+		Limit: &report.SessionLimit{Reason: bad}, Sessions: []report.Session{{ID: bad, State: bad}},
 	}
 	task := report.Bastion{TaskID: bad, Status: bad, Exec: bad, Target: bad, Cluster: bad}
 	refused, outdated, unchecked := task, task, task
@@ -27,7 +27,7 @@ func TestHostileText(t *testing.T) {
 	forward := api.Forward{Name: bad, Listen: bad, Target: bad, State: api.ForwardState(bad), Command: bad, Error: bad}
 	top := topview.Lines(
 		api.State{
-			Info: api.Info{PID: 1, Version: bad}, Forwards: []api.Forward{forward}, Links: []api.Link{{Live: []report.Live{live}}},
+			Info: api.Info{PID: 1, Version: bad}, Forwards: []api.Forward{forward}, Links: []api.Link{{Live: []report.Link{live}}},
 			Audit: []api.AuditEvent{{Forward: bad, Target: bad, Client: bad, Error: bad}},
 		},
 		[]api.Account{{
@@ -38,7 +38,7 @@ func TestHostileText(t *testing.T) {
 		"status": func(a *app) error {
 			return a.printStatus(statusOutput{
 				Status:    report.Status{Owner: bad, Cluster: bad, Bastions: []report.Bastion{task, refused, outdated, unchecked}},
-				Processes: []report.Process{{Command: bad, Links: []report.Live{live}}},
+				Processes: []report.Process{{Command: bad, Links: []report.Link{live}}},
 			})
 		},
 		"no bastion": func(a *app) error {

@@ -12,7 +12,7 @@ import (
 
 	"golang.org/x/term"
 
-	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
@@ -94,7 +94,7 @@ func (p *progress) Step(text string) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.starts = p.starts || strings.HasPrefix(text, agent.StepStarting)
+	p.starts = p.starts || strings.HasPrefix(text, access.StepStarting)
 	if p.stopped || text == p.step {
 		return
 	}

@@ -17,11 +17,12 @@ import (
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/term"
 
-	"github.com/bastion-ssm/bastion/agent"
+	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/openssh"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
@@ -122,34 +123,34 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 		return usage("leave out --instance-connect, or name an instance's id as HOST",
 			"--instance-connect is for EC2 instances; %s is not one", host)
 	}
-	if f.pass && (isBastion(host) || agent.IsInstance(host) || !a.usesAgent(ctx, s)) {
+	if f.pass && (isBastion(host) || access.IsInstance(host) || !a.usesAgent(ctx, s)) {
 		return usage("leave out --fdpass and ProxyUseFdpass",
 			"--fdpass is for connections by the agent, to hosts behind the bastion")
 	}
 	switch {
 	case isBastion(host):
 		return a.proxyServer(ctx, s, host,
-			func(dir string) (*agent.OpenSSH, error) {
-				return agent.ServeOpenSSH(dir, os.Getppid(), s.Target == "", a.logger(s, nil))
+			func(dir string) (*openssh.Sockets, error) {
+				return openssh.Serve(dir, os.Getppid(), s.Target == "", a.logger(s, nil))
 			},
-			func(run *session) (*agent.SSHStream, error) { return run.agent.OpenSSH(ctx, s.Permit) })
-	case agent.IsInstance(host):
-		var sockets func(dir string) (*agent.OpenSSH, error)
+			func(run *session) (*access.SSHStream, error) { return run.access.OpenSSH(ctx, s.Permit) })
+	case access.IsInstance(host):
+		var sockets func(dir string) (*openssh.Sockets, error)
 		if f.connect != "" {
-			sockets = func(dir string) (*agent.OpenSSH, error) {
-				return agent.ServeIdentity(dir, os.Getppid(), a.logger(s, nil))
+			sockets = func(dir string) (*openssh.Sockets, error) {
+				return openssh.ServeIdentity(dir, os.Getppid(), a.logger(s, nil))
 			}
 		}
 		return a.proxyServer(ctx, s, host, sockets,
-			func(run *session) (*agent.SSHStream, error) {
-				return run.agent.OpenInstance(ctx, host, port, f.connect, func(why error) {
+			func(run *session) (*access.SSHStream, error) {
+				return run.access.OpenInstance(ctx, host, port, f.connect, func(why error) {
 					if !quiet {
 						a.sayWaiting(run, host, why)
 					}
 				})
 			})
 	}
-	dest := agent.Destination(host, port)
+	dest := access.Destination(host, port)
 	if a.usesAgent(ctx, s) {
 		connected, err := a.proxyByAgent(ctx, s, dest, f.pass)
 		if connected || f.pass || !a.goesOnAlone(ctx, s, err) {
@@ -236,10 +237,10 @@ func dialWhileItAnswers(ctx context.Context, client *api.Client, req api.DialReq
 // proxyServer connects to an SSH server at the end of a session of its own. What ssh has to know of it is told by
 // sockets, if serve, which may be nil, opens some.
 func (a *app) proxyServer(
-	ctx context.Context, s config.Settings, dest string, serve func(dir string) (*agent.OpenSSH, error),
-	open func(*session) (*agent.SSHStream, error),
+	ctx context.Context, s config.Settings, dest string, serve func(dir string) (*openssh.Sockets, error),
+	open func(*session) (*access.SSHStream, error),
 ) error {
-	var sockets *agent.OpenSSH
+	var sockets *openssh.Sockets
 	if serve != nil { // before anything that takes time: ssh asks soon
 		dir, err := dirs.Runtime(s.RuntimeDir)
 		if err != nil {
@@ -428,7 +429,7 @@ func (a *app) knownHosts(c *cli.Context) error {
 	ctx, cancel := context.WithTimeoutCause(c.Context, limit, fail.New(fail.Timeout, "",
 		fmt.Errorf("the bastion's host key is not known after %s", limit), "allow more time with --start-timeout"))
 	defer cancel()
-	hostKeys, err := agent.AskHostKeys(ctx, dir, os.Getppid())
+	hostKeys, err := openssh.AskHostKeys(ctx, dir, os.Getppid())
 	if err != nil {
 		return err
 	}

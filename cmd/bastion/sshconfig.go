@@ -18,12 +18,12 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/internal/block"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/openssh"
 )
 
 // maxSSHConfig bounds the file that ssh-config rewrites, in bytes.
@@ -176,7 +176,7 @@ func (a *app) sshBlockFor(ctx context.Context, s config.Settings, patterns []str
 		}
 	}
 	b := sshBlock{
-		proxy: proxyWords(words), known: argvWords(words), identity: strings.ReplaceAll(agent.IdentityAgent(dir), "%", "%%"),
+		proxy: proxyWords(words), known: argvWords(words), identity: strings.ReplaceAll(openssh.IdentityAgent(dir), "%", "%%"),
 		patterns: patterns, connect: connect,
 	}
 	given := append([]string{"bastion", "ssh-config", "--write"}, a.givenFlags()...)

@@ -81,10 +81,10 @@ func (a *app) makeToken(ctx context.Context, s config.Settings, spec targets.Spe
 	run.progress.Step("looking up " + spec.String())
 	ctx, cancel := bounded(ctx, s)
 	defer cancel()
-	endpoints, err := run.agent.Resolve(ctx, []targets.Spec{spec})
+	endpoints, err := run.access.Resolve(ctx, []targets.Spec{spec})
 	if err != nil {
 		return targets.Endpoint{}, "", err
 	}
-	token, err := run.agent.Token(ctx, endpoints[0], user)
+	token, err := run.access.Token(ctx, endpoints[0], user)
 	return endpoints[0], token, err
 }

@@ -17,14 +17,14 @@ import (
 
 const module = "github.com/bastion-ssm/bastion"
 
-// allowed are the module's packages and which others of them each may import. Imports point downwards: commands, agent, the
-// parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
+// allowed are the module's packages and which others of them each may import. Imports point downwards: commands, agent,
+// access, the parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"agent", "agent/api", "agent/daemon", "agent/dsn", "agent/forwards", "internal/block", "internal/browser",
-		"internal/config", "internal/dirs", "internal/duration", "internal/fail", "internal/files", "internal/hosts", "internal/partition",
-		"internal/printable", "internal/private", "internal/report", "internal/service", "internal/sleep", "internal/topview",
-		"internal/words", "keys", "targets", "tunnel",
+		"access", "agent", "agent/api", "agent/dsn", "agent/forwards", "internal/awssdk", "internal/block", "internal/browser",
+		"internal/config", "internal/dirs", "internal/duration", "internal/fail", "internal/files", "internal/hosts", "internal/openssh",
+		"internal/partition", "internal/printable", "internal/private", "internal/report", "internal/service", "internal/sleep",
+		"internal/topview", "internal/words", "targets", "tunnel",
 	},
 	"cmd/bastiond": {"internal/fail", "internal/printable", "keys", "server"},
 
@@ -34,16 +34,18 @@ var allowed = map[string][]string{
 	},
 	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/private", "internal/sleep"},
 	"agent/dsn":       {"agent/api", "internal/config", "internal/hosts"},
-	"agent/forwards":  {"agent", "agent/api", "internal/fail"},
-	"agent/daemon": {
-		"agent", "agent/api", "agent/dashboard", "agent/forwards", "agent/metrics", "internal/backoff", "internal/config",
-		"internal/fail", "internal/files", "internal/private", "internal/report", "targets", "tunnel",
+	"agent/forwards":  {"agent/api", "internal/fail"},
+	"agent/metrics":   {"agent/api", "internal/fail", "internal/files"},
+	"agent": {
+		"access", "agent/api", "agent/dashboard", "agent/forwards", "agent/metrics", "internal/awssdk", "internal/backoff",
+		"internal/config", "internal/fail", "internal/files", "internal/private", "internal/report", "targets", "tunnel",
+		"tunnel/rediscluster",
 	},
 
-	"agent": {
-		"bastions", "internal/awsanswer", "internal/config", "internal/dirs", "internal/fail", "internal/fargate",
-		"internal/files", "internal/printable", "internal/private", "internal/report", "internal/sleep", "internal/words", "keys",
-		"sessions", "sessions/bond", "targets", "tunnel", "tunnel/rediscluster",
+	"access": {
+		"bastions", "internal/awsanswer", "internal/awssdk", "internal/config", "internal/dirs", "internal/fail", "internal/fargate",
+		"internal/files", "internal/private", "internal/report", "internal/sleep", "internal/words", "keys", "sessions",
+		"sessions/bond", "targets", "tunnel",
 	},
 	"server": {
 		"internal/duration", "internal/fail", "internal/files", "internal/printable", "internal/private", "internal/sleep",
@@ -64,6 +66,7 @@ var allowed = map[string][]string{
 	"tunnel/rediscluster": {"internal/fail", "tunnel"},
 
 	"internal/awsanswer": {},
+	"internal/awssdk":    {"internal/awsanswer", "internal/fail", "internal/files", "internal/printable"},
 	"internal/backoff":   {},
 	"internal/block":     {},
 	"internal/browser":   {"internal/config", "internal/dirs", "internal/fail", "internal/files", "tunnel"},
@@ -76,6 +79,7 @@ var allowed = map[string][]string{
 	"internal/files":     {"internal/backoff", "internal/sleep"},
 	"internal/hosts":     {"internal/backoff", "internal/block", "internal/fail", "internal/files", "internal/sleep"},
 	"internal/near":      {},
+	"internal/openssh":   {"internal/fail", "internal/private", "keys"},
 	"internal/partition": {},
 	"internal/printable": {},
 	"internal/private":   {"internal/fail"},
@@ -83,7 +87,6 @@ var allowed = map[string][]string{
 	"internal/ring":      {},
 	"internal/service":   {"internal/fail", "internal/files"},
 	"internal/sleep":     {},
-	"agent/metrics":      {"agent/api", "internal/fail", "internal/files"},
 	"internal/sshwire":   {},
 	"internal/topview":   {"agent/api", "internal/printable", "internal/report", "internal/words"},
 	"internal/words":     {},
@@ -117,6 +120,8 @@ var forbidden = map[string][]string{
 	"internal/service":   {awsSDK, ssh},
 	"internal/topview":   {awsSDK},
 	"agent/metrics":      {awsSDK, "github.com/mmmorris1975/"},
+	"internal/awssdk":    {ssh, "github.com/mmmorris1975/"},
+	"internal/openssh":   {awsSDK},
 	"agent/dashboard":    {awsSDK, "github.com/mmmorris1975/", "github.com/prometheus/"},
 	"agent/dsn":          {awsSDK, "github.com/mmmorris1975/"},
 	"agent/api":          {awsSDK, "github.com/mmmorris1975/"}, // what any client may link

@@ -3,6 +3,7 @@ package files
 import (
 	"bytes"
 	"errors"
+	"os"
 )
 
 // ErrUTF16 is why Text refuses a text. Windows tools call this encoding Unicode.
@@ -15,6 +16,15 @@ var (
 	utf8Mark   = []byte("\xef\xbb\xbf")
 	utf16Marks = [][]byte{[]byte("\xff\xfe"), []byte("\xfe\xff")}
 )
+
+// ReadText returns the Text of a file.
+func ReadText(path string) ([]byte, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, err
+	}
+	return Text(data)
+}
 
 // Text returns the UTF-8 text of a file that somebody has written, without the byte order mark that editors on Windows put before
 // it. UTF-16 of either byte order is ErrUTF16, with a mark or without. Other bytes are left to the reader of the text.

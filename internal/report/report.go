@@ -18,11 +18,11 @@ type Process struct {
 	Version string    `json:"version"`
 	Region  string    `json:"region"`
 	Started time.Time `json:"started_at"`
-	Links   []Live    `json:"links"`
+	Links   []Link    `json:"links"`
 }
 
-// Live is the state of a link.
-type Live struct {
+// Link is the state of a link.
+type Link struct {
 	Bastion  string     `json:"bastion"`         // what the link leads to
 	State    string     `json:"state"`           // as tunnel.Phase; "waiting" while there is no path
 	Since    time.Time  `json:"since"`           //
@@ -40,8 +40,8 @@ type Live struct {
 	BondVersion int `json:"bond_version,omitempty"`     // 0: no bond
 	Damaged     int `json:"damaged_sessions,omitempty"` // ended because they did not deliver what was sent
 
-	Limit *LiveLimit `json:"session_limit,omitempty"` // nil: none is known
-	Far   *FarEnd    `json:"far_end,omitempty"`       // nil: not known
+	Limit *SessionLimit `json:"session_limit,omitempty"` // nil: none is known
+	Far   *FarEnd       `json:"far_end,omitempty"`       // nil: not known
 
 	MaxAge float64 `json:"session_max_age_seconds,omitempty"` // each session is replaced in the last tenth before it
 
@@ -50,11 +50,11 @@ type Live struct {
 	Received   uint64 `json:"received_bytes"`
 	Reinjected uint64 `json:"reinjected_bytes"` // sent again by another session
 
-	Sessions []LiveSession `json:"sessions"`
+	Sessions []Session `json:"sessions"`
 }
 
 // Bond says in words how the bond under a link does; empty without one.
-func (l *Live) Bond() string {
+func (l *Link) Bond() string {
 	switch {
 	case l.BondVersion == 0:
 		return ""
@@ -66,20 +66,20 @@ func (l *Live) Bond() string {
 	return fmt.Sprintf("bond: version %d, %d sessions ended because their data was damaged", l.BondVersion, l.Damaged)
 }
 
-// LiveLimit is how many sessions AWS starts for a link, where it has been found to start no more.
-type LiveLimit struct {
+// SessionLimit is how many sessions AWS starts for a link, where it has been found to start no more.
+type SessionLimit struct {
 	Sessions int        `json:"sessions"`
 	Reason   string     `json:"reason"`
 	Retry    *time.Time `json:"retry_at,omitempty"` // when another is tried, if it is wanted then
 }
 
 // String says the limit in words.
-func (l *LiveLimit) String() string {
+func (l *SessionLimit) String() string {
 	return fmt.Sprintf("AWS starts no more than %s: %s", words.Count(l.Sessions, "session"), l.Reason)
 }
 
-// LiveSession is the state of one SSM session of a link: a subflow of its bond, or an SSH connection of its own.
-type LiveSession struct {
+// Session is the state of one SSM session of a link: a subflow of its bond, or an SSH connection of its own.
+type Session struct {
 	ID          string  `json:"session_id"`
 	State       string  `json:"state"` // up, stalled or leaving
 	Age         float64 `json:"age_seconds"`
@@ -181,7 +181,7 @@ func (s Size) String() string {
 }
 
 // Trouble says in words why the link waits, when the next attempt is, and what to do.
-func (l *Live) Trouble(now time.Time) string {
+func (l *Link) Trouble(now time.Time) string {
 	return Trouble(now, l.Error, l.Next, time.Time{}, l.Retry)
 }
 

@@ -9,7 +9,7 @@ import (
 
 func TestTrouble(t *testing.T) {
 	now := time.Date(2026, 1, 2, 10, 0, 0, 0, time.Local)
-	for want, l := range map[string]Live{
+	for want, l := range map[string]Link{
 		"":                          {},
 		"denied; ask for access":    {Error: "denied", Next: "ask for access"},
 		"lost; next try in 5s":      {Error: "lost", Retry: now.Add(5 * time.Second)},
@@ -26,8 +26,8 @@ func TestTrouble(t *testing.T) {
 
 func TestWords(t *testing.T) {
 	for want, got := range map[string]string{
-		"AWS starts no more than 1 session: quota":  (&LiveLimit{Sessions: 1, Reason: "quota"}).String(),
-		"AWS starts no more than 2 sessions: quota": (&LiveLimit{Sessions: 2, Reason: "quota"}).String(),
+		"AWS starts no more than 1 session: quota":  (&SessionLimit{Sessions: 1, Reason: "quota"}).String(),
+		"AWS starts no more than 2 sessions: quota": (&SessionLimit{Sessions: 2, Reason: "quota"}).String(),
 		"0.25 vCPU, 0.5 GB":                         Size{CPU: 256, Memory: 512}.String(),
 		"1 vCPU, 2 GB, about $0.0494 an hour":       Size{CPU: 1024, Memory: 2048, Cost: &fargate.Cost{PerHour: 0.04937}}.String(),
 		"the task has 0.5 vCPU, 1 GB; 25 % of its CPU in use, 3 sessions": (&FarEnd{

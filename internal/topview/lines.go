@@ -194,7 +194,7 @@ func (m *Model) linkLines() []string {
 	return out
 }
 
-func (m *Model) sessionLines(live report.Live) []string {
+func (m *Model) sessionLines(live report.Link) []string {
 	rows := [][]string{
 		{"SESSION", "STATE", "DOWN", "UP", "ROUND TRIP", "IN FLIGHT", "SENT AGAIN", "AGE", "ROTATES WITHIN"},
 	}

@@ -69,9 +69,9 @@ func topState(seconds float64) api.State {
 				Opened:   begin,
 			},
 		},
-		Links: []api.Link{{ID: "l1", Live: []report.Live{{
+		Links: []api.Link{{ID: "l1", Live: []report.Link{{
 			Bastion: "bastion 8edc", State: "up", Since: begin, Channels: 2, Received: uint64(1e6 * seconds), MaxAge: 3000,
-			Sessions: []report.LiveSession{{ID: "dev-1", State: "up", Age: 600, RTT: 41.25, ReceiveRate: 9e5, InFlight: 4096}},
+			Sessions: []report.Session{{ID: "dev-1", State: "up", Age: 600, RTT: 41.25, ReceiveRate: 9e5, InFlight: 4096}},
 		}}}},
 		Audit: []api.AuditEvent{
 			{At: at, Forward: "orders", Target: "orders.db:5432", Duration: 12.5, Down: 880_000, Error: "refused"},

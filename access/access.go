@@ -1,0 +1,357 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"sync"
+	"sync/atomic"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ec2instanceconnect"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/elasticache"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
+	"github.com/aws/aws-sdk-go-v2/service/rds"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
+	"github.com/aws/aws-sdk-go-v2/service/sts"
+
+	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/awssdk"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/dirs"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/fargate"
+	"github.com/bastion-ssm/bastion/internal/report"
+	"github.com/bastion-ssm/bastion/sessions"
+	"github.com/bastion-ssm/bastion/targets"
+)
+
+// Settings are all settings of an Access; package config reads and documents them.
+type Settings = config.Settings
+
+// Options are what an Access needs besides its Settings.
+type Options struct {
+	Version  string            // of the program, for the task's tags
+	Command  string            // what the program does, for those who look at its links
+	Logger   *slog.Logger      // nil: no log
+	Progress func(step string) // says what is waited for; nil: nobody asks. It must not block.
+	// Path is told when a connection has lost every path, and when it has found one; nil: nobody asks. It must not block.
+	Path func(report.Path)
+
+	// Env are the variables that count, in place of the process's own: AWS_* and SSH_AUTH_SOCK. nil: the process's.
+	Env *awssdk.Env
+	MFA *awssdk.MFA // asks for codes; nil: there is nobody to ask
+	// Hosted says that the process has more Agents than this one and shows their links itself.
+	Hosted bool
+}
+
+// Access is one user's access to one AWS account and region. Close it at the end.
+type Access struct {
+	settings Settings
+	region   string
+	log      *slog.Logger
+	progress func(string)
+	options  Options
+
+	credentials aws.CredentialsProvider
+	clock       *awssdk.Clock
+
+	manager  *bastions.Manager
+	sessions *sessions.Client
+	resolver *targets.Resolver
+
+	instanceConnect *ec2instanceconnect.Client
+
+	hostKeys  *hostKeys // nil: none are remembered
+	documents documents
+	account   atomic.Value // string: that of the owner, once it is known
+
+	whoami func(context.Context) (bastions.Owner, error)
+
+	ctx    context.Context // of the tasks; ends at Close
+	cancel context.CancelFunc
+	tasks  sync.WaitGroup // what goes on behind the caller's back: Close waits for it
+
+	bonds bonds
+	links links
+}
+
+// New loads the AWS configuration and returns an Access. It fails where region or credentials are missing; apart from what
+// the credentials need it makes no calls.
+func New(ctx context.Context, s Settings, o Options) (*Access, error) {
+	cfg, err := awssdk.Load(ctx, awssdk.Source{Profile: s.Profile, Region: s.Region, Env: o.Env, MFA: o.MFA, CallTimeout: s.AWSTimeout})
+	if err != nil {
+		return nil, err
+	}
+	log := o.Logger
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	progress := o.Progress
+	if progress == nil {
+		progress = func(string) {}
+	}
+	// Tasks outlive the calls that begin them, therefore New's context too.
+	tasksCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	clk := new(awssdk.Clock)
+	cfg.APIOptions = append(cfg.APIOptions, clk.Add)
+	ecsClient := ecs.NewFromConfig(cfg)
+	stsClient := sts.NewFromConfig(cfg)
+	ec2Client := ec2.NewFromConfig(cfg)
+	ssmClient := ssm.NewFromConfig(cfg)
+	kmsClient := kms.NewFromConfig(cfg)
+	rdsClient := rds.NewFromConfig(cfg)
+	cacheClient := elasticache.NewFromConfig(cfg)
+	names := make(map[string]targets.Named, len(s.Targets))
+	for name, t := range s.Targets {
+		names[name] = targets.Named{Target: t.Spec}
+	}
+	a := &Access{
+		ctx: tasksCtx, cancel: cancel,
+		settings:    s,
+		credentials: cfg.Credentials,
+		clock:       clk,
+		region:      cfg.Region,
+		log:         log,
+		progress:    progress,
+		options:     o,
+		manager: bastions.New(bastions.Config{
+			ECS: ecsClient, EC2: bindEC2(ec2Client), Logger: log, Version: o.Version,
+		}),
+		sessions: sessions.New(sessions.Config{
+			SSM: ssmClient, ECS: ecsClient, KMS: kmsClient,
+			HTTPClient: awssdk.WebsocketClient(cfg), Logger: log,
+		}),
+		resolver: &targets.Resolver{
+			RDS: bindRDS(rdsClient), ElastiCache: bindElastiCache(cacheClient), Names: names, Region: cfg.Region,
+		},
+		instanceConnect: ec2instanceconnect.NewFromConfig(cfg),
+		whoami:          once(func(ctx context.Context) (bastions.Owner, error) { return bastions.WhoAmI(ctx, stsClient) }),
+	}
+	if s.SessionDocument != documentAuto {
+		a.documents.forced = s.SessionDocument
+	}
+	if dir, err := dirs.Runtime(s.RuntimeDir); err == nil {
+		a.documents.dir = dir
+	}
+	if s.RememberHostKeys {
+		dir, err := dirs.Runtime(s.RuntimeDir)
+		if err == nil {
+			a.hostKeys = &hostKeys{dir: dir}
+		} else {
+			log.Debug("host keys are not remembered", "err", err)
+		}
+	}
+	return a, nil
+}
+
+// Close gives up what still goes on and waits until the sessions are ended. Links must have been closed before.
+func (a *Access) Close() {
+	a.cancel()
+	a.tasks.Wait()
+}
+
+// once returns f with its first success remembered. Concurrent callers share a call.
+func once[T any](f func(context.Context) (T, error)) func(context.Context) (T, error) {
+	turn := make(chan struct{}, 1)
+	var value T
+	var known bool
+	return func(ctx context.Context) (T, error) {
+		select {
+		case turn <- struct{}{}:
+			defer func() { <-turn }()
+		case <-ctx.Done():
+			var zero T
+			return zero, context.Cause(ctx)
+		}
+		if known {
+			return value, nil
+		}
+		v, err := f(ctx)
+		if err == nil {
+			value, known = v, true
+		}
+		return v, err
+	}
+}
+
+// spec says which bastion the settings mean.
+func (a *Access) spec(ctx context.Context) (bastions.Spec, error) {
+	s := a.settings
+	owner, err := a.whoami(ctx)
+	if err != nil {
+		return bastions.Spec{}, err
+	}
+	if parsed, err := arn.Parse(owner.ARN); err == nil {
+		a.account.Store(parsed.AccountID)
+	}
+	cpu, memory := s.TaskFargate()
+	return bastions.Spec{
+		Size:    fargate.Size{CPU: cpu, Memory: memory},
+		Cluster: s.Cluster, TaskDefinition: s.TaskDefinition, Container: s.Container,
+		Subnets: s.Subnets, SubnetTags: s.SubnetTags,
+		SecurityGroups: s.SecurityGroups, SecurityGroupTags: s.SecurityGroupTags,
+		AssignPublicIP: s.AssignPublicIP, Tags: s.Tags, Owner: owner, StartTimeout: s.StartTimeout,
+	}, nil
+}
+
+// needsTask refuses a command about tasks where the settings name a plain OpenSSH server.
+func (a *Access) needsTask(op string) error {
+	if a.settings.Target == "" {
+		return nil
+	}
+	return fail.New(fail.Usage, op, errors.New("the setting target names a server that is not started or stopped by bastion"),
+		"leave out target to use a bastion task")
+}
+
+func show(b bastions.Bastion) report.Bastion {
+	out := report.Bastion{
+		TaskID: b.TaskID, TaskARN: b.TaskARN, Cluster: b.Cluster, Container: b.Container, Status: b.LastStatus,
+		Exec: b.ExecStatus, Ready: b.ExecRunning, Reason: b.StoppedReason, Size: sizeOf(b),
+		Refused: b.Refused, Outdated: b.Outdated, Unchecked: b.Unchecked,
+	}
+	if b.RuntimeID != "" {
+		out.Target = b.Target()
+	}
+	if !b.CreatedAt.IsZero() {
+		out.Created = &b.CreatedAt
+	}
+	if !b.StartedAt.IsZero() {
+		out.Started = &b.StartedAt
+	}
+	return out
+}
+
+// UpResult is what Up reached.
+type UpResult struct {
+	report.Bastion
+	New     bool   `json:"new"`      // started by this call
+	Version string `json:"version"`  // of bastiond
+	HostKey string `json:"host_key"` // its fingerprint
+}
+
+// Up finds or starts the bastion and waits until bastiond answers in it. With an error only New of the result counts.
+func (a *Access) Up(ctx context.Context) (UpResult, error) {
+	if err := a.needsTask("start the bastion"); err != nil {
+		return UpResult{}, err
+	}
+	spec, b, started, err := a.ensure(ctx)
+	if err != nil {
+		return UpResult{New: started}, err
+	}
+	// The grant of a key that is thrown away: it lets nobody in, and its answer shows that bastiond works.
+	x, err := a.admit(spec, *b, nil, false)
+	if err != nil {
+		return UpResult{New: started}, err
+	}
+	p := x.latest()
+	if err := p.wait(ctx); err != nil {
+		return UpResult{New: started}, err
+	}
+	shown := show(*b)
+	price(&shown.Size, *b, a.settings)
+	return UpResult{Bastion: shown, New: started, Version: p.reply.Version, HostKey: fingerprint(p.hostKey)}, nil
+}
+
+// DownResult is what Down reached.
+type DownResult struct {
+	Stopped []report.Bastion `json:"stopped"`
+	Left    []report.Bastion `json:"left"` // refused, and not asked for
+}
+
+// Down stops the user's bastions. Those that are refused are left alone unless refused says otherwise.
+func (a *Access) Down(ctx context.Context, refused bool) (DownResult, error) {
+	out := DownResult{Stopped: []report.Bastion{}, Left: []report.Bastion{}}
+	if err := a.needsTask("stop the bastion"); err != nil {
+		return out, err
+	}
+	a.progress("stopping your bastion")
+	spec, err := a.spec(ctx)
+	if err != nil {
+		return out, err
+	}
+	stopped, left, err := a.manager.Stop(ctx, spec, downReason, refused)
+	for _, b := range stopped {
+		if a.hostKeys != nil {
+			a.hostKeys.forget(b)
+		}
+		out.Stopped = append(out.Stopped, show(b))
+	}
+	for _, b := range left {
+		out.Left = append(out.Left, show(b))
+	}
+	return out, err
+}
+
+// Status looks at the user's bastions.
+func (a *Access) Status(ctx context.Context) (report.Status, error) {
+	owner, err := a.whoami(ctx)
+	if err != nil {
+		return report.Status{}, err
+	}
+	st := report.Status{Owner: owner.ARN, Region: a.region, Bastions: []report.Bastion{}}
+	if a.settings.Target != "" {
+		st.Target = a.settings.Target
+		return st, nil
+	}
+	st.Cluster = a.settings.Cluster
+	spec, err := a.spec(ctx)
+	if err != nil {
+		return st, err
+	}
+	all, err := a.manager.List(ctx, spec)
+	for _, b := range all {
+		shown := show(b)
+		price(&shown.Size, b, a.settings)
+		st.Bastions = append(st.Bastions, shown)
+	}
+	return st, err
+}
+
+// Prepare begins what Link will need and does not depend on the destinations. It is an optimisation: its errors come again.
+func (a *Access) Prepare() {
+	a.tasks.Go(func() { _, _ = a.whoami(a.ctx) })
+}
+
+// Resolve finds the endpoints of specs, all at once, and returns them in order. The error is that of the first that fails.
+func (a *Access) Resolve(ctx context.Context, specs []targets.Spec) ([]targets.Endpoint, error) {
+	out := make([]targets.Endpoint, len(specs))
+	errs := make([]error, len(specs))
+	var wg sync.WaitGroup
+	for i, spec := range specs {
+		wg.Go(func() { out[i], errs[i] = a.resolver.Resolve(ctx, spec) })
+	}
+	wg.Wait()
+	for _, err := range errs {
+		if err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
+}
+
+// Targets returns the databases and caches of the region.
+func (a *Access) Targets(ctx context.Context) ([]targets.Endpoint, error) { return a.resolver.All(ctx) }
+
+// Destination returns the permit pattern of one endpoint.
+func Destination(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }
+
+// Owner returns the ARN of the identity that the AWS credentials are of.
+func (a *Access) Owner(ctx context.Context) (string, error) {
+	owner, err := a.whoami(ctx)
+	return owner.ARN, err
+}
+
+// Account returns the AWS account; "" until a bastion was looked for.
+func (a *Access) Account() string {
+	account, _ := a.account.Load().(string)
+	return account
+}
+
+// Region returns the AWS region.
+func (a *Access) Region() string { return a.region }

@@ -1,0 +1,107 @@
+package access
+
+import (
+	"context"
+
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/elasticache"
+	"github.com/aws/aws-sdk-go-v2/service/rds"
+)
+
+// The clients of these services are not handed on as they are: whatever becomes an interface keeps all of its methods in the
+// program, because templates, of which the command line's help is made, may ask for any by its name. EC2's has 700 of them. A
+// method that is bound to its client keeps only itself: that makes the program less than half as large, and what is in memory of it.
+
+// call is a method of a service's client, bound to it.
+type call[In, Options, Out any] func(context.Context, *In, ...func(*Options)) (*Out, error)
+
+// ec2Calls implements bastions.EC2API.
+type ec2Calls struct {
+	subnets    call[ec2.DescribeSubnetsInput, ec2.Options, ec2.DescribeSubnetsOutput]
+	groups     call[ec2.DescribeSecurityGroupsInput, ec2.Options, ec2.DescribeSecurityGroupsOutput]
+	interfaces call[ec2.DescribeNetworkInterfacesInput, ec2.Options, ec2.DescribeNetworkInterfacesOutput]
+}
+
+func bindEC2(c *ec2.Client) *ec2Calls {
+	return &ec2Calls{subnets: c.DescribeSubnets, groups: c.DescribeSecurityGroups, interfaces: c.DescribeNetworkInterfaces}
+}
+
+// DescribeSubnets calls EC2.
+func (c *ec2Calls) DescribeSubnets(ctx context.Context, in *ec2.DescribeSubnetsInput, o ...func(*ec2.Options)) (
+	*ec2.DescribeSubnetsOutput, error,
+) {
+	return c.subnets(ctx, in, o...)
+}
+
+// DescribeSecurityGroups calls EC2.
+func (c *ec2Calls) DescribeSecurityGroups(ctx context.Context, in *ec2.DescribeSecurityGroupsInput, o ...func(*ec2.Options)) (
+	*ec2.DescribeSecurityGroupsOutput, error,
+) {
+	return c.groups(ctx, in, o...)
+}
+
+// DescribeNetworkInterfaces calls EC2.
+func (c *ec2Calls) DescribeNetworkInterfaces(ctx context.Context, in *ec2.DescribeNetworkInterfacesInput,
+	o ...func(*ec2.Options)) (
+	*ec2.DescribeNetworkInterfacesOutput, error,
+) {
+	return c.interfaces(ctx, in, o...)
+}
+
+// rdsCalls implements targets.RDSAPI.
+type rdsCalls struct {
+	instances call[rds.DescribeDBInstancesInput, rds.Options, rds.DescribeDBInstancesOutput]
+	clusters  call[rds.DescribeDBClustersInput, rds.Options, rds.DescribeDBClustersOutput]
+}
+
+func bindRDS(c *rds.Client) *rdsCalls {
+	return &rdsCalls{instances: c.DescribeDBInstances, clusters: c.DescribeDBClusters}
+}
+
+// DescribeDBInstances calls RDS.
+func (c *rdsCalls) DescribeDBInstances(ctx context.Context, in *rds.DescribeDBInstancesInput, o ...func(*rds.Options)) (
+	*rds.DescribeDBInstancesOutput, error,
+) {
+	return c.instances(ctx, in, o...)
+}
+
+// DescribeDBClusters calls RDS.
+func (c *rdsCalls) DescribeDBClusters(ctx context.Context, in *rds.DescribeDBClustersInput, o ...func(*rds.Options)) (
+	*rds.DescribeDBClustersOutput, error,
+) {
+	return c.clusters(ctx, in, o...)
+}
+
+// cacheCalls implements targets.ElastiCacheAPI.
+type cacheCalls struct {
+	groups     call[elasticache.DescribeReplicationGroupsInput, elasticache.Options, elasticache.DescribeReplicationGroupsOutput]
+	serverless call[elasticache.DescribeServerlessCachesInput, elasticache.Options, elasticache.DescribeServerlessCachesOutput]
+	clusters   call[elasticache.DescribeCacheClustersInput, elasticache.Options, elasticache.DescribeCacheClustersOutput]
+}
+
+func bindElastiCache(c *elasticache.Client) *cacheCalls {
+	return &cacheCalls{
+		groups: c.DescribeReplicationGroups, serverless: c.DescribeServerlessCaches, clusters: c.DescribeCacheClusters,
+	}
+}
+
+// DescribeReplicationGroups calls ElastiCache.
+func (c *cacheCalls) DescribeReplicationGroups(ctx context.Context, in *elasticache.DescribeReplicationGroupsInput,
+	o ...func(*elasticache.Options),
+) (*elasticache.DescribeReplicationGroupsOutput, error) {
+	return c.groups(ctx, in, o...)
+}
+
+// DescribeServerlessCaches calls ElastiCache.
+func (c *cacheCalls) DescribeServerlessCaches(ctx context.Context, in *elasticache.DescribeServerlessCachesInput,
+	o ...func(*elasticache.Options),
+) (*elasticache.DescribeServerlessCachesOutput, error) {
+	return c.serverless(ctx, in, o...)
+}
+
+// DescribeCacheClusters calls ElastiCache.
+func (c *cacheCalls) DescribeCacheClusters(ctx context.Context, in *elasticache.DescribeCacheClustersInput,
+	o ...func(*elasticache.Options),
+) (*elasticache.DescribeCacheClustersOutput, error) {
+	return c.clusters(ctx, in, o...)
+}

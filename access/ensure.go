@@ -1,0 +1,43 @@
+package access
+
+import (
+	"context"
+
+	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/words"
+)
+
+// ensure finds or starts the task and waits until its exec agent runs.
+func (a *Access) ensure(ctx context.Context) (spec bastions.Spec, b *bastions.Bastion, started bool, err error) {
+	a.progress("looking for your bastion")
+	if spec, err = a.spec(ctx); err != nil {
+		return spec, nil, false, err
+	}
+	b, started, err = a.manager.Ensure(ctx, spec, a.reportEvent)
+	return spec, b, started, err
+}
+
+func (a *Access) reportEvent(e bastions.Event) { a.progress(describeEvent(e)) }
+
+// StepStarting begins the step in which AWS is asked for a new task. Whoever gives up after that leaves one behind.
+const StepStarting = "starting a bastion"
+
+// describeEvent says in words what Ensure waits for.
+func describeEvent(e bastions.Event) string {
+	var text string
+	switch e.State {
+	case "finding":
+		text = "looking for your bastion"
+	case "starting":
+		text = StepStarting
+	case "exec agent":
+		text = "waiting for the bastion's exec agent"
+	case "ready":
+		return "the bastion runs"
+	default:
+		text = "waiting for the bastion's task: " + e.State
+	}
+	return text + words.Parenthesis(e.Detail)
+}
+
+func describe(b *bastions.Bastion) string { return "bastion " + b.TaskID }

@@ -1,0 +1,166 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/tunnel"
+)
+
+// downReason is the reason that Down gives ECS, by which links of every process know their owner's intent.
+const downReason = "bastion down"
+
+// ending is how a bastion has ended, as far as it matters for starting another.
+type ending int
+
+const (
+	cutOff   ending = iota // it crashed, or an administrator or AWS stopped it
+	byOwner                // by bastion down
+	byItself               // nobody used it, or its time was over
+	longGone               // ECS does not know it any more
+)
+
+// goneError says that a bastion has stopped for good.
+type goneError struct {
+	error
+	how ending
+}
+
+func (e *goneError) Unwrap() error { return e.error }
+
+func newGone(b bastions.Bastion, how ending, why error) error {
+	return &goneError{fail.New(fail.Lost, describe(&b), why, ""), how}
+}
+
+func isGone(err error) bool {
+	var gone *goneError
+	return errors.As(err, &gone)
+}
+
+// endOf says how a bastion that ECS stops, or has stopped, came to its end. What stops it by ECS makes bastiond end without an
+// error too: the stop code is what tells the two apart.
+func endOf(b bastions.Bastion) (ending, error) {
+	switch {
+	case b.StoppedReason == downReason:
+		return byOwner, fmt.Errorf("the task was stopped by %s", downReason)
+	case b.StopCode == string(types.TaskStopCodeEssentialContainerExited) && exitCode(b) == 0:
+		return byItself, errors.New("the task has ended by itself: it was idle, or at the end of its maximum life")
+	case b.StoppedReason != "":
+		return cutOff, fmt.Errorf("the task has stopped: %s", b.StoppedReason)
+	}
+	return cutOff, fmt.Errorf("the task has stopped: %s", b.LastStatus)
+}
+
+// exitCode returns the exit code of bastiond; -1 if it is not known.
+func exitCode(b bastions.Bastion) int {
+	for _, e := range b.Exits {
+		if e.Container == b.Container && e.Code != nil {
+			return int(*e.Code)
+		}
+	}
+	return -1
+}
+
+// replaces reports whether another bastion may be started for a link whose last one has gone. It costs money: somebody who
+// waits is worth one, connections that were cut only if nobody meant their bastion to end.
+func replaces(use tunnel.Use, how ending) bool {
+	switch use {
+	case tunnel.Wanted:
+		return true
+	case tunnel.Interrupted:
+		return how == cutOff
+	}
+	return false
+}
+
+// unlessReplaced marks an error that says that the bastion has gone with tunnel.Gone, unless another may be started.
+func unlessReplaced(ctx context.Context, err error) error {
+	var gone *goneError
+	if errors.As(err, &gone) && !replaces(tunnel.UseOf(ctx), gone.how) {
+		return tunnel.Gone(gone)
+	}
+	return err
+}
+
+// find returns the bastion to connect to. It starts one only if the link's use is worth it.
+func (c *taskConnector) find(ctx context.Context) (bastions.Spec, *bastions.Bastion, error) {
+	if x := c.admission; x != nil && tunnel.UseOf(ctx) != tunnel.Wanted {
+		b, err := x.findAgain(ctx)
+		if err == nil || !replaceable(err) {
+			return x.spec, b, err
+		}
+	}
+	spec, b, _, err := c.access.ensure(ctx)
+	return spec, b, err
+}
+
+// findAgain returns the bastion for a link that nobody waits for. The error is a *goneError if there is none: marked with
+// tunnel.Gone, unless the link's use is worth another.
+func (x *admission) findAgain(ctx context.Context) (*bastions.Bastion, error) {
+	err := x.checkGone(ctx)
+	if _, leaving := tunnel.Replacing(ctx); leaving && err == nil && tunnel.UseOf(ctx) == tunnel.Unused {
+		err = newGone(x.bastion, byItself, errors.New("the task is about to end: it is at the end of its maximum life"))
+	}
+	if err != nil {
+		return nil, unlessReplaced(ctx, err)
+	}
+	if tunnel.UseOf(ctx) == tunnel.Unused {
+		b := x.bastion
+		return &b, nil
+	}
+	// The user may have another one by now. None is started before ECS has said why this one ended: it may do so just now.
+	b, err := x.access.manager.Await(ctx, x.spec, x.access.reportEvent)
+	if fail.KindOf(err) != fail.NoTarget {
+		return b, err
+	}
+	if err := x.checkGone(ctx); err != nil {
+		return nil, unlessReplaced(ctx, err)
+	}
+	return nil, &transientError{err}
+}
+
+// replaceable reports whether err says that the bastion has gone and that the link is worth another.
+func replaceable(err error) bool { return isGone(err) && !tunnel.IsGone(err) }
+
+// checkGone is the Access's checkGone for the bastion.
+func (x *admission) checkGone(ctx context.Context) error {
+	err := x.access.checkGone(ctx, x.spec, x.bastion)
+	if err != nil {
+		x.gone.Store(true)
+	}
+	return err
+}
+
+// checkGone asks ECS whether a bastion still runs and can be entered, and returns a *goneError if no session will start in it again.
+func (a *Access) checkGone(ctx context.Context, spec bastions.Spec, was bastions.Bastion) error {
+	b, err := a.manager.Get(ctx, spec, was.TaskARN)
+	switch {
+	case err != nil && fail.KindOf(err) == fail.NoTarget:
+		return newGone(was, longGone, err)
+	case err != nil && fail.KindOf(err) == fail.Denied:
+		// A task that ECS has forgotten has no owner tag any more, by which IAM let it be seen. What comes next tells the two apart.
+		return newGone(was, longGone, err)
+	case err != nil:
+		a.log.DebugContext(ctx, "whether the bastion still runs is not known", "err", err)
+		return nil
+	case b.Stopping():
+		how, why := endOf(*b)
+		return newGone(was, how, why)
+	case b.RuntimeID != "" && b.RuntimeID != was.RuntimeID:
+		return newGone(was, cutOff, errors.New("its container was restarted"))
+	case !b.ExecEnabled:
+		return newGone(was, cutOff, errors.New("the task was started without ECS Exec"))
+	case b.ExecStatus == "STOPPED": // ECS does not start it again
+		err = errors.New("its exec agent has stopped")
+		if b.ExecReason != "" {
+			err = fmt.Errorf("its exec agent has stopped: %s", b.ExecReason)
+		}
+		return newGone(was, cutOff, err)
+	}
+	return nil
+}

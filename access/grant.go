@@ -1,0 +1,393 @@
+package access
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/awsanswer"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/sleep"
+	"github.com/bastion-ssm/bastion/keys"
+	"github.com/bastion-ssm/bastion/sessions"
+)
+
+const (
+	// grantMargin is how much longer than a connection attempt a grant must last to be used again.
+	grantMargin = 2 * time.Minute
+
+	// maxExecOutput bounds what is read of a grant command's output, in bytes.
+	maxExecOutput = 64 << 10
+
+	// answerTimeout bounds one run of the grant command, from ExecuteCommand's answer to bastiond's.
+	answerTimeout = 30 * time.Second
+
+	firstRetry = 250 * time.Millisecond
+	lastRetry  = 3 * time.Second
+)
+
+// push is a grant on its way to a bastion, and the answer. The fields behind done are valid once it is closed.
+type push struct {
+	secret  keys.Secret   // proves the bastion's host key; zero: that is known
+	made    time.Time     // when the secret was made
+	started chan struct{} // closed once AWS has begun to run the grant command
+	again   chan struct{} // takes the news that a place of a session has become free; a silent attempt ends then
+
+	done    chan struct{}
+	reply   keys.GrantReply
+	hostKey ssh.PublicKey
+	until   time.Time
+	err     error
+}
+
+// wait waits for the answer.
+func (p *push) wait(ctx context.Context) error {
+	select {
+	case <-p.done:
+		return p.err
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// answered reports whether the bastion has accepted the grant.
+func (p *push) answered() bool {
+	select {
+	case <-p.done:
+		return p.err == nil
+	default:
+		return false
+	}
+}
+
+// notAfter returns when the grant ends; the zero time if that is not known or never was granted.
+func (p *push) notAfter() time.Time {
+	if p.answered() {
+		return p.until
+	}
+	return time.Time{}
+}
+
+// grantLifetime is how far the end of a grant is from now by this machine's clock, so that it is grant_lifetime by the bastion's.
+func (a *Access) grantLifetime() time.Duration {
+	skew, _ := a.clock.Skew()
+	return max(a.settings.GrantLifetime+skew, time.Second)
+}
+
+// grant begins to hand a new grant for the key over, with a secret if it is for the first contact. The push belongs to the
+// Access, because it may outlive the attempt to connect, and ends within start_timeout.
+func (x *admission) grant(first bool) (*push, error) {
+	a := x.access
+	grant, err := keys.NewGrant(x.pair.PublicKey(), x.spec.Owner.ARN, x.permit, a.grantLifetime())
+	if err != nil {
+		return nil, fail.New(fail.Usage, "make a grant", err, "check the setting permit")
+	}
+	word, err := grant.Encode()
+	if err != nil {
+		return nil, fail.New(fail.Usage, "make a grant", err, "permit fewer destinations")
+	}
+	p := &push{made: time.Now(), started: make(chan struct{}), again: make(chan struct{}, 1), done: make(chan struct{})}
+	words := []string{word}
+	if first {
+		grant.Secret = keys.NewSecret()
+		if word, err := grant.Encode(); err == nil { // else the secret is what makes it too long
+			p.secret, words = grant.Secret, []string{word, words[0]}
+		}
+	}
+	a.tasks.Go(func() {
+		defer close(p.done)
+		p.err = a.pushGrant(a.ctx, x.spec, x.bastion, grant.ID, words, p)
+	})
+	return p, nil
+}
+
+// renew hands a new grant over after another look at the task: its tags may have been changed, and nobody else's task is to get
+// a grant.
+func (x *admission) renew() (*push, error) {
+	if _, err := x.access.manager.Get(x.access.ctx, x.spec, x.bastion.TaskARN); err != nil {
+		return nil, err
+	}
+	return x.grant(false)
+}
+
+// pushGrant runs the grant command for the grant with the given id until the bastion answers, and notes the answer in p.
+// words are the grant in its forms, the preferred first: a bastiond that does not know one gets the next.
+func (a *Access) pushGrant(
+	ctx context.Context, spec bastions.Spec, b bastions.Bastion, id string, words []string, p *push,
+) error {
+	op := "hand a key to " + describe(&b)
+	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.StartTimeout, fail.New(fail.Timeout, op,
+		fmt.Errorf("no answer within %s", a.settings.StartTimeout), "allow more time with --start-timeout, or start another: bastion down"))
+	defer cancel()
+	started := sync.OnceFunc(func() { close(p.started) })
+	wait := patience{stands: func(ctx context.Context) error { return a.checkGone(ctx, spec, b) }}
+	var back func(kept bool) // a place of a bond's, which the command's session needs
+	var ended <-chan struct{}
+	defer func() {
+		if back == nil {
+			return
+		}
+		a.tasks.Go(func() {
+			if ended != nil {
+				<-ended // until then it has the place
+			}
+			back(false)
+		})
+	}()
+	var lastErr error
+	for delay := firstRetry; ; delay = min(delay*3/2, lastRetry) {
+		var reply keys.GrantReply
+		var err error
+		reply, ended, err = a.runGrant(ctx, b, words[0], started, p.again)
+		if err == nil {
+			return a.accept(op, b, id, reply, p)
+		}
+		if ctx.Err() != nil {
+			return a.neverConnected(ctx, op, spec, b, firstOf(lastErr, err))
+		}
+		if reply.Code == keys.CodeInvalid && len(words) > 1 {
+			words = words[1:]
+			continue
+		}
+		again, gone := wait.passes(ctx, err)
+		switch {
+		case gone != nil:
+			return fail.New(fail.Start, op, gone, nextGone)
+		case errors.Is(err, errAgain):
+			continue
+		case atLimit(err), isUnanswered(err):
+			if back == nil {
+				back = a.bonds.lend(b.Target())
+			}
+			if back == nil && !again {
+				return err
+			}
+			a.progress("waiting for a session that AWS starts: the bastion has as many as it may have")
+		case again && awsanswer.ClassOf(err) == awsanswer.NotConnected:
+			a.progress("waiting for the bastion's exec agent to connect")
+		case again:
+			a.progress("waiting for AWS: " + err.Error())
+		case isTransient(err):
+			a.progress("waiting for bastiond")
+		default:
+			return err
+		}
+		lastErr = err
+		a.log.DebugContext(ctx, "the bastion does not answer yet", "err", err)
+		if sleep.For(ctx, delay) != nil {
+			return a.neverConnected(ctx, op, spec, b, lastErr)
+		}
+	}
+}
+
+// errAgain is the error of a silent attempt that made way for another, see push.again.
+var errAgain = errors.New("a session's place has become free")
+
+// unansweredError is that of a grant command from which nothing came at all: its session may be one too many.
+type unansweredError struct{ error }
+
+func (e *unansweredError) Unwrap() error { return e.error }
+
+func isUnanswered(err error) bool {
+	_, ok := errors.AsType[*unansweredError](err)
+	return ok
+}
+
+// accept checks the answer to the grant with the given id and notes it in p.
+func (a *Access) accept(op string, b bastions.Bastion, id string, reply keys.GrantReply, p *push) error {
+	if reply.Grant != id {
+		return fail.New(fail.Start, op, fmt.Errorf("bastiond answered for the grant %q instead of %q", reply.Grant, id),
+			"check the setting grant_command: it must pass its last argument on to `bastiond grant`, and print only its answer")
+	}
+	key, err := reply.Key()
+	if err != nil {
+		return fail.New(fail.Start, op, err, "use a bastiond and a bastion of the same version")
+	}
+	if reply.Ports.SSH < 1 || reply.Ports.SSH > 65535 {
+		return fail.New(fail.Start, op, fmt.Errorf("bastiond names the port %d", reply.Ports.SSH),
+			"use a bastiond and a bastion of the same version")
+	}
+	skew, _ := a.clock.Skew()
+	p.reply, p.hostKey, p.until = reply, key, reply.NotAfter.Add(-skew) // by this machine's clock
+	if err := a.hostKeys.put(b, key, reply.Ports); err != nil {
+		a.log.Debug("the host key is not remembered", "err", err)
+	}
+	return nil
+}
+
+// neverConnected is the error for a bastion that did not answer in time.
+func (a *Access) neverConnected(ctx context.Context, op string, spec bastions.Spec, b bastions.Bastion, last error) error {
+	if errors.Is(context.Cause(ctx), context.Canceled) || awsanswer.ClassOf(last) != awsanswer.NotConnected {
+		return endedBy(ctx, op, last)
+	}
+	// The cause is looked for although the time is over.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
+	defer cancel()
+	text := fmt.Sprintf("its exec agent has not connected within %s", a.settings.StartTimeout)
+	next := "start another bastion: bastion down, then bastion up"
+	if findings := a.manager.Diagnose(ctx, spec, b); len(findings) > 0 {
+		text += ". Probable reason: " + findings[0].Problem
+		next = findings[0].Fix
+	}
+	return fail.New(fail.Timeout, op, &explained{text, last}, next)
+}
+
+// explained is an error in other words.
+type explained struct {
+	text  string
+	cause error
+}
+
+func (e *explained) Error() string { return e.text }
+
+func (e *explained) Unwrap() error { return e.cause }
+
+// relabel gives err another operation. That of an ECS Exec has the whole command line in it, with the grant.
+func relabel(op string, err error) error {
+	var f *fail.Error
+	if !errors.As(err, &f) {
+		return err
+	}
+	return fail.New(f.Kind, op, f.Err, f.Next)
+}
+
+// runGrant runs the grant command once and returns the bastion's answer, also one that is a refusal. It calls started when AWS
+// has begun to run the command. ended is closed when the command's session is over; it is nil if there was none. What comes from
+// again ends it while there is no sign of the container's agent.
+func (a *Access) runGrant(
+	ctx context.Context, b bastions.Bastion, word string, started func(), again <-chan struct{},
+) (r keys.GrantReply, ended <-chan struct{}, err error) {
+	op := "hand a key to " + describe(&b)
+	a.progress("handing a new key to the bastion by ECS Exec")
+	ctx, cancel := context.WithTimeoutCause(ctx, answerTimeout, fail.New(fail.Start, op,
+		fmt.Errorf("the grant command did not answer within %s", answerTimeout), "check the setting grant_command and the task's log"))
+	defer cancel()
+	select {
+	case <-again: // what was free before is what this attempt has
+	default:
+	}
+	opening, given := cancelledBy(ctx, again)
+	stream, err := a.sessions.Exec(opening, sessions.Exec{
+		Cluster: b.Cluster, Task: b.TaskARN, Container: b.Container, Target: b.Target(),
+		Command: a.settings.GrantCommand + " " + word, Started: started,
+	})
+	if given() && err != nil && ctx.Err() == nil {
+		return r, nil, errAgain
+	}
+	var closed *sessions.ClosedError
+	if errors.As(err, &closed) && !errors.Is(err, sessions.ErrDataKey) { // the command could not be started
+		return r, nil, noAnswer(op, a.settings.GrantCommand, nil, closed)
+	}
+	if err != nil {
+		return r, nil, relabel(op, err)
+	}
+	// The answer is complete before the session is: its end need not be waited for.
+	over := make(chan struct{})
+	defer a.tasks.Go(func() {
+		defer close(over)
+		_ = stream.Close()
+	})
+	r, err = a.readGrantReply(ctx, op, stream)
+	return r, over, err
+}
+
+// cancelledBy returns a context that is cancelled by what comes from c, until the function is called, which reports whether it was.
+func cancelledBy(ctx context.Context, c <-chan struct{}) (context.Context, func() bool) {
+	ctx, cancel := context.WithCancel(ctx)
+	came := false
+	over := make(chan struct{})
+	go func() {
+		defer close(over)
+		select {
+		case <-c:
+			came = true
+			cancel()
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() bool {
+		cancel()
+		<-over
+		return came
+	}
+}
+
+func (a *Access) readGrantReply(ctx context.Context, op string, stream *sessions.Stream) (keys.GrantReply, error) {
+	stop := context.AfterFunc(ctx, func() { _ = stream.SetReadDeadline(time.Unix(1, 0)) })
+	defer stop()
+	var out []byte
+	buf := make([]byte, 4096)
+	for {
+		n, err := stream.Read(buf)
+		out = append(out, buf[:n]...)
+		reply, found, parseErr := keys.FindGrantReply(out)
+		switch {
+		case parseErr != nil:
+			return reply, fail.New(fail.Start, op, parseErr, "use a bastiond and a bastion of the same version")
+		case found:
+			return reply, refusal(op, reply)
+		case ctx.Err() != nil && len(out) == 0:
+			return reply, &unansweredError{context.Cause(ctx)}
+		case ctx.Err() != nil:
+			return reply, context.Cause(ctx)
+		case err != nil:
+			return reply, noAnswer(op, a.settings.GrantCommand, out, err)
+		case len(out) > maxExecOutput:
+			return reply, fail.New(fail.Start, op, errors.New("the grant command prints too much"), "check the setting grant_command")
+		}
+	}
+}
+
+// noAnswer is the error of a grant command that ended without an answer.
+func noAnswer(op, command string, out []byte, err error) error {
+	if text := lastLine(out); text != "" {
+		err = fmt.Errorf("%q answered: %s", command, text)
+	} else {
+		err = fmt.Errorf("%q gave no answer: %w", command, err)
+	}
+	return fail.New(fail.Start, op, err, "check the setting grant_command: it must run `bastiond grant` in the container")
+}
+
+// lastLine returns the last line of a command's output that is not empty, shortened.
+func lastLine(out []byte) string {
+	lines := strings.FieldsFunc(string(out), func(r rune) bool { return r == '\n' || r == '\r' })
+	for i := len(lines) - 1; i >= 0; i-- {
+		if line := strings.TrimSpace(lines[i]); line != "" {
+			if len(line) > 200 {
+				line = strings.ToValidUTF8(line[:200], "") + "..."
+			}
+			return line
+		}
+	}
+	return ""
+}
+
+// refusal turns a refused grant into an error.
+func refusal(op string, r keys.GrantReply) error {
+	if r.Error == "" && r.Code == "" {
+		return nil
+	}
+	err := errors.New(r.Error)
+	switch r.Code {
+	case keys.CodeInvalid:
+		return fail.New(fail.Denied, op, err, "name destinations that the bastion can permit; for socks see the setting permit")
+	case keys.CodeExpired:
+		return fail.New(fail.Denied, op, err, "check this machine's clock")
+	case keys.CodeFull:
+		return fail.New(fail.Start, op, err, "end links that are not used, or start another bastion: bastion down, then bastion up")
+	case keys.CodeDraining:
+		return fail.New(fail.Start, op, err, "wait until it has stopped, then try again")
+	case keys.CodeNoServer:
+		return &transientError{fail.New(fail.Start, op, err, "see the task's log")}
+	}
+	return fail.New(fail.Denied, op, err, "")
+}
+
+func sameKey(a, b ssh.PublicKey) bool { return bytes.Equal(a.Marshal(), b.Marshal()) }

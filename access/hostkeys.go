@@ -1,0 +1,110 @@
+package access
+
+import (
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/keys"
+)
+
+// hostKeys remembers the host keys of running tasks, each in a small file. They are public; what matters is that nobody else
+// can write them, which the directory's mode sees to. An entry only ever comes from a task's own answer by ECS Exec.
+//
+// All of its failures mean that a key is not known.
+type hostKeys struct{ dir string }
+
+// remembered is the content of a file.
+type remembered struct {
+	Task    string `json:"task"`
+	Runtime string `json:"runtime"` // of the container: another run of it has another key
+	HostKey string `json:"host_key"`
+	Port    int    `json:"port"`                // of SSH
+	Bond    int    `json:"bond_port,omitempty"` // 0: bastiond takes no bonds, or the entry is of a program that knew of none
+}
+
+const (
+	hostKeyPrefix = "host-key-"
+	hostKeyMaxAge = 7 * 24 * time.Hour // tasks do not live that long
+)
+
+func (h *hostKeys) path(b bastions.Bastion) string {
+	sum := sha256.Sum256([]byte(b.TaskARN + "\n" + b.RuntimeID))
+	return filepath.Join(h.dir, hostKeyPrefix+hex.EncodeToString(sum[:12]))
+}
+
+// get returns the host key and the ports of bastiond in the task, if they are known.
+func (h *hostKeys) get(b bastions.Bastion) (ssh.PublicKey, keys.Ports, bool) {
+	if h == nil || b.RuntimeID == "" {
+		return nil, keys.Ports{}, false
+	}
+	data, err := os.ReadFile(h.path(b))
+	if err != nil || len(data) > 4096 {
+		return nil, keys.Ports{}, false
+	}
+	var r remembered
+	if json.Unmarshal(data, &r) != nil || r.Task != b.TaskARN || r.Runtime != b.RuntimeID ||
+		r.Port < 1 || r.Port > 65535 || r.Bond < 0 || r.Bond > 65535 {
+		return nil, keys.Ports{}, false
+	}
+	key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(r.HostKey))
+	if err != nil {
+		return nil, keys.Ports{}, false
+	}
+	return key, keys.Ports{SSH: r.Port, Bond: r.Bond}, true
+}
+
+// put remembers a key. It replaces the file as a whole, so that a reader sees the old one or the new one.
+func (h *hostKeys) put(b bastions.Bastion, key ssh.PublicKey, ports keys.Ports) error {
+	if h == nil || b.RuntimeID == "" {
+		return nil
+	}
+	data, err := json.Marshal(remembered{
+		Task: b.TaskARN, Runtime: b.RuntimeID, Port: ports.SSH, Bond: ports.Bond,
+		HostKey: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(key))),
+	})
+	if err != nil {
+		return err
+	}
+	if err := files.Replace(h.path(b), data, 0o600); err != nil {
+		return err
+	}
+	h.sweep()
+	return nil
+}
+
+func (h *hostKeys) forget(b bastions.Bastion) {
+	if h != nil {
+		_ = os.Remove(h.path(b)) // none there is fine
+	}
+}
+
+// sweep removes the files of tasks that must have ended.
+func (h *hostKeys) sweep() {
+	entries, err := os.ReadDir(h.dir)
+	if err != nil {
+		return
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > hostKeyMaxAge &&
+			(strings.HasPrefix(strings.TrimPrefix(e.Name(), "."), hostKeyPrefix) ||
+				strings.HasPrefix(strings.TrimPrefix(e.Name(), "."), documentPrefix)) {
+			if err := os.Remove(filepath.Join(h.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return
+			}
+		}
+	}
+}
+
+func fingerprint(key ssh.PublicKey) string { return ssh.FingerprintSHA256(key) }

@@ -1,0 +1,75 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"regexp"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2instanceconnect"
+	connecttypes "github.com/aws/aws-sdk-go-v2/service/ec2instanceconnect/types"
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/keys"
+	"github.com/bastion-ssm/bastion/sessions"
+)
+
+// instanceID are the ids of EC2 instances, of today and of old, and of other managed nodes.
+var instanceID = regexp.MustCompile(`^(i-([0-9a-f]{8}|[0-9a-f]{17})|mi-[0-9a-f]{17})$`)
+
+// IsInstance reports whether host is the id of a node that SSM itself leads to, with no bastion between.
+func IsInstance(host string) bool { return instanceID.MatchString(host) }
+
+// OpenInstance opens a session to the SSH server of a managed node, for the user's own SSH client, which knows the host's key.
+// With a user's name the stream has a new key that EC2 Instance Connect has told the node; without, the user has one. The
+// stream's Close must be called.
+//
+// A node that is starting is waited for, within connect_timeout. waits, if not nil, is told what AWS has answered.
+func (a *Access) OpenInstance(ctx context.Context, id string, port int, user string, waits func(why error)) (*SSHStream, error) {
+	a.progress("opening a session to " + id)
+	stream, err := a.openPort(ctx, sessions.Port{Target: id, Port: port, ServerFirst: true}, &patience{waits: waits})
+	if err != nil {
+		return nil, err
+	}
+	o := &opened{conn: stream, describe: id, user: user}
+	if user != "" {
+		// Only now: the node forgets the key after a minute.
+		signer, err := a.pushKey(ctx, id, user)
+		if err != nil {
+			return nil, errors.Join(err, stream.Close())
+		}
+		o.signers = func() ([]ssh.Signer, error) { return []ssh.Signer{signer}, nil }
+	}
+	s := &SSHStream{Conn: stream, access: a, opened: o, own: user == "", began: time.Now()}
+	s.hide = a.addLink(s)
+	return s, nil
+}
+
+// pushKey has a node accept a new key for a minute, and returns its signer.
+func (a *Access) pushKey(ctx context.Context, id, user string) (ssh.Signer, error) {
+	op := "send a key to " + id + " by EC2 Instance Connect"
+	pair, err := keys.NewPair("bastion")
+	if err != nil {
+		return nil, fail.New(fail.Other, op, err, "")
+	}
+	a.progress("sending a key to " + id)
+	ctx, cancel := context.WithTimeout(ctx, a.settings.ConnectTimeout)
+	defer cancel()
+	_, err = a.instanceConnect.SendSSHPublicKey(ctx, &ec2instanceconnect.SendSSHPublicKeyInput{
+		InstanceId: aws.String(id), InstanceOSUser: aws.String(user), SSHPublicKey: aws.String(pair.AuthorizedKey()),
+	})
+	if err == nil {
+		return pair.Signer(), nil
+	}
+	err = fail.AWS(fail.Start, op, "ec2-instance-connect:SendSSHPublicKey", err)
+	var unknown *connecttypes.EC2InstanceNotFoundException
+	switch {
+	case errors.As(err, &unknown):
+		err = fail.New(fail.NoTarget, "", err, "check the id and the region; a node that is no EC2 instance has no Instance Connect")
+	case fail.NextOf(err) == "":
+		err = fail.New(fail.KindOf(err), "", err, "leave out --instance-connect to use a key that the instance knows")
+	}
+	return nil, err
+}

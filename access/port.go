@@ -1,0 +1,167 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/bastion-ssm/bastion/internal/awsanswer"
+	"github.com/bastion-ssm/bastion/internal/awssdk"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/sleep"
+	"github.com/bastion-ssm/bastion/sessions"
+)
+
+// patience is a readiness to wait for what passes by itself.
+type patience struct {
+	// stands returns why the target will not come back; nil: it may. It is asked now and then while the target is not
+	// connected: one that has stopped is answered for like one that is starting.
+	stands func(context.Context) error
+	// waits is told why the wait begins, and when the reason becomes one of another class; nil: nobody asks.
+	waits func(why error)
+
+	told     awsanswer.Class
+	asked    time.Time
+	failures int // of the network, in succession
+}
+
+// patientIf returns patience, or none.
+func patientIf(patient bool, stands func(context.Context) error) *patience {
+	if !patient {
+		return nil
+	}
+	return &patience{stands: stands}
+}
+
+// A target that is not connected is looked at first after firstStands, in case it has just stopped, and then every goneCheck.
+const firstStands = 3 * time.Second
+
+// networkTries is how often in succession a call that did not reach AWS is made, while somebody waits for its first success.
+const networkTries = 5
+
+// passes reports whether err is worth another attempt. An error of its own says that the target has gone for good.
+func (p *patience) passes(ctx context.Context, err error) (again bool, gone error) {
+	class := awsanswer.ClassOf(err)
+	if class != awsanswer.None {
+		p.failures = 0
+	}
+	switch {
+	case class == awsanswer.NotConnected:
+		now := time.Now()
+		if p.asked.IsZero() {
+			p.asked = now.Add(firstStands - goneCheck)
+		}
+		if p.stands != nil && now.Sub(p.asked) >= goneCheck {
+			p.asked = now
+			if gone := p.stands(ctx); gone != nil {
+				return false, gone
+			}
+		}
+		return true, nil
+	case class.Passes(), atLimit(err), errors.Is(err, sessions.ErrUnanswered):
+		return true, nil
+	case class == awsanswer.None && awssdk.Unreached(err):
+		p.failures++
+		return p.failures < networkTries, nil
+	}
+	return false, nil
+}
+
+func (p *patience) tell(why error) {
+	class := awsanswer.ClassOf(why)
+	if p.waits == nil || class == p.told {
+		return
+	}
+	p.told = class
+	p.waits(why)
+}
+
+const nextGone = "start another: bastion up"
+
+// The first attempts to open a session may be silent because the session before them still has the container's only place.
+// Each further one gets longer, in case it is the network that is slow.
+const firstOpenTimeout = 8 * time.Second
+
+// openPort opens a port session within connect_timeout. With patience it waits for what passes by itself: a target that has
+// just started takes seconds to connect to SSM. Without it there is one attempt.
+func (a *Access) openPort(ctx context.Context, p sessions.Port, wait *patience) (*sessions.Stream, error) {
+	op := "open a session to " + p.Target
+	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.ConnectTimeout, fail.New(fail.Timeout, op,
+		fmt.Errorf("no connection within %s", a.settings.ConnectTimeout), "try again, or allow more time with --connect-timeout"))
+	defer cancel()
+	p.Reason = "bastion"
+	if wait != nil {
+		p.OpenTimeout = firstOpenTimeout
+	}
+	back, kept := func(bool) {}, false
+	var lent bool
+	defer func() { back(kept) }()
+	var lastErr error
+	for delay, began := firstRetry, time.Now(); ; delay = min(delay*3/2, lastRetry) {
+		stream, err := a.startPort(ctx, p, time.Since(began))
+		if err == nil {
+			kept = true
+			return stream, nil
+		}
+		if ctx.Err() != nil {
+			return nil, endedBy(ctx, op, firstOf(lastErr, err))
+		}
+		if wait == nil {
+			return nil, err
+		}
+		again, gone := wait.passes(ctx, err)
+		if gone != nil {
+			return nil, fail.New(fail.Start, op, gone, nextGone)
+		}
+		if !again {
+			return nil, err
+		}
+		lastErr = err
+		wait.tell(err)
+		switch unanswered := errors.Is(err, sessions.ErrUnanswered); {
+		case unanswered || atLimit(err):
+			if f := a.bonds.lend(p.Target); f != nil && !lent {
+				back, lent = f, true
+			}
+			if !unanswered {
+				a.progress("waiting for AWS to start a session to " + p.Target + ": it has as many as it may have")
+				break
+			}
+			p.OpenTimeout += p.OpenTimeout / 2
+			if !lent { // a link with sessions by the document shows that it works: the place was what was missing
+				a.documents.doubt(a.documentPlace(p.Target))
+			}
+			a.progress("waiting for an answer in a session to " + p.Target)
+		case awsanswer.ClassOf(err) == awsanswer.NotConnected:
+			a.progress("waiting for " + p.Target + " to connect to SSM")
+		default:
+			a.progress("waiting for AWS: " + err.Error())
+		}
+		if sleep.For(ctx, delay) != nil {
+			return nil, endedBy(ctx, op, lastErr)
+		}
+	}
+}
+
+// endedBy is the error of a wait that ctx ended; last is the latest failure, which is the likely reason.
+func endedBy(ctx context.Context, op string, last error) error {
+	cause := context.Cause(ctx)
+	if errors.Is(cause, context.Canceled) || last == nil || errors.Is(last, cause) || errors.Is(last, ctx.Err()) {
+		return fmt.Errorf("%s: %w", op, cause)
+	}
+	kind, next := fail.KindOf(cause), fail.NextOf(last)
+	if next == "" {
+		next = fail.NextOf(cause)
+	}
+	return fail.New(kind, "", fmt.Errorf("%w; the latest failure: %w", cause, last), next)
+}
+
+func firstOf(errs ...error) error {
+	for _, err := range errs {
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}

@@ -1,0 +1,155 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"net"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/tunnel"
+)
+
+// taskConnector connects to bastiond in a task of the user's. The Link calls Connect from one goroutine.
+type taskConnector struct {
+	access *Access
+	permit []string
+
+	admission *admission  // the latest
+	plain     atomic.Bool // the bastion refused a bond: one session then has to do
+
+	mu     sync.Mutex
+	proven bool  // the latest access has let a connection in, and the bastion was not seen to go away since
+	denial error // why the answer to the latest grant ended the connection that it was for; nil: it did not
+}
+
+// opened is a session, or a bond of several, to an SSH server and what it takes to log in.
+type opened struct {
+	conn     endingConn
+	lasting  bool // conn outlives its sessions, and ends by itself when the server has gone
+	describe string
+	user     string
+	signers  func() ([]ssh.Signer, error)
+	algos    []string            // host key algorithms; nil: all
+	check    ssh.HostKeyCallback // accepts hostKeys
+	hostKeys []ssh.PublicKey     // none: check, banner and confirm find out
+	banner   func(text string)   // see tunnel.Transport
+	confirm  func(context.Context, ssh.ConnMetadata) error
+	ended    func() error
+	granted  func(context.Context) error // waits until the server accepts the signers; nil: it does
+}
+
+// endingConn is a connection that tells of its end, whoever reads from it.
+type endingConn interface {
+	net.Conn
+	Done() <-chan struct{}
+}
+
+func (o *opened) transport() *tunnel.Transport {
+	t := &tunnel.Transport{
+		Conn: o.conn, User: o.user, Auth: []ssh.AuthMethod{ssh.PublicKeysCallback(o.signers)},
+		HostKey: o.check, HostKeyAlgorithms: o.algos, Describe: o.describe,
+		Banner: o.banner, Confirm: o.confirm, Ended: o.ended,
+	}
+	if o.lasting {
+		t.Keepalive.Interval = -1 // a lost path is no dead peer
+	}
+	return t
+}
+
+// Connect implements tunnel.Connector.
+func (c *taskConnector) Connect(ctx context.Context) (*tunnel.Transport, error) {
+	o, err := c.connect(ctx, true)
+	if err != nil {
+		return nil, unlessReplaced(ctx, err)
+	}
+	return o.transport(), nil
+}
+
+// open implements connector. Other programs' SSH clients compare the host key by themselves, and so have to know it.
+func (c *taskConnector) open(ctx context.Context) (*opened, error) { return c.connect(ctx, false) }
+
+func (c *taskConnector) onState(st tunnel.State) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	switch st.Phase {
+	case tunnel.Up:
+		c.proven = true
+	case tunnel.Draining, tunnel.Idle:
+		c.proven = false
+	}
+}
+
+// takeProven returns whether the latest access can be used again, and makes the next attempt start from scratch unless this
+// one succeeds.
+func (c *taskConnector) takeProven() bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	proven := c.proven
+	c.proven = false
+	return proven
+}
+
+// deny notes why the answer to a grant has ended the connection that it was for.
+func (c *taskConnector) deny(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.denial = err
+}
+
+func (c *taskConnector) takeDenial() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	err := c.denial
+	c.denial = nil
+	return err
+}
+
+// connect brings a session to bastiond. unknown says that the bastion's host key may yet have to be found out.
+func (c *taskConnector) connect(ctx context.Context, unknown bool) (*opened, error) {
+	a := c.access
+	if err := c.takeDenial(); err != nil {
+		return nil, err
+	}
+	if c.takeProven() && !c.admission.gone.Load() && time.Until(c.admission.until()) > grantMargin {
+		p := c.admission.latest()
+		// No patience here: a task that is not connected any more may be gone for good.
+		o, err := c.admission.session(ctx, p.hostKey, p.reply.Ports, false)
+		if err == nil || ctx.Err() != nil {
+			return o, err
+		}
+		a.log.InfoContext(ctx, "cannot reconnect to the same bastion; looking again", "err", err)
+	}
+	if x := c.admission; x != nil && x.hasty.Swap(false) {
+		p := x.latest()
+		o, err := x.afterAnswer(ctx, p)
+		if !p.answered() {
+			_ = c.takeDenial() // it says the same
+		}
+		return o, err
+	}
+	spec, b, err := c.find(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if replaced, ok := tunnel.Replacing(ctx); ok && replaced == describe(b) {
+		return nil, &transientError{fail.New(fail.Start, "replace "+replaced, errors.New("it has not gone yet"), "")}
+	}
+	key, ports, known := a.hostKeys.get(*b)
+	if c.admission, err = a.admit(spec, *b, c.permit, unknown && !known); err != nil {
+		return nil, err
+	}
+	c.admission.plain, c.admission.contradicted = &c.plain, c.deny
+	p := c.admission.latest()
+	switch {
+	case known:
+		return c.admission.overlapped(ctx, p, key, ports)
+	case unknown:
+		return c.admission.firstContact(ctx, p)
+	}
+	return c.admission.afterAnswer(ctx, p)
+}

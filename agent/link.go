@@ -1,0 +1,591 @@
+package agent
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"fmt"
+	"maps"
+	"net"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/bastion-ssm/bastion/access"
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/forwards"
+	"github.com/bastion-ssm/bastion/internal/awssdk"
+	"github.com/bastion-ssm/bastion/internal/backoff"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/report"
+	"github.com/bastion-ssm/bastion/targets"
+	"github.com/bastion-ssm/bastion/tunnel"
+)
+
+const (
+	// resolvedFor is how long a target's endpoint is taken for the same.
+	resolvedFor = 5 * time.Minute
+
+	// When a link was lost for good, or cannot be had at all, clients of forwards, who may connect again at once and for
+	// ever, do not connect it for firstRetry, which doubles up to lastRetry. Commands do: someone may have mended what was
+	// wrong.
+	firstRetry = time.Second
+	lastRetry  = time.Minute
+)
+
+// link is the way into one AWS account and network with certain settings. It is connected when somebody needs it, and again after it
+// was lost or closed. It is a tunnel.Dialer.
+type link struct {
+	agent    *Agent
+	id       string
+	settings config.Settings
+	scope    api.Scope // without secrets
+	owner    string    // whose credentials the variables had; empty if they had none
+	env      *awssdk.Env
+	access   *access.Access
+
+	mu            sync.Mutex
+	credentialsOf time.Time      // when the credentials in env were first seen
+	permit        []string       // destinations of the grant of the next pool; empty: all that the bastion allows
+	pool          *access.Pool   // nil while it is not connected
+	ending        sync.WaitGroup // goroutines that wait for a pool to end
+	closed        bool
+	busy          int       // requests that hold the link
+	waiting       int       // those that wait for the link, or for a connection through it
+	used          time.Time // when somebody last used the link
+	failed        failures  // pools that have ended by themselves
+	watchers      map[*watcher]struct{}
+	resolved      map[string]resolution
+}
+
+// failures are those in a row, after which clients of forwards are kept from trying again at once.
+type failures struct {
+	n     int
+	last  error
+	since time.Time // of the first
+	retry time.Time // not before
+}
+
+// add notes a failure.
+func (f *failures) add(err error) {
+	now := time.Now()
+	if f.n == 0 {
+		f.since = now
+	}
+	f.last, f.retry = err, now.Add(backoff.After(f.n, firstRetry, lastRetry))
+	f.n++
+}
+
+// wait returns the last failure if it is too early to try again.
+func (f *failures) wait() error {
+	if time.Now().Before(f.retry) {
+		return f.last
+	}
+	return nil
+}
+
+// watcher is a request that wants to know what becomes of the link. Its function must not block.
+type watcher struct {
+	emit    func(api.Event)
+	release func() // of the link, once it is known
+}
+
+// leave ends the watching.
+func (w *watcher) leave() {
+	if w.release != nil {
+		w.release()
+	}
+}
+
+// resolution is a target's endpoint, remembered.
+type resolution struct {
+	endpoint targets.Endpoint
+	at       time.Time
+}
+
+// matters reports whether a setting makes a difference to a link.
+func matters(key string) bool {
+	setting := config.Lookup(key)
+	switch {
+	case setting == nil, strings.HasPrefix(key, "price_"):
+		return false
+	case key == "allow_remote", key == "hosts", key == "tls_ca", key == "redis_cluster": // of each forward
+		return false
+	}
+	switch setting.Group {
+	case config.GroupAWS, config.GroupBastion, config.GroupGrant, config.GroupLink, config.GroupSSHD:
+		return true
+	}
+	return false
+}
+
+// linkFor returns the link for a scope, which it makes if there is none. w, which may be nil, is told what becomes of it until the
+// request has ended, when release must be called.
+func (a *Agent) linkFor(ctx context.Context, scope api.Scope, w *watcher) (l *link, release func(), err error) {
+	settings, err := config.FromTexts(scope.Settings)
+	if err != nil {
+		return nil, nil, err
+	}
+	env := awssdk.NewEnv(scope.Env)
+	scope.Env = env.Public()
+	who, err := a.ownerOf(ctx, settings, env)
+	if err != nil {
+		return nil, nil, err
+	}
+	owner := who.arn
+	key := linkKey(settings, scope.Env, owner)
+	for {
+		a.mu.Lock()
+		l = a.links[key]
+		a.mu.Unlock()
+		if l == nil {
+			l = &link{
+				agent: a, id: key, settings: settings, permit: settings.Permit, scope: scope, owner: owner, env: env, used: time.Now(),
+				watchers: make(map[*watcher]struct{}), resolved: make(map[string]resolution),
+			}
+			if l.access, err = a.access(ctx, settings, access.Options{
+				Logger: a.log.With("link", key), Env: env, Progress: l.onStep, Path: l.onPath,
+			}); err != nil {
+				return nil, nil, err
+			}
+			if l, err = a.add(l); err != nil {
+				return nil, nil, err
+			}
+		}
+		if release, err = l.hold(w); err == nil {
+			break
+		}
+		if a.ctx.Err() != nil {
+			return nil, nil, err
+		}
+		// It was dropped just now, because nobody used it: make another.
+	}
+	if owner != "" {
+		l.renew(env, who.seen)
+	} else {
+		l.env.Renew(env)
+	}
+	return l, release, nil
+}
+
+// renew gives the link credentials that were first seen at the given time, unless it has had later ones: a command in a terminal
+// that was opened yesterday brings yesterday's.
+func (l *link) renew(env *awssdk.Env, seen time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if !seen.Before(l.credentialsOf) {
+		l.credentialsOf = seen
+		l.env.Renew(env)
+	}
+}
+
+var errClosing = fail.New(fail.Other, "", errShutdown, "try again: the next command starts another agent")
+
+// add adds l, or closes it and returns the one that was added meanwhile.
+func (a *Agent) add(l *link) (*link, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	other := a.links[l.id]
+	if other != nil || a.closing {
+		l.close() // it is not connected: nothing is waited for
+	}
+	switch {
+	case a.closing:
+		return nil, errClosing
+	case other != nil:
+		return other, nil
+	}
+	a.links[l.id] = l
+	a.touch()
+	l.access.Prepare()
+	return l, nil
+}
+
+// linkKey is the id of the link for settings, variables and the owner of the credentials among these.
+func linkKey(s config.Settings, env map[string]string, owner string) string {
+	matter := s.Texts()
+	maps.DeleteFunc(matter, func(key, _ string) bool { return !matters(key) })
+	if s.Target == "" { // a bastion task takes no key of the user's
+		env = maps.Clone(env)
+		delete(env, "SSH_AUTH_SOCK")
+	}
+	data, err := json.Marshal([]any{matter, env, owner}) // maps are written in the order of their keys
+	if err != nil {
+		panic(err) // there are only strings
+	}
+	sum := sha256.Sum256(data)
+	return hex.EncodeToString(sum[:6])
+}
+
+// maxOwners bounds the credentials whose owner is remembered, and maxResolved the targets of a link.
+const (
+	maxOwners   = 1000
+	maxResolved = 1000
+)
+
+// owned says whose credentials are, and when they were first seen.
+type owned struct {
+	arn  string
+	seen time.Time
+}
+
+// ownerOf returns the identity that the credentials among the variables are of, so that renewed ones are known as such; nothing
+// if the credentials come from elsewhere, where they are renewed, or are this process's own.
+func (a *Agent) ownerOf(ctx context.Context, s config.Settings, env *awssdk.Env) (owned, error) {
+	c := env.Credentials()
+	if a.isPrivate() || !c.HasKeys() || s.Profile != "" {
+		return owned{}, nil
+	}
+	sum := sha256.Sum256([]byte(c.AccessKeyID + "\x00" + c.SecretAccessKey + "\x00" + c.SessionToken))
+	a.mu.Lock()
+	known, ok := a.owners[sum]
+	a.mu.Unlock()
+	if ok {
+		return known, nil
+	}
+	way, err := a.access(ctx, s, access.Options{Logger: a.log, Env: env})
+	if err != nil {
+		return owned{}, err
+	}
+	defer way.Close()
+	arn, err := way.Owner(ctx)
+	if err != nil {
+		return owned{}, err
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if len(a.owners) >= maxOwners {
+		clear(a.owners)
+	}
+	a.owners[sum] = owned{arn: arn, seen: time.Now()}
+	return a.owners[sum], nil
+}
+
+// hold keeps the link until release is called.
+func (l *link) hold(w *watcher) (release func(), err error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.closed {
+		return nil, errClosing
+	}
+	l.busy++
+	if w != nil {
+		l.watchers[w] = struct{}{}
+	}
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.busy--
+		l.used = time.Now()
+		if w != nil {
+			delete(l.watchers, w)
+		}
+	}, nil
+}
+
+// emit tells the watchers.
+func (l *link) emit(ev api.Event) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	for w := range l.watchers {
+		w.emit(ev)
+	}
+}
+
+func (l *link) onStep(step string) { l.emit(api.Event{Event: api.EventStep, Text: step}) }
+
+func (l *link) onPath(p report.Path) {
+	l.emit(api.Event{Event: api.EventPath, Path: &p})
+	l.agent.bump()
+}
+
+func (l *link) onState(st tunnel.State) {
+	if st.Phase == tunnel.Up {
+		l.mu.Lock()
+		l.failed = failures{}
+		l.mu.Unlock()
+		l.agent.linkUp(l)
+	}
+	switch {
+	case st.Phase == tunnel.Idle:
+		l.agent.log.Info("the link is idle until somebody needs it", "link", l.id, "bastion", st.Describe, "err", st.Err)
+	case st.Err != nil && st.Retry > 0:
+		l.agent.log.Warn("the link waits", "link", l.id, "phase", st.Phase, "attempt", st.Attempt, "err", st.Err, "retry", st.RetryAt)
+	}
+	l.emit(api.Event{Event: api.EventLink, Link: linkState(st)})
+	l.agent.bump()
+}
+
+func linkState(st tunnel.State) *api.LinkState {
+	out := &api.LinkState{Phase: st.Phase, Since: st.Since, Attempt: st.Attempt, Retry: st.RetryAt, Bastion: st.Describe}
+	out.Error, out.Next = inWords(st.Err)
+	return out
+}
+
+// inWords returns the text of an error and the next step after it; neither for nil.
+func inWords(err error) (text, next string) {
+	if err == nil {
+		return "", ""
+	}
+	return err.Error(), fail.NextOf(err)
+}
+
+// connected returns the link's connections, which it begins to make if there are none. For a command it does so even if the link has just
+// failed. For a client of a private Agent's forward it does not once that has.
+func (l *link) connected(command bool) (*access.Pool, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.used = time.Now()
+	if l.closed {
+		return nil, errClosing
+	}
+	if l.pool != nil {
+		return l.pool, nil
+	}
+	err := l.failed.wait()
+	if l.agent.isPrivate() {
+		err = l.failed.last
+	}
+	if err != nil && !command {
+		return nil, fail.New(fail.Lost, "connect to the bastion", err, fail.NextOf(err))
+	}
+	pool, err := l.access.Pool(l.permit, l.onState)
+	if err != nil {
+		return nil, err
+	}
+	l.pool = pool
+	l.ending.Go(func() { l.await(pool) })
+	pool.Start(l.agent.ctx)
+	return pool, nil
+}
+
+// narrow makes permit the destinations of the connections that are made from now on.
+func (l *link) narrow(permit []string) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.permit = permit
+}
+
+// await takes leave of a pool that ends by itself.
+func (l *link) await(pool *access.Pool) {
+	<-pool.Done()
+	err := pool.Err()
+	_ = pool.Close()
+	l.mu.Lock()
+	if l.pool == pool {
+		l.pool = nil
+	}
+	if err != nil {
+		l.failed.add(err)
+	}
+	l.mu.Unlock()
+	if err != nil {
+		l.agent.log.Warn("the link has ended", "link", l.id, "err", err)
+		l.agent.linkEnded(l, err)
+	}
+	l.agent.bump()
+}
+
+// ready returns the link's connections once they are up. If they are not when ctx ends, and nobody else waits for them, they are given up.
+func (l *link) ready(ctx context.Context) (*access.Pool, error) {
+	defer l.wait()()
+	pool, err := l.connected(true)
+	if err != nil {
+		return nil, err
+	}
+	limit := l.settings.StartTimeout + l.settings.ConnectTimeout
+	wait, cancel := context.WithTimeoutCause(ctx, limit, fail.New(fail.Timeout, "connect to the bastion",
+		fmt.Errorf("no connection to the bastion within %s", limit), "try again, or allow more time with --start-timeout"))
+	defer cancel()
+	if err := pool.Reach(wait); err != nil {
+		l.giveUp(pool)
+		return nil, err
+	}
+	return pool, nil
+}
+
+// giveUp closes a pool that has not come up, unless somebody else waits for it.
+func (l *link) giveUp(pool *access.Pool) {
+	l.mu.Lock()
+	alone := l.pool == pool && l.waiting <= 1 && pool.State().Phase == tunnel.Connecting
+	if alone {
+		l.pool = nil // the next caller makes another
+	}
+	l.mu.Unlock()
+	if alone {
+		_ = pool.Close()
+	}
+}
+
+// Dial opens a connection through the bastion, for a client of a forward.
+func (l *link) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
+	defer l.wait()()
+	pool, err := l.connected(false)
+	if err != nil {
+		return nil, err
+	}
+	return pool.Dial(ctx, network, addr)
+}
+
+// dialReady opens a connection for a client that does not wait longer than a command would.
+func (l *link) dialReady(ctx context.Context, addr string) (net.Conn, error) {
+	pool, err := l.ready(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer l.wait()()
+	return pool.Dial(ctx, "tcp", addr)
+}
+
+// wait counts one that waits for the link, until the function that it returns is called.
+func (l *link) wait() (done func()) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.waiting++
+	return func() {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.waiting--
+		l.used = time.Now()
+	}
+}
+
+// resolve finds the endpoints of specs, in order.
+func (l *link) resolve(ctx context.Context, specs []targets.Spec) ([]targets.Endpoint, error) {
+	out := make([]targets.Endpoint, len(specs))
+	var unknown []targets.Spec
+	var at []int
+	l.mu.Lock()
+	for i, spec := range specs {
+		if known, ok := l.resolved[spec.String()]; ok && time.Since(known.at) < resolvedFor {
+			out[i] = known.endpoint
+			continue
+		}
+		unknown, at = append(unknown, spec), append(at, i)
+	}
+	l.mu.Unlock()
+	if len(unknown) == 0 {
+		return out, nil
+	}
+	found, err := l.access.Resolve(ctx, unknown)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if len(l.resolved) > maxResolved {
+		clear(l.resolved)
+	}
+	for i, endpoint := range found {
+		out[at[i]] = endpoint
+		l.resolved[unknown[i].String()] = resolution{endpoint, time.Now()}
+	}
+	return out, nil
+}
+
+// closeIdle disconnects the link if nobody has used it for the given time. The next client connects it again.
+func (l *link) closeIdle(after time.Duration) {
+	l.mu.Lock()
+	pool := l.pool
+	l.mu.Unlock()
+	if pool == nil {
+		return
+	}
+	channels := 0
+	for _, m := range pool.Stats() {
+		channels += m.Channels
+	}
+	l.mu.Lock()
+	if channels > 0 || l.waiting > 0 {
+		l.used = time.Now()
+	}
+	idle := l.pool == pool && time.Since(l.used) >= after
+	if idle {
+		l.pool = nil
+	}
+	l.mu.Unlock()
+	if idle {
+		l.agent.log.Info("closing a link that nobody uses", "link", l.id)
+		_ = pool.Close()
+	}
+}
+
+// retire makes the link take no more requests if it has none and is not connected, and reports whether that is so. Its close must be
+// called then.
+func (l *link) retire() bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.pool == nil && l.busy == 0 && l.waiting == 0 {
+		l.closed = true
+	}
+	return l.closed
+}
+
+// close ends the link and waits until that is done.
+func (l *link) close() {
+	l.mu.Lock()
+	l.closed = true
+	pool := l.pool
+	l.mu.Unlock()
+	if pool != nil {
+		_ = pool.Close()
+	}
+	l.ending.Wait()
+	l.access.Close()
+}
+
+// condition is what the next client of a link meets.
+type condition struct {
+	state        api.LinkPhase
+	err          error // the latest failure, of a link that waits or has failed
+	since, retry time.Time
+}
+
+// condition returns the link's condition. It may be called with a.mu held.
+func (l *link) condition() condition {
+	l.mu.Lock()
+	pool, failed := l.pool, l.failed
+	l.mu.Unlock()
+	return conditionOf(pool, failed)
+}
+
+// conditionOf is the condition of a link with this pool, which may be nil, and these failures since one was up.
+func conditionOf(pool *access.Pool, failed failures) condition {
+	switch {
+	case pool == nil && failed.last != nil:
+		return condition{state: api.LinkFailed, err: failed.last, since: failed.since, retry: failed.retry}
+	case pool == nil:
+		return condition{state: api.LinkIdle}
+	}
+	c := pool.Condition()
+	switch {
+	case c.Waiting:
+		err := c.Err
+		if err == nil {
+			err = failed.last // of the pool before this one
+		}
+		return condition{state: api.LinkWaiting, err: err, since: c.Since, retry: c.Retry}
+	case pool.State().Phase == tunnel.Up:
+		return condition{state: api.LinkUp}
+	}
+	return condition{state: api.LinkIdle}
+}
+
+// show returns the state of the link.
+func (l *link) show() api.Link {
+	l.mu.Lock()
+	used := l.used
+	l.mu.Unlock()
+	c := l.condition()
+	out := api.Link{
+		ID: l.id, Owner: l.owner, Profile: forwards.ProfileOf(l.scope, l.owner), Region: l.access.Region(), Account: l.access.Account(),
+		LastUsed: used, State: c.state, Since: c.since, Retry: c.retry, Live: l.access.Links(),
+	}
+	out.Error, out.Next = inWords(c.err)
+	if l.settings.Target == "" {
+		out.Cluster = l.settings.Cluster
+	}
+	return out
+}

@@ -1,0 +1,43 @@
+package agent
+
+import (
+	"errors"
+	"os"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/private"
+)
+
+// ErrRunning is why a second agent does not start.
+var ErrRunning = errors.New("an agent runs already")
+
+// lock takes the lock file at path for this process. The file stays: to remove it would let two processes hold locks of one name.
+func lock(path string) (release func(), err error) {
+	f, err := files.TryLock(path)
+	switch {
+	case err != nil:
+		return nil, fail.New(fail.Other, "lock the agent's socket", err, "set a runtime_dir on a local disk (BASTION_RUNTIME_DIR)")
+	case f == nil:
+		return nil, fail.New(fail.Other, "", ErrRunning, "bastion agent status shows it; bastion agent stop ends it")
+	}
+	return func() { _ = f.Close() }, nil
+}
+
+// RemoveStale removes the socket of an agent that was killed. It does nothing where one runs, or is just starting.
+func RemoveStale(socket string) {
+	if _, err := os.Lstat(socket); err != nil {
+		return
+	}
+	release, err := lock(socket + ".lock")
+	if err != nil {
+		return
+	}
+	defer release()
+	conn, err := private.Dial(socket)
+	if err == nil {
+		_ = conn.Close()
+	} else if private.NoListener(err) {
+		_ = os.Remove(socket)
+	}
+}

@@ -1,0 +1,70 @@
+package agent
+
+import (
+	"context"
+	"crypto/tls"
+	"crypto/x509"
+	"errors"
+	"net"
+
+	"github.com/bastion-ssm/bastion/agent/forwards"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/targets"
+	"github.com/bastion-ssm/bastion/tunnel"
+	"github.com/bastion-ssm/bastion/tunnel/rediscluster"
+)
+
+// clusterModeOf returns what the settings say of an endpoint. Of hosts only the user knows what they are. It fails where the mode
+// cannot be had.
+func clusterModeOf(s config.Settings, e targets.Endpoint) (forwards.ClusterMode, error) {
+	switch {
+	case !e.Cluster && e.Engine != "", s.RedisCluster == "off", s.Hosts:
+		return forwards.ClusterOff, nil
+	case s.RedisCluster == string(forwards.ClusterTerminate):
+		_, err := databaseRoots(s.TLSCA)
+		return forwards.ClusterTerminate, err
+	case s.RedisCluster == string(forwards.ClusterFollow), e.Cluster && !e.TLS:
+		return forwards.ClusterFollow, nil
+	}
+	return forwards.ClusterOff, nil
+}
+
+// serveForward is tunnel.Forward, or the same for a Redis cluster.
+func serveForward(ctx context.Context, ln net.Listener, d tunnel.Dialer, dest string, mode forwards.ClusterMode, s config.Settings,
+	cfg tunnel.ForwardConfig,
+) error {
+	if mode == forwards.ClusterOff {
+		return tunnel.Forward(ctx, ln, d, dest, cfg)
+	}
+	cluster := rediscluster.Config{Forward: cfg}
+	if mode == forwards.ClusterTerminate {
+		roots, err := databaseRoots(s.TLSCA)
+		if err != nil {
+			return err
+		}
+		cluster.TLS = &tls.Config{RootCAs: roots, MinVersion: tls.VersionTLS12}
+	}
+	c, err := rediscluster.New(d, dest, cluster)
+	if err != nil {
+		return err
+	}
+	return c.Serve(ctx, ln)
+}
+
+// databaseRoots returns the certificates of tls_ca; nil, which is the system's, if it is not set.
+func databaseRoots(path string) (*x509.CertPool, error) {
+	if path == "" {
+		return nil, nil
+	}
+	pem, err := files.ReadText(path)
+	if err == nil {
+		roots := x509.NewCertPool()
+		if roots.AppendCertsFromPEM(pem) {
+			return roots, nil
+		}
+		err = errors.New("there is no certificate in it")
+	}
+	return nil, fail.New(fail.Usage, "read tls_ca "+path, err, "give a file of certificates in PEM form, such as RDS's global-bundle.pem")
+}

@@ -1,0 +1,59 @@
+package awssdk
+
+import (
+	"context"
+	"fmt"
+	"sync"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	awsconfig "github.com/aws/aws-sdk-go-v2/config"
+	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
+)
+
+// MFADevice returns the device whose code a role of the profile in use needs, if one does.
+func MFADevice(ctx context.Context, profile string) string {
+	for _, p := range inUse(ctx, profile) {
+		if p.MFASerial != "" {
+			return p.MFASerial
+		}
+	}
+	return ""
+}
+
+// MFA gets the codes of the device that roles need. A code is good once: what it has opened is kept for the process's other calls of Load.
+type MFA struct {
+	Ask func(device string) (code string, err error)
+
+	mu     sync.Mutex
+	opened map[string]aws.CredentialsProvider // by profile
+}
+
+// options let the SDK ask for codes, or take the credentials that a code has opened before. A nil *MFA has no code.
+func (m *MFA) options(profile string) []func(*awsconfig.LoadOptions) error {
+	if m != nil {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		if opened := m.opened[profile]; opened != nil {
+			return []func(*awsconfig.LoadOptions) error{awsconfig.WithCredentialsProvider(opened)}
+		}
+	}
+	return []func(*awsconfig.LoadOptions) error{awsconfig.WithAssumeRoleCredentialOptions(func(o *stscreds.AssumeRoleOptions) {
+		o.TokenProvider = func() (string, error) {
+			device := aws.ToString(o.SerialNumber)
+			if m == nil {
+				return "", fmt.Errorf("the role needs a code of the MFA device %s, for which only a command can ask", device)
+			}
+			return m.Ask(device)
+		}
+	})}
+}
+
+// keep keeps the credentials of a profile that needs codes.
+func (m *MFA) keep(profile string, opened aws.CredentialsProvider) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if m.opened == nil {
+		m.opened = make(map[string]aws.CredentialsProvider)
+	}
+	m.opened[profile] = opened
+}
