@@ -119,7 +119,7 @@ func Dial(ctx context.Context, cfg DialConfig) (*Conn, error) {
 // is tried then. Silence is not waited for again.
 func begin(ctx context.Context, cfg *DialConfig, p *policy, id connID) (net.Conn, *clientHandshake, error) {
 	for try := 1; ; try++ {
-		p.first(time.Now())
+		p.pacing.takeTokens(time.Now())
 		stream, err := cfg.Open(ctx)
 		if err != nil {
 			return nil, nil, fmt.Errorf("open the connection's first session: %w", err)
@@ -331,7 +331,7 @@ func (m *manager) serve() {
 		if !m.c.view().pathless.IsZero() {
 			// What is under way may wait for answers by a network that is gone.
 			for id, a := range m.opens {
-				m.policy.ended(a.begun)
+				m.policy.pacing.ended(a.begun)
 				m.giveUp(id, a)
 			}
 		}
@@ -379,7 +379,7 @@ func (m *manager) look(ctx context.Context) (next time.Time, ok bool) {
 
 // noteLimit shows what the policy knows of a limit to Stats.
 func (m *manager) noteLimit() {
-	limit := m.policy.known()
+	limit := m.policy.places.known()
 	if limit.Subflows > 0 {
 		limit.Err = m.limitErr
 	}
@@ -416,7 +416,7 @@ func (m *manager) report(v view) {
 // pathError is the error of a connection that has no path, and will not get one.
 func (m *manager) pathError(now, since time.Time) error {
 	err := m.lastErr
-	if err == nil || !m.policy.hopeless { // a final answer ended the connection at once, without a wait
+	if err == nil || !m.policy.pacing.hopeless { // a final answer ended the connection at once, without a wait
 		err = m.waitedInVain(now, since)
 	}
 	kind, next := fail.KindOf(err), fail.NextOf(err)

@@ -1,9 +1,40 @@
 package bond
 
 import (
+	"slices"
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/backoff"
+)
+
+const (
+	// While there is demand and the last step helped, the number of subflows is doubled.
+	demandWithin   = 250 * time.Millisecond // demand is there if either end wanted more subflows within this time
+	measureFor     = 300 * time.Millisecond // the least time over which a rate is measured
+	measureWindow  = 3 * time.Second        // and the most
+	measureFlat    = 2 * time.Second        // ... before a step, once steps have stopped to bring much
+	helpShare      = 0.5                    // of the gain in proportion to the subflows: a step that brings so much is kept at once
+	judgeFor       = 3 * time.Second        // and four round trips: a step that has not brought helpLeast by then is taken back
+	helpLeast      = 1.05                   //
+	harms, harmFor = 0.9, time.Second       // one that makes the transfer so slow is taken back after this time
+	busyShare      = 0.9                    // of the far end's processor time: with so much in use, more subflows bring nothing
+	busyFresh      = 5 * time.Second        // that is known for so long
+	farPatience    = 3 * time.Second        // for the first news of it, where transfers both ways may share it
+	sideShare      = 0.01                   // of the traffic: a direction with less has no transfer
+	stepPatience   = 10 * time.Second       // for the subflows of a step to come up; it is then judged by those that did
+	lapsePatience  = 2 * time.Second        // for demand to come back while a step's subflows are being opened
+	firstHold      = 30 * time.Second       // no growth after a step that did not help; doubled each time
+	maxHold        = 30 * time.Minute       //
+	changed        = 1.3                    // so much faster than before such a step shows that something else is the limit now
+	lookOften      = 50 * time.Millisecond  // between looks while something is measured
+	lookHeld       = 2 * time.Second        // between looks while steps are held back
+	lookIdle       = 10 * time.Second       // between looks while nothing flows
+
+	keepFor     = 10 * time.Second // after demand lost subflows are still replaced
+	shrinkAfter = time.Minute      // without demand
+	shrinkEvery = 5 * time.Second  //
+	quietAfter  = time.Minute      // without data: one subflow is enough
+	spareAfter  = time.Second      // data: have a second one
 )
 
 // FarEnd is what a client knows of the machine at the far end.
@@ -11,6 +42,25 @@ type FarEnd struct {
 	Busy  float64   // share of its processor time that was in use of late; 1 is all
 	Limit float64   // processors that it has, which may be a fraction
 	At    time.Time // when that was measured; zero: it is not known
+}
+
+// growth decides how many subflows are wanted. It tries more in steps while there is demand, keeps a step that made the transfer
+// faster, takes back one that did not, and gives back what is not needed any more.
+type growth struct {
+	target         int // subflows, at least 1
+	sent, received rateMeter
+	far            FarEnd
+
+	wants       wants
+	demandSince time.Time // zero: no demand
+	lastDemand  time.Time
+	lastData    time.Time
+	dataSince   time.Time // zero: no data within quietAfter
+	lastShrink  time.Time
+
+	step    step
+	holds   [wantsBoth + 1]hold // after steps that did not help, by what was wanted
+	surplus bool                // what a step has added is to go, at this look
 }
 
 // step is one attempt to grow.
@@ -24,6 +74,8 @@ type step struct {
 
 	failed bool // base is of a step that was taken back, and of the subflows that there are since
 }
+
+func (s *step) begin(phase stepPhase, now time.Time) { s.phase, s.since = phase, now }
 
 type stepPhase uint8
 
@@ -64,131 +116,231 @@ func (h *hold) failed(now time.Time) {
 	h.until = now.Add(h.span)
 }
 
-// observeFar takes in what is known of the far end. Where it has become another machine, what was learned of it is void.
-func (p *policy) observeFar(far FarEnd) {
-	if far.Limit != p.far.Limit && !p.far.At.IsZero() {
-		p.forget()
+func newGrowth() growth { return growth{target: 1} }
+
+// observe takes in what flows and what is wanted.
+func (g *growth) observe(now time.Time, v view) {
+	g.sent.add(now, v.sent)
+	g.received.add(now, v.received)
+	if v.far.Limit != g.far.Limit && !g.far.At.IsZero() {
+		g.forget() // the far end has become another machine: what was learned of it is void
 	}
-	p.far = far
+	g.far = v.far
+	g.wants = wantsOf(now, v)
+	switch {
+	case g.wants == 0:
+		g.demandSince = time.Time{}
+	case g.demandSince.IsZero():
+		g.demandSince = now
+	}
+	g.lastDemand = later(g.lastDemand, later(v.wanted, v.peerWanted))
+	g.lastData = v.lastData
+	switch {
+	case now.Sub(v.lastData) >= quietAfter:
+		g.dataSince = time.Time{}
+	case g.dataSince.IsZero():
+		g.dataSince = v.lastData
+	}
 }
 
+// flowing says that there was data within quietAfter.
+func (g *growth) flowing() bool { return !g.dataSince.IsZero() }
+
 // forget makes steps possible again that did not help.
-func (p *policy) forget() {
-	p.holds = [wantsBoth + 1]hold{}
-	p.step.flat, p.step.failed = false, false
+func (g *growth) forget() {
+	g.holds = [wantsBoth + 1]hold{}
+	g.step.flat, g.step.failed = false, false
 }
 
 // farBusy says that the far end's processor is what limits the rate.
-func (p *policy) farBusy(now time.Time) bool {
-	return !p.far.At.IsZero() && now.Sub(p.far.At) < busyFresh && p.far.Busy >= busyShare
+func (g *growth) farBusy(now time.Time) bool {
+	return !g.far.At.IsZero() && now.Sub(g.far.At) < busyFresh && g.far.Busy >= busyShare
 }
 
 // twoWay says that there are transfers in both directions. Where they share a processor, subflows that help one cost the other as
 // much, and rates of two ways that are shared out anew all the time hardly show it: what the far end says of its processor does.
-func (p *policy) twoWay(now time.Time) bool {
-	rate, ok := p.speed(p.demandSince, now, measureFor)
+func (g *growth) twoWay(now time.Time) bool {
+	rate, ok := g.speed(g.demandSince, now, measureFor)
 	least := sideShare * (rate.up + rate.down)
 	return ok && rate.up >= least && rate.down >= least
 }
 
-// grow raises the target while there is demand and it helps, and takes back what does not.
-func (p *policy) grow(now time.Time, n *census, wake func(time.Time)) {
-	s, have := &p.step, len(n.present)
-	begin := func(phase stepPhase) { s.phase, s.since = phase, now }
-
-	switch s.phase {
+// grow raises the target while there is demand and it helps, and takes back what does not. limit is how many there may be.
+func (g *growth) grow(now time.Time, present []subflowView, limit int, out *plan) {
+	switch g.step.phase {
 	case stepNone:
-		limit := p.limit()
-		if !n.demand || have == 0 || have >= limit {
-			return
-		}
-		if until := p.holds[p.wants].until; now.Before(until) {
-			if rate, ok := p.speed(p.demandSince, now, measureFor); ok && s.failed && rate.over(s.base) >= changed {
-				p.forget()
-				wake(now.Add(lookOften))
-				return
-			}
-			wake(earlier(until, now.Add(lookHeld)))
-			return
-		}
-		if p.farBusy(now) {
-			wake(p.far.At.Add(busyFresh))
-			return
-		}
-		if until := p.demandSince.Add(farPatience); p.twoWay(now) && now.Before(until) && p.far.At.Before(p.demandSince) {
-			wake(until)
-			return
-		}
-		least := measureFor
-		if s.flat {
-			least = measureFlat
-		}
-		base, ok := p.speed(later(p.demandSince, s.since), now, least)
-		if !ok || have < p.target {
-			// The second: subflows that were lost are being replaced, so this is not what they can carry.
-			wake(now.Add(lookOften))
-			return
-		}
-		s.base, s.from, s.failed = base, have, false
-		p.target, p.surplus = min(2*have, limit), false
-		begin(stepOpening)
-		wake(now.Add(stepPatience))
-
+		g.tryStep(now, len(present), limit, out)
 	case stepOpening:
-		switch {
-		case have >= p.target, now.Sub(s.since) >= stepPatience && have > s.from:
-			p.target, s.with = have, have
-			begin(stepJudging)
-			wake(now.Add(measureFor))
-		case now.Sub(p.lastDemand) >= lapsePatience, now.Sub(s.since) >= stepPatience:
-			p.target = max(have, 1)
-			begin(stepNone)
-		default:
-			wake(later(p.lastDemand.Add(lapsePatience), now.Add(lookOften)))
-			wake(s.since.Add(stepPatience))
-		}
-
+		g.awaitStep(now, len(present), out)
 	case stepJudging:
-		if !n.demand || have != s.with {
-			// Not comparable. The next step, if there is to be one, begins with a new measurement.
-			begin(stepNone)
-			if n.demand {
-				wake(now.Add(measureFor))
-			}
-			return
-		}
-		wake(now.Add(lookOften))
-		rate, ok := p.speed(s.since, now, measureFor)
-		if !ok {
-			return
-		}
-		p.judge(now, rate, n, wake)
+		g.measureStep(now, present, limit, out)
 	}
 }
 
-// judge keeps or takes back the subflows of a step, or waits until that is clear.
-func (p *policy) judge(now time.Time, rate speed, n *census, wake func(time.Time)) {
-	s := &p.step
+// tryStep begins a step, if there is reason for one and nothing against it.
+func (g *growth) tryStep(now time.Time, have, limit int, out *plan) {
+	s := &g.step
+	if g.wants == 0 || have == 0 || have >= limit {
+		return
+	}
+	if until := g.holds[g.wants].until; now.Before(until) {
+		if rate, ok := g.speed(g.demandSince, now, measureFor); ok && s.failed && rate.over(s.base) >= changed {
+			g.forget()
+			out.wake(now.Add(lookOften))
+			return
+		}
+		out.wake(earlier(until, now.Add(lookHeld)))
+		return
+	}
+	if g.farBusy(now) {
+		out.wake(g.far.At.Add(busyFresh))
+		return
+	}
+	if until := g.demandSince.Add(farPatience); g.twoWay(now) && now.Before(until) && g.far.At.Before(g.demandSince) {
+		out.wake(until)
+		return
+	}
+	least := measureFor
+	if s.flat {
+		least = measureFlat
+	}
+	base, ok := g.speed(later(g.demandSince, s.since), now, least)
+	if !ok || have < g.target {
+		// The second: subflows that were lost are being replaced, so this is not what they can carry.
+		out.wake(now.Add(lookOften))
+		return
+	}
+	s.base, s.from, s.failed = base, have, false
+	g.target, g.surplus = min(2*have, limit), false
+	s.begin(stepOpening, now)
+	out.wake(now.Add(stepPatience))
+}
+
+// awaitStep waits for a step's subflows.
+func (g *growth) awaitStep(now time.Time, have int, out *plan) {
+	s := &g.step
+	late := now.Sub(s.since) >= stepPatience
+	switch {
+	case have >= g.target, late && have > s.from:
+		g.target, s.with = have, have
+		s.begin(stepJudging, now)
+		out.wake(now.Add(measureFor))
+	case late, now.Sub(g.lastDemand) >= lapsePatience:
+		g.target = max(have, 1)
+		s.begin(stepNone, now)
+	default:
+		out.wake(later(g.lastDemand.Add(lapsePatience), now.Add(lookOften)))
+		out.wake(s.since.Add(stepPatience))
+	}
+}
+
+// measureStep judges a step once its rate is known.
+func (g *growth) measureStep(now time.Time, present []subflowView, limit int, out *plan) {
+	s := &g.step
+	if g.wants == 0 || len(present) != s.with {
+		// Not comparable. The next step, if there is to be one, begins with a new measurement.
+		s.begin(stepNone, now)
+		if g.wants != 0 {
+			out.wake(now.Add(measureFor))
+		}
+		return
+	}
+	out.wake(now.Add(lookOften))
+	rate, ok := g.speed(s.since, now, measureFor)
+	if !ok || !g.judge(now, rate, slowest(present)) || g.surplus {
+		return
+	}
+	// What was measured of the new ones is the base of the next step, if that was long enough.
+	g.tryStep(now, len(present), limit, out)
+}
+
+// judge keeps or takes back the subflows of a step. It returns false while it is not clear which.
+func (g *growth) judge(now time.Time, rate speed, rtt time.Duration) bool {
+	s := &g.step
 	gain, most := rate.over(s.base), float64(s.with)/float64(s.from)
-	if p.twoWay(now) && p.farBusy(now) && p.far.At.After(s.since) {
+	if g.twoWay(now) && g.farBusy(now) && g.far.At.After(s.since) {
 		gain = min(gain, rate.total()/s.base.total())
 	}
-	helped, span := gain-1 >= helpShare*(most-1), now.Sub(s.since)-4*slowest(n.present)
+	helped, span := gain-1 >= helpShare*(most-1), now.Sub(s.since)-4*rtt
 	if !helped && span < judgeFor && (gain > harms || span < harmFor) {
-		return
+		return false
 	}
 	s.flat = !helped
 	s.phase = stepNone
-	if !helped && gain < helpLeast {
-		p.holds[p.wants].failed(now)
-		s.failed = true
-		p.target, p.surplus = s.from, true
-		s.since = now
+	if helped || gain >= helpLeast {
+		g.holds[g.wants] = hold{}
+		return true
+	}
+	g.holds[g.wants].failed(now)
+	s.failed = true
+	g.target, g.surplus = s.from, true
+	s.since = now
+	return true
+}
+
+// shrink lowers the target when there has been no demand for long.
+func (g *growth) shrink(now time.Time, have, limit int, out *plan) {
+	if now.Sub(g.lastDemand) >= keepFor && g.step.phase != stepOpening {
+		// What has been lost since is replaced when it is wanted again.
+		g.target = max(min(g.target, have), 1)
+	}
+	floor := g.floor(limit)
+	if g.target <= floor && have <= floor {
 		return
 	}
-	p.holds[p.wants] = hold{}
-	// What was measured of the new ones is the base of the next step, if that was long enough.
-	p.grow(now, n, wake)
+	at := later(g.lastDemand.Add(shrinkAfter), g.lastShrink.Add(shrinkEvery))
+	if now.Before(at) {
+		out.wake(at)
+		return
+	}
+	g.target = max(min(g.target, have)-1, floor)
+	g.lastShrink = now
+	out.wake(now.Add(shrinkEvery))
+}
+
+// floor is how many subflows there are to be without any demand: two where data flows now and then, so that the loss of
+// one is no pause.
+func (g *growth) floor(limit int) int {
+	if g.flowing() && limit >= 2 {
+		return 2
+	}
+	return 1
+}
+
+// want returns how many subflows there are to be now.
+func (g *growth) want(now time.Time, limit int, out *plan) int {
+	floor := g.floor(limit)
+	if !g.flowing() {
+		out.wake(now.Add(lookIdle)) // data may flow again; that changes nothing else
+	} else {
+		out.wake(g.lastData.Add(quietAfter))
+		if spare := g.dataSince.Add(spareAfter); now.Before(spare) {
+			out.wake(spare)
+			floor = 1
+		}
+	}
+	return min(max(g.target, floor), limit)
+}
+
+// excess returns how many subflows are to go at this look: all that a step has added and that is taken back, or one when shrink has
+// lowered the target.
+func (g *growth) excess(now time.Time, have, want int) int {
+	switch {
+	case g.surplus:
+		g.surplus = false
+		return have - want
+	case g.lastShrink.Equal(now):
+		return min(have-want, 1)
+	}
+	return 0
+}
+
+func slowest(subflows []subflowView) time.Duration {
+	var d time.Duration
+	for _, s := range subflows {
+		d = max(d, s.rtt)
+	}
+	return d
 }
 
 // speed is how fast the stream goes each way, in bytes per second.
@@ -196,12 +348,12 @@ type speed struct{ up, down float64 }
 
 func (s speed) total() float64 { return s.up + s.down }
 
-func (p *policy) speed(start, now time.Time, least time.Duration) (s speed, ok bool) {
-	up, ok := p.sent.since(start, now, least)
+func (g *growth) speed(start, now time.Time, least time.Duration) (s speed, ok bool) {
+	up, ok := g.sent.since(start, now, least)
 	if !ok {
 		return s, false
 	}
-	down, ok := p.received.since(start, now, least)
+	down, ok := g.received.since(start, now, least)
 	return speed{up, down}, ok
 }
 
@@ -216,4 +368,45 @@ func (s speed) over(before speed) float64 {
 		}
 	}
 	return gain
+}
+
+// rateMeter keeps what it needs to say how fast a counter rose of late.
+type rateMeter struct {
+	samples []rateSample // the oldest first
+}
+
+type rateSample struct {
+	at    time.Time
+	count uint64
+}
+
+func (m *rateMeter) add(now time.Time, count uint64) {
+	old := 0
+	for old < len(m.samples) && now.Sub(m.samples[old].at) > 2*measureWindow {
+		old++
+	}
+	m.samples = slices.Delete(m.samples, 0, old)
+	// The newest one always stands for now; others are kept apart far enough.
+	if k := len(m.samples); k >= 2 && now.Sub(m.samples[k-2].at) < lookOften/2 {
+		m.samples[k-1] = rateSample{now, count}
+		return
+	}
+	m.samples = append(m.samples, rateSample{now, count})
+}
+
+// since returns the rate from start on, but not of more than the last measureWindow. It has none to tell if that is less than
+// least.
+func (m *rateMeter) since(start, now time.Time, least time.Duration) (perSecond float64, ok bool) {
+	start = later(start, now.Add(-measureWindow))
+	for _, s := range m.samples {
+		if s.at.Before(start) {
+			continue
+		}
+		span := now.Sub(s.at)
+		if span < least {
+			return 0, false
+		}
+		return float64(m.samples[len(m.samples)-1].count-s.count) / span.Seconds(), true
+	}
+	return 0, false
 }

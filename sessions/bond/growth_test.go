@@ -136,7 +136,7 @@ func TestGrowthBothWays(t *testing.T) {
 			}
 			w.run(time.Second)
 		}
-		if got := w.p.target; got != c.want {
+		if got := w.p.growth.target; got != c.want {
 			t.Errorf("%s: %d subflows are wanted, want %d", name, got, c.want)
 		}
 	}
@@ -145,24 +145,25 @@ func TestGrowthBothWays(t *testing.T) {
 // A step that began before the far end was busy is judged by the sum of both ways.
 func TestJudgeBothWays(t *testing.T) {
 	for _, busy := range []bool{false, true} {
-		p := newPolicy(epoch, 8, time.Hour, time.Hour)
-		now := epoch
-		p.demandSince, p.wants = now, wantsDown
-		p.step = step{phase: stepJudging, since: now, from: 1, with: 2, base: speed{up: 8 * mb, down: 1 * mb}}
+		g, now := newGrowth(), epoch
+		g.demandSince, g.wants = now, wantsDown
+		g.step = step{phase: stepJudging, since: now, from: 1, with: 2, base: speed{up: 8 * mb, down: 1 * mb}}
 		for k := range 40 { // twice the rate downwards for a quarter less upwards
 			now = epoch.Add(time.Duration(k) * 100 * time.Millisecond)
-			p.sent.add(now, uint64(6*mb*now.Sub(epoch).Seconds()))
-			p.received.add(now, uint64(2*mb*now.Sub(epoch).Seconds()))
+			g.sent.add(now, uint64(6*mb*now.Sub(epoch).Seconds()))
+			g.received.add(now, uint64(2*mb*now.Sub(epoch).Seconds()))
 		}
 		if busy {
-			p.far = FarEnd{Busy: 0.95, Limit: 0.5, At: now.Add(-time.Second)}
+			g.far = FarEnd{Busy: 0.95, Limit: 0.5, At: now.Add(-time.Second)}
 		}
-		rate, ok := p.speed(epoch, now, measureFor)
+		rate, ok := g.speed(epoch, now, measureFor)
 		if !ok {
 			t.Fatal("no rate")
 		}
-		p.judge(now, rate, &census{present: []subflowView{{}, {}}, demand: true}, func(time.Time) {})
-		if taken := p.surplus; taken != busy {
+		if !g.judge(now, rate, 0) {
+			t.Errorf("far end busy %v: not judged", busy)
+		}
+		if taken := g.surplus; taken != busy {
 			t.Errorf("far end busy %v: taken back %v", busy, taken)
 		}
 	}

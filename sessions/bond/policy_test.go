@@ -66,7 +66,7 @@ func newWorld(t *testing.T, maximum int) *world {
 		openTakes: 200 * time.Millisecond,
 	}
 	w.p = newPolicy(w.now, maximum, 50*time.Minute, w.linger)
-	w.p.random = random(rand.New(rand.NewPCG(1, 2))) // the same each time
+	w.p.setRandom(random(rand.New(rand.NewPCG(1, 2)))) // the same each time
 	w.add(0)
 	w.nextID, w.least = 1, 1
 	return w
@@ -408,7 +408,7 @@ func TestPolicyReplacesTheOld(t *testing.T) {
 			for range 5 * 60 {
 				w.run(time.Minute)
 				for _, s := range w.subs {
-					if age := w.now.Sub(s.since); age > w.p.maxAge+30*time.Second {
+					if age := w.now.Sub(s.since); age > w.p.health.maxAge+30*time.Second {
 						t.Fatalf("subflow %d is %v old", s.id, age)
 					}
 				}
@@ -672,7 +672,7 @@ func TestPolicyAtTheServicesLimit(t *testing.T) {
 				w.run(2 * time.Minute)
 				w.want("subflows", w.usable(), limit, limit)
 				w.want("opens", len(w.began), limit, limit+5)
-				if known := w.p.known(); known.Subflows != limit || !known.Retry.After(w.now) {
+				if known := w.p.places.known(); known.Subflows != limit || !known.Retry.After(w.now) {
 					t.Errorf("known: %+v", known)
 				}
 				opens := len(w.began)
@@ -684,7 +684,7 @@ func TestPolicyAtTheServicesLimit(t *testing.T) {
 				w.refuse = nil
 				w.run(limitMost + time.Minute)
 				w.want("subflows without the limit", w.usable(), 16, 16)
-				if known := w.p.known(); known.Subflows != 0 {
+				if known := w.p.places.known(); known.Subflows != 0 {
 					t.Errorf("known: %+v", known)
 				}
 			})
@@ -701,7 +701,7 @@ func TestPolicyUnansweredWithoutAPath(t *testing.T) {
 	w.changed = true
 	w.refuse = func(int) (Failure, bool) { return FailedUnanswered, true }
 	w.run(time.Minute)
-	if known := w.p.known(); known.Subflows != 0 {
+	if known := w.p.places.known(); known.Subflows != 0 {
 		t.Errorf("taken for a limit: %+v", known)
 	}
 	w.refuse = nil
@@ -727,12 +727,12 @@ func TestPolicyLends(t *testing.T) {
 			other = 1
 			w.run(20 * time.Second)
 			w.want("opens while it is lent", len(w.began)-opens, 0, 0)
-			if !w.p.known().Lent {
+			if !w.p.places.known().Lent {
 				t.Error("not known")
 			}
 			// It is back before the service has noticed.
 			w.p.giveBack(w.now, false)
-			if !w.p.known().Lent {
+			if !w.p.places.known().Lent {
 				t.Error("it is told as lost the moment before it is used again")
 			}
 			w.changed = true
@@ -740,7 +740,7 @@ func TestPolicyLends(t *testing.T) {
 			other = 0
 			w.run(attemptEvery + 2*w.openTakes)
 			w.want("subflows in the end", w.usable(), limit, limit)
-			if known := w.p.known(); known.Lent || known.Subflows != limit {
+			if known := w.p.places.known(); known.Lent || known.Subflows != limit {
 				t.Errorf("known in the end: %+v", known)
 			}
 			w.want("opens in the end", len(w.began)-opens, 1, 8)
@@ -773,13 +773,13 @@ func TestPolicyLimitWithOneThatLeaves(t *testing.T) {
 	for _, v := range [][]subflowView{{old}, {old, {id: 2, since: start}}} {
 		p.opened(start)
 		p.look(start, view{subflows: v})
-		if known := p.known(); known.Subflows != 1 || p.limit() != 1 {
-			t.Errorf("%v: %+v, limit %d", v, known, p.limit())
+		if known := p.places.known(); known.Subflows != 1 || p.places.limit() != 1 {
+			t.Errorf("%v: %+v, limit %d", v, known, p.places.limit())
 		}
 	}
 	p.look(start, view{subflows: []subflowView{{id: 2, since: start}, {id: 3, since: start}}})
-	if known := p.known(); known.Subflows != 0 || p.limit() != 8 {
-		t.Errorf("two are there, and the limit is still %+v, %d", known, p.limit())
+	if known := p.places.known(); known.Subflows != 0 || p.places.limit() != 8 {
+		t.Errorf("two are there, and the limit is still %+v, %d", known, p.places.limit())
 	}
 }
 
@@ -794,13 +794,13 @@ func TestPolicyLimitWhenOthersHaveGone(t *testing.T) {
 		}
 		p.observe(now, v)
 		var out plan
-		p.begin(now, &out)
+		p.pacing.begin(now, &out)
 		more := v
 		more.subflows = append(slices.Clone(v.subflows), subflowView{id: 8, since: now}, subflowView{id: 9, since: now})
 		p.observe(now.Add(time.Second), more)
 		p.observe(now.Add(2*time.Second), v)
 		p.openFailed(now.Add(3*time.Second), now, how, len(v.subflows))
-		if known := p.known(); known.Subflows != want {
+		if known := p.places.known(); known.Subflows != want {
 			t.Errorf("%v: the limit is %d, want %d", how, known.Subflows, want)
 		}
 	}
@@ -907,7 +907,7 @@ func TestPolicyUnderRandomEvents(t *testing.T) {
 		r := rand.New(rand.NewPCG(seed, 9))
 		maximum := 1 + r.IntN(16)
 		w := newWorld(t, maximum)
-		w.p.random = random(r)
+		w.p.setRandom(random(r))
 		bad := 0.0
 		w.refuse = func(int) (Failure, bool) {
 			how := Failure(r.IntN(int(failedFull) + 1))
@@ -917,7 +917,7 @@ func TestPolicyUnderRandomEvents(t *testing.T) {
 		for range 40 {
 			switch r.IntN(10) {
 			case 9:
-				if w.p.lent == 0 {
+				if w.p.places.lent == 0 {
 					w.p.lend(w.now)
 				} else {
 					w.p.giveBack(w.now, r.IntN(2) == 0)
@@ -963,7 +963,7 @@ func TestPolicyUnderRandomEvents(t *testing.T) {
 		}
 		w.begin(true)
 		w.rate = func(n int) float64 { return 0.8 * mb * float64(n) }
-		if w.p.lent > 0 {
+		if w.p.places.lent > 0 {
 			w.p.giveBack(w.now, false)
 		}
 		w.run(limitMost + 25*time.Minute)

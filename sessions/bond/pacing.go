@@ -1,0 +1,250 @@
+package bond
+
+import (
+	"slices"
+	"time"
+
+	"github.com/bastion-ssm/bastion/internal/backoff"
+)
+
+const (
+	maxOpening = 2 // subflows being opened at any time, while there is a path
+
+	// Back-off with a path, doubled with every failure in succession.
+	failureFirst, failureMost     = 500 * time.Millisecond, time.Minute
+	throttledFirst, throttledMost = time.Second, 30 * time.Second
+
+	// Without any path an attempt begins at least every attemptEvery, whatever has become of those before it, so that the
+	// connection goes on within that time of the moment it could. The least is for what fails at once; throttled attempts, and
+	// those beside others that hang, keep close to the most. Only refusals, which somebody has to lift, are tried more seldom.
+	attemptFirst, attemptEvery = 200 * time.Millisecond, 2 * time.Second
+	refusedFirst, refusedMost  = 500 * time.Millisecond, 10 * time.Second
+	// So many attempts are under way at most. The first of them have all the time that an open may take, for networks that are
+	// slow; of the others, the oldest makes room for the next.
+	maxAttempts, patientAttempts = 8, 4
+
+	lentPause = 2 * time.Second // between attempts at a place that was lent and may not be free yet
+)
+
+// Failure is how the opening of a subflow failed, which says when another attempt makes sense.
+type Failure uint8
+
+// The failures that DialConfig.Judge tells apart.
+const (
+	FailedOther      Failure = iota
+	FailedThrottled          // calls come too fast
+	FailedLimit              // the service starts no more sessions to this far end
+	FailedUnanswered         // the service started a session that nobody answered: beside others that live, the same
+	FailedRefused            // the service refuses, and will until somebody changes that
+	FailedFatal              // a further one cannot succeed, until Rotate or Probe is called
+
+	failedFull // the far end takes no more subflows
+)
+
+// pacing decides when the next subflow is opened, and how many opens are under way.
+type pacing struct {
+	random func(time.Duration) time.Duration
+
+	opening     []opening     // those being opened, the oldest first
+	burst, long bucket        // tokens for opens: a few a second, and one a second in the long run
+	notBefore   time.Time     // back-off
+	spaced      time.Duration // from the latest open to the next, without a path
+	failures    int           // in succession
+	throttles   int           // in succession
+	hopeless    bool          // a further open cannot succeed
+	pathless    bool          // at the last look
+}
+
+// opening is an attempt to open a subflow.
+type opening struct {
+	begun  time.Time
+	beside int // the most subflows that there have been since
+}
+
+func newPacing(now time.Time) pacing {
+	return pacing{burst: newBucket(now, 4, 3), long: newBucket(now, maxSubflows, 1)}
+}
+
+// observe takes in which subflows there are.
+func (p *pacing) observe(n *census) {
+	for i := range p.opening {
+		p.opening[i].beside = max(p.opening[i].beside, n.staying)
+	}
+}
+
+// setPathless takes in whether there is a path. What failed while there was one says nothing of the first attempt without.
+func (p *pacing) setPathless(pathless bool) {
+	if pathless && !p.pathless {
+		p.failures, p.notBefore = 0, time.Time{}
+	}
+	p.pathless = pathless
+}
+
+// open opens what is missing beside those being opened, while there is a path.
+func (p *pacing) open(now time.Time, missing int, out *plan) {
+	p.keep(maxOpening, 0, out) // more were begun when there was no path
+	for missing -= len(p.opening); missing > 0 && len(p.opening) < maxOpening; missing-- {
+		if at := p.opensAt(now); now.Before(at) {
+			out.wake(at)
+			return
+		}
+		p.begin(now, out)
+	}
+}
+
+// attempt opens one at once when the last path has gone, and then one after the other, whatever becomes of them. It returns
+// whether it opened one now.
+func (p *pacing) attempt(now, notBefore time.Time, out *plan) bool {
+	at := later(p.notBefore, notBefore)
+	if k := len(p.opening); k > 0 {
+		at = later(at, p.opening[k-1].begun.Add(p.spaced))
+	}
+	if now.Before(at) {
+		out.wake(at)
+		return false
+	}
+	p.keep(maxAttempts-1, patientAttempts, out)
+	p.begin(now, out)
+	out.wake(now.Add(p.spaced))
+	return true
+}
+
+// keep gives up those being opened beyond some: the oldest, but for the first spared ones.
+func (p *pacing) keep(some, spared int, out *plan) {
+	if k := min(len(p.opening)-some, len(p.opening)-spared); k > 0 {
+		for _, o := range p.opening[spared : spared+k] {
+			out.abandon = append(out.abandon, o.begun)
+		}
+		p.opening = slices.Delete(p.opening, spared, spared+k)
+	}
+}
+
+func (p *pacing) begin(now time.Time, out *plan) {
+	p.takeTokens(now)
+	p.opening = append(p.opening, opening{begun: now})
+	p.spaced = attemptEvery*3/4 + p.random(attemptEvery/4+1)
+	out.open++
+}
+
+func (p *pacing) takeTokens(now time.Time) {
+	p.burst.take(now)
+	p.long.take(now)
+}
+
+// opensAt returns when the next open may begin, while there is a path.
+func (p *pacing) opensAt(now time.Time) time.Time {
+	return later(p.notBefore, later(p.burst.readyAt(now), p.long.readyAt(now)))
+}
+
+func (p *pacing) mayOpen(now time.Time) bool { return !p.hopeless && !now.Before(p.opensAt(now)) }
+
+// ended forgets one of those being opened, and returns it.
+func (p *pacing) ended(begun time.Time) (o opening) {
+	if i := slices.IndexFunc(p.opening, func(o opening) bool { return o.begun.Equal(begun) }); i >= 0 {
+		o = p.opening[i]
+		p.opening = slices.Delete(p.opening, i, i+1)
+	}
+	return o
+}
+
+// opened takes in that an open has succeeded.
+func (p *pacing) opened(begun time.Time) {
+	p.ended(begun)
+	p.failures, p.throttles, p.notBefore = 0, 0, time.Time{}
+}
+
+// failed takes in that an open has failed. The limits say nothing of when the next may begin, where there is a path.
+func (p *pacing) failed(now, begun time.Time, how Failure) {
+	var pause time.Duration
+	switch {
+	case how == FailedFatal:
+		p.hopeless = true
+		return
+	case p.pathless:
+		p.failedPathless(now, begun, how)
+		return
+	case how == FailedThrottled:
+		pause = backoff.After(p.throttles, throttledFirst, throttledMost)
+	case how == FailedRefused, how == FailedOther:
+		pause = backoff.After(p.failures, failureFirst, failureMost)
+	default:
+		return
+	}
+	if now.Before(p.notBefore) && (how != FailedThrottled || p.throttles > 0) {
+		return // of two at once one counts
+	}
+	if how == FailedThrottled {
+		p.throttles++
+	} else {
+		p.failures++
+	}
+	p.notBefore = now.Add(jitter(pause, p.random))
+}
+
+// failedPathless is failed while there is no path.
+func (p *pacing) failedPathless(now, begun time.Time, how Failure) {
+	latest := begun
+	if k := len(p.opening); k > 0 {
+		latest = later(latest, p.opening[k-1].begun)
+	}
+	soon := latest.Add(p.spaced)
+	switch how {
+	case FailedThrottled:
+		p.throttles++
+		p.notBefore = later(p.notBefore, soon)
+	case FailedRefused:
+		p.notBefore = now.Add(jitter(backoff.After(p.failures, refusedFirst, refusedMost), p.random))
+		p.failures++
+	default:
+		at := now.Add(jitter(backoff.After(p.failures, attemptFirst, attemptEvery), p.random))
+		p.notBefore = later(p.notBefore, earlier(at, soon))
+		p.failures++
+	}
+}
+
+// waitForReturned puts off the next open, at a place that was lent.
+func (p *pacing) waitForReturned(now time.Time) {
+	p.notBefore = later(p.notBefore, now.Add(jitter(lentPause, p.random)))
+}
+
+// retry forgets all back-off.
+func (p *pacing) retry() {
+	p.hopeless, p.pathless = false, false
+	p.failures, p.throttles, p.notBefore = 0, 0, time.Time{}
+}
+
+// jitter spreads a pause, lest all clients of a service that was away come back at once.
+func jitter(d time.Duration, random func(time.Duration) time.Duration) time.Duration {
+	return backoff.Between(d/2, d, random)
+}
+
+// bucket is a token bucket.
+type bucket struct {
+	cap, tokens float64
+	rate        float64 // tokens per second
+	at          time.Time
+}
+
+func newBucket(now time.Time, full, rate float64) bucket {
+	return bucket{cap: full, tokens: full, rate: rate, at: now}
+}
+
+func (b *bucket) fill(now time.Time) {
+	b.tokens = min(b.cap, b.tokens+b.rate*now.Sub(b.at).Seconds())
+	b.at = now
+}
+
+// take takes a token, or owes it.
+func (b *bucket) take(now time.Time) {
+	b.fill(now)
+	b.tokens--
+}
+
+// readyAt returns when there is a token.
+func (b *bucket) readyAt(now time.Time) time.Time {
+	b.fill(now)
+	if b.tokens >= 1 {
+		return now
+	}
+	return now.Add(time.Duration((1-b.tokens)/b.rate*float64(time.Second)) + time.Microsecond)
+}
