@@ -233,7 +233,7 @@ type requests struct {
 
 // attempt is one that is under way to open a subflow.
 type attempt struct {
-	begun  time.Time
+	id     attemptID // 0: the policy has forgotten it
 	cancel context.CancelFunc
 }
 
@@ -331,7 +331,7 @@ func (m *manager) serve() {
 		if !m.c.view().pathless.IsZero() {
 			// What is under way may wait for answers by a network that is gone.
 			for id, a := range m.opens {
-				m.policy.pacing.ended(a.begun)
+				m.policy.pacing.ended(a.id)
 				m.giveUp(id, a)
 			}
 		}
@@ -359,7 +359,7 @@ func (m *manager) look(ctx context.Context) (next time.Time, ok bool) {
 	}
 	m.noteLimit()
 	for id, a := range m.opens {
-		if slices.ContainsFunc(plan.abandon, a.begun.Equal) {
+		if slices.Contains(plan.abandon, a.id) {
 			m.giveUp(id, a)
 		}
 	}
@@ -371,8 +371,8 @@ func (m *manager) look(ctx context.Context) (next time.Time, ok bool) {
 		m.c.log.Debug("subflow leaves", "subflow", id)
 		m.c.leave(id)
 	}
-	for range plan.open {
-		m.open(ctx, now)
+	for _, id := range plan.open {
+		m.open(ctx, id)
 	}
 	return plan.next, true
 }
@@ -446,12 +446,12 @@ func (m *manager) waitedInVain(now, since time.Time) error {
 	return fmt.Errorf("%w; %s: %w", reset, label, why)
 }
 
-// open begins to open a subflow.
-func (m *manager) open(ctx context.Context, now time.Time) {
+// open begins an attempt to open a subflow.
+func (m *manager) open(ctx context.Context, as attemptID) {
 	id := m.next
 	m.next++
 	ctx, cancel := context.WithCancel(ctx)
-	m.opens[id] = attempt{now, cancel}
+	m.opens[id] = attempt{as, cancel}
 	go func() {
 		defer cancel()
 		m.results <- result{id, m.join(ctx, id)} // run receives as many as it began
@@ -528,12 +528,12 @@ func (m *manager) openStream(ctx context.Context) (net.Conn, error) {
 func (m *manager) finished(r result) bool {
 	a := m.opens[r.id]
 	delete(m.opens, r.id)
-	given := a.begun.IsZero() // up, by serve
+	given := a.id == 0 // up
 	if r.err == nil {
 		m.lastErr, m.denied = nil, denials{}
 		m.setTrouble(Trouble{})
 		if !given {
-			m.policy.opened(a.begun)
+			m.policy.opened(a.id)
 		}
 		return true
 	}
@@ -555,7 +555,7 @@ func (m *manager) finished(r result) bool {
 		how = m.cfg.Judge(r.err)
 	}
 	now := time.Now()
-	m.policy.openFailed(now, a.begun, how, len(m.c.view().subflows))
+	m.policy.openFailed(now, a.id, how, len(m.c.view().subflows))
 	m.setTrouble(Trouble{Err: r.err, At: now, Next: m.policy.backedOff()})
 	if how == FailedLimit || how == FailedUnanswered {
 		m.limitErr = r.err

@@ -45,6 +45,7 @@ const (
 type pacing struct {
 	random func(time.Duration) time.Duration
 
+	latest      attemptID
 	opening     []opening     // those being opened, the oldest first
 	burst, long bucket        // tokens for opens: a few a second, and one a second in the long run
 	notBefore   time.Time     // back-off
@@ -55,8 +56,12 @@ type pacing struct {
 	pathless    bool          // at the last look
 }
 
-// opening is an attempt to open a subflow.
+// attemptID numbers the attempts to open a subflow, from 1 on. Two may begin at the same time.
+type attemptID uint64
+
+// opening is an attempt that is under way.
 type opening struct {
+	id     attemptID
 	begun  time.Time
 	beside int // the most subflows that there have been since
 }
@@ -113,7 +118,7 @@ func (p *pacing) attempt(now, notBefore time.Time, out *plan) bool {
 func (p *pacing) keep(some, spared int, out *plan) {
 	if k := min(len(p.opening)-some, len(p.opening)-spared); k > 0 {
 		for _, o := range p.opening[spared : spared+k] {
-			out.abandon = append(out.abandon, o.begun)
+			out.abandon = append(out.abandon, o.id)
 		}
 		p.opening = slices.Delete(p.opening, spared, spared+k)
 	}
@@ -121,9 +126,10 @@ func (p *pacing) keep(some, spared int, out *plan) {
 
 func (p *pacing) begin(now time.Time, out *plan) {
 	p.takeTokens(now)
-	p.opening = append(p.opening, opening{begun: now})
+	p.latest++
+	p.opening = append(p.opening, opening{id: p.latest, begun: now})
 	p.spaced = attemptEvery*3/4 + p.random(attemptEvery/4+1)
-	out.open++
+	out.open = append(out.open, p.latest)
 }
 
 func (p *pacing) takeTokens(now time.Time) {
@@ -139,8 +145,8 @@ func (p *pacing) opensAt(now time.Time) time.Time {
 func (p *pacing) mayOpen(now time.Time) bool { return !p.hopeless && !now.Before(p.opensAt(now)) }
 
 // ended forgets one of those being opened, and returns it.
-func (p *pacing) ended(begun time.Time) (o opening) {
-	if i := slices.IndexFunc(p.opening, func(o opening) bool { return o.begun.Equal(begun) }); i >= 0 {
+func (p *pacing) ended(id attemptID) (o opening) {
+	if i := slices.IndexFunc(p.opening, func(o opening) bool { return o.id == id }); i >= 0 {
 		o = p.opening[i]
 		p.opening = slices.Delete(p.opening, i, i+1)
 	}
@@ -148,20 +154,20 @@ func (p *pacing) ended(begun time.Time) (o opening) {
 }
 
 // opened takes in that an open has succeeded.
-func (p *pacing) opened(begun time.Time) {
-	p.ended(begun)
+func (p *pacing) opened(id attemptID) {
+	p.ended(id)
 	p.failures, p.throttles, p.notBefore = 0, 0, time.Time{}
 }
 
 // failed takes in that an open has failed. The limits say nothing of when the next may begin, where there is a path.
-func (p *pacing) failed(now, begun time.Time, how Failure) {
+func (p *pacing) failed(now time.Time, attempt opening, how Failure) {
 	var pause time.Duration
 	switch {
 	case how == FailedFatal:
 		p.hopeless = true
 		return
 	case p.pathless:
-		p.failedPathless(now, begun, how)
+		p.failedPathless(now, attempt.begun, how)
 		return
 	case how == FailedThrottled:
 		pause = backoff.After(p.throttles, throttledFirst, throttledMost)

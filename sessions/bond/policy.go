@@ -36,11 +36,10 @@ func (p *policy) setRandom(random func(d time.Duration) time.Duration) {
 
 // plan is what the path manager is to do.
 type plan struct {
-	open  int      // so many subflows; they count as being opened until opened or openFailed is called
-	leave []uint32 // in good order
-	drop  []uint32 // at once
-	// abandon names those being opened, by the time when they were begun, that are given up. They do not count any more.
-	abandon []time.Time
+	open    []attemptID // a subflow by each; it counts as being opened until opened or openFailed is called
+	abandon []attemptID // that are under way; they do not count any more
+	leave   []uint32    // subflows, in good order
+	drop    []uint32    // at once
 	// end says that the connection has no path and will not get one: because linger is over, or no attempt can succeed.
 	end  bool
 	next time.Time // look again at this time; zero: only when something changes
@@ -116,11 +115,11 @@ func (p *policy) open(now time.Time, n *census, want int, pathless bool, out *pl
 }
 
 // opened is told that an open has succeeded: the next view has the subflow.
-func (p *policy) opened(begun time.Time) { p.pacing.opened(begun) }
+func (p *policy) opened(id attemptID) { p.pacing.opened(id) }
 
-// openFailed is told that an open, begun at that time, has failed. have is how many subflows there are.
-func (p *policy) openFailed(now, begun time.Time, how Failure, have int) {
-	beside := max(p.pacing.ended(begun).beside, have)
+// openFailed is told that an open has failed. have is how many subflows there are.
+func (p *policy) openFailed(now time.Time, id attemptID, how Failure, have int) {
+	attempt := p.pacing.ended(id)
 	if how == FailedUnanswered && p.pacing.pathless {
 		how = FailedOther // nothing says that others are answered
 	}
@@ -131,7 +130,7 @@ func (p *policy) openFailed(now, begun time.Time, how Failure, have int) {
 	case FailedLimit, FailedUnanswered:
 		taken := have
 		if how == FailedUnanswered { // no agent came in all the time since it was begun
-			taken = beside
+			taken = max(attempt.beside, have)
 		}
 		if p.places.justReturned(now) {
 			p.pacing.waitForReturned(now)
@@ -139,7 +138,7 @@ func (p *policy) openFailed(now, begun time.Time, how Failure, have int) {
 			p.places.met(now, taken+coming, p.pacing.pathless)
 		}
 	}
-	p.pacing.failed(now, begun, how)
+	p.pacing.failed(now, attempt, how)
 }
 
 // backedOff returns until when failures hold opens back.

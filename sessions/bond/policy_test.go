@@ -49,6 +49,7 @@ type simSubflow struct {
 
 type simOpen struct {
 	id           uint32
+	attempt      attemptID
 	begun, ready time.Time
 }
 
@@ -181,12 +182,12 @@ func (w *world) happen() {
 		w.changed = true
 		if w.refuse != nil {
 			if how, bad := w.refuse(len(w.began)); bad {
-				w.p.openFailed(w.now, o.begun, how, w.usable())
+				w.p.openFailed(w.now, o.attempt, how, w.usable())
 				continue
 			}
 		}
 		w.add(o.id)
-		w.p.opened(o.begun)
+		w.p.opened(o.attempt)
 	}
 	w.subs = slices.DeleteFunc(w.subs, func(s *simSubflow) bool {
 		gone := s.leaving && !w.now.Before(s.gone)
@@ -216,12 +217,15 @@ func (w *world) look() {
 	}
 	w.next = plan.next
 	w.over = plan.end
-	for range plan.open {
+	for _, attempt := range plan.open {
 		w.began = append(w.began, w.now)
-		w.opens = append(w.opens, simOpen{id: w.nextID, begun: w.now, ready: w.now.Add(w.openTakes)})
+		w.opens = append(w.opens, simOpen{id: w.nextID, attempt: attempt, begun: w.now, ready: w.now.Add(w.openTakes)})
 		w.nextID++
 	}
-	w.opens = slices.DeleteFunc(w.opens, func(o simOpen) bool { return slices.ContainsFunc(plan.abandon, o.begun.Equal) })
+	w.opens = slices.DeleteFunc(w.opens, func(o simOpen) bool { return slices.Contains(plan.abandon, o.attempt) })
+	if len(w.opens) != len(w.p.pacing.opening) {
+		w.t.Fatalf("%d opens are under way, and the policy knows of %d", len(w.opens), len(w.p.pacing.opening))
+	}
 	w.atonce = max(w.atonce, len(w.opens))
 	for _, id := range plan.leave {
 		s := w.byID(id)
@@ -577,6 +581,30 @@ func TestPolicyHedges(t *testing.T) {
 	w.want("opens that are under way with a path", len(w.opens), 0, maxOpening)
 }
 
+// Of two opens that began at the same time one can be given up: the other goes on, and counts.
+func TestPolicyGivesUpOneOfTwo(t *testing.T) {
+	w := newWorld(t, 8)
+	w.begin(true)
+	for w.usable() < 2 {
+		w.run(instant)
+	}
+	w.openTakes = time.Hour
+	for len(w.opens) < 2 {
+		w.run(instant)
+	}
+	if !w.opens[0].begun.Equal(w.opens[1].begun) {
+		t.Fatalf("two opens that are to begin at once: %v", w.opens)
+	}
+	w.subs = nil
+	w.changed = true
+	for len(w.opens) < 4 {
+		w.run(instant)
+	}
+	w.opens[3].ready = w.now
+	w.run(2 * instant)
+	w.want("opens beside the path that is back", len(w.opens), maxOpening, maxOpening)
+}
+
 // wantNoGap checks that no time between opens, of those from the first one on, and up to now, is longer than this.
 func (w *world) wantNoGap(first int, most time.Duration) {
 	w.t.Helper()
@@ -768,10 +796,10 @@ func TestPolicyLimitWithOneThatLeaves(t *testing.T) {
 	p := newPolicy(start, 8, time.Hour, time.Hour)
 	old := subflowView{id: 1, since: start}
 	p.look(start, view{subflows: []subflowView{old}})
-	p.openFailed(start, start, FailedLimit, 1)
+	p.openFailed(start, 0, FailedLimit, 1)
 	old.leaving = true
 	for _, v := range [][]subflowView{{old}, {old, {id: 2, since: start}}} {
-		p.opened(start)
+		p.opened(0)
 		p.look(start, view{subflows: v})
 		if known := p.places.known(); known.Subflows != 1 || p.places.limit() != 1 {
 			t.Errorf("%v: %+v, limit %d", v, known, p.places.limit())
@@ -799,7 +827,7 @@ func TestPolicyLimitWhenOthersHaveGone(t *testing.T) {
 		more.subflows = append(slices.Clone(v.subflows), subflowView{id: 8, since: now}, subflowView{id: 9, since: now})
 		p.observe(now.Add(time.Second), more)
 		p.observe(now.Add(2*time.Second), v)
-		p.openFailed(now.Add(3*time.Second), now, how, len(v.subflows))
+		p.openFailed(now.Add(3*time.Second), out.open[0], how, len(v.subflows))
 		if known := p.places.known(); known.Subflows != want {
 			t.Errorf("%v: the limit is %d, want %d", how, known.Subflows, want)
 		}
