@@ -90,8 +90,8 @@ func (p *policy) dismiss(now time.Time, n *census, want int, out *plan) {
 		return
 	}
 	// Those beyond the limit are there after one with a substitute has recovered, or because their places are lent.
-	over := len(n.present) - len(out.leave) - p.places.limit()
-	p.health.dismissWorst(n, max(over, p.growth.excess(now, len(n.present), want)), out)
+	staying := len(n.present) - len(out.leave)
+	p.health.dismissWorst(n, max(staying-p.places.limit(), p.growth.excess(now, staying, want)), out)
 }
 
 // open opens what is missing, as fast as is allowed.

@@ -790,6 +790,22 @@ func TestPolicyLends(t *testing.T) {
 	}
 }
 
+// While a place is lent, what is replaced and what is not wanted any more are not the last ones both.
+func TestPolicyLendsAndKeepsOne(t *testing.T) {
+	start := time.Now()
+	p := newPolicy(start, 8, time.Hour, time.Hour)
+	v := view{subflows: []subflowView{{id: 1, since: start}, {id: 2, since: start}}, lastData: start.Add(-2 * time.Second)}
+	if plan := p.look(start, v); len(plan.leave) > 0 {
+		t.Fatalf("%v leave without need", plan.leave)
+	}
+	p.lend(start)
+	p.rotate(3)
+	v.subflows[0].stalled = true
+	if plan := p.look(start.Add(shrinkEvery), v); !slices.Equal(plan.leave, []uint32{1}) {
+		t.Errorf("%v leave, want the one that has stalled", plan.leave)
+	}
+}
+
 // A subflow that leaves has no place any more: its successor is no proof that there is another.
 func TestPolicyLimitWithOneThatLeaves(t *testing.T) {
 	start := time.Now()
