@@ -45,7 +45,13 @@ type FarEnd struct {
 }
 
 // growth decides how many subflows are wanted. It tries more in steps while there is demand, keeps a step that made the transfer
-// faster, takes back one that did not, and gives back what is not needed any more.
+// faster, takes back one that did not, and gives back what is not needed any more. After each look:
+//
+//   - 1 <= target <= maxSubflows; beyond 2 it rises by a step only, to twice as many and to the limit at most;
+//   - a step begins only with demand, while no hold is on and the far end is not known to be busy;
+//   - a step that was judged is kept only with a gain of helpLeast, or of helpShare if that is less; else the target is what it was
+//     before, and a hold is on;
+//   - no hold is longer than maxHold.
 type growth struct {
 	target         int // subflows, at least 1
 	sent, received rateMeter

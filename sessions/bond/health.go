@@ -20,7 +20,14 @@ const (
 )
 
 // health judges the subflows that there are: which carry data, which have stalled, are too old or flap, and which of them will
-// be missed least.
+// be missed least. After each look:
+//
+//   - it remembers the subflows of the view and no others;
+//   - each is replaced at an age between nine tenths of maxAge and maxAge;
+//   - a subflow that was told to go is not told again;
+//   - while there is a path, only a subflow that has stalled for dropAfter is dropped;
+//   - of those present one stays, unless the last place is lent;
+//   - flaps hold nothing back for longer than flapMost.
 type health struct {
 	maxAge time.Duration
 	random func(time.Duration) time.Duration

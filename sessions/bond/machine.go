@@ -141,6 +141,15 @@ type repeat struct {
 // machine is one end of a connection: what it sends, by which subflow, and what it has received. It is pure: it does no I/O,
 // has no clock and is not safe for concurrent use. Its owner calls the methods as things happen, sees then whether there is
 // something to send (pending), to tell the path manager (changed), or to end (err and through), and calls onTimer at deadline.
+//
+// Until it is cut short, after each call:
+//
+//   - acked <= next <= limit, next <= written, and no more than buffer bytes are kept;
+//   - FIN is sent after everything else, and acknowledged after it was sent;
+//   - the first byte that the peer misses is on a subflow or among those to be sent again, which are in order;
+//   - a subflow on which something was put has no more in flight than its flow allows, or nothing but that;
+//   - pathless is zero if and only if a subflow is usable, and then a client has at least one lane and at most lanes.count;
+//   - maxRescued stretches at most are on two subflows because one is late.
 type machine struct {
 	client bool
 	window int

@@ -19,6 +19,7 @@ type operations struct {
 	now  time.Time
 	m    *machine
 	subs []*oracleSubflow
+	kept machineCheck
 
 	written  []byte // by the application
 	finished bool
@@ -377,7 +378,9 @@ func (o *operations) pass(d time.Duration) {
 		if at.After(o.now) {
 			o.now = at
 		}
-		for _, p := range o.m.onTimer(o.now) {
+		expired := o.m.onTimer(o.now)
+		o.kept.called(o.now, o.m)
+		for _, p := range expired {
 			o.lose(o.subs[slices.IndexFunc(o.subs, func(s *oracleSubflow) bool { return s.p == p })])
 		}
 	}
@@ -387,6 +390,7 @@ func (o *operations) pass(d time.Duration) {
 // check looks at what must always hold.
 func (o *operations) check() {
 	m := o.m
+	o.kept.called(o.now, m)
 	switch {
 	case m.in.held() > max(oracleWindow, initialLimit):
 		o.t.Fatalf("%d bytes are held", m.in.held())

@@ -41,7 +41,12 @@ const (
 	failedFull // the far end takes no more subflows
 )
 
-// pacing decides when the next subflow is opened, and how many opens are under way.
+// pacing decides when the next subflow is opened, and how many opens are under way. After each look:
+//
+//   - those being opened are in the order in which they were begun, maxAttempts of them at most, and maxOpening with a path;
+//   - with a path, an open had its tokens, and back-off is never longer than failureMost;
+//   - without, the next attempt begins within attemptEvery, or refusedMost after a refusal;
+//   - nothing is opened where an open cannot succeed.
 type pacing struct {
 	random func(time.Duration) time.Duration
 

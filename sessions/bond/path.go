@@ -68,6 +68,9 @@ type segment struct {
 // flow is the sending side of a subflow: what is in flight on it, and how much may be. It is pure: time comes as an argument.
 // The control follows BBR's idea (draft-ietf-ccwg-bbr): what may be in flight is the rate that the subflow was seen to
 // deliver, times its bare round trip and the queue that is allowed.
+//
+// queued is the size of what waits, and written - received that of what is in flight, where a part of the first segment may be
+// acknowledged. cwnd, gap and margin keep within their bounds.
 type flow struct {
 	waiting ring.Ring[stretch] // scheduled; the writer takes them from here
 	queued  int                // bytes that count, of what waits

@@ -18,7 +18,12 @@ const (
 )
 
 // places knows how many subflows there may be. The far end or the service may bound them, and a place may be lent to another
-// session for which there is none.
+// session for which there is none. At any time:
+//
+//   - 0 <= limit <= ceiling <= maxSubflows, and limit <= max;
+//   - limit is 0 only while a place is lent;
+//   - nothing is believed for longer than limitMost;
+//   - with a path, subflows and those being opened are never more than ceiling after an open.
 type places struct {
 	max    int
 	random func(time.Duration) time.Duration

@@ -12,7 +12,8 @@ const maxSubflows = 16
 // CloudTrail records: so few are opened on suspicion, and those that are there are kept for a while. The policy does no I/O and
 // has no clock: what the path manager sees goes in, what it is to do comes out. One goroutine uses it.
 //
-// Its parts do not know of each other; the policy tells each what it needs of the others.
+// Its parts do not know of each other; the policy tells each what it needs of the others. Each states invariants, which its check
+// in the tests asks for after every look.
 type policy struct {
 	linger time.Duration
 

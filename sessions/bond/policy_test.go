@@ -31,6 +31,8 @@ type world struct {
 	changed bool
 	next    time.Time // when the policy wants to look again
 	linger  time.Duration
+	check   policyCheck
+	refused time.Time // when an open was last FailedRefused
 
 	began  []time.Time // opens
 	left   []time.Time
@@ -182,6 +184,9 @@ func (w *world) happen() {
 		w.changed = true
 		if w.refuse != nil {
 			if how, bad := w.refuse(len(w.began)); bad {
+				if how == FailedRefused {
+					w.refused = w.now
+				}
 				w.p.openFailed(w.now, o.attempt, how, w.usable())
 				continue
 			}
@@ -212,6 +217,7 @@ func (w *world) look() {
 	}
 	plan := w.p.look(w.now, w.v)
 	w.looks++
+	w.check.looked(w.now, w.p, w.v, plan, w.refused)
 	if !plan.next.IsZero() && !plan.next.After(w.now) {
 		w.t.Fatalf("at %v the policy wants to look again %v ago", w.now.Sub(epoch), w.now.Sub(plan.next))
 	}
@@ -961,9 +967,9 @@ func TestPolicyUnderRandomEvents(t *testing.T) {
 		for range 40 {
 			switch r.IntN(10) {
 			case 9:
-				if w.p.places.lent == 0 {
+				if w.p.places.lent < r.IntN(3) {
 					w.p.lend(w.now)
-				} else {
+				} else if w.p.places.lent > 0 {
 					w.p.giveBack(w.now, r.IntN(2) == 0)
 				}
 				w.changed = true
@@ -1007,7 +1013,7 @@ func TestPolicyUnderRandomEvents(t *testing.T) {
 		}
 		w.begin(true)
 		w.rate = func(n int) float64 { return 0.8 * mb * float64(n) }
-		if w.p.places.lent > 0 {
+		for w.p.places.lent > 0 {
 			w.p.giveBack(w.now, false)
 		}
 		w.run(limitMost + 25*time.Minute)

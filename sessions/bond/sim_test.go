@@ -112,6 +112,7 @@ type simEnd struct {
 	ended   bool
 	timer   time.Time
 	spins   int
+	check   machineCheck
 }
 
 func (e *simEnd) String() string { return [2]string{"client", "server"}[e.index] }
@@ -204,6 +205,15 @@ func (w *sim) faulty() bool { return w.now.Sub(w.start) < simFaults }
 
 // run runs until both ends have ended.
 func (w *sim) run() {
+	defer func() {
+		switch v := recover().(type) {
+		case nil:
+		case violation:
+			w.fail("%s", v)
+		default:
+			panic(v)
+		}
+	}()
 	w.manage()
 	for _, e := range w.ends {
 		w.act(e)
@@ -374,6 +384,10 @@ func (w *sim) readAll(e *simEnd, n int) {
 func (w *sim) settle(e *simEnd) {
 	if e.ended || w.failed != "" {
 		return
+	}
+	e.check.called(w.now, e.m)
+	if e.check.calls%64 == 0 && e.m.err == nil {
+		must(e.m.underWay(), "the first byte that the peer misses is not on its way: %s", w.describe(e))
 	}
 	for _, l := range slices.Clone(w.links) {
 		w.pump(e, l)
@@ -571,6 +585,7 @@ func (w *sim) deliver(e *simEnd, l *simLink, b []byte) {
 			w.fail("the %v sees a violation: %v", e, err)
 			return
 		}
+		e.check.called(w.now, e.m)
 	}
 	w.settle(e)
 }
