@@ -2,7 +2,6 @@ package bond
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"log/slog"
@@ -58,8 +57,6 @@ const (
 	tellTimeout = time.Second
 	// partTimeout is how long the server waits for the client to close the subflows of a connection that is over.
 	partTimeout = 5 * time.Second
-	// batchBytes is how much a writer sends at once, about.
-	batchBytes = 64 << 10
 )
 
 // Conn is one connection over many subflows. It is a net.Conn: reads and writes may run at the same time, in several
@@ -98,19 +95,6 @@ type Conn struct {
 	work     sync.WaitGroup
 }
 
-// subflow is the stream under a path, with its goroutines.
-type subflow struct {
-	path *path
-	conn net.Conn
-	wake chan struct{} // capacity 1: the writer looks at its path
-	stop chan struct{} // closed to end it; guarded by the connection's lock
-	gone bool          // stop is closed
-	shut chan struct{} // closed when conn is closed
-
-	writing bool   // somebody writes buf, without the lock
-	buf     []byte // of whoever writes
-}
-
 func newConn(who identity, cfg Config, client bool) *Conn {
 	cfg = cfg.withDefaults()
 	now := time.Now()
@@ -126,176 +110,6 @@ func newConn(who identity, cfg Config, client bool) *Conn {
 	c.armed = now.Add(cfg.Linger)
 	c.timer = time.AfterFunc(cfg.Linger, c.tick)
 	return c
-}
-
-// attach takes over a stream whose handshake is done, as the subflow with the given id. r reads from it. accept, which
-// may be nil, is called before the first frame is read, and may refuse the connection. If the connection has ended, the
-// error says so and the stream is the caller's.
-func (c *Conn) attach(
-	id uint32, conn net.Conn, r *frameReader, keys seals, name string, accept func(io.Reader) error,
-) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.ending {
-		return c.err
-	}
-	now := time.Now()
-	s := &subflow{
-		path: c.m.join(id, name, now), conn: conn,
-		wake: make(chan struct{}, 1), stop: make(chan struct{}), shut: make(chan struct{}),
-	}
-	s.path.seal, r.seal = keys.out, keys.in
-	c.subflows[s.path] = s
-	c.log.Debug("subflow up", "subflow", id, "name", name)
-	c.work.Go(func() { c.read(s, r, accept) })
-	c.work.Go(func() { c.write(s) })
-	c.work.Go(func() {
-		<-s.stop
-		_ = conn.Close() // ends the reader and the writer
-		close(s.shut)
-	})
-	c.settle(now)
-	return nil
-}
-
-// read is the subflow's reader.
-func (c *Conn) read(s *subflow, r *frameReader, accept func(io.Reader) error) {
-	if accept != nil {
-		if err := accept(r); err != nil {
-			if refused, ok := errors.AsType[*RefusedError](err); ok && refused.sure {
-				c.fail(refused)
-			}
-			c.lose(s, err)
-			return
-		}
-	}
-	var f frame
-	for {
-		if err := r.next(&f); err != nil {
-			if violation, ok := errors.AsType[*protocolError](err); ok {
-				c.fail(violation) // the subflow is closed once it has carried RESET
-			} else {
-				c.lose(s, err)
-			}
-			return
-		}
-		c.mu.Lock()
-		now := time.Now()
-		if err := c.m.onFrame(s.path, &f, now); err != nil {
-			c.m.fail(err)
-		}
-		c.settle(now)
-		c.mu.Unlock()
-	}
-}
-
-// write is the subflow's writer.
-func (c *Conn) write(s *subflow) {
-	for {
-		c.mu.Lock()
-		wrote, err := c.writeOnce(s)
-		if !wrote && c.ending {
-			c.settle(time.Now()) // somebody may wait for this
-		}
-		c.mu.Unlock()
-		switch {
-		case err != nil:
-			c.lose(s, err)
-			return
-		case wrote:
-			continue
-		}
-		select {
-		case <-s.wake:
-		case <-s.stop:
-			return
-		}
-	}
-}
-
-// writeOnce writes what is pending on a subflow, some of it if it is much. It holds the lock but while it writes, and
-// does nothing while somebody else writes, who will see to the rest.
-func (c *Conn) writeOnce(s *subflow) (wrote bool, err error) {
-	if s.writing || !c.m.pending(s.path) {
-		return false, nil
-	}
-	now := time.Now()
-	s.buf = c.m.fill(s.path, s.buf[:0], batchBytes, now)
-	if len(s.buf) == 0 {
-		return false, nil
-	}
-	s.writing = true
-	c.settle(now)
-	c.mu.Unlock()
-	_, err = s.conn.Write(s.buf)
-	c.mu.Lock()
-	s.writing = false
-	return true, err
-}
-
-// directBytes is how much a caller writes by itself, and may be in flight then: a stream takes so much at once.
-const directBytes = 4 << 10
-
-// writeDirectly writes what a small write has put on a subflow that is at rest, with the lock held. A change of
-// goroutines saved is a shorter round trip.
-func (c *Conn) writeDirectly() {
-	p := c.m.newestPath()
-	s := c.subflows[p]
-	if s == nil || p.flow.inFlight() > directBytes {
-		return
-	}
-	wrote, err := c.writeOnce(s)
-	switch {
-	case err != nil:
-		c.mu.Unlock()
-		c.lose(s, err)
-		c.mu.Lock()
-	case wrote && (c.m.pending(p) || c.ending):
-		s.poke()
-	}
-}
-
-// poke makes the writer look.
-func (s *subflow) poke() {
-	select {
-	case s.wake <- struct{}{}:
-	default: // it will
-	}
-}
-
-// lose takes a subflow out.
-func (c *Conn) lose(s *subflow, err error) {
-	isDamaged := errors.Is(err, errDamaged)
-	if watched, ok := s.conn.(*watchedStream); ok && isDamaged {
-		watched.note(err) // which no Read or Write has returned
-	}
-	c.mu.Lock()
-	first := c.remove(s)
-	if first && isDamaged {
-		c.damaged++
-	}
-	c.settle(time.Now())
-	over := c.ending
-	c.mu.Unlock()
-	if !first || over {
-		return
-	}
-	c.log.Debug("subflow lost", "subflow", s.path.id, "name", s.path.name, "err", err)
-	if c.lostHook != nil {
-		c.lostHook(s.path.id, err)
-	}
-}
-
-// remove ends a subflow, with the lock held. It returns false if that has been done before.
-func (c *Conn) remove(s *subflow) bool {
-	if s.gone {
-		return false
-	}
-	s.gone = true
-	delete(c.subflows, s.path)
-	c.m.lose(s.path, time.Now())
-	close(s.stop)
-	return true
 }
 
 // tick is the timer's function.
@@ -630,103 +444,3 @@ func (c *Conn) delivered() bool {
 
 // changed wakes the path manager when something happened that it should look at.
 func (c *Conn) changed() <-chan struct{} { return c.notify }
-
-// leave begins to end a subflow in good order.
-func (c *Conn) leave(id uint32) {
-	c.withSubflow(id, func(s *subflow, now time.Time) { c.m.leave(s.path, now) })
-}
-
-// drop ends a subflow at once.
-func (c *Conn) drop(id uint32) {
-	c.withSubflow(id, func(s *subflow, _ time.Time) { c.remove(s) })
-}
-
-// dropStalled ends the subflow that has been stalled for longest, and returns when its stream is closed; false if there
-// is none.
-func (c *Conn) dropStalled() bool {
-	c.mu.Lock()
-	var longest *subflow
-	for p, s := range c.subflows {
-		if p.stalled && (longest == nil || p.stalledAt.Before(longest.path.stalledAt)) {
-			longest = s
-		}
-	}
-	if longest != nil {
-		c.remove(longest)
-		c.settle(time.Now())
-	}
-	c.mu.Unlock()
-	if longest == nil {
-		return false
-	}
-	<-longest.shut
-	return true
-}
-
-func (c *Conn) withSubflow(id uint32, do func(*subflow, time.Time)) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := time.Now()
-	for p, s := range c.subflows {
-		if p.id == id {
-			do(s, now)
-			break
-		}
-	}
-	c.settle(now)
-}
-
-// probe asks on every subflow for a sign of life; those that give none in time count as stalled.
-func (c *Conn) probe(within time.Duration) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	now := time.Now()
-	c.m.probe(within, now)
-	c.settle(now)
-}
-
-// view returns what the path manager looks at.
-func (c *Conn) view() view {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	m := c.m
-	v := view{
-		wanted: m.wanted, peerWanted: m.peerWanted, lastData: m.lastData, pathless: m.pathless, ended: c.ending,
-		sent: m.acked, received: m.in.next,
-	}
-	for _, p := range m.paths {
-		v.subflows = append(v.subflows, subflowView{
-			id: p.id, since: p.joined, stalled: p.stalled, leaving: p.leaving, rtt: p.flow.srtt,
-		})
-	}
-	return v
-}
-
-// Stats returns the connection's figures.
-func (c *Conn) Stats() Stats {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	m, now := c.m, time.Now()
-	st := Stats{
-		Sent: m.acked, Received: m.in.next, Reinjected: m.reinjected, Pathless: m.pathless,
-		Damaged: c.damaged, Version: int(c.who.Load().version),
-	}
-	if c.manager != nil {
-		st.Limit, st.Trouble = c.manager.known()
-	}
-	for _, p := range m.paths {
-		s := SubflowStats{
-			ID: p.id, Name: p.name, State: Up, Age: now.Sub(p.joined),
-			RTT: p.flow.srtt, MinRTT: p.flow.minRTT, SendRate: p.flow.rate,
-			InFlight: p.flow.inFlight(), Sent: p.flow.written, Received: p.counted, Reinjected: p.reinjected,
-		}
-		switch {
-		case p.leaving:
-			s.State = Leaving
-		case p.stalled:
-			s.State = Stalled
-		}
-		st.Subflows = append(st.Subflows, s)
-	}
-	return st
-}

@@ -4,6 +4,9 @@
 //
 // The client's end comes from [Dial], which opens subflows as they are needed, and the server's from a [Listener]. Inside a
 // [Conn], machine is one end of the protocol without I/O, goroutines or clock: it numbers the bytes, schedules them on the
-// subflows, assembles what comes, and says what is to be sent again. A reader and a writer for each subflow, a timer, and the
-// goroutines that call the Conn's methods work on it under one lock.
+// subflows (schedule.go, flow.go, lanes.go), writes and takes in frames (output.go, input.go), and says when it is to be asked again
+// (timers.go). A reader and a writer for each subflow (subflow.go), a timer, and the goroutines that call the Conn's methods work on
+// it under one lock.
+//
+// A client's manager opens and closes subflows as its policy says, which is as pure as the machine: health, growth, places and pacing.
 package bond

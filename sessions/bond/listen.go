@@ -5,12 +5,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"math/bits"
 	"net"
 	"sync"
 	"time"
 
-	"github.com/bastion-ssm/bastion/internal/ring"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
@@ -25,10 +23,6 @@ const (
 const (
 	// maxHandshakes bounds the streams that have not proven anything yet. More of them wait to be accepted.
 	maxHandshakes = 64
-	// leastBuffer is the smallest window and the smallest send buffer that a connection is worth having with.
-	leastBuffer = 256 << 10
-	// subflowMemory is what a subflow takes besides: the buffers of its reader and of its writer.
-	subflowMemory = 128 << 10
 	// refuseTime bounds the wait for a refused client to read why, and to go.
 	refuseTime = 2 * time.Second
 	// acceptPause is the wait after an accept that failed: most likely the process has no descriptor left.
@@ -302,84 +296,12 @@ func (l *Listener) serveNew(stream net.Conn, h *serverHandshake, o open) error {
 	return nil
 }
 
-// addConn gives a new connection its place and memory.
-func (l *Listener) addConn(who identity) (*served, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	_, exists := l.conns[who.id]
-	_, existed := l.ended.find(who.id, time.Now())
-	switch {
-	case l.closed || l.draining:
-		return nil, &RefusedError{Code: RefuseDraining}
-	case exists || existed:
-		return nil, &RefusedError{Code: RefuseUsed, Reason: "the connection id was used before"}
-	case max(len(l.conns), l.unaccepted) >= l.cfg.MaxConns:
-		return nil, &RefusedError{
-			Code: RefuseConns, Reason: fmt.Sprintf("there are %d, as many as there may be", l.cfg.MaxConns),
-		}
-	}
-	if l.cfg.MaxStreams > 0 && l.streams >= l.cfg.MaxStreams {
-		return nil, l.noRoom()
-	}
-	cfg := l.cfg.Config
-	var size int
-	if cfg.Window, cfg.SendBuffer, size = share(cfg.Window, cfg.SendBuffer, l.memory-subflowMemory); size == 0 {
-		return nil, l.noMemory()
-	}
-	s := &served{
-		identity: who, began: time.Now(), memory: size, wake: make(chan struct{}, 1), subflows: 1,
-		conn: newConn(who, cfg, false),
-	}
-	s.used.take(0)
-	l.memory -= size + subflowMemory
-	l.streams++
-	l.conns[who.id] = s
-	l.unaccepted++
-	return s, nil
-}
-
-// noRoom is for callers that hold l.mu.
-func (l *Listener) noRoom() error {
-	return &RefusedError{
-		Code: RefuseMemory, Reason: fmt.Sprintf("the machine's memory has room for %d sessions", l.cfg.MaxStreams),
-	}
-}
-
 // Streams is how many subflows all connections have together.
 func (l *Listener) Streams() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.streams
 }
-
-// noMemory is for callers that hold l.mu.
-func (l *Listener) noMemory() error {
-	return &RefusedError{
-		Code: RefuseMemory, Reason: fmt.Sprintf("%d connections have what there is, %d MiB", len(l.conns), l.cfg.Memory>>20),
-	}
-}
-
-// share is what a connection gets out of the memory that is left: what it should have, halved until at least as much
-// remains for others, but not below leastBuffer. The size is zero if that is too much.
-func share(window, buffer, left int) (w, b, size int) {
-	for {
-		if size = storage(window) + storage(buffer); size <= left/2 {
-			return window, buffer, size
-		}
-		if window <= leastBuffer && buffer <= leastBuffer {
-			break
-		}
-		window = max(window/2, min(window, leastBuffer))
-		buffer = max(buffer/2, min(buffer, leastBuffer))
-	}
-	if size > left {
-		return 0, 0, 0
-	}
-	return window, buffer, size
-}
-
-// storage is what a buffer of n bytes takes: the buffers of a connection double as they grow.
-func storage(n int) int { return 1 << bits.Len(uint(max(n, 1)-1)) }
 
 // serveJoin makes stream another subflow of a connection.
 func (l *Listener) serveJoin(stream net.Conn, h *serverHandshake, o open) error {
@@ -431,32 +353,6 @@ func (l *Listener) find(id connID) (who *identity, s *served, refusal *RefusedEr
 
 // errEnded says that a connection has ended since it was found.
 var errEnded = errors.New("the connection has ended")
-
-// addSubflow gives a subflow of s its place and memory.
-func (l *Listener) addSubflow(s *served, id uint32) error {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	switch {
-	case l.closed:
-		return &RefusedError{Code: RefuseDraining}
-	case l.conns[s.id] != s:
-		return errEnded
-	case s.subflows >= l.cfg.MaxSubflows:
-		return &RefusedError{
-			Code: RefuseSubflows, Reason: fmt.Sprintf("the connection has %d, as many as it may", l.cfg.MaxSubflows),
-		}
-	case l.memory < subflowMemory:
-		return l.noMemory()
-	case l.cfg.MaxStreams > 0 && l.streams >= l.cfg.MaxStreams-l.cfg.Spare:
-		return l.noRoom()
-	case !s.used.take(id):
-		return &RefusedError{Code: RefuseUsed}
-	}
-	s.subflows++
-	l.streams++
-	l.memory -= subflowMemory
-	return nil
-}
 
 // attach accepts a subflow that has its place, and hands its stream over to the connection, which closes it in the end. If
 // that fails the subflow is lost.
@@ -575,122 +471,4 @@ func cause(err error) string {
 		err = op.Err
 	}
 	return err.Error()
-}
-
-// watchedStream tells why a subflow's stream ended, and that it was closed.
-type watchedStream struct {
-	net.Conn
-	closed func(reason string) // called once
-
-	mu   sync.Mutex
-	done bool
-	err  error // of the first Read or Write that failed
-}
-
-func (w *watchedStream) Read(p []byte) (int, error) {
-	n, err := w.Conn.Read(p)
-	w.note(err)
-	return n, err
-}
-
-func (w *watchedStream) Write(p []byte) (int, error) {
-	n, err := w.Conn.Write(p)
-	w.note(err)
-	return n, err
-}
-
-func (w *watchedStream) note(err error) {
-	if err == nil {
-		return
-	}
-	w.mu.Lock()
-	if w.err == nil && !w.done {
-		w.err = err
-	}
-	w.mu.Unlock()
-}
-
-// Close may be called more than once.
-func (w *watchedStream) Close() error {
-	w.mu.Lock()
-	again, reason := w.done, w.err
-	w.done = true
-	w.mu.Unlock()
-	if again {
-		return nil
-	}
-	err := w.Conn.Close()
-	switch {
-	case reason == nil:
-		w.closed("closed by this end")
-	case errors.Is(reason, io.EOF):
-		w.closed("ended by the far end")
-	default:
-		w.closed(cause(reason))
-	}
-	return err
-}
-
-// idWindow remembers which subflow ids were used, in bounded memory: of those far below the highest it takes none. Ids
-// count up, and those whose handshakes are under way at a time are close to each other.
-type idWindow struct {
-	next uint64 // after the highest that was used
-	seen uint64 // bit i: next-1-i was used
-}
-
-func (w *idWindow) take(id uint32) bool {
-	n := uint64(id)
-	if n >= w.next {
-		w.seen = w.seen<<(n+1-w.next) | 1
-		w.next = n + 1
-		return true
-	}
-	bit := uint64(1) << (w.next - 1 - n) // zero if that is 64 or more
-	if bit == 0 || w.seen&bit != 0 {
-		return false
-	}
-	w.seen |= bit
-	return true
-}
-
-const (
-	tombstoneTime = 10 * time.Minute
-	maxTombstones = 1024
-)
-
-// tombstones remember connections that ended, so that a client that comes back can be told.
-type tombstones struct {
-	byID  map[connID]tombstone
-	order ring.Ring[connID] // by the time of the end
-}
-
-type tombstone struct {
-	identity
-
-	ended   time.Time
-	refusal *RefusedError
-}
-
-func (t *tombstones) add(who identity, refusal *RefusedError, now time.Time) {
-	if t.byID == nil {
-		t.byID = make(map[connID]tombstone)
-	}
-	t.expire(now)
-	if t.order.Len() == maxTombstones {
-		delete(t.byID, t.order.Pop())
-	}
-	t.byID[who.id] = tombstone{identity: who, ended: now, refusal: refusal}
-	t.order.Push(who.id)
-}
-
-func (t *tombstones) find(id connID, now time.Time) (stone tombstone, ok bool) {
-	t.expire(now)
-	stone, ok = t.byID[id]
-	return stone, ok
-}
-
-func (t *tombstones) expire(now time.Time) {
-	for t.order.Len() > 0 && now.Sub(t.byID[*t.order.At(0)].ended) >= tombstoneTime {
-		delete(t.byID, t.order.Pop())
-	}
 }

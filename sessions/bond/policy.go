@@ -167,10 +167,3 @@ func (p *policy) retry() {
 	p.health.forgive()
 	p.growth.forget()
 }
-
-func later(a, b time.Time) time.Time {
-	if a.After(b) {
-		return a
-	}
-	return b
-}

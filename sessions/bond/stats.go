@@ -80,3 +80,49 @@ type subflowView struct {
 	leaving bool
 	rtt     time.Duration
 }
+
+// view returns what the path manager looks at.
+func (c *Conn) view() view {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m := c.m
+	v := view{
+		wanted: m.wanted, peerWanted: m.peerWanted, lastData: m.lastData, pathless: m.pathless, ended: c.ending,
+		sent: m.acked, received: m.in.next,
+	}
+	for _, p := range m.paths {
+		v.subflows = append(v.subflows, subflowView{
+			id: p.id, since: p.joined, stalled: p.stalled, leaving: p.leaving, rtt: p.flow.srtt,
+		})
+	}
+	return v
+}
+
+// Stats returns the connection's figures.
+func (c *Conn) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	m, now := c.m, time.Now()
+	st := Stats{
+		Sent: m.acked, Received: m.in.next, Reinjected: m.reinjected, Pathless: m.pathless,
+		Damaged: c.damaged, Version: int(c.who.Load().version),
+	}
+	if c.manager != nil {
+		st.Limit, st.Trouble = c.manager.known()
+	}
+	for _, p := range m.paths {
+		s := SubflowStats{
+			ID: p.id, Name: p.name, State: Up, Age: now.Sub(p.joined),
+			RTT: p.flow.srtt, MinRTT: p.flow.minRTT, SendRate: p.flow.rate,
+			InFlight: p.flow.inFlight(), Sent: p.flow.written, Received: p.counted, Reinjected: p.reinjected,
+		}
+		switch {
+		case p.leaving:
+			s.State = Leaving
+		case p.stalled:
+			s.State = Stalled
+		}
+		st.Subflows = append(st.Subflows, s)
+	}
+	return st
+}

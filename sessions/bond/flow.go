@@ -1,0 +1,305 @@
+package bond
+
+import (
+	"time"
+
+	"github.com/bastion-ssm/bastion/internal/ring"
+)
+
+const (
+	// queueTarget is how long the bytes of a bulk transfer may wait on a subflow beyond its bare round trip. It is what an
+	// interactive answer waits behind them.
+	queueTarget = 8 * time.Millisecond
+
+	// mostGap bounds what a subflow that is silent now and then may have in flight for that.
+	mostGap = 20 * time.Millisecond
+
+	initialCwnd = 16 << 10
+	// guessedRate, in bytes per second, is what a subflow is taken to deliver at least, until it was full once.
+	guessedRate = 160 << 10
+	leastCwnd   = 4 << 10
+	mostCwnd    = 16 << 20
+
+	// rateSpan is how long a measured rate is believed, at least, when none as high comes; at most it is twice as long.
+	rateSpan = 500 * time.Millisecond
+	lowSpan  = 50 * time.Millisecond
+	// minRTTSpan is how long the least round trip is believed. Then the subflow's queue is drained for drainSpan to measure
+	// it again: with the queue in place it could not be told from a longer path.
+	minRTTSpan = 10 * time.Second
+	drainSpan  = 100 * time.Millisecond
+
+	// A subflow that acknowledges nothing of what is in flight for stallRTTs round trips and the margin is stalled. The
+	// margin doubles when that turns out to be wrong.
+	stallRTTs   = 4
+	stallMargin = 400 * time.Millisecond
+	mostStall   = 4 * time.Second
+)
+
+// stretch is a part of the stream, or its FIN.
+type stretch struct {
+	dsn uint64
+	len int // 0: the FIN
+}
+
+func (s stretch) isFIN() bool { return s.len == 0 }
+
+func (s stretch) end() uint64 { return s.dsn + uint64(s.len) }
+
+// size is what its frame counts.
+func (s stretch) size() int {
+	if s.isFIN() {
+		return finSize
+	}
+	return dataHeader + s.len
+}
+
+// segment is a stretch in flight on one subflow.
+type segment struct {
+	stretch
+
+	counted     uint64    // bytes that count on the subflow, up to the end of this segment's frame
+	sentAt      time.Time //
+	delivered   uint64    // bytes that the peer had acknowledged on the subflow when this was sent
+	deliveredAt time.Time // when that acknowledgement came
+	unlimited   bool      // the subflow had room to spare: what it delivers then says little about its rate
+	rescued     bool      // another subflow carries it too, because this one is late with it
+}
+
+// flow is the sending side of a subflow: what is in flight on it, and how much may be. It is pure: time comes as an argument.
+// The control follows BBR's idea (draft-ietf-ccwg-bbr): what may be in flight is the rate that the subflow was seen to
+// deliver, times its bare round trip and the queue that is allowed.
+//
+// queued is the size of what waits, and written - received that of what is in flight, where a part of the first segment may be
+// acknowledged. cwnd, gap and margin keep within their bounds.
+type flow struct {
+	waiting ring.Ring[stretch] // scheduled; the writer takes them from here
+	queued  int                // bytes that count, of what waits
+	flight  ring.Ring[segment] // handed to the writer
+
+	written  uint64        // bytes that count, of all that was handed to the writer
+	received uint64        // of these, acknowledged
+	moved    time.Time     // when received last grew, or the first segment came after a pause
+	paused   bool          // nothing was in flight when the first of what is now was scheduled
+	gap      time.Duration // how long acknowledgements stayed away of late, while something was in flight
+	spare    uint64        // what was acknowledged and in flight when the subflow last had room to spare
+
+	srtt     time.Duration
+	minRTT   time.Duration
+	lows     [2]time.Duration // the least round trips of this span and the last, the least round trip or lowSpan each
+	lowTurn  time.Time
+	minAt    time.Time
+	draining time.Time // until then the queue is drained, to measure minRTT
+	resumes  time.Time // the same, until the timer has seen to it; then zero
+
+	rate     float64 // bytes per second: the best of this span and the last
+	measured bool    // it was full when that was measured
+	rates    [2]float64
+	rateTurn time.Time
+	cwnd     int
+	growAt   uint64  // cwnd may grow again when so much is acknowledged: once in a round trip
+	settled  int     // round trips in succession in which a doubled cwnd brought little
+	reached  float64 // the rate that counts as progress since
+
+	margin  time.Duration // for stalls
+	revived time.Time     // after the last one; what was sent before tells nothing
+}
+
+func newFlow(now time.Time) flow {
+	return flow{cwnd: initialCwnd, gap: ackDelay, margin: stallMargin, moved: now, rateTurn: now}
+}
+
+func (f *flow) inFlight() int { return f.queued + int(f.written-f.received) }
+
+// room says whether size more bytes may be in flight.
+func (f *flow) room(size int, now time.Time) bool {
+	n := f.inFlight()
+	return n == 0 || n+size <= f.allowed(now)
+}
+
+// allowed is how many bytes may be in flight.
+func (f *flow) allowed(now time.Time) int {
+	if now.Before(f.draining) {
+		return max(leastCwnd/2, int(f.rate*f.minRTT.Seconds()*3/4))
+	}
+	return f.cwnd
+}
+
+// eta is how long it takes until size more bytes have arrived.
+func (f *flow) eta(size int) time.Duration {
+	rate := f.rate
+	if !f.measured {
+		rate = max(rate, guessedRate)
+	}
+	return f.srtt/2 + time.Duration(float64(f.inFlight()+size)/rate*float64(time.Second))
+}
+
+// schedule puts a stretch on the subflow.
+func (f *flow) schedule(s stretch, now time.Time) {
+	if f.inFlight() == 0 {
+		f.moved, f.paused = now, true
+	}
+	f.queued += s.size()
+	f.waiting.Push(s)
+}
+
+// take returns the first stretch that waits, which the caller sends by calling sent, or drops.
+func (f *flow) take() stretch {
+	s := f.waiting.Pop()
+	f.queued -= s.size()
+	return s
+}
+
+// sent notes that the stretch is handed to the writer.
+func (f *flow) sent(s stretch, now time.Time) {
+	f.written += uint64(s.size())
+	f.flight.Push(segment{
+		stretch: s, counted: f.written, sentAt: now,
+		delivered: f.received, deliveredAt: f.moved, unlimited: f.received < f.spare,
+	})
+}
+
+// hasSpare notes that there was nothing more to send although the subflow had room.
+func (f *flow) hasSpare() { f.spare = f.written + uint64(f.queued) }
+
+// acknowledge takes in that the peer has received so many bytes, the newest of them delay ago. It returns how many segments
+// have arrived.
+func (f *flow) acknowledge(received uint64, delay time.Duration, now time.Time) (arrived int) {
+	if received == f.received {
+		return 0
+	}
+	var newest segment
+	for ; f.flight.Len() > 0 && f.flight.At(0).counted <= received; arrived++ {
+		newest = f.flight.Pop()
+	}
+	f.measureGap(now)
+	f.received = received
+	f.moved, f.paused = now, false
+	if arrived == 0 || newest.sentAt.Before(f.revived) {
+		return arrived
+	}
+	rtt := now.Sub(newest.sentAt)
+	f.measureRTT(max(rtt-delay, rtt/8), now)
+	f.measureRate(&newest, rtt, now)
+	f.resize(!newest.unlimited)
+	return arrived
+}
+
+// measureGap keeps what must be in flight for a subflow whose acknowledgements come in bursts, because of a busy machine or a
+// radio link, so that its far end does not run dry meanwhile.
+func (f *flow) measureGap(now time.Time) {
+	if f.paused {
+		return // it was the round trip
+	}
+	f.gap = min(max(f.gap-f.gap/16, now.Sub(f.moved), ackDelay), mostGap)
+}
+
+func (f *flow) measureRTT(rtt time.Duration, now time.Time) {
+	rtt = max(rtt, time.Microsecond)
+	if f.srtt == 0 {
+		f.srtt, f.minRTT, f.minAt = rtt, rtt, now
+		f.lows, f.lowTurn = [2]time.Duration{rtt, rtt}, now
+		return
+	}
+	f.srtt += (rtt - f.srtt) / 8
+	if now.Sub(f.lowTurn) > max(f.minRTT, lowSpan) {
+		f.lows[1], f.lows[0], f.lowTurn = f.lows[0], rtt, now
+	}
+	f.lows[0] = min(f.lows[0], rtt)
+	switch {
+	case rtt <= f.minRTT+f.minRTT/8 || rtt < f.minRTT+time.Millisecond:
+		f.minRTT, f.minAt = min(f.minRTT, rtt), now
+	case now.Sub(f.minAt) <= minRTTSpan:
+	case f.draining.Before(f.minAt): // not drained since the minimum was last seen
+		f.draining = now.Add(drainSpan + f.srtt)
+		f.resumes = f.draining
+	case now.After(f.draining):
+		// Drained, and it did not come back to the old minimum: the path has become longer.
+		f.minRTT, f.minAt = rtt, now
+	}
+}
+
+// lately is the least round trip of late. What it has above minRTT is a queue that stands, not one that comes and goes.
+func (f *flow) lately() time.Duration { return min(f.lows[0], f.lows[1]) }
+
+func (f *flow) measureRate(newest *segment, rtt time.Duration, now time.Time) {
+	interval := max(now.Sub(newest.deliveredAt), rtt, 100*time.Microsecond)
+	rate := float64(f.received-newest.delivered) / interval.Seconds()
+	f.measured = f.measured || !newest.unlimited
+	if newest.unlimited && rate < f.rate {
+		return
+	}
+	// Not srtt: a subflow that has become slow has filled its own queue by what it was believed to carry.
+	if now.Sub(f.rateTurn) > max(rateSpan, 4*f.minRTT) {
+		f.rates[1], f.rates[0], f.rateTurn = f.rates[0], 0, now
+		f.margin -= (f.margin - stallMargin) / 16 // no stall for a while
+	}
+	f.rates[0] = max(f.rates[0], rate)
+	f.rate = max(f.rates[0], f.rates[1])
+}
+
+// settledAfter is how many doublings without much effect show that the subflow's rate is found, and muchFaster what counts as
+// effect. That is BBR's start-up.
+const (
+	settledAfter = 3
+	muchFaster   = 1.25
+)
+
+// resize sets cwnd by what was measured. It grows by doubling at most, and once in a round trip, so that a first measurement
+// that is off does no harm. limited says that the subflow was full: only then does what it delivers tell what it can.
+func (f *flow) resize(limited bool) {
+	span := f.minRTT + queueTarget + f.gap
+	want := int(f.rate * span.Seconds())
+	turn := f.received >= f.growAt
+	queue := f.lately() - f.minRTT
+	if queue > queueTarget {
+		f.settled = settledAfter // there is enough in flight
+	}
+	if turn && limited && f.settled < settledAfter {
+		if f.rate > muchFaster*f.reached {
+			f.reached, f.settled = f.rate, 0
+		} else {
+			f.settled++
+		}
+	}
+	if f.settled < settledAfter && limited {
+		want = max(want, 2*f.cwnd)
+	}
+	want = min(max(want, leastCwnd), mostCwnd)
+	switch {
+	case want > f.cwnd && turn:
+		f.cwnd = min(want, 2*f.cwnd)
+	case want < f.cwnd && queue > queueTarget:
+		// Without a queue, less in flight would only mean less delivered, and that would be taken for the rate.
+		f.cwnd = max(want, f.cwnd-f.cwnd/8)
+	}
+	if turn {
+		f.growAt = f.written + uint64(f.queued)
+	}
+}
+
+// oldest returns the first segment in flight that ends after acked and that no other subflow carries; nil if there is none.
+func (f *flow) oldest(acked uint64) *segment {
+	for i := range f.flight.Len() {
+		if s := f.flight.At(i); !s.rescued && !s.isFIN() && s.end() > acked {
+			return s
+		}
+	}
+	return nil
+}
+
+// revive begins anew after a stall, which was no measure of what the subflow carries.
+func (f *flow) revive(now time.Time) {
+	f.moved, f.revived = now, now
+	f.margin = min(2*f.margin, mostStall)
+	f.srtt, f.lows, f.gap = f.minRTT, [2]time.Duration{f.minRTT, f.minRTT}, ackDelay
+	f.rate, f.rates, f.measured = 0, [2]float64{}, false
+	f.cwnd, f.settled, f.reached = initialCwnd, 0, 0
+}
+
+// stallsAt returns when the subflow is stalled if nothing is acknowledged until then; the zero time if nothing is in flight.
+func (f *flow) stallsAt() time.Time {
+	if f.inFlight() == 0 {
+		return time.Time{}
+	}
+	return f.moved.Add(min(stallRTTs*f.srtt+f.margin, mostStall))
+}

@@ -1,0 +1,239 @@
+package bond
+
+import (
+	"math"
+	"slices"
+	"time"
+)
+
+const (
+	// maxFlight bounds the segments in flight, which bounds what the peer has to remember about gaps.
+	maxFlight = 8192
+
+	leastChunk = 1 << 10
+
+	// wantEvery is how often this end looks whether it had more to send than its subflows took, and tells the peer.
+	wantEvery = 100 * time.Millisecond
+
+	// lateMargin is what is allowed beyond two round trips before another subflow is to carry a stretch too.
+	// It is more than a task's processor may be taken away for. maxRescued bounds the stretches on their way so: where everything
+	// is late because the far end is, they would be a burden to it.
+	lateMargin = 100 * time.Millisecond
+	maxRescued = 4
+
+	// A subflow that delivers in more than twice the time of another, and muchLater beyond, is left alone, even if that is full.
+	// Each remeasure it gets something, because it may have become better.
+	muchLater = 10 * time.Millisecond
+	remeasure = 5 * time.Second
+
+	// similar is by how much the arrival times of two subflows may differ for them to take turns: the far end of an SSM
+	// session pauses for a millisecond after each message, and the other subflow does meanwhile.
+	similar = 2 * time.Millisecond
+)
+
+// repeat is a stretch to be sent again.
+type repeat struct {
+	stretch
+	from *path // the stalled subflow that still holds it; nil: the subflow is lost
+}
+
+// schedule puts what may be sent on the subflows that will deliver it soonest.
+func (m *machine) schedule(now time.Time) {
+	if m.err != nil {
+		return
+	}
+	for {
+		p, more := m.scheduleOne(now)
+		if p == nil && !more {
+			p = m.rescue(now)
+		}
+		if p == nil {
+			m.setFull(more, now)
+			if !more {
+				m.noteSpare(now)
+			}
+			return
+		}
+		m.lastData = now
+		m.turns++
+		p.turn = m.turns
+		m.usedAt = now
+	}
+}
+
+// scheduleOne puts the next stretch on a subflow, and returns which; nil if there is nothing to be sent, or, as more says, no
+// subflow with room.
+func (m *machine) scheduleOne(now time.Time) (p *path, more bool) {
+	m.again = m.again[m.acknowledged():]
+	if len(m.again) > 0 {
+		s := m.again[0].stretch
+		if p = m.best(s.size(), now, true); p == nil {
+			return nil, true
+		}
+		m.again = m.again[1:]
+		m.reinjected += uint64(s.len)
+		p.reinjected += uint64(s.len)
+		p.flow.schedule(s, now)
+		return p, true
+	}
+	n := int(min(m.written, m.limit) - m.next)
+	if n == 0 && (!m.finished || m.finSent || m.next < m.written) {
+		return nil, false
+	}
+	if m.flying() >= maxFlight {
+		return nil, false
+	}
+	if p = m.bestOf(m.carries, dataHeader+min(n, leastChunk), now, true); p == nil {
+		return nil, true
+	}
+	s := stretch{dsn: m.next, len: min(n, m.chunk(p, now))}
+	m.next += uint64(s.len)
+	m.finSent = m.finSent || s.isFIN()
+	p.flow.schedule(s, now)
+	return p, true
+}
+
+// rescue puts a stretch that is late on its subflow on another too: with nothing new to be sent, that is what the peer waits
+// for. It returns nil if there is none, or none that another subflow would deliver sooner, and notes when to look again.
+func (m *machine) rescue(now time.Time) *path {
+	m.rescueAt = time.Time{}
+	m.rescued = slices.DeleteFunc(m.rescued, m.has)
+	if len(m.paths) < 2 || m.flying() >= maxFlight || len(m.rescued) >= maxRescued {
+		return nil // the next acknowledgement makes it look again
+	}
+	fast := m.best(dataHeader+leastChunk, now, true)
+	if fast == nil {
+		return nil
+	}
+	var late *segment
+	for _, p := range m.paths {
+		if p == fast || p.stalled { // all that a stalled one has is sent again anyway
+			continue
+		}
+		s := p.flow.oldest(m.acked)
+		if s == nil {
+			continue
+		}
+		at := s.sentAt.Add(fast.flow.srtt + max(fast.flow.srtt, p.flow.minRTT) + lateMargin)
+		switch {
+		case now.Before(at):
+			m.rescueAt = earlier(m.rescueAt, at)
+		case late == nil || s.dsn < late.dsn:
+			late = s
+		}
+	}
+	if late == nil || !fast.flow.room(late.size(), now) {
+		return nil
+	}
+	late.rescued = true
+	m.rescued = append(m.rescued, late.stretch)
+	m.reinjected += uint64(late.len)
+	fast.reinjected += uint64(late.len)
+	fast.flow.schedule(late.stretch, now)
+	return fast
+}
+
+// acknowledged returns how many of the first stretches to be sent again the peer has by now.
+func (m *machine) acknowledged() int {
+	for i, r := range m.again {
+		if !m.has(r.stretch) {
+			return i
+		}
+	}
+	return len(m.again)
+}
+
+// flying is how many stretches are on their way.
+func (m *machine) flying() int {
+	n := 0
+	for _, p := range m.paths {
+		n += p.flow.flight.Len() + p.flow.waiting.Len()
+	}
+	return n
+}
+
+func (m *machine) noteSpare(now time.Time) {
+	for _, p := range m.paths {
+		if p.flow.room(leastChunk, now) {
+			p.flow.hasSpare()
+		}
+	}
+}
+
+// chunk is how much of the stream to put on a subflow at once: little where the subflow is slow, so that the bytes spread.
+func (m *machine) chunk(p *path, now time.Time) int {
+	n := max(leastChunk, min(maxData, p.flow.allowed(now)/8))
+	if free := p.flow.allowed(now) - p.flow.inFlight() - dataHeader; free < n {
+		n = max(free, leastChunk)
+	}
+	return n
+}
+
+// best returns the subflow that will deliver size bytes soonest; of several alike, the one that has rested longest, or the one
+// that was used last if that was a while ago. Those that are full are left out if room is asked for. It is nil if there is none.
+func (m *machine) best(size int, now time.Time, room bool) *path {
+	return m.bestOf((*path).usable, size, now, room)
+}
+
+// bestOf is best among the subflows that may be used.
+func (m *machine) bestOf(may func(*path) bool, size int, now time.Time, room bool) *path {
+	soonest := time.Duration(math.MaxInt64)
+	for _, p := range m.paths {
+		if may(p) {
+			soonest = min(soonest, p.flow.eta(size))
+		}
+	}
+	// The far end of the one that was used last has rested meanwhile, and what is used is known to work.
+	takeTurns := now.Sub(m.usedAt) < similar
+	var best *path
+	var bestETA time.Duration
+	for _, p := range m.paths {
+		if !may(p) || room && !p.flow.room(size, now) {
+			continue
+		}
+		eta := p.flow.eta(size)
+		if eta/2 > soonest+muchLater && now.Sub(p.flow.moved) < remeasure {
+			continue // it is sooner to wait until another one has room
+		}
+		switch margin := max(similar, bestETA/8); {
+		case best == nil || eta < bestETA-margin,
+			eta < bestETA+margin && (p.turn < best.turn) == takeTurns:
+			best, bestETA = p, eta
+		}
+	}
+	return best
+}
+
+// newestPath returns the subflow on which something was last scheduled; nil if it is lost.
+func (m *machine) newestPath() *path {
+	for _, p := range m.paths {
+		if p.turn == m.turns {
+			return p
+		}
+	}
+	return nil
+}
+
+// setFull keeps account of how long the subflows are too few.
+func (m *machine) setFull(full bool, now time.Time) {
+	if !m.full.IsZero() {
+		m.fullFor += now.Sub(m.full)
+		m.full = time.Time{}
+	}
+	if full {
+		m.full = now
+	}
+	span := now.Sub(m.wantSince)
+	if span < wantEvery {
+		return
+	}
+	busy := m.fullFor > span/2
+	if m.lookAtLanes(busy, now) && busy {
+		m.wanted = now
+		m.changed = true
+		if p := m.best(0, now, false); p != nil && !m.client {
+			p.say(frame{typ: frameWant})
+		}
+	}
+	m.wantSince, m.fullFor = now, 0
+}
