@@ -99,20 +99,55 @@ func handshake(ctx context.Context, t *Transport, timeout time.Duration, ka Keep
 		case <-over:
 		}
 	})
-	// Both are written before NewClientConn returns: the handshake waits for the callbacks.
-	var keyErr error
-	authStarted := false
-	conn, chans, reqs, err := ssh.NewClientConn(w, t.Describe, &ssh.ClientConfig{
+	in := logIn(w, t)
+	var unconfirmed error
+	if in.err == nil && t.Confirm != nil {
+		unconfirmed = t.Confirm(ctx, in.conn)
+	}
+	close(over)
+	writes.Wait()
+	stop() // if it is too late for that, the connection is lost already; run will find out
+	if in.err == nil && unconfirmed == nil {
+		return newClient(in, w, t.Describe, ka, log), nil
+	}
+	_ = w.Close()
+	<-w.shut
+	if unconfirmed != nil {
+		discard(in.chans, in.reqs)
+	}
+	switch {
+	case ctx.Err() != nil:
+		return nil, fmt.Errorf("%s: %w", op, context.Cause(ctx))
+	case unconfirmed != nil:
+		return nil, unconfirmed
+	}
+	return nil, in.failure(op, t, w)
+}
+
+// login is what x/crypto/ssh has made of a server's stream.
+type login struct {
+	conn  ssh.Conn
+	chans <-chan ssh.NewChannel
+	reqs  <-chan *ssh.Request
+
+	keyErr error // why the server's key was not accepted
+	began  bool  // the server's key was accepted, and ours offered
+	err    error
+}
+
+func logIn(w *wire, t *Transport) (in login) {
+	// The callbacks have returned when NewClientConn does: the handshake waits for them.
+	in.conn, in.chans, in.reqs, in.err = ssh.NewClientConn(w, t.Describe, &ssh.ClientConfig{
 		User:              t.User,
 		Auth:              t.Auth,
 		HostKeyAlgorithms: t.HostKeyAlgorithms,
 		ClientVersion:     clientVersion,
 		HostKeyCallback: func(host string, remote net.Addr, key ssh.PublicKey) error {
-			keyErr = t.HostKey(host, remote, key)
-			return keyErr
+			in.keyErr = t.HostKey(host, remote, key)
+			return in.keyErr
 		},
 		AuthCallback: func(*ssh.ClientAuthContext) (ssh.AuthMethod, error) {
-			authStarted = true
+			in.began = true
 			return nil, nil // the next of Auth
 		},
 		BannerCallback: func(text string) error {
@@ -122,42 +157,23 @@ func handshake(ctx context.Context, t *Transport, timeout time.Duration, ka Keep
 			return nil
 		},
 	})
-	var unconfirmed error
-	if err == nil && t.Confirm != nil {
-		unconfirmed = t.Confirm(ctx, conn)
-	}
-	close(over)
-	writes.Wait()
-	stop() // if it is too late for that, the connection is lost already; run will find out
-	if err != nil || unconfirmed != nil {
-		_ = w.Close()
-		<-w.shut
-	}
-	if unconfirmed != nil {
-		discard(chans, reqs)
-	}
-	var ended error
-	if err != nil {
-		ended = t.ended()
-	}
+	return in
+}
+
+// failure says why a login has failed.
+func (in *login) failure(op string, t *Transport, w *wire) error {
+	ended := t.ended()
 	switch {
-	case err == nil && unconfirmed == nil:
-	case ctx.Err() != nil:
-		return nil, fmt.Errorf("%s: %w", op, context.Cause(ctx))
-	case unconfirmed != nil:
-		return nil, unconfirmed
-	case keyErr != nil:
-		return nil, Permanent(fail.New(fail.Denied, op, keyErr,
+	case in.keyErr != nil:
+		return Permanent(fail.New(fail.Denied, op, in.keyErr,
 			"this is not the server that was expected: do not go on before you know why"))
 	case ended != nil:
-		return nil, ended
-	case authStarted && w.watch.Err() == nil && !isClosed(w.broken):
-		return nil, &authError{fail.New(fail.Denied, op, errors.New("the bastion does not accept the key"),
+		return ended
+	case in.began && w.watch.Err() == nil && !isClosed(w.broken):
+		return &authError{fail.New(fail.Denied, op, errors.New("the bastion does not accept the key"),
 			"the grant may have expired or the bastion been replaced: try again")}
-	default:
-		return nil, fail.New(fail.Lost, op, err, "")
 	}
-	return newClient(conn, w, t.Describe, ka, log, chans, reqs), nil
+	return fail.New(fail.Lost, op, in.err, "")
 }
 
 // discard takes what a server has sent, whose connection is closed and was never used. It returns once x/crypto/ssh has
@@ -172,12 +188,10 @@ func discard(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
 	queues.Wait()
 }
 
-func newClient(conn ssh.Conn, w *wire, describe string, ka Keepalive, log *slog.Logger,
-	chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request,
-) *client {
+func newClient(in login, w *wire, describe string, ka Keepalive, log *slog.Logger) *client {
 	c := &client{
-		conn: conn, wire: w, describe: describe, keepalive: ka, log: log,
-		chans: chans, reqs: reqs,
+		conn: in.conn, wire: w, describe: describe, keepalive: ka, log: log,
+		chans: in.chans, reqs: in.reqs,
 		flushes:  make(chan chan struct{}),
 		draining: make(chan struct{}),
 		over:     make(chan struct{}),

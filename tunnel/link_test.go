@@ -768,7 +768,7 @@ func TestClientDrainedSeesQueuedRequests(t *testing.T) {
 		near, _ := memPipe()
 		reqs := make(chan *ssh.Request, 16)
 		w := newWire(near)
-		c := newClient(nil, w, "b", Keepalive{}, testLog(t), nil, reqs)
+		c := newClient(login{reqs: reqs}, w, "b", Keepalive{}, testLog(t))
 		served := make(chan struct{})
 		go func() {
 			c.serveRequests()
@@ -807,7 +807,7 @@ func TestClientEndsThoughSSHDoesNot(t *testing.T) {
 		chans := make(chan ssh.NewChannel)
 		stuck := &stuckConn{release: make(chan struct{})}
 		defer close(stuck.release)
-		c := newClient(stuck, newWire(near), "stuck", Keepalive{Interval: time.Second}, testLog(t), chans, reqs)
+		c := newClient(login{conn: stuck, chans: chans, reqs: reqs}, newWire(near), "stuck", Keepalive{Interval: time.Second}, testLog(t))
 		dialed := make(chan error, 1)
 		go func() {
 			c.hold()
@@ -843,7 +843,7 @@ func (c *latchingConn) SendRequest(string, bool, []byte) (bool, []byte, error) {
 func TestClientLatchesTheEndBeforeReadReturns(t *testing.T) {
 	near, _ := memPipe()
 	conn := &latchingConn{wire: newWire(near)}
-	c := newClient(conn, conn.wire, "b", Keepalive{}, testLog(t), nil, nil)
+	c := newClient(login{conn: conn}, conn.wire, "b", Keepalive{}, testLog(t))
 	near.in.fail(errors.New("transport cut")) // only reads fail
 	if _, err := conn.wire.Read(make([]byte, 1)); err == nil {
 		t.Fatal("no error")
