@@ -303,25 +303,7 @@ func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst n
 		unhook = context.AfterFunc(c.server.halted, func() { _ = dst.SetWriteDeadline(time.Unix(1, 0)) })
 	})
 	var upErr, downErr error
-	below.Go(func() {
-		var readErr, writeErr error
-		down, readErr, writeErr = pump(channel, dst, carried)
-		switch {
-		case carried.ended.Load():
-			reason := (&idleError{c.server.config.IdleConn}).Error()
-			_, _ = channel.SendRequest(RequestEnded, false, []byte(reason)) // fails with the connection, as the next does
-			_ = channel.CloseWrite()
-		case writeErr != nil:
-			downErr = errClientClosed
-		case readErr == nil:
-			if channel.CloseWrite() == nil {
-				return
-			}
-		case !isTimeout(readErr):
-			downErr = fmt.Errorf("from the destination: %w", cause(readErr))
-		}
-		_ = channel.Close()
-	})
+	below.Go(func() { down, downErr = c.copyDown(channel, dst, carried) })
 
 	var readErr, writeErr error
 	up, readErr, writeErr = pump(dst, channel, carried)
@@ -345,6 +327,27 @@ func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst n
 		return up, down, upErr
 	}
 	return up, down, downErr
+}
+
+// copyDown copies what dst sends to the client, and closes the channel, unless dst has only ended what it sends.
+func (c *client) copyDown(channel ssh.Channel, dst net.Conn, carried *activity) (n int64, err error) {
+	n, readErr, writeErr := pump(channel, dst, carried)
+	switch {
+	case carried.ended.Load():
+		reason := (&idleError{c.server.config.IdleConn}).Error()
+		_, _ = channel.SendRequest(RequestEnded, false, []byte(reason)) // fails with the connection, as the next does
+		_ = channel.CloseWrite()
+	case writeErr != nil:
+		err = errClientClosed
+	case readErr == nil:
+		if channel.CloseWrite() == nil {
+			return n, nil
+		}
+	case !isTimeout(readErr):
+		err = fmt.Errorf("from the destination: %w", cause(readErr))
+	}
+	_ = channel.Close()
+	return n, err
 }
 
 var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
