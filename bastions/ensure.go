@@ -125,18 +125,9 @@ func (m *Manager) ensure(ctx context.Context, spec Spec, report func(Event),
 // start runs a task, unless another process was quicker: then it returns that one's and false.
 func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, bool, error) {
 	op := "start a bastion in cluster " + spec.cluster()
-	if spec.TaskDefinition == "" {
-		return Bastion{}, false, fail.New(fail.Usage, op, errors.New("no task definition is set"),
-			"set the task definition to run")
-	}
-	w.set("starting", "task definition "+lastPart(spec.TaskDefinition))
-	network, err := m.network(ctx, spec)
+	input, err := m.request(ctx, op, spec, w)
 	if err != nil {
 		return Bastion{}, false, err
-	}
-	input, err := m.runInput(spec, network)
-	if err != nil {
-		return Bastion{}, false, fail.New(fail.Usage, op, err, "")
 	}
 	token := tokenSeed{window: time.Now().Truncate(tokenWindow).Unix()}
 	for n := range maxTokens + 1 {
@@ -193,6 +184,23 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 	}
 	return Bastion{}, false, fail.New(fail.Start, op, errors.New("ECS answers every request with a task that has ended"),
 		"wait ten minutes, then try again")
+}
+
+// request makes the request for a bastion's task, with the network that it is to be in.
+func (m *Manager) request(ctx context.Context, op string, spec Spec, w *waiter) (*ecs.RunTaskInput, error) {
+	if spec.TaskDefinition == "" {
+		return nil, fail.New(fail.Usage, op, errors.New("no task definition is set"), "set the task definition to run")
+	}
+	w.set("starting", "task definition "+lastPart(spec.TaskDefinition))
+	network, err := m.network(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	input, err := m.runInput(spec, network)
+	if err != nil {
+		return nil, fail.New(fail.Usage, op, err, "")
+	}
+	return input, nil
 }
 
 // lastEnded returns the latest of b, which has ended, and the owner's other tasks that have. What ECS does not list is left out: by
