@@ -1,0 +1,235 @@
+package dsn
+
+import (
+	"cmp"
+	"net/url"
+	"strings"
+)
+
+// Format is a form of a connection string.
+type Format struct {
+	Name  string // as --format takes it
+	Label string // as a button has it
+	Help  string
+	// Several is true of a form that is more than one connection string.
+	Several bool
+	of      func(Database) (string, bool)
+}
+
+// Of returns a database's connection string. It reports false where there is none of this form for the database's
+// protocol.
+func (f Format) Of(d Database) (string, bool) { return f.of(d) }
+
+// Formats returns all forms, the most common ones first.
+func Formats() []Format {
+	return []Format{
+		{"uri", "URI", "what most clients take", false, func(d Database) (string, bool) { return d.URI(), true }},
+		{"jdbc", "JDBC", "for Java, DBeaver, DataGrip", false, Database.jdbc},
+		{"kv", "psql", "libpq's keywords: psql \"$(bastion url NAME --format kv)\"", false, Database.keywords},
+		{"env", "Shell", "variables for a shell: eval \"$(bastion url NAME --format env)\"", true, Database.shell},
+		{"go", "Go", "for database/sql, pgx, go-redis and MongoDB's driver", false, Database.golang},
+		{"python", "Python", "for SQLAlchemy, redis-py and PyMongo", false, Database.python},
+		{"node", "Node", "for pg, mysql2, ioredis and mongodb", false, Database.node},
+	}
+}
+
+func (d Database) jdbc() (string, bool) {
+	u := "//" + d.addr() + "/" + url.PathEscape(d.Database)
+	var options []string
+	switch d.Protocol {
+	case Postgres:
+		options = d.pgOptions()
+	case MySQL:
+		if text, ok := d.jdbcMariaDB(); ok {
+			return text, true
+		}
+		// MySQL's driver takes certificates from a trust store alone. The last two are for MariaDB's, by which some reach MySQL.
+		if mode, _ := d.check(); mode != nothing {
+			options = []string{"sslMode", "REQUIRED", "useSSL", "true", "trustServerCertificate", "true"}
+		}
+	case Redis:
+		u = "//" + d.addr() + "/0"
+		if d.encrypted() {
+			options = []string{"ssl", "true", "verifyServerCertificate", "false"}
+		}
+	case SQLServer:
+		return d.jdbcSQLServer(), true
+	default:
+		if strings.Contains(strings.ToLower(d.Engine), "oracle") { // its driver takes the user apart from the URL
+			return "jdbc:oracle:thin:@//" + d.addr() + "/" + cmp.Or(d.Database, "ORCL"), true
+		}
+		return "", false
+	}
+	for _, o := range []struct{ key, value string }{{"user", d.User}, {"password", d.Password}} {
+		if o.value != "" {
+			options = append(options, o.key, o.value)
+		}
+	}
+	out := "jdbc:" + string(d.Protocol) + ":" + u
+	if len(options) > 0 {
+		out += "?" + query(options...)
+	}
+	return out, true
+}
+
+// jdbcMariaDB is for MariaDB's driver, whose versions before 3 have other names for TLS. It takes values as they are, so that some
+// cannot be said to it, such as a token; MySQL's driver takes those.
+func (d Database) jdbcMariaDB() (string, bool) {
+	if !strings.Contains(strings.ToLower(d.Engine), "mariadb") {
+		return "", false
+	}
+	var options []string
+	switch mode, ca := d.check(); mode {
+	case checkName:
+		options = []string{"sslMode", "verify-full", "serverSslCert", ca, "useSsl", "true"}
+	case checkChain:
+		options = []string{"sslMode", "verify-ca", "serverSslCert", ca, "useSsl", "true", "disableSslHostnameVerification", "true"}
+	case encrypt:
+		options = []string{"sslMode", "trust", "useSsl", "true", "trustServerCertificate", "true"}
+	}
+	options = append(options, "user", d.User, "password", d.Password)
+	out, separator := "jdbc:mariadb://"+d.addr()+"/"+d.Database, "?"
+	for i := 0; i < len(options); i += 2 {
+		if options[i+1] != "" {
+			out += separator + options[i] + "=" + options[i+1]
+			separator = "&"
+		}
+	}
+	return out, !strings.ContainsAny(d.Database+d.User+d.Password+d.CA, "&?#")
+}
+
+func (d Database) jdbcSQLServer() string {
+	options := d.sqlServerOptions("databaseName")
+	if d.User != "" {
+		options = append(options, "user", d.User)
+	}
+	out := "jdbc:sqlserver://" + d.addr()
+	for i := 0; i+1 < len(options); i += 2 {
+		value := options[i+1]
+		if strings.ContainsAny(value, ";{} ") {
+			value = "{" + strings.ReplaceAll(value, "}", "}}") + "}"
+		}
+		out += ";" + options[i] + "=" + value
+	}
+	return out
+}
+
+// keywords is libpq's connection string, in which name and address are apart.
+func (d Database) keywords() (string, bool) {
+	if d.Protocol != Postgres {
+		return "", false
+	}
+	pairs := []string{"host", d.ServerName, "hostaddr", d.Listen.Addr().String(), "port", d.Port()}
+	if d.Database != "" {
+		pairs = append(pairs, "dbname", d.Database)
+	}
+	if d.User != "" {
+		pairs = append(pairs, "user", d.User)
+	}
+	if d.Password != "" {
+		pairs = append(pairs, "password", d.Password)
+	}
+	switch {
+	case d.CA != "": // it knows name and address
+		pairs = append(pairs, "sslmode", "verify-full", "sslrootcert", d.CA)
+	case d.encrypted():
+		pairs = append(pairs, "sslmode", "require")
+	}
+	var parts []string
+	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
+	for i := 0; i < len(pairs); i += 2 {
+		value := pairs[i+1]
+		if value == "" || strings.ContainsAny(value, " \t\n\v\f\r'\\") {
+			value = "'" + quote.Replace(value) + "'"
+		}
+		parts = append(parts, pairs[i]+"="+value)
+	}
+	return strings.Join(parts, " "), true
+}
+
+func (d Database) golang() (string, bool) {
+	mode, ca := d.check()
+	switch {
+	case d.Protocol == Redis && d.encrypted() && !d.Reaches:
+		return d.uri("skip_verify", "true"), true
+	case d.Protocol == Mongo && mode == checkName:
+		return d.uri(append([]string{"tls", "true", "tlsCAFile", ca}, d.mongoCommon()...)...), true
+	case d.Protocol == Mongo && mode != nothing: // its driver checks all or nothing
+		return d.uri(append([]string{"tls", "true", "tlsInsecure", "true"}, d.mongoCommon()...)...), true
+	case d.Protocol != MySQL:
+		return d.URI(), d.Protocol != ""
+	}
+	// The DSN of go-sql-driver/mysql, which takes certificates by code alone.
+	login := d.User
+	if d.Password != "" {
+		login += ":" + d.Password
+	}
+	if login != "" {
+		login += "@"
+	}
+	out := login + "tcp(" + d.addr() + ")/" + url.PathEscape(d.Database)
+	var options []string
+	if mode != nothing {
+		options = append(options, "tls", "skip-verify")
+	}
+	if d.Password != "" {
+		options = append(options, "allowCleartextPasswords", "true")
+	}
+	if len(options) > 0 {
+		out += "?" + query(options...)
+	}
+	return out, true
+}
+
+func (d Database) python() (string, bool) {
+	mode, ca := d.check()
+	switch d.Protocol {
+	case Postgres: // psycopg is libpq: it is told the name, and the address apart
+		named := d
+		named.Reaches = true
+		options := append([]string{"hostaddr", d.Listen.Addr().String()}, named.pgOptions()...)
+		return "postgresql+psycopg" + strings.TrimPrefix(named.uri(options...), string(Postgres)), true
+	case MySQL:
+		var options []string
+		switch mode {
+		case checkName:
+			options = []string{"ssl_ca", ca, "ssl_check_hostname", "true"}
+		case checkChain:
+			options = []string{"ssl_ca", ca, "ssl_check_hostname", "false"}
+		case encrypt:
+			options = []string{"ssl_check_hostname", "false"}
+		}
+		return "mysql+pymysql" + strings.TrimPrefix(d.uri(options...), string(MySQL)), true
+	case Redis:
+		if !d.encrypted() {
+			return d.URI(), true
+		}
+		if d.Reaches { // by the system's authorities: ElastiCache's certificates are of a public one, and not of the bundle for RDS
+			return d.uri("ssl_check_hostname", "true"), true
+		}
+		return d.uri("ssl_cert_reqs", "none", "ssl_check_hostname", "false"), true
+	}
+	return d.URI(), d.Protocol == Mongo
+}
+
+// node is for pg, mysql2, ioredis and mongodb. pg takes sslmode=require for verify-full. mysql2 takes no file of certificates in a
+// string. ioredis checks the name, always: there is a string for it only where the name leads to the forward.
+func (d Database) node() (string, bool) {
+	mode, ca := d.check()
+	switch d.Protocol {
+	case Postgres:
+		switch mode {
+		case checkChain:
+			return d.uri("uselibpqcompat", "true", "sslmode", "verify-ca", "sslrootcert", ca), true
+		case encrypt:
+			return d.uri("sslmode", "no-verify"), true
+		}
+	case MySQL:
+		if mode != nothing {
+			return d.uri("ssl", `{"rejectUnauthorized":false}`), true
+		}
+	case Redis:
+		return d.URI(), !d.encrypted() || d.Reaches
+	}
+	return d.URI(), d.Protocol != "" && d.Protocol != SQLServer
+}
