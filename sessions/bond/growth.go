@@ -8,33 +8,33 @@ import (
 )
 
 const (
-	// While there is demand and the last step helped, the number of subflows is doubled.
-	demandWithin   = 250 * time.Millisecond // demand is there if either end wanted more subflows within this time
-	measureFor     = 300 * time.Millisecond // the least time over which a rate is measured
+	// While there is demand and the last step helped, growth doubles the number of subflows.
+	demandWithin   = 250 * time.Millisecond // either end wanted more subflows within this time: there is demand
+	measureFor     = 300 * time.Millisecond // least time for the measurement of a rate
 	measureWindow  = 3 * time.Second        // and the most
-	measureFlat    = 2 * time.Second        // ... before a step, once steps have stopped to bring much
-	helpShare      = 0.5                    // of the gain in proportion to the subflows: a step that brings so much is kept at once
-	judgeFor       = 3 * time.Second        // and four round trips: a step that has not brought helpLeast by then is taken back
+	measureFlat    = 2 * time.Second        // ... before a step, after one that brought little
+	helpShare      = 0.5                    // of a proportional gain: enough to keep a step at once
+	judgeFor       = 3 * time.Second        // and four round trips: then growth takes back a step that gains less than helpLeast
 	helpLeast      = 1.05                   //
-	harms, harmFor = 0.9, time.Second       // one that makes the transfer so slow is taken back after this time
-	busyShare      = 0.9                    // of the far end's processor time: with so much in use, more subflows bring nothing
-	busyFresh      = 5 * time.Second        // that is known for so long
-	farPatience    = 3 * time.Second        // for the first news of it, where transfers both ways may share it
-	sideShare      = 0.01                   // of the traffic: a direction with less has no transfer
-	stepPatience   = 10 * time.Second       // for the subflows of a step to come up; it is then judged by those that did
-	lapsePatience  = 2 * time.Second        // for demand to come back while a step's subflows are being opened
-	firstHold      = 30 * time.Second       // no growth after a step that did not help; doubled each time
+	harms, harmFor = 0.9, time.Second       // growth takes back a step that slows the transfer to harms after harmFor
+	busyShare      = 0.9                    // of the far end's processor time in use: then more subflows bring nothing
+	busyFresh      = 5 * time.Second        // how long a report of the far end counts
+	farPatience    = 3 * time.Second        // for the first report, where transfers both ways may share the processor
+	sideShare      = 0.01                   // of the traffic: a direction with less carries no transfer
+	stepPatience   = 10 * time.Second       // for the subflows of a step to come up; growth then judges those that did
+	lapsePatience  = 2 * time.Second        // for demand to come back while a step waits for its subflows
+	firstHold      = 30 * time.Second       // pause after a step that did not help; doubled each time
 	maxHold        = 30 * time.Minute       //
-	changed        = 1.3                    // so much faster than before such a step shows that something else is the limit now
-	lookOften      = 50 * time.Millisecond  // between looks while something is measured
-	lookHeld       = 2 * time.Second        // between looks while steps are held back
+	changed        = 1.3                    // times the rate before such a step: the limit is another one now
+	lookOften      = 50 * time.Millisecond  // between looks during a measurement
+	lookHeld       = 2 * time.Second        // between looks during a hold
 	lookIdle       = 10 * time.Second       // between looks while nothing flows
 
-	keepFor     = 10 * time.Second // after demand lost subflows are still replaced
+	keepFor     = 10 * time.Second // after demand: until then, replace lost subflows
 	shrinkAfter = time.Minute      // without demand
 	shrinkEvery = 5 * time.Second  //
-	quietAfter  = time.Minute      // without data: one subflow is enough
-	spareAfter  = time.Second      // data: have a second one
+	quietAfter  = time.Minute      // without data: then one subflow is enough
+	spareAfter  = time.Second      // of data: then have a second subflow
 )
 
 // FarEnd is what a client knows of the machine at the far end.
@@ -44,13 +44,13 @@ type FarEnd struct {
 	At    time.Time // when that was measured; zero: it is not known
 }
 
-// growth decides how many subflows are wanted. It tries more in steps while there is demand, keeps a step that made the transfer
-// faster, takes back one that did not, and gives back what is not needed any more. After each look:
+// growth decides how many subflows the transfer needs. While there is demand it tries more in steps, keeps a step that made the
+// transfer faster, and takes back one that did not. Without demand it gives subflows back. After each look:
 //
-//   - 1 <= target <= maxSubflows; beyond 2 it rises by a step only, to twice as many and to the limit at most;
-//   - a step begins only with demand, while no hold is on and the far end is not known to be busy;
-//   - a step that was judged is kept only with a gain of helpLeast, or of helpShare if that is less; else the target is what it was
-//     before, and a hold is on;
+//   - 1 <= target <= maxSubflows; beyond 2, only a step raises it, to twice the subflows and to the limit at most;
+//   - a step begins only with demand, without a hold, and while the far end does not report to be busy;
+//   - growth keeps a judged step only with a gain of helpLeast, or of helpShare if that is less; else it restores the target and
+//     sets a hold;
 //   - no hold is longer than maxHold.
 type growth struct {
 	target         int // subflows, at least 1
@@ -65,8 +65,8 @@ type growth struct {
 	lastShrink  time.Time
 
 	step    step
-	holds   [wantsBoth + 1]hold // after steps that did not help, by what was wanted
-	surplus bool                // what a step has added is to go, at this look
+	holds   [wantsBoth + 1]hold // after steps that did not help, by the wants at that time
+	surplus bool                // dismiss what the step has added, at this look
 }
 
 // step is one attempt to grow.
@@ -76,9 +76,9 @@ type step struct {
 	from  int       // subflows before
 	with  int       // subflows now measured
 	base  speed     // before
-	flat  bool      // the last step brought less than it might
+	flat  bool      // the last step brought less than helpShare
 
-	failed bool // base is of a step that was taken back, and of the subflows that there are since
+	failed bool // growth took the step back: base is also the rate of the present subflows
 }
 
 func (s *step) begin(phase stepPhase, now time.Time) { s.phase, s.since = phase, now }
@@ -111,7 +111,7 @@ func wantsOf(now time.Time, v view) wants {
 	return w
 }
 
-// hold is how long no step is made after one that did not help.
+// hold is a pause after a step that did not help.
 type hold struct {
 	span  time.Duration
 	until time.Time
@@ -124,12 +124,12 @@ func (h *hold) failed(now time.Time) {
 
 func newGrowth() growth { return growth{target: 1} }
 
-// observe takes in what flows and what is wanted.
+// observe takes in the rates and the demand.
 func (g *growth) observe(now time.Time, v view) {
 	g.sent.add(now, v.sent)
 	g.received.add(now, v.received)
 	if v.far.Limit != g.far.Limit && !g.far.At.IsZero() {
-		g.forget() // the far end has become another machine: what was learned of it is void
+		g.forget() // the far end is another machine now
 	}
 	g.far = v.far
 	g.wants = wantsOf(now, v)
@@ -149,10 +149,10 @@ func (g *growth) observe(now time.Time, v view) {
 	}
 }
 
-// flowing says that there was data within quietAfter.
+// flowing says that data flowed within quietAfter.
 func (g *growth) flowing() bool { return !g.dataSince.IsZero() }
 
-// forget makes steps possible again that did not help.
+// forget makes steps possible again that did not help before.
 func (g *growth) forget() {
 	g.holds = [wantsBoth + 1]hold{}
 	g.step.flat, g.step.failed = false, false
@@ -164,14 +164,14 @@ func (g *growth) farBusy(now time.Time) bool {
 }
 
 // twoWay says that there are transfers in both directions. Where they share a processor, subflows that help one cost the other as
-// much, and rates of two ways that are shared out anew all the time hardly show it: what the far end says of its processor does.
+// much. The two rates hardly show that, because their shares change all the time; the far end's report of its processor does.
 func (g *growth) twoWay(now time.Time) bool {
 	rate, ok := g.speed(g.demandSince, now, measureFor)
 	least := sideShare * (rate.up + rate.down)
 	return ok && rate.up >= least && rate.down >= least
 }
 
-// grow raises the target while there is demand and it helps, and takes back what does not. limit is how many there may be.
+// grow raises the target while there is demand and that helps, up to limit.
 func (g *growth) grow(now time.Time, present []subflowView, limit int, out *plan) {
 	switch g.step.phase {
 	case stepNone:
@@ -183,7 +183,7 @@ func (g *growth) grow(now time.Time, present []subflowView, limit int, out *plan
 	}
 }
 
-// tryStep begins a step, if there is reason for one and nothing against it.
+// tryStep begins a step if there is demand and nothing speaks against it.
 func (g *growth) tryStep(now time.Time, have, limit int, out *plan) {
 	s := &g.step
 	if g.wants == 0 || have == 0 || have >= limit {
@@ -212,7 +212,7 @@ func (g *growth) tryStep(now time.Time, have, limit int, out *plan) {
 	}
 	base, ok := g.speed(later(g.demandSince, s.since), now, least)
 	if !ok || have < g.target {
-		// The second: subflows that were lost are being replaced, so this is not what they can carry.
+		// With lost subflows still to replace, the rate is not what the target can carry.
 		out.wake(now.Add(lookOften))
 		return
 	}
@@ -244,7 +244,7 @@ func (g *growth) awaitStep(now time.Time, have int, out *plan) {
 func (g *growth) measureStep(now time.Time, present []subflowView, limit int, out *plan) {
 	s := &g.step
 	if g.wants == 0 || len(present) != s.with {
-		// Not comparable. The next step, if there is to be one, begins with a new measurement.
+		// The rates are not comparable. The next step begins with a new measurement.
 		s.begin(stepNone, now)
 		if g.wants != 0 {
 			out.wake(now.Add(measureFor))
@@ -256,11 +256,11 @@ func (g *growth) measureStep(now time.Time, present []subflowView, limit int, ou
 	if !ok || !g.judge(now, rate, slowest(present)) || g.surplus {
 		return
 	}
-	// What was measured of the new ones is the base of the next step, if that was long enough.
+	// This measurement is the base of the next step, if it was long enough.
 	g.tryStep(now, len(present), limit, out)
 }
 
-// judge keeps or takes back the subflows of a step. It returns false while it is not clear which.
+// judge keeps a step or takes it back. It returns false while that is not clear.
 func (g *growth) judge(now time.Time, rate speed, rtt time.Duration) bool {
 	s := &g.step
 	gain, most := rate.over(s.base), float64(s.with)/float64(s.from)
@@ -284,10 +284,10 @@ func (g *growth) judge(now time.Time, rate speed, rtt time.Duration) bool {
 	return true
 }
 
-// shrink lowers the target when there has been no demand for long.
+// shrink lowers the target after a long time without demand.
 func (g *growth) shrink(now time.Time, have, limit int, out *plan) {
 	if now.Sub(g.lastDemand) >= keepFor && g.step.phase != stepOpening {
-		// What has been lost since is replaced when it is wanted again.
+		// The next demand replaces what was lost since.
 		g.target = max(min(g.target, have), 1)
 	}
 	floor := g.floor(limit)
@@ -304,8 +304,7 @@ func (g *growth) shrink(now time.Time, have, limit int, out *plan) {
 	out.wake(now.Add(shrinkEvery))
 }
 
-// floor is how many subflows there are to be without any demand: two where data flows now and then, so that the loss of
-// one is no pause.
+// floor is the number of subflows without demand: two where data flows now and then, so that the loss of one is not a pause.
 func (g *growth) floor(limit int) int {
 	if g.flowing() && limit >= 2 {
 		return 2
@@ -313,7 +312,7 @@ func (g *growth) floor(limit int) int {
 	return 1
 }
 
-// want returns how many subflows there are to be now.
+// want returns how many subflows the connection should have now.
 func (g *growth) want(now time.Time, limit int, out *plan) int {
 	floor := g.floor(limit)
 	if !g.flowing() {
@@ -328,8 +327,7 @@ func (g *growth) want(now time.Time, limit int, out *plan) int {
 	return min(max(g.target, floor), limit)
 }
 
-// excess returns how many subflows are to go at this look: all that a step has added and that is taken back, or one when shrink has
-// lowered the target.
+// excess returns how many subflows must go at this look: all of a step that growth took back, or one if shrink lowered the target.
 func (g *growth) excess(now time.Time, have, want int) int {
 	switch {
 	case g.surplus:
@@ -363,8 +361,7 @@ func (g *growth) speed(start, now time.Time, least time.Duration) (s speed, ok b
 	return speed{up, down}, ok
 }
 
-// over is how much faster s is than before. Of two directions with a transfer, neither counts for more: it is the product of what
-// each has gained.
+// over is how much faster s is than before: the product of the gains of those directions that carry a transfer.
 func (s speed) over(before speed) float64 {
 	gain := 1.0
 	all := before.up + before.down
@@ -376,7 +373,7 @@ func (s speed) over(before speed) float64 {
 	return gain
 }
 
-// rateMeter keeps what it needs to say how fast a counter rose of late.
+// rateMeter measures how fast a counter has risen of late.
 type rateMeter struct {
 	samples []rateSample // the oldest first
 }
@@ -392,7 +389,7 @@ func (m *rateMeter) add(now time.Time, count uint64) {
 		old++
 	}
 	m.samples = slices.Delete(m.samples, 0, old)
-	// The newest one always stands for now; others are kept apart far enough.
+	// The newest sample always stands for now; the others keep their distance.
 	if k := len(m.samples); k >= 2 && now.Sub(m.samples[k-2].at) < lookOften/2 {
 		m.samples[k-1] = rateSample{now, count}
 		return
@@ -400,8 +397,7 @@ func (m *rateMeter) add(now time.Time, count uint64) {
 	m.samples = append(m.samples, rateSample{now, count})
 }
 
-// since returns the rate from start on, but not of more than the last measureWindow. It has none to tell if that is less than
-// least.
+// since returns the rate since start, over the last measureWindow at most. It has none over less than least.
 func (m *rateMeter) since(start, now time.Time, least time.Duration) (perSecond float64, ok bool) {
 	start = later(start, now.Add(-measureWindow))
 	for _, s := range m.samples {

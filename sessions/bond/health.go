@@ -9,46 +9,46 @@ import (
 )
 
 const (
-	substituteAfter = 3 * time.Second  // of stalling: another subflow takes the place
-	dropAfter       = 30 * time.Second // of stalling: the session under it has had its time to resume
-	youngFor        = 10 * time.Second // a subflow that is lost or stalls at this age was no good one
+	substituteAfter = 3 * time.Second  // of stalling: another subflow takes its place
+	dropAfter       = 30 * time.Second // of stalling: its session has had enough time to resume
+	youngFor        = 10 * time.Second // a subflow that is lost or stalls before this age was bad from the start
 
-	// Without a path, the back-off after such subflows, doubled with each in succession.
+	// Backoff after such subflows while there is no path; it doubles with each in succession.
 	flapFirst, flapMost = 200 * time.Millisecond, 2 * time.Second
 
-	rotateTogether = 2 // subflows more than wanted while others are replaced
+	rotateTogether = 2 // extra subflows during a replacement
 )
 
-// health judges the subflows that there are: which carry data, which have stalled, are too old or flap, and which of them will
-// be missed least. After each look:
+// health judges the subflows: which ones carry data, stall, flap or are too old, and which one the connection will miss least. After
+// each look:
 //
-//   - it remembers the subflows of the view and no others;
-//   - each is replaced at an age between nine tenths of maxAge and maxAge;
-//   - a subflow that was told to go is not told again;
-//   - while there is a path, only a subflow that has stalled for dropAfter is dropped;
-//   - of those present one stays, unless the last place is lent;
-//   - flaps hold nothing back for longer than flapMost.
+//   - health remembers the subflows of the view and no others;
+//   - it replaces each at an age from nine tenths of maxAge to maxAge;
+//   - a plan names a subflow once, and no later plan names it again;
+//   - with a path, it drops a subflow only after dropAfter of stalling;
+//   - it keeps at least one of those present, unless the last place is lent;
+//   - the backoff after flaps is at most flapMost.
 type health struct {
 	maxAge time.Duration
 	random func(time.Duration) time.Duration
 
 	fates       map[uint32]*fate // of the subflows in the last view
-	retireBelow uint32           // subflows with smaller numbers are to be replaced
-	flaps       int              // subflows that were no good, in succession
-	flapUntil   time.Time        // back-off after them, while there is no path
+	retireBelow uint32           // replace subflows with smaller numbers
+	flaps       int              // bad subflows in succession
+	flapUntil   time.Time        // end of the backoff after them
 }
 
-// fate is what health remembers of a subflow.
+// fate is what health remembers about a subflow.
 type fate struct {
 	retireAt     time.Time
 	stalledSince time.Time // zero: it is usable
-	upSince      time.Time // of the first look at which it was usable
-	dismissed    bool      // left or dropped by the policy
+	upSince      time.Time // first look that saw it usable
+	dismissed    bool      // a plan has named it
 }
 
 func (f *fate) usable() bool { return f.stalledSince.IsZero() }
 
-// young says that the subflow has not been up for long, and may be no good.
+// young says that the subflow has not been up for long, and may be bad.
 func (f *fate) young(now time.Time) bool {
 	return f.upSince.IsZero() || now.Sub(f.upSince) < youngFor
 }
@@ -56,15 +56,15 @@ func (f *fate) young(now time.Time) bool {
 // census sorts the subflows of a view.
 type census struct {
 	present  []subflowView // carry data, or will again shortly: not leaving, and not stalled for long
-	retiring []subflowView // those of present that are to be replaced
+	retiring []subflowView // part of present: to be replaced
 	stalled  []subflowView // for long
-	total    int           // all that are there, those that leave included
-	staying  int           // those that do not leave, which has no place any more
+	total    int           // all subflows, leaving ones included
+	staying  int           // all but the leaving ones, which no longer hold a place
 }
 
 func (n *census) fresh() int { return len(n.present) - len(n.retiring) }
 
-// observe takes in which subflows there are, and how they do.
+// observe takes in the subflows of a view, and sorts them.
 func (h *health) observe(now time.Time, subflows []subflowView) *census {
 	n := &census{total: len(subflows)}
 	seen := make(map[uint32]bool, len(subflows))
@@ -96,7 +96,7 @@ func (h *health) observe(now time.Time, subflows []subflowView) *census {
 	return n
 }
 
-// meet returns the fate of a subflow, as it is now.
+// meet returns the fate of a subflow, brought up to date.
 func (h *health) meet(now time.Time, s subflowView) *fate {
 	f := h.fates[s.id]
 	if f == nil {
@@ -122,16 +122,16 @@ func (h *health) meet(now time.Time, s subflowView) *fate {
 	return f
 }
 
-// flap takes in that a subflow was lost, or stalled, soon after it came up.
+// flap takes in that a young subflow was lost or has stalled.
 func (h *health) flap(now time.Time) {
 	h.flapUntil = now.Add(jitter(backoff.After(h.flaps, flapFirst, flapMost), h.random))
 	h.flaps++
 }
 
-// forgive forgets the subflows that were no good.
+// forgive forgets the bad subflows.
 func (h *health) forgive() { h.flaps, h.flapUntil = 0, time.Time{} }
 
-// dropStalled gives those up that have been stalled for too long.
+// dropStalled gives up subflows that have stalled for too long.
 func (h *health) dropStalled(now time.Time, n *census, out *plan) {
 	for _, s := range n.stalled {
 		if over := h.fates[s.id].stalledSince.Add(dropAfter); now.Before(over) {
@@ -157,8 +157,8 @@ func (h *health) leave(s subflowView, out *plan) {
 	out.leave = append(out.leave, s.id)
 }
 
-// replace lets those go that are to be replaced and will not be missed, because as many as are wanted are usable without them.
-// noPlace says that nothing but a place for a successor is missing: then the first goes before it, and the others carry on.
+// replace ends retiring subflows as long as want others are usable. noPlace says that a successor lacks nothing but a place: then the
+// first retiring one goes before it, and the others carry on.
 func (h *health) replace(now time.Time, n *census, want int, noPlace bool, out *plan) {
 	usable := 0
 	for _, s := range n.present {
@@ -185,7 +185,7 @@ func (h *health) replace(now time.Time, n *census, want int, noPlace bool, out *
 	}
 }
 
-// dismissWorst lets some go.
+// dismissWorst ends some subflows.
 func (h *health) dismissWorst(n *census, some int, out *plan) {
 	worst := slices.DeleteFunc(slices.Clone(n.present), func(s subflowView) bool { return h.fates[s.id].dismissed })
 	slices.SortFunc(worst, worstFirst)
@@ -194,7 +194,7 @@ func (h *health) dismissWorst(n *census, some int, out *plan) {
 	}
 }
 
-// makeRoom drops a stalled subflow, if there is one.
+// makeRoom drops a subflow, a stalled one first.
 func (h *health) makeRoom(n *census, out *plan) {
 	for _, s := range slices.Concat(n.stalled, n.present) {
 		if !h.fates[s.id].dismissed {
@@ -204,7 +204,7 @@ func (h *health) makeRoom(n *census, out *plan) {
 	}
 }
 
-// worstFirst orders subflows by how little will be missed without them: stalled, much slower, older.
+// worstFirst orders subflows by how little the connection will miss them: stalled, much slower, older.
 func worstFirst(a, b subflowView) int {
 	if a.stalled != b.stalled {
 		if a.stalled {

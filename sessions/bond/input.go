@@ -3,21 +3,21 @@ package bond
 import "time"
 
 const (
-	// ackDelay is how long an ACK may wait for more to acknowledge; ackEvery bytes do not wait. One for less than ackLittle,
-	// which is no bulk, waits for an answer that it can go with.
+	// An ACK waits up to ackDelay for more to acknowledge, unless there are ackEvery bytes. For less than ackLittle, which is no bulk
+	// transfer, it waits up to ackIdle for an answer to go with.
 	ackDelay  = 10 * time.Millisecond
 	ackIdle   = 100 * time.Millisecond
 	ackLittle = 1 << 10
 	ackEvery  = 8 << 10
 
-	// recvSpan is over how long the rate of what comes is measured.
+	// recvSpan is the span over which this end measures what comes.
 	recvSpan = 200 * time.Millisecond
 )
 
 // onFrame takes in a frame that came on a subflow. A *protocolError ends the connection.
 func (m *machine) onFrame(p *path, f *frame, now time.Time) error {
 	if m.err != nil || p.lost {
-		return nil //nolint:nilerr // what comes after the end is nothing
+		return nil //nolint:nilerr // frames after the end do not count
 	}
 	p.heard = now
 	if p.stalled && p.flow.inFlight() == 0 {

@@ -12,24 +12,24 @@ const (
 	// initialLimit is how far the peer may send before the first ACK says more.
 	initialLimit = 64 << 10
 
-	// A write waits when more than this is not on its way yet: what has been written, an interactive write must wait for. It
-	// is what all subflows send in unsentSpan, within the bounds.
+	// A write waits while more than this is not on its way yet, because an interactive write waits behind it. It is as much as all
+	// subflows send in unsentSpan, within the bounds.
 	unsentSpan    = 3 * time.Millisecond
 	leastUnsent   = 8 << 10
-	initialUnsent = 64 << 10 // while that is not measured
+	initialUnsent = 64 << 10 // until that is measured
 	mostUnsent    = 1 << 20
 
-	// windowAcks is on how many subflows the peer is told that it may go on: a message on each of many would be a burden to the
-	// far end, each time, and one alone may be on a subflow that has died without a word.
+	// windowAcks is on how many subflows this end tells the peer that it may go on. A message on each of many subflows would burden
+	// the far end, and a single one may be on a subflow that has died silently.
 	windowAcks = 2
 
 	// leaveWithin is how long the two ends may take to agree that a subflow ends.
 	leaveWithin = 5 * time.Second
 )
 
-// machine is one end of a connection: what it sends, by which subflow, and what it has received. It is pure: it does no I/O,
-// has no clock and is not safe for concurrent use. Its owner calls the methods as things happen, sees then whether there is
-// something to send (pending), to tell the path manager (changed), or to end (err and through), and calls onTimer at deadline.
+// machine is one end of a connection: what it sends, by which subflow, and what it has received. It is pure: it does no I/O, has no
+// clock and is not safe for concurrent use. Its owner calls a method for each event. Then it looks whether there is something to send
+// (pending), to tell the path manager (changed), or to end (err and through). It calls onTimer at deadline.
 //
 // Until it is cut short, after each call:
 //
@@ -57,17 +57,17 @@ type machine struct {
 	limit    uint64    // the first byte that may not be sent yet
 	turns    uint64    // stretches that were scheduled
 	usedAt   time.Time // when the last of them was
-	rescued  []stretch // that were late, and went on another subflow too; those that the peer has are taken out in time
-	rescueAt time.Time // when to see again whether something is late; zero: nothing is that may be
+	rescued  []stretch // late stretches that another subflow carries too
+	rescueAt time.Time // when to look for late stretches again; zero: nothing can be late
 	finished bool      // nothing more will be written
 	finSent  bool
 	finAcked bool
-	again    []repeat // to be sent again, because their subflow is lost or stalled; in order
+	again    []repeat // to send again, because their subflow is lost or stalled; in order
 
 	// Receiving.
 	in         assembly
 	given      uint64 // the limit that the peer was given
-	discarding bool   // nobody reads any more
+	discarding bool   // the reader has gone
 
 	// Demand.
 	full       time.Time     // since when there is more to send than the subflows take; zero: there is not
@@ -82,7 +82,7 @@ type machine struct {
 
 	err error // why the connection was cut short
 
-	// changed says, for the owner to reset, that something happened which the path manager should look at.
+	// changed says that the path manager should look. The owner resets it.
 	changed bool
 }
 
@@ -106,7 +106,7 @@ func (m *machine) join(id uint32, name string, now time.Time) *path {
 	return p
 }
 
-// lose takes a subflow out. What it carried and was not acknowledged is sent again on others.
+// lose takes a subflow out. Other subflows carry again what the peer has not acknowledged of it.
 func (m *machine) lose(p *path, now time.Time) {
 	i := slices.Index(m.paths, p)
 	if i < 0 {
@@ -115,7 +115,7 @@ func (m *machine) lose(p *path, now time.Time) {
 	m.paths = slices.Delete(m.paths, i, i+1)
 	p.lost = true
 	if p.stalled {
-		// What it carried was put there before, or has been sent again already.
+		// stall has put its stretches there, or they were sent again already.
 		for i := range m.again {
 			if m.again[i].from == p {
 				m.again[i].from = nil
@@ -130,7 +130,7 @@ func (m *machine) lose(p *path, now time.Time) {
 	m.changed = true
 }
 
-// repeatAll puts what a subflow carries among what is to be sent again.
+// repeatAll queues all that a subflow carries to be sent again.
 func (m *machine) repeatAll(p, from *path) {
 	for i := range p.flow.flight.Len() {
 		m.again = append(m.again, repeat{p.flow.flight.At(i).stretch, from})
@@ -141,7 +141,7 @@ func (m *machine) repeatAll(p, from *path) {
 	slices.SortStableFunc(m.again, func(a, b repeat) int { return cmp.Compare(a.end(), b.end()) })
 }
 
-// stall notes that nothing comes through a subflow. It goes on with what it carries, and others carry that too.
+// stall notes that nothing comes through a subflow. It keeps what it carries, and others carry that too.
 func (m *machine) stall(p *path, now time.Time) {
 	p.stalled, p.stalledAt = true, now
 	m.repeatAll(p, p)
@@ -259,8 +259,8 @@ func (m *machine) acknowledgeOn(some int) {
 	}
 }
 
-// acknowledgeAll says on every subflow how far this end is. What matters most, that the peer may go on, would else be lost
-// with the one subflow that carried it.
+// acknowledgeAll says on every subflow how far this end is. On one alone, the most important news, that the peer may go on, would be
+// lost with that subflow.
 func (m *machine) acknowledgeAll() {
 	for _, p := range m.paths {
 		p.ackNow = true
@@ -283,7 +283,7 @@ func (m *machine) leave(p *path, now time.Time) {
 
 // --- the end ---
 
-// discard says that nobody reads any more.
+// discard says that the reader has gone.
 func (m *machine) discard() {
 	m.discarding = true
 	m.in.skip()
@@ -297,7 +297,7 @@ func (m *machine) fail(err error) {
 	}
 	m.changed = true
 	if e, ok := errors.AsType[*RefusedError](err); ok && e.Code == RefuseClosed && e.sure && m.finSent && m.in.complete() {
-		// The server ended in good order, so it had all that was written: only its word for that was lost.
+		// The server ended in good order, so it had everything: only its last acknowledgement was lost.
 		m.finAcked, m.acked = true, m.written
 		m.out.advance(m.acked)
 		return
@@ -305,11 +305,11 @@ func (m *machine) fail(err error) {
 	m.err = err
 	last := resetFor(err)
 	for _, p := range m.paths {
-		p.control = append(p.control[:0], last...) // nobody waits for answers any more
+		p.control = append(p.control[:0], last...) // the peer needs no answers any more
 	}
 }
 
-// resetFor is what the peer is told of the error that cut the connection short; nothing if it comes from there.
+// resetFor tells the peer about the error that cut the connection short; nothing if the peer sent it.
 func resetFor(err error) []frame {
 	reset := frame{typ: frameReset, code: ResetAborted}
 	if e, ok := errors.AsType[*ResetError](err); ok {
@@ -327,7 +327,7 @@ func resetFor(err error) []frame {
 // through says that both streams have ended in good order, and that both ends know it.
 func (m *machine) through() bool { return m.finAcked && m.in.complete() }
 
-// told says that nothing is left that the peer should still be told.
+// told says that the peer has everything that this end has to say.
 func (m *machine) told() bool {
 	return !slices.ContainsFunc(m.paths, func(p *path) bool { return !p.stalled && m.pending(p) })
 }

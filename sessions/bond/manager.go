@@ -27,7 +27,7 @@ type manager struct {
 	results  chan result   // of opens
 
 	far     FarEnd // as it was told last
-	first   *first // how it stands with the connection at the far end
+	first   *first // whether the far end has the connection
 	denied  denials
 	next    uint32 // number for the next subflow
 	opens   map[uint32]attempt
@@ -43,21 +43,21 @@ type manager struct {
 	pathless bool     // told the log so
 }
 
-// requests are what callers asked for.
+// requests are what the Conn's methods ask of the manager.
 type requests struct {
 	rotate, probe bool
 	far           *FarEnd // nil: nothing new
 	lend          int
-	back          []bool // whether the place is gone, of each that was lent
+	back          []bool // for each place that comes back: whether the other session keeps it
 }
 
-// attempt is one that is under way to open a subflow.
+// attempt is an attempt to open a subflow that is under way.
 type attempt struct {
 	id     attemptID // 0: the policy has forgotten it
 	cancel context.CancelFunc
 }
 
-// result is how an attempt ended. A subflow that was opened is attached.
+// result is how an attempt ended. A subflow that came up is attached.
 type result struct {
 	id  uint32
 	err error
@@ -69,7 +69,7 @@ func (m *manager) ask(note func(*requests)) {
 	m.mu.Unlock()
 	select {
 	case m.wake <- struct{}{}:
-	default: // it is to look already
+	default: // run will look anyway
 	}
 }
 
@@ -94,13 +94,13 @@ func (m *manager) run() {
 	case <-m.c.Done():
 		return
 	}
-	// The timer has a callback, because one with a channel is run by whoever looks at it once it is due, and when two do so in one
-	// bubble of testing/synctest, the race detector crashes (go.dev/issue/78156).
+	// The timer has a callback and not a channel: when two goroutines of a testing/synctest bubble look at a due channel timer, the race
+	// detector crashes (go.dev/issue/78156).
 	due := make(chan struct{}, 1)
 	timer := time.AfterFunc(0, func() {
 		select {
 		case due <- struct{}{}:
-		default: // a look too many does no harm
+		default: // an extra look does no harm
 		}
 	})
 	defer timer.Stop()
@@ -128,7 +128,7 @@ func (m *manager) run() {
 	}
 }
 
-// serve does what callers asked for.
+// serve handles requests.
 func (m *manager) serve() {
 	m.mu.Lock()
 	asked := m.asked
@@ -149,7 +149,7 @@ func (m *manager) serve() {
 	if asked.probe {
 		m.policy.retry()
 		if !m.c.view().pathless.IsZero() {
-			// What is under way may wait for answers by a network that is gone.
+			// Attempts under way may wait for answers from a network that is gone.
 			for id, a := range m.opens {
 				m.policy.pacing.ended(a.id)
 				m.giveUp(id, a)
@@ -236,7 +236,7 @@ func (m *manager) report(v view) {
 // pathError is the error of a connection that has no path, and will not get one.
 func (m *manager) pathError(now, since time.Time) error {
 	err := m.lastErr
-	if err == nil || !m.policy.pacing.hopeless { // a final answer ended the connection at once, without a wait
+	if err == nil || !m.policy.pacing.hopeless { // unless a final answer ended the connection without a wait
 		err = m.waitedInVain(now, since)
 	}
 	kind, next := fail.KindOf(err), fail.NextOf(err)
@@ -348,7 +348,7 @@ func (m *manager) openStream(ctx context.Context) (net.Conn, error) {
 func (m *manager) finished(r result) bool {
 	a := m.opens[r.id]
 	delete(m.opens, r.id)
-	given := a.id == 0 // up
+	given := a.id == 0 // up, by giveUp
 	if r.err == nil {
 		m.lastErr, m.denied = nil, denials{}
 		m.setTrouble(Trouble{})

@@ -8,56 +8,56 @@ import (
 )
 
 const (
-	maxOpening = 2 // subflows being opened at any time, while there is a path
+	maxOpening = 2 // attempts under way while there is a path
 
-	// Back-off with a path, doubled with every failure in succession.
+	// Backoff with a path; it doubles with every failure in succession.
 	failureFirst, failureMost     = 500 * time.Millisecond, time.Minute
 	throttledFirst, throttledMost = time.Second, 30 * time.Second
 
-	// Without any path an attempt begins at least every attemptEvery, whatever has become of those before it, so that the
-	// connection goes on within that time of the moment it could. The least is for what fails at once; throttled attempts, and
-	// those beside others that hang, keep close to the most. Only refusals, which somebody has to lift, are tried more seldom.
+	// Without a path an attempt begins at least every attemptEvery, whatever became of earlier ones. So the connection goes on within
+	// that time of the moment when it could. Attempts that fail at once follow after attemptFirst; throttled ones, and those beside
+	// others that hang, after about attemptEvery. Only refusals, which a person has to lift, are retried less often.
 	attemptFirst, attemptEvery = 200 * time.Millisecond, 2 * time.Second
 	refusedFirst, refusedMost  = 500 * time.Millisecond, 10 * time.Second
-	// So many attempts are under way at most. The first of them have all the time that an open may take, for networks that are
-	// slow; of the others, the oldest makes room for the next.
+	// Attempts under way without a path. The first patientAttempts have all the time that an open may take, for slow networks; of
+	// the others, the oldest makes room for the next.
 	maxAttempts, patientAttempts = 8, 4
 
-	lentPause = 2 * time.Second // between attempts at a place that was lent and may not be free yet
+	lentPause = 2 * time.Second // between attempts at a lent place that may not be free yet
 )
 
-// Failure is how the opening of a subflow failed, which says when another attempt makes sense.
+// Failure says how an attempt to open a subflow failed, and so when another one makes sense.
 type Failure uint8
 
 // The failures that DialConfig.Judge tells apart.
 const (
 	FailedOther      Failure = iota
-	FailedThrottled          // calls come too fast
+	FailedThrottled          // AWS throttles the calls
 	FailedLimit              // the service starts no more sessions to this far end
-	FailedUnanswered         // the service started a session that nobody answered: beside others that live, the same
-	FailedRefused            // the service refuses, and will until somebody changes that
-	FailedFatal              // a further one cannot succeed, until Rotate or Probe is called
+	FailedUnanswered         // the service started a session that no agent answered: beside live ones, also a limit
+	FailedRefused            // the service refuses, and will until a person changes that
+	FailedFatal              // no attempt can succeed until Rotate or Probe is called
 
 	failedFull // the far end takes no more subflows
 )
 
-// pacing decides when the next subflow is opened, and how many opens are under way. After each look:
+// pacing decides when the next attempt to open a subflow begins, and how many are under way. After each look:
 //
-//   - those being opened are in the order in which they were begun, maxAttempts of them at most, and maxOpening with a path;
-//   - with a path, an open had its tokens, and back-off is never longer than failureMost;
-//   - without, the next attempt begins within attemptEvery, or refusedMost after a refusal;
-//   - nothing is opened where an open cannot succeed.
+//   - attempts are in the order of their beginning: maxAttempts at most, maxOpening with a path;
+//   - with a path, each attempt took a token that was there, and backoff is at most failureMost;
+//   - without a path, the next attempt begins within attemptEvery, or refusedMost after a refusal;
+//   - no attempt begins while hopeless.
 type pacing struct {
 	random func(time.Duration) time.Duration
 
 	latest      attemptID
-	opening     []opening     // those being opened, the oldest first
-	burst, long bucket        // tokens for opens: a few a second, and one a second in the long run
-	notBefore   time.Time     // back-off
-	spaced      time.Duration // from the latest open to the next, without a path
+	opening     []opening     // attempts under way, the oldest first
+	burst, long bucket        // tokens for attempts: three a second, and one a second in the long run
+	notBefore   time.Time     // end of the backoff
+	spaced      time.Duration // from the latest attempt to the next, without a path
 	failures    int           // in succession
 	throttles   int           // in succession
-	hopeless    bool          // a further open cannot succeed
+	hopeless    bool          // no attempt can succeed
 	pathless    bool          // at the last look
 }
 
@@ -68,21 +68,21 @@ type attemptID uint64
 type opening struct {
 	id     attemptID
 	begun  time.Time
-	beside int // the most subflows that there have been since
+	beside int // the most subflows since it began
 }
 
 func newPacing(now time.Time) pacing {
 	return pacing{burst: newBucket(now, 4, 3), long: newBucket(now, maxSubflows, 1)}
 }
 
-// observe takes in which subflows there are.
+// observe takes in how many subflows there are.
 func (p *pacing) observe(n *census) {
 	for i := range p.opening {
 		p.opening[i].beside = max(p.opening[i].beside, n.staying)
 	}
 }
 
-// setPathless takes in whether there is a path. What failed while there was one says nothing of the first attempt without.
+// setPathless takes in whether there is a path. Failures with one say nothing about the first attempt without.
 func (p *pacing) setPathless(pathless bool) {
 	if pathless && !p.pathless {
 		p.failures, p.notBefore = 0, time.Time{}
@@ -90,9 +90,9 @@ func (p *pacing) setPathless(pathless bool) {
 	p.pathless = pathless
 }
 
-// open opens what is missing beside those being opened, while there is a path.
+// open begins attempts for the missing subflows while there is a path. Those under way count.
 func (p *pacing) open(now time.Time, missing int, out *plan) {
-	p.keep(maxOpening, 0, out) // more were begun when there was no path
+	p.keep(maxOpening, 0, out) // there may be more from the time without a path
 	for missing -= len(p.opening); missing > 0 && len(p.opening) < maxOpening; missing-- {
 		if at := p.opensAt(now); now.Before(at) {
 			out.wake(at)
@@ -102,8 +102,8 @@ func (p *pacing) open(now time.Time, missing int, out *plan) {
 	}
 }
 
-// attempt opens one at once when the last path has gone, and then one after the other, whatever becomes of them. It returns
-// whether it opened one now.
+// attempt begins an attempt as soon as the last path has gone, and then one after the other, whatever becomes of them. It returns
+// whether it began one now.
 func (p *pacing) attempt(now, notBefore time.Time, out *plan) bool {
 	at := later(p.notBefore, notBefore)
 	if k := len(p.opening); k > 0 {
@@ -119,7 +119,7 @@ func (p *pacing) attempt(now, notBefore time.Time, out *plan) bool {
 	return true
 }
 
-// keep gives up those being opened beyond some: the oldest, but for the first spared ones.
+// keep gives up all but some attempts: the oldest, except for the first spared ones.
 func (p *pacing) keep(some, spared int, out *plan) {
 	if k := min(len(p.opening)-some, len(p.opening)-spared); k > 0 {
 		for _, o := range p.opening[spared : spared+k] {
@@ -142,14 +142,14 @@ func (p *pacing) takeTokens(now time.Time) {
 	p.long.take(now)
 }
 
-// opensAt returns when the next open may begin, while there is a path.
+// opensAt returns when the next attempt may begin while there is a path.
 func (p *pacing) opensAt(now time.Time) time.Time {
 	return later(p.notBefore, later(p.burst.readyAt(now), p.long.readyAt(now)))
 }
 
 func (p *pacing) mayOpen(now time.Time) bool { return !p.hopeless && !now.Before(p.opensAt(now)) }
 
-// ended forgets one of those being opened, and returns it.
+// ended forgets an attempt and returns it.
 func (p *pacing) ended(id attemptID) (o opening) {
 	if i := slices.IndexFunc(p.opening, func(o opening) bool { return o.id == id }); i >= 0 {
 		o = p.opening[i]
@@ -158,13 +158,13 @@ func (p *pacing) ended(id attemptID) (o opening) {
 	return o
 }
 
-// opened takes in that an open has succeeded.
+// opened takes in that an attempt has succeeded.
 func (p *pacing) opened(id attemptID) {
 	p.ended(id)
 	p.failures, p.throttles, p.notBefore = 0, 0, time.Time{}
 }
 
-// failed takes in that an open has failed. The limits say nothing of when the next may begin, where there is a path.
+// failed takes in that an attempt has failed. With a path, a limit does not delay the next one: places bounds it.
 func (p *pacing) failed(now time.Time, attempt opening, how Failure) {
 	var pause time.Duration
 	switch {
@@ -182,7 +182,7 @@ func (p *pacing) failed(now time.Time, attempt opening, how Failure) {
 		return
 	}
 	if now.Before(p.notBefore) && (how != FailedThrottled || p.throttles > 0) {
-		return // of two at once one counts
+		return // two at once count as one
 	}
 	if how == FailedThrottled {
 		p.throttles++
@@ -213,18 +213,18 @@ func (p *pacing) failedPathless(now, begun time.Time, how Failure) {
 	}
 }
 
-// waitForReturned puts off the next open, at a place that was lent.
+// waitForReturned puts off the next attempt at a lent place.
 func (p *pacing) waitForReturned(now time.Time) {
 	p.notBefore = later(p.notBefore, now.Add(jitter(lentPause, p.random)))
 }
 
-// retry forgets all back-off.
+// retry forgets all backoff.
 func (p *pacing) retry() {
 	p.hopeless, p.pathless = false, false
 	p.failures, p.throttles, p.notBefore = 0, 0, time.Time{}
 }
 
-// jitter spreads a pause, lest all clients of a service that was away come back at once.
+// jitter spreads a pause, so that the clients of a service that was away do not come back all at once.
 func jitter(d time.Duration, random func(time.Duration) time.Duration) time.Duration {
 	return backoff.Between(d/2, d, random)
 }

@@ -22,7 +22,7 @@ type path struct {
 	stalledAt time.Time
 	lost      bool // gone from machine.paths; its goroutines may still hold it
 
-	leaving  bool // nothing new is put on it; LEAVE goes out when what waits has
+	leaving  bool // it gets nothing new; LEAVE follows what waits
 	left     bool // LEAVE is out
 	peerLeft bool
 	leaveBy  time.Time
@@ -51,8 +51,8 @@ type path struct {
 // usable says whether new data may be put on the subflow.
 func (p *path) usable() bool { return !p.stalled && !p.leaving }
 
-// say has the writer send a frame, instead of one of the same type that still waits: while the writer is stuck, a peer may ask
-// for as long as it likes, and is told the latest.
+// say makes the writer send a frame. It replaces a waiting frame of the same type: while the writer is stuck, a peer may ask any
+// number of times, and gets the latest answer.
 func (p *path) say(f frame) {
 	if i := slices.IndexFunc(p.control, func(waits frame) bool { return waits.typ == f.typ }); i >= 0 {
 		p.control[i] = f

@@ -7,38 +7,38 @@ import (
 )
 
 const (
-	fullFor = 10 * time.Minute // after the far end has refused another subflow
+	fullFor = 10 * time.Minute // how long the far end's refusal of another subflow counts
 
-	// The service may start no further session: a container may have so many. The next attempt comes soon, because a place may
-	// just be getting free, and then seldom.
+	// The service bounds a container's sessions. After it has started none, the next attempt comes soon, because a place may just be
+	// getting free. Later ones are rare.
 	limitFirst           = 5 * time.Second
 	limitNext, limitMost = 10 * time.Minute, time.Hour
 
-	lentGrace = 30 * time.Second // after a place that was lent is back: it may not be free yet
+	lentGrace = 30 * time.Second // after a lent place is back: the service may not know yet
 )
 
-// places knows how many subflows there may be. The far end or the service may bound them, and a place may be lent to another
-// session for which there is none. At any time:
+// places knows how many subflows the far end and the service allow. The connection may lend a place to another session that the
+// service has none for. At any time:
 //
 //   - 0 <= limit <= ceiling <= maxSubflows, and limit <= max;
 //   - limit is 0 only while a place is lent;
-//   - nothing is believed for longer than limitMost;
-//   - with a path, subflows and those being opened are never more than ceiling after an open.
+//   - places believes a bound for limitMost at most;
+//   - with a path, an open never brings subflows and attempts beyond ceiling.
 type places struct {
 	max    int
 	random func(time.Duration) time.Duration
 
-	bound      int // the subflows beyond which there is no other; 0: not known
+	bound      int // most subflows; 0: not known
 	boundUntil time.Time
-	limits     int       // sessions that the service did not start, in succession
-	limitAt    int       // the subflows that there were then
-	lent       int       // places that are another session's for now
-	graceUntil time.Time // after they are back
-	returning  bool      // they are back, and nothing is on them yet
+	limits     int       // sessions in succession that the service did not start
+	limitAt    int       // subflows at that time
+	lent       int       // places that other sessions have for now
+	graceUntil time.Time // end of lentGrace
+	returning  bool      // lent places are back and not used yet
 	taken      int       // subflows at the last look
 }
 
-// limit is how many subflows there may be. It is 0 only while the last place is lent.
+// limit is how many subflows the connection may keep. It is 0 only while the last place is lent.
 func (p *places) limit() int {
 	if p.bound > 0 {
 		return max(min(p.max, p.bound)-p.lent, 0)
@@ -46,7 +46,7 @@ func (p *places) limit() int {
 	return p.max
 }
 
-// ceiling is how many subflows there may be at any moment, those that leave and those that replace them included.
+// ceiling is how many subflows may exist at any moment, with leaving ones and their successors.
 func (p *places) ceiling() int {
 	if p.bound > 0 {
 		return max(min(p.bound, maxSubflows)-p.lent, 0)
@@ -54,11 +54,11 @@ func (p *places) ceiling() int {
 	return maxSubflows
 }
 
-// observe takes in which subflows there are.
+// observe takes in how many subflows there are.
 func (p *places) observe(now time.Time, n *census) {
 	p.taken = n.total
 	p.returning = p.returning && len(n.present) == 0 && now.Before(p.graceUntil)
-	if p.limits > 0 && p.lent == 0 && n.staying > p.limitAt { // it was no limit
+	if p.limits > 0 && p.lent == 0 && n.staying > p.limitAt { // so it was not a limit
 		p.limits, p.limitAt, p.bound = 0, 0, 0
 	}
 	if now.After(p.boundUntil) {
@@ -66,22 +66,22 @@ func (p *places) observe(now time.Time, n *census) {
 	}
 }
 
-// full takes in that the far end has taken so many subflows, and takes no more.
+// full takes in that the far end takes no more than taken subflows.
 func (p *places) full(now time.Time, taken int) {
 	p.bound, p.boundUntil = max(taken, 1), now.Add(fullFor)
 }
 
-// met takes in that the service did not start a session beside the taken places.
+// met takes in that the service did not start a session beside taken others.
 func (p *places) met(now time.Time, taken int, pathless bool) {
 	fresh := p.bound == 0
 	p.bound = max(taken, 1)
 	p.limitAt = p.bound
 	if !fresh {
-		return // of two at once one counts
+		return // two at once count as one
 	}
 	pause := limitFirst
 	switch {
-	case pathless: // sessions that are over may count still: this says little
+	case pathless: // the service may still count sessions that are over
 		p.limits = max(p.limits, 1)
 	case p.limits > 0:
 		pause = backoff.After(p.limits-1, limitNext, limitMost)
@@ -100,8 +100,7 @@ func (p *places) known() Limit {
 	return Limit{Subflows: p.limitAt, Retry: p.boundUntil, Lent: p.lent > 0 || p.returning}
 }
 
-// lend gives a place of the container's to another session, which could not be started: the connection has as many as there
-// are now, less one.
+// lend gives one of the container's places to another session that could not start: the connection keeps one subflow less than it has.
 func (p *places) lend(now time.Time) {
 	if p.lent == 0 {
 		p.bound = max(p.taken, 1)
@@ -111,7 +110,7 @@ func (p *places) lend(now time.Time) {
 	p.boundUntil = later(p.boundUntil, now.Add(limitNext))
 }
 
-// giveBack ends a lend, and returns whether all places are back. kept says that this one is not: the other session goes on.
+// giveBack ends a lend and returns whether all places are back. kept says that the other session goes on: its place is lost.
 func (p *places) giveBack(now time.Time, kept bool) (back bool) {
 	p.lent--
 	switch {
@@ -125,5 +124,5 @@ func (p *places) giveBack(now time.Time, kept bool) (back bool) {
 	return false
 }
 
-// justReturned says that a place which was lent has come back so recently that the service may not know of it.
+// justReturned says that a lent place came back so recently that the service may not know.
 func (p *places) justReturned(now time.Time) bool { return now.Before(p.graceUntil) }

@@ -5,22 +5,22 @@ import (
 	"time"
 )
 
-// maxSubflows is the most that a connection may have, those that are just leaving included.
+// maxSubflows bounds a connection's subflows, leaving ones included.
 const maxSubflows = 16
 
-// policy decides how many subflows a client has and which. Each of them costs a StartSession call, which AWS rations and
-// CloudTrail records: so few are opened on suspicion, and those that are there are kept for a while. The policy does no I/O and
-// has no clock: what the path manager sees goes in, what it is to do comes out. One goroutine uses it.
+// policy decides how many subflows a client has and which. Each subflow costs a StartSession call, which AWS rations and CloudTrail
+// records: the policy opens few on suspicion, and keeps open ones for a while. It does no I/O and has no clock: the path manager's
+// view goes in, a plan comes out. One goroutine uses it.
 //
-// Its parts do not know of each other; the policy tells each what it needs of the others. Each states invariants, which its check
-// in the tests asks for after every look.
+// Its parts do not know each other; the policy tells each what it needs of the others. Each states its invariants, which the tests
+// check after every look.
 type policy struct {
 	linger time.Duration
 
-	health health // which subflows carry data, and which are to go
-	growth growth // how many are wanted
-	places places // how many there may be
-	pacing pacing // when the next is opened
+	health health // which subflows carry data, and which must go
+	growth growth // how many the transfer needs
+	places places // how many the far end and the service allow
+	pacing pacing // when the policy opens the next one
 }
 
 func newPolicy(now time.Time, maximum int, maxAge, linger time.Duration) *policy {
@@ -30,26 +30,26 @@ func newPolicy(now time.Time, maximum int, maxAge, linger time.Duration) *policy
 	return p
 }
 
-// setRandom sets the source of random durations: a uniform one of [0, d).
+// setRandom sets the source of uniform random durations from [0, d).
 func (p *policy) setRandom(random func(d time.Duration) time.Duration) {
 	p.health.random, p.places.random, p.pacing.random = random, random, random
 }
 
-// plan is what the path manager is to do.
+// plan tells the path manager what to do.
 type plan struct {
-	open    []attemptID // a subflow by each; it counts as being opened until opened or openFailed is called
-	abandon []attemptID // that are under way; they do not count any more
-	leave   []uint32    // subflows, in good order
-	drop    []uint32    // at once
-	// end says that the connection has no path and will not get one: because linger is over, or no attempt can succeed.
+	open    []attemptID // attempts to begin; each counts until opened or openFailed is called
+	abandon []attemptID // attempts to cancel; they no longer count
+	leave   []uint32    // subflows to end in good order
+	drop    []uint32    // subflows to close at once
+	// end says that the connection has no path and will not get one: linger is over, or no attempt can succeed.
 	end  bool
 	next time.Time // look again at this time; zero: only when something changes
 }
 
-// wake has the path manager look again at this time at the latest.
+// wake makes the path manager look again at this time or earlier.
 func (o *plan) wake(at time.Time) { o.next = earlier(o.next, at) }
 
-// look is called when something changed, and when the last plan said so.
+// look returns what to do now. The path manager calls it after a change, and when the last plan said so.
 func (p *policy) look(now time.Time, v view) plan {
 	var out plan
 	if v.ended {
@@ -83,54 +83,54 @@ func (p *policy) observe(now time.Time, v view) *census {
 	return n
 }
 
-// dismiss lets those go that are not wanted any more: first those whose successors are there, or have no place beside them.
+// dismiss ends subflows that are not needed: first those whose successors are up, or have no place beside them.
 func (p *policy) dismiss(now time.Time, n *census, want int, out *plan) {
 	noPlace := n.total >= p.places.ceiling() && len(p.pacing.opening) == 0 && p.pacing.mayOpen(now)
 	p.health.replace(now, n, want, noPlace, out)
 	if len(n.retiring) > 0 && p.places.lent == 0 {
 		return
 	}
-	// Those beyond the limit are there after one with a substitute has recovered, or because their places are lent.
+	// There may be more than the limit because one with a substitute has recovered, or because a place was lent.
 	staying := len(n.present) - len(out.leave)
 	p.health.dismissWorst(n, max(staying-p.places.limit(), p.growth.excess(now, staying, want)), out)
 }
 
-// open opens what is missing, as fast as is allowed.
+// open opens the missing subflows as fast as pacing allows.
 func (p *policy) open(now time.Time, n *census, want int, pathless bool, out *plan) {
 	p.pacing.setPathless(pathless)
 	if p.pacing.hopeless {
 		return
 	}
 	ceiling := p.places.ceiling()
-	if p.places.lent > 0 { // those being opened hold, or will hold, places that are not ours now
+	if p.places.lent > 0 { // attempts under way need places that are not ours now
 		p.pacing.keep(max(ceiling-n.total, 0), 0, out)
 	}
 	switch {
 	case !pathless:
 		missing := min(want-n.fresh(), want+rotateTogether-len(n.present), ceiling-n.total)
 		p.pacing.open(now, missing, out)
-	case p.places.lent > 0 && ceiling == 0: // the place is back shortly
+	case p.places.lent > 0 && ceiling == 0: // the place comes back soon
 	case p.pacing.attempt(now, p.health.flapUntil, out) && n.total-len(out.drop)+len(p.pacing.opening) > ceiling:
 		p.health.makeRoom(n, out)
 	}
 }
 
-// opened is told that an open has succeeded: the next view has the subflow.
+// opened takes in that an attempt has succeeded: the next view has the subflow.
 func (p *policy) opened(id attemptID) { p.pacing.opened(id) }
 
-// openFailed is told that an open has failed. have is how many subflows there are.
+// openFailed takes in that an attempt has failed beside have subflows.
 func (p *policy) openFailed(now time.Time, id attemptID, how Failure, have int) {
 	attempt := p.pacing.ended(id)
 	if how == FailedUnanswered && p.pacing.pathless {
-		how = FailedOther // nothing says that others are answered
+		how = FailedOther // nothing shows that other sessions are answered
 	}
-	coming := len(p.pacing.opening) // may have been started, and taken, already
+	coming := len(p.pacing.opening) // the service may have started these already
 	switch how {
 	case failedFull:
 		p.places.full(now, have+coming)
 	case FailedLimit, FailedUnanswered:
 		taken := have
-		if how == FailedUnanswered { // no agent came in all the time since it was begun
+		if how == FailedUnanswered { // not even beside the most subflows since it began
 			taken = max(attempt.beside, have)
 		}
 		if p.places.justReturned(now) {
@@ -142,26 +142,26 @@ func (p *policy) openFailed(now time.Time, id attemptID, how Failure, have int) 
 	p.pacing.failed(now, attempt, how)
 }
 
-// backedOff returns until when failures hold opens back.
+// backedOff returns when the backoff after failures ends.
 func (p *policy) backedOff() time.Time { return later(p.pacing.notBefore, p.health.flapUntil) }
 
-// lend gives a place to another session, which could not be started: see places.
+// lend gives a place to another session: see places.
 func (p *policy) lend(now time.Time) { p.places.lend(now) }
 
-// giveBack ends a lend. kept says that the other session goes on, so that the place is gone.
+// giveBack ends a lend. kept says that the other session goes on: the place is lost.
 func (p *policy) giveBack(now time.Time, kept bool) {
 	if p.places.giveBack(now, kept) {
 		p.pacing.notBefore = time.Time{}
 	}
 }
 
-// rotate has all subflows with numbers below this replaced.
+// rotate replaces all subflows with numbers below this one.
 func (p *policy) rotate(below uint32) {
 	p.health.retireBelow = max(p.health.retireBelow, below)
 	p.retry()
 }
 
-// retry forgets all back-off: what failed may succeed now. Without any path the next look opens one at once.
+// retry forgets all backoff: what failed may succeed now. Without a path, the next look opens a subflow at once.
 func (p *policy) retry() {
 	p.pacing.retry()
 	p.health.forgive()

@@ -15,19 +15,18 @@ const (
 	// wantEvery is how often this end looks whether it had more to send than its subflows took, and tells the peer.
 	wantEvery = 100 * time.Millisecond
 
-	// lateMargin is what is allowed beyond two round trips before another subflow is to carry a stretch too.
-	// It is more than a task's processor may be taken away for. maxRescued bounds the stretches on their way so: where everything
-	// is late because the far end is, they would be a burden to it.
+	// A stretch is late after two round trips and lateMargin: then another subflow carries it too. The margin is longer than a throttled
+	// task has to wait for its processor. maxRescued bounds such stretches: where everything is late, they would burden a slow far end.
 	lateMargin = 100 * time.Millisecond
 	maxRescued = 4
 
-	// A subflow that delivers in more than twice the time of another, and muchLater beyond, is left alone, even if that is full.
-	// Each remeasure it gets something, because it may have become better.
+	// A subflow gets nothing while another, even a full one, would deliver in less than half the time and muchLater earlier. Each
+	// remeasure it gets something, because it may have become faster.
 	muchLater = 10 * time.Millisecond
 	remeasure = 5 * time.Second
 
-	// similar is by how much the arrival times of two subflows may differ for them to take turns: the far end of an SSM
-	// session pauses for a millisecond after each message, and the other subflow does meanwhile.
+	// Two subflows whose arrival times differ by less than similar take turns: the SSM agent pauses for a millisecond after each
+	// message, and the other subflow works meanwhile.
 	similar = 2 * time.Millisecond
 )
 
@@ -37,7 +36,7 @@ type repeat struct {
 	from *path // the stalled subflow that still holds it; nil: the subflow is lost
 }
 
-// schedule puts what may be sent on the subflows that will deliver it soonest.
+// schedule puts what this end may send on the subflows that will deliver it soonest.
 func (m *machine) schedule(now time.Time) {
 	if m.err != nil {
 		return
@@ -93,8 +92,8 @@ func (m *machine) scheduleOne(now time.Time) (p *path, more bool) {
 	return p, true
 }
 
-// rescue puts a stretch that is late on its subflow on another too: with nothing new to be sent, that is what the peer waits
-// for. It returns nil if there is none, or none that another subflow would deliver sooner, and notes when to look again.
+// rescue puts a late stretch on another subflow too: without new data to send, the peer waits for it. It returns that subflow, or nil
+// if no stretch is late or none would arrive sooner, and notes when to look again.
 func (m *machine) rescue(now time.Time) *path {
 	m.rescueAt = time.Time{}
 	m.rescued = slices.DeleteFunc(m.rescued, m.has)
@@ -107,7 +106,7 @@ func (m *machine) rescue(now time.Time) *path {
 	}
 	var late *segment
 	for _, p := range m.paths {
-		if p == fast || p.stalled { // all that a stalled one has is sent again anyway
+		if p == fast || p.stalled { // its stretches are sent again anyway
 			continue
 		}
 		s := p.flow.oldest(m.acked)
@@ -133,7 +132,7 @@ func (m *machine) rescue(now time.Time) *path {
 	return fast
 }
 
-// acknowledged returns how many of the first stretches to be sent again the peer has by now.
+// acknowledged returns how many stretches at the beginning of again the peer has by now.
 func (m *machine) acknowledged() int {
 	for i, r := range m.again {
 		if !m.has(r.stretch) {
@@ -160,7 +159,7 @@ func (m *machine) noteSpare(now time.Time) {
 	}
 }
 
-// chunk is how much of the stream to put on a subflow at once: little where the subflow is slow, so that the bytes spread.
+// chunk is how much of the stream to put on a subflow at once: little on a slow one, so that the bytes spread.
 func (m *machine) chunk(p *path, now time.Time) int {
 	n := max(leastChunk, min(maxData, p.flow.allowed(now)/8))
 	if free := p.flow.allowed(now) - p.flow.inFlight() - dataHeader; free < n {
@@ -169,8 +168,8 @@ func (m *machine) chunk(p *path, now time.Time) int {
 	return n
 }
 
-// best returns the subflow that will deliver size bytes soonest; of several alike, the one that has rested longest, or the one
-// that was used last if that was a while ago. Those that are full are left out if room is asked for. It is nil if there is none.
+// best returns the subflow that will deliver size bytes soonest, or nil. Of similar ones it takes the one that has rested longest, or
+// the last one used if that was a while ago. With room it leaves out full subflows.
 func (m *machine) best(size int, now time.Time, room bool) *path {
 	return m.bestOf((*path).usable, size, now, room)
 }
@@ -183,7 +182,7 @@ func (m *machine) bestOf(may func(*path) bool, size int, now time.Time, room boo
 			soonest = min(soonest, p.flow.eta(size))
 		}
 	}
-	// The far end of the one that was used last has rested meanwhile, and what is used is known to work.
+	// After a pause the far end of the last one used has rested too, and that subflow is known to work.
 	takeTurns := now.Sub(m.usedAt) < similar
 	var best *path
 	var bestETA time.Duration
@@ -193,7 +192,7 @@ func (m *machine) bestOf(may func(*path) bool, size int, now time.Time, room boo
 		}
 		eta := p.flow.eta(size)
 		if eta/2 > soonest+muchLater && now.Sub(p.flow.moved) < remeasure {
-			continue // it is sooner to wait until another one has room
+			continue // to wait for room on another one is faster
 		}
 		switch margin := max(similar, bestETA/8); {
 		case best == nil || eta < bestETA-margin,
@@ -214,7 +213,7 @@ func (m *machine) newestPath() *path {
 	return nil
 }
 
-// setFull keeps account of how long the subflows are too few.
+// setFull keeps account of how long the subflows have been full.
 func (m *machine) setFull(full bool, now time.Time) {
 	if !m.full.IsZero() {
 		m.fullFor += now.Sub(m.full)

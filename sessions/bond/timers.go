@@ -6,16 +6,16 @@ import (
 )
 
 const (
-	// pingAfter is the silence after which the peer is asked for a sign of life on a subflow, and pongWithin how long that
-	// may take. A stalled subflow is asked each pingStalled.
+	// After pingAfter of silence on a subflow this end asks the peer for a sign of life, which may take pongWithin. On a stalled subflow
+	// it asks every pingStalled.
 	pingAfter   = 15 * time.Second
 	pongWithin  = 10 * time.Second
 	pingStalled = 3 * time.Second
 
-	// farewell is how long the server waits for a client that is away when nothing but its last acknowledgement is left to
-	// come: the client may have had it all, and gone for good. A client may return, so that it learns what was missing.
+	// farewell is how long the server waits for a client that is away and owes nothing but its last acknowledgement: the client may
+	// have received everything and gone for good.
 	farewell = 2 * time.Minute
-	// storageSpan is how long storage is kept that was not needed.
+	// storageSpan is how long unused storage is kept.
 	storageSpan = 10 * time.Second
 )
 
