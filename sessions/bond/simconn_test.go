@@ -194,6 +194,20 @@ func (c *chaos) disturb() {
 	}
 }
 
+// check checks the invariants of both machines.
+func (c *chaos) check() {
+	for _, end := range []*Conn{c.client, c.server} {
+		end.mu.Lock()
+		if end.m.err == nil {
+			end.m.check()
+			for _, p := range end.m.paths {
+				p.flow.check()
+			}
+		}
+		end.mu.Unlock()
+	}
+}
+
 // send writes all of b in pieces and ends the stream; receive reads the other's and compares.
 func send(c *Conn, b []byte, seed uint64) error {
 	rng := rand.New(rand.NewPCG(seed, 0x5e))
@@ -239,6 +253,7 @@ func (c *chaos) run(seed uint64) error {
 			left--
 		case <-after(time.Duration(c.rng.Int64N(int64(calm)))):
 			c.disturb()
+			c.check()
 		}
 		if problems != nil {
 			return problems
