@@ -84,7 +84,7 @@ type Access struct {
 // New loads the AWS configuration and returns an Access. It fails where region or credentials are missing; apart from what
 // the credentials need it makes no calls.
 func New(ctx context.Context, s Settings, o Options) (*Access, error) {
-	cfg, err := awssdk.Load(ctx, awssdk.Source{Profile: s.Profile, Region: s.Region, Env: o.Env, MFA: o.MFA, CallTimeout: s.AWSTimeout})
+	cfg, err := awssdk.Load(ctx, awssdk.Source{Profile: s.AWS.Profile, Region: s.AWS.Region, Env: o.Env, MFA: o.MFA, CallTimeout: s.AWS.Timeout})
 	if err != nil {
 		return nil, err
 	}
@@ -133,14 +133,14 @@ func New(ctx context.Context, s Settings, o Options) (*Access, error) {
 		instanceConnect: ec2instanceconnect.NewFromConfig(cfg),
 		whoami:          once(func(ctx context.Context) (bastions.Owner, error) { return bastions.WhoAmI(ctx, stsClient) }),
 	}
-	if s.SessionDocument != documentAuto {
-		a.documents.forced = s.SessionDocument
+	if s.Link.SessionDocument != documentAuto {
+		a.documents.forced = s.Link.SessionDocument
 	}
-	if dir, err := dirs.Runtime(s.RuntimeDir); err == nil {
+	if dir, err := dirs.Runtime(s.Local.RuntimeDir); err == nil {
 		a.documents.dir = dir
 	}
-	if s.RememberHostKeys {
-		dir, err := dirs.Runtime(s.RuntimeDir)
+	if s.Local.RememberHostKeys {
+		dir, err := dirs.Runtime(s.Local.RuntimeDir)
 		if err == nil {
 			a.hostKeys = &hostKeys{dir: dir}
 		} else {
@@ -193,16 +193,16 @@ func (a *Access) spec(ctx context.Context) (bastions.Spec, error) {
 	cpu, memory := s.TaskFargate()
 	return bastions.Spec{
 		Size:    fargate.Size{CPU: cpu, Memory: memory},
-		Cluster: s.Cluster, TaskDefinition: s.TaskDefinition, Container: s.Container,
-		Subnets: s.Subnets, SubnetTags: s.SubnetTags,
-		SecurityGroups: s.SecurityGroups, SecurityGroupTags: s.SecurityGroupTags,
-		AssignPublicIP: s.AssignPublicIP, Tags: s.Tags, Owner: owner, StartTimeout: s.StartTimeout,
+		Cluster: s.Bastion.Cluster, TaskDefinition: s.Bastion.TaskDefinition, Container: s.Bastion.Container,
+		Subnets: s.Bastion.Subnets, SubnetTags: s.Bastion.SubnetTags,
+		SecurityGroups: s.Bastion.SecurityGroups, SecurityGroupTags: s.Bastion.SecurityGroupTags,
+		AssignPublicIP: s.Bastion.AssignPublicIP, Tags: s.Bastion.Tags, Owner: owner, StartTimeout: s.Bastion.StartTimeout,
 	}, nil
 }
 
 // needsTask refuses a command about tasks where the settings name a plain OpenSSH server.
 func (a *Access) needsTask(op string) error {
-	if a.settings.Target == "" {
+	if a.settings.SSHD.Target == "" {
 		return nil
 	}
 	return fail.New(fail.Usage, op, errors.New("the setting target names a server that is not started or stopped by bastion"),
@@ -295,11 +295,11 @@ func (a *Access) Status(ctx context.Context) (report.Status, error) {
 		return report.Status{}, err
 	}
 	st := report.Status{Owner: owner.ARN, Region: a.region, Bastions: []report.Bastion{}}
-	if a.settings.Target != "" {
-		st.Target = a.settings.Target
+	if a.settings.SSHD.Target != "" {
+		st.Target = a.settings.SSHD.Target
 		return st, nil
 	}
-	st.Cluster = a.settings.Cluster
+	st.Cluster = a.settings.Bastion.Cluster
 	spec, err := a.spec(ctx)
 	if err != nil {
 		return st, err

@@ -175,9 +175,9 @@ func (x *admission) session(ctx context.Context, key ssh.PublicKey, ports keys.P
 // because its own life ends. Failures are tried again as long as the grant lasts: the user may have to sign in to AWS again.
 func (x *admission) keepGranted(ended <-chan struct{}, renew func() (*push, error)) {
 	a := x.access
-	lifetime := a.settings.GrantLifetime
+	lifetime := a.settings.Grant.Lifetime
 	// A grant that is renewed early outlasts a machine that sleeps when it should be, and AWS when it cannot be asked.
-	margin := max(lifetime/4, min(a.settings.Linger, lifetime/2))
+	margin := max(lifetime/4, min(a.settings.Link.Linger, lifetime/2))
 	ctx, cancel := context.WithCancel(a.ctx)
 	defer cancel()
 	var watcher sync.WaitGroup

@@ -5,6 +5,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/bastion-ssm/bastion/internal/config"
 )
 
 func TestKeepGranted(t *testing.T) {
@@ -37,7 +39,7 @@ func TestKeepGranted(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				a := testAccess(t, Settings{GrantLifetime: lifetime})
+				a := testAccess(t, Settings{Grant: config.Grant{Lifetime: lifetime}})
 				began := time.Now()
 				x := &admission{access: a, push: answered(began.Add(lifetime), nil)}
 				ended := make(chan struct{})
@@ -70,7 +72,7 @@ func TestKeepGranted(t *testing.T) {
 // A grant that is never renewed again ends the renewing with it.
 func TestKeepGrantedGivesUp(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := testAccess(t, Settings{GrantLifetime: time.Hour})
+		a := testAccess(t, Settings{Grant: config.Grant{Lifetime: time.Hour}})
 		began := time.Now()
 		x := &admission{access: a, push: answered(began.Add(time.Hour), nil)}
 		x.keepGranted(nil, func() (*push, error) { return nil, errors.New("signed out") })

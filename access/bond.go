@@ -206,8 +206,8 @@ func (x *admission) bond(ctx context.Context, port int, patient bool) (endingCon
 	}
 	opener := &opener{admission: x, port: port, patient: patient}
 	conn, err := bond.Dial(ctx, bond.DialConfig{
-		Config: bond.Config{Linger: a.settings.Linger, Logger: a.log},
-		Open:   opener.open, Max: a.settings.Sessions, MaxAge: a.settings.SessionMaxAge,
+		Config: bond.Config{Linger: a.settings.Link.Linger, Logger: a.log},
+		Open:   opener.open, Max: a.settings.Link.Sessions, MaxAge: a.settings.Link.SessionMaxAge,
 		Judge: judge,
 	})
 	if err != nil {
@@ -302,7 +302,7 @@ func (a *Access) tend(conn bonded) {
 		st := conn.Stats()
 		a.bonds.measure(conn, st, time.Now())
 		c := withoutPath(st)
-		told := report.Path{Lost: c.Waiting, Since: c.Since, Linger: a.settings.Linger, Retry: c.Retry}
+		told := report.Path{Lost: c.Waiting, Since: c.Since, Linger: a.settings.Link.Linger, Retry: c.Retry}
 		if c.Err != nil {
 			told.Reason, told.Next = c.Err.Error(), fail.NextOf(c.Err)
 		}
@@ -316,7 +316,7 @@ func (a *Access) tend(conn bonded) {
 			a.path(told)
 		case !c.Waiting && !lost.IsZero():
 			a.log.Info("a path to the bastion again", "after", time.Since(lost))
-			a.path(report.Path{Since: lost, Linger: a.settings.Linger})
+			a.path(report.Path{Since: lost, Linger: a.settings.Link.Linger})
 			lost, why = time.Time{}, ""
 		}
 	}

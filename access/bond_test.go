@@ -19,6 +19,7 @@ import (
 	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/aws/smithy-go"
 
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/sessions"
@@ -91,7 +92,7 @@ func (f *fakeBond) trouble(err error) {
 
 func TestTendTellsOfPaths(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := testAccess(t, Settings{Linger: 30 * time.Minute})
+		a := testAccess(t, Settings{Link: config.Link{Linger: 30 * time.Minute}})
 		var told []report.Path
 		a.options.Path = func(p report.Path) { told = append(told, p) }
 		b := &fakeBond{done: make(chan struct{})}
@@ -123,7 +124,7 @@ func TestTendTellsOfPaths(t *testing.T) {
 // Why there is no path is told when it becomes known and when it changes, not with each attempt, and not too often.
 func TestTendTellsWhy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := testAccess(t, Settings{Linger: 30 * time.Minute})
+		a := testAccess(t, Settings{Link: config.Link{Linger: 30 * time.Minute}})
 		var log strings.Builder
 		a.log = slog.New(slog.NewTextHandler(&log, nil))
 		var told []string

@@ -84,7 +84,7 @@ func TestTokenByTheClockOfAWS(t *testing.T) {
 
 // The bastion compares a grant's end with its clock, and this machine plans the renewal by its own.
 func TestGrantByTheClockOfAWS(t *testing.T) {
-	a := testAccess(t, Settings{GrantLifetime: time.Hour})
+	a := testAccess(t, Settings{Grant: config.Grant{Lifetime: time.Hour}})
 	for _, skew := range []time.Duration{0, 30 * time.Minute, -90 * time.Minute} {
 		a.clock.Learn(skew)
 		want := max(time.Hour+skew, time.Second)

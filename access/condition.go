@@ -90,7 +90,7 @@ func (a *Access) awaitPath(ctx context.Context, conn bonded) (again bool, err er
 	began := time.Now()
 	conn.Probe()
 	a.progress("waiting for a path to the bastion")
-	limit := time.NewTimer(a.settings.ConnectTimeout)
+	limit := time.NewTimer(a.settings.Link.ConnectTimeout)
 	defer limit.Stop()
 	tick := time.NewTicker(pathPoll)
 	defer tick.Stop()

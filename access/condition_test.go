@@ -11,13 +11,14 @@ import (
 
 	"github.com/aws/smithy-go"
 
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 // Whoever waits for a path of a bond that has ended gives the link time to notice, in place of asking again at once and without end.
 func TestAwaitPathOfEndedBond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		a := testAccess(t, Settings{ConnectTimeout: 30 * time.Second})
+		a := testAccess(t, Settings{Link: config.Link{ConnectTimeout: 30 * time.Second}})
 		b := &fakeBond{done: make(chan struct{})}
 		b.pathless(time.Now())
 		close(b.done)
@@ -60,7 +61,7 @@ func TestAwaitPath(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
-				a := testAccess(t, Settings{ConnectTimeout: 30 * time.Second})
+				a := testAccess(t, Settings{Link: config.Link{ConnectTimeout: 30 * time.Second}})
 				b := &fakeBond{done: make(chan struct{})}
 				b.pathless(time.Now())
 				if tt.stale {

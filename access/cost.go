@@ -14,7 +14,7 @@ func sizeOf(b bastions.Bastion) report.Size {
 
 // price estimates what b costs.
 func price(s *report.Size, b bastions.Bastion, settings Settings) {
-	price := fargate.Price{VCPUHour: settings.PriceVCPUHour, GBHour: settings.PriceGBHour}
+	price := fargate.Price{VCPUHour: settings.Local.PriceVCPUHour, GBHour: settings.Local.PriceGBHour}
 	if c, known := b.Cost(price, time.Now()); known {
 		s.Cost = &c
 	}

@@ -67,7 +67,7 @@ func (a *Access) documentPlace(target string) string {
 		}
 	}
 	// The account is known where the bastion was found by its owner.
-	return strings.Join([]string{a.Account(), a.settings.Profile, a.region, cluster}, "\n")
+	return strings.Join([]string{a.Account(), a.settings.AWS.Profile, a.region, cluster}, "\n")
 }
 
 // order returns the documents to try. One is known to work, or has to; of two the second is tried where the first fails.

@@ -15,6 +15,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/smithy-go"
 
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/sessions/bond"
@@ -71,7 +72,7 @@ func TestDocumentsRemember(t *testing.T) {
 }
 
 func TestDocumentPlace(t *testing.T) {
-	a := testAccess(t, Settings{Profile: "dev"})
+	a := testAccess(t, Settings{AWS: config.AWS{Profile: "dev"}})
 	a.region = "eu-west-1"
 	a.account.Store("111122223333")
 	for target, want := range map[string]string{
@@ -161,7 +162,7 @@ func TestSecondDocument(t *testing.T) {
 					answers: map[string]error{sessions.DocumentSSH: tt.ssh, sessions.DocumentPort: notConnected},
 					began:   time.Now(), calls: make(map[string][]time.Duration),
 				}
-				a := testAccess(t, Settings{ConnectTimeout: 2 * documentDoubt})
+				a := testAccess(t, Settings{Link: config.Link{ConnectTimeout: 2 * documentDoubt}})
 				a.documents.forced = tt.forced
 				a.sessions = sessions.New(sessions.Config{SSM: api})
 				_, err := a.openPort(t.Context(), sessions.Port{Target: "ecs:tools_1_1-1", Port: 2222}, &patience{})
@@ -191,7 +192,7 @@ func TestSilenceAtTheLimit(t *testing.T) {
 					answers: map[string]error{sessions.DocumentSSH: silence, sessions.DocumentPort: silence},
 					calls:   make(map[string][]time.Duration),
 				}
-				a := testAccess(t, Settings{ConnectTimeout: 5 * time.Second})
+				a := testAccess(t, Settings{Link: config.Link{ConnectTimeout: 5 * time.Second}})
 				a.sessions = sessions.New(sessions.Config{SSM: api})
 				for range links {
 					a.bonds.add(&fakeBond{stats: bond.Stats{Subflows: make([]bond.SubflowStats, 2)}}, "", target)

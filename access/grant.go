@@ -78,7 +78,7 @@ func (p *push) notAfter() time.Time {
 // grantLifetime is how far the end of a grant is from now by this machine's clock, so that it is grant_lifetime by the bastion's.
 func (a *Access) grantLifetime() time.Duration {
 	skew, _ := a.clock.Skew()
-	return max(a.settings.GrantLifetime+skew, time.Second)
+	return max(a.settings.Grant.Lifetime+skew, time.Second)
 }
 
 // grant begins to hand a new grant for the key over, with a secret if it is for the first contact. The push belongs to the
@@ -123,8 +123,8 @@ func (a *Access) pushGrant(
 	ctx context.Context, spec bastions.Spec, b bastions.Bastion, id string, words []string, p *push,
 ) error {
 	op := "hand a key to " + describe(&b)
-	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.StartTimeout, fail.New(fail.Timeout, op,
-		fmt.Errorf("no answer within %s", a.settings.StartTimeout), "allow more time with --start-timeout, or start another: bastion down"))
+	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.Bastion.StartTimeout, fail.New(fail.Timeout, op,
+		fmt.Errorf("no answer within %s", a.settings.Bastion.StartTimeout), "allow more time with --start-timeout, or start another: bastion down"))
 	defer cancel()
 	started := sync.OnceFunc(func() { close(p.started) })
 	wait := patience{stands: func(ctx context.Context) error { return a.checkGone(ctx, spec, b) }}
@@ -230,7 +230,7 @@ func (a *Access) neverConnected(ctx context.Context, op string, spec bastions.Sp
 	// The cause is looked for although the time is over.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
 	defer cancel()
-	text := fmt.Sprintf("its exec agent has not connected within %s", a.settings.StartTimeout)
+	text := fmt.Sprintf("its exec agent has not connected within %s", a.settings.Bastion.StartTimeout)
 	next := "start another bastion: bastion down, then bastion up"
 	if findings := a.manager.Diagnose(ctx, spec, b); len(findings) > 0 {
 		text += ". Probable reason: " + findings[0].Problem
@@ -276,14 +276,14 @@ func (a *Access) runGrant(
 	opening, given := cancelledBy(ctx, again)
 	stream, err := a.sessions.Exec(opening, sessions.Exec{
 		Cluster: b.Cluster, Task: b.TaskARN, Container: b.Container, Target: b.Target(),
-		Command: a.settings.GrantCommand + " " + word, Started: started,
+		Command: a.settings.Grant.Command + " " + word, Started: started,
 	})
 	if given() && err != nil && ctx.Err() == nil {
 		return r, nil, errAgain
 	}
 	var closed *sessions.ClosedError
 	if errors.As(err, &closed) && !errors.Is(err, sessions.ErrDataKey) { // the command could not be started
-		return r, nil, noAnswer(op, a.settings.GrantCommand, nil, closed)
+		return r, nil, noAnswer(op, a.settings.Grant.Command, nil, closed)
 	}
 	if err != nil {
 		return r, nil, relabel(op, err)
@@ -338,7 +338,7 @@ func (a *Access) readGrantReply(ctx context.Context, op string, stream *sessions
 		case ctx.Err() != nil:
 			return reply, context.Cause(ctx)
 		case err != nil:
-			return reply, noAnswer(op, a.settings.GrantCommand, out, err)
+			return reply, noAnswer(op, a.settings.Grant.Command, out, err)
 		case len(out) > maxExecOutput:
 			return reply, fail.New(fail.Start, op, errors.New("the grant command prints too much"), "check the setting grant_command")
 		}

@@ -55,7 +55,7 @@ func (a *Access) pushKey(ctx context.Context, id, user string) (ssh.Signer, erro
 		return nil, fail.New(fail.Other, op, err, "")
 	}
 	a.progress("sending a key to " + id)
-	ctx, cancel := context.WithTimeout(ctx, a.settings.ConnectTimeout)
+	ctx, cancel := context.WithTimeout(ctx, a.settings.Link.ConnectTimeout)
 	defer cancel()
 	_, err = a.instanceConnect.SendSSHPublicKey(ctx, &ec2instanceconnect.SendSSHPublicKeyInput{
 		InstanceId: aws.String(id), InstanceOSUser: aws.String(user), SSHPublicKey: aws.String(pair.AuthorizedKey()),

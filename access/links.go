@@ -105,7 +105,7 @@ func (a *Access) process() report.Process {
 func (a *Access) Links() []report.Link { return a.process().Links }
 
 func (a *Access) serveLinks() error {
-	dir, err := dirs.Runtime(a.settings.RuntimeDir)
+	dir, err := dirs.Runtime(a.settings.Local.RuntimeDir)
 	if err != nil {
 		return err
 	}
@@ -136,7 +136,7 @@ func (a *Access) serveLinks() error {
 // without doing so.
 func Processes(ctx context.Context, s Settings) ([]report.Process, error) {
 	out := []report.Process{}
-	dir, err := dirs.Runtime(s.RuntimeDir)
+	dir, err := dirs.Runtime(s.Local.RuntimeDir)
 	if err != nil {
 		return out, err
 	}

@@ -17,6 +17,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/private"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/sessions/bond"
@@ -48,7 +49,7 @@ func TestLiveBond(t *testing.T) {
 
 func TestProcesses(t *testing.T) {
 	dir := shortDir(t)
-	s := Settings{RuntimeDir: dir}
+	s := Settings{Local: config.Local{RuntimeDir: dir}}
 	if got, err := Processes(t.Context(), s); err != nil || len(got) != 0 {
 		t.Errorf("without any: %v, %v", got, err)
 	}

@@ -26,8 +26,8 @@ func (a *Access) Pool(permit []string, report func(tunnel.State)) (*Pool, error)
 		return nil, err
 	}
 	most := 1
-	if a.settings.Target != "" {
-		most = a.settings.Sessions
+	if a.settings.SSHD.Target != "" {
+		most = a.settings.Link.Sessions
 	}
 	answers := new(awssdk.LastFailure)
 	l := &Pool{access: a, answers: answers, Pool: tunnel.NewPool(tunnel.PoolConfig{
@@ -44,23 +44,23 @@ const leastDialTimeout = 30 * time.Second
 // newLink makes one SSH connection of a Link. answers gets what AWS answers while it connects.
 func (a *Access) newLink(c connector, answers *awssdk.LastFailure, report func(tunnel.State)) *tunnel.Link {
 	s := a.settings
-	g := &giveUp{connector: c, answers: answers, after: s.ReconnectTimeout}
+	g := &giveUp{connector: c, answers: answers, after: s.Link.ReconnectTimeout}
 	l := tunnel.NewLink(g, tunnel.LinkConfig{
 		Logger:         a.log,
-		Keepalive:      tunnel.Keepalive{Interval: s.Keepalive},
-		ConnectTimeout: s.ConnectTimeout,
-		BackoffMin:     s.ReconnectMin,
-		BackoffMax:     s.ReconnectMax,
-		HoldMax:        orNone(s.HoldMax),
-		HoldTimeout:    s.HoldTimeout,
-		DialTimeout:    max(leastDialTimeout, s.HoldTimeout), // a bond without a path holds dials too
+		Keepalive:      tunnel.Keepalive{Interval: s.Link.Keepalive},
+		ConnectTimeout: s.Link.ConnectTimeout,
+		BackoffMin:     s.Link.ReconnectMin,
+		BackoffMax:     s.Link.ReconnectMax,
+		HoldMax:        orNone(s.Link.HoldMax),
+		HoldTimeout:    s.Link.HoldTimeout,
+		DialTimeout:    max(leastDialTimeout, s.Link.HoldTimeout), // a bond without a path holds dials too
 		OnState: func(st tunnel.State) {
 			g.onState(st)
 			c.onState(st)
 			report(st)
 		},
 	})
-	if s.Target == "" {
+	if s.SSHD.Target == "" {
 		a.tasks.Go(func() { a.watchHealth(l) })
 	}
 	return l
@@ -83,7 +83,7 @@ type connector interface {
 }
 
 func (a *Access) connector(permit []string) (connector, error) {
-	if a.settings.Target != "" {
+	if a.settings.SSHD.Target != "" {
 		return newServerConnector(a)
 	}
 	return &taskConnector{access: a, permit: permit}, nil
@@ -215,7 +215,7 @@ func (l *Pool) live() []report.Link {
 			addBond(&out, conn.Stats(), l.access.bonds.rates(conn))
 			out.Document, out.DocumentReason = l.access.documentInUse(l.access.bonds.target(conn))
 			out.Far = l.access.bonds.far(conn)
-			out.MaxAge = l.access.settings.SessionMaxAge.Seconds()
+			out.MaxAge = l.access.settings.Link.SessionMaxAge.Seconds()
 		case *sessions.Stream:
 			addSingle(&out, conn)
 			out.Document, out.DocumentReason = l.access.documentInUse(conn.Target())

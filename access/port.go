@@ -87,8 +87,8 @@ const firstOpenTimeout = 8 * time.Second
 // just started takes seconds to connect to SSM. Without it there is one attempt.
 func (a *Access) openPort(ctx context.Context, p sessions.Port, wait *patience) (*sessions.Stream, error) {
 	op := "open a session to " + p.Target
-	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.ConnectTimeout, fail.New(fail.Timeout, op,
-		fmt.Errorf("no connection within %s", a.settings.ConnectTimeout), "try again, or allow more time with --connect-timeout"))
+	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.Link.ConnectTimeout, fail.New(fail.Timeout, op,
+		fmt.Errorf("no connection within %s", a.settings.Link.ConnectTimeout), "try again, or allow more time with --connect-timeout"))
 	defer cancel()
 	p.Reason = "bastion"
 	if wait != nil {

@@ -31,7 +31,7 @@ type serverConnector struct {
 
 func newServerConnector(a *Access) (*serverConnector, error) {
 	s := a.settings
-	check, pinned, err := pinnedServer(s.SSHHostKey, s.Target, s.SSHPort)
+	check, pinned, err := pinnedServer(s.SSHD.HostKey, s.SSHD.Target, s.SSHD.Port)
 	if err != nil {
 		return nil, err
 	}
@@ -51,17 +51,17 @@ func (c *serverConnector) Connect(ctx context.Context) (*tunnel.Transport, error
 
 func (c *serverConnector) open(ctx context.Context) (*opened, error) {
 	s := c.access.settings
-	signers, err := identity(ctx, s.SSHIdentity, c.access.options.Env)
+	signers, err := identity(ctx, s.SSHD.Identity, c.access.options.Env)
 	if err != nil {
 		return nil, err
 	}
-	c.access.progress("opening a session to " + s.Target)
-	stream, err := c.access.openPort(ctx, sessions.Port{Target: s.Target, Port: s.SSHPort, ServerFirst: true}, new(patience))
+	c.access.progress("opening a session to " + s.SSHD.Target)
+	stream, err := c.access.openPort(ctx, sessions.Port{Target: s.SSHD.Target, Port: s.SSHD.Port, ServerFirst: true}, new(patience))
 	if err != nil {
 		return nil, err
 	}
 	return &opened{
-		conn: stream, describe: s.Target, user: s.SSHUser, signers: signers, check: c.check, algos: algorithms(c.keys),
+		conn: stream, describe: s.SSHD.Target, user: s.SSHD.User, signers: signers, check: c.check, algos: algorithms(c.keys),
 		hostKeys: c.keys,
 	}, nil
 }

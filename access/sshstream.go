@@ -36,7 +36,7 @@ func (a *Access) OpenSSH(ctx context.Context, permit []string) (*SSHStream, erro
 		return nil, err
 	}
 	s := &SSHStream{
-		Conn: o.conn, HostKeys: o.hostKeys, access: a, opened: o, own: a.settings.Target != "", began: time.Now(),
+		Conn: o.conn, HostKeys: o.hostKeys, access: a, opened: o, own: a.settings.SSHD.Target != "", began: time.Now(),
 	}
 	s.hide = a.addLink(s)
 	return s, nil
@@ -82,7 +82,7 @@ func (s *SSHStream) live() []report.Link {
 		out.Sent, out.Received = st.Sent, st.Received
 		addBond(&out, st, s.access.bonds.rates(conn))
 		out.Document, out.DocumentReason = s.access.documentInUse(s.access.bonds.target(conn))
-		out.MaxAge = s.access.settings.SessionMaxAge.Seconds()
+		out.MaxAge = s.access.settings.Link.SessionMaxAge.Seconds()
 	case *sessions.Stream:
 		st := conn.Stats()
 		out.Sent, out.Received = st.Sent, st.Received

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"maps"
+	"net/netip"
 	"os"
 	"slices"
 	"sync"
@@ -29,8 +30,8 @@ type Config struct {
 	Stay     bool          // do not end by itself: a service manager would start it again
 	Logger   *slog.Logger  // nil: no log
 
-	MetricsListen string // loopback address of the metrics besides the socket; may be empty
-	MetricsToken  string // file with the token that they take there
+	MetricsListen netip.AddrPort // loopback address of the metrics besides the socket; the zero value: none
+	MetricsToken  string         // file with the token that they take there
 
 	Ready func() // is called once the socket is served; nil: nobody waits
 

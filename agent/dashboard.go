@@ -80,14 +80,14 @@ func (p *page) close() {
 
 // serveMetrics serves the metrics on a loopback address until the function that it returns is called.
 func (a *Agent) serveMetrics(ctx context.Context) (stop func(), err error) {
-	if a.cfg.MetricsListen == "" {
+	if !a.cfg.MetricsListen.IsValid() {
 		return func() {}, nil
 	}
 	token, err := metrics.ReadToken(a.cfg.MetricsToken)
 	if err != nil {
 		return nil, err
 	}
-	ln, err := dashboard.Listen(ctx, a.cfg.MetricsListen)
+	ln, err := dashboard.Listen(ctx, a.cfg.MetricsListen.String())
 	if err != nil {
 		return nil, fail.New(fail.KindOf(err), "serve the metrics", err, "set another metrics_listen")
 	}

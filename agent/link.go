@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"strings"
 	"sync"
 	"time"
 
@@ -105,22 +104,6 @@ type resolution struct {
 	at       time.Time
 }
 
-// matters reports whether a setting makes a difference to a link.
-func matters(key string) bool {
-	setting := config.Lookup(key)
-	switch {
-	case setting == nil, strings.HasPrefix(key, "price_"):
-		return false
-	case key == "allow_remote", key == "hosts", key == "tls_ca", key == "redis_cluster": // of each forward
-		return false
-	}
-	switch setting.Group {
-	case config.GroupAWS, config.GroupBastion, config.GroupGrant, config.GroupLink, config.GroupSSHD:
-		return true
-	}
-	return false
-}
-
 // linkFor returns the link for a scope, which it makes if there is none. w, which may be nil, is told what becomes of it until the
 // request has ended, when release must be called.
 func (a *Agent) linkFor(ctx context.Context, scope api.Scope, w *watcher) (l *link, release func(), err error) {
@@ -142,7 +125,7 @@ func (a *Agent) linkFor(ctx context.Context, scope api.Scope, w *watcher) (l *li
 		a.mu.Unlock()
 		if l == nil {
 			l = &link{
-				agent: a, id: key, settings: settings, permit: settings.Permit, scope: scope, owner: owner, env: env, used: time.Now(),
+				agent: a, id: key, settings: settings, permit: settings.Grant.Permit, scope: scope, owner: owner, env: env, used: time.Now(),
 				watchers: make(map[*watcher]struct{}), resolved: make(map[string]resolution),
 			}
 			if l.access, err = a.access(ctx, settings, access.Options{
@@ -206,8 +189,8 @@ func (a *Agent) add(l *link) (*link, error) {
 // linkKey is the id of the link for settings, variables and the owner of the credentials among these.
 func linkKey(s config.Settings, env map[string]string, owner string) string {
 	matter := s.Texts()
-	maps.DeleteFunc(matter, func(key, _ string) bool { return !matters(key) })
-	if s.Target == "" { // a bastion task takes no key of the user's
+	maps.DeleteFunc(matter, func(key, _ string) bool { return config.Lookup(key).Use != config.ForLink })
+	if s.SSHD.Target == "" { // a bastion task takes no key of the user's
 		env = maps.Clone(env)
 		delete(env, "SSH_AUTH_SOCK")
 	}
@@ -235,7 +218,7 @@ type owned struct {
 // if the credentials come from elsewhere, where they are renewed, or are this process's own.
 func (a *Agent) ownerOf(ctx context.Context, s config.Settings, env *awssdk.Env) (owned, error) {
 	c := env.Credentials()
-	if a.isPrivate() || !c.HasKeys() || s.Profile != "" {
+	if a.isPrivate() || !c.HasKeys() || s.AWS.Profile != "" {
 		return owned{}, nil
 	}
 	sum := sha256.Sum256([]byte(c.AccessKeyID + "\x00" + c.SecretAccessKey + "\x00" + c.SessionToken))
@@ -395,7 +378,7 @@ func (l *link) ready(ctx context.Context) (*access.Pool, error) {
 	if err != nil {
 		return nil, err
 	}
-	limit := l.settings.StartTimeout + l.settings.ConnectTimeout
+	limit := l.settings.Bastion.StartTimeout + l.settings.Link.ConnectTimeout
 	wait, cancel := context.WithTimeoutCause(ctx, limit, fail.New(fail.Timeout, "connect to the bastion",
 		fmt.Errorf("no connection to the bastion within %s", limit), "try again, or allow more time with --start-timeout"))
 	defer cancel()
@@ -584,8 +567,8 @@ func (l *link) show() api.Link {
 		LastUsed: used, State: c.state, Since: c.since, Retry: c.retry, Live: l.access.Links(),
 	}
 	out.Error, out.Next = inWords(c.err)
-	if l.settings.Target == "" {
-		out.Cluster = l.settings.Cluster
+	if l.settings.SSHD.Target == "" {
+		out.Cluster = l.settings.Bastion.Cluster
 	}
 	return out
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -107,7 +108,7 @@ func (a *Agent) open(
 		a.findTwins(wishes, settings, awssdk.NewEnv(req.Scope.Env).Public())
 	}
 	// What can be wrong on this machine is found before AWS is asked.
-	if err := a.listenKnown(ctx, wishes, settings.AllowRemote); err != nil {
+	if err := a.listenKnown(ctx, wishes, settings.Forward.AllowRemote); err != nil {
 		return nil, nil, err
 	}
 	l, release, err := a.linkFor(ctx, req.Scope, w)
@@ -118,7 +119,7 @@ func (a *Agent) open(
 	if err := a.place(l, req, wishes); err != nil {
 		return nil, nil, err
 	}
-	if err := a.listenKnown(ctx, wishes, settings.AllowRemote); err != nil {
+	if err := a.listenKnown(ctx, wishes, settings.Forward.AllowRemote); err != nil {
 		return nil, nil, err
 	}
 	if err := a.endpoints(ctx, l, wishes, settings, events); err != nil {
@@ -307,16 +308,13 @@ func (f *wish) chooseTwin(l *link) {
 
 // servesLike reports whether f is to serve as other does, with the same password.
 func (f *wish) servesLike(other *controller) bool {
-	keys := []string{"redis_cluster", "tls_ca", "hosts"}
+	use := config.ForForward
 	if f.record.Request.Kind == api.KindProxy {
-		keys = []string{"proxy_domains", "proxy_cidrs", "proxy_auth_file"}
+		use = config.ForProxy
 	}
-	for _, key := range keys {
-		if f.record.Scope.Settings[key] != other.record.Scope.Settings[key] {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(config.All(), func(s *config.Setting) bool {
+		return s.Use == use && f.record.Scope.Settings[s.Key] != other.record.Scope.Settings[s.Key]
+	})
 }
 
 // listensLike reports whether the address that f is to have is that of other.
@@ -401,7 +399,7 @@ func (a *Agent) endpoints(ctx context.Context, l *link, wishes []*wish, s config
 			f.record.Request.Name = forwardName(found[i].Name, f.target)
 		}
 		if f.ln == nil {
-			if err := a.listen(ctx, f, found[i].Port, s.AllowRemote); err != nil {
+			if err := a.listen(ctx, f, found[i].Port, s.Forward.AllowRemote); err != nil {
 				return err
 			}
 		}

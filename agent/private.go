@@ -56,7 +56,7 @@ func permitOf(wishes []*wish, s config.Settings) []string {
 	seen := make(map[string]bool)
 	for _, f := range wishes {
 		if f.record.Request.Kind == api.KindProxy {
-			return s.Permit
+			return s.Grant.Permit
 		}
 		for _, destination := range f.destinations {
 			if !seen[destination] {

@@ -97,7 +97,7 @@ func TestPrivateLost(t *testing.T) {
 
 // The grant of a narrowed link is for its request's destinations alone, each once.
 func TestPermitOf(t *testing.T) {
-	settings := config.Settings{Permit: []string{"of.setting:1"}}
+	settings := config.Settings{Grant: config.Grant{Permit: []string{"of.setting:1"}}}
 	tcp := func(destinations ...string) *wish {
 		return &wish{record: forwards.Record{Request: api.ForwardRequest{Kind: api.KindTCP}}, destinations: destinations}
 	}
@@ -109,8 +109,8 @@ func TestPermitOf(t *testing.T) {
 		"one":          {[]*wish{tcp("a:1")}, []string{"a:1"}},
 		"with nodes":   {[]*wish{tcp("a:1", "n:1", "n:2"), tcp("b:1")}, []string{"a:1", "n:1", "n:2", "b:1"}},
 		"the same":     {[]*wish{tcp("a:1"), tcp("a:1")}, []string{"a:1"}},
-		"a proxy":      {[]*wish{proxy}, settings.Permit},
-		"with a proxy": {[]*wish{tcp("a:1"), proxy}, settings.Permit},
+		"a proxy":      {[]*wish{proxy}, settings.Grant.Permit},
+		"with a proxy": {[]*wish{tcp("a:1"), proxy}, settings.Grant.Permit},
 	} {
 		if diff := cmp.Diff(tt.want, permitOf(tt.wishes, settings)); diff != "" {
 			t.Errorf("%s:\n%s", name, diff)

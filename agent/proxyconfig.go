@@ -19,31 +19,14 @@ const maxProxyAuth = 255
 // ProxyConfig returns what the settings say of a proxy. It reads the file of its password, of which the result is the only
 // copy.
 func ProxyConfig(s config.Settings) (tunnel.ProxyConfig, error) {
-	var cfg tunnel.ProxyConfig
-	wrong := func(key string, err error) (tunnel.ProxyConfig, error) {
-		return tunnel.ProxyConfig{}, fail.New(fail.Usage, key, err, "see bastion help settings for what "+key+" takes")
-	}
-	for _, text := range s.ProxyDomains {
-		d, err := config.Domain(text)
-		if err != nil {
-			return wrong("proxy_domains", err)
-		}
-		cfg.Domains = append(cfg.Domains, d)
-	}
-	for _, text := range s.ProxyCIDRs {
-		p, err := config.CIDR(text)
-		if err != nil {
-			return wrong("proxy_cidrs", err)
-		}
-		cfg.CIDRs = append(cfg.CIDRs, p)
-	}
-	if s.ProxyAuthFile == "" {
+	cfg := tunnel.ProxyConfig{Domains: s.Proxy.Domains, CIDRs: s.Proxy.CIDRs}
+	if s.Proxy.AuthFile == "" {
 		return cfg, nil
 	}
 	var err error
-	if cfg.User, cfg.Password, err = readProxyAuth(s.ProxyAuthFile); err != nil {
+	if cfg.User, cfg.Password, err = readProxyAuth(s.Proxy.AuthFile); err != nil {
 		return tunnel.ProxyConfig{}, fail.New(fail.Usage, "read proxy_auth_file", err,
-			"write one line USER:PASSWORD to the file, and let nobody else read it: chmod 600 "+s.ProxyAuthFile)
+			"write one line USER:PASSWORD to the file, and let nobody else read it: chmod 600 "+s.Proxy.AuthFile)
 	}
 	return cfg, nil
 }

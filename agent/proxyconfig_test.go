@@ -24,8 +24,11 @@ func TestProxyConfig(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	s := config.Settings{
-		ProxyDomains: []string{"Corp.internal", "*.bücher.example"}, ProxyCIDRs: []string{"10.0.0.0/8", "fd00::1"}, ProxyAuthFile: file,
+	s, err := config.FromTexts(map[string]string{
+		"proxy_domains": "Corp.internal,*.bücher.example", "proxy_cidrs": "10.0.0.0/8,fd00::1", "proxy_auth_file": file,
+	})
+	if err != nil {
+		t.Fatal(err)
 	}
 	write("ann:s3cret:with:colons \r\nmore\n", 0o600)
 	cfg, err := ProxyConfig(s)
@@ -71,8 +74,6 @@ func TestProxyConfig(t *testing.T) {
 			bad(mode.String(), s)
 		}
 	}
-	bad("no file", config.Settings{ProxyAuthFile: file + "x"})
-	bad("directory", config.Settings{ProxyAuthFile: t.TempDir()})
-	bad("domain", config.Settings{ProxyDomains: []string{`a"b`}})
-	bad("network", config.Settings{ProxyCIDRs: []string{"10.0.0.0" + "/99"}})
+	bad("no file", config.Settings{Proxy: config.Proxy{AuthFile: file + "x"}})
+	bad("directory", config.Settings{Proxy: config.Proxy{AuthFile: t.TempDir()}})
 }

@@ -20,12 +20,12 @@ import (
 // cannot be had.
 func clusterModeOf(s config.Settings, e targets.Endpoint) (forwards.ClusterMode, error) {
 	switch {
-	case !e.Cluster && e.Engine != "", s.RedisCluster == "off", s.Hosts:
+	case !e.Cluster && e.Engine != "", s.Forward.RedisCluster == "off", s.Forward.Hosts:
 		return forwards.ClusterOff, nil
-	case s.RedisCluster == string(forwards.ClusterTerminate):
-		_, err := databaseRoots(s.TLSCA)
+	case s.Forward.RedisCluster == string(forwards.ClusterTerminate):
+		_, err := databaseRoots(s.Forward.TLSCA)
 		return forwards.ClusterTerminate, err
-	case s.RedisCluster == string(forwards.ClusterFollow), e.Cluster && !e.TLS:
+	case s.Forward.RedisCluster == string(forwards.ClusterFollow), e.Cluster && !e.TLS:
 		return forwards.ClusterFollow, nil
 	}
 	return forwards.ClusterOff, nil
@@ -40,7 +40,7 @@ func serveForward(ctx context.Context, ln net.Listener, d tunnel.Dialer, dest st
 	}
 	cluster := rediscluster.Config{Forward: cfg}
 	if mode == forwards.ClusterTerminate {
-		roots, err := databaseRoots(s.TLSCA)
+		roots, err := databaseRoots(s.Forward.TLSCA)
 		if err != nil {
 			return err
 		}

@@ -54,7 +54,7 @@ func (a *Agent) reopenOne(f *forwards.Forward) error {
 	if err != nil {
 		return err
 	}
-	ln, err := tunnel.Listen(a.ctx, r.Request.Listen, settings.AllowRemote)
+	ln, err := tunnel.Listen(a.ctx, r.Request.Listen, settings.Forward.AllowRemote)
 	if err != nil {
 		return err
 	}

@@ -47,7 +47,7 @@ var ErrEnding = fmt.Errorf("the agent ends: %w", ErrNotRunning)
 
 // SocketPath returns the place of the agent's socket.
 func SocketPath(s config.Settings) (string, error) {
-	dir, err := dirs.Runtime(s.RuntimeDir)
+	dir, err := dirs.Runtime(s.Local.RuntimeDir)
 	if err != nil {
 		return "", err
 	}

@@ -631,7 +631,7 @@ func TestOpen(t *testing.T) {
 
 // What the buttons copy is what bastion url prints, for the forward's name and with the settings of the command.
 func TestCopies(t *testing.T) {
-	s := config.Settings{TLSCA: "/ca.pem"}
+	s := config.Settings{Forward: config.Forward{TLSCA: "/ca.pem"}}
 	text := func(f api.Forward) string {
 		var got []string
 		for _, c := range Copies(f, s) {

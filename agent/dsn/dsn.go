@@ -95,10 +95,10 @@ func New(name string, f api.Forward, s config.Settings) (Database, error) {
 	}
 	d := Database{
 		Name: name, Protocol: ProtocolOf(f.Engine, port), Engine: f.Engine, Listen: listen,
-		ServerName: strings.TrimSuffix(host, "."), TLS: f.TLS, CA: s.TLSCA, Database: f.Database,
+		ServerName: strings.TrimSuffix(host, "."), TLS: f.TLS, CA: s.Forward.TLSCA, Database: f.Database,
 	}
 	if listen.Addr().Is4() && listen.Addr() != netip.AddrFrom4([4]byte{127, 0, 0, 1}) {
-		known, err := hosts.Open(s.HostsFile, "").Addresses()
+		known, err := hosts.Open(s.Local.HostsFile, "").Addresses()
 		d.Reaches = err == nil && known[strings.ToLower(d.ServerName)] == listen.Addr()
 	}
 	return d, nil

@@ -152,7 +152,7 @@ func TestNew(t *testing.T) {
 	if err := os.WriteFile(file, []byte("127.64.0.1 orders.x\n"), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := config.Settings{HostsFile: file}
+	s := config.Settings{Local: config.Local{HostsFile: file}}
 	for listen, want := range map[string]string{
 		"127.64.0.1:5432": "orders.x:5432",
 		"127.64.0.2:5432": "127.64.0.2:5432",

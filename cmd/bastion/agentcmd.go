@@ -117,7 +117,7 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, f agentFlags) err
 	if err != nil {
 		return err
 	}
-	state, err := dirs.State(s.StateDir)
+	state, err := dirs.State(s.Local.StateDir)
 	if err != nil {
 		return err
 	}
@@ -131,7 +131,7 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, f agentFlags) err
 		out = rotated
 	}
 	level := slog.LevelInfo
-	if s.Verbose {
+	if s.Output.Verbose {
 		level = slog.LevelDebug
 	}
 	noCoreDumps() // they would have the keys
@@ -139,9 +139,9 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, f agentFlags) err
 		return fail.New(fail.Other, "forget the AWS variables", err, "start the agent without them")
 	}
 	d := agent.New(agent.Config{
-		Version: readVersion().Version, Socket: socket, StateDir: state, LogFile: f.logFile, Idle: s.AgentIdle, Stay: f.stay,
+		Version: readVersion().Version, Socket: socket, StateDir: state, LogFile: f.logFile, Idle: s.Local.AgentIdle, Stay: f.stay,
 		Logger:        slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})),
-		MetricsListen: s.MetricsListen, MetricsToken: s.MetricsTokenFile,
+		MetricsListen: s.Local.MetricsListen, MetricsToken: s.Local.MetricsTokenFile,
 		Ready: func() { _ = a.announce(s, socket) }, // its starter may have gone
 	})
 	return d.Run(ctx)
@@ -149,7 +149,7 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, f agentFlags) err
 
 // announce prints the socket of an agent that serves, on one line.
 func (a *app) announce(s config.Settings, socket string) error {
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		return a.printLine(map[string]string{"socket": socket})
 	}
 	_, err := fmt.Fprintln(a.out, socket)
@@ -177,7 +177,7 @@ func (a *app) printAgent(ctx context.Context, client *api.Client, s config.Setti
 	if err != nil {
 		return err
 	}
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		return a.printJSON(st)
 	}
 	err = printf(a.out, "the agent runs: process %d, version %s, since %s\n%s, %s\nsocket %s\nlog %s\n",
@@ -189,7 +189,7 @@ func (a *app) printAgent(ctx context.Context, client *api.Client, s config.Setti
 
 // agentLogs prints the end of the log.
 func (a *app) agentLogs(ctx context.Context, s config.Settings, follow bool) error {
-	state, err := dirs.State(s.StateDir)
+	state, err := dirs.State(s.Local.StateDir)
 	if err != nil {
 		return err
 	}
@@ -235,7 +235,7 @@ func (a *app) agentLogs(ctx context.Context, s config.Settings, follow bool) err
 
 // logWriter returns where the agent's log is printed: as it is, or as JSON, an object for each line.
 func (a *app) logWriter(s config.Settings) io.Writer {
-	if s.Output != "json" {
+	if s.Output.Format != "json" {
 		return a.out
 	}
 	return &logLines{print: func(line string) error { return a.printLine(map[string]string{"line": line}) }}
@@ -295,7 +295,7 @@ func (a *app) connectAgent(ctx context.Context, s config.Settings) (*api.Client,
 			}
 			continue
 		case err == nil:
-			if version := readVersion().Version; info.Version != version && !s.Quiet {
+			if version := readVersion().Version; info.Version != version && !s.Output.Quiet {
 				_ = printf(a.err, "bastion: the agent is of version %s, this command of %s; bastion agent stop ends the old one\n",
 					info.Version, version)
 			}
@@ -320,7 +320,7 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 	if err != nil {
 		return fail.New(fail.Other, op, err, "run bastion agent run in another terminal")
 	}
-	state, err := dirs.State(s.StateDir)
+	state, err := dirs.State(s.Local.StateDir)
 	if err != nil {
 		return err
 	}

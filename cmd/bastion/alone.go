@@ -15,7 +15,7 @@ import (
 // usesAgent reports whether a command goes through the agent, and says why not. One whose credentials come from where only its own
 // process finds them cannot.
 func (a *app) usesAgent(ctx context.Context, s config.Settings) bool {
-	if s.NoAgent {
+	if s.Local.NoAgent {
 		return false
 	}
 	lack := lackOfAgent(ctx, s)
@@ -34,10 +34,10 @@ type agentLack struct {
 
 // lackOfAgent returns what keeps the agent from acting for this command, as far as the command knows; nil if nothing does.
 func lackOfAgent(ctx context.Context, s config.Settings) *agentLack {
-	if names := strings.Join(awssdk.UnsupportedEnv(ctx, os.Environ(), s.Profile), ", "); names != "" {
+	if names := strings.Join(awssdk.UnsupportedEnv(ctx, os.Environ(), s.AWS.Profile), ", "); names != "" {
 		return &agentLack{"cannot use " + names + " of this command", "sign in by a profile that does without " + names}
 	}
-	if device := awssdk.MFADevice(ctx, s.Profile); device != "" {
+	if device := awssdk.MFADevice(ctx, s.AWS.Profile); device != "" {
 		return &agentLack{
 			"cannot ask for the code of the MFA device " + device,
 			"sign in with temporary credentials (aws sts get-session-token)",
@@ -66,11 +66,11 @@ func (a *app) programInAgent(ctx context.Context, s config.Settings, err error) 
 	if fail.KindOf(err) != fail.Credentials || ctx.Err() != nil {
 		return ""
 	}
-	return awssdk.CredentialProgram(ctx, s.Profile)
+	return awssdk.CredentialProgram(ctx, s.AWS.Profile)
 }
 
 func (a *app) noteAlone(s config.Settings, why string) {
-	if !s.Quiet {
+	if !s.Output.Quiet {
 		_ = printf(a.err, "bastion: going on without the agent, which %s\n", why)
 	}
 }

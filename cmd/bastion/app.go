@@ -86,7 +86,7 @@ func (a *app) load(src config.Source) (config.Settings, error) {
 		}
 	}
 	underSudo(&s, os.Getenv, os.Geteuid())
-	if !s.Quiet {
+	if !s.Output.Quiet {
 		a.warnOfVariables(os.Environ())
 	}
 	return s, nil
@@ -133,7 +133,7 @@ func namedSpec(t config.Target) (targets.Spec, error) {
 
 // logger returns where the libraries log: nowhere, unless --verbose.
 func (a *app) logger(s config.Settings, p *progress) *slog.Logger {
-	if !s.Verbose {
+	if !s.Output.Verbose {
 		return slog.New(slog.DiscardHandler)
 	}
 	w := a.err

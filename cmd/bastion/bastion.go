@@ -37,7 +37,7 @@ func (a *app) up(c *cli.Context) error {
 		return err
 	}
 	run.progress.Idle()
-	if run.settings.Output == "json" {
+	if run.settings.Output.Format == "json" {
 		return a.printJSON(r)
 	}
 	verb := "is running"
@@ -97,12 +97,12 @@ func (a *app) down(c *cli.Context, refused bool) error {
 		return err
 	}
 	run.progress.Idle()
-	if run.settings.Output == "json" {
+	if run.settings.Output.Format == "json" {
 		return a.printJSON(r)
 	}
 	var b strings.Builder
 	if len(r.Stopped) == 0 {
-		_ = printf(&b, "no bastion of yours runs in cluster %s\n", run.settings.Cluster)
+		_ = printf(&b, "no bastion of yours runs in cluster %s\n", run.settings.Bastion.Cluster)
 	}
 	for _, t := range r.Stopped {
 		_ = printf(&b, "bastion %s is being stopped\n", t.TaskID)
@@ -150,7 +150,7 @@ func (a *app) status(c *cli.Context, watch bool) error {
 		return err
 	}
 	st, err := a.agentState(c.Context, s)
-	if err != nil && !s.Quiet {
+	if err != nil && !s.Output.Quiet {
 		_ = printf(a.err, "bastion: the agent's links cannot be shown: %s\n", err)
 	}
 	if err := a.printStatusOnce(c.Context, s, st, watch); err != nil || !watch {
@@ -197,7 +197,7 @@ const (
 // printStatusOnce shows what AWS says and the links; JSON on one line if it is one of several.
 func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState api.State, several bool) error {
 	processes, err := access.Processes(ctx, s)
-	if err != nil && !s.Quiet {
+	if err != nil && !s.Output.Quiet {
 		_ = printf(a.err, "bastion: the links of running commands cannot be shown: %s\n", err)
 	}
 	processes = append(agentProcess(agentState), processes...)
@@ -207,9 +207,9 @@ func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState
 	}
 	out := statusOutput{Status: st, Processes: processes}
 	switch {
-	case s.Output == "json" && several:
+	case s.Output.Format == "json" && several:
 		err = a.printLine(out)
-	case s.Output == "json":
+	case s.Output.Format == "json":
 		err = a.printJSON(out)
 	case awsErr == nil:
 		err = a.printStatus(out)
@@ -243,7 +243,7 @@ const callsInTime = 2
 
 // bounded returns the context of a command that only asks AWS, and waits for nothing else.
 func bounded(ctx context.Context, s config.Settings) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, callsInTime*s.AWSTimeout)
+	return context.WithTimeout(ctx, callsInTime*s.AWS.Timeout)
 }
 
 func (a *app) awsStatus(ctx context.Context, s config.Settings) (report.Status, error) {

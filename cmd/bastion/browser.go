@@ -60,22 +60,22 @@ func (a *app) browser(c *cli.Context, o browserFlags) error {
 	if _, err := checkProxy(&s); err != nil {
 		return err
 	}
-	b, err := browser.Find(s.Browser, browser.ThisSystem())
+	b, err := browser.Find(s.Proxy.Browser, browser.ThisSystem())
 	if err != nil {
 		return err
 	}
 	b.Options = options
-	profile, err := browser.OpenProfile(b, s.StateDir, o.fresh)
+	profile, err := browser.OpenProfile(b, s.Local.StateDir, o.fresh)
 	if err != nil {
 		return err
 	}
 	defer func() {
-		if err := profile.Close(); err != nil && !s.Quiet {
+		if err := profile.Close(); err != nil && !s.Output.Quiet {
 			_ = printf(a.err, "bastion: the browser's profile is left behind: %s\n", err)
 		}
 	}()
 	if profile.InUse() {
-		if !s.Quiet {
+		if !s.Output.Quiet {
 			fmt.Fprintln(a.err, "bastion: the browser runs already, "+
 				"and opens the page with the settings that it was started with")
 		}

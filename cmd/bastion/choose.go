@@ -26,7 +26,7 @@ type meant struct {
 
 func (a *app) meant(s config.Settings) meant {
 	env := awssdk.RelevantEnv(os.Environ())
-	m := meant{profile: s.Profile, region: cmp.Or(s.Region, env["AWS_REGION"], env["AWS_DEFAULT_REGION"])}
+	m := meant{profile: s.AWS.Profile, region: cmp.Or(s.AWS.Region, env["AWS_REGION"], env["AWS_DEFAULT_REGION"])}
 	if m.profile == "" {
 		m.byVariables = awssdk.NewEnv(env).Credentials().HasKeys()
 		if !m.byVariables {

@@ -69,7 +69,7 @@ func (a *app) dashboard(c *cli.Context, listen string, noOpen bool) error {
 	if err != nil {
 		return remoteHint(err)
 	}
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		err = a.printJSON(link)
 	} else {
 		_, err = fmt.Fprintln(a.out, link.URL)
@@ -77,7 +77,7 @@ func (a *app) dashboard(c *cli.Context, listen string, noOpen bool) error {
 	if err != nil || noOpen {
 		return err
 	}
-	if err := openPage(c.Context, link); err != nil && !s.Quiet {
+	if err := openPage(c.Context, link); err != nil && !s.Output.Quiet {
 		_ = printf(a.err, "bastion: no browser was started (%s): open the address within a minute\n", err)
 	}
 	return nil

@@ -197,7 +197,7 @@ func TestPlanHosts(t *testing.T) {
 	if err := os.WriteFile(file, []byte(before), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	s := config.Settings{HostsFile: file}
+	s := config.Settings{Local: config.Local{HostsFile: file}}
 	endpoints := []targets.Endpoint{
 		{Name: "a", Host: "A.x", Port: 5432},
 		{Name: "b", Host: "fixed.x", Port: 3306},
@@ -244,15 +244,15 @@ func TestUnderSudo(t *testing.T) {
 	}{
 		"a user":              {"", 1000, "", config.Settings{}},
 		"root":                {"", 0, "", config.Settings{}},
-		"sudo":                {"1000", 0, "", config.Settings{NoAgent: true, RuntimeDir: sudoDir}},
+		"sudo":                {"1000", 0, "", config.Settings{Local: config.Local{NoAgent: true, RuntimeDir: sudoDir}}},
 		"root by sudo":        {"0", 0, "", config.Settings{}},
 		"a user by sudo":      {"1000", 1001, "", config.Settings{}},
-		"sudo, and it is set": {"1000", 0, "/run/x", config.Settings{RuntimeDir: "/run/x"}},
+		"sudo, and it is set": {"1000", 0, "/run/x", config.Settings{Local: config.Local{RuntimeDir: "/run/x"}}},
 	} {
-		s := config.Settings{RuntimeDir: tt.dir}
+		s := config.Settings{Local: config.Local{RuntimeDir: tt.dir}}
 		underSudo(&s, func(string) string { return tt.uid }, tt.euid)
-		if s.NoAgent != tt.want.NoAgent || s.RuntimeDir != tt.want.RuntimeDir {
-			t.Errorf("%s: NoAgent %v, RuntimeDir %q", name, s.NoAgent, s.RuntimeDir)
+		if s.Local.NoAgent != tt.want.Local.NoAgent || s.Local.RuntimeDir != tt.want.Local.RuntimeDir {
+			t.Errorf("%s: NoAgent %v, RuntimeDir %q", name, s.Local.NoAgent, s.Local.RuntimeDir)
 		}
 	}
 }

@@ -40,7 +40,7 @@ type linkWatch struct {
 
 // tell begins to write events to out if the output is JSON: what the command prints first comes first.
 func (w *linkWatch) tell(out io.Writer, s config.Settings) {
-	if s.Output != "json" {
+	if s.Output.Format != "json" {
 		return
 	}
 	w.mu.Lock()

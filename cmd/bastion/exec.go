@@ -52,12 +52,12 @@ func (l login) check() error {
 
 // checkCA refuses a file of certificates that is not there: clients would say so later and less clearly.
 func checkCA(s config.Settings) error {
-	if s.TLSCA == "" {
+	if s.Forward.TLSCA == "" {
 		return nil
 	}
-	if _, err := os.Stat(s.TLSCA); err != nil {
+	if _, err := os.Stat(s.Forward.TLSCA); err != nil {
 		next := "name a CA bundle with --tls-ca"
-		if url := partition.Of(cmp.Or(s.Region, os.Getenv("AWS_REGION"))).CABundle; url != "" {
+		if url := partition.Of(cmp.Or(s.AWS.Region, os.Getenv("AWS_REGION"))).CABundle; url != "" {
 			next += "; that of RDS is at " + url
 		}
 		return fail.New(fail.Usage, "tls_ca", err, next)
@@ -128,13 +128,13 @@ func (a *app) exec(c *cli.Context) error {
 	}
 	var tokens []string
 	var names *hostNames
-	if s.Hosts || a.login.iamUser != "" {
+	if s.Forward.Hosts || a.login.iamUser != "" {
 		endpoints, resolved, err := a.lookUp(ctx, "exec", s, pairs)
 		if err != nil {
 			return err
 		}
 		tokens = resolved
-		if s.Hosts {
+		if s.Forward.Hosts {
 			if names, err = planHosts(ctx, s, endpoints, requests); err != nil {
 				return err
 			}
@@ -157,13 +157,13 @@ func (a *app) exec(c *cli.Context) error {
 				return err
 			}
 			env = append(env, named...)
-			if !s.Quiet {
+			if !s.Output.Quiet {
 				for _, note := range notes {
 					_ = printf(a.err, "bastion: %s\n", note)
 				}
 			}
 			ran = true
-			outcome = a.runProgram(ctx, path, program, env, s.Quiet)
+			outcome = a.runProgram(ctx, path, program, env, s.Output.Quiet)
 			return outcome
 		})
 	})

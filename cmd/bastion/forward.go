@@ -28,7 +28,7 @@ type session struct {
 
 // open loads the AWS configuration, for the command with the given name. Its close must be called.
 func (a *app) open(ctx context.Context, command string, s config.Settings) (*session, error) {
-	p := newProgress(a.raw.err, s.Quiet)
+	p := newProgress(a.raw.err, s.Output.Quiet)
 	watch := &linkWatch{progress: p}
 	way, err := a.access(ctx, command, s, p, access.Options{Progress: p.Step, Path: watch.path})
 	if err != nil {
@@ -116,7 +116,7 @@ func (a *app) forward(c *cli.Context, o forwardFlags) error {
 		requests[0].Name, a.named = o.name, true
 	}
 	var names *hostNames
-	if s.Hosts {
+	if s.Forward.Hosts {
 		if o.detach {
 			return usage("leave out --detach or --hosts",
 				"--detach cannot keep the names that --hosts sets: they end with the command")
@@ -173,7 +173,7 @@ func (a *app) parseForwards(args []string, s config.Settings) ([]api.ForwardRequ
 	}
 	addresses, _ := net.InterfaceAddrs() // only for a note
 	for _, note := range notesOfTargets(pairs, addresses) {
-		if !s.Quiet {
+		if !s.Output.Quiet {
 			_ = printf(a.err, "bastion: %s\n", note)
 		}
 	}
@@ -248,7 +248,7 @@ func (s *session) link(ctx context.Context, permit []string) (*access.Pool, erro
 	if err != nil {
 		return nil, err
 	}
-	limit := s.settings.StartTimeout + s.settings.ConnectTimeout
+	limit := s.settings.Bastion.StartTimeout + s.settings.Link.ConnectTimeout
 	ready, cancel := context.WithTimeoutCause(ctx, limit, fail.New(fail.Timeout, "connect to the bastion",
 		fmt.Errorf("no connection to the bastion within %s", limit), "try again, or allow more time with --start-timeout"))
 	defer cancel()
@@ -263,7 +263,7 @@ func (s *session) link(ctx context.Context, permit []string) (*access.Pool, erro
 // printForwards says on standard output where the forwards listen. In JSON it is one line, so that a reader that gets a
 // line has it all while the command goes on.
 func (a *app) printForwards(forwards []api.Forward, s config.Settings) error {
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		return a.printLine(map[string]any{"forwards": forwards})
 	}
 	var b strings.Builder

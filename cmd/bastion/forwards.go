@@ -75,7 +75,7 @@ func (a *app) privateAgent(s config.Settings, command string) whichAgent {
 func (a *app) openBy(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest, which whichAgent,
 	work func(context.Context, []api.Forward, *linkWatch) error,
 ) (opened bool, _ error) {
-	p := newProgress(a.raw.err, s.Quiet)
+	p := newProgress(a.raw.err, s.Output.Quiet)
 	defer p.Close()
 	watch := &linkWatch{progress: p}
 	// The forwards stay open until work has ended: names that lead to them must be gone before they are.
@@ -197,13 +197,13 @@ func (a *app) openDetached(ctx context.Context, s config.Settings, command strin
 	requests []api.ForwardRequest,
 ) ([]api.Forward, error) {
 	const needed = "only the agent keeps a forward when the command has ended"
-	if s.NoAgent {
+	if s.Local.NoAgent {
 		return nil, usage("leave out --no-agent, or --detach", needed)
 	}
 	if lack := lackOfAgent(ctx, s); lack != nil {
 		return nil, usage("leave out --detach, or "+lack.next, "%s, and the agent %s", needed, lack.what)
 	}
-	p := newProgress(a.raw.err, s.Quiet)
+	p := newProgress(a.raw.err, s.Output.Quiet)
 	defer p.Close()
 	watch := &linkWatch{progress: p}
 	var forwards []api.Forward

@@ -37,11 +37,11 @@ func openHosts(ctx context.Context, s config.Settings) (*hosts.File, error) {
 	locks := rootLocks
 	if os.Geteuid() != 0 { // -1 on Windows
 		var err error
-		if locks, err = dirs.Runtime(s.RuntimeDir); err != nil {
+		if locks, err = dirs.Runtime(s.Local.RuntimeDir); err != nil {
 			return nil, err
 		}
 	}
-	file := hosts.Open(s.HostsFile, locks)
+	file := hosts.Open(s.Local.HostsFile, locks)
 	// Where there is something to sweep but not the right to, nothing new can be added either, and that says it better.
 	_ = file.Sweep(ctx, hosts.Alive)
 	return file, context.Cause(ctx)
@@ -153,11 +153,11 @@ func underSudo(s *config.Settings, getenv func(string) string, euid int) {
 	}
 	uid := getenv("SUDO_UID")
 	isSudo := uid != "" && uid != "0"
-	if dir, err := dirs.DefaultRuntime(); s.RuntimeDir == "" && (isSudo || err == nil && isForeign(dir)) {
-		s.NoAgent, s.RuntimeDir = true, sudoDir
+	if dir, err := dirs.DefaultRuntime(); s.Local.RuntimeDir == "" && (isSudo || err == nil && isForeign(dir)) {
+		s.Local.NoAgent, s.Local.RuntimeDir = true, sudoDir
 	}
-	if s.StateDir == "" && isForeign(dirs.DefaultState()) {
-		s.StateDir = filepath.Join(sudoDir, "state")
+	if s.Local.StateDir == "" && isForeign(dirs.DefaultState()) {
+		s.Local.StateDir = filepath.Join(sudoDir, "state")
 	}
 }
 

@@ -79,7 +79,7 @@ func (a *app) agentState(ctx context.Context, s config.Settings) (api.State, err
 
 // keptForwards returns the detached forwards that come back when the agent starts.
 func keptForwards(s config.Settings) ([]api.Forward, error) {
-	dir, err := dirs.State(s.StateDir)
+	dir, err := dirs.State(s.Local.StateDir)
 	if err != nil {
 		return []api.Forward{}, err
 	}
@@ -95,7 +95,7 @@ func (a *app) lsForwards(ctx context.Context, s config.Settings) error {
 	if err != nil {
 		return err
 	}
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		return a.printJSON(map[string]any{"forwards": st.Forwards})
 	}
 	if len(st.Forwards) == 0 {
@@ -142,7 +142,7 @@ func (a *app) lsBastions(ctx context.Context, s config.Settings) error {
 	if err != nil {
 		return err
 	}
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		return a.printJSON(st)
 	}
 	return a.printBastions(st)
@@ -175,7 +175,7 @@ func (a *app) lsTargets(ctx context.Context, s config.Settings) error {
 	if err != nil && len(all) == 0 {
 		return err
 	}
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		if printErr := a.printJSON(map[string]any{"targets": all}); printErr != nil {
 			return printErr
 		}
@@ -253,7 +253,7 @@ func (a *app) stop(ctx context.Context, s config.Settings, names []string) error
 		}
 		stopped = append(stopped, some...)
 	}
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		if err := a.printJSON(map[string]any{"stopped": stopped}); err != nil {
 			return err
 		}
@@ -304,7 +304,7 @@ func stopOne(ctx context.Context, client *api.Client, s config.Settings, ref str
 	if !errors.Is(err, api.ErrNotRunning) {
 		return stopped, err
 	}
-	dir, err := dirs.State(s.StateDir)
+	dir, err := dirs.State(s.Local.StateDir)
 	if err != nil {
 		return nil, err
 	}
@@ -388,7 +388,7 @@ func (a *app) wait(ctx context.Context, s config.Settings, name string, timeout 
 		}
 		f, err := choose(ctx, st.Forwards, name, m)
 		switch {
-		case err == nil && f.State == api.ForwardReady && s.Output == "json":
+		case err == nil && f.State == api.ForwardReady && s.Output.Format == "json":
 			return a.printJSON(f)
 		case err == nil && f.State == api.ForwardReady:
 			_, err := fmt.Fprintln(a.out, f.Listen)

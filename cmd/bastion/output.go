@@ -51,7 +51,7 @@ func readerGone(err error) bool {
 
 // outcome prints what a command has done: a sentence, or v where JSON is wanted.
 func (a *app) outcome(s config.Settings, v any, text string) error {
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		return a.printJSON(v)
 	}
 	return printf(a.out, "%s\n", text)

@@ -114,10 +114,10 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 	if err != nil {
 		return err
 	}
-	quiet := s.Quiet
+	quiet := s.Output.Quiet
 	if f, ok := a.raw.err.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
 		// Standard error is ssh's, or its caller's, who did not ask for a report.
-		s.Quiet = true
+		s.Output.Quiet = true
 	}
 	if f.connect != "" && !strings.HasPrefix(host, "i-") {
 		return usage("leave out --instance-connect, or name an instance's id as HOST",
@@ -131,9 +131,9 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 	case isBastion(host):
 		return a.proxyServer(ctx, s, host,
 			func(dir string) (*openssh.Sockets, error) {
-				return openssh.Serve(dir, os.Getppid(), s.Target == "", a.logger(s, nil))
+				return openssh.Serve(dir, os.Getppid(), s.SSHD.Target == "", a.logger(s, nil))
 			},
-			func(run *session) (*access.SSHStream, error) { return run.access.OpenSSH(ctx, s.Permit) })
+			func(run *session) (*access.SSHStream, error) { return run.access.OpenSSH(ctx, s.Grant.Permit) })
 	case access.IsInstance(host):
 		var sockets func(dir string) (*openssh.Sockets, error)
 		if f.connect != "" {
@@ -172,7 +172,7 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, 
 	if err != nil {
 		return false, err
 	}
-	p := newProgress(a.raw.err, s.Quiet)
+	p := newProgress(a.raw.err, s.Output.Quiet)
 	defer p.Close()
 	p.Step("connecting to " + dest)
 	req := api.DialRequest{Scope: a.scope(s), Target: dest}
@@ -242,7 +242,7 @@ func (a *app) proxyServer(
 ) error {
 	var sockets *openssh.Sockets
 	if serve != nil { // before anything that takes time: ssh asks soon
-		dir, err := dirs.Runtime(s.RuntimeDir)
+		dir, err := dirs.Runtime(s.Local.RuntimeDir)
 		if err != nil {
 			return err
 		}
@@ -287,7 +287,7 @@ func (a *app) proxyServer(
 
 // sayWaiting says why a connection to a node is not there yet, to the user of ssh too: most nodes that are not connected stay so.
 func (a *app) sayWaiting(run *session, host string, why error) {
-	text := fmt.Sprintf("waiting up to %s for %s: %v", run.settings.ConnectTimeout, host, why)
+	text := fmt.Sprintf("waiting up to %s for %s: %v", run.settings.Link.ConnectTimeout, host, why)
 	if next := fail.NextOf(why); next != "" {
 		text += "\nhint: " + next
 	}
@@ -421,11 +421,11 @@ func (a *app) knownHosts(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	dir, err := dirs.Runtime(s.RuntimeDir)
+	dir, err := dirs.Runtime(s.Local.RuntimeDir)
 	if err != nil {
 		return err
 	}
-	limit := s.StartTimeout + knownHostsWait
+	limit := s.Bastion.StartTimeout + knownHostsWait
 	ctx, cancel := context.WithTimeoutCause(c.Context, limit, fail.New(fail.Timeout, "",
 		fmt.Errorf("the bastion's host key is not known after %s", limit), "allow more time with --start-timeout"))
 	defer cancel()

@@ -89,7 +89,7 @@ func (a *app) managed(ctx context.Context, s config.Settings, verb string) (*ser
 	if err != nil {
 		return nil, err
 	}
-	state, err := dirs.State(s.StateDir)
+	state, err := dirs.State(s.Local.StateDir)
 	if err != nil {
 		return nil, err
 	}
@@ -216,7 +216,7 @@ func (a *app) serviceStatus(_ context.Context, s config.Settings, m *service.Ser
 			out.Problem = err.Error()
 		}
 	}
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		return a.printJSON(out)
 	}
 	switch {
@@ -254,7 +254,7 @@ type agentProgram struct {
 // Start implements service.Program. An agent that ends by itself leaves the service without one: the commands start
 // another.
 func (p *agentProgram) Start() error {
-	state, err := dirs.State(p.settings.StateDir)
+	state, err := dirs.State(p.settings.Local.StateDir)
 	if err != nil {
 		return err
 	}

@@ -107,8 +107,8 @@ func (a *app) socks(c *cli.Context, o forwardFlags) error {
 // checkProxy finds what is wrong with the settings of a proxy before anything is started, and makes them what the agent
 // understands too, which is in another directory. It returns the user that clients must say, if any.
 func checkProxy(s *config.Settings) (user string, err error) {
-	if s.ProxyAuthFile != "" {
-		if s.ProxyAuthFile, err = filepath.Abs(s.ProxyAuthFile); err != nil {
+	if s.Proxy.AuthFile != "" {
+		if s.Proxy.AuthFile, err = filepath.Abs(s.Proxy.AuthFile); err != nil {
 			return "", err
 		}
 	}
@@ -118,7 +118,7 @@ func checkProxy(s *config.Settings) (user string, err error) {
 
 // printProxy says on standard output how to use a proxy.
 func (a *app) printProxy(p proxyInfo, s config.Settings) error {
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		return a.printLine(p)
 	}
 	err := printf(a.out, "%s\n%s\n%s\n", p.Proxy, p.HTTP, p.PAC)

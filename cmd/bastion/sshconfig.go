@@ -163,7 +163,7 @@ func (a *app) sshBlockFor(ctx context.Context, s config.Settings, patterns []str
 	if err != nil {
 		return sshBlock{}, err
 	}
-	dir, err := dirs.Runtime(s.RuntimeDir)
+	dir, err := dirs.Runtime(s.Local.RuntimeDir)
 	if err != nil {
 		return sshBlock{}, err
 	}

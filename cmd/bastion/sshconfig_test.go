@@ -260,7 +260,7 @@ esac
 	}
 	a, _ := testApp()
 	a.self, a.flags["profile"] = program, `it's 50% \of $prod`
-	b, err := a.sshBlockFor(t.Context(), config.Settings{RuntimeDir: filepath.Join(dir, "run")}, nil, false)
+	b, err := a.sshBlockFor(t.Context(), config.Settings{Local: config.Local{RuntimeDir: filepath.Join(dir, "run")}}, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -60,7 +60,7 @@ func (a *app) token(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		return a.printLine(map[string]any{
 			"token": token, "user": a.login.user, "host": e.Host, "port": e.Port,
 			"expires_at": time.Now().Add(targets.TokenLifetime).UTC().Truncate(time.Second),

@@ -57,7 +57,7 @@ func (a *app) top(c *cli.Context) error {
 		return err
 	}
 	out, isFile := a.raw.out.(*os.File)
-	if s.Output == "json" || !isFile || !term.IsTerminal(int(out.Fd())) || !term.IsTerminal(int(a.in.Fd())) {
+	if s.Output.Format == "json" || !isFile || !term.IsTerminal(int(out.Fd())) || !term.IsTerminal(int(a.in.Fd())) {
 		return a.topOnce(c.Context, client, s)
 	}
 	ctx, cancel := context.WithCancel(c.Context)
@@ -90,7 +90,7 @@ func (a *app) topOnce(ctx context.Context, client *api.Client, s config.Settings
 			return err
 		}
 	}
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		return a.printJSON(out)
 	}
 	_, err = io.WriteString(a.out, strings.Join(topview.Lines(out.State, out.Accounts, isRunning), "\n")+"\n")

@@ -103,7 +103,7 @@ func (a *app) trustFile(c *cli.Context, store config.Store, s config.Settings, y
 	for name, t := range file.Targets {
 		out.Targets[name] = t.Spec
 	}
-	isJSON := s.Output == "json"
+	isJSON := s.Output.Format == "json"
 	shown := a.out
 	if isJSON {
 		shown = a.err
@@ -223,7 +223,7 @@ func (a *app) listTrusted(store config.Store, s config.Settings) error {
 	if err != nil {
 		return err
 	}
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		return a.printJSON(map[string]any{"trusted": append([]config.Record{}, records...)})
 	}
 	for _, r := range records {
@@ -257,7 +257,7 @@ func (a *app) distrust(c *cli.Context, store config.Store, s config.Settings) er
 	if err != nil {
 		return err
 	}
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		return a.printJSON(map[string]any{"file": path, "removed": had})
 	}
 	verb := "was not trusted"

@@ -295,7 +295,7 @@ func TestLinkWatch(t *testing.T) {
 		<-time.After(2 * time.Second)
 		w.state(tunnel.State{Phase: tunnel.Up})
 		var events bytes.Buffer
-		w.tell(&events, config.Settings{Output: "json"})
+		w.tell(&events, config.Settings{Output: config.Output{Format: "json"}})
 		w.path(report.Path{Lost: true, Since: time.Now(), Linger: 30 * time.Minute})
 		lost := time.Now()
 		<-time.After(10 * time.Second)
@@ -342,7 +342,7 @@ func TestLinkWatchSaysWhy(t *testing.T) {
 		var out, events bytes.Buffer
 		p := newProgress(&out, false)
 		w := &linkWatch{progress: p}
-		w.tell(&events, config.Settings{Output: "json"})
+		w.tell(&events, config.Settings{Output: config.Output{Format: "json"}})
 		denied := fail.New(fail.Denied, "", errors.New("denied"), "ask")
 		lost := report.Path{Lost: true, Since: time.Now(), Linger: time.Minute}
 		why := lost

@@ -81,7 +81,7 @@ func (a *app) url(c *cli.Context) error {
 	if err != nil {
 		return err
 	}
-	if f.State == api.ForwardWaiting && !s.Quiet {
+	if f.State == api.ForwardWaiting && !s.Output.Quiet {
 		_ = printf(a.err, "bastion: connections to %s wait %s\n", f.Name, f.Trouble(time.Now()))
 	}
 	d, err := dsn.New(name, f, s)
@@ -102,7 +102,7 @@ func (a *app) url(c *cli.Context) error {
 	if !ok {
 		return noFormat("url", a.format, d)
 	}
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		return a.printLine(urlOutput{
 			Name: f.Name, URL: text, Format: a.format, Protocol: string(d.Protocol), Host: d.Host(),
 			Address: d.Listen.Addr().String(), Port: int(d.Listen.Port()),
@@ -219,10 +219,10 @@ func (a *app) forwardToken(ctx context.Context, s config.Settings, f api.Forward
 		return "", "", fail.New(fail.Credentials, "", fmt.Errorf("the forward %s has the credentials of %s", f.Name, f.Owner),
 			"set the variables that it was opened with, for the token")
 	case f.Owner == "" && m.profile == "":
-		s.Profile = f.Profile
+		s.AWS.Profile = f.Profile
 	}
 	if m.region == "" {
-		s.Region = f.Region
+		s.AWS.Region = f.Region
 	}
 	_, token, err = a.makeToken(ctx, s, spec, a.login.iamUser)
 	return a.login.iamUser, token, err

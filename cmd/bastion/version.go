@@ -61,7 +61,7 @@ func (a *app) version(c *cli.Context) error {
 		return err
 	}
 	v := readVersion()
-	if s.Output == "json" {
+	if s.Output.Format == "json" {
 		return a.printJSON(v)
 	}
 	err = printf(a.out, "bastion %s (%s, %s)\n", v.Version, v.Go, v.Platform)

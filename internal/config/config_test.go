@@ -43,11 +43,11 @@ func TestDefaultsAreValid(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Cluster != "bastion" || s.StartTimeout != 5*time.Minute || !s.RememberHostKeys || s.AssignPublicIP ||
-		s.Sessions != 8 || s.SessionMaxAge != 50*time.Minute || s.Linger != 30*time.Minute {
+	if s.Bastion.Cluster != "bastion" || s.Bastion.StartTimeout != 5*time.Minute || !s.Local.RememberHostKeys || s.Bastion.AssignPublicIP ||
+		s.Link.Sessions != 8 || s.Link.SessionMaxAge != 50*time.Minute || s.Link.Linger != 30*time.Minute {
 		t.Errorf("unexpected defaults: %+v", s)
 	}
-	if diff := cmp.Diff(map[string]string{"bastion": "true"}, s.SubnetTags); diff != "" {
+	if diff := cmp.Diff(map[string]string{"bastion": "true"}, s.Bastion.SubnetTags); diff != "" {
 		t.Errorf("subnet_tags: %s", diff)
 	}
 }
@@ -63,8 +63,8 @@ func TestPrecedence(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if s.Cluster != "of-flag" || s.Region != "of-env" || s.Profile != "of-file" || s.Container != "bastion" {
-		t.Errorf("cluster %q region %q profile %q container %q", s.Cluster, s.Region, s.Profile, s.Container)
+	if s.Bastion.Cluster != "of-flag" || s.AWS.Region != "of-env" || s.AWS.Profile != "of-file" || s.Bastion.Container != "bastion" {
+		t.Errorf("cluster %q region %q profile %q container %q", s.Bastion.Cluster, s.AWS.Region, s.AWS.Profile, s.Bastion.Container)
 	}
 }
 
@@ -80,20 +80,20 @@ func TestEverySettingHasThreeSpellings(t *testing.T) {
 	for _, setting := range All() {
 		text, ok := samples[setting.Key]
 		if !ok {
-			switch setting.field(new(Settings)).(type) {
-			case *string:
+			switch setting.kind.(type) {
+			case typed[string]:
 				text = "word"
-			case *bool:
+			case typed[bool]:
 				text = map[string]string{"true": "false", "false": "true"}[setting.Default]
-			case *int:
+			case typed[int]:
 				text = "77"
-			case *float64:
+			case typed[float64]:
 				text = "0.77"
-			case *time.Duration:
+			case typed[time.Duration]:
 				text = "7s"
-			case *[]string:
+			case typed[[]string]:
 				text = "one,two"
-			case *map[string]string:
+			case typed[map[string]string]:
 				text = "k=v,l=w"
 			}
 		}
@@ -126,17 +126,17 @@ func TestEverySettingHasThreeSpellings(t *testing.T) {
 			continue
 		}
 		byFile.File = ""
-		if diff := cmp.Diff(byFlag, byEnv); diff != "" {
+		if diff := cmp.Diff(byFlag, byEnv, addresses); diff != "" {
 			t.Errorf("%s: flag and environment differ: %s", setting.Key, diff)
 		}
-		if diff := cmp.Diff(byFlag, byFile); diff != "" {
+		if diff := cmp.Diff(byFlag, byFile, addresses); diff != "" {
 			t.Errorf("%s: flag and file differ: %s", setting.Key, diff)
 		}
 		without, err := Load(Source{LookupEnv: environ(envs...), Dir: t.TempDir()})
 		if err != nil {
 			t.Fatal(err)
 		}
-		if cmp.Equal(byFlag, without) {
+		if cmp.Equal(byFlag, without, addresses) {
 			t.Errorf("%s=%s changes nothing", setting.Key, text)
 		}
 	}
@@ -164,17 +164,17 @@ func TestFileIsFoundUpwardsThenInXDG(t *testing.T) {
 		t.Errorf("found %q where there is none", got.File)
 	}
 	writeFile(t, filepath.Join(home, "bastion", "config.yaml"), "cluster: xdg\n")
-	if got := load(); got.Cluster != "xdg" {
-		t.Errorf("cluster %q, want that of the XDG file", got.Cluster)
+	if got := load(); got.Bastion.Cluster != "xdg" {
+		t.Errorf("cluster %q, want that of the XDG file", got.Bastion.Cluster)
 	}
 	writeFile(t, filepath.Join(root, FileName), "cluster: upwards\n")
-	if got := load(); got.Cluster != "upwards" {
-		t.Errorf("cluster %q, want that of the file upwards", got.Cluster)
+	if got := load(); got.Bastion.Cluster != "upwards" {
+		t.Errorf("cluster %q, want that of the file upwards", got.Bastion.Cluster)
 	}
 	writeFile(t, filepath.Join(root, "other.yaml"), "cluster: named\n")
 	s, err := Load(Source{LookupEnv: environ("BASTION_CONFIG=" + filepath.Join(root, "other.yaml")), Dir: deep})
-	if err != nil || s.Cluster != "named" {
-		t.Errorf("cluster %q, %v; want that of BASTION_CONFIG", s.Cluster, err)
+	if err != nil || s.Bastion.Cluster != "named" {
+		t.Errorf("cluster %q, %v; want that of BASTION_CONFIG", s.Bastion.Cluster, err)
 	}
 }
 
@@ -185,11 +185,11 @@ func TestPathsAreRelativeToTheFile(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if want := filepath.Join(dir, "keys", "known_hosts"); s.SSHHostKey != want {
-		t.Errorf("ssh_host_key %q, want %q", s.SSHHostKey, want)
+	if want := filepath.Join(dir, "keys", "known_hosts"); s.SSHD.HostKey != want {
+		t.Errorf("ssh_host_key %q, want %q", s.SSHD.HostKey, want)
 	}
-	if want := filepath.FromSlash("/home/x/key"); s.SSHIdentity != want {
-		t.Errorf("ssh_identity %q, want %q", s.SSHIdentity, want)
+	if want := filepath.FromSlash("/home/x/key"); s.SSHD.Identity != want {
+		t.Errorf("ssh_identity %q, want %q", s.SSHD.Identity, want)
 	}
 }
 
@@ -291,7 +291,7 @@ func TestLoadErrors(t *testing.T) {
 			name: "unpinned", flags: map[string]string{"target": "i-1"},
 			want: `target needs ssh_host_key: the host key of the OpenSSH server, which is never trusted on first use`,
 		},
-		{name: "permit", flags: map[string]string{"permit": "a"}, want: `permit: "a" is not HOST:PORT`},
+		{name: "permit", flags: map[string]string{"permit": "a"}, want: `--permit: "a" is not HOST:PORT`},
 		{
 			name: "reconnect", flags: map[string]string{"reconnect_min": "1m"},
 			want: `reconnect_min (1m0s) is more than reconnect_max (30s)`,
@@ -350,7 +350,7 @@ func FuzzParse(f *testing.F) {
 			return
 		}
 		for key, v := range file.values {
-			if err := Lookup(key).set(new(Settings), v.text); err != nil {
+			if err := Lookup(key).kind.set(new(Settings), v.text); err != nil {
 				t.Fatalf("accepted %s: %q, which cannot be set: %v", key, v.text, err)
 			}
 		}

@@ -6,6 +6,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/google/go-cmp/cmp"
 )
 
 var update = flag.Bool("update", false, "rewrite the tables of docs/configuration.md")
@@ -89,5 +91,27 @@ func TestTableIsComplete(t *testing.T) {
 		if len(s.Help) > maxHelp {
 			t.Errorf("the help of %s has %d characters; docs/configuration.md is the place for more", s.Key, len(s.Help))
 		}
+	}
+}
+
+// A setting that makes links differ costs each of its users a task or a link of their own, and one that does not is shared by all: so
+// a new setting is to be placed here.
+func TestUses(t *testing.T) {
+	want := map[Use]string{
+		ForLink: "profile region aws_timeout cluster task_definition container subnets subnet_tags security_groups security_group_tags " +
+			"assign_public_ip task_size task_cpu task_memory tags start_timeout grant_command grant_lifetime permit sessions session_max_age " +
+			"session_document linger connect_timeout reconnect_timeout reconnect_min reconnect_max keepalive hold_max hold_timeout " +
+			"target ssh_user ssh_port ssh_host_key ssh_identity",
+		ForForward: "hosts tls_ca redis_cluster",
+		ForProxy:   "proxy_domains proxy_cidrs proxy_auth_file",
+		ForCommand: "allow_remote browser no_agent agent_idle hosts_file runtime_dir state_dir remember_host_keys metrics_listen " +
+			"metrics_token_file price_vcpu_hour price_gb_hour output quiet verbose",
+	}
+	got := make(map[Use]string)
+	for _, s := range All() {
+		got[s.Use] = strings.TrimSpace(got[s.Use] + " " + s.Key)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
 	}
 }

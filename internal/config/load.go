@@ -79,12 +79,11 @@ func Load(src Source) (Settings, error) {
 		if v.text == "" && setting.Default == "" {
 			continue
 		}
-		if err := setting.set(&s, v.text); err != nil {
-			return s, fail.New(fail.Usage, v.where, err, "see bastion help settings for what "+setting.Key+" takes")
-		}
 		if setting.path != nil && setting.path(v.text) {
-			p := setting.field(&s).(*string)
-			*p = expandHome(*p, env)
+			v.text = expandHome(v.text, env)
+		}
+		if err := setting.kind.set(&s, v.text); err != nil {
+			return s, fail.New(fail.Usage, v.where, err, "see bastion help settings for what "+setting.Key+" takes")
 		}
 	}
 	if err := s.validate(); err != nil {

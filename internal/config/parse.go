@@ -5,7 +5,6 @@ import (
 	"fmt"
 	"regexp"
 	"slices"
-	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -102,7 +101,7 @@ func Parse(name string, data []byte) (*File, error) {
 		if text == "" {
 			continue
 		}
-		if err := s.set(new(Settings), text); err != nil {
+		if err := s.kind.set(new(Settings), text); err != nil {
 			return nil, p.at(valueToken(e.value), "%s: %s", s.Key, err)
 		}
 		f.values[s.Key] = value{text: text, where: p.place(valueToken(e.value))}
@@ -312,10 +311,9 @@ func (p *fileParser) target(e entry) (Target, error) {
 				return t, err
 			}
 		case "local_port":
-			if err := intBetween(1, 65535)(text); err != nil {
+			if t.LocalPort, err = intBetween(1, 65535)(text); err != nil {
 				return t, p.at(valueToken(f.value), "targets: %s: local_port: %s", e.key, err)
 			}
-			t.LocalPort, _ = strconv.Atoi(text)
 		}
 	}
 	if t.Spec == "" {

@@ -1,7 +1,6 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"net/netip"
 	"strings"
@@ -58,17 +57,4 @@ func CIDR(text string) (netip.Prefix, error) {
 		return p, fmt.Errorf("%q has bits after the network's: say %s", text, p.Masked())
 	}
 	return p, nil
-}
-
-// each makes a check of a list of one for its items.
-func each[T any](check func(string) (T, error)) func(string) error {
-	return func(text string) error {
-		items, err := splitList(text)
-		for _, item := range items {
-			if _, e := check(item); e != nil {
-				err = errors.Join(err, e)
-			}
-		}
-		return err
-	}
 }

@@ -58,11 +58,11 @@ func TestProxySettings(t *testing.T) {
 		return Load(Source{Flags: flags, LookupEnv: none, Dir: t.TempDir()})
 	}
 	s, err := load(map[string]string{"proxy_domains": "corp.internal, *.rds.amazonaws.com", "proxy_cidrs": "10.0.0.0/8"})
-	if err != nil || len(s.ProxyDomains) != 2 || len(s.ProxyCIDRs) != 1 {
+	if err != nil || len(s.Proxy.Domains) != 2 || len(s.Proxy.CIDRs) != 1 {
 		t.Errorf("%+v, %v", s, err)
 	}
-	if s, err := load(nil); err != nil || strings.Join(s.ProxyDomains, " ") != "internal" {
-		t.Errorf("%+v, %v", s.ProxyDomains, err)
+	if s, err := load(nil); err != nil || strings.Join(s.Proxy.Domains, " ") != "internal" {
+		t.Errorf("%+v, %v", s.Proxy.Domains, err)
 	}
 	if _, err := load(map[string]string{"proxy_domains": `corp.internal,a";evil()//`}); err == nil ||
 		!strings.Contains(err.Error(), "--proxy-domains") || !strings.Contains(err.Error(), "evil") {

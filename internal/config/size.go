@@ -48,15 +48,15 @@ func sizeNames() []string {
 // and task_memory replace. Both are 0 if none of the three is set: then the task definition's size counts.
 func (s *Settings) TaskFargate() (cpu, memory int) {
 	for _, size := range sizes {
-		if size.name == s.TaskSize {
+		if size.name == s.Bastion.Size {
 			cpu = size.cpu
 		}
 	}
-	if s.TaskCPU != 0 {
-		cpu = s.TaskCPU
+	if s.Bastion.CPU != 0 {
+		cpu = s.Bastion.CPU
 	}
-	if s.TaskMemory != 0 {
-		return cpu, s.TaskMemory
+	if s.Bastion.Memory != 0 {
+		return cpu, s.Bastion.Memory
 	}
 	return cpu, leastMemory(cpu)
 }
@@ -89,30 +89,28 @@ func (s *Settings) checkFargate() error {
 }
 
 // taskCPU takes a cpu that Fargate has, or 0.
-func taskCPU(text string) error {
+func taskCPU(text string) (int, error) {
 	n, err := strconv.Atoi(text)
 	if err != nil {
-		return fmt.Errorf("%q is not a number of CPU units; 1024 is a vCPU", text)
+		return 0, fmt.Errorf("%q is not a number of CPU units; 1024 is a vCPU", text)
 	}
 	var have []int
 	for _, f := range fargate {
-		if n == f.cpu {
-			return nil
-		}
 		have = append(have, f.cpu)
 	}
-	if n == 0 {
-		return nil
+	if n == 0 || slices.Contains(have, n) {
+		return n, nil
 	}
-	return fmt.Errorf("no Fargate task has %d CPU units (1024 is a vCPU); there are %s", n, numbers(have))
+	return 0, fmt.Errorf("no Fargate task has %d CPU units (1024 is a vCPU); there are %s", n, numbers(have))
 }
 
 // taskMemory takes a number of MiB, or 0. Which ones there are depends on the cpu.
-func taskMemory(text string) error {
-	if n, err := strconv.Atoi(text); err != nil || n < 0 {
-		return fmt.Errorf("%q is not a number of MiB; a GB is 1024", text)
+func taskMemory(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 0 {
+		return 0, fmt.Errorf("%q is not a number of MiB; a GB is 1024", text)
 	}
-	return nil
+	return n, nil
 }
 
 // numbers joins numbers for a message: with "to" where many follow each other in equal steps.

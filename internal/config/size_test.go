@@ -68,7 +68,7 @@ func TestTaskFargate(t *testing.T) {
 		{"", 1024, 0, 1024, 2048},
 		{"", 8192, 20480, 8192, 20480},
 	} {
-		s := Settings{TaskSize: c.size, TaskCPU: c.cpu, TaskMemory: c.memory}
+		s := Settings{Bastion: Bastion{Size: c.size, CPU: c.cpu, Memory: c.memory}}
 		if cpu, memory := s.TaskFargate(); cpu != c.wantCPU || memory != c.wantMemory {
 			t.Errorf("%+v: %d, %d", c, cpu, memory)
 		}

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"net/netip"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -25,7 +26,7 @@ func TestTexts(t *testing.T) {
 		t.Fatal(err)
 	}
 	want.File, want.Targets = "", nil
-	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty()); diff != "" {
+	if diff := cmp.Diff(want, got, cmpopts.EquateEmpty(), addresses); diff != "" {
 		t.Error(diff)
 	}
 }
@@ -48,3 +49,6 @@ func TestFromTextsBad(t *testing.T) {
 		}
 	}
 }
+
+// addresses lets values of package netip be compared.
+var addresses = cmpopts.EquateComparable(netip.AddrPort{}, netip.Prefix{})

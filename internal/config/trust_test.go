@@ -155,7 +155,7 @@ func TestTrustIsOfOnePath(t *testing.T) {
 	}
 	for dir, want := range map[string]bool{"one": true, "link": runtime.GOOS != "windows", "two": false} {
 		src.Dir = filepath.Join(root, dir)
-		if s, err := Load(src); (err == nil && s.Browser == "firefox") != want {
+		if s, err := Load(src); (err == nil && s.Proxy.Browser == "firefox") != want {
 			t.Errorf("%s: %v", dir, err)
 		}
 	}
@@ -231,8 +231,8 @@ func TestUntrustedPlaces(t *testing.T) {
 			}
 			var told []error
 			s, err := Load(Source{LookupEnv: environ(), Dir: dir, Ignored: func(err error) { told = append(told, err) }})
-			if err != nil || s.Cluster != "above" || s.Browser != "" {
-				t.Errorf("cluster %q, browser %q, %v", s.Cluster, s.Browser, err)
+			if err != nil || s.Bastion.Cluster != "above" || s.Proxy.Browser != "" {
+				t.Errorf("cluster %q, browser %q, %v", s.Bastion.Cluster, s.Proxy.Browser, err)
 			}
 			if len(told) != 1 || !strings.Contains(told[0].Error(), file+" is not used") || !strings.Contains(fail.NextOf(told[0]), "--config "+file) {
 				t.Errorf("told %v", told)
@@ -240,8 +240,8 @@ func TestUntrustedPlaces(t *testing.T) {
 			if name == "a device" {
 				return
 			}
-			if s, err := Load(Source{LookupEnv: environ(), Dir: dir, File: file}); err != nil || s.Browser != "planted" {
-				t.Errorf("named: %q, %v", s.Browser, err)
+			if s, err := Load(Source{LookupEnv: environ(), Dir: dir, File: file}); err != nil || s.Proxy.Browser != "planted" {
+				t.Errorf("named: %q, %v", s.Proxy.Browser, err)
 			}
 		})
 	}
@@ -256,8 +256,8 @@ func TestOwnFile(t *testing.T) {
 	path := filepath.Join(home, "bastion", "config.yaml")
 	writeFile(t, path, "browser: firefox\n")
 	src := Source{LookupEnv: environ(), Dir: t.TempDir()}
-	if s, err := Load(src); err != nil || s.Browser != "firefox" {
-		t.Errorf("%q, %v", s.Browser, err)
+	if s, err := Load(src); err != nil || s.Proxy.Browser != "firefox" {
+		t.Errorf("%q, %v", s.Proxy.Browser, err)
 	}
 	if runtime.GOOS == "windows" {
 		return // it has no modes

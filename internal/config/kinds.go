@@ -1,0 +1,297 @@
+package config
+
+import (
+	"errors"
+	"fmt"
+	"math"
+	"net"
+	"net/netip"
+	"regexp"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/bastion-ssm/bastion/internal/duration"
+)
+
+// kind is how a setting's text becomes its field, and back.
+type kind interface {
+	set(dst *Settings, text string) error
+	text(src *Settings) string
+	shape() shape
+}
+
+// shape is what a value looks like in a configuration file.
+type shape int
+
+const (
+	one shape = iota
+	onOff
+	many
+	named
+)
+
+// typed is a kind of values of type T. parse checks the text and reads it in one step; format is its inverse.
+type typed[T any] struct {
+	field  func(*Settings) *T
+	parse  func(string) (T, error)
+	format func(T) string
+	form   shape
+}
+
+func (k typed[T]) set(dst *Settings, text string) error {
+	v, err := k.parse(text)
+	if err == nil {
+		*k.field(dst) = v
+	}
+	return err
+}
+
+func (k typed[T]) text(src *Settings) string { return k.format(*k.field(src)) }
+
+func (k typed[T]) shape() shape { return k.form }
+
+// text is a kind of one word or line, of which checks say what is wrong.
+func text(field func(*Settings) *string, checks ...func(string) error) kind {
+	return typed[string]{field: field, format: plain, parse: func(text string) (string, error) {
+		for _, check := range checks {
+			if err := check(text); err != nil {
+				return "", err
+			}
+		}
+		return text, nil
+	}}
+}
+
+func toggle(field func(*Settings) *bool) kind {
+	return typed[bool]{field: field, form: onOff, format: strconv.FormatBool, parse: func(text string) (bool, error) {
+		v, err := strconv.ParseBool(strings.ToLower(text))
+		if err != nil {
+			return false, fmt.Errorf("%q is neither true nor false", text)
+		}
+		return v, nil
+	}}
+}
+
+func number(field func(*Settings) *int, parse func(string) (int, error)) kind {
+	return typed[int]{field: field, parse: parse, format: strconv.Itoa}
+}
+
+func span(field func(*Settings) *time.Duration, parse func(string) (time.Duration, error)) kind {
+	return typed[time.Duration]{field: field, parse: parse, format: time.Duration.String}
+}
+
+func price(field func(*Settings) *float64) kind {
+	return typed[float64]{field: field, parse: usd, format: func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }}
+}
+
+// optional is a kind of which the empty text is the zero value.
+func optional[T comparable](field func(*Settings) *T, parse func(string) (T, error), format func(T) string) kind {
+	var none T
+	return typed[T]{
+		field: field,
+		parse: func(text string) (T, error) {
+			if text == "" {
+				return none, nil
+			}
+			return parse(text)
+		},
+		format: func(v T) string {
+			if v == none {
+				return ""
+			}
+			return format(v)
+		},
+	}
+}
+
+// list is a kind of several values with commas between them. The error of a wrong list names each wrong item.
+func list[T any](field func(*Settings) *[]T, parse func(string) (T, error), format func(T) string) kind {
+	return typed[[]T]{
+		field: field, form: many,
+		parse: func(text string) ([]T, error) {
+			words, err := splitList(text)
+			var out []T
+			for _, word := range words {
+				item, wrong := parse(word)
+				err = errors.Join(err, wrong)
+				out = append(out, item)
+			}
+			return out, err
+		},
+		format: func(items []T) string {
+			var words []string
+			for _, item := range items {
+				words = append(words, format(item))
+			}
+			return strings.Join(words, ",")
+		},
+	}
+}
+
+func pairs(field func(*Settings) *map[string]string) kind {
+	return typed[map[string]string]{field: field, form: named, parse: splitMap, format: joinMap}
+}
+
+// word takes every item of a list.
+func word(text string) (string, error) { return text, nil }
+
+// plain is the text of a text.
+func plain(text string) string { return text }
+
+func splitList(text string) ([]string, error) {
+	if strings.TrimSpace(text) == "" {
+		return nil, nil
+	}
+	var out []string
+	for item := range strings.SplitSeq(text, ",") {
+		item = strings.TrimSpace(item)
+		if item == "" {
+			return nil, fmt.Errorf("%q has an empty item", text)
+		}
+		out = append(out, item)
+	}
+	return out, nil
+}
+
+func splitMap(text string) (map[string]string, error) {
+	items, err := splitList(text)
+	if err != nil || items == nil {
+		return nil, err
+	}
+	out := make(map[string]string, len(items))
+	for _, item := range items {
+		k, v, ok := strings.Cut(item, "=")
+		k, v = strings.TrimSpace(k), strings.TrimSpace(v)
+		if !ok || k == "" {
+			return nil, fmt.Errorf("%q is not KEY=VALUE", item)
+		}
+		if _, dup := out[k]; dup {
+			return nil, fmt.Errorf("duplicate key %q", k)
+		}
+		out[k] = v
+	}
+	return out, nil
+}
+
+// joinMap is the inverse of splitMap.
+func joinMap(m map[string]string) string {
+	items := make([]string, 0, len(m))
+	for k, v := range m {
+		items = append(items, k+"="+v)
+	}
+	sort.Strings(items)
+	return strings.Join(items, ",")
+}
+
+// region is the form of a region's name: it becomes a part of the host names to which signed requests are sent.
+var region = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+
+func awsRegion(text string) error {
+	if !region.MatchString(text) {
+		return fmt.Errorf("%q is not the name of a region, such as eu-central-1", text)
+	}
+	return nil
+}
+
+func notEmpty(text string) error {
+	if strings.TrimSpace(text) == "" {
+		return errors.New("must not be empty")
+	}
+	return nil
+}
+
+func positive(text string) (time.Duration, error) {
+	d, err := duration.Parse(text)
+	if err == nil && d <= 0 {
+		err = fmt.Errorf("%s is not positive", text)
+	}
+	return d, err
+}
+
+func usd(text string) (float64, error) {
+	v, err := strconv.ParseFloat(text, 64)
+	if err != nil || math.IsNaN(v) || v < 0 || v > 1000 {
+		return 0, fmt.Errorf("%q is not a price from 0 to 1000, such as 0.04048", text)
+	}
+	return v, nil
+}
+
+// loopback takes an address and port that only this machine reaches. A name might be another's tomorrow.
+func loopback(text string) (netip.AddrPort, error) {
+	addr, err := netip.ParseAddrPort(text)
+	if err != nil || !addr.Addr().IsLoopback() {
+		return addr, fmt.Errorf("%q is not a loopback address with a port, such as 127.0.0.1:9464", text)
+	}
+	return addr, nil
+}
+
+func between(low, high time.Duration) func(string) (time.Duration, error) {
+	return func(text string) (time.Duration, error) {
+		d, err := duration.Parse(text)
+		if err == nil && (d < low || d > high) {
+			err = fmt.Errorf("%s is not between %s and %s", text, duration.String(low), duration.String(high))
+		}
+		return d, err
+	}
+}
+
+func intBetween(low, high int) func(string) (int, error) {
+	return func(text string) (int, error) {
+		n, err := strconv.Atoi(text)
+		switch {
+		case err != nil:
+			return 0, fmt.Errorf("%q is not a whole number", text)
+		case n < low || n > high:
+			return 0, fmt.Errorf("%d is not between %d and %d", n, low, high)
+		}
+		return n, nil
+	}
+}
+
+// hostPort takes a destination as grants name it: a pattern of hosts, and a port or *.
+func hostPort(text string) (string, error) {
+	if _, port, err := net.SplitHostPort(text); err != nil || port == "" {
+		return "", fmt.Errorf("%q is not HOST:PORT", text)
+	}
+	return text, nil
+}
+
+func oneOf(words ...string) func(string) error {
+	return func(text string) error {
+		for _, w := range words {
+			if text == w {
+				return nil
+			}
+		}
+		return fmt.Errorf("%q is not one of: %s", text, strings.Join(words, ", "))
+	}
+}
+
+func ssmTarget(text string) error {
+	switch {
+	case strings.HasPrefix(text, "i-") && len(text) > 2, strings.HasPrefix(text, "mi-") && len(text) > 3:
+		return nil
+	case strings.HasPrefix(text, "ecs:"):
+		if strings.Count(text, "_") >= 2 {
+			return nil
+		}
+		return fmt.Errorf("%q is not ecs:<cluster>_<task id>_<runtime id>", text)
+	}
+	return fmt.Errorf("%q is not an SSM target: i-..., mi-... or ecs:<cluster>_<task id>_<runtime id>", text)
+}
+
+// IsPublicKey reports whether text looks like a public key in authorized_keys form rather than a path.
+func IsPublicKey(text string) bool {
+	kind, rest, ok := strings.Cut(strings.TrimSpace(text), " ")
+	if !ok || rest == "" {
+		return false
+	}
+	for _, prefix := range []string{"ssh-", "ecdsa-", "sk-"} {
+		if strings.HasPrefix(kind, prefix) {
+			return true
+		}
+	}
+	return false
+}
