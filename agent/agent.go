@@ -332,31 +332,32 @@ func (a *Agent) Bastions(ctx context.Context) []api.Account {
 
 // Stop ends the forward that ref means, NAME or NAME@LINK, or all if it is "all", forgets them, and returns them.
 func (a *Agent) Stop(ref string) ([]api.Forward, error) {
-	a.mu.Lock()
-	if a.closing {
-		a.mu.Unlock()
-		return nil, errClosing
+	end, err := a.begin()
+	if err != nil {
+		return nil, err
 	}
+	defer end()
+	a.mu.Lock()
 	called, err := a.registry.Called(ref)
 	var stop []*controller
 	out := make([]api.Forward, 0, len(called))
 	for _, f := range called {
 		if c := a.controllers[f]; c != nil {
 			stop = append(stop, c)
-			continue
+		} else {
+			out = append(out, f.Show())
 		}
-		out = append(out, f.Show())
-		a.registry.End(f, errStopped)
+		a.registry.End(f, errStopped) // now, so that it does not come back whenever the Agent ends
 		a.touch()
 	}
 	a.mu.Unlock()
 	if err != nil {
 		return nil, err
 	}
-	_ = a.writer.save() // it logs a failure
 	for _, c := range stop {
 		c.cancel(errStopped)
 	}
+	_ = a.writer.save() // it logs a failure
 	for _, c := range stop {
 		<-c.done
 		a.mu.Lock()

@@ -63,6 +63,35 @@ func TestUnservable(t *testing.T) {
 	a.close()
 }
 
+// A forward that was stopped does not come back when the agent ends before the file is written, and its port is freed meanwhile.
+func TestStopWhileFileIsStuck(t *testing.T) {
+	_, cfg := newAgent(t, time.Minute)
+	if err := storeIn(cfg.StateDir).save([]forwards.Record{testRecord("db", "127.0.0.1:0")}); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := runAgent(t, cfg)
+	c := a.controller(t, "db")
+	a.writer.mu.Lock() // as during a write to a slow disk
+	stopped := make(chan error, 1)
+	go func() {
+		_, err := a.Stop("db")
+		stopped <- err
+	}()
+	if _, err := c.ln.Accept(); !errors.Is(err, net.ErrClosed) {
+		t.Errorf("its port: %v", err)
+	}
+	if records, _ := a.kept(); len(records) != 0 {
+		t.Errorf("what is to come back: %+v", records)
+	}
+	a.writer.mu.Unlock()
+	if err := <-stopped; err != nil {
+		t.Error(err)
+	}
+	if records, err := a.store.load(); err != nil || len(records) != 0 {
+		t.Errorf("written down: %+v, %v", records, err)
+	}
+}
+
 // A name that was asked for is the request's while it opens its forward, and free again when the request is given up.
 func TestOpeningHoldsName(t *testing.T) {
 	env, _ := stuckAWS(t)
