@@ -105,7 +105,9 @@ func (c *controller) end(why error) {
 func (c *controller) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	l, err := c.found(ctx)
 	if err != nil {
-		c.failed(err)
+		if ctx.Err() == nil { // a client that goes away is no failure
+			c.failed(err)
+		}
 		return nil, err
 	}
 	conn, err := l.Dial(ctx, network, addr)

@@ -92,6 +92,31 @@ func TestStopWhileFileIsStuck(t *testing.T) {
 	}
 }
 
+// A client that goes away while its forward looks for a link leaves the forward as it was.
+func TestClientGoesAway(t *testing.T) {
+	_, cfg := newAgent(t, time.Minute)
+	env, asked := stuckAWS(t)
+	r := testRecord("db", "127.0.0.1:0")
+	env["AWS_ACCESS_KEY_ID"], env["AWS_SECRET_ACCESS_KEY"] = "AKIATEST", "made-up" // whose they are is asked
+	r.Owner, r.Scope.Env = "", env
+	if err := storeIn(cfg.StateDir).save([]forwards.Record{r}); err != nil {
+		t.Fatal(err)
+	}
+	a, _ := runAgent(t, cfg)
+	c := a.controller(t, "db")
+	ctx, cancel := context.WithCancel(t.Context())
+	go func() {
+		<-asked
+		cancel()
+	}()
+	if _, err := c.Dial(ctx, "tcp", "db.test:1"); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	if all := a.State().Forwards; len(all) != 1 || all[0].State != api.ForwardReady || all[0].Error != "" {
+		t.Errorf("%+v", all)
+	}
+}
+
 // A name that was asked for is the request's while it opens its forward, and free again when the request is given up.
 func TestOpeningHoldsName(t *testing.T) {
 	env, _ := stuckAWS(t)
