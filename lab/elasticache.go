@@ -177,41 +177,45 @@ func (e *elasticache) list(id string, notFound *awsapi.Error, idsOf func(Cache) 
 	return list, nil
 }
 
+// These are ElastiCache's types of the same names, with the fields that clients of the lab have needed.
+type nodeMember struct {
+	CacheClusterID string `xml:"CacheClusterId"`
+	CacheNodeID    string `xml:"CacheNodeId"`
+	ReadEndpoint   *xmlEndpoint
+	Zone           string `xml:"PreferredAvailabilityZone"`
+	CurrentRole    string `xml:",omitempty"`
+}
+
+type nodeGroup struct {
+	NodeGroupID     string `xml:"NodeGroupId"`
+	Status          string
+	PrimaryEndpoint *xmlEndpoint
+	ReaderEndpoint  *xmlEndpoint
+	Slots           string       `xml:",omitempty"`
+	Members         []nodeMember `xml:"NodeGroupMembers>NodeGroupMember"`
+}
+
+type replicationGroup struct {
+	ReplicationGroupID       string `xml:"ReplicationGroupId"`
+	Description              string
+	Status                   string
+	MemberClusters           []string    `xml:"MemberClusters>ClusterId"`
+	NodeGroups               []nodeGroup `xml:"NodeGroups>NodeGroup"`
+	AutomaticFailover        string
+	MultiAZ                  string
+	ConfigurationEndpoint    *xmlEndpoint
+	SnapshotRetentionLimit   int
+	ClusterEnabled           bool
+	CacheNodeType            string
+	AuthTokenEnabled         bool
+	TransitEncryptionEnabled bool
+	AtRestEncryptionEnabled  bool
+	ARN                      string
+	Engine                   string
+	CreateTime               string `xml:"ReplicationGroupCreateTime"`
+}
+
 func (e *elasticache) describeReplicationGroups(_ context.Context, c *awsapi.Call) (any, error) {
-	type nodeMember struct {
-		CacheClusterID string `xml:"CacheClusterId"`
-		CacheNodeID    string `xml:"CacheNodeId"`
-		ReadEndpoint   *xmlEndpoint
-		Zone           string `xml:"PreferredAvailabilityZone"`
-		CurrentRole    string `xml:",omitempty"`
-	}
-	type nodeGroup struct {
-		NodeGroupID     string `xml:"NodeGroupId"`
-		Status          string
-		PrimaryEndpoint *xmlEndpoint
-		ReaderEndpoint  *xmlEndpoint
-		Slots           string       `xml:",omitempty"`
-		Members         []nodeMember `xml:"NodeGroupMembers>NodeGroupMember"`
-	}
-	type group struct {
-		ReplicationGroupID       string `xml:"ReplicationGroupId"`
-		Description              string
-		Status                   string
-		MemberClusters           []string    `xml:"MemberClusters>ClusterId"`
-		NodeGroups               []nodeGroup `xml:"NodeGroups>NodeGroup"`
-		AutomaticFailover        string
-		MultiAZ                  string
-		ConfigurationEndpoint    *xmlEndpoint
-		SnapshotRetentionLimit   int
-		ClusterEnabled           bool
-		CacheNodeType            string
-		AuthTokenEnabled         bool
-		TransitEncryptionEnabled bool
-		AtRestEncryptionEnabled  bool
-		ARN                      string
-		Engine                   string
-		CreateTime               string `xml:"ReplicationGroupCreateTime"`
-	}
 	id := c.Form.Get("ReplicationGroupId")
 	caches, err := e.list(id, &awsapi.Error{
 		Code: "ReplicationGroupNotFoundFault", Message: "ReplicationGroup " + id + " not found.", Status: 404,
@@ -219,44 +223,48 @@ func (e *elasticache) describeReplicationGroups(_ context.Context, c *awsapi.Cal
 	if err != nil {
 		return nil, err
 	}
-	var items []group
+	var items []replicationGroup
 	for _, cache := range caches {
-		port := cache.Addr.Port()
-		g := group{
-			ReplicationGroupID: cache.ID, Description: "made by the lab", Status: cache.Status,
-			AutomaticFailover: "disabled", MultiAZ: "disabled", ClusterEnabled: cache.Sharded, CacheNodeType: "cache.t4g.micro",
-			TransitEncryptionEnabled: cache.TLS, AtRestEncryptionEnabled: true, Engine: cache.Engine,
-			ARN: e.arn("elasticache", "replicationgroup:"+cache.ID), CreateTime: iso(cache.created),
-		}
-		for _, m := range cache.members() {
-			g.MemberClusters = append(g.MemberClusters, m.id)
-			if n := len(g.NodeGroups); n == 0 || g.NodeGroups[n-1].NodeGroupID != m.shard {
-				g.NodeGroups = append(g.NodeGroups, nodeGroup{NodeGroupID: m.shard, Status: cache.Status})
-			}
-			shard := &g.NodeGroups[len(g.NodeGroups)-1]
-			node := nodeMember{CacheClusterID: m.id, CacheNodeID: "0001", Zone: m.zone}
-			if !cache.Sharded {
-				shard.PrimaryEndpoint = &xmlEndpoint{Address: cache.Host, Port: port}
-				shard.ReaderEndpoint = &xmlEndpoint{Address: cache.readerName(), Port: port}
-				node.ReadEndpoint, node.CurrentRole = &xmlEndpoint{Address: m.name, Port: port}, "primary"
-			}
-			shard.Members = append(shard.Members, node)
-		}
-		if cache.Sharded {
-			g.ConfigurationEndpoint = &xmlEndpoint{Address: cache.Host, Port: port}
-			const slots = 16384
-			for i := range g.NodeGroups {
-				n := len(g.NodeGroups)
-				g.NodeGroups[i].Slots = fmt.Sprintf("%d-%d", i*slots/n, (i+1)*slots/n-1)
-			}
-		}
-		items = append(items, g)
+		items = append(items, e.replicationGroup(cache))
 	}
 	page, next, err := rdsPage(c, items)
 	return struct {
-		Marker string  `xml:",omitempty"`
-		Items  []group `xml:"ReplicationGroups>ReplicationGroup"`
+		Marker string             `xml:",omitempty"`
+		Items  []replicationGroup `xml:"ReplicationGroups>ReplicationGroup"`
 	}{next, page}, err
+}
+
+func (e *elasticache) replicationGroup(cache Cache) replicationGroup {
+	port := cache.Addr.Port()
+	g := replicationGroup{
+		ReplicationGroupID: cache.ID, Description: "made by the lab", Status: cache.Status,
+		AutomaticFailover: "disabled", MultiAZ: "disabled", ClusterEnabled: cache.Sharded, CacheNodeType: "cache.t4g.micro",
+		TransitEncryptionEnabled: cache.TLS, AtRestEncryptionEnabled: true, Engine: cache.Engine,
+		ARN: e.arn("elasticache", "replicationgroup:"+cache.ID), CreateTime: iso(cache.created),
+	}
+	for _, m := range cache.members() {
+		g.MemberClusters = append(g.MemberClusters, m.id)
+		if n := len(g.NodeGroups); n == 0 || g.NodeGroups[n-1].NodeGroupID != m.shard {
+			g.NodeGroups = append(g.NodeGroups, nodeGroup{NodeGroupID: m.shard, Status: cache.Status})
+		}
+		shard := &g.NodeGroups[len(g.NodeGroups)-1]
+		node := nodeMember{CacheClusterID: m.id, CacheNodeID: "0001", Zone: m.zone}
+		if !cache.Sharded {
+			shard.PrimaryEndpoint = &xmlEndpoint{Address: cache.Host, Port: port}
+			shard.ReaderEndpoint = &xmlEndpoint{Address: cache.readerName(), Port: port}
+			node.ReadEndpoint, node.CurrentRole = &xmlEndpoint{Address: m.name, Port: port}, "primary"
+		}
+		shard.Members = append(shard.Members, node)
+	}
+	if cache.Sharded {
+		g.ConfigurationEndpoint = &xmlEndpoint{Address: cache.Host, Port: port}
+		const slots = 16384
+		for i := range g.NodeGroups {
+			n := len(g.NodeGroups)
+			g.NodeGroups[i].Slots = fmt.Sprintf("%d-%d", i*slots/n, (i+1)*slots/n-1)
+		}
+	}
+	return g
 }
 
 func (e *elasticache) describeCacheClusters(_ context.Context, c *awsapi.Call) (any, error) {

@@ -167,33 +167,35 @@ func (r *rds) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 	}{next, page}, err
 }
 
+type xmlClusterMember struct {
+	DBInstanceIdentifier string
+	IsClusterWriter      bool
+	ParameterGroupStatus string `xml:"DBClusterParameterGroupStatus"`
+	PromotionTier        int
+}
+
+type xmlCluster struct {
+	DBClusterIdentifier string
+	Engine              string
+	EngineVersion       string
+	EngineMode          string
+	Status              string
+	Endpoint            string
+	ReaderEndpoint      string
+	Port                uint16
+	DatabaseName        string `xml:",omitempty"`
+	MasterUsername      string
+	MultiAZ             bool
+	StorageEncrypted    bool
+	ClusterCreateTime   string
+	DbClusterResourceID string `xml:"DbClusterResourceId"`
+	DBClusterArn        string
+	IAMAuthentication   bool               `xml:"IAMDatabaseAuthenticationEnabled"`
+	Members             []xmlClusterMember `xml:"DBClusterMembers>DBClusterMember"`
+	Groups              []xmlGroup         `xml:"VpcSecurityGroups>VpcSecurityGroupMembership"`
+}
+
 func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
-	type member struct {
-		DBInstanceIdentifier string
-		IsClusterWriter      bool
-		ParameterGroupStatus string `xml:"DBClusterParameterGroupStatus"`
-		PromotionTier        int
-	}
-	type cluster struct {
-		DBClusterIdentifier string
-		Engine              string
-		EngineVersion       string
-		EngineMode          string
-		Status              string
-		Endpoint            string
-		ReaderEndpoint      string
-		Port                uint16
-		DatabaseName        string `xml:",omitempty"`
-		MasterUsername      string
-		MultiAZ             bool
-		StorageEncrypted    bool
-		ClusterCreateTime   string
-		DbClusterResourceID string `xml:"DbClusterResourceId"`
-		DBClusterArn        string
-		IAMAuthentication   bool       `xml:"IAMDatabaseAuthenticationEnabled"`
-		Members             []member   `xml:"DBClusterMembers>DBClusterMember"`
-		Groups              []xmlGroup `xml:"VpcSecurityGroups>VpcSecurityGroupMembership"`
-	}
 	r.mu.Lock()
 	all, instances := slices.Clone(r.clusters), slices.Clone(r.instances)
 	r.mu.Unlock()
@@ -206,7 +208,7 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 		}
 		all = all[i : i+1]
 	}
-	var items []cluster
+	var items []xmlCluster
 	for _, d := range all {
 		match, err := rdsMatch(c, map[string]string{
 			"db-cluster-id": d.ID, "engine": d.Engine, "db-cluster-resource-id": dbResource(d.ID), "domain": "",
@@ -218,13 +220,13 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 		if !match {
 			continue
 		}
-		var members []member
+		var members []xmlClusterMember
 		for _, m := range instances {
 			if m.Cluster == d.ID {
-				members = append(members, member{m.ID, len(members) == 0, "in-sync", 1})
+				members = append(members, xmlClusterMember{m.ID, len(members) == 0, "in-sync", 1})
 			}
 		}
-		items = append(items, cluster{
+		items = append(items, xmlCluster{
 			DBClusterIdentifier: d.ID, Engine: d.Engine, EngineVersion: d.Version, EngineMode: "provisioned", Status: d.Status,
 			Endpoint: d.host(), ReaderEndpoint: d.reader(), Port: d.Addr.Port(), DatabaseName: d.Database,
 			MasterUsername: d.User, StorageEncrypted: true, ClusterCreateTime: iso(d.created),
@@ -234,8 +236,8 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 	}
 	page, next, err := rdsPage(c, items)
 	return struct {
-		Marker string    `xml:",omitempty"`
-		Items  []cluster `xml:"DBClusters>DBCluster"`
+		Marker string       `xml:",omitempty"`
+		Items  []xmlCluster `xml:"DBClusters>DBCluster"`
 	}{next, page}, err
 }
 

@@ -249,24 +249,8 @@ func (b *bench) comparePeer(ctx context.Context, p peer, f gateway.Faults) error
 	if err := b.lab.Gateway().SetFaults(f); err != nil {
 		return err
 	}
-	at := map[string]any{"delay_ms": f.DelayMS}
-	if err := b.try(ctx, p, "start", "first_byte", "ms", at, func(ctx context.Context) error {
-		first, err := b.firstBytes(ctx, p, b.repeat)
-		b.add(p, "first_byte", "ms", ms(first), at)
+	if err := b.compareStart(ctx, p, f); err != nil || p.coldOnly {
 		return err
-	}); err != nil || p.coldOnly {
-		return err
-	}
-	if p.sessions > 0 {
-		if err := b.try(ctx, p, "start", "first_contact", "ms", at, func(ctx context.Context) error {
-			b.forgetful = true
-			defer func() { b.forgetful = false }()
-			first, err := b.firstBytes(ctx, p, b.repeat)
-			b.add(p, "first_contact", "ms", ms(first), at)
-			return err
-		}); err != nil {
-			return err
-		}
 	}
 	if p.name == ours {
 		if err := b.compareWarm(ctx, p, f.DelayMS); err != nil {
@@ -274,25 +258,65 @@ func (b *bench) comparePeer(ctx context.Context, p peer, f gateway.Faults) error
 		}
 	}
 	if p.name == plugin || p.sessions == 1 || p.name == ours {
-		if err := b.try(ctx, p, "rtt", "rtt_p50", "ms", at, func(ctx context.Context) error {
-			return b.with(ctx, p, b.far.Port(), func(t *tunnel) error {
-				span := b.span
-				if f.DelayMS > 0 {
-					span *= 2 // for as many that the 99th percentile is not the longest
-				}
-				times, err := roundTrips(ctx, t.addr, span)
-				if err != nil {
-					return err
-				}
-				b.add(p, "rtt_p50", "ms", quantile(times, 0.5), at)
-				b.add(p, "rtt_p99", "ms", quantile(times, 0.99), map[string]any{"delay_ms": f.DelayMS, "rounds": len(times)})
-				return nil
-			})
-		}); err != nil {
+		if err := b.compareRoundTrips(ctx, p, f); err != nil {
 			return err
 		}
 	}
-	rate := 1.0 // MB/s down
+	rate, err := b.compareBulk(ctx, p, f)
+	if err != nil {
+		return err
+	}
+	if f.DelayMS == dumpDelay {
+		return b.compareDump(ctx, p, rate)
+	}
+	if f.DelayMS == queryDelay {
+		return b.compareQuery(ctx, p)
+	}
+	return nil
+}
+
+// compareStart measures the time to the first byte, and to the first contact with a bastion that is not known.
+func (b *bench) compareStart(ctx context.Context, p peer, f gateway.Faults) error {
+	at := map[string]any{"delay_ms": f.DelayMS}
+	if err := b.try(ctx, p, "start", "first_byte", "ms", at, func(ctx context.Context) error {
+		first, err := b.firstBytes(ctx, p, b.repeat)
+		b.add(p, "first_byte", "ms", ms(first), at)
+		return err
+	}); err != nil || p.coldOnly || p.sessions == 0 {
+		return err
+	}
+	return b.try(ctx, p, "start", "first_contact", "ms", at, func(ctx context.Context) error {
+		b.forgetful = true
+		defer func() { b.forgetful = false }()
+		first, err := b.firstBytes(ctx, p, b.repeat)
+		b.add(p, "first_contact", "ms", ms(first), at)
+		return err
+	})
+}
+
+func (b *bench) compareRoundTrips(ctx context.Context, p peer, f gateway.Faults) error {
+	at := map[string]any{"delay_ms": f.DelayMS}
+	return b.try(ctx, p, "rtt", "rtt_p50", "ms", at, func(ctx context.Context) error {
+		return b.with(ctx, p, b.far.Port(), func(t *tunnel) error {
+			span := b.span
+			if f.DelayMS > 0 {
+				span *= 2 // for as many that the 99th percentile is not the longest
+			}
+			times, err := roundTrips(ctx, t.addr, span)
+			if err != nil {
+				return err
+			}
+			b.add(p, "rtt_p50", "ms", quantile(times, 0.5), at)
+			b.add(p, "rtt_p99", "ms", quantile(times, 0.99), map[string]any{"delay_ms": f.DelayMS, "rounds": len(times)})
+			return nil
+		})
+	})
+}
+
+// compareBulk measures transfers in each direction, and returns the rate of a download in MB/s.
+func (b *bench) compareBulk(ctx context.Context, p peer, f gateway.Faults) (rate float64, err error) {
+	at := map[string]any{"delay_ms": f.DelayMS}
+	rate = 1
 	for _, d := range directions() {
 		if err := b.try(ctx, p, "bulk", d.name, "MB/s", at, func(ctx context.Context) error {
 			got, used, err := b.bulk(ctx, p, d, f.DelayMS, b.span)
@@ -311,16 +335,10 @@ func (b *bench) comparePeer(ctx context.Context, p peer, f gateway.Faults) error
 			b.add(p, d.name+"_peak_rss", "MB", float64(used.peak)/1e6, at)
 			return nil
 		}); err != nil {
-			return err
+			return rate, err
 		}
 	}
-	if f.DelayMS == dumpDelay {
-		return b.compareDump(ctx, p, rate)
-	}
-	if f.DelayMS == queryDelay {
-		return b.compareQuery(ctx, p)
-	}
-	return nil
+	return rate, nil
 }
 
 // Where the database is measured: pg_dump where the path takes no time, because its many small queries at first would

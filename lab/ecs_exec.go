@@ -1,0 +1,130 @@
+package lab
+
+import (
+	"cmp"
+	"context"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/lab/awsapi"
+	"github.com/bastion-ssm/bastion/lab/gateway"
+)
+
+type executeCommandInput struct {
+	Cluster     string `json:"cluster"`
+	Task        string `json:"task"`
+	Container   string `json:"container"`
+	Command     string `json:"command"`
+	Interactive *bool  `json:"interactive"`
+}
+
+type ecsSession struct {
+	SessionID  string `json:"sessionId"`
+	StreamURL  string `json:"streamUrl"`
+	TokenValue string `json:"tokenValue"`
+}
+
+func (e *ecs) executeCommand(_ context.Context, c *awsapi.Call, in *executeCommandInput) (any, error) {
+	cluster, err := e.cluster(in.Cluster)
+	if err != nil {
+		return nil, err
+	}
+	if in.Command == "" {
+		return nil, invalidParameter("Command cannot be empty.")
+	}
+	if in.Interactive == nil || !*in.Interactive {
+		return nil, invalidParameter("Interactive is the only mode supported currently.")
+	}
+	t := e.find(cluster, in.Task)
+	if t == nil {
+		return nil, invalidParameter("The referenced task was not found.")
+	}
+	if in.Container != "" && in.Container != t.def.Container {
+		return nil, invalidParameter("The container %s was not found in the task.", in.Container)
+	}
+	if err := e.execReady(t); err != nil {
+		return nil, err
+	}
+	s, err := e.sessions.start(c.Identity, "ecs-execute-command", gateway.Spec{
+		Document: gateway.DocECSExec, Target: t.target(), Command: in.Command,
+		Dial: t.container.Dial, Exec: t.container.Exec, Machine: t.machine, KMSKeyID: e.kmsKey, Decrypt: e.decryptAs(t),
+	})
+	if err != nil {
+		return nil, err
+	}
+	type output struct {
+		ClusterArn    string     `json:"clusterArn"`
+		ContainerArn  string     `json:"containerArn"`
+		ContainerName string     `json:"containerName"`
+		Interactive   bool       `json:"interactive"`
+		Session       ecsSession `json:"session"`
+		TaskArn       string     `json:"taskArn"`
+	}
+	return output{
+		e.arn("ecs", "cluster/"+cluster), t.containerARN(), t.def.Container, true,
+		ecsSession(s),
+		t.arn,
+	}, nil
+}
+
+// decryptAs is kms:Decrypt with the credentials of a task's role, as the exec agent calls it.
+func (e *ecs) decryptAs(t *task) gateway.Decrypt {
+	role := awsapi.Identity{
+		ARN: e.iamARN("sts", "assumed-role/"+lastOf(t.role())+"/"+t.id), Account: Account, Deny: t.def.RoleDeny,
+	}
+	return func(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error) {
+		if err := role.Authorize(awsapi.JSON, awsapi.Access{Action: "kms:Decrypt", Resource: e.kmsKey}); err != nil {
+			return nil, err
+		}
+		return e.decrypt(ctx, ciphertext, encryptionContext)
+	}
+}
+
+// role is the ARN of a task's role.
+func (t *task) role() string { return cmp.Or(t.overrides.TaskRoleArn, t.def.taskRole()) }
+
+// execReady says whether the exec agent of a task answers.
+func (e *ecs) execReady(t *task) error {
+	e.mu.Lock()
+	running := t.last == statusRunning && t.agent == statusRunning
+	connected := t.connected
+	e.mu.Unlock()
+	if !running {
+		return invalidParameter("The execute command failed because execute command was not enabled " +
+			"when the task was run or the execute command agent isn’t running. " +
+			"Wait and try again or run a new task with execute command enabled and try again.")
+	}
+	if !connected || e.faults.notConnected() {
+		return awsapi.Errorf("TargetNotConnectedException",
+			"The execute command failed due to an internal error. Try again later.")
+	}
+	return nil
+}
+
+// target is the SSM target of a task's container.
+func (t *task) target() string { return "ecs:" + t.cluster + "_" + t.id + "_" + t.runtimeID }
+
+func (t *task) interfaceID() string { return "eni-" + t.id[:17] }
+
+func (t *task) containerARN() string {
+	return t.def.site.arn("ecs", "container/"+t.cluster+"/"+t.id+"/"+seededUUID(t.runtimeID))
+}
+
+// byTarget finds the task of an SSM target "ecs:<cluster>_<task id>_<runtime id>". Cluster names may contain
+// underscores.
+func (e *ecs) byTarget(target string) (*task, bool) {
+	rest, ok := strings.CutPrefix(target, "ecs:")
+	if !ok {
+		return nil, false
+	}
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	for _, t := range e.tasks {
+		if rest == t.cluster+"_"+t.id+"_"+t.runtimeID {
+			return t, true
+		}
+	}
+	return nil, false
+}
+
+// endSessions terminates the sessions of a task whose container has ended.
+func (e *ecs) endSessions(t *task) { e.sessions.endAll(t.target()) }

@@ -1,0 +1,241 @@
+package gateway
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/mmmorris1975/ssm-session-client/datachannel"
+
+	"github.com/bastion-ssm/bastion/sessions/frame"
+)
+
+// receive takes the client's messages from one websocket, until it is lost. Over says that the session is.
+func (a *agent) receive(gen uint64) (over bool) {
+	var batch [][]byte
+	for {
+		var err error
+		if batch, err = a.up.pop(gen, a.done, batch[:0]); err != nil {
+			return !errors.Is(err, errStale) || !a.away.Load()
+		}
+		for _, b := range batch {
+			if err := a.incoming(b); err != nil {
+				if errors.Is(err, errDone) {
+					return true
+				}
+				a.log.Debug("agent: message not processed", "err", err)
+			}
+		}
+		clear(batch)
+	}
+}
+
+func (a *agent) incoming(b []byte) error {
+	m, err := frame.Decode(b)
+	if err != nil {
+		return err
+	}
+	if !a.work(&a.input, incomingCost(&m)) {
+		return errDone
+	}
+	switch m.Type {
+	case typeInput:
+		a.setPaused(false)
+		return a.incomingData(&m, b)
+	case datachannel.Acknowledge:
+		a.setPaused(false)
+		typ, seq, err := acked(m.Payload)
+		if err != nil {
+			return err
+		}
+		// ssm-session-client acknowledges the gateway's own messages, too, with number 0. That is none of the agent's business.
+		if (typ == typeOutput || typ == "") && !a.misses() {
+			a.acknowledged(seq, time.Now())
+		}
+	case datachannel.PausePublication:
+		a.setPaused(true)
+	case datachannel.StartPublication:
+		a.setPaused(false)
+	default:
+		return fmt.Errorf("unexpected message type %q", m.Type)
+	}
+	return nil
+}
+
+// incomingCost is the processor time that a message from the client takes.
+func incomingCost(m *frame.Message) time.Duration {
+	switch m.Type {
+	case typeInput:
+		return inputCost(len(m.Payload))
+	case datachannel.Acknowledge:
+		return costAcked
+	default:
+		return costControl
+	}
+}
+
+// acked says what an acknowledgement is for. The agent is lenient: it needs the number only.
+func acked(payload []byte) (typ datachannel.MessageType, seq int64, err error) {
+	if ack, err := frame.ParseAck(payload); err == nil {
+		return ack.Type, ack.Seq, nil
+	}
+	var ack struct {
+		Type datachannel.MessageType `json:"AcknowledgedMessageType"`
+		Seq  *int64                  `json:"AcknowledgedMessageSequenceNumber"`
+	}
+	if err := json.Unmarshal(payload, &ack); err != nil || ack.Seq == nil {
+		return "", 0, fmt.Errorf("acknowledge message %q: %w", payload, err)
+	}
+	return ack.Type, *ack.Seq, nil
+}
+
+// misses draws whether an acknowledgement is missed. The real agent misses one that comes before it has noted what it has sent.
+func (a *agent) misses() bool {
+	f := a.faults.Load()
+	return a.draws.happens(f, f.MissAck)
+}
+
+// incomingData delivers what is in order, keeps what is early, and acknowledges both, and duplicates, too. What cannot be
+// delivered yet is not acknowledged. What was delivered is counted only after its acknowledgement is out: without a websocket it is
+// not, and is delivered again when it comes again. So does the real agent.
+func (a *agent) incomingData(m *frame.Message, b []byte) error {
+	switch {
+	case m.Seq < a.expect:
+		return a.ack(m)
+	case m.Seq > a.expect:
+		if _, have := a.early[m.Seq]; have {
+			return a.ack(m)
+		}
+		if len(a.early) >= bufferMessages || a.earlyLen+len(b) > bufferBytes {
+			return nil
+		}
+		if err := a.ack(m); err != nil {
+			return err
+		}
+		a.early[m.Seq] = b
+		a.earlyLen += len(b)
+		return nil
+	}
+	if err := a.deliver(m); err != nil {
+		if errors.Is(err, errNotReady) {
+			return nil
+		}
+		return err
+	}
+	if a.completeFirst && m.PayloadType == datachannel.HandshakeResponse {
+		a.passOn()
+		select {
+		case <-a.completed:
+		case <-a.done:
+		}
+	}
+	if f := a.faults.Load(); m.PayloadType == datachannel.Output && a.isPort() && a.draws.happens(f, f.CutBeforeAck) {
+		a.lose()
+	}
+	if err := a.ack(m); err != nil {
+		a.unsure = m.Seq
+		return err
+	}
+	a.passOn()
+	a.expect++
+	for {
+		b, ok := a.early[a.expect]
+		if !ok {
+			return nil
+		}
+		m, err := frame.Decode(b)
+		if err != nil {
+			return err // it was decoded before: cannot be
+		}
+		// The real agent stops here when the plugin is not ready, and goes on with the next message that is in order.
+		if err := a.deliver(&m); err != nil {
+			return err
+		}
+		a.passOn()
+		delete(a.early, a.expect)
+		a.earlyLen -= len(b)
+		a.expect++
+	}
+}
+
+// passOn wakes the handshake, when its answer has been acknowledged: the ack nearly always is first on the wire.
+func (a *agent) passOn() {
+	if a.answer != nil {
+		a.answer()
+		a.answer = nil
+	}
+}
+
+// ack sends the acknowledgement of m.
+func (a *agent) ack(m *frame.Message) error {
+	p := frame.AppendAck(make([]byte, 0, 192), m)
+	ack := frame.Message{
+		Type: datachannel.Acknowledge, Created: time.Now(), Flags: frame.FlagAck, ID: uuid.New(), Payload: p,
+	}
+	if a.away.Load() {
+		return errAway
+	}
+	if !a.down.push(a.done, ack.Append(make([]byte, 0, frame.Overhead+len(p)))) {
+		return errDone
+	}
+	return nil
+}
+
+// deliver hands m to the handshake or the plugin.
+func (a *agent) deliver(m *frame.Message) error {
+	switch m.PayloadType {
+	case datachannel.HandshakeResponse:
+		return a.handshakeResponse(m.Payload)
+	case datachannel.EncChallengeResponse:
+		return a.challengeResponse(m.Payload)
+	}
+	a.handlerMu.Lock()
+	handler, shaken := a.handler, a.shaken
+	a.handlerMu.Unlock()
+	if !shaken {
+		return nil // acknowledged, and discarded: nothing mends it
+	}
+	if handler == nil {
+		return errNotReady
+	}
+	if m.Seq == a.unsure && m.PayloadType == datachannel.Output && a.isPort() {
+		a.count(func(c *Counters) { c.TwicePort++ })
+	}
+	if a.crypt != nil && m.PayloadType == datachannel.Output {
+		p, err := a.crypt.open(m.Payload)
+		if err != nil {
+			return err
+		}
+		m.Payload = p
+	}
+	return handler(m)
+}
+
+func (a *agent) isPort() bool { return a.spec.Port != 0 }
+
+// writePort writes what came for the port, and what the faults make of it. The receive loop calls it.
+func (a *agent) writePort(w io.Writer, p []byte) error {
+	f := a.faults.Load()
+	p = a.draws.garbled(f, p)
+	if _, err := w.Write(p); err != nil || f.Repeat == 0 {
+		return err
+	}
+	const most = 4 << 10 // of a stretch that is repeated
+	a.written = append(a.written, p...)
+	a.written = a.written[max(0, len(a.written)-most):]
+	if len(a.written) == 0 || !a.draws.happens(f, f.Repeat) {
+		return nil
+	}
+	_, err := w.Write(a.written[a.draws.random(f).IntN(len(a.written)):])
+	return err
+}
+
+// accept opens the way of data to the plugin; a nil handler means that it is not ready.
+func (a *agent) accept(handler func(*frame.Message) error) {
+	a.handlerMu.Lock()
+	defer a.handlerMu.Unlock()
+	a.shaken, a.handler = true, handler
+}
