@@ -7,9 +7,9 @@ import (
 )
 
 const (
-	// leastBuffer is the smallest window and the smallest send buffer that a connection is worth having with.
+	// leastBuffer is the smallest window and send buffer with which a connection is of use.
 	leastBuffer = 256 << 10
-	// subflowMemory is what a subflow takes besides: the buffers of its reader and of its writer.
+	// subflowMemory is what a subflow's reader and writer take.
 	subflowMemory = 128 << 10
 )
 
@@ -75,22 +75,22 @@ func (l *Listener) addSubflow(s *served, id uint32) error {
 	return nil
 }
 
-// noRoom is for callers that hold l.mu.
+// noRoom is the refusal at MaxStreams. Callers hold l.mu.
 func (l *Listener) noRoom() error {
 	return &RefusedError{
 		Code: RefuseMemory, Reason: fmt.Sprintf("the machine's memory has room for %d sessions", l.cfg.MaxStreams),
 	}
 }
 
-// noMemory is for callers that hold l.mu.
+// noMemory is the refusal when Memory is set aside. Callers hold l.mu.
 func (l *Listener) noMemory() error {
 	return &RefusedError{
 		Code: RefuseMemory, Reason: fmt.Sprintf("%d connections have what there is, %d MiB", len(l.conns), l.cfg.Memory>>20),
 	}
 }
 
-// share is what a connection gets out of the memory that is left: what it should have, halved until at least as much
-// remains for others, but not below leastBuffer. The size is zero if that is too much.
+// share is what a connection gets of the memory left: what it should have, halved until at least as much remains for others, but not
+// below leastBuffer. The size is zero if that is too much.
 func share(window, buffer, left int) (w, b, size int) {
 	for {
 		if size = storage(window) + storage(buffer); size <= left/2 {
@@ -111,8 +111,8 @@ func share(window, buffer, left int) (w, b, size int) {
 // storage is what a buffer of n bytes takes: the buffers of a connection double as they grow.
 func storage(n int) int { return 1 << bits.Len(uint(max(n, 1)-1)) }
 
-// idWindow remembers which subflow ids were used, in bounded memory: of those far below the highest it takes none. Ids
-// count up, and those whose handshakes are under way at a time are close to each other.
+// idWindow remembers the used subflow ids in bounded memory: it refuses ids far below the highest. Ids count up, so those in a
+// handshake at the same time are close to each other.
 type idWindow struct {
 	next uint64 // after the highest that was used
 	seen uint64 // bit i: next-1-i was used

@@ -24,7 +24,7 @@ const (
 // Config is what both ends of a connection can set. Zero fields get their defaults.
 type Config struct {
 	Window     int           // bytes that may come before they are read
-	SendBuffer int           // bytes that are kept until they are acknowledged
+	SendBuffer int           // bytes that wait for their acknowledgement
 	Linger     time.Duration // how long the connection waits without any path
 	Logger     *slog.Logger  // nil: no log
 
@@ -69,7 +69,7 @@ type Conn struct {
 	client bool
 	log    *slog.Logger
 
-	// lostHook is told why a subflow was lost, without the lock; set before the first attach. It may be nil.
+	// lostHook, if not nil, gets the reason of each lost subflow, without the lock; set before the first attach.
 	lostHook func(id uint32, err error)
 	manager  *manager // the client's, which Dial sets; nil at the server
 
@@ -85,9 +85,9 @@ type Conn struct {
 	err         error
 	timer       *time.Timer // calls tick; it runs at armed or before
 	armed       time.Time
-	damaged     int // subflows that were lost because a frame did not verify
+	damaged     int // subflows lost because a frame did not verify
 	ending      bool
-	goodbye     chan struct{} // closed once the peer has been told everything; made when the end begins
+	goodbye     chan struct{} // closed once the peer knows everything; made when the end begins
 
 	notify   chan struct{} // capacity 1; for the path manager
 	ended    chan struct{} // closed when the connection has ended: err is set
@@ -124,7 +124,7 @@ func (c *Conn) tick() {
 	c.settle(now)
 }
 
-// settle sees to what the machine asks for, with the lock held; it is called after each of the machine's methods.
+// settle does what the machine asks for. Callers hold the lock, and call it after each of the machine's methods.
 func (c *Conn) settle(now time.Time) {
 	for p, s := range c.subflows {
 		switch {
@@ -157,7 +157,7 @@ func (c *Conn) settle(now time.Time) {
 	c.arm(now)
 }
 
-// writing says whether a writer is at it, on a subflow that is not stalled.
+// writing says whether a writer is in a write on a subflow that is not stalled.
 func (c *Conn) writing() bool {
 	for p, s := range c.subflows {
 		if s.writing && !p.stalled {
@@ -167,8 +167,7 @@ func (c *Conn) writing() bool {
 	return false
 }
 
-// arm makes the timer run when the machine needs it. A timer that runs too early is left as it is: that costs less than
-// to set it for each frame.
+// arm makes the timer run when the machine needs it. It leaves a timer that runs too early: that costs less than a reset for each frame.
 func (c *Conn) arm(now time.Time) {
 	at := c.m.deadline()
 	if at.IsZero() || !c.armed.IsZero() && c.armed.After(now) && !at.Before(c.armed) {
@@ -186,7 +185,7 @@ func (c *Conn) poke() {
 	}
 }
 
-// end latches the connection's end, with the lock held.
+// end latches the connection's end. Callers hold the lock.
 func (c *Conn) end() {
 	c.ending = true
 	switch {
@@ -336,8 +335,8 @@ func (c *Conn) finishWriting() {
 	c.settle(now)
 }
 
-// Close ends the connection. What was written is sent first, for a bounded time. It returns when nothing is left of the
-// connection, with an error if the peer has not acknowledged all that was written.
+// Close ends the connection. It first sends what was written, for a bounded time. It returns when nothing of the connection is left,
+// with an error if the peer has not acknowledged everything.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	if c.closed {
@@ -364,7 +363,7 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// awaitAcknowledged waits, for a bounded time, until the peer has all that was written. It needs the lock.
+// awaitAcknowledged waits, for a bounded time, until the peer has all that was written. Callers hold the lock.
 func (c *Conn) awaitAcknowledged() {
 	expired := false
 	timer := time.AfterFunc(closeTimeout, func() {
@@ -379,7 +378,7 @@ func (c *Conn) awaitAcknowledged() {
 	}
 }
 
-// opError gives an error the form that net.Conn's have.
+// opError gives an error the form of net.Conn's errors.
 func (c *Conn) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "bond", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 }

@@ -21,10 +21,9 @@ const (
 	shakeTimeout = 15 * time.Second
 	// probeWithin is how long a subflow may take to answer after Probe.
 	probeWithin = 3 * time.Second
-	// mostHellos is how many streams may begin with something else than HELLO before Dial gives up.
+	// mostHellos is how many streams may begin without HELLO before Dial gives up.
 	mostHellos = 3
-	// lingerGrace is how much later than the path manager the connection itself would give up for want of a path: the
-	// manager's error says more.
+	// lingerGrace is how much longer than the path manager the Conn itself waits for a path: the manager's error says more.
 	lingerGrace = 10 * time.Second
 )
 
@@ -64,8 +63,8 @@ func (c DialConfig) withDefaults() DialConfig {
 	return c
 }
 
-// Dial begins a connection over one subflow, to which others are added as they are needed. ctx bounds Dial, not the
-// connection. The far end has not accepted yet when it returns: if it refuses, reads and writes return a *RefusedError.
+// Dial begins a connection over one subflow; the path manager adds others as needed. ctx bounds Dial, not the connection. Dial returns
+// before the far end has accepted: if it refuses, reads and writes return a *RefusedError.
 func Dial(ctx context.Context, cfg DialConfig) (*Conn, error) {
 	cfg = cfg.withDefaults()
 	id, err := newConnID()
@@ -111,8 +110,8 @@ func Dial(ctx context.Context, cfg DialConfig) (*Conn, error) {
 	return c, nil
 }
 
-// begin opens a stream and sends NEW on it. A stream that ends or begins with something else than HELLO may be damaged: another one
-// is tried then. Silence is not waited for again.
+// begin opens a stream and sends NEW on it. A stream that ends or begins without HELLO may be damaged: begin tries another one. After
+// silence it gives up.
 func begin(ctx context.Context, cfg *DialConfig, p *policy, id connID) (net.Conn, *clientHandshake, error) {
 	for try := 1; ; try++ {
 		p.pacing.takeTokens(time.Now())
@@ -147,7 +146,7 @@ func handshake(ctx context.Context, stream net.Conn, part func() error) error {
 	})
 	err := part()
 	if !stop() {
-		<-interrupted // or else it could hit what comes after
+		<-interrupted // else the deadline could hit what comes after
 		return fmt.Errorf("bond handshake: %w", ctx.Err())
 	}
 	return err
@@ -160,8 +159,8 @@ func (c *Conn) Rotate() {
 	}
 }
 
-// Probe finds out at once which subflows live, and opens one without waiting for any back-off if none does. It is for when
-// the machine has slept, or its network has changed.
+// Probe finds out at once which subflows live, and opens one without backoff if none does. Call it after the machine has slept or its
+// network has changed.
 func (c *Conn) Probe() {
 	c.probe(probeWithin)
 	if c.manager != nil {
@@ -169,9 +168,8 @@ func (c *Conn) Probe() {
 	}
 }
 
-// Lend gives one of the connection's places to another session that the far end's container has no place for: the connection
-// does with one subflow less, or with none, until the function that it returns is called, which must be soon. kept says that
-// the other session goes on.
+// Lend gives one of the connection's places to another session that the far end's container has no place for. The connection runs with
+// one subflow less, or with none, until the caller calls back, which must be soon. kept says that the other session goes on.
 func (c *Conn) Lend() (back func(kept bool)) {
 	if c.manager == nil {
 		return func(bool) {}
@@ -183,8 +181,8 @@ func (c *Conn) Lend() (back func(kept bool)) {
 	}
 }
 
-// FarEnd tells a client's connection how the machine at its far end does: where the processor is what limits the rate, further
-// subflows would not help.
+// FarEnd tells a client's connection how busy the machine at its far end is: where the processor limits the rate, more subflows do not
+// help.
 func (c *Conn) FarEnd(far FarEnd) {
 	if c.manager != nil {
 		c.manager.ask(func(r *requests) { r.far = &far })

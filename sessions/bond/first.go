@@ -7,21 +7,21 @@ import (
 )
 
 const (
-	// mostNews is how many NEWs a client sends before it takes refusals for what they say.
+	// mostNews is how many NEWs a client sends before it believes refusals.
 	mostNews = 5
-	// mostDenials is how many streams in succession must answer that the connection is not there, without proof, to be believed.
+	// mostDenials is how many streams in succession must deny the connection without proof before the client believes it.
 	mostDenials = 3
 )
 
-// first is how far a client's connection has come to be: the far end has it once it has accepted one subflow, whose ACCEPT proves that.
-// Until then a NEW may have been damaged or lost on its way, or its ACCEPT may have been.
+// first knows whether the far end has a client's connection: it does once an ACCEPT proves it. Until then the NEW or its ACCEPT may have
+// been lost or damaged on the way.
 //
 //	NEW or a JOIN accepted       -> the far end has the connection
 //	NEW refused without proof    -> the far end could not read it: begin anew, with another NEW
 //	no answer to NEW             -> ask by a JOIN
 //	a JOIN refused as unknown    -> NEW has not come: begin anew
 //
-// One stream at a time asks; others wait, and then know.
+// One stream at a time asks; the others wait for the answer.
 type first struct {
 	turn chan struct{} // capacity 1: held by the stream that asks
 
@@ -82,11 +82,11 @@ func (f *first) state() (has bool, left int) {
 	return f.has, max(0, mostNews-f.tries)
 }
 
-// denials counts the refusals without proof that say that there is no such connection. A connection that lives on another subflow
-// is there. A relay that damages or forges one answer does not end it.
+// denials counts refusals without proof that deny the connection. One that lives on another subflow exists whatever they say. So a
+// relay cannot end a connection by one damaged or forged answer.
 type denials struct{ n int }
 
-// add counts one more, and says whether they are to be believed.
+// add counts one more, and says whether the client should believe them.
 func (d *denials) add(pathless bool) bool {
 	if !pathless {
 		d.n = 0

@@ -7,29 +7,29 @@ import (
 )
 
 const (
-	// queueTarget is how long the bytes of a bulk transfer may wait on a subflow beyond its bare round trip. It is what an
-	// interactive answer waits behind them.
+	// queueTarget is how long the bytes of a bulk transfer may wait on a subflow beyond its bare round trip. An interactive answer
+	// waits behind them for so long.
 	queueTarget = 8 * time.Millisecond
 
-	// mostGap bounds what a subflow that is silent now and then may have in flight for that.
+	// mostGap bounds the silences that a subflow may bridge with more in flight.
 	mostGap = 20 * time.Millisecond
 
 	initialCwnd = 16 << 10
-	// guessedRate, in bytes per second, is what a subflow is taken to deliver at least, until it was full once.
+	// guessedRate, in bytes per second, is the least rate that is assumed for a subflow until it was full once.
 	guessedRate = 160 << 10
 	leastCwnd   = 4 << 10
 	mostCwnd    = 16 << 20
 
-	// rateSpan is how long a measured rate is believed, at least, when none as high comes; at most it is twice as long.
+	// A measured rate counts for rateSpan to twice as long while no higher one comes.
 	rateSpan = 500 * time.Millisecond
 	lowSpan  = 50 * time.Millisecond
-	// minRTTSpan is how long the least round trip is believed. Then the subflow's queue is drained for drainSpan to measure
-	// it again: with the queue in place it could not be told from a longer path.
+	// The least round trip counts for minRTTSpan. Then the flow drains the subflow's queue for drainSpan to measure it again: a queue
+	// looks like a longer path.
 	minRTTSpan = 10 * time.Second
 	drainSpan  = 100 * time.Millisecond
 
-	// A subflow that acknowledges nothing of what is in flight for stallRTTs round trips and the margin is stalled. The
-	// margin doubles when that turns out to be wrong.
+	// A subflow stalls when it acknowledges nothing in flight for stallRTTs round trips and the margin. The margin doubles when it
+	// revives.
 	stallRTTs   = 4
 	stallMargin = 400 * time.Millisecond
 	mostStall   = 4 * time.Second
@@ -45,7 +45,7 @@ func (s stretch) isFIN() bool { return s.len == 0 }
 
 func (s stretch) end() uint64 { return s.dsn + uint64(s.len) }
 
-// size is what its frame counts.
+// size is the bytes of its frame that count.
 func (s stretch) size() int {
 	if s.isFIN() {
 		return finSize
@@ -65,22 +65,22 @@ type segment struct {
 	rescued     bool      // another subflow carries it too, because this one is late with it
 }
 
-// flow is the sending side of a subflow: what is in flight on it, and how much may be. It is pure: time comes as an argument.
-// The control follows BBR's idea (draft-ietf-ccwg-bbr): what may be in flight is the rate that the subflow was seen to
-// deliver, times its bare round trip and the queue that is allowed.
+// flow is the sending side of a subflow: what is in flight on it, and how much may be. It is pure: time comes as an argument. The
+// control follows BBR's idea (draft-ietf-ccwg-bbr): the bound in flight is the measured rate times the bare round trip plus the allowed
+// queue. At any time:
 //
-// queued is the size of what waits, and written - received that of what is in flight, where a part of the first segment may be
-// acknowledged. cwnd, gap and margin keep within their bounds.
+//   - queued is the size of waiting, and written - received that of flight, of whose first segment a part may be acknowledged;
+//   - cwnd, gap and margin are within their bounds.
 type flow struct {
 	waiting ring.Ring[stretch] // scheduled; the writer takes them from here
-	queued  int                // bytes that count, of what waits
+	queued  int                // bytes of waiting that count
 	flight  ring.Ring[segment] // handed to the writer
 
-	written  uint64        // bytes that count, of all that was handed to the writer
+	written  uint64        // bytes that count, of all segments so far
 	received uint64        // of these, acknowledged
 	moved    time.Time     // when received last grew, or the first segment came after a pause
-	paused   bool          // nothing was in flight when the first of what is now was scheduled
-	gap      time.Duration // how long acknowledgements stayed away of late, while something was in flight
+	paused   bool          // nothing was in flight before the present segments
+	gap      time.Duration // longest recent wait for an acknowledgement
 	spare    uint64        // what was acknowledged and in flight when the subflow last had room to spare
 
 	srtt     time.Duration
@@ -88,8 +88,8 @@ type flow struct {
 	lows     [2]time.Duration // the least round trips of this span and the last, the least round trip or lowSpan each
 	lowTurn  time.Time
 	minAt    time.Time
-	draining time.Time // until then the queue is drained, to measure minRTT
-	resumes  time.Time // the same, until the timer has seen to it; then zero
+	draining time.Time // end of the draining that measures minRTT
+	resumes  time.Time // the same, until the timer has handled it; then zero
 
 	rate     float64 // bytes per second: the best of this span and the last
 	measured bool    // it was full when that was measured
@@ -101,7 +101,7 @@ type flow struct {
 	reached  float64 // the rate that counts as progress since
 
 	margin  time.Duration // for stalls
-	revived time.Time     // after the last one; what was sent before tells nothing
+	revived time.Time     // after the last stall; earlier segments show nothing
 }
 
 func newFlow(now time.Time) flow {
@@ -142,14 +142,14 @@ func (f *flow) schedule(s stretch, now time.Time) {
 	f.waiting.Push(s)
 }
 
-// take returns the first stretch that waits, which the caller sends by calling sent, or drops.
+// take returns the first stretch that waits. The caller writes it and calls sent, or drops it.
 func (f *flow) take() stretch {
 	s := f.waiting.Pop()
 	f.queued -= s.size()
 	return s
 }
 
-// sent notes that the stretch is handed to the writer.
+// sent notes that the writer has the stretch.
 func (f *flow) sent(s stretch, now time.Time) {
 	f.written += uint64(s.size())
 	f.flight.Push(segment{
@@ -158,7 +158,7 @@ func (f *flow) sent(s stretch, now time.Time) {
 	})
 }
 
-// hasSpare notes that there was nothing more to send although the subflow had room.
+// hasSpare notes that the subflow had room and there was nothing to send.
 func (f *flow) hasSpare() { f.spare = f.written + uint64(f.queued) }
 
 // acknowledge takes in that the peer has received so many bytes, the newest of them delay ago. It returns how many segments
@@ -184,8 +184,8 @@ func (f *flow) acknowledge(received uint64, delay time.Duration, now time.Time) 
 	return arrived
 }
 
-// measureGap keeps what must be in flight for a subflow whose acknowledgements come in bursts, because of a busy machine or a
-// radio link, so that its far end does not run dry meanwhile.
+// measureGap measures the gaps between bursts of acknowledgements, as a busy machine or a radio link makes them. With more in flight the
+// far end does not run dry meanwhile.
 func (f *flow) measureGap(now time.Time) {
 	if f.paused {
 		return // it was the round trip
@@ -228,7 +228,7 @@ func (f *flow) measureRate(newest *segment, rtt time.Duration, now time.Time) {
 	if newest.unlimited && rate < f.rate {
 		return
 	}
-	// Not srtt: a subflow that has become slow has filled its own queue by what it was believed to carry.
+	// Not srtt: a subflow that has become slow has filled its queue at the rate that it had before.
 	if now.Sub(f.rateTurn) > max(rateSpan, 4*f.minRTT) {
 		f.rates[1], f.rates[0], f.rateTurn = f.rates[0], 0, now
 		f.margin -= (f.margin - stallMargin) / 16 // no stall for a while
@@ -237,15 +237,14 @@ func (f *flow) measureRate(newest *segment, rtt time.Duration, now time.Time) {
 	f.rate = max(f.rates[0], f.rates[1])
 }
 
-// settledAfter is how many doublings without much effect show that the subflow's rate is found, and muchFaster what counts as
-// effect. That is BBR's start-up.
+// After settledAfter doublings that made the subflow less than muchFaster, its rate is known. That is BBR's start-up.
 const (
 	settledAfter = 3
 	muchFaster   = 1.25
 )
 
-// resize sets cwnd by what was measured. It grows by doubling at most, and once in a round trip, so that a first measurement
-// that is off does no harm. limited says that the subflow was full: only then does what it delivers tell what it can.
+// resize sets cwnd by the measurements. It at most doubles, once in a round trip, so that a wrong first measurement does no harm.
+// limited says that the subflow was full: only then does its rate show what it can carry.
 func (f *flow) resize(limited bool) {
 	span := f.minRTT + queueTarget + f.gap
 	want := int(f.rate * span.Seconds())
@@ -269,7 +268,7 @@ func (f *flow) resize(limited bool) {
 	case want > f.cwnd && turn:
 		f.cwnd = min(want, 2*f.cwnd)
 	case want < f.cwnd && queue > queueTarget:
-		// Without a queue, less in flight would only mean less delivered, and that would be taken for the rate.
+		// Without a queue, less in flight would only deliver less, and that would pass for the rate.
 		f.cwnd = max(want, f.cwnd-f.cwnd/8)
 	}
 	if turn {
@@ -287,7 +286,7 @@ func (f *flow) oldest(acked uint64) *segment {
 	return nil
 }
 
-// revive begins anew after a stall, which was no measure of what the subflow carries.
+// revive begins anew after a stall, which did not measure what the subflow carries.
 func (f *flow) revive(now time.Time) {
 	f.moved, f.revived = now, now
 	f.margin = min(2*f.margin, mostStall)
@@ -296,7 +295,7 @@ func (f *flow) revive(now time.Time) {
 	f.cwnd, f.settled, f.reached = initialCwnd, 0, 0
 }
 
-// stallsAt returns when the subflow is stalled if nothing is acknowledged until then; the zero time if nothing is in flight.
+// stallsAt returns when the subflow stalls unless the peer acknowledges something; the zero time if nothing is in flight.
 func (f *flow) stallsAt() time.Time {
 	if f.inFlight() == 0 {
 		return time.Time{}

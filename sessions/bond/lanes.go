@@ -8,42 +8,42 @@ import (
 	"github.com/bastion-ssm/bastion/internal/backoff"
 )
 
-// The measures of lanes. An attempt costs a part of the rate for a second or so: with the pause after it, less than a fiftieth.
+// An attempt costs part of the rate for about a second: with the pause after it, less than a fiftieth.
 const (
-	laneSettle  = 200 * time.Millisecond // and four round trips: from a change until its effect is measured
-	laneMeasure = 500 * time.Millisecond // what a rate is measured over, at least
+	laneSettle  = 200 * time.Millisecond // and four round trips: from a change to the measurement of its effect
+	laneMeasure = 500 * time.Millisecond // least time for the measurement of a rate
 	laneMore    = 1500 * time.Millisecond
-	laneHelps   = 1.1                    // more lanes are kept if they are so much faster
-	laneClearly = 1.4                    // ... which is known after laneMeasure, and the rest after laneMore
-	laneHarms   = 0.9                    // any number that makes it so slow is given up after laneMeasure
-	laneLoses   = 0.97                   // fewer lanes are kept if they are not slower than this
-	laneIdle    = 500 * time.Millisecond // a transfer that pauses for less goes on: a throttled far end takes turns of 100 ms
+	laneHelps   = 1.1                    // keep more lanes that are this much faster
+	laneClearly = 1.4                    // ... at once, after laneMeasure; else after laneMore
+	laneHarms   = 0.9                    // give up any number that is this slow after laneMeasure
+	laneLoses   = 0.97                   // keep fewer lanes that are at least this fast
+	laneIdle    = 500 * time.Millisecond // a shorter pause does not interrupt a transfer: a throttled far end pauses for 100 ms at a time
 	brokenPause = 5 * time.Second        // after an attempt that a longer pause has interrupted
 	firstPause  = 20 * time.Second
 	mostPause   = 10 * time.Minute
 )
 
-// lanes decides over how many of its subflows a client sends. The SSM agent takes what it is sent as fast as it can, so that one
-// session mostly carries all there is, and in messages that are larger than if several shared it: each message costs the task
-// processor time. So it begins with one, and keeps more only while the transfer is the faster for it. New lanes that bring little
-// though those before them are as fast as ever are slow ones: there may be better ones among the rest, and to try them harms
-// nothing. What the other subflows are good for is the other direction. It is pure.
+// lanes decides over how many of its subflows a client sends. The SSM agent takes data as fast as it can, so one session mostly
+// carries everything, and in larger messages than several would; each message costs the task processor time. So lanes begins with
+// one, and keeps more only if they make the transfer faster. New lanes that bring little beside old ones that are as fast as before
+// are slow themselves: there may be faster ones among the rest, and trying them does no harm. The other subflows serve the other
+// direction. lanes is pure.
 type lanes struct {
-	count int // of subflows that new data goes on; at least 1
+	count int // subflows that carry new data; at least 1
 
 	phase   lanePhase
 	since   time.Time // when the phase began, or its measurement
 	mark    laneBytes // acknowledged then
-	settled bool      // the effect of the last change has had its time
+	settled bool      // the last change has had time to take effect
 	before  int       // lanes before the attempt
 	base    laneRates // then
 	idle    time.Time // since when it is not busy; zero: it is
 	pause   time.Duration
 	until   time.Time // no attempt before
-	fewer   bool      // the next attempt is one with fewer
+	fewer   bool      // the next attempt is with fewer
 }
 
-// laneBytes are what the peer has acknowledged.
+// laneBytes counts what the peer has acknowledged.
 type laneBytes struct {
 	all    uint64 // of the stream
 	before uint64 // on the lanes in use, in an attempt on those in use before it; frames included
@@ -59,8 +59,8 @@ func (b laneBytes) since(mark laneBytes, span time.Duration) laneRates {
 type lanePhase uint8
 
 const (
-	laneSteady  lanePhase = iota // measures the rate as it is
-	laneAttempt                  // measures the rate with another number
+	laneSteady  lanePhase = iota // measures the present rate
+	laneAttempt                  // measures the rate with another number of lanes
 )
 
 // restart begins to measure anew.
@@ -68,9 +68,8 @@ func (l *lanes) restart(phase lanePhase, acked laneBytes, now time.Time) {
 	l.phase, l.since, l.mark, l.settled = phase, now, acked, false
 }
 
-// look is called every wantEvery or so. busy says that the subflows in use were full most of the time, found that the rate of
-// each of them is known, have is the number of usable subflows, and acked what the peer has. It returns whether count has
-// changed.
+// look returns whether count has changed. The machine calls it about every wantEvery. busy says that the lanes were full most of the
+// time, found that their rates are known; have is the number of usable subflows, and acked what the peer has.
 func (l *lanes) look(busy, found bool, have int, acked laneBytes, rtt time.Duration, now time.Time) (changed bool) {
 	switch {
 	case busy:
@@ -127,14 +126,14 @@ func (l *lanes) look(busy, found bool, have int, acked laneBytes, rtt time.Durat
 	return false
 }
 
-// apart says that the lanes from before an attempt are about as fast beside the new ones as they were alone. If all shared one
-// limit equally, they would have no more than their share of it; the middle between the two is the boundary.
+// apart says that the old lanes are about as fast beside the new ones as they were alone. If all shared one limit equally, the old ones
+// would keep their share of it; the boundary is the middle between the two.
 func (l *lanes) apart(rate laneRates) bool {
 	shared := float64(l.before) / float64(l.count)
 	return rate.before >= (1+shared)/2*l.base.before
 }
 
-// try begins an attempt with another number, if it is time for one.
+// try begins an attempt with another number of lanes, if it is time for one.
 func (l *lanes) try(rate laneRates, have int, acked laneBytes, now time.Time) bool {
 	if now.Before(l.until) && l.changed(rate, now) {
 		l.until, l.fewer = now, false
@@ -145,7 +144,7 @@ func (l *lanes) try(rate laneRates, have int, acked laneBytes, now time.Time) bo
 	}
 	if now.Before(l.until) || rate.all == 0 || next == l.count || next < 1 {
 		if now.Sub(l.since) > 4*laneMore {
-			l.restart(laneSteady, acked, now) // what is old says nothing of the present
+			l.restart(laneSteady, acked, now) // an old measurement says nothing about the present
 		}
 		return false
 	}
@@ -154,7 +153,7 @@ func (l *lanes) try(rate laneRates, have int, acked laneBytes, now time.Time) bo
 	return true
 }
 
-// changed says that the rate is not any more what it was before the latest attempt: what that has shown is void.
+// changed says that the rate differs from the one before the latest attempt, whose result is void then.
 func (l *lanes) changed(rate laneRates, now time.Time) bool {
 	if l.base.all == 0 || now.Sub(l.since) < laneMore {
 		return false
@@ -163,10 +162,10 @@ func (l *lanes) changed(rate laneRates, now time.Time) bool {
 	return gain >= laneClearly || gain <= 1/laneClearly
 }
 
-// chooseLanes sees to it that new data goes on as many subflows as are to be used, and on which.
+// chooseLanes picks the subflows that carry new data.
 func (m *machine) chooseLanes() {
 	if !m.client {
-		return // its sessions are paced each by itself: all are used
+		return // the server uses all: the SSM agent paces each session by itself
 	}
 	used := 0
 	var others []*path
@@ -209,7 +208,7 @@ func laneRank(p *path) int {
 // carries says whether new data may be put on the subflow.
 func (m *machine) carries(p *path) bool { return p.usable() && (!m.client || p.lane) }
 
-// lookAtLanes lets lanes see how the transfer goes. It returns whether all subflows are in use.
+// lookAtLanes shows lanes how the transfer goes. It returns whether all subflows are in use.
 func (m *machine) lookAtLanes(busy bool, now time.Time) (all bool) {
 	if !m.client {
 		return true

@@ -21,17 +21,17 @@ const (
 )
 
 const (
-	// maxHandshakes bounds the streams that have not proven anything yet. More of them wait to be accepted.
+	// maxHandshakes bounds the streams without a proof yet. The system queues others.
 	maxHandshakes = 64
-	// refuseTime bounds the wait for a refused client to read why, and to go.
+	// refuseTime bounds the wait for a refused client to read the reason and to go.
 	refuseTime = 2 * time.Second
-	// acceptPause is the wait after an accept that failed: most likely the process has no descriptor left.
+	// acceptPause is the wait after a failed accept: most likely the process has run out of descriptors.
 	acceptPause = 100 * time.Millisecond
 )
 
-// ListenerConfig is what a Listener can be told. Zero fields get the default of the same name.
+// ListenerConfig configures a Listener. Zero fields get the default of the same name.
 type ListenerConfig struct {
-	Config // of each connection; its window and send buffer are halved, maybe more than once, when Memory runs short
+	Config // of each connection; the Listener halves its window and send buffer, maybe repeatedly, when Memory runs short
 
 	MaxConns         int
 	MaxSubflows      int           // of one connection
@@ -39,12 +39,12 @@ type ListenerConfig struct {
 	Spare            int           // of these, how many are kept for the first subflows of new connections
 	HandshakeTimeout time.Duration // for each subflow
 
-	// Memory bounds the bytes that all connections together may have buffered. A connection's share is set aside for it
-	// when it begins, used or not, so that no client can use up what another was promised.
+	// Memory bounds the bytes that all connections together may have buffered. The Listener sets a connection's share aside when it
+	// begins, so that a client cannot use up another one's.
 	Memory int
 
-	// OnEvent is told what happens, in the order in which it happens to a connection; nil: nobody is. It is called by
-	// several goroutines, and what it is told about waits for it.
+	// OnEvent, if not nil, gets the events of each connection in their order. Several goroutines call it, and the connection waits for
+	// it.
 	OnEvent func(Event)
 }
 
@@ -77,7 +77,7 @@ type EventType string
 const (
 	EventOpened  EventType = "opened"  // a connection, with its subflow 0
 	EventJoined  EventType = "joined"  // a subflow, to an open connection
-	EventRefused EventType = "refused" // a subflow; whether it was to be a new connection's or to join one
+	EventRefused EventType = "refused" // a subflow, of a new connection or of an open one
 	EventLost    EventType = "lost"    // a subflow ended, in whatever way
 	EventClosed  EventType = "closed"  // a connection ended; all its subflows were lost before
 )
@@ -108,7 +108,7 @@ type Listener struct {
 	mu         sync.Mutex
 	closed     bool
 	draining   bool
-	memory     int // bytes that are not set aside
+	memory     int // bytes left to set aside
 	streams    int // subflows that hold a place, of all connections
 	conns      map[connID]*served
 	unaccepted int // connections that Accept has not returned yet, ended or not; at most cfg.MaxConns
@@ -127,7 +127,7 @@ type served struct {
 	// Guarded by the listener's mu.
 	subflows int // that hold a place: being accepted, or attached
 	used     idWindow
-	lost     []Event // that have not been told of
+	lost     []Event // not passed to OnEvent yet
 }
 
 // Listen accepts subflows from listeners, which it takes over, and connections made of them.
@@ -165,7 +165,7 @@ func (l *Listener) Accept() (net.Conn, error) {
 // Addr returns the address of the first of the listeners.
 func (l *Listener) Addr() net.Addr { return l.listeners[0].Addr() }
 
-// Drain refuses new connections from now on. Subflows can still join those that there are.
+// Drain refuses new connections from now on. Subflows can still join open ones.
 func (l *Listener) Drain() {
 	l.mu.Lock()
 	l.draining = true
@@ -267,8 +267,8 @@ func (l *Listener) handshake(stream net.Conn) {
 	_ = stream.Close()
 }
 
-// awaitEnd waits, for a bounded time, until the peer has read all and goes. To close a socket while something of the
-// peer's is unread would reset it, and take the refusal from the peer.
+// awaitEnd waits, for a bounded time, until the peer has read all and goes. A close with unread data would reset the socket, and the
+// peer would lose the refusal.
 func awaitEnd(stream net.Conn) {
 	if half, ok := stream.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite()
@@ -320,7 +320,7 @@ func (l *Listener) serveJoin(stream net.Conn, h *serverHandshake, o open) error 
 	}
 	err := l.addSubflow(s, o.subflow)
 	if full, ok := errors.AsType[*RefusedError](err); ok && full.Code == RefuseSubflows && s.conn.dropStalled() {
-		// A client that was away has given it up, without being able to say so.
+		// A client that was away has given up that subflow, and could not say so.
 		err = l.addSubflow(s, o.subflow)
 	}
 	switch {
@@ -330,7 +330,7 @@ func (l *Listener) serveJoin(stream net.Conn, h *serverHandshake, o open) error 
 		return err
 	}
 	l.cfg.OnEvent(Event{Type: EventJoined, Conn: short(s.id), Subflow: o.subflow, Remote: stream.RemoteAddr()})
-	_ = l.attach(s, stream, o.subflow, h) // told as the loss of the subflow
+	_ = l.attach(s, stream, o.subflow, h) // the loss of the subflow reports it
 	return nil
 }
 
@@ -354,8 +354,8 @@ func (l *Listener) find(id connID) (who *identity, s *served, refusal *RefusedEr
 // errEnded says that a connection has ended since it was found.
 var errEnded = errors.New("the connection has ended")
 
-// attach accepts a subflow that has its place, and hands its stream over to the connection, which closes it in the end. If
-// that fails the subflow is lost.
+// attach accepts a subflow that has its place, and hands its stream to the connection, which closes it in the end. If that fails the
+// subflow is lost.
 func (l *Listener) attach(s *served, stream net.Conn, subflow uint32, h *serverHandshake) error {
 	began := time.Now()
 	w := &watchedStream{Conn: stream}
@@ -383,7 +383,7 @@ func (l *Listener) attach(s *served, stream net.Conn, subflow uint32, h *serverH
 	return err
 }
 
-// watch tells of the subflows that s loses, and of its end, and gives back what it had.
+// watch reports the subflows that s loses, and its end, and gives its memory back.
 func (l *Listener) watch(s *served) {
 	done := s.conn.Done()
 	for done != nil || l.held(s) {
@@ -416,7 +416,7 @@ func (l *Listener) watch(s *served) {
 	})
 }
 
-// held says whether s has subflows, or some to tell of.
+// held says whether s has subflows, or lost ones to report.
 func (l *Listener) held(s *served) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -442,8 +442,8 @@ func hasEnded(c *Conn) bool {
 // short is what RemoteAddr says of the connection with this id.
 func short(id connID) string { return id.String()[:8] }
 
-// refusalBy is what a subflow is told that would join a connection which has ended. That it ended in good order is more than
-// a reason: the client takes it for the acknowledgement of all that it sent.
+// refusalBy refuses a subflow that would join an ended connection. RefuseClosed is more than a reason: the client takes it for the
+// acknowledgement of everything that it sent.
 func refusalBy(c *Conn) *RefusedError {
 	refusal := &RefusedError{Code: RefuseUnknown, Reason: whyEnded(c)}
 	if c.delivered() {
@@ -464,7 +464,7 @@ func whyEnded(c *Conn) string {
 	}
 }
 
-// cause is err without the addresses that the network's errors have, where they are known anyway.
+// cause is err without the addresses of a network error, which the event has.
 func cause(err error) string {
 	var op *net.OpError
 	if errors.As(err, &op) && op.Err != nil {

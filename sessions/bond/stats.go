@@ -10,7 +10,7 @@ type Stats struct {
 	Sent       uint64 // bytes that the peer has acknowledged in order
 	Received   uint64 // bytes that came in order
 	Reinjected uint64 // bytes sent again on another subflow
-	Damaged    int    // subflows that were closed because what came on them was not what the peer had sent
+	Damaged    int    // subflows closed because of other bytes than the peer had sent
 
 	Pathless time.Time // since when no subflow is usable; the zero time while one is
 
@@ -25,12 +25,12 @@ type Trouble struct {
 	Next time.Time // when the next attempt may begin
 }
 
-// Limit is how many subflows the service under a connection lets it have, as far as the client has met it.
+// Limit is how many subflows the service allows, as far as the client knows.
 type Limit struct {
 	Subflows int       // 0: no limit is known
-	Err      error     // of the attempt to have one more; nil: a place was needed for something else
-	Retry    time.Time // when a further one is tried, if it is wanted then
-	Lent     bool      // a place is another session's for the moment
+	Err      error     // of the attempt to have one more; nil: another session needed a place
+	Retry    time.Time // when the client tries one more, if it needs it then
+	Lent     bool      // another session has a place for the moment
 }
 
 // SubflowStats are the figures of one subflow.
@@ -42,12 +42,12 @@ type SubflowStats struct {
 
 	RTT      time.Duration // smoothed, from a frame's sending to its ACK; 0: not measured yet
 	MinRTT   time.Duration // the least of late
-	SendRate float64       // bytes per second, as measured when last there was enough to send
+	SendRate float64       // bytes per second, measured when there was last enough to send
 	InFlight int           // bytes sent and not acknowledged
 
 	Sent       uint64 // bytes of DATA, headers included
 	Received   uint64
-	Reinjected uint64 // bytes of other subflows that this one carried again
+	Reinjected uint64 // bytes of other subflows that this one carried too
 }
 
 // State says whether a subflow carries data.

@@ -6,7 +6,7 @@ import (
 )
 
 // streamBuf keeps a stretch of a byte stream: bytes are put and copied by their offset in the stream. What lies before base
-// is gone. Its storage is circular and grows with the stretch; who fills it bounds it.
+// is gone. Its storage is circular and grows with the stretch; the caller bounds it.
 type streamBuf struct {
 	buf  []byte // length zero or a power of two
 	base uint64 // the first byte that is kept

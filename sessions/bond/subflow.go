@@ -8,9 +8,9 @@ import (
 )
 
 const (
-	// batchBytes is how much a writer sends at once, about.
+	// batchBytes is about how much a writer sends at once.
 	batchBytes = 64 << 10
-	// directBytes is how much a caller writes by itself, and may be in flight then: a stream takes so much at once.
+	// directBytes bounds what a caller writes by itself and what may be in flight then: a stream takes so much at once.
 	directBytes = 4 << 10
 )
 
@@ -23,8 +23,8 @@ type subflow struct {
 	gone bool          // stop is closed
 	shut chan struct{} // closed when conn is closed
 
-	writing bool   // somebody writes buf, without the lock
-	buf     []byte // of whoever writes
+	writing bool   // a goroutine writes buf, without the lock
+	buf     []byte // belongs to that goroutine
 }
 
 // poke makes the writer look.
@@ -35,9 +35,9 @@ func (s *subflow) poke() {
 	}
 }
 
-// attach takes over a stream whose handshake is done, as the subflow with the given id. r reads from it. accept, which
-// may be nil, is called before the first frame is read, and may refuse the connection. If the connection has ended, the
-// error says so and the stream is the caller's.
+// attach takes over a stream after its handshake, as the subflow with the given id. r reads from it. The reader calls accept, which may
+// be nil, before the first frame; it may refuse the connection. If the connection has ended, the error says so and the stream stays
+// the caller's.
 func (c *Conn) attach(
 	id uint32, conn net.Conn, r *frameReader, keys seals, name string, accept func(io.Reader) error,
 ) error {
@@ -80,7 +80,7 @@ func (c *Conn) read(s *subflow, r *frameReader, accept func(io.Reader) error) {
 	for {
 		if err := r.next(&f); err != nil {
 			if violation, ok := errors.AsType[*protocolError](err); ok {
-				c.fail(violation) // the subflow is closed once it has carried RESET
+				c.fail(violation) // the subflow ends after it has carried RESET
 			} else {
 				c.lose(s, err)
 			}
@@ -102,7 +102,7 @@ func (c *Conn) write(s *subflow) {
 		c.mu.Lock()
 		wrote, err := c.writeOnce(s)
 		if !wrote && c.ending {
-			c.settle(time.Now()) // somebody may wait for this
+			c.settle(time.Now()) // finish may wait for this
 		}
 		c.mu.Unlock()
 		switch {
@@ -120,8 +120,8 @@ func (c *Conn) write(s *subflow) {
 	}
 }
 
-// writeOnce writes what is pending on a subflow, some of it if it is much. It holds the lock but while it writes, and
-// does nothing while somebody else writes, who will see to the rest.
+// writeOnce writes what is pending on a subflow, up to about batchBytes. It holds the lock except during the write. While another
+// goroutine writes it does nothing: that one writes the rest.
 func (c *Conn) writeOnce(s *subflow) (wrote bool, err error) {
 	if s.writing || !c.m.pending(s.path) {
 		return false, nil
@@ -140,8 +140,8 @@ func (c *Conn) writeOnce(s *subflow) (wrote bool, err error) {
 	return true, err
 }
 
-// writeDirectly writes what a small write has put on a subflow that is at rest, with the lock held. A change of
-// goroutines saved is a shorter round trip.
+// writeDirectly writes what a small write has put on a subflow at rest. Callers hold the lock. Without a change of goroutines the round
+// trip is shorter.
 func (c *Conn) writeDirectly() {
 	p := c.m.newestPath()
 	s := c.subflows[p]
@@ -182,7 +182,7 @@ func (c *Conn) lose(s *subflow, err error) {
 	}
 }
 
-// remove ends a subflow, with the lock held. It returns false if that has been done before.
+// remove ends a subflow. Callers hold the lock. It returns false if the subflow has ended before.
 func (c *Conn) remove(s *subflow) bool {
 	if s.gone {
 		return false
