@@ -129,14 +129,14 @@ func (c *Conn) settle(now time.Time) {
 	for p, s := range c.subflows {
 		switch {
 		case c.m.pending(p):
-			s.poke()
+			nudge(s.wake)
 		case c.client && p.over():
 			c.remove(s)
 		}
 	}
 	if c.m.changed {
 		c.m.changed = false
-		c.poke()
+		nudge(c.notify) // the path manager looks
 	}
 	if !c.ending && (c.m.err != nil || c.m.through()) {
 		c.end()
@@ -177,14 +177,6 @@ func (c *Conn) arm(now time.Time) {
 	c.timer.Reset(max(0, at.Sub(now)))
 }
 
-// poke makes the path manager look.
-func (c *Conn) poke() {
-	select {
-	case c.notify <- struct{}{}:
-	default:
-	}
-}
-
 // end latches the connection's end. Callers hold the lock.
 func (c *Conn) end() {
 	c.ending = true
@@ -200,7 +192,7 @@ func (c *Conn) end() {
 	c.timer.Stop()
 	c.readable.Broadcast()
 	c.writable.Broadcast()
-	c.poke()
+	nudge(c.notify) // the path manager looks
 	c.goodbye = make(chan struct{})
 	close(c.ended)
 	go c.finish(c.goodbye, c.m.err == nil)

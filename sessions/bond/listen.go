@@ -369,7 +369,7 @@ func (l *Listener) attach(s *served, stream net.Conn, subflow uint32, h *serverH
 		s.subflows--
 		l.streams--
 		l.memory += subflowMemory
-		s.notify()
+		nudge(s.wake)
 	}
 	err := h.accept()
 	if err == nil {
@@ -421,13 +421,6 @@ func (l *Listener) held(s *served) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return s.subflows > 0 || len(s.lost) > 0
-}
-
-func (s *served) notify() {
-	select {
-	case s.wake <- struct{}{}:
-	default: // watch will look anyway
-	}
 }
 
 func hasEnded(c *Conn) bool {

@@ -67,10 +67,7 @@ func (m *manager) ask(note func(*requests)) {
 	m.mu.Lock()
 	note(&m.asked)
 	m.mu.Unlock()
-	select {
-	case m.wake <- struct{}{}:
-	default: // run will look anyway
-	}
+	nudge(m.wake)
 }
 
 // lost is the connection's lostHook.
@@ -97,12 +94,7 @@ func (m *manager) run() {
 	// The timer has a callback and not a channel: when two goroutines of a testing/synctest bubble look at a due channel timer, the race
 	// detector crashes (go.dev/issue/78156).
 	due := make(chan struct{}, 1)
-	timer := time.AfterFunc(0, func() {
-		select {
-		case due <- struct{}{}:
-		default: // an extra look does no harm
-		}
-	})
+	timer := time.AfterFunc(0, func() { nudge(due) })
 	defer timer.Stop()
 	for {
 		select {

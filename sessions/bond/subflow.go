@@ -27,11 +27,11 @@ type subflow struct {
 	buf     []byte // belongs to that goroutine
 }
 
-// poke makes the writer look.
-func (s *subflow) poke() {
+// nudge wakes the goroutine that receives from ch, whose capacity is 1, now or at its next look.
+func nudge(ch chan<- struct{}) {
 	select {
-	case s.wake <- struct{}{}:
-	default: // it will
+	case ch <- struct{}{}:
+	default: // it will look anyway
 	}
 }
 
@@ -155,7 +155,7 @@ func (c *Conn) writeDirectly() {
 		c.lose(s, err)
 		c.mu.Lock()
 	case wrote && (c.m.pending(p) || c.ending):
-		s.poke()
+		nudge(s.wake)
 	}
 }
 
