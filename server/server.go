@@ -6,8 +6,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
-	"log/slog"
 	"net"
 	"net/netip"
 	"slices"
@@ -22,169 +20,11 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/bond"
 )
 
-// Defaults of Config.
 const (
-	DefaultListen             = "localhost:2222"
-	DefaultBondListen         = "localhost:2223"
-	DefaultSocket             = "/run/bastiond/control.sock"
-	DefaultIdleStop           = 30 * time.Minute
-	DefaultMaxLife            = 12 * time.Hour
-	DefaultDrain              = 25 * time.Second // below the 30 s that ECS waits between SIGTERM and SIGKILL
-	DefaultResolveTimeout     = 5 * time.Second
-	DefaultDialTimeout        = 10 * time.Second
-	DefaultHandshakeTimeout   = 30 * time.Second // a handshake through SSM takes seconds at worst
-	DefaultClientTimeout      = 20 * time.Minute // as long as SSM keeps an idle session
-	DefaultMaxConns           = 64
-	DefaultMaxChannels        = 2048
-	DefaultMaxChannelsPerConn = 1024
-	DefaultMaxGrants          = 64
-	DefaultBondLinger         = 30 * time.Minute // a laptop's lunch
-	DefaultBondMemory         = bond.DefaultMemory
-	DefaultBondMaxConns       = bond.DefaultMaxConns
-	DefaultBondMaxSubflows    = bond.DefaultMaxSubflows
-)
-
-const (
-	// LeastIdleConn is the shortest Config.IdleConn: less would end connections that only wait for an answer.
-	LeastIdleConn = 10 * time.Second
-
 	maxAuthTries = 6
 	// acceptPause is the wait after an accept that failed: most likely the process has no descriptor left.
 	acceptPause = 100 * time.Millisecond
 )
-
-// Config sets a server up. Zero fields get the default of the same name.
-type Config struct {
-	Listen     string // see DefaultListen; a loopback address; port 0 picks a free one
-	BondListen string // in the same form, for SSH connections over many subflows; empty: none
-	Allow      Allow  // zero: no destination is permitted
-	Limit      *Allow // nil: none; else a destination must be permitted by both lists
-	Resolver   string // IP:PORT of a DNS server; empty: the system's, which a Limit with names needs
-
-	// Socket is the path of the control socket. Its directory is made, or must belong to this user. Empty: none.
-	Socket string
-
-	IdleStop time.Duration // without a connection; negative: never
-	MaxLife  time.Duration // must be longer than Drain
-	Drain    time.Duration // from the notice to the end; negative: none
-
-	// IdleConn is how long a forwarded connection may carry nothing, and a client may have none, before it is ended; 0: for
-	// ever.
-	IdleConn time.Duration
-
-	ResolveTimeout   time.Duration // for one name
-	DialTimeout      time.Duration // for one destination, all its addresses
-	HandshakeTimeout time.Duration // from the TCP connection to the end of authentication
-	ClientTimeout    time.Duration // for the client's answer to a keepalive, while there is a path for it
-
-	// BondLinger is how long a connection without any path to its client lives on, and counts as one.
-	BondLinger time.Duration
-
-	MaxConns           int // SSH connections, authenticated or not
-	MaxChannels        int // forwarded connections; each holds at most about 2 MiB that its destination has not taken
-	MaxChannelsPerConn int
-	MaxGrants          int
-
-	BondMemory      int // bytes that connections of the bond port may have buffered, all together; see bond.ListenerConfig
-	BondMaxConns    int // connections of the bond port; SSH connections, of which MaxConns says how many there may be
-	BondMaxSubflows int // of one of them
-
-	Cgroup   string // where the kernel shows the container's control group
-	Metadata string // URL of ECS's task metadata endpoint, version 4; empty: none
-	// KeepMemoryLimit leaves the limit of the heap as it is. Otherwise it follows from the task's memory and its sessions.
-	KeepMemoryLimit bool
-
-	Version string     // of the program, for replies and the audit log
-	HostKey ssh.Signer // nil: made in memory, and gone with the process
-
-	// Audit gets a JSON line per event. When a write fails, the server stops.
-	Audit  io.Writer
-	Logger *slog.Logger // nil: none
-
-	// Dial connects to an address IP:PORT that has been checked; nil: a net.Dialer.
-	Dial func(ctx context.Context, network, address string) (net.Conn, error)
-}
-
-func (c *Config) setDefaults() {
-	for _, field := range []struct {
-		value *time.Duration
-		or    time.Duration
-	}{
-		{&c.IdleStop, DefaultIdleStop},
-		{&c.MaxLife, DefaultMaxLife},
-		{&c.Drain, DefaultDrain},
-		{&c.ResolveTimeout, DefaultResolveTimeout},
-		{&c.DialTimeout, DefaultDialTimeout},
-		{&c.HandshakeTimeout, DefaultHandshakeTimeout},
-		{&c.ClientTimeout, DefaultClientTimeout},
-		{&c.BondLinger, DefaultBondLinger},
-	} {
-		if *field.value == 0 {
-			*field.value = field.or
-		}
-	}
-	for _, field := range []struct {
-		value *int
-		or    int
-	}{
-		{&c.MaxConns, DefaultMaxConns},
-		{&c.MaxChannels, DefaultMaxChannels},
-		{&c.MaxChannelsPerConn, DefaultMaxChannelsPerConn},
-		{&c.MaxGrants, DefaultMaxGrants},
-		{&c.BondMemory, DefaultBondMemory},
-		{&c.BondMaxConns, DefaultBondMaxConns},
-		{&c.BondMaxSubflows, DefaultBondMaxSubflows},
-	} {
-		if *field.value == 0 {
-			*field.value = field.or
-		}
-	}
-	if c.Listen == "" {
-		c.Listen = DefaultListen
-	}
-	if c.Cgroup == "" {
-		c.Cgroup = DefaultCgroup
-	}
-	if c.Version == "" {
-		c.Version = "unknown"
-	}
-	if c.Audit == nil {
-		c.Audit = io.Discard
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	if c.Dial == nil {
-		c.Dial = new(net.Dialer).DialContext
-	}
-}
-
-func (c *Config) validate() error {
-	switch {
-	case c.Limit != nil && c.Limit.hasNames() && c.Resolver != "":
-		// Whoever chooses the resolver chooses the addresses, and would so choose what the limit permits.
-		return fmt.Errorf("resolver %q is refused: the image's list has names, for which only the system's resolver answers",
-			c.Resolver)
-	case c.MaxLife <= max(c.Drain, 0):
-		return fmt.Errorf("maximum life %v: want more than the drain time, %v", c.MaxLife, c.Drain)
-	case c.IdleConn < 0 || c.IdleConn > 0 && c.IdleConn < LeastIdleConn:
-		return fmt.Errorf("idle time of connections %v: want at least %v, or 0 for none", c.IdleConn, LeastIdleConn)
-	case min(c.ResolveTimeout, c.DialTimeout, c.HandshakeTimeout, c.ClientTimeout, c.BondLinger) < 0:
-		return errors.New("a time limit is negative")
-	case min(c.MaxConns, c.MaxChannels, c.MaxChannelsPerConn, c.MaxGrants,
-		c.BondMemory, c.BondMaxConns, c.BondMaxSubflows) < 0:
-		return errors.New("a maximum is negative")
-	}
-	return nil
-}
-
-// A ConfigError says that a configuration is refused, whatever the state of the machine.
-type ConfigError struct{ Err error }
-
-func (e *ConfigError) Error() string { return e.Err.Error() }
-
-// Unwrap returns the cause.
-func (e *ConfigError) Unwrap() error { return e.Err }
 
 // A Server is bastiond's SSH server. It listens from New on; Run serves.
 type Server struct {
@@ -436,76 +276,6 @@ func (s *Server) idleUntil() (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.active.Add(s.config.IdleStop), s.config.IdleStop > 0 && len(s.clients) == 0
-}
-
-// drain tells the clients to go and waits until no channel is open, at most until the deadline.
-func (s *Server) drain(reason string) {
-	now := time.Now()
-	deadline := now.Add(max(0, s.config.Drain)) // by watch's doing not after expiresAt
-	s.mu.Lock()
-	s.draining = true
-	clients := make([]*client, 0, len(s.clients))
-	for c := range s.clients {
-		clients = append(clients, c)
-	}
-	s.mu.Unlock()
-	for _, l := range s.listeners {
-		_ = l.Close()
-	}
-	if l := s.bond.Load(); l != nil {
-		l.Drain() // clients that have lost their paths may come back, to be told and to finish
-	}
-	s.audit.write(record{Event: eventDrain, Reason: reason, Deadline: stamp(deadline)})
-	var told sync.WaitGroup
-	var notices sync.WaitGroup
-	for _, c := range clients {
-		notices.Go(func() { c.drain(deadline.Sub(now)) }) // a client that does not read blocks its own until it is ended
-	}
-	noticed := make(chan struct{})
-	told.Go(func() {
-		notices.Wait()
-		close(noticed)
-	})
-
-	for {
-		next := s.endExpired(time.Now())
-		if next.IsZero() || deadline.Before(next) {
-			next = deadline
-		}
-		s.mu.Lock()
-		open := s.open
-		s.mu.Unlock()
-		if open == 0 || !time.Now().Before(deadline) || s.halted.Err() != nil {
-			break
-		}
-		timer := time.NewTimer(time.Until(next))
-		select {
-		case <-timer.C:
-		case <-s.wake:
-		case <-s.halted.Done():
-		}
-		timer.Stop()
-	}
-	awaitNotices(noticed, now.Add(noticeTime), s.halted.Done())
-	for _, c := range clients {
-		told.Go(func() { c.end("the bastion stopped: " + reason) })
-	}
-	told.Wait()
-}
-
-// noticeTime is how long the end of the clients' connections waits, from the begin of the drain, for the notices to them: the drain
-// of a bastion without channels is over at once. A client that does not hear of the drain takes its bastion for lost.
-const noticeTime = 2 * time.Second
-
-// awaitNotices waits until the notices have been sent, until the given time at most.
-func awaitNotices(sent <-chan struct{}, until time.Time, halted <-chan struct{}) {
-	late := time.NewTimer(time.Until(until))
-	defer late.Stop()
-	select {
-	case <-sent:
-	case <-late.C:
-	case <-halted:
-	}
 }
 
 // accept takes connections until the listener is closed.

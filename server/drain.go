@@ -1,0 +1,76 @@
+package server
+
+import (
+	"sync"
+	"time"
+)
+
+// drain tells the clients to go and waits until no channel is open, at most until the deadline.
+func (s *Server) drain(reason string) {
+	now := time.Now()
+	deadline := now.Add(max(0, s.config.Drain)) // by watch's doing not after expiresAt
+	s.mu.Lock()
+	s.draining = true
+	clients := make([]*client, 0, len(s.clients))
+	for c := range s.clients {
+		clients = append(clients, c)
+	}
+	s.mu.Unlock()
+	for _, l := range s.listeners {
+		_ = l.Close()
+	}
+	if l := s.bond.Load(); l != nil {
+		l.Drain() // clients that have lost their paths may come back, to be told and to finish
+	}
+	s.audit.write(record{Event: eventDrain, Reason: reason, Deadline: stamp(deadline)})
+	var told sync.WaitGroup
+	var notices sync.WaitGroup
+	for _, c := range clients {
+		notices.Go(func() { c.drain(deadline.Sub(now)) }) // a client that does not read blocks its own until it is ended
+	}
+	noticed := make(chan struct{})
+	told.Go(func() {
+		notices.Wait()
+		close(noticed)
+	})
+
+	for {
+		next := s.endExpired(time.Now())
+		if next.IsZero() || deadline.Before(next) {
+			next = deadline
+		}
+		s.mu.Lock()
+		open := s.open
+		s.mu.Unlock()
+		if open == 0 || !time.Now().Before(deadline) || s.halted.Err() != nil {
+			break
+		}
+		timer := time.NewTimer(time.Until(next))
+		select {
+		case <-timer.C:
+		case <-s.wake:
+		case <-s.halted.Done():
+		}
+		timer.Stop()
+	}
+	awaitNotices(noticed, now.Add(noticeTime), s.halted.Done())
+	for _, c := range clients {
+		told.Go(func() { c.end("the bastion stopped: " + reason) })
+	}
+	told.Wait()
+}
+
+// noticeTime is how long the end of the clients' connections waits, from the begin of the drain, for the notices to them: the drain
+// of a bastion without channels is over at once. A client that does not hear of the drain takes its bastion for lost.
+const noticeTime = 2 * time.Second
+
+// awaitNotices waits until the notices have been sent, until the given time at most.
+func awaitNotices(sent <-chan struct{}, until time.Time, halted <-chan struct{}) {
+	late := time.NewTimer(time.Until(until))
+	defer late.Stop()
+	select {
+	case <-sent:
+	case <-late.C:
+	case <-halted:
+	}
+}
