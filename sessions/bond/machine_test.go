@@ -13,6 +13,8 @@ import (
 func written(t *testing.T, m *machine, p *path, now time.Time) (frames []frame) {
 	t.Helper()
 	r := newFrameReader(bytes.NewReader(m.fill(p, nil, 64<<10, now)))
+	m.check()
+	p.flow.check()
 	for {
 		var f frame
 		if err := r.next(&f); errors.Is(err, io.EOF) {
@@ -31,6 +33,8 @@ func feed(t *testing.T, m *machine, p *path, now time.Time, frames ...frame) {
 		if err := m.onFrame(p, &frames[i], now); err != nil {
 			t.Fatal(err)
 		}
+		m.check()
+		p.flow.check()
 	}
 }
 
