@@ -110,8 +110,11 @@ func (p *policy) open(now time.Time, n *census, want int, pathless bool, out *pl
 		missing := min(want-n.fresh(), want+rotateTogether-len(n.present), ceiling-n.total)
 		p.pacing.open(now, missing, out)
 	case p.places.lent > 0 && ceiling == 0: // the place comes back soon
-	case p.pacing.attempt(now, p.health.flapUntil, out) && n.total-len(out.drop)+len(p.pacing.opening) > ceiling:
-		p.health.makeRoom(n, out)
+	default:
+		begun := p.pacing.attempt(now, p.health.flapUntil, out)
+		if begun && n.total-len(out.drop)+len(p.pacing.opening) > ceiling {
+			p.health.makeRoom(n, out)
+		}
 	}
 }
 
