@@ -36,17 +36,17 @@ type Settings = config.Settings
 
 // Options are what an Access needs besides its Settings.
 type Options struct {
-	Version  string            // of the program, for the task's tags
-	Command  string            // what the program does, for those who look at its links
-	Logger   *slog.Logger      // nil: no log
-	Progress func(step string) // says what is waited for; nil: nobody asks. It must not block.
-	// Path is told when a connection has lost every path, and when it has found one; nil: nobody asks. It must not block.
+	Version  string            // program version, for the task's tags
+	Command  string            // the program's command, for the list of its links
+	Logger   *slog.Logger      // nil: discard the log
+	Progress func(step string) // receives the step that the Access waits for; nil: ignored. It must not block.
+	// Path receives an event when a bond has lost every path and when it has one again; nil: ignored. It must not block.
 	Path func(report.Path)
 
-	// Env are the variables that count, in place of the process's own: AWS_* and SSH_AUTH_SOCK. nil: the process's.
+	// Env replaces the process's own AWS_* and SSH_AUTH_SOCK variables; nil: the process's own.
 	Env *awssdk.Env
-	MFA *awssdk.MFA // asks for codes; nil: there is nobody to ask
-	// Hosted says that the process has more Agents than this one and shows their links itself.
+	MFA *awssdk.MFA // prompts for MFA codes; nil: a profile that needs a code fails
+	// Hosted says that the process has further Accesses and shows the links of all of them itself.
 	Hosted bool
 }
 
@@ -67,22 +67,22 @@ type Access struct {
 
 	instanceConnect *ec2instanceconnect.Client
 
-	hostKeys  *hostKeys // nil: none are remembered
+	hostKeys  *hostKeys // nil: the Access remembers none
 	documents documents
-	account   atomic.Value // string: that of the owner, once it is known
+	account   atomic.Value // string: the owner's account, once it is known
 
 	whoami func(context.Context) (bastions.Owner, error)
 
-	ctx    context.Context // of the tasks; ends at Close
+	ctx    context.Context // the tasks' context; ends at Close
 	cancel context.CancelFunc
-	tasks  sync.WaitGroup // what goes on behind the caller's back: Close waits for it
+	tasks  sync.WaitGroup // background work; Close waits for it
 
 	bonds bonds
 	links links
 }
 
-// New loads the AWS configuration and returns an Access. It fails where region or credentials are missing; apart from what
-// the credentials need it makes no calls.
+// New loads the AWS configuration and returns an Access. It fails if the region or the credentials are missing. It calls AWS
+// only to obtain credentials.
 func New(ctx context.Context, s Settings, o Options) (*Access, error) {
 	cfg, err := awssdk.Load(ctx, awssdk.Source{Profile: s.AWS.Profile, Region: s.AWS.Region, Env: o.Env, MFA: o.MFA, CallTimeout: s.AWS.Timeout})
 	if err != nil {
@@ -96,7 +96,7 @@ func New(ctx context.Context, s Settings, o Options) (*Access, error) {
 	if progress == nil {
 		progress = func(string) {}
 	}
-	// Tasks outlive the calls that begin them, therefore New's context too.
+	// Tasks outlive the calls that begin them, and New's context.
 	tasksCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	clk := new(awssdk.Clock)
 	cfg.APIOptions = append(cfg.APIOptions, clk.Add)
@@ -150,13 +150,13 @@ func New(ctx context.Context, s Settings, o Options) (*Access, error) {
 	return a, nil
 }
 
-// Close gives up what still goes on and waits until the sessions are ended. Links must have been closed before.
+// Close cancels the background work and waits until the sessions have ended. The caller closes all links first.
 func (a *Access) Close() {
 	a.cancel()
 	a.tasks.Wait()
 }
 
-// once returns f with its first success remembered. Concurrent callers share a call.
+// once returns f with its first success remembered. Concurrent callers share one call.
 func once[T any](f func(context.Context) (T, error)) func(context.Context) (T, error) {
 	turn := make(chan struct{}, 1)
 	var value T
@@ -180,7 +180,7 @@ func once[T any](f func(context.Context) (T, error)) func(context.Context) (T, e
 	}
 }
 
-// spec says which bastion the settings mean.
+// spec returns the bastion that the settings describe, with its owner.
 func (a *Access) spec(ctx context.Context) (bastions.Spec, error) {
 	s := a.settings
 	owner, err := a.whoami(ctx)
@@ -200,12 +200,12 @@ func (a *Access) spec(ctx context.Context) (bastions.Spec, error) {
 	}, nil
 }
 
-// needsTask refuses a command about tasks where the settings name a plain OpenSSH server.
+// needsTask returns an error for a command about tasks if the settings name a plain OpenSSH server.
 func (a *Access) needsTask(op string) error {
 	if a.settings.SSHD.Target == "" {
 		return nil
 	}
-	return fail.New(fail.Usage, op, errors.New("the setting target names a server that is not started or stopped by bastion"),
+	return fail.New(fail.Usage, op, errors.New("the setting target names a server, which bastion neither starts nor stops"),
 		"leave out target to use a bastion task")
 }
 
@@ -227,15 +227,15 @@ func show(b bastions.Bastion) report.Bastion {
 	return out
 }
 
-// UpResult is what Up reached.
+// UpResult is the result of Up.
 type UpResult struct {
 	report.Bastion
 	New     bool   `json:"new"`      // started by this call
-	Version string `json:"version"`  // of bastiond
-	HostKey string `json:"host_key"` // its fingerprint
+	Version string `json:"version"`  // bastiond's version
+	HostKey string `json:"host_key"` // bastiond's host key fingerprint
 }
 
-// Up finds or starts the bastion and waits until bastiond answers in it. With an error only New of the result counts.
+// Up finds or starts the bastion and waits until bastiond answers in it. On an error only the result's New is valid.
 func (a *Access) Up(ctx context.Context) (UpResult, error) {
 	if err := a.needsTask("start the bastion"); err != nil {
 		return UpResult{}, err
@@ -244,7 +244,7 @@ func (a *Access) Up(ctx context.Context) (UpResult, error) {
 	if err != nil {
 		return UpResult{New: started}, err
 	}
-	// The grant of a key that is thrown away: it lets nobody in, and its answer shows that bastiond works.
+	// This grant's key is thrown away, so it admits nobody. Its answer shows that bastiond works.
 	x, err := a.admit(spec, *b, nil, false)
 	if err != nil {
 		return UpResult{New: started}, err
@@ -258,13 +258,13 @@ func (a *Access) Up(ctx context.Context) (UpResult, error) {
 	return UpResult{Bastion: shown, New: started, Version: p.reply.Version, HostKey: fingerprint(p.hostKey)}, nil
 }
 
-// DownResult is what Down reached.
+// DownResult is the result of Down.
 type DownResult struct {
 	Stopped []report.Bastion `json:"stopped"`
-	Left    []report.Bastion `json:"left"` // refused, and not asked for
+	Left    []report.Bastion `json:"left"` // refused bastions that the caller did not ask to stop
 }
 
-// Down stops the user's bastions. Those that are refused are left alone unless refused says otherwise.
+// Down stops the user's bastions. It stops refused ones only if refused is set.
 func (a *Access) Down(ctx context.Context, refused bool) (DownResult, error) {
 	out := DownResult{Stopped: []report.Bastion{}, Left: []report.Bastion{}}
 	if err := a.needsTask("stop the bastion"); err != nil {
@@ -288,7 +288,7 @@ func (a *Access) Down(ctx context.Context, refused bool) (DownResult, error) {
 	return out, err
 }
 
-// Status looks at the user's bastions.
+// Status lists the user's bastions.
 func (a *Access) Status(ctx context.Context) (report.Status, error) {
 	owner, err := a.whoami(ctx)
 	if err != nil {
@@ -313,12 +313,14 @@ func (a *Access) Status(ctx context.Context) (report.Status, error) {
 	return st, err
 }
 
-// Prepare begins what Link will need and does not depend on the destinations. It is an optimisation: its errors come again.
+// Prepare starts the calls that Link needs and that do not depend on a destination. It only saves time: Link reports their
+// errors.
 func (a *Access) Prepare() {
 	a.tasks.Go(func() { _, _ = a.whoami(a.ctx) })
 }
 
-// Resolve finds the endpoints of specs, all at once, and returns them in order. The error is that of the first that fails.
+// Resolve finds the endpoints of specs concurrently and returns them in order. It returns the error of the first spec that
+// failed.
 func (a *Access) Resolve(ctx context.Context, specs []targets.Spec) ([]targets.Endpoint, error) {
 	out := make([]targets.Endpoint, len(specs))
 	errs := make([]error, len(specs))
@@ -341,13 +343,13 @@ func (a *Access) Targets(ctx context.Context) ([]targets.Endpoint, error) { retu
 // Destination returns the permit pattern of one endpoint.
 func Destination(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }
 
-// Owner returns the ARN of the identity that the AWS credentials are of.
+// Owner returns the ARN of the AWS credentials' identity.
 func (a *Access) Owner(ctx context.Context) (string, error) {
 	owner, err := a.whoami(ctx)
 	return owner.ARN, err
 }
 
-// Account returns the AWS account; "" until a bastion was looked for.
+// Account returns the AWS account; "" before the first search for a bastion.
 func (a *Access) Account() string {
 	account, _ := a.account.Load().(string)
 	return account

@@ -17,26 +17,26 @@ import (
 	"github.com/bastion-ssm/bastion/sessions"
 )
 
-// admission is a key that a bastion accepts, and the grants by which it does: the bastion ends the connections of a key whose
-// grant has ended.
+// admission is a key that a bastion accepts, with the grants that make it do so. When a key's grant ends, the bastion closes
+// the key's connections.
 type admission struct {
 	access  *Access
 	spec    bastions.Spec
 	bastion bastions.Bastion
 	pair    *keys.Pair
 	permit  []string
-	plain   *atomic.Bool // no bond is to be tried
-	hasty   atomic.Bool  // a session was there before the grant's answer, and failed
-	gone    atomic.Bool  // the bastion was seen to have stopped
+	plain   *atomic.Bool // do not try a bond
+	hasty   atomic.Bool  // a session opened before the grant's answer, and failed
+	gone    atomic.Bool  // ECS has said that the bastion stopped
 
-	contradicted func(error) // is told why the bastion's answer ended a first contact
+	contradicted func(error) // receives the reason when the bastion's answer ends a first contact
 
 	mu   sync.Mutex
 	push *push // the latest that was not refused
 }
 
-// admit makes a key and begins to hand over its grant. first says that the bastion's host key is not known, and is to be
-// proved by the grant's secret.
+// admit makes a key and begins to hand over its grant. first says that the bastion's host key is unknown, so that the grant
+// carries a secret by which the bastion proves it.
 func (a *Access) admit(spec bastions.Spec, b bastions.Bastion, permit []string, first bool) (*admission, error) {
 	pair, err := keys.NewPair("bastion")
 	if err != nil {
@@ -53,7 +53,7 @@ func (x *admission) latest() *push {
 	return x.push
 }
 
-// until returns when the bastion stops accepting the key; the zero time if it has not accepted it yet.
+// until returns when the bastion stops accepting the key; the zero time before it has accepted it.
 func (x *admission) until() time.Time { return x.latest().notAfter() }
 
 // afterAnswer opens the session once the bastion has answered the grant.
@@ -64,9 +64,9 @@ func (x *admission) afterAnswer(ctx context.Context, p *push) (*opened, error) {
 	return x.session(ctx, p.hostKey, p.reply.Ports, true)
 }
 
-// overlapped opens the session to a bastion whose host key is remembered, while the grant is on its way. The answer is still
-// awaited: one that refuses, or shows that the key was remembered wrongly, ends the connection, and the next attempt, which
-// then has the answer, says why.
+// overlapped opens the session to a bastion with a remembered host key while the grant is on its way. It still awaits the
+// answer. An answer that refuses the grant, or brings another host key, ends the connection. The next attempt then has the
+// answer and reports why.
 func (x *admission) overlapped(ctx context.Context, p *push, key ssh.PublicKey, ports keys.Ports) (*opened, error) {
 	a := x.access
 	o, err := x.session(ctx, key, ports, true)
@@ -74,12 +74,12 @@ func (x *admission) overlapped(ctx context.Context, p *push, key ssh.PublicKey, 
 		if ctx.Err() != nil {
 			return nil, err
 		}
-		// The remembered ports may be wrong; the answer has the right one, or says better what is wrong.
+		// The remembered ports may be wrong. The answer brings the right ones, or a better error.
 		a.hostKeys.forget(x.bastion)
 		if waitErr := p.wait(ctx); waitErr != nil {
 			return nil, waitErr
 		}
-		if err := a.hostKeys.put(x.bastion, p.hostKey, p.reply.Ports); err != nil { // the answer may have come before
+		if err := a.hostKeys.put(x.bastion, p.hostKey, p.reply.Ports); err != nil { // the answer may have come before forget
 			a.log.Debug("the host key is not remembered", "err", err)
 		}
 		return x.session(ctx, p.hostKey, p.reply.Ports, true)
@@ -88,9 +88,9 @@ func (x *admission) overlapped(ctx context.Context, p *push, key ssh.PublicKey, 
 	x.untrustOnFailure(o, p)
 	conn := o.conn
 	a.tasks.Go(func() {
-		switch err := p.wait(context.Background()); { // it ends by itself
+		switch err := p.wait(context.Background()); { // the push has its own deadline
 		case err != nil && a.ctx.Err() != nil:
-			return // nobody needs it any more
+			return // the Access is closed
 		case err != nil:
 			a.log.Warn("the bastion refused the grant", "err", err)
 			a.hostKeys.forget(x.bastion)
@@ -103,9 +103,9 @@ func (x *admission) overlapped(ctx context.Context, p *push, key ssh.PublicKey, 
 	return o, nil
 }
 
-// beforeGrant is why a handshake has failed while the grant was still on its way, or nil if it was not. Where AWS starts no further
-// session to the container, the connection's session may have taken the place of the grant command's. So the next attempt waits for
-// the answer, and the grant command is run anew if there is no sign of it.
+// beforeGrant returns an error if a handshake failed before the bastion answered the grant, otherwise nil. If AWS starts no
+// further session to the container, the connection's session may have taken the grant command's place. The next attempt
+// therefore waits for the answer first, and a silent grant command is run anew.
 func (x *admission) beforeGrant(p *push) error {
 	select {
 	case <-p.done:
@@ -121,8 +121,8 @@ func (x *admission) beforeGrant(p *push) error {
 		errors.New("the bastion did not get it before the connection's time was over"), "")}
 }
 
-// untrustOnFailure makes a client that refuses the server forget the remembered host key: such a client ends, and with it the
-// wait for the answer, which has the right one. Else the same would happen to every further client.
+// untrustOnFailure forgets the remembered host key when a client refuses the server. Such a client ends, and its wait for the
+// answer with the right key ends too. Without this, every further client would fail in the same way.
 func (x *admission) untrustOnFailure(o *opened, p *push) {
 	check, forget := o.check, func() { x.access.hostKeys.forget(x.bastion) }
 	o.check = func(host string, remote net.Addr, key ssh.PublicKey) error {
@@ -132,7 +132,7 @@ func (x *admission) untrustOnFailure(o *opened, p *push) {
 		}
 		return err
 	}
-	// OpenSSH checks the key itself. One that accepts it does not end before it is granted its own.
+	// OpenSSH checks the host key itself. If it accepts the key, it does not end before the grant.
 	o.granted = func(ctx context.Context) error {
 		err := p.wait(ctx)
 		if err != nil {
@@ -142,8 +142,8 @@ func (x *admission) untrustOnFailure(o *opened, p *push) {
 	}
 }
 
-// session opens a way to bastiond with the given host key (nil: the caller finds out), a bond of sessions if it takes bonds, and sees to it that the grant
-// lasts as long. patient says whether a task that is not connected to SSM is waited for.
+// session opens a bond of sessions to bastiond, or one session if bastiond takes no bonds, and keeps the grant renewed as long.
+// key is the expected host key; nil: the caller verifies it. patient makes it wait for a task that is not yet connected to SSM.
 func (x *admission) session(ctx context.Context, key ssh.PublicKey, ports keys.Ports, patient bool) (*opened, error) {
 	a := x.access
 	a.progress("opening a session to " + describe(&x.bastion))
@@ -171,12 +171,13 @@ func (x *admission) session(ctx context.Context, key ssh.PublicKey, ports keys.P
 	return o, nil
 }
 
-// keepGranted renews the grant, by the function renew, until ended is closed, the Access too, or the bastion grants no longer
-// because its own life ends. Failures are tried again as long as the grant lasts: the user may have to sign in to AWS again.
+// keepGranted calls renew before each grant ends. It stops when ended is closed, at the Access's Close, or when the bastion
+// grants no longer because its own life ends. It retries a failure until the grant ends: the user may have to sign in to AWS
+// again.
 func (x *admission) keepGranted(ended <-chan struct{}, renew func() (*push, error)) {
 	a := x.access
 	lifetime := a.settings.Grant.Lifetime
-	// A grant that is renewed early outlasts a machine that sleeps when it should be, and AWS when it cannot be asked.
+	// An early renewal bridges a machine that sleeps at the due time, and an AWS API that does not answer.
 	margin := max(lifetime/4, min(a.settings.Link.Linger, lifetime/2))
 	ctx, cancel := context.WithCancel(a.ctx)
 	defer cancel()
@@ -202,7 +203,7 @@ func (x *admission) keepGranted(ended <-chan struct{}, renew func() (*push, erro
 		case ctx.Err() != nil:
 			return
 		case err == nil && !p.until.After(until):
-			return // the bastion has given all it will
+			return // the bastion's own life ends before a longer grant would
 		case err == nil:
 			until = p.until
 			x.mu.Lock()
@@ -219,10 +220,10 @@ func (x *admission) keepGranted(ended <-chan struct{}, renew func() (*push, erro
 	}
 }
 
-// clockCheck is how often a wait for a point in time looks at the clock: timers stand still while the machine sleeps.
+// clockCheck is how often sleepUntil compares the wall clock: timers stand still while the machine sleeps.
 const clockCheck = 30 * time.Second
 
-// sleepUntil waits until the wall clock says t, or for the end of ctx.
+// sleepUntil waits until the wall clock reaches t, or until ctx ends.
 func sleepUntil(ctx context.Context, t time.Time) error {
 	for {
 		left := t.Round(0).Sub(time.Now().Round(0))

@@ -17,24 +17,24 @@ import (
 )
 
 const (
-	// pathCheck is how often a bond is asked whether it has a path. Shorter interruptions are no news.
+	// pathCheck is the interval between checks of a bond's paths. The Access does not report shorter interruptions.
 	pathCheck = time.Second
 
-	// reasonEvery is how often another reason for having no path is news: some texts differ each time.
+	// reasonEvery is the least time between reports of a changed reason: some texts differ each time.
 	reasonEvery = 10 * time.Second
 
-	// goneCheck is how often a session that could not be opened is a reason to ask ECS whether the task still runs.
+	// goneCheck is the least time between two questions to ECS whether a task still runs.
 	goneCheck = 10 * time.Second
 
-	// joinTimeout is how long a bond's further session may take from the service's answer to the end of its handshake. Later
-	// ones are taken not to come at all.
+	// joinTimeout is the time from StartSession's answer to the end of the handshake for a bond's further sessions. A later
+	// session is given up.
 	joinTimeout = 15 * time.Second
 
-	// credentialsCheck is how often the credentials are looked at; they are also when they expire.
+	// credentialsCheck is the interval between checks of the AWS credentials. The Access checks them at their expiry too.
 	credentialsCheck = time.Minute
 )
 
-// bonded is what an Access needs of a *bond.Conn.
+// bonded is the part of *bond.Conn that an Access uses.
 type bonded interface {
 	endingConn
 	Err() error
@@ -45,24 +45,24 @@ type bonded interface {
 	FarEnd(bond.FarEnd)
 }
 
-// bonds are the bonds that an Access has, for those who tell all of them something.
+// bonds are an Access's bonds.
 type bonds struct {
 	mu  sync.Mutex
 	all map[bonded]*bondState
 }
 
-// bondState is what an Access knows of a bond besides what the bond itself does.
+// bondState is the Access's own state of a bond.
 type bondState struct {
-	accessKey string // the id of that which its sessions were opened with
-	target    string // of SSM
+	accessKey string // access key id that its sessions were opened with
+	target    string // SSM target
 	measured  time.Time
 	flows     map[uint32]flowRate // by the subflow's id
-	far       *report.FarEnd      // nil: not known
+	far       *report.FarEnd      // nil: unknown
 }
 
-// flowRate is how much a subflow carried of late.
+// flowRate is a subflow's recent throughput.
 type flowRate struct {
-	sent, received uint64  // so far
+	sent, received uint64  // bytes so far
 	up, down       float64 // bytes per second
 }
 
@@ -75,7 +75,7 @@ func (b *bonds) add(conn bonded, accessKey, target string) {
 	b.all[conn] = &bondState{accessKey: accessKey, target: target, measured: time.Now()}
 }
 
-// measure notes how much the subflows of a bond carry.
+// measure computes the throughput of a bond's subflows since the last call.
 func (b *bonds) measure(conn bonded, st bond.Stats, now time.Time) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -97,12 +97,12 @@ func (b *bonds) measure(conn bonded, st bond.Stats, now time.Time) {
 	s.measured, s.flows = now, flows
 }
 
-// rates returns what the subflows of a bond carried in the last second or so.
+// rates returns the throughput of a bond's subflows over the last pathCheck; nil if it is unknown.
 func (b *bonds) rates(conn bonded) map[uint32]flowRate {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if s, ok := b.all[conn]; ok {
-		return s.flows // measure replaces it, and does not change it
+		return s.flows // measure replaces the map and does not change it
 	}
 	return nil
 }
@@ -123,7 +123,7 @@ func (b *bonds) remove(conn bonded) {
 	delete(b.all, conn)
 }
 
-// rotate makes the bonds replace the sessions that were opened with another access key.
+// rotate makes each bond replace the sessions that it opened with another access key. It returns the number of such bonds.
 func (b *bonds) rotate(accessKey string) (n int) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -137,8 +137,8 @@ func (b *bonds) rotate(accessKey string) (n int) {
 	return n
 }
 
-// lend makes the bond with the most sessions to a target give one of them up, for a session that would be one too many. It
-// returns how to give the place back, or nil if there is no such bond.
+// lend makes the target's bond with the most sessions give one up for another session. It returns the function that gives the
+// place back, or nil if the target has no bond.
 func (b *bonds) lend(target string) (back func(kept bool)) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -158,7 +158,7 @@ func (b *bonds) lend(target string) (back func(kept bool)) {
 	return lender.Lend()
 }
 
-// probe makes the bonds find out which of their sessions live.
+// probe makes the bonds check which of their sessions live.
 func (b *bonds) probe() {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -167,7 +167,7 @@ func (b *bonds) probe() {
 	}
 }
 
-// judge says what an error of an opener means for the next attempt.
+// judge classifies an opener's error for the bond's next attempt.
 func judge(err error) bond.Failure {
 	switch {
 	case isGone(err):
@@ -182,14 +182,14 @@ func judge(err error) bond.Failure {
 	switch class := awsanswer.ClassOf(err); {
 	case class == awsanswer.Throttled:
 		return bond.FailedThrottled
-	case class == awsanswer.None, class.Passes(), class == awsanswer.Foreign: // a proxy's page is as good as no network
+	case class == awsanswer.None, class.Passes(), class == awsanswer.Foreign: // a proxy's page counts as a network failure
 		return bond.FailedOther
 	}
 	return bond.FailedRefused
 }
 
-// atLimit reports whether a session was not started because the container, or the account, has as many as it may have. AWS
-// says so, or the SSM agent, when it ends the session.
+// atLimit reports whether AWS refused a session because the container or the account has its maximum. StartSession says so, or
+// the SSM agent as it ends the session.
 func atLimit(err error) bool {
 	if closed, ok := errors.AsType[*sessions.ClosedError](err); ok {
 		return awsanswer.Judge(awsanswer.Answer{Message: closed.Output}).Class == awsanswer.LimitReached
@@ -197,7 +197,7 @@ func atLimit(err error) bool {
 	return awsanswer.ClassOf(err) == awsanswer.LimitReached
 }
 
-// bond opens a connection to bastiond's bond port that lives as long as one of its sessions can be replaced.
+// bond opens a connection to bastiond's bond port. The connection lives as long as one of its sessions can be replaced.
 func (x *admission) bond(ctx context.Context, port int, patient bool) (endingConn, error) {
 	a := x.access
 	accessKey := ""
@@ -223,7 +223,7 @@ func (x *admission) bond(ctx context.Context, port int, patient bool) (endingCon
 	return conn, nil
 }
 
-// learn notes why a bond ended, for the next connection.
+// learn notes in plain that bastiond refused a bond, for the next connection.
 func (x *admission) learn(err error) {
 	var refused *bond.RefusedError
 	if !errors.As(err, &refused) {
@@ -242,7 +242,7 @@ type opener struct {
 	port      int
 
 	mu      sync.Mutex
-	patient bool // of the first session only: later a task that is not connected may be gone for good
+	patient bool // applies to the first session only: later a task that is not connected may be gone for good
 	asked   time.Time
 }
 
@@ -271,10 +271,10 @@ func (o *opener) open(ctx context.Context) (net.Conn, error) {
 	return nil, err
 }
 
-// due reports whether err is a reason to look at the task now.
+// due reports whether err is a reason to ask ECS about the task now.
 func (o *opener) due(err error) bool {
 	if f := judge(err); f == bond.FailedThrottled || f == bond.FailedLimit || fail.KindOf(err) == fail.Credentials {
-		return false // it says nothing about the task, and the question would end alike
+		return false // it says nothing about the task, and the call to ECS would fail too
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -285,7 +285,7 @@ func (o *opener) due(err error) bool {
 	return true
 }
 
-// tend measures a bond and tells of its paths until it ends.
+// tend measures a bond and reports its lost and regained paths until it ends.
 func (a *Access) tend(conn bonded) {
 	tick := time.NewTicker(pathCheck)
 	defer tick.Stop()
@@ -296,7 +296,7 @@ func (a *Access) tend(conn bonded) {
 		case <-conn.Done():
 			return
 		case <-a.ctx.Done():
-			return // the bond is closed by its user
+			return // the bond's owner closes it
 		case <-tick.C:
 		}
 		st := conn.Stats()
@@ -328,21 +328,21 @@ func (a *Access) path(p report.Path) {
 	}
 }
 
-// watchCredentials makes bonds replace their sessions when the credentials have been replaced: SSM does not resume a session
-// of temporary credentials that have been. It asks for them when they expire, and when wakes says that a look is due, because
-// AWS clients ask only when they have something to do.
+// watchCredentials makes bonds replace their sessions when the AWS credentials have changed: SSM does not resume a session of
+// replaced temporary credentials. It retrieves the credentials every credentialsCheck, at their expiry, and at each value of
+// wakes. AWS clients retrieve them only for a call.
 func (a *Access) watchCredentials(wakes <-chan struct{}) {
 	for {
 		wait := credentialsCheck
 		if c, err := a.retrieve(); err == nil {
 			if n := a.bonds.rotate(c.AccessKeyID); n > 0 {
-				a.log.Info("the AWS credentials were replaced: so are the sessions", "bonds", n)
+				a.log.Info("the AWS credentials have changed; replacing the sessions", "bonds", n)
 			}
 			if c.CanExpire {
 				wait = max(time.Second, min(wait, time.Until(c.Expires)))
 			}
 		} else {
-			a.log.Debug("no AWS credentials now", "err", err)
+			a.log.Debug("cannot retrieve the AWS credentials", "err", err)
 		}
 		select {
 		case <-a.ctx.Done():

@@ -8,9 +8,9 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/rds"
 )
 
-// The clients of these services are not handed on as they are: whatever becomes an interface keeps all of its methods in the
-// program, because templates, of which the command line's help is made, may ask for any by its name. EC2's has 700 of them. A
-// method that is bound to its client keeps only itself: that makes the program less than half as large, and what is in memory of it.
+// These types bind single methods instead of the services' clients. If a client becomes an interface, the linker keeps all its
+// methods, because templates (urfave/cli's help) may call any method by name. EC2's client has 700. A bound method keeps only
+// itself: the program becomes less than half as large, in memory too.
 
 // call is a method of a service's client, bound to it.
 type call[In, Options, Out any] func(context.Context, *In, ...func(*Options)) (*Out, error)

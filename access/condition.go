@@ -10,12 +10,12 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// Condition says whether a link carries connections now. The zero value is a link that does, or that nobody needs.
+// Condition says whether a link carries connections now. The zero value is a link that does, or a link without users.
 type Condition struct {
-	Waiting bool      // connections wait: the link is being made or restored, or has no path
-	Since   time.Time // of the waiting
-	Err     error     // the latest failure, AWS's last answer among others; nil: none is known
-	Retry   time.Time // when the next attempt begins; zero: one is under way, or it is not known
+	Waiting bool      // the link is being made or restored, or has no path, so connections wait
+	Since   time.Time // start of the waiting
+	Err     error     // latest failure, for example AWS's last answer; nil: none known
+	Retry   time.Time // start of the next attempt; zero: an attempt is under way, or the time is unknown
 }
 
 // Condition returns the link's condition.
@@ -31,7 +31,7 @@ func (l *Pool) Condition() Condition {
 		return Condition{}
 	}
 	c := Condition{Waiting: true, Since: state.Since, Err: state.Err, Retry: future(state.RetryAt)}
-	// An attempt may last for minutes, in which AWS is asked again and again.
+	// An attempt may last for minutes and call AWS many times.
 	if err := l.answers.Get(); err != nil {
 		c.Err = err
 	}
@@ -40,7 +40,7 @@ func (l *Pool) Condition() Condition {
 
 // withoutPath returns the condition of a link over a bond.
 func withoutPath(st bond.Stats) Condition {
-	if st.Pathless.IsZero() || st.Limit.Lent { // a place that was lent is back in a moment
+	if st.Pathless.IsZero() || st.Limit.Lent { // the link gets a lent place back in a moment
 		return Condition{}
 	}
 	return Condition{Waiting: true, Since: st.Pathless, Err: st.Trouble.Err, Retry: future(st.Trouble.Next)}
@@ -54,7 +54,7 @@ func future(t time.Time) time.Time {
 	return time.Time{}
 }
 
-// bond returns the bond that the link is made of; nil if it has none now.
+// bond returns the link's bond; nil if it has none now.
 func (l *Pool) bond() bonded {
 	for _, m := range l.Stats() {
 		if conn, ok := m.Conn.(bonded); ok {
@@ -64,11 +64,11 @@ func (l *Pool) bond() bonded {
 	return nil
 }
 
-// pathPoll is how often Reach looks whether a path is back.
+// pathPoll is how often Reach checks whether the bond has a path again.
 const pathPoll = 50 * time.Millisecond
 
-// Reach waits until the link is up and has a path to the bastion. Where an answer of AWS's says that waiting is in vain, it
-// returns that answer.
+// Reach waits until the link is up and has a path to the bastion. It fails early if AWS gives an answer that waiting cannot
+// change.
 func (l *Pool) Reach(ctx context.Context) error {
 	for {
 		if err := l.Ready(ctx); err != nil {
@@ -84,8 +84,8 @@ func (l *Pool) Reach(ctx context.Context) error {
 	}
 }
 
-// awaitPath waits for connect_timeout at most until a bond has a path. It makes the bond try at once: somebody may have mended
-// what was wrong. again says that the bond has ended, and that there may be another.
+// awaitPath waits at most connect_timeout until a bond has a path. It makes the bond try at once, because the user may have
+// mended the cause. again says that the bond has ended and that the link may make another.
 func (a *Access) awaitPath(ctx context.Context, conn bonded) (again bool, err error) {
 	began := time.Now()
 	conn.Probe()
@@ -106,7 +106,7 @@ func (a *Access) awaitPath(ctx context.Context, conn bonded) (again bool, err er
 		select {
 		case <-tick.C:
 		case <-conn.Done():
-			select { // the link notices in a moment
+			select { // the link notices the end in a moment
 			case <-tick.C:
 				return true, nil
 			case <-ctx.Done():
@@ -120,7 +120,7 @@ func (a *Access) awaitPath(ctx context.Context, conn bonded) (again bool, err er
 	}
 }
 
-// pathError is the error of a command that has waited for a path in vain.
+// pathError returns the error of a command that waited for a path in vain.
 func pathError(c Condition, kind fail.Kind) error {
 	err := fmt.Errorf("no path since %s", c.Since.Format(time.TimeOnly))
 	if c.Err != nil {

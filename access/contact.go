@@ -14,20 +14,20 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// contact is the first connection to a bastion whose host key is not known. It begins while the grant is on its way, and the
-// bastion proves its key on it by the grant's secret; the answer by ECS Exec comes a second later and must agree.
-// docs/adr/0006-first-contact.md argues why that is enough.
+// contact is the first connection to a bastion whose host key is unknown. It begins while the grant is on its way. The bastion
+// proves its key on the connection with the grant's secret. The answer by ECS Exec comes a second later and must agree.
+// docs/adr/0006-first-contact.md has the argument.
 type contact struct {
 	admission *admission
 	push      *push
 
-	ended atomic.Pointer[error]         // why the answer has ended the connection
-	shown atomic.Pointer[ssh.PublicKey] // the host key that the server has shown
-	proof string                        // what it said to prove it; written and read by the handshake's goroutines in turn
+	ended atomic.Pointer[error]         // why the answer ended the connection
+	shown atomic.Pointer[ssh.PublicKey] // the host key that the server showed
+	proof string                        // the server's proof; the handshake's goroutines write and read it in turn
 }
 
-// firstContact opens a session to a bastion that is not known yet, and falls back to waiting for its answer where the
-// session cannot be had: it may listen on other ports.
+// firstContact opens a session to a bastion whose host key is unknown. If it cannot, it waits for the answer first: the bastion
+// may listen on other ports.
 func (x *admission) firstContact(ctx context.Context, p *push) (*opened, error) {
 	o := x.guess(ctx, p)
 	if o == nil {
@@ -37,12 +37,12 @@ func (x *admission) firstContact(ctx context.Context, p *push) (*opened, error) 
 	return o, nil
 }
 
-// provisional makes o a connection whose server has yet to prove its host key.
+// provisional makes o a connection whose server must still prove its host key.
 func (x *admission) provisional(o *opened, p *push) {
 	c := &contact{admission: x, push: p}
 	o.user, o.check, o.banner, o.confirm, o.ended = keys.UserPending, c.hostKey, c.banner, c.confirm, c.why
 	x.access.tasks.Go(func() { c.awaitAnswer(o.conn) })
-	// The client offers its key when AWS runs the grant command: bastiond waits for the grant for a short time only.
+	// The client offers its key only once AWS runs the grant command, because bastiond waits only briefly for a grant.
 	signers := o.signers
 	o.signers = func() ([]ssh.Signer, error) {
 		select {
@@ -54,8 +54,8 @@ func (x *admission) provisional(o *opened, p *push) {
 	}
 }
 
-// guess opens a session to the ports that a bastiond has by default. It returns nil if that fails, or the answer is there
-// first and says something else.
+// guess opens a session to bastiond's default ports. It returns nil if that fails, or if the answer comes first and names other
+// ports.
 func (x *admission) guess(ctx context.Context, p *push) *opened {
 	ctx, cancel := context.WithCancel(ctx)
 	var watcher sync.WaitGroup
@@ -77,7 +77,7 @@ func (x *admission) guess(ctx context.Context, p *push) *opened {
 // hostKey accepts any key for the handshake; confirm and awaitAnswer judge it.
 func (c *contact) hostKey(host string, _ net.Addr, key ssh.PublicKey) error {
 	c.shown.Store(&key)
-	// An answer that comes from now on finds the key; one that came before is compared here.
+	// awaitAnswer compares the key with an answer that comes later; an answer that came before is compared here.
 	if c.push.answered() {
 		return keys.PinnedHostKey(c.push.hostKey)(host, nil, key)
 	}
@@ -90,8 +90,8 @@ func (c *contact) banner(text string) {
 	}
 }
 
-// confirm lets the connection be used once the server has proved its host key: by the grant's secret, or else, if it knows
-// nothing of secrets or forgot this one, by the answer.
+// confirm returns nil once the server has proved its host key, with the grant's secret if it sent a proof. Without a proof, as
+// from an older bastiond or one that has forgotten the secret, the answer decides.
 func (c *contact) confirm(ctx context.Context, conn ssh.ConnMetadata) error {
 	p, key := c.push, *c.shown.Load()
 	if c.proof != "" && time.Since(p.made) < keys.ProofTime {
@@ -112,7 +112,7 @@ func (c *contact) confirm(ctx context.Context, conn ssh.ConnMetadata) error {
 	return nil
 }
 
-// why returns why the bastion's answer has ended the connection, or that it has not come, if either is so.
+// why returns why the bastion's answer ended the connection, or that the answer has not come; otherwise nil.
 func (c *contact) why() error {
 	if err := c.ended.Load(); err != nil {
 		return *err
@@ -120,19 +120,19 @@ func (c *contact) why() error {
 	return c.admission.beforeGrant(c.push)
 }
 
-// wrong is the error of a server that is not the bastion.
+// wrong returns the permanent error for a server that is not the bastion.
 func (c *contact) wrong(err error) error {
 	return tunnel.Permanent(fail.New(fail.Denied, "open the SSH connection to "+describe(&c.admission.bastion), err,
 		"this is not the server that was expected: do not go on before you know why"))
 }
 
-// awaitAnswer ends a connection that the bastion's own answer contradicts. The next attempt to connect says why.
+// awaitAnswer ends a connection that the bastion's own answer contradicts. The next attempt reports the reason.
 func (c *contact) awaitAnswer(conn endingConn) {
 	x, p := c.admission, c.push
-	err := p.wait(context.Background()) // it ends by itself
+	err := p.wait(context.Background()) // the push has its own deadline
 	switch shown := c.shown.Load(); {
 	case err != nil && x.access.ctx.Err() != nil:
-		return // nobody needs it any more
+		return // the Access is closed
 	case err != nil:
 		x.access.log.Warn("the bastion refused the grant", "err", err)
 	case shown != nil && !sameKey(p.hostKey, *shown):

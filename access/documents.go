@@ -17,44 +17,45 @@ import (
 	"github.com/bastion-ssm/bastion/sessions"
 )
 
-// Two session documents give a raw stream to a port. AWS documents AWS-StartSSHSession for nodes only; users report
-// AWS-StartPortForwardingSession to work on ECS tasks. The first is preferred, because its session ends when the far connection does.
-// On a task the agent goes by what AWS answers, and remembers it.
+// Two session documents give a raw stream to a port. AWS documents AWS-StartSSHSession for nodes only. Users report that
+// AWS-StartPortForwardingSession works on ECS tasks. The first is preferred, because its session ends with the far connection.
+// For a task, the Access tries both, goes by AWS's answers, and remembers the result.
 const (
 	documentAuto = "auto"
 
-	// documentPatience is how long the preferred document may take before the other is tried beside it, as long as it is not
-	// known which one works.
+	// documentPatience is how long the preferred document may take before the Access tries the other beside it, while neither
+	// is known to work.
 	documentPatience = 3 * time.Second
 
-	// documentDoubt is how long a target may be not connected by the preferred document before the other is tried too: AWS
-	// might answer so for a document that it does not take. It is longer than a task takes to connect once its exec agent runs.
+	// documentDoubt is how long AWS may call a target "not connected" with the preferred document before the Access tries the
+	// other too: AWS might answer so for a document that it does not take. It is longer than a task takes to connect.
 	documentDoubt = 15 * time.Second
 
-	// documentMaxAge is how long a choice is remembered: AWS, or the policies, may change.
+	// documentMaxAge is how long a choice is remembered: AWS or the policies may change.
 	documentMaxAge = 7 * 24 * time.Hour
 
 	documentPrefix = "document-"
 )
 
-// choice is the document that works for a kind of target, and why it is not the preferred one.
+// choice is the document that works at a place, and why it is not the preferred one.
 type choice struct {
 	Document string    `json:"document"`
-	Reason   string    `json:"reason,omitempty"` // what became of the preferred one; empty: this is it
+	Reason   string    `json:"reason,omitempty"` // why the preferred document did not work; empty: Document is the preferred one
 	Chosen   time.Time `json:"chosen_at"`
 }
 
-// documents knows which document works where. The zero value remembers nothing beyond the process.
+// documents knows which document works where. The zero value remembers choices in memory only.
 type documents struct {
-	forced string // by the setting; empty: none
-	dir    string // of what is remembered; empty: nowhere
+	forced string // the setting's document; empty: none
+	dir    string // directory of remembered choices; empty: none
 
 	mu    sync.Mutex
-	known map[string]choice // by the key that documentPlace returns
-	from  map[string]bool   // which keys the directory has been asked for
+	known map[string]choice // by documentPlace's key
+	from  map[string]bool   // keys that were looked up in dir
 }
 
-// documentPlace names what a choice holds for: the tasks of a cluster, as seen by one kind of caller.
+// documentPlace returns the key of a choice's scope: a cluster's tasks, as seen by one kind of caller. It returns "" for a
+// target that is not a task.
 func (a *Access) documentPlace(target string) string {
 	cluster, ok := strings.CutPrefix(target, "ecs:")
 	if !ok {
@@ -66,11 +67,12 @@ func (a *Access) documentPlace(target string) string {
 			cluster = cluster[:i]
 		}
 	}
-	// The account is known where the bastion was found by its owner.
+	// The account is known here, because the Access found the bastion by its owner.
 	return strings.Join([]string{a.Account(), a.settings.AWS.Profile, a.region, cluster}, "\n")
 }
 
-// order returns the documents to try. One is known to work, or has to; of two the second is tried where the first fails.
+// order returns the documents to try. A forced or remembered document stands alone; of two, the second is tried if the first
+// fails.
 func (d *documents) order(place string) []string {
 	switch {
 	case d.forced != "":
@@ -115,7 +117,7 @@ func (d *documents) set(place string, c choice) {
 	d.known[place] = c
 }
 
-// works notes that a document works, and what became of the preferred one if it is another.
+// works notes that a document works. reason says why the preferred one did not.
 func (d *documents) works(place, document, reason string) error {
 	if place == "" || d.forced != "" {
 		return nil
@@ -137,13 +139,13 @@ func (d *documents) works(place, document, reason string) error {
 	return files.Replace(d.path(place), data, 0o600)
 }
 
-// doubt forgets a choice: both documents are tried next.
+// doubt forgets a choice, so that the Access tries both documents next.
 func (d *documents) doubt(place string) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	delete(d.known, place)
 	if d.dir != "" && place != "" {
-		_ = os.Remove(d.path(place)) // what stays expires
+		_ = os.Remove(d.path(place)) // a file that stays expires
 	}
 }
 
@@ -152,7 +154,7 @@ func (d *documents) path(place string) string {
 	return filepath.Join(d.dir, documentPrefix+hex.EncodeToString(sum[:12]))
 }
 
-// documentInUse returns the document that sessions to a target use, and why, for people.
+// documentInUse returns the document that sessions to a target use, and the reason, for display.
 func (a *Access) documentInUse(target string) (document, reason string) {
 	place := a.documentPlace(target)
 	order := a.documents.order(place)
@@ -165,9 +167,9 @@ func (a *Access) documentInUse(target string) (document, reason string) {
 	return order[0], ""
 }
 
-// refusesDocument reports whether err may be due to the document: AWS or the SSM agent does not know it, or not for this target,
-// or a policy denies it. A denial names the document or the target, as it happens. What AWS says to a document that it does not
-// take for a task is not documented, so an answer of an unknown kind counts too.
+// refusesDocument reports whether err may be due to the document: AWS or the SSM agent does not know it, does not take it for
+// this target, or a policy denies it. A denial may name the document or the target. AWS does not document its answer to a
+// document that it does not take for a task. So an unknown kind of answer counts too.
 func refusesDocument(err error) bool {
 	if closed, ok := errors.AsType[*sessions.ClosedError](err); ok {
 		return awsanswer.Judge(awsanswer.Answer{Operation: "StartSession", Message: closed.Output}).Class == awsanswer.Unsupported
@@ -181,7 +183,7 @@ func refusesDocument(err error) bool {
 	return false
 }
 
-// startPort opens a port session by the document that works. waited is for how long the caller has tried.
+// startPort opens a port session with the document that works. waited is how long the caller has tried so far.
 func (a *Access) startPort(ctx context.Context, p sessions.Port, waited time.Duration) (*sessions.Stream, error) {
 	place := a.documentPlace(p.Target)
 	order := a.documents.order(place)
@@ -205,8 +207,8 @@ func other(document string) string {
 	return sessions.DocumentSSH
 }
 
-// tryDocuments opens a port session by the first of two documents, and by the second where the first is refused, or beside it
-// where it takes long. The one that opens first is remembered.
+// tryDocuments opens a port session with the first of two documents. It tries the second if the first is refused, and beside
+// the first if that takes long. It remembers the one that opens first.
 func (a *Access) tryDocuments(
 	ctx context.Context, p sessions.Port, place string, order []string, waited time.Duration,
 ) (*sessions.Stream, error) {
@@ -227,7 +229,7 @@ func (a *Access) tryDocuments(
 	}
 	begin(order[0])
 	begun, ended := 1, 0
-	defer func() { // those that are late are not needed; what they opened is closed
+	defer func() { // ends the attempts that are late, and closes their sessions
 		cancel()
 		left := begun - ended
 		if left == 0 {
@@ -262,7 +264,7 @@ func (a *Access) tryDocuments(
 			case ended == len(order):
 				return nil, firstOf(failed[order[0]], r.err)
 			case begun == 1 && !otherMayOpen(r.err, waited):
-				return nil, r.err // with another document it would end alike
+				return nil, r.err // the other document would fail in the same way
 			case begun == 1:
 				begin(order[1])
 				begun++
@@ -271,7 +273,8 @@ func (a *Access) tryDocuments(
 	}
 }
 
-// otherMayOpen reports whether the other document may open a session where one ended with err after so long.
+// otherMayOpen reports whether the other document may open a session after one failed with err. waited is how long the caller
+// has tried.
 func otherMayOpen(err error, waited time.Duration) bool {
 	return refusesDocument(err) || errors.Is(err, sessions.ErrUnanswered) ||
 		waited >= documentDoubt && awsanswer.ClassOf(err) == awsanswer.NotConnected
@@ -292,7 +295,7 @@ func (a *Access) chose(place, document string, failed map[string]error) {
 	}
 }
 
-// reasonOf returns AWS's words, or what else ended an attempt to start a session.
+// reasonOf returns AWS's answer, or another cause that kept a session from starting.
 func reasonOf(err error) string {
 	if answer := awsanswer.Of(err); answer.Class != awsanswer.None {
 		return answer.String()

@@ -19,10 +19,11 @@ func (a *Access) ensure(ctx context.Context) (spec bastions.Spec, b *bastions.Ba
 
 func (a *Access) reportEvent(e bastions.Event) { a.progress(describeEvent(e)) }
 
-// StepStarting begins the step in which AWS is asked for a new task. Whoever gives up after that leaves one behind.
+// StepStarting begins the progress step that asks AWS for a new task. A caller that gives up after this step leaves a task
+// behind.
 const StepStarting = "starting a bastion"
 
-// describeEvent says in words what Ensure waits for.
+// describeEvent returns the progress text for an event of Ensure.
 func describeEvent(e bastions.Event) string {
 	var text string
 	switch e.State {

@@ -12,16 +12,16 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// downReason is the reason that Down gives ECS, by which links of every process know their owner's intent.
+// downReason is the stop reason that Down gives ECS. The links of every process recognise their owner's intent by it.
 const downReason = "bastion down"
 
-// ending is how a bastion has ended, as far as it matters for starting another.
+// ending is how a bastion ended, as far as it matters for starting another.
 type ending int
 
 const (
 	cutOff   ending = iota // it crashed, or an administrator or AWS stopped it
-	byOwner                // by bastion down
-	byItself               // nobody used it, or its time was over
+	byOwner                // by the command bastion down
+	byItself               // idle, or at the end of its maximum life
 	longGone               // ECS does not know it any more
 )
 
@@ -42,8 +42,8 @@ func isGone(err error) bool {
 	return errors.As(err, &gone)
 }
 
-// endOf says how a bastion that ECS stops, or has stopped, came to its end. What stops it by ECS makes bastiond end without an
-// error too: the stop code is what tells the two apart.
+// endOf returns how a bastion that ECS stops, or has stopped, came to its end. A stop by ECS makes bastiond exit without an
+// error too, so the stop code decides.
 func endOf(b bastions.Bastion) (ending, error) {
 	switch {
 	case b.StoppedReason == downReason:
@@ -56,7 +56,7 @@ func endOf(b bastions.Bastion) (ending, error) {
 	return cutOff, fmt.Errorf("the task has stopped: %s", b.LastStatus)
 }
 
-// exitCode returns the exit code of bastiond; -1 if it is not known.
+// exitCode returns bastiond's exit code; -1 if it is unknown.
 func exitCode(b bastions.Bastion) int {
 	for _, e := range b.Exits {
 		if e.Container == b.Container && e.Code != nil {
@@ -66,8 +66,8 @@ func exitCode(b bastions.Bastion) int {
 	return -1
 }
 
-// replaces reports whether another bastion may be started for a link whose last one has gone. It costs money: somebody who
-// waits is worth one, connections that were cut only if nobody meant their bastion to end.
+// replaces reports whether the Access may start another bastion for a link whose bastion has gone. A bastion costs money: a
+// waiting connection is worth one. Interrupted connections are worth one only if the end was not intended.
 func replaces(use tunnel.Use, how ending) bool {
 	switch use {
 	case tunnel.Wanted:
@@ -78,7 +78,7 @@ func replaces(use tunnel.Use, how ending) bool {
 	return false
 }
 
-// unlessReplaced marks an error that says that the bastion has gone with tunnel.Gone, unless another may be started.
+// unlessReplaced marks a *goneError with tunnel.Gone, unless the Access may start another bastion.
 func unlessReplaced(ctx context.Context, err error) error {
 	var gone *goneError
 	if errors.As(err, &gone) && !replaces(tunnel.UseOf(ctx), gone.how) {
@@ -87,7 +87,7 @@ func unlessReplaced(ctx context.Context, err error) error {
 	return err
 }
 
-// find returns the bastion to connect to. It starts one only if the link's use is worth it.
+// find returns the bastion to connect to. It starts one only if the link's use is worth one.
 func (c *taskConnector) find(ctx context.Context) (bastions.Spec, *bastions.Bastion, error) {
 	if x := c.admission; x != nil && tunnel.UseOf(ctx) != tunnel.Wanted {
 		b, err := x.findAgain(ctx)
@@ -99,8 +99,8 @@ func (c *taskConnector) find(ctx context.Context) (bastions.Spec, *bastions.Bast
 	return spec, b, err
 }
 
-// findAgain returns the bastion for a link that nobody waits for. The error is a *goneError if there is none: marked with
-// tunnel.Gone, unless the link's use is worth another.
+// findAgain returns the bastion for a link without waiting connections. If the bastion has gone, the error is a *goneError,
+// marked with tunnel.Gone unless the link's use is worth another.
 func (x *admission) findAgain(ctx context.Context) (*bastions.Bastion, error) {
 	err := x.checkGone(ctx)
 	if _, leaving := tunnel.Replacing(ctx); leaving && err == nil && tunnel.UseOf(ctx) == tunnel.Unused {
@@ -113,7 +113,7 @@ func (x *admission) findAgain(ctx context.Context) (*bastions.Bastion, error) {
 		b := x.bastion
 		return &b, nil
 	}
-	// The user may have another one by now. None is started before ECS has said why this one ended: it may do so just now.
+	// The user may have another bastion by now. Start none before ECS has said why this one ended: it may be about to.
 	b, err := x.access.manager.Await(ctx, x.spec, x.access.reportEvent)
 	if fail.KindOf(err) != fail.NoTarget {
 		return b, err
@@ -136,14 +136,16 @@ func (x *admission) checkGone(ctx context.Context) error {
 	return err
 }
 
-// checkGone asks ECS whether a bastion still runs and can be entered, and returns a *goneError if no session will start in it again.
+// checkGone asks ECS whether a bastion still runs and takes sessions. It returns a *goneError if the bastion will never start
+// one again. If ECS does not answer, it returns nil.
 func (a *Access) checkGone(ctx context.Context, spec bastions.Spec, was bastions.Bastion) error {
 	b, err := a.manager.Get(ctx, spec, was.TaskARN)
 	switch {
 	case err != nil && fail.KindOf(err) == fail.NoTarget:
 		return newGone(was, longGone, err)
 	case err != nil && fail.KindOf(err) == fail.Denied:
-		// A task that ECS has forgotten has no owner tag any more, by which IAM let it be seen. What comes next tells the two apart.
+		// A task that ECS has forgotten has lost the owner tag that IAM allows access by. The next step tells the two cases
+		// apart.
 		return newGone(was, longGone, err)
 	case err != nil:
 		a.log.DebugContext(ctx, "whether the bastion still runs is not known", "err", err)
@@ -155,7 +157,7 @@ func (a *Access) checkGone(ctx context.Context, spec bastions.Spec, was bastions
 		return newGone(was, cutOff, errors.New("its container was restarted"))
 	case !b.ExecEnabled:
 		return newGone(was, cutOff, errors.New("the task was started without ECS Exec"))
-	case b.ExecStatus == "STOPPED": // ECS does not start it again
+	case b.ExecStatus == "STOPPED": // ECS does not restart it
 		err = errors.New("its exec agent has stopped")
 		if b.ExecReason != "" {
 			err = fmt.Errorf("its exec agent has stopped: %s", b.ExecReason)

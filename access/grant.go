@@ -20,10 +20,10 @@ import (
 )
 
 const (
-	// grantMargin is how much longer than a connection attempt a grant must last to be used again.
+	// grantMargin is the least remaining time of a grant that a new connection attempt reuses.
 	grantMargin = 2 * time.Minute
 
-	// maxExecOutput bounds what is read of a grant command's output, in bytes.
+	// maxExecOutput bounds the output that is read from a grant command, in bytes.
 	maxExecOutput = 64 << 10
 
 	// answerTimeout bounds one run of the grant command, from ExecuteCommand's answer to bastiond's.
@@ -33,12 +33,12 @@ const (
 	lastRetry  = 3 * time.Second
 )
 
-// push is a grant on its way to a bastion, and the answer. The fields behind done are valid once it is closed.
+// push is a grant on its way to a bastion, and its answer. The fields below done are valid once it is closed.
 type push struct {
-	secret  keys.Secret   // proves the bastion's host key; zero: that is known
+	secret  keys.Secret   // by which the bastion proves its host key; zero: the key is known
 	made    time.Time     // when the secret was made
 	started chan struct{} // closed once AWS has begun to run the grant command
-	again   chan struct{} // takes the news that a place of a session has become free; a silent attempt ends then
+	again   chan struct{} // signals that a session's place has become free; it ends a silent attempt
 
 	done    chan struct{}
 	reply   keys.GrantReply
@@ -47,7 +47,7 @@ type push struct {
 	err     error
 }
 
-// wait waits for the answer.
+// wait waits for the answer. It returns the push's error, or ctx's cause.
 func (p *push) wait(ctx context.Context) error {
 	select {
 	case <-p.done:
@@ -67,7 +67,7 @@ func (p *push) answered() bool {
 	}
 }
 
-// notAfter returns when the grant ends; the zero time if that is not known or never was granted.
+// notAfter returns when the grant ends; the zero time before the bastion has accepted it.
 func (p *push) notAfter() time.Time {
 	if p.answered() {
 		return p.until
@@ -75,14 +75,14 @@ func (p *push) notAfter() time.Time {
 	return time.Time{}
 }
 
-// grantLifetime is how far the end of a grant is from now by this machine's clock, so that it is grant_lifetime by the bastion's.
+// grantLifetime returns the grant's lifetime by this machine's clock, corrected so that it is grant_lifetime by AWS's clock.
 func (a *Access) grantLifetime() time.Duration {
 	skew, _ := a.clock.Skew()
 	return max(a.settings.Grant.Lifetime+skew, time.Second)
 }
 
-// grant begins to hand a new grant for the key over, with a secret if it is for the first contact. The push belongs to the
-// Access, because it may outlive the attempt to connect, and ends within start_timeout.
+// grant begins to hand over a new grant for the key. first adds a secret for the first contact. The push belongs to the Access,
+// because it may outlive the connection attempt. It ends within start_timeout.
 func (x *admission) grant(first bool) (*push, error) {
 	a := x.access
 	grant, err := keys.NewGrant(x.pair.PublicKey(), x.spec.Owner.ARN, x.permit, a.grantLifetime())
@@ -97,7 +97,7 @@ func (x *admission) grant(first bool) (*push, error) {
 	words := []string{word}
 	if first {
 		grant.Secret = keys.NewSecret()
-		if word, err := grant.Encode(); err == nil { // else the secret is what makes it too long
+		if word, err := grant.Encode(); err == nil { // otherwise the secret makes the word too long
 			p.secret, words = grant.Secret, []string{word, words[0]}
 		}
 	}
@@ -108,8 +108,8 @@ func (x *admission) grant(first bool) (*push, error) {
 	return p, nil
 }
 
-// renew hands a new grant over after another look at the task: its tags may have been changed, and nobody else's task is to get
-// a grant.
+// renew hands over a new grant after another look at the task: its tags may have changed, and a task of another owner must not
+// get a grant.
 func (x *admission) renew() (*push, error) {
 	if _, err := x.access.manager.Get(x.access.ctx, x.spec, x.bastion.TaskARN); err != nil {
 		return nil, err
@@ -117,8 +117,8 @@ func (x *admission) renew() (*push, error) {
 	return x.grant(false)
 }
 
-// pushGrant runs the grant command for the grant with the given id until the bastion answers, and notes the answer in p.
-// words are the grant in its forms, the preferred first: a bastiond that does not know one gets the next.
+// pushGrant runs the grant command for the grant id until the bastion answers, and notes the answer in p. words are the grant's
+// forms, the preferred first. If bastiond does not know one form, pushGrant tries the next.
 func (a *Access) pushGrant(
 	ctx context.Context, spec bastions.Spec, b bastions.Bastion, id string, words []string, p *push,
 ) error {
@@ -128,7 +128,7 @@ func (a *Access) pushGrant(
 	defer cancel()
 	started := sync.OnceFunc(func() { close(p.started) })
 	wait := patience{stands: func(ctx context.Context) error { return a.checkGone(ctx, spec, b) }}
-	var back func(kept bool) // a place of a bond's, which the command's session needs
+	var back func(kept bool) // returns the place that a bond lent to the command's session
 	var ended <-chan struct{}
 	defer func() {
 		if back == nil {
@@ -136,7 +136,7 @@ func (a *Access) pushGrant(
 		}
 		a.tasks.Go(func() {
 			if ended != nil {
-				<-ended // until then it has the place
+				<-ended // until then the session has the place
 			}
 			back(false)
 		})
@@ -187,10 +187,10 @@ func (a *Access) pushGrant(
 	}
 }
 
-// errAgain is the error of a silent attempt that made way for another, see push.again.
+// errAgain is the error of a silent attempt that ends for another, see push.again.
 var errAgain = errors.New("a session's place has become free")
 
-// unansweredError is that of a grant command from which nothing came at all: its session may be one too many.
+// unansweredError is the error of a grant command without any output: its session may be one too many.
 type unansweredError struct{ error }
 
 func (e *unansweredError) Unwrap() error { return e.error }
@@ -222,12 +222,12 @@ func (a *Access) accept(op string, b bastions.Bastion, id string, reply keys.Gra
 	return nil
 }
 
-// neverConnected is the error for a bastion that did not answer in time.
+// neverConnected returns the error for a bastion that did not answer in time.
 func (a *Access) neverConnected(ctx context.Context, op string, spec bastions.Spec, b bastions.Bastion, last error) error {
 	if errors.Is(context.Cause(ctx), context.Canceled) || awsanswer.ClassOf(last) != awsanswer.NotConnected {
 		return endedBy(ctx, op, last)
 	}
-	// The cause is looked for although the time is over.
+	// Look for the cause although the time is over.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerTimeout)
 	defer cancel()
 	text := fmt.Sprintf("its exec agent has not connected within %s", a.settings.Bastion.StartTimeout)
@@ -239,7 +239,7 @@ func (a *Access) neverConnected(ctx context.Context, op string, spec bastions.Sp
 	return fail.New(fail.Timeout, op, &explained{text, last}, next)
 }
 
-// explained is an error in other words.
+// explained is an error with another text.
 type explained struct {
 	text  string
 	cause error
@@ -249,7 +249,7 @@ func (e *explained) Error() string { return e.text }
 
 func (e *explained) Unwrap() error { return e.cause }
 
-// relabel gives err another operation. That of an ECS Exec has the whole command line in it, with the grant.
+// relabel gives err the operation op. ECS Exec's own operation has the whole command line in it, with the grant.
 func relabel(op string, err error) error {
 	var f *fail.Error
 	if !errors.As(err, &f) {
@@ -258,9 +258,9 @@ func relabel(op string, err error) error {
 	return fail.New(f.Kind, op, f.Err, f.Next)
 }
 
-// runGrant runs the grant command once and returns the bastion's answer, also one that is a refusal. It calls started when AWS
-// has begun to run the command. ended is closed when the command's session is over; it is nil if there was none. What comes from
-// again ends it while there is no sign of the container's agent.
+// runGrant runs the grant command once and returns the bastion's answer, together with an error if it is a refusal. It calls
+// started once AWS has begun to run the command. ended is closed when the command's session is over; nil: there was none. A
+// value from again ends the attempt while the container's agent is silent.
 func (a *Access) runGrant(
 	ctx context.Context, b bastions.Bastion, word string, started func(), again <-chan struct{},
 ) (r keys.GrantReply, ended <-chan struct{}, err error) {
@@ -270,7 +270,7 @@ func (a *Access) runGrant(
 		fmt.Errorf("the grant command did not answer within %s", answerTimeout), "check the setting grant_command and the task's log"))
 	defer cancel()
 	select {
-	case <-again: // what was free before is what this attempt has
+	case <-again: // drop a signal from before: this attempt already has that place
 	default:
 	}
 	opening, given := cancelledBy(ctx, again)
@@ -288,7 +288,7 @@ func (a *Access) runGrant(
 	if err != nil {
 		return r, nil, relabel(op, err)
 	}
-	// The answer is complete before the session is: its end need not be waited for.
+	// The answer is complete before the session ends, so do not wait for its end.
 	over := make(chan struct{})
 	defer a.tasks.Go(func() {
 		defer close(over)
@@ -298,7 +298,7 @@ func (a *Access) runGrant(
 	return r, over, err
 }
 
-// cancelledBy returns a context that is cancelled by what comes from c, until the function is called, which reports whether it was.
+// cancelledBy returns a context that a value from c cancels. The function ends the wait and reports whether c did so.
 func cancelledBy(ctx context.Context, c <-chan struct{}) (context.Context, func() bool) {
 	ctx, cancel := context.WithCancel(ctx)
 	came := false
@@ -345,7 +345,7 @@ func (a *Access) readGrantReply(ctx context.Context, op string, stream *sessions
 	}
 }
 
-// noAnswer is the error of a grant command that ended without an answer.
+// noAnswer returns the error of a grant command that ended without an answer.
 func noAnswer(op, command string, out []byte, err error) error {
 	if text := lastLine(out); text != "" {
 		err = fmt.Errorf("%q answered: %s", command, text)
@@ -355,7 +355,7 @@ func noAnswer(op, command string, out []byte, err error) error {
 	return fail.New(fail.Start, op, err, "check the setting grant_command: it must run `bastiond grant` in the container")
 }
 
-// lastLine returns the last line of a command's output that is not empty, shortened.
+// lastLine returns a command output's last non-empty line, cut to 200 bytes.
 func lastLine(out []byte) string {
 	lines := strings.FieldsFunc(string(out), func(r rune) bool { return r == '\n' || r == '\r' })
 	for i := len(lines) - 1; i >= 0; i-- {
@@ -369,7 +369,7 @@ func lastLine(out []byte) string {
 	return ""
 }
 
-// refusal turns a refused grant into an error.
+// refusal returns the error of a refused grant; nil if the bastion accepted it.
 func refusal(op string, r keys.GrantReply) error {
 	if r.Error == "" && r.Code == "" {
 		return nil
@@ -385,7 +385,7 @@ func refusal(op string, r keys.GrantReply) error {
 	case keys.CodeDraining:
 		return fail.New(fail.Start, op, err, "wait until it has stopped, then try again")
 	case keys.CodeNoServer:
-		return &transientError{fail.New(fail.Start, op, err, "see the task's log")}
+		return &transientError{fail.New(fail.Start, op, err, "read the task's log")}
 	}
 	return fail.New(fail.Denied, op, err, "")
 }

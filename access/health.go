@@ -13,25 +13,25 @@ import (
 )
 
 const (
-	// healthRequest is the global request by which bastiond says how its task does.
+	// healthRequest is the global request for the task's load (CPU, memory, sessions), which bastiond answers.
 	healthRequest = "health@bastion"
 	healthVersion = 1
 	maxHealth     = 16 << 10 // bytes of the answer
 
-	// healthCheck is how often it is asked while a transfer goes on. A link that carries less is not asked, lest the questions
-	// keep awake what is to end when it is idle.
+	// healthCheck is the interval between requests during a transfer. A quieter link is not asked: requests would keep an idle
+	// one awake.
 	healthCheck   = time.Second
-	healthTraffic = 64 << 10 // bytes in that time
+	healthTraffic = 64 << 10 // bytes in healthCheck
 	healthTimeout = 5 * time.Second
 	leastSpan     = healthCheck / 2 // between two answers that are compared
 
-	// With so much of its processor time in use, or so many periods in which some had to wait, the task's size limits the speed.
+	// From these shares on, the task's size limits the speed: CPU time in use, throttled periods, and memory in use.
 	fullCPU       = 0.9
 	fullThrottled = 0.25
 	fullMemory    = 0.9
 )
 
-// health is bastiond's answer, as far as it is of interest.
+// health is bastiond's answer, as far as the Access uses it.
 type health struct {
 	V           int     `json:"v"`
 	At          float64 `json:"at_seconds"`
@@ -45,7 +45,7 @@ type health struct {
 	MaxSessions int     `json:"max_sessions"`
 }
 
-// parseHealth reads bastiond's answer, which is not to be trusted with numbers that make no sense.
+// parseHealth reads bastiond's answer. ok is false for another version and for impossible numbers.
 func parseHealth(text []byte) (h health, ok bool) {
 	if len(text) > maxHealth || json.Unmarshal(text, &h) != nil || h.V != healthVersion {
 		return h, false
@@ -58,7 +58,7 @@ func parseHealth(text []byte) (h health, ok bool) {
 	return h, min(h.Periods, h.Throttled, h.MemoryLimit, h.MemoryUsed, int64(h.Sessions), int64(h.MaxSessions)) >= 0
 }
 
-// since is how the task did from an earlier answer to this one; nil if they cannot be compared.
+// since returns the task's load between an earlier answer and this one; nil if the two cannot be compared.
 func (h health) since(before health, now time.Time) *report.FarEnd {
 	span := h.At - before.At
 	if span < leastSpan.Seconds() || h.CPUUsed < before.CPUUsed || h.Throttled < before.Throttled || h.Periods < before.Periods {
@@ -78,7 +78,7 @@ func (h health) since(before health, now time.Time) *report.FarEnd {
 	return f
 }
 
-// busy is the share of the task's processor time that is in use, for the growth of a link.
+// busy returns the share of the task's CPU in use, from 0 to 1, for the decision on a link's growth.
 func busy(f *report.FarEnd) float64 {
 	if f.Throttled >= fullThrottled {
 		return 1
@@ -86,7 +86,7 @@ func busy(f *report.FarEnd) float64 {
 	return f.CPUShare
 }
 
-// limitOf says why a link is not faster, if the task's size is the reason.
+// limitOf says how the task's size limits the link's speed; "" if it does not.
 func limitOf(f *report.FarEnd) string {
 	larger := "; a larger task: bastion down, then bastion up --task-cpu " + fmt.Sprint(larger(f))
 	size := "the task's CPU is the limit"
@@ -106,7 +106,7 @@ func limitOf(f *report.FarEnd) string {
 	return ""
 }
 
-// larger is the next larger task_cpu.
+// larger returns the next larger task_cpu.
 func larger(f *report.FarEnd) int {
 	cpu := 512
 	for cpu <= int(f.CPULimit*1024) && cpu < 16384 {
@@ -115,21 +115,21 @@ func larger(f *report.FarEnd) int {
 	return cpu
 }
 
-// asker is the part of a *tunnel.Link by which bastiond is asked.
+// asker is the part of *tunnel.Link that sends the health request.
 type asker interface {
 	Stats() tunnel.LinkStats
 	Request(ctx context.Context, name string, payload []byte) (ok bool, reply []byte, err error)
 	Done() <-chan struct{}
 }
 
-// watchHealth asks bastiond how its task does while a link carries a transfer, and tells the link's bond, until the link ends.
+// watchHealth requests the task's load while a link carries a transfer and passes it to the link's bond, until the link ends.
 func (a *Access) watchHealth(l asker) {
 	tick := time.NewTicker(healthCheck)
 	defer tick.Stop()
-	var conn bonded // that last has told, or that does not tell
+	var conn bonded // the bond of the last answer
 	var last *health
 	var moved uint64
-	unknown := false // to an older bastiond
+	unknown := false // bastiond is too old for the request
 	for {
 		select {
 		case <-l.Done():
@@ -154,7 +154,7 @@ func (a *Access) watchHealth(l asker) {
 		h, known, err := a.askHealth(l)
 		switch {
 		case err != nil:
-			continue // the link says more of that
+			continue // the link reports the failure
 		case !known:
 			unknown = true
 			continue
@@ -182,7 +182,7 @@ func (a *Access) askHealth(l asker) (h health, known bool, err error) {
 	return h, known, nil
 }
 
-// noteFar notes how the task at the far end of a bond did.
+// noteFar notes the load of the task at a bond's far end.
 func (b *bonds) noteFar(conn bonded, far *report.FarEnd) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
@@ -191,12 +191,12 @@ func (b *bonds) noteFar(conn bonded, far *report.FarEnd) {
 	}
 }
 
-// far returns how the task at the far end of a bond did; nil if that is not known.
+// far returns the load of the task at a bond's far end; nil if it is unknown.
 func (b *bonds) far(conn bonded) *report.FarEnd {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if s, ok := b.all[conn]; ok {
-		return s.far // noteFar replaces it, and does not change it
+		return s.far // noteFar replaces the pointer and does not change the value
 	}
 	return nil
 }

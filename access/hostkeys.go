@@ -18,24 +18,24 @@ import (
 	"github.com/bastion-ssm/bastion/keys"
 )
 
-// hostKeys remembers the host keys of running tasks, each in a small file. They are public; what matters is that nobody else
-// can write them, which the directory's mode sees to. An entry only ever comes from a task's own answer by ECS Exec.
+// hostKeys remembers the host keys of running tasks, each in a small file. The keys are public. The directory's mode keeps
+// other users from writing them. An entry only ever comes from a task's own answer by ECS Exec.
 //
-// All of its failures mean that a key is not known.
+// All failures mean that a key is unknown.
 type hostKeys struct{ dir string }
 
-// remembered is the content of a file.
+// remembered is a file's content.
 type remembered struct {
 	Task    string `json:"task"`
-	Runtime string `json:"runtime"` // of the container: another run of it has another key
+	Runtime string `json:"runtime"` // the container's runtime id: each run has another key
 	HostKey string `json:"host_key"`
-	Port    int    `json:"port"`                // of SSH
-	Bond    int    `json:"bond_port,omitempty"` // 0: bastiond takes no bonds, or the entry is of a program that knew of none
+	Port    int    `json:"port"`                // SSH port
+	Bond    int    `json:"bond_port,omitempty"` // 0: bastiond takes no bonds, or an older program wrote the entry
 }
 
 const (
 	hostKeyPrefix = "host-key-"
-	hostKeyMaxAge = 7 * 24 * time.Hour // tasks do not live that long
+	hostKeyMaxAge = 7 * 24 * time.Hour // longer than a task lives
 )
 
 func (h *hostKeys) path(b bastions.Bastion) string {
@@ -43,7 +43,7 @@ func (h *hostKeys) path(b bastions.Bastion) string {
 	return filepath.Join(h.dir, hostKeyPrefix+hex.EncodeToString(sum[:12]))
 }
 
-// get returns the host key and the ports of bastiond in the task, if they are known.
+// get returns the host key and the ports of the task's bastiond, if they are known.
 func (h *hostKeys) get(b bastions.Bastion) (ssh.PublicKey, keys.Ports, bool) {
 	if h == nil || b.RuntimeID == "" {
 		return nil, keys.Ports{}, false
@@ -64,7 +64,7 @@ func (h *hostKeys) get(b bastions.Bastion) (ssh.PublicKey, keys.Ports, bool) {
 	return key, keys.Ports{SSH: r.Port, Bond: r.Bond}, true
 }
 
-// put remembers a key. It replaces the file as a whole, so that a reader sees the old one or the new one.
+// put remembers a key. It replaces the file atomically, so a reader sees the old one or the new one.
 func (h *hostKeys) put(b bastions.Bastion, key ssh.PublicKey, ports keys.Ports) error {
 	if h == nil || b.RuntimeID == "" {
 		return nil
@@ -85,11 +85,11 @@ func (h *hostKeys) put(b bastions.Bastion, key ssh.PublicKey, ports keys.Ports) 
 
 func (h *hostKeys) forget(b bastions.Bastion) {
 	if h != nil {
-		_ = os.Remove(h.path(b)) // none there is fine
+		_ = os.Remove(h.path(b)) // it may not exist
 	}
 }
 
-// sweep removes the files of tasks that must have ended.
+// sweep removes the files of tasks that must have ended, and old document choices.
 func (h *hostKeys) sweep() {
 	entries, err := os.ReadDir(h.dir)
 	if err != nil {

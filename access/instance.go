@@ -16,17 +16,17 @@ import (
 	"github.com/bastion-ssm/bastion/sessions"
 )
 
-// instanceID are the ids of EC2 instances, of today and of old, and of other managed nodes.
+// instanceID matches the ids of EC2 instances, in both lengths, and of other managed nodes.
 var instanceID = regexp.MustCompile(`^(i-([0-9a-f]{8}|[0-9a-f]{17})|mi-[0-9a-f]{17})$`)
 
-// IsInstance reports whether host is the id of a node that SSM itself leads to, with no bastion between.
+// IsInstance reports whether host is the id of a managed node, which SSM reaches without a bastion.
 func IsInstance(host string) bool { return instanceID.MatchString(host) }
 
-// OpenInstance opens a session to the SSH server of a managed node, for the user's own SSH client, which knows the host's key.
-// With a user's name the stream has a new key that EC2 Instance Connect has told the node; without, the user has one. The
-// stream's Close must be called.
+// OpenInstance opens a session to a managed node's SSH server, for the user's own SSH client, which knows the host key. With a
+// user name, EC2 Instance Connect sends the node a new key for the stream. Without one, the user has a key. The caller must
+// close the stream.
 //
-// A node that is starting is waited for, within connect_timeout. waits, if not nil, is told what AWS has answered.
+// It waits within connect_timeout for a node that is starting. waits, if not nil, receives AWS's answer.
 func (a *Access) OpenInstance(ctx context.Context, id string, port int, user string, waits func(why error)) (*SSHStream, error) {
 	a.progress("opening a session to " + id)
 	stream, err := a.openPort(ctx, sessions.Port{Target: id, Port: port, ServerFirst: true}, &patience{waits: waits})
@@ -35,7 +35,7 @@ func (a *Access) OpenInstance(ctx context.Context, id string, port int, user str
 	}
 	o := &opened{conn: stream, describe: id, user: user}
 	if user != "" {
-		// Only now: the node forgets the key after a minute.
+		// Not before: the node forgets the key after a minute.
 		signer, err := a.pushKey(ctx, id, user)
 		if err != nil {
 			return nil, errors.Join(err, stream.Close())
@@ -47,7 +47,7 @@ func (a *Access) OpenInstance(ctx context.Context, id string, port int, user str
 	return s, nil
 }
 
-// pushKey has a node accept a new key for a minute, and returns its signer.
+// pushKey makes a node accept a new key for a minute and returns its signer.
 func (a *Access) pushKey(ctx context.Context, id, user string) (ssh.Signer, error) {
 	op := "send a key to " + id + " by EC2 Instance Connect"
 	pair, err := keys.NewPair("bastion")
@@ -67,7 +67,7 @@ func (a *Access) pushKey(ctx context.Context, id, user string) (ssh.Signer, erro
 	var unknown *connecttypes.EC2InstanceNotFoundException
 	switch {
 	case errors.As(err, &unknown):
-		err = fail.New(fail.NoTarget, "", err, "check the id and the region; a node that is no EC2 instance has no Instance Connect")
+		err = fail.New(fail.NoTarget, "", err, "check the id and the region; Instance Connect works with EC2 instances only")
 	case fail.NextOf(err) == "":
 		err = fail.New(fail.KindOf(err), "", err, "leave out --instance-connect to use a key that the instance knows")
 	}

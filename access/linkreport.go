@@ -9,13 +9,13 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/bond"
 )
 
-// lacksBond are the capabilities that need bastiond's bond.
+// lacksBond lists the capabilities that a link without a bond lacks.
 var lacksBond = []string{
 	"no bond: a connection lives as long as its session",
 	"no bond: one connection is as fast as one session",
 }
 
-// explain notes the latest failure, and when the next attempt is.
+// explain sets the latest failure and the time of the next attempt; a zero retry means that it is unknown.
 func explain(l *report.Link, err error, retry time.Time) {
 	l.Error, l.Next, l.Retry = "", "", retry
 	if err != nil {
@@ -54,7 +54,7 @@ func sessionLimit(known bond.Limit, now time.Time) *report.SessionLimit {
 	return limit
 }
 
-// addSingle adds the figures of a session that is a connection of its own.
+// addSingle adds the figures of a session that is itself the connection.
 func addSingle(l *report.Link, s *sessions.Stream) {
 	st := s.Stats()
 	l.Lacks = lacksBond

@@ -22,20 +22,20 @@ import (
 	"github.com/bastion-ssm/bastion/internal/report"
 )
 
-// Each process that has a link reports its state by HTTP on the socket <runtime_dir>/live/<process id>.sock: GET /v1/links answers a
-// report.Process in JSON. The directory is the user's alone, and a client must be a process of the same user.
+// Each process with a link reports its state by HTTP on the socket <runtime_dir>/live/<process id>.sock: GET /v1/links returns
+// a report.Process in JSON. Only the user has access to the directory, and a client must be a process of the same user.
 const (
 	liveDir     = "live"
 	livePath    = "/v1/links"
 	liveVersion = 1
 
-	liveTimeout = 2 * time.Second // for the answer of one process
-	maxLive     = 4 << 20         // bytes of it
+	liveTimeout = 2 * time.Second // for one process's answer
+	maxLive     = 4 << 20         // bytes of an answer
 )
 
 // links are an Access's links.
 type links struct {
-	serve   sync.Once // starts to look after them and to show them
+	serve   sync.Once // starts the watchers and the socket
 	mu      sync.Mutex
 	started time.Time
 	shown   map[shownLink]struct{}
@@ -43,12 +43,12 @@ type links struct {
 
 // shownLink is a link, or a stream that another program's SSH client uses.
 type shownLink interface {
-	live() []report.Link // its state
-	probe()              // makes its sessions find out whether they live
+	live() []report.Link // the link's state
+	probe()              // makes its sessions check whether they live
 }
 
-// addLink makes l one of the Access's links until the function that it returns is called. The first one starts what looks after
-// them and shows them, which the Access's Close ends.
+// addLink makes l one of the Access's links until the caller calls hide. The first link starts the watchers and the socket.
+// Close ends them.
 func (a *Access) addLink(l shownLink) (hide func()) {
 	a.links.serve.Do(func() {
 		wakes := make(chan struct{}, 1)
@@ -77,7 +77,7 @@ func (a *Access) addLink(l shownLink) (hide func()) {
 	}
 }
 
-// probe makes all sessions find out whether they live.
+// probe makes all sessions check whether they live.
 func (a *Access) probe() {
 	a.bonds.probe()
 	a.links.mu.Lock()
@@ -124,7 +124,7 @@ func (a *Access) serveLinks() error {
 		_ = json.NewEncoder(w).Encode(a.process()) // the client may have gone
 	})
 	server := &http.Server{Handler: mux, ReadTimeout: liveTimeout, WriteTimeout: liveTimeout, IdleTimeout: liveTimeout}
-	a.tasks.Go(func() { _ = server.Serve(ln) }) // it ends when ln does
+	a.tasks.Go(func() { _ = server.Serve(ln) }) // it ends with ln
 	a.tasks.Go(func() {
 		<-a.ctx.Done()
 		_ = server.Close()
@@ -132,8 +132,8 @@ func (a *Access) serveLinks() error {
 	return nil
 }
 
-// Processes returns the running commands that have links, the oldest first, and removes the sockets of those that have ended
-// without doing so.
+// Processes returns the processes with links, the oldest first. It removes the sockets of processes that ended without doing
+// so.
 func Processes(ctx context.Context, s Settings) ([]report.Process, error) {
 	out := []report.Process{}
 	dir, err := dirs.Runtime(s.Local.RuntimeDir)
@@ -167,7 +167,7 @@ func Processes(ctx context.Context, s Settings) ([]report.Process, error) {
 	return out, nil
 }
 
-// askLinks asks the process whose socket is at path.
+// askLinks asks the process that listens on the socket at path.
 func askLinks(ctx context.Context, path string) (report.Process, error) {
 	ctx, cancel := context.WithTimeout(ctx, liveTimeout)
 	defer cancel()

@@ -15,11 +15,11 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// Pool returns a link to the bastion, not yet started, whose grants are narrowed to permit (empty: all that the bastion
-// allows). report, which may be nil, is told of each change of its state; it must not block. The link must be closed.
+// Pool returns a link to the bastion that is not yet started. permit narrows its grants; empty: all destinations that the
+// bastion allows. report receives each change of its state. It may be nil and must not block. The caller must close the link.
 //
-// To bastiond it is one SSH connection, over a bond of sessions. An OpenSSH server knows no bond: there it is one SSH
-// connection for each session.
+// To bastiond the link is one SSH connection over a bond of sessions. An OpenSSH server knows no bond: there each session has
+// its own SSH connection.
 func (a *Access) Pool(permit []string, report func(tunnel.State)) (*Pool, error) {
 	c, err := a.connector(permit)
 	if err != nil {
@@ -38,10 +38,10 @@ func (a *Access) Pool(permit []string, report func(tunnel.State)) (*Pool, error)
 	return l, nil
 }
 
-// leastDialTimeout is how long a bastion gets, at least, to reach a destination.
+// leastDialTimeout is the least time that a bastion has to reach a destination.
 const leastDialTimeout = 30 * time.Second
 
-// newLink makes one SSH connection of a Link. answers gets what AWS answers while it connects.
+// newLink makes one SSH connection of a Pool. answers receives AWS's failures while it connects.
 func (a *Access) newLink(c connector, answers *awssdk.LastFailure, report func(tunnel.State)) *tunnel.Link {
 	s := a.settings
 	g := &giveUp{connector: c, answers: answers, after: s.Link.ReconnectTimeout}
@@ -53,7 +53,7 @@ func (a *Access) newLink(c connector, answers *awssdk.LastFailure, report func(t
 		BackoffMax:     s.Link.ReconnectMax,
 		HoldMax:        orNone(s.Link.HoldMax),
 		HoldTimeout:    s.Link.HoldTimeout,
-		DialTimeout:    max(leastDialTimeout, s.Link.HoldTimeout), // a bond without a path holds dials too
+		DialTimeout:    max(leastDialTimeout, s.Link.HoldTimeout), // a bond without a path delays dials too
 		OnState: func(st tunnel.State) {
 			g.onState(st)
 			c.onState(st)
@@ -66,7 +66,7 @@ func (a *Access) newLink(c connector, answers *awssdk.LastFailure, report func(t
 	return l
 }
 
-// orNone turns a bound of 0 into what tunnel takes for none at all.
+// orNone maps the setting's 0 (no bound) to tunnel's -1.
 func orNone(n int) int {
 	if n == 0 {
 		return -1
@@ -74,11 +74,11 @@ func orNone(n int) int {
 	return n
 }
 
-// connector is a tunnel.Connector that learns what became of its transports.
+// connector is a tunnel.Connector that receives the states of its links.
 type connector interface {
 	tunnel.Connector
 	onState(tunnel.State)
-	// open brings the transport with what other SSH clients need to use it.
+	// open returns the transport with the parts that other SSH clients need.
 	open(ctx context.Context) (*opened, error)
 }
 
@@ -89,7 +89,7 @@ func (a *Access) connector(permit []string) (connector, error) {
 	return &taskConnector{access: a, permit: permit}, nil
 }
 
-// giveUp bounds the time that a link may be down: the Link itself would try for ever.
+// giveUp bounds the time that a link may be down: the tunnel.Link itself retries for ever.
 type giveUp struct {
 	connector connector
 	answers   *awssdk.LastFailure
@@ -98,7 +98,7 @@ type giveUp struct {
 	mu     sync.Mutex
 	everUp bool
 	lost   time.Time // zero while up
-	last   error     // of the attempts since then, the latest failure that says more than that the time was over
+	last   error     // latest failure since lost that says more than that the time was over
 }
 
 func (g *giveUp) onState(st tunnel.State) {
@@ -116,11 +116,10 @@ func (g *giveUp) onState(st tunnel.State) {
 	}
 }
 
-// Connect connects within what is left of the time. Before the first success every failure that the connector's own waiting
-// has not mended is final.
+// Connect connects within the time that is left. Before the first success, a failure is final unless it is transient.
 func (g *giveUp) Connect(ctx context.Context) (*tunnel.Transport, error) {
 	ctx = g.answers.Watch(ctx)
-	defer g.answers.Set(nil) // from here on the link's state says why
+	defer g.answers.Set(nil) // from here on the link's state has the reason
 	g.mu.Lock()
 	everUp, lost := g.everUp, g.lost
 	g.mu.Unlock()
@@ -151,8 +150,8 @@ func (g *giveUp) Connect(ctx context.Context) (*tunnel.Transport, error) {
 		fmt.Errorf("the link was lost and could not be restored within %s: %w", g.after, err), next))
 }
 
-// reason returns err, the failure of an attempt. If that only says that the time was over, it returns what AWS answered last,
-// api, or else the failure of an earlier attempt.
+// reason returns err, an attempt's failure. If err only says that the time was over, reason returns AWS's last failure, api, or
+// the failure of an earlier attempt.
 func (g *giveUp) reason(err, api error) error {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -165,32 +164,32 @@ func (g *giveUp) reason(err, api error) error {
 	return g.last
 }
 
-// isTransient reports whether a first attempt to connect may be followed by another.
+// isTransient reports whether another attempt may follow a failed first one.
 func isTransient(err error) bool {
 	var t *transientError
 	return errors.As(err, &t)
 }
 
-// transientError marks an error that a further attempt may mend.
+// transientError marks an error that another attempt may clear.
 type transientError struct{ error }
 
 func (e *transientError) Unwrap() error { return e.error }
 
-// Pool is a link to the bastion whose state bastion status shows.
+// Pool is a link to the bastion. `bastion status` shows its state.
 type Pool struct {
 	*tunnel.Pool
 	access  *Access
-	answers *awssdk.LastFailure // of AWS, to the attempt to connect that is under way
+	answers *awssdk.LastFailure // AWS's failures during the attempt under way
 	hide    func()
 }
 
-// Close ends the link and waits until that is done.
+// Close ends the link and waits for its end.
 func (l *Pool) Close() error {
 	l.hide()
 	return l.Pool.Close()
 }
 
-// probe reaches the sessions that are connections of their own; bonds are probed as such.
+// probe probes the sessions that are connections themselves. The Access probes bonds separately.
 func (l *Pool) probe() {
 	for _, m := range l.Stats() {
 		if s, ok := m.Conn.(*sessions.Stream); ok {

@@ -13,20 +13,20 @@ import (
 	"github.com/bastion-ssm/bastion/sessions"
 )
 
-// patience is a readiness to wait for what passes by itself.
+// patience decides whether a failure to open a session passes by itself.
 type patience struct {
-	// stands returns why the target will not come back; nil: it may. It is asked now and then while the target is not
-	// connected: one that has stopped is answered for like one that is starting.
+	// stands returns why the target will not come back; nil: it may. passes calls it now and then while the target is not
+	// connected, because AWS gives the same answer for a stopped target and a starting one.
 	stands func(context.Context) error
-	// waits is told why the wait begins, and when the reason becomes one of another class; nil: nobody asks.
+	// waits receives the reason when the wait begins, and when the reason's class changes; nil: ignored.
 	waits func(why error)
 
 	told     awsanswer.Class
 	asked    time.Time
-	failures int // of the network, in succession
+	failures int // consecutive network failures
 }
 
-// patientIf returns patience, or none.
+// patientIf returns a patience if patient is true, otherwise nil.
 func patientIf(patient bool, stands func(context.Context) error) *patience {
 	if !patient {
 		return nil
@@ -34,13 +34,14 @@ func patientIf(patient bool, stands func(context.Context) error) *patience {
 	return &patience{stands: stands}
 }
 
-// A target that is not connected is looked at first after firstStands, in case it has just stopped, and then every goneCheck.
+// firstStands is the delay before the first call of stands, in case the target has just stopped. Later calls follow every
+// goneCheck.
 const firstStands = 3 * time.Second
 
-// networkTries is how often in succession a call that did not reach AWS is made, while somebody waits for its first success.
+// networkTries is how many consecutive calls may fail to reach AWS before the first success.
 const networkTries = 5
 
-// passes reports whether err is worth another attempt. An error of its own says that the target has gone for good.
+// passes reports whether err is worth another attempt. gone says that the target has gone for good.
 func (p *patience) passes(ctx context.Context, err error) (again bool, gone error) {
 	class := awsanswer.ClassOf(err)
 	if class != awsanswer.None {
@@ -79,12 +80,12 @@ func (p *patience) tell(why error) {
 
 const nextGone = "start another: bastion up"
 
-// The first attempts to open a session may be silent because the session before them still has the container's only place.
-// Each further one gets longer, in case it is the network that is slow.
+// firstOpenTimeout bounds the first attempt to open a session: it may be silent because the session before it still has the
+// container's only place. Each further attempt gets half as much again, in case the network is slow.
 const firstOpenTimeout = 8 * time.Second
 
-// openPort opens a port session within connect_timeout. With patience it waits for what passes by itself: a target that has
-// just started takes seconds to connect to SSM. Without it there is one attempt.
+// openPort opens a port session within connect_timeout. With wait it retries failures that pass by themselves: a target that
+// has just started takes seconds to connect to SSM. Without wait it makes one attempt.
 func (a *Access) openPort(ctx context.Context, p sessions.Port, wait *patience) (*sessions.Stream, error) {
 	op := "open a session to " + p.Target
 	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.Link.ConnectTimeout, fail.New(fail.Timeout, op,
@@ -129,7 +130,7 @@ func (a *Access) openPort(ctx context.Context, p sessions.Port, wait *patience) 
 				break
 			}
 			p.OpenTimeout += p.OpenTimeout / 2
-			if !lent { // a link with sessions by the document shows that it works: the place was what was missing
+			if !lent { // a link with sessions shows that the document works: the session lacked a place
 				a.documents.doubt(a.documentPlace(p.Target))
 			}
 			a.progress("waiting for an answer in a session to " + p.Target)
@@ -144,7 +145,7 @@ func (a *Access) openPort(ctx context.Context, p sessions.Port, wait *patience) 
 	}
 }
 
-// endedBy is the error of a wait that ctx ended; last is the latest failure, which is the likely reason.
+// endedBy returns the error of a wait that ctx ended. last is the latest failure and the likely reason.
 func endedBy(ctx context.Context, op string, last error) error {
 	cause := context.Cause(ctx)
 	if errors.Is(cause, context.Canceled) || last == nil || errors.Is(last, cause) || errors.Is(last, ctx.Err()) {

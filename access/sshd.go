@@ -26,7 +26,7 @@ import (
 type serverConnector struct {
 	access *Access
 	check  ssh.HostKeyCallback
-	keys   []ssh.PublicKey // that check accepts
+	keys   []ssh.PublicKey // the keys that check accepts
 }
 
 func newServerConnector(a *Access) (*serverConnector, error) {
@@ -66,8 +66,8 @@ func (c *serverConnector) open(ctx context.Context) (*opened, error) {
 	}, nil
 }
 
-// pinnedServer reads the setting ssh_host_key: a public key, or a known_hosts file with entries for the target. It returns
-// what checks a host key and the keys that pass.
+// pinnedServer reads the setting ssh_host_key: a public key, or a known_hosts file with entries for the target. It returns the
+// check of a host key and the keys that pass it.
 func pinnedServer(setting, target string, port int) (ssh.HostKeyCallback, []ssh.PublicKey, error) {
 	const op = "read ssh_host_key"
 	if config.IsPublicKey(setting) {
@@ -84,7 +84,7 @@ func pinnedServer(setting, target string, port int) (ssh.HostKeyCallback, []ssh.
 	if err != nil {
 		return nil, nil, fail.New(fail.Usage, op, err, "give a public key or a known_hosts file")
 	}
-	// The file is asked by a name alone; an address would let other entries match.
+	// Look the file up by the name alone; an address would let other entries match.
 	host := net.JoinHostPort(target, fmt.Sprint(port))
 	callback := func(_ string, _ net.Addr, key ssh.PublicKey) error { return check(host, noAddr{}, key) }
 	var unknown *knownhosts.KeyError
@@ -99,20 +99,20 @@ func pinnedServer(setting, target string, port int) (ssh.HostKeyCallback, []ssh.
 	return callback, pinned, nil
 }
 
-// noKey is a key that no file has.
+// noKey is a key that occurs in no file.
 type noKey struct{}
 
 func (noKey) Type() string                        { return "none" }
 func (noKey) Marshal() []byte                     { return []byte("none") }
 func (noKey) Verify([]byte, *ssh.Signature) error { return errors.New("not a key") }
 
-// noAddr is the address of a server that is reached by a session.
+// noAddr is the address of a server behind a session.
 type noAddr struct{}
 
 func (noAddr) Network() string { return "tcp" }
 func (noAddr) String() string  { return "0.0.0.0:0" }
 
-// algorithms returns the host key algorithms to ask for, so that a server with several keys shows one that is pinned.
+// algorithms returns the host key algorithms to offer, so that a server with several keys shows a pinned one.
 func algorithms(pinned []ssh.PublicKey) []string {
 	var out []string
 	seen := make(map[string]bool)
@@ -130,7 +130,7 @@ func algorithms(pinned []ssh.PublicKey) []string {
 	return out
 }
 
-// identity returns the user's signers: those of the SSH agent, asked anew for each connection, or that of a key file.
+// identity returns a source of the user's signers: the SSH agent's keys, or the key of a file.
 func identity(ctx context.Context, setting string, env *awssdk.Env) (func() ([]ssh.Signer, error), error) {
 	if setting == "agent" {
 		socket := env.AgentSocket()
@@ -167,8 +167,8 @@ func identity(ctx context.Context, setting string, env *awssdk.Env) (func() ([]s
 	return func() ([]ssh.Signer, error) { return []ssh.Signer{signer}, nil }, nil
 }
 
-// agentSigners returns the keys of an SSH agent. Each signature asks the agent by a connection of its own, so that none has
-// to be kept open.
+// agentSigners returns the keys of an SSH agent. Each signature opens its own connection to the agent, so that none has to stay
+// open.
 func agentSigners(ctx context.Context, socket string) ([]ssh.Signer, error) {
 	conn, err := private.DialSocket(socket)
 	if err != nil {
@@ -185,7 +185,7 @@ func agentSigners(ctx context.Context, socket string) ([]ssh.Signer, error) {
 	for _, k := range listed {
 		key, err := ssh.ParsePublicKey(k.Blob)
 		if err != nil {
-			continue // of a type that only the agent knows
+			continue // a type that only the agent knows
 		}
 		signers = append(signers, &agentSigner{socket: socket, key: key})
 	}
@@ -199,10 +199,11 @@ type agentSigner struct {
 
 func (s *agentSigner) PublicKey() ssh.PublicKey { return s.key }
 
-// signTimeout bounds a signature, which may have to wait for the user: a question, or a touch.
+// signTimeout bounds a signature: the user may have to confirm or to touch a key.
 const signTimeout = time.Minute
 
-// SignWithAlgorithm makes the signature of RSA keys one that servers accept.
+// SignWithAlgorithm asks the agent for a signature with the given algorithm. For RSA keys that avoids SHA-1, which servers
+// refuse.
 func (s *agentSigner) SignWithAlgorithm(_ io.Reader, data []byte, algorithm string) (*ssh.Signature, error) {
 	conn, err := private.DialSocket(s.socket)
 	if err != nil {

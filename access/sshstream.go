@@ -12,20 +12,20 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// SSHStream is a session to the bastion's SSH server, for an SSH client other than this program's own.
+// SSHStream is a session to the bastion's SSH server, for another program's SSH client.
 type SSHStream struct {
 	Conn     net.Conn
 	HostKeys []ssh.PublicKey
 
 	access *Access
 	opened *opened
-	own    bool // the user has a key of their own
+	own    bool // the user has their own key
 	began  time.Time
 	hide   func()
 }
 
-// OpenSSH opens a session to the bastion's SSH server. In a task it grants a new key, narrowed to permit. The stream's Close
-// must be called.
+// OpenSSH opens a session to the bastion's SSH server. In a task it grants a new key, narrowed to permit. The caller must close
+// the stream.
 func (a *Access) OpenSSH(ctx context.Context, permit []string) (*SSHStream, error) {
 	c, err := a.connector(permit)
 	if err != nil {
@@ -48,7 +48,7 @@ func (s *SSHStream) Close() error {
 	return s.Conn.Close()
 }
 
-// Signer waits until the bastion accepts the granted key and returns its signer; nil where the user has a key of their own.
+// Signer waits until the bastion accepts the granted key and returns its signer; nil if the user has their own key.
 func (s *SSHStream) Signer(ctx context.Context) (ssh.Signer, error) {
 	if s.own {
 		return nil, nil
@@ -71,7 +71,7 @@ func (s *SSHStream) probe() {
 	}
 }
 
-// live shows a stream that another program's SSH client uses.
+// live returns the state of a stream that another program's SSH client uses.
 func (s *SSHStream) live() []report.Link {
 	out := report.Link{
 		Bastion: s.opened.describe, State: string(tunnel.Up), Since: s.began, Kind: "single", Channels: 1, Sessions: []report.Session{},

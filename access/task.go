@@ -14,36 +14,36 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// taskConnector connects to bastiond in a task of the user's. The Link calls Connect from one goroutine.
+// taskConnector connects to bastiond in the user's task. The Link calls Connect from one goroutine.
 type taskConnector struct {
 	access *Access
 	permit []string
 
 	admission *admission  // the latest
-	plain     atomic.Bool // the bastion refused a bond: one session then has to do
+	plain     atomic.Bool // the bastion refused a bond: use one session
 
 	mu     sync.Mutex
-	proven bool  // the latest access has let a connection in, and the bastion was not seen to go away since
-	denial error // why the answer to the latest grant ended the connection that it was for; nil: it did not
+	proven bool  // the latest admission let a connection in, and the bastion has not been seen to leave since
+	denial error // why the latest grant's answer ended its connection; nil: it did not
 }
 
-// opened is a session, or a bond of several, to an SSH server and what it takes to log in.
+// opened is a session or a bond to an SSH server, with what a client needs to log in.
 type opened struct {
 	conn     endingConn
-	lasting  bool // conn outlives its sessions, and ends by itself when the server has gone
+	lasting  bool // conn outlives its sessions and ends itself when the server has gone
 	describe string
 	user     string
 	signers  func() ([]ssh.Signer, error)
 	algos    []string            // host key algorithms; nil: all
 	check    ssh.HostKeyCallback // accepts hostKeys
-	hostKeys []ssh.PublicKey     // none: check, banner and confirm find out
+	hostKeys []ssh.PublicKey     // empty: check, banner and confirm verify the server
 	banner   func(text string)   // see tunnel.Transport
 	confirm  func(context.Context, ssh.ConnMetadata) error
 	ended    func() error
-	granted  func(context.Context) error // waits until the server accepts the signers; nil: it does
+	granted  func(context.Context) error // waits until the server accepts the signers; nil: it does already
 }
 
-// endingConn is a connection that tells of its end, whoever reads from it.
+// endingConn is a connection that signals its end, also without a reader.
 type endingConn interface {
 	net.Conn
 	Done() <-chan struct{}
@@ -56,7 +56,7 @@ func (o *opened) transport() *tunnel.Transport {
 		Banner: o.banner, Confirm: o.confirm, Ended: o.ended,
 	}
 	if o.lasting {
-		t.Keepalive.Interval = -1 // a lost path is no dead peer
+		t.Keepalive.Interval = -1 // a bond without a path is not a dead peer
 	}
 	return t
 }
@@ -70,7 +70,7 @@ func (c *taskConnector) Connect(ctx context.Context) (*tunnel.Transport, error) 
 	return o.transport(), nil
 }
 
-// open implements connector. Other programs' SSH clients compare the host key by themselves, and so have to know it.
+// open implements connector. Other programs' SSH clients compare the host key themselves, so it must be known.
 func (c *taskConnector) open(ctx context.Context) (*opened, error) { return c.connect(ctx, false) }
 
 func (c *taskConnector) onState(st tunnel.State) {
@@ -84,7 +84,7 @@ func (c *taskConnector) onState(st tunnel.State) {
 	}
 }
 
-// takeProven returns whether the latest access can be used again, and makes the next attempt start from scratch unless this
+// takeProven returns whether the latest admission can be reused. It clears proven: the next attempt starts afresh unless this
 // one succeeds.
 func (c *taskConnector) takeProven() bool {
 	c.mu.Lock()
@@ -94,7 +94,7 @@ func (c *taskConnector) takeProven() bool {
 	return proven
 }
 
-// deny notes why the answer to a grant has ended the connection that it was for.
+// deny notes why a grant's answer ended its connection.
 func (c *taskConnector) deny(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -109,7 +109,7 @@ func (c *taskConnector) takeDenial() error {
 	return err
 }
 
-// connect brings a session to bastiond. unknown says that the bastion's host key may yet have to be found out.
+// connect opens a session to bastiond. unknown allows a first contact before the bastion's host key is known.
 func (c *taskConnector) connect(ctx context.Context, unknown bool) (*opened, error) {
 	a := c.access
 	if err := c.takeDenial(); err != nil {
@@ -117,7 +117,7 @@ func (c *taskConnector) connect(ctx context.Context, unknown bool) (*opened, err
 	}
 	if c.takeProven() && !c.admission.gone.Load() && time.Until(c.admission.until()) > grantMargin {
 		p := c.admission.latest()
-		// No patience here: a task that is not connected any more may be gone for good.
+		// Without patience: a task that is no longer connected may be gone for good.
 		o, err := c.admission.session(ctx, p.hostKey, p.reply.Ports, false)
 		if err == nil || ctx.Err() != nil {
 			return o, err
@@ -128,7 +128,7 @@ func (c *taskConnector) connect(ctx context.Context, unknown bool) (*opened, err
 		p := x.latest()
 		o, err := x.afterAnswer(ctx, p)
 		if !p.answered() {
-			_ = c.takeDenial() // it says the same
+			_ = c.takeDenial() // it has the same reason
 		}
 		return o, err
 	}

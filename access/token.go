@@ -7,15 +7,15 @@ import (
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-// askForTime bounds the call that is made for AWS's time alone. A right clock makes a good token without it.
+// askForTime bounds a call that only reads AWS's time. With a correct clock the token is valid without it.
 const askForTime = 5 * time.Second
 
-// Token returns an IAM token for a database, which is a secret: it is the user's password there.
+// Token returns an IAM authentication token for a database user. It is a secret: it is the user's password.
 func (a *Access) Token(ctx context.Context, e targets.Endpoint, user string) (string, error) {
 	skew, known := a.clock.Skew()
-	if !known { // no call was needed to find the endpoint
+	if !known { // the endpoint was found without a call
 		asked, cancel := context.WithTimeout(ctx, askForTime)
-		_, _ = a.whoami(asked) // whatever it answers
+		_, _ = a.whoami(asked) // its answer's time matters, not its result
 		cancel()
 		skew, _ = a.clock.Skew()
 	}

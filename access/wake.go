@@ -10,23 +10,23 @@ import (
 const (
 	wakeCheck = 5 * time.Second
 
-	// wakeJump is how far clocks may be off from one check to the next before the machine, or this process, is taken to have
-	// slept. A step of the wall clock counts too: it costs a few bytes.
+	// wakeJump is how far a clock may be off between two checks before the machine, or this process, counts as having slept. A
+	// step of the wall clock counts too: a false alarm costs a few bytes.
 	wakeJump = 10 * time.Second
 )
 
 // wakeDetector notices that the machine has slept, or that its network has changed.
 type wakeDetector struct {
-	known   bool // there was an observation
+	known   bool // there was an earlier observation
 	mono    time.Duration
 	wall    time.Time
 	network uint64
 }
 
-// observe is called each wakeCheck with what the clocks say, the monotonic one and the wall clock, and a hash of the network's
-// addresses, 0 if they are not known. It returns why everything may be different now, or "".
+// observe takes, every wakeCheck, the monotonic clock, the wall clock, and a hash of the network's addresses (0: unknown). It
+// returns why sessions may be dead, or "".
 //
-// The monotonic clock stands still while the machine sleeps, the wall clock does not. Both go on while the process is stopped.
+// The monotonic clock stands still while the machine sleeps; the wall clock does not. Both go on while the process is stopped.
 func (d *wakeDetector) observe(mono time.Duration, wall time.Time, network uint64) string {
 	before := *d
 	*d = wakeDetector{known: true, mono: mono, wall: wall, network: network}
@@ -48,7 +48,7 @@ func (d *wakeDetector) observe(mono time.Duration, wall time.Time, network uint6
 	return ""
 }
 
-// networkHash sums the addresses of this machine up; 0 if they are not known.
+// networkHash hashes this machine's addresses; 0 if they are unknown.
 func networkHash() uint64 {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
@@ -66,8 +66,8 @@ func networkHash() uint64 {
 	return max(h.Sum64(), 1)
 }
 
-// watchWake makes links look at their sessions at once when the machine wakes or its network changes, instead of by time-outs,
-// and has the credentials looked at, which may have expired meanwhile.
+// watchWake probes the links' sessions and triggers a check of the credentials when the machine wakes or its network changes.
+// Without it, timeouts would find dead sessions late, and credentials may have expired meanwhile.
 func (a *Access) watchWake(wakes chan<- struct{}) {
 	began := time.Now()
 	tick := time.NewTicker(wakeCheck)
@@ -80,7 +80,7 @@ func (a *Access) watchWake(wakes chan<- struct{}) {
 			a.probe()
 			select {
 			case wakes <- struct{}{}:
-			default: // it has not come to the last one yet
+			default: // the last signal is still unread
 			}
 		}
 		select {
