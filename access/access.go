@@ -37,7 +37,6 @@ type Settings = config.Settings
 // Options are what an Access needs besides its Settings.
 type Options struct {
 	Version  string            // program version, for the task's tags
-	Command  string            // the program's command, for the list of its links
 	Logger   *slog.Logger      // nil: discard the log
 	Progress func(step string) // receives the step that the Access waits for; nil: ignored. It must not block.
 	// Path receives an event when a bond has lost every path and when it has one again; nil: ignored. It must not block.
@@ -46,8 +45,9 @@ type Options struct {
 	// Env replaces the process's own AWS_* and SSH_AUTH_SOCK variables; nil: the process's own.
 	Env *awssdk.Env
 	MFA *awssdk.MFA // prompts for MFA codes; nil: a profile that needs a code fails
-	// Hosted says that the process has further Accesses and shows the links of all of them itself.
-	Hosted bool
+	// Show is called with the first link and shows the Access's links to other processes; Close calls the function that it returns.
+	// nil: nothing shows them. It must not block.
+	Show func(*Access) (hide func())
 }
 
 // Access is one user's access to one AWS account and region. Close it at the end.
@@ -152,6 +152,12 @@ func New(ctx context.Context, s Settings, o Options) (*Access, error) {
 
 // Close cancels the background work and waits until the sessions have ended. The caller closes all links first.
 func (a *Access) Close() {
+	a.links.mu.Lock()
+	hide := a.links.hide
+	a.links.mu.Unlock()
+	if hide != nil {
+		hide()
+	}
 	a.cancel()
 	a.tasks.Wait()
 }

@@ -13,8 +13,7 @@
 // wakes or its network changes. It reports the time without a path, and ends that time when the task has stopped. An OpenSSH
 // server knows no bonds: there a tunnel.Pool spreads connections over several SSH connections, each over its own session.
 //
-// Other processes can see this state: each Access with a link answers GET /v1/links on a socket in the runtime directory.
-// Processes asks all these sockets.
+// Links returns this state. The agent serves it by its API, and a command without the agent by a call of that API (Options.Show).
 //
 // # Time to the first byte
 //

@@ -37,7 +37,7 @@ func (a *Agent) access(ctx context.Context, s config.Settings, o access.Options)
 		o.Env = nil
 		return a.cfg.Private.Access(ctx, o)
 	}
-	o.Version, o.Command, o.Hosted = a.cfg.Version, "agent", true
+	o.Version = a.cfg.Version
 	return access.New(ctx, s, o)
 }
 

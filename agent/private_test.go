@@ -35,7 +35,7 @@ func TestPrivate(t *testing.T) {
 	if err := a.Open(t.Context(), req, emit); !errors.Is(err, stop) {
 		t.Errorf("without AWS: %v", err)
 	}
-	if len(got) != 1 || got[0].Env != nil || got[0].Hosted || got[0].Progress == nil || got[0].Path == nil {
+	if len(got) != 1 || got[0].Env != nil || got[0].Progress == nil || got[0].Path == nil {
 		t.Errorf("it went to AWS with %+v", got)
 	}
 	req.Detached = true

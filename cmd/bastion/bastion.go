@@ -12,7 +12,6 @@ import (
 
 	"github.com/urfave/cli/v2"
 
-	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/printable"
@@ -196,7 +195,7 @@ const (
 
 // printStatusOnce shows what AWS says and the links; JSON on one line if it is one of several.
 func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState api.State, several bool) error {
-	processes, err := access.Processes(ctx, s)
+	processes, err := api.Commands(ctx, s.Local.RuntimeDir)
 	if err != nil && !s.Output.Quiet {
 		_ = printf(a.err, "bastion: the links of running commands cannot be shown: %s\n", err)
 	}

@@ -4,9 +4,11 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/urfave/cli/v2"
 
@@ -15,6 +17,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
@@ -41,7 +44,22 @@ func (a *app) open(ctx context.Context, command string, s config.Settings) (*ses
 // access opens the way to AWS in this process, for the command with the given name.
 func (a *app) access(ctx context.Context, command string, s config.Settings, p *progress, o access.Options) (*access.Access, error) {
 	defer p.StepIfSlow("waiting for AWS credentials")()
-	o.Version, o.Command, o.Logger, o.MFA = readVersion().Version, command, a.logger(s, p), a.mfaOf(p)
+	o.Version, o.Logger, o.MFA = readVersion().Version, a.logger(s, p), a.mfaOf(p)
+	o.Show = func(way *access.Access) (hide func()) {
+		process := report.Process{
+			V: api.LinksVersion, PID: os.Getpid(), Command: command, Version: o.Version, Region: way.Region(), Started: time.Now(),
+		}
+		hide, err := api.ServeLinks(s.Local.RuntimeDir, func() report.Process {
+			shown := process
+			shown.Links = way.Links()
+			return shown
+		})
+		if err != nil {
+			o.Logger.Debug("bastion status will not show the links of this process", "err", err)
+			return func() {}
+		}
+		return hide
+	}
 	return access.New(ctx, s, o)
 }
 

@@ -29,7 +29,7 @@ var allowed = map[string][]string{
 	"cmd/bastiond": {"internal/fail", "internal/printable", "keys", "server"},
 
 	"agent/api": {
-		"internal/config", "internal/dirs", "internal/fail", "internal/private", "internal/report", "internal/sleep",
+		"internal/config", "internal/dirs", "internal/fail", "internal/files", "internal/private", "internal/report", "internal/sleep",
 		"tunnel",
 	},
 	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/private", "internal/sleep"},
