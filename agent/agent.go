@@ -22,28 +22,29 @@ import (
 
 // Config is the configuration of an Agent.
 type Config struct {
-	Version  string        // of the program
-	Socket   string        // its place
-	StateDir string        // where the detached forwards are written down
-	LogFile  string        // where Logger writes, for those who ask; may be empty
-	Idle     time.Duration // after which an unused link is closed, and an Agent without anything left to do ends
-	Stay     bool          // do not end by itself: a service manager would start it again
-	Logger   *slog.Logger  // nil: no log
+	Version  string        // program version
+	Socket   string        // path of the control API's socket
+	StateDir string        // directory of the file of detached forwards
+	LogFile  string        // Logger's file, shown in Info; may be empty
+	Idle     time.Duration // closes a link after this time without use; ends an Agent that has been idle this long
+	Stay     bool          // never end when idle: a service manager would restart the agent
+	Logger   *slog.Logger  // nil: discard the log
 
-	MetricsListen netip.AddrPort // loopback address of the metrics besides the socket; the zero value: none
-	MetricsToken  string         // file with the token that they take there
+	MetricsListen netip.AddrPort // loopback address of the metrics, besides the socket; zero: none
+	MetricsToken  string         // file with the bearer token for MetricsListen
 
-	Ready func() // is called once the socket is served; nil: nobody waits
+	Ready func() // called once the Agent serves the socket; may be nil
 
-	// Private makes the Agent the agent of one command. Then only Version and Logger count. nil: it is the user's agent, for Run.
+	// Private makes the Agent the private agent of one command; then only Version and Logger apply. nil: the user's agent, for
+	// Run.
 	Private *Private
 }
 
-// maxAudit is how many of the latest connections are remembered.
+// maxAudit is the number of recent connections in State.Audit.
 const maxAudit = 500
 
-// Agent is the agent. Make one with New. The user's agent, a process of its own, is one that runs: Run adds the socket, the lock, the
-// file of the detached forwards and the timer. A private one needs none of these.
+// Agent owns links and forwards. Make one with New. The user's agent runs in its own process: Run adds the socket, the lock,
+// the file of detached forwards and the idle timer. A private Agent needs none of these.
 type Agent struct {
 	cfg     Config
 	log     *slog.Logger
@@ -51,7 +52,7 @@ type Agent struct {
 	store   store
 	writer  writer
 
-	ctx    context.Context // ends when the Agent is to end
+	ctx    context.Context // ends when the Agent begins to end
 	cancel context.CancelFunc
 	tasks  sync.WaitGroup
 	page   page
@@ -62,11 +63,11 @@ type Agent struct {
 	changed     chan struct{} // closed and replaced at each revision
 	links       map[string]*link
 	registry    forwards.Registry                 // the only home of the forwards' states
-	controllers map[*forwards.Forward]*controller // of those that serve
-	audit       []api.AuditEvent
-	requests    int                // under way
-	used        time.Time          // when there was last something to do
-	owners      map[[32]byte]owned // by the sum of the credentials
+	controllers map[*forwards.Forward]*controller // of the forwards that serve
+	audit       []api.AuditEvent                  // the latest, the newest last
+	requests    int                               // requests under way
+	used        time.Time                         // end of the last activity
+	owners      map[[32]byte]owned                // by the hash of the credentials
 	closing     bool
 }
 
@@ -85,8 +86,8 @@ func New(cfg Config) *Agent {
 	return a
 }
 
-// Run serves until ctx is done, Shutdown was called, or the Agent has had nothing to do for a while; then it closes everything and
-// waits for it. It fails with ErrRunning where another agent runs.
+// Run serves until ctx is done, Shutdown is called, or the Agent has been idle for Config.Idle. Then it closes everything and
+// waits for the end. It fails with ErrRunning if another agent runs.
 func (a *Agent) Run(ctx context.Context) error {
 	defer a.cancel()
 	release, err := lock(a.cfg.Socket + ".lock")
@@ -120,7 +121,7 @@ func (a *Agent) Run(ctx context.Context) error {
 // Shutdown makes Run return.
 func (a *Agent) Shutdown() { a.cancel() }
 
-// close ends what there is. Detached forwards stay written down.
+// close ends all links and forwards. Detached forwards stay in the file.
 func (a *Agent) close() {
 	a.page.close()
 	a.mu.Lock()
@@ -145,7 +146,7 @@ func (a *Agent) close() {
 
 var errShutdown = errors.New("the agent ends")
 
-// kept returns the records of the forwards that are to come back.
+// kept returns the records of the detached forwards, which come back at the next start.
 func (a *Agent) kept() (records []forwards.Record, revision uint64) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -166,8 +167,8 @@ func (a *Agent) bump() {
 	a.touch()
 }
 
-// begin counts a request, during which the Agent is not idle and for whose end it waits, until the function that it returns is
-// called. It fails once the Agent is to end.
+// begin counts a request: until the caller calls end, the Agent is not idle, and close waits for it. It fails once the Agent is
+// ending.
 func (a *Agent) begin() (end func(), err error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -185,7 +186,7 @@ func (a *Agent) begin() (end func(), err error) {
 	}, nil
 }
 
-// retire closes links that nobody uses, and ends the Agent when there is nothing left.
+// retire closes idle links, and ends the Agent when it has been idle long enough.
 func (a *Agent) retire() {
 	tick := time.NewTicker(max(min(a.cfg.Idle/4, 30*time.Second), 100*time.Millisecond))
 	defer tick.Stop()
@@ -209,8 +210,8 @@ func (a *Agent) retire() {
 	}
 }
 
-// dropLinks closes links that are not connected and have no forwards. If the Agent has had nothing to do for long enough, it is to end then:
-// from the same moment on it takes no request.
+// dropLinks removes links without connections and forwards. If the Agent has been idle for Config.Idle, dropLinks ends it under
+// the same lock, so that no request can begin in between.
 func (a *Agent) dropLinks() (ended bool) {
 	a.mu.Lock()
 	uses := make(map[*link]bool)
@@ -241,7 +242,7 @@ func (a *Agent) dropLinks() (ended bool) {
 	return ended
 }
 
-// Info returns what the Agent says of itself.
+// Info returns the Agent's description of itself.
 func (a *Agent) Info() api.Info {
 	return api.Info{
 		V: api.Version, PID: os.Getpid(), Version: a.cfg.Version, Started: a.started, Socket: a.cfg.Socket, Log: a.cfg.LogFile,
@@ -249,7 +250,7 @@ func (a *Agent) Info() api.Info {
 	}
 }
 
-// State returns all that there is.
+// State returns the Agent's links, forwards and recent connections.
 func (a *Agent) State() api.State {
 	a.mu.Lock()
 	st := api.State{
@@ -273,7 +274,7 @@ func (a *Agent) State() api.State {
 	return st
 }
 
-// show returns what others see of a forward. The caller holds a.mu.
+// show returns the API's view of a forward. The caller holds a.mu.
 func (a *Agent) show(f *forwards.Forward) api.Forward {
 	if c := a.controllers[f]; c != nil {
 		return c.show()
@@ -281,7 +282,7 @@ func (a *Agent) show(f *forwards.Forward) api.Forward {
 	return f.Show()
 }
 
-// Wait returns the state once its revision is another than after, or ctx is done.
+// Wait returns the state once its revision differs from after, or once ctx is done or the Agent ends.
 func (a *Agent) Wait(ctx context.Context, after uint64) api.State {
 	for {
 		a.mu.Lock()
@@ -300,7 +301,7 @@ func (a *Agent) Wait(ctx context.Context, after uint64) api.State {
 	}
 }
 
-// Bastions asks AWS for the bastions of the links. An Agent that is to end has none.
+// Bastions asks AWS for the bastions of all links. It returns none if the Agent is ending.
 func (a *Agent) Bastions(ctx context.Context) []api.Account {
 	end, err := a.begin()
 	if err != nil {
@@ -330,7 +331,7 @@ func (a *Agent) Bastions(ctx context.Context) []api.Account {
 	return out
 }
 
-// Stop ends the forward that ref means, NAME or NAME@LINK, or all if it is "all", forgets them, and returns them.
+// Stop ends, forgets and returns the forwards that ref names: NAME, NAME@LINK or "all".
 func (a *Agent) Stop(ref string) ([]api.Forward, error) {
 	end, err := a.begin()
 	if err != nil {
@@ -347,7 +348,7 @@ func (a *Agent) Stop(ref string) ([]api.Forward, error) {
 		} else {
 			out = append(out, f.Show())
 		}
-		a.registry.End(f, errStopped) // now, so that it does not come back whenever the Agent ends
+		a.registry.End(f, errStopped) // before the listener closes: it must not come back, even if the Agent ends now
 		a.touch()
 	}
 	a.mu.Unlock()
@@ -357,7 +358,7 @@ func (a *Agent) Stop(ref string) ([]api.Forward, error) {
 	for _, c := range stop {
 		c.cancel(errStopped)
 	}
-	_ = a.writer.save() // it logs a failure
+	_ = a.writer.save() // save logs a failure
 	for _, c := range stop {
 		<-c.done
 		a.mu.Lock()
@@ -370,7 +371,7 @@ func (a *Agent) Stop(ref string) ([]api.Forward, error) {
 
 var errStopped = errors.New("stopped by bastion stop")
 
-// recorded notes a connection that has ended or could not be opened.
+// recorded adds a connection that has ended, or could not be opened, to the audit and the log.
 func (a *Agent) recorded(forward string, c tunnel.ConnSnapshot, err error) {
 	e := api.AuditEvent{
 		At: time.Now(), Forward: forward, Client: c.Client, Target: c.Dest, Duration: time.Since(c.Since).Seconds(), Up: c.Up, Down: c.Down,

@@ -15,26 +15,26 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// controller owns one forward that serves: its listener, its clients' counters and its hold on the link. The forward's state is in the
-// Agent's registry. A controller begins with control; its goroutine ends the forward when ctx is done or the listener fails, and
+// controller owns one serving forward: its listener, its clients' counters and its hold on the link. The Agent's registry has
+// the forward's state. control starts a controller. Its goroutine ends the forward when ctx is done or the listener fails, and
 // closes done last.
 type controller struct {
 	agent  *Agent
 	f      *forwards.Forward // guarded by a.mu
-	record forwards.Record   // as of the beginning
+	record forwards.Record   // the forward's record when the controller started
 	ln     net.Listener
 	stats  tunnel.Stats
-	events *events // of the request; nil for a forward that was reopened
+	events *events // the request's events; nil for a reopened forward
 	cancel context.CancelCauseFunc
-	done   chan struct{} // closed once the forward has ended and the file says so
+	done   chan struct{} // closed once the forward has ended and the file is saved
 
-	link    *link  // guarded by a.mu, as the following; nil for a forward that was reopened, until a client comes
-	release func() // of link
+	link    *link  // guarded by a.mu, as are the following fields; nil for a reopened forward before its first client
+	release func() // gives back the hold on link
 	lookups failures
 }
 
-// control begins to serve a forward that is Ready. The controller owns ln and the hold on l, which release ends; both of these may be
-// nil. The caller holds a.mu.
+// control starts to serve a Ready forward. The controller takes over ln and the hold on l, which release gives back. l and
+// release may be nil. The caller holds a.mu.
 func (a *Agent) control(f *forwards.Forward, ln net.Listener, events *events, l *link, release func()) *controller {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	c := &controller{
@@ -49,7 +49,7 @@ func (a *Agent) control(f *forwards.Forward, ln net.Listener, events *events, l 
 // name returns the forward's name.
 func (c *controller) name() string { return c.record.Request.Name }
 
-// run is the forward's life.
+// run serves the forward from its start to its end.
 func (c *controller) run(ctx context.Context) {
 	if err := c.serve(ctx); err != nil {
 		c.cancel(fail.New(fail.Other, "forward "+c.name(), err, "try again"))
@@ -83,7 +83,7 @@ func (c *controller) serveProxy(ctx context.Context, settings config.Settings, l
 	return tunnel.ServeProxy(ctx, c.ln, c, cfg)
 }
 
-// end ends the forward, which serves nobody any more, and gives back the link.
+// end ends the forward and gives back the link. The listener is already closed.
 func (c *controller) end(why error) {
 	a := c.agent
 	a.mu.Lock()
@@ -94,18 +94,18 @@ func (c *controller) end(why error) {
 	a.touch()
 	a.mu.Unlock()
 	if c.f.Detached() {
-		_ = a.writer.save() // it logs a failure
+		_ = a.writer.save() // save logs a failure
 	}
 	if release != nil {
 		release()
 	}
 }
 
-// Dial opens a connection through the link. A forward that was reopened looks for its link now.
+// Dial opens a connection through the link. A reopened forward finds its link here.
 func (c *controller) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	l, err := c.found(ctx)
 	if err != nil {
-		if ctx.Err() == nil { // a client that goes away is no failure
+		if ctx.Err() == nil { // a client that leaves is not a failure
 			c.failed(err)
 		}
 		return nil, err
@@ -117,7 +117,7 @@ func (c *controller) Dial(ctx context.Context, network, addr string) (net.Conn, 
 	return conn, err
 }
 
-// failed notes why a client's attempt failed.
+// failed notes why a client's connection failed.
 func (c *controller) failed(err error) {
 	c.agent.mu.Lock()
 	defer c.agent.mu.Unlock()
@@ -135,7 +135,7 @@ func (c *controller) works() {
 	}
 }
 
-// found returns the forward's link.
+// found returns the forward's link. A reopened forward joins a running link with its id, or makes one.
 func (c *controller) found(ctx context.Context) (*link, error) {
 	a := c.agent
 	a.mu.Lock()
@@ -179,7 +179,8 @@ func (c *controller) found(ctx context.Context) (*link, error) {
 	return l, nil
 }
 
-// adopt makes l, which is held, the link of a forward that has none, and reports whether it did. The caller holds a.mu.
+// adopt gives a forward without a link the held link l. It reports false if the forward has a link or has ended. The caller
+// holds a.mu.
 func (c *controller) adopt(l *link, release func()) bool {
 	if c.link != nil || c.f.State() == forwards.Ended {
 		return false
@@ -188,7 +189,8 @@ func (c *controller) adopt(l *link, release func()) bool {
 	return true
 }
 
-// onEnd is told of each connection that has ended. What its client did to it is no news to the forward's owner.
+// onEnd records a connection that has ended. It tells the forward's owner of refused and lost connections, but not of errors
+// that the client caused.
 func (c *controller) onEnd(conn tunnel.ConnSnapshot, err error) {
 	refused := err != nil && conn.Client == ""
 	if c.events != nil && (refused || tunnel.IsLost(err)) {
@@ -201,8 +203,8 @@ func (c *controller) onEnd(conn tunnel.ConnSnapshot, err error) {
 	c.agent.recorded(c.name(), conn, err)
 }
 
-// linkEnded ends the attached forwards of a link that has given up. The detached ones have failed. In a private Agent the command
-// ends them, when its work has ended.
+// linkEnded ends the attached forwards of a link that has given up, and marks the detached ones Failed. In a private Agent the
+// command ends its forwards itself.
 func (a *Agent) linkEnded(l *link, err error) {
 	if kind := fail.KindOf(err); kind != fail.Lost {
 		err = fail.New(fail.Lost, "the link was lost and cannot be restored", err, fail.NextOf(err))
@@ -225,7 +227,7 @@ func (a *Agent) linkEnded(l *link, err error) {
 	a.touch()
 }
 
-// linkUp marks the forwards that failed with the link, which is up again.
+// linkUp marks the Failed forwards of a link that is up again as Ready.
 func (a *Agent) linkUp(l *link) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -236,7 +238,7 @@ func (a *Agent) linkUp(l *link) {
 	}
 }
 
-// show returns what others see of the forward: its state, or its link's if that keeps the next client waiting. The caller holds a.mu.
+// show returns the API's view of the forward: its own state, or the link's if clients wait for the link. The caller holds a.mu.
 func (c *controller) show() api.Forward {
 	out := c.f.Show()
 	if c.link != nil {

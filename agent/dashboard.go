@@ -14,14 +14,14 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// page is the Agent's dashboard, which is served from when it is first asked for.
+// page is the Agent's dashboard. The first request for it starts its server.
 type page struct {
 	mu     sync.Mutex
-	server *dashboard.Server // nil: nobody has asked
+	server *dashboard.Server // nil: not requested yet
 	closed bool
 }
 
-// serveDashboard makes a link to the dashboard.
+// serveDashboard answers with a one-time link to the dashboard.
 func (a *Agent) serveDashboard(w http.ResponseWriter, r *http.Request) {
 	var req api.DashboardRequest
 	if !read(w, r, &req) {
@@ -40,7 +40,7 @@ func (a *Agent) serveDashboard(w http.ResponseWriter, r *http.Request) {
 	answer(w, link)
 }
 
-// dashboard returns the dashboard. addr counts if it is not served yet.
+// dashboard returns the dashboard's server and starts it if needed. addr applies only to the start.
 func (a *Agent) dashboard(ctx context.Context, addr string) (*dashboard.Server, error) {
 	a.page.mu.Lock()
 	defer a.page.mu.Unlock()
@@ -67,7 +67,7 @@ func (a *Agent) dashboard(ctx context.Context, addr string) (*dashboard.Server, 
 	return a.page.server, nil
 }
 
-// close ends the dashboard. There will be no other.
+// close ends the dashboard for good.
 func (p *page) close() {
 	p.mu.Lock()
 	server := p.server
@@ -78,7 +78,7 @@ func (p *page) close() {
 	}
 }
 
-// serveMetrics serves the metrics on a loopback address until the function that it returns is called.
+// serveMetrics serves the metrics on a loopback address until the caller calls stop.
 func (a *Agent) serveMetrics(ctx context.Context) (stop func(), err error) {
 	if !a.cfg.MetricsListen.IsValid() {
 		return func() {}, nil
@@ -99,7 +99,7 @@ func (a *Agent) serveMetrics(ctx context.Context) (stop func(), err error) {
 	var served sync.WaitGroup
 	served.Go(func() {
 		if err := server.Serve(ln); !errors.Is(err, http.ErrServerClosed) {
-			a.log.Error("the metrics are not served any more", "err", err)
+			a.log.Error("cannot serve the metrics", "err", err)
 		}
 	})
 	a.log.Info("the metrics are served", "address", ln.Addr().String())

@@ -13,31 +13,32 @@ import (
 )
 
 const (
-	// endKept is how long it is known why a dialed connection ended: its client asks at once, or never.
+	// endKept is how long the Agent remembers why a dialed connection ended. A client asks at once or never.
 	endKept = time.Minute
-	// maxEnds bounds the ends that are known, of which the oldest are forgotten first. Connections that stand are bounded by
-	// this process's open files.
+	// maxEnds bounds the remembered ends; the Agent forgets the oldest first. The process's open files bound the standing
+	// connections.
 	maxEnds = 4096
 )
 
-// dials knows why dialed connections have ended, by the IDs that their clients gave them: a unix socket can end, but not say why.
+// dials remembers why dialed connections ended, by the IDs that their clients chose: closing a unix socket cannot carry a
+// reason.
 type dials struct {
 	mu   sync.Mutex
 	byID map[string]*dialed
-	ends []*dialed // that have ended, the oldest first; some may be forgotten already
+	ends []*dialed // connections that have ended, the oldest first; take may have removed some from byID
 }
 
 // dialed is one dialed connection.
 type dialed struct {
-	id    string // "": nobody can ask
+	id    string // "": no client can ask
 	ended chan struct{}
-	half  chan struct{} // closed when the target has ended its side, by itself
+	half  chan struct{} // closed when the target has ended its side
 	once  sync.Once
 	err   error     // guarded by ended
-	at    time.Time // of the end; guarded by dials.mu
+	at    time.Time // time of the end; guarded by dials.mu
 }
 
-// begin makes a connection known. Without an ID, or with one that is taken, it is known to nobody.
+// begin registers a connection. Without an ID, or with one in use, no client can ask for its end.
 func (s *dials) begin(id string) *dialed {
 	c := &dialed{ended: make(chan struct{}), half: make(chan struct{})}
 	s.mu.Lock()
@@ -54,7 +55,7 @@ func (s *dials) begin(id string) *dialed {
 	return c
 }
 
-// end says why the connection has ended; nil: one of its ends did it.
+// end notes why a connection has ended; nil: the client or the target ended it.
 func (s *dials) end(c *dialed, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -66,10 +67,10 @@ func (s *dials) end(c *dialed, err error) {
 	}
 }
 
-// forget drops the ends that are too old, or too many. The caller holds s.mu.
+// forget drops ends that are too old or too many. The caller holds s.mu.
 func (s *dials) forget() {
 	for len(s.ends) > 0 && (len(s.ends) > maxEnds || time.Since(s.ends[0].at) > endKept) {
-		if c := s.ends[0]; s.byID[c.id] == c { // the ID may be another connection's by now
+		if c := s.ends[0]; s.byID[c.id] == c { // the ID may belong to another connection by now
 			delete(s.byID, c.id)
 		}
 		s.ends[0] = nil
@@ -77,7 +78,7 @@ func (s *dials) forget() {
 	}
 }
 
-// take returns a connection, which is forgotten once its end has been told.
+// take returns a connection; nil if the ID is unknown. It forgets a connection that has ended.
 func (s *dials) take(id string) *dialed {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -88,8 +89,8 @@ func (s *dials) take(id string) *dialed {
 	return c
 }
 
-// serveDialEnd tells the client of a dialed connection that has come to its end whether that was the target's doing. It may ask
-// before the splice has come to tell.
+// serveDialEnd tells a client whether the target ended its dialed connection. The request may come before splice has noted the
+// end, so it waits.
 func (a *Agent) serveDialEnd(w http.ResponseWriter, r *http.Request) {
 	c := a.dials.take(r.PathValue("id"))
 	if c == nil {
@@ -107,7 +108,7 @@ func (a *Agent) serveDialEnd(w http.ResponseWriter, r *http.Request) {
 	answer(w, end)
 }
 
-// endOf tells of an end that none of the connection's ends wanted.
+// endOf returns the error of an end that neither the client nor the target caused; otherwise no error.
 func endOf(err error) api.DialEnd {
 	switch {
 	case tunnel.IsLost(err):

@@ -6,13 +6,13 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 )
 
-// maxEvents is how many events may wait for a request's client to read them. More are left out, except the last.
+// maxEvents bounds the events that wait for a request's client. The agent drops further ones, except the last.
 const maxEvents = 256
 
-// events hands the events of a request to its client, one at a time, however many goroutines they come from.
+// events passes a request's events from any goroutine to its client, one at a time.
 type events struct {
 	queue chan api.Event
-	done  chan struct{} // closed once all have been handed over
+	done  chan struct{} // closed once emit has returned for every event
 
 	mu     sync.Mutex
 	closed bool
@@ -29,7 +29,7 @@ func newEvents(emit func(api.Event)) *events {
 	return e
 }
 
-// try hands an event over unless too many wait. It does not block.
+// try queues an event, or drops it if the queue is full. It does not block.
 func (e *events) try(ev api.Event) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -42,11 +42,11 @@ func (e *events) try(ev api.Event) {
 	}
 }
 
-// last hands an event over that must not be left out. It waits for its place, which a client that has gone makes: then all are
-// thrown away. It is for the goroutine that calls close, and holds no lock, because try must never wait.
+// last queues an event that must not be dropped. It waits for a place in the queue. A client that has left does not block it,
+// because emit then drops its events. Only the goroutine that calls close may call it, without holding a lock.
 func (e *events) last(ev api.Event) { e.queue <- ev }
 
-// close waits until all have been handed over.
+// close waits until emit has returned for every event.
 func (e *events) close() {
 	e.mu.Lock()
 	e.closed = true

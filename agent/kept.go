@@ -7,7 +7,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/forwards"
 )
 
-// Kept returns the detached forwards that come back when the agent starts. It is for when no agent runs.
+// Kept returns the detached forwards that come back when the agent starts. It is for use while the agent does not run.
 func Kept(stateDir string) ([]api.Forward, error) {
 	registry, err := registryOf(storeIn(stateDir))
 	out := showKept(registry.All())
@@ -15,8 +15,7 @@ func Kept(stateDir string) ([]api.Forward, error) {
 	return out, err
 }
 
-// Forget takes forwards out of those that come back when the agent starts, and returns them. ref is as for Agent.Stop. It fails
-// with ErrRunning where an agent runs, or is just starting: that has them.
+// Forget removes and returns kept forwards. ref is as for Agent.Stop. It fails with ErrRunning if an agent runs or is starting.
 func Forget(socket, stateDir, ref string) ([]api.Forward, error) {
 	release, err := lock(socket + ".lock")
 	if err != nil {
@@ -39,7 +38,7 @@ func Forget(socket, stateDir, ref string) ([]api.Forward, error) {
 	return showKept(gone), s.save(records)
 }
 
-// registryOf returns a registry of the forwards in a file; an empty one with an error.
+// registryOf returns a registry of the forwards in a file. On an error the registry is empty.
 func registryOf(s store) (*forwards.Registry, error) {
 	registry := new(forwards.Registry)
 	records, err := s.load()
@@ -49,7 +48,7 @@ func registryOf(s store) (*forwards.Registry, error) {
 	return registry, err
 }
 
-// showKept returns what others see of forwards while no agent runs.
+// showKept returns the API's view of forwards while the agent does not run.
 func showKept(all []*forwards.Forward) []api.Forward {
 	out := make([]api.Forward, len(all))
 	for i, f := range all {

@@ -24,47 +24,46 @@ import (
 )
 
 const (
-	// resolvedFor is how long a target's endpoint is taken for the same.
+	// resolvedFor is how long a link reuses a target's endpoint without asking AWS.
 	resolvedFor = 5 * time.Minute
 
-	// When a link was lost for good, or cannot be had at all, clients of forwards, who may connect again at once and for
-	// ever, do not connect it for firstRetry, which doubles up to lastRetry. Commands do: someone may have mended what was
-	// wrong.
+	// After a link has given up, or cannot be made, forwards' clients do not reconnect it for firstRetry. The delay doubles up
+	// to lastRetry, because clients may retry at once and for ever. Commands always try: the user may have mended the cause.
 	firstRetry = time.Second
 	lastRetry  = time.Minute
 )
 
-// link is the way into one AWS account and network with certain settings. It is connected when somebody needs it, and again after it
-// was lost or closed. It is a tunnel.Dialer.
+// link is the way into one AWS account and network with certain settings. Its first user connects it, and the next user
+// reconnects it after a loss or an idle close. It is a tunnel.Dialer.
 type link struct {
 	agent    *Agent
 	id       string
 	settings config.Settings
 	scope    api.Scope // without secrets
-	owner    string    // whose credentials the variables had; empty if they had none
+	owner    string    // ARN of the variables' credentials; empty without such credentials
 	env      *awssdk.Env
 	access   *access.Access
 
 	mu            sync.Mutex
-	credentialsOf time.Time      // when the credentials in env were first seen
-	permit        []string       // destinations of the grant of the next pool; empty: all that the bastion allows
-	pool          *access.Pool   // nil while it is not connected
-	ending        sync.WaitGroup // goroutines that wait for a pool to end
+	credentialsOf time.Time      // when the Agent first saw the credentials in env
+	permit        []string       // destinations of the next pool's grant; empty: all that the bastion allows
+	pool          *access.Pool   // nil while the link is not connected
+	ending        sync.WaitGroup // goroutines that wait for a pool's end
 	closed        bool
-	busy          int       // requests that hold the link
-	waiting       int       // those that wait for the link, or for a connection through it
-	used          time.Time // when somebody last used the link
-	failed        failures  // pools that have ended by themselves
+	busy          int       // number of holds
+	waiting       int       // callers that wait for the link or for a connection through it
+	used          time.Time // end of the last use
+	failed        failures  // pools that ended by themselves
 	watchers      map[*watcher]struct{}
 	resolved      map[string]resolution
 }
 
-// failures are those in a row, after which clients of forwards are kept from trying again at once.
+// failures counts consecutive failures. They delay the clients of forwards.
 type failures struct {
 	n     int
 	last  error
-	since time.Time // of the first
-	retry time.Time // not before
+	since time.Time // start of the first
+	retry time.Time // end of the delay
 }
 
 // add notes a failure.
@@ -77,7 +76,7 @@ func (f *failures) add(err error) {
 	f.n++
 }
 
-// wait returns the last failure if it is too early to try again.
+// wait returns the last failure until the delay has passed.
 func (f *failures) wait() error {
 	if time.Now().Before(f.retry) {
 		return f.last
@@ -85,13 +84,13 @@ func (f *failures) wait() error {
 	return nil
 }
 
-// watcher is a request that wants to know what becomes of the link. Its function must not block.
+// watcher is a request that receives the link's events. emit must not block.
 type watcher struct {
 	emit    func(api.Event)
-	release func() // of the link, once it is known
+	release func() // gives back the link; nil while the request has none
 }
 
-// leave ends the watching.
+// leave ends the watching and gives back the link.
 func (w *watcher) leave() {
 	if w.release != nil {
 		w.release()
@@ -104,8 +103,8 @@ type resolution struct {
 	at       time.Time
 }
 
-// linkFor returns the link for a scope, which it makes if there is none. w, which may be nil, is told what becomes of it until the
-// request has ended, when release must be called.
+// linkFor returns the link for a scope and makes it if needed. w, which may be nil, receives the link's events until release.
+// The caller must call release at the end of its request.
 func (a *Agent) linkFor(ctx context.Context, scope api.Scope, w *watcher) (l *link, release func(), err error) {
 	settings, err := config.FromTexts(scope.Settings)
 	if err != nil {
@@ -143,7 +142,7 @@ func (a *Agent) linkFor(ctx context.Context, scope api.Scope, w *watcher) (l *li
 		if a.ctx.Err() != nil {
 			return nil, nil, err
 		}
-		// It was dropped just now, because nobody used it: make another.
+		// The Agent has just dropped the idle link: make another.
 	}
 	if owner != "" {
 		l.renew(env, who.seen)
@@ -153,8 +152,8 @@ func (a *Agent) linkFor(ctx context.Context, scope api.Scope, w *watcher) (l *li
 	return l, release, nil
 }
 
-// renew gives the link credentials that were first seen at the given time, unless it has had later ones: a command in a terminal
-// that was opened yesterday brings yesterday's.
+// renew gives the link credentials that the Agent first saw at the given time, unless the link has had later ones. A terminal
+// that was opened yesterday still has yesterday's credentials.
 func (l *link) renew(env *awssdk.Env, seen time.Time) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -166,13 +165,13 @@ func (l *link) renew(env *awssdk.Env, seen time.Time) {
 
 var errClosing = fail.New(fail.Other, "", errShutdown, "try again: the next command starts another agent")
 
-// add adds l, or closes it and returns the one that was added meanwhile.
+// add adds l to the Agent. If another link with l's id was added meanwhile, it closes l and returns the other one.
 func (a *Agent) add(l *link) (*link, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	other := a.links[l.id]
 	if other != nil || a.closing {
-		l.close() // it is not connected: nothing is waited for
+		l.close() // l is not connected, so close returns at once
 	}
 	switch {
 	case a.closing:
@@ -186,15 +185,15 @@ func (a *Agent) add(l *link) (*link, error) {
 	return l, nil
 }
 
-// linkKey is the id of the link for settings, variables and the owner of the credentials among these.
+// linkKey returns the link's id: a hash of the settings that matter to a link, the variables, and the credentials' owner.
 func linkKey(s config.Settings, env map[string]string, owner string) string {
 	matter := s.Texts()
 	maps.DeleteFunc(matter, func(key, _ string) bool { return config.Lookup(key).Use != config.ForLink })
-	if s.SSHD.Target == "" { // a bastion task takes no key of the user's
+	if s.SSHD.Target == "" { // a bastion task does not use the user's keys
 		env = maps.Clone(env)
 		delete(env, "SSH_AUTH_SOCK")
 	}
-	data, err := json.Marshal([]any{matter, env, owner}) // maps are written in the order of their keys
+	data, err := json.Marshal([]any{matter, env, owner}) // json writes maps in the order of their keys
 	if err != nil {
 		panic(err) // there are only strings
 	}
@@ -202,20 +201,20 @@ func linkKey(s config.Settings, env map[string]string, owner string) string {
 	return hex.EncodeToString(sum[:6])
 }
 
-// maxOwners bounds the credentials whose owner is remembered, and maxResolved the targets of a link.
+// maxOwners bounds Agent.owners, and maxResolved bounds link.resolved.
 const (
 	maxOwners   = 1000
 	maxResolved = 1000
 )
 
-// owned says whose credentials are, and when they were first seen.
+// owned is the owner of credentials, and when the Agent first saw them.
 type owned struct {
 	arn  string
 	seen time.Time
 }
 
-// ownerOf returns the identity that the credentials among the variables are of, so that renewed ones are known as such; nothing
-// if the credentials come from elsewhere, where they are renewed, or are this process's own.
+// ownerOf returns the owner of the credentials in the variables, so that renewed credentials find the same link. It returns
+// zero for a profile, for credentials from elsewhere (renewed there), and in a private Agent.
 func (a *Agent) ownerOf(ctx context.Context, s config.Settings, env *awssdk.Env) (owned, error) {
 	c := env.Credentials()
 	if a.isPrivate() || !c.HasKeys() || s.AWS.Profile != "" {
@@ -246,7 +245,7 @@ func (a *Agent) ownerOf(ctx context.Context, s config.Settings, env *awssdk.Env)
 	return a.owners[sum], nil
 }
 
-// hold keeps the link until release is called.
+// hold keeps the link until the caller calls release.
 func (l *link) hold(w *watcher) (release func(), err error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -268,7 +267,7 @@ func (l *link) hold(w *watcher) (release func(), err error) {
 	}, nil
 }
 
-// emit tells the watchers.
+// emit sends an event to the watchers.
 func (l *link) emit(ev api.Event) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -293,7 +292,7 @@ func (l *link) onState(st tunnel.State) {
 	}
 	switch {
 	case st.Phase == tunnel.Idle:
-		l.agent.log.Info("the link is idle until somebody needs it", "link", l.id, "bastion", st.Describe, "err", st.Err)
+		l.agent.log.Info("the link is idle until its next use", "link", l.id, "bastion", st.Describe, "err", st.Err)
 	case st.Err != nil && st.Retry > 0:
 		l.agent.log.Warn("the link waits", "link", l.id, "phase", st.Phase, "attempt", st.Attempt, "err", st.Err, "retry", st.RetryAt)
 	}
@@ -307,7 +306,7 @@ func linkState(st tunnel.State) *api.LinkState {
 	return out
 }
 
-// inWords returns the text of an error and the next step after it; neither for nil.
+// inWords returns an error's text and its hint; both are empty for nil.
 func inWords(err error) (text, next string) {
 	if err == nil {
 		return "", ""
@@ -315,8 +314,8 @@ func inWords(err error) (text, next string) {
 	return err.Error(), fail.NextOf(err)
 }
 
-// connected returns the link's connections, which it begins to make if there are none. For a command it does so even if the link has just
-// failed. For a client of a private Agent's forward it does not once that has.
+// connected returns the link's pool and starts one if needed. A command starts one even after a recent failure. A forward's
+// client must wait for the delay, and in a private Agent never restarts a failed link.
 func (l *link) connected(command bool) (*access.Pool, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -344,14 +343,14 @@ func (l *link) connected(command bool) (*access.Pool, error) {
 	return pool, nil
 }
 
-// narrow makes permit the destinations of the connections that are made from now on.
+// narrow sets the destinations of the next pool's grant.
 func (l *link) narrow(permit []string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	l.permit = permit
 }
 
-// await takes leave of a pool that ends by itself.
+// await waits for a pool's end. If the pool gave up, await notes the failure and ends the attached forwards.
 func (l *link) await(pool *access.Pool) {
 	<-pool.Done()
 	err := pool.Err()
@@ -371,7 +370,7 @@ func (l *link) await(pool *access.Pool) {
 	l.agent.bump()
 }
 
-// ready returns the link's connections once they are up. If they are not when ctx ends, and nobody else waits for them, they are given up.
+// ready returns the link's pool once it is up. If ctx ends first, it gives up the pool, unless another caller waits for it.
 func (l *link) ready(ctx context.Context) (*access.Pool, error) {
 	defer l.wait()()
 	pool, err := l.connected(true)
@@ -389,7 +388,7 @@ func (l *link) ready(ctx context.Context) (*access.Pool, error) {
 	return pool, nil
 }
 
-// giveUp closes a pool that has not come up, unless somebody else waits for it.
+// giveUp closes a pool that is not up yet, unless another caller waits for it.
 func (l *link) giveUp(pool *access.Pool) {
 	l.mu.Lock()
 	alone := l.pool == pool && l.waiting <= 1 && pool.State().Phase == tunnel.Connecting
@@ -402,7 +401,7 @@ func (l *link) giveUp(pool *access.Pool) {
 	}
 }
 
-// Dial opens a connection through the bastion, for a client of a forward.
+// Dial opens a connection through the bastion, for a forward's client.
 func (l *link) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	defer l.wait()()
 	pool, err := l.connected(false)
@@ -412,7 +411,7 @@ func (l *link) Dial(ctx context.Context, network, addr string) (net.Conn, error)
 	return pool.Dial(ctx, network, addr)
 }
 
-// dialReady opens a connection for a client that does not wait longer than a command would.
+// dialReady opens a connection for a client that waits as long as a command.
 func (l *link) dialReady(ctx context.Context, addr string) (net.Conn, error) {
 	pool, err := l.ready(ctx)
 	if err != nil {
@@ -422,7 +421,7 @@ func (l *link) dialReady(ctx context.Context, addr string) (net.Conn, error) {
 	return pool.Dial(ctx, "tcp", addr)
 }
 
-// wait counts one that waits for the link, until the function that it returns is called.
+// wait counts a waiting caller until it calls done.
 func (l *link) wait() (done func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -435,7 +434,7 @@ func (l *link) wait() (done func()) {
 	}
 }
 
-// resolve finds the endpoints of specs, in order.
+// resolve finds the endpoints of specs, in their order.
 func (l *link) resolve(ctx context.Context, specs []targets.Spec) ([]targets.Endpoint, error) {
 	out := make([]targets.Endpoint, len(specs))
 	var unknown []targets.Spec
@@ -468,7 +467,7 @@ func (l *link) resolve(ctx context.Context, specs []targets.Spec) ([]targets.End
 	return out, nil
 }
 
-// closeIdle disconnects the link if nobody has used it for the given time. The next client connects it again.
+// closeIdle disconnects the link after the given time without use. The next client reconnects it.
 func (l *link) closeIdle(after time.Duration) {
 	l.mu.Lock()
 	pool := l.pool
@@ -490,13 +489,13 @@ func (l *link) closeIdle(after time.Duration) {
 	}
 	l.mu.Unlock()
 	if idle {
-		l.agent.log.Info("closing a link that nobody uses", "link", l.id)
+		l.agent.log.Info("closing an idle link", "link", l.id)
 		_ = pool.Close()
 	}
 }
 
-// retire makes the link take no more requests if it has none and is not connected, and reports whether that is so. Its close must be
-// called then.
+// retire closes the link to new holds if it has none and is not connected. It reports whether the link is closed; then the
+// caller must call close.
 func (l *link) retire() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -506,7 +505,7 @@ func (l *link) retire() bool {
 	return l.closed
 }
 
-// close ends the link and waits until that is done.
+// close ends the link and waits for its end.
 func (l *link) close() {
 	l.mu.Lock()
 	l.closed = true
@@ -519,10 +518,10 @@ func (l *link) close() {
 	l.access.Close()
 }
 
-// condition is what the next client of a link meets.
+// condition is the link's condition for its next client.
 type condition struct {
 	state        api.LinkPhase
-	err          error // the latest failure, of a link that waits or has failed
+	err          error // latest failure of a link that waits or has failed
 	since, retry time.Time
 }
 
@@ -534,7 +533,7 @@ func (l *link) condition() condition {
 	return conditionOf(pool, failed)
 }
 
-// conditionOf is the condition of a link with this pool, which may be nil, and these failures since one was up.
+// conditionOf returns the condition of a link with this pool, which may be nil, and the failures since a pool was up.
 func conditionOf(pool *access.Pool, failed failures) condition {
 	switch {
 	case pool == nil && failed.last != nil:
@@ -547,7 +546,7 @@ func conditionOf(pool *access.Pool, failed failures) condition {
 	case c.Waiting:
 		err := c.Err
 		if err == nil {
-			err = failed.last // of the pool before this one
+			err = failed.last // the previous pool's
 		}
 		return condition{state: api.LinkWaiting, err: err, since: c.Since, retry: c.Retry}
 	case pool.State().Phase == tunnel.Up:
@@ -556,7 +555,7 @@ func conditionOf(pool *access.Pool, failed failures) condition {
 	return condition{state: api.LinkIdle}
 }
 
-// show returns the state of the link.
+// show returns the API's view of the link.
 func (l *link) show() api.Link {
 	l.mu.Lock()
 	used := l.used

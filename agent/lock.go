@@ -9,10 +9,10 @@ import (
 	"github.com/bastion-ssm/bastion/internal/private"
 )
 
-// ErrRunning is why a second agent does not start.
+// ErrRunning says that another agent holds the lock.
 var ErrRunning = errors.New("an agent runs already")
 
-// lock takes the lock file at path for this process. The file stays: to remove it would let two processes hold locks of one name.
+// lock takes the lock file at path. The file stays: removing it would let two processes hold locks of the same name.
 func lock(path string) (release func(), err error) {
 	f, err := files.TryLock(path)
 	switch {
@@ -24,7 +24,7 @@ func lock(path string) (release func(), err error) {
 	return func() { _ = f.Close() }, nil
 }
 
-// RemoveStale removes the socket of an agent that was killed. It does nothing where one runs, or is just starting.
+// RemoveStale removes the socket of a killed agent. It does nothing if an agent runs or is starting.
 func RemoveStale(socket string) {
 	if _, err := os.Lstat(socket); err != nil {
 		return

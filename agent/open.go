@@ -22,23 +22,23 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// maxCommand bounds the name of what asks, in bytes.
+// maxCommand bounds OpenRequest.Command, in bytes.
 const maxCommand = 64
 
-// wish is a forward that a request asks for, until a controller has it or the request fails.
+// wish is a requested forward, until a controller takes it over or the request fails.
 type wish struct {
-	record       forwards.Record // its name is the one that was asked for, or its target's
+	record       forwards.Record // its name is the requested one, or the target's
 	local        targets.Local
 	target       targets.Spec
-	destinations []string          // of its clients, once the endpoint is known; not of a proxy
-	f            *forwards.Forward // Opening, once its scope is known; nil with a twin
-	ln           net.Listener      // once it is open; the request's, until a controller has it
-	twins        []*controller     // of detached forwards that were there before and are as this one is to be, whoever they are of
-	twin         *controller       // the one among them that is of the same link, in place of this one; or nil
+	destinations []string          // destinations of its clients, once the endpoint is known; empty for a proxy
+	f            *forwards.Forward // Opening, once the scope is known; nil with a twin
+	ln           net.Listener      // once open; a controller takes it over
+	twins        []*controller     // existing detached forwards with the same request, of any owner
+	twin         *controller       // the one of the same link, which serves this wish; nil: none
 }
 
-// Open opens the forwards of req, or none of them, and tells emit of the events, one at a time. With detached ones it returns then;
-// others it closes when ctx is done. What it returns was told as EventError.
+// Open opens all forwards of req, or none, and passes the events to emit, one at a time. For detached forwards it returns then.
+// For others it waits and closes them when ctx is done. emit has received the returned error as EventError.
 func (a *Agent) Open(ctx context.Context, req api.OpenRequest, emit func(api.Event)) error {
 	end, err := a.begin()
 	if err != nil {
@@ -49,7 +49,7 @@ func (a *Agent) Open(ctx context.Context, req api.OpenRequest, emit func(api.Eve
 	events := newEvents(emit)
 	defer events.close()
 	w := &watcher{emit: events.try}
-	defer w.leave() // an attached request hears of its link as long as it lasts
+	defer w.leave() // an attached request receives its link's events until it ends
 	controllers, err := a.openAll(ctx, req, events, w)
 	if err == nil && !req.Detached {
 		err = a.attend(ctx, controllers)
@@ -64,7 +64,7 @@ func (a *Agent) Open(ctx context.Context, req api.OpenRequest, emit func(api.Eve
 	return err
 }
 
-// openAll opens the forwards of a request, whose controllers then have them. Detached ones that were there before are among these.
+// openAll opens a request's forwards and hands them to controllers. The result includes detached forwards that existed before.
 func (a *Agent) openAll(ctx context.Context, req api.OpenRequest, events *events, w *watcher) ([]*controller, error) {
 	wishes, err := parse(req)
 	if err != nil {
@@ -86,7 +86,7 @@ func (a *Agent) openAll(ctx context.Context, req api.OpenRequest, events *events
 	return controllers, nil
 }
 
-// open opens the forwards. If it fails, what it has opened is left to abandon.
+// open opens the forwards. On an error the caller must call abandon.
 func (a *Agent) open(
 	ctx context.Context, req api.OpenRequest, wishes []*wish, events *events, w *watcher,
 ) ([]*controller, *access.Pool, error) {
@@ -107,7 +107,7 @@ func (a *Agent) open(
 	if req.Detached {
 		a.findTwins(wishes, settings, awssdk.NewEnv(req.Scope.Env).Public())
 	}
-	// What can be wrong on this machine is found before AWS is asked.
+	// Check what can fail on this machine before calling AWS.
 	if err := a.listenKnown(ctx, wishes, settings.Forward.AllowRemote); err != nil {
 		return nil, nil, err
 	}
@@ -136,7 +136,7 @@ func (a *Agent) open(
 	return controllers, link, err
 }
 
-// abandon ends what a request that has failed was opening.
+// abandon closes and ends the wishes of a failed request.
 func (a *Agent) abandon(wishes []*wish, why error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -150,13 +150,13 @@ func (a *Agent) abandon(wishes []*wish, why error) {
 	}
 }
 
-// announce tells a request what it has got. unsaved says why it is not written down.
+// announce tells the request about its forwards. unsaved says why the file could not be saved; nil: it was.
 func (a *Agent) announce(
 	req api.OpenRequest, wishes []*wish, controllers []*controller, link *access.Pool, unsaved error, events *events,
 ) {
 	note := func(text string) { events.try(api.Event{Event: api.EventNote, Text: text}) }
 	if unsaved != nil {
-		note("the detached forwards cannot be written down, and will not come back when the agent starts again: " + unsaved.Error())
+		note("the detached forwards cannot be saved and will not come back when the agent starts again: " + unsaved.Error())
 	}
 	for i, f := range wishes {
 		name := controllers[i].name()
@@ -177,7 +177,7 @@ func (a *Agent) announce(
 	events.last(api.Event{Event: api.EventForwards, Forwards: out})
 }
 
-// attend waits until a request or one of its forwards ends, ends the others, and returns why.
+// attend waits until the request or one of its forwards ends. Then it ends the other forwards and returns the reason.
 func (a *Agent) attend(ctx context.Context, controllers []*controller) error {
 	ended := make(chan struct{}, len(controllers))
 	var watchers sync.WaitGroup
@@ -214,7 +214,7 @@ func (a *Agent) attend(ctx context.Context, controllers []*controller) error {
 	return why
 }
 
-// parse reads the requests.
+// parse checks a request and returns its wishes.
 func parse(req api.OpenRequest) ([]*wish, error) {
 	if len(req.Forwards) == 0 || len(req.Forwards) > forwards.Max {
 		return nil, fail.New(fail.Usage, "", fmt.Errorf("%d forwards in one request", len(req.Forwards)),
@@ -239,7 +239,7 @@ func parse(req api.OpenRequest) ([]*wish, error) {
 		case r.Kind == api.KindProxy && r.Target != "":
 			return nil, fail.New(fail.Usage, "", errors.New("a proxy has no target"), "leave the target out")
 		case r.Kind == api.KindProxy && r.Listen == "":
-			return nil, fail.New(fail.Usage, "", errors.New("the proxy's port is missing"), "say where it listens, or : for a free port")
+			return nil, fail.New(fail.Usage, "", errors.New("the proxy's port is missing"), "give its address, or : for a free port")
 		case r.Kind == api.KindProxy:
 		case r.Kind == api.KindTCP || r.Kind == "":
 			f.record.Request.Kind = api.KindTCP
@@ -251,14 +251,14 @@ func parse(req api.OpenRequest) ([]*wish, error) {
 					"give rds:ID, cache:ID or HOST:PORT")
 			}
 		default:
-			return nil, fail.New(fail.Usage, "", fmt.Errorf("there is no kind %q of forward", r.Kind), "the kinds are tcp and proxy")
+			return nil, fail.New(fail.Usage, "", fmt.Errorf("unknown kind %q of forward", r.Kind), "the kinds are tcp and proxy")
 		}
 		out = append(out, f)
 	}
 	return out, nil
 }
 
-// findTwins finds the detached forwards that are as the ones that are asked for: to ask twice is to ask once.
+// findTwins finds existing detached forwards that equal the requested ones: a repeated request returns the same forwards.
 func (a *Agent) findTwins(wishes []*wish, settings config.Settings, env map[string]string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -274,14 +274,15 @@ func (a *Agent) findTwins(wishes []*wish, settings config.Settings, env map[stri
 	}
 }
 
-// place says which scope the forwards are of, and finds their twins there. The others it enters as Opening, unless a name is taken.
+// place sets the wishes' scope and chooses their twins. It enters the others in the registry as Opening. It fails if a name is
+// taken.
 func (a *Agent) place(l *link, req api.OpenRequest, wishes []*wish) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	var asked []forwards.Asked
 	var of []*wish
 	for _, f := range wishes {
-		// The settings are the request's own: those of a proxy, such as its password, are not the link's.
+		// The settings stay the request's own: a proxy's settings, such as its password, do not belong to the link.
 		f.record.Scope.Env, f.record.Owner, f.record.Link, f.record.Region = l.scope.Env, l.owner, l.id, l.access.Region()
 		if f.chooseTwin(l); f.twin == nil {
 			asked = append(asked, forwards.Asked{Record: f.record, Detached: req.Detached, PID: req.PID})
@@ -295,7 +296,7 @@ func (a *Agent) place(l *link, req api.OpenRequest, wishes []*wish) error {
 	return err
 }
 
-// chooseTwin chooses the twin that is of l; the others are of other identities.
+// chooseTwin chooses l's twin; the other twins belong to other identities.
 func (f *wish) chooseTwin(l *link) {
 	for _, twin := range f.twins {
 		if twin.record.Link == l.id {
@@ -306,7 +307,7 @@ func (f *wish) chooseTwin(l *link) {
 	f.twins = nil
 }
 
-// servesLike reports whether f is to serve as other does, with the same password.
+// servesLike reports whether f requests the same service as other, with the same password.
 func (f *wish) servesLike(other *controller) bool {
 	use := config.ForForward
 	if f.record.Request.Kind == api.KindProxy {
@@ -317,24 +318,24 @@ func (f *wish) servesLike(other *controller) bool {
 	})
 }
 
-// listensLike reports whether the address that f is to have is that of other.
+// listensLike reports whether f requests other's address.
 func (f *wish) listensLike(other *controller) bool {
 	if f.local.Free {
 		return true
 	}
 	port := f.target.Port
 	if _, text, err := net.SplitHostPort(other.record.Target); err == nil && port == 0 {
-		port, _ = strconv.Atoi(text) // of the same target
+		port, _ = strconv.Atoi(text) // other has the same target
 	}
 	return f.local.Address("127.0.0.1", port) == other.ln.Addr().String()
 }
 
-// listenPort returns the target's port for the listener, and whether it is known without asking AWS, or not needed.
+// listenPort returns the target's port for the listener. known says that AWS need not be asked for it.
 func (f *wish) listenPort() (port int, known bool) {
 	return f.target.Port, f.local.Free || f.local.Port != 0 || f.target.Port != 0
 }
 
-// listenKnown opens the listeners whose address is known without asking AWS, and that are not open yet.
+// listenKnown opens the listeners whose address is known without AWS and that are not open yet.
 func (a *Agent) listenKnown(ctx context.Context, wishes []*wish, allowRemote bool) error {
 	for _, f := range wishes {
 		if port, known := f.listenPort(); known && len(f.twins) == 0 && f.ln == nil {
@@ -407,7 +408,7 @@ func (a *Agent) endpoints(ctx context.Context, l *link, wishes []*wish, s config
 	return nil
 }
 
-// forwardName makes a name for a forward of its target's.
+// forwardName makes a valid forward name of a target's name.
 func forwardName(name string, spec targets.Spec) string {
 	switch spec.Kind {
 	case targets.RDS, targets.Cache:
@@ -428,7 +429,7 @@ func forwardName(name string, spec targets.Spec) string {
 	return name
 }
 
-// handOver gives the forwards to controllers, all of them or none. A twin that was reopened gets the link that it may lack.
+// handOver hands all wishes to controllers, or none. A reopened twin without a link adopts l.
 func (a *Agent) handOver(l *link, wishes []*wish, events *events) ([]*controller, error) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -439,7 +440,7 @@ func (a *Agent) handOver(l *link, wishes []*wish, events *events) ([]*controller
 	for i, f := range wishes {
 		var err error
 		if f.twin != nil && !f.twin.f.Serves() {
-			err = fail.New(fail.Other, "", fmt.Errorf("the forward %s, which was there, has just ended", f.twin.name()), "try again")
+			err = fail.New(fail.Other, "", fmt.Errorf("the existing forward %s has just ended", f.twin.name()), "try again")
 		} else {
 			releases[i], err = l.hold(nil)
 		}
@@ -465,7 +466,7 @@ func (a *Agent) handOver(l *link, wishes []*wish, events *events) ([]*controller
 		r := f.record
 		r.Request.Listen, r.Account = f.ln.Addr().String(), account
 		if _, err := a.registry.Ready(f.f, r, time.Now()); err != nil {
-			panic(err) // only this request moves a forward that is Opening
+			panic(err) // only this request moves its Opening forwards
 		}
 		out[i] = a.control(f.f, f.ln, events, l, releases[i])
 	}

@@ -10,18 +10,18 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// Private makes an Agent the agent of one command, in the command's own process. Such an Agent has no socket, lock, file or timer. It
-// begins with the command's first request, opens attached forwards only, and ends with Close. Its one link is narrowed to the
-// destinations of the request, and is not made again once it has given up.
+// Private makes an Agent the agent of one command, in the command's own process. Such an Agent has no socket, lock, file or
+// timer. It opens attached forwards only and ends with Close. Its one link has a grant for the request's destinations only. The
+// link is not remade once it has given up.
 type Private struct {
-	// Access opens the way to AWS as the command itself does: by the environment, the terminal and the settings of its process.
+	// Access returns the command's own way to AWS, with its process's environment, terminal and settings.
 	Access func(context.Context, access.Options) (*access.Access, error)
-	// Lost is told why the link has given up. The forwards go on listening until their request ends, because names may lead to them.
-	// It must not block.
+	// Lost receives the reason when the link gives up. The forwards listen until their request ends, because hosts-file names
+	// may lead to them. It must not block.
 	Lost func(error)
 }
 
-// Close ends a private Agent and waits until that is done: controllers first, then links.
+// Close ends a private Agent and waits for its end: controllers first, then links.
 func (a *Agent) Close() {
 	a.cancel()
 	a.close()
@@ -30,8 +30,7 @@ func (a *Agent) Close() {
 // isPrivate reports whether the Agent belongs to one command.
 func (a *Agent) isPrivate() bool { return a.cfg.Private != nil }
 
-// access opens the way to AWS: a shared Agent's acts by the variables of the request, which o has, and a private one's by those of this
-// process.
+// access returns a way to AWS. The user's agent uses the request's variables, in o; a private Agent uses its process's own.
 func (a *Agent) access(ctx context.Context, s config.Settings, o access.Options) (*access.Access, error) {
 	if a.isPrivate() {
 		o.Env = nil
@@ -41,7 +40,7 @@ func (a *Agent) access(ctx context.Context, s config.Settings, o access.Options)
 	return access.New(ctx, s, o)
 }
 
-// checkPrivate refuses what a private Agent does not do.
+// checkPrivate returns an error for a request that a private Agent cannot serve.
 func (a *Agent) checkPrivate(req api.OpenRequest) error {
 	if a.isPrivate() && req.Detached {
 		return fail.New(fail.Usage, "", errors.New("a detached forward needs the user's agent"), "leave out --detach or --no-agent")
@@ -49,8 +48,8 @@ func (a *Agent) checkPrivate(req api.OpenRequest) error {
 	return nil
 }
 
-// permitOf returns the destinations that the grant of a link for wishes is narrowed to. A proxy's clients choose theirs: the setting
-// bounds these.
+// permitOf returns the destinations for the grant of the wishes' link. A proxy's clients choose their own destinations, so the
+// setting permit applies.
 func permitOf(wishes []*wish, s config.Settings) []string {
 	var permit []string
 	seen := make(map[string]bool)

@@ -13,11 +13,11 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// maxProxyAuth is what SOCKS5 allows for a user or a password.
+// maxProxyAuth bounds a user name or password, in bytes (SOCKS5, RFC 1929).
 const maxProxyAuth = 255
 
-// ProxyConfig returns what the settings say of a proxy. It reads the file of its password, of which the result is the only
-// copy.
+// ProxyConfig returns the proxy's configuration from the settings. It reads the password file; the result is the only copy of
+// its content.
 func ProxyConfig(s config.Settings) (tunnel.ProxyConfig, error) {
 	cfg := tunnel.ProxyConfig{Domains: s.Proxy.Domains, CIDRs: s.Proxy.CIDRs}
 	if s.Proxy.AuthFile == "" {
@@ -31,7 +31,7 @@ func ProxyConfig(s config.Settings) (tunnel.ProxyConfig, error) {
 	return cfg, nil
 }
 
-// readProxyAuth reads the line USER:PASSWORD of a file that only its owner can read.
+// readProxyAuth reads the line USER:PASSWORD from a file that only its owner may read.
 func readProxyAuth(path string) (user, password string, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -45,7 +45,7 @@ func readProxyAuth(path string) (user, password string, err error) {
 	switch {
 	case info.IsDir():
 		return "", "", fmt.Errorf("%s is a directory", path)
-	case runtime.GOOS != "windows" && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0: // Windows has no such bits
+	case runtime.GOOS != "windows" && info.Mode().IsRegular() && info.Mode().Perm()&0o077 != 0: // Windows has no such mode bits
 		return "", "", fmt.Errorf("others can read %s (mode %04o)", path, info.Mode().Perm())
 	}
 	head, err := io.ReadAll(io.LimitReader(f, int64(len("\ufeff")+2*maxProxyAuth+3)))

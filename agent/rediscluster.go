@@ -16,8 +16,8 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel/rediscluster"
 )
 
-// clusterModeOf returns what the settings say of an endpoint. Of hosts only the user knows what they are. It fails where the mode
-// cannot be had.
+// clusterModeOf returns the mode for an endpoint by the settings. For a host, only the user knows whether it is a cluster. It
+// fails if the mode needs a CA bundle that cannot be read.
 func clusterModeOf(s config.Settings, e targets.Endpoint) (forwards.ClusterMode, error) {
 	switch {
 	case !e.Cluster && e.Engine != "", s.Forward.RedisCluster == "off", s.Forward.Hosts:
@@ -31,7 +31,7 @@ func clusterModeOf(s config.Settings, e targets.Endpoint) (forwards.ClusterMode,
 	return forwards.ClusterOff, nil
 }
 
-// serveForward is tunnel.Forward, or the same for a Redis cluster.
+// serveForward is tunnel.Forward, or its counterpart for a Redis cluster.
 func serveForward(ctx context.Context, ln net.Listener, d tunnel.Dialer, dest string, mode forwards.ClusterMode, s config.Settings,
 	cfg tunnel.ForwardConfig,
 ) error {
@@ -53,7 +53,7 @@ func serveForward(ctx context.Context, ln net.Listener, d tunnel.Dialer, dest st
 	return c.Serve(ctx, ln)
 }
 
-// databaseRoots returns the certificates of tls_ca; nil, which is the system's, if it is not set.
+// databaseRoots returns the CA bundle of tls_ca; nil (the system's) if the setting is empty.
 func databaseRoots(path string) (*x509.CertPool, error) {
 	if path == "" {
 		return nil, nil
@@ -64,7 +64,7 @@ func databaseRoots(path string) (*x509.CertPool, error) {
 		if roots.AppendCertsFromPEM(pem) {
 			return roots, nil
 		}
-		err = errors.New("there is no certificate in it")
+		err = errors.New("it contains no certificate")
 	}
 	return nil, fail.New(fail.Usage, "read tls_ca "+path, err, "give a file of certificates in PEM form, such as RDS's global-bundle.pem")
 }

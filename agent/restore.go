@@ -8,12 +8,12 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// restore opens the forwards again that were written down. Their links are made when somebody connects.
+// restore reopens the forwards in the file. A forward's first client makes its link.
 func (a *Agent) restore() {
 	records, err := a.store.load()
 	if err != nil {
 		kept, keepErr := a.store.setAside()
-		a.log.Warn("the detached forwards of the last run are not known", "err", err, "kept", kept, "keep_err", keepErr)
+		a.log.Warn("cannot load the detached forwards of the last run", "err", err, "kept", kept, "keep_err", keepErr)
 		return
 	}
 	a.mu.Lock()
@@ -26,7 +26,7 @@ func (a *Agent) restore() {
 	a.reopen()
 }
 
-// reopen opens the forwards that could not be opened before, in the order of their names, and writes down what could not be written.
+// reopen retries Unopened forwards, in the order of their names, and an earlier failed save of the file.
 func (a *Agent) reopen() {
 	a.mu.Lock()
 	tries := a.registry.Unopened()
@@ -39,11 +39,11 @@ func (a *Agent) reopen() {
 		a.mu.Lock()
 		if a.registry.Fail(f, err, time.Time{}, time.Now()) {
 			a.touch()
-			a.log.Warn("a forward could not be opened again", "forward", f.Name(), "err", err)
+			a.log.Warn("cannot reopen a forward", "forward", f.Name(), "err", err)
 		}
 		a.mu.Unlock()
 	}
-	_ = a.writer.save() // it logs a failure
+	_ = a.writer.save() // save logs a failure
 }
 
 func (a *Agent) reopenOne(f *forwards.Forward) error {
@@ -61,7 +61,7 @@ func (a *Agent) reopenOne(f *forwards.Forward) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	if err = errClosing; !a.closing {
-		// The link's id may have been written down by another version.
+		// another version may have saved another link id
 		err = a.registry.Reopen(f, ln.Addr().String(), linkKey(settings, r.Scope.Env, r.Owner), time.Now())
 	}
 	if err != nil {

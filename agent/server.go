@@ -26,13 +26,14 @@ const (
 	headerTimeout = 10 * time.Second
 	// writeTimeout bounds the wait for a client to read an answer, or an event.
 	writeTimeout = 10 * time.Second
-	// longestWait bounds how long a request for another revision waits.
+	// longestWait bounds a request's wait for another revision.
 	longestWait = 10 * time.Minute
 	// endTimeout bounds the wait for requests under way when the Agent ends.
 	endTimeout = 5 * time.Second
 )
 
-// serve serves the control API on ln until the Agent is to end, and then until it has: a client that sees the socket go can rely on that.
+// serve serves the control API on ln until the Agent ends, and returns after close: once the socket is gone, everything has
+// ended.
 func (a *Agent) serve(ln net.Listener) error {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET "+api.PathInfo, func(w http.ResponseWriter, _ *http.Request) { answer(w, a.Info()) })
@@ -47,7 +48,7 @@ func (a *Agent) serve(ln net.Listener) error {
 	mux.HandleFunc("POST "+api.PathDial, a.serveDial)
 	mux.HandleFunc("GET "+api.PathDial+"/{id}/end", a.serveDialEnd)
 	mux.HandleFunc("POST "+api.PathDashboard, a.serveDashboard)
-	// On the socket nobody but the user asks: no token is needed.
+	// Only the user can open the socket, so a token is unnecessary.
 	monitoring := metrics.Handler(a.State, "")
 	for _, path := range []string{metrics.PathMetrics, metrics.PathLive, metrics.PathReady} {
 		mux.Handle("GET "+path, monitoring)
@@ -84,14 +85,14 @@ func (a *Agent) serve(ln net.Listener) error {
 	return fail.New(fail.Other, "serve the agent's socket", err, "start it again: bastion agent start")
 }
 
-// answer answers with a JSON value.
+// answer sends a JSON value.
 func answer(w http.ResponseWriter, v any) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(v) // the client may have gone
 }
 
-// statusOf are the HTTP status codes of the kinds of failures, for programs that look at nothing else.
+// statusOf maps failure kinds to HTTP status codes, for clients that do not read the error.
 var statusOf = map[fail.Kind]int{
 	fail.Usage: http.StatusBadRequest, fail.NoTarget: http.StatusNotFound, fail.Credentials: http.StatusUnauthorized,
 	fail.Denied: http.StatusForbidden, fail.PortInUse: http.StatusConflict, fail.Timeout: http.StatusGatewayTimeout,
@@ -107,20 +108,21 @@ func refuse(w http.ResponseWriter, status int, err error) {
 
 func refuseBy(w http.ResponseWriter, err error) { refuse(w, statusOf[fail.KindOf(err)], err) }
 
-// read reads a request's JSON body. Fields that it does not know are errors: the client is of another version. What the request asks for is
-// done in this process, which must be like the client's.
+// read reads a request's JSON body and reports whether it did; otherwise it has answered. An unknown field is an error, because
+// the client is of another version. The client's process must match this one (api.CheckProcess), because the agent acts in its
+// place.
 func read(w http.ResponseWriter, r *http.Request, v any) bool {
 	_ = http.NewResponseController(w).SetReadDeadline(time.Now().Add(headerTimeout))
 	dec := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxRequest))
 	dec.DisallowUnknownFields()
 	err := dec.Decode(v)
 	if err == nil {
-		// The body is read to its end: the server looks whether the client is still there only then, and what is left of a body in
-		// chunks would be taken for the first bytes of a dialed connection.
+		// Read the body to its end. Only then does the server notice that the client has left. Unread bytes of a chunked body
+		// would also count as the first bytes of a dialed connection.
 		if _, err = dec.Token(); errors.Is(err, io.EOF) {
 			err = nil
 		} else if err == nil {
-			err = errors.New("there is more than one value")
+			err = errors.New("more than one JSON value")
 		}
 	}
 	if err != nil {
@@ -143,13 +145,13 @@ func (a *Agent) serveState(w http.ResponseWriter, r *http.Request) {
 	}
 	after, err := strconv.ParseUint(q.Get("after"), 10, 64)
 	if err != nil {
-		refuse(w, http.StatusBadRequest, fail.New(fail.Usage, "", fmt.Errorf("after=%q is no revision", q.Get("after")), "see docs/api.md"))
+		refuse(w, http.StatusBadRequest, fail.New(fail.Usage, "", fmt.Errorf("after=%q is not a revision", q.Get("after")), "see docs/api.md"))
 		return
 	}
 	seconds := longestWait.Seconds()
 	if q.Has("timeout") {
 		if seconds, err = strconv.ParseFloat(q.Get("timeout"), 64); err != nil || !(seconds >= 0) {
-			refuse(w, http.StatusBadRequest, fail.New(fail.Usage, "", fmt.Errorf("timeout=%q is no number of seconds", q.Get("timeout")),
+			refuse(w, http.StatusBadRequest, fail.New(fail.Usage, "", fmt.Errorf("timeout=%q is not a number of seconds", q.Get("timeout")),
 				"see docs/api.md"))
 			return
 		}
@@ -159,7 +161,7 @@ func (a *Agent) serveState(w http.ResponseWriter, r *http.Request) {
 	answer(w, a.Wait(ctx, after))
 }
 
-// counted is begin for a request, which it refuses when the Agent is to end: the client may start another.
+// counted is begin for a request. It answers 503 if the Agent is ending; the client may start another agent.
 func (a *Agent) counted(w http.ResponseWriter) (end func(), ok bool) {
 	end, err := a.begin()
 	if err != nil {
@@ -220,14 +222,14 @@ func (a *Agent) serveStop(w http.ResponseWriter, r *http.Request) {
 	answer(w, stopped)
 }
 
-// serveDial opens a connection and makes the request's connection its other end.
+// serveDial opens a connection to the target and splices it with the request's connection.
 func (a *Agent) serveDial(w http.ResponseWriter, r *http.Request) {
 	var req api.DialRequest
 	if !read(w, r, &req) {
 		return
 	}
 	if r.Header.Get("Upgrade") != api.Protocol {
-		refuse(w, http.StatusUpgradeRequired, fail.New(fail.Usage, "", errors.New("the request upgrades to no "+api.Protocol), "see docs/api.md"))
+		refuse(w, http.StatusUpgradeRequired, fail.New(fail.Usage, "", errors.New("the request does not upgrade to "+api.Protocol), "see docs/api.md"))
 		return
 	}
 	end, ok := a.counted(w)
@@ -264,7 +266,8 @@ func (a *Agent) serveDial(w http.ResponseWriter, r *http.Request) {
 	a.splice(&hijacked{unix, buffered.Reader, a.dials.begin(req.ID)}, remote, req.Target)
 }
 
-// splice carries a dialed connection until it ends. The request's ctx does not say any more whether the client is there.
+// splice carries a dialed connection until it ends or the Agent does. The request's ctx no longer tells whether the client is
+// there.
 func (a *Agent) splice(local *hijacked, remote net.Conn, target string) {
 	stats := &tunnel.Stats{OnEnd: func(c tunnel.ConnSnapshot, err error) {
 		a.dials.end(local.dial, err)
@@ -273,7 +276,7 @@ func (a *Agent) splice(local *hijacked, remote net.Conn, target string) {
 	tunnel.SpliceCounted(a.ctx, local, remote, target, stats)
 }
 
-// hijacked is a connection whose first bytes the server's reader may have.
+// hijacked is a connection whose first bytes may be in the server's reader.
 type hijacked struct {
 	tunnel.Duplex
 	r    *bufio.Reader
@@ -282,7 +285,7 @@ type hijacked struct {
 
 func (h *hijacked) Read(p []byte) (int, error) { return h.r.Read(p) }
 
-// CloseWrite passes on that the target has ended its side.
+// CloseWrite notes that the target has ended its side, and ends the client's.
 func (h *hijacked) CloseWrite() error {
 	h.dial.once.Do(func() { close(h.dial.half) })
 	return h.Duplex.CloseWrite()

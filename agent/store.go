@@ -12,12 +12,12 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-// store is the file of the detached forwards. It holds no secrets.
+// store is the file of the detached forwards. It contains no secrets.
 type store struct{ path string }
 
 func storeIn(stateDir string) store { return store{path: filepath.Join(stateDir, "forwards.json")} }
 
-// storeVersion is the version of the file's form.
+// storeVersion is the version of the file format.
 const storeVersion = 1
 
 type stored struct {
@@ -25,7 +25,7 @@ type stored struct {
 	Forwards []forwards.Record `json:"forwards"`
 }
 
-// load returns the records; none where there is no file.
+// load returns the records; none if the file does not exist.
 func (s store) load() ([]forwards.Record, error) {
 	data, err := os.ReadFile(s.path)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -44,7 +44,7 @@ func (s store) load() ([]forwards.Record, error) {
 	return out.Forwards, nil
 }
 
-// save writes the records in place of those that were there.
+// save replaces the file's records.
 func (s store) save(records []forwards.Record) error {
 	data, err := json.MarshalIndent(stored{V: storeVersion, Forwards: records}, "", "  ")
 	if err != nil {
@@ -53,7 +53,7 @@ func (s store) save(records []forwards.Record) error {
 	return files.Replace(s.path, append(data, '\n'), 0o600)
 }
 
-// setAside keeps a file that load cannot read from being replaced by save, and returns where it is then.
+// setAside renames a file that load cannot read, so that save does not replace it. It returns the new path.
 func (s store) setAside() (path string, err error) {
 	path = s.path + ".unread"
 	return path, os.Rename(s.path, path)

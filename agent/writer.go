@@ -7,20 +7,21 @@ import (
 	"github.com/bastion-ssm/bastion/agent/forwards"
 )
 
-// writer keeps the file of the detached forwards equal to the registry, without the Agent's lock while it writes. Writes come one
-// after another, and each has the records of its own beginning: the last state wins, and changes during a write share the next one.
+// writer keeps the file of detached forwards equal to the registry. It does not hold the Agent's lock while it writes. Writes
+// follow one another. Each takes the records at its start, so the last state wins and changes during a write share the next
+// one.
 type writer struct {
 	write func([]forwards.Record) error
 	kept  func() (records []forwards.Record, revision uint64) // takes the Agent's lock
 	log   *slog.Logger
 
 	mu       sync.Mutex // held during a write; taken before the Agent's lock, never with it held
-	revision uint64     // of the records that the file has
-	failed   string     // why the last write failed
+	revision uint64     // of the records in the file
+	failed   string     // the last write's error
 	closed   bool
 }
 
-// save returns once the file has all changes that came before the call. It fails if they could not be written; the next call tries again.
+// save returns once the file has all changes from before the call. It fails if the write failed; the next call retries.
 func (w *writer) save() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -37,7 +38,7 @@ func (w *writer) saveLocked() error {
 	}
 	if err := w.write(records); err != nil {
 		if w.failed != err.Error() {
-			w.log.Warn("the detached forwards could not be written down and will not come back when the agent starts again", "err", err)
+			w.log.Warn("the detached forwards could not be saved and will not come back when the agent starts again", "err", err)
 		}
 		w.failed = err.Error()
 		return err
@@ -46,14 +47,14 @@ func (w *writer) saveLocked() error {
 	return nil
 }
 
-// loaded notes that the file has the records of a revision.
+// loaded notes that the file has the records of this revision.
 func (w *writer) loaded(revision uint64) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.revision = revision
 }
 
-// close writes for the last time: what ends from now on is to come back.
+// close writes for the last time. Forwards that end after it stay in the file and come back.
 func (w *writer) close() {
 	w.mu.Lock()
 	defer w.mu.Unlock()
