@@ -25,7 +25,6 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/internal/fargate"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/targets"
@@ -196,9 +195,8 @@ func (a *Access) spec(ctx context.Context) (bastions.Spec, error) {
 	if parsed, err := arn.Parse(owner.ARN); err == nil {
 		a.account.Store(parsed.AccountID)
 	}
-	cpu, memory := s.TaskFargate()
 	return bastions.Spec{
-		Size:    fargate.Size{CPU: cpu, Memory: memory},
+		Size:    s.TaskSize(),
 		Cluster: s.Bastion.Cluster, TaskDefinition: s.Bastion.TaskDefinition, Container: s.Bastion.Container,
 		Subnets: s.Bastion.Subnets, SubnetTags: s.Bastion.SubnetTags,
 		SecurityGroups: s.Bastion.SecurityGroups, SecurityGroupTags: s.Bastion.SecurityGroupTags,

@@ -37,7 +37,7 @@ type AWS struct {
 	Timeout time.Duration // bounds each call
 }
 
-// Bastion are the settings of the task in which bastiond runs. Size, CPU and Memory are read by TaskFargate.
+// Bastion are the settings of the task in which bastiond runs. Size, CPU and Memory are read by TaskSize.
 type Bastion struct {
 	Cluster           string
 	TaskDefinition    string

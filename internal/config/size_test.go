@@ -53,7 +53,7 @@ func TestFargateSizes(t *testing.T) {
 	}
 }
 
-func TestTaskFargate(t *testing.T) {
+func TestTaskSize(t *testing.T) {
 	for _, c := range []struct {
 		size                string
 		cpu, memory         int
@@ -69,8 +69,8 @@ func TestTaskFargate(t *testing.T) {
 		{"", 8192, 20480, 8192, 20480},
 	} {
 		s := Settings{Bastion: Bastion{Size: c.size, CPU: c.cpu, Memory: c.memory}}
-		if cpu, memory := s.TaskFargate(); cpu != c.wantCPU || memory != c.wantMemory {
-			t.Errorf("%+v: %d, %d", c, cpu, memory)
+		if size := s.TaskSize(); size.CPU != c.wantCPU || size.Memory != c.wantMemory {
+			t.Errorf("%+v: %+v", c, size)
 		}
 	}
 }

@@ -70,7 +70,7 @@ var allowed = map[string][]string{
 	"internal/backoff":   {},
 	"internal/block":     {},
 	"internal/browser":   {"internal/config", "internal/dirs", "internal/fail", "internal/files", "tunnel"},
-	"internal/config":    {"internal/dirs", "internal/duration", "internal/fail", "internal/files", "internal/near"},
+	"internal/config":    {"internal/dirs", "internal/duration", "internal/fail", "internal/fargate", "internal/files", "internal/near"},
 	"internal/deadline":  {},
 	"internal/dirs":      {"internal/fail", "internal/files"},
 	"internal/duration":  {},

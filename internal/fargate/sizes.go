@@ -1,0 +1,44 @@
+package fargate
+
+// sizes lists the sizes that Fargate has: for each cpu, in units of 1/1024 vCPU, the memories in MiB. Source:
+// https://docs.aws.amazon.com/AmazonECS/latest/developerguide/fargate-tasks-services.html#fargate-tasks-size
+var sizes = []struct {
+	cpu      int
+	memories []int
+}{
+	{256, []int{512, 1024, 2048}},
+	{512, gigabytes(1, 4, 1)},
+	{1024, gigabytes(2, 8, 1)},
+	{2048, gigabytes(4, 16, 1)},
+	{4096, gigabytes(8, 30, 1)},
+	{8192, gigabytes(16, 60, 4)},
+	{16384, gigabytes(32, 120, 8)},
+}
+
+func gigabytes(from, to, step int) []int {
+	var out []int
+	for n := from; n <= to; n += step {
+		out = append(out, n<<10)
+	}
+	return out
+}
+
+// CPUs returns the numbers of CPU units that a task may have, the smallest first.
+func CPUs() []int {
+	var out []int
+	for _, s := range sizes {
+		out = append(out, s.cpu)
+	}
+	return out
+}
+
+// Memories returns the memories in MiB that a task with that many CPU units may have; none if there is no such task. A task whose
+// memory is not set gets the first.
+func Memories(cpu int) []int {
+	for _, s := range sizes {
+		if s.cpu == cpu {
+			return s.memories
+		}
+	}
+	return nil
+}
