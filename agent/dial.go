@@ -94,7 +94,7 @@ func (s *dials) take(id string) *dialed {
 func (a *Agent) serveDialEnd(w http.ResponseWriter, r *http.Request) {
 	c := a.dials.take(r.PathValue("id"))
 	if c == nil {
-		refuse(w, http.StatusNotFound, fail.New(fail.NoTarget, "", errors.New("there is no such connection"), ""))
+		refuse(w, http.StatusNotFound, fail.New(fail.NoTarget, "", errors.New("unknown connection"), ""))
 		return
 	}
 	var end api.DialEnd

@@ -1,6 +1,6 @@
-// Package api is the agent's control API: its types, which docs/api.md documents, and the client that the commands use.
+// Package api is the agent's control API: its types, documented in docs/api.md, and the client that the commands use.
 //
-// It is HTTP with JSON on a unix socket in the runtime directory, which only the user can enter. Package daemon serves it.
+// The API is HTTP with JSON on a unix socket in the runtime directory, which only the user can enter. Package agent serves it.
 package api
 
 import (
@@ -13,29 +13,29 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// Version is the version of the API. It is the first part of every path; another version has other paths.
+// Version is the API's version and the first part of every path.
 const Version = 1
 
 // The paths of the API.
 const (
 	PathInfo     = "/v1/agent"      // GET Info
-	PathStop     = "/v1/agent/stop" // POST: the agent ends
+	PathStop     = "/v1/agent/stop" // POST: ends the agent
 	PathState    = "/v1/state"      // GET State; ?after=REVISION&timeout=SECONDS waits for another revision
 	PathForwards = "/v1/forwards"   // POST OpenRequest, answered by a stream of Event; DELETE PathForwards/NAME
 	PathDial     = "/v1/dial"       // POST DialRequest, which becomes a byte stream
 	PathBastions = "/v1/bastions"   // GET []Account, looked up in AWS
 )
 
-// Scope says for which AWS account and with which settings something is done: what the command that asks would use itself.
+// Scope has the settings and variables of a request: those that its command would use itself.
 type Scope struct {
-	// Settings are the settings by key, in the text form of flags; those that are left out have their defaults.
+	// Settings maps setting keys to values in the text form of flags. A missing key has its default.
 	Settings map[string]string `json:"settings,omitempty"`
-	// Env are the command's variables that matter: AWS_*, the HTTP proxy's, and SSH_AUTH_SOCK. Secrets among them are kept in memory
-	// only.
+	// Env has the command's variables AWS_*, the HTTP proxy variables and SSH_AUTH_SOCK. The agent keeps secrets among them
+	// only in memory.
 	Env map[string]string `json:"env,omitempty"`
 }
 
-// Kind says what a forward serves to those who connect to it.
+// Kind says what a forward serves to its clients.
 type Kind string
 
 // The kinds of forwards.
@@ -47,8 +47,8 @@ const (
 // ForwardRequest asks for one forward.
 type ForwardRequest struct {
 	Kind Kind   `json:"kind,omitempty"` // "": KindTCP
-	Name string `json:"name,omitempty"` // "": made of the target's
-	// Target is a spec as on the command line. Not of KindProxy.
+	Name string `json:"name,omitempty"` // "": derived from the target
+	// Target is a spec as on the command line; empty for KindProxy.
 	Target string `json:"target,omitempty"`
 	// Listen is the local address as on the command line (LPORT); "": the target's port on 127.0.0.1.
 	Listen string `json:"listen,omitempty"`
@@ -57,31 +57,30 @@ type ForwardRequest struct {
 // OpenRequest asks for forwards, all of them or none.
 type OpenRequest struct {
 	Scope    Scope            `json:"scope"`
-	Command  string           `json:"command"` // what asks, for those who look at the forwards
+	Command  string           `json:"command"` // the requesting command, for lists of forwards
 	PID      int              `json:"pid,omitempty"`
 	Forwards []ForwardRequest `json:"forwards"`
-	// Detached forwards stay when the request has ended, and are opened again when the agent starts anew. The others end
-	// with the request's connection.
+	// Detached forwards outlive the request and reopen when the agent restarts. Others end with the request's connection.
 	Detached bool `json:"detached,omitempty"`
 }
 
 // EventType says what an Event is about.
 type EventType string
 
-// The events of an OpenRequest. EventForwards comes once all are ready; for detached ones it is the last. EventStopped and
-// EventError are the last too.
+// The events of an OpenRequest. EventForwards comes once all forwards are ready. It ends the events of detached forwards.
+// EventStopped and EventError always come last.
 const (
-	EventStep     EventType = "step"     // what is waited for
-	EventNote     EventType = "note"     // something that the user should know
-	EventForwards EventType = "forwards" // the forwards, open
+	EventStep     EventType = "step"     // what the agent waits for
+	EventNote     EventType = "note"     // a note for the user
+	EventForwards EventType = "forwards" // the open forwards
 	EventLink     EventType = "link"     // the link's state has changed
-	EventPath     EventType = "path"     // the link has lost every path to the bastion, or found one
+	EventPath     EventType = "path"     // the link has lost every path to the bastion, or has one again
 	EventRefused  EventType = "refused"  // a connection could not be opened or was lost
-	EventStopped  EventType = "stopped"  // somebody has stopped the forwards, or the agent
+	EventStopped  EventType = "stopped"  // the user has stopped the forwards or the agent
 	EventError    EventType = "error"    // the request has failed, or its forwards have ended
 )
 
-// Event is a line of the answer to an OpenRequest.
+// Event is one line of an OpenRequest's answer.
 type Event struct {
 	Event    EventType    `json:"event"`
 	Text     string       `json:"text,omitempty"` // EventStep, EventNote, EventRefused
@@ -91,64 +90,64 @@ type Event struct {
 	Error    *Error       `json:"error,omitempty"`
 }
 
-// LinkState is a tunnel.State.
+// LinkState is a tunnel.State in JSON.
 type LinkState struct {
 	Phase   tunnel.Phase `json:"phase"`
 	Since   time.Time    `json:"since"`
 	Error   string       `json:"error,omitempty"`
-	Next    string       `json:"next,omitempty"` // what the user can do about Error
+	Next    string       `json:"next,omitempty"` // hint for Error
 	Attempt int          `json:"attempt,omitempty"`
-	Retry   time.Time    `json:"retry_at,omitzero"` // when the next attempt begins
+	Retry   time.Time    `json:"retry_at,omitzero"` // start of the next attempt
 	Bastion string       `json:"bastion,omitempty"`
 }
 
-// DialRequest asks for a connection through a bastion. The answer is 101 and then the connection's bytes, or an Error.
+// DialRequest asks for a connection through a bastion. The answer is status 101 and then the connection's bytes, or an Error.
 type DialRequest struct {
 	Scope  Scope  `json:"scope"`
 	Target string `json:"target"` // host:port as the bastion resolves it
-	// ID is one that the client chose. It can ask by it why the connection has ended.
+	// ID is the client's own choice. The client asks by it why the connection ended.
 	ID string `json:"id,omitempty"`
 }
 
-// DialEnd says why a dialed connection has ended. It has no Error where the client or the target ended the connection.
+// DialEnd says why a dialed connection has ended. Without an Error, the client or the target ended it.
 type DialEnd struct {
 	Error *Error `json:"error,omitempty"`
 }
 
-// Error is a failure, as a command would report it.
+// Error is a failure as a command reports it.
 type Error struct {
 	Kind    fail.Kind `json:"kind"` // by its name
 	Message string    `json:"message"`
-	Next    string    `json:"next,omitempty"` // what the user can do
-	// Process are variables that a process reads once for all, and that the agent's has other values of.
+	Next    string    `json:"next,omitempty"` // hint
+	// Process names variables that a process reads only once and that differ from the agent's own.
 	Process []string `json:"process,omitempty"`
 
-	Taken *NameTaken `json:"name_taken,omitempty"` // the failure is that a name is another forward's
+	Taken *NameTaken `json:"name_taken,omitempty"` // set if another forward has the name
 }
 
-// NameTaken is the failure of a forward whose name is another's.
+// NameTaken is the error for a forward name that another forward has.
 type NameTaken struct {
 	Name string `json:"name"`
-	By   string `json:"by"` // what the other leads to, and where it listens
+	By   string `json:"by"` // the other forward's target and address
 }
 
 func (e *NameTaken) Error() string {
 	return fmt.Sprintf("the name %s is taken by the forward of %s", e.Name, e.By)
 }
 
-// Info is what the agent says of itself.
+// Info is the agent's description of itself.
 type Info struct {
 	V       int       `json:"v"` // Version
 	PID     int       `json:"pid"`
-	Version string    `json:"version"` // of the program
+	Version string    `json:"version"` // program version
 	Started time.Time `json:"started_at"`
 	Socket  string    `json:"socket"`
 	Log     string    `json:"log,omitempty"`    // file
-	Idle    float64   `json:"idle_seconds"`     // how long it stays when it is not used
-	Ending  bool      `json:"ending,omitempty"` // it takes no requests any more
+	Idle    float64   `json:"idle_seconds"`     // idle time after which the agent ends
+	Ending  bool      `json:"ending,omitempty"` // it takes no further requests
 }
 
-// State is all that the agent has. Counters move without a new revision.
+// State has the agent's links, forwards and recent connections. Byte counters change without a new revision.
 type State struct {
 	Info
 	At       time.Time    `json:"at"`
@@ -168,14 +167,14 @@ type Link struct {
 	Cluster  string        `json:"cluster,omitempty"`
 	LastUsed time.Time     `json:"last_used_at"`
 	State    LinkPhase     `json:"state"`
-	Error    string        `json:"error,omitempty"`   // the latest failure; with AWS's last answer, if there was one
-	Next     string        `json:"next,omitempty"`    // what the user can do about it
-	Since    time.Time     `json:"since,omitzero"`    // of LinkWaiting and LinkFailed
+	Error    string        `json:"error,omitempty"`   // latest failure, for example AWS's last answer
+	Next     string        `json:"next,omitempty"`    // hint for Error
+	Since    time.Time     `json:"since,omitzero"`    // start of LinkWaiting or LinkFailed
 	Retry    time.Time     `json:"retry_at,omitzero"` // zero: an attempt is under way, or waits for a client
-	Live     []report.Link `json:"live"`              // empty while it is not up; each with its sessions
+	Live     []report.Link `json:"live"`              // empty while the link is down; each with its sessions
 }
 
-// Trouble says in words why the link waits or has failed, and what to do; empty if it does neither.
+// Trouble says why the link waits or has failed, and what to do; "" in other states.
 func (l *Link) Trouble(now time.Time) string {
 	if l.State != LinkWaiting && l.State != LinkFailed {
 		return ""
@@ -183,55 +182,55 @@ func (l *Link) Trouble(now time.Time) string {
 	return report.Trouble(now, l.Error, l.Next, l.Since, l.Retry)
 }
 
-// HasGivenUp reports whether a link has failed and nothing is left of it. It is shown for its error.
+// HasGivenUp reports whether a link has failed and has no live parts. It is shown only for its error.
 func (l *Link) HasGivenUp() bool { return len(l.Live) == 0 && l.State == LinkFailed }
 
-// LinkPhase says what a link's next client meets.
+// LinkPhase is a link's condition for its next client.
 type LinkPhase string
 
 // The phases of a link.
 const (
-	LinkIdle    LinkPhase = "idle"    // there is none: the next connection makes one
+	LinkIdle    LinkPhase = "idle"    // not connected: the next connection connects it
 	LinkUp      LinkPhase = "up"      // connections go through
 	LinkWaiting LinkPhase = "waiting" // connections wait: the link is being made or restored, or has no path
-	LinkFailed  LinkPhase = "failed"  // the link has given up; from retry_at on a connection makes another
+	LinkFailed  LinkPhase = "failed"  // the link has given up; from retry_at on, a connection reconnects it
 )
 
-// ForwardState says whether a forward serves.
+// ForwardState is a forward's condition for its next client.
 type ForwardState string
 
 // The states of a forward.
 const (
-	ForwardReady   ForwardState = "ready"   // clients are served; the first may wait until a link is made
-	ForwardWaiting ForwardState = "waiting" // its link is: clients wait
-	ForwardKept    ForwardState = "kept"    // it is written down, and opens when the agent starts: none runs
+	ForwardReady   ForwardState = "ready"   // clients are served; the first may wait for the link
+	ForwardWaiting ForwardState = "waiting" // the link is waiting, so clients wait
+	ForwardKept    ForwardState = "kept"    // saved while the agent does not run; opens when it starts
 	ForwardFailed  ForwardState = "failed"  // see its error; a client that connects from retry_at on makes it try again
 )
 
 // Forward is a local listener.
 type Forward struct {
-	Name     string               `json:"name"`          // alone in its scope: profile, region and account
-	Ref      string               `json:"ref,omitempty"` // means it alone: its name, or NAME@LINK where several have one name
+	Name     string               `json:"name"`          // unique in its scope: profile, region and account
+	Ref      string               `json:"ref,omitempty"` // unique reference: its name, or NAME@LINK if several forwards share a name
 	Profile  string               `json:"profile,omitempty"`
 	Region   string               `json:"region,omitempty"`
 	Account  string               `json:"account,omitempty"` // once it is known
-	Owner    string               `json:"owner,omitempty"`   // ARN, of credentials that came by variables
+	Owner    string               `json:"owner,omitempty"`   // ARN, for credentials from variables
 	Kind     Kind                 `json:"kind"`
-	Spec     string               `json:"spec,omitempty"`     // as it was asked for
+	Spec     string               `json:"spec,omitempty"`     // as requested
 	Target   string               `json:"target,omitempty"`   // host:port as the bastion sees it
-	Listen   string               `json:"listen"`             // where to connect to
+	Listen   string               `json:"listen"`             // local address for clients
 	Engine   string               `json:"engine,omitempty"`   // of the target: postgres, mysql, redis, ...
-	TLS      bool                 `json:"tls,omitempty"`      // the target accepts nothing else
-	Database string               `json:"database,omitempty"` // the one that RDS made with the target
+	TLS      bool                 `json:"tls,omitempty"`      // the target accepts only TLS
+	Database string               `json:"database,omitempty"` // the database that RDS created with the target
 	IAM      bool                 `json:"iam,omitempty"`      // the target takes IAM database tokens
 	Note     string               `json:"note,omitempty"`     // about the target
 	State    ForwardState         `json:"state"`
-	Error    string               `json:"error,omitempty"` // as of its link
+	Error    string               `json:"error,omitempty"` // its own or its link's
 	Next     string               `json:"next,omitempty"`
-	Since    time.Time            `json:"since,omitzero"` // of ForwardWaiting and ForwardFailed
+	Since    time.Time            `json:"since,omitzero"` // start of ForwardWaiting or ForwardFailed
 	Retry    time.Time            `json:"retry_at,omitzero"`
 	Detached bool                 `json:"detached"`
-	Command  string               `json:"command"` // what asked for it
+	Command  string               `json:"command"` // the command that requested it
 	PID      int                  `json:"pid,omitempty"`
 	Link     string               `json:"link,omitempty"`
 	Opened   time.Time            `json:"opened_at"`
@@ -239,10 +238,10 @@ type Forward struct {
 	Clients  []ForwardClient      `json:"clients"`
 }
 
-// Reference returns what means the forward alone, for Client.Stop.
+// Reference returns the forward's unique reference, for Client.Stop.
 func (f *Forward) Reference() string { return cmp.Or(f.Ref, f.Name) }
 
-// Trouble says in words why the forward waits or has failed, and what to do; empty if it does neither.
+// Trouble says why the forward waits or has failed, and what to do; "" in other states.
 func (f *Forward) Trouble(now time.Time) string {
 	if f.State == ForwardReady || f.State == ForwardKept {
 		return ""
@@ -250,16 +249,16 @@ func (f *Forward) Trouble(now time.Time) string {
 	return report.Trouble(now, f.Error, f.Next, f.Since, f.Retry)
 }
 
-// ForwardClient is a connection of a forward, now.
+// ForwardClient is a forward's current connection.
 type ForwardClient struct {
 	Addr   string    `json:"addr"`
-	Target string    `json:"target,omitempty"` // of KindProxy
+	Target string    `json:"target,omitempty"` // for KindProxy
 	Since  time.Time `json:"since"`
 	Up     int64     `json:"bytes_up"`   // from the client
 	Down   int64     `json:"bytes_down"` // to the client
 }
 
-// AuditEvent is a connection that has ended, or could not be opened. It never says what was transferred.
+// AuditEvent is a connection that has ended or could not be opened. It never contains transferred data.
 type AuditEvent struct {
 	At       time.Time `json:"at"`
 	Forward  string    `json:"forward"` // its name, or the command for a connection without one
@@ -271,7 +270,7 @@ type AuditEvent struct {
 	Error    string    `json:"error,omitempty"`
 }
 
-// Account is what AWS says of the bastions of one link.
+// Account is AWS's answer about one link's bastions.
 type Account struct {
 	Link string `json:"link"`
 	report.Status

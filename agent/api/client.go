@@ -24,28 +24,28 @@ import (
 )
 
 const (
-	// callTimeout bounds the requests that the agent answers by itself.
+	// callTimeout bounds requests that the agent answers without AWS or a wait.
 	callTimeout = 10 * time.Second
-	// waitMargin is how much longer than its own time a request may take that waits.
+	// waitMargin is added to a waiting request's own time.
 	waitMargin = 5 * time.Second
-	// endingPause is how long Wait waits for an agent that is about to end.
+	// endingPause is Wait's pause when the agent is ending.
 	endingPause = 50 * time.Millisecond
-	// maxAnswer bounds the answers that are read as a whole, in bytes.
+	// maxAnswer bounds an answer that is read as a whole, in bytes.
 	maxAnswer = 16 << 20
-	// maxEvent bounds a line of a stream of events.
+	// maxEvent bounds one line of a stream of events, in bytes.
 	maxEvent = 1 << 20
 
-	// Protocol is what a dialed connection is upgraded to.
+	// Protocol is the Upgrade protocol of a dialed connection.
 	Protocol = "bastion-stream"
 )
 
-// ErrNotRunning is why nothing can be asked when there is no agent.
+// ErrNotRunning says that the agent does not run.
 var ErrNotRunning = errors.New("no agent is running")
 
-// ErrEnding is why an agent that is about to end refuses a request. It is an ErrNotRunning: the request has done nothing.
+// ErrEnding says that an ending agent refused a request. It is an ErrNotRunning: the request has done nothing.
 var ErrEnding = fmt.Errorf("the agent ends: %w", ErrNotRunning)
 
-// SocketPath returns the place of the agent's socket.
+// SocketPath returns the path of the agent's socket.
 func SocketPath(s config.Settings) (string, error) {
 	dir, err := dirs.Runtime(s.Local.RuntimeDir)
 	if err != nil {
@@ -55,21 +55,21 @@ func SocketPath(s config.Settings) (string, error) {
 	return path, private.CheckPath(path)
 }
 
-// Opener opens forwards. A Client does so by the user's agent, and the agent does so in its own process.
+// Opener opens forwards. A Client opens them in the user's agent; an Agent opens them in its own process.
 type Opener interface {
-	// Open opens forwards and tells on of each event, until the last one. Forwards that are not detached end with ctx. The error is
-	// that of EventError, or why nobody could be asked.
+	// Open opens forwards and passes each event to on, until the last one. Attached forwards end with ctx. The error is that of
+	// EventError, or a failure to reach the agent.
 	Open(ctx context.Context, req OpenRequest, on func(Event)) error
 }
 
-// Client speaks to the agent whose socket is at a path. It has nothing that must be closed.
+// Client is a client of the agent. It holds no connection, so it needs no Close.
 type Client struct {
 	socket  string
 	http    *http.Client
-	process string // for HeaderProcess; empty: it does not matter which process asks
+	process string // value of HeaderProcess; empty: the agent does not compare processes
 }
 
-// NewClient returns a client of the agent whose socket is at path. It connects when it is used, each time.
+// NewClient returns a client for the agent's socket at path. It connects anew for each request.
 func NewClient(path string) *Client {
 	return &Client{socket: path, http: &http.Client{Transport: &http.Transport{
 		DialContext:       func(context.Context, string, string) (net.Conn, error) { return private.Dial(path) },
@@ -77,34 +77,34 @@ func NewClient(path string) *Client {
 	}}}
 }
 
-// Socket returns the place of the agent's socket.
+// Socket returns the path of the agent's socket.
 func (c *Client) Socket() string { return c.socket }
 
-// Info asks the agent what it is. The error is ErrNotRunning where there is none.
+// Info returns the agent's description of itself. It fails with ErrNotRunning if the agent does not run.
 func (c *Client) Info(ctx context.Context) (Info, error) {
 	var info Info
 	err := c.call(ctx, callTimeout, http.MethodGet, PathInfo, nil, &info)
 	return info, err
 }
 
-// Shutdown makes the agent end. Its detached forwards come back when it starts again.
+// Shutdown ends the agent. Its detached forwards come back when it starts again.
 func (c *Client) Shutdown(ctx context.Context) error {
 	return c.call(ctx, callTimeout, http.MethodPost, PathStop, nil, nil)
 }
 
-// State asks for all that the agent has.
+// State returns the agent's state.
 func (c *Client) State(ctx context.Context) (State, error) {
 	var st State
 	err := c.call(ctx, callTimeout, http.MethodGet, PathState, nil, &st)
 	return st, err
 }
 
-// Wait returns the state as soon as its revision is another than after, or when the time is over.
+// Wait returns the state once its revision differs from after, or after timeout.
 func (c *Client) Wait(ctx context.Context, after uint64, timeout time.Duration) (State, error) {
 	q := url.Values{"after": {strconv.FormatUint(after, 10)}, "timeout": {strconv.FormatFloat(timeout.Seconds(), 'f', 3, 64)}}
 	var st State
 	err := c.call(ctx, timeout+waitMargin, http.MethodGet, PathState+"?"+q.Encode(), nil, &st)
-	if err == nil && st.Ending && st.Revision == after { // it does not wait any more
+	if err == nil && st.Ending && st.Revision == after { // an ending agent does not wait
 		err = sleep.For(ctx, min(endingPause, timeout))
 	}
 	return st, err
@@ -117,15 +117,14 @@ func (c *Client) Bastions(ctx context.Context) ([]Account, error) {
 	return out, err
 }
 
-// Stop ends the forward that ref means, its name or NAME@LINK, or all if it is "all", and returns those that have ended.
+// Stop ends and returns the forwards that ref names: NAME, NAME@LINK or "all".
 func (c *Client) Stop(ctx context.Context, ref string) ([]Forward, error) {
 	var out []Forward
 	err := c.call(ctx, callTimeout, http.MethodDelete, PathForwards+"/"+url.PathEscape(ref), nil, &out)
 	return out, err
 }
 
-// Open opens forwards and tells on of each event, until the last one. Forwards that are not detached end with ctx. The error is
-// that of EventError, or why the agent could not be asked.
+// Open implements Opener.
 func (c *Client) Open(ctx context.Context, req OpenRequest, on func(Event)) error {
 	resp, err := c.send(ctx, http.MethodPost, PathForwards, req)
 	if err != nil {
@@ -172,12 +171,12 @@ func (c *Client) Open(ctx context.Context, req OpenRequest, on func(Event)) erro
 	return fail.New(fail.Other, "open the forwards", err, "the agent may have ended: try again; bastion agent logs shows why")
 }
 
-// lost is the error of forwards whose agent has gone.
+// lost returns the error of forwards that lost their agent.
 func lost(err error) error {
 	return fail.New(fail.Lost, "the connection to the agent was lost", err, "try again; bastion agent logs shows why it ended")
 }
 
-// Dial opens a connection through a bastion. Its directions end separately.
+// Dial opens a connection through a bastion. Each direction can be closed alone.
 func (c *Client) Dial(ctx context.Context, req DialRequest) (net.Conn, error) {
 	body, err := json.Marshal(req)
 	if err != nil {
@@ -200,12 +199,13 @@ func (c *Client) Dial(ctx context.Context, req DialRequest) (net.Conn, error) {
 	return conn, nil
 }
 
-// DialEnd returns why a connection that Dial opened has ended, once its end has been seen; nil if one of its ends did it.
+// DialEnd returns why a connection from Dial has ended; nil if the client or the target ended it. Call it once the connection
+// has ended.
 func (c *Client) DialEnd(ctx context.Context, id string) error {
 	var end DialEnd
 	err := c.call(ctx, callTimeout, http.MethodGet, PathDial+"/"+url.PathEscape(id)+"/end", nil, &end)
 	switch {
-	case errors.Is(err, ErrNotRunning), fail.KindOf(err) == fail.NoTarget: // or another agent runs
+	case errors.Is(err, ErrNotRunning), fail.KindOf(err) == fail.NoTarget: // or a new agent runs
 		return fail.New(fail.Lost, "", errors.New("the agent has ended"), "")
 	case err != nil:
 		return err
@@ -215,8 +215,7 @@ func (c *Client) DialEnd(ctx context.Context, id string) error {
 	return nil
 }
 
-// upgrade makes conn a connection to the target. It reads no byte of the target's: conn is for whoever gets it, which may be
-// another process.
+// upgrade makes conn a connection to the target. It reads none of the target's bytes: conn may be passed to another process.
 func (c *Client) upgrade(ctx context.Context, conn net.Conn, body []byte) error {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://agent"+PathDial, bytes.NewReader(body))
 	if err != nil {
@@ -239,12 +238,12 @@ func (c *Client) upgrade(ctx context.Context, conn net.Conn, body []byte) error 
 	return nil
 }
 
-// byByte reads one byte at a time, so that a buffer before it never has more than was asked of it.
+// byByte reads one byte at a time, so that a buffered reader never reads ahead.
 type byByte struct{ r io.Reader }
 
 func (b byByte) Read(p []byte) (int, error) { return b.r.Read(p[:min(len(p), 1)]) }
 
-// call makes a request that is answered by a whole JSON value.
+// call sends a request and decodes the JSON answer into out.
 func (c *Client) call(ctx context.Context, timeout time.Duration, method, path string, in, out any) error {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fail.New(fail.Timeout, "ask the agent",
 		fmt.Errorf("no answer within %s", timeout), "bastion agent logs shows what it does; bastion agent stop ends it"))
@@ -267,7 +266,7 @@ func (c *Client) call(ctx context.Context, timeout time.Duration, method, path s
 	return nil
 }
 
-// send makes a request and returns a successful response.
+// send sends a request and returns a successful response.
 func (c *Client) send(ctx context.Context, method, path string, in any) (*http.Response, error) {
 	var body io.Reader = http.NoBody
 	if in != nil {
@@ -289,7 +288,7 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 		case ctx.Err() != nil:
 			return nil, context.Cause(ctx)
 		case method == http.MethodGet && (errors.Is(err, io.EOF) || errors.Is(err, syscall.ECONNRESET) || errors.Is(err, syscall.EPIPE)):
-			// It has closed the connection without an answer: it ended meanwhile.
+			// It closed the connection without an answer: it has ended meanwhile.
 			return nil, fail.New(fail.Other, "", ErrNotRunning, "bastion agent start starts it")
 		}
 		return nil, c.unreachable(err)
@@ -301,7 +300,7 @@ func (c *Client) send(ctx context.Context, method, path string, in any) (*http.R
 	return resp, nil
 }
 
-// unreachable is the error of an agent that cannot be asked.
+// unreachable returns the error for an agent that does not accept requests.
 func (c *Client) unreachable(err error) error {
 	if private.NoListener(err) {
 		return fail.New(fail.Other, "", ErrNotRunning, "bastion agent start starts it")
@@ -309,7 +308,7 @@ func (c *Client) unreachable(err error) error {
 	return fail.New(fail.Other, "ask the agent at "+c.socket, err, "bastion agent status says more")
 }
 
-// readError reads the Error of a response.
+// readError returns the error in a response.
 func readError(resp *http.Response) error {
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
 	var e Error
@@ -326,7 +325,7 @@ func readError(resp *http.Response) error {
 	return e.Err()
 }
 
-// Err returns the error as the one that it was made of.
+// Err returns the error that NewError was given, as far as the API carries it.
 func (e *Error) Err() error {
 	if e.Taken != nil {
 		return fail.New(e.Kind, "", e.Taken, e.Next)
@@ -337,7 +336,7 @@ func (e *Error) Err() error {
 	return fail.New(e.Kind, "", errors.New(e.Message), e.Next)
 }
 
-// NewError returns err as an Error.
+// NewError returns err in the API's form.
 func NewError(err error) *Error {
 	out := &Error{Kind: fail.KindOf(err), Message: err.Error(), Next: fail.NextOf(err)}
 	out.Taken, _ = errors.AsType[*NameTaken](err)

@@ -8,11 +8,11 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// HeaderProcess is the header of requests with sums of the variables that the client's process reads once for all, as a query
-// string. An agent whose own variables differ refuses what reaches AWS.
+// HeaderProcess is a request header with hashes of the variables that the client's process reads only once, as a query string.
+// If the agent's own variables differ, it refuses requests that reach AWS.
 const HeaderProcess = "Bastion-Process"
 
-// ActAs makes the agent refuse what it would not do as a process does that has variables of these sums.
+// ActAs makes the agent refuse requests if its own variables differ from the process's, given by their hashes. It returns c.
 func (c *Client) ActAs(process map[string]string) *Client {
 	sums := make(url.Values)
 	for name, sum := range process {
@@ -22,17 +22,16 @@ func (c *Client) ActAs(process map[string]string) *Client {
 	return c
 }
 
-// OtherProcessError is why an agent cannot act for a process: variables that a process reads once for all differ.
+// OtherProcessError says that the agent cannot act for a process, because variables that a process reads only once differ.
 type OtherProcessError struct{ Variables []string }
 
 func (e *OtherProcessError) Error() string {
 	return "the agent was started with another " + strings.Join(e.Variables, ", ")
 }
 
-// CheckProcess compares the process that has sent a request with this one: differ returns the names of the variables whose sums
-// are others.
+// CheckProcess compares a request's process with this one. differ returns the names of the variables with other hashes.
 func CheckProcess(h http.Header, differ func(theirs map[string]string) []string) error {
-	if h.Get(HeaderProcess) == "" { // another program's
+	if h.Get(HeaderProcess) == "" { // from another program
 		return nil
 	}
 	sent, err := url.ParseQuery(h.Get(HeaderProcess))

@@ -25,40 +25,40 @@ const (
 	maxSessions = 16
 )
 
-// access are the tokens that have not been used, and the sessions that others became.
+// access has the unused tokens and the sessions.
 type access struct {
 	mu       sync.Mutex
 	tokens   []*token   // the oldest first
 	sessions []*session // the oldest first
 }
 
-// secret is a random 256-bit value as it is kept: as its hash.
+// secret is the hash of a random 256-bit value.
 type secret [sha256.Size]byte
 
-// newSecret returns a value and what to keep of it.
+// newSecret returns a random value and its hash.
 func newSecret() (string, secret) {
 	text := base64.RawURLEncoding.EncodeToString(randomBytes(32))
 	return text, sha256.Sum256([]byte(text))
 }
 
-// is reports whether text is the value, in a time that does not depend on it.
+// is reports whether text is the value. It takes constant time.
 func (s secret) is(text string) bool {
 	sum := sha256.Sum256([]byte(text))
 	return subtle.ConstantTimeCompare(s[:], sum[:]) == 1
 }
 
-// token opens one session.
+// token opens one session, once.
 type token struct {
 	secret   secret
-	request  api.DashboardRequest // whose session it will be
+	request  api.DashboardRequest // the request of its session
 	settings config.Settings      // the request's
-	page     string               // the file that leads to it, or ""
-	expiry   *time.Timer          // removes it
+	page     string               // the file that leads to the dashboard, or ""
+	expiry   *time.Timer          // removes the token
 }
 
-// session is a browser that has come in by a token.
+// session is a browser's session, opened by a token.
 type session struct {
-	name        string // of its cookie: a browser may have several sessions, and has one jar for all ports of an address
+	name        string // its cookie's name: a browser may have several sessions, and it has one jar for all ports of an address
 	cookie, key secret
 	request     api.DashboardRequest
 	settings    config.Settings // the request's
@@ -66,8 +66,7 @@ type session struct {
 	end         context.CancelFunc
 }
 
-// Link makes an address that lets the browser that opens it in, once and within a minute. What is opened there is
-// opened with the settings and for the account of r.
+// Link returns a URL that admits one browser, once, within a minute. The session acts with r's settings and for r's account.
 func (s *Server) Link(r api.DashboardRequest) (api.Dashboard, error) {
 	settings, err := config.FromTexts(r.Scope.Settings)
 	if err != nil {
@@ -88,9 +87,9 @@ func (s *Server) Link(r api.DashboardRequest) (api.Dashboard, error) {
 	return out, nil
 }
 
-// writePage writes a page that sends a browser to url.
+// writePage writes a page that sends a browser to url. Only the user can read it.
 func writePage(dir, url string) (path string, err error) {
-	f, err := os.CreateTemp(dir, "dashboard-*.html") // readable by the user only
+	f, err := os.CreateTemp(dir, "dashboard-*.html") // with mode 0600
 	if err != nil {
 		return "", err
 	}
@@ -129,7 +128,7 @@ func (a *access) add(t *token) {
 	})
 }
 
-// forget removes what a token has left besides itself.
+// forget stops the token's timer and removes its page.
 func (t *token) forget() {
 	t.expiry.Stop()
 	if t.page != "" {
@@ -137,8 +136,8 @@ func (t *token) forget() {
 	}
 }
 
-// login makes a token a session, which ends with parent, and returns it with the cookie and the key that it takes. It
-// is nil where there is no such token.
+// login turns a token into a session that ends with parent. It returns the session with its cookie and key; nil if the token is
+// unknown.
 func (a *access) login(parent context.Context, text string) (s *session, cookie, key string) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -162,7 +161,7 @@ func (a *access) login(parent context.Context, text string) (s *session, cookie,
 	return s, cookie, key
 }
 
-// session returns the session whose cookie and key a request brings, or nil.
+// session returns the session whose cookie and key the request has, or nil.
 func (a *access) session(r *http.Request) *session {
 	key := r.Header.Get(keyHeader)
 	a.mu.Lock()

@@ -19,28 +19,28 @@ import (
 	"github.com/bastion-ssm/bastion/internal/private"
 )
 
-// Backend is the agent, as the dashboard needs it.
+// Backend is the part of the agent that the dashboard uses.
 type Backend interface {
 	api.Opener
-	// State returns what there is.
+	// State returns the agent's state.
 	State() api.State
-	// Wait returns the state once its revision is not after, and at the latest when ctx is done.
+	// Wait returns the state once its revision differs from after, or once ctx is done.
 	Wait(ctx context.Context, after uint64) api.State
-	// Stop ends the forward with the name and returns it.
+	// Stop ends and returns the forward with the given reference.
 	Stop(name string) ([]api.Forward, error)
-	// Bastions asks AWS.
+	// Bastions asks AWS for the bastions of all links.
 	Bastions(ctx context.Context) []api.Account
 }
 
-// Options are what a Server needs besides its Backend.
+// Options are the options of a Server.
 type Options struct {
-	Logger *slog.Logger // nil: no log
-	// Dir is a directory that only the user can enter, for the pages that lead browsers to the dashboard without its
-	// address on a command line, which all users can read. Empty: there are none.
+	Logger *slog.Logger // nil: discard the log
+	// Dir is a directory that only the user can enter. Its pages lead browsers to the dashboard, so that the secret URL stays
+	// off command lines, which all users can read. Empty: no pages.
 	Dir string
 }
 
-// Bounds of what those who connect can take.
+// Bounds on the resources of clients.
 const (
 	maxConns   = 256
 	maxStreams = 32
@@ -50,7 +50,7 @@ const (
 	headerTimeout = 10 * time.Second
 	bodyTimeout   = 30 * time.Second
 	idleTimeout   = 2 * time.Minute
-	writeTimeout  = 15 * time.Second // of one message to a browser
+	writeTimeout  = 15 * time.Second // for one message to a browser
 )
 
 // Server is a dashboard. It serves from New to Close.
@@ -58,13 +58,13 @@ type Server struct {
 	backend Backend
 	options Options
 	log     *slog.Logger
-	addr    string // the listener's: the only Host
+	addr    string // the listener's address, the only accepted Host
 	access  access
 	http    *http.Server
-	streams chan struct{} // a place for each
+	streams chan struct{} // one place for each stream of frames
 	aws     lookup
 
-	ctx    context.Context // of all that goes on; ends at Close
+	ctx    context.Context // context of all requests; ends at Close
 	cancel context.CancelFunc
 
 	mu     sync.Mutex
@@ -72,13 +72,13 @@ type Server struct {
 	tasks  sync.WaitGroup // grows only under mu, and not once closed
 }
 
-// Listen listens on a loopback address and port (0: any that is free). It refuses every other address.
+// Listen listens on a loopback address and port (0: any free port). It refuses other addresses.
 func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	op := "serve the dashboard on " + addr
 	const next = "give a loopback address and a port, such as 127.0.0.1:0"
 	ap, err := netip.ParseAddrPort(addr)
 	if err != nil {
-		return nil, fail.New(fail.Usage, op, fmt.Errorf("%q is no address with a port", addr), next)
+		return nil, fail.New(fail.Usage, op, fmt.Errorf("%q is not an address with a port", addr), next)
 	}
 	if !ap.Addr().IsLoopback() || ap.Addr().Zone() != "" || ap.Addr().Is4In6() {
 		return nil, fail.New(fail.Usage, op, errors.New("other machines could reach it"), next)
@@ -90,7 +90,7 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 	return ln, nil
 }
 
-// New serves the dashboard of b on ln, which it closes, until Close.
+// New serves b's dashboard on ln until Close, which closes ln.
 func New(b Backend, ln net.Listener, o Options) *Server {
 	log := o.Logger
 	if log == nil {
@@ -136,7 +136,7 @@ func (s *Server) Close() error {
 	return err
 }
 
-// begin counts a task that Close waits for, until done is called. It reports false once the server is closed.
+// begin counts a task until the caller calls done; Close waits for it. It reports false once the Server is closed.
 func (s *Server) begin() (done func(), ok bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -153,8 +153,8 @@ func randomBytes(n int) []byte {
 	return b
 }
 
-// ownUsers is a listener that takes the connections of this process's user, and root's, where the system tells whose
-// one is.
+// ownUsers is a listener that accepts connections of this process's user and of root only. It accepts all connections if the
+// system does not tell their user.
 type ownUsers struct {
 	net.Listener
 	log *slog.Logger

@@ -14,25 +14,25 @@ import (
 )
 
 const (
-	frameEvery  = time.Second            // while nothing changes but counters
-	frameLeast  = 200 * time.Millisecond // between two frames, whatever changes
+	frameEvery  = time.Second            // while only counters change
+	frameLeast  = 200 * time.Millisecond // least time between two frames
 	lookupEvery = 30 * time.Second
 	lookupLimit = time.Minute
 )
 
-// frame is what a browser is told each time.
+// frame is one message of the event stream.
 type frame struct {
 	State api.State `json:"state"`
-	// Copies are what a forward's buttons copy, by its reference.
+	// Copies are the texts of a forward's copy buttons, by the forward's reference.
 	Copies map[string][]Copy `json:"copies"`
-	// Targets are what can be opened, as far as it is known.
+	// Targets are the known targets that the user can open.
 	Targets []string `json:"targets"`
-	// Accounts is what AWS said at AccountsAt; both are nil while it has not answered.
+	// Accounts is AWS's answer at AccountsAt. Both are nil before the first answer.
 	Accounts   []api.Account `json:"accounts"`
 	AccountsAt *time.Time    `json:"accounts_at"`
 }
 
-// events sends frames until the browser or the session is gone.
+// events sends frames until the browser leaves or the session ends.
 func (s *Server) events(w http.ResponseWriter, r *http.Request, session *session) {
 	select {
 	case s.streams <- struct{}{}:
@@ -65,7 +65,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, session *session
 		state = s.backend.Wait(wait, state.Revision)
 		stop()
 	}
-	// The page tells the end of its session from the agent's end, in which the session ends too.
+	// The page distinguishes the session's end from the agent's end, which ends the session too.
 	end := "event: end\ndata: {}\n\n"
 	switch {
 	case s.ctx.Err() != nil:
@@ -99,16 +99,16 @@ func (s *Server) frame(session *session, state api.State) frame {
 	return f
 }
 
-// lookup is what AWS has said last.
+// lookup is AWS's last answer.
 type lookup struct {
 	mu       sync.Mutex
 	accounts []api.Account
-	at       *time.Time // nil: it has not answered yet
+	at       *time.Time // nil: not answered yet
 	began    time.Time
 	busy     bool
 }
 
-// lookUp returns what AWS has said last, and asks it again if that was long ago. All browsers share the answers.
+// lookUp returns AWS's last answer, and asks again if it is older than lookupEvery. All browsers share it.
 func (s *Server) lookUp() ([]api.Account, *time.Time) {
 	s.aws.mu.Lock()
 	defer s.aws.mu.Unlock()
@@ -121,7 +121,7 @@ func (s *Server) lookUp() ([]api.Account, *time.Time) {
 	return s.aws.accounts, s.aws.at
 }
 
-// askAWS is the goroutine of one question to AWS. Close waits for it.
+// askAWS asks AWS once, in its own goroutine. Close waits for it.
 func (s *Server) askAWS(done func()) {
 	defer done()
 	ctx, cancel := context.WithTimeout(s.ctx, lookupLimit)
@@ -133,15 +133,14 @@ func (s *Server) askAWS(done func()) {
 	s.aws.accounts, s.aws.at, s.aws.busy = accounts, &now, false
 }
 
-// openRequest asks for a forward.
+// openRequest is a browser's request for a forward.
 type openRequest struct {
 	Kind   api.Kind `json:"kind"`
 	Target string   `json:"target"`
 	Listen string   `json:"listen"`
 }
 
-// open opens a forward, which stays. The answer is a line of JSON for each event, the last of which says what came of
-// it.
+// open opens a detached forward. It answers with one line of JSON for each event; the last one has the result.
 func (s *Server) open(w http.ResponseWriter, r *http.Request, session *session) {
 	var in openRequest
 	if !read(w, r, &in) {
@@ -160,7 +159,7 @@ func (s *Server) open(w http.ResponseWriter, r *http.Request, session *session) 
 	w.Header().Set("Content-Type", "application/x-ndjson")
 	w.WriteHeader(http.StatusOK)
 
-	var mu sync.Mutex // emit may be called by several goroutines
+	var mu sync.Mutex // several goroutines may call emit
 	over := false
 	emit := func(e api.Event) {
 		mu.Lock()
@@ -187,7 +186,7 @@ func (s *Server) stop(w http.ResponseWriter, r *http.Request, _ *session) {
 	if !read(w, r, &in) {
 		return
 	}
-	// "all" is a word of the command line; here it could only be a mistake.
+	// Refuse "all": on the page it could only be a mistake.
 	if !hasForward(s.backend.State(), in.Name) {
 		answer(
 			w,

@@ -15,11 +15,10 @@ import (
 //go:embed assets
 var assets embed.FS
 
-// keyHeader carries the session's key. A page of another origin cannot send it: a browser asks first, and nobody allows
-// it.
+// keyHeader carries the session's key. A page of another origin cannot send it: the browser's preflight fails.
 const keyHeader = "Bastion-Key"
 
-// headers are in every answer.
+// headers are the headers of every answer.
 var headers = map[string]string{
 	"Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; " +
 		"connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; " +
@@ -33,7 +32,7 @@ var headers = map[string]string{
 	"X-Frame-Options":              "DENY",
 }
 
-// static are the files of the page, by path. They hold no secret: every page may be sent before its session begins.
+// static maps paths to the page's files. They contain no secret, because any client may read them.
 var static = map[string]struct{ file, mediaType string }{
 	"/{$}":      {"index.html", "text/html; charset=utf-8"},
 	"/app.js":   {"app.js", "text/javascript; charset=utf-8"},
@@ -42,7 +41,7 @@ var static = map[string]struct{ file, mediaType string }{
 	"/icon.svg": {"icon.svg", "image/svg+xml"},
 }
 
-// handler returns what serves all requests.
+// handler returns the handler of all requests.
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
 	for path, f := range static {
@@ -64,7 +63,7 @@ func (s *Server) handler() http.Handler {
 	return s.guard(mux)
 }
 
-// guard answers only what comes from the dashboard's own page, or is the page itself.
+// guard refuses requests that are neither from the dashboard's own page nor a visit to it.
 func (s *Server) guard(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		for name, value := range headers {
@@ -89,12 +88,12 @@ func (s *Server) guard(next http.Handler) http.Handler {
 	})
 }
 
-// isOwnPage reports whether a request comes from the dashboard's page, or is a visit to it. Other origins of the same
-// site are other origins.
+// isOwnPage reports whether a request comes from the dashboard's page, or is a visit to it. Another origin of the same site is
+// refused.
 func (s *Server) isOwnPage(r *http.Request) bool {
 	origin, site := r.Header.Get("Origin"), r.Header.Get("Sec-Fetch-Site")
 	if r.Method != http.MethodGet && r.Method != http.MethodHead {
-		// Browsers name the origin of each POST.
+		// Browsers send the origin with each POST.
 		return origin == "http://"+s.addr && (site == "" || site == "same-origin")
 	}
 	if origin != "" && origin != "http://"+s.addr {
@@ -103,13 +102,13 @@ func (s *Server) isOwnPage(r *http.Request) bool {
 	switch site {
 	case "", "same-origin":
 		return true
-	default: // a visit: the address was typed, or came from a terminal or another page. Frames are none.
+	default: // a visit: typed, or from a terminal or another page; not a frame
 		return r.URL.Path == "/" && r.Header.Get("Sec-Fetch-Mode") == "navigate" &&
 			r.Header.Get("Sec-Fetch-Dest") == "document"
 	}
 }
 
-// authed serves a session's requests.
+// authed passes requests with a session to serve.
 func (s *Server) authed(serve func(http.ResponseWriter, *http.Request, *session)) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		found := s.access.session(r)
@@ -121,7 +120,7 @@ func (s *Server) authed(serve func(http.ResponseWriter, *http.Request, *session)
 	}
 }
 
-// login makes a token a session.
+// login turns a token into a session.
 func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	var in struct {
 		Token string `json:"token"`
@@ -151,7 +150,7 @@ func (s *Server) logout(w http.ResponseWriter, r *http.Request, session *session
 	answer(w, http.StatusOK, struct{}{})
 }
 
-// setCookie gives a browser its session's cookie for as long as it runs; with a negative age it takes it away.
+// setCookie sets a session's cookie until the browser closes. A negative age deletes it.
 func setCookie(w http.ResponseWriter, s *session, value string, age int) {
 	//nolint:gosec // not Secure: this is HTTP, and never leaves the machine
 	http.SetCookie(w, &http.Cookie{
@@ -159,9 +158,9 @@ func setCookie(w http.ResponseWriter, s *session, value string, age int) {
 	})
 }
 
-// read reads a request's JSON. If it is none, it says so and returns false.
+// read reads a request's JSON body. On a failure it answers and returns false.
 func read(w http.ResponseWriter, r *http.Request, into any) bool {
-	// Forms of other pages can be posted without asking; JSON cannot.
+	// Another page can post a form without a preflight, but not JSON.
 	if kind, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || kind != "application/json" {
 		refuse(w, http.StatusUnsupportedMediaType, "send application/json")
 		return false
@@ -187,7 +186,7 @@ func refuse(w http.ResponseWriter, code int, message string) {
 	answer(w, code, map[string]api.Error{"error": {Kind: fail.Denied, Message: message}})
 }
 
-// answer sends JSON. It escapes what could be markup.
+// answer sends JSON, with HTML's special characters escaped.
 func answer(w http.ResponseWriter, code int, v any) {
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(code)

@@ -14,12 +14,12 @@ import (
 )
 
 const (
-	maxText  = 1024 // bytes of a target or an address that is typed
-	maxNames = 500  // targets that are offered
+	maxText  = 1024 // bytes of a typed target or address
+	maxNames = 500  // offered targets
 )
 
-// targets returns what a browser offers to open: the configuration's names, the words for what AWS lists, and what is
-// or was open.
+// targets returns the targets that the page offers: the configuration's names, the forwards' targets, and the words for AWS's
+// lists.
 func (s *session) targets(state api.State) []string {
 	var out []string
 	for _, t := range s.request.Targets {
@@ -43,7 +43,7 @@ func (s *session) targets(state api.State) []string {
 	return out[:min(len(out), maxNames)]
 }
 
-// openRequest is what the agent is asked for in the session's name.
+// openRequest returns the request to the agent for the session.
 func (s *session) openRequest(in openRequest) (api.OpenRequest, error) {
 	const op = "open a forward"
 	in.Target, in.Listen = strings.TrimSpace(in.Target), strings.TrimSpace(in.Listen)
@@ -54,9 +54,9 @@ func (s *session) openRequest(in openRequest) (api.OpenRequest, error) {
 	case in.Kind == api.KindProxy:
 		f.Target = ""
 	case in.Kind != api.KindTCP && in.Kind != "":
-		return api.OpenRequest{}, fail.New(fail.Usage, op, fmt.Errorf("there is no kind %q", in.Kind), "it is tcp or proxy")
+		return api.OpenRequest{}, fail.New(fail.Usage, op, fmt.Errorf("unknown kind of forward %q", in.Kind), "choose tcp or proxy")
 	case in.Target == "":
-		return api.OpenRequest{}, fail.New(fail.Usage, op, errors.New("there is no target"),
+		return api.OpenRequest{}, fail.New(fail.Usage, op, errors.New("the target is missing"),
 			"give a name of the configuration, rds:ID, cache:ID or HOST:PORT")
 	}
 	for _, t := range s.request.Targets {
@@ -75,14 +75,14 @@ func (s *session) openRequest(in openRequest) (api.OpenRequest, error) {
 	}, nil
 }
 
-// Copy is a text that a client of a forward takes.
+// Copy is a text for a forward's clients.
 type Copy struct {
 	Label string `json:"label"`
 	Text  string `json:"text"`
 }
 
-// Copies returns what the clients of a forward take, by what it leads to: as `bastion url` prints it with the settings.
-// User and password are the reader's to add.
+// Copies returns the addresses and connection strings for a forward's clients, as `bastion url` prints them with the settings.
+// The reader adds user and password.
 func Copies(f api.Forward, s config.Settings) []Copy {
 	out := []Copy{{"Address", f.Listen}}
 	if f.Kind == api.KindProxy {

@@ -1,5 +1,4 @@
-// Package dsn says what the clients of a database take to connect to it through a forward: connection strings and
-// variables.
+// Package dsn writes connection strings and variables with which database clients connect through a forward.
 package dsn
 
 import (
@@ -16,7 +15,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/hosts"
 )
 
-// Protocol is what the clients of a database speak.
+// Protocol is a database protocol.
 type Protocol string
 
 // The protocols, by the scheme of their URIs.
@@ -28,8 +27,8 @@ const (
 	SQLServer Protocol = "sqlserver"
 )
 
-// ProtocolOf returns the protocol of an engine as AWS calls it; of a host, whose engine nobody knows, that of the port
-// number.
+// ProtocolOf returns the protocol of an engine, by AWS's name for it. Without an engine it goes by the port number. It returns
+// "" for an unknown engine or port.
 func ProtocolOf(engine string, port int) Protocol {
 	engine = strings.ToLower(engine)
 	for _, e := range []struct {
@@ -55,31 +54,31 @@ func ProtocolOf(engine string, port int) Protocol {
 	return map[int]Protocol{5432: Postgres, 3306: MySQL, 6379: Redis, 27017: Mongo}[port]
 }
 
-// Database is what a client must know of a forward.
+// Database is a forward's database, as clients need it.
 type Database struct {
-	Name       string   // as the user calls it
-	Protocol   Protocol // "": none that is known
-	Engine     string
+	Name       string   // the user's name for it
+	Protocol   Protocol // "": unknown
+	Engine     string   // AWS's name; empty for a host
 	Listen     netip.AddrPort
-	ServerName string // its name in the private network, which its certificate is for
-	Reaches    bool   // this machine's hosts file leads ServerName to Listen
-	TLS        bool   // it accepts nothing else
-	CA         string // file of certificates that its own is checked against, or ""
+	ServerName string // its host name in the private network, which its certificate names
+	Reaches    bool   // the hosts file maps ServerName to Listen
+	TLS        bool   // the server accepts only TLS
+	CA         string // CA bundle file for the server's certificate, or ""
 	User       string
 	Database   string
-	Password   string // a secret: a token of IAM's, which RDS takes over TLS alone
-	Separates  bool   // the client is of libpq, which is told name and address apart
-	// Getenv reads the environment that the client will have. Nil: it is not known.
+	Password   string // a secret: an IAM token, which RDS accepts over TLS only
+	Separates  bool   // the client is libpq's, which takes name and address separately
+	// Getenv reads the client's environment; nil: unknown.
 	Getenv func(string) string
 }
 
-// New describes a forward. The settings give the certificates and the hosts file.
+// New describes a forward. s has the CA bundle and the hosts file.
 func New(name string, f api.Forward, s config.Settings) (Database, error) {
 	listen, err := netip.ParseAddrPort(f.Listen)
 	if err != nil {
 		return Database{}, fmt.Errorf("the forward %s listens on %q: %w", f.Name, f.Listen, err)
 	}
-	switch addr := listen.Addr(); { // where clients of this machine reach it
+	switch addr := listen.Addr(); { // the address that local clients use
 	case addr == netip.IPv4Unspecified():
 		listen = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), listen.Port())
 	case addr == netip.IPv6Unspecified():
@@ -104,7 +103,7 @@ func New(name string, f api.Forward, s config.Settings) (Database, error) {
 	return d, nil
 }
 
-// Host is the name or address that a client connects to.
+// Host returns the name or address that clients connect to.
 func (d Database) Host() string {
 	if d.Reaches {
 		return d.ServerName
@@ -112,7 +111,7 @@ func (d Database) Host() string {
 	return d.Listen.Addr().String()
 }
 
-// Port is the port that a client connects to.
+// Port returns the port that clients connect to.
 func (d Database) Port() string { return strconv.Itoa(int(d.Listen.Port())) }
 
 func (d Database) addr() string { return net.JoinHostPort(d.Host(), d.Port()) }
@@ -124,8 +123,8 @@ func (d Database) getenv(name string) string {
 	return d.Getenv(name)
 }
 
-// encrypted reports whether the server is one that takes TLS: all of RDS and DocumentDB do, proxies of RDS too. A token must not go
-// to any other.
+// encrypted reports whether the server takes TLS. All of RDS, its proxies and DocumentDB do. A token must never go to another
+// server.
 func (d Database) encrypted() bool {
 	switch d.Protocol {
 	case Postgres, MySQL, Mongo, SQLServer:
@@ -134,18 +133,18 @@ func (d Database) encrypted() bool {
 	return d.TLS
 }
 
-// ofAWS reports whether a name is an endpoint of RDS or DocumentDB, in any partition: a cluster, an instance or a proxy that was
-// named as a host has no engine here.
+// ofAWS reports whether host is an endpoint of RDS or DocumentDB, in any partition. A cluster, an instance or a proxy that the
+// user named as a host has no engine here.
 func ofAWS(host string) bool {
 	labels := strings.Split(strings.ToLower(host), ".")
 	return len(labels) > 4 && slices.ContainsFunc(labels[2:], func(l string) bool { return l == "rds" || l == "docdb" })
 }
 
-// URI is the connection string as most clients take it. The host is one that every client reaches: those that cannot
-// tell name and address apart check the name only with --hosts, and the chain without.
+// URI returns the connection string in the form that most clients take. Its host is reachable for every client. Clients that
+// take only one name verify the certificate's name only with --hosts; otherwise they verify only the chain.
 func (d Database) URI() string { return d.uri(d.uriOptions()...) }
 
-// uri is a connection string with options.
+// uri returns a connection string with options.
 func (d Database) uri(options ...string) string {
 	u := url.URL{Scheme: string(d.Protocol), Host: d.addr(), RawQuery: query(options...)}
 	switch {
@@ -172,7 +171,7 @@ func (d Database) uriOptions() []string {
 	switch d.Protocol {
 	case Postgres:
 		return d.pgOptions()
-	case MySQL: // as MySQL's own URIs have them
+	case MySQL: // the options of MySQL's own URIs
 		switch mode, ca := d.check(); mode {
 		case checkName:
 			return []string{"ssl-mode", "VERIFY_IDENTITY", "ssl-ca", ca}
@@ -189,17 +188,17 @@ func (d Database) uriOptions() []string {
 	return nil
 }
 
-// checking is how much a client checks of the server. Each includes the one before it.
+// checking is the extent of a client's verification of the server. Each value includes the one before it.
 type checking int
 
 const (
 	nothing checking = iota
 	encrypt
 	checkChain
-	checkName // with --hosts alone: the name leads to the forward
+	checkName // only with --hosts, which leads the name to the forward
 )
 
-// check returns what a client that knows one host for the database can check, and by which certificates.
+// check returns what a client with one host name can verify, and the CA bundle for it.
 func (d Database) check() (checking, string) {
 	switch {
 	case d.CA != "" && d.Reaches:
@@ -212,7 +211,7 @@ func (d Database) check() (checking, string) {
 	return nothing, ""
 }
 
-// pgOptions are libpq's, which pgx, asyncpg and the JDBC driver have too.
+// pgOptions returns libpq's options, which pgx, asyncpg and the JDBC driver share.
 func (d Database) pgOptions() []string {
 	switch mode, ca := d.check(); mode {
 	case checkName:
@@ -225,7 +224,7 @@ func (d Database) pgOptions() []string {
 	return nil
 }
 
-// mongoOptions are those of MongoDB's URIs. The certificates of DocumentDB are of an authority that clients do not know.
+// mongoOptions returns the options of MongoDB's URIs. Clients do not know the authority of DocumentDB's certificates.
 func (d Database) mongoOptions() []string {
 	options := []string{"tls", strconv.FormatBool(d.encrypted() || d.CA != "")}
 	switch mode, ca := d.check(); mode {
@@ -239,16 +238,16 @@ func (d Database) mongoOptions() []string {
 	return append(options, d.mongoCommon()...)
 }
 
-// mongoCommon are the options that do not concern TLS.
+// mongoCommon returns the options that do not concern TLS.
 func (d Database) mongoCommon() []string {
 	options := []string{"directConnection", "true", "retryWrites", "false"}
-	if d.User != "" && d.Database != "" { // else it is the database
+	if d.User != "" && d.Database != "" { // otherwise authSource defaults to the database
 		options = append(options, "authSource", "admin")
 	}
 	return options
 }
 
-// sqlServerOptions are the options of SQL Server's drivers, which do not agree on what the database's is called.
+// sqlServerOptions returns the options of SQL Server's drivers. database is the driver's name for the database option.
 func (d Database) sqlServerOptions(database string) []string {
 	var options []string
 	if d.Database != "" {
@@ -260,7 +259,7 @@ func (d Database) sqlServerOptions(database string) []string {
 	return options
 }
 
-// query joins the options in the order given. A space is %20, because not all clients take a + for one.
+// query joins the options in the given order. It encodes a space as %20, because some clients do not decode a +.
 func query(pairs ...string) string {
 	var parts []string
 	for i := 0; i+1 < len(pairs); i += 2 {

@@ -6,18 +6,17 @@ import (
 	"strings"
 )
 
-// Format is a form of a connection string.
+// Format is a form of connection string.
 type Format struct {
-	Name  string // as --format takes it
-	Label string // as a button has it
+	Name  string // the value of --format
+	Label string // the button's label
 	Help  string
-	// Several is true of a form that is more than one connection string.
+	// Several says that the form has more than one connection string.
 	Several bool
 	of      func(Database) (string, bool)
 }
 
-// Of returns a database's connection string. It reports false where there is none of this form for the database's
-// protocol.
+// Of returns a database's connection string. It reports false if the form has none for the database's protocol.
 func (f Format) Of(d Database) (string, bool) { return f.of(d) }
 
 // Formats returns all forms, the most common ones first.
@@ -43,7 +42,8 @@ func (d Database) jdbc() (string, bool) {
 		if text, ok := d.jdbcMariaDB(); ok {
 			return text, true
 		}
-		// MySQL's driver takes certificates from a trust store alone. The last two are for MariaDB's, by which some reach MySQL.
+		// MySQL's driver reads certificates only from a trust store. The last two options are for MariaDB's driver, which some
+		// use for MySQL.
 		if mode, _ := d.check(); mode != nothing {
 			options = []string{"sslMode", "REQUIRED", "useSSL", "true", "trustServerCertificate", "true"}
 		}
@@ -55,7 +55,7 @@ func (d Database) jdbc() (string, bool) {
 	case SQLServer:
 		return d.jdbcSQLServer(), true
 	default:
-		if strings.Contains(strings.ToLower(d.Engine), "oracle") { // its driver takes the user apart from the URL
+		if strings.Contains(strings.ToLower(d.Engine), "oracle") { // its driver takes the user separately from the URL
 			return "jdbc:oracle:thin:@//" + d.addr() + "/" + cmp.Or(d.Database, "ORCL"), true
 		}
 		return "", false
@@ -72,8 +72,8 @@ func (d Database) jdbc() (string, bool) {
 	return out, true
 }
 
-// jdbcMariaDB is for MariaDB's driver, whose versions before 3 have other names for TLS. It takes values as they are, so that some
-// cannot be said to it, such as a token; MySQL's driver takes those.
+// jdbcMariaDB returns the string for MariaDB's driver; before version 3 it has other names for TLS. The driver does not decode
+// values. It cannot take some values, such as a token; then MySQL's driver must.
 func (d Database) jdbcMariaDB() (string, bool) {
 	if !strings.Contains(strings.ToLower(d.Engine), "mariadb") {
 		return "", false
@@ -114,7 +114,7 @@ func (d Database) jdbcSQLServer() string {
 	return out
 }
 
-// keywords is libpq's connection string, in which name and address are apart.
+// keywords returns libpq's connection string, with separate name and address.
 func (d Database) keywords() (string, bool) {
 	if d.Protocol != Postgres {
 		return "", false
@@ -130,7 +130,7 @@ func (d Database) keywords() (string, bool) {
 		pairs = append(pairs, "password", d.Password)
 	}
 	switch {
-	case d.CA != "": // it knows name and address
+	case d.CA != "": // libpq knows name and address
 		pairs = append(pairs, "sslmode", "verify-full", "sslrootcert", d.CA)
 	case d.encrypted():
 		pairs = append(pairs, "sslmode", "require")
@@ -154,12 +154,12 @@ func (d Database) golang() (string, bool) {
 		return d.uri("skip_verify", "true"), true
 	case d.Protocol == Mongo && mode == checkName:
 		return d.uri(append([]string{"tls", "true", "tlsCAFile", ca}, d.mongoCommon()...)...), true
-	case d.Protocol == Mongo && mode != nothing: // its driver checks all or nothing
+	case d.Protocol == Mongo && mode != nothing: // Go's driver verifies all or nothing
 		return d.uri(append([]string{"tls", "true", "tlsInsecure", "true"}, d.mongoCommon()...)...), true
 	case d.Protocol != MySQL:
 		return d.URI(), d.Protocol != ""
 	}
-	// The DSN of go-sql-driver/mysql, which takes certificates by code alone.
+	// The DSN of go-sql-driver/mysql, which takes certificates only from code.
 	login := d.User
 	if d.Password != "" {
 		login += ":" + d.Password
@@ -184,7 +184,7 @@ func (d Database) golang() (string, bool) {
 func (d Database) python() (string, bool) {
 	mode, ca := d.check()
 	switch d.Protocol {
-	case Postgres: // psycopg is libpq: it is told the name, and the address apart
+	case Postgres: // psycopg is libpq: it takes name and address separately
 		named := d
 		named.Reaches = true
 		options := append([]string{"hostaddr", d.Listen.Addr().String()}, named.pgOptions()...)
@@ -204,7 +204,7 @@ func (d Database) python() (string, bool) {
 		if !d.encrypted() {
 			return d.URI(), true
 		}
-		if d.Reaches { // by the system's authorities: ElastiCache's certificates are of a public one, and not of the bundle for RDS
+		if d.Reaches { // by the system's authorities: a public one issues ElastiCache's certificates, which the RDS bundle lacks
 			return d.uri("ssl_check_hostname", "true"), true
 		}
 		return d.uri("ssl_cert_reqs", "none", "ssl_check_hostname", "false"), true
@@ -212,8 +212,8 @@ func (d Database) python() (string, bool) {
 	return d.URI(), d.Protocol == Mongo
 }
 
-// node is for pg, mysql2, ioredis and mongodb. pg takes sslmode=require for verify-full. mysql2 takes no file of certificates in a
-// string. ioredis checks the name, always: there is a string for it only where the name leads to the forward.
+// node returns the string for pg, mysql2, ioredis and mongodb. pg treats sslmode=require as verify-full. mysql2 takes no CA
+// bundle in a string. ioredis always verifies the name, so it has a string only if the name leads to the forward.
 func (d Database) node() (string, bool) {
 	mode, ca := d.check()
 	switch d.Protocol {

@@ -8,14 +8,14 @@ import (
 	"strings"
 )
 
-// Variables are what clients read from their environment, in the order of the documentation. An environment has room
-// for those of one database of each protocol.
+// Variables returns the variables that clients read, in the order of the documentation. An environment has room for one
+// database of each protocol.
 func (d Database) Variables() []string {
 	switch d.Protocol {
 	case Postgres:
 		return d.pgVariables()
 	case MySQL:
-		// The library reads the port and the password, the program mysql the host too. None reads the user.
+		// MySQL's library reads the port and the password; the program mysql reads the host too. Neither reads the user.
 		vars := []string{"MYSQL_HOST=" + d.Host(), "MYSQL_TCP_PORT=" + d.Port()}
 		if d.Password != "" {
 			vars = append(vars, "MYSQL_PWD="+d.Password, "LIBMYSQL_ENABLE_CLEARTEXT_PLUGIN=1")
@@ -27,9 +27,9 @@ func (d Database) Variables() []string {
 	return nil
 }
 
-// pgVariables are libpq's, which other clients read too, each some of them: PGHOST without PGHOSTADDR above all. So each leads to the
-// forward by itself. A client of libpq's has the name in PGHOST, which it checks and looks for in .pgpass, and connects to
-// PGHOSTADDR. What the user has set about TLS stays.
+// pgVariables returns libpq's variables. Other clients read some of them, above all PGHOST without PGHOSTADDR. So each variable
+// leads to the forward by itself. For libpq's own clients, PGHOST has the name: they verify it, look it up in .pgpass, and
+// connect to PGHOSTADDR. The user's own TLS variables stay.
 func (d Database) pgVariables() []string {
 	host, verify := d.Host(), "verify-ca"
 	if d.Separates || d.Reaches {
@@ -43,7 +43,7 @@ func (d Database) pgVariables() []string {
 	}
 	if d.getenv("PGSSLMODE") == "" {
 		switch {
-		case root == "system": // libpq takes nothing less with it
+		case root == "system": // libpq requires verify-full with it
 			vars = append(vars, "PGSSLMODE=verify-full")
 		case fileExists(root) || root == "" && fileExists(d.defaultRoot()):
 			vars = append(vars, "PGSSLMODE="+verify)
@@ -69,13 +69,13 @@ var libpqPrograms = []string{
 	"pgbench", "createdb", "dropdb", "createuser", "dropuser", "clusterdb", "reindexdb", "vacuumdb", "vacuumlo", "oid2name",
 }
 
-// SeparatesName reports whether a program is one that is told a server's name and address apart.
+// SeparatesName reports whether a program takes a server's name and address separately.
 func SeparatesName(program string) bool {
 	name := strings.TrimSuffix(strings.ToLower(filepath.Base(program)), ".exe")
 	return slices.Contains(libpqPrograms, name)
 }
 
-// defaultRoot is where libpq looks for certificates by itself.
+// defaultRoot returns libpq's default CA bundle file; "" if it is unknown.
 func (d Database) defaultRoot() string {
 	if dir := d.getenv("APPDATA"); filepath.Separator == '\\' && dir != "" {
 		return filepath.Join(dir, "postgresql", "root.crt")
@@ -94,7 +94,7 @@ func fileExists(path string) bool {
 	return err == nil
 }
 
-// Own are the variables that are bastion's: BASTION_<NAME>_HOST and the rest.
+// Own returns bastion's own variables: BASTION_<NAME>_HOST and the rest.
 func (d Database) Own() []string {
 	prefix := "BASTION_" + VariableName(d.Name) + "_"
 	vars := []string{
@@ -113,7 +113,7 @@ func (d Database) Own() []string {
 	return vars
 }
 
-// VariableName is a name as a part of a variable's.
+// VariableName returns name in the form of a variable name's part.
 func VariableName(name string) string {
 	return strings.Map(func(r rune) rune {
 		switch {
@@ -126,8 +126,8 @@ func VariableName(name string) string {
 	}, name)
 }
 
-// shell sets variables in a POSIX shell. What the user has set already stays, which the shell must see to where its
-// environment is not known.
+// shell returns export commands for a POSIX shell. They keep the user's own values. If the environment is unknown, the shell
+// tests for these values.
 func (d Database) shell() (string, bool) {
 	var b strings.Builder
 	for _, v := range append(d.Variables(), d.Own()...) {

@@ -1,16 +1,16 @@
 package forwards
 
-// ClusterMode says what a forward does about a Redis cluster behind it.
+// ClusterMode says how a forward serves a Redis cluster.
 type ClusterMode string
 
 // The modes.
 const (
-	ClusterOff       ClusterMode = ""          // it is a forward like any other
+	ClusterOff       ClusterMode = ""          // a plain forward
 	ClusterFollow    ClusterMode = "follow"    // clients are led to the nodes
-	ClusterTerminate ClusterMode = "terminate" // and the nodes are spoken to by TLS, which the clients do not speak
+	ClusterTerminate ClusterMode = "terminate" // as ClusterFollow; the forward speaks TLS with the nodes, and clients do not
 )
 
-// Note says what a user should know of the mode.
+// Note returns the mode's note for users.
 func (m ClusterMode) Note() string {
 	switch m {
 	case ClusterFollow:

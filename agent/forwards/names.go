@@ -15,14 +15,14 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// scope is what a forward's name belongs to. Forwards of different scopes may have the same name.
+// scope is the scope of a forward's name. Forwards of different scopes may share a name.
 type scope struct {
 	profile string
 	region  string
-	account string // of credentials that came by variables; a profile says which account it is
+	account string // for credentials from variables; a profile implies its account
 }
 
-// ident identifies a forward.
+// ident identifies a forward by its scope and name.
 type ident struct {
 	scope scope
 	name  string
@@ -37,7 +37,7 @@ func (r *Record) scope() scope {
 	return out
 }
 
-// scopes returns the scope of the record's name, and the one that older versions, which do not write the region down, have for it.
+// scopes returns the scope of the record's name, and its scope in records of older versions, which lack the region.
 func (r *Record) scopes() []scope {
 	older := *r
 	older.Region = ""
@@ -46,12 +46,13 @@ func (r *Record) scopes() []scope {
 
 func (r *Record) ident() ident { return ident{r.scope(), r.Request.Name} }
 
-// sameTarget reports whether both lead to the same target.
+// sameTarget reports whether both records have the same kind and target.
 func (r *Record) sameTarget(other *Record) bool {
 	return r.Request.Kind == other.Request.Kind && r.Request.Target == other.Request.Target
 }
 
-// ProfileOf returns the profile whose credentials a scope has; "" for those of variables, and for the default ones.
+// ProfileOf returns the profile of a scope's credentials; "" for the default ones. owner is the ARN of credentials from
+// variables, or "".
 func ProfileOf(s api.Scope, owner string) string {
 	if owner != "" {
 		return s.Settings["profile"]
@@ -59,12 +60,12 @@ func ProfileOf(s api.Scope, owner string) string {
 	return cmp.Or(s.Settings["profile"], s.Env["AWS_PROFILE"], s.Env["AWS_DEFAULT_PROFILE"])
 }
 
-// regionOf returns the region that a scope names; "" if its profile does.
+// regionOf returns the region in a scope's settings or variables; "" if only its profile has one.
 func regionOf(s api.Scope) string {
 	return cmp.Or(s.Settings["region"], s.Env["AWS_REGION"], s.Env["AWS_DEFAULT_REGION"])
 }
 
-// accountOf returns the AWS account of an owner's ARN; the ARN if it has none.
+// accountOf returns the AWS account in an owner's ARN, or the ARN if it lacks one.
 func accountOf(owner string) string {
 	if parsed, err := arn.Parse(owner); err == nil && parsed.AccountID != "" {
 		return parsed.AccountID
@@ -72,7 +73,7 @@ func accountOf(owner string) string {
 	return owner
 }
 
-// all stands for every forward where a name is asked for.
+// all refers to every forward in place of a name.
 const all = "all"
 
 // maxName is the longest name of a forward, in bytes.
@@ -80,18 +81,18 @@ const maxName = 63
 
 var nameForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 
-// ValidName reports whether a forward can have the name. Every name of the configuration's targets is one, except all.
+// ValidName reports whether a forward can have the name. Every target name of the configuration is valid, except "all".
 func ValidName(name string) bool {
 	return nameForm.MatchString(name) && len(name) <= maxName && name != all
 }
 
-// Numbered returns the name that takes the place of one that another forward has, in attempt n.
+// Numbered returns name with a suffix for attempt n to find a free name.
 func Numbered(name string, n int) string {
 	number := "-" + strconv.Itoa(n)
 	return name[:min(len(name), maxName-len(number))] + number
 }
 
-// Called returns the forwards that ref means: NAME, NAME@LINK, or all. A name that several forwards have must be given with a link.
+// Called returns the forwards that ref names: NAME, NAME@LINK or "all". It refuses a NAME that several forwards share.
 func (r *Registry) Called(ref string) ([]*Forward, error) {
 	name, link, qualified := strings.Cut(ref, "@")
 	var out []*Forward
@@ -115,7 +116,7 @@ func (r *Registry) Called(ref string) ([]*Forward, error) {
 		"choose one: "+strings.Join(refs, " or "))
 }
 
-// haveNames returns the next step for a caller that named a missing forward.
+// haveNames returns the hint for a caller that named a missing forward.
 func haveNames(names []string) string {
 	if len(names) == 0 {
 		return "there are no forwards; bastion forward -d opens one"
@@ -124,12 +125,12 @@ func haveNames(names []string) string {
 	return fmt.Sprintf("there are %q; bastion ls forwards shows them", slices.Compact(names))
 }
 
-// Sort sorts what is shown of forwards: the oldest first.
+// Sort sorts the forwards for display, the oldest first.
 func Sort(shown []api.Forward) {
 	slices.SortFunc(shown, func(x, y api.Forward) int { return cmp.Or(x.Opened.Compare(y.Opened), cmp.Compare(x.Name, y.Name)) })
 }
 
-// Refer gives each forward the text that means it alone.
+// Refer sets each forward's unique reference.
 func Refer(shown []api.Forward) {
 	n := make(map[string]int)
 	for _, f := range shown {
@@ -144,8 +145,8 @@ func Refer(shown []api.Forward) {
 	}
 }
 
-// holder returns the forward that keeps f from having a name in its scope; nil if f may have it. A detached forward may have the name
-// of an Unopened one of the same target: it takes its place.
+// holder returns the forward that keeps f from having a name in its scope; nil if the name is free. A detached forward may take
+// the name of an Unopened one with the same target, which it replaces.
 func (r *Registry) holder(f *Forward, name string) *Forward {
 	for _, s := range f.record.scopes() {
 		for _, other := range r.forwards {
@@ -160,7 +161,7 @@ func (r *Registry) holder(f *Forward, name string) *Forward {
 	return nil
 }
 
-// claims reports whether a forward that holds its name would be the other one's holder.
+// claims reports whether f, which holds its name, is the holder that keeps other from having it.
 func (f *Forward) claims(other *Forward) bool {
 	if f.state == Unopened {
 		return false
@@ -173,7 +174,7 @@ func (f *Forward) claims(other *Forward) bool {
 	return false
 }
 
-// freeName returns a name, or one like it that f may have.
+// freeName returns name, or a numbered name that f may have.
 func (r *Registry) freeName(f *Forward, name string) string {
 	base := cmp.Or(name, string(f.record.Request.Kind))
 	name = base
@@ -183,14 +184,14 @@ func (r *Registry) freeName(f *Forward, name string) string {
 	return name
 }
 
-// taken is the refusal of a name that holder has.
+// taken returns the error for a name that holder has.
 func taken(name string, holder *Forward) error {
 	what := cmp.Or(holder.record.Request.Target, "a proxy")
-	if listen := holder.record.Request.Listen; listen != "" && holder.state != Opening { // until then it is as it was asked for
+	if listen := holder.record.Request.Listen; listen != "" && holder.state != Opening { // before that it is not final
 		what += " at " + listen
 	}
 	next := "choose another with --name; bastion stop " + name + " ends the one that has it"
-	if holder.state == Opening { // Called does not find it
+	if holder.state == Opening { // Called omits Opening forwards
 		next = "choose another with --name, or end the command that opens the one that has it"
 	}
 	return fail.New(fail.Usage, "", &api.NameTaken{Name: name, By: what}, next)

@@ -6,11 +6,11 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 )
 
-// Record is what a forward is made of again. The file of the detached forwards has it in this form. It holds no secrets.
+// Record has what it takes to reopen a forward. The file of detached forwards stores it in this form. It contains no secrets.
 type Record struct {
 	Request  api.ForwardRequest `json:"request"`
 	Scope    api.Scope          `json:"scope"`
-	Owner    string             `json:"owner,omitempty"` // whose credentials the variables had
+	Owner    string             `json:"owner,omitempty"` // ARN of the variables' credentials
 	Link     string             `json:"link"`            // id of the link
 	Region   string             `json:"region,omitempty"`
 	Account  string             `json:"account,omitempty"`
@@ -24,7 +24,7 @@ type Record struct {
 	Command  string             `json:"command"`
 }
 
-// show returns what others see of the record: all that does not change with time.
+// show returns the API's view of the record: the part that does not change with time.
 func (r *Record) show() api.Forward {
 	s := r.scope()
 	return api.Forward{

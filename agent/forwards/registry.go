@@ -10,23 +10,23 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// Max bounds the forwards of one request, and those of a Registry that serve or open.
+// Max bounds the forwards of one request, and the serving and opening forwards of a Registry.
 const Max = 256
 
-// Registry has the forwards. The zero Registry is empty. Its methods and those of its forwards need one lock around them.
+// Registry has the forwards. The zero Registry is empty. One lock must guard its methods and those of its forwards.
 type Registry struct {
-	forwards []*Forward // in the order in which they came; none has Ended
+	forwards []*Forward // in the order of their arrival, without Ended ones
 	kept     uint64
 }
 
-// Asked is a forward that a request asks for.
+// Asked is a requested forward.
 type Asked struct {
-	Record   Record // Request.Name is the name that was asked for; "": one is chosen when the forward is Ready
+	Record   Record // Request.Name is the requested name; "": Ready chooses one
 	Detached bool
 	PID      int
 }
 
-// Open takes the forwards of a request as Opening, all of them or none. It refuses a name that another forward of the scope holds.
+// Open enters a request's forwards as Opening, all or none. It refuses a name that another forward of the scope holds.
 func (r *Registry) Open(asked []Asked, now time.Time) (_ []*Forward, err error) {
 	before := len(r.forwards)
 	defer func() {
@@ -41,7 +41,7 @@ func (r *Registry) Open(asked []Asked, now time.Time) (_ []*Forward, err error) 
 		}
 	}
 	if busy+len(asked) > Max {
-		return nil, fail.New(fail.Usage, "", fmt.Errorf("there would be more than %d forwards", Max), "stop some: bastion stop NAME")
+		return nil, fail.New(fail.Usage, "", fmt.Errorf("the agent has room for %d forwards", Max), "stop some: bastion stop NAME")
 	}
 	for _, a := range asked {
 		f := &Forward{record: a.Record, detached: a.Detached, pid: a.PID, opened: now}
@@ -56,7 +56,7 @@ func (r *Registry) Open(asked []Asked, now time.Time) (_ []*Forward, err error) 
 	return slices.Clone(r.forwards[before:]), nil
 }
 
-// Restore takes a forward that was written down as Unopened. Of two with the same name in the same scope, the later one stays.
+// Restore enters a saved forward as Unopened. Of two with the same name and scope, the later one stays.
 func (r *Registry) Restore(record Record, now time.Time) *Forward {
 	f := &Forward{record: record, detached: true, opened: now, since: now}
 	for _, other := range r.All() {
@@ -70,8 +70,8 @@ func (r *Registry) Restore(record Record, now time.Time) *Forward {
 	return f
 }
 
-// Ready makes an Opening forward serve by what is known of it now. A name that was not asked for is made free by a number. It returns the
-// Unopened forwards whose place a detached one takes: these have Ended.
+// Ready makes an Opening forward serve with its final record. If a name was not requested, a number makes it unique. Ready
+// returns the Unopened forwards that a detached one replaces; it ends them.
 func (r *Registry) Ready(f *Forward, record Record, now time.Time) (replaced []*Forward, err error) {
 	if err := f.move(Opening, Ready); err != nil {
 		return nil, err
@@ -95,11 +95,11 @@ func (r *Registry) Ready(f *Forward, record Record, now time.Time) (replaced []*
 
 var errReplaced = errors.New("another forward of the same target has taken its place")
 
-// Reopen makes an Unopened forward serve at the given address, through the given link. It refuses a forward whose name another one
-// holds meanwhile.
+// Reopen makes an Unopened forward serve at the given address through the given link. It refuses a forward whose name another
+// one has taken meanwhile.
 func (r *Registry) Reopen(f *Forward, listen, link string, now time.Time) error {
 	if f.state == Unopened && slices.ContainsFunc(r.forwards, func(other *Forward) bool { return other != f && other.claims(f) }) {
-		return errors.New("there is another of this name")
+		return errors.New("another forward has this name")
 	}
 	if err := f.move(Unopened, Ready); err != nil {
 		return err
@@ -112,12 +112,12 @@ func (r *Registry) Reopen(f *Forward, listen, link string, now time.Time) error 
 	return nil
 }
 
-// Fail notes why a forward does not work, and from when on another attempt makes sense (zero: at once). It reports whether that is news
-// to others; of a forward in a state without failures nothing is.
+// Fail notes why a forward does not work, and the earliest time of another attempt (zero: at once). It reports whether the
+// error is new to observers. It ignores a forward whose state cannot fail.
 func (r *Registry) Fail(f *Forward, err error, retry, now time.Time) (news bool) {
 	switch f.state {
 	case Unopened:
-		retry = time.Time{} // the agent itself tries again
+		retry = time.Time{} // the agent itself retries
 	case Ready:
 		f.mustMove(Failed)
 		f.since = now
@@ -130,7 +130,7 @@ func (r *Registry) Fail(f *Forward, err error, retry, now time.Time) (news bool)
 	return news
 }
 
-// Recover notes that a Failed forward works, and reports whether that is news.
+// Recover notes that a Failed forward works, and reports whether it was Failed.
 func (r *Registry) Recover(f *Forward) (news bool) {
 	if f.move(Failed, Ready) != nil {
 		return false
@@ -147,7 +147,7 @@ func (r *Registry) SetAccount(f *Forward, account string) {
 	}
 }
 
-// End takes a forward out of the registry, and reports whether it was there.
+// End removes a forward from the registry and reports whether it was there.
 func (r *Registry) End(f *Forward, why error) bool {
 	last := f.state
 	if f.move(last, Ended) != nil {
@@ -161,12 +161,12 @@ func (r *Registry) End(f *Forward, why error) bool {
 	return true
 }
 
-// All returns the forwards that others see: all but those that are Opening.
+// All returns the forwards that the API shows: all but Opening ones.
 func (r *Registry) All() []*Forward {
 	return slices.DeleteFunc(slices.Clone(r.forwards), func(f *Forward) bool { return f.state == Opening })
 }
 
-// Unopened returns the forwards whose port is to be opened again, by their names.
+// Unopened returns the forwards that wait for their port, by their names.
 func (r *Registry) Unopened() []*Forward {
 	out := slices.DeleteFunc(slices.Clone(r.forwards), func(f *Forward) bool { return f.state != Unopened })
 	slices.SortStableFunc(out, func(x, y *Forward) int {
@@ -176,7 +176,7 @@ func (r *Registry) Unopened() []*Forward {
 	return out
 }
 
-// At returns the forward that listens at an address; nil if none does.
+// At returns the forward that listens at an address; nil: none.
 func (r *Registry) At(listen string) *Forward {
 	for _, f := range r.forwards {
 		if f.Serves() && f.record.Request.Listen == listen {
@@ -186,7 +186,7 @@ func (r *Registry) At(listen string) *Forward {
 	return nil
 }
 
-// Kept returns the records to write down: those of the detached forwards that are to come back. Its revision changes with them.
+// Kept returns the records to save: those of the detached forwards. The revision changes with them.
 func (r *Registry) Kept() (records []Record, revision uint64) {
 	for _, f := range r.All() {
 		if f.detached {

@@ -10,16 +10,16 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// State says where a forward is in its life. A forward that the registry does not have yet has none.
+// State is a forward's state. The zero State is that of a forward that is not yet in a registry.
 type State uint8
 
 // The states of a forward. docs/adr/0011-forward-states.md has the table.
 const (
-	Opening  State = iota + 1 // a request waits for it; it holds the name that was asked for, and has no clients
+	Opening  State = iota + 1 // a request waits for it; it holds the requested name and has no clients
 	Ready                     // it listens, and the last attempt to reach the bastion did not fail
 	Failed                    // it listens, but the last attempt to reach the bastion failed
-	Unopened                  // it is written down, but its port could not be opened
-	Ended                     // it is over; nothing follows
+	Unopened                  // it is saved, but its port could not be opened
+	Ended                     // final
 )
 
 var stateNames = map[State]string{
@@ -33,8 +33,7 @@ func (s State) String() string {
 	return "state " + strconv.Itoa(int(s))
 }
 
-// transitions has the states that may follow each state. The zero State is that of a forward before its registry has it. A forward that
-// fails again stays in its state.
+// transitions lists the states that may follow each state. A forward that fails again stays Failed.
 var transitions = map[State][]State{
 	0:        {Opening, Unopened},
 	Opening:  {Ready, Ended},
@@ -44,7 +43,7 @@ var transitions = map[State][]State{
 	Ended:    nil,
 }
 
-// Forward is a forward of a Registry, which alone changes it.
+// Forward is a Registry's forward. Only the Registry changes it.
 type Forward struct {
 	record   Record
 	detached bool
@@ -54,13 +53,12 @@ type Forward struct {
 	last   State // before Ended
 	opened time.Time
 	fault  error     // of Failed and Unopened
-	since  time.Time // of Failed and Unopened: when it began
-	retry  time.Time // of Failed: not before
+	since  time.Time // start of Failed or Unopened
+	retry  time.Time // of Failed: earliest time of the next attempt
 	why    error     // of Ended
 }
 
-// move takes the forward from one state to another. It refuses a step that the table does not have, and one of a forward that is in
-// another state than from.
+// move moves the forward between states. It refuses a transition that the table lacks, and a forward that is not in from.
 func (f *Forward) move(from, to State) error {
 	if f.state != from || !slices.Contains(transitions[from], to) {
 		return fmt.Errorf("the forward %s is %s and cannot become %s", f.Name(), f.state, to)
@@ -69,7 +67,7 @@ func (f *Forward) move(from, to State) error {
 	return nil
 }
 
-// mustMove is move from the state that the forward has, which the caller knows to allow it.
+// mustMove moves the forward from its current state. The caller must know that the table has the transition.
 func (f *Forward) mustMove(to State) {
 	if err := f.move(f.state, to); err != nil {
 		panic(err)
@@ -82,10 +80,10 @@ func (f *Forward) State() State { return f.state }
 // Serves reports whether clients can connect to the forward.
 func (f *Forward) Serves() bool { return f.state == Ready || f.state == Failed }
 
-// Record returns what the forward can be made of again. Its name and its address are final once the forward is Ready.
+// Record returns the forward's record. Its name and address are final once the forward is Ready.
 func (f *Forward) Record() Record { return f.record }
 
-// Name returns the forward's name; "" while it is Opening and none was asked for.
+// Name returns the forward's name; "" while it is Opening without a requested name.
 func (f *Forward) Name() string { return f.record.Request.Name }
 
 // Detached reports whether the forward outlives its request.
@@ -94,7 +92,7 @@ func (f *Forward) Detached() bool { return f.detached }
 // Fault returns why the forward is Failed or Unopened; nil in other states.
 func (f *Forward) Fault() error { return f.fault }
 
-// Wait returns the forward's fault while it is too early to try again.
+// Wait returns the forward's fault until another attempt makes sense.
 func (f *Forward) Wait(now time.Time) error {
 	if f.state == Failed && now.Before(f.retry) {
 		return f.fault
@@ -102,10 +100,10 @@ func (f *Forward) Wait(now time.Time) error {
 	return nil
 }
 
-// Why returns why the forward has Ended.
+// Why returns the reason why the forward has Ended.
 func (f *Forward) Why() error { return f.why }
 
-// Show returns what others see of the forward, without its clients and its link. One that has Ended looks as it did before.
+// Show returns the API's view of the forward, without its clients and link. An Ended forward looks as it did before.
 func (f *Forward) Show() api.Forward {
 	out := f.record.show()
 	out.Detached, out.PID, out.Opened = f.detached, f.pid, f.opened

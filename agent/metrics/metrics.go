@@ -1,4 +1,4 @@
-// Package metrics serves what a monitoring system asks of the agent: its metrics, in the forms of Prometheus, and its health.
+// Package metrics serves the agent's metrics, in Prometheus's formats, and its health to a monitoring system.
 package metrics
 
 import (
@@ -21,7 +21,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-// The paths of the metrics and of the agent's health.
+// The paths of the metrics and of the health checks.
 const (
 	PathMetrics = "/metrics"
 	PathLive    = "/livez"
@@ -33,10 +33,11 @@ const (
 	scrapeTimeout = 10 * time.Second
 )
 
-// Handler serves PathMetrics, PathLive and PathReady from what state returns.
+// Handler serves PathMetrics, PathLive and PathReady from the state that state returns.
 //
-// With a token, /metrics wants it as a bearer token: on a loopback address, where other users come too. Without one the
-// handler belongs where only the user comes, such as the agent's socket. The other two say no more than yes or no.
+// With a token, /metrics requires it as a bearer token; use one on a loopback address, which other users can reach. Without a
+// token, serve the handler only where other users have no access, such as on the agent's socket. The health checks answer only
+// yes or no.
 func Handler(state func() api.State, token string) http.Handler {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(
@@ -89,8 +90,8 @@ func isReady(state api.State) bool {
 	return true
 }
 
-// LocalOnly refuses requests that name another Host than addr, the listener's address, or that a web page makes: for
-// a Handler on a loopback address.
+// LocalOnly protects a Handler on a loopback address. It refuses requests for another Host than addr, the listener's address,
+// and requests from web pages.
 func LocalOnly(addr string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if site := r.Header.Get(
@@ -104,7 +105,7 @@ func LocalOnly(addr string, next http.Handler) http.Handler {
 	})
 }
 
-// ReadToken reads the token of the metrics from a file. Others than its owner and group must not be able to read that.
+// ReadToken reads the metrics' bearer token from a file. It fails if users outside the file's group have access.
 func ReadToken(path string) (string, error) {
 	const (
 		least = 16
@@ -122,7 +123,7 @@ func ReadToken(path string) (string, error) {
 		return "", fail.New(fail.Usage, op, err, next)
 	}
 	if mode := info.Mode(); runtime.GOOS != "windows" && mode.IsRegular() && mode.Perm()&0o007 != 0 {
-		return "", fail.New(fail.Usage, op, fmt.Errorf("every user can use it (mode %#o)", mode.Perm()), "chmod 600 "+path)
+		return "", fail.New(fail.Usage, op, fmt.Errorf("other users have access (mode %#o)", mode.Perm()), "chmod 600 "+path)
 	}
 	data, err := io.ReadAll(io.LimitReader(f, most+1))
 	if err != nil {
@@ -134,7 +135,7 @@ func ReadToken(path string) (string, error) {
 	}
 	token := strings.TrimSpace(string(text))
 	if len(token) < least || len(data) > most || strings.ContainsAny(token, " \t\r\n") {
-		return "", fail.New(fail.Usage, op, errors.New("it is not one word of 16 characters at least"), next)
+		return "", fail.New(fail.Usage, op, errors.New("it is not one word of at least 16 characters"), next)
 	}
 	return token, nil
 }
@@ -143,7 +144,7 @@ func describe(name, help string, labels ...string) *prometheus.Desc {
 	return prometheus.NewDesc("bastion_"+name, help, labels, nil)
 }
 
-// The metrics. Sessions come and go all day and are no label; they are summed up for their link.
+// Sessions change all day, so they are not a label. Each link sums its sessions.
 var (
 	descInfo  = describe("agent_info", "The agent's version, with the value 1.", "version")
 	descStart = describe("agent_start_time_seconds", "When the agent started, in seconds since the epoch.")
@@ -181,10 +182,10 @@ var (
 		"Bytes of the forward's connections: up is from the clients, down is to them.", "forward", "direction")
 )
 
-// sessionStates are all states that a session can be in.
+// sessionStates are all states of a session.
 var sessionStates = []string{"up", "stalled", "leaving"}
 
-// collector reads the metrics from the agent's state at each scrape.
+// collector derives the metrics from the agent's state at each scrape.
 type collector struct{ state func() api.State }
 
 // Describe implements prometheus.Collector.
@@ -234,13 +235,13 @@ func (c *collector) Collect(ch chan<- prometheus.Metric) {
 	}
 }
 
-// linkSum is a link's figures over all its connections.
+// linkSum sums a link's figures over all its connections.
 type linkSum struct {
 	isUp                       bool
 	channels, inFlight         int
 	sent, received, reinjected uint64
 	sessions                   map[string]int
-	rtt                        float64 // ms; 0: not measured
+	rtt                        float64 // milliseconds; 0: not measured
 }
 
 func sumUp(l api.Link) linkSum {
