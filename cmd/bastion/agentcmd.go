@@ -15,16 +15,18 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
 	"gopkg.in/natefinch/lumberjack.v2"
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/internal/words"
 )
@@ -43,76 +45,73 @@ const (
 	maxCrashFile = 1 << 20 // bytes, after which the file is begun anew
 )
 
-// agentFlags are the flags of agent that are no settings.
-type agentFlags struct {
+// agentRunOptions are the options of agent run that are no settings.
+type agentRunOptions struct {
 	logFile string
 	stay    bool
-	follow  bool
 }
 
-func (a *app) agentCommand() *command {
-	var f agentFlags
-	with := func(settings func() (config.Settings, error), run func(context.Context, config.Settings) error) func(*cli.Context) error {
-		return func(c *cli.Context) error {
-			if err := argCount(c, 0, 0); err != nil {
-				return err
-			}
+// agentLogsOptions are the options of agent logs that are no settings.
+type agentLogsOptions struct{ follow bool }
+
+func (a *app) agentCommand() *cli.Command {
+	var run agentRunOptions
+	var logs agentLogsOptions
+	with := func(settings func() (config.Settings, error), run func(context.Context, config.Settings) error) func(context.Context, []string) error {
+		return func(ctx context.Context, _ []string) error {
 			s, err := settings()
 			if err != nil {
 				return err
 			}
-			return run(c.Context, s)
+			return run(ctx, s)
 		}
 	}
 	groups := []string{config.GroupLocal, config.GroupOutput}
-	return &command{
-		name:    "agent",
-		summary: "run, start, stop or inspect the background agent",
-		group:   groupAgent,
-		about: []passage{para(`The agent is one process for each user. It has the links and the forwards, so that they outlive commands and
+	return &cli.Command{
+		Name:    "agent",
+		Summary: "run, start, stop or inspect the background agent",
+		Group:   groupAgent,
+		About: []cli.Passage{cli.Para(`The agent is one process for each user. It has the links and the forwards, so that they outlive commands and
 			are there at once. A command that needs the agent starts it. The agent ends after agent_idle without work.`)},
-		examples: []string{"bastion agent status", "bastion agent logs --follow", "bastion agent stop"},
-		settings: groups,
-		verbs: []*command{
+		Examples: []string{"bastion agent status", "bastion agent logs --follow", "bastion agent stop"},
+		Settings: groups,
+		Verbs: []*cli.Command{
 			{
-				name: "run", summary: "serve in the foreground, as a service does, and print the socket",
-				about: []passage{para("bastion service installs the agent as a service that runs this command.")},
-				flags: []option{
-					&textFlag{
-						names: []string{"log-file"}, form: "FILE", help: "log to FILE, and begin a new one when it is large",
-						set: func(v string) { f.logFile = v },
-					},
-					switchFlag(&f.stay, "go on without work, as a service should", "stay"),
+				Name: "run", Summary: "serve in the foreground, as a service does, and print the socket",
+				About: []cli.Passage{cli.Para("bastion service installs the agent as a service that runs this command.")},
+				Flags: []cli.Option{
+					cli.Text(&run.logFile, "FILE", "log to FILE, and begin a new one when it is large", "log-file"),
+					cli.Switch(&run.stay, "go on without work, as a service should", "stay"),
 				},
-				examples: []string{"bastion agent run", "bastion agent run --stay --log-file agent.log"},
-				settings: groups,
-				run:      with(a.agentSettings, func(ctx context.Context, s config.Settings) error { return a.agentRun(ctx, s, f) }),
+				Examples: []string{"bastion agent run", "bastion agent run --stay --log-file agent.log"},
+				Settings: groups,
+				Run:      with(a.agentSettings, func(ctx context.Context, s config.Settings) error { return a.agentRun(ctx, s, run) }),
 			},
 			{
-				name: "start", summary: "start it in the background, unless it runs", examples: []string{"bastion agent start"},
-				settings: groups, run: with(a.settings, a.agentStart),
+				Name: "start", Summary: "start it in the background, unless it runs", Examples: []string{"bastion agent start"},
+				Settings: groups, Run: with(a.settings, a.agentStart),
 			},
 			{
-				name: "stop", summary: "end it with its links and forwards; detached forwards return when it starts again",
-				examples: []string{"bastion agent stop"}, settings: groups, run: with(a.settings, a.agentStop),
+				Name: "stop", Summary: "end it with its links and forwards; detached forwards return when it starts again",
+				Examples: []string{"bastion agent stop"}, Settings: groups, Run: with(a.settings, a.agentStop),
 			},
 			{
-				name: "status", summary: "show whether it runs, and its links and forwards",
-				examples: []string{"bastion agent status", "bastion agent status -o json"}, settings: groups,
-				run: with(a.settings, a.agentStatus),
+				Name: "status", Summary: "show whether it runs, and its links and forwards",
+				Examples: []string{"bastion agent status", "bastion agent status -o json"}, Settings: groups,
+				Run: with(a.settings, a.agentStatus),
 			},
 			{
-				name: "logs", summary: "print the end of its log: each connection's target, duration and bytes, never its content",
-				examples: []string{"bastion agent logs --follow"}, settings: groups,
-				flags: []option{switchFlag(&f.follow, "go on with new lines, until Ctrl-C", "follow", "f")},
-				run:   with(a.settings, func(ctx context.Context, s config.Settings) error { return a.agentLogs(ctx, s, f.follow) }),
+				Name: "logs", Summary: "print the end of its log: each connection's target, duration and bytes, never its content",
+				Examples: []string{"bastion agent logs --follow"}, Settings: groups,
+				Flags: []cli.Option{cli.Switch(&logs.follow, "go on with new lines, until Ctrl-C", "follow", "f")},
+				Run:   with(a.settings, func(ctx context.Context, s config.Settings) error { return a.agentLogs(ctx, s, logs) }),
 			},
 		},
 	}
 }
 
 // agentRun is the agent.
-func (a *app) agentRun(ctx context.Context, s config.Settings, f agentFlags) error {
+func (a *app) agentRun(ctx context.Context, s config.Settings, o agentRunOptions) error {
 	socket, err := api.SocketPath(s)
 	if err != nil {
 		return err
@@ -122,11 +121,11 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, f agentFlags) err
 		return err
 	}
 	out := a.err
-	if f.logFile != "" {
-		if err := files.CheckPlace(f.logFile); err != nil {
-			return fail.New(fail.Usage, "log to "+f.logFile, err, "run the command as that user, without sudo")
+	if o.logFile != "" {
+		if err := files.CheckPlace(o.logFile); err != nil {
+			return fail.New(fail.Usage, "log to "+o.logFile, err, "run the command as that user, without sudo")
 		}
-		rotated := &lumberjack.Logger{Filename: f.logFile, MaxSize: maxLog, MaxBackups: oldLogs}
+		rotated := &lumberjack.Logger{Filename: o.logFile, MaxSize: maxLog, MaxBackups: oldLogs}
 		defer func() { _ = rotated.Close() }()
 		out = rotated
 	}
@@ -134,12 +133,12 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, f agentFlags) err
 	if s.Output.Verbose {
 		level = slog.LevelDebug
 	}
-	noCoreDumps() // they would have the keys
+	process.NoCoreDumps() // they would have the keys
 	if err := awssdk.ForgetEnv(); err != nil {
 		return fail.New(fail.Other, "forget the AWS variables", err, "start the agent without them")
 	}
 	d := agent.New(agent.Config{
-		Version: readVersion().Version, Socket: socket, StateDir: state, LogFile: f.logFile, Idle: s.Local.AgentIdle, Stay: f.stay,
+		Version: readVersion().Version, Socket: socket, StateDir: state, LogFile: o.logFile, Idle: s.Local.AgentIdle, Stay: o.stay,
 		Logger:        slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})),
 		MetricsListen: s.Local.MetricsListen, MetricsToken: s.Local.MetricsTokenFile,
 		Ready: func() { _ = a.announce(s, socket) }, // its starter may have gone
@@ -180,7 +179,7 @@ func (a *app) printAgent(ctx context.Context, client *api.Client, s config.Setti
 	if s.Output.Format == "json" {
 		return a.printJSON(st)
 	}
-	err = printf(a.out, "the agent runs: process %d, version %s, since %s\n%s, %s\nsocket %s\nlog %s\n",
+	err = console.Printf(a.out, "the agent runs: process %d, version %s, since %s\n%s, %s\nsocket %s\nlog %s\n",
 		st.PID, st.Version, st.Started.Local().Format(time.DateTime), words.Count(len(st.Links), "link"),
 		words.Count(len(st.Forwards), "forward"),
 		st.Socket, words.Dash(st.Log))
@@ -188,7 +187,7 @@ func (a *app) printAgent(ctx context.Context, client *api.Client, s config.Setti
 }
 
 // agentLogs prints the end of the log.
-func (a *app) agentLogs(ctx context.Context, s config.Settings, follow bool) error {
+func (a *app) agentLogs(ctx context.Context, s config.Settings, o agentLogsOptions) error {
 	state, err := dirs.State(s.Local.StateDir)
 	if err != nil {
 		return err
@@ -210,7 +209,7 @@ func (a *app) agentLogs(ctx context.Context, s config.Settings, follow bool) err
 	}
 	show := a.logWriter(s)
 	for {
-		if _, err := io.Copy(show, r); err != nil || !follow {
+		if _, err := io.Copy(show, r); err != nil || !o.follow {
 			return err
 		}
 		if err := sleep.For(ctx, agentPoll); err != nil {
@@ -296,7 +295,7 @@ func (a *app) connectAgent(ctx context.Context, s config.Settings) (*api.Client,
 			continue
 		case err == nil:
 			if version := readVersion().Version; info.Version != version && !s.Output.Quiet {
-				_ = printf(a.err, "bastion: the agent is of version %s, this command of %s; bastion agent stop ends the old one\n",
+				_ = console.Printf(a.err, "bastion: the agent is of version %s, this command of %s; bastion agent stop ends the old one\n",
 					info.Version, version)
 			}
 			return client, nil
@@ -351,7 +350,7 @@ func (a *app) spawnAgent(ctx context.Context, s config.Settings) error {
 		Path: self, Args: args, Env: env, Dir: filepath.VolumeName(self) + string(filepath.Separator),
 		Stdout: w, Stderr: crash,
 	}
-	detachProcess(cmd)
+	process.Detach(cmd)
 	err = cmd.Start()
 	_ = w.Close()
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/private"
+	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
@@ -52,7 +53,7 @@ func (a *app) agentStop(ctx context.Context, s config.Settings) error {
 		if pid = private.Owner(client.Socket()); pid == 0 {
 			return err
 		}
-		if err := signalToEnd(pid); err != nil {
+		if err := process.AskToEnd(pid); err != nil {
 			return fail.New(fail.Other, "stop the agent", err, fmt.Sprintf("end the process %d by hand", pid))
 		}
 	case err != nil:

@@ -9,6 +9,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -71,6 +72,6 @@ func (a *app) programInAgent(ctx context.Context, s config.Settings, err error) 
 
 func (a *app) noteAlone(s config.Settings, why string) {
 	if !s.Output.Quiet {
-		_ = printf(a.err, "bastion: going on without the agent, which %s\n", why)
+		_ = console.Printf(a.err, "bastion: going on without the agent, which %s\n", why)
 	}
 }

@@ -10,12 +10,13 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/bastion-ssm/bastion/internal/awssdk"
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/printable"
+	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
@@ -23,28 +24,27 @@ import (
 type stdio struct {
 	in       *os.File
 	out, err io.Writer
-	signals  *signals // nil: the process takes none
+	signals  *process.Signals // nil: the process takes none
 }
 
 // app is one invocation of the command line.
 type app struct {
-	stdio                        // for text: what is not printable does not get through, whoever writes it
-	raw        stdio             // for streams of bytes, and for displays, which sanitize what they show
-	written    *output           // what out is
-	flags      map[string]string // settings given as flags, by key
-	configFile string            // --config
-	extraLocal []string          // -L
-	self       string            // the program's path, for what other programs must call
-	mfa        awssdk.MFA        // what codes have opened
-	login      login             // of the commands for databases
-	execEnv    []execEnv         // exec --env
-	format     string            // --format of url
-	named      bool              // --name names the forward: no other name will do
+	stdio                   // for text: what is not printable does not get through, whoever writes it
+	raw     stdio           // for streams of bytes, and for displays, which sanitize what they show
+	written *console.Output // what out is
+	line    *cli.Program    // with the settings that are given as options
+	self    string          // the program's path, for what other programs must call
+	mfa     awssdk.MFA      // what codes have opened
 }
 
 func newApp(std stdio) *app {
-	a := &app{stdio: std, raw: std, flags: make(map[string]string), written: &output{w: printable.NewWriter(std.out)}}
+	a := &app{stdio: std, raw: std, written: console.NewOutput(printable.NewWriter(std.out))}
 	a.out, a.err = a.written, printable.NewWriter(std.err)
+	a.line = &cli.Program{
+		Groups: commandGroups, Out: a.out, Err: a.err, Values: settingChoices, Settings: make(map[string]string),
+		Default: func() error { return a.document("help", a.line.Help(a.line.Root, programName)) },
+	}
+	a.line.Root = a.root()
 	return a
 }
 
@@ -52,26 +52,22 @@ func newApp(std stdio) *app {
 func run(ctx context.Context, args []string, std stdio) int {
 	a := newApp(std)
 	a.self = args[0]
-	if len(args) > 1 && args[1] == completeCommand {
-		a.complete(args[2:])
+	if len(args) > 1 && args[1] == cli.CompleteCommand {
+		a.line.Complete(a.out, args[2:])
 		return 0
 	}
-	arranged, err := a.arrange(args)
-	if err == nil {
-		err = a.cli().RunContext(ctx, arranged)
-	}
-	return finish(ctx, a.err, a.written.outcome(err))
+	return finish(ctx, a.err, a.written.Outcome(a.line.Run(ctx, args)))
 }
 
 // settings merges flags, environment and file.
 func (a *app) settings() (config.Settings, error) {
-	return a.load(config.Source{Flags: a.flags, File: a.configFile, Ignored: a.warnIgnored})
+	return a.load(config.Source{Flags: a.line.Settings, File: a.line.ConfigFile, Ignored: a.warnIgnored})
 }
 
 // agentSettings are the settings of the agent itself. It serves every directory of the user's, so the project file of the one where
 // it happens to start has no say. A service manager starts it in the home directory.
 func (a *app) agentSettings() (config.Settings, error) {
-	return a.load(config.Source{Flags: a.flags, File: a.configFile, NoProject: true})
+	return a.load(config.Source{Flags: a.line.Settings, File: a.line.ConfigFile, NoProject: true})
 }
 
 func (a *app) load(src config.Source) (config.Settings, error) {
@@ -113,7 +109,7 @@ func (a *app) warnOfVariables(environ []string) {
 			continue
 		}
 		if near := config.Nearest(name, known); near != "" {
-			_ = printf(a.err, "bastion: the variable %s is not a setting and is ignored; did you mean %s?\n",
+			_ = console.Printf(a.err, "bastion: the variable %s is not a setting and is ignored; did you mean %s?\n",
 				full, prefix+near)
 		}
 	}
@@ -132,7 +128,7 @@ func namedSpec(t config.Target) (targets.Spec, error) {
 }
 
 // logger returns where the libraries log: nowhere, unless --verbose.
-func (a *app) logger(s config.Settings, p *progress) *slog.Logger {
+func (a *app) logger(s config.Settings, p *console.Progress) *slog.Logger {
 	if !s.Output.Verbose {
 		return slog.New(slog.DiscardHandler)
 	}
@@ -152,25 +148,36 @@ var (
 	showBastion = []string{config.GroupAWS, config.GroupBastion, config.GroupOutput}
 )
 
+// The groups of commands, in the order of the list.
+const (
+	groupConnect   = "Connect"
+	groupDatabases = "Databases"
+	groupBastion   = "Bastion"
+	groupAgent     = "Agent"
+	groupOther     = "Other"
+)
+
+var commandGroups = []string{groupConnect, groupDatabases, groupBastion, groupAgent, groupOther}
+
 // root returns the table of commands.
-func (a *app) root() *command {
-	return &command{
-		name:    programName,
-		summary: "reach private AWS networks through SSM, without an inbound port",
-		about: []passage{
-			para(`bastion starts your own task on ECS Fargate, opens SSM sessions to it and forwards local ports through SSH.
+func (a *app) root() *cli.Command {
+	return &cli.Command{
+		Name:    programName,
+		Summary: "reach private AWS networks through SSM, without an inbound port",
+		About: []cli.Passage{
+			cli.Para(`bastion starts your own task on ECS Fargate, opens SSM sessions to it and forwards local ports through SSH.
 				Nothing listens on the internet, and the key stays in memory.`),
-			para(`Settings come from options, then from BASTION_* variables, then from bastion.yaml in this directory or above (bastion
+			cli.Para(`Settings come from options, then from BASTION_* variables, then from bastion.yaml in this directory or above (bastion
 				help trust) or ~/.config/bastion/config.yaml. AWS credentials are found as the AWS CLI finds them.`),
 		},
-		examples: []string{
+		Examples: []string{
 			"bastion forward rds:orders 12345",
 			"bastion forward -d orders          # stays; bastion ls, url and stop know it as orders",
 			"bastion exec orders -- psql",
 			"bastion browser http://wiki.corp.internal/",
 			"bastion down",
 		},
-		verbs: []*command{
+		Verbs: []*cli.Command{
 			a.forwardCommand(),
 			a.socksCommand(),
 			a.browserCommand(),
@@ -199,81 +206,10 @@ func (a *app) root() *command {
 	}
 }
 
-// cli returns the parser of the command line. Help is ours: arrange turns --help into a command.
-func (a *app) cli() *cli.App {
-	root := a.root()
-	c := &cli.App{
-		Name:            root.name,
-		Usage:           root.summary,
-		Writer:          a.out,
-		ErrWriter:       a.err,
-		HideVersion:     true,
-		HideHelp:        true,
-		HideHelpCommand: true,
-		Flags:           urfaveFlags(a.options(root)),
-		Action:          func(c *cli.Context) error { return a.noCommand(c, root) },
-		OnUsageError:    usageError,
-		ExitErrHandler:  func(*cli.Context, error) {},
+// optional returns the argument of a command that may have one, else "".
+func optional(args []string) string {
+	if len(args) == 0 {
+		return ""
 	}
-	for _, cmd := range root.verbs {
-		c.Commands = append(c.Commands, a.parsed(cmd))
-	}
-	return c
-}
-
-// noCommand runs without a command, or with an unknown one behind "--".
-func (a *app) noCommand(c *cli.Context, root *command) error {
-	if c.Args().Present() {
-		return unknownCommand(root, root.name, c.Args().First())
-	}
-	return a.document("help", helpText(root, root.name))
-}
-
-// usageError turns the parser's complaint into ours.
-func usageError(c *cli.Context, err error, _ bool) error {
-	where := programName
-	if c.Command != nil && strings.HasPrefix(c.Command.HelpName, programName+" ") {
-		where = c.Command.HelpName
-	}
-	msg := err.Error()
-	if name, ok := strings.CutPrefix(msg, "flag provided but not defined: -"); ok {
-		return unknownOption(where, name)
-	}
-	if name, ok := strings.CutPrefix(msg, "flag needs an argument: -"); ok {
-		return usage(where+" --help lists the options", "the option %s needs a value", dashes(strings.TrimPrefix(name, "-")))
-	}
-	return usage(where+" --help lists the options", "%s", msg)
-}
-
-func unknownOption(where, name string) error {
-	name = strings.TrimPrefix(name, "-")
-	var names []string
-	for _, s := range config.All() {
-		names = append(names, s.Flag())
-	}
-	next := where + " --help lists the options"
-	if near := config.Nearest(strings.ReplaceAll(name, "_", "-"), append(names, "config", "help")); near != "" {
-		next = "did you mean --" + near + "?"
-	}
-	return usage(next, "unknown option %s", dashes(name))
-}
-
-func dashes(name string) string {
-	if len(name) == 1 {
-		return "-" + name
-	}
-	return "--" + name
-}
-
-// argCount refuses more arguments than a command takes, or fewer.
-func argCount(c *cli.Context, low, high int) error {
-	if n := c.NArg(); n < low || n > high {
-		msg := "too many arguments"
-		if n < low {
-			msg = "arguments are missing"
-		}
-		return usage("usage: "+strings.TrimSpace(c.Command.HelpName+" "+c.Command.ArgsUsage), "%s: %s",
-			strings.TrimPrefix(c.Command.HelpName, programName+" "), msg)
-	}
-	return nil
+	return args[0]
 }

@@ -10,10 +10,10 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/internal/sleep"
@@ -21,15 +21,15 @@ import (
 )
 
 // up runs `bastion up`.
-func (a *app) up(c *cli.Context) error {
-	run, err := a.begin(c, "up")
+func (a *app) up(ctx context.Context, _ []string) error {
+	run, err := a.begin(ctx, "up")
 	if err != nil {
 		return err
 	}
 	defer run.close()
-	r, err := run.access.Up(c.Context)
+	r, err := run.access.Up(ctx)
 	if err != nil {
-		if r.New && c.Context.Err() != nil {
+		if r.New && ctx.Err() != nil {
 			run.progress.Idle()
 			fmt.Fprintln(a.err, "bastion: the task that was started stays; bastion down stops it")
 		}
@@ -43,55 +43,58 @@ func (a *app) up(c *cli.Context) error {
 	if r.New {
 		verb = "was started"
 	}
-	if err := printf(a.out, "bastion %s %s in cluster %s (bastiond %s)\n", r.TaskID, verb, r.Cluster, r.Version); err != nil {
+	if err := console.Printf(a.out, "bastion %s %s in cluster %s (bastiond %s)\n", r.TaskID, verb, r.Cluster, r.Version); err != nil {
 		return err
 	}
 	if size := r.Size.String(); size != "" {
-		err = printf(a.out, "it has %s\n", size)
+		err = console.Printf(a.out, "it has %s\n", size)
 	}
 	return err
 }
 
-func (a *app) upCommand() *command {
-	return &command{
-		name:    "up",
-		summary: "start your bastion, or find the running one, and wait until it answers",
-		group:   groupBastion,
-		about: []passage{para(`Finds your own task by the identity of your AWS credentials, or starts one. It then waits until the task runs,
+func (a *app) upCommand() *cli.Command {
+	return &cli.Command{
+		Name:    "up",
+		Summary: "start your bastion, or find the running one, and wait until it answers",
+		Group:   groupBastion,
+		About: []cli.Passage{cli.Para(`Finds your own task by the identity of your AWS credentials, or starts one. It then waits until the task runs,
 			its exec agent is connected and bastiond answers. forward, socks and proxy do the same by themselves.`)},
-		examples: []string{"bastion up", "bastion up -o json | jq -r .task_arn"},
-		settings: showBastion,
-		run:      a.up,
+		Examples: []string{"bastion up", "bastion up -o json | jq -r .task_arn"},
+		Settings: showBastion,
+		Run:      a.up,
 	}
 }
 
-func (a *app) downCommand() *command {
-	var refused bool
-	return &command{
-		name:    "down",
-		summary: "stop your bastion",
-		group:   groupBastion,
-		about: []passage{para(`Stops all your bastion tasks in the cluster. An idle bastion also stops by itself. A task that is marked as
+// downOptions are the options of down that are no settings.
+type downOptions struct{ refused bool }
+
+func (a *app) downCommand() *cli.Command {
+	var o downOptions
+	return &cli.Command{
+		Name:    "down",
+		Summary: "stop your bastion",
+		Group:   groupBastion,
+		About: []cli.Passage{cli.Para(`Stops all your bastion tasks in the cluster. An idle bastion also stops by itself. A task that is marked as
 			yours but differs from bastion's own may be another user's: bastion shows it, and stops it only with --refused.`)},
-		examples: []string{"bastion down", "bastion down --refused"},
-		flags: []option{
-			switchFlag(&refused, "also stop tasks that are marked as yours but that bastion does not use", "refused"),
+		Examples: []string{"bastion down", "bastion down --refused"},
+		Flags: []cli.Option{
+			cli.Switch(&o.refused, "also stop tasks that are marked as yours but that bastion does not use", "refused"),
 		},
-		settings: showCommon,
-		run:      func(c *cli.Context) error { return a.down(c, refused) },
+		Settings: showCommon,
+		Run:      func(ctx context.Context, _ []string) error { return a.down(ctx, o) },
 	}
 }
 
 // down runs `bastion down`.
-func (a *app) down(c *cli.Context, refused bool) error {
-	run, err := a.begin(c, "down")
+func (a *app) down(ctx context.Context, o downOptions) error {
+	run, err := a.begin(ctx, "down")
 	if err != nil {
 		return err
 	}
 	defer run.close()
-	ctx, cancel := bounded(c.Context, run.settings)
+	ctx, cancel := bounded(ctx, run.settings)
 	defer cancel()
-	r, err := run.access.Down(ctx, refused)
+	r, err := run.access.Down(ctx, o.refused)
 	if err != nil {
 		return err
 	}
@@ -101,13 +104,13 @@ func (a *app) down(c *cli.Context, refused bool) error {
 	}
 	var b strings.Builder
 	if len(r.Stopped) == 0 {
-		_ = printf(&b, "no bastion of yours runs in cluster %s\n", run.settings.Bastion.Cluster)
+		_ = console.Printf(&b, "no bastion of yours runs in cluster %s\n", run.settings.Bastion.Cluster)
 	}
 	for _, t := range r.Stopped {
-		_ = printf(&b, "bastion %s is being stopped\n", t.TaskID)
+		_ = console.Printf(&b, "bastion %s is being stopped\n", t.TaskID)
 	}
 	for _, t := range r.Left {
-		_ = printf(&b, "task %s is left alone: it is marked as yours, but it %s (bastion down --refused stops it)\n",
+		_ = console.Printf(&b, "task %s is left alone: it is marked as yours, but it %s (bastion down --refused stops it)\n",
 			t.TaskID, t.Refused)
 	}
 	_, err = io.WriteString(a.out, b.String())
@@ -120,42 +123,42 @@ type statusOutput struct {
 	Processes []report.Process `json:"processes"` // running commands with links
 }
 
-func (a *app) statusCommand() *command {
-	var watch bool
-	return &command{
-		name:    "status",
-		summary: "show your bastion and the links to it",
-		group:   groupBastion,
-		about: []passage{para(`Shows your bastion tasks in the cluster and what they wait for. Then it shows the links of the agent, and of
+// statusOptions are the options of status that are no settings.
+type statusOptions struct{ watch bool }
+
+func (a *app) statusCommand() *cli.Command {
+	var o statusOptions
+	return &cli.Command{
+		Name:    "status",
+		Summary: "show your bastion and the links to it",
+		Group:   groupBastion,
+		About: []cli.Passage{cli.Para(`Shows your bastion tasks in the cluster and what they wait for. Then it shows the links of the agent, and of
 			commands without the agent, with their SSM sessions: age, rates, round trip, bytes in flight and sent again.`)},
-		examples: []string{
+		Examples: []string{
 			"bastion status",
 			"bastion status --watch",
 			"bastion status -o json | jq '.processes[].links[].sessions'",
 		},
-		flags:    []option{switchFlag(&watch, "show each change, until Ctrl-C", "watch", "w")},
-		settings: showCommon,
-		run:      func(c *cli.Context) error { return a.status(c, watch) },
+		Flags:    []cli.Option{cli.Switch(&o.watch, "show each change, until Ctrl-C", "watch", "w")},
+		Settings: showCommon,
+		Run:      func(ctx context.Context, _ []string) error { return a.status(ctx, o) },
 	}
 }
 
 // status runs `bastion status`. The links are shown also when AWS does not answer: then most of all one wants to know.
-func (a *app) status(c *cli.Context, watch bool) error {
-	if err := argCount(c, 0, 0); err != nil {
-		return err
-	}
+func (a *app) status(ctx context.Context, o statusOptions) error {
 	s, err := a.settings()
 	if err != nil {
 		return err
 	}
-	st, err := a.agentState(c.Context, s)
+	st, err := a.agentState(ctx, s)
 	if err != nil && !s.Output.Quiet {
-		_ = printf(a.err, "bastion: the agent's links cannot be shown: %s\n", err)
+		_ = console.Printf(a.err, "bastion: the agent's links cannot be shown: %s\n", err)
 	}
-	if err := a.printStatusOnce(c.Context, s, st, watch); err != nil || !watch {
+	if err := a.printStatusOnce(ctx, s, st, o.watch); err != nil || !o.watch {
 		return err
 	}
-	return a.watchStatus(c.Context, s, st)
+	return a.watchStatus(ctx, s, st)
 }
 
 // watchStatus shows each new revision of the agent's state. While there is no agent it looks now and then whether there
@@ -197,7 +200,7 @@ const (
 func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState api.State, several bool) error {
 	processes, err := api.Commands(ctx, s.Local.RuntimeDir)
 	if err != nil && !s.Output.Quiet {
-		_ = printf(a.err, "bastion: the links of running commands cannot be shown: %s\n", err)
+		_ = console.Printf(a.err, "bastion: the links of running commands cannot be shown: %s\n", err)
 	}
 	processes = append(agentProcess(agentState), processes...)
 	st, awsErr := a.awsStatus(ctx, s)
@@ -266,11 +269,11 @@ func (a *app) printStatus(st statusOutput) error {
 
 func (a *app) printBastions(st report.Status) error {
 	if st.Target != "" {
-		err := printf(a.out, "using the OpenSSH server at %s, without a bastion task\n", st.Target)
+		err := console.Printf(a.out, "using the OpenSSH server at %s, without a bastion task\n", st.Target)
 		return err
 	}
 	if len(st.Bastions) == 0 {
-		err := printf(a.out, "no bastion of %s in cluster %s\n", st.Owner, st.Cluster)
+		err := console.Printf(a.out, "no bastion of %s in cluster %s\n", st.Owner, st.Cluster)
 		return err
 	}
 	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
@@ -294,12 +297,12 @@ func (a *app) printDoubts(all []report.Bastion) error {
 	for _, b := range all {
 		switch {
 		case b.Refused != "":
-			_ = printf(&out, "task %s is not used: it is marked as yours, but bastion would not have started it: it %s "+
+			_ = console.Printf(&out, "task %s is not used: it is marked as yours, but bastion would not have started it: it %s "+
 				"(bastion down --refused stops it)\n", b.TaskID, b.Refused)
 		case b.Outdated != "":
-			_ = printf(&out, "task %s is not used: it %s (bastion down stops it)\n", b.TaskID, b.Outdated)
+			_ = console.Printf(&out, "task %s is not used: it %s (bastion down stops it)\n", b.TaskID, b.Outdated)
 		case b.Unchecked != "":
-			_ = printf(&out, "not checked of task %s: %s\n", b.TaskID, b.Unchecked)
+			_ = console.Printf(&out, "not checked of task %s: %s\n", b.TaskID, b.Unchecked)
 		}
 	}
 	_, err := io.WriteString(a.out, out.String())
@@ -311,28 +314,28 @@ func (a *app) printProcesses(all []report.Process) error {
 	var b strings.Builder
 	for _, p := range all {
 		for _, l := range p.Links {
-			_ = printf(&b, "\n%s (process %d) to %s: %s for %s, %s\n", words.Dash(p.Command), p.PID, cmp.Or(l.Bastion, "a bastion in "+p.Region),
+			_ = console.Printf(&b, "\n%s (process %d) to %s: %s for %s, %s\n", words.Dash(p.Command), p.PID, cmp.Or(l.Bastion, "a bastion in "+p.Region),
 				l.State, time.Since(l.Since).Round(time.Second), words.Count(l.Channels, "connection"))
 			if l.Error != "" {
-				_ = printf(&b, "  %s\n", l.Trouble(time.Now()))
+				_ = console.Printf(&b, "  %s\n", l.Trouble(time.Now()))
 			}
 			for _, lack := range l.Lacks {
-				_ = printf(&b, "  %s\n", lack)
+				_ = console.Printf(&b, "  %s\n", lack)
 			}
 			if l.Far != nil && l.Far.String() != "" {
-				_ = printf(&b, "  %s\n", l.Far)
+				_ = console.Printf(&b, "  %s\n", l.Far)
 			}
 			if l.Limit != nil {
-				_ = printf(&b, "  %s\n", l.Limit)
+				_ = console.Printf(&b, "  %s\n", l.Limit)
 			}
 			if err := printSessions(&b, l.Sessions); err != nil {
 				return err
 			}
 			if l.Document != "" {
-				_ = printf(&b, "  document: %s%s\n", l.Document, words.Parenthesis(l.DocumentReason))
+				_ = console.Printf(&b, "  document: %s%s\n", l.Document, words.Parenthesis(l.DocumentReason))
 			}
 			if bond := l.Bond(); bond != "" {
-				_ = printf(&b, "  %s\n", bond)
+				_ = console.Printf(&b, "  %s\n", bond)
 			}
 		}
 	}
@@ -356,13 +359,10 @@ func printSessions(out io.Writer, sessions []report.Session) error {
 }
 
 // begin does what up and down have in common.
-func (a *app) begin(c *cli.Context, command string) (*session, error) {
-	if err := argCount(c, 0, 0); err != nil {
-		return nil, err
-	}
+func (a *app) begin(ctx context.Context, command string) (*session, error) {
 	s, err := a.settings()
 	if err != nil {
 		return nil, err
 	}
-	return a.open(c.Context, command, s)
+	return a.open(ctx, command, s)
 }

@@ -15,13 +15,14 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/cli"
 )
 
 // completions returns what the program proposes for the last of words.
 func completions(t *testing.T, env []string, words ...string) []string {
 	t.Helper()
 	cmd := exec.CommandContext(t.Context(), filepath.Join(scratch, "bastion"),
-		append([]string{completeCommand}, words...)...)
+		append([]string{cli.CompleteCommand}, words...)...)
 	cmd.Env, cmd.Dir = env, t.TempDir()
 	out, err := cmd.CombinedOutput()
 	if err != nil {

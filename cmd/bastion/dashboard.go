@@ -11,61 +11,62 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/process"
 )
 
-func (a *app) dashboardCommand() *command {
-	var listen string
-	var noOpen bool
-	return &command{
-		name:    "dashboard",
-		summary: "open the agent's page in the browser, which shows, opens and closes forwards",
-		group:   groupAgent,
-		about: []passage{
-			para(`Prints the address of the agent's page and opens it in your browser: forwards, links with their sessions, throughput
+// dashboardOptions are the options of dashboard that are no settings.
+type dashboardOptions struct {
+	listen string
+	noOpen bool
+}
+
+func (a *app) dashboardCommand() *cli.Command {
+	var o dashboardOptions
+	return &cli.Command{
+		Name:    "dashboard",
+		Summary: "open the agent's page in the browser, which shows, opens and closes forwards",
+		Group:   groupAgent,
+		About: []cli.Passage{
+			cli.Para(`Prints the address of the agent's page and opens it in your browser: forwards, links with their sessions, throughput
 				and round trips, bastions with their cost so far, and the latest connections. It starts the agent if it is not running.`),
-			para(`The address lets in one browser, once and within a minute; run the command again for another. The page is on a loopback
+			cli.Para(`The address lets in one browser, once and within a minute; run the command again for another. The page is on a loopback
 				address. Forwards that are opened there use this command's settings and AWS account.`),
 		},
-		examples: []string{
+		Examples: []string{
 			"bastion dashboard",
 			"bastion dashboard --no-open        # only prints the address",
 			"bastion dashboard --listen 127.0.0.1:8080",
 		},
-		flags: []option{
-			&textFlag{
-				names: []string{"listen"}, form: "ADDRESS:PORT", set: func(v string) { listen = v },
-				help: "loopback address of the page, if it is not served yet (default: 127.0.0.1 and a free port)",
-			},
-			switchFlag(&noOpen, "only print the address", "no-open"),
+		Flags: []cli.Option{
+			cli.Text(&o.listen, "ADDRESS:PORT", "loopback address of the page, if it is not served yet (default: 127.0.0.1 and a free port)",
+				"listen"),
+			cli.Switch(&o.noOpen, "only print the address", "no-open"),
 		},
-		settings: []string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
-		run:      func(c *cli.Context) error { return a.dashboard(c, listen, noOpen) },
+		Settings: []string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
+		Run:      func(ctx context.Context, _ []string) error { return a.dashboard(ctx, o) },
 	}
 }
 
 // dashboard runs `bastion dashboard`.
-func (a *app) dashboard(c *cli.Context, listen string, noOpen bool) error {
-	if err := argCount(c, 0, 0); err != nil {
-		return err
-	}
+func (a *app) dashboard(ctx context.Context, o dashboardOptions) error {
 	s, err := a.settings()
 	if err != nil {
 		return err
 	}
-	client, err := a.connectAgent(c.Context, s)
+	client, err := a.connectAgent(ctx, s)
 	if err != nil {
 		return err
 	}
-	req := api.DashboardRequest{Scope: a.scope(s), Listen: listen}
+	req := api.DashboardRequest{Scope: a.scope(s), Listen: o.listen}
 	for name, t := range s.Targets {
 		req.Targets = append(req.Targets, api.NamedTarget{Name: name, Spec: t.Spec, LocalPort: t.LocalPort})
 	}
 	slices.SortFunc(req.Targets, func(x, y api.NamedTarget) int { return strings.Compare(x.Name, y.Name) })
-	link, err := client.Dashboard(c.Context, req)
+	link, err := client.Dashboard(ctx, req)
 	if err != nil {
 		return remoteHint(err)
 	}
@@ -74,11 +75,11 @@ func (a *app) dashboard(c *cli.Context, listen string, noOpen bool) error {
 	} else {
 		_, err = fmt.Fprintln(a.out, link.URL)
 	}
-	if err != nil || noOpen {
+	if err != nil || o.noOpen {
 		return err
 	}
-	if err := openPage(c.Context, link); err != nil && !s.Output.Quiet {
-		_ = printf(a.err, "bastion: no browser was started (%s): open the address within a minute\n", err)
+	if err := openPage(ctx, link); err != nil && !s.Output.Quiet {
+		_ = console.Printf(a.err, "bastion: no browser was started (%s): open the address within a minute\n", err)
 	}
 	return nil
 }
@@ -104,7 +105,7 @@ func openPage(ctx context.Context, link api.Dashboard) error {
 	case "windows":
 		cmd = exec.CommandContext(context.WithoutCancel(ctx), "rundll32", "url.dll,FileProtocolHandler", link.Page)
 	}
-	detachProcess(cmd) // Ctrl-C is for the command, not for the browser
+	process.Detach(cmd) // Ctrl-C is for the command, not for the browser
 	if err := cmd.Start(); err != nil {
 		return err
 	}

@@ -129,8 +129,8 @@ func TestParseExec(t *testing.T) {
 		t.Errorf("%+v, %q, %v", pairs, program, err)
 	}
 	// The options of the program are its own, also where they look like ours.
-	a := &app{flags: make(map[string]string)}
-	args, err := a.arrange([]string{"bastion", "exec", "rds:a", "-q", "--", "psql", "-q", "--user", "x"})
+	a, _ := testApp()
+	args, err := a.line.Arrange([]string{"bastion", "exec", "rds:a", "-q", "--", "psql", "-q", "--user", "x"})
 	if want := []string{"bastion", "exec", "-q", "--", "rds:a", "--", "psql", "-q", "--user", "x"}; err != nil ||
 		!slices.Equal(args, want) {
 		t.Errorf("%q, %v, want %q", args, err, want)
@@ -150,19 +150,6 @@ func TestParseExec(t *testing.T) {
 	} {
 		if _, _, err := parseExec(args); fail.KindOf(err) != fail.Usage || fail.NextOf(err) == "" {
 			t.Errorf("%q: %v (next: %s)", args, err, fail.NextOf(err))
-		}
-	}
-}
-
-func TestFindProgram(t *testing.T) {
-	for name, want := range map[string]int{
-		"no-such-program": exitNotFound, "/no/such": exitNotFound,
-		os.DevNull: exitNotExecutable,
-	} {
-		_, err := findProgram(name)
-		var exit *exitError
-		if !errors.As(err, &exit) || exit.code != want || fail.NextOf(err) == "" {
-			t.Errorf("%s: %v, want exit code %d", name, err, want)
 		}
 	}
 }

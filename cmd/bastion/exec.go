@@ -7,45 +7,37 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
-	"os/signal"
 	"slices"
 	"strings"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/dsn"
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/partition"
+	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-// The exit codes of a program that could not be started, as shells have them.
-const (
-	exitNotExecutable = 126
-	exitNotFound      = 127
-)
-
-// login are the flags that say who signs in to a database.
+// login are the options that say who signs in to a database.
 type login struct {
 	user, iamUser, database string
 }
 
-func (a *app) loginFlags() []option {
-	flag := func(name, form, help string, into *string) option {
-		return &textFlag{names: []string{name}, form: form, help: help, set: func(v string) { *into = v }}
-	}
-	return []option{
-		flag("user", "USER", "database user", &a.login.user),
-		flag("iam-user", "USER", "database user who signs in with an RDS IAM token, valid for 15 minutes", &a.login.iamUser),
-		flag("database", "NAME", "database (default: the one that RDS created, if any)", &a.login.database),
+// options are the options that fill l in.
+func (l *login) options() []cli.Option {
+	return []cli.Option{
+		cli.Text(&l.user, "USER", "database user", "user"),
+		cli.Text(&l.iamUser, "USER", "database user who signs in with an RDS IAM token, valid for 15 minutes", "iam-user"),
+		cli.Text(&l.database, "NAME", "database (default: the one that RDS created, if any)", "database"),
 	}
 }
 
 func (l login) check() error {
 	if l.user != "" && l.iamUser != "" && l.user != l.iamUser {
-		return usage("leave out --user; --iam-user names the user", "--user and --iam-user name different users")
+		return fail.Usagef("leave out --user; --iam-user names the user", "--user and --iam-user name different users")
 	}
 	return nil
 }
@@ -65,58 +57,64 @@ func checkCA(s config.Settings) error {
 	return nil
 }
 
-func (a *app) execCommand() *command {
-	return &command{
-		name:    "exec",
-		summary: "run a program while its databases are forwarded",
-		group:   groupDatabases,
-		args:    "SPEC [LPORT] [SPEC [LPORT]]... -- PROGRAM [ARGUMENT]...",
-		about: []passage{
-			para(`Forwards each target to a free local port, or to LPORT, runs the program, and ends the forwards with it. Signals are
+// execOptions are the options of exec that are no settings.
+type execOptions struct {
+	login
+
+	env []execEnv
+}
+
+func (a *app) execCommand() *cli.Command {
+	var o execOptions
+	return &cli.Command{
+		Name:    "exec",
+		Summary: "run a program while its databases are forwarded",
+		Group:   groupDatabases,
+		Args:    "SPEC [LPORT] [SPEC [LPORT]]... -- PROGRAM [ARGUMENT]...",
+		MaxArgs: cli.AnyNumber,
+		About: []cli.Passage{
+			cli.Para(`Forwards each target to a free local port, or to LPORT, runs the program, and ends the forwards with it. Signals are
 				passed on. The exit code is the program's; 128+N if signal N ended it, 127 if it is not found, 126 if it cannot be run.`),
-			para(`The program's environment has the variables of database clients, for the first database of each kind: PGHOST,
+			cli.Para(`The program's environment has the variables of database clients, for the first database of each kind: PGHOST,
 				PGHOSTADDR, PGPORT, PGSSLMODE and PGDATABASE; MYSQL_HOST and MYSQL_TCP_PORT; REDIS_URL. It also has, for each target,
 				BASTION_<NAME>_HOST, _PORT, _ADDR (both), _URL and _SERVERNAME (the real name). NAME is the target in capitals, with _ for
 				all other characters than letters and digits: BASTION_RDS_ORDERS_PORT.`),
-			para(`With a CA bundle (--tls-ca or PGSSLROOTCERT) PGSSLMODE is verify-ca. For PostgreSQL's own programs, and with --hosts,
+			cli.Para(`With a CA bundle (--tls-ca or PGSSLROOTCERT) PGSSLMODE is verify-ca. For PostgreSQL's own programs, and with --hosts,
 				it is verify-full and PGHOST is the real name. docs/clients.md has more.`),
 		},
-		examples: []string{
+		Examples: []string{
 			"bastion exec rds:orders -- psql",
 			"bastion exec orders --iam-user app --tls-ca global-bundle.pem -- pg_dump --file orders.sql",
 			"bastion exec --env DATABASE_URL=orders,node orders -- npm start",
 		},
-		flags: append(a.loginFlags(), &textFlag{
-			names: []string{"env"}, form: "NAME=SPEC[,FORMAT]",
-			help: "variable for a target's connection string, in a format of bastion url (default: uri); may be repeated",
-			setErr: func(v string) error {
+		Flags: append(o.options(), cli.Func("NAME=SPEC[,FORMAT]",
+			"variable for a target's connection string, in a format of bastion url (default: uri); may be repeated",
+			func(v string) error {
 				e, err := parseEnvFlag(v)
-				a.execEnv = append(a.execEnv, e)
+				o.env = append(o.env, e)
 				return err
-			},
-		}),
-		settings: []string{config.GroupAWS, config.GroupLink, config.GroupLocal, config.GroupOutput},
-		divided:  true,
-		complete: func([]string) []candidate { return a.targetCandidates() },
-		run:      a.exec,
+			}, "env")),
+		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupLocal, config.GroupOutput},
+		Divided:  true,
+		Complete: func([]string) []cli.Candidate { return a.targetCandidates() },
+		Run:      func(ctx context.Context, args []string) error { return a.exec(ctx, args, o) },
 	}
 }
 
 // exec runs `bastion exec`.
-func (a *app) exec(c *cli.Context) error {
-	ctx := c.Context
+func (a *app) exec(ctx context.Context, args []string, o execOptions) error {
 	s, err := a.settings()
 	if err != nil {
 		return err
 	}
-	pairs, program, err := parseExec(c.Args().Slice())
+	pairs, program, err := parseExec(args)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(a.login.check(), checkCA(s), checkEnvFlags(a.execEnv, pairs)); err != nil {
+	if err := errors.Join(o.check(), checkCA(s), checkEnvFlags(o.env, pairs)); err != nil {
 		return err
 	}
-	path, err := findProgram(program[0])
+	path, err := process.Find("exec", program[0])
 	if err != nil {
 		return err
 	}
@@ -128,8 +126,8 @@ func (a *app) exec(c *cli.Context) error {
 	}
 	var tokens []string
 	var names *hostNames
-	if s.Forward.Hosts || a.login.iamUser != "" {
-		endpoints, resolved, err := a.lookUp(ctx, "exec", s, pairs)
+	if s.Forward.Hosts || o.iamUser != "" {
+		endpoints, resolved, err := a.lookUp(ctx, "exec", s, pairs, o.iamUser)
 		if err != nil {
 			return err
 		}
@@ -142,9 +140,9 @@ func (a *app) exec(c *cli.Context) error {
 	}
 	var outcome error
 	ran := false
-	err = a.withForwards(ctx, s, "exec", requests, func(ctx context.Context, infos []api.Forward) error {
+	err = a.withForwards(ctx, s, wanted{command: "exec", forwards: requests}, func(ctx context.Context, infos []api.Forward) error {
 		return names.during(ctx, func() error {
-			databases, err := a.databases(s, pairs, infos, tokens)
+			databases, err := o.databases(s, pairs, infos, tokens)
 			if err != nil {
 				return err
 			}
@@ -152,18 +150,23 @@ func (a *app) exec(c *cli.Context) error {
 				databases[i].Separates = dsn.SeparatesName(program[0])
 			}
 			env, notes := execEnvironment(os.Environ(), databases)
-			named, err := envFlagVariables(a.execEnv, databases, os.Getenv)
+			named, err := envFlagVariables(o.env, databases, os.Getenv)
 			if err != nil {
 				return err
 			}
 			env = append(env, named...)
 			if !s.Output.Quiet {
 				for _, note := range notes {
-					_ = printf(a.err, "bastion: %s\n", note)
+					_ = console.Printf(a.err, "bastion: %s\n", note)
 				}
 			}
 			ran = true
-			outcome = a.runProgram(ctx, path, program, env, s.Output.Quiet)
+			cmd := &exec.Cmd{Path: path, Args: program, Env: env, Stdin: a.in, Stdout: a.raw.out, Stderr: a.raw.err}
+			outcome = a.signals.Run(ctx, "exec", cmd, func() {
+				if !s.Output.Quiet {
+					_ = console.Printf(a.err, "bastion: the forwards have ended; %s goes on without them\n", program[0])
+				}
+			})
 			return outcome
 		})
 	})
@@ -178,13 +181,13 @@ func parseExec(args []string) ([]targets.Pair, []string, error) {
 	const usageLine = "write bastion exec SPEC... -- PROGRAM [ARGUMENT]..."
 	i := slices.Index(args, "--")
 	if i < 0 {
-		return nil, nil, usage(usageLine, "exec: -- before the program is missing")
+		return nil, nil, fail.Usagef(usageLine, "exec: -- before the program is missing")
 	}
 	if i == len(args)-1 {
-		return nil, nil, usage(usageLine, "exec: the program is missing")
+		return nil, nil, fail.Usagef(usageLine, "exec: the program is missing")
 	}
 	if i == 0 {
-		return nil, nil, usage(usageLine, "exec: the target is missing")
+		return nil, nil, fail.Usagef(usageLine, "exec: the target is missing")
 	}
 	pairs, err := targets.ParsePair(args[:i])
 	if err != nil {
@@ -198,13 +201,13 @@ func parseExec(args []string) ([]targets.Pair, []string, error) {
 		}
 		name := dsn.VariableName(execName(p.Target))
 		if other, ok := seen[name]; ok {
-			return nil, nil, usage("leave one out, or run bastion exec once for each",
+			return nil, nil, fail.Usagef("leave one out, or run bastion exec once for each",
 				"exec: %s and %s have the same variables, BASTION_%s_*", other, p.Target, name)
 		}
 		seen[name] = p.Target.String()
 		for _, suffix := range []string{"HOST", "PORT", "ADDR", "URL", "USER", "DATABASE", "PASSWORD", "SERVERNAME"} {
 			if setting := config.Lookup(strings.ToLower(name + "_" + suffix)); setting != nil {
-				return nil, nil, usage("give the target another name in the configuration",
+				return nil, nil, fail.Usagef("give the target another name in the configuration",
 					"exec: %s would get the variable %s, which is a setting of bastion", p.Target, setting.Env())
 			}
 		}
@@ -220,27 +223,9 @@ func execName(spec targets.Spec) string {
 	return spec.String()
 }
 
-// findProgram finds a program before anything is started for it.
-func findProgram(name string) (string, error) {
-	path, err := exec.LookPath(name)
-	if err == nil {
-		return path, nil
-	}
-	if errors.Is(err, exec.ErrDot) {
-		return path, &exitError{exitNotFound, usage("write ."+string(os.PathSeparator)+name+" if that is meant",
-			"exec: %s is in the working directory only", name)}
-	}
-	if errors.Is(err, os.ErrPermission) {
-		return "", &exitError{exitNotExecutable, usage("make it executable, or name another program",
-			"exec: %s cannot be run: permission denied", name)}
-	}
-	return "", &exitError{exitNotFound, usage("check the name and PATH; the program comes after --",
-		"exec: program %s not found", name)}
-}
-
 // lookUp finds the endpoints, for what must be known of them before they are forwarded, and makes a token for each if
 // there is an IAM user. Only databases of RDS have tokens; of the others there must be at least one that is.
-func (a *app) lookUp(ctx context.Context, command string, s config.Settings, pairs []targets.Pair,
+func (a *app) lookUp(ctx context.Context, command string, s config.Settings, pairs []targets.Pair, iamUser string,
 ) ([]targets.Endpoint, []string, error) {
 	run, err := a.open(ctx, command, s)
 	if err != nil {
@@ -254,13 +239,13 @@ func (a *app) lookUp(ctx context.Context, command string, s config.Settings, pai
 	}
 	run.progress.Step("looking up " + strings.Join(names, ", "))
 	endpoints, err := run.access.Resolve(ctx, specs)
-	if err != nil || a.login.iamUser == "" {
+	if err != nil || iamUser == "" {
 		return endpoints, make([]string, len(pairs)), err
 	}
 	tokens := make([]string, len(pairs))
 	var refused error
 	for i, e := range endpoints {
-		token, err := run.access.Token(ctx, e, a.login.iamUser)
+		token, err := run.access.Token(ctx, e, iamUser)
 		switch kind := dsn.ProtocolOf(e.Engine, e.Port); {
 		case err == nil:
 			tokens[i] = token
@@ -277,7 +262,7 @@ func (a *app) lookUp(ctx context.Context, command string, s config.Settings, pai
 }
 
 // databases describes the forwards to their clients. tokens may be nil.
-func (a *app) databases(s config.Settings, pairs []targets.Pair, infos []api.Forward, tokens []string,
+func (l login) databases(s config.Settings, pairs []targets.Pair, infos []api.Forward, tokens []string,
 ) ([]dsn.Database, error) {
 	out := make([]dsn.Database, len(infos))
 	for i, info := range infos {
@@ -285,12 +270,12 @@ func (a *app) databases(s config.Settings, pairs []targets.Pair, infos []api.For
 		if err != nil {
 			return nil, err
 		}
-		d.User = a.login.user
-		if a.login.database != "" {
-			d.Database = a.login.database
+		d.User = l.user
+		if l.database != "" {
+			d.Database = l.database
 		}
 		if i < len(tokens) && tokens[i] != "" {
-			d.User, d.Password = a.login.iamUser, tokens[i]
+			d.User, d.Password = l.iamUser, tokens[i]
 		}
 		out[i] = d
 	}
@@ -356,54 +341,4 @@ func execEnvironment(environ []string, databases []dsn.Database) (env, notes []s
 	}
 	// Of variables that are there twice the last counts.
 	return append(append(env, added...), execVariable+"="+strings.Join(names, ",")), notes
-}
-
-// runProgram runs a program to its end, whatever becomes of the forwards meanwhile, and passes signals on to it. The
-// error has its exit code, or is nil.
-func (a *app) runProgram(ctx context.Context, path string, argv, env []string, quiet bool) error {
-	sigs := make(chan os.Signal, 16)
-	defer a.signals.divert(func(sig os.Signal) {
-		select {
-		case sigs <- sig:
-		default: // as with signals in general, too many at once are less
-		}
-	})()
-	if passed := heeded(passedSignals); len(passed) > 0 {
-		signal.Notify(sigs, passed...)
-		defer signal.Stop(sigs)
-	}
-	if ctx.Err() != nil {
-		return context.Cause(ctx) // a signal came just before
-	}
-	cmd := &exec.Cmd{Path: path, Args: argv, Env: env, Stdin: a.in, Stdout: a.raw.out, Stderr: a.raw.err}
-	if err := cmd.Start(); err != nil {
-		return &exitError{exitNotExecutable, fail.New(fail.Other, "exec", err, "check that this machine can run "+path)}
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }()
-	lost := ctx.Done()
-	for {
-		select {
-		case sig := <-sigs:
-			if !fromTerminal(sig) {
-				_ = cmd.Process.Signal(sig) // it may have ended just now
-			}
-		case <-lost:
-			lost = nil
-			if !quiet {
-				_ = printf(a.err, "bastion: the forwards have ended; %s goes on without them\n", argv[0])
-			}
-		case err := <-ended:
-			if n := endedBy(cmd.ProcessState); n != 0 {
-				return &exitError{code: 128 + n}
-			}
-			if code := cmd.ProcessState.ExitCode(); code != 0 {
-				return &exitError{code: code}
-			}
-			if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
-				return fail.New(fail.Other, "exec", err, "")
-			}
-			return nil
-		}
-	}
 }

@@ -8,6 +8,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/dsn"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
@@ -27,11 +28,11 @@ func parseEnvFlag(text string) (execEnv, error) {
 	target, format, _ := strings.Cut(rest, ",")
 	switch {
 	case !ok || target == "":
-		return execEnv{}, usage(next, "--env %s: the target is missing", text)
+		return execEnv{}, fail.Usagef(next, "--env %s: the target is missing", text)
 	case !envName.MatchString(name):
-		return execEnv{}, usage(next, "--env: %q is not the name of a variable", name)
+		return execEnv{}, fail.Usagef(next, "--env: %q is not the name of a variable", name)
 	case strings.HasPrefix(name, "BASTION_"):
-		return execEnv{}, usage("choose another name", "--env: the variable %s is bastion's own", name)
+		return execEnv{}, fail.Usagef("choose another name", "--env: the variable %s is bastion's own", name)
 	}
 	format = cmp.Or(format, "uri")
 	single := slices.DeleteFunc(formats(), func(f dsn.Format) bool { return f.Several })
@@ -42,7 +43,7 @@ func parseEnvFlag(text string) (execEnv, error) {
 		if near := config.Nearest(format, names); near != "" {
 			next = "did you mean " + near + "?"
 		}
-		return execEnv{}, usage(next, "--env %s: unknown format %q", name, format)
+		return execEnv{}, fail.Usagef(next, "--env %s: unknown format %q", name, format)
 	}
 	return execEnv{name, target, single[i]}, nil
 }
@@ -52,7 +53,7 @@ func checkEnvFlags(all []execEnv, pairs []targets.Pair) error {
 	seen := make(map[string]bool)
 	for _, e := range all {
 		if seen[e.name] {
-			return usage("give each variable once", "--env: %s is given twice", e.name)
+			return fail.Usagef("give each variable once", "--env: %s is given twice", e.name)
 		}
 		seen[e.name] = true
 		var names []string
@@ -61,9 +62,9 @@ func checkEnvFlags(all []execEnv, pairs []targets.Pair) error {
 		}
 		switch at := targetsCalled(names, e.target); {
 		case len(at) == 0:
-			return usage("name one of: "+strings.Join(names, ", "), "--env %s: %s is not one of the targets", e.name, e.target)
+			return fail.Usagef("name one of: "+strings.Join(names, ", "), "--env %s: %s is not one of the targets", e.name, e.target)
 		case len(at) > 1:
-			return usage("name one of: "+strings.Join(names, ", "), "--env %s: %s matches several targets", e.name, e.target)
+			return fail.Usagef("name one of: "+strings.Join(names, ", "), "--env %s: %s matches several targets", e.name, e.target)
 		}
 	}
 	return nil

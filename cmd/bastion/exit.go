@@ -3,18 +3,13 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io"
-	"os"
 	"syscall"
 
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/process"
 )
-
-// interrupted is the cause of a context that a signal ended.
-type interrupted struct{ sig os.Signal }
-
-func (i interrupted) Error() string { return "ended by signal: " + i.sig.String() }
 
 // exitCodes are the exit codes by kind of failure; docs/exit-codes.md explains them, and a test compares the two.
 var exitCodes = map[fail.Kind]int{
@@ -29,43 +24,28 @@ var exitCodes = map[fail.Kind]int{
 	fail.Timeout:     9,
 }
 
-// exitError is an exit code that is not bastion's to choose, such as that of a program it has run.
-type exitError struct {
-	code int
-	err  error // nil: there is nothing to say
-}
-
-func (e *exitError) Error() string {
-	if e.err == nil {
-		return fmt.Sprintf("exit code %d", e.code)
-	}
-	return e.err.Error()
-}
-
-func (e *exitError) Unwrap() error { return e.err }
-
 // finish prints err, if it needs to be printed, and returns the exit code. A signal that ended ctx decides the code,
 // whatever the command made of it.
 func finish(ctx context.Context, stderr io.Writer, err error) int {
-	var sig interrupted
+	var sig process.Interrupted
 	if errors.As(context.Cause(ctx), &sig) {
 		// What was cut short by the signal is no news to who sent it.
-		if err != nil && !errors.Is(err, context.Canceled) && !errors.As(err, new(interrupted)) {
+		if err != nil && !errors.Is(err, context.Canceled) && !errors.As(err, new(process.Interrupted)) {
 			printError(stderr, err)
 		}
-		if n, ok := sig.sig.(syscall.Signal); ok {
+		if n, ok := sig.Signal.(syscall.Signal); ok {
 			return 128 + int(n)
 		}
 		return 130
 	}
-	if err == nil || readerGone(err) {
+	if err == nil || console.ReaderGone(err) {
 		return 0
 	}
-	if exit := (*exitError)(nil); errors.As(err, &exit) {
-		if exit.err != nil {
-			printError(stderr, exit.err)
+	if exit := (*process.ExitError)(nil); errors.As(err, &exit) {
+		if exit.Err != nil {
+			printError(stderr, exit.Err)
 		}
-		return exit.code
+		return exit.Code
 	}
 	printError(stderr, err)
 	return exitCodes[fail.KindOf(err)]
@@ -73,12 +53,8 @@ func finish(ctx context.Context, stderr io.Writer, err error) int {
 
 // printError prints an error and its next step.
 func printError(w io.Writer, err error) {
-	_ = printf(w, "bastion: %s\n", paragraph(err.Error())) // nobody is left to be told
+	_ = console.Printf(w, "bastion: %s\n", console.Paragraph(err.Error())) // nobody is left to be told
 	if next := fail.NextOf(err); next != "" {
-		_ = printf(w, "  hint: %s\n", paragraph(next))
+		_ = console.Printf(w, "  hint: %s\n", console.Paragraph(next))
 	}
-}
-
-func usage(next, format string, args ...any) error {
-	return fail.New(fail.Usage, "", fmt.Errorf(format, args...), next)
 }

@@ -10,13 +10,14 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/forwards"
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/linkview"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/targets"
 )
@@ -24,16 +25,16 @@ import (
 // session is what the commands that talk to AWS begin with.
 type session struct {
 	settings config.Settings
-	progress *progress
-	watch    *linkWatch
+	progress *console.Progress
+	watch    *linkview.Watch
 	access   *access.Access
 }
 
 // open loads the AWS configuration, for the command with the given name. Its close must be called.
 func (a *app) open(ctx context.Context, command string, s config.Settings) (*session, error) {
-	p := newProgress(a.raw.err, s.Output.Quiet)
-	watch := &linkWatch{progress: p}
-	way, err := a.access(ctx, command, s, p, access.Options{Progress: p.Step, Path: watch.path})
+	p := console.NewProgress(a.raw.err, s.Output.Quiet)
+	watch := &linkview.Watch{Progress: p}
+	way, err := a.access(ctx, command, s, p, access.Options{Progress: p.Step, Path: watch.Path})
 	if err != nil {
 		p.Close()
 		return nil, err
@@ -42,7 +43,7 @@ func (a *app) open(ctx context.Context, command string, s config.Settings) (*ses
 }
 
 // access opens the way to AWS in this process, for the command with the given name.
-func (a *app) access(ctx context.Context, command string, s config.Settings, p *progress, o access.Options) (*access.Access, error) {
+func (a *app) access(ctx context.Context, command string, s config.Settings, p *console.Progress, o access.Options) (*access.Access, error) {
 	defer p.StepIfSlow("waiting for AWS credentials")()
 	o.Version, o.Logger, o.MFA = readVersion().Version, a.logger(s, p), a.mfaOf(p)
 	o.Show = func(way *access.Access) (hide func()) {
@@ -68,96 +69,100 @@ func (s *session) close() {
 	s.progress.Close()
 }
 
-func (a *app) forwardCommand() *command {
-	var o forwardFlags
-	return &command{
-		name:    "forward",
-		summary: "forward local ports to targets",
-		group:   groupConnect,
-		args:    "SPEC [LPORT] [SPEC [LPORT]]...",
-		about: []passage{
-			para(`Listens on local ports and forwards each connection to its target through your bastion. It starts the bastion and the
+func (a *app) forwardCommand() *cli.Command {
+	var o forwardOptions
+	return &cli.Command{
+		Name:    "forward",
+		Summary: "forward local ports to targets",
+		Group:   groupConnect,
+		Args:    "SPEC [LPORT] [SPEC [LPORT]]...",
+		MaxArgs: cli.AnyNumber,
+		About: []cli.Passage{
+			cli.Para(`Listens on local ports and forwards each connection to its target through your bastion. It starts the bastion and the
 				background agent if they are not running.`),
-			terms("SPEC", `rds:ID, cache:ID, HOST:PORT or a name from the configuration's targets. A bare rds or cache means the only one in
+			cli.Terms("SPEC", `rds:ID, cache:ID, HOST:PORT or a name from the configuration's targets. A bare rds or cache means the only one in
 				the region. Trailing digits are the port: rds:orders:5433, rds:5432.`,
 				"LPORT", "local port; : or 0 picks a free one (default: the target's port number)"),
-			para(`One link carries all forwards, over several SSM sessions. While it has no path to the bastion, connections wait.
+			cli.Para(`One link carries all forwards, over several SSM sessions. While it has no path to the bastion, connections wait.
 				Listeners stay open while a lost link is restored.`),
-			para(`The forwards end with this command. With --detach the agent keeps them until bastion stop, and opens them again when it
+			cli.Para(`The forwards end with this command. With --detach the agent keeps them until bastion stop, and opens them again when it
 				restarts. With --no-agent this process has the link and the listeners.`),
-			para(`Standard output has one line for each forward, LISTEN -> TARGET, once all are ready. With -o json it has one line of
+			cli.Para(`Standard output has one line for each forward, LISTEN -> TARGET, once all are ready. With -o json it has one line of
 				JSON, then one for each event of the link.`),
 		},
-		examples: []string{
+		Examples: []string{
 			"bastion forward rds:orders 12345 cache:sessions 16379",
 			"bastion forward -d orders          # a name from bastion.yaml; stays after the command has ended",
 			"bastion forward -o json rds :      # a free port; prints which",
 		},
-		flags: []option{
-			a.localFlag(), detachFlag(&o.detach), &textFlag{
-				names: []string{"name"}, form: "NAME", help: "name of the forward for stop, wait and url (default: the target's name)",
-				set: func(v string) { o.name = v },
-			},
+		Flags: []cli.Option{
+			cli.Func("[BIND:]PORT:HOST:HOSTPORT", "forward as ssh -L does, also to rds:ID or cache:ID; may be repeated",
+				func(v string) error { o.local = append(o.local, v); return nil }, "L"),
+			detachFlag(&o.detach),
+			cli.Text(&o.name, "NAME", "name of the forward for stop, wait and url (default: the target's name)", "name"),
 		},
-		settings: []string{config.GroupAWS, config.GroupLink, config.GroupOutput},
-		complete: func([]string) []candidate { return a.targetCandidates() },
-		run:      func(c *cli.Context) error { return a.forward(c, o) },
+		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupOutput},
+		Complete: func([]string) []cli.Candidate { return a.targetCandidates() },
+		Run:      func(ctx context.Context, args []string) error { return a.forward(ctx, args, o) },
 	}
 }
 
-// forwardFlags are the flags of forward that are no settings.
-type forwardFlags struct {
+// forwardOptions are the options of forward that are no settings.
+type forwardOptions struct {
+	local  []string // as ssh -L has it
 	detach bool
 	name   string
 }
 
-// detachFlag is the flag of commands whose forwards may stay.
-func detachFlag(into *bool) option {
-	return switchFlag(into, "end once it is ready; the agent keeps it", "detach", "d")
+// detachFlag is the option of commands whose forwards may stay.
+func detachFlag(into *bool) cli.Option {
+	return cli.Switch(into, "end once it is ready; the agent keeps it", "detach", "d")
 }
 
 // forward runs `bastion forward`.
-func (a *app) forward(c *cli.Context, o forwardFlags) error {
-	ctx := c.Context
+func (a *app) forward(ctx context.Context, args []string, o forwardOptions) error {
 	s, err := a.settings()
 	if err != nil {
 		return err
 	}
-	requests, err := a.parseForwards(c.Args().Slice(), s)
+	requests, err := a.parseForwards(args, o.local, s)
 	if err != nil {
 		return err
 	}
 	if o.name != "" {
 		if len(requests) != 1 {
-			return usage("run bastion forward --name NAME once for each forward", "--name names one forward, and the command has %d", len(requests))
+			return fail.Usagef("run bastion forward --name NAME once for each forward", "--name names one forward, and the command has %d", len(requests))
 		}
-		requests[0].Name, a.named = o.name, true
+		requests[0].Name = o.name
 	}
 	var names *hostNames
 	if s.Forward.Hosts {
 		if o.detach {
-			return usage("leave out --detach or --hosts",
+			return fail.Usagef("leave out --detach or --hosts",
 				"--detach cannot keep the names that --hosts sets: they end with the command")
 		}
 		if names, err = a.hostsFor(ctx, s, requests); err != nil {
 			return err
 		}
 	}
+	w := wanted{command: "forward", forwards: requests, named: o.name != ""}
 	if o.detach {
-		forwards, err := a.openDetached(ctx, s, "forward", requests)
+		forwards, err := a.openDetached(ctx, s, w)
 		if err != nil {
 			return err
 		}
 		return a.printForwards(forwards, s)
 	}
-	return a.openForwards(ctx, s, "forward", requests, func(
-		ctx context.Context, forwards []api.Forward, watch *linkWatch,
+	return a.openForwards(ctx, s, w, func(
+		ctx context.Context, forwards []api.Forward, watch *linkview.Watch,
 	) error {
 		return names.during(ctx, func() error {
 			if err := a.printForwards(forwards, s); err != nil {
 				return err
 			}
-			watch.tell(a.out, s)
+			if s.Output.Format == "json" {
+				watch.WriteEvents(a.out)
+			}
 			<-ctx.Done()
 			return context.Cause(ctx)
 		})
@@ -165,12 +170,12 @@ func (a *app) forward(c *cli.Context, o forwardFlags) error {
 }
 
 // parseForwards reads the arguments and -L. Names of the configuration are replaced by what they stand for.
-func (a *app) parseForwards(args []string, s config.Settings) ([]api.ForwardRequest, error) {
+func (a *app) parseForwards(args, local []string, s config.Settings) ([]api.ForwardRequest, error) {
 	pairs, err := targets.ParsePair(args)
-	if err != nil && !(len(args) == 0 && len(a.extraLocal) > 0) {
+	if err != nil && !(len(args) == 0 && len(local) > 0) {
 		return nil, err
 	}
-	for _, l := range a.extraLocal {
+	for _, l := range local {
 		pair, err := targets.ParseL(l)
 		if err != nil {
 			return nil, err
@@ -178,7 +183,7 @@ func (a *app) parseForwards(args []string, s config.Settings) ([]api.ForwardRequ
 		pairs = append(pairs, pair)
 	}
 	if len(pairs) == 0 {
-		return nil, usage("name a target, for example: bastion forward rds:orders 12345", "forward: the target is missing")
+		return nil, fail.Usagef("name a target, for example: bastion forward rds:orders 12345", "forward: the target is missing")
 	}
 	for i := range pairs {
 		target := pairs[i].Target
@@ -192,7 +197,7 @@ func (a *app) parseForwards(args []string, s config.Settings) ([]api.ForwardRequ
 	addresses, _ := net.InterfaceAddrs() // only for a note
 	for _, note := range notesOfTargets(pairs, addresses) {
 		if !s.Output.Quiet {
-			_ = printf(a.err, "bastion: %s\n", note)
+			_ = console.Printf(a.err, "bastion: %s\n", note)
 		}
 	}
 	out := make([]api.ForwardRequest, len(pairs))
@@ -262,7 +267,7 @@ func unknownName(spec targets.Spec, s config.Settings) error {
 
 // link brings up a link whose grant is for the destinations in permit. The caller closes it.
 func (s *session) link(ctx context.Context, permit []string) (*access.Pool, error) {
-	link, err := s.access.Pool(permit, s.watch.state)
+	link, err := s.access.Pool(permit, s.watch.State)
 	if err != nil {
 		return nil, err
 	}
@@ -286,7 +291,7 @@ func (a *app) printForwards(forwards []api.Forward, s config.Settings) error {
 	}
 	var b strings.Builder
 	for _, f := range forwards {
-		_ = printf(&b, "%s -> %s\n", f.Listen, f.Target)
+		_ = console.Printf(&b, "%s -> %s\n", f.Listen, f.Target)
 	}
 	_, err := fmt.Fprint(a.out, b.String())
 	return err
@@ -296,7 +301,7 @@ func (a *app) printForwards(forwards []api.Forward, s config.Settings) error {
 func portArg(text string) (int, error) {
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 1 || n > 65535 {
-		return 0, usage("give a number from 1 to 65535", "%q is not a port", text)
+		return 0, fail.Usagef("give a number from 1 to 65535", "%q is not a port", text)
 	}
 	return n, nil
 }

@@ -16,50 +16,58 @@ import (
 	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/tunnel"
+	"github.com/bastion-ssm/bastion/internal/linkview"
 )
 
+// wanted are the forwards that a command needs.
+type wanted struct {
+	command  string // its name
+	forwards []api.ForwardRequest
+	named    bool // --name names the forward: no other name will do
+}
+
 // withForwards opens forwards, through the agent or, without it, in this process, and runs work while they are open. It
-// returns work's error, or why the forwards have ended. The forwards that work gets are in the order of requests.
-func (a *app) withForwards(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest,
+// returns work's error, or why the forwards have ended. The forwards that work gets are in the order of the wanted ones.
+func (a *app) withForwards(ctx context.Context, s config.Settings, w wanted,
 	work func(ctx context.Context, forwards []api.Forward) error,
 ) error {
-	return a.openForwards(ctx, s, command, requests, func(
-		ctx context.Context, forwards []api.Forward, _ *linkWatch,
+	return a.openForwards(ctx, s, w, func(
+		ctx context.Context, forwards []api.Forward, _ *linkview.Watch,
 	) error {
 		return work(ctx, forwards)
 	})
 }
 
 // openForwards is withForwards for a caller that tells of the link too.
-func (a *app) openForwards(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest,
-	work func(context.Context, []api.Forward, *linkWatch) error,
+func (a *app) openForwards(ctx context.Context, s config.Settings, w wanted,
+	work func(context.Context, []api.Forward, *linkview.Watch) error,
 ) error {
 	if a.usesAgent(ctx, s) {
-		opened, err := a.openBy(ctx, s, command, requests, a.sharedAgent(s), work)
+		opened, err := a.openBy(ctx, s, w, a.sharedAgent(s), work)
 		if opened || !a.goesOnAlone(ctx, s, err) {
 			return err
 		}
 	}
-	_, err := a.openBy(ctx, s, command, requests, a.privateAgent(s, command), work)
+	_, err := a.openBy(ctx, s, w, a.privateAgent(s, w.command), work)
 	return err
 }
 
 // whichAgent has ask open forwards by an agent, and returns once that agent is not needed any more. The command's own agent leaves the
 // forwards open when the link has given up, and tells lost.
-type whichAgent func(ctx context.Context, p *progress, lost func(error), ask func(api.Opener) error) error
+type whichAgent func(ctx context.Context, p *console.Progress, lost func(error), ask func(api.Opener) error) error
 
 // sharedAgent is the user's agent.
 func (a *app) sharedAgent(s config.Settings) whichAgent {
-	return func(ctx context.Context, _ *progress, _ func(error), ask func(api.Opener) error) error {
+	return func(ctx context.Context, _ *console.Progress, _ func(error), ask func(api.Opener) error) error {
 		return a.askAgent(ctx, s, func(client *api.Client) error { return ask(client) })
 	}
 }
 
 // privateAgent is an agent in this process, for this command alone.
 func (a *app) privateAgent(s config.Settings, command string) whichAgent {
-	return func(_ context.Context, p *progress, lost func(error), ask func(api.Opener) error) error {
+	return func(_ context.Context, p *console.Progress, lost func(error), ask func(api.Opener) error) error {
 		d := agent.New(agent.Config{
 			Version: readVersion().Version, Logger: a.logger(s, p),
 			Private: &agent.Private{Lost: lost, Access: func(ctx context.Context, o access.Options) (*access.Access, error) {
@@ -72,12 +80,12 @@ func (a *app) privateAgent(s config.Settings, command string) whichAgent {
 }
 
 // openBy is openForwards by one agent. opened says whether work has begun.
-func (a *app) openBy(ctx context.Context, s config.Settings, command string, requests []api.ForwardRequest, which whichAgent,
-	work func(context.Context, []api.Forward, *linkWatch) error,
+func (a *app) openBy(ctx context.Context, s config.Settings, w wanted, which whichAgent,
+	work func(context.Context, []api.Forward, *linkview.Watch) error,
 ) (opened bool, _ error) {
-	p := newProgress(a.raw.err, s.Output.Quiet)
+	p := console.NewProgress(a.raw.err, s.Output.Quiet)
 	defer p.Close()
-	watch := &linkWatch{progress: p}
+	watch := &linkview.Watch{Progress: p}
 	// The forwards stay open until work has ended: names that lead to them must be gone before they are.
 	open, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
@@ -92,9 +100,9 @@ func (a *app) openBy(ctx context.Context, s config.Settings, command string, req
 	defer endWork(nil)
 	type outcome struct{ err, lost error }
 	worked := make(chan outcome, 1)
-	req := api.OpenRequest{Scope: a.scope(s), Command: command, PID: os.Getpid(), Forwards: requests}
+	req := api.OpenRequest{Scope: a.scope(s), Command: w.command, PID: os.Getpid(), Forwards: w.forwards}
 	err := which(open, p, endWork, func(by api.Opener) error {
-		return a.openNamed(open, by, req, p, func(e api.Event) {
+		return openNamed(open, by, req, w.named, p, func(e api.Event) {
 			if e.Event == api.EventForwards && working.CompareAndSwap(false, true) {
 				p.Idle()
 				go func() {
@@ -104,13 +112,13 @@ func (a *app) openBy(ctx context.Context, s config.Settings, command string, req
 				}()
 				return
 			}
-			tell(watch, e)
+			watch.Event(e)
 		})
 	})
 	err = remoteHint(err)
 	endWork(nil)
 	if !working.Load() {
-		p.GivenUp(ctx)
+		watch.GivenUp(ctx)
 		return false, cmp.Or(context.Cause(ctx), err)
 	}
 	ended := <-worked
@@ -144,13 +152,13 @@ func (a *app) askAgent(ctx context.Context, s config.Settings, ask func(*api.Cli
 
 // openNamed opens forwards. A name of the configuration that is taken gets a number: several commands may use one target. That of
 // --name does not.
-func (a *app) openNamed(ctx context.Context, by api.Opener, req api.OpenRequest, p *progress, on func(api.Event)) error {
+func openNamed(ctx context.Context, by api.Opener, req api.OpenRequest, named bool, p *console.Progress, on func(api.Event)) error {
 	base := make(map[string]string) // numbered names to those without
 	req.Forwards = slices.Clone(req.Forwards)
 	for n := 2; ; n++ {
 		err := by.Open(ctx, req, on)
 		taken, ok := errors.AsType[*api.NameTaken](err)
-		if !ok || a.named || n > maxNumber {
+		if !ok || named || n > maxNumber {
 			return err
 		}
 		for i := range slices.Backward(req.Forwards) {
@@ -170,55 +178,31 @@ func (a *app) openNamed(ctx context.Context, by api.Opener, req api.OpenRequest,
 // maxNumber is how many forwards may have one name of the configuration.
 const maxNumber = 256
 
-// tell shows what becomes of a request to the agent.
-func tell(watch *linkWatch, e api.Event) {
-	switch e.Event {
-	case api.EventStep:
-		watch.progress.Step(e.Text)
-	case api.EventNote, api.EventRefused, api.EventStopped:
-		watch.progress.Note(e.Text)
-	case api.EventLink:
-		if l := e.Link; l != nil {
-			st := tunnel.State{Phase: l.Phase, Since: l.Since, Attempt: l.Attempt, RetryAt: l.Retry, Describe: l.Bastion}
-			if l.Error != "" {
-				st.Err = fail.New(fail.Other, "", errors.New(l.Error), l.Next)
-			}
-			watch.state(st)
-		}
-	case api.EventPath:
-		if e.Path != nil {
-			watch.path(*e.Path)
-		}
-	}
-}
-
 // openDetached opens forwards that stay when this command has ended.
-func (a *app) openDetached(ctx context.Context, s config.Settings, command string,
-	requests []api.ForwardRequest,
-) ([]api.Forward, error) {
+func (a *app) openDetached(ctx context.Context, s config.Settings, w wanted) ([]api.Forward, error) {
 	const needed = "only the agent keeps a forward when the command has ended"
 	if s.Local.NoAgent {
-		return nil, usage("leave out --no-agent, or --detach", needed)
+		return nil, fail.Usagef("leave out --no-agent, or --detach", needed)
 	}
 	if lack := lackOfAgent(ctx, s); lack != nil {
-		return nil, usage("leave out --detach, or "+lack.next, "%s, and the agent %s", needed, lack.what)
+		return nil, fail.Usagef("leave out --detach, or "+lack.next, "%s, and the agent %s", needed, lack.what)
 	}
-	p := newProgress(a.raw.err, s.Output.Quiet)
+	p := console.NewProgress(a.raw.err, s.Output.Quiet)
 	defer p.Close()
-	watch := &linkWatch{progress: p}
+	watch := &linkview.Watch{Progress: p}
 	var forwards []api.Forward
-	req := api.OpenRequest{Scope: a.scope(s), Command: command, PID: os.Getpid(), Forwards: requests, Detached: true}
+	req := api.OpenRequest{Scope: a.scope(s), Command: w.command, PID: os.Getpid(), Forwards: w.forwards, Detached: true}
 	err := a.askAgent(ctx, s, func(client *api.Client) error {
-		return a.openNamed(ctx, client, req, p, func(e api.Event) {
+		return openNamed(ctx, client, req, w.named, p, func(e api.Event) {
 			if e.Event == api.EventForwards {
 				forwards = e.Forwards
 				return
 			}
-			tell(watch, e)
+			watch.Event(e)
 		})
 	})
 	if err != nil {
-		p.GivenUp(ctx)
+		watch.GivenUp(ctx)
 	}
 	if profile := a.programInAgent(ctx, s, err); profile != "" {
 		err = fail.New(fail.Credentials, "", err, "leave out --detach: in the agent, the credential_process of the profile "+profile+

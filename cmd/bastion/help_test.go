@@ -7,6 +7,8 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/bastion-ssm/bastion/internal/cli"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/help")
@@ -16,18 +18,18 @@ func TestHelpFiles(t *testing.T) {
 	const dir = "testdata/help"
 	a, _ := testApp()
 	files := make(map[string]bool)
-	eachCommand(a.root(), programName, func(cmd *command, path string) {
-		if cmd.hidden {
+	eachCommand(a.line.Root, programName, func(cmd *cli.Command, path string) {
+		if cmd.Hidden {
 			return
 		}
 		file := filepath.Join(dir, strings.ReplaceAll(path, " ", "-")+".txt")
 		files[filepath.Base(file)] = true
-		got := helpText(cmd, path)
-		if n := strings.Count(got, "\n"); n > 45 && cmd.name != programName {
+		got := a.line.Help(cmd, path)
+		if n := strings.Count(got, "\n"); n > 45 && cmd.Name != programName {
 			t.Errorf("the help of %s has %d lines", path, n)
 		}
 		for line := range strings.Lines(got) {
-			if line = strings.TrimSuffix(line, "\n"); len(line) > helpWidth || strings.TrimRight(line, " ") != line {
+			if line = strings.TrimSuffix(line, "\n"); len(line) > 100 || strings.TrimRight(line, " ") != line {
 				t.Errorf("the help of %s has the line %q", path, line)
 			}
 		}
@@ -65,17 +67,17 @@ func TestHelpEverywhere(t *testing.T) {
 	}
 	a, _ := testApp()
 	version := run("version")
-	eachCommand(a.root(), programName, func(cmd *command, path string) {
+	eachCommand(a.line.Root, programName, func(cmd *cli.Command, path string) {
 		names := strings.Fields(path)[1:]
 		with := func(more ...string) []string { return append(append([]string{}, names...), more...) }
 		lines := [][]string{
 			append([]string{"help"}, names...), with("--help"), with("-h"), with("--nonsense", "--help"), append([]string{"--help"}, names...),
 		}
-		if len(cmd.verbs) == 0 {
+		if len(cmd.Verbs) == 0 {
 			lines = append(lines, with("argument", "--help"), with("--region", "x", "a", "-q", "b", "-h"))
 		}
 		for _, line := range lines {
-			if got := run(line...); got != helpText(cmd, path) {
+			if got := run(line...); got != a.line.Help(cmd, path) {
 				t.Errorf("%q prints %.80q", line, got)
 			}
 		}

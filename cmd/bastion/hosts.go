@@ -14,6 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/dirs"
+	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/internal/hosts"
 	"github.com/bastion-ssm/bastion/targets"
@@ -99,7 +100,7 @@ func hostsPort(listen string, e targets.Endpoint) (int, error) {
 	case err != nil:
 		return 0, err
 	case local.Host != "":
-		return 0, usage("leave out the address", "--hosts gives %s an address, and %s is another", e.Name, listen)
+		return 0, fail.Usagef("leave out the address", "--hosts gives %s an address, and %s is another", e.Name, listen)
 	case local.Port != 0:
 		return local.Port, nil
 	}
@@ -134,7 +135,7 @@ func (a *app) hostsFor(ctx context.Context, s config.Settings, requests []api.Fo
 		}
 		pairs[i].Target = spec
 	}
-	endpoints, _, err := a.lookUp(ctx, "forward", s, pairs)
+	endpoints, _, err := a.lookUp(ctx, "forward", s, pairs, "")
 	if err != nil {
 		return nil, err
 	}

@@ -11,11 +11,11 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/duration"
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -24,36 +24,33 @@ import (
 	"github.com/bastion-ssm/bastion/internal/words"
 )
 
-func (a *app) lsCommand() *command {
-	list := func(name, summary string, list func(context.Context, config.Settings) error) *command {
-		return &command{
-			name: name, summary: summary, settings: showCommon,
-			examples: []string{"bastion ls " + name, "bastion ls " + name + " -o json"},
-			run: func(c *cli.Context) error {
-				if err := argCount(c, 0, 0); err != nil {
-					return err
-				}
+func (a *app) lsCommand() *cli.Command {
+	list := func(name, summary string, list func(context.Context, config.Settings) error) *cli.Command {
+		return &cli.Command{
+			Name: name, Summary: summary, Settings: showCommon,
+			Examples: []string{"bastion ls " + name, "bastion ls " + name + " -o json"},
+			Run: func(ctx context.Context, _ []string) error {
 				s, err := a.settings()
 				if err != nil {
 					return err
 				}
-				return list(c.Context, s)
+				return list(ctx, s)
 			},
 		}
 	}
-	return &command{
-		name:    "ls",
-		summary: "list the agent's forwards, your bastions, or the available targets",
-		group:   groupAgent,
-		about:   []passage{para("Without a subcommand it lists the forwards.")},
-		examples: []string{
+	return &cli.Command{
+		Name:    "ls",
+		Summary: "list the agent's forwards, your bastions, or the available targets",
+		Group:   groupAgent,
+		About:   []cli.Passage{cli.Para("Without a subcommand it lists the forwards.")},
+		Examples: []string{
 			"bastion ls",
 			"bastion ls targets",
 			"bastion ls forwards -o json | jq -r '.forwards[].listen'",
 		},
-		settings: showCommon,
-		usual:    "forwards",
-		verbs: []*command{
+		Settings: showCommon,
+		Usual:    "forwards",
+		Verbs: []*cli.Command{
 			list("forwards", "list the agent's forwards, with their clients and traffic", a.lsForwards),
 			list("bastions", "list your bastion tasks in AWS", a.lsBastions),
 			list("targets", "list the configuration's names, and the region's databases and caches", a.lsTargets),
@@ -130,7 +127,7 @@ func (a *app) lsForwards(ctx context.Context, s config.Settings) error {
 		if f.State == api.ForwardReady || f.State == api.ForwardKept {
 			continue
 		}
-		if err := printf(a.out, "%s: %s %s\n", f.Reference(), f.State, f.Trouble(time.Now())); err != nil {
+		if err := console.Printf(a.out, "%s: %s %s\n", f.Reference(), f.State, f.Trouble(time.Now())); err != nil {
 			return err
 		}
 	}
@@ -204,30 +201,33 @@ func discover(ctx context.Context, run *session) ([]listedTarget, error) {
 	return out, err
 }
 
-func (a *app) stopCommand() *command {
-	return &command{
-		name:    "stop",
-		summary: "end forwards of the agent",
-		group:   groupAgent,
-		args:    "NAME...|all",
-		about: []passage{
-			para("Ends the forwards with these names, and their connections. A command that has them in the foreground ends too."),
-			para(`Names belong to a profile, account and region. With a profile or region (--profile, AWS_PROFILE, ...) the command looks
+func (a *app) stopCommand() *cli.Command {
+	return &cli.Command{
+		Name:    "stop",
+		Summary: "end forwards of the agent",
+		Group:   groupAgent,
+		Args:    "NAME...|all",
+		MaxArgs: cli.AnyNumber,
+		About: []cli.Passage{
+			cli.Para("Ends the forwards with these names, and their connections. A command that has them in the foreground ends too."),
+			cli.Para(`Names belong to a profile, account and region. With a profile or region (--profile, AWS_PROFILE, ...) the command looks
 				only there; without one it refuses a name that several have. NAME@LINK, as bastion ls shows it, names one exactly. The
 				word all means the forwards of every profile, or of --profile.`),
 		},
-		examples: []string{"bastion stop orders", "bastion stop orders --profile prod", "bastion stop all"},
-		settings: []string{config.GroupAWS, config.GroupOutput},
-		complete: func([]string) []candidate { return append(a.forwardCandidates(), candidate{"all", "every forward"}) },
-		run: func(c *cli.Context) error {
-			if c.NArg() == 0 {
-				return usage("usage: bastion stop NAME...|all", "stop: arguments are missing")
+		Examples: []string{"bastion stop orders", "bastion stop orders --profile prod", "bastion stop all"},
+		Settings: []string{config.GroupAWS, config.GroupOutput},
+		Complete: func([]string) []cli.Candidate {
+			return append(a.forwardCandidates(), cli.Candidate{Value: "all", Help: "every forward"})
+		},
+		Run: func(ctx context.Context, args []string) error {
+			if len(args) == 0 {
+				return fail.Usagef("usage: bastion stop NAME...|all", "stop: arguments are missing")
 			}
 			s, err := a.settings()
 			if err != nil {
 				return err
 			}
-			return a.stop(c.Context, s, c.Args().Slice())
+			return a.stop(ctx, s, args)
 		},
 	}
 }
@@ -260,7 +260,7 @@ func (a *app) stop(ctx context.Context, s config.Settings, names []string) error
 		return firstErr
 	}
 	for _, f := range stopped {
-		if err := printf(a.out, "%s is stopped\n", f.Name); err != nil {
+		if err := console.Printf(a.out, "%s is stopped\n", f.Name); err != nil {
 			return err
 		}
 	}
@@ -271,7 +271,7 @@ func (a *app) stop(ctx context.Context, s config.Settings, names []string) error
 func (a *app) stopNamed(ctx context.Context, client *api.Client, s config.Settings, st api.State, name string) ([]api.Forward, error) {
 	m := a.meant(s)
 	switch {
-	case name == "all" && a.flags["profile"] == "" && a.flags["region"] == "":
+	case name == "all" && a.line.Settings["profile"] == "" && a.line.Settings["region"] == "":
 		return stopOne(ctx, client, s, name)
 	case name == "all":
 		var stopped []api.Forward
@@ -320,51 +320,50 @@ func stopOne(ctx context.Context, client *api.Client, s config.Settings, ref str
 // nextKept is the next step for forwards that are kept while no agent runs.
 const nextKept = "bastion agent start opens these forwards again, and so does the next forward, exec or socks"
 
-func (a *app) waitCommand() *command {
-	timeout := time.Minute
-	return &command{
-		name:    "wait",
-		summary: "wait until a forward of the agent is ready",
-		group:   groupAgent,
-		args:    "NAME",
-		about: []passage{para(`Waits until the agent has a forward of this name that is ready, and prints its local address. A forward is ready
+// waitOptions are the options of wait that are no settings.
+type waitOptions struct{ timeout time.Duration }
+
+func (a *app) waitCommand() *cli.Command {
+	o := waitOptions{timeout: time.Minute}
+	return &cli.Command{
+		Name:    "wait",
+		Summary: "wait until a forward of the agent is ready",
+		Group:   groupAgent,
+		Args:    "NAME",
+		MinArgs: 1,
+		MaxArgs: 1,
+		About: []cli.Passage{cli.Para(`Waits until the agent has a forward of this name that is ready, and prints its local address. A forward is ready
 			when its link is up, or is closed because it was idle: the next connection opens another. NAME is as for bastion url. At the
 			timeout it ends with exit code 9.`)},
-		examples: []string{
+		Examples: []string{
 			"bastion wait orders --timeout 30s",
 			"bastion forward orders & bastion wait orders && psql -h 127.0.0.1",
 		},
-		flags: []option{&textFlag{
-			names: []string{"timeout"}, form: "DURATION", help: "how long to wait (default: 1m)",
-			setErr: func(v string) (err error) {
-				timeout, err = duration.Parse(v)
-				if err == nil && timeout <= 0 {
-					err = errors.New("the timeout must be more than 0")
-				}
-				return err
-			},
-		}},
-		settings: []string{config.GroupAWS, config.GroupOutput},
-		complete: func([]string) []candidate { return a.forwardCandidates() },
-		run: func(c *cli.Context) error {
-			if err := argCount(c, 1, 1); err != nil {
-				return err
+		Flags: []cli.Option{cli.Func("DURATION", "how long to wait (default: 1m)", func(v string) (err error) {
+			o.timeout, err = duration.Parse(v)
+			if err == nil && o.timeout <= 0 {
+				err = errors.New("the timeout must be more than 0")
 			}
+			return err
+		}, "timeout")},
+		Settings: []string{config.GroupAWS, config.GroupOutput},
+		Complete: func([]string) []cli.Candidate { return a.forwardCandidates() },
+		Run: func(ctx context.Context, args []string) error {
 			s, err := a.settings()
 			if err != nil {
 				return err
 			}
-			return a.wait(c.Context, s, c.Args().First(), timeout)
+			return a.wait(ctx, s, args[0], o)
 		},
 	}
 }
 
-func (a *app) wait(ctx context.Context, s config.Settings, name string, timeout time.Duration) error {
+func (a *app) wait(ctx context.Context, s config.Settings, name string, o waitOptions) error {
 	client, err := a.agentClient(s)
 	if err != nil {
 		return err
 	}
-	until := time.Now().Add(timeout)
+	until := time.Now().Add(o.timeout)
 	m := a.meant(s)
 	var st api.State
 	for {
@@ -395,7 +394,7 @@ func (a *app) wait(ctx context.Context, s config.Settings, name string, timeout 
 			return err
 		case left <= 0:
 			lacks, next := missing(f, err)
-			return fail.New(fail.Timeout, "wait for the forward "+name, fmt.Errorf("%s after %s", lacks, timeout), next)
+			return fail.New(fail.Timeout, "wait for the forward "+name, fmt.Errorf("%s after %s", lacks, o.timeout), next)
 		}
 	}
 }

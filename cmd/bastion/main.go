@@ -5,12 +5,14 @@ package main
 import (
 	"context"
 	"os"
+
+	"github.com/bastion-ssm/bastion/internal/process"
 )
 
 // main turns signals into the end of a context and the outcome into an exit code. It is the only place that exits.
 func main() {
 	ctx, cancel := context.WithCancelCause(context.Background())
-	keepPipeErrors()
-	sigs := watchSignals(cancel)
+	process.KeepPipeErrors()
+	sigs := process.Watch(cancel)
 	os.Exit(run(ctx, os.Args, stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr, signals: sigs}))
 }

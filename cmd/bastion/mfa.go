@@ -9,11 +9,12 @@ import (
 	"strings"
 
 	"github.com/bastion-ssm/bastion/internal/awssdk"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 // mfaOf returns what asks for codes, below the progress that is shown.
-func (a *app) mfaOf(p *progress) *awssdk.MFA {
+func (a *app) mfaOf(p *console.Progress) *awssdk.MFA {
 	a.mfa.Ask = func(device string) (string, error) {
 		p.Idle()
 		return a.askMFA(device)
@@ -29,7 +30,7 @@ func (a *app) askMFA(device string) (string, error) {
 			device, err), "run the command in a terminal, or sign in with temporary credentials (aws sts get-session-token)")
 	}
 	defer func() { _ = errors.Join(in.Close(), out.Close()) }()
-	if err := printf(out, "MFA code of %s: ", device); err != nil {
+	if err := console.Printf(out, "MFA code of %s: ", device); err != nil {
 		return "", err
 	}
 	line, err := bufio.NewReader(in).ReadString('\n')

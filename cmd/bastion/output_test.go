@@ -5,16 +5,13 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"slices"
 	"strings"
-	"syscall"
 	"testing"
 	"time"
 
@@ -22,6 +19,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/report"
 )
 
@@ -40,27 +38,11 @@ func TestListsAreNeverNull(t *testing.T) {
 		&api.Link{Live: []report.Link{{}}},
 	} {
 		var b bytes.Buffer
-		if err := encodeJSON(&b, v, ""); err != nil {
+		if err := console.WriteJSON(&b, v, ""); err != nil {
 			t.Fatal(err)
 		}
 		if strings.Contains(b.String(), "null") {
 			t.Errorf("%T: %s", v, b.String())
-		}
-	}
-	// All else is as it was.
-	whole := api.State{At: at, Forwards: []api.Forward{{Name: "a", Stats: api.Forward{}.Stats}}, Audit: []api.AuditEvent{{At: at, Error: "x"}}}
-	if got := listed(reflect.ValueOf(whole)).Interface().(api.State); got.Forwards[0].Name != "a" || !got.At.Equal(at) || got.Audit[0].Error != "x" {
-		t.Errorf("%+v", got)
-	}
-}
-
-func TestReaderGone(t *testing.T) {
-	for err, want := range map[error]bool{
-		&outputError{syscall.EPIPE}: true, fmt.Errorf("print: %w", &outputError{fmt.Errorf("write: %w", syscall.EPIPE)}): true,
-		&outputError{syscall.ENOSPC}: false, syscall.EPIPE: false, nil: false,
-	} {
-		if readerGone(err) != want {
-			t.Errorf("%v: %t", err, !want)
 		}
 	}
 }
@@ -207,9 +189,9 @@ func TestOutputIsJSON(t *testing.T) {
 		}
 	}
 	a, _ := testApp()
-	for _, cmd := range a.root().verbs {
-		if !seen[cmd.name] {
-			t.Errorf("bastion %s is not tried", cmd.name)
+	for _, cmd := range a.line.Root.Verbs {
+		if !seen[cmd.Name] {
+			t.Errorf("bastion %s is not tried", cmd.Name)
 		}
 	}
 }

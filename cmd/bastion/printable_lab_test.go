@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/lab"
 )
@@ -189,7 +190,7 @@ func TestHostileFiles(t *testing.T) {
 				said(t, name, r.stderr)
 			}
 		}
-		out := e.here(nil, completeCommand, "forward", "--config", path, "")
+		out := e.here(nil, cli.CompleteCommand, "forward", "--config", path, "")
 		checkHarmless(t, "completion", strings.ReplaceAll(out.stdout, "\t", " "))
 	}
 	bad := hostile + notUTF8
@@ -246,9 +247,10 @@ func TestBytesStayExact(t *testing.T) {
 	if want := string(all) + hostile + notUTF8; r.stdout != want || !strings.HasSuffix(r.stderr, want) {
 		t.Errorf("exec gives %q and %q", r.stdout, r.stderr)
 	}
-	for _, shell := range shells {
-		if r := e.must("completion", shell); r.stdout != completionScripts[shell] {
-			t.Errorf("the script of %s is %q", shell, r.stdout)
+	for _, shell := range cli.Shells {
+		a, _ := testApp()
+		if script, ok := a.line.CompletionScript(shell); !ok || e.must("completion", shell).stdout != script {
+			t.Errorf("the script of %s is another", shell)
 		}
 	}
 }

@@ -10,6 +10,9 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/linkview"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/internal/topview"
 )
@@ -51,17 +54,16 @@ func TestHostileText(t *testing.T) {
 		},
 		"forwards": func(a *app) error { return a.printForwards([]api.Forward{forward}, config.Settings{}) },
 		"error": func(a *app) error {
-			printError(a.err, usage(bad, "%s", bad))
+			printError(a.err, fail.Usagef(bad, "%s", bad))
 			return nil
 		},
 		"step": func(a *app) error {
-			p := newProgress(a.raw.err, false)
+			p := console.NewProgress(a.raw.err, false)
 			defer p.Close()
 			p.Step(bad)
-			p.tick()
 			p.Note(bad)
 			slog.New(slog.NewTextHandler(p, nil)).Error(bad, bad, bad, "err", errors.New(bad))
-			tell(&linkWatch{progress: p}, api.Event{Event: api.EventRefused, Text: bad})
+			(&linkview.Watch{Progress: p}).Event(api.Event{Event: api.EventRefused, Text: bad})
 			_, err := p.Write([]byte(strings.NewReplacer("\r", "", "\n", "", "\t", "").Replace(bad) + "\n"))
 			return err
 		},

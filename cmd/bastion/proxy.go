@@ -13,16 +13,18 @@ import (
 	"syscall"
 	"time"
 
-	"github.com/urfave/cli/v2"
 	"golang.org/x/crypto/ssh"
 	"golang.org/x/term"
 
 	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/openssh"
+	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
@@ -33,84 +35,81 @@ func isBastion(host string) bool { return host == "bastion" || strings.HasSuffix
 // knownHostsWait bounds how long known-hosts waits beyond start_timeout.
 const knownHostsWait = 30 * time.Second
 
-// proxyFlags are the flags of proxy that are no settings.
-type proxyFlags struct {
+// proxyOptions are the options of proxy that are no settings.
+type proxyOptions struct {
 	connect string // user of EC2 Instance Connect
 	pass    bool
 }
 
-func (a *app) proxyCommand() *command {
-	var f proxyFlags
-	return &command{
-		name:    "proxy",
-		summary: "connect standard input and output to a host behind the bastion (OpenSSH's ProxyCommand)",
-		group:   groupConnect,
-		args:    "HOST PORT",
-		about: []passage{
-			para("ssh runs this command; bastion ssh-config writes the lines for ssh_config. HOST is one of:"),
-			items("a name or address that the bastion resolves",
+func (a *app) proxyCommand() *cli.Command {
+	var o proxyOptions
+	return &cli.Command{
+		Name:    "proxy",
+		Summary: "connect standard input and output to a host behind the bastion (OpenSSH's ProxyCommand)",
+		Group:   groupConnect,
+		Args:    "HOST PORT",
+		MinArgs: 2,
+		MaxArgs: 2,
+		About: []cli.Passage{
+			cli.Para("ssh runs this command; bastion ssh-config writes the lines for ssh_config. HOST is one of:"),
+			cli.Items("a name or address that the bastion resolves",
 				`"bastion", or a name that ends in ".bastion": the bastion's own SSH server; PORT is not used then`,
 				"the id of an EC2 instance (i-0123456789abcdef0) or other managed node: a session straight to its SSH server at PORT, "+
 					"without a bastion"),
-			para(`An ssh-agent socket (IdentityAgent) offers the ephemeral key to ssh, and the command known-hosts (KnownHostsCommand)
+			cli.Para(`An ssh-agent socket (IdentityAgent) offers the ephemeral key to ssh, and the command known-hosts (KnownHostsCommand)
 				prints the bastion's host key. Both stay in memory; the sockets are in runtime_dir.`),
-			para(`With --fdpass, and ProxyUseFdpass yes in ssh_config, ssh gets the connection to the agent itself and the proxy ends.
+			cli.Para(`With --fdpass, and ProxyUseFdpass yes in ssh_config, ssh gets the connection to the agent itself and the proxy ends.
 				Hosts behind the bastion then need one process less for each ssh.`),
 		},
-		examples: []string{
+		Examples: []string{
 			"ssh -o ProxyCommand='bastion proxy %h %p' admin@10.0.12.7",
 			"ssh -o ProxyCommand='bastion proxy %h %p' ec2-user@i-0123456789abcdef0",
 			"ssh -F ssh_config.example -N -D 1080 bastion",
 		},
-		flags: []option{
-			&textFlag{
-				names: []string{"instance-connect"}, form: "USER",
-				help: "send the EC2 instance a new key for USER by EC2 Instance Connect; in ssh_config %r is the user",
-				set:  func(v string) { f.connect = v },
-			},
-			switchFlag(&f.pass, "pass the connection to ssh and end (ProxyUseFdpass yes)", "fdpass"),
+		Flags: []cli.Option{
+			cli.Text(&o.connect, "USER",
+				"send the EC2 instance a new key for USER by EC2 Instance Connect; in ssh_config %r is the user", "instance-connect"),
+			cli.Switch(&o.pass, "pass the connection to ssh and end (ProxyUseFdpass yes)", "fdpass"),
 		},
-		settings: showCommon,
-		complete: bastionHost,
-		run:      func(c *cli.Context) error { return a.proxy(c, f) },
+		Settings: showCommon,
+		Complete: bastionHost,
+		Run:      func(ctx context.Context, args []string) error { return a.proxy(ctx, args, o) },
 	}
 }
 
 // bastionHost completes the host of commands for ssh.
-func bastionHost([]string) []candidate {
-	return []candidate{{"bastion", "the bastion's own SSH server"}}
+func bastionHost([]string) []cli.Candidate {
+	return []cli.Candidate{{Value: "bastion", Help: "the bastion's own SSH server"}}
 }
 
-func (a *app) knownHostsCommand() *command {
-	return &command{
-		name:    "known-hosts",
-		summary: "print the bastion's host key for ssh (OpenSSH's KnownHostsCommand)",
-		group:   groupConnect,
-		args:    "HOST",
-		about: []passage{para(`Asks the bastion proxy of the same ssh for the host key, waits until the proxy knows it, and prints a
+func (a *app) knownHostsCommand() *cli.Command {
+	return &cli.Command{
+		Name:    "known-hosts",
+		Summary: "print the bastion's host key for ssh (OpenSSH's KnownHostsCommand)",
+		Group:   groupConnect,
+		Args:    "HOST",
+		MinArgs: 1,
+		MaxArgs: 1,
+		About: []cli.Passage{cli.Para(`Asks the bastion proxy of the same ssh for the host key, waits until the proxy knows it, and prints a
 			known_hosts line for HOST. For a host that is not the bastion it prints nothing: OpenSSH then reads its known_hosts files.`)},
-		examples: []string{"ssh -o KnownHostsCommand='/usr/local/bin/bastion known-hosts %H' bastion"},
-		settings: []string{config.GroupLocal},
-		complete: bastionHost,
-		run:      a.knownHosts,
+		Examples: []string{"ssh -o KnownHostsCommand='/usr/local/bin/bastion known-hosts %H' bastion"},
+		Settings: []string{config.GroupLocal},
+		Complete: bastionHost,
+		Run:      a.knownHosts,
 	}
 }
 
 // proxy runs `bastion proxy`.
-func (a *app) proxy(c *cli.Context, f proxyFlags) error {
-	ctx := c.Context
-	if err := argCount(c, 2, 2); err != nil {
-		return err
-	}
+func (a *app) proxy(ctx context.Context, args []string, o proxyOptions) error {
 	s, err := a.settings()
 	if err != nil {
 		return err
 	}
-	host := strings.TrimSuffix(strings.TrimPrefix(c.Args().Get(0), "["), "]")
+	host := strings.TrimSuffix(strings.TrimPrefix(args[0], "["), "]")
 	if host == "" {
-		return usage("usage: bastion proxy HOST PORT", "proxy: the host is empty")
+		return fail.Usagef("usage: bastion proxy HOST PORT", "proxy: the host is empty")
 	}
-	port, err := portArg(c.Args().Get(1))
+	port, err := portArg(args[1])
 	if err != nil {
 		return err
 	}
@@ -119,12 +118,12 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 		// Standard error is ssh's, or its caller's, who did not ask for a report.
 		s.Output.Quiet = true
 	}
-	if f.connect != "" && !strings.HasPrefix(host, "i-") {
-		return usage("leave out --instance-connect, or name an instance's id as HOST",
+	if o.connect != "" && !strings.HasPrefix(host, "i-") {
+		return fail.Usagef("leave out --instance-connect, or name an instance's id as HOST",
 			"--instance-connect is for EC2 instances; %s is not one", host)
 	}
-	if f.pass && (isBastion(host) || access.IsInstance(host) || !a.usesAgent(ctx, s)) {
-		return usage("leave out --fdpass and ProxyUseFdpass",
+	if o.pass && (isBastion(host) || access.IsInstance(host) || !a.usesAgent(ctx, s)) {
+		return fail.Usagef("leave out --fdpass and ProxyUseFdpass",
 			"--fdpass is for connections by the agent, to hosts behind the bastion")
 	}
 	switch {
@@ -136,14 +135,14 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 			func(run *session) (*access.SSHStream, error) { return run.access.OpenSSH(ctx, s.Grant.Permit) })
 	case access.IsInstance(host):
 		var sockets func(dir string) (*openssh.Sockets, error)
-		if f.connect != "" {
+		if o.connect != "" {
 			sockets = func(dir string) (*openssh.Sockets, error) {
 				return openssh.ServeIdentity(dir, os.Getppid(), a.logger(s, nil))
 			}
 		}
 		return a.proxyServer(ctx, s, host, sockets,
 			func(run *session) (*access.SSHStream, error) {
-				return run.access.OpenInstance(ctx, host, port, f.connect, func(why error) {
+				return run.access.OpenInstance(ctx, host, port, o.connect, func(why error) {
 					if !quiet {
 						a.sayWaiting(run, host, why)
 					}
@@ -152,8 +151,8 @@ func (a *app) proxy(c *cli.Context, f proxyFlags) error {
 	}
 	dest := access.Destination(host, port)
 	if a.usesAgent(ctx, s) {
-		connected, err := a.proxyByAgent(ctx, s, dest, f.pass)
-		if connected || f.pass || !a.goesOnAlone(ctx, s, err) {
+		connected, err := a.proxyByAgent(ctx, s, dest, o.pass)
+		if connected || o.pass || !a.goesOnAlone(ctx, s, err) {
 			return err
 		}
 	}
@@ -172,7 +171,7 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, 
 	if err != nil {
 		return false, err
 	}
-	p := newProgress(a.raw.err, s.Output.Quiet)
+	p := console.NewProgress(a.raw.err, s.Output.Quiet)
 	defer p.Close()
 	p.Step("connecting to " + dest)
 	req := api.DialRequest{Scope: a.scope(s), Target: dest}
@@ -200,7 +199,7 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, 
 	defer func() { _ = conn.Close() }()
 	out, ok := a.raw.out.(*os.File)
 	if !ok {
-		return true, usage("leave out --fdpass", "standard output is not a file")
+		return true, fail.Usagef("leave out --fdpass", "standard output is not a file")
 	}
 	return true, passConn(out, conn)
 }
@@ -295,7 +294,7 @@ func (a *app) sayWaiting(run *session, host string, why error) {
 		run.progress.Note(text)
 		return
 	}
-	_ = printf(a.err, "bastion: %s\n", paragraph(text))
+	_ = console.Printf(a.err, "bastion: %s\n", console.Paragraph(text))
 }
 
 // proxyBehind connects to a host behind the bastion by a link of its own.
@@ -318,13 +317,13 @@ func (a *app) pipe(ctx context.Context, dest string, conn *endingConn) error {
 	lost := false
 	conn.tell = func(err error) {
 		if lost = ctx.Err() == nil; lost {
-			_ = printf(a.err, "bastion: the connection to %s was lost: %s\n", dest, err) // one line
+			_ = console.Printf(a.err, "bastion: the connection to %s was lost: %s\n", dest, err) // one line
 		}
 	}
 	err := tunnel.Pipe(ctx, a.in, writeCloser(a.raw.out), conn)
 	switch {
 	case lost:
-		return &exitError{code: exitCodes[fail.Lost]}
+		return &process.ExitError{Code: exitCodes[fail.Lost]}
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err != nil && !clientGone(err):
@@ -401,18 +400,15 @@ type nopCloser struct{ io.Writer }
 func (nopCloser) Close() error { return nil }
 
 // knownHosts runs `bastion known-hosts`.
-func (a *app) knownHosts(c *cli.Context) error {
-	if err := argCount(c, 1, 1); err != nil {
-		return err
-	}
+func (a *app) knownHosts(ctx context.Context, args []string) error {
 	// OpenSSH's %H may be [host]:port.
-	pattern := c.Args().First()
+	pattern := args[0]
 	host := pattern
 	if inner, _, err := net.SplitHostPort(pattern); err == nil {
 		host = inner
 	}
 	if strings.ContainsAny(pattern, " \t\r\n,") || pattern == "" {
-		return usage("usage: bastion known-hosts %H", "%q is not a host", pattern)
+		return fail.Usagef("usage: bastion known-hosts %H", "%q is not a host", pattern)
 	}
 	if !isBastion(host) {
 		return nil
@@ -426,7 +422,7 @@ func (a *app) knownHosts(c *cli.Context) error {
 		return err
 	}
 	limit := s.Bastion.StartTimeout + knownHostsWait
-	ctx, cancel := context.WithTimeoutCause(c.Context, limit, fail.New(fail.Timeout, "",
+	ctx, cancel := context.WithTimeoutCause(ctx, limit, fail.New(fail.Timeout, "",
 		fmt.Errorf("the bastion's host key is not known after %s", limit), "allow more time with --start-timeout"))
 	defer cancel()
 	hostKeys, err := openssh.AskHostKeys(ctx, dir, os.Getppid())

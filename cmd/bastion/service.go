@@ -11,10 +11,11 @@ import (
 	"strings"
 	"sync"
 
-	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/service"
@@ -23,26 +24,26 @@ import (
 // serviceRun is the subcommand that only Windows' service manager calls.
 const serviceRun = "run"
 
-func (a *app) serviceCommand() *command {
-	verb := func(name, summary string, hidden bool) *command {
-		return &command{
-			name: name, summary: summary, hidden: hidden, examples: []string{"bastion service " + name},
-			settings: []string{config.GroupOutput}, run: func(c *cli.Context) error { return a.service(c, name) },
+func (a *app) serviceCommand() *cli.Command {
+	verb := func(name, summary string, hidden bool) *cli.Command {
+		return &cli.Command{
+			Name: name, Summary: summary, Hidden: hidden, Examples: []string{"bastion service " + name},
+			Settings: []string{config.GroupOutput}, Run: func(ctx context.Context, _ []string) error { return a.service(ctx, name) },
 		}
 	}
-	return &command{
-		name:    "service",
-		summary: "start the agent when you sign in, as a service of the system",
-		group:   groupAgent,
-		about: []passage{
-			para(`Runs the agent as your own service, with your rights: a unit of systemd's user manager, or a launchd agent on macOS. It
+	return &cli.Command{
+		Name:    "service",
+		Summary: "start the agent when you sign in, as a service of the system",
+		Group:   groupAgent,
+		About: []cli.Passage{
+			cli.Para(`Runs the agent as your own service, with your rights: a unit of systemd's user manager, or a launchd agent on macOS. It
 				opens the forwards of --detach again. The service is optional, because a command that needs the agent starts it.`),
-			para(`On Windows it is a service that runs as you. Installing it needs an administrator's rights and asks for your password,
+			cli.Para(`On Windows it is a service that runs as you. Installing it needs an administrator's rights and asks for your password,
 				which Windows keeps.`),
 		},
-		examples: []string{"bastion service install", "bastion service start", "bastion service status -o json"},
-		settings: []string{config.GroupOutput},
-		verbs: []*command{
+		Examples: []string{"bastion service install", "bastion service start", "bastion service status -o json"},
+		Settings: []string{config.GroupOutput},
+		Verbs: []*cli.Command{
 			verb("install", "write the service and start it when you sign in, with the settings given here", false),
 			verb("uninstall", "stop and remove it", false),
 			verb("start", "start it now", false),
@@ -54,10 +55,7 @@ func (a *app) serviceCommand() *command {
 }
 
 // service runs a subcommand of `bastion service`.
-func (a *app) service(c *cli.Context, verb string) error {
-	if err := argCount(c, 0, 0); err != nil {
-		return err
-	}
+func (a *app) service(ctx context.Context, verb string) error {
 	do := map[string]func(context.Context, config.Settings, *service.Service) error{
 		"install": a.serviceInstall, "uninstall": a.serviceUninstall, "start": a.serviceStart, "stop": a.serviceStop,
 		"status": a.serviceStatus, serviceRun: a.serviceRun,
@@ -70,11 +68,11 @@ func (a *app) service(c *cli.Context, verb string) error {
 	if err != nil {
 		return err
 	}
-	m, err := a.managed(c.Context, s, verb)
+	m, err := a.managed(ctx, s, verb)
 	if err != nil {
 		return err
 	}
-	return do(c.Context, s, m)
+	return do(ctx, s, m)
 }
 
 // serviceOutcome is the JSON output of the verbs that change something.
@@ -132,7 +130,7 @@ func (a *app) signIn(m *service.Service) error {
 	}
 	var password string
 	if fd := int(a.in.Fd()); term.IsTerminal(fd) {
-		_ = printf(a.err, "Windows password of %s: ", me.Username)
+		_ = console.Printf(a.err, "Windows password of %s: ", me.Username)
 		var typed []byte
 		typed, err = term.ReadPassword(fd)
 		fmt.Fprintln(a.err)
@@ -223,11 +221,11 @@ func (a *app) serviceStatus(_ context.Context, s config.Settings, m *service.Ser
 	case !out.Installed:
 		_, err = fmt.Fprintln(a.out, "the service is not installed; bastion service install installs it")
 	case out.Running:
-		err = printf(a.out, "the service runs (%s)\n", m.Name())
+		err = console.Printf(a.out, "the service runs (%s)\n", m.Name())
 	case out.Problem != "":
-		err = printf(a.out, "the service does not run: %s (%s); %s\n", out.Problem, m.Name(), m.Logs())
+		err = console.Printf(a.out, "the service does not run: %s (%s); %s\n", out.Problem, m.Name(), m.Logs())
 	default:
-		err = printf(a.out, "the service is installed and does not run (%s)\n", m.Name())
+		err = console.Printf(a.out, "the service is installed and does not run (%s)\n", m.Name())
 	}
 	return err
 }
@@ -235,7 +233,7 @@ func (a *app) serviceStatus(_ context.Context, s config.Settings, m *service.Ser
 // serviceRun is the agent under Windows' service manager, which wants to be answered.
 func (a *app) serviceRun(ctx context.Context, _ config.Settings, m *service.Service) error {
 	if runtime.GOOS != "windows" || service.Interactive() {
-		return usage("bastion agent run does", "service run is for the service manager of Windows")
+		return fail.Usagef("bastion agent run does", "service run is for the service manager of Windows")
 	}
 	_ = ctx // its signals are the service manager's
 	return m.Run()
@@ -261,7 +259,7 @@ func (p *agentProgram) Start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	p.ended.Go(func() {
-		p.err = p.app.agentRun(ctx, p.settings, agentFlags{logFile: filepath.Join(state, logName), stay: true})
+		p.err = p.app.agentRun(ctx, p.settings, agentRunOptions{logFile: filepath.Join(state, logName), stay: true})
 	})
 	return nil
 }

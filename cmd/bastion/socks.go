@@ -5,42 +5,50 @@ import (
 	"net/netip"
 	"path/filepath"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/linkview"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-func (a *app) socksCommand() *command {
-	var o forwardFlags
-	return &command{
-		name:    "socks",
-		summary: "serve a SOCKS and HTTP proxy whose connections leave from the bastion",
-		group:   groupConnect,
-		args:    "[BIND:]PORT",
-		about: []passage{
-			para(`Serves SOCKS5, SOCKS4a and HTTP (CONNECT and http:// URLs) on one local port; 0 or : picks a free one. The bastion
+func (a *app) socksCommand() *cli.Command {
+	var o socksOptions
+	return &cli.Command{
+		Name:    "socks",
+		Summary: "serve a SOCKS and HTTP proxy whose connections leave from the bastion",
+		Group:   groupConnect,
+		Args:    "[BIND:]PORT",
+		MinArgs: 1,
+		MaxArgs: 1,
+		About: []cli.Passage{
+			cli.Para(`Serves SOCKS5, SOCKS4a and HTTP (CONNECT and http:// URLs) on one local port; 0 or : picks a free one. The bastion
 				resolves names, so that private names work. The setting permit narrows the destinations.`),
-			para(`Standard output has the URLs of the proxy and of a PAC file. With the PAC file browsers send only the names of
+			cli.Para(`Standard output has the URLs of the proxy and of a PAC file. With the PAC file browsers send only the names of
 				proxy_domains and the addresses of proxy_cidrs through the bastion. With -o json it is one line of JSON.`),
-			para(`Every user of this machine can use the proxy, unless proxy_auth_file sets a user and a password. The proxy ends with
+			cli.Para(`Every user of this machine can use the proxy, unless proxy_auth_file sets a user and a password. The proxy ends with
 				this command; with --detach the agent keeps it until bastion stop.`),
 		},
-		examples: []string{
+		Examples: []string{
 			"bastion socks 1080",
 			"curl --socks5-hostname 127.0.0.1:1080 https://wiki.corp.internal/",
 			"bastion socks -d --name proxy 1080    # until bastion stop proxy",
 		},
-		flags: []option{
-			detachFlag(&o.detach), &textFlag{
-				names: []string{"name"}, form: "NAME", help: "name of the proxy for stop and wait", set: func(v string) { o.name = v },
-			},
+		Flags: []cli.Option{
+			detachFlag(&o.detach),
+			cli.Text(&o.name, "NAME", "name of the proxy for stop and wait", "name"),
 		},
-		settings: []string{config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput},
-		run:      func(c *cli.Context) error { return a.socks(c, o) },
+		Settings: []string{config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput},
+		Run:      func(ctx context.Context, args []string) error { return a.socks(ctx, args, o) },
 	}
+}
+
+// socksOptions are the options of socks that are no settings.
+type socksOptions struct {
+	detach bool
+	name   string
 }
 
 // proxyInfo is what socks prints.
@@ -66,15 +74,12 @@ func newProxyInfo(addr, user string) proxyInfo {
 }
 
 // socks runs `bastion socks`.
-func (a *app) socks(c *cli.Context, o forwardFlags) error {
-	if err := argCount(c, 1, 1); err != nil {
-		return err
-	}
+func (a *app) socks(ctx context.Context, args []string, o socksOptions) error {
 	s, err := a.settings()
 	if err != nil {
 		return err
 	}
-	local, err := targets.ParseLocal(c.Args().First())
+	local, err := targets.ParseLocal(args[0])
 	if err != nil {
 		return err
 	}
@@ -82,23 +87,27 @@ func (a *app) socks(c *cli.Context, o forwardFlags) error {
 	if err != nil {
 		return err
 	}
-	a.named = o.name != ""
-	requests := []api.ForwardRequest{{Kind: api.KindProxy, Name: o.name, Listen: local.String()}}
+	w := wanted{
+		command: "socks", forwards: []api.ForwardRequest{{Kind: api.KindProxy, Name: o.name, Listen: local.String()}},
+		named: o.name != "",
+	}
 	show := func(forwards []api.Forward) error { return a.printProxy(newProxyInfo(forwards[0].Listen, user), s) }
 	if o.detach {
-		forwards, err := a.openDetached(c.Context, s, "socks", requests)
+		forwards, err := a.openDetached(ctx, s, w)
 		if err != nil {
 			return err
 		}
 		return show(forwards)
 	}
-	return a.openForwards(c.Context, s, "socks", requests, func(
-		ctx context.Context, forwards []api.Forward, watch *linkWatch,
+	return a.openForwards(ctx, s, w, func(
+		ctx context.Context, forwards []api.Forward, watch *linkview.Watch,
 	) error {
 		if err := show(forwards); err != nil {
 			return err
 		}
-		watch.tell(a.out, s)
+		if s.Output.Format == "json" {
+			watch.WriteEvents(a.out)
+		}
 		<-ctx.Done()
 		return context.Cause(ctx)
 	})
@@ -121,6 +130,6 @@ func (a *app) printProxy(p proxyInfo, s config.Settings) error {
 	if s.Output.Format == "json" {
 		return a.printLine(p)
 	}
-	err := printf(a.out, "%s\n%s\n%s\n", p.Proxy, p.HTTP, p.PAC)
+	err := console.Printf(a.out, "%s\n%s\n%s\n", p.Proxy, p.HTTP, p.PAC)
 	return err
 }

@@ -16,10 +16,10 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/bastion-ssm/bastion/internal/block"
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
@@ -29,62 +29,60 @@ import (
 // maxSSHConfig bounds the file that ssh-config rewrites, in bytes.
 const maxSSHConfig = 4 << 20
 
-// sshConfigFlags are the flags of ssh-config that are no settings.
-type sshConfigFlags struct {
+// sshConfigOptions are the options of ssh-config that are no settings.
+type sshConfigOptions struct {
 	write, remove bool
 	connect       bool
 	file          string
 }
 
-func (a *app) sshConfigCommand() *command {
-	var f sshConfigFlags
-	return &command{
-		name:    "ssh-config",
-		summary: "print the block that ssh_config needs, or keep it in ~/.ssh/config",
-		group:   groupConnect,
-		args:    "[PATTERN]...",
-		about: []passage{
-			para(`Prints a block for ssh_config: the bastion's own SSH server, the hosts behind it that match a PATTERN (default:
+func (a *app) sshConfigCommand() *cli.Command {
+	var o sshConfigOptions
+	return &cli.Command{
+		Name:    "ssh-config",
+		Summary: "print the block that ssh_config needs, or keep it in ~/.ssh/config",
+		Group:   groupConnect,
+		Args:    "[PATTERN]...",
+		MaxArgs: cli.AnyNumber,
+		About: []cli.Passage{
+			cli.Para(`Prints a block for ssh_config: the bastion's own SSH server, the hosts behind it that match a PATTERN (default:
 				*.internal) and EC2 instances by id. The block has this program's path and the options that are given here, for example
 				--profile. docs/openssh.md explains it; ssh_config.example is the same with comments.`),
-			para(`ssh compares a PATTERN with the name as typed, without user and port. "!" before a PATTERN excludes its hosts.`),
-			para(`With --write the block is kept at the top of ~/.ssh/config, between "# BEGIN bastion" and "# END bastion". Writing it
+			cli.Para(`ssh compares a PATTERN with the name as typed, without user and port. "!" before a PATTERN excludes its hosts.`),
+			cli.Para(`With --write the block is kept at the top of ~/.ssh/config, between "# BEGIN bastion" and "# END bastion". Writing it
 				again replaces it; the rest of the file stays as it is.`),
 		},
-		examples: []string{
+		Examples: []string{
 			"bastion ssh-config --write '*.internal' '10.*'",
 			"bastion ssh-config --write --profile prod --instance-connect",
 			"bastion ssh-config --remove",
 		},
-		flags: []option{
-			switchFlag(&f.write, "add the block to the file, or replace the one there", "write"),
-			switchFlag(&f.remove, "remove the block from the file", "remove"),
-			switchFlag(&f.connect, "sign in to EC2 instances with an ephemeral key, by EC2 Instance Connect", "instance-connect"),
-			&textFlag{
-				names: []string{"file"}, form: "FILE", help: "file that --write and --remove change (default: ~/.ssh/config)",
-				set: func(v string) { f.file = v },
-			},
+		Flags: []cli.Option{
+			cli.Switch(&o.write, "add the block to the file, or replace the one there", "write"),
+			cli.Switch(&o.remove, "remove the block from the file", "remove"),
+			cli.Switch(&o.connect, "sign in to EC2 instances with an ephemeral key, by EC2 Instance Connect", "instance-connect"),
+			cli.Text(&o.file, "FILE", "file that --write and --remove change (default: ~/.ssh/config)", "file"),
 		},
-		settings: []string{config.GroupAWS},
-		run:      func(c *cli.Context) error { return a.sshConfig(c, f) },
+		Settings: []string{config.GroupAWS},
+		Run:      func(ctx context.Context, args []string) error { return a.sshConfig(ctx, args, o) },
 	}
 }
 
 // sshConfig runs `bastion ssh-config`.
-func (a *app) sshConfig(c *cli.Context, f sshConfigFlags) error {
+func (a *app) sshConfig(ctx context.Context, args []string, o sshConfigOptions) error {
 	switch {
-	case f.write && f.remove:
-		return usage("leave out --write or --remove", "--write and --remove exclude each other")
-	case f.file != "" && !f.write && !f.remove:
-		return usage("add --write or --remove", "--file needs --write or --remove: without them the block is printed")
-	case f.remove && c.NArg() > 0:
-		return usage("usage: bastion ssh-config --remove [--file FILE]", "--remove takes no patterns")
+	case o.write && o.remove:
+		return fail.Usagef("leave out --write or --remove", "--write and --remove exclude each other")
+	case o.file != "" && !o.write && !o.remove:
+		return fail.Usagef("add --write or --remove", "--file needs --write or --remove: without them the block is printed")
+	case o.remove && len(args) > 0:
+		return fail.Usagef("usage: bastion ssh-config --remove [--file FILE]", "--remove takes no patterns")
 	}
-	path, err := sshConfigFile(f.file)
+	path, err := sshConfigFile(o.file)
 	if err != nil {
 		return err
 	}
-	if f.remove {
+	if o.remove {
 		changed, err := editBlock(path, nil)
 		if err != nil {
 			return err
@@ -99,15 +97,15 @@ func (a *app) sshConfig(c *cli.Context, f sshConfigFlags) error {
 	if err != nil {
 		return err
 	}
-	b, err := a.sshBlockFor(c.Context, s, c.Args().Slice(), f.connect)
+	b, err := a.sshBlockFor(ctx, s, args, o.connect)
 	if err != nil {
 		return err
 	}
 	text := b.marked()
-	if !f.write && a.wantsJSON() {
+	if !o.write && a.wantsJSON() {
 		return a.document("config", text)
 	}
-	if !f.write {
+	if !o.write {
 		return a.printExact("the configuration", strings.TrimSuffix(text, "\n"), "add --write, which writes it to ssh's file")
 	}
 	changed, err := editBlock(path, []byte(text))
@@ -126,7 +124,7 @@ func (a *app) edited(path string, changed bool, text string) error {
 	if a.wantsJSON() {
 		return a.printJSON(map[string]any{"file": path, "changed": changed})
 	}
-	return printf(a.out, "%s\n", text)
+	return console.Printf(a.out, "%s\n", text)
 }
 
 // sshConfigFile returns the absolute path of the file to change.
@@ -172,7 +170,7 @@ func (a *app) sshBlockFor(ctx context.Context, s config.Settings, patterns []str
 		if strings.Contains(w, "${") || strings.ContainsFunc(w, func(r rune) bool {
 			return r < ' ' || r == 0x7f || r == '"'
 		}) {
-			return sshBlock{}, usage("use another path or value", "ssh_config cannot hold %q", w)
+			return sshBlock{}, fail.Usagef("use another path or value", "ssh_config cannot hold %q", w)
 		}
 	}
 	b := sshBlock{
@@ -211,16 +209,16 @@ func (a *app) program() (string, error) {
 // givenFlags returns the settings that were given as flags, as flags, for another run of this program.
 func (a *app) givenFlags() []string {
 	var out []string
-	if a.configFile != "" {
-		path, err := filepath.Abs(a.configFile)
+	if a.line.ConfigFile != "" {
+		path, err := filepath.Abs(a.line.ConfigFile)
 		if err != nil {
-			path = a.configFile
+			path = a.line.ConfigFile
 		}
 		out = append(out, "--config="+path)
 	}
-	for _, key := range slices.Sorted(maps.Keys(a.flags)) {
+	for _, key := range slices.Sorted(maps.Keys(a.line.Settings)) {
 		if setting := config.Lookup(key); setting.Group != config.GroupOutput {
-			out = append(out, "--"+setting.Flag()+"="+a.flags[key])
+			out = append(out, "--"+setting.Flag()+"="+a.line.Settings[key])
 		}
 	}
 	return out

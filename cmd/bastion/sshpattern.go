@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"regexp"
 	"strings"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 // checkPatterns refuses what ssh_config's Host cannot hold, what would send every connection through the bastion, and what would
@@ -22,12 +24,12 @@ func checkPatterns(patterns []string) error {
 		}
 	}
 	if len(negative) > 0 && len(positive) == 0 {
-		return usage("add the pattern that it is an exception from: '*.internal' '!db.internal'", "%s alone matches no host", patterns[0])
+		return fail.Usagef("add the pattern that it is an exception from: '*.internal' '!db.internal'", "%s alone matches no host", patterns[0])
 	}
 	for _, p := range positive {
 		for _, n := range negative {
 			if covers(n, p) {
-				return usage("leave out one of them", "the pattern %s never matches: !%s excepts all of it", p, n)
+				return fail.Usagef("leave out one of them", "the pattern %s never matches: !%s excepts all of it", p, n)
 			}
 		}
 	}
@@ -54,18 +56,18 @@ func checkPattern(pattern string) error {
 		return fmt.Sprintf("give '%s%s'%s", pattern[:len(pattern)-len(p)], better, more)
 	}
 	never := func(next, why string) error {
-		return usage(next, "the pattern %s never matches a host: %s", pattern, why)
+		return fail.Usagef(next, "the pattern %s never matches a host: %s", pattern, why)
 	}
 	if p == "" || strings.ContainsFunc(p, func(r rune) bool {
 		return r > '~' || r <= ' ' || strings.ContainsRune(`"'#\%$,;`, r)
 	}) {
-		return usage(next, "%q is not a pattern of hosts", pattern)
+		return fail.Usagef(next, "%q is not a pattern of hosts", pattern)
 	}
 	if strings.Trim(p, "*?") == "" {
 		if pattern != p {
 			return never("leave it out", "nothing is left after the exception")
 		}
-		return usage(next, "the pattern %s would send every ssh through the bastion", p)
+		return fail.Usagef(next, "the pattern %s would send every ssh through the bastion", p)
 	}
 	if network, err := netip.ParsePrefix(p); err == nil {
 		return never(propose(globOf(network), ""), "ssh_config has no networks")

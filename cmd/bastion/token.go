@@ -6,63 +6,64 @@ import (
 	"slices"
 	"time"
 
-	"github.com/urfave/cli/v2"
-
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-func (a *app) tokenCommand() *command {
-	return &command{
-		name:    "token",
-		summary: "print an RDS IAM token, a password that is valid for 15 minutes",
-		group:   groupDatabases,
-		args:    "SPEC",
-		about: []passage{
-			para(`Prints a token for a user of an RDS database on standard output. It is the user's password for new connections in the
+// tokenOptions are the options of token that are no settings.
+type tokenOptions struct{ user string }
+
+func (a *app) tokenCommand() *cli.Command {
+	var o tokenOptions
+	return &cli.Command{
+		Name:    "token",
+		Summary: "print an RDS IAM token, a password that is valid for 15 minutes",
+		Group:   groupDatabases,
+		Args:    "SPEC",
+		MinArgs: 1,
+		MaxArgs: 1,
+		About: []cli.Passage{
+			cli.Para(`Prints a token for a user of an RDS database on standard output. It is the user's password for new connections in the
 				next 15 minutes; treat it as one. It is made for the database's real name and port, and works through every forward.`),
-			para(`The database must have IAM authentication enabled. The user needs the role rds_iam (PostgreSQL) or
+			cli.Para(`The database must have IAM authentication enabled. The user needs the role rds_iam (PostgreSQL) or
 				AWSAuthenticationPlugin (MySQL). You need the permission rds-db:connect for the user. Databases take tokens only over
 				TLS.`),
 		},
-		examples: []string{
+		Examples: []string{
 			"bastion token rds:orders --user app",
 			"export PGPASSWORD=$(bastion token rds:orders --user app)",
 		},
-		flags: []option{&textFlag{
-			names: []string{"user"}, form: "USER", help: "database user", set: func(v string) { a.login.user = v },
-		}},
-		settings: showCommon,
-		complete: func([]string) []candidate {
-			return slices.DeleteFunc(a.targetCandidates(), func(c candidate) bool { return c.value == cacheSpec })
+		Flags:    []cli.Option{cli.Text(&o.user, "USER", "database user", "user")},
+		Settings: showCommon,
+		Complete: func([]string) []cli.Candidate {
+			return slices.DeleteFunc(a.targetCandidates(), func(c cli.Candidate) bool { return c.Value == cacheSpec })
 		},
-		run: a.token,
+		Run: func(ctx context.Context, args []string) error { return a.token(ctx, args, o) },
 	}
 }
 
 // token runs `bastion token`.
-func (a *app) token(c *cli.Context) error {
-	if err := argCount(c, 1, 1); err != nil {
-		return err
-	}
+func (a *app) token(ctx context.Context, args []string, o tokenOptions) error {
 	s, err := a.settings()
 	if err != nil {
 		return err
 	}
-	spec, err := targets.Parse(c.Args().First())
+	spec, err := targets.Parse(args[0])
 	if err != nil {
 		return err
 	}
-	if a.login.user == "" {
-		return usage("name the user with the role rds_iam: --user USER", "token: the database user is missing")
+	if o.user == "" {
+		return fail.Usagef("name the user with the role rds_iam: --user USER", "token: the database user is missing")
 	}
-	e, token, err := a.makeToken(c.Context, s, spec, a.login.user)
+	e, token, err := a.makeToken(ctx, s, spec, o.user)
 	if err != nil {
 		return err
 	}
 	if s.Output.Format == "json" {
 		return a.printLine(map[string]any{
-			"token": token, "user": a.login.user, "host": e.Host, "port": e.Port,
+			"token": token, "user": o.user, "host": e.Host, "port": e.Port,
 			"expires_at": time.Now().Add(targets.TokenLifetime).UTC().Truncate(time.Second),
 		})
 	}

@@ -8,32 +8,32 @@ import (
 	"strings"
 
 	tea "github.com/charmbracelet/bubbletea"
-	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/topview"
 )
 
-func (a *app) topCommand() *command {
-	return &command{
-		name:    "top",
-		summary: "watch the agent's forwards, links and bastions in the terminal",
-		group:   groupAgent,
-		about: []passage{
-			para(`Shows each second what bastion dashboard shows in the browser: forwards with their throughput, links with their SSM
+func (a *app) topCommand() *cli.Command {
+	return &cli.Command{
+		Name:    "top",
+		Summary: "watch the agent's forwards, links and bastions in the terminal",
+		Group:   groupAgent,
+		About: []cli.Passage{
+			cli.Para(`Shows each second what bastion dashboard shows in the browser: forwards with their throughput, links with their SSM
 				sessions, bastions with their cost so far, and the latest connections.`),
-			terms("up, down, k, j", "choose a forward, a link or a bastion",
+			cli.Terms("up, down, k, j", "choose a forward, a link or a bastion",
 				"tab", "go to the next kind",
 				"page up, page down", "turn pages",
 				"s", "stop the chosen forward; asks first if it has connections, belongs to a command or is off the screen",
 				"q", "end"),
-			para("With -o json, or if the output is not a terminal, it prints the state once and ends."),
+			cli.Para("With -o json, or if the output is not a terminal, it prints the state once and ends."),
 		},
-		examples: []string{"bastion top", "bastion top -o json | jq '.state.links[].live[].sessions'"},
-		settings: []string{config.GroupLocal, config.GroupOutput},
-		run:      a.top,
+		Examples: []string{"bastion top", "bastion top -o json | jq '.state.links[].live[].sessions'"},
+		Settings: []string{config.GroupLocal, config.GroupOutput},
+		Run:      a.top,
 	}
 }
 
@@ -44,10 +44,7 @@ type topOutput struct {
 }
 
 // top runs `bastion top`. It starts no agent: there would be nothing to see.
-func (a *app) top(c *cli.Context) error {
-	if err := argCount(c, 0, 0); err != nil {
-		return err
-	}
+func (a *app) top(ctx context.Context, _ []string) error {
 	s, err := a.settings()
 	if err != nil {
 		return err
@@ -58,15 +55,15 @@ func (a *app) top(c *cli.Context) error {
 	}
 	out, isFile := a.raw.out.(*os.File)
 	if s.Output.Format == "json" || !isFile || !term.IsTerminal(int(out.Fd())) || !term.IsTerminal(int(a.in.Fd())) {
-		return a.topOnce(c.Context, client, s)
+		return a.topOnce(ctx, client, s)
 	}
-	ctx, cancel := context.WithCancel(c.Context)
+	shown, cancel := context.WithCancel(ctx)
 	defer cancel()
-	program := tea.NewProgram(topview.New(ctx, client), tea.WithContext(ctx), tea.WithInput(a.in), tea.WithOutput(out),
+	program := tea.NewProgram(topview.New(shown, client), tea.WithContext(shown), tea.WithInput(a.in), tea.WithOutput(out),
 		tea.WithAltScreen(), tea.WithoutSignalHandler())
 	_, err = program.Run()
-	if c.Context.Err() != nil {
-		return context.Cause(c.Context)
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
 	return err
 }

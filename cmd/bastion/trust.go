@@ -13,60 +13,59 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
 	"golang.org/x/term"
 
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// trustFlags are the flags of trust that are no settings.
-type trustFlags struct{ yes, list, remove bool }
+// trustOptions are the options of trust that are no settings.
+type trustOptions struct{ yes, list, remove bool }
 
-func (a *app) trustCommand() *command {
-	var f trustFlags
-	return &command{
-		name:    "trust",
-		summary: "show the settings of a bastion.yaml, and trust it",
-		group:   groupOther,
-		args:    "[FILE|DIRECTORY]",
-		about: []passage{
-			para(`A bastion.yaml in the working directory or above it has the settings that a team shares: region, cluster, targets,
+func (a *app) trustCommand() *cli.Command {
+	var o trustOptions
+	return &cli.Command{
+		Name:    "trust",
+		Summary: "show the settings of a bastion.yaml, and trust it",
+		Group:   groupOther,
+		Args:    "[FILE|DIRECTORY]",
+		MaxArgs: 1,
+		About: []cli.Passage{
+			cli.Para(`A bastion.yaml in the working directory or above it has the settings that a team shares: region, cluster, targets,
 				sizes. bastion takes settings from it that run a program, name a file, choose an identity or say what AWS executes only
 				after you have trusted it.`),
-			para(`This command shows the settings, asks, and records the file's path and SHA-256: an edit ends the trust. Without an
+			cli.Para(`This command shows the settings, asks, and records the file's path and SHA-256: an edit ends the trust. Without an
 				argument it takes the file that commands would find.`),
 		},
-		examples: []string{"bastion trust", "bastion trust ~/src/shop/bastion.yaml --yes", "bastion trust --list"},
-		flags: []option{
-			switchFlag(&f.yes, "agree without a question, for scripts", "yes", "y"),
-			switchFlag(&f.list, "print the files that you trust", "list"),
-			switchFlag(&f.remove, "end the trust in the file", "remove"),
+		Examples: []string{"bastion trust", "bastion trust ~/src/shop/bastion.yaml --yes", "bastion trust --list"},
+		Flags: []cli.Option{
+			cli.Switch(&o.yes, "agree without a question, for scripts", "yes", "y"),
+			cli.Switch(&o.list, "print the files that you trust", "list"),
+			cli.Switch(&o.remove, "end the trust in the file", "remove"),
 		},
-		settings: []string{config.GroupOutput},
-		run:      func(c *cli.Context) error { return a.trust(c, f) },
+		Settings: []string{config.GroupOutput},
+		Run:      func(ctx context.Context, args []string) error { return a.trust(ctx, optional(args), o) },
 	}
 }
 
 // trust runs `bastion trust`. It takes no settings from a file: the file is what it is about.
-func (a *app) trust(c *cli.Context, f trustFlags) error {
-	if err := argCount(c, 0, 1); err != nil {
-		return err
-	}
-	src := config.Source{Flags: a.flags, NoFile: true}
+func (a *app) trust(ctx context.Context, named string, o trustOptions) error {
+	src := config.Source{Flags: a.line.Settings, NoFile: true}
 	s, err := config.Load(src)
 	if err != nil {
 		return err
 	}
 	switch {
-	case f.list && (f.remove || f.yes || c.NArg() > 0), f.remove && f.yes:
-		return usage("give --list, or --remove, or --yes", "trust: these options exclude each other")
-	case f.list:
+	case o.list && (o.remove || o.yes || named != ""), o.remove && o.yes:
+		return fail.Usagef("give --list, or --remove, or --yes", "trust: these options exclude each other")
+	case o.list:
 		return a.listTrusted(src.Store(), s)
-	case f.remove:
-		return a.distrust(c, src.Store(), s)
+	case o.remove:
+		return a.distrust(ctx, named, src.Store(), s)
 	}
-	return a.trustFile(c, src.Store(), s, f.yes)
+	return a.trustFile(ctx, named, src.Store(), s, o.yes)
 }
 
 // trustOutput is the JSON output of trust.
@@ -85,8 +84,8 @@ type trustSetting struct {
 	NeedsTrust bool   `json:"needs_trust"` // it is not taken from the file without
 }
 
-func (a *app) trustFile(c *cli.Context, store config.Store, s config.Settings, yes bool) error {
-	found, err := projectFile(c.Args().First(), a.warnIgnored)
+func (a *app) trustFile(ctx context.Context, named string, store config.Store, s config.Settings, yes bool) error {
+	found, err := projectFile(named, a.warnIgnored)
 	if err != nil {
 		return err
 	}
@@ -113,11 +112,11 @@ func (a *app) trustFile(c *cli.Context, store config.Store, s config.Settings, y
 	}
 	if needed {
 		if !yes {
-			if err := a.askTrust(c.Context, out.question()); err != nil {
+			if err := a.askTrust(ctx, out.question()); err != nil {
 				return err
 			}
 		}
-		if err := store.Add(c.Context, found, time.Now()); err != nil {
+		if err := store.Add(ctx, found, time.Now()); err != nil {
 			return err
 		}
 		out.Trusted = true
@@ -137,11 +136,11 @@ func (a *app) trustFile(c *cli.Context, store config.Store, s config.Settings, y
 // Quoting keeps its text from drawing on the terminal.
 func (o trustOutput) show(w io.Writer) error {
 	var b strings.Builder
-	_ = printf(&b, "%q, SHA-256 %s\n", o.File, o.SHA256)
+	_ = console.Printf(&b, "%q, SHA-256 %s\n", o.File, o.SHA256)
 	title := "Targets:\n"
 	for _, name := range slices.Sorted(maps.Keys(o.Targets)) {
 		b.WriteString(title)
-		_ = printf(&b, "  %s = %q\n", name, o.Targets[name])
+		_ = console.Printf(&b, "  %s = %q\n", name, o.Targets[name])
 		title = ""
 	}
 	for _, part := range []struct {
@@ -152,7 +151,7 @@ func (o trustOutput) show(w io.Writer) error {
 		for _, s := range o.Settings {
 			if s.NeedsTrust == part.needs {
 				b.WriteString(title)
-				_ = printf(&b, "  %s = %q\n      %s\n", s.Key, s.Value, config.Lookup(s.Key).Help)
+				_ = console.Printf(&b, "  %s = %q\n      %s\n", s.Key, s.Value, config.Lookup(s.Key).Help)
 				title = ""
 			}
 		}
@@ -175,7 +174,7 @@ func (o trustOutput) question() string {
 // askTrust asks at the terminal. Anything but yes is an error.
 func (a *app) askTrust(ctx context.Context, question string) error {
 	if !term.IsTerminal(int(a.in.Fd())) {
-		return usage("read the settings above and add --yes", "trust asks at a terminal, and standard input is not one")
+		return fail.Usagef("read the settings above and add --yes", "trust asks at a terminal, and standard input is not one")
 	}
 	fmt.Fprint(a.err, question)
 	answered := make(chan string, 1)
@@ -199,13 +198,13 @@ func projectFile(named string, ignored func(error)) (*config.Found, error) {
 	if named != "" {
 		path := projectPath(named)
 		if filepath.Base(path) != config.FileName {
-			return nil, usage("name it with --config, which trusts it", "%q is not found by its place: only a %s is", named, config.FileName)
+			return nil, fail.Usagef("name it with --config, which trusts it", "%q is not found by its place: only a %s is", named, config.FileName)
 		}
 		return config.OpenProject(path)
 	}
 	found, err := config.FindProject(ignored)
 	if err == nil && found == nil {
-		err = usage("name the file: bastion trust FILE", "no directory from here up has a %s that commands would use", config.FileName)
+		err = fail.Usagef("name the file: bastion trust FILE", "no directory from here up has a %s that commands would use", config.FileName)
 	}
 	return found, err
 }
@@ -227,7 +226,7 @@ func (a *app) listTrusted(store config.Store, s config.Settings) error {
 		return a.printJSON(map[string]any{"trusted": append([]config.Record{}, records...)})
 	}
 	for _, r := range records {
-		if err := printf(a.out, "%s  %s  %q\n", r.At.Local().Format(time.DateTime), r.SHA256, r.Path); err != nil {
+		if err := console.Printf(a.out, "%s  %s  %q\n", r.At.Local().Format(time.DateTime), r.SHA256, r.Path); err != nil {
 			return err
 		}
 	}
@@ -235,9 +234,9 @@ func (a *app) listTrusted(store config.Store, s config.Settings) error {
 }
 
 // distrust removes a record. The file may be gone.
-func (a *app) distrust(c *cli.Context, store config.Store, s config.Settings) error {
+func (a *app) distrust(ctx context.Context, named string, store config.Store, s config.Settings) error {
 	var path string
-	if named := c.Args().First(); named != "" {
+	if named != "" {
 		abs, err := filepath.Abs(projectPath(named))
 		if err != nil {
 			return err
@@ -253,7 +252,7 @@ func (a *app) distrust(c *cli.Context, store config.Store, s config.Settings) er
 		}
 		path = found.Real
 	}
-	had, err := store.Remove(c.Context, path)
+	had, err := store.Remove(ctx, path)
 	if err != nil {
 		return err
 	}
@@ -264,11 +263,11 @@ func (a *app) distrust(c *cli.Context, store config.Store, s config.Settings) er
 	if had {
 		verb = "is no longer trusted"
 	}
-	err = printf(a.out, "%q %s\n", path, verb)
+	err = console.Printf(a.out, "%q %s\n", path, verb)
 	return err
 }
 
 // warnIgnored says why a file that was found is not used. It is said in quiet commands too: the file may be the user's own.
 func (a *app) warnIgnored(err error) {
-	_ = printf(a.err, "bastion: %v; %s\n", err, fail.NextOf(err))
+	_ = console.Printf(a.err, "bastion: %v; %s\n", err, fail.NextOf(err))
 }

@@ -3,7 +3,6 @@ package main
 import (
 	"bytes"
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -16,17 +15,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-	"testing/synctest"
-	"time"
 
-	"github.com/urfave/cli/v2"
+	"github.com/bastion-ssm/bastion/internal/cli"
 
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/internal/report"
+	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/targets"
-	"github.com/bastion-ssm/bastion/tunnel"
 )
 
 func testApp() (*app, *bytes.Buffer) {
@@ -34,70 +30,23 @@ func testApp() (*app, *bytes.Buffer) {
 	return newApp(stdio{out: &out, err: &out}), &out
 }
 
-// Options may stand anywhere before "--"; --help and --version are commands wherever they stand there.
-func TestArrange(t *testing.T) {
-	for _, tt := range []struct{ in, want string }{
-		{"forward rds 1 --region x", "forward --region x -- rds 1"},
-		{"forward rds --region=x 1 -q", "forward --region=x -q -- rds 1"},
-		{"--region x forward rds", "forward --region x -- rds"},
-		{"forward -L 1:a:2 -L 3:b:4", "forward -L 1:a:2 -L 3:b:4"},
-		{"forward -o json rds", "forward -o json -- rds"},
-		{"forward -- --odd", "forward -- --odd"},
-		{"forward --assign-public-ip rds", "forward --assign-public-ip -- rds"},
-		{"status", "status"},
-		{"forward rds :", "forward -- rds :"},
-		{"-- forward", "-- forward"},
-		{"forward --unknown rds", "forward --unknown -- rds"},
-		{"-q", "-q"},
-		{"agent --log-file x run", "agent run --log-file x"},
-		{"ls", "ls forwards"},
-		{"ls -q targets", "ls targets -q"},
-		{"service run", "service run"},
-		{"--help", "help --"},
-		{"-h", "help --"},
-		{"forward rds:orders --help", "help -- forward"},
-		{"forward --unknown --name --help -o json -h rds", "help -o json -- forward"},
-		{"--help agent start", "help -- agent start"},
-		{"exec rds:orders -h -- psql --help", "help -- exec"},
-		{"exec rds:orders -- psql --help", "exec -- rds:orders -- psql --help"},
-		{"agent start --version", "version"},
-		{"--version -o json", "version -o json"},
-		{"forward rds --version --name x", "version"},
-	} {
-		a, _ := testApp()
-		got, err := a.arrange(append([]string{"bastion"}, strings.Fields(tt.in)...))
-		if err != nil || strings.Join(got[1:], " ") != tt.want {
-			t.Errorf("%s: got %q, %v; want %q", tt.in, got, err, tt.want)
-		}
-	}
-	for in, want := range map[string]string{
-		"nonsense --help": `unknown command "nonsense"`, "agent stat --help": `unknown subcommand "stat"`,
-		"agent": "agent: a subcommand is missing", "forward --region": "the option --region needs a value",
-	} {
-		a, _ := testApp()
-		if got, err := a.arrange(append([]string{"bastion"}, strings.Fields(in)...)); err == nil || err.Error() != want {
-			t.Errorf("%s: got %q, %v; want %q", in, got, err, want)
-		}
-	}
-}
-
 // eachCommand calls do for every command and subcommand.
-func eachCommand(c *command, path string, do func(c *command, path string)) {
+func eachCommand(c *cli.Command, path string, do func(c *cli.Command, path string)) {
 	do(c, path)
-	for _, v := range c.verbs {
-		eachCommand(v, path+" "+v.name, do)
+	for _, v := range c.Verbs {
+		eachCommand(v, path+" "+v.Name, do)
 	}
 }
 
 // Each command says what it does, by examples that are well-formed command lines.
 func TestEveryCommandHasExamples(t *testing.T) {
 	a, _ := testApp()
-	root := a.root()
-	eachCommand(root, root.name, func(cmd *command, path string) {
-		if len(cmd.examples) == 0 || len(cmd.examples) > 3 && cmd != root {
-			t.Errorf("%s has %d examples", path, len(cmd.examples))
+	root := a.line.Root
+	eachCommand(root, root.Name, func(cmd *cli.Command, path string) {
+		if len(cmd.Examples) == 0 || len(cmd.Examples) > 3 && cmd != root {
+			t.Errorf("%s has %d examples", path, len(cmd.Examples))
 		}
-		for _, line := range cmd.examples {
+		for _, line := range cmd.Examples {
 			line, _, _ := strings.Cut(line, "  #")
 			for _, part := range regexp.MustCompile(`[;|&]+`).Split(line, -1) {
 				part, _, _ = strings.Cut(part, " -- ") // another program's
@@ -105,18 +54,18 @@ func TestEveryCommandHasExamples(t *testing.T) {
 				if len(words) < 2 || words[0] != "bastion" {
 					continue // of another program
 				}
-				if _, err := a.arrange(words); err != nil {
+				if _, err := a.line.Arrange(words); err != nil {
 					t.Errorf("%s: the example %q: %v", path, line, err)
 					continue
 				}
 				of := root
 				for _, w := range words[1:] {
-					if v := of.verb(w); v != nil {
+					if v := of.Verb(w); v != nil {
 						of = v
 					}
 				}
 				for _, w := range words {
-					if isOption(w) && findOption(a.options(of), strings.TrimLeft(w, "-")) == nil {
+					if cli.IsOption(w) && cli.FindOption(a.line.Options(of), strings.TrimLeft(w, "-")) == nil {
 						t.Errorf("%s: the example %q has an unknown option", path, line)
 					}
 				}
@@ -204,7 +153,7 @@ func TestExitCodesOfAnswersAreDocumented(t *testing.T) {
 func TestFinish(t *testing.T) {
 	ended := func(sig os.Signal) context.Context {
 		ctx, cancel := context.WithCancelCause(context.Background())
-		cancel(interrupted{sig})
+		cancel(process.Interrupted{Signal: sig})
 		return ctx
 	}
 	plain := context.Background()
@@ -220,7 +169,7 @@ func TestFinish(t *testing.T) {
 		{"hint", plain, fail.New(fail.Denied, "do it", errors.New("no"), "ask"), 5, "bastion: do it: no\n  hint: ask\n"},
 		{"deadline", plain, fmt.Errorf("wait: %w", context.DeadlineExceeded), 9, "bastion: wait: context deadline exceeded\n"},
 		{"interrupt", ended(os.Interrupt), context.Canceled, 130, ""},
-		{"interrupt, as a cause", ended(os.Interrupt), interrupted{os.Interrupt}, 130, ""},
+		{"interrupt, as a cause", ended(os.Interrupt), process.Interrupted{Signal: os.Interrupt}, 130, ""},
 		{"terminate", ended(syscall.SIGTERM), nil, 143, ""},
 		{"failure at the interrupt", ended(os.Interrupt), errors.New("broken"), 130, "bastion: broken\n"},
 		{"terminal control", plain, errors.New("a\x1b[2Jb\r\nc"), 1, "bastion: a?[2Jb\n  c\n"},
@@ -228,180 +177,6 @@ func TestFinish(t *testing.T) {
 		var out bytes.Buffer
 		if code := finish(tt.ctx, &out, tt.err); code != tt.code || out.String() != tt.out {
 			t.Errorf("%s: %d, %q; want %d, %q", tt.name, code, out.String(), tt.code, tt.out)
-		}
-	}
-}
-
-func TestProgressLines(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
-		p := newProgress(&out, false)
-		p.Step("one")
-		p.Step("one")
-		<-time.After(stillWaiting + time.Second)
-		p.Step("two")
-		p.Note("news")
-		p.Idle()
-		<-time.After(2 * stillWaiting)
-		p.Close()
-		p.Close()
-		p.Step("three")
-		p.Note("late")
-		want := "bastion: one\nbastion: still waiting: one (15s)\nbastion: two\nbastion: news\n"
-		if out.String() != want {
-			t.Errorf("got  %q\nwant %q", out.String(), want)
-		}
-		quiet := newProgress(&out, true)
-		quiet.Step("x")
-		quiet.Note("x")
-		quiet.Idle()
-		quiet.Close()
-		if out.String() != want {
-			t.Errorf("quiet says %q", out.String())
-		}
-	})
-}
-
-func TestProgressLiveLine(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
-		p := &progress{w: &out, live: true, stop: make(chan struct{}), done: make(chan struct{})}
-		go p.run()
-		p.Step("one")
-		<-time.After(redraw + time.Millisecond)
-		p.Note("news")
-		<-time.After(redraw)
-		p.Close()
-		want := "\r\x1b[K| one 0s" + "\r\x1b[K/ one 0s" + "\r\x1b[Kbastion: news\n" + "\r\x1b[K- one 0s" + "\r\x1b[K"
-		if out.String() != want {
-			t.Errorf("got  %q\nwant %q", out.String(), want)
-		}
-	})
-}
-
-func TestLinkWatch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var out bytes.Buffer
-		p := newProgress(&out, false)
-		w := &linkWatch{progress: p}
-		for _, st := range []tunnel.State{
-			{Phase: tunnel.Connecting},
-			{Phase: tunnel.Up},
-			{Phase: tunnel.Reconnecting, Since: time.Now()},
-			{Phase: tunnel.Reconnecting, Since: time.Now(), Attempt: 1, Err: errors.New("no network")},
-		} {
-			w.state(st)
-		}
-		<-time.After(2 * time.Second)
-		w.state(tunnel.State{Phase: tunnel.Up})
-		var events bytes.Buffer
-		w.tell(&events, config.Settings{Output: config.Output{Format: "json"}})
-		w.path(report.Path{Lost: true, Since: time.Now(), Linger: 30 * time.Minute})
-		lost := time.Now()
-		<-time.After(10 * time.Second)
-		w.path(report.Path{Since: lost, Linger: 30 * time.Minute})
-		w.state(tunnel.State{Phase: tunnel.Reconnecting, Since: time.Now()})
-		<-time.After(time.Second)
-		w.state(tunnel.State{Phase: tunnel.Up})
-		w.state(tunnel.State{Phase: tunnel.Idle})
-		w.state(tunnel.State{Phase: tunnel.Idle, Err: errors.New("the task was stopped")})
-		w.state(tunnel.State{Phase: tunnel.Connecting})
-		<-time.After(time.Second)
-		w.state(tunnel.State{Phase: tunnel.Up})
-		p.Close()
-		wantEvents := `{"event":"path_lost","at":"2000-01-01T00:00:02Z","linger_seconds":1800}
-{"event":"path_restored","at":"2000-01-01T00:00:12Z","after_seconds":10}
-{"event":"link_lost","at":"2000-01-01T00:00:12Z"}
-{"event":"link_restored","at":"2000-01-01T00:00:13Z","after_seconds":1}
-{"event":"link_idle","at":"2000-01-01T00:00:13Z"}
-{"event":"link_idle","at":"2000-01-01T00:00:13Z","reason":"the task was stopped"}
-{"event":"link_wanted","at":"2000-01-01T00:00:13Z"}
-{"event":"link_restored","at":"2000-01-01T00:00:14Z","after_seconds":1}
-`
-		if events.String() != wantEvents {
-			t.Errorf("events %s\nwant %s", events.String(), wantEvents)
-		}
-		want := "bastion: the link is lost; new connections wait while it is restored\nbastion: restoring the link\n" +
-			"bastion: restoring the link, attempt 2: no network\nbastion: the link is restored after 2s\n" +
-			"bastion: no path to the bastion; the connection waits (for up to 30m)\n" +
-			"bastion: looking for a path to the bastion\nbastion: path restored after 10s\n" +
-			"bastion: the link is lost; new connections wait while it is restored\nbastion: restoring the link\n" +
-			"bastion: the link is restored after 1s\n" +
-			"bastion: nobody uses the link, and the bastion has closed it; the next connection opens it again\n" +
-			"bastion: the task was stopped; nothing is started now: the next connection starts another one\n" +
-			"bastion: a connection needs the bastion; connecting again\nbastion: the link is restored after 1s\n"
-		if out.String() != want {
-			t.Errorf("got  %q\nwant %q", out.String(), want)
-		}
-	})
-}
-
-// Why a link waits is an event when it is known and when it changes, whatever waits; what is told again is none.
-func TestLinkWatchSaysWhy(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var out, events bytes.Buffer
-		p := newProgress(&out, false)
-		w := &linkWatch{progress: p}
-		w.tell(&events, config.Settings{Output: config.Output{Format: "json"}})
-		denied := fail.New(fail.Denied, "", errors.New("denied"), "ask")
-		lost := report.Path{Lost: true, Since: time.Now(), Linger: time.Minute}
-		why := lost
-		why.Reason, why.Next, why.Retry = "denied", "ask", time.Now().Add(9*time.Second)
-		w.path(lost)
-		w.path(why)
-		w.path(why)
-		w.path(report.Path{Since: lost.Since})
-		w.path(lost) // the connection goes with its last path, and is restored
-		w.state(tunnel.State{Phase: tunnel.Reconnecting, Since: time.Now()})
-		w.state(tunnel.State{Phase: tunnel.Reconnecting, Since: time.Now(), Attempt: 1, Err: denied})
-		w.state(tunnel.State{Phase: tunnel.Reconnecting, Since: time.Now(), Attempt: 2, Err: denied})
-		w.state(tunnel.State{Phase: tunnel.Reconnecting, Since: time.Now(), Attempt: 3, Err: errors.New("throttled")})
-		w.state(tunnel.State{Phase: tunnel.Up})
-		w.path(lost)
-		w.path(report.Path{Since: lost.Since})
-		w.state(tunnel.State{Phase: tunnel.Draining, Retry: time.Second})
-		w.state(tunnel.State{Phase: tunnel.Draining})
-		w.state(tunnel.State{Phase: tunnel.Draining, Err: denied, Attempt: 1})
-		p.Close()
-		var got []string
-		for line := range strings.Lines(events.String()) {
-			var e event
-			if err := json.Unmarshal([]byte(line), &e); err != nil {
-				t.Fatal(err)
-			}
-			got = append(got, strings.TrimSpace(e.Event+" "+e.Reason+" "+e.Next))
-		}
-		want := []string{
-			"path_lost", "waiting denied ask", "path_restored", "path_lost", "link_lost", "waiting denied ask", "waiting throttled",
-			"link_restored", "path_lost", "path_restored", "bastion_draining", "waiting denied ask",
-		}
-		if !slices.Equal(got, want) {
-			t.Errorf("events %q, want %q", got, want)
-		}
-		if n := strings.Count(out.String(), "denied (ask)"); n != 4 {
-			t.Errorf("the reason and what to do are told %d times:\n%s", n, out.String())
-		}
-	})
-}
-
-// Two runs in one process share nothing: the flags of one are not those of the next.
-func TestRunsAreIndependent(t *testing.T) {
-	for _, want := range []string{"json", ""} {
-		a, _ := testApp()
-		args := []string{"bastion", "version"}
-		if want != "" {
-			args = append(args, "-o", want)
-		}
-		c := a.cli()
-		for _, cmd := range c.Commands {
-			cmd.Action = func(*cli.Context) error { return nil }
-		}
-		sorted, err := a.arrange(args)
-		if err != nil {
-			t.Fatal(err)
-		}
-		if err := c.Run(sorted); err != nil || a.flags["output"] != want {
-			t.Errorf("%v: output %q, %v", args, a.flags["output"], err)
 		}
 	}
 }

@@ -10,101 +10,103 @@ import (
 	"strings"
 	"time"
 
-	"github.com/urfave/cli/v2"
-
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/dsn"
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-func (a *app) urlCommand() *command {
+// urlOptions are the options of url that are no settings.
+type urlOptions struct {
+	login
+
+	format string
+}
+
+func (a *app) urlCommand() *cli.Command {
+	var o urlOptions
 	var list []string
 	for _, f := range formats() {
 		list = append(list, f.Name, f.Help)
 	}
-	return &command{
-		name:    "url",
-		summary: "print a running forward's connection string",
-		group:   groupDatabases,
-		args:    "NAME",
-		about: []passage{
-			para(`Prints the connection string with which a client reaches a forward of the agent. NAME is the forward's name, as bastion
+	return &cli.Command{
+		Name:    "url",
+		Summary: "print a running forward's connection string",
+		Group:   groupDatabases,
+		Args:    "NAME",
+		MinArgs: 1,
+		MaxArgs: 1,
+		About: []cli.Passage{
+			cli.Para(`Prints the connection string with which a client reaches a forward of the agent. NAME is the forward's name, as bastion
 				ls forwards shows it, or its target, of the command's profile and region; NAME@LINK names one exactly. The string has a
 				password only with --iam-user: an RDS token, valid for 15 minutes. The formats are:`),
-			terms(list...),
-			para(`The string asks for TLS if the database is RDS or DocumentDB, and with a token. --tls-ca makes clients verify the
+			cli.Terms(list...),
+			cli.Para(`The string asks for TLS if the database is RDS or DocumentDB, and with a token. --tls-ca makes clients verify the
 				certificate; with libpq (kv, python) or --hosts they verify the name too. docs/clients.md has the table.`),
 		},
-		examples: []string{
+		Examples: []string{
 			"bastion forward -d rds:orders; bastion url rds:orders",
 			"psql \"$(bastion url rds:orders --format kv --user app --tls-ca global-bundle.pem)\"",
 			"bastion url cache:sessions -o json | jq -r .url",
 		},
-		flags: append(a.loginFlags(), &textFlag{
-			names: []string{"format"}, form: "FORMAT", help: "format of the connection string (default: uri)",
-			set: func(v string) { a.format = v }, values: plainWords(formatNames(formats())...),
-		}),
-		settings: []string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
-		complete: func([]string) []candidate { return append(a.forwardCandidates(), a.targetCandidates()...) },
-		run:      a.url,
+		Flags: append(o.options(), cli.Text(&o.format, "FORMAT", "format of the connection string (default: uri)", "format").
+			Choices(cli.Words(formatNames(formats())...)...)),
+		Settings: []string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
+		Complete: func([]string) []cli.Candidate { return append(a.forwardCandidates(), a.targetCandidates()...) },
+		Run:      func(ctx context.Context, args []string) error { return a.url(ctx, args[0], o) },
 	}
 }
 
 // url runs `bastion url`.
-func (a *app) url(c *cli.Context) error {
-	if err := argCount(c, 1, 1); err != nil {
-		return err
-	}
+func (a *app) url(ctx context.Context, name string, o urlOptions) error {
 	s, err := a.settings()
 	if err != nil {
 		return err
 	}
-	if a.format == "" {
-		a.format = "uri"
-	}
-	i := slices.IndexFunc(formats(), func(f dsn.Format) bool { return f.Name == a.format })
+	o.format = cmp.Or(o.format, "uri")
+	i := slices.IndexFunc(formats(), func(f dsn.Format) bool { return f.Name == o.format })
 	if i < 0 {
 		names := formatNames(formats())
 		next := "choose one of: " + strings.Join(names, ", ")
-		if near := config.Nearest(a.format, names); near != "" {
+		if near := config.Nearest(o.format, names); near != "" {
 			next = "did you mean --format " + near + "?"
 		}
-		return usage(next, "url: unknown format %q", a.format)
+		return fail.Usagef(next, "url: unknown format %q", o.format)
 	}
-	if err := errors.Join(a.login.check(), checkCA(s)); err != nil {
+	if err := errors.Join(o.check(), checkCA(s)); err != nil {
 		return err
 	}
-	name := c.Args().First()
-	f, err := a.runningForward(c.Context, s, name)
+	f, err := a.runningForward(ctx, s, name)
 	if err != nil {
 		return err
 	}
 	if f.State == api.ForwardWaiting && !s.Output.Quiet {
-		_ = printf(a.err, "bastion: connections to %s wait %s\n", f.Name, f.Trouble(time.Now()))
+		_ = console.Printf(a.err, "bastion: connections to %s wait %s\n", f.Name, f.Trouble(time.Now()))
 	}
 	d, err := dsn.New(name, f, s)
 	if err != nil {
 		return err
 	}
 	d.Getenv = os.Getenv
-	d.User = a.login.user
-	if a.login.database != "" {
-		d.Database = a.login.database
+	d.User = o.user
+	if o.database != "" {
+		d.Database = o.database
 	}
-	if a.login.iamUser != "" {
-		if d.User, d.Password, err = a.forwardToken(c.Context, s, f); err != nil {
+	if o.iamUser != "" {
+		if d.User, d.Password, err = a.forwardToken(ctx, s, f, o.iamUser); err != nil {
 			return err
 		}
 	}
 	text, ok := formats()[i].Of(d)
 	if !ok {
-		return noFormat("url", a.format, d)
+		return noFormat("url", o.format, d)
 	}
 	if s.Output.Format == "json" {
 		return a.printLine(urlOutput{
-			Name: f.Name, URL: text, Format: a.format, Protocol: string(d.Protocol), Host: d.Host(),
+			Name: f.Name, URL: text, Format: o.format, Protocol: string(d.Protocol), Host: d.Host(),
 			Address: d.Listen.Addr().String(), Port: int(d.Listen.Port()),
 			ServerName: d.ServerName, User: d.User, Database: d.Database,
 		})
@@ -115,7 +117,7 @@ func (a *app) url(c *cli.Context) error {
 // noFormat is the error of a form that a database has not.
 func noFormat(who, format string, d dsn.Database) error {
 	if d.Protocol == dsn.Redis && format == "node" {
-		return usage("use --hosts, or give ioredis options in code: { host, port, tls: { servername } }",
+		return fail.Usagef("use --hosts, or give ioredis options in code: { host, port, tls: { servername } }",
 			"%s: ioredis checks the name, %s, which no connection string can tell it apart from the address", who, d.ServerName)
 	}
 	what := cmp.Or(string(d.Protocol), d.Engine, "hosts whose engine is not known")
@@ -123,7 +125,7 @@ func noFormat(who, format string, d dsn.Database) error {
 		_, ok := f.Of(d)
 		return !ok
 	})
-	return usage("choose one of: "+strings.Join(formatNames(can), ", "), "%s: format %s does not exist for %s", who, format, what)
+	return fail.Usagef("choose one of: "+strings.Join(formatNames(can), ", "), "%s: format %s does not exist for %s", who, format, what)
 }
 
 // formats are the forms of a connection string, by name.
@@ -207,7 +209,7 @@ func withoutPort(text string) string {
 }
 
 // forwardToken makes a token for the user that --iam-user names, for the database that a forward leads to.
-func (a *app) forwardToken(ctx context.Context, s config.Settings, f api.Forward) (user, token string, err error) {
+func (a *app) forwardToken(ctx context.Context, s config.Settings, f api.Forward, iamUser string) (user, token string, err error) {
 	spec, err := targets.Parse(f.Spec)
 	if err != nil {
 		return "", "", err
@@ -224,6 +226,6 @@ func (a *app) forwardToken(ctx context.Context, s config.Settings, f api.Forward
 	if m.region == "" {
 		s.AWS.Region = f.Region
 	}
-	_, token, err = a.makeToken(ctx, s, spec, a.login.iamUser)
-	return a.login.iamUser, token, err
+	_, token, err = a.makeToken(ctx, s, spec, iamUser)
+	return iamUser, token, err
 }

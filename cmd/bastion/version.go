@@ -1,12 +1,13 @@
 package main
 
 import (
+	"context"
 	"runtime"
 	"runtime/debug"
 
-	"github.com/urfave/cli/v2"
-
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 )
 
 // buildVersion is set by the linker (-X main.buildVersion=v1.2.3) for releases.
@@ -40,22 +41,19 @@ func readVersion() versionInfo {
 	return v
 }
 
-func (a *app) versionCommand() *command {
-	return &command{
-		name:     "version",
-		summary:  "print the version",
-		group:    groupOther,
-		about:    []passage{para("Prints the version, the Go version and the platform. --version, behind any command, does the same.")},
-		examples: []string{"bastion version", "bastion version -o json"},
-		settings: []string{config.GroupOutput},
-		run:      a.version,
+func (a *app) versionCommand() *cli.Command {
+	return &cli.Command{
+		Name:     "version",
+		Summary:  "print the version",
+		Group:    groupOther,
+		About:    []cli.Passage{cli.Para("Prints the version, the Go version and the platform. --version, behind any command, does the same.")},
+		Examples: []string{"bastion version", "bastion version -o json"},
+		Settings: []string{config.GroupOutput},
+		Run:      a.version,
 	}
 }
 
-func (a *app) version(c *cli.Context) error {
-	if err := argCount(c, 0, 0); err != nil {
-		return err
-	}
+func (a *app) version(context.Context, []string) error {
 	s, err := a.settings()
 	if err != nil {
 		return err
@@ -64,6 +62,6 @@ func (a *app) version(c *cli.Context) error {
 	if s.Output.Format == "json" {
 		return a.printJSON(v)
 	}
-	err = printf(a.out, "bastion %s (%s, %s)\n", v.Version, v.Go, v.Platform)
+	err = console.Printf(a.out, "bastion %s (%s, %s)\n", v.Version, v.Go, v.Platform)
 	return err
 }

@@ -22,8 +22,9 @@ const module = "github.com/bastion-ssm/bastion"
 var allowed = map[string][]string{
 	"cmd/bastion": {
 		"access", "agent", "agent/api", "agent/dsn", "agent/forwards", "internal/awssdk", "internal/block", "internal/browser",
-		"internal/config", "internal/dirs", "internal/duration", "internal/fail", "internal/files", "internal/hosts", "internal/openssh",
-		"internal/partition", "internal/printable", "internal/private", "internal/report", "internal/service", "internal/sleep",
+		"internal/cli", "internal/config", "internal/console", "internal/dirs", "internal/duration", "internal/fail", "internal/files", "internal/hosts",
+		"internal/linkview", "internal/openssh", "internal/partition", "internal/printable", "internal/private", "internal/process",
+		"internal/report", "internal/service", "internal/sleep",
 		"internal/topview", "internal/words", "targets", "tunnel",
 	},
 	"cmd/bastiond": {"internal/fail", "internal/printable", "keys", "server"},
@@ -71,6 +72,8 @@ var allowed = map[string][]string{
 	"internal/block":     {},
 	"internal/browser":   {"internal/config", "internal/dirs", "internal/fail", "internal/files", "tunnel"},
 	"internal/config":    {"internal/dirs", "internal/duration", "internal/fail", "internal/fargate", "internal/files", "internal/near"},
+	"internal/cli":       {"internal/config", "internal/fail", "internal/printable"},
+	"internal/console":   {"internal/printable"},
 	"internal/deadline":  {},
 	"internal/dirs":      {"internal/fail", "internal/files"},
 	"internal/duration":  {},
@@ -78,11 +81,15 @@ var allowed = map[string][]string{
 	"internal/fargate":   {},
 	"internal/files":     {"internal/backoff", "internal/sleep"},
 	"internal/hosts":     {"internal/backoff", "internal/block", "internal/fail", "internal/files", "internal/sleep"},
+	"internal/linkview": {
+		"access", "agent/api", "internal/console", "internal/duration", "internal/fail", "internal/process", "internal/report", "tunnel",
+	},
 	"internal/near":      {},
 	"internal/openssh":   {"internal/fail", "internal/private", "keys"},
 	"internal/partition": {},
 	"internal/printable": {},
 	"internal/private":   {"internal/fail"},
+	"internal/process":   {"internal/fail"},
 	"internal/report":    {"internal/fargate", "internal/words"},
 	"internal/ring":      {},
 	"internal/service":   {"internal/fail", "internal/files"},
@@ -117,6 +124,7 @@ const (
 // forbidden are packages of others, by prefix, that a package must not depend on, not even through another package.
 var forbidden = map[string][]string{
 	"internal/browser":   {awsSDK},
+	"internal/cli":       {awsSDK, ssh},
 	"internal/service":   {awsSDK, ssh},
 	"internal/topview":   {awsSDK},
 	"agent/metrics":      {awsSDK, "github.com/mmmorris1975/"},

@@ -63,6 +63,11 @@ func New(kind Kind, op string, err error, next string) *Error {
 	return &Error{Kind: kind, Op: op, Err: err, Next: next}
 }
 
+// Usagef returns the error of wrong options, arguments or configuration, with the next step.
+func Usagef(next, format string, args ...any) *Error {
+	return New(Usage, "", fmt.Errorf(format, args...), next)
+}
+
 func (e *Error) Error() string {
 	if e.Err == nil {
 		return e.Op

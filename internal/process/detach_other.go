@@ -1,17 +1,17 @@
 //go:build !unix
 
-package main
+package process
 
 import (
 	"os/exec"
 	"syscall"
 )
 
-// detachProcess makes cmd outlive this process and its console.
-func detachProcess(cmd *exec.Cmd) {
+// Detach makes cmd outlive this process and its console.
+func Detach(cmd *exec.Cmd) {
 	const detached, newGroup = 0x8, 0x200 // DETACHED_PROCESS, CREATE_NEW_PROCESS_GROUP
 	cmd.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CreationFlags: detached | newGroup}
 }
 
-// noCoreDumps has nothing to do: Windows makes no dumps unless it is told to.
-func noCoreDumps() {}
+// NoCoreDumps has nothing to do: Windows makes no dumps unless it is told to.
+func NoCoreDumps() {}

@@ -1,14 +1,22 @@
-package main
+// Package linkview tells what becomes of the link of a command: people read it on standard error, and programs read events, a line of
+// JSON each.
+package linkview
 
 import (
+	"context"
+	"errors"
 	"fmt"
 	"io"
+	"strings"
 	"sync"
 	"time"
 
-	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/access"
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/duration"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
@@ -24,10 +32,10 @@ type event struct {
 	Retry  time.Time `json:"retry_at,omitzero"`        // when the next attempt begins
 }
 
-// linkWatch tells of a link that is lost and restored, and of its paths: on standard error for people, and where events is
+// Watch tells of a link that is lost and restored, and of its paths: on standard error for people, and where events is
 // set there for programs. Links and their paths report from different goroutines.
-type linkWatch struct {
-	progress *progress
+type Watch struct {
+	Progress *console.Progress
 
 	mu     sync.Mutex
 	events io.Writer // nil: none are wanted, or not yet
@@ -35,30 +43,71 @@ type linkWatch struct {
 	lost   time.Time // since when somebody waits for the link; zero while nobody does
 	noPath bool      // the link has no path
 	leaves bool      // its bastion is going away
+	starts bool      // a task is being started
 	why    string    // the latest reason that was told
 }
 
-// tell begins to write events to out if the output is JSON: what the command prints first comes first.
-func (w *linkWatch) tell(out io.Writer, s config.Settings) {
-	if s.Output.Format != "json" {
-		return
-	}
+// WriteEvents begins to write events to out: what the command prints first comes first.
+func (w *Watch) WriteEvents(out io.Writer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.events = out
 }
 
 // emit writes an event. The caller holds w.mu.
-func (w *linkWatch) emit(e event) {
+func (w *Watch) emit(e event) {
 	if w.events == nil {
 		return
 	}
 	e.At = time.Now().UTC()
-	_ = encodeJSON(w.events, e, "") // who reads may have had enough; the forward goes on
+	_ = console.WriteJSON(w.events, e, "") // who reads may have had enough; the forward goes on
 }
 
-// state is told of the link.
-func (w *linkWatch) state(st tunnel.State) {
+// Event is told what becomes of a request to the agent.
+func (w *Watch) Event(e api.Event) {
+	switch e.Event {
+	case api.EventStep:
+		w.step(e.Text)
+	case api.EventNote, api.EventRefused, api.EventStopped:
+		w.Progress.Note(e.Text)
+	case api.EventLink:
+		if l := e.Link; l != nil {
+			st := tunnel.State{Phase: l.Phase, Since: l.Since, Attempt: l.Attempt, RetryAt: l.Retry, Describe: l.Bastion}
+			if l.Error != "" {
+				st.Err = fail.New(fail.Other, "", errors.New(l.Error), l.Next)
+			}
+			w.State(st)
+		}
+	case api.EventPath:
+		if e.Path != nil {
+			w.Path(*e.Path)
+		}
+	}
+}
+
+// step shows what a request waits for.
+func (w *Watch) step(text string) {
+	w.mu.Lock()
+	w.starts = w.starts || strings.HasPrefix(text, access.StepStarting)
+	w.mu.Unlock()
+	w.Progress.Step(text)
+}
+
+// GivenUp says what stays of a command that a signal ended before it was ready.
+func (w *Watch) GivenUp(ctx context.Context) {
+	if !errors.As(context.Cause(ctx), new(process.Interrupted)) {
+		return
+	}
+	w.mu.Lock()
+	starts := w.starts
+	w.mu.Unlock()
+	if starts {
+		w.Progress.Note("the bastion task that is being started stays, until nobody has used it for a while; bastion down stops it")
+	}
+}
+
+// State is told of the link.
+func (w *Watch) State(st tunnel.State) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if st.Phase != tunnel.Draining { // the path that was lost has gone with its connection
@@ -67,27 +116,27 @@ func (w *linkWatch) state(st tunnel.State) {
 	why, next := reason(st.Err), fail.NextOf(st.Err)
 	switch st.Phase {
 	case tunnel.Up:
-		w.progress.Idle()
+		w.Progress.Idle()
 		if !w.lost.IsZero() {
 			after := time.Since(w.lost)
-			w.progress.Note("the link is restored after " + after.Round(100*time.Millisecond).String())
+			w.Progress.Note("the link is restored after " + after.Round(100*time.Millisecond).String())
 			w.emit(event{Event: "link_restored", After: after.Seconds()})
 		}
 		w.idle, w.leaves, w.lost, w.why = false, false, time.Time{}, ""
 	case tunnel.Connecting:
 		if w.idle {
 			w.idle, w.lost = false, time.Now()
-			w.progress.Step("a connection needs the bastion; connecting again")
+			w.Progress.Step("a connection needs the bastion; connecting again")
 			w.emit(event{Event: "link_wanted"})
 		}
 		if st.Err != nil {
-			w.progress.Step("connecting again: " + withNext(why, next))
+			w.Progress.Step("connecting again: " + withNext(why, next))
 			w.waits(why, next, st.RetryAt)
 		}
 	case tunnel.Reconnecting:
 		if w.lost.IsZero() {
 			w.lost = st.Since
-			w.progress.Note("the link is lost; new connections wait while it is restored")
+			w.Progress.Note("the link is lost; new connections wait while it is restored")
 			w.emit(event{Event: "link_lost", Reason: why})
 		}
 		step := "restoring the link"
@@ -95,34 +144,34 @@ func (w *linkWatch) state(st tunnel.State) {
 			step = fmt.Sprintf("restoring the link, attempt %d: %s", st.Attempt+1, withNext(why, next))
 			w.waits(why, next, st.RetryAt)
 		}
-		w.progress.Step(step)
+		w.Progress.Step(step)
 	case tunnel.Draining:
 		if st.Err == nil {
-			w.progress.Step("the bastion is going away; new connections go to another one")
+			w.Progress.Step("the bastion is going away; new connections go to another one")
 			if !w.leaves {
 				w.leaves = true
 				w.emit(event{Event: "bastion_draining"})
 			}
 			break
 		}
-		w.progress.Step("the bastion is going away; another one cannot be reached: " + withNext(why, next))
+		w.Progress.Step("the bastion is going away; another one cannot be reached: " + withNext(why, next))
 		w.waits(why, next, st.RetryAt)
 	case tunnel.Idle:
-		w.progress.Idle()
+		w.Progress.Idle()
 		w.idle, w.leaves, w.lost, w.why = true, false, time.Time{}, ""
 		if st.Err == nil {
-			w.progress.Note("nobody uses the link, and the bastion has closed it; the next connection opens it again")
+			w.Progress.Note("nobody uses the link, and the bastion has closed it; the next connection opens it again")
 		} else {
-			w.progress.Note(st.Err.Error() + "; nothing is started now: the next connection starts another one")
+			w.Progress.Note(st.Err.Error() + "; nothing is started now: the next connection starts another one")
 		}
 		w.emit(event{Event: "link_idle", Reason: why})
 	case tunnel.Down:
-		w.progress.Idle()
+		w.Progress.Idle()
 	}
 }
 
 // waits tells programs why the link waits, unless they know. The caller holds w.mu.
-func (w *linkWatch) waits(reason, next string, retry time.Time) {
+func (w *Watch) waits(reason, next string, retry time.Time) {
 	if reason == w.why {
 		return
 	}
@@ -146,26 +195,26 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// path is told of the paths under the link.
-func (w *linkWatch) path(p report.Path) {
+// Path is told of the paths under the link.
+func (w *Watch) Path(p report.Path) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if p.Lost {
 		if !w.noPath {
 			w.noPath = true
-			w.progress.Note(fmt.Sprintf("no path to the bastion; the connection waits (for up to %s)", duration.String(p.Linger)))
-			w.progress.Step("looking for a path to the bastion")
+			w.Progress.Note(fmt.Sprintf("no path to the bastion; the connection waits (for up to %s)", duration.String(p.Linger)))
+			w.Progress.Step("looking for a path to the bastion")
 			w.emit(event{Event: "path_lost", Linger: p.Linger.Seconds()})
 		}
 		if p.Reason != "" {
-			w.progress.Step("looking for a path to the bastion: " + withNext(p.Reason, p.Next))
+			w.Progress.Step("looking for a path to the bastion: " + withNext(p.Reason, p.Next))
 			w.waits(p.Reason, p.Next, p.Retry)
 		}
 		return
 	}
 	w.noPath, w.why = false, ""
 	after := time.Since(p.Since)
-	w.progress.Idle()
-	w.progress.Note("path restored after " + after.Round(time.Second).String())
+	w.Progress.Idle()
+	w.Progress.Note("path restored after " + after.Round(time.Second).String())
 	w.emit(event{Event: "path_restored", After: after.Seconds()})
 }

@@ -1,6 +1,6 @@
 //go:build unix
 
-package main
+package process
 
 import (
 	"errors"
@@ -12,8 +12,8 @@ import (
 // endSignals are the signals that end a command in order. OpenSSH sends SIGHUP to its ProxyCommand when it ends.
 var endSignals = []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
 
-// signalToEnd asks a process to end in order, also one that is stopped.
-func signalToEnd(pid int) error {
+// AskToEnd asks a process to end in order, also one that is stopped.
+func AskToEnd(pid int) error {
 	p, err := os.FindProcess(pid)
 	if err == nil {
 		err = p.Signal(syscall.SIGTERM)
@@ -27,6 +27,6 @@ func signalToEnd(pid int) error {
 	return err
 }
 
-// keepPipeErrors makes a write to a closed standard output an error, as for any other file. By default it ends the process,
+// KeepPipeErrors makes a write to a closed standard output an error, as for any other file. By default it ends the process,
 // which would leave its sessions behind.
-func keepPipeErrors() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }
+func KeepPipeErrors() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }

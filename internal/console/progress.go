@@ -1,24 +1,20 @@
-package main
+package console
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"io"
 	"os"
-	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/term"
 
-	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
-// progress says on standard error what a command waits for and how long it has been. On a terminal it is one live line;
-// elsewhere it is a line for each new step, and one every stillWaiting. A nil *progress is quiet.
-type progress struct {
+// Progress says on standard error what a command waits for and how long it has been. On a terminal it is one live line;
+// elsewhere it is a line for each new step, and one every stillWaiting. A nil *Progress is quiet.
+type Progress struct {
 	w    io.Writer
 	live bool
 
@@ -28,7 +24,6 @@ type progress struct {
 	drawn   bool      // the live line is on the screen
 	frame   int
 	stopped bool
-	starts  bool // a task is being started
 
 	stop chan struct{}
 	done chan struct{}
@@ -41,13 +36,13 @@ const (
 
 var frames = []string{"|", "/", "-", "\\"}
 
-// newProgress starts a display on w. Close must be called.
-func newProgress(w io.Writer, quiet bool) *progress {
+// NewProgress starts a display on w. Close must be called.
+func NewProgress(w io.Writer, quiet bool) *Progress {
 	if quiet {
 		return nil
 	}
 	f, ok := w.(*os.File)
-	p := &progress{
+	p := &Progress{
 		w: w, live: ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb",
 		stop: make(chan struct{}), done: make(chan struct{}),
 	}
@@ -55,7 +50,7 @@ func newProgress(w io.Writer, quiet bool) *progress {
 	return p
 }
 
-func (p *progress) run() {
+func (p *Progress) run() {
 	defer close(p.done)
 	interval := stillWaiting
 	if p.live {
@@ -73,7 +68,7 @@ func (p *progress) run() {
 	}
 }
 
-func (p *progress) tick() {
+func (p *Progress) tick() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.step == "" {
@@ -84,17 +79,16 @@ func (p *progress) tick() {
 		p.draw()
 		return
 	}
-	_ = printf(p.w, "bastion: still waiting: %s (%s)\n", p.step, p.elapsed())
+	_ = Printf(p.w, "bastion: still waiting: %s (%s)\n", p.step, p.elapsed())
 }
 
 // Step shows what is waited for from now on.
-func (p *progress) Step(text string) {
+func (p *Progress) Step(text string) {
 	if p == nil {
 		return
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.starts = p.starts || strings.HasPrefix(text, access.StepStarting)
 	if p.stopped || text == p.step {
 		return
 	}
@@ -103,14 +97,14 @@ func (p *progress) Step(text string) {
 		p.draw()
 		return
 	}
-	_ = printf(p.w, "bastion: %s\n", paragraph(text))
+	_ = Printf(p.w, "bastion: %s\n", Paragraph(text))
 }
 
 // slowAfter is how long a wait of mostly no time goes on without a word.
 const slowAfter = 2 * time.Second
 
 // StepIfSlow shows what is waited for once that has taken slowAfter. The wait ends with a call of what it returns.
-func (p *progress) StepIfSlow(text string) (end func()) {
+func (p *Progress) StepIfSlow(text string) (end func()) {
 	if p == nil {
 		return func() {}
 	}
@@ -128,7 +122,7 @@ func (p *progress) StepIfSlow(text string) (end func()) {
 }
 
 // Note prints a line that stays.
-func (p *progress) Note(text string) {
+func (p *Progress) Note(text string) {
 	if p == nil {
 		return
 	}
@@ -138,24 +132,11 @@ func (p *progress) Note(text string) {
 		return
 	}
 	p.clear()
-	_ = printf(p.w, "bastion: %s\n", paragraph(text))
-}
-
-// GivenUp says what stays of a command that a signal ended before it was ready.
-func (p *progress) GivenUp(ctx context.Context) {
-	if p == nil || !errors.As(context.Cause(ctx), new(interrupted)) {
-		return
-	}
-	p.mu.Lock()
-	starts := p.starts
-	p.mu.Unlock()
-	if starts {
-		p.Note("the bastion task that is being started stays, until nobody has used it for a while; bastion down stops it")
-	}
+	_ = Printf(p.w, "bastion: %s\n", Paragraph(text))
 }
 
 // Idle ends the wait without a word.
-func (p *progress) Idle() {
+func (p *Progress) Idle() {
 	if p == nil {
 		return
 	}
@@ -166,7 +147,7 @@ func (p *progress) Idle() {
 }
 
 // Write lets log lines pass above the live line. Each call must have whole lines, as those of slog's handlers do.
-func (p *progress) Write(b []byte) (int, error) {
+func (p *Progress) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.clear()
@@ -177,7 +158,7 @@ func (p *progress) Write(b []byte) (int, error) {
 }
 
 // Close removes the live line and stops the display. It may be called twice.
-func (p *progress) Close() {
+func (p *Progress) Close() {
 	if p == nil {
 		return
 	}
@@ -195,7 +176,7 @@ func (p *progress) Close() {
 }
 
 // draw writes the live line, cut to the width of the terminal. p.mu is held.
-func (p *progress) draw() {
+func (p *Progress) draw() {
 	line := fmt.Sprintf("%s %s %s", frames[p.frame%len(frames)], printable.OneLine(p.step), p.elapsed())
 	if f, ok := p.w.(*os.File); ok {
 		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 1 {
@@ -209,11 +190,11 @@ func (p *progress) draw() {
 }
 
 // clear removes the live line. p.mu is held.
-func (p *progress) clear() {
+func (p *Progress) clear() {
 	if p.drawn {
 		fmt.Fprint(p.w, "\r\x1b[K")
 		p.drawn = false
 	}
 }
 
-func (p *progress) elapsed() time.Duration { return time.Since(p.since).Round(time.Second) }
+func (p *Progress) elapsed() time.Duration { return time.Since(p.since).Round(time.Second) }

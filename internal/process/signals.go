@@ -1,4 +1,6 @@
-package main
+// Package process has what a command does about processes: it heeds the signals that end it, runs a program in the foreground whose
+// signals those are meanwhile, and starts programs that outlive it.
+package process
 
 import (
 	"context"
@@ -8,17 +10,22 @@ import (
 	"sync"
 )
 
-// signals are those that end a command. exec diverts them while its program runs: they are meant for that then.
-type signals struct {
+// Interrupted is the cause of a context that a signal ended.
+type Interrupted struct{ Signal os.Signal }
+
+func (i Interrupted) Error() string { return "ended by signal: " + i.Signal.String() }
+
+// Signals are those that end a command. exec diverts them while its program runs: they are meant for that then.
+type Signals struct {
 	mu sync.Mutex
 	to func(os.Signal)
 }
 
-// watchSignals begins to turn the first signal that is not diverted into the end of a context. A second one then has its
+// Watch begins to turn the first signal that is not diverted into the end of a context. A second one then has its
 // default effect: it ends the process at once. A signal that was ignored when the process began stays ignored, by its programs
 // too: that is what nohup is for, and how a shell without job control keeps Ctrl-C from what it runs in the background.
-func watchSignals(cancel context.CancelCauseFunc) *signals {
-	s := &signals{}
+func Watch(cancel context.CancelCauseFunc) *Signals {
+	s := &Signals{}
 	ending := heeded(endSignals)
 	if len(ending) == 0 {
 		return s
@@ -32,7 +39,7 @@ func watchSignals(cancel context.CancelCauseFunc) *signals {
 				continue
 			}
 			signal.Reset(ending...)
-			cancel(interrupted{sig})
+			cancel(Interrupted{sig})
 			return
 		}
 	}()
@@ -42,15 +49,15 @@ func watchSignals(cancel context.CancelCauseFunc) *signals {
 // heeded returns the signals without those that are ignored. Beware of none: to signal's functions that means all.
 func heeded(all []os.Signal) []os.Signal { return slices.DeleteFunc(slices.Clone(all), signal.Ignored) }
 
-func (s *signals) diverted() func(os.Signal) {
+func (s *Signals) diverted() func(os.Signal) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.to
 }
 
-// divert sends the signals to f, which must not block, until the function that it returns is called. A nil *signals has
+// divert sends the signals to f, which must not block, until the function that it returns is called. A nil *Signals has
 // none.
-func (s *signals) divert(f func(os.Signal)) (restore func()) {
+func (s *Signals) divert(f func(os.Signal)) (restore func()) {
 	if s == nil {
 		return func() {}
 	}

@@ -1,0 +1,243 @@
+package cli
+
+import (
+	"cmp"
+	"context"
+	"io"
+	"slices"
+	"strings"
+
+	"github.com/urfave/cli/v2"
+
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// Program is a command line.
+type Program struct {
+	Root     *Command // whose verbs are the commands, and whose name is the program's
+	Groups   []string // of commands, in the order of the list
+	Out, Err io.Writer
+	Default  func() error                     // what happens without a command
+	Values   func(setting string) []Candidate // what the setting of a key may be; nil: not to be listed
+
+	// Settings are those that were given as options, by key; and the file, by --config. The parser and completion fill them in.
+	Settings   map[string]string
+	ConfigFile string
+}
+
+// Run runs the command of a command line.
+func (p *Program) Run(ctx context.Context, args []string) error {
+	arranged, err := p.Arrange(args)
+	if err != nil {
+		return err
+	}
+	return p.parser().RunContext(ctx, arranged)
+}
+
+// Options returns every option that the command takes.
+func (p *Program) Options(c *Command) []Option {
+	out := slices.Clone(c.Flags)
+	for _, s := range config.All() {
+		out = append(out, &settingFlag{setting: s, program: p})
+	}
+	return append(out, Text(&p.ConfigFile, "FILE", "configuration file [$BASTION_CONFIG]", "config"))
+}
+
+// parser returns urfave/cli's parser of the command line. Help is ours: Arrange turns --help into a command.
+func (p *Program) parser() *cli.App {
+	c := &cli.App{
+		Name:            p.Root.Name,
+		Usage:           p.Root.Summary,
+		Writer:          p.Out,
+		ErrWriter:       p.Err,
+		HideVersion:     true,
+		HideHelp:        true,
+		HideHelpCommand: true,
+		Flags:           urfaveFlags(p.Options(p.Root)),
+		Action:          p.noCommand,
+		OnUsageError:    p.usageError,
+		ExitErrHandler:  func(*cli.Context, error) {},
+	}
+	for _, cmd := range p.Root.Verbs {
+		c.Commands = append(c.Commands, p.parsed(cmd, p.Root.Name+" "+cmd.Name))
+	}
+	return c
+}
+
+// parsed returns the command that is called as path, as urfave/cli parses it.
+func (p *Program) parsed(c *Command, path string) *cli.Command {
+	out := &cli.Command{
+		Name: c.Name, Usage: c.Summary, ArgsUsage: c.arguments(), Hidden: c.Hidden,
+		HideHelp: true, HideHelpCommand: true, OnUsageError: p.usageError, Flags: urfaveFlags(p.Options(c)),
+	}
+	if c.Run != nil {
+		out.Action = func(u *cli.Context) error {
+			args := u.Args().Slice()
+			if err := p.checkCount(c, path, len(args)); err != nil {
+				return err
+			}
+			return c.Run(u.Context, args)
+		}
+	}
+	for _, v := range c.Verbs {
+		out.Subcommands = append(out.Subcommands, p.parsed(v, path+" "+v.Name))
+	}
+	return out
+}
+
+// checkCount refuses more arguments than a command takes, or fewer.
+func (p *Program) checkCount(c *Command, path string, n int) error {
+	if n >= c.MinArgs && (n <= c.MaxArgs || c.MaxArgs == AnyNumber) {
+		return nil
+	}
+	msg := "too many arguments"
+	if n < c.MinArgs {
+		msg = "arguments are missing"
+	}
+	return fail.Usagef("usage: "+strings.TrimSpace(path+" "+c.arguments()), "%s: %s", strings.TrimPrefix(path, p.Root.Name+" "), msg)
+}
+
+func urfaveFlags(options []Option) []cli.Flag {
+	out := make([]cli.Flag, len(options))
+	for i, o := range options {
+		out[i] = o
+	}
+	return out
+}
+
+// noCommand runs without a command, or with an unknown one behind "--".
+func (p *Program) noCommand(c *cli.Context) error {
+	if c.Args().Present() {
+		return unknownCommand(p.Root, p.Root.Name, c.Args().First())
+	}
+	return p.Default()
+}
+
+// usageError turns the parser's complaint into ours.
+func (p *Program) usageError(c *cli.Context, err error, _ bool) error {
+	where := p.Root.Name
+	if c.Command != nil && strings.HasPrefix(c.Command.HelpName, p.Root.Name+" ") {
+		where = c.Command.HelpName
+	}
+	msg := err.Error()
+	if name, ok := strings.CutPrefix(msg, "flag provided but not defined: -"); ok {
+		return unknownOption(where, name)
+	}
+	if name, ok := strings.CutPrefix(msg, "flag needs an argument: -"); ok {
+		return fail.Usagef(where+" --help lists the options", "the option %s needs a value", dashes(strings.TrimPrefix(name, "-")))
+	}
+	return fail.Usagef(where+" --help lists the options", "%s", msg)
+}
+
+func unknownOption(where, name string) error {
+	name = strings.TrimPrefix(name, "-")
+	var names []string
+	for _, s := range config.All() {
+		names = append(names, s.Flag())
+	}
+	next := where + " --help lists the options"
+	if near := config.Nearest(strings.ReplaceAll(name, "_", "-"), append(names, "config", "help")); near != "" {
+		next = "did you mean --" + near + "?"
+	}
+	return fail.Usagef(next, "unknown option %s", dashes(name))
+}
+
+func dashes(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
+}
+
+// Arrange rewrites a command line into the form that the parser takes: the command and its verb, its options, then its arguments.
+// The parser stops at the first argument, while users write `bastion forward rds:orders 12345 --region eu-west-1`. What follows "--"
+// stays as it is. --help and --version, wherever they stand before that, become the commands of those names.
+func (p *Program) Arrange(args []string) ([]string, error) {
+	root := p.Root
+	cmd, path := root, []string{args[0]}
+	var options, positional []string
+	var shared []string // of options: settings, which every command takes
+	var special string
+	rest := args[1:]
+	for i := 0; i < len(rest); i++ {
+		arg := rest[i]
+		name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		switch {
+		case arg == "--":
+			if cmd.Divided {
+				positional = append(positional, arg)
+			}
+			positional = append(positional, rest[i+1:]...)
+			i = len(rest)
+		case !IsOption(arg):
+			next := cmd.Verb(arg)
+			switch {
+			case next != nil:
+				cmd, path = next, append(path, arg)
+			case len(cmd.Verbs) > 0:
+				return nil, unknownCommand(cmd, strings.Join(append([]string{root.Name}, path[1:]...), " "), arg)
+			default:
+				positional = append(positional, arg)
+			}
+		case name == "help" || name == "h" || name == "version":
+			special = cmp.Or(special, name)
+		default:
+			words := []string{arg}
+			o := FindOption(p.reachable(cmd), name)
+			if o != nil && !hasValue && o.Value() != "" {
+				if i++; i == len(rest) {
+					return nil, fail.Usagef(root.Name+" help settings lists the options", "the option %s needs a value", dashes(name))
+				}
+				words = append(words, rest[i])
+			}
+			options = append(options, words...)
+			if _, ok := o.(*settingFlag); ok {
+				shared = append(shared, words...)
+			}
+		}
+	}
+	switch special {
+	case "":
+	case "version":
+		return append([]string{args[0], "version"}, shared...), nil
+	default:
+		return slices.Concat([]string{args[0], "help"}, shared, []string{"--"}, path[1:]), nil
+	}
+	if cmd != root && len(cmd.Verbs) > 0 {
+		if cmd.Usual == "" {
+			called := strings.Join(path[1:], " ")
+			return nil, fail.Usagef("usage: "+root.Name+" "+called+" "+cmd.arguments(), "%s: a subcommand is missing", called)
+		}
+		path = append(path, cmd.Usual)
+	}
+	path = append(path, options...)
+	if len(positional) > 0 {
+		path = append(append(path, "--"), positional...)
+	}
+	return path, nil
+}
+
+// reachable returns the options of the command and of its verbs, which may follow them.
+func (p *Program) reachable(c *Command) []Option {
+	out := p.Options(c)
+	for _, v := range c.Verbs {
+		if c != p.Root {
+			out = append(out, v.Flags...)
+		}
+	}
+	return out
+}
+
+// IsOption reports whether an argument is an option, as its form tells.
+func IsOption(arg string) bool { return len(arg) > 1 && strings.HasPrefix(arg, "-") }
+
+// FindOption returns the option of that name, or nil.
+func FindOption(options []Option, name string) Option {
+	for _, o := range options {
+		if slices.Contains(o.Names(), name) {
+			return o
+		}
+	}
+	return nil
+}

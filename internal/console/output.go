@@ -1,0 +1,48 @@
+package console
+
+import (
+	"errors"
+	"io"
+	"sync/atomic"
+	"syscall"
+)
+
+// outputError is the failure of a write to standard output.
+type outputError struct{ error }
+
+func (e *outputError) Unwrap() error { return e.error }
+
+// Output marks the errors of standard output as such, and keeps the first: not all that writes there, such as the library for the
+// command line, returns it.
+type Output struct {
+	w      io.Writer
+	failed atomic.Pointer[outputError]
+}
+
+// Write implements io.Writer.
+func (o *Output) Write(p []byte) (int, error) {
+	n, err := o.w.Write(p)
+	if err != nil {
+		failed := &outputError{err}
+		o.failed.CompareAndSwap(nil, failed)
+		err = failed
+	}
+	return n, err
+}
+
+// NewOutput returns an Output that writes to w.
+func NewOutput(w io.Writer) *Output { return &Output{w: w} }
+
+// Outcome returns err, the end of a command, or that its output could not be written.
+func (o *Output) Outcome(err error) error {
+	if failed := o.failed.Load(); err == nil && failed != nil && !ReaderGone(failed) {
+		return failed
+	}
+	return err
+}
+
+// ReaderGone reports whether a command ended because the reader of its output has had enough, as head has.
+func ReaderGone(err error) bool {
+	_, ok := errors.AsType[*outputError](err)
+	return ok && errors.Is(err, syscall.EPIPE)
+}
