@@ -1,10 +1,7 @@
 package main
 
 import (
-	"bytes"
-	"cmp"
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
@@ -19,42 +16,8 @@ import (
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/block"
 	"github.com/bastion-ssm/bastion/internal/config"
-	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/sshconfig"
 )
-
-// exampleBlock is what ssh_config.example has in place of this machine's paths.
-var exampleBlock = sshBlock{
-	proxy: "bastion", known: "/usr/local/bin/bastion", identity: "${XDG_RUNTIME_DIR}/bastion/agent.sock",
-	patterns: []string{"*.internal", "10.*"},
-}
-
-// The example is what ssh-config prints, with comments.
-func TestExampleIsTheBlock(t *testing.T) {
-	data, err := os.ReadFile("../../ssh_config.example")
-	if err != nil {
-		t.Fatal(err)
-	}
-	bare := func(text string) string {
-		var out []string
-		for line := range strings.Lines(text) {
-			if line = strings.TrimSpace(line); line != "" && !strings.HasPrefix(line, "#") {
-				out = append(out, line)
-			}
-		}
-		return strings.Join(out, "\n")
-	}
-	if got, want := bare(string(data)), bare(exampleBlock.body()); got != want {
-		t.Errorf("ssh_config.example says\n%s\n\nssh-config says\n%s", got, want)
-	}
-	connect := exampleBlock
-	connect.connect = true
-	_, stanza, _ := strings.Cut(connect.body(), "Host "+instancePatterns()+"\n")
-	for line := range strings.Lines(stanza) {
-		if !bytes.Contains(data, []byte(strings.TrimSpace(line))) {
-			t.Errorf("ssh_config.example does not have %q, not even as a comment", line)
-		}
-	}
-}
 
 // sshConfigHome is a home directory.
 type sshConfigHome struct {
@@ -260,12 +223,12 @@ esac
 	}
 	a, _ := testApp()
 	a.self, a.line.Settings["profile"] = program, `it's 50% \of $prod`
-	b, err := a.sshBlockFor(t.Context(), config.Settings{Local: config.Local{RuntimeDir: filepath.Join(dir, "run")}}, nil, false)
+	b, err := a.sshBlock(t.Context(), config.Settings{Local: config.Local{RuntimeDir: filepath.Join(dir, "run")}}, nil, false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "config")
-	if _, err := editBlock(file, []byte(b.marked())); err != nil {
+	if _, err := sshconfig.Edit(file, []byte(b.String())); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -345,20 +308,34 @@ func TestSSHConfigForOldOpenSSH(t *testing.T) {
 	}
 }
 
-func TestSSHConfigEncodings(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "config")
-	stanzas := []byte(block.Begin("") + "\nHost a\n" + block.End("") + "\n")
-	for old, want := range map[string]string{"\ufeffHost b\n": "\ufeff" + string(stanzas) + "Host b\n", "\xff\xfeH\x00o\x00": ""} {
-		if err := os.WriteFile(file, []byte(old), 0o600); err != nil {
-			t.Fatal(err)
+// The stanza for instances takes their ids and leaves every other name alone; a name of one's own with a HostName behind the
+// patterns goes through the proxy, which gets the HostName.
+func TestSSHConfigTakesTheRightHosts(t *testing.T) {
+	t.Parallel()
+	h := newSSHConfigHome(t)
+	file := filepath.Join(h.home, "config")
+	own := "Host db web\n  User admin\nHost db\n  HostName db-1.corp.internal\nHost web\n  HostName i-0123456789abcdef0\n"
+	if err := os.WriteFile(file, []byte(own), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	h.must("--write", "--file", "config", "*.internal", "!plain.internal", "fd00:*", "db", "web")
+	for host, want := range map[string]struct {
+		proxied  bool
+		hostname string
+	}{
+		"i-0123456789abcdef0": {true, ""}, "i-01234567": {true, ""}, "mi-0123456789abcdef0": {true, ""},
+		"i-web": {}, "i-am-a-host": {}, "i-abcdefgh": {}, "i-0123456": {}, "i-0123456789abcdef": {}, "i-01234567.corp": {},
+		"i-0123456789abcdefg": {}, "i-ABCDEF12": {}, "i-web-0123": {}, "mi-01234567": {}, "mi-media-servers-0123": {}, "i-a.corp.de": {},
+		"xi-0123456789abcdef0": {}, "i-0123_567": {}, "i-": {},
+		"a.internal": {true, ""}, "plain.internal": {}, "fd00::1": {true, ""}, "fe80::1": {},
+		"db": {true, "db-1.corp.internal"}, "web": {true, "i-0123456789abcdef0"}, "other": {},
+	} {
+		got := h.effective(file, host)
+		if proxied := strings.HasSuffix(got["proxycommand"], " proxy %h %p"); proxied != want.proxied {
+			t.Errorf("%s: ProxyCommand %q", host, got["proxycommand"])
 		}
-		_, err := editBlock(file, stanzas)
-		got, readErr := os.ReadFile(file)
-		if readErr != nil {
-			t.Fatal(readErr)
-		}
-		if utf16 := want == ""; utf16 != errors.Is(err, files.ErrUTF16) || string(got) != cmp.Or(want, old) {
-			t.Errorf("%q becomes %q, %v", old, got, err)
+		if want.hostname != "" && (got["hostname"] != want.hostname || got["user"] != "admin") {
+			t.Errorf("%s: HostName %q, User %q", host, got["hostname"], got["user"])
 		}
 	}
 }

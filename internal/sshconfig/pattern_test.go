@@ -1,8 +1,6 @@
-package main
+package sshconfig
 
 import (
-	"os"
-	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -116,38 +114,6 @@ func TestSSHPatterns(t *testing.T) {
 		}
 		if err == nil || !strings.Contains(err.Error(), tt.want) || !strings.Contains(fail.NextOf(err), tt.next) || fail.NextOf(err) == "" {
 			t.Errorf("%s: %v, hint %q; want %q, %q", tt.patterns, err, fail.NextOf(err), tt.want, tt.next)
-		}
-	}
-}
-
-// The stanza for instances takes their ids and leaves every other name alone; a name of one's own with a HostName behind the
-// patterns goes through the proxy, which gets the HostName.
-func TestSSHConfigTakesTheRightHosts(t *testing.T) {
-	t.Parallel()
-	h := newSSHConfigHome(t)
-	file := filepath.Join(h.home, "config")
-	own := "Host db web\n  User admin\nHost db\n  HostName db-1.corp.internal\nHost web\n  HostName i-0123456789abcdef0\n"
-	if err := os.WriteFile(file, []byte(own), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	h.must("--write", "--file", "config", "*.internal", "!plain.internal", "fd00:*", "db", "web")
-	for host, want := range map[string]struct {
-		proxied  bool
-		hostname string
-	}{
-		"i-0123456789abcdef0": {true, ""}, "i-01234567": {true, ""}, "mi-0123456789abcdef0": {true, ""},
-		"i-web": {}, "i-am-a-host": {}, "i-abcdefgh": {}, "i-0123456": {}, "i-0123456789abcdef": {}, "i-01234567.corp": {},
-		"i-0123456789abcdefg": {}, "i-ABCDEF12": {}, "i-web-0123": {}, "mi-01234567": {}, "mi-media-servers-0123": {}, "i-a.corp.de": {},
-		"xi-0123456789abcdef0": {}, "i-0123_567": {}, "i-": {},
-		"a.internal": {true, ""}, "plain.internal": {}, "fd00::1": {true, ""}, "fe80::1": {},
-		"db": {true, "db-1.corp.internal"}, "web": {true, "i-0123456789abcdef0"}, "other": {},
-	} {
-		got := h.effective(file, host)
-		if proxied := strings.HasSuffix(got["proxycommand"], " proxy %h %p"); proxied != want.proxied {
-			t.Errorf("%s: ProxyCommand %q", host, got["proxycommand"])
-		}
-		if want.hostname != "" && (got["hostname"] != want.hostname || got["user"] != "admin") {
-			t.Errorf("%s: HostName %q, User %q", host, got["hostname"], got["user"])
 		}
 	}
 }

@@ -1,0 +1,171 @@
+// Package sshconfig writes the program's block of ssh_config: the bastion's own SSH server, hosts behind it by pattern, and EC2 instances
+// by id, each with the program as ProxyCommand. It keeps the block in the user's file, and the rest of the file as it is.
+package sshconfig
+
+import (
+	"context"
+	"fmt"
+	"os/exec"
+	"regexp"
+	"runtime"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/bastion-ssm/bastion/internal/block"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/openssh"
+)
+
+// Block is what differs from one block to another.
+type Block struct {
+	command  string   // that wrote it
+	proxy    string   // the words of ProxyCommand before its own arguments
+	known    string   // the words of KnownHostsCommand before its own argument; "" where ssh has no such option
+	identity string   // the agent socket, for IdentityAgent
+	patterns []string // of hosts behind the bastion
+	connect  bool     // EC2 Instance Connect
+}
+
+// Options say what a block is for.
+type Options struct {
+	Program  string   // its path
+	Given    []string // the settings that were given as options, as options
+	Dir      string   // the runtime directory, which has the agent's socket
+	Patterns []string // of hosts behind the bastion; none: *.internal
+	Connect  bool     // EC2 Instance Connect
+}
+
+// New returns the block for a program and the ssh of this machine.
+func New(ctx context.Context, o Options) (Block, error) {
+	if len(o.Patterns) == 0 {
+		o.Patterns = []string{"*.internal"}
+	}
+	if err := checkPatterns(o.Patterns); err != nil {
+		return Block{}, err
+	}
+	words := append([]string{o.Program}, o.Given...)
+	for _, w := range append(words, o.Dir) {
+		if strings.Contains(w, "${") || strings.ContainsFunc(w, func(r rune) bool {
+			return r < ' ' || r == 0x7f || r == '"'
+		}) {
+			return Block{}, fail.Usagef("use another path or value", "ssh_config cannot hold %q", w)
+		}
+	}
+	b := Block{
+		proxy: proxyWords(words), known: argvWords(words), identity: strings.ReplaceAll(openssh.IdentityAgent(o.Dir), "%", "%%"),
+		patterns: o.Patterns, connect: o.Connect,
+	}
+	command := append([]string{"bastion", "ssh-config", "--write"}, o.Given...)
+	if o.Connect {
+		command = append(command, "--instance-connect")
+	}
+	b.command = shellWords(append(command, o.Patterns...))
+	if runtime.GOOS == "windows" {
+		b.known, b.connect = "", false // its ssh takes no socket for an agent
+	}
+	if major, minor, ok := sshVersion(ctx); ok && (major < 8 || major == 8 && minor < 5) {
+		b.known = ""
+	}
+	return b, nil
+}
+
+var bareWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./^-]+$`)
+
+// proxyWords quotes a command line for ProxyCommand, which expands % and hands the rest to a shell.
+func proxyWords(words []string) string { return strings.ReplaceAll(shellWords(words), "%", "%%") }
+
+// shellWords quotes a command line for a POSIX shell; on Windows, whose ssh uses none, for a program there. They hold
+// no double quotes.
+func shellWords(words []string) string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		switch {
+		case bareWord.MatchString(w):
+			out[i] = w
+		case runtime.GOOS == "windows":
+			out[i] = `"` + w + `"`
+		default:
+			out[i] = "'" + strings.ReplaceAll(w, "'", `'\''`) + "'"
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+// argvWords quotes a command line for KnownHostsCommand, which splits words itself and expands % in all but the first.
+// They hold no quotes.
+func argvWords(words []string) string {
+	out := make([]string, len(words))
+	for i, w := range words {
+		if out[i] = w; i > 0 {
+			out[i] = strings.ReplaceAll(w, "%", "%%")
+		}
+		if !bareWord.MatchString(w) {
+			out[i] = `"` + strings.ReplaceAll(out[i], `\`, `\\`) + `"`
+		}
+	}
+	return strings.Join(out, " ")
+}
+
+// sshVersion returns the version of the ssh in PATH.
+func sshVersion(ctx context.Context) (major, minor int, ok bool) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	out, err := exec.CommandContext(ctx, "ssh", "-V").CombinedOutput()
+	m := regexp.MustCompile(`OpenSSH_(?:for_Windows_)?(\d{1,3})\.(\d{1,3})`).FindSubmatch(out)
+	if err != nil || m == nil {
+		return 0, 0, false
+	}
+	major, _ = strconv.Atoi(string(m[1])) // digits
+	minor, _ = strconv.Atoi(string(m[2]))
+	return major, minor, true
+}
+
+// body returns the stanzas.
+func (b Block) body() string {
+	var out strings.Builder
+	if b.known != "" {
+		fmt.Fprintf(&out, `Host bastion *.bastion
+    User bastion
+    ProxyCommand %s proxy %%h %%p
+    IdentityAgent "%s"
+    IdentityFile none
+    KnownHostsCommand %s known-hosts %%H
+    UserKnownHostsFile none
+    GlobalKnownHostsFile none
+    StrictHostKeyChecking yes
+    PreferredAuthentications publickey
+    ControlPath none
+    ConnectTimeout 600
+
+`, b.proxy, b.identity, b.known)
+	}
+	fmt.Fprintf(&out, `Host %s
+    ProxyCommand %s proxy %%h %%p
+    ConnectTimeout 600
+    ServerAliveInterval 60
+    ServerAliveCountMax 31
+
+Host %s
+`, strings.Join(b.patterns, " "), b.proxy, instancePatterns())
+	if b.connect {
+		fmt.Fprintf(&out, "    ProxyCommand %s proxy --instance-connect=%%r %%h %%p\n"+
+			"    IdentityAgent \"%s\"\n    IdentityFile none\n",
+			b.proxy, b.identity)
+	} else {
+		fmt.Fprintf(&out, "    ProxyCommand %s proxy %%h %%p\n", b.proxy)
+	}
+	out.WriteString("    ServerAliveInterval 60\n    ServerAliveCountMax 5\n")
+	return out.String()
+}
+
+// String returns the stanzas between their marks. The last one closes the scope of the one before it: options for all
+// hosts may follow the block.
+func (b Block) String() string {
+	note := ""
+	if b.known == "" {
+		note = "# The bastion's own SSH server is left out: " +
+			"that takes KnownHostsCommand and IdentityAgent (OpenSSH 8.5 or later).\n"
+	}
+	return block.Begin("") + "\n# Kept by: " + b.command + "\n" + note + "\n" + b.body() + "\nHost *\n" + block.End("") + "\n"
+}
