@@ -552,12 +552,12 @@ func TestAgentLogTail(t *testing.T) {
 	e.must("agent", "start")
 	e.must("agent", "stop")
 	line := strings.Repeat("x", 98) + "\n"
-	text := strings.Repeat("a"+line, 2*logTailSize/len(line))
-	if err := os.WriteFile(filepath.Join(e.home(), "state", logName), []byte(text), 0o600); err != nil {
+	text := strings.Repeat("a"+line, 2*64<<10/len(line))
+	if err := os.WriteFile(filepath.Join(e.home(), "state", "agent.log"), []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	r := e.must("agent", "logs")
-	if !strings.HasPrefix(r.stdout, "a"+line) || !strings.HasSuffix(text, r.stdout) || len(r.stdout) < logTailSize-2*len(line) {
+	if !strings.HasPrefix(r.stdout, "a"+line) || !strings.HasSuffix(text, r.stdout) || len(r.stdout) < 64<<10-2*len(line) {
 		t.Errorf("%d bytes: %.200q", len(r.stdout), r.stdout)
 	}
 }

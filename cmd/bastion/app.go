@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"log/slog"
 	"maps"
@@ -10,14 +9,13 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
-	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/process"
-	"github.com/bastion-ssm/bastion/targets"
 )
 
 // stdio are the standard streams of an invocation.
@@ -77,7 +75,7 @@ func (a *app) load(src config.Source) (config.Settings, error) {
 	}
 	// What a target looks like is for package targets to say.
 	for _, name := range slices.Sorted(maps.Keys(s.Targets)) {
-		if _, err := namedSpec(s.Targets[name]); err != nil {
+		if _, err := request.Named(s.Targets[name]); err != nil {
 			return s, err
 		}
 	}
@@ -113,18 +111,6 @@ func (a *app) warnOfVariables(environ []string) {
 				full, prefix+near)
 		}
 	}
-}
-
-// namedSpec returns what a name of the configuration stands for.
-func namedSpec(t config.Target) (targets.Spec, error) {
-	spec, err := targets.Parse(t.Spec)
-	if err == nil && spec.Kind == targets.Name && spec.Port == 0 {
-		err = fmt.Errorf("%q is a name; a target is rds:ID, cache:ID or HOST:PORT", t.Spec)
-	}
-	if err != nil {
-		return spec, fail.New(fail.Usage, t.Where, err, fail.NextOf(err))
-	}
-	return spec, nil
 }
 
 // logger returns where the libraries log: nowhere, unless --verbose.

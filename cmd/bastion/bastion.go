@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/launch"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
@@ -151,7 +152,7 @@ func (a *app) status(ctx context.Context, o statusOptions) error {
 	if err != nil {
 		return err
 	}
-	st, err := a.agentState(ctx, s)
+	st, err := launch.State(ctx, s)
 	if err != nil && !s.Output.Quiet {
 		_ = console.Printf(a.err, "bastion: the agent's links cannot be shown: %s\n", err)
 	}
@@ -164,7 +165,7 @@ func (a *app) status(ctx context.Context, o statusOptions) error {
 // watchStatus shows each new revision of the agent's state. While there is no agent it looks now and then whether there
 // is one.
 func (a *app) watchStatus(ctx context.Context, s config.Settings, st api.State) error {
-	client, err := a.agentClient(s)
+	client, err := launch.Client(s)
 	if err != nil {
 		return err
 	}

@@ -154,30 +154,6 @@ func TestParseExec(t *testing.T) {
 	}
 }
 
-func TestFindForward(t *testing.T) {
-	all := []api.Forward{
-		{Name: "socks", Kind: api.KindProxy, State: api.ForwardReady},
-		{Name: "orders", Spec: "rds:orders", State: api.ForwardReady},
-		{Name: "orders-2", Spec: "rds:orders:5433", State: api.ForwardReady},
-		{Name: "cache", Spec: "cache:c", State: api.ForwardFailed},
-	}
-	for name, want := range map[string]string{
-		"orders": "orders", "orders-2": "orders-2", "rds:orders": "orders", "rds:orders:5433": "orders-2",
-	} {
-		if f, err := findForward(t.Context(), all, name, meant{}); err != nil || f.Name != want {
-			t.Errorf("%s: %q, %v, want %q", name, f.Name, err, want)
-		}
-	}
-	for name, says := range map[string]string{
-		"socks": "bastion forward -d socks", "nope": "orders, orders-2",
-		"cache:c": "bastion forward -d --name cache cache:c",
-	} {
-		if _, err := findForward(t.Context(), all, name, meant{}); fail.KindOf(err) != fail.NoTarget || !strings.Contains(fail.NextOf(err), says) {
-			t.Errorf("%s: %v (next: %s)", name, err, fail.NextOf(err))
-		}
-	}
-}
-
 func TestPlanHosts(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "hosts")
 	const before = "127.64.9.9 fixed.x\n"

@@ -12,6 +12,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/dsn"
+	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
@@ -118,11 +119,9 @@ func (a *app) exec(ctx context.Context, args []string, o execOptions) error {
 	if err != nil {
 		return err
 	}
-	requests := make([]api.ForwardRequest, len(pairs))
-	for i, p := range pairs {
-		if requests[i], err = forwardRequest(p, s); err != nil {
-			return err
-		}
+	requests, err := request.For(pairs, s)
+	if err != nil {
+		return err
 	}
 	var tokens []string
 	var names *hostNames
@@ -199,7 +198,7 @@ func parseExec(args []string) ([]targets.Pair, []string, error) {
 		if p.Local == (targets.Local{}) {
 			p.Local.Free = true
 		}
-		name := dsn.VariableName(execName(p.Target))
+		name := dsn.VariableName(request.Name(p.Target))
 		if other, ok := seen[name]; ok {
 			return nil, nil, fail.Usagef("leave one out, or run bastion exec once for each",
 				"exec: %s and %s have the same variables, BASTION_%s_*", other, p.Target, name)
@@ -213,14 +212,6 @@ func parseExec(args []string) ([]targets.Pair, []string, error) {
 		}
 	}
 	return pairs, args[i+1:], nil
-}
-
-// execName is what variables are named after: the target as the user calls it, without its port unless it is a host.
-func execName(spec targets.Spec) string {
-	if spec.Kind != targets.Host {
-		spec.Port = 0
-	}
-	return spec.String()
 }
 
 // lookUp finds the endpoints, for what must be known of them before they are forwarded, and makes a token for each if
@@ -266,7 +257,7 @@ func (l login) databases(s config.Settings, pairs []targets.Pair, infos []api.Fo
 ) ([]dsn.Database, error) {
 	out := make([]dsn.Database, len(infos))
 	for i, info := range infos {
-		d, err := dsn.New(execName(pairs[i].Target), info, s)
+		d, err := dsn.New(request.Name(pairs[i].Target), info, s)
 		if err != nil {
 			return nil, err
 		}

@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"github.com/bastion-ssm/bastion/agent/dsn"
+	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
@@ -58,7 +59,7 @@ func checkEnvFlags(all []execEnv, pairs []targets.Pair) error {
 		seen[e.name] = true
 		var names []string
 		for _, p := range pairs {
-			names = append(names, execName(p.Target))
+			names = append(names, request.Name(p.Target))
 		}
 		switch at := targetsCalled(names, e.target); {
 		case len(at) == 0:
@@ -74,7 +75,7 @@ func checkEnvFlags(all []execEnv, pairs []targets.Pair) error {
 func targetsCalled(names []string, text string) (at []int) {
 	whole := text
 	if spec, err := targets.Parse(text); err == nil {
-		whole = execName(spec)
+		whole = request.Name(spec)
 	}
 	if i := slices.Index(names, whole); i >= 0 {
 		return []int{i}

@@ -3,23 +3,20 @@ package main
 import (
 	"context"
 	"fmt"
-	"net"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
-	"github.com/bastion-ssm/bastion/agent/forwards"
+	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/linkview"
 	"github.com/bastion-ssm/bastion/internal/report"
-	"github.com/bastion-ssm/bastion/targets"
 )
 
 // session is what the commands that talk to AWS begin with.
@@ -125,7 +122,12 @@ func (a *app) forward(ctx context.Context, args []string, o forwardOptions) erro
 	if err != nil {
 		return err
 	}
-	requests, err := a.parseForwards(args, o.local, s)
+	requests, notes, err := request.Parse(args, o.local, s)
+	for _, note := range notes {
+		if !s.Output.Quiet {
+			_ = console.Printf(a.err, "bastion: %s\n", note)
+		}
+	}
 	if err != nil {
 		return err
 	}
@@ -167,102 +169,6 @@ func (a *app) forward(ctx context.Context, args []string, o forwardOptions) erro
 			return context.Cause(ctx)
 		})
 	})
-}
-
-// parseForwards reads the arguments and -L. Names of the configuration are replaced by what they stand for.
-func (a *app) parseForwards(args, local []string, s config.Settings) ([]api.ForwardRequest, error) {
-	pairs, err := targets.ParsePair(args)
-	if err != nil && !(len(args) == 0 && len(local) > 0) {
-		return nil, err
-	}
-	for _, l := range local {
-		pair, err := targets.ParseL(l)
-		if err != nil {
-			return nil, err
-		}
-		pairs = append(pairs, pair)
-	}
-	if len(pairs) == 0 {
-		return nil, fail.Usagef("name a target, for example: bastion forward rds:orders 12345", "forward: the target is missing")
-	}
-	for i := range pairs {
-		target := pairs[i].Target
-		if named, ok := s.Targets[target.ID]; ok && target.Kind == targets.Name && pairs[i].Local == (targets.Local{}) {
-			pairs[i].Local.Port = named.LocalPort
-		}
-	}
-	if err := targets.CheckPairs(pairs); err != nil {
-		return nil, err
-	}
-	addresses, _ := net.InterfaceAddrs() // only for a note
-	for _, note := range notesOfTargets(pairs, addresses) {
-		if !s.Output.Quiet {
-			_ = console.Printf(a.err, "bastion: %s\n", note)
-		}
-	}
-	out := make([]api.ForwardRequest, len(pairs))
-	for i, p := range pairs {
-		if out[i], err = forwardRequest(p, s); err != nil {
-			return nil, err
-		}
-	}
-	return out, nil
-}
-
-// notesOfTargets says of each target that is an address of this machine how to listen there, which its place after another target may mean.
-func notesOfTargets(pairs []targets.Pair, addresses []net.Addr) []string {
-	var notes []string
-	for i, p := range pairs {
-		ip := net.ParseIP(p.Target.Host)
-		own := slices.ContainsFunc(addresses, func(a net.Addr) bool {
-			n, ok := a.(*net.IPNet)
-			return ok && ip != nil && n.IP.Equal(ip)
-		})
-		if i == 0 || !own || pairs[i-1].Local != (targets.Local{}) || p.Target.Kind != targets.Host {
-			continue
-		}
-		notes = append(notes, fmt.Sprintf("%s is a target here, and an address of this machine; to listen there write -L %s:%s",
-			p.Target, p.Target, pairs[i-1].Target))
-	}
-	return notes
-}
-
-// forwardRequest is the request for one pair.
-func forwardRequest(p targets.Pair, s config.Settings) (api.ForwardRequest, error) {
-	r := api.ForwardRequest{Kind: api.KindTCP, Listen: p.Local.String()}
-	spec := p.Target
-	if spec.Kind == targets.Name {
-		named, ok := s.Targets[spec.ID]
-		switch {
-		case ok:
-			resolved, err := namedSpec(named)
-			if err != nil {
-				return r, err
-			}
-			if spec.Port != 0 {
-				resolved.Port = spec.Port
-			}
-			if forwards.ValidName(spec.ID) { // else it is named after its target
-				r.Name = spec.ID
-			}
-			spec = resolved
-		case spec.Port == 0:
-			return r, unknownName(spec, s)
-		}
-	}
-	r.Target = spec.String()
-	return r, nil
-}
-
-// unknownName is the error of a name that the configuration does not have.
-func unknownName(spec targets.Spec, s config.Settings) error {
-	names := make(map[string]targets.Named, len(s.Targets))
-	for name, t := range s.Targets {
-		names[name] = targets.Named{Target: t.Spec}
-	}
-	// asks nobody: it is no target of AWS's
-	_, err := (&targets.Resolver{Names: names}).Resolve(context.Background(), spec)
-	return err
 }
 
 // link brings up a link whose grant is for the destinations in permit. The caller closes it.

@@ -14,6 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/forwards"
+	"github.com/bastion-ssm/bastion/agent/lookup"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
@@ -228,4 +229,37 @@ func remoteHint(err error) error {
 		return fail.New(fail.Usage, "", err, "listen on 127.0.0.1 or ::1; or let other machines in with --allow-remote")
 	}
 	return err
+}
+
+// scopeOf is the scope of this command, as far as its settings and variables name it.
+func (a *app) scopeOf(s config.Settings) lookup.Scope {
+	env := awssdk.RelevantEnv(os.Environ())
+	m := lookup.Scope{Profile: s.AWS.Profile, Region: cmp.Or(s.AWS.Region, env["AWS_REGION"], env["AWS_DEFAULT_REGION"])}
+	if m.Profile == "" {
+		m.ByVariables = awssdk.NewEnv(env).Credentials().HasKeys()
+		if !m.ByVariables {
+			m.Profile = cmp.Or(env["AWS_PROFILE"], env["AWS_DEFAULT_PROFILE"])
+		}
+	}
+	var region, owner string
+	m.WhoAmI = func(ctx context.Context) (string, string, error) {
+		if region != "" {
+			return region, owner, nil
+		}
+		run, err := a.open(ctx, "", s)
+		if err != nil {
+			return "", "", err
+		}
+		defer run.close()
+		ctx, cancel := bounded(ctx, s)
+		defer cancel()
+		if m.ByVariables {
+			if owner, err = run.access.Owner(ctx); err != nil {
+				return "", "", err
+			}
+		}
+		region = run.access.Region()
+		return region, owner, nil
+	}
+	return m
 }

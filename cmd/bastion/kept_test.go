@@ -5,7 +5,6 @@ package main
 import (
 	"encoding/json"
 	"errors"
-	"net"
 	"strings"
 	"syscall"
 	"testing"
@@ -95,20 +94,6 @@ func TestGivenUpWhileStarting(t *testing.T) {
 				}
 				e.must("down")
 			})
-		}
-	}
-}
-
-// What the hint of a forward that does not work says is a command that works.
-func TestReopenIsACommand(t *testing.T) {
-	for _, f := range []api.Forward{
-		{Name: "db", Kind: api.KindTCP, Spec: "rds:orders", Listen: "127.0.0.1:15432"},
-		{Name: "proxy", Kind: api.KindProxy, Listen: "127.0.0.1:1080"},
-	} {
-		next := reopen(f)
-		_, port, _ := net.SplitHostPort(f.Listen)
-		if !strings.Contains(next, "--name "+f.Name) || !strings.HasSuffix(next, " "+port) {
-			t.Errorf("%+v: %s", f, next)
 		}
 	}
 }

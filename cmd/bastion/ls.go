@@ -1,22 +1,20 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"maps"
-	"net"
 	"slices"
 	"text/tabwriter"
 	"time"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/launch"
+	"github.com/bastion-ssm/bastion/agent/lookup"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
-	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/duration"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/printable"
@@ -58,37 +56,8 @@ func (a *app) lsCommand() *cli.Command {
 	}
 }
 
-// agentState returns the agent's state. Where it does not run that has nothing but the forwards that come back with it.
-func (a *app) agentState(ctx context.Context, s config.Settings) (api.State, error) {
-	none := api.State{Forwards: []api.Forward{}, Links: []api.Link{}}
-	client, err := a.agentClient(s)
-	if err != nil {
-		return none, err
-	}
-	st, err := client.State(ctx)
-	if errors.Is(err, api.ErrNotRunning) {
-		agent.RemoveStale(client.Socket())
-		none.Forwards, err = keptForwards(s)
-		return none, err
-	}
-	return st, err
-}
-
-// keptForwards returns the detached forwards that come back when the agent starts.
-func keptForwards(s config.Settings) ([]api.Forward, error) {
-	dir, err := dirs.State(s.Local.StateDir)
-	if err != nil {
-		return []api.Forward{}, err
-	}
-	kept, err := agent.Kept(dir)
-	if err != nil {
-		err = fail.New(fail.Other, "read the forwards that come back with the agent", err, "bastion agent start sets a file aside that it cannot read")
-	}
-	return kept, err
-}
-
 func (a *app) lsForwards(ctx context.Context, s config.Settings) error {
-	st, err := a.agentState(ctx, s)
+	st, err := launch.State(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -233,11 +202,11 @@ func (a *app) stopCommand() *cli.Command {
 }
 
 func (a *app) stop(ctx context.Context, s config.Settings, names []string) error {
-	client, err := a.agentClient(s)
+	client, err := launch.Client(s)
 	if err != nil {
 		return err
 	}
-	st, err := a.agentState(ctx, s)
+	st, err := launch.State(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -269,18 +238,18 @@ func (a *app) stop(ctx context.Context, s config.Settings, names []string) error
 
 // stopNamed ends the forward that name means in the command's scope, or all.
 func (a *app) stopNamed(ctx context.Context, client *api.Client, s config.Settings, st api.State, name string) ([]api.Forward, error) {
-	m := a.meant(s)
+	m := a.scopeOf(s)
 	switch {
 	case name == "all" && a.line.Settings["profile"] == "" && a.line.Settings["region"] == "":
-		return stopOne(ctx, client, s, name)
+		return launch.StopForward(ctx, client, s, name)
 	case name == "all":
 		var stopped []api.Forward
 		var firstErr error
 		for _, f := range st.Forwards {
-			if !m.has(f) {
+			if !m.Has(f) {
 				continue
 			}
-			some, err := stopOne(ctx, client, s, f.Reference())
+			some, err := launch.StopForward(ctx, client, s, f.Reference())
 			stopped = append(stopped, some...)
 			if firstErr == nil {
 				firstErr = err
@@ -288,33 +257,14 @@ func (a *app) stopNamed(ctx context.Context, client *api.Client, s config.Settin
 		}
 		return stopped, firstErr
 	}
-	f, err := choose(ctx, st.Forwards, name, m)
+	f, err := lookup.Choose(ctx, st.Forwards, name, m)
 	switch {
 	case err == nil:
-		return stopOne(ctx, client, s, f.Reference())
-	case errors.Is(err, errNoForward):
-		return stopOne(ctx, client, s, name) // the agent says which names it has
+		return launch.StopForward(ctx, client, s, f.Reference())
+	case errors.Is(err, lookup.ErrNone):
+		return launch.StopForward(ctx, client, s, name) // the agent says which names it has
 	}
 	return nil, err
-}
-
-// stopOne ends the forward that ref means to the agent, or all. Without an agent it makes those forgotten that would come back.
-func stopOne(ctx context.Context, client *api.Client, s config.Settings, ref string) ([]api.Forward, error) {
-	stopped, err := client.Stop(ctx, ref)
-	if !errors.Is(err, api.ErrNotRunning) {
-		return stopped, err
-	}
-	dir, err := dirs.State(s.Local.StateDir)
-	if err != nil {
-		return nil, err
-	}
-	stopped, err = agent.Forget(client.Socket(), dir, ref)
-	if errors.Is(err, agent.ErrRunning) { // it has just been started
-		if _, waitErr := client.Wait(ctx, 0, agentStart); waitErr == nil {
-			return client.Stop(ctx, ref)
-		}
-	}
-	return stopped, err
 }
 
 // nextKept is the next step for forwards that are kept while no agent runs.
@@ -359,12 +309,12 @@ func (a *app) waitCommand() *cli.Command {
 }
 
 func (a *app) wait(ctx context.Context, s config.Settings, name string, o waitOptions) error {
-	client, err := a.agentClient(s)
+	client, err := launch.Client(s)
 	if err != nil {
 		return err
 	}
 	until := time.Now().Add(o.timeout)
-	m := a.meant(s)
+	m := a.scopeOf(s)
 	var st api.State
 	for {
 		left := time.Until(until)
@@ -372,11 +322,11 @@ func (a *app) wait(ctx context.Context, s config.Settings, name string, o waitOp
 		switch {
 		case errors.Is(err, api.ErrNotRunning):
 			st = api.State{}
-			if st.Forwards, err = keptForwards(s); err != nil {
+			if st.Forwards, err = launch.Kept(s); err != nil {
 				return err
 			}
 			if left > 0 { // whoever opens the forward starts the agent
-				if err := sleep.For(ctx, min(left, agentPoll)); err != nil {
+				if err := sleep.For(ctx, min(left, launch.Poll)); err != nil {
 					return err
 				}
 			}
@@ -385,7 +335,7 @@ func (a *app) wait(ctx context.Context, s config.Settings, name string, o waitOp
 		default:
 			st = next
 		}
-		f, err := choose(ctx, st.Forwards, name, m)
+		f, err := lookup.Choose(ctx, st.Forwards, name, m)
 		switch {
 		case err == nil && f.State == api.ForwardReady && s.Output.Format == "json":
 			return a.printJSON(f)
@@ -393,37 +343,8 @@ func (a *app) wait(ctx context.Context, s config.Settings, name string, o waitOp
 			_, err := fmt.Fprintln(a.out, f.Listen)
 			return err
 		case left <= 0:
-			lacks, next := missing(f, err)
+			lacks, next := lookup.Missing(f, err)
 			return fail.New(fail.Timeout, "wait for the forward "+name, fmt.Errorf("%s after %s", lacks, o.timeout), next)
 		}
 	}
-}
-
-// missing says what the forward f lacks, or why there is none, and what to do.
-func missing(f api.Forward, err error) (lacks, next string) {
-	switch {
-	case errors.Is(err, errNoForward):
-		return "there is none", "bastion ls forwards shows the forwards; allow more time with --timeout"
-	case err != nil:
-		return err.Error(), fail.NextOf(err)
-	case f.State == api.ForwardKept:
-		return "no agent is running", "bastion agent start opens the forward again"
-	case f.Error == "":
-		return "its link is not up", "bastion status shows the link; allow more time with --timeout"
-	case f.State == api.ForwardFailed:
-		return "it does not work (" + f.Error + ")", cmp.Or(f.Next, reopen(f))
-	}
-	return "it waits (" + f.Error + ")", cmp.Or(f.Next, "bastion status shows the link; allow more time with --timeout")
-}
-
-// reopen is the next step for a forward that does not work: a command tries again at once.
-func reopen(f api.Forward) string {
-	verb := "forward -d --name " + f.Name + " " + f.Spec
-	if f.Kind == api.KindProxy {
-		verb = "socks -d --name " + f.Name
-	}
-	if _, port, err := net.SplitHostPort(f.Listen); err == nil {
-		verb += " " + port
-	}
-	return "try again: bastion " + verb
 }

@@ -18,6 +18,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/launch"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
@@ -167,7 +168,7 @@ func (a *app) proxy(ctx context.Context, args []string, o proxyOptions) error {
 // proxyByAgent connects to a host behind the bastion by the link of the agent. Where that stands already it takes one
 // question to the agent: whether it runs is asked only when it does not answer.
 func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, pass bool) (connected bool, _ error) {
-	client, err := a.agentClient(s)
+	client, err := launch.Client(s)
 	if err != nil {
 		return false, err
 	}

@@ -6,17 +6,16 @@ import (
 	"errors"
 	"fmt"
 	"os/user"
-	"path/filepath"
 	"runtime"
 	"strings"
 	"sync"
 
 	"golang.org/x/term"
 
+	"github.com/bastion-ssm/bastion/agent/launch"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
-	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/service"
 )
@@ -87,13 +86,13 @@ func (a *app) managed(ctx context.Context, s config.Settings, verb string) (*ser
 	if err != nil {
 		return nil, err
 	}
-	state, err := dirs.State(s.Local.StateDir)
+	logFile, err := launch.LogFile(s)
 	if err != nil {
 		return nil, err
 	}
 	return service.New(ctx, verb, service.Options{
 		Path:    program,
-		Args:    append([]string{"agent", "run", "--stay", "--log-file", filepath.Join(state, logName)}, a.givenFlags()...),
+		Args:    append([]string{"agent", "run", "--stay", "--log-file", logFile}, a.givenFlags()...),
 		Windows: append([]string{"service", serviceRun}, a.givenFlags()...),
 		Program: &agentProgram{app: a, settings: s},
 	})
@@ -173,7 +172,7 @@ func (a *app) serviceStart(ctx context.Context, s config.Settings, m *service.Se
 	if running, err := m.Running(); err == nil && running {
 		return a.outcome(s, serviceOutcome{m.Name(), "running"}, "the service runs")
 	}
-	client, err := a.agentClient(s)
+	client, err := launch.Client(s)
 	if err != nil {
 		return err
 	}
@@ -252,14 +251,14 @@ type agentProgram struct {
 // Start implements service.Program. An agent that ends by itself leaves the service without one: the commands start
 // another.
 func (p *agentProgram) Start() error {
-	state, err := dirs.State(p.settings.Local.StateDir)
+	logFile, err := launch.LogFile(p.settings)
 	if err != nil {
 		return err
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	p.ended.Go(func() {
-		p.err = p.app.agentRun(ctx, p.settings, agentRunOptions{logFile: filepath.Join(state, logName), stay: true})
+		p.err = p.app.agentRun(ctx, p.settings, agentRunOptions{logFile: logFile, stay: true})
 	})
 	return nil
 }

@@ -11,6 +11,7 @@ import (
 	"golang.org/x/term"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/launch"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/topview"
@@ -49,7 +50,7 @@ func (a *app) top(ctx context.Context, _ []string) error {
 	if err != nil {
 		return err
 	}
-	client, err := a.agentClient(s)
+	client, err := launch.Client(s)
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,8 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/dsn"
+	"github.com/bastion-ssm/bastion/agent/launch"
+	"github.com/bastion-ssm/bastion/agent/lookup"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
@@ -159,53 +161,11 @@ type urlOutput struct {
 
 // runningForward returns the forward of the user's agent that name means in the command's scope. It starts nothing.
 func (a *app) runningForward(ctx context.Context, s config.Settings, name string) (api.Forward, error) {
-	st, err := a.agentState(ctx, s)
+	st, err := launch.State(ctx, s)
 	if err != nil {
 		return api.Forward{}, err
 	}
-	return findForward(ctx, st.Forwards, name, a.meant(s))
-}
-
-func findForward(ctx context.Context, all []api.Forward, name string, m meant) (api.Forward, error) {
-	var tcp []api.Forward
-	for _, f := range all {
-		if f.Kind != api.KindProxy {
-			tcp = append(tcp, f)
-		}
-	}
-	f, err := choose(ctx, tcp, name, m, func(f api.Forward) string { return f.Spec }, func(f api.Forward) string { return withoutPort(f.Spec) })
-	switch {
-	case errors.Is(err, errNoForward):
-	case err == nil && f.State == api.ForwardKept:
-		return f, fail.New(fail.NoTarget, "", fmt.Errorf("no agent is running to open the forward %s again", f.Name),
-			"run bastion agent start")
-	case err == nil && f.State == api.ForwardFailed:
-		return f, fail.New(fail.NoTarget, "", fmt.Errorf("the forward %s does not work: %s", f.Name, cmp.Or(f.Error, string(f.State))),
-			cmp.Or(f.Next, reopen(f)))
-	default:
-		return f, err
-	}
-	next := "start one: bastion forward -d " + name
-	if strings.Contains(name, "@") {
-		next = "bastion ls shows NAME@LINK of each"
-	}
-	var names []string
-	for _, f := range tcp {
-		names = append(names, f.Name)
-	}
-	if len(names) > 0 {
-		slices.Sort(names)
-		next += "; these run: " + strings.Join(slices.Compact(names), ", ")
-	}
-	return api.Forward{}, fail.New(fail.NoTarget, "", fmt.Errorf("no forward of %s is running", name), next)
-}
-
-func withoutPort(text string) string {
-	spec, err := targets.Parse(text)
-	if err != nil {
-		return text
-	}
-	return execName(spec)
+	return lookup.Find(ctx, st.Forwards, name, a.scopeOf(s))
 }
 
 // forwardToken makes a token for the user that --iam-user names, for the database that a forward leads to.
@@ -215,15 +175,15 @@ func (a *app) forwardToken(ctx context.Context, s config.Settings, f api.Forward
 		return "", "", err
 	}
 	// The database is of the forward's account, which the command need not have named.
-	m := a.meant(s)
+	m := a.scopeOf(s)
 	switch {
-	case f.Owner != "" && !m.byVariables:
+	case f.Owner != "" && !m.ByVariables:
 		return "", "", fail.New(fail.Credentials, "", fmt.Errorf("the forward %s has the credentials of %s", f.Name, f.Owner),
 			"set the variables that it was opened with, for the token")
-	case f.Owner == "" && m.profile == "":
+	case f.Owner == "" && m.Profile == "":
 		s.AWS.Profile = f.Profile
 	}
-	if m.region == "" {
+	if m.Region == "" {
 		s.AWS.Region = f.Region
 	}
 	_, token, err = a.makeToken(ctx, s, spec, iamUser)

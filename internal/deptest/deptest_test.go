@@ -21,7 +21,7 @@ const module = "github.com/bastion-ssm/bastion"
 // access, the parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"access", "agent", "agent/api", "agent/dsn", "agent/forwards", "internal/awssdk", "internal/block", "internal/browser",
+		"access", "agent", "agent/api", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request", "internal/awssdk", "internal/block", "internal/browser",
 		"internal/cli", "internal/config", "internal/console", "internal/dirs", "internal/duration", "internal/fail", "internal/files", "internal/hosts",
 		"internal/linkview", "internal/openssh", "internal/partition", "internal/printable", "internal/private", "internal/process",
 		"internal/report", "internal/service", "internal/sleep", "internal/sshconfig",
@@ -36,7 +36,13 @@ var allowed = map[string][]string{
 	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/private", "internal/sleep"},
 	"agent/dsn":       {"agent/api", "internal/config", "internal/hosts"},
 	"agent/forwards":  {"agent/api", "internal/fail"},
-	"agent/metrics":   {"agent/api", "internal/fail", "internal/files"},
+	"agent/launch": {
+		"agent", "agent/api", "internal/awssdk", "internal/config", "internal/dirs", "internal/fail", "internal/private", "internal/process",
+		"internal/sleep",
+	},
+	"agent/lookup":  {"agent/api", "agent/request", "internal/fail"},
+	"agent/request": {"agent/api", "agent/forwards", "internal/config", "internal/fail", "targets"},
+	"agent/metrics": {"agent/api", "internal/fail", "internal/files"},
 	"agent": {
 		"access", "agent/api", "agent/dashboard", "agent/forwards", "agent/metrics", "internal/awssdk", "internal/backoff",
 		"internal/config", "internal/fail", "internal/files", "internal/private", "internal/report", "targets", "tunnel",

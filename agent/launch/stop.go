@@ -1,4 +1,4 @@
-package main
+package launch
 
 import (
 	"context"
@@ -17,28 +17,28 @@ import (
 )
 
 const (
-	// agentAnswer bounds the wait for an agent's answer to the request to end. An agent without an answer gets a signal.
-	agentAnswer = 3 * time.Second
-	// agentEnd bounds the wait for the agent's end. It is killed after it.
-	agentEnd = 30 * time.Second
+	// answerWait bounds the wait for an agent's answer to the request to end. An agent without an answer gets a signal.
+	answerWait = 3 * time.Second
+	// EndWait bounds the wait for the agent's end. It is killed after it.
+	EndWait = 30 * time.Second
 )
 
-// stopOutput is the JSON output of agent stop.
-type stopOutput struct {
+// Stopped is what Stop has done.
+type Stopped struct {
 	Stopped bool `json:"stopped"` // an agent ran
 	PID     int  `json:"pid,omitempty"`
 	Killed  bool `json:"killed,omitempty"` // it did not end by itself
 }
 
-// agentStop asks the agent to end and waits until it has. One that does not answer, because it is stopped or blocked, gets a signal; one
+// Stop asks the agent to end and waits until it has. One that does not answer, because it is stopped or blocked, gets a signal; one
 // that does not end is killed.
-func (a *app) agentStop(ctx context.Context, s config.Settings) error {
-	client, err := a.agentClient(s)
+func Stop(ctx context.Context, s config.Settings) (Stopped, error) {
+	client, err := Client(s)
 	if err != nil {
-		return err
+		return Stopped{}, err
 	}
-	asking, cancel := context.WithTimeoutCause(ctx, agentAnswer, fail.New(fail.Timeout, "stop the agent",
-		fmt.Errorf("no answer within %s", agentAnswer), "end its process by hand; bastion agent logs names it"))
+	asking, cancel := context.WithTimeoutCause(ctx, answerWait, fail.New(fail.Timeout, "stop the agent",
+		fmt.Errorf("no answer within %s", answerWait), "end its process by hand; bastion agent logs names it"))
 	defer cancel()
 	before, err := client.Info(asking)
 	if err == nil {
@@ -48,19 +48,19 @@ func (a *app) agentStop(ctx context.Context, s config.Settings) error {
 	switch {
 	case errors.Is(err, api.ErrNotRunning):
 		agent.RemoveStale(client.Socket())
-		return a.outcome(s, stopOutput{}, "no agent is running")
+		return Stopped{}, nil
 	case fail.KindOf(err) == fail.Timeout && ctx.Err() == nil:
 		if pid = private.Owner(client.Socket()); pid == 0 {
-			return err
+			return Stopped{}, err
 		}
 		if err := process.AskToEnd(pid); err != nil {
-			return fail.New(fail.Other, "stop the agent", err, fmt.Sprintf("end the process %d by hand", pid))
+			return Stopped{}, fail.New(fail.Other, "stop the agent", err, fmt.Sprintf("end the process %d by hand", pid))
 		}
 	case err != nil:
-		return err
+		return Stopped{}, err
 	}
 	gone := func(ctx context.Context) bool {
-		ctx, cancel := context.WithTimeout(ctx, agentAnswer)
+		ctx, cancel := context.WithTimeout(ctx, answerWait)
 		defer cancel()
 		now, err := client.Info(ctx)
 		return errors.Is(err, api.ErrNotRunning) || err == nil && now.PID != pid // the next one runs already
@@ -77,32 +77,31 @@ func (a *app) agentStop(ctx context.Context, s config.Settings) error {
 	})
 	switch {
 	case err != nil:
-		return err
+		return Stopped{}, err
 	case killed:
 		agent.RemoveStale(client.Socket())
-		return a.outcome(s, stopOutput{Stopped: true, PID: pid, Killed: true}, fmt.Sprintf(
-			"the agent did not end within %s, and was killed; AWS ends its sessions by itself", agentEnd))
+		return Stopped{Stopped: true, PID: pid, Killed: true}, nil
 	}
-	return a.outcome(s, stopOutput{Stopped: true, PID: pid}, "the agent has ended")
+	return Stopped{Stopped: true, PID: pid}, nil
 }
 
-// endWithin waits until the agent is gone, and kills it once agentEnd has passed.
+// endWithin waits until the agent is gone, and kills it once EndWait has passed.
 func endWithin(ctx context.Context, gone func(context.Context) bool, kill func() error) (killed bool, _ error) {
-	end := time.Now().Add(agentEnd)
+	end := time.Now().Add(EndWait)
 	for !gone(ctx) {
 		switch {
 		case time.Now().Before(end):
 		case killed:
-			return killed, fail.New(fail.Timeout, "stop the agent", fmt.Errorf("it still runs %s after it was killed", agentEnd),
+			return killed, fail.New(fail.Timeout, "stop the agent", fmt.Errorf("it still runs %s after it was killed", EndWait),
 				"bastion agent logs shows what it waits for")
 		default:
 			if err := kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-				return false, fail.New(fail.Timeout, "stop the agent", fmt.Errorf("it still runs after %s, and cannot be killed: %w", agentEnd, err),
+				return false, fail.New(fail.Timeout, "stop the agent", fmt.Errorf("it still runs after %s, and cannot be killed: %w", EndWait, err),
 					"bastion agent logs shows what it waits for")
 			}
-			killed, end = true, time.Now().Add(agentEnd)
+			killed, end = true, time.Now().Add(EndWait)
 		}
-		if err := sleep.For(ctx, agentPoll); err != nil {
+		if err := sleep.For(ctx, Poll); err != nil {
 			return killed, err
 		}
 	}
