@@ -95,17 +95,25 @@ func (e *Env) plainConfig() (paths []string, remove func(), err error) {
 	if quoted == "" {
 		return paths, func() {}, nil
 	}
-	f, err := os.CreateTemp("", "bastion-aws-config-*") // of mode 0600: a profile may have keys
+	path, remove, err := privateCopy(quoted)
 	if err != nil {
 		return paths, func() {}, &uncopiedError{err}
 	}
-	remove = func() { _ = os.Remove(f.Name()) }
-	_, err = f.WriteString(quoted)
-	if err = errors.Join(err, f.Close()); err != nil {
-		remove()
-		return paths, func() {}, &uncopiedError{err}
+	return append(paths, path), remove, nil
+}
+
+// temporaryCopy writes text, which may have keys, to a file of mode 0600 that only the caller removes.
+func temporaryCopy(text string) (path string, remove func(), err error) {
+	f, err := os.CreateTemp("", "bastion-aws-config-*")
+	if err != nil {
+		return "", nil, err
 	}
-	return append(paths, f.Name()), remove, nil
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Close()); err != nil {
+		_ = os.Remove(f.Name())
+		return "", nil, err
+	}
+	return f.Name(), func() { _ = os.Remove(f.Name()) }, nil
 }
 
 // uncopiedError says why the SDK could not read the sections with quoted names.

@@ -102,6 +102,8 @@ func TestQuotedProfile(t *testing.T) {
 
 // Where the sections with quoted names cannot be copied, all others work, and a profile that is missing then is told by that cause.
 func TestQuotedProfileWithoutCopy(t *testing.T) {
+	defer func(copied func(string) (string, func(), error)) { privateCopy = copied }(privateCopy)
+	privateCopy = temporaryCopy
 	f, vars := newFakeAWS(t)
 	missing := filepath.Join(t.TempDir(), "missing")
 	for _, variable := range []string{"TMPDIR", "TMP", "TEMP"} {
