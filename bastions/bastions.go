@@ -249,8 +249,8 @@ func (m *Manager) List(ctx context.Context, spec Spec) ([]Bastion, error) {
 	return found, err
 }
 
-// list is List. denied is why IAM did not let the owner see some of the tasks, if so. A task that is to be used must be compared with
-// what this client would have started; to show it and to stop it a comparison that failed is noted only.
+// list is List. denied is why IAM hid some tasks from the owner, if it did. With toUse, a task must match what this client would have
+// started; to show or to stop it, list only notes a comparison that failed.
 func (m *Manager) list(ctx context.Context, spec Spec, toUse bool) (found []Bastion, denied, err error) {
 	op := "find your bastion in cluster " + spec.cluster()
 	owner, err := spec.Owner.tag()
@@ -463,7 +463,7 @@ func (m *Manager) stop(ctx context.Context, b Bastion, reason string) error {
 	_, err := m.ecs.StopTask(ctx, &ecs.StopTaskInput{
 		Cluster: aws.String(b.Cluster), Task: aws.String(b.TaskARN), Reason: aws.String(reason),
 	})
-	if awsanswer.Of(err).Unread() { // the answer is the task's description, which nobody needs
+	if awsanswer.Of(err).Unread() { // the answer is the task's description, which is not needed
 		return nil
 	}
 	return ecsError("stop task "+b.TaskID+" in cluster "+b.Cluster, "ecs:StopTask", err)

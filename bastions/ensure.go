@@ -186,7 +186,7 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 		"wait ten minutes, then try again")
 }
 
-// request makes the request for a bastion's task, with the network that it is to be in.
+// request makes the request for a bastion's task, with its network.
 func (m *Manager) request(ctx context.Context, op string, spec Spec, w *waiter) (*ecs.RunTaskInput, error) {
 	if spec.TaskDefinition == "" {
 		return nil, fail.New(fail.Usage, op, errors.New("no task definition is set"), "set the task definition to run")
@@ -291,7 +291,7 @@ func (m *Manager) settle(ctx context.Context, spec Spec, b Bastion, now time.Tim
 	return usable[0], nil
 }
 
-// discard stops a task that this process started and nobody can use; it does so even if ctx has ended.
+// discard stops a useless task that this process has started, even after ctx has ended.
 func (m *Manager) discard(ctx context.Context, b Bastion, reason string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
@@ -336,7 +336,7 @@ func (m *Manager) runInput(spec Spec, network *types.NetworkConfiguration) (*ecs
 	return input, nil
 }
 
-// tokenSeed is what tells a client token from those of the same request before it. Processes that know the same have the same seed.
+// tokenSeed tells a client token from earlier ones of the same request. Processes with the same knowledge have the same seed.
 type tokenSeed struct {
 	window int64  // the time, in steps of tokenWindow
 	after  string // ARN of the ended task that the new one comes after; "" is the window's first
@@ -351,8 +351,8 @@ func (s *tokenSeed) follow(b Bastion) {
 	s.after = b.TaskARN
 }
 
-// clientToken follows from what is asked, by whom, when, and after which task: ECS refuses a token that comes again with other
-// parameters.
+// clientToken derives the token from the request, its owner, the time and the task before it: ECS refuses a token that comes again
+// with other parameters.
 func clientToken(input *ecs.RunTaskInput, owner Owner, seed tokenSeed) string {
 	tags := make(map[string]string)
 	for _, t := range input.Tags {

@@ -134,7 +134,7 @@ func otherPlace(spec Spec, task *types.Task) string {
 	return ""
 }
 
-// otherLaunch compares where the task runs, and what is attached to it.
+// otherLaunch compares where the task runs, and its attachments.
 func otherLaunch(task *types.Task) string {
 	switch {
 	case task.LaunchType != types.LaunchTypeFargate:
@@ -281,8 +281,8 @@ func (m *Manager) networkInterface(ctx context.Context, id string) (*ec2types.Ne
 // maxChecked bounds how many tasks are remembered.
 const maxChecked = 64
 
-// checked remembers the tasks that were found to be what a Spec asks for: neither their network nor their overrides
-// change, and asking again would cost calls at each look. It remembers no refusals: what was refused is asked again.
+// checked remembers the tasks that match a Spec: neither their network nor their overrides change, and each check costs calls. It does
+// not remember refusals: the next look checks those tasks again.
 type checked struct {
 	mu    sync.Mutex
 	tasks map[string]bool

@@ -40,8 +40,8 @@ func mayHaveRun(err error) bool {
 	return retriedBySDK(err) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// startedUnseen returns the task that a RunTask with an unreadable answer has started. There was no usable one before, so that any is
-// it, or another process's, which is as good.
+// startedUnseen returns the task that a RunTask with an unreadable answer has started. There was no usable task before: any task is
+// this one, or another process's, which is as good.
 func (m *Manager) startedUnseen(ctx context.Context, spec Spec, w *waiter) (b Bastion, found bool, err error) {
 	w.set("starting", "looking for the task: the answer to RunTask cannot be read")
 	for look := range unreadLooks {

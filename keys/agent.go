@@ -84,7 +84,7 @@ func (k oneKey) Sign(key ssh.PublicKey, data []byte) (*ssh.Signature, error) {
 // SignWithFlags ignores the flags, which choose among RSA's hashes.
 func (k oneKey) SignWithFlags(key ssh.PublicKey, data []byte, _ agent.SignatureFlags) (*ssh.Signature, error) {
 	if subtle.ConstantTimeCompare(key.Marshal(), k.signer.PublicKey().Marshal()) != 1 {
-		return nil, errors.New("no such key")
+		return nil, errors.New("unknown key")
 	}
 	return k.signer.Sign(rand.Reader, data)
 }

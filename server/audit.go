@@ -85,7 +85,7 @@ func (r *record) from(conn net.Conn) {
 	r.Client = conn.RemoteAddr().String()
 }
 
-// auditor writes records. What cannot be audited must not go on, so that the first failed write is reported to failed.
+// auditor writes records. The server must not go on unaudited: auditor reports the first failed write to failed.
 type auditor struct {
 	failed func(error)
 

@@ -182,7 +182,7 @@ func (s *Server) attach(c *client) error {
 	switch {
 	case c.slot == nil || !c.slot.live(time.Now()):
 		return errGrantExpired
-	case !kept: // nobody would end the connection with the grant
+	case !kept: // the grant's end would not end the connection
 		return errNoGrant
 	case s.draining:
 		return errDraining

@@ -114,8 +114,8 @@ func callControl(ctx context.Context, path string, request controlRequest) (cont
 	return reply, nil
 }
 
-// listenControl opens the control socket: mode 0600, in a directory of mode 0700 that belongs to this user. A socket
-// that nobody listens on any more is replaced.
+// listenControl opens the control socket: mode 0600, in a directory of mode 0700 that belongs to this user. It replaces
+// a socket without a listener.
 func listenControl(path string) (net.Listener, error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {

@@ -26,7 +26,7 @@ func (s *Server) drain(reason string) {
 	var told sync.WaitGroup
 	var notices sync.WaitGroup
 	for _, c := range clients {
-		notices.Go(func() { c.drain(deadline.Sub(now)) }) // a client that does not read blocks its own until it is ended
+		notices.Go(func() { c.drain(deadline.Sub(now)) }) // a client that does not read blocks its own notice until its end
 	}
 	noticed := make(chan struct{})
 	told.Go(func() {
@@ -60,8 +60,8 @@ func (s *Server) drain(reason string) {
 	told.Wait()
 }
 
-// noticeTime is how long the end of the clients' connections waits, from the begin of the drain, for the notices to them: the drain
-// of a bastion without channels is over at once. A client that does not hear of the drain takes its bastion for lost.
+// noticeTime is how long a drain lasts at least, unless its notices have reached the clients before. A drain without channels would be
+// over at once, and a client that does not hear of it takes its bastion for lost.
 const noticeTime = 2 * time.Second
 
 // awaitNotices waits until the notices have been sent, until the given time at most.

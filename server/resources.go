@@ -90,7 +90,7 @@ func findResources(ctx context.Context, cgroup, metadata string) (*resources, er
 	return r, nil
 }
 
-// memoryLimit is how much memory the task may use, in bytes; 0 if nobody says.
+// memoryLimit is how much memory the task may use, in bytes; 0: unknown.
 func (r *resources) memoryLimit() int64 {
 	if r.memory > 0 {
 		return r.memory

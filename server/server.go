@@ -65,7 +65,7 @@ type Server struct {
 	channels uint64        // number of the last channel
 	active   time.Time     // when a client was last connected, or a grant came
 	failure  error         // why the server must stop
-	granted  chan struct{} // closed and set to nil when a grant is added; nil: nobody waits for one
+	granted  chan struct{} // closed and set to nil when a grant is added; nil: no waiter
 }
 
 // New checks the configuration, which may give a *ConfigError, and listens. The caller must call Run or Close.

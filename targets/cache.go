@@ -28,7 +28,7 @@ func (r *Resolver) cacheParts() []part {
 	}
 }
 
-// groups returns the replication group with the given identifier, none if there is no such, or all if id is nil.
+// groups returns the replication group with the given identifier, none if it does not exist, or all if id is nil.
 func (r *Resolver) groups(ctx context.Context, _ Spec, op string, id *string) ([]candidate, error) {
 	var found []candidate
 	pages := elasticache.NewDescribeReplicationGroupsPaginator(r.ElastiCache,

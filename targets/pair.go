@@ -185,7 +185,7 @@ func parseBind(host string) (string, error) {
 	}
 	addr, err := netip.ParseAddr(host)
 	if err != nil || addr.Zone() != "" {
-		return "", fmt.Errorf("%q is no address to listen on", clip(host))
+		return "", fmt.Errorf("%q is not an address to listen on", clip(host))
 	}
 	return addr.String(), nil
 }
@@ -280,7 +280,7 @@ func splitColons(s string) ([]string, error) {
 				return nil, errors.New("the bracket is not closed")
 			}
 			if !strings.Contains(addr, ":") {
-				return nil, fmt.Errorf("%q is no IPv6 address", clip(addr))
+				return nil, fmt.Errorf("%q is not an IPv6 address", clip(addr))
 			}
 			parts = append(parts, addr)
 			if rest == "" {

@@ -32,7 +32,7 @@ func (r *Resolver) databaseParts() []part {
 	return []part{{"RDS clusters", r.clusters}, {"RDS instances", r.instances}}
 }
 
-// instances returns the instance with the given identifier, none if there is no such, or all that are in no cluster if
+// instances returns the instance with the given identifier, none if it does not exist, or all outside of clusters if
 // id is nil.
 func (r *Resolver) instances(ctx context.Context, spec Spec, op string, id *string) ([]candidate, error) {
 	var found []candidate

@@ -218,7 +218,7 @@ func checkID(id string) error {
 		if isLetter(c) || i > 0 && (isDigit(c) || c == '-') {
 			continue
 		}
-		return fmt.Errorf("%q is no identifier: a letter, then letters, digits and hyphens", id)
+		return fmt.Errorf("%q is not an identifier: a letter, then letters, digits and hyphens", id)
 	}
 	return nil
 }
@@ -237,7 +237,7 @@ func CheckName(s string) error {
 	}
 	for i := range len(s) {
 		if c := s[i]; !isLetter(c) && !isDigit(c) && c != '-' && c != '_' {
-			return fmt.Errorf("%q is no name: use letters, digits, - and _", clip(s))
+			return fmt.Errorf("%q is not a name: use letters, digits, - and _", clip(s))
 		}
 	}
 	return nil
@@ -255,18 +255,18 @@ func checkHost(host string) error {
 	labels := strings.Split(name, ".")
 	for _, label := range labels {
 		if label == "" || len(label) > 63 || label[0] == '-' || label[len(label)-1] == '-' {
-			return fmt.Errorf("%q is no host name", clip(host))
+			return fmt.Errorf("%q is not a host name", clip(host))
 		}
 		for i := range len(label) {
 			if c := label[i]; !isLetter(c) && !isDigit(c) && c != '-' && c != '_' {
-				return fmt.Errorf("%q is no host name", clip(host))
+				return fmt.Errorf("%q is not a host name", clip(host))
 			}
 		}
 	}
 	// A last label of digits only is an IPv4 address or a mistake: 10.0.0.300, 10.1.
 	if isDigits(labels[len(labels)-1]) {
 		if addr, err := netip.ParseAddr(host); err != nil || !addr.Is4() {
-			return fmt.Errorf("%q is no IPv4 address", clip(host))
+			return fmt.Errorf("%q is not an IPv4 address", clip(host))
 		}
 	}
 	return nil
@@ -275,7 +275,7 @@ func checkHost(host string) error {
 func parseIPv6(s string) (string, error) {
 	addr, err := netip.ParseAddr(s)
 	if err != nil || !addr.Is6() || addr.Zone() != "" {
-		return "", fmt.Errorf("%q is no IPv6 address", clip(s))
+		return "", fmt.Errorf("%q is not an IPv6 address", clip(s))
 	}
 	return addr.String(), nil
 }
@@ -295,7 +295,7 @@ func parseAnyPort(s string) (int, error) {
 		return 0, errors.New("the port is missing")
 	}
 	if !isDigits(s) {
-		return 0, fmt.Errorf("%q is no port number", clip(s))
+		return 0, fmt.Errorf("%q is not a port number", clip(s))
 	}
 	port, err := strconv.Atoi(s)
 	if err != nil || port > 65535 || len(s) > 5 {

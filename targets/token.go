@@ -87,7 +87,7 @@ func checkToken(e Endpoint, user string) error {
 	case user == "":
 		return fail.New(fail.Usage, op, errors.New("no database user is given"), "name the user that has the role rds_iam: --user USER")
 	case len(user) > 128 || strings.ContainsFunc(user, func(r rune) bool { return r < ' ' || r == 0x7f }):
-		return fail.New(fail.Usage, op, fmt.Errorf("%q is no name of a database user", clip(user)), "name a user of the database: --user USER")
+		return fail.New(fail.Usage, op, fmt.Errorf("%q is not a name of a database user", clip(user)), "name a user of the database: --user USER")
 	case strings.HasPrefix(e.Engine, "neptune"):
 		return fail.New(fail.Usage, op, errors.New("it is Neptune, which takes no token as a password: with IAM authentication each request is signed"),
 			"have the client sign its requests (SigV4, service neptune-db) with your AWS credentials")

@@ -17,14 +17,14 @@ type Transport struct {
 	Describe          string              // names the bastion in messages and in Replacing
 	Keepalive         Keepalive           // for this transport; its zero fields are as the LinkConfig says
 
-	// Banner gets what the server says before it has let the client in; nil: nobody asks.
+	// Banner, if not nil, gets the text that the server sends before the login.
 	Banner func(text string)
 
 	// Confirm, if not nil, decides once the server has let the client in whether it is the right one. Nothing is sent
 	// through the server before. An error ends the connection, and the Link too if it is permanent.
 	Confirm func(ctx context.Context, conn ssh.ConnMetadata) error
 
-	// Ended, if not nil, says why Conn was closed by its owner, if it was.
+	// Ended, if not nil, returns why Conn's owner closed it, or nil.
 	Ended func() error
 }
 
@@ -55,7 +55,7 @@ type Use int
 
 // The uses of a transport, from the least.
 const (
-	// Unused: nobody uses the Link. It may have its old server back, and nothing new is started for it.
+	// Unused: the Link has no users. It may have its old server back; the Connector starts nothing new for it.
 	Unused Use = iota
 	// Interrupted: the last connection was lost with connections in it, or its draining bastion still has some. Nobody
 	// waits for another.

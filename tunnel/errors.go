@@ -21,7 +21,7 @@ func Permanent(err error) error {
 }
 
 // IsPermanent reports whether a Link gives up on err: errors marked by [Permanent], and those whose kind says that
-// nothing will change by itself (wrong usage, no such target, denied).
+// nothing will change by itself (wrong usage, unknown target, denied).
 func IsPermanent(err error) bool {
 	var p *permanentError
 	if errors.As(err, &p) {
@@ -96,7 +96,7 @@ func refused(dest string, e *ssh.OpenChannelError) error {
 	return fail.New(fail.Other, op, r, "check that the far end allows TCP forwarding")
 }
 
-// maxMessage bounds what is shown of a text that the far end chose.
+// maxMessage bounds how much of the far end's text an error shows.
 const maxMessage = 300
 
 // farText makes a text of the far end safe for a terminal and a log line.

@@ -24,7 +24,7 @@ type Dialer interface {
 type ForwardConfig struct {
 	Logger   *slog.Logger // nil: no log
 	MaxConns int          // connections at a time; more wait in the listener's backlog. 0: 1024
-	Stats    *Stats       // counts the connections; nil: nobody wants to know
+	Stats    *Stats       // counts the connections; nil: not counted
 }
 
 const defaultMaxConns = 1024

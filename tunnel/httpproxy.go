@@ -42,7 +42,7 @@ type webServer struct {
 // webConn is what an HTTP client's connection has.
 type webConn struct {
 	ctx   context.Context // the listener's
-	ended chan struct{}   // closed when nobody uses the connection any more
+	ended chan struct{}   // closed after the last use of the connection
 	once  sync.Once
 
 	// hijacked: the server has let go of the connection, which ends with the request: a tunnel, or an upgrade. The goroutine of

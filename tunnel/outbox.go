@@ -33,7 +33,7 @@ type outbox struct {
 	cond    sync.Cond // signals changes of queue, closed and err
 	queue   []byte
 	waiting []chan struct{} // closed at their turn
-	size    int             // of queue, and of what is being written
+	size    int             // of queue and of the write under way
 	closed  bool
 	err     error // of the first write that failed, or errFlooded
 
@@ -99,7 +99,7 @@ func (o *outbox) grant() {
 	}
 }
 
-// close has run end when it has written what is there.
+// close makes run end once it has written the queue.
 func (o *outbox) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()

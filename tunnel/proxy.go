@@ -21,7 +21,7 @@ import (
 type ProxyConfig struct {
 	Logger           *slog.Logger  // nil: no log
 	MaxConns         int           // connections at a time; more wait in the listener's backlog. 0: 1024
-	Stats            *Stats        // counts the connections; nil: nobody wants to know
+	Stats            *Stats        // counts the connections; nil: not counted
 	HandshakeTimeout time.Duration // for the client's request, or an HTTP request's header. 0: 10 s
 
 	// User and Password are what clients must say, unless both are empty. SOCKS4, which has no password, is refused then.
@@ -86,7 +86,7 @@ func (p *proxyServer) handle(ctx context.Context, local net.Conn) {
 	case first == 0x16:
 		err = errors.New("it speaks TLS to the proxy: its settings must say http:// or socks5h://, not https://")
 	default:
-		err = fmt.Errorf("the first byte %#02x is of no known protocol", first)
+		err = fmt.Errorf("the first byte %#02x begins an unknown protocol", first)
 	}
 	if err != nil && ctx.Err() == nil {
 		p.log.Debug("proxy request failed", "client", c.RemoteAddr().String(), "err", err)

@@ -16,7 +16,7 @@ const (
 	socks4Connect  = 1
 	socks4Granted  = 90
 	socks4Rejected = 91
-	socks4BadUser  = 93 // the user is not who must be
+	socks4BadUser  = 93 // the user is not the expected one
 
 	// maxSOCKS4Text bounds the user and the name, each ended by a zero byte.
 	maxSOCKS4Text = 255

@@ -25,8 +25,8 @@ func (l *Link) run(ctx context.Context) {
 	clients.Wait() // the last connections of draining bastions may still finish
 }
 
-// supervise connects, serves and reconnects until ctx is done or an error is permanent. It goes on as long as somebody
-// uses the Link or its bastion stands; once that has gone for good and nobody needs another, it waits.
+// supervise connects, serves and reconnects until ctx is done or an error is permanent. It goes on as long as the Link has users or
+// its bastion stands. Once the bastion has gone for good, it waits until a user needs another.
 func (l *Link) supervise(ctx context.Context, clients *sync.WaitGroup) error {
 	s := supervision{
 		link: l, clients: clients, delay: delays{min: l.cfg.BackoffMin, max: l.cfg.BackoffMax},
@@ -86,7 +86,7 @@ func (s *supervision) failed(ctx context.Context, use Use, err error) error {
 	return s.link.pause(ctx, next, use, s.last.draining)
 }
 
-// connected serves a connection, and then waits until another one is to be made. It returns the error that ends the Link.
+// connected serves a connection, and then waits until the Link needs another one. It returns the error that ends the Link.
 func (s *supervision) connected(ctx context.Context, c *client) error {
 	s.rejected, s.failures = false, 0
 	began := time.Now()
@@ -105,7 +105,7 @@ func (s *supervision) connected(ctx context.Context, c *client) error {
 		s.clients.Go(func() { c.retire(ctx) })
 		s.phase, s.last.draining = Draining, c
 		if quiet {
-			return nil // the Connector says why it goes; nobody need be told before
+			return nil // the Connector reports why the bastion goes
 		}
 	case quiet && c.idle:
 		return s.idle(ctx, nil)

@@ -12,8 +12,8 @@ import (
 // flushGrace bounds the wait for a transport to take what was written before it is closed.
 const flushGrace = time.Second
 
-// wire is the transport under an SSH connection. It counts what arrives, for the keepalive, and what is sent, and knows
-// whether the stream still goes on, for telling the end of a channel from the end of everything.
+// wire is the transport under an SSH connection. It counts the bytes both ways, also for the keepalive. It knows whether the stream
+// goes on, which tells the end of a channel from the end of the connection.
 type wire struct {
 	net.Conn
 	received atomic.Int64  // bytes; any byte is a sign of life
@@ -63,9 +63,9 @@ func (w *wire) send(p []byte) (int, error) {
 	return n, err
 }
 
-// Close makes reads and writes fail; what has been written before is sent, if the transport takes it soon. Close does not wait
-// for that, nor for the transport's Close, which may take its time to say goodbye, because x/crypto/ssh calls Close while
-// it tells the channels' users; shut is for those who want to wait.
+// Close makes reads and writes fail. The wire still sends what was written before, if the transport takes it soon. Close waits neither
+// for that nor for the transport's Close, which may take its time: x/crypto/ssh calls Close while it tells the channels' users. Callers
+// that want to wait use shut.
 func (w *wire) Close() error {
 	w.watch.End()
 	failed := w.watch.Err() != nil
@@ -76,7 +76,7 @@ func (w *wire) Close() error {
 			if !failed {
 				w.flush()
 			}
-			_ = w.Conn.Close() // nobody is left who could do something about an error
+			_ = w.Conn.Close() // an error has no consequence any more
 			<-w.out.done
 		}()
 	})
