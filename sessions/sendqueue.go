@@ -130,10 +130,13 @@ func (q *sendQueue) room(backlog int) int {
 		q.streak >= growAfter && q.window >= growWindow*q.payload {
 		size = next
 	}
-	if q.inFlight > 0 && q.inFlight+min(size, backlog) > q.window {
-		return 0
+	switch {
+	case q.inFlight == 0 || q.inFlight+min(size, backlog) <= q.window:
+		return size
+	case q.probing && q.msgs.Len() == 1 && q.stalled():
+		return minPayload // it shows whether the probe is missed for its length, see oversize
 	}
-	return size
+	return 0
 }
 
 // push takes a new message, which is being sent now; its number is nextSeq. n is the length of its payload. Messages of the

@@ -162,6 +162,32 @@ func TestSendQueueOneProbeOfALength(t *testing.T) {
 	t.Error("a message that cannot get through is sent for ever")
 }
 
+// A message that is too long, and the only one that is out, fills the least window: a short one goes out beside it even so, or
+// nothing would ever show that it is for its length.
+func TestSendQueueLonelyProbe(t *testing.T) {
+	s := newSender(t)
+	for s.q.probeSize < minWindow {
+		s.push(1)
+		if s.q.room(1<<20) == 0 {
+			s.ack(20*time.Microsecond, s.q.base)
+		}
+	}
+	probe := s.q.probe
+	for s.q.base < probe {
+		s.ack(0, s.q.base)
+	}
+	for s.now.Sub(s.q.probedAt) < probePatience {
+		s.timer()
+		s.wantResends(probe)
+		if s.push(1) == 1 {
+			s.ack(10*time.Millisecond, s.q.nextSeq()-1)
+		}
+	}
+	if limit, stuck := s.q.oversize(s.now); !stuck || limit != minWindow/2 {
+		t.Errorf("not found to be too long, or longer ones than %d; %d messages out", limit, s.q.outstanding())
+	}
+}
+
 func TestSendQueueTimeout(t *testing.T) {
 	s := newSender(t)
 	s.push(16)
