@@ -1,11 +1,3 @@
-// Package sessions opens SSM sessions and carries byte streams over them: a port of a target, or a command in an ECS task.
-//
-// It knows the AWS API calls that start, resume and end a session, and the data channel of a session: its messages, their
-// order, their acknowledgement and retransmission, encryption with KMS, and the loss of its websocket. What travels in a
-// stream is none of its business; it knows nothing of SSH.
-//
-// The parts without I/O, clock or goroutines are frame (the messages), sendQueue, recvQueue and handshake. A channel owns them,
-// one for each stream; a link is one of its websockets with a reader and a writer; a Stream is what callers see.
 package sessions
 
 import (
@@ -283,15 +275,6 @@ func (c *Client) await(ctx context.Context, s *Stream, timeout time.Duration, se
 	}
 }
 
-// absentFor returns for how long the service has been saying that the agent is not there.
-func (s *Stream) absentFor() time.Duration {
-	at := time.Duration(s.counters.absent.Load())
-	if at == 0 {
-		return 0
-	}
-	return time.Since(s.started) - at
-}
-
 // start calls the API that starts a session, and starts the stream. The call is not cut short by ctx, or else a session could
 // be left behind that nobody knows: when ctx ends first, the call gets a little longer, and what it started is terminated.
 func (c *Client) start(
@@ -335,23 +318,25 @@ func (c *Client) start(
 
 func (c *Client) streamConfig(id string, first grant, exec bool) streamConfig {
 	return streamConfig{
-		exec:          exec,
-		first:         first,
-		resumeTimeout: c.cfg.ResumeTimeout,
-		closeTimeout:  c.cfg.CloseTimeout,
-		pingInterval:  c.cfg.PingInterval,
-		pingTimeout:   c.cfg.PingTimeout,
-		sendWindow:    c.cfg.SendWindow,
-		maxPayload:    int(c.payloadLimit.Load()),
-		writeBuffer:   c.cfg.WriteBuffer,
-		readSoft:      c.cfg.ReadBuffer,
-		readHard:      readHardFactor * c.cfg.ReadBuffer,
-		heldBytes:     c.cfg.ReorderBuffer,
-		heldSpan:      reorderSpan,
-		resume:        func(ctx context.Context) (grant, error) { return c.resume(ctx, id) },
-		dial:          c.dial,
-		dataKey:       c.dataKey,
-		terminate:     func() { c.terminate(id) },
+		machineConfig: machineConfig{
+			exec:          exec,
+			resumeTimeout: c.cfg.ResumeTimeout,
+			closeTimeout:  c.cfg.CloseTimeout,
+			pingInterval:  c.cfg.PingInterval,
+			pingTimeout:   c.cfg.PingTimeout,
+			sendWindow:    c.cfg.SendWindow,
+			maxPayload:    int(c.payloadLimit.Load()),
+			writeBuffer:   c.cfg.WriteBuffer,
+			readSoft:      c.cfg.ReadBuffer,
+			readHard:      readHardFactor * c.cfg.ReadBuffer,
+			heldBytes:     c.cfg.ReorderBuffer,
+			heldSpan:      reorderSpan,
+		},
+		first:     first,
+		resume:    func(ctx context.Context) (grant, error) { return c.resume(ctx, id) },
+		dial:      c.dial,
+		dataKey:   c.dataKey,
+		terminate: func() { c.terminate(id) },
 		tooLong: func(limit int) {
 			c.log.Warn("long messages do not get through", "limit", limit)
 			c.payloadLimit.Store(int64(limit))

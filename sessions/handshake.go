@@ -37,9 +37,10 @@ const (
 	sizeDelay = 600 * time.Millisecond
 )
 
-// reply is a message that the handshake wants to be sent.
+// reply is a message of the channel's own that is to be sent.
 type reply struct {
 	payloadType datachannel.PayloadType
+	flags       uint64
 	payload     []byte
 }
 
@@ -117,7 +118,7 @@ func (h *handshake) onTimer(now time.Time) []reply {
 
 func (h *handshake) size() reply {
 	h.sizeAt, h.sized = time.Time{}, true
-	return reply{datachannel.Size, fmt.Appendf(nil, `{"cols":%d,"rows":%d}`, ptyCols, ptyRows)}
+	return reply{payloadType: datachannel.Size, payload: fmt.Appendf(nil, `{"cols":%d,"rows":%d}`, ptyCols, ptyRows)}
 }
 
 // complete reports whether data may be sent.
@@ -284,7 +285,7 @@ func (h *handshake) answer() (received, error) {
 	if err != nil {
 		return received{}, err
 	}
-	return received{replies: []reply{{datachannel.HandshakeResponse, payload}}}, nil
+	return received{replies: []reply{{payloadType: datachannel.HandshakeResponse, payload: payload}}}, nil
 }
 
 func (h *handshake) receiveChallenge(payload []byte) (received, error) {
@@ -303,7 +304,7 @@ func (h *handshake) receiveChallenge(payload []byte) (received, error) {
 	if payload, err = json.Marshal(c); err != nil {
 		return received{}, err
 	}
-	return received{replies: []reply{{datachannel.EncChallengeResponse, payload}}}, nil
+	return received{replies: []reply{{payloadType: datachannel.EncChallengeResponse, payload: payload}}}, nil
 }
 
 func (h *handshake) receiveComplete(payload []byte) (received, error) {

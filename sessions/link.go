@@ -5,8 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"sync/atomic"
 	"time"
+
+	"github.com/bastion-ssm/bastion/sessions/frame"
+)
+
+// This file has the stream's goroutines: they do the I/O that its machine asks for, and tell the machine of the outcome.
+
+const (
+	// callTimeout bounds one ResumeSession, dial or GenerateDataKey.
+	callTimeout = 15 * time.Second
+	// readerGrace is how long the reader may go on after a write has failed.
+	readerGrace = time.Second
+	// maxPooled is the largest buffer that the pool keeps.
+	maxPooled = 64 << 10
 )
 
 // socket is one websocket of a session, carrying binary messages. One goroutine reads, one writes, one pings.
@@ -21,18 +33,10 @@ type socket interface {
 	Close() error
 }
 
-// readerGrace is how long the reader may go on after a write has failed.
-const readerGrace = time.Second
-
-var errLinkClosed = errors.New("link closed")
-
 // inbound is a received message.
 type inbound struct{ b []byte }
 
 var inboundPool = sync.Pool{New: func() any { return &inbound{b: make([]byte, 0, 2048)} }}
-
-// maxPooled is the largest buffer that the pool keeps.
-const maxPooled = 64 << 10
 
 func (in *inbound) free() {
 	if cap(in.b) <= maxPooled {
@@ -40,170 +44,201 @@ func (in *inbound) free() {
 	}
 }
 
-// batch is what the writer sends in one go: messages, one after the other in one slice.
-type batch struct {
-	buf  []byte
-	ends []int
-}
-
-func (b *batch) empty() bool { return len(b.ends) == 0 }
-
-// end closes the message that was appended to buf.
-func (b *batch) end() { b.ends = append(b.ends, len(b.buf)) }
-
-func (b *batch) add(msg []byte) {
-	b.buf = append(b.buf, msg...)
-	b.end()
-}
-
-func (b *batch) reset() { b.buf, b.ends = b.buf[:0], b.ends[:0] }
-
-// link is one websocket with its goroutines: a reader, a writer, and one that pings. It belongs to the loop, which alone
-// starts and stops it; each goroutine ends when its socket is closed or stop is.
+// link is one websocket of a stream. Its reader, its writer and a ping end when stop is called and the socket closed.
 type link struct {
-	sock  socket
-	lost  chan error // has room for each goroutine's report
-	probe chan struct{}
-	stop  chan struct{}
-	// acks fires when acknowledgements have waited long enough. The writer waits for it; who holds the channel's mutex sets it.
-	acks *time.Timer
-	// readDone is closed when the reader has ended.
-	readDone chan struct{}
-	// end is why the stream ends, if the reader has found that out. It is set before readDone is closed.
-	end error
-	// waiting says that messages are left unread on purpose: a missing pong means nothing then.
-	waiting atomic.Bool
-	// reads counts messages, as a sign of life.
-	reads atomic.Uint64
-	wg    sync.WaitGroup
+	sock socket
+	ctx  context.Context // until the link is dropped
+	stop context.CancelFunc
+	room sync.Cond // the reader may go on; guarded by the stream's lock
+	work sync.Cond // the writer has something to send; guarded by the stream's lock
 }
 
-// startLink starts the link of c, whose mutex is held.
-func startLink(c *channel, sock socket) *link {
-	l := &link{
-		sock:  sock,
-		lost:  make(chan error, 3),
-		probe: make(chan struct{}, 1),
-		stop:  make(chan struct{}),
-		acks:  time.NewTimer(time.Hour),
-
-		readDone: make(chan struct{}),
+// connect makes a websocket: with the session's first grant, or by resuming it.
+func (s *Stream) connect(first *grant) {
+	sock, err := s.cfg.connect(s.ctx, first)
+	s.mu.Lock()
+	if !s.ended {
+		s.attach(sock, err, time.Now())
+		sock = nil
 	}
-	l.wg.Go(func() {
-		defer close(l.readDone)
-		l.lost <- l.read(c)
-	})
-	l.wg.Go(func() { l.lost <- l.write(c) })
-	l.wg.Go(func() { l.lost <- l.ping(c.cfg.pingInterval, c.cfg.pingTimeout, c.s.probes) })
-	return l
+	s.mu.Unlock()
+	if sock != nil {
+		_ = sock.Close() // never used
+	}
 }
 
-// close ends the link and waits for its goroutines, which take the channel's mutex: the caller does not hold it.
-func (l *link) close() {
-	close(l.stop)
-	_ = l.sock.Close() // it may be closed already
-	l.wg.Wait()
-	l.acks.Stop()
+// attach starts a link, with the lock held, unless the attempt has failed with err.
+func (s *Stream) attach(sock socket, err error, now time.Time) {
+	if err != nil {
+		s.log.Debug("no connection", "err", err)
+		s.m.notConnected(err, errors.Is(err, errNoResume), now)
+	} else {
+		l := &link{sock: sock}
+		l.ctx, l.stop = context.WithCancel(s.ctx)
+		l.room.L, l.work.L = &s.mu, &s.mu
+		s.link = l
+		s.m.connected(now)
+		s.work.Go(func() { s.lose(l, s.read(l)) })
+		s.work.Go(func() { s.lose(l, s.write(l)) })
+	}
+	s.settle(now)
 }
 
-// read gives c what comes, as long as c wants more.
-func (l *link) read(c *channel) error {
+// connect makes a websocket with a grant, or with another one.
+func (cfg *streamConfig) connect(ctx context.Context, g *grant) (socket, error) {
+	if g == nil {
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		resumed, err := cfg.resume(call)
+		if err != nil {
+			return nil, err
+		}
+		g = &resumed
+	}
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return cfg.dial(call, *g)
+}
+
+// read gives messages to the machine as long as it wants more. It returns nil when the link has been dropped.
+func (s *Stream) read(l *link) error {
 	in := inboundPool.Get().(*inbound)
 	defer func() { in.free() }()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for {
-		if !c.awaitRoom(l) {
-			return errLinkClosed
+		for s.link == l && s.m.throttled(time.Now()) {
+			l.room.Wait()
 		}
+		if s.link != l {
+			return nil
+		}
+		s.mu.Unlock()
 		var err error
-		if in.b, err = l.sock.Read(in.b[:0]); err != nil {
+		in.b, err = l.sock.Read(in.b[:0])
+		msg, malformed := frame.Decode(in.b)
+		now := time.Now()
+		s.mu.Lock()
+		switch {
+		case err != nil:
 			return err
+		case malformed != nil:
+			s.m.malformed()
+			s.log.Warn("message ignored", "err", malformed)
+			continue
 		}
-		l.reads.Add(1)
-		kept, err := c.receive(l, in)
-		if err != nil {
-			l.end = err
-			return err
+		kept, ignored := s.m.receive(&msg, in, now)
+		if ignored != nil {
+			s.log.Warn("message ignored", "err", ignored)
 		}
 		if kept {
 			in = inboundPool.Get().(*inbound)
 		}
+		s.settle(now)
 	}
 }
 
-// write sends what c has to send.
-func (l *link) write(c *channel) error {
-	b := &batch{}
+// write sends the machine's messages. It returns nil when the link has been dropped.
+func (s *Stream) write(l *link) error {
+	var b batch
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	for {
-		if b = c.takeBatch(l, b); b.empty() {
-			select {
-			case <-c.s.pending:
-			case <-l.acks.C:
-			case <-l.stop:
-				return errLinkClosed
-			}
-			continue
+		for s.link == l && !s.m.pending() {
+			l.work.Wait()
 		}
-		start := 0
-		for i, end := range b.ends {
-			if err := l.sock.Write(b.buf[start:end], i+1 < len(b.ends)); err != nil {
-				l.awaitReader()
-				return err
-			}
-			start = end
+		if s.link != l {
+			return nil
 		}
 		b.reset()
+		now := time.Now()
+		s.m.fill(&b, now)
+		s.settle(now)
+		s.mu.Unlock()
+		err := l.send(&b)
+		s.mu.Lock()
+		if err != nil {
+			return err
+		}
 	}
 }
 
-// awaitReader lets the reader take what has come before the other end went away: it may be how the session ended.
+// send writes a batch.
+func (l *link) send(b *batch) error {
+	start := 0
+	for i, end := range b.ends {
+		if err := l.sock.Write(b.buf[start:end], i+1 < len(b.ends)); err != nil {
+			l.awaitReader()
+			return err
+		}
+		start = end
+	}
+	return nil
+}
+
+// awaitReader lets the reader take the messages that came before the other end went away: they may say how the session ended.
 func (l *link) awaitReader() {
-	timer := time.NewTimer(readerGrace)
-	defer timer.Stop()
-	select {
-	case <-l.readDone:
-	case <-l.stop:
-	case <-timer.C:
+	ctx, cancel := context.WithTimeout(l.ctx, readerGrace)
+	defer cancel()
+	<-ctx.Done()
+}
+
+// ping pings once.
+func (s *Stream) ping(l *link, within time.Duration) {
+	ctx, cancel := context.WithTimeout(l.ctx, within)
+	err := l.sock.Ping(ctx)
+	silent := ctx.Err() != nil
+	cancel()
+	s.mu.Lock()
+	works := s.link != l
+	if !works {
+		now := time.Now()
+		works = s.m.pinged(err, silent, now)
+		s.settle(now)
+	}
+	s.mu.Unlock()
+	if !works {
+		s.lose(l, fmt.Errorf("ping: %w", err))
 	}
 }
 
-// soon is now, for a timer. One that is due when it is set runs in the goroutine that looks at it, and under the race detector
-// two of these in one bubble of testing/synctest crash the program (go.dev/issue/78156).
-const soon = time.Nanosecond
-
-// pingDoublings is how often a missing pong is put down to a slow way, while messages come on it: each time the next ping gets
-// twice the time, since pongs queue behind messages.
-const pingDoublings = 3
-
-// ping finds out that the other end is gone: every interval, when acks are missed, or when the stream's user asks, by asked.
-func (l *link) ping(interval, timeout time.Duration, asked <-chan struct{}) error {
-	timer := time.NewTimer(interval)
-	defer timer.Stop()
-	missed := 0
-	for {
-		select {
-		case <-timer.C:
-		case <-l.probe:
-		case <-asked:
-		case <-l.stop:
-			return errLinkClosed
-		}
-		seen := l.reads.Load()
-		ctx, cancel := context.WithTimeout(context.Background(), timeout<<missed)
-		err := l.sock.Ping(ctx)
-		silent := ctx.Err() != nil
-		cancel()
-		next := interval
-		switch {
-		case err == nil:
-			missed = 0
-		case silent && l.waiting.Load():
-			// The pong is among what is not being read.
-		case silent && l.reads.Load() != seen && missed < pingDoublings:
-			missed++
-			next = soon
-		default:
-			return fmt.Errorf("ping: %w", err)
-		}
-		timer.Reset(next)
+// lose drops a link, if that has not been done before.
+func (s *Stream) lose(l *link, cause error) {
+	s.mu.Lock()
+	present := s.link == l
+	if present {
+		s.drop()
+		now := time.Now()
+		s.m.disconnected(cause, now)
+		s.log.Info("connection lost, resuming", "err", cause)
+		s.settle(now)
 	}
+	s.mu.Unlock()
+	if present {
+		_ = l.sock.Close() // it may be closed already
+	}
+}
+
+// drop forgets the link, with the lock held. The caller closes its socket, without the lock.
+func (s *Stream) drop() {
+	l := s.link
+	s.link = nil
+	l.stop()
+	l.room.Broadcast()
+	l.work.Broadcast()
+}
+
+// requestKey asks for a data key.
+func (s *Stream) requestKey(req *keyRequest) {
+	ctx, cancel := context.WithTimeout(s.ctx, callTimeout)
+	defer cancel()
+	plain, encrypted, err := s.cfg.dataKey(ctx, req)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.ended {
+		now := time.Now()
+		s.m.keyMade(req, plain, encrypted, err, now)
+		s.settle(now)
+	}
+	clear(plain)
 }

@@ -168,26 +168,32 @@ func (q *sendQueue) send(seq int64, m *sentMessage, now time.Time) {
 
 // resend returns the next message to send again, if one is due and the window allows it.
 func (q *sendQueue) resend(now time.Time) ([]byte, bool) {
-	if q.lost == 0 || q.paused {
+	m := q.nextLost()
+	if m == nil {
 		return nil, false
 	}
-	for ; ; q.lostFrom++ {
-		q.lostFrom = max(q.lostFrom, q.base)
-		m := q.get(q.lostFrom)
-		if m.state != sendLost {
-			continue
-		}
-		if q.inFlight > 0 && q.inFlight+len(m.frame) > q.window {
-			if q.overrun == 0 {
-				return nil, false
-			}
-		}
-		q.overrun = max(0, q.overrun-1)
-		q.lost--
-		q.send(q.lostFrom, m, now)
-		q.lostFrom++
-		return m.frame, true
+	q.overrun = max(0, q.overrun-1)
+	q.lost--
+	q.send(q.lostFrom, m, now)
+	q.lostFrom++
+	return m.frame, true
+}
+
+// nextLost returns the message that resend would send, or nil. Its number is lostFrom then.
+func (q *sendQueue) nextLost() *sentMessage {
+	if q.lost == 0 || q.paused {
+		return nil
 	}
+	q.lostFrom = max(q.lostFrom, q.base)
+	m := q.get(q.lostFrom)
+	for m.state != sendLost {
+		q.lostFrom++
+		m = q.get(q.lostFrom)
+	}
+	if q.inFlight > 0 && q.inFlight+len(m.frame) > q.window && q.overrun == 0 {
+		return nil
+	}
+	return m
 }
 
 // get returns the unacknowledged message seq, or nil.

@@ -4,10 +4,11 @@ import (
 	"context"
 	"errors"
 	"io"
+	"log/slog"
+	"math/rand/v2"
 	"net"
 	"os"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/deadline"
@@ -19,46 +20,52 @@ import (
 //
 // Write returns when the bytes are in a bounded buffer, not when they have arrived.
 type Stream struct {
-	sessionID string
-	target    string
-	started   time.Time
-	cfg       streamConfig
+	cfg     streamConfig
+	started time.Time
+	log     *slog.Logger
 
 	mu        sync.Mutex
+	m         *machine
+	link      *link     // nil while there is none
+	first     *grant    // nil when it has been used
 	readable  sync.Cond // data, an end, or a deadline that passed
 	writable  sync.Cond
-	in        byteRing
-	out       byteRing
-	writeOff  bool  // Close was called: nothing more may be read or written
-	readErr   error // what Read returns once in is empty; set once
-	writeErr  error
-	throttled bool // nothing is received until the reader takes from in
 	readDead  deadline.Deadline
 	writeDead deadline.Deadline
-	err       error // why the stream ended; set once, before done is closed
+	timer     *time.Timer // calls tick; it runs at armed or before
+	armed     time.Time
+	isReady   bool  // ready is closed
+	hasSpoken bool  // spoken is closed
+	ended     bool  // done is closed
 	closeErr  error // what Close returns
-	abandoned bool  // close without regard to what was written
 
-	// Each has room for one, see nudge.
-	wake    chan struct{} // the loop looks at the fields above
-	pending chan struct{} // the link's writer looks for what is to be sent
-	room    chan struct{} // the link's reader looks whether it may read on
-	probes  chan struct{} // the link pings
-
+	ctx      context.Context // of what is done for the stream, until it has ended
+	cancel   context.CancelFunc
+	work     sync.WaitGroup
 	ready    chan struct{} // closed when the handshake is complete
 	spoken   chan struct{} // closed when the first bytes have come
 	done     chan struct{} // closed when the stream has ended
 	finished chan struct{} // closed when the session is terminated and no goroutine is left
-
-	counters counters
 }
 
-// counters are written by the channel and read by Stats.
-type counters struct {
-	rtt, window, payload                                  atomic.Int64
-	sent, received, resends, duplicates, dropped, resumes atomic.Uint64
-	// absent is the time, in ns since the stream began, since when the agent is said to be absent; 0 when it is there.
-	absent atomic.Int64
+// newStream starts a stream of a session that has been started. From here on the stream sees to its end.
+func newStream(id, target string, cfg streamConfig, log *slog.Logger) *Stream {
+	now := time.Now()
+	cfg.sessionID, cfg.targetID = id, target
+	s := &Stream{
+		cfg: cfg, started: now, log: log.With("session", id), first: &cfg.first,
+		m:     newMachine(cfg.machineConfig, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), now),
+		ready: make(chan struct{}), spoken: make(chan struct{}), done: make(chan struct{}), finished: make(chan struct{}),
+	}
+	s.readable.L, s.writable.L = &s.mu, &s.mu
+	s.ctx, s.cancel = context.WithCancel(context.Background())
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.armed = now.Add(time.Hour)
+	s.timer = time.AfterFunc(time.Hour, s.tick)
+	s.m.onTimer(now)
+	s.settle(now)
+	return s
 }
 
 // Stats are a stream's figures so far.
@@ -77,30 +84,38 @@ type Stats struct {
 
 // Stats returns the stream's figures.
 func (s *Stream) Stats() Stats {
-	c := &s.counters
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	m := s.m
 	return Stats{
-		RTT:        time.Duration(c.rtt.Load()),
-		Sent:       c.sent.Load(),
-		Received:   c.received.Load(),
-		Resends:    c.resends.Load(),
-		Duplicates: c.duplicates.Load(),
-		Dropped:    c.dropped.Load(),
-		Resumes:    c.resumes.Load(),
-		Window:     int(c.window.Load()),
-		Payload:    int(c.payload.Load()),
+		RTT:        m.send.rtt.srtt,
+		Sent:       m.sent,
+		Received:   m.received,
+		Resends:    m.resends,
+		Duplicates: m.duplicates,
+		Dropped:    m.dropped,
+		Resumes:    m.link.resumes(),
+		Window:     m.send.window,
+		Payload:    m.send.payload,
 		Age:        time.Since(s.started),
 	}
 }
 
 // SessionID returns the session's id, by which the service and its audit logs know it.
-func (s *Stream) SessionID() string { return s.sessionID }
+func (s *Stream) SessionID() string { return s.cfg.sessionID }
 
 // Target returns what the session leads to, as the call that started it named it.
-func (s *Stream) Target() string { return s.target }
+func (s *Stream) Target() string { return s.cfg.targetID }
 
 // Probe finds out now whether the websocket still works, instead of at the next ping, for a caller who knows that it may not: the
 // machine slept, or its network is another one. It does not wait for the outcome.
-func (s *Stream) Probe() { nudge(s.probes) }
+func (s *Stream) Probe() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	now := time.Now()
+	s.m.link.probe(now)
+	s.settle(now)
+}
 
 // Done is closed when the stream has ended, for whatever reason.
 func (s *Stream) Done() <-chan struct{} { return s.done }
@@ -110,7 +125,7 @@ func (s *Stream) Done() <-chan struct{} { return s.done }
 func (s *Stream) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.err
+	return s.m.err
 }
 
 // Read implements net.Conn.
@@ -119,23 +134,21 @@ func (s *Stream) Read(p []byte) (int, error) {
 	defer s.mu.Unlock()
 	for {
 		switch {
-		case s.writeOff:
+		case s.m.closed:
 			return 0, s.opError("read", net.ErrClosed)
 		case s.readDead.Passed():
 			return 0, s.opError("read", os.ErrDeadlineExceeded)
 		case len(p) == 0:
 			return 0, nil
-		case s.in.len() > 0:
-			n := s.in.read(p)
-			if s.throttled && s.in.len() < s.cfg.readSoft {
-				s.throttled = false
-				nudge(s.room)
-			}
+		case s.m.in.len() > 0:
+			n := s.m.in.read(p)
+			s.moved()
 			return n, nil
-		case errors.Is(s.readErr, io.EOF):
-			return 0, io.EOF
-		case s.readErr != nil:
-			return 0, s.opError("read", s.readErr)
+		case s.m.err != nil:
+			if closed, ok := errors.AsType[*ClosedError](s.m.err); ok && errors.Is(closed, io.EOF) {
+				return 0, io.EOF
+			}
+			return 0, s.opError("read", s.m.err)
 		}
 		s.readable.Wait()
 	}
@@ -148,24 +161,18 @@ func (s *Stream) Write(p []byte) (int, error) {
 	var n int
 	for {
 		switch {
-		case s.writeOff:
+		case s.m.closed:
 			return n, s.opError("write", net.ErrClosed)
 		case s.writeDead.Passed():
 			return n, s.opError("write", os.ErrDeadlineExceeded)
-		case s.writeErr != nil:
-			return n, s.opError("write", s.writeErr)
+		case s.m.err != nil:
+			return n, s.opError("write", s.m.err)
 		case n == len(p):
 			return n, nil
 		}
-		if room := min(s.cfg.writeBuffer-s.out.len(), len(p)-n); room > 0 {
-			first := s.out.len() == 0
-			s.out.write(p[n : n+room])
-			if first {
-				nudge(s.pending)
-			}
-			if n += room; n == len(p) {
-				return n, nil
-			}
+		if wrote := s.m.write(p[n:]); wrote > 0 {
+			n += wrote
+			s.moved()
 			continue
 		}
 		s.writable.Wait()
@@ -177,32 +184,23 @@ func (s *Stream) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "ssm", Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: err}
 }
 
-// nudge makes the one that waits on c look again. c has room for one, so that no nudge is lost and none blocks.
-func nudge(c chan<- struct{}) {
-	select {
-	case c <- struct{}{}:
-	default:
-	}
-}
-
 // Close ends the session. What was written is sent first, for a bounded time; then the far end's connection is closed and the
 // session terminated. It returns when all that is done, with an error if written bytes were not acknowledged.
-func (s *Stream) Close() error { return s.end(false) }
+func (s *Stream) Close() error { return s.close(false) }
 
 // abandon ends the session without regard to what was written.
-func (s *Stream) abandon() { _ = s.end(true) }
+func (s *Stream) abandon() { _ = s.close(true) }
 
-func (s *Stream) end(abandon bool) error {
+func (s *Stream) close(abandon bool) error {
 	s.mu.Lock()
-	s.writeOff = true
-	s.abandoned = s.abandoned || abandon
-	s.in.clear()
+	now := time.Now()
+	s.m.close(abandon, now)
 	s.readable.Broadcast()
 	s.writable.Broadcast()
 	s.readDead.Set(time.Time{}, nil)
 	s.writeDead.Set(time.Time{}, nil)
+	s.settle(now)
 	s.mu.Unlock()
-	nudge(s.wake)
 	<-s.finished
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -210,10 +208,10 @@ func (s *Stream) end(abandon bool) error {
 }
 
 // LocalAddr implements net.Conn: the session.
-func (s *Stream) LocalAddr() net.Addr { return addr(s.sessionID) }
+func (s *Stream) LocalAddr() net.Addr { return addr(s.cfg.sessionID) }
 
 // RemoteAddr implements net.Conn: the target.
-func (s *Stream) RemoteAddr() net.Addr { return addr(s.target) }
+func (s *Stream) RemoteAddr() net.Addr { return addr(s.cfg.targetID) }
 
 // addr names one end of a session.
 type addr string
@@ -242,27 +240,16 @@ func (s *Stream) SetWriteDeadline(t time.Time) error {
 func (s *Stream) setDeadline(d *deadline.Deadline, c *sync.Cond, t time.Time) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.writeOff {
+	if s.m.closed {
 		return s.opError("set", net.ErrClosed)
 	}
 	d.SetFor(c, t)
 	return nil
 }
 
-// streamConfig is what a stream is made of; see Config for the limits.
+// streamConfig has a stream's settings and the calls that it makes.
 type streamConfig struct {
-	exec          bool
-	resumeTimeout time.Duration
-	closeTimeout  time.Duration
-	pingInterval  time.Duration
-	pingTimeout   time.Duration
-	sendWindow    int
-	maxPayload    int
-	writeBuffer   int
-	readSoft      int // bytes unread from which on nothing more is taken from the websocket
-	readHard      int // bytes unread from which on messages are refused
-	heldBytes     int // of messages out of order
-	heldSpan      int64
+	machineConfig
 
 	// first is the grant that the session was started with.
 	first grant
@@ -277,76 +264,147 @@ type streamConfig struct {
 	tooLong func(limit int)
 }
 
-// The methods of Stream below are the channel's side of it.
+// The methods of Stream below serve its machine. Their callers hold the lock.
 
-// deliver gives the reader data that came in order.
-func (s *Stream) deliver(p []byte) {
-	select {
-	case <-s.spoken:
-	default:
-		close(s.spoken)
-	}
-	s.counters.received.Add(uint64(len(p)))
+// tick is the timer's function. It takes the lock.
+func (s *Stream) tick() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.writeOff {
-		return // nobody reads any more
+	now := time.Now()
+	s.m.onTimer(now)
+	s.settle(now)
+}
+
+// settle serves the machine after a call of any of its methods.
+func (s *Stream) settle(now time.Time) {
+	if s.ended {
+		return
 	}
-	s.in.write(p)
+	s.tell()
+	if s.m.err != nil {
+		s.end()
+		return
+	}
+	s.serve(s.m.requested())
+	s.admit(now)
+	s.send()
+	s.arm(now)
+}
+
+// tell wakes the callers that wait for the stream.
+func (s *Stream) tell() {
+	if s.m.open && !s.isReady {
+		s.isReady = true
+		s.log.Debug("session open", "agent", s.m.hs.agent, "message", s.m.hs.customer)
+		close(s.ready)
+	}
+	if s.m.received > 0 && !s.hasSpoken {
+		s.hasSpoken = true
+		close(s.spoken)
+	}
+	if s.m.in.len() > 0 {
+		s.readable.Broadcast()
+	}
+	if s.m.writable() > 0 {
+		s.writable.Broadcast()
+	}
+}
+
+// serve starts the calls that the machine asks for.
+func (s *Stream) serve(r requests) {
+	if r.connect {
+		first := s.first
+		s.first = nil
+		s.work.Go(func() { s.connect(first) })
+	}
+	if l := s.link; r.ping > 0 && l != nil {
+		s.work.Go(func() { s.ping(l, r.ping) })
+	}
+	if r.key != nil {
+		s.work.Go(func() { s.requestKey(r.key) })
+	}
+}
+
+// moved serves the machine after a Read or a Write, which change less.
+func (s *Stream) moved() {
+	if s.m.throttling {
+		s.admit(time.Now())
+	}
+	s.send()
+}
+
+// admit lets the link's reader go on if it may.
+func (s *Stream) admit(now time.Time) {
+	if s.link != nil && s.m.throttling && !s.m.throttled(now) {
+		s.link.room.Signal()
+	}
+}
+
+// send lets the link's writer send what there is.
+func (s *Stream) send() {
+	if s.link != nil && s.m.pending() {
+		s.link.work.Signal()
+	}
+}
+
+// arm makes the timer run when the machine needs it. A timer that runs too early is left as it is: that costs less than to set
+// it for each message.
+func (s *Stream) arm(now time.Time) {
+	at := s.m.deadline()
+	if at.IsZero() || s.armed.After(now) && !at.Before(s.armed) {
+		return
+	}
+	s.armed = at
+	s.timer.Reset(max(soon, at.Sub(now)))
+}
+
+// soon is now, for a timer. One that is due when it is set runs in the goroutine that looks at it, and under the race detector
+// two of these in one bubble of testing/synctest crash the program (go.dev/issue/78156).
+const soon = time.Nanosecond
+
+// end takes note of the machine's end.
+func (s *Stream) end() {
+	s.ended = true
+	s.closeErr = s.m.closeError()
+	if s.m.tooLong > 0 {
+		s.cfg.tooLong(s.m.tooLong)
+	}
+	s.m.out.clear()
+	s.timer.Stop()
 	s.readable.Broadcast()
+	s.writable.Broadcast()
+	close(s.done)
+	l := s.link
+	if l != nil {
+		s.drop()
+	}
+	s.log.Debug("session ended", "err", s.m.err)
+	go s.finish(l)
+}
+
+// finish ends the stream's goroutines and its link, which may be nil, and then the session. It runs without the lock.
+func (s *Stream) finish(l *link) {
+	s.cancel()
+	if l != nil {
+		_ = l.sock.Close() // it may be closed already
+	}
+	s.work.Wait()
+	s.cfg.terminate()
+	close(s.finished)
 }
 
 func (s *Stream) unread() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return s.in.len()
+	return s.m.in.len()
 }
 
-// throttle reports whether the reader has enough to read; room is nudged when that changes.
-func (s *Stream) throttle() bool {
+// absentFor returns for how long the service has been saying that the agent is not there.
+func (s *Stream) absentFor() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.throttled = s.in.len() >= s.cfg.readSoft
-	return s.throttled
-}
-
-func (s *Stream) backlog() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.out.len()
-}
-
-// take moves up to n written bytes into buf, which it overwrites.
-func (s *Stream) take(buf []byte, n int) []byte {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	n = min(n, s.out.len())
-	if cap(buf) < n {
-		buf = make([]byte, n)
+	if s.m.absentSince.IsZero() {
+		return 0
 	}
-	buf = buf[:n]
-	s.out.read(buf)
-	s.writable.Broadcast()
-	return buf
-}
-
-func (s *Stream) closeState() (closed, abandoned bool, backlog int) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.writeOff, s.abandoned, s.out.len()
-}
-
-// finish latches why the stream ended.
-func (s *Stream) finish(err, closeErr error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.err, s.closeErr = err, closeErr
-	s.readErr, s.writeErr = err, err
-	if closed, ok := errors.AsType[*ClosedError](err); ok && errors.Is(closed, io.EOF) {
-		s.readErr = io.EOF
-	}
-	s.out.clear()
-	s.readable.Broadcast()
-	s.writable.Broadcast()
-	close(s.done)
+	return time.Since(s.m.absentSince)
 }

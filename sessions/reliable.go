@@ -1,0 +1,213 @@
+package sessions
+
+import (
+	"encoding/binary"
+	"math/rand/v2"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/mmmorris1975/ssm-session-client/datachannel"
+
+	"github.com/bastion-ssm/bastion/sessions/frame"
+)
+
+const (
+	// ackDelay is how long an ack waits for others, or for data that goes out anyway: each write is a system call here and a
+	// wake-up there, and a busy session has an ack to send every millisecond. An agent that misses an ack sends again after
+	// 10 ms more than the acks take on average, at the earliest.
+	ackDelay = 4 * time.Millisecond
+	// ackBatch is how many acks wait for others at most.
+	ackBatch = 16
+	// spareBytes bounds the frames that are kept for reuse.
+	spareBytes = 1 << 20
+)
+
+// batch is a number of messages to send in one go, one after the other in one slice.
+type batch struct {
+	buf  []byte
+	ends []int
+}
+
+func (b *batch) end() { b.ends = append(b.ends, len(b.buf)) }
+
+func (b *batch) add(msg []byte) {
+	b.buf = append(b.buf, msg...)
+	b.end()
+}
+
+func (b *batch) reset() { b.buf, b.ends = b.buf[:0], b.ends[:0] }
+
+// heldPayload is a message that waits for earlier ones. The buffer in has its payload.
+type heldPayload struct {
+	typ     datachannel.PayloadType
+	payload []byte
+	in      *inbound
+}
+
+// pendingAck is an ack that has not been sent.
+type pendingAck struct {
+	id  uuid.UUID
+	seq int64
+}
+
+// reliable is the part that both ends of a data channel have in common. It numbers the messages of its own stream and sends them
+// again until the peer acknowledges them. It acknowledges the messages of the peer's stream and puts them in order. It is pure,
+// as machine is.
+type reliable struct {
+	sends, takes datachannel.MessageType // of the messages of each stream
+	eager        bool                    // acks do not wait
+	rng          *rand.Rand              // of message ids: unique, not secret
+
+	send   *sendQueue
+	recv   *recvQueue[heldPayload]
+	acks   []pendingAck
+	ackBy  time.Time // when they become due; zero when they are due already, or there are none
+	ackDue bool
+
+	spare   [][]byte
+	spareN  int
+	scratch []byte
+
+	resends, duplicates, dropped uint64 // messages
+}
+
+// receive takes a message of the peer's stream. consumable says whether its payload could be consumed at once. After recvNext
+// the caller consumes the message, and then those that recv.pop returns. After recvHeld the queue owns the buffer in.
+func (r *reliable) receive(msg *frame.Message, in *inbound, consumable bool, now time.Time) recvVerdict {
+	r.send.wake()
+	verdict := r.recv.push(msg.Seq, heldPayload{msg.PayloadType, msg.Payload, in}, cap(in.b), consumable)
+	switch verdict {
+	case recvDropped:
+		r.dropped++
+		return verdict
+	case recvDuplicate:
+		r.duplicates++
+	}
+	r.acks = append(r.acks, pendingAck{msg.ID, msg.Seq})
+	switch {
+	case r.eager || len(r.acks) == ackBatch:
+		r.ackBy, r.ackDue = time.Time{}, true
+	case len(r.acks) == 1:
+		r.ackBy = now.Add(ackDelay)
+	}
+	return verdict
+}
+
+// receiveAck takes the payload of an acknowledge message.
+func (r *reliable) receiveAck(payload []byte, now time.Time) error {
+	ack, err := frame.ParseAck(payload)
+	if err != nil {
+		r.dropped++
+		return err
+	}
+	if ack.Type == r.sends {
+		r.send.wake()
+		r.send.onAck(ack.Seq, now)
+	}
+	return nil
+}
+
+// disconnected says that the websocket is gone. The peer sends its messages again for want of acks.
+func (r *reliable) disconnected() {
+	r.send.onPathLost()
+	r.clearAcks()
+}
+
+func (r *reliable) clearAcks() { r.acks, r.ackBy, r.ackDue = r.acks[:0], time.Time{}, false }
+
+// pending reports whether acks, or messages to be sent again, are due.
+func (r *reliable) pending() bool { return r.ackDue || r.send.nextLost() != nil }
+
+// appendAcks adds all acks to b.
+func (r *reliable) appendAcks(b *batch, now time.Time) {
+	for _, a := range r.acks {
+		r.scratch = frame.AppendAck(r.scratch[:0], &frame.Message{Type: r.takes, ID: a.id, Seq: a.seq})
+		m := frame.Message{
+			Type: datachannel.Acknowledge, Created: now, Flags: frame.FlagAck, ID: r.newID(), Payload: r.scratch,
+		}
+		b.buf = m.Append(b.buf)
+		b.end()
+	}
+	r.clearAcks()
+}
+
+// appendResends adds lost messages to b, as the window allows, until b has limit bytes.
+func (r *reliable) appendResends(b *batch, limit int, now time.Time) {
+	for len(b.buf) < limit {
+		msg, ok := r.send.resend(now)
+		if !ok {
+			return
+		}
+		r.resends++
+		b.add(msg)
+	}
+}
+
+// push makes the next message of its own stream and adds it to b. n is the length of the payload before encryption.
+func (r *reliable) push(b *batch, typ datachannel.PayloadType, flags uint64, payload []byte, n int, now time.Time) {
+	m := frame.Message{
+		Type: r.sends, Created: now, Seq: r.send.nextSeq(), Flags: flags, ID: r.newID(), PayloadType: typ, Payload: payload,
+	}
+	if m.Seq == 0 {
+		m.Flags = frame.FlagSYN
+	}
+	msg := m.Append(r.spareFrame(frame.Overhead + len(payload)))
+	r.send.push(msg, n, now)
+	b.add(msg)
+}
+
+// deadline returns when onTimer is to be called; zero means that there is nothing to wait for.
+func (r *reliable) deadline() time.Time { return earliest(r.send.deadline(), r.ackBy) }
+
+// onTimer acts on the deadline. It reports whether acks have been missing for so long that the path is doubtful.
+func (r *reliable) onTimer(now time.Time) (doubtful bool) {
+	if due(r.ackBy, now) {
+		r.ackBy, r.ackDue = time.Time{}, true
+	}
+	if !due(r.send.deadline(), now) {
+		return false
+	}
+	r.send.onTimer(now)
+	return r.send.backoff == probeAfter
+}
+
+func (r *reliable) newID() uuid.UUID {
+	var id uuid.UUID
+	binary.LittleEndian.PutUint64(id[:8], r.rng.Uint64())
+	binary.LittleEndian.PutUint64(id[8:], r.rng.Uint64())
+	id[6] = id[6]&0x0f | 0x40
+	id[8] = id[8]&0x3f | 0x80
+	return id
+}
+
+// spareFrame returns an empty slice for n bytes.
+func (r *reliable) spareFrame(n int) []byte {
+	if last := len(r.spare) - 1; last >= 0 {
+		b := r.spare[last]
+		r.spare = r.spare[:last]
+		r.spareN -= cap(b)
+		if cap(b) >= n {
+			return b[:0]
+		}
+	}
+	return make([]byte, 0, n)
+}
+
+// keepFrame takes back the frame of an acknowledged message. Batches hold copies, so nobody else has the frame.
+func (r *reliable) keepFrame(b []byte) {
+	if r.spareN+cap(b) <= spareBytes && cap(b) >= minPayload {
+		r.spare = append(r.spare, b)
+		r.spareN += cap(b)
+	}
+}
+
+// earliest returns the earlier of two times, of which the zero time is none.
+func earliest(a, b time.Time) time.Time {
+	if a.IsZero() || !b.IsZero() && b.Before(a) {
+		return b
+	}
+	return a
+}
+
+// due reports whether a time has come; the zero time never does.
+func due(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }
