@@ -140,15 +140,17 @@ func (m *machine) write(p []byte) int {
 }
 
 // throttled reports whether messages are to be left on the websocket. When the reader is slow they stay there, as they do with
-// AWS's own client, and the agent is held back. The acks for our own direction then stay there too: when they are missed,
-// messages are taken after all, until we have had nothing to send for a while.
+// AWS's own client, and the agent is held back. The acks for our own direction, or the end of a pause, then stay there too: when
+// they are missed, messages are taken after all, until we have had nothing to send for a while.
 func (m *machine) throttled(now time.Time) bool {
 	over := m.in.len() >= m.cfg.readSoft
 	switch {
-	case !over || m.send.outstanding() == 0 && now.Sub(m.send.lastProgress) > starvedPause:
+	case !over:
 		m.starved = false
-	case m.send.stalled():
+	case m.send.stalled(), m.send.paused && m.out.len() > 0:
 		m.starved = true
+	case m.send.outstanding() == 0 && now.Sub(m.send.lastProgress) > starvedPause:
+		m.starved = false
 	}
 	m.throttling = over && !m.starved || len(m.acks) >= mostAcks
 	return m.throttling
