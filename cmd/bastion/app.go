@@ -14,6 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/execenv"
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/process"
 )
@@ -89,9 +90,9 @@ func (a *app) load(src config.Source) (config.Settings, error) {
 // warnOfVariables names the variables that look like a setting misspelt. Others that begin alike are not ours to judge.
 func (a *app) warnOfVariables(environ []string) {
 	const prefix = "BASTION_"
-	known := []string{"CONFIG", strings.TrimPrefix(execVariable, prefix)}
+	known := []string{"CONFIG", strings.TrimPrefix(execenv.List, prefix)}
 	var given []string // prefixes of what bastion exec has set
-	for name := range strings.SplitSeq(os.Getenv(execVariable), ",") {
+	for name := range strings.SplitSeq(os.Getenv(execenv.List), ",") {
 		if name != "" {
 			given = append(given, name+"_")
 		}

@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
@@ -15,10 +14,9 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
-	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/internal/sleep"
-	"github.com/bastion-ssm/bastion/internal/words"
+	"github.com/bastion-ssm/bastion/internal/statusview"
 )
 
 // up runs `bastion up`.
@@ -203,7 +201,7 @@ func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState
 	if err != nil && !s.Output.Quiet {
 		_ = console.Printf(a.err, "bastion: the links of running commands cannot be shown: %s\n", err)
 	}
-	processes = append(agentProcess(agentState), processes...)
+	processes = append(statusview.Agent(agentState), processes...)
 	st, awsErr := a.awsStatus(ctx, s)
 	if awsErr != nil && len(processes) == 0 {
 		return awsErr
@@ -217,28 +215,9 @@ func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState
 	case awsErr == nil:
 		err = a.printStatus(out)
 	default:
-		err = a.printProcesses(out.Processes)
+		err = statusview.Processes(a.out, out.Processes)
 	}
 	return cmp.Or(awsErr, err)
-}
-
-// agentProcess is the agent as one of the processes with links, if it has any.
-func agentProcess(st api.State) []report.Process {
-	var out []report.Process
-	for _, l := range st.Links {
-		live := l.Live
-		if l.HasGivenUp() {
-			live = []report.Link{{
-				State: string(l.State), Since: l.Since, Error: l.Error, Next: l.Next, Retry: l.Retry, Kind: "none", Sessions: []report.Session{},
-			}}
-		}
-		if len(live) > 0 {
-			out = append(out, report.Process{
-				V: 1, PID: st.PID, Command: "agent", Version: st.Version, Region: l.Region, Started: st.Started, Links: live,
-			})
-		}
-	}
-	return out
 }
 
 // callsInTime is how many calls that AWS answers just in time a command makes before it gives up.
@@ -262,101 +241,10 @@ func (a *app) awsStatus(ctx context.Context, s config.Settings) (report.Status, 
 }
 
 func (a *app) printStatus(st statusOutput) error {
-	if err := a.printBastions(st.Status); err != nil {
+	if err := statusview.Bastions(a.out, st.Status); err != nil {
 		return err
 	}
-	return a.printProcesses(st.Processes)
-}
-
-func (a *app) printBastions(st report.Status) error {
-	if st.Target != "" {
-		err := console.Printf(a.out, "using the OpenSSH server at %s, without a bastion task\n", st.Target)
-		return err
-	}
-	if len(st.Bastions) == 0 {
-		err := console.Printf(a.out, "no bastion of %s in cluster %s\n", st.Owner, st.Cluster)
-		return err
-	}
-	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "TASK\tSTATUS\tEXEC AGENT\tAGE\tTARGET")
-	for _, b := range st.Bastions {
-		age := "-"
-		if b.Created != nil {
-			age = time.Since(*b.Created).Round(time.Second).String()
-		}
-		fmt.Fprintln(w, printable.Row(b.TaskID, b.Status, words.Dash(b.Exec), age, words.Dash(b.Target)))
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	return a.printDoubts(st.Bastions)
-}
-
-// printDoubts says which tasks are not used, or used unchecked, and why.
-func (a *app) printDoubts(all []report.Bastion) error {
-	var out strings.Builder
-	for _, b := range all {
-		switch {
-		case b.Refused != "":
-			_ = console.Printf(&out, "task %s is not used: it is marked as yours, but bastion would not have started it: it %s "+
-				"(bastion down --refused stops it)\n", b.TaskID, b.Refused)
-		case b.Outdated != "":
-			_ = console.Printf(&out, "task %s is not used: it %s (bastion down stops it)\n", b.TaskID, b.Outdated)
-		case b.Unchecked != "":
-			_ = console.Printf(&out, "not checked of task %s: %s\n", b.TaskID, b.Unchecked)
-		}
-	}
-	_, err := io.WriteString(a.out, out.String())
-	return err
-}
-
-// printProcesses shows the links of running commands and their sessions.
-func (a *app) printProcesses(all []report.Process) error {
-	var b strings.Builder
-	for _, p := range all {
-		for _, l := range p.Links {
-			_ = console.Printf(&b, "\n%s (process %d) to %s: %s for %s, %s\n", words.Dash(p.Command), p.PID, cmp.Or(l.Bastion, "a bastion in "+p.Region),
-				l.State, time.Since(l.Since).Round(time.Second), words.Count(l.Channels, "connection"))
-			if l.Error != "" {
-				_ = console.Printf(&b, "  %s\n", l.Trouble(time.Now()))
-			}
-			for _, lack := range l.Lacks {
-				_ = console.Printf(&b, "  %s\n", lack)
-			}
-			if l.Far != nil && l.Far.String() != "" {
-				_ = console.Printf(&b, "  %s\n", l.Far)
-			}
-			if l.Limit != nil {
-				_ = console.Printf(&b, "  %s\n", l.Limit)
-			}
-			if err := printSessions(&b, l.Sessions); err != nil {
-				return err
-			}
-			if l.Document != "" {
-				_ = console.Printf(&b, "  document: %s%s\n", l.Document, words.Parenthesis(l.DocumentReason))
-			}
-			if bond := l.Bond(); bond != "" {
-				_ = console.Printf(&b, "  %s\n", bond)
-			}
-		}
-	}
-	_, err := io.WriteString(a.out, b.String())
-	return err
-}
-
-// printSessions shows the sessions of a link, if it has any.
-func printSessions(out io.Writer, sessions []report.Session) error {
-	if len(sessions) == 0 {
-		return nil
-	}
-	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "  SESSION\tSTATE\tAGE\tUP\tDOWN\tROUND TRIP\tIN FLIGHT\tREINJECTED")
-	for _, s := range sessions {
-		age := time.Duration(s.Age * float64(time.Second)).Round(time.Second)
-		fmt.Fprintln(w, printable.Row("  "+s.ID, s.State, age, words.Bytes(s.SendRate)+"/s", words.Bytes(s.ReceiveRate)+"/s",
-			fmt.Sprintf("%.1f ms", s.RTT), words.Bytes(float64(s.InFlight)), words.Bytes(float64(s.Reinjected))))
-	}
-	return w.Flush()
+	return statusview.Processes(a.out, st.Processes)
 }
 
 // begin does what up and down have in common.

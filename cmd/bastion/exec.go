@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"slices"
@@ -16,6 +15,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/execenv"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/partition"
 	"github.com/bastion-ssm/bastion/internal/process"
@@ -62,7 +62,7 @@ func checkCA(s config.Settings) error {
 type execOptions struct {
 	login
 
-	env []execEnv
+	env []execenv.Variable
 }
 
 func (a *app) execCommand() *cli.Command {
@@ -91,7 +91,7 @@ func (a *app) execCommand() *cli.Command {
 		Flags: append(o.options(), cli.Func("NAME=SPEC[,FORMAT]",
 			"variable for a target's connection string, in a format of bastion url (default: uri); may be repeated",
 			func(v string) error {
-				e, err := parseEnvFlag(v)
+				e, err := execenv.ParseVariable(v)
 				o.env = append(o.env, e)
 				return err
 			}, "env")),
@@ -108,11 +108,11 @@ func (a *app) exec(ctx context.Context, args []string, o execOptions) error {
 	if err != nil {
 		return err
 	}
-	pairs, program, err := parseExec(args)
+	pairs, program, err := execenv.Parse(args)
 	if err != nil {
 		return err
 	}
-	if err := errors.Join(o.check(), checkCA(s), checkEnvFlags(o.env, pairs)); err != nil {
+	if err := errors.Join(o.check(), checkCA(s), execenv.Check(o.env, pairs)); err != nil {
 		return err
 	}
 	path, err := process.Find("exec", program[0])
@@ -148,8 +148,8 @@ func (a *app) exec(ctx context.Context, args []string, o execOptions) error {
 			for i := range databases {
 				databases[i].Separates = dsn.SeparatesName(program[0])
 			}
-			env, notes := execEnvironment(os.Environ(), databases)
-			named, err := envFlagVariables(o.env, databases, os.Getenv)
+			env, notes := execenv.Add(os.Environ(), databases)
+			named, err := execenv.Set(o.env, databases, os.Getenv)
 			if err != nil {
 				return err
 			}
@@ -173,45 +173,6 @@ func (a *app) exec(ctx context.Context, args []string, o execOptions) error {
 		return outcome // whatever became of the forwards meanwhile: the program has seen it
 	}
 	return cmp.Or(err, outcome) // the forwards ended before the program began
-}
-
-// parseExec cuts the arguments at "--" into what is forwarded and what is run.
-func parseExec(args []string) ([]targets.Pair, []string, error) {
-	const usageLine = "write bastion exec SPEC... -- PROGRAM [ARGUMENT]..."
-	i := slices.Index(args, "--")
-	if i < 0 {
-		return nil, nil, fail.Usagef(usageLine, "exec: -- before the program is missing")
-	}
-	if i == len(args)-1 {
-		return nil, nil, fail.Usagef(usageLine, "exec: the program is missing")
-	}
-	if i == 0 {
-		return nil, nil, fail.Usagef(usageLine, "exec: the target is missing")
-	}
-	pairs, err := targets.ParsePair(args[:i])
-	if err != nil {
-		return nil, nil, err
-	}
-	seen := make(map[string]string)
-	for j := range pairs {
-		p := &pairs[j]
-		if p.Local == (targets.Local{}) {
-			p.Local.Free = true
-		}
-		name := dsn.VariableName(request.Name(p.Target))
-		if other, ok := seen[name]; ok {
-			return nil, nil, fail.Usagef("leave one out, or run bastion exec once for each",
-				"exec: %s and %s have the same variables, BASTION_%s_*", other, p.Target, name)
-		}
-		seen[name] = p.Target.String()
-		for _, suffix := range []string{"HOST", "PORT", "ADDR", "URL", "USER", "DATABASE", "PASSWORD", "SERVERNAME"} {
-			if setting := config.Lookup(strings.ToLower(name + "_" + suffix)); setting != nil {
-				return nil, nil, fail.Usagef("give the target another name in the configuration",
-					"exec: %s would get the variable %s, which is a setting of bastion", p.Target, setting.Env())
-			}
-		}
-	}
-	return pairs, args[i+1:], nil
 }
 
 // lookUp finds the endpoints, for what must be known of them before they are forwarded, and makes a token for each if
@@ -271,65 +232,4 @@ func (l login) databases(s config.Settings, pairs []targets.Pair, infos []api.Fo
 		out[i] = d
 	}
 	return out, nil
-}
-
-// execVariable lists the names of BASTION_<NAME>_* variables, so that scripts and bastion itself know them for what
-// they are.
-const execVariable = "BASTION_EXEC"
-
-// execEnvironment adds to the environment what clients of the databases read, and returns what the user should know of
-// it.
-func execEnvironment(environ []string, databases []dsn.Database) (env, notes []string) {
-	current := make(map[string]string)
-	for _, kv := range environ {
-		name, value, _ := strings.Cut(kv, "=")
-		current[name] = value
-	}
-	getenv := func(name string) string { return current[name] }
-	first := make(map[dsn.Protocol]string)
-	var names []string
-	added := []string{}
-	for _, d := range databases {
-		d.Getenv = getenv
-		names = append(names, dsn.VariableName(d.Name))
-		added = append(added, d.Own()...)
-		vars := d.Variables()
-		if len(vars) == 0 {
-			continue
-		}
-		if other, ok := first[d.Protocol]; ok {
-			prefix, _, _ := strings.Cut(vars[0], "_")
-			if d.Protocol == dsn.Postgres {
-				prefix = "PG"
-			}
-			notes = append(notes, fmt.Sprintf("%s* are those of %s; for %s there are BASTION_%s_*",
-				prefix, other, d.Name, dsn.VariableName(d.Name)))
-			continue
-		}
-		first[d.Protocol] = d.Name
-		added = append(added, vars...)
-	}
-	drop := map[string]bool{}
-	if name, ok := first[dsn.Postgres]; ok {
-		i := slices.IndexFunc(databases, func(d dsn.Database) bool { return d.Name == name })
-		if d := databases[i]; current["PGSSLMODE"] == "verify-full" && !d.Separates && !d.Reaches {
-			notes = append(notes, "PGSSLMODE is verify-full, and clients that cannot tell name and address apart know "+
-				d.Host()+" alone: use --hosts, or PGSSLMODE=verify-ca")
-		}
-		// What these name goes before PGHOST, and would lead the program elsewhere.
-		for _, name := range []string{"PGSERVICE", "PGSERVICEFILE"} {
-			if current[name] != "" {
-				drop[name] = true
-				notes = append(notes, name+" is not passed on, because it would lead past the forward")
-			}
-		}
-	}
-	for _, kv := range environ {
-		name, _, _ := strings.Cut(kv, "=")
-		if !drop[name] {
-			env = append(env, kv)
-		}
-	}
-	// Of variables that are there twice the last counts.
-	return append(append(env, added...), execVariable+"="+strings.Join(names, ",")), notes
 }

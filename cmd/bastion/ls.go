@@ -19,6 +19,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/sleep"
+	"github.com/bastion-ssm/bastion/internal/statusview"
 	"github.com/bastion-ssm/bastion/internal/words"
 )
 
@@ -64,43 +65,7 @@ func (a *app) lsForwards(ctx context.Context, s config.Settings) error {
 	if s.Output.Format == "json" {
 		return a.printJSON(map[string]any{"forwards": st.Forwards})
 	}
-	if len(st.Forwards) == 0 {
-		_, err := fmt.Fprintln(a.out, "no forwards")
-		return err
-	}
-	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "NAME\tLISTEN\tTARGET\tSTATE\tPROFILE\tACCOUNT\tREGION\tOF\tAGE\tCONNECTIONS\tUP\tDOWN")
-	for _, f := range st.Forwards {
-		of, age := "the agent", words.Dash("")
-		if !f.Opened.IsZero() {
-			age = time.Since(f.Opened).Round(time.Second).String()
-		}
-		if !f.Detached {
-			of = fmt.Sprintf("%s (process %d)", f.Command, f.PID)
-		}
-		target := f.Target
-		if f.Kind == api.KindProxy {
-			target = "(proxy)"
-		}
-		fmt.Fprintln(w, printable.Row(f.Reference(), f.Listen, target, f.State, words.Dash(f.Profile), words.Dash(f.Account), words.Dash(f.Region), of, age,
-			f.Stats.Active, words.Bytes(float64(f.Stats.BytesUp)), words.Bytes(float64(f.Stats.BytesDown))))
-	}
-	if err := w.Flush(); err != nil {
-		return err
-	}
-	if st.Forwards[0].State == api.ForwardKept {
-		_, err := fmt.Fprintln(a.out, "no agent is running; "+nextKept)
-		return err
-	}
-	for _, f := range st.Forwards {
-		if f.State == api.ForwardReady || f.State == api.ForwardKept {
-			continue
-		}
-		if err := console.Printf(a.out, "%s: %s %s\n", f.Reference(), f.State, f.Trouble(time.Now())); err != nil {
-			return err
-		}
-	}
-	return nil
+	return statusview.Forwards(a.out, st.Forwards)
 }
 
 func (a *app) lsBastions(ctx context.Context, s config.Settings) error {
@@ -111,7 +76,7 @@ func (a *app) lsBastions(ctx context.Context, s config.Settings) error {
 	if s.Output.Format == "json" {
 		return a.printJSON(st)
 	}
-	return a.printBastions(st)
+	return statusview.Bastions(a.out, st)
 }
 
 // listedTarget is a line of ls targets.
@@ -266,9 +231,6 @@ func (a *app) stopNamed(ctx context.Context, client *api.Client, s config.Settin
 	}
 	return nil, err
 }
-
-// nextKept is the next step for forwards that are kept while no agent runs.
-const nextKept = "bastion agent start opens these forwards again, and so does the next forward, exec or socks"
 
 // waitOptions are the options of wait that are no settings.
 type waitOptions struct{ timeout time.Duration }

@@ -5,12 +5,10 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"io"
 	"net"
 	"os"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -26,8 +24,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/openssh"
 	"github.com/bastion-ssm/bastion/internal/process"
-	"github.com/bastion-ssm/bastion/internal/sleep"
-	"github.com/bastion-ssm/bastion/tunnel"
+	"github.com/bastion-ssm/bastion/internal/sshproxy"
 )
 
 // isBastion reports whether a host of ssh_config stands for the bastion's own SSH server.
@@ -179,10 +176,10 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, 
 	if !pass {
 		req.ID = rand.Text()
 	}
-	conn, err := dialKnown(ctx, client, &req)
+	conn, err := launch.Dial(ctx, client, &req)
 	if errors.Is(err, api.ErrNotRunning) {
 		err = a.askAgent(ctx, s, func(client *api.Client) (err error) {
-			conn, err = dialKnown(ctx, client, &req)
+			conn, err = launch.Dial(ctx, client, &req)
 			return err
 		})
 	}
@@ -191,47 +188,18 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, 
 	}
 	p.Idle()
 	if !pass {
-		why := unlessEnd
+		why := sshproxy.UnlessEnd
 		if req.ID != "" {
 			why = func(error) error { return client.DialEnd(ctx, req.ID) }
 		}
-		return true, a.pipe(ctx, dest, &endingConn{Conn: conn, why: why})
+		return true, a.pipe(ctx, dest, &sshproxy.Conn{Conn: conn, Why: why})
 	}
 	defer func() { _ = conn.Close() }()
 	out, ok := a.raw.out.(*os.File)
 	if !ok {
 		return true, fail.Usagef("leave out --fdpass", "standard output is not a file")
 	}
-	return true, passConn(out, conn)
-}
-
-// agentCheck is the pause between two questions to an agent that is making a connection, which may take as long as a bastion's start.
-const agentCheck = 10 * time.Second
-
-// dialKnown opens a connection whose end the agent explains by its ID. An agent of an older version refuses IDs: req has none then.
-func dialKnown(ctx context.Context, client *api.Client, req *api.DialRequest) (net.Conn, error) {
-	conn, err := dialWhileItAnswers(ctx, client, *req, agentCheck)
-	if req.ID != "" && fail.KindOf(err) == fail.Usage && strings.Contains(err.Error(), `unknown field "id"`) {
-		req.ID = ""
-		return dialWhileItAnswers(ctx, client, *req, agentCheck)
-	}
-	return conn, err
-}
-
-// dialWhileItAnswers opens a connection by the agent. It gives up when the agent, which may be stopped or blocked, answers nothing at all.
-func dialWhileItAnswers(ctx context.Context, client *api.Client, req api.DialRequest, every time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	var asking sync.WaitGroup
-	defer asking.Wait()
-	defer cancel(nil)
-	asking.Go(func() {
-		for sleep.For(ctx, every) == nil {
-			if _, err := client.Info(ctx); fail.KindOf(err) == fail.Timeout && ctx.Err() == nil {
-				cancel(err)
-			}
-		}
-	})
-	return client.Dial(ctx, req)
+	return true, sshproxy.PassConn(out, conn)
 }
 
 // proxyServer connects to an SSH server at the end of a session of its own. What ssh has to know of it is told by
@@ -262,7 +230,7 @@ func (a *app) proxyServer(
 	}
 	defer func() { _ = stream.Close() }()
 	run.progress.Idle()
-	conn := &endingConn{Conn: stream.Conn, why: unlessEnd}
+	conn := &sshproxy.Conn{Conn: stream.Conn, Why: sshproxy.UnlessEnd}
 	if sockets == nil {
 		return a.pipe(ctx, dest, conn)
 	}
@@ -309,96 +277,19 @@ func (a *app) proxyBehind(ctx context.Context, run *session, dest string) error 
 	if err != nil {
 		return err
 	}
-	return a.pipe(ctx, dest, &endingConn{Conn: conn, why: unlessEnd})
+	return a.pipe(ctx, dest, &sshproxy.Conn{Conn: conn, Why: sshproxy.UnlessEnd})
 }
 
-// pipe connects the standard streams to conn, which leads to dest, until either has ended. Why conn was lost is said before the
-// end of standard output: ssh ends its proxy as soon as it sees that.
-func (a *app) pipe(ctx context.Context, dest string, conn *endingConn) error {
-	lost := false
-	conn.tell = func(err error) {
-		if lost = ctx.Err() == nil; lost {
-			_ = console.Printf(a.err, "bastion: the connection to %s was lost: %s\n", dest, err) // one line
-		}
-	}
-	err := tunnel.Pipe(ctx, a.in, writeCloser(a.raw.out), conn)
-	switch {
-	case lost:
+// pipe connects the standard streams to conn, which leads to dest, until either has ended.
+func (a *app) pipe(ctx context.Context, dest string, conn *sshproxy.Conn) error {
+	err := sshproxy.Pipe(ctx, a.in, a.raw.out, dest, conn, func(err error) {
+		_ = console.Printf(a.err, "bastion: the connection to %s was lost: %s\n", dest, err) // one line
+	})
+	if errors.Is(err, sshproxy.ErrLost) {
 		return &process.ExitError{Code: exitCodes[fail.Lost]}
-	case ctx.Err() != nil:
-		return context.Cause(ctx)
-	case err != nil && !clientGone(err):
-		return fail.New(fail.Lost, "the connection to "+dest+" was lost", err, "")
-	}
-	return nil
-}
-
-// endingConn is a proxy's connection whose end is asked about.
-type endingConn struct {
-	net.Conn
-	why  func(error) error // why it has ended, by the error of Read; nil: as it should
-	tell func(error)       // is told that, once, before anything else learns of the end
-	once sync.Once
-	err  error
-}
-
-// unlessEnd takes an error for what it is.
-func unlessEnd(err error) error {
-	if errors.Is(err, io.EOF) {
-		return nil
 	}
 	return err
 }
-
-func (c *endingConn) Read(p []byte) (int, error) {
-	n, err := c.Conn.Read(p)
-	if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
-		return n, err
-	}
-	c.once.Do(func() {
-		if c.err = c.why(err); c.err != nil {
-			c.tell(c.err)
-		}
-	})
-	if c.err != nil {
-		return n, c.err
-	}
-	return n, err
-}
-
-// CloseWrite ends the direction to the far end; where there is no such thing, both.
-func (c *endingConn) CloseWrite() error {
-	if d, ok := c.Conn.(tunnel.Duplex); ok {
-		return d.CloseWrite()
-	}
-	return c.Close()
-}
-
-// Gone is that of a connection which can tell, else nil.
-func (c *endingConn) Gone() <-chan struct{} {
-	if g, ok := c.Conn.(interface{ Gone() <-chan struct{} }); ok {
-		return g.Gone()
-	}
-	return nil
-}
-
-// clientGone reports whether a pipe ended because ssh did: a session has no half-close, so that the end of standard input
-// ends both directions.
-func clientGone(err error) bool {
-	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, syscall.EPIPE)
-}
-
-// writeCloser makes w closable.
-func writeCloser(w io.Writer) io.WriteCloser {
-	if c, ok := w.(io.WriteCloser); ok {
-		return c
-	}
-	return nopCloser{w}
-}
-
-type nopCloser struct{ io.Writer }
-
-func (nopCloser) Close() error { return nil }
 
 // knownHosts runs `bastion known-hosts`.
 func (a *app) knownHosts(ctx context.Context, args []string) error {

@@ -31,7 +31,7 @@ type urlOptions struct {
 func (a *app) urlCommand() *cli.Command {
 	var o urlOptions
 	var list []string
-	for _, f := range formats() {
+	for _, f := range dsn.FormatsByName() {
 		list = append(list, f.Name, f.Help)
 	}
 	return &cli.Command{
@@ -55,7 +55,7 @@ func (a *app) urlCommand() *cli.Command {
 			"bastion url cache:sessions -o json | jq -r .url",
 		},
 		Flags: append(o.options(), cli.Text(&o.format, "FORMAT", "format of the connection string (default: uri)", "format").
-			Choices(cli.Words(formatNames(formats())...)...)),
+			Choices(cli.Words(dsn.FormatNames(dsn.FormatsByName())...)...)),
 		Settings: []string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
 		Complete: func([]string) []cli.Candidate { return append(a.forwardCandidates(), a.targetCandidates()...) },
 		Run:      func(ctx context.Context, args []string) error { return a.url(ctx, args[0], o) },
@@ -69,9 +69,9 @@ func (a *app) url(ctx context.Context, name string, o urlOptions) error {
 		return err
 	}
 	o.format = cmp.Or(o.format, "uri")
-	i := slices.IndexFunc(formats(), func(f dsn.Format) bool { return f.Name == o.format })
+	i := slices.IndexFunc(dsn.FormatsByName(), func(f dsn.Format) bool { return f.Name == o.format })
 	if i < 0 {
-		names := formatNames(formats())
+		names := dsn.FormatNames(dsn.FormatsByName())
 		next := "choose one of: " + strings.Join(names, ", ")
 		if near := config.Nearest(o.format, names); near != "" {
 			next = "did you mean --format " + near + "?"
@@ -102,9 +102,9 @@ func (a *app) url(ctx context.Context, name string, o urlOptions) error {
 			return err
 		}
 	}
-	text, ok := formats()[i].Of(d)
+	text, ok := dsn.FormatsByName()[i].Of(d)
 	if !ok {
-		return noFormat("url", o.format, d)
+		return dsn.NoFormat("url", o.format, d)
 	}
 	if s.Output.Format == "json" {
 		return a.printLine(urlOutput{
@@ -114,35 +114,6 @@ func (a *app) url(ctx context.Context, name string, o urlOptions) error {
 		})
 	}
 	return a.printExact("the connection string", text, "add -o json, which escapes them")
-}
-
-// noFormat is the error of a form that a database has not.
-func noFormat(who, format string, d dsn.Database) error {
-	if d.Protocol == dsn.Redis && format == "node" {
-		return fail.Usagef("use --hosts, or give ioredis options in code: { host, port, tls: { servername } }",
-			"%s: ioredis checks the name, %s, which no connection string can tell it apart from the address", who, d.ServerName)
-	}
-	what := cmp.Or(string(d.Protocol), d.Engine, "hosts whose engine is not known")
-	can := slices.DeleteFunc(formats(), func(f dsn.Format) bool {
-		_, ok := f.Of(d)
-		return !ok
-	})
-	return fail.Usagef("choose one of: "+strings.Join(formatNames(can), ", "), "%s: format %s does not exist for %s", who, format, what)
-}
-
-// formats are the forms of a connection string, by name.
-func formats() []dsn.Format {
-	all := dsn.Formats()
-	slices.SortFunc(all, func(x, y dsn.Format) int { return strings.Compare(x.Name, y.Name) })
-	return all
-}
-
-func formatNames(all []dsn.Format) []string {
-	var names []string
-	for _, f := range all {
-		names = append(names, f.Name)
-	}
-	return names
 }
 
 // urlOutput is the JSON output of url.

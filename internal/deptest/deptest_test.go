@@ -21,11 +21,12 @@ const module = "github.com/bastion-ssm/bastion"
 // access, the parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"access", "agent", "agent/api", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request", "internal/awssdk", "internal/block", "internal/browser",
-		"internal/cli", "internal/config", "internal/console", "internal/dirs", "internal/duration", "internal/fail", "internal/files", "internal/hosts",
-		"internal/linkview", "internal/openssh", "internal/partition", "internal/printable", "internal/private", "internal/process",
-		"internal/report", "internal/service", "internal/sleep", "internal/sshconfig",
-		"internal/topview", "internal/words", "targets", "tunnel",
+		"access", "agent", "agent/api", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request",
+		"internal/awssdk", "internal/browser", "internal/cli", "internal/config", "internal/console", "internal/dirs",
+		"internal/duration", "internal/execenv", "internal/fail", "internal/files", "internal/hosts", "internal/linkview",
+		"internal/openssh", "internal/partition", "internal/printable", "internal/process", "internal/report", "internal/service",
+		"internal/sleep", "internal/sshconfig", "internal/sshproxy", "internal/statusview", "internal/topview", "internal/words",
+		"targets",
 	},
 	"cmd/bastiond": {"internal/fail", "internal/printable", "keys", "server"},
 
@@ -34,7 +35,7 @@ var allowed = map[string][]string{
 		"tunnel",
 	},
 	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/private", "internal/sleep"},
-	"agent/dsn":       {"agent/api", "internal/config", "internal/hosts"},
+	"agent/dsn":       {"agent/api", "internal/config", "internal/fail", "internal/hosts"},
 	"agent/forwards":  {"agent/api", "internal/fail"},
 	"agent/launch": {
 		"agent", "agent/api", "internal/awssdk", "internal/config", "internal/dirs", "internal/fail", "internal/private", "internal/process",
@@ -83,6 +84,7 @@ var allowed = map[string][]string{
 	"internal/deadline":  {},
 	"internal/dirs":      {"internal/fail", "internal/files"},
 	"internal/duration":  {},
+	"internal/execenv":   {"agent/dsn", "agent/request", "internal/config", "internal/fail", "targets"},
 	"internal/fail":      {"internal/awsanswer"},
 	"internal/fargate":   {},
 	"internal/files":     {"internal/backoff", "internal/sleep"},
@@ -90,24 +92,26 @@ var allowed = map[string][]string{
 	"internal/linkview": {
 		"access", "agent/api", "internal/console", "internal/duration", "internal/fail", "internal/process", "internal/report", "tunnel",
 	},
-	"internal/near":      {},
-	"internal/openssh":   {"internal/fail", "internal/private", "keys"},
-	"internal/partition": {},
-	"internal/printable": {},
-	"internal/private":   {"internal/fail"},
-	"internal/process":   {"internal/fail"},
-	"internal/report":    {"internal/fargate", "internal/words"},
-	"internal/ring":      {},
-	"internal/service":   {"internal/fail", "internal/files"},
-	"internal/sleep":     {},
-	"internal/sshconfig": {"internal/block", "internal/fail", "internal/files", "internal/openssh"},
-	"internal/sshwire":   {},
-	"internal/topview":   {"agent/api", "internal/printable", "internal/report", "internal/words"},
-	"internal/words":     {},
-	"keys":               {"internal/sleep"},
-	"sessions/bond":      {"internal/backoff", "internal/deadline", "internal/fail", "internal/ring", "internal/sleep"},
-	"sessions/frame":     {},
-	"bastion-image":      {},
+	"internal/near":       {},
+	"internal/openssh":    {"internal/fail", "internal/private", "keys"},
+	"internal/partition":  {},
+	"internal/printable":  {},
+	"internal/private":    {"internal/fail"},
+	"internal/process":    {"internal/fail"},
+	"internal/report":     {"internal/fargate", "internal/words"},
+	"internal/ring":       {},
+	"internal/service":    {"internal/fail", "internal/files"},
+	"internal/sleep":      {},
+	"internal/sshconfig":  {"internal/block", "internal/fail", "internal/files", "internal/openssh"},
+	"internal/sshproxy":   {"internal/fail", "tunnel"},
+	"internal/sshwire":    {},
+	"internal/statusview": {"agent/api", "internal/console", "internal/printable", "internal/report", "internal/words"},
+	"internal/topview":    {"agent/api", "internal/printable", "internal/report", "internal/words"},
+	"internal/words":      {},
+	"keys":                {"internal/sleep"},
+	"sessions/bond":       {"internal/backoff", "internal/deadline", "internal/fail", "internal/ring", "internal/sleep"},
+	"sessions/frame":      {},
+	"bastion-image":       {},
 
 	// The lab and the tests' rig are no product code: nothing above may import them.
 	"cmd/bastion-lab": {"lab", "lab/gateway", "lab/vpc"},
@@ -130,28 +134,29 @@ const (
 
 // forbidden are packages of others, by prefix, that a package must not depend on, not even through another package.
 var forbidden = map[string][]string{
-	"internal/browser":   {awsSDK},
-	"internal/cli":       {awsSDK, ssh},
-	"internal/service":   {awsSDK, ssh},
-	"internal/sshconfig": {awsSDK},
-	"internal/topview":   {awsSDK},
-	"agent/metrics":      {awsSDK, "github.com/mmmorris1975/"},
-	"internal/awssdk":    {ssh, "github.com/mmmorris1975/"},
-	"internal/openssh":   {awsSDK},
-	"agent/dashboard":    {awsSDK, "github.com/mmmorris1975/", "github.com/prometheus/"},
-	"agent/dsn":          {awsSDK, "github.com/mmmorris1975/"},
-	"agent/api":          {awsSDK, "github.com/mmmorris1975/"}, // what any client may link
-	"tunnel":             {awsSDK, "github.com/mmmorris1975/"}, // SSH over any net.Conn
-	"keys":               {awsSDK, "net/http"},
-	"server":             {awsSDK, "github.com/mmmorris1975/"}, // the image's credentials are for nothing but ECS Exec
-	"cmd/bastiond":       {awsSDK, "github.com/mmmorris1975/"},
-	"internal/fail":      {awsSDK},
-	"internal/awsanswer": {awsSDK},
-	"sessions":           {ssh, "github.com/urfave/", "github.com/goccy/"},                          // a net.Conn, whoever speaks over it
-	"sessions/bond":      {ssh, awsSDK, "github.com/mmmorris1975/", "github.com/gorilla/websocket"}, // any net.Conn
-	"sessions/frame":     {ssh},
-	"bastions":           {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
-	"targets":            {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
+	"internal/browser":    {awsSDK},
+	"internal/cli":        {awsSDK, ssh},
+	"internal/service":    {awsSDK, ssh},
+	"internal/sshconfig":  {awsSDK},
+	"internal/statusview": {awsSDK},
+	"internal/topview":    {awsSDK},
+	"agent/metrics":       {awsSDK, "github.com/mmmorris1975/"},
+	"internal/awssdk":     {ssh, "github.com/mmmorris1975/"},
+	"internal/openssh":    {awsSDK},
+	"agent/dashboard":     {awsSDK, "github.com/mmmorris1975/", "github.com/prometheus/"},
+	"agent/dsn":           {awsSDK, "github.com/mmmorris1975/"},
+	"agent/api":           {awsSDK, "github.com/mmmorris1975/"}, // what any client may link
+	"tunnel":              {awsSDK, "github.com/mmmorris1975/"}, // SSH over any net.Conn
+	"keys":                {awsSDK, "net/http"},
+	"server":              {awsSDK, "github.com/mmmorris1975/"}, // the image's credentials are for nothing but ECS Exec
+	"cmd/bastiond":        {awsSDK, "github.com/mmmorris1975/"},
+	"internal/fail":       {awsSDK},
+	"internal/awsanswer":  {awsSDK},
+	"sessions":            {ssh, "github.com/urfave/", "github.com/goccy/"},                          // a net.Conn, whoever speaks over it
+	"sessions/bond":       {ssh, awsSDK, "github.com/mmmorris1975/", "github.com/gorilla/websocket"}, // any net.Conn
+	"sessions/frame":      {ssh},
+	"bastions":            {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
+	"targets":             {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
 }
 
 // pure are packages that do no I/O, start no goroutine and take no lock: they import none of what that needs.

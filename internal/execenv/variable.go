@@ -1,4 +1,4 @@
-package main
+package execenv
 
 import (
 	"cmp"
@@ -13,8 +13,8 @@ import (
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-// execEnv is a variable that exec sets to a connection string.
-type execEnv struct {
+// Variable is one that a user sets to a connection string.
+type Variable struct {
 	name   string // of the variable
 	target string // as the command line has it, or as its variables are named
 	format dsn.Format
@@ -22,35 +22,35 @@ type execEnv struct {
 
 var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
-// parseEnvFlag reads NAME=SPEC[,FORMAT].
-func parseEnvFlag(text string) (execEnv, error) {
+// ParseVariable reads NAME=SPEC[,FORMAT].
+func ParseVariable(text string) (Variable, error) {
 	const next = "write --env NAME=SPEC or --env NAME=SPEC,FORMAT, such as --env DATABASE_URL=rds:orders,node"
 	name, rest, ok := strings.Cut(text, "=")
 	target, format, _ := strings.Cut(rest, ",")
 	switch {
 	case !ok || target == "":
-		return execEnv{}, fail.Usagef(next, "--env %s: the target is missing", text)
+		return Variable{}, fail.Usagef(next, "--env %s: the target is missing", text)
 	case !envName.MatchString(name):
-		return execEnv{}, fail.Usagef(next, "--env: %q is not the name of a variable", name)
+		return Variable{}, fail.Usagef(next, "--env: %q is not the name of a variable", name)
 	case strings.HasPrefix(name, "BASTION_"):
-		return execEnv{}, fail.Usagef("choose another name", "--env: the variable %s is bastion's own", name)
+		return Variable{}, fail.Usagef("choose another name", "--env: the variable %s is bastion's own", name)
 	}
 	format = cmp.Or(format, "uri")
-	single := slices.DeleteFunc(formats(), func(f dsn.Format) bool { return f.Several })
+	single := slices.DeleteFunc(dsn.FormatsByName(), func(f dsn.Format) bool { return f.Several })
 	i := slices.IndexFunc(single, func(f dsn.Format) bool { return f.Name == format })
 	if i < 0 {
-		names := formatNames(single)
+		names := dsn.FormatNames(single)
 		next := "choose one of: " + strings.Join(names, ", ")
 		if near := config.Nearest(format, names); near != "" {
 			next = "did you mean " + near + "?"
 		}
-		return execEnv{}, fail.Usagef(next, "--env %s: unknown format %q", name, format)
+		return Variable{}, fail.Usagef(next, "--env %s: unknown format %q", name, format)
 	}
-	return execEnv{name, target, single[i]}, nil
+	return Variable{name, target, single[i]}, nil
 }
 
-// checkEnvFlags refuses variables of targets that are not forwarded, before anything is started.
-func checkEnvFlags(all []execEnv, pairs []targets.Pair) error {
+// Check refuses variables of targets that are not forwarded, before anything is started.
+func Check(all []Variable, pairs []targets.Pair) error {
 	seen := make(map[string]bool)
 	for _, e := range all {
 		if seen[e.name] {
@@ -88,18 +88,18 @@ func targetsCalled(names []string, text string) (at []int) {
 	return at
 }
 
-// envFlagVariables are the variables that --env names.
-func envFlagVariables(all []execEnv, databases []dsn.Database, getenv func(string) string) ([]string, error) {
+// Set are the variables with their values. Check has seen that they can be set.
+func Set(all []Variable, databases []dsn.Database, getenv func(string) string) ([]string, error) {
 	var names, out []string
 	for _, d := range databases {
 		names = append(names, d.Name)
 	}
 	for _, e := range all {
-		d := databases[targetsCalled(names, e.target)[0]] // checkEnvFlags has seen that there is one
+		d := databases[targetsCalled(names, e.target)[0]] // Check has seen that there is one
 		d.Getenv = getenv
 		text, ok := e.format.Of(d)
 		if !ok {
-			return nil, noFormat("--env "+e.name, e.format.Name, d)
+			return nil, dsn.NoFormat("--env "+e.name, e.format.Name, d)
 		}
 		out = append(out, e.name+"="+text)
 	}

@@ -1,6 +1,6 @@
 //go:build !unix
 
-package main
+package sshproxy
 
 import (
 	"errors"
@@ -10,7 +10,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-func passConn(*os.File, net.Conn) error {
+// PassConn hands a connection to ssh, which this system cannot.
+func PassConn(*os.File, net.Conn) error {
 	return fail.New(fail.Usage, "hand the connection to ssh", errors.New("this system cannot pass connections to ssh"),
 		"leave out --fdpass")
 }

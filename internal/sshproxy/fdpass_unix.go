@@ -1,6 +1,6 @@
 //go:build unix
 
-package main
+package sshproxy
 
 import (
 	"errors"
@@ -11,9 +11,9 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// passConn hands conn to the process at the other end of out, as OpenSSH's ProxyUseFdpass expects it: with one byte,
+// PassConn hands conn to the process at the other end of out, as OpenSSH's ProxyUseFdpass expects it: with one byte,
 // which means nothing.
-func passConn(out *os.File, conn net.Conn) error {
+func PassConn(out *os.File, conn net.Conn) error {
 	const op = "hand the connection to ssh"
 	const next = "--fdpass is for ssh_config's ProxyUseFdpass yes; leave both out"
 	local, err := net.FileConn(out)
