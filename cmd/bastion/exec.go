@@ -123,19 +123,9 @@ func (a *app) exec(ctx context.Context, args []string, o execOptions) error {
 	if err != nil {
 		return err
 	}
-	var tokens []string
-	var names *hostNames
-	if s.Forward.Hosts || o.iamUser != "" {
-		endpoints, resolved, err := a.lookUp(ctx, "exec", s, pairs, o.iamUser)
-		if err != nil {
-			return err
-		}
-		tokens = resolved
-		if s.Forward.Hosts {
-			if names, err = planHosts(ctx, s, endpoints, requests); err != nil {
-				return err
-			}
-		}
+	names, tokens, err := a.lookUpForExec(ctx, s, pairs, requests, o.iamUser)
+	if err != nil {
+		return err
 	}
 	var outcome error
 	ran := false
@@ -145,19 +135,9 @@ func (a *app) exec(ctx context.Context, args []string, o execOptions) error {
 			if err != nil {
 				return err
 			}
-			for i := range databases {
-				databases[i].Separates = dsn.SeparatesName(program[0])
-			}
-			env, notes := execenv.Add(os.Environ(), databases)
-			named, err := execenv.Set(o.env, databases, os.Getenv)
+			env, err := a.execEnvironment(s, databases, program[0], o.env)
 			if err != nil {
 				return err
-			}
-			env = append(env, named...)
-			if !s.Output.Quiet {
-				for _, note := range notes {
-					_ = console.Printf(a.err, "bastion: %s\n", note)
-				}
 			}
 			ran = true
 			cmd := &exec.Cmd{Path: path, Args: program, Env: env, Stdin: a.in, Stdout: a.raw.out, Stderr: a.raw.err}
@@ -173,6 +153,39 @@ func (a *app) exec(ctx context.Context, args []string, o execOptions) error {
 		return outcome // whatever became of the forwards meanwhile: the program has seen it
 	}
 	return cmp.Or(err, outcome) // the forwards ended before the program began
+}
+
+// lookUpForExec finds what must be known of the targets before they are forwarded: their names, which the requests then listen for, and
+// a token for each. Both may be nil.
+func (a *app) lookUpForExec(ctx context.Context, s config.Settings, pairs []targets.Pair, requests []api.ForwardRequest, iamUser string,
+) (*hostNames, []string, error) {
+	if !s.Forward.Hosts && iamUser == "" {
+		return nil, nil, nil
+	}
+	endpoints, tokens, err := a.lookUp(ctx, "exec", s, pairs, iamUser)
+	if err != nil || !s.Forward.Hosts {
+		return nil, tokens, err
+	}
+	names, err := planHosts(ctx, s, endpoints, requests)
+	return names, tokens, err
+}
+
+// execEnvironment is the environment of a program. What the user should know of it is said.
+func (a *app) execEnvironment(s config.Settings, databases []dsn.Database, program string, named []execenv.Variable) ([]string, error) {
+	for i := range databases {
+		databases[i].Separates = dsn.SeparatesName(program)
+	}
+	env, notes := execenv.Add(os.Environ(), databases)
+	more, err := execenv.Set(named, databases, os.Getenv)
+	if err != nil {
+		return nil, err
+	}
+	if !s.Output.Quiet {
+		for _, note := range notes {
+			_ = console.Printf(a.err, "bastion: %s\n", note)
+		}
+	}
+	return append(env, more...), nil
 }
 
 // lookUp finds the endpoints, for what must be known of them before they are forwarded, and makes a token for each if
