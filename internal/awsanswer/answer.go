@@ -1,10 +1,10 @@
-// Package awsanswer is the table of AWS's answers: what an error of an AWS service means, whether the same call may succeed
-// later, and what the user can do about it.
+// Package awsanswer is the table of AWS's answers: what an AWS service's error means, whether the same call may succeed later,
+// and the user's next step.
 //
-// A code alone does not tell: ECS says InvalidParameterException to a wrong parameter and to a task that is still starting.
-// So each rule of the table looks at the operation, the code and the text. Nobody else judges an answer.
+// A code alone does not tell: ECS answers InvalidParameterException to a wrong parameter and to a task that is still starting.
+// So each rule of the table looks at the operation, the code and the text. No other package judges an answer.
 //
-// It knows the SDK's errors by their methods only: packages that report errors must not depend on the SDK.
+// The package knows the SDK's errors only by their methods, because packages that report errors must not depend on the SDK.
 package awsanswer
 
 import (
@@ -17,21 +17,21 @@ import (
 	"strings"
 )
 
-// Class is what an answer means for the caller.
+// Class is an answer's meaning for the caller.
 type Class uint8
 
-// The classes. The zero class is no answer: the call did not reach AWS, or its time was over.
+// The classes. The zero class is a call without an answer: it did not reach AWS, or its time was over.
 const (
 	None           Class = iota
 	Final                // the same call gets the same answer
 	Transient            // AWS, or a gateway before it, failed: the same call may succeed soon
 	Throttled            // calls come too fast
-	NotConnected         // the target's agent is not connected (yet); a target that has stopped answers alike
-	LimitReached         // a number is used up, of sessions or of tasks: the call succeeds when one of them ends
-	Denied               // refused by a policy, which Policy names
+	NotConnected         // the target's agent is not connected (yet); AWS gives the same answer for a stopped target
+	LimitReached         // the maximum of sessions or tasks is reached: the call succeeds when one of them ends
+	Denied               // refused by a policy; see Policy
 	Expired              // the credentials have expired
 	BadCredentials       // the credentials are missing, unknown or wrong
-	NotFound             // the thing that the call names does not exist
+	NotFound             // the resource that the call names does not exist
 	Config               // the settings in the call cannot work
 	Unsupported          // the target or the account does not take this document or feature
 	Foreign              // a proxy or a firewall answered in AWS's place
@@ -44,7 +44,7 @@ var classNames = [...]string{
 
 func (c Class) String() string { return classNames[c] }
 
-// Passes reports whether the same call may succeed after a while, without anybody's doing.
+// Passes reports whether the same call may succeed after a while without anyone's action.
 func (c Class) Passes() bool {
 	switch c {
 	case Transient, Throttled, NotConnected, LimitReached:
@@ -53,27 +53,27 @@ func (c Class) Passes() bool {
 	return false
 }
 
-// Answer is an error that a service answered, and its meaning.
+// Answer is a service's error answer and its meaning.
 type Answer struct {
-	Operation string // "StartSession"; empty: not known
+	Operation string // for example "StartSession"; empty: unknown
 	Code      string
 	Message   string
-	Status    int // of HTTP; 0: not known
+	Status    int // HTTP status; 0: unknown
 
 	Class    Class
-	Policy   Policy // of a denial
-	Explicit bool   // of a denial: a statement denies; else none allows
-	Action   string // of a denial: the IAM action that is missing, which may be another than the call's
-	Resource string // of a denial: the ARN that AWS names; may be empty
-	Limit    int    // of LimitReached: the number, where AWS says it
+	Policy   Policy // the denying policy's kind, for Denied
+	Explicit bool   // for Denied: a statement denies the call; false: no statement allows it
+	Action   string // for Denied: the missing IAM action, which may differ from the call's
+	Resource string // for Denied: the ARN in AWS's message; may be empty
+	Limit    int    // for LimitReached: the maximum, if AWS names it
 	Next     string // an imperative sentence for the user; may be empty
 
-	kind       string // of a denial: the policy's kind in AWS's words
-	unreadable string // of a success: why its answer cannot be read
-	page       string // of a page in AWS's place: who sent it, as far as it says
+	kind       string // for Denied: the policy's kind in AWS's words
+	unreadable string // for a success: why its answer cannot be read
+	page       string // for a page in AWS's place: its sender, as far as it is known
 }
 
-// Of returns the answer in err's chain and what it means. Where there is none its class is None.
+// Of returns the answer in err's chain and its meaning. Without an answer, the class is None.
 func Of(err error) Answer {
 	if err == nil {
 		return Answer{}
@@ -100,17 +100,17 @@ func Of(err error) Answer {
 	case a.Status == 0, a.Status < 300 && cutOff(err):
 		return Answer{}
 	default:
-		a.Code = unknownError // what the SDK says where a protocol lets it
+		a.Code = unknownError // the SDK's code for an answer without one
 		if _, why, ok := strings.Cut(err.Error(), "deserialization failed, "); ok && a.Status < 300 {
 			a.unreadable = why
 		}
 	}
 	a = Judge(a)
 	if signingIn(err) && !a.Class.Passes() && a.Class != Foreign {
-		// The answer is to a call that fetches credentials (AssumeRole, GetRoleCredentials), not to the caller's.
+		// The answer is to a call for credentials (AssumeRole, GetRoleCredentials), not to the caller's own call.
 		switch {
 		case a.Class == Denied && a.Action != "":
-			a.Next = a.NextDenied("") // signing in again changes nothing
+			a.Next = a.NextDenied("") // signing in again would not help
 		case a.Next == "" || a.Class == Expired || a.Class == Denied:
 			a.Next = NextSignIn
 		}
@@ -128,15 +128,15 @@ func cutOff(err error) bool {
 	return ok || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
-// NeedsSignIn reports whether the next step is to renew the credentials, which the caller knows more about.
+// NeedsSignIn reports whether the next step is to renew the credentials. The caller knows better how.
 func (a Answer) NeedsSignIn() bool {
 	return a.Next == NextSignIn || a.Next == nextExpired || a.Next == nextKeys
 }
 
-// Unread reports whether the call succeeded as far as its status tells, with an answer that cannot be read: it may have done its work.
+// Unread reports whether the call has a success status but an unreadable answer: it may have done its work.
 func (a Answer) Unread() bool { return a.Class == Foreign && a.Status/100 == 2 }
 
-// String returns AWS's code and words, or says that there are none.
+// String returns AWS's code and message, or a text that says that AWS did not answer.
 func (a Answer) String() string {
 	switch {
 	case a.page != "":
@@ -159,7 +159,7 @@ func ClassOf(err error) Class { return Of(err).Class }
 // unknownError is the SDK's code for an answer without AWS's form.
 const unknownError = "UnknownError"
 
-// operation returns the innermost operation in err's chain: with credentials that a call has to fetch there are two.
+// operation returns the innermost operation in err's chain. A call that fetches credentials adds a second one.
 func operation(err error) (name string) {
 	for ; err != nil; err = errors.Unwrap(err) {
 		if op, ok := err.(interface {
@@ -172,13 +172,13 @@ func operation(err error) (name string) {
 	return name
 }
 
-// signingIn reports whether a call failed because it got no credentials. The SDK exports no type for that.
+// signingIn reports whether a call failed for lack of credentials. The SDK exports no type for this error.
 func signingIn(err error) bool {
 	s := err.Error()
 	return strings.Contains(s, "failed to refresh cached credentials") || strings.Contains(s, "get credentials: ")
 }
 
-// Judge returns a with its meaning, which follows from its operation, code, message and status.
+// Judge returns a with its meaning, by its operation, code, message and status.
 func Judge(a Answer) Answer {
 	code, text := bareCode(a.Code), strings.ToLower(a.Message)
 	rules := table
@@ -207,7 +207,7 @@ func Judge(a Answer) Answer {
 	return a
 }
 
-// bareCode returns a code without what protocols put around it: a namespace, an address, the name's last part.
+// bareCode returns a code in lower case without its namespace, URL, and suffix (Exception, Fault).
 func bareCode(code string) string {
 	if i := strings.LastIndexByte(code, '#'); i >= 0 {
 		code = code[i+1:]
@@ -219,9 +219,9 @@ func bareCode(code string) string {
 // rule is a row of the table. Empty fields match anything.
 type rule struct {
 	operation string
-	codes     string         // bare, in lower case, separated by spaces; * at an end of one stands for any characters
+	codes     string         // bare, in lower case, separated by spaces; a * at the start or end matches any characters
 	text      *regexp.Regexp // of the message in lower case
-	status    int            // or a hundred of them: 5 is 500 to 599
+	status    int            // or its hundreds: 5 is 500 to 599
 
 	class Class
 	next  string

@@ -6,10 +6,10 @@ import (
 	"strings"
 )
 
-// Policy is the kind of policy that denied a call, as IAM's message names it.
+// Policy is the kind of policy that denied a call, from IAM's message.
 type Policy uint8
 
-// The kinds of policies. NoPolicy is a denial whose message names none, Other one of a kind that this package does not know.
+// The kinds of policies. NoPolicy: the message names none. Other: the message names a kind that this package does not know.
 const (
 	NoPolicy Policy = iota
 	Identity
@@ -23,9 +23,9 @@ const (
 	Other
 )
 
-// policies are the kinds as IAM's messages name them ("with an explicit deny in a service control policy", "because no
-// permissions boundary allows the ssm:StartSession action"), and what the user has to ask for. ACTION is the IAM action, WHO and WHOSE
-// the caller that was denied, ITSELF the resource, and KIND the name of an unknown kind.
+// policies has each kind's name in IAM's messages ("with an explicit deny in a service control policy", "because no permissions
+// boundary allows the ssm:StartSession action"), and the user's next step. In the step, ACTION is the IAM action, WHO and WHOSE
+// the denied caller, ITSELF the resource, and KIND an unknown kind's name.
 var policies = [...]struct{ name, implicit, explicit string }{
 	NoPolicy: {
 		"", "ask for the IAM permission ACTION; if the caller has it, a service control policy, a permissions boundary or a session " +
@@ -70,23 +70,23 @@ var policies = [...]struct{ name, implicit, explicit string }{
 	},
 }
 
-// String returns the kind as IAM's messages name it, or nothing.
+// String returns the kind's name in IAM's messages, or "".
 func (p Policy) String() string { return policies[p].name }
 
-// NextDenied returns the user's next step after a denial. action is the caller's IAM action, for messages that name none.
+// NextDenied returns the user's next step after a denial. action is the call's IAM action, for messages that name none.
 func (a Answer) NextDenied(action string) string { return a.nextDenied(action, "") }
 
-// NextDeniedTo is NextDenied for a denial to another caller than the user: "the execution role". resource is that of the call, for
-// messages that name none.
+// NextDeniedTo is NextDenied for a denial to another caller, such as "the execution role". resource is the call's, for messages
+// that name none.
 func (a Answer) NextDeniedTo(caller, action, resource string) string {
 	a.Resource = cmp.Or(a.Resource, resource)
-	if a.Policy == Session { // the sign-in is not the user's
+	if a.Policy == Session { // the user cannot change another caller's sign-in
 		return "ask your AWS administrators: a session policy keeps " + cmp.Or(a.Action, action) + " from " + caller
 	}
 	return a.nextDenied(action, caller) + " (the call is its own, not yours)"
 }
 
-// nextDenied is for the user where caller is empty.
+// nextDenied implements NextDenied (caller is empty) and NextDeniedTo.
 func (a Answer) nextDenied(action, caller string) string {
 	next := policies[a.Policy].implicit
 	if a.Explicit {
@@ -95,7 +95,7 @@ func (a Answer) nextDenied(action, caller string) string {
 	action, resource := cmp.Or(a.Action, action), cmp.Or(a.Resource, "the resource")
 	who, whose := "your user or role", "your"
 	byIdentity := a.Policy == Identity || a.Policy == NoPolicy
-	if a.Resource != "" && byIdentity && (!a.Explicit || caller != "") { // there may be the permission for other resources
+	if a.Resource != "" && byIdentity && (!a.Explicit || caller != "") { // the caller may have the permission for other resources
 		action += " on " + a.Resource
 	}
 	if caller != "" {
@@ -108,15 +108,15 @@ func (a Answer) nextDenied(action, caller string) string {
 }
 
 var (
-	// The action may be another than the call's: RunTask also needs iam:PassRole and ecs:TagResource.
+	// The action may differ from the call's: RunTask also needs iam:PassRole and ecs:TagResource.
 	deniedAction   = regexp.MustCompile(`(?i)not authorized to perform:? \[?([a-z0-9-]+:[A-Za-z0-9]+)`)
 	deniedResource = regexp.MustCompile(`(?i)not authorized to perform:? \S+ on resource: ["']?(arn:[^\s"']+)`)
-	// A user or a resource may have any name. So the last phrase of this form counts, which is IAM's own. KMS has the plural.
+	// Users and resources can have any name, so the last match counts: it is IAM's own. KMS uses the plural.
 	explicitDeny = regexp.MustCompile(`with an explicit deny(?: in (?:an? |the )?([a-z -]+?(?:policy|policies|boundary|boundaries)))?`)
 	notAllowed   = regexp.MustCompile(`(?:because|,) no ([a-z -]+?(?:policy|policies|boundary|boundaries)) allows?`)
 )
 
-// readDenial reads IAM's message.
+// readDenial fills in the fields for Denied from IAM's message.
 func (a *Answer) readDenial() {
 	if found := deniedAction.FindStringSubmatch(a.Message); found != nil {
 		a.Action = found[1]

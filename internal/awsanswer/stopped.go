@@ -2,17 +2,17 @@ package awsanswer
 
 import "regexp"
 
-// StoppedTask is the operation of an answer that is no call's: the reason that ECS gives for a task or a container that has stopped.
+// StoppedTask is the operation of an Answer about the reason that ECS gives for a stopped task or container.
 const StoppedTask = "stopped task"
 
-// executionRole is the caller of what ECS does before the task's containers run: it pulls the image, reads secrets, makes the log.
+// executionRole is the caller of ECS's work before the containers run: it pulls the image, reads secrets and creates the log.
 const executionRole = "the task definition's execution role"
 
-// stopCode begins the reasons of tasks that could not start: "CannotPullContainerError: pull image manifest has been...".
+// stopCode matches the start of a reason why a task could not start: "CannotPullContainerError: pull image manifest has been...".
 var stopCode = regexp.MustCompile(`^([A-Z][A-Za-z]+)(?:: |$)`)
 
-// Stopped returns what a reason means that ECS gives for a stopped task. Reasons are those of the containers and of the task, in the
-// order in which they count; the first that the table knows is taken, else the first.
+// Stopped returns the meaning of ECS's reasons for a stopped task, those of its containers and its own, in order of importance.
+// It takes the first that the table knows, or else the first.
 func Stopped(reasons ...string) Answer {
 	var first Answer
 	for _, reason := range reasons {
@@ -34,7 +34,7 @@ func Stopped(reasons ...string) Answer {
 	return first
 }
 
-// Next steps that more than one row of the stopped tasks gives, or that are long.
+// Next steps of more than one row, and long ones.
 const (
 	nextRegistry = "let the subnets reach the image's registry: a NAT gateway, or VPC endpoints for ecr.api, ecr.dkr and s3, whose " +
 		"security groups accept TCP 443"
@@ -49,14 +49,14 @@ const (
 	nextSubnets = "check the subnets of the task: free addresses, and that they and the security groups exist"
 )
 
-// noWay are the words of programs that get no connection. ECS reports them in the reason's middle.
+// noWay matches the network errors of programs that ECS quotes in a reason.
 const noWay = `i/o timeout|connection (refused|reset|issue)|no route to host|network is unreachable|no such host|` +
 	`request canceled|deadline exceeded|send request failed|dial tcp|tls handshake timeout|check your task network|` +
 	`(no|not) route|could not connect|timed out`
 
-// stops are the rows of the table for stopped tasks. ECS gives one code to many causes, and the text tells them apart.
+// stops are the table's rows for stopped tasks. ECS uses one code for many causes; the text tells them apart.
 //
-// Where the texts are from: the guide of ECS to errors of stopped tasks, and users' reports.
+// Source of the texts: ECS's guide to errors of stopped tasks, and users' reports.
 var stops = []rule{
 	// The image.
 	{
@@ -97,7 +97,7 @@ var stops = []rule{
 	},
 	{codes: "cannotpull*", class: Final, next: "check the image's name, the execution role and that the subnets reach its registry"},
 
-	// What ECS prepares before the container starts.
+	// The preparation by ECS before the container starts.
 	{
 		codes: "resourceinitialization*", text: text(`log (group|stream).*(does not|doesn.t) exist|resourcenotfound.*log group`), class: Config,
 		next: "create the log group that the task definition names, or set awslogs-create-group",

@@ -5,10 +5,10 @@ import (
 	"strings"
 )
 
-// NextSignIn is the next step where there are no credentials, or AWS does not take them.
+// NextSignIn is the next step if credentials are missing, or if AWS does not accept them.
 const NextSignIn = "sign in (aws sso login, aws configure) or set AWS_PROFILE / --profile"
 
-// Next steps that more than one rule gives.
+// Next steps of more than one rule.
 const (
 	nextExpired   = "the AWS credentials have expired: sign in again (aws sso login) or renew them"
 	nextKeys      = "check the AWS credentials: profile, access key and secret key"
@@ -24,17 +24,17 @@ const (
 	nextNode      = "check that the node runs and its SSM agent is online: aws ssm describe-instance-information"
 )
 
-// sessionLimit is how ECS names the number of sessions that a container may have.
+// sessionLimit matches ECS's maximum number of sessions for a container.
 var sessionLimit = regexp.MustCompile(`maximum session limit of (\d+)`)
 
 func text(pattern string) *regexp.Regexp { return regexp.MustCompile(pattern) }
 
-// table are the rules; the first that matches counts. Rules with a text come before those by code alone, and those by code
-// before the ones by status, which decide about codes that nobody has heard of.
+// table are the rules; the first match counts. Rules with a text come first, then rules by code, then rules by status for
+// unknown codes.
 //
-// Where the texts are from: users' reports of AWS's answers, the services' API models, IAM's guide to access denied messages.
+// Source of the texts: users' reports of AWS's answers, the services' API models, and IAM's guide to access denied messages.
 var table = []rule{
-	// The credentials. The text counts whatever the code: services differ in the codes that they give to an expired token.
+	// The credentials. The text decides, because services use different codes for an expired token.
 	{text: text(`(security|session|sso) token( included in the request)? (is|has) expired|sso session has expired`), class: Expired, next: nextExpired},
 	{text: text(`signature (expired|not yet current)|request time .*too (skewed|large)`), class: BadCredentials, next: nextClock},
 	{codes: "requesttimetooskewed", class: BadCredentials, next: nextClock},
@@ -54,12 +54,12 @@ var table = []rule{
 		next: "lower duration_seconds in the AWS profile: it exceeds what the role allows",
 	},
 
-	// Numbers that are used up. RunTask says ThrottlingException to some of them, ExecuteCommand ClientException.
+	// Maxima. RunTask answers some of them with ThrottlingException, ExecuteCommand with ClientException.
 	{text: sessionLimit, class: LimitReached, next: nextSessions},
 	{text: text(`command ?buffer ?(is )?full|too many (active |concurrent )?sessions`), class: LimitReached, next: nextSessions},
 	{text: text(`reached (the|your) (limit|quota) on the number of|provisioning capacity limit exceeded`), class: LimitReached, next: nextQuota},
 
-	// Calls that come too fast, in any code.
+	// Throttling, with any code.
 	{text: text(`^(rate exceeded|request limit exceeded|too many requests|the rate .*exceeded)`), class: Throttled, next: nextThrottled},
 	{
 		codes: "throttling throttled throttlederror requestthrottled requestlimitexceeded toomanyrequests rateexceeded " +
@@ -76,7 +76,7 @@ var table = []rule{
 	{codes: "targetnotconnected", class: NotConnected, next: nextWait},
 	{
 		operation: "ExecuteCommand", text: text(`(agent|task|container) .*(isn.?.?.?t|is not|not yet) (in the )?running`),
-		class: NotConnected, next: nextWait, // the caller asks whether it will ever run
+		class: NotConnected, next: nextWait, // the caller checks whether the agent will ever run
 	},
 	{
 		operation: "ExecuteCommand", text: text(`execute command was not enabled`), class: Final,
@@ -102,7 +102,7 @@ var table = []rule{
 	{codes: "invalidtarget targetnotfound", class: NotFound, next: nextTarget},
 	{codes: "doesnotexist", class: NotFound},
 
-	// Credentials by code.
+	// Credentials, by code.
 	{codes: "authfailure", text: text(`^(you are )?not authorized`), class: Denied},
 	{codes: "expiredtoken* requestexpired tokenrefreshrequired", class: Expired, next: nextExpired},
 	{
@@ -121,7 +121,7 @@ var table = []rule{
 	{text: text(`account .*(is blocked|pending verification|suspended)`), class: Final, next: "ask AWS Support: the account is blocked"},
 	{codes: "blocked pendingverification", class: Final, next: "ask AWS Support: the account is blocked"},
 
-	// What the settings name.
+	// The resources that the settings name.
 	{
 		codes: "clusternotfound", class: Config,
 		next: "set the cluster, and the region and account that it is in (--region, --profile)",
@@ -153,7 +153,7 @@ var table = []rule{
 		next: "Fargate has no capacity there now: try again later, or add subnets in other availability zones",
 	},
 	{
-		// ECS makes the role at its first use in an account, and cannot assume it at once.
+		// ECS creates the role at its first use in an account, and cannot assume it at once.
 		operation: "RunTask", text: text(`service.linked role`), class: Transient,
 		next: "try again in a minute; if it stays: aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com",
 	},
@@ -192,7 +192,7 @@ var table = []rule{
 		class: Transient, next: "AWS failed: try again in a minute",
 	},
 
-	// An answer without AWS's form is a proxy's or a firewall's page. The SDK calls its code UnknownError where it has to.
+	// An answer without AWS's form comes from a proxy or a firewall. The SDK gives it the code UnknownError.
 	{codes: "unknownerror", status: 429, class: Throttled, next: nextThrottled},
 	{codes: "unknownerror", status: 511, class: Foreign, next: "sign in to the network first (its page in a browser), then try again"},
 	{codes: "unknownerror", status: 5, class: Transient, next: nextProxy},
@@ -204,7 +204,7 @@ var table = []rule{
 	{codes: "unknownerror", status: 2, class: Foreign, next: "check AWS_ENDPOINT_URL, " + strings.TrimPrefix(nextProxy, "check ")},
 	{codes: "unknownerror", class: Foreign, next: nextProxy},
 
-	// Codes that nobody has heard of.
+	// Unknown codes.
 	{status: 429, class: Throttled, next: nextThrottled},
 	{status: 408, class: Transient},
 	{status: 5, class: Transient, next: "AWS failed: try again in a minute"},

@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// NextUnreached returns the user's next step after a call that AWS did not answer at all.
+// NextUnreached returns the user's next step after a call that AWS did not answer.
 func NextUnreached(err error) string {
 	for _, u := range unreached {
 		if u.is(err) {
@@ -19,7 +19,7 @@ func NextUnreached(err error) string {
 	return "check the network and the AWS endpoint, then try again"
 }
 
-// unreached are the ways in which a call fails on its way; the first that is one counts.
+// unreached are the failures of a call on its way; the first match counts.
 var unreached = []struct {
 	is   func(error) bool
 	next string
@@ -42,7 +42,7 @@ var unreached = []struct {
 	},
 	{
 		func(err error) bool { return is[tls.RecordHeaderError](err) },
-		"check AWS_ENDPOINT_URL and HTTPS_PROXY: what answers there speaks no TLS",
+		"check AWS_ENDPOINT_URL and HTTPS_PROXY: the server there does not speak TLS",
 	},
 	{
 		func(err error) bool {

@@ -9,14 +9,14 @@ import (
 	"github.com/aws/smithy-go/middleware"
 )
 
-// leastSkew is the difference of two clocks that counts: dates in answers have whole seconds, and answers take their time.
+// leastSkew is the least clock difference that counts: dates in answers have whole seconds, and answers take time.
 const leastSkew = time.Minute
 
-// Clock knows how far AWS's clock is ahead of this machine's. The SDK signs its own calls by what it learns, for each client apart;
-// what is signed without a call, or compared with a clock in AWS, goes by this one. The zero value has learnt nothing.
+// Clock knows how far AWS's clock is ahead of this machine's. The SDK corrects its own calls, for each client separately. This
+// Clock is for signatures without a call and for comparisons with a clock in AWS. The zero value knows nothing.
 type Clock struct{ learnt atomic.Pointer[time.Duration] }
 
-// Skew returns what must be added to this machine's time; known is whether an answer has told.
+// Skew returns the duration to add to this machine's time. known reports whether an answer has shown it.
 func (c *Clock) Skew() (skew time.Duration, known bool) {
 	learnt := c.learnt.Load()
 	if learnt == nil {
@@ -28,10 +28,10 @@ func (c *Clock) Skew() (skew time.Duration, known bool) {
 	return *learnt, true
 }
 
-// Learn notes the difference that an answer shows.
+// Learn notes the skew that an answer shows.
 func (c *Clock) Learn(skew time.Duration) { c.learnt.Store(&skew) }
 
-// Add makes every answer to an operation tell the time.
+// Add makes the Clock learn from every answer to an operation.
 func (c *Clock) Add(stack *middleware.Stack) error {
 	return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("LearnClock", func(
 		ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler,

@@ -1,6 +1,7 @@
-// Package awssdk sets the AWS SDK up for a user: by the variables and profiles that every AWS tool reads, in this process or of the
-// command for which the agent acts (Env). It knows each variable that the SDK reads from its own process, and what becomes of it there.
+// Package awssdk configures the AWS SDK for a user, with the variables and profiles that every AWS tool reads. They come from
+// this process, or from the command for which the agent acts (Env). The package knows each variable that the SDK reads from its
+// own process, and how the agent treats it.
 //
-// What the SDK leaves out is here too: a bound for every call, endpoints for the calls for credentials, answers that are none of AWS's,
-// AWS's clock, and errors that name the profile, variable or file to change.
+// It also has what the SDK lacks: a time limit for every call, endpoints for calls that fetch credentials, detection of answers
+// that are not AWS's, AWS's clock, and errors that name the profile, variable or file to change.
 package awssdk

@@ -11,14 +11,14 @@ import (
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 )
 
-// endpoints lead the calls to AWS, those for credentials too, to the endpoints that variables name. The SDK by itself makes the clients for
-// credentials before it has looked at AWS_ENDPOINT_URL, and knows the services' own variables from its own process only.
+// endpoints leads calls to AWS, including those for credentials, to the endpoints in the variables. The SDK creates its
+// credential clients before it reads AWS_ENDPOINT_URL. It reads the services' own variables only from its own process.
 type endpoints struct {
 	env     *Env
-	ignored bool // the profile says that only code may choose endpoints
+	ignored bool // the profile has ignore_configured_endpoint_urls
 }
 
-// of returns the endpoint for a service; nil: as the SDK finds it.
+// of returns the endpoint for a service; nil: the SDK's choice.
 func (e *endpoints) of(service string) *url.URL {
 	const global = "AWS_ENDPOINT_URL"
 	if e.ignored || service == "" {
@@ -32,11 +32,11 @@ func (e *endpoints) of(service string) *url.URL {
 	return found
 }
 
-// add puts the endpoints into the stack of an operation.
+// add adds the endpoints to an operation's stack.
 func (e *endpoints) add(stack *middleware.Stack) error {
 	const resolved = "ResolveEndpointV2"
 	if _, ok := stack.Finalize.Get(resolved); !ok {
-		return nil // of an endpoint that has no service
+		return nil // an endpoint without a service
 	}
 	return stack.Finalize.Insert(middleware.FinalizeMiddlewareFunc("EndpointOfVariables", e.lead), resolved, middleware.After)
 }

@@ -20,7 +20,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// The variables that an Env reads by itself.
+// The variables that an Env reads itself.
 const (
 	envAccessKey       = "AWS_ACCESS_KEY_ID"
 	envAccessKeyOld    = "AWS_ACCESS_KEY"
@@ -38,17 +38,17 @@ const (
 	envAgentSocket     = "SSH_AUTH_SOCK"
 )
 
-// Env are the environment variables of a command for which a process of another environment acts. The secrets among them can be
-// renewed. A nil *Env is the environment of this process.
+// Env has the environment variables of a command for which another process acts. Renew replaces the secrets among them. A nil
+// *Env is this process's environment.
 type Env struct {
-	vars map[string]string // without the secrets
+	vars map[string]string // without secrets
 
 	mu          sync.Mutex
 	credentials aws.Credentials
-	proxy       func(*url.URL) (*url.URL, error) // proxies may have passwords
+	proxy       func(*url.URL) (*url.URL, error) // proxy URLs may contain passwords
 }
 
-// NewEnv returns the Env of a command with the given variables. Those that it does not act by are left out.
+// NewEnv returns an Env with the given variables, without those that it does not use.
 func NewEnv(vars map[string]string) *Env {
 	e := &Env{vars: make(map[string]string, len(vars))}
 	for name, value := range vars {
@@ -72,7 +72,7 @@ func NewEnv(vars map[string]string) *Env {
 	return e
 }
 
-// withoutPassword returns a proxy's address without the user and password that it may have.
+// withoutPassword returns a proxy's URL without its user and password.
 func withoutPassword(proxy string) string {
 	if i := strings.LastIndex(proxy, "@"); i >= 0 {
 		scheme, _, found := strings.Cut(proxy[:i], "://")
@@ -84,15 +84,15 @@ func withoutPassword(proxy string) string {
 	return proxy
 }
 
-// isRelevant reports whether an Env acts by a variable. No other is handed to another process: there are more secrets among those
-// that begin with AWS_.
+// isRelevant reports whether an Env uses a variable. The process hands over no other variable, because some others that begin
+// with AWS_ contain secrets.
 func isRelevant(name string) bool {
 	v, ok := sdkVariableOf(name)
 	return name == envAgentSocket || ok && v.use == sdkHanded
 }
 
-// RelevantEnv returns the variables among environ, this process's, that an Env is made of, with paths that hold in every working
-// directory.
+// RelevantEnv returns the variables in environ, this process's, that NewEnv uses. It makes paths absolute, so that they hold in
+// another working directory.
 func RelevantEnv(environ []string) map[string]string {
 	out := make(map[string]string)
 	for _, variable := range environ {
@@ -109,17 +109,17 @@ func RelevantEnv(environ []string) map[string]string {
 		switch small := ok && strings.HasSuffix(v.name, "_PROXY") && name != v.name; {
 		case !small:
 			out[name] = value
-		case out[v.name] == "": // in capitals it goes first
+		case out[v.name] == "": // the name in capitals has precedence
 			out[v.name] = value
 		}
 	}
 	return out
 }
 
-// Public returns the variables without the secrets.
+// Public returns the variables without secrets.
 func (e *Env) Public() map[string]string { return maps.Clone(e.vars) }
 
-// Credentials returns the credentials among the variables; none are the zero value.
+// Credentials returns the credentials in the variables; zero if they contain none.
 func (e *Env) Credentials() aws.Credentials {
 	if e == nil {
 		return aws.Credentials{
@@ -133,7 +133,7 @@ func (e *Env) Credentials() aws.Credentials {
 	return e.credentials
 }
 
-// Renew replaces the secrets by those of another, which must be of the same identity.
+// Renew replaces the secrets with those of by, which must have the same identity.
 func (e *Env) Renew(by *Env) {
 	by.mu.Lock()
 	fresh, proxy := by.credentials, by.proxy
@@ -143,7 +143,7 @@ func (e *Env) Renew(by *Env) {
 	e.credentials, e.proxy = fresh, proxy
 }
 
-// proxyOf returns the proxy for a request, as http.ProxyFromEnvironment does for those of this process.
+// proxyOf returns the proxy for a request, as http.ProxyFromEnvironment does for this process.
 func (e *Env) proxyOf(r *http.Request) (*url.URL, error) {
 	e.mu.Lock()
 	proxy := e.proxy
@@ -160,7 +160,7 @@ func (e *Env) Retrieve(context.Context) (aws.Credentials, error) {
 	return c, nil
 }
 
-// lookup returns a variable that is no secret.
+// lookup returns a variable that is not a secret.
 func (e *Env) lookup(name string) string {
 	if e == nil {
 		return os.Getenv(name)
@@ -168,12 +168,13 @@ func (e *Env) lookup(name string) string {
 	return e.vars[name]
 }
 
-// profile returns the profile that a setting names, or else the variables.
+// profile returns the profile of the setting, or else of the variables.
 func (e *Env) profile(setting string) string {
 	return cmp.Or(setting, e.lookup("AWS_PROFILE"), e.lookup("AWS_DEFAULT_PROFILE"))
 }
 
-// incomplete returns the variables of credentials that are set and those that they lack; nothing if they are whole or absent.
+// incomplete returns the credential variables that are set and those that are missing; "" if the credentials are complete or
+// absent.
 func (e *Env) incomplete() (set, missing string) {
 	c := e.Credentials()
 	key, secret := c.AccessKeyID != "", c.SecretAccessKey != ""
@@ -182,7 +183,7 @@ func (e *Env) incomplete() (set, missing string) {
 		return envAccessKey, envSecretKey
 	case secret && !key:
 		return envSecretKey, envAccessKey
-	case key: // whole
+	case key: // complete
 	case c.SessionToken != "":
 		return envSessionToken, envAccessKey + " and " + envSecretKey
 	case e == nil && os.Getenv(envRoleARN) != "" && os.Getenv(envWebIdentity) == "":
@@ -191,12 +192,12 @@ func (e *Env) incomplete() (set, missing string) {
 	return "", ""
 }
 
-// hasCredentials reports whether the credentials are those of the variables. A profile that is named outside of them goes first.
+// hasCredentials reports whether the credentials come from the variables. A profile from the settings has precedence.
 func (e *Env) hasCredentials(profile string) bool {
 	return e != nil && profile == "" && e.Credentials().HasKeys()
 }
 
-// options are what makes the SDK load its configuration from e, as far as it has options for that; see sdkVariables.
+// options returns the options that make the SDK's loader use e, as far as the loader has options; see sdkVariables.
 func (e *Env) options(profile, region string) ([]func(*awsconfig.LoadOptions) error, error) {
 	client := httpClient()
 	if e != nil {
@@ -232,5 +233,5 @@ func (e *Env) options(profile, region string) ([]func(*awsconfig.LoadOptions) er
 
 func isTrue(text string) bool { return strings.EqualFold(text, "true") }
 
-// AgentSocket returns the path of the user's SSH agent's socket; "" if there is none.
+// AgentSocket returns the path of the SSH agent's socket; "" if it is not set.
 func (e *Env) AgentSocket() string { return e.lookup(envAgentSocket) }

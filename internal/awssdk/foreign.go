@@ -18,31 +18,31 @@ import (
 	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
-// foreignPage is the error for an answer that is none of AWS's: AWS's APIs answer in JSON or XML, proxies, firewalls and captive
-// portals in HTML. A proxy's refusal to connect is one too.
+// foreignPage is the error for an answer that is not AWS's. AWS's APIs answer in JSON or XML; proxies, firewalls and captive
+// portals answer in HTML. A proxy's refusal to connect counts too.
 type foreignPage struct {
 	status int
-	by     string // what is known of its sender
+	by     string // its sender, as far as it is known
 }
 
 func (e *foreignPage) Error() string { return fmt.Sprintf("HTTP %d: %s", e.status, e.by) }
 
-// HTTPStatusCode is what the SDK's retries and package awsanswer ask for.
+// HTTPStatusCode serves the SDK's retries and package awsanswer.
 func (e *foreignPage) HTTPStatusCode() int { return e.status }
 
-// RetryableError tells the SDK whether to try again: a refusal stands.
+// RetryableError tells the SDK whether to retry: a refusal is final.
 func (e *foreignPage) RetryableError() bool {
 	return e.status >= http.StatusInternalServerError || e.status == http.StatusTooManyRequests
 }
 
-// Page is what package awsanswer asks for.
+// Page serves package awsanswer.
 func (e *foreignPage) Page() string { return e.by }
 
-// pageSize is how much of a page is read for its title.
+// pageSize is how much of a page is searched for its start and title, in bytes.
 const pageSize = 16 << 10
 
-// noticePages ends a call with a foreignPage where the answer is HTML, a success too: an XML service takes a page for an empty list. The
-// answer itself decides, because not every endpoint labels its JSON as such.
+// noticePages fails a call with a foreignPage if the answer is HTML, even a successful one: the client of an XML service reads
+// a page as an empty list. It goes by the body, because some endpoints do not label their JSON.
 func noticePages(stack *middleware.Stack) error {
 	return stack.Deserialize.Add(middleware.DeserializeMiddlewareFunc("NoticePages", func(
 		ctx context.Context, in middleware.DeserializeInput, next middleware.DeserializeHandler,
@@ -54,7 +54,7 @@ func noticePages(stack *middleware.Stack) error {
 		}
 		body := bufio.NewReaderSize(response.Body, pageSize)
 		response.Body = peeked{body, response.Body}
-		begin, _ := body.Peek(1) // what cannot be read is for the reader of the answer to find out
+		begin, _ := body.Peek(1) // a read error reaches the answer's reader
 		if len(begin) == 0 || begin[0] == '{' || begin[0] == '[' {
 			return out, metadata, nil
 		}
@@ -66,19 +66,19 @@ func noticePages(stack *middleware.Stack) error {
 	}), middleware.After)
 }
 
-// peeked is a body of which a part has been read ahead.
+// peeked is a body that has been read ahead in part.
 type peeked struct {
 	io.Reader
 	io.Closer
 }
 
 var (
-	// pageStart is how a page begins.
+	// pageStart matches the start of an HTML page.
 	pageStart = regexp.MustCompile(`(?i)^[\s\x{feff}]*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype html|html)\b`)
 	pageTitle = regexp.MustCompile(`(?is)<title[^>]*>(.*?)</title>`)
 )
 
-// sender says who sent a page, as far as its title and headers tell.
+// sender describes a page's sender by its title and headers.
 func sender(header http.Header, page []byte) string {
 	by := "a proxy, a firewall or a gateway answered"
 	if found := pageTitle.FindSubmatch(page); found != nil {
@@ -89,7 +89,7 @@ func sender(header http.Header, page []byte) string {
 	return by + named(header, "Server") + named(header, "Via")
 }
 
-// named returns a header with its name, to follow other words; "" if it is missing.
+// named returns ", NAME: VALUE" for a header; "" if it is missing.
 func named(header http.Header, name string) string {
 	if value := printable.Line(header.Get(name)); value != "" {
 		return ", " + name + ": " + short(value)
@@ -97,7 +97,7 @@ func named(header http.Header, name string) string {
 	return ""
 }
 
-// short cuts what others wrote to what fits into a message.
+// short cuts foreign text to 80 characters.
 func short(s string) string {
 	if runes := []rune(s); len(runes) > 80 {
 		return string(runes[:77]) + "..."
@@ -105,7 +105,7 @@ func short(s string) string {
 	return s
 }
 
-// noticeRefusals makes a proxy's refusal to connect an error that has its status: Go's own has its words alone.
+// noticeRefusals turns a proxy's refusal to connect into a foreignPage with its status. Go's own error lacks the status code.
 func noticeRefusals(transport *http.Transport) {
 	transport.OnProxyConnectResponse = func(_ context.Context, proxy *url.URL, _ *http.Request, response *http.Response) error {
 		if response.StatusCode == http.StatusOK {
@@ -115,7 +115,7 @@ func noticeRefusals(transport *http.Transport) {
 	}
 }
 
-// httpClient returns the SDK's own client, which also notices a proxy's refusals.
+// httpClient returns the SDK's own client, with noticeRefusals.
 func httpClient() *awshttp.BuildableClient {
 	return awshttp.NewBuildableClient().WithTransportOptions(noticeRefusals)
 }

@@ -12,13 +12,13 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-// sdkCaches are the directories of the user's home in which the AWS SDK replaces files when it renews credentials.
+// sdkCaches are the directories in the user's home in which the AWS SDK replaces files when it renews credentials.
 var sdkCaches = []string{".aws/sso/cache", ".aws/login/cache"}
 
-// tokenFile is the name of a file in these: a hash of the session's name.
+// tokenFile matches a token file's name: a hash of the session's name.
 var tokenFile = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})\.json$`)
 
-// isToken reports whether a file is one that the SDK writes there.
+// isToken reports whether the SDK wrote a file.
 func isToken(name string, text []byte) bool {
 	var token struct {
 		AccessToken json.RawMessage `json:"accessToken"`
@@ -26,11 +26,11 @@ func isToken(name string, text []byte) bool {
 	return tokenFile.MatchString(name) && json.Unmarshal(text, &token) == nil && len(token.AccessToken) > 0
 }
 
-// givingBack is a provider of credentials for root with another user's home directory. What the SDK has written there becomes that
-// user's: the AWS CLI could not read root's files.
+// givingBack is a credentials provider for root with another user's home directory. It makes that user the owner of the files
+// that the SDK wrote there. Otherwise the AWS CLI could not read them.
 type givingBack struct{ aws.CredentialsProvider }
 
-// Retrieve implements aws.CredentialsProvider. The credentials are good whatever becomes of the files.
+// Retrieve implements aws.CredentialsProvider. It ignores a failure to change the files, because the credentials are good.
 func (g givingBack) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	c, err := g.CredentialsProvider.Retrieve(ctx)
 	if home, homeErr := os.UserHomeDir(); homeErr == nil {

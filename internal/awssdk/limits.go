@@ -17,14 +17,14 @@ import (
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 )
 
-// attemptsInTime is how many attempts that get no answer fit into the time of a call.
+// attemptsInTime is how many unanswered attempts fit into a call's time.
 const attemptsInTime = 3
 
-// callLimits bound the calls to AWS, those for credentials too, because an endpoint or a proxy that accepts and never answers
-// would hold them for as long as its connection lives. They do so from above the HTTP client: the answer's body counts, and so do
-// clients that the SDK makes for itself.
+// callLimits bounds calls to AWS, including those for credentials. An endpoint or proxy that accepts a connection and never
+// answers would otherwise hold them as long as the connection lives. The limits act above the HTTP client, so they include the
+// answer's body and the clients that the SDK creates for itself.
 type callLimits struct {
-	call    time.Duration // with all attempts, and the pauses between them
+	call    time.Duration // for all attempts and the pauses between them
 	attempt time.Duration
 }
 
@@ -32,10 +32,10 @@ func newCallLimits(call time.Duration) callLimits {
 	return callLimits{call: call, attempt: call / attemptsInTime}
 }
 
-// add puts the limits into the stack of an operation.
+// add adds the limits to an operation's stack.
 func (l callLimits) add(stack *middleware.Stack) error {
-	// After what the service's client adds: the client of the instance metadata has a shorter limit, which it leaves out where it
-	// finds a deadline.
+	// After the service client's own middleware: the instance metadata client has a shorter limit, and omits it if it finds a
+	// deadline.
 	call := middleware.InitializeMiddlewareFunc("CallLimit", l.boundCall)
 	if err := stack.Initialize.Add(call, middleware.After); err != nil {
 		return err
@@ -84,12 +84,12 @@ func (l callLimits) boundAttempt(ctx context.Context, in middleware.FinalizeInpu
 	return out, metadata, err
 }
 
-// lastAttempt is what the latest attempt of one call came to. The attempts of a call follow one another.
+// lastAttempt is the result of a call's latest attempt. A call's attempts follow one another.
 type lastAttempt struct{ err error }
 
 type lastAttemptKey struct{}
 
-// instead returns the error of a call whose time is over: AWS's own answer says more than the time.
+// instead returns the error of a call whose time is over: AWS's last answer if there is one, because it says more.
 func (a *lastAttempt) instead(over *unanswered) error {
 	if a.answered() {
 		return a.err
@@ -97,11 +97,11 @@ func (a *lastAttempt) instead(over *unanswered) error {
 	return over
 }
 
-// answered reports whether the attempt had an answer.
+// answered reports whether the attempt got an answer.
 func (a *lastAttempt) answered() bool { return awsanswer.ClassOf(a.err) != awsanswer.None }
 
-// overtaken is the error of a call whose caller's time was over before AWS could be asked again: the end of the time, with what AWS had
-// answered.
+// overtaken is the error of a call whose caller's deadline passed before another attempt. It wraps AWS's last answer and the
+// deadline.
 type overtaken struct{ over, answer error }
 
 func (e *overtaken) Error() string {
@@ -110,7 +110,7 @@ func (e *overtaken) Error() string {
 
 func (e *overtaken) Unwrap() []error { return []error{e.answer, e.over} }
 
-// callName returns the IAM action of the call that ctx belongs to.
+// callName returns the IAM action of ctx's call.
 func callName(ctx context.Context) string {
 	service := strings.ToLower(awsmiddleware.GetServiceID(ctx))
 	if service == "" {
@@ -119,20 +119,20 @@ func callName(ctx context.Context) string {
 	return service + ":" + awsmiddleware.GetOperationName(ctx)
 }
 
-// startsSession reports whether a second attempt might leave a session of the first behind. The callers try again by a plan of
-// their own.
+// startsSession reports whether a second attempt might leave the first one's session behind. The callers of such calls retry
+// themselves.
 func startsSession(call string) bool {
 	return call == "ssm:StartSession" || call == "ecs:ExecuteCommand"
 }
 
-// unanswered is the error of a call, or of one attempt, that AWS did not answer in time. It is context.DeadlineExceeded, and a
+// unanswered is the error of a call or attempt that AWS did not answer in time. It wraps context.DeadlineExceeded and is a
 // net.Error.
 type unanswered struct {
 	call  string
 	after time.Duration
 	again bool
 
-	connected bool // somebody took the last connection
+	connected bool // a server accepted the last connection
 }
 
 func (e *unanswered) Error() string {
@@ -143,10 +143,10 @@ func (*unanswered) Unwrap() error { return context.DeadlineExceeded }
 
 func (*unanswered) Timeout() bool { return true }
 
-// Temporary is part of net.Error.
+// Temporary completes net.Error.
 func (*unanswered) Temporary() bool { return true }
 
-// RetryableError tells the SDK whether to try again.
+// RetryableError tells the SDK whether to retry.
 func (e *unanswered) RetryableError() bool { return e.again }
 
 // Unreached reports whether a call failed on its way to AWS or back.

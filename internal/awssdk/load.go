@@ -22,21 +22,21 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-// retryAttempts is how often an AWS call is tried, by the SDK's back-off, unless AWS_MAX_ATTEMPTS or the profile says
-// otherwise. It is more than the SDK's three because a desktop shares its account's request rate with others.
+// retryAttempts is how often the SDK tries an AWS call, with its backoff, unless AWS_MAX_ATTEMPTS or the profile has another
+// number. It exceeds the SDK's three because many desktops share an account's request rate.
 const retryAttempts = 6
 
-// Source says where the AWS configuration comes from.
+// Source is the source of the AWS configuration.
 type Source struct {
-	Profile     string        // empty: that of the variables, or else the default profile
-	Region      string        // empty: that of the variables, or else the profile's
-	Env         *Env          // the variables that count; nil: the process's own
-	MFA         *MFA          // asks for codes; nil: there is nobody to ask
-	CallTimeout time.Duration // by which every call has ended; see callLimits
+	Profile     string        // empty: the variables', or else the default profile
+	Region      string        // empty: the variables', or else the profile's
+	Env         *Env          // the variables; nil: the process's own
+	MFA         *MFA          // prompts for codes; nil: a profile that needs a code fails
+	CallTimeout time.Duration // time limit of every call; see callLimits
 }
 
-// Load reads the AWS configuration as every AWS tool does: environment, profiles, SSO, container and instance roles,
-// endpoints, CA bundle and proxies are the SDK's business. It fails where region or credentials are missing.
+// Load reads the AWS configuration as every AWS tool does. The SDK handles the environment, profiles, SSO, container and
+// instance roles, endpoints, CA bundle and proxies. Load fails if the region or the credentials are missing.
 func Load(ctx context.Context, s Source) (aws.Config, error) {
 	cfg, err := load(ctx, s)
 	if err == nil && s.MFA != nil && MFADevice(ctx, s.Profile) != "" {
@@ -94,7 +94,7 @@ func load(ctx context.Context, s Source) (aws.Config, error) {
 		return cfg, env.credentialsError(err, profile, next)
 	}
 	if env.hasCredentials(profile) {
-		cfg.Credentials = env // without the SDK's cache, which would not see Env.Renew
+		cfg.Credentials = env // without the SDK's cache, which would hide Env.Renew
 		return cfg, nil
 	}
 	if first.SessionToken != "" && !first.CanExpire {
@@ -109,8 +109,8 @@ func load(ctx context.Context, s Source) (aws.Config, error) {
 	return cfg, nil
 }
 
-// loadSDK loads the SDK's configuration. That the instance metadata is asked by version 2 alone has no option of the loader: the client for it is
-// made of what was loaded, and all is loaded again with it.
+// loadSDK loads the SDK's configuration. The loader has no option to disable version 1 of the instance metadata. So loadSDK
+// creates the metadata client from the loaded configuration, and loads everything again with it.
 func loadSDK(ctx context.Context, env *Env, opts []func(*awsconfig.LoadOptions) error) (aws.Config, error) {
 	config, remove, uncopied := env.plainConfig()
 	defer remove()
@@ -133,7 +133,8 @@ func loadSDK(ctx context.Context, env *Env, opts []func(*awsconfig.LoadOptions) 
 		func(o *ec2rolecreds.Options) { o.Client = client }))...)
 }
 
-// heard reports whether a call found somebody who took the connection and then did not answer. Most machines have nobody there.
+// heard reports whether a server accepted a call's connection and then did not answer. On most machines the instance metadata
+// has no server.
 func heard(err error) bool {
 	if late, ok := errors.AsType[*unanswered](err); ok {
 		return late.connected
@@ -143,24 +144,24 @@ func heard(err error) bool {
 	return ok && timeout.Timeout() && (!isOp || op.Op != "dial")
 }
 
-// credentialCalls is how many calls the first credentials may take in all: a token, a role, another role. A program whose children live
-// on holds the SDK for longer than its limit.
+// credentialCalls is how many calls the first credentials may take: a token, a role, another role. It also bounds a
+// credential_process whose children live on: they hold the SDK beyond its own limit.
 const credentialCalls = 3
 
-// rereadAfter is how long temporary credentials of unknown end are used before they are read again.
+// rereadAfter is how long temporary credentials without an expiry are used before they are read again.
 const rereadAfter = time.Minute
 
-// reread is a provider of temporary credentials that do not say when they expire, as those in a credentials file: the user, or a
-// program of theirs, replaces them there, which the SDK's own provider never looks for.
+// reread is a provider of temporary credentials without an expiry, such as those in a credentials file. The user or a program
+// replaces them in the file. The SDK's own provider never rereads it.
 //
-// Its user is a credentials cache, which calls Retrieve once at a time.
+// A credentials cache calls Retrieve, one call at a time.
 type reread struct {
 	last aws.Credentials
 	read func(context.Context) (aws.Credentials, error)
 }
 
-// Retrieve implements aws.CredentialsProvider. What cannot be read is no reason to give up what may still be good: the file may
-// just be being written.
+// Retrieve implements aws.CredentialsProvider. If it cannot read new credentials, it returns the last ones: another program may
+// be writing the file just now.
 func (r *reread) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	c, err := r.read(ctx)
 	if err != nil {
@@ -176,8 +177,8 @@ func (r *reread) Retrieve(ctx context.Context) (aws.Credentials, error) {
 	return c, nil
 }
 
-// LastFailure is what the latest attempt of an AWS call came to. Where a deadline passes between two attempts, the SDK's error
-// has only the deadline. The zero value is of no call.
+// LastFailure is the result of an AWS call's latest attempt. If a deadline passes between two attempts, the SDK's error has
+// only the deadline. The zero value has seen no call.
 type LastFailure struct {
 	mu  sync.Mutex
 	err error // nil after a success
@@ -185,7 +186,7 @@ type LastFailure struct {
 
 type lastFailureKey struct{}
 
-// Watch returns a context whose AWS calls report to f, and to those that the calls of ctx report to.
+// Watch returns a context whose AWS calls report to f, and to every LastFailure that watches ctx.
 func (f *LastFailure) Watch(ctx context.Context) context.Context {
 	all, _ := ctx.Value(lastFailureKey{}).([]*LastFailure)
 	return context.WithValue(ctx, lastFailureKey{}, append(slices.Clip(all), f))
@@ -198,7 +199,7 @@ func (f *LastFailure) Get() error {
 	return f.err
 }
 
-// Set makes err the latest attempt's failure.
+// Set replaces the latest attempt's failure.
 func (f *LastFailure) Set(err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -212,7 +213,7 @@ func reportFailures(stack *middleware.Stack) error {
 	) (middleware.FinalizeOutput, middleware.Metadata, error) {
 		out, metadata, err := next.HandleFinalize(ctx, in)
 		all, _ := ctx.Value(lastFailureKey{}).([]*LastFailure)
-		if ctx.Err() == nil { // the end of ctx is no answer
+		if ctx.Err() == nil { // the end of ctx is not an answer
 			action := callName(ctx)
 			for _, f := range all {
 				f.Set(fail.AWS(fail.Other, "call "+action, action, err))
@@ -222,7 +223,7 @@ func reportFailures(stack *middleware.Stack) error {
 	}), "Retry", middleware.After)
 }
 
-// WebsocketClient returns the HTTP client for data channels: with the CA bundle and the proxy that the SDK's clients use.
+// WebsocketClient returns the HTTP client for data channels. It has the CA bundle and the proxy of the SDK's clients.
 func WebsocketClient(cfg aws.Config) *http.Client {
 	buildable, ok := cfg.HTTPClient.(*awshttp.BuildableClient)
 	if !ok {

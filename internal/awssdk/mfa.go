@@ -10,7 +10,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials/stscreds"
 )
 
-// MFADevice returns the device whose code a role of the profile in use needs, if one does.
+// MFADevice returns the MFA device that a role of the current profile needs; "" if none does.
 func MFADevice(ctx context.Context, profile string) string {
 	for _, p := range inUse(ctx, profile) {
 		if p.MFASerial != "" {
@@ -20,7 +20,7 @@ func MFADevice(ctx context.Context, profile string) string {
 	return ""
 }
 
-// MFA gets the codes of the device that roles need. A code is good once: what it has opened is kept for the process's other calls of Load.
+// MFA prompts for MFA codes. A code works once, so MFA keeps the resulting credentials for the process's other calls of Load.
 type MFA struct {
 	Ask func(device string) (code string, err error)
 
@@ -28,7 +28,8 @@ type MFA struct {
 	opened map[string]aws.CredentialsProvider // by profile
 }
 
-// options let the SDK ask for codes, or take the credentials that a code has opened before. A nil *MFA has no code.
+// options returns the option that makes the SDK prompt for codes, or use the credentials that an earlier code obtained. A nil
+// *MFA cannot prompt.
 func (m *MFA) options(profile string) []func(*awsconfig.LoadOptions) error {
 	if m != nil {
 		m.mu.Lock()
@@ -48,7 +49,7 @@ func (m *MFA) options(profile string) []func(*awsconfig.LoadOptions) error {
 	})}
 }
 
-// keep keeps the credentials of a profile that needs codes.
+// keep keeps a profile's credentials.
 func (m *MFA) keep(profile string, opened aws.CredentialsProvider) {
 	m.mu.Lock()
 	defer m.mu.Unlock()

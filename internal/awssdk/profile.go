@@ -14,11 +14,11 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-// profiles returns the profiles of the AWS configuration by which this process finds credentials: the one that is named, by a setting
-// or else by variables, and those that it assumes its role from. An unreadable configuration has none: the SDK says why.
+// profiles returns the profile that gives this process its credentials, chosen by the setting or else the variables, and its
+// chain of source profiles. For an unreadable configuration it returns none; the SDK reports the error.
 func profiles(ctx context.Context, name string) []awsconfig.SharedConfig {
 	env := (*Env)(nil)
-	config, remove, _ := env.plainConfig() // without the copy: the SDK says what it misses
+	config, remove, _ := env.plainConfig() // an error here is the SDK's to report
 	defer remove()
 	first, err := awsconfig.LoadSharedConfigProfile(ctx, cmp.Or(env.profile(name), "default"), func(o *awsconfig.LoadSharedConfigOptions) {
 		o.ConfigFiles, o.CredentialsFiles = config, []string{env.credentialsFile()}
@@ -33,24 +33,24 @@ func profiles(ctx context.Context, name string) []awsconfig.SharedConfig {
 	return out
 }
 
-// configFile returns the name of the AWS configuration file.
+// configFile returns the path of the AWS configuration file.
 func (e *Env) configFile() string {
 	return cmp.Or(e.lookup(envConfigFile), os.Getenv(envConfigFile), awsconfig.DefaultSharedConfigFiles[0])
 }
 
-// credentialsFile returns the name of the AWS credentials file.
+// credentialsFile returns the path of the AWS credentials file.
 func (e *Env) credentialsFile() string {
 	return cmp.Or(e.lookup(envCredentialsFile), os.Getenv(envCredentialsFile), awsconfig.DefaultSharedCredentialsFiles[0])
 }
 
-// quotedSection is the header of a section whose name is in quotes.
+// quotedSection matches a section header with a quoted name.
 var quotedSection = regexp.MustCompile(`^[ \t]*\[[ \t]*(profile|sso-session|services)[ \t]+(?:"([^"#;]+)"|'([^'#;]+)')[ \t]*\][ \t\r]*([#;].*)?$`)
 
-// anySection is the header of any section.
+// anySection matches any section header.
 var anySection = regexp.MustCompile(`^[ \t]*\[.*\][ \t\r]*([#;].*)?$`)
 
-// quotedSections returns those sections of an AWS configuration that have their names in quotes, with the names bare. For
-// [profile "dev"] the SDK takes the quotes as a part of the name; the AWS CLI does not.
+// quotedSections returns the sections of an AWS configuration with quoted names, without the quotes. For [profile "dev"], the
+// SDK takes the quotes as part of the name; the AWS CLI does not.
 func quotedSections(text string) string {
 	var out strings.Builder
 	in := false
@@ -68,11 +68,11 @@ func quotedSections(text string) string {
 	return out.String()
 }
 
-// maxConfig limits what is looked at of an AWS configuration file, in bytes.
+// maxConfig bounds the part of an AWS configuration file that is read, in bytes.
 const maxConfig = 1 << 20
 
-// readConfig returns the text of an AWS configuration file. One that cannot be read is empty, as to the SDK; a pipe is left to the
-// SDK, because it can be read once.
+// readConfig returns the text of an AWS configuration file. Like the SDK, it treats an unreadable file as empty. It leaves a
+// pipe to the SDK, because a pipe can be read only once.
 func readConfig(path string) string {
 	f, err := files.OpenRegular(path)
 	if err != nil {
@@ -86,9 +86,9 @@ func readConfig(path string) string {
 	return string(text)
 }
 
-// plainConfig returns the files of the AWS configuration as the SDK must read them. Where sections have their names in quotes, a
-// second file has these with bare names, until the caller calls remove. Where that file cannot be written, err says why, and paths has
-// the first one: most commands do without the quoted sections.
+// plainConfig returns the paths of the AWS configuration for the SDK. If sections have quoted names, a second file has them
+// without quotes until the caller calls remove. If that file cannot be written, plainConfig returns an error with the first
+// path only: most commands do not need the quoted sections.
 func (e *Env) plainConfig() (paths []string, remove func(), err error) {
 	paths = []string{e.configFile()}
 	quoted := quotedSections(readConfig(paths[0]))
@@ -125,13 +125,13 @@ func (e *uncopiedError) Error() string {
 
 func (e *uncopiedError) Unwrap() error { return e.error }
 
-// basedOnEnvironment reports whether a profile's role is assumed with the credentials of variables.
+// basedOnEnvironment reports whether a profile's role is assumed with the variables' credentials.
 func basedOnEnvironment(ctx context.Context, profile string) bool {
 	chain := profiles(ctx, profile)
 	return len(chain) > 0 && chain[len(chain)-1].CredentialSource == "Environment"
 }
 
-// inUse returns the profiles by which this process finds credentials, unless variables have them.
+// inUse returns the profiles that give this process its credentials; nil if the variables have credentials.
 func inUse(ctx context.Context, profile string) []awsconfig.SharedConfig {
 	if profile == "" && cmp.Or(os.Getenv(envAccessKey), os.Getenv(envAccessKeyOld)) != "" {
 		return nil
@@ -139,7 +139,7 @@ func inUse(ctx context.Context, profile string) []awsconfig.SharedConfig {
 	return profiles(ctx, profile)
 }
 
-// CredentialProgram returns the profile whose credential_process gives this process its credentials, if there is one.
+// CredentialProgram returns the profile whose credential_process gives this process its credentials; "" if none does.
 func CredentialProgram(ctx context.Context, profile string) string {
 	chain := inUse(ctx, profile)
 	if len(chain) == 0 || chain[len(chain)-1].CredentialProcess == "" {

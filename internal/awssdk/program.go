@@ -12,13 +12,13 @@ import (
 	"github.com/aws/aws-sdk-go-v2/credentials/processcreds"
 )
 
-// program is a provider of the credentials that a profile's credential_process prints. It words that program's failures: the SDK's
-// error contains what the program has printed, which may be a secret.
+// program is a provider of the credentials that a profile's credential_process prints. It replaces the SDK's error, which
+// contains the program's output and perhaps a secret.
 type program struct {
 	aws.CredentialsProvider
 	source *awsconfig.SharedConfig // the profile that names the program
 	config string                  // the configuration file
-	next   string                  // the step after a failure of the program's own
+	next   string                  // the next step after the program's own failure
 }
 
 // Retrieve implements aws.CredentialsProvider.
@@ -50,7 +50,7 @@ func (p program) explain(failed *processcreds.ProviderError) *programError {
 	return e
 }
 
-// The exit codes of a shell that does not find a program, or may not run it.
+// The exit codes of a shell that does not find a program, or must not run it.
 const (
 	exitNotRunnable = 126
 	exitNotFound    = 127
@@ -60,10 +60,10 @@ func timedOut(failed *processcreds.ProviderError) bool {
 	return strings.Contains(failed.Error(), "timed out")
 }
 
-// programError is a failure of a credential_process, with the next step for it.
+// programError is the failure of a credential_process, with its next step.
 type programError struct{ text, next string }
 
 func (e *programError) Error() string { return e.text }
 
-// NextSignIn is what package fail asks for.
+// NextSignIn serves package fail.
 func (e *programError) NextSignIn() string { return e.next }

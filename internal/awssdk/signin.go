@@ -18,8 +18,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// signIn is the user's next step where the credentials of a configuration do not work. It names the variables or the profile that
-// they come from: with a role it is the source profile that somebody can sign in to.
+// signIn returns the user's next step if a configuration's credentials do not work. It names their source, the variables or the
+// profile. For a role it names the source profile, because the user signs in to that one.
 func signIn(cfg aws.Config, env *Env, profile string) string {
 	if profile == "" && env.hasKeys() {
 		return "sign in again and renew " + envAccessKey + ", " + envSecretKey + " and " + envSessionToken +
@@ -72,10 +72,10 @@ func signIn(cfg aws.Config, env *Env, profile string) string {
 	return anyhow
 }
 
-// containerVariable returns the variable by which a container finds its credentials; "" if there is none.
+// containerVariable returns the variable that leads to a container's credentials; "" if none is set.
 func (e *Env) containerVariable() string {
 	for _, name := range []string{"AWS_CONTAINER_CREDENTIALS_RELATIVE_URI", "AWS_CONTAINER_CREDENTIALS_FULL_URI"} {
-		if e == nil && os.Getenv(name) != "" { // no other process has them: see sdkVariables
+		if e == nil && os.Getenv(name) != "" { // the agent never has them for a command: see sdkVariables
 			return name
 		}
 	}
@@ -90,13 +90,13 @@ func nextContainer(variable string) string {
 	return next
 }
 
-// isContainer reports whether err is that of the endpoint of a container's credentials.
+// isContainer reports whether err is a failure of the container credentials endpoint.
 func isContainer(err error) bool { return strings.Contains(err.Error(), "failed to load credentials") }
 
-// hasKeys reports whether credentials stand in the variables.
+// hasKeys reports whether the variables contain credentials.
 func (e *Env) hasKeys() bool { return e.Credentials().HasKeys() }
 
-// sourceProfile returns the profile whose credentials those of cfg are from in the end; nil if there is none.
+// sourceProfile returns the profile at the end of cfg's chain of source profiles; nil if there is none.
 func sourceProfile(cfg aws.Config) *awsconfig.SharedConfig {
 	source := sharedConfig(cfg)
 	for source != nil && source.Source != nil {
@@ -118,7 +118,7 @@ func sharedConfig(cfg aws.Config) *awsconfig.SharedConfig {
 	return nil
 }
 
-// configError is the error for an AWS configuration that the SDK refuses.
+// configError returns the error for an AWS configuration that the SDK rejects.
 func (e *Env) configError(err error) error {
 	file := e.configFile()
 	if role, ok := errors.AsType[awsconfig.SharedConfigAssumeRoleError](err); ok {
@@ -150,7 +150,7 @@ func (e *Env) configError(err error) error {
 	return fail.New(fail.Credentials, op, err, "check "+file+" and the AWS_* variables")
 }
 
-// findProfile says where a missing profile should be, where the files tell; else it says what otherwise does.
+// findProfile returns the next step for a missing profile, by the files; otherwise, if they do not tell.
 func (e *Env) findProfile(name, otherwise string) string {
 	for _, variable := range []string{envConfigFile, envCredentialsFile} {
 		if file := cmp.Or(e.lookup(variable), os.Getenv(variable)); file != "" {
@@ -166,7 +166,7 @@ func (e *Env) findProfile(name, otherwise string) string {
 	return otherwise + " (of " + file + " and " + e.credentialsFile() + ")"
 }
 
-// inShell returns a profile's name as a shell takes it.
+// inShell returns a profile's name, quoted for a shell if needed.
 func inShell(name string) string {
 	if strings.ContainsAny(name, " \t") {
 		return "'" + name + "'"
@@ -174,7 +174,7 @@ func inShell(name string) string {
 	return name
 }
 
-// credentialsError is the error for a credential chain that gave nothing. next is the step where nothing else is known.
+// credentialsError returns the error for a credential chain without a result. next is the default next step.
 func (e *Env) credentialsError(err error, profile, next string) error {
 	if isLast(err) {
 		text := "no usable AWS credentials: none were found"
@@ -199,16 +199,16 @@ func (e *Env) credentialsError(err error, profile, next string) error {
 	return fail.New(fail.Credentials, "", fmt.Errorf("no usable AWS credentials: %w", err), next)
 }
 
-// isLast reports whether err is that of the last in the SDK's chain, which has no error to test for.
+// isLast reports whether the SDK's last provider failed. The SDK exports no error for it.
 func isLast(err error) bool { return strings.Contains(err.Error(), "no EC2 IMDS role found") }
 
-// isFile reports whether err is that of a file, whose cause is a net.Error to the type system.
+// isFile reports whether err is a file error, whose cause implements net.Error.
 func isFile(err error) bool {
 	_, ok := errors.AsType[*fs.PathError](err)
 	return ok
 }
 
-// badSignIn is the error of a call, with the next step for its credentials.
+// badSignIn is a call's error with the next step for its credentials.
 type badSignIn struct {
 	error
 	next string
@@ -216,10 +216,10 @@ type badSignIn struct {
 
 func (e *badSignIn) Unwrap() error { return e.error }
 
-// NextSignIn is what package fail asks for.
+// NextSignIn serves package fail.
 func (e *badSignIn) NextSignIn() string { return e.next }
 
-// sayHowToSignIn makes the errors of calls carry the next step for their credentials.
+// sayHowToSignIn adds the next step for the credentials to the errors of calls.
 func sayHowToSignIn(next string) func(*middleware.Stack) error {
 	return func(stack *middleware.Stack) error {
 		return stack.Initialize.Add(middleware.InitializeMiddlewareFunc("SignIn", func(

@@ -18,32 +18,32 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-// sdkUse says what becomes of a variable that the AWS SDK reads from its own process, where the agent acts for a command.
+// sdkUse says how the agent treats a variable that the AWS SDK reads from its own process.
 type sdkUse uint8
 
 const (
-	sdkHanded sdkUse = iota // the command hands it to the agent, which acts by it as the SDK does in the command's process
-	sdkAlone                // the SDK takes it from its own process only: the command does without the agent
-	sdkShared               // a process reads it once for all: a command that has another value does without the agent
-	sdkUnused               // it changes nothing that bastion asks of AWS
+	sdkHanded sdkUse = iota // the command hands it to the agent, which uses it as the SDK in the command's process would
+	sdkAlone                // the SDK reads it only from its own process: a command that has it does not use the agent
+	sdkShared               // a process reads it only once: a command with another value than the agent's does not use the agent
+	sdkUnused               // it does not affect bastion's AWS calls
 )
 
-// sdkVariable is a variable that the SDK, or Go's HTTP and TLS below it, reads from its own process.
+// sdkVariable is a variable that the SDK, or Go's HTTP and TLS under it, reads from its own process.
 type sdkVariable struct {
 	name   string
 	use    sdkUse
-	why    string                          // of all but sdkHanded
-	path   bool                            // its value names a file
-	option func(value string) (sdk, error) // of sdkHanded: what it is to the SDK's loader; nil where Env reads it by itself
+	why    string                          // the reason, for all but sdkHanded
+	path   bool                            // its value is a path
+	option func(value string) (sdk, error) // for sdkHanded: the loader's option; nil: Env reads it itself
 }
 
 // sdk is an option of the SDK's loader.
 type sdk = func(*awsconfig.LoadOptions) error
 
-// servicesEndpoints begins the names of the variables for the endpoints of single services.
+// servicesEndpoints is the prefix of the variables for single services' endpoints.
 const servicesEndpoints = "AWS_ENDPOINT_URL_"
 
-// sdkVariables are all variables that the SDK's modules read. TestVariablesOfTheSDK compares them with its source.
+// sdkVariables has all variables that the SDK's modules read. TestVariablesOfTheSDK compares it with their source.
 var sdkVariables = []sdkVariable{
 	{name: envAccessKey},
 	{name: envAccessKeyOld},
@@ -151,7 +151,7 @@ var sdkVariables = []sdkVariable{
 	{name: "AWS_REQUEST_MIN_COMPRESSION_SIZE_BYTES", use: sdkUnused, why: "of CloudWatch's metrics"},
 }
 
-// eitherOr makes an option of a variable that is true or false.
+// eitherOr returns the option for a variable that is true or false.
 func eitherOr(yes, no awsconfig.LoadOptionsFunc) func(string) (sdk, error) {
 	return func(v string) (sdk, error) {
 		switch strings.ToLower(v) {
@@ -164,7 +164,7 @@ func eitherOr(yes, no awsconfig.LoadOptionsFunc) func(string) (sdk, error) {
 	}
 }
 
-// caBundle is an option that can be used more than once: the SDK reads its reader to the end.
+// caBundle returns an option that can be applied more than once, although the SDK reads its reader to the end.
 func caBundle(path string) (sdk, error) {
 	pem, err := files.ReadText(path)
 	return func(o *awsconfig.LoadOptions) error {
@@ -173,7 +173,7 @@ func caBundle(path string) (sdk, error) {
 	}, err
 }
 
-// sdkVariableOf returns the row of a variable. Proxies' names may be in small letters.
+// sdkVariableOf returns a variable's row. Names of proxy variables may be in lower case.
 func sdkVariableOf(name string) (sdkVariable, bool) {
 	if strings.HasPrefix(name, servicesEndpoints) {
 		name = servicesEndpoints + "*"
@@ -188,8 +188,8 @@ func sdkVariableOf(name string) (sdkVariable, bool) {
 	return sdkVariables[i], true
 }
 
-// UnsupportedEnv returns the names of variables in environ, this process's, that the AWS SDK reads from its own process only, so that
-// no other process can act in the command's place. profile is the one that a setting names, or empty.
+// UnsupportedEnv returns the names of the variables in environ, this process's, that only this process can use. With them, the
+// agent cannot act for the command. profile is the setting's, or "".
 func UnsupportedEnv(ctx context.Context, environ []string, profile string) []string {
 	var out []string
 	for _, variable := range environ {
@@ -205,7 +205,7 @@ func UnsupportedEnv(ctx context.Context, environ []string, profile string) []str
 	return out
 }
 
-// ProcessEnv returns a sum of each variable that a process of this program reads once for all, and that is set.
+// ProcessEnv returns a hash of each set variable that a process of this program reads only once.
 func ProcessEnv() map[string]string {
 	out := make(map[string]string)
 	for _, v := range sdkVariables {
@@ -214,7 +214,7 @@ func ProcessEnv() map[string]string {
 		}
 		value := os.Getenv(v.name)
 		if v.name == envHome {
-			value, _ = os.UserHomeDir() // another variable has it on other systems
+			value, _ = os.UserHomeDir() // other systems use another variable
 		}
 		if value != "" {
 			sum := sha256.Sum256([]byte(value))
@@ -224,7 +224,7 @@ func ProcessEnv() map[string]string {
 	return out
 }
 
-// OtherEnv returns the names of variables that differ between another process's ProcessEnv and this one's.
+// OtherEnv returns the names of the variables that differ between another process's ProcessEnv and this one's.
 func OtherEnv(theirs map[string]string) []string {
 	var out []string
 	own := ProcessEnv()
@@ -236,8 +236,8 @@ func OtherEnv(theirs map[string]string) []string {
 	return out
 }
 
-// ForgetEnv removes the variables of the AWS SDK from this process, which acts by those of others: where a command has none, its
-// answer must not depend on the terminal or the service manager that this process was started by.
+// ForgetEnv removes the AWS SDK's variables from this process, which acts with other processes' variables. If a command lacks a
+// variable, the result must not depend on the terminal or service manager that started this process.
 func ForgetEnv() error {
 	for _, variable := range os.Environ() {
 		name, _, _ := strings.Cut(variable, "=")

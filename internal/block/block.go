@@ -1,10 +1,10 @@
-// Package block finds the blocks of lines that the program keeps in text files of others: names in the hosts file, hosts in
-// ssh_config. A block is between two lines, which may name its owner:
+// Package block finds the blocks of lines that the program keeps in text files of other owners: names in the hosts file, hosts
+// in ssh_config. Two lines enclose a block. They may name its owner:
 //
 //	# BEGIN bastion 4711-182736-1
 //	# END bastion 4711-182736-1
 //
-// Everything outside of blocks stays as it is, byte for byte.
+// Text outside of blocks stays byte for byte.
 package block
 
 import (
@@ -17,21 +17,22 @@ const (
 	end   = "# END bastion"
 )
 
-// Begin is the line that begins the block of an owner, "" for the only one of a file.
+// Begin returns the first line of an owner's block. The owner is "" for a file's only block.
 func Begin(owner string) string { return strings.TrimSpace(begin + " " + owner) }
 
-// End is the line that ends it.
+// End returns the last line of an owner's block.
 func End(owner string) string { return strings.TrimSpace(end + " " + owner) }
 
-// Block is where a block stands in a text: its bytes, with both lines.
+// Block is a block's position in a text, in bytes, including both lines.
 type Block struct {
 	Owner    string
 	From, To int
-	IsOpen   bool // its end is missing
+	IsOpen   bool // its end line is missing
 }
 
-// Find returns the blocks of the owners that own accepts. isBody says which lines a block may have: a block whose end is missing
-// ends before the first other line, or at another block; nil: it may have any. isStray says that there is an end without a beginning.
+// Find returns the blocks of the owners that own accepts. isBody reports whether a line may stand in a block; nil: any line
+// may. A block without an end line ends before the first other line, or at another block. isStray reports an end line without a
+// begin line.
 func Find(text string, own func(owner string) bool, isBody func(line string) bool) (blocks []Block, isStray bool) {
 	at := 0
 	var open *Block
@@ -64,7 +65,7 @@ func ownerOf(line, mark string) (owner string, ok bool) {
 	return strings.TrimSpace(rest), ok && (rest == "" || rest[0] == ' ')
 }
 
-// Only returns the block of a file that has one at most; From and To are 0 where there is none.
+// Only returns the block of a file that may have one; zero if there is none.
 func Only(text string) (Block, error) {
 	blocks, isStray := Find(text, func(owner string) bool { return owner == "" }, nil)
 	switch {
@@ -80,7 +81,8 @@ func Only(text string) (Block, error) {
 	return blocks[0], nil
 }
 
-// Without returns text without blocks of it. Where the last one has no line end, the line before it had none.
+// Without returns text without the given blocks of it. If the last block lacks a final newline, the text before it loses its
+// own.
 func Without(text string, blocks []Block) string {
 	var kept strings.Builder
 	at := 0

@@ -13,15 +13,15 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-// Found is a project file: a bastion.yaml that was found by its place, which nobody has named.
+// Found is a project file: a bastion.yaml that the search found and that the user did not name.
 type Found struct {
-	Path string // where it was found
-	Real string // where that leads to, without symbolic links: what trust is recorded for
+	Path string // where the search found it
+	Real string // Path without symbolic links; trust is recorded for it
 	Data []byte
 }
 
-// read returns the configuration file that counts; an empty one if there is none. It is, in this order, the file that is named,
-// the first project file that only the user and root can write, and the user's own.
+// read returns the configuration file in force; an empty one if there is none. The order is: the named file, the nearest
+// project file that only the user and root can write, the user's own file.
 func (src Source) read(env func(string) (string, bool)) (*File, error) {
 	if src.NoFile {
 		return &File{}, nil
@@ -57,7 +57,7 @@ func (src Source) read(env func(string) (string, bool)) (*File, error) {
 		return f, nil
 	}
 	own, err := xdg.SearchConfigFile(userFile)
-	if err != nil { // there is none
+	if err != nil { // it does not exist
 		return &File{}, nil //nolint:nilerr // that is no error
 	}
 	data, err := readFile(own, files.OpenTrusted)
@@ -80,11 +80,12 @@ func parseFile(path string, data []byte) (*File, error) {
 	return f, nil
 }
 
-// FindProject returns the project file that a command in the working directory would use; nil if there is none.
+// FindProject returns the project file that a command in the working directory would use; nil if there is none. ignored
+// receives the error of each file that is passed over.
 func FindProject(ignored func(error)) (*Found, error) { return Source{Ignored: ignored}.find() }
 
-// find looks for the first bastion.yaml that is not to be ignored, in the directory where the search starts and above it. One that
-// somebody else has put there, or could have, must not keep commands from working: it is passed over, and Ignored is told.
+// find returns the first usable bastion.yaml in the start directory or above it. A file that another user wrote, or could
+// write, must not keep commands from working: find passes it over and tells Ignored.
 func (src Source) find() (*Found, error) {
 	if src.NoProject {
 		return nil, nil
@@ -116,7 +117,7 @@ func (src Source) find() (*Found, error) {
 	}
 }
 
-// OpenProject reads the project file at path. Its errors say why the file is not used, and what the user can type.
+// OpenProject reads the project file at path. Its error says why the file is not used, with a hint.
 func OpenProject(path string) (*Found, error) {
 	data, err := readFile(path, files.OpenTrusted)
 	if err != nil {
@@ -136,7 +137,7 @@ func OpenProject(path string) (*Found, error) {
 	return found, nil
 }
 
-// readFile reads a file of bounded size.
+// readFile reads a file of at most maxFile bytes.
 func readFile(path string, open func(string) (*os.File, error)) ([]byte, error) {
 	f, err := open(path)
 	if err != nil {

@@ -15,14 +15,14 @@ import (
 	"github.com/bastion-ssm/bastion/internal/duration"
 )
 
-// kind is how a setting's text becomes its field, and back.
+// kind converts a setting's text into its field and back.
 type kind interface {
 	set(dst *Settings, text string) error
 	text(src *Settings) string
 	shape() shape
 }
 
-// shape is what a value looks like in a configuration file.
+// shape is a value's form in a configuration file.
 type shape int
 
 const (
@@ -32,7 +32,7 @@ const (
 	named
 )
 
-// typed is a kind of values of type T. parse checks the text and reads it in one step; format is its inverse.
+// typed is a kind with values of type T. parse checks and reads the text; format is its inverse.
 type typed[T any] struct {
 	field  func(*Settings) *T
 	parse  func(string) (T, error)
@@ -52,7 +52,7 @@ func (k typed[T]) text(src *Settings) string { return k.format(*k.field(src)) }
 
 func (k typed[T]) shape() shape { return k.form }
 
-// text is a kind of one word or line, of which checks say what is wrong.
+// text is the kind of a word or line. Each check returns an error for a wrong text.
 func text(field func(*Settings) *string, checks ...func(string) error) kind {
 	return typed[string]{field: field, format: plain, parse: func(text string) (string, error) {
 		for _, check := range checks {
@@ -86,7 +86,7 @@ func price(field func(*Settings) *float64) kind {
 	return typed[float64]{field: field, parse: usd, format: func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }}
 }
 
-// optional is a kind of which the empty text is the zero value.
+// optional is a kind whose empty text is the zero value.
 func optional[T comparable](field func(*Settings) *T, parse func(string) (T, error), format func(T) string) kind {
 	var none T
 	return typed[T]{
@@ -106,7 +106,7 @@ func optional[T comparable](field func(*Settings) *T, parse func(string) (T, err
 	}
 }
 
-// list is a kind of several values with commas between them. The error of a wrong list names each wrong item.
+// list is the kind of a comma-separated list. Its error names each wrong item.
 func list[T any](field func(*Settings) *[]T, parse func(string) (T, error), format func(T) string) kind {
 	return typed[[]T]{
 		field: field, form: many,
@@ -134,10 +134,10 @@ func pairs(field func(*Settings) *map[string]string) kind {
 	return typed[map[string]string]{field: field, form: named, parse: splitMap, format: joinMap}
 }
 
-// word takes every item of a list.
+// word parses an item that needs no check.
 func word(text string) (string, error) { return text, nil }
 
-// plain is the text of a text.
+// plain formats a string.
 func plain(text string) string { return text }
 
 func splitList(text string) ([]string, error) {
@@ -185,7 +185,7 @@ func joinMap(m map[string]string) string {
 	return strings.Join(items, ",")
 }
 
-// region is the form of a region's name: it becomes a part of the host names to which signed requests are sent.
+// region matches a region's name, which becomes part of the host names that signed requests go to.
 var region = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 func awsRegion(text string) error {
@@ -218,7 +218,7 @@ func usd(text string) (float64, error) {
 	return v, nil
 }
 
-// loopback takes an address and port that only this machine reaches. A name might be another's tomorrow.
+// loopback parses a loopback address and port. It refuses names, because a name may lead elsewhere tomorrow.
 func loopback(text string) (netip.AddrPort, error) {
 	addr, err := netip.ParseAddrPort(text)
 	if err != nil || !addr.Addr().IsLoopback() {
@@ -250,7 +250,7 @@ func intBetween(low, high int) func(string) (int, error) {
 	}
 }
 
-// hostPort takes a destination as grants name it: a pattern of hosts, and a port or *.
+// hostPort parses a grant's destination: a host pattern, and a port or *.
 func hostPort(text string) (string, error) {
 	if _, port, err := net.SplitHostPort(text); err != nil || port == "" {
 		return "", fmt.Errorf("%q is not HOST:PORT", text)

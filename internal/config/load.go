@@ -8,30 +8,30 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// FileName is the name of the configuration file that is looked for in the working directory and its parents.
+// FileName is the name of the configuration file in the working directory or above it.
 const FileName = "bastion.yaml"
 
-// userFile is the place of the user's own file, below the XDG configuration directories.
+// userFile is the path of the user's own file in the XDG configuration directories.
 const userFile = "bastion/config.yaml"
 
 // maxFile bounds the size of a configuration file, in bytes.
 const maxFile = 1 << 20
 
-// Source says where settings come from. The zero value reads the real environment and working directory.
+// Source is the source of the settings. The zero value reads the process's environment and working directory.
 type Source struct {
-	// Flags are the flags that were given, by key.
+	// Flags are the given flags, by key.
 	Flags map[string]string
-	// File is the configuration file that was named, or "" to look for one. The flag's text wins over BASTION_CONFIG.
+	// File is the named configuration file; "": BASTION_CONFIG, or else a search.
 	File string
-	// LookupEnv reads the environment; nil means os.LookupEnv.
+	// LookupEnv reads the environment; nil: os.LookupEnv.
 	LookupEnv func(string) (string, bool)
-	// Dir is where the search for bastion.yaml starts; "" means the working directory.
+	// Dir is where the search for bastion.yaml starts; "": the working directory.
 	Dir string
-	// NoProject leaves project files out: the user's own file counts wherever the command runs.
+	// NoProject skips project files, so that the working directory does not matter.
 	NoProject bool
-	// NoFile leaves files out.
+	// NoFile skips all files.
 	NoFile bool
-	// Ignored is told of each bastion.yaml that was found and is not used, and why. nil: nobody is.
+	// Ignored receives the error of each bastion.yaml that is passed over; nil: ignored.
 	Ignored func(error)
 }
 
@@ -42,8 +42,8 @@ func (src Source) env() func(string) (string, bool) {
 	return src.LookupEnv
 }
 
-// Load merges flags, environment, file and defaults, in this order of precedence. Its errors are of kind fail.Usage and
-// name the place of the value: the flag, the variable or file:line:column.
+// Load merges flags, environment, file and defaults, in this order of precedence. Its errors are of kind fail.Usage and name
+// the value's source: the flag, the variable or file:line:column.
 func Load(src Source) (Settings, error) {
 	env := src.env()
 	var s Settings
@@ -92,7 +92,7 @@ func Load(src Source) (Settings, error) {
 	return s, nil
 }
 
-// display shortens path to one relative to the working directory where that is simpler.
+// display returns path relative to the working directory if it lies there.
 func display(path string) string {
 	wd, err := os.Getwd()
 	if err != nil {

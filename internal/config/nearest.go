@@ -2,7 +2,7 @@ package config
 
 import "github.com/bastion-ssm/bastion/internal/near"
 
-// Nearest returns the word of known that is nearest to word, or "" if none is near enough to be a misspelling of it.
+// Nearest returns the known word nearest to word, or "" if word is not a plausible misspelling of any.
 func Nearest(word string, known []string) string {
 	if len(word) < 3 {
 		return ""

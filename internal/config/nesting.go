@@ -5,14 +5,14 @@ import (
 	"fmt"
 )
 
-// The YAML parser's time grows faster than the nesting of what it reads, and it cannot be interrupted: a project file of a few
-// hundred kilobytes of brackets would keep every command below it busy for hours. A configuration nests three deep.
+// The YAML parser's time grows faster than the nesting of its input, and it cannot be interrupted. A project file with a few
+// hundred kilobytes of brackets would keep every command below it busy for hours. A configuration nests three levels deep.
 const (
-	maxBrackets = 4096 // of a file
-	maxDashes   = 256  // of a line
+	maxBrackets = 4096 // in a file
+	maxDashes   = 256  // in a line
 )
 
-// checkNesting refuses a file that may nest so deeply that it cannot be parsed in time. Comments do not count.
+// checkNesting refuses a file whose nesting may be too deep to parse in time. It skips comments.
 func checkNesting(name string, data []byte) error {
 	brackets, n := 0, 0
 	for line := range bytes.Lines(data) {

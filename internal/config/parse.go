@@ -18,20 +18,20 @@ import (
 // File is a parsed configuration file: values by key, each with its place.
 type File struct {
 	Targets map[string]Target
-	// Path is the file's place; "" if there is none.
+	// Path is the file's path; "" without a file.
 	Path string
 
 	values  map[string]value
-	found   *Found // a project file that is not trusted, else nil
-	changed bool   // another content of it was trusted
+	found   *Found // an untrusted project file, else nil
+	changed bool   // the user trusted the file with other content
 }
 
 type value struct {
 	text  string
-	where string // "" if the value is not there
+	where string // file:line:column; "" if the value is not given
 }
 
-// Error is an error at a place of a configuration file.
+// Error is an error at a place in a configuration file.
 type Error struct {
 	File         string
 	Line, Column int // from 1
@@ -42,12 +42,12 @@ func (e *Error) Error() string {
 	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Msg)
 }
 
-// targetName is what a named target may be called, as targets.CheckName has it. A name never holds ':', '/' or '.', which
-// mark other kinds of targets, and is never all digits, which would be a port.
+// targetName matches the name of a target, as targets.CheckName does. A name never contains ':', '/' or '.', which mark other
+// kinds of targets. It is never all digits, which would be a port.
 var targetName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}$`)
 
-// Parse reads a configuration file; name is used in errors, which are of type *Error and name the first wrong place.
-// Values are checked as Load checks them. Anchors, aliases, tags and further documents are refused.
+// Parse reads a configuration file. name is its name in errors. They are of type *Error and name the first wrong place. Parse
+// checks values as Load does. It refuses anchors, aliases, tags and further documents.
 func Parse(name string, data []byte) (*File, error) {
 	data, err := files.Text(data)
 	if err != nil {
@@ -126,7 +126,7 @@ func (p *fileParser) place(t *token.Token) string {
 	return fmt.Sprintf("%s:%d:%d", p.name, t.Position.Line, t.Position.Column)
 }
 
-// unknown reports an unknown key and the known one that is nearest to it.
+// unknown returns the error for an unknown key, with the nearest known key.
 func (p *fileParser) unknown(e entry, known []string) error {
 	msg := fmt.Sprintf("unknown key %q", e.key)
 	if near := Nearest(strings.ReplaceAll(e.key, "-", "_"), known); near != "" {
@@ -149,7 +149,7 @@ type entry struct {
 	value ast.Node
 }
 
-// mapping returns the entries of n, which what describes.
+// mapping returns the entries of n. what describes n in errors.
 func (p *fileParser) mapping(n ast.Node, what string) ([]entry, error) {
 	var nodes []*ast.MappingValueNode
 	switch n := n.(type) {
@@ -179,7 +179,7 @@ func (p *fileParser) mapping(n ast.Node, what string) ([]entry, error) {
 	return out, nil
 }
 
-// text returns the value of n in the text form that flags and variables take, or "" for an empty value.
+// text returns n's value in the text form of flags and variables, or "" for an empty value.
 func (p *fileParser) text(s *Setting, n ast.Node) (string, error) {
 	switch {
 	case n == nil || n.Type() == ast.NullType:
@@ -219,7 +219,7 @@ func (p *fileParser) text(s *Setting, n ast.Node) (string, error) {
 	return text, nil
 }
 
-// shape says what the value of the setting looks like in a file.
+// shape describes the form of the setting's value in a file.
 func (s *Setting) shape() string {
 	switch {
 	case s.IsSwitch():
@@ -232,7 +232,7 @@ func (s *Setting) shape() string {
 	return "one value"
 }
 
-// scalar returns the text of a plain value; ok is false for anything else, an alias or an anchor included.
+// scalar returns a plain value's text. ok is false for any other node, also for an alias or an anchor.
 func scalar(n ast.Node) (text string, ok bool) {
 	switch n := n.(type) {
 	case *ast.StringNode:
@@ -245,7 +245,7 @@ func scalar(n ast.Node) (text string, ok bool) {
 	return "", false
 }
 
-// valueToken returns the token that stands for n in an error.
+// valueToken returns n's token for the place of an error.
 func valueToken(n ast.Node) *token.Token {
 	if m, ok := n.(*ast.MappingNode); ok && len(m.Values) > 0 {
 		return m.Values[0].Key.GetToken()
@@ -322,7 +322,7 @@ func (p *fileParser) target(e entry) (Target, error) {
 	return t, nil
 }
 
-// checkSpec refuses a spec that cannot be one; package targets reads the rest.
+// checkSpec refuses a text that cannot be a spec; package targets parses the rest.
 func (p *fileParser) checkSpec(e entry, spec string, n ast.Node) error {
 	if spec == "" || strings.ContainsAny(spec, " \t\r\n\x00") {
 		return p.at(valueToken(n), "targets: %s: %q is not a target; say rds:ID, cache:ID or host:port", e.key, spec)

@@ -9,12 +9,12 @@ import (
 	"golang.org/x/net/idna"
 )
 
-// dnsNames are names as browsers look them up: lower case, and IDNs in their ASCII form.
+// dnsNames converts names as browsers do: to lower case, with IDNs in their ASCII form.
 var dnsNames = idna.New(idna.MapForLookup(), idna.BidiRule(), idna.StrictDomainName(true), idna.VerifyDNSLength(true),
 	idna.Transitional(false))
 
-// Domain returns a domain of proxy_domains as browsers write it in lower-case ASCII: "corp.internal", which stands for itself
-// and all names below it, or "*.corp.internal", which stands only for those below it.
+// Domain returns a domain of proxy_domains in lower-case ASCII, as browsers write it. "corp.internal" covers that name and all
+// names below it; "*.corp.internal" covers only those below it.
 func Domain(text string) (string, error) {
 	name, isBelow := strings.CutPrefix(text, "*.")
 	name = strings.TrimSuffix(name, ".")
@@ -42,7 +42,7 @@ func Domain(text string) (string, error) {
 	return ascii, nil
 }
 
-// CIDR returns a network of proxy_cidrs; an address is a network of its own.
+// CIDR parses a network of proxy_cidrs; a single address is a network of one.
 func CIDR(text string) (netip.Prefix, error) {
 	if ip, err := netip.ParseAddr(text); err == nil && ip.Zone() == "" {
 		return netip.PrefixFrom(ip, ip.BitLen()), nil

@@ -1,5 +1,5 @@
-// Package config holds every setting of the command line: one table gives each its flag, its environment variable and its
-// key in the configuration file, and Load merges the three. It knows neither AWS nor SSH.
+// Package config has every setting of the command line. One table gives each its flag, environment variable and key in the
+// configuration file. Load merges the three sources. The package knows neither AWS nor SSH.
 package config
 
 import (
@@ -12,7 +12,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// Settings are the merged settings. docs/configuration.md says what each means.
+// Settings are the merged settings; docs/configuration.md describes each.
 type Settings struct {
 	AWS     AWS
 	Bastion Bastion
@@ -24,20 +24,20 @@ type Settings struct {
 	Local   Local
 	Output  Output
 
-	// Targets are the named targets of the file; they have no flag.
+	// Targets are the file's named targets; they have no flag.
 	Targets map[string]Target
 	// File is the configuration file that was read, or "".
 	File string
 }
 
-// AWS are the settings of the account and of the calls to it.
+// AWS has the settings of the account and its API calls.
 type AWS struct {
 	Profile string
 	Region  string
 	Timeout time.Duration // bounds each call
 }
 
-// Bastion are the settings of the task in which bastiond runs. Size, CPU and Memory are read by TaskSize.
+// Bastion has the settings of bastiond's task. TaskSize combines Size, CPU and Memory.
 type Bastion struct {
 	Cluster           string
 	TaskDefinition    string
@@ -54,14 +54,14 @@ type Bastion struct {
 	StartTimeout      time.Duration
 }
 
-// Grant are the settings of what the bastion is told to permit, and for how long.
+// Grant has the settings of grants: command, lifetime and destinations.
 type Grant struct {
 	Command  string
 	Lifetime time.Duration
 	Permit   []string
 }
 
-// Link are the settings of a link: its sessions, and what becomes of connections while it is down.
+// Link has the settings of a link: its sessions, its retries, and the waiting of connections.
 type Link struct {
 	Sessions         int
 	SessionMaxAge    time.Duration
@@ -76,7 +76,7 @@ type Link struct {
 	HoldTimeout      time.Duration
 }
 
-// Forward are the settings of forwards, and of what clients are told of them.
+// Forward has the settings of forwards and of their clients.
 type Forward struct {
 	AllowRemote  bool
 	Hosts        bool
@@ -84,7 +84,7 @@ type Forward struct {
 	RedisCluster string
 }
 
-// Proxy are the settings of the proxies that browsers use. Domains are as Domain returns them.
+// Proxy has the settings of the proxies for browsers. Domains are in Domain's form.
 type Proxy struct {
 	Domains  []string
 	CIDRs    []netip.Prefix
@@ -92,16 +92,16 @@ type Proxy struct {
 	Browser  string
 }
 
-// SSHD are the settings of an OpenSSH server that is used in place of a bastion task.
+// SSHD has the settings of an OpenSSH server that replaces the bastion task.
 type SSHD struct {
-	Target   string // empty: a bastion task is used
+	Target   string // empty: use a bastion task
 	User     string
 	Port     int
 	HostKey  string
 	Identity string
 }
 
-// Local are the settings of this machine: the agent, its files and what they are read by.
+// Local has the settings of this machine: the agent, its files and the cost estimate.
 type Local struct {
 	NoAgent          bool
 	AgentIdle        time.Duration
@@ -109,13 +109,13 @@ type Local struct {
 	RuntimeDir       string
 	StateDir         string
 	RememberHostKeys bool
-	MetricsListen    netip.AddrPort // the zero value: nowhere
+	MetricsListen    netip.AddrPort // zero: only the agent's socket
 	MetricsTokenFile string
 	PriceVCPUHour    float64 // USD
 	PriceGBHour      float64 // USD
 }
 
-// Output are the settings of what a command prints.
+// Output has the settings of a command's output.
 type Output struct {
 	Format  string // text or json
 	Quiet   bool
@@ -124,16 +124,16 @@ type Output struct {
 
 // Target is a named target of the configuration file.
 type Target struct {
-	// Spec is what the name stands for: rds:ID, cache:ID or host:port.
+	// Spec is the target: rds:ID, cache:ID or host:port.
 	Spec string
-	// LocalPort is the port that forward listens on unless the command line names one; 0 means the target's own port.
+	// LocalPort is the port that forward listens on unless the command line gives one; 0: the target's own port.
 	LocalPort int
-	// Where is its place in the file, for errors.
+	// Where is its file:line:column, for errors.
 	Where string
 }
 
-// Texts returns the settings by key, in the form that flags take, with paths that hold in every working directory. FromTexts is
-// the inverse. The targets of the file and its path are not among them.
+// Texts returns the settings by key, in the text form of flags, with absolute paths. FromTexts is the inverse. The file's path
+// and targets are not included.
 func (s Settings) Texts() map[string]string {
 	out := make(map[string]string, len(table))
 	for _, setting := range table {
@@ -148,7 +148,7 @@ func (s Settings) Texts() map[string]string {
 	return out
 }
 
-// FromTexts returns the settings that texts say; those that it leaves out have their defaults. Its errors are of kind fail.Usage.
+// FromTexts returns the settings in texts; missing ones get their defaults. Its errors are of kind fail.Usage.
 func FromTexts(texts map[string]string) (Settings, error) {
 	var s Settings
 	for key := range texts {
@@ -179,7 +179,7 @@ func FromTexts(texts map[string]string) (Settings, error) {
 	return s, nil
 }
 
-// validate checks what concerns more than one setting.
+// validate checks relations between settings.
 func (s *Settings) validate() error {
 	if s.Link.ReconnectMin > s.Link.ReconnectMax {
 		return fmt.Errorf("reconnect_min (%s) is more than reconnect_max (%s)", s.Link.ReconnectMin, s.Link.ReconnectMax)

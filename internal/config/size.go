@@ -9,7 +9,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fargate"
 )
 
-// sizes are the names of task_size and the cpu of each.
+// sizes maps task_size's names to CPU units.
 var sizes = []struct {
 	name string
 	cpu  int
@@ -23,8 +23,8 @@ func sizeNames() []string {
 	return names
 }
 
-// TaskSize returns the size that a new task is to have: that of task_size, whose values task_cpu and task_memory replace. It is zero
-// if none of the three is set: then the task definition's size counts.
+// TaskSize returns a new task's size: task_size's, with task_cpu and task_memory in place of its values. It is zero if none of
+// the three is set; then the task definition's size applies.
 func (s *Settings) TaskSize() fargate.Size {
 	var out fargate.Size
 	for _, size := range sizes {
@@ -42,7 +42,7 @@ func (s *Settings) TaskSize() fargate.Size {
 	return out
 }
 
-// checkFargate tells whether Fargate has such a task.
+// checkFargate returns an error if Fargate does not offer TaskSize.
 func (s *Settings) checkFargate() error {
 	size := s.TaskSize()
 	switch {
@@ -58,7 +58,7 @@ func (s *Settings) checkFargate() error {
 	return nil
 }
 
-// taskCPU takes a cpu that Fargate has, or 0.
+// taskCPU parses a number of CPU units that Fargate offers, or 0.
 func taskCPU(text string) (int, error) {
 	n, err := strconv.Atoi(text)
 	if err != nil {
@@ -71,7 +71,7 @@ func taskCPU(text string) (int, error) {
 	return 0, fmt.Errorf("no Fargate task has %d CPU units (1024 is a vCPU); there are %s", n, numbers(have))
 }
 
-// taskMemory takes a number of MiB, or 0. Which ones there are depends on the cpu.
+// taskMemory parses a number of MiB, or 0. The CPU determines which ones Fargate offers.
 func taskMemory(text string) (int, error) {
 	n, err := strconv.Atoi(text)
 	if err != nil || n < 0 {
@@ -80,7 +80,7 @@ func taskMemory(text string) (int, error) {
 	return n, nil
 }
 
-// numbers joins numbers for a message: with "to" where many follow each other in equal steps.
+// numbers joins numbers for a message. Many numbers in equal steps become a range.
 func numbers(all []int) string {
 	if n := len(all); n > 4 && all[1]-all[0] == all[n-1]-all[n-2] {
 		return fmt.Sprintf("%d to %d in steps of %d", all[0], all[n-1], all[1]-all[0])

@@ -6,59 +6,59 @@ import (
 	"time"
 )
 
-// Setting describes one setting: flag, environment variable and key are three spellings of its Key.
+// Setting describes one setting. Its flag, environment variable and file key are three spellings of Key.
 type Setting struct {
-	Key     string // its key in the configuration file
+	Key     string // key in the configuration file
 	Short   string // a one-letter flag, or ""
-	Group   string // the heading it is documented under
-	Value   string // what its value looks like, for help; "" for a switch
-	Default string // its default, in the text form that flags take
-	Trust   Trust  // whether a file that was found by its place may give it
-	Use     Use    // whose it is
+	Group   string // heading in help and documentation
+	Value   string // placeholder of the value in help; "" for a switch
+	Default string // in the text form of flags
+	Trust   Trust  // whether an untrusted project file may give it
+	Use     Use    // what its value belongs to
 	Help    string
 
 	kind kind
-	path func(string) bool // reports whether a value is a path, which the file may give relative to itself
+	path func(string) bool // reports whether a value is a path, which in a file is relative to the file
 }
 
-// Trust says from which files a setting is taken. A file that the user has named or trusted, the user's own file, options and
-// variables give every setting.
+// Trust says which files may give a setting. Flags, variables, the user's own file, and a named or trusted file may give every
+// setting.
 type Trust int
 
 const (
-	// Personal settings are not taken from a project file before bastion trust: they run a program, name a file or directory of
-	// this machine, choose an identity or a key, open a port or say what is executed in AWS. The zero value is this one.
+	// Personal settings count in a project file only after bastion trust. They run a program, name a local file or directory,
+	// choose an identity or a key, open a port, or set what AWS executes. This is the zero value.
 	Personal Trust = iota
-	// Project settings are taken from every project file: what a team shares, and what can do no more harm than the bastion's own
-	// allow-list and the user's permissions in AWS let it.
+	// Project settings count in every project file: a team shares them. Their harm is bounded by the bastion's allow-list and
+	// the user's AWS permissions.
 	Project
 )
 
-// Use says what differs if a setting does.
+// Use says what a setting's value belongs to.
 type Use int
 
 const (
-	// ForCommand settings are of the command or of the agent's process: no link and no forward differs by them. The zero value is
-	// this one.
+	// ForCommand settings belong to a command or to the agent's process. Links and forwards do not depend on them. This is the
+	// zero value.
 	ForCommand Use = iota
-	// ForLink settings are of a link: requests that differ in one of them do not share it.
+	// ForLink settings belong to a link: requests with different values do not share a link.
 	ForLink
-	// ForForward settings are of each forward of a target. One that serves already is taken for another request only if they agree.
+	// ForForward settings belong to a target's forward. A request reuses a running forward only if the values agree.
 	ForForward
-	// ForProxy settings are the same for proxies.
+	// ForProxy settings belong to a proxy, in the same way.
 	ForProxy
 )
 
-// Flag returns the name of the flag, without dashes.
+// Flag returns the flag's name, without dashes.
 func (s *Setting) Flag() string { return strings.ReplaceAll(s.Key, "_", "-") }
 
-// Env returns the name of the environment variable.
+// Env returns the environment variable's name.
 func (s *Setting) Env() string { return "BASTION_" + strings.ToUpper(s.Key) }
 
 // IsSwitch reports whether the setting is true or false.
 func (s *Setting) IsSwitch() bool { return s.kind.shape() == onOff }
 
-// IsMap reports whether the setting is a set of name=value pairs.
+// IsMap reports whether the setting is a set of NAME=VALUE pairs.
 func (s *Setting) IsMap() bool { return s.kind.shape() == named }
 
 // IsList reports whether the setting is a list.

@@ -18,17 +18,17 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-// Given is a setting that a configuration file gives.
+// Given is a setting in a configuration file.
 type Given struct {
 	Setting *Setting
 	Text    string
 	Where   string // file:line:column
 }
 
-// NeedsTrust reports whether a project file may give the setting only once it is trusted. A default changes nothing.
+// NeedsTrust reports whether a project file may give the setting only once it is trusted. A default value needs no trust.
 func (g Given) NeedsTrust() bool { return g.Setting.Trust != Project && g.Text != g.Setting.Default }
 
-// Given returns the settings that the file gives, in the order of the table.
+// Given returns the settings in the file, in the table's order.
 func (f *File) Given() []Given {
 	var out []Given
 	for _, s := range table {
@@ -39,8 +39,8 @@ func (f *File) Given() []Given {
 	return out
 }
 
-// allowed refuses a project file that is not trusted and gives settings which take that, unless overridden says that they are
-// not taken from the file anyway. To leave such settings out would run a command with half of its configuration.
+// allowed returns an error if an untrusted project file gives settings that need trust. overridden reports settings whose value
+// in the file does not count anyway. Ignoring the settings instead would run a command with half of its configuration.
 func (f *File) allowed(overridden func(*Setting) bool) error {
 	if f.found == nil {
 		return nil
@@ -62,28 +62,28 @@ func (f *File) allowed(overridden func(*Setting) bool) error {
 		fmt.Sprintf("bastion trust %s shows what the file wants and lets you agree to it", display(f.found.Path)))
 }
 
-// Record is what the user has trusted: one content of one file.
+// Record is the user's trust in one content of one file.
 type Record struct {
 	Path   string    `json:"file"` // without symbolic links
 	SHA256 string    `json:"sha256"`
 	At     time.Time `json:"trusted_at"`
 }
 
-// Sum is the SHA-256 of the file's content, in hexadecimal digits.
+// Sum returns the SHA-256 of the file's content, in hexadecimal.
 func (f *Found) Sum() string {
 	sum := sha256.Sum256(f.Data)
 	return hex.EncodeToString(sum[:])
 }
 
-// Store is the file of what the user has trusted. It is in the state directory of options, variables and defaults: no
-// configuration file can name another.
+// Store is the file of trusted project files. Only flags, variables and the default choose its directory: a configuration file
+// cannot.
 type Store struct{ dir string }
 
 const (
 	storeName    = "trusted.json"
 	storeVersion = 1
 	maxStore     = 1 << 20 // bytes
-	// storeWait bounds the wait for another bastion trust that is just writing the store.
+	// storeWait bounds the wait for another bastion trust that is writing the store.
 	storeWait = 5 * time.Second
 )
 
@@ -92,7 +92,7 @@ type stored struct {
 	Files []Record `json:"files"`
 }
 
-// Store returns the store of what is trusted.
+// Store returns the store of trusted files.
 func (src Source) Store() Store { return src.store(src.env()) }
 
 func (src Source) store(env func(string) (string, bool)) Store {
@@ -106,12 +106,12 @@ func (src Source) store(env func(string) (string, bool)) Store {
 	return Store{expandHome(dir, env)}
 }
 
-// trust is how a project file and the store compare.
+// trust is the result of looking a project file up in the store.
 type trust int
 
 const (
 	neverTrusted  trust = iota
-	trustedBefore       // another content of the file
+	trustedBefore       // with other content
 	trustedAsIs
 )
 
@@ -132,7 +132,7 @@ func (src Source) isTrusted(env func(string) (string, bool), f *Found) (trust, e
 	return neverTrusted, nil
 }
 
-// List returns the records by path. Without a store there are none.
+// List returns the records, sorted by path; none without a store.
 func (s Store) List() ([]Record, error) {
 	path := filepath.Join(s.dir, storeName)
 	data, err := readFile(path, files.OpenTrusted)
@@ -166,7 +166,7 @@ func parseStore(data []byte) (stored, error) {
 	return in, err
 }
 
-// Add records that the user trusts the file with the content that it was read with, and no other.
+// Add records the user's trust in the file's present content only.
 func (s Store) Add(ctx context.Context, f *Found, now time.Time) error {
 	return s.change(ctx, func(records []Record) []Record {
 		records = slices.DeleteFunc(records, func(r Record) bool { return r.Path == f.Real })
@@ -174,7 +174,7 @@ func (s Store) Add(ctx context.Context, f *Found, now time.Time) error {
 	})
 }
 
-// Remove forgets the file at path, which need not exist. It reports whether it was trusted.
+// Remove forgets the file at path, which need not exist. It reports whether the file was trusted.
 func (s Store) Remove(ctx context.Context, path string) (had bool, err error) {
 	err = s.change(ctx, func(records []Record) []Record {
 		left := slices.DeleteFunc(slices.Clone(records), func(r Record) bool { return r.Path == path })

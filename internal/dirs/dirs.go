@@ -1,4 +1,4 @@
-// Package dirs knows where the program keeps what is the user's alone, and makes these directories.
+// Package dirs locates and creates the program's private directories.
 package dirs
 
 import (
@@ -11,7 +11,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-// DefaultRuntime returns where sockets and remembered host keys are unless a setting names another directory.
+// DefaultRuntime returns the default directory of sockets and remembered host keys.
 func DefaultRuntime() (string, error) {
 	base := os.Getenv("XDG_RUNTIME_DIR")
 	if base == "" || !filepath.IsAbs(base) {
@@ -24,8 +24,8 @@ func DefaultRuntime() (string, error) {
 	return filepath.Join(base, "bastion"), nil
 }
 
-// Runtime returns the directory of sockets and remembered host keys: the one that the setting names, or else the default. It creates
-// it, and refuses one that others can enter.
+// Runtime returns the directory of sockets and remembered host keys: the setting's, or else the default. It creates the
+// directory, and refuses one that others can enter.
 func Runtime(setting string) (dir string, err error) {
 	if dir = setting; dir == "" {
 		if dir, err = DefaultRuntime(); err != nil {
@@ -35,10 +35,10 @@ func Runtime(setting string) (dir string, err error) {
 	return private(dir, "use the runtime directory", "runtime_dir (BASTION_RUNTIME_DIR)")
 }
 
-// DefaultState is the state directory where no setting names one.
+// DefaultState returns the default state directory.
 func DefaultState() string { return filepath.Join(xdg.StateHome, "bastion") }
 
-// State returns the directory of what outlives the processes, and makes it.
+// State returns the directory of files that outlive processes: the setting's, or else the default. It creates the directory.
 func State(setting string) (string, error) {
 	if setting == "" {
 		setting = DefaultState()

@@ -1,6 +1,6 @@
-// Package fail gives the errors that reach a user their kind, from which the exit code follows, and their next step.
+// Package fail gives the errors that reach a user their kind, which determines the exit code, and a hint.
 //
-// A library wraps an error once, where it knows what it was doing; the command line prints the message and the next step.
+// A library wraps an error once, where it knows the operation. The command line prints the message and the hint.
 package fail
 
 import (
@@ -14,7 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 )
 
-// Kind says what sort of failure an error is. The zero kind is a failure of no special kind.
+// Kind classifies a failure. The zero kind is Other.
 type Kind uint8
 
 // The kinds, in the order of the exit codes that docs/exit-codes.md lists.
@@ -22,7 +22,7 @@ const (
 	Other       Kind = iota
 	Usage            // wrong flags, arguments or configuration
 	NoTarget         // unknown or ambiguous target
-	Credentials      // no, expired or invalid AWS credentials
+	Credentials      // AWS credentials are missing, expired or invalid
 	Denied           // refused by IAM or by the bastion's policy
 	Start            // the bastion could not be started or reached
 	PortInUse        // a local port is taken
@@ -30,7 +30,7 @@ const (
 	Timeout          // a deadline passed
 )
 
-// kindNames are the names of the kinds in what programs read.
+// kindNames are the kinds' names in machine-readable output.
 var kindNames = [...]string{"other", "usage", "no_target", "credentials", "denied", "start", "port_in_use", "lost", "timeout"}
 
 // String returns the kind's name.
@@ -44,18 +44,18 @@ func (k Kind) String() string {
 // MarshalText returns the kind's name.
 func (k Kind) MarshalText() ([]byte, error) { return []byte(k.String()), nil }
 
-// UnmarshalText reads a kind's name. One that it does not know, a newer program's, is Other.
+// UnmarshalText reads a kind's name. It reads an unknown name, from a newer program, as Other.
 func (k *Kind) UnmarshalText(text []byte) error {
 	*k = Kind(max(0, slices.Index(kindNames[:], string(text))))
 	return nil
 }
 
-// Error is an error with its kind and what the user can do about it.
+// Error is an error with its kind and a hint.
 type Error struct {
 	Kind Kind
-	Op   string // what was being done, to what: "start the bastion in cluster demo"
+	Op   string // the operation and its object: "start the bastion in cluster demo"
 	Err  error
-	Next string // an imperative sentence for the user; may be empty
+	Next string // hint: an imperative sentence for the user; may be empty
 }
 
 // New returns an *Error.
@@ -99,7 +99,7 @@ func KindOf(err error) Kind {
 	return Other
 }
 
-// NextOf returns the next step of the outermost *Error in err's chain that has one.
+// NextOf returns the hint of the outermost *Error in err's chain that has one.
 func NextOf(err error) string {
 	for e := err; e != nil; {
 		var f *Error
@@ -114,12 +114,11 @@ func NextOf(err error) string {
 	return ""
 }
 
-// NextUnanswered is the next step where AWS has not answered in time.
+// NextUnanswered is the hint after a call that AWS did not answer in time.
 const NextUnanswered = "try again; if it lasts, check the network and the AWS endpoint"
 
-// AWS wraps the error of an AWS API call. op is what was being done; action is the IAM action of the call ("ecs:RunTask"),
-// which the next step after a denial names. What the answer means is package awsanswer's business. Errors without a kind of
-// their own come back with kind.
+// AWS wraps the error of an AWS API call. op is the operation. action is the call's IAM action ("ecs:RunTask"), for the hint
+// after a denial. Package awsanswer judges the answer. An error without a kind of its own gets kind.
 func AWS(kind Kind, op, action string, err error) error {
 	if err == nil {
 		return nil
@@ -156,7 +155,7 @@ func AWS(kind Kind, op, action string, err error) error {
 	return New(kind, op, &cause{errors.New(answer.String()), err}, next)
 }
 
-// signIn returns how to renew the credentials of the call that err is of, if its client has said so, else otherwise.
+// signIn returns how to renew the credentials of err's call, if its client has added that, or else otherwise.
 func signIn(err error, otherwise string) string {
 	if known, ok := errors.AsType[interface {
 		error
@@ -167,10 +166,11 @@ func signIn(err error, otherwise string) string {
 	return otherwise
 }
 
-// noneFound is in the SDK's error when its credential chain has come to its end, the instance metadata service.
+// noneFound occurs in the SDK's error when the last provider of its credential chain, the instance metadata service, has
+// failed.
 const noneFound = "no EC2 IMDS role found"
 
-// credentialsMissing recognises the SDK's error for a credential chain that gave nothing; the SDK exports no type for it.
+// credentialsMissing recognises the SDK's error for a credential chain without a result; the SDK exports no type for it.
 func credentialsMissing(err error) bool {
 	s := err.Error()
 	return strings.Contains(s, "failed to refresh cached credentials") || strings.Contains(s, "get credentials") ||

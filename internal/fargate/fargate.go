@@ -1,4 +1,4 @@
-// Package fargate knows the sizes of Fargate's tasks and what they cost.
+// Package fargate knows the sizes and the cost of Fargate tasks.
 package fargate
 
 import (
@@ -6,41 +6,41 @@ import (
 	"time"
 )
 
-// Size is how big a task is.
+// Size is a task's size.
 type Size struct {
 	CPU    int // units: 1024 is a vCPU
 	Memory int // MiB
 }
 
-// String is the size in the units of Fargate's price list.
+// String returns the size in the units of Fargate's price list.
 func (s Size) String() string {
 	return fmt.Sprintf("%g vCPU, %g GB", float64(s.CPU)/1024, float64(s.Memory)/1024)
 }
 
-// Price is what Fargate takes, in US dollars.
+// Price is Fargate's price, in US dollars.
 type Price struct {
 	VCPUHour float64 `json:"vcpu_hour"`
 	GBHour   float64 `json:"gb_hour"`
 }
 
-// Hour is what a task of a size costs in an hour.
+// Hour returns the cost of an hour of a task, in US dollars.
 func (p Price) Hour(s Size) float64 {
 	return float64(s.CPU)/1024*p.VCPUHour + float64(s.Memory)/1024*p.GBHour
 }
 
-// Cost is an estimate, in US dollars, of what a task costs: its size and its age at a price. It knows of no discount,
-// and of nothing that the task uses besides vCPU and memory; bastions have no public address and no storage to pay for.
+// Cost is an estimate of a task's cost, in US dollars, by its size and age. It ignores discounts and everything but vCPU and
+// memory; bastions need neither a public address nor billed storage.
 type Cost struct {
 	PerHour float64 `json:"per_hour"`
 	SoFar   float64 `json:"so_far"`
-	Price   Price   `json:"price"` // that it was computed with
+	Price   Price   `json:"price"` // basis of the estimate
 }
 
-// leastBilled is the time that Fargate charges at least.
+// leastBilled is the least time that Fargate charges.
 const leastBilled = time.Minute
 
-// Cost estimates what a task has cost that is billed from one time until another. It is not known while the size is not. Nothing
-// is charged before the image is fetched: from is zero until then.
+// Cost estimates the cost of a task from one time until another. known is false for an unknown size. Fargate charges from the
+// start of the image pull; from is zero before it.
 func (p Price) Cost(s Size, from, until time.Time) (c Cost, known bool) {
 	if s.CPU <= 0 || s.Memory <= 0 {
 		return Cost{}, false

@@ -1,6 +1,6 @@
 package fargate
 
-// sizes lists the sizes that Fargate has: for each cpu, in units of 1/1024 vCPU, the memories in MiB. Source:
+// sizes lists the sizes that Fargate offers: CPU units (1024 is a vCPU) and the memories for each, in MiB. Source:
 // https://docs.aws.amazon.com/AmazonECS/latest/developerguide/fargate-tasks-services.html#fargate-tasks-size
 var sizes = []struct {
 	cpu      int
@@ -23,7 +23,7 @@ func gigabytes(from, to, step int) []int {
 	return out
 }
 
-// CPUs returns the numbers of CPU units that a task may have, the smallest first.
+// CPUs returns the CPU units that a task may have, the smallest first.
 func CPUs() []int {
 	var out []int
 	for _, s := range sizes {
@@ -32,8 +32,8 @@ func CPUs() []int {
 	return out
 }
 
-// Memories returns the memories in MiB that a task with that many CPU units may have; none if there is no such task. A task whose
-// memory is not set gets the first.
+// Memories returns the memories that a task with these CPU units may have, in MiB; none for unknown CPU units. The first is the
+// default.
 func Memories(cpu int) []int {
 	for _, s := range sizes {
 		if s.cpu == cpu {

@@ -1,8 +1,8 @@
-// Package near measures how far words are apart, so that messages can suggest what a misspelt one may have meant.
+// Package near measures the distance between words, so that messages can suggest a correction for a misspelt one.
 package near
 
-// Distance is the number of inserted, deleted, replaced or swapped neighbouring bytes between a and b (optimal string
-// alignment). It is quadratic: callers bound the lengths.
+// Distance returns the number of inserted, deleted, replaced or swapped neighbouring bytes between a and b (optimal string
+// alignment). Its time is quadratic, so callers bound the lengths.
 func Distance(a, b string) int {
 	before := make([]int, len(b)+1)
 	prev := make([]int, len(b)+1)

@@ -1,5 +1,5 @@
-// Package openssh serves the user's ssh processes: the ephemeral key by an ssh-agent socket (IdentityAgent), and the bastion's host keys
-// to the command that OpenSSH runs for them (KnownHostsCommand). Nothing is written to disk.
+// Package openssh serves the user's ssh processes. It offers the ephemeral key on an ssh-agent socket (IdentityAgent), and the
+// bastion's host keys to the command that OpenSSH runs for them (KnownHostsCommand). It writes nothing to disk.
 package openssh
 
 import (
@@ -24,24 +24,24 @@ import (
 	"github.com/bastion-ssm/bastion/keys"
 )
 
-// Names in the runtime directory. OpenSSH's IdentityAgent cannot hold a process id, so all clients connect to one name,
-// agentLink, which leads to the sockets of the proxy that came last. Each proxy tells by the peer's process id whose client
-// it has before it, and hands the clients of others on to their proxies. The clients are ssh processes, and each is the
-// parent of its proxy and of its KnownHostsCommand.
+// Names in the runtime directory. OpenSSH's IdentityAgent cannot contain a process id, so all clients connect to one name,
+// agentLink. It leads to the socket of the latest proxy. Each proxy recognises its own clients by the peer's process id, and
+// relays other clients to their proxies. The clients are ssh processes; each is the parent of its proxy and of its
+// KnownHostsCommand.
 const (
 	agentLink   = "agent.sock"
 	agentPrefix = "agent-"
 	knownPrefix = "known-"
 )
 
-// IdentityAgent returns the path of the ssh-agent socket in dir, the runtime directory, for OpenSSH's option of that name.
+// IdentityAgent returns the path of the ssh-agent socket in dir, the runtime directory, for OpenSSH's option IdentityAgent.
 func IdentityAgent(dir string) string { return filepath.Join(dir, agentLink) }
 
-// Sockets serves one ssh process, the parent of this one, by two sockets: an ssh-agent with the ephemeral key, and the
+// Sockets serves one ssh process, the parent of this one, on two sockets: an ssh-agent with the ephemeral key, and the
 // bastion's host keys. A client waits until the answer is known.
 type Sockets struct {
 	dir    string
-	client int // process id of the ssh that is served
+	client int // process id of the served ssh
 	log    *slog.Logger
 
 	agent, known *private.Socket // nil: not served
@@ -53,10 +53,10 @@ type Sockets struct {
 	hostKeys promise[[]ssh.PublicKey]
 }
 
-// promise is a value that is known later. It is kept once.
+// promise is a value that becomes known later. keep sets it once.
 type promise[T any] struct {
 	once  sync.Once
-	known chan struct{} // closed once value is
+	known chan struct{} // closed once value is set
 	value T
 }
 
@@ -67,13 +67,13 @@ func (p *promise[T]) keep(v T) {
 	})
 }
 
-// Serve opens the sockets in dir, the runtime directory, for the ssh process with the given id. withAgent says
-// whether a key will be offered. Close removes the sockets.
+// Serve opens the sockets in dir, the runtime directory, for the ssh process with the given id. withAgent says whether
+// OfferSigner will follow. The caller must call Close, which removes the sockets.
 func Serve(dir string, client int, withAgent bool, log *slog.Logger) (*Sockets, error) {
 	return serve(dir, client, true, withAgent, log)
 }
 
-// ServeIdentity does the same without the bastion's host keys: for a server that the user knows.
+// ServeIdentity is Serve with the ssh-agent only, for a server whose host key the user knows.
 func ServeIdentity(dir string, client int, log *slog.Logger) (*Sockets, error) {
 	return serve(dir, client, false, true, log)
 }
@@ -110,10 +110,10 @@ func serve(dir string, client int, withKnown, withAgent bool, log *slog.Logger) 
 	return o, nil
 }
 
-// OfferHostKeys says which host keys the bastion has.
+// OfferHostKeys sets the bastion's host keys. Only the first call counts.
 func (o *Sockets) OfferHostKeys(hostKeys []ssh.PublicKey) { o.hostKeys.keep(hostKeys) }
 
-// OfferSigner says which key the agent offers.
+// OfferSigner sets the agent's key. Only the first call counts.
 func (o *Sockets) OfferSigner(signer ssh.Signer) { o.signer.keep(signer) }
 
 // Close closes and removes the sockets and waits for their connections to end.
@@ -141,7 +141,7 @@ func (o *Sockets) path(prefix string) string {
 // lead makes agentLink lead to this proxy.
 func (o *Sockets) lead() error { return link(o.dir, filepath.Base(o.path(agentPrefix))) }
 
-// link makes agentLink lead to name, at once for those who look.
+// link replaces agentLink atomically with a link to name.
 func link(dir, name string) error {
 	tmp := filepath.Join(dir, ".link-"+strconv.Itoa(os.Getpid()))
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -153,7 +153,7 @@ func link(dir, name string) error {
 	return os.Rename(tmp, filepath.Join(dir, agentLink))
 }
 
-// yieldLink hands agentLink to another proxy, or removes it.
+// yieldLink makes agentLink lead to another proxy, or removes it.
 func (o *Sockets) yieldLink() {
 	own := filepath.Base(o.path(agentPrefix))
 	at := filepath.Join(o.dir, agentLink)
@@ -167,23 +167,23 @@ func (o *Sockets) yieldLink() {
 			if name == own || link(o.dir, name) != nil {
 				continue
 			}
-			if _, err := os.Lstat(other); err == nil { // if it is still there it will see that the link is its own
+			if _, err := os.Lstat(other); err == nil { // if that proxy still runs, it removes or passes on the link itself
 				return
 			}
 		}
 	}
-	_ = os.Remove(at) // another proxy may have replaced it; that one's clients fall back on their next try
+	_ = os.Remove(at) // another proxy may have replaced it; its clients fall back on their next try
 }
 
-// serveAgent serves the ephemeral key to this proxy's own clients and hands the others on. It accepts at once: the clients of
-// older proxies do not wait for this one's key.
+// serveAgent offers the ephemeral key to this proxy's own clients and relays other clients. It accepts before its key is known,
+// because other proxies' clients must not wait for it.
 func (o *Sockets) serveAgent() {
 	if err := keys.ServeAgent(o.ctx, &ownClients{o.agent, o}, lateSigner{&o.signer}); err != nil && o.ctx.Err() == nil {
 		o.log.Warn("the agent socket failed", "err", err)
 	}
 }
 
-// ownClients is a listener that hands the clients of other proxies on to those.
+// ownClients is a listener that relays other proxies' clients.
 type ownClients struct {
 	*private.Socket
 	o *Sockets
@@ -203,7 +203,7 @@ func (l *ownClients) Accept() (net.Conn, error) {
 	}
 }
 
-// patientConn is a client's connection from which nothing is read before the key is offered.
+// patientConn is a client's connection. Its Read waits until the key is known.
 type patientConn struct {
 	net.Conn
 	o *Sockets
@@ -218,7 +218,7 @@ func (c *patientConn) Read(b []byte) (int, error) {
 	}
 }
 
-// lateSigner is a signer that is used only once it is known, which patientConn sees to.
+// lateSigner is a signer for use once it is known; patientConn ensures that.
 type lateSigner struct{ promised *promise[ssh.Signer] }
 
 func (s lateSigner) PublicKey() ssh.PublicKey { return s.promised.value.PublicKey() }
@@ -227,8 +227,8 @@ func (s lateSigner) Sign(rand io.Reader, data []byte) (*ssh.Signature, error) {
 	return s.promised.value.Sign(rand, data)
 }
 
-// proxyOf connects to the proxy of another ssh process. It returns nil for this one's, and for a process without a proxy,
-// which gets the key of this one.
+// proxyOf connects to another ssh process's proxy. It returns nil for this proxy's own process, and for a process without a
+// proxy, which gets this proxy's key.
 func (o *Sockets) proxyOf(client int) net.Conn {
 	if client == 0 || client == o.client {
 		return nil
@@ -240,7 +240,7 @@ func (o *Sockets) proxyOf(client int) net.Conn {
 	return conn
 }
 
-// relay copies between two connections until one of them ends, or ctx.
+// relay copies between two connections until one of them or ctx ends.
 func relay(ctx context.Context, a, b net.Conn) {
 	closeBoth := func() {
 		_ = a.Close()
@@ -251,14 +251,14 @@ func relay(ctx context.Context, a, b net.Conn) {
 	var wg sync.WaitGroup
 	for _, p := range [][2]net.Conn{{a, b}, {b, a}} {
 		wg.Go(func() {
-			_, _ = io.Copy(p[0], p[1]) // an error ends the relay like an end
+			_, _ = io.Copy(p[0], p[1]) // an error ends the relay in the same way
 			closeBoth()
 		})
 	}
 	wg.Wait()
 }
 
-// serveKnown writes the host keys to whoever connects, once they are known.
+// serveKnown writes the host keys to each client, once they are known.
 func (o *Sockets) serveKnown() {
 	for {
 		conn, err := o.known.Accept()
@@ -282,8 +282,8 @@ func (o *Sockets) serveKnown() {
 	}
 }
 
-// AskHostKeys returns the host keys that the proxy of the ssh process with the given id knows, and waits for them. Where
-// that process has no proxy, the newest is asked: a shell may stand between.
+// AskHostKeys waits for the host keys from the proxy of the ssh process with the given id, and returns them. If that process
+// has no proxy, it asks the newest one: a shell may stand between the two.
 func AskHostKeys(ctx context.Context, dir string, client int) ([]ssh.PublicKey, error) {
 	const op = "ask for the bastion's host key"
 	path := filepath.Join(dir, knownPrefix+strconv.Itoa(client)+private.Suffix)
@@ -321,7 +321,7 @@ func AskHostKeys(ctx context.Context, dir string, client int) ([]ssh.PublicKey, 
 	return out, nil
 }
 
-// newest returns the socket that was made last.
+// newest returns the newest socket; "" if there is none.
 func newest(dir, prefix string) string {
 	paths, err := filepath.Glob(filepath.Join(dir, prefix+"*"+private.Suffix))
 	if err != nil {

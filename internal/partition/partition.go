@@ -1,5 +1,5 @@
-// Package partition knows the partitions of AWS: which regions belong to each, and how names look there. The SDK resolves its own
-// endpoints; this table is for the names that the product reads and prints itself.
+// Package partition knows AWS's partitions: their regions and the forms of their names. The SDK resolves its own endpoints;
+// this table is for names that the program itself reads and prints.
 package partition
 
 import (
@@ -8,18 +8,18 @@ import (
 	"strings"
 )
 
-// Partition is a part of AWS with accounts and names of its own.
+// Partition is a part of AWS with its own accounts and names.
 type Partition struct {
 	ID        string // as in ARNs
-	DNSSuffix string // of endpoints, databases, caches and registries
-	CABundle  string // URL of the CA bundle of RDS; empty where none is known
+	DNSSuffix string // for endpoints, databases, caches and registries
+	CABundle  string // URL of RDS's CA bundle; empty: unknown
 
-	prefix   string // of the partition's regions
+	prefix   string // of its regions' names
 	rdsFirst bool   // RDS writes NAME.rds.REGION, not NAME.REGION.rds
-	services string // begins the names of ownServices' VPC endpoint services; empty: as the others'
+	services string // prefix of ownServices' VPC endpoint services; empty: com.amazonaws
 }
 
-// partitions are in the order in which Of compares the prefixes. The last takes every other region, as the SDK does, so that a
+// partitions is in the order in which Of compares prefixes. The last one matches every other region, as in the SDK, so that a
 // new region needs no release.
 var partitions = []Partition{
 	{
@@ -53,12 +53,12 @@ func (p Partition) Endpoint(service, region string) string {
 	return service + "." + region + "." + p.DNSSuffix
 }
 
-// ownServices are the services that the bastion's task needs and whose VPC endpoint services have another prefix in partitions with
-// one. AWS publishes no rule: this is what "aws ec2 describe-vpc-endpoint-services" lists there.
+// ownServices are the services that the bastion's task needs and whose VPC endpoint services have their own prefix in some
+// partitions. AWS publishes no rule. Source: the output of "aws ec2 describe-vpc-endpoint-services" there.
 var ownServices = []string{"ecr.api", "ecr.dkr"}
 
-// EndpointService returns the name of a service's VPC endpoint service, such as "com.amazonaws.REGION.SERVICE". It knows the names of
-// the services that the bastion's task needs; S3's is that of the gateway endpoint.
+// EndpointService returns the name of a service's VPC endpoint service, such as "com.amazonaws.REGION.SERVICE". It knows the
+// services that the bastion's task needs. For S3 the name is the gateway endpoint's.
 func (p Partition) EndpointService(service, region string) string {
 	prefix := "com.amazonaws"
 	if p.services != "" && slices.Contains(ownServices, service) {
@@ -67,7 +67,7 @@ func (p Partition) EndpointService(service, region string) string {
 	return prefix + "." + region + "." + service
 }
 
-// RDSName returns the name of an RDS endpoint whose first labels are given.
+// RDSName returns the host name of an RDS endpoint. name is its first labels.
 func (p Partition) RDSName(name, region string) string {
 	if p.rdsFirst {
 		return name + "." + p.Endpoint("rds", region)
@@ -75,7 +75,7 @@ func (p Partition) RDSName(name, region string) string {
 	return name + "." + region + ".rds." + p.DNSSuffix
 }
 
-// GlobalRegion is what RDSRegion returns for the writer endpoint of an Aurora global database, which names no region.
+// GlobalRegion is RDSRegion's result for the writer endpoint of an Aurora global database, whose name lacks a region.
 const GlobalRegion = "global"
 
 var (
@@ -83,9 +83,9 @@ var (
 	labelShape  = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 )
 
-// RDSRegion returns the region in the name of an RDS endpoint: of an instance, a cluster, its readers, a custom endpoint, a proxy.
-// The region and ".rds" stand in either order, since older names in China and GovCloud differ from the newer ones. Of any other
-// host, and of one whose region is not in the partition that the name ends with, it returns false.
+// RDSRegion returns the region in the host name of an RDS endpoint: an instance, a cluster, its readers, a custom endpoint or a
+// proxy. The region and "rds" may stand in either order: older names in China and GovCloud differ from newer ones. It returns
+// false for any other host, and if the region does not belong to the name's partition.
 func RDSRegion(host string) (string, bool) {
 	host = strings.ToLower(strings.TrimSuffix(host, "."))
 	for _, p := range partitions {

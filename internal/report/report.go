@@ -1,5 +1,5 @@
-// Package report has what the agent and running commands report: the state of links, sessions and bastions, as the API and status
-// print it. It has values and their words, and asks nobody.
+// Package report has the state of links, sessions and bastions in the form that the API and status print, and its wording. It
+// only has values; it calls nothing.
 package report
 
 import (
@@ -10,7 +10,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/words"
 )
 
-// Process is a running command with its links, as status shows it.
+// Process is a running command with its links.
 type Process struct {
 	V       int       `json:"v"`
 	PID     int       `json:"pid"`
@@ -23,27 +23,27 @@ type Process struct {
 
 // Link is the state of a link.
 type Link struct {
-	Bastion  string     `json:"bastion"`         // what the link leads to
-	State    string     `json:"state"`           // as tunnel.Phase; "waiting" while there is no path
-	Since    time.Time  `json:"since"`           //
-	Error    string     `json:"error,omitempty"` // the latest failure
+	Bastion  string     `json:"bastion"`         // where the link leads
+	State    string     `json:"state"`           // a tunnel.Phase; "waiting" without a path
+	Since    time.Time  `json:"since"`
+	Error    string     `json:"error,omitempty"` // latest failure
 	Kind     string     `json:"kind"`            // "bond", or "single": each connection lives as long as its session
-	Lacks    []string   `json:"lacks,omitempty"` // what the far end cannot do
+	Lacks    []string   `json:"lacks,omitempty"` // missing capabilities of the far end
 	Pathless *time.Time `json:"pathless_since,omitempty"`
-	Next     string     `json:"next,omitempty"`    // what the user can do about Error
-	Retry    time.Time  `json:"retry_at,omitzero"` // when the next attempt begins; zero: one is under way, or none is needed
+	Next     string     `json:"next,omitempty"`    // hint for Error
+	Retry    time.Time  `json:"retry_at,omitzero"` // start of the next attempt; zero: an attempt is under way, or none is needed
 
-	// Document is the SSM document of its sessions, and DocumentReason why it is not the usual one.
+	// Document is the sessions' SSM document. DocumentReason says why it is not the preferred one.
 	Document       string `json:"session_document,omitempty"`
 	DocumentReason string `json:"session_document_reason,omitempty"`
 
 	BondVersion int `json:"bond_version,omitempty"`     // 0: no bond
-	Damaged     int `json:"damaged_sessions,omitempty"` // ended because they did not deliver what was sent
+	Damaged     int `json:"damaged_sessions,omitempty"` // sessions that ended because they corrupted data
 
-	Limit *SessionLimit `json:"session_limit,omitempty"` // nil: none is known
-	Far   *FarEnd       `json:"far_end,omitempty"`       // nil: not known
+	Limit *SessionLimit `json:"session_limit,omitempty"` // nil: unknown
+	Far   *FarEnd       `json:"far_end,omitempty"`       // nil: unknown
 
-	MaxAge float64 `json:"session_max_age_seconds,omitempty"` // each session is replaced in the last tenth before it
+	MaxAge float64 `json:"session_max_age_seconds,omitempty"` // each session is replaced in the last tenth of this time
 
 	Channels   int    `json:"channels"` // connections through the bastion
 	Sent       uint64 `json:"sent_bytes"`
@@ -53,7 +53,7 @@ type Link struct {
 	Sessions []Session `json:"sessions"`
 }
 
-// Bond says in words how the bond under a link does; empty without one.
+// Bond describes the link's bond; "" without one.
 func (l *Link) Bond() string {
 	switch {
 	case l.BondVersion == 0:
@@ -66,61 +66,61 @@ func (l *Link) Bond() string {
 	return fmt.Sprintf("bond: version %d, %d sessions ended because their data was damaged", l.BondVersion, l.Damaged)
 }
 
-// SessionLimit is how many sessions AWS starts for a link, where it has been found to start no more.
+// SessionLimit is the number of sessions at which AWS refused to start another for a link.
 type SessionLimit struct {
 	Sessions int        `json:"sessions"`
 	Reason   string     `json:"reason"`
-	Retry    *time.Time `json:"retry_at,omitempty"` // when another is tried, if it is wanted then
+	Retry    *time.Time `json:"retry_at,omitempty"` // time of the next attempt, if the link then wants another
 }
 
-// String says the limit in words.
+// String describes the limit.
 func (l *SessionLimit) String() string {
 	return fmt.Sprintf("AWS starts no more than %s: %s", words.Count(l.Sessions, "session"), l.Reason)
 }
 
-// Session is the state of one SSM session of a link: a subflow of its bond, or an SSH connection of its own.
+// Session is the state of a link's SSM session: a bond's subflow, or the session of a single SSH connection.
 type Session struct {
 	ID          string  `json:"session_id"`
 	State       string  `json:"state"` // up, stalled or leaving
 	Age         float64 `json:"age_seconds"`
 	RTT         float64 `json:"rtt_ms"` // 0: not measured yet
 	MinRTT      float64 `json:"min_rtt_ms,omitempty"`
-	SendRate    float64 `json:"send_bytes_per_second"` // over the last second or so
+	SendRate    float64 `json:"send_bytes_per_second"` // over the last second
 	ReceiveRate float64 `json:"receive_bytes_per_second"`
-	Capacity    float64 `json:"send_capacity,omitempty"` // bytes per second that it could send, when it was last used to the full
+	Capacity    float64 `json:"send_capacity,omitempty"` // bytes per second that it could send when it was last fully used
 	InFlight    int     `json:"in_flight_bytes"`
 	Sent        uint64  `json:"sent_bytes"`
 	Received    uint64  `json:"received_bytes"`
 	Reinjected  uint64  `json:"reinjected_bytes"`
-	Channels    int     `json:"channels,omitempty"` // of an SSH connection of its own
+	Channels    int     `json:"channels,omitempty"` // for a session with its own SSH connection
 }
 
-// Path says whether there is a path to a bastion that the user's connections lead to. While there is none they wait.
+// Path says whether a link has a path to its bastion. Without one, connections wait.
 type Path struct {
 	Lost   bool          `json:"lost"`
-	Since  time.Time     `json:"since"`     // when it was lost
-	Linger time.Duration `json:"linger_ns"` // how long the connections wait for another, in all
+	Since  time.Time     `json:"since"`     // start of the loss
+	Linger time.Duration `json:"linger_ns"` // how long connections wait in all
 
-	// Why there is still none; told again when the reason is another one.
+	// Why the path is missing; reported again when the reason changes.
 	Reason string    `json:"reason,omitempty"`
-	Next   string    `json:"next,omitempty"`    // what the user can do
-	Retry  time.Time `json:"retry_at,omitzero"` // when the next attempt begins
+	Next   string    `json:"next,omitempty"`    // hint
+	Retry  time.Time `json:"retry_at,omitzero"` // start of the next attempt
 }
 
-// FarEnd is how the task at the far end of a link did when it was asked last, during a transfer.
+// FarEnd is the load of the task at a link's far end, measured during a transfer.
 type FarEnd struct {
 	Measured    time.Time `json:"measured_at"`
 	CPULimit    float64   `json:"cpu_limit,omitempty"`       // vCPU
-	CPUShare    float64   `json:"cpu_share"`                 // of the limit, that was in use
-	Throttled   float64   `json:"cpu_throttled_share"`       // of the time, that something waited for processor time
+	CPUShare    float64   `json:"cpu_share"`                 // share of the limit in use, 0 to 1
+	Throttled   float64   `json:"cpu_throttled_share"`       // share of scheduler periods with processes waiting for the CPU, 0 to 1
 	MemoryLimit int64     `json:"memory_limit,omitempty"`    // bytes
 	MemoryUsed  int64     `json:"memory_used,omitempty"`     // bytes
-	Sessions    int       `json:"sessions"`                  // of all links to it
+	Sessions    int       `json:"sessions"`                  // of all links to the task
 	MaxSessions int       `json:"max_sessions,omitempty"`    // that its memory has room for
-	Limit       string    `json:"limiting_factor,omitempty"` // why a link is not faster, in words
+	Limit       string    `json:"limiting_factor,omitempty"` // why the link is not faster
 }
 
-// String is the far end in a line.
+// String describes the far end in one line; "" if its limits are unknown.
 func (f *FarEnd) String() string {
 	if f.Limit != "" {
 		return f.Limit
@@ -138,37 +138,37 @@ type Bastion struct {
 	TaskARN   string     `json:"task_arn"`
 	Cluster   string     `json:"cluster"`
 	Container string     `json:"container"`
-	Target    string     `json:"target,omitempty"` // of SSM; known once it runs
+	Target    string     `json:"target,omitempty"` // SSM target; set once the task runs
 	Status    string     `json:"status"`
 	Exec      string     `json:"exec_agent,omitempty"`
-	Ready     bool       `json:"ready"` // SSM's agent runs in it
+	Ready     bool       `json:"ready"` // its exec agent runs
 	Created   *time.Time `json:"created_at,omitempty"`
 	Started   *time.Time `json:"started_at,omitempty"`
 	Reason    string     `json:"stopped_reason,omitempty"`
-	Refused   string     `json:"refused,omitempty"`   // why it is not used: somebody else may have started it
-	Outdated  string     `json:"outdated,omitempty"`  // why a new one takes its place
-	Unchecked string     `json:"unchecked,omitempty"` // what could not be compared with a bastion of the user's own
+	Refused   string     `json:"refused,omitempty"`   // why it is not used: another user may have started it
+	Outdated  string     `json:"outdated,omitempty"`  // why a new one replaces it
+	Unchecked string     `json:"unchecked,omitempty"` // properties that could not be compared with the user's own bastion
 	Size
 }
 
 // Status is the state of the user's bastions.
 type Status struct {
-	Owner    string    `json:"owner"` // the ARN that the bastions belong to
+	Owner    string    `json:"owner"` // ARN of the bastions' owner
 	Region   string    `json:"region"`
 	Cluster  string    `json:"cluster,omitempty"`
-	Target   string    `json:"target,omitempty"` // the OpenSSH server that is used in place of a task
+	Target   string    `json:"target,omitempty"` // the OpenSSH server that replaces the task
 	Bastions []Bastion `json:"bastions"`
 }
 
-// Size is how big a bastion is and what that costs. What ECS has not said is left out.
+// Size is a bastion's size and cost. Values that ECS has not reported are zero.
 type Size struct {
 	CPU          int           `json:"cpu,omitempty"`        // 1024 is a vCPU
-	Memory       int           `json:"memory_mib,omitempty"` //
+	Memory       int           `json:"memory_mib,omitempty"`
 	Architecture string        `json:"architecture,omitempty"`
-	Cost         *fargate.Cost `json:"cost_estimate_usd,omitempty"` // by Up and Status
+	Cost         *fargate.Cost `json:"cost_estimate_usd,omitempty"` // set by Up and Status
 }
 
-// String is the size with its price, as far as they are known.
+// String describes the size and its price, as far as they are known.
 func (s Size) String() string {
 	if s.CPU == 0 || s.Memory == 0 {
 		return ""
@@ -180,12 +180,13 @@ func (s Size) String() string {
 	return text
 }
 
-// Trouble says in words why the link waits, when the next attempt is, and what to do.
+// Trouble says why the link waits, when the next attempt starts, and what to do.
 func (l *Link) Trouble(now time.Time) string {
 	return Trouble(now, l.Error, l.Next, time.Time{}, l.Retry)
 }
 
-// Trouble says in words since when, why and until when something waits or has failed, and what to do. All but now may be zero.
+// Trouble says since when and why something waits or has failed, when the next attempt starts, and what to do. Any argument but
+// now may be zero.
 func Trouble(now time.Time, reason, next string, since, retry time.Time) string {
 	var out string
 	if !since.IsZero() {

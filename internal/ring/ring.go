@@ -1,17 +1,17 @@
-// Package ring has the queue in which a session's stream, and each subflow of a bond, keeps what is on its way.
+// Package ring has the queue of data in flight for a session's stream and for each subflow of a bond.
 package ring
 
-// Ring is a queue on a circular slice that grows as needed: who fills it bounds it. The zero value is empty.
+// Ring is a queue on a circular slice that grows as needed; its user bounds it. The zero value is empty.
 type Ring[T any] struct {
 	buf  []T // length zero or a power of two
 	head int
 	n    int
 }
 
-// Len returns how many elements there are.
+// Len returns the number of elements.
 func (r *Ring[T]) Len() int { return r.n }
 
-// At returns the i-th element from the front, to be used until the next Push or Pop.
+// At returns the i-th element from the front. It is valid until the next Push or Pop.
 func (r *Ring[T]) At(i int) *T { return &r.buf[(r.head+i)&(len(r.buf)-1)] }
 
 // Push appends v.
@@ -27,7 +27,7 @@ func (r *Ring[T]) Push(v T) {
 	*r.At(r.n - 1) = v
 }
 
-// Pop takes the first element, which there must be.
+// Pop removes and returns the first element. The Ring must not be empty.
 func (r *Ring[T]) Pop() T {
 	var zero T
 	front := r.At(0)
@@ -38,7 +38,7 @@ func (r *Ring[T]) Pop() T {
 	return v
 }
 
-// Clear takes all elements.
+// Clear removes all elements.
 func (r *Ring[T]) Clear() {
 	for r.n > 0 {
 		r.Pop()

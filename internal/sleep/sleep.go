@@ -1,4 +1,4 @@
-// Package sleep waits for a time that a context can cut short.
+// Package sleep waits for a duration or the end of a context.
 package sleep
 
 import (
@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// For waits for d. If ctx ends first, it returns the cause.
+// For waits for d. If ctx ends first, it returns ctx's cause.
 func For(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()

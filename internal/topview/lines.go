@@ -14,10 +14,10 @@ import (
 	"github.com/bastion-ssm/bastion/internal/words"
 )
 
-// flat makes text from elsewhere one line that does nothing to the terminal.
+// flat makes foreign text one line that cannot control the terminal.
 func flat(s string) string { return printable.OneLine(strings.TrimSpace(s)) }
 
-// isLive reports whether what is shown goes on, on a terminal.
+// isLive reports whether the model runs on a terminal; otherwise it is a single snapshot.
 func (m *Model) isLive() bool { return m.source != nil }
 
 func (m *Model) heading(s string) string {
@@ -27,7 +27,7 @@ func (m *Model) heading(s string) string {
 	return s
 }
 
-// lines are all lines that there are to show.
+// lines returns all lines of the view.
 func (m *Model) lines() []string {
 	if !m.isRunning {
 		return []string{
@@ -53,7 +53,7 @@ func (m *Model) lines() []string {
 	return append(out, m.auditLines()...)
 }
 
-// Lines are the lines of one look at an agent, without what only a terminal shows.
+// Lines returns the lines of one snapshot, without terminal control.
 func Lines(state api.State, accounts []api.Account, isRunning bool) []string {
 	m := &Model{state: state, accounts: accounts, asked: true, isRunning: isRunning}
 	return m.lines()
@@ -81,7 +81,7 @@ func (m *Model) grid(rows [][]string) []string {
 
 func (m *Model) rate(n float64) string {
 	if !m.isLive() {
-		return "-" // one look shows no speed
+		return "-" // a single snapshot has no rates
 	}
 	return words.Bytes(n) + "/s"
 }
@@ -117,7 +117,7 @@ func (m *Model) forwardLines() []string {
 	return append(out, m.markedGrid(rows, keys)...)
 }
 
-// markedGrid is grid for rows that can be chosen.
+// markedGrid is grid for rows that the user can choose.
 func (m *Model) markedGrid(rows [][]string, keys []string) []string {
 	lines := m.grid(rows)
 	if !m.isLive() {
@@ -130,7 +130,7 @@ func (m *Model) markedGrid(rows [][]string, keys []string) []string {
 	return lines
 }
 
-// markedLine is a line that can be chosen.
+// markedLine returns a line that the user can choose.
 func (m *Model) markedLine(key, line string) string {
 	if !m.isLive() {
 		return flat(line)
@@ -138,7 +138,7 @@ func (m *Model) markedLine(key, line string) string {
 	return marked(key, flat(line))
 }
 
-// bars draws a curve of one line.
+// bars draws values as a curve of one line.
 func bars(values []float64) string {
 	const levels = "▁▂▃▄▅▆▇█"
 	steps := []rune(levels)

@@ -1,4 +1,4 @@
-// Package topview is what bastion top shows: a model of Bubble Tea of the agent's state, and its lines.
+// Package topview is the view of bastion top: a Bubble Tea model of the agent's state, and its lines.
 package topview
 
 import (
@@ -16,7 +16,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/words"
 )
 
-// Source is the agent, as a Model needs it.
+// Source is the part of the agent that a Model uses.
 type Source interface {
 	Wait(ctx context.Context, after uint64, timeout time.Duration) (api.State, error)
 	Stop(ctx context.Context, name string) ([]api.Forward, error)
@@ -24,14 +24,14 @@ type Source interface {
 }
 
 const (
-	every         = time.Second            // while nothing changes but counters
-	least         = 200 * time.Millisecond // between two looks, whatever changes
-	accountsEvery = 30 * time.Second       // between two questions to AWS
-	ratesKept     = 60                     // rates that are kept for a curve
-	auditShown    = 10                     // connections that are shown
+	every         = time.Second            // interval while only counters change
+	least         = 200 * time.Millisecond // least time between two refreshes
+	accountsEvery = 30 * time.Second       // between two calls of Bastions
+	ratesKept     = 60                     // rates in a curve
+	auditShown    = 10                     // connections in the list
 )
 
-// What the model is told.
+// The model's messages.
 type (
 	stateMsg struct {
 		state api.State
@@ -45,40 +45,40 @@ type (
 		name string
 		err  error
 	}
-	lookMsg struct{} // it is time for another look
-	askMsg  struct{} // it is time to ask AWS again
+	lookMsg struct{} // time for another refresh
+	askMsg  struct{} // time to ask AWS again
 )
 
-// Model is what bastion top shows. Bubble Tea's loop alone uses it.
+// Model is the state of bastion top. Only Bubble Tea's loop uses it.
 type Model struct {
-	ctx    context.Context // of the commands; ends with the program
+	ctx    context.Context // context of the commands; ends with the program
 	source Source
 
 	state     api.State
 	accounts  []api.Account
 	asked     bool // AWS has answered
 	isRunning bool
-	problem   string // why the state is not of now
+	problem   string // why the state is stale
 
 	flows         map[string]*flow
-	chosen        string // the key of a forward, a link or a bastion; see items
-	top           int    // the first line that is shown
-	away          bool   // pages were turned: the rows do not follow the choice
-	asking        string // the forward that may be stopped, if the answer is yes
+	chosen        string // key of the chosen forward, link or bastion; see items
+	top           int    // first visible line
+	away          bool   // the user has turned pages: the rows do not follow the choice
+	asking        string // the forward to stop if the user confirms
 	said          string
 	width, height int
 }
 
-// flow is how fast a pair of counters moves.
+// flow is the rate of a pair of counters.
 type flow struct {
 	at       time.Time
 	up, down float64
 	upRate   float64
 	downRate float64
-	past     []float64 // both rates together, the newest last
+	past     []float64 // sums of both rates, the newest last
 }
 
-// New returns the model of a terminal that follows source until ctx ends.
+// New returns the model for a terminal. It follows source until ctx ends.
 func New(ctx context.Context, source Source) *Model {
 	return &Model{ctx: ctx, source: source, flows: make(map[string]*flow), isRunning: true}
 }
@@ -142,7 +142,7 @@ func (m *Model) update(msg tea.Msg) tea.Cmd {
 	return nil
 }
 
-// take takes in what the agent has said.
+// take takes in an answer of the agent.
 func (m *Model) take(msg stateMsg) tea.Cmd {
 	wait := least
 	switch {
@@ -151,7 +151,7 @@ func (m *Model) take(msg stateMsg) tea.Cmd {
 		m.state, m.isRunning, m.problem = msg.state, true, ""
 		m.measure()
 		m.choose(0)
-		if first && m.asked { // AWS had nothing to say before
+		if first && m.asked { // AWS could not be asked without a link
 			return tea.Batch(m.ask(), tea.Tick(wait, func(time.Time) tea.Msg { return lookMsg{} }))
 		}
 	case errors.Is(msg.err, api.ErrNotRunning):
@@ -164,7 +164,7 @@ func (m *Model) take(msg stateMsg) tea.Cmd {
 	return tea.Tick(wait, func(time.Time) tea.Msg { return lookMsg{} })
 }
 
-// measure finds out how fast counters move.
+// measure computes the rates of the counters.
 func (m *Model) measure() {
 	seen := make(map[string]bool)
 	note := func(key string, up, down float64) {
@@ -205,7 +205,7 @@ func (m *Model) flow(key string) *flow {
 	return new(flow)
 }
 
-// key does what a key is for.
+// key handles a key press.
 func (m *Model) key(key string) tea.Cmd {
 	if m.asking != "" {
 		name := m.asking
@@ -270,7 +270,7 @@ func (m *Model) View() string {
 		foot = m.question()
 	}
 	if m.problem != "" {
-		foot = "not of now: " + m.problem
+		foot = "stale: " + m.problem
 	}
 	if m.height > 1 {
 		for len(lines) < m.height-1 {

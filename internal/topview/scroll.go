@@ -6,15 +6,15 @@ import (
 	"strings"
 )
 
-// What top shows may have more lines than the terminal has rows. The choice moves over all that there is, forwards, links and bastions,
-// and the rows follow it; pages turn without it.
+// The view may have more lines than the terminal has rows. The choice moves over all forwards, links and bastions, and the rows
+// follow it. Pages turn without moving the choice.
 
-// mark begins a line that can be chosen: its key stands between two of them. No text from elsewhere has one: see flat.
+// mark begins a line that the user can choose: its key stands between two marks. flat removes marks from foreign text.
 const mark = "\x00"
 
 func marked(key, line string) string { return mark + key + mark + line }
 
-// items are the keys of all that can be chosen, in the order in which it is shown.
+// items returns the keys of all items that the user can choose, in the order of the view.
 func (m *Model) items() []string {
 	var keys []string
 	for _, f := range m.state.Forwards {
@@ -38,7 +38,7 @@ func (m *Model) items() []string {
 
 func taskKey(id string) string { return "b/" + id }
 
-// choose moves the choice, which stays with its item and on the list, and the rows to it.
+// choose moves the choice, within the list, and scrolls the rows to it.
 func (m *Model) choose(by int) {
 	all := m.items()
 	if len(all) == 0 {
@@ -51,7 +51,7 @@ func (m *Model) choose(by int) {
 	}
 }
 
-// section moves the choice to the first forward, link or bastion after those of its kind.
+// section moves the choice to the next item of another kind.
 func (m *Model) section() {
 	all := m.items()
 	i := slices.Index(all, m.chosen)
@@ -75,17 +75,17 @@ func kindOfItem(key string) string {
 	return kind
 }
 
-// turn turns the page without moving the choice.
+// turn turns pages without moving the choice.
 func (m *Model) turn(pages int) {
 	m.away = true
 	m.top += pages * max(m.rows()-1, 1)
 }
 
-// rows are the rows of the terminal for lines; the last one is the foot's.
+// rows returns the terminal's rows for lines; the last row is the footer.
 func (m *Model) rows() int { return max(m.height-1, 1) }
 
-// window returns the lines for the rows of the terminal, the choice shown, and where the window stands. chosen reports whether the
-// choice is in it. A height of 0 is no terminal: all lines are shown.
+// window returns the visible lines, their position in all lines, and whether the chosen item is among them. With a height of 0,
+// without a terminal, all lines are visible.
 func (m *Model) window() (lines []string, where string, chosen bool) {
 	at := -1
 	all := m.lines()

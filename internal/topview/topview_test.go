@@ -319,5 +319,5 @@ func TestWithoutAgent(t *testing.T) {
 	m.Update(stateMsg{state: topState(0)})
 	hasLines(t, topView(m), `^> orders`)
 	m.Update(stateMsg{err: errors.New("broken pipe")})
-	hasLines(t, topView(m), `^> orders`, `not of now: broken pipe`) // what was known stays
+	hasLines(t, topView(m), `^> orders`, `stale: broken pipe`) // what was known stays
 }
