@@ -20,7 +20,8 @@ var mayName = map[string]string{
 	"internal/awsanswer/table.go":            "service principals have this suffix in every partition",
 	"lab/rds.go":                             "an XML namespace",
 	"lab/sts.go":                             "an XML namespace",
-	"lab/ecs.go":                             "a service principal",
+	"internal/fargate/sizes.go":              "the source of the table, in a comment",
+	"lab/ecs_run.go":                         "a service principal",
 	"lab/ec2.go":                             "an XML namespace",
 	"lab/elasticache.go":                     "an XML namespace",
 }
