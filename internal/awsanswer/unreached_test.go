@@ -20,7 +20,7 @@ func TestNextUnreached(t *testing.T) {
 		"AWS_CA_BUNDLE":         &tls.CertificateVerificationError{Err: x509.UnknownAuthorityError{}},
 		"clock":                 x509.CertificateInvalidError{Reason: x509.Expired},
 		"another host":          x509.HostnameError{Certificate: &x509.Certificate{}, Host: "h"},
-		"does not speak TLS":         tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"},
+		"does not speak TLS":    tls.RecordHeaderError{Msg: "first record does not look like a TLS handshake"},
 		"the proxy cannot":      &net.OpError{Op: "proxyconnect", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)},
 		"region's spelling":     &net.DNSError{Err: "no such host", Name: "sts.eu-wets-1", IsNotFound: true},
 		"nothing listens there": &net.OpError{Op: "dial", Net: "tcp", Err: os.NewSyscallError("connect", syscall.ECONNREFUSED)},

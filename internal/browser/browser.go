@@ -1,5 +1,5 @@
-// Package browser finds an installed browser and runs it with a profile of its own, so that it reaches the private network through a
-// proxy and nothing leads around that.
+// Package browser finds an installed browser and runs it with its own profile. The browser reaches the private network through
+// a proxy and cannot bypass it.
 package browser
 
 import (
@@ -21,15 +21,15 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-// Browser is a browser and how it is to be started.
+// Browser is an installed browser and its kind.
 type Browser struct {
-	name    string // of its profile
+	name    string // profile name
 	Program string
-	firefox bool // else of Chromium's kind
+	firefox bool // Firefox's kind; otherwise Chromium's
 	Options []string
 }
 
-// Prepare writes what the browser reads from its profile.
+// Prepare writes the browser's settings into its profile. Chromium takes them on its command line.
 func (b *Browser) Prepare(profile string, p *Proxy) error {
 	if !b.firefox {
 		return nil
@@ -37,7 +37,7 @@ func (b *Browser) Prepare(profile string, p *Proxy) error {
 	return files.Replace(filepath.Join(profile, "user.js"), []byte(firefoxPrefs(p)), 0o600)
 }
 
-// Args is the command line of the browser. p is nil for one that runs already.
+// Args returns the browser's command line. p is nil for a browser that already runs.
 func (b *Browser) Args(profile string, p *Proxy, page string) []string {
 	var args []string
 	if b.firefox {
@@ -55,8 +55,7 @@ func (b *Browser) Args(profile string, p *Proxy, page string) []string {
 	return args
 }
 
-// chromiumArgs are Chromium's switches. UDP would not go through the proxy: so there is no QUIC, and WebRTC goes
-// through it.
+// chromiumArgs returns Chromium's switches. The proxy does not carry UDP, so they disable QUIC and keep WebRTC on the proxy.
 func chromiumArgs(p *Proxy) []string {
 	args := []string{"--no-first-run", "--no-default-browser-check"}
 	if p == nil {
@@ -69,20 +68,20 @@ func chromiumArgs(p *Proxy) []string {
 	}
 	scheme := "socks5"
 	if p.password {
-		scheme = "http" // Chromium knows no password of SOCKS
+		scheme = "http" // Chromium does not support SOCKS passwords
 	}
 	host, _, err := net.SplitHostPort(p.addr)
 	if err != nil {
 		host = p.addr
 	}
 	return append(args, "--proxy-server="+scheme+"://"+p.addr,
-		"--proxy-bypass-list=<-loopback>", // the bastion's loopback, not this machine's
+		"--proxy-bypass-list=<-loopback>", // loopback addresses are the bastion's, not this machine's
 		"--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE "+host,
-		// The browser's own errands, which the bastion would only refuse.
+		// The browser's own background requests, which the bastion would refuse.
 		"--disable-background-networking", "--disable-component-update", "--disable-sync", "--disable-domain-reliability")
 }
 
-// firefoxPrefs are Firefox's settings, which its profile has in user.js.
+// firefoxPrefs returns the settings for the profile's user.js.
 func firefoxPrefs(p *Proxy) string {
 	type pref struct {
 		name  string
@@ -97,7 +96,7 @@ func firefoxPrefs(p *Proxy) string {
 		{"network.proxy.no_proxies_on", ""},
 		{"network.dns.disablePrefetch", true},
 		{"network.predictor.enabled", false},
-		{"network.trr.mode", 5}, // no DNS over HTTPS, which knows no private names
+		{"network.trr.mode", 5}, // disables DNS over HTTPS, which cannot resolve private names
 		{"network.http.http3.enable", false},
 		{"media.peerconnection.ice.proxy_only", true},
 	}
@@ -131,9 +130,9 @@ func firefoxPrefs(p *Proxy) string {
 	return b.String()
 }
 
-const browserEnd = 10 * time.Second // for a browser that is asked to end
+const browserEnd = 10 * time.Second // for a browser to end after SIGTERM
 
-// Run runs the browser to its end. The end of ctx ends it.
+// Run runs the browser until it ends. When ctx ends, Run ends the browser.
 func (b *Browser) Run(ctx context.Context, p *Profile, args []string) error {
 	// #nosec G204 -- the user's browser
 	cmd := exec.CommandContext(ctx, b.Program, args...)
@@ -146,7 +145,7 @@ func (b *Browser) Run(ctx context.Context, p *Profile, args []string) error {
 	cmd.Stdout, cmd.Stderr = log, log
 	cmd.Cancel = func() error {
 		if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
-			return cmd.Process.Kill() // Windows has no such signal
+			return cmd.Process.Kill() // Windows lacks SIGTERM
 		}
 		return nil
 	}
@@ -163,26 +162,26 @@ func (b *Browser) Run(ctx context.Context, p *Profile, args []string) error {
 			"open it there, or use --fresh for another one")
 	case errors.As(err, &exit):
 		return fail.New(fail.Other, "run "+b.Program, fmt.Errorf("%w: %s", err, lastLine(log)),
-			"see what it says: "+p.log()+"; or use another one: --browser NAME")
+			"read "+p.log()+", or use another one: --browser NAME")
 	}
 	return fail.New(fail.Other, "start the browser", err, "use another one: --browser NAME")
 }
 
-// withoutSecrets is the environment of a browser: it has no business with AWS.
+// withoutSecrets returns the environment without the variables of AWS and bastion, which the browser does not need.
 func withoutSecrets(environ []string) []string {
 	return slices.DeleteFunc(slices.Clone(environ), func(kv string) bool {
 		return strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "BASTION_")
 	})
 }
 
-// lastLine returns the last line of a log.
+// lastLine returns the last line of the last 1000 bytes of a log.
 func lastLine(f *os.File) string {
 	buf := make([]byte, 1000)
 	size, err := f.Seek(0, 2)
 	if err != nil {
 		return ""
 	}
-	n, _ := f.ReadAt(buf, max(0, size-int64(len(buf)))) // what there is
+	n, _ := f.ReadAt(buf, max(0, size-int64(len(buf)))) // a short read suffices
 	lines := strings.Split(strings.TrimSpace(string(buf[:n])), "\n")
 	return strings.TrimSpace(lines[len(lines)-1])
 }

@@ -12,22 +12,22 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// System is what Find looks at.
+// System is the part of the system that Find uses.
 type System struct {
 	goos string
 	look func(string) (string, error) // as exec.LookPath
 	env  func(string) string
 }
 
-// ThisSystem is the machine that this process runs on.
+// ThisSystem returns the System of this process.
 func ThisSystem() System { return System{runtime.GOOS, exec.LookPath, os.Getenv} }
 
-// browsers are those that are looked for, in this order, with their places.
+// browsers lists the known browsers with their paths, in the order of preference.
 var browsers = []struct {
 	name    string
 	linux   []string
-	darwin  string // below Applications
-	windows string // below the folders of programs
+	darwin  string // below the Applications folders
+	windows string // below the program folders
 }{
 	{
 		"chromium",
@@ -56,7 +56,7 @@ var browsers = []struct {
 	{"firefox", []string{"firefox", "firefox-esr"}, "Firefox.app/Contents/MacOS/firefox", `Mozilla Firefox\firefox.exe`},
 }
 
-// Find returns the browser that is wanted: a name of the list, a program, or "" for the first that is there.
+// Find returns the wanted browser: a known name, a program's path, or "" for the first installed one.
 func Find(wanted string, sys System) (*Browser, error) {
 	var names []string
 	for _, b := range browsers {
@@ -88,7 +88,7 @@ func Find(wanted string, sys System) (*Browser, error) {
 	return &Browser{name: "other-" + base, Program: path, firefox: isFirefox}, nil
 }
 
-// places are where a browser may be.
+// places returns the possible paths of a browser.
 func (sys System) places(linux []string, darwin, windows string) []string {
 	switch sys.goos {
 	case "darwin":

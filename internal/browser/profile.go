@@ -11,17 +11,17 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-// Profile is a directory in which a browser keeps its state. While a bastion browser runs with it, it has its lock.
+// Profile is a browser's state directory. A running bastion browser holds its lock.
 type Profile struct {
 	Dir   string
-	lock  *os.File // nil: another has it
+	lock  *os.File // nil: another bastion browser holds it
 	fresh bool
 }
 
-// InUse reports whether another bastion browser has the profile.
+// InUse reports whether another bastion browser holds the profile.
 func (p *Profile) InUse() bool { return p.lock == nil }
 
-// log is where the browser's own messages go: beside the profile, because one that runs already has its own.
+// log returns the path of the browser's log, beside the profile. A browser that already runs has its own log.
 func (p *Profile) log() string {
 	if p.InUse() {
 		return os.DevNull
@@ -29,7 +29,7 @@ func (p *Profile) log() string {
 	return p.Dir + ".log"
 }
 
-// OpenProfile makes the profile of a browser, or a fresh one.
+// OpenProfile opens a browser's profile and creates it if needed. fresh makes a new one for a single run.
 func OpenProfile(b *Browser, stateDir string, fresh bool) (*Profile, error) {
 	base, err := profileBase(b, stateDir)
 	if err != nil {
@@ -61,7 +61,7 @@ const (
 	lockSuffix  = ".lock"
 )
 
-// profileBase is the directory of the profiles. A snap's browser may not use hidden directories of the user's.
+// profileBase returns the directory of the profiles. A snap's browser may not use hidden directories in the user's home.
 func profileBase(b *Browser, stateDir string) (string, error) {
 	if rest, ok := strings.CutPrefix(b.Program, "/snap/bin/"); ok {
 		home, err := os.UserHomeDir()
@@ -74,8 +74,8 @@ func profileBase(b *Browser, stateDir string) (string, error) {
 	return filepath.Join(state, "browser"), err
 }
 
-// Close removes a fresh profile. The lock file of the other stays: to remove it would let two processes hold locks of
-// one name.
+// Close removes a fresh profile. The lock file of a permanent one stays: removing it would let two processes hold locks of the
+// same name.
 func (p *Profile) Close() error {
 	var err error
 	if p.fresh && !p.InUse() {
@@ -87,8 +87,8 @@ func (p *Profile) Close() error {
 	return err
 }
 
-// removeFresh removes a fresh profile and what is beside it. Processes of the browser may write to it until they have
-// seen that it has ended.
+// removeFresh removes a fresh profile with its log and lock. The browser's processes may write to it until they have noticed
+// its end.
 func removeFresh(dir string) error {
 	var err error
 	for range 10 {
@@ -97,13 +97,13 @@ func removeFresh(dir string) error {
 		}
 	}
 	_ = os.Remove(dir + ".log")
-	_ = os.Remove(dir + lockSuffix) // no other process ever uses its name
+	_ = os.Remove(dir + lockSuffix) // each fresh profile's name is unique
 	return err
 }
 
-// removeStale removes fresh profiles whose bastion browser was killed.
+// removeStale removes fresh profiles of killed bastion browsers.
 func removeStale(base string) {
-	const young = time.Minute // it may have been made and not been locked yet
+	const young = time.Minute // it may exist without its lock yet
 	locks, err := filepath.Glob(filepath.Join(base, freshPrefix+"*"+lockSuffix))
 	if err != nil {
 		return

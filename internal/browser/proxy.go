@@ -11,16 +11,17 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// Proxy is what a browser must know of its proxy.
+// Proxy is a browser's proxy.
 type Proxy struct {
 	addr     string
-	password bool   // it wants one
-	pac      string // "": everything goes through the proxy
+	password bool   // it requires one
+	pac      string // PAC file; "": all traffic uses the proxy
 	domains  []string
 	cidrs    []netip.Prefix
 }
 
-// NewProxy makes a PAC file for domains and networks and the host of page, unless all is wanted.
+// NewProxy returns a Proxy with a PAC file for the domains, the networks and page's host. With all, every request uses the
+// proxy.
 func NewProxy(addr string, password bool, domains []string, cidrs []netip.Prefix, page string, all bool) *Proxy {
 	p := &Proxy{addr: addr, password: password, domains: slices.Clone(domains), cidrs: slices.Clone(cidrs)}
 	if all {
@@ -39,7 +40,7 @@ func NewProxy(addr string, password bool, domains []string, cidrs []netip.Prefix
 	return p
 }
 
-// What says what goes through the proxy.
+// What describes the traffic that uses the proxy.
 func (p *Proxy) What() string {
 	if p.pac == "" {
 		return "everything goes through the bastion"
@@ -51,7 +52,7 @@ func (p *Proxy) What() string {
 	return strings.Join(names, ", ") + " through the bastion, all else directly"
 }
 
-// pacURL is the PAC file in a URL. Unlike the proxy's own it has the host of the page.
+// pacURL returns the PAC file as a URL. Unlike the proxy's own PAC file, it includes page's host.
 func (p *Proxy) pacURL() string {
 	return "data:application/x-ns-proxy-autoconfig;base64," + base64.StdEncoding.EncodeToString([]byte(p.pac))
 }

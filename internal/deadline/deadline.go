@@ -1,4 +1,4 @@
-// Package deadline has what the SetDeadline methods of a net.Conn of one's own need.
+// Package deadline helps to implement net.Conn's SetDeadline methods.
 package deadline
 
 import (
@@ -6,31 +6,30 @@ import (
 	"time"
 )
 
-// Deadline is a point in time that wakes those who wait for it. The zero value is no deadline. It is guarded by the lock of
-// whatever has it.
+// Deadline is a point in time that wakes its waiters. The zero value is no deadline. Its owner's lock guards it.
 type Deadline struct {
 	at    time.Time
 	timer *time.Timer
 }
 
-// Set moves the deadline; the zero time means none. When it passes, wake is called, without the lock. It may also be called
-// for a deadline that has been moved meanwhile: a woken waiter looks at Passed.
+// Set moves the deadline; the zero time means none. When it passes, Set's timer calls wake, without the lock. It may also call
+// wake for an earlier deadline, so a woken waiter must check Passed.
 func (d *Deadline) Set(t time.Time, wake func()) {
 	if d.timer != nil {
-		d.timer.Stop() // a wake-up that is already on its way does no harm
+		d.timer.Stop() // a wake-up that is already on its way is harmless
 		d.timer = nil
 	}
 	d.at = t
 	if !t.IsZero() {
 		left := time.Until(t)
-		d.at = time.Now().Add(left) // by the clock that the timer goes by, which nobody sets back
+		d.at = time.Now().Add(left) // by the monotonic clock, as the timer
 		if left > 0 {
 			d.timer = time.AfterFunc(left, wake)
 		}
 	}
 }
 
-// SetFor is Set for those who wait on c. The caller has the lock of c.
+// SetFor is Set for waiters on c. The caller holds c's lock.
 func (d *Deadline) SetFor(c *sync.Cond, t time.Time) {
 	d.Set(t, func() {
 		c.L.Lock()
@@ -40,5 +39,5 @@ func (d *Deadline) SetFor(c *sync.Cond, t time.Time) {
 	c.Broadcast()
 }
 
-// Passed says whether the time has come.
+// Passed reports whether the deadline has passed.
 func (d *Deadline) Passed() bool { return !d.at.IsZero() && !time.Now().Before(d.at) }

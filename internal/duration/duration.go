@@ -1,4 +1,4 @@
-// Package duration reads and writes durations as people do.
+// Package duration reads and writes durations in the form that people use.
 package duration
 
 import (

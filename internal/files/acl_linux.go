@@ -9,17 +9,17 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// accessList is the extended attribute of a POSIX access list.
+// accessList is the extended attribute of a POSIX ACL.
 const accessList = "system.posix_acl_access"
 
-// hasACL reports whether a file has an access list, or whether that cannot be told.
+// hasACL reports whether a file has an ACL. It returns true if it cannot tell.
 func hasACL(path string) bool {
 	_, err := unix.Getxattr(path, accessList, nil)
 	return !errors.Is(err, unix.ENODATA) && !errors.Is(err, unix.EOPNOTSUPP)
 }
 
-// copyAttributes gives a new file the extended attributes of the old one. Without its access list the new file might be open to
-// others, so that is an error; what else cannot be set, such as a security label, is the system's to choose.
+// copyAttributes copies the old file's extended attributes to the new file. Without its ACL the new file might be open to
+// others, so a failure to set it is an error. It skips other attributes that it cannot set, such as a security label.
 func copyAttributes(from, to *os.File) error {
 	names, err := attributes(from)
 	if errors.Is(err, unix.EOPNOTSUPP) {

@@ -4,8 +4,8 @@ package files
 
 import "os"
 
-// hasACL does not see access lists: on macOS they are apart from the mode.
+// hasACL ignores ACLs: on macOS they are separate from the mode.
 func hasACL(string) bool { return false }
 
-// copyAttributes keeps none: access lists and extended attributes stay with the old file.
+// copyAttributes copies nothing: the new file loses ACLs and extended attributes.
 func copyAttributes(_, _ *os.File) error { return nil }

@@ -1,10 +1,10 @@
-// Package files reads, replaces and locks files with regard to their owners. It holds three rules for all of the program:
+// Package files reads, replaces and locks files with regard to their owners. It enforces three rules for the whole program:
 //
-//   - A file that was found by its place is used only if nobody but the user and root could have written it (OpenTrusted).
+//   - A file that the search found is used only if nobody but the user and root could have written it (OpenTrusted).
 //   - Root creates nothing below another user's directories (CheckPlace), as commands under sudo -E, su -m or doas would.
-//   - A file that is replaced keeps its owner, group, mode and access list, and a symbolic link to it stays (Update).
+//   - A replaced file keeps its owner, group, mode and ACL. A symbolic link to it stays (Update).
 //
-// Windows has no owner rules of this kind: a user's profile directory keeps others out there.
+// Windows has no such owner rules; there, other users have no access to a user's profile directory.
 package files
 
 import (
@@ -15,10 +15,10 @@ import (
 	"os"
 )
 
-// ForeignError says that root was about to create something below a directory of another user.
+// ForeignError says that root was about to create a file below another user's directory.
 type ForeignError struct {
-	Path string // that was to be created
-	Of   string // the file, directory or link on the way there that belongs to another user
+	Path string // the file to create
+	Of   string // the file, directory or link on the way that belongs to another user
 	UID  int
 }
 
@@ -34,15 +34,15 @@ func IsForeign(err error) bool {
 
 // UntrustedError says who else could have written a file.
 type UntrustedError struct {
-	Path   string // of the file, or of the directory on the way to it that is the reason
+	Path   string // the file, or the directory on the way that is the reason
 	Reason string
-	Fix    string // what the user can type; "" if only an owner can change it
+	Fix    string // command for the user; "" if only the owner can change it
 }
 
 func (e *UntrustedError) Error() string { return e.Reason }
 
-// OpenRegular opens a regular file to read it, and waits for nothing: opening a pipe would wait for its writer, past every signal,
-// and opening a device may do something. Anything else is an *UntrustedError.
+// OpenRegular opens a regular file for reading without blocking. Opening a pipe would wait for its writer, past every signal,
+// and opening a device may have effects. For these it returns an *UntrustedError.
 func OpenRegular(path string) (*os.File, error) {
 	info, err := os.Stat(path)
 	if err != nil {
@@ -67,7 +67,7 @@ func OpenRegular(path string) (*os.File, error) {
 	return f, nil
 }
 
-// MkdirAll is os.MkdirAll, within the rule of CheckPlace.
+// MkdirAll is os.MkdirAll with the rule of CheckPlace.
 func MkdirAll(dir string, perm fs.FileMode) error {
 	if err := CheckPlace(dir); err != nil {
 		return err
@@ -75,7 +75,7 @@ func MkdirAll(dir string, perm fs.FileMode) error {
 	return os.MkdirAll(dir, perm)
 }
 
-// PrivateDir creates a directory of mode 0700, or checks that the existing one is the user's alone.
+// PrivateDir creates a directory of mode 0700, or checks an existing one with CheckPrivate.
 func PrivateDir(dir string) error {
 	if err := MkdirAll(dir, 0o700); err != nil {
 		return err
@@ -83,7 +83,7 @@ func PrivateDir(dir string) error {
 	return CheckPrivate(dir)
 }
 
-// CheckPrivate refuses a directory that belongs to another user or that others can enter.
+// CheckPrivate returns an error if the directory belongs to another user or if others can enter it.
 func CheckPrivate(dir string) error {
 	info, err := os.Lstat(dir)
 	if err != nil {
@@ -95,7 +95,7 @@ func CheckPrivate(dir string) error {
 	return checkPrivate(dir, info)
 }
 
-// ReadAll reads at most limit bytes of a file; a larger one is an error.
+// ReadAll reads a file of at most limit bytes; a larger one is an error.
 func ReadAll(f *os.File, limit int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
 	if err == nil && int64(len(data)) > limit {

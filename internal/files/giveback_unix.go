@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxGiven is the size of a file that GiveBack looks at, in bytes.
+// maxGiven bounds the size of a file that GiveBack reads, in bytes.
 const maxGiven = 64 << 10
 
-// GiveBack gives root's files in a directory of the home directory's owner to that user. A library that replaces its files in such
-// a directory, as the AWS SDK does with SSO tokens, would otherwise leave files there that the user cannot read.
+// GiveBack makes the owner of the home directory the owner of root's files in one of that user's directories. A library that
+// replaces its files there, as the AWS SDK does with SSO tokens, would otherwise leave files that the user cannot read.
 //
-// The user can move any file of root's there that stands in another directory of the user's, and must not get to read it so. So a
-// file is given only if its name and text are those of the library's files, which written tells. It is the open file that is
-// looked at, and one that has another name as well is left. Without the directory there is nothing to do.
+// The user can move root's files from another directory of the user's into dir, and must not gain access to them. So GiveBack
+// changes a file only if written accepts its name and text as the library's. It checks the open file, and skips a file with a
+// second name. Without the directory it does nothing.
 func GiveBack(dir string, written func(name string, text []byte) bool) error {
 	root, err := os.OpenRoot(dir)
 	if errors.Is(err, fs.ErrNotExist) {
@@ -58,7 +58,7 @@ func giveBack(dir *os.Root, name string, uid, gid int, written func(name string,
 		return err
 	}
 	if text, err := ReadAll(f, maxGiven); err != nil || !written(name, text) {
-		return nil // what cannot be read is nothing of the library's either
+		return nil // an unreadable file is not the library's
 	}
 	return f.Chown(uid, gid)
 }

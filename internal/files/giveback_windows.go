@@ -1,4 +1,4 @@
 package files
 
-// GiveBack has nothing to do where there is no root.
+// GiveBack does nothing: Windows lacks root.
 func GiveBack(string, func(name string, text []byte) bool) error { return nil }

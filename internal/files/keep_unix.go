@@ -9,7 +9,7 @@ import (
 	"syscall"
 )
 
-// keep gives a new file the owner, group, mode and attributes of the old one.
+// keep copies the old file's owner, group, mode and attributes to the new file.
 func keep(old, tmp *os.File) error {
 	info, err := old.Stat()
 	if err != nil {
@@ -35,7 +35,7 @@ func keep(old, tmp *os.File) error {
 	return copyAttributes(old, tmp)
 }
 
-// uidOf returns the owner of a file.
+// uidOf returns a file's owner; -1 if it is unknown.
 func uidOf(info fs.FileInfo) int {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok {
 		return int(st.Uid)

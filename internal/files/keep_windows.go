@@ -5,7 +5,7 @@ import (
 	"os"
 )
 
-// keep leaves a new file the access list that its directory gives it.
+// keep does nothing: the new file has the ACL that its directory gives it.
 func keep(_, _ *os.File) error { return nil }
 
 func uidOf(fs.FileInfo) int { return -1 }

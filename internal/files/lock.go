@@ -10,17 +10,17 @@ import (
 	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
-// The pause between two tries to take a lock grows from the first to the second.
+// The pause between attempts to take a lock grows from minLockPause to maxLockPause.
 const (
 	minLockPause = 5 * time.Millisecond
 	maxLockPause = 50 * time.Millisecond
 )
 
-// TryLock takes the lock file at path for this process, until the file is closed or the process ends. It returns nil without
-// an error if another process has it. The file stays: to remove it would let two processes hold locks of one name.
+// TryLock takes the lock file at path for this process, until the file is closed or the process ends. It returns nil without an
+// error if another process holds the lock. The file stays: removing it would let two processes hold locks of the same name.
 //
-// Whoever can open a file can lock it. So the lock file must be in a directory that only the user can enter (PrivateDir), and
-// nothing else is ever locked: not a file that others can read.
+// Every user who can open a file can lock it. So a lock file must be in a directory that only the user can enter (PrivateDir).
+// Never lock a file that others can read.
 func TryLock(path string) (*os.File, error) {
 	f, err := openLock(path)
 	if err != nil {
@@ -33,7 +33,7 @@ func TryLock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// Lock waits for the lock file at path until ctx ends. See TryLock.
+// Lock waits until it has the lock file at path, or until ctx ends. See TryLock.
 func Lock(ctx context.Context, path string) (*os.File, error) {
 	for pause := minLockPause; ; pause = backoff.Next(pause, minLockPause, maxLockPause) {
 		f, err := TryLock(path)

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// openLock opens or creates a lock file, and refuses one that another user has made or that others can open.
+// openLock opens or creates a lock file. It refuses one that belongs to another user or that others can open.
 func openLock(path string) (*os.File, error) {
 	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|unix.O_NOFOLLOW|unix.O_NONBLOCK, 0o600)
 	if err != nil {
@@ -30,7 +30,7 @@ func openLock(path string) (*os.File, error) {
 	return f, nil
 }
 
-// tryLock takes the lock of the file, which the system releases when the process ends.
+// tryLock takes the file's lock. The system releases it when the process ends.
 func tryLock(f *os.File) (taken bool, err error) {
 	for {
 		err = unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB)

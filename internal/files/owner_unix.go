@@ -17,7 +17,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// CheckPlace refuses, for root, a path below anything that belongs to another user. Other users have the kernel's permissions.
+// CheckPlace returns a *ForeignError to root for a path below another user's directory or link. For other users the kernel's
+// permissions suffice.
 func CheckPlace(path string) error {
 	if os.Geteuid() != 0 {
 		return nil
@@ -34,10 +35,10 @@ func CheckPlace(path string) error {
 	return nil
 }
 
-// ActsForAnother reports whether root runs with the home directory of another user, as sudo -E, su -m and doas leave it.
+// ActsForAnother reports whether root runs with another user's home directory, as under sudo -E, su -m and doas.
 func ActsForAnother() bool { return os.Geteuid() == 0 && len(owners()) > 2 }
 
-// checkPrivate refuses a directory that belongs to another user or that others can enter.
+// checkPrivate returns an error if the directory belongs to another user or if others can enter it.
 func checkPrivate(dir string, info fs.FileInfo) error {
 	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
 		return fmt.Errorf("%s belongs to another user (uid %d)", dir, st.Uid)
@@ -48,8 +49,8 @@ func checkPrivate(dir string, info fs.FileInfo) error {
 	return nil
 }
 
-// owners are the users whose files this process takes as its own user's: root, the user, and for root the owner of HOME. With
-// that home directory root takes the owner's AWS configuration too, which can name programs to run.
+// owners returns the users whose files this process trusts: root, the user, and for root the owner of HOME. With that home
+// directory, root also uses the owner's AWS configuration, which can name programs to run.
 func owners() []int {
 	out := []int{0, os.Geteuid()}
 	if out[1] != 0 {
@@ -63,11 +64,12 @@ func owners() []int {
 	return out
 }
 
-// OpenTrusted opens a regular file that only the user and root could have written: the file, the directories up to the root
-// directory and the symbolic links on the way belong to them, and others can write to none of these. A directory with the
-// sticky bit, such as /tmp, may hold a directory of the user's, but not the file. What is wrong comes as an *UntrustedError.
+// OpenTrusted opens a regular file that only the user and root could have written. The file, its directories up to the root
+// directory, and the symbolic links on the way must belong to them, and others must not be able to write to them. A directory
+// with the sticky bit, such as /tmp, may contain the user's directory, but not the file itself. A violation is an
+// *UntrustedError.
 //
-// The file is opened first and looked at then: what is checked is what the caller reads.
+// OpenTrusted opens the file before it checks it, so the caller reads the checked file.
 func OpenTrusted(path string) (*os.File, error) {
 	f, err := OpenRegular(path)
 	if err != nil {
@@ -79,7 +81,7 @@ func OpenTrusted(path string) (*os.File, error) {
 	return f, nil
 }
 
-// nonBlock keeps the opening of a pipe from waiting for its writer.
+// nonBlock keeps open from waiting for a pipe's writer.
 const nonBlock = unix.O_NONBLOCK
 
 func checkTrusted(path string, f *os.File) error {
@@ -95,7 +97,7 @@ func checkTrusted(path string, f *os.File) error {
 		return &UntrustedError{Path: path, Reason: path + " was replaced while it was opened"}
 	}
 	users := owners()
-	for _, s := range slices.Backward(steps) { // the file itself first: its owner says most
+	for _, s := range slices.Backward(steps) { // the file itself first: its owner tells most
 		if !slices.Contains(users, s.uid) {
 			return &UntrustedError{Path: s.path, Reason: fmt.Sprintf("%s belongs to another user (uid %d)", s.path, s.uid)}
 		}
@@ -108,11 +110,11 @@ func checkTrusted(path string, f *os.File) error {
 	return nil
 }
 
-// closed refuses what others can write to.
+// closed returns an error if others can write to the file or directory.
 func (s *step) closed() error {
 	mode := s.info.Mode()
 	if mode&fs.ModeSymlink != 0 || mode.IsDir() && mode&fs.ModeSticky != 0 && !s.holds {
-		return nil // a link has no mode, and in a sticky directory others cannot replace what is not theirs
+		return nil // a link has no mode, and in a sticky directory others cannot replace the user's files
 	}
 	if who := s.writers(); who != "" {
 		return &UntrustedError{
@@ -123,8 +125,8 @@ func (s *step) closed() error {
 	return nil
 }
 
-// writers says who can write to the file besides its owner; "" if nobody can. With an access list the group's bits are the most
-// that the list gives to anybody.
+// writers returns the others who can write to the file; "" for none. With an ACL, the group bits are the mask of its
+// permissions.
 func (s *step) writers() string {
 	mode := s.info.Mode().Perm()
 	if mode&0o002 != 0 {
@@ -146,13 +148,13 @@ func (s *step) writers() string {
 	return fmt.Sprintf("group %d", st.Gid)
 }
 
-// The files that say who is in a group. Groups of other sources, such as a directory service, are never taken for private.
+// The files with the groups' members. A group from another source, such as a directory service, never counts as private.
 const (
 	groupFile  = "/etc/group"
 	passwdFile = "/etc/passwd"
 )
 
-// isPrivateGroup reports whether a user is alone in a group, as with the user private groups that many systems make.
+// isPrivateGroup reports whether a user is a group's only member, as in the user private groups of many systems.
 func isPrivateGroup(gid, uid int) bool {
 	u, err := user.LookupId(strconv.Itoa(uid))
 	if err != nil {
@@ -192,8 +194,8 @@ func aloneInGroup(gid, name, groups, accounts string) bool {
 	return known
 }
 
-// resolve returns the file that path leads to, and the owner whom that file must have because something on the way is that
-// user's and not root's; -1 if nothing is.
+// resolve returns the file that path leads to. For root, owner is the user who must own that file, because a part of the way to
+// it belongs to that user; -1 if everything on the way is root's.
 func resolve(path string) (target string, owner int, err error) {
 	owner = -1
 	if target, err = filepath.EvalSymlinks(path); err != nil || os.Geteuid() != 0 {

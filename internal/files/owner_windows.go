@@ -10,23 +10,23 @@ import (
 	"golang.org/x/sys/windows"
 )
 
-// CheckPlace has nothing to refuse: on Windows new files belong to the user or to the administrators, who have all rights anyway.
+// CheckPlace always succeeds: on Windows new files belong to the user or to the administrators, who have all rights anyway.
 func CheckPlace(string) error { return nil }
 
-// ActsForAnother is of systems with root.
+// ActsForAnother is for systems with root.
 func ActsForAnother() bool { return false }
 
-// checkPrivate relies on the user's profile directory: its access list keeps others out.
+// checkPrivate relies on the ACL of the user's profile directory.
 func checkPrivate(string, fs.FileInfo) error { return nil }
 
-// nonBlock is for pipes, which are no files here.
+// nonBlock is for pipes, which are not files here.
 const nonBlock = 0
 
 // trustedInstaller owns the system's own directories.
 const trustedInstaller = "S-1-5-80-956008885-3418522649-1831038044-1853292631-2271478464"
 
-// OpenTrusted opens a regular file that belongs, like its directory, to the user, the administrators or the system.
-// Access lists are not looked at. What is wrong comes as an *UntrustedError.
+// OpenTrusted opens a regular file that belongs, like its directory, to the user, the administrators or the system. It does not
+// check ACLs. A violation is an *UntrustedError.
 func OpenTrusted(path string) (*os.File, error) {
 	f, err := OpenRegular(path)
 	if err != nil {

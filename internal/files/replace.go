@@ -13,30 +13,30 @@ import (
 )
 
 const (
-	// maxTries bounds how often Update begins anew because somebody else has changed the file meanwhile.
+	// maxTries bounds Update's attempts while another process changes the file.
 	maxTries = 5
-	// abandonedAge is the age at which nobody writes a temporary file any more.
+	// abandonedAge is the age at which a temporary file is certainly abandoned.
 	abandonedAge = time.Hour
-	// minRandom is the least length of what rand.Text returns, which may become longer.
+	// minRandom is the least length of rand.Text's result, in bytes; later Go versions may return more.
 	minRandom = 26
 )
 
-// ErrNotReplaceable says that a file cannot be replaced and keep what it has: its owner, its group, its access list.
+// ErrNotReplaceable says that a new file could not get the old one's owner, group, mode or ACL.
 var ErrNotReplaceable = errors.New("it cannot be replaced and stay as it is")
 
 var errChanged = errors.New("it changes while it is replaced")
 
-// Replace writes data in the place of a file; a new one has mode perm. See Update.
+// Replace replaces a file's content with data; a new file has mode perm. See Update.
 func Replace(path string, data []byte, perm fs.FileMode) error {
 	_, err := Update(path, -1, perm, func([]byte) ([]byte, error) { return data, nil })
 	return err
 }
 
-// Update replaces a file with what edit makes of its content, which has at most limit bytes (-1: edit gets nil). Readers see the
-// old file or the new one, and after a failure the old one, with nothing beside it. An existing file keeps its owner, group,
-// mode and, on Linux, access list and extended attributes; where path is a symbolic link, the link stays and what it leads to is
-// replaced. A file that does not exist is empty for edit, and is created with mode perm, within the rule of CheckPlace. It
-// reports whether the content has changed.
+// Update replaces a file with edit's result for its content of at most limit bytes (-1: edit gets nil). Readers see the old
+// file or the new one. After a failure they see the old one, and no temporary file remains. An existing file keeps its owner,
+// group, mode and, on Linux, ACL and extended attributes. If path is a symbolic link, the link stays and Update replaces the
+// file that it leads to. If the file does not exist, edit gets an empty content, and Update creates the file with mode perm and
+// the rule of CheckPlace. changed reports whether the content has changed.
 func Update(path string, limit int64, perm fs.FileMode, edit func(old []byte) ([]byte, error)) (changed bool, err error) {
 	for range maxTries {
 		if changed, err = update(path, limit, perm, edit); !errors.Is(err, errChanged) {
@@ -60,7 +60,7 @@ func update(path string, limit int64, perm fs.FileMode, edit func([]byte) ([]byt
 	} else if err != nil {
 		return false, err
 	}
-	// From here on names are looked up in this directory, whatever becomes of the path.
+	// From here on, names are relative to this directory, whatever happens to the path.
 	dir, err := os.OpenRoot(filepath.Dir(target))
 	if err != nil {
 		return false, err
@@ -85,15 +85,15 @@ func update(path string, limit int64, perm fs.FileMode, edit func([]byte) ([]byt
 	return true, put(dir, name, data, old, perm, limit >= 0)
 }
 
-// original is a file that is to be replaced.
+// original is a file that is about to be replaced.
 type original struct {
 	*os.File
-	info    fs.FileInfo // when it was read
+	info    fs.FileInfo // as it was read
 	content []byte
 }
 
-// readOld opens a regular file for its replacement. One that owner does not own is refused: whoever controls the way to the file
-// would choose which file is replaced.
+// readOld opens a regular file for its replacement. It refuses a file of another user than owner (-1: any): the user who
+// controls the way to the file could choose which file is replaced.
 func readOld(dir *os.Root, name string, limit int64, owner int) (*original, error) {
 	info, err := dir.Lstat(name) // opening a pipe would wait for its writer
 	if err != nil {
@@ -122,7 +122,7 @@ func readOld(dir *os.Root, name string, limit int64, owner int) (*original, erro
 	return old, nil
 }
 
-// put writes a new file beside the old one, which is nil where there is none, and renames it to name. One that is edited must
+// put writes a new file beside the old one and renames it to name. old is nil if the file is new. With edited, the file must
 // not have changed since it was read.
 func put(dir *os.Root, name string, data []byte, old *original, perm fs.FileMode, edited bool) (err error) {
 	tmpName := temporaryName(name)
@@ -165,7 +165,7 @@ func put(dir *os.Root, name string, data []byte, old *original, perm fs.FileMode
 	return nil
 }
 
-// sweep removes what processes that were killed in put left beside the file.
+// sweep removes temporary files of processes that were killed in put.
 func sweep(dir *os.Root, name string) {
 	entries, err := fs.ReadDir(dir.FS(), ".")
 	if err != nil {
@@ -176,21 +176,21 @@ func sweep(dir *os.Root, name string) {
 			continue
 		}
 		if info, err := e.Info(); err == nil && time.Since(info.ModTime()) > abandonedAge {
-			_ = dir.Remove(e.Name()) // the next one tries again
+			_ = dir.Remove(e.Name()) // the next sweep retries
 		}
 	}
 }
 
-// temporaryName is a new name for a file that will replace name.
+// temporaryName returns a new name for the file that will replace name.
 func temporaryName(name string) string { return "." + name + "." + rand.Text() }
 
-// isTemporary reports whether s is a temporaryName for name.
+// isTemporary reports whether s is the temporaryName of name.
 func isTemporary(s, name string) bool {
 	random, ok := strings.CutPrefix(s, "."+name+".")
 	return ok && len(random) >= minRandom && strings.Trim(random, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567") == ""
 }
 
-// unchanged makes sure, as far as can be without a lock, that nobody has changed the file since it was read.
+// unchanged returns errChanged if the file has changed since it was read. Without a lock it cannot exclude a later change.
 func unchanged(dir *os.Root, name string, old *original) error {
 	now, err := dir.Lstat(name)
 	switch {
@@ -205,7 +205,7 @@ func unchanged(dir *os.Root, name string, old *original) error {
 	return nil
 }
 
-// syncDir makes a rename last. Not every file system can.
+// syncDir makes a rename durable. Some file systems cannot do that.
 func syncDir(dir *os.Root) {
 	if d, err := dir.Open("."); err == nil {
 		_ = d.Sync()

@@ -6,10 +6,10 @@ import (
 	"os"
 )
 
-// ErrUTF16 is why Text refuses a text. Windows tools call this encoding Unicode.
+// ErrUTF16 says that a text is in UTF-16. Windows tools call this encoding Unicode.
 var ErrUTF16 = errors.New("it is in UTF-16, not in UTF-8; save it again as UTF-8 (PowerShell: Set-Content -Encoding utf8)")
 
-// textProbe is how much of a text is looked at to tell its encoding, in bytes.
+// textProbe is how much of a text is searched for its encoding, in bytes.
 const textProbe = 64
 
 var (
@@ -17,7 +17,7 @@ var (
 	utf16Marks = [][]byte{[]byte("\xff\xfe"), []byte("\xfe\xff")}
 )
 
-// ReadText returns the Text of a file.
+// ReadText returns a file's text; see Text.
 func ReadText(path string) ([]byte, error) {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -26,15 +26,15 @@ func ReadText(path string) ([]byte, error) {
 	return Text(data)
 }
 
-// Text returns the UTF-8 text of a file that somebody has written, without the byte order mark that editors on Windows put before
-// it. UTF-16 of either byte order is ErrUTF16, with a mark or without. Other bytes are left to the reader of the text.
+// Text returns the UTF-8 text of a user's file, without the byte order mark that Windows editors write. For UTF-16 of either
+// byte order, with or without a mark, it returns ErrUTF16. It does not check other bytes.
 func Text(data []byte) ([]byte, error) {
 	for _, mark := range utf16Marks {
 		if bytes.HasPrefix(data, mark) {
 			return nil, ErrUTF16
 		}
 	}
-	// The texts here begin with ASCII, of which each second byte is zero in UTF-16.
+	// The texts begin with ASCII. In UTF-16 every second byte of ASCII is zero.
 	head := data[:min(len(data), textProbe)&^1]
 	var zeros [2]int
 	for i, b := range head {

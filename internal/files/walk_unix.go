@@ -12,7 +12,7 @@ import (
 	"syscall"
 )
 
-// maxLinks bounds the symbolic links on the way to a file, as the kernel does.
+// maxLinks bounds the symbolic links on the way to a file; the kernel's bound is the same.
 const maxLinks = 40
 
 // step is a file, directory or symbolic link on the way to a file.
@@ -20,12 +20,12 @@ type step struct {
 	path string
 	info fs.FileInfo
 	uid  int
-	// holds reports that the directory has the file itself, or a symbolic link that leads to it.
+	// holds says that the directory contains the file itself, or a symbolic link that leads to it.
 	holds bool
 }
 
-// walk returns the steps from the root directory to path, which it makes absolute: every directory, every symbolic link and
-// what these lead to. It ends before the first step that does not exist and says so.
+// walk returns the steps from the root directory to path, which it makes absolute: every directory, every symbolic link, and
+// their targets. It stops before the first step that does not exist; complete is then false.
 func walk(path string) (steps []step, complete bool, err error) {
 	path, err = filepath.Abs(path)
 	if err != nil {
@@ -86,7 +86,7 @@ func walk(path string) (steps []step, complete bool, err error) {
 	return steps, true, nil
 }
 
-// split returns the components of a path. ".." stays: behind a symbolic link it is not the link's own parent.
+// split returns a path's components. It keeps "..": behind a symbolic link it is not the link's own parent.
 func split(path string) []string {
 	var out []string
 	for part := range strings.SplitSeq(path, "/") {

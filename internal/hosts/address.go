@@ -14,23 +14,23 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// addressTries bounds the search for an address that is free. Of four million a few are in use; a port that is taken on so many
-// is taken on all of them.
+// addressTries bounds the search for a free address. Of four million addresses few are in use. If a port is taken on this many,
+// it is taken on all.
 const addressTries = 16
 
-// wsaEADDRINUSE is what Windows calls EADDRINUSE.
+// wsaEADDRINUSE is EADDRINUSE on Windows.
 const wsaEADDRINUSE = syscall.Errno(10048)
 
-// errTaken says that something listens at an address already.
+// errTaken says that another program already listens at an address.
 var errTaken = errors.New("another program listens there")
 
-// Address returns a loopback address at which nothing listens on the port and which taken does not claim. It is random, so that
-// nobody can listen there before the caller does. Addresses begin at 127.64.0.1: below, systems use some themselves.
+// Address returns a loopback address whose port is free and that taken does not claim. The address is random, so that another
+// program cannot take it first. Addresses begin at 127.64.0.1, because systems use some lower ones themselves.
 func Address(ctx context.Context, port int, taken func(netip.Addr) bool) (netip.Addr, error) {
 	return pick(ctx, port, taken, listenable, aliases, runtime.GOOS)
 }
 
-// pick is Address with what it asks the system.
+// pick is Address with its system calls as arguments.
 func pick(ctx context.Context, port int, taken func(netip.Addr) bool, try func(context.Context, netip.Addr, int) error,
 	aliases func() []netip.Addr, goos string,
 ) (netip.Addr, error) {
@@ -66,13 +66,13 @@ func random() netip.Addr {
 	return netip.AddrFrom4([4]byte{127, 64 + b[1]%64, b[2], 1 + b[3]%254})
 }
 
-// aliases returns the loopback addresses that somebody has given this machine, in random order.
+// aliases returns the machine's additional loopback addresses, in random order.
 func aliases() []netip.Addr {
 	addrs, err := net.InterfaceAddrs()
 	if err != nil {
 		return nil
 	}
-	found := make(map[netip.Addr]bool) // ranged over in random order
+	found := make(map[netip.Addr]bool) // map iteration is in random order
 	for _, a := range addrs {
 		if prefix, err := netip.ParsePrefix(a.String()); err == nil {
 			ip := prefix.Addr().Unmap()
@@ -88,7 +88,7 @@ func aliases() []netip.Addr {
 	return out
 }
 
-// Usable returns an error if nothing can listen on the port of an address that the hosts file gives.
+// Usable returns an error if the port of an address in the hosts file is not free.
 func Usable(ctx context.Context, addr netip.Addr, port int) error {
 	if err := listenable(ctx, addr, port); err != nil {
 		return unusable(addr, port, err, runtime.GOOS)

@@ -11,7 +11,7 @@ import (
 
 const (
 	defaultCRLF = true
-	replaceable = false // a file that is open cannot be replaced, and a new one has other rights
+	replaceable = false // an open file cannot be replaced, and a new one has other rights
 	elevate     = "from a terminal that was started as administrator"
 )
 
@@ -23,7 +23,7 @@ func defaultFile() string {
 	return filepath.Join(dir, "drivers", "etc", "hosts")
 }
 
-// startTime returns when a process was created, in 100 ns.
+// startTime returns a process's creation time, in units of 100 ns.
 func startTime(pid int) (string, error) {
 	h, err := windows.OpenProcess(windows.PROCESS_QUERY_LIMITED_INFORMATION, false, uint32(pid))
 	if err != nil {
@@ -35,7 +35,7 @@ func startTime(pid int) (string, error) {
 		return "", err
 	}
 	if exited.Nanoseconds() > created.Nanoseconds() {
-		return "", os.ErrProcessDone // somebody still holds a handle
+		return "", os.ErrProcessDone // another process still holds a handle
 	}
 	return strconv.FormatInt(created.Nanoseconds()/100, 10), nil
 }

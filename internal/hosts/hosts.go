@@ -1,6 +1,6 @@
-// Package hosts gives names addresses in the machine's hosts file, in blocks that their owner removes again.
+// Package hosts adds names to the machine's hosts file, in blocks that their owner removes.
 //
-// A block (see package block) has lines of an address and a name:
+// A line of a block (see package block) has an address and a name:
 //
 //	127.83.12.5 orders.abc123.eu-central-1.rds.amazonaws.com
 package hosts
@@ -28,19 +28,19 @@ import (
 	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
-// maxSize bounds the hosts files that are read; those of ad blockers have a few megabytes.
+// maxSize bounds a hosts file, in bytes; ad blockers write a few megabytes.
 const maxSize = 32 << 20
 
 const (
-	// lockWait bounds the wait for another bastion that is just changing the file.
+	// lockWait bounds the wait for another bastion that is changing the file.
 	lockWait = 10 * time.Second
-	// A removal that fails is tried again this often, after pauses that double: a name that stays leads to an address at which
-	// anybody may listen.
+	// Remove retries this often, after pauses that double. A name that stays leads to an address on which any program may
+	// listen.
 	removeTries                 = 6
 	removePause, maxRemovePause = 50 * time.Millisecond, 2 * time.Second
 )
 
-// Path is the hosts file that the settings name, or else the system's.
+// Path returns name, the setting's hosts file, or the system's hosts file if name is empty.
 func Path(name string) string {
 	if name == "" {
 		return defaultFile()
@@ -54,19 +54,19 @@ type File struct {
 	locks string
 }
 
-// Open returns the hosts file that the settings name, or else the system's. All that change it take a lock in the directory
-// locks, which only its owner can enter. The file itself is never locked: everybody can read it, and who can open a file can
-// hold its lock. "" is for those that only read.
+// Open returns the hosts file name, or the system's if name is empty. Every change takes a lock in the directory locks, which
+// only its owner can enter. The hosts file itself is never locked: all users can read it, and a reader can hold its lock. locks
+// may be "" for a File that is only read.
 func Open(name, locks string) *File { return &File{path: Path(name), locks: locks} }
 
-// Block is the names that one Add has put into a file. Its owner calls Remove.
+// Block is the block of names that one Add wrote. Its owner must call Remove.
 type Block struct {
-	file *File // nil: there is nothing to remove
+	file *File // nil: nothing to remove
 	id   string
 }
 
-// CanAdd reports, before anything else is done, why Add would fail: a name that has another address, or a file that this user
-// cannot write. A file that has all names need not be writable.
+// CanAdd returns, before any change, the error that Add would return: a name has another address, or the user cannot write the
+// file. If the file has all names, it need not be writable.
 func (f *File) CanAdd(names map[string]netip.Addr) error {
 	if err := check("-", names); err != nil {
 		return err
@@ -82,8 +82,8 @@ func (f *File) CanAdd(names map[string]netip.Addr) error {
 	return w.Close()
 }
 
-// Add puts names into the file, for the owner that id names (see NewID). A name that the file gives the same address already
-// is left as it is; without others the file is not written. One that has another address there is an error.
+// Add writes names into the file, for the owner id (see NewID). It skips names that already have the same address; if none
+// remain, it does not write the file. It fails if a name has another address.
 func (f *File) Add(ctx context.Context, id string, names map[string]netip.Addr) (*Block, error) {
 	if err := check(id, names); err != nil {
 		return nil, err
@@ -105,8 +105,8 @@ func (f *File) Add(ctx context.Context, id string, names map[string]netip.Addr) 
 	return &Block{file: f, id: id}, nil
 }
 
-// Remove takes the block out of the file again, and tries more than once. A block that is gone already is no error. ctx ends
-// the tries; a caller whose own context has ended passes another one.
+// Remove removes the block from the file and retries failures until ctx ends. A missing block is not an error. A caller whose
+// own context has ended must pass another one.
 func (b *Block) Remove(ctx context.Context) error {
 	if b == nil || b.file == nil {
 		return nil
@@ -125,7 +125,7 @@ func (b *Block) Remove(ctx context.Context) error {
 	}
 }
 
-// Sweep removes the blocks whose owners are not alive any more. A file without such blocks is only read.
+// Sweep removes the blocks of owners that are no longer alive. It does not write a file without such blocks.
 func (f *File) Sweep(ctx context.Context, alive func(id string) bool) error {
 	text, err := read(f.path)
 	if err != nil {
@@ -138,7 +138,7 @@ func (f *File) Sweep(ctx context.Context, alive func(id string) bool) error {
 	return f.explain(f.change(ctx, func(text string) (string, error) { return without(text, dead), nil }))
 }
 
-// Addresses returns which address each name has in the file, blocks included.
+// Addresses returns each name's address in the file, including those in blocks.
 func (f *File) Addresses() (map[string]netip.Addr, error) {
 	text, err := read(f.path)
 	if err != nil {
@@ -149,21 +149,21 @@ func (f *File) Addresses() (map[string]netip.Addr, error) {
 
 func check(id string, names map[string]netip.Addr) error {
 	if id == "" || strings.ContainsFunc(id, func(r rune) bool { return r <= ' ' || r > '~' }) {
-		return fmt.Errorf("hosts: %q is no id", id)
+		return fmt.Errorf("hosts: %q is not an id", id)
 	}
 	for name, addr := range names {
 		if !addr.IsLoopback() {
 			return fmt.Errorf("hosts: %s is not a loopback address", addr)
 		}
 		if !isName(name) {
-			return fail.New(fail.Usage, "", fmt.Errorf("%q is no name that the hosts file can give an address", name),
+			return fail.New(fail.Usage, "", fmt.Errorf("%q is not a name for the hosts file", name),
 				"leave out --hosts for this target")
 		}
 	}
 	return nil
 }
 
-// isName accepts host names: what comes from elsewhere must not write lines of its own. An address is none.
+// isName reports whether name is a host name: foreign text must not add lines of its own. An address is not a name.
 func isName(name string) bool {
 	if _, err := netip.ParseAddr(name); err == nil || name == "" || len(name) > 253 || strings.EqualFold(name, "localhost") {
 		return false
@@ -173,7 +173,7 @@ func isName(name string) bool {
 	})
 }
 
-// lacking returns the names that the file does not have.
+// lacking returns the names that the file lacks.
 func (f *File) lacking(names map[string]netip.Addr) (map[string]netip.Addr, error) {
 	text, err := read(f.path)
 	if err != nil {
@@ -199,7 +199,7 @@ func missingFrom(text string, names map[string]netip.Addr) (map[string]netip.Add
 	return missing, nil
 }
 
-// parse returns the first address of each name, in lower case, as resolvers take them.
+// parse returns each name's first address, by the name in lower case, as resolvers do.
 func parse(text string) map[string]netip.Addr {
 	out := make(map[string]netip.Addr)
 	for line := range strings.Lines(text) {
@@ -222,8 +222,8 @@ func parse(text string) map[string]netip.Addr {
 	return out
 }
 
-// appendBlock adds a block at the end, with the file's line ends. Where the last line has no end, the block's has none either:
-// from that without knows what was there before.
+// appendBlock appends a block, with the file's line ends. If the last line has no line end, the block has none either, so that
+// without can restore the text.
 func appendBlock(text, id string, names map[string]netip.Addr) string {
 	eol := "\n"
 	if strings.Contains(text, "\r\n") || text == "" && defaultCRLF {
@@ -241,8 +241,8 @@ func appendBlock(text, id string, names map[string]netip.Addr) string {
 	return text + eol + added
 }
 
-// without returns text without the blocks whose ids match. A block whose end somebody has removed ends before the first line that
-// is not of the form that blocks have.
+// without returns text without the blocks whose ids match. A block without its end line ends before the first line that is not
+// a block entry.
 func without(text string, match func(id string) bool) string {
 	blocks, _ := block.Find(text, func(id string) bool { return id != "" && match(id) }, isEntry)
 	return block.Without(text, blocks)
@@ -264,7 +264,7 @@ func read(file string) (string, error) {
 	return strings.TrimPrefix(text, "\ufeff"), err
 }
 
-// readAll returns the text as it is, and no UTF-16: a block would be garbage there.
+// readAll returns the unchanged text. It refuses UTF-16, in which a block would be garbage.
 func readAll(f *os.File) (string, error) {
 	data, err := files.ReadAll(f, maxSize)
 	if err == nil {
@@ -273,10 +273,10 @@ func readAll(f *os.File) (string, error) {
 	return string(data), err
 }
 
-// change rewrites the file under the lock. The new text replaces the file as a whole; where that cannot be, as with a hosts
-// file that is a mount of its own in a container, it is written in place.
+// change edits the file under its lock. It replaces the whole file. If the file cannot be replaced, for example a mount in a
+// container, change writes it in place.
 func (f *File) change(ctx context.Context, edit func(string) (string, error)) error {
-	// The file that counts, where the name is a link to it.
+	// The file itself, if the path is a symbolic link.
 	path, err := filepath.EvalSymlinks(f.path)
 	if err != nil {
 		return err
@@ -286,7 +286,7 @@ func (f *File) change(ctx context.Context, edit func(string) (string, error)) er
 		return err
 	}
 	defer func() { _ = lock.Close() }()
-	var wrong error // what edit says
+	var wrong error // edit's error
 	edited := func(old []byte) ([]byte, error) {
 		text, err := edit(string(old))
 		wrong = err
@@ -301,16 +301,16 @@ func (f *File) change(ctx context.Context, edit func(string) (string, error)) er
 	return overwrite(path, edit)
 }
 
-// inPlace reports whether a hosts file that cannot be replaced may be written in place: it is a mount of its own, or its directory
-// cannot be written, or the new file would lose what the old one has. On a full disk that would leave half a file. And in a
-// directory of another user root would write wherever that user lets the name lead.
+// inPlace reports whether a hosts file that cannot be replaced may be written in place: it is a mount, its directory is not
+// writable, or the new file would lose properties of the old one. It excludes a full disk, which would leave half a file. It
+// also excludes another user's directory, where root would write wherever that user's link leads.
 func inPlace(path string, err error) bool {
 	isMount := errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EROFS)
 	return (isMount || errors.Is(err, fs.ErrPermission) || errors.Is(err, files.ErrNotReplaceable)) &&
 		!files.IsForeign(files.CheckPlace(path))
 }
 
-// lock takes the lock of the file, for at most lockWait.
+// lock takes the file's lock and waits at most lockWait.
 func (f *File) lock(ctx context.Context, path string) (*os.File, error) {
 	if err := files.PrivateDir(f.locks); err != nil {
 		return nil, err
@@ -321,7 +321,7 @@ func (f *File) lock(ctx context.Context, path string) (*os.File, error) {
 	return files.Lock(ctx, filepath.Join(f.locks, "hosts-"+hex.EncodeToString(sum[:8])+".lock"))
 }
 
-// overwrite changes a file in place.
+// overwrite edits a file in place.
 func overwrite(path string, edit func(string) (string, error)) error {
 	f, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
@@ -345,7 +345,7 @@ func overwrite(path string, edit func(string) (string, error)) error {
 	return f.Sync()
 }
 
-// explain says what the user can do where the file cannot be changed.
+// explain adds the operation and the next step to an error about the file.
 func (f *File) explain(err error) error {
 	if err == nil || fail.KindOf(err) == fail.Usage {
 		return err

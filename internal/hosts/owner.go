@@ -11,18 +11,16 @@ import (
 
 var blocks atomic.Uint64
 
-// NewID returns an id for a block that this process owns: its process id and when it started, because process ids come again, and a
-// number.
+// NewID returns an id for a block of this process: its process id, its start time, because process ids recur, and a number.
 func NewID() string {
 	start, err := startTime(os.Getpid())
 	if err != nil {
-		start = "0" // not known on this system
+		start = "0" // unknown on this system
 	}
 	return fmt.Sprintf("%d-%s-%d", os.Getpid(), start, blocks.Add(1))
 }
 
-// Alive says whether the process that made an id by NewID still runs. An id of another form is taken for alive: it is not ours to
-// judge.
+// Alive reports whether the process of an id from NewID still runs. An id of another form counts as alive.
 func Alive(id string) bool {
 	parts := strings.Split(id, "-")
 	if len(parts) != 3 {

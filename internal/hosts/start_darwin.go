@@ -6,7 +6,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// startTime returns when a process started, in microseconds.
+// startTime returns a process's start time, in microseconds since the epoch.
 func startTime(pid int) (string, error) {
 	info, err := unix.SysctlKinfoProc("kern.proc.pid", pid)
 	if err != nil {

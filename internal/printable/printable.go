@@ -1,5 +1,5 @@
-// Package printable makes text from elsewhere (AWS, files, the far end, other users) safe for a terminal and a log line: it
-// takes away what could draw, move the cursor, reorder or hide text, or begin another line.
+// Package printable makes foreign text (from AWS, files, the far end, other users) safe for a terminal and a log line. It
+// removes characters that draw, move the cursor, reorder or hide text, or begin another line.
 package printable
 
 import (
@@ -12,15 +12,15 @@ import (
 	"unicode/utf8"
 )
 
-// Mark stands for what may not be shown.
+// Mark replaces an unprintable character.
 const Mark = '?'
 
-// Line returns s on one line: each rune that is not printable by the rules of Unicode, and each byte that is not UTF-8, is replaced
-// by Mark. That is every control character (C0, C1, DEL), ESC with them, every format character (bidirectional controls, zero-width
-// characters, tags), line and paragraph separators, all spaces but ' ', and what is private or not assigned.
+// Line returns s on one line. It replaces each rune that is not printable in Unicode, and each byte that is not UTF-8, with
+// Mark. That covers control characters (C0, C1, DEL) with ESC, format characters (bidirectional controls, zero-width
+// characters, tags), line and paragraph separators, all spaces but ' ', and private and unassigned runes.
 func Line(s string) string { return Replace(s, Mark) }
 
-// Replace is Line with a mark of the caller's own.
+// Replace is Line with another mark.
 func Replace(s string, mark rune) string {
 	return strings.Map(func(r rune) rune {
 		if isSafe(r) {
@@ -30,7 +30,7 @@ func Replace(s string, mark rune) string {
 	}, markInvalid(s, mark))
 }
 
-// Text is Line for a text of several lines: LF and tabs stay, and CR LF is an LF.
+// Text is Line for several lines: it keeps LF and tabs, and turns CR LF into LF.
 func Text(s string) string {
 	lines := strings.Split(strings.ReplaceAll(s, "\r\n", "\n"), "\n")
 	for i, line := range lines {
@@ -43,10 +43,10 @@ func Text(s string) string {
 	return strings.Join(lines, "\n")
 }
 
-// OneLine is Text with a space for each LF and tab.
+// OneLine is Text with each LF and tab as a space.
 func OneLine(s string) string { return strings.NewReplacer("\n", " ", "\t", " ").Replace(Text(s)) }
 
-// Row joins the cells of a table's row by tabs, for text/tabwriter. A cell cannot begin another cell or row.
+// Row joins the cells of a table row with tabs, for text/tabwriter. A cell cannot begin another cell or row.
 func Row(cells ...any) string {
 	texts := make([]string, len(cells))
 	for i, c := range cells {
@@ -55,7 +55,8 @@ func Row(cells ...any) string {
 	return strings.Join(texts, "\t")
 }
 
-// JSON escapes what Line would replace outside of ASCII, so that a terminal shows a JSON text as it is. The data stays the same.
+// JSON escapes the non-ASCII characters that Line would replace, so that a terminal shows the text safely. The data stays the
+// same.
 func JSON(text []byte) []byte {
 	var b strings.Builder
 	for _, r := range string(text) {
@@ -74,8 +75,8 @@ func JSON(text []byte) []byte {
 
 func isSafe(r rune) bool { return unicode.IsPrint(r) && !hidden(r) }
 
-// hidden reports the runes that Unicode counts as letters, marks or symbols and that show nothing: fillers, variation selectors,
-// the combining grapheme joiner and the note without a head.
+// hidden reports runes that Unicode counts as letters, marks or symbols but that show nothing: fillers, variation selectors,
+// the combining grapheme joiner and the null notehead.
 func hidden(r rune) bool {
 	switch r {
 	case 0x034f, 0x115f, 0x1160, 0x17b4, 0x17b5, 0x2800, 0x3164, 0xffa0, 0x16fe4, 0x1d159:
@@ -84,7 +85,7 @@ func hidden(r rune) bool {
 	return 0xfe00 <= r && r <= 0xfe0f || 0xe0100 <= r && r <= 0xe01ef || 0x180b <= r && r <= 0x180f
 }
 
-// markInvalid replaces each byte that is not UTF-8 by mark.
+// markInvalid replaces each byte that is not UTF-8 with mark.
 func markInvalid(s string, mark rune) string {
 	if utf8.ValidString(s) {
 		return s
@@ -107,13 +108,13 @@ type Writer struct {
 	w io.Writer
 
 	mu   sync.Mutex
-	rest []byte // the beginning of a rune, or a CR
+	rest []byte // the start of a rune, or a CR
 }
 
 // NewWriter returns a Writer to w.
 func NewWriter(w io.Writer) *Writer { return &Writer{w: w} }
 
-// Write writes the text in b. The beginning of a rune at its end waits for the rest.
+// Write writes the text in b. An incomplete rune at its end waits for the rest.
 func (w *Writer) Write(b []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -129,7 +130,7 @@ func (w *Writer) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// unfinished returns how many bytes at the end of b may be the beginning of a rune or of CR LF.
+// unfinished returns how many bytes at the end of b may begin a rune or a CR LF.
 func unfinished(b []byte) int {
 	if n := len(b); n > 0 && b[n-1] == '\r' {
 		return 1

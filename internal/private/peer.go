@@ -12,7 +12,7 @@ import (
 // Peer is the process at the other end of a unix socket.
 type Peer struct{ UID, PID int }
 
-// PeerOf returns who is at the other end of a unix socket. On some systems the error is always errors.ErrUnsupported.
+// PeerOf returns the process at the other end of a unix socket. On some systems it always fails with errors.ErrUnsupported.
 func PeerOf(conn net.Conn) (Peer, error) {
 	c, ok := conn.(syscall.Conn)
 	if _, isUnix := conn.LocalAddr().(*net.UnixAddr); !ok || !isUnix {
@@ -30,7 +30,7 @@ func PeerOf(conn net.Conn) (Peer, error) {
 	return peer, askErr
 }
 
-// PeerPID returns the process at the other end of a unix socket, or 0 if that is not known.
+// PeerPID returns the process id at the other end of a unix socket, or 0 if it is unknown.
 func PeerPID(conn net.Conn) int {
 	peer, err := PeerOf(conn)
 	if err != nil {
@@ -39,8 +39,8 @@ func PeerPID(conn net.Conn) int {
 	return peer.PID
 }
 
-// CheckPeer refuses a peer that is neither of this process's user nor of the others. Where the system does not tell who a peer is,
-// the modes of the socket and of its directory have to do.
+// CheckPeer returns an error if the peer belongs to a user other than this process's and others. If the system does not tell
+// the peer's user, the modes of the socket and its directory must suffice.
 func CheckPeer(conn net.Conn, others ...int) error {
 	peer, err := PeerOf(conn)
 	if errors.Is(err, errors.ErrUnsupported) {

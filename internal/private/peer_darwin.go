@@ -9,7 +9,7 @@ func peerOf(fd int) (Peer, error) {
 	}
 	pid, err := unix.GetsockoptInt(fd, unix.SOL_LOCAL, unix.LOCAL_PEERPID)
 	if err != nil {
-		pid = 0 // the process has ended; even so, its user counts
+		pid = 0 // the process has ended; its user is known even so
 	}
 	return Peer{UID: int(cred.Uid), PID: pid}, nil
 }

@@ -1,5 +1,5 @@
-// Package private has the unix sockets that only the user's own processes may use, and tells who is at the other end of one. On
-// Linux it also tells whose a connection to a loopback address is.
+// Package private has unix sockets for the user's own processes, and identifies the process at a socket's other end. On Linux
+// it also identifies the user of a connection to a loopback address.
 package private
 
 import (
@@ -15,13 +15,13 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// Suffix ends the names of sockets.
+// Suffix is the suffix of socket names.
 const Suffix = ".sock"
 
-// maxPath is what every system can take for the path of a unix socket, in bytes.
+// maxPath is the longest path of a unix socket that every system accepts, in bytes.
 const maxPath = 103
 
-// CheckPath refuses a path that is too long for a unix socket: the system says no more of it than "invalid argument".
+// CheckPath returns an error for a path that is too long for a unix socket; the system's error is only "invalid argument".
 func CheckPath(path string) error {
 	if len(path) <= maxPath {
 		return nil
@@ -30,7 +30,7 @@ func CheckPath(path string) error {
 		"set a shorter runtime_dir (BASTION_RUNTIME_DIR)")
 }
 
-// Socket is a listener on a unix socket, and its place.
+// Socket is a listener on a unix socket, with its path.
 type Socket struct {
 	*net.UnixListener
 	Path string
@@ -45,8 +45,8 @@ func (s *Socket) Close() error {
 	return err
 }
 
-// ListenSocket listens on a socket that only the user can connect to, in a directory of the user's. The socket replaces what is in
-// its place when it is ready: one that refuses connections is taken for stale.
+// ListenSocket listens on a socket that only the user can connect to. Its directory must belong to the user. A ready socket
+// replaces any file at path, because a socket that refuses connections counts as stale.
 func ListenSocket(path string) (*Socket, error) {
 	dir, name := filepath.Split(path)
 	tmp := filepath.Join(dir, "."+strings.TrimSuffix(name, Suffix))
@@ -64,8 +64,8 @@ func ListenSocket(path string) (*Socket, error) {
 	return &Socket{ln, path}, nil
 }
 
-// Listen is ListenSocket for processes of the same user only: the socket's mode and the directory's say so, and where the system
-// tells who the peer is, that is looked at too.
+// Listen is ListenSocket for processes of the same user only. Besides the modes of the socket and its directory, it checks the
+// peer if the system tells who that is.
 func Listen(path string) (net.Listener, error) {
 	if err := CheckPath(path); err != nil {
 		return nil, err
@@ -77,7 +77,7 @@ func Listen(path string) (net.Listener, error) {
 	return &ownPeers{s}, nil
 }
 
-// ownPeers is a listener that takes connections of this user's processes only.
+// ownPeers is a listener that accepts only this user's processes.
 type ownPeers struct{ *Socket }
 
 func (l *ownPeers) Accept() (net.Conn, error) {
@@ -90,12 +90,12 @@ func (l *ownPeers) Accept() (net.Conn, error) {
 	}
 }
 
-// DialSocket connects to a socket of this machine, which does not take time.
+// DialSocket connects to a local socket. It does not block for long, so it takes no context.
 func DialSocket(path string) (net.Conn, error) {
 	return net.DialUnix("unix", nil, &net.UnixAddr{Name: path, Net: "unix"})
 }
 
-// Dial connects to a socket of a process of the same user. What another user listens on is not trusted.
+// Dial connects to a socket of a process of the same user. It refuses another user's process.
 func Dial(path string) (net.Conn, error) {
 	conn, err := DialSocket(path)
 	if err != nil {
@@ -107,7 +107,8 @@ func Dial(path string) (net.Conn, error) {
 	return conn, nil
 }
 
-// Owner returns the process of the same user that serves a socket, whether it answers or not; 0 if the system does not tell.
+// Owner returns the id of the same user's process that listens on a socket, even if it does not answer; 0 if the system does
+// not tell.
 func Owner(path string) (pid int) {
 	conn, err := Dial(path)
 	if err != nil {
@@ -117,16 +118,16 @@ func Owner(path string) (pid int) {
 	return PeerPID(conn)
 }
 
-// Refused reports whether nobody listens on a socket any more.
+// Refused reports whether err says that a socket has no listener any more.
 func Refused(err error) bool {
-	const wsaECONNREFUSED = syscall.Errno(10061) // of Windows
+	const wsaECONNREFUSED = syscall.Errno(10061) // on Windows
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaECONNREFUSED)
 }
 
-// NoListener reports whether err, of Dial, says that nobody listens there.
+// NoListener reports whether err, from Dial, says that the socket is missing or has no listener.
 func NoListener(err error) bool { return Refused(err) || errors.Is(err, fs.ErrNotExist) }
 
-// RemoveStale removes the sockets that match a pattern and on which nobody listens any more: processes left them that were killed.
+// RemoveStale removes the sockets that match pattern and have no listener: killed processes left them.
 func RemoveStale(pattern string) {
 	paths, err := filepath.Glob(pattern)
 	if err != nil {

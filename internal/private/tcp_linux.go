@@ -11,15 +11,15 @@ import (
 	"strings"
 )
 
-// IsOwnTCP reports whether the client of a connection over a loopback address is this process's user or root. The kernel
-// lists the sockets of this network namespace with their owners, and the client's socket is one of them.
+// IsOwnTCP reports whether the client of a loopback connection is this process's user or root. The kernel lists the sockets of
+// this network namespace, including the client's, with their owners.
 func IsOwnTCP(client, server net.Addr) bool {
 	from, ok := addrPort(client)
 	to, ok2 := addrPort(server)
 	if !ok || !ok2 {
 		return false
 	}
-	const tries = 3 // the kernel may leave lines out while sockets come and go
+	const tries = 3 // the kernel may omit lines while sockets come and go
 	for range tries {
 		readable := false
 		for _, path := range []string{"/proc/net/tcp", "/proc/net/tcp6"} {
@@ -33,7 +33,7 @@ func IsOwnTCP(client, server net.Addr) bool {
 			}
 		}
 		if !readable {
-			return true // this system does not tell: the caller's secrets must do
+			return true // this system does not tell; the caller's secrets must suffice
 		}
 	}
 	return false
@@ -48,8 +48,8 @@ func addrPort(a net.Addr) (netip.AddrPort, bool) {
 	return netip.AddrPortFrom(ap.Addr().Unmap().WithZone(""), ap.Port()), true
 }
 
-// socketOwner looks for the socket that is bound to local and connected to remote. One that its process has closed has
-// no inode and no owner; it is not found.
+// socketOwner finds the socket that is bound to local and connected to remote. It does not find a socket that its process has
+// closed, which lacks an inode and an owner.
 func socketOwner(path string, local, remote netip.AddrPort) (uid int, found bool, err error) {
 	f, err := os.Open(path)
 	if err != nil {
@@ -75,7 +75,7 @@ func socketOwner(path string, local, remote netip.AddrPort) (uid int, found bool
 	return 0, false, lines.Err()
 }
 
-// parseSocket reads an address as the kernel writes it: words of 32 bits in the machine's order, and the port.
+// parseSocket reads an address in the kernel's form: 32-bit words in the machine's byte order, and the port.
 func parseSocket(text string) (netip.AddrPort, bool) {
 	address, port, ok := strings.Cut(text, ":")
 	raw, err := hex.DecodeString(address)

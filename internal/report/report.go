@@ -23,8 +23,8 @@ type Process struct {
 
 // Link is the state of a link.
 type Link struct {
-	Bastion  string     `json:"bastion"`         // where the link leads
-	State    string     `json:"state"`           // a tunnel.Phase; "waiting" without a path
+	Bastion  string     `json:"bastion"` // where the link leads
+	State    string     `json:"state"`   // a tunnel.Phase; "waiting" without a path
 	Since    time.Time  `json:"since"`
 	Error    string     `json:"error,omitempty"` // latest failure
 	Kind     string     `json:"kind"`            // "bond", or "single": each connection lives as long as its session
@@ -162,7 +162,7 @@ type Status struct {
 
 // Size is a bastion's size and cost. Values that ECS has not reported are zero.
 type Size struct {
-	CPU          int           `json:"cpu,omitempty"`        // 1024 is a vCPU
+	CPU          int           `json:"cpu,omitempty"` // 1024 is a vCPU
 	Memory       int           `json:"memory_mib,omitempty"`
 	Architecture string        `json:"architecture,omitempty"`
 	Cost         *fargate.Cost `json:"cost_estimate_usd,omitempty"` // set by Up and Status
