@@ -18,13 +18,13 @@ import (
 
 const (
 	maxAgentConns    = 64              // simultaneous clients of an agent socket; more wait in the listener's backlog
-	agentAcceptTries = 20              // accepts that may fail one after another
-	agentAcceptPause = time.Second / 4 // after an accept that failed: the process may be out of descriptors for the moment
+	agentAcceptTries = 20              // consecutive accepts that may fail
+	agentAcceptPause = time.Second / 4 // after a failed accept: the process may be out of descriptors for the moment
 )
 
-// ServeAgent speaks the ssh-agent protocol on l and offers the one key, read-only: it cannot be added to, emptied or
-// locked. It returns when ctx is done or l fails, after it has closed l and every connection and waited for them; the
-// error is nil when ctx was done. Who may connect is the listener's business (a 0600 socket in a 0700 directory).
+// ServeAgent speaks the ssh-agent protocol on l and offers the one key, read-only: clients cannot add, remove or lock keys. It
+// returns when ctx is done or l fails. Before that, it closes l and every connection, and waits for them. The error is nil if
+// ctx was done. The listener decides who may connect (a 0600 socket in a 0700 directory).
 func ServeAgent(ctx context.Context, l net.Listener, signer ssh.Signer) error {
 	ctx, cancel := context.WithCancel(ctx)
 	var conns sync.WaitGroup
@@ -51,7 +51,7 @@ func ServeAgent(ctx context.Context, l net.Listener, signer ssh.Signer) error {
 				return fmt.Errorf("ssh-agent socket: %w", err)
 			}
 			<-slots
-			_ = sleep.For(ctx, agentAcceptPause) // the end of ctx is seen next
+			_ = sleep.For(ctx, agentAcceptPause) // the loop notices the end of ctx
 			continue
 		}
 		failed = 0
@@ -60,14 +60,14 @@ func ServeAgent(ctx context.Context, l net.Listener, signer ssh.Signer) error {
 			unwatch := context.AfterFunc(ctx, func() { _ = conn.Close() })
 			defer unwatch()
 			defer func() { _ = conn.Close() }()
-			_ = agent.ServeAgent(keyring, conn) // its error is how the client went
+			_ = agent.ServeAgent(keyring, conn) // its error only says how the client left
 		})
 	}
 }
 
 var errReadOnly = errors.New("this agent is read-only")
 
-// oneKey is an agent that has one key for good.
+// oneKey is an agent with one permanent key.
 type oneKey struct{ signer ssh.Signer }
 
 var _ agent.ExtendedAgent = oneKey{}

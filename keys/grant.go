@@ -13,29 +13,29 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// Bounds of a grant. A grant word crosses a command line, so that it stays far below what one may hold.
+// Bounds of a grant. A grant word is part of a command line, so it stays far below the system's limit.
 const (
 	MaxGrantWord = 8 << 10 // bytes of an encoded grant
 	MaxPermits   = 64      // destination patterns of a grant
 	maxPermit    = 300     // bytes of one pattern
-	maxPrincipal = 1024    // bytes of a principal; the longest ARN of an assumed role is near 750
+	maxPrincipal = 1024    // bytes of a principal; an assumed role's longest ARN has about 750
 	maxID        = 64
 )
 
-// The prefixes say which fields a grant's word may have. A word with a secret is one that bastiond of before secrets
-// refuses as invalid.
+// The prefixes determine the fields of a grant's word. An older bastiond, which does not know secrets, refuses secretPrefix as
+// invalid.
 const (
 	grantPrefix  = "v1."
 	secretPrefix = "v2." // with a secret
 )
 
-// UserPending is the SSH user name of a client whose grant is still on its way. The bastion, to which user names mean
-// nothing else, waits for the grant of such a client's key instead of refusing the key at once.
+// UserPending is the SSH user name of a client whose grant is still on its way. For it, the bastion waits for the grant of the
+// client's key instead of refusing the key. User names mean nothing else to the bastion.
 const UserPending = "grant-pending"
 
-// A Grant asks a bastion to accept a public key: whose it is, for which destinations, until when. It proves nothing by
-// itself, and is trusted because of the channel it comes by (ECS Exec, authorized by IAM). All of it is public but the
-// Secret, which proves the bastion to the client, and not the client to the bastion.
+// A Grant asks a bastion to accept a public key: the key's owner, the destinations and the end. It proves nothing by itself.
+// The bastion trusts it because of its channel (ECS Exec, authorized by IAM). All of it is public except Secret, which proves
+// the bastion to the client, and not the client to the bastion.
 type Grant struct {
 	ID        string    `json:"id"`               // random; the audit log names it
 	PublicKey string    `json:"key"`              // ssh-ed25519 in authorized_keys form, without a comment
@@ -45,8 +45,8 @@ type Grant struct {
 	Secret    Secret    `json:"secret,omitzero"`  // for the first contact with the bastion; zero: none
 }
 
-// NewGrant returns a grant for pub that ends in ttl (at least a second, at most ten years). The permitted destinations
-// are patterns as the bastion's allow-list has them; they can narrow that list, never widen it.
+// NewGrant returns a grant for pub that ends in ttl (at least a second, at most ten years). permit has patterns in the form of
+// the bastion's allow-list. They can narrow that list, never widen it.
 func NewGrant(pub ssh.PublicKey, principal string, permit []string, ttl time.Duration) (Grant, error) {
 	if ttl < time.Second || ttl > 10*365*24*time.Hour {
 		return Grant{}, fmt.Errorf("grant lifetime %v: want between one second and ten years", ttl)
@@ -73,8 +73,7 @@ func (g Grant) Key() (ssh.PublicKey, error) {
 	return key, nil
 }
 
-// Encode returns the grant as one word of letters, digits, '-', '_' and '.', which needs no quoting on any command
-// line.
+// Encode returns the grant as one word of letters, digits, '-', '_' and '.'. It needs no quoting on any command line.
 func (g Grant) Encode() (string, error) {
 	if err := g.validate(); err != nil {
 		return "", err
@@ -98,8 +97,8 @@ func (g Grant) prefix() string {
 	return secretPrefix
 }
 
-// ParseGrant reads a word written by Encode. It accepts one spelling of a grant only: what it returns encodes to the
-// same word. It does not compare NotAfter with the time, which is the bastion's to judge.
+// ParseGrant reads a word written by Encode. It accepts only the canonical spelling: its result encodes to the same word. It
+// does not compare NotAfter with the time; that is the bastion's task.
 func ParseGrant(word string) (Grant, error) {
 	if len(word) > MaxGrantWord {
 		return Grant{}, fmt.Errorf("grant: longer than %d bytes", MaxGrantWord)

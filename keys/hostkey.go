@@ -10,7 +10,7 @@ import (
 	"golang.org/x/crypto/ssh/knownhosts"
 )
 
-// HostKeyError says that a server has not shown the key that was pinned for it. Want and Got are SHA256 fingerprints.
+// HostKeyError says that a server showed another key than the pinned one. Want and Got are SHA256 fingerprints.
 type HostKeyError struct{ Host, Want, Got string }
 
 func (e *HostKeyError) Error() string {
@@ -18,8 +18,8 @@ func (e *HostKeyError) Error() string {
 		e.Host, e.Got, e.Want)
 }
 
-// PinnedHostKey accepts the one key and refuses any other with a *HostKeyError, before anything is sent to the server
-// that depends on its identity.
+// PinnedHostKey returns a callback that accepts only the key want. It refuses any other key with a *HostKeyError, before the
+// client sends anything that depends on the server's identity.
 func PinnedHostKey(want ssh.PublicKey) ssh.HostKeyCallback {
 	pinned := want.Marshal()
 	return func(host string, _ net.Addr, got ssh.PublicKey) error {
@@ -30,8 +30,8 @@ func PinnedHostKey(want ssh.PublicKey) ssh.HostKeyCallback {
 	}
 }
 
-// KnownHostsLine returns the line of a known_hosts file that pins key for host and port, without a line end; what
-// OpenSSH's KnownHostsCommand prints.
+// KnownHostsLine returns the known_hosts line that pins key for host and port, without a line end. OpenSSH's KnownHostsCommand
+// prints such lines.
 func KnownHostsLine(host string, port int, key ssh.PublicKey) string {
 	return knownhosts.Line([]string{net.JoinHostPort(host, strconv.Itoa(port))}, key)
 }

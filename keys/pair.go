@@ -10,17 +10,16 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-const maxComment = 128
+const maxComment = 128 // bytes
 
-// A Pair is an ed25519 key pair that is never written anywhere: it has no encoding, and formatting it shows the
-// fingerprint of the public key alone.
+// A Pair is an ed25519 key pair that stays in memory: it has no encoding, and formatting it shows only the public key's
+// fingerprint.
 type Pair struct {
 	signer  ssh.Signer
 	comment string
 }
 
-// NewPair makes a pair from the system's random source. The comment is public; it may hold printable ASCII and spaces,
-// at most 128 bytes.
+// NewPair makes a pair from the system's random source. The comment is public: at most 128 bytes of printable ASCII and spaces.
 func NewPair(comment string) (*Pair, error) {
 	if len(comment) > maxComment || strings.ContainsFunc(comment, notPrintable) {
 		return nil, fmt.Errorf("key comment: want at most %d printable ASCII characters", maxComment)
@@ -56,13 +55,12 @@ func (p *Pair) Format(f fmt.State, _ rune) {
 	_, _ = io.WriteString(f, ssh.FingerprintSHA256(p.PublicKey()))
 }
 
-// authorizedKey is the authorized_keys form of key: no comment, no line end.
+// authorizedKey returns key in authorized_keys form, without a comment or line end.
 func authorizedKey(key ssh.PublicKey) string {
 	return strings.TrimSuffix(string(ssh.MarshalAuthorizedKey(key)), "\n")
 }
 
-// parseAuthorizedKey accepts just what authorizedKey writes, and ed25519 only: it is the one type that this project
-// makes.
+// parseAuthorizedKey accepts only authorizedKey's form, and only ed25519, the one type that this project makes.
 func parseAuthorizedKey(s string) (ssh.PublicKey, error) {
 	key, _, options, _, err := ssh.ParseAuthorizedKey([]byte(s))
 	switch {

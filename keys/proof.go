@@ -14,8 +14,8 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// ProofTime bounds the life of a secret at both ends: the bastion proves itself by it within this time of the grant, and
-// the client believes no proof that comes later than this after it made the secret.
+// ProofTime bounds a secret's life at both ends. The bastion proves itself with it only within this time after the grant. The
+// client accepts no proof later than this after it made the secret.
 const ProofTime = time.Minute
 
 const (
@@ -24,8 +24,8 @@ const (
 	proofLabel  = "bastion first contact v1"
 )
 
-// A Secret travels with one grant, by ECS Exec, and lets the grant's receiver prove its host key on the data path, once.
-// The zero value is no secret. Formatting a Secret does not show it.
+// A Secret travels with one grant, by ECS Exec. With it, the grant's receiver proves its host key on the data path, once. The
+// zero value means that there is none. Formatting a Secret does not show it.
 type Secret [secretSize]byte
 
 // NewSecret returns a secret from the system's random source.
@@ -35,18 +35,18 @@ func NewSecret() Secret {
 	return s
 }
 
-// IsZero reports whether s is no secret.
+// IsZero reports whether s is the zero Secret.
 func (s Secret) IsZero() bool { return s == Secret{} }
 
 // Format implements fmt.Formatter so that no verb prints the secret.
 func (s Secret) Format(f fmt.State, _ rune) { _, _ = io.WriteString(f, "[secret]") }
 
-// MarshalText is for the grant's word.
+// MarshalText encodes the secret for the grant's word.
 func (s Secret) MarshalText() ([]byte, error) {
 	return []byte(base64.RawURLEncoding.EncodeToString(s[:])), nil
 }
 
-// UnmarshalText is for the grant's word.
+// UnmarshalText decodes the secret from the grant's word.
 func (s *Secret) UnmarshalText(text []byte) error {
 	raw, err := base64.RawURLEncoding.Strict().DecodeString(string(text))
 	if err != nil || len(raw) != secretSize {
@@ -56,26 +56,25 @@ func (s *Secret) UnmarshalText(text []byte) error {
 	return nil
 }
 
-// A Contact is what a proof is bound to: one SSH connection, by its session id, and the keys of both its ends.
+// A Contact identifies the connection that a proof is bound to: an SSH connection's session id and the keys of both ends.
 type Contact struct {
 	Session   []byte
 	HostKey   ssh.PublicKey
 	ClientKey ssh.PublicKey
 }
 
-// Prove returns the proof that the holder of the secret has the contact's host key: one line, which the bastion sends as
-// a banner.
+// Prove returns the proof that the secret's holder has the contact's host key: one line, which the bastion sends as a banner.
 func (s Secret) Prove(c Contact) string {
 	return proofMarker + base64.RawURLEncoding.EncodeToString(s.mac(c)) + "\n"
 }
 
-// ErrWrongProof says that a server claims a host key as a grant's receiver, and does not know the grant's secret.
+// ErrWrongProof says that a server with this host key does not know the grant's secret.
 var ErrWrongProof = errors.New("the server's proof of its host key is wrong: it has not received the grant")
 
 // IsProof reports whether a banner is a proof, right or wrong.
 func IsProof(banner string) bool { return strings.HasPrefix(banner, proofMarker) }
 
-// Check returns ErrWrongProof unless banner is what Prove returns for the same secret and contact.
+// Check returns ErrWrongProof unless banner is Prove's result for the same secret and contact.
 func (s Secret) Check(banner string, c Contact) error {
 	text, marked := strings.CutPrefix(strings.TrimSuffix(banner, "\n"), proofMarker)
 	mac, err := base64.RawURLEncoding.Strict().DecodeString(text)
@@ -87,7 +86,7 @@ func (s Secret) Check(banner string, c Contact) error {
 
 func (s Secret) mac(c Contact) []byte {
 	h := hmac.New(sha256.New, s[:])
-	h.Write(ssh.Marshal(struct { // each field with its length, so that none can run into the next
+	h.Write(ssh.Marshal(struct { // ssh.Marshal prefixes each field with its length, so that fields cannot run together
 		Label, Session, HostKey, ClientKey string
 	}{proofLabel, string(c.Session), string(c.HostKey.Marshal()), string(c.ClientKey.Marshal())}))
 	return h.Sum(nil)

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// ReplyVersion is the version of the grant exchange that this package speaks.
+// ReplyVersion is the version of the grant exchange.
 const ReplyVersion = 1
 
 const (
@@ -20,39 +20,39 @@ const (
 
 // Codes of a refused grant.
 const (
-	CodeInvalid  = "invalid"  // the word is no grant, or a permitted destination is no pattern
+	CodeInvalid  = "invalid"  // the word is not a grant, or a permitted destination is not a pattern
 	CodeExpired  = "expired"  // its not-after has passed
-	CodeFull     = "full"     // the bastion holds as many grants as it may
+	CodeFull     = "full"     // the bastion holds its maximum of grants
 	CodeDraining = "draining" // the bastion is about to stop
 	CodeNoServer = "down"     // the server did not answer
 )
 
-// Ports are the loopback ports inside the bastion that sessions can be opened to.
+// Ports are the loopback ports inside the bastion for sessions.
 type Ports struct {
 	SSH  int `json:"ssh"`
 	Bond int `json:"bond,omitempty"` // 0: none; the SSH port is the only way in
 }
 
-// DefaultPorts are the ports of a bastiond whose settings do not name others.
+// DefaultPorts are bastiond's default ports.
 var DefaultPorts = Ports{SSH: 2222, Bond: 2223}
 
-// GrantReply is what `bastiond grant` answers. A refused grant has Error and Code and may lack the rest.
+// GrantReply is the answer of `bastiond grant`. A refusal has Error and Code and may lack the rest.
 type GrantReply struct {
 	V        int       `json:"v"`                  // ReplyVersion
-	Version  string    `json:"version"`            // of bastiond
+	Version  string    `json:"version"`            // bastiond's version
 	HostKey  string    `json:"host_key,omitempty"` // authorized_keys form: the key to pin
 	Ports    Ports     `json:"ports"`
 	Grant    string    `json:"grant,omitempty"`    // the grant's ID
-	NotAfter time.Time `json:"not_after,omitzero"` // when the bastion will end the grant: never later than was asked
+	NotAfter time.Time `json:"not_after,omitzero"` // when the bastion ends the grant; never later than requested
 	Error    string    `json:"error,omitempty"`
 	Code     string    `json:"code,omitempty"`
 }
 
-// Line returns the reply as one marked line of text, without a line end. Exec channels carry text only, and mix it with
-// other output: the mark is what FindGrantReply looks for.
+// Line returns the reply as one marked line of text, without a line end. Exec channels carry only text and mix it with other
+// output. FindGrantReply looks for the mark.
 func (r GrantReply) Line() string {
 	text, err := json.Marshal(r)
-	if err != nil { // a year beyond 9999 is the only cause
+	if err != nil { // only a year beyond 9999 causes this
 		text, _ = json.Marshal(GrantReply{V: ReplyVersion, Version: r.Version, Code: CodeInvalid, Error: err.Error()})
 	}
 	return replyMarker + string(text)
@@ -67,9 +67,8 @@ func (r GrantReply) Key() (ssh.PublicKey, error) {
 	return key, nil
 }
 
-// FindGrantReply looks for the marked line in an exec channel's output, whatever stands around it. It may be called
-// while output is still coming: the result is false, nil until the line is whole. A whole line that is no valid reply
-// is an error. Fields that this version does not know are ignored.
+// FindGrantReply finds the marked line in an exec channel's output. It may be called while output is still coming: it returns
+// false, nil until the line is complete. A complete line that is not a valid reply is an error. It ignores unknown fields.
 func FindGrantReply(output []byte) (GrantReply, bool, error) {
 	_, rest, found := bytes.Cut(output, []byte(replyMarker))
 	if !found {

@@ -21,7 +21,7 @@ func (r *Resolver) cache(ctx context.Context, spec Spec) (Endpoint, error) {
 	return r.resolve(ctx, spec, r.cacheParts(), func(candidate) bool { return true })
 }
 
-// cacheParts find each what the others do not.
+// cacheParts returns the calls that find caches. Each finds a kind that the others do not.
 func (r *Resolver) cacheParts() []part {
 	return []part{
 		{"replication groups", r.groups}, {"serverless caches", r.serverless}, {"cache clusters", r.cacheClusters},
@@ -54,7 +54,7 @@ func fromGroup(g *types.ReplicationGroup) candidate {
 		id: strings.ToLower(aws.ToString(g.ReplicationGroupId)), what: "replication group",
 		status: aws.ToString(g.Status), engine: aws.ToString(g.Engine),
 	}
-	if c.engine == "" { // older answers do not name it
+	if c.engine == "" { // older answers lack it
 		c.engine = "redis"
 	}
 	tls := aws.ToBool(g.TransitEncryptionEnabled) && g.TransitEncryptionMode != types.TransitEncryptionModePreferred
@@ -93,7 +93,7 @@ func (r *Resolver) serverless(ctx context.Context, _ Spec, op string, id *string
 				reader:   cacheEndpoint(s.ReaderEndpoint, true),
 				readers:  true,
 			}
-			if c.engine != "memcached" { // it is a cluster to its clients, of endpoints that only the VPC knows
+			if c.engine != "memcached" { // clients see a cluster with endpoints that only the VPC knows
 				c.endpoint.Note, c.endpoint.Cluster = clusterModeNote, true
 				c.reader.Note, c.reader.Cluster = clusterModeNote, true
 			}
@@ -103,7 +103,7 @@ func (r *Resolver) serverless(ctx context.Context, _ Spec, op string, id *string
 	return found, nil
 }
 
-// cacheClusters is groups for cache clusters; if id is nil, for those outside replication groups.
+// cacheClusters is groups for cache clusters. If id is nil, it returns those outside replication groups.
 func (r *Resolver) cacheClusters(ctx context.Context, _ Spec, op string, id *string) ([]candidate, error) {
 	var found []candidate
 	input := &elasticache.DescribeCacheClustersInput{CacheClusterId: id, ShowCacheNodeInfo: aws.Bool(true)}
@@ -148,8 +148,8 @@ func fromCacheCluster(cluster *types.CacheCluster) candidate {
 	return c
 }
 
-// badID says whether ElastiCache refused an identifier as such: the three kinds differ in how long theirs may be, so
-// that one that is right for a cache cluster can be wrong for a replication group.
+// badID reports whether ElastiCache rejected an identifier's form. The three kinds have different maximum lengths, so a valid
+// identifier of a cache cluster can be invalid for a replication group.
 func badID(err error) bool {
 	var api smithy.APIError
 	return errors.As(err, &api) && strings.HasPrefix(api.ErrorCode(), "InvalidParameterValue")

@@ -5,19 +5,18 @@ import (
 	"strings"
 )
 
-// clusterModeNote is true of a forward of the endpoint alone, which does not rewrite what the cluster answers.
+// clusterModeNote applies to a plain forward of the endpoint, which does not rewrite the cluster's answers.
 const clusterModeNote = "cluster mode: the server sends clients on to addresses of its nodes, " +
 	"which a forward of one address cannot follow; docs/redis-cluster.md has the ways"
 
-// ClusterPermits returns, for the endpoint of a cluster, the patterns of what a grant must permit for clients to follow the
-// cluster's answers. Which addresses the nodes have is known only from those answers: AWS tells their names, but without
-// in-transit encryption the nodes tell their addresses. The ports of a cluster of one's own are not known either. The
-// bastion's own list applies in any case.
+// ClusterPermits returns the patterns that a grant must permit so that clients can follow a cluster's answers. Only these
+// answers tell the nodes' addresses: AWS tells their names, but without in-transit encryption the nodes tell addresses. For a
+// user's own cluster, the ports are unknown too. The bastion's allow-list applies in any case.
 func (e Endpoint) ClusterPermits() []string {
 	switch {
 	case e.Engine == "":
 		return []string{"*:*"}
-	case strings.Contains(e.Host, ".serverless."): // readers have the next port
+	case strings.Contains(e.Host, ".serverless."): // the reader's port is the next one
 		return []string{fmt.Sprintf("*:%d-%d", e.Port, min(e.Port+1, 65535))}
 	default:
 		return []string{fmt.Sprintf("*:%d", e.Port)}

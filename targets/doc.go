@@ -1,4 +1,4 @@
-// Package targets turns what a user names, such as rds:orders, into the host and port that the bastion dials.
+// Package targets turns a user's target, such as rds:orders, into the host and port that the bastion dials.
 //
 // It has two halves. Parsing is pure: [Parse] reads one target, [ParsePair] the command line of a forward and [ParseL]
 // OpenSSH's -L. Resolving asks AWS: [Resolver.Resolve] finds the endpoint of a database, or says which names are close.

@@ -7,8 +7,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/near"
 )
 
-// closest returns up to three of names that look like name, the best first: a few typing errors away, or one part of
-// the other.
+// closest returns up to three of names that resemble name, the best first: a few typing errors away, or one contains the other.
 func closest(name string, names []string) []string {
 	type scored struct {
 		name string

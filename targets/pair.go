@@ -12,15 +12,15 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// Local is where a forward listens. The zero Local is the target's own port number at the default address.
+// Local is a forward's listening address. The zero Local is the target's own port at the default address.
 type Local struct {
 	Host string // "": the default address (loopback); "*": all interfaces; else "localhost" or an address without brackets
 	Port int    // 0: the target's port, or a free one if Free
 	Free bool   // any free port
 }
 
-// Address returns the address to listen on, in the form of net.Listen, for a target that listens on targetPort. A port
-// of 0 stands for a free one. defaultHost is used where the user gave none.
+// Address returns the address to listen on, in the form of net.Listen, for a target with targetPort. A port of 0 means a free
+// one. defaultHost applies if the user gave no host.
 func (l Local) Address(defaultHost string, targetPort int) string {
 	host, port := l.Host, l.Port
 	switch host {
@@ -35,7 +35,7 @@ func (l Local) Address(defaultHost string, targetPort int) string {
 	return net.JoinHostPort(host, strconv.Itoa(port))
 }
 
-// Exposed says whether other machines can reach the listener.
+// Exposed reports whether other machines can reach the listener.
 func (l Local) Exposed() bool {
 	if l.Host == "" || strings.EqualFold(l.Host, "localhost") {
 		return false
@@ -69,10 +69,10 @@ type Pair struct {
 	Local  Local
 }
 
-// ParsePair reads the arguments of a forward, "SPEC [LPORT]...". An argument that follows a SPEC is its LPORT if it is
-// all digits, starts with ":", or is a loopback or unspecified address with a port ("localhost" and "*" count); every
-// other argument is a SPEC. So 127.0.0.1:80 after a SPEC is where to listen, and after an LPORT, or first, a target.
-// Its errors are of kind fail.Usage.
+// ParsePair reads the arguments of a forward, "SPEC [LPORT]...". An argument after a SPEC is its LPORT if it is all digits,
+// starts with ":", or is a loopback or unspecified address with a port ("localhost" and "*" count). Every other argument is a
+// SPEC. So 127.0.0.1:80 is a listening address after a SPEC, and a target after an LPORT or at the start. Its errors are of
+// kind fail.Usage.
 func ParsePair(args []string) ([]Pair, error) {
 	if len(args) == 0 {
 		return nil, fail.New(fail.Usage, "no target given", nil, specHelp)
@@ -110,7 +110,7 @@ func ParsePair(args []string) ([]Pair, error) {
 	return pairs, nil
 }
 
-// CheckPairs refuses two pairs that ask for the same local port at the same address.
+// CheckPairs returns an error if two pairs request the same local port at the same address.
 func CheckPairs(pairs []Pair) error {
 	taken := make(map[Local]Spec)
 	for _, p := range pairs {
@@ -127,7 +127,7 @@ func CheckPairs(pairs []Pair) error {
 	return nil
 }
 
-// IsLocal says whether an argument has the form of an LPORT; its port may still be out of range.
+// IsLocal reports whether an argument has the form of an LPORT; its port may still be out of range.
 func IsLocal(arg string) bool {
 	if isDigits(arg) || strings.HasPrefix(arg, ":") {
 		return true
@@ -143,8 +143,8 @@ func IsLocal(arg string) bool {
 	return err == nil && addr.Zone() == "" && (addr.IsLoopback() || addr.IsUnspecified())
 }
 
-// ParseLocal reads an LPORT: "12345", "0" or ":" (free), "ADDR:12345", "ADDR:" (free), with IPv6 in brackets. Any IP
-// address will do here; only ParsePair, which must tell an LPORT from a SPEC, wants one that cannot be a target.
+// ParseLocal reads an LPORT: "12345", "0" or ":" (free), "ADDR:12345", "ADDR:" (free), with IPv6 in brackets. It accepts any IP
+// address. Only ParsePair, which must distinguish an LPORT from a SPEC, requires an address that cannot be a target.
 func ParseLocal(s string) (Local, error) {
 	local, err := parseLocal(s)
 	if err != nil {
@@ -190,7 +190,7 @@ func parseBind(host string) (string, error) {
 	return addr.String(), nil
 }
 
-// cutPort cuts "HOST:PORT" and "[V6]:PORT"; host comes back without brackets, port may be empty.
+// cutPort cuts "HOST:PORT" and "[V6]:PORT". host has no brackets; port may be empty.
 func cutPort(s string) (host, port string, ok bool) {
 	if inner, found := strings.CutPrefix(s, "["); found {
 		host, rest, found := strings.Cut(inner, "]")
@@ -207,9 +207,9 @@ func cutPort(s string) (host, port string, ok bool) {
 	return host, port, true
 }
 
-// ParseL reads a forward as ssh -L does: [BIND:]PORT:HOST:HOSTPORT, with IPv6 addresses in brackets. As in ssh, no BIND
-// is loopback, and an empty one or "*" is all interfaces; PORT 0 is a free one. HOST is taken as it stands and never
-// looked up in the configuration. In place of HOST:HOSTPORT there may be rds:ID or cache:ID. Its errors are of kind fail.Usage.
+// ParseL reads a forward as ssh -L does: [BIND:]PORT:HOST:HOSTPORT, with IPv6 addresses in brackets. As in ssh, a missing BIND
+// means loopback, an empty one or "*" means all interfaces, and PORT 0 a free one. ParseL never looks HOST up in the
+// configuration. rds:ID or cache:ID may replace HOST:HOSTPORT. Its errors are of kind fail.Usage.
 func ParseL(s string) (Pair, error) {
 	pair, err := parseL(s)
 	if err != nil {
@@ -270,7 +270,7 @@ func parseL(s string) (Pair, error) {
 	return pair, nil
 }
 
-// splitColons splits at the colons outside brackets and takes the brackets off.
+// splitColons splits at the colons outside brackets and removes the brackets.
 func splitColons(s string) ([]string, error) {
 	var parts []string
 	for {

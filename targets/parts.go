@@ -11,18 +11,18 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// part is one of the calls that a list is put together from. AWS may deny or fail one of them: what the others find still counts.
+// part is one of the calls that make up a list. If AWS denies or fails one of them, the results of the others still count.
 type part struct {
-	of   string // what it finds: "serverless caches"
+	of   string // the kind that it finds: "serverless caches"
 	find func(ctx context.Context, spec Spec, op string, id *string) ([]candidate, error)
 }
 
-// look calls AWS. The id may be nil: all.
+// look calls AWS. A nil id finds all.
 func (p part) look(ctx context.Context, spec Spec, id *string) ([]candidate, error) {
 	return p.find(ctx, spec, "look up target "+spec.String()+" among the "+p.of, id)
 }
 
-// unseen are the parts that could not be looked at, and why.
+// unseen are the parts that failed, with their errors.
 type unseen []unseenPart
 
 type unseenPart struct {
@@ -30,7 +30,7 @@ type unseenPart struct {
 	err error
 }
 
-// passable reports whether other calls may succeed where err is the error of one.
+// passable reports whether other calls may succeed although one failed with err.
 func passable(ctx context.Context, err error) bool {
 	if ctx.Err() != nil {
 		return false
@@ -42,7 +42,7 @@ func passable(ctx context.Context, err error) bool {
 	return true
 }
 
-// all returns what the parts find, in their order, and the parts that could not be looked at. An error is one that ends all calls.
+// all returns the results of the parts, in their order, and the parts that failed. An error means that all calls would fail.
 func all(ctx context.Context, spec Spec, parts []part) ([]candidate, unseen, error) {
 	found := make([][]candidate, len(parts))
 	errs := make([]error, len(parts))
@@ -66,7 +66,7 @@ func all(ctx context.Context, spec Spec, parts []part) ([]candidate, unseen, err
 	return out, missing, nil
 }
 
-// byID returns what the first part knows that knows the Spec's identifier; ok is false if none does.
+// byID returns the first part's result for the Spec's identifier; ok is false if no part knows it.
 func byID(ctx context.Context, spec Spec, parts []part) (e Endpoint, missing unseen, ok bool, err error) {
 	for _, p := range parts {
 		found, err := p.look(ctx, spec, &spec.ID)
@@ -83,7 +83,7 @@ func byID(ctx context.Context, spec Spec, parts []part) (e Endpoint, missing uns
 	return Endpoint{}, missing, false, nil
 }
 
-// err returns the error for parts that could not be looked at, or nil.
+// err returns the error for the failed parts, or nil.
 func (u unseen) err() error {
 	switch len(u) {
 	case 0:
@@ -100,7 +100,7 @@ func (u unseen) err() error {
 	return fail.New(fail.KindOf(u[0].err), "", &worded{text, joined}, fail.NextOf(u[0].err))
 }
 
-// worded is an error in other words.
+// worded is an error with another text.
 type worded struct {
 	text string
 	error
@@ -109,7 +109,7 @@ type worded struct {
 func (w *worded) Error() string { return w.text }
 func (w *worded) Unwrap() error { return w.error }
 
-// note is what the user should know where something was chosen from the other parts; "" if nothing.
+// note returns a note for the user if something was chosen without the failed parts; "" if none failed.
 func (u unseen) note() string {
 	if len(u) == 0 {
 		return ""
@@ -121,7 +121,7 @@ func (u unseen) note() string {
 	return fmt.Sprintf("chosen without a look at the %s: %v", strings.Join(of, " and the "), u.err())
 }
 
-// instead returns err, the error for something that was not found, or the reason why that is not certain.
+// instead returns err, the error for a missing target. If some parts failed, it says that the result is uncertain.
 func (u unseen) instead(err error) error {
 	if len(u) == 0 {
 		return err

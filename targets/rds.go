@@ -13,8 +13,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// database resolves an RDS target. An instance goes before a cluster of the same identifier, unless a role is asked
-// for.
+// database resolves an RDS target. An instance has precedence over a cluster with the same identifier, unless the Spec has a
+// role.
 func (r *Resolver) database(ctx context.Context, spec Spec) (Endpoint, error) {
 	if r.RDS == nil {
 		return Endpoint{}, noClient(spec)
@@ -23,17 +23,17 @@ func (r *Resolver) database(ctx context.Context, spec Spec) (Endpoint, error) {
 	if spec.ID != "" && spec.Role == Anyone {
 		slices.Reverse(parts)
 	}
-	// DocumentDB and Neptune share RDS's API. A bare rds means neither.
+	// DocumentDB and Neptune share RDS's API. A bare "rds" excludes them.
 	return r.resolve(ctx, spec, parts, func(c candidate) bool { return c.engine != "docdb" && c.engine != "neptune" })
 }
 
-// databaseParts are the clusters, and the instances that belong to none.
+// databaseParts returns the calls that find clusters, and instances outside clusters.
 func (r *Resolver) databaseParts() []part {
 	return []part{{"RDS clusters", r.clusters}, {"RDS instances", r.instances}}
 }
 
-// instances returns the instance with the given identifier, none if it does not exist, or all outside of clusters if
-// id is nil.
+// instances returns the instance with the given identifier, or none if it does not exist. If id is nil, it returns all
+// instances outside clusters.
 func (r *Resolver) instances(ctx context.Context, spec Spec, op string, id *string) ([]candidate, error) {
 	var found []candidate
 	pages := rds.NewDescribeDBInstancesPaginator(r.RDS, &rds.DescribeDBInstancesInput{DBInstanceIdentifier: id})
@@ -69,8 +69,8 @@ func (r *Resolver) instances(ctx context.Context, spec Spec, op string, id *stri
 	return found, nil
 }
 
-// clusterIAM reports whether the cluster of an instance has IAM authentication, which holds for the instance whatever its own flag
-// says. Where AWS does not tell, the database decides.
+// clusterIAM reports whether an instance's cluster has IAM authentication, which overrides the instance's own flag. If AWS does
+// not tell, it returns true, and the database decides.
 func (r *Resolver) clusterIAM(ctx context.Context, spec Spec, op string, id *string) bool {
 	found, err := r.clusters(ctx, spec, op, id)
 	return err != nil || len(found) > 0 && found[0].endpoint.IAM

@@ -37,23 +37,23 @@ type ElastiCacheAPI interface {
 // Named is a target of the configuration.
 type Named struct {
 	Target string // a SPEC, not itself a Name
-	Local  string // an LPORT, or empty; for the caller, which knows it before anything is resolved
+	Local  string // an LPORT, or empty; the caller needs it before it resolves the target
 }
 
-// Endpoint is where a target listens, as the bastion sees it.
+// Endpoint is a target's address, as the bastion sees it.
 type Endpoint struct {
 	Name   string // the canonical SPEC without a port, or the name: "rds:orders"
 	Host   string // a DNS name or an address without brackets
 	Port   int
-	Engine string // as AWS calls it: "postgres", "aurora-mysql", "redis"; empty for a host
-	// Database is the name of the database that RDS made with the instance or cluster; empty if it made none.
+	Engine string // AWS's name: "postgres", "aurora-mysql", "redis"; empty for a host
+	// Database is the database that RDS created with the instance or cluster; empty if there is none.
 	Database string
-	IAM      bool   // of RDS: IAM database authentication is enabled
-	TLS      bool   // the endpoint accepts only TLS; known of ElastiCache only
-	Note     string // what the user should know before connecting, or empty
-	// StatusNote is what AWS's status of the target means for connections now; "" if they will do.
+	IAM      bool   // for RDS: IAM database authentication is enabled
+	TLS      bool   // the endpoint accepts only TLS; known for ElastiCache only
+	Note     string // note for the user before connecting, or empty
+	// StatusNote is a warning from AWS's status of the target; "" if connections should work.
 	StatusNote string
-	// Cluster is a cluster of Redis or Valkey: clients follow its answers to nodes at other addresses.
+	// Cluster marks a Redis or Valkey cluster: clients follow its answers to nodes at other addresses.
 	Cluster bool
 	Region  string // of the client's AWS configuration, for tokens; may be empty
 }
@@ -66,8 +66,8 @@ type Resolver struct {
 	Region      string // for messages only
 }
 
-// Resolve returns the endpoint of a target. An unknown target is a fail.NoTarget with the close names, a bare kind with
-// several candidates is one that lists them.
+// Resolve returns a target's endpoint. The error for an unknown target is of kind fail.NoTarget and suggests similar names. For
+// a bare kind with several candidates it lists them.
 func (r *Resolver) Resolve(ctx context.Context, spec Spec) (Endpoint, error) {
 	switch spec.Kind {
 	case RDS:
@@ -83,8 +83,8 @@ func (r *Resolver) Resolve(ctx context.Context, spec Spec) (Endpoint, error) {
 	}
 }
 
-// All returns the databases and caches of the region, those that are not ready too; such may lack an address. Of what cannot be
-// listed the error says why.
+// All returns the region's databases and caches, including those that are not ready, which may lack an address. The error names
+// the kinds that AWS did not list.
 func (r *Resolver) All(ctx context.Context) ([]Endpoint, error) {
 	kinds := [...]struct {
 		Kind
@@ -98,13 +98,13 @@ func (r *Resolver) All(ctx context.Context) ([]Endpoint, error) {
 		wg.Go(func() { found[i], unseens[i], errs[i] = all(ctx, Spec{Kind: kind.Kind}, kind.parts) })
 	}
 	wg.Wait()
-	if !slices.Contains(errs[:], nil) { // of one cause, most likely
+	if !slices.Contains(errs[:], nil) { // probably one cause
 		return nil, errs[0]
 	}
 	var out []Endpoint
 	var missing unseen
 	for i, kind := range kinds {
-		if errs[i] != nil { // an endpoint of one service may be out of reach
+		if errs[i] != nil { // one service's endpoint may be unreachable
 			missing = append(missing, unseenPart{noun(kind.Kind) + "s", errs[i]})
 		}
 		missing = append(missing, unseens[i]...)
@@ -118,7 +118,8 @@ func (r *Resolver) All(ctx context.Context) ([]Endpoint, error) {
 	return out, missing.err()
 }
 
-// resolve finds what a Spec of RDS or ElastiCache means among the parts. bare says which candidates a Spec without an identifier means.
+// resolve resolves a Spec of RDS or ElastiCache with the parts. bare reports whether a Spec without an identifier may mean a
+// candidate.
 func (r *Resolver) resolve(ctx context.Context, spec Spec, parts []part, bare func(candidate) bool) (Endpoint, error) {
 	if spec.ID != "" {
 		e, missing, ok, err := byID(ctx, spec, parts)
@@ -143,7 +144,7 @@ func (r *Resolver) resolve(ctx context.Context, spec Spec, parts []part, bare fu
 	switch {
 	case err != nil && len(found) == 0:
 		return e, missing.instead(err)
-	case err != nil: // that there are several is certain
+	case err != nil: // other parts could only add candidates
 		return e, err
 	case e.StatusNote == "":
 		e.StatusNote = missing.note()
@@ -189,7 +190,7 @@ func (r *Resolver) name(ctx context.Context, spec Spec) (Endpoint, error) {
 	return endpoint, nil
 }
 
-// What candidates of RDS are called.
+// The names of RDS's kinds.
 const (
 	whatInstance = "RDS instance"
 	whatCluster  = "RDS cluster"
@@ -199,11 +200,11 @@ const (
 type candidate struct {
 	id       string
 	what     string // whatInstance, "replication group"
-	status   string // as AWS calls it: "available", "creating"
+	status   string // AWS's word: "available", "creating"
 	engine   string
-	endpoint Endpoint // Host empty: there is none (yet)
-	reader   Endpoint // of a cluster that has one
-	readers  bool     // what can have a reader endpoint at all
+	endpoint Endpoint // Host is empty if it has none (yet)
+	reader   Endpoint // for a cluster with a reader endpoint
+	readers  bool     // its kind can have a reader endpoint
 }
 
 // pick applies a SPEC's role and port to the candidate.
@@ -243,8 +244,8 @@ func (c candidate) pick(spec Spec) (Endpoint, error) {
 	return endpoint, nil
 }
 
-// choose picks the only candidate of a bare kind. Those without an endpoint, and those that are down, count only if there is no other; a
-// port narrows the choice if some listen on it.
+// choose returns the only candidate of a bare kind. Candidates without an endpoint or that are down count only if there is no
+// other. A port narrows the choice if any candidate listens on it.
 func (r *Resolver) choose(spec Spec, all []candidate) (Endpoint, error) {
 	op := "target " + spec.String()
 	if len(all) == 0 {
@@ -267,7 +268,7 @@ func (r *Resolver) choose(spec Spec, all []candidate) (Endpoint, error) {
 		fmt.Errorf("%d candidates in %s: %s", len(ready), r.region(), list(spec.Kind, ready)), "name one of them")
 }
 
-// unknown is the error for an identifier that AWS does not know.
+// unknown returns the error for an identifier that AWS does not know.
 func (r *Resolver) unknown(spec Spec, all []candidate) error {
 	op := "target " + spec.String()
 	err := fmt.Errorf("there is no %s %q in %s", noun(spec.Kind), spec.ID, r.region())
@@ -330,7 +331,7 @@ func filter(all []candidate, keep func(candidate) bool) []candidate {
 	return kept
 }
 
-// DefaultPort returns the port that AWS gives an engine unless told otherwise; 0 if it is not known.
+// DefaultPort returns AWS's default port for an engine; 0 if it is unknown.
 func DefaultPort(engine string) int {
 	for _, e := range []struct {
 		part string

@@ -11,7 +11,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// Kind says what a Spec names.
+// Kind is the kind of a target.
 type Kind uint8
 
 // The kinds of target.
@@ -25,7 +25,7 @@ const (
 // Role chooses between the endpoints of a cluster.
 type Role uint8
 
-// The roles. Anyone is the zero Role: the endpoint that accepts writes, where there is a choice.
+// The roles. Anyone is the zero Role: the endpoint that accepts writes, if there are several.
 const (
 	Anyone Role = iota
 	Writer
@@ -168,7 +168,7 @@ func parseBracketed(s string) (Spec, error) {
 	return Spec{Kind: Host, Host: addr, Port: port}, nil
 }
 
-// parseDatabase reads what follows rds or cache: [ID[/ROLE]][:PORT].
+// parseDatabase reads the text after rds or cache: [ID[/ROLE]][:PORT].
 func parseDatabase(kind Kind, rest string, colon bool) (Spec, error) {
 	spec := Spec{Kind: kind}
 	if !colon {
@@ -205,7 +205,7 @@ func parseDatabase(kind Kind, rest string, colon bool) (Spec, error) {
 	return spec, nil
 }
 
-// checkID accepts what RDS and ElastiCache accept as identifiers, less their rules about hyphens.
+// checkID accepts identifiers as RDS and ElastiCache do, without their rules about hyphens.
 func checkID(id string) error {
 	if id == "" {
 		return errors.New("the identifier is empty")
@@ -223,7 +223,7 @@ func checkID(id string) error {
 	return nil
 }
 
-// CheckName says whether s can be a target's name in the configuration.
+// CheckName returns an error if s cannot be a target's name in the configuration.
 func CheckName(s string) error {
 	switch {
 	case s == "" || len(s) > 63:
@@ -316,7 +316,7 @@ func isDigits(s string) bool {
 func isDigit(c byte) bool  { return '0' <= c && c <= '9' }
 func isLetter(c byte) bool { return 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' }
 
-// clip keeps hostile input from flooding a message.
+// clip shortens foreign text to 80 bytes for a message.
 func clip(s string) string {
 	if len(s) <= 80 {
 		return s

@@ -7,17 +7,17 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// usability is what a status of AWS's says of connections. AWS names an endpoint while a database is stopped, too.
+// usability is the meaning of AWS's status for connections. AWS also returns the endpoint of a stopped database.
 type usability int
 
 const (
 	usable  usability = iota
-	passing           // it takes no connections, or drops them, for some minutes
-	down              // it takes none until somebody does something
+	passing           // it refuses or drops connections for some minutes
+	down              // it refuses connections until someone intervenes
 )
 
-// statuses are the statuses of RDS's instances and clusters and of ElastiCache's caches that are not usable, in lower case. All others
-// are usable, those that AWS adds later too: what has an endpoint is tried.
+// statuses has the unusable statuses of RDS's instances and clusters and of ElastiCache's caches, in lower case. Every other
+// status counts as usable, also one that AWS adds later.
 var statuses = map[string]usability{
 	"backtracking":                 passing,
 	"creating":                     passing,
@@ -60,7 +60,7 @@ var statuses = map[string]usability{
 
 func (c candidate) usability() usability { return statuses[strings.ToLower(c.status)] }
 
-// statusNote is what the user should know of a candidate that is used; "" if there is nothing.
+// statusNote returns a warning about a candidate in use; "" if there is none.
 func (c candidate) statusNote() string {
 	if c.usability() != passing {
 		return ""
@@ -68,13 +68,13 @@ func (c candidate) statusNote() string {
 	return fmt.Sprintf("the status of the %s %s is %q: connections may fail until it is available", c.what, c.id, c.status)
 }
 
-// notUsable is the error for a candidate that takes no connections.
+// notUsable returns the error for a candidate that takes no connections.
 func (c candidate) notUsable(spec Spec) error {
 	return fail.New(fail.NoTarget, "target "+spec.String(),
 		fmt.Errorf("the %s %s takes no connections: its status is %q", c.what, c.id, c.status), c.remedy())
 }
 
-// remedy is what can be done about a candidate that is down.
+// remedy returns the hint for a candidate that is down.
 func (c candidate) remedy() string {
 	status := strings.ToLower(c.status)
 	stopped := status == "stopped" || status == "inaccessible-encryption-credentials-recoverable"
@@ -91,7 +91,7 @@ func (c candidate) remedy() string {
 	return "see its events in the AWS console, or ask the owner of the account what it needs"
 }
 
-// noEndpoint is the error for a candidate that AWS names no address for.
+// noEndpoint returns the error for a candidate without an address.
 func (c candidate) noEndpoint(spec Spec) error {
 	op := "target " + spec.String()
 	switch status := strings.ToLower(c.status); {

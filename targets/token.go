@@ -20,11 +20,11 @@ import (
 	"github.com/bastion-ssm/bastion/internal/partition"
 )
 
-// TokenLifetime is how long a database takes a token for new connections. Those that it has let in stay.
+// TokenLifetime is how long a token opens new connections. Existing connections stay.
 const TokenLifetime = 15 * time.Minute
 
-// Token returns an IAM token of the given time by AWS's clock, which is the user's password for the database at the endpoint. It is a
-// secret. No call is made: RDS decides when the token is used whether the caller may connect.
+// Token returns an IAM token, the user's password for the database at the endpoint. at is the time by AWS's clock. The token is
+// a secret. Token makes no call: RDS checks the permission when the token is used.
 func Token(ctx context.Context, e Endpoint, user string, credentials aws.CredentialsProvider, at time.Time) (string, error) {
 	op := fmt.Sprintf("make a token for %s", e.Name)
 	if err := checkToken(e, user); err != nil {
@@ -42,7 +42,7 @@ func Token(ctx context.Context, e Endpoint, user string, credentials aws.Credent
 	return token, nil
 }
 
-// presign makes a token: a signed request without its scheme. feature/rds/auth would sign it by this machine's clock.
+// presign makes a token: a signed URL without its scheme. The SDK's feature/rds/auth would use this machine's clock.
 func presign(ctx context.Context, e Endpoint, user, region string, credentials aws.CredentialsProvider, at time.Time) (string, error) {
 	const (
 		scheme  = "https://"
@@ -63,8 +63,8 @@ func presign(ctx context.Context, e Endpoint, user, region string, credentials a
 	return strings.TrimPrefix(signed, scheme), err
 }
 
-// tokenRegion returns the region that a token is signed for: that of the endpoint's name. Databases take tokens for names of RDS's
-// own alone. The writer endpoint of a global database names no region, so that the client's must be the writer's.
+// tokenRegion returns the region to sign a token for: the one in the endpoint's name. Databases accept tokens only for RDS's
+// own names. A global database's writer endpoint has no region in its name, so the client's region must be the writer's.
 func tokenRegion(e Endpoint) (string, error) {
 	region, ok := partition.RDSRegion(e.Host)
 	switch {
@@ -78,7 +78,7 @@ func tokenRegion(e Endpoint) (string, error) {
 	return e.Region, nil
 }
 
-// withoutTokens are the engines of RDS that have no IAM authentication. Of others AWS's own flag tells.
+// withoutTokens are the RDS engines without IAM authentication. For other engines, AWS's flag decides.
 var withoutTokens = []string{"oracle", "sqlserver", "db2"}
 
 func checkToken(e Endpoint, user string) error {
