@@ -20,7 +20,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/words"
 )
 
-// maxDescribed is how many tasks one DescribeTasks takes.
+// maxDescribed is the most tasks for one DescribeTasks call.
 const maxDescribed = 100
 
 // ECSAPI is the part of the ECS client that a Manager calls.
@@ -33,8 +33,8 @@ type ECSAPI interface {
 		*ecs.DescribeTaskDefinitionOutput, error)
 }
 
-// EC2API is the part of the EC2 client that a Manager calls: for subnets and security groups named by tags, and for those
-// that a task really has.
+// EC2API is the part of the EC2 client that a Manager calls, for subnets and security groups named by tags, and for a task's
+// actual ones.
 type EC2API interface {
 	DescribeSubnets(context.Context, *ec2.DescribeSubnetsInput, ...func(*ec2.Options)) (*ec2.DescribeSubnetsOutput, error)
 	DescribeSecurityGroups(context.Context, *ec2.DescribeSecurityGroupsInput, ...func(*ec2.Options)) (
@@ -43,7 +43,7 @@ type EC2API interface {
 		*ec2.DescribeNetworkInterfacesOutput, error)
 }
 
-// Config is what a Manager works with.
+// Config is a Manager's configuration.
 type Config struct {
 	ECS     ECSAPI
 	EC2     EC2API // may be nil if no Spec names subnets or security groups by tags; security groups then stay unchecked
@@ -51,26 +51,26 @@ type Config struct {
 	Version string // for the tag bastion:version of new tasks
 }
 
-// Spec says which bastion is wanted.
+// Spec describes the wanted bastion.
 type Spec struct {
 	Cluster           string            // name or ARN; empty: "default"
 	TaskDefinition    string            // family (its latest revision), family:revision or ARN
-	Container         string            // empty: the only one, or the one called "bastion"
+	Container         string            // empty: the only one, or the one named "bastion"
 	Subnets           []string          // ids
-	SecurityGroups    []string          // ids; with no tags either: the VPC's default group
-	SubnetTags        map[string]string // looked up if Subnets is empty; an empty value is any
-	SecurityGroupTags map[string]string // looked up if SecurityGroups is empty; an empty value is any
+	SecurityGroups    []string          // ids; without ids and tags: the VPC's default group
+	SubnetTags        map[string]string // used if Subnets is empty; an empty value matches any
+	SecurityGroupTags map[string]string // used if SecurityGroups is empty; an empty value matches any
 	AssignPublicIP    bool
-	Size              fargate.Size // of a new task; the zero Size is the task definition's
+	Size              fargate.Size // of a new task; zero: the task definition's
 	Owner             Owner
-	Tags              map[string]string // of a new task, besides the manager's own
+	Tags              map[string]string // of a new task, besides the Manager's own
 	StartTimeout      time.Duration     // 0: DefaultStartTimeout
 }
 
-// DefaultStartTimeout is how long Ensure waits for a task and its exec agent: Fargate usually takes 30 to 60 seconds.
+// DefaultStartTimeout is how long Ensure waits for a task and its exec agent. Fargate usually takes 30 to 60 seconds.
 const DefaultStartTimeout = 4 * time.Minute
 
-// Bastion is a task of its owner.
+// Bastion is a task of the Spec's owner.
 type Bastion struct {
 	Cluster        string // name
 	TaskARN        string
@@ -83,30 +83,30 @@ type Bastion struct {
 	ExecEnabled    bool
 	ExecStatus     string // of the exec agent in Container: PENDING, RUNNING, STOPPED; empty if there is none
 	ExecReason     string
-	ExecRunning    bool // the task runs, its exec agent too, and RuntimeID is known
+	ExecRunning    bool // the task and its exec agent run, and RuntimeID is known
 	CreatedAt      time.Time
 	StartedAt      time.Time
 	StoppedReason  string
 	StopCode       string
-	Version        string       // of the program that started it
-	Size           fargate.Size // its parts are 0 if not known
-	Architecture   string       // x86_64 or arm64; empty: not known
+	Version        string       // version of the program that started it
+	Size           fargate.Size // parts are 0 if unknown
+	Architecture   string       // x86_64 or arm64; empty: unknown
 	BilledFrom     time.Time
 	StoppedAt      time.Time
-	Exits          []Exit // of stopped containers
+	Exits          []Exit // of the stopped containers
 
-	// Refused says why a task that has the owner's marks must not be used: others can set these marks too. It completes
-	// the sentence "the task ...". It is empty for a task that this client could have started.
+	// Refused says why a task with the owner's marks must not be used: others can set these marks too. It completes the
+	// sentence "the task ...". It is empty for a task that this client could have started.
 	Refused string
-	// Outdated says why a new task takes the place of this one, in the same form.
+	// Outdated says why a new task replaces this one, in the same form.
 	Outdated string
-	// Unchecked says what of the task could not be compared with what this client would have started.
+	// Unchecked says which properties of the task could not be compared with this client's own task.
 	Unchecked string
 
 	containers []string // the names of all containers
 }
 
-// Exit is how a container of a stopped task ended.
+// Exit is the end of a stopped task's container.
 type Exit struct {
 	Container string
 	Code      *int32 // nil if it never ran
@@ -118,7 +118,7 @@ func (b Bastion) Target() string {
 	return "ecs:" + b.Cluster + "_" + b.TaskID + "_" + b.RuntimeID
 }
 
-// Stopping says whether the task has stopped or is about to.
+// Stopping reports whether the task has stopped or is about to.
 func (b Bastion) Stopping() bool {
 	switch b.LastStatus {
 	case "DEACTIVATING", "STOPPING", "DEPROVISIONING", "STOPPED", "DELETED":
@@ -127,7 +127,7 @@ func (b Bastion) Stopping() bool {
 	return b.DesiredStatus == "STOPPED"
 }
 
-// usable says whether the task is worth waiting for, and if not, why.
+// usable reports whether the task is worth waiting for, and if not, why.
 func (b Bastion) usable() (bool, string) {
 	switch {
 	case b.Stopping():
@@ -146,13 +146,13 @@ func (b Bastion) usable() (bool, string) {
 	return true, ""
 }
 
-// uncheckedNote says that a task is used of which something could not be compared.
+// uncheckedNote returns a note for the use of a task that could not be compared completely.
 func (b Bastion) uncheckedNote() string {
 	return "task " + b.TaskID + " is used unchecked in part: " + b.Unchecked
 }
 
-// compare orders usable bastions, the one to use first: ready ones before others, of the ready the newest, of the
-// others the oldest. The last rule is what makes two processes that start a task at the same moment agree.
+// compare orders usable bastions, the best first: ready ones before others, the newest of the ready ones, the oldest of the
+// others. The last rule makes two processes agree that start a task at the same moment.
 func compare(a, b Bastion) int {
 	if a.ExecRunning != b.ExecRunning {
 		if a.ExecRunning {
@@ -175,8 +175,8 @@ type Event struct {
 	Detail string
 }
 
-// Manager manages the bastions of one account and region. It is safe for concurrent use. All that it remembers is which
-// tasks it has checked.
+// Manager manages the bastions of one account and region. It is safe for concurrent use. It remembers only which tasks it has
+// checked.
 type Manager struct {
 	ecs     ECSAPI
 	ec2     EC2API
@@ -194,7 +194,7 @@ func New(c Config) *Manager {
 	return &Manager{ecs: c.ECS, ec2: c.EC2, log: log, version: c.Version}
 }
 
-// Find returns the owner's bastion to use, nil if there is none. It may still be starting.
+// Find returns the owner's best bastion, nil if there is none. It may still be starting.
 func (m *Manager) Find(ctx context.Context, spec Spec) (*Bastion, error) {
 	usable, notes, err := m.candidates(ctx, spec)
 	for _, note := range notes {
@@ -239,8 +239,8 @@ func (m *Manager) candidates(ctx context.Context, spec Spec) (usable []Bastion, 
 	return usable, notes, nil
 }
 
-// List returns the owner's tasks of the Spec's family that ECS wants to run, usable or not, the newest first. Tasks with
-// the owner's marks that this client would not have started are among them, Refused.
+// List returns the owner's tasks of the Spec's family that ECS wants to run, usable or not, the newest first. Tasks with the
+// owner's marks that this client would not have started are included as Refused.
 func (m *Manager) List(ctx context.Context, spec Spec) ([]Bastion, error) {
 	found, denied, err := m.list(ctx, spec, false)
 	if err == nil && len(found) == 0 && denied != nil {
@@ -249,15 +249,15 @@ func (m *Manager) List(ctx context.Context, spec Spec) ([]Bastion, error) {
 	return found, err
 }
 
-// list is List. denied is why IAM hid some tasks from the owner, if it did. With toUse, a task must match what this client would have
-// started; to show or to stop it, list only notes a comparison that failed.
+// list implements List. denied says why IAM hid some tasks from the owner; nil: it hid none. With toUse, a failed comparison is
+// an error; to show or stop tasks, list only notes it.
 func (m *Manager) list(ctx context.Context, spec Spec, toUse bool) (found []Bastion, denied, err error) {
 	op := "find your bastion in cluster " + spec.cluster()
 	owner, err := spec.Owner.tag()
 	if err != nil {
 		return nil, nil, fail.New(fail.Usage, op, err, "")
 	}
-	// ECS wants startedBy to be the only filter of ListTasks; the family is compared below.
+	// ListTasks accepts startedBy only as its only filter, so the family is compared below.
 	arns, err := m.listARNs(ctx, op, &ecs.ListTasksInput{
 		Cluster: aws.String(spec.cluster()), StartedBy: aws.String(spec.Owner.StartedBy),
 	})
@@ -290,8 +290,9 @@ func (m *Manager) list(ctx context.Context, spec Spec, toUse bool) (found []Bast
 	return found, denied, nil
 }
 
-// describePermitted describes the tasks that IAM lets the owner see, and returns why not the others. The starter of a task
-// chooses its startedBy, and one task without the owner's tag makes IAM deny the whole call: then each is asked for alone.
+// describePermitted describes the tasks that IAM shows to the owner, and returns why it hid the others. A task's starter
+// chooses its startedBy. One task without the owner's tag makes IAM deny the whole call; then describePermitted asks for each
+// task separately.
 func (m *Manager) describePermitted(ctx context.Context, op string, spec Spec, arns []string) (
 	tasks []types.Task, denied, err error,
 ) {
@@ -314,7 +315,7 @@ func (m *Manager) describePermitted(ctx context.Context, op string, spec Spec, a
 	return tasks, denied, nil
 }
 
-// Get returns a task by its ARN or id; an unknown one, or one that must not be used, is an error of kind fail.NoTarget.
+// Get returns a task by its ARN or id. An unknown task, or one that must not be used, is an error of kind fail.NoTarget.
 func (m *Manager) Get(ctx context.Context, spec Spec, task string) (*Bastion, error) {
 	op := fmt.Sprintf("look at task %s in cluster %s", lastPart(task), spec.cluster())
 	owner, err := spec.Owner.tag()
@@ -352,17 +353,17 @@ func (m *Manager) describe(ctx context.Context, op string, spec Spec, arns []str
 	return out.Tasks, nil
 }
 
-// notMine returns why a task has nothing to do with the Spec's owner, or "". A task that has the owner's marks may still be
-// somebody else's: see inspect.
+// notMine returns why a task does not belong to the Spec's owner, or "". A task with the owner's marks may still be another
+// user's: see inspect.
 func notMine(spec Spec, owner string, task *types.Task) string {
 	switch tag := tagValue(task.Tags, tagOwner); tag {
 	case "":
 		return "it has no tag " + tagOwner
-	case owner, spec.Owner.ARN: // the second is what older versions wrote
+	case owner, spec.Owner.ARN: // older versions wrote the second form
 	default:
 		return "it belongs to " + tag
 	}
-	for _, t := range task.Tags { // IAM does not tell such keys apart, and may have compared the other one
+	for _, t := range task.Tags { // IAM does not distinguish such keys, and may have compared the other one
 		if key := aws.ToString(t.Key); key != tagOwner && strings.EqualFold(key, tagOwner) {
 			return "it has the tag " + key + " beside " + tagOwner
 		}
@@ -415,7 +416,7 @@ func fromTask(spec Spec, task *types.Task) Bastion {
 	return b
 }
 
-// chooseContainer returns the container with the given name; with none given the only one, or the one called "bastion".
+// chooseContainer returns the container with the given name; without a name, the only one or the one named "bastion".
 func chooseContainer(name string, all []types.Container) *types.Container {
 	if name == "" && len(all) == 1 {
 		return &all[0]
@@ -429,8 +430,8 @@ func chooseContainer(name string, all []types.Container) *types.Container {
 	return nil
 }
 
-// Stop stops the owner's tasks of the Spec's family and returns those that it stopped, also beside an error. Tasks that
-// are Refused are somebody's work, not the owner's: they are returned as left, and stopped only if refused says so.
+// Stop stops the owner's tasks of the Spec's family and returns the stopped ones, also with an error. Refused tasks may be
+// another user's work: Stop returns them as left, and stops them only if refused is set.
 func (m *Manager) Stop(ctx context.Context, spec Spec, reason string, refused bool) (stopped, left []Bastion, err error) {
 	all, err := m.List(ctx, spec)
 	if awsanswer.Of(err).Unread() {
@@ -457,13 +458,13 @@ func (m *Manager) Stop(ctx context.Context, spec Spec, reason string, refused bo
 }
 
 func (m *Manager) stop(ctx context.Context, b Bastion, reason string) error {
-	if len(reason) > 255 { // ECS takes no more
+	if len(reason) > 255 { // ECS's maximum
 		reason = strings.ToValidUTF8(reason[:255], "")
 	}
 	_, err := m.ecs.StopTask(ctx, &ecs.StopTaskInput{
 		Cluster: aws.String(b.Cluster), Task: aws.String(b.TaskARN), Reason: aws.String(reason),
 	})
-	if awsanswer.Of(err).Unread() { // the answer is the task's description, which is not needed
+	if awsanswer.Of(err).Unread() { // the unreadable answer only describes the task
 		return nil
 	}
 	return ecsError("stop task "+b.TaskID+" in cluster "+b.Cluster, "ecs:StopTask", err)
@@ -479,7 +480,7 @@ func family(taskDefinition string) string {
 	return name
 }
 
-// lastPart returns what follows the last slash of an ARN.
+// lastPart returns the part after an ARN's last slash.
 func lastPart(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
 
 func tagValue(tags []types.Tag, key string) string {

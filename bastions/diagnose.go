@@ -25,12 +25,11 @@ type Finding struct {
 
 const messagesActions = "ssmmessages:CreateControlChannel, CreateDataChannel, OpenControlChannel and OpenDataChannel"
 
-// agentPaths is where the exec agent writes.
+// agentPaths are the paths that the exec agent writes to.
 var agentPaths = []string{"/managed-agents", "/var/lib/amazon/ssm", "/var/log/amazon/ssm"}
 
-// Diagnose looks for reasons why the exec agent of a bastion does not connect, the surest first. It calls
-// ecs:DescribeTasks and ecs:DescribeTaskDefinition and makes do with what it may see; it always finds something to
-// check.
+// Diagnose returns probable reasons why a bastion's exec agent does not connect, the surest first. It calls ecs:DescribeTasks
+// and ecs:DescribeTaskDefinition, and works with what IAM permits. It always returns at least one finding.
 func (m *Manager) Diagnose(ctx context.Context, spec Spec, b Bastion) []Finding {
 	var task *types.Task
 	tasks, err := m.describe(ctx, "diagnose", spec, []string{b.TaskARN})
@@ -74,7 +73,7 @@ func (m *Manager) Diagnose(ctx context.Context, spec Spec, b Bastion) []Finding 
 	return findings
 }
 
-// findInTask finds what the running task shows.
+// findInTask returns the findings about the running task.
 func findInTask(task *types.Task) []Finding {
 	if task == nil {
 		return nil
@@ -88,7 +87,7 @@ func findInTask(task *types.Task) []Finding {
 	return nil
 }
 
-// findInDefinition finds what the task definition forbids.
+// findInDefinition returns the findings about the task definition.
 func findInDefinition(b Bastion, role string, definition *types.TaskDefinition) []Finding {
 	var found []Finding
 	if role == "" {
@@ -146,7 +145,7 @@ func unwritable(mounts []types.MountPoint) []string {
 	return missing
 }
 
-// unreachable says what the network must allow; nothing in ECS's answers can prove that it does not.
+// unreachable lists what the network must allow; ECS's answers cannot prove that it does not.
 func unreachable(b Bastion, task *types.Task) Finding {
 	region := regionOf(b)
 	p := partition.Of(region)
@@ -161,7 +160,7 @@ func unreachable(b Bastion, task *types.Task) Finding {
 	}
 }
 
-// regionOf returns the region of a bastion's task, or a word for it.
+// regionOf returns the region of a bastion's task, or a placeholder.
 func regionOf(b Bastion) string {
 	if parsed, err := arn.Parse(b.TaskARN); err == nil && parsed.Region != "" {
 		return parsed.Region
@@ -191,7 +190,7 @@ func attachmentDetail(task *types.Task, name string) string {
 	return ""
 }
 
-// olderThan says whether a platform version such as "1.3.0" is older than major.minor; others (LATEST) are not.
+// olderThan reports whether a platform version such as "1.3.0" is older than major.minor. Other versions (LATEST) are not.
 func olderThan(version string, major, minor int) bool {
 	first, rest, _ := strings.Cut(version, ".")
 	second, _, _ := strings.Cut(rest, ".")
@@ -200,7 +199,7 @@ func olderThan(version string, major, minor int) bool {
 	return err1 == nil && err2 == nil && (a < major || a == major && b < minor)
 }
 
-// withFindings adds the findings' problems to an error's text and makes the first one's fix the next step.
+// withFindings adds the findings' problems to an error's text and uses the first one's fix as the hint.
 func withFindings(kind fail.Kind, op string, err error, findings []Finding) error {
 	if len(findings) == 0 {
 		return fail.New(kind, op, err, "")

@@ -28,34 +28,34 @@ import (
 )
 
 const (
-	tokenWindow = 10 * time.Minute // how long RunTask's client tokens stay the same
-	maxTokens   = 16               // tokens that are tried before a random one; two are enough where ECS lists its tasks
+	tokenWindow = 10 * time.Minute // lifetime of RunTask's client tokens
+	maxTokens   = 16               // tokens to try before a random one; two suffice if ECS lists its tasks
 
 	pollFirst   = 250 * time.Millisecond
 	pollLongest = 2 * time.Second
-	// unseenTime is how long IAM may deny a look at a task that was just started: until ECS shows the new task's tags, a policy
-	// that asks for the owner's tag does not match it.
+	// unseenTime is how long IAM may deny access to a new task: until ECS shows the task's tags, a policy on the owner's tag
+	// does not match.
 	unseenTime = 10 * time.Second
 
-	maxRuns  = 5               // calls of RunTask with answers that pass by themselves...
-	runFirst = 2 * time.Second // ...and the pause after the first; each further one is twice as long
+	maxRuns  = 5               // calls of RunTask with transient answers...
+	runFirst = 2 * time.Second // ...and the pause after the first; each further pause is twice as long
 
-	maxPollFailures = 5 // failed polls in a row, each after the SDK's own attempts
+	maxPollFailures = 5 // consecutive failed polls, each after the SDK's own attempts
 
 	cleanupTime = 10 * time.Second // for calls after the caller's context has ended
 )
 
-// Ensure returns the owner's bastion once its exec agent runs, and whether it was started for this call. It uses the
-// task that Find would, or starts one. report, which may be nil, is called from this goroutine at each change of state.
+// Ensure returns the owner's bastion once its exec agent runs, and whether this call started it. It uses the task that Find
+// would return, or starts one. It calls report, which may be nil, from this goroutine at each change of state.
 //
-// It waits for the Spec's StartTimeout, within ctx: the error is then of kind fail.Timeout and says what hung. The task
-// stays, also when ctx is canceled, for the next call to use or for Stop. A task that stops while it starts is a
+// It waits for the Spec's StartTimeout, within ctx; then the error is of kind fail.Timeout and names the step that hung. The
+// task stays for the next call or for Stop, also if ctx is canceled. If the task stops while it starts, the error is of kind
 // fail.Start with ECS's reason.
 func (m *Manager) Ensure(ctx context.Context, spec Spec, report func(Event)) (*Bastion, bool, error) {
 	return m.ensure(ctx, spec, report, m.start)
 }
 
-// Await returns the owner's bastion as Ensure does, but starts none: without a task it fails with fail.NoTarget.
+// Await is Ensure without a start: if the owner has no task, it fails with fail.NoTarget.
 func (m *Manager) Await(ctx context.Context, spec Spec, report func(Event)) (*Bastion, error) {
 	b, _, err := m.ensure(ctx, spec, report, func(context.Context, Spec, *waiter) (Bastion, bool, error) {
 		return Bastion{}, false, fail.New(fail.NoTarget, "find a bastion in cluster "+spec.cluster(), errNoTask, "bastion up starts another")
@@ -63,7 +63,7 @@ func (m *Manager) Await(ctx context.Context, spec Spec, report func(Event)) (*Ba
 	return b, err
 }
 
-// ensure is Ensure with start for what starts a task where the owner has none.
+// ensure implements Ensure. It calls start if the owner has no task.
 func (m *Manager) ensure(ctx context.Context, spec Spec, report func(Event),
 	start func(context.Context, Spec, *waiter) (Bastion, bool, error),
 ) (*Bastion, bool, error) {
@@ -90,11 +90,11 @@ func (m *Manager) ensure(ctx context.Context, spec Spec, report func(Event),
 		}
 		b, err = w.wait(ctx, b, started)
 		if err == nil && !started {
-			// What a starting task does not show yet, such as its network interface, is compared now.
+			// Compare what a starting task does not show yet, such as its network interface.
 			before := b.Unchecked
 			b.Unchecked, err = m.confirm(ctx, spec, b)
 			switch {
-			case fail.KindOf(err) == fail.NoTarget: // each round finds one less
+			case fail.KindOf(err) == fail.NoTarget: // each round finds one fewer
 				m.log.WarnContext(ctx, "a task is passed over", "task", b.TaskID, "err", err)
 				continue
 			case err == nil && b.Unchecked != "" && b.Unchecked != before:
@@ -105,12 +105,12 @@ func (m *Manager) ensure(ctx context.Context, spec Spec, report func(Event),
 		if err == nil {
 			return &b, started, nil
 		}
-		// A task that was found may have been at its end; one more round starts another.
+		// The found task may have been about to end; one more round starts another.
 		if first && !started && b.Stopping() && ctx.Err() == nil {
 			m.log.InfoContext(ctx, "the bastion stopped while waiting for it; looking again", "task", b.TaskID)
 			continue
 		}
-		// Without an exec agent a task is of no use to anybody, and a task that its owner may not see would not be found again.
+		// A task without an exec agent is useless, and a task that its owner may not see could not be found again.
 		switch {
 		case !started || b.Stopping():
 		case b.ExecStatus == "STOPPED":
@@ -122,7 +122,7 @@ func (m *Manager) ensure(ctx context.Context, spec Spec, report func(Event),
 	}
 }
 
-// start runs a task, unless another process was quicker: then it returns that one's and false.
+// start runs a task. If another process was faster, it returns that process's task and false.
 func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, bool, error) {
 	op := "start a bastion in cluster " + spec.cluster()
 	input, err := m.request(ctx, op, spec, w)
@@ -138,7 +138,7 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 		out, err := m.runTask(ctx, input, w)
 		var conflict *types.ConflictException
 		if errors.As(err, &conflict) && input.ClientToken != nil {
-			token.others++ // it is another request's
+			token.others++ // the token belongs to another request
 			continue
 		}
 		if mayHaveRun(err) {
@@ -146,7 +146,7 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 			if found {
 				return b, true, nil
 			}
-			if lookErr == nil && input.ClientToken != nil { // ECS answers a token that it knows with the task that it has
+			if lookErr == nil && input.ClientToken != nil { // ECS answers a known token with its task
 				out, err = m.runTask(ctx, input, w)
 			}
 			if mayHaveRun(err) {
@@ -186,7 +186,7 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 		"wait ten minutes, then try again")
 }
 
-// request makes the request for a bastion's task, with its network.
+// request returns the RunTask request for a bastion, with its network.
 func (m *Manager) request(ctx context.Context, op string, spec Spec, w *waiter) (*ecs.RunTaskInput, error) {
 	if spec.TaskDefinition == "" {
 		return nil, fail.New(fail.Usage, op, errors.New("no task definition is set"), "set the task definition to run")
@@ -203,8 +203,8 @@ func (m *Manager) request(ctx context.Context, op string, spec Spec, w *waiter) 
 	return input, nil
 }
 
-// lastEnded returns the latest of b, which has ended, and the owner's other tasks that have. What ECS does not list is left out: by
-// its reference no other filter goes with startedBy, and an ECS that keeps to it costs further client tokens.
+// lastEnded returns the latest of the ended b and the owner's other ended tasks. It ignores tasks that ECS does not list. By
+// its reference, ECS accepts no other filter with startedBy; if it enforces that, more client tokens are needed.
 func (m *Manager) lastEnded(ctx context.Context, spec Spec, b Bastion) Bastion {
 	op := "find ended bastions in cluster " + spec.cluster()
 	arns, err := m.listARNs(ctx, op, &ecs.ListTasksInput{
@@ -225,18 +225,18 @@ func (m *Manager) lastEnded(ctx context.Context, spec Spec, b Bastion) Bastion {
 	return b
 }
 
-// compareEnded orders ended tasks by their age. Every process must see the same order.
+// compareEnded orders ended tasks by age. Every process must see the same order.
 func compareEnded(a, b Bastion) int {
 	return cmp.Or(a.CreatedAt.Compare(b.CreatedAt), strings.Compare(a.TaskARN, b.TaskARN))
 }
 
-// runTask calls RunTask, and again where the answer passes by itself though the SDK takes it as final: that Fargate has no capacity,
-// or that ECS cannot assume its service-linked role yet. Only with a client token is it known to start one task at most.
+// runTask calls RunTask, and retries transient answers that the SDK takes as final: Fargate has no capacity, or ECS cannot
+// assume its service-linked role yet. It retries only with a client token, which ensures that ECS starts one task at most.
 func (m *Manager) runTask(ctx context.Context, input *ecs.RunTaskInput, w *waiter) (*ecs.RunTaskOutput, error) {
 	for try, delay := 1, runFirst; ; try, delay = try+1, 2*delay {
 		out, err := m.ecs.RunTask(ctx, input)
 		answer := awsanswer.Of(err)
-		if err == nil && len(out.Tasks) == 0 { // Fargate has both forms
+		if err == nil && len(out.Tasks) == 0 { // Fargate answers in both forms
 			answer = awsanswer.Judge(awsanswer.Answer{Operation: "RunTask", Message: reasons(out.Failures)})
 		}
 		if try == maxRuns || input.ClientToken == nil || answer.Class != awsanswer.Transient || retriedBySDK(err) {
@@ -254,11 +254,11 @@ func (m *Manager) runTask(ctx context.Context, input *ecs.RunTaskInput, w *waite
 
 var errReplayed = errors.New("the task was started by an earlier request and has ended")
 
-// settle returns the bastion that all concurrent processes choose after one of them started b, at the server's time
-// now, and stops b if it is another. It returns errReplayed if ECS answered RunTask with a task of the past.
+// settle returns the bastion that all concurrent processes choose after one of them started b. now is the server's time. It
+// stops b if another was chosen. It returns errReplayed if ECS answered RunTask with an old task.
 func (m *Manager) settle(ctx context.Context, spec Spec, b Bastion, now time.Time) (Bastion, error) {
 	if b.Stopping() {
-		return b, errReplayed // no new task is
+		return b, errReplayed // a new task is not
 	}
 	usable, _, err := m.candidates(ctx, spec)
 	if err != nil {
@@ -272,7 +272,7 @@ func (m *Manager) settle(ctx context.Context, spec Spec, b Bastion, now time.Tim
 		case err != nil && kind != fail.NoTarget && kind != fail.Denied:
 			return b, err
 		case err == nil && current.Stopping():
-			// Either b is an old task, or it failed at once, which the caller finds out by waiting for it.
+			// Either b is an old task, or it failed at once; the caller learns that by waiting for it.
 			if current.StopCode == string(types.TaskStopCodeUserInitiated) || now.Sub(current.CreatedAt) >= 2*time.Second {
 				return b, errReplayed
 			}
@@ -291,7 +291,7 @@ func (m *Manager) settle(ctx context.Context, spec Spec, b Bastion, now time.Tim
 	return usable[0], nil
 }
 
-// discard stops a useless task that this process has started, even after ctx has ended.
+// discard stops a useless task of this process, even after ctx has ended.
 func (m *Manager) discard(ctx context.Context, b Bastion, reason string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), cleanupTime)
 	defer cancel()
@@ -336,10 +336,11 @@ func (m *Manager) runInput(spec Spec, network *types.NetworkConfiguration) (*ecs
 	return input, nil
 }
 
-// tokenSeed tells a client token from earlier ones of the same request. Processes with the same knowledge have the same seed.
+// tokenSeed distinguishes a client token from earlier ones for the same request. Processes with the same knowledge have the
+// same seed.
 type tokenSeed struct {
 	window int64  // the time, in steps of tokenWindow
-	after  string // ARN of the ended task that the new one comes after; "" is the window's first
+	after  string // ARN of the preceding, ended task; "" for the window's first
 	others int    // tokens that belonged to other requests
 }
 
@@ -351,8 +352,8 @@ func (s *tokenSeed) follow(b Bastion) {
 	s.after = b.TaskARN
 }
 
-// clientToken derives the token from the request, its owner, the time and the task before it: ECS refuses a token that comes again
-// with other parameters.
+// clientToken derives the token from the request, its owner, the time and the preceding task. ECS refuses a repeated token with
+// other parameters.
 func clientToken(input *ecs.RunTaskInput, owner Owner, seed tokenSeed) string {
 	tags := make(map[string]string)
 	for _, t := range input.Tags {
@@ -381,7 +382,7 @@ type waiter struct {
 	since time.Time // when state began
 }
 
-// set notes the state that is waited for and reports changes and details.
+// set notes the state that w waits for and reports changes and details.
 func (w *waiter) set(state, detail string) {
 	if state == w.state && detail == "" {
 		return
@@ -394,8 +395,8 @@ func (w *waiter) set(state, detail string) {
 	}
 }
 
-// wait polls until the bastion is ready. fresh says that it was started just now. It returns the last known state of the
-// task also beside an error.
+// wait polls until the bastion is ready. fresh says that it was just started. It returns the task's last known state, also with
+// an error.
 func (w *waiter) wait(ctx context.Context, b Bastion, fresh bool) (Bastion, error) {
 	op := fmt.Sprintf("start bastion %s in cluster %s", b.TaskID, b.Cluster)
 	execStatus := ""
@@ -415,7 +416,7 @@ func (w *waiter) wait(ctx context.Context, b Bastion, fresh bool) (Bastion, erro
 			execStatus = b.ExecStatus
 			w.set("exec agent", strings.ToLower(execStatus))
 		}
-		if state != w.state { // the next may follow soon
+		if state != w.state { // the next state may follow soon
 			delay, state = pollFirst, w.state
 		}
 
@@ -443,7 +444,7 @@ func (w *waiter) wait(ctx context.Context, b Bastion, fresh bool) (Bastion, erro
 	}
 }
 
-// unusable is the error for a task that runs but will never be reached.
+// unusable returns the error for a task that runs but will never be reachable.
 func (w *waiter) unusable(ctx context.Context, op string, b Bastion, why string) error {
 	err := fmt.Errorf("the task %s", why)
 	switch {
@@ -455,7 +456,7 @@ func (w *waiter) unusable(ctx context.Context, op string, b Bastion, why string)
 	return withFindings(fail.Start, op, err, w.m.Diagnose(ctx, w.spec, b))
 }
 
-// ended is the error for a wait that ctx ended.
+// ended returns the error for a wait that ctx ended.
 func (w *waiter) ended(ctx context.Context, op string, b Bastion) error {
 	if errors.Is(ctx.Err(), context.Canceled) {
 		return fmt.Errorf("%s: %w", op, ctx.Err())
@@ -477,12 +478,12 @@ func (w *waiter) ended(ctx context.Context, op string, b Bastion) error {
 	return withFindings(fail.Timeout, op, &deadline{err}, w.m.Diagnose(ctx, w.spec, b))
 }
 
-// deadline is an error that also is context.DeadlineExceeded, without saying so.
+// deadline is an error that wraps context.DeadlineExceeded without its text.
 type deadline struct{ error }
 
 func (*deadline) Unwrap() error { return context.DeadlineExceeded }
 
-// transient says whether a call that has failed all of the SDK's attempts may still go better later.
+// transient reports whether a call may succeed later although all of the SDK's attempts failed.
 func transient(err error) bool {
 	switch awsanswer.ClassOf(err) {
 	case awsanswer.Transient, awsanswer.Throttled:
@@ -494,7 +495,7 @@ func transient(err error) bool {
 	return retriedBySDK(err)
 }
 
-// retriedBySDK says whether the SDK makes further attempts after err by itself.
+// retriedBySDK reports whether the SDK itself retries after err.
 func retriedBySDK(err error) bool {
 	return retry.IsErrorRetryables(retry.DefaultRetryables).IsErrorRetryable(err) == aws.TrueTernary
 }

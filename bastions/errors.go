@@ -17,7 +17,7 @@ import (
 // ecsError is fail.AWS for calls to ECS.
 func ecsError(op, action string, err error) error { return fail.AWS(fail.Start, op, action, err) }
 
-// stoppedError says why a task stopped while it started, in ECS's words, with the next step for the usual reasons.
+// stoppedError returns the error for a task that stopped while it started, with ECS's reason and a hint for the usual reasons.
 func stoppedError(op string, b Bastion) error {
 	reason := b.StoppedReason
 	if reason == "" {
@@ -53,7 +53,7 @@ func stoppedNext(b Bastion) string {
 	return "see: aws ecs describe-tasks --cluster " + b.Cluster + " --tasks " + b.TaskID
 }
 
-// reasons are those of RunTask's failures, in ECS's words.
+// reasons joins the reasons of RunTask's failures.
 func reasons(failures []types.Failure) string {
 	var all []string
 	for _, f := range failures {
@@ -66,7 +66,7 @@ func reasons(failures []types.Failure) string {
 	return strings.Join(all, "; ")
 }
 
-// failuresError says why RunTask placed nothing.
+// failuresError returns the error for a RunTask that placed no task.
 func failuresError(op string, failures []types.Failure) error {
 	text := reasons(failures)
 	if text == "" {

@@ -19,12 +19,12 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// The starter of a task chooses its owner tag, its startedBy, its overrides and its network. So a task with the owner's marks is
-// compared with the task that this client would start, as far as ECS and EC2 show it. docs/adr/0010-whose-bastion.md has the
+// A task's starter chooses its owner tag, startedBy, overrides and network. So the Manager compares a task with the owner's
+// marks with the task that this client would start, as far as ECS and EC2 show it. docs/adr/0010-whose-bastion.md has the
 // reasons.
 
-// inspect returns the bastion of a task that has the owner's marks. It is Refused if it differs from the task that this
-// client would start, and Outdated if that is of another revision.
+// inspect returns the bastion of a task with the owner's marks. It is Refused if it differs from the task that this client
+// would start, and Outdated if that has another revision.
 func (m *Manager) inspect(ctx context.Context, y *yardstick, task *types.Task) (Bastion, error) {
 	spec := y.spec
 	b := fromTask(spec, task)
@@ -63,7 +63,7 @@ func (m *Manager) inspect(ctx context.Context, y *yardstick, task *types.Task) (
 	return b, nil
 }
 
-// yardstick is what this client would start now. Its parts are asked for once, when the first task needs them.
+// yardstick describes the task that this client would start now. Each part is looked up once, when first needed.
 type yardstick struct {
 	spec     Spec
 	network  func() (*types.NetworkConfiguration, error)
@@ -78,7 +78,7 @@ func (m *Manager) yardstick(ctx context.Context, spec Spec) *yardstick {
 	}
 }
 
-// confirm inspects a bastion again, unless all of it was checked before. It returns what is still unchecked.
+// confirm inspects a bastion again, unless it was checked completely before. It returns what is still unchecked.
 func (m *Manager) confirm(ctx context.Context, spec Spec, b Bastion) (unchecked string, err error) {
 	if m.checked.has(spec, b.TaskARN) {
 		return "", nil
@@ -90,13 +90,13 @@ func (m *Manager) confirm(ctx context.Context, spec Spec, b Bastion) (unchecked 
 	return now.Unchecked, nil
 }
 
-// unknownError says what cannot be compared, and what to do about it.
+// unknownError says what cannot be compared, with a hint.
 type unknownError struct{ error }
 
-// errTooEarly is why a starting task cannot be compared yet.
+// errTooEarly says that a starting task cannot be compared yet.
 var errTooEarly = errors.New("the task has no network interface yet")
 
-// refusal says by what DescribeTasks alone shows why this client would not have started the task; "" if it might have.
+// refusal returns why this client would not have started the task, by DescribeTasks alone; "" if it might have.
 func refusal(spec Spec, task *types.Task) string {
 	for _, part := range []string{otherPlace(spec, task), otherLaunch(task), otherOverrides(task.Overrides)} {
 		if part != "" {
@@ -152,8 +152,8 @@ func otherLaunch(task *types.Task) string {
 	return ""
 }
 
-// otherOverrides says what the overrides of a task change beside sizes. This client sends no others, and sizes change
-// neither program nor destination.
+// otherOverrides returns the task's overrides besides sizes. This client sends no others, and sizes change neither program nor
+// destination.
 func otherOverrides(o *types.TaskOverride) string {
 	switch {
 	case o == nil:
@@ -184,7 +184,7 @@ func otherOverrides(o *types.TaskOverride) string {
 	return ""
 }
 
-// revision returns the "family:revision" that RunTask would start: without a revision, the family's latest.
+// revision returns the "family:revision" that RunTask would start; without a revision, the family's latest.
 func (m *Manager) revision(ctx context.Context, definition string) (string, error) {
 	if name := lastPart(definition); strings.Contains(name, ":") {
 		return name, nil
@@ -218,7 +218,7 @@ func (m *Manager) otherNetwork(ctx context.Context, y *yardstick, task *types.Ta
 	switch kind := fail.KindOf(err); {
 	case kind == fail.Denied:
 		return "", &unknownError{fmt.Errorf("its network (%w)", err)}
-	case kind == fail.Usage: // nothing could be started either, and others can make tags ambiguous
+	case kind == fail.Usage: // no task could be started either, and others can make tags ambiguous
 		return "has a network that cannot be compared: " + err.Error(), nil
 	case err != nil:
 		return "", err
@@ -247,7 +247,7 @@ func (m *Manager) otherNetwork(ctx context.Context, y *yardstick, task *types.Ta
 	return otherGroups(want.SecurityGroups, face.Groups), nil
 }
 
-// otherGroups compares security groups. Without any RunTask takes the VPC's default group, whose name no other can have.
+// otherGroups compares security groups. Without any, RunTask uses the VPC's default group; no other group can have its name.
 func otherGroups(want []string, have []ec2types.GroupIdentifier) string {
 	var ids []string
 	for _, g := range have {
@@ -278,11 +278,11 @@ func (m *Manager) networkInterface(ctx context.Context, id string) (*ec2types.Ne
 	return &out.NetworkInterfaces[0], nil
 }
 
-// maxChecked bounds how many tasks are remembered.
+// maxChecked bounds the remembered tasks.
 const maxChecked = 64
 
-// checked remembers the tasks that match a Spec: neither their network nor their overrides change, and each check costs calls. It does
-// not remember refusals: the next look checks those tasks again.
+// checked remembers the tasks that match a Spec. Their network and overrides never change, and each check costs calls. It does
+// not remember refusals, so the next look checks those tasks again.
 type checked struct {
 	mu    sync.Mutex
 	tasks map[string]bool

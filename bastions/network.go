@@ -16,21 +16,21 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// What an awsvpc configuration of ECS takes.
+// The limits of an ECS awsvpc configuration.
 const (
 	maxSubnets        = 16
 	maxSecurityGroups = 5
 )
 
-// network returns the network configuration of a new task. What is named by tags is looked up, and sorted, so that
-// every process asks ECS for the same.
+// network returns a new task's network configuration. It sorts the subnets and groups that it finds by tags, so that every
+// process sends the same request.
 func (m *Manager) network(ctx context.Context, spec Spec) (*types.NetworkConfiguration, error) {
 	config := &types.AwsVpcConfiguration{AssignPublicIp: types.AssignPublicIpDisabled}
 	if spec.AssignPublicIP {
 		config.AssignPublicIp = types.AssignPublicIpEnabled
 	}
 	const op = "choose the bastion's subnets"
-	vpc := "" // known once subnets were looked up
+	vpc := "" // known after a look-up of subnets
 	switch {
 	case len(spec.Subnets) > 0:
 		config.Subnets = slices.Clone(spec.Subnets)
@@ -56,7 +56,7 @@ func (m *Manager) network(ctx context.Context, spec Spec) (*types.NetworkConfigu
 	}
 	slices.Sort(config.Subnets)
 	config.Subnets = slices.Compact(config.Subnets)
-	if len(config.Subnets) > maxSubnets { // any of them will do
+	if len(config.Subnets) > maxSubnets { // any of them suffices
 		m.log.InfoContext(ctx, "more subnets than ECS takes; using the first",
 			"found", len(config.Subnets), "used", maxSubnets)
 		config.Subnets = config.Subnets[:maxSubnets]
@@ -73,7 +73,7 @@ func (m *Manager) network(ctx context.Context, spec Spec) (*types.NetworkConfigu
 	}
 	slices.Sort(config.SecurityGroups)
 	config.SecurityGroups = slices.Compact(config.SecurityGroups)
-	if n := len(config.SecurityGroups); n > maxSecurityGroups { // leaving one away would change what is permitted
+	if n := len(config.SecurityGroups); n > maxSecurityGroups { // leaving one out would change the permissions
 		return nil, fail.New(fail.Usage, "choose the bastion's security groups",
 			fmt.Errorf("%d match, and ECS takes at most %d", n, maxSecurityGroups),
 			"name fewer, by id or by a more specific tag")
@@ -81,8 +81,8 @@ func (m *Manager) network(ctx context.Context, spec Spec) (*types.NetworkConfigu
 	return &types.NetworkConfiguration{AwsvpcConfiguration: config}, nil
 }
 
-// securityGroups returns the ids of the groups with the Spec's tags in the VPC, which is looked up by the Spec's
-// subnets if it is not known and matters.
+// securityGroups returns the ids of the groups with the Spec's tags in the VPC. If the VPC is unknown and matters, it looks it
+// up by the Spec's subnets.
 func (m *Manager) securityGroups(ctx context.Context, spec Spec, vpc string) ([]string, error) {
 	const op = "choose the bastion's security groups"
 	if m.ec2 == nil {
@@ -146,7 +146,7 @@ func (m *Manager) subnets(ctx context.Context, input *ec2.DescribeSubnetsInput) 
 	return found, nil
 }
 
-// onlyVPC returns the VPC of the subnets, or an error that lists theirs.
+// onlyVPC returns the subnets' VPC. If they have several, its error lists them.
 func onlyVPC(subnets []ec2types.Subnet) (string, error) {
 	vpcs := make(map[string]bool)
 	for _, s := range subnets {
@@ -162,7 +162,7 @@ func onlyVPC(subnets []ec2types.Subnet) (string, error) {
 	return ids[0], nil
 }
 
-// tagFilters are EC2's filters for things that have all the tags; an empty value is any.
+// tagFilters returns EC2's filters for resources with all the tags; an empty value matches any.
 func tagFilters(tags map[string]string) []ec2types.Filter {
 	var filters []ec2types.Filter
 	for _, key := range slices.Sorted(maps.Keys(tags)) {

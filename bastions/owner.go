@@ -35,8 +35,8 @@ type STSAPI interface {
 
 // Owner is the AWS identity that a bastion belongs to.
 type Owner struct {
-	ARN       string // as STS says it
-	UserID    string // the same: "AROA...:SESSION-NAME" of a role, "AIDA..." of a user
+	ARN       string // from STS
+	UserID    string // from STS: "AROA...:SESSION-NAME" for a role, "AIDA..." for a user
 	StartedBy string // a task's startedBy
 }
 
@@ -46,7 +46,7 @@ func NewOwner(arn, userID string) Owner {
 	return Owner{ARN: arn, UserID: userID, StartedBy: "bastion-" + hex.EncodeToString(sum[:12])}
 }
 
-// WhoAmI asks STS whose credentials these are.
+// WhoAmI asks STS for the credentials' identity.
 func WhoAmI(ctx context.Context, api STSAPI) (Owner, error) {
 	const op = "find out who you are"
 	out, err := api.GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
@@ -59,15 +59,16 @@ func WhoAmI(ctx context.Context, api STSAPI) (Owner, error) {
 	return NewOwner(*out.Arn, *out.UserId), nil
 }
 
-// maxTagValue is the most characters that ECS takes as a tag's value.
+// maxTagValue is the longest tag value in ECS, in characters.
 const maxTagValue = 256
 
-// refusedInTags reports whether ECS takes the character in no tag.
+// refusedInTags reports whether ECS refuses the character in tags.
 func refusedInTags(r rune) bool {
 	return !unicode.IsLetter(r) && !unicode.IsNumber(r) && r != ' ' && !strings.ContainsRune("+-=._:/@", r)
 }
 
-// versionTag is the value of the tag bastion:version: what tags take of a version such as "(devel)".
+// versionTag returns the value of the tag bastion:version: a version such as "(devel)" without the characters that tags cannot
+// have.
 func versionTag(version string) string {
 	return strings.Map(func(r rune) rune {
 		if refusedInTags(r) {
@@ -77,8 +78,8 @@ func versionTag(version string) string {
 	}, version)
 }
 
-// tag returns the value of the tag bastion:owner. IAM compares it with aws:userid, so it must be the user id as it is:
-// a user id that a tag cannot hold is an error.
+// tag returns the value of the tag bastion:owner. IAM compares it with aws:userid, so it must be the exact user id. A user id
+// that a tag cannot have is an error.
 func (o Owner) tag() (string, error) {
 	if o.UserID == "" || o.ARN == "" || o.StartedBy == "" {
 		return "", errNoOwner

@@ -11,7 +11,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fargate"
 )
 
-// overrides ask RunTask for the size. The task definition's size needs none.
+// overrides returns RunTask's overrides for the size; nil for the task definition's size.
 func overrides(s fargate.Size) *types.TaskOverride {
 	if s == (fargate.Size{}) {
 		return nil
@@ -19,7 +19,8 @@ func overrides(s fargate.Size) *types.TaskOverride {
 	return &types.TaskOverride{Cpu: aws.String(strconv.Itoa(s.CPU)), Memory: aws.String(strconv.Itoa(s.Memory))}
 }
 
-// otherSize says that the task has not the size that is wanted, and how to change it; "" if it has, or ECS has not said.
+// otherSize says that the task has another size than want, and how to change it; "" if it has that size, or if ECS has not
+// said.
 func (b Bastion) otherSize(want fargate.Size) string {
 	if want == (fargate.Size{}) || b.Size.CPU == 0 || b.Size.Memory == 0 || b.Size == want {
 		return ""
@@ -27,7 +28,7 @@ func (b Bastion) otherSize(want fargate.Size) string {
 	return fmt.Sprintf("task %s has %v, not %v as set; bastion down, then bastion up starts one of that size", b.TaskID, b.Size, want)
 }
 
-// setSize takes over what the task's speed and cost depend on.
+// setSize sets the fields that the task's speed and cost depend on.
 func (b *Bastion) setSize(task *types.Task) {
 	b.Size = fargate.Size{CPU: sizeOf(task.Cpu), Memory: sizeOf(task.Memory)}
 	b.BilledFrom, b.StoppedAt = aws.ToTime(task.PullStartedAt), aws.ToTime(task.StoppedAt)
@@ -38,7 +39,7 @@ func (b *Bastion) setSize(task *types.Task) {
 	}
 }
 
-// Cost estimates what the task has cost until now. It is not known while ECS has not said what size the task has.
+// Cost estimates the task's cost until now. It reports false until ECS has told the task's size.
 func (b Bastion) Cost(price fargate.Price, now time.Time) (fargate.Cost, bool) {
 	if !b.StoppedAt.IsZero() {
 		now = b.StoppedAt
@@ -46,7 +47,7 @@ func (b Bastion) Cost(price fargate.Price, now time.Time) (fargate.Cost, bool) {
 	return price.Cost(b.Size, b.BilledFrom, now)
 }
 
-// sizeOf reads a number that ECS sends as text; 0 if it is none.
+// sizeOf reads a number that ECS sends as text; 0 if it is not a number.
 func sizeOf(text *string) int {
 	n, err := strconv.Atoi(aws.ToString(text))
 	if err != nil {

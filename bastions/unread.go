@@ -17,15 +17,15 @@ import (
 	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
-// A call may have done its work although its answer cannot be read: the connection ended, something on the way damaged it, or the
-// endpoint does not keep to AWS's form. A task that such a RunTask started is in ECS's list, with the owner's startedBy and tag.
+// A call may have done its work although its answer is unreadable: the connection ended, the answer was damaged, or the
+// endpoint does not use AWS's form. A task that such a RunTask started is in ECS's list, with the owner's startedBy and tag.
 
 const (
-	unreadLooks = 3               // looks into the list after a RunTask whose answer cannot be read...
-	unreadPause = 2 * time.Second // ...and the pause before each further one: the list lags behind
+	unreadLooks = 3               // looks at the list after a RunTask with an unreadable answer...
+	unreadPause = 2 * time.Second // ...and the pause before each further look: the list lags behind
 )
 
-// mayHaveRun reports whether a call that failed may have done its work.
+// mayHaveRun reports whether a failed call may have done its work.
 func mayHaveRun(err error) bool {
 	if err == nil || errors.Is(err, context.Canceled) {
 		return false
@@ -35,13 +35,13 @@ func mayHaveRun(err error) bool {
 		return answer.Unread()
 	}
 	if op, ok := errors.AsType[*net.OpError](err); ok && (op.Op == "dial" || op.Op == "proxyconnect") {
-		return false // it was never sent
+		return false // the request was never sent
 	}
 	return retriedBySDK(err) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, context.DeadlineExceeded)
 }
 
-// startedUnseen returns the task that a RunTask with an unreadable answer has started. There was no usable task before: any task is
-// this one, or another process's, which is as good.
+// startedUnseen returns the task that a RunTask with an unreadable answer started. There was no usable task before, so any task
+// is this one or another process's, which serves as well.
 func (m *Manager) startedUnseen(ctx context.Context, spec Spec, w *waiter) (b Bastion, found bool, err error) {
 	w.set("starting", "looking for the task: the answer to RunTask cannot be read")
 	for look := range unreadLooks {
@@ -61,15 +61,15 @@ func (m *Manager) startedUnseen(ctx context.Context, spec Spec, w *waiter) (b Ba
 	return b, false, nil
 }
 
-// unseenError is the error of a start after which a task may run that could not be looked at.
+// unseenError returns the error of a start that may have left a task behind.
 func unseenError(op string, err error) error {
 	err = ecsError("", "ecs:RunTask", err)
 	return fail.New(fail.KindOf(err), op, fmt.Errorf("a task may have started: %w", err),
 		"bastion down stops it; then check AWS_ENDPOINT_URL, HTTPS_PROXY and the network")
 }
 
-// stopUnread stops the owner's tasks where ECS's descriptions of them cannot be read: those of the Spec's family that the owner
-// started. Whose tag they have is left to IAM.
+// stopUnread stops the owner's tasks if ECS's descriptions of them are unreadable: those of the Spec's family with the owner's
+// startedBy. It leaves the check of their tags to IAM.
 func (m *Manager) stopUnread(ctx context.Context, spec Spec, reason string) (stopped []Bastion, err error) {
 	op := "find your bastion in cluster " + spec.cluster()
 	mine, err := m.listARNs(ctx, op, &ecs.ListTasksInput{
@@ -78,7 +78,7 @@ func (m *Manager) stopUnread(ctx context.Context, spec Spec, reason string) (sto
 	if err != nil {
 		return nil, err
 	}
-	if of := family(spec.TaskDefinition); of != "" { // ECS wants startedBy to be the only filter of a call
+	if of := family(spec.TaskDefinition); of != "" { // ECS accepts startedBy only as its only filter
 		ofFamily, err := m.listARNs(ctx, op, &ecs.ListTasksInput{Cluster: aws.String(spec.cluster()), Family: aws.String(of)})
 		if err != nil {
 			return nil, err
