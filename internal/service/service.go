@@ -1,5 +1,5 @@
-// Package service has the agent as a service of the system: a unit of systemd's user manager, a launchd agent on macOS, a service of
-// Windows.
+// Package service runs the agent as a system service: a unit of systemd's user manager, a launchd agent on macOS, or a Windows
+// service.
 package service
 
 import (
@@ -20,41 +20,40 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-// Without says how to do without a service.
+// Without is the hint for starting the agent without a service.
 const Without = "bastion agent start starts the agent without a service"
 
-// managerTimeout bounds the question whether systemd's user manager is there.
+// managerTimeout bounds the check that systemd's user manager answers.
 const managerTimeout = 10 * time.Second
 
-// Program is the agent in the process that Windows' service manager starts. It is told to start, and to stop.
+// Program is the agent in the process that Windows' service manager starts. The manager calls Start and Stop.
 type Program interface {
 	Start() error
 	Stop() error
 }
 
-// Options are what the service is made of.
+// Options are the service's program and arguments.
 type Options struct {
-	Path    string   // of the program
+	Path    string   // the program's path
 	Args    []string // its arguments
-	Windows []string // those on Windows, whose service manager wants to be answered
-	Program Program  // what answers it
+	Windows []string // its arguments on Windows, where it must answer the service manager
+	Program Program  // answers the service manager on Windows
 }
 
-// Service is the agent as a service of the system.
+// Service is the agent as a system service.
 type Service struct {
 	kardianos.Service
 	config *kardianos.Config
-	File   string // that says what the service is; "" on Windows
+	File   string // the file that defines the service; "" on Windows
 }
 
-// program is a Program as the library wants it.
+// program adapts a Program to the library.
 type program struct{ Program }
 
 func (p program) Start(kardianos.Service) error { return p.Program.Start() }
 func (p program) Stop(kardianos.Service) error  { return p.Program.Stop() }
 
-// New returns the service, whether it is installed or not. It fails where there is no service manager; verb says in the error what it
-// was needed for.
+// New returns the service, installed or not. It fails if the system has no service manager. verb names the operation in errors.
 func New(ctx context.Context, verb string, o Options) (*Service, error) {
 	op := verb + " the service"
 	home, err := os.UserHomeDir()
@@ -98,7 +97,7 @@ func New(ctx context.Context, verb string, o Options) (*Service, error) {
 	return s, nil
 }
 
-// systemd returns the service manager of that name, if it answers.
+// systemd returns systemd's service manager, if it answers.
 func systemd(ctx context.Context, op, file string) (kardianos.System, error) {
 	ctx, cancel := context.WithTimeout(ctx, managerTimeout)
 	defer cancel()
@@ -123,18 +122,18 @@ func systemd(ctx context.Context, op, file string) (kardianos.System, error) {
 	return nil, fail.New(fail.Other, op, errors.New("this program is built without systemd"), Without)
 }
 
-// escape makes words, the program and its arguments, what systemd takes for them.
+// escape escapes words, the program and its arguments, for a systemd unit. It refuses characters that a unit cannot contain.
 func escape(words ...*string) error {
 	for _, w := range words {
 		if strings.ContainsFunc(*w, func(r rune) bool { return r < ' ' || r == 0x7f || strings.ContainsRune("\"\\$", r) }) {
-			return fail.New(fail.Usage, "", fmt.Errorf("a unit of systemd cannot hold %q", *w), "use another path or value")
+			return fail.New(fail.Usage, "", fmt.Errorf("a systemd unit cannot contain %q", *w), "use another path or value")
 		}
 		*w = strings.ReplaceAll(*w, "%", "%%")
 	}
 	return nil
 }
 
-// Installed reports whether there is such a service.
+// Installed reports whether the service is installed.
 func (s *Service) Installed() (bool, error) {
 	if s.File != "" {
 		_, err := os.Stat(s.File)
@@ -150,7 +149,7 @@ func (s *Service) Installed() (bool, error) {
 	return err == nil, err
 }
 
-// NeedInstalled fails where there is none.
+// NeedInstalled returns an error if the service is not installed.
 func (s *Service) NeedInstalled(verb string) error {
 	ok, err := s.Installed()
 	if err == nil && !ok {
@@ -160,7 +159,7 @@ func (s *Service) NeedInstalled(verb string) error {
 	return err
 }
 
-// Install writes the service, which is not installed.
+// Install installs the service. It must not be installed yet.
 func (s *Service) Install() error {
 	const op = "install the service"
 	if s.File != "" {
@@ -170,20 +169,20 @@ func (s *Service) Install() error {
 	}
 	if err := s.Service.Install(); err != nil {
 		if s.File != "" {
-			err = errors.Join(err, os.Remove(s.File)) // there was none before
+			err = errors.Join(err, os.Remove(s.File)) // the file did not exist before
 		}
 		return fail.New(fail.Other, op, err, Without)
 	}
 	return nil
 }
 
-// As has the service run as a user, whose password Windows keeps.
+// As makes the service run as a user. Windows keeps the user's password.
 func (s *Service) As(user, password string) {
 	s.config.UserName = user
 	s.config.Option["Password"] = password
 }
 
-// Running reports whether the service runs, and what its manager says against it.
+// Running reports whether the service runs. The error is its manager's.
 func (s *Service) Running() (bool, error) {
 	st, err := s.Status()
 	if errors.Is(err, kardianos.ErrNotInstalled) {
@@ -192,10 +191,10 @@ func (s *Service) Running() (bool, error) {
 	return st == kardianos.StatusRunning, err
 }
 
-// Interactive reports whether no service manager has started this process.
+// Interactive reports whether this process runs without a service manager.
 func Interactive() bool { return kardianos.Interactive() }
 
-// Name is what the user knows the service by.
+// Name returns the service's name for messages: its file, or its name on Windows.
 func (s *Service) Name() string {
 	if s.File != "" {
 		return s.File
@@ -203,7 +202,7 @@ func (s *Service) Name() string {
 	return s.config.Name
 }
 
-// Logs says where the service's failures are to be found.
+// Logs returns a hint for finding the cause of the service's failures.
 func (s *Service) Logs() string {
 	if runtime.GOOS == "linux" {
 		return "journalctl --user -u " + s.config.Name + " says why"

@@ -1,10 +1,11 @@
 package service
 
-// systemdUnit is for systemd's user manager. Programs that the agent starts, such as a credential_process, have its
-// limits too: there is none that keeps such programs, which may be browsers, from working. Core dumps would have keys.
+// systemdUnit is the unit for systemd's user manager. Its limits also apply to programs that the agent starts, such as a
+// credential_process or a browser, so none of them may keep such programs from working. Core dumps are off because they would
+// contain keys.
 //
-// An agent that ends by itself had nothing to do. Exit code 1 says that it cannot run, most of all that another agent
-// does.
+// systemd does not restart an agent that ends by itself for lack of work. Exit code 1 says that the agent cannot run, for
+// example because another agent does.
 const systemdUnit = `[Unit]
 Description={{Description}}
 Documentation=man:bastion-agent(1)
@@ -31,7 +32,7 @@ RestrictAddressFamilies=AF_UNIX AF_INET AF_INET6 AF_NETLINK
 WantedBy=default.target
 `
 
-// launchdConfig is for launchd. KeepAlive as above.
+// launchdConfig is the configuration for launchd, with the same rules for restarts.
 const launchdConfig = `<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE plist PUBLIC "-//Apple//DTD PLIST 1.0//EN" "http://www.apple.com/DTDs/PropertyList-1.0.dtd">
 <plist version="1.0">

@@ -1,9 +1,9 @@
-// Package words writes values for people.
+// Package words formats values for people.
 package words
 
 import "fmt"
 
-// Count is a number of things, in the plural with an s.
+// Count formats a number of things; its plural ends in s.
 func Count(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
@@ -11,7 +11,7 @@ func Count(n int, noun string) string {
 	return fmt.Sprintf("%d %ss", n, noun)
 }
 
-// Bytes is a number of bytes.
+// Bytes formats a number of bytes in decimal units.
 func Bytes(n float64) string {
 	switch {
 	case n >= 1e6:
@@ -22,7 +22,7 @@ func Bytes(n float64) string {
 	return fmt.Sprintf("%.0f B", n)
 }
 
-// Parenthesis puts a text that is not empty in one, after a space.
+// Parenthesis returns " (text)", or "" for an empty text.
 func Parenthesis(text string) string {
 	if text == "" {
 		return ""
@@ -30,7 +30,7 @@ func Parenthesis(text string) string {
 	return " (" + text + ")"
 }
 
-// Dash stands for a text that is empty.
+// Dash returns text, or "-" for an empty text.
 func Dash(text string) string {
 	if text == "" {
 		return "-"
