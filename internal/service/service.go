@@ -126,7 +126,7 @@ func systemd(ctx context.Context, op, file string) (kardianos.System, error) {
 func escape(words ...*string) error {
 	for _, w := range words {
 		if strings.ContainsFunc(*w, func(r rune) bool { return r < ' ' || r == 0x7f || strings.ContainsRune("\"\\$", r) }) {
-			return fail.New(fail.Usage, "", fmt.Errorf("a systemd unit cannot contain %q", *w), "use another path or value")
+			return fail.New(fail.Usage, "", fmt.Errorf("a unit of systemd cannot hold %q", *w), "use another path or value")
 		}
 		*w = strings.ReplaceAll(*w, "%", "%%")
 	}
