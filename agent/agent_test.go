@@ -25,7 +25,19 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+// scratch is a directory for all tests.
+var scratch string
+
+func TestMain(m *testing.M) {
+	var err error
+	if scratch, err = os.MkdirTemp("", "agent"); err != nil {
+		panic(err)
+	}
+	goleak.VerifyTestMain(m, goleak.Cleanup(func(code int) {
+		_ = os.RemoveAll(scratch)
+		os.Exit(code)
+	}))
+}
 
 // newAgent returns an Agent with a short socket path.
 func newAgent(t *testing.T, idle time.Duration) (*Agent, Config) {
