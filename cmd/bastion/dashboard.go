@@ -2,20 +2,15 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"os"
-	"os/exec"
-	"runtime"
 	"slices"
 	"strings"
-	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/browser"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
-	"github.com/bastion-ssm/bastion/internal/process"
 )
 
 // dashboardOptions are the options of dashboard that are no settings.
@@ -78,48 +73,8 @@ func (a *app) dashboard(ctx context.Context, o dashboardOptions) error {
 	if err != nil || o.noOpen {
 		return err
 	}
-	if err := openPage(ctx, link); err != nil && !s.Output.Quiet {
+	if err := browser.OpenPage(ctx, link.Page); err != nil && !s.Output.Quiet {
 		_ = console.Printf(a.err, "bastion: no browser was started (%s): open the address within a minute\n", err)
-	}
-	return nil
-}
-
-// openerPatience is how long a program that opens pages may take to fail. Most have handed on the page by then; some
-// stay for as long as the browser does.
-const openerPatience = 2 * time.Second
-
-// openPage opens the dashboard in the user's browser. The address is good for whoever has it first, and every user of
-// the machine can read command lines: the browser gets a file's name instead, which only the user can read.
-func openPage(ctx context.Context, link api.Dashboard) error {
-	if runtime.GOOS == "linux" && os.Getenv("DISPLAY") == "" && os.Getenv("WAYLAND_DISPLAY") == "" &&
-		os.Getenv("BROWSER") == "" {
-		return errors.New("this session has no display")
-	}
-	if link.Page == "" {
-		return errors.New("the page with the address could not be written")
-	}
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), "xdg-open", link.Page)
-	switch runtime.GOOS {
-	case "darwin":
-		cmd = exec.CommandContext(context.WithoutCancel(ctx), "open", link.Page)
-	case "windows":
-		cmd = exec.CommandContext(context.WithoutCancel(ctx), "rundll32", "url.dll,FileProtocolHandler", link.Page)
-	}
-	process.Detach(cmd) // Ctrl-C is for the command, not for the browser
-	if err := cmd.Start(); err != nil {
-		return err
-	}
-	ended := make(chan error, 1)
-	go func() { ended <- cmd.Wait() }() // if it stays, it ends after this process
-	t := time.NewTimer(openerPatience)
-	defer t.Stop()
-	select {
-	case err := <-ended:
-		if err != nil {
-			return fmt.Errorf("%s: %w", cmd.Args[0], err)
-		}
-	case <-t.C:
-	case <-ctx.Done():
 	}
 	return nil
 }

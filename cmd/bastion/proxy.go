@@ -126,31 +126,45 @@ func (a *app) proxy(ctx context.Context, args []string, o proxyOptions) error {
 	}
 	switch {
 	case isBastion(host):
-		return a.proxyServer(ctx, s, host,
-			func(dir string) (*openssh.Sockets, error) {
-				return openssh.Serve(dir, os.Getppid(), s.SSHD.Target == "", a.logger(s, nil))
-			},
-			func(run *session) (*access.SSHStream, error) { return run.access.OpenSSH(ctx, s.Grant.Permit) })
+		return a.proxyToBastion(ctx, s, host)
 	case access.IsInstance(host):
-		var sockets func(dir string) (*openssh.Sockets, error)
-		if o.connect != "" {
-			sockets = func(dir string) (*openssh.Sockets, error) {
-				return openssh.ServeIdentity(dir, os.Getppid(), a.logger(s, nil))
-			}
-		}
-		return a.proxyServer(ctx, s, host, sockets,
-			func(run *session) (*access.SSHStream, error) {
-				return run.access.OpenInstance(ctx, host, port, o.connect, func(why error) {
-					if !quiet {
-						a.sayWaiting(run, host, why)
-					}
-				})
-			})
+		return a.proxyToInstance(ctx, s, host, port, o.connect, quiet)
 	}
-	dest := access.Destination(host, port)
+	return a.proxyToHost(ctx, s, access.Destination(host, port), o.pass)
+}
+
+// proxyToBastion connects to the bastion's own SSH server.
+func (a *app) proxyToBastion(ctx context.Context, s config.Settings, host string) error {
+	return a.proxyServer(ctx, s, host,
+		func(dir string) (*openssh.Sockets, error) {
+			return openssh.Serve(dir, os.Getppid(), s.SSHD.Target == "", a.logger(s, nil))
+		},
+		func(run *session) (*access.SSHStream, error) { return run.access.OpenSSH(ctx, s.Grant.Permit) })
+}
+
+// proxyToInstance connects to the SSH server of an EC2 instance or managed node. EC2 Instance Connect lets the user in that connect names.
+func (a *app) proxyToInstance(ctx context.Context, s config.Settings, host string, port int, connect string, quiet bool) error {
+	var sockets func(dir string) (*openssh.Sockets, error)
+	if connect != "" {
+		sockets = func(dir string) (*openssh.Sockets, error) {
+			return openssh.ServeIdentity(dir, os.Getppid(), a.logger(s, nil))
+		}
+	}
+	return a.proxyServer(ctx, s, host, sockets,
+		func(run *session) (*access.SSHStream, error) {
+			return run.access.OpenInstance(ctx, host, port, connect, func(why error) {
+				if !quiet {
+					a.sayWaiting(run, host, why)
+				}
+			})
+		})
+}
+
+// proxyToHost connects to a host behind the bastion, by the agent's link or one of its own.
+func (a *app) proxyToHost(ctx context.Context, s config.Settings, dest string, pass bool) error {
 	if a.usesAgent(ctx, s) {
-		connected, err := a.proxyByAgent(ctx, s, dest, o.pass)
-		if connected || o.pass || !a.goesOnAlone(ctx, s, err) {
+		connected, err := a.proxyByAgent(ctx, s, dest, pass)
+		if connected || pass || !a.goesOnAlone(ctx, s, err) {
 			return err
 		}
 	}

@@ -77,7 +77,7 @@ var allowed = map[string][]string{
 	"internal/awssdk":    {"internal/awsanswer", "internal/fail", "internal/files", "internal/printable"},
 	"internal/backoff":   {},
 	"internal/block":     {},
-	"internal/browser":   {"internal/config", "internal/dirs", "internal/fail", "internal/files", "tunnel"},
+	"internal/browser":   {"internal/config", "internal/dirs", "internal/fail", "internal/files", "internal/process", "tunnel"},
 	"internal/config":    {"internal/dirs", "internal/duration", "internal/fail", "internal/fargate", "internal/files", "internal/near"},
 	"internal/cli":       {"internal/config", "internal/fail", "internal/printable"},
 	"internal/console":   {"internal/printable"},
