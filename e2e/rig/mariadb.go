@@ -45,8 +45,16 @@ func StartMariaDB(ctx context.Context, mariadbd, install string, cert, key []byt
 	if err := os.Chmod(dir, 0o711); err != nil { // the server's account passes through
 		return nil, err
 	}
+	// A server that starts removes the temporary tables in its directory, those of other servers too.
+	temporary := filepath.Join(dir, "tmp")
+	if err := os.Mkdir(temporary, 0o700); err != nil {
+		return nil, err
+	}
+	if err := os.Chmod(temporary, os.ModeSticky|0o777); err != nil { // of the server's account, which is not known yet
+		return nil, err
+	}
 	setup := exec.CommandContext(ctx, install, append([]string{
-		"--no-defaults", "--datadir=" + data, "--skip-test-db", "--auth-root-authentication-method=normal",
+		"--no-defaults", "--datadir=" + data, "--tmpdir=" + temporary, "--skip-test-db", "--auth-root-authentication-method=normal",
 		"--skip-name-resolve",
 	}, account...)...)
 	if out, err := setup.CombinedOutput(); err != nil {
@@ -81,7 +89,7 @@ func StartMariaDB(ctx context.Context, mariadbd, install string, cert, key []byt
 	}
 	m.addr = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), uint16(port))
 	m.proc, err = Start(nil, mariadbd, append([]string{
-		"--no-defaults", "--datadir=" + data, "--socket=" + filepath.Join(data, "sock"), "--bind-address=127.0.0.1",
+		"--no-defaults", "--datadir=" + data, "--tmpdir=" + temporary, "--socket=" + filepath.Join(data, "sock"), "--bind-address=127.0.0.1",
 		"--port=" + strconv.Itoa(port), "--ssl-cert=" + filepath.Join(data, "cert.pem"), "--ssl-key=" + filepath.Join(data, "key.pem"),
 		"--init-file=" + filepath.Join(data, "init.sql"), "--skip-name-resolve", "--innodb-flush-method=nosync",
 		"--innodb-buffer-pool-size=16M", "--pid-file=" + filepath.Join(data, "pid"),
