@@ -19,6 +19,9 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
+// userHome has the caches of the go command.
+var userHome = os.Getenv("HOME")
+
 func TestMain(m *testing.M) {
 	home, err := os.MkdirTemp("", "access")
 	if err != nil {

@@ -1,0 +1,151 @@
+package access
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/awssdk"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/keys"
+	"github.com/bastion-ssm/bastion/lab"
+)
+
+// However the grant command goes wrong in the container, the user learns of it within the time that the settings allow, with the setting or
+// the right to look at; nothing is taken for an answer but bastiond's, and no session is left.
+func TestGrantCommandFails(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "bastiond")
+	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "github.com/bastion-ssm/bastion/cmd/bastiond")
+	build.Env = append(os.Environ(), "HOME="+userHome)
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	l, err := lab.Start(t.Context(), lab.Config{
+		Bastiond: program, AllowHostExec: true, Postgres: lab.Off, Redis: lab.Off, NoWeb: true,
+		StateDelay: -1, ExecDelay: -1, ConnectDelay: -1, StopTimeout: 3 * time.Second,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		if left := l.Gateway().Sessions(); len(left) > 0 {
+			t.Errorf("%d sessions are left: %+v", len(left), left)
+		}
+		if err := l.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
+	vars := make(map[string]string)
+	for _, kv := range l.Env() {
+		name, value, _ := strings.Cut(kv, "=")
+		vars[name] = value
+	}
+	interrupted := errors.New("interrupted")
+	for _, tt := range []struct {
+		name    string
+		command string // "": the default
+		timeout time.Duration
+		faults  lab.APIFaults
+		stop    time.Duration // the caller gives up then; 0: it does not
+		kind    fail.Kind
+		is      error
+		says    string // "": it works
+	}{
+		{name: "it works"},
+		{name: "another program", command: "/bin/echo hello", kind: fail.Start, says: "answered: hello"},
+		{name: "silence", command: "/bin/true", kind: fail.Start, says: "gave no answer"},
+		{name: "a missing program", command: "/missing", kind: fail.Start, says: "/missing"},
+		{name: "a right", faults: lab.APIFaults{Deny: []string{"ecs:ExecuteCommand"}}, kind: fail.Denied, says: "hand a key to"},
+		{
+			name: "no agent", timeout: time.Second, faults: lab.APIFaults{ExecSilent: true, NotConnected: -1}, kind: fail.Timeout,
+			says: "has not connected within 1s",
+		},
+		{
+			name: "interrupted", faults: lab.APIFaults{NotConnected: -1}, stop: 300 * time.Millisecond, is: interrupted, says: "interrupted",
+		},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			texts := map[string]string{"runtime_dir": t.TempDir()}
+			if tt.command != "" {
+				texts["grant_command"] = tt.command
+			}
+			if tt.timeout > 0 {
+				texts["start_timeout"] = tt.timeout.String()
+			}
+			settings, err := config.FromTexts(texts)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if err := l.SetAPIFaults(tt.faults); err != nil {
+				t.Fatal(err)
+			}
+			a, err := New(t.Context(), settings, Options{Env: awssdk.NewEnv(vars)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			defer a.Close()
+			ctx, cancel := context.WithCancelCause(t.Context())
+			defer cancel(nil)
+			if tt.stop > 0 {
+				time.AfterFunc(tt.stop, func() { cancel(interrupted) })
+			}
+			up, err := a.Up(ctx)
+			if tt.says == "" {
+				if err != nil || !strings.HasPrefix(up.HostKey, "SHA256:") || up.Version == "" {
+					t.Errorf("%+v, %v", up, err)
+				}
+				return
+			}
+			if err == nil || fail.KindOf(err) != tt.kind || !strings.Contains(err.Error(), tt.says) || tt.is == nil && fail.NextOf(err) == "" ||
+				tt.is != nil && !errors.Is(err, tt.is) {
+				t.Errorf("%v error %v, hint %q; want %v with %q", fail.KindOf(err), err, fail.NextOf(err), tt.kind, tt.says)
+			}
+			if err != nil && tt.command == "" && (strings.Contains(err.Error(), " v1.") || strings.Contains(err.Error(), " v2.")) {
+				t.Errorf("the grant is in the error: %v", err)
+			}
+		})
+	}
+}
+
+// An answer counts for the grant that it names alone, and only with a host key and a port that can be used: another bastion's, or an old one
+// that a terminal has kept, lets nobody in.
+func TestAcceptAnswer(t *testing.T) {
+	signer, _ := newKey(t)
+	until := time.Now().Add(time.Hour).Truncate(time.Second)
+	right := keys.GrantReply{
+		Grant: "id", HostKey: strings.TrimSpace(string(ssh.MarshalAuthorizedKey(signer.PublicKey()))), Ports: keys.DefaultPorts, NotAfter: until,
+	}
+	for name, tt := range map[string]struct {
+		change func(*keys.GrantReply)
+		says   string
+	}{
+		"right":                {func(*keys.GrantReply) {}, ""},
+		"of another grant":     {func(r *keys.GrantReply) { r.Grant = "other" }, `"other" instead of "id"`},
+		"of no grant":          {func(r *keys.GrantReply) { r.Grant = "" }, `"" instead of "id"`},
+		"without a key":        {func(r *keys.GrantReply) { r.HostKey = "" }, "key"},
+		"with half a key":      {func(r *keys.GrantReply) { r.HostKey = r.HostKey[:30] }, "key"},
+		"without a port":       {func(r *keys.GrantReply) { r.Ports.SSH = 0 }, "port 0"},
+		"with an unusual port": {func(r *keys.GrantReply) { r.Ports.SSH = 65536 }, "port 65536"},
+	} {
+		a := testAccess(t, Settings{})
+		reply := right
+		tt.change(&reply)
+		p := new(push)
+		err := a.accept("op", bastions.Bastion{}, "id", reply, p)
+		if (err == nil) != (tt.says == "") || err != nil && (!strings.Contains(err.Error(), tt.says) || fail.KindOf(err) != fail.Start || fail.NextOf(err) == "") {
+			t.Errorf("%s: %v, want %q", name, err, tt.says)
+		}
+		if (p.hostKey == nil) != (err != nil) || err == nil && !p.until.Equal(until) {
+			t.Errorf("%s: %+v", name, p)
+		}
+	}
+}
