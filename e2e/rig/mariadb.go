@@ -42,23 +42,12 @@ func StartMariaDB(ctx context.Context, mariadbd, install string, cert, key []byt
 	if os.Geteuid() == 0 {
 		account = []string{"--user=mysql"}
 	}
-	if err := os.Chmod(dir, 0o711); err != nil { // the server's account passes through
-		return nil, err
-	}
-	// A server that starts removes the temporary tables in its directory, those of other servers too.
 	temporary := filepath.Join(dir, "tmp")
-	if err := os.Mkdir(temporary, 0o700); err != nil {
-		return nil, err
-	}
-	if err := os.Chmod(temporary, os.ModeSticky|0o777); err != nil { // of the server's account, which is not known yet
-		return nil, err
-	}
-	setup := exec.CommandContext(ctx, install, append([]string{
+	if err := setUpMariaDB(ctx, install, append([]string{
 		"--no-defaults", "--datadir=" + data, "--tmpdir=" + temporary, "--skip-test-db", "--auth-root-authentication-method=normal",
 		"--skip-name-resolve",
-	}, account...)...)
-	if out, err := setup.CombinedOutput(); err != nil {
-		return nil, fmt.Errorf("%w\n%s", err, out)
+	}, account...), dir, temporary); err != nil {
+		return nil, err
 	}
 	files := map[string][]byte{
 		"cert.pem": cert, "key.pem": key,
@@ -99,6 +88,24 @@ func StartMariaDB(ctx context.Context, mariadbd, install string, cert, key []byt
 	}
 	err = m.ready(ctx)
 	return m, err
+}
+
+// setUpMariaDB makes the system tables below dir, with a directory of temporary files of their own: a server that starts removes what
+// it takes for its old temporary tables there, those of other servers too.
+func setUpMariaDB(ctx context.Context, install string, args []string, dir, temporary string) error {
+	if err := os.Chmod(dir, 0o711); err != nil { // the server's account passes through
+		return err
+	}
+	if err := os.Mkdir(temporary, 0o700); err != nil {
+		return err
+	}
+	if err := os.Chmod(temporary, os.ModeSticky|0o777); err != nil { // of the server's account, which is not known yet
+		return err
+	}
+	if out, err := exec.CommandContext(ctx, install, args...).CombinedOutput(); err != nil {
+		return fmt.Errorf("%w\n%s", err, out)
+	}
+	return nil
 }
 
 // ready waits until the server greets: by then it has run its init file.
