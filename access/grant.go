@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"regexp"
 	"strings"
 	"sync"
 	"time"
@@ -283,7 +284,7 @@ func (a *Access) runGrant(
 	}
 	var closed *sessions.ClosedError
 	if errors.As(err, &closed) && !errors.Is(err, sessions.ErrDataKey) { // the command could not be started
-		return r, nil, noAnswer(op, a.settings.Grant.Command, nil, closed)
+		return r, nil, noAnswer(op, a.settings.Grant.Command, word, nil, closed)
 	}
 	if err != nil {
 		return r, nil, relabel(op, err)
@@ -294,7 +295,7 @@ func (a *Access) runGrant(
 		defer close(over)
 		_ = stream.Close()
 	})
-	r, err = a.readGrantReply(ctx, op, stream)
+	r, err = a.readGrantReply(ctx, op, word, stream)
 	return r, over, err
 }
 
@@ -319,7 +320,7 @@ func cancelledBy(ctx context.Context, c <-chan struct{}) (context.Context, func(
 	}
 }
 
-func (a *Access) readGrantReply(ctx context.Context, op string, stream *sessions.Stream) (keys.GrantReply, error) {
+func (a *Access) readGrantReply(ctx context.Context, op, word string, stream *sessions.Stream) (keys.GrantReply, error) {
 	stop := context.AfterFunc(ctx, func() { _ = stream.SetReadDeadline(time.Unix(1, 0)) })
 	defer stop()
 	var out []byte
@@ -338,22 +339,41 @@ func (a *Access) readGrantReply(ctx context.Context, op string, stream *sessions
 		case ctx.Err() != nil:
 			return reply, context.Cause(ctx)
 		case err != nil:
-			return reply, noAnswer(op, a.settings.Grant.Command, out, err)
+			return reply, noAnswer(op, a.settings.Grant.Command, word, out, err)
 		case len(out) > maxExecOutput:
 			return reply, fail.New(fail.Start, op, errors.New("the grant command prints too much"), "check the setting grant_command")
 		}
 	}
 }
 
-// noAnswer returns the error of a grant command that ended without an answer.
-func noAnswer(op, command string, out []byte, err error) error {
-	if text := lastLine(out); text != "" {
+// noAnswer returns the error of a grant command that ended without an answer. What the command printed of word, the grant, is left out:
+// it may have the secret of the first contact.
+func noAnswer(op, command, word string, out []byte, err error) error {
+	if text := lastLine([]byte(hideGrant(string(out), word))); text != "" {
 		err = fmt.Errorf("%q answered: %s", command, text)
 	} else {
-		err = fmt.Errorf("%q gave no answer: %w", command, err)
+		text := fmt.Sprintf("%q gave no answer: %s", command, hideGrant(err.Error(), word))
+		err = &explained{text, err}
 	}
 	return fail.New(fail.Start, op, err, "check the setting grant_command: it must run `bastiond grant` in the container")
 }
+
+// hiddenPart is how much of a grant, in bytes, is enough to be hidden.
+const hiddenPart = 12
+
+// hideGrant returns text with each run of characters that has a part of word in it replaced.
+func hideGrant(text, word string) string {
+	return anyWord.ReplaceAllStringFunc(text, func(run string) string {
+		for i := 0; i+hiddenPart <= len(word); i++ {
+			if strings.Contains(run, word[i:i+hiddenPart]) {
+				return "(the grant)"
+			}
+		}
+		return run
+	})
+}
+
+var anyWord = regexp.MustCompile(`\S+`)
 
 // lastLine returns a command output's last non-empty line, cut to 200 bytes.
 func lastLine(out []byte) string {

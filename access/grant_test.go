@@ -1,6 +1,9 @@
 package access
 
 import (
+	"errors"
+	"fmt"
+	"io"
 	"strings"
 	"testing"
 
@@ -34,5 +37,32 @@ func TestLastLine(t *testing.T) {
 		if got := lastLine([]byte(in)); got != want {
 			t.Errorf("lastLine(%.20q) = %q, want %q", in, got, want)
 		}
+	}
+}
+
+// A program in bastiond's place may print its arguments. The grant among them, whole or in part, is in no error.
+func TestGrantIsHidden(t *testing.T) {
+	word := "v2." + strings.Repeat("c2VjcmV0LWJ5dGVz", 40)
+	for name, err := range map[string]error{
+		"printed":    noAnswer("op", "/bin/echo", word, []byte("grant "+word+"\r\n"), io.EOF),
+		"in quotes":  noAnswer("op", "/bin/echo", word, []byte("sh: '"+word+"': not found"), io.EOF),
+		"cut":        noAnswer("op", "/bin/echo", word, []byte("a\n"+word[100:150]), io.EOF),
+		"of the end": noAnswer("op", "/bin/echo", word, nil, fmt.Errorf("closed: cannot run grant %s: %w", word, io.EOF)),
+	} {
+		for i := range len(word) - 20 {
+			if strings.Contains(err.Error(), word[i:i+20]) {
+				t.Errorf("%s: %v", name, err)
+				break
+			}
+		}
+		if !strings.Contains(err.Error(), "(the grant)") {
+			t.Errorf("%s: %v", name, err)
+		}
+		if name == "of the end" && !errors.Is(err, io.EOF) {
+			t.Errorf("%v has lost its cause", err)
+		}
+	}
+	if err := noAnswer("op", "c", word, []byte("no such file or directory"), io.EOF); !strings.Contains(err.Error(), "answered: no such file") {
+		t.Errorf("%v", err)
 	}
 }
