@@ -122,7 +122,7 @@ func haveNames(names []string) string {
 		return "there are no forwards; bastion forward -d opens one"
 	}
 	slices.Sort(names)
-	return fmt.Sprintf("there are %q; bastion ls forwards shows them", slices.Compact(names))
+	return fmt.Sprintf("there are %s; bastion ls forwards shows them", strings.Join(slices.Compact(names), ", "))
 }
 
 // Sort sorts the forwards for display, the oldest first.

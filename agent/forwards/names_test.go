@@ -30,9 +30,9 @@ func TestCalled(t *testing.T) {
 		{"cache", []string{"cache@l1"}, ""},
 		{"db", nil, "db@l1 or db@l2"},
 		{"db@l2", []string{"db@l2"}, ""},
-		{"cache@l2", nil, `there are ["cache" "db"]`},
-		{"nope", nil, `there are ["cache" "db"]`},
-		{"soon", nil, `there are ["cache" "db"]`},
+		{"cache@l2", nil, `there are cache, db;`},
+		{"nope", nil, `there are cache, db;`},
+		{"soon", nil, `there are cache, db;`},
 		{"all", []string{"cache@l1", "db@l1", "db@l2"}, ""},
 	} {
 		found, err := r.Called(tt.ref)

@@ -23,6 +23,8 @@ type Scope struct {
 
 	// WhoAmI returns the region and the owner of the command's own credentials. It is asked only where several forwards remain.
 	WhoAmI func(context.Context) (region, owner string, err error)
+	// IsTarget reports whether bastion forward takes a text as a target; nil: any may be one.
+	IsTarget func(text string) bool
 }
 
 // isNamed reports whether the command says which scope it is for.
@@ -182,8 +184,14 @@ func Find(ctx context.Context, all []api.Forward, name string, m Scope) (api.For
 		return f, err
 	}
 	next := "start one: bastion forward -d " + name
-	if strings.Contains(name, "@") {
+	switch {
+	case strings.Contains(name, "@"):
 		next = "bastion ls shows NAME@LINK of each"
+	case slices.ContainsFunc(all, func(f api.Forward) bool { return f.Name == name }):
+		return api.Forward{}, fail.New(fail.NoTarget, "", fmt.Errorf("%s is a proxy, which has no connection string", name),
+			"name the forward of a database; bastion ls shows the forwards")
+	case m.IsTarget != nil && !m.IsTarget(name):
+		next = "start one: bastion forward -d SPEC, where SPEC is rds:ID, cache:ID, HOST:PORT or a name of the configuration"
 	}
 	var names []string
 	for _, f := range tcp {

@@ -92,11 +92,21 @@ func TestFind(t *testing.T) {
 		}
 	}
 	for name, says := range map[string]string{
-		"socks": "bastion forward -d socks", "nope": "orders, orders-2",
+		"socks": "name the forward of a database", "nope": "bastion forward -d nope; these run: cache, orders, orders-2",
 		"cache:c": "bastion forward -d --name cache cache:c",
 	} {
 		if _, err := Find(t.Context(), all, name, Scope{}); fail.KindOf(err) != fail.NoTarget || !strings.Contains(fail.NextOf(err), says) {
 			t.Errorf("%s: %v (next: %s)", name, err, fail.NextOf(err))
+		}
+	}
+}
+
+// A name that no command can start is not proposed as one.
+func TestFindProposesTargets(t *testing.T) {
+	m := Scope{IsTarget: func(text string) bool { return strings.HasPrefix(text, "rds:") }}
+	for name, want := range map[string]string{"nope": "bastion forward -d SPEC, where", "rds:orders": "bastion forward -d rds:orders"} {
+		if _, err := Find(t.Context(), nil, name, m); !strings.Contains(fail.NextOf(err), want) {
+			t.Errorf("%s: %v (next: %s), want %s", name, err, fail.NextOf(err), want)
 		}
 	}
 }

@@ -116,7 +116,7 @@ func TestAgentDetached(t *testing.T) {
 		t.Errorf("status: %s", r.stdout)
 	}
 	r := e.run(nil, "stop", "dbb")
-	if r.code != 3 || !strings.Contains(r.stderr, `there are ["db" "sessions"]`) {
+	if r.code != 3 || !strings.Contains(r.stderr, `there are db, sessions;`) {
 		t.Errorf("stop of an unknown forward: exit code %d, %s", r.code, r.stderr)
 	}
 	if r := e.run(nil, "url", "db@0"); r.code != 3 || !strings.Contains(r.stderr, "hint: bastion ls shows NAME@LINK of each") {

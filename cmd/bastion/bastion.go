@@ -112,8 +112,34 @@ func (a *app) down(ctx context.Context, o downOptions) error {
 		_ = console.Printf(&b, "task %s is left alone: it is marked as yours, but it %s (bastion down --refused stops it)\n",
 			t.TaskID, t.Refused)
 	}
-	_, err = io.WriteString(a.out, b.String())
-	return err
+	if _, err = io.WriteString(a.out, b.String()); err != nil || len(r.Stopped) == 0 || run.settings.Output.Quiet {
+		return err
+	}
+	return a.noteOpenForwards(ctx, run.settings)
+}
+
+// noteOpenForwards says which forwards of the command's scope start another bastion with their next connection, if there are some.
+func (a *app) noteOpenForwards(ctx context.Context, s config.Settings) error {
+	client, err := launch.Client(s)
+	if err != nil {
+		return err
+	}
+	st, err := client.State(ctx)
+	if err != nil {
+		return nil //nolint:nilerr // no agent runs, so no forward is open
+	}
+	m := a.scopeOf(s)
+	var names []string
+	for _, f := range st.Forwards {
+		if m.Has(f) && f.State != api.ForwardKept {
+			names = append(names, f.Reference())
+		}
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	return console.Printf(a.err, "bastion: still open: %s. The next connection starts another bastion; bastion stop all ends them\n",
+		strings.Join(names, ", "))
 }
 
 // statusOutput is the JSON output of status.

@@ -15,6 +15,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/agent/lookup"
+	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
@@ -240,6 +241,10 @@ func (a *app) scopeOf(s config.Settings) lookup.Scope {
 		if !m.ByVariables {
 			m.Profile = cmp.Or(env["AWS_PROFILE"], env["AWS_DEFAULT_PROFILE"])
 		}
+	}
+	m.IsTarget = func(text string) bool {
+		_, _, err := request.Parse([]string{text}, nil, s)
+		return err == nil
 	}
 	var region, owner string
 	m.WhoAmI = func(ctx context.Context) (string, string, error) {

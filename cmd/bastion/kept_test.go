@@ -46,7 +46,7 @@ func TestKeptForwards(t *testing.T) {
 			t.Errorf("%s: exit code %d, %s", tt.args, r.code, r.stderr)
 		}
 	}
-	if r := e.run(nil, "stop", "nonesuch"); r.code != 3 || !strings.Contains(r.stderr, `there are ["kept" "other"]`) {
+	if r := e.run(nil, "stop", "nonesuch"); r.code != 3 || !strings.Contains(r.stderr, `there are kept, other;`) {
 		t.Errorf("stop of an unknown one: exit code %d, %s", r.code, r.stderr)
 	}
 	if r := e.must("stop", "other"); r.stdout != "other is stopped\n" {

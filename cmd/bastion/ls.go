@@ -193,6 +193,9 @@ func (a *app) stop(ctx context.Context, s config.Settings, names []string) error
 		}
 		return firstErr
 	}
+	if len(stopped) == 0 && firstErr == nil {
+		return console.Printf(a.out, "no forwards\n")
+	}
 	for _, f := range stopped {
 		if err := console.Printf(a.out, "%s is stopped\n", f.Name); err != nil {
 			return err

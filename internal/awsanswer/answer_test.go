@@ -113,6 +113,10 @@ func TestJudge(t *testing.T) {
 		},
 		{start, "InvalidSignatureException", "Signature not yet current: 2026", 400, awsanswer.BadCredentials, "clock"},
 		{
+			"DescribeDBClusters", "SignatureDoesNotMatch", "Credential should be scoped to a valid region, not 'eu-cental-1'.", 403,
+			awsanswer.Config, "--region",
+		},
+		{
 			"DescribeSubnets", "AuthFailure", "AWS was not able to validate the provided access credentials", 401,
 			awsanswer.BadCredentials, "secret key",
 		},

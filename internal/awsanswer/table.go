@@ -12,6 +12,7 @@ const NextSignIn = "sign in (aws sso login, aws configure) or set AWS_PROFILE / 
 const (
 	nextExpired   = "the AWS credentials have expired: sign in again (aws sso login) or renew them"
 	nextKeys      = "check the AWS credentials: profile, access key and secret key"
+	nextRegion    = "set the region of the endpoint: --region, AWS_REGION, or region in the AWS profile or in bastion.yaml"
 	nextClock     = "set this machine's clock: AWS refuses signatures that are minutes off"
 	nextThrottled = "AWS is throttling this account: wait a minute and try again"
 	nextSessions  = "end sessions that are not needed (bastion stop, or in the Session Manager console), then try again"
@@ -36,6 +37,7 @@ func text(pattern string) *regexp.Regexp { return regexp.MustCompile(pattern) }
 var table = []rule{
 	// The credentials. The text decides, because services use different codes for an expired token.
 	{text: text(`(security|session|sso) token( included in the request)? (is|has) expired|sso session has expired`), class: Expired, next: nextExpired},
+	{text: text(`credential should be scoped to a valid region`), class: Config, next: nextRegion},
 	{text: text(`signature (expired|not yet current)|request time .*too (skewed|large)`), class: BadCredentials, next: nextClock},
 	{codes: "requesttimetooskewed", class: BadCredentials, next: nextClock},
 

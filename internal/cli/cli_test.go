@@ -196,3 +196,31 @@ func TestEscapeForRoff(t *testing.T) {
 		}
 	}
 }
+
+// What an option refuses names the option and the reason; one that does not exist is compared with those of its command.
+func TestOptionErrors(t *testing.T) {
+	for line, want := range map[string]string{
+		"agent run --stay=1":          "",
+		"agent run --stay=FALSE":      "",
+		"agent run --stay=maybe":      `--stay: "maybe" is neither true nor false`,
+		"agent run -y --stay":         "-y and --stay are the same option|give one of the two",
+		"agent run --sty":             "unknown option --sty|did you mean --stay?",
+		"agent run --log-fil x":       "unknown option --log-fil|did you mean --log-file?",
+		"forward --nam x y":           "unknown option --nam|did you mean --name?",
+		"forward --sesions 3 x":       "unknown option --sesions|did you mean --sessions?",
+		"forward --nothing-like-it x": "unknown option --nothing-like-it|bastion forward --help lists the options",
+	} {
+		var o testOptions
+		p := testProgram()
+		ran := false
+		p.Root = testTable(&o, func(string, []string) { ran = true })
+		err := p.Run(t.Context(), append([]string{"bastion"}, strings.Fields(line)...))
+		text, next, _ := strings.Cut(want, "|")
+		if (err == nil) != (want == "") || err != nil && (err.Error() != text || !strings.Contains(fail.NextOf(err), next)) || ran != (err == nil) {
+			t.Errorf("%s: %v (%s); want %q", line, err, fail.NextOf(err), want)
+		}
+		if err == nil && o.stay != strings.HasSuffix(line, "1") {
+			t.Errorf("%s: %t", line, o.stay)
+		}
+	}
+}

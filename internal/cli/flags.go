@@ -20,11 +20,14 @@ type Option interface {
 	choices() []Candidate // what its value may be; nil: not to be listed
 }
 
-// Switch is an option without a value.
+// Switch is an option without a value. --name=false turns it off, as a setting's switch.
 func Switch(into *bool, help string, names ...string) *Flag {
 	return &Flag{
-		names: names, help: help, set: func(v string) error { *into = v == "true"; return nil },
-		get: func() string { return strconv.FormatBool(*into) },
+		names: names, help: help, get: func() string { return strconv.FormatBool(*into) },
+		set: func(v string) (err error) {
+			*into, err = config.ParseSwitch(v)
+			return err
+		},
 	}
 }
 

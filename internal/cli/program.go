@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"io"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -56,7 +57,7 @@ func (p *Program) parser() *cli.App {
 		HideHelpCommand: true,
 		Flags:           urfaveFlags(p.Options(p.Root)),
 		Action:          p.noCommand,
-		OnUsageError:    p.usageError,
+		OnUsageError:    p.usageError(p.Root),
 		ExitErrHandler:  func(*cli.Context, error) {},
 	}
 	for _, cmd := range p.Root.Verbs {
@@ -69,7 +70,7 @@ func (p *Program) parser() *cli.App {
 func (p *Program) parsed(c *Command, path string) *cli.Command {
 	out := &cli.Command{
 		Name: c.Name, Usage: c.Summary, ArgsUsage: c.arguments(), Hidden: c.Hidden,
-		HideHelp: true, HideHelpCommand: true, OnUsageError: p.usageError, Flags: urfaveFlags(p.Options(c)),
+		HideHelp: true, HideHelpCommand: true, OnUsageError: p.usageError(c), Flags: urfaveFlags(p.Options(c)),
 	}
 	if c.Run != nil {
 		out.Action = func(u *cli.Context) error {
@@ -114,31 +115,47 @@ func (p *Program) noCommand(c *cli.Context) error {
 	return p.Default()
 }
 
-// usageError turns the parser's complaint into ours.
-func (p *Program) usageError(c *cli.Context, err error, _ bool) error {
-	where := p.Root.Name
-	if c.Command != nil && strings.HasPrefix(c.Command.HelpName, p.Root.Name+" ") {
-		where = c.Command.HelpName
+// usageError returns what turns the parser's complaint about a command's options into ours.
+func (p *Program) usageError(c *Command) cli.OnUsageErrorFunc {
+	return func(u *cli.Context, err error, _ bool) error {
+		where := p.Root.Name
+		if u.Command != nil && strings.HasPrefix(u.Command.HelpName, p.Root.Name+" ") {
+			where = u.Command.HelpName
+		}
+		lists := where + " --help lists the options"
+		msg := err.Error()
+		if name, ok := strings.CutPrefix(msg, "flag provided but not defined: -"); ok {
+			return unknownOption(p.Options(c), lists, name)
+		}
+		if name, ok := strings.CutPrefix(msg, "flag needs an argument: -"); ok {
+			return fail.Usagef(lists, "the option %s needs a value", dashes(strings.TrimPrefix(name, "-")))
+		}
+		if m := wrongValue.FindStringSubmatch(msg); m != nil {
+			return fail.Usagef(lists, "%s: %s", dashes(m[1]), m[2])
+		}
+		if m := twoForms.FindStringSubmatch(msg); m != nil {
+			return fail.Usagef("give one of the two", "%s and %s are the same option", dashes(m[1]), dashes(m[2]))
+		}
+		return fail.Usagef(lists, "%s", msg)
 	}
-	msg := err.Error()
-	if name, ok := strings.CutPrefix(msg, "flag provided but not defined: -"); ok {
-		return unknownOption(where, name)
-	}
-	if name, ok := strings.CutPrefix(msg, "flag needs an argument: -"); ok {
-		return fail.Usagef(where+" --help lists the options", "the option %s needs a value", dashes(strings.TrimPrefix(name, "-")))
-	}
-	return fail.Usagef(where+" --help lists the options", "%s", msg)
 }
 
-func unknownOption(where, name string) error {
+// What package flag and urfave/cli say of a value that an option refuses, and of an option that is given by two of its names.
+var (
+	wrongValue = regexp.MustCompile(`^invalid (?:boolean )?value .* for (?:flag )?-+([a-zA-Z-]+): (.*)$`)
+	twoForms   = regexp.MustCompile(`^Cannot use two forms of the same flag: (\S+) (\S+)$`)
+)
+
+// unknownOption refuses an option that none of those that a command takes has the name of.
+func unknownOption(options []Option, lists, name string) error {
 	name = strings.TrimPrefix(name, "-")
-	var names []string
-	for _, s := range config.All() {
-		names = append(names, s.Flag())
+	names := []string{"help"}
+	for _, o := range options {
+		names = append(names, o.Names()...)
 	}
-	next := where + " --help lists the options"
-	if near := config.Nearest(strings.ReplaceAll(name, "_", "-"), append(names, "config", "help")); near != "" {
-		next = "did you mean --" + near + "?"
+	next := lists
+	if near := config.Nearest(strings.ReplaceAll(name, "_", "-"), names); near != "" {
+		next = "did you mean " + dashes(near) + "?"
 	}
 	return fail.Usagef(next, "unknown option %s", dashes(name))
 }

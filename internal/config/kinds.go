@@ -65,13 +65,16 @@ func text(field func(*Settings) *string, checks ...func(string) error) kind {
 }
 
 func toggle(field func(*Settings) *bool) kind {
-	return typed[bool]{field: field, form: onOff, format: strconv.FormatBool, parse: func(text string) (bool, error) {
-		v, err := strconv.ParseBool(strings.ToLower(text))
-		if err != nil {
-			return false, fmt.Errorf("%q is neither true nor false", text)
-		}
-		return v, nil
-	}}
+	return typed[bool]{field: field, form: onOff, format: strconv.FormatBool, parse: ParseSwitch}
+}
+
+// ParseSwitch reads the value of a switch, in upper or lower case.
+func ParseSwitch(text string) (bool, error) {
+	v, err := strconv.ParseBool(strings.ToLower(text))
+	if err != nil {
+		return false, fmt.Errorf("%q is neither true nor false", text)
+	}
+	return v, nil
 }
 
 func number(field func(*Settings) *int, parse func(string) (int, error)) kind {

@@ -121,8 +121,12 @@ func sessions(out io.Writer, all []report.Session) error {
 	fmt.Fprintln(table, "  SESSION\tSTATE\tAGE\tUP\tDOWN\tROUND TRIP\tIN FLIGHT\tREINJECTED")
 	for _, s := range all {
 		age := time.Duration(s.Age * float64(time.Second)).Round(time.Second)
+		trip := words.Dash("")
+		if s.RTT > 0 { // else it is not measured yet
+			trip = fmt.Sprintf("%.1f ms", s.RTT)
+		}
 		fmt.Fprintln(table, printable.Row("  "+s.ID, s.State, age, words.Bytes(s.SendRate)+"/s", words.Bytes(s.ReceiveRate)+"/s",
-			fmt.Sprintf("%.1f ms", s.RTT), words.Bytes(float64(s.InFlight)), words.Bytes(float64(s.Reinjected))))
+			trip, words.Bytes(float64(s.InFlight)), words.Bytes(float64(s.Reinjected))))
 	}
 	return table.Flush()
 }
@@ -158,6 +162,11 @@ func Forwards(w io.Writer, all []api.Forward) error {
 		return err
 	}
 	for _, f := range all {
+		if n := f.Stats.Failed; n > 0 {
+			if err := console.Printf(w, "%s: %s failed; bastion agent logs says why\n", f.Reference(), words.Count(int(n), "connection")); err != nil {
+				return err
+			}
+		}
 		if f.State == api.ForwardReady || f.State == api.ForwardKept {
 			continue
 		}

@@ -44,11 +44,14 @@ func TestForwards(t *testing.T) {
 	const head = "NAME LISTEN TARGET STATE PROFILE ACCOUNT REGION OF AGE CONNECTIONS UP DOWN\n"
 	ready := api.Forward{Name: "a", Listen: "127.0.0.1:1", Target: "db:1", State: api.ForwardReady, Detached: true}
 	waits := api.Forward{Name: "p", Kind: api.KindProxy, Listen: "127.0.0.1:2", State: api.ForwardWaiting, Command: "socks", PID: 7, Error: "denied"}
+	refused := ready
+	refused.Stats.Failed = 2
 	kept := ready
 	kept.State = api.ForwardKept
 	for want, all := range map[string][]api.Forward{
 		"no forwards": nil,
 		head + "a 127.0.0.1:1 db:1 ready - - - the agent - 0 0 B 0 B":                                                       {ready},
+		head + "a 127.0.0.1:1 db:1 ready - - - the agent - 0 0 B 0 B\na: 2 connections failed; bastion agent logs says why": {refused},
 		head + "a 127.0.0.1:1 db:1 kept - - - the agent - 0 0 B 0 B\nno agent is running; " + nextKept:                      {kept},
 		head + "p 127.0.0.1:2 (proxy) waiting - - - socks (process 7) - 0 0 B 0 B\np: waiting " + waits.Trouble(time.Now()): {waits},
 	} {
@@ -66,7 +69,7 @@ func TestProcesses(t *testing.T) {
 			t.Errorf("%+v", got)
 		}
 		all := Agent(api.State{Info: api.Info{PID: 3}, Links: []api.Link{{Region: "here", Live: []report.Link{
-			{State: "up", Since: time.Now().Add(-time.Minute), Channels: 1, Error: "slow", Sessions: []report.Session{{ID: "s1", State: "open", Age: 60}}},
+			{State: "up", Since: time.Now().Add(-time.Minute), Channels: 1, Error: "slow", Sessions: []report.Session{{ID: "s1", State: "open", Age: 60}, {ID: "s2", RTT: 1.25}}},
 		}}}})
 		var b bytes.Buffer
 		if err := Processes(&b, all); err != nil {
@@ -74,7 +77,7 @@ func TestProcesses(t *testing.T) {
 		}
 		got := fields(b.String())
 		for _, want := range []string{
-			"\nagent (process 3) to a bastion in here: up for 1m0s, 1 connection\n", "SESSION STATE AGE UP DOWN", "\ns1 open 1m0s",
+			"\nagent (process 3) to a bastion in here: up for 1m0s, 1 connection\n", "SESSION STATE AGE UP DOWN", "\ns1 open 1m0s 0 B/s 0 B/s - 0 B", "1.2 ms",
 		} {
 			if !strings.Contains(got, want) {
 				t.Errorf("no %q in\n%s", want, got)
