@@ -169,6 +169,7 @@ func (m *machine) close(abandon bool, now time.Time) {
 // connected says that there is a websocket.
 func (m *machine) connected(now time.Time) {
 	m.link.connected(now)
+	m.send.wake() // the old websocket's reader may have brought a last message, and that a pause, after disconnected
 	m.hs.present(now)
 }
 
@@ -185,7 +186,6 @@ func (m *machine) notConnected(err error, final bool, now time.Time) {
 func (m *machine) disconnected(cause error, now time.Time) {
 	m.link.disconnected(cause, now)
 	m.reliable.disconnected()
-	m.hs.absent()
 	m.checkLength(now)
 	m.advance(now)
 }
@@ -228,8 +228,7 @@ func (m *machine) receive(msg *frame.Message, in *inbound, now time.Time) (kept 
 		m.absentSince = time.Time{}
 	case datachannel.ChannelClosed:
 		m.receiveClosed(msg.Payload)
-	default:
-		err = protocolError("a message of type %q", msg.Type)
+	default: // of a later protocol; nothing here needs it
 	}
 	m.advance(now)
 	return kept, err

@@ -171,8 +171,10 @@ func (s *Stream) Write(p []byte) (int, error) {
 			return n, nil
 		}
 		if wrote := s.m.write(p[n:]); wrote > 0 {
-			n += wrote
 			s.moved()
+			if n += wrote; n == len(p) {
+				return n, nil // all is taken, even if the deadline has passed meanwhile
+			}
 			continue
 		}
 		s.writable.Wait()
