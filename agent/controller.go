@@ -16,8 +16,8 @@ import (
 )
 
 // controller owns one serving forward: its listener, its clients' counters and its hold on the link. The Agent's registry has
-// the forward's state. control starts a controller. Its goroutine ends the forward when ctx is done or the listener fails, and
-// closes done last.
+// the forward's state. control starts a controller. Its goroutine ends the forward when ctx is done or the listener fails, unless
+// Agent.Stop has ended the forward before, and closes done last.
 type controller struct {
 	agent  *Agent
 	f      *forwards.Forward // guarded by a.mu

@@ -313,9 +313,20 @@ func (f *wish) servesLike(other *controller) bool {
 	if f.record.Request.Kind == api.KindProxy {
 		use = config.ForProxy
 	}
+	own, theirs := normal(f.record.Scope.Settings), normal(other.record.Scope.Settings)
 	return !slices.ContainsFunc(config.All(), func(s *config.Setting) bool {
-		return s.Use == use && f.record.Scope.Settings[s.Key] != other.record.Scope.Settings[s.Key]
+		return s.Use == use && own[s.Key] != theirs[s.Key]
 	})
+}
+
+// normal returns the texts in this version's form. Older commands, and the files of older agents, have the same values in other
+// spellings, for example 10.1.2.3 for 10.1.2.3/32.
+func normal(texts map[string]string) map[string]string {
+	settings, err := config.FromTexts(texts)
+	if err != nil {
+		return texts
+	}
+	return settings.Texts()
 }
 
 // listensLike reports whether f requests other's address.

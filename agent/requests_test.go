@@ -252,3 +252,25 @@ func TestForget(t *testing.T) {
 		t.Error("a file that cannot be read is replaced by an empty one")
 	}
 }
+
+// A proxy that an older command opened, with the same settings in another spelling, is the same proxy.
+func TestServesLikeOlderTexts(t *testing.T) {
+	proxy := func(domains, cidrs string) forwards.Record {
+		return forwards.Record{
+			Request: api.ForwardRequest{Kind: api.KindProxy},
+			Scope:   api.Scope{Settings: map[string]string{"proxy_domains": domains, "proxy_cidrs": cidrs}},
+		}
+	}
+	asked := &wish{record: proxy("corp.internal", "10.1.2.3/32")}
+	for _, tt := range []struct {
+		older forwards.Record
+		same  bool
+	}{
+		{proxy("Corp.Internal.", "10.1.2.3"), true},
+		{proxy("corp.internal", "10.1.2.4"), false},
+	} {
+		if got := asked.servesLike(&controller{record: tt.older}); got != tt.same {
+			t.Errorf("%v: %t", tt.older.Scope.Settings, got)
+		}
+	}
+}

@@ -79,7 +79,7 @@ func ServeIdentity(dir string, client int, log *slog.Logger) (*Sockets, error) {
 }
 
 func serve(dir string, client int, withKnown, withAgent bool, log *slog.Logger) (*Sockets, error) {
-	const op = "open the sockets for Sockets"
+	const op = "open the sockets for OpenSSH"
 	if err := private.CheckPath(filepath.Join(dir, agentPrefix+"4194304"+private.Suffix)); err != nil {
 		return nil, fmt.Errorf("%s: %w", op, err)
 	}

@@ -60,7 +60,7 @@ var inCommand = []string{"json.NewEncoder", "fmt.Fprintf"}
 // Nothing in the product writes to a terminal past the writers that sanitize.
 func TestNoBypass(t *testing.T) {
 	taken := make(map[string]bool)
-	for _, dir := range []string{"cmd/bastion", "cmd/bastiond", "agent", "bastions", "internal", "keys", "server", "sessions", "targets", "tunnel"} {
+	for _, dir := range []string{"access", "cmd/bastion", "cmd/bastiond", "agent", "bastions", "internal", "keys", "server", "sessions", "targets", "tunnel"} {
 		err := filepath.WalkDir("../../"+dir, func(path string, d fs.DirEntry, err error) error {
 			if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") {
 				return err

@@ -28,7 +28,7 @@ func Agent(st api.State) []report.Process {
 		}
 		if len(live) > 0 {
 			out = append(out, report.Process{
-				V: 1, PID: st.PID, Command: "agent", Version: st.Version, Region: l.Region, Started: st.Started, Links: live,
+				V: api.LinksVersion, PID: st.PID, Command: "agent", Version: st.Version, Region: l.Region, Started: st.Started, Links: live,
 			})
 		}
 	}
