@@ -8,7 +8,6 @@ import (
 	"maps"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -18,20 +17,14 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/forwards"
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/lab"
 	"github.com/bastion-ssm/bastion/lab/vpc"
 )
 
 // bastiond builds the program of the lab's tasks, once.
-var bastiond = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(scratch, "bastiond")
-	out, err := exec.Command("go", "build", "-o", path, "github.com/bastion-ssm/bastion/cmd/bastiond").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build bastiond: %w\n%s", err, out)
-	}
-	return path, nil
-})
+var bastiond = sync.OnceValues(func() (string, error) { return rig.BuildBastiond(scratch) })
 
 // labAgent is an Agent that runs, with a lab as its AWS.
 type labAgent struct {

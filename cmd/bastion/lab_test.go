@@ -31,14 +31,7 @@ import (
 )
 
 // bastiond builds the program of the lab's tasks, once.
-var bastiond = sync.OnceValues(func() (string, error) {
-	path := filepath.Join(scratch, "bastiond")
-	out, err := exec.Command("go", "build", "-o", path, "github.com/bastion-ssm/bastion/cmd/bastiond").CombinedOutput()
-	if err != nil {
-		return "", fmt.Errorf("build bastiond: %w\n%s", err, out)
-	}
-	return path, nil
-})
+var bastiond = sync.OnceValues(func() (string, error) { return rig.BuildBastiond(scratch) })
 
 // labEnv is a lab and the environment of its user.
 type labEnv struct {
