@@ -25,8 +25,8 @@ import (
 )
 
 const (
-	// StartWait bounds the start of the agent.
-	StartWait = 15 * time.Second
+	// startWait bounds the start of the agent.
+	startWait = 15 * time.Second
 	// Poll is the pause between two looks whether another agent has come up, or gone.
 	Poll = 50 * time.Millisecond
 
@@ -48,8 +48,8 @@ func Connect(ctx context.Context, s config.Settings) (_ *api.Client, version str
 	if err != nil {
 		return nil, "", err
 	}
-	ctx, cancel := context.WithTimeoutCause(ctx, StartWait, fail.New(fail.Timeout, "start the agent",
-		fmt.Errorf("the agent is not ready after %s", StartWait), "run bastion agent run to see why, or add --no-agent"))
+	ctx, cancel := context.WithTimeoutCause(ctx, startWait, fail.New(fail.Timeout, "start the agent",
+		fmt.Errorf("the agent is not ready after %s", startWait), "run bastion agent run to see why, or add --no-agent"))
 	defer cancel()
 	for {
 		info, err := client.Info(ctx)

@@ -52,7 +52,7 @@ func StopForward(ctx context.Context, client *api.Client, s config.Settings, ref
 	}
 	stopped, err = agent.Forget(client.Socket(), dir, ref)
 	if errors.Is(err, agent.ErrRunning) { // it has just been started
-		if _, waitErr := client.Wait(ctx, 0, StartWait); waitErr == nil {
+		if _, waitErr := client.Wait(ctx, 0, startWait); waitErr == nil {
 			return client.Stop(ctx, ref)
 		}
 	}

@@ -179,7 +179,7 @@ func Find(ctx context.Context, all []api.Forward, name string, m Scope) (api.For
 			"run bastion agent start")
 	case err == nil && f.State == api.ForwardFailed:
 		return f, fail.New(fail.NoTarget, "", fmt.Errorf("the forward %s does not work: %s", f.Name, cmp.Or(f.Error, string(f.State))),
-			cmp.Or(f.Next, Reopen(f)))
+			cmp.Or(f.Next, reopen(f)))
 	default:
 		return f, err
 	}
@@ -216,13 +216,13 @@ func Missing(f api.Forward, err error) (lacks, next string) {
 	case f.Error == "":
 		return "its link is not up", "bastion status shows the link; allow more time with --timeout"
 	case f.State == api.ForwardFailed:
-		return "it does not work (" + f.Error + ")", cmp.Or(f.Next, Reopen(f))
+		return "it does not work (" + f.Error + ")", cmp.Or(f.Next, reopen(f))
 	}
 	return "it waits (" + f.Error + ")", cmp.Or(f.Next, "bastion status shows the link; allow more time with --timeout")
 }
 
-// Reopen is the next step for a forward that does not work: a command tries again at once.
-func Reopen(f api.Forward) string {
+// reopen is the next step for a forward that does not work: a command tries again at once.
+func reopen(f api.Forward) string {
 	verb := "forward -d --name " + f.Name + " " + f.Spec
 	if f.Kind == api.KindProxy {
 		verb = "socks -d --name " + f.Name

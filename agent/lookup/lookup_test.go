@@ -117,7 +117,7 @@ func TestReopenIsACommand(t *testing.T) {
 		{Name: "db", Kind: api.KindTCP, Spec: "rds:orders", Listen: "127.0.0.1:15432"},
 		{Name: "proxy", Kind: api.KindProxy, Listen: "127.0.0.1:1080"},
 	} {
-		next := Reopen(f)
+		next := reopen(f)
 		_, port, _ := net.SplitHostPort(f.Listen)
 		if !strings.Contains(next, "--name "+f.Name) || !strings.HasSuffix(next, " "+port) {
 			t.Errorf("%+v: %s", f, next)

@@ -126,7 +126,7 @@ func (a *app) noteOpenForwards(ctx context.Context, s config.Settings) error {
 	}
 	st, err := client.State(ctx)
 	if err != nil {
-		return nil //nolint:nilerr // no agent runs, so no forward is open
+		return nil //nolint:nilerr // no agent runs; one that does not answer is no failure of down
 	}
 	m := a.scopeOf(s)
 	var names []string
