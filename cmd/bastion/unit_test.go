@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -220,5 +221,19 @@ func TestAgentRunTakesNoProjectFile(t *testing.T) {
 	}
 	if code := run(ctx, []string{"bastion", "agent", "status"}, std); code != 2 {
 		t.Errorf("a command takes the file: code %d", code)
+	}
+}
+
+// Two runs in one process share nothing: the options of one are not those of the next.
+func TestRunsAreIndependent(t *testing.T) {
+	t.Setenv("BASTION_CONFIG", os.DevNull)
+	for _, tt := range []struct {
+		args []string
+		json bool
+	}{{[]string{"bastion", "version", "-o", "json"}, true}, {[]string{"bastion", "version"}, false}} {
+		var out, stderr syncBuilder
+		if code := run(t.Context(), tt.args, stdio{in: os.Stdin, out: &out, err: &stderr}); code != 0 || json.Valid([]byte(out.String())) != tt.json {
+			t.Errorf("%v: %d, %q, %q", tt.args, code, out.String(), stderr.String())
+		}
 	}
 }
