@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"sync"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -45,6 +46,8 @@ type Conn struct {
 	tell func(error)       // is told that, once, before anything else learns of the end
 	once sync.Once
 	err  error
+
+	closed atomic.Bool // by Close: its end is no news
 }
 
 // UnlessEnd takes an error for what it is.
@@ -58,7 +61,7 @@ func UnlessEnd(err error) error {
 // Read implements net.Conn.
 func (c *Conn) Read(p []byte) (int, error) {
 	n, err := c.Conn.Read(p)
-	if err == nil || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
+	if err == nil || c.closed.Load() || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) {
 		return n, err
 	}
 	c.once.Do(func() {
@@ -70,6 +73,12 @@ func (c *Conn) Read(p []byte) (int, error) {
 		return n, c.err
 	}
 	return n, err
+}
+
+// Close implements net.Conn.
+func (c *Conn) Close() error {
+	c.closed.Store(true)
+	return c.Conn.Close()
 }
 
 // CloseWrite ends the direction to the far end; where there is no such thing, both.

@@ -34,10 +34,12 @@ func piped(t *testing.T, why func(error) error) (order []string, out string, err
 	running.Go(func() {
 		_, _ = io.WriteString(far, "hello")
 		_ = far.Close()
-		_ = inEnd.Close() // as ssh does, once its proxy has closed its output
 	})
 	defer running.Wait()
-	w := &closing{close: func() { order = append(order, "out") }}
+	w := &closing{close: func() {
+		order = append(order, "out")
+		_ = inEnd.Close() // as ssh does, once its proxy has closed its output
+	}}
 	err = Pipe(t.Context(), in, w, "db:1", &Conn{Conn: near, Why: why}, func(err error) { order = append(order, "told "+err.Error()) })
 	return order, w.String(), err
 }
@@ -51,6 +53,21 @@ func TestPipe(t *testing.T) {
 	order, out, err = piped(t, UnlessEnd)
 	if err != nil || out != "hello" || len(order) > 0 && order[0] != "out" {
 		t.Errorf("in order: %q, %q, %v", order, out, err)
+	}
+}
+
+// The end of standard input closes a connection that has no half-close, whose end then is no loss.
+func TestPipeEndsWithItsInput(t *testing.T) {
+	in, inEnd, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = inEnd.Close()
+	near, far := net.Pipe()
+	defer func() { _ = far.Close() }()
+	conn := &Conn{Conn: near, Why: func(err error) error { return err }}
+	if err := Pipe(t.Context(), in, &closing{close: func() {}}, "db:1", conn, func(err error) { t.Errorf("told %v", err) }); err != nil {
+		t.Error(err)
 	}
 }
 
