@@ -5,6 +5,7 @@ package e2e
 import (
 	"context"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -20,6 +21,7 @@ import (
 	"testing"
 	"time"
 
+	"golang.org/x/crypto/ssh"
 	"golang.org/x/net/proxy"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
@@ -278,13 +280,13 @@ func (w *world) keysOf(secrets rig.Secrets, pid int, task lab.Task) {
 		secrets.Add(fmt.Sprintf("token %d of a session of process %d", i, pid), token)
 	}
 	// A bond's key stands near its id, of which the log has the beginning.
-	keys := 0
+	keys, hostKeys := 0, w.hostKeys()
 	for _, e := range w.audit(task, "bond-open") {
 		id, err := hex.DecodeString(fmt.Sprint(e["bond"]))
 		if err != nil {
 			w.t.Fatalf("%v: %v", e, err)
 		}
-		found, err := rig.After(pid, id, 128, 32)
+		found, err := rig.After(pid, id, 128, 32, hostKeys...)
 		if err != nil {
 			w.t.Fatal(err)
 		}
@@ -296,6 +298,33 @@ func (w *world) keysOf(secrets rig.Secrets, pid int, task lab.Task) {
 	if keys == 0 {
 		w.t.Errorf("no bond's key is in the memory of process %d", pid)
 	}
+}
+
+// hostKeys are those that the programs remember, which are no secrets, as SSH sends them.
+func (w *world) hostKeys() (found [][]byte) {
+	w.t.Helper()
+	names, err := filepath.Glob(filepath.Join(w.home, "run", "host-key-*"))
+	if err != nil || len(names) == 0 {
+		w.t.Fatalf("no bastion's host key is remembered: %v", err)
+	}
+	for _, name := range names {
+		var remembered struct {
+			HostKey string `json:"host_key"`
+		}
+		data, err := os.ReadFile(name)
+		if err == nil {
+			err = json.Unmarshal(data, &remembered)
+		}
+		if err != nil {
+			w.t.Fatal(err)
+		}
+		key, _, _, _, err := ssh.ParseAuthorizedKey([]byte(remembered.HostKey))
+		if err != nil {
+			w.t.Fatalf("%s: %v", name, err)
+		}
+		found = append(found, key.Marshal())
+	}
+	return found
 }
 
 // noSecretProcess looks at the arguments and environments of the world's processes.

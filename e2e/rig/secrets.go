@@ -14,6 +14,7 @@ import (
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -198,9 +199,14 @@ func PrivateKeys(pid int) (seeds [][]byte, err error) {
 }
 
 // After finds in a process's memory what follows an occurrence of marker, n bytes each, within so many bytes of it, where words
-// begin. What is no random bytes is left out.
-func After(pid int, marker []byte, within, n int) (found [][]byte, err error) {
+// begin. What is no random bytes, as text is not, or a part of what everybody may know, is left out.
+func After(pid int, marker []byte, within, n int, public ...[]byte) (found [][]byte, err error) {
 	known := make(map[string]bool)
+	random := func(b []byte) bool {
+		isKnown := func(text []byte) bool { return bytes.Contains(text, b) }
+		isBinary := func(r rune) bool { return r < ' ' || r > '~' }
+		return distinct(b) >= n*3/4 && bytes.ContainsFunc(b, isBinary) && !slices.ContainsFunc(public, isKnown)
+	}
 	err = Memory(pid, func(part []byte) {
 		for at := 0; ; at++ {
 			next := bytes.Index(part[at:], marker)
@@ -209,7 +215,7 @@ func After(pid int, marker []byte, within, n int) (found [][]byte, err error) {
 			}
 			at += next
 			for from := at; from < at+within && from+n <= len(part); from += 8 {
-				if text := part[from : from+n]; distinct(text) >= n*3/4 && !known[string(text)] {
+				if text := part[from : from+n]; random(text) && !known[string(text)] {
 					known[string(text)] = true
 					found = append(found, bytes.Clone(text))
 				}
