@@ -99,13 +99,8 @@ func New(ctx context.Context, s Settings, o Options) (*Access, error) {
 	tasksCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	clk := new(awssdk.Clock)
 	cfg.APIOptions = append(cfg.APIOptions, clk.Add)
-	ecsClient := ecs.NewFromConfig(cfg)
+	ecsCalls := bindECS(ecs.NewFromConfig(cfg))
 	stsClient := sts.NewFromConfig(cfg)
-	ec2Client := ec2.NewFromConfig(cfg)
-	ssmClient := ssm.NewFromConfig(cfg)
-	kmsClient := kms.NewFromConfig(cfg)
-	rdsClient := rds.NewFromConfig(cfg)
-	cacheClient := elasticache.NewFromConfig(cfg)
 	names := make(map[string]targets.Named, len(s.Targets))
 	for name, t := range s.Targets {
 		names[name] = targets.Named{Target: t.Spec}
@@ -120,14 +115,15 @@ func New(ctx context.Context, s Settings, o Options) (*Access, error) {
 		progress:    progress,
 		options:     o,
 		manager: bastions.New(bastions.Config{
-			ECS: ecsClient, EC2: bindEC2(ec2Client), Logger: log, Version: o.Version,
+			ECS: ecsCalls, EC2: bindEC2(ec2.NewFromConfig(cfg)), Logger: log, Version: o.Version,
 		}),
 		sessions: sessions.New(sessions.Config{
-			SSM: ssmClient, ECS: ecsClient, KMS: kmsClient,
+			SSM: bindSSM(ssm.NewFromConfig(cfg)), ECS: ecsCalls, KMS: bindKMS(kms.NewFromConfig(cfg)),
 			HTTPClient: awssdk.WebsocketClient(cfg), Logger: log,
 		}),
 		resolver: &targets.Resolver{
-			RDS: bindRDS(rdsClient), ElastiCache: bindElastiCache(cacheClient), Names: names, Region: cfg.Region,
+			RDS: bindRDS(rds.NewFromConfig(cfg)), ElastiCache: bindElastiCache(elasticache.NewFromConfig(cfg)),
+			Names: names, Region: cfg.Region,
 		},
 		instanceConnect: ec2instanceconnect.NewFromConfig(cfg),
 		whoami:          once(func(ctx context.Context) (bastions.Owner, error) { return bastions.WhoAmI(ctx, stsClient) }),

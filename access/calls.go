@@ -4,8 +4,11 @@ import (
 	"context"
 
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/elasticache"
+	"github.com/aws/aws-sdk-go-v2/service/kms"
 	"github.com/aws/aws-sdk-go-v2/service/rds"
+	"github.com/aws/aws-sdk-go-v2/service/ssm"
 )
 
 // These types bind single methods instead of the services' clients. If a client becomes an interface, the linker keeps all its
@@ -14,6 +17,117 @@ import (
 
 // call is a method of a service's client, bound to it.
 type call[In, Options, Out any] func(context.Context, *In, ...func(*Options)) (*Out, error)
+
+// ecsCalls implements bastions.ECSAPI and sessions.ECSAPI.
+type ecsCalls struct {
+	list       call[ecs.ListTasksInput, ecs.Options, ecs.ListTasksOutput]
+	describe   call[ecs.DescribeTasksInput, ecs.Options, ecs.DescribeTasksOutput]
+	run        call[ecs.RunTaskInput, ecs.Options, ecs.RunTaskOutput]
+	stop       call[ecs.StopTaskInput, ecs.Options, ecs.StopTaskOutput]
+	definition call[ecs.DescribeTaskDefinitionInput, ecs.Options, ecs.DescribeTaskDefinitionOutput]
+	execute    call[ecs.ExecuteCommandInput, ecs.Options, ecs.ExecuteCommandOutput]
+}
+
+func bindECS(c *ecs.Client) *ecsCalls {
+	return &ecsCalls{
+		list:       c.ListTasks,
+		describe:   c.DescribeTasks,
+		run:        c.RunTask,
+		stop:       c.StopTask,
+		definition: c.DescribeTaskDefinition,
+		execute:    c.ExecuteCommand,
+	}
+}
+
+// ListTasks calls ECS.
+func (c *ecsCalls) ListTasks(ctx context.Context, in *ecs.ListTasksInput, o ...func(*ecs.Options)) (*ecs.ListTasksOutput, error) {
+	return c.list(ctx, in, o...)
+}
+
+// DescribeTasks calls ECS.
+func (c *ecsCalls) DescribeTasks(ctx context.Context, in *ecs.DescribeTasksInput, o ...func(*ecs.Options)) (
+	*ecs.DescribeTasksOutput, error,
+) {
+	return c.describe(ctx, in, o...)
+}
+
+// RunTask calls ECS.
+func (c *ecsCalls) RunTask(ctx context.Context, in *ecs.RunTaskInput, o ...func(*ecs.Options)) (*ecs.RunTaskOutput, error) {
+	return c.run(ctx, in, o...)
+}
+
+// StopTask calls ECS.
+func (c *ecsCalls) StopTask(ctx context.Context, in *ecs.StopTaskInput, o ...func(*ecs.Options)) (*ecs.StopTaskOutput, error) {
+	return c.stop(ctx, in, o...)
+}
+
+// DescribeTaskDefinition calls ECS.
+func (c *ecsCalls) DescribeTaskDefinition(ctx context.Context, in *ecs.DescribeTaskDefinitionInput, o ...func(*ecs.Options)) (
+	*ecs.DescribeTaskDefinitionOutput, error,
+) {
+	return c.definition(ctx, in, o...)
+}
+
+// ExecuteCommand calls ECS.
+func (c *ecsCalls) ExecuteCommand(ctx context.Context, in *ecs.ExecuteCommandInput, o ...func(*ecs.Options)) (
+	*ecs.ExecuteCommandOutput, error,
+) {
+	return c.execute(ctx, in, o...)
+}
+
+// ssmCalls implements sessions.SSMAPI.
+type ssmCalls struct {
+	start     call[ssm.StartSessionInput, ssm.Options, ssm.StartSessionOutput]
+	resume    call[ssm.ResumeSessionInput, ssm.Options, ssm.ResumeSessionOutput]
+	terminate call[ssm.TerminateSessionInput, ssm.Options, ssm.TerminateSessionOutput]
+}
+
+func bindSSM(c *ssm.Client) *ssmCalls {
+	return &ssmCalls{
+		start:     c.StartSession,
+		resume:    c.ResumeSession,
+		terminate: c.TerminateSession,
+	}
+}
+
+// StartSession calls SSM.
+func (c *ssmCalls) StartSession(ctx context.Context, in *ssm.StartSessionInput, o ...func(*ssm.Options)) (
+	*ssm.StartSessionOutput, error,
+) {
+	return c.start(ctx, in, o...)
+}
+
+// ResumeSession calls SSM.
+func (c *ssmCalls) ResumeSession(ctx context.Context, in *ssm.ResumeSessionInput, o ...func(*ssm.Options)) (
+	*ssm.ResumeSessionOutput, error,
+) {
+	return c.resume(ctx, in, o...)
+}
+
+// TerminateSession calls SSM.
+func (c *ssmCalls) TerminateSession(ctx context.Context, in *ssm.TerminateSessionInput, o ...func(*ssm.Options)) (
+	*ssm.TerminateSessionOutput, error,
+) {
+	return c.terminate(ctx, in, o...)
+}
+
+// kmsCalls implements sessions.KMSAPI.
+type kmsCalls struct {
+	key call[kms.GenerateDataKeyInput, kms.Options, kms.GenerateDataKeyOutput]
+}
+
+func bindKMS(c *kms.Client) *kmsCalls {
+	return &kmsCalls{
+		key: c.GenerateDataKey,
+	}
+}
+
+// GenerateDataKey calls KMS.
+func (c *kmsCalls) GenerateDataKey(ctx context.Context, in *kms.GenerateDataKeyInput, o ...func(*kms.Options)) (
+	*kms.GenerateDataKeyOutput, error,
+) {
+	return c.key(ctx, in, o...)
+}
 
 // ec2Calls implements bastions.EC2API.
 type ec2Calls struct {

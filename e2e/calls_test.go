@@ -1,0 +1,59 @@
+//go:build linux
+
+package e2e
+
+import (
+	"debug/elf"
+	"maps"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"testing"
+)
+
+// sdkMethod is the name of a method of a service's client.
+var sdkMethod = regexp.MustCompile(`^github\.com/aws/aws-sdk-go-v2/service/([a-z0-9]+)\.\(\*Client\)\.([A-Z]\w+)$`)
+
+// The program keeps the AWS calls that it makes and no more: with a whole client, the linker keeps each of a service's calls, 700 with
+// EC2's, a MB for 150. See access/calls.go.
+func TestProgramKeepsOnlyItsCalls(t *testing.T) {
+	t.Parallel()
+	want := map[string][]string{
+		"ec2":                {"DescribeNetworkInterfaces", "DescribeSecurityGroups", "DescribeSubnets"},
+		"ec2instanceconnect": {"Options", "SendSSHPublicKey", "SendSerialConsoleSSHPublicKey"}, // the whole client: it has just these
+		"ecs":                {"DescribeTaskDefinition", "DescribeTasks", "ExecuteCommand", "ListTasks", "RunTask", "StopTask"},
+		"elasticache":        {"DescribeCacheClusters", "DescribeReplicationGroups", "DescribeServerlessCaches"},
+		"kms":                {"GenerateDataKey"},
+		"rds":                {"DescribeDBClusters", "DescribeDBInstances"},
+		"ssm":                {"ResumeSession", "StartSession", "TerminateSession"},
+	}
+	program, err := elf.Open(filepath.Join(bin, "bastion"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer program.Close()
+	symbols, err := program.Symbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := make(map[string][]string)
+	for _, s := range symbols {
+		if m := sdkMethod.FindStringSubmatch(s.Name); m != nil {
+			got[m[1]] = append(got[m[1]], m[2])
+		}
+	}
+	for _, credentials := range []string{"signin", "sso", "ssooidc", "sts"} { // the SDK itself makes interfaces of their clients
+		delete(got, credentials)
+	}
+	for _, service := range slices.Sorted(maps.Keys(got)) {
+		slices.Sort(got[service])
+		if !slices.Equal(got[service], want[service]) {
+			t.Errorf("%s: the program has %s, and calls %s", service, strings.Join(got[service], ", "), strings.Join(want[service], ", "))
+		}
+		delete(want, service)
+	}
+	for service := range want {
+		t.Errorf("%s: the program has none of its calls", service)
+	}
+}
