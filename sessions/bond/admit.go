@@ -7,13 +7,13 @@ import (
 )
 
 const (
-	// leastBuffer is the smallest window and send buffer with which a connection is of use.
+	// leastBuffer is the smallest window and send buffer with which a connection is useful.
 	leastBuffer = 256 << 10
-	// subflowMemory is what a subflow's reader and writer take.
+	// subflowMemory is the memory that a subflow's reader and writer need.
 	subflowMemory = 128 << 10
 )
 
-// addConn gives a new connection its place and memory.
+// addConn reserves a place and memory for a new connection.
 func (l *Listener) addConn(who identity) (*served, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -49,7 +49,7 @@ func (l *Listener) addConn(who identity) (*served, error) {
 	return s, nil
 }
 
-// addSubflow gives a subflow of s its place and memory.
+// addSubflow reserves a place and memory for a subflow of s.
 func (l *Listener) addSubflow(s *served, id uint32) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -75,22 +75,22 @@ func (l *Listener) addSubflow(s *served, id uint32) error {
 	return nil
 }
 
-// noRoom is the refusal at MaxStreams. Callers hold l.mu.
+// noRoom returns the refusal of a subflow beyond MaxStreams. Callers hold l.mu.
 func (l *Listener) noRoom() error {
 	return &RefusedError{
 		Code: RefuseMemory, Reason: fmt.Sprintf("the machine's memory has room for %d sessions", l.cfg.MaxStreams),
 	}
 }
 
-// noMemory is the refusal when Memory is set aside. Callers hold l.mu.
+// noMemory returns the refusal for when connections have reserved all of Memory. Callers hold l.mu.
 func (l *Listener) noMemory() error {
 	return &RefusedError{
 		Code: RefuseMemory, Reason: fmt.Sprintf("%d connections have what there is, %d MiB", len(l.conns), l.cfg.Memory>>20),
 	}
 }
 
-// share is what a connection gets of the memory left: what it should have, halved until at least as much remains for others, but not
-// below leastBuffer. The size is zero if that is too much.
+// share returns the window and send buffer of a new connection, and the memory to reserve for them. It halves the wanted sizes
+// until half of the memory left remains for others, but not below leastBuffer. All are zero if even the smallest sizes do not fit.
 func share(window, buffer, left int) (w, b, size int) {
 	for {
 		if size = storage(window) + storage(buffer); size <= left/2 {
@@ -108,13 +108,13 @@ func share(window, buffer, left int) (w, b, size int) {
 	return window, buffer, size
 }
 
-// storage is what a buffer of n bytes takes: the buffers of a connection double as they grow.
+// storage returns the memory that a buffer of n bytes may come to use: a connection's buffers double as they grow.
 func storage(n int) int { return 1 << bits.Len(uint(max(n, 1)-1)) }
 
-// idWindow remembers the used subflow ids in bounded memory: it refuses ids far below the highest. Ids count up, so those in a
-// handshake at the same time are close to each other.
+// idWindow remembers used subflow ids in bounded memory. It refuses ids far below the highest: clients count ids up, so concurrent
+// handshakes have ids close to each other.
 type idWindow struct {
-	next uint64 // after the highest that was used
+	next uint64 // one more than the highest id used
 	seen uint64 // bit i: next-1-i was used
 }
 
@@ -125,7 +125,7 @@ func (w *idWindow) take(id uint32) bool {
 		w.next = n + 1
 		return true
 	}
-	bit := uint64(1) << (w.next - 1 - n) // zero if that is 64 or more
+	bit := uint64(1) << (w.next - 1 - n) // zero if the shift is 64 or more
 	if bit == 0 || w.seen&bit != 0 {
 		return false
 	}

@@ -21,14 +21,14 @@ const (
 	DefaultLinger     = 30 * time.Minute
 )
 
-// Config is what both ends of a connection can set. Zero fields get their defaults.
+// Config has the settings of both ends of a connection. Zero fields get their defaults.
 type Config struct {
-	Window     int           // bytes that may come before they are read
-	SendBuffer int           // bytes that wait for their acknowledgement
-	Linger     time.Duration // how long the connection waits without any path
+	Window     int           // bytes that the peer may send ahead of the reader
+	SendBuffer int           // bytes that may wait for their acknowledgement
+	Linger     time.Duration // how long the connection waits without a usable subflow
 	Logger     *slog.Logger  // nil: no log
 
-	highest uint8 // version that this end speaks; 0: maxVersion. Tests set it to be an older end
+	highest uint8 // version that this end speaks; 0: maxVersion. Tests lower it to play an older end
 }
 
 func (c Config) withDefaults() Config {
@@ -51,32 +51,31 @@ func (c Config) withDefaults() Config {
 }
 
 const (
-	// closeTimeout is how long Close waits for the acknowledgement of what was written.
+	// closeTimeout bounds how long Close waits until the peer has acknowledged everything written.
 	closeTimeout = 2 * time.Second
-	// tellTimeout is how long the end of a connection waits until its last frames are on their way.
+	// tellTimeout bounds how long an ending connection waits until its writers have sent the last frames.
 	tellTimeout = time.Second
-	// partTimeout is how long the server waits for the client to close the subflows of a connection that is over.
+	// partTimeout bounds how long the server waits for the client to close the subflows of an ended connection.
 	partTimeout = 5 * time.Second
 )
 
-// Conn is one connection over many subflows. It is a net.Conn: reads and writes may run at the same time, in several
-// goroutines each, and Close ends them all; writes of several at once may mix. It outlives its subflows: while there is
-// none, reads and writes wait.
+// Conn is one connection over many subflows. It outlives them: without a subflow, reads and writes wait.
 //
-// Write returns when the bytes are in a bounded buffer, not when they have arrived.
+// Conn is a net.Conn. Several goroutines may read and several may write at the same time; the bytes of concurrent writes may mix.
+// Close ends all these calls. Write returns when the bytes are in a bounded buffer, not when they have arrived.
 type Conn struct {
-	who    atomic.Pointer[identity] // changed by the client's manager only, while the server may not have the connection
+	who    atomic.Pointer[identity] // only the client's manager changes it, while the server may not have the connection
 	client bool
 	log    *slog.Logger
 
-	// lostHook, if not nil, gets the reason of each lost subflow, without the lock; set before the first attach.
+	// lostHook, if not nil, receives the reason of each lost subflow, called without the lock. Set it before the first attach.
 	lostHook func(id uint32, err error)
-	manager  *manager // the client's, which Dial sets; nil at the server
+	manager  *manager // set by Dial; nil at the server
 
 	mu          sync.Mutex
 	m           *machine
 	subflows    map[*path]*subflow
-	readable    sync.Cond // data, an end, or a deadline that passed
+	readable    sync.Cond // signals data, an end, or an expired deadline
 	writable    sync.Cond
 	readDead    deadline.Deadline
 	writeDead   deadline.Deadline
@@ -91,7 +90,7 @@ type Conn struct {
 
 	notify   chan struct{} // capacity 1; for the path manager
 	ended    chan struct{} // closed when the connection has ended: err is set
-	finished chan struct{} // closed when nothing of it is left
+	finished chan struct{} // closed when all goroutines and subflows have ended
 	work     sync.WaitGroup
 }
 
@@ -112,7 +111,7 @@ func newConn(who identity, cfg Config, client bool) *Conn {
 	return c
 }
 
-// tick is the timer's function.
+// tick is the timer's callback.
 func (c *Conn) tick() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -124,7 +123,7 @@ func (c *Conn) tick() {
 	c.settle(now)
 }
 
-// settle does what the machine asks for. Callers hold the lock, and call it after each of the machine's methods.
+// settle acts on the machine's state. Callers hold the lock, and call settle after each of the machine's methods.
 func (c *Conn) settle(now time.Time) {
 	for p, s := range c.subflows {
 		switch {
@@ -136,7 +135,7 @@ func (c *Conn) settle(now time.Time) {
 	}
 	if c.m.changed {
 		c.m.changed = false
-		nudge(c.notify) // the path manager looks
+		nudge(c.notify) // wake the path manager
 	}
 	if !c.ending && (c.m.err != nil || c.m.through()) {
 		c.end()
@@ -157,7 +156,7 @@ func (c *Conn) settle(now time.Time) {
 	c.arm(now)
 }
 
-// writing says whether a writer is in a write on a subflow that is not stalled.
+// writing reports whether a goroutine is in a write on a subflow that is not stalled.
 func (c *Conn) writing() bool {
 	for p, s := range c.subflows {
 		if s.writing && !p.stalled {
@@ -167,7 +166,8 @@ func (c *Conn) writing() bool {
 	return false
 }
 
-// arm makes the timer run when the machine needs it. It leaves a timer that runs too early: that costs less than a reset for each frame.
+// arm sets the timer for the machine's deadline. It leaves a timer that fires too early: a spurious wake-up costs less than a reset
+// for each frame.
 func (c *Conn) arm(now time.Time) {
 	at := c.m.deadline()
 	if at.IsZero() || !c.armed.IsZero() && c.armed.After(now) && !at.Before(c.armed) {
@@ -177,7 +177,7 @@ func (c *Conn) arm(now time.Time) {
 	c.timer.Reset(max(0, at.Sub(now)))
 }
 
-// end latches the connection's end. Callers hold the lock.
+// end records why the connection ended, and starts finish. Callers hold the lock.
 func (c *Conn) end() {
 	c.ending = true
 	switch {
@@ -192,13 +192,13 @@ func (c *Conn) end() {
 	c.timer.Stop()
 	c.readable.Broadcast()
 	c.writable.Broadcast()
-	nudge(c.notify) // the path manager looks
+	nudge(c.notify) // wake the path manager
 	c.goodbye = make(chan struct{})
 	close(c.ended)
 	go c.finish(c.goodbye, c.m.err == nil)
 }
 
-// finish ends what is left of the connection. regular says that both streams were through.
+// finish sends the last frames and closes all subflows. regular says that both streams ended in good order.
 func (c *Conn) finish(goodbye <-chan struct{}, regular bool) {
 	telling, cancel := context.WithTimeout(context.Background(), tellTimeout)
 	select {
@@ -219,7 +219,7 @@ func (c *Conn) finish(goodbye <-chan struct{}, regular bool) {
 	close(c.finished)
 }
 
-// awaitParting gives the client time to close the subflows, so that the last frames reach it.
+// awaitParting gives the client time to close the subflows. A close by the server could destroy the last frames on their way.
 func (c *Conn) awaitParting() {
 	parting, cancel := context.WithTimeout(context.Background(), partTimeout)
 	defer cancel()
@@ -238,7 +238,7 @@ func (c *Conn) awaitParting() {
 	}
 }
 
-// fail cuts the connection short.
+// fail ends the connection with err, without waiting for its streams.
 func (c *Conn) fail(err error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -246,8 +246,8 @@ func (c *Conn) fail(err error) {
 	c.settle(time.Now())
 }
 
-// Read implements net.Conn. At the end of the peer's stream it returns io.EOF, and after the connection was cut short
-// what came in order, then the error.
+// Read implements net.Conn. It returns io.EOF at the end of the peer's stream. After the connection failed, Read returns the bytes
+// that came in order, then the error.
 func (c *Conn) Read(p []byte) (int, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -308,7 +308,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 }
 
-// CloseWrite ends the stream that this end writes. The peer reads what was written, then io.EOF.
+// CloseWrite ends this end's stream. The peer reads the bytes written before, then io.EOF.
 func (c *Conn) CloseWrite() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -327,8 +327,8 @@ func (c *Conn) finishWriting() {
 	c.settle(now)
 }
 
-// Close ends the connection. It first sends what was written, for a bounded time. It returns when nothing of the connection is left,
-// with an error if the peer has not acknowledged everything.
+// Close ends the connection. For a bounded time it first waits until the peer has acknowledged all bytes written; if the peer does
+// not, Close returns an error. When Close returns, all subflows are closed and all goroutines have ended.
 func (c *Conn) Close() error {
 	c.mu.Lock()
 	if c.closed {
@@ -345,7 +345,7 @@ func (c *Conn) Close() error {
 	c.awaitAcknowledged()
 	unacknowledged := c.m.written - c.m.acked
 	cut := c.m.err
-	c.m.fail(&ResetError{Code: ResetAborted, Reason: "closed"}) // unless both streams are through
+	c.m.fail(&ResetError{Code: ResetAborted, Reason: "closed"}) // no effect if both streams have ended in good order
 	c.settle(time.Now())
 	c.mu.Unlock()
 	<-c.finished
@@ -355,7 +355,7 @@ func (c *Conn) Close() error {
 	return nil
 }
 
-// awaitAcknowledged waits, for a bounded time, until the peer has all that was written. Callers hold the lock.
+// awaitAcknowledged waits, for a bounded time, until the peer has acknowledged all bytes written. Callers hold the lock.
 func (c *Conn) awaitAcknowledged() {
 	expired := false
 	timer := time.AfterFunc(closeTimeout, func() {
@@ -370,15 +370,15 @@ func (c *Conn) awaitAcknowledged() {
 	}
 }
 
-// opError gives an error the form of net.Conn's errors.
+// opError wraps an error in the form of net.Conn's errors.
 func (c *Conn) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "bond", Source: c.LocalAddr(), Addr: c.RemoteAddr(), Err: err}
 }
 
-// LocalAddr implements net.Conn: the connection's id.
+// LocalAddr implements net.Conn. The address is the beginning of the connection's id.
 func (c *Conn) LocalAddr() net.Addr { return addr(short(c.who.Load().id)) }
 
-// RemoteAddr implements net.Conn: the connection's id.
+// RemoteAddr implements net.Conn. The address is the beginning of the connection's id.
 func (c *Conn) RemoteAddr() net.Addr { return addr(short(c.who.Load().id)) }
 
 // addr is the beginning of a connection's id.
@@ -400,7 +400,7 @@ func (c *Conn) SetReadDeadline(t time.Time) error {
 	return c.setDeadline(&c.readDead, &c.readable, t)
 }
 
-// SetWriteDeadline implements net.Conn. It bounds the wait for the buffer, not the arrival.
+// SetWriteDeadline implements net.Conn. It bounds the wait for space in the buffer, not the arrival.
 func (c *Conn) SetWriteDeadline(t time.Time) error {
 	return c.setDeadline(&c.writeDead, &c.writable, t)
 }
@@ -415,23 +415,23 @@ func (c *Conn) setDeadline(d *deadline.Deadline, cond *sync.Cond, t time.Time) e
 	return nil
 }
 
-// Done is closed when the connection has ended, for whatever reason.
+// Done returns a channel that is closed when the connection has ended.
 func (c *Conn) Done() <-chan struct{} { return c.ended }
 
-// Err returns why the connection ended, nil while it has not: net.ErrClosed after Close, io.EOF when both streams have
-// ended, a *ResetError or a *RefusedError when it was cut short.
+// Err returns why the connection ended, or nil while it is open. The error is net.ErrClosed after Close, and io.EOF when both
+// streams have ended. It is a *ResetError or *RefusedError when one end failed the connection.
 func (c *Conn) Err() error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.err
 }
 
-// delivered says that both streams have ended, and all of both arrived.
+// delivered reports whether both streams have ended and arrived in full.
 func (c *Conn) delivered() bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.m.through()
 }
 
-// changed wakes the path manager when something happened that it should look at.
+// changed returns the channel that wakes the path manager.
 func (c *Conn) changed() <-chan struct{} { return c.notify }

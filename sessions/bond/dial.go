@@ -19,29 +19,29 @@ const (
 const (
 	// shakeTimeout bounds each part of the handshake after DialConfig.Open.
 	shakeTimeout = 15 * time.Second
-	// probeWithin is how long a subflow may take to answer after Probe.
+	// probeWithin bounds how long a subflow may take to answer after Probe.
 	probeWithin = 3 * time.Second
-	// mostHellos is how many streams may begin without HELLO before Dial gives up.
+	// mostHellos is how many first streams may fail before HELLO until Dial gives up.
 	mostHellos = 3
-	// lingerGrace is how much longer than the path manager the Conn itself waits for a path: the manager's error says more.
+	// lingerGrace is added to the Conn's own linger, so that the path manager gives up first: its error says more.
 	lingerGrace = 10 * time.Second
 )
 
-// DialConfig says how a client gets its subflows. Zero fields get the default of the same name.
+// DialConfig says how a client opens its subflows. Zero fields get the default of the same name.
 type DialConfig struct {
 	Config
 
-	// Open opens a stream to the far end's bond port. It returns when the stream's first bytes have come, or soon after
-	// ctx is done: Close waits for it. Two calls at most run at a time, and eight while there is no path, besides those that
-	// were cancelled. The connection closes the streams.
+	// Open opens a stream to the far end's bond port, and returns when its first bytes have come. It must return soon after ctx is
+	// done, because Close waits for it. Besides cancelled calls, at most two run at a time, and at most eight while the connection
+	// has no path. The connection closes the streams.
 	Open func(ctx context.Context) (net.Conn, error)
-	// Name gives a stream's name for Stats; nil: its local address, which is the session's id.
+	// Name returns a stream's name for Stats. If nil, the name is the stream's local address, which is the session's id.
 	Name func(net.Conn) string
 
 	Max    int           // subflows, 1 to 16
-	MaxAge time.Duration // of a subflow, before it is replaced
+	MaxAge time.Duration // age at which the client replaces a subflow
 
-	// Judge says what an error of Open means for the next attempt; nil: each is a FailedOther.
+	// Judge says what an error of Open means for the next attempt; if nil, every error is a FailedOther.
 	Judge func(error) Failure
 }
 
@@ -63,8 +63,8 @@ func (c DialConfig) withDefaults() DialConfig {
 	return c
 }
 
-// Dial begins a connection over one subflow; the path manager adds others as needed. ctx bounds Dial, not the connection. Dial returns
-// before the far end has accepted: if it refuses, reads and writes return a *RefusedError.
+// Dial begins a connection over one subflow; the path manager adds others as needed. ctx bounds Dial, not the connection. Dial
+// returns before the far end has accepted: after a refusal, reads and writes return a *RefusedError.
 func Dial(ctx context.Context, cfg DialConfig) (*Conn, error) {
 	cfg = cfg.withDefaults()
 	id, err := newConnID()
@@ -101,7 +101,7 @@ func Dial(ctx context.Context, cfg DialConfig) (*Conn, error) {
 		}
 		return stream.SetReadDeadline(time.Time{})
 	}
-	c.work.Go(m.run) // before attach, which may end the connection, and that waits for what has begun
+	c.work.Go(m.run) // before attach: attach may end the connection, which then waits only for goroutines already begun
 	if err := c.attach(0, stream, newFrameReader(stream), shake.seals(), cfg.Name(stream), accept); err != nil {
 		_ = stream.Close()
 		_ = c.Close()
@@ -110,8 +110,8 @@ func Dial(ctx context.Context, cfg DialConfig) (*Conn, error) {
 	return c, nil
 }
 
-// begin opens a stream and sends NEW on it. A stream that ends or begins without HELLO may be damaged: begin tries another one. After
-// silence it gives up.
+// begin opens a stream and sends NEW on it. If the stream ends or begins without HELLO, it may be damaged, and begin tries another.
+// If the stream stays silent, begin gives up.
 func begin(ctx context.Context, cfg *DialConfig, p *policy, id connID) (net.Conn, *clientHandshake, error) {
 	for try := 1; ; try++ {
 		p.pacing.takeTokens(time.Now())
@@ -135,7 +135,7 @@ func begin(ctx context.Context, cfg *DialConfig, p *policy, id connID) (net.Conn
 	}
 }
 
-// handshake does a part of a stream's handshake, within ctx and a time-out.
+// handshake runs part of a stream's handshake, within ctx and shakeTimeout.
 func handshake(ctx context.Context, stream net.Conn, part func() error) error {
 	ctx, cancel := context.WithTimeout(ctx, shakeTimeout)
 	defer cancel()
@@ -146,21 +146,22 @@ func handshake(ctx context.Context, stream net.Conn, part func() error) error {
 	})
 	err := part()
 	if !stop() {
-		<-interrupted // else the deadline could hit what comes after
+		<-interrupted // else the deadline could hit later reads and writes
 		return fmt.Errorf("bond handshake: %w", ctx.Err())
 	}
 	return err
 }
 
-// Rotate replaces all subflows, each when its successor is up: sessions that old credentials began cannot be resumed.
+// Rotate replaces all subflows, each when its successor is up. Call it after new credentials: sessions that old ones began cannot
+// be resumed.
 func (c *Conn) Rotate() {
 	if c.manager != nil {
 		c.manager.ask(func(r *requests) { r.rotate = true })
 	}
 }
 
-// Probe finds out at once which subflows live, and opens one without backoff if none does. Call it after the machine has slept or its
-// network has changed.
+// Probe asks all subflows for a sign of life, and opens one without backoff if none answers. Call it after the machine has slept or
+// its network has changed.
 func (c *Conn) Probe() {
 	c.probe(probeWithin)
 	if c.manager != nil {
@@ -168,8 +169,8 @@ func (c *Conn) Probe() {
 	}
 }
 
-// Lend gives one of the connection's places to another session that the far end's container has no place for. The connection runs with
-// one subflow less, or with none, until the caller calls back, which must be soon. kept says that the other session goes on.
+// Lend gives one of the connection's places to another session for which the far end's container has no place. The connection then
+// runs with one subflow less, or without any. The caller must soon call back; kept says that the other session keeps the place.
 func (c *Conn) Lend() (back func(kept bool)) {
 	if c.manager == nil {
 		return func(bool) {}
@@ -181,7 +182,7 @@ func (c *Conn) Lend() (back func(kept bool)) {
 	}
 }
 
-// FarEnd tells a client's connection how busy the machine at its far end is: where the processor limits the rate, more subflows do not
+// FarEnd tells a client's connection how busy the far end's machine is. Where the processor limits the rate, more subflows do not
 // help.
 func (c *Conn) FarEnd(far FarEnd) {
 	if c.manager != nil {

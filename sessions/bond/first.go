@@ -9,12 +9,12 @@ import (
 const (
 	// mostNews is how many NEWs a client sends before it believes refusals.
 	mostNews = 5
-	// mostDenials is how many streams in succession must deny the connection without proof before the client believes it.
+	// mostDenials is how many streams in succession must deny the connection, without proof, until the client believes it.
 	mostDenials = 3
 )
 
-// first knows whether the far end has a client's connection: it does once an ACCEPT proves it. Until then the NEW or its ACCEPT may have
-// been lost or damaged on the way.
+// first tracks whether the far end has a client's connection. An ACCEPT proves that; until then, NEW or its ACCEPT may have been
+// lost or damaged.
 //
 //	NEW or a JOIN accepted       -> the far end has the connection
 //	NEW refused without proof    -> the far end could not read it: begin anew, with another NEW
@@ -23,7 +23,7 @@ const (
 //
 // One stream at a time asks; the others wait for the answer.
 type first struct {
-	turn chan struct{} // capacity 1: held by the stream that asks
+	turn chan struct{} // capacity 1: held by the asking stream
 
 	mu    sync.Mutex
 	has   bool // the far end has the connection
@@ -33,7 +33,7 @@ type first struct {
 
 func newFirst() *first { return &first{turn: make(chan struct{}, 1), tries: 1} }
 
-// enter waits until the caller may ask, or need not. The caller calls done.
+// enter waits until the caller may ask, or need not ask any more. The caller calls done.
 func (f *first) enter(ctx context.Context) (done func(), err error) {
 	if has, _ := f.state(); has {
 		return func() {}, ctx.Err()
@@ -46,14 +46,14 @@ func (f *first) enter(ctx context.Context) (done func(), err error) {
 	}
 }
 
-// mustBegin says whether the stream is to send NEW.
+// mustBegin reports whether the stream must send NEW.
 func (f *first) mustBegin() bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.anew
 }
 
-// begun notes that NEW was sent.
+// begun counts a NEW.
 func (f *first) begun() {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -61,7 +61,7 @@ func (f *first) begun() {
 	f.tries++
 }
 
-// answered takes in what came of an OPEN that was sent: nil for ACCEPT.
+// answered takes in the result of an OPEN; nil stands for ACCEPT.
 func (f *first) answered(kind openKind, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -75,18 +75,18 @@ func (f *first) answered(kind openKind, err error) {
 	}
 }
 
-// state says whether the far end has the connection, and how many more NEWs may be sent if not.
+// state reports whether the far end has the connection, and how many more NEWs the client may send if not.
 func (f *first) state() (has bool, left int) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.has, max(0, mostNews-f.tries)
 }
 
-// denials counts refusals without proof that deny the connection. One that lives on another subflow exists whatever they say. So a
-// relay cannot end a connection by one damaged or forged answer.
+// denials counts refusals that deny the connection without proof. A usable subflow disproves them, so a relay cannot end a
+// connection by one damaged or forged answer.
 type denials struct{ n int }
 
-// add counts one more, and says whether the client should believe them.
+// add counts one more, and reports whether the client should believe them.
 func (d *denials) add(pathless bool) bool {
 	if !pathless {
 		d.n = 0

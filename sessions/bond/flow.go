@@ -8,28 +8,28 @@ import (
 
 const (
 	// queueTarget is how long the bytes of a bulk transfer may wait on a subflow beyond its bare round trip. An interactive answer
-	// waits behind them for so long.
+	// waits that long behind them.
 	queueTarget = 8 * time.Millisecond
 
-	// mostGap bounds the silences that a subflow may bridge with more in flight.
+	// mostGap bounds the silence that a subflow may bridge with more bytes in flight.
 	mostGap = 20 * time.Millisecond
 
 	initialCwnd = 16 << 10
-	// guessedRate, in bytes per second, is the least rate that is assumed for a subflow until it was full once.
+	// guessedRate, in bytes per second, is the lowest rate assumed for a subflow until it was full once.
 	guessedRate = 160 << 10
 	leastCwnd   = 4 << 10
 	mostCwnd    = 16 << 20
 
-	// A measured rate counts for rateSpan to twice as long while no higher one comes.
+	// A measured rate counts for rateSpan, and up to twice as long while the rate does not rise.
 	rateSpan = 500 * time.Millisecond
 	lowSpan  = 50 * time.Millisecond
-	// The least round trip counts for minRTTSpan. Then the flow drains the subflow's queue for drainSpan to measure it again: a queue
-	// looks like a longer path.
+	// The least round trip counts for minRTTSpan. Then the flow drains the subflow's queue for drainSpan and measures again,
+	// because a queue looks like a longer path.
 	minRTTSpan = 10 * time.Second
 	drainSpan  = 100 * time.Millisecond
 
-	// A subflow stalls when it acknowledges nothing in flight for stallRTTs round trips and the margin. The margin doubles when it
-	// revives.
+	// A subflow stalls when it acknowledges nothing in flight for stallRTTs round trips and the margin. The margin doubles when the
+	// subflow revives.
 	stallRTTs   = 4
 	stallMargin = 400 * time.Millisecond
 	mostStall   = 4 * time.Second
@@ -45,7 +45,7 @@ func (s stretch) isFIN() bool { return s.len == 0 }
 
 func (s stretch) end() uint64 { return s.dsn + uint64(s.len) }
 
-// size is the bytes of its frame that count.
+// size returns how many bytes of the frame count for ACK's received field.
 func (s stretch) size() int {
 	if s.isFIN() {
 		return finSize
@@ -59,49 +59,49 @@ type segment struct {
 
 	counted     uint64    // bytes that count on the subflow, up to the end of this segment's frame
 	sentAt      time.Time //
-	delivered   uint64    // bytes that the peer had acknowledged on the subflow when this was sent
+	delivered   uint64    // counted bytes that the peer had acknowledged on the subflow when this was sent
 	deliveredAt time.Time // when that acknowledgement came
-	unlimited   bool      // the subflow had room to spare: what it delivers then says little about its rate
+	unlimited   bool      // the subflow had room to spare, so this segment's delivery says little about the rate
 	rescued     bool      // another subflow carries it too, because this one is late with it
 }
 
-// flow is the sending side of a subflow: what is in flight on it, and how much may be. It is pure: time comes as an argument. The
-// control follows BBR's idea (draft-ietf-ccwg-bbr): the bound in flight is the measured rate times the bare round trip plus the allowed
-// queue. At any time:
+// flow is the sending side of a subflow: the segments in flight, and how many bytes may be in flight. It is pure: time comes as an
+// argument. Its control follows BBR (draft-ietf-ccwg-bbr): the bound in flight is the measured rate times the bare round trip plus
+// the allowed queue. At any time:
 //
-//   - queued is the size of waiting, and written - received that of flight, of whose first segment a part may be acknowledged;
+//   - queued is the size of waiting, and written - received is that of flight, whose first segment may be acknowledged in part;
 //   - cwnd, gap and margin are within their bounds.
 type flow struct {
 	waiting ring.Ring[stretch] // scheduled; the writer takes them from here
-	queued  int                // bytes of waiting that count
+	queued  int                // counted bytes in waiting
 	flight  ring.Ring[segment] // handed to the writer
 
-	written  uint64        // bytes that count, of all segments so far
-	received uint64        // of these, acknowledged
+	written  uint64        // counted bytes of all segments so far
+	received uint64        // of these, acknowledged by the peer
 	moved    time.Time     // when received last grew, or the first segment came after a pause
 	paused   bool          // nothing was in flight before the present segments
 	gap      time.Duration // longest recent wait for an acknowledgement
-	spare    uint64        // what was acknowledged and in flight when the subflow last had room to spare
+	spare    uint64        // acknowledged and in flight when the subflow last had room to spare
 
 	srtt     time.Duration
 	minRTT   time.Duration
-	lows     [2]time.Duration // the least round trips of this span and the last, the least round trip or lowSpan each
+	lows     [2]time.Duration // the least round trips of this span and the last; a span is the least round trip or lowSpan
 	lowTurn  time.Time
 	minAt    time.Time
 	draining time.Time // end of the draining that measures minRTT
 	resumes  time.Time // the same, until the timer has handled it; then zero
 
 	rate     float64 // bytes per second: the best of this span and the last
-	measured bool    // it was full when that was measured
+	measured bool    // the subflow was full during the measurement
 	rates    [2]float64
 	rateTurn time.Time
 	cwnd     int
-	growAt   uint64  // cwnd may grow again when so much is acknowledged: once in a round trip
-	settled  int     // round trips in succession in which a doubled cwnd brought little
-	reached  float64 // the rate that counts as progress since
+	growAt   uint64  // acknowledged bytes at which cwnd may grow again: once in a round trip
+	settled  int     // round trips in succession in which a doubled cwnd gained little
+	reached  float64 // the rate at the last real progress
 
-	margin  time.Duration // for stalls
-	revived time.Time     // after the last stall; earlier segments show nothing
+	margin  time.Duration // added to the time until a stall
+	revived time.Time     // when the last stall ended; earlier segments measure nothing
 }
 
 func newFlow(now time.Time) flow {
@@ -110,13 +110,13 @@ func newFlow(now time.Time) flow {
 
 func (f *flow) inFlight() int { return f.queued + int(f.written-f.received) }
 
-// room says whether size more bytes may be in flight.
+// room reports whether size more bytes may be in flight.
 func (f *flow) room(size int, now time.Time) bool {
 	n := f.inFlight()
 	return n == 0 || n+size <= f.allowed(now)
 }
 
-// allowed is how many bytes may be in flight.
+// allowed returns how many bytes may be in flight.
 func (f *flow) allowed(now time.Time) int {
 	if now.Before(f.draining) {
 		return max(leastCwnd/2, int(f.rate*f.minRTT.Seconds()*3/4))
@@ -124,7 +124,7 @@ func (f *flow) allowed(now time.Time) int {
 	return f.cwnd
 }
 
-// eta is how long it takes until size more bytes have arrived.
+// eta estimates when size more bytes will have arrived, from now.
 func (f *flow) eta(size int) time.Duration {
 	rate := f.rate
 	if !f.measured {
@@ -142,14 +142,14 @@ func (f *flow) schedule(s stretch, now time.Time) {
 	f.waiting.Push(s)
 }
 
-// take returns the first stretch that waits. The caller writes it and calls sent, or drops it.
+// take returns the first waiting stretch. The caller writes it and calls sent, or drops it.
 func (f *flow) take() stretch {
 	s := f.waiting.Pop()
 	f.queued -= s.size()
 	return s
 }
 
-// sent notes that the writer has the stretch.
+// sent moves a stretch that the writer took to the segments in flight.
 func (f *flow) sent(s stretch, now time.Time) {
 	f.written += uint64(s.size())
 	f.flight.Push(segment{
@@ -158,11 +158,11 @@ func (f *flow) sent(s stretch, now time.Time) {
 	})
 }
 
-// hasSpare notes that the subflow had room and there was nothing to send.
+// hasSpare notes that the subflow had room but there was nothing to send.
 func (f *flow) hasSpare() { f.spare = f.written + uint64(f.queued) }
 
-// acknowledge takes in that the peer has received so many bytes, the newest of them delay ago. It returns how many segments
-// have arrived.
+// acknowledge takes in that the peer has received that many counted bytes, the newest of them delay ago. It returns how many
+// segments have arrived.
 func (f *flow) acknowledge(received uint64, delay time.Duration, now time.Time) (arrived int) {
 	if received == f.received {
 		return 0
@@ -184,11 +184,11 @@ func (f *flow) acknowledge(received uint64, delay time.Duration, now time.Time) 
 	return arrived
 }
 
-// measureGap measures the gaps between bursts of acknowledgements, as a busy machine or a radio link makes them. With more in flight the
-// far end does not run dry meanwhile.
+// measureGap measures the gaps between bursts of acknowledgements, such as a busy machine or a radio link makes. More bytes in
+// flight keep the far end supplied through such a gap.
 func (f *flow) measureGap(now time.Time) {
 	if f.paused {
-		return // it was the round trip
+		return // the wait was the round trip
 	}
 	f.gap = min(max(f.gap-f.gap/16, now.Sub(f.moved), ackDelay), mostGap)
 }
@@ -213,12 +213,12 @@ func (f *flow) measureRTT(rtt time.Duration, now time.Time) {
 		f.draining = now.Add(drainSpan + f.srtt)
 		f.resumes = f.draining
 	case now.After(f.draining):
-		// Drained, and it did not come back to the old minimum: the path has become longer.
+		// The queue was drained and the round trip is still longer than the old minimum: the path has become longer.
 		f.minRTT, f.minAt = rtt, now
 	}
 }
 
-// lately is the least round trip of late. What it has above minRTT is a queue that stands, not one that comes and goes.
+// lately returns the shortest round trip of the last spans. Its excess over minRTT is a standing queue, not one that comes and goes.
 func (f *flow) lately() time.Duration { return min(f.lows[0], f.lows[1]) }
 
 func (f *flow) measureRate(newest *segment, rtt time.Duration, now time.Time) {
@@ -228,7 +228,7 @@ func (f *flow) measureRate(newest *segment, rtt time.Duration, now time.Time) {
 	if newest.unlimited && rate < f.rate {
 		return
 	}
-	// Not srtt: a subflow that has become slow has filled its queue at the rate that it had before.
+	// Not srtt: a subflow that became slow has filled its queue at its former rate.
 	if now.Sub(f.rateTurn) > max(rateSpan, 4*f.minRTT) {
 		f.rates[1], f.rates[0], f.rateTurn = f.rates[0], 0, now
 		f.margin -= (f.margin - stallMargin) / 16 // no stall for a while
@@ -237,21 +237,21 @@ func (f *flow) measureRate(newest *segment, rtt time.Duration, now time.Time) {
 	f.rate = max(f.rates[0], f.rates[1])
 }
 
-// After settledAfter doublings that made the subflow less than muchFaster, its rate is known. That is BBR's start-up.
+// The flow knows its rate after settledAfter doublings that each made the subflow less than muchFaster, as in BBR's start-up.
 const (
 	settledAfter = 3
 	muchFaster   = 1.25
 )
 
-// resize sets cwnd by the measurements. It at most doubles, once in a round trip, so that a wrong first measurement does no harm.
-// limited says that the subflow was full: only then does its rate show what it can carry.
+// resize sets cwnd from the measurements. It at most doubles cwnd, once in a round trip, so that a wrong first measurement does no
+// harm. limited says that the subflow was full: only then does its rate show its capacity.
 func (f *flow) resize(limited bool) {
 	span := f.minRTT + queueTarget + f.gap
 	want := int(f.rate * span.Seconds())
 	turn := f.received >= f.growAt
 	queue := f.lately() - f.minRTT
 	if queue > queueTarget {
-		f.settled = settledAfter // there is enough in flight
+		f.settled = settledAfter // enough is in flight
 	}
 	if turn && limited && f.settled < settledAfter {
 		if f.rate > muchFaster*f.reached {
@@ -268,7 +268,7 @@ func (f *flow) resize(limited bool) {
 	case want > f.cwnd && turn:
 		f.cwnd = min(want, 2*f.cwnd)
 	case want < f.cwnd && queue > queueTarget:
-		// Without a queue, less in flight would only deliver less, and that would pass for the rate.
+		// Without a queue, fewer bytes in flight would only lower the measured rate, and the flow would take that for the capacity.
 		f.cwnd = max(want, f.cwnd-f.cwnd/8)
 	}
 	if turn {
@@ -276,7 +276,7 @@ func (f *flow) resize(limited bool) {
 	}
 }
 
-// oldest returns the first segment in flight that ends after acked and that no other subflow carries; nil if there is none.
+// oldest returns the first segment in flight that ends after acked and that no other subflow carries, or nil.
 func (f *flow) oldest(acked uint64) *segment {
 	for i := range f.flight.Len() {
 		if s := f.flight.At(i); !s.rescued && !s.isFIN() && s.end() > acked {
@@ -286,7 +286,7 @@ func (f *flow) oldest(acked uint64) *segment {
 	return nil
 }
 
-// revive begins anew after a stall, which did not measure what the subflow carries.
+// revive starts the measurements again after a stall, whose silence says nothing about the capacity.
 func (f *flow) revive(now time.Time) {
 	f.moved, f.revived = now, now
 	f.margin = min(2*f.margin, mostStall)
@@ -295,7 +295,7 @@ func (f *flow) revive(now time.Time) {
 	f.cwnd, f.settled, f.reached = initialCwnd, 0, 0
 }
 
-// stallsAt returns when the subflow stalls unless the peer acknowledges something; the zero time if nothing is in flight.
+// stallsAt returns when the subflow stalls unless the peer acknowledges something; zero if nothing is in flight.
 func (f *flow) stallsAt() time.Time {
 	if f.inFlight() == 0 {
 		return time.Time{}

@@ -8,49 +8,49 @@ import (
 )
 
 const (
-	// While there is demand and the last step helped, growth doubles the number of subflows.
-	demandWithin   = 250 * time.Millisecond // either end wanted more subflows within this time: there is demand
-	measureFor     = 300 * time.Millisecond // least time for the measurement of a rate
-	measureWindow  = 3 * time.Second        // and the most
-	measureFlat    = 2 * time.Second        // ... before a step, after one that brought little
-	helpShare      = 0.5                    // of a proportional gain: enough to keep a step at once
-	judgeFor       = 3 * time.Second        // and four round trips: then growth takes back a step that gains less than helpLeast
+	// While either end has demand and the last step helped, growth doubles the number of subflows.
+	demandWithin   = 250 * time.Millisecond // demand means that either end wanted more subflows within this time
+	measureFor     = 300 * time.Millisecond // least time to measure a rate
+	measureWindow  = 3 * time.Second        // most time to measure a rate
+	measureFlat    = 2 * time.Second        // least time before a step, after one that gained little
+	helpShare      = 0.5                    // share of a proportional gain that keeps a step at once
+	judgeFor       = 3 * time.Second        // plus four round trips; then growth takes back a step that gains less than helpLeast
 	helpLeast      = 1.05                   //
 	harms, harmFor = 0.9, time.Second       // growth takes back a step that slows the transfer to harms after harmFor
-	busyShare      = 0.9                    // of the far end's processor time in use: then more subflows bring nothing
+	busyShare      = 0.9                    // share of the far end's processor time in use above which more subflows gain nothing
 	busyFresh      = 5 * time.Second        // how long a report of the far end counts
-	farPatience    = 3 * time.Second        // for the first report, where transfers both ways may share the processor
-	sideShare      = 0.01                   // of the traffic: a direction with less carries no transfer
-	stepPatience   = 10 * time.Second       // for the subflows of a step to come up; growth then judges those that did
-	lapsePatience  = 2 * time.Second        // for demand to come back while a step waits for its subflows
-	firstHold      = 30 * time.Second       // pause after a step that did not help; doubled each time
+	farPatience    = 3 * time.Second        // wait for the first report, where transfers both ways may share the processor
+	sideShare      = 0.01                   // share of the traffic below which a direction carries no transfer
+	stepPatience   = 10 * time.Second       // wait for a step's subflows to come up; growth then judges those that did
+	lapsePatience  = 2 * time.Second        // how long demand may be absent while a step waits for its subflows
+	firstHold      = 30 * time.Second       // pause after a step that did not help; doubles each time
 	maxHold        = 30 * time.Minute       //
-	changed        = 1.3                    // times the rate before such a step: the limit is another one now
+	changed        = 1.3                    // times the rate before such a step: another limit applies now
 	lookOften      = 50 * time.Millisecond  // between looks during a measurement
 	lookHeld       = 2 * time.Second        // between looks during a hold
 	lookIdle       = 10 * time.Second       // between looks while nothing flows
 
-	keepFor     = 10 * time.Second // after demand: until then, replace lost subflows
-	shrinkAfter = time.Minute      // without demand
+	keepFor     = 10 * time.Second // after demand, how long growth replaces lost subflows
+	shrinkAfter = time.Minute      // without demand, until growth gives subflows back
 	shrinkEvery = 5 * time.Second  //
-	quietAfter  = time.Minute      // without data: then one subflow is enough
-	spareAfter  = time.Second      // of data: then have a second subflow
+	quietAfter  = time.Minute      // without data, until one subflow is enough
+	spareAfter  = time.Second      // of data, until growth wants a second subflow
 )
 
-// FarEnd is what a client knows of the machine at the far end.
+// FarEnd describes the load of the far end's machine.
 type FarEnd struct {
-	Busy  float64   // share of its processor time that was in use of late; 1 is all
-	Limit float64   // processors that it has, which may be a fraction
-	At    time.Time // when that was measured; zero: it is not known
+	Busy  float64   // share of its processor time recently in use; 1 is all
+	Limit float64   // number of its processors, which may be a fraction
+	At    time.Time // when the far end measured this; zero: unknown
 }
 
-// growth decides how many subflows the transfer needs. While there is demand it tries more in steps, keeps a step that made the
-// transfer faster, and takes back one that did not. Without demand it gives subflows back. After each look:
+// growth decides how many subflows the transfer needs. While either end has demand, it adds subflows in steps. It keeps a step that
+// made the transfer faster, and takes back one that did not. Without demand it gives subflows back. After each look:
 //
-//   - 1 <= target <= maxSubflows; beyond 2, only a step raises it, to twice the subflows and to the limit at most;
-//   - a step begins only with demand, without a hold, and while the far end does not report to be busy;
-//   - growth keeps a judged step only with a gain of helpLeast, or of helpShare if that is less; else it restores the target and
-//     sets a hold;
+//   - 1 <= target <= maxSubflows; beyond 2, only a step raises it, to at most twice the subflows and to the limit;
+//   - a step begins only with demand, without a hold, and unless the far end reports to be busy;
+//   - growth keeps a judged step only with a gain of helpLeast, or of helpShare if that is less;
+//   - after any other step it restores the target and sets a hold;
 //   - no hold is longer than maxHold.
 type growth struct {
 	target         int // subflows, at least 1
@@ -66,7 +66,7 @@ type growth struct {
 
 	step    step
 	holds   [wantsBoth + 1]hold // after steps that did not help, by the wants at that time
-	surplus bool                // dismiss what the step has added, at this look
+	surplus bool                // dismiss the subflows that the step added, at this look
 }
 
 // step is one attempt to grow.
@@ -74,11 +74,11 @@ type step struct {
 	phase stepPhase
 	since time.Time // when the phase began
 	from  int       // subflows before
-	with  int       // subflows now measured
-	base  speed     // before
-	flat  bool      // the last step brought less than helpShare
+	with  int       // subflows during the measurement
+	base  speed     // rate before the step
+	flat  bool      // the last step gained less than helpShare
 
-	failed bool // growth took the step back: base is also the rate of the present subflows
+	failed bool // growth took the step back, so base is also the rate of the present subflows
 }
 
 func (s *step) begin(phase stepPhase, now time.Time) { s.phase, s.since = phase, now }
@@ -87,7 +87,7 @@ type stepPhase uint8
 
 const (
 	stepNone    stepPhase = iota // waits for demand, measures the rate before
-	stepOpening                  // its subflows are being opened
+	stepOpening                  // opens the step's subflows
 	stepJudging                  // measures the rate after
 )
 
@@ -129,7 +129,7 @@ func (g *growth) observe(now time.Time, v view) {
 	g.sent.add(now, v.sent)
 	g.received.add(now, v.received)
 	if v.far.Limit != g.far.Limit && !g.far.At.IsZero() {
-		g.forget() // the far end is another machine now
+		g.forget() // the far end is a different machine now
 	}
 	g.far = v.far
 	g.wants = wantsOf(now, v)
@@ -149,21 +149,21 @@ func (g *growth) observe(now time.Time, v view) {
 	}
 }
 
-// flowing says that data flowed within quietAfter.
+// flowing reports whether data flowed within quietAfter.
 func (g *growth) flowing() bool { return !g.dataSince.IsZero() }
 
-// forget makes steps possible again that did not help before.
+// forget ends all holds, so that growth may try steps again that did not help before.
 func (g *growth) forget() {
 	g.holds = [wantsBoth + 1]hold{}
 	g.step.flat, g.step.failed = false, false
 }
 
-// farBusy says that the far end's processor is what limits the rate.
+// farBusy reports whether the far end's processor limits the rate.
 func (g *growth) farBusy(now time.Time) bool {
 	return !g.far.At.IsZero() && now.Sub(g.far.At) < busyFresh && g.far.Busy >= busyShare
 }
 
-// twoWay says that there are transfers in both directions. Where they share a processor, subflows that help one cost the other as
+// twoWay reports whether both directions carry transfers. Where they share a processor, subflows that help one cost the other as
 // much. The two rates hardly show that, because their shares change all the time; the far end's report of its processor does.
 func (g *growth) twoWay(now time.Time) bool {
 	rate, ok := g.speed(g.demandSince, now, measureFor)
@@ -171,7 +171,7 @@ func (g *growth) twoWay(now time.Time) bool {
 	return ok && rate.up >= least && rate.down >= least
 }
 
-// grow raises the target while there is demand and that helps, up to limit.
+// grow raises the target, up to limit, while demand lasts and more subflows help.
 func (g *growth) grow(now time.Time, present []subflowView, limit int, out *plan) {
 	switch g.step.phase {
 	case stepNone:
@@ -183,7 +183,7 @@ func (g *growth) grow(now time.Time, present []subflowView, limit int, out *plan
 	}
 }
 
-// tryStep begins a step if there is demand and nothing speaks against it.
+// tryStep begins a step if there is demand and no reason against it.
 func (g *growth) tryStep(now time.Time, have, limit int, out *plan) {
 	s := &g.step
 	if g.wants == 0 || have == 0 || have >= limit {
@@ -212,7 +212,7 @@ func (g *growth) tryStep(now time.Time, have, limit int, out *plan) {
 	}
 	base, ok := g.speed(later(g.demandSince, s.since), now, least)
 	if !ok || have < g.target {
-		// With lost subflows still to replace, the rate is not what the target can carry.
+		// While lost subflows still need a successor, the rate does not show what the target can carry.
 		out.wake(now.Add(lookOften))
 		return
 	}
@@ -256,11 +256,11 @@ func (g *growth) measureStep(now time.Time, present []subflowView, limit int, ou
 	if !ok || !g.judge(now, rate, slowest(present)) || g.surplus {
 		return
 	}
-	// This measurement is the base of the next step, if it was long enough.
+	// This measurement is the next step's base, if it was long enough.
 	g.tryStep(now, len(present), limit, out)
 }
 
-// judge keeps a step or takes it back. It returns false while that is not clear.
+// judge keeps a step or takes it back. It returns false while the measurement does not decide.
 func (g *growth) judge(now time.Time, rate speed, rtt time.Duration) bool {
 	s := &g.step
 	gain, most := rate.over(s.base), float64(s.with)/float64(s.from)
@@ -287,7 +287,7 @@ func (g *growth) judge(now time.Time, rate speed, rtt time.Duration) bool {
 // shrink lowers the target after a long time without demand.
 func (g *growth) shrink(now time.Time, have, limit int, out *plan) {
 	if now.Sub(g.lastDemand) >= keepFor && g.step.phase != stepOpening {
-		// The next demand replaces what was lost since.
+		// The next demand replaces the subflows lost since.
 		g.target = max(min(g.target, have), 1)
 	}
 	floor := g.floor(limit)
@@ -304,7 +304,7 @@ func (g *growth) shrink(now time.Time, have, limit int, out *plan) {
 	out.wake(now.Add(shrinkEvery))
 }
 
-// floor is the number of subflows without demand: two where data flows now and then, so that the loss of one is not a pause.
+// floor returns the number of subflows without demand: two while data flows now and then, so that the loss of one causes no pause.
 func (g *growth) floor(limit int) int {
 	if g.flowing() && limit >= 2 {
 		return 2
@@ -316,7 +316,7 @@ func (g *growth) floor(limit int) int {
 func (g *growth) want(now time.Time, limit int, out *plan) int {
 	floor := g.floor(limit)
 	if !g.flowing() {
-		out.wake(now.Add(lookIdle)) // data may flow again; that changes nothing else
+		out.wake(now.Add(lookIdle)) // data may flow again; nothing else can change the number
 	} else {
 		out.wake(g.lastData.Add(quietAfter))
 		if spare := g.dataSince.Add(spareAfter); now.Before(spare) {
@@ -361,7 +361,7 @@ func (g *growth) speed(start, now time.Time, least time.Duration) (s speed, ok b
 	return speed{up, down}, ok
 }
 
-// over is how much faster s is than before: the product of the gains of those directions that carry a transfer.
+// over returns how much faster s is than before: the product of the gains in the directions that carry a transfer.
 func (s speed) over(before speed) float64 {
 	gain := 1.0
 	all := before.up + before.down
@@ -373,9 +373,9 @@ func (s speed) over(before speed) float64 {
 	return gain
 }
 
-// rateMeter measures how fast a counter has risen of late.
+// rateMeter measures how fast a counter has risen recently.
 type rateMeter struct {
-	samples []rateSample // the oldest first
+	samples []rateSample // oldest first
 }
 
 type rateSample struct {
@@ -397,7 +397,7 @@ func (m *rateMeter) add(now time.Time, count uint64) {
 	m.samples = append(m.samples, rateSample{now, count})
 }
 
-// since returns the rate since start, over the last measureWindow at most. It has none over less than least.
+// since returns the rate since start, over the last measureWindow at most. ok is false for a span below least.
 func (m *rateMeter) since(start, now time.Time, least time.Duration) (perSecond float64, ok bool) {
 	start = later(start, now.Add(-measureWindow))
 	for _, s := range m.samples {

@@ -19,7 +19,7 @@ const (
 	minVersion = 1
 	maxVersion = 2
 
-	versionSealed = 2 // since then frames and refusals are authenticated
+	versionSealed = 2 // from this version on, both ends authenticate frames and refusals
 )
 
 const (
@@ -29,7 +29,7 @@ const (
 	macLen   = sha256.Size
 
 	helloLen = len(magic) + 1 + 1 + nonceLen + keyLen
-	// openHead is the part of OPEN that tells how long the rest is.
+	// openHead is the length of the part of OPEN that tells how long the rest is.
 	openHead    = len(magic) + 1 + 1 + connIDLen + nonceLen + 4
 	openNewLen  = openHead + keyLen + macLen
 	openJoinLen = openHead + macLen
@@ -45,12 +45,12 @@ const (
 	labelServerFrames = "bond server frames"
 )
 
-// openKind says what an OPEN asks for.
+// openKind is the kind of an OPEN.
 type openKind uint8
 
 const (
-	openNew  openKind = 1 // a connection
-	openJoin openKind = 2 // another subflow of a connection
+	openNew  openKind = 1 // makes a connection
+	openJoin openKind = 2 // adds a subflow to a connection
 )
 
 const connIDLen = 16
@@ -69,7 +69,7 @@ func (id connID) String() string { return hex.EncodeToString(id[:]) }
 // secret is a connection's key. Its holder may add subflows.
 type secret [32]byte
 
-// deriveKey makes a connection's key from what NEW exchanged.
+// deriveKey derives a connection's key from the values that NEW exchanged.
 func deriveKey(
 	private *ecdh.PrivateKey, peer, serverNonce, clientNonce []byte, id connID, version uint8,
 ) (secret, error) {
@@ -77,7 +77,7 @@ func deriveKey(
 	if err != nil {
 		return secret{}, err
 	}
-	shared, err := private.ECDH(public) // fails for the points that give zero whatever the private key
+	shared, err := private.ECDH(public) // fails for public keys of small order, which give zero for any private key
 	if err != nil {
 		return secret{}, err
 	}
@@ -89,7 +89,7 @@ func deriveKey(
 	return secret(key), nil
 }
 
-// proof is the MAC by which an end shows that it has the key and saw this handshake.
+// proof returns the MAC by which an end shows that it has the key and saw this handshake.
 func proof(key secret, label string, said ...[]byte) []byte {
 	mac := hmac.New(sha256.New, key[:])
 	mac.Write([]byte(label))
@@ -109,11 +109,11 @@ func ephemeral(random io.Reader) (nonce [nonceLen]byte, private *ecdh.PrivateKey
 	return [nonceLen]byte(seed[:nonceLen]), private, err
 }
 
-// identity is what a client must have to add subflows to a connection.
+// identity is all that a client needs to add subflows to a connection.
 type identity struct {
 	id      connID
 	key     secret
-	version uint8 // that its first subflow agreed on; all others speak the same
+	version uint8 // agreed on by the first subflow; all others speak the same
 }
 
 // clientHandshake is the client's part of a subflow's handshake, between its OPEN and the server's answer.
@@ -124,8 +124,8 @@ type clientHandshake struct {
 	open  []byte
 }
 
-// clientNew reads HELLO and sends an OPEN that makes the connection id, in the highest version up to highest that the server speaks
-// too. The server's answer is read by awaitAccept; frames may be sent before. nonceSrc is nil for crypto/rand.
+// clientNew reads HELLO and sends an OPEN that makes the connection id. It speaks the highest version that both ends know, up to
+// highest. The caller may then send frames; awaitAccept reads the server's answer. A nil nonceSrc means crypto/rand.
 func clientNew(conn net.Conn, id connID, highest uint8, nonceSrc io.Reader) (*clientHandshake, error) {
 	if nonceSrc == nil {
 		nonceSrc = rand.Reader
@@ -167,7 +167,7 @@ func clientJoinFrom(conn net.Conn, to identity, subflow uint32, nonceSrc io.Read
 		appendOpenHead(make([]byte, 0, openJoinLen), to.version, openJoin, to.id, nonce, subflow))
 }
 
-// readHello reads HELLO, of a server that speaks at least one of the versions from least to most.
+// readHello reads the HELLO of a server that speaks at least one version from least to most.
 func readHello(r io.Reader, least, most uint8) ([]byte, error) {
 	hello := make([]byte, helloLen)
 	if _, err := io.ReadFull(r, hello[:len(magic)]); err != nil {
@@ -201,7 +201,7 @@ func versionReason(lowest, highest byte) string {
 	return fmt.Sprintf("the server speaks versions %d to %d", lowest, highest)
 }
 
-// appendOpenHead appends OPEN up to what depends on its kind.
+// appendOpenHead appends the part of OPEN that both kinds share.
 func appendOpenHead(
 	dst []byte, version uint8, kind openKind, id connID, nonce [nonceLen]byte, subflow uint32,
 ) []byte {
@@ -220,10 +220,10 @@ func sendOpen(conn net.Conn, to identity, hello, open []byte) (*clientHandshake,
 	return &clientHandshake{identity: to, hello: hello, open: open}, nil
 }
 
-// seals are those of the subflow that the handshake was for.
+// seals returns the seals of the handshake's subflow.
 func (h *clientHandshake) seals() seals { return deriveSeals(h.key, h.version, h.hello, h.open) }
 
-// awaitAccept reads the server's answer, and nothing beyond it. It returns a *RefusedError where the server refuses.
+// awaitAccept reads the server's answer and nothing beyond it. A refusal is a *RefusedError.
 func (h *clientHandshake) awaitAccept(r io.Reader) error {
 	var b [macLen]byte
 	if _, err := io.ReadFull(r, b[:1]); err != nil {
@@ -241,7 +241,7 @@ func (h *clientHandshake) awaitAccept(r io.Reader) error {
 	return nil
 }
 
-// readRefuse reads REFUSE after its code.
+// readRefuse reads the rest of a REFUSE after its code.
 func (h *clientHandshake) readRefuse(r io.Reader, code RefuseCode) error {
 	said := make([]byte, 2, 2+maxText+macLen)
 	said[0] = byte(code)
@@ -258,27 +258,27 @@ func (h *clientHandshake) readRefuse(r io.Reader, code RefuseCode) error {
 		return refused
 	}
 	mac := said[len(said) : len(said)+macLen]
-	if _, err := io.ReadFull(r, mac); err == nil { // else it has none: the server could not read the OPEN
+	if _, err := io.ReadFull(r, mac); err == nil { // else there is none: the server could not read the OPEN
 		refused.sure = hmac.Equal(mac, proof(h.key, labelRefuse, h.hello, h.open, said))
 	}
 	return refused
 }
 
-// byDamage says whether a server says this of an OPEN that was damaged on its way, too.
+// byDamage reports whether a server also gives this code to an OPEN that was damaged on its way.
 func (c RefuseCode) byDamage() bool { return c <= RefuseMAC }
 
 // serverHandshake is the server's part of a subflow's handshake.
 type serverHandshake struct {
 	conn    net.Conn
 	private *ecdh.PrivateKey
-	highest uint8 // version that is spoken here
+	highest uint8 // version that this end speaks
 	hello   []byte
-	open    []byte  // as it came; with its mac
-	version uint8   // of OPEN; 0: none that is spoken here
-	key     *secret // that OPEN has proven; nil: none
+	open    []byte  // as received, with its mac
+	version uint8   // of OPEN; 0: not yet read, or not spoken here
+	key     *secret // proven by OPEN; nil: none
 }
 
-// open is what a client asks for.
+// open is a client's parsed OPEN.
 type open struct {
 	version uint8
 	kind    openKind
@@ -307,8 +307,8 @@ func serverHelloFrom(conn net.Conn, highest uint8, nonceSrc io.Reader) (*serverH
 	return &serverHandshake{conn: conn, private: private, highest: highest, hello: hello}, nil
 }
 
-// readOpen reads the client's OPEN, and nothing beyond it. A *RefusedError is what the client is to be told, by refuse.
-// Nothing that it returns is proven until verifyNew or verifyJoin has succeeded.
+// readOpen reads the client's OPEN and nothing beyond it. If the error is a *RefusedError, the caller passes it to refuse. The
+// returned fields are unproven until verifyNew or verifyJoin succeeds.
 func (h *serverHandshake) readOpen() (open, error) {
 	b := make([]byte, openNewLen)
 	if _, err := io.ReadFull(h.conn, b[:openHead]); err != nil {
@@ -344,7 +344,7 @@ func (h *serverHandshake) readOpen() (open, error) {
 	return o, nil
 }
 
-// verifyNew makes the connection's key, and checks that the client made the same. Its errors are *RefusedError.
+// verifyNew derives the connection's key, and checks that the client derived the same. Its errors are *RefusedError.
 func (h *serverHandshake) verifyNew() (secret, error) {
 	fields := h.open[len(magic)+2:]
 	id := connID(fields)
@@ -370,12 +370,12 @@ func (h *serverHandshake) verifyJoin(key secret) error {
 	return nil
 }
 
-// seals are those of the subflow that the handshake was for. It must have proven a key.
+// seals returns the seals of the handshake's subflow. The handshake must have proven a key.
 func (h *serverHandshake) seals() seals {
 	return deriveSeals(*h.key, h.version, h.hello, h.open).swapped()
 }
 
-// accept tells the client that its subflow carries frames from here on. The handshake must have proven a key.
+// accept tells the client that its subflow carries frames from now on. The handshake must have proven a key.
 func (h *serverHandshake) accept() error {
 	answer := append([]byte{statusAccept}, proof(*h.key, labelServer, h.hello, h.open)...)
 	if _, err := h.conn.Write(answer); err != nil {
@@ -384,7 +384,7 @@ func (h *serverHandshake) accept() error {
 	return nil
 }
 
-// refuse tells the client why its subflow is not taken. The caller closes the stream.
+// refuse tells the client why the server refuses its subflow. The caller closes the stream.
 func (h *serverHandshake) refuse(code RefuseCode, text string) error {
 	if code == statusAccept {
 		panic("bond: REFUSE with the code of ACCEPT")
@@ -403,7 +403,7 @@ func (h *serverHandshake) refuse(code RefuseCode, text string) error {
 	return nil
 }
 
-// notBareEOF makes an end of the stream within the handshake one that nobody takes for its orderly end.
+// notBareEOF keeps callers from taking a stream that ends within the handshake for one that ended in good order.
 func notBareEOF(err error) error {
 	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF

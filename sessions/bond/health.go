@@ -9,21 +9,21 @@ import (
 )
 
 const (
-	substituteAfter = 3 * time.Second  // of stalling: another subflow takes its place
-	dropAfter       = 30 * time.Second // of stalling: its session has had enough time to resume
-	youngFor        = 10 * time.Second // a subflow that is lost or stalls before this age was bad from the start
+	substituteAfter = 3 * time.Second  // of stalling, until another subflow takes its place
+	dropAfter       = 30 * time.Second // of stalling, until health drops the subflow: its session has had enough time to resume
+	youngFor        = 10 * time.Second // a subflow lost or stalled before this age was bad from the start
 
-	// Backoff after such subflows while there is no path; it doubles with each in succession.
+	// Backoff after bad subflows without a path; it doubles with each in succession.
 	flapFirst, flapMost = 200 * time.Millisecond, 2 * time.Second
 
 	rotateTogether = 2 // extra subflows during a replacement
 )
 
-// health judges the subflows: which ones carry data, stall, flap or are too old, and which one the connection will miss least. After
-// each look:
+// health judges the subflows: which ones carry data, stall, flap or are too old, and which one the connection will miss least.
+// After each look:
 //
 //   - health remembers the subflows of the view and no others;
-//   - it replaces each at an age from nine tenths of maxAge to maxAge;
+//   - it replaces each subflow at an age from nine tenths of maxAge to maxAge;
 //   - a plan names a subflow once, and no later plan names it again;
 //   - with a path, it drops a subflow only after dropAfter of stalling;
 //   - it keeps at least one of those present, unless the last place is lent;
@@ -41,25 +41,25 @@ type health struct {
 // fate is what health remembers about a subflow.
 type fate struct {
 	retireAt     time.Time
-	stalledSince time.Time // zero: it is usable
+	stalledSince time.Time // zero: usable
 	upSince      time.Time // first look that saw it usable
 	dismissed    bool      // a plan has named it
 }
 
 func (f *fate) usable() bool { return f.stalledSince.IsZero() }
 
-// young says that the subflow has not been up for long, and may be bad.
+// young reports whether the subflow has not been up for long, and so may be bad.
 func (f *fate) young(now time.Time) bool {
 	return f.upSince.IsZero() || now.Sub(f.upSince) < youngFor
 }
 
 // census sorts the subflows of a view.
 type census struct {
-	present  []subflowView // carry data, or will again shortly: not leaving, and not stalled for long
-	retiring []subflowView // part of present: to be replaced
-	stalled  []subflowView // for long
+	present  []subflowView // carry data, or soon will again: neither leaving nor stalled for long
+	retiring []subflowView // the subflows of present that need a successor
+	stalled  []subflowView // stalled for long
 	total    int           // all subflows, leaving ones included
-	staying  int           // all but the leaving ones, which no longer hold a place
+	staying  int           // all except leaving ones, which no longer hold a place
 }
 
 func (n *census) fresh() int { return len(n.present) - len(n.retiring) }
@@ -96,7 +96,7 @@ func (h *health) observe(now time.Time, subflows []subflowView) *census {
 	return n
 }
 
-// meet returns the fate of a subflow, brought up to date.
+// meet returns a subflow's fate, brought up to date.
 func (h *health) meet(now time.Time, s subflowView) *fate {
 	f := h.fates[s.id]
 	if f == nil {
@@ -122,16 +122,16 @@ func (h *health) meet(now time.Time, s subflowView) *fate {
 	return f
 }
 
-// flap takes in that a young subflow was lost or has stalled.
+// flap extends the backoff after a young subflow was lost or stalled.
 func (h *health) flap(now time.Time) {
 	h.flapUntil = now.Add(jitter(backoff.After(h.flaps, flapFirst, flapMost), h.random))
 	h.flaps++
 }
 
-// forgive forgets the bad subflows.
+// forgive resets that backoff.
 func (h *health) forgive() { h.flaps, h.flapUntil = 0, time.Time{} }
 
-// dropStalled gives up subflows that have stalled for too long.
+// dropStalled drops subflows that have stalled for dropAfter.
 func (h *health) dropStalled(now time.Time, n *census, out *plan) {
 	for _, s := range n.stalled {
 		if over := h.fates[s.id].stalledSince.Add(dropAfter); now.Before(over) {
@@ -157,8 +157,8 @@ func (h *health) leave(s subflowView, out *plan) {
 	out.leave = append(out.leave, s.id)
 }
 
-// replace ends retiring subflows as long as want others are usable. noPlace says that a successor lacks nothing but a place: then the
-// first retiring one goes before it, and the others carry on.
+// replace ends retiring subflows while at least want others are usable. noPlace says that a successor lacks only a place: then the
+// first retiring subflow goes before its successor comes, and the others carry on.
 func (h *health) replace(now time.Time, n *census, want int, noPlace bool, out *plan) {
 	usable := 0
 	for _, s := range n.present {
@@ -185,7 +185,7 @@ func (h *health) replace(now time.Time, n *census, want int, noPlace bool, out *
 	}
 }
 
-// dismissWorst ends some subflows.
+// dismissWorst ends as many subflows as some says, the worst first.
 func (h *health) dismissWorst(n *census, some int, out *plan) {
 	worst := slices.DeleteFunc(slices.Clone(n.present), func(s subflowView) bool { return h.fates[s.id].dismissed })
 	slices.SortFunc(worst, worstFirst)
@@ -194,7 +194,7 @@ func (h *health) dismissWorst(n *census, some int, out *plan) {
 	}
 }
 
-// makeRoom drops a subflow, a stalled one first.
+// makeRoom drops one subflow, preferably a stalled one.
 func (h *health) makeRoom(n *census, out *plan) {
 	for _, s := range slices.Concat(n.stalled, n.present) {
 		if !h.fates[s.id].dismissed {

@@ -3,21 +3,21 @@ package bond
 import "time"
 
 const (
-	// An ACK waits up to ackDelay for more to acknowledge, unless there are ackEvery bytes. For less than ackLittle, which is no bulk
-	// transfer, it waits up to ackIdle for an answer to go with.
+	// An ACK waits up to ackDelay for more bytes to acknowledge, unless ackEvery bytes have come. For less than ackLittle, which is
+	// no bulk transfer, it waits up to ackIdle to travel with an answer.
 	ackDelay  = 10 * time.Millisecond
 	ackIdle   = 100 * time.Millisecond
 	ackLittle = 1 << 10
 	ackEvery  = 8 << 10
 
-	// recvSpan is the span over which this end measures what comes.
+	// recvSpan is the span over which this end measures the rate of arrival.
 	recvSpan = 200 * time.Millisecond
 )
 
-// onFrame takes in a frame that came on a subflow. A *protocolError ends the connection.
+// onFrame takes in a frame that came on a subflow. The caller ends the connection after a *protocolError.
 func (m *machine) onFrame(p *path, f *frame, now time.Time) error {
 	if m.err != nil || p.lost {
-		return nil //nolint:nilerr // frames after the end do not count
+		return nil //nolint:nilerr // ignore frames after the end
 	}
 	p.heard = now
 	if p.stalled && p.flow.inFlight() == 0 {
@@ -85,18 +85,18 @@ func (m *machine) onFIN(p *path, f *frame, now time.Time) error {
 	return nil
 }
 
-// inOrder notes that the stream has come further.
+// inOrder reacts to new bytes in order.
 func (m *machine) inOrder() {
 	if m.discarding {
 		m.in.skip()
 		m.offerWindow()
 	}
 	if m.in.complete() {
-		m.acknowledgeAll() // the peer waits for nothing but this
+		m.acknowledgeAll() // the peer waits only for this
 	}
 }
 
-// count keeps the account of what came on a subflow, and sees to its acknowledgement.
+// count counts bytes received on a subflow, and schedules their acknowledgement.
 func (m *machine) count(p *path, n int, now time.Time) {
 	p.counted += uint64(n)
 	p.newest = now
@@ -115,7 +115,7 @@ func (m *machine) count(p *path, n int, now time.Time) {
 	}
 }
 
-// onAckOf takes in the ACK of a subflow that came on another one. The subflow may have been lost meanwhile.
+// onAckOf takes in an ACK that came on another subflow than its own, which may be lost by now.
 func (m *machine) onAckOf(f *frame, now time.Time) error {
 	for _, p := range m.paths {
 		if p.id == f.subflow {

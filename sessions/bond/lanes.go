@@ -8,45 +8,46 @@ import (
 	"github.com/bastion-ssm/bastion/internal/backoff"
 )
 
-// An attempt costs part of the rate for about a second: with the pause after it, less than a fiftieth.
+// With the pause after it, an attempt costs less than a fiftieth of the transfer: part of the rate for about a second.
 const (
-	laneSettle  = 200 * time.Millisecond // and four round trips: from a change to the measurement of its effect
-	laneMeasure = 500 * time.Millisecond // least time for the measurement of a rate
+	laneSettle  = 200 * time.Millisecond // plus four round trips, from a change until its effect can be measured
+	laneMeasure = 500 * time.Millisecond // least time to measure a rate
 	laneMore    = 1500 * time.Millisecond
-	laneHelps   = 1.1                    // keep more lanes that are this much faster
+	laneHelps   = 1.1                    // keep more lanes if they are this much faster
 	laneClearly = 1.4                    // ... at once, after laneMeasure; else after laneMore
-	laneHarms   = 0.9                    // give up any number that is this slow after laneMeasure
-	laneLoses   = 0.97                   // keep fewer lanes that are at least this fast
+	laneHarms   = 0.9                    // give up any number of lanes that is this slow after laneMeasure
+	laneLoses   = 0.97                   // keep fewer lanes if they are at least this fast
 	laneIdle    = 500 * time.Millisecond // a shorter pause does not interrupt a transfer: a throttled far end pauses for 100 ms at a time
-	brokenPause = 5 * time.Second        // after an attempt that a longer pause has interrupted
+	brokenPause = 5 * time.Second        // after an attempt that a longer pause interrupted
 	firstPause  = 20 * time.Second
 	mostPause   = 10 * time.Minute
 )
 
-// lanes decides over how many of its subflows a client sends. The SSM agent takes data as fast as it can, so one session mostly
-// carries everything, and in larger messages than several would; each message costs the task processor time. So lanes begins with
-// one, and keeps more only if they make the transfer faster. New lanes that bring little beside old ones that are as fast as before
-// are slow themselves: there may be faster ones among the rest, and trying them does no harm. The other subflows serve the other
-// direction. lanes is pure.
+// lanes decides on how many of its subflows a client sends new data. The SSM agent takes data as fast as it can, so one session can
+// mostly carry everything, in larger messages than several would. Each message costs the task processor time. So lanes begins with
+// one, and keeps more only if they make the transfer faster. The other subflows serve the other direction.
+//
+// New lanes that gain little beside old ones at full speed are slow themselves. Faster ones may be among the rest, and trying them
+// does no harm. lanes is pure.
 type lanes struct {
 	count int // subflows that carry new data; at least 1
 
 	phase   lanePhase
-	since   time.Time // when the phase began, or its measurement
-	mark    laneBytes // acknowledged then
+	since   time.Time // when the phase, or the measurement within it, began
+	mark    laneBytes // acknowledged bytes at that time
 	settled bool      // the last change has had time to take effect
 	before  int       // lanes before the attempt
-	base    laneRates // then
-	idle    time.Time // since when it is not busy; zero: it is
+	base    laneRates // rates before the attempt
+	idle    time.Time // when the transfer went idle; zero: it is busy
 	pause   time.Duration
-	until   time.Time // no attempt before
-	fewer   bool      // the next attempt is with fewer
+	until   time.Time // end of the pause before the next attempt
+	fewer   bool      // the next attempt uses fewer lanes
 }
 
-// laneBytes counts what the peer has acknowledged.
+// laneBytes counts bytes that the peer has acknowledged.
 type laneBytes struct {
 	all    uint64 // of the stream
-	before uint64 // on the lanes in use, in an attempt on those in use before it; frames included
+	before uint64 // on the lanes in use, or, in an attempt, on those in use before it; frames included
 }
 
 // laneRates are in bytes per second.
@@ -63,13 +64,13 @@ const (
 	laneAttempt                  // measures the rate with another number of lanes
 )
 
-// restart begins to measure anew.
+// restart begins a new measurement.
 func (l *lanes) restart(phase lanePhase, acked laneBytes, now time.Time) {
 	l.phase, l.since, l.mark, l.settled = phase, now, acked, false
 }
 
-// look returns whether count has changed. The machine calls it about every wantEvery. busy says that the lanes were full most of the
-// time, found that their rates are known; have is the number of usable subflows, and acked what the peer has.
+// look reports whether it has changed count. The machine calls it about every wantEvery. busy says that the lanes were mostly full,
+// and found that their rates are known. have is the number of usable subflows, and acked counts acknowledged bytes.
 func (l *lanes) look(busy, found bool, have int, acked laneBytes, rtt time.Duration, now time.Time) (changed bool) {
 	switch {
 	case busy:
@@ -80,7 +81,7 @@ func (l *lanes) look(busy, found bool, have int, acked laneBytes, rtt time.Durat
 	busy = busy || now.Sub(l.idle) < laneIdle
 	switch {
 	case !busy || !found && l.phase == laneSteady:
-		if l.phase == laneAttempt { // not comparable
+		if l.phase == laneAttempt { // the measurements are not comparable
 			l.count, l.until = l.before, now.Add(brokenPause)
 			l.restart(laneSteady, acked, now)
 			return true
@@ -120,20 +121,20 @@ func (l *lanes) look(busy, found bool, have int, acked laneBytes, rtt time.Durat
 	}
 	l.pause = 0
 	if !more {
-		l.until = now.Add(firstPause) // more were no better
+		l.until = now.Add(firstPause) // more lanes did not help
 	}
 	l.restart(laneSteady, acked, now)
 	return false
 }
 
-// apart says that the old lanes are about as fast beside the new ones as they were alone. If all shared one limit equally, the old ones
-// would keep their share of it; the boundary is the middle between the two.
+// apart reports whether the old lanes are about as fast beside the new ones as they were alone. If all shared one limit equally,
+// the old ones would keep only their share of it. The boundary is the middle between the two.
 func (l *lanes) apart(rate laneRates) bool {
 	shared := float64(l.before) / float64(l.count)
 	return rate.before >= (1+shared)/2*l.base.before
 }
 
-// try begins an attempt with another number of lanes, if it is time for one.
+// try begins an attempt with another number of lanes, if one is due.
 func (l *lanes) try(rate laneRates, have int, acked laneBytes, now time.Time) bool {
 	if now.Before(l.until) && l.changed(rate, now) {
 		l.until, l.fewer = now, false
@@ -153,7 +154,7 @@ func (l *lanes) try(rate laneRates, have int, acked laneBytes, now time.Time) bo
 	return true
 }
 
-// changed says that the rate differs from the one before the latest attempt, whose result is void then.
+// changed reports whether the rate differs from the one before the latest attempt, whose result is then void.
 func (l *lanes) changed(rate laneRates, now time.Time) bool {
 	if l.base.all == 0 || now.Sub(l.since) < laneMore {
 		return false
@@ -205,10 +206,10 @@ func laneRank(p *path) int {
 	return 0
 }
 
-// carries says whether new data may be put on the subflow.
+// carries reports whether the machine may put new data on the subflow.
 func (m *machine) carries(p *path) bool { return p.usable() && (!m.client || p.lane) }
 
-// lookAtLanes shows lanes how the transfer goes. It returns whether all subflows are in use.
+// lookAtLanes updates lanes, and reports whether all subflows are in use.
 func (m *machine) lookAtLanes(busy bool, now time.Time) (all bool) {
 	if !m.client {
 		return true

@@ -21,30 +21,30 @@ const (
 )
 
 const (
-	// maxHandshakes bounds the streams without a proof yet. The system queues others.
+	// maxHandshakes bounds the streams that have not proven a key yet. Further ones wait in the system's accept queue.
 	maxHandshakes = 64
-	// refuseTime bounds the wait for a refused client to read the reason and to go.
+	// refuseTime bounds the wait for a refused client to read the reason and to close its end.
 	refuseTime = 2 * time.Second
-	// acceptPause is the wait after a failed accept: most likely the process has run out of descriptors.
+	// acceptPause is the wait after a failed accept. Most likely the process has no free file descriptor.
 	acceptPause = 100 * time.Millisecond
 )
 
 // ListenerConfig configures a Listener. Zero fields get the default of the same name.
 type ListenerConfig struct {
-	Config // of each connection; the Listener halves its window and send buffer, maybe repeatedly, when Memory runs short
+	Config // of each connection; if Memory runs short, the Listener halves the window and send buffer, maybe repeatedly
 
 	MaxConns         int
 	MaxSubflows      int           // of one connection
-	MaxStreams       int           // subflows of all connections together; 0: no bound but the others
-	Spare            int           // of these, how many are kept for the first subflows of new connections
+	MaxStreams       int           // subflows of all connections together; 0: bounded only by the other limits
+	Spare            int           // part of MaxStreams that is kept for the first subflows of new connections
 	HandshakeTimeout time.Duration // for each subflow
 
-	// Memory bounds the bytes that all connections together may have buffered. The Listener sets a connection's share aside when it
-	// begins, so that a client cannot use up another one's.
+	// Memory bounds the bytes that all connections together may buffer. The Listener reserves a connection's share when it begins,
+	// so that one client cannot use up another's share.
 	Memory int
 
-	// OnEvent, if not nil, gets the events of each connection in their order. Several goroutines call it, and the connection waits for
-	// it.
+	// OnEvent, if not nil, receives each connection's events in order. Several goroutines call it, and the connection waits until
+	// it returns.
 	OnEvent func(Event)
 }
 
@@ -70,7 +70,7 @@ func (c *ListenerConfig) setDefaults() {
 	}
 }
 
-// EventType says what an Event is about.
+// EventType is the kind of an Event.
 type EventType string
 
 // The events of a Listener.
@@ -78,19 +78,19 @@ const (
 	EventOpened  EventType = "opened"  // a connection, with its subflow 0
 	EventJoined  EventType = "joined"  // a subflow, to an open connection
 	EventRefused EventType = "refused" // a subflow, of a new connection or of an open one
-	EventLost    EventType = "lost"    // a subflow ended, in whatever way
-	EventClosed  EventType = "closed"  // a connection ended; all its subflows were lost before
+	EventLost    EventType = "lost"    // a subflow ended, for any reason
+	EventClosed  EventType = "closed"  // a connection ended, after the loss of all its subflows
 )
 
 // Event is something that happened to a connection or a subflow.
 type Event struct {
 	Type    EventType
-	Conn    string   // the connection's RemoteAddr; empty if the subflow was refused before it named one
-	Subflow uint32   // not of EventClosed
-	Remote  net.Addr // of the subflow's stream; not of EventClosed
+	Conn    string   // the connection's RemoteAddr; empty if the server refused the subflow before it named one
+	Subflow uint32   // except for EventClosed
+	Remote  net.Addr // of the subflow's stream; except for EventClosed
 	Reason  string   // of EventRefused, EventLost and EventClosed
 
-	Duration       time.Duration // EventLost, EventClosed: how long it was there
+	Duration       time.Duration // EventLost, EventClosed: how long the subflow or connection lasted
 	Sent, Received uint64        // EventClosed: bytes of the connection's streams
 }
 
@@ -100,16 +100,16 @@ type Listener struct {
 	listeners []net.Listener
 	slots     chan struct{}      // one for each handshake under way
 	accepted  chan *Conn         // never full: see unaccepted
-	ctx       context.Context    // done when Close was called
+	ctx       context.Context    // done after Close
 	cancel    context.CancelFunc // of ctx
 	work      sync.WaitGroup     // every goroutine of the listener
 
-	// No method of a Conn is called with mu held: a Conn may hold its own lock when it closes a stream, and that takes mu.
+	// Call no method of a Conn while holding mu: a Conn may hold its own lock when it closes a stream, and that takes mu.
 	mu         sync.Mutex
 	closed     bool
 	draining   bool
-	memory     int // bytes left to set aside
-	streams    int // subflows that hold a place, of all connections
+	memory     int // bytes not reserved yet
+	streams    int // subflows of all connections that hold a place
 	conns      map[connID]*served
 	unaccepted int // connections that Accept has not returned yet, ended or not; at most cfg.MaxConns
 	ended      tombstones
@@ -121,16 +121,16 @@ type served struct {
 
 	conn   *Conn
 	began  time.Time
-	memory int           // set aside for its buffers
-	wake   chan struct{} // of capacity 1: lost has grown
+	memory int           // reserved for its buffers
+	wake   chan struct{} // capacity 1: lost has grown
 
 	// Guarded by the listener's mu.
-	subflows int // that hold a place: being accepted, or attached
+	subflows int // subflows that hold a place: being accepted, or attached
 	used     idWindow
 	lost     []Event // not passed to OnEvent yet
 }
 
-// Listen accepts subflows from listeners, which it takes over, and connections made of them.
+// Listen takes over listeners, accepts subflows from them, and makes connections out of these.
 func Listen(listeners []net.Listener, cfg ListenerConfig) *Listener {
 	cfg.setDefaults()
 	l := &Listener{
@@ -162,17 +162,17 @@ func (l *Listener) Accept() (net.Conn, error) {
 	}
 }
 
-// Addr returns the address of the first of the listeners.
+// Addr returns the address of the first listener.
 func (l *Listener) Addr() net.Addr { return l.listeners[0].Addr() }
 
-// Drain refuses new connections from now on. Subflows can still join open ones.
+// Drain makes the Listener refuse new connections. Subflows can still join open ones.
 func (l *Listener) Drain() {
 	l.mu.Lock()
 	l.draining = true
 	l.mu.Unlock()
 }
 
-// Close stops listening, ends all connections and waits until everything has ended.
+// Close stops listening, ends all connections, and returns when all their goroutines have ended.
 func (l *Listener) Close() error {
 	l.mu.Lock()
 	l.closed = true
@@ -196,7 +196,7 @@ func (l *Listener) Close() error {
 	return errors.Join(errs...)
 }
 
-// acceptStreams accepts from one of the listeners until it is closed.
+// acceptStreams accepts streams from one listener until it is closed.
 func (l *Listener) acceptStreams(listener net.Listener) {
 	for {
 		select {
@@ -267,8 +267,8 @@ func (l *Listener) handshake(stream net.Conn) {
 	_ = stream.Close()
 }
 
-// awaitEnd waits, for a bounded time, until the peer has read all and goes. A close with unread data would reset the socket, and the
-// peer would lose the refusal.
+// awaitEnd waits, for a bounded time, until the peer has read the refusal and closes its end. An earlier close with unread data
+// would reset the socket, and the peer would lose the refusal.
 func awaitEnd(stream net.Conn) {
 	if half, ok := stream.(interface{ CloseWrite() error }); ok {
 		_ = half.CloseWrite()
@@ -296,7 +296,7 @@ func (l *Listener) serveNew(stream net.Conn, h *serverHandshake, o open) error {
 	return nil
 }
 
-// Streams is how many subflows all connections have together.
+// Streams returns how many subflows all connections have together.
 func (l *Listener) Streams() int {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -320,7 +320,7 @@ func (l *Listener) serveJoin(stream net.Conn, h *serverHandshake, o open) error 
 	}
 	err := l.addSubflow(s, o.subflow)
 	if full, ok := errors.AsType[*RefusedError](err); ok && full.Code == RefuseSubflows && s.conn.dropStalled() {
-		// A client that was away has given up that subflow, and could not say so.
+		// The client may have given up that subflow while it was away, and could not say so.
 		err = l.addSubflow(s, o.subflow)
 	}
 	switch {
@@ -330,11 +330,11 @@ func (l *Listener) serveJoin(stream net.Conn, h *serverHandshake, o open) error 
 		return err
 	}
 	l.cfg.OnEvent(Event{Type: EventJoined, Conn: short(s.id), Subflow: o.subflow, Remote: stream.RemoteAddr()})
-	_ = l.attach(s, stream, o.subflow, h) // the loss of the subflow reports it
+	_ = l.attach(s, stream, o.subflow, h) // the event of the lost subflow reports the error
 	return nil
 }
 
-// find returns a connection, or the refusal of one that has ended or never was: who is nil for the latter.
+// find returns a connection, or the refusal of one that has ended or never existed. who is nil if it never existed.
 func (l *Listener) find(id connID) (who *identity, s *served, refusal *RefusedError) {
 	l.mu.Lock()
 	s, open := l.conns[id]
@@ -354,8 +354,8 @@ func (l *Listener) find(id connID) (who *identity, s *served, refusal *RefusedEr
 // errEnded says that a connection has ended since it was found.
 var errEnded = errors.New("the connection has ended")
 
-// attach accepts a subflow that has its place, and hands its stream to the connection, which closes it in the end. If that fails the
-// subflow is lost.
+// attach accepts a subflow that has its place, and hands its stream to the connection, which closes it at the end. If that fails,
+// the subflow is lost.
 func (l *Listener) attach(s *served, stream net.Conn, subflow uint32, h *serverHandshake) error {
 	began := time.Now()
 	w := &watchedStream{Conn: stream}
@@ -383,7 +383,7 @@ func (l *Listener) attach(s *served, stream net.Conn, subflow uint32, h *serverH
 	return err
 }
 
-// watch reports the subflows that s loses, and its end, and gives its memory back.
+// watch reports the subflows that s loses, then the end of s, and releases its memory.
 func (l *Listener) watch(s *served) {
 	done := s.conn.Done()
 	for done != nil || l.held(s) {
@@ -393,7 +393,7 @@ func (l *Listener) watch(s *served) {
 			done = nil
 			refusal := refusalBy(s.conn)
 			l.mu.Lock()
-			delete(l.conns, s.id) // it gets no more subflows; see addSubflow
+			delete(l.conns, s.id) // s gets no more subflows: see addSubflow
 			l.ended.add(s.identity, refusal, time.Now())
 			l.mu.Unlock()
 		}
@@ -416,7 +416,7 @@ func (l *Listener) watch(s *served) {
 	})
 }
 
-// held says whether s has subflows, or lost ones to report.
+// held reports whether s has subflows, or lost ones to report.
 func (l *Listener) held(s *served) bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -432,11 +432,11 @@ func hasEnded(c *Conn) bool {
 	}
 }
 
-// short is what RemoteAddr says of the connection with this id.
+// short returns the beginning of a connection's id, as RemoteAddr shows it.
 func short(id connID) string { return id.String()[:8] }
 
-// refusalBy refuses a subflow that would join an ended connection. RefuseClosed is more than a reason: the client takes it for the
-// acknowledgement of everything that it sent.
+// refusalBy returns the refusal of a subflow that would join an ended connection. RefuseClosed is more than a reason: the client
+// takes it as the acknowledgement of all bytes that it sent.
 func refusalBy(c *Conn) *RefusedError {
 	refusal := &RefusedError{Code: RefuseUnknown, Reason: whyEnded(c)}
 	if c.delivered() {
@@ -445,7 +445,7 @@ func refusalBy(c *Conn) *RefusedError {
 	return refusal
 }
 
-// whyEnded is for connections that have ended.
+// whyEnded returns the reason of a connection's end.
 func whyEnded(c *Conn) string {
 	switch err := c.Err(); {
 	case errors.Is(err, io.EOF):
@@ -457,7 +457,7 @@ func whyEnded(c *Conn) string {
 	}
 }
 
-// cause is err without the addresses of a network error, which the event has.
+// cause strips the addresses of a network error, which the event has already.
 func cause(err error) string {
 	var op *net.OpError
 	if errors.As(err, &op) && op.Err != nil {

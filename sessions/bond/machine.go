@@ -9,36 +9,37 @@ import (
 )
 
 const (
-	// initialLimit is how far the peer may send before the first ACK says more.
+	// initialLimit is how far the peer may send before the first ACK extends it.
 	initialLimit = 64 << 10
 
-	// A write waits while more than this is not on its way yet, because an interactive write waits behind it. It is as much as all
-	// subflows send in unsentSpan, within the bounds.
+	// A write waits while more bytes than this are unsent, because a later interactive write waits behind them. The bound is as
+	// much as all subflows send in unsentSpan, between leastUnsent and mostUnsent.
 	unsentSpan    = 3 * time.Millisecond
 	leastUnsent   = 8 << 10
-	initialUnsent = 64 << 10 // until that is measured
+	initialUnsent = 64 << 10 // until the rates are measured
 	mostUnsent    = 1 << 20
 
-	// windowAcks is on how many subflows this end tells the peer that it may go on. A message on each of many subflows would burden
-	// the far end, and a single one may be on a subflow that has died silently.
+	// windowAcks is on how many subflows this end tells the peer that its window is open again. A message on each of many subflows
+	// would burden the far end; a single one may be on a subflow that has died silently.
 	windowAcks = 2
 
-	// leaveWithin is how long the two ends may take to agree that a subflow ends.
+	// leaveWithin is how long the two ends may take to agree on a subflow's end.
 	leaveWithin = 5 * time.Second
 )
 
-// machine is one end of a connection: what it sends, by which subflow, and what it has received. It is pure: it does no I/O, has no
-// clock and is not safe for concurrent use. Its owner calls a method for each event. Then it looks whether there is something to send
-// (pending), to tell the path manager (changed), or to end (err and through). It calls onTimer at deadline.
+// machine is one end of a connection: the bytes to send, the subflows that carry them, and the bytes received. It is pure: it has
+// no I/O and no clock, and is not safe for concurrent use. Its owner calls a method for each event. Then the owner looks whether
+// the machine has something to send (pending), to tell the path manager (changed), or has ended (err and through). It calls onTimer
+// at deadline.
 //
-// Until it is cut short, after each call:
+// Until the connection fails, after each call:
 //
-//   - acked <= next <= limit, next <= written, and no more than buffer bytes are kept;
-//   - FIN is sent after everything else, and acknowledged after it was sent;
-//   - the first byte that the peer misses is on a subflow or among those to be sent again, which are in order;
-//   - a subflow on which something was put has no more in flight than its flow allows, or nothing but that;
-//   - pathless is zero if and only if a subflow is usable, and then a client has at least one lane and at most lanes.count;
-//   - maxRescued stretches at most are on two subflows because one is late.
+//   - acked <= next <= limit, next <= written, and the send buffer holds at most buffer bytes;
+//   - FIN is sent after all other bytes, and acknowledged after it was sent;
+//   - the first byte that the peer misses is on a subflow or in again, which is in order;
+//   - a subflow with scheduled bytes has no more in flight than its flow allows, or only one stretch;
+//   - pathless is zero if and only if a subflow is usable, and then a client has from one to lanes.count lanes;
+//   - at most maxRescued stretches are on two subflows because one is late.
 type machine struct {
 	client bool
 	window int
@@ -51,36 +52,36 @@ type machine struct {
 
 	// Sending. The stream's bytes are numbered from 0; acked <= next <= written.
 	out      streamBuf
-	acked    uint64 // the peer has everything before
+	acked    uint64 // the peer has all bytes before this one
 	next     uint64 // the first byte that was never scheduled
 	written  uint64
-	limit    uint64    // the first byte that may not be sent yet
-	turns    uint64    // stretches that were scheduled
-	usedAt   time.Time // when the last of them was
+	limit    uint64    // the first byte that this end may not send yet
+	turns    uint64    // stretches scheduled so far
+	usedAt   time.Time // when the last of them was scheduled
 	rescued  []stretch // late stretches that another subflow carries too
 	rescueAt time.Time // when to look for late stretches again; zero: nothing can be late
-	finished bool      // nothing more will be written
+	finished bool      // the application will write nothing more
 	finSent  bool
 	finAcked bool
 	again    []repeat // to send again, because their subflow is lost or stalled; in order
 
 	// Receiving.
 	in         assembly
-	given      uint64 // the limit that the peer was given
+	given      uint64 // the limit that the peer knows
 	discarding bool   // the reader has gone
 
 	// Demand.
-	full       time.Time     // since when there is more to send than the subflows take; zero: there is not
-	fullFor    time.Duration // of the time since wantSince
+	full       time.Time     // since when the subflows cannot take all there is to send; zero: they can
+	fullFor    time.Duration // of the time since wantSince, how long they could not
 	wantSince  time.Time     // when this end last looked whether it wants more subflows
-	wanted     time.Time     // when this end last did
-	peerWanted time.Time     // and the peer
+	wanted     time.Time     // when this end last wanted more
+	peerWanted time.Time     // when the peer last wanted more
 	lastData   time.Time
-	pathless   time.Time // since when no subflow is usable
+	pathless   time.Time // since when no subflow is usable; zero: one is
 
 	reinjected uint64
 
-	err error // why the connection was cut short
+	err error // why the connection failed
 
 	// changed says that the path manager should look. The owner resets it.
 	changed bool
@@ -97,7 +98,7 @@ func newMachine(client bool, window, buffer int, linger time.Duration, now time.
 func (m *machine) join(id uint32, name string, now time.Time) *path {
 	p := &path{
 		id: id, name: name, joined: now, flow: newFlow(now),
-		heard: now, recvSince: now, ackNow: true, // the peer learns our window
+		heard: now, recvSince: now, ackNow: true, // tell the peer the window
 	}
 	m.paths = append(m.paths, p)
 	m.recount(now)
@@ -106,7 +107,7 @@ func (m *machine) join(id uint32, name string, now time.Time) *path {
 	return p
 }
 
-// lose takes a subflow out. Other subflows carry again what the peer has not acknowledged of it.
+// lose removes a subflow. Others carry again the bytes on it that the peer has not acknowledged.
 func (m *machine) lose(p *path, now time.Time) {
 	i := slices.Index(m.paths, p)
 	if i < 0 {
@@ -115,7 +116,7 @@ func (m *machine) lose(p *path, now time.Time) {
 	m.paths = slices.Delete(m.paths, i, i+1)
 	p.lost = true
 	if p.stalled {
-		// stall has put its stretches there, or they were sent again already.
+		// stall has queued its stretches, or they were sent again already.
 		for i := range m.again {
 			if m.again[i].from == p {
 				m.again[i].from = nil
@@ -124,13 +125,13 @@ func (m *machine) lose(p *path, now time.Time) {
 	} else {
 		m.repeatAll(p, nil)
 	}
-	m.acknowledgeAll() // what it had to tell the peer
+	m.acknowledgeAll() // replaces acknowledgements that were lost with the subflow
 	m.recount(now)
 	m.schedule(now)
 	m.changed = true
 }
 
-// repeatAll queues all that a subflow carries to be sent again.
+// repeatAll queues all stretches on a subflow to be sent again.
 func (m *machine) repeatAll(p, from *path) {
 	for i := range p.flow.flight.Len() {
 		m.again = append(m.again, repeat{p.flow.flight.At(i).stretch, from})
@@ -141,7 +142,7 @@ func (m *machine) repeatAll(p, from *path) {
 	slices.SortStableFunc(m.again, func(a, b repeat) int { return cmp.Compare(a.end(), b.end()) })
 }
 
-// stall notes that nothing comes through a subflow. It keeps what it carries, and others carry that too.
+// stall marks a subflow as silent. The subflow keeps its stretches, and others carry them too.
 func (m *machine) stall(p *path, now time.Time) {
 	p.stalled, p.stalledAt = true, now
 	m.repeatAll(p, p)
@@ -151,7 +152,7 @@ func (m *machine) stall(p *path, now time.Time) {
 	m.changed = true
 }
 
-// revive notes that a stalled subflow gives a sign of life.
+// revive marks a stalled subflow as usable again.
 func (m *machine) revive(p *path, now time.Time) {
 	p.stalled = false
 	p.flow.revive(now)
@@ -162,7 +163,7 @@ func (m *machine) revive(p *path, now time.Time) {
 	m.changed = true
 }
 
-// has says whether the peer has acknowledged all of a stretch.
+// has reports whether the peer has acknowledged all of a stretch.
 func (m *machine) has(s stretch) bool {
 	if s.isFIN() {
 		return m.finAcked
@@ -170,7 +171,7 @@ func (m *machine) has(s stretch) bool {
 	return s.end() <= m.acked
 }
 
-// recount sees whether there is a usable subflow.
+// recount updates pathless and the lanes.
 func (m *machine) recount(now time.Time) {
 	m.chooseLanes()
 	usable := slices.ContainsFunc(m.paths, (*path).usable)
@@ -184,7 +185,7 @@ func (m *machine) recount(now time.Time) {
 
 // --- writing ---
 
-// writable returns how many bytes may be written now.
+// writable returns how many bytes the caller may write now.
 func (m *machine) writable() int {
 	if m.finished {
 		return 0
@@ -209,7 +210,7 @@ func (m *machine) unsentLimit() int {
 	return min(max(int(rate*unsentSpan.Seconds()), leastUnsent), mostUnsent)
 }
 
-// write takes up to writable bytes of p and returns how many.
+// write takes up to writable bytes of p and returns how many it took.
 func (m *machine) write(p []byte, now time.Time) int {
 	n := min(len(p), m.writable())
 	if n == 0 {
@@ -221,7 +222,7 @@ func (m *machine) write(p []byte, now time.Time) int {
 	return n
 }
 
-// closeWrite ends the stream that this end writes.
+// closeWrite ends this end's stream.
 func (m *machine) closeWrite(now time.Time) {
 	m.finished = true
 	m.schedule(now)
@@ -229,7 +230,7 @@ func (m *machine) closeWrite(now time.Time) {
 
 // --- reading ---
 
-// read takes bytes that came in order. The error is io.EOF at the peer's FIN.
+// read copies bytes that came in order. The error is io.EOF at the peer's FIN.
 func (m *machine) read(p []byte) (int, error) {
 	n := m.in.read(p)
 	if n == 0 && m.in.complete() {
@@ -239,14 +240,14 @@ func (m *machine) read(p []byte) (int, error) {
 	return n, nil
 }
 
-// offerWindow tells the peer that there is room again, once it is worth a message.
+// offerWindow tells the peer that the window is open again, once that is worth a message.
 func (m *machine) offerWindow() {
 	if !m.in.fin && m.windowEnd() >= m.given+uint64(m.window/2) {
 		m.acknowledgeOn(windowAcks)
 	}
 }
 
-// acknowledgeOn says how far this end is on some subflows, the fastest ones; on all in version 1.
+// acknowledgeOn sends an ACK on that many of the fastest subflows; in version 1 on all.
 func (m *machine) acknowledgeOn(some int) {
 	fast := slices.DeleteFunc(slices.Clone(m.paths), func(p *path) bool { return p.stalled || p.leaving })
 	if len(fast) <= some || fast[0].seal == nil {
@@ -259,8 +260,7 @@ func (m *machine) acknowledgeOn(some int) {
 	}
 }
 
-// acknowledgeAll says on every subflow how far this end is. On one alone, the most important news, that the peer may go on, would be
-// lost with that subflow.
+// acknowledgeAll sends an ACK on every subflow. With a single one, the most important news, that the peer may go on, could be lost.
 func (m *machine) acknowledgeAll() {
 	for _, p := range m.paths {
 		p.ackNow = true
@@ -283,21 +283,21 @@ func (m *machine) leave(p *path, now time.Time) {
 
 // --- the end ---
 
-// discard says that the reader has gone.
+// discard notes that the reader has gone.
 func (m *machine) discard() {
 	m.discarding = true
 	m.in.skip()
 	m.offerWindow()
 }
 
-// fail cuts the connection short, unless both streams are through. The peer is told, unless it told us.
+// fail ends the connection with err, unless both streams are through. It tells the peer, unless the peer said so first.
 func (m *machine) fail(err error) {
 	if m.err != nil || m.through() {
 		return
 	}
 	m.changed = true
 	if e, ok := errors.AsType[*RefusedError](err); ok && e.Code == RefuseClosed && e.sure && m.finSent && m.in.complete() {
-		// The server ended in good order, so it had everything: only its last acknowledgement was lost.
+		// The server ended in good order, so it had all bytes: only its last acknowledgement was lost.
 		m.finAcked, m.acked = true, m.written
 		m.out.advance(m.acked)
 		return
@@ -305,11 +305,11 @@ func (m *machine) fail(err error) {
 	m.err = err
 	last := resetFor(err)
 	for _, p := range m.paths {
-		p.control = append(p.control[:0], last...) // the peer needs no answers any more
+		p.control = append(p.control[:0], last...) // the peer needs no more answers
 	}
 }
 
-// resetFor tells the peer about the error that cut the connection short; nothing if the peer sent it.
+// resetFor returns the RESET that tells the peer about err, or nothing if the peer sent the error.
 func resetFor(err error) []frame {
 	reset := frame{typ: frameReset, code: ResetAborted}
 	if e, ok := errors.AsType[*ResetError](err); ok {
@@ -324,10 +324,10 @@ func resetFor(err error) []frame {
 	return []frame{reset}
 }
 
-// through says that both streams have ended in good order, and that both ends know it.
+// through reports whether both streams have ended in good order and both ends know it.
 func (m *machine) through() bool { return m.finAcked && m.in.complete() }
 
-// told says that the peer has everything that this end has to say.
+// told reports whether this end has sent the peer all its frames.
 func (m *machine) told() bool {
 	return !slices.ContainsFunc(m.paths, func(p *path) bool { return !p.stalled && m.pending(p) })
 }

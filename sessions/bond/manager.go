@@ -15,49 +15,49 @@ import (
 // openTimeout bounds one call of DialConfig.Open.
 const openTimeout = time.Minute
 
-// manager opens and closes a client's subflows as its policy says. Its fields belong to run, except where they say otherwise.
-// The connection waits for run, and run for the goroutines that open subflows.
+// manager opens and closes a client's subflows as its policy says. The run goroutine owns its fields, except where they say
+// otherwise. The connection waits for run, and run waits for the goroutines that open subflows.
 type manager struct {
 	c      *Conn
 	cfg    DialConfig
 	policy *policy
 
-	accepted chan struct{} // closed when the far end has answered to NEW, or will not
+	accepted chan struct{} // closed when the far end has answered NEW, or never will
 	wake     chan struct{} // capacity 1: there are requests
-	results  chan result   // of opens
+	results  chan result   // of attempts to open a subflow
 
-	far     FarEnd // as it was told last
-	first   *first // whether the far end has the connection
+	far     FarEnd // as last reported
+	first   *first // tracks whether the far end has the connection
 	denied  denials
 	next    uint32 // number for the next subflow
 	opens   map[uint32]attempt
-	lastErr error // of the last attempt, since one succeeded
+	lastErr error // of the last attempt; nil after a success
 
-	limitErr error // why the service starts no more sessions, as far as it is known
+	limitErr error // why the service starts no more sessions, if known
 
 	mu       sync.Mutex
 	asked    requests // guarded by mu
 	limit    Limit    // as the policy has it; guarded by mu
 	trouble  Trouble  // guarded by mu
 	lostWhy  error    // why the last lost subflow was lost; guarded by mu
-	pathless bool     // told the log so
+	pathless bool     // as last logged
 }
 
-// requests are what the Conn's methods ask of the manager.
+// requests are the pending requests of the Conn's methods.
 type requests struct {
 	rotate, probe bool
 	far           *FarEnd // nil: nothing new
 	lend          int
-	back          []bool // for each place that comes back: whether the other session keeps it
+	back          []bool // one per returned place: whether the other session keeps it
 }
 
-// attempt is an attempt to open a subflow that is under way.
+// attempt is an attempt to open a subflow that is still running.
 type attempt struct {
 	id     attemptID // 0: the policy has forgotten it
 	cancel context.CancelFunc
 }
 
-// result is how an attempt ended. A subflow that came up is attached.
+// result is the end of an attempt. On success, the subflow is attached.
 type result struct {
 	id  uint32
 	err error
@@ -85,14 +85,14 @@ func (m *manager) run() {
 			<-m.results
 		}
 	}()
-	// The far end must have the connection before another subflow can join it.
+	// Other subflows can join only once the far end has the connection.
 	select {
 	case <-m.accepted:
 	case <-m.c.Done():
 		return
 	}
-	// The timer has a callback and not a channel: when two goroutines of a testing/synctest bubble look at a due channel timer, the race
-	// detector crashes (go.dev/issue/78156).
+	// The timer has a callback instead of a channel. The race detector crashes when two goroutines of a testing/synctest bubble
+	// look at a due channel timer (go.dev/issue/78156).
 	due := make(chan struct{}, 1)
 	timer := time.AfterFunc(0, func() { nudge(due) })
 	defer timer.Stop()
@@ -120,7 +120,7 @@ func (m *manager) run() {
 	}
 }
 
-// serve handles requests.
+// serve handles pending requests.
 func (m *manager) serve() {
 	m.mu.Lock()
 	asked := m.asked
@@ -141,7 +141,7 @@ func (m *manager) serve() {
 	if asked.probe {
 		m.policy.retry()
 		if !m.c.view().pathless.IsZero() {
-			// Attempts under way may wait for answers from a network that is gone.
+			// Running attempts may wait for answers from a network that is gone.
 			for id, a := range m.opens {
 				m.policy.pacing.ended(a.id)
 				m.giveUp(id, a)
@@ -150,13 +150,13 @@ func (m *manager) serve() {
 	}
 }
 
-// giveUp cancels an attempt. The policy has forgotten it.
+// giveUp cancels an attempt that the policy has forgotten.
 func (m *manager) giveUp(id uint32, a attempt) {
 	a.cancel()
 	m.opens[id] = attempt{cancel: a.cancel}
 }
 
-// look lets the policy see how things are, and does as it says. It returns when to look again, or false at the end.
+// look asks the policy for a plan and carries it out. It returns when to look again, or false at the end.
 func (m *manager) look(ctx context.Context) (next time.Time, ok bool) {
 	now, v := time.Now(), m.c.view()
 	v.far = m.far
@@ -189,7 +189,7 @@ func (m *manager) look(ctx context.Context) (next time.Time, ok bool) {
 	return plan.next, true
 }
 
-// noteLimit shows what the policy knows of a limit to Stats.
+// noteLimit passes the policy's limit on to Stats.
 func (m *manager) noteLimit() {
 	limit := m.policy.places.known()
 	if limit.Subflows > 0 {
@@ -206,14 +206,14 @@ func (m *manager) setTrouble(t Trouble) {
 	m.trouble = t
 }
 
-// known returns what Stats shows of the manager.
+// known returns the manager's part of Stats.
 func (m *manager) known() (Limit, Trouble) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	return m.limit, m.trouble
 }
 
-// report logs when the last path has gone and when one is back.
+// report logs when the last path goes and when one is back.
 func (m *manager) report(v view) {
 	if pathless := !v.pathless.IsZero(); pathless != m.pathless {
 		m.pathless = pathless
@@ -225,7 +225,7 @@ func (m *manager) report(v view) {
 	}
 }
 
-// pathError is the error of a connection that has no path, and will not get one.
+// pathError returns the error of a connection that has no path and will not get one.
 func (m *manager) pathError(now, since time.Time) error {
 	err := m.lastErr
 	if err == nil || !m.policy.pacing.hopeless { // unless a final answer ended the connection without a wait
@@ -241,7 +241,7 @@ func (m *manager) pathError(now, since time.Time) error {
 	return fail.New(kind, "keep the connection to the bastion", err, next)
 }
 
-// waitedInVain says for how long there was no path, and why, if that is known.
+// waitedInVain says how long the connection had no path, and why, if known.
 func (m *manager) waitedInVain(now, since time.Time) error {
 	m.mu.Lock()
 	why := m.lostWhy
@@ -266,11 +266,11 @@ func (m *manager) open(ctx context.Context, as attemptID) {
 	m.opens[id] = attempt{as, cancel}
 	go func() {
 		defer cancel()
-		m.results <- result{id, m.join(ctx, id)} // run receives as many as it began
+		m.results <- result{id, m.join(ctx, id)} // run receives one result per attempt
 	}()
 }
 
-// join opens a stream and adds it to the connection. Whatever goes wrong, the stream is closed.
+// join opens a stream and adds it to the connection. On any error it closes the stream.
 func (m *manager) join(ctx context.Context, id uint32) error {
 	stream, err := m.openStream(ctx)
 	if err != nil {
@@ -283,7 +283,8 @@ func (m *manager) join(ctx context.Context, id uint32) error {
 	return nil
 }
 
-// add makes stream the subflow with the given id, or, while the far end may not have the connection, subflow 0 of a new one.
+// add makes stream the subflow with the given id. While the far end may not have the connection, stream instead becomes subflow 0
+// of a new one.
 func (m *manager) add(ctx context.Context, stream net.Conn, id uint32) error {
 	done, err := m.first.enter(ctx)
 	if err != nil {
@@ -314,7 +315,7 @@ func (m *manager) add(ctx context.Context, stream net.Conn, id uint32) error {
 	return m.c.attach(id, stream, newFrameReader(stream), shake.seals(), m.cfg.Name(stream), nil)
 }
 
-// beginAnew sends NEW for a connection with another id and another key in the place of one that the far end does not have.
+// beginAnew sends NEW for a connection with a new id and key, which replaces one that the far end does not have.
 func (m *manager) beginAnew(stream net.Conn) (*clientHandshake, error) {
 	id, err := newConnID()
 	if err != nil {
@@ -336,11 +337,11 @@ func (m *manager) openStream(ctx context.Context) (net.Conn, error) {
 	return m.cfg.Open(ctx)
 }
 
-// finished takes in how an attempt ended. It returns false if the connection cannot go on.
+// finished takes in an attempt's result. It returns false if the connection cannot go on.
 func (m *manager) finished(r result) bool {
 	a := m.opens[r.id]
 	delete(m.opens, r.id)
-	given := a.id == 0 // up, by giveUp
+	given := a.id == 0 // abandoned by giveUp
 	if r.err == nil {
 		m.lastErr, m.denied = nil, denials{}
 		m.setTrouble(Trouble{})
@@ -375,7 +376,7 @@ func (m *manager) finished(r result) bool {
 	return true
 }
 
-// isFinal says whether a refusal ends the connection.
+// isFinal reports whether a refusal ends the connection.
 func (m *manager) isFinal(refused *RefusedError) bool {
 	isBegun, left := m.first.state()
 	switch {

@@ -6,7 +6,7 @@ import (
 	"time"
 )
 
-// pending says whether there is something for the subflow's writer.
+// pending reports whether the subflow's writer has something to send.
 func (m *machine) pending(p *path) bool {
 	if m.err != nil || p.lost {
 		return len(p.control) > 0
@@ -14,7 +14,7 @@ func (m *machine) pending(p *path) bool {
 	return p.flow.waiting.Len() > 0 || len(p.control) > 0 || p.ackNow || p.ackDue || p.leaving && !p.left
 }
 
-// fill appends to buf what is to be written on a subflow now, about limit bytes at most.
+// fill appends to buf the frames to write on a subflow now, about limit bytes at most.
 func (m *machine) fill(p *path, buf []byte, limit int, now time.Time) []byte {
 	for i := range p.control {
 		buf = p.appendFrame(buf, &p.control[i])
@@ -37,7 +37,7 @@ func (m *machine) fill(p *path, buf []byte, limit int, now time.Time) []byte {
 	return buf
 }
 
-// appendAcks acknowledges what came on a subflow, and with the same message what waits to be acknowledged of the others: each
+// appendAcks acknowledges the bytes received on a subflow. The same message carries the acknowledgements due on the others: each
 // message costs the SSM agent as much processor time as a kilobyte of data.
 func (m *machine) appendAcks(p *path, buf []byte, now time.Time) []byte {
 	f := m.ackOf(p, now)
@@ -56,7 +56,7 @@ func (m *machine) appendAcks(p *path, buf []byte, now time.Time) []byte {
 	return buf
 }
 
-// ackOf is the ACK of what came on a subflow, which is about to be sent.
+// ackOf returns the ACK of a subflow, for the caller to send now.
 func (m *machine) ackOf(p *path, now time.Time) frame {
 	f := frame{typ: frameAck, ack: m.in.ack(), limit: max(m.given, m.windowEnd()), received: p.counted}
 	if p.counted != p.acked {
@@ -71,7 +71,7 @@ func (m *machine) ackOf(p *path, now time.Time) frame {
 func (m *machine) appendStretch(p *path, buf []byte, s stretch, now time.Time) []byte {
 	switch {
 	case m.has(s):
-		return buf // it has come by another subflow meanwhile
+		return buf // another subflow has delivered it meanwhile
 	case s.isFIN():
 		p.flow.sent(s, now)
 		return p.appendFrame(buf, &frame{typ: frameFIN, dsn: s.dsn})

@@ -8,25 +8,26 @@ import (
 )
 
 const (
-	maxOpening = 2 // attempts under way while there is a path
+	maxOpening = 2 // running attempts at most, with a path
 
 	// Backoff with a path; it doubles with every failure in succession.
 	failureFirst, failureMost     = 500 * time.Millisecond, time.Minute
 	throttledFirst, throttledMost = time.Second, 30 * time.Second
 
-	// Without a path an attempt begins at least every attemptEvery, whatever became of earlier ones. So the connection goes on within
-	// that time of the moment when it could. Attempts that fail at once follow after attemptFirst; throttled ones, and those beside
-	// others that hang, after about attemptEvery. Only refusals, which a person has to lift, are retried less often.
+	// Without a path, an attempt begins at least every attemptEvery, whatever the result of earlier ones. So the connection goes on
+	// within that time once a path is possible. After attempts that fail at once, the next follows after attemptFirst. After
+	// throttled attempts, and beside others that hang, it follows after about attemptEvery. Only refusals, which a person has to
+	// lift, lead to longer pauses.
 	attemptFirst, attemptEvery = 200 * time.Millisecond, 2 * time.Second
 	refusedFirst, refusedMost  = 500 * time.Millisecond, 10 * time.Second
-	// Attempts under way without a path. The first patientAttempts have all the time that an open may take, for slow networks; of
-	// the others, the oldest makes room for the next.
+	// maxAttempts bounds the attempts that run without a path. The first patientAttempts may take all the time of an open, for slow
+	// networks. Of the others, the oldest makes room for the next.
 	maxAttempts, patientAttempts = 8, 4
 
 	lentPause = 2 * time.Second // between attempts at a lent place that may not be free yet
 )
 
-// Failure says how an attempt to open a subflow failed, and so when another one makes sense.
+// Failure says how an attempt to open a subflow failed, and so when the next one makes sense.
 type Failure uint8
 
 // The failures that DialConfig.Judge tells apart.
@@ -34,16 +35,16 @@ const (
 	FailedOther      Failure = iota
 	FailedThrottled          // AWS throttles the calls
 	FailedLimit              // the service starts no more sessions to this far end
-	FailedUnanswered         // the service started a session that no agent answered: beside live ones, also a limit
-	FailedRefused            // the service refuses, and will until a person changes that
+	FailedUnanswered         // the service started a session that no agent answered; beside live sessions this, too, shows a limit
+	FailedRefused            // the service refuses until a person changes something
 	FailedFatal              // no attempt can succeed until Rotate or Probe is called
 
 	failedFull // the far end takes no more subflows
 )
 
-// pacing decides when the next attempt to open a subflow begins, and how many are under way. After each look:
+// pacing decides when the next attempt to open a subflow begins, and how many run at a time. After each look:
 //
-//   - attempts are in the order of their beginning: maxAttempts at most, maxOpening with a path;
+//   - attempts are in the order of their beginning: at most maxAttempts, or maxOpening with a path;
 //   - with a path, each attempt took a token that was there, and backoff is at most failureMost;
 //   - without a path, the next attempt begins within attemptEvery, or refusedMost after a refusal;
 //   - no attempt begins while hopeless.
@@ -51,10 +52,10 @@ type pacing struct {
 	random func(time.Duration) time.Duration
 
 	latest      attemptID
-	opening     []opening     // attempts under way, the oldest first
+	opening     []opening     // running attempts, the oldest first
 	burst, long bucket        // tokens for attempts: three a second, and one a second in the long run
 	notBefore   time.Time     // end of the backoff
-	spaced      time.Duration // from the latest attempt to the next, without a path
+	spaced      time.Duration // without a path, from the latest attempt to the next
 	failures    int           // in succession
 	throttles   int           // in succession
 	hopeless    bool          // no attempt can succeed
@@ -64,11 +65,11 @@ type pacing struct {
 // attemptID numbers the attempts to open a subflow, from 1 on. Two may begin at the same time.
 type attemptID uint64
 
-// opening is an attempt that is under way.
+// opening is a running attempt.
 type opening struct {
 	id     attemptID
 	begun  time.Time
-	beside int // the most subflows since it began
+	beside int // the most subflows at any time since it began
 }
 
 func newPacing(now time.Time) pacing {
@@ -82,7 +83,7 @@ func (p *pacing) observe(n *census) {
 	}
 }
 
-// setPathless takes in whether there is a path. Failures with one say nothing about the first attempt without.
+// setPathless resets the backoff when the last path goes: failures beside a path say nothing about the first attempt without one.
 func (p *pacing) setPathless(pathless bool) {
 	if pathless && !p.pathless {
 		p.failures, p.notBefore = 0, time.Time{}
@@ -90,9 +91,9 @@ func (p *pacing) setPathless(pathless bool) {
 	p.pathless = pathless
 }
 
-// open begins attempts for the missing subflows while there is a path. Those under way count.
+// open begins attempts for the missing subflows while there is a path. Running attempts count.
 func (p *pacing) open(now time.Time, missing int, out *plan) {
-	p.keep(maxOpening, 0, out) // there may be more from the time without a path
+	p.keep(maxOpening, 0, out) // more may remain from the time without a path
 	for missing -= len(p.opening); missing > 0 && len(p.opening) < maxOpening; missing-- {
 		if at := p.opensAt(now); now.Before(at) {
 			out.wake(at)
@@ -102,8 +103,8 @@ func (p *pacing) open(now time.Time, missing int, out *plan) {
 	}
 }
 
-// attempt begins an attempt as soon as the last path has gone, and then one after the other, whatever becomes of them. It returns
-// whether it began one now.
+// attempt begins one attempt when the last path has gone, then one after the other, whatever their results. It reports whether it
+// began one now.
 func (p *pacing) attempt(now, notBefore time.Time, out *plan) bool {
 	at := later(p.notBefore, notBefore)
 	if k := len(p.opening); k > 0 {
@@ -119,7 +120,7 @@ func (p *pacing) attempt(now, notBefore time.Time, out *plan) bool {
 	return true
 }
 
-// keep gives up all but some attempts: the oldest, except for the first spared ones.
+// keep gives up all but some attempts. It gives up the oldest, but never the first spared ones.
 func (p *pacing) keep(some, spared int, out *plan) {
 	if k := min(len(p.opening)-some, len(p.opening)-spared); k > 0 {
 		for _, o := range p.opening[spared : spared+k] {
@@ -142,7 +143,7 @@ func (p *pacing) takeTokens(now time.Time) {
 	p.long.take(now)
 }
 
-// opensAt returns when the next attempt may begin while there is a path.
+// opensAt returns when the next attempt may begin, with a path.
 func (p *pacing) opensAt(now time.Time) time.Time {
 	return later(p.notBefore, later(p.burst.readyAt(now), p.long.readyAt(now)))
 }
@@ -158,13 +159,13 @@ func (p *pacing) ended(id attemptID) (o opening) {
 	return o
 }
 
-// opened takes in that an attempt has succeeded.
+// opened resets the backoff after an attempt has succeeded.
 func (p *pacing) opened(id attemptID) {
 	p.ended(id)
 	p.failures, p.throttles, p.notBefore = 0, 0, time.Time{}
 }
 
-// failed takes in that an attempt has failed. With a path, a limit does not delay the next one: places bounds it.
+// failed sets the backoff after an attempt has failed. With a path, a limit does not delay the next attempt: places bounds it.
 func (p *pacing) failed(now time.Time, attempt opening, how Failure) {
 	var pause time.Duration
 	switch {
@@ -182,7 +183,7 @@ func (p *pacing) failed(now time.Time, attempt opening, how Failure) {
 		return
 	}
 	if now.Before(p.notBefore) && (how != FailedThrottled || p.throttles > 0) {
-		return // two at once count as one
+		return // count two at once as one
 	}
 	if how == FailedThrottled {
 		p.throttles++
@@ -192,7 +193,7 @@ func (p *pacing) failed(now time.Time, attempt opening, how Failure) {
 	p.notBefore = now.Add(jitter(pause, p.random))
 }
 
-// failedPathless is failed while there is no path.
+// failedPathless is failed without a path.
 func (p *pacing) failedPathless(now, begun time.Time, how Failure) {
 	latest := begun
 	if k := len(p.opening); k > 0 {
@@ -213,18 +214,18 @@ func (p *pacing) failedPathless(now, begun time.Time, how Failure) {
 	}
 }
 
-// waitForReturned puts off the next attempt at a lent place.
+// waitForReturned delays the next attempt at a lent place.
 func (p *pacing) waitForReturned(now time.Time) {
 	p.notBefore = later(p.notBefore, now.Add(jitter(lentPause, p.random)))
 }
 
-// retry forgets all backoff.
+// retry resets all backoff.
 func (p *pacing) retry() {
 	p.hopeless, p.pathless = false, false
 	p.failures, p.throttles, p.notBefore = 0, 0, time.Time{}
 }
 
-// jitter spreads a pause, so that the clients of a service that was away do not come back all at once.
+// jitter spreads a pause, so that the clients of a service that comes back do not all return at once.
 func jitter(d time.Duration, random func(time.Duration) time.Duration) time.Duration {
 	return backoff.Between(d/2, d, random)
 }
@@ -251,7 +252,7 @@ func (b *bucket) take(now time.Time) {
 	b.tokens--
 }
 
-// readyAt returns when there is a token.
+// readyAt returns when a token will be there.
 func (b *bucket) readyAt(now time.Time) time.Time {
 	b.fill(now)
 	if b.tokens >= 1 {

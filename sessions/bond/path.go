@@ -5,54 +5,54 @@ import (
 	"time"
 )
 
-// path is a subflow as the machine sees it.
+// path is a subflow from the machine's point of view.
 type path struct {
 	id     uint32
 	name   string
 	joined time.Time
 	flow   flow
-	seal   *seal  // of what this end writes; nil in version 1
-	turn   uint64 // the machine's turns when something was last scheduled on it
+	seal   *seal  // of this end's frames; nil in version 1
+	turn   uint64 // the machine's turns at the last schedule
 
-	lane       bool   // new data goes on it; see lanes
-	laneBefore bool   // it was one before an attempt with others; without an attempt, it is one
+	lane       bool   // new data may use it; see lanes
+	laneBefore bool   // a lane before the present attempt; without one, the same as lane
 	laneSeen   uint64 // received at the last look at lanes
 
 	stalled   bool
 	stalledAt time.Time
-	lost      bool // gone from machine.paths; its goroutines may still hold it
+	lost      bool // removed from machine.paths; its goroutines may still hold it
 
-	leaving  bool // it gets nothing new; LEAVE follows what waits
-	left     bool // LEAVE is out
+	leaving  bool // gets nothing new; LEAVE follows the waiting stretches
+	left     bool // LEAVE is sent
 	peerLeft bool
 	leaveBy  time.Time
 
-	// What waits for the writer, besides segments: one frame of each type, the latest.
+	// Waiting frames besides segments: the latest of each type.
 	control []frame
 
 	// Receiving.
-	counted uint64    // bytes of DATA and FIN that came
+	counted uint64    // bytes of DATA and FIN received
 	acked   uint64    // of these, acknowledged
 	newest  time.Time // when the last of them came
 	ackAt   time.Time // when to acknowledge them; zero: nothing to acknowledge
-	ackDue  bool      // they are to be acknowledged now, by whatever subflow
-	ackNow  bool      // an ACK is to go out on this subflow now
-	heard   time.Time // when anything came
-	pongBy  time.Time // when a PONG must have come; zero: none is awaited
+	ackDue  bool      // acknowledge them now, on any subflow
+	ackNow  bool      // send an ACK on this subflow now
+	heard   time.Time // when anything last came
+	pongBy  time.Time // deadline for the awaited PONG; zero: none is awaited
 	token   uint64
 
 	recvRate  float64
 	recvMark  uint64
 	recvSince time.Time
 
-	reinjected uint64 // bytes that it carried for others
+	reinjected uint64 // bytes that it carried for other subflows
 }
 
-// usable says whether new data may be put on the subflow.
+// usable reports whether the machine may put new data on the subflow.
 func (p *path) usable() bool { return !p.stalled && !p.leaving }
 
-// say makes the writer send a frame. It replaces a waiting frame of the same type: while the writer is stuck, a peer may ask any
-// number of times, and gets the latest answer.
+// say makes the writer send a frame. It replaces a waiting frame of the same type. So a peer that asks any number of times while
+// the writer is stuck gets only the latest answer.
 func (p *path) say(f frame) {
 	if i := slices.IndexFunc(p.control, func(waits frame) bool { return waits.typ == f.typ }); i >= 0 {
 		p.control[i] = f
@@ -61,12 +61,12 @@ func (p *path) say(f frame) {
 	p.control = append(p.control, f)
 }
 
-// over says that both ends have taken leave of the subflow, and nothing is on its way.
+// over reports whether both ends have left the subflow and nothing is on its way.
 func (p *path) over() bool {
 	return p.left && p.peerLeft && p.flow.inFlight() == 0 && p.counted == p.acked && !p.ackNow && !p.ackDue && len(p.control) == 0
 }
 
-// appendFrame appends an encoded frame with the subflow's seal. Frames are sealed in the order in which they are written.
+// appendFrame appends an encoded frame with its seal. Seal frames in the order in which they are written.
 func (p *path) appendFrame(buf []byte, f *frame) []byte {
 	return p.seal.append(appendFrame(buf, f), len(buf))
 }

@@ -8,19 +8,19 @@ import (
 // maxSubflows bounds a connection's subflows, leaving ones included.
 const maxSubflows = 16
 
-// policy decides how many subflows a client has and which. Each subflow costs a StartSession call, which AWS rations and CloudTrail
-// records: the policy opens few on suspicion, and keeps open ones for a while. It does no I/O and has no clock: the path manager's
-// view goes in, a plan comes out. One goroutine uses it.
+// policy decides how many subflows a client has, and which. Each subflow costs a StartSession call, which AWS rations and
+// CloudTrail records. So the policy opens few on suspicion, and keeps open ones for a while. It has no I/O and no clock: a view
+// goes in, a plan comes out. One goroutine uses it.
 //
-// Its parts do not know each other; the policy tells each what it needs of the others. Each states its invariants, which the tests
-// check after every look.
+// Its parts do not know each other; the policy passes each the facts that it needs from the others. Each part states its
+// invariants, and the tests check them after every look.
 type policy struct {
 	linger time.Duration
 
 	health health // which subflows carry data, and which must go
 	growth growth // how many the transfer needs
 	places places // how many the far end and the service allow
-	pacing pacing // when the policy opens the next one
+	pacing pacing // when the next attempt to open one begins
 }
 
 func newPolicy(now time.Time, maximum int, maxAge, linger time.Duration) *policy {
@@ -35,21 +35,21 @@ func (p *policy) setRandom(random func(d time.Duration) time.Duration) {
 	p.health.random, p.places.random, p.pacing.random = random, random, random
 }
 
-// plan tells the path manager what to do.
+// plan is the policy's instruction to the path manager.
 type plan struct {
 	open    []attemptID // attempts to begin; each counts until opened or openFailed is called
 	abandon []attemptID // attempts to cancel; they no longer count
 	leave   []uint32    // subflows to end in good order
 	drop    []uint32    // subflows to close at once
-	// end says that the connection has no path and will not get one: linger is over, or no attempt can succeed.
+	// end says that the connection has no path and will not get one: either linger has passed, or no attempt can succeed.
 	end  bool
-	next time.Time // look again at this time; zero: only when something changes
+	next time.Time // time of the next look; zero: only after a change
 }
 
-// wake makes the path manager look again at this time or earlier.
+// wake makes the next look come at this time or earlier.
 func (o *plan) wake(at time.Time) { o.next = earlier(o.next, at) }
 
-// look returns what to do now. The path manager calls it after a change, and when the last plan said so.
+// look returns what to do now. The path manager calls it after a change, and at the last plan's next.
 func (p *policy) look(now time.Time, v view) plan {
 	var out plan
 	if v.ended {
@@ -83,14 +83,14 @@ func (p *policy) observe(now time.Time, v view) *census {
 	return n
 }
 
-// dismiss ends subflows that are not needed: first those whose successors are up, or have no place beside them.
+// dismiss ends superfluous subflows, first those whose successors are up or have no place beside them.
 func (p *policy) dismiss(now time.Time, n *census, want int, out *plan) {
 	noPlace := n.total >= p.places.ceiling() && len(p.pacing.opening) == 0 && p.pacing.mayOpen(now)
 	p.health.replace(now, n, want, noPlace, out)
 	if len(n.retiring) > 0 && p.places.lent == 0 {
 		return
 	}
-	// There may be more than the limit because one with a substitute has recovered, or because a place was lent.
+	// The present subflows may exceed the limit: one with a substitute has recovered, or the connection has lent a place.
 	staying := len(n.present) - len(out.leave)
 	p.health.dismissWorst(n, max(staying-p.places.limit(), p.growth.excess(now, staying, want)), out)
 }
@@ -102,7 +102,7 @@ func (p *policy) open(now time.Time, n *census, want int, pathless bool, out *pl
 		return
 	}
 	ceiling := p.places.ceiling()
-	if p.places.lent > 0 { // attempts under way need places that are not ours now
+	if p.places.lent > 0 { // running attempts need places that are lent now
 		p.pacing.keep(max(ceiling-n.total, 0), 0, out)
 	}
 	switch {
@@ -125,7 +125,7 @@ func (p *policy) opened(id attemptID) { p.pacing.opened(id) }
 func (p *policy) openFailed(now time.Time, id attemptID, how Failure, have int) {
 	attempt := p.pacing.ended(id)
 	if how == FailedUnanswered && p.pacing.pathless {
-		how = FailedOther // nothing shows that other sessions are answered
+		how = FailedOther // no evidence that other sessions get answers
 	}
 	coming := len(p.pacing.opening) // the service may have started these already
 	switch how {
@@ -151,7 +151,7 @@ func (p *policy) backedOff() time.Time { return later(p.pacing.notBefore, p.heal
 // lend gives a place to another session: see places.
 func (p *policy) lend(now time.Time) { p.places.lend(now) }
 
-// giveBack ends a lend. kept says that the other session goes on: the place is lost.
+// giveBack ends a lend. kept says that the other session goes on and keeps the place.
 func (p *policy) giveBack(now time.Time, kept bool) {
 	if p.places.giveBack(now, kept) {
 		p.pacing.notBefore = time.Time{}
@@ -164,7 +164,7 @@ func (p *policy) rotate(below uint32) {
 	p.retry()
 }
 
-// retry forgets all backoff: what failed may succeed now. Without a path, the next look opens a subflow at once.
+// retry resets all backoff, because earlier failures may not recur. Without a path, the next look opens a subflow at once.
 func (p *policy) retry() {
 	p.pacing.retry()
 	p.health.forgive()

@@ -7,25 +7,26 @@ import (
 )
 
 const (
-	// maxFlight bounds the segments in flight, which bounds what the peer has to remember about gaps.
+	// maxFlight bounds the segments in flight, and so the gaps that the peer must remember.
 	maxFlight = 8192
 
 	leastChunk = 1 << 10
 
-	// wantEvery is how often this end looks whether it had more to send than its subflows took, and tells the peer.
+	// wantEvery is how often this end checks whether its subflows could not take all bytes, and tells the peer.
 	wantEvery = 100 * time.Millisecond
 
-	// A stretch is late after two round trips and lateMargin: then another subflow carries it too. The margin is longer than a throttled
-	// task has to wait for its processor. maxRescued bounds such stretches: where everything is late, they would burden a slow far end.
+	// A stretch is late after two round trips and lateMargin; then another subflow carries it too. The margin is longer than a
+	// throttled task has to wait for its processor. maxRescued bounds such stretches, because they would burden a slow far end
+	// where everything is late.
 	lateMargin = 100 * time.Millisecond
 	maxRescued = 4
 
-	// A subflow gets nothing while another, even a full one, would deliver in less than half the time and muchLater earlier. Each
-	// remeasure it gets something, because it may have become faster.
+	// A subflow gets nothing while another, even a full one, would deliver in less than half the time and muchLater earlier. Even
+	// so, it gets a stretch every remeasure, because it may have become faster.
 	muchLater = 10 * time.Millisecond
 	remeasure = 5 * time.Second
 
-	// Two subflows whose arrival times differ by less than similar take turns: the SSM agent pauses for a millisecond after each
+	// Two subflows whose arrival times differ by less than similar take turns. The SSM agent pauses for a millisecond after each
 	// message, and the other subflow works meanwhile.
 	similar = 2 * time.Millisecond
 )
@@ -33,10 +34,10 @@ const (
 // repeat is a stretch to be sent again.
 type repeat struct {
 	stretch
-	from *path // the stalled subflow that still holds it; nil: the subflow is lost
+	from *path // the stalled subflow that still holds it; nil: that subflow is lost
 }
 
-// schedule puts what this end may send on the subflows that will deliver it soonest.
+// schedule puts sendable bytes on the subflows that will deliver them soonest.
 func (m *machine) schedule(now time.Time) {
 	if m.err != nil {
 		return
@@ -60,8 +61,8 @@ func (m *machine) schedule(now time.Time) {
 	}
 }
 
-// scheduleOne puts the next stretch on a subflow, and returns which; nil if there is nothing to be sent, or, as more says, no
-// subflow with room.
+// scheduleOne puts the next stretch on a subflow and returns that subflow. p is nil if nothing can be sent; then more says that
+// only room on a subflow is missing.
 func (m *machine) scheduleOne(now time.Time) (p *path, more bool) {
 	m.again = m.again[m.acknowledged():]
 	if len(m.again) > 0 {
@@ -92,13 +93,13 @@ func (m *machine) scheduleOne(now time.Time) (p *path, more bool) {
 	return p, true
 }
 
-// rescue puts a late stretch on another subflow too: without new data to send, the peer waits for it. It returns that subflow, or nil
-// if no stretch is late or none would arrive sooner, and notes when to look again.
+// rescue puts a late stretch on another subflow too, because the peer waits for it when new data is absent. It returns that
+// subflow, or nil if no stretch is late or none would arrive sooner. It notes when to look again.
 func (m *machine) rescue(now time.Time) *path {
 	m.rescueAt = time.Time{}
 	m.rescued = slices.DeleteFunc(m.rescued, m.has)
 	if len(m.paths) < 2 || m.flying() >= maxFlight || len(m.rescued) >= maxRescued {
-		return nil // the next acknowledgement makes it look again
+		return nil // the next acknowledgement triggers another look
 	}
 	fast := m.best(dataHeader+leastChunk, now, true)
 	if fast == nil {
@@ -142,7 +143,7 @@ func (m *machine) acknowledged() int {
 	return len(m.again)
 }
 
-// flying is how many stretches are on their way.
+// flying returns how many stretches are on their way.
 func (m *machine) flying() int {
 	n := 0
 	for _, p := range m.paths {
@@ -159,7 +160,7 @@ func (m *machine) noteSpare(now time.Time) {
 	}
 }
 
-// chunk is how much of the stream to put on a subflow at once: little on a slow one, so that the bytes spread.
+// chunk returns how much of the stream to put on a subflow at once: little on a slow one, so that the bytes spread.
 func (m *machine) chunk(p *path, now time.Time) int {
 	n := max(leastChunk, min(maxData, p.flow.allowed(now)/8))
 	if free := p.flow.allowed(now) - p.flow.inFlight() - dataHeader; free < n {
@@ -168,13 +169,13 @@ func (m *machine) chunk(p *path, now time.Time) int {
 	return n
 }
 
-// best returns the subflow that will deliver size bytes soonest, or nil. Of similar ones it takes the one that has rested longest, or
-// the last one used if that was a while ago. With room it leaves out full subflows.
+// best returns the subflow that will deliver size bytes soonest, or nil. Of similar subflows it takes the one that has rested
+// longest, or, after a pause, the last one used. With room it skips full subflows.
 func (m *machine) best(size int, now time.Time, room bool) *path {
 	return m.bestOf((*path).usable, size, now, room)
 }
 
-// bestOf is best among the subflows that may be used.
+// bestOf is best among the subflows that may allows.
 func (m *machine) bestOf(may func(*path) bool, size int, now time.Time, room bool) *path {
 	soonest := time.Duration(math.MaxInt64)
 	for _, p := range m.paths {
@@ -182,7 +183,7 @@ func (m *machine) bestOf(may func(*path) bool, size int, now time.Time, room boo
 			soonest = min(soonest, p.flow.eta(size))
 		}
 	}
-	// After a pause the far end of the last one used has rested too, and that subflow is known to work.
+	// After a pause, the far end of the last one used has rested too, and that subflow is known to work.
 	takeTurns := now.Sub(m.usedAt) < similar
 	var best *path
 	var bestETA time.Duration
@@ -192,7 +193,7 @@ func (m *machine) bestOf(may func(*path) bool, size int, now time.Time, room boo
 		}
 		eta := p.flow.eta(size)
 		if eta/2 > soonest+muchLater && now.Sub(p.flow.moved) < remeasure {
-			continue // to wait for room on another one is faster
+			continue // waiting for room on another one is faster
 		}
 		switch margin := max(similar, bestETA/8); {
 		case best == nil || eta < bestETA-margin,
@@ -203,7 +204,7 @@ func (m *machine) bestOf(may func(*path) bool, size int, now time.Time, room boo
 	return best
 }
 
-// newestPath returns the subflow on which something was last scheduled; nil if it is lost.
+// newestPath returns the subflow of the last schedule, or nil if it is lost.
 func (m *machine) newestPath() *path {
 	for _, p := range m.paths {
 		if p.turn == m.turns {
@@ -213,7 +214,7 @@ func (m *machine) newestPath() *path {
 	return nil
 }
 
-// setFull keeps account of how long the subflows have been full.
+// setFull adds up how long the subflows have been full.
 func (m *machine) setFull(full bool, now time.Time) {
 	if !m.full.IsZero() {
 		m.fullFor += now.Sub(m.full)

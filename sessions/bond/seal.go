@@ -12,11 +12,11 @@ import (
 // sealSize is how many bytes a seal adds to each frame.
 const sealSize = 16
 
-// seals are the two directions of a subflow of version 2. The zero value is that of version 1, whose frames have none.
+// seals are the two directions of a subflow. They are nil in version 1, whose frames have no seals.
 type seals struct{ out, in *seal }
 
-// deriveSeals makes the seals of one subflow, as the client has them. The keys depend on every byte of its handshake: what was said
-// on another subflow, or on this one under other nonces, does not verify here.
+// deriveSeals derives the client's seals of one subflow. The keys depend on every byte of its handshake. So frames of another
+// subflow, or of this one under other nonces, do not verify here.
 func deriveSeals(key secret, version uint8, hello, open []byte) seals {
 	if version < versionSealed {
 		return seals{}
@@ -35,12 +35,12 @@ func deriveSeals(key secret, version uint8, hello, open []byte) seals {
 	return seals{out: derive(labelClientFrames), in: derive(labelServerFrames)}
 }
 
-// swapped are the same seals as the server has them.
+// swapped returns the same seals from the server's side.
 func (s seals) swapped() seals { return seals{out: s.in, in: s.out} }
 
-// seal authenticates the frames of one direction of one subflow: AES-256-GCM over nothing but additional data, which is GMAC. The
-// nonce is the number of the frame, which is never sent. So a frame does not verify that is altered, repeated, left out or out of
-// order, nor any frame after it. It is for one goroutine at a time.
+// seal authenticates the frames of one direction of one subflow. It is AES-256-GCM over additional data only, which is GMAC. The
+// nonce is the frame's number, which is never sent. So an altered, repeated, missing or reordered frame fails to verify, and so
+// does every frame after it. One goroutine at a time may use a seal.
 type seal struct {
 	aead  cipher.AEAD
 	nonce [12]byte // four zeros, and the number of the next frame
@@ -68,19 +68,19 @@ func (s *seal) append(b []byte, start int) []byte {
 	return b
 }
 
-// verify says whether the next frame is this one.
+// verify reports whether frame is the peer's next frame.
 func (s *seal) verify(frame, code []byte) bool {
 	_, err := s.aead.Open(nil, s.nonce[:], code, frame)
 	s.count()
 	return err == nil
 }
 
-// count goes on to the next frame. The number does not wrap: no subflow carries 2^64 frames.
+// count advances the nonce to the next frame. The number does not wrap: no subflow carries 2^64 frames.
 func (s *seal) count() {
 	number := s.nonce[4:]
 	binary.BigEndian.PutUint64(number, binary.BigEndian.Uint64(number)+1)
 }
 
-// errDamaged says that a subflow does not carry what the peer put on it: a frame does not verify. The subflow is lost by it, and
-// nothing else is.
+// errDamaged says that a frame does not verify: the subflow does not carry what the peer put on it. The error costs that subflow
+// and nothing else.
 var errDamaged = errors.New("damaged: a frame does not verify")

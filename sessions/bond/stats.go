@@ -10,27 +10,27 @@ type Stats struct {
 	Sent       uint64 // bytes that the peer has acknowledged in order
 	Received   uint64 // bytes that came in order
 	Reinjected uint64 // bytes sent again on another subflow
-	Damaged    int    // subflows closed because of other bytes than the peer had sent
+	Damaged    int    // subflows closed because they carried bytes that the peer had not sent
 
-	Pathless time.Time // since when no subflow is usable; the zero time while one is
+	Pathless time.Time // since when no subflow is usable; zero while one is
 
 	Limit   Limit   // of the service, at the client
 	Trouble Trouble // of the client, in opening subflows
 }
 
-// Trouble says why subflows cannot be opened. The zero value means that the latest attempt succeeded, or that there was none.
+// Trouble says why the client cannot open subflows. It is zero if the latest attempt succeeded, or before the first.
 type Trouble struct {
 	Err  error     // of the latest attempt
-	At   time.Time // when that failed
+	At   time.Time // when it failed
 	Next time.Time // when the next attempt may begin
 }
 
 // Limit is how many subflows the service allows, as far as the client knows.
 type Limit struct {
-	Subflows int       // 0: no limit is known
+	Subflows int       // 0: unknown
 	Err      error     // of the attempt to have one more; nil: another session needed a place
-	Retry    time.Time // when the client tries one more, if it needs it then
-	Lent     bool      // another session has a place for the moment
+	Retry    time.Time // when the client tries one more, if it needs one then
+	Lent     bool      // another session holds a place for now
 }
 
 // SubflowStats are the figures of one subflow.
@@ -40,10 +40,10 @@ type SubflowStats struct {
 	State State
 	Age   time.Duration
 
-	RTT      time.Duration // smoothed, from a frame's sending to its ACK; 0: not measured yet
-	MinRTT   time.Duration // the least of late
-	SendRate float64       // bytes per second, measured when there was last enough to send
-	InFlight int           // bytes sent and not acknowledged
+	RTT      time.Duration // smoothed, from sending a frame to its ACK; 0: not measured yet
+	MinRTT   time.Duration // the shortest in flow.minRTTSpan
+	SendRate float64       // bytes per second, when the subflow last had enough to send
+	InFlight int           // bytes sent but not acknowledged
 
 	Sent       uint64 // bytes of DATA, headers included
 	Received   uint64
@@ -60,15 +60,15 @@ const (
 	Leaving State = "leaving" // takes no more data, and ends
 )
 
-// view is what the client's path manager looks at.
+// view is the policy's picture of a client's connection.
 type view struct {
 	subflows   []subflowView
-	wanted     time.Time // when the subflows last were too few for this end
-	peerWanted time.Time // and for the peer
+	wanted     time.Time // when this end last had too few subflows
+	peerWanted time.Time // when the peer last had too few
 	lastData   time.Time // when data was last sent or received
 	sent       uint64    // bytes that arrived in order at the peer
-	received   uint64    // and here
-	pathless   time.Time // since when no subflow is usable; the zero time while one is
+	received   uint64    // bytes that arrived in order here
+	pathless   time.Time // since when no subflow is usable; zero while one is
 	ended      bool
 	far        FarEnd
 }
@@ -81,7 +81,7 @@ type subflowView struct {
 	rtt     time.Duration
 }
 
-// view returns what the path manager looks at.
+// view returns the present view.
 func (c *Conn) view() view {
 	c.mu.Lock()
 	defer c.mu.Unlock()

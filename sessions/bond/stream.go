@@ -5,11 +5,11 @@ import (
 	"slices"
 )
 
-// streamBuf keeps a stretch of a byte stream: bytes are put and copied by their offset in the stream. What lies before base
-// is gone. Its storage is circular and grows with the stretch; the caller bounds it.
+// streamBuf keeps a stretch of a byte stream, addressed by offsets in the stream. Bytes before base are gone. Its storage is
+// circular and grows with the stretch; the caller bounds it.
 type streamBuf struct {
 	buf  []byte // length zero or a power of two
-	base uint64 // the first byte that is kept
+	base uint64 // the first byte kept
 	end  uint64 // after the last byte that may be there
 }
 
@@ -38,7 +38,7 @@ func (b *streamBuf) grow(need int) {
 	b.buf = grown
 }
 
-// copyOut fills p from offset on; all of it must be there.
+// copyOut fills p from offset on. The caller ensures that all these bytes are there.
 func (b *streamBuf) copyOut(offset uint64, p []byte) {
 	if len(p) == 0 {
 		return
@@ -47,39 +47,39 @@ func (b *streamBuf) copyOut(offset uint64, p []byte) {
 	copy(p[n:], b.buf)
 }
 
-// advance drops what lies before base.
+// advance drops all bytes before base.
 func (b *streamBuf) advance(base uint64) {
 	b.base = base
 	b.end = max(b.end, base)
 }
 
-// idle says that there is storage, and nothing in it.
+// idle reports whether the storage is allocated but empty.
 func (b *streamBuf) idle() bool { return b.buf != nil && b.base == b.end }
 
-// release gives storage back if nothing is kept in it.
+// release frees the storage if it is empty.
 func (b *streamBuf) release() {
 	if b.idle() {
 		b.buf = nil
 	}
 }
 
-// interval is the bytes from start up to, and not including, end.
+// interval has the bytes from start up to, but not including, end.
 type interval struct{ start, end uint64 }
 
-// maxGaps bounds the stretches that a receiver remembers beyond the first gap. A sender has at most maxFlight frames in
-// flight and so never comes near.
+// maxGaps bounds the stretches that a receiver remembers beyond the first gap. A correct sender stays far below it, with at most
+// maxFlight frames in flight.
 const maxGaps = 2 * maxFlight
 
-// assembly is the receiving end of the stream: what has come, in order and out of order, and how far it has been read.
+// assembly is the receiving end of the stream: the bytes received, in order and out of order, and how far the reader has read.
 type assembly struct {
-	buf    streamBuf // base: the next byte to be read
-	next   uint64    // the first byte that has not come
+	buf    streamBuf // base: the next byte to read
+	next   uint64    // the first byte not received
 	later  []interval
 	fin    bool
 	length uint64 // of the stream; valid if fin
 }
 
-// add takes in p at offset dsn, which the caller has checked against the window. It returns false if there are too many gaps.
+// add stores p at offset dsn, which the caller has checked against the window. It returns false if there are too many gaps.
 func (a *assembly) add(dsn uint64, p []byte) bool {
 	end := dsn + uint64(len(p))
 	if end <= a.next {
@@ -106,7 +106,7 @@ func (a *assembly) add(dsn uint64, p []byte) bool {
 
 // insert adds v to later. It returns false if there are too many gaps.
 func (a *assembly) insert(v interval) bool {
-	// The first that ends at or after v's start, and after it the first that begins after v's end.
+	// The first that ends at or after v's start, then the first that begins after v's end.
 	first, _ := slices.BinarySearchFunc(a.later, v.start, func(i interval, start uint64) int {
 		if i.end < start {
 			return -1
@@ -129,7 +129,7 @@ func (a *assembly) insert(v interval) bool {
 // readable returns how many bytes can be read.
 func (a *assembly) readable() int { return int(a.next - a.buf.base) }
 
-// read takes bytes in order.
+// read copies bytes in order and drops them.
 func (a *assembly) read(p []byte) int {
 	n := min(len(p), a.readable())
 	a.buf.copyOut(a.buf.base, p[:n])
@@ -137,13 +137,13 @@ func (a *assembly) read(p []byte) int {
 	return n
 }
 
-// skip drops what can be read.
+// skip drops all readable bytes.
 func (a *assembly) skip() { a.buf.advance(a.next) }
 
-// complete says that all bytes up to the FIN have come.
+// complete reports whether all bytes up to the FIN have come.
 func (a *assembly) complete() bool { return a.fin && a.next == a.length }
 
-// ack returns the number to acknowledge with: the next byte wanted, and one more for the FIN.
+// ack returns the number for ACK: the next byte wanted, plus one after the FIN.
 func (a *assembly) ack() uint64 {
 	if a.complete() {
 		return a.length + 1

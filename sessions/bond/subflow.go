@@ -8,9 +8,10 @@ import (
 )
 
 const (
-	// batchBytes is about how much a writer sends at once.
+	// batchBytes is about how many bytes a writer sends at once.
 	batchBytes = 64 << 10
-	// directBytes bounds what a caller writes by itself and what may be in flight then: a stream takes so much at once.
+	// directBytes bounds a caller's own write, including the bytes in flight at that time: a stream takes that much without
+	// waiting.
 	directBytes = 4 << 10
 )
 
@@ -18,16 +19,16 @@ const (
 type subflow struct {
 	path *path
 	conn net.Conn
-	wake chan struct{} // capacity 1: the writer looks at its path
-	stop chan struct{} // closed to end it; guarded by the connection's lock
+	wake chan struct{} // capacity 1: makes the writer look at its path
+	stop chan struct{} // closed to end the goroutines; guarded by the connection's lock
 	gone bool          // stop is closed
-	shut chan struct{} // closed when conn is closed
+	shut chan struct{} // closed once conn is closed
 
 	writing bool   // a goroutine writes buf, without the lock
-	buf     []byte // belongs to that goroutine
+	buf     []byte // owned by that goroutine
 }
 
-// nudge wakes the goroutine that receives from ch, whose capacity is 1, now or at its next look.
+// nudge wakes the goroutine that receives from ch, now or at its next receive. ch has capacity 1.
 func nudge(ch chan<- struct{}) {
 	select {
 	case ch <- struct{}{}:
@@ -35,9 +36,9 @@ func nudge(ch chan<- struct{}) {
 	}
 }
 
-// attach takes over a stream after its handshake, as the subflow with the given id. r reads from it. The reader calls accept, which may
-// be nil, before the first frame; it may refuse the connection. If the connection has ended, the error says so and the stream stays
-// the caller's.
+// attach takes over a stream after its handshake, as the subflow with the given id, and reads from it through r. The reader
+// goroutine calls accept, which may be nil, before the first frame; its error ends the subflow, and a proven refusal ends the
+// connection. If the connection has ended, attach returns an error and the caller keeps the stream.
 func (c *Conn) attach(
 	id uint32, conn net.Conn, r *frameReader, keys seals, name string, accept func(io.Reader) error,
 ) error {
@@ -65,7 +66,7 @@ func (c *Conn) attach(
 	return nil
 }
 
-// read is the subflow's reader.
+// read is the reader's goroutine.
 func (c *Conn) read(s *subflow, r *frameReader, accept func(io.Reader) error) {
 	if accept != nil {
 		if err := accept(r); err != nil {
@@ -96,7 +97,7 @@ func (c *Conn) read(s *subflow, r *frameReader, accept func(io.Reader) error) {
 	}
 }
 
-// write is the subflow's writer.
+// write is the writer's goroutine.
 func (c *Conn) write(s *subflow) {
 	for {
 		c.mu.Lock()
@@ -120,8 +121,8 @@ func (c *Conn) write(s *subflow) {
 	}
 }
 
-// writeOnce writes what is pending on a subflow, up to about batchBytes. It holds the lock except during the write. While another
-// goroutine writes it does nothing: that one writes the rest.
+// writeOnce writes a subflow's pending frames, up to about batchBytes. It holds the lock except during the write. While another
+// goroutine writes it does nothing: that goroutine writes the rest.
 func (c *Conn) writeOnce(s *subflow) (wrote bool, err error) {
 	if s.writing || !c.m.pending(s.path) {
 		return false, nil
@@ -140,7 +141,7 @@ func (c *Conn) writeOnce(s *subflow) (wrote bool, err error) {
 	return true, err
 }
 
-// writeDirectly writes what a small write has put on a subflow at rest. Callers hold the lock. Without a change of goroutines the round
+// writeDirectly writes a small write's frames on a subflow at rest. Callers hold the lock. Without a switch of goroutines the round
 // trip is shorter.
 func (c *Conn) writeDirectly() {
 	p := c.m.newestPath()
@@ -159,11 +160,11 @@ func (c *Conn) writeDirectly() {
 	}
 }
 
-// lose takes a subflow out.
+// lose removes a subflow and reports why.
 func (c *Conn) lose(s *subflow, err error) {
 	isDamaged := errors.Is(err, errDamaged)
 	if watched, ok := s.conn.(*watchedStream); ok && isDamaged {
-		watched.note(err) // which no Read or Write has returned
+		watched.note(err) // no Read or Write has returned this error
 	}
 	c.mu.Lock()
 	first := c.remove(s)
@@ -182,7 +183,7 @@ func (c *Conn) lose(s *subflow, err error) {
 	}
 }
 
-// remove ends a subflow. Callers hold the lock. It returns false if the subflow has ended before.
+// remove ends a subflow. Callers hold the lock. It returns false if the subflow had already ended.
 func (c *Conn) remove(s *subflow) bool {
 	if s.gone {
 		return false
@@ -217,8 +218,8 @@ func (c *Conn) drop(id uint32) {
 	c.withSubflow(id, func(s *subflow, _ time.Time) { c.remove(s) })
 }
 
-// dropStalled ends the subflow that has been stalled for longest, and returns when its stream is closed; false if there
-// is none.
+// dropStalled ends the subflow that has been stalled for longest, and returns when its stream is closed. It returns false if no
+// subflow is stalled.
 func (c *Conn) dropStalled() bool {
 	c.mu.Lock()
 	var longest *subflow
@@ -239,7 +240,7 @@ func (c *Conn) dropStalled() bool {
 	return true
 }
 
-// probe asks on every subflow for a sign of life; those that give none in time count as stalled.
+// probe asks on every subflow for a sign of life. Subflows that do not answer in time count as stalled.
 func (c *Conn) probe(within time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()

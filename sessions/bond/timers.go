@@ -6,20 +6,20 @@ import (
 )
 
 const (
-	// After pingAfter of silence on a subflow this end asks the peer for a sign of life, which may take pongWithin. On a stalled subflow
-	// it asks every pingStalled.
+	// After pingAfter of silence on a subflow, this end asks the peer for a sign of life and waits pongWithin for it. On a stalled
+	// subflow it asks every pingStalled.
 	pingAfter   = 15 * time.Second
 	pongWithin  = 10 * time.Second
 	pingStalled = 3 * time.Second
 
-	// farewell is how long the server waits for a client that is away and owes nothing but its last acknowledgement: the client may
-	// have received everything and gone for good.
+	// farewell is how long the server waits for an absent client that owes only its last acknowledgement. The client may have
+	// received everything and gone for good.
 	farewell = 2 * time.Minute
 	// storageSpan is how long unused storage is kept.
 	storageSpan = 10 * time.Second
 )
 
-// deadline returns when onTimer is needed next; the zero time means never.
+// deadline returns when the machine needs onTimer next; zero means never.
 func (m *machine) deadline() time.Time {
 	if m.err != nil {
 		return time.Time{}
@@ -50,12 +50,12 @@ func (m *machine) pathDeadline(p *path) time.Time {
 		at = earlier(at, p.leaveBy)
 	}
 	if len(m.again) > 0 || m.next < m.written {
-		at = earlier(at, p.flow.resumes) // then it may carry more
+		at = earlier(at, p.flow.resumes) // then the subflow may carry more
 	}
 	return at
 }
 
-// pingTime is when to ask for a sign of life, or to give up waiting for one.
+// pingTime returns when to ask for a sign of life, or to give up waiting for one.
 func (m *machine) pingTime(p *path) time.Time {
 	switch {
 	case !p.pongBy.IsZero():
@@ -66,8 +66,8 @@ func (m *machine) pingTime(p *path) time.Time {
 	return p.heard.Add(pingAfter)
 }
 
-// goodbye is when the server ends without the client's last acknowledgement: all has come from it, and it has all but,
-// perhaps, the FIN.
+// goodbye returns when the server ends without the client's last acknowledgement, or zero. The server must have received the whole
+// stream, and the client must lack at most the FIN.
 func (m *machine) goodbye() time.Time {
 	if m.client || !m.finSent || m.finAcked || !m.in.complete() || m.acked < m.written || m.pathless.IsZero() {
 		return time.Time{}
@@ -75,14 +75,14 @@ func (m *machine) goodbye() time.Time {
 	return m.pathless.Add(farewell)
 }
 
-// onTimer does what is due. It returns the subflows that are to be closed.
+// onTimer handles everything that is due. It returns the subflows that the owner must close.
 func (m *machine) onTimer(now time.Time) (expired []*path) {
 	if m.err != nil {
 		return nil
 	}
 	due := func(at time.Time) bool { return !at.IsZero() && !now.Before(at) }
 	if due(m.rescueAt) {
-		m.rescueAt = time.Time{} // schedule sees to it
+		m.rescueAt = time.Time{} // schedule sets it again
 	}
 	for _, p := range slices.Clone(m.paths) {
 		p.ackDue = p.ackDue || due(p.ackAt)
@@ -126,14 +126,14 @@ func (m *machine) ping(p *path, within time.Duration, now time.Time) {
 	p.say(frame{typ: framePing, token: p.token})
 }
 
-// probe asks on every subflow; those that do not answer in time are stalled.
+// probe asks on every subflow. Subflows that do not answer in time stall.
 func (m *machine) probe(within time.Duration, now time.Time) {
 	for _, p := range m.paths {
 		m.ping(p, within, now)
 	}
 }
 
-// earlier returns the earlier of two times, of which the zero time is none.
+// earlier returns the earlier of two times. A zero time means none.
 func earlier(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b

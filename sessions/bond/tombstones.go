@@ -11,7 +11,7 @@ const (
 	maxTombstones = 1024
 )
 
-// tombstones remember connections that ended, so that a client that comes back can be told.
+// tombstones remember ended connections, so that the server can tell a client that comes back.
 type tombstones struct {
 	byID  map[connID]tombstone
 	order ring.Ring[connID] // by the time of the end

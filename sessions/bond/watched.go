@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// watchedStream tells why a subflow's stream ended, and that it was closed.
+// watchedStream reports that a subflow's stream was closed, and why it ended.
 type watchedStream struct {
 	net.Conn
 	closed func(reason string) // called once

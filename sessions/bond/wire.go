@@ -9,7 +9,7 @@ import (
 	"strings"
 )
 
-// Sizes of frames, in bytes. DATA and FIN are counted with their headers, for ACK's received field.
+// Sizes of frames, in bytes. ACK's received field counts DATA and FIN with their headers.
 const (
 	maxData = 16384 // of a DATA frame's payload
 
@@ -62,18 +62,18 @@ func (t frameType) String() string {
 	return fmt.Sprintf("frame of type %d", uint8(t))
 }
 
-// frame is one frame of any type: the fields that its type does not have are zero.
+// frame is a frame of any type. Fields that its type does not have are zero.
 type frame struct {
 	typ frameType
 
-	dsn  uint64 // DATA: of the payload's first byte. FIN: the length of the sender's stream
+	dsn  uint64 // DATA: offset of the payload's first byte. FIN: length of the sender's stream
 	data []byte // DATA: valid until the next call of frameReader.next
 
 	ack      uint64 // ACK: the next DSN that the sender wants
-	limit    uint64 // ACK: the first DSN that may not be sent yet
-	received uint64 // ACK: bytes of DATA and FIN frames that came on this subflow
-	delay    uint32 // ACK: microseconds that the newest of these waited
-	subflow  uint32 // ACKOF, which is an ACK that came on another subflow: the one it is about
+	limit    uint64 // ACK: the first DSN that the peer may not send yet
+	received uint64 // ACK: bytes of DATA and FIN frames received on this subflow
+	delay    uint32 // ACK: microseconds since the newest of these came
+	subflow  uint32 // ACKOF, an ACK sent on another subflow: the subflow that it is about
 
 	token uint64 // PING, PONG
 
@@ -81,7 +81,7 @@ type frame struct {
 	text string    // RESET
 }
 
-// appendFrame appends an encoded frame. A frame that no end may send is a programming error and panics.
+// appendFrame appends an encoded frame. It panics on a frame that no end may send, which is a programming error.
 func appendFrame(dst []byte, f *frame) []byte {
 	if f.typ == frameData {
 		return append(appendDataHeader(dst, f.dsn, len(f.data)), f.data...)
@@ -113,7 +113,7 @@ func appendFrame(dst []byte, f *frame) []byte {
 	panic("bond: cannot encode a " + f.typ.String())
 }
 
-// appendDataHeader appends DATA up to its payload, of size bytes, which the caller appends: from wherever it is kept.
+// appendDataHeader appends a DATA frame without its payload. The caller appends the payload, of size bytes, from its own storage.
 func appendDataHeader(dst []byte, dsn uint64, size int) []byte {
 	if size <= 0 || size > maxData {
 		panic(fmt.Sprintf("bond: DATA of %d bytes", size))
@@ -123,7 +123,7 @@ func appendDataHeader(dst []byte, dsn uint64, size int) []byte {
 	return binary.BigEndian.AppendUint16(dst, uint16(size))
 }
 
-// clipText shortens a text to what RESET and REFUSE can carry, and makes it UTF-8.
+// clipText shortens a text to fit RESET and REFUSE, and makes it valid UTF-8.
 func clipText(s string) string {
 	return strings.ToValidUTF8(s[:min(len(s), maxText)], "")
 }
@@ -131,22 +131,23 @@ func clipText(s string) string {
 // readBuffer holds the largest frame, and enough of the following ones to make reads few.
 const readBuffer = 32 << 10
 
-// frameReader reads frames from one subflow. It is for one goroutine.
+// frameReader reads frames from one subflow. One goroutine uses it.
 type frameReader struct {
 	buf  *bufio.Reader
-	seal *seal // of the peer; nil in version 1
+	seal *seal // of the peer's frames; nil in version 1
 }
 
 func newFrameReader(r io.Reader) *frameReader {
 	return &frameReader{buf: bufio.NewReaderSize(r, readBuffer)}
 }
 
-// Read gives the bytes before the first frame, ACCEPT or REFUSE, to whoever completes the handshake.
+// Read returns the bytes before the first frame, ACCEPT or REFUSE, to the code that completes the handshake.
 func (r *frameReader) Read(p []byte) (int, error) { return r.buf.Read(p) }
 
-// next reads one frame. The error is io.EOF only where a frame could begin, and io.ErrUnexpectedEOF within one. With a seal it is
-// errDamaged for bytes that the peer did not send here, and a *protocolError for a frame that it did send and must not; without,
-// bytes that are no frame are a *protocolError.
+// next reads one frame. The error is io.EOF where a frame could begin, and io.ErrUnexpectedEOF within a frame.
+//
+// With a seal, bytes that the peer did not send here give errDamaged, and a frame that it must not send gives a *protocolError.
+// Without a seal, bytes that do not form a frame are a *protocolError.
 func (r *frameReader) next(f *frame) error {
 	size, err := r.measure()
 	if err != nil {
@@ -163,7 +164,7 @@ func (r *frameReader) next(f *frame) error {
 	return f.parse(b)
 }
 
-// overhead is how many bytes follow each frame.
+// overhead returns how many bytes follow each frame.
 func (r *frameReader) overhead() int {
 	if r.seal == nil {
 		return 0
@@ -171,7 +172,7 @@ func (r *frameReader) overhead() int {
 	return sealSize
 }
 
-// damaged is err of bytes that are not verified: they say nothing about the peer.
+// damaged turns a protocol error in unverified bytes into errDamaged: such bytes say nothing about the peer.
 func (r *frameReader) damaged(err error) error {
 	if violation, ok := errors.AsType[*protocolError](err); ok && r.seal != nil {
 		return fmt.Errorf("%w: %s", errDamaged, violation.what)
@@ -179,7 +180,7 @@ func (r *frameReader) damaged(err error) error {
 	return err
 }
 
-// measure returns the size of the next frame, by its first bytes. It bounds what take waits for, because nothing is verified yet.
+// measure returns the next frame's size from its first bytes. It bounds how long take waits, because nothing is verified yet.
 func (r *frameReader) measure() (int, error) {
 	head, err := r.buf.Peek(1)
 	if err != nil {
@@ -220,7 +221,7 @@ func (r *frameReader) measure() (int, error) {
 	return 0, protocolErrorf("unknown frame of type %d", head[0])
 }
 
-// parse takes in a frame of the size that measure found.
+// parse decodes a frame of the size that measure found.
 func (f *frame) parse(b []byte) error {
 	*f = frame{typ: frameType(b[0])}
 	switch f.typ {
@@ -259,7 +260,7 @@ func (r *frameReader) peek(n int) ([]byte, error) {
 	return b, err
 }
 
-// take is peek that consumes. What it returns stays as it is until the buffer is filled again, by the next peek.
+// take is peek that consumes the bytes. The result stays valid until the next peek fills the buffer again.
 func (r *frameReader) take(n int) ([]byte, error) {
 	b, err := r.peek(n)
 	if err != nil {
@@ -269,7 +270,7 @@ func (r *frameReader) take(n int) ([]byte, error) {
 	return b, err
 }
 
-// protocolError is a violation of the protocol by the peer.
+// protocolError is the peer's violation of the protocol.
 type protocolError struct{ what string }
 
 func (e *protocolError) Error() string { return "the peer violates the bond protocol: " + e.what }
@@ -278,7 +279,7 @@ func protocolErrorf(format string, args ...any) *protocolError {
 	return &protocolError{what: fmt.Sprintf(format, args...)}
 }
 
-// ResetCode says why an end ended a connection.
+// ResetCode says why an end failed a connection.
 type ResetCode uint16
 
 // The codes of RESET.
@@ -287,7 +288,7 @@ const (
 	ResetProtocol ResetCode = 2 // the other end violated the protocol
 	ResetDraining ResetCode = 3 // the server shuts down
 	ResetMemory   ResetCode = 4 // the end is out of memory
-	ResetLinger   ResetCode = 5 // no path came in time
+	ResetLinger   ResetCode = 5 // no subflow came in time
 )
 
 func (c ResetCode) String() string {
@@ -306,11 +307,11 @@ func (c ResetCode) String() string {
 	return fmt.Sprintf("code %d", uint16(c))
 }
 
-// ResetError is the error of a connection that one end ended before its streams were through.
+// ResetError is the error of a connection that one end ended before both streams were complete.
 type ResetError struct {
 	Code   ResetCode
 	Reason string // chosen by the end that reset; may be empty
-	Remote bool   // the far end reset
+	Remote bool   // the far end sent RESET
 }
 
 func (e *ResetError) Error() string {
@@ -328,7 +329,7 @@ type RefuseCode uint8
 const (
 	RefuseVersion   RefuseCode = 1  // no version in common
 	RefuseMalformed RefuseCode = 2  // not an OPEN
-	RefuseUnknown   RefuseCode = 3  // no such connection: it is gone, or the server is another one
+	RefuseUnknown   RefuseCode = 3  // unknown connection: it is gone, or this is another server
 	RefuseMAC       RefuseCode = 4  // the client does not have the connection's key
 	RefuseConns     RefuseCode = 5  // too many connections
 	RefuseSubflows  RefuseCode = 6  // too many subflows
@@ -364,13 +365,13 @@ func (c RefuseCode) String() string {
 	return fmt.Sprintf("code %d", uint8(c))
 }
 
-// RefusedError is the error of a subflow that the server does not take.
+// RefusedError is the error of a subflow that the server refuses.
 type RefusedError struct {
 	Code   RefuseCode
 	Reason string // chosen by the server; may be empty
 
-	// sure says that the server is known to have said it: it showed that it has the connection's key, or (in version 1) nothing but
-	// the server makes this code. Anything else may be what damage to a session looks like.
+	// sure says that the refusal surely comes from the server. Either the server proved that it has the connection's key, or, in
+	// version 1, only the server makes this code. Any other refusal may be damage on the way.
 	sure bool
 }
 
@@ -378,7 +379,7 @@ func (e *RefusedError) Error() string {
 	return withReason("bond subflow refused: "+e.Code.String(), e.Reason)
 }
 
-// Fatal reports that no other JOIN of the connection can succeed, if the server has said this.
+// Fatal reports whether the refusal, if the server sent it, means that no other JOIN of the connection can succeed.
 func (e *RefusedError) Fatal() bool {
 	switch e.Code {
 	case RefuseVersion, RefuseUnknown, RefuseMAC, RefuseClosed:
@@ -387,7 +388,7 @@ func (e *RefusedError) Fatal() bool {
 	return false
 }
 
-// withReason adds a text that the peer may have chosen: quoted, because a terminal or a log may show it.
+// withReason appends a text that the peer may have chosen. It quotes the text, because a terminal or a log may show it.
 func withReason(s, reason string) string {
 	if reason == "" {
 		return s
