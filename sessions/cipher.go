@@ -9,13 +9,13 @@ import (
 // dataKeySize is the length in bytes of a session's KMS data key: one AES-256 key for each direction.
 const dataKeySize = 64
 
-// payloadCipher encrypts and decrypts the payloads of a KMS-encrypted session: AES-256-GCM, a random 12-byte nonce before
-// the ciphertext, nothing additionally authenticated.
+// payloadCipher encrypts and decrypts the payloads of a KMS-encrypted session. It is AES-256-GCM without additional data; a random
+// 12-byte nonce precedes the ciphertext.
 type payloadCipher struct {
 	in, out cipher.AEAD
 }
 
-// newPayloadCipher returns the client's cipher for a data key: the agent encrypts with its first half, the client with the
+// newPayloadCipher returns the client's cipher for a data key. The agent encrypts with the key's first half, the client with its
 // second.
 func newPayloadCipher(key []byte) (*payloadCipher, error) {
 	if len(key) != dataKeySize {

@@ -38,13 +38,14 @@ type KMSAPI interface {
 	GenerateDataKey(context.Context, *kms.GenerateDataKeyInput, ...func(*kms.Options)) (*kms.GenerateDataKeyOutput, error)
 }
 
-// Documents that give a raw stream to a port of the target.
+// Documents that open a raw stream to a port of the target.
 const (
 	DocumentSSH  = "AWS-StartSSHSession"
 	DocumentPort = "AWS-StartPortForwardingSession"
 )
 
-// Config says what a Client works with. SSM is needed; ECS for Exec; KMS for encrypted sessions. Zero values mean the default.
+// Config has a Client's settings. Clients need SSM, need ECS for Exec, and need KMS for encrypted sessions. Zero values mean the
+// default.
 type Config struct {
 	SSM SSMAPI
 	ECS ECSAPI
@@ -55,24 +56,24 @@ type Config struct {
 
 	// OpenTimeout bounds the opening of one session, from the call to the end of the handshake. Default 30 s.
 	OpenTimeout time.Duration
-	// OpenTries is how many sessions OpenPort starts, one after the other, when the far end stays silent. Default 3.
+	// OpenTries is how many sessions OpenPort starts in turn while the far end stays silent. Default 3.
 	OpenTries int
-	// ResumeTimeout is how long a lost websocket may be missing before the stream ends. Default 5 min.
+	// ResumeTimeout is how long a websocket may be lost before the stream ends. Default 5 min.
 	ResumeTimeout time.Duration
-	// CloseTimeout bounds how long Close waits for what was written to be acknowledged. Default 2 s.
+	// CloseTimeout bounds how long Close waits until the agent has acknowledged all written bytes. Default 2 s.
 	CloseTimeout time.Duration
-	// PingInterval and PingTimeout are for websocket pings. Default 20 s and 10 s.
+	// PingInterval and PingTimeout apply to websocket pings. Default 20 s and 10 s.
 	PingInterval, PingTimeout time.Duration
-	// SendWindow is the most that may be in flight, in bytes. Default 4 MiB.
+	// SendWindow bounds the bytes in flight. Default 4 MiB.
 	SendWindow int
 	// MaxPayload is the longest payload of a message, in bytes; streams begin with 1024. Default 16 KiB.
 	MaxPayload int
-	// WriteBuffer is how much may be written and not yet sent, in bytes. Default 256 KiB.
+	// WriteBuffer bounds the bytes written but not sent yet. Default 256 KiB.
 	WriteBuffer int
-	// ReadBuffer is how much may have come and not been read, in bytes: from there on the websocket is not read, and from
-	// sixteen times as much on messages are refused. Default 1 MiB.
+	// ReadBuffer bounds the unread bytes, softly: above it the stream leaves messages on the websocket, and above sixteen times as
+	// much it refuses them. Default 1 MiB.
 	ReadBuffer int
-	// ReorderBuffer bounds the messages that wait for missing ones, in bytes. Default 16 MiB.
+	// ReorderBuffer bounds the bytes of messages that wait for missing ones. Default 16 MiB.
 	ReorderBuffer int
 }
 
@@ -90,21 +91,21 @@ const (
 	defaultReorderBuffer = 16 << 20
 
 	firstSilence     = 3 * time.Second        // the default ServerFirstTimeout of the first try
-	absentPatience   = time.Second            // how long an agent may be absent from an open session before it counts as gone
-	startGrace       = 5 * time.Second        // for a call that starts a session, after its caller has given up
-	terminateTimeout = 5 * time.Second        // of TerminateSession
+	absentPatience   = time.Second            // how long the agent of an open session may be absent before it counts as gone
+	startGrace       = 5 * time.Second        // extra time for a call that starts a session, after its caller has given up
+	terminateTimeout = 5 * time.Second        // for TerminateSession
 	reorderSpan      = 1 << 16                // messages
 	readHardFactor   = 16                     // ReadBuffers
-	absentCheck      = 100 * time.Millisecond // how often an opening looks for an absent agent
+	absentCheck      = 100 * time.Millisecond // how often an opening checks for an absent agent
 )
 
-// Client opens sessions. It may be used by several goroutines.
+// Client opens sessions. Several goroutines may use it.
 type Client struct {
 	cfg Config
 	log *slog.Logger
-	// payloadLimit is what MaxPayload has turned out to be on the way to the service.
+	// payloadLimit is the longest payload that gets through to the service, once a stream has found out.
 	payloadLimit atomic.Int64
-	once         aws.Retryer // of the calls that start a session
+	once         aws.Retryer // for the calls that start a session
 	dial         func(context.Context, grant) (socket, error)
 }
 
@@ -140,9 +141,9 @@ func New(cfg Config) *Client {
 	return c
 }
 
-// newOnce returns the retryer of calls that start a session. Their callers know best when to try again: the SDK's back-off,
-// unseen inside one call, grows to 20 s. The SDK still mends what a second call mends at once: a connection that was kept for too
-// long, and the machine's clock.
+// newOnce returns the retryer of calls that start a session. Their callers decide when to try again, because the SDK's backoff is
+// invisible inside a call and grows to 20 s. The SDK still retries at once after faults that a second call mends: a stale
+// kept-alive connection, and a wrong clock of this machine.
 func newOnce() aws.Retryer {
 	return retry.NewStandard(func(o *retry.StandardOptions) {
 		o.MaxAttempts, o.MaxBackoff = 2, 100*time.Millisecond
@@ -152,23 +153,23 @@ func newOnce() aws.Retryer {
 	})
 }
 
-// Port is a port of a target, which the target's agent connects to on its own loopback.
+// Port is a port of a target. The target's agent connects to it on its own loopback.
 type Port struct {
 	Target   string
 	Port     int
 	Document string // default DocumentSSH
 	Reason   string // for the audit log
-	// ServerFirst says that the far end speaks first, as SSH servers do. OpenPort then returns when its first bytes have
-	// come, and so it is safe to write: an agent that has just opened a session may acknowledge data and throw it away.
+	// ServerFirst says that the far end speaks first, as SSH servers do. OpenPort then returns when its first bytes have come. Only
+	// then is it safe to write: an agent that has just opened a session may acknowledge data and discard it.
 	ServerFirst bool
-	// OpenTimeout bounds the opening from the call's answer to the end of the handshake. Default Config.OpenTimeout.
+	// OpenTimeout bounds the opening, from the answer of StartSession to the end of the handshake. Default Config.OpenTimeout.
 	OpenTimeout time.Duration
-	// ServerFirstTimeout is how long the first try waits for them; each further one waits half as long again. Default 3 s.
+	// ServerFirstTimeout is how long the first try waits for these bytes; each further try waits half as long again. Default 3 s.
 	ServerFirstTimeout time.Duration
 }
 
-// OpenPort opens a session to a port. With ServerFirst a silent session is given up and another one tried, a few times; then
-// the error wraps ErrSilent. ctx bounds the opening, not the stream. An error leaves no session behind.
+// OpenPort opens a session to a port. With ServerFirst it gives up a silent session and tries another, up to Config.OpenTries; then
+// the error wraps ErrSilent. ctx bounds the opening, not the stream. After an error no session remains.
 func (c *Client) OpenPort(ctx context.Context, p Port) (*Stream, error) {
 	op := fmt.Sprintf("open port %d of %s", p.Port, p.Target)
 	silence := p.ServerFirstTimeout
@@ -225,7 +226,7 @@ func (c *Client) openPort(ctx context.Context, op string, p Port, silence time.D
 	return s, nil
 }
 
-// openError gives what ended an opening its kind.
+// openError adds the operation to an opening's error, and the kind if it has none.
 func openError(op string, err error) error {
 	switch kind := fail.KindOf(err); {
 	case errors.Is(err, context.DeadlineExceeded):
@@ -236,7 +237,7 @@ func openError(op string, err error) error {
 	return fail.New(fail.Start, op, err, "")
 }
 
-// await returns when s may be used.
+// await returns when the stream's caller may use s.
 func (c *Client) await(ctx context.Context, s *Stream, timeout time.Duration, serverFirst bool, silence time.Duration) error {
 	open := time.NewTimer(timeout)
 	defer open.Stop()
@@ -267,7 +268,7 @@ func (c *Client) await(ctx context.Context, s *Stream, timeout time.Duration, se
 		case <-silent.C:
 			return ErrSilent
 		case <-check.C:
-			// An agent that finds nothing at the port leaves the session at once; the service may say so.
+			// An agent that finds no listener at the port leaves the session at once, and the service may report that.
 			if s.absentFor() >= absentPatience {
 				return ErrSilent
 			}
@@ -275,8 +276,8 @@ func (c *Client) await(ctx context.Context, s *Stream, timeout time.Duration, se
 	}
 }
 
-// start calls the API that starts a session, and starts the stream. The call is not cut short by ctx, or else a session could
-// be left behind that nobody knows: when ctx ends first, the call gets a little longer, and what it started is terminated.
+// start calls the API that starts a session, and starts the stream. ctx does not cancel the call, because that could leave a
+// session behind that nobody knows. When ctx ends first, the call gets startGrace more, and start terminates the new session.
 func (c *Client) start(
 	ctx context.Context, target string, exec bool, call func(context.Context) (string, grant, error), adapt func(*streamConfig),
 ) (*Stream, error) {
@@ -344,7 +345,7 @@ func (c *Client) streamConfig(id string, first grant, exec bool) streamConfig {
 	}
 }
 
-// resume asks for another websocket of session id. Errors after which there will be none wrap errNoResume.
+// resume gets another websocket grant for session id. Errors that rule out any further one wrap errNoResume.
 func (c *Client) resume(ctx context.Context, id string) (grant, error) {
 	out, err := c.cfg.SSM.ResumeSession(ctx, &ssm.ResumeSessionInput{SessionId: &id})
 	if err != nil {
@@ -365,8 +366,8 @@ func (c *Client) resume(ctx context.Context, id string) (grant, error) {
 	return g, nil
 }
 
-// resumeRefused reports whether ResumeSession will not succeed later either: the session is gone, or it belongs to temporary
-// credentials that have been replaced, which the service answers with 403. Expired credentials may yet be renewed.
+// resumeRefused reports whether ResumeSession cannot succeed later either. Either the session is gone, or it belongs to temporary
+// credentials that have been replaced, for which the service answers 403. Expired credentials may yet be renewed.
 func resumeRefused(err error) bool {
 	switch awsanswer.ClassOf(err) {
 	case awsanswer.Denied, awsanswer.NotFound, awsanswer.Final, awsanswer.Config, awsanswer.Unsupported:
@@ -378,7 +379,7 @@ func resumeRefused(err error) bool {
 // execPrefix begins the ids of ECS Exec's sessions.
 const execPrefix = "ecs-execute-command-"
 
-// terminate ends session id with the service, whatever has become of the caller.
+// terminate ends session id with the service, even if the caller's context has ended.
 func (c *Client) terminate(id string) {
 	ctx, cancel := context.WithTimeout(context.Background(), terminateTimeout)
 	defer cancel()
@@ -387,7 +388,7 @@ func (c *Client) terminate(id string) {
 	switch {
 	case err == nil, class == awsanswer.NotFound:
 	case strings.HasPrefix(id, execPrefix) && class == awsanswer.Denied:
-		// ECS began it: whether AWS counts it among the caller's own is not documented. It ends with its command.
+		// ECS began the session, and AWS does not document whether IAM counts it as the caller's. It ends with its command.
 		c.log.Debug("exec session not terminated: IAM does not count it as yours", "session", id, "err", err)
 	default:
 		c.log.Warn("session not terminated; the service ends it when it is idle", "session", id, "err", err)

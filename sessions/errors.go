@@ -7,26 +7,26 @@ import (
 	"strings"
 )
 
-// ErrSilent is wrapped by OpenPort's error when the far end sent nothing although it was to speak first.
+// ErrSilent is wrapped by OpenPort's error when the far end should have spoken first but sent nothing.
 var ErrSilent = errors.New("the far end sent nothing")
 
-// ErrUnanswered is wrapped by the error for a session that the service has started, but whose agent never came: the container
-// may have as many sessions as it may have.
+// ErrUnanswered is wrapped by the error for a session that the service started but the agent never joined. The container may have
+// reached its limit of sessions.
 var ErrUnanswered = errors.New("the agent did not answer")
 
-// ErrDataKey is wrapped by Exec's error when the agent could not decrypt the session's data key: the key of ECS Exec is the cluster's,
-// and the task role decrypts with it.
+// ErrDataKey is wrapped by Exec's error when the agent could not decrypt the session's data key. The key comes from the cluster's
+// configuration, and the task role needs permission to decrypt with it.
 var ErrDataKey = errors.New("the task cannot decrypt the session's data key")
 
-// errNoResume is wrapped by the errors after which a session cannot be resumed.
+// errNoResume is wrapped by errors after which a session cannot be resumed.
 var errNoResume = errors.New("the session cannot be resumed")
 
 // ClosedError says that the service closed the session.
 type ClosedError struct {
 	SessionID string
-	// Output is the service's reason; empty at the regular end of a session.
+	// Output is the service's reason; empty if the session ended in good order.
 	Output string
-	// Incomplete says that data which came before the end is missing.
+	// Incomplete says that data from before the end is missing.
 	Incomplete bool
 }
 
@@ -41,7 +41,7 @@ func (e *ClosedError) Error() string {
 	return s
 }
 
-// Unwrap returns io.EOF at a regular end, io.ErrUnexpectedEOF when data is missing, and otherwise nil.
+// Unwrap returns io.EOF for an end in good order, io.ErrUnexpectedEOF if data is missing, and otherwise nil.
 func (e *ClosedError) Unwrap() error {
 	switch {
 	case e.Incomplete:
@@ -52,7 +52,7 @@ func (e *ClosedError) Unwrap() error {
 	return nil
 }
 
-// reason returns Output on one line, without the decoration that the agent puts around it for terminals.
+// reason returns Output on one line, without the decoration that the agent adds for terminals.
 func (e *ClosedError) reason() string {
 	var lines []string
 	for _, line := range strings.FieldsFunc(e.Output, func(r rune) bool { return r == '\n' || r == '\r' }) {
@@ -63,7 +63,7 @@ func (e *ClosedError) reason() string {
 	return strings.Join(lines, "; ")
 }
 
-// protocolError is a violation by the peer that a stream cannot survive.
+// protocolError is the peer's violation of the protocol, after which a stream cannot go on.
 func protocolError(format string, args ...any) error {
 	return fmt.Errorf("SSM data channel: "+format, args...)
 }

@@ -17,24 +17,24 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// Exec is a command for ECS Exec. In a task's container it is split into words by shell rules, but run without a shell.
+// Exec is a command for ECS Exec. The agent in the container splits it into words by shell rules, but runs it without a shell.
 type Exec struct {
 	Cluster   string
 	Task      string // id or ARN
 	Container string
 	Command   string
-	// Target is the container's SSM target, ecs:<cluster>_<task id>_<runtime id>. It is needed when the cluster encrypts its
-	// sessions with KMS; if it is empty then, it is looked up with ecs:DescribeTasks.
+	// Target is the container's SSM target, ecs:<cluster>_<task id>_<runtime id>. Only clusters that encrypt sessions with KMS need
+	// it; if it is empty then, Exec looks it up with ecs:DescribeTasks.
 	Target string
 
-	Started func() // is called when AWS has accepted the command, long before its first output; nil: nobody asks
+	Started func() // called when AWS has accepted the command, long before its first output; may be nil
 }
 
 func (e Exec) op() string { return fmt.Sprintf("run %q in task %s", e.Command, e.Task) }
 
-// Exec runs a command. The stream reads what the command prints to its terminal: text, stdout and stderr merged, lines ended
-// by CR LF; there is no exit code. It ends with io.EOF, or with a *ClosedError that says why the command could not be started.
-// What is written is typed at the terminal. ctx bounds the opening, not the stream.
+// Exec runs a command. The stream reads the command's terminal output: text with stdout and stderr merged, and lines ended by CR
+// LF. It has no exit code. The stream ends with io.EOF, or with a *ClosedError that says why the command could not start. Written
+// bytes are typed at the terminal. ctx bounds the opening, not the stream.
 func (c *Client) Exec(ctx context.Context, e Exec) (*Stream, error) {
 	if c.cfg.ECS == nil {
 		return nil, errors.New("sessions: Config.ECS is needed for Exec")
@@ -80,8 +80,8 @@ func (c *Client) Exec(ctx context.Context, e Exec) (*Stream, error) {
 	return s, nil
 }
 
-// encryptionError adds what the task needs to an error that ended the opening of an encrypted session: a denial in the agent's words,
-// or the silence of an agent that waits for KMS. Other errors come back unchanged.
+// encryptionError adds the permissions that the task needs to an error from the opening of an encrypted session. Such an error is a
+// denial in the agent's words, or the silence of an agent that waits for KMS. Other errors come back unchanged.
 func encryptionError(op, keyID string, err error) error {
 	var closed *ClosedError
 	isClosed := errors.As(err, &closed)
@@ -100,7 +100,7 @@ func encryptionError(op, keyID string, err error) error {
 	return err
 }
 
-// target names the far end for people where the SSM target is not known.
+// target names the far end in messages when the SSM target is unknown.
 func (e Exec) target() string {
 	if e.Target != "" {
 		return e.Target
@@ -108,8 +108,8 @@ func (e Exec) target() string {
 	return e.Task
 }
 
-// RunExec runs a command to its end and returns what it printed. It fails when that is more than maxOutput bytes, and, beside
-// the output that there was, when the command could not be started: the error then wraps a *ClosedError with the reason.
+// RunExec runs a command to its end and returns its output. It fails if the output exceeds maxOutput bytes. If the command could
+// not start, it returns the output so far and an error that wraps a *ClosedError with the reason.
 func (c *Client) RunExec(ctx context.Context, e Exec, maxOutput int) ([]byte, error) {
 	s, err := c.Exec(ctx, e)
 	if err != nil {
@@ -134,12 +134,12 @@ func (c *Client) RunExec(ctx context.Context, e Exec, maxOutput int) ([]byte, er
 	return out, nil
 }
 
-// taskDescriber is what looks up a container's runtime id; *ecs.Client does.
+// taskDescriber is the call that looks up a container's runtime id; *ecs.Client implements it.
 type taskDescriber interface {
 	DescribeTasks(context.Context, *ecs.DescribeTasksInput, ...func(*ecs.Options)) (*ecs.DescribeTasksOutput, error)
 }
 
-// execDataKey makes the data key of an exec session: the key is bound to the target, which the session's start did not tell.
+// execDataKey makes the data key of an exec session. The key is bound to the SSM target, which ExecuteCommand did not return.
 func (c *Client) execDataKey(ctx context.Context, e Exec, r *keyRequest) (plain, encrypted []byte, err error) {
 	if e.Target == "" {
 		if e.Target, err = c.execTarget(ctx, e); err != nil {
@@ -183,10 +183,10 @@ func targetOf(t ecstypes.Task, container string) (string, bool) {
 	return "", false
 }
 
-// lastPart returns what follows the last slash of an ARN.
+// lastPart returns the part of an ARN after its last slash.
 func lastPart(arn string) string { return arn[strings.LastIndexByte(arn, '/')+1:] }
 
-// dataKey asks KMS for a data key that only the agent at the request's target can decrypt, for this session.
+// dataKey asks KMS for a data key for this session that only the agent at the request's target can decrypt.
 func (c *Client) dataKey(ctx context.Context, r *keyRequest) (plain, encrypted []byte, err error) {
 	const op = "encrypt the session"
 	if c.cfg.KMS == nil {

@@ -10,11 +10,11 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-// clientVersion is the version that we report. From 1.1.70 on the agent speaks a multiplexing protocol inside port sessions;
-// below it, AWS-StartPortForwardingSession gives the raw stream too.
+// clientVersion is the version that the client reports. From 1.1.70 on, the agent speaks a multiplexing protocol inside port
+// sessions. Below it, AWS-StartPortForwardingSession also gives a raw stream.
 const clientVersion = "1.0.0.0"
 
-// Names in the handshake that datachannel does not know.
+// Names in the handshake that datachannel does not have.
 const (
 	sessionTypePort           = "Port"
 	sessionTypeShell          = "Standard_Stream"
@@ -26,18 +26,18 @@ const (
 	contextChallenge = "aws:ssm:RandomChallenge"
 )
 
-// The size that an exec session's pty gets; it has none until it is told one. No line is ever wrapped at this width.
+// The size of an exec session's pty, which has none until it receives a size message. No line wraps at this width.
 const (
 	ptyRows = 50
 	ptyCols = 4096
 
-	// sizeDelay is how long an exec session waits for a handshake before its size message: what comes before the end of a
-	// handshake is acknowledged and discarded by the agent, and sessions without KMS have no handshake. A request that was
-	// sent before we were there comes again within some 300 ms; a command's first output comes after about a second.
+	// sizeDelay is how long an exec session waits for a handshake before its size message. The agent acknowledges and discards
+	// messages from before the end of a handshake, but sessions without KMS have no handshake. The agent sends an early handshake
+	// request again within some 300 ms; a command's first output comes after about a second.
 	sizeDelay = 600 * time.Millisecond
 )
 
-// reply is a message of the channel's own that is to be sent.
+// reply is a message of the channel's own that waits to be sent.
 type reply struct {
 	payloadType datachannel.PayloadType
 	flags       uint64
@@ -49,10 +49,10 @@ type keyRequest struct {
 	keyID     string
 	sessionID string
 	targetID  string
-	challenge string // the agent's; part of the encryption context where it is set
+	challenge string // the agent's; part of the encryption context if set
 }
 
-// encryptionContext returns the context that the agent decrypts the data key with.
+// encryptionContext returns the context with which the agent decrypts the data key.
 func (r *keyRequest) encryptionContext() map[string]string {
 	m := map[string]string{contextSessionID: r.sessionID, contextTargetID: r.targetID}
 	if r.challenge != "" {
@@ -61,27 +61,26 @@ func (r *keyRequest) encryptionContext() map[string]string {
 	return m
 }
 
-// received is what a message that came in order means.
+// received is the meaning of a message that came in order.
 type received struct {
 	data    []byte // for the reader; may alias the message
 	replies []reply
-	key     *keyRequest // the handshake waits for keyMade or keyFailed
+	key     *keyRequest // if not nil, the handshake waits for keyMade or keyFailed
 }
 
 type handshakeState uint8
 
 const (
-	hsWaiting   handshakeState = iota // for the agent's request
-	hsKey                             // for a data key
-	hsAnswered                        // for the agent's HandshakeComplete, perhaps a challenge before it
-	hsComplete                        // or skipped: data flows
-	hsAbandoned                       // it failed
+	hsWaiting   handshakeState = iota // waits for the agent's request
+	hsKey                             // waits for a data key
+	hsAnswered                        // waits for the agent's HandshakeComplete, perhaps after a challenge
+	hsComplete                        // done or skipped: data flows
+	hsAbandoned                       // failed
 )
 
-// handshake is the state of a session's opening, and knows what a payload means in it. It does no I/O, owns no goroutine and
-// reads no clock.
+// handshake is the state of a session's opening, and knows the meaning of payloads during it. It is pure, as machine is.
 type handshake struct {
-	exec      bool // exec sessions have a handshake only when they are encrypted
+	exec      bool // an exec session has a handshake only if it is encrypted
 	sessionID string
 	targetID  string
 
@@ -89,26 +88,26 @@ type handshake struct {
 	processed []datachannel.ProcessedClientAction // the answer, while it waits for the key
 	keyAction int
 	cipher    *payloadCipher
-	sizeAt    time.Time // when the size message is due; zero when it is not
-	sized     bool      // it was sent
-	customer  string    // a text of the agent's for the user
-	agent     string    // its version
+	sizeAt    time.Time // when the size message is due; zero: not due
+	sized     bool      // the size message was sent
+	customer  string    // the agent's text for the user
+	agent     string    // the agent's version
 }
 
-// present says that the agent is there, as far as is known: the session is connected, or the agent has come.
+// present notes that the agent is there, as far as known: the session is connected, or the agent has come.
 func (h *handshake) present(now time.Time) {
 	if h.exec && h.state == hsWaiting && !h.sized {
 		h.sizeAt = now.Add(sizeDelay)
 	}
 }
 
-// absent says that the agent is not there.
+// absent notes that the agent is gone.
 func (h *handshake) absent() { h.sizeAt = time.Time{} }
 
-// deadline returns when onTimer is to be called; zero means that there is nothing to wait for.
+// deadline returns when the owner must call onTimer; zero means never.
 func (h *handshake) deadline() time.Time { return h.sizeAt }
 
-// onTimer returns what is due.
+// onTimer returns the messages that are due.
 func (h *handshake) onTimer(now time.Time) []reply {
 	if h.sizeAt.IsZero() || now.Before(h.sizeAt) {
 		return nil
@@ -121,7 +120,7 @@ func (h *handshake) size() reply {
 	return reply{payloadType: datachannel.Size, payload: fmt.Appendf(nil, `{"cols":%d,"rows":%d}`, ptyCols, ptyRows)}
 }
 
-// complete reports whether data may be sent.
+// complete reports whether the client may send data.
 func (h *handshake) complete() bool {
 	if h.exec && h.state == hsWaiting {
 		return h.sized
@@ -129,7 +128,7 @@ func (h *handshake) complete() bool {
 	return h.state == hsComplete
 }
 
-// receive takes the next message in order.
+// receive takes in the next message in order.
 func (h *handshake) receive(typ datachannel.PayloadType, payload []byte) (received, error) {
 	switch typ {
 	case datachannel.Output, frame.PayloadStderr, frame.PayloadExitCode:
@@ -146,7 +145,7 @@ func (h *handshake) receive(typ datachannel.PayloadType, payload []byte) (receiv
 
 func (h *handshake) receiveData(typ datachannel.PayloadType, payload []byte) (received, error) {
 	if h.state == hsWaiting {
-		h.state = hsComplete // there is none
+		h.state = hsComplete // this session has no handshake
 	}
 	if h.cipher != nil {
 		var err error
@@ -200,7 +199,7 @@ func (h *handshake) receiveRequest(payload []byte) (received, error) {
 	return h.answer()
 }
 
-// checkSessionType refuses sessions of another kind than was asked for: their bytes would mean something else.
+// checkSessionType refuses a session of another type than requested: its bytes would mean something else.
 func (h *handshake) checkSessionType(params any) error {
 	var req datachannel.SessionTypeRequest
 	if err := remarshal(params, &req); err != nil {
@@ -238,7 +237,7 @@ func remarshal(from, to any) error {
 	return json.Unmarshal(b, to)
 }
 
-// keyMade takes the data key that receive asked for; encrypted is what KMS gave for the agent.
+// keyMade takes in the data key that receive requested; encrypted is KMS's copy for the agent.
 func (h *handshake) keyMade(key *keyRequest, plain, encrypted []byte) (received, error) {
 	if h.state != hsKey {
 		panic("sessions: a data key that was not asked for")
@@ -247,7 +246,7 @@ func (h *handshake) keyMade(key *keyRequest, plain, encrypted []byte) (received,
 	if h.cipher, err = newPayloadCipher(plain); err != nil {
 		return received{}, err
 	}
-	// ChallengeAcknowledgement says that the agent's challenge is part of the encryption context; agents that sent none do
+	// ChallengeAcknowledgement says that the agent's challenge is part of the encryption context. Agents that sent no challenge do
 	// not know the field.
 	result := struct {
 		KMSCipherTextKey         []byte
@@ -262,7 +261,7 @@ func (h *handshake) keyMade(key *keyRequest, plain, encrypted []byte) (received,
 	return h.answer()
 }
 
-// keyFailed says that there is no data key; the answer tells the agent, which ends the session.
+// keyFailed tells the agent that the data key is missing, which ends the session.
 func (h *handshake) keyFailed(cause error) (received, error) {
 	a := &h.processed[h.keyAction]
 	a.ActionStatus, a.Error = datachannel.Failed, fmt.Sprintf("Failed to process action %s: %v", a.ActionType, cause)

@@ -10,26 +10,26 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-// This file has the stream's goroutines: they do the I/O that its machine asks for, and tell the machine of the outcome.
+// This file has the stream's goroutines. They do the I/O that its machine requests, and tell the machine the outcome.
 
 const (
 	// callTimeout bounds one ResumeSession, dial or GenerateDataKey.
 	callTimeout = 15 * time.Second
-	// readerGrace is how long the reader may go on after a write has failed.
+	// readerGrace is how long the reader may continue after a failed write.
 	readerGrace = time.Second
 	// maxPooled is the largest buffer that the pool keeps.
 	maxPooled = 64 << 10
 )
 
-// socket is one websocket of a session, carrying binary messages. One goroutine reads, one writes, one pings.
+// socket is one websocket of a session, with binary messages. One goroutine reads, one writes, one pings.
 type socket interface {
 	// Read appends the next message to buf[:0] and returns it.
 	Read(buf []byte) ([]byte, error)
-	// Write sends p, which it does not keep. With more, another Write follows at once, and p may wait for it.
+	// Write sends p and does not keep it. With more set, another Write follows at once, and p may wait for it.
 	Write(p []byte, more bool) error
-	// Ping returns when the answer has come; something must be reading.
+	// Ping returns when the answer has come; some goroutine must be reading.
 	Ping(ctx context.Context) error
-	// Close ends the socket at once; what blocks in it returns.
+	// Close ends the socket at once and unblocks its other methods.
 	Close() error
 }
 
@@ -44,16 +44,16 @@ func (in *inbound) free() {
 	}
 }
 
-// link is one websocket of a stream. Its reader, its writer and a ping end when stop is called and the socket closed.
+// link is one websocket of a stream. Its reader, its writer and a ping end when stop is called and the socket is closed.
 type link struct {
 	sock socket
-	ctx  context.Context // until the link is dropped
+	ctx  context.Context // done once the link is dropped
 	stop context.CancelFunc
 	room sync.Cond // the reader may go on; guarded by the stream's lock
-	work sync.Cond // the writer has something to send; guarded by the stream's lock
+	work sync.Cond // the writer has messages to send; guarded by the stream's lock
 }
 
-// connect makes a websocket: with the session's first grant, or by resuming it.
+// connect makes a websocket: with the session's first grant, or by resuming the session.
 func (s *Stream) connect(first *grant) {
 	sock, err := s.cfg.connect(s.ctx, first)
 	s.mu.Lock()
@@ -67,7 +67,7 @@ func (s *Stream) connect(first *grant) {
 	}
 }
 
-// attach starts a link, with the lock held, unless the attempt has failed with err.
+// attach starts a link with sock, unless the attempt failed with err. Callers hold the lock.
 func (s *Stream) attach(sock socket, err error, now time.Time) {
 	if err != nil {
 		s.log.Debug("no connection", "err", err)
@@ -84,7 +84,7 @@ func (s *Stream) attach(sock socket, err error, now time.Time) {
 	s.settle(now)
 }
 
-// connect makes a websocket with a grant, or with another one.
+// connect makes a websocket with grant g, or, if g is nil, with a new one.
 func (cfg *streamConfig) connect(ctx context.Context, g *grant) (socket, error) {
 	if g == nil {
 		call, cancel := context.WithTimeout(ctx, callTimeout)
@@ -100,7 +100,7 @@ func (cfg *streamConfig) connect(ctx context.Context, g *grant) (socket, error) 
 	return cfg.dial(call, *g)
 }
 
-// read gives messages to the machine as long as it wants more. It returns nil when the link has been dropped.
+// read passes messages to the machine while the machine takes them. It returns nil when the link has been dropped.
 func (s *Stream) read(l *link) error {
 	in := inboundPool.Get().(*inbound)
 	defer func() { in.free() }()
@@ -163,7 +163,7 @@ func (s *Stream) write(l *link) error {
 	}
 }
 
-// send writes a batch.
+// send writes a batch to the websocket.
 func (l *link) send(b *batch) error {
 	start := 0
 	for i, end := range b.ends {
@@ -176,14 +176,14 @@ func (l *link) send(b *batch) error {
 	return nil
 }
 
-// awaitReader lets the reader take the messages that came before the other end went away: they may say how the session ended.
+// awaitReader lets the reader take the messages that came before the other end went away. They may say how the session ended.
 func (l *link) awaitReader() {
 	ctx, cancel := context.WithTimeout(l.ctx, readerGrace)
 	defer cancel()
 	<-ctx.Done()
 }
 
-// ping pings once.
+// ping pings once and tells the machine the outcome.
 func (s *Stream) ping(l *link, within time.Duration) {
 	ctx, cancel := context.WithTimeout(l.ctx, within)
 	err := l.sock.Ping(ctx)
@@ -202,7 +202,7 @@ func (s *Stream) ping(l *link, within time.Duration) {
 	}
 }
 
-// lose drops a link, if that has not been done before.
+// lose drops a link, unless it has been dropped before.
 func (s *Stream) lose(l *link, cause error) {
 	s.mu.Lock()
 	present := s.link == l
@@ -219,7 +219,7 @@ func (s *Stream) lose(l *link, cause error) {
 	}
 }
 
-// drop forgets the link, with the lock held. The caller closes its socket, without the lock.
+// drop forgets the link. Callers hold the lock, and close its socket without the lock.
 func (s *Stream) drop() {
 	l := s.link
 	s.link = nil
@@ -228,7 +228,7 @@ func (s *Stream) drop() {
 	l.work.Broadcast()
 }
 
-// requestKey asks for a data key.
+// requestKey makes a data key and passes it to the machine.
 func (s *Stream) requestKey(req *keyRequest) {
 	ctx, cancel := context.WithTimeout(s.ctx, callTimeout)
 	defer cancel()

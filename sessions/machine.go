@@ -16,25 +16,25 @@ import (
 )
 
 const (
-	// batchBytes is how much data fill gives at once. Acks come on top.
+	// batchBytes is how much data fill returns at once, besides acks.
 	batchBytes = 64 << 10
-	// mostAcks stops the reader from taking more messages while the writer is stuck: each of them needs an ack.
+	// mostAcks stops the reader while the writer is stuck, because every message needs an ack.
 	mostAcks = 1 << 10
 	// finPatience bounds the wait for the ack of the last message: the TerminateSession flag, or a refusal.
 	finPatience = 500 * time.Millisecond
-	// probeAfter is how many retransmission timeouts in a row are a reason to probe the path.
+	// probeAfter is how many retransmission timeouts in succession make the machine probe the path.
 	probeAfter = 3
-	// starvedPause is how long all must have been acknowledged before a slow reader holds the agent back again.
+	// starvedPause is how long nothing may be outstanding until a slow reader again holds the agent back.
 	starvedPause = time.Second
 )
 
-// closing is how far a stream that ends in good order has come.
+// closing is the progress of a stream that ends in good order.
 type closing uint8
 
 const (
 	notClosing closing = iota
-	flushing           // written bytes go out
-	finishing          // the TerminateSession flag is out
+	flushing           // sends the written bytes
+	finishing          // has sent the TerminateSession flag
 )
 
 // machineConfig has a machine's settings; see Config for the limits.
@@ -49,41 +49,41 @@ type machineConfig struct {
 	sendWindow    int
 	maxPayload    int
 	writeBuffer   int
-	readSoft      int // bytes unread from which on nothing more is taken from the websocket
-	readHard      int // bytes unread from which on messages are refused
-	heldBytes     int // of messages out of order
+	readSoft      int // unread bytes above which the stream leaves messages on the websocket
+	readHard      int // unread bytes above which it refuses messages
+	heldBytes     int // bounds the messages out of order
 	heldSpan      int64
 }
 
-// requests are the calls that a machine asks its owner for.
+// requests are the calls that a machine requests of its owner.
 type requests struct {
 	connect bool          // make a websocket, then call connected or notConnected
-	ping    time.Duration // if not zero: ping, wait so long for the pong, then call pinged
-	key     *keyRequest   // if not nil: ask for a data key, then call keyMade
+	ping    time.Duration // if not zero: ping, wait that long for the pong, then call pinged
+	key     *keyRequest   // if not nil: make a data key, then call keyMade
 }
 
-// machine is the client's end of a session's data channel, from the first websocket to the session's end. It is pure: it does no
-// I/O, has no clock and is not safe for concurrent use. Its owner calls the methods as things happen. After each call the owner
-// looks whether there is something to send (pending, fill), to do (requested) or to read (in), and whether there is room to
-// write (writable). It looks whether the stream is open, or has ended (err), and calls onTimer at deadline.
+// machine is the client's end of a session's data channel, from the first websocket to the session's end. It is pure: it has no I/O
+// and no clock, and is not safe for concurrent use. Its owner calls a method for each event. After each call the owner looks for
+// messages to send (pending, fill), for requests (requested) and for bytes to read (in). It looks for room to write (writable), and
+// whether the stream is open or has ended (err). It calls onTimer at deadline.
 type machine struct {
 	cfg machineConfig
 	reliable
 	link upkeep
 	hs   handshake
 
-	in      byteRing // came in order, for the reader
-	out     byteRing // written, and not sent yet
+	in      byteRing // received in order, for the reader
+	out     byteRing // written but not sent yet
 	control []reply  // the channel's own messages, which go before written bytes
 
 	open        bool      // the handshake is complete
-	absentSince time.Time // since when the service has been saying that the agent is not there; zero: it is
+	absentSince time.Time // since when the service reports the agent absent; zero: present
 	throttling  bool      // the owner was told to take no more messages
-	starved     bool      // the reader is slow, but we need what comes
+	starved     bool      // the reader is slow, but the machine needs the waiting messages
 
-	closed    bool // nothing more is read or written
-	abandoned bool // ... and written bytes do not matter
-	wrote     bool // a message with written bytes has been sent
+	closed    bool // Close was called: reads and writes have ended
+	abandoned bool // ... and written bytes need not arrive
+	wrote     bool // the machine has sent written bytes
 	closing   closing
 	closeBy   time.Time
 	failure   error // of the handshake: the stream ends with it once the agent knows, or at failBy
@@ -91,17 +91,17 @@ type machine struct {
 
 	wants          requests
 	sent, received uint64 // bytes
-	tooLong        int    // if not zero: longer payloads than this do not get through
+	tooLong        int    // if not zero: payloads longer than this do not get through
 	err            error  // why the stream ended; set once
 }
 
-// newMachine returns a machine that asks for its first websocket at once.
+// newMachine returns a machine that requests its first websocket at once.
 func newMachine(cfg machineConfig, rng *rand.Rand, now time.Time) *machine {
 	m := &machine{
 		cfg: cfg,
 		reliable: reliable{
 			sends: datachannel.InputStreamData, takes: datachannel.OutputStreamData,
-			// A command may end at any time, and the session with it: its output is acknowledged at once.
+			// A command may end at any time, and the session with it, so the client acknowledges its output at once.
 			eager: cfg.exec,
 			rng:   rng, recv: newRecvQueue[heldPayload](cfg.heldBytes, cfg.heldSpan),
 		},
@@ -115,7 +115,7 @@ func newMachine(cfg machineConfig, rng *rand.Rand, now time.Time) *machine {
 	return m
 }
 
-// requested returns what the machine asks for, once.
+// requested returns the machine's requests, once.
 func (m *machine) requested() requests {
 	r := m.wants
 	m.wants = requests{}
@@ -124,7 +124,7 @@ func (m *machine) requested() requests {
 
 // --- the reader and the writer ---
 
-// writable returns how many bytes may be written now.
+// writable returns how many bytes the owner may write now.
 func (m *machine) writable() int {
 	if m.err != nil || m.closed {
 		return 0
@@ -132,16 +132,16 @@ func (m *machine) writable() int {
 	return max(0, m.cfg.writeBuffer-m.out.len())
 }
 
-// write takes up to writable bytes of p and returns how many.
+// write takes up to writable bytes of p and returns how many it took.
 func (m *machine) write(p []byte) int {
 	n := min(len(p), m.writable())
 	m.out.write(p[:n])
 	return n
 }
 
-// throttled reports whether messages are to be left on the websocket. When the reader is slow they stay there, as they do with
-// AWS's own client, and the agent is held back. The acks for our own direction, or the end of a pause, then stay there too: when
-// they are missed, messages are taken after all, until we have had nothing to send for a while.
+// throttled reports whether the owner must leave messages on the websocket. If the reader is slow, they stay there, which holds the
+// agent back as AWS's own client does. Acks of this end's messages, or the end of a pause, stay there too. If the machine misses
+// those, it takes messages after all, until it has had nothing to send for a while.
 func (m *machine) throttled(now time.Time) bool {
 	over := m.in.len() >= m.cfg.readSoft
 	switch {
@@ -156,7 +156,7 @@ func (m *machine) throttled(now time.Time) bool {
 	return m.throttling
 }
 
-// close ends the stream. It sends written bytes first, for a bounded time, unless abandon says that they do not matter.
+// close ends the stream. It first sends written bytes, for a bounded time, unless abandon is set.
 func (m *machine) close(abandon bool, now time.Time) {
 	m.closed = true
 	m.abandoned = m.abandoned || abandon
@@ -166,14 +166,14 @@ func (m *machine) close(abandon bool, now time.Time) {
 
 // --- the websocket ---
 
-// connected says that there is a websocket.
+// connected takes in that the owner has made a websocket.
 func (m *machine) connected(now time.Time) {
 	m.link.connected(now)
-	m.send.wake() // the old websocket's reader may have brought a last message, and that a pause, after disconnected
+	m.send.wake() // the old websocket's reader may have brought a last message, even a pause, after disconnected
 	m.hs.present(now)
 }
 
-// notConnected says that an attempt to make a websocket has failed. final says that further ones would, too.
+// notConnected takes in that an attempt to make a websocket has failed. final says that further attempts would fail too.
 func (m *machine) notConnected(err error, final bool, now time.Time) {
 	m.link.notConnected(err, now)
 	if final {
@@ -182,7 +182,7 @@ func (m *machine) notConnected(err error, final bool, now time.Time) {
 	}
 }
 
-// disconnected says that the websocket is gone.
+// disconnected takes in that the websocket is gone.
 func (m *machine) disconnected(cause error, now time.Time) {
 	m.link.disconnected(cause, now)
 	m.reliable.disconnected()
@@ -190,12 +190,12 @@ func (m *machine) disconnected(cause error, now time.Time) {
 	m.advance(now)
 }
 
-// pinged is the outcome of a ping that was asked for. It reports whether the websocket still works.
+// pinged takes in the outcome of a requested ping. It reports whether the websocket still works.
 func (m *machine) pinged(err error, silent bool, now time.Time) bool {
 	return m.link.pinged(err, silent, m.throttled(now), now)
 }
 
-// lost returns the error of a session whose connection is lost for good.
+// lost returns the error of a session that has lost its connection for good.
 func (m *machine) lost(why, next string) error {
 	err := m.link.lastErr
 	if err == nil {
@@ -204,10 +204,10 @@ func (m *machine) lost(why, next string) error {
 	return fail.New(fail.Lost, fmt.Sprintf("session %s lost its connection and %s", m.cfg.sessionID, why), err, next)
 }
 
-// --- what comes in ---
+// --- receiving ---
 
-// receive takes a message, which is in the buffer in. kept says that the machine keeps the buffer until earlier messages have
-// come. The error says why the message was ignored.
+// receive takes in a message, which lies in the buffer in. kept says that the machine keeps the buffer until earlier messages have
+// come. The error says why the machine ignored the message.
 func (m *machine) receive(msg *frame.Message, in *inbound, now time.Time) (kept bool, err error) {
 	if m.err != nil {
 		return false, nil //nolint:nilerr // a message after the end does not matter
@@ -234,13 +234,13 @@ func (m *machine) receive(msg *frame.Message, in *inbound, now time.Time) (kept 
 	return kept, err
 }
 
-// malformed notes a message that could not be decoded.
+// malformed counts a message that could not be decoded.
 func (m *machine) malformed() {
 	m.link.heard()
 	m.dropped++
 }
 
-// receiveData takes a message of the agent's stream; kept says that in is kept.
+// receiveData takes in a message of the agent's stream; kept says that the machine keeps in.
 func (m *machine) receiveData(msg *frame.Message, in *inbound, now time.Time) (kept bool) {
 	m.absentSince = time.Time{}
 	consumable := msg.PayloadType != datachannel.Output || m.in.len() < m.cfg.readHard
@@ -260,13 +260,13 @@ func (m *machine) receiveData(msg *frame.Message, in *inbound, now time.Time) (k
 	return false
 }
 
-// consume takes the next message of the agent's stream.
+// consume takes in the next message of the agent's stream.
 func (m *machine) consume(typ datachannel.PayloadType, payload []byte, now time.Time) {
 	r, err := m.hs.receive(typ, payload)
 	m.act(r, err, now)
 }
 
-// act takes the handshake's answer to a message, or its error.
+// act carries out the handshake's answer to a message, or its error.
 func (m *machine) act(r received, err error, now time.Time) {
 	if err != nil {
 		m.fail(err)
@@ -286,7 +286,7 @@ func (m *machine) act(r received, err error, now time.Time) {
 	}
 }
 
-// keyMade takes the data key that the machine asked for, plain and encrypted, or err.
+// keyMade takes in the requested data key, plain and encrypted, or err.
 func (m *machine) keyMade(req *keyRequest, plain, encrypted []byte, err error, now time.Time) {
 	var r received
 	if err != nil {
@@ -299,7 +299,7 @@ func (m *machine) keyMade(req *keyRequest, plain, encrypted []byte, err error, n
 	m.advance(now)
 }
 
-// receiveClosed takes the service's word that the session has ended.
+// receiveClosed takes in the service's word that the session has ended.
 func (m *machine) receiveClosed(payload []byte) {
 	var closed datachannel.ChannelClosedPayload
 	err := json.Unmarshal(payload, &closed)
@@ -307,15 +307,15 @@ func (m *machine) receiveClosed(payload []byte) {
 	case err != nil:
 		m.fail(protocolError("channel_closed: %w", err))
 	case m.closing == finishing:
-		m.fail(net.ErrClosed) // as was asked for
+		m.fail(net.ErrClosed) // this end asked for it
 	case m.failure != nil:
-		m.fail(m.failure) // that is why
+		m.fail(m.failure) // the failed handshake is the reason
 	default:
 		m.fail(&ClosedError{SessionID: m.cfg.sessionID, Output: closed.Output, Incomplete: m.recv.gap()})
 	}
 }
 
-// --- what goes out ---
+// --- sending ---
 
 // pending reports whether fill has something to send now.
 func (m *machine) pending() bool {
@@ -323,7 +323,7 @@ func (m *machine) pending() bool {
 		(m.reliable.pending() || len(m.control) > 0 || m.dataSize() > 0)
 }
 
-// fill adds to b the messages that may be sent now.
+// fill adds to b the messages that the owner may send now.
 func (m *machine) fill(b *batch, now time.Time) {
 	if m.err != nil || m.link.state != linkUp {
 		return
@@ -355,7 +355,7 @@ func (m *machine) fill(b *batch, now time.Time) {
 	}
 }
 
-// dataSize returns how many written bytes the next message may carry now; 0 when it must not be sent yet.
+// dataSize returns how many written bytes the next message may carry now; 0 means that it must wait.
 func (m *machine) dataSize() int {
 	backlog := m.out.len()
 	if backlog == 0 || !m.hs.complete() {
@@ -366,7 +366,7 @@ func (m *machine) dataSize() int {
 
 // --- time ---
 
-// deadline returns when onTimer is needed next; the zero time means never.
+// deadline returns when the machine needs onTimer next; zero means never.
 func (m *machine) deadline() time.Time {
 	if m.err != nil {
 		return time.Time{}
@@ -379,7 +379,7 @@ func (m *machine) deadline() time.Time {
 	return earliest(earliest(at, m.closeBy), m.failBy)
 }
 
-// onTimer acts on the deadline.
+// onTimer does everything that is due.
 func (m *machine) onTimer(now time.Time) {
 	if m.err != nil {
 		return
@@ -401,7 +401,7 @@ func (m *machine) onTimer(now time.Time) {
 	m.advance(now)
 }
 
-// checkLength ends the stream when its messages have become too long for the path.
+// checkLength ends the stream if its messages have become too long for the path.
 func (m *machine) checkLength(now time.Time) {
 	if limit, ok := m.send.oversize(now); ok {
 		m.tooLong = limit
@@ -428,7 +428,7 @@ func (m *machine) advance(now time.Time) {
 	}
 }
 
-// idle reports whether the agent has acknowledged all messages, and only written bytes wait to be sent.
+// idle reports whether the agent has acknowledged all messages and only written bytes wait to be sent.
 func (m *machine) idle() bool { return len(m.control) == 0 && m.send.outstanding() == 0 }
 
 // advanceClose takes the next step of close.
@@ -454,7 +454,7 @@ func (m *machine) advanceClose(now time.Time) {
 	}
 }
 
-// fail ends the stream, unless it has ended.
+// fail ends the stream with err, unless it has ended.
 func (m *machine) fail(err error) {
 	if m.err == nil {
 		m.err = err
@@ -464,7 +464,7 @@ func (m *machine) fail(err error) {
 // closeError returns Close's error for a stream that has ended.
 func (m *machine) closeError() error {
 	if !m.closed || m.abandoned || m.closing == finishing {
-		return nil // the stream ended before Close, which Err tells; or all is well
+		return nil // the stream ended before Close, as Err tells; or all is well
 	}
 	if n, backlog := m.send.outstanding(), m.out.len(); n > 0 && m.wrote || backlog > 0 {
 		return fmt.Errorf("close session %s: %d messages were not acknowledged, %d bytes not sent", m.cfg.sessionID, n, backlog)

@@ -1,18 +1,17 @@
 package sessions
 
-// recvVerdict says what became of a message, and so whether it is acknowledged.
+// recvVerdict is the fate of a message, and so decides whether it is acknowledged.
 type recvVerdict uint8
 
 const (
-	recvDropped   recvVerdict = iota // no place for it: not acknowledged, the agent sends it again
-	recvDuplicate                    // had already: acknowledged again, for the first ack may be lost
-	recvHeld                         // kept until those before it come: acknowledged
-	recvNext                         // the one that was expected: acknowledged, to be consumed at once
+	recvDropped   recvVerdict = iota // no room: not acknowledged, so the agent sends it again
+	recvDuplicate                    // came before: acknowledged again, because the first ack may be lost
+	recvHeld                         // kept until earlier ones come: acknowledged
+	recvNext                         // expected next: acknowledged, and consumed at once
 )
 
-// recvQueue puts messages back in order and finds duplicates. It does no I/O, owns no goroutine and reads no clock. What it
-// holds is bounded in bytes and in sequence numbers; the bound does not apply to the message that is expected next, without
-// which nothing could move on.
+// recvQueue puts messages in order and drops duplicates. It is pure, as machine is. It bounds the messages that it holds in bytes
+// and in sequence numbers. The bound does not apply to the next expected message, without which the queue could not move on.
 type recvQueue[T any] struct {
 	next     int64
 	held     map[int64]heldMessage[T]
@@ -30,8 +29,8 @@ func newRecvQueue[T any](maxBytes int, maxSpan int64) *recvQueue[T] {
 	return &recvQueue[T]{held: make(map[int64]heldMessage[T]), maxBytes: maxBytes, maxSpan: maxSpan}
 }
 
-// push takes message seq of size bytes of memory. consumable says whether it could be consumed at once. When push returns
-// recvNext the caller consumes v and then what pop gives; on recvHeld the queue owns v; otherwise the caller keeps it.
+// push takes message seq, of size bytes of memory. consumable says whether the caller could consume it at once. After recvNext the
+// caller consumes v and then all that pop returns. After recvHeld the queue owns v; otherwise the caller keeps it.
 func (q *recvQueue[T]) push(seq int64, v T, size int, consumable bool) recvVerdict {
 	switch {
 	case seq < q.next:
@@ -54,7 +53,7 @@ func (q *recvQueue[T]) push(seq int64, v T, size int, consumable bool) recvVerdi
 	return recvHeld
 }
 
-// pop returns the next message in order, if it is held.
+// pop returns the next message in order, if the queue holds it.
 func (q *recvQueue[T]) pop() (v T, ok bool) {
 	h, ok := q.held[q.next]
 	if !ok {
@@ -66,5 +65,5 @@ func (q *recvQueue[T]) pop() (v T, ok bool) {
 	return h.v, true
 }
 
-// gap reports whether messages are held that wait for one that has not come.
+// gap reports whether the queue holds messages that wait for a missing one.
 func (q *recvQueue[T]) gap() bool { return len(q.held) > 0 }

@@ -12,17 +12,17 @@ import (
 )
 
 const (
-	// ackDelay is how long an ack waits for others, or for data that goes out anyway: each write is a system call here and a
-	// wake-up there, and a busy session has an ack to send every millisecond. An agent that misses an ack sends again after
-	// 10 ms more than the acks take on average, at the earliest.
+	// ackDelay is how long an ack waits for others, or for outgoing data. Each write costs a system call here and a wake-up at the
+	// agent, and a busy session has an ack to send every millisecond. An agent that misses an ack resends, at the earliest, 10 ms
+	// after the average delay of acks.
 	ackDelay = 4 * time.Millisecond
 	// ackBatch is how many acks wait for others at most.
 	ackBatch = 16
-	// spareBytes bounds the frames that are kept for reuse.
+	// spareBytes bounds the frames kept for reuse.
 	spareBytes = 1 << 20
 )
 
-// batch is a number of messages to send in one go, one after the other in one slice.
+// batch is a number of messages to send at once, one after the other in one slice.
 type batch struct {
 	buf  []byte
 	ends []int
@@ -37,31 +37,30 @@ func (b *batch) add(msg []byte) {
 
 func (b *batch) reset() { b.buf, b.ends = b.buf[:0], b.ends[:0] }
 
-// heldPayload is a message that waits for earlier ones. The buffer in has its payload.
+// heldPayload is a message that waits for earlier ones. The buffer in holds its payload.
 type heldPayload struct {
 	typ     datachannel.PayloadType
 	payload []byte
 	in      *inbound
 }
 
-// pendingAck is an ack that has not been sent.
+// pendingAck is an ack that waits to be sent.
 type pendingAck struct {
 	id  uuid.UUID
 	seq int64
 }
 
-// reliable is the part that both ends of a data channel have in common. It numbers the messages of its own stream and sends them
-// again until the peer acknowledges them. It acknowledges the messages of the peer's stream and puts them in order. It is pure,
-// as machine is.
+// reliable is the part that both ends of a data channel share. It numbers its own stream's messages and resends them until the peer
+// acknowledges them. It acknowledges the messages of the peer's stream and puts them in order. It is pure, as machine is.
 type reliable struct {
-	sends, takes datachannel.MessageType // of the messages of each stream
+	sends, takes datachannel.MessageType // message types of the two streams
 	eager        bool                    // acks do not wait
-	rng          *rand.Rand              // of message ids: unique, not secret
+	rng          *rand.Rand              // for message ids: unique, not secret
 
 	send   *sendQueue
 	recv   *recvQueue[heldPayload]
 	acks   []pendingAck
-	ackBy  time.Time // when they become due; zero when they are due already, or there are none
+	ackBy  time.Time // when the acks become due; zero: due already, or none
 	ackDue bool
 
 	spare   [][]byte
@@ -71,8 +70,8 @@ type reliable struct {
 	resends, duplicates, dropped uint64 // messages
 }
 
-// receive takes a message of the peer's stream. consumable says whether its payload could be consumed at once. After recvNext
-// the caller consumes the message, and then those that recv.pop returns. After recvHeld the queue owns the buffer in.
+// receive takes in a message of the peer's stream. consumable says whether the caller could consume its payload at once. After
+// recvNext the caller consumes the message, and then those that recv.pop returns. After recvHeld the queue owns the buffer in.
 func (r *reliable) receive(msg *frame.Message, in *inbound, consumable bool, now time.Time) recvVerdict {
 	r.send.wake()
 	verdict := r.recv.push(msg.Seq, heldPayload{msg.PayloadType, msg.Payload, in}, cap(in.b), consumable)
@@ -93,7 +92,7 @@ func (r *reliable) receive(msg *frame.Message, in *inbound, consumable bool, now
 	return verdict
 }
 
-// receiveAck takes the payload of an acknowledge message.
+// receiveAck takes in the payload of an acknowledge message.
 func (r *reliable) receiveAck(payload []byte, now time.Time) error {
 	ack, err := frame.ParseAck(payload)
 	if err != nil {
@@ -107,7 +106,7 @@ func (r *reliable) receiveAck(payload []byte, now time.Time) error {
 	return nil
 }
 
-// disconnected says that the websocket is gone. The peer sends its messages again for want of acks.
+// disconnected takes in that the websocket is gone. The peer, which then misses acks, sends its messages again.
 func (r *reliable) disconnected() {
 	r.send.onPathLost()
 	r.clearAcks()
@@ -115,7 +114,7 @@ func (r *reliable) disconnected() {
 
 func (r *reliable) clearAcks() { r.acks, r.ackBy, r.ackDue = r.acks[:0], time.Time{}, false }
 
-// pending reports whether acks, or messages to be sent again, are due.
+// pending reports whether acks or resends are due.
 func (r *reliable) pending() bool { return r.ackDue || r.send.nextLost() != nil }
 
 // appendAcks adds all acks to b.
@@ -131,7 +130,7 @@ func (r *reliable) appendAcks(b *batch, now time.Time) {
 	r.clearAcks()
 }
 
-// appendResends adds lost messages to b, as the window allows, until b has limit bytes.
+// appendResends adds lost messages to b, within the window, until b has limit bytes.
 func (r *reliable) appendResends(b *batch, limit int, now time.Time) {
 	for len(b.buf) < limit {
 		msg, ok := r.send.resend(now)
@@ -143,7 +142,7 @@ func (r *reliable) appendResends(b *batch, limit int, now time.Time) {
 	}
 }
 
-// push makes the next message of its own stream and adds it to b. n is the length of the payload before encryption.
+// push makes the next message of this end's stream and adds it to b. n is the length of the payload before encryption.
 func (r *reliable) push(b *batch, typ datachannel.PayloadType, flags uint64, payload []byte, n int, now time.Time) {
 	m := frame.Message{
 		Type: r.sends, Created: now, Seq: r.send.nextSeq(), Flags: flags, ID: r.newID(), PayloadType: typ, Payload: payload,
@@ -156,10 +155,10 @@ func (r *reliable) push(b *batch, typ datachannel.PayloadType, flags uint64, pay
 	b.add(msg)
 }
 
-// deadline returns when onTimer is to be called; zero means that there is nothing to wait for.
+// deadline returns when the owner must call onTimer; zero means never.
 func (r *reliable) deadline() time.Time { return earliest(r.send.deadline(), r.ackBy) }
 
-// onTimer acts on the deadline. It reports whether acks have been missing for so long that the path is doubtful.
+// onTimer does everything that is due. It reports whether acks have been missing for so long that the path is doubtful.
 func (r *reliable) onTimer(now time.Time) (doubtful bool) {
 	if due(r.ackBy, now) {
 		r.ackBy, r.ackDue = time.Time{}, true
@@ -180,7 +179,7 @@ func (r *reliable) newID() uuid.UUID {
 	return id
 }
 
-// spareFrame returns an empty slice for n bytes.
+// spareFrame returns an empty slice with room for n bytes.
 func (r *reliable) spareFrame(n int) []byte {
 	if last := len(r.spare) - 1; last >= 0 {
 		b := r.spare[last]
@@ -193,7 +192,7 @@ func (r *reliable) spareFrame(n int) []byte {
 	return make([]byte, 0, n)
 }
 
-// keepFrame takes back the frame of an acknowledged message. Batches hold copies, so nobody else has the frame.
+// keepFrame takes back the frame of an acknowledged message. Batches hold copies, so no one else uses the frame.
 func (r *reliable) keepFrame(b []byte) {
 	if r.spareN+cap(b) <= spareBytes && cap(b) >= minPayload {
 		r.spare = append(r.spare, b)
@@ -201,7 +200,7 @@ func (r *reliable) keepFrame(b []byte) {
 	}
 }
 
-// earliest returns the earlier of two times, of which the zero time is none.
+// earliest returns the earlier of two times. A zero time means none.
 func earliest(a, b time.Time) time.Time {
 	if a.IsZero() || !b.IsZero() && b.Before(a) {
 		return b
@@ -209,5 +208,5 @@ func earliest(a, b time.Time) time.Time {
 	return a
 }
 
-// due reports whether a time has come; the zero time never does.
+// due reports whether a time has come; zero never does.
 func due(at, now time.Time) bool { return !at.IsZero() && !now.Before(at) }

@@ -1,18 +1,18 @@
 package sessions
 
-// byteRing is a queue of bytes on a circular slice. It grows as needed: who fills it bounds it. Storage that is not needed
-// any more is given back after a while, not each time it is empty, which in a bulk transfer is all the time.
+// byteRing is a queue of bytes on a circular slice. It grows as needed; the writer bounds it. It frees unneeded storage after a
+// while, not each time it is empty, because in a bulk transfer it is empty all the time.
 type byteRing struct {
 	buf  []byte // length zero or a power of two
 	head int
 	n    int
 
-	most    int // the largest n since the storage was judged
+	most    int // the largest n since the last judgement of the storage
 	emptied int // how often n was zero since then
 }
 
 const (
-	keepBytes  = 64 << 10 // of storage are always kept
+	keepBytes  = 64 << 10 // of storage, always kept
 	judgeAfter = 64       // times empty
 )
 

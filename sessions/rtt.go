@@ -2,15 +2,15 @@ package sessions
 
 import "time"
 
-// Retransmission timing. The transport below a data channel is TCP, so that a message is lost only where the gateway or an
-// absent peer dropped it: the timeouts may be shorter than RFC 6298's, a needless resend costs one message.
+// Retransmission timing. The transport below a data channel is TCP, so only the gateway or an absent peer loses messages. The
+// timeouts may be shorter than RFC 6298's, because a needless resend costs only one message.
 const (
 	initialRTO  = 300 * time.Millisecond // before the first sample
 	minRTO      = 200 * time.Millisecond
-	maxRTO      = 3 * time.Second // also with back-off
+	maxRTO      = 3 * time.Second // also with backoff
 	granularity = 10 * time.Millisecond
 
-	// minRTTWindow is how long a minimum is remembered, at least; the path may change.
+	// minRTTWindow is the least time for which a minimum counts, because the path may change.
 	minRTTWindow = 10 * time.Second
 )
 
@@ -25,7 +25,7 @@ type rttStats struct {
 	windowStart     time.Time
 }
 
-// update takes one sample. Samples of retransmitted messages must not be given: whose ack came is not known.
+// update takes in one sample. Retransmitted messages must not be sampled: their ack may answer either sending.
 func (r *rttStats) update(sample time.Duration, now time.Time) {
 	sample = max(sample, 0)
 	r.latest = sample
@@ -43,10 +43,10 @@ func (r *rttStats) update(sample time.Duration, now time.Time) {
 	r.curMin = min(r.curMin, sample)
 }
 
-// base returns the least round trip seen lately: what the path takes when nothing queues in it.
+// base returns the shortest round trip of late: the time that the path takes without queues.
 func (r *rttStats) base() time.Duration { return min(r.curMin, r.prevMin) }
 
-// rto returns the retransmission timeout, without back-off.
+// rto returns the retransmission timeout, without backoff.
 func (r *rttStats) rto() time.Duration {
 	if !r.measured {
 		return initialRTO
@@ -54,8 +54,8 @@ func (r *rttStats) rto() time.Duration {
 	return min(max(r.srtt+max(granularity, 4*r.rttvar), minRTO), maxRTO)
 }
 
-// lossDelay returns how long after its sending a message counts as lost once an ack for a later one has come. The gateway
-// may reorder, so that it is more than a round trip.
+// lossDelay returns how long after its sending a message counts as lost, once an ack for a later one has come. It exceeds a round
+// trip, because the gateway may reorder messages.
 func (r *rttStats) lossDelay() time.Duration {
 	if !r.measured {
 		return initialRTO

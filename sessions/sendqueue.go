@@ -7,36 +7,36 @@ import (
 	"github.com/bastion-ssm/bastion/internal/ring"
 )
 
-// The limits of the send queue. The agent takes payloads of up to 256 KiB without pacing, but what AWS's gateway takes is not
-// published and sessions stall when it is flooded; so a stream starts as AWS's own plugin does, with 1024 bytes a message,
-// and grows step by step while acks come back soon.
+// The limits of the send queue. The agent takes payloads of up to 256 KiB without pacing. AWS does not publish the limits of its
+// gateway, and sessions stall when it is flooded. So a stream begins as AWS's own plugin does, with 1024 bytes a message, and grows
+// step by step while acks come back soon.
 const (
 	minPayload     = 1024
 	initialWindow  = 16 << 10 // bytes, headers included
 	minWindow      = 4 << 10
-	growAfter      = 64   // messages acknowledged in a row before the payload may double
-	growWindow     = 32   // ... and payloads that the window must hold; so it has grown, because it was used
+	growAfter      = 64   // messages acknowledged in succession before the payload may double
+	growWindow     = 32   // ... and payloads that the window must hold, which shows that it has grown in use
 	maxSpan        = 8192 // sequence numbers between the oldest unacknowledged and the next; the agent reorders 100,000
 	holdDelay      = 25 * time.Millisecond
 	shrinkDelay    = 100 * time.Millisecond
 	probePatience  = 15 * time.Second
 	probeMinResend = 3
-	probeMaxCuts   = 3 // a message on which the websocket was lost so often is what it was lost for
+	probeMaxCuts   = 3 // a message in flight at this many losses of the websocket is their cause
 )
 
 type sendState uint8
 
 const (
 	sendInFlight sendState = iota
-	sendLost               // to be sent again
+	sendLost               // must be sent again
 	sendAcked
 )
 
-// sentMessage is a message that was sent and is kept until its ack comes.
+// sentMessage is a sent message that waits for its ack.
 type sentMessage struct {
 	frame  []byte
 	sentAt time.Time // last sent
-	order  uint64    // of its last sending among all sendings
+	order  uint64    // position of its last sending among all sendings
 	sends  int
 	state  sendState
 }
@@ -46,13 +46,15 @@ type sending struct {
 	order uint64
 }
 
-// sendQueue is the state of our sending direction: numbers, what is unacknowledged, when it is sent again, how much may be in
-// flight and how long a message may be. It does no I/O, owns no goroutine and reads no clock: time comes in as an argument,
-// and deadline says when to call onTimer. Methods must be called by one goroutine, with times that do not go back.
+// sendQueue is the state of this end's sending direction. It has the numbers, the unacknowledged messages and when to resend them,
+// the bound on the bytes in flight, and the length of a message. It is pure: time comes as an argument, and deadline says when to
+// call onTimer. One goroutine must call its methods, with times that do not go back.
 //
-// Invariants: msgs[i] has sequence number base+i; the first of msgs is not acknowledged; inFlight is the sum of the frames in
-// state sendInFlight and lost the number of those in state sendLost; every message in flight has exactly one live entry in
-// sendings (an entry is live when its order is the message's).
+// Invariants:
+//
+//   - msgs[i] has sequence number base+i, and the first of msgs is not acknowledged;
+//   - inFlight is the sum of the frames in state sendInFlight, and lost is the number of those in state sendLost;
+//   - every message in flight has exactly one live entry in sendings (an entry is live if its order is the message's).
 type sendQueue struct {
 	maxWindow  int
 	maxPayload int
@@ -70,7 +72,7 @@ type sendQueue struct {
 	newestAcked  uint64 // 1 + the largest order known to be acknowledged
 	lastProgress time.Time
 	backoff      uint
-	overrun      int // sendings that the window does not hold back: probes after a timeout
+	overrun      int // sendings that ignore the window: probes after a timeout
 
 	window      int
 	threshold   int // slow start ends here
@@ -82,7 +84,7 @@ type sendQueue struct {
 	lossesTotal uint64
 
 	payload   int // of new messages
-	proven    int // the longest that was acknowledged
+	proven    int // the longest acknowledged one
 	streak    int // messages acknowledged since the payload changed
 	probing   bool
 	probe     int64 // the message that is longer than all acknowledged ones
@@ -120,7 +122,7 @@ func (q *sendQueue) outstanding() int { return q.msgs.Len() }
 // stalled reports whether acks have been missing for longer than the retransmission timeout.
 func (q *sendQueue) stalled() bool { return q.backoff > 0 }
 
-// room returns the payload bytes that a new message may carry now, when backlog bytes wait: 0 when it must not be sent yet.
+// room returns the payload bytes that a new message may carry now, while backlog bytes wait; 0 means that it must wait.
 func (q *sendQueue) room(backlog int) int {
 	if q.paused || q.lost > 0 || q.msgs.Len() >= maxSpan {
 		return 0
@@ -134,13 +136,13 @@ func (q *sendQueue) room(backlog int) int {
 	case q.inFlight == 0 || q.inFlight+min(size, backlog) <= q.window:
 		return size
 	case q.probing && q.msgs.Len() == 1 && q.stalled():
-		return minPayload // it shows whether the probe is missed for its length, see oversize
+		return minPayload // shows whether the probe is lost because of its length: see oversize
 	}
 	return 0
 }
 
-// push takes a new message, which is being sent now; its number is nextSeq. n is the length of its payload. Messages of the
-// protocol itself may be pushed whatever room says: they are few.
+// push adds a new message with number nextSeq, which its caller sends now. n is the length of its payload. The protocol's own
+// messages may ignore room, because they are few.
 func (q *sendQueue) push(frame []byte, n int, now time.Time) {
 	seq := q.nextSeq()
 	if n > q.payload {
@@ -157,7 +159,7 @@ func (q *sendQueue) push(frame []byte, n int, now time.Time) {
 	q.send(seq, q.msgs.At(q.msgs.Len()-1), now)
 }
 
-// send records that m goes out now.
+// send records that the caller sends m now.
 func (q *sendQueue) send(seq int64, m *sentMessage, now time.Time) {
 	m.state, m.sentAt, m.order = sendInFlight, now, q.order
 	m.sends++
@@ -179,7 +181,7 @@ func (q *sendQueue) resend(now time.Time) ([]byte, bool) {
 	return m.frame, true
 }
 
-// nextLost returns the message that resend would send, or nil. Its number is lostFrom then.
+// nextLost returns the message that resend would return, or nil. lostFrom is then its number.
 func (q *sendQueue) nextLost() *sentMessage {
 	if q.lost == 0 || q.paused {
 		return nil
@@ -204,7 +206,7 @@ func (q *sendQueue) get(seq int64) *sentMessage {
 	return q.msgs.At(int(seq - q.base))
 }
 
-// onAck takes the ack of message seq. It reports whether that was news.
+// onAck takes in the ack of message seq. It reports whether the ack was news.
 func (q *sendQueue) onAck(seq int64, now time.Time) bool {
 	m := q.get(seq)
 	if m == nil || m.state == sendAcked {
@@ -215,8 +217,7 @@ func (q *sendQueue) onAck(seq int64, now time.Time) bool {
 		q.rtt.update(elapsed, now)
 		q.roundMin = minNonZero(q.roundMin, max(elapsed, 1))
 	}
-	// The ack of a message that was sent again may answer an earlier sending: only when it took a whole round trip does it
-	// say something about what was sent before the last one.
+	// The ack of a resent message may answer an earlier sending. It counts for the last sending only after a whole round trip.
 	if m.sends == 1 || elapsed >= q.rtt.base() {
 		q.newestAcked = max(q.newestAcked, m.order+1)
 	}
@@ -262,7 +263,8 @@ func minNonZero(a, b time.Duration) time.Duration {
 	return min(a, b)
 }
 
-// growWindow opens the window for size acknowledged bytes: doubling each round in slow start, then by a message a round.
+// growWindow opens the window for size acknowledged bytes. In slow start it doubles each round; later it grows by one message a
+// round.
 func (q *sendQueue) growWindow(size int) {
 	if q.window < q.threshold {
 		q.window += size
@@ -272,8 +274,8 @@ func (q *sendQueue) growWindow(size int) {
 	q.window = min(q.window, q.maxWindow)
 }
 
-// endRound judges the round trip that has ended: the window grows on only while nothing queues on the way, and shrinks when
-// much does. So a bulk transfer does not flood the gateway, and adds little to the delay of what it carries beside it.
+// endRound judges the past round trip. The window grows only while no queue forms on the way, and shrinks while a long one does. So
+// a bulk transfer does not flood the gateway, and hardly delays other traffic beside it.
 func (q *sendQueue) endRound() {
 	queued := q.roundMin - q.rtt.base() - q.rtt.base()/8
 	switch {
@@ -289,7 +291,7 @@ func (q *sendQueue) endRound() {
 	q.roundEnd, q.roundMin = q.order, 0
 }
 
-// detectLoss marks as lost what was sent well before something that has been acknowledged.
+// detectLoss marks messages as lost that were sent well before an acknowledged one.
 func (q *sendQueue) detectLoss(now time.Time) {
 	for {
 		seq, m := q.oldestSending()
@@ -335,7 +337,7 @@ func (q *sendQueue) markLost(seq int64, m *sentMessage) {
 	q.lostFrom = min(q.lostFrom, seq)
 }
 
-// deadline returns when onTimer is to be called; zero means that there is nothing to wait for.
+// deadline returns when the owner must call onTimer; zero means never.
 func (q *sendQueue) deadline() time.Time {
 	if q.paused {
 		return time.Time{}
@@ -354,13 +356,13 @@ func (q *sendQueue) deadline() time.Time {
 	return since.Add(q.timeout())
 }
 
-// timeout returns the retransmission timeout with back-off.
+// timeout returns the retransmission timeout with backoff.
 func (q *sendQueue) timeout() time.Duration {
 	return backoff.After(int(q.backoff), q.rtt.rto(), maxRTO)
 }
 
-// onTimer acts on the deadline: losses that time has proven, or the retransmission timeout, after which one message is sent
-// again whatever the window, and the window closes to its minimum.
+// onTimer does everything that is due. It marks messages as lost whose time has passed. After the retransmission timeout it resends
+// one message whatever the window, and closes the window to its minimum.
 func (q *sendQueue) onTimer(now time.Time) {
 	if q.paused {
 		return
@@ -382,8 +384,8 @@ func (q *sendQueue) onTimer(now time.Time) {
 	q.shrinkPayload()
 }
 
-// onPathLost says that the websocket is gone, and what was in flight may be gone with it: all of it is sent again, slowly at
-// first, since the next path may be another one.
+// onPathLost takes in that the websocket is gone, perhaps with all messages in flight. The queue sends them again, slowly at first,
+// because the next path may be a different one.
 func (q *sendQueue) onPathLost() {
 	if q.probing && q.get(q.probe).state == sendInFlight {
 		q.probeCuts++
@@ -405,7 +407,8 @@ func (q *sendQueue) loseInFlight() {
 	q.sendings.Clear()
 }
 
-// setPaused says whether the agent is absent. What was in flight when it came back may have been dropped, and is sent again.
+// setPaused takes in whether the agent is absent. Messages in flight at its return may have been dropped, so the queue sends them
+// again.
 func (q *sendQueue) setPaused(paused bool) {
 	if q.paused && !paused {
 		q.loseInFlight()
@@ -414,12 +417,12 @@ func (q *sendQueue) setPaused(paused bool) {
 	q.paused = paused
 }
 
-// wake says that the agent has shown itself to be present.
+// wake takes in a sign that the agent is present.
 func (q *sendQueue) wake() { q.paused = false }
 
-// oversize reports whether a message longer than every acknowledged one has been refused again and again: later ones were
-// acknowledged and it was not, or the websocket was lost each time. Then something on the way does not take its length, and
-// since it must come first, the stream cannot go on. The length to stay at is returned with it.
+// oversize reports whether the path refuses a message longer than every acknowledged one. The sign is that later messages were
+// acknowledged and it was not, or that the websocket was lost each time. The stream cannot go on without that message. oversize
+// also returns the longest length that got through.
 func (q *sendQueue) oversize(now time.Time) (int, bool) {
 	if q.probing && q.probeCuts >= probeMaxCuts {
 		return q.proven, true

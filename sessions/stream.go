@@ -14,9 +14,9 @@ import (
 	"github.com/bastion-ssm/bastion/internal/deadline"
 )
 
-// Stream is the byte stream of one session. It is a net.Conn: reads and writes may run at the same time, in several
-// goroutines each, and Close ends them all. A lost websocket is not seen by them; when the session ends, what has come is
-// read first and then the reason: io.EOF when the far end closed regularly, otherwise the error that Err returns.
+// Stream is the byte stream of one session. It is a net.Conn: several goroutines may read and several may write at the same time,
+// and Close ends all these calls. They do not notice the loss of a websocket. When the session ends, Read first returns the bytes
+// that came. Then it returns io.EOF if the far end closed in good order, and otherwise the error that Err returns.
 //
 // Write returns when the bytes are in a bounded buffer, not when they have arrived.
 type Stream struct {
@@ -26,9 +26,9 @@ type Stream struct {
 
 	mu        sync.Mutex
 	m         *machine
-	link      *link     // nil while there is none
-	first     *grant    // nil when it has been used
-	readable  sync.Cond // data, an end, or a deadline that passed
+	link      *link     // nil without a websocket
+	first     *grant    // nil after its use
+	readable  sync.Cond // signals data, an end, or an expired deadline
 	writable  sync.Cond
 	readDead  deadline.Deadline
 	writeDead deadline.Deadline
@@ -39,16 +39,16 @@ type Stream struct {
 	ended     bool  // done is closed
 	closeErr  error // what Close returns
 
-	ctx      context.Context // of what is done for the stream, until it has ended
+	ctx      context.Context // for all calls on the stream's behalf; done at its end
 	cancel   context.CancelFunc
 	work     sync.WaitGroup
 	ready    chan struct{} // closed when the handshake is complete
 	spoken   chan struct{} // closed when the first bytes have come
 	done     chan struct{} // closed when the stream has ended
-	finished chan struct{} // closed when the session is terminated and no goroutine is left
+	finished chan struct{} // closed when the session is terminated and all goroutines have ended
 }
 
-// newStream starts a stream of a session that has been started. From here on the stream sees to its end.
+// newStream makes the stream of a started session. From here on the stream is responsible for ending the session.
 func newStream(id, target string, cfg streamConfig, log *slog.Logger) *Stream {
 	now := time.Now()
 	cfg.sessionID, cfg.targetID = id, target
@@ -70,7 +70,7 @@ func newStream(id, target string, cfg streamConfig, log *slog.Logger) *Stream {
 
 // Stats are a stream's figures so far.
 type Stats struct {
-	RTT        time.Duration // smoothed round trip of a message and its ack; 0 when not measured yet
+	RTT        time.Duration // smoothed round trip of a message and its ack; 0: not measured yet
 	Sent       uint64        // bytes taken from writers and sent at least once
 	Received   uint64        // bytes that came in order
 	Resends    uint64        // messages sent again
@@ -101,14 +101,14 @@ func (s *Stream) Stats() Stats {
 	}
 }
 
-// SessionID returns the session's id, by which the service and its audit logs know it.
+// SessionID returns the session's id in the service and its audit logs.
 func (s *Stream) SessionID() string { return s.cfg.sessionID }
 
-// Target returns what the session leads to, as the call that started it named it.
+// Target returns the session's target, as the call that started it named it.
 func (s *Stream) Target() string { return s.cfg.targetID }
 
-// Probe finds out now whether the websocket still works, instead of at the next ping, for a caller who knows that it may not: the
-// machine slept, or its network is another one. It does not wait for the outcome.
+// Probe checks now whether the websocket still works, instead of at the next ping. Callers use it after the machine has slept or
+// changed its network. Probe does not wait for the outcome.
 func (s *Stream) Probe() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -117,11 +117,11 @@ func (s *Stream) Probe() {
 	s.settle(now)
 }
 
-// Done is closed when the stream has ended, for whatever reason.
+// Done returns a channel that is closed when the stream has ended.
 func (s *Stream) Done() <-chan struct{} { return s.done }
 
-// Err returns why the stream ended, nil while it has not: net.ErrClosed after Close, a *ClosedError when the service closed
-// the session, or why it could not be resumed.
+// Err returns why the stream ended, or nil while it is open. The error is net.ErrClosed after Close, a *ClosedError when the
+// service closed the session, or the reason why the session could not be resumed.
 func (s *Stream) Err() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -173,7 +173,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 		if wrote := s.m.write(p[n:]); wrote > 0 {
 			s.moved()
 			if n += wrote; n == len(p) {
-				return n, nil // all is taken, even if the deadline has passed meanwhile
+				return n, nil // all bytes are taken, even if the deadline has passed meanwhile
 			}
 			continue
 		}
@@ -181,16 +181,16 @@ func (s *Stream) Write(p []byte) (int, error) {
 	}
 }
 
-// opError gives an error the form that net.Conn's have.
+// opError wraps an error in the form of net.Conn's errors.
 func (s *Stream) opError(op string, err error) error {
 	return &net.OpError{Op: op, Net: "ssm", Source: s.LocalAddr(), Addr: s.RemoteAddr(), Err: err}
 }
 
-// Close ends the session. What was written is sent first, for a bounded time; then the far end's connection is closed and the
-// session terminated. It returns when all that is done, with an error if written bytes were not acknowledged.
+// Close ends the session. It first sends the written bytes, for a bounded time, then closes the far end's connection and terminates
+// the session. It returns when all that is done, with an error if the agent has not acknowledged all written bytes.
 func (s *Stream) Close() error { return s.close(false) }
 
-// abandon ends the session without regard to what was written.
+// abandon ends the session without waiting for written bytes.
 func (s *Stream) abandon() { _ = s.close(true) }
 
 func (s *Stream) close(abandon bool) error {
@@ -209,10 +209,10 @@ func (s *Stream) close(abandon bool) error {
 	return s.closeErr
 }
 
-// LocalAddr implements net.Conn: the session.
+// LocalAddr implements net.Conn. The address is the session's id.
 func (s *Stream) LocalAddr() net.Addr { return addr(s.cfg.sessionID) }
 
-// RemoteAddr implements net.Conn: the target.
+// RemoteAddr implements net.Conn. The address is the target.
 func (s *Stream) RemoteAddr() net.Addr { return addr(s.cfg.targetID) }
 
 // addr names one end of a session.
@@ -234,7 +234,7 @@ func (s *Stream) SetReadDeadline(t time.Time) error {
 	return s.setDeadline(&s.readDead, &s.readable, t)
 }
 
-// SetWriteDeadline implements net.Conn. It bounds the wait for the buffer, not the arrival.
+// SetWriteDeadline implements net.Conn. It bounds the wait for space in the buffer, not the arrival.
 func (s *Stream) SetWriteDeadline(t time.Time) error {
 	return s.setDeadline(&s.writeDead, &s.writable, t)
 }
@@ -253,22 +253,22 @@ func (s *Stream) setDeadline(d *deadline.Deadline, c *sync.Cond, t time.Time) er
 type streamConfig struct {
 	machineConfig
 
-	// first is the grant that the session was started with.
+	// first is the grant from the session's start.
 	first grant
-	// resume asks for another one. An error that wraps errNoResume is final.
+	// resume gets another grant. An error that wraps errNoResume is final.
 	resume func(context.Context) (grant, error)
 	dial   func(context.Context, grant) (socket, error)
-	// dataKey makes a KMS data key: plain, and encrypted for the agent.
+	// dataKey makes a KMS data key, plain and encrypted for the agent.
 	dataKey func(context.Context, *keyRequest) (plain, encrypted []byte, err error)
-	// terminate ends the session with the service; it is called exactly once, and bounds itself.
+	// terminate ends the session with the service. The stream calls it exactly once; it bounds its own time.
 	terminate func()
-	// tooLong is told the longest payload that got through when a longer one did not.
+	// tooLong receives the longest payload that got through when a longer one did not.
 	tooLong func(limit int)
 }
 
 // The methods of Stream below serve its machine. Their callers hold the lock.
 
-// tick is the timer's function. It takes the lock.
+// tick is the timer's callback. It takes the lock.
 func (s *Stream) tick() {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -277,7 +277,7 @@ func (s *Stream) tick() {
 	s.settle(now)
 }
 
-// settle serves the machine after a call of any of its methods.
+// settle acts on the machine's state after a call of any of its methods.
 func (s *Stream) settle(now time.Time) {
 	if s.ended {
 		return
@@ -293,7 +293,7 @@ func (s *Stream) settle(now time.Time) {
 	s.arm(now)
 }
 
-// tell wakes the callers that wait for the stream.
+// tell wakes callers that wait for the stream.
 func (s *Stream) tell() {
 	if s.m.open && !s.isReady {
 		s.isReady = true
@@ -312,7 +312,7 @@ func (s *Stream) tell() {
 	}
 }
 
-// serve starts the calls that the machine asks for.
+// serve starts the calls that the machine requests.
 func (s *Stream) serve(r requests) {
 	if r.connect {
 		first := s.first
@@ -327,7 +327,7 @@ func (s *Stream) serve(r requests) {
 	}
 }
 
-// moved serves the machine after a Read or a Write, which change less.
+// moved is settle for a Read or a Write, which change less.
 func (s *Stream) moved() {
 	if s.m.throttling {
 		s.admit(time.Now())
@@ -335,22 +335,22 @@ func (s *Stream) moved() {
 	s.send()
 }
 
-// admit lets the link's reader go on if it may.
+// admit lets the link's reader go on if the machine allows it.
 func (s *Stream) admit(now time.Time) {
 	if s.link != nil && s.m.throttling && !s.m.throttled(now) {
 		s.link.room.Signal()
 	}
 }
 
-// send lets the link's writer send what there is.
+// send wakes the link's writer if the machine has messages to send.
 func (s *Stream) send() {
 	if s.link != nil && s.m.pending() {
 		s.link.work.Signal()
 	}
 }
 
-// arm makes the timer run when the machine needs it. A timer that runs too early is left as it is: that costs less than to set
-// it for each message.
+// arm sets the timer for the machine's deadline. It leaves a timer that fires too early: a spurious wake-up costs less than a reset
+// for each message.
 func (s *Stream) arm(now time.Time) {
 	at := s.m.deadline()
 	if at.IsZero() || s.armed.After(now) && !at.Before(s.armed) {
@@ -360,11 +360,11 @@ func (s *Stream) arm(now time.Time) {
 	s.timer.Reset(max(soon, at.Sub(now)))
 }
 
-// soon is now, for a timer. One that is due when it is set runs in the goroutine that looks at it, and under the race detector
-// two of these in one bubble of testing/synctest crash the program (go.dev/issue/78156).
+// soon stands for a timer that is due now. A timer due when it is set runs in the goroutine that looks at it. Under the race
+// detector two of these in one testing/synctest bubble crash the program (go.dev/issue/78156).
 const soon = time.Nanosecond
 
-// end takes note of the machine's end.
+// end records the machine's end and starts finish.
 func (s *Stream) end() {
 	s.ended = true
 	s.closeErr = s.m.closeError()
@@ -401,7 +401,7 @@ func (s *Stream) unread() int {
 	return s.m.in.len()
 }
 
-// absentFor returns for how long the service has been saying that the agent is not there.
+// absentFor returns how long the service has reported the agent absent.
 func (s *Stream) absentFor() time.Duration {
 	s.mu.Lock()
 	defer s.mu.Unlock()

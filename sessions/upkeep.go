@@ -8,12 +8,12 @@ import (
 )
 
 const (
-	// The longest pauses before the first attempt to resume, and before any.
+	// The longest pauses before the first attempt to resume, and before any attempt.
 	firstBackoff, maxBackoff = 100 * time.Millisecond, 10 * time.Second
-	// steadyLink is how long a websocket must last to be a good one: the next is then made at once, and not later each time.
+	// steadyLink is how long a good websocket lasts. After a good one, the backoff starts again from its shortest pause.
 	steadyLink = 10 * time.Second
-	// pingDoublings is how often a missing pong is put down to a slow way, while messages come on it: each time the next ping
-	// gets twice the time, since pongs queue behind messages.
+	// pingDoublings is how many missing pongs in succession upkeep blames on a slow path while messages come. Each time it doubles
+	// the next ping's timeout, because pongs queue behind messages.
 	pingDoublings = 3
 )
 
@@ -22,13 +22,13 @@ type linkState uint8
 
 const (
 	linkDown   linkState = iota // until connectAt
-	linkMaking                  // the owner makes it
+	linkMaking                  // the owner is making one
 	linkUp
 )
 
-// upkeep decides when to make a websocket, when to give up, and when to ping on it. It is pure, as machine is.
+// upkeep decides when to make a websocket, when to ping on it, and when to give up. It is pure, as machine is.
 type upkeep struct {
-	resumeTimeout time.Duration // how long the websocket may be missing
+	resumeTimeout time.Duration // how long the websocket may be lost
 	pingInterval  time.Duration
 	pingTimeout   time.Duration
 	rng           *rand.Rand
@@ -36,19 +36,19 @@ type upkeep struct {
 	state     linkState
 	connectAt time.Time
 	attempts  int       // to resume, since the last good websocket
-	since     time.Time // when the present, or latest, websocket was made
-	downSince time.Time // zero when messages have come on the present websocket
-	ups       uint64    // websockets that were made
-	lastErr   error     // why the websocket was lost, or not made
+	since     time.Time // when the present or latest websocket was made
+	downSince time.Time // zero once messages have come on the present websocket
+	ups       uint64    // websockets made so far
+	lastErr   error     // why the websocket was lost or not made
 
-	pingAt   time.Time // zero while a ping is under way, unless another has been asked for
+	pingAt   time.Time // zero during a ping, unless probe has asked for another
 	pinging  bool
-	missed   uint   // pongs in a row
-	reads    uint64 // messages that came, as a sign of life
-	pingSeen uint64 // reads at the ping that is under way
+	missed   uint   // missing pongs in succession
+	reads    uint64 // messages received, as a sign of life
+	pingSeen uint64 // reads at the start of the present ping
 }
 
-// connected says that there is a websocket.
+// connected takes in that the owner has made a websocket.
 func (u *upkeep) connected(now time.Time) {
 	u.state, u.since = linkUp, now
 	u.ups++
@@ -56,13 +56,13 @@ func (u *upkeep) connected(now time.Time) {
 	u.pingAt = earliest(u.pingAt, now.Add(u.pingInterval))
 }
 
-// notConnected says that an attempt has failed.
+// notConnected takes in that an attempt has failed.
 func (u *upkeep) notConnected(err error, now time.Time) {
 	u.lastErr = err
 	u.reconnect(now)
 }
 
-// disconnected says that the websocket is gone.
+// disconnected takes in that the websocket is gone.
 func (u *upkeep) disconnected(err error, now time.Time) {
 	u.lastErr = err
 	u.pingAt = time.Time{}
@@ -81,8 +81,8 @@ func (u *upkeep) reconnect(now time.Time) {
 	u.attempts++
 }
 
-// connectPause returns how long to wait before attempt n, 0 being the first after a loss: little, then twice as much each
-// time, and a random part of it, lest all clients of a gateway that went away come back at once.
+// connectPause returns the wait before attempt n, counted from 0 after a loss. It doubles with each attempt. A random part keeps
+// clients from returning all at once after a gateway's restart.
 func connectPause(n int, random func(time.Duration) time.Duration) time.Duration {
 	longest := backoff.After(n, firstBackoff, maxBackoff)
 	return backoff.Between(longest/4, longest, random)
@@ -96,7 +96,7 @@ func (u *upkeep) heard() {
 	}
 }
 
-// expired reports whether the websocket has been missing for too long.
+// expired reports whether the websocket has been lost for too long.
 func (u *upkeep) expired(now time.Time) bool {
 	return u.state != linkUp && now.Sub(u.downSince) >= u.resumeTimeout
 }
@@ -104,11 +104,11 @@ func (u *upkeep) expired(now time.Time) bool {
 // resumes returns how often a websocket was replaced.
 func (u *upkeep) resumes() uint64 { return max(u.ups, 1) - 1 }
 
-// probe asks for a ping at once, or as soon as there is a websocket and the ping under way has ended.
+// probe requests a ping at once, or as soon as a websocket exists and the present ping has ended.
 func (u *upkeep) probe(now time.Time) { u.pingAt = now }
 
-// pinged takes the outcome of a ping: silent says that its pong did not come in time, throttled that the reader leaves messages
-// unread on purpose. It reports whether the websocket still works.
+// pinged takes in the outcome of a ping. silent says that its pong did not come in time, and throttled that the reader leaves
+// messages unread on purpose. pinged reports whether the websocket still works.
 func (u *upkeep) pinged(err error, silent, throttled bool, now time.Time) bool {
 	u.pinging = false
 	next := u.pingInterval
@@ -116,7 +116,7 @@ func (u *upkeep) pinged(err error, silent, throttled bool, now time.Time) bool {
 	case err == nil:
 		u.missed = 0
 	case silent && throttled:
-		// The pong is among the messages that are not read.
+		// The pong is among the unread messages.
 	case silent && u.reads != u.pingSeen && u.missed < pingDoublings:
 		u.missed++
 		next = 0
@@ -127,7 +127,7 @@ func (u *upkeep) pinged(err error, silent, throttled bool, now time.Time) bool {
 	return true
 }
 
-// deadline returns when onTimer is to be called, or expired may become true.
+// deadline returns when the owner must call onTimer, or when expired may become true.
 func (u *upkeep) deadline() time.Time {
 	switch {
 	case u.state == linkUp && u.pinging:
@@ -140,7 +140,7 @@ func (u *upkeep) deadline() time.Time {
 	return u.downSince.Add(u.resumeTimeout)
 }
 
-// onTimer acts on the deadline. It says whether to make a websocket, or to ping, and how long the pong may take.
+// onTimer does everything that is due. It says whether to make a websocket, or to ping and how long the pong may take.
 func (u *upkeep) onTimer(now time.Time) (connect bool, ping time.Duration) {
 	switch {
 	case u.state == linkDown && due(u.connectAt, now):

@@ -17,10 +17,11 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-// grant is what StartSession, ResumeSession and ExecuteCommand give: where to dial, and the token that opens one websocket.
+// grant is the answer of StartSession, ResumeSession and ExecuteCommand: the URL to dial, and the token that opens one websocket.
 type grant struct{ url, token string }
 
-// checkStreamURL refuses what a session's bytes must not travel over: wss to anywhere, plain ws only within this machine.
+// checkStreamURL refuses URLs that must not carry a session's bytes. It allows wss to anywhere, but plain ws only within this
+// machine.
 func checkStreamURL(raw string) error {
 	u, err := url.Parse(raw)
 	if err != nil {
@@ -42,7 +43,7 @@ func checkStreamURL(raw string) error {
 	return fmt.Errorf("stream URL of scheme %q, not wss", u.Scheme)
 }
 
-// dialWebsocket opens the data channel: the websocket, and the text message with the token that has to come first.
+// dialWebsocket opens the data channel: it dials the websocket and sends the text message with the token, which must come first.
 func dialWebsocket(ctx context.Context, client *http.Client, g grant) (socket, error) {
 	if err := checkStreamURL(g.url); err != nil {
 		return nil, err
@@ -69,8 +70,8 @@ func dialWebsocket(ctx context.Context, client *http.Client, g grant) (socket, e
 	return wsSocket{conn, upgrade.out}, nil
 }
 
-// stayingClient returns client, or one of the defaults, made to follow no redirect: that would lead to where checkStreamURL has not
-// looked, and take the token along.
+// stayingClient returns a copy of client that follows no redirect. A redirect would take the token to a URL that checkStreamURL has
+// not checked. A nil client means the default.
 func stayingClient(client *http.Client) *http.Client {
 	var staying http.Client
 	if client != nil {
@@ -80,9 +81,9 @@ func stayingClient(client *http.Client) *http.Client {
 	return &staying
 }
 
-// upgrader is a transport that keeps hold of the connection which becomes the websocket.
+// upgrader is a transport that keeps the connection below the websocket.
 type upgrader struct {
-	base http.RoundTripper // nil is the default
+	base http.RoundTripper // nil: http.DefaultTransport
 	out  *batchWriter
 }
 
@@ -103,20 +104,20 @@ func (u *upgrader) RoundTrip(req *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// batchBytesHeld is how much a batchWriter holds back before it writes.
+// batchBytesHeld is how many bytes a batchWriter holds back before it writes.
 const batchBytesHeld = 64 << 10
 
-// batchWriter makes one write of many: it holds them back when it is told to. What comes from elsewhere while a write is under
-// way, which are pings and pongs, does not wait for it, but goes out after it.
+// batchWriter merges many writes into one while hold is in force. Writes by other goroutines during a write, which are pings and
+// pongs, return without waiting and go out after it.
 type batchWriter struct {
 	io.ReadWriteCloser
 	mu      sync.Mutex
 	idle    sync.Cond // writing has become false
 	holding bool
-	writing bool // by one goroutine, which has let go of mu meanwhile
+	writing bool // by one goroutine, which has released mu meanwhile
 	buf     []byte
 	spare   []byte
-	err     error // of the first write that failed
+	err     error // of the first failed write
 }
 
 func newBatchWriter(conn io.ReadWriteCloser) *batchWriter {
@@ -143,7 +144,7 @@ func (w *batchWriter) hold() {
 	w.holding = true
 }
 
-// release writes what was held back.
+// release writes the bytes held back.
 func (w *batchWriter) release() error {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -151,7 +152,7 @@ func (w *batchWriter) release() error {
 	return w.flush()
 }
 
-// flush writes what there is, once the write that is under way has ended. It is called with mu held.
+// flush writes all buffered bytes, after the present write has ended. Callers hold mu.
 func (w *batchWriter) flush() error {
 	for w.writing {
 		w.idle.Wait()
@@ -168,13 +169,13 @@ func (w *batchWriter) flush() error {
 		}
 		w.idle.Broadcast()
 		if w.holding {
-			break // the rest is a part of the next batch
+			break // the rest belongs to the next batch
 		}
 	}
 	return w.err
 }
 
-// wsSocket is a socket on a real websocket. Its reads and writes have no context: Close ends them.
+// wsSocket is a socket on a real websocket. Its reads and writes take no context: Close ends them.
 type wsSocket struct {
 	conn *websocket.Conn
 	out  *batchWriter // below conn

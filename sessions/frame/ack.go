@@ -10,8 +10,7 @@ import (
 	"github.com/mmmorris1975/ssm-session-client/datachannel"
 )
 
-// Ack is the payload of an acknowledge message. Every data message is acknowledged on its own: an Ack says nothing of the
-// messages before it.
+// Ack is the payload of an acknowledge message. It acknowledges one data message, and says nothing about earlier ones.
 type Ack struct {
 	Type datachannel.MessageType `json:"AcknowledgedMessageType"`
 	ID   uuid.UUID               `json:"AcknowledgedMessageId"`
@@ -71,7 +70,7 @@ func ParseAck(payload []byte) (Ack, error) {
 	return a.Ack, nil
 }
 
-// parseUsualAck parses what AppendAck writes, without the cost of a JSON decoder: an upload of 30 MB/s brings 30,000 a second.
+// parseUsualAck parses AppendAck's output without the cost of a JSON decoder: an upload of 30 MB/s brings 30,000 acks a second.
 func parseUsualAck(p []byte) (Ack, bool) {
 	var a Ack
 	p, ok := bytes.CutPrefix(p, []byte(ackType))

@@ -1,8 +1,8 @@
 // Package frame is the codec of the SSM data channel's binary messages.
 //
-// It is pure: no I/O, no clock, no goroutines. The message and payload types are those of
-// github.com/mmmorris1975/ssm-session-client/datachannel; its own codec is not used, because it panics on short frames and
-// accepts a payload that does not match its digest (docs/adr/0002-ssm-session-client.md).
+// It is pure: no I/O, no clock, no goroutines. The message and payload types come from
+// github.com/mmmorris1975/ssm-session-client/datachannel. The package does not use that one's codec, which panics on short frames
+// and accepts a payload that does not match its digest (docs/adr/0002-ssm-session-client.md).
 package frame
 
 import (
@@ -18,7 +18,8 @@ import (
 	"github.com/mmmorris1975/ssm-session-client/datachannel"
 )
 
-// Flags of a message, as the peers send them: a number, not a set of bits, although SYN and FIN are documented as bits 0 and 1.
+// Flags of a message, as the peers send them. They are a number, not a set of bits, although AWS documents SYN and FIN as bits 0
+// and 1.
 const (
 	FlagData uint64 = 0
 	FlagSYN  uint64 = 1
@@ -26,7 +27,7 @@ const (
 	FlagAck  uint64 = 3
 )
 
-// PayloadStderr and PayloadExitCode are the payload types of exec sessions which datachannel does not name.
+// PayloadStderr and PayloadExitCode are payload types of exec sessions that datachannel does not name.
 const (
 	PayloadStderr   datachannel.PayloadType = 11
 	PayloadExitCode datachannel.PayloadType = 12
@@ -50,10 +51,10 @@ const (
 // Overhead is the number of bytes that a message adds to its payload.
 const Overhead = headerLen + 4
 
-// MaxPayload is the largest payload, in bytes, that Decode accepts: the agent takes up to 256 KiB, and nothing real sends more.
+// MaxPayload is the largest payload, in bytes, that Decode accepts. The agent takes up to 256 KiB, and no known peer sends more.
 const MaxPayload = 1 << 20
 
-// ErrMalformed is what every decoding error wraps.
+// ErrMalformed is wrapped by every decoding error.
 var ErrMalformed = errors.New("malformed data channel message")
 
 // Message is one message of the data channel.
@@ -64,15 +65,15 @@ type Message struct {
 	Seq     int64
 	Flags   uint64
 	ID      uuid.UUID
-	// PayloadType is absent on the wire (and zero here) in channel_closed.
+	// PayloadType is absent on the wire, and zero here, in channel_closed.
 	PayloadType datachannel.PayloadType
 	Payload     []byte
 
 	wire wireForm
 }
 
-// wireForm is how the sender laid the header out, where the peers differ. Decode records it so that Append gives back what
-// was read; it is the usual form of the message type in messages made here.
+// wireForm is the sender's layout of the header, in which the peers differ. Decode records it so that Append reproduces the bytes
+// read. For messages made here it is the usual form of the message type.
 type wireForm uint8
 
 const (
@@ -93,8 +94,8 @@ func (m *Message) form() wireForm {
 	return wireSpaces
 }
 
-// Append appends the encoded message to dst and returns the extended slice. A message type longer than 32 bytes is a
-// programming error and panics.
+// Append appends the encoded message to dst and returns the extended slice. It panics on a message type longer than 32 bytes, which
+// is a programming error.
 func (m *Message) Append(dst []byte) []byte {
 	hlen, pad := headerLen, byte(' ')
 	switch m.form() {
@@ -133,8 +134,7 @@ func (m *Message) Append(dst []byte) []byte {
 	return append(dst, m.Payload...)
 }
 
-// cutType splits the type field into the type and the byte it is padded with. A type that fills the field counts as padded
-// with spaces.
+// cutType splits the type field into the type and its padding byte. A type that fills the field counts as padded with spaces.
 func cutType(field []byte) (datachannel.MessageType, byte, error) {
 	pad := byte(' ')
 	if field[typeLen-1] == 0 {
@@ -148,7 +148,7 @@ func cutType(field []byte) (datachannel.MessageType, byte, error) {
 	if n == 0 || typ[n-1] == ' ' || bytes.IndexByte(typ, 0) >= 0 {
 		return "", 0, fmt.Errorf("%w: message type %q", ErrMalformed, field)
 	}
-	// The usual types are constants here, so that a message costs no allocation.
+	// Constants for the usual types save an allocation per message.
 	switch string(typ) {
 	case string(datachannel.OutputStreamData):
 		return datachannel.OutputStreamData, pad, nil
@@ -160,8 +160,8 @@ func cutType(field []byte) (datachannel.MessageType, byte, error) {
 	return datachannel.MessageType(typ), pad, nil
 }
 
-// Decode parses one message. Message.Payload aliases b, which is only read. Every field is checked against the length of b
-// and the payload against its digest; an error wraps ErrMalformed. What Decode accepts, Append encodes to the same bytes.
+// Decode parses one message. Message.Payload aliases b, which Decode only reads. Decode checks every field against the length of b,
+// and the payload against its digest; an error wraps ErrMalformed. Append encodes the result to the same bytes.
 func Decode(b []byte) (Message, error) {
 	if len(b) < headerLenClosed+4 {
 		return Message{}, fmt.Errorf("%w: %d bytes, shorter than a header", ErrMalformed, len(b))
