@@ -1,5 +1,6 @@
-// Package cli makes a command line of a table of commands: the parser, help, manual pages and completion read the same rows, so that
-// they cannot drift apart. Every setting of package config is an option of every command. What the commands do is their own business.
+// Package cli is the program's command line, made from a table of commands (Command). The parser, help, manual pages and shell
+// completion read the same rows, so they cannot contradict each other. Every setting of package config is an option of every
+// command. The package knows nothing of what the commands do: cmd/bastion has the rows and their actions.
 package cli
 
 import (
@@ -11,22 +12,21 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// Command is a row of the table of commands, which the parser, help, the manual pages and completion read. The program itself is the row
-// whose verbs are the commands.
+// Command is a row of the table of commands. The program itself is the root row, whose verbs are the commands.
 type Command struct {
 	Name     string
-	Summary  string // what it does, in a phrase of one line
+	Summary  string // its purpose, in a phrase of one line
 	Group    string // its heading in the list of commands
 	Args     string // its arguments, for usage
-	MinArgs  int    // how many there must be
-	MaxArgs  int    // how many there may be; or AnyNumber
+	MinArgs  int    // the fewest arguments
+	MaxArgs  int    // the most arguments, or AnyNumber
 	About    []Passage
 	Examples []string
-	Flags    []Option // its own; every setting is an option too
-	Settings []string // the groups of settings that matter to it
+	Flags    []Option // its own options; every setting is an option too
+	Settings []string // the groups of settings that help shows for it
 	Verbs    []*Command
-	Usual    string // the verb that runs if none is given; "": one must be
-	Divided  bool   // a "--" divides its arguments, and is one of them
+	Usual    string // the verb that runs by default; "": the user must name one
+	Divided  bool   // a "--" divides its arguments and is one of them
 	Hidden   bool   // not listed, not completed
 	Complete func(args []string) []Candidate
 	Run      func(ctx context.Context, args []string) error
@@ -35,7 +35,7 @@ type Command struct {
 // AnyNumber is the MaxArgs of a command that counts its arguments itself.
 const AnyNumber = -1
 
-// Passage is a part of a description: either a paragraph, or a list of terms, or a list of items.
+// Passage is a part of a description: a paragraph, a list of terms, or a list of items.
 type Passage struct {
 	text  string
 	terms []Term
@@ -45,10 +45,10 @@ type Passage struct {
 // Term is a term and its meaning.
 type Term struct{ Name, Meaning string }
 
-// Para is a paragraph.
+// Para returns a paragraph.
 func Para(text string) Passage { return Passage{text: text} }
 
-// Terms makes a list of pairs of a term and its meaning.
+// Terms returns a list of terms, from pairs of a term and its meaning.
 func Terms(pairs ...string) Passage {
 	var b Passage
 	for pair := range slices.Chunk(pairs, 2) {
@@ -57,7 +57,7 @@ func Terms(pairs ...string) Passage {
 	return b
 }
 
-// Items makes a list of items.
+// Items returns a list of items.
 func Items(texts ...string) Passage { return Passage{items: texts} }
 
 // Verb returns the subcommand of that name, or nil.
@@ -70,12 +70,12 @@ func (c *Command) Verb(name string) *Command {
 	return nil
 }
 
-// Listed returns the subcommands that are listed.
+// Listed returns the subcommands without the hidden ones.
 func (c *Command) Listed() []*Command {
 	return slices.DeleteFunc(slices.Clone(c.Verbs), func(v *Command) bool { return v.Hidden })
 }
 
-// verbNames returns the names of the subcommands that are listed.
+// verbNames returns the names of the listed subcommands.
 func (c *Command) verbNames() []string {
 	var names []string
 	for _, v := range c.Listed() {
@@ -84,7 +84,7 @@ func (c *Command) verbNames() []string {
 	return names
 }
 
-// arguments returns what follows the command's name in its usage, beside options.
+// arguments returns the part of a command's usage after its name, without options.
 func (c *Command) arguments() string {
 	if len(c.Verbs) == 0 {
 		return c.Args
@@ -96,7 +96,7 @@ func (c *Command) arguments() string {
 	return verbs
 }
 
-// Find returns the command that names lead to from c, and how it is called. Its errors are usage errors.
+// Find follows names from c to a command, and returns it with its full name. Its errors are usage errors.
 func (c *Command) Find(names []string) (*Command, string, error) {
 	path := c.Name
 	for _, name := range names {
@@ -109,7 +109,7 @@ func (c *Command) Find(names []string) (*Command, string, error) {
 	return c, path, nil
 }
 
-// unknownCommand is the error of a name that no subcommand of c has.
+// unknownCommand returns the error for a name that is not a subcommand of c.
 func unknownCommand(c *Command, path, name string) error {
 	kind := "command"
 	if strings.Contains(path, " ") {

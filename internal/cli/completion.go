@@ -9,20 +9,21 @@ import (
 	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
-// CompleteCommand is what the completion scripts call, with the words of the command line up to the cursor; the last word may be empty.
-// Each line of the answer is a candidate, a tab and its description.
+// CompleteCommand is the command that the completion scripts call. Its arguments are the words of the command line up to the
+// cursor; the last word may be empty. Each line of its output is a candidate, a tab and a description.
 const CompleteCommand = "__complete"
 
-// Shells are those that have a completion script.
+// Shells are the shells with a completion script.
 var Shells = []string{"bash", "zsh", "fish", "powershell"}
 
-// CompletionScript returns the script of a shell. ok is false of one that has none.
+// CompletionScript returns the script for a shell. ok is false for an unknown shell.
 func (p *Program) CompletionScript(shell string) (script string, ok bool) {
 	script, ok = completionScripts[shell]
 	return strings.ReplaceAll(script, "{program}", p.Root.Name), ok
 }
 
-// completionScripts by shell. They hold no knowledge of the commands, so that they need no update.
+// completionScripts has a script per shell. The scripts know nothing of the commands, so a new version of the program needs no new
+// scripts.
 var completionScripts = map[string]string{
 	"bash": `# bash completion for {program}: source <({program} completion bash)
 _{program}() {
@@ -87,8 +88,8 @@ Register-ArgumentCompleter -Native -CommandName {program} -ScriptBlock {
 `,
 }
 
-// Complete prints the candidates for the last of words. It never fails: a wrong configuration completes less, and a candidate that a
-// terminal must not show is none.
+// Complete prints the candidates for the last of words. It never fails: with a wrong configuration it prints fewer candidates. It
+// leaves out candidates that a terminal must not show.
 func (p *Program) Complete(w io.Writer, words []string) {
 	words = slices.Clone(words)
 	for i, word := range words {
@@ -107,13 +108,13 @@ func (p *Program) Complete(w io.Writer, words []string) {
 	}
 }
 
-// Candidate is a word that may be completed to.
+// Candidate is a possible completion of a word.
 type Candidate struct{ Value, Help string }
 
-// candidates returns what may follow the words before the last one.
+// candidates returns the candidates for last, after the words in before.
 func (p *Program) candidates(before []string, last string) []Candidate {
 	cmd := p.Root
-	var wants Option // whose value comes next
+	var wants Option // an option that still needs its value
 	var args []string
 	for _, w := range before {
 		name, value, given := strings.Cut(strings.TrimLeft(w, "-"), "=")
@@ -122,7 +123,7 @@ func (p *Program) candidates(before []string, last string) []Candidate {
 			wants.note(w)
 			wants = nil
 		case w == "--":
-			return nil // a command line of another program
+			return nil // the rest is another program's command line
 		case strings.HasPrefix(w, "-"):
 			o := FindOption(p.reachable(cmd), name)
 			switch {
@@ -142,7 +143,7 @@ func (p *Program) candidates(before []string, last string) []Candidate {
 	}
 	switch {
 	case wants != nil:
-		return wants.choices() // without any the shell completes files
+		return wants.choices() // without choices the shell completes files
 	case strings.HasPrefix(last, "-"):
 		return optionCandidates(p.Options(cmd))
 	case len(cmd.Verbs) > 0:
@@ -153,7 +154,7 @@ func (p *Program) candidates(before []string, last string) []Candidate {
 	return nil
 }
 
-// Candidates are the subcommands.
+// Candidates returns the listed subcommands as candidates.
 func (c *Command) Candidates() []Candidate {
 	var out []Candidate
 	for _, v := range c.Listed() {
@@ -170,7 +171,7 @@ func optionCandidates(options []Option) []Candidate {
 	return append(out, Candidate{"--help", "show help"})
 }
 
-// Words are candidates without a description.
+// Words returns candidates without descriptions.
 func Words(values ...string) []Candidate {
 	var out []Candidate
 	for _, v := range values {

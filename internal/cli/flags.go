@@ -11,16 +11,16 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 )
 
-// Option is an option of the command line: a setting's, or a command's own.
+// Option is an option of the command line: a setting, or an option of one command.
 type Option interface {
 	cli.Flag
-	Value() string        // what its value looks like; "": a switch
-	Meaning() string      // for help
-	note(text string)     // keeps the value, and does not say what is wrong with it
-	choices() []Candidate // what its value may be; nil: not to be listed
+	Value() string        // the form of its value; "": a switch
+	Meaning() string      // its text in help
+	note(text string)     // keeps the value for completion, without an error
+	choices() []Candidate // its possible values; nil: not listed
 }
 
-// Switch is an option without a value. --name=false turns it off, as a setting's switch.
+// Switch returns an option without a value. --name=false turns it off, as for a setting that is a switch.
 func Switch(into *bool, help string, names ...string) *Flag {
 	return &Flag{
 		names: names, help: help, get: func() string { return strconv.FormatBool(*into) },
@@ -31,17 +31,17 @@ func Switch(into *bool, help string, names ...string) *Flag {
 	}
 }
 
-// Text is an option whose value is a text of the given form.
+// Text returns an option with a text value of the given form.
 func Text(into *string, form, help string, names ...string) *Flag {
 	return Func(form, help, func(v string) error { *into = v; return nil }, names...)
 }
 
-// Func is an option, of one name, whose values set takes or refuses. It may be given several times.
+// Func returns an option that passes each value to set, which may refuse it. The user may repeat the option.
 func Func(form, help string, set func(string) error, names ...string) *Flag {
 	return &Flag{names: names, form: form, help: help, set: set}
 }
 
-// settingFlag is the flag of a setting. It notes the text; package config reads it.
+// settingFlag is the option of a setting. It keeps the text; package config parses it.
 type settingFlag struct {
 	setting *config.Setting
 	program *Program
@@ -52,7 +52,7 @@ func (f *settingFlag) Value() string        { return f.setting.Value }
 func (f *settingFlag) note(text string)     { f.program.Settings[f.setting.Key] = text }
 func (f *settingFlag) choices() []Candidate { return f.program.Values(f.setting.Key) }
 
-// Meaning is the setting's help with its default.
+// Meaning returns the setting's help with its default.
 func (f *settingFlag) Meaning() string {
 	if f.setting.Default != "" && !f.setting.IsSwitch() {
 		return f.setting.Help + " (default: " + f.setting.Default + ")"
@@ -79,19 +79,19 @@ func (f *settingFlag) Apply(set *flag.FlagSet) error {
 	return nil
 }
 
-func (f *settingFlag) IsSet() bool    { return false } // urfave need not know
+func (f *settingFlag) IsSet() bool    { return false } // urfave/cli does not use it
 func (f *settingFlag) String() string { return optionTerm(f) }
 
-// Flag is an option that is not a setting.
+// Flag is an option of one command, not a setting.
 type Flag struct {
 	names      []string
-	form, help string // without a form: a switch
+	form, help string // an empty form means a switch
 	set        func(string) error
-	get        func() string // of one with several names
+	get        func() string // needed with several names
 	values     []Candidate
 }
 
-// Choices says which values completion proposes.
+// Choices sets the values that completion proposes.
 func (f *Flag) Choices(values ...Candidate) *Flag {
 	f.values = values
 	return f
@@ -106,7 +106,7 @@ func (f *Flag) Meaning() string { return f.help }
 // Names implements cli.Flag.
 func (f *Flag) Names() []string { return f.names }
 
-// IsSet implements cli.Flag, which need not know.
+// IsSet implements cli.Flag; urfave/cli does not use it.
 func (f *Flag) IsSet() bool { return false }
 
 func (f *Flag) String() string       { return optionTerm(f) }
@@ -121,20 +121,20 @@ func (f *Flag) Apply(set *flag.FlagSet) error {
 	return nil
 }
 
-// optionTerm is how help writes an option: "-o, --output text|json".
+// optionTerm returns an option as help shows it: "-o, --output text|json".
 func optionTerm(o Option) string {
 	names := slices.Clone(o.Names())
-	slices.Reverse(names) // the short one first
+	slices.Reverse(names) // the short name first
 	for i, n := range names {
 		names[i] = dashes(n)
 	}
 	return strings.TrimSpace(strings.Join(names, ", ") + " " + o.Value())
 }
 
-// textValue is a flag.Value that hands its text on. The parser copies the values of flags with several names by String.
+// textValue is a flag.Value that passes its text on. The parser copies the values of flags with several names by calling String.
 type textValue struct {
 	isSwitch bool
-	get      func() string // nil: only one name
+	get      func() string // nil with a single name
 	set      func(string) error
 }
 

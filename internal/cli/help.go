@@ -9,10 +9,10 @@ import (
 
 const (
 	helpWidth  = 100 // columns
-	termColumn = 26  // the widest term that its meaning stands beside
+	termColumn = 26  // the widest term with its meaning on the same line
 )
 
-// Help is what --help prints for a command that is called as path.
+// Help returns the output of --help for a command whose full name is path.
 func (p *Program) Help(c *Command, path string) string {
 	var h helpPage
 	h.fill(0, path+" - "+c.Summary)
@@ -51,7 +51,7 @@ func (p *Program) Help(c *Command, path string) string {
 	return h.String()
 }
 
-// usageOf is how a command is called.
+// usageOf returns a command's usage line.
 func (p *Program) usageOf(c *Command, path string) string {
 	if c == p.Root {
 		return path + " COMMAND [options] [arguments]"
@@ -81,7 +81,7 @@ func settingNames(groups []string) []Term {
 	return out
 }
 
-// helpPage is a text of at most helpWidth columns.
+// helpPage is a text with lines of at most helpWidth columns.
 type helpPage struct{ strings.Builder }
 
 // commands lists the subcommands, under the headings of their groups.
@@ -128,7 +128,7 @@ func (h *helpPage) passage(b Passage) {
 	}
 }
 
-// terms writes a list: each term, with its meaning beside it, or below it where the term is long.
+// terms writes a list of terms, each with its meaning on the same line, or below a long term.
 func (h *helpPage) terms(list []Term) {
 	width := 0
 	for _, t := range list {
@@ -146,7 +146,7 @@ func (h *helpPage) terms(list []Term) {
 	}
 }
 
-// fill writes running text whose further lines are indented. The first line has that indent already.
+// fill writes running text, and indents all lines but the first, which the caller has indented.
 func (h *helpPage) fill(indent int, text string) {
 	at := indent
 	for i, word := range strings.Fields(text) {
@@ -165,7 +165,7 @@ func (h *helpPage) fill(indent int, text string) {
 	h.WriteString("\n")
 }
 
-// SettingsHelp is the table of settings.
+// SettingsHelp returns the table of settings.
 func SettingsHelp() string {
 	var h helpPage
 	h.WriteString("Settings: option, variable, key of the configuration file. The first that is given wins, in this order.\n")

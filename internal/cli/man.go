@@ -9,16 +9,16 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 )
 
-// Manual makes manual pages of a program's table of commands.
+// Manual makes the manual pages of a program's table of commands.
 type Manual struct {
 	Program       *Program
 	Date, Version string
-	Files         []Term // that the program reads and writes
-	Environment   []Term // beside the variables of settings; a name may be several, with commas between
+	Files         []Term // files that the program reads and writes
+	Environment   []Term // variables besides those of settings; a name may be several, separated by commas
 	ExitStatus    []Term
 }
 
-// Overview is the page of the program.
+// Overview returns the program's page.
 func (m Manual) Overview() string {
 	var p page
 	name := m.Program.Root.Name
@@ -57,7 +57,7 @@ func (m Manual) Overview() string {
 	return p.String()
 }
 
-// Command is the page of a command, with its subcommands.
+// Command returns the page of a command and its subcommands.
 func (m Manual) Command(cmd *Command) string {
 	var p page
 	name := m.Program.Root.Name
@@ -101,7 +101,7 @@ func (m Manual) Command(cmd *Command) string {
 	return p.String()
 }
 
-// page is a manual page in the man macros of roff.
+// page is a manual page in roff's man macros.
 type page struct{ strings.Builder }
 
 func (p *page) line(s string) { p.WriteString(s + "\n") }
@@ -117,7 +117,7 @@ func (p *page) section(name string) *page {
 
 func (p *page) sub(name string) { p.line(".SS " + strconv.Quote(name)) }
 
-// textWidth is where lines of the source end. Some who read it warn of longer ones.
+// textWidth is the most columns of a line of source text. Some checkers of manual pages warn of longer lines.
 const textWidth = 78
 
 // text writes running text.
@@ -133,19 +133,19 @@ func (p *page) text(s string) {
 	p.line(escape(line))
 }
 
-// item writes a term, which is markup, and what it means.
+// item writes a term, which may contain markup, and its meaning.
 func (p *page) item(term, meaning string) {
 	p.line(".TP")
 	p.line(term)
 	p.text(meaning)
 }
 
-// synopsis writes a command line: the command, and what follows it.
+// synopsis writes a usage line: the command in bold, then rest.
 func (p *page) synopsis(path, rest string) {
 	p.line(strings.TrimSpace(bold(path) + " " + escape(strings.TrimSpace(rest))))
 }
 
-// settings lists the settings of a group as options; after each, more may follow.
+// settings lists a group's settings as options. It calls after behind each, for further text.
 func (p *page) settings(group string, after func(*config.Setting)) {
 	p.sub(group)
 	for _, s := range config.All() {
@@ -189,7 +189,7 @@ func (p *page) description(blocks []Passage) {
 	}
 }
 
-// examples writes examples as they are typed.
+// examples writes command lines as the user types them.
 func (p *page) examples(list []string) {
 	if len(list) == 0 {
 		return
@@ -201,7 +201,7 @@ func (p *page) examples(list []string) {
 	p.line(".fi")
 }
 
-// list writes terms, each of which may be several, and what they mean.
+// list writes terms and their meanings. A term may be several, separated by commas.
 func (p *page) list(terms []Term) {
 	for _, t := range terms {
 		names := strings.Split(t.Name, ", ")
@@ -231,7 +231,7 @@ func bold(s string) string { return `\fB` + escape(s) + `\fR` }
 var roffEscapes = strings.NewReplacer(`\`, `\e`, "-", `\-`, "'", `\(aq`, "`", "\\(ga", "^", `\(ha`, "~", `\(ti`, `"`,
 	`\(dq`)
 
-// escape makes text stand for itself in roff, also at the beginning of a line.
+// escape makes roff take text literally, even at the beginning of a line.
 func escape(s string) string {
 	lines := strings.Split(roffEscapes.Replace(s), "\n")
 	for i, l := range lines {

@@ -16,13 +16,13 @@ import (
 
 // Program is a command line.
 type Program struct {
-	Root     *Command // whose verbs are the commands, and whose name is the program's
-	Groups   []string // of commands, in the order of the list
+	Root     *Command // its verbs are the commands, its name is the program's
+	Groups   []string // the groups of commands, in the order of the list
 	Out, Err io.Writer
-	Default  func() error                     // what happens without a command
-	Values   func(setting string) []Candidate // what the setting of a key may be; nil: not to be listed
+	Default  func() error                     // runs without a command
+	Values   func(setting string) []Candidate // the possible values of a setting, by its key; nil: not listed
 
-	// Settings are those that were given as options, by key; and the file, by --config. The parser and completion fill them in.
+	// The parser and completion fill in the settings given as options, by key, and the file given by --config.
 	Settings   map[string]string
 	ConfigFile string
 }
@@ -45,7 +45,7 @@ func (p *Program) Options(c *Command) []Option {
 	return append(out, Text(&p.ConfigFile, "FILE", "configuration file [$BASTION_CONFIG]", "config"))
 }
 
-// parser returns urfave/cli's parser of the command line. Help is ours: Arrange turns --help into a command.
+// parser returns urfave/cli's parser of the command line. It has no help of its own: Arrange turns --help into a command.
 func (p *Program) parser() *cli.App {
 	c := &cli.App{
 		Name:            p.Root.Name,
@@ -66,7 +66,7 @@ func (p *Program) parser() *cli.App {
 	return c
 }
 
-// parsed returns the command that is called as path, as urfave/cli parses it.
+// parsed returns the command with the full name path in the form that urfave/cli needs.
 func (p *Program) parsed(c *Command, path string) *cli.Command {
 	out := &cli.Command{
 		Name: c.Name, Usage: c.Summary, ArgsUsage: c.arguments(), Hidden: c.Hidden,
@@ -87,7 +87,7 @@ func (p *Program) parsed(c *Command, path string) *cli.Command {
 	return out
 }
 
-// checkCount refuses more arguments than a command takes, or fewer.
+// checkCount refuses too few or too many arguments for a command.
 func (p *Program) checkCount(c *Command, path string, n int) error {
 	if n >= c.MinArgs && (n <= c.MaxArgs || c.MaxArgs == AnyNumber) {
 		return nil
@@ -107,7 +107,7 @@ func urfaveFlags(options []Option) []cli.Flag {
 	return out
 }
 
-// noCommand runs without a command, or with an unknown one behind "--".
+// noCommand runs without a command, or for an unknown one behind "--".
 func (p *Program) noCommand(c *cli.Context) error {
 	if c.Args().Present() {
 		return unknownCommand(p.Root, p.Root.Name, c.Args().First())
@@ -115,7 +115,7 @@ func (p *Program) noCommand(c *cli.Context) error {
 	return p.Default()
 }
 
-// usageError returns what turns the parser's complaint about a command's options into ours.
+// usageError returns a function that rewrites the parser's error about a command's options in this program's words.
 func (p *Program) usageError(c *Command) cli.OnUsageErrorFunc {
 	return func(u *cli.Context, err error, _ bool) error {
 		where := p.Root.Name
@@ -140,13 +140,13 @@ func (p *Program) usageError(c *Command) cli.OnUsageErrorFunc {
 	}
 }
 
-// What package flag and urfave/cli say of a value that an option refuses, and of an option that is given by two of its names.
+// Errors of package flag and urfave/cli: a value that an option refuses, and an option given by two of its names.
 var (
 	wrongValue = regexp.MustCompile(`^invalid (?:boolean )?value .* for (?:flag )?-+([a-zA-Z-]+): (.*)$`)
 	twoForms   = regexp.MustCompile(`^Cannot use two forms of the same flag: (\S+) (\S+)$`)
 )
 
-// unknownOption refuses an option that none of those that a command takes has the name of.
+// unknownOption returns the error for a name that none of the options has.
 func unknownOption(options []Option, lists, name string) error {
 	name = strings.TrimPrefix(name, "-")
 	names := []string{"help"}
@@ -167,14 +167,14 @@ func dashes(name string) string {
 	return "--" + name
 }
 
-// Arrange rewrites a command line into the form that the parser takes: the command and its verb, its options, then its arguments.
-// The parser stops at the first argument, while users write `bastion forward rds:orders 12345 --region eu-west-1`. What follows "--"
-// stays as it is. --help and --version, wherever they stand before that, become the commands of those names.
+// Arrange rewrites a command line into the parser's form: the command and its verb, its options, then its arguments. The parser
+// stops at the first argument, but users write `bastion forward rds:orders 12345 --region eu-west-1`. Words after "--" stay in
+// place. --help and --version, anywhere before that, become the commands of those names.
 func (p *Program) Arrange(args []string) ([]string, error) {
 	root := p.Root
 	cmd, path := root, []string{args[0]}
 	var options, positional []string
-	var shared []string // of options: settings, which every command takes
+	var shared []string // options that are settings, for every command
 	var special string
 	rest := args[1:]
 	for i := 0; i < len(rest); i++ {
@@ -235,7 +235,7 @@ func (p *Program) Arrange(args []string) ([]string, error) {
 	return path, nil
 }
 
-// reachable returns the options of the command and of its verbs, which may follow them.
+// reachable returns the options of the command and of its verbs.
 func (p *Program) reachable(c *Command) []Option {
 	out := p.Options(c)
 	for _, v := range c.Verbs {
@@ -246,7 +246,7 @@ func (p *Program) reachable(c *Command) []Option {
 	return out
 }
 
-// IsOption reports whether an argument is an option, as its form tells.
+// IsOption reports whether an argument has the form of an option.
 func IsOption(arg string) bool { return len(arg) > 1 && strings.HasPrefix(arg, "-") }
 
 // FindOption returns the option of that name, or nil.

@@ -10,7 +10,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
-// WriteJSON writes v as JSON, in which no list is null: the exact data, with escapes for what a terminal must not show.
+// WriteJSON writes v as JSON without null lists. The data is exact: characters that a terminal must not show are escaped.
 func WriteJSON(w io.Writer, v any, indent string) error {
 	var b bytes.Buffer
 	e := json.NewEncoder(&b)
@@ -28,7 +28,7 @@ var (
 	textMarshaler = reflect.TypeFor[encoding.TextMarshaler]()
 )
 
-// listed returns v with empty lists and maps in place of missing ones: a reader of JSON need not expect null for a list.
+// listed returns v with empty lists and maps in place of nil ones, so that a reader of the JSON need not expect null.
 func listed(v reflect.Value) reflect.Value {
 	if !v.IsValid() || v.Type().Implements(jsonMarshaler) || v.Type().Implements(textMarshaler) {
 		return v

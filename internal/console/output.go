@@ -7,13 +7,13 @@ import (
 	"syscall"
 )
 
-// outputError is the failure of a write to standard output.
+// outputError marks a failed write to standard output.
 type outputError struct{ error }
 
 func (e *outputError) Unwrap() error { return e.error }
 
-// Output marks the errors of standard output as such, and keeps the first: not all that writes there, such as the library for the
-// command line, returns it.
+// Output marks the errors of writes to standard output, and keeps the first. Some writers, such as the command line's library, do
+// not return it.
 type Output struct {
 	w      io.Writer
 	failed atomic.Pointer[outputError]
@@ -33,7 +33,7 @@ func (o *Output) Write(p []byte) (int, error) {
 // NewOutput returns an Output that writes to w.
 func NewOutput(w io.Writer) *Output { return &Output{w: w} }
 
-// Outcome returns err, the end of a command, or that its output could not be written.
+// Outcome returns the final error of a command that ended with err: a failed write to standard output counts too.
 func (o *Output) Outcome(err error) error {
 	if failed := o.failed.Load(); err == nil && failed != nil && !ReaderGone(failed) {
 		return failed
@@ -41,7 +41,7 @@ func (o *Output) Outcome(err error) error {
 	return err
 }
 
-// ReaderGone reports whether a command ended because the reader of its output has had enough, as head has.
+// ReaderGone reports whether a command ended because the reader of its output, such as head, closed it.
 func ReaderGone(err error) bool {
 	_, ok := errors.AsType[*outputError](err)
 	return ok && errors.Is(err, syscall.EPIPE)

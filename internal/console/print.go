@@ -1,5 +1,6 @@
-// Package console writes what a command says: text for people, of which no argument can draw on the terminal or pose as a line of the
-// program's, JSON for programs, and what the command waits for.
+// Package console writes a command's output. Text for people passes a filter, so that an argument can neither draw on the terminal
+// nor pose as a line of the program (Printf). Programs get JSON without null lists (WriteJSON). A live line on standard error shows
+// the current wait (Progress).
 package console
 
 import (
@@ -10,8 +11,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
-// Printf is fmt.Fprintf for people: each argument is sanitized and stays on its line, unless it is a Paragraph. An argument can therefore
-// neither draw on the terminal nor pose as a line of ours.
+// Printf is fmt.Fprintf for people. It sanitizes each argument and keeps it on its line, unless it is a Paragraph. So an argument
+// can neither draw on the terminal nor pose as a line of the program.
 func Printf(w io.Writer, format string, args ...any) error {
 	safe := make([]any, len(args))
 	for i, arg := range args {
@@ -21,13 +22,14 @@ func Printf(w io.Writer, format string, args ...any) error {
 	return err
 }
 
-// argument is a value that formats itself without what a terminal must not show.
+// argument formats a value without characters that a terminal must not show.
 type argument struct{ value any }
 
-// Paragraph is an argument of Printf that may have several lines. They are indented, because ours are not.
+// Paragraph is an argument of Printf that may have several lines. Printf indents its further lines, because the program's own lines
+// are not indented.
 type Paragraph string
 
-// Format implements fmt.Formatter. A state of fmt takes everything.
+// Format implements fmt.Formatter. Writes to a fmt.State do not fail.
 func (a argument) Format(s fmt.State, verb rune) {
 	text := fmt.Sprintf(fmt.FormatString(s, verb), a.value)
 	if _, ok := a.value.(Paragraph); ok {
@@ -38,7 +40,7 @@ func (a argument) Format(s fmt.State, verb rune) {
 	_, _ = io.WriteString(s, text)
 }
 
-// indented makes text from elsewhere safe for the terminal, with further lines indented.
+// indented sanitizes foreign text and indents its further lines.
 func indented(s string) string {
 	return strings.NewReplacer("\n", "\n  ", "\t", " ").Replace(printable.Text(strings.TrimSpace(s)))
 }

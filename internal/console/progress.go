@@ -12,14 +12,14 @@ import (
 	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
-// Progress says on standard error what a command waits for and how long it has been. On a terminal it is one live line;
-// elsewhere it is a line for each new step, and one every stillWaiting. A nil *Progress is quiet.
+// Progress shows on standard error the current wait and its duration. On a terminal it is one live line. Elsewhere it writes a line
+// for each new step, and one every stillWaiting. A nil *Progress is quiet.
 type Progress struct {
 	w    io.Writer
 	live bool
 
 	mu      sync.Mutex
-	step    string    // "" when nothing is waited for
+	step    string    // "" without a wait
 	since   time.Time // when step began
 	drawn   bool      // the live line is on the screen
 	frame   int
@@ -36,7 +36,7 @@ const (
 
 var frames = []string{"|", "/", "-", "\\"}
 
-// NewProgress starts a display on w. Close must be called.
+// NewProgress starts a display on w. The caller must call Close.
 func NewProgress(w io.Writer, quiet bool) *Progress {
 	if quiet {
 		return nil
@@ -82,7 +82,7 @@ func (p *Progress) tick() {
 	_ = Printf(p.w, "bastion: still waiting: %s (%s)\n", p.step, p.elapsed())
 }
 
-// Step shows what is waited for from now on.
+// Step shows a new wait.
 func (p *Progress) Step(text string) {
 	if p == nil {
 		return
@@ -100,10 +100,10 @@ func (p *Progress) Step(text string) {
 	_ = Printf(p.w, "bastion: %s\n", Paragraph(text))
 }
 
-// slowAfter is how long a wait of mostly no time goes on without a word.
+// slowAfter is how long a usually short wait stays silent.
 const slowAfter = 2 * time.Second
 
-// StepIfSlow shows what is waited for once that has taken slowAfter. The wait ends with a call of what it returns.
+// StepIfSlow shows a wait once it has lasted slowAfter. The caller calls end after the wait.
 func (p *Progress) StepIfSlow(text string) (end func()) {
 	if p == nil {
 		return func() {}
@@ -121,7 +121,7 @@ func (p *Progress) StepIfSlow(text string) (end func()) {
 	}
 }
 
-// Note prints a line that stays.
+// Note prints a permanent line.
 func (p *Progress) Note(text string) {
 	if p == nil {
 		return
@@ -135,7 +135,7 @@ func (p *Progress) Note(text string) {
 	_ = Printf(p.w, "bastion: %s\n", Paragraph(text))
 }
 
-// Idle ends the wait without a word.
+// Idle ends the wait silently.
 func (p *Progress) Idle() {
 	if p == nil {
 		return
@@ -146,7 +146,7 @@ func (p *Progress) Idle() {
 	p.step = ""
 }
 
-// Write lets log lines pass above the live line. Each call must have whole lines, as those of slog's handlers do.
+// Write prints log lines above the live line. Each call must have whole lines, as slog's handlers write them.
 func (p *Progress) Write(b []byte) (int, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -157,7 +157,7 @@ func (p *Progress) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Close removes the live line and stops the display. It may be called twice.
+// Close removes the live line and stops the display. A second call does nothing.
 func (p *Progress) Close() {
 	if p == nil {
 		return
@@ -175,7 +175,7 @@ func (p *Progress) Close() {
 	<-p.done
 }
 
-// draw writes the live line, cut to the width of the terminal. p.mu is held.
+// draw writes the live line, cut to the terminal's width. Callers hold p.mu.
 func (p *Progress) draw() {
 	line := fmt.Sprintf("%s %s %s", frames[p.frame%len(frames)], printable.OneLine(p.step), p.elapsed())
 	if f, ok := p.w.(*os.File); ok {
@@ -189,7 +189,7 @@ func (p *Progress) draw() {
 	p.drawn = true
 }
 
-// clear removes the live line. p.mu is held.
+// clear removes the live line. Callers hold p.mu.
 func (p *Progress) clear() {
 	if p.drawn {
 		fmt.Fprint(p.w, "\r\x1b[K")

@@ -1,5 +1,6 @@
-// Package execenv makes the environment of a program that runs while its databases are forwarded: the variables that clients of databases
-// read, those of bastion's own, and those that the user names.
+// Package execenv makes the environment of the program that `bastion exec` runs. It adds the variables that database clients read
+// (PGHOST, MYSQL_HOST, REDIS_URL), bastion's own (BASTION_<NAME>_*), and those that the user asks for with --env. It removes
+// variables that would lead a client past its forward.
 package execenv
 
 import (
@@ -14,7 +15,7 @@ import (
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-// Parse cuts the arguments at "--" into what is forwarded and what is run.
+// Parse splits the arguments at "--" into the forwards and the program.
 func Parse(args []string) ([]targets.Pair, []string, error) {
 	const usageLine = "write bastion exec SPEC... -- PROGRAM [ARGUMENT]..."
 	i := slices.Index(args, "--")
@@ -53,12 +54,10 @@ func Parse(args []string) ([]targets.Pair, []string, error) {
 	return pairs, args[i+1:], nil
 }
 
-// List is the variable with the names of BASTION_<NAME>_* variables, so that scripts and bastion itself know them for what
-// they are.
+// List is the variable that lists the names of the BASTION_<NAME>_* variables, so that scripts and bastion itself recognize them.
 const List = "BASTION_EXEC"
 
-// Add adds to the environment what clients of the databases read, and returns what the user should know of
-// it.
+// Add adds to environ the variables that the databases' clients read. It also returns notes for the user.
 func Add(environ []string, databases []dsn.Database) (env, notes []string) {
 	current := make(map[string]string)
 	for _, kv := range environ {
@@ -96,7 +95,7 @@ func Add(environ []string, databases []dsn.Database) (env, notes []string) {
 			notes = append(notes, "PGSSLMODE is verify-full, and clients that cannot tell name and address apart know "+
 				d.Host()+" alone: use --hosts, or PGSSLMODE=verify-ca")
 		}
-		// What these name goes before PGHOST, and would lead the program elsewhere.
+		// A service in these takes precedence over PGHOST, and would lead the program elsewhere.
 		for _, name := range []string{"PGSERVICE", "PGSERVICEFILE"} {
 			if current[name] != "" {
 				drop[name] = true
@@ -110,6 +109,6 @@ func Add(environ []string, databases []dsn.Database) (env, notes []string) {
 			env = append(env, kv)
 		}
 	}
-	// Of variables that are there twice the last counts.
+	// Of duplicate variables the last one counts.
 	return append(append(env, added...), List+"="+strings.Join(names, ",")), notes
 }

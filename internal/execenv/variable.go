@@ -13,10 +13,10 @@ import (
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-// Variable is one that a user sets to a connection string.
+// Variable is a variable that the user sets to a connection string.
 type Variable struct {
 	name   string // of the variable
-	target string // as the command line has it, or as its variables are named
+	target string // as on the command line, or as in the names of its variables
 	format dsn.Format
 }
 
@@ -49,7 +49,7 @@ func ParseVariable(text string) (Variable, error) {
 	return Variable{name, target, single[i]}, nil
 }
 
-// Check refuses variables of targets that are not forwarded, before anything is started.
+// Check refuses variables of targets without a forward, before the command starts anything.
 func Check(all []Variable, pairs []targets.Pair) error {
 	seen := make(map[string]bool)
 	for _, e := range all {
@@ -71,7 +71,7 @@ func Check(all []Variable, pairs []targets.Pair) error {
 	return nil
 }
 
-// targetsCalled returns which of the names a text means: the target as it was given, else its id alone.
+// targetsCalled returns the indexes of the names that text means: the target as given, or else its id alone.
 func targetsCalled(names []string, text string) (at []int) {
 	whole := text
 	if spec, err := targets.Parse(text); err == nil {
@@ -88,14 +88,14 @@ func targetsCalled(names []string, text string) (at []int) {
 	return at
 }
 
-// Set are the variables with their values. Check has seen that they can be set.
+// Set returns the variables with their values. The caller has called Check.
 func Set(all []Variable, databases []dsn.Database, getenv func(string) string) ([]string, error) {
 	var names, out []string
 	for _, d := range databases {
 		names = append(names, d.Name)
 	}
 	for _, e := range all {
-		d := databases[targetsCalled(names, e.target)[0]] // Check has seen that there is one
+		d := databases[targetsCalled(names, e.target)[0]] // Check ensures that there is one
 		d.Getenv = getenv
 		text, ok := e.format.Of(d)
 		if !ok {

@@ -1,5 +1,6 @@
-// Package linkview tells what becomes of the link of a command: people read it on standard error, and programs read events, a line of
-// JSON each.
+// Package linkview reports what happens to a command's link to its bastion: losses, restorations, waits and the bastion's end.
+// People read messages on standard error, and programs read events on standard output, one line of JSON each (docs/status.md).
+// Every command with a link uses the same words.
 package linkview
 
 import (
@@ -21,49 +22,49 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// event is a line of the JSON output about what became of a link.
+// event is a line of the JSON output about a link.
 type event struct {
 	Event  string    `json:"event"` // of docs/status.md
 	At     time.Time `json:"at"`
-	Reason string    `json:"reason,omitempty"`         // why the link is lost or idle, where that is known
+	Reason string    `json:"reason,omitempty"`         // why the link is lost or idle, if known
 	After  float64   `json:"after_seconds,omitempty"`  // how long it was lost
 	Linger float64   `json:"linger_seconds,omitempty"` // how long connections wait for a path
 	Next   string    `json:"next,omitempty"`           // what the user can do about reason
 	Retry  time.Time `json:"retry_at,omitzero"`        // when the next attempt begins
 }
 
-// Watch tells of a link that is lost and restored, and of its paths: on standard error for people, and where events is
-// set there for programs. Links and their paths report from different goroutines.
+// Watch reports the state of a link and its paths: to people on standard error, and to programs as events, if these are on. Links
+// and their paths report from different goroutines.
 type Watch struct {
 	Progress *console.Progress
 
 	mu     sync.Mutex
-	events io.Writer // nil: none are wanted, or not yet
-	idle   bool      // nobody needs the link, and nothing is done about it
-	lost   time.Time // since when somebody waits for the link; zero while nobody does
+	events io.Writer // nil: no events, or not yet
+	idle   bool      // the link is unused, and nothing restores it
+	lost   time.Time // since when a user waits for the link; zero: none does
 	noPath bool      // the link has no path
-	leaves bool      // its bastion is going away
-	starts bool      // a task is being started
-	why    string    // the latest reason that was told
+	leaves bool      // its bastion is draining
+	starts bool      // a task is starting
+	why    string    // the latest reported reason
 }
 
-// WriteEvents begins to write events to out: what the command prints first comes first.
+// WriteEvents starts to write events to out. The command calls it after its first lines, which come first.
 func (w *Watch) WriteEvents(out io.Writer) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	w.events = out
 }
 
-// emit writes an event. The caller holds w.mu.
+// emit writes an event. Callers hold w.mu.
 func (w *Watch) emit(e event) {
 	if w.events == nil {
 		return
 	}
 	e.At = time.Now().UTC()
-	_ = console.WriteJSON(w.events, e, "") // who reads may have had enough; the forward goes on
+	_ = console.WriteJSON(w.events, e, "") // the reader may have closed the output; the forward goes on
 }
 
-// Event is told what becomes of a request to the agent.
+// Event takes in an event of a request to the agent.
 func (w *Watch) Event(e api.Event) {
 	switch e.Event {
 	case api.EventStep:
@@ -85,7 +86,7 @@ func (w *Watch) Event(e api.Event) {
 	}
 }
 
-// step shows what a request waits for.
+// step shows a request's wait.
 func (w *Watch) step(text string) {
 	w.mu.Lock()
 	w.starts = w.starts || strings.HasPrefix(text, access.StepStarting)
@@ -93,7 +94,7 @@ func (w *Watch) step(text string) {
 	w.Progress.Step(text)
 }
 
-// GivenUp says what stays of a command that a signal ended before it was ready.
+// GivenUp says what remains of a command that a signal ended before it was ready.
 func (w *Watch) GivenUp(ctx context.Context) {
 	if !errors.As(context.Cause(ctx), new(process.Interrupted)) {
 		return
@@ -106,11 +107,11 @@ func (w *Watch) GivenUp(ctx context.Context) {
 	}
 }
 
-// State is told of the link.
+// State takes in a state of the link.
 func (w *Watch) State(st tunnel.State) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if st.Phase != tunnel.Draining { // the path that was lost has gone with its connection
+	if st.Phase != tunnel.Draining { // the lost path has gone with its connection
 		w.noPath = false
 	}
 	why, next := reason(st.Err), fail.NextOf(st.Err)
@@ -170,7 +171,7 @@ func (w *Watch) State(st tunnel.State) {
 	}
 }
 
-// waits tells programs why the link waits, unless they know. The caller holds w.mu.
+// waits tells programs why the link waits, unless they know. Callers hold w.mu.
 func (w *Watch) waits(reason, next string, retry time.Time) {
 	if reason == w.why {
 		return
@@ -179,7 +180,7 @@ func (w *Watch) waits(reason, next string, retry time.Time) {
 	w.emit(event{Event: "waiting", Reason: reason, Next: next, Retry: retry.UTC()})
 }
 
-// withNext adds the next step, which may be empty, to a reason.
+// withNext appends the next step, which may be empty, to a reason.
 func withNext(reason, next string) string {
 	if next == "" {
 		return reason
@@ -187,7 +188,7 @@ func withNext(reason, next string) string {
 	return reason + " (" + next + ")"
 }
 
-// reason is the text of an error; none of nil.
+// reason returns the text of an error; "" for nil.
 func reason(err error) string {
 	if err == nil {
 		return ""
@@ -195,7 +196,7 @@ func reason(err error) string {
 	return err.Error()
 }
 
-// Path is told of the paths under the link.
+// Path takes in the state of the paths under the link.
 func (w *Watch) Path(p report.Path) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

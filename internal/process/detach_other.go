@@ -13,5 +13,5 @@ func Detach(cmd *exec.Cmd) {
 	cmd.SysProcAttr = &syscall.SysProcAttr{HideWindow: true, CreationFlags: detached | newGroup}
 }
 
-// NoCoreDumps has nothing to do: Windows makes no dumps unless it is told to.
+// NoCoreDumps does nothing: Windows makes no dumps by default.
 func NoCoreDumps() {}

@@ -11,16 +11,16 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// The exit codes of a program that could not be started, as shells have them.
+// Exit codes for a program that could not be started, as shells use them.
 const (
 	NotExecutable = 126
 	NotFound      = 127
 )
 
-// ExitError is an exit code that is not bastion's to choose, such as that of a program it has run.
+// ExitError is an exit code that bastion does not choose, such as that of a program that it ran.
 type ExitError struct {
 	Code int
-	Err  error // nil: there is nothing to say
+	Err  error // nil: no message
 }
 
 func (e *ExitError) Error() string {
@@ -30,10 +30,10 @@ func (e *ExitError) Error() string {
 	return e.Err.Error()
 }
 
-// Unwrap returns what there is to say.
+// Unwrap returns the message's error, or nil.
 func (e *ExitError) Unwrap() error { return e.Err }
 
-// Find finds the program that op runs, before anything is started for it. The error is an *ExitError.
+// Find finds the program for op, before the command starts anything for it. The error is an *ExitError.
 func Find(op, name string) (string, error) {
 	path, err := exec.LookPath(name)
 	if err == nil {
@@ -51,8 +51,8 @@ func Find(op, name string) (string, error) {
 		"%s: program %s not found", op, name)}
 }
 
-// Run runs a program to its end, whatever becomes of ctx meanwhile, and passes signals on to it. lost is called when ctx ends first. The
-// error is an *ExitError with the program's exit code, or nil. op is what the program is run for.
+// Run runs a program to its end, even if ctx ends meanwhile, and passes signals on to it. It calls lost if ctx ends first. The
+// error is nil, or an *ExitError with the program's exit code. op is the operation in messages.
 func (s *Signals) Run(ctx context.Context, op string, cmd *exec.Cmd, lost func()) error {
 	sigs := make(chan os.Signal, 16)
 	defer s.divert(func(sig os.Signal) {
@@ -89,7 +89,7 @@ func (s *Signals) Run(ctx context.Context, op string, cmd *exec.Cmd, lost func()
 	}
 }
 
-// outcome is the error of a program that has ended, which Wait returned err for.
+// outcome returns the error of a program that has ended; err is Wait's.
 func outcome(op string, state *os.ProcessState, err error) error {
 	if n := endedBy(state); n != 0 {
 		return &ExitError{Code: 128 + n}

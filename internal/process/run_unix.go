@@ -9,13 +9,12 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// passedSignals are signals that exec passes on besides those that end commands. By default they would end or stop
-// bastion alone.
+// passedSignals are signals that exec passes on, besides those that end commands. By default they would end or stop only bastion.
 var passedSignals = []os.Signal{syscall.SIGQUIT, syscall.SIGUSR1, syscall.SIGUSR2}
 
-// fromTerminal reports whether a signal came from the terminal, which sends it to all processes of the foreground: the
-// program that exec runs has got it too. Only that bastion is in the foreground can be known; a SIGINT from another
-// process is taken for the terminal's then.
+// fromTerminal reports whether a signal came from the terminal. The terminal sends it to all processes of the foreground, so the
+// program that exec runs has received it too. The system only tells whether bastion is in the foreground. In the foreground,
+// fromTerminal takes a SIGINT of another process for the terminal's.
 func fromTerminal(sig os.Signal) bool {
 	if sig != os.Interrupt && sig != syscall.SIGQUIT {
 		return false

@@ -1,5 +1,6 @@
-// Package process has what a command does about processes: it heeds the signals that end it, runs a program in the foreground whose
-// signals those are meanwhile, and starts programs that outlive it.
+// Package process handles the processes of a command. It turns the signals that end a command into the end of a context. It runs a
+// program in the foreground, which receives those signals meanwhile. And it starts programs that outlive the command, such as the
+// agent and a browser.
 package process
 
 import (
@@ -15,15 +16,15 @@ type Interrupted struct{ Signal os.Signal }
 
 func (i Interrupted) Error() string { return "ended by signal: " + i.Signal.String() }
 
-// Signals are those that end a command. exec diverts them while its program runs: they are meant for that then.
+// Signals are the signals that end a command. While exec runs its program, it diverts them to that program.
 type Signals struct {
 	mu sync.Mutex
 	to func(os.Signal)
 }
 
-// Watch begins to turn the first signal that is not diverted into the end of a context. A second one then has its
-// default effect: it ends the process at once. A signal that was ignored when the process began stays ignored, by its programs
-// too: that is what nohup is for, and how a shell without job control keeps Ctrl-C from what it runs in the background.
+// Watch makes the first signal that is not diverted end a context. A second one has its default effect and ends the process at
+// once. A signal that was ignored at the process's start stays ignored, and its programs ignore it too. nohup relies on that, and
+// so does a shell without job control, which keeps Ctrl-C from its background programs.
 func Watch(cancel context.CancelCauseFunc) *Signals {
 	s := &Signals{}
 	ending := heeded(endSignals)
@@ -46,7 +47,7 @@ func Watch(cancel context.CancelCauseFunc) *Signals {
 	return s
 }
 
-// heeded returns the signals without those that are ignored. Beware of none: to signal's functions that means all.
+// heeded returns the signals that are not ignored. An empty result is dangerous: signal's functions take it for all signals.
 func heeded(all []os.Signal) []os.Signal { return slices.DeleteFunc(slices.Clone(all), signal.Ignored) }
 
 func (s *Signals) diverted() func(os.Signal) {
@@ -55,8 +56,7 @@ func (s *Signals) diverted() func(os.Signal) {
 	return s.to
 }
 
-// divert sends the signals to f, which must not block, until the function that it returns is called. A nil *Signals has
-// none.
+// divert sends the signals to f, which must not block, until the caller calls restore. With a nil *Signals it does nothing.
 func (s *Signals) divert(f func(os.Signal)) (restore func()) {
 	if s == nil {
 		return func() {}

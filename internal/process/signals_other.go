@@ -7,11 +7,11 @@ import (
 	"syscall"
 )
 
-// endSignals are the signals that end a command in order.
+// endSignals are the signals that end a command in good order.
 var endSignals = []os.Signal{os.Interrupt, syscall.SIGTERM}
 
-// AskToEnd has no signal to send: the process is killed in time.
+// AskToEnd does nothing, because the system has no such signal; the caller kills the process after a while.
 func AskToEnd(int) error { return nil }
 
-// KeepPipeErrors has nothing to do here: a write to a closed standard output is an error.
+// KeepPipeErrors does nothing: here a write to a closed standard output returns an error by default.
 func KeepPipeErrors() {}

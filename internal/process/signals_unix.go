@@ -9,10 +9,10 @@ import (
 	"syscall"
 )
 
-// endSignals are the signals that end a command in order. OpenSSH sends SIGHUP to its ProxyCommand when it ends.
+// endSignals are the signals that end a command in good order. OpenSSH sends SIGHUP to its ProxyCommand when it ends.
 var endSignals = []os.Signal{os.Interrupt, syscall.SIGTERM, syscall.SIGHUP}
 
-// AskToEnd asks a process to end in order, also one that is stopped.
+// AskToEnd asks a process to end in good order, even a stopped one.
 func AskToEnd(pid int) error {
 	p, err := os.FindProcess(pid)
 	if err == nil {
@@ -27,6 +27,6 @@ func AskToEnd(pid int) error {
 	return err
 }
 
-// KeepPipeErrors makes a write to a closed standard output an error, as for any other file. By default it ends the process,
+// KeepPipeErrors makes a write to a closed standard output return an error, as for any other file. By default it ends the process,
 // which would leave its sessions behind.
 func KeepPipeErrors() { signal.Notify(make(chan os.Signal, 1), syscall.SIGPIPE) }

@@ -1,5 +1,6 @@
-// Package sshconfig writes the program's block of ssh_config: the bastion's own SSH server, hosts behind it by pattern, and EC2 instances
-// by id, each with the program as ProxyCommand. It keeps the block in the user's file, and the rest of the file as it is.
+// Package sshconfig writes bastion's block of ~/.ssh/config, so that ssh reaches hosts through bastion as its ProxyCommand. The
+// block has stanzas for the bastion's own SSH server, for hosts behind it by pattern, and for EC2 instances by id. The package
+// checks the patterns, quotes the command lines by OpenSSH's rules, and leaves the rest of the file unchanged.
 package sshconfig
 
 import (
@@ -17,26 +18,26 @@ import (
 	"github.com/bastion-ssm/bastion/internal/openssh"
 )
 
-// Block is what differs from one block to another.
+// Block has the variable parts of a block.
 type Block struct {
-	command  string   // that wrote it
-	proxy    string   // the words of ProxyCommand before its own arguments
-	known    string   // the words of KnownHostsCommand before its own argument; "" where ssh has no such option
+	command  string   // the command line that wrote it
+	proxy    string   // ProxyCommand, before its own arguments
+	known    string   // KnownHostsCommand, before its own argument; "" if ssh lacks the option
 	identity string   // the agent socket, for IdentityAgent
-	patterns []string // of hosts behind the bastion
+	patterns []string // for hosts behind the bastion
 	connect  bool     // EC2 Instance Connect
 }
 
-// Options say what a block is for.
+// Options are the contents of a block.
 type Options struct {
-	Program  string   // its path
-	Given    []string // the settings that were given as options, as options
-	Dir      string   // the runtime directory, which has the agent's socket
-	Patterns []string // of hosts behind the bastion; none: *.internal
+	Program  string   // path of the program
+	Given    []string // the settings given as options, again as options
+	Dir      string   // the runtime directory, where the agent's socket is
+	Patterns []string // for hosts behind the bastion; none: *.internal
 	Connect  bool     // EC2 Instance Connect
 }
 
-// New returns the block for a program and the ssh of this machine.
+// New returns the block for a program and this machine's ssh.
 func New(ctx context.Context, o Options) (Block, error) {
 	if len(o.Patterns) == 0 {
 		o.Patterns = []string{"*.internal"}
@@ -75,8 +76,8 @@ var bareWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./^-]+$`)
 // proxyWords quotes a command line for ProxyCommand, which expands % and hands the rest to a shell.
 func proxyWords(words []string) string { return strings.ReplaceAll(shellWords(words), "%", "%%") }
 
-// shellWords quotes a command line for a POSIX shell; on Windows, whose ssh uses none, for a program there. They hold
-// no double quotes.
+// shellWords quotes a command line for a POSIX shell. On Windows, whose ssh uses no shell, it quotes for a program there. The words
+// hold no double quotes.
 func shellWords(words []string) string {
 	out := make([]string, len(words))
 	for i, w := range words {
@@ -92,8 +93,8 @@ func shellWords(words []string) string {
 	return strings.Join(out, " ")
 }
 
-// argvWords quotes a command line for KnownHostsCommand, which splits words itself and expands % in all but the first.
-// They hold no quotes.
+// argvWords quotes a command line for KnownHostsCommand, which splits words itself and expands % in all but the first. The words
+// hold no quotes.
 func argvWords(words []string) string {
 	out := make([]string, len(words))
 	for i, w := range words {
@@ -116,7 +117,7 @@ func sshVersion(ctx context.Context) (major, minor int, ok bool) {
 	if err != nil || m == nil {
 		return 0, 0, false
 	}
-	major, _ = strconv.Atoi(string(m[1])) // digits
+	major, _ = strconv.Atoi(string(m[1])) // both are digits
 	minor, _ = strconv.Atoi(string(m[2]))
 	return major, minor, true
 }
@@ -159,8 +160,7 @@ Host %s
 	return out.String()
 }
 
-// String returns the stanzas between their marks. The last one closes the scope of the one before it: options for all
-// hosts may follow the block.
+// String returns the stanzas between their marks. The last stanza is Host *, so that options for all hosts may follow the block.
 func (b Block) String() string {
 	note := ""
 	if b.known == "" {

@@ -27,8 +27,8 @@ func File(given string) (string, error) {
 	return filepath.Join(home, ".ssh", "config"), nil
 }
 
-// Edit puts stanzas into the file at path, in the place of the one that is there, else at the top: there no other
-// Host or Match is before it. Without stanzas it takes that one out. It reports whether the file has changed.
+// Edit puts stanzas into the file at path. They replace the present block, or else go to the top, before every other Host or Match.
+// Without stanzas Edit removes the block. It reports whether the file has changed.
 func Edit(path string, stanzas []byte) (bool, error) {
 	op := "change " + path
 	dir := filepath.Dir(path)
@@ -40,14 +40,14 @@ func Edit(path string, stanzas []byte) (bool, error) {
 			return false, cannotWrite(op, dir, err)
 		}
 	}
-	var wrong error // of what is there
+	var wrong error // of the present file
 	changed, err := files.Update(path, maxFile, 0o600, func(old []byte) ([]byte, error) {
 		text, err := files.Text(old)
 		if err != nil {
 			wrong = fail.New(fail.Usage, op, err, "")
 			return nil, wrong
 		}
-		mark := old[:len(old)-len(text)] // it stays before everything
+		mark := old[:len(old)-len(text)] // the mark stays at the beginning
 		b, err := block.Only(string(text))
 		if err != nil {
 			wrong = fail.New(fail.Usage, op, err, "correct the marks by hand: one "+block.Begin("")+" and one "+block.End(""))

@@ -9,8 +9,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// checkPatterns refuses what ssh_config's Host cannot hold, what would send every connection through the bastion, and what would
-// never match: ssh compares the name that was typed, without user and port, and "*", "?" and a leading "!" are all there is.
+// checkPatterns refuses patterns that ssh_config's Host cannot hold, that would send every connection through the bastion, or that
+// never match. ssh compares the name as typed, without user and port, and knows only "*", "?" and a leading "!".
 func checkPatterns(patterns []string) error {
 	var positive, negative []string
 	for _, p := range patterns {
@@ -45,7 +45,7 @@ var (
 	charRange   = regexp.MustCompile(`\[[^\]]*\]`)
 )
 
-// checkPattern judges one pattern, with its "!".
+// checkPattern checks one pattern, with its "!".
 func checkPattern(pattern string) error {
 	const next = "give patterns such as '*.corp.internal', '10.*' or 'fd00:*', as many as it takes"
 	p := strings.TrimPrefix(pattern, "!")
@@ -98,7 +98,7 @@ func checkPattern(pattern string) error {
 	case strings.Contains(p, ".."):
 		return never(next, "a name does not have two dots in a row")
 	case dottedQuad.MatchString(p[strings.LastIndex(p, ".")+1:]) && !strings.ContainsAny(p, "*?"):
-		// Where the last part is a number, the whole is an address, or nothing.
+		// If the last part is a number, the pattern must be a whole address.
 		if _, err := netip.ParseAddr(p); err != nil {
 			return never("give a whole address, or its beginning and *: '10.20.*'", "it is no address")
 		}
@@ -106,7 +106,7 @@ func checkPattern(pattern string) error {
 	return nil
 }
 
-// accepted returns p without the user, the brackets and the port that it may have, if that is a pattern; else "".
+// accepted returns p without its user, brackets and port, if the rest is a valid pattern; else "".
 func accepted(p string) string {
 	for {
 		better := strings.TrimPrefix(withoutBrackets(p[strings.LastIndex(p, "@")+1:]), "!")
@@ -124,7 +124,7 @@ func accepted(p string) string {
 	return p
 }
 
-// globOf returns the pattern of a network; "" where it takes several.
+// globOf returns the pattern of a network; "" if the network needs several.
 func globOf(network netip.Prefix) string {
 	addr, bits := network.Masked().Addr(), network.Bits()
 	if bits == addr.BitLen() {
@@ -148,7 +148,7 @@ func globOf(network netip.Prefix) string {
 	return glob.String() + "*"
 }
 
-// possibleIPv6 reports whether some IPv6 address matches p, as far as its parts tell.
+// possibleIPv6 reports whether p can match an IPv6 address, judged by its parts.
 func possibleIPv6(p string) bool {
 	if !strings.ContainsAny(p, "*?") {
 		addr, err := netip.ParseAddr(p)
@@ -165,7 +165,7 @@ func possibleIPv6(p string) bool {
 	return true
 }
 
-// covers reports whether the pattern wide matches every name that narrow matches. It errs only by saying no.
+// covers reports whether the pattern wide matches every name that narrow matches. It may wrongly return false, but never true.
 func covers(wide, narrow string) bool {
 	switch {
 	case wide == "":
@@ -180,8 +180,8 @@ func covers(wide, narrow string) bool {
 	return false
 }
 
-// instancePatterns match the ids of EC2 instances and managed nodes, and no other name: exceptions take out what has anything but
-// a hexadecimal digit after the first "-".
+// instancePatterns returns patterns that match only the ids of EC2 instances and managed nodes. Exclusions remove names with
+// anything but hexadecimal digits after the first "-".
 func instancePatterns() string {
 	words := []string{"i-" + strings.Repeat("?", 8), "i-" + strings.Repeat("?", 17), "mi-" + strings.Repeat("?", 17)}
 	for _, r := range "ghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ-._:" {
@@ -190,7 +190,7 @@ func instancePatterns() string {
 	return strings.Join(words, " ")
 }
 
-// withoutBrackets returns the pattern that p most likely means: the host of [HOST]:PORT, or one character in the place of a range.
+// withoutBrackets returns the pattern that p most likely means: the host of [HOST]:PORT, or one character in place of a range.
 func withoutBrackets(p string) string {
 	if host, rest, ok := strings.Cut(strings.TrimPrefix(p, "["), "]"); ok && p[0] == '[' && (rest == "" || rest[0] == ':') && !oneRange.MatchString(host) {
 		return host

@@ -11,8 +11,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// PassConn hands conn to the process at the other end of out, as OpenSSH's ProxyUseFdpass expects it: with one byte,
-// which means nothing.
+// PassConn passes conn to the process at the other end of out, as OpenSSH's ProxyUseFdpass expects it: with one meaningless byte.
 func PassConn(out *os.File, conn net.Conn) error {
 	const op = "hand the connection to ssh"
 	const next = "--fdpass is for ssh_config's ProxyUseFdpass yes; leave both out"

@@ -1,4 +1,6 @@
-// Package sshproxy is what OpenSSH wants of a ProxyCommand: its standard streams lead to the host, or it hands the connection over and ends.
+// Package sshproxy is bastion's side of OpenSSH's ProxyCommand contract. It connects ssh's standard streams to the host (Pipe), or
+// passes the connection's file descriptor to ssh (PassConn). ssh ends its proxy when the stream ends, so the package reports the
+// reason of a loss before that.
 package sshproxy
 
 import (
@@ -15,11 +17,11 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// ErrLost is that a connection was lost, which the function Pipe was given has told.
+// ErrLost says that a connection was lost, and that Pipe has already reported why through tell.
 var ErrLost = errors.New("the connection was lost")
 
-// Pipe connects in and out to conn, which leads to dest, until either has ended. tell is told why conn was lost before the end of out: ssh
-// ends its proxy as soon as it sees that.
+// Pipe connects in and out to conn, which leads to dest, until either side ends. It calls tell with the reason of a loss before out
+// ends, because ssh ends its proxy as soon as it sees that end.
 func Pipe(ctx context.Context, in *os.File, out io.Writer, dest string, conn *Conn, tell func(error)) error {
 	lost := false
 	conn.tell = func(err error) {
@@ -39,18 +41,18 @@ func Pipe(ctx context.Context, in *os.File, out io.Writer, dest string, conn *Co
 	return nil
 }
 
-// Conn is a proxy's connection whose end is asked about.
+// Conn is a proxy's connection that knows why it ended.
 type Conn struct {
 	net.Conn
-	Why  func(error) error // why it has ended, by the error of Read; nil: as it should
-	tell func(error)       // is told that, once, before anything else learns of the end
+	Why  func(error) error // returns why it ended, from Read's error; nil: in good order
+	tell func(error)       // receives that reason, once, before any reader learns of the end
 	once sync.Once
 	err  error
 
-	closed atomic.Bool // by Close: its end is no news
+	closed atomic.Bool // by Close: this end was wanted
 }
 
-// UnlessEnd takes an error for what it is.
+// UnlessEnd returns err, except that io.EOF is nil.
 func UnlessEnd(err error) error {
 	if errors.Is(err, io.EOF) {
 		return nil
@@ -81,7 +83,7 @@ func (c *Conn) Close() error {
 	return c.Conn.Close()
 }
 
-// CloseWrite ends the direction to the far end; where there is no such thing, both.
+// CloseWrite ends the direction to the far end, or both if conn has no half-close.
 func (c *Conn) CloseWrite() error {
 	if d, ok := c.Conn.(tunnel.Duplex); ok {
 		return d.CloseWrite()
@@ -89,7 +91,7 @@ func (c *Conn) CloseWrite() error {
 	return c.Close()
 }
 
-// Gone is that of a connection which can tell, else nil.
+// Gone returns the channel of a connection that reports its end, else nil.
 func (c *Conn) Gone() <-chan struct{} {
 	if g, ok := c.Conn.(interface{ Gone() <-chan struct{} }); ok {
 		return g.Gone()
@@ -97,13 +99,13 @@ func (c *Conn) Gone() <-chan struct{} {
 	return nil
 }
 
-// clientGone reports whether a pipe ended because ssh did: a session has no half-close, so that the end of standard input
-// ends both directions.
+// clientGone reports whether a pipe ended because ssh did. A session has no half-close, so the end of standard input ends both
+// directions.
 func clientGone(err error) bool {
 	return errors.Is(err, net.ErrClosed) || errors.Is(err, io.ErrClosedPipe) || errors.Is(err, syscall.EPIPE)
 }
 
-// writeCloser makes w closable.
+// writeCloser returns w with a Close method.
 func writeCloser(w io.Writer) io.WriteCloser {
 	if c, ok := w.(io.WriteCloser); ok {
 		return c

@@ -1,4 +1,5 @@
-// Package statusview prints, for people, what bastion status and bastion ls show: bastions, processes with links, and forwards.
+// Package statusview prints the tables of `bastion status` and `bastion ls` for people: bastions, processes with links and
+// sessions, and forwards.
 package statusview
 
 import (
@@ -16,7 +17,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/words"
 )
 
-// Agent is the agent as one of the processes with links, if it has any.
+// Agent returns the agent as a process with links, or nothing if it has none.
 func Agent(st api.State) []report.Process {
 	var out []report.Process
 	for _, l := range st.Links {
@@ -35,7 +36,7 @@ func Agent(st api.State) []report.Process {
 	return out
 }
 
-// Bastions prints the bastion tasks of a cluster, or why there is none.
+// Bastions prints a cluster's bastion tasks, or why there is none.
 func Bastions(w io.Writer, st report.Status) error {
 	if st.Target != "" {
 		err := console.Printf(w, "using the OpenSSH server at %s, without a bastion task\n", st.Target)
@@ -60,7 +61,7 @@ func Bastions(w io.Writer, st report.Status) error {
 	return doubts(w, st.Bastions)
 }
 
-// doubts says which tasks are not used, or used unchecked, and why.
+// doubts prints which tasks bastion does not use, or has not fully checked, and why.
 func doubts(w io.Writer, all []report.Bastion) error {
 	var out strings.Builder
 	for _, b := range all {
@@ -112,7 +113,7 @@ func Processes(w io.Writer, all []report.Process) error {
 	return err
 }
 
-// sessions prints the sessions of a link, if it has any.
+// sessions prints a link's sessions, if it has any.
 func sessions(out io.Writer, all []report.Session) error {
 	if len(all) == 0 {
 		return nil
@@ -122,7 +123,7 @@ func sessions(out io.Writer, all []report.Session) error {
 	for _, s := range all {
 		age := time.Duration(s.Age * float64(time.Second)).Round(time.Second)
 		trip := words.Dash("")
-		if s.RTT > 0 { // else it is not measured yet
+		if s.RTT > 0 { // else not measured yet
 			trip = fmt.Sprintf("%.1f ms", s.RTT)
 		}
 		fmt.Fprintln(table, printable.Row("  "+s.ID, s.State, age, words.Bytes(s.SendRate)+"/s", words.Bytes(s.ReceiveRate)+"/s",
@@ -131,7 +132,7 @@ func sessions(out io.Writer, all []report.Session) error {
 	return table.Flush()
 }
 
-// Forwards prints the forwards of the agent, with their clients and traffic, and what does not work.
+// Forwards prints the agent's forwards, with their clients, traffic and faults.
 func Forwards(w io.Writer, all []api.Forward) error {
 	if len(all) == 0 {
 		_, err := fmt.Fprintln(w, "no forwards")
@@ -177,5 +178,5 @@ func Forwards(w io.Writer, all []api.Forward) error {
 	return nil
 }
 
-// nextKept is the next step for forwards that are kept while no agent runs.
+// nextKept is the next step for forwards that the agent keeps while it does not run.
 const nextKept = "bastion agent start opens these forwards again, and so does the next forward, exec or socks"
