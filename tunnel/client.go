@@ -19,24 +19,24 @@ import (
 const (
 	clientVersion = "SSH-2.0-bastion"
 
-	// drainRequest is the global request by which a bastion says that it is going away; its payload is the time left, in
-	// seconds, as decimal digits.
+	// drainRequest is the global request by which a bastion announces its end. Its payload is the time left, in seconds, as decimal
+	// digits.
 	drainRequest = "drain@bastion"
 
-	// idleRequest is the global request by which a bastion says that it ends the connection because it had no use.
+	// idleRequest is the global request by which a bastion announces that it ends the connection because it was unused.
 	idleRequest = "idle@bastion"
 
 	// endedRequest is the request on a channel by which a bastion says why it ends the channel.
 	endedRequest = "ended@bastion"
 
-	// endGrace bounds the wait for x/crypto/ssh to end a connection whose channels it has ended. It hangs if the peer
-	// broke the protocol and went on sending.
+	// endGrace bounds the wait for x/crypto/ssh to end a connection after its channels. It hangs if the peer violated the protocol
+	// and kept sending.
 	endGrace = 5 * time.Second
 
-	// latchGrace bounds the wait for a write that must fail, see latch.
+	// latchGrace bounds the wait for a write that must fail; see latch.
 	latchGrace = 100 * time.Millisecond
 
-	// drainGrace is how long after its own deadline a draining bastion is believed to be still closing.
+	// drainGrace is how long after its own deadline a draining bastion may still be closing.
 	drainGrace = 5 * time.Second
 )
 
@@ -57,25 +57,25 @@ type client struct {
 	reqs    <-chan *ssh.Request
 	flushes chan chan struct{} // see drained
 
-	draining chan struct{} // closed when the bastion has said that it is going away
-	left     time.Duration // how long it stays, valid once draining is closed
-	idle     bool          // the bastion ends the connection for want of use; valid once done is closed
+	draining chan struct{} // closed when the bastion has announced its end
+	left     time.Duration // time until that end; valid once draining is closed
+	idle     bool          // the bastion ends the connection because it was unused; valid once done is closed
 	over     chan struct{} // closed once x/crypto/ssh has ended all channels
-	done     chan struct{} // closed once nothing but cleaning up is left
-	err      error         // why the connection ended, valid once done is closed
+	done     chan struct{} // closed once only clean-up remains
+	err      error         // why the connection ended; valid once done is closed
 
 	mu       sync.Mutex
 	cause    error         // why this end closed the connection, if it did
-	finished bool          // no more goroutines
-	dials    int           // goroutines that dial or serve what they dialed
+	finished bool          // no more goroutines may start
+	dials    int           // goroutines that dial or serve a dialed connection
 	served   chan struct{} // not nil once run waits for dials to become 0; closed then
-	open     int           // connections and attempts at them
-	cut      bool          // one was released after the SSH connection was lost
-	unused   chan struct{} // not nil once somebody waits for open to become 0; closed then
+	open     int           // connections and attempts to open one
+	cut      bool          // a connection was released after the SSH connection was lost
+	unused   chan struct{} // not nil once a goroutine waits for open to become 0; closed then
 	wg       sync.WaitGroup
 }
 
-// handshake makes an SSH connection over t, bounded by ctx and timeout, and closes t.Conn if that fails.
+// handshake makes an SSH connection over t, bounded by ctx and timeout. If that fails, it closes t.Conn.
 func handshake(ctx context.Context, t *Transport, timeout time.Duration, ka Keepalive, log *slog.Logger) (*client, error) {
 	op := "open the SSH connection to " + t.Describe
 	if t.HostKey == nil {
@@ -87,9 +87,9 @@ func handshake(ctx context.Context, t *Transport, timeout time.Duration, ka Keep
 	defer cancel()
 
 	w := newWire(t.Conn)
-	// NewClientConn knows no context. It ends when its connection does.
+	// NewClientConn takes no context. It ends with its connection.
 	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
-	// Nor does it learn of a write that fails later, see outbox: it would wait for the answer.
+	// It does not learn of a write that fails later (see outbox), and would wait for the answer.
 	var writes sync.WaitGroup
 	over := make(chan struct{})
 	writes.Go(func() {
@@ -106,7 +106,7 @@ func handshake(ctx context.Context, t *Transport, timeout time.Duration, ka Keep
 	}
 	close(over)
 	writes.Wait()
-	stop() // if it is too late for that, the connection is lost already; run will find out
+	stop() // if ctx has just ended, the connection is lost already; run will find out
 	if in.err == nil && unconfirmed == nil {
 		return newClient(in, w, t.Describe, ka, log), nil
 	}
@@ -124,19 +124,19 @@ func handshake(ctx context.Context, t *Transport, timeout time.Duration, ka Keep
 	return nil, in.failure(op, t, w)
 }
 
-// login is what x/crypto/ssh has made of a server's stream.
+// login is the result of x/crypto/ssh's handshake on a server's stream.
 type login struct {
 	conn  ssh.Conn
 	chans <-chan ssh.NewChannel
 	reqs  <-chan *ssh.Request
 
-	keyErr error // why the server's key was not accepted
-	began  bool  // the server's key was accepted, and ours offered
+	keyErr error // why the client did not accept the server's key
+	began  bool  // the client accepted the server's key, and offered its own
 	err    error
 }
 
 func logIn(w *wire, t *Transport) (in login) {
-	// The callbacks have returned when NewClientConn does: the handshake waits for them.
+	// The callbacks return before NewClientConn does, because the handshake waits for them.
 	in.conn, in.chans, in.reqs, in.err = ssh.NewClientConn(w, t.Describe, &ssh.ClientConfig{
 		User:              t.User,
 		Auth:              t.Auth,
@@ -160,7 +160,7 @@ func logIn(w *wire, t *Transport) (in login) {
 	return in
 }
 
-// failure says why a login has failed.
+// failure returns why a login failed.
 func (in *login) failure(op string, t *Transport, w *wire) error {
 	ended := t.ended()
 	switch {
@@ -176,8 +176,7 @@ func (in *login) failure(op string, t *Transport, w *wire) error {
 	return fail.New(fail.Lost, op, in.err, "")
 }
 
-// discard takes what a server has sent, whose connection is closed and was never used. It returns once x/crypto/ssh has
-// noticed the end.
+// discard drains a closed connection that was never used. It returns once x/crypto/ssh has noticed the end.
 func discard(chans <-chan ssh.NewChannel, reqs <-chan *ssh.Request) {
 	var queues sync.WaitGroup
 	queues.Go(func() {
@@ -202,12 +201,12 @@ func newClient(in login, w *wire, describe string, ka Keepalive, log *slog.Logge
 	return c
 }
 
-// authError is a refusal of the client's key.
+// authError says that the server refused the client's key.
 type authError struct{ error }
 
 func (e *authError) Unwrap() error { return e.error }
 
-// run serves the connection until it has ended and everything that belongs to it has returned.
+// run serves the connection. It returns once the connection and all its goroutines have ended.
 func (c *client) run() {
 	c.wg.Go(c.serveChannels)
 	c.wg.Go(c.watch)
@@ -240,10 +239,10 @@ func (c *client) run() {
 	c.awaitDials()
 }
 
-// latch makes x/crypto/ssh note that the connection takes no more data, by a write that fails, before it learns from its
-// read that the connection has ended. Otherwise an OpenChannel that comes in between waits for ever: its channel is not
-// among those that are ended, and its write seems to succeed. That is still possible if the connection ends inside SSH
-// (by a disconnect message, say) or during a key exchange, but there the gap is a few instructions wide; see awaitDials.
+// latch makes x/crypto/ssh notice, by a write that fails, that it can no longer send, before its read tells it that the connection
+// has ended. Otherwise an OpenChannel in between waits for ever: its write seems to succeed, but its channel is not among those
+// that x/crypto/ssh ends. That can still happen if the connection ends inside SSH (by a disconnect message, say) or during a key
+// exchange. There the gap is a few instructions wide; see awaitDials.
 func (c *client) latch() {
 	latched := make(chan struct{})
 	if !c.spawn(func() {
@@ -252,7 +251,7 @@ func (c *client) latch() {
 	}) {
 		return
 	}
-	t := time.NewTimer(latchGrace) // writes may wait for a key exchange, and that for the caller
+	t := time.NewTimer(latchGrace) // writes may wait for a key exchange, which may wait for the caller
 	defer t.Stop()
 	select {
 	case <-latched:
@@ -260,8 +259,8 @@ func (c *client) latch() {
 	}
 }
 
-// awaitDials waits for the goroutines of dial. All end with the connection, but for the gap that latch tells of: one that
-// fell into it is given up.
+// awaitDials waits for the goroutines of dial. All end with the connection, unless one fell into the gap that latch describes:
+// awaitDials gives that one up.
 func (c *client) awaitDials() {
 	c.mu.Lock()
 	if c.dials == 0 {
@@ -280,7 +279,7 @@ func (c *client) awaitDials() {
 	}
 }
 
-// dialEnds counts out a goroutine of dial.
+// dialEnds counts a finished goroutine of dial.
 func (c *client) dialEnds() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -290,7 +289,7 @@ func (c *client) dialEnds() {
 	}
 }
 
-// close ends the connection for the given reason. It does not wait; run does the rest.
+// close ends the connection with the given cause. It does not wait; run does the rest.
 func (c *client) close(cause error) {
 	c.mu.Lock()
 	if c.cause == nil {
@@ -300,7 +299,7 @@ func (c *client) close(cause error) {
 	_ = c.wire.Close() // not conn.Close, which waits for x/crypto/ssh's goroutines; they end by themselves
 }
 
-// spawn runs f in a goroutine that run waits for, unless it is too late for that.
+// spawn runs f in a goroutine that run waits for, or returns false if run is about to return.
 func (c *client) spawn(f func()) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -339,11 +338,11 @@ func (c *client) handle(r *ssh.Request) {
 	if r.Type == idleRequest {
 		c.idle = true
 	}
-	_ = r.Reply(false, nil) // as OpenSSH answers keepalives; if it cannot be sent, the connection ends
+	_ = r.Reply(false, nil) // as OpenSSH answers keepalives; if this fails, the connection is ending
 }
 
-// drained reports whether the bastion has announced its end before its latest answer. The mux of x/crypto/ssh queues the
-// announcement before it hands on that answer, so that handling what is queued settles the question.
+// drained reports whether the bastion announced its end before its latest answer. The mux of x/crypto/ssh queues the announcement
+// before it passes on that answer, so drained only needs to handle the queue.
 func (c *client) drained() bool {
 	flushed := make(chan struct{})
 	select {
@@ -354,7 +353,7 @@ func (c *client) drained() bool {
 	return isClosed(c.draining)
 }
 
-// drainTime reads the payload of a drain request. An unreadable one means no time.
+// drainTime parses the payload of a drain request. An unreadable one means no time.
 func drainTime(payload []byte) time.Duration {
 	n, err := strconv.ParseUint(string(payload), 10, 31)
 	if err != nil {
@@ -363,15 +362,15 @@ func drainTime(payload []byte) time.Duration {
 	return time.Duration(n) * time.Second
 }
 
-// serveChannels refuses the channels that the bastion tries to open: nothing was asked for.
+// serveChannels refuses all channels that the bastion tries to open: the client never asks for one.
 func (c *client) serveChannels() {
 	for ch := range c.chans {
 		_ = ch.Reject(ssh.Prohibited, "this client takes no channels")
 	}
 }
 
-// watch ends the connection when its peer is dead. Silence for an interval is answered by a keepalive request; silence for
-// MaxMissed intervals more means death. Any byte is a sign of life: the answer itself may be queued behind bulk data.
+// watch ends the connection when its peer is dead. After an interval of silence it sends a keepalive request, and after MaxMissed
+// more intervals it declares the peer dead. Any byte is a sign of life, because the answer itself may wait behind bulk data.
 func (c *client) watch() {
 	var tick <-chan time.Time
 	if c.keepalive.Interval > 0 {
@@ -436,7 +435,7 @@ func (c *client) request(ctx context.Context, name string, payload []byte) (bool
 	}
 }
 
-// hold counts one more connection, or an attempt at one; release ends it.
+// hold counts one more connection, or attempt to open one; release ends it.
 func (c *client) hold() {
 	c.mu.Lock()
 	c.open++
@@ -454,7 +453,7 @@ func (c *client) release() {
 	}
 }
 
-// lost is the error of a stream that ended with the connection: errLost and, where it is known, the reason.
+// lost returns the error of a stream that ended with the connection: errLost and, if known, the reason.
 func (c *client) lost() error {
 	c.mu.Lock()
 	why := c.cause
@@ -482,14 +481,14 @@ func (c *client) wasInUse() bool {
 	return c.open > 0 || c.cut
 }
 
-// channels returns the number of connections and of attempts at them.
+// channels returns the number of connections and of attempts to open one.
 func (c *client) channels() int {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.open
 }
 
-// dial opens a channel to host:port. The caller has called hold; the connection, or the error, takes that over.
+// dial opens a channel to host:port. The caller has called hold; the new connection, or the error, releases it.
 func (c *client) dial(ctx context.Context, host string, port uint32) (*Conn, error) {
 	payload := ssh.Marshal(&struct { // RFC 4254, section 7.2
 		Host       string
@@ -509,7 +508,7 @@ func (c *client) dial(ctx context.Context, host string, port uint32) (*Conn, err
 	result := make(chan dialed)
 	go func() {
 		defer c.dialEnds()
-		// OpenChannel knows no context: it may wait for the peer as long as the connection lives.
+		// OpenChannel takes no context: it may wait for the peer as long as the connection lives.
 		ch, reqs, err := c.conn.OpenChannel("direct-tcpip", payload)
 		var conn *Conn
 		if err == nil {
@@ -541,14 +540,14 @@ func (c *client) dial(ctx context.Context, host string, port uint32) (*Conn, err
 	}
 }
 
-// dialed is the outcome of a dial.
+// dialed is the result of a dial.
 type dialed struct {
 	conn *Conn
 	err  error
 }
 
-// retire lets the connections of a draining bastion finish, then ends the SSH connection: when nobody uses it any more,
-// when the bastion's time is up, or when ctx is.
+// retire lets a draining bastion's connections finish, then ends the SSH connection. It does so when all of them have ended, when
+// the bastion's time is up, or when ctx is done.
 func (c *client) retire(ctx context.Context) {
 	unused := make(chan struct{})
 	c.mu.Lock()

@@ -12,18 +12,18 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// chunk is the most that one read or write moves: the payload of one SSH packet.
+// chunk bounds one read or write, in bytes: the payload of one SSH packet.
 const chunk = 32 << 10
 
 var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
 
-// Conn is a connection through the bastion, one SSH channel. It is a complete net.Conn, unlike x/crypto/ssh's own, whose
-// Close does not end a Read or Write that waits for a peer that does not answer and which knows no deadlines. To that
-// end the channel's blocking calls run in goroutines of their own, at most one for each direction, which belong to the
-// link's connection and end with the channel at the latest.
+// Conn is a connection through the bastion, one SSH channel. It is a complete net.Conn, unlike x/crypto/ssh's own. That one lacks
+// deadlines, and its Close does not end a Read or Write that waits for a silent peer. So Conn makes the channel's blocking calls in
+// goroutines of their own, at most one for each direction. They belong to the link's connection and end with the channel at the
+// latest.
 //
-// All methods may be called concurrently. The count that a Write returns is exact: a Write that fails has sent, or will send unless
-// the connection ends, this much of its data and no more.
+// All methods may be called concurrently. The count that a Write returns is exact: SSH has sent this much of its data, or will
+// unless the connection ends, and never sends more.
 type Conn struct {
 	ch     ssh.Channel
 	client *client
@@ -34,11 +34,11 @@ type Conn struct {
 	gone      chan struct{} // closed once the peer has closed the channel, or the connection under it has ended
 
 	mu       sync.Mutex
-	finished bool           // no call on ch can block any more
+	finished bool           // calls on ch can no longer block
 	calls    sync.WaitGroup // goroutines in a call on ch; grows only while finished is false
 
 	readMu   sync.Mutex      // guards the five below
-	readDone chan readResult // capacity 1: the result of the call that reading says is under way
+	readDone chan readResult // capacity 1: the result of the call that reading announces
 	reading  bool
 	buf      *[chunk]byte // holds unread
 	unread   []byte
@@ -47,7 +47,7 @@ type Conn struct {
 	writeMu   sync.Mutex // guards the five below
 	writeDone chan writeResult
 	writing   bool
-	taken     *take // of the call that writing says is under way; nil for one without data
+	taken     *take // of the call that writing announces; nil for one without data
 	writeErr  error // sticky
 	eofSent   bool
 
@@ -65,11 +65,11 @@ type writeResult struct {
 	err error
 }
 
-// take is data on its way to the channel, which either takes it or never sees it. That must be known as soon as its Write ends:
-// net/http sends a request again, on another connection, where a write failed with a count of nothing.
+// take is data on its way to the channel, which takes either all of it or nothing. Write must know which as soon as it ends: after
+// a failed write with a count of 0, net/http sends a request again on another connection.
 type take struct {
 	n       int
-	settled atomic.Bool // by the one that came first: the channel takes the data, or the Write gives it up
+	settled atomic.Bool // by the first one: either the channel takes the data, or the Write gives it up
 }
 
 func newConn(ch ssh.Channel, c *client, dest string) *Conn {
@@ -84,8 +84,7 @@ func newConn(ch ssh.Channel, c *client, dest string) *Conn {
 	}
 }
 
-// serve answers the channel's requests until the channel has ended, then waits for the calls on it. The link's
-// connection owns it.
+// serve answers the channel's requests until the channel has ended, then waits for the calls on it. The link's connection runs it.
 func (c *Conn) serve(reqs <-chan *ssh.Request) {
 	for r := range reqs {
 		if r.Type == endedRequest {
@@ -102,7 +101,7 @@ func (c *Conn) serve(reqs <-chan *ssh.Request) {
 	c.calls.Wait()
 }
 
-// call runs f, which calls the channel, without waiting for it; after the channel's end, when f cannot block, at once.
+// call runs f, which calls the channel, in a goroutine. After the channel's end, when f cannot block, it runs f directly.
 func (c *Conn) call(f func()) {
 	c.mu.Lock()
 	if c.finished {
@@ -136,7 +135,7 @@ func (c *Conn) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// WriteTo implements io.WriterTo and saves the copy that Read makes.
+// WriteTo implements io.WriterTo. It saves Read's copy.
 func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	var total int64
 	for {
@@ -163,7 +162,7 @@ func (c *Conn) WriteTo(w io.Writer) (int64, error) {
 	}
 }
 
-// fill waits until there is unread data, or returns why there will be none. The caller holds readMu.
+// fill waits for unread data, or returns why none will come. Callers hold readMu.
 func (c *Conn) fill() error {
 	passed := c.readDeadline.wait()
 	switch {
@@ -194,7 +193,7 @@ func (c *Conn) fill() error {
 	}
 }
 
-// startRead starts a read unless one is under way or there is nothing more to read. The caller holds readMu.
+// startRead starts a read, unless one is running or the stream has ended. Callers hold readMu.
 func (c *Conn) startRead() {
 	if !c.reading && c.readErr == nil {
 		c.reading = true
@@ -202,7 +201,7 @@ func (c *Conn) startRead() {
 	}
 }
 
-// readChannel makes one read and leaves its result in readDone, which has room: only one call is under way.
+// readChannel makes one read and leaves its result in readDone, which has room, because only one call runs.
 func (c *Conn) readChannel() {
 	buf := chunks.Get().(*[chunk]byte)
 	n, err := c.ch.Read(buf[:])
@@ -227,14 +226,14 @@ func (c *Conn) Write(p []byte) (int, error) {
 		if len(p) == 0 {
 			return written, nil
 		}
-		buf := chunks.Get().(*[chunk]byte) // a copy, because p belongs to the caller again if this is given up
+		buf := chunks.Get().(*[chunk]byte) // a copy, because p belongs to the caller again if Write gives up
 		m := copy(buf[:], p)
 		t := &take{n: m}
 		n, err := c.send(t, func() writeResult {
 			defer chunks.Put(buf)
 			c.client.wire.out.turn(c.gone)
 			if t.settled.Swap(true) {
-				return writeResult{} // it was given up
+				return writeResult{} // Write has given it up
 			}
 			n, err := c.ch.Write(buf[:m])
 			return writeResult{n, err}
@@ -247,7 +246,7 @@ func (c *Conn) Write(p []byte) (int, error) {
 	}
 }
 
-// CloseWrite tells the destination that no more data comes; reading goes on. It waits for a Write under way.
+// CloseWrite tells the destination that no more data comes; reads continue. It waits for a running Write.
 func (c *Conn) CloseWrite() error {
 	c.writeMu.Lock()
 	defer c.writeMu.Unlock()
@@ -259,7 +258,7 @@ func (c *Conn) CloseWrite() error {
 	return err
 }
 
-// writable waits for the rest of a Write that missed its deadline. The caller holds writeMu.
+// writable waits for the rest of a Write that missed its deadline. Callers hold writeMu.
 func (c *Conn) writable() error {
 	if c.writing {
 		if _, err := c.sent(); err != nil {
@@ -277,14 +276,14 @@ func (c *Conn) writable() error {
 	return c.writeErr
 }
 
-// send starts a call that writes to the channel, what t says, and waits for it. The caller holds writeMu.
+// send starts a call that writes t to the channel, and waits for it. Callers hold writeMu.
 func (c *Conn) send(t *take, f func() writeResult) (int, error) {
 	c.writing, c.taken = true, t
-	c.call(func() { c.writeDone <- f() }) // it has room: only one call is under way
+	c.call(func() { c.writeDone <- f() }) // it has room: only one call runs
 	return c.sent()
 }
 
-// sent waits for the call under way. The caller holds writeMu.
+// sent waits for the running call. Callers hold writeMu.
 func (c *Conn) sent() (int, error) {
 	select {
 	case r := <-c.writeDone:
@@ -292,7 +291,7 @@ func (c *Conn) sent() (int, error) {
 		switch {
 		case r.err == nil:
 		case !errors.Is(r.err, io.EOF):
-			c.writeErr = c.opError("write", c.client.lost()) // that of the transport
+			c.writeErr = c.opError("write", c.client.lost()) // the transport's end
 		case c.client.wire.watch.Alive():
 			c.writeErr = c.opError("write", io.ErrClosedPipe) // the peer has closed the channel
 		default:
@@ -306,17 +305,17 @@ func (c *Conn) sent() (int, error) {
 	}
 }
 
-// leave returns how much the channel has taken of the call under way, which nobody waits for now. The caller holds writeMu.
+// leave gives up waiting for the running call, and returns how much data the channel has taken of it. Callers hold writeMu.
 func (c *Conn) leave() int {
 	t := c.taken
-	c.taken = nil // it counts once
+	c.taken = nil // count it only once
 	if t == nil || !t.settled.Swap(true) {
 		return 0
 	}
 	return t.n
 }
 
-// Close ends the connection both ways, and every Read and Write on it. It does not wait for the far end.
+// Close ends both directions, and every Read and Write. It does not wait for the far end.
 func (c *Conn) Close() error {
 	err := net.ErrClosed
 	c.closeOnce.Do(func() {
@@ -330,8 +329,8 @@ func (c *Conn) Close() error {
 	return err
 }
 
-// Gone is closed when nothing more can be sent, because the far end has closed the connection both ways or the link was
-// lost. What has arrived before can still be read.
+// Gone returns a channel that is closed when this end can send nothing more. Then the far end has closed both directions, or the
+// link was lost. Read still returns the data that arrived before.
 func (c *Conn) Gone() <-chan struct{} { return c.gone }
 
 // LocalAddr returns an unspecified address: the local end is inside the SSH connection.
@@ -345,10 +344,10 @@ func (c *Conn) SetDeadline(t time.Time) error {
 	return errors.Join(c.SetReadDeadline(t), c.SetWriteDeadline(t))
 }
 
-// SetReadDeadline bounds reads, also one that waits already; the zero time means no bound.
+// SetReadDeadline bounds reads, including a waiting one; the zero time means no bound.
 func (c *Conn) SetReadDeadline(t time.Time) error { return c.setDeadline(c.readDeadline, t) }
 
-// SetWriteDeadline bounds writes, also one that waits already; the zero time means no bound.
+// SetWriteDeadline bounds writes, including a waiting one; the zero time means no bound.
 func (c *Conn) SetWriteDeadline(t time.Time) error { return c.setDeadline(c.writeDeadline, t) }
 
 func (c *Conn) setDeadline(d *deadline, t time.Time) error {

@@ -5,17 +5,17 @@ import (
 	"time"
 )
 
-// deadline is a point in time that can be moved while others wait for it.
+// deadline is a point in time that can move while others wait for it.
 type deadline struct {
 	mu     sync.Mutex
-	timer  *time.Timer   // nil when no point in the future is set
-	passed chan struct{} // closed once the point has passed
+	timer  *time.Timer   // nil without a future deadline
+	passed chan struct{} // closed once the deadline has passed
 }
 
 func newDeadline() *deadline { return &deadline{passed: make(chan struct{})} }
 
-// wait returns a channel that is closed when the deadline passes, also if the deadline is moved meanwhile, unless it has
-// passed before and is moved later.
+// wait returns a channel that is closed when the deadline passes, even after a move. If the deadline has already passed and moves
+// later, the channel stays closed.
 func (d *deadline) wait() <-chan struct{} {
 	d.mu.Lock()
 	defer d.mu.Unlock()

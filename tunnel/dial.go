@@ -13,11 +13,11 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// Dial opens a connection from the bastion to addr, a host:port whose name the bastion resolves; network is tcp, tcp4 or
-// tcp6, which makes no difference. While the link is down, Dial waits for it, for at most HoldTimeout in all and together
-// with at most HoldMax others. The connection is a [*Conn].
+// Dial opens a connection from the bastion to addr, a host:port whose name the bastion resolves. network is tcp, tcp4 or tcp6,
+// without a difference. While the link is down, Dial waits for it: at most HoldTimeout in all, and with at most HoldMax other
+// calls. The connection is a [*Conn].
 //
-// A refusal is a [*RefusedError] in the chain: of kind Denied if the bastion's policy is the reason.
+// A refusal has a [*RefusedError] in its chain, of kind Denied if the bastion's policy is the reason.
 func (l *Link) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	op := "open a connection to " + addr
 	host, port, err := parseDest(network, addr)
@@ -42,9 +42,9 @@ func (l *Link) Dial(ctx context.Context, network, addr string) (net.Conn, error)
 		case errors.As(err, &refusal) && !c.drained():
 			return nil, refused(addr, refusal)
 		case refusal == nil:
-			c.close(fmt.Errorf("%w: %w", errLost, err)) // x/crypto/ssh has or will have ended it
+			c.close(fmt.Errorf("%w: %w", errLost, err)) // x/crypto/ssh has ended it, or will
 		}
-		// The connection was lost, or the bastion takes no new ones: the next connection will do.
+		// The connection was lost, or the bastion takes no new ones: wait for the next connection.
 		if err := l.superseded(ctx, op, c, &hold); err != nil {
 			return nil, err
 		}
@@ -75,7 +75,7 @@ func (l *Link) acquire(ctx context.Context, op string, hold *holdTimer) (*client
 	return l.wait(ctx, op, hold, func() bool { return l.current != nil })
 }
 
-// superseded waits until c does not take new connections any more.
+// superseded waits until c takes no more connections.
 func (l *Link) superseded(ctx context.Context, op string, c *client, hold *holdTimer) error {
 	got, err := l.wait(ctx, op, hold, func() bool { return l.current != c })
 	if got != nil {
@@ -84,8 +84,8 @@ func (l *Link) superseded(ctx context.Context, op string, c *client, hold *holdT
 	return err
 }
 
-// wait waits, within the bounds on held dials, until cond holds, which is called with l.mu held, and returns and holds
-// the then current connection, if any.
+// wait waits, within the bounds on held dials, until cond holds. It calls cond with l.mu held. It returns and holds the then
+// current connection, if any.
 func (l *Link) wait(ctx context.Context, op string, hold *holdTimer, cond func() bool) (*client, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -131,7 +131,7 @@ func (l *Link) wait(ctx context.Context, op string, hold *holdTimer, cond func()
 	}
 }
 
-// waitError is the error of a wait for the link that ctx ended; last is the link's own latest failure.
+// waitError returns the error of a wait that ctx ended; last is the link's own latest failure.
 func waitError(ctx context.Context, op string, last error) error {
 	err := context.Cause(ctx)
 	if last == nil {
@@ -143,7 +143,7 @@ func waitError(ctx context.Context, op string, last error) error {
 	return fmt.Errorf("%s: %w; the latest failure: %w", op, err, last)
 }
 
-// holdTimer bounds the time that one dial waits in all. It starts with the first wait.
+// holdTimer bounds the total time that one dial waits. It starts with the first wait.
 type holdTimer struct {
 	timeout time.Duration
 	timer   *time.Timer
@@ -171,7 +171,7 @@ func (h *holdTimer) stop() {
 	}
 }
 
-// parseDest checks a destination.
+// parseDest parses and checks a destination.
 func parseDest(network, addr string) (host string, port uint32, err error) {
 	switch network {
 	case "tcp", "tcp4", "tcp6":

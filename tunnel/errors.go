@@ -11,8 +11,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
-// Permanent marks err as one that another attempt cannot mend: a Link whose Connector returns it gives up.
-// It returns nil for nil.
+// Permanent marks err as one that another attempt cannot mend: a Link whose Connector returns it gives up. It returns nil for nil.
 func Permanent(err error) error {
 	if err == nil {
 		return nil
@@ -20,8 +19,8 @@ func Permanent(err error) error {
 	return &permanentError{err}
 }
 
-// IsPermanent reports whether a Link gives up on err: errors marked by [Permanent], and those whose kind says that
-// nothing will change by itself (wrong usage, unknown target, denied).
+// IsPermanent reports whether a Link gives up on err. That holds for errors marked by [Permanent], and for those whose kind says
+// that nothing changes by itself (wrong usage, unknown target, denied).
 func IsPermanent(err error) bool {
 	var p *permanentError
 	if errors.As(err, &p) {
@@ -39,11 +38,11 @@ type permanentError struct{ err error }
 func (e *permanentError) Error() string { return e.err.Error() }
 func (e *permanentError) Unwrap() error { return e.err }
 
-// Gone says that the server of a Link has gone for good, for the reason err, and that none was started in its place
-// because [UseOf] did not ask for it. The Link is Idle then.
+// Gone says that a Link's server has ended for good, for the reason err. The Connector started no other one, because [UseOf] did
+// not ask for it. The Link is then Idle.
 func Gone(err error) error { return &goneError{err} }
 
-// IsGone reports whether err is of [Gone].
+// IsGone reports whether err comes from [Gone].
 func IsGone(err error) bool {
 	var g *goneError
 	return errors.As(err, &g)
@@ -56,12 +55,12 @@ func (e *goneError) Unwrap() error { return e.error }
 // errLost ends the streams of a connection whose link was lost. It is never io.EOF: see the package comment.
 var errLost = errors.New("the link to the bastion was lost")
 
-// IsLost reports whether err ended a connection because its link was lost, and not because one of its ends has ended it.
+// IsLost reports whether a lost link, and not one of its ends, ended a connection.
 func IsLost(err error) bool { return errors.Is(err, errLost) }
 
 // RefusedError is the bastion's refusal to open a connection.
 type RefusedError struct {
-	Dest    string              // host:port as it was asked for
+	Dest    string              // host:port as the caller gave it
 	Reason  ssh.RejectionReason // ssh.Prohibited: by policy; ssh.ConnectionFailed: the destination cannot be reached
 	Message string              // the bastion's own words, printable
 }
@@ -77,7 +76,7 @@ func (e *RefusedError) Error() string {
 	return what + ": " + e.Message
 }
 
-// refused turns a channel-open failure into the error that users see.
+// refused turns a channel-open failure into the error for users.
 func refused(dest string, e *ssh.OpenChannelError) error {
 	r := &RefusedError{Dest: dest, Reason: e.Reason, Message: farText(e.Message)}
 	op := "open a connection to " + dest
@@ -99,7 +98,7 @@ func refused(dest string, e *ssh.OpenChannelError) error {
 // maxMessage bounds how much of the far end's text an error shows.
 const maxMessage = 300
 
-// farText makes a text of the far end safe for a terminal and a log line.
+// farText makes the far end's text safe for a terminal and a log line.
 func farText(s string) string {
 	s = printable.Line(strings.TrimSpace(s))
 	if r := []rune(s); len(r) > maxMessage {

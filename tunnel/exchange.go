@@ -18,42 +18,43 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// How long a connection lingers whose client has got its answer while it still sends: a close with bytes unread would be a reset,
-// which can cost the client the answer.
+// These bound how long a connection lingers if its client got the answer while it was still sending. A close with unread bytes
+// would be a reset, which can cost the client the answer.
 const (
 	lingerQuiet = 5 * time.Second  // without a byte from the client
 	lingerTotal = 30 * time.Second // in all
 )
 
-// exchange is one request to a site and its answer. The client gets what a direct connection would give it: the site's interim
-// answers and no others, the site's answer even if it comes before the request's body has been sent, and no header of our making
-// but Date. ServeHTTP's goroutine owns it; the transport reads body in another.
+// exchange is one request to a site and its answer. The client gets the same as from a direct connection: only the site's own
+// interim answers, and no added header but Date. It gets the site's answer even before the end of the request's body. ServeHTTP's
+// goroutine owns the exchange; the transport reads body in another.
 type exchange struct {
 	http.ResponseWriter
-	client *http.Request // as the server made it: trailers without announcement appear here alone
+	client *http.Request // as the server made it; unannounced trailers appear only here
 	conn   *clientConn
 	body   *upload // nil: the request has none
 
-	site     *siteConn // that the request went to, last; nil: none yet
+	site     *siteConn // the latest connection of the request; nil: none yet
 	reused   bool      // it had served another request of the client
 	answered bool      // the site has sent a byte of an answer
-	dropped  bool      // the site closed a kept connection in place of an answer
-	upgrade  []string  // the protocols that an answer 426 asks for
+	dropped  bool      // the site closed a kept connection instead of answering
+	upgrade  []string  // the protocols that a 426 answer asks for
 }
 
 type exchangeKey struct{} // of a request's context: its *exchange
 
-// newExchange prepares the exchange of r, whose body it replaces. The original is the request as the server made it.
+// newExchange prepares the exchange of r, whose body it replaces. original is the request as the server made it.
 func newExchange(w http.ResponseWriter, r, original *http.Request, c *clientConn) *exchange {
 	e := &exchange{ResponseWriter: w, client: original, conn: c}
 	if r.ContentLength != 0 && r.Body != nil {
 		e.body = &upload{ReadCloser: r.Body}
 		r.Body = e.body
 	}
-	// The answer may come, and end, before the body has.
+	// The answer may come, and end, before the body does.
 	_ = http.NewResponseController(w).EnableFullDuplex()
 	if e.body != nil && expectsContinue(r) {
-		// The server says "100 Continue" once, before it first reads the body, which is the site's to say. It says it now, unheard.
+		// The server sends "100 Continue" once, before it first reads the body; but only the site may say that. So the server sends
+		// it now, while the connection is mute.
 		c.web.mute = true
 		w.WriteHeader(http.StatusContinue)
 		c.web.mute = false
@@ -61,12 +62,12 @@ func newExchange(w http.ResponseWriter, r, original *http.Request, c *clientConn
 	return e
 }
 
-// expectsContinue reports whether the client waits for 100 Continue; an HTTP/1.0 client cannot.
+// expectsContinue reports whether the client waits for 100 Continue. An HTTP/1.0 client cannot.
 func expectsContinue(r *http.Request) bool {
 	return r.ProtoAtLeast(1, 1) && strings.EqualFold(strings.TrimSpace(r.Header.Get("Expect")), "100-continue")
 }
 
-// Unwrap is for http.ResponseController.
+// Unwrap serves http.ResponseController.
 func (e *exchange) Unwrap() http.ResponseWriter { return e.ResponseWriter }
 
 // WriteHeader passes on an interim answer, or the final one.
@@ -79,10 +80,10 @@ func (e *exchange) WriteHeader(status int) {
 		return
 	}
 	if _, ok := h["Content-Type"]; !ok {
-		h["Content-Type"] = nil // the server must not guess
+		h["Content-Type"] = nil // keeps the server from guessing
 	}
 	if status == http.StatusNotModified {
-		// They are those of the answer that has not changed. The server takes them out under their usual names.
+		// These describe the unchanged answer. The server would remove them under their usual names.
 		for _, name := range []string{"Content-Length", "Content-Type"} {
 			if values := h[name]; len(values) > 0 {
 				h[strings.ToLower(name)] = values
@@ -100,22 +101,22 @@ func (e *exchange) WriteHeader(status int) {
 	e.ResponseWriter.WriteHeader(status)
 }
 
-// unread reports whether the client has not sent all of its body.
+// unread reports whether the client has yet to send part of its body.
 func (e *exchange) unread() bool { return e.body != nil && !e.body.ended() }
 
-// end is called after the answer. A client that still sends is given time to read it.
+// end runs after the answer. It gives a client that still sends time to read the answer.
 func (e *exchange) end() {
 	unread := e.unread()
 	e.conn.web.linger.Store(unread)
-	if unread { // the server flushes the answer, then waits for a read of the body that may be under way
+	if unread { // the server flushes the answer, then waits for a running read of the body
 		_ = e.conn.SetReadDeadline(time.Now().Add(lingerQuiet))
 	}
 }
 
-// prepare makes the request to the site: as the client made it, less what was for the proxy. ReverseProxy has taken the
-// hop-by-hop headers out, and what a reverse proxy distrusts in clients: that belongs to the client here. There is no Via,
-// because it makes servers leave out compression, and what it protects from, a loop, cannot be: the connections leave from the
-// bastion.
+// prepare makes the request to the site: the client's, without the parts for the proxy. ReverseProxy has removed the hop-by-hop
+// headers, and headers that a reverse proxy distrusts in clients. The latter belong to the client here, so prepare restores them.
+// It adds no Via, because that makes servers omit compression. Via protects against loops, which cannot occur: the connections
+// leave from the bastion.
 func prepare(r *httputil.ProxyRequest) {
 	r.Out.URL.RawQuery = r.In.URL.RawQuery
 	if target := exactTarget(r.In); target != "" {
@@ -131,8 +132,8 @@ func prepare(r *httputil.ProxyRequest) {
 	}
 	e := r.In.Context().Value(exchangeKey{}).(*exchange)
 	if e.body != nil && len(r.In.TransferEncoding) > 0 {
-		// The names that were announced, now; the values, at the body's end. What cannot be a trailer (RFC 9110, 6.5.1) is for no
-		// site: one could take it for a header, and the proxy's password could be among it.
+		// Announce the trailers' names now; their values come at the body's end. Drop names that cannot be a trailer (RFC 9110,
+		// 6.5.1). A site could take one for a header, and the proxy's password could be among them.
 		r.Out.Trailer = http.Header{}
 		for name := range r.In.Trailer {
 			if httpguts.ValidTrailerHeader(name) {
@@ -149,8 +150,8 @@ func prepare(r *httputil.ProxyRequest) {
 	}
 }
 
-// exactTarget returns the path and query that the client asked for, byte by byte, because a URL that was parsed and put together
-// again has other escapes. An OPTIONS request for a whole server has "*". "" is for the transport to decide.
+// exactTarget returns the path and query that the client asked for, byte by byte, because a parsed and reassembled URL has other
+// escapes. An OPTIONS request for a whole server has "*". For "" the transport decides.
 func exactTarget(r *http.Request) string {
 	_, rest, ok := strings.Cut(r.RequestURI, "://")
 	if !ok {
@@ -170,7 +171,8 @@ func exactTarget(r *http.Request) string {
 	return rest[at:]
 }
 
-// mayForward counts one hop down for TRACE and OPTIONS, or answers them where the client wants no further hop (RFC 9110, 7.6.2).
+// mayForward counts one hop down for TRACE and OPTIONS. If the client allows no further hop, it answers the request itself (RFC
+// 9110, 7.6.2).
 func mayForward(w http.ResponseWriter, r *http.Request) bool {
 	if r.Method != http.MethodTrace && r.Method != http.MethodOptions {
 		return true
@@ -201,7 +203,7 @@ func mayForward(w http.ResponseWriter, r *http.Request) bool {
 	return false
 }
 
-// The ways in which an exchange fails other than for the network between.
+// Failures of an exchange that the network does not cause.
 var (
 	errDropped = errors.New("the site closed a kept connection")
 	errStatus  = errors.New("the site answered with an impossible status")
@@ -253,7 +255,7 @@ func (byClient) RoundTrip(r *http.Request) (*http.Response, error) {
 	return resp, nil
 }
 
-// upload is the body of a request, which one goroutine reads.
+// upload is a request's body, which one goroutine reads.
 type upload struct {
 	io.ReadCloser
 
@@ -279,7 +281,7 @@ func (u *upload) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// atEnd has f called by the reader that comes to the body's end.
+// atEnd makes the reader that reaches the body's end call f.
 func (u *upload) atEnd(f func()) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
@@ -292,7 +294,7 @@ func (u *upload) ended() bool {
 	return errors.Is(u.err, io.EOF)
 }
 
-// failure returns why the client's body could not be read, or nil.
+// failure returns why reading the client's body failed, or nil.
 func (u *upload) failure() error {
 	u.mu.Lock()
 	defer u.mu.Unlock()

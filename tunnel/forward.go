@@ -14,8 +14,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
-// Dialer opens connections through the bastion; a [Link] is one. The connections should be able to end their directions
-// separately (have CloseWrite).
+// Dialer opens connections through the bastion; a [Link] is one. The connections should be able to end each direction separately
+// (have CloseWrite).
 type Dialer interface {
 	Dial(ctx context.Context, network, addr string) (net.Conn, error)
 }
@@ -23,19 +23,18 @@ type Dialer interface {
 // ForwardConfig is the configuration of [Forward]. The zero value is ready for use.
 type ForwardConfig struct {
 	Logger   *slog.Logger // nil: no log
-	MaxConns int          // connections at a time; more wait in the listener's backlog. 0: 1024
-	Stats    *Stats       // counts the connections; nil: not counted
+	MaxConns int          // connections at a time; further ones wait in the listener's backlog. 0: 1024
+	Stats    *Stats       // counts the connections; nil: none
 }
 
 const defaultMaxConns = 1024
 
-// Forward accepts clients from ln and splices each to a new connection to dest, a host:port as the bastion sees it, until
-// ctx is done; then it closes ln and all connections, waits for them, and returns nil. It returns an error only if ln
-// breaks.
+// Forward accepts clients from ln and splices each to a new connection to dest, a host:port as the bastion sees it. When ctx is
+// done, it closes ln and all connections, waits for them, and returns nil. It returns an error only if ln breaks.
 //
-// While d waits for its link, the client waits too. If dest cannot be reached, the client's connection is reset and the
-// reason logged. A client that gives up meanwhile is noticed only once its connection has been opened, because until
-// then nothing is read from it.
+// While d waits for its link, the client waits too. If the bastion cannot reach dest, Forward resets the client's connection and
+// logs the reason. It reads nothing from a client before its connection is open, so until then it does not notice a client that
+// gives up.
 func Forward(ctx context.Context, ln net.Listener, d Dialer, dest string, cfg ForwardConfig) error {
 	if _, _, err := parseDest("tcp", dest); err != nil {
 		_ = ln.Close()
@@ -54,7 +53,7 @@ func Forward(ctx context.Context, ln net.Listener, d Dialer, dest string, cfg Fo
 	})
 }
 
-// acceptor is the accept loop that Forward and ServeProxy share.
+// acceptor is the accept loop of Forward and ServeProxy.
 type acceptor struct {
 	ln    net.Listener
 	max   int
@@ -73,8 +72,8 @@ func newAcceptor(ln net.Listener, maxConns int, log *slog.Logger, stats *Stats) 
 	return &acceptor{ln: ln, max: max(maxConns, 1), log: log.With("listener", ln.Addr().String()), stats: stats}
 }
 
-// serve calls handle, which closes the connection, in a goroutine for each client, until ctx is done or ln breaks. Then
-// it cancels handle's ctx and waits for all.
+// serve calls handle in a goroutine for each client, until ctx is done or ln breaks. Then it cancels handle's ctx and waits for
+// all. handle closes its connection.
 func (a *acceptor) serve(ctx context.Context, handle func(context.Context, net.Conn)) error {
 	parent := ctx
 	ctx, cancel := context.WithCancel(ctx)
@@ -111,7 +110,7 @@ func (a *acceptor) serve(ctx context.Context, handle func(context.Context, net.C
 		}
 		pause = 0
 		if tcp, ok := conn.(*net.TCPConn); ok {
-			_ = tcp.SetNoDelay(true) // Go's default; said because latency depends on it
+			_ = tcp.SetNoDelay(true) // Go's default; explicit because latency depends on it
 		}
 		a.stats.active.Add(1)
 		a.stats.total.Add(1)
@@ -125,7 +124,7 @@ func (a *acceptor) serve(ctx context.Context, handle func(context.Context, net.C
 	}
 }
 
-// splice splices and tells of the end.
+// splice splices and reports the end.
 func (a *acceptor) splice(ctx context.Context, local, remote Duplex, dest string) {
 	c := a.stats.begin(local, dest)
 	err := splice(ctx, local, remote, &c.up, &c.down)
@@ -139,16 +138,16 @@ func (a *acceptor) splice(ctx context.Context, local, remote Duplex, dest string
 	}
 }
 
-// refuse counts and logs a connection that could not be opened.
+// refuse counts and logs a connection that failed to open.
 func (a *acceptor) refuse(ctx context.Context, dest string, err error) {
 	if ctx.Err() != nil {
-		return // it was given up
+		return // the forward has given it up
 	}
 	a.stats.refuse(dest, err)
 	a.log.Warn("connection not opened", "dest", dest, "err", err, "next", fail.NextOf(err))
 }
 
-// The pauses after Accepts that failed grow from the first to the last.
+// The pauses after failed Accepts grow from the first to the last.
 const firstAcceptPause, lastAcceptPause = 5 * time.Millisecond, time.Second
 
 // isPassing reports whether another Accept may succeed: the client has gone, or file descriptors or memory are short.

@@ -27,33 +27,33 @@ const (
 	webIdle           = 90 * time.Second // of a kept connection, on either side
 )
 
-// webServer serves the clients that speak HTTP. Reading requests is net/http's part, and forwarding them net/http/httputil's:
-// framing, limits, hop-by-hop headers and upgrades have too many traps for a parser of our own.
+// webServer serves clients that speak HTTP. net/http reads the requests, and net/http/httputil forwards them: framing, limits,
+// hop-by-hop headers and upgrades have too many traps for a parser of our own.
 type webServer struct {
 	proxy   *proxyServer
 	server  *http.Server
 	reverse *httputil.ReverseProxy
 	conns   chan *clientConn // to the server's Accept
-	stop    chan struct{}    // closed: Accept ends
+	stop    chan struct{}    // closed to end Accept
 	once    sync.Once
 	running sync.WaitGroup
 }
 
-// webConn is what an HTTP client's connection has.
+// webConn is the HTTP part of a client's connection.
 type webConn struct {
 	ctx   context.Context // the listener's
 	ended chan struct{}   // closed after the last use of the connection
 	once  sync.Once
 
-	// hijacked: the server has let go of the connection, which ends with the request: a tunnel, or an upgrade. The goroutine of
-	// the request owns it.
+	// hijacked says that the server has given up the connection, which ends with the request: a tunnel, or an upgrade. The
+	// request's goroutine owns it.
 	hijacked bool
 
-	transport *http.Transport // the connection's own: what one client has proved to a site (NTLM) is not another's
+	transport *http.Transport // of this connection alone: one client's proof to a site (NTLM) must not serve another client
 	remotes   sync.WaitGroup  // dials of transport, and its connections
 
-	mute   bool        // nothing is written; the request's goroutine sets it around one call
-	linger atomic.Bool // the client may still send a body whose answer it has got: Close lets it come to its end
+	mute   bool        // discards writes; the request's goroutine sets it around one call
+	linger atomic.Bool // the client may still be sending a body although it has its answer: Close lets the body end
 }
 
 type clientKey struct{} // of a request's context: its *clientConn
@@ -82,7 +82,7 @@ func newWebServer(p *proxyServer) *webServer {
 	s.reverse = &httputil.ReverseProxy{
 		Rewrite:       prepare,
 		Transport:     byClient{},
-		FlushInterval: -1, // events and progress are not ours to hold back
+		FlushInterval: -1, // forward events and progress at once
 		ErrorHandler:  s.notForwarded,
 		ErrorLog:      errorLog,
 	}
@@ -90,7 +90,7 @@ func newWebServer(p *proxyServer) *webServer {
 	return s
 }
 
-// Accept, Close and Addr make a listener of what the proxy's own listener accepts.
+// Accept, Close and Addr make a net.Listener of the connections that the proxy's own listener accepts.
 func (s *webServer) Accept() (net.Conn, error) {
 	select {
 	case c := <-s.conns:
@@ -106,10 +106,10 @@ func (s *webServer) Close() error {
 	return nil
 }
 
-// Addr is the proxy's address.
+// Addr returns the proxy's address.
 func (s *webServer) Addr() net.Addr { return s.proxy.ln.Addr() }
 
-// close ends the server, which has no connections any more.
+// close ends the server, which has no more connections.
 func (s *webServer) close() {
 	_ = s.server.Close()
 	s.running.Wait()
@@ -146,13 +146,13 @@ func (s *webServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 			c.web.end()
 		}
 	}()
-	// A request ends with the proxy too.
+	// A request ends when the proxy does.
 	ctx, cancel := context.WithCancel(r.Context())
 	defer cancel()
 	defer context.AfterFunc(c.web.ctx, cancel)()
 	original := r
 	r = r.WithContext(ctx)
-	c.web.linger.Store(r.Method != http.MethodConnect && r.ContentLength != 0) // an answer of ours leaves the body unread
+	c.web.linger.Store(r.Method != http.MethodConnect && r.ContentLength != 0) // this proxy's own answer leaves the body unread
 	switch {
 	case r.Method != http.MethodConnect && !r.URL.IsAbs():
 		s.serveOwn(w, r, c)
@@ -173,11 +173,11 @@ func (s *webServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // forward sends a request to its site and the site's answer to the client.
 func (s *webServer) forward(w http.ResponseWriter, r, original *http.Request, c *clientConn) {
-	// What was cut short must not look complete, even where the end of the connection is that of the answer.
+	// A truncated answer must not look complete, even where the connection's end marks the answer's end.
 	e := newExchange(w, r, original, c)
 	defer func() {
 		if v := recover(); v != nil {
-			c.web.linger.Store(false) // there is no answer to wait for, and lingering would begin with a proper end
+			c.web.linger.Store(false) // no answer will come, and lingering would begin with an end in good order
 			if !e.dropped {
 				reset(c)
 			}
@@ -188,7 +188,7 @@ func (s *webServer) forward(w http.ResponseWriter, r, original *http.Request, c 
 	e.end()
 }
 
-// mayUse reports whether the client has said the password, if there is one.
+// mayUse reports whether the client has given the password, if one is required.
 func (s *webServer) mayUse(r *http.Request) bool {
 	if s.proxy.auth == nil {
 		return true
@@ -198,7 +198,7 @@ func (s *webServer) mayUse(r *http.Request) bool {
 	return ok && s.proxy.auth.Valid(user, password, "")
 }
 
-// connect makes a tunnel of the client's connection.
+// connect turns the client's connection into a tunnel.
 func (s *webServer) connect(w http.ResponseWriter, r *http.Request, c *clientConn) {
 	if r.ContentLength != 0 || len(r.TransferEncoding) > 0 {
 		say(w, http.StatusBadRequest, errors.New("a CONNECT request has no body"), "send the tunnel's bytes after the answer")
@@ -224,13 +224,14 @@ func (s *webServer) connect(w http.ResponseWriter, r *http.Request, c *clientCon
 	s.proxy.splice(c.web.ctx, &readAhead{c, buffered.Reader}, asDuplex(remote), dest)
 }
 
-// notForwarded answers a request whose site could not be reached, or did not answer as HTTP does.
+// notForwarded answers a request whose site was unreachable, or did not answer in HTTP.
 func (s *webServer) notForwarded(w http.ResponseWriter, r *http.Request, err error) {
 	if r.Context().Err() != nil {
-		panic(http.ErrAbortHandler) // the client has gone, or the proxy ends
+		panic(http.ErrAbortHandler) // the client has gone, or the proxy is ending
 	}
 	if errors.Is(err, errDropped) {
-		// Clients know that a kept connection may end so, and send again what may be sent again. An answer would be ours.
+		// Clients know that a kept connection may end this way, and repeat requests that may be repeated. An answer would come from
+		// the proxy, not from the site.
 		r.Context().Value(exchangeKey{}).(*exchange).dropped = true
 		panic(http.ErrAbortHandler)
 	}
@@ -238,7 +239,7 @@ func (s *webServer) notForwarded(w http.ResponseWriter, r *http.Request, err err
 	say(w, httpStatus(err), err, next)
 }
 
-// say answers in words, which name the next step.
+// say answers in plain text, which names the next step.
 func say(w http.ResponseWriter, status int, err error, next string) {
 	h := w.Header()
 	h.Set("Content-Type", "text/plain; charset=utf-8")
@@ -249,7 +250,7 @@ func say(w http.ResponseWriter, status int, err error, next string) {
 	if next != "" {
 		text += "hint: " + farText(next) + "\n"
 	}
-	_, _ = io.WriteString(w, text) // #nosec G705 -- it is plain text, and browsers must take it as such
+	_, _ = io.WriteString(w, text) // #nosec G705 -- it is plain text, and browsers must treat it as such
 }
 
 // httpStatus returns the status for a failed dial or exchange.
@@ -294,7 +295,7 @@ func (s *webServer) newTransport(c *clientConn) *http.Transport {
 	}
 }
 
-// dialFor dials for the transport of c, which dials in goroutines of its own: they and the connections count as c's.
+// dialFor dials for c's transport, which dials in goroutines of its own. These and the connections count as c's.
 func (s *webServer) dialFor(ctx context.Context, c *clientConn, addr string) (net.Conn, error) {
 	c.web.remotes.Add(1)
 	remote, err := s.proxy.dial(ctx, addr)
@@ -305,20 +306,20 @@ func (s *webServer) dialFor(ctx context.Context, c *clientConn, addr string) (ne
 	return &siteConn{Conn: remote, stats: s.proxy.stats, figures: s.proxy.stats.begin(c, addr), done: c.web.remotes.Done}, nil
 }
 
-// siteConn is a connection of a transport. Its bytes count as those of a spliced one.
+// siteConn is a connection of a transport. Its bytes count as a spliced connection's do.
 type siteConn struct {
 	net.Conn
 	stats   *Stats
 	figures *connStats
 	done    func()
 
-	sending atomic.Bool // a part of the request under way has been written
-	refused atomic.Bool // the site has taken no more while a request was sent to it
+	sending atomic.Bool // a part of the present request has been written
+	refused atomic.Bool // the site stopped reading while a request was being sent
 	ended   atomic.Bool // the site has closed the connection
 	closed  atomic.Bool
 
 	mu   sync.Mutex
-	err  error // the first, other than an end
+	err  error // the first error, other than an end
 	once sync.Once
 }
 
@@ -332,9 +333,9 @@ func (c *siteConn) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write sends a part of a request. A site may answer before it has read all of it, and close: the transport would take the write
-// that fails then for the request's failure, and not read the answer that has come. So such a write succeeds, and what the site
-// has said, or that it has said nothing, is for Read to find.
+// Write sends a part of a request. A site may answer before it has read all of it, and close. The transport would then take the
+// failed write for the request's failure, and not read the answer. So Write succeeds in that case, and leaves it to Read to find
+// the site's answer, or none.
 func (c *siteConn) Write(p []byte) (int, error) {
 	if c.refused.Load() && !c.closed.Load() {
 		return len(p), nil
@@ -352,7 +353,7 @@ func (c *siteConn) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// CloseWrite ends the direction to the site, of a connection that was upgraded.
+// CloseWrite ends the direction to the site of an upgraded connection.
 func (c *siteConn) CloseWrite() error { return asDuplex(c.Conn).CloseWrite() }
 
 func (c *siteConn) note(err error) {
@@ -380,8 +381,8 @@ func (c *siteConn) Close() error {
 	return err
 }
 
-// serveOwn answers a request to the proxy itself. Web pages can make browsers send such requests, from any site and under any
-// name that they have resolve to this machine: only a request to the proxy's own address is answered, and no other site's page.
+// serveOwn answers a request to the proxy itself. Web pages can make browsers send such requests, from any site and under any name
+// that resolves to this machine. So it answers only requests to the proxy's own address, and refuses other sites' pages.
 func (s *webServer) serveOwn(w http.ResponseWriter, r *http.Request, c *clientConn) {
 	const next = "set this address as an HTTP or SOCKS5 proxy, or http://ADDRESS/proxy.pac as the URL of the automatic configuration"
 	site := r.Header.Get("Sec-Fetch-Site")
@@ -398,7 +399,7 @@ func (s *webServer) serveOwn(w http.ResponseWriter, r *http.Request, c *clientCo
 	default:
 		h := w.Header()
 		h.Set("Content-Type", "application/x-ns-proxy-autoconfig")
-		h.Set("X-Content-Type-Options", "nosniff") // no page can read it as a script
+		h.Set("X-Content-Type-Options", "nosniff") // keeps pages from reading it as a script
 		h.Set("Cross-Origin-Resource-Policy", "same-origin")
 		h.Set("Cache-Control", "no-cache")
 		_, _ = io.WriteString(w, PAC(c.LocalAddr().String(), s.proxy.domains, s.proxy.cidrs))

@@ -12,33 +12,32 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// Phase says what a Link is doing.
+// Phase is the activity of a Link.
 type Phase string
 
 // The phases of a Link.
 const (
-	Connecting   Phase = "connecting"   // for the first time, or because somebody needs a Link that was Idle
+	Connecting   Phase = "connecting"   // for the first time, or because a user needs a Link that was Idle
 	Up           Phase = "up"           // connected
 	Reconnecting Phase = "reconnecting" // the connection was lost; dials wait
-	Draining     Phase = "draining"     // the bastion is going away: old connections finish while a new one is made
-	Idle         Phase = "idle"         // there is no connection, and nobody needs one: the next dial connects anew
+	Draining     Phase = "draining"     // the bastion is about to end: old connections finish while the Link makes a new one
+	Idle         Phase = "idle"         // without a connection and without users: the next dial connects again
 	Down         Phase = "down"         // ended: closed, or given up
 )
 
-// State is what a Link is doing and why.
+// State is a Link's phase and its reason.
 type State struct {
 	Phase    Phase
 	Since    time.Time     // when the phase began
-	Err      error         // the latest failure, nil while up; while idle why the bastion has gone, nil if it may not have
-	Attempt  int           // failed attempts in a row
-	Retry    time.Duration // how long the Link waits before its next attempt; 0 while it makes one
-	RetryAt  time.Time     // when the next attempt begins; zero while the Link makes one
-	Describe string        // the bastion, where known
+	Err      error         // the latest failure, nil while up; while idle, why the bastion has ended, nil if it may still run
+	Attempt  int           // failed attempts in succession
+	Retry    time.Duration // how long the Link waits before its next attempt; 0 during an attempt
+	RetryAt  time.Time     // when the next attempt begins; zero during an attempt
+	Describe string        // the bastion, if known
 }
 
-// Keepalive says how the death of a silent peer is noticed: after Interval without a byte the Link asks for an answer;
-// after MaxMissed more intervals it takes the connection for lost. Zero values mean 15 s and 3; a negative Interval
-// turns it off.
+// Keepalive says how the Link detects a dead, silent peer. After Interval without a byte it asks for an answer; after MaxMissed
+// more intervals it declares the connection lost. Zero values mean 15 s and 3; a negative Interval turns it off.
 type Keepalive struct {
 	Interval  time.Duration
 	MaxMissed int
@@ -48,15 +47,14 @@ type Keepalive struct {
 type LinkConfig struct {
 	Logger         *slog.Logger  // nil: no log
 	Keepalive      Keepalive     //
-	ConnectTimeout time.Duration // for the SSH handshake; the Connector bounds itself. 0: 30 s
-	BackoffMin     time.Duration // the first wait between attempts, doubled by each failure. 0: 500 ms
-	BackoffMax     time.Duration // the longest wait; a connection that lived so long counts as a success. 0: 30 s
+	ConnectTimeout time.Duration // for the SSH handshake; the Connector bounds its own time. 0: 30 s
+	BackoffMin     time.Duration // the first wait between attempts; it doubles with each failure. 0: 500 ms
+	BackoffMax     time.Duration // the longest wait; a connection that lived this long counts as a success. 0: 30 s
 	HoldMax        int           // how many dials may wait for the link at a time. 0: 1024; negative: none
 	HoldTimeout    time.Duration // how long each may wait. 0: 60 s
 	DialTimeout    time.Duration // for the bastion's answer to a dial. 0: 30 s
 
-	// OnState is called at each change of the state, by one goroutine at a time, in order. It must not block and must not
-	// call the Link.
+	// OnState is called at each change of the state, in order and not concurrently. It must not block or call the Link.
 	OnState func(State)
 }
 
@@ -82,7 +80,7 @@ func setDefault[T comparable](v *T, def T) {
 	}
 }
 
-// Link is an SSH connection to a bastion that is kept up. Make one with [NewLink], then call Start, and Close at the end.
+// Link keeps up an SSH connection to a bastion. Make one with [NewLink], then call Start, and Close at the end.
 type Link struct {
 	connector Connector
 	cfg       LinkConfig
@@ -90,13 +88,13 @@ type Link struct {
 	startOnce sync.Once
 	cancel    context.CancelFunc // set by startOnce
 	done      chan struct{}      // closed once the Link has ended and all its goroutines but the closer have returned
-	demand    chan struct{}      // capacity 1: somebody has begun to wait; see needed
+	demand    chan struct{}      // capacity 1: a user has begun to wait; see needed
 
 	mu      sync.Mutex
-	current *client       // takes new connections; nil while there is none
+	current *client       // takes new connections; nil without one
 	failed  error         // why the Link takes no more dials, or nil
 	waiting int           // dials that wait for current
-	awaited int           // calls of Ready that do
+	awaited int           // calls of Ready that wait for it
 	changed chan struct{} // closed and replaced when current or failed changes
 	state   State
 }
@@ -113,7 +111,7 @@ func NewLink(connector Connector, cfg LinkConfig) *Link {
 	}
 }
 
-// Start begins to connect. The Link ends when ctx does, at Close, or by a permanent error. Later calls do nothing.
+// Start begins to connect. The Link ends when ctx is done, at Close, or after a permanent error. Later calls do nothing.
 func (l *Link) Start(ctx context.Context) {
 	l.startOnce.Do(func() {
 		running, cancel := context.WithCancel(ctx)
@@ -122,7 +120,7 @@ func (l *Link) Start(ctx context.Context) {
 	})
 }
 
-// Close ends the Link and every connection through it, and waits until that is done. It may be called more than once.
+// Close ends the Link and every connection through it, and waits until they have ended. Later calls do nothing more.
 func (l *Link) Close() error {
 	l.startOnce.Do(func() { // never started
 		l.cancel = func() {}
@@ -134,10 +132,10 @@ func (l *Link) Close() error {
 	return nil
 }
 
-// Done is closed when the Link has ended; Err then says why.
+// Done returns a channel that is closed when the Link has ended; Err then says why.
 func (l *Link) Done() <-chan struct{} { return l.done }
 
-// Err returns the permanent error that ended the Link, or nil if it goes on or was closed.
+// Err returns the permanent error that ended the Link, or nil if it still runs or was closed.
 func (l *Link) Err() error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -147,14 +145,14 @@ func (l *Link) Err() error {
 	return l.failed
 }
 
-// ended reports whether the Link takes no more dials.
+// ended reports whether the Link refuses dials.
 func (l *Link) ended() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.failed != nil
 }
 
-// State returns what the Link is doing.
+// State returns the Link's state.
 func (l *Link) State() State {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -164,8 +162,8 @@ func (l *Link) State() State {
 // LinkStats are the figures of a Link's present SSH connection.
 type LinkStats struct {
 	State    State
-	Conn     net.Conn // the transport's; nil while there is none
-	Channels int      // connections through the bastion, and attempts at them
+	Conn     net.Conn // the transport's; nil without one
+	Channels int      // connections through the bastion, and attempts to open one
 	Sent     uint64   // bytes of the SSH connection
 	Received uint64
 }
@@ -184,7 +182,8 @@ func (l *Link) Stats() LinkStats {
 
 var errLinkClosed = errors.New("the link to the bastion is closed")
 
-// Ready waits until the Link is connected, has ended, or ctx is done; nil means the first. An Idle one connects for it.
+// Ready waits until the Link is connected, and then returns nil. It fails if the Link ends or ctx is done first. It makes an Idle
+// Link connect.
 func (l *Link) Ready(ctx context.Context) error {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -211,7 +210,7 @@ func (l *Link) Ready(ctx context.Context) error {
 	}
 }
 
-// ask makes the Link see that somebody waits. The caller holds l.mu and has counted itself.
+// ask tells the Link that a user waits. The caller holds l.mu and has counted itself.
 func (l *Link) ask() {
 	select {
 	case l.demand <- struct{}{}:
@@ -219,14 +218,14 @@ func (l *Link) ask() {
 	}
 }
 
-// needed reports whether somebody waits for the Link.
+// needed reports whether a user waits for the Link.
 func (l *Link) needed() bool {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	return l.waiting+l.awaited > 0
 }
 
-// Request sends an SSH global request to the bastion and returns whether it was granted, and the answer. It does not wait
+// Request sends an SSH global request to the bastion, and returns whether the bastion granted it, and the reply. It does not wait
 // for the link.
 func (l *Link) Request(ctx context.Context, name string, payload []byte) (ok bool, reply []byte, err error) {
 	l.mu.Lock()
@@ -242,7 +241,7 @@ func (l *Link) Request(ctx context.Context, name string, payload []byte) (ok boo
 	return ok, reply, nil
 }
 
-// offer makes c the connection that dials use.
+// offer makes c the connection for dials.
 func (l *Link) offer(c *client) {
 	l.mu.Lock()
 	l.current = c
@@ -251,7 +250,7 @@ func (l *Link) offer(c *client) {
 	l.setState(State{Phase: Up, Describe: c.describe})
 }
 
-// retract takes the current connection from the dials and reports whether none of them waits.
+// retract takes the current connection from the dials, and reports whether no user waits for another.
 func (l *Link) retract() (quiet bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -264,7 +263,7 @@ func (l *Link) retract() (quiet bool) {
 	return l.waiting+l.awaited == 0
 }
 
-// end ends all dials, for the given reason.
+// end ends all dials with err.
 func (l *Link) end(err error) {
 	l.mu.Lock()
 	l.failed = err
@@ -276,13 +275,13 @@ func (l *Link) end(err error) {
 	l.setState(State{Phase: Down, Err: err})
 }
 
-// broadcast wakes those that wait for a change. The caller holds l.mu.
+// broadcast wakes all that wait for a change. Callers hold l.mu.
 func (l *Link) broadcast() {
 	close(l.changed)
 	l.changed = make(chan struct{})
 }
 
-// setState is called by the Link's one goroutine.
+// setState records and reports s. Only the Link's own goroutine calls it.
 func (l *Link) setState(s State) {
 	l.mu.Lock()
 	s.Since = time.Now()

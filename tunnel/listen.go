@@ -13,14 +13,14 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// wsaEADDRINUSE and wsaEACCES are what Windows calls EADDRINUSE and EACCES.
+// wsaEADDRINUSE and wsaEACCES are Windows' codes for EADDRINUSE and EACCES.
 const (
 	wsaEADDRINUSE = syscall.Errno(10048)
 	wsaEACCES     = syscall.Errno(10013)
 )
 
-// Listen listens for local clients on addr, "[host]:port". Without a host that is 127.0.0.1; port 0 picks a free port.
-// Whoever reaches the listener uses the tunnel, so an address that others can reach needs allowRemote.
+// Listen listens for local clients on addr, "[host]:port". The default host is 127.0.0.1; port 0 picks a free port. Everyone who
+// reaches the listener can use the tunnel, so an address that others can reach needs allowRemote.
 func Listen(ctx context.Context, addr string, allowRemote bool) (net.Listener, error) {
 	op := "listen on " + addr
 	host, port, err := net.SplitHostPort(addr)
@@ -52,8 +52,8 @@ func Listen(ctx context.Context, addr string, allowRemote bool) (net.Listener, e
 	return nil, fail.New(fail.Usage, op, err, "choose an address of this machine and a port from 0 to 65535")
 }
 
-// isLoopback reports whether host is a literal address that only this machine reaches. Names are not looked up: what they
-// mean may change.
+// isLoopback reports whether host is a literal address that only this machine reaches. It does not look up names, because their
+// addresses may change.
 func isLoopback(host string) bool {
 	ip, err := netip.ParseAddr(strings.TrimSuffix(host, "%lo"))
 	return err == nil && ip.Unmap().IsLoopback()

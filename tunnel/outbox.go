@@ -7,37 +7,38 @@ import (
 )
 
 const (
-	// outboxRoom is how much may wait to be written when another Write of a connection gets its turn.
+	// outboxRoom is how many bytes may wait to be written when a connection's next Write gets its turn.
 	outboxRoom = 2 * chunk
 	// maxSpare is the largest buffer that an outbox keeps for reuse.
 	maxSpare = 8 * chunk
-	// maxOutbox is how much may wait in all: a packet of data of thousands of connections.
+	// maxOutbox bounds the waiting bytes: a data packet for each of thousands of connections.
 	maxOutbox = 256 << 20
 )
 
-// errFlooded ends a connection whose peer asks for answers and takes none.
+// errFlooded ends a connection whose peer requests answers but does not read them.
 var errFlooded = errors.New("the peer takes none of the answers that it asks for")
 
-// outbox takes what x/crypto/ssh sends and writes it to the transport in its own time. x/crypto/ssh answers some messages
-// from the goroutine that handles all incoming ones, the close of a channel among them. If such an answer had to wait for
-// a transport that is full, nothing would be read any more; where the peer waits in the same way, for us to read, the
-// connection would stand still for ever. So write never waits. The connections' turns bound the queue: data waits for a
-// turn before it goes into a packet, and the rest, such as window updates, is small. A peer could still ask for
-// answers for ever and take none of them, therefore the connection fails at maxOutbox.
+// outbox takes the packets that x/crypto/ssh sends, and writes them to the transport in its own goroutine. x/crypto/ssh answers
+// some messages, such as the close of a channel, from the goroutine that handles all incoming ones. If such an answer had to wait
+// for a full transport, that goroutine would stop reading. If the peer then waits in the same way, the connection would stand still
+// for ever. So write never waits.
+//
+// The connections' turns bound the queue: data waits for a turn before it goes into a packet. The rest, such as window updates, is
+// small. A peer could still request answers for ever without reading them, so the connection fails at maxOutbox.
 type outbox struct {
 	to   func([]byte) (int, error) // the transport's Write
 	most int                       // maxOutbox
-	fail func()                    // is called once: when a write to the transport fails, or when more than most would wait
+	fail func()                    // called once: when a write to the transport fails, or when more than most bytes would wait
 
 	mu      sync.Mutex
 	cond    sync.Cond // signals changes of queue, closed and err
 	queue   []byte
 	waiting []chan struct{} // closed at their turn
-	size    int             // of queue and of the write under way
+	size    int             // bytes of queue and of the running write
 	closed  bool
-	err     error // of the first write that failed, or errFlooded
+	err     error // of the first failed write, or errFlooded
 
-	done chan struct{} // closed once nothing is written any more
+	done chan struct{} // closed once run has ended
 }
 
 func newOutbox(to func([]byte) (int, error), fail func()) *outbox {
@@ -47,7 +48,7 @@ func newOutbox(to func([]byte) (int, error), fail func()) *outbox {
 	return o
 }
 
-// write takes p, which it copies.
+// write queues a copy of p.
 func (o *outbox) write(p []byte) (int, error) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -66,8 +67,8 @@ func (o *outbox) write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// turn waits until there is room for another packet of data, in the order of the calls, until gone is closed or until
-// nothing is taken any more.
+// turn waits for room for another data packet, in the order of the calls. It returns early when gone is closed or the outbox takes
+// no more.
 func (o *outbox) turn(gone <-chan struct{}) {
 	o.mu.Lock()
 	if o.closed || o.err != nil || o.size < outboxRoom && len(o.waiting) == 0 {
@@ -83,8 +84,8 @@ func (o *outbox) turn(gone <-chan struct{}) {
 	}
 }
 
-// grant gives turns to as many as there is room for; to all if nothing is left to be written, because those who have had
-// theirs may wait for their peers' windows. The caller holds mu.
+// grant gives as many turns as there is room for. If nothing waits to be written, it gives all, because the holders of earlier
+// turns may be waiting for their peers' windows. Callers hold mu.
 func (o *outbox) grant() {
 	n := max(outboxRoom-o.size+chunk-1, 0) / chunk
 	if o.size == 0 || o.closed || o.err != nil {
@@ -131,7 +132,7 @@ func (o *outbox) run() {
 	}
 }
 
-// next waits for something to write, and takes it all; spare becomes the next queue. Nothing means that the outbox is closed.
+// next waits for packets and takes the whole queue; spare becomes the next queue. An empty result means that the outbox is closed.
 func (o *outbox) next(spare []byte) []byte {
 	o.mu.Lock()
 	defer o.mu.Unlock()
@@ -153,7 +154,7 @@ func (o *outbox) written(n int, err error) {
 	o.grant()
 }
 
-// failed notes the first failure, after which nothing is taken and nobody waits. The caller holds mu.
+// failed records the first failure. Then the outbox takes nothing more, and no caller waits. Callers hold mu.
 func (o *outbox) failed(err error) {
 	if o.err != nil {
 		return

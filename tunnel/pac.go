@@ -10,14 +10,14 @@ import (
 //go:embed proxy.pac.js
 var pacScript string
 
-// PAC returns a proxy auto-configuration file that sends browsers to the HTTP proxy at addr (host:port) for the domains and
-// for literal addresses in cidrs, and directly to all else. A domain stands for itself and all names below it; "*.domain"
-// only for those below it. Names are never resolved for it, which would ask this machine's DNS for the VPC's names.
+// PAC returns a proxy auto-configuration file. It sends browsers to the HTTP proxy at addr (host:port) for the domains and for
+// literal addresses in cidrs, and directly to all other hosts. A domain stands for itself and all names below it; "*.domain" only
+// for those below it. The file never makes the browser resolve names, which would ask this machine's DNS for the VPC's names.
 //
-// There is no second choice after the proxy: a name of the VPC must not be looked for elsewhere when the proxy is away. It is
-// the HTTP proxy, because all systems can use that from a PAC file, with a password where one is set.
+// The file has no second choice after the proxy: while the proxy is away, the browser must not look for a VPC's name elsewhere. It
+// names the HTTP proxy, which all systems can use from a PAC file, also with a password.
 //
-// Domains are compared as browsers write them: ASCII.
+// PAC compares domains as browsers write them: in ASCII.
 func PAC(addr string, domains []string, cidrs []netip.Prefix) string {
 	names, below := []string{}, []string{}
 	for _, d := range domains {
@@ -48,7 +48,7 @@ func PAC(addr string, domains []string, cidrs []netip.Prefix) string {
 	).Replace(pacScript)
 }
 
-// literal returns v as a literal of JavaScript, in which nothing can end the script.
+// literal returns v as a JavaScript literal that cannot end the script.
 func literal(v any) string {
 	text, err := json.Marshal(v)
 	if err != nil {

@@ -10,13 +10,12 @@ import (
 	"time"
 )
 
-// Pipe splices in and out, usually stdin and stdout, to conn, as [Splice] does, and closes all three: conn's end closes
-// out, and the end of in is passed on to conn.
+// Pipe splices in and out, usually stdin and stdout, to conn, as [Splice] does. It closes all three: conn's end closes out, and it
+// passes the end of in on to conn.
 //
-// One thing cannot be had everywhere: a Read or Write of a file that blocks in the kernel (a terminal, or a pipe that was
-// not opened for polling, as stdin and stdout usually are) cannot be interrupted. Even so, Pipe returns; a goroutine
-// then stays in that call until the file's other end acts or the process ends. For all others (sockets, io.Pipe, files
-// opened by os.Pipe) Pipe leaves nothing behind.
+// Pipe cannot interrupt a Read or Write of a file that blocks in the kernel. Such files are terminals, and pipes not opened for
+// polling, as stdin and stdout usually are. Even so, Pipe returns; a goroutine then stays in that call until the file's other end
+// acts or the process ends. With other files (sockets, io.Pipe, files opened by os.Pipe) Pipe leaves no goroutine behind.
 //
 // A process that writes to a broken pipe on descriptor 1 dies of SIGPIPE, unless it has asked os/signal for that signal.
 func Pipe(ctx context.Context, in io.ReadCloser, out io.WriteCloser, conn net.Conn) error {
@@ -36,8 +35,8 @@ func Pipe(ctx context.Context, in io.ReadCloser, out io.WriteCloser, conn net.Co
 	return err
 }
 
-// stdio makes a Duplex of two files, whose Close ends Reads and Writes even where the files' own does not. Reads and Writes
-// come from one goroutine each.
+// stdio makes a Duplex of two files. Its Close ends Reads and Writes even if the files' own Close does not. One goroutine reads and
+// one writes.
 type stdio struct {
 	in  io.ReadCloser
 	out io.WriteCloser
@@ -55,7 +54,7 @@ func (s *stdio) Read(p []byte) (int, error) {
 	if isClosed(s.closed) {
 		return 0, net.ErrClosed
 	}
-	buf := chunks.Get().(*[chunk]byte) // not p, which is not ours after an abandoned call
+	buf := chunks.Get().(*[chunk]byte) // not p, which belongs to the caller after an abandoned call
 	want := min(len(p), chunk)
 	s.reads.Go(func() {
 		n, err := s.in.Read(buf[:want])
@@ -98,7 +97,7 @@ func (s *stdio) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// CloseWrite closes out: that is how a pipe ends.
+// CloseWrite closes out, which ends the pipe.
 func (s *stdio) CloseWrite() (err error) {
 	s.outOnce.Do(func() { err = s.out.Close() })
 	return err
@@ -114,7 +113,7 @@ func (s *stdio) Close() error {
 	return nil
 }
 
-// interrupt closes f and reports whether that ends the calls on it.
+// interrupt closes f, and reports whether that ends the calls on it.
 func interrupt(f io.Closer) bool {
 	d, ok := f.(interface{ SetDeadline(time.Time) error })
 	ends := !ok || !errors.Is(d.SetDeadline(time.Unix(1, 0)), os.ErrNoDeadline)

@@ -16,17 +16,17 @@ import (
 
 // PoolConfig is the configuration of a Pool. New is required.
 type PoolConfig struct {
-	// New makes a Link that is not started. Its LinkConfig.OnState must be the one given. Calls come one at a time.
+	// New makes a Link without starting it. Its LinkConfig.OnState must be the given one. Calls do not overlap.
 	New func(onState func(State)) *Link
 
-	Max       int           // Links at most. 0: 1
-	BusyBytes float64       // bytes per second, both ways together, from which on a Link is busy. 0: 256 KiB
-	BusyConns int           // connections from which on a Link is busy. 0: 16
-	IdleAfter time.Duration // how long a Link that is not needed is kept without connections. 0: 1 min
+	Max       int           // most Links. 0: 1
+	BusyBytes float64       // bytes per second, both directions together, at which a Link is busy. 0: 256 KiB
+	BusyConns int           // connections at which a Link is busy. 0: 16
+	IdleAfter time.Duration // how long the Pool keeps a superfluous Link without connections. 0: 1 min
 	Logger    *slog.Logger  // nil: no log
 
-	// OnState is called at each change of the state of the whole: it is that of the best of the Links. Calls come one at a
-	// time, in order. It must not block and must not call the Pool.
+	// OnState is called at each change of the Pool's state, which is that of its best Link. Calls come in order and do not overlap.
+	// It must not block or call the Pool.
 	OnState func(State)
 }
 
@@ -45,23 +45,23 @@ const (
 	// poolTick is how often a Pool measures its Links.
 	poolTick = time.Second
 
-	// After a Link that could not be added, the next is tried after firstGrowthPause, which doubles up to lastGrowthPause.
+	// After a Link that failed to start, the next attempt to add one waits firstGrowthPause, which doubles up to lastGrowthPause.
 	firstGrowthPause = 30 * time.Second
 	lastGrowthPause  = 10 * time.Minute
 )
 
-// Pool is one or more Links to the same place, for a transport that is slow by itself: each new connection goes to the Link
-// with the least to do. It begins with one Link, adds one when all are busy, and ends those that have been idle for a while.
-// Each reconnects by itself. A connection stays with its Link and ends with it.
+// Pool is one or more Links to the same place, for a transport that is slow by itself. Each new connection goes to the Link with
+// the least load. The Pool begins with one Link, adds one when all are busy, and ends Links that have been idle for a while. Each
+// Link reconnects by itself. A connection stays with its Link and ends with it.
 //
-// The Pool ends, as a Link does, when its last Link has ended by a permanent error, at Close, or when its context is done.
+// The Pool ends, as a Link does, when its last Link has ended with a permanent error, at Close, or when its context is done.
 type Pool struct {
 	cfg PoolConfig
 
 	startOnce sync.Once
 	cancel    context.CancelFunc // set by startOnce
 	done      chan struct{}      // closed once all Links have ended
-	nudged    chan struct{}      // capacity 1: there may be something to do for run
+	nudged    chan struct{}      // capacity 1: wakes run
 	started   chan struct{}      // closed by startOnce: first is set
 	first     *Link
 	links     sync.WaitGroup // goroutines that wait for a Link to end
@@ -69,27 +69,27 @@ type Pool struct {
 	stateMu sync.Mutex // serialises OnState; taken before mu
 
 	mu      sync.Mutex
-	members []*member // in the order of their making
+	members []*member // oldest first
 	state   State
 	failed  error // why the Pool ended, or nil
 
-	// Of run alone.
-	growAt    time.Time // not before
+	// Only run uses these.
+	growAt    time.Time // no growth before this time
 	growPause time.Duration
 }
 
-// member is a Link of a Pool. The Pool's mu guards it.
+// member is a Link of a Pool, guarded by the Pool's mu.
 type member struct {
 	link    *Link
 	state   State
-	dials   int // under way
+	dials   int // running dials
 	sent    uint64
 	rcvd    uint64
 	at      time.Time // when sent and rcvd were read
 	up      float64   // bytes per second sent, smoothed
 	down    float64   // bytes per second received, smoothed
-	idle    time.Time // since when nobody uses it; zero while somebody does
-	retired bool      // it is being closed, or has ended
+	idle    time.Time // since when it is unused; zero: in use
+	retired bool      // closing, or ended
 }
 
 // NewPool returns a Pool.
@@ -114,7 +114,7 @@ func (p *Pool) Start(ctx context.Context) {
 	})
 }
 
-// Close ends the Links and waits until that is done. It may be called more than once.
+// Close ends the Links and waits until they have ended. Later calls do nothing more.
 func (p *Pool) Close() error {
 	p.startOnce.Do(func() { // never started
 		p.cancel = func() {}
@@ -128,10 +128,10 @@ func (p *Pool) Close() error {
 	return nil
 }
 
-// Done is closed when the Pool has ended; Err then says why.
+// Done returns a channel that is closed when the Pool has ended; Err then says why.
 func (p *Pool) Done() <-chan struct{} { return p.done }
 
-// Err returns the permanent error that ended the Pool, or nil if it goes on or was closed.
+// Err returns the permanent error that ended the Pool, or nil if it still runs or was closed.
 func (p *Pool) Err() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -141,14 +141,14 @@ func (p *Pool) Err() error {
 	return p.failed
 }
 
-// State returns the state of the best of the Links.
+// State returns the state of the best Link.
 func (p *Pool) State() State {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return p.state
 }
 
-// Ready waits until a Link is connected, the first one has ended, or ctx is done; nil means the first.
+// Ready waits until a Link is connected, and then returns nil. It fails if the first Link ends or ctx is done first.
 func (p *Pool) Ready(ctx context.Context) error {
 	select {
 	case <-p.started:
@@ -170,7 +170,7 @@ type MemberStats struct {
 	ReceiveRate float64
 }
 
-// Stats returns the figures of the Links, in the order of their making.
+// Stats returns the figures of the Links, the oldest first.
 func (p *Pool) Stats() []MemberStats {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -181,7 +181,7 @@ func (p *Pool) Stats() []MemberStats {
 	return out
 }
 
-// Dial opens a connection by the Link with the least to do, as [Link.Dial] does.
+// Dial opens a connection through the Link with the least load, as [Link.Dial] does.
 func (p *Pool) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	for {
 		m, err := p.pick()
@@ -195,14 +195,14 @@ func (p *Pool) Dial(ctx context.Context, network, addr string) (net.Conn, error)
 		if err == nil || ctx.Err() != nil || !m.link.ended() {
 			return conn, err
 		}
-		// The Link has ended. Another may be left, or the Pool has ended too.
+		// The Link has ended. Another may remain, or the Pool has ended too.
 		p.mu.Lock()
 		m.retired = true
 		p.mu.Unlock()
 	}
 }
 
-// pick returns the member for the next dial and counts the dial.
+// pick chooses the member for the next dial and counts the dial.
 func (p *Pool) pick() (*member, error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -236,16 +236,16 @@ func (p *Pool) pick() (*member, error) {
 	return best, nil
 }
 
-// load is how much a Link has to do.
+// load is a Link's load.
 type load struct {
-	ready bool // it is up
+	ready bool // the Link is up
 	busy  bool
 	conns int
 	rate  float64 // bytes per second
 	idle  time.Duration
 }
 
-// less says which of two Links is the better one for another connection.
+// less reports whether a is the better Link for another connection.
 func (a load) less(b load) bool {
 	if a.ready != b.ready {
 		return a.ready
@@ -259,7 +259,7 @@ func (a load) less(b load) bool {
 	return a.rate < b.rate
 }
 
-// load measures a member. The caller holds p.mu.
+// load measures a member. Callers hold p.mu.
 func (p *Pool) load(m *member) load {
 	l := load{
 		ready: m.state.Phase == Up,
@@ -272,14 +272,14 @@ func (p *Pool) load(m *member) load {
 	return l
 }
 
-// step is what a Pool does about the number of its Links: one more, or one less.
+// step is a change of the number of Links: one more, or one less.
 type step struct {
 	grow   bool
 	retire int // index; -1: none
 }
 
-// decide is the policy. A Link is added when all are up and busy; where one is not up, another would not be either. One that
-// was idle for long is ended if of the others one at least has room, so that a spare one stays beside busy ones.
+// decide is the policy. It adds a Link when all are up and busy; if one is not up, another would not be either. It ends a Link that
+// was idle for long if at least one other has room, so that a spare one stays beside busy ones.
 func decide(loads []load, most int, idleAfter time.Duration) step {
 	grow := len(loads) > 0 && len(loads) < most
 	for _, l := range loads {
@@ -301,7 +301,7 @@ func decide(loads []load, most int, idleAfter time.Duration) step {
 	return step{retire: -1}
 }
 
-// run is the Pool's one goroutine besides those of its Links.
+// run is the Pool's goroutine, besides those of its Links.
 func (p *Pool) run(ctx context.Context) {
 	defer close(p.done)
 	defer p.links.Wait()
@@ -341,7 +341,7 @@ func (p *Pool) add(ctx context.Context) *Link {
 	return m.link
 }
 
-// nudge makes run look; it never blocks.
+// nudge wakes run; it never blocks.
 func (p *Pool) nudge() {
 	select {
 	case p.nudged <- struct{}{}:
@@ -356,7 +356,7 @@ func (p *Pool) measure(now time.Time) {
 	for _, m := range p.members {
 		st := m.link.Stats()
 		if st.Sent < m.sent || st.Received < m.rcvd {
-			m.sent, m.rcvd = 0, 0 // another SSH connection
+			m.sent, m.rcvd = 0, 0 // a new SSH connection counts from 0
 		}
 		if d := now.Sub(m.at).Seconds(); d > 0 {
 			m.up = (m.up + float64(st.Sent-m.sent)/d) / 2
@@ -372,7 +372,7 @@ func (p *Pool) measure(now time.Time) {
 	}
 }
 
-// bury removes the Links that have ended, and reports whether that was the last.
+// bury removes the Links that have ended, and reports whether none remains.
 func (p *Pool) bury(ctx context.Context) (ended bool) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -425,7 +425,7 @@ func (p *Pool) adjust(ctx context.Context) {
 	}
 }
 
-// onState notes the state of a member and tells of that of the whole.
+// onState records a member's state and reports the Pool's.
 func (p *Pool) onState(m *member, st State) {
 	p.stateMu.Lock()
 	defer p.stateMu.Unlock()
@@ -444,14 +444,14 @@ func (p *Pool) onState(m *member, st State) {
 	}
 }
 
-// whole returns the state of the best Link and whether to tell of it, after the state of m has changed. The caller holds p.mu.
+// whole returns the Pool's state after a change of m, and whether to report it. Callers hold p.mu.
 func (p *Pool) whole(m *member) (st State, tell bool) {
-	var other *member // the one that changed last, of those that have not ended
+	var other *member // of those that have not ended, the one that changed last
 	for _, o := range p.members {
 		switch {
 		case o == m || o.retired || o.state.Phase == Down:
 		case o.state.Phase == Up:
-			return State{}, false // m's troubles are its own
+			return State{}, false // a Link is up, so m's troubles do not matter
 		case other == nil || o.state.Since.After(other.state.Since):
 			other = o
 		}
@@ -463,9 +463,9 @@ func (p *Pool) whole(m *member) (st State, tell bool) {
 		// A dial may have retired m meanwhile, because it has ended. Even so, it was the last.
 		return m.state, p.state.Phase != Down
 	case m.state.Err == nil:
-		return State{}, false // m was closed, and so are the others, or it was not needed beside them
+		return State{}, false // m was closed: either all are, or m was superfluous
 	default:
-		// What was told last may have been m's.
+		// The last report may have been m's.
 		return other.state, p.state.Phase != other.state.Phase || !p.state.Since.Equal(other.state.Since)
 	}
 }

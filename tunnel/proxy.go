@@ -20,21 +20,21 @@ import (
 // ProxyConfig is the configuration of [ServeProxy]. The zero value is ready for use.
 type ProxyConfig struct {
 	Logger           *slog.Logger  // nil: no log
-	MaxConns         int           // connections at a time; more wait in the listener's backlog. 0: 1024
-	Stats            *Stats        // counts the connections; nil: not counted
+	MaxConns         int           // connections at a time; further ones wait in the listener's backlog. 0: 1024
+	Stats            *Stats        // counts the connections; nil: none
 	HandshakeTimeout time.Duration // for the client's request, or an HTTP request's header. 0: 10 s
 
-	// User and Password are what clients must say, unless both are empty. SOCKS4, which has no password, is refused then.
+	// Clients must give User and Password, unless both are empty. The proxy then refuses SOCKS4, which has no password.
 	User, Password string
 
-	// Domains and CIDRs are what the PAC file sends through the proxy; see [PAC]. The proxy itself serves all destinations.
+	// The PAC file sends Domains and CIDRs through the proxy; see [PAC]. The proxy itself serves all destinations.
 	Domains []string
 	CIDRs   []netip.Prefix
 }
 
-// ServeProxy is a proxy on ln whose connections go through d, until ctx is done; then it closes ln and all connections, waits
-// for them, and returns nil. A client's first byte says which protocol it speaks: SOCKS5 (RFC 1928, 1929), SOCKS4 and 4a, or
-// HTTP (CONNECT, and requests for http:// URLs). Names are resolved by the bastion.
+// ServeProxy is a proxy on ln whose connections go through d. When ctx is done, it closes ln and all connections, waits for them,
+// and returns nil. A client's first byte tells its protocol: SOCKS5 (RFC 1928, 1929), SOCKS4 and 4a, or HTTP (CONNECT, and requests
+// for http:// URLs). The bastion resolves names.
 //
 // An HTTP client that asks the proxy itself for /proxy.pac or /wpad.dat gets the [PAC] file.
 func ServeProxy(ctx context.Context, ln net.Listener, d Dialer, cfg ProxyConfig) error {
@@ -48,22 +48,22 @@ func ServeProxy(ctx context.Context, ln net.Listener, d Dialer, cfg ProxyConfig)
 		cidrs:    cfg.CIDRs,
 	}
 	p.web = newWebServer(p)
-	defer p.web.close() // after all of its connections have ended, which serve waits for
+	defer p.web.close() // after serve has waited for all of its connections
 	return p.serve(ctx, p.handle)
 }
 
-// proxyServer is what the connections of a ServeProxy share.
+// proxyServer is the state that a ServeProxy's connections share.
 type proxyServer struct {
 	*acceptor
 	dialer  Dialer
 	timeout time.Duration
-	auth    *proxyAuth // nil: everybody is welcome
+	auth    *proxyAuth // nil: no password
 	domains []string
 	cidrs   []netip.Prefix
 	web     *webServer
 }
 
-// handle serves one client. The deadline is for the handshake; who ends it calls its ended before anything that may last.
+// handle serves one client. Its deadline covers the handshake; the protocol's handler calls ended before anything that may last.
 func (p *proxyServer) handle(ctx context.Context, local net.Conn) {
 	c := &clientConn{Conn: local}
 	defer func() { _ = c.Close() }()
@@ -93,7 +93,7 @@ func (p *proxyServer) handle(ctx context.Context, local net.Conn) {
 	}
 }
 
-// dial opens a connection for a client, and tells of a failure.
+// dial opens a connection for a client, and reports a failure.
 func (p *proxyServer) dial(ctx context.Context, dest string) (net.Conn, error) {
 	err := checkDest(dest)
 	if err == nil {
@@ -106,10 +106,10 @@ func (p *proxyServer) dial(ctx context.Context, dest string) (net.Conn, error) {
 	return nil, err
 }
 
-// maxHost is the longest name that SOCKS5 and DNS know.
+// maxHost is the longest name in SOCKS5 and DNS.
 const maxHost = 255
 
-// checkDest refuses what cannot be a destination and would only spoil logs.
+// checkDest refuses texts that cannot be a destination and would only spoil logs.
 func checkDest(dest string) error {
 	host, _, err := parseDest("tcp", dest)
 	if err == nil && (len(host) > maxHost || !utf8.ValidString(host)) {
@@ -126,7 +126,7 @@ func checkDest(dest string) error {
 	return nil
 }
 
-// greeting is the time until a client has said what it wants.
+// greeting is the time until a client has sent its request.
 type greeting struct {
 	ctx  context.Context // the listener's, which the SOCKS library does not pass on
 	conn *clientConn
@@ -141,16 +141,16 @@ func (h *greeting) ended() error {
 	return h.conn.SetDeadline(time.Time{})
 }
 
-// clientConn is a client's connection, whose first byte can be seen before it is read.
+// clientConn is a client's connection. The proxy can look at its first byte before reading it.
 type clientConn struct {
 	net.Conn
 	first  byte
-	peeked bool // first is still to be read
+	peeked bool // first has not been read yet
 
-	web webConn // only of HTTP clients
+	web webConn // only for HTTP clients
 }
 
-// peek returns the first byte. It must be called before Read.
+// peek returns the first byte. Call it before Read.
 func (c *clientConn) peek() (byte, error) {
 	var b [1]byte
 	for {
@@ -181,7 +181,7 @@ func (c *clientConn) Write(p []byte) (int, error) {
 	return c.Conn.Write(p)
 }
 
-// Close ends the connection, once a client that still sends has had time to read its answer.
+// Close ends the connection. A client that still sends first gets time to read its answer.
 func (c *clientConn) Close() error {
 	if c.web.linger.Swap(false) {
 		c.drain()
@@ -189,7 +189,7 @@ func (c *clientConn) Close() error {
 	return c.Conn.Close()
 }
 
-// drain ends the direction to the client and reads on until the client has ended its own.
+// drain ends the direction to the client, then reads until the client ends its own.
 func (c *clientConn) drain() {
 	_ = c.CloseWrite()
 	buf := chunks.Get().(*[chunk]byte)
@@ -205,7 +205,7 @@ func (c *clientConn) drain() {
 // CloseWrite ends the direction to the client.
 func (c *clientConn) CloseWrite() error { return asDuplex(c.Conn).CloseWrite() }
 
-// SetLinger passes on what makes Close a reset.
+// SetLinger passes on the setting that makes Close a reset.
 func (c *clientConn) SetLinger(sec int) error {
 	if l, ok := c.Conn.(interface{ SetLinger(int) error }); ok {
 		return l.SetLinger(sec)
@@ -213,7 +213,7 @@ func (c *clientConn) SetLinger(sec int) error {
 	return nil
 }
 
-// readAhead is a client's connection of which a buffered reader has taken more than the request.
+// readAhead is a client's connection whose buffered reader has read beyond the request.
 type readAhead struct {
 	*clientConn
 	r *bufio.Reader
@@ -226,7 +226,7 @@ func (c *readAhead) Read(p []byte) (int, error) {
 	return c.clientConn.Read(p)
 }
 
-// proxyAuth knows what clients must say. How long it takes to find that something is wrong does not depend on what.
+// proxyAuth knows the required user and password. Its comparison takes the same time wherever they differ.
 type proxyAuth struct{ user, password [sha256.Size]byte }
 
 func newProxyAuth(user, password string) *proxyAuth {
@@ -236,7 +236,7 @@ func newProxyAuth(user, password string) *proxyAuth {
 	return &proxyAuth{sha256.Sum256([]byte(user)), sha256.Sum256([]byte(password))}
 }
 
-// Valid is the SOCKS library's CredentialStore.
+// Valid implements the SOCKS library's CredentialStore.
 func (a *proxyAuth) Valid(user, password, _ string) bool {
 	u, p := sha256.Sum256([]byte(user)), sha256.Sum256([]byte(password))
 	return subtle.ConstantTimeCompare(u[:], a.user[:])&subtle.ConstantTimeCompare(p[:], a.password[:]) == 1

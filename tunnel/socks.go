@@ -15,11 +15,11 @@ import (
 	"golang.org/x/crypto/ssh"
 )
 
-// socks5 serves a client that speaks SOCKS5: CONNECT, with a password if there is one.
+// socks5 serves a SOCKS5 client: CONNECT, with a password if one is required.
 //
-// The protocol is go-socks5's; the resolver, the dialing with its reply codes, and the copying are ours, because the
-// library resolves names on this machine, derives reply codes from error texts, ties dials to no context, and does not
-// wait for its goroutines.
+// go-socks5 has the protocol. The resolver, the dialing with its reply codes, and the copying are this package's. The library
+// resolves names on this machine, derives reply codes from error texts, ties dials to no context, and does not wait for its
+// goroutines.
 func (p *proxyServer) socks5(h *greeting) error {
 	options := []socks5.Option{
 		socks5.WithResolver(bastionResolves{}),
@@ -43,7 +43,7 @@ func (p *proxyServer) socksConnect(h *greeting, request *socks5.Request) error {
 	if err != nil {
 		return socks5.SendReply(h.conn, replyCode(err), nil)
 	}
-	// The address that the bastion dialed from is not known, and clients do not use it for CONNECT.
+	// The bastion's local address is unknown, and clients do not use it for CONNECT.
 	if err := socks5.SendReply(h.conn, statute.RepSuccess, &net.TCPAddr{IP: net.IPv4zero}); err != nil {
 		_ = remote.Close()
 		return fmt.Errorf("reply to the client: %w", err)
@@ -65,8 +65,8 @@ func socksDest(a *statute.AddrSpec) string {
 	return net.JoinHostPort(host, strconv.Itoa(a.Port))
 }
 
-// replyCode returns the reply of RFC 1928, section 6, for a failed dial. SSH tells a refusal by policy from a failed
-// connection by a code; why a connection failed is only in the bastion's words.
+// replyCode returns the reply of RFC 1928, section 6, for a failed dial. SSH has different codes for a refusal by policy and a
+// failed connection. Only the bastion's words tell why a connection failed.
 func replyCode(err error) uint8 {
 	var r *RefusedError
 	if !errors.As(err, &r) {
@@ -88,14 +88,14 @@ func replyCode(err error) uint8 {
 	return statute.RepServerFailure
 }
 
-// bastionResolves leaves names as they are.
+// bastionResolves leaves names unresolved, for the bastion.
 type bastionResolves struct{}
 
 func (bastionResolves) Resolve(ctx context.Context, _ string) (context.Context, net.IP, error) {
 	return ctx, nil, nil
 }
 
-// notSupported refuses the commands that SSH cannot carry.
+// notSupported refuses commands that SSH cannot carry.
 func notSupported(_ context.Context, w io.Writer, _ *socks5.Request) error {
 	return socks5.SendReply(w, statute.RepCommandNotSupported, nil)
 }

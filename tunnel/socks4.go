@@ -11,18 +11,18 @@ import (
 	"strconv"
 )
 
-// The commands and replies of SOCKS4. There is no RFC; SOCKS.html and socks4a.protocol of OpenSSH's friends describe it.
+// The commands and replies of SOCKS4. It has no RFC; the documents "SOCKS" and "socks4a.protocol" describe it.
 const (
 	socks4Connect  = 1
 	socks4Granted  = 90
 	socks4Rejected = 91
 	socks4BadUser  = 93 // the user is not the expected one
 
-	// maxSOCKS4Text bounds the user and the name, each ended by a zero byte.
+	// maxSOCKS4Text bounds the user and the name, which each end with a zero byte.
 	maxSOCKS4Text = 255
 )
 
-// socks4Request is a request of SOCKS4, or of SOCKS4a if it has a name.
+// socks4Request is a request of SOCKS4, or of SOCKS4a if host is a name.
 type socks4Request struct {
 	command byte
 	host    string // an IPv4 address or a name
@@ -33,7 +33,7 @@ type socks4Request struct {
 // dest returns the destination.
 func (r socks4Request) dest() string { return net.JoinHostPort(r.host, strconv.Itoa(int(r.port))) }
 
-// parseSOCKS4 reads a request, its version included, and nothing after it.
+// parseSOCKS4 reads a request, including its version, and nothing after it.
 func parseSOCKS4(r io.ByteReader) (socks4Request, error) {
 	var head [8]byte
 	for i := range head {
@@ -53,7 +53,7 @@ func parseSOCKS4(r io.ByteReader) (socks4Request, error) {
 	if q.user, err = socks4Text(r); err != nil {
 		return q, err
 	}
-	// 0.0.0.x: the address is a name, which the proxy resolves (SOCKS4a).
+	// 0.0.0.x means that a name follows, which the proxy resolves (SOCKS4a).
 	if head[4] == 0 && head[5] == 0 && head[6] == 0 && head[7] != 0 {
 		q.host, err = socks4Text(r)
 	}
@@ -77,7 +77,7 @@ func socks4Text(r io.ByteReader) (string, error) {
 	}
 }
 
-// socks4 serves a client that speaks SOCKS4 or 4a.
+// socks4 serves a SOCKS4 or 4a client.
 func (p *proxyServer) socks4(h *greeting) error {
 	r := bufio.NewReader(h.conn)
 	q, err := parseSOCKS4(r)
@@ -106,7 +106,7 @@ func (p *proxyServer) socks4(h *greeting) error {
 	return nil
 }
 
-// reply4 answers a SOCKS4 request. The address in it means nothing for CONNECT.
+// reply4 answers a SOCKS4 request. Its address has no meaning for CONNECT.
 func (h *greeting) reply4(code byte) error {
 	_, err := h.conn.Write([]byte{0, code, 0, 0, 0, 0, 0, 0})
 	return err

@@ -9,16 +9,16 @@ import (
 	"time"
 )
 
-// Duplex is a connection whose two directions end separately. *net.TCPConn, *net.UnixConn and *Conn are such.
+// Duplex is a connection whose two directions end separately, such as *net.TCPConn, *net.UnixConn and *Conn.
 type Duplex interface {
 	io.ReadWriteCloser
 	CloseWrite() error
 }
 
-// Splice copies between a and b, both ways, until both directions have ended, and closes both. The end of one direction
-// is passed on by CloseWrite while the other goes on. An error in either direction, or the end of ctx, ends both at once;
-// TCP peers see a reset then, not an end. One error waits: a side that takes no more may have said why before, so its last
-// words are passed on first. If the far side of one is gone for good (see [Conn.Gone]), the other is not waited for.
+// Splice copies between a and b, both ways, until both directions have ended, and closes both. It passes the end of one direction
+// on by CloseWrite while the other goes on. An error in either direction, or the end of ctx, ends both at once; TCP peers then see
+// a reset, not an end. One error waits: a side that refuses more data may have said why before, so Splice first passes its last
+// words on. If the far side of one is gone for good (see [Conn.Gone]), Splice does not wait for the other.
 //
 // Splice waits for its goroutines: Close of both a and b must end their Reads and Writes.
 func Splice(ctx context.Context, a, b Duplex) error {
@@ -26,7 +26,7 @@ func Splice(ctx context.Context, a, b Duplex) error {
 	return splice(ctx, a, b, &ab, &ba)
 }
 
-// SpliceCounted is Splice of a client's connection and one to dest, which stats count while it lasts and tell of at its end.
+// SpliceCounted is Splice between a client's connection and one to dest. stats count it while it lasts, and report its end.
 func SpliceCounted(ctx context.Context, local Duplex, remote net.Conn, dest string, stats *Stats) {
 	c := stats.begin(local, dest)
 	stats.end(c, splice(ctx, local, asDuplex(remote), &c.up, &c.down))
@@ -90,14 +90,14 @@ func splice(ctx context.Context, a, b Duplex, ab, ba *atomic.Int64) error {
 	return result
 }
 
-// lastWords bounds the wait for what a side has said before it refused to take more.
+// lastWords bounds the wait for the last words of a side that refused more data.
 const lastWords = 5 * time.Second
 
 // ending is the end of one direction.
 type ending struct {
 	err     error
 	src     Duplex
-	refused bool // err is that of a connection that took no more
+	refused bool // err comes from a connection that took no more data
 }
 
 // copyHalf copies from src to dst until src ends, and passes the end on.
@@ -112,9 +112,9 @@ func copyHalf(dst, src Duplex, n *atomic.Int64) ending {
 		chunks.Put(buf)
 	}
 	if err == nil {
-		_ = dst.CloseWrite() // if it fails, dst is broken, which the other direction finds out if it matters
+		_ = dst.CloseWrite() // if it fails, dst is broken, and the other direction notices if it matters
 	}
-	_, files := dst.(*stdio) // two files say nothing of each other
+	_, files := dst.(*stdio) // two files say nothing about each other
 	return ending{err, src, w.failed && !files}
 }
 
@@ -140,8 +140,7 @@ func reset(d io.Closer) {
 	}
 }
 
-// asDuplex makes a Duplex of any connection. One that cannot end its directions separately ends both when the other
-// side ends one.
+// asDuplex makes a Duplex of any connection. One without CloseWrite ends both directions when the other side ends one.
 func asDuplex(c net.Conn) Duplex {
 	if d, ok := c.(Duplex); ok {
 		return d

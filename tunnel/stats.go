@@ -9,18 +9,18 @@ import (
 	"time"
 )
 
-// Stats are the connections of one listener: those that there are, and the sums over all. It may be read at any time. Its
-// fields must be set before it is used.
+// Stats are the connections of one listener: the open ones, and the sums over all. It may be read at any time. Set its fields
+// before use.
 type Stats struct {
-	// OnEnd is told of each connection that has ended, with the error that ended it, and of each that could not be opened,
-	// with the reason. It is called by several goroutines and must not block.
+	// OnEnd is called for each connection that has ended, with the error that ended it, and for each that failed to open, with the
+	// reason. Several goroutines call it, and it must not block.
 	OnEnd func(ConnSnapshot, error)
 
 	active, total, failed atomic.Int64
 
 	mu       sync.Mutex
 	conns    map[*connStats]struct{}
-	up, down int64 // of the connections that have ended
+	up, down int64 // of ended connections
 }
 
 // connStats are the figures of a connection.
@@ -32,7 +32,7 @@ type connStats struct {
 
 // ConnSnapshot is a connection at some time.
 type ConnSnapshot struct {
-	Client string // its address; empty of one that could not be opened
+	Client string // its address; empty if the connection failed to open
 	Dest   string // host:port as the bastion sees it
 	Since  time.Time
 	Up     int64 // bytes from the client
@@ -43,12 +43,12 @@ type ConnSnapshot struct {
 type StatsSnapshot struct {
 	Active    int64 `json:"active"`     // connections now
 	Total     int64 `json:"total"`      // connections so far
-	Failed    int64 `json:"failed"`     // those that the bastion refused or that could not be opened
+	Failed    int64 `json:"failed"`     // refused by the bastion, or failed to open
 	BytesUp   int64 `json:"bytes_up"`   // from the local clients
 	BytesDown int64 `json:"bytes_down"` // to the local clients
 }
 
-// Snapshot returns what has been counted so far.
+// Snapshot returns the counts so far.
 func (s *Stats) Snapshot() StatsSnapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -62,7 +62,7 @@ func (s *Stats) Snapshot() StatsSnapshot {
 	return out
 }
 
-// Conns returns the connections that there are, the oldest first.
+// Conns returns the open connections, the oldest first.
 func (s *Stats) Conns() []ConnSnapshot {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -107,7 +107,7 @@ func (s *Stats) end(c *connStats, err error) {
 	}
 }
 
-// refuse counts a connection that could not be opened. What OnEnd is told has no Client.
+// refuse counts a connection that failed to open. Its OnEnd has no Client.
 func (s *Stats) refuse(dest string, err error) {
 	s.failed.Add(1)
 	if s.OnEnd != nil {

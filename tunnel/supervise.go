@@ -12,7 +12,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// run is the Link's one goroutine: it connects, watches and replaces the connections, and waits for all of them.
+// run is the Link's goroutine. It connects, watches and replaces the connections, and waits for all of them.
 func (l *Link) run(ctx context.Context) {
 	defer close(l.done)
 	defer l.cancel()
@@ -26,7 +26,7 @@ func (l *Link) run(ctx context.Context) {
 }
 
 // supervise connects, serves and reconnects until ctx is done or an error is permanent. It goes on as long as the Link has users or
-// its bastion stands. Once the bastion has gone for good, it waits until a user needs another.
+// its bastion runs. Once the bastion has ended for good, it waits until a user needs another.
 func (l *Link) supervise(ctx context.Context, clients *sync.WaitGroup) error {
 	s := supervision{
 		link: l, clients: clients, delay: delays{min: l.cfg.BackoffMin, max: l.cfg.BackoffMax},
@@ -47,19 +47,19 @@ func (l *Link) supervise(ctx context.Context, clients *sync.WaitGroup) error {
 	}
 }
 
-// supervision is what supervise remembers from one attempt to the next.
+// supervision is supervise's state between attempts.
 type supervision struct {
 	link    *Link
 	clients *sync.WaitGroup // of the connections
 
 	delay    delays
-	phase    Phase // while there is no connection
+	phase    Phase // without a connection
 	last     lastConn
-	rejected bool // the key was rejected by the latest attempt, or none has ever been accepted
-	failures int  // in a row
+	rejected bool // the latest attempt's key was rejected, or none has ever been accepted
+	failures int  // in succession
 }
 
-// failed takes in that an attempt has failed, and waits for the next one. It returns the error that ends the Link.
+// failed takes in a failed attempt, and waits for the next one. It returns the error that ends the Link.
 func (s *supervision) failed(ctx context.Context, use Use, err error) error {
 	var auth *authError
 	isAuth := errors.As(err, &auth)
@@ -86,7 +86,7 @@ func (s *supervision) failed(ctx context.Context, use Use, err error) error {
 	return s.link.pause(ctx, next, use, s.last.draining)
 }
 
-// connected serves a connection, and then waits until the Link needs another one. It returns the error that ends the Link.
+// connected serves a connection, then waits until the Link needs another one. It returns the error that ends the Link.
 func (s *supervision) connected(ctx context.Context, c *client) error {
 	s.rejected, s.failures = false, 0
 	began := time.Now()
@@ -105,7 +105,7 @@ func (s *supervision) connected(ctx context.Context, c *client) error {
 		s.clients.Go(func() { c.retire(ctx) })
 		s.phase, s.last.draining = Draining, c
 		if quiet {
-			return nil // the Connector reports why the bastion goes
+			return nil // the Connector reports why the bastion ended
 		}
 	case quiet && c.idle:
 		return s.idle(ctx, nil)
@@ -116,7 +116,7 @@ func (s *supervision) connected(ctx context.Context, c *client) error {
 	return s.link.pause(ctx, next, s.link.use(s.last), s.last.draining)
 }
 
-// idle waits until somebody needs a connection. why says why the bastion has gone; nil: it may not have.
+// idle waits until a user needs a connection. why says why the bastion has ended; nil: it may still run.
 func (s *supervision) idle(ctx context.Context, why error) error {
 	l := s.link
 	l.setState(State{Phase: Idle, Err: why})
@@ -132,15 +132,15 @@ func (s *supervision) idle(ctx context.Context, why error) error {
 	return nil
 }
 
-// lastConn is what became of the latest connection.
+// lastConn is the fate of the latest connection.
 type lastConn struct {
 	never    bool    // there was none yet
 	used     bool    // it had connections in it when it was lost, or when its bastion began to drain
-	draining *client // it, if its bastion drained; the next one replaces it
+	draining *client // the connection, if its bastion drains; the next one replaces it
 }
 
-// use says what the next transport is for. A draining bastion is replaced for its connections only as long as it has
-// them: those that were cut with it are not saved by another.
+// use returns the purpose of the next transport. A draining bastion needs a replacement only while it has connections: a new
+// transport cannot save those that were cut with it.
 func (l *Link) use(last lastConn) Use {
 	used := last.used
 	if c := last.draining; c != nil {
@@ -155,8 +155,8 @@ func (l *Link) use(last lastConn) Use {
 	return Unused
 }
 
-// serve lets dials use c until it is lost, which closes c.done, or its bastion is draining, which closes c.draining and
-// then perhaps c.done as well; or until ctx is done, which is an error. quiet says that nobody uses c or waits to.
+// serve lets dials use c until it is lost, which closes c.done, or its bastion drains, which closes c.draining and then perhaps
+// c.done. The end of ctx is an error. quiet says that no one uses c or waits for it.
 func (l *Link) serve(ctx context.Context, c *client) (quiet bool, err error) {
 	l.offer(c)
 	select {
@@ -192,8 +192,8 @@ func (l *Link) connect(ctx context.Context, use Use, draining *client) (*client,
 	return handshake(ctx, t, l.cfg.ConnectTimeout, ka, l.cfg.Logger)
 }
 
-// pause shows s and waits for s.Retry before the next attempt. It is shorter if that attempt gets another use: somebody
-// begins to wait, or the draining connection, which may be nil, has ended.
+// pause shows s and waits for s.Retry before the next attempt. It ends early if that attempt gets another purpose: a user begins to
+// wait, or the draining connection, which may be nil, has ended.
 func (l *Link) pause(ctx context.Context, s State, use Use, draining *client) error {
 	l.setState(s)
 	t := time.NewTimer(s.Retry)

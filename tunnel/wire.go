@@ -9,7 +9,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/sshwire"
 )
 
-// flushGrace bounds the wait for a transport to take what was written before it is closed.
+// flushGrace bounds the wait until a transport has taken all written bytes before it is closed.
 const flushGrace = time.Second
 
 // wire is the transport under an SSH connection. It counts the bytes both ways, also for the keepalive. It knows whether the stream
@@ -18,13 +18,13 @@ type wire struct {
 	net.Conn
 	received atomic.Int64  // bytes; any byte is a sign of life
 	sent     atomic.Int64  // bytes
-	broken   chan struct{} // closed at the first failed write: x/crypto/ssh notes it, but reads on for ever
+	broken   chan struct{} // closed at the first failed write: x/crypto/ssh notices that, but reads on for ever
 
-	// lost, if set, is called once the stream has ended and before the failing Read returns.
+	// lost, if set, is called once the stream has ended, before the failing Read returns.
 	lost atomic.Pointer[func()]
 
 	closeOnce sync.Once
-	shut      chan struct{} // closed once the transport's own Close has returned, and nothing is written any more
+	shut      chan struct{} // closed once the transport's own Close has returned and nothing more is written
 	out       *outbox
 
 	watch *sshwire.Watch
@@ -48,7 +48,7 @@ func (w *wire) Read(p []byte) (int, error) {
 	return n, err
 }
 
-// Write never waits, see outbox. An error may come with a later Write than the one whose bytes are lost.
+// Write never waits; see outbox. An error may come with a later Write than the one whose bytes are lost.
 func (w *wire) Write(p []byte) (int, error) {
 	if w.watch.Ended() {
 		return 0, net.ErrClosed
@@ -63,9 +63,9 @@ func (w *wire) send(p []byte) (int, error) {
 	return n, err
 }
 
-// Close makes reads and writes fail. The wire still sends what was written before, if the transport takes it soon. Close waits neither
-// for that nor for the transport's Close, which may take its time: x/crypto/ssh calls Close while it tells the channels' users. Callers
-// that want to wait use shut.
+// Close makes reads and writes fail. The wire still sends the bytes written before, if the transport takes them soon. Close waits
+// neither for that nor for the transport's Close, which may take long: x/crypto/ssh calls Close while it informs the channels'
+// users. Callers that want to wait use shut.
 func (w *wire) Close() error {
 	w.watch.End()
 	failed := w.watch.Err() != nil
@@ -76,14 +76,14 @@ func (w *wire) Close() error {
 			if !failed {
 				w.flush()
 			}
-			_ = w.Conn.Close() // an error has no consequence any more
+			_ = w.Conn.Close() // an error no longer matters
 			<-w.out.done
 		}()
 	})
 	return nil
 }
 
-// flush waits until the transport has taken all that was written, but not for long.
+// flush waits briefly until the transport has taken all written bytes.
 func (w *wire) flush() {
 	t := time.NewTimer(flushGrace)
 	defer t.Stop()
