@@ -16,23 +16,23 @@ const (
 	maxEntryText = 300
 )
 
-// Allow is a list of destinations: what a bastion may connect to, or what a grant narrows that to. The zero Allow
-// permits nothing. It is immutable.
+// Allow is a list of destinations that a bastion may connect to, or to which a grant narrows those. The zero Allow permits nothing.
+// It is immutable.
 type Allow struct {
 	entries []entry
 }
 
-// An entry has one of: any, a name pattern, a prefix.
+// entry is one of: any, a name pattern, a prefix.
 type entry struct {
-	any      bool         // "*": every name and address that is not special
+	any      bool         // "*": every name, and every address that is not special
 	name     string       // a pattern for path.Match, lower case; never matches an IP address
 	prefix   netip.Prefix // an address or a CIDR
 	from, to uint16       // ports
 }
 
-// ParseAllow reads a list of entries HOST:PORT, separated by commas or white space. HOST is a name with the wildcards
-// '*' (any run of characters, dots too) and '?', an IP address, a CIDR, or '*' alone; IPv6 stands in brackets. PORT is
-// a number, a range FROM-TO, or '*'. An entry that lies wholly in a range that is never permitted is an error.
+// ParseAllow parses a list of entries HOST:PORT, separated by commas or white space. HOST is an IP address, a CIDR, '*', or a name
+// with the wildcards '*' (any characters, including dots) and '?'. IPv6 stands in brackets. PORT is a number, a range FROM-TO, or
+// '*'. An entry that lies wholly in a range that is never permitted is an error.
 func ParseAllow(s string) (Allow, error) {
 	fields := strings.FieldsFunc(s, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
 	return parseEntries(fields)
@@ -149,14 +149,14 @@ func parsePattern(s string) (string, error) {
 	return name, nil
 }
 
-// parseName returns the canonical form of a host name that a client asks for: lower case, no final dot.
+// parseName returns the canonical form of a client's host name: lower case, without a final dot.
 func parseName(s string) (string, error) {
 	name := strings.TrimSuffix(strings.ToLower(s), ".")
 	return name, checkName(name)
 }
 
-// checkName accepts a canonical host name. A name whose last label is numeric is none: some resolvers take "127.1" or
-// "0x7f.1" for an address.
+// checkName accepts a canonical host name. It refuses a name whose last label is numeric: some resolvers take "127.1" or "0x7f.1"
+// for an address.
 func checkName(name string) error {
 	if name == "" || len(name) > 253 {
 		return errors.New("want a host name of 1 to 253 characters")
@@ -188,7 +188,7 @@ func (a Allow) hasNames() bool {
 	return slices.ContainsFunc(a.entries, func(e entry) bool { return e.name != "" })
 }
 
-// String returns the list in the form that ParseAllow reads.
+// String returns the list in the form that ParseAllow parses.
 func (a Allow) String() string { return strings.Join(a.texts(), ",") }
 
 func (a Allow) texts() []string {
@@ -222,14 +222,14 @@ func (e entry) String() string {
 	return fmt.Sprintf("%s:%d-%d", host, e.from, e.to)
 }
 
-// Check says whether the list permits a connection to addr at port, asked for by name ("" if it was asked for by
-// address). The error says which rule forbids it. Special addresses are never permitted, or permitted only by an entry
-// that names the address, as docs/threat-model.md says.
+// Check reports whether the list permits a connection to addr at port. name is the name that the client asked for, or "" if it
+// asked for an address. The error names the rule that forbids the connection. The list never permits some special addresses, and
+// others only by an entry that names the address: see docs/threat-model.md.
 func (a Allow) Check(name string, addr netip.Addr, port uint16) error {
 	return a.check(name, addr, port, nil)
 }
 
-// check is Check with more addresses that an entry must name: those of the VPC's resolvers.
+// check is Check with the VPC's resolvers as further addresses that an entry must name.
 func (a Allow) check(name string, addr netip.Addr, port uint16, resolvers []netip.Addr) error {
 	addr = addr.Unmap()
 	if what, never := neverPermitted(addr); never {
@@ -251,7 +251,7 @@ func (a Allow) check(name string, addr netip.Addr, port uint16, resolvers []neti
 	return nil
 }
 
-// permits matches the entries alone, without the rules for special addresses.
+// permits compares only the entries, without the rules for special addresses.
 func (a Allow) permits(name string, addr netip.Addr, port uint16) bool {
 	for _, e := range a.entries {
 		if port < e.from || e.to < port {
@@ -264,8 +264,8 @@ func (a Allow) permits(name string, addr netip.Addr, port uint16) bool {
 	return false
 }
 
-// mayPermit says whether some answer of the resolver could be permitted; if not, the name is not worth a query, which
-// would leave the VPC for whoever serves the name.
+// mayPermit reports whether the list could permit some answer of the resolver. If not, the server must not query the name: the
+// query would leave the VPC for the name's own servers.
 func (a Allow) mayPermit(name string, port uint16) bool {
 	for _, e := range a.entries {
 		if e.from <= port && port <= e.to && (e.name == "" || e.matchesName(name)) {
@@ -275,7 +275,7 @@ func (a Allow) mayPermit(name string, port uint16) bool {
 	return false
 }
 
-// namesWithin says whether an address entry that lies wholly inside r permits addr.
+// namesWithin reports whether an address entry that lies wholly inside r permits addr.
 func (a Allow) namesWithin(r netip.Prefix, addr netip.Addr, port uint16) bool {
 	for _, e := range a.entries {
 		if e.prefix.IsValid() && within(e.prefix, r) && e.prefix.Contains(addr) && e.from <= port && port <= e.to {
@@ -293,5 +293,5 @@ func (e entry) matchesName(name string) bool {
 	return ok && err == nil
 }
 
-// within says whether p lies wholly inside r.
+// within reports whether p lies wholly inside r.
 func within(p, r netip.Prefix) bool { return p.Bits() >= r.Bits() && r.Contains(p.Addr()) }

@@ -21,13 +21,13 @@ const (
 	eventAuth         = "auth"
 	eventAuthRefused  = "auth-refused"
 	eventConnect      = "connect" // a channel was opened, or could not be because of the network
-	eventDenied       = "denied"  // a channel or request was refused by the policy
+	eventDenied       = "denied"  // the policy refused a channel or request
 	eventClose        = "close"   // an open channel ended
 	eventDisconnect   = "disconnect"
-	eventBondOpen     = "bond-open"       // a connection over many subflows began, with its first
-	eventBondClose    = "bond-close"      // it ended, for whatever reason
-	eventSubflowJoin  = "subflow-join"    // a subflow was added to one
-	eventSubflowLost  = "subflow-lost"    // a subflow ended, for whatever reason
+	eventBondOpen     = "bond-open"       // a connection over many subflows began, with its first subflow
+	eventBondClose    = "bond-close"      // such a connection ended, for any reason
+	eventSubflowJoin  = "subflow-join"    // another subflow joined
+	eventSubflowLost  = "subflow-lost"    // a subflow ended, for any reason
 	eventSubflowDeny  = "subflow-refused" // a subflow was not let in, be it a connection's first or another
 	eventDrain        = "drain"
 	eventStop         = "stop"
@@ -40,19 +40,19 @@ const (
 	resultRefused = "refused"
 )
 
-// A record is a line of the audit log. docs/threat-model.md lists the fields of each event.
+// record is a line of the audit log. docs/threat-model.md lists the fields of each event.
 type record struct {
 	Time        string   `json:"time"` // RFC 3339, UTC
 	Event       string   `json:"event"`
 	Result      string   `json:"result,omitempty"`
 	Reason      string   `json:"reason,omitempty"`
-	Who         string   `json:"who,omitempty"`   // as the grant says
+	Who         string   `json:"who,omitempty"`   // as the grant has it
 	Grant       string   `json:"grant,omitempty"` // the grant's ID
 	Key         string   `json:"key,omitempty"`   // SHA256 fingerprint
 	Conn        uint64   `json:"conn,omitempty"`  // number of the SSH connection, from 1
-	User        string   `json:"user,omitempty"`  // the SSH user name: claimed, and without effect
+	User        string   `json:"user,omitempty"`  // the SSH user name: claimed by the client, and without effect
 	Client      string   `json:"client,omitempty"`
-	Bond        string   `json:"bond,omitempty"`    // begins the random ID of the connection over many subflows
+	Bond        string   `json:"bond,omitempty"`    // the beginning of the random ID of the connection over many subflows
 	Subflow     *uint32  `json:"subflow,omitempty"` // number of the subflow in it, from 0
 	Channel     uint64   `json:"channel,omitempty"` // number of the channel, from 1; joins connect and close
 	Request     string   `json:"request,omitempty"` // type of a refused channel or request
@@ -65,7 +65,7 @@ type record struct {
 	Permit      []string `json:"permit,omitempty"`
 	Replaces    string   `json:"replaces,omitempty"` // the ID of the grant that this one replaces
 
-	// Of start and drain alone.
+	// Only in start and drain.
 	Version    string   `json:"version,omitempty"`
 	Listen     []string `json:"listen,omitempty"`
 	BondListen []string `json:"bond_listen,omitempty"`
@@ -75,8 +75,7 @@ type record struct {
 	Deadline   string   `json:"deadline,omitempty"`
 }
 
-// from notes where a connection comes from. One over many subflows comes from several places, which their own events
-// tell.
+// from records a connection's remote address. One over many subflows has several, which the subflows' own events have.
 func (r *record) from(conn net.Conn) {
 	if _, ok := conn.(*bond.Conn); ok {
 		r.Bond = conn.RemoteAddr().String()
@@ -85,7 +84,7 @@ func (r *record) from(conn net.Conn) {
 	r.Client = conn.RemoteAddr().String()
 }
 
-// auditor writes records. The server must not go on unaudited: auditor reports the first failed write to failed.
+// auditor writes records. It reports the first failed write to failed, because the server must not go on unaudited.
 type auditor struct {
 	failed func(error)
 
@@ -117,7 +116,7 @@ func stamp(t time.Time) string { return t.UTC().Format("2006-01-02T15:04:05.000Z
 
 const maxAuditText = 1024
 
-// auditText bounds s, and replaces what could disturb a terminal or a log viewer that shows it.
+// auditText bounds s, and replaces characters that could disturb a terminal or a log viewer.
 func auditText(s string) string {
 	if len(s) > maxAuditText {
 		s = strings.ToValidUTF8(s[:maxAuditText], "") + "..."

@@ -7,8 +7,8 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/bond"
 )
 
-// listenBond begins to accept connections on the bond port. They are SSH connections like those of the SSH port, within
-// the same limits, but each is carried by several sessions, and outlives them.
+// listenBond starts to accept connections on the bond port. They are SSH connections like those of the SSH port, within the same
+// limits, but several sessions carry each one, and it outlives them.
 func (s *Server) listenBond() *bond.Listener {
 	memory, streams := s.config.BondMemory, 0
 	if s.taskMemory > 0 {
@@ -23,8 +23,8 @@ func (s *Server) listenBond() *bond.Listener {
 	})
 }
 
-// auditBond writes what happens on the bond port. Who is connected by it is not known before the SSH handshake: the auth
-// event of a connection has the same bond field.
+// auditBond writes the events of the bond port. The client is unknown before the SSH handshake: the connection's auth event has the
+// same bond field.
 func (s *Server) auditBond(e bond.Event) {
 	r := record{Reason: e.Reason, Bond: e.Conn}
 	if e.Type != bond.EventClosed {
@@ -53,14 +53,14 @@ func (s *Server) auditBond(e bond.Event) {
 	s.adjustMemory()
 }
 
-// pathless says whether nothing can reach the client at present, and it may yet come back.
+// pathless reports whether the client is unreachable at present but may yet come back.
 func (c *client) pathless() bool {
 	b, ok := c.wire.Conn.(*bond.Conn)
 	return ok && b.Err() == nil && !b.Stats().Pathless.IsZero()
 }
 
-// lastSeen returns when the client was last there, after its connection has ended. One that did not come back had gone
-// long before that: idle stop and linger go by at the same time, not one after the other.
+// lastSeen returns when an ended client was last present. A client that did not come back had gone long before its end. So the idle
+// stop and linger overlap, instead of following one another.
 func (c *client) lastSeen() time.Time {
 	now := time.Now()
 	b, ok := c.wire.Conn.(*bond.Conn)

@@ -17,12 +17,13 @@ import (
 const (
 	directTCPIP = "direct-tcpip"
 
-	// copyBuffer is what a destination's data are sent on in: one SSH packet. SSH sends one packet at a time, and an answer on
-	// another channel waits for one or two of these. At the few MB/s that sessions carry, larger ones would only be longer.
+	// copyBuffer is the size of the pieces in which the server sends a destination's data: one SSH packet. SSH sends one packet at
+	// a time, and an answer on another channel waits for one or two of these. At the few MB/s of the sessions, a larger packet
+	// would only lengthen that wait.
 	copyBuffer = 8 << 10
-	// closeLinger bounds how long what a client sent before it closed a channel may take to reach the destination.
+	// closeLinger bounds how long data that a client sent before it closed a channel may take to reach the destination.
 	closeLinger = 30 * time.Second
-	// resetLinger bounds the wait for a destination's last words after it has refused to take more.
+	// resetLinger bounds the wait for the last words of a destination that has refused more data.
 	resetLinger = 5 * time.Second
 )
 
@@ -34,8 +35,8 @@ type openDirect struct {
 	OriginPort uint32
 }
 
-// handleChannel answers a client's wish for a channel, and serves it in a goroutine of work. It does not block beyond
-// the writing of a refusal, since the connection's reader waits for it.
+// handleChannel answers a client's request for a channel, and serves the channel in a goroutine of work. It blocks only to write a
+// refusal, because the connection's reader waits for it.
 func (c *client) handleChannel(ctx context.Context, work *sync.WaitGroup, request ssh.NewChannel) {
 	if request.ChannelType() != directTCPIP {
 		const reason = "bastiond has no shell, commands, subsystems or other forwards: it opens direct-tcpip channels only"
@@ -66,7 +67,7 @@ func (c *client) handleChannel(ctx context.Context, work *sync.WaitGroup, reques
 
 var errDraining = errors.New("the bastion is stopping")
 
-// takeChannel counts a channel in, if there may be one more.
+// takeChannel counts a new channel, if the limits allow one more.
 func (s *Server) takeChannel(c *client) (number uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -93,7 +94,7 @@ func (s *Server) releaseChannel(c *client) {
 	s.notify()
 }
 
-// serveDirect is the life of one direct-tcpip channel.
+// serveDirect serves one direct-tcpip channel until its end.
 func (c *client) serveDirect(ctx context.Context, number uint64, request ssh.NewChannel, open openDirect) {
 	began := time.Now()
 	r := record{Channel: number, Destination: destination(open.Host, strconv.FormatUint(uint64(open.Port), 10))}
@@ -137,7 +138,7 @@ func (c *client) serveDirect(ctx context.Context, number uint64, request ssh.New
 	c.server.auditClient(c, r)
 }
 
-// destination shows what a client asked for, bounded.
+// destination returns the client's destination, cut to a bounded length.
 func destination(host, port string) string {
 	if len(host) > maxEntryText {
 		host = host[:maxEntryText] + "..."
@@ -145,13 +146,13 @@ func destination(host, port string) string {
 	return net.JoinHostPort(host, port)
 }
 
-// A deniedError is a refusal by policy.
+// deniedError is a refusal by policy.
 type deniedError struct{ reason string }
 
 func (e *deniedError) Error() string { return e.reason }
 
-// connect resolves the destination, checks each of its addresses, and dials those that are permitted, in turn: the
-// address that was checked, never the name again. It returns the address dialed, or refused, last.
+// connect resolves the destination, checks each of its addresses, and dials the permitted ones in turn. It dials the checked
+// address, never the name again. It returns the address that it dialed or refused last.
 func (c *client) connect(ctx context.Context, open openDirect) (net.Conn, netip.AddrPort, error) {
 	s := c.server
 	if open.Port < 1 || open.Port > 65535 {
@@ -195,7 +196,7 @@ func (c *client) connect(ctx context.Context, open openDirect) (net.Conn, netip.
 	return nil, last, err
 }
 
-// permitOf returns the narrower list of c's grant, if it has one and lives.
+// permitOf returns the narrower list of c's grant, if the grant has one and has not ended.
 func (s *Server) permitOf(c *client) (*Allow, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -205,7 +206,7 @@ func (s *Server) permitOf(c *client) (*Allow, error) {
 	return c.slot.permit, nil
 }
 
-// addressesOf returns the addresses of a host, unmapped, and its canonical name, which is empty if host is an address.
+// addressesOf returns a host's unmapped addresses, and its canonical name, which is empty if host is an address.
 func (s *Server) addressesOf(
 	ctx context.Context, host string, port uint16, permit *Allow,
 ) (name string, addrs []netip.Addr, err error) {
@@ -230,8 +231,8 @@ func (s *Server) addressesOf(
 	return name, addrs, nil
 }
 
-// checkAddress applies the server's list, its limit and the grant's list: what one of them forbids is forbidden. That
-// an address is special is the first two's to judge.
+// checkAddress applies the server's list, its limit and the grant's list: all of them must permit the address. Only the first two
+// judge special addresses.
 func (s *Server) checkAddress(name string, addr netip.Addr, port uint16, permit *Allow) error {
 	if err := s.config.Allow.check(name, addr, port, s.resolvers); err != nil {
 		return err
@@ -247,8 +248,7 @@ func (s *Server) checkAddress(name string, addr netip.Addr, port uint16, permit 
 	return nil
 }
 
-// dialShare dials addr within its share of what is left of ctx's time, as one of left addresses that may still be
-// tried.
+// dialShare dials addr within its share of ctx's remaining time, as one of left addresses still to try.
 func (s *Server) dialShare(ctx context.Context, addr netip.AddrPort, left int) (net.Conn, error) {
 	if deadline, ok := ctx.Deadline(); ok && left > 1 {
 		var cancel context.CancelFunc
@@ -262,19 +262,18 @@ func (s *Server) dialShare(ctx context.Context, addr netip.AddrPort, left int) (
 	return conn, nil
 }
 
-// Why a channel ended before its time.
+// Reasons for the early end of a channel.
 var (
 	errConnectionLost = errors.New("the client's connection ended")
 	errClientClosed   = errors.New("closed by the client")
 )
 
-// splice copies both ways until both are at their end, and closes the channel; the caller closes dst. The end of what
-// one side sends is passed on to the other side as such, and what the other side still has to say goes on. When the
-// client's connection ends, dst is reset, so that the destination cannot take what it has got for all.
+// splice copies both ways until both sides have ended, and closes the channel; the caller closes dst. It passes the end of one
+// side's data on to the other, and the other direction goes on. When the client's connection ends, splice resets dst, so that the
+// destination cannot take the data so far for the whole.
 //
-// Three goroutines have a part in it. This one copies up and ends when the client has ended or closed its side. Another
-// copies down and ends with dst's side. The third takes the channel's requests, and learns so when the channel is
-// closed.
+// Three goroutines take part. This one copies up, and ends when the client has ended or closed its side. Another copies down, and
+// ends with dst's side. The third takes the channel's requests, and so notices when the channel is closed.
 func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst net.Conn) (up, down int64, err error) {
 	var closed, below, watching sync.WaitGroup
 	var unhook func() bool
@@ -296,8 +295,8 @@ func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst n
 	}
 	closed.Go(func() {
 		ssh.DiscardRequests(requests)
-		// The client has closed the channel both ways, or has gone. What it sent before may still be on its way up; there
-		// is nobody left to send down to.
+		// The client has closed the channel both ways, or has gone. Earlier data may still be on its way up; downwards the receiver
+		// has gone.
 		_ = dst.SetReadDeadline(time.Unix(1, 0))
 		_ = dst.SetWriteDeadline(time.Now().Add(closeLinger))
 		unhook = context.AfterFunc(c.server.halted, func() { _ = dst.SetWriteDeadline(time.Unix(1, 0)) })
@@ -309,8 +308,8 @@ func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst n
 	up, readErr, writeErr = pump(dst, channel, carried)
 	switch {
 	case writeErr != nil:
-		// The destination takes no more. Its last words may be on their way down; then the channel is closed, which the
-		// client's writes find out.
+		// The destination takes no more data. Its last words may be on their way down. After them the channel closes, and the
+		// client's writes fail.
 		upErr = fmt.Errorf("to the destination: %w", cause(writeErr))
 		_ = dst.SetReadDeadline(time.Now().Add(resetLinger))
 	case readErr != nil || !c.wire.watch.Alive():
@@ -329,7 +328,7 @@ func (c *client) splice(channel ssh.Channel, requests <-chan *ssh.Request, dst n
 	return up, down, downErr
 }
 
-// copyDown copies what dst sends to the client, and closes the channel, unless dst has only ended what it sends.
+// copyDown copies dst's data to the client, and closes the channel, unless dst has only ended its own direction.
 func (c *client) copyDown(channel ssh.Channel, dst net.Conn, carried *activity) (n int64, err error) {
 	n, readErr, writeErr := pump(channel, dst, carried)
 	switch {
@@ -352,7 +351,7 @@ func (c *client) copyDown(channel ssh.Channel, dst net.Conn, carried *activity) 
 
 var buffers = sync.Pool{New: func() any { return new([copyBuffer]byte) }}
 
-// pump copies until src is at its end, which is no error, or one of them fails.
+// pump copies until src ends, which is not an error, or until one of them fails.
 func pump(dst io.Writer, src io.Reader, carried *activity) (n int64, readErr, writeErr error) {
 	buffer := buffers.Get().(*[copyBuffer]byte) //nolint:forcetypeassert // the pool's New makes no other
 	defer buffers.Put(buffer)
@@ -376,10 +375,10 @@ func pump(dst io.Writer, src io.Reader, carried *activity) (n int64, readErr, wr
 	}
 }
 
-// halfClose ends what is sent to conn.
+// halfClose ends the direction to conn.
 func halfClose(conn net.Conn) {
 	if half, ok := conn.(interface{ CloseWrite() error }); ok {
-		_ = half.CloseWrite() // fails if the peer has gone, which the copy down learns
+		_ = half.CloseWrite() // fails if the peer has gone, as the copy down notices
 	}
 }
 
@@ -396,7 +395,7 @@ func isTimeout(err error) bool {
 	return errors.As(err, &timeout) && timeout.Timeout()
 }
 
-// cause strips the addresses, which the record has, from a network error.
+// cause strips the addresses from a network error, because the record has them.
 func cause(err error) error {
 	var op *net.OpError
 	if errors.As(err, &op) && op.Err != nil {

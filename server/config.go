@@ -30,32 +30,33 @@ const (
 	DefaultMaxChannels        = 2048
 	DefaultMaxChannelsPerConn = 1024
 	DefaultMaxGrants          = 64
-	DefaultBondLinger         = 30 * time.Minute // a laptop's lunch
+	DefaultBondLinger         = 30 * time.Minute // a lunch break with a closed laptop
 	DefaultBondMemory         = bond.DefaultMemory
 	DefaultBondMaxConns       = bond.DefaultMaxConns
 	DefaultBondMaxSubflows    = bond.DefaultMaxSubflows
 )
 
-// LeastIdleConn is the shortest Config.IdleConn: less would end connections that only wait for an answer.
+// LeastIdleConn is the shortest Config.IdleConn. A shorter one would end connections that only wait for an answer.
 const LeastIdleConn = 10 * time.Second
 
-// Config sets a server up. Zero fields get the default of the same name.
+// Config configures a Server. Zero fields get the default of the same name.
 type Config struct {
 	Listen     string // see DefaultListen; a loopback address; port 0 picks a free one
 	BondListen string // in the same form, for SSH connections over many subflows; empty: none
-	Allow      Allow  // zero: no destination is permitted
-	Limit      *Allow // nil: none; else a destination must be permitted by both lists
-	Resolver   string // IP:PORT of a DNS server; empty: the system's, which a Limit with names needs
+	Allow      Allow  // zero: permits nothing
+	Limit      *Allow // nil: none; otherwise both lists must permit a destination
+	Resolver   string // IP:PORT of a DNS server; empty: the system's, which a Limit with names requires
 
-	// Socket is the path of the control socket. Its directory is made, or must belong to this user. Empty: none.
+	// Socket is the path of the control socket; empty: none. The server makes its directory, or requires that it belongs to this
+	// user.
 	Socket string
 
 	IdleStop time.Duration // without a connection; negative: never
 	MaxLife  time.Duration // must be longer than Drain
-	Drain    time.Duration // from the notice to the end; negative: none
+	Drain    time.Duration // from the announcement to the end; negative: none
 
-	// IdleConn is how long a forwarded connection may carry nothing, and a client may have none, before it is ended; 0: for
-	// ever.
+	// The server ends a forwarded connection that carries nothing for IdleConn, and a client without a connection for IdleConn. 0:
+	// never.
 	IdleConn time.Duration
 
 	ResolveTimeout   time.Duration // for one name
@@ -71,23 +72,23 @@ type Config struct {
 	MaxChannelsPerConn int
 	MaxGrants          int
 
-	BondMemory      int // bytes that connections of the bond port may have buffered, all together; see bond.ListenerConfig
-	BondMaxConns    int // connections of the bond port; SSH connections, of which MaxConns says how many there may be
-	BondMaxSubflows int // of one of them
+	BondMemory      int // bytes that all connections of the bond port together may buffer; see bond.ListenerConfig
+	BondMaxConns    int // connections of the bond port; MaxConns bounds the SSH connections among them
+	BondMaxSubflows int // of one such connection
 
 	Cgroup   string // where the kernel shows the container's control group
 	Metadata string // URL of ECS's task metadata endpoint, version 4; empty: none
-	// KeepMemoryLimit leaves the limit of the heap as it is. Otherwise it follows from the task's memory and its sessions.
+	// KeepMemoryLimit keeps the heap's limit. Otherwise the server sets it from the task's memory and its sessions.
 	KeepMemoryLimit bool
 
 	Version string     // of the program, for replies and the audit log
-	HostKey ssh.Signer // nil: made in memory, and gone with the process
+	HostKey ssh.Signer // nil: made in memory, for the life of the process
 
-	// Audit gets a JSON line per event. When a write fails, the server stops.
+	// Audit receives one line of JSON per event. If a write fails, the server stops.
 	Audit  io.Writer
 	Logger *slog.Logger // nil: none
 
-	// Dial connects to an address IP:PORT that has been checked; nil: a net.Dialer.
+	// Dial connects to a checked address IP:PORT; nil: a net.Dialer.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
 }
 
@@ -148,7 +149,7 @@ func (c *Config) setDefaults() {
 func (c *Config) validate() error {
 	switch {
 	case c.Limit != nil && c.Limit.hasNames() && c.Resolver != "":
-		// Whoever chooses the resolver chooses the addresses, and would so choose what the limit permits.
+		// Whoever chooses the resolver chooses the addresses, and so would choose the destinations that the limit permits.
 		return fmt.Errorf("resolver %q is refused: the image's list has names, for which only the system's resolver answers",
 			c.Resolver)
 	case c.MaxLife <= max(c.Drain, 0):
@@ -164,7 +165,7 @@ func (c *Config) validate() error {
 	return nil
 }
 
-// A ConfigError says that a configuration is refused, whatever the state of the machine.
+// ConfigError says that the server refuses a configuration, whatever the state of the machine.
 type ConfigError struct{ Err error }
 
 func (e *ConfigError) Error() string { return e.Err.Error() }

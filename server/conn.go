@@ -16,10 +16,10 @@ import (
 	"github.com/bastion-ssm/bastion/keys"
 )
 
-// Global requests of this project, and the standard ones that are answered.
+// This project's global requests, and the standard ones that the server answers.
 const (
-	// RequestDrain tells the client that the bastion is about to stop. No reply is wanted. The payload is the
-	// number of seconds that are left, in decimal digits.
+	// RequestDrain announces to the client that the bastion is about to stop. It wants no reply. The payload is the remaining time
+	// in seconds, in decimal digits.
 	RequestDrain = "drain@bastion"
 	// RequestInfo asks for Info, as JSON in the payload of the reply.
 	RequestInfo = "info@bastion"
@@ -37,7 +37,7 @@ type Info struct {
 	IdleStop  float64   `json:"idle_stop"`  // seconds without a connection after which the bastion stops; 0: never
 	ExpiresAt time.Time `json:"expires_at"` // when the bastion stops at the latest
 	Grant     string    `json:"grant"`      // the ID of this connection's grant
-	NotAfter  time.Time `json:"not_after"`  // when the grant ends, and this connection with it
+	NotAfter  time.Time `json:"not_after"`  // end of the grant, and of this connection
 	Draining  bool      `json:"draining"`
 }
 
@@ -47,7 +47,7 @@ type InfoPorts struct {
 	Bond int `json:"bond,omitempty"` // 0: none
 }
 
-// A client is one authenticated SSH connection.
+// client is one authenticated SSH connection.
 type client struct {
 	server *Server
 	number uint64
@@ -59,11 +59,11 @@ type client struct {
 	reason  string // why the server ended the connection; written before the wire is closed
 	drained sync.Once
 
-	open   int       // channels, open or being opened; guarded by Server.mu
-	unused time.Time // when the last of them was closed, or the client came; guarded by Server.mu
+	open   int       // channels, open or opening; guarded by Server.mu
+	unused time.Time // when the last of them closed, or the client came; guarded by Server.mu
 }
 
-// serveConn is the life of one connection, from the handshake on.
+// serveConn serves one connection from the handshake to its end.
 func (s *Server) serveConn(ctx context.Context, raw net.Conn, number uint64) {
 	began := time.Now()
 	w := newWire(raw)
@@ -103,7 +103,7 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn, number uint64) {
 	s.auditClient(c, record{Event: eventDisconnect, Reason: reason, DurationMS: since(began)})
 }
 
-// handshake authenticates the client, in bounded time and tries. It returns nil if that failed, which it has audited.
+// handshake authenticates the client within bounded time and tries. It returns nil after a failure, which it has audited.
 func (s *Server) handshake(w *wire, number uint64) (*client, <-chan ssh.NewChannel, <-chan *ssh.Request) {
 	refused := false
 	refuse := func(meta ssh.ConnMetadata, key ssh.PublicKey, reason string) {
@@ -139,7 +139,7 @@ func (s *Server) handshake(w *wire, number uint64) (*client, <-chan ssh.NewChann
 	}
 	var early ssh.ServerPreAuthConn
 	config.PreAuthConnCallback = func(conn ssh.ServerPreAuthConn) { early = conn }
-	// Not before the client has proved that it has the key: another one could use the secret up.
+	// Only after the client has proved that it has the key: another client could use up the secret.
 	config.VerifiedPublicKeyCallback = func(
 		meta ssh.ConnMetadata, key ssh.PublicKey, permissions *ssh.Permissions, _ string,
 	) (*ssh.Permissions, error) {
@@ -163,7 +163,7 @@ func (s *Server) handshake(w *wire, number uint64) (*client, <-chan ssh.NewChann
 	}
 	c := &client{server: s, number: number, wire: w, conn: conn}
 	c.slot, _ = conn.Permissions.ExtraData[slotKey{}].(*slot)
-	_ = w.SetDeadline(time.Time{}) // fails if the client has gone already, which serveConn finds out
+	_ = w.SetDeadline(time.Time{}) // fails if the client has gone already, as serveConn notices
 	if err := s.attach(c); err != nil {
 		refuse(conn, nil, err.Error())
 		s.abandon(c, chans, requests)
@@ -174,7 +174,7 @@ func (s *Server) handshake(w *wire, number uint64) (*client, <-chan ssh.NewChann
 
 type slotKey struct{}
 
-// attach makes c a live connection, unless its grant has ended or was forgotten since the key was checked.
+// attach makes c a live connection, unless its grant has ended or was dropped since the server checked the key.
 func (s *Server) attach(c *client) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -196,7 +196,7 @@ func (s *Server) attach(c *client) error {
 // abandon ends a connection that was not attached.
 func (s *Server) abandon(c *client, chans <-chan ssh.NewChannel, requests <-chan *ssh.Request) {
 	_ = c.wire.Close()
-	for range chans { // the queues are closed once the connection has ended
+	for range chans { // these channels close when the connection has ended
 	}
 	for range requests {
 	}
@@ -217,16 +217,16 @@ func (s *Server) detach(c *client) {
 	s.notify()
 }
 
-// end closes the connection; the first reason is audited. It takes seconds at worst: what was written to a bond connection
-// has to get there.
+// end closes the connection, and the audit log gets the first reason. It may take seconds, because bytes written to a bond
+// connection must arrive first.
 func (c *client) end(reason string) {
 	c.endOnce.Do(func() { c.reason = reason })
 	_ = c.wire.Close()
 }
 
-// ended returns why the server ended the connection, or "". It is called after the connection has ended.
+// ended returns why the server ended the connection, or "". Call it after the connection has ended.
 func (c *client) ended() string {
-	c.endOnce.Do(func() {}) // orders the read after an end that is under way
+	c.endOnce.Do(func() {}) // orders the read after a running end
 	return c.reason
 }
 
@@ -266,8 +266,8 @@ func (c *client) info() Info {
 	}
 }
 
-// keepAlive asks the client for a sign of life four times per ClientTimeout, and ends the connection when the client
-// has not answered for ClientTimeout: else a client that vanished would keep the bastion from its idle stop.
+// keepAlive asks the client for a sign of life four times per ClientTimeout. It ends the connection if the client has not answered
+// for ClientTimeout. Otherwise a client that vanished would keep the bastion from its idle stop.
 func (c *client) keepAlive(ctx context.Context) {
 	ticker := time.NewTicker(c.server.config.ClientTimeout / 4)
 	defer ticker.Stop()
@@ -283,7 +283,7 @@ func (c *client) keepAlive(ctx context.Context) {
 	}
 }
 
-// answers asks once, and ends the connection if the client could answer and does not.
+// answers asks once, and ends the connection if the client could answer but does not.
 func (c *client) answers() bool {
 	answered := make(chan bool, 1)
 	go func() {
@@ -299,7 +299,7 @@ func (c *client) answers() bool {
 			return ok
 		case <-late.C:
 		}
-		if c.pathless() { // how long it may be is for the bond to say: see BondLinger
+		if c.pathless() { // the bond bounds this time: see BondLinger
 			late.Reset(timeout)
 			continue
 		}
@@ -308,7 +308,7 @@ func (c *client) answers() bool {
 	}
 }
 
-// drain tells the client, once, that the server is about to stop.
+// drain announces to the client, once, that the server is about to stop.
 func (c *client) drain(left time.Duration) {
 	c.drained.Do(func() {
 		seconds := strconv.Itoa(int(math.Ceil(max(0, left.Seconds()))))

@@ -20,14 +20,14 @@ import (
 	"github.com/bastion-ssm/bastion/keys"
 )
 
-// The control socket takes one request and gives one answer per connection, each a line of JSON.
+// The control socket takes one request per connection and gives one answer, each a line of JSON.
 const (
 	maxControlMessage = 32 << 10 // bytes of a line
 	maxControlConns   = 8
 	controlTimeout    = 5 * time.Second
 )
 
-// rootUID is the user as whom ECS Exec runs its commands, whatever the task's user is.
+// rootUID is the user of ECS Exec's commands, whatever the task's user is.
 const rootUID = 0
 
 const (
@@ -46,7 +46,7 @@ type controlReply struct {
 	Health *Health          `json:"health,omitempty"`
 }
 
-// Health is what a server says of itself on its control socket.
+// Health is a server's report on its control socket.
 type Health struct {
 	Version     string    `json:"version"`
 	Port        int       `json:"port"`
@@ -70,7 +70,7 @@ func PushGrant(ctx context.Context, path, word string) (keys.GrantReply, error) 
 	return *reply.Grant, nil
 }
 
-// CheckHealth asks the server whose control socket is at path how it is.
+// CheckHealth asks the server whose control socket is at path for its Health.
 func CheckHealth(ctx context.Context, path string) (Health, error) {
 	reply, err := callControl(ctx, path, controlRequest{Op: opHealth})
 	if err != nil {
@@ -114,8 +114,8 @@ func callControl(ctx context.Context, path string, request controlRequest) (cont
 	return reply, nil
 }
 
-// listenControl opens the control socket: mode 0600, in a directory of mode 0700 that belongs to this user. It replaces
-// a socket without a listener.
+// listenControl opens the control socket: mode 0600, in a directory of mode 0700 that belongs to this user. It replaces a socket
+// without a listener.
 func listenControl(path string) (net.Listener, error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -233,7 +233,7 @@ func (s *Server) health() Health {
 	return h
 }
 
-// readLine reads a bounded line.
+// readLine reads a line of bounded length.
 func readLine(r io.Reader) ([]byte, error) {
 	line, err := bufio.NewReader(io.LimitReader(r, maxControlMessage)).ReadBytes('\n')
 	if errors.Is(err, io.EOF) {

@@ -5,10 +5,10 @@ import (
 	"time"
 )
 
-// drain tells the clients to go and waits until no channel is open, at most until the deadline.
+// drain tells the clients to go, and waits until all channels are closed, at most until the deadline.
 func (s *Server) drain(reason string) {
 	now := time.Now()
-	deadline := now.Add(max(0, s.config.Drain)) // by watch's doing not after expiresAt
+	deadline := now.Add(max(0, s.config.Drain)) // watch ensures that this is not after expiresAt
 	s.mu.Lock()
 	s.draining = true
 	clients := make([]*client, 0, len(s.clients))
@@ -60,11 +60,11 @@ func (s *Server) drain(reason string) {
 	told.Wait()
 }
 
-// noticeTime is how long a drain lasts at least, unless its notices have reached the clients before. A drain without channels would be
-// over at once, and a client that does not hear of it takes its bastion for lost.
+// noticeTime is the least time of a drain, unless its notices have reached the clients before. A drain without channels would
+// otherwise end at once, and a client without the notice would take its bastion for lost.
 const noticeTime = 2 * time.Second
 
-// awaitNotices waits until the notices have been sent, until the given time at most.
+// awaitNotices waits until the notices have been sent, at most until the given time.
 func awaitNotices(sent <-chan struct{}, until time.Time, halted <-chan struct{}) {
 	late := time.NewTimer(time.Until(until))
 	defer late.Stop()

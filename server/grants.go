@@ -11,25 +11,25 @@ import (
 	"github.com/bastion-ssm/bastion/keys"
 )
 
-// A slot holds the grant of one public key, and the connections that the key has opened. A newer grant for the key
-// takes the older one's place in the slot: live connections go on under it. When the grant ends, so do its connections.
-// All fields but blob and fingerprint are guarded by Server.mu.
+// slot holds the grant of one public key, and the connections that the key has opened. A newer grant for the key replaces the older
+// one in the slot, and live connections go on under it. When the grant ends, so do its connections. Server.mu guards all fields
+// except blob and fingerprint.
 type slot struct {
-	blob        []byte // the key in wire form
+	blob        []byte // the key in wire format
 	fingerprint string
 	grant       keys.Grant
 	permit      *Allow // nil: the grant does not narrow the server's list
 	clients     map[*client]struct{}
-	left        time.Time // when the last of clients went; zero: the key was never used
+	left        time.Time // when the last of clients left; zero: the key was never used
 
 	secret      keys.Secret // proves the host key to the grant's sender, once; zero: none, or used
-	secretUntil time.Time   // when it is forgotten
+	secretUntil time.Time   // when the server forgets it
 }
 
 func (g *slot) live(now time.Time) bool { return now.Before(g.grant.NotAfter) }
 
-// AddGrant accepts the grant that word encodes, or refuses it with a code in the reply. A grant for a key that already
-// has one replaces it. No grant outlives the server's maximum life.
+// AddGrant accepts the grant that word encodes, or refuses it with a code in the reply. A grant for a key that already has one
+// replaces it. Every grant ends with the server's maximum life.
 func (s *Server) AddGrant(word string) keys.GrantReply {
 	g, key, permit, err := readGrant(word)
 	if err != nil {
@@ -65,7 +65,7 @@ func (s *Server) AddGrant(word string) keys.GrantReply {
 		entry.secret, entry.secretUntil = g.Secret, now.Add(keys.ProofTime)
 		entry.grant, entry.permit = g, permit
 		entry.grant.Secret = keys.Secret{}
-		s.active = now // somebody is about to connect
+		s.active = now // a client is about to connect
 		if s.granted != nil {
 			close(s.granted)
 			s.granted = nil
@@ -114,7 +114,7 @@ func (s *Server) refuseGrant(g keys.Grant, fingerprint, code string, err error) 
 	return keys.GrantReply{V: keys.ReplyVersion, Version: s.config.Version, Grant: g.ID, Code: code, Error: err.Error()}
 }
 
-// slotOf finds the slot of a key, comparing each in constant time. The caller holds s.mu.
+// slotOf finds the slot of a key, and compares each in constant time. Callers hold s.mu.
 func (s *Server) slotOf(blob []byte) *slot {
 	var found *slot
 	for g := range s.slots {
@@ -125,10 +125,10 @@ func (s *Server) slotOf(blob []byte) *slot {
 	return found
 }
 
-// roomForGrant forgets ended grants if that is needed to make room. They are kept as long as there is room, so that the
-// audit log can say "expired" rather than "no grant". If all live, the one goes whose key was used and has been away for
-// longest: clients make a key for each run and cannot give a grant back, and one that does return asks for another. A key
-// in use and one that has yet to come keep theirs. The caller holds s.mu.
+// roomForGrant makes room for a grant, if needed, by forgetting ended ones. It keeps these while there is room, so that the audit
+// log can say "expired" rather than "no grant". If all grants live, it forgets the one whose used key has been away for longest.
+// Clients make a key for each run and cannot give a grant back, and a client that does return asks for another grant. A key in use,
+// or not used yet, keeps its grant. Callers hold s.mu.
 func (s *Server) roomForGrant(now time.Time) bool {
 	if len(s.slots) < s.config.MaxGrants {
 		return true
@@ -149,8 +149,8 @@ func (s *Server) roomForGrant(now time.Time) bool {
 	return len(s.slots) < s.config.MaxGrants
 }
 
-// endExpired ends the connections whose grants have ended and forgets old secrets. It returns when the next grant or secret
-// ends, if there is one.
+// endExpired ends the connections whose grants have ended, and forgets old secrets. It returns when the next grant or secret ends,
+// or zero.
 func (s *Server) endExpired(now time.Time) (next time.Time) {
 	var ended []*client
 	s.mu.Lock()
@@ -196,8 +196,9 @@ func (s *Server) grantFor(key ssh.PublicKey) (*slot, error) {
 	}
 }
 
-// proof returns the proof of the host key for the client that has just shown to have the key of g, in the SSH connection
-// with the given session id; "" if g has no secret. It forgets the secret: whoever learns it later can prove nothing by it.
+// proof returns the proof of the host key for a client that has just proved its key, which is g's. The proof is bound to the SSH
+// connection with the given session id. It returns "" if g has no secret. It forgets the secret, so that nobody who learns it later
+// can prove anything by it.
 func (s *Server) proof(g *slot, key ssh.PublicKey, session []byte) string {
 	s.mu.Lock()
 	secret := g.secret
@@ -220,7 +221,7 @@ func (s *Server) awaitGrant(key ssh.PublicKey) (*slot, error) {
 	timeUp := time.NewTimer(pendingTime)
 	defer timeUp.Stop()
 	for {
-		// Whoever is added after this sees the channel, and whoever was added before is found.
+		// A grant added after this closes the channel, and one added before is found.
 		s.mu.Lock()
 		if s.granted == nil {
 			s.granted = make(chan struct{})

@@ -9,21 +9,21 @@ import (
 	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
-// Requests by which the bastion says why it ends something. No reply is wanted.
+// Requests that say why the bastion ends something. They want no reply.
 const (
 	// RequestEnded, on a channel, has the reason in words as its payload.
 	RequestEnded = "ended@bastion"
-	// RequestIdle, a global request, says that the connection ends because it had no channel for as long as
-	// Config.IdleConn. The client is to come back when it has something to do, not before.
+	// RequestIdle, a global request, says that the connection ends because it had no channel for Config.IdleConn. The client must
+	// come back only when it needs a connection.
 	RequestIdle = "idle@bastion"
 )
 
-// An idleError says that the bastion ended a connection that carried nothing.
+// idleError says that the bastion ended a connection that carried nothing.
 type idleError struct{ limit time.Duration }
 
 func (e *idleError) Error() string { return "idle for " + duration.String(e.limit) }
 
-// activity is when a forwarded connection last carried bytes, in either direction.
+// activity records when a forwarded connection last carried bytes, in either direction.
 type activity struct {
 	began time.Time
 	last  atomic.Int64 // since began
@@ -34,7 +34,7 @@ func newActivity() *activity { return &activity{began: time.Now()} }
 
 func (a *activity) note() { a.last.Store(int64(time.Since(a.began))) }
 
-// idle waits until nothing was carried for limit, which it reports, or until over is closed.
+// idle waits until the connection has carried nothing for limit, and then returns true, or until over is closed.
 func (a *activity) idle(limit time.Duration, over <-chan struct{}) bool {
 	for {
 		left := time.Duration(a.last.Load()) + limit - time.Since(a.began)
@@ -52,8 +52,8 @@ func (a *activity) idle(limit time.Duration, over <-chan struct{}) bool {
 	}
 }
 
-// endUnused ends the client when it has had no channel for as long as Config.IdleConn: as long as it is connected, the
-// pings on the way here keep an account's own rule about idle sessions from taking effect.
+// endUnused ends a client that has had no channel for Config.IdleConn. While a client is connected, the pings on the way here keep
+// an account's own rule about idle sessions from taking effect.
 func (c *client) endUnused(ctx context.Context) {
 	limit := c.server.config.IdleConn
 	if limit <= 0 {

@@ -10,8 +10,8 @@ import (
 
 const portTries = 50
 
-// listen opens the listeners of address, which must be on loopback: "localhost:PORT" means 127.0.0.1 and, where the
-// system has it, ::1, both on the same port; else HOST is a loopback address. Port 0 picks one that is free on both.
+// listen opens the listeners of address, which must be on loopback. "localhost:PORT" means 127.0.0.1 and, if the system has it,
+// ::1, both on the same port; any other HOST is a loopback address. Port 0 picks a port that is free on both.
 func listen(address string) ([]net.Listener, error) {
 	host, port, err := net.SplitHostPort(address)
 	if err != nil {
@@ -55,7 +55,7 @@ func listen(address string) ([]net.Listener, error) {
 	return nil, fmt.Errorf("listen: %w", last)
 }
 
-// hasLoopback6 says whether ::1 can be used at all.
+// hasLoopback6 reports whether ::1 is usable.
 func hasLoopback6() bool {
 	l, err := net.Listen("tcp6", "[::1]:0")
 	if err != nil {

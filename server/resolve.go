@@ -14,14 +14,14 @@ import (
 )
 
 const (
-	maxAddresses   = 16 // of one name that are considered
+	maxAddresses   = 16 // of one name that the server considers
 	resolvConf     = "/etc/resolv.conf"
 	maxResolvConf  = 64 << 10
 	maxNameservers = 16
 )
 
-// newResolver returns a resolver that asks the DNS server at address (IP:PORT), or the system's if address is empty,
-// and the addresses of the servers that it asks.
+// newResolver returns a resolver that asks the DNS server at address (IP:PORT), or the system's if address is empty. It also
+// returns the addresses of the servers that the resolver asks.
 func newResolver(address string) (*net.Resolver, []netip.Addr, error) {
 	if address == "" {
 		f, err := os.Open(resolvConf)
@@ -41,8 +41,8 @@ func newResolver(address string) (*net.Resolver, []netip.Addr, error) {
 	return &net.Resolver{PreferGo: true, Dial: dial}, []netip.Addr{server.Addr()}, nil
 }
 
-// dialResolver connects to a DNS server for the query of ctx. The resolver itself does not interrupt a query whose
-// context is canceled: it would go on, unwanted, until its own time limit.
+// dialResolver connects to a DNS server for the query of ctx. The resolver itself does not interrupt a canceled query: it would go
+// on, unwanted, until its own time limit.
 func dialResolver(ctx context.Context, network, address string) (net.Conn, error) {
 	conn, err := new(net.Dialer).DialContext(ctx, network, address)
 	if err == nil {

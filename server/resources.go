@@ -18,19 +18,19 @@ import (
 // DefaultCgroup is where the kernel shows the control group of the task's container.
 const DefaultCgroup = "/sys/fs/cgroup"
 
-// TaskHealth is the answer to RequestHealth: what the task has and what was used of it, by bastiond, the SSM agent and its processes
-// together. A client compares two answers. What is not known is left out.
+// TaskHealth is the answer to RequestHealth: the task's resources, and their use by bastiond, the SSM agent and its processes
+// together. A client compares two answers. Unknown fields are left out.
 type TaskHealth struct {
 	V            int     `json:"v"`                      // 1
-	At           float64 `json:"at_seconds"`             // since bastiond began
+	At           float64 `json:"at_seconds"`             // since bastiond's start
 	CPUs         int     `json:"cpus"`                   // processors that bastiond sees
 	CPULimit     float64 `json:"cpu_limit,omitempty"`    // vCPU of the task
 	CPUUsed      float64 `json:"cpu_used_seconds"`       // so far
 	Periods      int64   `json:"cpu_periods"`            // of the kernel's quota, so far
-	Throttled    int64   `json:"cpu_throttled_periods"`  // of these, the ones whose quota was used up
+	Throttled    int64   `json:"cpu_throttled_periods"`  // of these, the ones that used up the quota
 	ThrottledFor float64 `json:"cpu_throttled_seconds"`  //
 	MemoryLimit  int64   `json:"memory_limit,omitempty"` // bytes
-	MemoryUsed   int64   `json:"memory_used,omitempty"`  // bytes, without what the kernel can drop
+	MemoryUsed   int64   `json:"memory_used,omitempty"`  // bytes, without those that the kernel can drop
 	Sessions     int     `json:"sessions"`               // SSM sessions to bastiond
 	MaxSessions  int     `json:"max_sessions,omitempty"` // that the task's memory has room for
 }
@@ -38,12 +38,12 @@ type TaskHealth struct {
 // HealthVersion is TaskHealth's V.
 const HealthVersion = 1
 
-// resources reads what the kernel and ECS say of the task. It has no state but what ECS said at the start.
+// resources reads the kernel's and ECS's figures of the task. Its only state is ECS's answer at the start.
 type resources struct {
 	cgroup string
 	began  time.Time
 
-	cpu    float64 // vCPU, by ECS; 0: it does not say
+	cpu    float64 // vCPU, by ECS; 0: unknown
 	memory int64   // bytes, by ECS
 }
 
@@ -53,8 +53,8 @@ const (
 	mib          = 1 << 20
 )
 
-// findResources asks ECS for the task's limits, at the metadata endpoint if there is one. The kernel's control group may show
-// the container alone, and the limits are the task's.
+// findResources asks ECS for the task's limits, at the metadata endpoint if there is one. The kernel's control group may show only
+// the container, but the limits are the task's.
 func findResources(ctx context.Context, cgroup, metadata string) (*resources, error) {
 	r := &resources{cgroup: cgroup, began: time.Now()}
 	if metadata == "" {
@@ -90,7 +90,7 @@ func findResources(ctx context.Context, cgroup, metadata string) (*resources, er
 	return r, nil
 }
 
-// memoryLimit is how much memory the task may use, in bytes; 0: unknown.
+// memoryLimit returns how much memory the task may use, in bytes; 0: unknown.
 func (r *resources) memoryLimit() int64 {
 	if r.memory > 0 {
 		return r.memory
@@ -99,14 +99,14 @@ func (r *resources) memoryLimit() int64 {
 	if !ok {
 		limit, ok = r.number("memory/memory.limit_in_bytes")
 	}
-	const none = 1 << 50 // version 1 says a number beyond any machine's memory where there is no limit
+	const none = 1 << 50 // without a limit, version 1 has a number beyond any machine's memory
 	if !ok || limit >= none {
 		return 0
 	}
 	return limit
 }
 
-// health reads how the task does.
+// health reads the present figures.
 func (r *resources) health() TaskHealth {
 	h := TaskHealth{
 		V: HealthVersion, At: time.Since(r.began).Seconds(), CPUs: runtime.NumCPU(), CPULimit: r.cpu, MemoryLimit: r.memoryLimit(),
@@ -169,13 +169,13 @@ func (r *resources) read(name string) []byte {
 	return text
 }
 
-// number reads a file that holds one.
+// number reads a file with one number.
 func (r *resources) number(name string) (int64, bool) {
 	n, err := strconv.ParseInt(string(bytes.TrimSpace(r.read(name))), 10, 64)
 	return n, err == nil
 }
 
-// table reads a file with a name and a number on each line; nil if there is none.
+// table reads a file with a name and a number on each line; nil if it is missing.
 func (r *resources) table(name string) map[string]int64 {
 	text := r.read(name)
 	if text == nil {

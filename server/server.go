@@ -22,19 +22,19 @@ import (
 
 const (
 	maxAuthTries = 6
-	// acceptPause is the wait after an accept that failed: most likely the process has no descriptor left.
+	// acceptPause is the wait after a failed accept. Most likely the process has no free file descriptor.
 	acceptPause = 100 * time.Millisecond
 )
 
-// A Server is bastiond's SSH server. It listens from New on; Run serves.
+// Server is bastiond's SSH server. It listens from New on; Run serves.
 type Server struct {
 	config    Config
 	ssh       *ssh.ServerConfig
 	hostKey   ssh.PublicKey
 	resolver  *net.Resolver
-	resolvers []netip.Addr // that resolver asks; refused as destinations unless an entry names them
+	resolvers []netip.Addr // the servers that resolver asks; refused as destinations unless an entry names them
 	listeners []net.Listener
-	bonds     []net.Listener                // of the bond port; Run makes bond of them. None: no bond port
+	bonds     []net.Listener                // of the bond port; Run makes bond from them. None: no bond port
 	bond      atomic.Pointer[bond.Listener] // nil: none, or Run has not begun
 	control   net.Listener                  // nil: none
 	port      int
@@ -43,24 +43,24 @@ type Server struct {
 	audit     auditor
 
 	resources  *resources
-	taskMemory int64 // bytes; 0: not known
+	taskMemory int64 // bytes; 0: unknown
 	memory     sync.Mutex
-	heapLimit  int64 // as it was set last; guarded by memory
+	heapLimit  int64 // as last set; guarded by memory
 
 	halt     context.CancelFunc // ends everything at once
-	halted   context.Context    // done when halt was called
+	halted   context.Context    // done after halt
 	finished chan struct{}      // closed when Run has returned
 	work     sync.WaitGroup     // every goroutine that Run started
-	wake     chan struct{}      // of capacity 1: something changed that the loop in watch or drain looks at
+	wake     chan struct{}      // capacity 1: wakes the loop in watch or drain
 
 	mu       sync.Mutex
 	running  bool
 	draining bool
 	conns    int                  // SSH connections, authenticated or not
-	plain    int                  // of these, the ones of the SSH port
+	plain    int                  // of these, those of the SSH port
 	clients  map[*client]struct{} // authenticated
 	slots    map[*slot]struct{}
-	open     int           // channels, open or being opened
+	open     int           // channels, open or opening
 	number   uint64        // of the last connection
 	channels uint64        // number of the last channel
 	active   time.Time     // when a client was last connected, or a grant came
@@ -68,7 +68,7 @@ type Server struct {
 	granted  chan struct{} // closed and set to nil when a grant is added; nil: no waiter
 }
 
-// New checks the configuration, which may give a *ConfigError, and listens. The caller must call Run or Close.
+// New checks the configuration, which may fail with a *ConfigError, and listens. The caller must call Run or Close.
 func New(config Config) (*Server, error) {
 	s, err := newServer(config)
 	if err != nil {
@@ -94,7 +94,7 @@ func New(config Config) (*Server, error) {
 	return s, nil
 }
 
-// newServer is New without the listening.
+// newServer is New without the listeners.
 func newServer(config Config) (*Server, error) {
 	config.setDefaults()
 	if err := config.validate(); err != nil {
@@ -139,7 +139,7 @@ func newServer(config Config) (*Server, error) {
 	return s, nil
 }
 
-// ciphers are those with authentication built in, fastest first.
+// ciphers are those with built-in authentication, fastest first.
 var ciphers = []string{ssh.CipherAES128GCM, ssh.CipherAES256GCM, ssh.CipherChaCha20Poly1305}
 
 // Port returns the SSH port.
@@ -152,10 +152,9 @@ func (s *Server) hostKeyLine() string {
 	return strings.TrimSpace(string(ssh.MarshalAuthorizedKey(s.hostKey)))
 }
 
-// Run serves until the server has been idle or has lived for as long as it may, or ctx is done. Then it drains: it
-// tells its clients, takes no new connections or channels, and returns once no channel is open, or at the drain's
-// deadline. It returns after every connection has ended. The error is nil unless the server had to stop. Run is called
-// once.
+// Run serves until the server has been idle for too long, has reached its maximum life, or ctx is done. Then it drains: it tells
+// its clients, takes no new connections or channels, and waits until all channels are closed, or until the drain's deadline. It
+// returns after every connection has ended. The error is nil unless the server had to stop. Call Run once.
 func (s *Server) Run(ctx context.Context) error {
 	s.mu.Lock()
 	if s.running || s.halted.Err() != nil {
@@ -196,7 +195,7 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
-// Close ends everything at once, and waits for Run to return if it is running.
+// Close ends everything at once, and waits for a running Run to return.
 func (s *Server) Close() error {
 	s.mu.Lock()
 	running := s.running
@@ -230,7 +229,7 @@ func (s *Server) fail(err error) {
 	s.halt()
 }
 
-// notify makes the loop look again.
+// notify wakes the loop.
 func (s *Server) notify() {
 	select {
 	case s.wake <- struct{}{}:
@@ -238,7 +237,7 @@ func (s *Server) notify() {
 	}
 }
 
-// watch returns the reason to stop when there is one. Until then it ends connections whose grants end.
+// watch returns the reason to stop once there is one. Until then it ends connections whose grants end.
 func (s *Server) watch(ctx context.Context) (reason string) {
 	drainAt := s.expiresAt.Add(-max(0, s.config.Drain))
 	for {
@@ -271,7 +270,8 @@ func (s *Server) watch(ctx context.Context) (reason string) {
 	}
 }
 
-// idleUntil returns when the server will have been idle for too long, if nothing happens and it may stop for that.
+// idleUntil returns when the server will have been idle for too long if nothing happens. It returns false if the server must not
+// stop for that.
 func (s *Server) idleUntil() (time.Time, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -297,7 +297,7 @@ func (s *Server) accept(l net.Listener) {
 			r := record{Event: eventAuthRefused, Result: resultRefused, Reason: err.Error(), Conn: number}
 			r.from(conn)
 			s.audit.write(r)
-			s.work.Go(func() { _ = conn.Close() }) // that of a bond connection takes its time
+			s.work.Go(func() { _ = conn.Close() }) // closing a bond connection takes its time
 			continue
 		}
 		s.work.Go(func() {
@@ -310,7 +310,7 @@ func (s *Server) accept(l net.Listener) {
 	}
 }
 
-// admit counts a connection in, if there may be one more.
+// admit counts a new connection, if the limits allow one more.
 func (s *Server) admit() (number uint64, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -331,7 +331,7 @@ func (s *Server) dismiss() {
 	s.mu.Unlock()
 }
 
-// countPlain counts in a connection that is a session by itself. What it returns counts it out.
+// countPlain counts a connection that is a session by itself. The caller calls out at its end.
 func (s *Server) countPlain() (out func()) {
 	count := func(n int) {
 		s.mu.Lock()

@@ -25,8 +25,8 @@ var neverRanges = []addrRange{
 // loopbackRanges are refused unless an entry wholly inside one names the address.
 var loopbackRanges = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.MustParsePrefix("::1/128")}
 
-// neverPermitted says whether addr (unmapped) is in one of neverRanges, or an IPv6 address that a translator or tunnel
-// would turn into an IPv4 address that is special: there is no honest use for those.
+// neverPermitted reports whether addr (unmapped) is in one of neverRanges. It also reports an IPv6 address that a translator or
+// tunnel would turn into a special IPv4 address. Such addresses have no honest use.
 func neverPermitted(addr netip.Addr) (what string, never bool) {
 	if !addr.IsValid() {
 		return "no address", true
@@ -59,7 +59,7 @@ var (
 	prefixCompatible = netip.MustParsePrefix("::/96")           // RFC 4291 2.5.5.1, deprecated
 	prefixTranslated = netip.MustParsePrefix("::ffff:0:0:0/96") // RFC 2765
 	prefixNAT64      = netip.MustParsePrefix("64:ff9b::/96")    // RFC 6052
-	prefixLocalNAT64 = netip.MustParsePrefix("64:ff9b:1::/48")  // RFC 8215: any of the forms of RFC 6052 inside
+	prefixLocalNAT64 = netip.MustParsePrefix("64:ff9b:1::/48")  // RFC 8215: any of RFC 6052's forms inside
 	prefix6to4       = netip.MustParsePrefix("2002::/16")       // RFC 3056
 	prefixTeredo     = netip.MustParsePrefix("2001::/32")       // RFC 4380: server in clear, client inverted
 )

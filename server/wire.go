@@ -7,9 +7,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/sshwire"
 )
 
-// wire is the transport under an SSH connection. The end of a channel is a clean end that the destination must see as one; after
-// the end of the whole connection, what the destination has got is cut short, and it must not take it for all. The Watch
-// tells the two apart.
+// wire is the transport under an SSH connection. The destination must see the end of a channel as a clean end. After the end of the
+// whole connection its data is incomplete, and it must not take that for the whole. The Watch tells the two apart.
 type wire struct {
 	net.Conn
 	watch *sshwire.Watch
@@ -25,7 +24,7 @@ func newWire(conn net.Conn) *wire {
 
 func (w *wire) Read(p []byte) (int, error) { return w.watch.Read(w.Conn, p) }
 
-// Write closes the wire when it fails: the SSH transport notes the failure, but reads on.
+// Write closes the wire after a failure: the SSH transport notices the failure, but reads on.
 func (w *wire) Write(p []byte) (int, error) {
 	n, err := w.Conn.Write(p)
 	if err != nil {
@@ -34,7 +33,7 @@ func (w *wire) Write(p []byte) (int, error) {
 	return n, err
 }
 
-// Close may be called more than once, and returns when the wire is closed. That of a bond takes seconds at worst.
+// Close returns when the wire is closed, which may take seconds for a bond. Later calls do nothing more.
 func (w *wire) Close() error {
 	w.watch.End()
 	if !w.closing.Swap(true) {

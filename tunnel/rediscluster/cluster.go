@@ -95,9 +95,8 @@ func New(d tunnel.Dialer, dest string, cfg Config) (*Cluster, error) {
 	return &Cluster{dialer: d, dest: dest, cfg: cfg, log: log}, nil
 }
 
-// Serve accepts clients from ln, and from the listeners that it opens for the nodes, until ctx is done; then it closes
-// all listeners and connections, waits for them, and returns nil. It returns an error only if ln breaks. It may be
-// called once.
+// Serve accepts clients from ln, and from the listeners that it opens for the nodes. When ctx is done, it closes all listeners and
+// connections, waits for them, and returns nil. It returns an error only if ln breaks. It may be called once.
 func (c *Cluster) Serve(ctx context.Context, ln net.Listener) error {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -159,7 +158,7 @@ func (c *Cluster) dialAddr(n *node) string {
 	return n.dial
 }
 
-// translate returns the address of the listener for a node that another one announced, and opens it if there is none.
+// translate returns the address of the listener for a node that another one announced. It opens the listener if needed.
 func (c *Cluster) translate(from *node, a announced) (string, int, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -204,7 +203,7 @@ func (c *Cluster) translate(from *node, a announced) (string, int, bool) {
 	return n.local.Addr().String(), int(n.local.Port()), true
 }
 
-// call makes names those of n alone; the newest stay.
+// call makes names the names of n and no other node; the newest stay.
 func (c *Cluster) call(n *node, names ...string) {
 	for _, name := range names {
 		if other := c.byName[name]; other != nil && other != n {
@@ -219,7 +218,7 @@ func (c *Cluster) call(n *node, names ...string) {
 	}
 }
 
-// open starts a listener for a node. It returns nil if that is not possible.
+// open starts a listener for a node. It returns nil if it cannot.
 func (c *Cluster) open(dial string) *node {
 	if len(c.nodes) > c.cfg.MaxNodes && !c.evict() {
 		if !c.full {
@@ -257,7 +256,7 @@ func (c *Cluster) open(dial string) *node {
 	return n
 }
 
-// evict closes the listener that was announced longest ago, if that is long enough, of those that nobody uses.
+// evict closes an unused listener: the one announced longest ago, if that is long enough.
 func (c *Cluster) evict() bool {
 	var oldest *node
 	for _, n := range c.nodes[1:] {

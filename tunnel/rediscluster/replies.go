@@ -15,11 +15,10 @@ const (
 	maxShort   = 16      // bytes of a string that may name a kind of message
 )
 
-// replies rewrites what a node sends. It belongs to the goroutine that reads from the node.
+// replies rewrites a node's replies. It belongs to the goroutine that reads from the node.
 //
-// It follows the outline of RESP2 and RESP3 and gives out what it takes in at once, but for lines that may be
-// redirections and replies to CLUSTER commands, which it holds until they are complete. What it does not understand
-// passes from then on.
+// It follows the outline of RESP2 and RESP3, and passes its input on at once. It only holds lines that may be redirections, and
+// replies to CLUSTER commands, until they are complete. After input that it does not understand, it passes everything on.
 type replies struct {
 	t   *tracker
 	tls bool
@@ -69,7 +68,7 @@ type mark struct {
 	kind kind
 }
 
-// outline is what must be known of a whole reply.
+// outline has the needed facts about a whole reply.
 type outline struct {
 	typ   byte
 	n     int64  // elements of an aggregate
@@ -78,7 +77,7 @@ type outline struct {
 	third string // the third, if it is an integer
 }
 
-// feed appends to out what becomes of in.
+// feed appends the rewritten in to out.
 func (r *replies) feed(out, in []byte) []byte {
 	for len(in) > 0 {
 		if r.raw {
@@ -95,10 +94,10 @@ func (r *replies) feed(out, in []byte) []byte {
 	return out
 }
 
-// flush appends what is still held: the node has ended the connection.
+// flush appends the held bytes, because the node has ended the connection.
 func (r *replies) flush(out []byte) []byte { return r.release(out) }
 
-// passes returns how many bytes need not be fed: they would pass unseen. Those that did are reported to passed.
+// passes returns how many bytes need not be fed, because they would pass unseen. The caller reports those that did to passed.
 func (r *replies) passes() int64 {
 	switch {
 	case r.raw:
@@ -115,7 +114,7 @@ func (r *replies) passed(n int) {
 	}
 }
 
-// giveUp lets pass what is held and all that comes.
+// giveUp passes on the held bytes and all later ones.
 func (r *replies) giveUp(out []byte, why string) []byte {
 	r.raw = true
 	r.stack, r.line, r.marks = nil, nil, nil
@@ -131,7 +130,7 @@ func (r *replies) release(out []byte) []byte {
 	return out
 }
 
-// emit gives out p or holds it.
+// emit passes p on or holds it.
 func (r *replies) emit(out, p []byte) []byte {
 	limit := maxLine
 	switch r.hold {
@@ -194,7 +193,7 @@ func (r *replies) inLine(out, in []byte) (int, []byte) {
 	return n, r.lineDone(out)
 }
 
-// isHeader reports whether the rest of a line is a length.
+// isHeader reports whether a line of this type has a length.
 func isHeader(typ byte) bool { return bytes.IndexByte([]byte("$!=*%~>|"), typ) >= 0 }
 
 // begin looks at the first byte of an element.
@@ -307,7 +306,7 @@ func (r *replies) complete(out []byte) []byte {
 	}
 }
 
-// replied tells the tracker of a whole reply, and notes what it changes.
+// replied reports a whole reply to the tracker, and records its effects.
 func (r *replies) replied() {
 	t := r.t
 	t.mu.Lock()
@@ -361,7 +360,7 @@ func (r *replies) replied() {
 	}
 }
 
-// peek returns what the reply that begins with typ is a reply to, as far as that can be known yet.
+// peek returns the kind of request that a reply beginning with typ answers, as far as known yet.
 func (t *tracker) peek(typ byte) kind {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -377,8 +376,8 @@ func (t *tracker) peek(typ byte) kind {
 	return t.front()
 }
 
-// isMessage reports whether a reply is a message of PubSub, which answers no request. RESP3 says so itself; in RESP2 it
-// has the form of one and comes while messages may.
+// isMessage reports whether a reply is a message of PubSub, which answers no request. RESP3 marks messages itself; in RESP2 it has
+// a message's form and comes while messages may come.
 func (t *tracker) isMessage(o *outline, protocol uint32) bool {
 	t.mu.Lock()
 	defer t.mu.Unlock()

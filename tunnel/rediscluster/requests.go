@@ -7,7 +7,7 @@ import (
 	"sync"
 )
 
-// kind says what is to be done with the reply to a request.
+// kind says how to treat the reply to a request.
 type kind uint8
 
 const (
@@ -61,8 +61,8 @@ type pending struct {
 // tracker knows which requests wait for their replies, in order. The client's direction writes to it before the node
 // sees a request, the node's direction reads from it.
 //
-// A connection on which that cannot be known any more is lost: its CLUSTER replies stay as they are, until a RESET
-// makes it like a new one. Even so, redirections are rewritten: they name themselves.
+// On some connections the tracker can lose the order. Their CLUSTER replies then stay unchanged, until a RESET makes the connection
+// like a new one. Even so, replies rewrites redirections, which identify themselves.
 type tracker struct {
 	parser requestParser // of the client's direction alone
 
@@ -78,7 +78,7 @@ type tracker struct {
 	inMulti    bool // as the requests have it
 }
 
-// sent takes in what the client sends.
+// sent takes in the client's bytes.
 func (t *tracker) sent(p []byte) {
 	for len(p) > 0 {
 		var done bool
@@ -201,10 +201,10 @@ func (t *tracker) pop() pending {
 
 func (t *tracker) empty() bool { return t.head == len(t.queue) }
 
-// front is the oldest request's kind.
+// front returns the oldest request's kind.
 func (t *tracker) front() kind { return t.queue[t.head].kind }
 
-// skipPubSub takes off what will have no reply of its own but confirmations, which may come late or never.
+// skipPubSub removes requests that have only confirmations, which may come late or never.
 func (t *tracker) skipPubSub() {
 	for !t.empty() && t.front().isPubSub() {
 		t.pop()
@@ -215,7 +215,7 @@ func (t *tracker) lose(why string) {
 	t.queue, t.head, t.pubsub, t.resync, t.lost = nil, 0, 0, false, why
 }
 
-// requestParser splits what a client sends into requests and keeps the first arguments' beginnings, in lower case.
+// requestParser splits a client's bytes into requests, and keeps the first arguments' beginnings, in lower case.
 type requestParser struct {
 	args   [keptArgs]string
 	count  int64 // of arguments

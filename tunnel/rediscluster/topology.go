@@ -21,7 +21,7 @@ type translator func(announced) (host string, port int, ok bool)
 // maxHost is the longest host that is taken for one: a DNS name's length.
 const maxHost = 253
 
-// isHost reports whether s can be a name or an address. "?" is what Redis writes for a name that it does not know.
+// isHost reports whether s can be a name or an address. Redis writes "?" for an unknown name.
 func isHost(s string) bool {
 	if s == "" || len(s) > maxHost {
 		return false
@@ -81,9 +81,9 @@ func rewriteRedirect(line []byte, tr translator) []byte {
 	return []byte(fields[0] + " " + fields[1] + " " + toHost + ":" + strconv.Itoa(toPort) + "\r\n")
 }
 
-// rewriteReply rewrites a whole reply to a CLUSTER command. What has not the form of such a reply comes back as it is.
+// rewriteReply rewrites a whole reply to a CLUSTER command. A reply of another form comes back unchanged.
 //
-// tls says that the forward speaks TLS with the nodes, in the place of its clients.
+// tls says that the forward speaks TLS with the nodes, in place of its clients.
 func rewriteReply(k kind, raw []byte, tls bool, tr translator) []byte {
 	w := walker{raw: raw, tls: tls, tr: tr}
 	switch k {
@@ -104,7 +104,7 @@ func rewriteReply(k kind, raw []byte, tls bool, tr translator) []byte {
 	return w.apply()
 }
 
-// walker goes through a reply and notes what to change. A reply's outline has been checked before: it is complete.
+// walker goes through a reply and collects the edits. A reply's outline has been checked before: it is complete.
 type walker struct {
 	raw    []byte
 	at     int
@@ -281,7 +281,7 @@ func (w *walker) slotNode() {
 	w.place(announced{host: host.text, port: number}, append(more, host), []value{port})
 }
 
-// place notes what becomes of a node's names and ports if its address has a translation.
+// place collects the edits of a node's names and ports if its address has a translation.
 func (w *walker) place(a announced, names, ports []value) {
 	for _, v := range names {
 		if !v.null && v.text != a.host {
