@@ -17,7 +17,7 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-// What the real agent is set to.
+// Settings of the real agent.
 const (
 	agentVersion     = "3.3.0.0"
 	resendInterval   = 100 * time.Millisecond // between looks at the oldest unacknowledged message
@@ -26,9 +26,9 @@ const (
 	firstRTT         = 100 * time.Millisecond
 	rttGranularity   = 10 * time.Millisecond
 	handshakeTimeout = 15 * time.Second
-	closeWait        = 2 * time.Second // for the last messages to be acknowledged
+	closeWait        = 2 * time.Second // for the acknowledgement of the last messages
 	bufferMessages   = 100_000         // unacknowledged, and received out of order
-	bufferBytes      = 64 << 20        // received out of order (ours: the real one counts messages only)
+	bufferBytes      = 64 << 20        // received out of order (the lab's bound: the real agent only counts messages)
 )
 
 const typeInput, typeOutput = datachannel.InputStreamData, datachannel.OutputStreamData
@@ -42,8 +42,8 @@ var (
 
 // agent is the agent's side of one session's data channel: numbering, acknowledgements, resends, the handshake.
 //
-// Two goroutines work for it: receive owns everything about what comes in; resend looks at the unacknowledged. Plugins (a port,
-// a command) call send from their own. All of them end when done is closed, and run waits for them.
+// It has two goroutines. receive owns all state of incoming messages; resend looks at the unacknowledged ones. Plugins (a port, a
+// command) call send from their own goroutines. All of them end when done is closed, and run waits for them.
 type agent struct {
 	cfg    *Config
 	spec   *Spec
@@ -51,10 +51,11 @@ type agent struct {
 	up     *lane // from the client
 	down   *lane // to the client
 	faults *atomic.Pointer[Faults]
-	ctx    context.Context // of the session; when it ends, nothing may wait any longer
+	ctx    context.Context // of the session; after its end all waits end
 	done   <-chan struct{} // ctx.Done()
 
-	// sendMu orders the numbers as the messages go out. It is held while the lane is full, that is while the client does not read.
+	// sendMu keeps the numbers in the order of the messages. It is held while the lane is full, that is, while the client does not
+	// read.
 	sendMu  sync.Mutex
 	nextSeq int64
 
@@ -64,7 +65,7 @@ type agent struct {
 	rtt     float64
 	rttVar  float64
 	rto     time.Duration
-	away    atomic.Bool // its websocket is lost: what it sends is lost, too
+	away    atomic.Bool // its websocket is lost, and so is every message that it sends
 	paused  bool
 	active  chan struct{} // closed unless paused
 	drained chan struct{} // capacity 1: out has become empty
@@ -74,31 +75,31 @@ type agent struct {
 	expect   int64
 	early    map[int64][]byte // frames received out of order
 	earlyLen int
-	answer   func() // tells the handshake what the client has answered
+	answer   func() // passes the client's answer to the handshake
 	draws    draws
-	written  []byte // of late to the port; kept for the fault that repeats it
-	unsure   int64  // the number of a message that was written to the port and not counted; -1: none
+	written  []byte // bytes recently written to the port, for the fault that repeats them
+	unsure   int64  // the number of a message that was written to the port but not counted; -1: none
 
 	handlerMu sync.Mutex
 	handler   func(*frame.Message) error // the plugin's; nil: not ready
-	shaken    bool                       // the handshake is complete or skipped: data is no longer acknowledged and ignored
+	shaken    bool                       // the handshake is complete or skipped: the agent no longer acknowledges and ignores data
 
-	crypt     *sessionCipher // nil: nothing is encrypted; set by receive before response is sent to
+	crypt     *sessionCipher // nil: no encryption; set by receive before it sends to response
 	response  chan response
 	challenge chan []byte // decrypted answer to the encryption challenge
 
-	discards      bool          // data that comes before the dial is acknowledged and discarded
+	discards      bool          // the agent acknowledges and discards data that comes before the dial
 	completeFirst bool          // HandshakeComplete overtakes the ack of the client's answer
 	completed     chan struct{} // closed when the handshake is over
 
-	port atomic.Pointer[basicPort] // the plugin, if it is one
+	port atomic.Pointer[basicPort] // the plugin, if it is a basicPort
 
 	lose  func() bool // cuts its websocket
 	count func(func(*Counters))
 
-	input, output process // the threads that receive and that pump
+	input, output process // the thread that receives and the one that pumps
 
-	// kmsChallenge is set before the handshake asks for encryption, and read by receive when the client answers.
+	// kmsChallenge is set by the handshake before it asks for encryption, and read by receive at the client's answer.
 	kmsChallenge string
 }
 
@@ -109,7 +110,7 @@ type sent struct {
 	last time.Time
 }
 
-// response is what the handshake needs of the client's HandshakeResponse.
+// response is the handshake's part of the client's HandshakeResponse.
 type response struct {
 	clientVersion string
 	err           error
@@ -131,8 +132,7 @@ func newAgent(s *session) *agent {
 	return a
 }
 
-// work has one of the agent's threads work, unless a fault has set another pace than the real one. It returns false if done ended
-// the wait.
+// work makes one of the agent's threads work for d, unless a fault has set another pace. It returns false if done ended the wait.
 func (a *agent) work(p *process, d time.Duration) bool {
 	if a.faults.Load().PumpIntervalUS != 0 {
 		return true
@@ -160,7 +160,7 @@ func sleep(done <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-// setPaused notes that the client is absent, or present again. Any message from the client says the latter too.
+// setPaused records that the client is absent, or present again. Any message from the client also shows its presence.
 func (a *agent) setPaused(paused bool) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -188,8 +188,8 @@ func (a *agent) waitActive(done <-chan struct{}) bool {
 	}
 }
 
-// send numbers a message, sends it unless the agent is paused, and keeps it until it is acknowledged. An empty payload is not
-// sent. It returns errDone when the session is over.
+// send numbers a message, sends it unless the agent is paused, and keeps it until the client acknowledges it. It does not send an
+// empty payload. It returns errDone when the session is over.
 func (a *agent) send(typ datachannel.PayloadType, payload []byte) error {
 	if len(payload) == 0 {
 		return nil
@@ -210,7 +210,7 @@ func (a *agent) send(typ datachannel.PayloadType, payload []byte) error {
 
 	a.mu.Lock()
 	paused := a.paused
-	if a.outLen < bufferMessages { // else it is sent once and never again
+	if a.outLen < bufferMessages { // beyond that, a message is sent once and never again
 		if a.outLen == 0 {
 			wake(a.unacked)
 		}
@@ -224,7 +224,7 @@ func (a *agent) send(typ datachannel.PayloadType, payload []byte) error {
 	return nil
 }
 
-// push sends a message, which is lost without a websocket. It returns false when the session is over.
+// push sends a message. Without a websocket the message is lost. push returns false when the session is over.
 func (a *agent) push(b []byte) bool { return a.away.Load() || a.down.push(a.done, b) }
 
 // sendJSON sends v, which is one of our own types, as JSON.
@@ -236,7 +236,7 @@ func (a *agent) sendJSON(typ datachannel.PayloadType, v any) error {
 	return a.send(typ, b)
 }
 
-// resend sends the oldest unacknowledged message again when it is overdue, looking every 100 ms while there is any.
+// resend sends the oldest unacknowledged message again when it is overdue. It looks every 100 ms while there is one.
 func (a *agent) resend() {
 	for {
 		select {
@@ -270,11 +270,11 @@ func (a *agent) overdue(now time.Time) (b []byte, left bool) {
 	return nil, true
 }
 
-// acknowledged takes the client's acknowledgement of the message seq.
+// acknowledged takes in the client's acknowledgement of the message seq.
 func (a *agent) acknowledged(seq int64, now time.Time) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	// Numbers are without gaps unless the buffer was full, so that this guess is nearly always right.
+	// The numbers have gaps only if the buffer was full, so this guess is nearly always right.
 	i := -1
 	if len(a.out) > 0 {
 		i = int(max(-1, min(seq-a.out[0].seq, int64(len(a.out)-1))))
@@ -309,7 +309,7 @@ func (a *agent) unackedMessages() int {
 	return a.outLen
 }
 
-// flush waits until the client has acknowledged everything, as long as the agent does before it closes.
+// flush waits until the client has acknowledged everything, but no longer than the real agent does before it closes.
 func (a *agent) flush() {
 	t := time.NewTimer(closeWait)
 	defer t.Stop()

@@ -52,9 +52,9 @@ type (
 
 const actionSuccess = 1
 
-// handshake asks the client for the session type, and for encryption if the session needs it. It returns the client's version.
-// When it returns, the client believes that it may send; what it sends is not acknowledged until accept is called with a handler,
-// or discarded, if discards is set.
+// handshake asks the client for the session type, and for encryption if the session needs it. It returns the client's version. Then
+// the client believes that it may send. Until a call of accept with a handler, the agent does not acknowledge the client's data,
+// or, if discards is set, discards it.
 func (a *agent) handshake(sessionType string, properties any) (clientVersion string, err error) {
 	defer close(a.completed)
 	started := time.Now()
@@ -118,7 +118,7 @@ func (a *agent) provoke() error {
 	}
 }
 
-// handshakeResponse is called by receive.
+// handshakeResponse takes in the client's answer. receive calls it.
 func (a *agent) handshakeResponse(payload []byte) error {
 	var h handshakeAnswer
 	if err := json.Unmarshal(payload, &h); err != nil {
@@ -134,7 +134,7 @@ func (a *agent) handshakeResponse(payload []byte) error {
 	return nil
 }
 
-// process returns what went wrong at the client, or with what it sent.
+// process returns the error that the client reports, or an error in its answer.
 func (a *agent) process(h *handshakeAnswer) error {
 	for _, action := range h.ProcessedClientActions {
 		if action.ActionStatus != actionSuccess {
@@ -150,7 +150,7 @@ func (a *agent) process(h *handshakeAnswer) error {
 	return nil
 }
 
-// unwrapKey has the client's data key decrypted. The receive loop waits for it, as the real one does.
+// unwrapKey decrypts the client's data key. The receive loop waits for it, as the real one does.
 func (a *agent) unwrapKey(result json.RawMessage) error {
 	var k kmsAnswer
 	if err := json.Unmarshal(result, &k); err != nil {
@@ -174,7 +174,7 @@ func (a *agent) unwrapKey(result json.RawMessage) error {
 	return nil
 }
 
-// challengeResponse is called by receive.
+// challengeResponse takes in the client's answer to the challenge. receive calls it.
 func (a *agent) challengeResponse(payload []byte) error {
 	var c encryptionChallenge
 	if err := json.Unmarshal(payload, &c); err != nil {

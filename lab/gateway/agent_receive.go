@@ -13,7 +13,7 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-// receive takes the client's messages from one websocket, until it is lost. Over says that the session is.
+// receive takes in the client's messages from one websocket until that is lost. over says that the session has ended.
 func (a *agent) receive(gen uint64) (over bool) {
 	var batch [][]byte
 	for {
@@ -51,7 +51,7 @@ func (a *agent) incoming(b []byte) error {
 		if err != nil {
 			return err
 		}
-		// ssm-session-client acknowledges the gateway's own messages, too, with number 0. That is none of the agent's business.
+		// ssm-session-client also acknowledges the gateway's own messages, with number 0. They do not concern the agent.
 		if (typ == typeOutput || typ == "") && !a.misses() {
 			a.acknowledged(seq, time.Now())
 		}
@@ -65,7 +65,7 @@ func (a *agent) incoming(b []byte) error {
 	return nil
 }
 
-// incomingCost is the processor time that a message from the client takes.
+// incomingCost returns the processor time that a message from the client costs.
 func incomingCost(m *frame.Message) time.Duration {
 	switch m.Type {
 	case typeInput:
@@ -77,7 +77,7 @@ func incomingCost(m *frame.Message) time.Duration {
 	}
 }
 
-// acked says what an acknowledgement is for. The agent is lenient: it needs the number only.
+// acked returns the subject of an acknowledgement. Like the real agent it is lenient: it only needs the number.
 func acked(payload []byte) (typ datachannel.MessageType, seq int64, err error) {
 	if ack, err := frame.ParseAck(payload); err == nil {
 		return ack.Type, ack.Seq, nil
@@ -92,15 +92,16 @@ func acked(payload []byte) (typ datachannel.MessageType, seq int64, err error) {
 	return ack.Type, *ack.Seq, nil
 }
 
-// misses draws whether an acknowledgement is missed. The real agent misses one that comes before it has noted what it has sent.
+// misses draws whether the agent misses an acknowledgement. The real agent misses one that comes before it has recorded the message
+// as sent.
 func (a *agent) misses() bool {
 	f := a.faults.Load()
 	return a.draws.happens(f, f.MissAck)
 }
 
-// incomingData delivers what is in order, keeps what is early, and acknowledges both, and duplicates, too. What cannot be
-// delivered yet is not acknowledged. What was delivered is counted only after its acknowledgement is out: without a websocket it is
-// not, and is delivered again when it comes again. So does the real agent.
+// incomingData delivers messages that are in order, and keeps early ones. It acknowledges both, and duplicates. It does not
+// acknowledge messages that it cannot deliver yet. It counts a delivered message only after sending the acknowledgement. So without
+// a websocket it does not count the message, and delivers it again if it comes again, as the real agent does.
 func (a *agent) incomingData(m *frame.Message, b []byte) error {
 	switch {
 	case m.Seq < a.expect:
@@ -148,9 +149,9 @@ func (a *agent) incomingData(m *frame.Message, b []byte) error {
 		}
 		m, err := frame.Decode(b)
 		if err != nil {
-			return err // it was decoded before: cannot be
+			return err // not possible: it was decoded before
 		}
-		// The real agent stops here when the plugin is not ready, and goes on with the next message that is in order.
+		// The real agent stops here if the plugin is not ready, and goes on with the next message that is in order.
 		if err := a.deliver(&m); err != nil {
 			return err
 		}
@@ -161,7 +162,7 @@ func (a *agent) incomingData(m *frame.Message, b []byte) error {
 	}
 }
 
-// passOn wakes the handshake, when its answer has been acknowledged: the ack nearly always is first on the wire.
+// passOn wakes the handshake after the acknowledgement of the client's answer, which is then nearly always first on the wire.
 func (a *agent) passOn() {
 	if a.answer != nil {
 		a.answer()
@@ -184,7 +185,7 @@ func (a *agent) ack(m *frame.Message) error {
 	return nil
 }
 
-// deliver hands m to the handshake or the plugin.
+// deliver passes m to the handshake or the plugin.
 func (a *agent) deliver(m *frame.Message) error {
 	switch m.PayloadType {
 	case datachannel.HandshakeResponse:
@@ -196,7 +197,7 @@ func (a *agent) deliver(m *frame.Message) error {
 	handler, shaken := a.handler, a.shaken
 	a.handlerMu.Unlock()
 	if !shaken {
-		return nil // acknowledged, and discarded: nothing mends it
+		return nil // acknowledged and discarded: the client never learns of it
 	}
 	if handler == nil {
 		return errNotReady
@@ -216,14 +217,14 @@ func (a *agent) deliver(m *frame.Message) error {
 
 func (a *agent) isPort() bool { return a.spec.Port != 0 }
 
-// writePort writes what came for the port, and what the faults make of it. The receive loop calls it.
+// writePort writes the port's data, altered by the faults. The receive loop calls it.
 func (a *agent) writePort(w io.Writer, p []byte) error {
 	f := a.faults.Load()
 	p = a.draws.garbled(f, p)
 	if _, err := w.Write(p); err != nil || f.Repeat == 0 {
 		return err
 	}
-	const most = 4 << 10 // of a stretch that is repeated
+	const most = 4 << 10 // of a repeated stretch
 	a.written = append(a.written, p...)
 	a.written = a.written[max(0, len(a.written)-most):]
 	if len(a.written) == 0 || !a.draws.happens(f, f.Repeat) {
@@ -233,7 +234,7 @@ func (a *agent) writePort(w io.Writer, p []byte) error {
 	return err
 }
 
-// accept opens the way of data to the plugin; a nil handler means that it is not ready.
+// accept opens the way of data to the plugin; a nil handler means that the plugin is not ready.
 func (a *agent) accept(handler func(*frame.Message) error) {
 	a.handlerMu.Lock()
 	defer a.handlerMu.Unlock()

@@ -14,9 +14,9 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-const dataKeyBytes = 64 // two AES-256 keys: the first is the agent's, the second the client's
+const dataKeyBytes = 64 // two AES-256 keys: first the agent's, then the client's
 
-// sessionCipher encrypts what the agent sends and decrypts what the client does: AES-256-GCM with the nonce in front.
+// sessionCipher encrypts the agent's payloads and decrypts the client's: AES-256-GCM with the nonce in front.
 type sessionCipher struct{ out, in cipher.AEAD }
 
 func newSessionCipher(key []byte) (*sessionCipher, error) {

@@ -55,7 +55,7 @@ func (a *agent) runExec() result {
 	<-ctx.Done() // the command has ended, or the session is over
 	a.accept(nil)
 	ended := a.ctx.Err() == nil
-	if err := proc.Kill(); err != nil { // of no effect on what has ended; also ends a read of the pty
+	if err := proc.Kill(); err != nil { // has no effect on an ended process; also ends a read of the pty
 		a.log.Debug("agent: kill", "err", err)
 	}
 	<-pumped
@@ -68,13 +68,13 @@ func (a *agent) runExec() result {
 	return result{orderly: true}
 }
 
-// notStarted is the end of a session whose command does not start, which the agent reports after twice the time of a first output.
+// notStarted ends a session whose command failed to start. The agent reports that after twice the time of a first output.
 func (a *agent) notStarted(why string) result {
 	sleep(a.done, 2*a.cfg.ExecDelay)
 	return result{output: errorHeading + "Unable to start command: " + why + "\n\n"}
 }
 
-// toProcess hands a message to the command's pty.
+// toProcess passes a message to the command's pty.
 func toProcess(proc Process, m *frame.Message) error {
 	switch m.PayloadType {
 	case datachannel.Output:
@@ -96,8 +96,8 @@ func toProcess(proc Process, m *frame.Message) error {
 	return nil
 }
 
-// utf8Filter sends whole characters only: it keeps up to three bytes of an incomplete one for later, and loses them at the end, as
-// the agent does. Bytes that are no UTF-8 pass once it is certain.
+// utf8Filter sends whole characters only. It keeps up to three bytes of an incomplete one for later, and loses them at the end, as
+// the agent does. Bytes that are certainly not UTF-8 pass.
 type utf8Filter struct {
 	send func([]byte) error
 	rest []byte

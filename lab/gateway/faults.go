@@ -7,9 +7,8 @@ import (
 	"time"
 )
 
-// Faults are disturbances of the data channel. The zero value disturbs nothing. Drop, Duplicate and Reorder are probabilities
-// from 0 to 1 per data message (input_stream_data and output_stream_data), in both directions; delay and rate apply to every
-// message.
+// Faults are disturbances of the data channel. The zero value disturbs nothing. Drop, Duplicate and Reorder are probabilities from
+// 0 to 1 per data message (input_stream_data and output_stream_data), in both directions. Delay and rate apply to every message.
 type Faults struct {
 	DelayMS int   `json:"delay_ms,omitempty"` // added each way, order kept
 	RateBps int64 `json:"rate_bps,omitempty"` // bytes per second each way, per session
@@ -19,50 +18,51 @@ type Faults struct {
 	Drop      float64 `json:"drop,omitempty"`
 	Duplicate float64 `json:"duplicate,omitempty"`
 	Reorder   float64 `json:"reorder,omitempty"` // swapped with the message after it
-	// DialDelayMS is how long after HandshakeComplete the agent dials the far port. Data that comes before is not acknowledged.
+	// DialDelayMS is the time from HandshakeComplete until the agent dials the far port. The agent does not acknowledge data that
+	// comes before.
 	DialDelayMS int `json:"dial_delay_ms,omitempty"`
-	// Discard is the probability, per port session, that data which comes before the dial (20 ms after HandshakeComplete, unless
-	// DialDelayMS says otherwise) is acknowledged and discarded instead. The real agent does so about once in eight sessions whose
-	// client writes at once.
+	// Discard is the probability, per port session, that the agent acknowledges and discards data that comes before the dial. The
+	// dial then follows 20 ms after HandshakeComplete, unless DialDelayMS is set. The real agent does so in about one of eight
+	// sessions whose client writes at once.
 	Discard float64 `json:"discard,omitempty"`
 	// CompleteFirst is the probability, per port session, that HandshakeComplete overtakes the acknowledgement of the client's
-	// answer, which the real agent allows but seldom does (and which makes the session-manager-plugin deaf).
+	// answer. The real agent allows that but seldom does it. It makes the session-manager-plugin deaf.
 	CompleteFirst float64 `json:"complete_first,omitempty"`
-	// MissAck is the probability, per acknowledgement of the client, that the agent misses it, and so resends for nothing.
+	// MissAck is the probability, per acknowledgement of the client, that the agent misses it, and so resends without need.
 	MissAck float64 `json:"miss_ack,omitempty"`
-	// CutBeforeAck is the probability, per message of data for the port, that the agent loses its websocket after it has written the
-	// message to the port and before its acknowledgement is out. It does not count such a message as received: when it comes
-	// again, it is written to the port again.
+	// CutBeforeAck is the probability, per message of data for the port, that the agent loses its websocket after writing the
+	// message and before acknowledging it. It does not count such a message as received. If the message comes again, the agent
+	// writes it to the port again.
 	CutBeforeAck float64 `json:"cut_before_ack,omitempty"`
-	// Repeat and Garble are the probabilities, per message of data for the port, that a stretch of what was written is written a
-	// second time, and that some of its bytes are written as others. Garble is also that of the data from the port.
+	// Repeat and Garble are probabilities per message of data for the port. Repeat makes the agent write a stretch of the data a
+	// second time, and Garble makes it alter some bytes. Garble also applies to data from the port.
 	Repeat float64 `json:"repeat,omitempty"`
 	Garble float64 `json:"garble,omitempty"`
-	// CutEveryMS is the mean time after which each session loses a websocket again, by a close frame or a reset; CutSide is whose
-	// ("client", which is the default, "agent" or "both" in turn).
+	// CutEveryMS is the mean time after which each session again loses a websocket, by a close frame or a reset. CutSide says whose
+	// ("client", the default, "agent", or "both" in turn).
 	CutEveryMS int    `json:"cut_every_ms,omitempty"`
 	CutSide    string `json:"cut_side,omitempty"`
-	// AgentAwayMS is how long the agent takes to connect again after it has lost its websocket; 0 is 150.
+	// AgentAwayMS is how long the agent takes to reconnect after it has lost its websocket; 0 means 150.
 	AgentAwayMS int `json:"agent_away_ms,omitempty"`
 	// NoDial keeps the agent from connecting to the far port: it stays silent after the handshake.
 	NoDial bool `json:"no_dial,omitempty"`
-	// Pause stops all messages both ways until it is lifted.
+	// Pause stops all messages both ways while it is set.
 	Pause bool  `json:"pause,omitempty"`
 	Seed  int64 `json:"seed,omitempty"` // of the random choices; 0 is a seed like any other
-	// PumpChunk and PumpIntervalUS override the pump's pace (bytes, microseconds); 0 is the faithful pace, a negative interval
-	// is no sleep.
+	// PumpChunk and PumpIntervalUS override the pump's pace (bytes, microseconds). 0 is the faithful pace; a negative interval
+	// means no sleep.
 	PumpChunk      int `json:"pump_chunk,omitempty"`
 	PumpIntervalUS int `json:"pump_interval_us,omitempty"`
 }
 
-// Sides of a session, whose websockets can be cut.
+// Sides of a session, whose websockets a fault can cut.
 const (
 	CutClient = "client"
 	CutAgent  = "agent"
 	CutBoth   = "both"
 )
 
-// defaultAway is how long the real agent takes to connect again, about.
+// defaultAway is about how long the real agent takes to reconnect.
 const defaultAway = 150 * time.Millisecond
 
 func (f *Faults) away() time.Duration {
@@ -72,14 +72,14 @@ func (f *Faults) away() time.Duration {
 	return time.Duration(f.AgentAwayMS) * time.Millisecond
 }
 
-// draws are the random choices of one goroutine. They begin anew with each set of faults.
+// draws are the random choices of one goroutine. They begin again with each set of faults.
 type draws struct {
 	salt uint64
 	rng  *rand.Rand
 	of   *Faults
 }
 
-// happens says whether something of this probability happens.
+// happens draws whether an event of this probability happens.
 func (d *draws) happens(f *Faults, probability float64) bool {
 	return probability > 0 && d.random(f).Float64() < probability
 }
@@ -91,7 +91,7 @@ func (d *draws) random(f *Faults) *rand.Rand {
 	return d.rng
 }
 
-// garbled returns p, some bytes of which are others if the faults say so.
+// garbled returns p, with some bytes altered if the faults say so.
 func (d *draws) garbled(f *Faults, p []byte) []byte {
 	if len(p) == 0 || !d.happens(f, f.Garble) {
 		return p
@@ -104,7 +104,7 @@ func (d *draws) garbled(f *Faults, p []byte) []byte {
 	return p
 }
 
-// validate names the first field that makes no sense.
+// validate names the first invalid field.
 func (f *Faults) validate() error {
 	for _, p := range []struct {
 		name  string
@@ -141,7 +141,7 @@ func (f *Faults) validate() error {
 	return nil
 }
 
-// draw is a random number from 0 to 1 that depends on the seed and salt alone.
+// draw returns a random number from 0 to 1 that depends only on the seed and salt.
 func draw(f *Faults, salt uint64) float64 {
 	return rand.New(rand.NewPCG(uint64(f.Seed), ^salt)).Float64()
 }

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// Documents that the agent's part knows.
+// Documents that the lab's agent knows.
 const (
 	DocSSH        = "AWS-StartSSHSession"
 	DocPort       = "AWS-StartPortForwardingSession"
@@ -36,39 +36,39 @@ var (
 	ErrInvalid    = errors.New("invalid session")
 )
 
-// Config sets up a Gateway. The zero value is the faithful model of the service.
+// Config configures a Gateway. The zero value is the faithful model of the service.
 type Config struct {
 	Logger *slog.Logger // nil discards
 	// BaseURL returns the ws:// or wss:// base that StreamURL puts before the path; nil makes StreamURL return a bare path.
 	BaseURL func() string
-	// ChunkSize is the most that the agent's pump reads at once, in bytes (1024); Interval is its sleep after each (1 ms).
+	// ChunkSize is the most that the agent's pump reads at once, in bytes (1024); Interval is its sleep after each read (1 ms).
 	ChunkSize int
 	Interval  time.Duration
-	// AgentDelay is the time from Start until the agent has connected to the gateway (40 ms); negative means none.
+	// AgentDelay is the time from Start until the agent has connected to the gateway (40 ms); negative: none.
 	AgentDelay time.Duration
-	// ExecDelay is the time from the start of a command until its output is read (200 ms; the real one takes 1 s); negative means
-	// none. A command that cannot be started is reported after twice this time.
+	// ExecDelay is the time from a command's start until the agent reads its output (200 ms; the real one takes 1 s); negative:
+	// none. The agent reports a command that failed to start after twice this time.
 	ExecDelay time.Duration
-	// ClosedPortDelay is the silence between HandshakeComplete and channel_closed when nobody listens at the port (60 s).
+	// ClosedPortDelay is the silence between HandshakeComplete and channel_closed if the port has no listener (60 s).
 	ClosedPortDelay time.Duration
-	// ReportDelay is the time that the agent takes to report the end of a port session and leave (20 ms); negative means none.
-	// (The plugin becomes deaf if it gets any message while it sets up its multiplexer, just after HandshakeComplete.)
+	// ReportDelay is the time that the agent takes to report the end of a port session and leave (20 ms); negative: none. (The
+	// plugin becomes deaf if it receives a message while it sets up its multiplexer, just after HandshakeComplete.)
 	ReportDelay time.Duration
 	// IdleTimeout ends sessions without data (20 min); SocketLife closes each websocket (60 min).
 	IdleTimeout, SocketLife time.Duration
-	// MaxSessions bounds the live sessions (1000); twice as many websockets may be open, those without a hello included.
+	// MaxSessions bounds the live sessions (1000). Twice as many websockets may be open, including those without a hello.
 	MaxSessions int
-	// Denied reports whether the agent must refuse to forward to ip; nil denies what the real agent's default list does (metadata,
-	// resolver and time service, but not the task credentials). It is asked only for DocPortRemote.
+	// Denied reports whether the agent must refuse to forward to ip. nil denies the addresses on the real agent's default list:
+	// metadata, resolver and time service, but not the task credentials. It applies only to DocPortRemote.
 	Denied func(ip net.IP) bool
 	// LookupHost resolves Spec.Host for DocPortRemote inside the target; nil passes the name on to Spec.Dial.
 	LookupHost func(ctx context.Context, host string) ([]string, error)
 
-	agentHold <-chan struct{} // for tests: if set, agents connect when it is closed, and AgentDelay does not count
+	agentHold <-chan struct{} // for tests: if set, agents connect when it is closed, and AgentDelay does not apply
 }
 
-// Process is a command run for ECS Exec or a shell session. Reads and writes are those of its pty: Read returns the merged output,
-// an error (io.EOF or any other) once the process has ended and its output is drained.
+// Process is a command run for ECS Exec or a shell session. Reads and writes go to its pty. Read returns the merged output, then an
+// error (io.EOF or any other) once the process has ended and its output is drained.
 type Process interface {
 	Read(p []byte) (int, error)
 	Write(p []byte) (int, error)
@@ -77,29 +77,29 @@ type Process interface {
 	Wait() error
 }
 
-// Decrypt is kms:Decrypt as an agent calls it, with the credentials that it has.
+// Decrypt is kms:Decrypt as an agent calls it, with the agent's credentials.
 type Decrypt func(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error)
 
-// Spec describes one session, as the control plane was asked for it.
+// Spec describes one session as the caller of the control plane requested it.
 type Spec struct {
 	ID       string // session id, made by the control plane
 	Document string // one of the Doc constants
 	Target   string // target id; part of the KMS encryption context
 	Host     string // DocPortRemote only; empty means localhost of the target
 	Port     int    // far port of a port session
-	// Parameters are the document's parameters as the client gave them; the handshake shows them to the client. Optional.
+	// Parameters are the document's parameters from the client; the handshake shows them to the client. Optional.
 	Parameters map[string]string
 	// Dial connects from inside the target. For Host "" the address is "localhost:<Port>", which a net.Dialer tries on both
 	// loopbacks. Closing the connection must end its reads and writes.
 	Dial func(ctx context.Context, network, addr string) (net.Conn, error)
 	// Exec starts a command inside the target; argv is empty for the default shell.
 	Exec    func(ctx context.Context, argv []string) (Process, error)
-	Machine *Machine // what the agent runs on; nil: its work costs nothing
+	Machine *Machine // runs the agent; nil: its work costs nothing
 	Command string   // ECS Exec: the command line, split by shlex rules
-	// KMSKeyID asks for encryption of an exec or shell session; Decrypt is then kms:Decrypt with the encryption context.
+	// KMSKeyID requests encryption of an exec or shell session; Decrypt is then kms:Decrypt with the encryption context.
 	KMSKeyID string
 	Decrypt  Decrypt
-	// NoAgent says that the agent never comes, as when it has as many sessions as it may have.
+	// NoAgent keeps the agent away, as at its limit of sessions.
 	NoAgent bool
 }
 
@@ -125,7 +125,7 @@ type Counters struct {
 	Started    int64 `json:"started"`
 	Terminated int64 `json:"terminated"` // sessions that ended, for whatever reason
 	Live       int64 `json:"live"`
-	Resumes    int64 `json:"resumes"`    // calls of Resume that gave a token
+	Resumes    int64 `json:"resumes"`    // calls of Resume that returned a token
 	Sockets    int64 `json:"sockets"`    // client websockets open now
 	AgentCuts  int64 `json:"agent_cuts"` // websockets that agents lost
 	TwicePort  int64 `json:"twice_port"` // messages that agents wrote to their ports a second time
@@ -141,16 +141,16 @@ type Gateway struct {
 	mu       sync.Mutex
 	closed   bool
 	live     map[string]*session
-	past     map[string]bool // ended sessions, the last pastSessions of them
+	past     map[string]bool // the last pastSessions ended sessions
 	pastIDs  []string        // in the order of their ends
 	sockets  map[*socket]bool
-	counters Counters // Live and Sockets are not kept here
-	ports    int      // port sessions that were started
+	counters Counters // except Live and Sockets
+	ports    int      // port sessions started so far
 }
 
 const pastSessions = 10_000
 
-// count changes the counters.
+// count updates the counters.
 func (g *Gateway) count(change func(*Counters)) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -188,7 +188,7 @@ func setDefault[T int | time.Duration](v *T, def T) {
 	}
 }
 
-// Start begins a session and returns the token for its first websocket. It returns ErrInvalid (with the reason), ErrLimit or
+// Start begins a session and returns the token for its first websocket. Its error is ErrInvalid (with the reason), ErrLimit or
 // ErrClosed.
 func (g *Gateway) Start(spec Spec) (token string, err error) {
 	if err := spec.validate(); err != nil {
@@ -248,7 +248,7 @@ func (spec *Spec) validate() error {
 
 const idChars = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_.@"
 
-// Resume returns a token for another websocket of the session; tokens given before are void. It returns ErrNoSession or
+// Resume returns a token for another websocket of the session, and voids earlier tokens. Its error is ErrNoSession or
 // ErrTerminated.
 func (g *Gateway) Resume(id string) (token string, err error) {
 	s, err := g.lookup(id)
@@ -261,8 +261,8 @@ func (g *Gateway) Resume(id string) (token string, err error) {
 	return token, err
 }
 
-// Terminate ends a session: the client gets channel_closed. It returns ErrNoSession for an id that never was, and nil for a
-// session that has ended already.
+// Terminate ends a session: the client gets channel_closed. It returns ErrNoSession for an unknown id, and nil for a session that
+// has already ended.
 func (g *Gateway) Terminate(id string) error {
 	s, err := g.lookup(id)
 	if errors.Is(err, ErrTerminated) {
@@ -288,13 +288,13 @@ func (g *Gateway) lookup(id string) (*session, error) {
 	return nil, ErrNoSession
 }
 
-// session is nil if there is no live one with the id.
+// session returns the live session with the id, or nil.
 func (g *Gateway) session(id string) *session {
 	s, _ := g.lookup(id)
 	return s
 }
 
-// forget takes a session that has ended off the list.
+// forget removes an ended session from the list.
 func (g *Gateway) forget(s *session) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -310,7 +310,7 @@ func (g *Gateway) forget(s *session) {
 
 const streamPath = "/v1/data-channel/"
 
-// StreamURL is the websocket URL of a session.
+// StreamURL returns the websocket URL of a session.
 func (g *Gateway) StreamURL(id string) string {
 	base := ""
 	if g.cfg.BaseURL != nil {
@@ -334,7 +334,7 @@ func (g *Gateway) Sessions() []Info {
 	return infos
 }
 
-// sessions are the live ones, oldest first.
+// sessions returns the live sessions, oldest first.
 func (g *Gateway) sessions() []*session {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -350,7 +350,7 @@ func (g *Gateway) Counters() Counters {
 	return c
 }
 
-// SetFaults replaces the faults of all sessions, live and future. It refuses what makes no sense.
+// SetFaults replaces the faults of all sessions, live and future. It refuses invalid faults.
 func (g *Gateway) SetFaults(f Faults) error {
 	if err := f.validate(); err != nil {
 		return err
@@ -367,7 +367,7 @@ func (g *Gateway) SetFaults(f Faults) error {
 // Faults returns the faults in force.
 func (g *Gateway) Faults() Faults { return *g.faults.Load() }
 
-// SetRate gives the session id a rate of its own each way, in bytes per second; 0 is that of the faults again. It returns
+// SetRate gives the session id a rate of its own each way, in bytes per second; 0 means again that of the faults. Its error is
 // ErrNoSession or ErrTerminated.
 func (g *Gateway) SetRate(id string, bps int64) error {
 	if bps < 0 {
@@ -380,8 +380,8 @@ func (g *Gateway) SetRate(id string, bps int64) error {
 	return err
 }
 
-// ResetPort resets the agent's connection (TCP RST) to the port of the session id, or of all port sessions if id is empty, and
-// returns how many there were. Only raw streams have one that is the session's.
+// ResetPort resets the agent's connection (TCP RST) to the port of the session id, or of all port sessions if id is empty. It
+// returns how many it reset. Only raw streams have a connection of their own.
 func (g *Gateway) ResetPort(id string) int {
 	n := 0
 	for _, s := range g.sessions() {
@@ -392,14 +392,14 @@ func (g *Gateway) ResetPort(id string) int {
 	return n
 }
 
-// Cut closes the client's websocket of the session id, or of all sessions if id is empty, and returns how many it closed. How is
+// Cut closes the client's websocket of the session id, or of all sessions if id is empty. It returns how many it closed. how is
 // "close" (close frame 1000) or "reset" (TCP RST). The sessions live on.
 func (g *Gateway) Cut(id, how string) int {
 	return g.cutSessions(id, func(s *session) bool { return s.cutClient(how) })
 }
 
-// CutAgent does the same to the agent's websocket. The agent connects again by itself, and sends again what was not acknowledged.
-// What it has written to the port and not acknowledged yet it writes once more when it comes again.
+// CutAgent cuts the agent's websocket in the same way. The agent reconnects by itself, and resends unacknowledged messages. If the
+// client resends a message that the agent has written to the port but not acknowledged, the agent writes it again.
 func (g *Gateway) CutAgent(id string) int { return g.cutSessions(id, (*session).cutAgent) }
 
 func (g *Gateway) cutSessions(id string, cut func(*session) bool) (n int) {

@@ -13,33 +13,32 @@ import (
 
 const (
 	laneBytes     = 16 << 20              // queued in one direction before a push waits
-	reorderHold   = 20 * time.Millisecond // a message that is to be overtaken waits no longer for the next one
+	reorderHold   = 20 * time.Millisecond // a message to be overtaken waits no longer than this for the next one
 	maxBatchBytes = 256 << 10             // returned by one pop
 )
 
-// A lane carries the messages of one session in one direction, with the gateway's faults. It owns no goroutine: the consumer
-// waits in pop, and a producer waits in push while the lane is full. Messages are immutable once pushed.
+// lane carries the messages of one session in one direction, with the gateway's faults. It owns no goroutine: the consumer waits in
+// pop, and a producer waits in push while the lane is full. Messages are immutable once pushed.
 //
-// A consumer attaches and gets a generation; attaching again makes the generations before it stale, so that a websocket which
-// is on its way out cannot take the messages of its successor. While nobody is attached, messages are thrown away: the gateway
-// keeps nothing for an absent side.
+// A consumer attaches and gets a generation. A new attach makes earlier generations stale, so that an ending websocket cannot take
+// its successor's messages. Without a consumer the lane discards messages: the gateway keeps nothing for an absent side.
 type lane struct {
 	faults  *atomic.Pointer[Faults]
-	salt    uint64       // tells this lane's random choices from those of others with the same seed
-	ownRate atomic.Int64 // in place of the faults' RateBps, unless it is 0
-	payload atomic.Int64 // bytes of data messages' payloads that were handed to the consumer
-	last    atomic.Int64 // when that was, in ns since the epoch
+	salt    uint64       // makes this lane's random choices differ from others' with the same seed
+	ownRate atomic.Int64 // replaces the faults' RateBps, unless it is 0
+	payload atomic.Int64 // payload bytes of data messages passed to the consumer
+	last    atomic.Int64 // when the latest of them passed, in ns since the epoch
 
 	mu       sync.Mutex
 	gen      uint64 // of the attached consumer; meaningful while attached
 	attached bool
-	ending   bool // no more messages; pop returns io.EOF when the queue is empty
+	ending   bool // no more messages; pop returns io.EOF once the queue is empty
 	q        []packet
 	head     int // q[:head] is consumed
 	queued   int // bytes in q[head:]
 	held     *packet
 	holdEnd  time.Time // when held goes without waiting for another
-	lineFree time.Time // when the rate-limited line has sent what was pushed so far
+	lineFree time.Time // when the rate-limited line will have sent all pushed messages
 	rng      *rand.Rand
 	rngOf    *Faults // the faults that rng was seeded for
 
@@ -60,7 +59,7 @@ func newLane(faults *atomic.Pointer[Faults], salt uint64) *lane {
 	}
 }
 
-// wake makes the one that waits on c look again. c has capacity 1, so a wake-up is never lost and the send never blocks.
+// wake makes the goroutine that waits on c look again. c has capacity 1, so a wake-up is never lost and the send never blocks.
 func wake(c chan struct{}) {
 	select {
 	case c <- struct{}{}:
@@ -68,7 +67,7 @@ func wake(c chan struct{}) {
 	}
 }
 
-// attach makes the caller the consumer. The lane is empty then.
+// attach makes the caller the consumer of an empty lane.
 func (l *lane) attach() (gen uint64) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -91,7 +90,7 @@ func (l *lane) detach(gen uint64) bool {
 	return true
 }
 
-// end lets the consumer have what is queued and then io.EOF.
+// end lets the consumer take the queued messages, then returns io.EOF to it.
 func (l *lane) end() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -100,7 +99,7 @@ func (l *lane) end() {
 	wake(l.space)
 }
 
-// clear is called with mu held.
+// clear empties the queue. Callers hold mu.
 func (l *lane) clear() {
 	clear(l.q)
 	l.q, l.head, l.queued, l.held = l.q[:0], 0, 0, nil
@@ -108,21 +107,21 @@ func (l *lane) clear() {
 	wake(l.space)
 }
 
-// changed is called when the faults have changed.
+// changed wakes all waiters after a change of the faults.
 func (l *lane) changed() {
 	wake(l.avail)
 	wake(l.space)
 }
 
-// isData reports whether b is a message that the faults of data messages apply to.
+// isData reports whether the faults of data messages apply to b.
 func isData(b []byte) bool {
 	const at = 4 // of the message type in a frame
 	return len(b) > at &&
 		(bytes.HasPrefix(b[at:], []byte("input_stream_data")) || bytes.HasPrefix(b[at:], []byte("output_stream_data")))
 }
 
-// push queues a message, or loses it as the faults say. It waits while the lane is full; it returns false only if done ended
-// the wait. A message for an absent consumer is thrown away.
+// push queues a message, or loses it as the faults say. It waits while the lane is full; it returns false only if done ended the
+// wait. It discards a message for an absent consumer.
 func (l *lane) push(done <-chan struct{}, b []byte) bool {
 	data := isData(b)
 	for {
@@ -130,7 +129,7 @@ func (l *lane) push(done <-chan struct{}, b []byte) bool {
 		f := l.faults.Load()
 		switch {
 		case !l.attached || l.ending:
-			wake(l.space) // another producer may wait as well
+			wake(l.space) // another producer may be waiting too
 			l.mu.Unlock()
 			return true
 		case l.queued == 0 || l.queued+len(b) <= l.limit(f):
@@ -139,7 +138,7 @@ func (l *lane) push(done <-chan struct{}, b []byte) bool {
 			if l.queued < l.limit(f) {
 				wake(l.space)
 			}
-			// While there is something in the queue, the consumer is awake, or its timer is set for the first of it.
+			// While the queue is not empty, the consumer is awake, or its timer is set for the queue's head.
 			if idle || l.held != nil {
 				wake(l.avail)
 			}
@@ -166,7 +165,8 @@ func (l *lane) control(b []byte) {
 	wake(l.avail)
 }
 
-// limit is how many bytes may be queued: on a slow line no more than a router would, so that its queue does not hide the rate.
+// limit returns how many bytes the lane may queue. On a slow line it queues no more than a router would, so that the queue does not
+// hide the rate.
 func (l *lane) limit(f *Faults) int {
 	rate := l.rate(f)
 	if rate <= 0 {
@@ -176,7 +176,7 @@ func (l *lane) limit(f *Faults) int {
 	return min(laneBytes, 64<<10+int(float64(rate)*held.Seconds()))
 }
 
-// rate is how many bytes a second pass; 0 is any number.
+// rate returns the line's rate in bytes per second; 0: unlimited.
 func (l *lane) rate(f *Faults) int64 {
 	if own := l.ownRate.Load(); own > 0 {
 		return own
@@ -184,7 +184,7 @@ func (l *lane) rate(f *Faults) int64 {
 	return f.RateBps
 }
 
-// admit makes the random choices about a message and queues what is left of it. mu is held.
+// admit makes the random choices about a message and queues the result. Callers hold mu.
 func (l *lane) admit(f *Faults, b []byte, data bool) {
 	p := packet{b: b, data: data}
 	if !data || (f.Drop == 0 && f.Duplicate == 0 && f.Reorder == 0) {
@@ -213,7 +213,7 @@ func (l *lane) admit(f *Faults, b []byte, data bool) {
 	}
 }
 
-// release queues the message that waits to be overtaken. mu is held.
+// release queues the message that waits to be overtaken. Callers hold mu.
 func (l *lane) release(f *Faults) {
 	if p := l.held; p != nil {
 		l.held = nil
@@ -222,7 +222,7 @@ func (l *lane) release(f *Faults) {
 	}
 }
 
-// enqueue appends p and says when it arrives, at the earliest: not before what is in front of it. mu is held.
+// enqueue appends p and computes its earliest arrival: not before the message in front of it. Callers hold mu.
 func (l *lane) enqueue(f *Faults, p packet) {
 	if rate := l.rate(f); f.DelayMS > 0 || rate > 0 {
 		p.due = time.Now()
@@ -244,13 +244,13 @@ func (l *lane) enqueue(f *Faults, p packet) {
 	l.queued += len(p.b)
 }
 
-// pop waits for messages that have arrived and appends them to dst. It returns io.EOF after end, errStale when gen is no longer
-// the consumer, and errDone when done is closed.
+// pop waits for messages that have arrived and appends them to dst. It returns io.EOF after end, errStale if gen is no longer the
+// consumer, and errDone when done is closed.
 func (l *lane) pop(gen uint64, done <-chan struct{}, dst [][]byte) ([][]byte, error) {
 	for {
 		l.mu.Lock()
 		if !l.attached || l.gen != gen {
-			wake(l.avail) // for the consumer that is current
+			wake(l.avail) // for the current consumer
 			l.mu.Unlock()
 			return dst, errStale
 		}
@@ -265,7 +265,7 @@ func (l *lane) pop(gen uint64, done <-chan struct{}, dst [][]byte) ([][]byte, er
 	}
 }
 
-// wait returns when there may be something to take, after d at the latest unless d is 0. It returns false if done ended it.
+// wait returns when there may be messages to take, or after d unless d is 0. It returns false if done ended it.
 func (l *lane) wait(done <-chan struct{}, d time.Duration) bool {
 	var expired <-chan time.Time
 	if d > 0 {
@@ -283,7 +283,7 @@ func (l *lane) wait(done <-chan struct{}, d time.Duration) bool {
 	}
 }
 
-// take appends what has arrived to dst; with nothing there it says how long to wait (0: until avail). mu is held.
+// take appends the arrived messages to dst. Without any it returns how long to wait (0: until avail). Callers hold mu.
 func (l *lane) take(dst [][]byte) (_ [][]byte, wait time.Duration, err error) {
 	f := l.faults.Load()
 	if f.Pause {

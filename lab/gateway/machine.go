@@ -5,14 +5,14 @@ import (
 	"time"
 )
 
-// What the real agent's work costs: processor time of the process that it has for each session, and memory. The figures are such
-// that sessions are as fast as they were seen to be in tasks of 0.25, 0.5 and 1 vCPU; docs/performance.md has both beside each other.
+// Costs of the real agent's work: processor time of the process that it has for each session, and memory. With these figures
+// sessions are as fast as the measured ones in tasks of 0.25, 0.5 and 1 vCPU; docs/performance.md compares both.
 const (
 	costStart   = 30 * time.Millisecond  // a process and its TLS connection
 	costOutput  = 190 * time.Microsecond // a message to the client: read, hash, encrypt, write
 	costAcked   = 20 * time.Microsecond  // the client's acknowledgement of it
 	costInput   = 170 * time.Microsecond // a message from the client, and the acknowledgement that it gets
-	costPerKB   = 4 * time.Microsecond   // of its payload beyond the first
+	costPerKB   = 4 * time.Microsecond   // of its payload beyond the first kilobyte
 	costControl = 50 * time.Microsecond  // any other message
 
 	agentMemory   = 25 << 20 // the agent itself
@@ -20,45 +20,45 @@ const (
 	sessionMemory = 10 << 20 // of each session's process
 
 	cpuPeriod = 100 * time.Millisecond // of the kernel's quota
-	// cpuSlack is how far a process may be ahead of its processor time before it waits: timers are no finer.
+	// cpuSlack is how far a process may run ahead of its processor time before it waits: timers are no finer.
 	cpuSlack = time.Millisecond
 )
 
-// Machine is what agents run on, a task with a share of a processor: in each period all processes together may use quota
-// of processor time, and the rest wait for the next. It is a model, because nothing of the kind needs privileges or cgroups; the
-// processor time of real programs in the task is added by Spend. A nil *Machine costs nothing.
+// Machine is the machine of the agents, a task with a share of a processor. In each period all processes together may use quota of
+// processor time; the rest waits for the next period. It is a model, because a real quota needs privileges or cgroups. Spend adds
+// the processor time of real programs in the task. A nil *Machine costs nothing.
 type Machine struct {
 	quota time.Duration // in each period
 	begin time.Time
 
 	mu       sync.Mutex
-	period   int64         // the one that is being used up, since begin
+	period   int64         // the present one, since begin
 	used     time.Duration // of its quota
 	total    time.Duration // processor time so far
-	noted    int64         // periods up to here are in the figures
+	noted    int64         // periods before this one are in the figures
 	busy     int64         // periods in which anything ran
-	short    int64         // periods in which something had to wait
+	short    int64         // periods in which a process had to wait
 	waited   time.Duration // of those, the rest of the period after the quota was used up
 	sessions int
 }
 
-// NewMachine returns a machine with a number of processors, which may be a fraction.
+// NewMachine returns a machine with that many processors, which may be a fraction.
 func NewMachine(processors float64) *Machine {
 	quota := max(time.Duration(processors*float64(cpuPeriod)), time.Millisecond)
 	return &Machine{quota: quota, begin: time.Now(), period: -1, noted: -1}
 }
 
-// MachineUsage is what was used of a machine.
+// MachineUsage is the used time and memory of a machine.
 type MachineUsage struct {
 	CPU       time.Duration // processor time
 	Periods   int64         // of 100 ms, in which anything ran
-	Throttled int64         // of these, those in which something waited for the next
+	Throttled int64         // of these, those in which a process waited for the next
 	Waited    time.Duration // in all of these together
 	Sessions  int           // live ones
 	Memory    int64         // bytes, of the agent's processes
 }
 
-// Usage returns what was used so far.
+// Usage returns the usage so far.
 func (m *Machine) Usage() MachineUsage {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -71,10 +71,10 @@ func (m *Machine) Usage() MachineUsage {
 	return u
 }
 
-// Spend takes processor time that a real program in the task has used.
+// Spend adds processor time that a real program in the task has used.
 func (m *Machine) Spend(d time.Duration) { m.take(time.Now(), d) }
 
-// take uses d of processor time from start on, and returns when that is done.
+// take uses d of processor time from start on, and returns when that time is used up.
 func (m *Machine) take(start time.Time, d time.Duration) time.Time {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -98,7 +98,7 @@ func (m *Machine) take(start time.Time, d time.Duration) time.Time {
 	return start.Add(d)
 }
 
-// note counts the current period once. m.mu is held.
+// note counts the current period once. Callers hold m.mu.
 func (m *Machine) note() {
 	if m.period > m.noted {
 		m.noted = m.period
@@ -123,11 +123,11 @@ func (m *Machine) leave() {
 // process is one thread of a session's process. One goroutine uses it.
 type process struct {
 	machine *Machine
-	free    time.Time // when it has done what it was given so far
+	free    time.Time // when it will have finished its present work
 }
 
-// run has the process work for d, and returns how long to wait until that is done. What is less than a timer's worth is waited for
-// together with what comes next.
+// run makes the process work for d, and returns how long to wait until that is done. It saves up waits below a timer's resolution
+// for the next call.
 func (p *process) run(d time.Duration) time.Duration {
 	if p.machine == nil || d == 0 {
 		return 0
@@ -140,7 +140,7 @@ func (p *process) run(d time.Duration) time.Duration {
 	return p.free.Sub(now)
 }
 
-// work has the process work for d. It returns false if done ended the wait.
+// work makes the process work for d. It returns false if done ended the wait.
 func (p *process) work(done <-chan struct{}, d time.Duration) bool {
 	if wait := p.run(d); wait > cpuSlack {
 		return sleep(done, wait)
@@ -148,7 +148,7 @@ func (p *process) work(done <-chan struct{}, d time.Duration) bool {
 	return true
 }
 
-// inputCost is what a message of n payload bytes from the client costs.
+// inputCost returns the cost of a message of n payload bytes from the client.
 func inputCost(n int) time.Duration {
 	return costInput + costPerKB*time.Duration(max(0, n-1024)/1024)
 }

@@ -5,7 +5,7 @@ import (
 	"sync"
 )
 
-const pipeBytes = 208 << 10 // what a unix socket of the real agent buffers
+const pipeBytes = 208 << 10 // the buffer of a unix socket of the real agent
 
 // duplex returns the two ends of a buffered in-memory connection. Closing one end gives the other EOF after the buffered bytes.
 func duplex() (a, b *pipeEnd) {

@@ -19,15 +19,15 @@ import (
 
 const (
 	sessionTypePort = "Port"
-	// A client of this version or newer gets smux inside the stream; of a version after the second, without its keep-alives.
+	// A client of this version or newer gets smux inside the stream. From the second version on, smux has no keepalives.
 	smuxSince          = "1.1.70"
 	smuxKeepAliveUntil = "1.2.331.0"
 )
 
-// result is how a session ended at the agent.
+// result is the agent's end of a session.
 type result struct {
 	output  string // for channel_closed
-	crashed bool   // the agent went without a word; the service notices later
+	crashed bool   // the agent vanished; the service notices later
 	orderly bool   // the agent told the service before it closed its connection
 }
 
@@ -37,9 +37,9 @@ func (a *agent) runPort() result {
 	if err != nil {
 		return handshakeFailure(err)
 	}
-	// From here on the client believes that it may send, but nothing is dialed yet. The real agent acknowledges and discards what
-	// comes before it has noted its own HandshakeComplete (here only if a fault says so, and then until it dials), and does not
-	// acknowledge what comes before it has dialed.
+	// From now on the client believes that it may send, but nothing is dialed yet. The real agent acknowledges and discards data
+	// from before it has recorded its own HandshakeComplete. (Here it does so only if a fault says so, and then until it dials.) It
+	// does not acknowledge data from before the dial.
 	f := a.faults.Load()
 	unsafe := time.Duration(f.DialDelayMS) * time.Millisecond
 	if a.discards && unsafe == 0 {
@@ -65,7 +65,7 @@ func (a *agent) runPort() result {
 	return a.runBasic(dial, forward)
 }
 
-// discardWindow is how long the agent that discards the first data takes to dial, if no other time is set.
+// discardWindow is the default time until an agent that discards the first data dials.
 const discardWindow = 20 * time.Millisecond
 
 // errorHeading precedes the agent's own errors in channel_closed.
@@ -80,7 +80,7 @@ func handshakeFailure(err error) result {
 	return result{output: errorHeading + "Encountered error while initiating handshake. " + err.Error()}
 }
 
-// portProperties are the session's properties as the handshake shows them.
+// portProperties returns the session's properties for the handshake.
 func (a *agent) portProperties() map[string]string {
 	p := map[string]string{}
 	for k, v := range a.spec.Parameters {
@@ -100,7 +100,7 @@ func (a *agent) portProperties() map[string]string {
 	return p
 }
 
-// forwardAddrs are the addresses to dial, in order. For a remote host they are checked against what is denied.
+// forwardAddrs returns the addresses to dial, in order. It checks those of a remote host against the denied ones.
 func (a *agent) forwardAddrs() ([]string, error) {
 	port := strconv.Itoa(a.spec.Port)
 	host := a.spec.Host
@@ -127,7 +127,7 @@ func (a *agent) forwardAddrs() ([]string, error) {
 	return addrs, nil
 }
 
-// deniedIPs are what the agent never forwards to for DocPortRemote: metadata, resolver, time and licence services.
+// deniedIPs are the addresses to which the agent never forwards for DocPortRemote: metadata, resolver, time and licence services.
 var deniedIPs = map[string]bool{
 	"169.254.169.254": true, "fd00:ec2::254": true, "169.254.169.253": true, "fd00:ec2::253": true,
 	"169.254.169.123": true, "fd00:ec2::123": true, "169.254.169.250": true, "169.254.169.251": true, "fd00:ec2::240": true,
@@ -135,7 +135,7 @@ var deniedIPs = map[string]bool{
 
 func denied(ip net.IP) bool { return deniedIPs[ip.String()] }
 
-// dial connects to the first address that answers; the error is that of the first.
+// dial connects to the first address that answers; the error is the first address's.
 func (a *agent) dial(ctx context.Context, addrs []string) (net.Conn, error) {
 	first := errors.New("missing address")
 	for i, addr := range addrs {
@@ -150,8 +150,8 @@ func (a *agent) dial(ctx context.Context, addrs []string) (net.Conn, error) {
 	return nil, first
 }
 
-// pump reads from r, sends, and sleeps: the pace that caps every session's downloads. It returns the error of r or send, or
-// errDone when ctx ends. A read is ended by closing r.
+// pump reads from r, sends, and sleeps. This pace caps every session's downloads. pump returns the error of r or send, or errDone
+// when ctx ends. Closing r ends a read.
 func (a *agent) pump(ctx context.Context, r io.Reader, send func([]byte) error) error {
 	var buf []byte
 	garble := draws{salt: a.down.salt}
@@ -193,7 +193,7 @@ func (a *agent) pump(ctx context.Context, r io.Reader, send func([]byte) error) 
 	}
 }
 
-// pace is how much the pump reads at once and how long it sleeps then.
+// pace returns how much the pump reads at once and how long it then sleeps.
 func (a *agent) pace() (chunk int, interval time.Duration) {
 	f := a.faults.Load()
 	chunk, interval = a.cfg.ChunkSize, a.cfg.Interval
@@ -210,7 +210,7 @@ func (a *agent) sendOutput(p []byte) error { return a.send(datachannel.Output, p
 
 type dialFunc func(context.Context) (net.Conn, error)
 
-// flagOf is the value of a message with payload type Flag.
+// flagOf returns the value of a message with payload type Flag.
 func flagOf(m *frame.Message) datachannel.PayloadTypeFlag {
 	if len(m.Payload) < 4 {
 		return 0
@@ -228,14 +228,14 @@ type basicPort struct {
 
 	mu       sync.Mutex
 	conn     net.Conn
-	hungUp   bool       // the far end is gone, and the pump waits for redialed
+	hungUp   bool       // the far end has gone, and the pump waits for redialed
 	redialed chan error // capacity 1
 }
 
 func (a *agent) runBasic(dial dialFunc, forward bool) result {
 	conn, err := dial(a.ctx)
 	if err != nil {
-		// Instead of reporting this, the real agent's worker crashes: it closes a connection that it does not have.
+		// Instead of reporting this, the real agent's worker crashes, because it closes a connection that it does not have.
 		a.log.Debug("agent: worker crashes on a failed dial", "err", err)
 		return result{crashed: true}
 	}
@@ -249,7 +249,7 @@ func (a *agent) runBasic(dial dialFunc, forward bool) result {
 		p.pump()
 	}()
 	a.accept(p.handle)
-	<-p.ctx.Done() // the far end is gone, the client has asked for the end, or the session is over
+	<-p.ctx.Done() // the far end has gone, the client has asked for the end, or the session is over
 	a.accept(nil)
 	p.hangUp()
 	<-pumped
@@ -257,14 +257,14 @@ func (a *agent) runBasic(dial dialFunc, forward bool) result {
 	return result{}
 }
 
-// hangUp closes the connection, which ends reads and writes on it.
+// hangUp closes the connection, which ends its reads and writes.
 func (p *basicPort) hangUp() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	_ = p.conn.Close()
 }
 
-// reset makes the far end see a reset, as when the host between loses the connection. The pump ends by it.
+// reset resets the connection, as when the host between loses it. That ends the pump.
 func (p *basicPort) reset() bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -275,7 +275,7 @@ func (p *basicPort) reset() bool {
 	return c.Close() == nil
 }
 
-// pump sends what the far end says until the session is to end.
+// pump sends the far end's data until the session should end.
 func (p *basicPort) pump() {
 	for {
 		p.mu.Lock()
@@ -300,7 +300,8 @@ func (p *basicPort) pump() {
 	}
 }
 
-// handle is called by the agent's receive loop. A write that the far end does not take stops the loop, as in the real agent.
+// handle takes in a message for the port. The agent's receive loop calls it. A write that the far end does not take stops the loop,
+// as in the real agent.
 func (p *basicPort) handle(m *frame.Message) error {
 	switch m.PayloadType {
 	case datachannel.Output:
@@ -320,7 +321,7 @@ func (p *basicPort) handle(m *frame.Message) error {
 	return nil
 }
 
-// connection is where data goes. After the far end has hung up, it is a new one.
+// connection returns the connection for data, a new one after the far end has hung up.
 func (p *basicPort) connection() (net.Conn, error) {
 	p.mu.Lock()
 	conn, hungUp := p.conn, p.hungUp
@@ -343,7 +344,7 @@ func (p *basicPort) connection() (net.Conn, error) {
 	return conn, nil
 }
 
-// muxPort is a stream of smux, each stream of which is a connection to the port.
+// muxPort is a stream of smux; each stream in it is a connection to the port.
 type muxPort struct {
 	a      *agent
 	ctx    context.Context
@@ -382,7 +383,7 @@ func (a *agent) runMux(dial dialFunc, noKeepAlive bool) result {
 	return result{}
 }
 
-// handle is called by the agent's receive loop.
+// handle takes in a message for the port. The agent's receive loop calls it.
 func (p *muxPort) handle(m *frame.Message) error {
 	switch m.PayloadType {
 	case datachannel.Output:
@@ -395,7 +396,7 @@ func (p *muxPort) handle(m *frame.Message) error {
 	return nil
 }
 
-// accept serves the client's connections, each dialed before the next is looked at, as the real agent does.
+// accept serves the client's connections. It dials each before it accepts the next, as the real agent does.
 func (p *muxPort) accept() {
 	for {
 		stream, err := p.smux.AcceptStream()
@@ -413,7 +414,7 @@ func (p *muxPort) accept() {
 	}
 }
 
-// splice closes the other side at each EOF: smux v1 has no half-close, and the real agent does not care.
+// splice closes the other side at each EOF, as the real agent does: smux v1 has no half-close.
 func (p *muxPort) splice(stream *smux.Stream, conn net.Conn) {
 	stop := context.AfterFunc(p.ctx, func() { _ = conn.Close() })
 	defer stop()
@@ -427,7 +428,7 @@ func (p *muxPort) splice(stream *smux.Stream, conn net.Conn) {
 	wg.Wait()
 }
 
-// compareVersions compares dotted numbers; missing parts count as 0, and so does what is not a number.
+// compareVersions compares dotted numbers. Missing parts and parts that are not numbers count as 0.
 func compareVersions(a, b string) int {
 	x, y := strings.Split(a, "."), strings.Split(b, ".")
 	for i := range max(len(x), len(y)) {

@@ -11,8 +11,8 @@ import (
 	"github.com/creack/pty"
 )
 
-// ExecProcess starts cmd under a pty where the system has them, else on pipes with the line ends of a pty. The caller must call
-// Wait, after reading to the end or Kill.
+// ExecProcess starts cmd under a pty if the system has them, else on pipes with the line ends of a pty. The caller must call Wait
+// after it has read to the end or called Kill.
 func ExecProcess(cmd *exec.Cmd) (Process, error) {
 	tty, err := pty.Start(cmd)
 	if errors.Is(err, pty.ErrUnsupported) {

@@ -2,8 +2,8 @@ package gateway
 
 import "os"
 
-// killGroup is not reached: there are no ptys here.
+// killGroup is never called: the system has no ptys.
 func killGroup(p *os.Process) error { return p.Kill() }
 
-// resize is not reached either.
+// resize is never called either.
 func resize(*os.File, int, int) error { return nil }

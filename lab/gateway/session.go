@@ -21,20 +21,20 @@ type session struct {
 	gw      *Gateway
 	spec    Spec
 	log     *slog.Logger
-	number  uint64 // of the session: 1, 2, ...
+	number  uint64 // 1, 2, ...
 	started time.Time
 	up      *lane
 	down    *lane
-	ctx     context.Context // ends with the session
+	ctx     context.Context // done at the session's end
 	cancel  context.CancelFunc
 	gone    chan struct{} // closed when run has returned
 
 	mu      sync.Mutex
 	token   string // opens the next websocket; empty: used
 	sock    *socket
-	sockets int    // that were opened so far
+	sockets int    // opened so far
 	agent   *agent // nil unless it runs
-	away    bool   // the agent has lost its websocket and has no other yet
+	away    bool   // the agent has lost its websocket and has not reconnected yet
 	upGen   uint64 // of the agent at the lane up; meaningful while it is not away
 	ended   bool
 
@@ -54,10 +54,10 @@ func newSession(g *Gateway, spec Spec, number uint64) *session {
 	return s
 }
 
-// run is the session's life.
+// run runs the session until its end.
 func (s *session) run() {
 	defer close(s.gone)
-	defer s.down.end() // the client has what is queued, and then its websocket is closed
+	defer s.down.end() // the client takes the queued messages, and then its websocket is closed
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer s.cancel()
@@ -93,7 +93,7 @@ func (s *session) run() {
 	}
 }
 
-// lastData is when data was last relayed, or the start.
+// lastData returns when the session last relayed data, or when it started.
 func (s *session) lastData() time.Time {
 	return time.Unix(0, max(s.started.UnixNano(), s.up.last.Load(), s.down.last.Load()))
 }
@@ -162,7 +162,7 @@ func (s *session) draw(what uint64, probability float64) bool {
 	return probability > 0 && draw(s.gw.faults.Load(), s.number*kinds+what) < probability
 }
 
-// receive has the agent take messages, by one websocket after the other, until it ends.
+// receive makes the agent take messages from one websocket after the other, until it ends.
 func (s *session) receive(a *agent) {
 	for {
 		s.mu.Lock()
@@ -171,7 +171,7 @@ func (s *session) receive(a *agent) {
 		if a.receive(gen) || !sleep(a.done, s.gw.faults.Load().away()) {
 			return
 		}
-		a.setPaused(false) // as far as it knows
+		a.setPaused(false) // as far as the agent knows
 		s.agentJoins(a)
 	}
 }
@@ -204,7 +204,7 @@ func (s *session) agentLeaves() {
 	}
 }
 
-// cutAgent ends the agent's websocket. What is on its way to the agent is lost.
+// cutAgent ends the agent's websocket. Messages on their way to the agent are lost.
 func (s *session) cutAgent() bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -221,12 +221,12 @@ func (s *session) cutAgent() bool {
 	return true
 }
 
-// cutter cuts a session's websockets as the faults say. It belongs to session.run.
+// cutter cuts a session's websockets as the faults say. session.run owns it.
 type cutter struct {
 	s     *session
 	timer *time.Timer
 	draws draws
-	both  int // counts the cuts, of which every second is the agent's
+	both  int // counts the cuts; every second one is the agent's
 }
 
 func newCutter(s *session) *cutter {
@@ -283,7 +283,7 @@ func (s *session) attach(k *socket, token string) bool {
 	return true
 }
 
-// detach notes that the client's websocket k is gone.
+// detach records that the client's websocket k is gone.
 func (s *session) detach(k *socket) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -298,7 +298,7 @@ func (s *session) detachLocked(k *socket) {
 	s.up.control(s.publication(datachannel.PausePublication))
 }
 
-// resume gives a new token, which voids the one before.
+// resume returns a new token and voids the earlier one.
 func (s *session) resume() (token string, err error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -309,8 +309,8 @@ func (s *session) resume() (token string, err error) {
 	return s.token, nil
 }
 
-// close is the service's end of the session: it can no longer be resumed, and the client gets channel_closed. Only the first call
-// has an effect.
+// close ends the session for the service: it can no longer be resumed, and the client gets channel_closed. Only the first call has
+// an effect.
 func (s *session) close(output string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -322,7 +322,7 @@ func (s *session) close(output string) {
 	s.down.control(s.channelClosed(output))
 }
 
-// setRate gives both ways a rate of their own.
+// setRate gives both directions a rate of their own.
 func (s *session) setRate(bps int64) {
 	s.up.ownRate.Store(bps)
 	s.down.ownRate.Store(bps)
@@ -357,7 +357,7 @@ func (s *session) info() Info {
 	}
 }
 
-// publication is start_publication or pause_publication.
+// publication returns start_publication or pause_publication.
 func (s *session) publication(typ datachannel.MessageType) []byte {
 	id := uuid.New()
 	return control(typ, id, struct {
@@ -388,7 +388,7 @@ func (s *session) channelClosed(output string) []byte {
 func control(typ datachannel.MessageType, id uuid.UUID, payload any) []byte {
 	b, err := json.Marshal(payload)
 	if err != nil {
-		panic("gateway: " + err.Error()) // our own types
+		panic("gateway: " + err.Error()) // fixed types
 	}
 	m := frame.Message{Type: typ, Created: time.Now(), Flags: frame.FlagAck, ID: id, Payload: b}
 	return m.Append(nil)

@@ -22,9 +22,9 @@ import (
 const (
 	helloTimeout = 10 * time.Second // from the upgrade until the token
 	helloBytes   = 16 << 10
-	closeGrace   = 3 * time.Second  // for the client to hang up after channel_closed, or to be heard after it has gone
+	closeGrace   = 3 * time.Second  // for the client to hang up after channel_closed, or for its last words after it has gone
 	writeTimeout = 60 * time.Second // for a client that does not read
-	socketBuffer = 256 << 10        // of the kernel, each way; also of a batch of writes
+	socketBuffer = 256 << 10        // the kernel's, each way; also of a batch of writes
 )
 
 // socket is a client's websocket. Its HTTP handler reads; a second goroutine, which the handler waits for, writes.
@@ -33,12 +33,12 @@ type socket struct {
 	conn *batchConn
 	gen  uint64 // at the session's lane down
 
-	cut     atomic.Bool    // what still comes is thrown away
-	closing sync.WaitGroup // close handshakes under way
-	done    chan struct{}  // the reader has returned
+	cut     atomic.Bool    // discard further messages
+	closing sync.WaitGroup // running close handshakes
+	done    chan struct{}  // closed once the reader has returned
 }
 
-// shut ends the websocket with a close frame and does not wait for it. The client is no longer heard.
+// shut ends the websocket with a close frame, without waiting for it. The gateway discards the client's further messages.
 func (k *socket) shut(reason string) {
 	k.cut.Store(true)
 	k.closing.Go(func() { _ = k.ws.Close(websocket.StatusNormalClosure, reason) })
@@ -131,7 +131,7 @@ func (k *socket) read(s *session) error {
 	k.ws.SetReadLimit(frame.MaxPayload + frame.Overhead)
 	scratch := make([]byte, 4<<10)
 	for {
-		// No deadline and no ctx, which would cost a timer per message: the connection is closed to end a read.
+		// Without a deadline or ctx, which would cost a timer per message. Closing the connection ends a read.
 		typ, r, err := k.ws.Reader(context.Background())
 		if err != nil {
 			return err
@@ -188,10 +188,10 @@ func (k *socket) write(s *session) {
 		}
 		clear(batch)
 		if err != nil {
-			// What the client said before it went is still to be read: a plugin that is told to end asks for the end of its
-			// session and exits, while acknowledgements are on their way to it.
+			// Read the client's last words. A plugin that is told to end asks for the end of its session and exits while
+			// acknowledgements are on their way to it.
 			if sleep(k.done, closeGrace) {
-				_ = k.conn.Close() // the reader sees it, and detaches
+				_ = k.conn.Close() // makes the reader detach
 			}
 			return
 		}
@@ -205,7 +205,7 @@ func (k *socket) finish() {
 	}
 }
 
-// hijackWriter gives the websocket library a connection that batches writes, and keeps hold of it.
+// hijackWriter gives the websocket library a connection that batches writes, and keeps a reference to it.
 type hijackWriter struct {
 	http.ResponseWriter
 	conn *batchConn
@@ -239,7 +239,7 @@ func tcpOf(conn net.Conn) (*net.TCPConn, bool) {
 	return c, ok
 }
 
-// batchConn is a connection that can hold back writes, to make one of many.
+// batchConn is a connection that can hold back writes and merge them into one.
 type batchConn struct {
 	net.Conn
 	early  []byte // read before the upgrade
@@ -291,7 +291,7 @@ func (c *batchConn) release() error {
 	return c.flush()
 }
 
-// flush is called with mu held.
+// flush writes the held bytes. Callers hold mu.
 func (c *batchConn) flush() error {
 	if len(c.buf) == 0 {
 		return nil
@@ -302,8 +302,8 @@ func (c *batchConn) flush() error {
 	return err
 }
 
-// extend gives the next write its time, or most of it: to set the deadline costs a good part of what a write does. It is called
-// with mu held.
+// extend gives the next write its full time, or most of it: setting the deadline for each would cost nearly as much as the write.
+// Callers hold mu.
 func (c *batchConn) extend() {
 	if now := time.Now(); c.deadline.Sub(now) < writeTimeout*3/4 {
 		c.deadline = now.Add(writeTimeout)
