@@ -14,6 +14,8 @@ import (
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
+
+	"github.com/bastion-ssm/bastion/e2e/iamref"
 )
 
 // read decodes a JSON file, strictly.
@@ -102,26 +104,6 @@ func TestSecurityGroup(t *testing.T) {
 	}
 }
 
-type statement struct {
-	Sid, Effect string
-	Principal   map[string]string
-	Action      list
-	Resource    list
-	Condition   map[string]map[string]string
-}
-
-// list is a string or several.
-type list []string
-
-func (l *list) UnmarshalJSON(text []byte) error {
-	var one string
-	if json.Unmarshal(text, &one) == nil {
-		*l = list{one}
-		return nil
-	}
-	return json.Unmarshal(text, (*[]string)(l))
-}
-
 func TestPolicies(t *testing.T) {
 	files, err := filepath.Glob("iam/*.json")
 	if err != nil || len(files) != 4 {
@@ -131,7 +113,7 @@ func TestPolicies(t *testing.T) {
 	for _, file := range files {
 		var policy struct {
 			Version   string
-			Statement []statement
+			Statement []iamref.Statement
 		}
 		read(t, file, &policy)
 		if policy.Version != "2012-10-17" || len(policy.Statement) == 0 {

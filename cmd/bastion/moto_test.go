@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/json"
@@ -46,56 +45,6 @@ import (
 //   - ListTasks lists tasks that have stopped as well.
 //   - DescribeCacheClusters has no nodes, so that a cache cluster has no endpoint.
 //   - Every access key is let in, and GetCallerIdentity answers one and the same user.
-
-// startMoto starts moto's server, an emulator of AWS's APIs that is not ours, and returns its address.
-func startMoto(t *testing.T) string {
-	t.Helper()
-	program, err := exec.LookPath("moto_server")
-	if err != nil { // of all that tests need this alone comes by pip, whose index may be out of reach
-		t.Skip("moto_server is missing: pip install 'moto[server]==5.2.1'")
-	}
-	cmd := exec.Command(program, "-H", "127.0.0.1", "-p", "0")
-	cmd.Env = append(rig.Environ(), "PYTHONUNBUFFERED=1")
-	read, write, err := os.Pipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	cmd.Stdout, cmd.Stderr = write, write
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	_ = write.Close()
-	addresses := make(chan string, 1)
-	var reader sync.WaitGroup
-	reader.Go(func() {
-		defer close(addresses)
-		running := regexp.MustCompile(`Running on (http://127\.0\.0\.1:\d+)`)
-		for lines := bufio.NewScanner(read); lines.Scan(); { // to the end, so that it never waits for a reader
-			if found := running.FindStringSubmatch(lines.Text()); found != nil {
-				select {
-				case addresses <- found[1]:
-				default:
-				}
-			}
-		}
-	})
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-		reader.Wait()
-		_ = read.Close()
-	})
-	select {
-	case address, ok := <-addresses:
-		if !ok {
-			t.Fatal("moto_server ended")
-		}
-		return address
-	case <-time.After(90 * time.Second):
-		t.Fatal("moto_server does not say where it listens")
-		return ""
-	}
-}
 
 // mended is moto behind a proxy that counts calls. It mends the texts of tasks where mend says so.
 type mended struct {
@@ -247,7 +196,7 @@ func furnish(t *testing.T, m *mended) []string {
 // Discovery, up, status and down work with answers of an emulator that is not ours, as far as it has what they need.
 func TestMoto(t *testing.T) {
 	t.Parallel()
-	m := mendMoto(t, startMoto(t))
+	m := mendMoto(t, rig.Moto(t))
 	env := furnish(t, m)
 	run := func(args ...string) result {
 		t.Helper()

@@ -121,6 +121,7 @@ var allowed = map[string][]string{
 	"lab/vpc":         {},
 	"e2e/bench":       {"agent/api", "e2e/rig", "internal/sleep", "lab", "lab/gateway", "lab/vpc"},
 	"e2e/rig":         {"lab", "lab/gateway", "lab/vpc"},
+	"e2e/iamref":      {"e2e/rig"},
 
 	// Only tests.
 	"e2e":              {},
