@@ -1,12 +1,19 @@
 #!/bin/sh
 # Installs the programs that `make demo` or `make test` use besides Go, where they are missing: by apt on Debian and Ubuntu, by
-# brew on macOS, one by pip. It says what it installs and why, starts no service, and does nothing when everything is there.
+# brew on macOS, two by pip. It says what it installs and why, starts no service, and does nothing when everything is there.
 #
 #   tools/deps.sh demo    the databases and their clients; without them the demo runs on embedded ones
 #   tools/deps.sh test    also the peers of the end-to-end tests; with CI set it fails if something is missing after all
 set -eu
 what=${1:-test}
 moto=5.2.1 # another version may get other things wrong: see cmd/bastion/moto_test.go
+cfnlint=1.51.0
+
+# pip_install PACKAGE WHY: the tests go on without it.
+pip_install() {
+	echo "Installing by pip: $1, $2"
+	python3 -m pip install --quiet "$1" || echo "pip failed. The tests go on: those that need $1 are left out." >&2
+}
 
 # have NAME: is the program here, also in the places where distributions hide it?
 have() {
@@ -136,11 +143,10 @@ command -v go >/dev/null 2>&1 || {
 	echo 'Go is missing: install 1.21 or later from https://go.dev/dl/ (it fetches the version that go.mod names).' >&2
 	exit 1
 }
-# The one program that comes by pip, whose index is not within everybody's reach: a test says that it is left out.
-if [ "$what" = test ] && ! have moto_server; then
-	echo "Installing by pip: moto[server]==$moto, an emulator of AWS's APIs that is not ours"
-	python3 -m pip install --quiet "moto[server]==$moto" ||
-		echo "pip failed. The tests go on: the one that needs moto_server is left out." >&2
+# The programs that come by pip, whose index is not within everybody's reach: a test says that it is left out.
+if [ "$what" = test ]; then
+	have moto_server || pip_install "moto[server]==$moto" "an emulator of AWS's APIs that is not ours"
+	have cfn-lint || pip_install "cfn-lint==$cfnlint" "AWS's linter of CloudFormation templates"
 fi
 [ -n "$(missing)" ] || exit 0
 

@@ -1,0 +1,62 @@
+package account
+
+// alarms tells a topic what should not happen: a destination or a grant that bastiond refused, and a command by ECS Exec that is not
+// the grant command.
+func (s *Stack) alarms() {
+	s.add("AlarmTopic", "AWS::SNS::Topic", Object{{"KmsMasterKeyId", s.keyARN()}})
+	policy := Policy{{
+		Sid: "AlarmsOfTheAccount", Principal: Object{{"Service", words("cloudwatch.amazonaws.com", "events.amazonaws.com")}},
+		Action: []string{"sns:Publish"}, Resource: List{Ref("AlarmTopic")},
+		Condition: Object{{"StringEquals", Object{{"aws:SourceAccount", Account}}}},
+	}}
+	s.add("AlarmTopicPolicy", "AWS::SNS::TopicPolicy", Object{
+		{"Topics", List{Ref("AlarmTopic")}},
+		{"PolicyDocument", policy.document()},
+	})
+	if s.Inputs.AlarmEmail != "" {
+		s.add("AlarmSubscription", "AWS::SNS::Subscription", Object{
+			{"TopicArn", Ref("AlarmTopic")}, {"Protocol", "email"}, {"Endpoint", s.Inputs.AlarmEmail},
+		})
+	}
+	s.alarm("Denied", "denied", "a bastion refused a destination")
+	s.alarm("GrantRefused", "grant-refused", "a bastion refused a grant")
+	s.add("OtherCommand", "AWS::Events::Rule", Object{
+		{"Description", s.Inputs.Name + ": a command by ECS Exec that is not the grant command"},
+		{"EventPattern", Object{
+			{"source", words("aws.ecs")},
+			{"detail-type", words("AWS API Call via CloudTrail")},
+			{"detail", Object{
+				{"eventSource", words("ecs.amazonaws.com")},
+				{"eventName", words("ExecuteCommand")},
+				{"requestParameters", Object{
+					{"cluster", List{s.Inputs.Name, Object{{"suffix", ":cluster/" + s.Inputs.Name}}}},
+					{"command", List{Object{{"anything-but", Object{{"prefix", "/bastiond grant "}}}}}},
+				}},
+			}},
+		}},
+		{"Targets", List{Object{{"Id", "topic"}, {"Arn", Ref("AlarmTopic")}}}},
+	})
+}
+
+// alarm counts an event of bastiond's audit log, and tells the topic of the first.
+func (s *Stack) alarm(id, event, description string) {
+	s.add(id+"Metric", "AWS::Logs::MetricFilter", Object{
+		{"LogGroupName", Ref("AuditLog")},
+		{"FilterPattern", `{ $.event = "` + event + `" }`},
+		{"MetricTransformations", List{Object{
+			{"MetricNamespace", s.Inputs.Name}, {"MetricName", event}, {"MetricValue", "1"}, {"DefaultValue", 0},
+		}}},
+	})
+	s.add(id+"Alarm", "AWS::CloudWatch::Alarm", Object{
+		{"AlarmDescription", s.Inputs.Name + ": " + description},
+		{"Namespace", s.Inputs.Name},
+		{"MetricName", event},
+		{"Statistic", "Sum"},
+		{"Period", 300},
+		{"EvaluationPeriods", 1},
+		{"Threshold", 1},
+		{"ComparisonOperator", "GreaterThanOrEqualToThreshold"},
+		{"TreatMissingData", "notBreaching"},
+		{"AlarmActions", List{Ref("AlarmTopic")}},
+	})
+}

@@ -1,0 +1,150 @@
+package account
+
+import (
+	"errors"
+	"fmt"
+	"net/netip"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/internal/fargate"
+)
+
+// Inputs are an operator's choices. The zero value of a field means the default that Defaults gives.
+type Inputs struct {
+	// Name begins the names of what is made: cluster, log groups, policies. It is the stack's name too.
+	Name string
+	// Region is where the stack will be. With none, VPC endpoints have the names of the partitions aws and aws-us-gov.
+	Region string
+	// VPC, VPCCIDR and Subnets are where the tasks run. They may stay empty for a template whose parameters the deployer fills in.
+	VPC, VPCCIDR string
+	Subnets      []string
+
+	// SecurityGroup is an existing one for the tasks; empty makes one without inbound rules, with the egress of Egress.
+	// Without any, Egress is PostgreSQL, MySQL and Redis in the VPC.
+	SecurityGroup string
+	Egress        []Egress
+	Endpoints     Endpoints
+
+	Path     string // of roles and policies in IAM, such as "/teams/data/"
+	Boundary string // ARN of the permissions boundary of the roles; empty: none
+	// TaskRole and ExecutionRole are ARNs of existing roles; empty makes them.
+	TaskRole, ExecutionRole string
+
+	RetentionDays int    // of the audit log and of the exec log; CloudWatch Logs takes certain numbers only
+	Key           string // ARN of an existing KMS key for logs, images and ECS Exec; empty makes one
+	CPU, Memory   int    // CPU units and MiB of a task
+	Architecture  string // X86_64 or ARM64
+	Spot          bool   // run tasks on Fargate Spot
+	Insights      bool   // container insights of the cluster
+	ExecLogs      bool   // transcripts of ECS Exec to CloudWatch Logs and S3; see docs/adr/0015
+	ImageTag      string // of the image in the repository that is made
+	AlarmEmail    string // subscribes to the alarms; empty: nobody does
+
+	Classes []Class
+	Tags    []Tag // on everything that takes tags
+}
+
+// Class is a kind of bastion: which destinations it reaches, and who may use it.
+type Class struct {
+	Name  string   // of its task definition behind Inputs.Name; empty for the only one
+	Allow []string // destinations as BASTIOND_ALLOW takes them; without any, a parameter that the deployer must give
+	Roles []string // names of the IAM roles whose people may use it; more can attach its policy
+}
+
+// Egress is a rule for what tasks may connect to.
+type Egress struct {
+	Port        int
+	CIDR        string // of the destination, or
+	Group       string // its security group
+	Description string
+}
+
+// Endpoints says how tasks reach AWS.
+type Endpoints struct {
+	// Make creates the VPC endpoints that a task needs.
+	Make        bool
+	RouteTables []string // of the subnets, for S3's gateway endpoint, if Make
+	// Group and PrefixList are those of endpoints that exist: of the interface endpoints, and S3's. Without them and without Make,
+	// tasks reach AWS by the internet (a NAT gateway, or a public address), and the egress rule for port 443 is for any address.
+	Group, PrefixList string
+}
+
+// Tag is a tag of a resource.
+type Tag struct{ Key, Value string }
+
+// retentions are the days that CloudWatch Logs can keep a log for, from a year on.
+// Source: https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html
+var retentions = []int{365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653}
+
+// Defaults returns the inputs with defaults in place of zero values.
+func (in Inputs) Defaults() Inputs {
+	set := func(s *string, value string) {
+		if *s == "" {
+			*s = value
+		}
+	}
+	set(&in.Name, "bastion")
+	set(&in.Path, "/")
+	set(&in.Architecture, "X86_64")
+	set(&in.ImageTag, "1")
+	if in.RetentionDays == 0 {
+		in.RetentionDays = retentions[0]
+	}
+	if in.CPU == 0 {
+		in.CPU = 1024
+	}
+	if memories := fargate.Memories(in.CPU); in.Memory == 0 && len(memories) > 0 {
+		in.Memory = memories[0]
+	}
+	if len(in.Classes) == 0 {
+		in.Classes = []Class{{}}
+	}
+	return in
+}
+
+var (
+	nameForm  = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
+	classForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
+	pathForm  = regexp.MustCompile(`^/([\x21-\x7e]+/)?$`)
+)
+
+// Validate returns what is wrong with inputs that have their defaults, all of it.
+func (in Inputs) Validate() error {
+	var faults []error
+	check := func(ok bool, format string, args ...any) {
+		if !ok {
+			faults = append(faults, fmt.Errorf(format, args...))
+		}
+	}
+	check(nameForm.MatchString(in.Name), "name %q: want at most 32 lower-case letters, digits and hyphens, a letter first", in.Name)
+	check(pathForm.MatchString(in.Path), "IAM path %q: want / at its begin and end", in.Path)
+	check(slices.Contains(retentions, in.RetentionDays), "log retention of %d days: CloudWatch Logs takes %s", in.RetentionDays, list(retentions))
+	memories := fargate.Memories(in.CPU)
+	check(len(memories) > 0, "%d CPU units: Fargate has %s", in.CPU, list(fargate.CPUs()))
+	check(len(memories) == 0 || slices.Contains(memories, in.Memory), "%d MiB with %d CPU units: Fargate has %s", in.Memory, in.CPU, list(memories))
+	check(in.Architecture == "X86_64" || in.Architecture == "ARM64", "architecture %q: want X86_64 or ARM64", in.Architecture)
+	for _, e := range in.Egress {
+		_, err := netip.ParsePrefix(e.CIDR)
+		check((e.CIDR == "") != (e.Group == "") && (e.CIDR == "" || err == nil), "egress to port %d: want a CIDR or a security group", e.Port)
+		check(e.Port > 0 && e.Port < 1<<16, "egress to port %d: want 1 to 65535", e.Port)
+		check(e.Description != "", "egress to port %d: want a description", e.Port)
+	}
+	seen := make(map[string]bool)
+	for _, c := range in.Classes {
+		check(c.Name == "" && len(in.Classes) == 1 || classForm.MatchString(c.Name), "class %q: want lower-case letters, digits and hyphens", c.Name)
+		check(!seen[title(c.Name)], "class %q: there are two of the name", c.Name)
+		seen[title(c.Name)] = true
+	}
+	for _, t := range in.Tags {
+		check(t.Key != "" && len(t.Key) <= 128 && len(t.Value) <= 256 && !strings.HasPrefix(t.Key, "aws:"), "tag %q: AWS takes no such tag", t.Key)
+		check(t.Key != "bastion" && !strings.HasPrefix(t.Key, "bastion:"), "tag %q: bastion itself sets it", t.Key)
+	}
+	return errors.Join(faults...)
+}
+
+// list is numbers as a person reads them.
+func list(numbers []int) string {
+	return strings.Trim(strings.ReplaceAll(fmt.Sprint(numbers), " ", ", "), "[]")
+}

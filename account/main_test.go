@@ -1,0 +1,44 @@
+package account
+
+import (
+	"testing"
+
+	"go.uber.org/goleak"
+)
+
+func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
+
+// variants are inputs that between them choose everything, each way.
+var variants = map[string]Inputs{
+	"default": {},
+	"endpoints": {
+		Region: "eu-central-1", Endpoints: Endpoints{Make: true}, Subnets: []string{"subnet-0a", "subnet-0b"},
+		Egress: []Egress{{Port: 5432, CIDR: "10.0.0.0/16", Description: "PostgreSQL"}},
+	},
+	"classes": {
+		Name: "tunnel", Path: "/data/", Boundary: "arn:aws:iam::000000000000:policy/boundary", ExecLogs: true, Insights: true, Spot: true,
+		RetentionDays: 731, CPU: 256, Architecture: "ARM64", AlarmEmail: "security@example.com",
+		Classes: []Class{
+			{Name: "read-only", Allow: []string{"*.rds.amazonaws.com:5432"}, Roles: []string{"analysts"}},
+			{Name: "all", Allow: []string{"10.0.0.0/8:5432", "10.0.0.0/8:6379"}},
+		},
+		Tags: []Tag{{"team", "data"}, {"cost-centre", "42"}},
+	},
+	"existing": {
+		SecurityGroup: "sg-0123456789abcdef0", Key: "arn:aws:kms:eu-central-1:000000000000:key/01234567-89ab-cdef-0123-456789abcdef",
+		TaskRole: "arn:aws:iam::000000000000:role/task", ExecutionRole: "arn:aws:iam::000000000000:role/execution",
+	},
+	"existing endpoints": {
+		Endpoints: Endpoints{Group: "sg-0123456789abcdef0", PrefixList: "pl-0123456789abcdef0"},
+		Egress:    []Egress{{Port: 6379, Group: "sg-0123456789abcdef1", Description: "Redis"}},
+	},
+}
+
+func newStack(t *testing.T, in Inputs) *Stack {
+	t.Helper()
+	s, err := New(in)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}

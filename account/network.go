@@ -1,0 +1,144 @@
+package account
+
+import (
+	"strconv"
+
+	"github.com/bastion-ssm/bastion/internal/partition"
+)
+
+// network makes the security group of the tasks, and VPC endpoints if the operator wants some.
+func (s *Stack) network() {
+	if s.Inputs.Endpoints.Make {
+		s.endpoints()
+	}
+	if s.Inputs.SecurityGroup != "" {
+		return
+	}
+	s.add("SecurityGroup", "AWS::EC2::SecurityGroup", Object{
+		{"GroupDescription", s.Inputs.Name + ": tasks of bastions, no inbound rule"},
+		{"VpcId", Ref(paramVPC)},
+		{"SecurityGroupEgress", s.egress()},
+	})
+	if s.Inputs.Endpoints.Make {
+		// The two groups name each other, so that one rule stands apart.
+		s.add("EndpointsIngress", "AWS::EC2::SecurityGroupIngress", Object{
+			{"Description", "Bastions"},
+			{"GroupId", Attr{"EndpointsGroup", "GroupId"}},
+			{"IpProtocol", "tcp"},
+			{"FromPort", 443},
+			{"ToPort", 443},
+			{"SourceSecurityGroupId", Attr{"SecurityGroup", "GroupId"}},
+		})
+	}
+}
+
+// databases are what tasks connect to in the VPC unless the operator lists something.
+var databases = []struct {
+	port int
+	name string
+}{{3306, "MySQL"}, {5432, "PostgreSQL"}, {6379, "Redis"}}
+
+// egress is where tasks may connect to: AWS, and what the operator lists.
+func (s *Stack) egress() List {
+	rule := func(port int, destination, value any, description string) Object {
+		return Object{
+			{"IpProtocol", "tcp"},
+			{"FromPort", port},
+			{"ToPort", port},
+			{destination.(string), value},
+			{"Description", description},
+		}
+	}
+	var rules List
+	e := s.Inputs.Endpoints
+	switch {
+	case e.Make:
+		rules = append(rules, rule(443, "DestinationSecurityGroupId", Attr{"EndpointsGroup", "GroupId"}, "AWS by VPC endpoints"))
+	case e.Group != "":
+		rules = append(rules, rule(443, "DestinationSecurityGroupId", e.Group, "AWS by VPC endpoints"))
+	default:
+		rules = append(rules, rule(443, "CidrIp", "0.0.0.0/0", "AWS by the internet"))
+	}
+	if e.PrefixList != "" {
+		rules = append(rules, rule(443, "DestinationPrefixListId", e.PrefixList, "ECR layers by the gateway endpoint of S3"))
+	}
+	if len(s.Inputs.Egress) == 0 {
+		for _, d := range databases {
+			rules = append(rules, rule(d.port, "CidrIp", Ref(paramCIDR), d.name))
+		}
+	}
+	for _, r := range s.Inputs.Egress {
+		if r.CIDR != "" {
+			rules = append(rules, rule(r.Port, "CidrIp", r.CIDR, r.Description))
+		} else {
+			rules = append(rules, rule(r.Port, "DestinationSecurityGroupId", r.Group, r.Description))
+		}
+	}
+	return rules
+}
+
+// interfaces are the services that a task reaches by interface endpoints.
+// Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/vpc-endpoints.html
+var interfaces = []string{"ssmmessages", "ecr.api", "ecr.dkr", "logs", "kms"}
+
+// endpoints makes the VPC endpoints, for the channels and logs of this account alone.
+func (s *Stack) endpoints() {
+	s.add("EndpointsGroup", "AWS::EC2::SecurityGroup", Object{
+		{"GroupDescription", s.Inputs.Name + ": VPC endpoints"},
+		{"VpcId", Ref(paramVPC)},
+		{"SecurityGroupEgress", List{Object{ // an endpoint connects to nothing, and without a rule AWS adds one for everything
+			{"IpProtocol", "tcp"},
+			{"FromPort", 443},
+			{"ToPort", 443},
+			{"CidrIp", "127.0.0.1/32"},
+			{"Description", "Nothing"},
+		}}},
+	})
+	for _, service := range interfaces {
+		s.add("Endpoint"+serviceID(service), "AWS::EC2::VPCEndpoint", Object{
+			{"VpcEndpointType", "Interface"},
+			{"ServiceName", s.endpointService(service)},
+			{"VpcId", Ref(paramVPC)},
+			{"SubnetIds", Ref(paramSubnets)},
+			{"SecurityGroupIds", List{Attr{"EndpointsGroup", "GroupId"}}},
+			{"PrivateDnsEnabled", true},
+			{"PolicyDocument", ofThisAccount().document()},
+		})
+	}
+	s.add("EndpointS3", "AWS::EC2::VPCEndpoint", Object{
+		{"VpcEndpointType", "Gateway"},
+		{"ServiceName", s.endpointService("s3")},
+		{"VpcId", Ref(paramVPC)},
+		{"RouteTableIds", Ref(paramTables)},
+	})
+}
+
+// endpointService is the name of a service's VPC endpoint service.
+func (s *Stack) endpointService(service string) any {
+	if region := s.Inputs.Region; region != "" {
+		return partition.Of(region).EndpointService(service, region)
+	}
+	return Text{"com.amazonaws.", Region, "." + service}
+}
+
+// ofThisAccount lets the account's own principals through an endpoint, and no other's: a task that somebody registered elsewhere cannot
+// reach that account.
+func ofThisAccount() Policy {
+	return Policy{{
+		Sid: "PrincipalsOfThisAccount", Principal: Object{{"AWS", "*"}}, Action: []string{"*"}, Resource: List{"*"},
+		Condition: Object{{"StringEquals", Object{{"aws:PrincipalAccount", Account}}}},
+	}}
+}
+
+// serviceID is a service's part of a logical id.
+func serviceID(service string) string {
+	switch service {
+	case "ecr.api":
+		return "EcrApi"
+	case "ecr.dkr":
+		return "EcrDkr"
+	}
+	return title(service)
+}
+
+func decimal(n int) string { return strconv.Itoa(n) }

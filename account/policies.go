@@ -1,0 +1,223 @@
+package account
+
+// Policy is a policy document of IAM.
+type Policy []Statement
+
+// Statement is a statement of a policy. An empty effect is Allow. Principal is empty in policies of roles and people.
+type Statement struct {
+	Sid, Effect string
+	Principal   Object
+	Action      []string
+	Resource    List
+	Condition   Object
+}
+
+// document is the policy as AWS takes it.
+func (p Policy) document() Object {
+	statements := make(List, 0, len(p))
+	for _, s := range p {
+		effect := s.Effect
+		if effect == "" {
+			effect = "Allow"
+		}
+		o := Object{{"Sid", s.Sid}, {"Effect", effect}}
+		if len(s.Principal) > 0 {
+			o = append(o, Member{"Principal", s.Principal})
+		}
+		o = append(o, Member{"Action", single(words(s.Action...))})
+		if len(s.Resource) > 0 {
+			o = append(o, Member{"Resource", single(s.Resource)})
+		}
+		if len(s.Condition) > 0 {
+			o = append(o, Member{"Condition", s.Condition})
+		}
+		statements = append(statements, o)
+	}
+	return Object{{"Version", "2012-10-17"}, {"Statement", statements}}
+}
+
+// single is the list, or its element if it has just one.
+func single(l List) any {
+	if len(l) == 1 {
+		return l[0]
+	}
+	return l
+}
+
+// roles makes the roles of the tasks, unless there are some.
+func (s *Stack) roles() {
+	if s.Inputs.ExecutionRole == "" {
+		s.role("ExecutionRole", "what ECS does to start a bastion", s.executionRole())
+	}
+	if s.Inputs.TaskRole == "" {
+		s.role("TaskRole", "what a bastion does", s.taskRole())
+	}
+}
+
+func (s *Stack) role(id, description string, policy Policy) {
+	role := Object{
+		{"Description", s.Inputs.Name + ": " + description},
+		{"Path", s.Inputs.Path},
+		{"AssumeRolePolicyDocument", tasksOfThisAccount().document()},
+		{"Policies", List{Object{{"PolicyName", s.Inputs.Name}, {"PolicyDocument", policy.document()}}}},
+	}
+	if s.Inputs.Boundary != "" {
+		role = append(role, Member{"PermissionsBoundary", s.Inputs.Boundary})
+	}
+	s.add(id, "AWS::IAM::Role", role)
+}
+
+// tasksOfThisAccount is who may assume the two roles.
+func tasksOfThisAccount() Policy {
+	return Policy{{
+		Sid: "TasksOfThisAccount", Principal: Object{{"Service", "ecs-tasks.amazonaws.com"}}, Action: []string{"sts:AssumeRole"},
+		Condition: Object{
+			{"StringEquals", Object{{"aws:SourceAccount", Account}}},
+			{"ArnLike", Object{{"aws:SourceArn", arn("ecs", "*")}}},
+		},
+	}}
+}
+
+// executionRole is what ECS does to start a task: pull the image, write the audit log.
+func (s *Stack) executionRole() Policy {
+	return Policy{
+		{Sid: "RegistryToken", Action: []string{"ecr:GetAuthorizationToken"}, Resource: List{"*"}},
+		{
+			Sid:      "PullTheImage",
+			Action:   []string{"ecr:BatchCheckLayerAvailability", "ecr:BatchGetImage", "ecr:GetDownloadUrlForLayer"},
+			Resource: List{arn("ecr", "repository/"+s.Inputs.Name)},
+		},
+		{
+			Sid: "WriteTheAuditLog", Action: []string{"logs:CreateLogStream", "logs:PutLogEvents"},
+			Resource: List{arn("logs", "log-group:"+s.logGroup()+":log-stream:*")},
+		},
+	}
+}
+
+// taskRole is what the task does, which is what ECS Exec's agent in it does: its channels, the data keys of its sessions, its log.
+func (s *Stack) taskRole() Policy {
+	policy := Policy{
+		{
+			Sid: "ExecAgentChannels",
+			Action: []string{
+				"ssmmessages:CreateControlChannel", "ssmmessages:CreateDataChannel",
+				"ssmmessages:OpenControlChannel", "ssmmessages:OpenDataChannel",
+			},
+			Resource: List{"*"},
+		},
+		{
+			Sid: "DecryptExecKeys", Action: []string{"kms:Decrypt"}, Resource: List{s.keyARN()},
+			Condition: s.sessionsOfTheCluster(),
+		},
+	}
+	if s.Inputs.ExecLogs {
+		policy = append(policy, s.writeExecLogs()...)
+	}
+	return policy
+}
+
+// writeExecLogs is what the agent in the task needs to write its transcripts, and to see first that they will be encrypted.
+func (s *Stack) writeExecLogs() Policy {
+	return Policy{
+		{Sid: "FindTheExecLog", Action: []string{"logs:DescribeLogGroups"}, Resource: List{"*"}},
+		{Sid: "SeeTheExecLog", Action: []string{"logs:DescribeLogStreams"}, Resource: List{arn("logs", "log-group:"+s.execGroup())}},
+		{
+			Sid: "WriteTheExecLog", Action: []string{"logs:CreateLogStream", "logs:PutLogEvents"},
+			Resource: List{arn("logs", "log-group:"+s.execGroup()+":log-stream:*")},
+		},
+		{Sid: "SeeThatTheBucketEncrypts", Action: []string{"s3:GetEncryptionConfiguration"}, Resource: List{Attr{"AuditBucket", "Arn"}}},
+		{Sid: "WriteToTheBucket", Action: []string{"s3:PutObject"}, Resource: List{Text{Attr{"AuditBucket", "Arn"}, "/exec/*"}}},
+		{
+			Sid: "EncryptInTheBucket", Action: []string{"kms:GenerateDataKey"}, Resource: List{s.keyARN()},
+			Condition: Object{{"StringEquals", Object{{"kms:ViaService", Text{"s3.", Region, ".", URLSuffix}}}}},
+		},
+	}
+}
+
+// sessionsOfTheCluster is the encryption context of ECS Exec's sessions to the cluster's tasks.
+func (s *Stack) sessionsOfTheCluster() Object {
+	return Object{{"StringLike", Object{{"kms:EncryptionContext:aws:ssm:TargetId", "ecs:" + s.Inputs.Name + "_*"}}}}
+}
+
+// userID is the caller in a policy: AROA...:SESSION-NAME of a role, AIDA... of a user.
+const userID = "${aws:userid}"
+
+// ownerTag is the tag by which a task belongs to somebody.
+const ownerTag = "bastion:owner"
+
+// userPolicy is what a person may do with a class: start a bastion of their own, and use, see and stop no other's.
+func (s *Stack) userPolicy(c Class) Policy {
+	cluster, tasks := arn("ecs", "cluster/"+s.Inputs.Name), arn("ecs", "task/"+s.Inputs.Name+"/*")
+	own := Member{"aws:ResourceTag/" + ownerTag, userID}
+	inCluster := Member{"ArnEquals", Object{{"ecs:cluster", cluster}}}
+	start := Policy{
+		{
+			Sid: "StartABastion", Action: []string{"ecs:RunTask"}, Resource: List{arn("ecs", "task-definition/"+s.family(c)+":*")},
+			Condition: Object{inCluster, {"StringEquals", Object{{"ecs:enable-execute-command", "true"}, {"aws:RequestTag/" + ownerTag, userID}}}},
+		},
+		{
+			Sid: "MarkItAsOwn", Action: []string{"ecs:TagResource"}, Resource: List{tasks},
+			Condition: Object{{"StringEquals", Object{{"ecs:CreateAction", "RunTask"}, {"aws:RequestTag/" + ownerTag, userID}}}},
+		},
+		{
+			Sid: "GiveItItsRoles", Action: []string{"iam:PassRole"},
+			Resource:  List{roleARN(s.Inputs.ExecutionRole, "ExecutionRole"), roleARN(s.Inputs.TaskRole, "TaskRole")},
+			Condition: Object{{"StringEquals", Object{{"iam:PassedToService", "ecs-tasks.amazonaws.com"}}}},
+		},
+	}
+	use := Policy{
+		{Sid: "ListTheTasks", Action: []string{"ecs:ListTasks"}, Resource: List{"*"}, Condition: Object{inCluster}},
+		{
+			Sid: "SeeAndStopOwn", Action: []string{"ecs:DescribeTasks", "ecs:StopTask"}, Resource: List{tasks},
+			Condition: Object{inCluster, {"StringEquals", Object{own}}},
+		},
+		{Sid: "HandOverAGrantInTheCluster", Action: []string{"ecs:ExecuteCommand"}, Resource: List{cluster}},
+		{
+			Sid: "HandOverAGrantToOwn", Action: []string{"ecs:ExecuteCommand"}, Resource: List{tasks},
+			Condition: Object{{"StringEquals", Object{own, {"ecs:container-name", "bastion"}}}},
+		},
+		{
+			Sid: "OpenSessionsToOwn", Action: []string{"ssm:StartSession"}, Resource: List{tasks},
+			Condition: Object{{"StringEquals", Object{own}}, {"BoolIfExists", Object{{"ssm:SessionDocumentAccessCheck", "true"}}}},
+		},
+	}
+	return append(append(start, use...), s.sessionStatements()...)
+}
+
+// sessionStatements are a user's permissions that name sessions, keys and what exists, not tasks.
+func (s *Stack) sessionStatements() Policy {
+	document := func(name string) Text { return Text{"arn:", Partition, ":ssm:", Region, "::document/" + name} }
+	return Policy{
+		{
+			Sid: "BySessionDocumentsForPorts", Action: []string{"ssm:StartSession"},
+			Resource: List{document("AWS-StartPortForwardingSession"), document("AWS-StartSSHSession")},
+		},
+		{Sid: "CarryOwnSessions", Action: []string{"ssmmessages:OpenDataChannel"}, Resource: List{arn("ssm", "session/"+userID+"-*")}},
+		{
+			Sid: "ResumeAndEndOwnSessions", Action: []string{"ssm:ResumeSession", "ssm:TerminateSession"}, Resource: List{arn("ssm", "session/*")},
+			Condition: Object{{"StringEquals", Object{{"ssm:resourceTag/aws:ssmmessages:session-id", userID}}}},
+		},
+		{
+			Sid: "MakeExecKeys", Action: []string{"kms:GenerateDataKey"}, Resource: List{s.keyARN()},
+			Condition: s.sessionsOfTheCluster(),
+		},
+		{
+			Sid: "CompareTasksAndChooseTheNetwork",
+			Action: []string{
+				"ec2:DescribeNetworkInterfaces", "ec2:DescribeSecurityGroups", "ec2:DescribeSubnets", "ecs:DescribeTaskDefinition",
+			},
+			Resource: List{"*"},
+		},
+		{
+			Sid: "LookUpDatabases", Action: []string{"rds:DescribeDBClusters", "rds:DescribeDBInstances"},
+			Resource: List{arn("rds", "cluster:*"), arn("rds", "db:*")},
+		},
+		{
+			Sid: "LookUpCaches",
+			Action: []string{
+				"elasticache:DescribeCacheClusters", "elasticache:DescribeReplicationGroups", "elasticache:DescribeServerlessCaches",
+			},
+			Resource: List{arn("elasticache", "cluster:*"), arn("elasticache", "replicationgroup:*"), arn("elasticache", "serverlesscache:*")},
+		},
+	}
+}

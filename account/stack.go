@@ -1,0 +1,183 @@
+package account
+
+import (
+	"fmt"
+	"slices"
+)
+
+// Stack is what an account needs for bastions: parameters, resources in the order in which a reader meets them, and outputs.
+type Stack struct {
+	Inputs     Inputs // with their defaults
+	Parameters []Parameter
+	Resources  []Resource
+	Outputs    []Output
+}
+
+// Parameter is a value that the deployer gives.
+type Parameter struct {
+	Name, Type, Description string
+	Default                 string // empty: the deployer must give a value
+}
+
+// Resource is a resource by CloudFormation's type and properties.
+type Resource struct {
+	ID         string // logical
+	Type       string
+	Properties Object
+	DependsOn  []string
+	Keep       bool // stays when the stack is deleted, because it holds the audit
+}
+
+// Output is a value that is shown after the deployment.
+type Output struct {
+	Name, Description string
+	Value             any
+}
+
+// New builds the stack of what the inputs choose, with defaults for the rest. The error has all that is wrong with them.
+func New(in Inputs) (*Stack, error) {
+	in = in.Defaults()
+	if err := in.Validate(); err != nil {
+		return nil, fmt.Errorf("inputs of the stack: %w", err)
+	}
+	s := &Stack{Inputs: in}
+	s.parameters()
+	s.key()
+	s.logs()
+	s.repository()
+	s.cluster()
+	s.roles()
+	s.network()
+	s.classes()
+	s.alarms()
+	s.outputs()
+	s.tag()
+	return s, nil
+}
+
+// Resource returns a resource by its logical id.
+func (s *Stack) Resource(id string) (Resource, bool) {
+	i := slices.IndexFunc(s.Resources, func(r Resource) bool { return r.ID == id })
+	if i < 0 {
+		return Resource{}, false
+	}
+	return s.Resources[i], true
+}
+
+// add adds a resource, and returns its logical id.
+func (s *Stack) add(id, kind string, properties Object) *Resource {
+	s.Resources = append(s.Resources, Resource{ID: id, Type: kind, Properties: properties})
+	return &s.Resources[len(s.Resources)-1]
+}
+
+// Names of parameters.
+const (
+	paramVPC     = "VpcId"
+	paramCIDR    = "VpcCidr"
+	paramAllow   = "Allow" // and a class
+	paramSubnets = "SubnetIds"
+	paramTables  = "RouteTableIds"
+	paramImage   = "ImageTag"
+)
+
+func (s *Stack) parameters() {
+	if s.Inputs.SecurityGroup == "" || s.Inputs.Endpoints.Make {
+		s.Parameters = append(s.Parameters, Parameter{
+			Name: paramVPC, Type: "AWS::EC2::VPC::Id", Default: s.Inputs.VPC, Description: "VPC of the databases",
+		})
+	}
+	if s.Inputs.SecurityGroup == "" && len(s.Inputs.Egress) == 0 {
+		s.Parameters = append(s.Parameters, Parameter{
+			Name: paramCIDR, Type: "String", Default: s.Inputs.VPCCIDR, Description: "IPv4 addresses of the VPC, such as 10.0.0.0/16",
+		})
+	}
+	for _, c := range s.Inputs.Classes {
+		s.Parameters = append(s.Parameters, Parameter{
+			Name: paramAllow + title(c.Name), Type: "String", Default: joined(c.Allow),
+			Description: "What bastions of " + s.family(c) + " may connect to, such as 10.0.0.0/16:5432,10.0.0.0/16:6379",
+		})
+	}
+	s.Parameters = append(s.Parameters, Parameter{
+		Name: paramImage, Type: "String", Default: s.Inputs.ImageTag,
+		Description: "Tag of bastiond's image in the repository of this stack",
+	})
+	if s.Inputs.Endpoints.Make {
+		s.Parameters = append(s.Parameters,
+			Parameter{
+				Name: paramSubnets, Type: "List<AWS::EC2::Subnet::Id>", Default: joined(s.Inputs.Subnets),
+				Description: "Private subnets of the tasks and of the VPC endpoints",
+			},
+			Parameter{
+				Name: paramTables, Type: "List<String>", Default: joined(s.Inputs.Endpoints.RouteTables),
+				Description: "Route tables of the subnets, for the gateway endpoint of S3",
+			})
+	}
+}
+
+// family is the name of a class's task definition.
+func (s *Stack) family(c Class) string {
+	if c.Name == "" {
+		return s.Inputs.Name
+	}
+	return s.Inputs.Name + "-" + c.Name
+}
+
+// logGroup and execGroup are the names of the log groups of bastiond's audit and of ECS Exec.
+func (s *Stack) logGroup() string  { return "/" + s.Inputs.Name }
+func (s *Stack) execGroup() string { return "/" + s.Inputs.Name + "/exec" }
+
+// keyARN is the ARN of the KMS key.
+func (s *Stack) keyARN() any {
+	if s.Inputs.Key != "" {
+		return s.Inputs.Key
+	}
+	return Attr{"Key", "Arn"}
+}
+
+// roleARN is the ARN of a role: the operator's, or the stack's own.
+func roleARN(given, id string) any {
+	if given != "" {
+		return given
+	}
+	return Attr{id, "Arn"}
+}
+
+// groupID is the security group of the tasks.
+func (s *Stack) groupID() any {
+	if s.Inputs.SecurityGroup != "" {
+		return s.Inputs.SecurityGroup
+	}
+	return Attr{"SecurityGroup", "GroupId"}
+}
+
+func (s *Stack) outputs() {
+	s.Outputs = []Output{
+		{"Cluster", "Name of the cluster", Ref("Cluster")},
+		{"RepositoryUri", "Repository that bastiond's image is pushed to", Attr{"Repository", "RepositoryUri"}},
+		{"SecurityGroupId", "Security group of the tasks, which databases must admit", s.groupID()},
+		{"AuditLogGroup", "Log group with the audit log", Ref("AuditLog")},
+		{"AlarmTopic", "Topic of the alarms", Ref("AlarmTopic")},
+	}
+	for _, c := range s.Inputs.Classes {
+		s.Outputs = append(s.Outputs,
+			Output{"TaskDefinition" + title(c.Name), "Task definition for the setting task_definition", s.family(c)},
+			Output{"UserPolicy" + title(c.Name), "Policy of the people who use it", Ref("UserPolicy" + title(c.Name))})
+	}
+}
+
+// tagged are the types that take tags as a list, with the name of the property that has them.
+var tagged = map[string]string{
+	"AWS::KMS::Key": "Tags", "AWS::Logs::LogGroup": "Tags", "AWS::S3::Bucket": "Tags", "AWS::ECR::Repository": "Tags",
+	"AWS::ECS::Cluster": "Tags", "AWS::IAM::Role": "Tags", "AWS::EC2::SecurityGroup": "Tags", "AWS::EC2::VPCEndpoint": "Tags",
+	"AWS::ECS::TaskDefinition": "Tags", "AWS::SNS::Topic": "Tags", "AWS::CloudWatch::Alarm": "Tags",
+}
+
+// tag puts the tags on all that takes some. The tag "bastion" is how the client finds a security group and task definitions.
+func (s *Stack) tag() {
+	tags := tagList(append([]Tag{{"bastion", "true"}}, s.Inputs.Tags...))
+	for i := range s.Resources {
+		if name := tagged[s.Resources[i].Type]; name != "" {
+			s.Resources[i].Properties = append(s.Resources[i].Properties, Member{name, tags})
+		}
+	}
+}

@@ -1,0 +1,202 @@
+package account
+
+import (
+	"encoding/json"
+	"reflect"
+	"strings"
+	"testing"
+
+	"github.com/bastion-ssm/bastion/e2e/iamref"
+)
+
+// Every reference is to a parameter, or to a resource that stands before it: what reads top-down can be made top-down.
+func TestReferencesAreMade(t *testing.T) {
+	for name, in := range variants {
+		t.Run(name, func(t *testing.T) {
+			s := newStack(t, in)
+			made := make(map[string]bool)
+			for _, p := range s.Parameters {
+				made[p.Name] = true
+			}
+			check := func(where string, v any) {
+				references(v, func(r any) {
+					switch r := r.(type) {
+					case Ref:
+						if !made[string(r)] {
+							t.Errorf("%s: %s is not made yet", where, r)
+						}
+					case Attr:
+						if !made[r.ID] {
+							t.Errorf("%s: %s is not made yet", where, r.ID)
+						}
+					}
+				})
+			}
+			for _, r := range s.Resources {
+				check(r.ID, r.Properties)
+				if made[r.ID] {
+					t.Errorf("%s is made twice", r.ID)
+				}
+				made[r.ID] = true
+			}
+			for _, o := range s.Outputs {
+				check("output "+o.Name, o.Value)
+			}
+		})
+	}
+}
+
+// policies are the policies of roles and people in a stack, by the resource that has them.
+func (s *Stack) policies() map[string]Object {
+	found := make(map[string]Object)
+	for _, r := range s.Resources {
+		switch r.Type {
+		case "AWS::IAM::Role":
+			for _, p := range r.Properties.get("Policies").(List) {
+				found[r.ID] = p.(Object).get("PolicyDocument").(Object)
+			}
+		case "AWS::IAM::ManagedPolicy":
+			found[r.ID] = r.Properties.get("PolicyDocument").(Object)
+		}
+	}
+	return found
+}
+
+// The actions, resource types and condition keys of each policy exist for each other.
+func TestPoliciesExist(t *testing.T) {
+	reference := iamref.New(t)
+	d := Deployment{
+		Partition: "aws", Region: "eu-central-1", Account: "000000000000", URLSuffix: "amazonaws.com",
+		Values: map[any]string{
+			Attr{"Key", "Arn"}:           "arn:aws:kms:eu-central-1:000000000000:key/01234567-89ab-cdef-0123-456789abcdef",
+			Attr{"TaskRole", "Arn"}:      "arn:aws:iam::000000000000:role/task",
+			Attr{"ExecutionRole", "Arn"}: "arn:aws:iam::000000000000:role/execution",
+			Attr{"AuditBucket", "Arn"}:   "arn:aws:s3:::audit",
+		},
+	}
+	for name, in := range variants {
+		policies := newStack(t, in).policies()
+		if len(policies) == 0 {
+			t.Errorf("%s: no policy", name)
+		}
+		for id, document := range policies {
+			text, err := marshal(resolve(document, d.literal))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var policy iamref.Policy
+			if err := json.Unmarshal(text, &policy); err != nil || len(policy.Statement) == 0 {
+				t.Fatalf("%s: %s: %v\n%s", name, id, err, text)
+			}
+			for _, s := range policy.Statement {
+				for _, fault := range reference.Check(s) {
+					t.Errorf("%s: %s: %s: %s", name, id, s.Sid, fault)
+				}
+			}
+		}
+	}
+	if err := reference.Err(); err != nil {
+		t.Error(err)
+	}
+}
+
+// The policy of a class names its own task definition and no other's.
+func TestClassesAreApart(t *testing.T) {
+	s := newStack(t, variants["classes"])
+	for id, want := range map[string]string{"UserPolicyReadOnly": "task-definition/tunnel-read-only:*", "UserPolicyAll": "task-definition/tunnel-all:*"} {
+		r, ok := s.Resource(id)
+		text, err := marshal(resolve(r.Properties, intrinsic))
+		if !ok || err != nil || strings.Count(string(text), "task-definition/") != 1 || !strings.Contains(string(text), want) {
+			t.Errorf("%s: %v\n%s", id, err, text)
+		}
+	}
+}
+
+// Everything that takes tags has the operator's, and the one by which the client finds it.
+func TestTags(t *testing.T) {
+	s := newStack(t, variants["classes"])
+	for _, r := range s.Resources {
+		name := tagged[r.Type]
+		if name == "" {
+			continue
+		}
+		text, err := marshal(r.Properties.get(name))
+		if err != nil || !strings.Contains(string(text), `"Key":"bastion"`) || !strings.Contains(string(text), `"Key":"cost-centre"`) {
+			t.Errorf("%s: %s, %v", r.ID, text, err)
+		}
+	}
+}
+
+// VPC endpoint services have the names of their partition.
+func TestEndpointServices(t *testing.T) {
+	for region, want := range map[string]any{
+		"":              Text{"com.amazonaws.", Region, ".ecr.api"},
+		"us-gov-west-1": "com.amazonaws.us-gov-west-1.ecr.api",
+		"cn-north-1":    "cn.com.amazonaws.cn-north-1.ecr.api",
+	} {
+		r, _ := newStack(t, Inputs{Region: region, Endpoints: Endpoints{Make: true}}).Resource("EndpointEcrApi")
+		if got := r.at("ServiceName"); !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: %v, want %v", region, got, want)
+		}
+	}
+}
+
+// All that is wrong with inputs is said at once, each with the value and what is wanted.
+func TestValidate(t *testing.T) {
+	for _, tt := range []struct {
+		in   Inputs
+		want []string
+	}{
+		{Inputs{Name: "Bastion"}, []string{`name "Bastion"`}},
+		{Inputs{Name: strings.Repeat("a", 33)}, []string{"at most 32"}},
+		{Inputs{Path: "data"}, []string{`IAM path "data"`}},
+		{Inputs{RetentionDays: 30}, []string{"30 days", "365, 400"}},
+		{Inputs{CPU: 1000}, []string{"1000 CPU units", "256, 512, 1024"}},
+		{Inputs{CPU: 256, Memory: 4096}, []string{"4096 MiB with 256 CPU units", "512, 1024, 2048"}},
+		{Inputs{Architecture: "arm64"}, []string{`architecture "arm64"`, "ARM64"}},
+		{Inputs{Egress: []Egress{{Port: 70000}}}, []string{"egress to port 70000: want a CIDR", "want 1 to 65535", "want a description"}},
+		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.0/8", Group: "sg-1", Description: "x"}}}, []string{"a CIDR or a security group"}},
+		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.1", Description: "x"}}}, []string{"a CIDR or a security group"}},
+		{Inputs{Classes: []Class{{}, {Name: "a"}}}, []string{`class ""`}},
+		{Inputs{Classes: []Class{{Name: "a-b"}, {Name: "aB"}}}, []string{`class "aB"`}},
+		{Inputs{Classes: []Class{{Name: "a"}, {Name: "a"}}}, []string{"two of the name"}},
+		{Inputs{Tags: []Tag{{"aws:x", ""}, {"bastion:owner", "me"}}}, []string{`tag "aws:x"`, `tag "bastion:owner"`}},
+	} {
+		_, err := New(tt.in)
+		for _, want := range tt.want {
+			if err == nil || !strings.Contains(err.Error(), want) {
+				t.Errorf("%+v: %v, want %q", tt.in, err, want)
+			}
+		}
+	}
+	for name, in := range variants {
+		if err := in.Defaults().Validate(); err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The members of an object keep their order, and characters that HTML knows stay.
+func TestMarshal(t *testing.T) {
+	text, err := marshal(Object{{"b", List{1, "<&>"}}, {"a", Object{}}})
+	if got := string(text); err != nil || got != `{"b":[1,"<&>"],"a":{}}` {
+		t.Errorf("%s, %v", got, err)
+	}
+}
+
+// A variable of IAM in a text is none of the template's.
+func TestSubstituted(t *testing.T) {
+	for _, tt := range []struct {
+		text Text
+		want string
+	}{
+		{Text{"a", Text{"b", "c"}}, `"abc"`},
+		{Text{"${aws:userid}"}, `"${aws:userid}"`},
+		{arn("ssm", "session/"+userID+"-*"), `{"Fn::Sub":"arn:${AWS::Partition}:ssm:${AWS::Region}:${AWS::AccountId}:session/${!aws:userid}-*"}`},
+		{Text{Attr{"Bucket", "Arn"}, "/", Ref("Name")}, `{"Fn::Sub":"${Bucket.Arn}/${Name}"}`},
+	} {
+		if text, err := marshal(substituted(tt.text)); err != nil || string(text) != tt.want {
+			t.Errorf("%v: %s, %v; want %s", tt.text, text, err, tt.want)
+		}
+	}
+}

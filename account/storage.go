@@ -1,0 +1,108 @@
+package account
+
+import "strings"
+
+// key makes the KMS key of logs, images, alarms and ECS Exec, unless there is one.
+func (s *Stack) key() {
+	if s.Inputs.Key != "" {
+		return
+	}
+	policy := Policy{
+		{
+			Sid: "AdministrationByPoliciesOfTheAccount", Principal: Object{{"AWS", iamARN("root")}},
+			Action: []string{"kms:*"}, Resource: List{"*"},
+		},
+		{
+			Sid: "LogsOfTheStack", Principal: Object{{"Service", Text{"logs.", Region, ".", URLSuffix}}},
+			Action:   []string{"kms:Decrypt", "kms:DescribeKey", "kms:Encrypt", "kms:GenerateDataKey*", "kms:ReEncrypt*"},
+			Resource: List{"*"},
+			Condition: Object{{"ArnLike", Object{
+				{"kms:EncryptionContext:aws:logs:arn", arn("logs", "log-group:"+s.logGroup()+"*")},
+			}}},
+		},
+		{
+			Sid: "AlarmsOfTheAccount", Principal: Object{{"Service", words("cloudwatch.amazonaws.com", "events.amazonaws.com")}},
+			Action: []string{"kms:Decrypt", "kms:GenerateDataKey*"}, Resource: List{"*"},
+			Condition: Object{{"StringEquals", Object{{"aws:SourceAccount", Account}}}},
+		},
+	}
+	s.add("Key", "AWS::KMS::Key", Object{
+		{"Description", s.Inputs.Name + ": logs, images and ECS Exec of bastions"},
+		{"EnableKeyRotation", true},
+		{"KeyPolicy", policy.document()},
+	}).Keep = true // without it, the logs that stay could not be read
+	s.add("KeyAlias", "AWS::KMS::Alias", Object{
+		{"AliasName", "alias/" + s.Inputs.Name},
+		{"TargetKeyId", Ref("Key")},
+	})
+}
+
+// logs makes the log group of the audit, and what the operator wants of ECS Exec.
+func (s *Stack) logs() {
+	s.add("AuditLog", "AWS::Logs::LogGroup", Object{
+		{"LogGroupName", s.logGroup()},
+		{"KmsKeyId", s.keyARN()},
+		{"RetentionInDays", s.Inputs.RetentionDays},
+	}).Keep = true
+	if s.Inputs.ExecLogs {
+		s.execLogs()
+	}
+}
+
+// execLogs makes what the transcripts of ECS Exec go to.
+func (s *Stack) execLogs() {
+	s.add("ExecLog", "AWS::Logs::LogGroup", Object{
+		{"LogGroupName", s.execGroup()},
+		{"KmsKeyId", s.keyARN()},
+		{"RetentionInDays", s.Inputs.RetentionDays},
+	}).Keep = true
+	s.add("AuditBucket", "AWS::S3::Bucket", Object{
+		{"BucketEncryption", Object{{"ServerSideEncryptionConfiguration", List{Object{
+			{"BucketKeyEnabled", true},
+			{"ServerSideEncryptionByDefault", Object{{"KMSMasterKeyID", s.keyARN()}, {"SSEAlgorithm", "aws:kms"}}},
+		}}}}},
+		{"LifecycleConfiguration", Object{{"Rules", List{Object{
+			{"Id", "retention"},
+			{"Status", "Enabled"},
+			{"ExpirationInDays", s.Inputs.RetentionDays},
+			{"NoncurrentVersionExpiration", Object{{"NoncurrentDays", 30}}},
+			{"AbortIncompleteMultipartUpload", Object{{"DaysAfterInitiation", 7}}},
+		}}}}},
+		{"OwnershipControls", Object{{"Rules", List{Object{{"ObjectOwnership", "BucketOwnerEnforced"}}}}}},
+		{"PublicAccessBlockConfiguration", Object{
+			{"BlockPublicAcls", true},
+			{"BlockPublicPolicy", true},
+			{"IgnorePublicAcls", true},
+			{"RestrictPublicBuckets", true},
+		}},
+		{"VersioningConfiguration", Object{{"Status", "Enabled"}}},
+	}).Keep = true
+	policy := Policy{{
+		Sid: "OnlyByTLS", Effect: "Deny", Principal: Object{{"AWS", "*"}},
+		Action: []string{"s3:*"}, Resource: List{Attr{"AuditBucket", "Arn"}, Text{Attr{"AuditBucket", "Arn"}, "/*"}},
+		Condition: Object{{"Bool", Object{{"aws:SecureTransport", "false"}}}},
+	}}
+	s.add("AuditBucketPolicy", "AWS::S3::BucketPolicy", Object{
+		{"Bucket", Ref("AuditBucket")},
+		{"PolicyDocument", policy.document()},
+	}).Keep = true
+}
+
+// lifecycle keeps the newest images, so that a task definition of a month ago still finds its own.
+const lifecycle = `{"rules":[{"rulePriority":1,"description":"keep the newest 20 images",` +
+	`"selection":{"tagStatus":"any","countType":"imageCountMoreThan","countNumber":20},"action":{"type":"expire"}}]}`
+
+// repository makes the repository of bastiond's image.
+func (s *Stack) repository() {
+	s.add("Repository", "AWS::ECR::Repository", Object{
+		{"RepositoryName", s.Inputs.Name},
+		{"EncryptionConfiguration", Object{{"EncryptionType", "KMS"}, {"KmsKey", s.keyARN()}}},
+		{"ImageScanningConfiguration", Object{{"ScanOnPush", true}}},
+		{"ImageTagMutability", "IMMUTABLE"},
+		{"LifecyclePolicy", Object{{"LifecyclePolicyText", lifecycle}}},
+		{"EmptyOnDelete", true}, // the images are made of a release, and can be made again
+	})
+}
+
+// joined is a parameter's list.
+func joined(values []string) string { return strings.Join(values, ",") }

@@ -1,0 +1,202 @@
+package account
+
+import "strings"
+
+// terraformPseudo are the facts of a deployment: a data source, and its attribute.
+var terraformPseudo = map[Pseudo][2]string{
+	Partition: {"aws_partition", "partition"},
+	URLSuffix: {"aws_partition", "dns_suffix"},
+	Region:    {"aws_region", "region"},
+	Account:   {"aws_caller_identity", "account_id"},
+}
+
+// terraformKind is how Terraform's AWS provider has a type of CloudFormation's.
+type terraformKind struct {
+	name      string
+	ref       string            // attribute that CloudFormation's Ref stands for
+	attrs     map[string]string // those of its attributes, where not its name in snake case
+	names     map[string]string // of properties, where not theirs in snake case; "" leaves one out
+	documents []string          // properties that are JSON
+	single    string            // property that is a list here, and one value there
+	prefix    string            // attribute by which AWS makes a name up, as CloudFormation does
+	keep      string            // attribute by which it outlives the module
+}
+
+// terraformKinds are all types of a stack. Source: https://registry.terraform.io/providers/hashicorp/aws/latest/docs
+var terraformKinds = map[string]terraformKind{
+	"AWS::KMS::Key":   {name: "aws_kms_key", ref: "key_id", names: map[string]string{"KeyPolicy": "policy"}, documents: []string{"KeyPolicy"}},
+	"AWS::KMS::Alias": {name: "aws_kms_alias", ref: "name", names: map[string]string{"AliasName": "name"}},
+	"AWS::Logs::LogGroup": {
+		name: "aws_cloudwatch_log_group", ref: "name", names: map[string]string{"LogGroupName": "name"}, keep: "skip_destroy",
+	},
+	"AWS::S3::Bucket": {
+		name: "aws_s3_bucket", ref: "id", prefix: "bucket_prefix",
+		names: map[string]string{
+			"BucketEncryption": "", "LifecycleConfiguration": "", "OwnershipControls": "", "PublicAccessBlockConfiguration": "",
+			"VersioningConfiguration": "",
+		},
+	},
+	"AWS::S3::BucketPolicy": {
+		name: "aws_s3_bucket_policy", ref: "id", names: map[string]string{"PolicyDocument": "policy"}, documents: []string{"PolicyDocument"},
+	},
+	"AWS::ECR::Repository": {
+		name: "aws_ecr_repository", ref: "name", attrs: map[string]string{"RepositoryUri": "repository_url"},
+		names: map[string]string{"RepositoryName": "name", "EmptyOnDelete": "force_delete", "LifecyclePolicy": ""},
+	},
+	"AWS::ECS::Cluster": {
+		name: "aws_ecs_cluster", ref: "name",
+		names: map[string]string{
+			"ClusterName": "name", "ClusterSettings": "setting", "CapacityProviders": "", "DefaultCapacityProviderStrategy": "",
+			"S3EncryptionEnabled": "s3_bucket_encryption_enabled",
+		},
+	},
+	"AWS::ECS::TaskDefinition": {
+		name: "aws_ecs_task_definition", ref: "arn", documents: []string{"ContainerDefinitions"},
+		names: map[string]string{"Volumes": "volume"},
+	},
+	"AWS::IAM::Role": {
+		name: "aws_iam_role", ref: "name", prefix: "name_prefix", documents: []string{"AssumeRolePolicyDocument"},
+		names: map[string]string{"AssumeRolePolicyDocument": "assume_role_policy", "Policies": ""},
+	},
+	"AWS::IAM::ManagedPolicy": {
+		name: "aws_iam_policy", ref: "arn", prefix: "name_prefix", documents: []string{"PolicyDocument"},
+		names: map[string]string{"PolicyDocument": "policy", "Roles": ""},
+	},
+	"AWS::EC2::SecurityGroup": {
+		name: "aws_security_group", ref: "id", attrs: map[string]string{"GroupId": "id"}, prefix: "name_prefix",
+		names: map[string]string{"GroupDescription": "description", "SecurityGroupEgress": ""},
+	},
+	"AWS::EC2::SecurityGroupIngress": {
+		name: "aws_vpc_security_group_ingress_rule", ref: "id",
+		names: map[string]string{"GroupId": "security_group_id", "SourceSecurityGroupId": "referenced_security_group_id"},
+	},
+	"AWS::EC2::VPCEndpoint": {
+		name: "aws_vpc_endpoint", ref: "id", names: map[string]string{"PolicyDocument": "policy"}, documents: []string{"PolicyDocument"},
+	},
+	"AWS::SNS::Topic": {name: "aws_sns_topic", ref: "arn", prefix: "name_prefix"},
+	"AWS::SNS::TopicPolicy": {
+		name: "aws_sns_topic_policy", ref: "id", documents: []string{"PolicyDocument"},
+		names: map[string]string{"PolicyDocument": "policy", "Topics": "arn"}, single: "Topics",
+	},
+	"AWS::SNS::Subscription": {name: "aws_sns_topic_subscription", ref: "arn"},
+	"AWS::Logs::MetricFilter": {
+		name: "aws_cloudwatch_log_metric_filter", ref: "name", prefix: "name",
+		names: map[string]string{
+			"FilterPattern": "pattern", "MetricTransformations": "metric_transformation", "MetricName": "name", "MetricNamespace": "namespace",
+			"MetricValue": "value",
+		},
+	},
+	"AWS::CloudWatch::Alarm": {name: "aws_cloudwatch_metric_alarm", ref: "alarm_name", prefix: "alarm_name"},
+	"AWS::Events::Rule": {
+		name: "aws_cloudwatch_event_rule", ref: "name", prefix: "name_prefix", documents: []string{"EventPattern"},
+		names: map[string]string{"Targets": ""},
+	},
+}
+
+// parts writes what the provider has as further resources.
+func (w *terraformWriter) parts(r Resource) {
+	switch r.Type {
+	case "AWS::S3::Bucket":
+		w.bucketParts(r)
+	case "AWS::ECR::Repository":
+		w.repositoryParts(r)
+	case "AWS::ECS::Cluster":
+		w.clusterParts(r)
+	case "AWS::IAM::Role":
+		w.roleParts(r)
+	case "AWS::IAM::ManagedPolicy":
+		w.policyParts(r)
+	case "AWS::EC2::SecurityGroup":
+		w.egressParts(r)
+	case "AWS::Events::Rule":
+		w.ruleParts(r)
+	}
+}
+
+// part writes a further resource of r, with the attributes and blocks of o under Terraform's own names.
+func (w *terraformWriter) part(kind string, r Resource, o Object) {
+	body := w.resource(kind, r.ID)
+	for _, m := range o {
+		w.member(body, terraformKind{}, m.Name, m.Value)
+	}
+}
+
+func (w *terraformWriter) bucketParts(r Resource) {
+	bucket := Member{"bucket", Ref(r.ID)}
+	encryption := r.Properties.get("BucketEncryption").(Object).get("ServerSideEncryptionConfiguration").(List)[0].(Object)
+	by := encryption.get("ServerSideEncryptionByDefault").(Object)
+	w.part("aws_s3_bucket_server_side_encryption_configuration", r, Object{bucket, {"rule", Object{
+		{"bucket_key_enabled", encryption.get("BucketKeyEnabled")},
+		{"apply_server_side_encryption_by_default", Object{
+			{"kms_master_key_id", by.get("KMSMasterKeyID")}, {"sse_algorithm", by.get("SSEAlgorithm")},
+		}},
+	}}})
+	rule := r.Properties.get("LifecycleConfiguration").(Object).get("Rules").(List)[0].(Object)
+	w.part("aws_s3_bucket_lifecycle_configuration", r, Object{bucket, {"rule", Object{
+		{"id", rule.get("Id")},
+		{"status", rule.get("Status")},
+		{"filter", Object{}},
+		{"expiration", Object{{"days", rule.get("ExpirationInDays")}}},
+		{"noncurrent_version_expiration", rule.get("NoncurrentVersionExpiration")},
+		{"abort_incomplete_multipart_upload", rule.get("AbortIncompleteMultipartUpload")},
+	}}})
+	w.part("aws_s3_bucket_ownership_controls", r, Object{bucket, {"rule", r.Properties.get("OwnershipControls").(Object).get("Rules")}})
+	access := Object{bucket}
+	for _, m := range r.Properties.get("PublicAccessBlockConfiguration").(Object) {
+		access = append(access, Member{snake(m.Name), m.Value})
+	}
+	w.part("aws_s3_bucket_public_access_block", r, access)
+	w.part("aws_s3_bucket_versioning", r, Object{bucket, {"versioning_configuration", r.Properties.get("VersioningConfiguration")}})
+}
+
+func (w *terraformWriter) repositoryParts(r Resource) {
+	policy := r.Properties.get("LifecyclePolicy").(Object).get("LifecyclePolicyText")
+	w.part("aws_ecr_lifecycle_policy", r, Object{{"repository", Ref(r.ID)}, {"policy", policy}})
+}
+
+func (w *terraformWriter) clusterParts(r Resource) {
+	w.part("aws_ecs_cluster_capacity_providers", r, Object{
+		{"cluster_name", Ref(r.ID)},
+		{"capacity_providers", r.Properties.get("CapacityProviders")},
+		{"default_capacity_provider_strategy", r.Properties.get("DefaultCapacityProviderStrategy")},
+	})
+}
+
+func (w *terraformWriter) roleParts(r Resource) {
+	for _, p := range r.Properties.get("Policies").(List) {
+		policy := w.resource("aws_iam_role_policy", r.ID)
+		policy.SetAttributeRaw("name", w.expression(p.(Object).get("PolicyName")))
+		policy.SetAttributeRaw("role", w.expression(Ref(r.ID)))
+		w.properties(policy, terraformKinds["AWS::IAM::ManagedPolicy"], Object{{"PolicyDocument", p.(Object).get("PolicyDocument")}})
+	}
+}
+
+func (w *terraformWriter) policyParts(r Resource) {
+	roles, _ := r.Properties.get("Roles").(List)
+	for _, role := range roles {
+		body := w.resource("aws_iam_role_policy_attachment", r.ID+title(role.(string)))
+		body.SetAttributeRaw("role", w.expression(role))
+		body.SetAttributeRaw("policy_arn", w.expression(Ref(r.ID)))
+	}
+}
+
+// egressNames are the names of an egress rule's destinations and ports.
+var egressNames = strings.NewReplacer("cidr_ip", "cidr_ipv4", "destination_security_group_id", "referenced_security_group_id",
+	"destination_prefix_list_id", "prefix_list_id")
+
+func (w *terraformWriter) egressParts(r Resource) {
+	for i, rule := range r.Properties.get("SecurityGroupEgress").(List) {
+		o := Object{{"security_group_id", Ref(r.ID)}}
+		for _, m := range rule.(Object) {
+			o = append(o, Member{egressNames.Replace(snake(m.Name)), m.Value})
+		}
+		w.part("aws_vpc_security_group_egress_rule", Resource{ID: r.ID + decimal(i+1)}, o)
+	}
+}
+
+func (w *terraformWriter) ruleParts(r Resource) {
+	for _, t := range r.Properties.get("Targets").(List) {
+		target := t.(Object)
+		w.part("aws_cloudwatch_event_target", r, Object{{"rule", Ref(r.ID)}, {"target_id", target.get("Id")}, {"arn", target.get("Arn")}})
+	}
+}

@@ -1,0 +1,265 @@
+package account
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclparse"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/hashicorp/hcl/v2/hclwrite"
+	"github.com/zclconf/go-cty/cty"
+	"github.com/zclconf/go-cty/cty/function"
+	"github.com/zclconf/go-cty/cty/function/stdlib"
+)
+
+// module is a module that HashiCorp's own parser has read.
+type module struct {
+	t      *testing.T
+	blocks hclsyntax.Blocks
+}
+
+func readModule(t *testing.T, text []byte) *module {
+	t.Helper()
+	file, faults := hclparse.NewParser().ParseHCL(text, "main.tf")
+	if faults.HasErrors() {
+		t.Fatalf("%v\n%s", faults, text)
+	}
+	return &module{t: t, blocks: file.Body.(*hclsyntax.Body).Blocks}
+}
+
+// resource returns the body of a resource, nil if there is none.
+func (m *module) resource(kind, id string) *hclsyntax.Body {
+	for _, b := range m.blocks {
+		if b.Type == "resource" && slices.Equal(b.Labels, []string{kind, id}) {
+			return b.Body
+		}
+	}
+	return nil
+}
+
+// value is an expression's value, in which each reference is its own text. jsonencode leaves its argument as it is.
+func (m *module) value(e hcl.Expression) any {
+	m.t.Helper()
+	variables := make(map[string]cty.Value)
+	for _, traversal := range e.Variables() {
+		var names []string
+		for _, step := range traversal {
+			switch step := step.(type) {
+			case hcl.TraverseRoot:
+				names = append(names, step.Name)
+			case hcl.TraverseAttr:
+				names = append(names, step.Name)
+			}
+		}
+		set(variables, names, cty.StringVal("<"+strings.Join(names, ".")+">"))
+	}
+	asItIs := function.New(&function.Spec{
+		Params: []function.Parameter{{Name: "v", Type: cty.DynamicPseudoType}},
+		Type:   func(args []cty.Value) (cty.Type, error) { return args[0].Type(), nil },
+		Impl:   func(args []cty.Value, _ cty.Type) (cty.Value, error) { return args[0], nil },
+	})
+	v, faults := e.Value(&hcl.EvalContext{Variables: variables, Functions: map[string]function.Function{"jsonencode": asItIs}})
+	if faults.HasErrors() {
+		m.t.Fatal(faults)
+	}
+	text, err := stdlib.JSONEncode(v)
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return plain(m.t, json.RawMessage(text.AsString()))
+}
+
+// set puts a value at the end of a path of objects.
+func set(into map[string]cty.Value, path []string, v cty.Value) {
+	if len(path) == 1 {
+		into[path[0]] = v
+		return
+	}
+	inner := make(map[string]cty.Value)
+	if old, ok := into[path[0]]; ok {
+		inner = old.AsValueMap()
+	}
+	set(inner, path[1:], v)
+	into[path[0]] = cty.ObjectVal(inner)
+}
+
+// plain is v as JSON knows it.
+func plain(t *testing.T, v any) (out any) {
+	t.Helper()
+	text, err := marshal(v)
+	if err == nil {
+		err = json.Unmarshal(text, &out)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// The module has each resource of the template, and each of their properties with the value that the template has.
+func TestTerraformEqualsTheTemplate(t *testing.T) {
+	for name, in := range variants {
+		t.Run(name, func(t *testing.T) {
+			s := newStack(t, in)
+			text, err := s.Terraform()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if formatted := hclwrite.Format(text); !bytes.Equal(formatted, text) {
+				t.Error("terraform fmt would change it")
+			}
+			m := readModule(t, text)
+			w := &terraformWriter{stack: s}
+			compared := 0
+			for _, r := range s.Resources {
+				kind := terraformKinds[r.Type]
+				body := m.resource(kind.name, snake(r.ID))
+				if body == nil {
+					t.Errorf("%s: no %s", r.ID, kind.name)
+					continue
+				}
+				compared += m.compare(r.ID, body, kind, resolve(r.Properties, w.reading).(Object))
+			}
+			if compared < 3*len(s.Resources) {
+				t.Errorf("only %d properties of %d resources", compared, len(s.Resources))
+			}
+		})
+	}
+}
+
+// reading is a reference as module.value reads it.
+func (w *terraformWriter) reading(v any) any {
+	if text, ok := v.(Text); ok {
+		var b strings.Builder
+		for _, part := range text.flat() {
+			if s, ok := part.(string); ok {
+				b.WriteString(s)
+			} else {
+				fmt.Fprint(&b, w.reading(part))
+			}
+		}
+		return b.String()
+	}
+	var names []string
+	for _, step := range w.traversal(v) {
+		switch step := step.(type) {
+		case hcl.TraverseRoot:
+			names = append(names, step.Name)
+		case hcl.TraverseAttr:
+			names = append(names, step.Name)
+		}
+	}
+	return "<" + strings.Join(names, ".") + ">"
+}
+
+// compare compares a resource's properties with a body, blocks within too, and returns how many it has compared.
+func (m *module) compare(where string, body *hclsyntax.Body, kind terraformKind, properties Object) (compared int) {
+	m.t.Helper()
+	for _, p := range properties {
+		name, given := kind.names[p.Name]
+		if !given {
+			name = snake(p.Name)
+		}
+		where := where + "." + p.Name
+		if name == "" {
+			continue
+		}
+		var blocks []*hclsyntax.Block
+		for _, b := range body.Blocks {
+			if b.Type == name {
+				blocks = append(blocks, b)
+			}
+		}
+		if len(blocks) > 0 {
+			objects, isList := p.Value.(List)
+			if !isList {
+				objects = List{p.Value}
+			}
+			if len(objects) != len(blocks) {
+				m.t.Errorf("%s: %d blocks, want %d", where, len(blocks), len(objects))
+				continue
+			}
+			for i, o := range objects {
+				compared += m.compare(where, blocks[i].Body, kind, o.(Object))
+			}
+			continue
+		}
+		attribute := body.Attributes[name]
+		if attribute == nil {
+			m.t.Errorf("%s: no attribute %s", where, name)
+			continue
+		}
+		compared++
+		if got, want := m.value(attribute.Expr), plain(m.t, m.wanted(kind, p)); !reflect.DeepEqual(got, want) {
+			m.t.Errorf("%s: %v, want %v", where, got, want)
+		}
+	}
+	return compared
+}
+
+// wanted is a property's value as the provider takes it.
+func (m *module) wanted(kind terraformKind, p Member) any {
+	switch {
+	case p.Name == "Tags":
+		tags := make(map[string]any)
+		for _, tag := range p.Value.(List) {
+			tags[tag.(Object).get("Key").(string)] = tag.(Object).get("Value")
+		}
+		return tags
+	case p.Name == kind.single:
+		return p.Value.(List)[0]
+	case slices.Contains(kind.documents, p.Name):
+		return document(p.Value)
+	}
+	return p.Value
+}
+
+// What the provider has as resources of their own is there too, with what the template says.
+func TestTerraformParts(t *testing.T) {
+	s := newStack(t, variants["classes"])
+	text, err := s.Terraform()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := readModule(t, text)
+	for _, tt := range []struct{ kind, id, attribute, want string }{
+		{"aws_s3_bucket_public_access_block", "audit_bucket", "block_public_policy", "true"},
+		{"aws_s3_bucket_versioning", "audit_bucket", "bucket", "<aws_s3_bucket.audit_bucket.id>"},
+		{"aws_ecr_lifecycle_policy", "repository", "repository", "<aws_ecr_repository.repository.name>"},
+		{"aws_ecs_cluster_capacity_providers", "cluster", "capacity_providers", "[FARGATE FARGATE_SPOT]"},
+		{"aws_iam_role_policy", "task_role", "role", "<aws_iam_role.task_role.name>"},
+		{"aws_iam_role_policy_attachment", "user_policy_read_only_analysts", "role", "analysts"},
+		{"aws_vpc_security_group_egress_rule", "security_group1", "cidr_ipv4", "0.0.0.0/0"},
+		{"aws_cloudwatch_event_target", "other_command", "arn", "<aws_sns_topic.alarm_topic.arn>"},
+	} {
+		body := m.resource(tt.kind, tt.id)
+		if body == nil || body.Attributes[tt.attribute] == nil {
+			t.Errorf("no %s %s with %s", tt.kind, tt.id, tt.attribute)
+			continue
+		}
+		if got := fmt.Sprint(m.value(body.Attributes[tt.attribute].Expr)); got != tt.want {
+			t.Errorf("%s %s: %s is %s, want %s", tt.kind, tt.id, tt.attribute, got, tt.want)
+		}
+	}
+	if kinds := len(s.Resources); len(m.blocks) < kinds {
+		t.Errorf("%d blocks for %d resources", len(m.blocks), kinds)
+	}
+}
+
+// Names of CloudFormation's as Terraform has them.
+func TestSnake(t *testing.T) {
+	for name, want := range map[string]string{
+		"KmsKeyId": "kms_key_id", "EndpointEcrApi": "endpoint_ecr_api", "BlockPublicAcls": "block_public_acls", "VPCEndpoint": "vpc_endpoint",
+		"S3KeyPrefix": "s3_key_prefix", "MetricName": "metric_name",
+	} {
+		if got := snake(name); got != want {
+			t.Errorf("%s: %s, want %s", name, got, want)
+		}
+	}
+}

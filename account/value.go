@@ -1,0 +1,193 @@
+package account
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"strings"
+)
+
+// A property of a resource is a tree of Object, List, string, int, bool and the references below. Its members keep their order, so that
+// what is written reads like what is written here.
+
+// Object has members in an order.
+type Object []Member
+
+// Member is a named value of an Object.
+type Member struct {
+	Name  string
+	Value any
+}
+
+// List has elements of any kind.
+type List []any
+
+// Ref is the value of a parameter, or the main identifier of a resource, as of CloudFormation's Ref.
+type Ref string
+
+// Attr is an attribute of a resource, as of CloudFormation's Fn::GetAtt.
+type Attr struct{ ID, Name string }
+
+// Pseudo is a fact of the deployment.
+type Pseudo string
+
+// Facts of a deployment, by their names in CloudFormation.
+const (
+	Partition Pseudo = "AWS::Partition"
+	Region    Pseudo = "AWS::Region"
+	Account   Pseudo = "AWS::AccountId"
+	URLSuffix Pseudo = "AWS::URLSuffix"
+)
+
+// Text joins strings and references to one string.
+type Text []any
+
+// MarshalJSON writes the members in their order.
+func (o Object) MarshalJSON() ([]byte, error) {
+	var b bytes.Buffer
+	b.WriteByte('{')
+	for i, m := range o {
+		if i > 0 {
+			b.WriteByte(',')
+		}
+		name, err := marshal(m.Name)
+		if err != nil {
+			return nil, err
+		}
+		value, err := marshal(m.Value)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", m.Name, err)
+		}
+		b.Write(name)
+		b.WriteByte(':')
+		b.Write(value)
+	}
+	b.WriteByte('}')
+	return b.Bytes(), nil
+}
+
+// get returns a member's value, nil if there is none.
+func (o Object) get(name string) any {
+	for _, m := range o {
+		if m.Name == name {
+			return m.Value
+		}
+	}
+	return nil
+}
+
+// marshal is json.Marshal that leaves <, > and & as they are.
+func marshal(v any) ([]byte, error) {
+	var b bytes.Buffer
+	e := json.NewEncoder(&b)
+	e.SetEscapeHTML(false)
+	err := e.Encode(v)
+	return bytes.TrimSuffix(b.Bytes(), []byte("\n")), err
+}
+
+// indented is marshal with a line for each value, and one at the end.
+func indented(v any) ([]byte, error) {
+	text, err := marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	if err := json.Indent(&b, text, "", "  "); err != nil {
+		return nil, err
+	}
+	b.WriteByte('\n')
+	return b.Bytes(), nil
+}
+
+// resolve returns v with each reference replaced by what reference says of it.
+func resolve(v any, reference func(any) any) any {
+	switch v := v.(type) {
+	case Object:
+		out := make(Object, len(v))
+		for i, m := range v {
+			out[i] = Member{m.Name, resolve(m.Value, reference)}
+		}
+		return out
+	case List:
+		out := make(List, len(v))
+		for i, e := range v {
+			out[i] = resolve(e, reference)
+		}
+		return out
+	case Ref, Attr, Pseudo, Text:
+		return reference(v)
+	}
+	return v
+}
+
+// references calls f for each Ref, Attr and Pseudo in v, those in texts too.
+func references(v any, f func(any)) {
+	resolve(v, func(r any) any {
+		if t, ok := r.(Text); ok {
+			for _, part := range t {
+				references(part, f)
+			}
+			return nil
+		}
+		f(r)
+		return nil
+	})
+}
+
+// arn is the ARN of something in the deployment's region and account.
+func arn(service string, resource ...any) Text {
+	return append(Text{"arn:", Partition, ":" + service + ":", Region, ":", Account, ":"}, resource...)
+}
+
+// iamARN is the ARN of something in IAM, which knows no region.
+func iamARN(resource ...any) Text {
+	return append(Text{"arn:", Partition, ":iam::", Account, ":"}, resource...)
+}
+
+// flat is t with the texts in it opened, and neighbouring strings joined.
+func (t Text) flat() (parts Text) {
+	for _, part := range t {
+		switch part := part.(type) {
+		case Text:
+			parts = append(parts, part.flat()...)
+		case string:
+			if last := len(parts) - 1; last >= 0 {
+				if s, ok := parts[last].(string); ok {
+					parts[last] = s + part
+					continue
+				}
+			}
+			parts = append(parts, part)
+		default:
+			parts = append(parts, part)
+		}
+	}
+	return parts
+}
+
+// tagList is tags as most of CloudFormation's resources take them.
+func tagList(tags []Tag) List {
+	var out List
+	for _, t := range tags {
+		out = append(out, Object{{"Key", t.Key}, {"Value", t.Value}})
+	}
+	return out
+}
+
+// words is a list of strings.
+func words(s ...string) List {
+	out := make(List, len(s))
+	for i, w := range s {
+		out[i] = w
+	}
+	return out
+}
+
+// title makes a part of a logical id of a name: "read-only" becomes "ReadOnly".
+func title(name string) string {
+	var b strings.Builder
+	for part := range strings.FieldsFuncSeq(name, func(r rune) bool { return r == '-' || r == '_' }) {
+		b.WriteString(strings.ToUpper(part[:1]) + part[1:])
+	}
+	return b.String()
+}
