@@ -15,8 +15,8 @@ import (
 
 const maxAdminBody = 64 << 10
 
-// admin is the handler of the admin endpoint under /_lab/. It asks for no credentials: whoever reaches the loopback
-// address may use it, but no web page may, as a browser would send its Origin.
+// admin returns the handler of the admin endpoint under /_lab/. It needs no credentials, because only this machine reaches the
+// loopback address. It refuses web pages, whose browsers send an Origin.
 func (l *Lab) admin() http.Handler {
 	mux := http.NewServeMux()
 	handle := func(pattern string, f func(*http.Request) (any, error)) {
@@ -39,7 +39,7 @@ func (l *Lab) admin() http.Handler {
 	return mux
 }
 
-// State is what the lab has at one moment.
+// State is the lab's state at one moment.
 type State struct {
 	URL       string           `json:"url"`
 	Tasks     []Task           `json:"tasks"`
@@ -52,7 +52,7 @@ type State struct {
 	Web       string           `json:"web,omitempty"`
 }
 
-// Database says what stands for a database of AWS.
+// Database describes a server that stands in for a database of AWS.
 type Database struct {
 	Name     string `json:"name"`
 	Endpoint string `json:"endpoint"` // as AWS's API says it
@@ -61,7 +61,7 @@ type Database struct {
 	Embedded bool   `json:"embedded"` // a stand-in: no real server is installed, or none is wanted
 }
 
-// State returns what the lab has now.
+// State returns the lab's present state.
 func (l *Lab) State() State {
 	l.ecs.mu.Lock()
 	launched := l.ecs.launched
@@ -90,7 +90,7 @@ func (l *Lab) Databases() []Database {
 	return list
 }
 
-// answer runs an admin call and writes what it returns as JSON.
+// answer runs an admin call and writes its result as JSON.
 func answer(w http.ResponseWriter, r *http.Request, f func(*http.Request) (any, error)) {
 	if err := checkCaller(r); err != nil {
 		http.Error(w, err.Error(), http.StatusForbidden)
@@ -113,7 +113,7 @@ func answer(w http.ResponseWriter, r *http.Request, f func(*http.Request) (any, 
 	_ = enc.Encode(result) // a caller that has gone needs no answer
 }
 
-// checkCaller refuses web pages: by their Origin, and by a Host that was rebound to this address.
+// checkCaller refuses web pages: by their Origin, or by a Host name that was rebound to this address.
 func checkCaller(r *http.Request) error {
 	if r.Header.Get("Origin") != "" {
 		return errors.New("not from a web page")
@@ -128,7 +128,7 @@ func checkCaller(r *http.Request) error {
 	return nil
 }
 
-// readJSON reads a body strictly: a typo in a fault must not pass as no fault.
+// readJSON parses a body strictly, so that a misspelt fault is an error and not a missing fault.
 func readJSON(r *http.Request, dst any) error {
 	dec := json.NewDecoder(r.Body)
 	dec.DisallowUnknownFields()
@@ -160,7 +160,7 @@ func (l *Lab) postCut(r *http.Request) (any, error) {
 	in := struct {
 		Session string `json:"session"` // empty: all
 		Side    string `json:"side"`    // client, agent or both
-		How     string `json:"how"`     // close or reset; of the client's side
+		How     string `json:"how"`     // for the client's side: close or reset
 	}{How: "close", Side: gateway.CutClient}
 	if err := readJSON(r, &in); err != nil {
 		return nil, err

@@ -11,11 +11,11 @@ import (
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 )
 
-// DBIAMUser is the user of the lab's database who signs in with IAM tokens, as one who was granted rds_iam.
+// DBIAMUser is the user of the lab's database who signs in with IAM tokens, as a user with the role rds_iam does.
 const DBIAMUser = "iam"
 
-// VerifyDBToken checks an IAM token for a database as RDS does: by whom it was signed and until when it is good, that it is for this
-// endpoint and user, and that who signed it has the permission rds-db:connect.
+// VerifyDBToken checks an IAM token for a database as RDS does. It checks the signer, the expiry, the endpoint and the user, and
+// that the signer has the permission rds-db:connect.
 func (l *Lab) VerifyDBToken(token, host string, port int, user string) error {
 	id, query, err := l.identities.VerifyPresigned(token, awsapi.Presigned{
 		Service: "rds-db", Region: l.region, Host: net.JoinHostPort(host, strconv.Itoa(port)), Now: l.cfg.Now().UTC(),
@@ -33,7 +33,7 @@ func (l *Lab) VerifyDBToken(token, host string, port int, user string) error {
 	return nil
 }
 
-// signIn is VerifyDBToken for the endpoint of an instance, under the name and port that it has when it is called.
+// signIn is VerifyDBToken for the endpoint of an instance, under its name and port at the time of the call.
 func (l *Lab) signIn(dbID string) func(user, token string) error {
 	return func(user, token string) error {
 		l.rds.mu.Lock()

@@ -26,13 +26,13 @@ type Subnet struct {
 	Tags map[string]string
 }
 
-// SecurityGroup is a security group of the lab's VPC. It filters nothing.
+// SecurityGroup is a security group of the lab's VPC. It does not filter traffic.
 type SecurityGroup struct {
 	ID, Name, Description string
 	Tags                  map[string]string
 }
 
-// ec2 is the part of EC2 that a task's network comes from.
+// ec2 is the part of EC2 with the tasks' network.
 type ec2 struct {
 	site
 	mu      sync.Mutex
@@ -42,17 +42,17 @@ type ec2 struct {
 	hosts   int                // addresses given to tasks so far
 }
 
-// networkInterface is that of a task.
+// networkInterface is a task's network interface.
 type networkInterface struct {
 	id, subnet, ip string
 	public         bool
 	groups         []string // none: the VPC's default group
 }
 
-// defaultGroup is the VPC's default security group, which a task has whose starter names none.
+// defaultGroup is the VPC's default security group, for tasks whose starter names none.
 const defaultGroup = "sg-000000000000default"
 
-// attach notes a new task's network interface.
+// attach adds a new task's network interface.
 func (e *ec2) attach(n networkInterface) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -74,7 +74,7 @@ func (e *ec2) service() awsapi.Service {
 	}
 }
 
-// checkNetwork is what ECS checks of a task's network configuration.
+// checkNetwork checks a task's network configuration as ECS does.
 func (e *ec2) checkNetwork(subnets, groups []string) error {
 	if len(subnets) == 0 {
 		return invalidParameter("subnets can not be empty.")
@@ -102,7 +102,7 @@ func (e *ec2) checkNetwork(subnets, groups []string) error {
 	return nil
 }
 
-// newAddress returns a private address for a task. Nothing listens there: it is shown, never dialed.
+// newAddress returns a private address for a task, for display only: nothing listens there.
 func (e *ec2) newAddress(subnet string) string {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -282,7 +282,7 @@ func (e *ec2) describeNetworkInterfaces(_ context.Context, c *awsapi.Call) (any,
 			i.Groups = []group{{defaultGroup, "default"}}
 		}
 		if n.public {
-			i.Association = &association{"192.0.2.1"} // shown, never dialed
+			i.Association = &association{"192.0.2.1"} // for display, never dialed
 		}
 		items = append(items, i)
 	}
@@ -293,7 +293,7 @@ func (e *ec2) describeNetworkInterfaces(_ context.Context, c *awsapi.Call) (any,
 	}{page, next}, err
 }
 
-// selectByID returns the items with the ids, or all if there are none; an id that no item has is an error.
+// selectByID returns the items with the ids, or all items without ids. An unknown id is an error.
 func selectByID[T any](items []T, ids []string, id func(T) string, code, message string) ([]T, error) {
 	if len(ids) == 0 {
 		return items, nil

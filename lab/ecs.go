@@ -27,8 +27,8 @@ type TaskDefinition struct {
 	Env         map[string]string
 	CPU, Memory int           // of its tasks, in units and MiB; default 1024 and 2048
 	StopTimeout time.Duration // 0 is the lab's
-	NoTaskRole  bool          // tasks of it cannot have ECS Exec
-	RoleDeny    []string      // patterns of actions that the task role may not do: "kms:Decrypt"
+	NoTaskRole  bool          // its tasks cannot have ECS Exec
+	RoleDeny    []string      // patterns of actions that the task role must not do: "kms:Decrypt"
 	site
 }
 
@@ -67,18 +67,18 @@ type ecs struct {
 	log    *slog.Logger
 	now    func() time.Time
 	timing timing
-	// unmetered tasks have all of this machine, and the agents' work in them costs nothing.
+	// unmetered gives tasks all of this machine; the agents' work in them costs nothing.
 	unmetered bool
 	runner    Runner
 	dir       string // for the tasks' scratch directories
-	kmsKey    string // of ECS Exec sessions; empty is none
+	kmsKey    string // of ECS Exec sessions; empty: none
 	decrypt   gateway.Decrypt
 	network   *ec2
 	sessions  *sessions
 	faults    *faults
-	// baseEnv is what every task's environment begins with; it is asked for each new task.
+	// baseEnv returns the variables with which every new task's environment begins.
 	baseEnv func() map[string]string
-	// metadata is where a task finds what ECS says of it.
+	// metadata returns the URL of a task's metadata endpoint.
 	metadata func(id string) string
 
 	ctx context.Context // ends the tasks
@@ -95,7 +95,7 @@ type ecs struct {
 
 type clusterState struct{ tags []ecsTag }
 
-// runToken remembers a RunTask call by its clientToken.
+// runToken records a RunTask call by its clientToken.
 type runToken struct {
 	request [sha256.Size]byte
 	tasks   []*task
@@ -127,7 +127,7 @@ func (e *ecs) service() awsapi.Service {
 
 type handler = func(context.Context, *awsapi.Call) (any, error)
 
-// jsonOp makes an operation of a function with typed input.
+// jsonOp turns a function with typed input into an operation.
 func jsonOp[In any](f func(context.Context, *awsapi.Call, *In) (any, error)) handler {
 	return func(ctx context.Context, c *awsapi.Call) (any, error) {
 		in := new(In)
@@ -349,7 +349,7 @@ func (e *ecs) stopTask(_ context.Context, _ *awsapi.Call, in *stopTaskInput) (an
 	return output{e.views([]*task{t}, true)[0]}, nil
 }
 
-// requestStop has a task stop; the first reason stays.
+// requestStop makes a task stop; the first reason stays.
 func (e *ecs) requestStop(t *task, code, reason string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -450,7 +450,7 @@ func (e *ecs) describeTaskDefinition(_ context.Context, _ *awsapi.Call, in *desc
 	}, []ecsTag{}}, nil
 }
 
-// tagsOf returns where the tags of a resource are kept; the caller holds the lock.
+// tagsOf returns the tags of a resource. Callers hold the lock.
 func (e *ecs) tagsOf(resource string) (*[]ecsTag, error) {
 	kind, rest, _ := strings.Cut(strings.TrimPrefix(resource, e.arn("ecs", "")), "/")
 	switch kind {
@@ -518,13 +518,13 @@ func (e *ecs) changeTags(resource string, change func([]ecsTag) []ecsTag) (any, 
 	return struct{}{}, nil
 }
 
-// seededUUID returns a UUID that depends on the seed alone.
+// seededUUID returns a UUID that depends only on the seed.
 func seededUUID(seed string) string {
 	h := sha256.Sum256([]byte(seed))
 	return fmt.Sprintf("%x-%x-%x-%x-%x", h[0:4], h[4:6], h[6:8], h[8:10], h[10:16])
 }
 
-// close stops all tasks and waits until they have.
+// close stops all tasks and waits until they have stopped.
 func (e *ecs) close() {
 	e.mu.Lock()
 	e.closed = true

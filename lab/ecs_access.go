@@ -7,8 +7,8 @@ import (
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 )
 
-// What callers of ECS must be allowed, with the condition keys that AWS's Service Authorization Reference lists. An input that
-// cannot be read is reported by the handler.
+// The accesses that callers of ECS need, with the condition keys of AWS's Service Authorization Reference. The handler reports
+// unreadable input.
 
 // tagKeys returns tags as condition keys, under "aws:requesttag/" or "aws:resourcetag/".
 func tagKeys(prefix string, tags []ecsTag) map[string]string {
@@ -21,7 +21,7 @@ func tagKeys(prefix string, tags []ecsTag) map[string]string {
 
 func (e *ecs) clusterARN(ref string) string { return e.arn("ecs", "cluster/"+clusterName(ref)) }
 
-// taskAccess is an action on a task. One that ECS does not know has no tags.
+// taskAccess returns an action on a task. An unknown task has no tags.
 func (e *ecs) taskAccess(action, cluster, ref string) awsapi.Access {
 	var tags []ecsTag
 	if t := e.find(clusterName(cluster), ref); t != nil {
@@ -75,7 +75,7 @@ func (e *ecs) stopTaskAccess(c *awsapi.Call) []awsapi.Access {
 	return []awsapi.Access{e.taskAccess(c.Name(), in.Cluster, in.Task)}
 }
 
-// executeCommandAccess is about the task and the cluster, which has not the task's tags.
+// executeCommandAccess returns the accesses to the task and to the cluster, which lacks the task's tags.
 func (e *ecs) executeCommandAccess(c *awsapi.Call) []awsapi.Access {
 	var in executeCommandInput
 	_ = c.Bind(&in)

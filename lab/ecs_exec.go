@@ -79,10 +79,10 @@ func (e *ecs) decryptAs(t *task) gateway.Decrypt {
 	}
 }
 
-// role is the ARN of a task's role.
+// role returns the ARN of a task's role.
 func (t *task) role() string { return cmp.Or(t.overrides.TaskRoleArn, t.def.taskRole()) }
 
-// execReady says whether the exec agent of a task answers.
+// execReady returns an error unless a task's exec agent answers.
 func (e *ecs) execReady(t *task) error {
 	e.mu.Lock()
 	running := t.last == statusRunning && t.agent == statusRunning
@@ -100,7 +100,7 @@ func (e *ecs) execReady(t *task) error {
 	return nil
 }
 
-// target is the SSM target of a task's container.
+// target returns the SSM target of a task's container.
 func (t *task) target() string { return "ecs:" + t.cluster + "_" + t.id + "_" + t.runtimeID }
 
 func (t *task) interfaceID() string { return "eni-" + t.id[:17] }
@@ -109,8 +109,7 @@ func (t *task) containerARN() string {
 	return t.def.site.arn("ecs", "container/"+t.cluster+"/"+t.id+"/"+seededUUID(t.runtimeID))
 }
 
-// byTarget finds the task of an SSM target "ecs:<cluster>_<task id>_<runtime id>". Cluster names may contain
-// underscores.
+// byTarget returns the task of an SSM target "ecs:<cluster>_<task id>_<runtime id>". Cluster names may contain underscores.
 func (e *ecs) byTarget(target string) (*task, bool) {
 	rest, ok := strings.CutPrefix(target, "ecs:")
 	if !ok {

@@ -58,7 +58,7 @@ func (e *ecs) runTask(_ context.Context, c *awsapi.Call, in *runTaskInput) (any,
 	return output{e.views(tasks, true), []ecsFailure{}}, nil
 }
 
-// checkRun is the validation of a RunTask on Fargate.
+// checkRun validates a RunTask call for Fargate.
 func (e *ecs) checkRun(c *awsapi.Call, in *runTaskInput, def *TaskDefinition, count int) error {
 	if count < 1 || count > maxRunCount {
 		return invalidParameter("Count must be between 1 and %d.", maxRunCount)
@@ -104,7 +104,7 @@ func (e *ecs) checkRun(c *awsapi.Call, in *runTaskInput, def *TaskDefinition, co
 
 var startedByPattern = regexp.MustCompile(fmt.Sprintf(`^[A-Za-z0-9_/.@:+=-]{0,%d}$`, maxStartedBy))
 
-// authorizeRun asks for the permissions that RunTask needs besides its own.
+// authorizeRun checks the permissions that RunTask needs besides its own.
 func (e *ecs) authorizeRun(c *awsapi.Call, in *runTaskInput, def *TaskDefinition) error {
 	var needs []awsapi.Access
 	if len(in.Tags) > 0 {
@@ -150,7 +150,7 @@ func checkTags(tags []ecsTag) error {
 	return nil
 }
 
-// launch makes the tasks and begins their lives. A client token that came before gives the tasks of then.
+// launch makes and starts the tasks. For a repeated client token it returns the earlier tasks.
 func (e *ecs) launch(cluster string, def *TaskDefinition, in *runTaskInput, count int) ([]*task, error) {
 	request, err := json.Marshal(in) //nolint:gosec // a client token is an idempotency key, no secret
 	if err != nil {
@@ -185,7 +185,7 @@ func (e *ecs) launch(cluster string, def *TaskDefinition, in *runTaskInput, coun
 	return tasks, nil
 }
 
-// forget drops the oldest stopped tasks once there are too many, and the client tokens. The caller holds the lock.
+// forget drops the oldest stopped tasks, and the client tokens, once there are too many. Callers hold the lock.
 func (e *ecs) forget() {
 	if len(e.tokens) > maxTasks {
 		clear(e.tokens)
@@ -227,7 +227,7 @@ func (e *ecs) newTask(cluster string, def *TaskDefinition, in *runTaskInput, env
 		}
 	}
 	subnet := vpc.Subnets[0]
-	size, _ := sizeOf(def, in.Overrides) // checkRun has found it in order
+	size, _ := sizeOf(def, in.Overrides) // checkRun has accepted it
 	t := &task{
 		size: size, machine: e.machine(size),
 		id: id, arn: e.arn("ecs", "task/"+cluster+"/"+id), cluster: cluster, def: def,
@@ -244,7 +244,7 @@ func (e *ecs) newTask(cluster string, def *TaskDefinition, in *runTaskInput, env
 	return t
 }
 
-// machine is what a task of this size runs on; nil if work is to cost nothing.
+// machine returns the machine of a task of this size; nil if work costs nothing.
 func (e *ecs) machine(size taskSize) *gateway.Machine {
 	if e.unmetered || size.cpu == 0 {
 		return nil

@@ -2,7 +2,7 @@ package lab
 
 import "github.com/bastion-ssm/bastion/lab/awsapi"
 
-// The members of the ECS API that the lab has, as they are on the wire.
+// The ECS API's members that the lab supports, in wire format.
 
 type ecsTag struct {
 	Key   string `json:"key"`

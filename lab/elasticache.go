@@ -30,10 +30,10 @@ type Cache struct {
 	Version string         // of the engine
 	Sharded bool           // replication groups: cluster mode, with a configuration endpoint
 	TLS     bool           // replication groups: in-transit encryption
-	Nodes   []CacheNode    // replication groups in cluster mode; none: one at Addr
+	Nodes   []CacheNode    // replication groups in cluster mode; none: one node at Addr
 	Status  string         // default: available
 	Host    string         // name of the endpoint; the default is of AWS's form
-	Addr    netip.AddrPort // where it really listens; its port is the endpoint's. Default: that of the first of Nodes
+	Addr    netip.AddrPort // where it really listens; its port is the endpoint's. Default: that of the first node
 	created time.Time
 	site
 }
@@ -44,14 +44,14 @@ type CacheNode struct {
 	Addr  netip.AddrPort // where it really listens
 }
 
-// member is a node as ElastiCache describes it: a cache cluster.
+// member is a node in ElastiCache's view: a cache cluster.
 type member struct {
 	id, name    string
 	shard, zone string
 	addr        netip.AddrPort
 }
 
-// members are the cache clusters that a cache consists of.
+// members returns the cache clusters of a cache.
 func (c Cache) members() []member {
 	if len(c.Nodes) == 0 {
 		return []member{{id: c.nodeID(), name: c.nodeName(), shard: "0001", zone: c.zone('a'), addr: c.Addr}}
@@ -68,7 +68,7 @@ func (c Cache) members() []member {
 	return out
 }
 
-// endpointName is the name in the cache's main endpoint.
+// endpointName returns the name in the cache's main endpoint.
 func (c Cache) endpointName() string {
 	switch {
 	case c.Kind == ServerlessCache:
@@ -83,7 +83,7 @@ func (c Cache) endpointName() string {
 	return c.cacheHost("master." + c.ID + "." + labZone)
 }
 
-// names are all names under which the cache is reached.
+// names returns all names of the cache.
 func (c Cache) names() []string {
 	names := []string{c.Host}
 	switch c.Kind {
@@ -108,7 +108,7 @@ func (c Cache) nodeName() string {
 	return c.cacheHost(c.nodeID() + "." + c.ID + "." + labZone)
 }
 
-// nodeID is the cache cluster of the replication group's first node.
+// nodeID returns the cache cluster id of the replication group's first node.
 func (c Cache) nodeID() string {
 	if c.Kind == ReplicationGroup {
 		return c.ID + "-001"
@@ -158,7 +158,7 @@ func (e *elasticache) service() awsapi.Service {
 	}
 }
 
-// list returns the caches of the kinds; with an id the one that has it.
+// list returns the caches of the kinds, or the one with the id.
 func (e *elasticache) list(id string, notFound *awsapi.Error, idsOf func(Cache) []string, kinds ...CacheKind) (
 	[]Cache, error,
 ) {
@@ -177,7 +177,7 @@ func (e *elasticache) list(id string, notFound *awsapi.Error, idsOf func(Cache) 
 	return list, nil
 }
 
-// These are ElastiCache's types of the same names, with the fields that clients of the lab have needed.
+// These are ElastiCache's types of the same names, with the fields that clients of the lab need.
 type nodeMember struct {
 	CacheClusterID string `xml:"CacheClusterId"`
 	CacheNodeID    string `xml:"CacheNodeId"`

@@ -15,17 +15,17 @@ import (
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 )
 
-// IdentityConfig says what a caller may do, and until when its credentials are good. The zero value may do everything.
+// IdentityConfig says what a caller may do, and when its credentials expire. The zero value may do everything.
 type IdentityConfig struct {
 	Deny  []string `json:"deny,omitempty"`  // patterns of actions that are denied: "ecs:RunTask", "rds:*"
 	Allow []string `json:"allow,omitempty"` // if not nil, everything else is denied
-	// Policy is a policy document (Allow statements) that allows what it says and nothing else: resources, conditions and variables
-	// count. It is for ECS and SSM; of other services' resources it sees the ARN alone.
+	// Policy is a policy document (Allow statements) that allows exactly what it says; resources, conditions and variables count.
+	// It is for ECS and SSM: of other services' resources it sees only the ARN.
 	Policy json.RawMessage `json:"policy,omitempty"`
-	// Expires makes the credentials those of a role's session, good until then. It may have passed.
+	// Expires makes the credentials those of a role's session, valid until then. It may be in the past.
 	Expires time.Time `json:"expires,omitzero"`
-	// Process keeps the credentials out of the AWS files: the profile there runs a command for them (credential_process), as tools
-	// for single sign-on set it up. New credentials of the same name are what the command prints from then on.
+	// Process keeps the credentials out of the AWS files. The profile there runs a command for them (credential_process), as tools
+	// for single sign-on set it up. The command prints new credentials once they exist.
 	Process bool `json:"process,omitempty"`
 }
 
@@ -38,8 +38,8 @@ type profile struct {
 
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,64}$`)
 
-// AddIdentity adds a caller, or gives the one with the name new credentials and rights (its old credentials keep
-// their rights). It returns the environment for a program that is to be it.
+// AddIdentity adds a caller. An existing name gets new credentials and rights; its old credentials keep their rights. It returns
+// the environment for a program with this identity.
 func (l *Lab) AddIdentity(name string, cfg IdentityConfig) (env []string, err error) {
 	if !namePattern.MatchString(name) {
 		return nil, fmt.Errorf("%q is no name for an identity: up to 64 letters, digits, and . _ @ -", name)
@@ -71,15 +71,15 @@ func (l *Lab) AddIdentity(name string, cfg IdentityConfig) (env []string, err er
 	return l.envFor(name), nil
 }
 
-// Env is the environment of a program that uses the lab as its AWS, as the identity "lab", which may do everything. The
-// credentials are in files, and are worth nothing anywhere else.
+// Env returns the environment of a program that uses the lab as its AWS, with the identity "lab", which may do everything. The
+// credentials are in files, and worthless elsewhere.
 func (l *Lab) Env() []string { return l.envFor("lab") }
 
 func (l *Lab) envFor(name string) []string {
 	return []string{
 		"AWS_ENDPOINT_URL=" + l.url,
 		"AWS_REGION=" + l.region,
-		"AWS_DEFAULT_REGION=" + l.region, // the AWS CLI before 2.13 knows this one alone
+		"AWS_DEFAULT_REGION=" + l.region, // the AWS CLI before 2.13 reads only this one
 		"AWS_PROFILE=" + name,
 		"AWS_CONFIG_FILE=" + l.path("aws-config"),
 		"AWS_SHARED_CREDENTIALS_FILE=" + l.path("aws-credentials"),
@@ -88,7 +88,7 @@ func (l *Lab) envFor(name string) []string {
 	}
 }
 
-// Environ is base with the lab as its AWS: without base's own AWS_ variables, which would win over the files.
+// Environ returns base with the lab as its AWS. It removes base's own AWS_ variables, which would win over the files.
 func (l *Lab) Environ(base []string) []string {
 	var env []string
 	for _, kv := range base {
@@ -99,7 +99,7 @@ func (l *Lab) Environ(base []string) []string {
 	return append(env, l.Env()...)
 }
 
-// writeAWSFiles writes the shared config and credentials files. The caller holds the lock.
+// writeAWSFiles writes the shared config and credentials files. Callers hold the lock.
 func (l *Lab) writeAWSFiles() error {
 	var config, credentials strings.Builder
 	const note = "# Written by bastion-lab. These credentials are made up: they open a lab on this machine and " +
@@ -128,7 +128,7 @@ func (l *Lab) writeAWSFiles() error {
 	)
 }
 
-// output is what a credential_process prints.
+// output returns the output of a credential_process.
 func (p *profile) output() string {
 	out := struct {
 		Version                                    int
@@ -140,12 +140,12 @@ func (p *profile) output() string {
 	}
 	text, err := json.Marshal(out) //nolint:gosec // made up, and what the command is for
 	if err != nil {
-		panic("lab: " + err.Error()) // our own type
+		panic("lab: " + err.Error()) // a fixed type
 	}
 	return string(text) + "\n"
 }
 
-// printCommand prints a file, in the shell that AWS's tools use for a credential_process.
+// printCommand returns a command that prints a file, for the shell that AWS's tools use for a credential_process.
 func printCommand() string {
 	if runtime.GOOS == "windows" {
 		return "type"
@@ -155,7 +155,7 @@ func printCommand() string {
 
 // replaceFile writes a file so that a reader sees the old text or the new, never a part.
 func replaceFile(path, text string, perm fs.FileMode) error {
-	if runtime.GOOS == "windows" { // cannot replace a file that is being read
+	if runtime.GOOS == "windows" { // cannot replace a file that another process reads
 		return os.WriteFile(path, []byte(text), perm)
 	}
 	tmp := path + ".new"

@@ -6,13 +6,13 @@ import (
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 )
 
-// taskSize is what Fargate gives a task.
+// taskSize is a task's share of Fargate.
 type taskSize struct {
 	cpu    int // units of 1/1024 vCPU
 	memory int // MiB
 }
 
-// defaultSize is that of the task definition that bastion-image has.
+// defaultSize is the size in bastion-image's task definition.
 var defaultSize = taskSize{cpu: 1024, memory: 2048}
 
 func (s taskSize) texts() (cpu, memory string) { return strconv.Itoa(s.cpu), strconv.Itoa(s.memory) }

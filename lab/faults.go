@@ -12,46 +12,46 @@ import (
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 )
 
-// APIFaults are disturbances of the control plane. The zero value disturbs nothing. Actions are named as in IAM, such
-// as "ssm:StartSession"; * stands for any text. A count is how many times a fault comes; a negative one is for ever.
+// APIFaults are disturbances of the control plane. The zero value disturbs nothing. Actions have their IAM names, such as
+// "ssm:StartSession"; * stands for any text. A count is how many times a fault occurs; a negative one means always.
 type APIFaults struct {
 	Throttle     map[string]int      `json:"throttle,omitempty"`      // answer Rate exceeded
-	Rate         map[string]float64  `json:"rate,omitempty"`          // throttle what exceeds so many calls per second
+	Rate         map[string]float64  `json:"rate,omitempty"`          // throttle calls beyond this many per second
 	Errors       map[string]APIError `json:"errors,omitempty"`        // answer an error
 	Deny         []string            `json:"deny,omitempty"`          // deny actions to everyone
 	LatencyMS    int                 `json:"latency_ms,omitempty"`    // before each answer
 	ResumeDenied int                 `json:"resume_denied,omitempty"` // ResumeSession answers 403
 	// StartSession and ExecuteCommand: TargetNotConnected
 	NotConnected int `json:"not_connected,omitempty"`
-	// NotConnectedMS is the same for a time, which begins when the faults are set.
+	// NotConnectedMS is the same for a span of time from the setting of the faults.
 	NotConnectedMS int    `json:"not_connected_ms,omitempty"`
 	TaskFailures   int    `json:"task_failures,omitempty"` // tasks that stop before they run...
-	TaskReason     string `json:"task_reason,omitempty"`   // ...and why; there is a default
+	TaskReason     string `json:"task_reason,omitempty"`   // ...and the reason; there is a default
 	NoExecAgent    bool   `json:"no_exec_agent,omitempty"` // the exec agent of new tasks stays PENDING
-	ExecSilent     bool   `json:"exec_silent,omitempty"`   // the exec agent is RUNNING, but never answers
+	ExecSilent     bool   `json:"exec_silent,omitempty"`   // the exec agent is RUNNING but never answers
 
-	// SessionsPerContainer is how many sessions a container may have at a time, those of ECS Exec included. 0 is any number.
-	// SessionsOver says what becomes of a further one: "" is an answer of AWS's; with OverSilent it starts, but no agent comes.
+	// SessionsPerContainer bounds a container's sessions at a time, those of ECS Exec included. 0 means unlimited. SessionsOver
+	// says what happens to another one: "" is AWS's error; with OverSilent it starts without an agent.
 	SessionsPerContainer int    `json:"sessions_per_container,omitempty"`
 	SessionsOver         string `json:"sessions_over,omitempty"`
 
-	// Documents says what becomes of StartSession with a document on an ECS target: RefuseDenied, RefuseInvalid or OverSilent.
+	// Documents says what happens to StartSession with a document on an ECS target: RefuseDenied, RefuseInvalid or OverSilent.
 	Documents map[string]string `json:"documents,omitempty"`
 }
 
-// What may become of a session.
+// Results of a refused session.
 const (
-	OverSilent    = "silent"  // it starts, but no agent comes
+	OverSilent    = "silent"  // it starts without an agent
 	RefuseDenied  = "denied"  // AccessDeniedException
 	RefuseInvalid = "invalid" // InvalidDocument
 )
 
-// APIError is an error to answer.
+// APIError is an error for the lab to answer.
 type APIError struct {
 	Code    string `json:"code"`
 	Message string `json:"message"`
 	Status  int    `json:"status,omitempty"` // 0 is 400
-	Count   int    `json:"count,omitempty"`  // 0 is for ever
+	Count   int    `json:"count,omitempty"`  // 0: always
 }
 
 const defaultTaskReason = "CannotPullContainerError: The task cannot pull the image from the registry: " +
@@ -63,7 +63,7 @@ type faults struct {
 
 	mu      sync.Mutex
 	set     APIFaults
-	since   time.Time          // when it was set
+	since   time.Time          // when set was set
 	buckets map[string]*bucket // by pattern of Rate
 }
 
@@ -108,7 +108,7 @@ func (f *faults) before(ctx context.Context, c *awsapi.Call) error {
 	return err
 }
 
-// decide returns the fault that the call meets, if any. The caller holds the lock.
+// decide returns the fault for the call, or nil. Callers hold the lock.
 func (f *faults) decide(c *awsapi.Call) error {
 	name := c.Name()
 	for pattern, n := range f.set.Throttle {
@@ -154,7 +154,7 @@ func (f *faults) take(pattern string, rate float64) bool {
 	return true
 }
 
-// count uses up one of a counted fault.
+// count uses up one of a counted fault, and reports whether one was left.
 func (f *faults) count(n *int) bool {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -174,21 +174,21 @@ func (f *faults) notConnected() bool {
 	return f.now().Before(until) || f.count(&f.set.NotConnected)
 }
 
-// container returns how many sessions a container may have, 0 for any number, and whether further ones start silently.
+// container returns how many sessions a container may have, 0 for unlimited, and whether further ones start silently.
 func (f *faults) container() (most int, silent bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.set.SessionsPerContainer, f.set.SessionsOver == OverSilent
 }
 
-// document returns what becomes of a session with the document on an ECS target.
+// document returns what happens to a session with the document on an ECS target.
 func (f *faults) document(name string) string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	return f.set.Documents[name]
 }
 
-// taskFailure returns why the next task must not start, or nothing.
+// taskFailure returns why the next task must not start, or "".
 func (f *faults) taskFailure() string {
 	if !f.count(&f.set.TaskFailures) {
 		return ""
@@ -201,7 +201,7 @@ func (f *faults) taskFailure() string {
 	return defaultTaskReason
 }
 
-// execAgent says how far the exec agent of a new task comes.
+// execAgent reports whether the exec agent of a new task starts, and whether it answers.
 func (f *faults) execAgent() (starts, answers bool) {
 	f.mu.Lock()
 	defer f.mu.Unlock()

@@ -16,15 +16,15 @@ import (
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 )
 
-// keyLife is how long an instance accepts a key that was sent to it.
+// keyLife is how long an instance accepts a pushed key.
 const keyLife = time.Minute
 
-// instanceConnect is EC2 Instance Connect: it has instances accept keys for a minute.
+// instanceConnect is EC2 Instance Connect: it makes instances accept keys for a minute.
 type instanceConnect struct {
 	site
 	ssm *ssm
 	now func() time.Time
-	mu  sync.Mutex // one writer of the files
+	mu  sync.Mutex // one writer of the files at a time
 }
 
 func (c *instanceConnect) service() awsapi.Service {
@@ -75,7 +75,7 @@ func (c *instanceConnect) sendKey(_ context.Context, _ *awsapi.Call, in *sendKey
 	return map[string]any{"RequestId": randomHex(16), "Success": true}, nil
 }
 
-// add writes a line to a user's file. sshd, which may just be reading it, sees whole lines.
+// add writes a line to a user's file. sshd, which may be reading the file, sees whole lines.
 func (c *instanceConnect) add(dir, user, line string) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()

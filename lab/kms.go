@@ -35,7 +35,7 @@ func newKMS(at site) (*kms, error) {
 func (k *kms) keyARN() string { return k.arn("kms", "key/"+k.id) }
 
 func (k *kms) service() awsapi.Service {
-	// The encryption context is in condition keys.
+	// The encryption context determines the condition keys.
 	access := func(c *awsapi.Call) []awsapi.Access {
 		var in struct{ EncryptionContext map[string]string }
 		_ = c.Bind(&in) // the handler reports it
@@ -128,7 +128,7 @@ func (k *kms) decryptCall(ctx context.Context, _ *awsapi.Call, in *decryptInput)
 	return output{plain, k.keyARN(), "SYMMETRIC_DEFAULT"}, nil
 }
 
-// decrypt undoes generateDataKey, in the same encryption context only. The agent's part of a session calls it too.
+// decrypt undoes generateDataKey, but only in the same encryption context. The agent's part of a session calls it too.
 func (k *kms) decrypt(_ context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error) {
 	additional, err := json.Marshal(encryptionContext)
 	if err != nil {

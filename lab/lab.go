@@ -26,10 +26,10 @@ const (
 	bastionName  = "bastion"   // cluster, task definition and container
 )
 
-// Off is the mode of a database that is not wanted.
+// Off is the mode of a database that the lab does not start.
 const Off vpc.Mode = "off"
 
-// Config sets up a Lab. The zero value is a lab with what the machine has, at a pace that a human notices.
+// Config configures a Lab. The zero value uses the databases that the machine has, at a pace that a human notices.
 type Config struct {
 	Region   string // default: eu-central-1; its partition is in every ARN and name
 	Listen   string // loopback address of the one listener; default 127.0.0.1:0
@@ -40,14 +40,13 @@ type Config struct {
 	Dir           string       // for the files of the lab; default: a temporary one, removed by Close
 	Log           *slog.Logger // nil discards
 
-	// StateDelay is how long each of PROVISIONING, PENDING and ACTIVATING lasts (300 ms). ExecDelay is the time from
-	// RUNNING until the exec agent is RUNNING (300 ms), and ConnectDelay from there until it answers (200 ms). Negative
-	// is no time at all.
+	// StateDelay is how long each of PROVISIONING, PENDING and ACTIVATING lasts (300 ms). ExecDelay is the time from RUNNING until
+	// the exec agent is RUNNING (300 ms), and ConnectDelay from there until it answers (200 ms). Negative means none.
 	StateDelay, ExecDelay, ConnectDelay time.Duration
-	// StopTimeout is what a task's program gets between SIGTERM and SIGKILL (30 s).
+	// StopTimeout is a task's time between SIGTERM and SIGKILL (30 s).
 	StopTimeout time.Duration
 
-	// Unmetered tasks have all of this machine, and the agents' work costs nothing: sessions are faster than real ones.
+	// Unmetered tasks have all of this machine, and the agents' work costs nothing. Sessions are then faster than real ones.
 	Unmetered bool
 
 	KMS             bool     // encrypt exec and shell sessions
@@ -55,7 +54,7 @@ type Config struct {
 	NoWeb           bool     // no internal web site
 	// TaskEnv is added to the environment of the task definition "bastion".
 	TaskEnv map[string]string
-	// TaskRoleDeny are patterns of actions that the role of its tasks may not do: "kms:Decrypt".
+	// TaskRoleDeny are patterns of actions that the role of these tasks must not do: "kms:Decrypt".
 	TaskRoleDeny []string
 	// Allow are further destinations for the tasks' BASTIOND_ALLOW.
 	Allow     []string
@@ -71,7 +70,7 @@ type Lab struct {
 	cfg Config
 	log *slog.Logger
 	dir string // of the files
-	tmp string // of tasks: its path is short
+	tmp string // for tasks: its path is short
 	url string
 
 	identities awsapi.Directory
@@ -104,7 +103,7 @@ type Lab struct {
 	profiles []profile
 }
 
-// Start starts a lab and returns once everything in it answers. The context bounds the start alone; Close ends the lab.
+// Start starts a lab and returns once everything in it answers. ctx bounds only the start; Close ends the lab.
 func Start(ctx context.Context, cfg Config) (*Lab, error) {
 	l := &Lab{cfg: cfg.withDefaults(), names: make(map[string][]netip.Addr)}
 	l.log, l.site = l.cfg.Log, site{l.cfg.Region}
@@ -161,7 +160,7 @@ func (l *Lab) start(ctx context.Context) error {
 	return nil
 }
 
-// populate makes everything that is served.
+// populate makes all services and resources.
 func (l *Lab) populate(ctx context.Context) error {
 	if err := l.build(); err != nil {
 		return err
@@ -185,10 +184,10 @@ func (l *Lab) makeDirs() error {
 	return os.MkdirAll(l.dir, 0o700)
 }
 
-// RuntimeDir is a directory for the sockets of a bastion agent of the lab's own.
+// RuntimeDir returns the directory for the sockets of the lab's own bastion agent.
 func (l *Lab) RuntimeDir() string { return filepath.Join(l.tmp, "run") }
 
-// StateDir is a directory for the log and the forwards of that agent.
+// StateDir returns the directory for that agent's log and forwards.
 func (l *Lab) StateDir() string { return filepath.Join(l.tmp, "state") }
 
 func (l *Lab) listen(ctx context.Context) (net.Listener, error) {
@@ -204,7 +203,7 @@ func (l *Lab) listen(ctx context.Context) (net.Listener, error) {
 	return listener, nil
 }
 
-// build makes the services and ties them together.
+// build makes the services and connects them.
 func (l *Lab) build() error {
 	var err error
 	if l.kms, err = newKMS(l.site); err != nil {
@@ -297,7 +296,7 @@ func (l *Lab) serve(listener net.Listener) {
 	})
 }
 
-// Close ends everything that the lab runs, waits for its end and removes the lab's temporary files.
+// Close ends everything that the lab runs, waits for that, and removes the lab's temporary files.
 func (l *Lab) Close() error {
 	l.closeOnce.Do(func() { l.closeErr = l.close() })
 	return l.closeErr
@@ -323,13 +322,13 @@ func (l *Lab) close() error {
 	return errors.Join(errs...)
 }
 
-// Region is the region of the account: AWS_REGION.
+// Region returns the account's region: AWS_REGION.
 func (l *Lab) Region() string { return l.region }
 
-// URL is the endpoint of the APIs: AWS_ENDPOINT_URL.
+// URL returns the endpoint of the APIs: AWS_ENDPOINT_URL.
 func (l *Lab) URL() string { return l.url }
 
-// Gateway is the message gateway; its faults are set there.
+// Gateway returns the message gateway, which has the data channel's faults.
 func (l *Lab) Gateway() *gateway.Gateway { return l.gw }
 
 // SetAPIFaults replaces the faults of the control plane.
@@ -341,7 +340,7 @@ func (l *Lab) SetAPIFaults(f APIFaults) error {
 	return nil
 }
 
-// APIFaults returns the faults in force; counts have what is left of them.
+// APIFaults returns the faults in force; counts are the remaining ones.
 func (l *Lab) APIFaults() APIFaults { return l.faults.get() }
 
 // Calls returns how many authenticated API calls came, by action ("ecs:RunTask").
@@ -360,7 +359,7 @@ func (l *Lab) AddCluster(name string) { l.ecs.addCluster(name, nil) }
 // AddTaskDefinition registers a task definition, or another revision of one.
 func (l *Lab) AddTaskDefinition(d TaskDefinition) { l.ecs.addDefinition(d) }
 
-// AddSubnet adds a subnet; AddSecurityGroup a security group.
+// AddSubnet adds a subnet.
 func (l *Lab) AddSubnet(s Subnet) {
 	l.ec2.mu.Lock()
 	defer l.ec2.mu.Unlock()
@@ -425,7 +424,7 @@ func (l *Lab) task(id string) (*task, error) {
 	return nil, fmt.Errorf("%w: %s", ErrNoTask, id)
 }
 
-// StopTask stops a task as AWS itself would, such as for maintenance of the host, and waits until it is STOPPED.
+// StopTask stops a task as AWS itself does, such as for maintenance of the host, and waits until it is STOPPED.
 func (l *Lab) StopTask(ctx context.Context, id, reason string) error {
 	t, err := l.task(id)
 	if err != nil {
@@ -455,8 +454,8 @@ func (l *Lab) KillTask(id string) error {
 	return nil
 }
 
-// Exec runs a command inside a task under a pty, without a session: for tests of what runs in tasks. The caller must
-// wait for it.
+// Exec runs a command inside a task under a pty, without a session. Tests use it to look into tasks. The caller must wait for the
+// command.
 func (l *Lab) Exec(ctx context.Context, id string, argv []string) (gateway.Process, error) {
 	t, err := l.task(id)
 	if err != nil {
@@ -471,7 +470,7 @@ func (l *Lab) Exec(ctx context.Context, id string, argv []string) (gateway.Proce
 	return c.Exec(ctx, argv)
 }
 
-// TaskOutput returns what a task's program has written so far: of bastiond, the audit on stdout and the log on stderr.
+// TaskOutput returns the output of a task's program so far. For bastiond that is the audit on stdout and the log on stderr.
 func (l *Lab) TaskOutput(id string) (stdout, stderr []byte, err error) {
 	t, err := l.task(id)
 	if err != nil {
@@ -487,7 +486,7 @@ func (l *Lab) TaskOutput(id string) (stdout, stderr []byte, err error) {
 	return stdout, stderr, err
 }
 
-// taskEnv is the environment that every task begins with.
+// taskEnv returns the environment with which every task begins.
 func (l *Lab) taskEnv() map[string]string {
 	l.mu.Lock()
 	defer l.mu.Unlock()

@@ -7,13 +7,13 @@ import (
 	"strconv"
 )
 
-// metadataPath is where a task finds what ECS says of it: the task metadata endpoint, version 4.
+// metadataPath is the path of the task metadata endpoint, version 4.
 const metadataPath = "/v4/"
 
 // metadataVariable tells a container its metadata endpoint.
 const metadataVariable = "ECS_CONTAINER_METADATA_URI_V4"
 
-// taskMetadata is what the endpoint says of a task. What depends on images and logs is left out.
+// taskMetadata is the endpoint's answer for a task, without the members of images and logs.
 type taskMetadata struct {
 	Cluster, TaskARN, Family, Revision string
 	DesiredStatus, KnownStatus         string
@@ -22,7 +22,7 @@ type taskMetadata struct {
 	LaunchType, AvailabilityZone       string
 }
 
-// metadataLimits are a task's limits: its container has none of its own.
+// metadataLimits are a task's limits; its container has none of its own.
 type metadataLimits struct {
 	CPU    float64 // vCPU
 	Memory int     // MiB
@@ -34,7 +34,7 @@ type containerMetadata struct {
 	Type                       string
 }
 
-// serveMetadata answers a task's program, by any of the requests that the endpoint has for a task and its container.
+// serveMetadata answers a task's program, for each of the endpoint's requests about a task and its container.
 func (e *ecs) serveMetadata(w http.ResponseWriter, r *http.Request) {
 	if err := checkCaller(r); err != nil {
 		http.Error(w, err.Error(), http.StatusForbidden)

@@ -12,15 +12,15 @@ import (
 
 const (
 	meterEvery = 100 * time.Millisecond
-	// cgroupDir is where a task's program finds what the kernel tells of a task's limits, below the task's directory.
+	// cgroupDir is where a task's program finds the kernel's figures of the task, below the task's directory.
 	cgroupDir = "cgroup"
 )
 
 // outOfMemory is ECS's reason for a container that the kernel has killed.
 const outOfMemory = "OutOfMemoryError: container killed due to memory usage"
 
-// meter charges the task's machine with what its program uses, tells the program how the task does, and kills it when the task uses
-// more memory than it has. It returns when the container has ended.
+// meter charges the task's machine for its program's work, updates the program's cgroup files, and kills a program that exceeds the
+// task's memory. It returns when the container has ended.
 func (e *ecs) meter(ctx context.Context, t *task, c Container) {
 	ticker := time.NewTicker(meterEvery)
 	defer ticker.Stop()
@@ -55,13 +55,13 @@ func (e *ecs) meter(ctx context.Context, t *task, c Container) {
 	}
 }
 
-// writeCgroup writes what a version 2 cgroup says of a task.
+// writeCgroup writes a task's version 2 cgroup files.
 func writeCgroup(dir string, size taskSize, used gateway.MachineUsage, memory int64) error {
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return err
 	}
 	for name, text := range map[string]string{
-		"cpu.max": "max 100000\n", // the quota is the task's, which ECS's metadata says
+		"cpu.max": "max 100000\n", // the quota is the task's, from ECS's metadata
 		"cpu.stat": fmt.Sprintf("usage_usec %d\nnr_periods %d\nnr_throttled %d\nthrottled_usec %d\n",
 			used.CPU.Microseconds(), used.Periods, used.Throttled, used.Waited.Microseconds()),
 		"memory.max":     fmt.Sprintf("%d\n", int64(size.memory)<<20),
@@ -74,7 +74,7 @@ func writeCgroup(dir string, size taskSize, used gateway.MachineUsage, memory in
 	return nil
 }
 
-// programUsage is what a task's program uses.
+// programUsage is the usage of a task's program.
 type programUsage struct {
 	cpu    time.Duration // so far
 	memory int64         // resident, bytes

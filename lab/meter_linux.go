@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// processUsage returns what a process uses, and nothing of one that has ended.
+// processUsage returns a process's usage, and zero for an ended one.
 func processUsage(pid int) programUsage {
 	var u programUsage
 	if pid <= 0 {

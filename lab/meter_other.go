@@ -2,5 +2,5 @@
 
 package lab
 
-// processUsage knows only Linux: elsewhere the program's own work costs nothing.
+// processUsage works on Linux only. Elsewhere the program's own work costs nothing.
 func processUsage(int) programUsage { return programUsage{} }

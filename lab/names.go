@@ -10,13 +10,13 @@ import (
 	"github.com/bastion-ssm/bastion/internal/partition"
 )
 
-// The lab's account, and its region where Config names no other. Nothing of it exists.
+// The lab's account, and its default region. Both are made up.
 const (
 	Account = "000000000000"
 	Region  = "eu-central-1"
 )
 
-// site is where a lab is: its region, whose partition is in ARNs and names.
+// site is the location of a lab: its region, whose partition is in ARNs and names.
 type site struct{ region string }
 
 func (s site) partition() partition.Partition { return partition.Of(s.region) }
@@ -31,20 +31,20 @@ func (s site) iamARN(service, resource string) string {
 	return fmt.Sprintf("arn:%s:%s::%s:%s", s.partition().ID, service, Account, resource)
 }
 
-// dbHost is the name of an RDS endpoint: an instance's by its id, a cluster's with "cluster-" before the account's zone.
+// dbHost returns the name of an RDS endpoint: an instance's by its id, a cluster's with "cluster-" before the account's zone.
 func (s site) dbHost(id, kind string) string {
 	return s.partition().RDSName(id+"."+kind+labZone, s.region)
 }
 
-// cacheHost is the name of an ElastiCache endpoint whose first labels are given.
+// cacheHost returns the name of an ElastiCache endpoint with the given first labels.
 func (s site) cacheHost(name string) string {
 	return name + "." + s.shortRegion() + ".cache." + s.partition().DNSSuffix
 }
 
-// zone is an availability zone of the region.
+// zone returns an availability zone of the region.
 func (s site) zone(letter rune) string { return s.region + string(letter) }
 
-// shortRegion is the region as ElastiCache's names have it: euc1.
+// shortRegion returns the region as in ElastiCache's names: euc1.
 func (s site) shortRegion() string {
 	switch s.region {
 	case "cn-northwest-1":
@@ -57,7 +57,7 @@ func (s site) shortRegion() string {
 	return strings.NewReplacer("north", "n", "south", "s", "east", "e", "west", "w", "central", "c", "-", "").Replace(s.region)
 }
 
-// lastOf returns what follows the last slash: the name or id in an ARN, or the whole of a bare name.
+// lastOf returns the text after the last slash: the name or id in an ARN, or all of a bare name.
 func lastOf(ref string) string { return ref[strings.LastIndexByte(ref, '/')+1:] }
 
 // randomHex returns n random hexadecimal digits.

@@ -7,10 +7,10 @@ import (
 	"sync"
 )
 
-// maxOutput bounds what is kept of a task's output, in bytes for each of its two streams.
+// maxOutput bounds the kept output of a task, in bytes for each of its two streams.
 const maxOutput = 8 << 20
 
-// outputFile keeps the beginning of a stream in a file. A write never fails: the program that writes must not notice.
+// outputFile keeps the beginning of a stream in a file. A write never fails, so that the writing program notices nothing.
 type outputFile struct {
 	path string
 
@@ -41,7 +41,7 @@ func (o *outputFile) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// close is safe on nil and when called again.
+// close may be called on nil, and several times.
 func (o *outputFile) close() {
 	if o == nil {
 		return
@@ -49,12 +49,12 @@ func (o *outputFile) close() {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	if o.file != nil {
-		_ = o.file.Close() // what is lost is a part of a log
+		_ = o.file.Close() // only a part of a log is lost
 		o.file = nil
 	}
 }
 
-// read returns what was kept so far.
+// read returns the kept output so far.
 func (o *outputFile) read() ([]byte, error) {
 	if o == nil {
 		return nil, nil

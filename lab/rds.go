@@ -13,7 +13,7 @@ import (
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 )
 
-// labZone is the part of the endpoints' names that is the account's own.
+// labZone is the account's own part of the endpoints' names.
 const labZone = "abc123"
 
 // DBInstance is an RDS DB instance, or a member of an Aurora cluster.
@@ -241,7 +241,7 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 	}{next, page}, err
 }
 
-// dbResource makes up the resource id that RDS gives a database.
+// dbResource makes up the resource id of a database.
 func dbResource(id string) string {
 	return "db-" + strings.ToUpper(strings.ReplaceAll(seededUUID(id), "-", ""))[:26]
 }

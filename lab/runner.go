@@ -10,18 +10,18 @@ import (
 
 // Runner runs the containers of tasks.
 type Runner interface {
-	// Start starts a container's program and returns once it runs. The context is that of the start only.
+	// Start starts a container's program and returns once it runs. ctx bounds only the start.
 	Start(ctx context.Context, spec ContainerSpec) (Container, error)
 }
 
-// ContainerSpec says what to run.
+// ContainerSpec describes a container to run.
 type ContainerSpec struct {
 	TaskID  string
 	Name    string
 	Image   string
 	Command []string          // the program's path in the image, and its arguments
 	Env     map[string]string // of the container definition and the overrides
-	Dir     string            // exists, is the task's own, and its path is short enough for a unix socket in it
+	Dir     string            // exists, belongs to the task, and has a path short enough for a unix socket in it
 	Stdout  io.Writer
 	Stderr  io.Writer
 	// Metadata is the URL of the task metadata endpoint, on this machine's loopback; empty: none.
@@ -37,9 +37,9 @@ type Container interface {
 	// Terminate asks the program to end; Kill ends it.
 	Terminate()
 	Kill()
-	// Done is closed when the program has ended and its output is written; ExitCode is valid then.
+	// Done returns a channel that is closed when the program has ended and its output is written; ExitCode is then valid.
 	Done() <-chan struct{}
 	ExitCode() int
-	// PID is the program's process id on the host, 0 if it has none.
+	// PID returns the program's process id on the host, or 0 if it has none.
 	PID() int
 }

@@ -24,8 +24,8 @@ import (
 type HostRunner struct {
 	// Programs maps paths in the image to programs of this machine: {"/bastiond": "/usr/local/bin/bastiond"}.
 	Programs map[string]string
-	// AllowHostExec lets ECS Exec run any command of this machine. Otherwise it runs the Programs alone, as the image of
-	// the bastion holds nothing else.
+	// AllowHostExec lets ECS Exec run any command of this machine. Otherwise it runs only the Programs, because the bastion's image
+	// holds nothing else.
 	AllowHostExec bool
 }
 
@@ -42,13 +42,13 @@ func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, er
 	env := map[string]string{
 		"PATH": os.Getenv("PATH"),
 		"HOME": spec.Dir,
-		// Tasks share the machine's ports and file system; in a task of their own the defaults would do.
+		// Tasks share the machine's ports and file system, so the defaults would collide.
 		"BASTIOND_LISTEN":      "localhost:0",
 		"BASTIOND_BOND_LISTEN": "localhost:0",
 		"BASTIOND_SOCKET":      filepath.Join(spec.Dir, "s"),
 		"BASTIOND_CGROUP":      filepath.Join(spec.Dir, cgroupDir),
 	}
-	if root := os.Getenv("SYSTEMROOT"); root != "" { // without it no program of Windows has sockets
+	if root := os.Getenv("SYSTEMROOT"); root != "" { // without it Windows programs have no sockets
 		env["SYSTEMROOT"] = root
 	}
 	if spec.Metadata != "" {
@@ -74,21 +74,21 @@ func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, er
 	return c, nil
 }
 
-// bastiondPorts are bastiond's ports in a task of its own, by the variable that sets each.
+// bastiondPorts are bastiond's ports in a real task, each with the variable that sets it.
 var bastiondPorts = map[string]string{"2222": "BASTIOND_LISTEN", "2223": "BASTIOND_BOND_LISTEN"}
 
 type hostContainer struct {
 	runner *HostRunner
 	env    []string
 	socket string          // of bastiond
-	mapped map[string]bool // bastiondPorts that stand for the ports that bastiond got
+	mapped map[string]bool // bastiondPorts that stand for bastiond's actual ports
 	cmd    *exec.Cmd
 	code   int
 	done   chan struct{}
 }
 
-// start starts cmd on an OS thread that lives as long as the process: Linux sends the parent-death signal when the
-// thread that made a child ends, not when its process does.
+// start starts cmd on an OS thread that lives as long as the process. Linux sends the parent-death signal at the end of the thread
+// that made a child, not at the end of its process.
 func (c *hostContainer) start(cmd *exec.Cmd) error {
 	started := make(chan error, 1)
 	go func() {
@@ -99,7 +99,7 @@ func (c *hostContainer) start(cmd *exec.Cmd) error {
 		if err != nil {
 			return
 		}
-		_ = cmd.Wait() // the exit code says it
+		_ = cmd.Wait() // the exit code tells the result
 		c.code = cmd.ProcessState.ExitCode()
 		if c.code < 0 {
 			c.code = exitCodeOfSignal(cmd.ProcessState)
@@ -127,7 +127,7 @@ func (c *hostContainer) Dial(ctx context.Context, network, addr string) (net.Con
 	return dialLoopback(ctx, network, addr)
 }
 
-// portOf asks bastiond which port of the machine it got for a port of the task.
+// portOf asks bastiond for its machine port that stands for a port of the task.
 func (c *hostContainer) portOf(ctx context.Context, port string) (string, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
@@ -177,8 +177,8 @@ func (c *hostContainer) Exec(_ context.Context, argv []string) (gateway.Process,
 	return gateway.ExecProcess(cmd)
 }
 
-// dialLoopback connects to an address of this machine and to no other: nothing of the lab may leave it. "localhost"
-// is ::1 or 127.0.0.1, in this order.
+// dialLoopback connects only to addresses of this machine, because nothing of the lab may leave it. "localhost" is ::1 or
+// 127.0.0.1, in this order.
 func dialLoopback(ctx context.Context, network, addr string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {

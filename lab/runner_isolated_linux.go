@@ -24,9 +24,9 @@ import (
 	"github.com/bastion-ssm/bastion/lab/gateway"
 )
 
-// IsolatedRunner runs containers as a container engine does, without one: in an image's root file system, with
-// network, process, mount, host name and IPC namespaces of their own. It needs root and the program nsenter. A
-// container reaches nothing but itself, unless VPC links it to a network namespace that the caller made.
+// IsolatedRunner runs containers as a container engine does, but without one. They run in an image's root file system, with
+// network, process, mount, host name and IPC namespaces of their own. It needs root and the program nsenter. A container reaches
+// only itself, unless VPC links it to a network namespace of the caller.
 type IsolatedRunner struct {
 	// Root is the directory with the image's root file system. Each container gets a copy of it.
 	Root string
@@ -34,21 +34,21 @@ type IsolatedRunner struct {
 	Env map[string]string
 	// UID and GID are the user of the image.
 	UID, GID uint32
-	// VPC links the containers to a network; nil leaves them alone.
+	// VPC links the containers to a network; nil: no link.
 	VPC *VPCLink
 
 	mu       sync.Mutex
 	launched int
 }
 
-// VPCLink is how containers are linked to a network namespace, which stands for the VPC: each by a pair of virtual
-// Ethernet devices with a /30 network of its own, through which it reaches every address of that namespace.
+// VPCLink links containers to a network namespace that stands for the VPC. Each has a pair of virtual Ethernet devices with a /30
+// network of its own, through which it reaches every address of that namespace.
 type VPCLink struct {
 	Netns string       // name of the namespace, made by `ip netns add`
-	Pool  netip.Prefix // of IPv4 addresses for the /30 networks; nothing of it may be in use
+	Pool  netip.Prefix // IPv4 addresses for the /30 networks; none may be in use
 }
 
-// isolatedContainer is a container with the thread that its process hangs on.
+// isolatedContainer is a container and the thread that its process depends on.
 type isolatedContainer struct {
 	runner *IsolatedRunner
 	root   string // its copy of the root file system
@@ -92,8 +92,8 @@ func (r *IsolatedRunner) Start(ctx context.Context, spec ContainerSpec) (Contain
 	return c, nil
 }
 
-// start makes the network namespace and starts the program in it, on an OS thread that lives as long as the program
-// and is thrown away then: it is not in the machine's network any more.
+// start makes the network namespace and starts the program in it, on an OS thread that ends with the program. The thread cannot be
+// reused, because it has left the machine's network.
 func (c *isolatedContainer) start(ctx context.Context) error {
 	started := make(chan error, 1)
 	onOwnThread(func() {
@@ -106,7 +106,7 @@ func (c *isolatedContainer) start(ctx context.Context) error {
 			return
 		}
 		started <- nil
-		_ = c.cmd.Wait() // the exit code says it
+		_ = c.cmd.Wait() // the exit code tells the result
 		c.code = c.cmd.ProcessState.ExitCode()
 		if c.code < 0 {
 			c.code = exitCodeOfSignal(c.cmd.ProcessState)
@@ -117,8 +117,8 @@ func (c *isolatedContainer) start(ctx context.Context) error {
 	return <-started
 }
 
-// onOwnThread runs f on a new goroutine with an OS thread that ends with it. It is never the process's main thread,
-// which cannot end and would keep alive what f made it a part of.
+// onOwnThread runs f on a new goroutine with an OS thread that ends with it. It never uses the process's main thread, which cannot
+// end and would keep f's namespaces alive.
 func onOwnThread(f func()) {
 	go func() {
 		runtime.LockOSThread() // for good
@@ -137,8 +137,7 @@ func onOwnThread(f func()) {
 	}()
 }
 
-// enterNewNetwork moves the calling thread to a new network namespace, whose loopback is up and which is linked to
-// the VPC.
+// enterNewNetwork moves the calling thread to a new network namespace, with its loopback up and a link to the VPC.
 func (c *isolatedContainer) enterNewNetwork(ctx context.Context) error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("make a network namespace (this needs root): %w", err)
@@ -161,7 +160,7 @@ func (c *isolatedContainer) enterNewNetwork(ctx context.Context) error {
 	return nil
 }
 
-// networkCommands are the commands of ip that set up the network of another container, run inside its namespace.
+// networkCommands returns the commands of ip that set up the network of another container, to run inside its namespace.
 func (r *IsolatedRunner) networkCommands() ([][]string, error) {
 	commands := [][]string{{"link", "set", "lo", "up"}}
 	if r.VPC == nil {
@@ -176,8 +175,7 @@ func (r *IsolatedRunner) networkCommands() ([][]string, error) {
 		return nil, err
 	}
 	peer := "t" + randomHex(8)
-	// eth0 is the container's end of the pair, its ENI; the other end moves to the VPC's namespace, where it is set up
-	// by an ip that goes there.
+	// eth0 is the container's end of the pair, its ENI. The other end moves to the VPC's namespace, where another ip sets it up.
 	return append(commands,
 		[]string{"link", "add", "eth0", "type", "veth", "peer", "name", peer, "netns", r.VPC.Netns},
 		[]string{"addr", "add", own.String() + "/30", "dev", "eth0"},
@@ -188,7 +186,7 @@ func (r *IsolatedRunner) networkCommands() ([][]string, error) {
 	), nil
 }
 
-// addresses are those of the n-th /30 network of the pool.
+// addresses returns the addresses of the pool's n-th /30 network.
 func (v *VPCLink) addresses(n int) (gateway, container netip.Addr, err error) {
 	if !v.Pool.IsValid() || !v.Pool.Addr().Is4() || v.Pool.Bits() > 30 {
 		return gateway, container, fmt.Errorf("%v is no pool of IPv4 addresses", v.Pool)
@@ -212,8 +210,7 @@ func runIP(ctx context.Context, args []string) error {
 	return nil
 }
 
-// copyRoot copies a root file system with its modes, and gives it to a user. What is no file, directory or link stays
-// behind.
+// copyRoot copies a root file system with its modes, and gives it to a user. It copies only files, directories and links.
 func copyRoot(dst, src string, uid, gid int) error {
 	return filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -273,7 +270,7 @@ func (c *isolatedContainer) PID() int              { return c.cmd.Process.Pid }
 func (c *isolatedContainer) Terminate()            { terminate(c.cmd.Process) }
 func (c *isolatedContainer) Kill()                 { _ = c.cmd.Process.Kill() } // with PID 1 all of the container ends
 
-// Dial connects from inside the container's network. Its addresses mean nothing outside, so that any may be dialed.
+// Dial connects from inside the container's network. Its addresses do not exist outside, so Dial allows all of them.
 func (c *isolatedContainer) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(addr)
 	if err != nil {
@@ -285,7 +282,7 @@ func (c *isolatedContainer) Dial(ctx context.Context, network, addr string) (net
 	}
 	var conn net.Conn
 	for _, h := range hosts {
-		// A name would be looked up by other threads, which are in another network.
+		// Other threads, which are in another network, would look up a name.
 		if _, err = netip.ParseAddr(h); err != nil {
 			return nil, err
 		}
@@ -301,12 +298,12 @@ func (c *isolatedContainer) Dial(ctx context.Context, network, addr string) (net
 	return nil, err
 }
 
-// Exec starts a command inside the container, as root: ECS Exec's agent is root whoever the image's user is.
+// Exec starts a command inside the container, as root: ECS Exec's agent is root whatever the image's user is.
 func (c *isolatedContainer) Exec(_ context.Context, argv []string) (gateway.Process, error) {
 	if len(argv) == 0 {
 		argv = []string{"/bin/sh"}
 	}
-	// nsenter would start without a word: the client is to hear what an engine says.
+	// nsenter would fail silently: report the error as an engine does.
 	if filepath.IsAbs(argv[0]) {
 		if _, err := os.Stat(filepath.Join(c.root, argv[0])); err != nil {
 			return nil, &exec.Error{Name: argv[0], Err: exec.ErrNotFound}
@@ -339,8 +336,8 @@ func (c *isolatedContainer) inPath(name string) bool {
 	return false
 }
 
-// InNetns runs f on a thread inside a network namespace ("/run/netns/vpc"): sockets that f makes, on its own
-// goroutine, belong there. The caller must be root.
+// InNetns runs f on a thread inside a network namespace ("/run/netns/vpc"): sockets that f makes, on its own goroutine, belong
+// there. The caller must be root.
 func InNetns(path string, f func() error) error {
 	ns, err := os.Open(path)
 	if err != nil {
@@ -362,7 +359,7 @@ func inNetns(ns *os.File, f func() error) error {
 		if err = unix.Setns(int(ns.Fd()), unix.CLONE_NEWNET); err == nil {
 			err = f()
 		}
-		// A thread that cannot go home ends with this goroutine, as it stays locked to it.
+		// A thread that cannot return to its namespace ends with this goroutine, because it stays locked to it.
 		if unix.Setns(int(home.Fd()), unix.CLONE_NEWNET) == nil {
 			runtime.UnlockOSThread()
 		}

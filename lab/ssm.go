@@ -21,19 +21,19 @@ import (
 
 // Instance is a managed node (EC2, or on premises) with an SSM agent.
 type Instance struct {
-	// Ports maps ports of the node's localhost to loopback addresses of this machine: {22: "127.0.0.1:40022"}. A port
-	// that is not there is closed.
+	// Ports maps ports of the node's localhost to loopback addresses of this machine: {22: "127.0.0.1:40022"}. Other ports are
+	// closed.
 	Ports map[int]string
-	// Offline nodes are known, but not connected.
+	// Offline nodes are registered but not connected.
 	Offline bool
-	// ActiveKeys is a directory for the keys that EC2 Instance Connect sends to the node: in authorized_keys form, a file for
-	// each user, for sshd's AuthorizedKeysFile. Without it the node takes none.
+	// ActiveKeys is a directory for the keys that EC2 Instance Connect sends to the node. It gets a file in authorized_keys form
+	// for each user, for sshd's AuthorizedKeysFile. Without it the node takes none.
 	ActiveKeys string
 }
 
 // document is a session document with its parameters.
 type document struct {
-	name   string // the gateway's name for what it does
+	name   string // the gateway's name for its function
 	params []documentParam
 }
 
@@ -64,7 +64,7 @@ var documents = map[string]document{
 	gateway.DocShell: {gateway.DocShell, nil},
 }
 
-// parameters checks what the client gave for the document and fills in the defaults.
+// parameters checks the client's parameters for the document and fills in the defaults.
 func (d document) parameters(given map[string][]string) (map[string]string, error) {
 	values := make(map[string]string)
 	for _, p := range d.params {
@@ -95,7 +95,7 @@ func invalidDocParam(format string, args ...any) error {
 	return awsapi.Errorf("InvalidParameters", format, args...)
 }
 
-// validationError is how the services with JSON APIs report a member that breaks its model's constraint.
+// validationError returns the error of JSON APIs for a member that violates its model's constraint.
 func validationError(value any, member, constraint string) error {
 	return awsapi.Errorf("ValidationException",
 		"1 validation error detected: Value '%v' at '%s' failed to satisfy constraint: %s",
@@ -109,7 +109,7 @@ type ssm struct {
 	ecs      *ecs
 	sessions *sessions
 	faults   *faults
-	kmsKey   string // of shell sessions
+	kmsKey   string // for shell sessions
 
 	mu        sync.Mutex
 	instances map[string]Instance
@@ -140,7 +140,7 @@ type startSessionOutput struct {
 	TokenValue string `json:"TokenValue"`
 }
 
-// startSessionAccess is about the target and the document.
+// startSessionAccess returns the accesses to the target and the document.
 func (s *ssm) startSessionAccess(c *awsapi.Call) []awsapi.Access {
 	var in startSessionInput
 	_ = c.Bind(&in) // the handler reports it
@@ -162,7 +162,7 @@ func (s *ssm) startSessionAccess(c *awsapi.Call) []awsapi.Access {
 	return []awsapi.Access{target, {Action: c.Name(), Resource: document}}
 }
 
-// sessionAccess is about a session, which SSM has tagged with the user id of the caller who began it.
+// sessionAccess returns the access to a session, which SSM has tagged with the user id of its starter.
 func (s *ssm) sessionAccess(c *awsapi.Call) []awsapi.Access {
 	var in sessionInput
 	_ = c.Bind(&in) // the handler reports it
@@ -219,7 +219,7 @@ func (s *ssm) startSession(_ context.Context, c *awsapi.Call, in *startSessionIn
 	return s.sessions.start(c.Identity, c.Identity.Name, spec, in.Reason)
 }
 
-// connect fills in how to reach the target. It returns false for a target that is not connected.
+// connect fills in the way to the target. It returns false if the target is not connected.
 func (s *ssm) connect(spec *gateway.Spec) bool {
 	if strings.HasPrefix(spec.Target, "ecs:") {
 		t, ok := s.ecs.byTarget(spec.Target)
@@ -270,7 +270,7 @@ func (n Instance) dial(ctx context.Context, network, addr string) (net.Conn, err
 	return dialLoopback(ctx, network, to)
 }
 
-// isOwn reports whether addr is a loopback address as the node itself would have it.
+// isOwn reports whether addr is a loopback address from the node's own view.
 func (n Instance) isOwn(addr string) bool {
 	host, _, _ := net.SplitHostPort(addr)
 	return host == "127.0.0.1" || host == "::1"
@@ -352,17 +352,17 @@ func (s *ssm) describeSessions(_ context.Context, _ *awsapi.Call, in *describeSe
 	return output{append([]sessionView{}, page...), next}, nil
 }
 
-// maxHistory bounds how many ended sessions are remembered.
+// maxHistory bounds the remembered ended sessions.
 const maxHistory = 1000
 
-// sessions makes the sessions of both SSM and ECS Exec, and remembers them.
+// sessions starts the sessions of both SSM and ECS Exec, and records them.
 type sessions struct {
 	gw      *gateway.Gateway
 	now     func() time.Time
-	decrypt gateway.Decrypt // as an agent that may
+	decrypt gateway.Decrypt // with the permissions of an agent that may decrypt
 	faults  *faults
 
-	starting sync.Mutex // while a session finds a place and takes it
+	starting sync.Mutex // held while a session finds a place and takes it
 
 	mu      sync.Mutex
 	records []*sessionRecord // oldest first
@@ -370,7 +370,7 @@ type sessions struct {
 
 type sessionRecord struct {
 	view  sessionView
-	owner awsapi.Identity // as it was when the session began
+	owner awsapi.Identity // at the start of the session
 	ended time.Time
 }
 
@@ -382,7 +382,7 @@ func (s *sessions) start(owner awsapi.Identity, prefix string, spec gateway.Spec
 	if spec.Decrypt == nil {
 		spec.Decrypt = s.decrypt
 	}
-	s.starting.Lock() // the sessions of a container are counted
+	s.starting.Lock() // to count a container's sessions
 	defer s.starting.Unlock()
 	if err := s.place(&spec); err != nil {
 		return startSessionOutput{}, err
@@ -404,7 +404,7 @@ func (s *sessions) start(owner awsapi.Identity, prefix string, spec gateway.Spec
 	return startSessionOutput{spec.ID, s.gw.StreamURL(spec.ID), token}, nil
 }
 
-// place finds out whether the container has a place for the session; one without gets no agent, if the faults say so.
+// place checks whether the container has a place for the session. Without a place the session gets no agent, if the faults say so.
 func (s *sessions) place(spec *gateway.Spec) error {
 	most, silent := s.faults.container()
 	if most == 0 || spec.NoAgent || !strings.HasPrefix(spec.Target, "ecs:") {
@@ -429,21 +429,21 @@ func (s *sessions) place(spec *gateway.Spec) error {
 	return awsapi.Errorf("ServiceQuotaExceededException", "Too many sessions are active: the target may have %d.", most)
 }
 
-// mayResume reports whether the caller's credentials may resume a session: one that temporary credentials began ends with
-// them, as users report of the service.
+// mayResume reports whether the caller's credentials may resume a session. A session that temporary credentials began ends with
+// them, as users of the service report.
 func (s *sessions) mayResume(caller awsapi.Identity, id string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.IndexFunc(s.records, func(r *sessionRecord) bool { return r.view.SessionID == id })
 	if i < 0 {
-		return true // the gateway knows better
+		return true // the gateway decides
 	}
 	owner := &s.records[i].owner
 	return owner.Expires.IsZero() || owner.AccessKey == caller.AccessKey
 }
 
-// ownerOf returns the user id by which SSM tags a session. Whose ECS counts the sessions of ECS Exec is not known: here they are
-// nobody's.
+// ownerOf returns the user id with which SSM tags a session. AWS does not document the owner of ECS Exec's sessions; here they have
+// none.
 func (s *sessions) ownerOf(id string) string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -478,7 +478,7 @@ func (s *sessions) endAll(target string) {
 	}
 }
 
-// list describes the live sessions, or those that have ended.
+// list describes the live sessions, or the ended ones.
 func (s *sessions) list(active bool) []sessionView {
 	live := make(map[string]gateway.Info)
 	for _, info := range s.gw.Sessions() {

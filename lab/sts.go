@@ -31,7 +31,7 @@ func (s *sts) getCallerIdentity(_ context.Context, c *awsapi.Call) (any, error) 
 	return result{c.Identity.ARN, c.Identity.UserID, c.Identity.Account}, nil
 }
 
-// assumeRole gives temporary credentials for any role of the account. The role's session may do what the caller may.
+// assumeRole returns temporary credentials for any role of the account. The role's session has the caller's own rights.
 func (s *sts) assumeRole(_ context.Context, c *awsapi.Call) (any, error) {
 	role, session := c.Form.Get("RoleArn"), c.Form.Get("RoleSessionName")
 	name, ok := strings.CutPrefix(role, s.iamARN("iam", "role/"))
@@ -83,5 +83,5 @@ func (s site) userIdentity(name string) awsapi.Identity {
 	}
 }
 
-// labSecret says what it is to whoever finds it.
+// labSecret returns a secret that names itself as fake, for whoever finds it.
 func labSecret() string { return "lab-secret-not-a-real-key-" + randomHex(14) }

@@ -31,7 +31,7 @@ const (
 	stopUser            = "UserInitiated"
 )
 
-// task is one task. Its fields below the line are guarded by the ecs service's mutex.
+// task is one task. The ecs service's mutex guards its fields below the line.
 type task struct {
 	id, arn    string
 	cluster    string // name
@@ -46,7 +46,7 @@ type task struct {
 	publicIP   bool
 	overrides  ecsOverrides
 	size       taskSize
-	machine    *gateway.Machine // nil: not limited
+	machine    *gateway.Machine // nil: unlimited
 	created    time.Time
 	dir        string        // scratch directory
 	stop       chan struct{} // closed to stop the task
@@ -68,7 +68,7 @@ type task struct {
 	stdout, stderr                 *outputFile
 }
 
-// timing is how long the states of a task last.
+// timing is the durations of a task's states.
 type timing struct {
 	state   time.Duration // PROVISIONING, PENDING, ACTIVATING, and the way down from DEPROVISIONING
 	agent   time.Duration // from RUNNING until the exec agent is RUNNING
@@ -76,7 +76,7 @@ type timing struct {
 	grace   time.Duration // from SIGTERM to SIGKILL: the container's stopTimeout
 }
 
-// live takes a task through its life. It is the only writer of the task's states, apart from stop requests.
+// live takes a task through its life. Apart from stop requests, only live changes the task's states.
 func (e *ecs) live(ctx context.Context, t *task) {
 	defer close(t.done)
 	log := e.log.With("task", t.id)
@@ -86,7 +86,7 @@ func (e *ecs) live(ctx context.Context, t *task) {
 	e.tearDown(ctx, t, log)
 }
 
-// bringUp ends with a RUNNING task (true), or with one that must be torn down: its stop reason is set.
+// bringUp returns true for a RUNNING task. It returns false if the task must be torn down; its stop reason is then set.
 func (e *ecs) bringUp(ctx context.Context, t *task, log *slog.Logger) bool {
 	if !e.pause(ctx, t, e.timing.state) {
 		return false
@@ -111,7 +111,7 @@ func (e *ecs) bringUp(ctx context.Context, t *task, log *slog.Logger) bool {
 	}
 	e.update(t, func() { t.last, t.started = statusRunning, e.now() })
 	if t.machine != nil {
-		e.wg.Go(func() { e.meter(ctx, t, c) }) // live has not ended yet, so that the group is waited for after this
+		e.wg.Go(func() { e.meter(ctx, t, c) }) // live has not ended yet, so wg.Wait follows this
 	}
 	log.Info("task runs", "pid", c.PID())
 	return true
@@ -163,7 +163,7 @@ func (e *ecs) tearDown(ctx context.Context, t *task, log *slog.Logger) {
 		}
 	})
 	e.endSessions(t)
-	_ = sleep.For(ctx, e.timing.state) // the end of the lab hurries
+	_ = sleep.For(ctx, e.timing.state) // the lab's end cuts this short
 	e.update(t, func() {
 		t.last, t.stopped = statusStopped, e.now()
 		t.stdout.close()
@@ -172,7 +172,7 @@ func (e *ecs) tearDown(ctx context.Context, t *task, log *slog.Logger) {
 	log.Info("task stopped", "code", t.stopCode, "reason", t.stoppedReason)
 }
 
-// endContainer ends the program as a container engine does. When the lab itself ends it is not patient.
+// endContainer ends the program as a container engine does. At the lab's own end it waits only closeGrace.
 func (e *ecs) endContainer(ctx context.Context, t *task) {
 	t.container.Terminate()
 	kill := time.NewTimer(t.def.stopTimeout(e.timing.grace))
@@ -196,10 +196,10 @@ func (e *ecs) endContainer(ctx context.Context, t *task) {
 
 const closingReason = "The lab is closing"
 
-// closeGrace is what a task's program gets to end when the lab ends.
+// closeGrace is a task's time to end when the lab ends.
 const closeGrace = time.Second
 
-// pause waits for d. It returns false when the task must be torn down instead: it is stopped, or its program has ended.
+// pause waits for d. It returns false if the task must be torn down instead: it is stopped, or its program has ended.
 func (e *ecs) pause(ctx context.Context, t *task, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()
@@ -234,7 +234,7 @@ func (e *ecs) startContainer(ctx context.Context, t *task) (Container, error) {
 	}
 	e.update(t, func() { t.dir, t.stdout, t.stderr = dir, stdout, stderr })
 	metadata := ""
-	if t.machine != nil { // else the task's limits are not kept
+	if t.machine != nil { // else the task has no limits
 		metadata = e.metadata(t.id)
 	}
 	c, err := e.runner.Start(ctx, ContainerSpec{
@@ -247,7 +247,7 @@ func (e *ecs) startContainer(ctx context.Context, t *task) (Container, error) {
 	return c, nil
 }
 
-// fail records why a task ends, unless that is known.
+// fail records why a task ends, unless a reason is known already.
 func (e *ecs) fail(t *task, code, reason string) {
 	e.update(t, func() {
 		if t.stopCode == "" {

@@ -34,7 +34,7 @@ var dbSeed = []string{
 
 var cacheSeed = map[string]string{"greeting": "hello from the private network"}
 
-// startVPC starts what is reached through the bastion.
+// startVPC starts the services behind the bastion.
 func (l *Lab) startVPC(ctx context.Context) error {
 	var err error
 	if l.authority, err = vpc.NewAuthority(); err != nil {
@@ -104,8 +104,8 @@ func (l *Lab) startRedis(ctx context.Context) error {
 	return l.AddCache(Cache{ID: CacheID, Addr: l.redis.Addr()})
 }
 
-// onLoopback starts a server at a loopback address of its own, at the standard port where that is free there. A program that takes
-// the port at all addresses just then makes it try again.
+// onLoopback starts a server at a loopback address of its own, at the standard port if that is free there. If another program takes
+// the port at all addresses just then, onLoopback tries again.
 func onLoopback(standard int, start func(host string, port int) error) error {
 	const tries = 3
 	for n := 1; ; n++ {
@@ -134,17 +134,16 @@ func (l *Lab) closeVPC() error {
 	return errors.Join(errs...)
 }
 
-// DatabaseCA is the file of the certificate of the authority that the databases' certificates are of, as global-bundle.pem is for
-// RDS.
+// DatabaseCA returns the file of the CA certificate of the databases, as global-bundle.pem is for RDS.
 func (l *Lab) DatabaseCA() string { return l.path("database-ca.pem") }
 
-// DatabaseAuthority issues certificates for further databases.
+// DatabaseAuthority returns the authority for further databases' certificates.
 func (l *Lab) DatabaseAuthority() *vpc.Authority { return l.authority }
 
-// Resolver is the address of the VPC's DNS server.
+// Resolver returns the address of the VPC's DNS server.
 func (l *Lab) Resolver() netip.AddrPort { return l.resolver.Addr() }
 
-// WebURL is the address of the internal web site; its name is known to the lab's resolver alone.
+// WebURL returns the address of the internal web site. Only the lab's resolver knows its name.
 func (l *Lab) WebURL() string {
 	if l.web == nil {
 		return ""
@@ -156,8 +155,7 @@ func (l *Lab) WebURL() string {
 	return u + "/"
 }
 
-// AddName gives a private name its addresses; without addresses it removes the name. The tasks are not allowed there
-// by this.
+// AddName gives a private name its addresses; without addresses it removes the name. It does not let the tasks connect there.
 func (l *Lab) AddName(name string, addrs ...netip.Addr) {
 	l.resolver.Set(name, addrs...)
 	l.mu.Lock()
@@ -191,10 +189,10 @@ func (l *Lab) lookupHost(_ context.Context, host string) ([]string, error) {
 	return list, nil
 }
 
-// publish makes a service of the VPC known: its names, and to the tasks that start from now on.
+// publish announces a service of the VPC: its names, and its address to tasks that start from now on.
 func (l *Lab) publish(addr netip.AddrPort, names ...string) error {
 	if !addr.IsValid() {
-		return nil // described, but not there
+		return nil // described, but without a server
 	}
 	if err := vpc.CheckLoopback(addr.String()); err != nil {
 		return err

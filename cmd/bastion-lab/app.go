@@ -206,7 +206,7 @@ func labFlags() []cli.Flag {
 	}
 }
 
-// start starts a lab by the flags, and says what it is.
+// start starts a lab by the flags, and introduces it.
 func (p *program) start(ctx context.Context, c *cli.Context) (*lab.Lab, error) {
 	cfg, err := p.config(c)
 	if err != nil {
@@ -325,7 +325,7 @@ func findBastiond(given string) (string, error) {
 	return filepath.Abs(path)
 }
 
-// introduce says what the lab is made of: above all what is real and what stands in for it.
+// introduce prints the lab's parts, above all which databases are real and which are stand-ins.
 func (p *program) introduce(l *lab.Lab) {
 	fmt.Fprintf(p.err, "lab: AWS is %s, the made-up account %s in %s\n", l.URL(), lab.Account, l.Region())
 	for _, d := range l.Databases() {

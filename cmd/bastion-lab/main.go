@@ -1,5 +1,5 @@
-// Command bastion-lab is an AWS on this machine: ECS, SSM and what else bastion needs, with a database and a cache
-// behind it, for trying bastion, for its tests, and for users' own CI. docs/lab.md describes it.
+// Command bastion-lab is an AWS on this machine: ECS, SSM and the other services that bastion needs, with a database and a cache
+// behind them. It is for trying bastion, for its tests, and for users' own CI. docs/lab.md describes it.
 package main
 
 import (

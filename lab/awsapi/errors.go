@@ -6,7 +6,7 @@ import (
 	"net/http"
 )
 
-// Error is an API error as a client sees it.
+// Error is an API error in a client's view.
 type Error struct {
 	Code    string
 	Message string
@@ -21,7 +21,7 @@ func Errorf(code, format string, args ...any) *Error {
 	return &Error{Code: code, Message: fmt.Sprintf(format, args...)}
 }
 
-// errorKind is an error that every service has, under a name of its protocol's own.
+// errorKind is an error that every service has, under its protocol's own name.
 type errorKind uint8
 
 const (
@@ -92,7 +92,7 @@ func (p Protocol) common(kind errorKind, message string) *Error {
 	return &Error{Code: c.code, Message: message, Status: c.status}
 }
 
-// Throttled is the error of a call that came too soon.
+// Throttled returns the error of a call that came too soon.
 func (p Protocol) Throttled() *Error {
 	if p == EC2 {
 		return p.common(errThrottled, "Request limit exceeded.")
@@ -100,7 +100,7 @@ func (p Protocol) Throttled() *Error {
 	return p.common(errThrottled, "Rate exceeded")
 }
 
-// asError returns err as an *Error; anything else is an internal failure.
+// asError returns err as an *Error. Any other error becomes an internal failure.
 func (p Protocol) asError(err error) *Error {
 	var e *Error
 	if errors.As(err, &e) {

@@ -36,8 +36,8 @@ func Filters(form url.Values, list, values string) []Filter {
 	}
 }
 
-// Page cuts a page out of items: those after the marker, at most size. The next marker is empty for the last page. A
-// marker is the number of items before the page; ok is false for one that was never given.
+// Page returns at most size items after the marker, and the next marker, which is empty for the last page. A marker is the number
+// of items before the page; ok is false for an invalid one.
 func Page[T any](items []T, marker string, size int) (page []T, next string, ok bool) {
 	start := 0
 	if marker != "" {
@@ -54,8 +54,8 @@ func Page[T any](items []T, marker string, size int) (page []T, next string, ok 
 	return items[start:end], next, true
 }
 
-// MatchAnyWild reports whether text matches one of the patterns, in which * stands for any text and ? for any
-// character. Case counts.
+// MatchAnyWild reports whether text matches one of the patterns, in which * stands for any text and ? for any character. It is
+// case-sensitive.
 func MatchAnyWild(patterns []string, text string) bool {
 	for _, p := range patterns {
 		if wild(p, text) {

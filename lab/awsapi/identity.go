@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// Identity is a caller: its credentials and what it may do.
+// Identity is a caller: its credentials and its permissions.
 type Identity struct {
 	Name    string // short: the user's name, or the name of a role's session
 	ARN     string
@@ -17,16 +17,16 @@ type Identity struct {
 	AccessKey    string
 	SecretKey    string
 	SessionToken string    // of temporary credentials; empty for a user's own
-	Expires      time.Time // of temporary credentials; zero is never
+	Expires      time.Time // of temporary credentials; zero: never
 
-	// Deny and Allow are patterns of actions, such as "ecs:RunTask", "ssm:*" or "*". What Deny matches is refused; a nil
-	// Allow allows everything else.
+	// Deny and Allow are patterns of actions, such as "ecs:RunTask", "ssm:*" or "*". Deny refuses matching actions; a nil Allow
+	// allows all others.
 	Deny, Allow []string
-	// Policy, if there is one, allows what it says and nothing else.
+	// Policy, if not nil, allows exactly what it says.
 	Policy *Policy
 }
 
-// verdict is the outcome of the policies for one action.
+// verdict is the policies' decision on one action.
 type verdict uint8
 
 const (
@@ -66,7 +66,7 @@ func MatchAny(patterns []string, action string) bool {
 	return false
 }
 
-// Match reports whether action matches the pattern, in which * stands for any text. Case does not count, as in IAM.
+// Match reports whether action matches the pattern, in which * stands for any text. As in IAM, it ignores case.
 func Match(pattern, action string) bool {
 	parts := strings.Split(strings.ToLower(pattern), "*")
 	action = strings.ToLower(action)

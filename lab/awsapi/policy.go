@@ -9,8 +9,8 @@ import (
 	"strings"
 )
 
-// Policy is an identity-based policy: Allow statements with the elements and operators that this package knows. It refuses
-// all others, so that no policy seems to work that says something else.
+// Policy is an identity-based policy: Allow statements with the elements and operators that this package knows. ParsePolicy refuses
+// all others, so that no policy works in the lab but means something else on AWS.
 type Policy struct{ statements []policyStatement }
 
 type policyStatement struct {
@@ -33,7 +33,7 @@ func (l *oneOrMore) UnmarshalJSON(text []byte) error {
 	return json.Unmarshal(text, (*[]string)(l))
 }
 
-// operators compare a request's value with a policy's, in which variables are replaced.
+// operators compare a request's value with a policy's value after the substitution of its variables.
 var operators = map[string]func(pattern, value string) bool{
 	"StringEquals": func(pattern, value string) bool { return hide.Replace(pattern) == hide.Replace(value) },
 	"ArnEquals":    like,
@@ -69,8 +69,8 @@ func ParsePolicy(document []byte) (*Policy, error) {
 	return &Policy{p.Statement}, nil
 }
 
-// Access is what a call needs to be allowed: an action on a resource, with the condition keys that come with it. Their names
-// are in lower case, as IAM does not tell cases apart there.
+// Access is a permission that a call needs: an action on a resource, with its condition keys. The keys' names are in lower case,
+// because IAM ignores their case.
 type Access struct {
 	Action   string
 	Resource string
@@ -86,7 +86,7 @@ func (p *Policy) allows(a Access) bool {
 	})
 }
 
-// holds reports whether all conditions are met; one of a key's values is enough.
+// holds reports whether all conditions hold; one matching value of a key is enough.
 func (s policyStatement) holds(a Access) bool {
 	for operator, conditions := range s.Condition {
 		name, ifExists := strings.CutSuffix(operator, "IfExists")
@@ -108,10 +108,10 @@ func (s policyStatement) holds(a Access) bool {
 
 var variable = regexp.MustCompile(`\$\{([^}]*)\}`)
 
-// hide puts characters of no name in the place of wildcards: those in a variable's value stand for themselves.
+// hide replaces wildcards by private characters, because those in a variable's value are literal.
 var hide = strings.NewReplacer("*", "\ue000", "?", "\ue001")
 
-// substitute puts the request's values in the place of variables. One that the request has not matches nothing.
+// substitute replaces variables by the request's values. A variable without a value matches nothing.
 func (a Access) substitute(pattern string) string {
 	return variable.ReplaceAllStringFunc(pattern, func(v string) string {
 		value, exists := a.Keys[strings.ToLower(v[2:len(v)-1])]

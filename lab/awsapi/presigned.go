@@ -14,21 +14,21 @@ import (
 	"time"
 )
 
-// May reports whether the policies of the identity let it take an action.
+// May reports whether the identity's policies allow an action.
 func (id *Identity) May(action string) bool {
 	return id.may(Access{Action: action, Resource: "*"}) == allowed
 }
 
-// Presigned says what a presigned GET request must be for.
+// Presigned describes a valid presigned GET request.
 type Presigned struct {
 	Service, Region string
 	Host            string // with its port
 	Now             time.Time
-	MaxAge          time.Duration // longest lifetime that it may say
+	MaxAge          time.Duration // longest lifetime that the request may have
 }
 
-// VerifyPresigned checks a presigned GET request, without its scheme and body, and returns who signed it and what it asks for. It
-// follows the specification of Signature Version 4 by itself: it shares no code with the SDK, which signs.
+// VerifyPresigned checks a presigned GET request, given without its scheme and body. It returns the signer's identity and the
+// query. It follows the specification of Signature Version 4 and shares no code with the SDK, which signs.
 func (d *Directory) VerifyPresigned(request string, want Presigned) (Identity, url.Values, error) {
 	target, rawQuery, _ := strings.Cut(request, "?")
 	host, path, _ := strings.Cut(target, "/")
@@ -84,7 +84,7 @@ func (d *Directory) VerifyPresigned(request string, want Presigned) (Identity, u
 	return id, query, nil
 }
 
-// presignedSignature is the signature that the request must have.
+// presignedSignature returns the signature that the request must have.
 func presignedSignature(secret string, scope []string, path, host string, signed time.Time, query url.Values) string {
 	var params []string
 	for name, values := range query {

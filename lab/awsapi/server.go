@@ -35,18 +35,18 @@ type Service struct {
 	Protocol  Protocol
 	Target    string // JSON: the prefix of X-Amz-Target
 	Version   string // Query, EC2: the API version
-	Namespace string // Query, EC2: the XML namespace of the answers
+	Namespace string // Query, EC2: the answers' XML namespace
 	Ops       map[string]Op
 }
 
 // Op is an operation.
 type Op struct {
-	// Handle returns the result: for JSON a value to marshal as JSON, else one to marshal as XML. It is called after the
-	// caller has been authenticated and authorized.
+	// Handle returns the result, which the server marshals as JSON for a JSON service and otherwise as XML. The server calls it
+	// after it has authenticated and authorized the caller.
 	Handle func(ctx context.Context, c *Call) (any, error)
-	// Resource returns the ARN that the action is about, which a denial names. Nil is "*".
+	// Resource returns the ARN for the action, which a denial names. Nil means "*".
 	Resource func(c *Call) string
-	// Access returns all that the call needs, with the condition keys, where that is more than the action on Resource.
+	// Access returns all accesses that the call needs, with their condition keys, if that is more than the action on Resource.
 	Access func(c *Call) []Access
 	// Open operations need no permission.
 	Open bool
@@ -64,7 +64,7 @@ type Call struct {
 // Name returns the IAM action, such as "ecs:RunTask".
 func (c *Call) Name() string { return c.Service.Name + ":" + c.Action }
 
-// Bind decodes the body of a JSON call into dst; members that dst does not have are ignored.
+// Bind decodes the body of a JSON call into dst, and ignores members that dst lacks.
 func (c *Call) Bind(dst any) error {
 	if len(c.body) == 0 {
 		return nil
@@ -75,13 +75,13 @@ func (c *Call) Bind(dst any) error {
 	return nil
 }
 
-// Authorize returns the error of a caller that lacks one of the accesses. Handlers call it for the permissions that an
-// operation needs besides its own, such as iam:PassRole.
+// Authorize returns an error if the caller lacks one of the accesses. Handlers call it for permissions that an operation needs
+// besides its own, such as iam:PassRole.
 func (c *Call) Authorize(needs ...Access) error {
 	return c.Identity.Authorize(c.Service.Protocol, needs...)
 }
 
-// Authorize returns the error, in a protocol's form, of an identity that lacks one of the accesses.
+// Authorize returns an error, in the protocol's form, if the identity lacks one of the accesses.
 func (id *Identity) Authorize(p Protocol, needs ...Access) error {
 	for _, a := range needs {
 		if v := id.may(a); v != allowed {
@@ -103,14 +103,14 @@ func denied(p Protocol, id *Identity, action, resource string, explicit bool) *E
 	return p.common(errDenied, msg)
 }
 
-// Config sets up a Server.
+// Config configures a Server.
 type Config struct {
 	Region     string
 	Identities *Directory
 	Services   []Service
 	Now        func() time.Time // nil is time.Now
 	Logger     *slog.Logger     // nil discards
-	// Before is called for every authenticated call, before it is authorized; an error is the answer. It may be nil.
+	// Before, if not nil, runs for every authenticated call before its authorization. Its error is the answer.
 	Before func(ctx context.Context, c *Call) error
 }
 
@@ -155,7 +155,7 @@ func (s *Server) Counts() map[string]int {
 	return counts
 }
 
-// ServeHTTP answers one call. The service is the one of the credential scope, as a single endpoint serves them all.
+// ServeHTTP answers one call. The credential scope names the service, because one endpoint serves all.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	id := requestID()
 	w = distant{w, r.Context()}
@@ -199,10 +199,9 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// distant is a client's end of an answer that takes its time on the way, as every real one does. aws-sdk-go-v2 relies
-// on that: it closes a request's body as soon as the answer begins, net/http takes that for a failed request if it
-// has not yet seen the body's end, and closes the connection under the answer. An answer that the client has read in
-// one go (4 KiB) survives it.
+// distant delays an answer, as every real network does. aws-sdk-go-v2 relies on that. It closes a request's body as soon as the
+// answer begins. If net/http has not seen the body's end by then, it takes that for a failed request and closes the connection
+// under the answer. An answer that the client has read in one go (4 KiB) survives that.
 type distant struct {
 	http.ResponseWriter
 	ctx context.Context
@@ -210,17 +209,17 @@ type distant struct {
 
 const (
 	distance    = 3 * time.Millisecond
-	bigDistance = 30 * time.Millisecond // of answers that survive it not
+	bigDistance = 30 * time.Millisecond // for answers that do not survive it
 	bigAnswer   = 3 << 10
 )
 
-// Write is called once, with the whole answer.
+// Write gets the whole answer in one call.
 func (d distant) Write(p []byte) (int, error) {
 	wait := distance
 	if len(p) > bigAnswer {
 		wait = bigDistance
 	}
-	_ = sleep.For(d.ctx, wait) // an answer that nobody waits for goes at once
+	_ = sleep.For(d.ctx, wait) // an answer to a client that has gone needs no delay
 	return d.ResponseWriter.Write(p)
 }
 

@@ -65,7 +65,7 @@ type verifier struct {
 	now        func() time.Time
 }
 
-// verify returns who signed the request. The body has been read already.
+// verify returns the signer of the request. The caller has read the body already.
 func (v *verifier) verify(r *http.Request, body []byte, auth authorization, p Protocol) (Identity, *Error) {
 	id, ok := v.identities.Get(auth.accessKey)
 	if !ok {
@@ -103,7 +103,7 @@ func (v *verifier) verify(r *http.Request, body []byte, auth authorization, p Pr
 	return id, nil
 }
 
-// signingTime returns the time at which the request says it was signed, unless it is too far from now.
+// signingTime returns the request's signing time, unless it is too far from now.
 func (v *verifier) signingTime(r *http.Request, auth authorization, p Protocol) (time.Time, *Error) {
 	t, err := time.Parse(amzDate, r.Header.Get(headerDate))
 	if err != nil {
@@ -126,8 +126,7 @@ func (v *verifier) signingTime(r *http.Request, auth authorization, p Protocol) 
 	return t, nil
 }
 
-// expectedSignature signs what was received as its sender must have done: over the headers it names and the body that
-// came.
+// expectedSignature signs the received request as its sender must have done: over the named headers and the received body.
 func expectedSignature(r *http.Request, body []byte, auth authorization, id Identity, at time.Time) (string, error) {
 	sum := sha256.Sum256(body)
 	hash := hex.EncodeToString(sum[:])
@@ -145,7 +144,7 @@ func expectedSignature(r *http.Request, body []byte, auth authorization, id Iden
 		switch name {
 		case "host":
 		case "content-length":
-			again.ContentLength = int64(len(body)) // the signer takes it from here
+			again.ContentLength = int64(len(body)) // the signer reads it from here
 		default:
 			again.Header[http.CanonicalHeaderKey(name)] = slices.Clone(r.Header.Values(name))
 		}

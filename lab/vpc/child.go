@@ -21,8 +21,8 @@ type child struct {
 	err     error // how it ended; valid once done is closed
 }
 
-// startChild starts cmd with its output in the file logPath. The program gets orphanSignal if this process dies without
-// stopping it (where the system can do that), and does not get the terminal's signals: its owner stops it.
+// startChild starts cmd with its output in the file logPath. If this process dies without stopping the program, the program gets
+// orphanSignal, where the system can do that. It does not get the terminal's signals: its owner stops it.
 func startChild(name string, cmd *exec.Cmd, logPath string, orphanSignal syscall.Signal) (*child, error) {
 	logFile, err := os.OpenFile(logPath, os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
 	if err != nil {
@@ -36,8 +36,8 @@ func startChild(name string, cmd *exec.Cmd, logPath string, orphanSignal syscall
 	started := make(chan error, 1)
 	go func() {
 		defer close(c.done)
-		// Linux sends the orphan signal when the *thread* that started the program ends, so this goroutine keeps its thread
-		// for as long as the program runs.
+		// Linux sends the orphan signal when the *thread* that started the program ends. So this goroutine keeps its thread while
+		// the program runs.
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		if err := cmd.Start(); err != nil {

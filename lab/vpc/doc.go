@@ -1,12 +1,11 @@
-// Package vpc is what stands in the lab's VPC: a PostgreSQL for RDS, a Redis for ElastiCache and a resolver for the VPC's
-// private names, all on loopback addresses.
+// Package vpc runs the servers of the lab's VPC, all on loopback addresses: a PostgreSQL for RDS, a Redis for ElastiCache and a
+// resolver for the VPC's private names.
 //
-// The databases are real servers where they are installed: child processes that end with this process, even when it is
-// killed (on Linux). Elsewhere embedded ones stand in, and say so in their version and in the log. Product code must not
-// import this package.
+// If the databases are installed, they are real servers: child processes that end with this process, even if it is killed (on
+// Linux). Otherwise embedded ones stand in, and say so in their version and in the log. Product code must not import this package.
 package vpc
 
-// Mode says which kind of server is wanted.
+// Mode is the kind of a server.
 type Mode string
 
 // The modes.

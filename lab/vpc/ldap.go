@@ -12,8 +12,8 @@ import (
 	"time"
 )
 
-// ldapGate answers PostgreSQL's question whether a password is right: by LDAP, the one way in which PostgreSQL hands a password as
-// it is to somebody else. RDS has a module of its own for that. Of LDAP it knows the simple bind.
+// ldapGate checks passwords for PostgreSQL by LDAP, PostgreSQL's only way to pass a password in cleartext to another program. RDS
+// has a module of its own for that. Of LDAP, ldapGate only knows the simple bind.
 type ldapGate struct {
 	listener net.Listener
 	check    func(user, password string) error
@@ -82,7 +82,7 @@ func (g *ldapGate) accept() {
 	}
 }
 
-// The tags and results of LDAP (RFC 4511) that are used.
+// Tags and results of LDAP (RFC 4511).
 const (
 	berSequence    = 0x30
 	berInteger     = 0x02

@@ -27,19 +27,19 @@ func CheckLoopback(addr string) error {
 	return nil
 }
 
-// LoopbackHost returns an address to stand for one host of the VPC. On Linux, where all of 127.0.0.0/8 answers, it is a
-// random one, so that two labs can both use a service's standard port; elsewhere it is 127.0.0.1.
+// LoopbackHost returns an address to stand for one host of the VPC. On Linux, where all of 127.0.0.0/8 answers, it is random, so
+// that two labs can both use a service's standard port. Elsewhere it is 127.0.0.1.
 func LoopbackHost() string {
 	if runtime.GOOS != "linux" {
 		return "127.0.0.1"
 	}
-	// 127.0.0.0/16 is left alone: other software (systemd-resolved, distributions' host names) lives there.
+	// Avoid 127.0.0.0/16, which other software uses (systemd-resolved, distributions' host names).
 	ip := netip.AddrFrom4([4]byte{127, byte(1 + rand.IntN(254)), byte(rand.IntN(256)), byte(1 + rand.IntN(254))})
 	return ip.String()
 }
 
-// LoopbackAddr returns a host by LoopbackHost and a port for a service on it: the standard port where it is free there, or
-// else 0, which asks the service to take any.
+// LoopbackAddr returns LoopbackHost's host and a port for a service on it. That is the standard port if it is free there, or else
+// 0, which asks the service to choose one.
 func LoopbackAddr(standard int) (host string, port int) {
 	host = LoopbackHost()
 	if runtime.GOOS != "linux" {
@@ -69,7 +69,7 @@ func freePort(host string) (int, error) {
 	return addr.Port, nil
 }
 
-// prepareHost checks the address that a server is to listen on; an empty host becomes 127.0.0.1.
+// prepareHost checks a server's listen address; an empty host becomes 127.0.0.1.
 func prepareHost(host string, port int) (string, error) {
 	if host == "" {
 		host = "127.0.0.1"

@@ -10,20 +10,20 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// PostgresConfig says what PostgreSQL is wanted.
+// PostgresConfig configures a PostgreSQL server.
 type PostgresConfig struct {
 	Mode     Mode
 	Host     string   // a loopback address; empty means 127.0.0.1
 	Port     int      // 0 takes a free one
 	Dir      string   // for the server's files; empty means a temporary directory, removed by Close
 	User     string   // owns the database; not a superuser, as on RDS
-	Password string   // asked for in full; there is no trusted connection
+	Password string   // always required: no connection is trusted
 	Database string   // empty means the user's name
 	Seed     []string // statements to run in the database as User; each may be several, separated by semicolons
-	// TLS is the server's certificate; nil is a server without TLS.
+	// TLS is the server's certificate; nil: no TLS.
 	TLS *Certificate
-	// SignIn decides about the password of TokenUser, as a database of RDS does about IAM tokens; nil is no such user. A real server
-	// asks for it over TLS alone.
+	// SignIn checks the password of TokenUser, as a database of RDS checks IAM tokens; nil: no such user. A real server calls it
+	// only for TLS connections.
 	SignIn    func(user, password string) error
 	TokenUser string
 	Logger    *slog.Logger // nil means none
@@ -89,7 +89,7 @@ func (p *Postgres) Close() error {
 	return p.real.close()
 }
 
-// seed connects as any client does, asks for the version and runs the seed's statements.
+// seed connects as a client, reads the version and runs the seed's statements.
 func (p *Postgres) seed(ctx context.Context, cfg PostgresConfig) error {
 	conn, err := connectPostgres(ctx, p.addr, cfg.User, cfg.Password, cfg.Database)
 	if err != nil {

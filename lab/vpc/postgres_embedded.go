@@ -30,12 +30,12 @@ import (
 	sqlite3 "modernc.org/sqlite/lib"
 )
 
-// embeddedVersion is what the embedded database calls itself: nobody shall take it for a PostgreSQL.
+// embeddedVersion is the embedded database's version text. It says clearly that this is not a PostgreSQL.
 var embeddedVersion = "SQLite " + sqlite3.SQLITE_VERSION +
 	", embedded in the lab in place of PostgreSQL and speaking its protocol (bastion-lab, " + runtime.GOOS + "/" + runtime.GOARCH + ")"
 
-// embeddedPostgres serves a SQLite database by PostgreSQL's protocol: real SQL for clients that query, insert and use
-// transactions, in SQLite's dialect with a few of PostgreSQL's spellings. It has no system catalogue.
+// embeddedPostgres serves a SQLite database by PostgreSQL's protocol. Clients can query, insert and use transactions in SQLite's
+// dialect, with a few of PostgreSQL's spellings. It has no system catalogue.
 type embeddedPostgres struct {
 	cfg      PostgresConfig
 	db       *sql.DB
@@ -125,7 +125,7 @@ func (e *embeddedPostgres) close() error {
 	return errors.Join(append(errs, os.RemoveAll(e.tempDir))...)
 }
 
-// trackingListener remembers the connections, because the server leaves the open ones alone when it closes.
+// trackingListener records the connections, because the server does not close open ones when it closes.
 type trackingListener struct {
 	net.Listener
 	mu     sync.Mutex
@@ -161,7 +161,7 @@ func (l *trackingListener) Accept() (net.Conn, error) {
 	}}, nil
 }
 
-// closeAll closes the connections; later ones are refused. The listener itself is the server's to close.
+// closeAll closes the connections, and makes the listener refuse later ones. The server closes the listener itself.
 func (l *trackingListener) closeAll() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -171,7 +171,7 @@ func (l *trackingListener) closeAll() {
 	}
 }
 
-// connector opens connections by a driver of our own, which has the functions that PostgreSQL's users expect.
+// connector opens connections by this package's own driver, which adds functions that PostgreSQL's users expect.
 type connector struct{ name string }
 
 func (c connector) Driver() driver.Driver { return sqliteDriver() }
@@ -210,7 +210,7 @@ var sqliteDriver = sync.OnceValue(func() *sqlite.Driver {
 	return d
 })
 
-// authenticate asks for the password in clear text: the way here is loopback, or SSH.
+// authenticate asks for the password in cleartext, because the way here is loopback, or SSH.
 func (e *embeddedPostgres) authenticate(ctx context.Context, w *buffer.Writer, r *buffer.Reader) (context.Context, error) {
 	const ok, clearTextPassword = 0, 3
 	if err := writeAuth(w, clearTextPassword); err != nil {
@@ -259,7 +259,7 @@ func writeAuth(w *buffer.Writer, code int32) error {
 	return w.End()
 }
 
-// refuse tells the client why it is not let in; the error that it returns ends the connection.
+// refuse tells the client why the server refuses it; the returned error ends the connection.
 func refuse(w *buffer.Writer, code codes.Code, text string) error {
 	err := pgerror.WithSeverity(pgerror.WithCode(errors.New(text), code), pgerror.LevelFatal)
 	return errors.Join(err, wire.WriteUnterminatedError(w, err))

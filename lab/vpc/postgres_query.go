@@ -21,15 +21,15 @@ import (
 // maxRows bounds a result, which is held in memory while it is sent.
 const maxRows = 100_000
 
-// result is what a statement gave: rows when it has columns, and its command tag.
+// result is a statement's result: its rows, if it has columns, and its command tag.
 type result struct {
 	columns wire.Columns
 	rows    [][]any // values as SQLite gives them
 	tag     string
 }
 
-// parse is called for each query of a client. A simple query runs here and now, because its later statements may need the
-// tables of its earlier ones before their columns are known; an extended one runs when the client executes it.
+// parse takes in each query of a client. It runs a simple query at once, because later statements may need the tables of earlier
+// ones before their columns are known. An extended query runs when the client executes it.
 func (e *embeddedPostgres) parse(ctx context.Context, q wire.Query) (_ wire.PreparedStatements, err error) {
 	defer func() { err = withHint(err) }()
 	s := sessionOf(ctx)
@@ -89,7 +89,7 @@ func failing(err error) *wire.PreparedStatement {
 	return wire.NewStatement(func(context.Context, wire.DataWriter, []wire.Parameter) error { return withHint(err) })
 }
 
-// prepare finds out a statement's parameters and columns without running it for good.
+// prepare determines a statement's parameters and columns without running it for good.
 func (e *embeddedPostgres) prepare(s *session, st statement, given []uint32) (wire.PreparedStatements, error) {
 	count, casts := st.params()
 	oids := make([]uint32, max(count, len(given)))
@@ -119,8 +119,8 @@ func (e *embeddedPostgres) prepare(s *session, st statement, given []uint32) (wi
 	return wire.Prepared(wire.NewStatement(run, wire.WithParameters(oids), wire.WithColumns(columns))), nil
 }
 
-// describe returns the columns of a statement that has rows. It reads the first row of a query, with stand-ins for the
-// parameters; a statement that writes is not run.
+// describe returns the columns of a statement that has rows. It reads the first row of a query, with stand-ins for the parameters.
+// It does not run a statement that writes.
 func (e *embeddedPostgres) describe(s *session, st statement, oids []uint32) (wire.Columns, error) {
 	probe := st
 	switch st.words(1)[0] {
@@ -204,7 +204,7 @@ func (e *embeddedPostgres) run(s *session, st statement, args []any) (result, er
 	return res, nil
 }
 
-// failed makes the session's transaction, if there is one, a failed one.
+// failed marks the session's transaction, if any, as failed.
 func (s *session) failed(err error) error {
 	if s.status == types.ServerTransactionBlock {
 		s.status = types.ServerTransactionFailed
@@ -212,7 +212,7 @@ func (s *session) failed(err error) error {
 	return err
 }
 
-// unsupported are statements that PostgreSQL or SQLite know and that are not run here: they need what SQLite does not have, or
+// unsupported are statements of PostgreSQL or SQLite that the embedded database refuses. They need features that SQLite lacks, or
 // reach files beside the database.
 var unsupported = []string{
 	"ANALYSE", "ATTACH", "CALL", "CHECKPOINT", "CLOSE", "CLUSTER", "COMMENT", "COPY", "DECLARE", "DETACH", "DO", "EXECUTE", "FETCH",
@@ -256,7 +256,7 @@ func (e *embeddedPostgres) runIn(s *session, st statement, first []string, args 
 	return result{}, pgerror.WithCode(fmt.Errorf("syntax error at or near %q", st.tokens[0].text), codes.Syntax)
 }
 
-// objectKind returns what a CREATE, DROP or ALTER is about: "TABLE", "INDEX", "VIEW".
+// objectKind returns the kind of object of a CREATE, DROP or ALTER: "TABLE", "INDEX", "VIEW".
 func objectKind(st statement) string {
 	for _, w := range st.words(5)[1:] {
 		switch w {
@@ -329,7 +329,7 @@ func rowsTag(verb string, n int64) string {
 	return fmt.Sprintf("%s %d", verb, n)
 }
 
-// collect reads at most limit rows, finds out the columns' types, and closes rows. At maxRows it fails instead of cutting.
+// collect reads at most limit rows, determines the columns' types, and closes rows. At maxRows it fails instead of truncating.
 func collect(rows *sql.Rows, limit int) (_ result, err error) {
 	defer func() { err = errors.Join(err, rows.Close()) }()
 	declared, err := rows.ColumnTypes()
@@ -389,7 +389,7 @@ func (e *embeddedPostgres) names() map[string]string {
 	return map[string]string{"user": e.cfg.User, "database": e.cfg.Database, "schema": "public"}
 }
 
-// settings are what SHOW knows.
+// settings are the values for SHOW.
 var settings = map[string]string{
 	"server_version":                "15.0",
 	"server_encoding":               "UTF8",
@@ -421,8 +421,7 @@ func show(st statement) (result, error) {
 	return result{columns: showColumns(st), rows: [][]any{{value}}, tag: "SHOW"}, nil
 }
 
-// withHint gives an error of SQLite's the code that PostgreSQL would have given it, and every error a word on where it is
-// from.
+// withHint gives an error of SQLite PostgreSQL's code, and adds to every error that it comes from the embedded database.
 func withHint(err error) error {
 	if err == nil {
 		return nil

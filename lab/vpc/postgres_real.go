@@ -218,7 +218,7 @@ func launchPostgres(ctx context.Context, bin, dir, data string, acct *account, a
 	return server, nil
 }
 
-// createDatabase makes the user, who is no superuser, and the database that the user owns.
+// createDatabase makes the user, who is not a superuser, and the user's database.
 func createDatabase(ctx context.Context, addr netip.AddrPort, secret string, cfg PostgresConfig) error {
 	conn, err := connectPostgres(ctx, addr, superuser, secret, "postgres")
 	if err != nil {
@@ -239,17 +239,17 @@ func createDatabase(ctx context.Context, addr netip.AddrPort, secret string, cfg
 	if cfg.TokenUser == "" {
 		return nil
 	}
-	// Without a password: nothing but a token lets it in. It may do what the owner may.
+	// Without a password, so that only a token lets it in. It has the owner's rights.
 	if _, err := conn.Exec(ctx, "create role "+pgx.Identifier{cfg.TokenUser}.Sanitize()+" login in role "+iamRole+", "+user); err != nil {
 		return fmt.Errorf("create the user %s: %w", cfg.TokenUser, err)
 	}
 	return nil
 }
 
-// iamRole is the role whose members sign in with tokens, as on RDS.
+// iamRole is the role of users who sign in with tokens, as on RDS.
 const iamRole = "rds_iam"
 
-// writeCertificate puts the server's certificate where it looks for it.
+// writeCertificate writes the server's certificate to its place in the data directory.
 func writeCertificate(data string, c *Certificate, acct *account) error {
 	if c == nil {
 		return nil
@@ -263,7 +263,7 @@ func writeCertificate(data string, c *Certificate, acct *account) error {
 	return nil
 }
 
-// hasLDAP reports whether the server was built with LDAP, as distributions' are.
+// hasLDAP reports whether the server was built with LDAP, as distributions' servers are.
 func hasLDAP(bin string) bool {
 	server := filepath.Join(bin, "postgres")
 	var libraries []string
@@ -277,7 +277,7 @@ func hasLDAP(bin string) bool {
 	return slices.ContainsFunc(libraries, func(l string) bool { return strings.Contains(strings.ToLower(l), "ldap") })
 }
 
-// open has the server ask the gate about members of rds_iam, on encrypted connections alone.
+// open makes the server ask the gate about members of rds_iam, but only on encrypted connections.
 func (g *ldapGate) open(data string) error {
 	addr, err := g.addr()
 	if err != nil {

@@ -25,8 +25,8 @@ func columnName(name string) string {
 
 var typeScale = regexp.MustCompile(`\(\s*\d+\s*,\s*(\d+)\s*\)`)
 
-// columnType returns the type of a column from its declaration or, for an expression, from a value of it; scale is the
-// number of decimals of a numeric(p,s), or -1.
+// columnType returns the type of a column from its declaration or, for an expression, from a value. scale is the number of decimals
+// of a numeric(p,s), or -1.
 func columnType(declared string, sample any) (oid uint32, scale int32) {
 	scale = -1
 	if m := typeScale.FindStringSubmatch(declared); m != nil {
@@ -83,7 +83,7 @@ func oidByType(name string) uint32 {
 	return 0
 }
 
-// standIn is a value to describe a statement with: of the parameter's type, or untyped.
+// standIn returns a value for describing a statement: of the parameter's type, or untyped.
 func standIn(oid uint32, untyped any) any {
 	switch oid {
 	case pgtype.Int2OID, pgtype.Int4OID, pgtype.Int8OID, pgtype.BoolOID:

@@ -19,7 +19,7 @@ import (
 	"github.com/redis/go-redis/v9"
 )
 
-// RedisConfig says what Redis is wanted.
+// RedisConfig configures a Redis server.
 type RedisConfig struct {
 	Mode     Mode
 	Host     string            // a loopback address; empty means 127.0.0.1
@@ -74,7 +74,7 @@ func (r *Redis) Addr() netip.AddrPort { return r.addr }
 // Embedded reports whether the server is a stand-in for a real Redis.
 func (r *Redis) Embedded() bool { return r.mini != nil }
 
-// Version says which server it is and which version.
+// Version returns the server's name and version.
 func (r *Redis) Version() string { return r.version }
 
 // Close stops the server, waits for its end and removes its temporary files.
@@ -125,7 +125,7 @@ func startRealRedis(ctx context.Context, cfg RedisConfig) (*Redis, error) {
 	return &Redis{addr: addr, version: redisVersion(ctx, bin), server: server, tempDir: temp}, nil
 }
 
-// launchRedis starts redis-server on addr and waits until it answers. Nothing is written to disk but its log.
+// launchRedis starts redis-server on addr and waits until it answers. The server writes only its log to disk.
 func launchRedis(ctx context.Context, bin, dir string, addr netip.AddrPort, password string) (*child, error) {
 	lines := []string{
 		"bind " + addr.Addr().String(),
@@ -189,7 +189,7 @@ func (r *Redis) seed(ctx context.Context, cfg RedisConfig) error {
 	return nil
 }
 
-// redisVersion asks the program; "Redis" alone stands where it does not say.
+// redisVersion asks the program for its version. Without an answer it returns "Redis".
 func redisVersion(ctx context.Context, bin string) string {
 	out, err := exec.CommandContext(ctx, bin, "--version").Output()
 	if err != nil {

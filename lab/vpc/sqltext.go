@@ -6,7 +6,7 @@ import (
 	"unicode/utf8"
 )
 
-// tokenKind says what a piece of SQL text is.
+// tokenKind is the kind of a piece of SQL text.
 type tokenKind uint8
 
 const (
@@ -33,7 +33,7 @@ type statement struct {
 	tokens []token // without the closing semicolon, space at the ends cut off
 }
 
-// splitSQL splits text into its statements; empty ones are left out.
+// splitSQL splits text into its statements, without empty ones.
 func splitSQL(text string) []statement {
 	var all []statement
 	var current []token
@@ -98,7 +98,7 @@ func nextToken(text string) token {
 func isSpace(c byte) bool { return c == ' ' || '\t' <= c && c <= '\r' }
 func isDigit(c byte) bool { return '0' <= c && c <= '9' }
 
-// isNameByte takes every byte of a multi-byte character as part of a name, as PostgreSQL does.
+// isNameByte accepts every byte of a multi-byte character as part of a name, as PostgreSQL does.
 func isNameByte(c byte) bool {
 	return c == '_' || isDigit(c) || 'a' <= c && c <= 'z' || 'A' <= c && c <= 'Z' || c >= utf8.RuneSelf
 }
@@ -199,8 +199,8 @@ func (s statement) params() (count int, casts map[int]string) {
 	return count, casts
 }
 
-// forSQLite returns the statement in SQLite's dialect: $1 as ?1, x::t as CAST(x AS t), dollar quotes as plain ones, SERIAL
-// as SQLite's row id, ILIKE as LIKE (which ignores case there), and PostgreSQL's special names by the values in names.
+// forSQLite returns the statement in SQLite's dialect: $1 as ?1, x::t as CAST(x AS t), dollar quotes as plain ones, SERIAL as
+// SQLite's row id. ILIKE becomes LIKE, which ignores case there. PostgreSQL's special names become their values in names.
 func (s statement) forSQLite(names map[string]string) string {
 	var out []string // one entry a token
 	for i := 0; i < len(s.tokens); i++ {

@@ -19,12 +19,12 @@ const (
 	portTries    = 5
 )
 
-// notInstalledError says that a real server cannot be used on this machine.
+// notInstalledError says that this machine cannot run a real server.
 type notInstalledError struct{ error }
 
 func (e notInstalledError) Unwrap() error { return e.error }
 
-// startEither starts the server that mode asks for.
+// startEither starts a server of the kind that mode says.
 func startEither[T any](ctx context.Context, mode Mode, name string, log *slog.Logger,
 	startReal, startEmbedded func() (T, error),
 ) (T, error) {
