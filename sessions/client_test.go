@@ -151,7 +151,7 @@ func TestSwallowedFirstBytes(t *testing.T) {
 			t.Error(err)
 		}
 		wait(time.Second)
-		exchange(t, s, far, []byte("kept"), nil) // the fake does what is said; nothing mends it
+		exchange(t, s, far, []byte("kept"), nil) // the fake does as told; no later retry repairs it
 		shut(s, far, f)
 	})
 }
@@ -278,7 +278,7 @@ func TestOpenTimeout(t *testing.T) {
 	})
 }
 
-// grantAPI answers StartSession with what it is told.
+// grantAPI answers StartSession with the given output.
 type grantAPI struct {
 	*fakeService
 	out ssm.StartSessionOutput

@@ -22,9 +22,9 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-// The tests in this file are the evidence of docs/adr/0002-ssm-session-client.md: what ssm-session-client's datachannel
-// (v0.404.3) does with input that a network brings, beside what this package does. Should a version of it mend something, the
-// test says so, and the ADR is to be looked at again.
+// The tests in this file are the evidence of docs/adr/0002-ssm-session-client.md. They show how ssm-session-client's datachannel
+// (v0.404.3) treats network input, beside this package. Should a version of it mend something, the test says so, and the ADR is to
+// be looked at again.
 
 // outcome is what a codec did with a message.
 type outcome struct {
@@ -100,17 +100,17 @@ func TestDatachannelCodec(t *testing.T) {
 	}
 }
 
-// exactly returns a copy without room behind it. In a larger buffer datachannel takes what it finds there in place of what is
-// missing, where it panics here.
+// exactly returns a copy without room behind it. In a larger buffer datachannel takes the bytes behind the message for the missing
+// ones; with an exact copy it panics.
 func exactly(b []byte) []byte {
 	c := make([]byte, len(b))
 	copy(c, b)
 	return c[:len(c):len(c)]
 }
 
-// roughGateway is the far side of one session on a real websocket: it completes the handshake, and then treats each
-// direction as a network does. Its agent follows the rules of AWS's: it resends what is not acknowledged, and delivers the
-// client's messages in order, once each.
+// roughGateway is the far side of one session on a real websocket: it completes the handshake, and then treats each direction as a
+// network does. Its agent follows the rules of AWS's: it resends unacknowledged messages, and delivers the client's messages in
+// order, once each.
 type roughGateway struct {
 	srv *httptest.Server
 
@@ -192,7 +192,7 @@ func (g *roughGateway) serve(w http.ResponseWriter, r *http.Request) {
 	}
 }
 
-// far returns what has reached the far end after n messages did, or a while.
+// far returns the bytes that the far end has received after n messages, or after a while.
 func (g *roughGateway) far(n int, atMost time.Duration) string {
 	timeout := time.NewTimer(atMost)
 	defer timeout.Stop()
@@ -216,8 +216,7 @@ var (
 	theirDown = "one one threetwo " // doubled, and in the wrong order
 )
 
-// What datachannel does after the handshake: duplicates are delivered, order is not restored, and what is lost is not sent
-// again.
+// After the handshake datachannel delivers duplicates, does not restore the order, and does not resend lost messages.
 func TestDatachannelStream(t *testing.T) {
 	g := newRoughGateway(t)
 	var c datachannel.SsmDataChannel

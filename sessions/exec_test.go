@@ -271,7 +271,7 @@ func TestExecKMS(t *testing.T) {
 	}
 }
 
-// Without a key there is no session, and the error names what is missing.
+// Without a key the session fails, and the error names the missing permission.
 func TestExecKMSDenied(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := newFakeECS(t, nil)

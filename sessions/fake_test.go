@@ -23,9 +23,9 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-// The fake is the far side of a session in memory: the service's API, its gateway, and an agent that follows the rules of
-// AWS's own agent: a number for each message and an ack for each, the oldest unacknowledged message sent
-// again every 100 ms and no other, at most 1024 bytes a message, a pause after each.
+// The fake is the far side of a session in memory: the service's API, its gateway, and an agent that follows the rules of AWS's own
+// agent. The agent numbers each message and sends at most 1024 bytes in it, with a pause after each. It acknowledges each message,
+// and every 100 ms resends the oldest unacknowledged one, and no other.
 
 // faults are what the gateway does to messages, in both directions.
 type faults struct {
@@ -90,7 +90,7 @@ func (f *fakeService) client(cfg Config) *Client {
 	return c
 }
 
-// close ends what is left and waits for the fake's goroutines.
+// close ends all sessions and waits for the fake's goroutines.
 func (f *fakeService) close() {
 	f.mu.Lock()
 	var all []*fakeSession
@@ -353,7 +353,7 @@ func (s *fakeSession) cut() {
 	}
 }
 
-// afflict applies the faults to msg and gives what is left of it to send.
+// afflict applies the faults to msg and sends the result.
 func (s *fakeSession) afflict(up bool, msg []byte, send func([]byte)) {
 	fl := s.f.opts.faults
 	m, err := frame.Decode(msg)
@@ -429,7 +429,7 @@ func (s *fakeSession) runAgent() {
 	case <-s.done:
 		return
 	}
-	// The real one is ready only after it has said so: what comes in between it acknowledges and discards. Here that is left to
+	// The real one is ready only after it has said so; it acknowledges and discards messages in between. Here that is left to
 	// swallow, so that tests do not depend on it by chance.
 	a.mu.Lock()
 	a.complete = true
@@ -474,7 +474,7 @@ func (s *fakeSession) runAgent() {
 
 // finishAgent is the agent's end, when the far connection or the command is at its end.
 func (s *fakeSession) finishAgent(output string) {
-	// What is unacknowledged gets two seconds, then the session is over.
+	// Unacknowledged messages get two seconds, then the session is over.
 	deadline := time.NewTimer(2 * time.Second)
 	defer deadline.Stop()
 	poll := time.NewTicker(10 * time.Millisecond)
@@ -699,7 +699,7 @@ func (m *memSocket) Read(buf []byte) ([]byte, error) {
 	case b := <-m.arrive:
 		return append(buf[:0], b...), nil
 	case <-m.closed:
-		// What is there already is still read, as it would be from a socket's buffer.
+		// Earlier messages can still be read, as from a socket's buffer.
 		select {
 		case b := <-m.arrive:
 			return append(buf[:0], b...), nil

@@ -25,16 +25,16 @@ var (
 	simRuns = flag.Int("sessions.runs", 0, "how many simulations to run (default 1000, or 200 with -short)")
 )
 
-// The model of a session: a machine with what its Stream does for it, the gateway, and an agent (simAgent), in virtual time and
-// without goroutines. Seeds make a run repeatable.
+// The model of a session, in virtual time and without goroutines. It has a machine and its Stream's part, the gateway, and an agent
+// (simAgent). Seeds make a run repeatable.
 //
 // Between the two ends messages take their time, are dropped, come twice and out of order. The websocket is cut, with or
 // without a word to the client, and cannot be made again for a while. The agent is away for a while, and the service says so, or
 // not. Both applications write and read at random.
 //
-// What must hold: what an end reads is what the other wrote, each byte once and in order; an ack is of a message that the client
-// has; a message that is sent again is the same message; memory is bounded; timers and the writer do not spin; once the faults
-// are over, all arrives and the stream ends in time; and it ends for the reason that there is.
+// Invariants: each end reads the other's bytes, each once and in order. An ack is for a message that the client has, and a resent
+// message is unchanged. Memory is bounded; timers and the writer do not spin. Once the faults are over, all bytes arrive, and the
+// stream ends in time and for the true reason.
 
 const (
 	simFaults  = time.Minute     // of virtual time; after it nothing fails any more, unless the run is about that
@@ -296,7 +296,7 @@ func (w *sim) act() {
 	if w.lazy || w.rng.IntN(30) == 0 {
 		pause = w.upTo(2 * time.Second)
 	}
-	// What is written before a handshake that comes late, an agent with KMS discards.
+	// An agent with KMS discards bytes from before a late handshake.
 	ready := !w.agent.kms || w.m.hs.cipher != nil
 	if !w.acting[0] && w.m.writable() > 0 && w.written < w.goal && ready {
 		w.acting[0] = true
@@ -321,7 +321,7 @@ func (w *sim) act() {
 	}
 }
 
-// readAll reads up to n bytes and compares them with what was written.
+// readAll reads up to n bytes and compares them with the written ones.
 func (w *sim) readAll(n int) {
 	buf := make([]byte, min(n, w.m.in.len()))
 	w.m.in.read(buf)

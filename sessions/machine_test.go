@@ -16,8 +16,8 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-// In a pause, the word that it has ended may be among the messages that a slow reader leaves on the websocket: they are taken
-// while something is to be sent.
+// The end of a pause may be among the messages that a slow reader leaves on the websocket. The machine takes them while it has
+// something to send.
 func TestPauseBehindASlowReader(t *testing.T) {
 	now := epoch
 	m := newMachine(machineConfig{

@@ -55,8 +55,8 @@ func TestRecvQueue(t *testing.T) {
 	}
 }
 
-// FuzzReceiveQueue pushes numbers in any order and checks that what comes out is every number once, in order, whatever was
-// refused; and that nothing was acknowledged that is not kept.
+// FuzzReceiveQueue pushes numbers in any order. It checks that every number comes out once, in order, whatever the queue refused,
+// and that the queue keeps every acknowledged message.
 func FuzzReceiveQueue(f *testing.F) {
 	f.Add([]byte{0, 1, 2, 3})
 	f.Add([]byte{3, 2, 1, 0, 0, 4})

@@ -21,9 +21,8 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-// TestReplay plays the agent's and the gateway's part of each transcript to a Stream, at the recorded times, and compares
-// what the Stream sends with what AWS's client sent then: every ack, every message of the stream, byte for byte where the
-// bytes are not the client's own choice.
+// TestReplay plays the agent's and the gateway's part of each transcript to a Stream, at the recorded times. It compares the
+// Stream's messages with those of AWS's client: every ack and every message, byte for byte, except for the client's own choices.
 func TestReplay(t *testing.T) {
 	for name, events := range transcripts(t) {
 		t.Run(name, func(t *testing.T) {

@@ -143,7 +143,7 @@ func TestSendQueueOneProbeOfALength(t *testing.T) {
 			t.Fatalf("message %d of %d bytes before the probe %d was acknowledged", i, n, probe)
 		}
 	}
-	// What came after it gets through; the probe never does.
+	// Later messages get through; the probe never does.
 	for seq := s.q.base; seq < s.q.nextSeq(); seq++ {
 		if seq != probe {
 			s.ack(0, seq)
@@ -162,8 +162,8 @@ func TestSendQueueOneProbeOfALength(t *testing.T) {
 	t.Error("a message that cannot get through is sent for ever")
 }
 
-// A message that is too long, and the only one that is out, fills the least window: a short one goes out beside it even so, or
-// nothing would ever show that it is for its length.
+// A message that is too long fills the least window when it is the only one in flight. A short one goes out beside it even so.
+// Otherwise nothing would show that its length is the cause.
 func TestSendQueueLonelyProbe(t *testing.T) {
 	s := newSender(t)
 	for s.q.probeSize < minWindow {
@@ -266,7 +266,7 @@ func TestSendQueueLateAckOfResent(t *testing.T) {
 	if s.q.rtt != rtt {
 		t.Error("an ambiguous ack was taken as a sample of the round trip")
 	}
-	s.wantResends() // it says nothing of what was sent after that
+	s.wantResends() // it says nothing about later sendings
 	if s.q.onAck(1, s.now) || s.q.onAck(17, s.now) || s.q.onAck(-1, s.now) {
 		t.Error("an ack of nothing was news")
 	}
@@ -317,7 +317,7 @@ func TestSendQueuePathLost(t *testing.T) {
 func TestSendQueueDelay(t *testing.T) {
 	const rate = 1 << 20 // bytes a second that the path carries
 	s := newSender(t)
-	busy := s.now // when the path has carried what was sent
+	busy := s.now // when the path has carried all sent bytes
 	type arrival struct {
 		at  time.Time
 		seq int64
@@ -393,8 +393,7 @@ func TestRTT(t *testing.T) {
 	}
 }
 
-// FuzzSendQueue turns bytes into what can happen to a send queue, and checks it against a plain account of what was sent and
-// acknowledged.
+// FuzzSendQueue turns bytes into events for a send queue, and checks it against a plain account of sent and acknowledged messages.
 func FuzzSendQueue(f *testing.F) {
 	f.Add([]byte{0, 0, 1, 0, 2, 3, 4, 5})
 	f.Fuzz(func(t *testing.T, ops []byte) {

@@ -24,8 +24,8 @@ import (
 	"github.com/bastion-ssm/bastion/lab/gateway"
 )
 
-// These benchmarks run the lab's gateway and agent, at AWS's agent's pace, in a process of its own: so that each side's CPU time
-// is known. It is what bounds how many sessions can be busy at once.
+// These benchmarks run the lab's gateway and agent, at the pace of AWS's agent, in a process of their own, to measure each side's
+// CPU time. It is what bounds how many sessions can be busy at once.
 
 // labProcessEnv makes the test binary the lab's process: its value is what the far end does.
 const labProcessEnv = "SESSIONS_TEST_LAB_PROCESS"
@@ -91,7 +91,7 @@ func runLabProcess(far string) {
 	_, _ = io.Copy(io.Discard, os.Stdin)
 }
 
-// serveFar is the far end: it sends without end, or sends back what comes.
+// serveFar is the far end: it sends without end, or echoes.
 func serveFar(what string, c net.Conn) {
 	defer c.Close()
 	if what == "echo" {

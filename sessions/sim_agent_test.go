@@ -13,10 +13,10 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-// simAgent is the far end of a simulated session. It is AWS's agent: a number for each message and an ack for each, 1024 bytes a
-// message, the oldest unacknowledged message sent again every 100 ms and no other, no bound on what waits out of order, silence
-// while the service says that the client is away. Or, with peer, it numbers and acknowledges as this package does, as a node of
-// our own would.
+// simAgent is the far end of a simulated session. It follows AWS's agent: a number for each message and an ack for each, and 1024
+// bytes a message. Every 100 ms it resends the oldest unacknowledged message, and no other. It does not bound the messages out of
+// order. It is silent while the service says that the client is away. Or, with peer, it numbers and acknowledges as this package
+// does, as a node of our own would.
 type simAgent struct {
 	w         *sim
 	exec, kms bool

@@ -105,8 +105,8 @@ func exchange(t *testing.T, s *Stream, far net.Conn, up, down []byte) {
 	wg.Wait()
 }
 
-// TestSimulation moves data both ways over a path that drops, duplicates, reorders, delays and is cut, and checks that it
-// arrives as it was, over one session.
+// TestSimulation moves data both ways over a path that drops, duplicates, reorders, delays and is cut. It checks that the data
+// arrives unchanged, over one session.
 func TestSimulation(t *testing.T) {
 	type path struct {
 		faults faults
@@ -318,7 +318,7 @@ func TestWriteBlocks(t *testing.T) {
 	})
 }
 
-// A slow reader holds the sender back, and what is kept for it is bounded.
+// A slow reader holds the sender back, and the buffered bytes are bounded.
 func TestSlowReader(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		const soft = 64 << 10
@@ -502,7 +502,7 @@ func TestPause(t *testing.T) {
 	}
 }
 
-// While the reader is slow the pongs are among what is not read, and their absence means nothing.
+// While the reader is slow the pongs are among the unread messages, and their absence means nothing.
 func TestSlowReaderIsNotADeadPeer(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		near, far := net.Pipe()
@@ -577,7 +577,7 @@ func TestAcksGoTogether(t *testing.T) {
 	})
 }
 
-// batchCounter counts what is written.
+// batchCounter counts writes and batches.
 type batchCounter struct {
 	socket
 	mu              sync.Mutex

@@ -14,7 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-// event is a line of a transcript; testdata/vectors/README.md says what is in it.
+// event is a line of a transcript; testdata/vectors/README.md describes it.
 type event struct {
 	MS    float64
 	From  string

@@ -22,8 +22,8 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-// wsAgent is the far side of sessions on a real websocket: a lean one that loses nothing, for benchmarks and for the way
-// bytes go over the network. The port it serves discards what comes, or sends without end.
+// wsAgent is the far side of sessions on a real websocket, for benchmarks and for the network's part. It is lean and loses nothing.
+// Its port discards the client's bytes, or sends without end.
 type wsAgent struct {
 	srv   *httptest.Server
 	delay time.Duration // each way
@@ -90,7 +90,7 @@ func (a *wsAgent) serve(w http.ResponseWriter, r *http.Request) {
 	a.conn = conn
 	a.mu.Unlock()
 
-	// With a delay replies go out late, by both ways' at once; the queue then holds what is under way.
+	// With a delay replies go out late, by the delay of both ways; the queue then holds the messages on their way.
 	late := make(chan timedMessage, 1<<16)
 	stop := make(chan struct{})
 	defer close(stop)
@@ -310,7 +310,7 @@ func (c *stuckConn) Write(p []byte) (int, error) {
 	return len(p), c.err
 }
 
-// A batch is one write. What comes during it does not wait for it, but is written after it; an error stays.
+// A batch is one write. Writes during it do not wait for it, and follow it; an error stays.
 func TestBatchWriter(t *testing.T) {
 	conn := &stuckConn{begun: make(chan struct{}), goOn: make(chan struct{})}
 	w := newBatchWriter(conn)

@@ -7,8 +7,8 @@ import (
 	"testing"
 )
 
-// BenchmarkAllocations counts what both ends allocate for each MB that goes over 8 subflows, all in this process: a
-// figure that grows with the size is a path that allocates for what it moves.
+// BenchmarkAllocations counts both ends' allocations for each MB over 8 subflows, in one process. A figure that grows with the size
+// shows a path that allocates for the bytes it moves.
 func BenchmarkAllocations(b *testing.B) {
 	client, server, _ := newPair(b, 8)
 	block := make([]byte, 1e6)
@@ -46,8 +46,8 @@ func BenchmarkAllocations(b *testing.B) {
 	}
 }
 
-// BenchmarkCPU is the processor time that both ends take for each MB over 8 subflows, the kernel's part of loopback TCP included: in
-// version 1, without codes, and in version 2. Compare figures of one run.
+// BenchmarkCPU measures both ends' processor time for each MB over 8 subflows, including the kernel's part of loopback TCP. It
+// compares version 1, without codes, with version 2. Compare figures of one run.
 func BenchmarkCPU(b *testing.B) {
 	block := make([]byte, 1e6)
 	for version := uint8(minVersion); version <= maxVersion; version++ {

@@ -21,7 +21,7 @@ type fault struct {
 	done []byte // that went, unaltered
 }
 
-// pass returns what comes of b.
+// pass returns b with the fault.
 func (f *fault) pass(b []byte) []byte {
 	if f == nil || f.at < len(f.done) || f.at >= len(f.done)+len(b) {
 		if f != nil {
@@ -134,8 +134,8 @@ func (f *far) dialFaulty(t *testing.T, cfg DialConfig, wrap func(n int, stream n
 	return c, &opens, err
 }
 
-// Whatever happens to the first session, at whatever byte of the handshake or of the first frames, the connection is made and carries
-// every byte.
+// Whatever happens to the first session, at any byte of the handshake or of the first frames, the client makes the connection and
+// every byte arrives.
 func TestFirstSessionDamaged(t *testing.T) {
 	const bytesUp, bytesDown = openNewLen + 150, helloLen + 1 + macLen + 150
 	step := 1
@@ -175,7 +175,7 @@ func TestFirstSessionDamaged(t *testing.T) {
 	}
 }
 
-// The same for a session that joins: the connection goes on by the one that it has, and gets another.
+// The same for a session that joins: the connection goes on over its other session, and gets another.
 func TestJoinDamaged(t *testing.T) {
 	const bytesUp, bytesDown = openJoinLen + 100, helloLen + 1 + macLen + 100
 	for name, what := range streamFaults {
@@ -247,7 +247,7 @@ func forgedHello() []byte {
 	return s.out.Bytes()
 }
 
-// No refusal that does not prove the connection's key ends a connection that lives, or makes one end in good order.
+// A refusal without proof of the connection's key neither ends a live connection nor makes one end in good order.
 func TestForgedRefusals(t *testing.T) {
 	for code := RefuseVersion; code <= RefuseUsed; code++ {
 		for name, mac := range map[string][]byte{"no mac": nil, "zeros": make([]byte, macLen), "random": bytesFrom(1, macLen)} {
@@ -335,7 +335,7 @@ func TestUnknownConnectionIsBelieved(t *testing.T) {
 	}
 }
 
-// A relay that puts bytes of its own on a session ends this session and nothing else.
+// A relay that inserts bytes into a session ends this session and nothing else.
 func TestForgedFrames(t *testing.T) {
 	stranger := newSeal(make([]byte, 32))
 	for _, f := range sampleFrames() {
@@ -368,7 +368,7 @@ func TestForgedFrames(t *testing.T) {
 	}
 }
 
-// injecting puts bytes of its own before the second thing that is written to it.
+// injecting inserts bytes of its own before the second write.
 type injecting struct {
 	net.Conn
 	writes int

@@ -19,8 +19,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// network is what lies between Dial and a Listener: paths that carry downwards as much as an SSM session, and much more
-// upwards. It belongs to a synctest bubble.
+// network connects Dial with a Listener. Its paths carry as much downwards as an SSM session, and much more upwards. It belongs to
+// a synctest bubble.
 type network struct {
 	t     *testing.T
 	far   *far
@@ -218,7 +218,7 @@ func (n *network) cutAll() {
 	}
 }
 
-// stream writes what is random but known, until size bytes or an error; it returns the sum of what was written.
+// stream writes pseudo-random bytes, until size bytes or an error; it returns their hash.
 func stream(to io.Writer, size int) (sum [32]byte, err error) {
 	h := sha256.New()
 	rng := rand.NewChaCha8([32]byte{7})
@@ -688,7 +688,7 @@ func TestProbe(t *testing.T) {
 	})
 }
 
-// Whatever is under way, Close ends it, and no stream stays open.
+// Close ends everything that is running, and every stream.
 func TestCloseDuringEverything(t *testing.T) {
 	for seed := range uint64(20) {
 		synctest.Test(t, func(t *testing.T) {

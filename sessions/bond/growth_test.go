@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// taskModel is how fast n sessions of a task are together: each has its pace, the task's processor so much time for their messages,
-// and each session takes some of that for itself.
+// taskModel computes the rate of n sessions of a task. Each session has its pace and takes some processor time, and each message
+// costs processor time.
 type taskModel struct {
 	cpu     float64 // processors
 	message float64 // seconds of a processor for each message of 1 KiB
@@ -27,8 +27,8 @@ func (m taskModel) best(most int) (rate float64) {
 	return rate
 }
 
-// Whatever the task's size and the most sessions, a transfer has at least 0.95 of the best number's rate, once it has had some
-// seconds to find it, and with the attempts to find a better one counted; and no less than that of one session's.
+// For every task size and limit of sessions, a transfer reaches at least 0.95 of the best number's rate. It has some seconds to
+// find that number, and its attempts to find a better one count. It is never slower than with one session.
 func TestPolicyFindsTheBestNumber(t *testing.T) {
 	for _, model := range []taskModel{
 		{cpu: 0.25, message: 210e-6, session: 0.002},
@@ -72,7 +72,7 @@ func TestPolicyFindsTheBestNumber(t *testing.T) {
 	}
 }
 
-// A step that helps one direction as much as it costs the other is no help.
+// A step that helps one direction as much as it costs the other does not count as help.
 func TestSpeedOver(t *testing.T) {
 	for _, c := range []struct {
 		before, after speed
@@ -91,7 +91,7 @@ func TestSpeedOver(t *testing.T) {
 	}
 }
 
-// Where the far end's processor is in full use no further session is opened, and when it is not any more, they are.
+// While the far end's processor is in full use, the policy opens no further session. Afterwards it does.
 func TestPolicyHeedsTheFarEnd(t *testing.T) {
 	w := newWorld(t, 8)
 	w.v.far = FarEnd{Busy: 0.97, Limit: 0.25, At: w.now}
@@ -109,8 +109,8 @@ func TestPolicyHeedsTheFarEnd(t *testing.T) {
 	w.want("subflows", w.usable(), 8, 8)
 }
 
-// Transfers both ways share the far end's processor: no step is made before that has told of it, and one that costs the sum of both is
-// taken back, however much it gives to one of them.
+// Transfers both ways share the far end's processor. The policy makes no step before the far end has reported its processor, and
+// takes back a step that lowers the sum, however much one direction gains.
 func TestGrowthBothWays(t *testing.T) {
 	for name, c := range map[string]struct {
 		busy float64 // what the far end says of itself; 0: nothing

@@ -14,7 +14,7 @@ import (
 	"time"
 )
 
-// scripted is a stream whose peer has said everything already: it counts what is read of it, and keeps what is written.
+// scripted is a stream whose peer has already said everything. It counts the bytes read, and keeps the bytes written.
 type scripted struct {
 	net.Conn // nil: nothing but Read and Write is used
 
@@ -300,7 +300,7 @@ func TestHandshakeLeavesFrames(t *testing.T) {
 	}
 }
 
-// A change to any bit of what was said makes the proof of it fail: the server's, the client's, or both.
+// A change to any bit of the handshake makes a proof fail: the server's, the client's, or both.
 func TestHandshakeTampered(t *testing.T) {
 	for _, kind := range []openKind{openNew, openJoin} {
 		key := secret{1}
@@ -354,7 +354,7 @@ func TestHandshakeTampered(t *testing.T) {
 	}
 }
 
-// A JOIN that was recorded proves nothing under another HELLO.
+// A recorded JOIN proves nothing under another HELLO.
 func TestJoinReplayed(t *testing.T) {
 	key := secret{1}
 	x := fixedExchange(t, openJoin, key)
@@ -534,7 +534,7 @@ func TestRefuseText(t *testing.T) {
 	_ = (&serverHandshake{conn: s}).refuse(0, "") // panics
 }
 
-// Without randomness there is no handshake.
+// Without randomness the handshake fails.
 func TestNoRandomness(t *testing.T) {
 	none := iotest.ErrReader(errors.New("no entropy"))
 	x := fixedExchange(t, openNew, secret{})

@@ -68,7 +68,7 @@ func openRaw(t *testing.T, l *Listener, stream net.Conn) (*clientHandshake, conn
 	return h, id, victim
 }
 
-// abort ends a connection without waiting for a peer that will not answer.
+// abort ends a connection without waiting for a peer that does not answer.
 func abort(c *Conn) {
 	c.fail(&ResetError{Code: ResetAborted})
 	c.Close()
@@ -212,7 +212,7 @@ func (g *game) play(t *testing.T, stream net.Conn, keys seals, victim *Conn) {
 			}
 			return
 		case err != nil:
-			// A stream that is closed with unread bytes in it may lose what was on its way back.
+			// A stream closed with unread bytes may lose bytes on their way back.
 			if g.want == "" || !errors.As(err, new(*net.OpError)) {
 				t.Errorf("the answers end: %v", err)
 			}
@@ -274,7 +274,7 @@ func TestHostileClient(t *testing.T) {
 func TestHostileServer(t *testing.T) {
 	for _, g := range games() {
 		if g.want == "after LEAVE" {
-			continue // a client closes the subflow once both ends have taken leave, and may not read what comes after
+			continue // a client closes the subflow once both ends have left it, and may not read later frames
 		}
 		for version := uint8(minVersion); version <= maxVersion; version++ {
 			t.Run(fmt.Sprintf("%s, version %d", g.name, version), func(t *testing.T) {
@@ -404,7 +404,7 @@ func TestHostileHandshakes(t *testing.T) {
 	}
 }
 
-// Those that say nothing, or a byte now and then, do not keep their place.
+// Clients that say nothing, or a byte now and then, do not keep their place.
 func TestSlowHandshakes(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startFar(t, ListenerConfig{})
@@ -441,7 +441,7 @@ func TestSlowHandshakes(t *testing.T) {
 	})
 }
 
-// Thousands of handshakes, good and bad, leave nothing behind, and the connection that was there goes on.
+// Thousands of handshakes, good and bad, leave nothing behind, and the existing connection goes on.
 func TestManyHandshakes(t *testing.T) {
 	l, dial := listenTCP(t, ListenerConfig{MaxConns: 3})
 	stream := dial()
@@ -515,7 +515,7 @@ func TestManyHandshakes(t *testing.T) {
 	}
 }
 
-// A peer that asks and asks, and reads no answer, gets the latest one; nothing piles up for it.
+// A peer that asks again and again without reading gets only the latest answer; its questions use no memory.
 func TestQuestionsPileUp(t *testing.T) {
 	l, dial := listenTCP(t, ListenerConfig{})
 	stream := dial()
@@ -545,7 +545,7 @@ func TestQuestionsPileUp(t *testing.T) {
 	}
 }
 
-// What was delivered whole and then forgotten by one end is not an error for the other.
+// A connection that was delivered whole, and then forgotten by one end, is not an error for the other.
 func TestRefusedAfterGoodEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startFar(t, ListenerConfig{})

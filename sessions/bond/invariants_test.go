@@ -18,7 +18,7 @@ func must(holds bool, what string, args ...any) {
 	}
 }
 
-// policyCheck checks a policy after each look, and what it has become since the last one.
+// policyCheck checks a policy after each look, and its change since the last one.
 type policyCheck struct {
 	growth growth // then
 }

@@ -6,8 +6,8 @@ import (
 	"time"
 )
 
-// Over how many subflows a client sends follows from what the transfer gains: more where each has a rate of its own, one
-// where they share a processor that each message costs, and something between where that is best.
+// The number of lanes follows the gain of the transfer. It is high where each session has a rate of its own, and one where the
+// messages of all share a processor. In between it is the best number.
 func TestLanes(t *testing.T) {
 	// apart is the rate of k lanes that share nothing, in the order in which they are chosen.
 	apart := func(rates ...float64) func(k int) float64 {
@@ -72,7 +72,7 @@ func TestLanes(t *testing.T) {
 	}
 }
 
-// A rate that is another one voids what an attempt has shown before.
+// A changed rate voids the result of an earlier attempt.
 func TestLanesOfAChangedPath(t *testing.T) {
 	l := lanes{count: 1}
 	now, acked, rate := epoch, 0.0, 6*mb
@@ -98,7 +98,7 @@ func TestLanesOfAChangedPath(t *testing.T) {
 	}
 }
 
-// A transfer that pauses is no measure, and an attempt that it interrupts is undone.
+// A transfer with pauses is not a measurement, and a pause undoes the attempt that it interrupts.
 func TestLanesOfAPausingTransfer(t *testing.T) {
 	l := lanes{count: 1}
 	now, acked := epoch, uint64(0)

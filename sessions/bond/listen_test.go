@@ -298,7 +298,7 @@ func TestListenerRefusesJoins(t *testing.T) {
 	})
 }
 
-// To a client that has lost its paths before it was told, the refusal says whether all has arrived.
+// A client that lost its paths before it was told learns from the refusal whether all bytes arrived.
 func TestListenerTellsOfAFinishedConnection(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startFar(t, ListenerConfig{})
@@ -447,7 +447,7 @@ func TestListenerBounds(t *testing.T) {
 				windows = append(windows, c.(*Conn).m.window>>10)
 				conns = append(conns, n)
 			}
-			// Each takes half of what is left or less, down to the least.
+			// Each takes at most half of the memory left, down to the least.
 			if want := []int{4096, 2048, 1024, 1024, 512, 512, 256, 256}; !slices.Equal(windows, want) {
 				t.Errorf("windows of %v KiB, want %v", windows, want)
 			}
@@ -505,7 +505,7 @@ func TestListenerDrain(t *testing.T) {
 	})
 }
 
-// Close ends connections, whether anybody has accepted them or not, and handshakes, and tells the clients.
+// Close ends connections, accepted or not, and handshakes, and tells the clients.
 func TestListenerClose(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := startFar(t, ListenerConfig{HandshakeTimeout: time.Hour})
@@ -541,7 +541,7 @@ func TestListenerClose(t *testing.T) {
 	})
 }
 
-// A client that has sent frames right after OPEN gets the refusal, although nobody reads the frames.
+// A client that has sent frames right after OPEN gets the refusal, although the server does not read the frames.
 func TestRefusalArrives(t *testing.T) {
 	tcp, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -53,7 +53,7 @@ func acked(frames []frame, ack uint64) bool {
 	return slices.ContainsFunc(frames, func(f frame) bool { return f.typ == frameAck && f.ack == ack })
 }
 
-// What a lost subflow had to acknowledge is acknowledged by the others at once.
+// The other subflows acknowledge at once the bytes that a lost subflow has received.
 func TestAckAfterLoss(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	m, first, second := twoSubflows(t, now)
@@ -67,7 +67,7 @@ func TestAckAfterLoss(t *testing.T) {
 	}
 }
 
-// That all has come is said on all subflows, because the peer may wait for nothing else.
+// The machine acknowledges the complete stream on all subflows, because the peer may wait for nothing else.
 func TestAckOfAll(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	m, first, second := twoSubflows(t, now)
@@ -80,7 +80,7 @@ func TestAckOfAll(t *testing.T) {
 	}
 }
 
-// So is that there is room again.
+// The machine also announces an open window on several subflows.
 func TestWindowOpens(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	m, first, second := twoSubflows(t, now)
@@ -101,7 +101,7 @@ func TestWindowOpens(t *testing.T) {
 	}
 }
 
-// A stalled subflow's bytes go out by another; once it gives a sign of life, what has not gone out again need not.
+// A stalled subflow's bytes go out by another. Once the stalled one gives a sign of life, the remaining bytes need not.
 func TestStallAndRevival(t *testing.T) {
 	now := time.Unix(1e9, 0)
 	m, first, second := twoSubflows(t, now)

@@ -9,8 +9,8 @@ import (
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
-// after is time.After by a callback. A timer with a channel is run by whoever looks at it once it is due, and when two do so in
-// one bubble of testing/synctest, the race detector crashes (go.dev/issue/78156).
+// after is time.After by a callback. With a channel timer, the goroutine that looks at the due timer runs it. When two do so in one
+// bubble of testing/synctest, the race detector crashes (go.dev/issue/78156).
 func after(d time.Duration) <-chan struct{} {
 	due := make(chan struct{})
 	time.AfterFunc(d, func() { close(due) })

@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// world is what a policy sees and moves, in virtual time: subflows with a rate each, opens that take their time and may
-// fail, an application that wants data now and then.
+// world is the policy's environment in virtual time: subflows with a rate each, opens that take time and may fail, and an
+// application that wants data now and then.
 type world struct {
 	t   *testing.T
 	now time.Time
@@ -295,7 +295,7 @@ func TestPolicyGrows(t *testing.T) {
 	}
 }
 
-// Behind a bottleneck that they share, more subflows bring nothing.
+// Behind a shared bottleneck, more subflows gain nothing.
 func TestPolicyStopsWhereGrowthDoesNotHelp(t *testing.T) {
 	for _, tt := range []struct{ bottleneck, low, high int }{
 		{800, 2, 2}, {1000, 2, 2}, {1600, 2, 2}, {3200, 4, 4}, {100_000, 16, 16},
@@ -544,7 +544,7 @@ func TestPolicyWithoutAnyPath(t *testing.T) {
 	}
 }
 
-// Cuts of all subflows: what comes back is one at once, the others as demand needs them.
+// After cuts of all subflows, the policy opens one at once, and the others on demand.
 func TestPolicyAfterALossOfAll(t *testing.T) {
 	w := newWorld(t, 8)
 	w.begin(true)
@@ -557,8 +557,8 @@ func TestPolicyAfterALossOfAll(t *testing.T) {
 	w.want("subflows", w.usable(), 8, 8)
 }
 
-// Opens that hang do not keep the connection from other attempts. The first have all their time; of the others the oldest
-// makes room.
+// Opens that hang do not keep the connection from other attempts. The first ones have all their time; of the others the oldest
+// makes room. The first have all their time; of the others the oldest makes room.
 func TestPolicyHedges(t *testing.T) {
 	w := newWorld(t, 8)
 	w.run(time.Minute)
@@ -587,7 +587,7 @@ func TestPolicyHedges(t *testing.T) {
 	w.want("opens that are under way with a path", len(w.opens), 0, maxOpening)
 }
 
-// Of two opens that began at the same time one can be given up: the other goes on, and counts.
+// Of two opens that began at the same time, the policy can give up one; the other goes on and counts.
 func TestPolicyGivesUpOneOfTwo(t *testing.T) {
 	w := newWorld(t, 8)
 	w.begin(true)
@@ -646,8 +646,8 @@ func TestPolicyRespectsThrottling(t *testing.T) {
 	w.want("subflows in the end", w.usable(), 16, 16)
 }
 
-// Whatever kept the connection from a path, and however long the attempts take to fail, the first one after it begins within
-// attemptEvery: and there are no more than one a second of them.
+// Whatever kept the connection from a path, and however late attempts fail, the first attempt after it begins within attemptEvery.
+// There is at most one attempt a second.
 func TestPolicyComesBackSoon(t *testing.T) {
 	for _, how := range []Failure{FailedOther, FailedThrottled, FailedLimit, FailedUnanswered, failedFull} {
 		for _, takes := range []time.Duration{instant, 1900 * time.Millisecond, 2500 * time.Millisecond, 20 * time.Second, time.Hour} {
@@ -664,7 +664,7 @@ func TestPolicyComesBackSoon(t *testing.T) {
 					w.run(away)
 					w.want("opens", len(w.began)-opens, 1, 6+int(away.Seconds()))
 					tried := len(w.began)
-					// What is under way still hangs, in the worst case.
+					// In the worst case the running attempts still hang.
 					w.openTakes, w.refuse = 200*time.Millisecond, nil
 					for k := range w.opens {
 						w.opens[k].ready = w.now.Add(time.Hour)
@@ -683,7 +683,7 @@ func TestPolicyComesBackSoon(t *testing.T) {
 	}
 }
 
-// What somebody has to permit first is tried more seldom.
+// Opens that need a person's permission first are tried less often.
 func TestPolicyWhereOpensAreRefused(t *testing.T) {
 	w := newWorld(t, 8)
 	w.run(time.Minute)
@@ -695,7 +695,7 @@ func TestPolicyWhereOpensAreRefused(t *testing.T) {
 	w.wantNoGap(0, refusedMost+w.openTakes+instant)
 }
 
-// A service that starts so many sessions and no more: the connection stays with them, and seldom tries another.
+// A service limits the sessions: the connection stays with those it has, and rarely tries another.
 func TestPolicyAtTheServicesLimit(t *testing.T) {
 	for _, how := range []Failure{FailedLimit, FailedUnanswered} {
 		for _, limit := range []int{1, 2, 3, 10, 15} {
@@ -726,7 +726,7 @@ func TestPolicyAtTheServicesLimit(t *testing.T) {
 	}
 }
 
-// A session that takes long to open where there is no other says nothing of a limit.
+// A slow open without other sessions says nothing about a limit.
 func TestPolicyUnansweredWithoutAPath(t *testing.T) {
 	w := newWorld(t, 8)
 	w.begin(true)
@@ -743,7 +743,7 @@ func TestPolicyUnansweredWithoutAPath(t *testing.T) {
 	w.want("subflows", w.usable(), 8, 8)
 }
 
-// A place that another session needs is left to it, and taken again after.
+// The policy leaves a place to another session that needs it, and takes it again afterwards.
 func TestPolicyLends(t *testing.T) {
 	for _, limit := range []int{1, 2, 8} {
 		t.Run(fmt.Sprint(limit), func(t *testing.T) {
@@ -796,7 +796,7 @@ func TestPolicyLends(t *testing.T) {
 	}
 }
 
-// While a place is lent, what is replaced and what is not wanted any more are not the last ones both.
+// While a place is lent, replacing and dismissing subflows together still leave one.
 func TestPolicyLendsAndKeepsOne(t *testing.T) {
 	start := time.Now()
 	p := newPolicy(start, 8, time.Hour, time.Hour)
@@ -812,7 +812,7 @@ func TestPolicyLendsAndKeepsOne(t *testing.T) {
 	}
 }
 
-// A subflow that leaves has no place any more: its successor is no proof that there is another.
+// A leaving subflow has no place, so its successor does not prove that there is another place.
 func TestPolicyLimitWithOneThatLeaves(t *testing.T) {
 	start := time.Now()
 	p := newPolicy(start, 8, time.Hour, time.Hour)
@@ -833,7 +833,7 @@ func TestPolicyLimitWithOneThatLeaves(t *testing.T) {
 	}
 }
 
-// A session without an agent shows its limit beside those that there were meanwhile, however few are left when it is given up.
+// A session without an agent shows a limit by the most sessions beside it, even if few remain when the policy gives it up.
 func TestPolicyLimitWhenOthersHaveGone(t *testing.T) {
 	for how, want := range map[Failure]int{FailedUnanswered: 10, FailedLimit: 8} {
 		now := time.Now()
@@ -856,7 +856,7 @@ func TestPolicyLimitWhenOthersHaveGone(t *testing.T) {
 	}
 }
 
-// Starts are spread however many are wanted, and however soon they are lost again.
+// The policy spreads starts, however many subflows it wants, and however soon they are lost again.
 func TestPolicyRationsStarts(t *testing.T) {
 	w := newWorld(t, 16)
 	w.openTakes = instant
@@ -884,7 +884,7 @@ func TestPolicyRationsStarts(t *testing.T) {
 	w.want("opens in the next one", w.within(time.Second, w.began), 1, 3)
 }
 
-// In a network that swallows everything it tries now and then, and does not pile up subflows.
+// In a network that swallows everything, the policy tries now and then, and does not pile up subflows.
 func TestPolicyWhereEverythingStalls(t *testing.T) {
 	w := newWorld(t, 16)
 	w.begin(true)
@@ -1006,7 +1006,7 @@ func TestPolicyUnderRandomEvents(t *testing.T) {
 				t.Fatalf("seed %d", seed)
 			}
 		}
-		// Given peace, it comes to what is wanted.
+		// Without faults, it reaches the wanted number.
 		bad, w.openTakes = 0, 100*time.Millisecond
 		for _, s := range w.subs {
 			s.stalled = false

@@ -13,8 +13,8 @@ import (
 	"time"
 )
 
-// pumpConn is one end of a stream with a path between: what is written goes into a buffer, from which it is taken in small
-// pieces with a pause after each, as by the SSM agent, and arrives after a delay.
+// pumpConn is one end of a stream over a path. Written bytes go into a buffer. The path takes them in small pieces with a pause
+// after each, as the SSM agent does, and delivers them after a delay.
 type pumpConn struct {
 	net.Conn // only for the methods that nobody calls
 	in, out  *pump
@@ -27,7 +27,7 @@ type pump struct {
 	delay time.Duration
 	room  int // bytes of the buffer
 
-	before func(waiting int) // of each piece, with what is in the buffer; nil: nothing
+	before func(waiting int) // called before each piece with the buffer's size; nil: nothing
 
 	mu      sync.Mutex
 	cond    sync.Cond
@@ -308,7 +308,7 @@ func TestSlowSubflowsDoNotHinder(t *testing.T) {
 }
 
 // TestSubflowsTurnSlow slows subflows down that have much in flight, below an application with a window of its own, as SSH's
-// channels have. What is late on them is carried by the others too: else all would wait for it.
+// channels have. The other subflows carry their late bytes too: otherwise all would wait for them.
 func TestSubflowsTurnSlow(t *testing.T) {
 	const delay, chunk, window = 20 * time.Millisecond, 16 << 10, 1 << 20
 	measure := func(n int, turn bool) (rate float64) {
@@ -388,7 +388,7 @@ func TestStalledSubflows(t *testing.T) {
 	})
 }
 
-// TestLatencyUnderBulk measures how long what is written waits behind a bulk transfer: less than 60 ms beyond the path.
+// TestLatencyUnderBulk measures how long a small write waits behind a bulk transfer: less than 60 ms beyond the path.
 func TestLatencyUnderBulk(t *testing.T) {
 	const delay = 20 * time.Millisecond
 	for _, n := range []int{1, 8} {
@@ -433,7 +433,8 @@ func TestLatencyUnderBulk(t *testing.T) {
 	}
 }
 
-// TestAnswersTakeTurns shows that two subflows make round trips shorter: while the far end of one pauses, the other is used.
+// TestAnswersTakeTurns shows that two subflows make round trips shorter: while the far end of one pauses, the other carries the
+// answer.
 func TestAnswersTakeTurns(t *testing.T) {
 	measure := func(n int) (roundTrip time.Duration) {
 		synctest.Test(t, func(t *testing.T) {

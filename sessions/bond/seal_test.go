@@ -27,7 +27,7 @@ func readSealed(stream []byte, s *seal) (n int, err error) {
 	}
 }
 
-// Of a stream that is not what was sent, the frames before the damage are taken, and nothing after.
+// The reader takes the frames of a damaged stream before the damage, and none after.
 func TestSealedFrames(t *testing.T) {
 	client, server := sealsOf(1)
 	frames := sampleFrames()

@@ -22,13 +22,13 @@ var (
 // The model of a connection: two machines, joined by subflows that fail in every way a path can, in virtual time. Seeds make
 // a run repeatable.
 //
-// A subflow is an ordered stream in each direction, with a delay and a rate of its own, until it dies: then what is on its way
-// is lost, from a random byte on, and each end hears of it at another time, or late. Before, it may hold back what it carries,
-// deliver a stretch twice, or deliver other bytes. New subflows join while old ones go. Both ends write, read and close at random.
+// A subflow is an ordered stream in each direction, with a delay and a rate of its own, until it dies. Then its bytes on their way
+// are lost, from a random one on. Each end hears of it at another time, or late. Before, it may hold back what it carries, deliver
+// a stretch twice, or deliver other bytes. New subflows join while old ones go. Both ends write, read and close at random.
 //
-// What must hold: what an end reads is what the other wrote, from the first byte on, without gap; no end sees a violation of
-// the protocol, nor exceeds its memory; timers do not spin; and the connection ends. It ends in good order, with everything
-// delivered, unless the run is one in which an application aborts, or the paths stay away; then both ends know an error.
+// Invariants: each end reads the other's bytes, from the first one on, without a gap. No end sees a violation of the protocol, or
+// exceeds its memory. Timers do not spin, and the connection ends. It ends in good order, with everything delivered, unless an
+// application aborts or the paths stay away; then both ends know an error.
 
 const (
 	simLinger = 10 * time.Minute
@@ -141,7 +141,7 @@ type sim struct {
 	failed string
 }
 
-// simBytes is what is written. The run's offset in it differs by seed and end.
+// simBytes are the written bytes. The run's offset in it differs by seed and end.
 var simBytes = func() []byte {
 	rng := rand.New(rand.NewPCG(1, 2))
 	b := make([]byte, 1<<20)
@@ -262,7 +262,7 @@ func (w *sim) verdict() {
 		if w.aborts || w.starve {
 			continue
 		}
-		// The other end may be done, and the news of it lost with the last subflow: then this end waits in vain, as in any
+		// The other end may be done, and the news of it lost with the last subflow. Then this end waits in vain, as in any
 		// protocol. But nothing else is missing.
 		if other.m.err == nil && other.read == len(e.written) && e.m.in.complete() {
 			continue
@@ -350,7 +350,7 @@ func (w *sim) write(e *simEnd) {
 	w.settle(e)
 }
 
-// readAll reads up to n bytes and compares them with what was written.
+// readAll reads up to n bytes and compares them with the written ones.
 func (w *sim) readAll(e *simEnd, n int) {
 	other := w.ends[1-e.index]
 	for n > 0 {
@@ -431,7 +431,7 @@ func (w *sim) writing(e *simEnd) bool {
 	return slices.ContainsFunc(w.links, func(l *simLink) bool { return l.paths[e.index] != nil && l.lanes[e.index].busy })
 }
 
-// part ends what is left of an end that has told the other all there is to tell.
+// part ends an end that has told the other everything.
 func (w *sim) part(e *simEnd) {
 	if e.ended || e.parting {
 		return
@@ -590,8 +590,8 @@ func (w *sim) deliver(e *simEnd, l *simLink, b []byte) {
 	w.settle(e)
 }
 
-// close closes an end's side of a subflow. The other sees the end of the stream after what is on its way; or at once, as
-// when a socket is closed that holds unread bytes.
+// close closes an end's side of a subflow. The other sees the end of the stream after the bytes on their way, or at once, as when a
+// socket with unread bytes is closed.
 func (w *sim) close(e *simEnd, l *simLink) {
 	w.drop(e, l)
 	other := w.ends[1-e.index]
@@ -768,7 +768,7 @@ func (w *sim) fault(l *simLink) {
 	w.after(w.upTo(w.calm), func() { w.fault(l) })
 }
 
-// die loses a subflow with what is on its way.
+// die loses a subflow with the bytes on their way.
 func (w *sim) die(l *simLink) {
 	if l.shut {
 		return

@@ -126,8 +126,8 @@ func taskRates(t *testing.T, n int, cpu float64, down, up bool) (rate speed) {
 }
 
 // More sessions than a task's processor can serve make no transfer slower, neither one way nor the other. Transfers both ways share
-// the processor as its kernel pleases, so their rates are not compared: what each gets of its rate alone adds up to about one, or
-// less where the connection sends what brings nothing. Twelve runs had 0.80 to 1.07 of it with 4 and 16 sessions.
+// the processor as the kernel pleases, so the test does not compare their rates. Their shares of their single rates add up to about
+// one, or less if the connection sends needless bytes. Twelve runs had 0.80 to 1.07 of it with 4 and 16 sessions.
 func TestSessionsBeyondTheTasksProcessor(t *testing.T) {
 	const enough, enoughBoth = 0.95, 0.7
 	for _, cpu := range []float64{0.25, 0.5} {

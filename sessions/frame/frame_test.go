@@ -52,8 +52,7 @@ func recorded(t testing.TB) [][]byte {
 	return frames
 }
 
-// Every frame of AWS's own peers decodes, and encodes to the same bytes: both what was read and a message made from its
-// fields.
+// Every frame of AWS's own peers decodes, and encodes to the same bytes, both as decoded and when made from its fields.
 func TestRecorded(t *testing.T) {
 	frames := recorded(t)
 	if len(frames) < 400 {
