@@ -5,6 +5,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -55,11 +56,22 @@ type emulator struct {
 	parameter map[string]string
 }
 
-// newEmulator starts moto's server, with the VPC that it has from the start as the operator's.
-func newEmulator(t *testing.T) *emulator {
+// newEmulator makes moto's server new, with the VPC that it has from the start as the operator's.
+func newEmulator(t *testing.T, moto string) *emulator {
 	t.Helper()
+	reset, err := http.NewRequestWithContext(t.Context(), http.MethodPost, moto+"/moto-api/reset", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	transport := new(http.Transport)
+	defer transport.CloseIdleConnections()
+	resp, err := (&http.Client{Transport: transport}).Do(reset)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = resp.Body.Close()
 	config := aws.Config{
-		Region: "eu-central-1", BaseEndpoint: aws.String(rig.Moto(t)), RetryMaxAttempts: 1,
+		Region: "eu-central-1", BaseEndpoint: &moto, RetryMaxAttempts: 1,
 		Credentials: credentials.NewStaticCredentialsProvider("madeup", "madeup", ""),
 	}
 	network := ec2.NewFromConfig(config)
@@ -169,10 +181,10 @@ func (e *emulator) left() (names []string) {
 
 // An emulator that is not ours makes each variant's stack, changes it and deletes it. What was there before stays.
 func TestStacksOnMoto(t *testing.T) {
+	moto := rig.Moto(t)
 	for name, in := range variants {
 		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			e := newEmulator(t)
+			e := newEmulator(t, moto)
 			if _, err := iam.NewFromConfig(e.config).CreateRole(t.Context(), &iam.CreateRoleInput{
 				RoleName: aws.String("bastion-TaskRole"), AssumeRolePolicyDocument: aws.String("{}"),
 			}); err != nil {

@@ -2,17 +2,12 @@ package account
 
 // cluster makes the cluster, with ECS Exec encrypted and logged.
 func (s *Stack) cluster() {
-	provider, insights := "FARGATE", "disabled"
-	if s.Inputs.Spot {
-		provider = "FARGATE_SPOT"
-	}
+	insights := "disabled"
 	if s.Inputs.Insights {
 		insights = "enabled"
 	}
 	s.add("Cluster", "AWS::ECS::Cluster", Object{
 		{"ClusterName", s.Inputs.Name},
-		{"CapacityProviders", words("FARGATE", "FARGATE_SPOT")},
-		{"DefaultCapacityProviderStrategy", List{Object{{"CapacityProvider", provider}, {"Weight", 1}}}},
 		{"ClusterSettings", List{Object{{"Name", "containerInsights"}, {"Value", insights}}}},
 		{"Configuration", Object{{"ExecuteCommandConfiguration", s.exec()}}},
 	})

@@ -36,7 +36,6 @@ type Inputs struct {
 	Key           string // ARN of an existing KMS key for logs, images and ECS Exec; empty makes one
 	CPU, Memory   int    // CPU units and MiB of a task
 	Architecture  string // X86_64 or ARM64
-	Spot          bool   // run tasks on Fargate Spot
 	Insights      bool   // container insights of the cluster
 	ExecLogs      bool   // transcripts of ECS Exec to CloudWatch Logs and S3; see docs/adr/0015
 	ImageTag      string // of the image in the repository that is made

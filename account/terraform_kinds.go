@@ -46,7 +46,7 @@ var terraformKinds = map[string]terraformKind{
 	"AWS::ECS::Cluster": {
 		name: "aws_ecs_cluster", ref: "name",
 		names: map[string]string{
-			"ClusterName": "name", "ClusterSettings": "setting", "CapacityProviders": "", "DefaultCapacityProviderStrategy": "",
+			"ClusterName": "name", "ClusterSettings": "setting",
 			"S3EncryptionEnabled": "s3_bucket_encryption_enabled",
 		},
 	},
@@ -100,8 +100,6 @@ func (w *terraformWriter) parts(r Resource) {
 		w.bucketParts(r)
 	case "AWS::ECR::Repository":
 		w.repositoryParts(r)
-	case "AWS::ECS::Cluster":
-		w.clusterParts(r)
 	case "AWS::IAM::Role":
 		w.roleParts(r)
 	case "AWS::IAM::ManagedPolicy":
@@ -152,14 +150,6 @@ func (w *terraformWriter) bucketParts(r Resource) {
 func (w *terraformWriter) repositoryParts(r Resource) {
 	policy := r.Properties.get("LifecyclePolicy").(Object).get("LifecyclePolicyText")
 	w.part("aws_ecr_lifecycle_policy", r, Object{{"repository", Ref(r.ID)}, {"policy", policy}})
-}
-
-func (w *terraformWriter) clusterParts(r Resource) {
-	w.part("aws_ecs_cluster_capacity_providers", r, Object{
-		{"cluster_name", Ref(r.ID)},
-		{"capacity_providers", r.Properties.get("CapacityProviders")},
-		{"default_capacity_provider_strategy", r.Properties.get("DefaultCapacityProviderStrategy")},
-	})
 }
 
 func (w *terraformWriter) roleParts(r Resource) {

@@ -232,7 +232,6 @@ func TestTerraformParts(t *testing.T) {
 		{"aws_s3_bucket_public_access_block", "audit_bucket", "block_public_policy", "true"},
 		{"aws_s3_bucket_versioning", "audit_bucket", "bucket", "<aws_s3_bucket.audit_bucket.id>"},
 		{"aws_ecr_lifecycle_policy", "repository", "repository", "<aws_ecr_repository.repository.name>"},
-		{"aws_ecs_cluster_capacity_providers", "cluster", "capacity_providers", "[FARGATE FARGATE_SPOT]"},
 		{"aws_iam_role_policy", "task_role", "role", "<aws_iam_role.task_role.name>"},
 		{"aws_iam_role_policy_attachment", "user_policy_read_only_analysts", "role", "analysts"},
 		{"aws_vpc_security_group_egress_rule", "security_group1", "cidr_ipv4", "0.0.0.0/0"},
