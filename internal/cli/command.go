@@ -22,7 +22,7 @@ type Command struct {
 	MaxArgs  int    // the most arguments, or AnyNumber
 	About    []Passage
 	Examples []string
-	Flags    []Option // its own options; every setting is an option too
+	Flags    []*Option // its own options; every setting is an option too
 	Settings []string // the groups of settings that help shows for it
 	Verbs    []*Command
 	Usual    string // the verb that runs by default; "": the user must name one
