@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -20,6 +21,17 @@ func NoFormat(who, format string, d Database) error {
 		return !ok
 	})
 	return fail.Usagef("choose one of: "+strings.Join(FormatNames(can), ", "), "%s: format %s does not exist for %s", who, format, what)
+}
+
+// Choose returns the format of a name, which defaults to uri, among all. who asks for it; the hint puts prefix before a name.
+func Choose(all []Format, name, who, prefix string) (Format, error) {
+	name = cmp.Or(name, "uri")
+	if i := slices.IndexFunc(all, func(f Format) bool { return f.Name == name }); i >= 0 {
+		return all[i], nil
+	}
+	names := FormatNames(all)
+	next := config.DidYouMean(name, names, prefix, "choose one of: "+strings.Join(names, ", "))
+	return Format{}, fail.Usagef(next, "%s: unknown format %q", who, name)
 }
 
 // FormatsByName are the forms of a connection string, by name.

@@ -41,15 +41,6 @@ type agentLogsOptions struct{ follow bool }
 func (a *app) agentCommand() *cli.Command {
 	var run agentRunOptions
 	var logs agentLogsOptions
-	with := func(settings func() (config.Settings, error), run func(context.Context, config.Settings) error) func(context.Context, []string) error {
-		return func(ctx context.Context, _ []string) error {
-			s, err := settings()
-			if err != nil {
-				return err
-			}
-			return run(ctx, s)
-		}
-	}
 	groups := []string{config.GroupLocal, config.GroupOutput}
 	return &cli.Command{
 		Name:    "agent",
@@ -69,26 +60,32 @@ func (a *app) agentCommand() *cli.Command {
 				},
 				Examples: []string{"bastion agent run", "bastion agent run --stay --log-file agent.log"},
 				Settings: groups,
-				Run:      with(a.agentSettings, func(ctx context.Context, s config.Settings) error { return a.agentRun(ctx, s, run) }),
+				Run: func(ctx context.Context, _ []string) error {
+					s, err := a.agentSettings()
+					if err != nil {
+						return err
+					}
+					return a.agentRun(ctx, s, run)
+				},
 			},
 			{
 				Name: "start", Summary: "start it in the background, unless it runs", Examples: []string{"bastion agent start"},
-				Settings: groups, Run: with(a.settings, a.agentStart),
+				Settings: groups, Run: a.with(a.agentStart),
 			},
 			{
 				Name: "stop", Summary: "end it with its links and forwards; detached forwards return when it starts again",
-				Examples: []string{"bastion agent stop"}, Settings: groups, Run: with(a.settings, a.agentStop),
+				Examples: []string{"bastion agent stop"}, Settings: groups, Run: a.with(a.agentStop),
 			},
 			{
 				Name: "status", Summary: "show whether it runs, and its links and forwards",
 				Examples: []string{"bastion agent status", "bastion agent status -o json"}, Settings: groups,
-				Run: with(a.settings, a.agentStatus),
+				Run: a.with(a.agentStatus),
 			},
 			{
 				Name: "logs", Summary: "print the end of its log: each connection's target, duration and bytes, never its content",
 				Examples: []string{"bastion agent logs --follow"}, Settings: groups,
 				Flags: []*cli.Option{cli.Switch(&logs.follow, "go on with new lines, until Ctrl-C", "follow", "f")},
-				Run:   with(a.settings, func(ctx context.Context, s config.Settings) error { return a.agentLogs(ctx, s, logs) }),
+				Run:   a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.agentLogs(ctx, s, logs) }),
 			},
 		},
 	}
@@ -139,7 +136,7 @@ func (a *app) announce(s config.Settings, socket string) error {
 	return err
 }
 
-func (a *app) agentStart(ctx context.Context, s config.Settings) error {
+func (a *app) agentStart(ctx context.Context, s config.Settings, _ []string) error {
 	client, err := a.connectAgent(ctx, s)
 	if err != nil {
 		return err
@@ -147,7 +144,7 @@ func (a *app) agentStart(ctx context.Context, s config.Settings) error {
 	return a.printAgent(ctx, client, s)
 }
 
-func (a *app) agentStatus(ctx context.Context, s config.Settings) error {
+func (a *app) agentStatus(ctx context.Context, s config.Settings, _ []string) error {
 	client, err := launch.Client(s)
 	if err != nil {
 		return err
@@ -163,11 +160,9 @@ func (a *app) printAgent(ctx context.Context, client *api.Client, s config.Setti
 	if s.Output.Format == "json" {
 		return a.printJSON(st)
 	}
-	err = console.Printf(a.out, "the agent runs: process %d, version %s, since %s\n%s, %s\nsocket %s\nlog %s\n",
+	return console.Printf(a.out, "the agent runs: process %d, version %s, since %s\n%s, %s\nsocket %s\nlog %s\n",
 		st.PID, st.Version, st.Started.Local().Format(time.DateTime), words.Count(len(st.Links), "link"),
-		words.Count(len(st.Forwards), "forward"),
-		st.Socket, words.Dash(st.Log))
-	return err
+		words.Count(len(st.Forwards), "forward"), st.Socket, words.Dash(st.Log))
 }
 
 // agentLogs prints the end of the log.
@@ -210,15 +205,14 @@ func (l *logLines) Write(p []byte) (int, error) {
 // connectAgent returns a client of the user's agent, which it starts if it does not run.
 func (a *app) connectAgent(ctx context.Context, s config.Settings) (*api.Client, error) {
 	client, version, err := launch.Connect(ctx, s)
-	if own := readVersion().Version; err == nil && version != own && !s.Output.Quiet {
-		_ = console.Printf(a.err, "bastion: the agent is of version %s, this command of %s; bastion agent stop ends the old one\n",
-			version, own)
+	if own := readVersion().Version; err == nil && version != own {
+		a.note(s, "the agent is of version %s, this command of %s; bastion agent stop ends the old one", version, own)
 	}
 	return client, err
 }
 
 // agentStop ends the agent.
-func (a *app) agentStop(ctx context.Context, s config.Settings) error {
+func (a *app) agentStop(ctx context.Context, s config.Settings, _ []string) error {
 	was, err := launch.Stop(ctx, s)
 	if err != nil {
 		return err

@@ -9,7 +9,6 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
-	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -71,7 +70,5 @@ func (a *app) programInAgent(ctx context.Context, s config.Settings, err error) 
 }
 
 func (a *app) noteAlone(s config.Settings, why string) {
-	if !s.Output.Quiet {
-		_ = console.Printf(a.err, "bastion: going on without the agent, which %s\n", why)
-	}
+	a.note(s, "going on without the agent, which %s", why)
 }

@@ -63,6 +63,17 @@ func (a *app) settings() (config.Settings, error) {
 	return a.load(config.Source{Flags: a.line.Settings, File: a.line.ConfigFile, Ignored: a.warnIgnored})
 }
 
+// with returns what runs a command with its settings and its arguments.
+func (a *app) with(run func(context.Context, config.Settings, []string) error) func(context.Context, []string) error {
+	return func(ctx context.Context, args []string) error {
+		s, err := a.settings()
+		if err != nil {
+			return err
+		}
+		return run(ctx, s, args)
+	}
+}
+
 // agentSettings are the settings of the agent itself. It serves every directory of the user's, so the project file of the one where
 // it happens to start has no say. A service manager starts it in the home directory.
 func (a *app) agentSettings() (config.Settings, error) {
@@ -81,14 +92,12 @@ func (a *app) load(src config.Source) (config.Settings, error) {
 		}
 	}
 	underSudo(&s, os.Getenv, os.Geteuid())
-	if !s.Output.Quiet {
-		a.warnOfVariables(os.Environ())
-	}
+	a.warnOfVariables(s, os.Environ())
 	return s, nil
 }
 
 // warnOfVariables names the variables that look like a setting misspelt. Others that begin alike are not ours to judge.
-func (a *app) warnOfVariables(environ []string) {
+func (a *app) warnOfVariables(settings config.Settings, environ []string) {
 	const prefix = "BASTION_"
 	known := []string{"CONFIG", strings.TrimPrefix(execenv.List, prefix)}
 	var given []string // prefixes of what bastion exec has set
@@ -108,8 +117,7 @@ func (a *app) warnOfVariables(environ []string) {
 			continue
 		}
 		if near := config.Nearest(name, known); near != "" {
-			_ = console.Printf(a.err, "bastion: the variable %s is not a setting and is ignored; did you mean %s?\n",
-				full, prefix+near)
+			a.note(settings, "the variable %s is not a setting and is ignored; did you mean %s?", full, prefix+near)
 		}
 	}
 }

@@ -20,8 +20,8 @@ import (
 )
 
 // up runs `bastion up`.
-func (a *app) up(ctx context.Context, _ []string) error {
-	run, err := a.begin(ctx, "up")
+func (a *app) up(ctx context.Context, s config.Settings, _ []string) error {
+	run, err := a.open(ctx, "up", s)
 	if err != nil {
 		return err
 	}
@@ -35,7 +35,7 @@ func (a *app) up(ctx context.Context, _ []string) error {
 		return err
 	}
 	run.progress.Idle()
-	if run.settings.Output.Format == "json" {
+	if s.Output.Format == "json" {
 		return a.printJSON(r)
 	}
 	verb := "is running"
@@ -60,7 +60,7 @@ func (a *app) upCommand() *cli.Command {
 			its exec agent is connected and bastiond answers. forward, socks and proxy do the same by themselves.`)},
 		Examples: []string{"bastion up", "bastion up -o json | jq -r .task_arn"},
 		Settings: showBastion,
-		Run:      a.up,
+		Run:      a.with(a.up),
 	}
 }
 
@@ -80,30 +80,30 @@ func (a *app) downCommand() *cli.Command {
 			cli.Switch(&o.refused, "also stop tasks that are marked as yours but that bastion does not use", "refused"),
 		},
 		Settings: showCommon,
-		Run:      func(ctx context.Context, _ []string) error { return a.down(ctx, o) },
+		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.down(ctx, s, o) }),
 	}
 }
 
 // down runs `bastion down`.
-func (a *app) down(ctx context.Context, o downOptions) error {
-	run, err := a.begin(ctx, "down")
+func (a *app) down(ctx context.Context, s config.Settings, o downOptions) error {
+	run, err := a.open(ctx, "down", s)
 	if err != nil {
 		return err
 	}
 	defer run.close()
-	ctx, cancel := bounded(ctx, run.settings)
+	ctx, cancel := bounded(ctx, s)
 	defer cancel()
 	r, err := run.access.Down(ctx, o.refused)
 	if err != nil {
 		return err
 	}
 	run.progress.Idle()
-	if run.settings.Output.Format == "json" {
+	if s.Output.Format == "json" {
 		return a.printJSON(r)
 	}
 	var b strings.Builder
 	if len(r.Stopped) == 0 {
-		_ = console.Printf(&b, "no bastion of yours runs in cluster %s\n", run.settings.Bastion.Cluster)
+		_ = console.Printf(&b, "no bastion of yours runs in cluster %s\n", s.Bastion.Cluster)
 	}
 	for _, t := range r.Stopped {
 		_ = console.Printf(&b, "bastion %s is being stopped\n", t.TaskID)
@@ -112,10 +112,10 @@ func (a *app) down(ctx context.Context, o downOptions) error {
 		_ = console.Printf(&b, "task %s is left alone: it is marked as yours, but it %s (bastion down --refused stops it)\n",
 			t.TaskID, t.Refused)
 	}
-	if _, err = io.WriteString(a.out, b.String()); err != nil || len(r.Stopped) == 0 || run.settings.Output.Quiet {
+	if _, err = io.WriteString(a.out, b.String()); err != nil || len(r.Stopped) == 0 || s.Output.Quiet {
 		return err
 	}
-	return a.noteOpenForwards(ctx, run.settings)
+	return a.noteOpenForwards(ctx, s)
 }
 
 // noteOpenForwards says which forwards of the command's scope start another bastion with their next connection, if there are some.
@@ -166,19 +166,15 @@ func (a *app) statusCommand() *cli.Command {
 		},
 		Flags:    []*cli.Option{cli.Switch(&o.watch, "show each change, until Ctrl-C", "watch", "w")},
 		Settings: showCommon,
-		Run:      func(ctx context.Context, _ []string) error { return a.status(ctx, o) },
+		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.status(ctx, s, o) }),
 	}
 }
 
 // status runs `bastion status`. The links are shown also when AWS does not answer: then most of all one wants to know.
-func (a *app) status(ctx context.Context, o statusOptions) error {
-	s, err := a.settings()
-	if err != nil {
-		return err
-	}
+func (a *app) status(ctx context.Context, s config.Settings, o statusOptions) error {
 	st, err := launch.State(ctx, s)
-	if err != nil && !s.Output.Quiet {
-		_ = console.Printf(a.err, "bastion: the agent's links cannot be shown: %s\n", err)
+	if err != nil {
+		a.note(s, "the agent's links cannot be shown: %s", err)
 	}
 	if err := a.printStatusOnce(ctx, s, st, o.watch); err != nil || !o.watch {
 		return err
@@ -224,8 +220,8 @@ const (
 // printStatusOnce shows what AWS says and the links; JSON on one line if it is one of several.
 func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState api.State, several bool) error {
 	processes, err := api.Commands(ctx, s.Local.RuntimeDir)
-	if err != nil && !s.Output.Quiet {
-		_ = console.Printf(a.err, "bastion: the links of running commands cannot be shown: %s\n", err)
+	if err != nil {
+		a.note(s, "the links of running commands cannot be shown: %s", err)
 	}
 	processes = append(statusview.Agent(agentState), processes...)
 	st, awsErr := a.awsStatus(ctx, s)
@@ -271,13 +267,4 @@ func (a *app) printStatus(st statusOutput) error {
 		return err
 	}
 	return statusview.Processes(a.out, st.Processes)
-}
-
-// begin does what up and down have in common.
-func (a *app) begin(ctx context.Context, command string) (*session, error) {
-	s, err := a.settings()
-	if err != nil {
-		return nil, err
-	}
-	return a.open(ctx, command, s)
 }

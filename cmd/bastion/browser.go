@@ -12,7 +12,6 @@ import (
 	"github.com/bastion-ssm/bastion/internal/browser"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
-	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/linkview"
 )
@@ -42,7 +41,7 @@ func (a *app) browserCommand() *cli.Command {
 			cli.Switch(&o.fresh, "use a new profile, and remove it at the end", "fresh"),
 		},
 		Settings: []string{config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput},
-		Run:      func(ctx context.Context, args []string) error { return a.browser(ctx, args, o) },
+		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.browser(ctx, s, args, o) }),
 	}
 }
 
@@ -50,11 +49,7 @@ func (a *app) browserCommand() *cli.Command {
 type browserOptions struct{ all, fresh bool }
 
 // browser runs `bastion browser`. What can be wrong on this machine is found before anything is asked of AWS.
-func (a *app) browser(ctx context.Context, args []string, o browserOptions) error {
-	s, err := a.settings()
-	if err != nil {
-		return err
-	}
+func (a *app) browser(ctx context.Context, s config.Settings, args []string, o browserOptions) error {
 	page, options, err := browserArgs(args)
 	if err != nil {
 		return err
@@ -72,15 +67,12 @@ func (a *app) browser(ctx context.Context, args []string, o browserOptions) erro
 		return err
 	}
 	defer func() {
-		if err := profile.Close(); err != nil && !s.Output.Quiet {
-			_ = console.Printf(a.err, "bastion: the browser's profile is left behind: %s\n", err)
+		if err := profile.Close(); err != nil {
+			a.note(s, "the browser's profile is left behind: %s", err)
 		}
 	}()
 	if profile.InUse() {
-		if !s.Output.Quiet {
-			fmt.Fprintln(a.err, "bastion: the browser runs already, "+
-				"and opens the page with the settings that it was started with")
-		}
+		a.note(s, "the browser runs already, and opens the page with the settings that it was started with")
 		return b.Run(ctx, profile, b.Args(profile.Dir, nil, page))
 	}
 	requests := []api.ForwardRequest{{Kind: api.KindProxy, Name: "browser", Listen: ":"}}

@@ -2,15 +2,13 @@ package main
 
 import (
 	"context"
-	"fmt"
+	"maps"
 	"slices"
-	"strings"
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/browser"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
-	"github.com/bastion-ssm/bastion/internal/console"
 )
 
 // dashboardOptions are the options of dashboard that are no settings.
@@ -42,39 +40,29 @@ func (a *app) dashboardCommand() *cli.Command {
 			cli.Switch(&o.noOpen, "only print the address", "no-open"),
 		},
 		Settings: []string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
-		Run:      func(ctx context.Context, _ []string) error { return a.dashboard(ctx, o) },
+		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.dashboard(ctx, s, o) }),
 	}
 }
 
 // dashboard runs `bastion dashboard`.
-func (a *app) dashboard(ctx context.Context, o dashboardOptions) error {
-	s, err := a.settings()
-	if err != nil {
-		return err
-	}
+func (a *app) dashboard(ctx context.Context, s config.Settings, o dashboardOptions) error {
 	client, err := a.connectAgent(ctx, s)
 	if err != nil {
 		return err
 	}
 	req := api.DashboardRequest{Scope: a.scope(s), Listen: o.listen}
-	for name, t := range s.Targets {
-		req.Targets = append(req.Targets, api.NamedTarget{Name: name, Spec: t.Spec, LocalPort: t.LocalPort})
+	for _, name := range slices.Sorted(maps.Keys(s.Targets)) {
+		req.Targets = append(req.Targets, api.NamedTarget{Name: name, Spec: s.Targets[name].Spec, LocalPort: s.Targets[name].LocalPort})
 	}
-	slices.SortFunc(req.Targets, func(x, y api.NamedTarget) int { return strings.Compare(x.Name, y.Name) })
 	link, err := client.Dashboard(ctx, req)
 	if err != nil {
 		return remoteHint(err)
 	}
-	if s.Output.Format == "json" {
-		err = a.printJSON(link)
-	} else {
-		_, err = fmt.Fprintln(a.out, link.URL)
-	}
-	if err != nil || o.noOpen {
+	if err := a.outcome(s, link, link.URL); err != nil || o.noOpen {
 		return err
 	}
-	if err := browser.OpenPage(ctx, link.Page); err != nil && !s.Output.Quiet {
-		_ = console.Printf(a.err, "bastion: no browser was started (%s): open the address within a minute\n", err)
+	if err := browser.OpenPage(ctx, link.Page); err != nil {
+		a.note(s, "no browser was started (%s): open the address within a minute", err)
 	}
 	return nil
 }

@@ -14,9 +14,9 @@ import (
 	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
-	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/execenv"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/linkview"
 	"github.com/bastion-ssm/bastion/internal/partition"
 	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/targets"
@@ -98,16 +98,12 @@ func (a *app) execCommand() *cli.Command {
 		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupLocal, config.GroupOutput},
 		Divided:  true,
 		Complete: func([]string) []cli.Candidate { return a.targetCandidates() },
-		Run:      func(ctx context.Context, args []string) error { return a.exec(ctx, args, o) },
+		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.exec(ctx, s, args, o) }),
 	}
 }
 
 // exec runs `bastion exec`.
-func (a *app) exec(ctx context.Context, args []string, o execOptions) error {
-	s, err := a.settings()
-	if err != nil {
-		return err
-	}
+func (a *app) exec(ctx context.Context, s config.Settings, args []string, o execOptions) error {
 	pairs, program, err := execenv.Parse(args)
 	if err != nil {
 		return err
@@ -129,7 +125,7 @@ func (a *app) exec(ctx context.Context, args []string, o execOptions) error {
 	}
 	var outcome error
 	ran := false
-	err = a.withForwards(ctx, s, wanted{command: "exec", forwards: requests}, func(ctx context.Context, infos []api.Forward) error {
+	err = a.openForwards(ctx, s, wanted{command: "exec", forwards: requests}, func(ctx context.Context, infos []api.Forward, _ *linkview.Watch) error {
 		return names.during(ctx, func() error {
 			databases, err := o.databases(s, pairs, infos, tokens)
 			if err != nil {
@@ -142,9 +138,7 @@ func (a *app) exec(ctx context.Context, args []string, o execOptions) error {
 			ran = true
 			cmd := &exec.Cmd{Path: path, Args: program, Env: env, Stdin: a.in, Stdout: a.raw.out, Stderr: a.raw.err}
 			outcome = a.signals.Run(ctx, "exec", cmd, func() {
-				if !s.Output.Quiet {
-					_ = console.Printf(a.err, "bastion: the forwards have ended; %s goes on without them\n", program[0])
-				}
+				a.note(s, "the forwards have ended; %s goes on without them", program[0])
 			})
 			return outcome
 		})
@@ -180,10 +174,8 @@ func (a *app) execEnvironment(s config.Settings, databases []dsn.Database, progr
 	if err != nil {
 		return nil, err
 	}
-	if !s.Output.Quiet {
-		for _, note := range notes {
-			_ = console.Printf(a.err, "bastion: %s\n", note)
-		}
+	for _, note := range notes {
+		a.note(s, "%s", note)
 	}
 	return append(env, more...), nil
 }

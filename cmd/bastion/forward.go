@@ -100,7 +100,7 @@ func (a *app) forwardCommand() *cli.Command {
 		},
 		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupOutput},
 		Complete: func([]string) []cli.Candidate { return a.targetCandidates() },
-		Run:      func(ctx context.Context, args []string) error { return a.forward(ctx, args, o) },
+		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.forward(ctx, s, args, o) }),
 	}
 }
 
@@ -117,16 +117,10 @@ func detachFlag(into *bool) *cli.Option {
 }
 
 // forward runs `bastion forward`.
-func (a *app) forward(ctx context.Context, args []string, o forwardOptions) error {
-	s, err := a.settings()
-	if err != nil {
-		return err
-	}
+func (a *app) forward(ctx context.Context, s config.Settings, args []string, o forwardOptions) error {
 	requests, notes, err := request.Parse(args, o.local, s)
 	for _, note := range notes {
-		if !s.Output.Quiet {
-			_ = console.Printf(a.err, "bastion: %s\n", note)
-		}
+		a.note(s, "%s", note)
 	}
 	if err != nil {
 		return err
@@ -148,27 +142,7 @@ func (a *app) forward(ctx context.Context, args []string, o forwardOptions) erro
 		}
 	}
 	w := wanted{command: "forward", forwards: requests, named: o.name != ""}
-	if o.detach {
-		forwards, err := a.openDetached(ctx, s, w)
-		if err != nil {
-			return err
-		}
-		return a.printForwards(forwards, s)
-	}
-	return a.openForwards(ctx, s, w, func(
-		ctx context.Context, forwards []api.Forward, watch *linkview.Watch,
-	) error {
-		return names.during(ctx, func() error {
-			if err := a.printForwards(forwards, s); err != nil {
-				return err
-			}
-			if s.Output.Format == "json" {
-				watch.WriteEvents(a.out)
-			}
-			<-ctx.Done()
-			return context.Cause(ctx)
-		})
-	})
+	return a.serveForwards(ctx, s, w, o.detach, names, func(forwards []api.Forward) error { return a.printForwards(forwards, s) })
 }
 
 // link brings up a link whose grant is for the destinations in permit. The caller closes it.

@@ -30,29 +30,45 @@ type wanted struct {
 	named    bool // --name names the forward: no other name will do
 }
 
-// withForwards opens forwards, through the agent or, without it, in this process, and runs work while they are open. It
-// returns work's error, or why the forwards have ended. The forwards that work gets are in the order of the wanted ones.
-func (a *app) withForwards(ctx context.Context, s config.Settings, w wanted,
-	work func(ctx context.Context, forwards []api.Forward) error,
+// work is what runs while forwards are open. It gets them in the order of the wanted ones, and what tells of their link.
+type work func(context.Context, []api.Forward, *linkview.Watch) error
+
+// serveForwards opens forwards and shows them. It leaves them to the agent if they are detached. Otherwise they stay open until ctx or they
+// themselves end, names are in the hosts file as long, and with -o json the link's events follow.
+func (a *app) serveForwards(
+	ctx context.Context, s config.Settings, w wanted, detached bool, names *hostNames, show func([]api.Forward) error,
 ) error {
-	return a.openForwards(ctx, s, w, func(
-		ctx context.Context, forwards []api.Forward, _ *linkview.Watch,
-	) error {
-		return work(ctx, forwards)
+	if detached {
+		forwards, err := a.openDetached(ctx, s, w)
+		if err != nil {
+			return err
+		}
+		return show(forwards)
+	}
+	return a.openForwards(ctx, s, w, func(ctx context.Context, forwards []api.Forward, watch *linkview.Watch) error {
+		return names.during(ctx, func() error {
+			if err := show(forwards); err != nil {
+				return err
+			}
+			if s.Output.Format == "json" {
+				watch.WriteEvents(a.out)
+			}
+			<-ctx.Done()
+			return context.Cause(ctx)
+		})
 	})
 }
 
-// openForwards is withForwards for a caller that tells of the link too.
-func (a *app) openForwards(ctx context.Context, s config.Settings, w wanted,
-	work func(context.Context, []api.Forward, *linkview.Watch) error,
-) error {
+// openForwards opens forwards, through the agent or, without it, in this process, and does work while they are open. It returns work's
+// error, or why the forwards have ended.
+func (a *app) openForwards(ctx context.Context, s config.Settings, w wanted, do work) error {
 	if a.usesAgent(ctx, s) {
-		opened, err := a.openBy(ctx, s, w, a.sharedAgent(s), work)
+		opened, err := a.openBy(ctx, s, w, a.sharedAgent(s), do)
 		if opened || !a.goesOnAlone(ctx, s, err) {
 			return err
 		}
 	}
-	_, err := a.openBy(ctx, s, w, a.privateAgent(s, w.command), work)
+	_, err := a.openBy(ctx, s, w, a.privateAgent(s, w.command), do)
 	return err
 }
 
@@ -82,9 +98,7 @@ func (a *app) privateAgent(s config.Settings, command string) whichAgent {
 }
 
 // openBy is openForwards by one agent. opened says whether work has begun.
-func (a *app) openBy(ctx context.Context, s config.Settings, w wanted, which whichAgent,
-	work func(context.Context, []api.Forward, *linkview.Watch) error,
-) (opened bool, _ error) {
+func (a *app) openBy(ctx context.Context, s config.Settings, w wanted, which whichAgent, do work) (opened bool, _ error) {
 	p := console.NewProgress(a.raw.err, s.Output.Quiet)
 	defer p.Close()
 	watch := &linkview.Watch{Progress: p}
@@ -108,7 +122,7 @@ func (a *app) openBy(ctx context.Context, s config.Settings, w wanted, which whi
 			if e.Event == api.EventForwards && working.CompareAndSwap(false, true) {
 				p.Idle()
 				go func() {
-					err := work(workCtx, e.Forwards, watch)
+					err := do(workCtx, e.Forwards, watch)
 					worked <- outcome{err, context.Cause(workCtx)} // a link that gives up from now on does not matter
 					end(nil)
 				}()

@@ -28,13 +28,7 @@ func (a *app) lsCommand() *cli.Command {
 		return &cli.Command{
 			Name: name, Summary: summary, Settings: showCommon,
 			Examples: []string{"bastion ls " + name, "bastion ls " + name + " -o json"},
-			Run: func(ctx context.Context, _ []string) error {
-				s, err := a.settings()
-				if err != nil {
-					return err
-				}
-				return list(ctx, s)
-			},
+			Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return list(ctx, s) }),
 		}
 	}
 	return &cli.Command{
@@ -141,6 +135,7 @@ func (a *app) stopCommand() *cli.Command {
 		Summary: "end forwards of the agent",
 		Group:   groupAgent,
 		Args:    "NAME...|all",
+		MinArgs: 1,
 		MaxArgs: cli.AnyNumber,
 		About: []cli.Passage{
 			cli.Para("Ends the forwards with these names, and their connections. A command that has them in the foreground ends too."),
@@ -153,16 +148,7 @@ func (a *app) stopCommand() *cli.Command {
 		Complete: func([]string) []cli.Candidate {
 			return append(a.forwardCandidates(), cli.Candidate{Value: "all", Help: "every forward"})
 		},
-		Run: func(ctx context.Context, args []string) error {
-			if len(args) == 0 {
-				return fail.Usagef("usage: bastion stop NAME...|all", "stop: arguments are missing")
-			}
-			s, err := a.settings()
-			if err != nil {
-				return err
-			}
-			return a.stop(ctx, s, args)
-		},
+		Run: a.with(a.stop),
 	}
 }
 
@@ -263,13 +249,7 @@ func (a *app) waitCommand() *cli.Command {
 		}, "timeout")},
 		Settings: []string{config.GroupAWS, config.GroupOutput},
 		Complete: func([]string) []cli.Candidate { return a.forwardCandidates() },
-		Run: func(ctx context.Context, args []string) error {
-			s, err := a.settings()
-			if err != nil {
-				return err
-			}
-			return a.wait(ctx, s, args[0], o)
-		},
+		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.wait(ctx, s, args[0], o) }),
 	}
 }
 
@@ -302,11 +282,8 @@ func (a *app) wait(ctx context.Context, s config.Settings, name string, o waitOp
 		}
 		f, err := lookup.Choose(ctx, st.Forwards, name, m)
 		switch {
-		case err == nil && f.State == api.ForwardReady && s.Output.Format == "json":
-			return a.printJSON(f)
 		case err == nil && f.State == api.ForwardReady:
-			_, err := fmt.Fprintln(a.out, f.Listen)
-			return err
+			return a.outcome(s, f, f.Listen)
 		case left <= 0:
 			lacks, next := lookup.Missing(f, err)
 			return fail.New(fail.Timeout, "wait for the forward "+name, fmt.Errorf("%s after %s", lacks, o.timeout), next)

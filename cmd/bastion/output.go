@@ -9,6 +9,13 @@ import (
 	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
+// note says something on standard error, unless the command is to be quiet.
+func (a *app) note(s config.Settings, format string, args ...any) {
+	if !s.Output.Quiet {
+		_ = console.Printf(a.err, "bastion: "+format+"\n", args...)
+	}
+}
+
 // outcome prints what a command has done: a sentence, or v where JSON is wanted.
 func (a *app) outcome(s config.Settings, v any, text string) error {
 	if s.Output.Format == "json" {

@@ -71,7 +71,7 @@ func (a *app) proxyCommand() *cli.Command {
 		},
 		Settings: showCommon,
 		Complete: bastionHost,
-		Run:      func(ctx context.Context, args []string) error { return a.proxy(ctx, args, o) },
+		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.proxy(ctx, s, args, o) }),
 	}
 }
 
@@ -98,11 +98,7 @@ func (a *app) knownHostsCommand() *cli.Command {
 }
 
 // proxy runs `bastion proxy`.
-func (a *app) proxy(ctx context.Context, args []string, o proxyOptions) error {
-	s, err := a.settings()
-	if err != nil {
-		return err
-	}
+func (a *app) proxy(ctx context.Context, s config.Settings, args []string, o proxyOptions) error {
 	host := strings.TrimSuffix(strings.TrimPrefix(args[0], "["), "]")
 	if host == "" {
 		return fail.Usagef("usage: bastion proxy HOST PORT", "proxy: the host is empty")

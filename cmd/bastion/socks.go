@@ -10,7 +10,6 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
-	"github.com/bastion-ssm/bastion/internal/linkview"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
@@ -41,7 +40,7 @@ func (a *app) socksCommand() *cli.Command {
 			cli.Text(&o.name, "NAME", "name of the proxy for stop and wait", "name"),
 		},
 		Settings: []string{config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput},
-		Run:      func(ctx context.Context, args []string) error { return a.socks(ctx, args, o) },
+		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.socks(ctx, s, args, o) }),
 	}
 }
 
@@ -74,11 +73,7 @@ func newProxyInfo(addr, user string) proxyInfo {
 }
 
 // socks runs `bastion socks`.
-func (a *app) socks(ctx context.Context, args []string, o socksOptions) error {
-	s, err := a.settings()
-	if err != nil {
-		return err
-	}
+func (a *app) socks(ctx context.Context, s config.Settings, args []string, o socksOptions) error {
 	local, err := targets.ParseLocal(args[0])
 	if err != nil {
 		return err
@@ -91,25 +86,8 @@ func (a *app) socks(ctx context.Context, args []string, o socksOptions) error {
 		command: "socks", forwards: []api.ForwardRequest{{Kind: api.KindProxy, Name: o.name, Listen: local.String()}},
 		named: o.name != "",
 	}
-	show := func(forwards []api.Forward) error { return a.printProxy(newProxyInfo(forwards[0].Listen, user), s) }
-	if o.detach {
-		forwards, err := a.openDetached(ctx, s, w)
-		if err != nil {
-			return err
-		}
-		return show(forwards)
-	}
-	return a.openForwards(ctx, s, w, func(
-		ctx context.Context, forwards []api.Forward, watch *linkview.Watch,
-	) error {
-		if err := show(forwards); err != nil {
-			return err
-		}
-		if s.Output.Format == "json" {
-			watch.WriteEvents(a.out)
-		}
-		<-ctx.Done()
-		return context.Cause(ctx)
+	return a.serveForwards(ctx, s, w, o.detach, nil, func(forwards []api.Forward) error {
+		return a.printProxy(newProxyInfo(forwards[0].Listen, user), s)
 	})
 }
 
@@ -130,6 +108,5 @@ func (a *app) printProxy(p proxyInfo, s config.Settings) error {
 	if s.Output.Format == "json" {
 		return a.printLine(p)
 	}
-	err := console.Printf(a.out, "%s\n%s\n%s\n", p.Proxy, p.HTTP, p.PAC)
-	return err
+	return console.Printf(a.out, "%s\n%s\n%s\n", p.Proxy, p.HTTP, p.PAC)
 }

@@ -40,16 +40,12 @@ func (a *app) tokenCommand() *cli.Command {
 		Complete: func([]string) []cli.Candidate {
 			return slices.DeleteFunc(a.targetCandidates(), func(c cli.Candidate) bool { return c.Value == cacheSpec })
 		},
-		Run: func(ctx context.Context, args []string) error { return a.token(ctx, args, o) },
+		Run: a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.token(ctx, s, args, o) }),
 	}
 }
 
 // token runs `bastion token`.
-func (a *app) token(ctx context.Context, args []string, o tokenOptions) error {
-	s, err := a.settings()
-	if err != nil {
-		return err
-	}
+func (a *app) token(ctx context.Context, s config.Settings, args []string, o tokenOptions) error {
 	spec, err := targets.Parse(args[0])
 	if err != nil {
 		return err

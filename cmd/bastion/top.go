@@ -34,7 +34,7 @@ func (a *app) topCommand() *cli.Command {
 		},
 		Examples: []string{"bastion top", "bastion top -o json | jq '.state.links[].live[].sessions'"},
 		Settings: []string{config.GroupLocal, config.GroupOutput},
-		Run:      a.top,
+		Run:      a.with(a.top),
 	}
 }
 
@@ -45,11 +45,7 @@ type topOutput struct {
 }
 
 // top runs `bastion top`. It starts no agent: there would be nothing to see.
-func (a *app) top(ctx context.Context, _ []string) error {
-	s, err := a.settings()
-	if err != nil {
-		return err
-	}
+func (a *app) top(ctx context.Context, s config.Settings, _ []string) error {
 	client, err := launch.Client(s)
 	if err != nil {
 		return err
@@ -82,9 +78,7 @@ func (a *app) topOnce(ctx context.Context, client *api.Client, s config.Settings
 	}
 	if isRunning {
 		out.State = st
-		if accounts, err := client.Bastions(ctx); err == nil {
-			out.Accounts = accounts
-		} else {
+		if out.Accounts, err = client.Bastions(ctx); err != nil {
 			return err
 		}
 	}

@@ -256,15 +256,11 @@ func (a *app) distrust(ctx context.Context, named string, store config.Store, s 
 	if err != nil {
 		return err
 	}
-	if s.Output.Format == "json" {
-		return a.printJSON(map[string]any{"file": path, "removed": had})
-	}
 	verb := "was not trusted"
 	if had {
 		verb = "is no longer trusted"
 	}
-	err = console.Printf(a.out, "%q %s\n", path, verb)
-	return err
+	return a.outcome(s, map[string]any{"file": path, "removed": had}, fmt.Sprintf("%q %s", path, verb))
 }
 
 // warnIgnored says why a file that was found is not used. It is said in quiet commands too: the file may be the user's own.

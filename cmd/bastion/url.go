@@ -1,13 +1,10 @@
 package main
 
 import (
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
-	"slices"
-	"strings"
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
@@ -16,7 +13,6 @@ import (
 	"github.com/bastion-ssm/bastion/agent/lookup"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
-	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
 )
@@ -58,25 +54,15 @@ func (a *app) urlCommand() *cli.Command {
 			Choices(cli.Words(dsn.FormatNames(dsn.FormatsByName())...)...)),
 		Settings: []string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
 		Complete: func([]string) []cli.Candidate { return append(a.forwardCandidates(), a.targetCandidates()...) },
-		Run:      func(ctx context.Context, args []string) error { return a.url(ctx, args[0], o) },
+		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.url(ctx, s, args[0], o) }),
 	}
 }
 
 // url runs `bastion url`.
-func (a *app) url(ctx context.Context, name string, o urlOptions) error {
-	s, err := a.settings()
+func (a *app) url(ctx context.Context, s config.Settings, name string, o urlOptions) error {
+	format, err := dsn.Choose(dsn.FormatsByName(), o.format, "url", "--format ")
 	if err != nil {
 		return err
-	}
-	o.format = cmp.Or(o.format, "uri")
-	i := slices.IndexFunc(dsn.FormatsByName(), func(f dsn.Format) bool { return f.Name == o.format })
-	if i < 0 {
-		names := dsn.FormatNames(dsn.FormatsByName())
-		next := "choose one of: " + strings.Join(names, ", ")
-		if near := config.Nearest(o.format, names); near != "" {
-			next = "did you mean --format " + near + "?"
-		}
-		return fail.Usagef(next, "url: unknown format %q", o.format)
 	}
 	if err := errors.Join(o.check(), checkCA(s)); err != nil {
 		return err
@@ -85,8 +71,8 @@ func (a *app) url(ctx context.Context, name string, o urlOptions) error {
 	if err != nil {
 		return err
 	}
-	if f.State == api.ForwardWaiting && !s.Output.Quiet {
-		_ = console.Printf(a.err, "bastion: connections to %s wait %s\n", f.Name, f.Trouble(time.Now()))
+	if f.State == api.ForwardWaiting {
+		a.note(s, "connections to %s wait %s", f.Name, f.Trouble(time.Now()))
 	}
 	d, err := dsn.New(name, f, s)
 	if err != nil {
@@ -102,13 +88,13 @@ func (a *app) url(ctx context.Context, name string, o urlOptions) error {
 			return err
 		}
 	}
-	text, ok := dsn.FormatsByName()[i].Of(d)
+	text, ok := format.Of(d)
 	if !ok {
-		return dsn.NoFormat("url", o.format, d)
+		return dsn.NoFormat("url", format.Name, d)
 	}
 	if s.Output.Format == "json" {
 		return a.printLine(urlOutput{
-			Name: f.Name, URL: text, Format: o.format, Protocol: string(d.Protocol), Host: d.Host(),
+			Name: f.Name, URL: text, Format: format.Name, Protocol: string(d.Protocol), Host: d.Host(),
 			Address: d.Listen.Addr().String(), Port: int(d.Listen.Port()),
 			ServerName: d.ServerName, User: d.User, Database: d.Database,
 		})

@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
+	"fmt"
 	"runtime"
 	"runtime/debug"
 
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
-	"github.com/bastion-ssm/bastion/internal/console"
 )
 
 // buildVersion is set by the linker (-X main.buildVersion=v1.2.3) for releases.
@@ -49,19 +49,11 @@ func (a *app) versionCommand() *cli.Command {
 		About:    []cli.Passage{cli.Para("Prints the version, the Go version and the platform. --version, behind any command, does the same.")},
 		Examples: []string{"bastion version", "bastion version -o json"},
 		Settings: []string{config.GroupOutput},
-		Run:      a.version,
+		Run:      a.with(a.version),
 	}
 }
 
-func (a *app) version(context.Context, []string) error {
-	s, err := a.settings()
-	if err != nil {
-		return err
-	}
+func (a *app) version(_ context.Context, s config.Settings, _ []string) error {
 	v := readVersion()
-	if s.Output.Format == "json" {
-		return a.printJSON(v)
-	}
-	err = console.Printf(a.out, "bastion %s (%s, %s)\n", v.Version, v.Go, v.Platform)
-	return err
+	return a.outcome(s, v, fmt.Sprintf("bastion %s (%s, %s)", v.Version, v.Go, v.Platform))
 }

@@ -118,9 +118,6 @@ func unknownCommand(c *Command, path, name string) error {
 	if len(c.Verbs) == 0 {
 		return fail.Usagef(path+" --help explains it", "%s has no subcommands", path)
 	}
-	next := path + " --help lists the " + kind + "s"
-	if near := config.Nearest(name, c.verbNames()); near != "" {
-		next = "did you mean " + path + " " + near + "?"
-	}
+	next := config.DidYouMean(name, c.verbNames(), path+" ", path+" --help lists the "+kind+"s")
 	return fail.Usagef(next, "unknown %s %q", kind, name)
 }

@@ -182,10 +182,7 @@ func unknownOption(options []*Option, lists, name string) error {
 	for _, o := range options {
 		names = append(names, o.Names...)
 	}
-	next := lists
-	if near := config.Nearest(strings.ReplaceAll(name, "_", "-"), names); near != "" {
-		next = "did you mean " + dashes(near) + "?"
-	}
+	next := config.DidYouMean(strings.ReplaceAll(name, "_", "-"), names, "--", lists)
 	return fail.Usagef(next, "unknown option %s", dashes(name))
 }
 

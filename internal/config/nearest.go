@@ -2,6 +2,14 @@ package config
 
 import "github.com/bastion-ssm/bastion/internal/near"
 
+// DidYouMean returns the hint for a misspelt word: the nearest known one, after prefix, or else otherwise.
+func DidYouMean(word string, known []string, prefix, otherwise string) string {
+	if near := Nearest(word, known); near != "" {
+		return "did you mean " + prefix + near + "?"
+	}
+	return otherwise
+}
+
 // Nearest returns the known word nearest to word, or "" if word is not a plausible misspelling of any.
 func Nearest(word string, known []string) string {
 	if len(word) < 3 {
@@ -9,7 +17,7 @@ func Nearest(word string, known []string) string {
 	}
 	best, bestDist := "", 1+min(3, len(word)/3)
 	for _, k := range known {
-		if abs(len(k)-len(word)) >= bestDist {
+		if longer := len(k) - len(word); max(longer, -longer) >= bestDist {
 			continue
 		}
 		if d := near.Distance(word, k); d < bestDist {
@@ -17,11 +25,4 @@ func Nearest(word string, known []string) string {
 		}
 	}
 	return best
-}
-
-func abs(n int) int {
-	if n < 0 {
-		return -n
-	}
-	return n
 }

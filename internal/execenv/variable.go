@@ -1,14 +1,12 @@
 package execenv
 
 import (
-	"cmp"
 	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/bastion-ssm/bastion/agent/dsn"
 	"github.com/bastion-ssm/bastion/agent/request"
-	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
 )
@@ -35,18 +33,9 @@ func ParseVariable(text string) (Variable, error) {
 	case strings.HasPrefix(name, "BASTION_"):
 		return Variable{}, fail.Usagef("choose another name", "--env: the variable %s is bastion's own", name)
 	}
-	format = cmp.Or(format, "uri")
 	single := slices.DeleteFunc(dsn.FormatsByName(), func(f dsn.Format) bool { return f.Several })
-	i := slices.IndexFunc(single, func(f dsn.Format) bool { return f.Name == format })
-	if i < 0 {
-		names := dsn.FormatNames(single)
-		next := "choose one of: " + strings.Join(names, ", ")
-		if near := config.Nearest(format, names); near != "" {
-			next = "did you mean " + near + "?"
-		}
-		return Variable{}, fail.Usagef(next, "--env %s: unknown format %q", name, format)
-	}
-	return Variable{name, target, single[i]}, nil
+	f, err := dsn.Choose(single, format, "--env "+name, "")
+	return Variable{name, target, f}, err
 }
 
 // Check refuses variables of targets without a forward, before the command starts anything.
