@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -19,6 +20,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/rds"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/bastions"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
@@ -87,10 +89,7 @@ func New(ctx context.Context, s Settings, o Options) (*Access, error) {
 	if err != nil {
 		return nil, err
 	}
-	log := o.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
+	log := cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	progress := o.Progress
 	if progress == nil {
 		progress = func(string) {}
@@ -131,16 +130,12 @@ func New(ctx context.Context, s Settings, o Options) (*Access, error) {
 	if s.Link.SessionDocument != documentAuto {
 		a.documents.forced = s.Link.SessionDocument
 	}
-	if dir, err := dirs.Runtime(s.Local.RuntimeDir); err == nil {
-		a.documents.dir = dir
-	}
-	if s.Local.RememberHostKeys {
-		dir, err := dirs.Runtime(s.Local.RuntimeDir)
-		if err == nil {
-			a.hostKeys = &hostKeys{dir: dir}
-		} else {
-			log.Debug("host keys are not remembered", "err", err)
-		}
+	dir, err := dirs.Runtime(s.Local.RuntimeDir)
+	switch a.documents.dir = dir; {
+	case err != nil:
+		log.Debug("host keys and session documents are not remembered", "err", err)
+	case s.Local.RememberHostKeys:
+		a.hostKeys = &hostKeys{dir: dir}
 	}
 	return a, nil
 }
@@ -255,7 +250,7 @@ func (a *Access) Up(ctx context.Context) (UpResult, error) {
 	}
 	shown := show(*b)
 	price(&shown.Size, *b, a.settings)
-	return UpResult{Bastion: shown, New: started, Version: p.reply.Version, HostKey: fingerprint(p.hostKey)}, nil
+	return UpResult{Bastion: shown, New: started, Version: p.reply.Version, HostKey: ssh.FingerprintSHA256(p.hostKey)}, nil
 }
 
 // DownResult is the result of Down.
@@ -277,9 +272,7 @@ func (a *Access) Down(ctx context.Context, refused bool) (DownResult, error) {
 	}
 	stopped, left, err := a.manager.Stop(ctx, spec, downReason, refused)
 	for _, b := range stopped {
-		if a.hostKeys != nil {
-			a.hostKeys.forget(b)
-		}
+		a.hostKeys.forget(b)
 		out.Stopped = append(out.Stopped, show(b))
 	}
 	for _, b := range left {
@@ -329,10 +322,8 @@ func (a *Access) Resolve(ctx context.Context, specs []targets.Spec) ([]targets.E
 		wg.Go(func() { out[i], errs[i] = a.resolver.Resolve(ctx, spec) })
 	}
 	wg.Wait()
-	for _, err := range errs {
-		if err != nil {
-			return nil, err
-		}
+	if err := cmp.Or(errs...); err != nil {
+		return nil, err
 	}
 	return out, nil
 }

@@ -56,8 +56,8 @@ type bondState struct {
 	accessKey string // access key id that its sessions were opened with
 	target    string // SSM target
 	measured  time.Time
-	flows     map[uint32]flowRate // by the subflow's id
-	far       *report.FarEnd      // nil: unknown
+	flows     map[uint32]flowRate // throughput over the last pathCheck, by the subflow's id; replaced, never changed; nil: unknown
+	far       *report.FarEnd      // load of the task at the far end; replaced, never changed; nil: unknown
 }
 
 // flowRate is a subflow's recent throughput.
@@ -97,24 +97,14 @@ func (b *bonds) measure(conn bonded, st bond.Stats, now time.Time) {
 	s.measured, s.flows = now, flows
 }
 
-// rates returns the throughput of a bond's subflows over the last pathCheck; nil if it is unknown.
-func (b *bonds) rates(conn bonded) map[uint32]flowRate {
+// of returns the state of a bond; zero if it is unknown.
+func (b *bonds) of(conn bonded) bondState {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	if s, ok := b.all[conn]; ok {
-		return s.flows // measure replaces the map and does not change it
+		return *s
 	}
-	return nil
-}
-
-// target returns the SSM target of a bond.
-func (b *bonds) target(conn bonded) string {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s, ok := b.all[conn]; ok {
-		return s.target
-	}
-	return ""
+	return bondState{}
 }
 
 func (b *bonds) remove(conn bonded) {
@@ -225,8 +215,8 @@ func (x *admission) bond(ctx context.Context, port int, patient bool) (endingCon
 
 // learn notes in plain that bastiond refused a bond, for the next connection.
 func (x *admission) learn(err error) {
-	var refused *bond.RefusedError
-	if !errors.As(err, &refused) {
+	refused, ok := errors.AsType[*bond.RefusedError](err)
+	if !ok {
 		return
 	}
 	switch refused.Code {

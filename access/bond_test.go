@@ -183,7 +183,7 @@ func TestBondsMeasure(t *testing.T) {
 	all.all[b].measured = now
 	all.measure(b, bond.Stats{Subflows: []bond.SubflowStats{flow(0, 100, 10)}}, now.Add(time.Second))
 	all.measure(b, bond.Stats{Subflows: []bond.SubflowStats{flow(0, 300, 10), flow(1, 50, 500)}}, now.Add(3*time.Second))
-	rates := all.rates(b)
+	rates := all.of(b).flows
 	if f := rates[0]; f.up != 100 || f.down != 0 {
 		t.Errorf("%+v", f)
 	}
@@ -191,7 +191,7 @@ func TestBondsMeasure(t *testing.T) {
 		t.Errorf("%+v", f)
 	}
 	all.remove(b)
-	if all.rates(b) != nil {
+	if all.of(b).flows != nil {
 		t.Error("rates of a bond that has ended")
 	}
 }

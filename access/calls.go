@@ -12,11 +12,21 @@ import (
 )
 
 // These types bind single methods instead of the services' clients. If a client becomes an interface, the linker keeps all its
-// methods, because templates (those of the service managers' units) may call any method by name. EC2's client has 700. A bound method keeps only
-// itself: the program becomes less than half as large, in memory too.
+// methods, because templates (those of the service manager's units) may call any method by name. EC2's client has 700. A bound
+// method keeps only itself: the program becomes less than half as large, in memory too.
 
 // call is a method of a service's client, bound to it.
 type call[In, Options, Out any] func(context.Context, *In, ...func(*Options)) (*Out, error)
+
+// The options of single calls.
+type (
+	ecsOption         = func(*ecs.Options)
+	ssmOption         = func(*ssm.Options)
+	kmsOption         = func(*kms.Options)
+	ec2Option         = func(*ec2.Options)
+	rdsOption         = func(*rds.Options)
+	elasticacheOption = func(*elasticache.Options)
+)
 
 // ecsCalls implements bastions.ECSAPI and sessions.ECSAPI.
 type ecsCalls struct {
@@ -30,48 +40,34 @@ type ecsCalls struct {
 
 func bindECS(c *ecs.Client) *ecsCalls {
 	return &ecsCalls{
-		list:       c.ListTasks,
-		describe:   c.DescribeTasks,
-		run:        c.RunTask,
-		stop:       c.StopTask,
-		definition: c.DescribeTaskDefinition,
-		execute:    c.ExecuteCommand,
+		list: c.ListTasks, describe: c.DescribeTasks, run: c.RunTask, stop: c.StopTask,
+		definition: c.DescribeTaskDefinition, execute: c.ExecuteCommand,
 	}
 }
 
-// ListTasks calls ECS.
-func (c *ecsCalls) ListTasks(ctx context.Context, in *ecs.ListTasksInput, o ...func(*ecs.Options)) (*ecs.ListTasksOutput, error) {
+func (c *ecsCalls) ListTasks(ctx context.Context, in *ecs.ListTasksInput, o ...ecsOption) (*ecs.ListTasksOutput, error) {
 	return c.list(ctx, in, o...)
 }
 
-// DescribeTasks calls ECS.
-func (c *ecsCalls) DescribeTasks(ctx context.Context, in *ecs.DescribeTasksInput, o ...func(*ecs.Options)) (
-	*ecs.DescribeTasksOutput, error,
-) {
+func (c *ecsCalls) DescribeTasks(ctx context.Context, in *ecs.DescribeTasksInput, o ...ecsOption) (*ecs.DescribeTasksOutput, error) {
 	return c.describe(ctx, in, o...)
 }
 
-// RunTask calls ECS.
-func (c *ecsCalls) RunTask(ctx context.Context, in *ecs.RunTaskInput, o ...func(*ecs.Options)) (*ecs.RunTaskOutput, error) {
+func (c *ecsCalls) RunTask(ctx context.Context, in *ecs.RunTaskInput, o ...ecsOption) (*ecs.RunTaskOutput, error) {
 	return c.run(ctx, in, o...)
 }
 
-// StopTask calls ECS.
-func (c *ecsCalls) StopTask(ctx context.Context, in *ecs.StopTaskInput, o ...func(*ecs.Options)) (*ecs.StopTaskOutput, error) {
+func (c *ecsCalls) StopTask(ctx context.Context, in *ecs.StopTaskInput, o ...ecsOption) (*ecs.StopTaskOutput, error) {
 	return c.stop(ctx, in, o...)
 }
 
-// DescribeTaskDefinition calls ECS.
-func (c *ecsCalls) DescribeTaskDefinition(ctx context.Context, in *ecs.DescribeTaskDefinitionInput, o ...func(*ecs.Options)) (
+func (c *ecsCalls) DescribeTaskDefinition(ctx context.Context, in *ecs.DescribeTaskDefinitionInput, o ...ecsOption) (
 	*ecs.DescribeTaskDefinitionOutput, error,
 ) {
 	return c.definition(ctx, in, o...)
 }
 
-// ExecuteCommand calls ECS.
-func (c *ecsCalls) ExecuteCommand(ctx context.Context, in *ecs.ExecuteCommandInput, o ...func(*ecs.Options)) (
-	*ecs.ExecuteCommandOutput, error,
-) {
+func (c *ecsCalls) ExecuteCommand(ctx context.Context, in *ecs.ExecuteCommandInput, o ...ecsOption) (*ecs.ExecuteCommandOutput, error) {
 	return c.execute(ctx, in, o...)
 }
 
@@ -83,29 +79,18 @@ type ssmCalls struct {
 }
 
 func bindSSM(c *ssm.Client) *ssmCalls {
-	return &ssmCalls{
-		start:     c.StartSession,
-		resume:    c.ResumeSession,
-		terminate: c.TerminateSession,
-	}
+	return &ssmCalls{start: c.StartSession, resume: c.ResumeSession, terminate: c.TerminateSession}
 }
 
-// StartSession calls SSM.
-func (c *ssmCalls) StartSession(ctx context.Context, in *ssm.StartSessionInput, o ...func(*ssm.Options)) (
-	*ssm.StartSessionOutput, error,
-) {
+func (c *ssmCalls) StartSession(ctx context.Context, in *ssm.StartSessionInput, o ...ssmOption) (*ssm.StartSessionOutput, error) {
 	return c.start(ctx, in, o...)
 }
 
-// ResumeSession calls SSM.
-func (c *ssmCalls) ResumeSession(ctx context.Context, in *ssm.ResumeSessionInput, o ...func(*ssm.Options)) (
-	*ssm.ResumeSessionOutput, error,
-) {
+func (c *ssmCalls) ResumeSession(ctx context.Context, in *ssm.ResumeSessionInput, o ...ssmOption) (*ssm.ResumeSessionOutput, error) {
 	return c.resume(ctx, in, o...)
 }
 
-// TerminateSession calls SSM.
-func (c *ssmCalls) TerminateSession(ctx context.Context, in *ssm.TerminateSessionInput, o ...func(*ssm.Options)) (
+func (c *ssmCalls) TerminateSession(ctx context.Context, in *ssm.TerminateSessionInput, o ...ssmOption) (
 	*ssm.TerminateSessionOutput, error,
 ) {
 	return c.terminate(ctx, in, o...)
@@ -116,16 +101,9 @@ type kmsCalls struct {
 	key call[kms.GenerateDataKeyInput, kms.Options, kms.GenerateDataKeyOutput]
 }
 
-func bindKMS(c *kms.Client) *kmsCalls {
-	return &kmsCalls{
-		key: c.GenerateDataKey,
-	}
-}
+func bindKMS(c *kms.Client) *kmsCalls { return &kmsCalls{key: c.GenerateDataKey} }
 
-// GenerateDataKey calls KMS.
-func (c *kmsCalls) GenerateDataKey(ctx context.Context, in *kms.GenerateDataKeyInput, o ...func(*kms.Options)) (
-	*kms.GenerateDataKeyOutput, error,
-) {
+func (c *kmsCalls) GenerateDataKey(ctx context.Context, in *kms.GenerateDataKeyInput, o ...kmsOption) (*kms.GenerateDataKeyOutput, error) {
 	return c.key(ctx, in, o...)
 }
 
@@ -140,23 +118,18 @@ func bindEC2(c *ec2.Client) *ec2Calls {
 	return &ec2Calls{subnets: c.DescribeSubnets, groups: c.DescribeSecurityGroups, interfaces: c.DescribeNetworkInterfaces}
 }
 
-// DescribeSubnets calls EC2.
-func (c *ec2Calls) DescribeSubnets(ctx context.Context, in *ec2.DescribeSubnetsInput, o ...func(*ec2.Options)) (
-	*ec2.DescribeSubnetsOutput, error,
-) {
+func (c *ec2Calls) DescribeSubnets(ctx context.Context, in *ec2.DescribeSubnetsInput, o ...ec2Option) (*ec2.DescribeSubnetsOutput, error) {
 	return c.subnets(ctx, in, o...)
 }
 
-// DescribeSecurityGroups calls EC2.
-func (c *ec2Calls) DescribeSecurityGroups(ctx context.Context, in *ec2.DescribeSecurityGroupsInput, o ...func(*ec2.Options)) (
+func (c *ec2Calls) DescribeSecurityGroups(ctx context.Context, in *ec2.DescribeSecurityGroupsInput, o ...ec2Option) (
 	*ec2.DescribeSecurityGroupsOutput, error,
 ) {
 	return c.groups(ctx, in, o...)
 }
 
-// DescribeNetworkInterfaces calls EC2.
 func (c *ec2Calls) DescribeNetworkInterfaces(ctx context.Context, in *ec2.DescribeNetworkInterfacesInput,
-	o ...func(*ec2.Options)) (
+	o ...ec2Option) (
 	*ec2.DescribeNetworkInterfacesOutput, error,
 ) {
 	return c.interfaces(ctx, in, o...)
@@ -172,15 +145,13 @@ func bindRDS(c *rds.Client) *rdsCalls {
 	return &rdsCalls{instances: c.DescribeDBInstances, clusters: c.DescribeDBClusters}
 }
 
-// DescribeDBInstances calls RDS.
-func (c *rdsCalls) DescribeDBInstances(ctx context.Context, in *rds.DescribeDBInstancesInput, o ...func(*rds.Options)) (
+func (c *rdsCalls) DescribeDBInstances(ctx context.Context, in *rds.DescribeDBInstancesInput, o ...rdsOption) (
 	*rds.DescribeDBInstancesOutput, error,
 ) {
 	return c.instances(ctx, in, o...)
 }
 
-// DescribeDBClusters calls RDS.
-func (c *rdsCalls) DescribeDBClusters(ctx context.Context, in *rds.DescribeDBClustersInput, o ...func(*rds.Options)) (
+func (c *rdsCalls) DescribeDBClusters(ctx context.Context, in *rds.DescribeDBClustersInput, o ...rdsOption) (
 	*rds.DescribeDBClustersOutput, error,
 ) {
 	return c.clusters(ctx, in, o...)
@@ -199,23 +170,20 @@ func bindElastiCache(c *elasticache.Client) *cacheCalls {
 	}
 }
 
-// DescribeReplicationGroups calls ElastiCache.
 func (c *cacheCalls) DescribeReplicationGroups(ctx context.Context, in *elasticache.DescribeReplicationGroupsInput,
-	o ...func(*elasticache.Options),
+	o ...elasticacheOption,
 ) (*elasticache.DescribeReplicationGroupsOutput, error) {
 	return c.groups(ctx, in, o...)
 }
 
-// DescribeServerlessCaches calls ElastiCache.
 func (c *cacheCalls) DescribeServerlessCaches(ctx context.Context, in *elasticache.DescribeServerlessCachesInput,
-	o ...func(*elasticache.Options),
+	o ...elasticacheOption,
 ) (*elasticache.DescribeServerlessCachesOutput, error) {
 	return c.serverless(ctx, in, o...)
 }
 
-// DescribeCacheClusters calls ElastiCache.
 func (c *cacheCalls) DescribeCacheClusters(ctx context.Context, in *elasticache.DescribeCacheClustersInput,
-	o ...func(*elasticache.Options),
+	o ...elasticacheOption,
 ) (*elasticache.DescribeCacheClustersOutput, error) {
 	return c.clusters(ctx, in, o...)
 }

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
@@ -126,9 +127,5 @@ func pathError(c Condition, kind fail.Kind) error {
 	if c.Err != nil {
 		err = fmt.Errorf("%w: %w", err, c.Err)
 	}
-	next := fail.NextOf(c.Err)
-	if next == "" {
-		next = "check the network, then try again"
-	}
-	return fail.New(kind, "reach the bastion", err, next)
+	return fail.New(kind, "reach the bastion", err, cmp.Or(fail.NextOf(c.Err), "check the network, then try again"))
 }

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -262,7 +263,7 @@ func (a *Access) tryDocuments(
 			failed[r.document] = r.err
 			switch {
 			case ended == len(order):
-				return nil, firstOf(failed[order[0]], r.err)
+				return nil, cmp.Or(failed[order[0]], r.err)
 			case begun == 1 && !otherMayOpen(r.err, waited):
 				return nil, r.err // the other document would fail in the same way
 			case begun == 1:

@@ -37,10 +37,7 @@ func newGone(b bastions.Bastion, how ending, why error) error {
 	return &goneError{fail.New(fail.Lost, describe(&b), why, ""), how}
 }
 
-func isGone(err error) bool {
-	var gone *goneError
-	return errors.As(err, &gone)
-}
+func isGone(err error) bool { return errors.As(err, new(*goneError)) }
 
 // endOf returns how a bastion that ECS stops, or has stopped, came to its end. A stop by ECS makes bastiond exit without an
 // error too, so the stop code decides.
@@ -80,8 +77,7 @@ func replaces(use tunnel.Use, how ending) bool {
 
 // unlessReplaced marks a *goneError with tunnel.Gone, unless the Access may start another bastion.
 func unlessReplaced(ctx context.Context, err error) error {
-	var gone *goneError
-	if errors.As(err, &gone) && !replaces(tunnel.UseOf(ctx), gone.how) {
+	if gone, ok := errors.AsType[*goneError](err); ok && !replaces(tunnel.UseOf(ctx), gone.how) {
 		return tunnel.Gone(gone)
 	}
 	return err

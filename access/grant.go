@@ -2,10 +2,12 @@ package access
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -151,7 +153,7 @@ func (a *Access) pushGrant(
 			return a.accept(op, b, id, reply, p)
 		}
 		if ctx.Err() != nil {
-			return a.neverConnected(ctx, op, spec, b, firstOf(lastErr, err))
+			return a.neverConnected(ctx, op, spec, b, cmp.Or(lastErr, err))
 		}
 		if reply.Code == keys.CodeInvalid && len(words) > 1 {
 			words = words[1:]
@@ -196,10 +198,7 @@ type unansweredError struct{ error }
 
 func (e *unansweredError) Unwrap() error { return e.error }
 
-func isUnanswered(err error) bool {
-	_, ok := errors.AsType[*unansweredError](err)
-	return ok
-}
+func isUnanswered(err error) bool { return errors.As(err, new(*unansweredError)) }
 
 // accept checks the answer to the grant with the given id and notes it in p.
 func (a *Access) accept(op string, b bastions.Bastion, id string, reply keys.GrantReply, p *push) error {
@@ -252,11 +251,10 @@ func (e *explained) Unwrap() error { return e.cause }
 
 // relabel gives err the operation op. ECS Exec's own operation has the whole command line in it, with the grant.
 func relabel(op string, err error) error {
-	var f *fail.Error
-	if !errors.As(err, &f) {
-		return err
+	if f, ok := errors.AsType[*fail.Error](err); ok {
+		return fail.New(f.Kind, op, f.Err, f.Next)
 	}
-	return fail.New(f.Kind, op, f.Err, f.Next)
+	return err
 }
 
 // runGrant runs the grant command once and returns the bastion's answer, together with an error if it is a refusal. It calls
@@ -282,8 +280,7 @@ func (a *Access) runGrant(
 	if given() && err != nil && ctx.Err() == nil {
 		return r, nil, errAgain
 	}
-	var closed *sessions.ClosedError
-	if errors.As(err, &closed) && !errors.Is(err, sessions.ErrDataKey) { // the command could not be started
+	if closed, ok := errors.AsType[*sessions.ClosedError](err); ok && !errors.Is(err, sessions.ErrDataKey) { // the command could not be started
 		return r, nil, noAnswer(op, a.settings.Grant.Command, word, nil, closed)
 	}
 	if err != nil {
@@ -378,8 +375,8 @@ var anyWord = regexp.MustCompile(`\S+`)
 // lastLine returns a command output's last non-empty line, cut to 200 bytes.
 func lastLine(out []byte) string {
 	lines := strings.FieldsFunc(string(out), func(r rune) bool { return r == '\n' || r == '\r' })
-	for i := len(lines) - 1; i >= 0; i-- {
-		if line := strings.TrimSpace(lines[i]); line != "" {
+	for _, line := range slices.Backward(lines) {
+		if line = strings.TrimSpace(line); line != "" {
 			if len(line) > 200 {
 				line = strings.ToValidUTF8(line[:200], "") + "..."
 			}

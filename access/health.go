@@ -190,13 +190,3 @@ func (b *bonds) noteFar(conn bonded, far *report.FarEnd) {
 		s.far = far
 	}
 }
-
-// far returns the load of the task at a bond's far end; nil if it is unknown.
-func (b *bonds) far(conn bonded) *report.FarEnd {
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if s, ok := b.all[conn]; ok {
-		return s.far // noteFar replaces the pointer and does not change the value
-	}
-	return nil
-}

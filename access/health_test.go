@@ -134,7 +134,7 @@ func TestWatchHealth(t *testing.T) {
 			for range 5 {
 				second(1 << 20)
 			}
-			far := a.bonds.far(conn)
+			far := a.bonds.of(conn).far
 			switch {
 			case knows && (l.asked < 4 || far == nil || far.CPUShare < 0.99 || len(conn.far) < 3 || conn.far[0].Busy < 0.99):
 				t.Errorf("asked %d times: %+v; the bond was told %+v", l.asked, far, conn.far)

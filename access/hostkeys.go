@@ -106,5 +106,3 @@ func (h *hostKeys) sweep() {
 		}
 	}
 }
-
-func fingerprint(key ssh.PublicKey) string { return ssh.FingerprintSHA256(key) }

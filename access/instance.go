@@ -64,9 +64,8 @@ func (a *Access) pushKey(ctx context.Context, id, user string) (ssh.Signer, erro
 		return pair.Signer(), nil
 	}
 	err = fail.AWS(fail.Start, op, "ec2-instance-connect:SendSSHPublicKey", err)
-	var unknown *connecttypes.EC2InstanceNotFoundException
 	switch {
-	case errors.As(err, &unknown):
+	case errors.As(err, new(*connecttypes.EC2InstanceNotFoundException)):
 		err = fail.New(fail.NoTarget, "", err, "check the id and the region; Instance Connect works with EC2 instances only")
 	case fail.NextOf(err) == "":
 		err = fail.New(fail.KindOf(err), "", err, "leave out --instance-connect to use a key that the instance knows")

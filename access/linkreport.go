@@ -1,6 +1,7 @@
 package access
 
 import (
+	"net"
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -20,6 +21,20 @@ func explain(l *report.Link, err error, retry time.Time) {
 	l.Error, l.Next, l.Retry = "", "", retry
 	if err != nil {
 		l.Error, l.Next = err.Error(), fail.NextOf(err)
+	}
+}
+
+// addConn adds the figures of a link's connection.
+func (a *Access) addConn(l *report.Link, conn net.Conn) {
+	switch conn := conn.(type) {
+	case bonded:
+		state := a.bonds.of(conn)
+		addBond(l, conn.Stats(), state.flows)
+		l.Far, l.MaxAge = state.far, a.settings.Link.SessionMaxAge.Seconds()
+		l.Document, l.DocumentReason = a.documentInUse(state.target)
+	case *sessions.Stream:
+		addSingle(l, conn)
+		l.Document, l.DocumentReason = a.documentInUse(conn.Target())
 	}
 }
 

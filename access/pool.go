@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -142,10 +143,7 @@ func (g *giveUp) Connect(ctx context.Context) (*tunnel.Transport, error) {
 	if time.Now().Before(deadline) {
 		return nil, err
 	}
-	next := fail.NextOf(err)
-	if next == "" {
-		next = "when that is mended start again, or allow more time with --reconnect-timeout"
-	}
+	next := cmp.Or(fail.NextOf(err), "when that is mended start again, or allow more time with --reconnect-timeout")
 	return nil, tunnel.Permanent(fail.New(fail.Lost, "",
 		fmt.Errorf("the link was lost and could not be restored within %s: %w", g.after, err), next))
 }
@@ -165,10 +163,7 @@ func (g *giveUp) reason(err, api error) error {
 }
 
 // isTransient reports whether another attempt may follow a failed first one.
-func isTransient(err error) bool {
-	var t *transientError
-	return errors.As(err, &t)
-}
+func isTransient(err error) bool { return errors.As(err, new(*transientError)) }
 
 // transientError marks an error that another attempt may clear.
 type transientError struct{ error }
@@ -209,15 +204,8 @@ func (l *Pool) live() []report.Link {
 		}
 		out.Sent += m.Sent
 		out.Received += m.Received
-		switch conn := m.Conn.(type) {
-		case bonded:
-			addBond(&out, conn.Stats(), l.access.bonds.rates(conn))
-			out.Document, out.DocumentReason = l.access.documentInUse(l.access.bonds.target(conn))
-			out.Far = l.access.bonds.far(conn)
-			out.MaxAge = l.access.settings.Link.SessionMaxAge.Seconds()
-		case *sessions.Stream:
-			addSingle(&out, conn)
-			out.Document, out.DocumentReason = l.access.documentInUse(conn.Target())
+		l.access.addConn(&out, m.Conn)
+		if _, ok := m.Conn.(*sessions.Stream); ok {
 			s := &out.Sessions[len(out.Sessions)-1]
 			s.SendRate, s.ReceiveRate, s.Channels = m.SendRate, m.ReceiveRate, m.Channels
 			if m.State.Phase != tunnel.Up {

@@ -1,6 +1,7 @@
 package access
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -106,7 +107,7 @@ func (a *Access) openPort(ctx context.Context, p sessions.Port, wait *patience) 
 			return stream, nil
 		}
 		if ctx.Err() != nil {
-			return nil, endedBy(ctx, op, firstOf(lastErr, err))
+			return nil, endedBy(ctx, op, cmp.Or(lastErr, err))
 		}
 		if wait == nil {
 			return nil, err
@@ -151,18 +152,5 @@ func endedBy(ctx context.Context, op string, last error) error {
 	if errors.Is(cause, context.Canceled) || last == nil || errors.Is(last, cause) || errors.Is(last, ctx.Err()) {
 		return fmt.Errorf("%s: %w", op, cause)
 	}
-	kind, next := fail.KindOf(cause), fail.NextOf(last)
-	if next == "" {
-		next = fail.NextOf(cause)
-	}
-	return fail.New(kind, "", fmt.Errorf("%w; the latest failure: %w", cause, last), next)
-}
-
-func firstOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
+	return fail.New(fail.KindOf(cause), "", fmt.Errorf("%w; the latest failure: %w", cause, last), cmp.Or(fail.NextOf(last), fail.NextOf(cause)))
 }

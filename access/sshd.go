@@ -156,9 +156,8 @@ func identity(ctx context.Context, setting string, env *awssdk.Env) (func() ([]s
 		return nil, fail.New(fail.Usage, op, err, "check the path, or use --ssh-identity agent")
 	}
 	signer, err := ssh.ParsePrivateKey(data)
-	var locked *ssh.PassphraseMissingError
 	switch {
-	case errors.As(err, &locked):
+	case errors.As(err, new(*ssh.PassphraseMissingError)):
 		return nil, fail.New(fail.Usage, op, fmt.Errorf("%s has a passphrase", setting),
 			"add it to the SSH agent with ssh-add and use --ssh-identity agent")
 	case err != nil:

@@ -80,14 +80,10 @@ func (s *SSHStream) live() []report.Link {
 	case bonded:
 		st := conn.Stats()
 		out.Sent, out.Received = st.Sent, st.Received
-		addBond(&out, st, s.access.bonds.rates(conn))
-		out.Document, out.DocumentReason = s.access.documentInUse(s.access.bonds.target(conn))
-		out.MaxAge = s.access.settings.Link.SessionMaxAge.Seconds()
 	case *sessions.Stream:
 		st := conn.Stats()
 		out.Sent, out.Received = st.Sent, st.Received
-		addSingle(&out, conn)
-		out.Document, out.DocumentReason = s.access.documentInUse(conn.Target())
 	}
+	s.access.addConn(&out, s.opened.conn)
 	return []report.Link{out}
 }

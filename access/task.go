@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -19,12 +18,10 @@ type taskConnector struct {
 	access *Access
 	permit []string
 
-	admission *admission  // the latest
-	plain     atomic.Bool // the bastion refused a bond: use one session
-
-	mu     sync.Mutex
-	proven bool  // the latest admission let a connection in, and the bastion has not been seen to leave since
-	denial error // why the latest grant's answer ended its connection; nil: it did not
+	admission *admission            // the latest
+	plain     atomic.Bool           // the bastion refused a bond: use one session
+	proven    atomic.Bool           // the latest admission let a connection in, and the bastion has not been seen to leave since
+	denial    atomic.Pointer[error] // why the latest grant's answer ended its connection; nil: it did not
 }
 
 // opened is a session or a bond to an SSH server, with what a client needs to log in.
@@ -74,48 +71,22 @@ func (c *taskConnector) Connect(ctx context.Context) (*tunnel.Transport, error) 
 func (c *taskConnector) open(ctx context.Context) (*opened, error) { return c.connect(ctx, false) }
 
 func (c *taskConnector) onState(st tunnel.State) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
 	switch st.Phase {
 	case tunnel.Up:
-		c.proven = true
+		c.proven.Store(true)
 	case tunnel.Draining, tunnel.Idle:
-		c.proven = false
+		c.proven.Store(false)
 	}
-}
-
-// takeProven returns whether the latest admission can be reused. It clears proven: the next attempt starts afresh unless this
-// one succeeds.
-func (c *taskConnector) takeProven() bool {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	proven := c.proven
-	c.proven = false
-	return proven
-}
-
-// deny notes why a grant's answer ended its connection.
-func (c *taskConnector) deny(err error) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.denial = err
-}
-
-func (c *taskConnector) takeDenial() error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	err := c.denial
-	c.denial = nil
-	return err
 }
 
 // connect opens a session to bastiond. unknown allows a first contact before the bastion's host key is known.
 func (c *taskConnector) connect(ctx context.Context, unknown bool) (*opened, error) {
 	a := c.access
-	if err := c.takeDenial(); err != nil {
-		return nil, err
+	if err := c.denial.Swap(nil); err != nil {
+		return nil, *err
 	}
-	if c.takeProven() && !c.admission.gone.Load() && time.Until(c.admission.until()) > grantMargin {
+	// The next attempt starts afresh unless this one succeeds.
+	if c.proven.Swap(false) && !c.admission.gone.Load() && time.Until(c.admission.until()) > grantMargin {
 		p := c.admission.latest()
 		// Without patience: a task that is no longer connected may be gone for good.
 		o, err := c.admission.session(ctx, p.hostKey, p.reply.Ports, false)
@@ -128,7 +99,7 @@ func (c *taskConnector) connect(ctx context.Context, unknown bool) (*opened, err
 		p := x.latest()
 		o, err := x.afterAnswer(ctx, p)
 		if !p.answered() {
-			_ = c.takeDenial() // it has the same reason
+			c.denial.Store(nil) // it has the same reason
 		}
 		return o, err
 	}
@@ -143,7 +114,7 @@ func (c *taskConnector) connect(ctx context.Context, unknown bool) (*opened, err
 	if c.admission, err = a.admit(spec, *b, c.permit, unknown && !known); err != nil {
 		return nil, err
 	}
-	c.admission.plain, c.admission.contradicted = &c.plain, c.deny
+	c.admission.plain, c.admission.contradicted = &c.plain, func(err error) { c.denial.Store(&err) }
 	p := c.admission.latest()
 	switch {
 	case known:
