@@ -249,21 +249,34 @@ func (d Database) mongoCommon() []string {
 
 // sqlServerOptions returns the options of SQL Server's drivers. database is the driver's name for the database option.
 func (d Database) sqlServerOptions(database string) []string {
-	var options []string
-	if d.Database != "" {
-		options = append(options, database, d.Database)
-	}
+	options := given(database, d.Database)
 	if d.encrypted() {
 		options = append(options, "encrypt", "true", "trustServerCertificate", "true")
 	}
 	return options
 }
 
-// query joins the options in the given order. It encodes a space as %20, because some clients do not decode a +.
+// query joins options for a URL. It encodes a space as %20, because some clients do not decode a +.
 func query(pairs ...string) string {
+	return join(pairs, "&", func(value string) string { return strings.ReplaceAll(url.QueryEscape(value), "+", "%20") })
+}
+
+// join joins options in the given order, with quoted values.
+func join(pairs []string, separator string, quote func(string) string) string {
 	var parts []string
-	for i := 0; i+1 < len(pairs); i += 2 {
-		parts = append(parts, pairs[i]+"="+strings.ReplaceAll(url.QueryEscape(pairs[i+1]), "+", "%20"))
+	for pair := range slices.Chunk(pairs, 2) {
+		parts = append(parts, pair[0]+"="+quote(pair[1]))
 	}
-	return strings.Join(parts, "&")
+	return strings.Join(parts, separator)
+}
+
+// given returns the options that have a value.
+func given(pairs ...string) []string {
+	var out []string
+	for pair := range slices.Chunk(pairs, 2) {
+		if pair[1] != "" {
+			out = append(out, pair...)
+		}
+	}
+	return out
 }

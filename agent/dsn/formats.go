@@ -60,11 +60,7 @@ func (d Database) jdbc() (string, bool) {
 		}
 		return "", false
 	}
-	for _, o := range []struct{ key, value string }{{"user", d.User}, {"password", d.Password}} {
-		if o.value != "" {
-			options = append(options, o.key, o.value)
-		}
-	}
+	options = append(options, given("user", d.User, "password", d.Password)...)
 	out := "jdbc:" + string(d.Protocol) + ":" + u
 	if len(options) > 0 {
 		out += "?" + query(options...)
@@ -87,31 +83,26 @@ func (d Database) jdbcMariaDB() (string, bool) {
 	case encrypt:
 		options = []string{"sslMode", "trust", "useSsl", "true", "trustServerCertificate", "true"}
 	}
-	options = append(options, "user", d.User, "password", d.Password)
-	out, separator := "jdbc:mariadb://"+d.addr()+"/"+d.Database, "?"
-	for i := 0; i < len(options); i += 2 {
-		if options[i+1] != "" {
-			out += separator + options[i] + "=" + options[i+1]
-			separator = "&"
-		}
+	options = append(options, given("user", d.User, "password", d.Password)...)
+	out := "jdbc:mariadb://" + d.addr() + "/" + d.Database
+	if len(options) > 0 {
+		out += "?" + join(options, "&", func(value string) string { return value })
 	}
 	return out, !strings.ContainsAny(d.Database+d.User+d.Password+d.CA, "&?#")
 }
 
 func (d Database) jdbcSQLServer() string {
-	options := d.sqlServerOptions("databaseName")
-	if d.User != "" {
-		options = append(options, "user", d.User)
-	}
+	options := append(d.sqlServerOptions("databaseName"), given("user", d.User)...)
 	out := "jdbc:sqlserver://" + d.addr()
-	for i := 0; i+1 < len(options); i += 2 {
-		value := options[i+1]
-		if strings.ContainsAny(value, ";{} ") {
-			value = "{" + strings.ReplaceAll(value, "}", "}}") + "}"
-		}
-		out += ";" + options[i] + "=" + value
+	if len(options) == 0 {
+		return out
 	}
-	return out
+	return out + ";" + join(options, ";", func(value string) string {
+		if strings.ContainsAny(value, ";{} ") {
+			return "{" + strings.ReplaceAll(value, "}", "}}") + "}"
+		}
+		return value
+	})
 }
 
 // keywords returns libpq's connection string, with separate name and address.
@@ -120,31 +111,19 @@ func (d Database) keywords() (string, bool) {
 		return "", false
 	}
 	pairs := []string{"host", d.ServerName, "hostaddr", d.Listen.Addr().String(), "port", d.Port()}
-	if d.Database != "" {
-		pairs = append(pairs, "dbname", d.Database)
-	}
-	if d.User != "" {
-		pairs = append(pairs, "user", d.User)
-	}
-	if d.Password != "" {
-		pairs = append(pairs, "password", d.Password)
-	}
+	pairs = append(pairs, given("dbname", d.Database, "user", d.User, "password", d.Password)...)
 	switch {
 	case d.CA != "": // libpq knows name and address
 		pairs = append(pairs, "sslmode", "verify-full", "sslrootcert", d.CA)
 	case d.encrypted():
 		pairs = append(pairs, "sslmode", "require")
 	}
-	var parts []string
-	quote := strings.NewReplacer(`\`, `\\`, `'`, `\'`)
-	for i := 0; i < len(pairs); i += 2 {
-		value := pairs[i+1]
+	return join(pairs, " ", func(value string) string {
 		if value == "" || strings.ContainsAny(value, " \t\n\v\f\r'\\") {
-			value = "'" + quote.Replace(value) + "'"
+			return "'" + strings.NewReplacer(`\`, `\\`, `'`, `\'`).Replace(value) + "'"
 		}
-		parts = append(parts, pairs[i]+"="+value)
-	}
-	return strings.Join(parts, " "), true
+		return value
+	}), true
 }
 
 func (d Database) golang() (string, bool) {

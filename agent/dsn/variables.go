@@ -101,14 +101,8 @@ func (d Database) Own() []string {
 		prefix + "HOST=" + d.Host(), prefix + "PORT=" + d.Port(), prefix + "ADDR=" + d.addr(),
 		prefix + "SERVERNAME=" + d.ServerName, prefix + "URL=" + d.URI(),
 	}
-	for _, v := range []struct{ name, value string }{
-		{"USER", d.User},
-		{"DATABASE", d.Database},
-		{"PASSWORD", d.Password},
-	} {
-		if v.value != "" {
-			vars = append(vars, prefix+v.name+"="+v.value)
-		}
+	for pair := range slices.Chunk(given("USER", d.User, "DATABASE", d.Database, "PASSWORD", d.Password), 2) {
+		vars = append(vars, prefix+pair[0]+"="+pair[1])
 	}
 	return vars
 }
