@@ -73,11 +73,8 @@ type Agent struct {
 
 // New returns an Agent.
 func New(cfg Config) *Agent {
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
 	a := &Agent{
-		cfg: cfg, log: cfg.Logger, started: time.Now(), used: time.Now(), changed: make(chan struct{}),
+		cfg: cfg, log: cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler)), started: time.Now(), used: time.Now(), changed: make(chan struct{}),
 		store: storeIn(cfg.StateDir),
 		links: make(map[string]*link), controllers: make(map[*forwards.Forward]*controller), owners: make(map[[32]byte]owned),
 	}

@@ -1,6 +1,7 @@
 package agent
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -46,19 +47,11 @@ func (a *Agent) dashboard(ctx context.Context, addr string) (*dashboard.Server, 
 	defer a.page.mu.Unlock()
 	switch {
 	case a.page.closed:
-		return nil, fail.New(
-			fail.Other,
-			"serve the dashboard",
-			errShutdown,
-			"try again: the next command starts the agent anew",
-		)
+		return nil, fail.New(fail.Other, "serve the dashboard", errShutdown, "try again: the next command starts the agent anew")
 	case a.page.server != nil:
 		return a.page.server, nil
 	}
-	if addr == "" {
-		addr = "127.0.0.1:0"
-	}
-	ln, err := dashboard.Listen(ctx, addr)
+	ln, err := dashboard.Listen(ctx, cmp.Or(addr, "127.0.0.1:0"))
 	if err != nil {
 		return nil, err
 	}

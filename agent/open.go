@@ -90,8 +90,8 @@ func (a *Agent) openAll(ctx context.Context, req api.OpenRequest, events *events
 func (a *Agent) open(
 	ctx context.Context, req api.OpenRequest, wishes []*wish, events *events, w *watcher,
 ) ([]*controller, *access.Pool, error) {
-	if err := a.checkPrivate(req); err != nil {
-		return nil, nil, err
+	if a.isPrivate() && req.Detached {
+		return nil, nil, fail.New(fail.Usage, "", errors.New("a detached forward needs the user's agent"), "leave out --detach or --no-agent")
 	}
 	settings, err := config.FromTexts(req.Scope.Settings)
 	if err != nil {
@@ -179,27 +179,18 @@ func (a *Agent) announce(
 
 // attend waits until the request or one of its forwards ends. Then it ends the other forwards and returns the reason.
 func (a *Agent) attend(ctx context.Context, controllers []*controller) error {
-	ended := make(chan struct{}, len(controllers))
+	ended := make(chan error, len(controllers)) // why
 	var watchers sync.WaitGroup
 	for _, c := range controllers {
 		watchers.Go(func() {
 			<-c.done
-			ended <- struct{}{}
+			ended <- c.f.Why()
 		})
 	}
+	var why error
 	select {
 	case <-ctx.Done():
-	case <-ended:
-	}
-	var why error
-	for _, c := range controllers {
-		select {
-		case <-c.done:
-			if why == nil {
-				why = c.f.Why()
-			}
-		default:
-		}
+	case why = <-ended:
 	}
 	for _, c := range controllers {
 		c.cancel(context.Canceled)
@@ -341,16 +332,12 @@ func (f *wish) listensLike(other *controller) bool {
 	return f.local.Address("127.0.0.1", port) == other.ln.Addr().String()
 }
 
-// listenPort returns the target's port for the listener. known says that AWS need not be asked for it.
-func (f *wish) listenPort() (port int, known bool) {
-	return f.target.Port, f.local.Free || f.local.Port != 0 || f.target.Port != 0
-}
-
 // listenKnown opens the listeners whose address is known without AWS and that are not open yet.
 func (a *Agent) listenKnown(ctx context.Context, wishes []*wish, allowRemote bool) error {
 	for _, f := range wishes {
-		if port, known := f.listenPort(); known && len(f.twins) == 0 && f.ln == nil {
-			if err := a.listen(ctx, f, port, allowRemote); err != nil {
+		isKnown := f.local.Free || f.local.Port != 0 || f.target.Port != 0
+		if isKnown && len(f.twins) == 0 && f.ln == nil {
+			if err := a.listen(ctx, f, f.target.Port, allowRemote); err != nil {
 				return err
 			}
 		}

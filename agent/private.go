@@ -2,12 +2,11 @@ package agent
 
 import (
 	"context"
-	"errors"
+	"slices"
 
 	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/config"
-	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 // Private makes an Agent the agent of one command, in the command's own process. Such an Agent has no socket, lock, file or
@@ -40,26 +39,16 @@ func (a *Agent) access(ctx context.Context, s config.Settings, o access.Options)
 	return access.New(ctx, s, o)
 }
 
-// checkPrivate returns an error for a request that a private Agent cannot serve.
-func (a *Agent) checkPrivate(req api.OpenRequest) error {
-	if a.isPrivate() && req.Detached {
-		return fail.New(fail.Usage, "", errors.New("a detached forward needs the user's agent"), "leave out --detach or --no-agent")
-	}
-	return nil
-}
-
 // permitOf returns the destinations for the grant of the wishes' link. A proxy's clients choose their own destinations, so the
 // setting permit applies.
 func permitOf(wishes []*wish, s config.Settings) []string {
 	var permit []string
-	seen := make(map[string]bool)
 	for _, f := range wishes {
 		if f.record.Request.Kind == api.KindProxy {
 			return s.Grant.Permit
 		}
 		for _, destination := range f.destinations {
-			if !seen[destination] {
-				seen[destination] = true
+			if !slices.Contains(permit, destination) {
 				permit = append(permit, destination)
 			}
 		}

@@ -85,10 +85,13 @@ func (a *Agent) serve(ln net.Listener) error {
 	return fail.New(fail.Other, "serve the agent's socket", err, "start it again: bastion agent start")
 }
 
-// answer sends a JSON value.
-func answer(w http.ResponseWriter, v any) {
+func answer(w http.ResponseWriter, v any) { send(w, http.StatusOK, v) }
+
+// send sends a JSON value.
+func send(w http.ResponseWriter, status int, v any) {
 	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
 	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(status)
 	_ = json.NewEncoder(w).Encode(v) // the client may have gone
 }
 
@@ -99,12 +102,7 @@ var statusOf = map[fail.Kind]int{
 	fail.Start: http.StatusBadGateway, fail.Lost: http.StatusBadGateway, fail.Other: http.StatusInternalServerError,
 }
 
-func refuse(w http.ResponseWriter, status int, err error) {
-	_ = http.NewResponseController(w).SetWriteDeadline(time.Now().Add(writeTimeout))
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(api.NewError(err))
-}
+func refuse(w http.ResponseWriter, status int, err error) { send(w, status, api.NewError(err)) }
 
 func refuseBy(w http.ResponseWriter, err error) { refuse(w, statusOf[fail.KindOf(err)], err) }
 

@@ -82,28 +82,24 @@ func (c *Client) Socket() string { return c.socket }
 
 // Info returns the agent's description of itself. It fails with ErrNotRunning if the agent does not run.
 func (c *Client) Info(ctx context.Context) (Info, error) {
-	var info Info
-	err := c.call(ctx, callTimeout, http.MethodGet, PathInfo, nil, &info)
-	return info, err
+	return call[Info](ctx, c, callTimeout, http.MethodGet, PathInfo, nil)
 }
 
 // Shutdown ends the agent. Its detached forwards come back when it starts again.
 func (c *Client) Shutdown(ctx context.Context) error {
-	return c.call(ctx, callTimeout, http.MethodPost, PathStop, nil, nil)
+	_, err := call[struct{}](ctx, c, callTimeout, http.MethodPost, PathStop, nil)
+	return err
 }
 
 // State returns the agent's state.
 func (c *Client) State(ctx context.Context) (State, error) {
-	var st State
-	err := c.call(ctx, callTimeout, http.MethodGet, PathState, nil, &st)
-	return st, err
+	return call[State](ctx, c, callTimeout, http.MethodGet, PathState, nil)
 }
 
 // Wait returns the state once its revision differs from after, or after timeout.
 func (c *Client) Wait(ctx context.Context, after uint64, timeout time.Duration) (State, error) {
 	q := url.Values{"after": {strconv.FormatUint(after, 10)}, "timeout": {strconv.FormatFloat(timeout.Seconds(), 'f', 3, 64)}}
-	var st State
-	err := c.call(ctx, timeout+waitMargin, http.MethodGet, PathState+"?"+q.Encode(), nil, &st)
+	st, err := call[State](ctx, c, timeout+waitMargin, http.MethodGet, PathState+"?"+q.Encode(), nil)
 	if err == nil && st.Ending && st.Revision == after { // an ending agent does not wait
 		err = sleep.For(ctx, min(endingPause, timeout))
 	}
@@ -112,16 +108,12 @@ func (c *Client) Wait(ctx context.Context, after uint64, timeout time.Duration) 
 
 // Bastions asks AWS, through the agent, for the bastions of its links.
 func (c *Client) Bastions(ctx context.Context) ([]Account, error) {
-	var out []Account
-	err := c.call(ctx, time.Minute, http.MethodGet, PathBastions, nil, &out)
-	return out, err
+	return call[[]Account](ctx, c, time.Minute, http.MethodGet, PathBastions, nil)
 }
 
 // Stop ends and returns the forwards that ref names: NAME, NAME@LINK or "all".
 func (c *Client) Stop(ctx context.Context, ref string) ([]Forward, error) {
-	var out []Forward
-	err := c.call(ctx, callTimeout, http.MethodDelete, PathForwards+"/"+url.PathEscape(ref), nil, &out)
-	return out, err
+	return call[[]Forward](ctx, c, callTimeout, http.MethodDelete, PathForwards+"/"+url.PathEscape(ref), nil)
 }
 
 // Open implements Opener.
@@ -202,8 +194,7 @@ func (c *Client) Dial(ctx context.Context, req DialRequest) (net.Conn, error) {
 // DialEnd returns why a connection from Dial has ended; nil if the client or the target ended it. Call it once the connection
 // has ended.
 func (c *Client) DialEnd(ctx context.Context, id string) error {
-	var end DialEnd
-	err := c.call(ctx, callTimeout, http.MethodGet, PathDial+"/"+url.PathEscape(id)+"/end", nil, &end)
+	end, err := call[DialEnd](ctx, c, callTimeout, http.MethodGet, PathDial+"/"+url.PathEscape(id)+"/end", nil)
 	switch {
 	case errors.Is(err, ErrNotRunning), fail.KindOf(err) == fail.NoTarget: // or a new agent runs
 		return fail.New(fail.Lost, "", errors.New("the agent has ended"), "")
@@ -243,27 +234,27 @@ type byByte struct{ r io.Reader }
 
 func (b byByte) Read(p []byte) (int, error) { return b.r.Read(p[:min(len(p), 1)]) }
 
-// call sends a request and decodes the JSON answer into out.
-func (c *Client) call(ctx context.Context, timeout time.Duration, method, path string, in, out any) error {
+// call sends a request and decodes the JSON answer.
+func call[T any](ctx context.Context, c *Client, timeout time.Duration, method, path string, in any) (out T, _ error) {
 	ctx, cancel := context.WithTimeoutCause(ctx, timeout, fail.New(fail.Timeout, "ask the agent",
 		fmt.Errorf("no answer within %s", timeout), "bastion agent logs shows what it does; bastion agent stop ends it"))
 	defer cancel()
 	resp, err := c.send(ctx, method, path, in)
 	if err != nil {
-		return err
+		return out, err
 	}
 	defer func() { _ = resp.Body.Close() }()
 	data, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err == nil && out != nil {
-		err = json.Unmarshal(data, out)
+	if err == nil {
+		err = json.Unmarshal(data, &out)
 	}
-	if err != nil {
-		if ctx.Err() != nil {
-			return context.Cause(ctx)
-		}
-		return fail.New(fail.Other, "read the agent's answer", err, "bastion agent stop, then try again")
+	switch {
+	case err == nil:
+		return out, nil
+	case ctx.Err() != nil:
+		return out, context.Cause(ctx)
 	}
-	return nil
+	return out, fail.New(fail.Other, "read the agent's answer", err, "bastion agent stop, then try again")
 }
 
 // send sends a request and returns a successful response.

@@ -34,7 +34,5 @@ type Dashboard struct {
 
 // Dashboard returns a link to the dashboard and makes the agent serve it if needed.
 func (c *Client) Dashboard(ctx context.Context, req DashboardRequest) (Dashboard, error) {
-	var out Dashboard
-	err := c.call(ctx, callTimeout, http.MethodPost, PathDashboard, req, &out)
-	return out, err
+	return call[Dashboard](ctx, c, callTimeout, http.MethodPost, PathDashboard, req)
 }

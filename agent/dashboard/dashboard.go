@@ -1,6 +1,7 @@
 package dashboard
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -92,10 +93,7 @@ func Listen(ctx context.Context, addr string) (net.Listener, error) {
 
 // New serves b's dashboard on ln until Close, which closes ln.
 func New(b Backend, ln net.Listener, o Options) *Server {
-	log := o.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
+	log := cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
 	s := &Server{backend: b, options: o, log: log, addr: ln.Addr().String(), streams: make(chan struct{}, maxStreams)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.http = &http.Server{
@@ -109,12 +107,7 @@ func New(b Backend, ln net.Listener, o Options) *Server {
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),
 	}
 	s.tasks.Go(func() {
-		if err := s.http.Serve(
-			&ownUsers{Listener: netutil.LimitListener(ln, maxConns), log: log},
-		); !errors.Is(
-			err,
-			http.ErrServerClosed,
-		) {
+		if err := s.http.Serve(&ownUsers{Listener: netutil.LimitListener(ln, maxConns), log: log}); !errors.Is(err, http.ErrServerClosed) {
 			log.Error("the dashboard has stopped", "err", err)
 		}
 	})

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"slices"
 	"sync"
 	"time"
 
@@ -46,9 +47,7 @@ func (s *Server) events(w http.ResponseWriter, r *http.Request, session *session
 	defer cancel()
 	defer context.AfterFunc(session.ctx, cancel)()
 	control := http.NewResponseController(w)
-	_ = control.SetReadDeadline(
-		time.Time{},
-	) // the stream lasts longer than a request may take; what cannot end early ends late
+	_ = control.SetReadDeadline(time.Time{}) // the stream lasts longer than a request may take; what cannot end early ends late
 
 	w.Header().Set("Content-Type", "text/event-stream")
 	w.WriteHeader(http.StatusOK)
@@ -188,11 +187,7 @@ func (s *Server) stop(w http.ResponseWriter, r *http.Request, _ *session) {
 	}
 	// Refuse "all": on the page it could only be a mistake.
 	if !hasForward(s.backend.State(), in.Name) {
-		answer(
-			w,
-			http.StatusNotFound,
-			map[string]api.Error{"error": {Message: fmt.Sprintf("there is no forward %q any more", in.Name)}},
-		)
+		answer(w, http.StatusNotFound, map[string]api.Error{"error": {Message: fmt.Sprintf("there is no forward %q any more", in.Name)}})
 		return
 	}
 	if _, err := s.backend.Stop(in.Name); err != nil {
@@ -203,10 +198,5 @@ func (s *Server) stop(w http.ResponseWriter, r *http.Request, _ *session) {
 }
 
 func hasForward(state api.State, name string) bool {
-	for _, f := range state.Forwards {
-		if f.Reference() == name {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(state.Forwards, func(f api.Forward) bool { return f.Reference() == name })
 }

@@ -130,11 +130,7 @@ func (s *Server) login(w http.ResponseWriter, r *http.Request) {
 	}
 	session, cookie, key := s.access.login(s.ctx, in.Token)
 	if session == nil {
-		refuse(
-			w,
-			http.StatusUnauthorized,
-			"this address has been used, or is older than a minute; run bastion dashboard for another",
-		)
+		refuse(w, http.StatusUnauthorized, "this address has been used, or is older than a minute; run bastion dashboard for another")
 		return
 	}
 	setCookie(w, session, cookie, 0)
@@ -169,10 +165,8 @@ func read(w http.ResponseWriter, r *http.Request, into any) bool {
 	d.DisallowUnknownFields()
 	err := d.Decode(into)
 	if err == nil {
-		if _, err = d.Token(); err == nil || !errors.Is(err, io.EOF) {
+		if _, end := d.Token(); !errors.Is(end, io.EOF) {
 			err = errors.New("there is more than one value")
-		} else {
-			err = nil
 		}
 	}
 	if err != nil {

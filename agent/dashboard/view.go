@@ -31,15 +31,12 @@ func (s *session) targets(state api.State) []string {
 		}
 	}
 	slices.Sort(out)
-	out = append(out, "rds", "cache")
-	seen := make(map[string]bool, len(out))
-	out = slices.DeleteFunc(out, func(name string) bool {
-		if name == "" || seen[name] {
-			return true
+	out = slices.DeleteFunc(slices.Compact(out), func(name string) bool { return name == "" })
+	for _, word := range []string{"rds", "cache"} {
+		if !slices.Contains(out, word) {
+			out = append(out, word)
 		}
-		seen[name] = true
-		return false
-	})
+	}
 	return out[:min(len(out), maxNames)]
 }
 
@@ -67,12 +64,7 @@ func (s *session) openRequest(in openRequest) (api.OpenRequest, error) {
 			}
 		}
 	}
-	return api.OpenRequest{
-		Scope:    s.request.Scope,
-		Command:  "dashboard",
-		Detached: true,
-		Forwards: []api.ForwardRequest{f},
-	}, nil
+	return api.OpenRequest{Scope: s.request.Scope, Command: "dashboard", Detached: true, Forwards: []api.ForwardRequest{f}}, nil
 }
 
 // Copy is a text for a forward's clients.

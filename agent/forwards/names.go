@@ -163,15 +163,8 @@ func (r *Registry) holder(f *Forward, name string) *Forward {
 
 // claims reports whether f, which holds its name, is the holder that keeps other from having it.
 func (f *Forward) claims(other *Forward) bool {
-	if f.state == Unopened {
-		return false
-	}
-	for _, s := range f.record.scopes() {
-		if other.record.ident() == (ident{s, f.Name()}) {
-			return true
-		}
-	}
-	return false
+	return f.state != Unopened &&
+		slices.ContainsFunc(f.record.scopes(), func(s scope) bool { return other.record.ident() == ident{s, f.Name()} })
 }
 
 // freeName returns name, or a numbered name that f may have.

@@ -9,6 +9,7 @@ import (
 	"net/http"
 	"os"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -82,22 +83,14 @@ func health(w http.ResponseWriter, good bool) {
 
 // isReady reports whether every forward serves.
 func isReady(state api.State) bool {
-	for _, f := range state.Forwards {
-		if f.State != api.ForwardReady {
-			return false
-		}
-	}
-	return true
+	return !slices.ContainsFunc(state.Forwards, func(f api.Forward) bool { return f.State != api.ForwardReady })
 }
 
 // LocalOnly protects a Handler on a loopback address. It refuses requests for another Host than addr, the listener's address,
 // and requests from web pages.
 func LocalOnly(addr string, next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if site := r.Header.Get(
-			"Sec-Fetch-Site",
-		); r.Host != addr || r.Header.Get("Origin") != "" ||
-			site != "" && site != "none" {
+		if site := r.Header.Get("Sec-Fetch-Site"); r.Host != addr || r.Header.Get("Origin") != "" || site != "" && site != "none" {
 			http.Error(w, "this is at "+addr+" and not for web pages", http.StatusForbidden)
 			return
 		}
@@ -140,8 +133,13 @@ func ReadToken(path string) (string, error) {
 	return token, nil
 }
 
+// descs are the descriptions of all metrics.
+var descs []*prometheus.Desc
+
 func describe(name, help string, labels ...string) *prometheus.Desc {
-	return prometheus.NewDesc("bastion_"+name, help, labels, nil)
+	d := prometheus.NewDesc("bastion_"+name, help, labels, nil)
+	descs = append(descs, d)
+	return d
 }
 
 // Sessions change all day, so they are not a label. Each link sums its sessions.
@@ -149,29 +147,16 @@ var (
 	descInfo  = describe("agent_info", "The agent's version, with the value 1.", "version")
 	descStart = describe("agent_start_time_seconds", "When the agent started, in seconds since the epoch.")
 
-	descLinkUp = describe(
-		"link_up",
-		"Whether the link to a bastion is up and has a path.",
-		"link",
-		"region",
-		"cluster",
-	)
-	descLinkChannels = describe("link_channels", "Connections through the link.", "link")
-	descLinkSent     = describe("link_sent_bytes_total", "Bytes sent on the link's present SSH connection.", "link")
-	descLinkReceived = describe(
-		"link_received_bytes_total",
-		"Bytes received on the link's present SSH connection.",
-		"link",
-	)
+	descLinkUp         = describe("link_up", "Whether the link to a bastion is up and has a path.", "link", "region", "cluster")
+	descLinkChannels   = describe("link_channels", "Connections through the link.", "link")
+	descLinkSent       = describe("link_sent_bytes_total", "Bytes sent on the link's present SSH connection.", "link")
+	descLinkReceived   = describe("link_received_bytes_total", "Bytes received on the link's present SSH connection.", "link")
 	descLinkReinjected = describe("link_reinjected_bytes_total",
 		"Bytes that another session sent again, on the link's present SSH connection.", "link")
 	descLinkSessions = describe("link_sessions", "SSM sessions of the link by state.", "link", "state")
 	descLinkRTT      = describe("link_rtt_seconds", "Smoothed round trip of the link's fastest session.", "link")
-	descLinkInFlight = describe(
-		"link_in_flight_bytes",
-		"Bytes that the link's sessions have sent and that are not acknowledged.",
-		"link",
-	)
+	descLinkInFlight = describe("link_in_flight_bytes",
+		"Bytes that the link's sessions have sent and that are not acknowledged.", "link")
 
 	descForwardReady  = describe("forward_ready", "Whether the forward serves.", "forward", "kind")
 	descForwardActive = describe("forward_connections", "Connections of the forward now.", "forward")
@@ -190,11 +175,7 @@ type collector struct{ state func() api.State }
 
 // Describe implements prometheus.Collector.
 func (c *collector) Describe(ch chan<- *prometheus.Desc) {
-	for _, d := range []*prometheus.Desc{
-		descInfo, descStart, descLinkUp, descLinkChannels, descLinkSent, descLinkReceived, descLinkReinjected,
-		descLinkSessions, descLinkRTT, descLinkInFlight, descForwardReady, descForwardActive, descForwardTotal,
-		descForwardFailed, descForwardBytes,
-	} {
+	for _, d := range descs {
 		ch <- d
 	}
 }
