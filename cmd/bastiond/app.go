@@ -76,8 +76,6 @@ func run(drain, end context.Context, args, environ []string, stdout, stderr io.W
 
 func (a *app) run(args []string) int {
 	err := a.cli().RunContext(a.end, args)
-	var usage *usageError
-	var config *server.ConfigError
 	switch {
 	case err == nil:
 		return exitOK
@@ -85,7 +83,7 @@ func (a *app) run(args []string) int {
 		return exitFailed
 	}
 	_, _ = fmt.Fprintln(a.stderr, "bastiond:", err)
-	if errors.As(err, &usage) || errors.As(err, &config) {
+	if errors.As(err, new(*usageError)) || errors.As(err, new(*server.ConfigError)) {
 		_, _ = fmt.Fprintln(a.stderr, "run `bastiond help` for the settings")
 		return exitUsage
 	}
@@ -109,9 +107,9 @@ func (e *usageError) Unwrap() error { return e.err }
 var errReported = errors.New("reported")
 
 func (a *app) cli() *cli.App {
-	socket := flag(&cli.StringFlag{
-		Name: "socket", Usage: "`PATH` of the control socket, in a directory of mode 0700", Value: server.DefaultSocket,
-	})
+	socket := &cli.StringFlag{
+		Name: "socket", Usage: "`PATH` of the control socket, in a directory of mode 0700", Value: server.DefaultSocket, EnvVars: variables("socket"),
+	}
 	serve := a.serveFlags(socket)
 	badUsage := func(_ *cli.Context, err error, _ bool) error { return &usageError{err} }
 	c := &cli.App{
@@ -154,33 +152,20 @@ func (a *app) println(line string) error {
 	return err
 }
 
-// flag gives f its environment variable.
-func flag[F interface {
-	*cli.StringFlag | *cli.DurationFlag | *cli.IntFlag
-}](f F) F {
-	set := func(name string, env *[]string) {
-		*env = []string{envPrefix + strings.ReplaceAll(strings.ToUpper(name), "-", "_")}
-	}
-	switch f := any(f).(type) {
-	case *cli.StringFlag:
-		set(f.Name, &f.EnvVars)
-	case *cli.DurationFlag:
-		set(f.Name, &f.EnvVars)
-	case *cli.IntFlag:
-		set(f.Name, &f.EnvVars)
-	}
-	return f
+// variables returns the environment variable of a flag.
+func variables(flag string) []string {
+	return []string{envPrefix + strings.ReplaceAll(strings.ToUpper(flag), "-", "_")}
 }
 
 func (a *app) serveFlags(socket cli.Flag) []cli.Flag {
 	text := func(name, value, usage string) cli.Flag {
-		return flag(&cli.StringFlag{Name: name, Value: value, Usage: usage})
+		return &cli.StringFlag{Name: name, Value: value, Usage: usage, EnvVars: variables(name)}
 	}
 	duration := func(name string, value time.Duration, usage string) cli.Flag {
-		return flag(&cli.DurationFlag{Name: name, Value: value, Usage: usage})
+		return &cli.DurationFlag{Name: name, Value: value, Usage: usage, EnvVars: variables(name)}
 	}
 	number := func(name string, value int, usage string) cli.Flag {
-		return flag(&cli.IntFlag{Name: name, Value: value, Usage: usage})
+		return &cli.IntFlag{Name: name, Value: value, Usage: usage, EnvVars: variables(name)}
 	}
 	return []cli.Flag{
 		text("allow", "", "`DESTINATIONS` that may be connected to"),
