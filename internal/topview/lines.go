@@ -101,17 +101,9 @@ func (m *Model) forwardLines() []string {
 		}
 		flow := m.flow("f/" + f.Reference())
 		rows = append(rows, []string{
-			f.Reference(),
-			string(f.State),
-			f.Listen,
-			words.Dash(target),
-			fmt.Sprint(f.Stats.Active),
-			m.rate(flow.downRate),
-			m.rate(flow.upRate),
-			words.Bytes(float64(f.Stats.BytesDown)),
-			words.Bytes(float64(f.Stats.BytesUp)),
-			since(m.state.At, f.Opened).String(),
-			f.Trouble(m.state.At),
+			f.Reference(), string(f.State), f.Listen, words.Dash(target), fmt.Sprint(f.Stats.Active),
+			m.rate(flow.downRate), m.rate(flow.upRate), words.Bytes(float64(f.Stats.BytesDown)), words.Bytes(float64(f.Stats.BytesUp)),
+			since(m.state.At, f.Opened).String(), f.Trouble(m.state.At),
 		})
 	}
 	return append(out, m.markedGrid(rows, keys)...)
@@ -161,19 +153,9 @@ func (m *Model) linkLines() []string {
 		for i, live := range l.Live {
 			n++
 			flow := m.flow(linkKey(l, i))
-			out = append(out, m.markedLine(linkKey(l, i), fmt.Sprintf(
-				"to %s: %s for %s, %s, down %s, up %s  %s",
-				words.Dash(live.Bastion),
-				live.State,
-				since(
-					m.state.At,
-					live.Since,
-				),
-				words.Count(live.Channels, "connection"),
-				m.rate(flow.downRate),
-				m.rate(flow.upRate),
-				bars(flow.past),
-			)))
+			out = append(out, m.markedLine(linkKey(l, i), fmt.Sprintf("to %s: %s for %s, %s, down %s, up %s  %s",
+				words.Dash(live.Bastion), live.State, since(m.state.At, live.Since), words.Count(live.Channels, "connection"),
+				m.rate(flow.downRate), m.rate(flow.upRate), bars(flow.past))))
 			if live.Error != "" {
 				out = append(out, flat("  "+live.Trouble(m.state.At)))
 			}
@@ -195,9 +177,7 @@ func (m *Model) linkLines() []string {
 }
 
 func (m *Model) sessionLines(live report.Link) []string {
-	rows := [][]string{
-		{"SESSION", "STATE", "DOWN", "UP", "ROUND TRIP", "IN FLIGHT", "SENT AGAIN", "AGE", "ROTATES WITHIN"},
-	}
+	rows := [][]string{{"SESSION", "STATE", "DOWN", "UP", "ROUND TRIP", "IN FLIGHT", "SENT AGAIN", "AGE", "ROTATES WITHIN"}}
 	for _, s := range live.Sessions {
 		trip, rotates := "-", "-"
 		if s.RTT > 0 {
@@ -207,15 +187,8 @@ func (m *Model) sessionLines(live report.Link) []string {
 			rotates = (time.Duration(max(live.MaxAge-s.Age, 0)) * time.Second).String()
 		}
 		rows = append(rows, []string{
-			s.ID,
-			s.State,
-			words.Bytes(s.ReceiveRate) + "/s",
-			words.Bytes(s.SendRate) + "/s",
-			trip,
-			words.Bytes(float64(s.InFlight)),
-			words.Bytes(float64(s.Reinjected)),
-			(time.Duration(s.Age) * time.Second).String(),
-			rotates,
+			s.ID, s.State, words.Bytes(s.ReceiveRate) + "/s", words.Bytes(s.SendRate) + "/s", trip, words.Bytes(float64(s.InFlight)),
+			words.Bytes(float64(s.Reinjected)), (time.Duration(s.Age) * time.Second).String(), rotates,
 		})
 	}
 	lines := m.grid(rows)
