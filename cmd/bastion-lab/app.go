@@ -59,8 +59,7 @@ func run(args []string, std stdio, signals <-chan os.Signal) int {
 		return 0
 	}
 	code := exitUsage
-	var e exitError
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[exitError](err); ok {
 		code = e.code
 	}
 	if text := err.Error(); text != "" {

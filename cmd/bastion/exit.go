@@ -27,8 +27,7 @@ var exitCodes = map[fail.Kind]int{
 // finish prints err, if it needs to be printed, and returns the exit code. A signal that ended ctx decides the code,
 // whatever the command made of it.
 func finish(ctx context.Context, stderr io.Writer, err error) int {
-	var sig process.Interrupted
-	if errors.As(context.Cause(ctx), &sig) {
+	if sig, ok := errors.AsType[process.Interrupted](context.Cause(ctx)); ok {
 		// What was cut short by the signal is no news to who sent it.
 		if err != nil && !errors.Is(err, context.Canceled) && !errors.As(err, new(process.Interrupted)) {
 			printError(stderr, err)
@@ -41,7 +40,7 @@ func finish(ctx context.Context, stderr io.Writer, err error) int {
 	if err == nil || console.ReaderGone(err) {
 		return 0
 	}
-	if exit := (*process.ExitError)(nil); errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*process.ExitError](err); ok {
 		if exit.Err != nil {
 			printError(stderr, exit.Err)
 		}

@@ -124,8 +124,7 @@ func Of(err error) Answer {
 
 // cutOff reports whether the connection ended within an answer.
 func cutOff(err error) bool {
-	_, ok := errors.AsType[net.Error](err)
-	return ok || errors.Is(err, io.ErrUnexpectedEOF)
+	return errors.As(err, new(net.Error)) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 
 // NeedsSignIn reports whether the next step is to renew the credentials. The caller knows better how.

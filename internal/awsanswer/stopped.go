@@ -67,9 +67,7 @@ var stops = []rule{
 		text:  text(`toomanyrequests|pull rate limit|too many requests`),
 		class: Throttled, next: "keep the image in ECR, or sign in to its registry: the registry limits anonymous pulls",
 	},
-	{
-		text: text(`not authorized to perform`), class: Denied,
-	},
+	{text: text(`not authorized to perform`), class: Denied},
 	{
 		codes: "cannotpull*", text: text(`no space left`), class: Config,
 		next: "give the task definition more ephemeralStorage: the image does not fit",
@@ -118,10 +116,7 @@ var stops = []rule{
 		codes: "resourceinitialization*", text: text(`from (asm|ssm)|secretsmanager|parameter store`), class: Final,
 		next: "let the subnets reach the secret's service: a NAT gateway, or VPC endpoints for secretsmanager, ssm and kms",
 	},
-	{
-		codes: "resourceinitialization*", text: text(`\becr\b|registry auth`), class: Final,
-		next: nextRegistry,
-	},
+	{codes: "resourceinitialization*", text: text(`\becr\b|registry auth`), class: Final, next: nextRegistry},
 	{
 		codes: "resourceinitialization*", text: text(`efs`), class: Config,
 		next: "check the EFS volumes of the task definition: mount targets, security groups, and the file system's policy",
@@ -131,9 +126,7 @@ var stops = []rule{
 		next: "check that the subnets reach CloudWatch Logs, ECR and Secrets Manager (NAT gateway or VPC endpoints), and the execution role",
 	},
 	{text: text(`insufficientfreeaddresses|network interface|security group .*not exist|subnet .*not exist|invalidsubnet`), class: Config, next: nextSubnets},
-	{
-		text: text(`unable to assume the role|assume role`), class: Config, next: nextTrust,
-	},
+	{text: text(`unable to assume the role|assume role`), class: Config, next: nextTrust},
 
 	// The container.
 	{
@@ -150,10 +143,7 @@ var stops = []rule{
 	{text: text(`\bspot`), class: Transient, next: nextSpot},
 	{codes: "infrastructurehealth terminationnotice", class: Transient, next: nextMachine},
 	{text: text(`capacity`), class: Transient, next: "try again later, or add subnets in other availability zones"},
-	{
-		text: text(`maintenance|retire|retirement|underlying infrastructure|host ec2`), class: Transient,
-		next: nextMachine,
-	},
+	{text: text(`maintenance|retire|retirement|underlying infrastructure|host ec2`), class: Transient, next: nextMachine},
 	{
 		codes: "containerruntime* dockertimeout* internal*", class: Transient,
 		next: "try again: AWS could not start the container in time",

@@ -159,10 +159,7 @@ var table = []rule{
 		operation: "RunTask", text: text(`service.linked role`), class: Transient,
 		next: "try again in a minute; if it stays: aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com",
 	},
-	{
-		operation: "RunTask", text: text(`assume the role`), class: Final,
-		next: nextTrust,
-	},
+	{operation: "RunTask", text: text(`assume the role`), class: Final, next: nextTrust},
 	{
 		codes: "platformunknown platformtaskdefinitionincompatibility unsupportedfeature", class: Config,
 		next: "check the task definition against what Fargate offers in this region",

@@ -64,7 +64,4 @@ var unreached = []struct {
 	},
 }
 
-func is[E error](err error) bool {
-	_, ok := errors.AsType[E](err)
-	return ok
-}
+func is[E error](err error) bool { return errors.As(err, new(E)) }

@@ -151,6 +151,5 @@ func (e *unanswered) RetryableError() bool { return e.again }
 
 // Unreached reports whether a call failed on its way to AWS or back.
 func Unreached(err error) bool {
-	_, ok := errors.AsType[net.Error](err)
-	return ok || errors.Is(err, io.ErrUnexpectedEOF)
+	return errors.As(err, new(net.Error)) || errors.Is(err, io.ErrUnexpectedEOF)
 }

@@ -21,7 +21,7 @@ import (
 // signIn returns the user's next step if a configuration's credentials do not work. It names their source, the variables or the
 // profile. For a role it names the source profile, because the user signs in to that one.
 func signIn(cfg aws.Config, env *Env, profile string) string {
-	if profile == "" && env.hasKeys() {
+	if profile == "" && env.Credentials().HasKeys() {
 		return "sign in again and renew " + envAccessKey + ", " + envSecretKey + " and " + envSessionToken +
 			", which go before AWS_PROFILE; or unset them, or choose a profile with --profile"
 	}
@@ -92,9 +92,6 @@ func nextContainer(variable string) string {
 
 // isContainer reports whether err is a failure of the container credentials endpoint.
 func isContainer(err error) bool { return strings.Contains(err.Error(), "failed to load credentials") }
-
-// hasKeys reports whether the variables contain credentials.
-func (e *Env) hasKeys() bool { return e.Credentials().HasKeys() }
 
 // sourceProfile returns the profile at the end of cfg's chain of source profiles; nil if there is none.
 func sourceProfile(cfg aws.Config) *awsconfig.SharedConfig {
@@ -203,10 +200,7 @@ func (e *Env) credentialsError(err error, profile, next string) error {
 func isLast(err error) bool { return strings.Contains(err.Error(), "no EC2 IMDS role found") }
 
 // isFile reports whether err is a file error, whose cause implements net.Error.
-func isFile(err error) bool {
-	_, ok := errors.AsType[*fs.PathError](err)
-	return ok
-}
+func isFile(err error) bool { return errors.As(err, new(*fs.PathError)) }
 
 // badSignIn is a call's error with the next step for its credentials.
 type badSignIn struct {

@@ -151,16 +151,16 @@ func (b *Browser) Run(ctx context.Context, p *Profile, args []string) error {
 	}
 	cmd.WaitDelay = browserEnd
 	err = cmd.Run()
-	var exit *exec.ExitError
+	isExit := errors.As(err, new(*exec.ExitError))
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case err == nil:
 		return nil
-	case errors.As(err, &exit) && p.InUse():
+	case isExit && p.InUse():
 		return fail.New(fail.Other, "hand the page to the browser that runs", err,
 			"open it there, or use --fresh for another one")
-	case errors.As(err, &exit):
+	case isExit:
 		return fail.New(fail.Other, "run "+b.Program, fmt.Errorf("%w: %s", err, lastLine(log)),
 			"read "+p.log()+", or use another one: --browser NAME")
 	}

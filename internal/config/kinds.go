@@ -3,11 +3,12 @@ package config
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"math"
 	"net"
 	"net/netip"
 	"regexp"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -180,11 +181,10 @@ func splitMap(text string) (map[string]string, error) {
 
 // joinMap is the inverse of splitMap.
 func joinMap(m map[string]string) string {
-	items := make([]string, 0, len(m))
-	for k, v := range m {
-		items = append(items, k+"="+v)
+	var items []string
+	for _, key := range slices.Sorted(maps.Keys(m)) {
+		items = append(items, key+"="+m[key])
 	}
-	sort.Strings(items)
 	return strings.Join(items, ",")
 }
 
@@ -263,10 +263,8 @@ func hostPort(text string) (string, error) {
 
 func oneOf(words ...string) func(string) error {
 	return func(text string) error {
-		for _, w := range words {
-			if text == w {
-				return nil
-			}
+		if slices.Contains(words, text) {
+			return nil
 		}
 		return fmt.Errorf("%q is not one of: %s", text, strings.Join(words, ", "))
 	}
@@ -288,13 +286,6 @@ func ssmTarget(text string) error {
 // IsPublicKey reports whether text looks like a public key in authorized_keys form rather than a path.
 func IsPublicKey(text string) bool {
 	kind, rest, ok := strings.Cut(strings.TrimSpace(text), " ")
-	if !ok || rest == "" {
-		return false
-	}
-	for _, prefix := range []string{"ssh-", "ecdsa-", "sk-"} {
-		if strings.HasPrefix(kind, prefix) {
-			return true
-		}
-	}
-	return false
+	return ok && rest != "" &&
+		(strings.HasPrefix(kind, "ssh-") || strings.HasPrefix(kind, "ecdsa-") || strings.HasPrefix(kind, "sk-"))
 }

@@ -59,8 +59,7 @@ func Parse(name string, data []byte) (*File, error) {
 	p := &fileParser{name: name}
 	tree, err := parser.ParseBytes(data, 0)
 	if err != nil {
-		var syntax *yaml.SyntaxError
-		if errors.As(err, &syntax) && syntax.Token != nil {
+		if syntax, ok := errors.AsType[*yaml.SyntaxError](err); ok && syntax.Token != nil {
 			return nil, p.at(syntax.Token, "%s", syntax.Message)
 		}
 		return nil, &Error{File: name, Line: 1, Column: 1, Msg: strings.TrimSpace(yaml.FormatError(err, false, false))}
@@ -330,11 +329,4 @@ func (p *fileParser) checkSpec(e entry, spec string, n ast.Node) error {
 	return nil
 }
 
-func isDigits(s string) bool {
-	for _, r := range s {
-		if r < '0' || r > '9' {
-			return false
-		}
-	}
-	return s != ""
-}
+func isDigits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }

@@ -161,12 +161,7 @@ func FromTexts(texts map[string]string) (Settings, error) {
 		if !given {
 			text = setting.Default
 		}
-		if text == "" {
-			if given && setting.Default != "" {
-				if err := setting.kind.set(&s, ""); err != nil {
-					return s, fail.New(fail.Usage, setting.Key, err, "see docs/configuration.md")
-				}
-			}
+		if text == "" && setting.Default == "" {
 			continue
 		}
 		if err := setting.kind.set(&s, text); err != nil {

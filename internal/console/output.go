@@ -42,6 +42,5 @@ func (o *Output) Outcome(err error) error {
 
 // ReaderGone reports whether a command ended because the reader of its output, such as head, closed it.
 func ReaderGone(err error) bool {
-	_, ok := errors.AsType[*outputError](err)
-	return ok && errors.Is(err, syscall.EPIPE)
+	return errors.As(err, new(*outputError)) && errors.Is(err, syscall.EPIPE)
 }

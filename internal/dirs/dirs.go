@@ -2,6 +2,7 @@
 package dirs
 
 import (
+	"cmp"
 	"os"
 	"path/filepath"
 
@@ -40,10 +41,7 @@ func DefaultState() string { return filepath.Join(xdg.StateHome, "bastion") }
 
 // State returns the directory of files that outlive processes: the setting's, or else the default. It creates the directory.
 func State(setting string) (string, error) {
-	if setting == "" {
-		setting = DefaultState()
-	}
-	return private(setting, "use the state directory", "state_dir (BASTION_STATE_DIR)")
+	return private(cmp.Or(setting, DefaultState()), "use the state directory", "state_dir (BASTION_STATE_DIR)")
 }
 
 func private(dir, op, setting string) (string, error) {

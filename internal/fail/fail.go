@@ -83,15 +83,10 @@ func (e *Error) Unwrap() error { return e.Err }
 
 // KindOf returns the kind of the outermost *Error in err's chain that has one; deadlines count as Timeout.
 func KindOf(err error) Kind {
-	for e := err; e != nil; {
-		var f *Error
-		if !errors.As(e, &f) {
-			break
-		}
+	for f, ok := errors.AsType[*Error](err); ok; f, ok = errors.AsType[*Error](f.Err) {
 		if f.Kind != Other {
 			return f.Kind
 		}
-		e = f.Err
 	}
 	if errors.Is(err, context.DeadlineExceeded) {
 		return Timeout
@@ -101,15 +96,10 @@ func KindOf(err error) Kind {
 
 // NextOf returns the hint of the outermost *Error in err's chain that has one.
 func NextOf(err error) string {
-	for e := err; e != nil; {
-		var f *Error
-		if !errors.As(e, &f) {
-			return ""
-		}
+	for f, ok := errors.AsType[*Error](err); ok; f, ok = errors.AsType[*Error](f.Err) {
 		if f.Next != "" {
 			return f.Next
 		}
-		e = f.Err
 	}
 	return ""
 }

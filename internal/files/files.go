@@ -27,10 +27,7 @@ func (e *ForeignError) Error() string {
 }
 
 // IsForeign reports whether err is, or wraps, a ForeignError.
-func IsForeign(err error) bool {
-	_, ok := errors.AsType[*ForeignError](err)
-	return ok
-}
+func IsForeign(err error) bool { return errors.As(err, new(*ForeignError)) }
 
 // UntrustedError says who else could have written a file.
 type UntrustedError struct {

@@ -5,9 +5,11 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"runtime"
+	"slices"
 	"strconv"
 	"syscall"
 
@@ -81,11 +83,7 @@ func aliases() []netip.Addr {
 			}
 		}
 	}
-	var out []netip.Addr
-	for ip := range found {
-		out = append(out, ip)
-	}
-	return out
+	return slices.Collect(maps.Keys(found))
 }
 
 // Usable returns an error if the port of an address in the hosts file is not free.

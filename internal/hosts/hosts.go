@@ -6,6 +6,7 @@
 package hosts
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
@@ -41,12 +42,7 @@ const (
 )
 
 // Path returns name, the setting's hosts file, or the system's hosts file if name is empty.
-func Path(name string) string {
-	if name == "" {
-		return defaultFile()
-	}
-	return name
-}
+func Path(name string) string { return cmp.Or(name, defaultFile()) }
 
 // File is a hosts file.
 type File struct {

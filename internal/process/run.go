@@ -97,7 +97,7 @@ func outcome(op string, state *os.ProcessState, err error) error {
 	if code := state.ExitCode(); code != 0 {
 		return &ExitError{Code: code}
 	}
-	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+	if err != nil && !errors.As(err, new(*exec.ExitError)) {
 		return fail.New(fail.Other, op, err, "")
 	}
 	return nil

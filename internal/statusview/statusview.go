@@ -39,12 +39,10 @@ func Agent(st api.State) []report.Process {
 // Bastions prints a cluster's bastion tasks, or why there is none.
 func Bastions(w io.Writer, st report.Status) error {
 	if st.Target != "" {
-		err := console.Printf(w, "using the OpenSSH server at %s, without a bastion task\n", st.Target)
-		return err
+		return console.Printf(w, "using the OpenSSH server at %s, without a bastion task\n", st.Target)
 	}
 	if len(st.Bastions) == 0 {
-		err := console.Printf(w, "no bastion of %s in cluster %s\n", st.Owner, st.Cluster)
-		return err
+		return console.Printf(w, "no bastion of %s in cluster %s\n", st.Owner, st.Cluster)
 	}
 	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(table, "TASK\tSTATUS\tEXEC AGENT\tAGE\tTARGET")

@@ -1,7 +1,10 @@
 // Package words formats values for people.
 package words
 
-import "fmt"
+import (
+	"cmp"
+	"fmt"
+)
 
 // Count formats a number of things; its plural ends in s.
 func Count(n int, noun string) string {
@@ -31,9 +34,4 @@ func Parenthesis(text string) string {
 }
 
 // Dash returns text, or "-" for an empty text.
-func Dash(text string) string {
-	if text == "" {
-		return "-"
-	}
-	return text
-}
+func Dash(text string) string { return cmp.Or(text, "-") }
