@@ -38,8 +38,8 @@ func newPlainSSH(b *testing.B, srv *bastion) plainSSH {
 	return plainSSH{c}
 }
 
-// BenchmarkForward moves data through a forward, the SSH connection in memory and the bastion of these tests, all in this
-// process: client, SSH client, SSH server and destination share its processors.
+// BenchmarkForward moves data through a forward, the SSH connection in memory and the bastion of these tests, all in one process.
+// Client, SSH client, SSH server and destination share its processors.
 func BenchmarkForward(b *testing.B) {
 	srv := newBastion(b)
 	l := readyLink(b, srv, LinkConfig{Logger: quiet})
@@ -121,8 +121,8 @@ func serveBlocks(b *testing.B, size int) (addr string) {
 	})
 }
 
-// BenchmarkAllocations counts what both ends allocate for each MB of a download through a forward, its connection included: a
-// figure that grows with the size is a path that allocates for what it moves.
+// BenchmarkAllocations counts both ends' allocations for each MB of a download through a forward, including its connection. A
+// figure that grows with the size shows a path that allocates for the bytes it moves.
 func BenchmarkAllocations(b *testing.B) {
 	const block = 1e6
 	l := readyLink(b, newBastion(b), LinkConfig{Logger: quiet})

@@ -154,8 +154,8 @@ func TestConnGoesOnAfterDeadlines(t *testing.T) {
 	})
 }
 
-// A Write that ends early says exactly what has gone and will go, whether it waits for its turn or for SSH's window: what a caller
-// sends after that, by the same connection or by another, is neither repeated nor lost.
+// A Write that ends early returns exactly how much has gone and will go, whether it waits for its turn or for SSH's window. So
+// later writes, by the same connection or by another, neither repeat nor lose bytes.
 func TestConnWriteCounts(t *testing.T) {
 	data := make([]byte, 6<<20)
 	_, _ = rand.NewChaCha8([32]byte{}).Read(data)

@@ -258,8 +258,8 @@ func TestForward200Connections(t *testing.T) {
 	wg.Wait()
 }
 
-// A small exchange beside bulk uploads waits for no more than its turn. The bound is generous: it must tell a fair queue,
-// which serves it in milliseconds, from starvation, which does not serve it until the uploads end.
+// A small exchange beside bulk uploads waits for no more than its turn. The bound is generous: a fair queue serves it in
+// milliseconds, while starvation does not serve it until the uploads end.
 func TestForwardServesSmallBesideBulk(t *testing.T) {
 	b := newBastion(t)
 	l := readyLink(t, b, LinkConfig{})

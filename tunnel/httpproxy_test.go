@@ -170,7 +170,7 @@ func TestSOCKSPassword(t *testing.T) {
 	}
 }
 
-// What the site gets is what the client sent, without what was meant for the proxy.
+// The site gets the client's request, without the parts for the proxy.
 func TestHTTPProxyRequests(t *testing.T) {
 	type seen struct {
 		method, uri, host, body string

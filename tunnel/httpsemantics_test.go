@@ -86,7 +86,7 @@ func ofTheSite(h http.Header) http.Header {
 	return h
 }
 
-// site serves the row's side behind the bastion and keeps what it has received.
+// site serves the row's side behind the bastion and keeps the received bytes.
 type site struct {
 	addr     string
 	mu       sync.Mutex
@@ -507,7 +507,7 @@ func TestHTTPProxyCutAnswerIsReset(t *testing.T) {
 // earlyConn is a connection to a site that answers when it has the head of a request, and takes no more from then on. What it
 // said comes after the write that failed.
 type earlyConn struct {
-	net.Conn // nil: what is not below is not called
+	net.Conn // nil: nothing below is called
 	answer   io.Reader
 	refused  chan struct{}
 	closed   chan struct{}
@@ -538,7 +538,7 @@ func (c *earlyConn) Close() error {
 	return nil
 }
 
-// A write that fails does not say that there is no answer.
+// A failed write does not mean that no answer came.
 func TestHTTPProxyAnswerAfterFailedWrite(t *testing.T) {
 	addr := startSOCKS(t, dialFunc(func(context.Context) (net.Conn, error) {
 		return &earlyConn{

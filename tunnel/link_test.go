@@ -786,8 +786,8 @@ func TestClientDrainedSeesQueuedRequests(t *testing.T) {
 	}
 }
 
-// stuckConn is an SSH connection whose calls do not end, which x/crypto/ssh has after a peer's breach of the protocol, and
-// for a channel opened at the very moment of the end.
+// stuckConn is an SSH connection whose calls do not end. x/crypto/ssh has such calls after a peer's breach of the protocol, and for
+// a channel opened at the very moment of the end.
 type stuckConn struct {
 	ssh.Conn
 	release chan struct{}

@@ -17,7 +17,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// toldDest is a destination that, when it is told to, says what it has to say, and closes the connection both ways.
+// toldDest is a destination that, when told to, sends its data and closes the connection both ways.
 type toldDest struct {
 	net.Conn
 	says string
@@ -94,7 +94,7 @@ func TestReadsGoOnWhileTheTransportIsFull(t *testing.T) {
 	})
 }
 
-// slowWriter takes what is written when it is told to.
+// slowWriter takes a write when told to.
 type slowWriter struct {
 	take chan struct{}
 
@@ -114,7 +114,7 @@ func (w *slowWriter) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-// Those who send data get their turns in order, and there is no more room than for a few.
+// Senders of data get their turns in order, and only as many as there is room for.
 func TestOutboxTurns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := &slowWriter{take: make(chan struct{})}
@@ -151,7 +151,7 @@ func TestOutboxTurns(t *testing.T) {
 		if got := sent(); !slices.Equal(got, []byte{0, 1, 2, 3, 4, 5}) {
 			t.Errorf("the order is %v", got)
 		}
-		// One who does not wait any more takes nobody's turn, and what is there is written at the end.
+		// A sender that stops waiting takes no turn from others, and the waiting bytes are written at the end.
 		gone := make(chan struct{})
 		close(gone)
 		o.turn(gone)

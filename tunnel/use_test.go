@@ -20,7 +20,7 @@ type fleet struct {
 
 	mu      sync.Mutex
 	stopped bool
-	full    bool // what is started does not come up
+	full    bool // the started server does not come up
 	started int
 	uses    []Use
 }
@@ -58,8 +58,8 @@ func (f *fleet) Connect(ctx context.Context) (*Transport, error) {
 	return f.bastion.Connect(WithUse(ctx, Wanted))
 }
 
-// After a loss the Link has its bastion back, and another one only if the Connector finds the use worth it: what the use is, what is
-// started, and what the Link does then.
+// After a loss the Link has its bastion back. It has another one only if the Connector finds the purpose worth it. The rows give
+// the purpose, the started servers, and the Link's state then.
 func TestLinkUse(t *testing.T) {
 	type test struct {
 		name            string

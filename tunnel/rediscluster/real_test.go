@@ -441,8 +441,8 @@ func (c *rawConn) until(t *testing.T, text string) string {
 	return string(b[:len(b)-len(end)])
 }
 
-// Answers in which nodes are named have the listeners in their place, in each protocol and in a transaction, also where
-// a message of PubSub comes between.
+// Answers that name nodes have the listeners in their place, in each protocol and in a transaction, even with a message of PubSub
+// in between.
 func testAnswers(t *testing.T, l *lab) {
 	for _, hello := range []string{"2", "3"} {
 		c := dialRaw(t, l.addr)
@@ -555,7 +555,7 @@ func workload(seed uint64, n int, skip bool) [][]string {
 		if next[0] == "CLIENT" && !skip {
 			next = []string{"ASKING"}
 		}
-		if k[1] == 'a' && next[0] != "GET" { // a redirection is no part of what is compared
+		if k[1] == 'a' && next[0] != "GET" { // the comparison ignores redirections
 			next = []string{"ECHO", value}
 		} else if next[0] == "GET" && k[1] == 'a' {
 			next = []string{"PING"}

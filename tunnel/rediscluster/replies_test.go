@@ -174,8 +174,8 @@ func TestRewriteTLSPort(t *testing.T) {
 	}
 }
 
-// Requests and replies stay matched whatever is between them. The steps are "> REQUEST" and "< REPLY"; at the end comes
-// a CLUSTER SLOTS, whose reply is rewritten or, where the connection is lost, is not.
+// Requests and replies stay matched whatever is between them. The steps are "> REQUEST" and "< REPLY". At the end comes a CLUSTER
+// SLOTS, whose reply is rewritten unless the connection is lost.
 func TestMatching(t *testing.T) {
 	const queued = "< +QUEUED\r\n"
 	tests := []struct {
@@ -378,8 +378,8 @@ var requests = []string{
 	"SUBSCRIBE a", "UNSUBSCRIBE", "HELLO 3", "CLIENT REPLY SKIP", "CLIENT REPLY OFF", "CLIENT REPLY ON", "MONITOR",
 }
 
-// FuzzReplies: without an address that has a translation, what comes out is what went in, whatever was asked and
-// however it came in pieces; and with translations it is the same for all ways of cutting it.
+// FuzzReplies: without a translation, the output equals the input, whatever the requests and the pieces. With translations it is
+// the same for all ways of cutting the input.
 func FuzzReplies(f *testing.F) {
 	for i, s := range corpus {
 		f.Add([]byte{byte(i)}, []byte(s), uint64(i))
