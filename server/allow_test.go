@@ -267,7 +267,7 @@ func TestParseName(t *testing.T) {
 	}
 }
 
-// What is accepted is written and read again as the same list, and no list permits what is never permitted.
+// An accepted list survives writing and parsing, and no list permits the addresses that are never permitted.
 func FuzzParseAllow(f *testing.F) {
 	f.Add(everything)
 	f.Add("db-?.internal:1-10,10.0.0.0/8:* [2001:db8::1]:443")

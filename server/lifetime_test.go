@@ -272,8 +272,8 @@ func (c *stuckConn) Close() error {
 	return c.Conn.Close()
 }
 
-// A drain lets nobody in first, is on record, tells every client, waits for the channels, and only then ends the connections; the stop is on
-// record last. A client that takes nothing any more delays the end by noticeTime, and nobody's notice.
+// A drain first refuses new clients, is on record, tells every client, waits for the channels, and only then ends the connections.
+// The stop is the last record. A client that takes nothing any more delays the end by noticeTime, and nobody's notice.
 func TestDrainOrder(t *testing.T) {
 	for name, tt := range map[string]struct {
 		channel, stuck bool

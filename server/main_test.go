@@ -243,7 +243,7 @@ func farEnd(t testing.TB, serve func(*net.TCPConn)) (address string) {
 	return l.Addr().String()
 }
 
-// echo sends back what comes, and its end.
+// echo sends its input back, and its end.
 func echo(conn *net.TCPConn) {
 	_, _ = io.Copy(conn, conn)
 	_ = conn.CloseWrite()
@@ -306,7 +306,7 @@ func nameServer(t testing.TB, hosts map[string][]string) string {
 	return conn.LocalAddr().String()
 }
 
-// dialed stands in for the network: it notes what is dialed and connects it to an echo.
+// dialed stands in for the network: it records each dial and connects it to an echo.
 type dialed struct {
 	mu        sync.Mutex
 	addresses []string

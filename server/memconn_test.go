@@ -52,7 +52,7 @@ func (l *memListener) dial() (net.Conn, error) {
 	}
 }
 
-// memHalf is one direction: unbounded, since SSH bounds what is under way.
+// memHalf is one direction. It is unbounded, since SSH bounds the bytes on their way.
 type memHalf struct {
 	mu       sync.Mutex
 	change   sync.Cond

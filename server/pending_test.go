@@ -10,8 +10,8 @@ import (
 	"github.com/bastion-ssm/bastion/keys"
 )
 
-// A client that says that its grant is on its way waits for it; one that does not say so is refused at once; the wait
-// is bounded, ends for a refusal other than a missing grant, and is not ended by other keys' grants.
+// A client that announces its grant waits for it; the server refuses another one at once. The wait is bounded. It ends for a
+// refusal other than a missing grant, but not for other keys' grants.
 func TestPendingGrant(t *testing.T) {
 	for _, tt := range []struct {
 		name    string

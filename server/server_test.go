@@ -86,7 +86,7 @@ func listenAddresses(b *bastion) []string {
 	return s
 }
 
-// Each direction ends by itself, and what was sent before an end arrives.
+// Each direction ends by itself, and bytes sent before an end arrive.
 func TestHalfClose(t *testing.T) {
 	t.Run("client first", func(t *testing.T) {
 		far := farEnd(t, func(conn *net.TCPConn) {
@@ -216,7 +216,7 @@ func TestDestinationStopsReading(t *testing.T) {
 	b.log.wait(t, eventClose, 1)
 }
 
-// A destination that takes nothing must not hold up the end: what is left for it is not waited for.
+// A destination that does not read must not delay the end: the server does not wait for its remaining bytes.
 func TestCloseWhileDestinationTakesNothing(t *testing.T) {
 	release := make(chan struct{})
 	far := farEnd(t, func(*net.TCPConn) { <-release })
