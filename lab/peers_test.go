@@ -332,8 +332,8 @@ func TestPluginPortForwarding(t *testing.T) {
 	echo := netip.MustParseAddrPort(echoServer(t))
 	l.AddName("echo.corp.internal", echo.Addr())
 	c := newCLI(t, l, l.Env())
-	// The plugin's request to end the session may have the number of a message that another of its goroutines sends, and then
-	// the agent takes it for a duplicate: see TestAWSCLIPortForwarding of e2e.
+	// The plugin's request to end the session may have the number of a message that another of its goroutines sends. The agent then
+	// takes it for a duplicate: see TestAWSCLIPortForwarding of e2e.
 	const tries = 5
 	for n := 1; ; n++ {
 		forwardByPlugin(t, c.command(t, "ssm", "start-session", "--target", l.Tasks()[0].Target,

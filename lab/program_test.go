@@ -14,9 +14,9 @@ import (
 	"testing"
 )
 
-// programMain is what the test binary does as the program of a task: as LAB_TEST_PROGRAM says, serve on a loopback
-// port until SIGTERM, exit at once with a code, or ignore SIGTERM. "say" as its first argument makes it print the
-// others: for ECS Exec.
+// programMain is the test binary's main function as the program of a task. As LAB_TEST_PROGRAM says, it serves on a loopback port
+// until SIGTERM, exits at once with a code, or ignores SIGTERM. "say" as its first argument makes it print the others: for ECS
+// Exec.
 func programMain() int {
 	if len(os.Args) > 1 && os.Args[1] == "say" {
 		fmt.Fprintln(os.Stdout, strings.Join(os.Args[2:], " "), "allow="+os.Getenv("BASTIOND_ALLOW"))

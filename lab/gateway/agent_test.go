@@ -225,7 +225,7 @@ func TestAgentReceives(t *testing.T) {
 	})
 }
 
-// What comes before the handshake is complete is acknowledged and lost.
+// The agent acknowledges and loses data from before the end of the handshake.
 func TestAgentDiscardsBeforeTheHandshake(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newAgentRig(t)

@@ -10,7 +10,7 @@ import (
 	"github.com/mmmorris1975/ssm-session-client/datachannel"
 )
 
-// collect is a far end that keeps what comes, until size bytes have.
+// collect is a far end that keeps its input, until it has size bytes.
 func collect(size int) (serve func(net.Conn), got <-chan []byte) {
 	whole := make(chan []byte, 1)
 	return func(c net.Conn) {
@@ -25,8 +25,8 @@ func collect(size int) (serve func(net.Conn), got <-chan []byte) {
 	}, whole
 }
 
-// An agent whose websocket breaks after it has written a message to the port, and before the acknowledgement is out, writes the message
-// again when it comes again. It counts from there on.
+// An agent's websocket breaks after it has written a message to the port, and before the acknowledgement is out. It writes the
+// message again when it comes again. It counts from there on.
 func TestAgentCutBeforeAck(t *testing.T) {
 	t.Parallel()
 	g := newGateway(t, Config{})
@@ -123,7 +123,7 @@ func TestAgentCutAtAnyTime(t *testing.T) {
 	}
 }
 
-// What is written to the port is damaged as the faults say, and nothing is without them.
+// The agent damages the port's data as the faults say, and not at all without them.
 func TestDamageTowardThePort(t *testing.T) {
 	t.Parallel()
 	const size = 200_000

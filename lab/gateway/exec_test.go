@@ -33,7 +33,8 @@ func (p *peer) allOutput() string {
 	return out.String()
 }
 
-// The command line is split by shell rules but not run by a shell; stdout and stderr come merged, with the line ends of a pty.
+// The agent splits the command line by shell rules, but does not run it in a shell. stdout and stderr come merged, with a pty's
+// line ends.
 func TestExecCommandLine(t *testing.T) {
 	g := newGateway(t, Config{})
 	p := start(t, g, execSpec(`sh -c 'echo "$0 $1"; echo err >&2' "a  b" '$HOME *'`))

@@ -433,7 +433,7 @@ func TestFaultsEndToEnd(t *testing.T) {
 	}
 }
 
-// Close ends what is under way: sessions that never had a client, busy ones, and websockets without a hello.
+// Close ends everything that runs: sessions that never had a client, busy ones, and websockets without a hello.
 func TestCloseWhileBusy(t *testing.T) {
 	g := newGateway(t, Config{})
 	port := serveTCP(t, generate)
@@ -484,7 +484,7 @@ func TestCloseWithDeafClient(t *testing.T) {
 	_ = g.Close()
 }
 
-// failing is a client's connection that fails: once it is armed, what comes is read once, and the next write fails.
+// failing is a client's connection. Once armed, it reads once more, and its next write fails.
 type failing struct {
 	net.Conn
 	armed   chan struct{}
@@ -533,7 +533,7 @@ func (l oneConn) Accept() (net.Conn, error) {
 	return l.c, nil
 }
 
-// A client that sends a last word and goes is heard, although what is sent to it fails before that is read.
+// The gateway hears a client that sends a last word and goes, although writes to the client fail before it reads that word.
 func TestLastWords(t *testing.T) {
 	t.Parallel()
 	c := &failing{

@@ -41,7 +41,7 @@ func data(n, size int) []byte {
 
 func seqOf(b []byte) int { return int(binary.BigEndian.Uint64(b[48:])) }
 
-// popAll pops what comes until the lane's end, and when.
+// popAll pops all messages until the lane's end, with their times.
 func (r *laneRig) popAll(t *testing.T) (seqs []int, at []time.Duration) {
 	t.Helper()
 	began := time.Now()

@@ -18,7 +18,7 @@ import (
 	"time"
 )
 
-// tool is the path of a peer that is built for the tests, or skips the test where it is not; in CI its absence is a failure.
+// tool returns the path of a peer that is built for the tests. It skips the test if the peer is missing; in CI that is a failure.
 func tool(t *testing.T, name, env string) string {
 	t.Helper()
 	path := os.Getenv(env)
@@ -160,8 +160,8 @@ func pluginPort(t *testing.T, g *Gateway, spec Spec) string {
 	return "127.0.0.1:" + opened.FindStringSubmatch(line)[1]
 }
 
-// The connections are open together but take turns: the plugin's list of unacknowledged messages is not safe for concurrent use,
-// and a busy upload makes it deaf (its reader panics, recovers, and is gone) about once in ten times.
+// The connections are open together but take turns: the plugin's list of unacknowledged messages is not safe for concurrent use. In
+// about one of ten busy uploads its reader panics, recovers and is gone, which makes the plugin deaf.
 func TestPluginPortForwarding(t *testing.T) {
 	g := newGateway(t, Config{})
 	addr := pluginPort(t, g, Spec{
@@ -230,8 +230,8 @@ func TestPluginResumesAfterCut(t *testing.T) {
 			if n := g.Cut(id, how); n != 1 {
 				t.Fatalf("Cut: %d websockets", n)
 			}
-			// What the agent sends while the plugin is away may be lost to it for good: it does not acknowledge twice, and the
-			// agent resends only the oldest.
+			// Messages that the agent sends while the plugin is away may be lost for good: the plugin does not acknowledge twice,
+			// and the agent resends only the oldest.
 			waitFor(t, "the plugin to resume", func() bool {
 				i := g.Sessions()
 				return len(i) == 1 && i[0].Resumes == 1 && i[0].Connected

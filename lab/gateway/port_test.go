@@ -85,8 +85,8 @@ func (c closeNotifier) Close() error {
 	return c.Conn.Close()
 }
 
-// notifyClose makes the spec's connections tell when the agent closes them: a basic port session does so as soon as it has noticed
-// the far end's hang-up, and then waits for data.
+// notifyClose makes the spec's connections report when the agent closes them. A basic port session closes its connection as soon as
+// it has noticed the far end's hang-up, and then waits for data.
 func notifyClose(spec *Spec) <-chan struct{} {
 	closed := make(chan struct{}, 100)
 	spec.Dial = func(ctx context.Context, network, addr string) (net.Conn, error) {

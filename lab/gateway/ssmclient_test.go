@@ -8,8 +8,8 @@ import (
 	"testing"
 )
 
-// ssm-session-client passes a port session both ways, on a line without faults, a message at a time: with more under way the agent
-// may resend one that is late, which this client delivers twice. It runs as a program of its own, because it has data races.
+// ssm-session-client passes a port session both ways, on a line without faults, one message at a time. With more in flight the
+// agent may resend a late message, which this client delivers twice. It runs as a program of its own, because it has data races.
 func TestSSMSessionClient(t *testing.T) {
 	path := tool(t, "ssmpeer", "BASTION_TEST_SSMPEER")
 	g := newGateway(t, Config{})

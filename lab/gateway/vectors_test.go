@@ -88,7 +88,7 @@ func (e *event) toClient() bool {
 		e.From == "agent" && e.message.Type != datachannel.AgentSession)
 }
 
-// shape is what must be the same in every run: all but times, ids, texts that are random, and what is encrypted.
+// shape is the part that must be the same in every run: everything except times, ids, random texts and encrypted bytes.
 func shape(m *frame.Message, sealed bool) string {
 	s := fmt.Sprintf("%s flags=%d payload=%d seq=%d", m.Type, m.Flags, m.PayloadType, m.Seq)
 	if keys, ok := jsonKeys(m.Payload); ok {
@@ -131,7 +131,7 @@ func jsonKeys(b []byte) (keys []string, ok bool) {
 	}
 }
 
-// shapes are those of the frames of the given types; stream messages by number and once: what is lost and resent is a matter of luck.
+// shapes are those of the frames of the given types, stream messages by number and once: losses and resends are a matter of luck.
 func shapes(frames []frame.Message, sealed bool, types ...datachannel.MessageType) []string {
 	var kept []frame.Message
 	seen := map[int64]bool{}
@@ -273,7 +273,7 @@ func replay(t *testing.T, events []event) {
 				if token, err = g.Resume(spec.ID); err != nil {
 					t.Fatal(err)
 				}
-				p.noAcks = false // what is lost in the cut is not what was lost when it was recorded: acknowledge what comes
+				p.noAcks = false // the cut loses other messages than in the recording: acknowledge all that come
 			} else if agentFirst(events) {
 				waitFor(t, "the agent", func() bool { return agentOf(g, spec.ID) != nil })
 			}
@@ -346,7 +346,7 @@ func replay(t *testing.T, events []event) {
 	}
 }
 
-// untilClosed are the frames up to channel_closed: what comes then is a race with the client's leaving.
+// untilClosed returns the frames up to channel_closed; later ones race with the client's leaving.
 func untilClosed(frames []frame.Message) []frame.Message {
 	i := slices.IndexFunc(frames, func(m frame.Message) bool { return m.Type == datachannel.ChannelClosed })
 	if i < 0 {

@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// A user of RDS's kind signs in with what the lab decides about, over TLS whose certificate is for the server's name; and the
-// owner with its password as ever.
+// A user like RDS's IAM users signs in with a password that the lab checks, over TLS whose certificate is for the server's name.
+// The owner signs in with its password.
 func TestPostgresTLSAndTokens(t *testing.T) {
 	authority, err := NewAuthority()
 	if err != nil {
