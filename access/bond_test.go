@@ -120,7 +120,7 @@ func TestTendTellsOfPaths(t *testing.T) {
 	})
 }
 
-// Why there is no path is told when it becomes known and when it changes, not with each attempt, and not too often.
+// The reason for a missing path is reported when it becomes known and when it changes, not with each attempt, and not too often.
 func TestTendTellsWhy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := testAccess(t, Settings{Link: config.Link{Linger: 30 * time.Minute}})

@@ -15,7 +15,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// Whoever waits for a path of a bond that has ended gives the link time to notice, in place of asking again at once and without end.
+// A caller that waits for a path of an ended bond gives the link time to notice, instead of asking again and again.
 func TestAwaitPathOfEndedBond(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		a := testAccess(t, Settings{Link: config.Link{ConnectTimeout: 30 * time.Second}})

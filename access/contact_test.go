@@ -25,7 +25,7 @@ var closed = func() chan struct{} {
 	return c
 }()
 
-// contactServer is what is at the other end of a first contact: a bastion, or somebody who poses as one.
+// contactServer is the other end of a first contact: a bastion, or an attacker that poses as one.
 type contactServer struct {
 	signer   ssh.Signer
 	banner   func(keys.Contact) string // what it says when it has seen the client's key

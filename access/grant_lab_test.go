@@ -20,8 +20,8 @@ import (
 	"github.com/bastion-ssm/bastion/lab"
 )
 
-// However the grant command goes wrong in the container, the user learns of it within the time that the settings allow, with the setting or
-// the right to look at; nothing is taken for an answer but bastiond's, and no session is left.
+// The user learns of every failure of the grant command in the container within the time that the settings allow, with the setting
+// or the right to check. The client takes only bastiond's answer for an answer, and leaves no session behind.
 func TestGrantCommandFails(t *testing.T) {
 	program := filepath.Join(t.TempDir(), "bastiond")
 	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "github.com/bastion-ssm/bastion/cmd/bastiond")
@@ -116,8 +116,8 @@ func TestGrantCommandFails(t *testing.T) {
 	}
 }
 
-// An answer counts for the grant that it names alone, and only with a host key and a port that can be used: another bastion's, or an old one
-// that a terminal has kept, lets nobody in.
+// An answer counts only for the grant that it names, and only with a usable host key and port. Another bastion's answer, or an old
+// one that a terminal has kept, does not count.
 func TestAcceptAnswer(t *testing.T) {
 	signer, _ := newKey(t)
 	until := time.Now().Add(time.Hour).Truncate(time.Second)
