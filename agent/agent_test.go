@@ -329,8 +329,8 @@ func testRecord(name, listen string) forwards.Record {
 	}
 }
 
-// A detached forward whose port is taken when the agent starts is not forgotten, whatever else is written down meanwhile: it is shown
-// as failed and opened when the port is free.
+// The agent does not forget a detached forward whose port is taken at its start, whatever else it writes down meanwhile. It shows
+// the forward as failed, and opens it when the port is free.
 func TestRestoreTaken(t *testing.T) {
 	_, cfg := newAgent(t, 400*time.Millisecond)
 	taken, err := net.Listen("tcp", "127.0.0.1:0")

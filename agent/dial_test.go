@@ -8,7 +8,7 @@ import (
 	"testing/synctest"
 )
 
-// What is known of dialed connections is told once, is forgotten in time, and is bounded.
+// The record of dialed connections reports each once, forgets it in time, and is bounded.
 func TestDials(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var s dials

@@ -195,7 +195,7 @@ func ping(conn net.Conn) error {
 	return nil
 }
 
-// connect connects to a forward, and pings what is behind it.
+// connect connects to a forward, and pings the server behind it.
 func (a *labAgent) connect(addr string) net.Conn {
 	a.t.Helper()
 	conn, err := net.Dial("tcp", addr)
@@ -220,8 +220,8 @@ func free(addr string) bool {
 
 var cache = []api.ForwardRequest{{Target: "cache:sessions", Listen: ":"}}
 
-// A forward lives as long as its request: whoever ends it, the port, the name and the link are free again, and the request's client is told
-// why.
+// A forward lives as long as its request. Whoever ends it, the port, the name and the link are free again, and the request's client
+// learns why.
 func TestForwardEnds(t *testing.T) {
 	a := withLab(t)
 	for name, tt := range map[string]struct {
@@ -366,7 +366,7 @@ func TestOpenFails(t *testing.T) {
 			}
 		})
 	}
-	// What was wrong is mended: the same ports and names are there for the next request.
+	// The fault is mended: the same ports and names are there for the next request.
 	r := a.attach(a.asking([]api.ForwardRequest{first}))
 	a.connect(r.forwards[0].Listen)
 }
@@ -490,8 +490,8 @@ func TestLinkIdle(t *testing.T) {
 	_ = a.connect(a.attach(a.asking(cache)).forwards[0].Listen).Close()
 }
 
-// A link that cannot be restored ends the forwards of requests, which learn why, and leaves the detached ones listening: these say what is
-// wrong, and work again when it is mended.
+// A link that cannot be restored ends the forwards of requests, which learn why. It leaves the detached ones listening: these
+// report the fault, and work again after its repair.
 func TestLinkLost(t *testing.T) {
 	a := withLab(t)
 	const short = "reconnect_timeout=1s"
@@ -537,8 +537,8 @@ func TestLinkLost(t *testing.T) {
 	a.connect(detached.Listen)
 }
 
-// A dialed connection carries its bytes, and its end is told by its ID; one that the bastion refuses is the error that it gave, and both are
-// recorded.
+// A dialed connection carries its bytes, and the agent tells its end by its ID. A refused one has the bastion's error. The agent
+// records both.
 func TestDial(t *testing.T) {
 	a := withLab(t)
 	r := a.attach(a.asking(cache))

@@ -73,8 +73,8 @@ func saying(status int, body string) http.HandlerFunc {
 
 const opened = `{"event":"forwards","forwards":[{"name":"db"}]}` + "\n"
 
-// However the stream of a request's events ends, the command says the truth about its forwards: a stream that is cut is never taken for
-// an end in order, and the agent's own error comes with its kind, which makes the exit code, and its hint.
+// However the stream of a request's events ends, the command tells the truth about its forwards. It never takes a cut stream for an
+// end in good order. The agent's own error comes with its kind, which makes the exit code, and its hint.
 func TestOpenEnds(t *testing.T) {
 	long := `{"event":"note","text":"` + strings.Repeat("x", maxEvent) + `"}` + "\n"
 	for name, tt := range map[string]struct {
@@ -201,8 +201,8 @@ func TestAnswers(t *testing.T) {
 	}
 }
 
-// A request that changes something and whose answer is lost may have been done: it is not said that no agent runs, so that the command
-// does not do it again.
+// A request that changes something may have been carried out although its answer is lost. The command does not report a missing
+// agent then, so that it does not do it again.
 func TestLostAnswer(t *testing.T) {
 	c := clientOf(t, func(http.ResponseWriter, *http.Request) { panic(http.ErrAbortHandler) })
 	for name, ask := range map[string]func() error{
@@ -277,7 +277,8 @@ func inBubble(t *testing.T, h http.HandlerFunc, test func(*testing.T, *Client)) 
 	})
 }
 
-// An agent that hangs does not hang the commands: each call has its own end, which names it, and one that waits has its time besides.
+// An agent that hangs does not hang the commands. Each call has its own time limit, which its error names, and a call that waits
+// has its waiting time besides.
 func TestAgentHangs(t *testing.T) {
 	hang := func(_ http.ResponseWriter, r *http.Request) { <-r.Context().Done() }
 	began := func(w http.ResponseWriter, r *http.Request) { // it stops in the middle of its answer
@@ -389,8 +390,8 @@ func rawAgent(t *testing.T, serve func(net.Conn, *http.Request)) *Client {
 
 const switching = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: " + Protocol + "\r\n\r\n"
 
-// No byte of the target's is lost or added, although its first ones come with the agent's answer, and each direction ends by itself:
-// ssh waits for the end of the one while it still reads the other.
+// The connection neither loses nor adds a byte of the target's, although its first ones come with the agent's answer. Each
+// direction ends by itself: ssh waits for the end of one while it still reads the other.
 func TestDialBytes(t *testing.T) {
 	c := rawAgent(t, func(conn net.Conn, r *http.Request) {
 		if r.Header.Get("Upgrade") != Protocol || r.Header.Get(HeaderProcess) != "AWS_CA_BUNDLE=1" {
@@ -481,7 +482,7 @@ func TestDialCancelled(t *testing.T) {
 	}
 }
 
-// A connection that ended because the agent did, or because another one runs by now, was lost: ssh must not take that for the end of the
+// A connection that ended with its agent, or because another agent runs by now, was lost: ssh must not take that for the end of the
 // target's stream.
 func TestDialEnd(t *testing.T) {
 	for name, tt := range map[string]struct {
@@ -508,8 +509,7 @@ func TestDialEnd(t *testing.T) {
 	}
 }
 
-// An error that went through the agent is to the command what it would have been in its own process: exit code, hint, and the types that
-// it branches on.
+// An error that passed through the agent is to the command the same as in its own process: exit code, hint, and types.
 func TestErrorRoundTrip(t *testing.T) {
 	taken := &NameTaken{Name: "db", By: "db.test:1 on 127.0.0.1:5432"}
 	other := &OtherProcessError{Variables: []string{"AWS_CA_BUNDLE"}}
@@ -589,7 +589,7 @@ func TestSocketPath(t *testing.T) {
 	}
 }
 
-// What is in order has no trouble to show, and what is not has its reason.
+// A forward in good order shows no trouble, and any other shows its reason.
 func TestTrouble(t *testing.T) {
 	now := time.Now()
 	for state, want := range map[ForwardState]bool{ForwardReady: false, ForwardKept: false, ForwardWaiting: true, ForwardFailed: true} {

@@ -81,7 +81,7 @@ func TestBrowser(t *testing.T) {
 	f.transfer("wiki.corp.internal:443", 3_500_000)
 	p.Until(total + `.includes('3.5 MB down')`)
 
-	// What is copied is what the button says.
+	// The button copies the text that it names.
 	p.Do(chromedp.Click(chromedp.CSS(`button[aria-label="Copy JDBC of orders"]`)))
 	p.Until(`document.getElementById('say').textContent === 'Copied: JDBC of orders'`)
 	p.Do(chromedp.Click(chromedp.CSS("#open-target")))
@@ -148,7 +148,7 @@ func TestKeyboard(t *testing.T) {
 	tab("details.clients summary")
 	p.Key(kb.Enter, false)
 	p.Until(`document.activeElement.closest('details').open`)
-	tab(".scroll") // what is too wide can be scrolled by arrows
+	tab(".scroll") // arrow keys scroll wide content
 	p.Do(chromedp.Focus(chromedp.CSS("#open-target")))
 	tab(`button[aria-label="Close forward sessions"]`)
 	p.Key(kb.Enter, false)
@@ -156,7 +156,7 @@ func TestKeyboard(t *testing.T) {
 	tab("#ask-yes")
 	p.Key(kb.Enter, false)
 	p.Until("!" + card("sessions"))
-	p.Until(`document.activeElement.id === 'forwards-title'`) // what had the focus is gone
+	p.Until(`document.activeElement.id === 'forwards-title'`) // the focused element is gone
 	p.Key(kb.Tab, true)
 	tab("#logout")
 	p.Key(kb.Enter, false)
@@ -331,7 +331,7 @@ func TestLooks(t *testing.T) {
 	}
 }
 
-// contrast lists the texts whose contrast with what is behind them is less than WCAG's 4.5.
+// contrast lists the texts whose contrast with their background is less than WCAG's 4.5.
 const contrast = `(() => {
 	const parse = (c) => c.match(/[\d.]+/g).map(Number);
 	const light = (c) => { const [r, g, b] = c.map((v) => (v /= 255) <= 0.04045 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4); return 0.2126 * r + 0.7152 * g + 0.0722 * b; };
@@ -384,7 +384,7 @@ const isGone = `document.getElementById('live').textContent === 'No agent' &&
 	document.getElementById('content').inert && document.getElementById('content').classList.contains('stale') &&
 	document.getElementById('logout').hidden && document.getElementById('out').hidden`
 
-// With 40 forwards the page begins with what is wrong, everything is a click away, and the filter finds the rest.
+// With 40 forwards the page begins with the faulty ones, everything is a click away, and the filter finds the rest.
 func TestManyForwards(t *testing.T) {
 	f := newFake()
 	f.mu.Lock()
@@ -404,7 +404,7 @@ func TestManyForwards(t *testing.T) {
 		p.Until(fmt.Sprintf(`%s.textContent.includes(%q)`, wrong, want))
 	}
 	p.Until(inSight + `(` + wrong + `)`)
-	// What is wrong leads to its card.
+	// A fault leads to its card.
 	rig.Eval[bool](p, wrong+`.querySelector('button').click() === undefined`)
 	p.Until(inSight + `(` + card("db-39") + `.querySelector('h3')) && document.activeElement === ` + card("db-39") + `.querySelector('h3')`)
 	// The links are a click away, of the sections' list and of the skip links.

@@ -494,7 +494,7 @@ func TestEvents(t *testing.T) {
 	}
 }
 
-// However many streams are asked for, there are no more than the bound, and a place that is left is taken again.
+// However many streams clients request, the bound holds, and a freed place can be taken again.
 func TestStreamsAreBounded(t *testing.T) {
 	s := serve(t, newFake(), Options{})
 	b := signIn(t, s)
@@ -523,7 +523,7 @@ func TestStreamsAreBounded(t *testing.T) {
 	}
 }
 
-// Close ends streams and what is being opened, and waits.
+// Close ends streams and openings, and waits.
 func TestClose(t *testing.T) {
 	f := newFake()
 	f.hold = make(chan struct{})

@@ -23,8 +23,8 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// After an answer to a request that it has not read as a whole, net/http's server lets the connection rest for half a
-// second before it is closed. Close does not wait for that.
+// After an answer to a request that it has not read in full, net/http's server keeps the connection for half a second before it
+// closes it. Close does not wait for that.
 func TestMain(m *testing.M) {
 	goleak.VerifyTestMain(m, goleak.IgnoreAnyFunction("net/http.(*conn).closeWriteAndWait"))
 }

@@ -49,8 +49,8 @@ type trial struct {
 	refused bool // the driver must not connect: the authority is another one, and it checks that
 }
 
-// Each form is taken by its own drivers and leads them to servers that accept TLS alone: without certificates, with them, with
-// those of another authority, with a name that leads to the forward, and with a token.
+// Each format works with its own drivers and leads them to servers that accept only TLS. The rows are without certificates, with
+// them, with another authority's, with a name that leads to the forward, and with a token.
 func TestDrivers(t *testing.T) {
 	authority, ca, other := authorities(t)
 	servers := startServers(t, authority)

@@ -97,7 +97,7 @@ func TestNames(t *testing.T) {
 			t.Errorf("%s: %v", tt.what, err)
 		}
 	}
-	// The refusal is told as what it is, by the API too, with the address where one is open. It proposes to stop what can be stopped.
+	// The refusal keeps its kind, by the API too, and has the address of an open forward. It proposes to stop what can be stopped.
 	for name, by := range map[string]string{"db": "rds:db at 127.0.0.1:1", "opens": "rds:opens", "lost": "rds:lost at 127.0.0.1:1"} {
 		r := named(t)
 		for _, f := range r.forwards {

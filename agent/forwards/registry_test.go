@@ -188,7 +188,7 @@ func TestShow(t *testing.T) {
 	}
 }
 
-// What is to come back is written down: the detached forwards that serve or wait for their port. The revision tells each change.
+// The registry writes down the detached forwards that serve or wait for their port. The revision tells each change.
 func TestKept(t *testing.T) {
 	r := new(Registry)
 	var last uint64
@@ -259,8 +259,8 @@ func TestOpenAll(t *testing.T) {
 	}
 }
 
-// Whatever happens, a name in a scope means one forward that serves or opens, each forward of the registry is in a state, and the file
-// has the detached ones that are to come back.
+// Whatever happens, a name in a scope means one forward that serves or opens, and each forward of the registry has a state. The
+// file has exactly the detached forwards that must come back.
 func TestInvariants(t *testing.T) {
 	for seed := range uint64(100) {
 		rnd := rand.New(rand.NewPCG(seed, 1)) // a walk that can be repeated

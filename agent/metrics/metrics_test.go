@@ -53,7 +53,7 @@ func fixture() *agent {
 }
 
 func TestMetricsLint(t *testing.T) {
-	r := prometheus.NewPedanticRegistry() // it checks what comes against Describe
+	r := prometheus.NewPedanticRegistry() // it compares the metrics with Describe
 	r.MustRegister(&collector{fixture().get})
 	problems, err := testutil.GatherAndLint(r)
 	if err != nil {
