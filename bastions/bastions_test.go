@@ -116,7 +116,7 @@ func TestStop(t *testing.T) {
 	})
 }
 
-// TestStopPartly: what was stopped before an error is told.
+// TestStopPartly: Stop reports the tasks that it stopped before an error.
 func TestStopPartly(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		f := &fakeECS{}

@@ -194,7 +194,7 @@ func TestEnsureFoundStops(t *testing.T) {
 // TestAwait: a task that is there is waited for; none is started, also where the one that was found ends.
 func TestAwait(t *testing.T) {
 	for name, tt := range map[string]struct {
-		course func(*fakeTask) // nil: there is no task
+		course func(*fakeTask) // nil: the task is missing
 		found  bool
 	}{
 		"none":     {},
@@ -481,9 +481,9 @@ func TestEnsurePollErrors(t *testing.T) {
 	}
 }
 
-// TestEnsureAgain: after the bastion was stopped, or has ended by itself, another is started, although ECS still knows
-// the client token, and whatever it answers to one that it knows. It takes two calls at most, if the ended tasks can be seen: then
-// a process whose answer was lost before has the same token, and gets the same task.
+// TestEnsureAgain: after the bastion was stopped, or has ended by itself, Ensure starts another one. It does so although ECS still
+// knows the client token, and whatever ECS answers to a known token. It takes at most two calls if the ended tasks are visible.
+// Then a process whose answer was lost before has the same token, and gets the same task.
 func TestEnsureAgain(t *testing.T) {
 	for _, tt := range []struct{ stale, blind bool }{{false, false}, {true, false}, {false, true}} {
 		t.Run(fmt.Sprintf("%+v", tt), func(t *testing.T) {

@@ -183,8 +183,8 @@ var attacks = []struct {
 	{"no cluster", func(t *types.Task) { t.ClusterArn = nil }, nil, "is not an ARN"},
 }
 
-// TestSomebodyElsesTask: a task with the owner's marks that this client would not have started is neither used nor stopped,
-// and said so; another is started beside it.
+// TestSomebodyElsesTask: the client neither uses nor stops a task with the owner's marks that it would not have started, and says
+// so. It starts another one beside it.
 func TestSomebodyElsesTask(t *testing.T) {
 	for _, tt := range attacks {
 		t.Run(tt.name, func(t *testing.T) {
@@ -390,7 +390,7 @@ func TestUncheckedParts(t *testing.T) {
 		_, _, err = m.Ensure(t.Context(), guardedSpec(), nil)
 		checkError(t, err, fail.Start, []string{"compare a task's network", "InternalError"}, "")
 
-		// What is only shown, or stopped, need not be compared.
+		// The client need not compare a task to show or stop it.
 		all, err := m.List(t.Context(), guardedSpec())
 		if err != nil || len(all) != 1 || !strings.Contains(all[0].Unchecked, "InternalError") {
 			t.Errorf("List = %+v, %v", all, err)
@@ -572,7 +572,7 @@ func TestForeignAnswer(t *testing.T) {
 	})
 }
 
-// TestCheckedIsBounded: what is remembered of tasks is bounded, and belongs to a Spec.
+// TestCheckedIsBounded: the remembered checks of tasks are bounded, and belong to a Spec.
 func TestCheckedIsBounded(t *testing.T) {
 	var c checked
 	spec := guardedSpec()

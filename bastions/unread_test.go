@@ -75,7 +75,7 @@ func TestAnswerToRunTaskCannotBeRead(t *testing.T) {
 	}
 }
 
-// Where no description of a task can be read, the error says that one may run, and Stop stops what the owner started of the family.
+// If no description of a task is readable, the error says that one may run, and Stop stops the owner's tasks of the family.
 func TestNothingOfTasksCanBeRead(t *testing.T) {
 	u := newUnreadAccount(t, func(action string, _ int) bool {
 		return action == "RunTask" || action == "DescribeTasks" || action == "StopTask"
