@@ -4,11 +4,18 @@ package account
 // the grant command.
 func (s *Stack) alarms() {
 	s.add("AlarmTopic", "AWS::SNS::Topic", Object{{"KmsMasterKeyId", s.keyARN()}})
-	policy := Policy{{
-		Sid: "AlarmsOfTheAccount", Principal: Object{{"Service", words("cloudwatch.amazonaws.com", "events.amazonaws.com")}},
-		Action: []string{"sns:Publish"}, Resource: List{Ref("AlarmTopic")},
-		Condition: Object{{"StringEquals", Object{{"aws:SourceAccount", Account}}}},
-	}}
+	policy := Policy{
+		{
+			Sid: "AlarmsOfTheAccount", Principal: Object{{"Service", "cloudwatch.amazonaws.com"}},
+			Action: []string{"sns:Publish"}, Resource: List{Ref("AlarmTopic")},
+			Condition: Object{{"StringEquals", Object{{"aws:SourceAccount", Account}}}},
+		},
+		{
+			// EventBridge's guide has no condition here.
+			Sid: "EventsToTheTopic", Principal: Object{{"Service", "events.amazonaws.com"}},
+			Action: []string{"sns:Publish"}, Resource: List{Ref("AlarmTopic")},
+		},
+	}
 	s.add("AlarmTopicPolicy", "AWS::SNS::TopicPolicy", Object{
 		{"Topics", List{Ref("AlarmTopic")}},
 		{"PolicyDocument", policy.document()},

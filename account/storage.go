@@ -21,9 +21,9 @@ func (s *Stack) key() {
 			}}},
 		},
 		{
-			Sid: "AlarmsOfTheAccount", Principal: Object{{"Service", words("cloudwatch.amazonaws.com", "events.amazonaws.com")}},
+			// In the form that AWS documents. Whether these services name the account to KMS is not said: a condition might end all alarms.
+			Sid: "AlarmsToTheTopic", Principal: Object{{"Service", words("cloudwatch.amazonaws.com", "events.amazonaws.com")}},
 			Action: []string{"kms:Decrypt", "kms:GenerateDataKey*"}, Resource: List{"*"},
-			Condition: Object{{"StringEquals", Object{{"aws:SourceAccount", Account}}}},
 		},
 	}
 	s.add("Key", "AWS::KMS::Key", Object{
