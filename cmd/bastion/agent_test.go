@@ -311,8 +311,8 @@ func (e *labEnv) signIn(name string) (env []string) {
 	return append(env, "AWS_PROFILE=", "AWS_SHARED_CREDENTIALS_FILE="+os.DevNull, "AWS_CONFIG_FILE="+os.DevNull)
 }
 
-// The agent acts with the credentials of the command's variables: renewed ones of the same identity are for the same
-// link, others for another, and none are kept where a process that comes later could find them.
+// The agent acts with the credentials of the command's variables. Renewed ones of the same identity use the same link, and others
+// use another. The agent keeps none where a later process could find them.
 func TestAgentCredentials(t *testing.T) {
 	t.Parallel()
 	e := startAgentLab(t, nil)
@@ -622,7 +622,8 @@ func TestAgentClientResets(t *testing.T) {
 	}
 }
 
-// The agent is told what is not as usual, so that one of another version need not know settings that nobody has set.
+// The command tells the agent only about unusual settings, so that an agent of another version need not know settings that the user
+// has not set.
 func TestAgentScope(t *testing.T) {
 	s, err := config.FromTexts(map[string]string{"cluster": "other", "agent_idle": "10m", "keepalive": "7s"})
 	if err != nil {
@@ -638,8 +639,8 @@ func TestAgentScope(t *testing.T) {
 	}
 }
 
-// When the link of the agent cannot be restored, a command that has a forward in the foreground ends with code 8; a detached forward
-// has failed until a client that comes later finds the bastion again.
+// When the agent cannot restore a link, a command with a forward in the foreground ends with code 8. A detached forward has failed
+// until a later client finds the bastion again.
 func TestAgentGivesUp(t *testing.T) {
 	t.Parallel()
 	e := startAgentLab(t, nil)
@@ -674,7 +675,7 @@ func TestAgentGivesUp(t *testing.T) {
 	}
 }
 
-// A connection that carried nothing for the task's idle time ends as at its far end, while a busy one on the same link goes on. The
+// A connection that carried nothing for the task's idle time ends as if at its far end. A busy one on the same link goes on. The
 // audit and the agent's log say why.
 func TestForwardIdleConnection(t *testing.T) {
 	t.Parallel()

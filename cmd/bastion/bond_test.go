@@ -67,7 +67,7 @@ func hold(t *testing.T, addr string) net.Conn {
 	return conn
 }
 
-// Connections wait while there is no path to the bastion, and go on when there is one. The user is told of both, and why.
+// Connections wait while the bastion is unreachable, and go on when a path is back. The user is told of both, and why.
 func TestForwardWaitsForAPath(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)
@@ -152,7 +152,7 @@ func TestStatusShowsSubflows(t *testing.T) {
 	if len(all[0].Sessions) != 3 || len(all[1].Sessions) != 1 {
 		t.Errorf("%d and %d sessions, want 3 and 1", len(all[0].Sessions), len(all[1].Sessions))
 	}
-	measured := 0 // by what is sent, which goes by one of them while that is enough
+	measured := 0 // by the sent bytes, which use one session while that is enough
 	for _, s := range all[0].Sessions {
 		if s.Age <= 0 || s.Received == 0 {
 			t.Errorf("%+v", s)

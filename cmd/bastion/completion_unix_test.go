@@ -119,7 +119,7 @@ func (s *terminal) send(keys string) {
 	}
 }
 
-// completed types a line, has the shell complete it, and returns what it has become: the shell prints it into a file.
+// completed types a line, makes the shell complete it, and returns the completed line: the shell prints it into a file.
 func (s *terminal) completed(line string) string {
 	s.t.Helper()
 	file := filepath.Join(s.dir, "completed")

@@ -83,8 +83,8 @@ echo 'BASTIOND-GRANT {"v":1,"version":"0","ports":{"ssh":0},"error":"grant: want
 	e.noSessions()
 }
 
-// An answer with another host key than the one that was proved ends the link, with the reason: one that was up (exit code 8),
-// or, where the answer was first, one that never was.
+// An answer with another host key than the proven one ends the link, with the reason. A link that was up ends with exit code 8. If
+// the answer came first, the link never comes up.
 func TestFirstContactAnswerDiffers(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, func(c *lab.Config) {

@@ -46,7 +46,8 @@ func (d *day) costs() costs {
 	}
 }
 
-// A day from the first command to the evening, and the morning after: what each step makes run, what it asks of AWS, and what it says.
+// A day from the first command to the evening, and the morning after. For each step the test checks the running processes, the
+// calls of AWS and the messages.
 func TestDay(t *testing.T) {
 	t.Parallel()
 	e := startAgentLab(t, nil)
@@ -275,7 +276,7 @@ func (d *day) faults(f lab.APIFaults) {
 	}
 }
 
-// expire has AWS refuse the credentials. What is open goes on, and new connections find their way.
+// expire has AWS refuse the credentials. Open connections go on, and new ones find their way.
 func (d *day) expire() {
 	d.t.Helper()
 	d.faults(lab.APIFaults{Errors: map[string]lab.APIError{"*": {

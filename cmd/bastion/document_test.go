@@ -73,7 +73,7 @@ func TestSessionDocument(t *testing.T) {
 			if calls := e.Calls()["ssm:StartSession"] - before; calls != 1 {
 				t.Errorf("%d calls of StartSession although the document is remembered", calls)
 			}
-			// What was remembered is wrong now.
+			// The remembered document is wrong now.
 			if tt.env == nil {
 				if err := e.SetAPIFaults(lab.APIFaults{Documents: map[string]string{gateway.DocPort: lab.RefuseDenied}}); err != nil {
 					t.Fatal(err)
@@ -90,7 +90,7 @@ func TestSessionDocument(t *testing.T) {
 		})
 	}
 
-	// Where both are denied the user reads what was said to the first.
+	// If AWS denies both, the user reads its answer to the first.
 	e := startLab(t, nil)
 	if err := e.SetAPIFaults(lab.APIFaults{Documents: map[string]string{
 		gateway.DocSSH: lab.RefuseDenied, gateway.DocPort: lab.RefuseDenied,

@@ -103,8 +103,8 @@ var linkEvents = map[string]string{
 	"link_wanted":      "bastion: a connection needs the bastion; connecting again\n",
 }
 
-// An attached forward or proxy tells of each event of the documented table, by the agent and without it: people on standard error,
-// and programs, with -o json, on standard output.
+// An attached forward or proxy reports each event of the documented table, by the agent and without it: to people on standard
+// error, and with -o json to programs on standard output.
 func TestLinkEvents(t *testing.T) {
 	t.Parallel()
 	text, err := os.ReadFile("../../docs/status.md")

@@ -15,8 +15,8 @@ import (
 	"github.com/bastion-ssm/bastion/e2e/rig"
 )
 
-// The scripts read as a manual of the main flows: what one types, what is printed, what runs and what it costs afterwards. Each has a
-// lab of its own, with the database orders and the cache sessions, and an agent that is started by the first command.
+// The scripts read as a manual of the main flows: the commands, their output, the running processes and the cost afterwards. Each
+// has a lab of its own, with the database orders and the cache sessions, and an agent that is started by the first command.
 func TestFlows(t *testing.T) {
 	for _, program := range []string{"psql", "redis-cli", "ssh"} {
 		rig.Need(t, program)
@@ -54,7 +54,7 @@ func keep(ts *testscript.TestScript, neg bool, args []string) {
 	ts.Setenv(args[0], strings.TrimSpace(ts.ReadFile("stdout")))
 }
 
-// tasks waits until so many bastion tasks run, which is what is paid for: tasks NUMBER
+// tasks waits until this many bastion tasks run, which cost money: tasks NUMBER
 func tasks(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) != 1 {
 		ts.Fatalf("usage: tasks NUMBER")

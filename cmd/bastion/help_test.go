@@ -54,8 +54,8 @@ func TestHelpFiles(t *testing.T) {
 	}
 }
 
-// Every command and subcommand has its help by --help, before and behind arguments, and by the command help; --version is the
-// program's behind all of them. Nothing else is read or done.
+// Every command and subcommand has its help by --help, before and behind arguments, and by the command help. --version is the
+// program's, behind all of them. Nothing else is read or done.
 func TestHelpEverywhere(t *testing.T) {
 	run := func(line ...string) string {
 		var out, said bytes.Buffer

@@ -52,8 +52,8 @@ func (e *labEnv) stopByHand() {
 	}
 }
 
-// Who stopped the bastion, who uses the link, and by which command it came: how many tasks were started until nothing happens any
-// more, what is said, and that the next connection starts another one.
+// The rows have who stopped the bastion, who uses the link, and which command opened it. They give the number of started tasks
+// until all is quiet, and the messages; the next connection starts another task.
 func TestBastionStoppedOnPurpose(t *testing.T) {
 	t.Parallel()
 	type ending struct {

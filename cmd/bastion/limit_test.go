@@ -21,8 +21,8 @@ func (e *labEnv) agentSessions() (n int) {
 	return n
 }
 
-// AWS may start so many sessions to a container and no more, those of ECS Exec included: the link does with what it gets, says
-// so to those who ask, and asks for more only now and then.
+// AWS may limit a container's sessions, those of ECS Exec included. The link then works with the sessions that it gets, reports
+// that on request, and rarely asks for more.
 func TestSessionLimit(t *testing.T) {
 	t.Parallel()
 	for _, over := range []string{"", lab.OverSilent} {
@@ -71,7 +71,7 @@ func TestSessionLimit(t *testing.T) {
 	}
 }
 
-// A grant is renewed by ECS Exec, whose session needs a place as well: the link gives it one of its own, and takes it back.
+// ECS Exec renews a grant, and its session needs a place as well. The link gives it one of its own, and takes it back.
 func TestGrantRenewedAtTheSessionLimit(t *testing.T) {
 	t.Parallel()
 	for _, limit := range []int{1, 2} {

@@ -84,7 +84,7 @@ func TestManual(t *testing.T) {
 	}
 }
 
-// The programs that show manuals have nothing to say against the pages, and show what is in them.
+// The programs that show manuals find no fault with the pages, and show their content.
 func TestManualIsRoff(t *testing.T) {
 	t.Parallel()
 	dir := manPages(t)

@@ -10,8 +10,8 @@ import (
 	"time"
 )
 
-// The code of a role's MFA device is asked for at the terminal, once, though nothing of the standard streams is one; without a terminal,
-// or detached, the command says so.
+// The command asks for the code of a role's MFA device once, at the terminal, even if none of the standard streams is one. Without
+// a terminal, or detached, the command says so.
 func TestMFA(t *testing.T) {
 	t.Parallel()
 	aws := newCallers(t)

@@ -61,7 +61,7 @@ func (e *labEnv) runtimeDir() string {
 	return ""
 }
 
-// remembered is the file of what is remembered of the one bastion there is.
+// remembered returns the file with the remembered facts of the only bastion.
 func (e *labEnv) remembered() string {
 	e.t.Helper()
 	paths, err := filepath.Glob(filepath.Join(e.runtimeDir(), "host-key-*"))
@@ -148,7 +148,7 @@ func TestOpenSSHToTheBastion(t *testing.T) {
 		return err == nil && len(left) == 0
 	})
 
-	// There is no shell, and ssh says what the bastion says.
+	// The bastion has no shell, and ssh shows the bastion's message.
 	out, err := e.ssh(client, "-F", config, "bastion", "id").CombinedOutput()
 	if err == nil || !strings.Contains(string(out), "bastiond has no shell") {
 		t.Errorf("%v: %s", err, out)
@@ -236,8 +236,8 @@ func authorizedLine(key ssh.PublicKey) string {
 // sshdNode is a managed node with a stock OpenSSH server.
 const sshdNode = "i-0123456789abcdef0"
 
-// startNode starts a lab with such a node, and returns the address of its Redis, a known_hosts file with the node's host key and
-// the settings that lead there.
+// startNode starts a lab with such a node. It returns the address of the node's Redis, a known_hosts file with the node's host key,
+// and the settings to reach it.
 func startNode(t *testing.T) (e *labEnv, redis, known string, env []string) {
 	t.Helper()
 	identity := testIdentity(t)
@@ -525,8 +525,8 @@ func TestOpenSSHToAHostBehind(t *testing.T) {
 	eventually(t, "the proxies end their sessions", func() bool { return len(e.Gateway().Sessions()) == 0 })
 }
 
-// ssh reaches an EC2 instance by its id, with no bastion: with the user's own key by ssh_config.example, and by what
-// ssh-config prints with a key that only EC2 Instance Connect has told the instance.
+// ssh reaches an EC2 instance by its id, without a bastion: with the user's own key by ssh_config.example, and with ssh-config's
+// block and a key that only EC2 Instance Connect gives the instance.
 func TestOpenSSHToAnInstance(t *testing.T) {
 	t.Parallel()
 	client := rig.Need(t, "ssh")

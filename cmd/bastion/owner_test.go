@@ -188,8 +188,8 @@ func TestSomebodyElsesBastion(t *testing.T) {
 	}
 }
 
-// TestSomebodyElsesMark: a task whose startedBy is the user's and whose owner tag is not keeps nobody from a bastion: by the
-// policy the user may not even see it.
+// TestSomebodyElsesMark: a task with the user's startedBy, but without the user's owner tag, does not keep the user from a bastion:
+// by the policy the user may not even see it.
 func TestSomebodyElsesMark(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)

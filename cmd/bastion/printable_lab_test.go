@@ -29,7 +29,7 @@ const notUTF8 = "\xff\xc3(\xe2\x80"
 // inXML is hostile as XML can say it.
 var inXML = strings.NewReplacer("\x1b", "\ufffd", "\x07", "\ufffd").Replace(hostile)
 
-// harmless runs a command line whose output must have the text ("h" begins and ends what is hostile) and nothing that draws.
+// harmless runs a command line whose output must contain the text ("h" begins and ends the hostile part) and nothing that draws.
 func (e *labEnv) harmless(env []string, args ...string) result {
 	e.t.Helper()
 	return e.checked(e.run(env, args...), args)
@@ -226,7 +226,7 @@ func TestHostileFiles(t *testing.T) {
 	}
 }
 
-// What is a stream of bytes is not text: programs get and give every byte.
+// A stream of bytes is not text: programs receive and send every byte.
 func TestBytesStayExact(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)

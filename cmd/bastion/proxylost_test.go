@@ -28,8 +28,8 @@ func (e *labEnv) killTask() {
 	}
 }
 
-// A proxy whose connection is cut says so in one line, with the reason, and ends with the code for that; one whose target ends
-// the connection says nothing.
+// A proxy whose connection is cut reports that in one line, with the reason, and ends with the code for it. One whose target ends
+// the connection reports nothing.
 func TestProxyLost(t *testing.T) {
 	t.Parallel()
 	const lost = `^bastion: the connection to \S+ was lost: .+\n$`

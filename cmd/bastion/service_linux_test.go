@@ -13,8 +13,7 @@ import (
 	"github.com/bastion-ssm/bastion/e2e/rig"
 )
 
-// serviceUser is a user whose systemctl is a script: it notes what it is asked, and does to files what systemd does to
-// units.
+// serviceUser is a user whose systemctl is a script: it records its arguments, and treats files as systemd treats units.
 type serviceUser struct {
 	t    *testing.T
 	home string
@@ -146,7 +145,7 @@ func TestService(t *testing.T) {
 	}
 }
 
-// Where there is no systemd for the user, or it does not do what it is told, the message says what does without.
+// If the user has no systemd, or it fails, the message names an alternative.
 func TestServiceWithoutSystemd(t *testing.T) {
 	t.Parallel()
 	u := newServiceUser(t)

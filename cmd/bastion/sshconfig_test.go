@@ -72,8 +72,8 @@ func (h *sshConfigHome) effective(file, host string) map[string]string {
 	return options
 }
 
-// The block comes to the top of the file, is replaced where it is and leaves nothing behind; the file's own bytes, its
-// mode and the symbolic link to it stay.
+// The block goes to the top of the file, is replaced in place and leaves nothing behind. The file's own bytes, its mode and the
+// symbolic link to it stay.
 func TestSSHConfigWrite(t *testing.T) {
 	t.Parallel()
 	h := newSSHConfigHome(t)
@@ -157,8 +157,7 @@ func TestSSHConfigNewFile(t *testing.T) {
 	}
 }
 
-// OpenSSH reads the block as it is meant: what stands in front of the first Host of a user's own file is for all hosts
-// still.
+// OpenSSH reads the block as intended: lines before the first Host of a user's own file still apply to all hosts.
 func TestSSHConfigAsOpenSSHReadsIt(t *testing.T) {
 	t.Parallel()
 	h := newSSHConfigHome(t)
@@ -308,8 +307,8 @@ func TestSSHConfigForOldOpenSSH(t *testing.T) {
 	}
 }
 
-// The stanza for instances takes their ids and leaves every other name alone; a name of one's own with a HostName behind the
-// patterns goes through the proxy, which gets the HostName.
+// The stanza for instances matches their ids and no other name. A name of one's own with a HostName behind the patterns goes
+// through the proxy, which receives the HostName.
 func TestSSHConfigTakesTheRightHosts(t *testing.T) {
 	t.Parallel()
 	h := newSSHConfigHome(t)

@@ -83,7 +83,8 @@ func silent(t *testing.T) string {
 	return server.URL
 }
 
-// Wherever the credentials come from, and through the agent or not, a command ends with the exit code of a timeout and says what it has waited for.
+// Wherever the credentials come from, through the agent or not, a command ends with a timeout's exit code and says what it waited
+// for.
 func TestCommandsEndWithoutCredentials(t *testing.T) {
 	t.Parallel()
 	const sso = "[profile s]\nsso_session = s\nsso_account_id = 123456789012\nsso_role_name = r\n" +
