@@ -44,7 +44,7 @@ func TestKill(t *testing.T) {
 		env  map[string]string // of bastiond
 	}{
 		{"the command", (*killed).commands, nil},
-		// What is half an hour else.
+		// Shorter than the usual half hour.
 		{"the agent", (*killed).agents, map[string]string{"BASTIOND_BOND_LINGER": "5s", "BASTIOND_IDLE_STOP": "8s"}},
 		{"bastiond", (*killed).bastionds, nil},
 	} {
@@ -205,8 +205,8 @@ func (k *killed) agents() {
 	}
 	k.t.Logf("left over in the lab: %d sessions, %d of them without a client", len(k.Gateway().Sessions()), k.abandoned())
 
-	// The last one has no successor. What it has left in AWS ends by itself: the bonds that nobody comes back to, with the connections
-	// behind the bastion, and then, when it has had no client for a while, the task, with the sessions to it.
+	// The last one has no successor. Its leftovers in AWS end by themselves. First the lingering bonds end, with the connections
+	// behind the bastion. When the task has had no client for a while, it ends too, with the sessions to it.
 	if err := syscall.Kill(k.agentPID(), syscall.SIGKILL); err != nil {
 		k.t.Fatal(err)
 	}
@@ -227,8 +227,8 @@ func (k *killed) agents() {
 	k.loaded()
 	k.t.Logf("files that are left over: %q", k.files())
 
-	// The next command starts an agent that has the forward, and a bastion for it; and who looks at the links sweeps what the dead
-	// have left.
+	// The next command starts an agent that opens the forward, and a bastion for it. Commands that look at the links remove the
+	// dead agent's leftovers.
 	ctx, cancel := context.WithTimeout(k.t.Context(), killRecover)
 	defer cancel()
 	for _, args := range [][]string{{"agent", "start"}, {"status"}} {
@@ -247,12 +247,12 @@ func (k *killed) agents() {
 	}
 }
 
-// maxFiles is how many files a user with an agent has who has a link: its socket and its lock, the socket that shows the link,
-// two logs, the detached forwards, and the host keys of two tasks.
+// maxFiles is the number of files of a user whose agent has a link. They are the socket and its lock, the socket that shows the
+// link, two logs, the detached forwards, and the host keys of two tasks.
 const maxFiles = 8
 
-// files are the files in the user's directories, without those that an agent was killed in writing: these go in time, when the
-// file is written again.
+// files returns the files in the user's directories, without half-written ones of a killed agent. Those go when the file is next
+// written.
 func (k *killed) files() (files []string) {
 	k.t.Helper()
 	if err := filepath.WalkDir(k.home, func(path string, e fs.DirEntry, err error) error {
@@ -314,7 +314,7 @@ func (k *killed) loaded() {
 	}
 }
 
-// settled ends the load and the forwards, in the way that users do, and looks for what is left over.
+// settled ends the load and the forwards, in the users' ways, and checks for leftovers.
 func (k *killed) settled() {
 	k.t.Helper()
 	k.loaded()

@@ -117,7 +117,7 @@ func newDesktop(t *testing.T) *desktop {
 	return d
 }
 
-// startPostgres starts a server in the VPC, with the value in it. It trusts everybody: what is tested is who reaches it.
+// startPostgres starts a server in the VPC, with the value in it. It trusts everybody: the test is about reaching it.
 func (d *desktop) startPostgres(vpc netns, initdb, postgres string) {
 	d.t.Helper()
 	dir, err := os.MkdirTemp("", "pg")

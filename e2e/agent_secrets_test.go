@@ -29,8 +29,8 @@ import (
 	"github.com/bastion-ssm/bastion/lab/vpc"
 )
 
-// The user's credentials, the passwords and tokens that he handles and the keys that the programs make are in no log, file, argument,
-// stranger's environment or crash dump, however much is logged.
+// The user's credentials, passwords and tokens, and the programs' keys, are in no log, file, argument, foreign environment or crash
+// dump, however much is logged.
 func TestSecrets(t *testing.T) {
 	rig.NeedRoot(t)
 	w := newAgentWorld(t, func(c *lab.Config) { c.Postgres, c.NoWeb = vpc.Embedded, false })
@@ -271,7 +271,7 @@ func (w *world) keysOf(secrets rig.Secrets, pid int, task lab.Task) {
 	for i, seed := range seeds {
 		secrets.Add(fmt.Sprintf("private key %d of process %d", i, pid), seed)
 	}
-	// What opens a session's websocket: the service's answer may be there still, or what was made of it.
+	// A token that opens a session's websocket: the service's answer may still be there, or a value made from it.
 	tokens, err := rig.InMemory(pid, regexp.MustCompile(`Token(?:Value)?":"([A-Za-z0-9+/=]{80,})"`))
 	if err != nil || len(tokens) == 0 {
 		w.t.Errorf("no session's token is in the memory of process %d: %v", pid, err)

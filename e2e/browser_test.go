@@ -377,7 +377,7 @@ func TestBrowserCommand(t *testing.T) {
 		w, site := webWorld(t, newAgentWorld)
 		task := w.up()
 		port, asked := outside(t)
-		// What is set is not the site's domain: that of the command line counts too.
+		// The setting is another domain than the site's: the command line's domain counts too.
 		p := w.bastion(append([]string{
 			"browser", "--fresh", "--proxy-domains", "other.example", w.WebURL(), "--",
 			"--host-resolver-rules=MAP outside.example 127.0.0.1, MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
@@ -554,8 +554,8 @@ func (w *world) noFresh() {
 	}
 }
 
-// lookupHere resolves a name as this machine does by its files, and by its DNS server where that is on loopback: the
-// test asks nobody else (.internal is a private domain, which no public server knows).
+// lookupHere resolves a name by this machine's files, and by its DNS server if that is on loopback. The test asks no other server
+// (.internal is a private domain, which no public server knows).
 func lookupHere(t *testing.T, name string) ([]string, error) {
 	t.Helper()
 	r := net.Resolver{PreferGo: true, Dial: func(ctx context.Context, network, addr string) (net.Conn, error) {

@@ -15,8 +15,8 @@ import (
 // sdkMethod is the name of a method of a service's client.
 var sdkMethod = regexp.MustCompile(`^github\.com/aws/aws-sdk-go-v2/service/([a-z0-9]+)\.\(\*Client\)\.([A-Z]\w+)$`)
 
-// The program keeps the AWS calls that it makes and no more: with a whole client, the linker keeps each of a service's calls, 700 with
-// EC2's, a MB for 150. See access/calls.go.
+// The program links only the AWS calls that it makes. With a whole client, the linker keeps all of a service's calls, 700 for EC2,
+// and a MB for each 150. See access/calls.go.
 func TestProgramKeepsOnlyItsCalls(t *testing.T) {
 	t.Parallel()
 	want := map[string][]string{

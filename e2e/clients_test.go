@@ -120,7 +120,7 @@ func TestExecPostgres(t *testing.T) {
 	target := []string{"rds:orders", "--user", lab.DBUser}
 	with := func(more ...string) []string { return append(slices.Clone(target), more...) }
 
-	// Without certificates the connection is encrypted all the same; with them the name is checked.
+	// Without certificates the connection is still encrypted; with them the client checks the name.
 	w.mustExec(`(?m)^ssl=true\|app$`, with("--", psql, "-Atc", ssl)...)
 	verify := with("--tls-ca", w.DatabaseCA(), "--")
 	w.mustExec(`(?m)^ssl=true\|app$`, append(verify, psql, "-Atc", ssl)...)
@@ -248,8 +248,8 @@ print(q.fetchone()[0])`)
 	w.clean()
 }
 
-// Clients that cannot tell the name from the address get the name into the hosts file: their own copy of it, in a mount
-// namespace, where it cannot be replaced but only written to.
+// Clients that cannot separate the name from the address need the name in the hosts file. Here it is their own copy in a mount
+// namespace, which can only be written in place, not replaced.
 func TestExecHosts(t *testing.T) {
 	t.Parallel()
 	rig.NeedRoot(t)
@@ -380,7 +380,7 @@ func startTLSRedis(t *testing.T, w *world) {
 	}
 }
 
-// A token of IAM lets in who may connect, to a real server that asks the lab about it; it is in the program's environment alone.
+// A real server that asks the lab accepts an IAM token of a user with the permission. Only the program's environment has the token.
 func TestExecIAM(t *testing.T) {
 	t.Parallel()
 	w := databaseWorld(t)

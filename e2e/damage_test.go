@@ -29,8 +29,8 @@ import (
 
 var damageTime = flag.Duration("damage-time", 12*time.Second, "how long TestDamage cuts both sides of the sessions")
 
-// An upload, a download and an echo go on while both sides of their sessions lose their websockets at random, and while agents write to
-// their ports twice because of it. None of them notices: every byte arrives, and there is no second SSH connection.
+// An upload, a download and an echo go on while both sides of their sessions lose their websockets at random. Because of that,
+// agents also write to their ports twice. None of them notices: every byte arrives over the one SSH connection.
 func TestDamage(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), *damageTime+3*time.Minute)
@@ -136,8 +136,8 @@ func echoes(addr string) func(context.Context) error {
 	}
 }
 
-// A session straight to an SSH server has no bond. Damage ends it, at the damaged byte: ssh says so and fails, and what the remote
-// program got is what was sent up to there.
+// A session straight to an SSH server has no bond. Damage ends it, at the damaged byte. ssh reports that and fails, and the remote
+// program has received the bytes before it.
 func TestDamageToOpenSSHServer(t *testing.T) {
 	t.Parallel()
 	rig.Need(t, "ssh")

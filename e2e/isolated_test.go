@@ -29,8 +29,8 @@ const (
 	imageUser  = 65532
 )
 
-// The image runs as a task that is isolated as on Fargate: bastiond is all that is in its root file system, and its
-// network is the VPC, with a Redis that this machine has no way to. `bastion forward` has one.
+// The image runs as a task as isolated as on Fargate. Its root file system has only bastiond, and its network is the VPC, with a
+// Redis that this machine cannot reach. `bastion forward` has one.
 func TestIsolatedTask(t *testing.T) {
 	rig.NeedRoot(t)
 	redis := rig.Need(t, "redis-server")

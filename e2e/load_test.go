@@ -160,7 +160,7 @@ func TestFaultsBreakSSMSessionClient(t *testing.T) {
 		}
 		return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
 	}
-	// Without faults it works, most of the time: what is sent before the agent has connected to the port may be lost for good.
+	// Without faults it works most of the time: data from before the agent has connected to the port may be lost for good.
 	err := errors.New("not tried")
 	for try := 0; try < 5 && err != nil; try++ {
 		c := dial(ctx, t, open())

@@ -235,7 +235,7 @@ func (w *world) within(limit time.Duration, ok func() bool) bool {
 	return true
 }
 
-// interrupt ends a foreground command by Ctrl-C, and looks for what it has left behind in AWS.
+// interrupt ends a foreground command by Ctrl-C, and checks for its leftovers in AWS.
 func (w *world) interrupt(p *rig.Proc) {
 	w.t.Helper()
 	if code, err := p.Stop(syscall.SIGINT); err != nil || code != 130 {

@@ -229,7 +229,7 @@ func (u *sshUser) rsync(from string, same func(string)) {
 	same(to + "-back")
 }
 
-// git clones from the host, pushes to it, and finds there what it has pushed.
+// git clones from the host, pushes to it, and finds the pushed commit there.
 func (u *sshUser) git() {
 	u.t.Helper()
 	bare, clone := filepath.Join(u.dir, "repo.git"), filepath.Join(u.dir, "clone")
@@ -469,7 +469,7 @@ func TestManyProxies(t *testing.T) {
 	}
 }
 
-// A proxy takes the link that stands: no question goes to AWS, and what is left is the start of a process.
+// A proxy uses the present link: it asks nothing of AWS, so only the start of a process remains.
 func TestWarmProxy(t *testing.T) {
 	w := newWorld(t, nil)
 	w.useAgent()

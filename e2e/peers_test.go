@@ -28,8 +28,8 @@ import (
 	"github.com/bastion-ssm/bastion/lab"
 )
 
-// AWS's own clients, OpenSSH and ssm-session-client talk through the lab to a stock sshd and to bastiond: all ends
-// but the service are the real ones.
+// AWS's own clients, OpenSSH and ssm-session-client talk through the lab to a stock sshd and to bastiond. All programs except the
+// service are the real ones.
 
 const (
 	node      = "i-0123456789abcdef0"
@@ -220,8 +220,8 @@ func startSSHD(t *testing.T, key ssh.PublicKey) *rig.SSHD {
 	return s
 }
 
-// transfers moves data through a forward that dial connects to. The five connections are open together but take turns:
-// the plugin does not always survive what is busier (see the tests of lab/gateway).
+// transfers moves data through a forward that dial connects to. The five connections are open together but take turns: the plugin
+// does not always survive more load (see the tests of lab/gateway).
 func transfers(t *testing.T, dial func(context.Context) (net.Conn, error)) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), peerLimit)
@@ -284,8 +284,8 @@ func TestAWSCLIToOpenSSHServer(t *testing.T) {
 	}
 }
 
-// A user of the AWS CLI and OpenSSH reaches what is behind bastiond without the command bastion: the grant goes by ECS
-// Exec, and the host key comes back by it.
+// A user of the AWS CLI and OpenSSH reaches hosts behind bastiond without the command bastion: the grant goes by ECS Exec, and the
+// host key comes back by it.
 func TestAWSCLIToBastiond(t *testing.T) {
 	pair := newPair(t)
 	w := newWorld(t, nil)
@@ -327,10 +327,10 @@ var portOpened = regexp.MustCompile(`Port (\d+) opened for sessionId`)
 
 // AWS's own port forwarding passes several connections, to a port of a node and to a host behind a task.
 func TestAWSCLIPortForwarding(t *testing.T) {
-	// The plugin counts its messages without a lock: its request to end the session, when it is interrupted, now and then has
-	// the number of a message whose sending another goroutine has not finished (SendInputDataMessage adds one after it has
-	// sent). The agent then takes it for a duplicate, as it must, and the session lasts until it has idled or is terminated.
-	// So of a few plugins one has to end its session, and of the others the sessions are terminated, as AWS's users do.
+	// The plugin counts its messages without a lock. When it is interrupted, its request to end the session sometimes has the
+	// number of a message that another goroutine is still sending (SendInputDataMessage counts after sending). The agent then takes
+	// it for a duplicate, as it must, and the session lasts until it has idled or is terminated. So of a few plugins one has to end
+	// its session, and of the others the sessions are terminated, as AWS's users do.
 	const tries = 5
 	forward := func(w *world, document, target, parameters string) {
 		w.t.Helper()
@@ -417,9 +417,9 @@ func TestSSMSessionClientToOpenSSHServer(t *testing.T) {
 	w := newWorld(t, nil)
 	w.AddInstance(node, lab.Instance{Ports: map[int]string{22: server.Addr()}})
 	c := w.openSSH(pair, node, 22, server.HostKey, []string{rig.Need(t, "ssmpeer"), "ssh", node, "%p"})
-	// The library never resends, so that the agent, which takes no data before it has dialed, may lose the client's
-	// first words for good; and it delivers a message twice that the agent resends because the acknowledgement was
-	// late. Both happen with the real agent too, and the next try is as good as the first.
+	// The library never resends. So the agent, which takes no data before it has dialed, may lose the client's first words for
+	// good. The library also delivers a message twice if the agent resends it because the acknowledgement was late. Both happen
+	// with the real agent too, and the next try is as good as the first.
 	const tries = 5
 	for n := 1; ; n++ {
 		out, err := c.run(20*time.Second, "echo $((6*7))")

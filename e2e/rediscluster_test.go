@@ -20,8 +20,8 @@ import (
 	"github.com/bastion-ssm/bastion/lab"
 )
 
-// A Redis cluster in a VPC whose addresses this machine has no way to: clients that know one local address are sent on to
-// the others, through the bastion, whose list of destinations leaves one node out.
+// A Redis cluster in a VPC whose addresses this machine cannot reach. The forward sends clients of one local address on to the
+// other nodes, through the bastion, whose list of destinations leaves one node out.
 func TestRedisCluster(t *testing.T) {
 	rig.NeedRoot(t)
 	for _, program := range []string{"redis-server", "redis-cli", "ip", "nsenter"} {

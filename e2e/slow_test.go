@@ -11,8 +11,8 @@ import (
 	"github.com/bastion-ssm/bastion/e2e/rig"
 )
 
-// With four of eight sessions at a tenth of the rate, and every second further one, a link is as fast as with the four others
-// alone, less 20 % at most.
+// With four of eight sessions at a tenth of the rate, and every second further one, a link is nearly as fast as with only the four
+// others. It may lose 20 % at most.
 func TestSlowSessions(t *testing.T) {
 	const size, healthy = 8 << 20, 4
 	w := newWorld(t, nil)

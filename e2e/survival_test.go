@@ -21,12 +21,12 @@ var survivalLine = gateway.Faults{RateBps: 400_000, PumpChunk: 8 << 10}
 
 const (
 	survivalSize  = 8 << 20          // of one transfer, each way
-	survivalLimit = 90 * time.Second // for the end of what is under way when the disturbance has ended
+	survivalLimit = 90 * time.Second // for the running work to end after the disturbance
 )
 
-// A psql and a transfer in both directions are in one SSH connection over several sessions, whose misfortunes they must not
-// notice: every byte arrives, psql keeps its connection and its transaction, and there is no second SSH connection. What was
-// used is given back in the end.
+// A psql and a transfer in both directions share one SSH connection over several sessions, and must not notice the sessions'
+// failures. Every byte arrives over that SSH connection, and psql keeps its connection and its transaction. All resources are
+// released in the end.
 func TestSurvival(t *testing.T) {
 	psql := rig.Need(t, "psql")
 	db := startDatabase(t)
@@ -121,8 +121,7 @@ func (s *survivor) badGateway() {
 	s.faults(survivalLine)
 }
 
-// The user's credentials are renewed in time, as tools do that renew them; then they expire, with all websockets lost, before
-// the user has signed in again.
+// A tool renews the user's credentials in time. Then they expire, with all websockets lost, before the user has signed in again.
 func (s *survivor) credentials() {
 	s.grow(2)
 	old := s.ports()

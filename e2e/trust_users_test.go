@@ -19,8 +19,8 @@ func (n *neighbours) in(u rig.User, dir string, args ...string) (int, string) {
 	return n.as(u, nil, "/bin/sh", append([]string{"-c", `cd "$1" && shift && exec "$@"`, "sh", dir, n.path}, args...)...)
 }
 
-// A bastion.yaml that another user has put above a user's directory chooses nothing and breaks nothing; one in a directory of her
-// own gives what is personal only after she has agreed.
+// A bastion.yaml that another user has put above a user's directory chooses nothing and breaks nothing. One in a directory of her
+// own sets personal settings only after she has agreed.
 func TestPlantedConfiguration(t *testing.T) {
 	n := newNeighbours(t)
 	shared := filepath.Join(n.dir, "shared")
@@ -89,8 +89,8 @@ func TestPlantedConfiguration(t *testing.T) {
 	}
 }
 
-// Root with another user's environment, as sudo -E, su -m and doas leave it, leaves nothing in her directories, and what it replaces
-// there stays hers.
+// Root with another user's environment, as sudo -E, su -m and doas leave it, leaves nothing in her directories. Files that it
+// replaces there stay hers.
 func TestRootForAnother(t *testing.T) {
 	n := newNeighbours(t)
 	root := rig.User{UID: 0, Home: n.alice.Home}
