@@ -12,7 +12,7 @@ func TestStatus(t *testing.T) {
 	for status, want := range map[string]struct {
 		with    usability // what there is with an endpoint
 		next    string    // in the next step of an instance that is down
-		without string    // in the error where there is no endpoint
+		without string    // in the error if the endpoint is missing
 	}{
 		"available":                           {usable, "", "which is available"},
 		"Available":                           {usable, "", "which is available"},
@@ -82,7 +82,7 @@ func TestStatusOfEachKind(t *testing.T) {
 		got, err := w.resolver(t).Resolve(t.Context(), mustParse(t, spec))
 		checkError(t, spec, got, err, fail.NoTarget, []string{"takes no connections"}, next)
 	}
-	// What is down does not keep the only other one from being meant.
+	// A target that is down does not hide the only other one.
 	r := (&wire{things: map[string][]thing{"DescribeDBInstances": {
 		instance("old", "postgres", "stopped", "old.rds", 5432), instance("new", "postgres", "available", "new.rds", 5432),
 	}}}).resolver(t)

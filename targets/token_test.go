@@ -18,8 +18,7 @@ var at = time.Date(2026, 3, 1, 12, 30, 0, 0, time.UTC)
 
 const ordersHost = "orders.abc123.eu-central-1.rds.amazonaws.com"
 
-// Whether a token is what RDS wants is shown by the lab's verifier, which shares no code with what makes them; here is what it is
-// made of.
+// The lab's verifier, which shares no code with the signer, shows whether a token is valid for RDS. This test checks its parts.
 func TestToken(t *testing.T) {
 	keys := credentials.NewStaticCredentialsProvider("AKIAEXAMPLE", "secret", "session+token")
 	e := Endpoint{Name: "rds:orders", Host: ordersHost, Port: 5432, Engine: "postgres", IAM: true}

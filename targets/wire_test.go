@@ -38,8 +38,7 @@ type failure struct {
 	code, message string
 }
 
-// The shapes of the answers: the list, its member, the parameter that asks for one, and the error when there is no
-// such.
+// The shapes of the answers: the list, its member, the parameter for one member, and the error for a missing one.
 var shapes = map[string]struct{ list, member, id, missing string }{
 	"DescribeDBInstances": {"DBInstances", "DBInstance", "DBInstanceIdentifier", "DBInstanceNotFound"},
 	"DescribeDBClusters":  {"DBClusters", "DBCluster", "DBClusterIdentifier", "DBClusterNotFoundFault"},
