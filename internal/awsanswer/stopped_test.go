@@ -7,7 +7,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 )
 
-// Each row is a reason as ECS gives it for a stopped task. Those of one code differ in what has to be done.
+// Each row is a reason as ECS gives it for a stopped task. Reasons of one code differ in their remedy.
 func TestStopped(t *testing.T) {
 	const (
 		pull    = "CannotPullContainerError: "

@@ -10,8 +10,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// Credentials that are half there, and a configuration that names what does not exist, are told by the name of the variable, the
-// profile, the section or the file that the user has to change. Both kinds of a process say the same: the command's own, and the agent.
+// The errors for incomplete credentials, and for a configuration that names something missing, name the variable, the profile, the
+// section or the file to change. Both kinds of a process say the same: the command's own, and the agent.
 func TestBadCredentials(t *testing.T) {
 	const role = "[profile r]\nregion = eu-central-1\nrole_arn = arn:aws:iam::1:role/r\n"
 	for name, tt := range map[string]struct {

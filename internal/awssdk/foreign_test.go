@@ -20,7 +20,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// A page in AWS's place is told as what it is, whatever the protocol of the service, and a refusal is asked for once.
+// A page in place of AWS's answer is reported as such, for every protocol, and the SDK does not retry a refusal.
 func TestPages(t *testing.T) {
 	for _, tt := range []struct {
 		status     int
@@ -107,7 +107,7 @@ func TestMislabelledAnswer(t *testing.T) {
 	}
 }
 
-// What a proxy answers to CONNECT is told as what it is.
+// A proxy's answer to CONNECT is reported as such.
 func TestProxyRefuses(t *testing.T) {
 	for status, next := range map[int]string{403: "firewall", 407: "USER:PASSWORD"} {
 		proxy := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {

@@ -25,7 +25,8 @@ func TestMain(m *testing.M) {
 	if err != nil {
 		panic(err)
 	}
-	// Nothing is asked of AWS, of the network or of a real profile: what is not on loopback meets a proxy that is not there.
+	// The tests ask nothing of AWS, of the network or of a real profile: all traffic outside loopback meets a proxy that does not
+	// exist.
 	for name, value := range map[string]string{
 		"HOME": home, "HTTP_PROXY": "http://127.0.0.1:1", "HTTPS_PROXY": "http://127.0.0.1:1", "NO_PROXY": "",
 	} {

@@ -12,8 +12,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// A code of an MFA device is good once: a second Load of the process uses what it has opened. Where nobody can be asked, the error names the
-// device.
+// A code of an MFA device is valid once: a second Load of the process uses the first one's credentials. Where nobody can be asked,
+// the error names the device.
 func TestMFACodeIsAskedForOnce(t *testing.T) {
 	f, vars := newFakeAWS(t)
 	file := f.file("config", "[profile r]\nrole_arn = arn:aws:iam::1:role/r\nsource_profile = k\nmfa_serial = arn:aws:iam::1:mfa/me\n[profile k]\n"+user("AKIAUSER"))
@@ -41,9 +41,9 @@ func TestMFACodeIsAskedForOnce(t *testing.T) {
 	}
 }
 
-// A profile whose section has its name in quotes is found by the name without them, as in the AWS CLI: also by a
-// source_profile, and together with its section of the credentials file, where a name has no quotes around it. A source profile that is missing
-// leads to no other one.
+// The SDK finds a profile with a quoted section name by the name without quotes, as the AWS CLI does. That also holds for a
+// source_profile, and for the section of the credentials file, whose names have no quotes. A source profile that is missing leads
+// to no other one.
 func TestQuotedProfile(t *testing.T) {
 	f, vars := newFakeAWS(t)
 	temp := t.TempDir()

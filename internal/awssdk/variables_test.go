@@ -65,7 +65,7 @@ func observe(ctx context.Context, env *Env) (out observation, err error) {
 	return out, err
 }
 
-// fakeAWS are servers that answer as AWS does, and note what they are asked.
+// fakeAWS are servers that answer as AWS does, and record the requests.
 type fakeAWS struct {
 	t   *testing.T
 	dir string
@@ -80,7 +80,7 @@ func (f *fakeAWS) note(format string, args ...any) {
 	f.asked = append(f.asked, fmt.Sprintf(format, args...))
 }
 
-// taken returns what was asked since the last time.
+// taken returns the requests since the last call.
 func (f *fakeAWS) taken() []string {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -212,7 +212,7 @@ func (f *fakeAWS) run(env map[string]string) (observation, []string) {
 	return seen, f.taken()
 }
 
-// sdkCase sets variables in a command's environment. mark is a part of what is asked then, or of the identity.
+// sdkCase sets variables in a command's environment. mark is a part of the resulting requests, or of the identity.
 type sdkCase struct {
 	set  func(f *fakeAWS, env map[string]string)
 	mark string

@@ -9,7 +9,7 @@ import (
 	"testing"
 )
 
-// A page is opened by the system's program; that there is no display, no page or no program, and that it fails, are errors.
+// The system's program opens a page. A missing display, page or program, and the program's failure, are errors.
 func TestOpenPage(t *testing.T) {
 	dir := t.TempDir()
 	opened := filepath.Join(dir, "opened")

@@ -94,8 +94,8 @@ func TestTableIsComplete(t *testing.T) {
 	}
 }
 
-// A setting that makes links differ costs each of its users a task or a link of their own, and one that does not is shared by all: so
-// a new setting is to be placed here.
+// A setting that separates links costs each of its users a task or a link of their own; links share every other setting. So each
+// new setting needs a place here.
 func TestUses(t *testing.T) {
 	want := map[Use]string{
 		ForLink: "profile region aws_timeout cluster task_definition container subnets subnet_tags security_groups security_group_tags " +

@@ -51,7 +51,7 @@ func TestCIDR(t *testing.T) {
 	}
 }
 
-// What is wrong in a list is named, whether it comes by flag or by file.
+// The error names the wrong entry of a list, from a flag or a file.
 func TestProxySettings(t *testing.T) {
 	none := func(string) (string, bool) { return "", false }
 	load := func(flags map[string]string) (Settings, error) {

@@ -57,8 +57,8 @@ func sample(s *Setting) string {
 	return "word"
 }
 
-// A personal setting of a project file is refused, with its place and what to type, unless an option or a variable gives it; and is
-// taken once the file is trusted, until it is edited.
+// Loading refuses a personal setting of a project file, with its place and the command to type, unless an option or a variable
+// gives it. It accepts the setting while the file is trusted, until an edit.
 func TestPersonalSettingsTakeTrust(t *testing.T) {
 	for _, s := range All() {
 		if s.Trust == Project {

@@ -230,8 +230,8 @@ func list(t *testing.T, goos string) []pkg {
 	return pkgs
 }
 
-// lookAtSources makes the outcome of a test depend on all source files, which only go list reads: without it a cached one would
-// count after they have changed.
+// lookAtSources makes a test's result depend on all source files, which only go list reads. Without it a cached result would count
+// after a change.
 func lookAtSources(t *testing.T) {
 	t.Helper()
 	err := filepath.WalkDir("../..", func(path string, d fs.DirEntry, err error) error {
@@ -261,7 +261,7 @@ func TestImports(t *testing.T) {
 	}
 }
 
-// check returns what is wrong with a package's imports.
+// check returns the faults of a package's imports.
 func check(p pkg) []string {
 	var problems []string
 	may, isKnown := allowed[p.name()]

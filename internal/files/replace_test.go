@@ -8,8 +8,8 @@ import (
 	"time"
 )
 
-// What killed processes left beside a file goes with a later replacement; what may still be written, and what has another name,
-// stays.
+// A later replacement removes files that killed processes left beside a file. It keeps files that may still be in use, and files
+// with other names.
 func TestReplaceSweeps(t *testing.T) {
 	dir := t.TempDir()
 	path := filepath.Join(dir, "forwards.json")

@@ -48,7 +48,7 @@ func tree(t *testing.T) (root, file string) {
 	return root, file
 }
 
-// Whoever can change a file, or what is on the way to it, must be the user or root.
+// Only the user and root may be able to change a file, or anything on the way to it.
 func TestOpenTrusted(t *testing.T) {
 	if !asRoot(t) {
 		return

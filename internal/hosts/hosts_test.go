@@ -65,7 +65,7 @@ func mustAdd(t *testing.T, file, id string, names map[string]netip.Addr) *Block 
 	return b
 }
 
-// What is outside of a block stays, whatever its line ends, and so do mode and owner.
+// Everything outside a block stays, whatever its line ends, and so do mode and owner.
 func TestAddAndRemove(t *testing.T) {
 	for name, tt := range map[string]struct{ before, during string }{
 		"as usual": {original, original + "# BEGIN bastion 1-2-3\n127.64.0.1 a.example\n127.64.0.2 b.example\n# END bastion 1-2-3\n"},

@@ -73,7 +73,7 @@ func TestWatch(t *testing.T) {
 	})
 }
 
-// Why a link waits is an event when it is known and when it changes, whatever waits; what is told again is none.
+// The reason of a link's wait is an event when it becomes known and when it changes, but not when it is repeated.
 func TestWatchSaysWhy(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var out, events bytes.Buffer

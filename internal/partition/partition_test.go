@@ -175,7 +175,7 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// The VPC endpoint services of what the task needs, as AWS lists them: outside the partitions aws and aws-us-gov, those of ECR have
+// The VPC endpoint services that the task needs, as AWS lists them. Outside the partitions aws and aws-us-gov, those of ECR have
 // another prefix than the others.
 func TestEndpointService(t *testing.T) {
 	for region, registry := range map[string]string{

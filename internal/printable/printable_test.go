@@ -11,7 +11,7 @@ import (
 	"unicode/utf8"
 )
 
-// Every class of text that must not reach a terminal, and what stands for it.
+// Every class of text that must not reach a terminal, and its replacement.
 var classes = map[string]struct{ text, line string }{
 	"C0":                     {"a\x00\x01\x07\x08\x1fb", "a?????b"},
 	"escape sequence":        {"\x1b[31mred\x1b]0;title\x07", "?[31mred?]0;title?"},

@@ -82,7 +82,7 @@ func TestAllows(t *testing.T) {
 	}
 }
 
-// What a killed process leaves goes; what serves stays, and so does what is no socket's.
+// The files of a killed process go; those of a live one, and those that are not sockets', stay.
 func TestRemoveStale(t *testing.T) {
 	dir := shortDir(t)
 	live, err := ListenSocket(filepath.Join(dir, "live.sock"))

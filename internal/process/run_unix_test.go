@@ -29,8 +29,8 @@ func TestRun(t *testing.T) {
 	}
 }
 
-// A signal that is meant for the program reaches it, also after what it was started for has ended, of which the caller is told once. One
-// that came before the start keeps it from starting.
+// A signal for the program reaches it, even after its purpose has ended; the caller learns of that end once. One that came before
+// the start keeps it from starting.
 func TestRunPassesSignalsOn(t *testing.T) {
 	s := &Signals{}
 	ctx, cancel := context.WithCancelCause(t.Context())

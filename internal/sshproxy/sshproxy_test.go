@@ -14,7 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// closing notes what is written, and when it is closed.
+// closing records the written bytes, and its close.
 type closing struct {
 	bytes.Buffer
 	close func()
@@ -22,7 +22,8 @@ type closing struct {
 
 func (c *closing) Close() error { c.close(); return nil }
 
-// piped runs Pipe between a file and a connection that says hello and ends, and returns what was told, what was written, and the error.
+// piped runs Pipe between a file and a connection that says hello and ends. It returns the reported reason, the written bytes, and
+// the error.
 func piped(t *testing.T, why func(error) error) (order []string, out string, err error) {
 	t.Helper()
 	in, inEnd, err := os.Pipe()

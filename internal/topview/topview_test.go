@@ -17,7 +17,7 @@ import (
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
-// fake is an agent that notes what it is asked to stop.
+// fake is an agent that records the forwards that it must stop.
 type fake struct {
 	stopped []string
 	err     error
@@ -232,8 +232,8 @@ func TestKeys(t *testing.T) {
 	}
 }
 
-// With more than the terminal has rows, the rows follow the choice over all that there is, and nothing out of sight is stopped without
-// a question.
+// With more rows than the terminal's, the view follows the choice over all of them, and stops nothing out of sight without a
+// question.
 func TestScrolls(t *testing.T) {
 	source := &fake{}
 	m := New(t.Context(), source)
@@ -319,5 +319,5 @@ func TestWithoutAgent(t *testing.T) {
 	m.Update(stateMsg{state: topState(0)})
 	hasLines(t, topView(m), `^> orders`)
 	m.Update(stateMsg{err: errors.New("broken pipe")})
-	hasLines(t, topView(m), `^> orders`, `stale: broken pipe`) // what was known stays
+	hasLines(t, topView(m), `^> orders`, `stale: broken pipe`) // the known rows stay
 }
