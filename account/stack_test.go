@@ -141,7 +141,7 @@ func TestEndpointServices(t *testing.T) {
 	}
 }
 
-// All that is wrong with inputs is said at once, each with the value and what is wanted.
+// The error names all invalid inputs at once, each with its value and the expected form.
 func TestValidate(t *testing.T) {
 	for _, tt := range []struct {
 		in   Inputs
