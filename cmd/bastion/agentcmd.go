@@ -182,7 +182,7 @@ func (a *app) logWriter(s config.Settings) io.Writer {
 	return &logLines{print: func(line string) error { return a.printLine(map[string]string{"line": line}) }}
 }
 
-// logLines prints what is written to it by lines. The rest after the last one waits for its end.
+// logLines splits its input into lines and prints them. The rest after the last one waits for its end.
 type logLines struct {
 	print func(line string) error
 	rest  []byte

@@ -46,8 +46,8 @@ func lackOfAgent(ctx context.Context, s config.Settings) *agentLack {
 	return nil
 }
 
-// goesOnAlone reports whether a command does without the agent what it could not do for a reason that lies in the agent's process, and
-// says so.
+// goesOnAlone reports whether a command goes on without the agent after a failure whose reason lies in the agent's process. It says
+// so to the user.
 func (a *app) goesOnAlone(ctx context.Context, s config.Settings, err error) bool {
 	if other, ok := errors.AsType[*api.OtherProcessError](err); ok {
 		a.noteAlone(s, "was started with another "+strings.Join(other.Variables, ", ")+"; bastion agent stop ends it")

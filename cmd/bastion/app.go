@@ -28,7 +28,7 @@ type stdio struct {
 
 // app is one invocation of the command line.
 type app struct {
-	stdio                   // for text: what is not printable does not get through, whoever writes it
+	stdio                   // for text: characters that do not print never get through, whoever writes them
 	raw     stdio           // for streams of bytes, and for displays, which sanitize what they show
 	written *console.Output // what out is
 	line    *cli.Program    // with the settings that are given as options

@@ -182,8 +182,7 @@ func (a *app) status(ctx context.Context, s config.Settings, o statusOptions) er
 	return a.watchStatus(ctx, s, st)
 }
 
-// watchStatus shows each new revision of the agent's state. While there is no agent it looks now and then whether there
-// is one.
+// watchStatus shows each new revision of the agent's state. Without an agent it looks for one now and then.
 func (a *app) watchStatus(ctx context.Context, s config.Settings, st api.State) error {
 	client, err := launch.Client(s)
 	if err != nil {

@@ -149,8 +149,8 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 	return cmp.Or(err, outcome) // the forwards ended before the program began
 }
 
-// lookUpForExec finds what must be known of the targets before they are forwarded: their names, which the requests then listen for, and
-// a token for each. Both may be nil.
+// lookUpForExec looks up the targets before they are forwarded: their names, which the requests then listen for, and a token for
+// each. Both may be nil.
 func (a *app) lookUpForExec(ctx context.Context, s config.Settings, pairs []targets.Pair, requests []api.ForwardRequest, iamUser string,
 ) (*hostNames, []string, error) {
 	if !s.Forward.Hosts && iamUser == "" {
@@ -180,8 +180,8 @@ func (a *app) execEnvironment(s config.Settings, databases []dsn.Database, progr
 	return append(env, more...), nil
 }
 
-// lookUp finds the endpoints, for what must be known of them before they are forwarded, and makes a token for each if
-// there is an IAM user. Only databases of RDS have tokens; of the others there must be at least one that is.
+// lookUp finds the endpoints, because their facts are needed before the forwards. It makes a token for each if there is an IAM
+// user. Only databases of RDS have tokens; of the others there must be at least one that is.
 func (a *app) lookUp(ctx context.Context, command string, s config.Settings, pairs []targets.Pair, iamUser string,
 ) ([]targets.Endpoint, []string, error) {
 	run, err := a.open(ctx, command, s)

@@ -28,7 +28,7 @@ var exitCodes = map[fail.Kind]int{
 // whatever the command made of it.
 func finish(ctx context.Context, stderr io.Writer, err error) int {
 	if sig, ok := errors.AsType[process.Interrupted](context.Cause(ctx)); ok {
-		// What was cut short by the signal is no news to who sent it.
+		// The sender of the signal needs no message about an error that it caused.
 		if err != nil && !errors.Is(err, context.Canceled) && !errors.As(err, new(process.Interrupted)) {
 			printError(stderr, err)
 		}

@@ -20,8 +20,8 @@ import (
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-// hostNames are the names that --hosts gives addresses. They are in the hosts file only while bastion listens at the addresses:
-// before and after, another user's program could listen there and be taken for the target.
+// hostNames are the names that --hosts gives addresses. They are in the hosts file only while bastion listens at the addresses.
+// Before and after, another user's program could listen there and pose as the target.
 type hostNames struct {
 	file  *hosts.File // nil: without --hosts
 	names map[string]netip.Addr
@@ -145,9 +145,9 @@ func (a *app) hostsFor(ctx context.Context, s config.Settings, requests []api.Fo
 // sudoDir is the runtime directory of commands that root runs for another user.
 const sudoDir = "/var/run/bastion-sudo"
 
-// underSudo keeps what root does for another user (sudo -E, su -m, doas) out of that user's directories, where the user could
-// not use root's files, and away from the user's agent. The owner of the directories says whose they are; SUDO_UID says that
-// root's own agent is not meant either.
+// underSudo keeps root's files for another user (sudo -E, su -m, doas) out of that user's directories, where the user could not use
+// them. It also keeps root away from the user's agent. The owner of the directories says whose they are; SUDO_UID says that root's
+// own agent is not meant either.
 func underSudo(s *config.Settings, getenv func(string) string, euid int) {
 	if euid != 0 {
 		return

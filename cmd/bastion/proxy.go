@@ -263,7 +263,8 @@ func (a *app) proxyServer(
 	return err
 }
 
-// sayWaiting says why a connection to a node is not there yet, to the user of ssh too: most nodes that are not connected stay so.
+// sayWaiting says why a connection to a node is not there yet. ssh's user needs that too, because most nodes that are not connected
+// stay so.
 func (a *app) sayWaiting(run *session, host string, why error) {
 	text := fmt.Sprintf("waiting up to %s for %s: %v", run.settings.Link.ConnectTimeout, host, why)
 	if next := fail.NextOf(why); next != "" {

@@ -91,8 +91,8 @@ func (a *app) socks(ctx context.Context, s config.Settings, args []string, o soc
 	})
 }
 
-// checkProxy finds what is wrong with the settings of a proxy before anything is started, and makes them what the agent
-// understands too, which is in another directory. It returns the user that clients must say, if any.
+// checkProxy checks a proxy's settings before anything starts. It makes paths absolute for the agent, which runs in another
+// directory. It returns the user that clients must say, if any.
 func checkProxy(s *config.Settings) (user string, err error) {
 	if s.Proxy.AuthFile != "" {
 		if s.Proxy.AuthFile, err = filepath.Abs(s.Proxy.AuthFile); err != nil {

@@ -107,7 +107,7 @@ func (a *app) sshConfig(ctx context.Context, args []string, o sshConfigOptions) 
 	return a.edited(path, changed, "bastion's block in "+path+" "+verb)
 }
 
-// edited prints what has become of ssh's file.
+// edited prints the result of the change of ssh's file.
 func (a *app) edited(path string, changed bool, text string) error {
 	if a.wantsJSON() {
 		return a.printJSON(map[string]any{"file": path, "changed": changed})

@@ -50,7 +50,7 @@ func (a *app) trustCommand() *cli.Command {
 	}
 }
 
-// trust runs `bastion trust`. It takes no settings from a file: the file is what it is about.
+// trust runs `bastion trust`. It takes no settings from the file, which is its subject.
 func (a *app) trust(ctx context.Context, named string, o trustOptions) error {
 	src := config.Source{Flags: a.line.Settings, NoFile: true}
 	s, err := config.Load(src)
