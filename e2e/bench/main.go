@@ -85,8 +85,8 @@ type bench struct {
 	log    io.Writer // progress
 }
 
-// env is the environment of a user whose commands do all in their own process, and write nothing where the one who runs the
-// benchmark has his own.
+// env is the environment of a user whose commands run in one process, and write nothing into the directories of the user who runs
+// the benchmark.
 func (b *bench) env() []string {
 	return append(b.lab.Env(), "BASTION_NO_AGENT=true", "BASTION_RUNTIME_DIR="+filepath.Join(b.dir, "run"),
 		"BASTION_STATE_DIR="+filepath.Join(b.dir, "state"), "PATH="+filepath.Dir(b.plugin)+string(filepath.ListSeparator)+os.Getenv("PATH"))
@@ -341,8 +341,8 @@ func (b *bench) compareBulk(ctx context.Context, p peer, f gateway.Faults) (rate
 	return rate, nil
 }
 
-// Where the database is measured: pg_dump where the path takes no time, because its many small queries at first would
-// else be most of it; the small query where the path does.
+// pg_dump runs on a path without delay, because otherwise its many small queries at first would take most of the time. The small
+// query runs on a path with delay.
 const dumpDelay, queryDelay = 0, 20
 
 // compareDump measures pg_dump through a peer that downloads at about rate MB/s.

@@ -83,8 +83,8 @@ func bastion(sessions int) peer {
 	}
 }
 
-// warm is how long a stream runs before it is measured, at a path delay in milliseconds: bastion adds sessions while
-// the load lasts, and windows grow with each round trip.
+// warm is how long a stream runs before its measurement, at a path delay in milliseconds. bastion adds sessions under load, and
+// windows grow with each round trip.
 func (p peer) warm(delay int) time.Duration {
 	start := 2 * time.Second
 	if p.sessions > 1 {

@@ -222,7 +222,7 @@ func closeConn(c *pgx.Conn) {
 	_ = c.Close(ctx)
 }
 
-// counter counts what is written to it.
+// counter counts the written bytes.
 type counter struct{ n atomic.Int64 }
 
 func (c *counter) Write(p []byte) (int, error) {

@@ -28,7 +28,7 @@ var (
 
 // scale measures throughput against one thing at a time, and draws it.
 func (b *bench) scale(ctx context.Context) error {
-	// The sessions, the path and its loss are what is measured, and not the task.
+	// The benchmark measures the sessions, the path and its loss, not the task.
 	if err := b.resize(ctx, scaleCPU); err != nil {
 		return err
 	}
@@ -77,7 +77,7 @@ func (b *bench) throughput(ctx context.Context, plot string, p peer, d direction
 	at := map[string]any{"plot": plot, "delay_ms": f.DelayMS, "loss_percent": 100 * f.Drop, "sessions": max(p.sessions, 1)}
 	span := b.span
 	if f.Drop > 0 {
-		span *= 2 // what was lost holds up what came, which then arrives at once
+		span *= 2 // a lost message holds up the later ones, which then arrive at once
 	}
 	return b.try(ctx, p, plot, d.name, "MB/s", at, func(ctx context.Context) error {
 		got, _, err := b.bulk(ctx, p, d, f.DelayMS, span)

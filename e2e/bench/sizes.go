@@ -21,7 +21,7 @@ import (
 // taskCPUs are the sizes of tasks that are compared, in CPU units.
 var taskCPUs = []int{256, 512, 1024}
 
-// sizePeers are what is compared at each size; auto is bastion as it is by default.
+// sizePeers are the peers at each size; auto is bastion with its defaults.
 func sizePeers() []peer {
 	auto := bastion(0)
 	auto.name, auto.sessions = "bastion-auto", 8

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// sizeTables writes a table for each way of a transfer: a line for each size of task, a column for each peer, and bastion beside the
-// plugin and beside its own best number of sessions.
+// sizeTables writes a table for each direction of a transfer. It has a line for each size of task and a column for each peer.
+// Further columns compare bastion with the plugin and with its own best number of sessions.
 func sizeTables(rows []row) string {
 	var b strings.Builder
 	var peers, ways []string

@@ -19,8 +19,8 @@ import (
 	"github.com/bastion-ssm/bastion/e2e/rig"
 )
 
-// stream is a transfer in one direction that goes on until it is stopped. What arrives is compared with what is sent,
-// and counted where it arrives, so that what lies in buffers on the way is not taken for moved.
+// stream is a transfer in one direction that goes on until it is stopped. The receiver compares and counts the bytes where they
+// arrive, so that bytes in buffers on the way do not count.
 type stream struct {
 	moved   atomic.Int64
 	corrupt atomic.Bool
@@ -31,7 +31,7 @@ type stream struct {
 
 const endless = math.MaxInt64
 
-// receive counts and compares what comes from r, until r ends.
+// receive counts and compares the bytes from r, until r ends.
 func (s *stream) receive(r io.Reader) error {
 	want := rig.Data(endless)
 	buf, expected := make([]byte, 64<<10), make([]byte, 64<<10)

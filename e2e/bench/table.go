@@ -12,8 +12,8 @@ import (
 	"strings"
 )
 
-// printTables writes the rows as Markdown: for each path delay a table with a line for each metric, a column for each
-// peer and bastion beside the plugin; and a list of the figures that no delay belongs to.
+// printTables writes the rows as Markdown. Each path delay has a table with a line for each metric and a column for each peer, and
+// bastion beside the plugin. A list has the figures without a delay.
 func printTables(w io.Writer, rows []row) error {
 	var b strings.Builder
 	var delays []any

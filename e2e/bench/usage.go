@@ -21,8 +21,8 @@ type usage struct {
 	rss, peak int64         // bytes resident now, and at most so far
 }
 
-// sessionUsage adds up the live processes of a session: every peer is started as the head of one, and the AWS CLI and
-// OpenSSH start others in it.
+// sessionUsage adds up the live processes of a session. Every peer starts as the head of one, and the AWS CLI and OpenSSH start
+// others in it.
 func sessionUsage(sid int) (usage, error) {
 	stats, err := filepath.Glob("/proc/[0-9]*/stat")
 	if err != nil {

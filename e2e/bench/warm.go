@@ -66,8 +66,8 @@ func (g *greeter) close() error {
 	return err
 }
 
-// compareWarm measures the commands of a user whose agent has a link: from the start of `bastion proxy` to the first byte, and from
-// the start of `bastion forward -d` to its end.
+// compareWarm measures the commands of a user whose agent has a link. It measures `bastion proxy` to its first byte, and `bastion
+// forward -d` to its end.
 func (b *bench) compareWarm(ctx context.Context, p peer, delay int) error {
 	at := map[string]any{"delay_ms": delay}
 	return b.try(ctx, p, "warm", "warm_proxy_p50", "ms", at, func(ctx context.Context) (err error) {

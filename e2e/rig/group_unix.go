@@ -7,8 +7,8 @@ import (
 	"syscall"
 )
 
-// ownGroup makes the program the head of a new process group, so that its children can be signalled with it, and takes
-// the terminal from it: a program in the background that sets a terminal up is stopped.
+// ownGroup makes the program the head of a new process group, so that signals reach its children too. It takes the terminal from
+// it: a program in the background that sets up a terminal is stopped.
 func ownGroup(cmd *exec.Cmd) {
 	if cmd.SysProcAttr == nil {
 		cmd.SysProcAttr = &syscall.SysProcAttr{}

@@ -90,8 +90,8 @@ func StartMariaDB(ctx context.Context, mariadbd, install string, cert, key []byt
 	return m, err
 }
 
-// setUpMariaDB makes the system tables below dir, with a directory of temporary files of their own: a server that starts removes what
-// it takes for its old temporary tables there, those of other servers too.
+// setUpMariaDB makes the system tables below dir, with a directory of temporary files of their own. A starting server removes all
+// files there that look like its old temporary tables, including other servers'.
 func setUpMariaDB(ctx context.Context, install string, args []string, dir, temporary string) error {
 	if err := os.Chmod(dir, 0o711); err != nil { // the server's account passes through
 		return err

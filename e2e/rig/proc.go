@@ -28,12 +28,12 @@ type Proc struct {
 	change chan struct{}
 }
 
-// DefaultSignals has the programs that a test starts end by signals, also where the test itself was started by nohup or in the
-// background of a shell, and so inherited that they are ignored.
+// DefaultSignals makes signals end the programs that a test starts. They would inherit ignored signals if the test itself was
+// started by nohup, or in the background of a shell.
 func DefaultSignals() {
 	for _, sig := range []os.Signal{syscall.SIGHUP, syscall.SIGINT, syscall.SIGQUIT, syscall.SIGTERM} {
 		if signal.Ignored(sig) {
-			signal.Notify(make(chan os.Signal, 1), sig) // what is caught here has its default in a new program
+			signal.Notify(make(chan os.Signal, 1), sig) // a caught signal has its default in a new program
 		}
 	}
 }

@@ -1,5 +1,5 @@
-// Package rig is what the end-to-end tests and the benchmark share: the built binaries, the peers' programs, processes
-// whose memory and CPU time are measured, and a far end that echoes, sends and swallows bytes.
+// Package rig has the parts that the end-to-end tests and the benchmark share. They are the built binaries, the peers' programs,
+// measured processes, and a far end that echoes, sends and swallows bytes.
 //
 // Everything stays on loopback; Guard refuses any other address.
 package rig
@@ -37,8 +37,8 @@ func Build(ctx context.Context, dir string) error {
 	return nil
 }
 
-// Find returns the path of a program that a test needs: one of the project's tools under build/tools, or one of the
-// machine's, of which the distribution's own comes first. The error says how to install it.
+// Find returns the path of a program that a test needs: one of the project's tools under build/tools, or one of the machine's,
+// preferably the distribution's own. The error says how to install it.
 func Find(name string) (string, error) {
 	for _, dir := range []string{filepath.Join(Root(), "build", "tools"), "/usr/bin", "/usr/sbin"} {
 		if path := filepath.Join(dir, name); executable(path) {

@@ -19,7 +19,7 @@ import (
 	"strings"
 )
 
-// Secrets are what must be found nowhere, by what they are called.
+// Secrets are the values that no place may contain, by their names.
 type Secrets map[string][][]byte
 
 // Add adds a secret in the forms in which a program might write it.
@@ -199,7 +199,7 @@ func PrivateKeys(pid int) (seeds [][]byte, err error) {
 }
 
 // After finds in a process's memory what follows an occurrence of marker, n bytes each, within so many bytes of it, where words
-// begin. What is no random bytes, as text is not, or a part of what everybody may know, is left out.
+// begin. It leaves out values that are not random bytes, such as texts, and parts of public values.
 func After(pid int, marker []byte, within, n int, public ...[]byte) (found [][]byte, err error) {
 	known := make(map[string]bool)
 	random := func(b []byte) bool {

@@ -69,7 +69,7 @@ func (t *Transfers) Stop(limit time.Duration) (whole int, err error) {
 	return t.whole, t.err
 }
 
-// metered counts what is read.
+// metered counts the read bytes.
 type metered struct {
 	net.Conn
 	n *atomic.Int64
