@@ -28,8 +28,8 @@ const (
 	// is known to work.
 	documentPatience = 3 * time.Second
 
-	// documentDoubt is how long AWS may call a target "not connected" with the preferred document before the Access tries the
-	// other too: AWS might answer so for a document that it does not take. It is longer than a task takes to connect.
+	// documentDoubt is how long AWS may call a target "not connected" with the preferred document before the Access tries the other
+	// too. AWS might answer so for an unsupported document. It is longer than a task takes to connect.
 	documentDoubt = 15 * time.Second
 
 	// documentMaxAge is how long a choice is remembered: AWS or the policies may change.
@@ -168,9 +168,9 @@ func (a *Access) documentInUse(target string) (document, reason string) {
 	return order[0], ""
 }
 
-// refusesDocument reports whether err may be due to the document: AWS or the SSM agent does not know it, does not take it for
-// this target, or a policy denies it. A denial may name the document or the target. AWS does not document its answer to a
-// document that it does not take for a task. So an unknown kind of answer counts too.
+// refusesDocument reports whether err may be due to the document. Either AWS or the SSM agent does not know it or support it for
+// this target, or a policy denies it. A denial may name the document or the target. AWS does not document its answer to a document
+// that it does not take for a task. So an unknown kind of answer counts too.
 func refusesDocument(err error) bool {
 	if closed, ok := errors.AsType[*sessions.ClosedError](err); ok {
 		return awsanswer.Judge(awsanswer.Answer{Operation: "StartSession", Message: closed.Output}).Class == awsanswer.Unsupported
