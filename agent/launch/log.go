@@ -52,7 +52,7 @@ func PrintLog(ctx context.Context, path string, show io.Writer, follow bool) err
 				_ = next.Close()
 				continue
 			}
-			// A new file was begun: what came last to the old one goes first.
+			// A new file was begun: print the end of the old one first.
 			_, err := io.Copy(show, r)
 			_ = f.Close()
 			f = next
