@@ -78,7 +78,7 @@ func (m *Manager) yardstick(ctx context.Context, spec Spec) *yardstick {
 	}
 }
 
-// confirm inspects a bastion again, unless it was checked completely before. It returns what is still unchecked.
+// confirm inspects a bastion again, unless it was checked completely before. It returns the unchecked properties.
 func (m *Manager) confirm(ctx context.Context, spec Spec, b Bastion) (unchecked string, err error) {
 	if m.checked.has(spec, b.TaskARN) {
 		return "", nil
