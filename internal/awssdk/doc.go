@@ -2,6 +2,6 @@
 // this process, or from the command for which the agent acts (Env). The package knows each variable that the SDK reads from its
 // own process, and how the agent treats it.
 //
-// It also has what the SDK lacks: a time limit for every call, endpoints for calls that fetch credentials, detection of answers
-// that are not AWS's, AWS's clock, and errors that name the profile, variable or file to change.
+// It also adds features that the SDK lacks: a time limit for every call, endpoints for calls that fetch credentials, and AWS's
+// clock. It detects answers that are not AWS's. Its errors name the profile, variable or file to change.
 package awssdk

@@ -16,8 +16,8 @@ import (
 // stay for as long as the browser does.
 const openerPatience = 2 * time.Second
 
-// OpenPage opens a file in the user's own browser. It is a file that leads to a page whose address is good for whoever has it first: every
-// user of the machine can read command lines.
+// OpenPage opens a file in the user's own browser. The file leads to a page whose address is good for its first user: every user of
+// the machine can read command lines.
 func OpenPage(ctx context.Context, page string) error {
 	if runtime.GOOS == "linux" && os.Getenv("DISPLAY") == "" && os.Getenv("WAYLAND_DISPLAY") == "" &&
 		os.Getenv("BROWSER") == "" {

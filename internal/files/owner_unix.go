@@ -64,10 +64,9 @@ func owners() []int {
 	return out
 }
 
-// OpenTrusted opens a regular file that only the user and root could have written. The file, its directories up to the root
-// directory, and the symbolic links on the way must belong to them, and others must not be able to write to them. A directory
-// with the sticky bit, such as /tmp, may contain the user's directory, but not the file itself. A violation is an
-// *UntrustedError.
+// OpenTrusted opens a regular file that only the user and root could have written. All of these must belong to them: the file, its
+// directories up to the root directory, and the symbolic links on the way. Others must not be able to write to any. A directory
+// with the sticky bit, such as /tmp, may contain the user's directory, but not the file itself. A violation is an *UntrustedError.
 //
 // OpenTrusted opens the file before it checks it, so the caller reads the checked file.
 func OpenTrusted(path string) (*os.File, error) {

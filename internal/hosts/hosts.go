@@ -297,8 +297,8 @@ func (f *File) change(ctx context.Context, edit func(string) (string, error)) er
 	return overwrite(path, edit)
 }
 
-// inPlace reports whether a hosts file that cannot be replaced may be written in place: it is a mount, its directory is not
-// writable, or the new file would lose properties of the old one. It excludes a full disk, which would leave half a file. It
+// inPlace reports whether a hosts file that cannot be replaced may be written in place. That is so if it is a mount, its directory
+// is not writable, or the new file would lose properties of the old one. It excludes a full disk, which would leave half a file. It
 // also excludes another user's directory, where root would write wherever that user's link leads.
 func inPlace(path string, err error) bool {
 	isMount := errors.Is(err, syscall.EBUSY) || errors.Is(err, syscall.EXDEV) || errors.Is(err, syscall.EROFS)

@@ -102,8 +102,8 @@ func markInvalid(s string, mark rune) string {
 	return b.String()
 }
 
-// Writer is Text for what is written to w: the last thing before a terminal, so that no writer can forget. It is safe for concurrent
-// use.
+// Writer is Text for all writes to w. It is the last step before a terminal, so that no writer can forget it. It is safe for
+// concurrent use.
 type Writer struct {
 	w io.Writer
 

@@ -118,7 +118,7 @@ func Owner(path string) (pid int) {
 	return PeerPID(conn)
 }
 
-// Refused reports whether err says that a socket has no listener any more.
+// Refused reports whether err says that a socket has no listener.
 func Refused(err error) bool {
 	const wsaECONNREFUSED = syscall.Errno(10061) // on Windows
 	return errors.Is(err, syscall.ECONNREFUSED) || errors.Is(err, wsaECONNREFUSED)
