@@ -244,8 +244,8 @@ func (c candidate) pick(spec Spec) (Endpoint, error) {
 	return endpoint, nil
 }
 
-// choose returns the only candidate of a bare kind. Candidates without an endpoint or that are down count only if there is no
-// other. A port narrows the choice if any candidate listens on it.
+// choose returns the only candidate of a bare kind. Candidates without an endpoint or that are down count only without others. A
+// port narrows the choice if any candidate listens on it.
 func (r *Resolver) choose(spec Spec, all []candidate) (Endpoint, error) {
 	op := "target " + spec.String()
 	if len(all) == 0 {
