@@ -22,8 +22,8 @@ var chunks = sync.Pool{New: func() any { return new([chunk]byte) }}
 // goroutines of their own, at most one for each direction. They belong to the link's connection and end with the channel at the
 // latest.
 //
-// All methods may be called concurrently. The count that a Write returns is exact: SSH has sent this much of its data, or will
-// unless the connection ends, and never sends more.
+// All methods may be called concurrently. The count that a Write returns is exact: SSH has sent this much data, or will unless the
+// connection ends, and never sends more.
 type Conn struct {
 	ch     ssh.Channel
 	client *client
@@ -66,7 +66,7 @@ type writeResult struct {
 }
 
 // take is data on its way to the channel, which takes either all of it or nothing. Write must know which as soon as it ends: after
-// a failed write with a count of 0, net/http sends a request again on another connection.
+// a failed write of 0 bytes, net/http sends a request again on another connection.
 type take struct {
 	n       int
 	settled atomic.Bool // by the first one: either the channel takes the data, or the Write gives it up
