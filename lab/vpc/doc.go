@@ -1,5 +1,5 @@
-// Package vpc runs the servers of the lab's VPC, all on loopback addresses: a PostgreSQL for RDS, a Redis for ElastiCache and a
-// resolver for the VPC's private names.
+// Package vpc runs the servers of the lab's VPC on loopback addresses: a PostgreSQL for RDS, a Redis for ElastiCache and a resolver
+// for the VPC's private names.
 //
 // If the databases are installed, they are real servers: child processes that end with this process, even if it is killed (on
 // Linux). Otherwise embedded ones stand in, and say so in their version and in the log. Product code must not import this package.
