@@ -136,8 +136,7 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 			input.ClientToken = aws.String(clientToken(input, spec.Owner, token))
 		}
 		out, err := m.runTask(ctx, input, w)
-		var conflict *types.ConflictException
-		if errors.As(err, &conflict) && input.ClientToken != nil {
+		if _, conflict := errors.AsType[*types.ConflictException](err); conflict && input.ClientToken != nil {
 			token.others++ // the token belongs to another request
 			continue
 		}

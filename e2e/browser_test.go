@@ -528,7 +528,7 @@ func (w *world) noSecrets(p *rig.Proc) {
 		if err != nil {
 			w.t.Fatal(err)
 		}
-		for _, child := range strings.Fields(string(children)) {
+		for child := range strings.FieldsSeq(string(children)) {
 			if command, err := os.ReadFile("/proc/" + child + "/cmdline"); err != nil || !strings.Contains(string(command), "--user-data-dir=") {
 				continue // the agent, which the command may have started
 			}

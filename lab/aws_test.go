@@ -773,8 +773,7 @@ func TestRDS(t *testing.T) {
 		t.Errorf("filtered %v, %v", mysql, err)
 	}
 	_, err = c.DescribeDBInstances(ctx, &rds.DescribeDBInstancesInput{DBInstanceIdentifier: aws.String("nope")})
-	var notFound *rdstypes.DBInstanceNotFoundFault
-	if !errors.As(err, &notFound) {
+	if _, ok := errors.AsType[*rdstypes.DBInstanceNotFoundFault](err); !ok {
 		t.Errorf("unknown instance: %v", err)
 	}
 	clusters, err := c.DescribeDBClusters(ctx, nil)
@@ -787,8 +786,7 @@ func TestRDS(t *testing.T) {
 		t.Errorf("cluster %+v", cl)
 	}
 	_, err = c.DescribeDBClusters(ctx, &rds.DescribeDBClustersInput{DBClusterIdentifier: aws.String("nope")})
-	var noCluster *rdstypes.DBClusterNotFoundFault
-	if !errors.As(err, &noCluster) {
+	if _, ok := errors.AsType[*rdstypes.DBClusterNotFoundFault](err); !ok {
 		t.Errorf("unknown cluster: %v", err)
 	}
 	for i := range 30 {
@@ -840,8 +838,7 @@ func TestElastiCache(t *testing.T) {
 	}
 	_, err = c.DescribeReplicationGroups(ctx,
 		&elasticache.DescribeReplicationGroupsInput{ReplicationGroupId: aws.String("nope")})
-	var noGroup *ecachetypes.ReplicationGroupNotFoundFault
-	if !errors.As(err, &noGroup) {
+	if _, ok := errors.AsType[*ecachetypes.ReplicationGroupNotFoundFault](err); !ok {
 		t.Errorf("unknown group: %v", err)
 	}
 	clusters, err := c.DescribeCacheClusters(ctx,
@@ -860,8 +857,7 @@ func TestElastiCache(t *testing.T) {
 		t.Errorf("clusters of their own %v, %v", alone, err)
 	}
 	_, err = c.DescribeCacheClusters(ctx, &elasticache.DescribeCacheClustersInput{CacheClusterId: aws.String("nope")})
-	var noCluster *ecachetypes.CacheClusterNotFoundFault
-	if !errors.As(err, &noCluster) {
+	if _, ok := errors.AsType[*ecachetypes.CacheClusterNotFoundFault](err); !ok {
 		t.Errorf("unknown cluster: %v", err)
 	}
 	serverless, err := c.DescribeServerlessCaches(ctx, nil)
@@ -871,8 +867,7 @@ func TestElastiCache(t *testing.T) {
 	}
 	_, err = c.DescribeServerlessCaches(ctx,
 		&elasticache.DescribeServerlessCachesInput{ServerlessCacheName: aws.String("nope")})
-	var noServerless *ecachetypes.ServerlessCacheNotFoundFault
-	if !errors.As(err, &noServerless) {
+	if _, ok := errors.AsType[*ecachetypes.ServerlessCacheNotFoundFault](err); !ok {
 		t.Errorf("unknown serverless cache: %v", err)
 	}
 }
@@ -953,8 +948,7 @@ func TestKMS(t *testing.T) {
 		KeyId:   aws.String("nope"),
 		KeySpec: kmstypes.DataKeySpecAes256,
 	})
-	var noKey *kmstypes.NotFoundException
-	if !errors.As(err, &noKey) {
+	if _, ok := errors.AsType[*kmstypes.NotFoundException](err); !ok {
 		t.Errorf("unknown key: %v", err)
 	}
 	_, err = c.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{KeyId: aws.String("alias/lab")})

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"time"
 
@@ -134,7 +135,7 @@ func (f *faults) decide(c *awsapi.Call) error {
 		}
 		return &awsapi.Error{Code: e.Code, Message: e.Message, Status: e.Status}
 	}
-	c.Identity.Deny = append(c.Identity.Deny[:len(c.Identity.Deny):len(c.Identity.Deny)], f.set.Deny...)
+	c.Identity.Deny = append(slices.Clip(c.Identity.Deny), f.set.Deny...)
 	return nil
 }
 

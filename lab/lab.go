@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -272,10 +273,8 @@ func (l *Lab) addDefaults() {
 }
 
 func withName(tags map[string]string, name string) map[string]string {
-	named := map[string]string{"Name": name}
-	for k, v := range tags {
-		named[k] = v
-	}
+	named := maps.Clone(tags)
+	named["Name"] = name
 	return named
 }
 

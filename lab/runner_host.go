@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -54,9 +55,7 @@ func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, er
 	if spec.Metadata != "" {
 		env[metadataVariable] = spec.Metadata
 	}
-	for k, v := range spec.Env {
-		env[k] = v
-	}
+	maps.Copy(env, spec.Env)
 	for port, name := range bastiondPorts {
 		_, set := spec.Env[name]
 		c.mapped[port] = !set

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
@@ -69,11 +70,8 @@ func (r *IsolatedRunner) Start(ctx context.Context, spec ContainerSpec) (Contain
 		"PATH":     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOSTNAME": spec.TaskID,
 	}
-	for _, m := range []map[string]string{spec.Env, r.Env} {
-		for k, v := range m {
-			env[k] = v
-		}
-	}
+	maps.Copy(env, spec.Env)
+	maps.Copy(env, r.Env)
 	c := &isolatedContainer{runner: r, root: root, env: environ(env), done: make(chan struct{})}
 
 	cmd := exec.Command(spec.Command[0], spec.Command[1:]...)

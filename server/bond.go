@@ -67,8 +67,7 @@ func (c *client) lastSeen() time.Time {
 	if !ok {
 		return now
 	}
-	var reset *bond.ResetError
-	if errors.As(b.Err(), &reset) && reset.Code == bond.ResetLinger && !reset.Remote {
+	if reset, ok := errors.AsType[*bond.ResetError](b.Err()); ok && reset.Code == bond.ResetLinger && !reset.Remote {
 		return now.Add(-c.server.config.BondLinger)
 	}
 	return now

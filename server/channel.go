@@ -105,8 +105,7 @@ func (c *client) serveDirect(ctx context.Context, number uint64, request ssh.New
 	if err != nil {
 		message := "destination " + r.Destination + ": " + err.Error()
 		r.Reason, r.DurationMS = err.Error(), since(began)
-		var denied *deniedError
-		if errors.As(err, &denied) {
+		if _, ok := errors.AsType[*deniedError](err); ok {
 			r.Request = directTCPIP
 			c.auditDenied(r)
 			_ = request.Reject(ssh.Prohibited, auditText(message))
@@ -129,8 +128,8 @@ func (c *client) serveDirect(ctx context.Context, number uint64, request ssh.New
 	}
 	if err != nil {
 		r.Reason = err.Error()
-		var idle *idleError
-		if !errors.Is(err, errClientClosed) && !errors.As(err, &idle) { // clients close at any time
+		_, idle := errors.AsType[*idleError](err)
+		if !idle && !errors.Is(err, errClientClosed) { // clients close at any time
 			r.Result = resultFailed
 		}
 	}
@@ -391,14 +390,13 @@ func reset(conn net.Conn) {
 }
 
 func isTimeout(err error) bool {
-	var timeout net.Error
-	return errors.As(err, &timeout) && timeout.Timeout()
+	timeout, ok := errors.AsType[net.Error](err)
+	return ok && timeout.Timeout()
 }
 
 // cause strips the addresses from a network error, because the record has them.
 func cause(err error) error {
-	var op *net.OpError
-	if errors.As(err, &op) && op.Err != nil {
+	if op, ok := errors.AsType[*net.OpError](err); ok && op.Err != nil {
 		return op.Err
 	}
 	return err

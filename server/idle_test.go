@@ -120,8 +120,7 @@ func TestIdleClient(t *testing.T) {
 func TestIdleConnIsChecked(t *testing.T) {
 	for _, d := range []time.Duration{-time.Second, time.Nanosecond, LeastIdleConn - 1} {
 		_, err := newServer(Config{IdleConn: d})
-		var config *ConfigError
-		if !errors.As(err, &config) {
+		if _, ok := errors.AsType[*ConfigError](err); !ok {
 			t.Errorf("%v: %v", d, err)
 		}
 	}

@@ -73,8 +73,7 @@ func (s *Server) resolve(ctx context.Context, name string) ([]netip.Addr, error)
 	defer cancel()
 	addrs, err := s.resolver.LookupNetIP(ctx, "ip", name)
 	if err != nil {
-		var dns *net.DNSError
-		if errors.As(err, &dns) { // its text would name the resolver
+		if dns, ok := errors.AsType[*net.DNSError](err); ok { // its text would name the resolver
 			return nil, errors.New(dns.Err)
 		}
 		return nil, err

@@ -2,6 +2,7 @@ package server
 
 import (
 	"fmt"
+	"maps"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -56,9 +57,7 @@ func TestTaskHealth(t *testing.T) {
 	}
 	with := func(base map[string]string, changes ...string) map[string]string {
 		out := map[string]string{}
-		for name, text := range base {
-			out[name] = text
-		}
+		maps.Copy(out, base)
 		for i := 0; i < len(changes); i += 2 {
 			out[changes[i]] = changes[i+1]
 		}

@@ -348,8 +348,7 @@ func TestListen(t *testing.T) {
 		"127.0.0.1", "127.0.0.1:http", "127.0.0.1:65536", "127.0.0.1:-1", "[fe80::1%lo]:0",
 	} {
 		s, err := New(Config{Listen: address})
-		var config *ConfigError
-		if !errors.As(err, &config) {
+		if _, ok := errors.AsType[*ConfigError](err); !ok {
 			t.Errorf("%q: error %v, want a *ConfigError", address, err)
 		}
 		if err == nil {
@@ -378,8 +377,7 @@ func TestConfigIsChecked(t *testing.T) {
 	} {
 		config.Listen = "localhost:0"
 		s, err := New(config)
-		var bad *ConfigError
-		if !errors.As(err, &bad) {
+		if _, ok := errors.AsType[*ConfigError](err); !ok {
 			t.Errorf("%s: error %v, want a *ConfigError", name, err)
 		}
 		if err == nil {

@@ -22,8 +22,7 @@ func Permanent(err error) error {
 // IsPermanent reports whether a Link gives up on err. That holds for errors marked by [Permanent], and for those whose kind says
 // that nothing changes by itself (wrong usage, unknown target, denied).
 func IsPermanent(err error) bool {
-	var p *permanentError
-	if errors.As(err, &p) {
+	if _, ok := errors.AsType[*permanentError](err); ok {
 		return true
 	}
 	switch fail.KindOf(err) {
@@ -44,8 +43,8 @@ func Gone(err error) error { return &goneError{err} }
 
 // IsGone reports whether err comes from [Gone].
 func IsGone(err error) bool {
-	var g *goneError
-	return errors.As(err, &g)
+	_, ok := errors.AsType[*goneError](err)
+	return ok
 }
 
 type goneError struct{ error }

@@ -288,8 +288,8 @@ func decide(loads []load, most int, idleAfter time.Duration) step {
 	if grow {
 		return step{grow: true, retire: -1}
 	}
-	for i := len(loads) - 1; i >= 0; i-- {
-		if loads[i].conns > 0 || loads[i].idle < idleAfter {
+	for i, l := range slices.Backward(loads) {
+		if l.conns > 0 || l.idle < idleAfter {
 			continue
 		}
 		for j, other := range loads {

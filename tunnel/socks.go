@@ -68,8 +68,8 @@ func socksDest(a *statute.AddrSpec) string {
 // replyCode returns the reply of RFC 1928, section 6, for a failed dial. SSH has different codes for a refusal by policy and a
 // failed connection. Only the bastion's words tell why a connection failed.
 func replyCode(err error) uint8 {
-	var r *RefusedError
-	if !errors.As(err, &r) {
+	r, ok := errors.AsType[*RefusedError](err)
+	if !ok {
 		return statute.RepServerFailure
 	}
 	switch r.Reason {

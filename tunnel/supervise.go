@@ -61,8 +61,7 @@ type supervision struct {
 
 // failed takes in a failed attempt, and waits for the next one. It returns the error that ends the Link.
 func (s *supervision) failed(ctx context.Context, use Use, err error) error {
-	var auth *authError
-	isAuth := errors.As(err, &auth)
+	_, isAuth := errors.AsType[*authError](err)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()

@@ -301,8 +301,7 @@ func (b *bastion) channel(s *bastionSession, nc ssh.NewChannel) {
 	b.mu.Unlock()
 	dest, err := b.dial(b.ctx, addr)
 	if err != nil {
-		var refusal *ssh.OpenChannelError
-		if errors.As(err, &refusal) {
+		if refusal, ok := errors.AsType[*ssh.OpenChannelError](err); ok {
 			_ = nc.Reject(refusal.Reason, refusal.Message)
 		} else {
 			_ = nc.Reject(ssh.ConnectionFailed, err.Error())

@@ -20,6 +20,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -485,9 +486,7 @@ func (b *bench) try(ctx context.Context, p peer, part, metric, unit string, para
 		b.failed = append(b.failed, err)
 	}
 	with := map[string]any{"failed": firstLine(err)}
-	for k, v := range params {
-		with[k] = v
-	}
+	maps.Copy(with, params)
 	b.rows = b.rows[:before]
 	b.add(p, metric, unit, 0, with)
 	return nil

@@ -9,6 +9,7 @@ import (
 	"math"
 	"slices"
 	"strconv"
+	"strings"
 )
 
 // chart is a line chart with axes from 0. It is drawn as an SVG that follows the reader's light or dark colours, which
@@ -88,11 +89,11 @@ func (c *chart) svg() []byte {
 		fmt.Fprintf(&b, "<path class=\"%s\" d=\"M%.1f 48h24\"/>\n", line, legend)
 		text(&b, legend+30, 52.5, "start", "", s.name)
 		legend += 30 + 7.2*float64(len([]rune(s.name))) + 24
-		d := ""
+		var d strings.Builder
 		for j, p := range s.points {
-			d += fmt.Sprintf("%s%.1f %.1f", map[bool]string{true: "M", false: "L"}[j == 0], atX(p.x), atY(p.y))
+			fmt.Fprintf(&d, "%s%.1f %.1f", map[bool]string{true: "M", false: "L"}[j == 0], atX(p.x), atY(p.y))
 		}
-		fmt.Fprintf(&b, "<path class=\"%s\" d=\"%s\"/>\n", line, d)
+		fmt.Fprintf(&b, "<path class=\"%s\" d=\"%s\"/>\n", line, &d)
 		if s.dashed {
 			continue
 		}

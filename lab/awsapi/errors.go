@@ -102,8 +102,7 @@ func (p Protocol) Throttled() *Error {
 
 // asError returns err as an *Error. Any other error becomes an internal failure.
 func (p Protocol) asError(err error) *Error {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		if e.Status == 0 {
 			e = &Error{Code: e.Code, Message: e.Message, Status: http.StatusBadRequest, Fields: e.Fields}
 		}

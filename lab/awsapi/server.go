@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/url"
 	"strings"
@@ -148,11 +149,7 @@ func New(cfg Config) *Server {
 func (s *Server) Counts() map[string]int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	counts := make(map[string]int, len(s.counts))
-	for action, n := range s.counts {
-		counts[action] = n
-	}
-	return counts
+	return maps.Clone(s.counts)
 }
 
 // ServeHTTP answers one call. The credential scope names the service, because one endpoint serves all.

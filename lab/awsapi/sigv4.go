@@ -39,7 +39,7 @@ func parseAuthorization(header string) (authorization, bool) {
 		return authorization{}, false
 	}
 	var a authorization
-	for _, part := range strings.Split(rest, ",") {
+	for part := range strings.SplitSeq(rest, ",") {
 		name, value, _ := strings.Cut(strings.TrimSpace(part), "=")
 		switch name {
 		case "Credential":

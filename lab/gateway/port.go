@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"io"
+	"maps"
 	"net"
 	"strconv"
 	"strings"
@@ -83,9 +84,7 @@ func handshakeFailure(err error) result {
 // portProperties returns the session's properties for the handshake.
 func (a *agent) portProperties() map[string]string {
 	p := map[string]string{}
-	for k, v := range a.spec.Parameters {
-		p[k] = v
-	}
+	maps.Copy(p, a.spec.Parameters)
 	p["portNumber"] = strconv.Itoa(a.spec.Port)
 	if a.spec.Document == DocSSH {
 		return p

@@ -95,9 +95,8 @@ func findPostgres() (string, error) {
 		"/opt/homebrew/opt/postgresql*/bin", "/usr/local/opt/postgresql*/bin", // Homebrew
 	} {
 		found, _ := filepath.Glob(pattern) // fails only on a bad pattern
-		for i := len(found) - 1; i >= 0; i-- {
-			dirs = append(dirs, found[i])
-		}
+		slices.Reverse(found)
+		dirs = append(dirs, found...)
 	}
 	for _, dir := range dirs {
 		_, errInit := os.Stat(filepath.Join(dir, "initdb"+exe))

@@ -1,6 +1,7 @@
 package vpc
 
 import (
+	"slices"
 	"strconv"
 	"strings"
 	"unicode/utf8"
@@ -170,10 +171,8 @@ func (s statement) find(words ...string) int {
 		case t.is(")"):
 			depth--
 		case depth == 0 && t.kind == tokWord:
-			for _, w := range words {
-				if t.is(w) {
-					return i
-				}
+			if slices.ContainsFunc(words, t.is) {
+				return i
 			}
 		}
 	}
