@@ -313,6 +313,7 @@ func TestMatch(t *testing.T) {
 		{"ecs:D*T*s", "ecs:DescribeTasks", true},
 		{"ecs:D*T*x", "ecs:DescribeTasks", false},
 		{"a*a", "a", false},
+		{"ecs:RunTas?", "ecs:RunTask", true},
 		{"", "ecs:RunTask", false},
 	} {
 		if got := awsapi.Match(tt.pattern, tt.action); got != tt.want {

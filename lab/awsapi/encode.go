@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"encoding/xml"
-	"maps"
+	"errors"
 	"net/http"
 	"strconv"
 	"time"
@@ -50,54 +50,40 @@ func writeResult(w http.ResponseWriter, c *Call, id string, result any) error {
 }
 
 func queryResult(c *Call, id string, result any) ([]byte, error) {
-	inner, err := marshalXML(c.Action+"Result", result)
-	if err != nil {
-		return nil, err
-	}
 	type metadata struct{ RequestId string }
-	meta, err := marshalXML("ResponseMetadata", metadata{id})
-	if err != nil {
-		return nil, err
-	}
-	return envelope(c.Action+"Response", c.Service.Namespace, inner, meta)
+	return envelope(c.Action+"Response", c.Service.Namespace,
+		element{c.Action + "Result", result}, element{"ResponseMetadata", metadata{id}})
 }
 
-// ec2Result puts the request id before the members of the result, in one element.
+// ec2Result has the members of the result beside the request id, in no element of their own.
 func ec2Result(c *Call, id string, result any) ([]byte, error) {
-	const outer = "r"
-	inner, err := marshalXML(outer, result)
-	if err != nil {
-		return nil, err
-	}
-	inner = bytes.TrimSuffix(bytes.TrimPrefix(inner, []byte("<"+outer+">")), []byte("</"+outer+">"))
-	meta, err := marshalXML("requestId", id)
-	if err != nil {
-		return nil, err
-	}
-	return envelope(c.Action+"Response", c.Service.Namespace, meta, inner)
+	name := c.Action + "Response"
+	body, err := envelope(name, c.Service.Namespace, element{"requestId", id}, element{"r", result})
+	body = bytes.Replace(body, []byte("<r>"), nil, 1)
+	return bytes.Replace(body, []byte("</r></"+name+">"), []byte("</"+name+">"), 1), err
 }
 
-func marshalXML(name string, v any) ([]byte, error) {
-	var buf bytes.Buffer
-	enc := xml.NewEncoder(&buf)
-	if err := enc.EncodeElement(v, xml.StartElement{Name: xml.Name{Local: name}}); err != nil {
-		return nil, err
-	}
-	return buf.Bytes(), enc.Close()
+// element is a part of an answer in XML.
+type element struct {
+	name  string
+	value any
 }
 
-func envelope(name, namespace string, parts ...[]byte) ([]byte, error) {
-	type element struct {
-		Inner []byte `xml:",innerxml"`
-	}
+// envelope marshals the parts into one element.
+func envelope(name, namespace string, parts ...element) ([]byte, error) {
 	var buf bytes.Buffer
 	buf.WriteString(xml.Header)
-	start := xml.StartElement{Name: xml.Name{Local: name}}
+	enc := xml.NewEncoder(&buf)
+	outer := xml.StartElement{Name: xml.Name{Local: name}}
 	if namespace != "" {
-		start.Attr = []xml.Attr{{Name: xml.Name{Local: "xmlns"}, Value: namespace}}
+		outer.Attr = []xml.Attr{{Name: xml.Name{Local: "xmlns"}, Value: namespace}}
 	}
-	err := xml.NewEncoder(&buf).EncodeElement(element{bytes.Join(parts, nil)}, start)
-	return buf.Bytes(), err
+	errs := []error{enc.EncodeToken(outer)}
+	for _, p := range parts {
+		errs = append(errs, enc.EncodeElement(p.value, xml.StartElement{Name: xml.Name{Local: p.name}}))
+	}
+	errs = append(errs, enc.EncodeToken(outer.End()), enc.Close())
+	return buf.Bytes(), errors.Join(errs...)
 }
 
 func writeError(w http.ResponseWriter, p Protocol, namespace, id string, e *Error) {
@@ -105,10 +91,8 @@ func writeError(w http.ResponseWriter, p Protocol, namespace, id string, e *Erro
 	var err error
 	switch p {
 	case JSON:
-		fields := map[string]any{"__type": e.Code, "message": e.Message}
-		maps.Copy(fields, e.Fields)
 		w.Header().Set("X-Amzn-Errortype", e.Code)
-		body, err = json.Marshal(fields)
+		body, err = json.Marshal(map[string]string{"__type": e.Code, "message": e.Message})
 	case Query:
 		body, err = queryError(namespace, id, e)
 	case EC2:
@@ -126,28 +110,13 @@ func queryError(namespace, id string, e *Error) ([]byte, error) {
 	if e.Status >= 500 {
 		fault = "Receiver"
 	}
-	inner, err := marshalXML("Error", struct{ Type, Code, Message string }{fault, e.Code, e.Message})
-	if err != nil {
-		return nil, err
-	}
-	rid, err := marshalXML("RequestId", id)
-	if err != nil {
-		return nil, err
-	}
-	return envelope("ErrorResponse", namespace, inner, rid)
+	type fields struct{ Type, Code, Message string }
+	return envelope("ErrorResponse", namespace, element{"Error", fields{fault, e.Code, e.Message}}, element{"RequestId", id})
 }
 
 func ec2Error(id string, e *Error) ([]byte, error) {
 	type one struct{ Code, Message string }
-	inner, err := marshalXML("Errors", struct{ Error one }{one{e.Code, e.Message}})
-	if err != nil {
-		return nil, err
-	}
-	rid, err := marshalXML("RequestID", id)
-	if err != nil {
-		return nil, err
-	}
-	return envelope("Response", "", inner, rid)
+	return envelope("Response", "", element{"Errors", struct{ Error one }{one{e.Code, e.Message}}}, element{"RequestID", id})
 }
 
 func write(w http.ResponseWriter, p Protocol, id string, status int, body []byte) {

@@ -10,8 +10,7 @@ import (
 type Error struct {
 	Code    string
 	Message string
-	Status  int            // HTTP status; 0 means 400
-	Fields  map[string]any // further members of a JSON error
+	Status  int // HTTP status; 0 means 400
 }
 
 func (e *Error) Error() string { return e.Code + ": " + e.Message }
@@ -104,7 +103,7 @@ func (p Protocol) Throttled() *Error {
 func (p Protocol) asError(err error) *Error {
 	if e, ok := errors.AsType[*Error](err); ok {
 		if e.Status == 0 {
-			e = &Error{Code: e.Code, Message: e.Message, Status: http.StatusBadRequest, Fields: e.Fields}
+			e = &Error{Code: e.Code, Message: e.Message, Status: http.StatusBadRequest}
 		}
 		return e
 	}

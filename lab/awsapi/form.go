@@ -2,6 +2,7 @@ package awsapi
 
 import (
 	"net/url"
+	"slices"
 	"strconv"
 )
 
@@ -57,12 +58,7 @@ func Page[T any](items []T, marker string, size int) (page []T, next string, ok 
 // MatchAnyWild reports whether text matches one of the patterns, in which * stands for any text and ? for any character. It is
 // case-sensitive.
 func MatchAnyWild(patterns []string, text string) bool {
-	for _, p := range patterns {
-		if wild(p, text) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(patterns, func(p string) bool { return wild(p, text) })
 }
 
 func wild(pattern, text string) bool {

@@ -2,6 +2,7 @@ package awsapi
 
 import (
 	"maps"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -58,34 +59,13 @@ func (id *Identity) may(a Access) verdict {
 
 // MatchAny reports whether action matches one of the patterns.
 func MatchAny(patterns []string, action string) bool {
-	for _, p := range patterns {
-		if Match(p, action) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(patterns, func(p string) bool { return Match(p, action) })
 }
 
-// Match reports whether action matches the pattern, in which * stands for any text. As in IAM, it ignores case.
+// Match reports whether action matches the pattern, in which * stands for any text and ? for any character. As in IAM, it
+// ignores case.
 func Match(pattern, action string) bool {
-	parts := strings.Split(strings.ToLower(pattern), "*")
-	action = strings.ToLower(action)
-	if len(parts) == 1 {
-		return action == parts[0]
-	}
-	action, ok := strings.CutPrefix(action, parts[0])
-	if !ok {
-		return false
-	}
-	last := len(parts) - 1
-	for _, part := range parts[1:last] {
-		i := strings.Index(action, part)
-		if i < 0 {
-			return false
-		}
-		action = action[i+len(part):]
-	}
-	return strings.HasSuffix(action, parts[last])
+	return wild(strings.ToLower(pattern), strings.ToLower(action))
 }
 
 // Directory holds the identities by access key.
