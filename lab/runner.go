@@ -4,6 +4,7 @@ import (
 	"context"
 	"io"
 	"net"
+	"os/exec"
 
 	"github.com/bastion-ssm/bastion/lab/gateway"
 )
@@ -43,3 +44,26 @@ type Container interface {
 	// PID returns the program's process id on the host, or 0 if it has none.
 	PID() int
 }
+
+// program is a container's program, as a process of this machine.
+type program struct {
+	cmd  *exec.Cmd
+	code int
+	done chan struct{}
+}
+
+// wait waits for the program's end.
+func (p *program) wait() {
+	_ = p.cmd.Wait() // the exit code tells the result
+	p.code = p.cmd.ProcessState.ExitCode()
+	if p.code < 0 {
+		p.code = exitCodeOfSignal(p.cmd.ProcessState)
+	}
+	close(p.done)
+}
+
+func (p *program) Done() <-chan struct{} { return p.done }
+func (p *program) ExitCode() int         { return p.code }
+func (p *program) PID() int              { return p.cmd.Process.Pid }
+func (p *program) Terminate()            { terminate(p.cmd.Process) }
+func (p *program) Kill()                 { _ = p.cmd.Process.Kill() } // it may have ended

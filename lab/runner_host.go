@@ -39,7 +39,7 @@ func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, er
 	if !ok || program == "" {
 		return nil, fmt.Errorf("exec: %q: the lab has no program for this path of the image", spec.Command[0])
 	}
-	c := &hostContainer{runner: r, done: make(chan struct{}), mapped: map[string]bool{}}
+	c := &hostContainer{runner: r, mapped: map[string]bool{}}
 	env := map[string]string{
 		"PATH": os.Getenv("PATH"),
 		"HOME": spec.Dir,
@@ -67,53 +67,38 @@ func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, er
 	cmd.Stdout, cmd.Stderr = spec.Stdout, spec.Stderr
 	cmd.WaitDelay = time.Second // a grandchild may hold the pipes open
 	cmd.SysProcAttr = childAttributes()
-	if err := c.start(cmd); err != nil {
-		return nil, err
-	}
-	return c, nil
+	var err error
+	c.program, err = startProgram(cmd)
+	return c, err
 }
 
 // bastiondPorts are bastiond's ports in a real task, each with the variable that sets it.
 var bastiondPorts = map[string]string{"2222": "BASTIOND_LISTEN", "2223": "BASTIOND_BOND_LISTEN"}
 
 type hostContainer struct {
+	*program
 	runner *HostRunner
 	env    []string
 	socket string          // of bastiond
 	mapped map[string]bool // bastiondPorts that stand for bastiond's actual ports
-	cmd    *exec.Cmd
-	code   int
-	done   chan struct{}
 }
 
-// start starts cmd on an OS thread that lives as long as the process. Linux sends the parent-death signal at the end of the thread
-// that made a child, not at the end of its process.
-func (c *hostContainer) start(cmd *exec.Cmd) error {
+// startProgram starts cmd on an OS thread that lives as long as the process. Linux sends the parent-death signal at the end of the
+// thread that made a child, not at the end of its process.
+func startProgram(cmd *exec.Cmd) (*program, error) {
+	p := &program{cmd: cmd, done: make(chan struct{})}
 	started := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
 		defer runtime.UnlockOSThread()
 		err := cmd.Start()
 		started <- err
-		if err != nil {
-			return
+		if err == nil {
+			p.wait()
 		}
-		_ = cmd.Wait() // the exit code tells the result
-		c.code = cmd.ProcessState.ExitCode()
-		if c.code < 0 {
-			c.code = exitCodeOfSignal(cmd.ProcessState)
-		}
-		close(c.done)
 	}()
-	c.cmd = cmd
-	return <-started
+	return p, <-started
 }
-
-func (c *hostContainer) Done() <-chan struct{} { return c.done }
-func (c *hostContainer) ExitCode() int         { return c.code }
-func (c *hostContainer) PID() int              { return c.cmd.Process.Pid }
-func (c *hostContainer) Terminate()            { terminate(c.cmd.Process) }
-func (c *hostContainer) Kill()                 { _ = c.cmd.Process.Kill() } // it may have ended
 
 func (c *hostContainer) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
 	host, port, err := net.SplitHostPort(addr)

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io"
@@ -51,13 +52,11 @@ type VPCLink struct {
 
 // isolatedContainer is a container and the thread that its process depends on.
 type isolatedContainer struct {
-	runner *IsolatedRunner
-	root   string // its copy of the root file system
-	env    []string
-	cmd    *exec.Cmd
-	netns  *os.File // its network namespace
-	code   int
-	done   chan struct{}
+	*program // PID 1, with which all of the container ends
+	runner   *IsolatedRunner
+	root     string // its copy of the root file system
+	env      []string
+	netns    *os.File // its network namespace
 }
 
 // Start implements Runner.
@@ -72,22 +71,17 @@ func (r *IsolatedRunner) Start(ctx context.Context, spec ContainerSpec) (Contain
 	}
 	maps.Copy(env, spec.Env)
 	maps.Copy(env, r.Env)
-	c := &isolatedContainer{runner: r, root: root, env: environ(env), done: make(chan struct{})}
-
 	cmd := exec.Command(spec.Command[0], spec.Command[1:]...)
 	cmd.Path, cmd.Err = spec.Command[0], nil // a path inside the root
-	cmd.Env, cmd.Dir = c.env, "/"
+	cmd.Env, cmd.Dir = environ(env), "/"
 	cmd.Stdout, cmd.Stderr = spec.Stdout, spec.Stderr
 	cmd.WaitDelay = time.Second
 	cmd.SysProcAttr = childAttributes()
 	cmd.SysProcAttr.Chroot = root
 	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: r.UID, Gid: r.GID}
 	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC
-	c.cmd = cmd
-	if err := c.start(ctx); err != nil {
-		return nil, err
-	}
-	return c, nil
+	c := &isolatedContainer{program: &program{cmd: cmd, done: make(chan struct{})}, runner: r, root: root, env: cmd.Env}
+	return c, c.start(ctx)
 }
 
 // start makes the network namespace and starts the program in it, on an OS thread that ends with the program. The thread cannot be
@@ -104,13 +98,8 @@ func (c *isolatedContainer) start(ctx context.Context) error {
 			return
 		}
 		started <- nil
-		_ = c.cmd.Wait() // the exit code tells the result
-		c.code = c.cmd.ProcessState.ExitCode()
-		if c.code < 0 {
-			c.code = exitCodeOfSignal(c.cmd.ProcessState)
-		}
+		c.wait()
 		_ = c.netns.Close()
-		close(c.done)
 	})
 	return <-started
 }
@@ -140,7 +129,7 @@ func (c *isolatedContainer) enterNewNetwork(ctx context.Context) error {
 	if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
 		return fmt.Errorf("make a network namespace (this needs root): %w", err)
 	}
-	netns, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+	netns, err := threadNetns()
 	if err != nil {
 		return err
 	}
@@ -193,12 +182,9 @@ func (v *VPCLink) addresses(n int) (gateway, container netip.Addr, err error) {
 		return gateway, container, fmt.Errorf("the pool %v has no network left", v.Pool)
 	}
 	b := v.Pool.Masked().Addr().As4()
-	base := uint32(b[0])<<24 | uint32(b[1])<<16 | uint32(b[2])<<8 | uint32(b[3])
-	at := func(i int) netip.Addr {
-		a := base + uint32(4*n+i)
-		return netip.AddrFrom4([4]byte{byte(a >> 24), byte(a >> 16), byte(a >> 8), byte(a)})
-	}
-	return at(1), at(2), nil
+	binary.BigEndian.PutUint32(b[:], binary.BigEndian.Uint32(b[:])+uint32(4*n+1))
+	gateway = netip.AddrFrom4(b)
+	return gateway, gateway.Next(), nil
 }
 
 func runIP(ctx context.Context, args []string) error {
@@ -261,12 +247,6 @@ func copyLink(dst, src string, uid, gid int) error {
 	}
 	return errors.Join(os.Symlink(to, dst), os.Lchown(dst, uid, gid))
 }
-
-func (c *isolatedContainer) Done() <-chan struct{} { return c.done }
-func (c *isolatedContainer) ExitCode() int         { return c.code }
-func (c *isolatedContainer) PID() int              { return c.cmd.Process.Pid }
-func (c *isolatedContainer) Terminate()            { terminate(c.cmd.Process) }
-func (c *isolatedContainer) Kill()                 { _ = c.cmd.Process.Kill() } // with PID 1 all of the container ends
 
 // Dial connects from inside the container's network. Its addresses do not exist outside, so Dial allows all of them.
 func (c *isolatedContainer) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
@@ -344,11 +324,16 @@ func InNetns(path string, f func() error) error {
 	return errors.Join(inNetns(ns, f), ns.Close())
 }
 
+// threadNetns opens the network namespace of the calling thread.
+func threadNetns() (*os.File, error) {
+	return os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+}
+
 func inNetns(ns *os.File, f func() error) error {
 	result := make(chan error, 1)
 	go func() {
 		runtime.LockOSThread()
-		home, err := os.Open(fmt.Sprintf("/proc/self/task/%d/ns/net", unix.Gettid()))
+		home, err := threadNetns()
 		if err != nil {
 			runtime.UnlockOSThread()
 			result <- err
