@@ -1,12 +1,12 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/base64"
 	"fmt"
 	"log/slog"
-	"maps"
 	"slices"
 	"strconv"
 	"strings"
@@ -34,13 +34,6 @@ type TaskDefinition struct {
 
 func (d *TaskDefinition) definitionARN() string {
 	return d.arn("ecs", fmt.Sprintf("task-definition/%s:%d", d.Family, d.Revision))
-}
-
-func (d *TaskDefinition) stopTimeout(otherwise time.Duration) time.Duration {
-	if d.StopTimeout > 0 {
-		return d.StopTimeout
-	}
-	return otherwise
 }
 
 func (d *TaskDefinition) taskRole() string {
@@ -102,11 +95,7 @@ type runToken struct {
 }
 
 func (e *ecs) service() awsapi.Service {
-	arnRes := func(c *awsapi.Call) string {
-		var in struct{ ResourceArn string }
-		_ = c.Bind(&in)
-		return in.ResourceArn
-	}
+	arnRes := func(c *awsapi.Call) string { return inputOf[tagInput](c).ResourceArn }
 	return awsapi.Service{
 		Name: "ecs", Protocol: awsapi.JSON, Target: "AmazonEC2ContainerServiceV20141113", Version: "2014-11-13",
 		Ops: map[string]awsapi.Op{
@@ -138,16 +127,17 @@ func jsonOp[In any](f func(context.Context, *awsapi.Call, *In) (any, error)) han
 	}
 }
 
+// inputOf returns the input of a call whose access is in question; one that cannot be read, the operation reports.
+func inputOf[In any](c *awsapi.Call) (in In) {
+	_ = c.Bind(&in)
+	return in
+}
+
 func invalidParameter(format string, args ...any) error {
 	return awsapi.Errorf("InvalidParameterException", format, args...)
 }
 
-func clusterName(ref string) string {
-	if ref == "" {
-		return "default"
-	}
-	return lastOf(ref)
-}
+func clusterName(ref string) string { return cmp.Or(lastOf(ref), "default") }
 
 // cluster checks that the cluster exists, and returns its name.
 func (e *ecs) cluster(ref string) (string, error) {
@@ -194,22 +184,16 @@ func (e *ecs) definition(ref string) *TaskDefinition {
 	if err != nil {
 		return nil
 	}
-	for _, d := range revisions {
-		if d.Revision == n {
-			return d
-		}
+	if i := slices.IndexFunc(revisions, func(d *TaskDefinition) bool { return d.Revision == n }); i >= 0 {
+		return revisions[i]
 	}
 	return nil
 }
 
 func (e *ecs) addDefinition(d TaskDefinition) {
 	d.site = e.site
-	if d.Container == "" {
-		d.Container = d.Family
-	}
-	if d.Image == "" {
-		d.Image = d.partition().Endpoint(Account+".dkr.ecr", d.region) + "/" + d.Family + ":latest"
-	}
+	d.Container = cmp.Or(d.Container, d.Family)
+	d.Image = cmp.Or(d.Image, d.partition().Endpoint(Account+".dkr.ecr", d.region)+"/"+d.Family+":latest")
 	if len(d.Command) == 0 {
 		d.Command = []string{bastiondPath}
 	}
@@ -218,9 +202,7 @@ func (e *ecs) addDefinition(d TaskDefinition) {
 	if d.CPU == 0 && d.Memory == 0 {
 		d.CPU, d.Memory = defaultSize.cpu, defaultSize.memory
 	}
-	if d.Revision == 0 {
-		d.Revision = len(e.defs[d.Family]) + 1
-	}
+	d.Revision = cmp.Or(d.Revision, len(e.defs[d.Family])+1)
 	e.defs[d.Family] = append(e.defs[d.Family], &d)
 }
 
@@ -292,12 +274,8 @@ func (e *ecs) listTasks(_ context.Context, _ *awsapi.Call, in *listTasksInput) (
 			return nil, invalidParameter("maxResults must be between 1 and %d.", maxDescribe)
 		}
 	}
-	desired := in.DesiredStatus
-	switch desired {
-	case "":
-		desired = statusRunning
-	case statusRunning, statusPending, statusStopped:
-	default:
+	desired := cmp.Or(in.DesiredStatus, statusRunning)
+	if desired != statusRunning && desired != statusPending && desired != statusStopped {
 		return nil, invalidParameter("desiredStatus must be RUNNING, PENDING or STOPPED.")
 	}
 	arns := []string{}
@@ -338,11 +316,7 @@ func (e *ecs) stopTask(_ context.Context, _ *awsapi.Call, in *stopTaskInput) (an
 	if t == nil {
 		return nil, invalidParameter("The referenced task was not found.")
 	}
-	reason := in.Reason
-	if reason == "" {
-		reason = "Task stopped by user"
-	}
-	e.requestStop(t, stopUser, reason)
+	e.requestStop(t, stopUser, cmp.Or(in.Reason, "Task stopped by user"))
 	type output struct {
 		Task ecsTask `json:"task"`
 	}
@@ -370,13 +344,11 @@ type describeClustersInput struct {
 }
 
 func (e *ecs) describeClustersResource(c *awsapi.Call) string {
-	var in describeClustersInput
-	_ = c.Bind(&in) // the handler reports it
 	name := ""
-	if len(in.Clusters) > 0 {
+	if in := inputOf[describeClustersInput](c); len(in.Clusters) > 0 {
 		name = in.Clusters[0]
 	}
-	return e.arn("ecs", "cluster/"+clusterName(name))
+	return e.clusterARN(name)
 }
 
 func (e *ecs) describeClusters(_ context.Context, _ *awsapi.Call, in *describeClustersInput) (any, error) {
@@ -412,7 +384,7 @@ func (e *ecs) listClusters(_ context.Context, _ *awsapi.Call, _ *struct{}) (any,
 		ClusterArns []string `json:"clusterArns"`
 	}
 	out := output{[]string{}}
-	for _, name := range slices.Sorted(maps.Keys(e.clusters)) {
+	for _, name := range sortedKeys(e.clusters) {
 		out.ClusterArns = append(out.ClusterArns, e.arn("ecs", "cluster/"+name))
 	}
 	return out, nil
@@ -429,7 +401,7 @@ func (e *ecs) describeTaskDefinition(_ context.Context, _ *awsapi.Call, in *desc
 	}
 	environment := []ecsKeyValue{}
 	env := e.taskEnv(d, ecsOverrides{})
-	for _, k := range slices.Sorted(maps.Keys(env)) {
+	for _, k := range sortedKeys(env) {
 		environment = append(environment, ecsKeyValue{k, env[k]})
 	}
 	cpu, memory := taskSize{d.CPU, d.Memory}.texts()
@@ -444,7 +416,7 @@ func (e *ecs) describeTaskDefinition(_ context.Context, _ *awsapi.Call, in *desc
 		ContainerDefinitions: []ecsContainerDefinition{{
 			Name: d.Container, Image: d.Image, Essential: true, Command: d.Command, Environment: environment,
 			MountPoints: []struct{}{}, VolumesFrom: []struct{}{}, PortMappings: []struct{}{},
-			StopTimeout: int(d.stopTimeout(e.timing.grace).Seconds()),
+			StopTimeout: int(cmp.Or(d.StopTimeout, e.timing.grace).Seconds()),
 		}},
 		Volumes: []struct{}{}, PlacementConstraints: []struct{}{},
 	}, []ecsTag{}}, nil

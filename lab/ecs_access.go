@@ -7,8 +7,7 @@ import (
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 )
 
-// The accesses that callers of ECS need, with the condition keys of AWS's Service Authorization Reference. The handler reports
-// unreadable input.
+// The accesses that callers of ECS need, with the condition keys of AWS's Service Authorization Reference.
 
 // tagKeys returns tags as condition keys, under "aws:requesttag/" or "aws:resourcetag/".
 func tagKeys(prefix string, tags []ecsTag) map[string]string {
@@ -37,8 +36,7 @@ func (e *ecs) taskAccess(action, cluster, ref string) awsapi.Access {
 }
 
 func (e *ecs) runTaskAccess(c *awsapi.Call) []awsapi.Access {
-	var in runTaskInput
-	_ = c.Bind(&in)
+	in := inputOf[runTaskInput](c)
 	resource := e.arn("ecs", "task-definition/"+lastOf(in.TaskDefinition))
 	if d := e.definition(in.TaskDefinition); d != nil {
 		resource = d.definitionARN()
@@ -50,8 +48,7 @@ func (e *ecs) runTaskAccess(c *awsapi.Call) []awsapi.Access {
 }
 
 func (e *ecs) describeTasksAccess(c *awsapi.Call) []awsapi.Access {
-	var in describeTasksInput
-	_ = c.Bind(&in)
+	in := inputOf[describeTasksInput](c)
 	var needs []awsapi.Access
 	for _, ref := range in.Tasks {
 		needs = append(needs, e.taskAccess(c.Name(), in.Cluster, ref))
@@ -63,22 +60,18 @@ func (e *ecs) describeTasksAccess(c *awsapi.Call) []awsapi.Access {
 }
 
 func (e *ecs) listTasksAccess(c *awsapi.Call) []awsapi.Access {
-	var in listTasksInput
-	_ = c.Bind(&in)
-	arn := e.clusterARN(in.Cluster)
+	arn := e.clusterARN(inputOf[listTasksInput](c).Cluster)
 	return []awsapi.Access{{Action: c.Name(), Resource: arn, Keys: map[string]string{"ecs:cluster": arn}}}
 }
 
 func (e *ecs) stopTaskAccess(c *awsapi.Call) []awsapi.Access {
-	var in stopTaskInput
-	_ = c.Bind(&in)
+	in := inputOf[stopTaskInput](c)
 	return []awsapi.Access{e.taskAccess(c.Name(), in.Cluster, in.Task)}
 }
 
 // executeCommandAccess returns the accesses to the task and to the cluster, which lacks the task's tags.
 func (e *ecs) executeCommandAccess(c *awsapi.Call) []awsapi.Access {
-	var in executeCommandInput
-	_ = c.Bind(&in)
+	in := inputOf[executeCommandInput](c)
 	task := e.taskAccess(c.Name(), in.Cluster, in.Task)
 	if t := e.find(clusterName(in.Cluster), in.Task); t != nil && in.Container == "" {
 		in.Container = t.def.Container
@@ -91,7 +84,6 @@ func (e *ecs) executeCommandAccess(c *awsapi.Call) []awsapi.Access {
 }
 
 func (e *ecs) tagResourceAccess(c *awsapi.Call) []awsapi.Access {
-	var in tagInput
-	_ = c.Bind(&in)
+	in := inputOf[tagInput](c)
 	return []awsapi.Access{{Action: c.Name(), Resource: in.ResourceArn, Keys: tagKeys("aws:requesttag/", in.Tags)}}
 }

@@ -3,7 +3,7 @@ package lab
 import (
 	"cmp"
 	"context"
-	"strings"
+	"slices"
 
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 	"github.com/bastion-ssm/bastion/lab/gateway"
@@ -59,11 +59,7 @@ func (e *ecs) executeCommand(_ context.Context, c *awsapi.Call, in *executeComma
 		Session       ecsSession `json:"session"`
 		TaskArn       string     `json:"taskArn"`
 	}
-	return output{
-		e.arn("ecs", "cluster/"+cluster), t.containerARN(), t.def.Container, true,
-		ecsSession(s),
-		t.arn,
-	}, nil
+	return output{e.arn("ecs", "cluster/"+cluster), t.containerARN(), t.def.Container, true, ecsSession(s), t.arn}, nil
 }
 
 // decryptAs is kms:Decrypt with the credentials of a task's role, as the exec agent calls it.
@@ -111,18 +107,13 @@ func (t *task) containerARN() string {
 
 // byTarget returns the task of an SSM target "ecs:<cluster>_<task id>_<runtime id>". Cluster names may contain underscores.
 func (e *ecs) byTarget(target string) (*task, bool) {
-	rest, ok := strings.CutPrefix(target, "ecs:")
-	if !ok {
-		return nil, false
-	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	for _, t := range e.tasks {
-		if rest == t.cluster+"_"+t.id+"_"+t.runtimeID {
-			return t, true
-		}
+	i := slices.IndexFunc(e.tasks, func(t *task) bool { return t.target() == target })
+	if i < 0 {
+		return nil, false
 	}
-	return nil, false
+	return e.tasks[i], true
 }
 
 // endSessions terminates the sessions of a task whose container has ended.

@@ -190,13 +190,14 @@ func (e *ecs) forget() {
 	if len(e.tokens) > maxTasks {
 		clear(e.tokens)
 	}
-	for i := 0; len(e.tasks) > maxTasks && i < len(e.tasks); {
-		if e.tasks[i].last == statusStopped {
-			e.tasks = slices.Delete(e.tasks, i, i+1)
-		} else {
-			i++
+	extra := len(e.tasks) - maxTasks
+	e.tasks = slices.DeleteFunc(e.tasks, func(t *task) bool {
+		if extra <= 0 || t.last != statusStopped {
+			return false
 		}
-	}
+		extra--
+		return true
+	})
 }
 
 func (e *ecs) taskEnv(def *TaskDefinition, overrides ecsOverrides) map[string]string {
@@ -216,10 +217,6 @@ func (e *ecs) taskEnv(def *TaskDefinition, overrides ecsOverrides) map[string]st
 func (e *ecs) newTask(cluster string, def *TaskDefinition, in *runTaskInput, env map[string]string) *task {
 	id := randomHex(32)
 	vpc := in.NetworkConfiguration.AwsvpcConfiguration
-	group := in.Group
-	if group == "" {
-		group = "family:" + def.Family
-	}
 	command := def.Command
 	for _, o := range in.Overrides.ContainerOverrides {
 		if len(o.Command) > 0 { // the image's entry point stays
@@ -232,7 +229,7 @@ func (e *ecs) newTask(cluster string, def *TaskDefinition, in *runTaskInput, env
 		size: size, machine: e.machine(size),
 		id: id, arn: e.arn("ecs", "task/"+cluster+"/"+id), cluster: cluster, def: def,
 		runtimeID: id + "-" + randomDigits(10), exec: in.EnableExecuteCommand, env: env, command: command,
-		startedBy: in.StartedBy, group: group, subnet: subnet, ip: e.network.newAddress(subnet),
+		startedBy: in.StartedBy, group: cmp.Or(in.Group, "family:"+def.Family), subnet: subnet, ip: e.network.newAddress(subnet),
 		publicIP: vpc.AssignPublicIP == "ENABLED", overrides: in.Overrides, created: e.now(),
 		stop: make(chan struct{}), done: make(chan struct{}),
 		last: statusProvisioning, desired: statusRunning, version: 1, tags: slices.Clone(in.Tags),

@@ -17,7 +17,6 @@ type ecsKeyValue struct {
 type ecsFailure struct {
 	Arn    string `json:"arn,omitempty"`
 	Reason string `json:"reason,omitempty"`
-	Detail string `json:"detail,omitempty"`
 }
 
 type ecsNetworkConfiguration struct {
@@ -46,7 +45,6 @@ type ecsManagedAgent struct {
 	Name          string       `json:"name"`
 	LastStatus    string       `json:"lastStatus"`
 	LastStartedAt *awsapi.Time `json:"lastStartedAt,omitempty"`
-	Reason        string       `json:"reason,omitempty"`
 }
 
 type ecsNetworkInterface struct {
@@ -134,18 +132,17 @@ type ecsCluster struct {
 }
 
 type ecsContainerDefinition struct {
-	Name                   string         `json:"name"`
-	Image                  string         `json:"image"`
-	Essential              bool           `json:"essential"`
-	Command                []string       `json:"command,omitempty"`
-	CPU                    int            `json:"cpu"`
-	Environment            []ecsKeyValue  `json:"environment"`
-	MountPoints            []struct{}     `json:"mountPoints"`
-	VolumesFrom            []struct{}     `json:"volumesFrom"`
-	PortMappings           []struct{}     `json:"portMappings"`
-	StopTimeout            int            `json:"stopTimeout,omitempty"`
-	LinuxParameters        map[string]any `json:"linuxParameters,omitempty"`
-	ReadonlyRootFilesystem bool           `json:"readonlyRootFilesystem"`
+	Name                   string        `json:"name"`
+	Image                  string        `json:"image"`
+	Essential              bool          `json:"essential"`
+	Command                []string      `json:"command,omitempty"`
+	CPU                    int           `json:"cpu"`
+	Environment            []ecsKeyValue `json:"environment"`
+	MountPoints            []struct{}    `json:"mountPoints"`
+	VolumesFrom            []struct{}    `json:"volumesFrom"`
+	PortMappings           []struct{}    `json:"portMappings"`
+	StopTimeout            int           `json:"stopTimeout,omitempty"`
+	ReadonlyRootFilesystem bool          `json:"readonlyRootFilesystem"`
 }
 
 type ecsTaskDefinition struct {
@@ -163,5 +160,4 @@ type ecsTaskDefinition struct {
 	ContainerDefinitions    []ecsContainerDefinition `json:"containerDefinitions"`
 	Volumes                 []struct{}               `json:"volumes"`
 	PlacementConstraints    []struct{}               `json:"placementConstraints"`
-	RegisteredAt            *awsapi.Time             `json:"registeredAt,omitempty"`
 }

@@ -95,10 +95,7 @@ func (e *ecs) containerView(t *task, attachment string) ecsContainer {
 		c.LastStatus = statusStopped
 	}
 	if t.agent != "" {
-		c.ManagedAgents = []ecsManagedAgent{{
-			Name: "ExecuteCommandAgent", LastStatus: t.agent,
-			LastStartedAt: awsapi.At(t.agentAt),
-		}}
+		c.ManagedAgents = []ecsManagedAgent{{"ExecuteCommandAgent", t.agent, awsapi.At(t.agentAt)}}
 	}
 	return c
 }

@@ -132,27 +132,19 @@ type elasticache struct {
 }
 
 func (e *elasticache) service() awsapi.Service {
-	resource := func(kind, key string) func(*awsapi.Call) string {
-		return func(c *awsapi.Call) string {
-			id := c.Form.Get(key)
-			if id == "" {
-				id = "*"
-			}
-			return e.arn("elasticache", kind+":"+id)
-		}
-	}
+	const name = "elasticache"
 	return awsapi.Service{
-		Name: "elasticache", Protocol: awsapi.Query, Version: "2015-02-02",
+		Name: name, Protocol: awsapi.Query, Version: "2015-02-02",
 		Namespace: "http://elasticache.amazonaws.com/doc/2015-02-02/",
 		Ops: map[string]awsapi.Op{
 			"DescribeReplicationGroups": {
-				Handle: e.describeReplicationGroups, Resource: resource("replicationgroup", "ReplicationGroupId"),
+				Handle: e.describeReplicationGroups, Resource: e.named(name, "replicationgroup", "ReplicationGroupId"),
 			},
 			"DescribeCacheClusters": {
-				Handle: e.describeCacheClusters, Resource: resource("cluster", "CacheClusterId"),
+				Handle: e.describeCacheClusters, Resource: e.named(name, "cluster", "CacheClusterId"),
 			},
 			"DescribeServerlessCaches": {
-				Handle: e.describeServerlessCaches, Resource: resource("serverlesscache", "ServerlessCacheName"),
+				Handle: e.describeServerlessCaches, Resource: e.named(name, "serverlesscache", "ServerlessCacheName"),
 			},
 		},
 	}
@@ -293,10 +285,8 @@ func (e *elasticache) describeCacheClusters(_ context.Context, c *awsapi.Call) (
 	}
 	id := c.Form.Get("CacheClusterId")
 	caches, err := e.list(id, &awsapi.Error{
-		Code: "CacheClusterNotFound", Message: "CacheCluster not found: " + id,
-		Status: 404,
-	},
-		Cache.memberIDs, ReplicationGroup, CacheCluster)
+		Code: "CacheClusterNotFound", Message: "CacheCluster not found: " + id, Status: 404,
+	}, Cache.memberIDs, ReplicationGroup, CacheCluster)
 	if err != nil {
 		return nil, err
 	}

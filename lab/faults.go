@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -77,22 +78,19 @@ type bucket struct {
 func (f *faults) replace(set APIFaults) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	set.Throttle = maps.Clone(set.Throttle)
-	set.Errors = maps.Clone(set.Errors)
-	set.Rate = maps.Clone(set.Rate)
-	set.Documents = maps.Clone(set.Documents)
-	f.set, f.since, f.buckets = set, f.now(), make(map[string]*bucket)
+	f.set, f.since, f.buckets = set.clone(), f.now(), make(map[string]*bucket)
 }
 
 func (f *faults) get() APIFaults {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	set := f.set
-	set.Throttle = maps.Clone(set.Throttle)
-	set.Errors = maps.Clone(set.Errors)
-	set.Rate = maps.Clone(set.Rate)
-	set.Documents = maps.Clone(set.Documents)
-	return set
+	return f.set.clone()
+}
+
+func (a APIFaults) clone() APIFaults {
+	a.Throttle, a.Errors = maps.Clone(a.Throttle), maps.Clone(a.Errors)
+	a.Rate, a.Documents = maps.Clone(a.Rate), maps.Clone(a.Documents)
+	return a
 }
 
 // before is the hook of every call.
@@ -101,10 +99,8 @@ func (f *faults) before(ctx context.Context, c *awsapi.Call) error {
 	latency := time.Duration(f.set.LatencyMS) * time.Millisecond
 	err := f.decide(c)
 	f.mu.Unlock()
-	if latency > 0 {
-		if sleep.For(ctx, latency) != nil {
-			return ctx.Err()
-		}
+	if latency > 0 && sleep.For(ctx, latency) != nil {
+		return ctx.Err()
 	}
 	return err
 }
@@ -196,10 +192,7 @@ func (f *faults) taskFailure() string {
 	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.set.TaskReason != "" {
-		return f.set.TaskReason
-	}
-	return defaultTaskReason
+	return cmp.Or(f.set.TaskReason, defaultTaskReason)
 }
 
 // execAgent reports whether the exec agent of a new task starts, and whether it answers.

@@ -3,6 +3,7 @@ package lab
 import (
 	"bytes"
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -32,9 +33,7 @@ func (c *instanceConnect) service() awsapi.Service {
 		Name: "ec2-instance-connect", Protocol: awsapi.JSON, Target: "AWSEC2InstanceConnectService", Version: "2018-04-02",
 		Ops: map[string]awsapi.Op{
 			"SendSSHPublicKey": {Handle: jsonOp(c.sendKey), Resource: func(call *awsapi.Call) string {
-				var in sendKeyInput
-				_ = call.Bind(&in) // the handler reports it
-				return c.arn("ec2", "instance/"+in.InstanceID)
+				return c.arn("ec2", "instance/"+inputOf[sendKeyInput](call).InstanceID)
 			}},
 		},
 	}
@@ -84,8 +83,5 @@ func (c *instanceConnect) add(dir, user, line string) error {
 		return err
 	}
 	_, err = f.WriteString(line)
-	if closeErr := f.Close(); err == nil {
-		err = closeErr
-	}
-	return err
+	return errors.Join(err, f.Close())
 }

@@ -37,10 +37,8 @@ func (k *kms) keyARN() string { return k.arn("kms", "key/"+k.id) }
 func (k *kms) service() awsapi.Service {
 	// The encryption context determines the condition keys.
 	access := func(c *awsapi.Call) []awsapi.Access {
-		var in struct{ EncryptionContext map[string]string }
-		_ = c.Bind(&in) // the handler reports it
 		keys := make(map[string]string)
-		for name, value := range in.EncryptionContext {
+		for name, value := range inputOf[decryptInput](c).EncryptionContext {
 			keys["kms:encryptioncontext:"+strings.ToLower(name)] = value
 		}
 		return []awsapi.Access{{Action: c.Name(), Resource: k.keyARN(), Keys: keys}}
@@ -136,10 +134,7 @@ func (k *kms) decrypt(_ context.Context, ciphertext []byte, encryptionContext ma
 	}
 	plain, err := k.aead.Open(nil, nil, ciphertext, additional)
 	if err != nil {
-		return nil, &awsapi.Error{
-			Code:    "InvalidCiphertextException",
-			Message: "The ciphertext or its encryption context is not valid.",
-		}
+		return nil, awsapi.Errorf("InvalidCiphertextException", "The ciphertext or its encryption context is not valid.")
 	}
 	return plain, nil
 }

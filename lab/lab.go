@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"maps"
 	"net"
 	"net/http"
 	"net/netip"
@@ -116,31 +115,17 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 
 func (c Config) withDefaults() Config {
 	c.Region = cmp.Or(c.Region, Region)
-	if c.Listen == "" {
-		c.Listen = "127.0.0.1:0"
-	}
-	if c.Log == nil {
-		c.Log = slog.New(slog.DiscardHandler)
-	}
+	c.Listen = cmp.Or(c.Listen, "127.0.0.1:0")
+	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
+	c.StateDelay = max(cmp.Or(c.StateDelay, 300*time.Millisecond), 0)
+	c.ExecDelay = max(cmp.Or(c.ExecDelay, 300*time.Millisecond), 0)
+	c.ConnectDelay = max(cmp.Or(c.ConnectDelay, 200*time.Millisecond), 0)
+	c.StopTimeout = max(cmp.Or(c.StopTimeout, 30*time.Second), 0)
 	if c.Now == nil {
 		c.Now = time.Now
 	}
 	if c.Runner == nil {
 		c.Runner = &HostRunner{Programs: map[string]string{bastiondPath: c.Bastiond}, AllowHostExec: c.AllowHostExec}
-	}
-	for _, d := range []struct {
-		value     *time.Duration
-		otherwise time.Duration
-	}{
-		{&c.StateDelay, 300 * time.Millisecond},
-		{&c.ExecDelay, 300 * time.Millisecond},
-		{&c.ConnectDelay, 200 * time.Millisecond},
-		{&c.StopTimeout, 30 * time.Second},
-	} {
-		if *d.value == 0 {
-			*d.value = d.otherwise
-		}
-		*d.value = max(*d.value, 0)
 	}
 	return c
 }
@@ -178,10 +163,7 @@ func (l *Lab) makeDirs() error {
 	if l.tmp, err = os.MkdirTemp("", "blab"); err != nil {
 		return err
 	}
-	l.dir = l.cfg.Dir
-	if l.dir == "" {
-		l.dir = l.tmp
-	}
+	l.dir = cmp.Or(l.cfg.Dir, l.tmp)
 	return os.MkdirAll(l.dir, 0o700)
 }
 
@@ -259,23 +241,17 @@ func (l *Lab) build() error {
 
 // addDefaults makes the resources that every lab has.
 func (l *Lab) addDefaults() {
-	tags := map[string]string{"bastion": "true"}
+	tags := func(name string) map[string]string { return map[string]string{"bastion": "true", "Name": name} }
 	l.ec2.subnets = []Subnet{
-		{ID: vpcSubnet + "a", CIDR: "10.99.1.0/24", Zone: l.zone('a'), Tags: withName(tags, "private-a")},
-		{ID: vpcSubnet + "b", CIDR: "10.99.2.0/24", Zone: l.zone('b'), Tags: withName(tags, "private-b")},
+		{ID: vpcSubnet + "a", CIDR: "10.99.1.0/24", Zone: l.zone('a'), Tags: tags("private-a")},
+		{ID: vpcSubnet + "b", CIDR: "10.99.2.0/24", Zone: l.zone('b'), Tags: tags("private-b")},
 	}
 	l.ec2.groups = []SecurityGroup{
-		{ID: vpcGroup, Name: bastionName, Description: "no inbound rule", Tags: withName(tags, bastionName)},
+		{ID: vpcGroup, Name: bastionName, Description: "no inbound rule", Tags: tags(bastionName)},
 	}
 	l.ecs.addCluster(bastionName, []ecsTag{{"bastion", "true"}})
 	l.ecs.addDefinition(TaskDefinition{Family: bastionName, Env: l.cfg.TaskEnv, RoleDeny: l.cfg.TaskRoleDeny})
 	l.allow = slices.Clone(l.cfg.Allow)
-}
-
-func withName(tags map[string]string, name string) map[string]string {
-	named := maps.Clone(tags)
-	named["Name"] = name
-	return named
 }
 
 func (l *Lab) serve(listener net.Listener) {
@@ -415,12 +391,11 @@ var ErrNoTask = errors.New("no such task")
 func (l *Lab) task(id string) (*task, error) {
 	l.ecs.mu.Lock()
 	defer l.ecs.mu.Unlock()
-	for _, t := range l.ecs.tasks {
-		if t.id == id || t.arn == id {
-			return t, nil
-		}
+	i := slices.IndexFunc(l.ecs.tasks, func(t *task) bool { return t.id == id || t.arn == id })
+	if i < 0 {
+		return nil, fmt.Errorf("%w: %s", ErrNoTask, id)
 	}
-	return nil, fmt.Errorf("%w: %s", ErrNoTask, id)
+	return l.ecs.tasks[i], nil
 }
 
 // StopTask stops a task as AWS itself does, such as for maintenance of the host, and waits until it is STOPPED.

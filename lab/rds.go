@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"maps"
 	"net/netip"
@@ -46,13 +47,8 @@ type DBCluster struct {
 	site
 }
 
-func (d DBCluster) host() string {
-	return d.dbHost(d.ID, "cluster-")
-}
-
-func (d DBCluster) reader() string {
-	return d.dbHost(d.ID, "cluster-ro-")
-}
+func (d DBCluster) host() string   { return d.dbHost(d.ID, "cluster-") }
+func (d DBCluster) reader() string { return d.dbHost(d.ID, "cluster-ro-") }
 
 // rds is the Relational Database Service.
 type rds struct {
@@ -63,22 +59,18 @@ type rds struct {
 }
 
 func (r *rds) service() awsapi.Service {
-	resource := func(kind, key string) func(*awsapi.Call) string {
-		return func(c *awsapi.Call) string {
-			id := c.Form.Get(key)
-			if id == "" {
-				id = "*"
-			}
-			return r.arn("rds", kind+":"+id)
-		}
-	}
 	return awsapi.Service{
 		Name: "rds", Protocol: awsapi.Query, Version: "2014-10-31", Namespace: "http://rds.amazonaws.com/doc/2014-10-31/",
 		Ops: map[string]awsapi.Op{
-			"DescribeDBInstances": {Handle: r.describeInstances, Resource: resource("db", "DBInstanceIdentifier")},
-			"DescribeDBClusters":  {Handle: r.describeClusters, Resource: resource("cluster", "DBClusterIdentifier")},
+			"DescribeDBInstances": {Handle: r.describeInstances, Resource: r.named("rds", "db", "DBInstanceIdentifier")},
+			"DescribeDBClusters":  {Handle: r.describeClusters, Resource: r.named("rds", "cluster", "DBClusterIdentifier")},
 		},
 	}
+}
+
+// named is the resource of an operation whose form names one of a kind in the parameter key, or else is about all.
+func (s site) named(service, kind, key string) func(*awsapi.Call) string {
+	return func(c *awsapi.Call) string { return s.arn(service, kind+":"+cmp.Or(c.Form.Get(key), "*")) }
 }
 
 type xmlEndpoint struct {

@@ -142,8 +142,7 @@ type startSessionOutput struct {
 
 // startSessionAccess returns the accesses to the target and the document.
 func (s *ssm) startSessionAccess(c *awsapi.Call) []awsapi.Access {
-	var in startSessionInput
-	_ = c.Bind(&in) // the handler reports it
+	in := inputOf[startSessionInput](c)
 	target := awsapi.Access{Action: c.Name(), Resource: s.arn("ec2", "instance/"+in.Target), Keys: make(map[string]string)}
 	if rest, ok := strings.CutPrefix(in.Target, "ecs:"); ok {
 		if f := strings.Split(rest, "_"); len(f) >= 3 {
@@ -164,8 +163,7 @@ func (s *ssm) startSessionAccess(c *awsapi.Call) []awsapi.Access {
 
 // sessionAccess returns the access to a session, which SSM has tagged with the user id of its starter.
 func (s *ssm) sessionAccess(c *awsapi.Call) []awsapi.Access {
-	var in sessionInput
-	_ = c.Bind(&in) // the handler reports it
+	in := inputOf[sessionInput](c)
 	keys := make(map[string]string)
 	if owner := s.sessions.ownerOf(in.SessionID); owner != "" {
 		keys["ssm:resourcetag/aws:ssmmessages:session-id"] = owner

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -175,7 +176,7 @@ func (e *ecs) tearDown(ctx context.Context, t *task, log *slog.Logger) {
 // endContainer ends the program as a container engine does. At the lab's own end it waits only closeGrace.
 func (e *ecs) endContainer(ctx context.Context, t *task) {
 	t.container.Terminate()
-	kill := time.NewTimer(t.def.stopTimeout(e.timing.grace))
+	kill := time.NewTimer(cmp.Or(t.def.StopTimeout, e.timing.grace))
 	defer kill.Stop()
 	select {
 	case <-t.container.Done():
