@@ -15,14 +15,10 @@ import (
 // ldapGate checks passwords for PostgreSQL by LDAP, PostgreSQL's only way to pass a password in cleartext to another program. RDS
 // has a module of its own for that. Of LDAP, ldapGate only knows the simple bind.
 type ldapGate struct {
-	listener net.Listener
+	listener *trackingListener
 	check    func(user, password string) error
 	log      *slog.Logger
-
-	wg     sync.WaitGroup
-	mu     sync.Mutex
-	conns  map[net.Conn]struct{}
-	closed bool
+	wg       sync.WaitGroup
 }
 
 const ldapPrefix = "cn="
@@ -32,7 +28,7 @@ func startLDAPGate(check func(user, password string) error, log *slog.Logger) (*
 	if err != nil {
 		return nil, err
 	}
-	g := &ldapGate{listener: l, check: check, log: log, conns: make(map[net.Conn]struct{})}
+	g := &ldapGate{listener: newTrackingListener(l), check: check, log: log}
 	g.wg.Go(g.accept)
 	return g, nil
 }
@@ -46,12 +42,7 @@ func (g *ldapGate) close() error {
 		return nil
 	}
 	err := g.listener.Close()
-	g.mu.Lock()
-	g.closed = true
-	for c := range g.conns {
-		_ = c.Close()
-	}
-	g.mu.Unlock()
+	g.listener.closeAll()
 	g.wg.Wait()
 	return err
 }
@@ -62,22 +53,11 @@ func (g *ldapGate) accept() {
 		if err != nil {
 			return // closed
 		}
-		g.mu.Lock()
-		if g.closed {
-			g.mu.Unlock()
-			_ = c.Close()
-			return
-		}
-		g.conns[c] = struct{}{}
-		g.mu.Unlock()
 		g.wg.Go(func() {
+			defer func() { _ = c.Close() }()
 			if err := g.serve(c); err != nil && !errors.Is(err, io.EOF) {
 				g.log.Debug("a question about a password could not be answered", "err", err)
 			}
-			_ = c.Close()
-			g.mu.Lock()
-			delete(g.conns, c)
-			g.mu.Unlock()
 		})
 	}
 }

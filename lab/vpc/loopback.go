@@ -1,6 +1,7 @@
 package vpc
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -71,9 +72,7 @@ func freePort(host string) (int, error) {
 
 // prepareHost checks a server's listen address; an empty host becomes 127.0.0.1.
 func prepareHost(host string, port int) (string, error) {
-	if host == "" {
-		host = "127.0.0.1"
-	}
+	host = cmp.Or(host, "127.0.0.1")
 	if err := CheckLoopback(host); err != nil {
 		return "", err
 	}

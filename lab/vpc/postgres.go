@@ -1,6 +1,7 @@
 package vpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -44,18 +45,14 @@ func StartPostgres(ctx context.Context, cfg PostgresConfig) (_ *Postgres, err er
 			err = fmt.Errorf("start PostgreSQL: %w", err)
 		}
 	}()
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	if cfg.Host, err = prepareHost(cfg.Host, cfg.Port); err != nil {
 		return nil, err
 	}
 	if cfg.User == "" || cfg.Password == "" {
 		return nil, errors.New("a user and a password are needed")
 	}
-	if cfg.Database == "" {
-		cfg.Database = cfg.User
-	}
+	cfg.Database = cmp.Or(cfg.Database, cfg.User)
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 

@@ -48,14 +48,8 @@ type embeddedPostgres struct {
 }
 
 func startEmbeddedPostgres(ctx context.Context, cfg PostgresConfig) (*Postgres, error) {
-	dir, temp := cfg.Dir, ""
-	var err error
-	if dir == "" {
-		if dir, err = os.MkdirTemp("", "bastion-lab-sqlite-"); err != nil {
-			return nil, err
-		}
-		temp = dir
-	} else if err := os.MkdirAll(dir, 0o700); err != nil {
+	dir, temp, err := serverDir(cfg.Dir, "bastion-lab-sqlite-")
+	if err != nil {
 		return nil, err
 	}
 	e := &embeddedPostgres{cfg: cfg, tempDir: temp}
@@ -104,7 +98,7 @@ func (e *embeddedPostgres) start(ctx context.Context, file string) error {
 		return err
 	}
 	e.server = server
-	e.listener = &trackingListener{Listener: l, conns: map[net.Conn]struct{}{}}
+	e.listener = newTrackingListener(l)
 	e.serving.Go(func() { _ = server.Serve(e.listener) }) // returns when close closes the server
 	return nil
 }
@@ -123,52 +117,6 @@ func (e *embeddedPostgres) close() error {
 		errs = append(errs, e.db.Close())
 	}
 	return errors.Join(append(errs, os.RemoveAll(e.tempDir))...)
-}
-
-// trackingListener records the connections, because the server does not close open ones when it closes.
-type trackingListener struct {
-	net.Listener
-	mu     sync.Mutex
-	closed bool
-	conns  map[net.Conn]struct{}
-}
-
-type trackedConn struct {
-	net.Conn
-	forget func()
-}
-
-func (c *trackedConn) Close() error {
-	c.forget()
-	return c.Conn.Close()
-}
-
-func (l *trackingListener) Accept() (net.Conn, error) {
-	c, err := l.Listener.Accept()
-	if err != nil {
-		return nil, err
-	}
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if l.closed {
-		return nil, errors.Join(net.ErrClosed, c.Close())
-	}
-	l.conns[c] = struct{}{}
-	return &trackedConn{Conn: c, forget: func() {
-		l.mu.Lock()
-		defer l.mu.Unlock()
-		delete(l.conns, c)
-	}}, nil
-}
-
-// closeAll closes the connections, and makes the listener refuse later ones. The server closes the listener itself.
-func (l *trackingListener) closeAll() {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	l.closed = true
-	for c := range l.conns {
-		_ = c.Close()
-	}
 }
 
 // connector opens connections by this package's own driver, which adds functions that PostgreSQL's users expect.

@@ -110,16 +110,14 @@ func findPostgres() (string, error) {
 
 // postgresDir returns a directory that the account owns and can reach, and the same again in temp if it is to be removed.
 func postgresDir(want string, acct *account) (dir, temp string, err error) {
-	if want == "" || acct != nil && !reachableByAll(want) {
-		if temp, err = os.MkdirTemp("", "bastion-lab-postgres-"); err != nil {
-			return "", "", err
-		}
-		dir = temp
-	} else {
-		dir = filepath.Join(want, "postgres")
-		if err := os.MkdirAll(dir, 0o700); err != nil {
-			return "", "", err
-		}
+	switch {
+	case acct != nil && want != "" && !reachableByAll(want):
+		want = ""
+	case want != "":
+		want = filepath.Join(want, "postgres")
+	}
+	if dir, temp, err = serverDir(want, "bastion-lab-postgres-"); err != nil {
+		return "", "", err
 	}
 	if err := acct.own(dir); err != nil {
 		return "", "", errors.Join(err, os.RemoveAll(temp))

@@ -1,6 +1,7 @@
 package vpc
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -46,9 +47,7 @@ func StartRedis(ctx context.Context, cfg RedisConfig) (_ *Redis, err error) {
 			err = fmt.Errorf("start Redis: %w", err)
 		}
 	}()
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	if cfg.Host, err = prepareHost(cfg.Host, cfg.Port); err != nil {
 		return nil, err
 	}
@@ -107,13 +106,8 @@ func startRealRedis(ctx context.Context, cfg RedisConfig) (*Redis, error) {
 	if err != nil {
 		return nil, notInstalledError{err}
 	}
-	dir, temp := cfg.Dir, ""
-	if dir == "" {
-		if dir, err = os.MkdirTemp("", "bastion-lab-redis-"); err != nil {
-			return nil, err
-		}
-		temp = dir
-	} else if err := os.MkdirAll(dir, 0o700); err != nil {
+	dir, temp, err := serverDir(cfg.Dir, "bastion-lab-redis-")
+	if err != nil {
 		return nil, err
 	}
 	server, addr, err := startOnPort(ctx, cfg.Host, cfg.Port, func(addr netip.AddrPort) (*child, error) {

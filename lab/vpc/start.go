@@ -51,6 +51,15 @@ func startEither[T any](ctx context.Context, mode Mode, name string, log *slog.L
 	return startEmbedded()
 }
 
+// serverDir makes the directory for a server's files: want, or else a temporary one, which is to be removed and so in temp too.
+func serverDir(want, pattern string) (dir, temp string, err error) {
+	if want != "" {
+		return want, "", os.MkdirAll(want, 0o700)
+	}
+	dir, err = os.MkdirTemp("", pattern)
+	return dir, dir, err
+}
+
 // startOnPort calls launch with the address to listen on. Without a port it picks a free one, and another one when launch
 // fails because someone was quicker to take it.
 func startOnPort(ctx context.Context, host string, port int, launch func(netip.AddrPort) (*child, error)) (
