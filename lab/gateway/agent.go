@@ -124,7 +124,7 @@ func newAgent(s *session) *agent {
 		early:    map[int64][]byte{},
 		response: make(chan response, 1), challenge: make(chan []byte, 1),
 		completed: make(chan struct{}),
-		draws:     draws{salt: s.up.salt}, unsure: -1,
+		draws:     draws{salt: s.up.draws.salt}, unsure: -1,
 		lose: s.cutAgent, count: s.gw.count,
 	}
 	close(a.active)

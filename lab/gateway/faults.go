@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bytes"
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"time"
@@ -66,15 +67,12 @@ const (
 const defaultAway = 150 * time.Millisecond
 
 func (f *Faults) away() time.Duration {
-	if f.AgentAwayMS == 0 {
-		return defaultAway
-	}
-	return time.Duration(f.AgentAwayMS) * time.Millisecond
+	return cmp.Or(time.Duration(f.AgentAwayMS)*time.Millisecond, defaultAway)
 }
 
 // draws are the random choices of one goroutine. They begin again with each set of faults.
 type draws struct {
-	salt uint64
+	salt uint64 // makes these choices differ from others' with the same seed
 	rng  *rand.Rand
 	of   *Faults
 }

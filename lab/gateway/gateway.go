@@ -159,18 +159,16 @@ func (g *Gateway) count(change func(*Counters)) {
 
 // New returns a gateway without sessions.
 func New(cfg Config) *Gateway {
-	setDefault(&cfg.ChunkSize, 1024)
-	setDefault(&cfg.Interval, time.Millisecond)
-	setDefault(&cfg.AgentDelay, 40*time.Millisecond)
-	setDefault(&cfg.ExecDelay, 200*time.Millisecond)
-	setDefault(&cfg.ClosedPortDelay, time.Minute)
-	setDefault(&cfg.ReportDelay, 20*time.Millisecond)
-	setDefault(&cfg.IdleTimeout, 20*time.Minute)
-	setDefault(&cfg.SocketLife, time.Hour)
-	setDefault(&cfg.MaxSessions, 1000)
-	if cfg.Logger == nil {
-		cfg.Logger = slog.New(slog.DiscardHandler)
-	}
+	cfg.ChunkSize = cmp.Or(cfg.ChunkSize, 1024)
+	cfg.Interval = cmp.Or(cfg.Interval, time.Millisecond)
+	cfg.AgentDelay = cmp.Or(cfg.AgentDelay, 40*time.Millisecond)
+	cfg.ExecDelay = cmp.Or(cfg.ExecDelay, 200*time.Millisecond)
+	cfg.ClosedPortDelay = cmp.Or(cfg.ClosedPortDelay, time.Minute)
+	cfg.ReportDelay = cmp.Or(cfg.ReportDelay, 20*time.Millisecond)
+	cfg.IdleTimeout = cmp.Or(cfg.IdleTimeout, 20*time.Minute)
+	cfg.SocketLife = cmp.Or(cfg.SocketLife, time.Hour)
+	cfg.MaxSessions = cmp.Or(cfg.MaxSessions, 1000)
+	cfg.Logger = cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler))
 	if cfg.Denied == nil {
 		cfg.Denied = denied
 	}
@@ -180,12 +178,6 @@ func New(cfg Config) *Gateway {
 	}
 	g.faults.Store(&Faults{})
 	return g
-}
-
-func setDefault[T int | time.Duration](v *T, def T) {
-	if *v == 0 {
-		*v = def
-	}
 }
 
 // Start begins a session and returns the token for its first websocket. Its error is ErrInvalid (with the reason), ErrLimit or

@@ -3,7 +3,6 @@ package gateway
 import (
 	"bytes"
 	"io"
-	"math/rand/v2"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -24,7 +23,6 @@ const (
 // its successor's messages. Without a consumer the lane discards messages: the gateway keeps nothing for an absent side.
 type lane struct {
 	faults  *atomic.Pointer[Faults]
-	salt    uint64       // makes this lane's random choices differ from others' with the same seed
 	ownRate atomic.Int64 // replaces the faults' RateBps, unless it is 0
 	payload atomic.Int64 // payload bytes of data messages passed to the consumer
 	last    atomic.Int64 // when the latest of them passed, in ns since the epoch
@@ -39,8 +37,7 @@ type lane struct {
 	held     *packet
 	holdEnd  time.Time // when held goes without waiting for another
 	lineFree time.Time // when the rate-limited line will have sent all pushed messages
-	rng      *rand.Rand
-	rngOf    *Faults // the faults that rng was seeded for
+	draws    draws
 
 	avail chan struct{} // capacity 1: the queue or the faults have changed
 	space chan struct{} // capacity 1: the queue may have room, or the consumer has gone
@@ -54,7 +51,7 @@ type packet struct {
 
 func newLane(faults *atomic.Pointer[Faults], salt uint64) *lane {
 	return &lane{
-		faults: faults, salt: salt,
+		faults: faults, draws: draws{salt: salt},
 		avail: make(chan struct{}, 1), space: make(chan struct{}, 1),
 	}
 }
@@ -194,10 +191,8 @@ func (l *lane) admit(f *Faults, b []byte, data bool) {
 		}
 		return
 	}
-	if l.rngOf != f {
-		l.rng, l.rngOf = rand.New(rand.NewPCG(uint64(f.Seed), l.salt)), f
-	}
-	drop, dup, reorder := l.rng.Float64() < f.Drop, l.rng.Float64() < f.Duplicate, l.rng.Float64() < f.Reorder
+	rng := l.draws.random(f)
+	drop, dup, reorder := rng.Float64() < f.Drop, rng.Float64() < f.Duplicate, rng.Float64() < f.Reorder
 	switch {
 	case drop:
 		return

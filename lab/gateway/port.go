@@ -1,6 +1,7 @@
 package gateway
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -90,9 +91,7 @@ func (a *agent) portProperties() map[string]string {
 		return p
 	}
 	p["type"] = "LocalPortForwarding"
-	if p["localPortNumber"] == "" {
-		p["localPortNumber"] = "0"
-	}
+	p["localPortNumber"] = cmp.Or(p["localPortNumber"], "0")
 	if a.spec.Host != "" {
 		p["host"] = a.spec.Host
 	}
@@ -153,7 +152,7 @@ func (a *agent) dial(ctx context.Context, addrs []string) (net.Conn, error) {
 // when ctx ends. Closing r ends a read.
 func (a *agent) pump(ctx context.Context, r io.Reader, send func([]byte) error) error {
 	var buf []byte
-	garble := draws{salt: a.down.salt}
+	garble := draws{salt: a.down.draws.salt}
 	pause := time.NewTimer(0) // one for all pauses: there are a thousand a second
 	defer pause.Stop()
 	for {
@@ -195,14 +194,7 @@ func (a *agent) pump(ctx context.Context, r io.Reader, send func([]byte) error) 
 // pace returns how much the pump reads at once and how long it then sleeps.
 func (a *agent) pace() (chunk int, interval time.Duration) {
 	f := a.faults.Load()
-	chunk, interval = a.cfg.ChunkSize, a.cfg.Interval
-	if f.PumpChunk > 0 {
-		chunk = f.PumpChunk
-	}
-	if f.PumpIntervalUS != 0 {
-		interval = time.Duration(f.PumpIntervalUS) * time.Microsecond
-	}
-	return chunk, interval
+	return cmp.Or(f.PumpChunk, a.cfg.ChunkSize), cmp.Or(time.Duration(f.PumpIntervalUS)*time.Microsecond, a.cfg.Interval)
 }
 
 func (a *agent) sendOutput(p []byte) error { return a.send(datachannel.Output, p) }

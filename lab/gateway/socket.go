@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -158,7 +159,7 @@ func (k *socket) read(s *session) error {
 			s.log.Debug("gateway: text message ignored", "bytes", n)
 			continue
 		}
-		if !s.up.push(k.conn.closed, append([]byte(nil), scratch[:n]...)) {
+		if !s.up.push(k.conn.closed, bytes.Clone(scratch[:n])) {
 			return errDone
 		}
 	}
@@ -227,7 +228,7 @@ func (h *hijackWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 		_ = c.SetReadBuffer(socketBuffer)
 		_ = c.SetWriteBuffer(socketBuffer)
 	}
-	h.conn = &batchConn{Conn: conn, early: append([]byte(nil), early...), closed: make(chan struct{})}
+	h.conn = &batchConn{Conn: conn, early: bytes.Clone(early), closed: make(chan struct{})}
 	return h.conn, bufio.NewReadWriter(bufio.NewReaderSize(h.conn, 64<<10), bufio.NewWriter(h.conn)), nil
 }
 
