@@ -34,8 +34,7 @@ type entry struct {
 // with the wildcards '*' (any characters, including dots) and '?'. IPv6 stands in brackets. PORT is a number, a range FROM-TO, or
 // '*'. An entry that lies wholly in a range that is never permitted is an error.
 func ParseAllow(s string) (Allow, error) {
-	fields := strings.FieldsFunc(s, func(r rune) bool { return r == ',' || unicode.IsSpace(r) })
-	return parseEntries(fields)
+	return parseEntries(strings.FieldsFunc(s, func(r rune) bool { return r == ',' || unicode.IsSpace(r) }))
 }
 
 func parseEntries(fields []string) (Allow, error) {
@@ -253,37 +252,27 @@ func (a Allow) check(name string, addr netip.Addr, port uint16, resolvers []neti
 
 // permits compares only the entries, without the rules for special addresses.
 func (a Allow) permits(name string, addr netip.Addr, port uint16) bool {
-	for _, e := range a.entries {
-		if port < e.from || e.to < port {
-			continue
-		}
-		if e.any || e.matchesName(name) || e.name == "" && e.prefix.Contains(addr) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(a.entries, func(e entry) bool {
+		return e.hasPort(port) && (e.any || e.matchesName(name) || e.name == "" && e.prefix.Contains(addr))
+	})
 }
 
 // mayPermit reports whether the list could permit some answer of the resolver. If not, the server must not query the name: the
 // query would leave the VPC for the name's own servers.
 func (a Allow) mayPermit(name string, port uint16) bool {
-	for _, e := range a.entries {
-		if e.from <= port && port <= e.to && (e.name == "" || e.matchesName(name)) {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(a.entries, func(e entry) bool {
+		return e.hasPort(port) && (e.name == "" || e.matchesName(name))
+	})
 }
 
 // namesWithin reports whether an address entry that lies wholly inside r permits addr.
 func (a Allow) namesWithin(r netip.Prefix, addr netip.Addr, port uint16) bool {
-	for _, e := range a.entries {
-		if e.prefix.IsValid() && within(e.prefix, r) && e.prefix.Contains(addr) && e.from <= port && port <= e.to {
-			return true
-		}
-	}
-	return false
+	return slices.ContainsFunc(a.entries, func(e entry) bool {
+		return e.hasPort(port) && e.prefix.IsValid() && within(e.prefix, r) && e.prefix.Contains(addr)
+	})
 }
+
+func (e entry) hasPort(port uint16) bool { return e.from <= port && port <= e.to }
 
 func (e entry) matchesName(name string) bool {
 	if e.name == "" || name == "" {

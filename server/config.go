@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -93,53 +94,27 @@ type Config struct {
 }
 
 func (c *Config) setDefaults() {
-	for _, field := range []struct {
-		value *time.Duration
-		or    time.Duration
-	}{
-		{&c.IdleStop, DefaultIdleStop},
-		{&c.MaxLife, DefaultMaxLife},
-		{&c.Drain, DefaultDrain},
-		{&c.ResolveTimeout, DefaultResolveTimeout},
-		{&c.DialTimeout, DefaultDialTimeout},
-		{&c.HandshakeTimeout, DefaultHandshakeTimeout},
-		{&c.ClientTimeout, DefaultClientTimeout},
-		{&c.BondLinger, DefaultBondLinger},
-	} {
-		if *field.value == 0 {
-			*field.value = field.or
-		}
-	}
-	for _, field := range []struct {
-		value *int
-		or    int
-	}{
-		{&c.MaxConns, DefaultMaxConns},
-		{&c.MaxChannels, DefaultMaxChannels},
-		{&c.MaxChannelsPerConn, DefaultMaxChannelsPerConn},
-		{&c.MaxGrants, DefaultMaxGrants},
-		{&c.BondMemory, DefaultBondMemory},
-		{&c.BondMaxConns, DefaultBondMaxConns},
-		{&c.BondMaxSubflows, DefaultBondMaxSubflows},
-	} {
-		if *field.value == 0 {
-			*field.value = field.or
-		}
-	}
-	if c.Listen == "" {
-		c.Listen = DefaultListen
-	}
-	if c.Cgroup == "" {
-		c.Cgroup = DefaultCgroup
-	}
-	if c.Version == "" {
-		c.Version = "unknown"
-	}
+	c.Listen = cmp.Or(c.Listen, DefaultListen)
+	c.IdleStop = cmp.Or(c.IdleStop, DefaultIdleStop)
+	c.MaxLife = cmp.Or(c.MaxLife, DefaultMaxLife)
+	c.Drain = cmp.Or(c.Drain, DefaultDrain)
+	c.ResolveTimeout = cmp.Or(c.ResolveTimeout, DefaultResolveTimeout)
+	c.DialTimeout = cmp.Or(c.DialTimeout, DefaultDialTimeout)
+	c.HandshakeTimeout = cmp.Or(c.HandshakeTimeout, DefaultHandshakeTimeout)
+	c.ClientTimeout = cmp.Or(c.ClientTimeout, DefaultClientTimeout)
+	c.BondLinger = cmp.Or(c.BondLinger, DefaultBondLinger)
+	c.MaxConns = cmp.Or(c.MaxConns, DefaultMaxConns)
+	c.MaxChannels = cmp.Or(c.MaxChannels, DefaultMaxChannels)
+	c.MaxChannelsPerConn = cmp.Or(c.MaxChannelsPerConn, DefaultMaxChannelsPerConn)
+	c.MaxGrants = cmp.Or(c.MaxGrants, DefaultMaxGrants)
+	c.BondMemory = cmp.Or(c.BondMemory, DefaultBondMemory)
+	c.BondMaxConns = cmp.Or(c.BondMaxConns, DefaultBondMaxConns)
+	c.BondMaxSubflows = cmp.Or(c.BondMaxSubflows, DefaultBondMaxSubflows)
+	c.Cgroup = cmp.Or(c.Cgroup, DefaultCgroup)
+	c.Version = cmp.Or(c.Version, "unknown")
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	if c.Audit == nil {
 		c.Audit = io.Discard
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
 	}
 	if c.Dial == nil {
 		c.Dial = new(net.Dialer).DialContext

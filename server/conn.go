@@ -235,15 +235,14 @@ func (c *client) answerRequests(requests <-chan *ssh.Request) {
 	for request := range requests {
 		var ok bool
 		var reply []byte
+		var err error
 		switch request.Type {
 		case RequestInfo:
-			if text, err := json.Marshal(c.info()); err == nil {
-				ok, reply = true, text
-			}
+			reply, err = json.Marshal(c.info())
+			ok = err == nil
 		case RequestHealth:
-			if text, err := json.Marshal(c.server.taskHealth()); err == nil {
-				ok, reply = true, text
-			}
+			reply, err = json.Marshal(c.server.taskHealth())
+			ok = err == nil
 		case requestKeepalive:
 			ok = true
 		case "tcpip-forward", "streamlocal-forward@openssh.com":

@@ -93,11 +93,7 @@ func callControl(ctx context.Context, path string, request controlRequest) (cont
 	stop := context.AfterFunc(ctx, func() { _ = conn.SetDeadline(time.Unix(1, 0)) })
 	defer stop()
 
-	text, err := json.Marshal(request)
-	if err != nil {
-		return controlReply{}, fmt.Errorf("control socket: %w", err)
-	}
-	if _, err := conn.Write(append(text, '\n')); err != nil {
+	if err := json.NewEncoder(conn).Encode(request); err != nil {
 		return controlReply{}, fmt.Errorf("control socket: %w", err)
 	}
 	line, err := readLine(conn)
@@ -185,12 +181,7 @@ func (s *Server) answerControl(conn net.Conn) {
 	} else {
 		reply = s.answer(conn)
 	}
-	text, err := json.Marshal(reply)
-	if err != nil {
-		s.config.Logger.Error("control socket", "error", err)
-		return
-	}
-	if _, err := conn.Write(append(text, '\n')); err != nil {
+	if err := json.NewEncoder(conn).Encode(reply); err != nil {
 		s.config.Logger.Warn("control socket", "error", err)
 	}
 }

@@ -1,6 +1,8 @@
 package server
 
 import (
+	"maps"
+	"slices"
 	"sync"
 	"time"
 )
@@ -11,10 +13,7 @@ func (s *Server) drain(reason string) {
 	deadline := now.Add(max(0, s.config.Drain)) // watch ensures that this is not after expiresAt
 	s.mu.Lock()
 	s.draining = true
-	clients := make([]*client, 0, len(s.clients))
-	for c := range s.clients {
-		clients = append(clients, c)
-	}
+	clients := slices.Collect(maps.Keys(s.clients))
 	s.mu.Unlock()
 	for _, l := range s.listeners {
 		_ = l.Close()

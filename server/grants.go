@@ -4,6 +4,8 @@ import (
 	"crypto/subtle"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"golang.org/x/crypto/ssh"
@@ -156,9 +158,7 @@ func (s *Server) endExpired(now time.Time) (next time.Time) {
 	s.mu.Lock()
 	for g := range s.slots {
 		if !g.live(now) {
-			for c := range g.clients {
-				ended = append(ended, c)
-			}
+			ended = slices.AppendSeq(ended, maps.Keys(g.clients))
 		} else if next.IsZero() || g.grant.NotAfter.Before(next) {
 			next = g.grant.NotAfter
 		}

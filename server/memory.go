@@ -43,18 +43,13 @@ func (s *Server) adjustMemory() {
 
 // sessions returns how many SSM sessions lead to bastiond.
 func (s *Server) sessions() int {
-	n := s.direct()
+	s.mu.Lock()
+	n := s.plain
+	s.mu.Unlock()
 	if b := s.bond.Load(); b != nil {
 		n += b.Streams()
 	}
 	return n
-}
-
-// direct returns how many connections the SSH port has, each of which is a session.
-func (s *Server) direct() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.plain
 }
 
 // taskHealth returns the answer to RequestHealth.

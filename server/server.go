@@ -203,9 +203,9 @@ func (s *Server) Close() error {
 	s.halt()
 	if running {
 		<-s.finished
-		return nil
+	} else {
+		s.closeListeners()
 	}
-	s.closeListeners()
 	return nil
 }
 

@@ -28,10 +28,10 @@ var loopbackRanges = []netip.Prefix{netip.MustParsePrefix("127.0.0.0/8"), netip.
 // neverPermitted reports whether addr (unmapped) is in one of neverRanges. It also reports an IPv6 address that a translator or
 // tunnel would turn into a special IPv4 address. Such addresses have no honest use.
 func neverPermitted(addr netip.Addr) (what string, never bool) {
-	if !addr.IsValid() {
+	switch {
+	case !addr.IsValid():
 		return "no address", true
-	}
-	if addr.Zone() != "" {
+	case addr.Zone() != "":
 		return "an address with a zone", true
 	}
 	for _, r := range neverRanges {
