@@ -1,6 +1,7 @@
 package targets
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"strings"
@@ -35,8 +36,7 @@ func (r *Resolver) groups(ctx context.Context, _ Spec, op string, id *string) ([
 		&elasticache.DescribeReplicationGroupsInput{ReplicationGroupId: id})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
-		var missing *types.ReplicationGroupNotFoundFault
-		if id != nil && (errors.As(err, &missing) || badID(err)) {
+		if _, missing := errors.AsType[*types.ReplicationGroupNotFoundFault](err); id != nil && (missing || badID(err)) {
 			return nil, nil
 		}
 		if err != nil {
@@ -52,10 +52,7 @@ func (r *Resolver) groups(ctx context.Context, _ Spec, op string, id *string) ([
 func fromGroup(g *types.ReplicationGroup) candidate {
 	c := candidate{
 		id: strings.ToLower(aws.ToString(g.ReplicationGroupId)), what: "replication group",
-		status: aws.ToString(g.Status), engine: aws.ToString(g.Engine),
-	}
-	if c.engine == "" { // older answers lack it
-		c.engine = "redis"
+		status: aws.ToString(g.Status), engine: cmp.Or(aws.ToString(g.Engine), "redis"), // older answers lack it
 	}
 	tls := aws.ToBool(g.TransitEncryptionEnabled) && g.TransitEncryptionMode != types.TransitEncryptionModePreferred
 	if aws.ToBool(g.ClusterEnabled) || g.ConfigurationEndpoint != nil {
@@ -78,8 +75,7 @@ func (r *Resolver) serverless(ctx context.Context, _ Spec, op string, id *string
 		&elasticache.DescribeServerlessCachesInput{ServerlessCacheName: id})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
-		var missing *types.ServerlessCacheNotFoundFault
-		if id != nil && (errors.As(err, &missing) || badID(err)) {
+		if _, missing := errors.AsType[*types.ServerlessCacheNotFoundFault](err); id != nil && (missing || badID(err)) {
 			return nil, nil
 		}
 		if err != nil {
@@ -113,8 +109,7 @@ func (r *Resolver) cacheClusters(ctx context.Context, _ Spec, op string, id *str
 	pages := elasticache.NewDescribeCacheClustersPaginator(r.ElastiCache, input)
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
-		var missing *types.CacheClusterNotFoundFault
-		if id != nil && (errors.As(err, &missing) || badID(err)) {
+		if _, missing := errors.AsType[*types.CacheClusterNotFoundFault](err); id != nil && (missing || badID(err)) {
 			return nil, nil
 		}
 		if err != nil {
@@ -151,8 +146,8 @@ func fromCacheCluster(cluster *types.CacheCluster) candidate {
 // badID reports whether ElastiCache rejected an identifier's form. The three kinds have different maximum lengths, so a valid
 // identifier of a cache cluster can be invalid for a replication group.
 func badID(err error) bool {
-	var api smithy.APIError
-	return errors.As(err, &api) && strings.HasPrefix(api.ErrorCode(), "InvalidParameterValue")
+	api, ok := errors.AsType[smithy.APIError](err)
+	return ok && strings.HasPrefix(api.ErrorCode(), "InvalidParameterValue")
 }
 
 func cacheEndpoint(e *types.Endpoint, tls bool) Endpoint {

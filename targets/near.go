@@ -1,6 +1,7 @@
 package targets
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 
@@ -26,12 +27,7 @@ func closest(name string, names []string) []string {
 			found = append(found, scored{n, cost})
 		}
 	}
-	slices.SortFunc(found, func(a, b scored) int {
-		if a.cost != b.cost {
-			return a.cost - b.cost
-		}
-		return strings.Compare(a.name, b.name)
-	})
+	slices.SortFunc(found, func(a, b scored) int { return cmp.Or(a.cost-b.cost, strings.Compare(a.name, b.name)) })
 	var best []string
 	for _, s := range found[:min(len(found), 3)] {
 		best = append(best, s.name)

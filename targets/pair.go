@@ -1,6 +1,7 @@
 package targets
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"net"
@@ -170,8 +171,8 @@ func parseLocal(s string) (Local, error) {
 		}
 		local.Port, local.Free = n, n == 0
 	}
-	bind, err := parseBind(host)
-	local.Host = bind
+	var err error
+	local.Host, err = parseBind(host)
 	return local, err
 }
 
@@ -235,11 +236,7 @@ func parseL(s string) (Pair, error) {
 	switch before {
 	case 1:
 	case 2:
-		bind := parts[0]
-		if bind == "" {
-			bind = "*"
-		}
-		if pair.Local.Host, err = parseBind(bind); err != nil {
+		if pair.Local.Host, err = parseBind(cmp.Or(parts[0], "*")); err != nil {
 			return Pair{}, err
 		}
 		parts, named = parts[1:], named-1

@@ -39,8 +39,7 @@ func (r *Resolver) instances(ctx context.Context, spec Spec, op string, id *stri
 	pages := rds.NewDescribeDBInstancesPaginator(r.RDS, &rds.DescribeDBInstancesInput{DBInstanceIdentifier: id})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
-		var missing *types.DBInstanceNotFoundFault
-		if id != nil && errors.As(err, &missing) {
+		if _, missing := errors.AsType[*types.DBInstanceNotFoundFault](err); missing && id != nil {
 			return nil, nil
 		}
 		if err != nil {
@@ -82,8 +81,7 @@ func (r *Resolver) clusters(ctx context.Context, _ Spec, op string, id *string) 
 	pages := rds.NewDescribeDBClustersPaginator(r.RDS, &rds.DescribeDBClustersInput{DBClusterIdentifier: id})
 	for pages.HasMorePages() {
 		page, err := pages.NextPage(ctx)
-		var missing *types.DBClusterNotFoundFault
-		if id != nil && errors.As(err, &missing) {
+		if _, missing := errors.AsType[*types.DBClusterNotFoundFault](err); missing && id != nil {
 			return nil, nil
 		}
 		if err != nil {

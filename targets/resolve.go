@@ -179,9 +179,7 @@ func (r *Resolver) name(ctx context.Context, spec Spec) (Endpoint, error) {
 		}
 		inner = Spec{Kind: Host, Host: inner.ID, Port: inner.Port}
 	}
-	if spec.Port != 0 {
-		inner.Port = spec.Port
-	}
+	inner.Port = cmp.Or(spec.Port, inner.Port)
 	endpoint, err := r.Resolve(ctx, inner)
 	if err != nil {
 		return Endpoint{}, fmt.Errorf("%s: %w", op, err)
@@ -230,12 +228,7 @@ func (c candidate) pick(spec Spec) (Endpoint, error) {
 	endpoint.StatusNote = c.statusNote()
 	endpoint.Name = Spec{Kind: spec.Kind, ID: c.id, Role: spec.Role}.String()
 	endpoint.Engine = c.engine
-	if spec.Port != 0 {
-		endpoint.Port = spec.Port
-	}
-	if endpoint.Port == 0 {
-		endpoint.Port = DefaultPort(c.engine)
-	}
+	endpoint.Port = cmp.Or(spec.Port, endpoint.Port, DefaultPort(c.engine))
 	if endpoint.Port == 0 {
 		return Endpoint{}, fail.New(fail.Usage, "target "+spec.String(),
 			fmt.Errorf("AWS names no port for the %s and engine %q has no usual one", c.what, c.engine),
@@ -289,12 +282,7 @@ func (r *Resolver) unknown(spec Spec, all []candidate) error {
 	return fail.New(fail.NoTarget, op, err, "there are: "+list(spec.Kind, all))
 }
 
-func (r *Resolver) region() string {
-	if r.Region == "" {
-		return "this region"
-	}
-	return r.Region
-}
+func (r *Resolver) region() string { return cmp.Or(r.Region, "this region") }
 
 func noun(kind Kind) string {
 	if kind == Cache {
