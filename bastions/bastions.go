@@ -187,11 +187,7 @@ type Manager struct {
 
 // New returns a Manager.
 func New(c Config) *Manager {
-	log := c.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	return &Manager{ecs: c.ECS, ec2: c.EC2, log: log, version: c.Version}
+	return &Manager{ecs: c.ECS, ec2: c.EC2, log: cmp.Or(c.Logger, slog.New(slog.DiscardHandler)), version: c.Version}
 }
 
 // Find returns the owner's best bastion, nil if there is none. It may still be starting.

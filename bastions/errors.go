@@ -19,11 +19,7 @@ func ecsError(op, action string, err error) error { return fail.AWS(fail.Start, 
 
 // stoppedError returns the error for a task that stopped while it started, with ECS's reason and a hint for the usual reasons.
 func stoppedError(op string, b Bastion) error {
-	reason := b.StoppedReason
-	if reason == "" {
-		reason = "ECS gives no reason"
-	}
-	details := []string{reason}
+	details := []string{cmp.Or(b.StoppedReason, "ECS gives no reason")}
 	for _, exit := range b.Exits {
 		detail := "container " + exit.Container
 		if exit.Code != nil {
@@ -58,8 +54,8 @@ func reasons(failures []types.Failure) string {
 	var all []string
 	for _, f := range failures {
 		reason := cmp.Or(aws.ToString(f.Reason), "no reason given") + words.Parenthesis(aws.ToString(f.Detail))
-		if f.Arn != nil && *f.Arn != "" {
-			reason += " for " + *f.Arn
+		if arn := aws.ToString(f.Arn); arn != "" {
+			reason += " for " + arn
 		}
 		all = append(all, reason)
 	}
@@ -68,10 +64,7 @@ func reasons(failures []types.Failure) string {
 
 // failuresError returns the error for a RunTask that placed no task.
 func failuresError(op string, failures []types.Failure) error {
-	text := reasons(failures)
-	if text == "" {
-		text = "ECS started no task and gave no reason"
-	}
+	text := cmp.Or(reasons(failures), "ECS started no task and gave no reason")
 	answer := awsanswer.Judge(awsanswer.Answer{Operation: "RunTask", Message: text})
 	next := cmp.Or(answer.Next, "try again in a minute; if it stays, look at the cluster's events and quotas")
 	return fail.New(fail.Start, op, errors.New(text), next)

@@ -98,12 +98,7 @@ var errTooEarly = errors.New("the task has no network interface yet")
 
 // refusal returns why this client would not have started the task, by DescribeTasks alone; "" if it might have.
 func refusal(spec Spec, task *types.Task) string {
-	for _, part := range []string{otherPlace(spec, task), otherLaunch(task), otherOverrides(task.Overrides)} {
-		if part != "" {
-			return part
-		}
-	}
-	return ""
+	return cmp.Or(otherPlace(spec, task), otherLaunch(task), otherOverrides(task.Overrides))
 }
 
 // otherPlace compares account, region and cluster.

@@ -45,10 +45,8 @@ func mayHaveRun(err error) bool {
 func (m *Manager) startedUnseen(ctx context.Context, spec Spec, w *waiter) (b Bastion, found bool, err error) {
 	w.set("starting", "looking for the task: the answer to RunTask cannot be read")
 	for look := range unreadLooks {
-		if look > 0 {
-			if sleep.For(ctx, unreadPause) != nil {
-				return b, false, ctx.Err()
-			}
+		if look > 0 && sleep.For(ctx, unreadPause) != nil {
+			return b, false, ctx.Err()
 		}
 		usable, _, err := m.candidates(ctx, spec)
 		if err != nil {
