@@ -68,8 +68,10 @@ func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, er
 	cmd.WaitDelay = time.Second // a grandchild may hold the pipes open
 	cmd.SysProcAttr = childAttributes()
 	var err error
-	c.program, err = startProgram(cmd)
-	return c, err
+	if c.program, err = startProgram(cmd); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // bastiondPorts are bastiond's ports in a real task, each with the variable that sets it.

@@ -81,7 +81,10 @@ func (r *IsolatedRunner) Start(ctx context.Context, spec ContainerSpec) (Contain
 	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: r.UID, Gid: r.GID}
 	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC
 	c := &isolatedContainer{program: &program{cmd: cmd, done: make(chan struct{})}, runner: r, root: root, env: cmd.Env}
-	return c, c.start(ctx)
+	if err := c.start(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // start makes the network namespace and starts the program in it, on an OS thread that ends with the program. The thread cannot be

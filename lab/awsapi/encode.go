@@ -129,5 +129,5 @@ func write(w http.ResponseWriter, p Protocol, id string, status int, body []byte
 	h.Set("Content-Length", strconv.Itoa(len(body)))
 	h.Set("X-Amzn-Requestid", id)
 	w.WriteHeader(status)
-	_, _ = w.Write(body) //nolint:gosec // JSON or XML for an API's client, not for a browser; one that has gone needs none
+	_, _ = w.Write(body) // a client that has gone needs none
 }
