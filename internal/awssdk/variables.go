@@ -127,6 +127,7 @@ var sdkVariables = []sdkVariable{
 	{name: "AWS_LOGIN_CACHE_DIRECTORY", use: sdkAlone, why: "the tokens of aws login are elsewhere"},
 	{name: "AWS_DEFAULTS_MODE", use: sdkAlone, why: "auto looks at the process's surroundings"},
 	{name: "AWS_IGNORE_CONFIGURED_ENDPOINT_URLS", use: sdkAlone, why: "the loader has no option for it"},
+	{name: "AWS_NEW_RETRIES_2026", use: sdkAlone, why: "of the whole process"},
 	{name: "AWS_ENABLE_DEFAULT_SOCKET_TIMEOUT_2026", use: sdkAlone, why: "of the whole process"},
 
 	{name: envHome, use: sdkShared, why: "~/.aws has the profiles and the tokens of single sign-on"},
