@@ -30,6 +30,8 @@ var allowed = map[string][]string{
 	},
 	"cmd/bastiond": {"internal/fail", "internal/printable", "keys", "server"},
 
+	"account/image": {"internal/fail"},
+
 	"agent/api": {
 		"internal/config", "internal/dirs", "internal/fail", "internal/files", "internal/private", "internal/report", "internal/sleep",
 		"tunnel",
@@ -137,6 +139,7 @@ const (
 
 // forbidden are packages of others, by prefix, that a package must not depend on, not even through another package.
 var forbidden = map[string][]string{
+	"account/image":       {awsSDK, ssh}, // any registry: the caller has the password
 	"internal/browser":    {awsSDK},
 	"internal/cli":        {awsSDK, ssh},
 	"internal/service":    {awsSDK, ssh},
