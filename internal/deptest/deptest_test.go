@@ -30,7 +30,7 @@ var allowed = map[string][]string{
 	},
 	"cmd/bastiond": {"internal/fail", "internal/printable", "keys", "server"},
 
-	"account/image": {"internal/fail"},
+	"account/image": {"internal/backoff", "internal/fail", "internal/sleep", "internal/words"},
 
 	"agent/api": {
 		"internal/config", "internal/dirs", "internal/fail", "internal/files", "internal/private", "internal/report", "internal/sleep",
