@@ -19,12 +19,13 @@ LDFLAGS = -s -w -X main.buildVersion=$(VERSION)
 COMMANDS  = build/bastion build/bastiond build/bastion-lab
 PEERS     = build/tools/session-manager-plugin build/tools/ssmpeer
 DEVTOOLS  = build/tools/gofumpt build/tools/golangci-lint build/tools/govulncheck build/tools/benchstat
+IMAGE     = build/bastiond-linux-amd64 build/bastiond-linux-arm64
 PLATFORMS = linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
 # Fresh programs are the Go tool's business: it builds only what has changed.
-.PHONY: help demo test npm build check verify lint vuln format cross tidy fuzz bench bench-scale pictures deps deps-demo peers tools man completions clean $(COMMANDS)
+.PHONY: help demo test npm build image check verify lint vuln format cross tidy fuzz bench bench-scale pictures deps deps-demo peers tools man completions clean $(COMMANDS) $(IMAGE)
 
 help: ## list these targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +40,17 @@ build: $(COMMANDS) ## build bastion, bastiond and bastion-lab into build/
 
 $(COMMANDS):
 	$(GOBUILD) -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
+
+# ALLOW and CA_BUNDLE are those of bastion-image/rootfs.sh, and belong to what the image's digest depends on.
+image: $(IMAGE) ## make the bastion's image without an engine, for amd64 and arm64: build/image.tar, an OCI image layout
+	$(GO) run ./cmd/bastion-image -o build/image.tar -tag '$(VERSION)' -version '$(VERSION)' \
+		-revision "$$(git rev-parse --verify HEAD 2>/dev/null)" -source "https://$$($(GO) list -m)" \
+		-created "$${SOURCE_DATE_EPOCH:-$$(git log -1 --format=%ct 2>/dev/null || echo 0)}" \
+		-allow "$${ALLOW:-}" -ca-bundle "$${CA_BUNDLE:-}" amd64=build/bastiond-linux-amd64 arm64=build/bastiond-linux-arm64
+
+# The lowest variant of each architecture, whatever this machine's environment says.
+$(IMAGE): build/bastiond-linux-%:
+	GOOS=linux GOARCH=$* GOAMD64=v1 GOARM64=v8.0 $(GOBUILD) -ldflags '$(LDFLAGS)' -o $@ ./cmd/bastiond
 
 check: deps npm tools verify vuln ## everything that a change must pass: verify, known vulnerabilities, tests
 	$(TEST)

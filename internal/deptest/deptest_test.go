@@ -28,7 +28,8 @@ var allowed = map[string][]string{
 		"internal/sleep", "internal/sshconfig", "internal/sshproxy", "internal/statusview", "internal/topview", "internal/words",
 		"targets",
 	},
-	"cmd/bastiond": {"internal/fail", "internal/printable", "keys", "server"},
+	"cmd/bastion-image": {"account/image", "internal/fail", "internal/files", "internal/words"},
+	"cmd/bastiond":      {"internal/fail", "internal/printable", "keys", "server"},
 
 	"account/image": {"internal/backoff", "internal/fail", "internal/sleep", "internal/words"},
 
