@@ -7,6 +7,7 @@ import (
 	"crypto/x509"
 	"debug/elf"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"io/fs"
@@ -20,9 +21,11 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
+	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/keys"
+	"github.com/bastion-ssm/bastion/lab"
 )
 
 // build runs rootfs.sh and returns the root.
@@ -34,19 +37,23 @@ func build(t *testing.T, env ...string) string {
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	// The container's user must get at it, in this test alone.
+	reachable(t, root)
+	return root
+}
+
+// reachable lets the container's user get at a root, in this test alone.
+func reachable(t *testing.T, root string) {
+	t.Helper()
 	for dir := filepath.Dir(root); dir != os.TempDir() && dir != "/"; dir = filepath.Dir(dir) {
 		if err := os.Chmod(dir, 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return root
 }
 
-// The image has what it should, and nothing else.
-func TestRootFileSystem(t *testing.T) {
-	root := build(t, "ALLOW=*.internal:5432", "VERSION=v1.2.3")
-	var got []string
+// listing returns a line for each file below root: its mode, its owner if the test is root's, and its path.
+func listing(t *testing.T, root string) (lines []string) {
+	t.Helper()
 	if err := filepath.WalkDir(root, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
 			return err
@@ -60,11 +67,18 @@ func TestRootFileSystem(t *testing.T) {
 		if os.Geteuid() == 0 {
 			owner = fmt.Sprintf(" %d:%d", stat.Uid, stat.Gid)
 		}
-		got = append(got, fmt.Sprintf("%v%s %s", info.Mode(), owner, strings.TrimPrefix(path, root)))
+		lines = append(lines, fmt.Sprintf("%v%s %s", info.Mode(), owner, strings.TrimPrefix(path, root)))
 		return nil
 	}); err != nil {
 		t.Fatal(err)
 	}
+	return lines
+}
+
+// The image has what it should, and nothing else.
+func TestRootFileSystem(t *testing.T) {
+	root := build(t, "ALLOW=*.internal:5432", "VERSION=v1.2.3")
+	got := listing(t, root)
 	want := []string{
 		"drwxr-xr-x 0:0 ",
 		"-rwxr-xr-x 0:0 /bastiond",
@@ -145,6 +159,11 @@ func TestRootFileSystemWantsAnEmptyPlace(t *testing.T) {
 func TestIsolatedTask(t *testing.T) {
 	rig.NeedRoot(t)
 	root := build(t, "ALLOW=*.internal:5432")
+	t.Run("rootfs.sh", func(t *testing.T) { isolatedTask(t, root) })
+	t.Run("account/image", func(t *testing.T) { isolatedTask(t, extract(t, ociImage(t, root))) })
+}
+
+func isolatedTask(t *testing.T, root string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
 	const script = `ip link set lo up && exec chroot --userspec=65532:65532 "$0" /bastiond serve --allow '*:*' --drain 1s`
@@ -198,9 +217,12 @@ func TestIsolatedTask(t *testing.T) {
 		t.Fatal(err)
 	}
 	out, err := inTask(0, "grant", word)
-	if r, found, findErr := keys.FindGrantReply([]byte(out)); err != nil || !found || findErr != nil ||
-		r.Ports.SSH != 2222 {
-		t.Errorf("grant: %q, %v, %v", out, err, findErr)
+	reply, found, findErr := keys.FindGrantReply([]byte(out))
+	if err != nil || !found || findErr != nil || reply.Ports.SSH != 2222 {
+		t.Fatalf("grant: %q, %v, %v", out, err, findErr)
+	}
+	for _, address := range []string{"169.254.170.2:80", "10.0.0.1:5432", "127.0.0.1:2222"} {
+		refusedTo(t, cmd.Process.Pid, pair, reply, address)
 	}
 	if out, err := inTask(65532, "healthcheck"); err != nil {
 		t.Errorf("healthcheck: %q, %v", out, err)
@@ -213,10 +235,41 @@ func TestIsolatedTask(t *testing.T) {
 		t.Fatal(err)
 	}
 	rest, err := io.ReadAll(lines)
-	if err != nil || !bytes.Contains(rest, []byte(`"event":"stop"`)) {
+	if err != nil || !bytes.Contains(rest, []byte(`"event":"stop"`)) || bytes.Count(rest, []byte(`"event":"denied"`)) != 3 {
 		t.Errorf("%s, %v", rest, err)
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Errorf("%v: %s", err, &log)
+	}
+}
+
+// refusedTo makes sure that a bastiond, which is in a network namespace of its own, refuses a granted key a destination.
+func refusedTo(t *testing.T, pid int, pair *keys.Pair, reply keys.GrantReply, address string) {
+	t.Helper()
+	host, err := reply.Key()
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := &ssh.ClientConfig{
+		User: "ada", Auth: []ssh.AuthMethod{ssh.PublicKeys(pair.Signer())}, HostKeyCallback: keys.PinnedHostKey(host),
+		Timeout: 10 * time.Second,
+	}
+	if err := lab.InNetns(fmt.Sprintf("/proc/%d/ns/net", pid), func() error {
+		client, err := ssh.Dial("tcp", "127.0.0.1:2222", config)
+		if err != nil {
+			return err
+		}
+		defer client.Close()
+		conn, err := client.Dial("tcp", address)
+		if err == nil {
+			conn.Close()
+		}
+		var refused *ssh.OpenChannelError
+		if !errors.As(err, &refused) || refused.Reason != ssh.Prohibited {
+			t.Errorf("%s: %v, want a refusal", address, err)
+		}
+		return nil
+	}); err != nil {
+		t.Error(err)
 	}
 }
