@@ -23,9 +23,9 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
-// The fake is the far side of a session in memory: the service's API, its gateway, and an agent that follows the rules of AWS's own
-// agent. The agent numbers each message and sends at most 1024 bytes in it, with a pause after each. It acknowledges each message,
-// and every 100 ms resends the oldest unacknowledged one, and no other.
+// The fake is the far side of a session in memory: the service's API, its gateway, and an agent like AWS's own. The agent numbers
+// each message and sends at most 1024 bytes in it, with a pause after each. It acknowledges each message, and every 100 ms resends
+// the oldest unacknowledged one, and no other.
 
 // faults are what the gateway does to messages, in both directions.
 type faults struct {

@@ -18,7 +18,7 @@ const (
 	sessionTypeShell   = "Standard_Stream"
 )
 
-// runExec is the agent's plugin for commands and shells. Without encryption there is no handshake.
+// runExec is the agent's plugin for commands and shells. Without encryption the session has no handshake.
 func (a *agent) runExec() result {
 	if a.spec.KMSKeyID == "" {
 		a.accept(nil)

@@ -134,8 +134,7 @@ func (f *far) dialFaulty(t *testing.T, cfg DialConfig, wrap func(n int, stream n
 	return c, &opens, err
 }
 
-// Whatever happens to the first session, at any byte of the handshake or of the first frames, the client makes the connection and
-// every byte arrives.
+// Whatever happens to the first session, at any byte of the handshake or of the first frames, every byte arrives.
 func TestFirstSessionDamaged(t *testing.T) {
 	const bytesUp, bytesDown = openNewLen + 150, helloLen + 1 + macLen + 150
 	step := 1
