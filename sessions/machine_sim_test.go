@@ -2,14 +2,13 @@ package sessions
 
 import (
 	"bytes"
-	"cmp"
-	"container/heap"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -57,24 +56,8 @@ const (
 )
 
 type simEvent struct {
-	at  time.Time
-	seq int
-	do  func()
-}
-
-type simQueue []simEvent
-
-func (q simQueue) Len() int { return len(q) }
-func (q simQueue) Less(i, j int) bool {
-	return cmp.Or(q[i].at.Compare(q[j].at), cmp.Compare(q[i].seq, q[j].seq)) < 0
-}
-func (q simQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *simQueue) Push(x any)   { *q = append(*q, x.(simEvent)) }
-func (q *simQueue) Pop() any {
-	last := (*q)[len(*q)-1]
-	(*q)[len(*q)-1] = simEvent{}
-	*q = (*q)[:len(*q)-1]
-	return last
+	at time.Time
+	do func()
 }
 
 // simLink is one websocket.
@@ -93,8 +76,7 @@ type sim struct {
 	rng    *rand.Rand
 	now    time.Time
 	start  time.Time
-	events simQueue
-	seq    int
+	events []simEvent // in the order in which they will come
 	log    *strings.Builder
 	failed string
 
@@ -177,8 +159,11 @@ func (w *sim) fail(format string, args ...any) {
 func (w *sim) after(d time.Duration, do func()) { w.at(w.now.Add(d), do) }
 
 func (w *sim) at(at time.Time, do func()) {
-	w.seq++
-	heap.Push(&w.events, simEvent{at, w.seq, do})
+	i := slices.IndexFunc(w.events, func(e simEvent) bool { return e.at.After(at) })
+	if i < 0 {
+		i = len(w.events)
+	}
+	w.events = slices.Insert(w.events, i, simEvent{at, do})
 }
 
 // upTo returns a random time, short ones being likelier.
@@ -215,8 +200,9 @@ func (w *sim) run() {
 		w.after(w.upTo(simFaults/2), w.intervene)
 	}
 	limit := w.start.Add(simFaults + simPrompt)
-	for w.events.Len() > 0 && w.failed == "" && w.m.err == nil {
-		next := heap.Pop(&w.events).(simEvent)
+	for len(w.events) > 0 && w.failed == "" && w.m.err == nil {
+		next := w.events[0]
+		w.events = w.events[1:]
 		w.now = next.at
 		if w.now.After(limit) {
 			w.fail("it has not ended: %s", w.describe())

@@ -2,7 +2,6 @@ package bond
 
 import (
 	"bytes"
-	"container/heap"
 	"errors"
 	"flag"
 	"fmt"
@@ -39,24 +38,8 @@ const (
 )
 
 type simEvent struct {
-	at  time.Time
-	seq int
-	do  func()
-}
-
-type simQueue []simEvent
-
-func (q simQueue) Len() int { return len(q) }
-func (q simQueue) Less(i, j int) bool {
-	return q[i].at.Before(q[j].at) || q[i].at.Equal(q[j].at) && q[i].seq < q[j].seq
-}
-func (q simQueue) Swap(i, j int) { q[i], q[j] = q[j], q[i] }
-func (q *simQueue) Push(x any)   { *q = append(*q, x.(simEvent)) }
-func (q *simQueue) Pop() any {
-	last := (*q)[len(*q)-1]
-	(*q)[len(*q)-1] = simEvent{}
-	*q = (*q)[:len(*q)-1]
-	return last
+	at time.Time
+	do func()
 }
 
 // simBatch is what one write of a subflow's writer put on the way.
@@ -123,8 +106,7 @@ type sim struct {
 	rng    *rand.Rand
 	now    time.Time
 	start  time.Time
-	events simQueue
-	seq    int
+	events []simEvent // in the order in which they will come
 	ends   [2]*simEnd
 	links  []*simLink
 	nextID uint32
@@ -192,8 +174,11 @@ func (w *sim) fail(format string, args ...any) {
 func (w *sim) after(d time.Duration, do func()) { w.at(w.now.Add(d), do) }
 
 func (w *sim) at(at time.Time, do func()) {
-	w.seq++
-	heap.Push(&w.events, simEvent{at, w.seq, do})
+	i := slices.IndexFunc(w.events, func(e simEvent) bool { return e.at.After(at) })
+	if i < 0 {
+		i = len(w.events)
+	}
+	w.events = slices.Insert(w.events, i, simEvent{at, do})
 }
 
 // upTo returns a random time, short ones being likelier.
@@ -227,8 +212,9 @@ func (w *sim) run() {
 			})
 		}
 	}
-	for w.events.Len() > 0 && w.failed == "" && !(w.ends[0].ended && w.ends[1].ended) {
-		next := heap.Pop(&w.events).(simEvent)
+	for len(w.events) > 0 && w.failed == "" && !(w.ends[0].ended && w.ends[1].ended) {
+		next := w.events[0]
+		w.events = w.events[1:]
 		w.now = next.at
 		if w.now.Sub(w.start) > simEnough {
 			break
