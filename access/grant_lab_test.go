@@ -3,9 +3,6 @@ package access
 import (
 	"context"
 	"errors"
-	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -13,6 +10,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -23,11 +21,9 @@ import (
 // The user learns of every failure of the grant command in the container within the time that the settings allow, with the setting
 // or the right to check. The client takes only bastiond's answer for an answer, and leaves no session behind.
 func TestGrantCommandFails(t *testing.T) {
-	program := filepath.Join(t.TempDir(), "bastiond")
-	build := exec.CommandContext(t.Context(), "go", "build", "-o", program, "github.com/bastion-ssm/bastion/cmd/bastiond")
-	build.Env = append(os.Environ(), "HOME="+userHome)
-	if out, err := build.CombinedOutput(); err != nil {
-		t.Fatalf("%v\n%s", err, out)
+	program, err := rig.BuildBastiond(t.TempDir(), "HOME="+userHome)
+	if err != nil {
+		t.Fatal(err)
 	}
 	l, err := lab.Start(t.Context(), lab.Config{
 		Bastiond: program, AllowHostExec: true, Postgres: lab.Off, Redis: lab.Off, NoWeb: true,

@@ -5,13 +5,12 @@ import (
 	"context"
 	"net"
 	"os"
-	"os/exec"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
 	"time"
 
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/lab"
 	"github.com/bastion-ssm/bastion/lab/gateway"
 	"github.com/bastion-ssm/bastion/lab/vpc"
@@ -27,22 +26,8 @@ var bastiond = sync.OnceValues(func() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	path := filepath.Join(dir, "bastiond")
-	cmd := exec.Command("go", "build", "-o", path, "../cmd/bastiond")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := cmd.CombinedOutput()
-	if err != nil {
-		err = &buildError{err, out}
-	}
-	return path, err
+	return rig.BuildBastiond(dir)
 })
-
-type buildError struct {
-	error
-	out []byte
-}
-
-func (e *buildError) Error() string { return e.error.Error() + ": " + string(e.out) }
 
 func buildBastiond(t *testing.T) string {
 	t.Helper()

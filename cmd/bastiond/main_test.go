@@ -47,11 +47,7 @@ var binary = sync.OnceValues(func() (path string, err error) {
 	if buildDir, err = os.MkdirTemp("", "bastiond-test-"); err != nil {
 		return "", err
 	}
-	path = filepath.Join(buildDir, "bastiond")
-	cmd := exec.Command("go", "build", "-o", path, ".")
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	cmd.Stderr = os.Stderr
-	return path, cmd.Run()
+	return rig.BuildBastiond(buildDir)
 })
 
 // daemon is a running bastiond.
