@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 	"fmt"
 	"io/fs"
+	"iter"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -46,11 +47,8 @@ func (s Secrets) Add(name string, secret []byte) {
 // In returns the names of the secrets that are in data.
 func (s Secrets) In(data []byte) (found []string) {
 	for name, forms := range s {
-		for _, form := range forms {
-			if bytes.Contains(data, form) {
-				found = append(found, name)
-				break
-			}
+		if slices.ContainsFunc(forms, func(form []byte) bool { return bytes.Contains(data, form) }) {
+			found = append(found, name)
 		}
 	}
 	return found
@@ -141,88 +139,97 @@ func Memory(pid int, look func([]byte)) error {
 	return lines.Err()
 }
 
-// InMemory finds in a process's memory what a pattern's first group is.
-func InMemory(pid int, pattern *regexp.Regexp) (found [][]byte, err error) {
-	known := make(map[string]bool)
-	err = Memory(pid, func(part []byte) {
-		for _, match := range pattern.FindAllSubmatch(part, -1) {
-			if text := match[1]; !known[string(text)] {
-				known[string(text)] = true
-				found = append(found, bytes.Clone(text))
+// texts are different texts, in the order in which they were found.
+type texts struct {
+	known map[string]bool
+	all   [][]byte
+}
+
+func (t *texts) add(text []byte) {
+	if t.known == nil {
+		t.known = make(map[string]bool)
+	}
+	if !t.known[string(text)] {
+		t.known[string(text)] = true
+		t.all = append(t.all, bytes.Clone(text))
+	}
+}
+
+// places yields where part has text.
+func places(part, text []byte) iter.Seq[int] {
+	return func(yield func(int) bool) {
+		for at := 0; ; at++ {
+			next := bytes.Index(part[at:], text)
+			if next < 0 {
+				return
+			}
+			if at += next; !yield(at) {
+				return
 			}
 		}
+	}
+}
+
+// InMemory finds in a process's memory what a pattern's first group is.
+func InMemory(pid int, pattern *regexp.Regexp) (found [][]byte, err error) {
+	var t texts
+	err = Memory(pid, func(part []byte) {
+		for _, match := range pattern.FindAllSubmatch(part, -1) {
+			t.add(match[1])
+		}
 	})
-	return found, err
+	return t.all, err
 }
 
 // PrivateKeys finds in a process's memory the seeds of the Ed25519 keys that it has.
 func PrivateKeys(pid int) (seeds [][]byte, err error) {
 	// A key in memory is its seed and its public half, one after the other, on the heap: where the two fit is one.
 	head := []byte("\x00\x00\x00\x0bssh-ed25519\x00\x00\x00\x20") // of the public half, as SSH writes it
-	publics := make(map[string]bool)
+	var publics, found texts
 	if err := Memory(pid, func(part []byte) {
-		for at := bytes.Index(part, head); at >= 0; {
-			from := at + len(head)
-			if from+ed25519.PublicKeySize <= len(part) {
-				publics[string(part[from:from+ed25519.PublicKeySize])] = true
+		for at := range places(part, head) {
+			if from := at + len(head); from+ed25519.PublicKeySize <= len(part) {
+				publics.add(part[from : from+ed25519.PublicKeySize])
 			}
-			next := bytes.Index(part[from:], head)
-			if next < 0 {
-				break
-			}
-			at = from + next
 		}
 	}); err != nil {
 		return nil, err
 	}
-	known := make(map[string]bool)
 	err = Memory(pid, func(part []byte) {
-		for public := range publics {
-			for at := 0; ; {
-				next := bytes.Index(part[at:], []byte(public))
-				if next < 0 {
-					break
+		for _, public := range publics.all {
+			for at := range places(part, public) {
+				if at < ed25519.SeedSize {
+					continue
 				}
-				at += next
-				if from := at - ed25519.SeedSize; from >= 0 {
-					seed := part[from:at]
-					if key := ed25519.NewKeyFromSeed(seed); string(key[ed25519.SeedSize:]) == public && !known[string(seed)] {
-						known[string(seed)] = true
-						seeds = append(seeds, bytes.Clone(seed))
-					}
+				seed := part[at-ed25519.SeedSize : at]
+				if key := ed25519.NewKeyFromSeed(seed); bytes.Equal(key[ed25519.SeedSize:], public) {
+					found.add(seed)
 				}
-				at++
 			}
 		}
 	})
-	return seeds, err
+	return found.all, err
 }
 
 // After finds in a process's memory what follows an occurrence of marker, n bytes each, within so many bytes of it, where words
 // begin. It leaves out values that are not random bytes, such as texts, and parts of public values.
 func After(pid int, marker []byte, within, n int, public ...[]byte) (found [][]byte, err error) {
-	known := make(map[string]bool)
+	var t texts
 	random := func(b []byte) bool {
 		isKnown := func(text []byte) bool { return bytes.Contains(text, b) }
 		isBinary := func(r rune) bool { return r < ' ' || r > '~' }
 		return distinct(b) >= n*3/4 && bytes.ContainsFunc(b, isBinary) && !slices.ContainsFunc(public, isKnown)
 	}
 	err = Memory(pid, func(part []byte) {
-		for at := 0; ; at++ {
-			next := bytes.Index(part[at:], marker)
-			if next < 0 {
-				return
-			}
-			at += next
+		for at := range places(part, marker) {
 			for from := at; from < at+within && from+n <= len(part); from += 8 {
-				if text := part[from : from+n]; random(text) && !known[string(text)] {
-					known[string(text)] = true
-					found = append(found, bytes.Clone(text))
+				if text := part[from : from+n]; random(text) {
+					t.add(text)
 				}
 			}
 		}
 	})
-	return found, err
+	return t.all, err
 }
 
 // distinct is how many values the bytes have.
