@@ -67,9 +67,9 @@ type bench struct {
 	dir     string // for what the user's commands keep
 	lab     *lab.Lab
 	far     *rig.FarEnd
-	sink    *sink // of uploads
-	duplex  *sink // of transfers either way and both at once
-	greeter *greeter
+	sink    *sink       // of uploads
+	duplex  *sink       // of transfers either way and both at once
+	greeter *rig.Server // speaks first
 	db      *database
 	sshd    *rig.SSHD
 	ssm     *ssm.Client
@@ -147,15 +147,15 @@ func (b *bench) session(ctx context.Context, f func(context.Context) error) (err
 	if b.sink, err = startSink((*sink).take); err != nil {
 		return err
 	}
-	defer b.sink.close()
+	defer b.sink.Close()
 	if b.duplex, err = startSink((*sink).exchange); err != nil {
 		return err
 	}
-	defer b.duplex.close()
-	if b.greeter, err = startGreeter(); err != nil {
+	defer b.duplex.Close()
+	if b.greeter, err = rig.ServeLoopback(greet); err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, b.greeter.close()) }()
+	defer func() { err = errors.Join(err, b.greeter.Close()) }()
 	if b.db, err = startDatabase(ctx); err != nil {
 		return err
 	}
@@ -164,7 +164,7 @@ func (b *bench) session(ctx context.Context, f func(context.Context) error) (err
 	// one's.
 	b.lab, err = lab.Start(ctx, lab.Config{
 		Bastiond: b.bastiond, Log: slog.New(slog.DiscardHandler), Postgres: lab.Off, Redis: lab.Off, NoWeb: true,
-		Allow:   []string{b.far.Addr(), b.sink.addr(), b.duplex.addr(), b.greeter.addr(), b.db.addr()},
+		Allow:   []string{b.far.Addr(), b.sink.Addr(), b.duplex.Addr(), b.greeter.Addr(), b.db.addr()},
 		Gateway: gateway.Config{ExecDelay: time.Second},
 	})
 	if err != nil {
@@ -186,12 +186,8 @@ func (b *bench) session(ctx context.Context, f func(context.Context) error) (err
 
 // startTask brings the bastion up, as a user does, and makes the clients that the peers need.
 func (b *bench) startTask(ctx context.Context) error {
-	proc, err := rig.Start(b.env(), b.bastion, "up", "-q")
-	if err != nil {
+	if err := b.runBastion(ctx, "up", "-q"); err != nil {
 		return err
-	}
-	if code, err := proc.Wait(ctx); err != nil || code != 0 {
-		return fmt.Errorf("bastion up: exit code %d, %w:\n%s", code, err, proc.Output())
 	}
 	tasks := b.lab.Tasks()
 	if len(tasks) != 1 {
@@ -205,6 +201,18 @@ func (b *bench) startTask(ctx context.Context) error {
 		return err
 	}
 	b.ssm = ssm.NewFromConfig(cfg, func(o *ssm.Options) { o.Retryer = aws.NopRetryer{} })
+	return nil
+}
+
+// runBastion runs a command of bastion to its end.
+func (b *bench) runBastion(ctx context.Context, args ...string) error {
+	proc, err := rig.Start(b.env(), b.bastion, args...)
+	if err != nil {
+		return err
+	}
+	if code, err := proc.Wait(ctx); err != nil || code != 0 {
+		return fmt.Errorf("bastion %s: exit code %d, %w:\n%s", args[0], code, err, proc.Output())
+	}
 	return nil
 }
 

@@ -231,8 +231,8 @@ func TestSink(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer k.close()
-	early, err := rig.Dial(t.Context(), k.addr()) // connects long before its first byte, as some peers do
+	defer k.Close()
+	early, err := rig.Dial(t.Context(), k.Addr()) // connects long before its first byte, as some peers do
 	if err != nil {
 		t.Fatal(err)
 	}

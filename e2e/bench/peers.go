@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -65,6 +66,11 @@ func peers() []peer {
 		{name: "openssh-over-plugin", open: openSSH},
 		bastion(1), bastion(8), bastion(16),
 	}
+}
+
+func peerNamed(name string) peer {
+	all := peers()
+	return all[slices.IndexFunc(all, func(p peer) bool { return p.name == name })]
 }
 
 // bastion is the peer that uses up to so many sessions; 0: as many as by default.

@@ -32,8 +32,6 @@ func (b *bench) scale(ctx context.Context) error {
 	if err := b.resize(ctx, scaleCPU); err != nil {
 		return err
 	}
-	all := peers()
-	of := func(name string) peer { return all[slices.IndexFunc(all, func(p peer) bool { return p.name == name })] }
 	download, upload := directions()[0], directions()[1]
 
 	for _, n := range scaleSessions {
@@ -41,7 +39,7 @@ func (b *bench) scale(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := b.throughput(ctx, "sessions", of(plugin), download, gateway.Faults{DelayMS: scaleDelay}); err != nil {
+	if err := b.throughput(ctx, "sessions", peerNamed(plugin), download, gateway.Faults{DelayMS: scaleDelay}); err != nil {
 		return err
 	}
 	for _, delay := range scaleDelays {
@@ -49,7 +47,7 @@ func (b *bench) scale(ctx context.Context) error {
 		for _, m := range []struct {
 			p peer
 			d direction
-		}{{of(ours), download}, {of(plugin), download}, {of(ours), upload}} {
+		}{{peerNamed(ours), download}, {peerNamed(plugin), download}, {peerNamed(ours), upload}} {
 			if err := b.throughput(ctx, "delay", m.p, m.d, f); err != nil {
 				return err
 			}
@@ -57,7 +55,7 @@ func (b *bench) scale(ctx context.Context) error {
 	}
 	for _, loss := range scaleLosses {
 		f := gateway.Faults{DelayMS: scaleDelay, Drop: loss / 100, Seed: 1}
-		for _, p := range []peer{of(ours), of(plugin)} {
+		for _, p := range []peer{peerNamed(ours), peerNamed(plugin)} {
 			if err := b.throughput(ctx, "loss", p, download, f); err != nil {
 				return err
 			}
@@ -153,11 +151,8 @@ func line(rows []row, plot, over, prefix, metric, name string) series {
 		if r.Params["plot"] != plot || r.Metric != metric || !strings.HasPrefix(r.Peer, prefix) || r.Params["failed"] != nil {
 			continue
 		}
-		switch x := r.Params[over].(type) {
-		case float64:
+		if x, ok := asFloat(r.Params[over]); ok {
 			s.points = append(s.points, point{x, r.Value})
-		case int:
-			s.points = append(s.points, point{float64(x), r.Value})
 		}
 	}
 	slices.SortStableFunc(s.points, func(a, b point) int { return cmp.Compare(a.x, b.x) })

@@ -25,13 +25,7 @@ var taskCPUs = []int{256, 512, 1024}
 func sizePeers() []peer {
 	auto := bastion(0)
 	auto.name, auto.sessions = "bastion-auto", 8
-	var out []peer
-	for _, p := range peers() {
-		if p.name == plugin {
-			out = append(out, p)
-		}
-	}
-	return append(out, bastion(1), bastion(8), bastion(16), auto)
+	return []peer{peerNamed(plugin), bastion(1), bastion(8), bastion(16), auto}
 }
 
 // sizes measures the plugin and bastion in tasks of each size, downwards, upwards and both at once.
@@ -56,7 +50,7 @@ func (b *bench) sizes(ctx context.Context) error {
 				}
 				at := map[string]any{"task_cpu": cpu}
 				if err := b.try(ctx, p, way, way, "MB/s", at, func(ctx context.Context) error {
-					return b.with(ctx, p, b.duplex.port(), func(t *tunnel) error {
+					return b.with(ctx, p, b.duplex.Port(), func(t *tunnel) error {
 						down, up, err := b.steady(ctx, t.addr, way, p.sizeWarm())
 						if err != nil {
 							return err
@@ -93,14 +87,11 @@ func (p peer) sizeWarm() time.Duration {
 
 // resize replaces the task by one with so many CPU units.
 func (b *bench) resize(ctx context.Context, cpu int) error {
-	for _, args := range [][]string{{"down", "-q"}, {"up", "-q", "--task-cpu", strconv.Itoa(cpu)}} {
-		proc, err := rig.Start(b.env(), b.bastion, args...)
-		if err != nil {
-			return err
-		}
-		if code, err := proc.Wait(ctx); err != nil || code != 0 {
-			return fmt.Errorf("bastion %s: exit code %d, %w:\n%s", args[0], code, err, proc.Output())
-		}
+	if err := b.runBastion(ctx, "down", "-q"); err != nil {
+		return err
+	}
+	if err := b.runBastion(ctx, "up", "-q", "--task-cpu", strconv.Itoa(cpu)); err != nil {
+		return err
 	}
 	for _, t := range b.lab.Tasks() {
 		if t.LastStatus == "RUNNING" {
@@ -113,12 +104,11 @@ func (b *bench) resize(ctx context.Context, cpu int) error {
 
 // steady measures a transfer in its steady state, in MB/s each way.
 func (b *bench) steady(ctx context.Context, addr, way string, warm time.Duration) (down, up float64, err error) {
-	conn, err := rig.Dial(ctx, addr)
+	s, err := dialStream(ctx, addr)
 	if err != nil {
 		return 0, 0, err
 	}
-	s := &stream{conn: conn, done: make(chan struct{})}
-	u := &stream{}
+	conn, u := s.conn, &stream{}
 	b.duplex.stream.Store(u)
 	if _, err := conn.Write([]byte{way[0]}); err != nil {
 		return 0, 0, errors.Join(err, conn.Close())

@@ -12,7 +12,6 @@ import (
 	"io"
 	"math"
 	"net"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +29,15 @@ type stream struct {
 }
 
 const endless = math.MaxInt64
+
+// dialStream connects to addr for a stream, which run begins.
+func dialStream(ctx context.Context, addr string) (*stream, error) {
+	conn, err := rig.Dial(ctx, addr)
+	if err != nil {
+		return nil, err
+	}
+	return &stream{conn: conn, done: make(chan struct{})}, nil
+}
 
 // receive counts and compares the bytes from r, until r ends.
 func (s *stream) receive(r io.Reader) error {
@@ -73,34 +81,32 @@ type direction struct {
 func directions() []direction {
 	return []direction{
 		{"download", func(b *bench) int { return b.far.Port() }, startDownload},
-		{"upload", func(b *bench) int { return b.sink.port() }, startUpload},
+		{"upload", func(b *bench) int { return b.sink.Port() }, startUpload},
 	}
 }
 
 func startDownload(ctx context.Context, _ *bench, addr string) (*stream, error) {
-	conn, err := rig.Dial(ctx, addr)
+	s, err := dialStream(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
-	s := &stream{conn: conn, done: make(chan struct{})}
 	go s.run(func() error {
-		if _, err := conn.Write(binary.BigEndian.AppendUint64([]byte{'d'}, endless)); err != nil {
+		if _, err := s.conn.Write(binary.BigEndian.AppendUint64([]byte{'d'}, endless)); err != nil {
 			return err
 		}
-		return s.receive(conn)
+		return s.receive(s.conn)
 	})
 	return s, nil
 }
 
 func startUpload(ctx context.Context, b *bench, addr string) (*stream, error) {
-	conn, err := rig.Dial(ctx, addr)
+	s, err := dialStream(ctx, addr)
 	if err != nil {
 		return nil, err
 	}
-	s := &stream{conn: conn, done: make(chan struct{})}
 	b.sink.stream.Store(s)
 	go s.run(func() error {
-		_, err := io.Copy(conn, rig.Data(endless))
+		_, err := io.Copy(s.conn, rig.Data(endless))
 		return err
 	})
 	return s, nil
@@ -108,37 +114,15 @@ func startUpload(ctx context.Context, b *bench, addr string) (*stream, error) {
 
 // sink is the far end of transfers: what arrives is the current stream's.
 type sink struct {
-	l      net.Listener
-	wg     sync.WaitGroup
+	*rig.Server
 	stream atomic.Pointer[stream]
 }
 
-// startSink starts a sink that does handle with each connection, and then closes it.
-func startSink(handle func(*sink, net.Conn)) (*sink, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
-	}
-	k := &sink{l: l}
-	k.wg.Go(func() { k.serve(handle) })
-	return k, nil
-}
-
-func (k *sink) addr() string { return k.l.Addr().String() }
-func (k *sink) port() int    { return k.l.Addr().(*net.TCPAddr).Port }
-
-// serve takes connections. Each ends with its tunnel, which whoever closes the sink has closed before.
-func (k *sink) serve(handle func(*sink, net.Conn)) {
-	for {
-		c, err := k.l.Accept()
-		if err != nil {
-			return
-		}
-		k.wg.Go(func() {
-			defer c.Close()
-			handle(k, c)
-		})
-	}
+// startSink starts a sink that does handle with each connection.
+func startSink(handle func(*sink, net.Conn)) (k *sink, err error) {
+	k = new(sink)
+	k.Server, err = rig.ServeLoopback(func(c net.Conn) { handle(k, c) })
+	return k, err
 }
 
 // take takes an upload for the stream that is current when its first byte comes: some peers connect long before.
@@ -147,11 +131,6 @@ func (k *sink) take(c net.Conn) {
 	if _, err := r.Peek(1); err == nil {
 		_ = k.stream.Load().receive(r)
 	}
-}
-
-func (k *sink) close() {
-	k.l.Close()
-	k.wg.Wait()
 }
 
 // sample is how much had arrived at a time after the start.

@@ -48,9 +48,7 @@ func printDelay(b *strings.Builder, rows []row, delay any) {
 		if r.Params["delay_ms"] != delay {
 			continue
 		}
-		if !slices.Contains(peers, r.Peer) {
-			peers = append(peers, r.Peer)
-		}
+		peers = with(peers, r.Peer)
 		if !slices.ContainsFunc(metrics, func(m row) bool { return m.Metric == r.Metric }) {
 			metrics = append(metrics, r)
 		}

@@ -14,7 +14,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
@@ -26,44 +25,13 @@ const (
 	warmLimit = 80 * time.Second
 )
 
-// greeter is a server that speaks first, as an SSH server does.
-type greeter struct {
-	l    net.Listener
-	done sync.WaitGroup
-}
-
 const greeting = "SSH-2.0-greeter\r\n"
 
-func startGreeter() (*greeter, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return nil, err
+// greet speaks first, as an SSH server does.
+func greet(c net.Conn) {
+	if _, err := io.WriteString(c, greeting); err == nil {
+		_, _ = io.Copy(io.Discard, c) // until the client has gone
 	}
-	g := &greeter{l: l}
-	g.done.Go(func() {
-		for {
-			c, err := l.Accept()
-			if err != nil {
-				return
-			}
-			g.done.Go(func() {
-				defer c.Close()
-				if _, err := io.WriteString(c, greeting); err == nil {
-					_, _ = io.Copy(io.Discard, c) // until the client has gone
-				}
-			})
-		}
-	})
-	return g, nil
-}
-
-func (g *greeter) addr() string { return g.l.Addr().String() }
-
-// close ends the server when its clients have gone.
-func (g *greeter) close() error {
-	err := g.l.Close()
-	g.done.Wait()
-	return err
 }
 
 // compareWarm measures the commands of a user whose agent has a link. It measures `bastion proxy` to its first byte, and `bastion
@@ -146,7 +114,7 @@ func (w *warm) process(ctx context.Context) (time.Duration, error) {
 }
 
 func (w *warm) proxy(ctx context.Context) (took time.Duration, err error) {
-	host, port, err := net.SplitHostPort(w.b.greeter.addr())
+	host, port, err := net.SplitHostPort(w.b.greeter.Addr())
 	if err != nil {
 		return 0, err
 	}

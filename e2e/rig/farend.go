@@ -10,7 +10,6 @@ import (
 	"io"
 	"math/rand/v2"
 	"net"
-	"sync"
 )
 
 // FarEnd is a TCP server for transfers. The client's first byte says what it wants:
@@ -19,13 +18,7 @@ import (
 //	'd'  download: 8 bytes of length follow, that many bytes of Data come back, then EOF
 //	'u'  upload: 8 bytes of length follow, then the bytes; their SHA-256 (32 bytes) comes back
 //	'b'  both: as download, while the client's bytes are swallowed until its EOF; their SHA-256 follows the download
-type FarEnd struct {
-	l  net.Listener
-	wg sync.WaitGroup
-
-	mu    sync.Mutex
-	conns map[net.Conn]struct{}
-}
+type FarEnd struct{ *Server }
 
 // StartFarEnd listens on addr, a loopback address.
 func StartFarEnd(addr string) (*FarEnd, error) {
@@ -36,55 +29,7 @@ func StartFarEnd(addr string) (*FarEnd, error) {
 	if err != nil {
 		return nil, err
 	}
-	f := &FarEnd{l: l, conns: map[net.Conn]struct{}{}}
-	f.wg.Go(f.serve)
-	return f, nil
-}
-
-// Addr is the address that the server listens on.
-func (f *FarEnd) Addr() string { return f.l.Addr().String() }
-
-// Port is the port that the server listens on.
-func (f *FarEnd) Port() int { return f.l.Addr().(*net.TCPAddr).Port }
-
-// Conns is how many connections the server has now.
-func (f *FarEnd) Conns() int {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return len(f.conns)
-}
-
-// Close ends the server and its connections, and waits for them.
-func (f *FarEnd) Close() error {
-	err := f.l.Close()
-	f.mu.Lock()
-	for c := range f.conns {
-		_ = c.Close()
-	}
-	f.mu.Unlock()
-	f.wg.Wait()
-	return err
-}
-
-func (f *FarEnd) serve() {
-	for {
-		c, err := f.l.Accept()
-		if err != nil {
-			return
-		}
-		f.mu.Lock()
-		f.conns[c] = struct{}{}
-		f.mu.Unlock()
-		f.wg.Go(func() {
-			defer func() {
-				f.mu.Lock()
-				delete(f.conns, c)
-				f.mu.Unlock()
-				_ = c.Close()
-			}()
-			_ = answer(c)
-		})
-	}
+	return &FarEnd{Serve(l, func(c net.Conn) { _ = answer(c) })}, nil
 }
 
 func answer(c net.Conn) error {
