@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -62,13 +63,9 @@ type acceptor struct {
 }
 
 func newAcceptor(ln net.Listener, maxConns int, log *slog.Logger, stats *Stats) *acceptor {
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
-	if stats == nil {
-		stats = new(Stats)
-	}
-	setDefault(&maxConns, defaultMaxConns)
+	log = cmp.Or(log, slog.New(slog.DiscardHandler))
+	stats = cmp.Or(stats, new(Stats))
+	maxConns = cmp.Or(maxConns, defaultMaxConns)
 	return &acceptor{ln: ln, max: max(maxConns, 1), log: log.With("listener", ln.Addr().String()), stats: stats}
 }
 

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,25 +60,16 @@ type LinkConfig struct {
 }
 
 func (c LinkConfig) withDefaults() LinkConfig {
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	setDefault(&c.Keepalive.Interval, 15*time.Second)
-	setDefault(&c.Keepalive.MaxMissed, 3)
-	setDefault(&c.ConnectTimeout, 30*time.Second)
-	setDefault(&c.BackoffMin, 500*time.Millisecond)
-	setDefault(&c.BackoffMax, 30*time.Second)
-	setDefault(&c.HoldMax, 1024)
-	setDefault(&c.HoldTimeout, time.Minute)
-	setDefault(&c.DialTimeout, 30*time.Second)
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
+	c.Keepalive.Interval = cmp.Or(c.Keepalive.Interval, 15*time.Second)
+	c.Keepalive.MaxMissed = cmp.Or(c.Keepalive.MaxMissed, 3)
+	c.ConnectTimeout = cmp.Or(c.ConnectTimeout, 30*time.Second)
+	c.BackoffMin = cmp.Or(c.BackoffMin, 500*time.Millisecond)
+	c.BackoffMax = cmp.Or(c.BackoffMax, 30*time.Second)
+	c.HoldMax = cmp.Or(c.HoldMax, 1024)
+	c.HoldTimeout = cmp.Or(c.HoldTimeout, time.Minute)
+	c.DialTimeout = cmp.Or(c.DialTimeout, 30*time.Second)
 	return c
-}
-
-func setDefault[T comparable](v *T, def T) {
-	var zero T
-	if *v == zero {
-		*v = def
-	}
 }
 
 // Link keeps up an SSH connection to a bastion. Make one with [NewLink], then call Start, and Close at the end.

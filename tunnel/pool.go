@@ -31,13 +31,11 @@ type PoolConfig struct {
 }
 
 func (c PoolConfig) withDefaults() PoolConfig {
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	setDefault(&c.Max, 1)
-	setDefault(&c.BusyBytes, 256<<10)
-	setDefault(&c.BusyConns, 16)
-	setDefault(&c.IdleAfter, time.Minute)
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
+	c.Max = cmp.Or(c.Max, 1)
+	c.BusyBytes = cmp.Or(c.BusyBytes, 256<<10)
+	c.BusyConns = cmp.Or(c.BusyConns, 16)
+	c.IdleAfter = cmp.Or(c.IdleAfter, time.Minute)
 	return c
 }
 

@@ -2,6 +2,7 @@ package tunnel
 
 import (
 	"bufio"
+	"cmp"
 	"context"
 	"crypto/sha256"
 	"crypto/subtle"
@@ -38,7 +39,7 @@ type ProxyConfig struct {
 //
 // An HTTP client that asks the proxy itself for /proxy.pac or /wpad.dat gets the [PAC] file.
 func ServeProxy(ctx context.Context, ln net.Listener, d Dialer, cfg ProxyConfig) error {
-	setDefault(&cfg.HandshakeTimeout, 10*time.Second)
+	cfg.HandshakeTimeout = cmp.Or(cfg.HandshakeTimeout, 10*time.Second)
 	p := &proxyServer{
 		acceptor: newAcceptor(ln, cfg.MaxConns, cfg.Logger, cfg.Stats),
 		dialer:   d,

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -186,8 +187,8 @@ func (l *Link) connect(ctx context.Context, use Use, draining *client) (*client,
 		return nil, err
 	}
 	ka := t.Keepalive
-	setDefault(&ka.Interval, l.cfg.Keepalive.Interval)
-	setDefault(&ka.MaxMissed, l.cfg.Keepalive.MaxMissed)
+	ka.Interval = cmp.Or(ka.Interval, l.cfg.Keepalive.Interval)
+	ka.MaxMissed = cmp.Or(ka.MaxMissed, l.cfg.Keepalive.MaxMissed)
 	return handshake(ctx, t, l.cfg.ConnectTimeout, ka, l.cfg.Logger)
 }
 

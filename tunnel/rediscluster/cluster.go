@@ -88,10 +88,7 @@ func New(d tunnel.Dialer, dest string, cfg Config) (*Cluster, error) {
 	if cfg.MaxNodes <= 0 {
 		cfg.MaxNodes = defaultMaxNodes
 	}
-	log := cfg.Forward.Logger
-	if log == nil {
-		log = slog.New(slog.DiscardHandler)
-	}
+	log := cmp.Or(cfg.Forward.Logger, slog.New(slog.DiscardHandler))
 	return &Cluster{dialer: d, dest: dest, cfg: cfg, log: log}, nil
 }
 
