@@ -10,20 +10,47 @@ import (
 	"time"
 )
 
+// worker is a goroutine that works until it fails or is to stop.
+type worker struct {
+	cancel context.CancelFunc
+	stop   chan struct{} // closed by end
+	done   chan struct{} // closed by the goroutine
+}
+
+func (w *worker) begin(ctx context.Context) context.Context {
+	w.stop, w.done = make(chan struct{}), make(chan struct{})
+	ctx, w.cancel = context.WithCancel(ctx)
+	return ctx
+}
+
+// end lets the work under way end within limit, and waits for the goroutine.
+func (w *worker) end(limit time.Duration) {
+	defer w.cancel()
+	select {
+	case <-w.stop:
+	default:
+		close(w.stop)
+	}
+	timer := time.AfterFunc(limit, w.cancel)
+	defer timer.Stop()
+	<-w.done
+}
+
+// Done is closed when the work has failed, or when it has ended after Stop.
+func (w *worker) Done() <-chan struct{} { return w.done }
+
 // Transfers moves data both ways at once, over one connection after the other, until it is stopped.
 type Transfers struct {
-	cancel context.CancelFunc
-	stop   chan struct{} // closed by Stop
-	done   chan struct{}
-	moved  atomic.Int64
-	whole  int   // transfers that have ended; valid once done is closed
-	err    error // the same
+	worker
+	moved atomic.Int64
+	whole int   // transfers that have ended; valid once done is closed
+	err   error // the same
 }
 
 // StartTransfers begins transfers of size bytes each way to the far end behind addr. End them by Stop.
 func StartTransfers(ctx context.Context, addr string, size int64) *Transfers {
-	ctx, cancel := context.WithCancel(ctx)
-	t := &Transfers{cancel: cancel, stop: make(chan struct{}), done: make(chan struct{})}
+	t := new(Transfers)
+	ctx = t.begin(ctx)
 	go func() {
 		defer close(t.done)
 		for t.err == nil {
@@ -52,20 +79,9 @@ func (t *Transfers) transfer(ctx context.Context, addr string, size int64) error
 // Moved is how many bytes have come down so far.
 func (t *Transfers) Moved() int64 { return t.moved.Load() }
 
-// Done is closed when a transfer has failed, or when all have ended after Stop.
-func (t *Transfers) Done() <-chan struct{} { return t.done }
-
 // Stop lets the transfer under way end within limit, and returns how many were made. It waits for their end.
 func (t *Transfers) Stop(limit time.Duration) (whole int, err error) {
-	defer t.cancel()
-	select {
-	case <-t.stop:
-	default:
-		close(t.stop)
-	}
-	timer := time.AfterFunc(limit, t.cancel)
-	defer timer.Stop()
-	<-t.done
+	t.end(limit)
 	return t.whole, t.err
 }
 
@@ -86,10 +102,8 @@ func (m *metered) CloseWrite() error { return m.Conn.(interface{ CloseWrite() er
 // Witness is a psql that is at work all the time: in one transaction, by small statements and now and then a COPY. Whatever
 // becomes of its connection, it notices.
 type Witness struct {
-	psql   *PSQL
-	cancel context.CancelFunc
-	stop   chan struct{} // closed by Stop
-	done   chan struct{}
+	worker
+	psql *PSQL
 
 	// Valid once done is closed.
 	statements int
@@ -107,7 +121,7 @@ const (
 
 // StartWitness sets psql to work. End it by Stop, which ends psql, too.
 func StartWitness(ctx context.Context, psql *PSQL) (*Witness, error) {
-	w := &Witness{psql: psql, stop: make(chan struct{}), done: make(chan struct{})}
+	w := &Witness{psql: psql}
 	begin, cancel := context.WithTimeout(ctx, witnessLimit)
 	defer cancel()
 	backend, err := psql.Query(begin, "begin; create temporary table witness (n integer); select pg_backend_pid();")
@@ -119,7 +133,7 @@ func StartWitness(ctx context.Context, psql *PSQL) (*Witness, error) {
 		return nil, err
 	}
 	w.backend = backend[0]
-	ctx, w.cancel = context.WithCancel(ctx)
+	ctx = w.begin(ctx)
 	go func() {
 		defer close(w.done)
 		tick := time.NewTicker(witnessPace)
@@ -127,7 +141,7 @@ func StartWitness(ctx context.Context, psql *PSQL) (*Witness, error) {
 		for w.err == nil {
 			select {
 			case <-w.stop:
-				w.err = w.end(ctx)
+				w.err = w.finish(ctx)
 				return
 			case <-tick.C:
 			}
@@ -148,7 +162,7 @@ func (w *Witness) work(ctx context.Context) error {
 	return err
 }
 
-func (w *Witness) end(ctx context.Context) error {
+func (w *Witness) finish(ctx context.Context) error {
 	rows := strconv.Itoa(w.statements - w.statements/witnessCopy)
 	return errors.Join(
 		w.psql.Expect(ctx, "select count(distinct n) from witness;", rows),
@@ -157,20 +171,9 @@ func (w *Witness) end(ctx context.Context) error {
 		w.psql.Quit(ctx))
 }
 
-// Done is closed when psql has failed, or when it has ended after Stop.
-func (w *Witness) Done() <-chan struct{} { return w.done }
-
 // Stop ends the work and psql, within limit, and returns how many statements were run and how long the slowest took.
 func (w *Witness) Stop(limit time.Duration) (statements int, slowest time.Duration, err error) {
 	defer w.psql.Kill()
-	defer w.cancel()
-	select {
-	case <-w.stop:
-	default:
-		close(w.stop)
-	}
-	timer := time.AfterFunc(limit, w.cancel)
-	defer timer.Stop()
-	<-w.done
+	w.end(limit)
 	return w.statements, w.slowest, w.err
 }
