@@ -468,8 +468,6 @@ func (m *Manager) stop(ctx context.Context, b Bastion, reason string) error {
 
 func (s Spec) cluster() string { return cmp.Or(s.Cluster, "default") }
 
-func (s Spec) startTimeout() time.Duration { return cmp.Or(s.StartTimeout, DefaultStartTimeout) }
-
 // family returns the family of a task definition given as family, family:revision or ARN.
 func family(taskDefinition string) string {
 	name, _, _ := strings.Cut(lastPart(taskDefinition), ":")

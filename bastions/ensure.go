@@ -68,7 +68,7 @@ func (m *Manager) ensure(ctx context.Context, spec Spec, report func(Event),
 	start func(context.Context, Spec, *waiter) (Bastion, bool, error),
 ) (*Bastion, bool, error) {
 	w := &waiter{m: m, spec: spec, report: report, begin: time.Now()}
-	ctx, cancel := context.WithTimeout(ctx, spec.startTimeout())
+	ctx, cancel := context.WithTimeout(ctx, cmp.Or(spec.StartTimeout, DefaultStartTimeout))
 	defer cancel()
 
 	for first := true; ; first = false {

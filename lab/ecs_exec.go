@@ -115,6 +115,3 @@ func (e *ecs) byTarget(target string) (*task, bool) {
 	}
 	return e.tasks[i], true
 }
-
-// endSessions terminates the sessions of a task whose container has ended.
-func (e *ecs) endSessions(t *task) { e.sessions.endAll(t.target()) }

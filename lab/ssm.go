@@ -260,18 +260,12 @@ func (n Instance) dial(ctx context.Context, network, addr string) (net.Conn, err
 	}
 	to, ok := n.Ports[p]
 	if !ok {
-		if host == "localhost" || n.isOwn(addr) {
+		if host == "localhost" || host == "127.0.0.1" || host == "::1" { // the node itself
 			return nil, fmt.Errorf("dial %s: connection refused", addr)
 		}
 		to = addr // another host of the VPC
 	}
 	return dialLoopback(ctx, network, to)
-}
-
-// isOwn reports whether addr is a loopback address from the node's own view.
-func (n Instance) isOwn(addr string) bool {
-	host, _, _ := net.SplitHostPort(addr)
-	return host == "127.0.0.1" || host == "::1"
 }
 
 type sessionInput struct {

@@ -163,7 +163,7 @@ func (e *ecs) tearDown(ctx context.Context, t *task, log *slog.Logger) {
 			t.agent = statusStopped
 		}
 	})
-	e.endSessions(t)
+	e.sessions.endAll(t.target())
 	_ = sleep.For(ctx, e.timing.state) // the lab's end cuts this short
 	e.update(t, func() {
 		t.last, t.stopped = statusStopped, e.now()

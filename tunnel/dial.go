@@ -27,7 +27,7 @@ func (l *Link) Dial(ctx context.Context, network, addr string) (net.Conn, error)
 	hold := holdTimer{timeout: l.cfg.HoldTimeout}
 	defer hold.stop()
 	for {
-		c, err := l.acquire(ctx, op, &hold)
+		c, err := l.wait(ctx, op, &hold, func() bool { return l.current != nil })
 		if err != nil {
 			return nil, err
 		}
@@ -68,11 +68,6 @@ func (l *Link) dialOn(ctx context.Context, c *client, op, host string, port uint
 		return nil, err
 	}
 	return conn, nil
-}
-
-// acquire waits for a connection and holds it.
-func (l *Link) acquire(ctx context.Context, op string, hold *holdTimer) (*client, error) {
-	return l.wait(ctx, op, hold, func() bool { return l.current != nil })
 }
 
 // superseded waits until c takes no more connections.

@@ -2,7 +2,6 @@ package awsapi
 
 import (
 	"context"
-	"crypto/rand"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -14,6 +13,8 @@ import (
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/bastion-ssm/bastion/internal/sleep"
 )
@@ -154,7 +155,7 @@ func (s *Server) Counts() map[string]int {
 
 // ServeHTTP answers one call. The credential scope names the service, because one endpoint serves all.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	id := requestID()
+	id := uuid.NewString()
 	w = distant{w, r.Context()}
 	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody))
 	if err != nil {
@@ -302,12 +303,6 @@ func guessProtocol(r *http.Request) Protocol {
 		return JSON
 	}
 	return Query
-}
-
-func requestID() string {
-	var b [16]byte
-	_, _ = rand.Read(b[:]) // never fails
-	return fmt.Sprintf("%x-%x-%x-%x-%x", b[0:4], b[4:6], b[6:8], b[8:10], b[10:])
 }
 
 var errNoResult = errors.New("handler returned nothing")

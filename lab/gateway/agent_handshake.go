@@ -2,6 +2,7 @@ package gateway
 
 import (
 	"context"
+	"encoding/base64"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -61,7 +62,7 @@ func (a *agent) handshake(sessionType string, properties any) (clientVersion str
 	actions := []clientAction{{"SessionType", sessionTypeParams{sessionType, properties}}}
 	encrypt := a.spec.KMSKeyID != "" && sessionType != sessionTypePort
 	if encrypt {
-		a.kmsChallenge = newChallenge()
+		a.kmsChallenge = base64.StdEncoding.EncodeToString(randomBytes(16))
 		actions = append(actions, clientAction{"KMSEncryption", kmsParams{a.spec.KMSKeyID, a.kmsChallenge}})
 	}
 	if err := a.sendJSON(datachannel.HandshakeRequest, handshakeRequest{agentVersion, actions}); err != nil {

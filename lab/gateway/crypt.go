@@ -5,7 +5,6 @@ import (
 	"crypto/cipher"
 	"crypto/rand"
 	"crypto/subtle"
-	"encoding/base64"
 	"errors"
 	"fmt"
 
@@ -61,7 +60,5 @@ func randomBytes(n int) []byte {
 	_, _ = rand.Read(b) // never fails
 	return b
 }
-
-func newChallenge() string { return base64.StdEncoding.EncodeToString(randomBytes(16)) }
 
 func equal(a, b []byte) bool { return subtle.ConstantTimeCompare(a, b) == 1 }
