@@ -22,8 +22,7 @@ func (a *app) browserCommand() *cli.Command {
 		Name:    "browser",
 		Summary: "start a browser that reaches the private network",
 		Group:   groupConnect,
-		Args:    "[URL] [-- BROWSER-OPTION...]",
-		MaxArgs: cli.AnyNumber,
+		Args:    "[URL] [-- BROWSER-OPTION...]", MaxArgs: cli.AnyNumber,
 		About: []cli.Passage{
 			cli.Para(`Starts an installed Chromium, Chrome, Edge, Brave or Firefox with its own profile: your other windows, cookies and
 				settings stay as they are. The host of URL, the names of proxy_domains and the addresses of proxy_cidrs go through the

@@ -21,10 +21,8 @@ func (a *app) completionCommand() *cli.Command {
 		Name:    "completion",
 		Summary: "print a completion script for a shell",
 		Group:   groupOther,
-		Args:    strings.Join(cli.Shells, "|"),
-		MinArgs: 1,
-		MaxArgs: 1,
-		About:   []cli.Passage{cli.Para("Prints a script that completes commands, options, target names and the agent's forwards.")},
+		Args:    strings.Join(cli.Shells, "|"), MinArgs: 1, MaxArgs: 1,
+		About: []cli.Passage{cli.Para("Prints a script that completes commands, options, target names and the agent's forwards.")},
 		Examples: []string{
 			"source <(bastion completion bash)",
 			"bastion completion fish > ~/.config/fish/completions/bastion.fish",

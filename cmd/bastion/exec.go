@@ -71,8 +71,7 @@ func (a *app) execCommand() *cli.Command {
 		Name:    "exec",
 		Summary: "run a program while its databases are forwarded",
 		Group:   groupDatabases,
-		Args:    "SPEC [LPORT] [SPEC [LPORT]]... -- PROGRAM [ARGUMENT]...",
-		MaxArgs: cli.AnyNumber,
+		Args:    "SPEC [LPORT] [SPEC [LPORT]]... -- PROGRAM [ARGUMENT]...", MaxArgs: cli.AnyNumber,
 		About: []cli.Passage{
 			cli.Para(`Forwards each target to a free local port, or to LPORT, runs the program, and ends the forwards with it. Signals are
 				passed on. The exit code is the program's; 128+N if signal N ended it, 127 if it is not found, 126 if it cannot be run.`),

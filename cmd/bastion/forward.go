@@ -72,8 +72,7 @@ func (a *app) forwardCommand() *cli.Command {
 		Name:    "forward",
 		Summary: "forward local ports to targets",
 		Group:   groupConnect,
-		Args:    "SPEC [LPORT] [SPEC [LPORT]]...",
-		MaxArgs: cli.AnyNumber,
+		Args:    "SPEC [LPORT] [SPEC [LPORT]]...", MaxArgs: cli.AnyNumber,
 		About: []cli.Passage{
 			cli.Para(`Listens on local ports and forwards each connection to its target through your bastion. It starts the bastion and the
 				background agent if they are not running.`),

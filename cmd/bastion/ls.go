@@ -134,9 +134,7 @@ func (a *app) stopCommand() *cli.Command {
 		Name:    "stop",
 		Summary: "end forwards of the agent",
 		Group:   groupAgent,
-		Args:    "NAME...|all",
-		MinArgs: 1,
-		MaxArgs: cli.AnyNumber,
+		Args:    "NAME...|all", MinArgs: 1, MaxArgs: cli.AnyNumber,
 		About: []cli.Passage{
 			cli.Para("Ends the forwards with these names, and their connections. A command that has them in the foreground ends too."),
 			cli.Para(`Names belong to a profile, account and region. With a profile or region (--profile, AWS_PROFILE, ...) the command looks
@@ -230,9 +228,7 @@ func (a *app) waitCommand() *cli.Command {
 		Name:    "wait",
 		Summary: "wait until a forward of the agent is ready",
 		Group:   groupAgent,
-		Args:    "NAME",
-		MinArgs: 1,
-		MaxArgs: 1,
+		Args:    "NAME", MinArgs: 1, MaxArgs: 1,
 		About: []cli.Passage{cli.Para(`Waits until the agent has a forward of this name that is ready, and prints its local address. A forward is ready
 			when its link is up, or is closed because it was idle: the next connection opens another. NAME is as for bastion url. At the
 			timeout it ends with exit code 9.`)},

@@ -22,8 +22,7 @@ func (a *app) manCommand() *cli.Command {
 		Name:    "man",
 		Summary: "print a command's manual page, or write all pages",
 		Group:   groupOther,
-		Args:    "[COMMAND]",
-		MaxArgs: 1,
+		Args:    "[COMMAND]", MaxArgs: 1,
 		About: []cli.Passage{cli.Para(`Prints a manual page in roff: bastion(1), or the page of a command. With --dir it writes all pages into the
 			directory, which it makes if necessary: bastion.1, and bastion-COMMAND.1 for each command. Their date is SOURCE_DATE_EPOCH, or
 			today.`)},

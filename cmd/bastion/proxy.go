@@ -45,9 +45,7 @@ func (a *app) proxyCommand() *cli.Command {
 		Name:    "proxy",
 		Summary: "connect standard input and output to a host behind the bastion (OpenSSH's ProxyCommand)",
 		Group:   groupConnect,
-		Args:    "HOST PORT",
-		MinArgs: 2,
-		MaxArgs: 2,
+		Args:    "HOST PORT", MinArgs: 2, MaxArgs: 2,
 		About: []cli.Passage{
 			cli.Para("ssh runs this command; bastion ssh-config writes the lines for ssh_config. HOST is one of:"),
 			cli.Items("a name or address that the bastion resolves",
@@ -85,9 +83,7 @@ func (a *app) knownHostsCommand() *cli.Command {
 		Name:    "known-hosts",
 		Summary: "print the bastion's host key for ssh (OpenSSH's KnownHostsCommand)",
 		Group:   groupConnect,
-		Args:    "HOST",
-		MinArgs: 1,
-		MaxArgs: 1,
+		Args:    "HOST", MinArgs: 1, MaxArgs: 1,
 		About: []cli.Passage{cli.Para(`Asks the bastion proxy of the same ssh for the host key, waits until the proxy knows it, and prints a
 			known_hosts line for HOST. For a host that is not the bastion it prints nothing: OpenSSH then reads its known_hosts files.`)},
 		Examples: []string{"ssh -o KnownHostsCommand='/usr/local/bin/bastion known-hosts %H' bastion"},

@@ -19,9 +19,7 @@ func (a *app) socksCommand() *cli.Command {
 		Name:    "socks",
 		Summary: "serve a SOCKS and HTTP proxy whose connections leave from the bastion",
 		Group:   groupConnect,
-		Args:    "[BIND:]PORT",
-		MinArgs: 1,
-		MaxArgs: 1,
+		Args:    "[BIND:]PORT", MinArgs: 1, MaxArgs: 1,
 		About: []cli.Passage{
 			cli.Para(`Serves SOCKS5, SOCKS4a and HTTP (CONNECT and http:// URLs) on one local port; 0 or : picks a free one. The bastion
 				resolves names, so that private names work. The setting permit narrows the destinations.`),

@@ -30,8 +30,7 @@ func (a *app) sshConfigCommand() *cli.Command {
 		Name:    "ssh-config",
 		Summary: "print the block that ssh_config needs, or keep it in ~/.ssh/config",
 		Group:   groupConnect,
-		Args:    "[PATTERN]...",
-		MaxArgs: cli.AnyNumber,
+		Args:    "[PATTERN]...", MaxArgs: cli.AnyNumber,
 		About: []cli.Passage{
 			cli.Para(`Prints a block for ssh_config: the bastion's own SSH server, the hosts behind it that match a PATTERN (default:
 				*.internal) and EC2 instances by id. The block has this program's path and the options that are given here, for example

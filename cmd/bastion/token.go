@@ -21,9 +21,7 @@ func (a *app) tokenCommand() *cli.Command {
 		Name:    "token",
 		Summary: "print an RDS IAM token, a password that is valid for 15 minutes",
 		Group:   groupDatabases,
-		Args:    "SPEC",
-		MinArgs: 1,
-		MaxArgs: 1,
+		Args:    "SPEC", MinArgs: 1, MaxArgs: 1,
 		About: []cli.Passage{
 			cli.Para(`Prints a token for a user of an RDS database on standard output. It is the user's password for new connections in the
 				next 15 minutes; treat it as one. It is made for the database's real name and port, and works through every forward.`),

@@ -30,8 +30,7 @@ func (a *app) trustCommand() *cli.Command {
 		Name:    "trust",
 		Summary: "show the settings of a bastion.yaml, and trust it",
 		Group:   groupOther,
-		Args:    "[FILE|DIRECTORY]",
-		MaxArgs: 1,
+		Args:    "[FILE|DIRECTORY]", MaxArgs: 1,
 		About: []cli.Passage{
 			cli.Para(`A bastion.yaml in the working directory or above it has the settings that a team shares: region, cluster, targets,
 				sizes. bastion takes settings from it that run a program, name a file, choose an identity or say what AWS executes only

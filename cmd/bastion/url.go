@@ -34,9 +34,7 @@ func (a *app) urlCommand() *cli.Command {
 		Name:    "url",
 		Summary: "print a running forward's connection string",
 		Group:   groupDatabases,
-		Args:    "NAME",
-		MinArgs: 1,
-		MaxArgs: 1,
+		Args:    "NAME", MinArgs: 1, MaxArgs: 1,
 		About: []cli.Passage{
 			cli.Para(`Prints the connection string with which a client reaches a forward of the agent. NAME is the forward's name, as bastion
 				ls forwards shows it, or its target, of the command's profile and region; NAME@LINK names one exactly. The string has a
@@ -84,7 +82,8 @@ func (a *app) url(ctx context.Context, s config.Settings, name string, o urlOpti
 		d.Database = o.database
 	}
 	if o.iamUser != "" {
-		if d.User, d.Password, err = a.forwardToken(ctx, s, f, o.iamUser); err != nil {
+		d.User = o.iamUser
+		if d.Password, err = a.forwardToken(ctx, s, f, o.iamUser); err != nil {
 			return err
 		}
 	}
@@ -126,16 +125,16 @@ func (a *app) runningForward(ctx context.Context, s config.Settings, name string
 }
 
 // forwardToken makes a token for the user that --iam-user names, for the database that a forward leads to.
-func (a *app) forwardToken(ctx context.Context, s config.Settings, f api.Forward, iamUser string) (user, token string, err error) {
+func (a *app) forwardToken(ctx context.Context, s config.Settings, f api.Forward, iamUser string) (string, error) {
 	spec, err := targets.Parse(f.Spec)
 	if err != nil {
-		return "", "", err
+		return "", err
 	}
 	// The database is of the forward's account, which the command need not have named.
 	m := a.scopeOf(s)
 	switch {
 	case f.Owner != "" && !m.ByVariables:
-		return "", "", fail.New(fail.Credentials, "", fmt.Errorf("the forward %s has the credentials of %s", f.Name, f.Owner),
+		return "", fail.New(fail.Credentials, "", fmt.Errorf("the forward %s has the credentials of %s", f.Name, f.Owner),
 			"set the variables that it was opened with, for the token")
 	case f.Owner == "" && m.Profile == "":
 		s.AWS.Profile = f.Profile
@@ -143,6 +142,6 @@ func (a *app) forwardToken(ctx context.Context, s config.Settings, f api.Forward
 	if m.Region == "" {
 		s.AWS.Region = f.Region
 	}
-	_, token, err = a.makeToken(ctx, s, spec, iamUser)
-	return iamUser, token, err
+	_, token, err := a.makeToken(ctx, s, spec, iamUser)
+	return token, err
 }
