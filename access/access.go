@@ -9,6 +9,7 @@ import (
 	"net"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
@@ -27,6 +28,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/fargate"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/targets"
@@ -207,7 +209,7 @@ func (a *Access) needsTask(op string) error {
 func show(b bastions.Bastion) report.Bastion {
 	out := report.Bastion{
 		TaskID: b.TaskID, TaskARN: b.TaskARN, Cluster: b.Cluster, Container: b.Container, Status: b.LastStatus,
-		Exec: b.ExecStatus, Ready: b.ExecRunning, Reason: b.StoppedReason, Size: sizeOf(b),
+		Exec: b.ExecStatus, Ready: b.ExecRunning, Reason: b.StoppedReason, Size: report.Size{CPU: b.Size.CPU, Memory: b.Size.Memory, Architecture: b.Architecture},
 		Refused: b.Refused, Outdated: b.Outdated, Unchecked: b.Unchecked,
 	}
 	if b.RuntimeID != "" {
@@ -218,6 +220,16 @@ func show(b bastions.Bastion) report.Bastion {
 	}
 	if !b.StartedAt.IsZero() {
 		out.Started = &b.StartedAt
+	}
+	return out
+}
+
+// priced is show with an estimate of the bastion's cost so far, if its size is known.
+func (a *Access) priced(b bastions.Bastion) report.Bastion {
+	out := show(b)
+	price := fargate.Price{VCPUHour: a.settings.Local.PriceVCPUHour, GBHour: a.settings.Local.PriceGBHour}
+	if c, known := b.Cost(price, time.Now()); known {
+		out.Cost = &c
 	}
 	return out
 }
@@ -248,9 +260,7 @@ func (a *Access) Up(ctx context.Context) (UpResult, error) {
 	if err := p.wait(ctx); err != nil {
 		return UpResult{New: started}, err
 	}
-	shown := show(*b)
-	price(&shown.Size, *b, a.settings)
-	return UpResult{Bastion: shown, New: started, Version: p.reply.Version, HostKey: ssh.FingerprintSHA256(p.hostKey)}, nil
+	return UpResult{Bastion: a.priced(*b), New: started, Version: p.reply.Version, HostKey: ssh.FingerprintSHA256(p.hostKey)}, nil
 }
 
 // DownResult is the result of Down.
@@ -299,9 +309,7 @@ func (a *Access) Status(ctx context.Context) (report.Status, error) {
 	}
 	all, err := a.manager.List(ctx, spec)
 	for _, b := range all {
-		shown := show(b)
-		price(&shown.Size, b, a.settings)
-		st.Bastions = append(st.Bastions, shown)
+		st.Bastions = append(st.Bastions, a.priced(b))
 	}
 	return st, err
 }
