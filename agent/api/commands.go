@@ -73,25 +73,22 @@ func Commands(ctx context.Context, runtimeDir string) ([]report.Process, error) 
 	if err != nil {
 		return out, fail.New(fail.Other, "look for links of running commands", err, "")
 	}
-	found := make([]*report.Process, len(paths))
+	var mu sync.Mutex
 	var wg sync.WaitGroup
-	for i, path := range paths {
+	for _, path := range paths {
 		wg.Go(func() {
 			p, err := askLinks(ctx, path)
+			mu.Lock()
+			defer mu.Unlock()
 			switch {
 			case err == nil:
-				found[i] = &p
+				out = append(out, p)
 			case private.Refused(err):
 				_ = os.Remove(path)
 			}
 		})
 	}
 	wg.Wait()
-	for _, p := range found {
-		if p != nil {
-			out = append(out, *p)
-		}
-	}
 	slices.SortFunc(out, func(x, y report.Process) int { return cmp.Or(x.Started.Compare(y.Started), x.PID-y.PID) })
 	return out, nil
 }

@@ -94,14 +94,8 @@ func Choose(ctx context.Context, all []api.Forward, ref string, m Scope, by ...f
 	}
 	var others []api.Forward
 	for _, of := range append([]func(api.Forward) string{func(f api.Forward) string { return f.Name }}, by...) {
-		var some []api.Forward
-		for _, f := range all {
-			if of(f) == ref {
-				some = append(some, f)
-			}
-		}
-		fits := slices.DeleteFunc(slices.Clone(some), func(f api.Forward) bool { return !m.Has(f) })
-		if len(fits) > 0 {
+		some := those(all, func(f api.Forward) bool { return of(f) == ref })
+		if fits := those(some, m.Has); len(fits) > 0 {
 			return chooseOne(ctx, fits, ref, m)
 		}
 		others = append(others, some...)
@@ -110,6 +104,11 @@ func Choose(ctx context.Context, all []api.Forward, ref string, m Scope, by ...f
 		return api.Forward{}, ErrNone
 	}
 	return api.Forward{}, fail.New(fail.NoTarget, "", fmt.Errorf("no forward %s is of %s", ref, m), "choose the scope: "+scopes(others))
+}
+
+// those returns the forwards that keep accepts.
+func those(all []api.Forward, keep func(api.Forward) bool) []api.Forward {
+	return slices.DeleteFunc(slices.Clone(all), func(f api.Forward) bool { return !keep(f) })
 }
 
 // scopes lists forwards with their scopes.
@@ -142,9 +141,7 @@ func chooseOne(ctx context.Context, fits []api.Forward, ref string, m Scope) (ap
 		return fits[0], nil
 	}
 	if !m.isNamed() { // no profile is a scope too
-		if own := slices.DeleteFunc(slices.Clone(fits), func(f api.Forward) bool {
-			return f.Profile != "" || f.Owner != ""
-		}); len(own) > 0 {
+		if own := those(fits, func(f api.Forward) bool { return f.Profile == "" && f.Owner == "" }); len(own) > 0 {
 			fits = own
 		}
 	}
@@ -165,12 +162,7 @@ func chooseOne(ctx context.Context, fits []api.Forward, ref string, m Scope) (ap
 
 // Find returns the forward of a target, not of a proxy, that name means, also by its target. It must be one that serves.
 func Find(ctx context.Context, all []api.Forward, name string, m Scope) (api.Forward, error) {
-	var tcp []api.Forward
-	for _, f := range all {
-		if f.Kind != api.KindProxy {
-			tcp = append(tcp, f)
-		}
-	}
+	tcp := those(all, func(f api.Forward) bool { return f.Kind != api.KindProxy })
 	f, err := Choose(ctx, tcp, name, m, func(f api.Forward) string { return f.Spec }, func(f api.Forward) string { return request.WithoutPort(f.Spec) })
 	switch {
 	case errors.Is(err, ErrNone):
