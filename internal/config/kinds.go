@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -23,14 +24,14 @@ type kind interface {
 	shape() shape
 }
 
-// shape is a value's form in a configuration file.
-type shape int
+// shape is the form of a value in a configuration file, in the words of errors.
+type shape string
 
 const (
-	one shape = iota
-	onOff
-	many
-	named
+	one   shape = "one value"
+	onOff shape = "true or false"
+	many  shape = "a list"
+	named shape = "a mapping of names to values"
 )
 
 // typed is a kind with values of type T. parse checks and reads the text; format is its inverse.
@@ -51,7 +52,7 @@ func (k typed[T]) set(dst *Settings, text string) error {
 
 func (k typed[T]) text(src *Settings) string { return k.format(*k.field(src)) }
 
-func (k typed[T]) shape() shape { return k.form }
+func (k typed[T]) shape() shape { return cmp.Or(k.form, one) }
 
 // text is the kind of a word or line. Each check returns an error for a wrong text.
 func text(field func(*Settings) *string, checks ...func(string) error) kind {

@@ -183,7 +183,7 @@ func (p *fileParser) text(s *Setting, n ast.Node) (string, error) {
 	switch {
 	case n == nil || n.Type() == ast.NullType:
 		return "", nil
-	case s.IsList() && n.Type() == ast.SequenceType:
+	case s.kind.shape() == many && n.Type() == ast.SequenceType:
 		var items []string
 		for _, item := range n.(*ast.SequenceNode).Values {
 			text, ok := scalar(item)
@@ -193,7 +193,7 @@ func (p *fileParser) text(s *Setting, n ast.Node) (string, error) {
 			items = append(items, text)
 		}
 		return strings.Join(items, ","), nil
-	case s.IsMap() && (n.Type() == ast.MappingType || n.Type() == ast.MappingValueType):
+	case s.kind.shape() == named && (n.Type() == ast.MappingType || n.Type() == ast.MappingValueType):
 		entries, err := p.mapping(n, s.Key)
 		if err != nil {
 			return "", err
@@ -210,25 +210,12 @@ func (p *fileParser) text(s *Setting, n ast.Node) (string, error) {
 	}
 	text, ok := scalar(n)
 	if !ok {
-		return "", p.at(n.GetToken(), "%s: expected %s", s.Key, s.shape())
+		return "", p.at(n.GetToken(), "%s: expected %s", s.Key, s.kind.shape())
 	}
 	if strings.ContainsAny(text, "\n\r\x00") {
 		return "", p.at(valueToken(n), "%s: the value must be one line", s.Key)
 	}
 	return text, nil
-}
-
-// shape describes the form of the setting's value in a file.
-func (s *Setting) shape() string {
-	switch {
-	case s.IsSwitch():
-		return "true or false"
-	case s.IsList():
-		return "a list"
-	case s.IsMap():
-		return "a mapping of names to values"
-	}
-	return "one value"
 }
 
 // scalar returns a plain value's text. ok is false for any other node, also for an alias or an anchor.

@@ -58,12 +58,6 @@ func (s *Setting) Env() string { return "BASTION_" + strings.ToUpper(s.Key) }
 // IsSwitch reports whether the setting is true or false.
 func (s *Setting) IsSwitch() bool { return s.kind.shape() == onOff }
 
-// IsMap reports whether the setting is a set of NAME=VALUE pairs.
-func (s *Setting) IsMap() bool { return s.kind.shape() == named }
-
-// IsList reports whether the setting is a list.
-func (s *Setting) IsList() bool { return s.kind.shape() == many }
-
 // The groups, in the order of the documentation.
 const (
 	GroupAWS     = "AWS account"

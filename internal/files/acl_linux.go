@@ -12,6 +12,9 @@ import (
 // accessList is the extended attribute of a POSIX ACL.
 const accessList = "system.posix_acl_access"
 
+// maxAttribute is the kernel's bound on an attribute's value, and on all names of a file, in bytes.
+const maxAttribute = 64 << 10
+
 // hasACL reports whether a file has an ACL. It returns true if it cannot tell.
 func hasACL(path string) bool {
 	_, err := unix.Getxattr(path, accessList, nil)
@@ -41,26 +44,16 @@ func copyAttributes(from, to *os.File) error {
 }
 
 func attributes(f *os.File) ([]string, error) {
-	size, err := unix.Flistxattr(int(f.Fd()), nil)
-	if err != nil || size == 0 {
-		return nil, err
-	}
-	buf := make([]byte, size)
-	if size, err = unix.Flistxattr(int(f.Fd()), buf); err != nil {
+	buf := make([]byte, maxAttribute)
+	size, err := unix.Flistxattr(int(f.Fd()), buf)
+	if err != nil {
 		return nil, err
 	}
 	return slices.DeleteFunc(strings.Split(string(buf[:size]), "\x00"), func(name string) bool { return name == "" }), nil
 }
 
 func attribute(f *os.File, name string) ([]byte, error) {
-	size, err := unix.Fgetxattr(int(f.Fd()), name, nil)
-	if err != nil {
-		return nil, err
-	}
-	value := make([]byte, size)
-	if size == 0 {
-		return value, nil
-	}
-	size, err = unix.Fgetxattr(int(f.Fd()), name, value)
+	value := make([]byte, maxAttribute)
+	size, err := unix.Fgetxattr(int(f.Fd()), name, value)
 	return value[:max(size, 0)], err
 }
