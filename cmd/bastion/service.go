@@ -24,10 +24,10 @@ import (
 const serviceRun = "run"
 
 func (a *app) serviceCommand() *cli.Command {
-	verb := func(name, summary string, hidden bool) *cli.Command {
+	verb := func(name, summary string, do func(context.Context, config.Settings, *service.Service) error) *cli.Command {
 		return &cli.Command{
-			Name: name, Summary: summary, Hidden: hidden, Examples: []string{"bastion service " + name},
-			Settings: []string{config.GroupOutput}, Run: func(ctx context.Context, _ []string) error { return a.service(ctx, name) },
+			Name: name, Summary: summary, Hidden: name == serviceRun, Examples: []string{"bastion service " + name},
+			Settings: []string{config.GroupOutput}, Run: func(ctx context.Context, _ []string) error { return a.service(ctx, name, do) },
 		}
 	}
 	return &cli.Command{
@@ -43,22 +43,18 @@ func (a *app) serviceCommand() *cli.Command {
 		Examples: []string{"bastion service install", "bastion service start", "bastion service status -o json"},
 		Settings: []string{config.GroupOutput},
 		Verbs: []*cli.Command{
-			verb("install", "write the service and start it when you sign in, with the settings given here", false),
-			verb("uninstall", "stop and remove it", false),
-			verb("start", "start it now", false),
-			verb("stop", "stop it until you sign in again", false),
-			verb("status", "show whether it is installed and whether it runs", false),
-			verb(serviceRun, "run as the service; only Windows' service manager calls it", true),
+			verb("install", "write the service and start it when you sign in, with the settings given here", a.serviceInstall),
+			verb("uninstall", "stop and remove it", a.serviceUninstall),
+			verb("start", "start it now", a.serviceStart),
+			verb("stop", "stop it until you sign in again", a.serviceStop),
+			verb("status", "show whether it is installed and whether it runs", a.serviceStatus),
+			verb(serviceRun, "run as the service; only Windows' service manager calls it", a.serviceRun),
 		},
 	}
 }
 
 // service runs a subcommand of `bastion service`.
-func (a *app) service(ctx context.Context, verb string) error {
-	do := map[string]func(context.Context, config.Settings, *service.Service) error{
-		"install": a.serviceInstall, "uninstall": a.serviceUninstall, "start": a.serviceStart, "stop": a.serviceStop,
-		"status": a.serviceStatus, serviceRun: a.serviceRun,
-	}[verb]
+func (a *app) service(ctx context.Context, verb string, do func(context.Context, config.Settings, *service.Service) error) error {
 	settings := a.settings
 	if verb == serviceRun {
 		settings = a.agentSettings
