@@ -47,13 +47,12 @@ func (m Manual) Overview() string {
 	p.section("ENVIRONMENT").list(m.Environment)
 	p.section("EXIT STATUS").list(m.ExitStatus)
 	p.examples(m.Program.Root.Examples)
-	p.section("SEE ALSO")
-	var names []string
+	var pages []string
 	for _, cmd := range m.Program.Root.Listed() {
-		names = append(names, cmd.Name)
+		pages = append(pages, reference(name+"-"+cmd.Name))
 	}
-	slices.Sort(names)
-	p.seeAlso(name, names)
+	slices.Sort(pages)
+	p.section("SEE ALSO").line(strings.Join(append(pages, reference("ssh_config", "5")), ",\n"))
 	return p.String()
 }
 
@@ -211,14 +210,6 @@ func (p *page) list(terms []Term) {
 		}
 		p.item(strings.Join(names, ", "), t.Meaning)
 	}
-}
-
-func (p *page) seeAlso(name string, commands []string) {
-	refs := make([]string, 0, len(commands))
-	for _, c := range commands {
-		refs = append(refs, reference(name+"-"+c))
-	}
-	p.line(strings.Join(append(refs, reference("ssh_config", "5")), ",\n"))
 }
 
 func reference(name string, section ...string) string {
