@@ -91,24 +91,14 @@ func price(field func(*Settings) *float64) kind {
 	return typed[float64]{field: field, parse: usd, format: func(v float64) string { return strconv.FormatFloat(v, 'f', -1, 64) }}
 }
 
-// optional is a kind whose empty text is the zero value.
-func optional[T comparable](field func(*Settings) *T, parse func(string) (T, error), format func(T) string) kind {
-	var none T
-	return typed[T]{
-		field: field,
-		parse: func(text string) (T, error) {
-			if text == "" {
-				return none, nil
-			}
-			return parse(text)
-		},
-		format: func(v T) string {
-			if v == none {
-				return ""
-			}
-			return format(v)
-		},
-	}
+// address is the kind of a loopback address with a port; the zero value has an empty text.
+func address(field func(*Settings) *netip.AddrPort) kind {
+	return typed[netip.AddrPort]{field: field, parse: loopback, format: func(addr netip.AddrPort) string {
+		if !addr.IsValid() {
+			return ""
+		}
+		return addr.String()
+	}}
 }
 
 // list is the kind of a comma-separated list. Its error names each wrong item.

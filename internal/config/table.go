@@ -367,7 +367,7 @@ var table = []*Setting{
 		Key: "metrics_listen", Group: GroupLocal, Value: "ADDRESS:PORT", Trust: Personal,
 		Help: "loopback address at which the agent serves /metrics, /livez and /readyz; empty: only on its socket. " +
 			"Needs metrics_token_file; the value at the agent's start counts",
-		kind: optional(func(s *Settings) *netip.AddrPort { return &s.Local.MetricsListen }, loopback, netip.AddrPort.String),
+		kind: address(func(s *Settings) *netip.AddrPort { return &s.Local.MetricsListen }),
 	},
 	{
 		Key: "metrics_token_file", Group: GroupLocal, Value: "FILE", Trust: Personal,
