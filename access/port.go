@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
-	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/sessions"
@@ -63,7 +62,7 @@ func (p *patience) passes(ctx context.Context, err error) (again bool, gone erro
 		return true, nil
 	case class.Passes(), atLimit(err), errors.Is(err, sessions.ErrUnanswered):
 		return true, nil
-	case class == awsanswer.None && awssdk.Unreached(err):
+	case class == awsanswer.None && awsanswer.Unreached(err):
 		p.failures++
 		return p.failures < networkTries, nil
 	}

@@ -97,7 +97,7 @@ func Of(err error) Answer {
 		a.Status, a.Code, a.page = page.HTTPStatusCode(), unknownError, page.Page()
 	case errors.As(err, &api):
 		a.Code, a.Message = api.ErrorCode(), api.ErrorMessage()
-	case a.Status == 0, a.Status < 300 && cutOff(err):
+	case a.Status == 0, a.Status < 300 && Unreached(err):
 		return Answer{}
 	default:
 		a.Code = unknownError // the SDK's code for an answer without one
@@ -122,8 +122,8 @@ func Of(err error) Answer {
 	return a
 }
 
-// cutOff reports whether the connection ended within an answer.
-func cutOff(err error) bool {
+// Unreached reports whether a call failed on its way to AWS or back, also within an answer.
+func Unreached(err error) bool {
 	return errors.As(err, new(net.Error)) || errors.Is(err, io.ErrUnexpectedEOF)
 }
 

@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
-	"net"
 	"net/http/httptrace"
 	"strings"
 	"sync/atomic"
@@ -148,8 +146,3 @@ func (*unanswered) Temporary() bool { return true }
 
 // RetryableError tells the SDK whether to retry.
 func (e *unanswered) RetryableError() bool { return e.again }
-
-// Unreached reports whether a call failed on its way to AWS or back.
-func Unreached(err error) bool {
-	return errors.As(err, new(net.Error)) || errors.Is(err, io.ErrUnexpectedEOF)
-}

@@ -190,7 +190,7 @@ func (e *Env) credentialsError(err error, profile, next string) error {
 		return fail.New(fail.Timeout, "", fmt.Errorf("no usable AWS credentials: %w", err), fail.NextUnanswered)
 	case answer.Class != awsanswer.None && answer.Next != "" && !answer.NeedsSignIn():
 		next = answer.Next
-	case answer.Class == awsanswer.None && Unreached(err) && !isFile(err) && !isContainer(err):
+	case answer.Class == awsanswer.None && awsanswer.Unreached(err) && !isFile(err) && !isContainer(err):
 		next = awsanswer.NextUnreached(err)
 	}
 	return fail.New(fail.Credentials, "", fmt.Errorf("no usable AWS credentials: %w", err), next)
