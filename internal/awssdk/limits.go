@@ -66,15 +66,19 @@ func (l callLimits) boundCall(ctx context.Context, in middleware.InitializeInput
 func (l callLimits) boundAttempt(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (
 	middleware.FinalizeOutput, middleware.Metadata, error,
 ) {
-	var connected atomic.Bool
+	var connected, sent atomic.Bool
 	bounded, cancel := context.WithTimeout(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn: func(httptrace.GotConnInfo) { connected.Store(true) },
+		GotConn:      func(httptrace.GotConnInfo) { connected.Store(true) },
+		WroteHeaders: func() { sent.Store(true) },
 	}), l.attempt)
 	defer cancel()
 	out, metadata, err := next.HandleFinalize(bounded, in)
-	if err != nil && ctx.Err() == nil && bounded.Err() != nil {
-		name := callName(ctx)
+	switch name := callName(ctx); {
+	case err == nil || ctx.Err() != nil:
+	case bounded.Err() != nil:
 		err = &unanswered{call: name, after: l.attempt, again: !startsSession(name), connected: connected.Load()}
+	case startsSession(name) && sent.Load() && awsanswer.ClassOf(err) == awsanswer.None:
+		err = &cutAnswer{err}
 	}
 	if last, ok := ctx.Value(lastAttemptKey{}).(*lastAttempt); ok && ctx.Err() == nil {
 		last.err = err
@@ -146,3 +150,11 @@ func (*unanswered) Temporary() bool { return true }
 
 // RetryableError tells the SDK whether to retry.
 func (e *unanswered) RetryableError() bool { return e.again }
+
+// cutAnswer is the error of an attempt that was sent and whose answer was lost: it may have started a session.
+type cutAnswer struct{ error }
+
+func (e *cutAnswer) Unwrap() error { return e.error }
+
+// RetryableError tells the SDK not to retry.
+func (*cutAnswer) RetryableError() bool { return false }

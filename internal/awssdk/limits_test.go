@@ -12,10 +12,12 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 
+	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -59,44 +61,94 @@ var answers = map[string]func(http.ResponseWriter){
 // have started a session is left to its caller.
 func TestCallsEnd(t *testing.T) {
 	const limit = 600 * time.Millisecond
-	for name, answer := range answers {
+	for action, tt := range map[string]struct {
+		call func(context.Context, aws.Config) error
+		most int32 // attempts
+	}{
+		"sts:GetCallerIdentity": {func(ctx context.Context, cfg aws.Config) error {
+			_, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
+			return err
+		}, attemptsInTime},
+		"ecs:ListTasks": {func(ctx context.Context, cfg aws.Config) error {
+			_, err := ecs.NewFromConfig(cfg).ListTasks(ctx, &ecs.ListTasksInput{})
+			return err
+		}, attemptsInTime},
+		"ssm:StartSession": {func(ctx context.Context, cfg aws.Config) error {
+			_, err := ssm.NewFromConfig(cfg).StartSession(ctx, &ssm.StartSessionInput{Target: aws.String("i-1")})
+			return err
+		}, 1},
+	} {
+		for name, answer := range answers {
+			t.Run(action+" "+name, func(t *testing.T) {
+				url, requests := unending(t, answer) // of its own: a server may count a request after its call has ended
+				awsEnv(t, "AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_REGION=eu-central-1", "AWS_ENDPOINT_URL="+url)
+				cfg, err := Load(t.Context(), Source{CallTimeout: limit})
+				if err != nil {
+					t.Fatal(err)
+				}
+				err = fail.AWS(fail.Other, "ask", action, tt.call(t.Context(), cfg))
+				if fail.KindOf(err) != fail.Timeout || !strings.Contains(err.Error(), action) {
+					t.Errorf("%v, kind %v", err, fail.KindOf(err))
+				}
+				if _, ok := errors.AsType[net.Error](err); !ok {
+					t.Errorf("%v is no net.Error", err)
+				}
+				if made := requests.Load(); made > tt.most {
+					t.Errorf("%d attempts", made)
+				}
+			})
+		}
+	}
+}
+
+// cuts are the ways in which a connection ends without a whole answer.
+var cuts = map[string]string{
+	"no answer":      "",
+	"half an answer": "HTTP/1.1 200 OK\r\nContent-Type: application/x-amz-json-1.1\r\nContent-Length: 99\r\n\r\n{",
+}
+
+// A call without an answer is made again, unless it may have started a session: that is left to its caller.
+func TestCutAnswers(t *testing.T) {
+	for name, answer := range cuts {
 		t.Run(name, func(t *testing.T) {
-			url, requests := unending(t, answer)
-			awsEnv(t, "AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_REGION=eu-central-1", "AWS_ENDPOINT_URL="+url)
-			cfg, err := Load(t.Context(), Source{CallTimeout: limit})
+			var requests atomic.Int32
+			again, seen := context.WithCancel(t.Context()) // is cancelled by the second attempt of the third call
+			server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+				_, _ = io.Copy(io.Discard, r.Body)
+				if requests.Add(1) == 4 {
+					seen()
+				}
+				conn, _, err := http.NewResponseController(w).Hijack()
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				_, _ = io.WriteString(conn, answer)
+				_ = conn.Close()
+			}))
+			defer server.Close()
+			defer seen()
+			awsEnv(t, "AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_REGION=eu-central-1", "AWS_ENDPOINT_URL="+server.URL)
+			cfg, err := Load(t.Context(), Source{CallTimeout: time.Minute})
 			if err != nil {
 				t.Fatal(err)
 			}
-			for action, tt := range map[string]struct {
-				call func(context.Context) error
-				most int32 // attempts
-			}{
-				"sts:GetCallerIdentity": {func(ctx context.Context) error {
-					_, err := sts.NewFromConfig(cfg).GetCallerIdentity(ctx, &sts.GetCallerIdentityInput{})
-					return err
-				}, attemptsInTime},
-				"ecs:ListTasks": {func(ctx context.Context) error {
-					_, err := ecs.NewFromConfig(cfg).ListTasks(ctx, &ecs.ListTasksInput{})
-					return err
-				}, attemptsInTime},
-				"ssm:StartSession": {func(ctx context.Context) error {
-					target := "i-1"
-					_, err := ssm.NewFromConfig(cfg).StartSession(ctx, &ssm.StartSessionInput{Target: &target})
-					return err
-				}, 1},
-			} {
-				before := requests.Load()
-				err := fail.AWS(fail.Other, "ask", action, tt.call(t.Context()))
-				made := requests.Load() - before
-				if fail.KindOf(err) != fail.Timeout || !strings.Contains(err.Error(), action) {
-					t.Errorf("%s: %v, kind %v", action, err, fail.KindOf(err))
-				}
-				if _, ok := errors.AsType[net.Error](err); !ok {
-					t.Errorf("%s: %v is no net.Error", action, err)
-				}
-				if made > tt.most {
-					t.Errorf("%s: %d attempts", action, made)
-				}
+			_, err = ssm.NewFromConfig(cfg).StartSession(t.Context(), &ssm.StartSessionInput{Target: aws.String("i-1")})
+			if n := requests.Load(); err == nil || n != 1 || !awsanswer.Unreached(err) {
+				t.Errorf("StartSession: %d attempts, %v", n, err)
+			}
+			_, err = ecs.NewFromConfig(cfg).ExecuteCommand(t.Context(), &ecs.ExecuteCommandInput{
+				Command: aws.String("x"), Task: aws.String("x"), Interactive: true,
+			})
+			if n := requests.Load(); err == nil || n != 2 || !awsanswer.Unreached(err) {
+				t.Errorf("ExecuteCommand: %d attempts with that, %v", n, err)
+			}
+			if answer != "" {
+				return // the SDK does not repeat a call for an answer that is not whole
+			}
+			_, err = ecs.NewFromConfig(cfg).ListTasks(again, &ecs.ListTasksInput{})
+			if again.Err() == nil {
+				t.Errorf("ListTasks: %d attempts with those, %v", requests.Load(), err)
 			}
 		})
 	}
