@@ -10,9 +10,6 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/bastions"
-	"github.com/bastion-ssm/bastion/e2e/rig"
-	"github.com/bastion-ssm/bastion/internal/awssdk"
-	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/lab"
@@ -21,30 +18,7 @@ import (
 // The user learns of every failure of the grant command in the container within the time that the settings allow, with the setting
 // or the right to check. The client takes only bastiond's answer for an answer, and leaves no session behind.
 func TestGrantCommandFails(t *testing.T) {
-	program, err := rig.BuildBastiond(t.TempDir(), "HOME="+userHome)
-	if err != nil {
-		t.Fatal(err)
-	}
-	l, err := lab.Start(t.Context(), lab.Config{
-		Bastiond: program, AllowHostExec: true, Postgres: lab.Off, Redis: lab.Off, NoWeb: true,
-		StateDelay: -1, ExecDelay: -1, ConnectDelay: -1, StopTimeout: 3 * time.Second,
-	})
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() {
-		if left := l.Gateway().Sessions(); len(left) > 0 {
-			t.Errorf("%d sessions are left: %+v", len(left), left)
-		}
-		if err := l.Close(); err != nil {
-			t.Error(err)
-		}
-	}()
-	vars := make(map[string]string)
-	for _, kv := range l.Env() {
-		name, value, _ := strings.Cut(kv, "=")
-		vars[name] = value
-	}
+	l := startLab(t, func(c *lab.Config) { c.AllowHostExec = true })
 	interrupted := errors.New("interrupted")
 	for _, tt := range []struct {
 		name    string
@@ -70,25 +44,15 @@ func TestGrantCommandFails(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			texts := map[string]string{"runtime_dir": t.TempDir()}
+			var settings []string
 			if tt.command != "" {
-				texts["grant_command"] = tt.command
+				settings = append(settings, "grant_command="+tt.command)
 			}
 			if tt.timeout > 0 {
-				texts["start_timeout"] = tt.timeout.String()
+				settings = append(settings, "start_timeout="+tt.timeout.String())
 			}
-			settings, err := config.FromTexts(texts)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := l.SetAPIFaults(tt.faults); err != nil {
-				t.Fatal(err)
-			}
-			a, err := New(t.Context(), settings, Options{Env: awssdk.NewEnv(vars)})
-			if err != nil {
-				t.Fatal(err)
-			}
-			defer a.Close()
+			l.faults(tt.faults)
+			a := l.access(Options{}, settings...)
 			ctx, cancel := context.WithCancelCause(t.Context())
 			defer cancel(nil)
 			if tt.stop > 0 {
