@@ -351,3 +351,8 @@ type fakeLive struct {
 
 func (f *fakeLive) live() []report.Link { return f.links }
 func (f *fakeLive) probe()              { f.probed++ }
+
+// nopConn is a connection that closes.
+type nopConn struct{ net.Conn }
+
+func (*nopConn) Close() error { return nil }

@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -130,17 +131,27 @@ func TestRefusesDocument(t *testing.T) {
 type refusingSSM struct {
 	sessions.SSMAPI // others are not called
 
-	answers map[string]error
+	answers map[string]error // nil: none comes
 	began   time.Time
+	mu      sync.Mutex
 	calls   map[string][]time.Duration // when each document was asked for
 }
 
-func (f *refusingSSM) StartSession(_ context.Context, in *ssm.StartSessionInput, _ ...func(*ssm.Options)) (
+func (f *refusingSSM) StartSession(ctx context.Context, in *ssm.StartSessionInput, _ ...func(*ssm.Options)) (
 	*ssm.StartSessionOutput, error,
 ) {
 	name := aws.ToString(in.DocumentName)
+	f.mu.Lock()
+	defer f.mu.Unlock()
 	f.calls[name] = append(f.calls[name], time.Since(f.began))
-	return nil, &smithy.OperationError{ServiceID: "SSM", OperationName: "StartSession", Err: f.answers[name]}
+	err := f.answers[name]
+	if err == nil {
+		f.mu.Unlock()
+		<-ctx.Done()
+		f.mu.Lock()
+		err = ctx.Err()
+	}
+	return nil, &smithy.OperationError{ServiceID: "SSM", OperationName: "StartSession", Err: err}
 }
 
 // The second document is tried at once where the first is refused, and where the target stays not connected: after a while.
@@ -151,10 +162,12 @@ func TestSecondDocument(t *testing.T) {
 		forced string
 		first  time.Duration // at which the second document is tried; negative: never
 	}{
-		"not connected": {notConnected, "", documentDoubt},
-		"forced":        {notConnected, sessions.DocumentSSH, -1},
-		"unknown":       {&smithy.GenericAPIError{Code: "BadRequest"}, "", 0},
-		"throttled":     {&smithy.GenericAPIError{Code: "ThrottlingException"}, "", -1},
+		"not connected":  {notConnected, "", documentDoubt},
+		"silent":         {nil, "", documentPatience},
+		"silent, forced": {nil, sessions.DocumentSSH, -1},
+		"forced":         {notConnected, sessions.DocumentSSH, -1},
+		"unknown":        {&smithy.GenericAPIError{Code: "BadRequest"}, "", 0},
+		"throttled":      {&smithy.GenericAPIError{Code: "ThrottlingException"}, "", -1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -169,6 +182,8 @@ func TestSecondDocument(t *testing.T) {
 				if err == nil {
 					t.Fatal("a session")
 				}
+				api.mu.Lock()
+				defer api.mu.Unlock()
 				second := api.calls[sessions.DocumentPort]
 				switch {
 				case tt.first < 0 && len(second) > 0, tt.first >= 0 && len(second) == 0:

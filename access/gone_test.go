@@ -8,6 +8,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
+	"github.com/aws/smithy-go"
 
 	"github.com/bastion-ssm/bastion/bastions"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -104,5 +105,48 @@ func TestBastionEndsMeanwhile(t *testing.T) {
 				t.Errorf("%+v, %v; want gone %t, replaced %t", b, err, tt.gone, tt.replaced)
 			}
 		})
+	}
+}
+
+// failingECS is an ECS that fails.
+type failingECS struct {
+	bastions.ECSAPI // others are not called
+
+	err error
+}
+
+func (f *failingECS) DescribeTasks(context.Context, *ecs.DescribeTasksInput, ...func(*ecs.Options)) (*ecs.DescribeTasksOutput, error) {
+	return nil, &smithy.OperationError{ServiceID: "ECS", OperationName: "DescribeTasks", Err: f.err}
+}
+
+// An ECS that does not answer says nothing about a task. One that denies the look may do so because the task is forgotten, and its tags with it:
+// the bastion counts as gone, so that another search tells.
+func TestCheckGoneWithoutAnswer(t *testing.T) {
+	for code, gone := range map[string]bool{
+		"ThrottlingException": false, "ServerException": false, "ExpiredTokenException": false, "AccessDeniedException": true,
+	} {
+		x := accessToTask(t, func(*ecstypes.Task) {})
+		x.access.manager = bastions.New(bastions.Config{ECS: &failingECS{err: &smithy.GenericAPIError{Code: code, Message: "x"}}})
+		err := x.checkGone(t.Context())
+		if isGone(err) != gone || (err != nil) != gone || x.gone.Load() != gone {
+			t.Errorf("%s: %v, noted %v; want gone %v", code, err, x.gone.Load(), gone)
+		}
+	}
+}
+
+// A link that nobody uses may have its bastion back, and nothing is looked for or started for it.
+func TestFindForNobody(t *testing.T) {
+	x := accessToTask(t, func(*ecstypes.Task) {})
+	c := &taskConnector{access: x.access, admission: x}
+	spec, b, err := c.find(tunnel.WithUse(t.Context(), tunnel.Unused))
+	if err != nil || b == nil || b.TaskARN != x.bastion.TaskARN || spec.Owner != x.spec.Owner {
+		t.Errorf("%+v, %v", b, err)
+	}
+	stopped := accessToTask(t, func(task *ecstypes.Task) {
+		task.LastStatus, task.StoppedReason = aws.String("STOPPED"), aws.String(downReason)
+	})
+	c = &taskConnector{access: stopped.access, admission: stopped}
+	if _, b, err := c.find(tunnel.WithUse(t.Context(), tunnel.Unused)); b != nil || !tunnel.IsGone(err) || !isGone(err) {
+		t.Errorf("%+v, %v", b, err)
 	}
 }

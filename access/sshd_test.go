@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
+	"crypto/rsa"
 	"encoding/pem"
 	"errors"
 	"fmt"
@@ -16,6 +17,7 @@ import (
 	"testing"
 
 	"golang.org/x/crypto/ssh"
+	sshagent "golang.org/x/crypto/ssh/agent"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/keys"
@@ -41,6 +43,7 @@ func TestPinnedServer(t *testing.T) {
 		{name: "file, other port", setting: file, port: 22, wrong: "has no key of " + target},
 		{name: "no file", setting: file + ".none", port: 22, wrong: "no such file"},
 		{name: "no key", setting: "ssh-ed25519 AAAA", port: 22, wrong: "read ssh_host_key"},
+		{name: "two keys", setting: line + "\n" + line, port: 22, wrong: "there is more than one key"},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			check, pinned, err := pinnedServer(tt.setting, target, tt.port)
@@ -164,5 +167,104 @@ func TestIdentity(t *testing.T) {
 	}
 	if _, err := identity(t.Context(), file, nil); err == nil || !strings.Contains(err.Error(), "has a passphrase") {
 		t.Errorf("a locked key: %v", err)
+	}
+}
+
+// serveKeyring serves an SSH agent with keys, and makes it the user's.
+func serveKeyring(t *testing.T, keyring sshagent.Agent) {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "id") // short enough for a socket
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("unix", filepath.Join(dir, "agent"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var work sync.WaitGroup
+	work.Go(func() {
+		for {
+			conn, err := ln.Accept()
+			if err != nil {
+				return
+			}
+			work.Go(func() {
+				_ = sshagent.ServeAgent(keyring, conn)
+				_ = conn.Close()
+			})
+		}
+	})
+	t.Cleanup(func() {
+		_ = ln.Close()
+		work.Wait()
+		_ = os.RemoveAll(dir)
+	})
+	t.Setenv("SSH_AUTH_SOCK", ln.Addr().String())
+}
+
+// An agent's RSA key signs by SHA-2, as the server asks for it, and a key that is gone from the agent by then signs nothing. An agent without
+// keys is of no use, which is said before a session is opened.
+func TestAgentSigns(t *testing.T) {
+	keyring := sshagent.NewKeyring()
+	serveKeyring(t, keyring)
+	if _, err := identity(t.Context(), "agent", nil); fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), "it has no keys") ||
+		fail.NextOf(err) != "add one with ssh-add" {
+		t.Errorf("an agent without keys: %v, hint %q", err, fail.NextOf(err))
+	}
+	private, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := keyring.Add(sshagent.AddedKey{PrivateKey: private}); err != nil {
+		t.Fatal(err)
+	}
+	source, err := identity(t.Context(), "agent", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signers, err := source()
+	if err != nil || len(signers) != 1 {
+		t.Fatalf("%v, %v", signers, err)
+	}
+	signer, ok := signers[0].(ssh.AlgorithmSigner)
+	if !ok {
+		t.Fatal("the signer takes no algorithm")
+	}
+	for _, algorithm := range []string{ssh.KeyAlgoRSASHA256, ssh.KeyAlgoRSASHA512} {
+		sig, err := signer.SignWithAlgorithm(rand.Reader, []byte("data"), algorithm)
+		if err != nil || sig.Format != algorithm {
+			t.Errorf("%s: %+v, %v", algorithm, sig, err)
+			continue
+		}
+		if err := signer.PublicKey().Verify([]byte("data"), sig); err != nil {
+			t.Errorf("%s: %v", algorithm, err)
+		}
+	}
+	if err := keyring.RemoveAll(); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := signer.SignWithAlgorithm(rand.Reader, []byte("data"), ssh.KeyAlgoRSASHA256); err == nil {
+		t.Error("a removed key signs")
+	}
+}
+
+// A key file that cannot be used is named with what to do about it.
+func TestKeyFileFails(t *testing.T) {
+	for name, tt := range map[string]struct{ text, says, next string }{
+		"no key":  {"hello", "no key found", "OpenSSH or PEM form"},
+		"half":    {"-----BEGIN OPENSSH PRIVATE KEY-----\nAAAA\n-----END OPENSSH PRIVATE KEY-----\n", "", "OpenSSH or PEM form"},
+		"public":  {"ssh-ed25519 AAAA", "no key found", "OpenSSH or PEM form"},
+		"no file": {"", "no such file", "--ssh-identity"},
+	} {
+		file := filepath.Join(t.TempDir(), "key")
+		if tt.text != "" {
+			if err := os.WriteFile(file, []byte(tt.text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		_, err := identity(t.Context(), file, nil)
+		if fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), tt.says) || !strings.Contains(fail.NextOf(err), tt.next) {
+			t.Errorf("%s: %v, hint %q", name, err, fail.NextOf(err))
+		}
 	}
 }
