@@ -124,7 +124,7 @@ func (p *Program) candidates(before []string, last string) []Candidate {
 			wants = nil
 		case w == "--":
 			return nil // the rest is another program's command line
-		case strings.HasPrefix(w, "-"):
+		case IsOption(w):
 			o := FindOption(p.reachable(cmd), name)
 			switch {
 			case o == nil:
