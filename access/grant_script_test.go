@@ -52,6 +52,9 @@ func TestGrantAnswers(t *testing.T) {
 	host, _ := newKey(t)
 	refuse := func(code string) string { return `answer '{"v":1,"version":"1","code":"` + code + `","error":"no"}'` }
 	l := startLab(t, func(c *lab.Config) { c.AllowHostExec = true })
+	if _, err := l.access(Options{}).Up(t.Context()); err != nil { // bastiond serves from here on
+		t.Fatal(err)
+	}
 	for _, tt := range []struct {
 		name   string
 		script string
