@@ -12,8 +12,8 @@ import (
 )
 
 // These types bind single methods instead of the services' clients. If a client becomes an interface, the linker keeps all its
-// methods, because templates (those of the service manager's units) may call any method by name. EC2's client has 700. A bound
-// method keeps only itself: the program becomes less than half as large, in memory too.
+// methods, because templates (urfave/cli's help) may call any method by name. EC2's client has 700. A bound method keeps only
+// itself: the program becomes less than half as large, in memory too.
 
 // call is a method of a service's client, bound to it.
 type call[In, Options, Out any] func(context.Context, *In, ...func(*Options)) (*Out, error)

@@ -54,7 +54,7 @@ func (a *app) agentCommand() *cli.Command {
 			{
 				Name: "run", Summary: "serve in the foreground, as a service does, and print the socket",
 				About: []cli.Passage{cli.Para("bastion service installs the agent as a service that runs this command.")},
-				Flags: []*cli.Option{
+				Flags: []cli.Option{
 					cli.Text(&run.logFile, "FILE", "log to FILE, and begin a new one when it is large", "log-file"),
 					cli.Switch(&run.stay, "go on without work, as a service should", "stay"),
 				},
@@ -84,7 +84,7 @@ func (a *app) agentCommand() *cli.Command {
 			{
 				Name: "logs", Summary: "print the end of its log: each connection's target, duration and bytes, never its content",
 				Examples: []string{"bastion agent logs --follow"}, Settings: groups,
-				Flags: []*cli.Option{cli.Switch(&logs.follow, "go on with new lines, until Ctrl-C", "follow", "f")},
+				Flags: []cli.Option{cli.Switch(&logs.follow, "go on with new lines, until Ctrl-C", "follow", "f")},
 				Run:   a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.agentLogs(ctx, s, logs) }),
 			},
 		},

@@ -40,7 +40,7 @@ func newApp(std stdio) *app {
 	a := &app{stdio: std, raw: std, written: console.NewOutput(printable.NewWriter(std.out))}
 	a.out, a.err = a.written, printable.NewWriter(std.err)
 	a.line = &cli.Program{
-		Groups: commandGroups, Values: settingChoices, Settings: make(map[string]string),
+		Groups: commandGroups, Out: a.out, Err: a.err, Values: settingChoices, Settings: make(map[string]string),
 		Default: func() error { return a.document("help", a.line.Help(a.line.Root, programName)) },
 	}
 	a.line.Root = a.root()

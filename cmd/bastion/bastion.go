@@ -76,7 +76,7 @@ func (a *app) downCommand() *cli.Command {
 		About: []cli.Passage{cli.Para(`Stops all your bastion tasks in the cluster. An idle bastion also stops by itself. A task that is marked as
 			yours but differs from bastion's own may be another user's: bastion shows it, and stops it only with --refused.`)},
 		Examples: []string{"bastion down", "bastion down --refused"},
-		Flags: []*cli.Option{
+		Flags: []cli.Option{
 			cli.Switch(&o.refused, "also stop tasks that are marked as yours but that bastion does not use", "refused"),
 		},
 		Settings: showCommon,
@@ -164,7 +164,7 @@ func (a *app) statusCommand() *cli.Command {
 			"bastion status --watch",
 			"bastion status -o json | jq '.processes[].links[].sessions'",
 		},
-		Flags:    []*cli.Option{cli.Switch(&o.watch, "show each change, until Ctrl-C", "watch", "w")},
+		Flags:    []cli.Option{cli.Switch(&o.watch, "show each change, until Ctrl-C", "watch", "w")},
 		Settings: showCommon,
 		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.status(ctx, s, o) }),
 	}

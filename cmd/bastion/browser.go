@@ -35,7 +35,7 @@ func (a *app) browserCommand() *cli.Command {
 			"bastion browser --browser firefox --fresh https://wiki.corp.internal/",
 			"bastion browser --proxy-domains corp.example https://wiki.corp.example/ -- --incognito",
 		},
-		Flags: []*cli.Option{
+		Flags: []cli.Option{
 			cli.Switch(&o.all, "send all traffic through the bastion, not only the private network's", "all"),
 			cli.Switch(&o.fresh, "use a new profile, and remove it at the end", "fresh"),
 		},

@@ -34,7 +34,7 @@ func (a *app) dashboardCommand() *cli.Command {
 			"bastion dashboard --no-open        # only prints the address",
 			"bastion dashboard --listen 127.0.0.1:8080",
 		},
-		Flags: []*cli.Option{
+		Flags: []cli.Option{
 			cli.Text(&o.listen, "ADDRESS:PORT", "loopback address of the page, if it is not served yet (default: 127.0.0.1 and a free port)",
 				"listen"),
 			cli.Switch(&o.noOpen, "only print the address", "no-open"),

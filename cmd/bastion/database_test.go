@@ -118,11 +118,9 @@ func TestEachVariableLeadsToTheForward(t *testing.T) {
 // The options of the program that exec runs are its own, also where they look like ours.
 func TestExecOptions(t *testing.T) {
 	a, _ := testApp()
-	call, err := a.line.Parse([]string{"bastion", "exec", "rds:a", "-q", "--", "psql", "-q", "--user", "x"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	if want := []string{"rds:a", "--", "psql", "-q", "--user", "x"}; !slices.Equal(call.Args, want) || len(call.Options) != 1 || call.Options[0].Name != "q" {
-		t.Errorf("%+v, want the arguments %q and the option -q", call, want)
+	args, err := a.line.Arrange([]string{"bastion", "exec", "rds:a", "-q", "--", "psql", "-q", "--user", "x"})
+	if want := []string{"bastion", "exec", "-q", "--", "rds:a", "--", "psql", "-q", "--user", "x"}; err != nil ||
+		!slices.Equal(args, want) {
+		t.Errorf("%q, %v, want %q", args, err, want)
 	}
 }

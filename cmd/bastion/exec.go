@@ -28,8 +28,8 @@ type login struct {
 }
 
 // options are the options that fill l in.
-func (l *login) options() []*cli.Option {
-	return []*cli.Option{
+func (l *login) options() []cli.Option {
+	return []cli.Option{
 		cli.Text(&l.user, "USER", "database user", "user"),
 		cli.Text(&l.iamUser, "USER", "database user who signs in with an RDS IAM token, valid for 15 minutes", "iam-user"),
 		cli.Text(&l.database, "NAME", "database (default: the one that RDS created, if any)", "database"),

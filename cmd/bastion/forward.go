@@ -91,7 +91,7 @@ func (a *app) forwardCommand() *cli.Command {
 			"bastion forward -d orders          # a name from bastion.yaml; stays after the command has ended",
 			"bastion forward -o json rds :      # a free port; prints which",
 		},
-		Flags: []*cli.Option{
+		Flags: []cli.Option{
 			cli.Func("[BIND:]PORT:HOST:HOSTPORT", "forward as ssh -L does, also to rds:ID or cache:ID; may be repeated",
 				func(v string) error { o.local = append(o.local, v); return nil }, "L"),
 			detachFlag(&o.detach),
@@ -111,7 +111,7 @@ type forwardOptions struct {
 }
 
 // detachFlag is the option of commands whose forwards may stay.
-func detachFlag(into *bool) *cli.Option {
+func detachFlag(into *bool) cli.Option {
 	return cli.Switch(into, "end once it is ready; the agent keeps it", "detach", "d")
 }
 

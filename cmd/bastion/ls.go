@@ -236,7 +236,7 @@ func (a *app) waitCommand() *cli.Command {
 			"bastion wait orders --timeout 30s",
 			"bastion forward orders & bastion wait orders && psql -h 127.0.0.1",
 		},
-		Flags: []*cli.Option{cli.Func("DURATION", "how long to wait (default: 1m)", func(v string) (err error) {
+		Flags: []cli.Option{cli.Func("DURATION", "how long to wait (default: 1m)", func(v string) (err error) {
 			o.timeout, err = duration.Parse(v)
 			if err == nil && o.timeout <= 0 {
 				err = errors.New("the timeout must be more than 0")

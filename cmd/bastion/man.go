@@ -27,7 +27,7 @@ func (a *app) manCommand() *cli.Command {
 			directory, which it makes if necessary: bastion.1, and bastion-COMMAND.1 for each command. Their date is SOURCE_DATE_EPOCH, or
 			today.`)},
 		Examples: []string{"bastion man forward | man -l -", "bastion man --dir ~/.local/share/man/man1"},
-		Flags:    []*cli.Option{cli.Text(&o.dir, "DIR", "write all pages into DIR", "dir")},
+		Flags:    []cli.Option{cli.Text(&o.dir, "DIR", "write all pages into DIR", "dir")},
 		Run:      func(_ context.Context, args []string) error { return a.man(args, o) },
 		Complete: func(args []string) []cli.Candidate {
 			if len(args) > 0 {

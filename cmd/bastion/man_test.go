@@ -57,8 +57,8 @@ func TestManual(t *testing.T) {
 			}
 		}
 		for _, o := range want {
-			if name := o.Names[0]; !strings.Contains(page, roffBold("--"+name)) && !strings.Contains(page, roffBold("-"+name)) {
-				t.Errorf("the page of %s does not have the option %s", cmd.Name, o.Names[0])
+			if name := o.Names()[0]; !strings.Contains(page, roffBold("--"+name)) && !strings.Contains(page, roffBold("-"+name)) {
+				t.Errorf("the page of %s does not have the option %s", cmd.Name, o.Names()[0])
 			}
 		}
 		if !strings.Contains(main, roffBold("bastion-"+cmd.Name)+"(1)") {

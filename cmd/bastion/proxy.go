@@ -62,7 +62,7 @@ func (a *app) proxyCommand() *cli.Command {
 			"ssh -o ProxyCommand='bastion proxy %h %p' ec2-user@i-0123456789abcdef0",
 			"ssh -F ssh_config.example -N -D 1080 bastion",
 		},
-		Flags: []*cli.Option{
+		Flags: []cli.Option{
 			cli.Text(&o.connect, "USER",
 				"send the EC2 instance a new key for USER by EC2 Instance Connect; in ssh_config %r is the user", "instance-connect"),
 			cli.Switch(&o.pass, "pass the connection to ssh and end (ProxyUseFdpass yes)", "fdpass"),

@@ -42,7 +42,7 @@ func TestReadme(t *testing.T) {
 		words := strings.Fields(m[1] + m[2])
 		if a.line.Root.Verb(words[1]) == nil {
 			t.Errorf("%q is not a command", words)
-		} else if _, err := a.line.Parse(words); err != nil {
+		} else if _, err := a.line.Arrange(words); err != nil {
 			t.Errorf("%q: %v", words, err)
 		}
 	}

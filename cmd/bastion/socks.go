@@ -33,7 +33,7 @@ func (a *app) socksCommand() *cli.Command {
 			"curl --socks5-hostname 127.0.0.1:1080 https://wiki.corp.internal/",
 			"bastion socks -d --name proxy 1080    # until bastion stop proxy",
 		},
-		Flags: []*cli.Option{
+		Flags: []cli.Option{
 			detachFlag(&o.detach),
 			cli.Text(&o.name, "NAME", "name of the proxy for stop and wait", "name"),
 		},

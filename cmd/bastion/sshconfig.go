@@ -44,7 +44,7 @@ func (a *app) sshConfigCommand() *cli.Command {
 			"bastion ssh-config --write --profile prod --instance-connect",
 			"bastion ssh-config --remove",
 		},
-		Flags: []*cli.Option{
+		Flags: []cli.Option{
 			cli.Switch(&o.write, "add the block to the file, or replace the one there", "write"),
 			cli.Switch(&o.remove, "remove the block from the file", "remove"),
 			cli.Switch(&o.connect, "sign in to EC2 instances with an ephemeral key, by EC2 Instance Connect", "instance-connect"),

@@ -33,7 +33,7 @@ func (a *app) tokenCommand() *cli.Command {
 			"bastion token rds:orders --user app",
 			"export PGPASSWORD=$(bastion token rds:orders --user app)",
 		},
-		Flags:    []*cli.Option{cli.Text(&o.user, "USER", "database user", "user")},
+		Flags:    []cli.Option{cli.Text(&o.user, "USER", "database user", "user")},
 		Settings: showCommon,
 		Complete: func([]string) []cli.Candidate {
 			return slices.DeleteFunc(a.targetCandidates(), func(c cli.Candidate) bool { return c.Value == cacheSpec })

@@ -39,7 +39,7 @@ func (a *app) trustCommand() *cli.Command {
 				argument it takes the file that commands would find.`),
 		},
 		Examples: []string{"bastion trust", "bastion trust ~/src/shop/bastion.yaml --yes", "bastion trust --list"},
-		Flags: []*cli.Option{
+		Flags: []cli.Option{
 			cli.Switch(&o.yes, "agree without a question, for scripts", "yes", "y"),
 			cli.Switch(&o.list, "print the files that you trust", "list"),
 			cli.Switch(&o.remove, "end the trust in the file", "remove"),

@@ -53,7 +53,7 @@ func TestEveryCommandHasExamples(t *testing.T) {
 				if len(words) < 2 || words[0] != "bastion" {
 					continue // of another program
 				}
-				if _, err := a.line.Parse(words); err != nil {
+				if _, err := a.line.Arrange(words); err != nil {
 					t.Errorf("%s: the example %q: %v", path, line, err)
 					continue
 				}

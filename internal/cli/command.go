@@ -22,8 +22,8 @@ type Command struct {
 	MaxArgs  int    // the most arguments, or AnyNumber
 	About    []Passage
 	Examples []string
-	Flags    []*Option // its own options; every setting is an option too
-	Settings []string  // the groups of settings that help shows for it
+	Flags    []Option // its own options; every setting is an option too
+	Settings []string // the groups of settings that help shows for it
 	Verbs    []*Command
 	Usual    string // the verb that runs by default; "": the user must name one
 	Divided  bool   // a "--" divides its arguments and is one of them

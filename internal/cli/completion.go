@@ -114,13 +114,13 @@ type Candidate struct{ Value, Help string }
 // candidates returns the candidates for last, after the words in before.
 func (p *Program) candidates(before []string, last string) []Candidate {
 	cmd := p.Root
-	var wants *Option // an option that still needs its value
+	var wants Option // an option that still needs its value
 	var args []string
 	for _, w := range before {
 		name, value, given := strings.Cut(strings.TrimLeft(w, "-"), "=")
 		switch {
 		case wants != nil:
-			_ = wants.set(w)
+			wants.note(w)
 			wants = nil
 		case w == "--":
 			return nil // the rest is another program's command line
@@ -129,8 +129,8 @@ func (p *Program) candidates(before []string, last string) []Candidate {
 			switch {
 			case o == nil:
 			case given:
-				_ = o.set(value)
-			case o.Value != "":
+				o.note(value)
+			case o.Value() != "":
 				wants = o
 			}
 		case len(cmd.Verbs) > 0:
@@ -163,10 +163,10 @@ func (c *Command) Candidates() []Candidate {
 	return out
 }
 
-func optionCandidates(options []*Option) []Candidate {
+func optionCandidates(options []Option) []Candidate {
 	var out []Candidate
 	for _, o := range options {
-		out = append(out, Candidate{dashes(o.Names[0]), o.Meaning})
+		out = append(out, Candidate{dashes(o.Names()[0]), o.Meaning()})
 	}
 	return append(out, Candidate{"--help", "show help"})
 }

@@ -26,7 +26,7 @@ func complete(line string, change func(*Program)) (values []string, out string) 
 
 // A candidate stands in a line of its own, with a tab before its description.
 func TestCompleteLines(t *testing.T) {
-	if _, out := complete("", nil); out != "forward\tforward ports\nstatus\tshow\nexec\trun\nagent\tthe agent\nls\tlist\nservice\tserve\nversion\tprint it\nhelp\texplain it\n" {
+	if _, out := complete("", nil); out != "forward\tforward ports\nstatus\tshow\nexec\trun\nagent\tthe agent\nls\tlist\nservice\tserve\nversion\tprint it\n" {
 		t.Errorf("%q", out)
 	}
 	var b bytes.Buffer
@@ -96,7 +96,7 @@ func TestCompleteValues(t *testing.T) {
 	change := func(p *Program) {
 		p.Values = func(key string) []Candidate { return Words(key+"-1", key+"-2") }
 		forward := p.Root.Verb("forward")
-		forward.Flags[1].Choices(Words("orders", "users")...)
+		forward.Flags[1].(*Flag).Choices(Words("orders", "users")...)
 	}
 	for line, want := range map[string]string{
 		"forward --region ":             "region-1 region-2",

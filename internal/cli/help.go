@@ -32,7 +32,7 @@ func (p *Program) Help(c *Command, path string) string {
 		h.WriteString("\nOptions:\n")
 		var list []Term
 		for _, o := range c.Flags {
-			list = append(list, Term{o.term(), o.Meaning})
+			list = append(list, Term{optionTerm(o), o.Meaning()})
 		}
 		h.terms(list)
 	}
@@ -175,7 +175,7 @@ func SettingsHelp() string {
 			if s.Group != group {
 				continue
 			}
-			fmt.Fprintf(&h, "  %s  %s  %s\n      ", settingOption(s, nil).term(), s.Env(), s.Key)
+			fmt.Fprintf(&h, "  %s  %s  %s\n      ", optionTerm(&settingFlag{setting: s}), s.Env(), s.Key)
 			def := s.Default
 			if def == "" {
 				def = "none"

@@ -149,23 +149,24 @@ func (p *page) settings(group string, after func(*config.Setting)) {
 	p.sub(group)
 	for _, s := range config.All() {
 		if s.Group == group {
-			p.option(settingOption(s, nil))
+			p.option(&settingFlag{setting: s})
 			after(s)
 		}
 	}
 }
 
 // option lists an option: -o, --output text|json.
-func (p *page) option(o *Option) {
-	names := o.spellings()
+func (p *page) option(o Option) {
+	names := slices.Clone(o.Names())
+	slices.Reverse(names)
 	for i, n := range names {
-		names[i] = bold(n)
+		names[i] = bold(dashes(n))
 	}
 	head := strings.Join(names, ", ")
-	if o.Value != "" {
-		head += ` \fI` + escape(o.Value) + `\fR`
+	if o.Value() != "" {
+		head += ` \fI` + escape(o.Value()) + `\fR`
 	}
-	p.item(head, o.Meaning+".")
+	p.item(head, o.Meaning()+".")
 }
 
 // description writes the parts of a description.

@@ -3,8 +3,12 @@ package cli
 import (
 	"cmp"
 	"context"
+	"io"
+	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/urfave/cli/v2"
 
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -12,182 +16,227 @@ import (
 
 // Program is a command line.
 type Program struct {
-	Root    *Command                         // its verbs are the commands, its name is the program's
-	Groups  []string                         // the groups of commands, in the order of the list
-	Default func() error                     // runs without a command
-	Values  func(setting string) []Candidate // the possible values of a setting, by its key; nil: not listed
+	Root     *Command // its verbs are the commands, its name is the program's
+	Groups   []string // the groups of commands, in the order of the list
+	Out, Err io.Writer
+	Default  func() error                     // runs without a command
+	Values   func(setting string) []Candidate // the possible values of a setting, by its key; nil: not listed
 
-	// Run and completion fill in the settings given as options, by key, and the file given by --config.
+	// The parser and completion fill in the settings given as options, by key, and the file given by --config.
 	Settings   map[string]string
 	ConfigFile string
 }
 
-// Call is a command line that Parse has read.
-type Call struct {
-	Command *Command
-	Path    string // the command's full name, such as "bastion agent run"
-	Options []Given
-	Args    []string
-}
-
-// Given is an option of a command line.
-type Given struct {
-	Name, Value string
-	HasValue    bool
-
-	isSetting bool
-}
-
 // Run runs the command of a command line.
 func (p *Program) Run(ctx context.Context, args []string) error {
-	c, err := p.Parse(args)
+	arranged, err := p.Arrange(args)
 	if err != nil {
 		return err
 	}
-	if err := p.set(c); err != nil {
-		return err
-	}
-	if c.Command == p.Root {
-		if len(c.Args) > 0 { // behind "--"
-			return unknownCommand(p.Root, p.Root.Name, c.Args[0])
-		}
-		return p.Default()
-	}
-	if err := p.checkCount(c); err != nil {
-		return err
-	}
-	return c.Command.Run(ctx, c.Args)
-}
-
-// Parse reads a command line: the command and its verb, its options and its arguments. Options may stand anywhere before "--"; all
-// words after it are arguments. --help and --version, anywhere before that, become the commands of those names. Run checks the
-// options and counts the arguments.
-func (p *Program) Parse(args []string) (*Call, error) {
-	c := &Call{Command: p.Root, Path: p.Root.Name}
-	var special string
-	rest := args[1:]
-	for i := 0; i < len(rest); i++ {
-		arg := rest[i]
-		name, value, hasValue := strings.Cut(strings.TrimPrefix(strings.TrimPrefix(arg, "-"), "-"), "=")
-		switch {
-		case arg == "--":
-			if c.Command.Divided {
-				c.Args = append(c.Args, arg)
-			}
-			c.Args = append(c.Args, rest[i+1:]...)
-			i = len(rest)
-		case !IsOption(arg) && len(c.Command.Verbs) == 0:
-			c.Args = append(c.Args, arg)
-		case !IsOption(arg):
-			next := c.Command.Verb(arg)
-			if next == nil {
-				return nil, unknownCommand(c.Command, c.Path, arg)
-			}
-			c.Command, c.Path = next, c.Path+" "+arg
-		case name == "help" || name == "h" || name == "version":
-			special = cmp.Or(special, name)
-		default:
-			o := FindOption(p.reachable(c.Command), name)
-			if o != nil && !hasValue && o.Value != "" {
-				if i++; i == len(rest) {
-					return nil, needsValue(p.Root.Name+" help settings lists the options", name)
-				}
-				value, hasValue = rest[i], true
-			}
-			c.Options = append(c.Options, Given{name, value, hasValue, o != nil && o.isSetting})
-		}
-	}
-	if special != "" {
-		return p.special(c, special), nil
-	}
-	if c.Command != p.Root && len(c.Command.Verbs) > 0 {
-		if c.Command.Usual == "" {
-			return nil, fail.Usagef("usage: "+c.Path+" "+c.Command.arguments(), "%s: a subcommand is missing", p.called(c))
-		}
-		c.Command, c.Path = c.Command.Verb(c.Command.Usual), c.Path+" "+c.Command.Usual
-	}
-	return c, nil
-}
-
-// special returns the call of help for c, or of version, with those of c's options that every command takes.
-func (p *Program) special(c *Call, option string) *Call {
-	out := &Call{Options: slices.DeleteFunc(c.Options, func(g Given) bool { return !g.isSetting })}
-	name := "version"
-	if option != name {
-		name, out.Args = "help", strings.Fields(p.called(c))
-	}
-	out.Command, out.Path = p.Root.Verb(name), p.Root.Name+" "+name
-	return out
-}
-
-// called returns a command's full name without the program's.
-func (p *Program) called(c *Call) string {
-	return strings.TrimSpace(strings.TrimPrefix(c.Path, p.Root.Name))
+	return p.parser().RunContext(ctx, arranged)
 }
 
 // Options returns every option that the command takes.
-func (p *Program) Options(c *Command) []*Option {
+func (p *Program) Options(c *Command) []Option {
 	out := slices.Clone(c.Flags)
 	for _, s := range config.All() {
-		out = append(out, settingOption(s, p))
+		out = append(out, &settingFlag{setting: s, program: p})
 	}
 	return append(out, Text(&p.ConfigFile, "FILE", "configuration file [$BASTION_CONFIG]", "config"))
 }
 
-// set sets a call's options. It refuses those that its command does not take.
-func (p *Program) set(c *Call) error {
-	options, lists := p.Options(c.Command), c.Path+" --help lists the options"
-	names := make(map[*Option]string) // the name by which an option was given
-	for _, g := range c.Options {
-		o := FindOption(options, g.Name)
-		switch {
-		case o == nil:
-			return unknownOption(options, lists, g.Name)
-		case o.Value == "" && !g.HasValue:
-			g.Value = "true"
-		case !g.HasValue:
-			return needsValue(lists, g.Name)
-		}
-		if first, ok := names[o]; ok && first != g.Name {
-			same := o.spellings()
-			return fail.Usagef("give one of the two", "%s and %s are the same option", same[0], same[1])
-		}
-		names[o] = g.Name
-		if err := o.set(g.Value); err != nil {
-			return fail.Usagef(lists, "%s: %s", dashes(g.Name), err)
+// parser returns urfave/cli's parser of the command line. It has no help of its own: Arrange turns --help into a command.
+func (p *Program) parser() *cli.App {
+	c := &cli.App{
+		Name:            p.Root.Name,
+		Usage:           p.Root.Summary,
+		Writer:          p.Out,
+		ErrWriter:       p.Err,
+		HideVersion:     true,
+		HideHelp:        true,
+		HideHelpCommand: true,
+		Flags:           urfaveFlags(p.Options(p.Root)),
+		Action:          p.noCommand,
+		OnUsageError:    p.usageError(p.Root),
+		ExitErrHandler:  func(*cli.Context, error) {},
+	}
+	for _, cmd := range p.Root.Verbs {
+		c.Commands = append(c.Commands, p.parsed(cmd, p.Root.Name+" "+cmd.Name))
+	}
+	return c
+}
+
+// parsed returns the command with the full name path in the form that urfave/cli needs.
+func (p *Program) parsed(c *Command, path string) *cli.Command {
+	out := &cli.Command{
+		Name: c.Name, Usage: c.Summary, ArgsUsage: c.arguments(), Hidden: c.Hidden,
+		HideHelp: true, HideHelpCommand: true, OnUsageError: p.usageError(c), Flags: urfaveFlags(p.Options(c)),
+	}
+	if c.Run != nil {
+		out.Action = func(u *cli.Context) error {
+			args := u.Args().Slice()
+			if err := p.checkCount(c, path, len(args)); err != nil {
+				return err
+			}
+			return c.Run(u.Context, args)
 		}
 	}
-	return nil
+	for _, v := range c.Verbs {
+		out.Subcommands = append(out.Subcommands, p.parsed(v, path+" "+v.Name))
+	}
+	return out
 }
 
 // checkCount refuses too few or too many arguments for a command.
-func (p *Program) checkCount(c *Call) error {
-	msg := "too many arguments"
-	switch n := len(c.Args); {
-	case n < c.Command.MinArgs:
-		msg = "arguments are missing"
-	case n <= c.Command.MaxArgs || c.Command.MaxArgs == AnyNumber:
+func (p *Program) checkCount(c *Command, path string, n int) error {
+	if n >= c.MinArgs && (n <= c.MaxArgs || c.MaxArgs == AnyNumber) {
 		return nil
 	}
-	return fail.Usagef("usage: "+strings.TrimSpace(c.Path+" "+c.Command.arguments()), "%s: %s", p.called(c), msg)
+	msg := "too many arguments"
+	if n < c.MinArgs {
+		msg = "arguments are missing"
+	}
+	return fail.Usagef("usage: "+strings.TrimSpace(path+" "+c.arguments()), "%s: %s", strings.TrimPrefix(path, p.Root.Name+" "), msg)
 }
 
-func needsValue(next, name string) error {
-	return fail.Usagef(next, "the option %s needs a value", dashes(name))
+func urfaveFlags(options []Option) []cli.Flag {
+	out := make([]cli.Flag, len(options))
+	for i, o := range options {
+		out[i] = o
+	}
+	return out
 }
+
+// noCommand runs without a command, or for an unknown one behind "--".
+func (p *Program) noCommand(c *cli.Context) error {
+	if c.Args().Present() {
+		return unknownCommand(p.Root, p.Root.Name, c.Args().First())
+	}
+	return p.Default()
+}
+
+// usageError returns a function that rewrites the parser's error about a command's options in this program's words.
+func (p *Program) usageError(c *Command) cli.OnUsageErrorFunc {
+	return func(u *cli.Context, err error, _ bool) error {
+		where := p.Root.Name
+		if u.Command != nil && strings.HasPrefix(u.Command.HelpName, p.Root.Name+" ") {
+			where = u.Command.HelpName
+		}
+		lists := where + " --help lists the options"
+		msg := err.Error()
+		if name, ok := strings.CutPrefix(msg, "flag provided but not defined: -"); ok {
+			return unknownOption(p.Options(c), lists, name)
+		}
+		if name, ok := strings.CutPrefix(msg, "bad flag syntax: -"); ok { // a third hyphen
+			return unknownOption(p.Options(c), lists, name)
+		}
+		if name, ok := strings.CutPrefix(msg, "flag needs an argument: -"); ok {
+			return fail.Usagef(lists, "the option %s needs a value", dashes(strings.TrimPrefix(name, "-")))
+		}
+		if m := wrongValue.FindStringSubmatch(msg); m != nil {
+			return fail.Usagef(lists, "%s: %s", dashes(m[1]), m[2])
+		}
+		if m := twoForms.FindStringSubmatch(msg); m != nil {
+			return fail.Usagef("give one of the two", "%s and %s are the same option", dashes(m[1]), dashes(m[2]))
+		}
+		return fail.Usagef(lists, "%s", msg)
+	}
+}
+
+// Errors of package flag and urfave/cli: a value that an option refuses, and an option given by two of its names.
+var (
+	wrongValue = regexp.MustCompile(`^invalid (?:boolean )?value .* for (?:flag )?-+([a-zA-Z-]+): (.*)$`)
+	twoForms   = regexp.MustCompile(`^Cannot use two forms of the same flag: (\S+) (\S+)$`)
+)
 
 // unknownOption returns the error for a name that none of the options has.
-func unknownOption(options []*Option, lists, name string) error {
+func unknownOption(options []Option, lists, name string) error {
+	name = strings.TrimPrefix(name, "-")
 	names := []string{"help"}
 	for _, o := range options {
-		names = append(names, o.Names...)
+		names = append(names, o.Names()...)
 	}
 	next := config.DidYouMean(strings.ReplaceAll(name, "_", "-"), names, "--", lists)
 	return fail.Usagef(next, "unknown option %s", dashes(name))
 }
 
+func dashes(name string) string {
+	if len(name) == 1 {
+		return "-" + name
+	}
+	return "--" + name
+}
+
+// Arrange rewrites a command line into the parser's form: the command and its verb, its options, then its arguments. The parser
+// stops at the first argument, but users write `bastion forward rds:orders 12345 --region eu-west-1`. Words after "--" stay in
+// place. --help and --version, anywhere before that, become the commands of those names.
+func (p *Program) Arrange(args []string) ([]string, error) {
+	root := p.Root
+	cmd, path := root, []string{args[0]}
+	var options, positional []string
+	var shared []string // options that are settings, for every command
+	var special string
+	rest := args[1:]
+	for i := 0; i < len(rest); i++ {
+		arg := rest[i]
+		name, _, hasValue := strings.Cut(strings.TrimLeft(arg, "-"), "=")
+		switch {
+		case arg == "--":
+			if cmd.Divided {
+				positional = append(positional, arg)
+			}
+			positional = append(positional, rest[i+1:]...)
+			i = len(rest)
+		case !IsOption(arg):
+			next := cmd.Verb(arg)
+			switch {
+			case next != nil:
+				cmd, path = next, append(path, arg)
+			case len(cmd.Verbs) > 0:
+				return nil, unknownCommand(cmd, strings.Join(append([]string{root.Name}, path[1:]...), " "), arg)
+			default:
+				positional = append(positional, arg)
+			}
+		case name == "help" || name == "h" || name == "version":
+			special = cmp.Or(special, name)
+		default:
+			words := []string{arg}
+			o := FindOption(p.reachable(cmd), name)
+			if o != nil && !hasValue && o.Value() != "" {
+				if i++; i == len(rest) {
+					return nil, fail.Usagef(root.Name+" help settings lists the options", "the option %s needs a value", dashes(name))
+				}
+				words = append(words, rest[i])
+			}
+			options = append(options, words...)
+			if _, ok := o.(*settingFlag); ok {
+				shared = append(shared, words...)
+			}
+		}
+	}
+	switch special {
+	case "":
+	case "version":
+		return append([]string{args[0], "version"}, shared...), nil
+	default:
+		return slices.Concat([]string{args[0], "help"}, shared, []string{"--"}, path[1:]), nil
+	}
+	if cmd != root && len(cmd.Verbs) > 0 {
+		if cmd.Usual == "" {
+			called := strings.Join(path[1:], " ")
+			return nil, fail.Usagef("usage: "+root.Name+" "+called+" "+cmd.arguments(), "%s: a subcommand is missing", called)
+		}
+		path = append(path, cmd.Usual)
+	}
+	path = append(path, options...)
+	if len(positional) > 0 {
+		path = append(append(path, "--"), positional...)
+	}
+	return path, nil
+}
+
 // reachable returns the options of the command and of its verbs.
-func (p *Program) reachable(c *Command) []*Option {
+func (p *Program) reachable(c *Command) []Option {
 	out := p.Options(c)
 	for _, v := range c.Verbs {
 		if c != p.Root {
@@ -195,4 +244,17 @@ func (p *Program) reachable(c *Command) []*Option {
 		}
 	}
 	return out
+}
+
+// IsOption reports whether an argument has the form of an option.
+func IsOption(arg string) bool { return len(arg) > 1 && strings.HasPrefix(arg, "-") }
+
+// FindOption returns the option of that name, or nil.
+func FindOption(options []Option, name string) Option {
+	for _, o := range options {
+		if slices.Contains(o.Names(), name) {
+			return o
+		}
+	}
+	return nil
 }

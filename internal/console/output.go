@@ -12,7 +12,8 @@ type outputError struct{ error }
 
 func (e *outputError) Unwrap() error { return e.error }
 
-// Output marks the errors of writes to standard output, and keeps the first. Some writers do not return it.
+// Output marks the errors of writes to standard output, and keeps the first. Some writers, such as the command line's library, do
+// not return it.
 type Output struct {
 	w      io.Writer
 	failed atomic.Pointer[outputError]
