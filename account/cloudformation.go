@@ -20,9 +20,6 @@ func (s *Stack) CloudFormation() ([]byte, error) {
 		if r.Keep {
 			o = append(o, Member{"DeletionPolicy", "Retain"}, Member{"UpdateReplacePolicy", "Retain"})
 		}
-		if len(r.DependsOn) > 0 {
-			o = append(o, Member{"DependsOn", words(r.DependsOn...)})
-		}
 		o = append(o, Member{"Properties", resolve(r.Properties, intrinsic)})
 		resources = append(resources, Member{r.ID, o})
 	}

@@ -89,7 +89,7 @@ func newEmulator(t *testing.T, moto string) *emulator {
 	}
 	return &emulator{t: t, stacks: cloudformation.NewFromConfig(config), config: config, parameter: map[string]string{
 		paramVPC: *vpcs.Vpcs[0].VpcId, paramSubnets: *subnets.Subnets[0].SubnetId, paramTables: *tables.RouteTables[0].RouteTableId, paramImage: "1",
-		paramCIDR: *vpcs.Vpcs[0].CidrBlock,
+		paramCIDR: *vpcs.Vpcs[0].CidrBlock, paramPrefix: "pl-0123456789abcdef0",
 	}}
 }
 

@@ -43,7 +43,7 @@ func TestGuideGivesTheParameters(t *testing.T) {
 	_, command, found := strings.Cut(string(guide), "--parameter-overrides")
 	command, _, _ = strings.Cut(command, "aws cloudformation")
 	var given []string
-	for _, m := range regexp.MustCompile(`(?m)\b([A-Z][A-Za-z]+)=`).FindAllStringSubmatch(command, -1) {
+	for _, m := range regexp.MustCompile(`\s([A-Z][A-Za-z0-9]+)=`).FindAllStringSubmatch(command, -1) {
 		given = append(given, m[1])
 	}
 	var needed []string

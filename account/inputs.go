@@ -65,9 +65,11 @@ type Endpoints struct {
 	// Make creates the VPC endpoints that a task needs.
 	Make        bool
 	RouteTables []string // of the subnets, for S3's gateway endpoint, if Make
-	// Group and PrefixList are those of endpoints that exist: of the interface endpoints, and S3's. Without them and without Make,
-	// tasks reach AWS by the internet (a NAT gateway, or a public address), and the egress rule for port 443 is for any address.
-	Group, PrefixList string
+	// Group is the security group of interface endpoints that exist. Without it and without Make, tasks reach AWS by the internet (a NAT
+	// gateway, or a public address), and the egress rule for port 443 is for any address.
+	Group string
+	// PrefixList is the region's managed prefix list of S3, to which the gateway endpoint leads: CloudFormation cannot look it up.
+	PrefixList string
 }
 
 // Tag is a tag of a resource.

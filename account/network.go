@@ -11,23 +11,22 @@ func (s *Stack) network() {
 	if s.Inputs.Endpoints.Make {
 		s.endpoints()
 	}
-	if s.Inputs.SecurityGroup != "" {
-		return
+	if s.Inputs.SecurityGroup == "" {
+		s.add("SecurityGroup", "AWS::EC2::SecurityGroup", Object{
+			{"GroupDescription", s.Inputs.Name + ": tasks of bastions, no inbound rule"},
+			{"VpcId", Ref(paramVPC)},
+			{"SecurityGroupEgress", s.egress()},
+		})
 	}
-	s.add("SecurityGroup", "AWS::EC2::SecurityGroup", Object{
-		{"GroupDescription", s.Inputs.Name + ": tasks of bastions, no inbound rule"},
-		{"VpcId", Ref(paramVPC)},
-		{"SecurityGroupEgress", s.egress()},
-	})
 	if s.Inputs.Endpoints.Make {
-		// The two groups name each other, so that one rule stands apart.
+		// The two groups name each other, so this rule stands apart.
 		s.add("EndpointsIngress", "AWS::EC2::SecurityGroupIngress", Object{
 			{"Description", "Bastions"},
 			{"GroupId", Attr{"EndpointsGroup", "GroupId"}},
 			{"IpProtocol", "tcp"},
 			{"FromPort", 443},
 			{"ToPort", 443},
-			{"SourceSecurityGroupId", Attr{"SecurityGroup", "GroupId"}},
+			{"SourceSecurityGroupId", s.groupID()},
 		})
 	}
 }
@@ -40,12 +39,12 @@ var databases = []struct {
 
 // egress is where tasks may connect to: AWS, and what the operator lists.
 func (s *Stack) egress() List {
-	rule := func(port int, destination, value any, description string) Object {
+	rule := func(port int, destination string, value any, description string) Object {
 		return Object{
 			{"IpProtocol", "tcp"},
 			{"FromPort", port},
 			{"ToPort", port},
-			{destination.(string), value},
+			{destination, value},
 			{"Description", description},
 		}
 	}
@@ -59,8 +58,8 @@ func (s *Stack) egress() List {
 	default:
 		rules = append(rules, rule(443, "CidrIp", "0.0.0.0/0", "AWS by the internet"))
 	}
-	if e.PrefixList != "" {
-		rules = append(rules, rule(443, "DestinationPrefixListId", e.PrefixList, "ECR layers by the gateway endpoint of S3"))
+	if e.Make || e.PrefixList != "" {
+		rules = append(rules, rule(443, "DestinationPrefixListId", s.prefixList(), "ECR layers by the gateway endpoint of S3"))
 	}
 	if len(s.Inputs.Egress) == 0 {
 		for _, d := range databases {
@@ -75,6 +74,14 @@ func (s *Stack) egress() List {
 		}
 	}
 	return rules
+}
+
+// prefixList is that of S3's gateway endpoint, which has no security group.
+func (s *Stack) prefixList() any {
+	if s.Inputs.Endpoints.Make {
+		return Ref(paramPrefix)
+	}
+	return s.Inputs.Endpoints.PrefixList
 }
 
 // interfaces are the services that a task reaches by interface endpoints.

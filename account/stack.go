@@ -24,7 +24,6 @@ type Resource struct {
 	ID         string // logical
 	Type       string
 	Properties Object
-	DependsOn  []string
 	Keep       bool // stays when the stack is deleted, because it holds the audit
 }
 
@@ -64,7 +63,7 @@ func (s *Stack) Resource(id string) (Resource, bool) {
 	return s.Resources[i], true
 }
 
-// add adds a resource, and returns its logical id.
+// add adds a resource, and returns it for changes before the next is added.
 func (s *Stack) add(id, kind string, properties Object) *Resource {
 	s.Resources = append(s.Resources, Resource{ID: id, Type: kind, Properties: properties})
 	return &s.Resources[len(s.Resources)-1]
@@ -77,6 +76,7 @@ const (
 	paramAllow   = "Allow" // and a class
 	paramSubnets = "SubnetIds"
 	paramTables  = "RouteTableIds"
+	paramPrefix  = "S3PrefixListId"
 	paramImage   = "ImageTag"
 )
 
@@ -110,6 +110,10 @@ func (s *Stack) parameters() {
 			Parameter{
 				Name: paramTables, Type: "List<String>", Default: joined(s.Inputs.Endpoints.RouteTables),
 				Description: "Route tables of the subnets, for the gateway endpoint of S3",
+			},
+			Parameter{
+				Name: paramPrefix, Type: "String", Default: s.Inputs.Endpoints.PrefixList,
+				Description: "Managed prefix list of S3 in the region, pl-...",
 			})
 	}
 }

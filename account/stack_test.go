@@ -112,6 +112,24 @@ func TestClassesAreApart(t *testing.T) {
 	}
 }
 
+// Tasks reach the endpoints, by whichever security group they have, and S3, which has none.
+func TestEndpointsAreReached(t *testing.T) {
+	for _, group := range []string{"", "sg-0123456789abcdef0"} {
+		s := newStack(t, Inputs{SecurityGroup: group, Endpoints: Endpoints{Make: true}})
+		ingress, ok := s.Resource("EndpointsIngress")
+		if !ok || ingress.at("SourceSecurityGroupId") != s.groupID() {
+			t.Errorf("group %q: %v", group, ingress)
+		}
+	}
+	for name, e := range map[string]Endpoints{"made": {Make: true}, "existing": {Group: "sg-1", PrefixList: "pl-1"}} {
+		r, _ := newStack(t, Inputs{Endpoints: e}).Resource("SecurityGroup")
+		text, err := marshal(resolve(r.Properties, intrinsic))
+		if err != nil || strings.Count(string(text), `"FromPort":443`) != 2 || !strings.Contains(string(text), "DestinationPrefixListId") {
+			t.Errorf("%s: %s, %v", name, text, err)
+		}
+	}
+}
+
 // Everything that takes tags has the operator's, and the one by which the client finds it.
 func TestTags(t *testing.T) {
 	s := newStack(t, variants["classes"])
