@@ -52,13 +52,14 @@ type program struct {
 	done chan struct{}
 }
 
-// wait waits for the program's end.
-func (p *program) wait() {
+// wait waits for the program's end, gives back what the container held, and says that it is done.
+func (p *program) wait(release func()) {
 	_ = p.cmd.Wait() // the exit code tells the result
 	p.code = p.cmd.ProcessState.ExitCode()
 	if p.code < 0 {
 		p.code = exitCodeOfSignal(p.cmd.ProcessState)
 	}
+	release()
 	close(p.done)
 }
 

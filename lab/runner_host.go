@@ -96,7 +96,7 @@ func startProgram(cmd *exec.Cmd) (*program, error) {
 		err := cmd.Start()
 		started <- err
 		if err == nil {
-			p.wait()
+			p.wait(func() {})
 		}
 	}()
 	return p, <-started

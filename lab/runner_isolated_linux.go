@@ -101,8 +101,7 @@ func (c *isolatedContainer) start(ctx context.Context) error {
 			return
 		}
 		started <- nil
-		c.wait()
-		_ = c.netns.Close()
+		c.wait(func() { _ = c.netns.Close() })
 	})
 	return <-started
 }

@@ -233,13 +233,15 @@ func (l *Link) Request(ctx context.Context, name string, payload []byte) (ok boo
 	return ok, reply, nil
 }
 
-// offer makes c the connection for dials.
+// offer makes c the connection for dials. The state says so before Ready does.
 func (l *Link) offer(c *client) {
 	l.mu.Lock()
 	l.current = c
-	l.broadcast()
 	l.mu.Unlock()
 	l.setState(State{Phase: Up, Describe: c.describe})
+	l.mu.Lock()
+	l.broadcast()
+	l.mu.Unlock()
 }
 
 // retract takes the current connection from the dials, and reports whether no user waits for another.

@@ -38,6 +38,11 @@ func (l callLimits) add(stack *middleware.Stack) error {
 	if err := stack.Initialize.Add(call, middleware.After); err != nil {
 		return err
 	}
+	// The last before the request goes out, so that it does not see what is sent for the credentials.
+	trace := middleware.FinalizeMiddlewareFunc("AttemptTrace", traceAttempt)
+	if err := stack.Finalize.Add(trace, middleware.After); err != nil {
+		return err
+	}
 	attempt := middleware.FinalizeMiddlewareFunc("AttemptLimit", l.boundAttempt)
 	if _, ok := stack.Finalize.Get("Retry"); !ok {
 		return stack.Finalize.Add(attempt, middleware.Before)
@@ -66,24 +71,41 @@ func (l callLimits) boundCall(ctx context.Context, in middleware.InitializeInput
 func (l callLimits) boundAttempt(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (
 	middleware.FinalizeOutput, middleware.Metadata, error,
 ) {
-	var connected, sent atomic.Bool
-	bounded, cancel := context.WithTimeout(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-		GotConn:      func(httptrace.GotConnInfo) { connected.Store(true) },
-		WroteHeaders: func() { sent.Store(true) },
-	}), l.attempt)
+	way := new(attempt)
+	bounded, cancel := context.WithTimeout(context.WithValue(ctx, attemptKey{}, way), l.attempt)
 	defer cancel()
 	out, metadata, err := next.HandleFinalize(bounded, in)
 	switch name := callName(ctx); {
 	case err == nil || ctx.Err() != nil:
 	case bounded.Err() != nil:
-		err = &unanswered{call: name, after: l.attempt, again: !startsSession(name), connected: connected.Load()}
-	case startsSession(name) && sent.Load() && awsanswer.ClassOf(err) == awsanswer.None:
+		err = &unanswered{call: name, after: l.attempt, again: !startsSession(name), connected: way.connected.Load()}
+	case startsSession(name) && way.sent.Load() && awsanswer.ClassOf(err) == awsanswer.None:
 		err = &cutAnswer{err}
 	}
 	if last, ok := ctx.Value(lastAttemptKey{}).(*lastAttempt); ok && ctx.Err() == nil {
 		last.err = err
 	}
 	return out, metadata, err
+}
+
+// attempt is how far an attempt has come.
+type attempt struct {
+	connected, sent atomic.Bool // a server accepted the connection; the request's header is under way
+}
+
+type attemptKey struct{}
+
+// traceAttempt notes how far its context's attempt comes.
+func traceAttempt(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (
+	middleware.FinalizeOutput, middleware.Metadata, error,
+) {
+	if way, ok := ctx.Value(attemptKey{}).(*attempt); ok {
+		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+			GotConn:      func(httptrace.GotConnInfo) { way.connected.Store(true) },
+			WroteHeaders: func() { way.sent.Store(true) },
+		})
+	}
+	return next.HandleFinalize(ctx, in)
 }
 
 // lastAttempt is the result of a call's latest attempt. A call's attempts follow one another.
@@ -121,8 +143,8 @@ func callName(ctx context.Context) string {
 	return service + ":" + awsmiddleware.GetOperationName(ctx)
 }
 
-// startsSession reports whether a second attempt might leave the first one's session behind. The callers of such calls retry
-// themselves.
+// startsSession reports whether a second attempt might leave the first one's session behind. The callers of such calls decide: most try
+// again, and a link that is being restored looks for its bastion anew.
 func startsSession(call string) bool {
 	return call == "ssm:StartSession" || call == "ecs:ExecuteCommand"
 }
