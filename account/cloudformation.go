@@ -18,7 +18,8 @@ func (s *Stack) CloudFormation() ([]byte, error) {
 	for _, r := range s.Resources {
 		o := Object{{"Type", r.Type}}
 		if r.Keep {
-			o = append(o, Member{"DeletionPolicy", "Retain"}, Member{"UpdateReplacePolicy", "Retain"})
+			// A creation that failed leaves nothing: its names would be taken for the next.
+			o = append(o, Member{"DeletionPolicy", "RetainExceptOnCreate"}, Member{"UpdateReplacePolicy", "Retain"})
 		}
 		o = append(o, Member{"Properties", resolve(r.Properties, intrinsic)})
 		resources = append(resources, Member{r.ID, o})

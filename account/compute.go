@@ -18,7 +18,7 @@ func (s *Stack) cluster() {
 // Source: validate in amazon-ssm-agent, agent/session/shell/shell.go.
 func (s *Stack) exec() Object {
 	if !s.Inputs.ExecLogs {
-		return Object{{"KmsKeyId", s.keyARN()}, {"Logging", "DEFAULT"}}
+		return Object{{"KmsKeyId", s.keyARN()}, {"Logging", "NONE"}} // DEFAULT means the task definition's log group
 	}
 	return Object{
 		{"KmsKeyId", s.keyARN()},
@@ -65,7 +65,7 @@ func (s *Stack) taskDefinition(c Class) Object {
 	}
 	container := Object{
 		{"Name", "bastion"},
-		{"Image", Text{Attr{"Repository", "RepositoryUri"}, ":", Ref(paramImage)}},
+		{"Image", Text{Attr{"Repository", "RepositoryUri"}, ":", Ref(paramImage + title(c.Name))}},
 		{"Essential", true},
 		{"User", "65532:65532"},
 		{"ReadonlyRootFilesystem", true},

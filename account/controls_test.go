@@ -89,7 +89,10 @@ var controls = []control{
 		"CKV_AWS_65 (ECS.12)", "AWS::ECS::Cluster", says(`"containerInsights","Value":"enabled"`, true),
 		"an input: it costs by the task, and bastiond's own metrics and log say more",
 	},
-	{"CKV_AWS_223", "AWS::ECS::Cluster", says(`"Logging":"NONE"`, false), ""},
+	{
+		"CKV_AWS_223", "AWS::ECS::Cluster", says(`"Logging":"NONE"`, false),
+		"an input: the person in the container could write the transcripts, and CloudTrail has each command (ADR 15)",
+	},
 	{"CKV_AWS_224", "AWS::ECS::Cluster", has("Configuration.ExecuteCommandConfiguration.KmsKeyId"), ""},
 	{"CKV_AWS_97", "AWS::ECS::TaskDefinition", says(`"EFSVolumeConfiguration"`, false), ""},
 	{"CKV_AWS_249", "AWS::ECS::TaskDefinition", func(_ *Stack, r Resource) bool {
@@ -102,7 +105,7 @@ var controls = []control{
 	{"ECS.8", "AWS::ECS::TaskDefinition", says(`(?i)"Name":"[A-Z_]*(SECRET|PASSWORD|TOKEN|ACCESS_KEY)`, false), ""},
 	{"ECS.9", "AWS::ECS::TaskDefinition", container("LogConfiguration.LogDriver", "awslogs"), ""},
 	{"CKV_AWS_23", "AWS::EC2::SecurityGroup", says(`"Description":""`, false), ""},
-	{"CKV_AWS_24, 25, 260 (EC2.13, 14, 18, 19)", "AWS::EC2::SecurityGroup", is("SecurityGroupIngress", nil), ""},
+	{"CKV_AWS_24, 25, 260 (EC2.13, 14, 18, 19)", "AWS::EC2::SecurityGroup", says(`"SecurityGroupIngress":[^]]*"0\.0\.0\.0/0"`, false), ""},
 	{"CKV_AWS_382", "AWS::EC2::SecurityGroup", says(`"IpProtocol":"?-1`, false), ""},
 	{"CKV_AWS_60", "AWS::IAM::Role", says(`"AssumeRolePolicyDocument":[^]]*"AWS":"\*"`, false), ""},
 	{"CKV_AWS_62, 63 (IAM.1, 21)", "AWS::IAM::Role", says(`"Action":"([a-z0-9]+:)?\*"`, false), ""},

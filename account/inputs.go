@@ -33,7 +33,7 @@ type Inputs struct {
 	TaskRole, ExecutionRole string
 
 	RetentionDays int    // of the audit log and of the exec log; CloudWatch Logs takes certain numbers only
-	Key           string // ARN of an existing KMS key for logs, images and ECS Exec; empty makes one
+	Key           string // ARN of an existing KMS key for logs, images, alarms and ECS Exec, whose policy admits these services; empty makes one
 	CPU, Memory   int    // CPU units and MiB of a task
 	Architecture  string // X86_64 or ARM64
 	Insights      bool   // container insights of the cluster
@@ -45,11 +45,12 @@ type Inputs struct {
 	Tags    []Tag // on everything that takes tags
 }
 
-// Class is a kind of bastion: which destinations it reaches, and who may use it.
+// Class is a kind of bastion: which destinations it reaches, and who may use it. Whoever may run a task may override its environment: the
+// list bounds them if it is built into the class's image (parameter ImageTag and the class). Classes share roles and security group.
 type Class struct {
 	Name  string   // of its task definition behind Inputs.Name; empty for the only one
 	Allow []string // destinations as BASTIOND_ALLOW takes them; without any, a parameter that the deployer must give
-	Roles []string // names of the IAM roles whose people may use it; more can attach its policy
+	Roles []string // names of the IAM roles whose people may use it, none of IAM Identity Center's; more can attach its policy
 }
 
 // Egress is a rule for what tasks may connect to.
@@ -79,6 +80,9 @@ type Tag struct{ Key, Value string }
 // Source: https://docs.aws.amazon.com/AmazonCloudWatchLogs/latest/APIReference/API_PutRetentionPolicy.html
 var retentions = []int{365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3653}
 
+// maxName is the most bytes of a name, and of a class's: Terraform's provider makes up names of roles from 38 bytes at most.
+const maxName = 20
+
 // Defaults returns the inputs with defaults in place of zero values.
 func (in Inputs) Defaults() Inputs {
 	set := func(s *string, value string) {
@@ -106,8 +110,9 @@ func (in Inputs) Defaults() Inputs {
 }
 
 var (
-	nameForm  = regexp.MustCompile(`^[a-z][a-z0-9-]{0,31}$`)
-	classForm = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
+	nameForm  = regexp.MustCompile(`^[a-z][a-z0-9]+(-[a-z0-9]+)*$`)
+	classForm = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+	plainText = regexp.MustCompile(`^[A-Za-z0-9 ._:/()#,@+=&;{}!$*-]{1,255}$`) // as EC2 takes descriptions
 	pathForm  = regexp.MustCompile(`^/([\x21-\x7e]+/)?$`)
 )
 
@@ -119,7 +124,8 @@ func (in Inputs) Validate() error {
 			faults = append(faults, fmt.Errorf(format, args...))
 		}
 	}
-	check(nameForm.MatchString(in.Name), "name %q: want at most 32 lower-case letters, digits and hyphens, a letter first", in.Name)
+	check(nameForm.MatchString(in.Name) && len(in.Name) <= maxName,
+		"name %q: want 2 to %d lower-case letters, digits and single hyphens, a letter first", in.Name, maxName)
 	check(pathForm.MatchString(in.Path), "IAM path %q: want / at its begin and end", in.Path)
 	check(slices.Contains(retentions, in.RetentionDays), "log retention of %d days: CloudWatch Logs takes %s", in.RetentionDays, list(retentions))
 	memories := fargate.Memories(in.CPU)
@@ -127,16 +133,19 @@ func (in Inputs) Validate() error {
 	check(len(memories) == 0 || slices.Contains(memories, in.Memory), "%d MiB with %d CPU units: Fargate has %s", in.Memory, in.CPU, list(memories))
 	check(in.Architecture == "X86_64" || in.Architecture == "ARM64", "architecture %q: want X86_64 or ARM64", in.Architecture)
 	for _, e := range in.Egress {
-		_, err := netip.ParsePrefix(e.CIDR)
-		check((e.CIDR == "") != (e.Group == "") && (e.CIDR == "" || err == nil), "egress to port %d: want a CIDR or a security group", e.Port)
+		prefix, err := netip.ParsePrefix(e.CIDR)
+		isCIDR := err == nil && prefix.Addr().Is4()
+		check((e.CIDR == "") != (e.Group == "") && (e.CIDR == "" || isCIDR), "egress to port %d: want an IPv4 CIDR or a security group", e.Port)
 		check(e.Port > 0 && e.Port < 1<<16, "egress to port %d: want 1 to 65535", e.Port)
-		check(e.Description != "", "egress to port %d: want a description", e.Port)
+		check(plainText.MatchString(e.Description), "egress to port %d: want a description in letters, digits and ._-:/()#,@+=&;{}!$*", e.Port)
 	}
 	seen := make(map[string]bool)
 	for _, c := range in.Classes {
-		check(c.Name == "" && len(in.Classes) == 1 || classForm.MatchString(c.Name), "class %q: want lower-case letters, digits and hyphens", c.Name)
-		check(!seen[title(c.Name)], "class %q: there are two of the name", c.Name)
-		seen[title(c.Name)] = true
+		check(c.Name == "" && len(in.Classes) == 1 || classForm.MatchString(c.Name) && len(c.Name) <= maxName,
+			"class %q: want at most %d lower-case letters, digits and single hyphens", c.Name, maxName)
+		id := strings.ReplaceAll(c.Name, "-", "")
+		check(!seen[id], "class %q: there are two of the name, hyphens left out", c.Name)
+		seen[id] = true
 	}
 	for _, t := range in.Tags {
 		check(t.Key != "" && len(t.Key) <= 128 && len(t.Value) <= 256 && !strings.HasPrefix(t.Key, "aws:"), "tag %q: AWS takes no such tag", t.Key)

@@ -28,6 +28,7 @@ var variants = map[string]Inputs{
 		SecurityGroup: "sg-0123456789abcdef0", Key: "arn:aws:kms:eu-central-1:000000000000:key/01234567-89ab-cdef-0123-456789abcdef",
 		TaskRole: "arn:aws:iam::000000000000:role/task", ExecutionRole: "arn:aws:iam::000000000000:role/execution",
 	},
+	"existing group": {SecurityGroup: "sg-0123456789abcdef0", Endpoints: Endpoints{Make: true}},
 	"existing endpoints": {
 		Endpoints: Endpoints{Group: "sg-0123456789abcdef0", PrefixList: "pl-0123456789abcdef0"},
 		Egress:    []Egress{{Port: 6379, Group: "sg-0123456789abcdef1", Description: "Redis"}},

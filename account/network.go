@@ -18,17 +18,6 @@ func (s *Stack) network() {
 			{"SecurityGroupEgress", s.egress()},
 		})
 	}
-	if s.Inputs.Endpoints.Make {
-		// The two groups name each other, so this rule stands apart.
-		s.add("EndpointsIngress", "AWS::EC2::SecurityGroupIngress", Object{
-			{"Description", "Bastions"},
-			{"GroupId", Attr{"EndpointsGroup", "GroupId"}},
-			{"IpProtocol", "tcp"},
-			{"FromPort", 443},
-			{"ToPort", 443},
-			{"SourceSecurityGroupId", s.groupID()},
-		})
-	}
 }
 
 // databases are what tasks connect to in the VPC unless the operator lists something.
@@ -93,6 +82,13 @@ func (s *Stack) endpoints() {
 	s.add("EndpointsGroup", "AWS::EC2::SecurityGroup", Object{
 		{"GroupDescription", s.Inputs.Name + ": VPC endpoints"},
 		{"VpcId", Ref(paramVPC)},
+		{"SecurityGroupIngress", List{Object{ // private DNS leads everybody in the VPC here, not bastions alone
+			{"IpProtocol", "tcp"},
+			{"FromPort", 443},
+			{"ToPort", 443},
+			{"CidrIp", Ref(paramCIDR)},
+			{"Description", "AWS for the VPC"},
+		}}},
 		{"SecurityGroupEgress", List{Object{ // an endpoint connects to nothing, and without a rule AWS adds one for everything
 			{"IpProtocol", "tcp"},
 			{"FromPort", 443},
@@ -109,7 +105,7 @@ func (s *Stack) endpoints() {
 			{"SubnetIds", Ref(paramSubnets)},
 			{"SecurityGroupIds", List{Attr{"EndpointsGroup", "GroupId"}}},
 			{"PrivateDnsEnabled", true},
-			{"PolicyDocument", ofThisAccount().document()},
+			{"PolicyDocument", Policy{ofThisAccount()}.document()},
 		})
 	}
 	s.add("EndpointS3", "AWS::EC2::VPCEndpoint", Object{
@@ -117,6 +113,7 @@ func (s *Stack) endpoints() {
 		{"ServiceName", s.endpointService("s3")},
 		{"VpcId", Ref(paramVPC)},
 		{"RouteTableIds", Ref(paramTables)},
+		{"PolicyDocument", Policy{ofThisAccount(), imageLayers()}.document()},
 	})
 }
 
@@ -130,11 +127,20 @@ func (s *Stack) endpointService(service string) any {
 
 // ofThisAccount lets the account's own principals through an endpoint, and no other's: a task that somebody registered elsewhere cannot
 // reach that account.
-func ofThisAccount() Policy {
-	return Policy{{
+func ofThisAccount() Statement {
+	return Statement{
 		Sid: "PrincipalsOfThisAccount", Principal: Object{{"AWS", "*"}}, Action: []string{"*"}, Resource: List{"*"},
 		Condition: Object{{"StringEquals", Object{{"aws:PrincipalAccount", Account}}}},
-	}}
+	}
+}
+
+// imageLayers lets through what ECR signs for whoever pulls an image.
+// Source: https://docs.aws.amazon.com/AmazonECR/latest/userguide/vpc-endpoints.html#ecr-minimum-s3-perms
+func imageLayers() Statement {
+	return Statement{
+		Sid: "ImageLayers", Principal: Object{{"AWS", "*"}}, Action: []string{"s3:GetObject"},
+		Resource: List{Text{"arn:", Partition, ":s3:::prod-", Region, "-starport-layer-bucket/*"}},
+	}
 }
 
 // serviceID is a service's part of a logical id.

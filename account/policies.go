@@ -120,7 +120,7 @@ func (s *Stack) taskRole() Policy {
 func (s *Stack) writeExecLogs() Policy {
 	return Policy{
 		{Sid: "FindTheExecLog", Action: []string{"logs:DescribeLogGroups"}, Resource: List{"*"}},
-		{Sid: "SeeTheExecLog", Action: []string{"logs:DescribeLogStreams"}, Resource: List{arn("logs", "log-group:"+s.execGroup())}},
+		{Sid: "SeeTheExecLog", Action: []string{"logs:DescribeLogStreams"}, Resource: List{arn("logs", "log-group:"+s.execGroup()+":*")}},
 		{
 			Sid: "WriteTheExecLog", Action: []string{"logs:CreateLogStream", "logs:PutLogEvents"},
 			Resource: List{arn("logs", "log-group:"+s.execGroup()+":log-stream:*")},

@@ -77,7 +77,7 @@ const (
 	paramSubnets = "SubnetIds"
 	paramTables  = "RouteTableIds"
 	paramPrefix  = "S3PrefixListId"
-	paramImage   = "ImageTag"
+	paramImage   = "ImageTag" // and a class
 )
 
 func (s *Stack) parameters() {
@@ -86,7 +86,7 @@ func (s *Stack) parameters() {
 			Name: paramVPC, Type: "AWS::EC2::VPC::Id", Default: s.Inputs.VPC, Description: "VPC of the databases",
 		})
 	}
-	if s.Inputs.SecurityGroup == "" && len(s.Inputs.Egress) == 0 {
+	if s.Inputs.SecurityGroup == "" && len(s.Inputs.Egress) == 0 || s.Inputs.Endpoints.Make {
 		s.Parameters = append(s.Parameters, Parameter{
 			Name: paramCIDR, Type: "String", Default: s.Inputs.VPCCIDR, Description: "IPv4 addresses of the VPC, such as 10.0.0.0/16",
 		})
@@ -95,12 +95,11 @@ func (s *Stack) parameters() {
 		s.Parameters = append(s.Parameters, Parameter{
 			Name: paramAllow + title(c.Name), Type: "String", Default: joined(c.Allow),
 			Description: "What bastions of " + s.family(c) + " may connect to, such as 10.0.0.0/16:5432,10.0.0.0/16:6379",
+		}, Parameter{
+			Name: paramImage + title(c.Name), Type: "String", Default: s.Inputs.ImageTag,
+			Description: "Tag of the image of " + s.family(c) + " in the repository of this stack",
 		})
 	}
-	s.Parameters = append(s.Parameters, Parameter{
-		Name: paramImage, Type: "String", Default: s.Inputs.ImageTag,
-		Description: "Tag of bastiond's image in the repository of this stack",
-	})
 	if s.Inputs.Endpoints.Make {
 		s.Parameters = append(s.Parameters,
 			Parameter{
@@ -108,13 +107,15 @@ func (s *Stack) parameters() {
 				Description: "Private subnets of the tasks and of the VPC endpoints",
 			},
 			Parameter{
-				Name: paramTables, Type: "List<String>", Default: joined(s.Inputs.Endpoints.RouteTables),
+				Name: paramTables, Type: "CommaDelimitedList", Default: joined(s.Inputs.Endpoints.RouteTables),
 				Description: "Route tables of the subnets, for the gateway endpoint of S3",
-			},
-			Parameter{
-				Name: paramPrefix, Type: "String", Default: s.Inputs.Endpoints.PrefixList,
-				Description: "Managed prefix list of S3 in the region, pl-...",
 			})
+	}
+	if s.Inputs.Endpoints.Make && s.Inputs.SecurityGroup == "" {
+		s.Parameters = append(s.Parameters, Parameter{
+			Name: paramPrefix, Type: "String", Default: s.Inputs.Endpoints.PrefixList,
+			Description: "Managed prefix list of S3 in the region, pl-...",
+		})
 	}
 }
 
@@ -176,11 +177,17 @@ var tagged = map[string]string{
 	"AWS::ECS::TaskDefinition": "Tags", "AWS::SNS::Topic": "Tags", "AWS::CloudWatch::Alarm": "Tags",
 }
 
-// tag puts the tags on all that takes some. The tag "bastion" is how the client finds a security group and task definitions.
+// tag puts the tags on all that takes some. The client takes each security group of the VPC with the tag "bastion", so that of the
+// endpoints has it not.
 func (s *Stack) tag() {
-	tags := tagList(append([]Tag{{"bastion", "true"}}, s.Inputs.Tags...))
+	own := tagList(s.Inputs.Tags)
+	all := append(tagList([]Tag{{"bastion", "true"}}), own...)
 	for i := range s.Resources {
-		if name := tagged[s.Resources[i].Type]; name != "" {
+		tags := all
+		if s.Resources[i].ID == "EndpointsGroup" {
+			tags = own
+		}
+		if name := tagged[s.Resources[i].Type]; name != "" && len(tags) > 0 {
 			s.Resources[i].Properties = append(s.Resources[i].Properties, Member{name, tags})
 		}
 	}

@@ -112,15 +112,8 @@ func TestClassesAreApart(t *testing.T) {
 	}
 }
 
-// Tasks reach the endpoints, by whichever security group they have, and S3, which has none.
+// Tasks reach the endpoints, as everybody in the VPC does to whom private DNS names them, and S3, whose endpoint has no security group.
 func TestEndpointsAreReached(t *testing.T) {
-	for _, group := range []string{"", "sg-0123456789abcdef0"} {
-		s := newStack(t, Inputs{SecurityGroup: group, Endpoints: Endpoints{Make: true}})
-		ingress, ok := s.Resource("EndpointsIngress")
-		if !ok || ingress.at("SourceSecurityGroupId") != s.groupID() {
-			t.Errorf("group %q: %v", group, ingress)
-		}
-	}
 	for name, e := range map[string]Endpoints{"made": {Make: true}, "existing": {Group: "sg-1", PrefixList: "pl-1"}} {
 		r, _ := newStack(t, Inputs{Endpoints: e}).Resource("SecurityGroup")
 		text, err := marshal(resolve(r.Properties, intrinsic))
@@ -128,20 +121,32 @@ func TestEndpointsAreReached(t *testing.T) {
 			t.Errorf("%s: %s, %v", name, text, err)
 		}
 	}
+	group, ok := newStack(t, Inputs{SecurityGroup: "sg-0123456789abcdef0", Endpoints: Endpoints{Make: true}}).Resource("EndpointsGroup")
+	if rule := group.at("SecurityGroupIngress").(List)[0].(Object); !ok || rule.get("CidrIp") != Ref(paramCIDR) {
+		t.Errorf("the endpoints admit %v", rule)
+	}
 }
 
-// Everything that takes tags has the operator's, and the one by which the client finds it.
+// Everything that takes tags has the operator's. Of the security groups one has the tag by which the client finds it: it takes all that do.
 func TestTags(t *testing.T) {
-	s := newStack(t, variants["classes"])
-	for _, r := range s.Resources {
+	in := variants["classes"]
+	in.Endpoints.Make = true
+	groups := 0
+	for _, r := range newStack(t, in).Resources {
 		name := tagged[r.Type]
 		if name == "" {
 			continue
 		}
 		text, err := marshal(r.Properties.get(name))
-		if err != nil || !strings.Contains(string(text), `"Key":"bastion"`) || !strings.Contains(string(text), `"Key":"cost-centre"`) {
+		if err != nil || !strings.Contains(string(text), `"Key":"cost-centre"`) {
 			t.Errorf("%s: %s, %v", r.ID, text, err)
 		}
+		if r.Type == "AWS::EC2::SecurityGroup" && strings.Contains(string(text), `"Key":"bastion"`) {
+			groups++
+		}
+	}
+	if groups != 1 {
+		t.Errorf("the client finds %d security groups", groups)
 	}
 }
 
@@ -166,17 +171,22 @@ func TestValidate(t *testing.T) {
 		want []string
 	}{
 		{Inputs{Name: "Bastion"}, []string{`name "Bastion"`}},
-		{Inputs{Name: strings.Repeat("a", 33)}, []string{"at most 32"}},
+		{Inputs{Name: strings.Repeat("a", 33)}, []string{"2 to 20"}},
+		{Inputs{Name: "a"}, []string{`name "a"`}},
+		{Inputs{Name: "a--b"}, []string{"single hyphens"}},
 		{Inputs{Path: "data"}, []string{`IAM path "data"`}},
 		{Inputs{RetentionDays: 30}, []string{"30 days", "365, 400"}},
 		{Inputs{CPU: 1000}, []string{"1000 CPU units", "256, 512, 1024"}},
 		{Inputs{CPU: 256, Memory: 4096}, []string{"4096 MiB with 256 CPU units", "512, 1024, 2048"}},
 		{Inputs{Architecture: "arm64"}, []string{`architecture "arm64"`, "ARM64"}},
-		{Inputs{Egress: []Egress{{Port: 70000}}}, []string{"egress to port 70000: want a CIDR", "want 1 to 65535", "want a description"}},
-		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.0/8", Group: "sg-1", Description: "x"}}}, []string{"a CIDR or a security group"}},
-		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.1", Description: "x"}}}, []string{"a CIDR or a security group"}},
+		{Inputs{Egress: []Egress{{Port: 70000}}}, []string{"egress to port 70000: want an IPv4 CIDR", "want 1 to 65535", "want a description"}},
+		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.0/8", Group: "sg-1", Description: "x"}}}, []string{"CIDR or a security group"}},
+		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.1", Description: "x"}}}, []string{"CIDR or a security group"}},
 		{Inputs{Classes: []Class{{}, {Name: "a"}}}, []string{`class ""`}},
 		{Inputs{Classes: []Class{{Name: "a-b"}, {Name: "aB"}}}, []string{`class "aB"`}},
+		{Inputs{Classes: []Class{{Name: "a-b"}, {Name: "ab"}}}, []string{`class "ab": there are two`}},
+		{Inputs{Egress: []Egress{{Port: 1, CIDR: "fd00::/8", Description: "x"}}}, []string{"an IPv4 CIDR"}},
+		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.0/8", Description: "Jo's"}}}, []string{"want a description in letters"}},
 		{Inputs{Classes: []Class{{Name: "a"}, {Name: "a"}}}, []string{"two of the name"}},
 		{Inputs{Tags: []Tag{{"aws:x", ""}, {"bastion:owner", "me"}}}, []string{`tag "aws:x"`, `tag "bastion:owner"`}},
 	} {

@@ -88,9 +88,13 @@ func (s *Stack) execLogs() {
 	}).Keep = true
 }
 
-// lifecycle keeps the newest images, so that a task definition of a month ago still finds its own.
-const lifecycle = `{"rules":[{"rulePriority":1,"description":"keep the newest 20 images",` +
-	`"selection":{"tagStatus":"any","countType":"imageCountMoreThan","countNumber":20},"action":{"type":"expire"}}]}`
+// lifecycle keeps the newest tags, so that a task definition of a month ago still finds its own. An index has no tag but its own: its
+// images and attestations stay as long as it does.
+const lifecycle = `{"rules":[` +
+	`{"rulePriority":1,"description":"keep the newest 20 tags","selection":{"tagStatus":"tagged","tagPatternList":["*"],` +
+	`"countType":"imageCountMoreThan","countNumber":20},"action":{"type":"expire"}},` +
+	`{"rulePriority":2,"description":"forget what no tag leads to","selection":{"tagStatus":"untagged",` +
+	`"countType":"sinceImagePushed","countUnit":"days","countNumber":30},"action":{"type":"expire"}}]}`
 
 // repository makes the repository of bastiond's image.
 func (s *Stack) repository() {

@@ -41,10 +41,14 @@ func (s *Stack) Terraform() ([]byte, error) {
 			}
 			own.SetAttributeValue(kind.prefix, cty.StringVal(name))
 		}
-		if kind.keep != "" && r.Keep {
+		w.properties(own, kind, r.Properties)
+		switch {
+		case !r.Keep:
+		case kind.keep == "prevent_destroy":
+			own.AppendNewBlock("lifecycle", nil).Body().SetAttributeValue(kind.keep, cty.True)
+		case kind.keep != "":
 			own.SetAttributeValue(kind.keep, cty.True)
 		}
-		w.properties(own, kind, r.Properties)
 		w.parts(r)
 	}
 	for _, o := range s.Outputs {
@@ -65,7 +69,7 @@ func (w *terraformWriter) variable(p Parameter) {
 	w.file.Body().AppendNewline()
 	body := w.file.Body().AppendNewBlock("variable", []string{snake(p.Name)}).Body()
 	body.SetAttributeValue("description", cty.StringVal(p.Description))
-	isList := strings.HasPrefix(p.Type, "List<")
+	isList := strings.Contains(p.Type, "List")
 	kind := "string"
 	if isList {
 		kind = "list(string)"

@@ -19,18 +19,21 @@ type terraformKind struct {
 	documents []string          // properties that are JSON
 	single    string            // property that is a list here, and one value there
 	prefix    string            // attribute by which AWS makes a name up, as CloudFormation does
-	keep      string            // attribute by which it outlives the module
+	keep      string            // attribute that keeps it: by leaving it, or, prevent_destroy, by refusing to destroy it
 }
 
 // terraformKinds are all types of a stack. Source: https://registry.terraform.io/providers/hashicorp/aws/latest/docs
 var terraformKinds = map[string]terraformKind{
-	"AWS::KMS::Key":   {name: "aws_kms_key", ref: "key_id", names: map[string]string{"KeyPolicy": "policy"}, documents: []string{"KeyPolicy"}},
+	"AWS::KMS::Key": {
+		name: "aws_kms_key", ref: "key_id", names: map[string]string{"KeyPolicy": "policy"}, documents: []string{"KeyPolicy"},
+		keep: "prevent_destroy",
+	},
 	"AWS::KMS::Alias": {name: "aws_kms_alias", ref: "name", names: map[string]string{"AliasName": "name"}},
 	"AWS::Logs::LogGroup": {
 		name: "aws_cloudwatch_log_group", ref: "name", names: map[string]string{"LogGroupName": "name"}, keep: "skip_destroy",
 	},
 	"AWS::S3::Bucket": {
-		name: "aws_s3_bucket", ref: "id", prefix: "bucket_prefix",
+		name: "aws_s3_bucket", ref: "id", prefix: "bucket_prefix", keep: "prevent_destroy",
 		names: map[string]string{
 			"BucketEncryption": "", "LifecycleConfiguration": "", "OwnershipControls": "", "PublicAccessBlockConfiguration": "",
 			"VersioningConfiguration": "",
@@ -64,11 +67,7 @@ var terraformKinds = map[string]terraformKind{
 	},
 	"AWS::EC2::SecurityGroup": {
 		name: "aws_security_group", ref: "id", attrs: map[string]string{"GroupId": "id"}, prefix: "name_prefix",
-		names: map[string]string{"GroupDescription": "description", "SecurityGroupEgress": ""},
-	},
-	"AWS::EC2::SecurityGroupIngress": {
-		name: "aws_vpc_security_group_ingress_rule", ref: "id",
-		names: map[string]string{"GroupId": "security_group_id", "SourceSecurityGroupId": "referenced_security_group_id"},
+		names: map[string]string{"GroupDescription": "description", "SecurityGroupEgress": "", "SecurityGroupIngress": ""},
 	},
 	"AWS::EC2::VPCEndpoint": {
 		name: "aws_vpc_endpoint", ref: "id", names: map[string]string{"PolicyDocument": "policy"}, documents: []string{"PolicyDocument"},
@@ -105,7 +104,7 @@ func (w *terraformWriter) parts(r Resource) {
 	case "AWS::IAM::ManagedPolicy":
 		w.policyParts(r)
 	case "AWS::EC2::SecurityGroup":
-		w.egressParts(r)
+		w.groupParts(r)
 	case "AWS::Events::Rule":
 		w.ruleParts(r)
 	}
@@ -163,24 +162,27 @@ func (w *terraformWriter) roleParts(r Resource) {
 
 func (w *terraformWriter) policyParts(r Resource) {
 	roles, _ := r.Properties.get("Roles").(List)
-	for _, role := range roles {
-		body := w.resource("aws_iam_role_policy_attachment", r.ID+title(role.(string)))
+	for i, role := range roles {
+		body := w.resource("aws_iam_role_policy_attachment", r.ID+decimal(i+1))
 		body.SetAttributeRaw("role", w.expression(role))
 		body.SetAttributeRaw("policy_arn", w.expression(Ref(r.ID)))
 	}
 }
 
-// egressNames are the names of an egress rule's destinations and ports.
-var egressNames = strings.NewReplacer("cidr_ip", "cidr_ipv4", "destination_security_group_id", "referenced_security_group_id",
+// ruleNames are the names of the other end of a security group's rule.
+var ruleNames = strings.NewReplacer("cidr_ip", "cidr_ipv4", "destination_security_group_id", "referenced_security_group_id",
 	"destination_prefix_list_id", "prefix_list_id")
 
-func (w *terraformWriter) egressParts(r Resource) {
-	for i, rule := range r.Properties.get("SecurityGroupEgress").(List) {
-		o := Object{{"security_group_id", Ref(r.ID)}}
-		for _, m := range rule.(Object) {
-			o = append(o, Member{egressNames.Replace(snake(m.Name)), m.Value})
+func (w *terraformWriter) groupParts(r Resource) {
+	for _, way := range []string{"Egress", "Ingress"} {
+		rules, _ := r.Properties.get("SecurityGroup" + way).(List)
+		for i, rule := range rules {
+			o := Object{{"security_group_id", Ref(r.ID)}}
+			for _, m := range rule.(Object) {
+				o = append(o, Member{ruleNames.Replace(snake(m.Name)), m.Value})
+			}
+			w.part("aws_vpc_security_group_"+strings.ToLower(way)+"_rule", Resource{ID: r.ID + decimal(i+1)}, o)
 		}
-		w.part("aws_vpc_security_group_egress_rule", Resource{ID: r.ID + decimal(i+1)}, o)
 	}
 }
 

@@ -233,7 +233,7 @@ func TestTerraformParts(t *testing.T) {
 		{"aws_s3_bucket_versioning", "audit_bucket", "bucket", "<aws_s3_bucket.audit_bucket.id>"},
 		{"aws_ecr_lifecycle_policy", "repository", "repository", "<aws_ecr_repository.repository.name>"},
 		{"aws_iam_role_policy", "task_role", "role", "<aws_iam_role.task_role.name>"},
-		{"aws_iam_role_policy_attachment", "user_policy_read_only_analysts", "role", "analysts"},
+		{"aws_iam_role_policy_attachment", "user_policy_read_only1", "role", "analysts"},
 		{"aws_vpc_security_group_egress_rule", "security_group1", "cidr_ipv4", "0.0.0.0/0"},
 		{"aws_cloudwatch_event_target", "other_command", "arn", "<aws_sns_topic.alarm_topic.arn>"},
 	} {

@@ -107,7 +107,7 @@ func TestGuideEndpoints(t *testing.T) {
 				listed = append(listed, name, "not."+region+"."+service+"-fips")
 				made = append(made, name)
 			}
-			script := `AWS_REGION=` + region + ` VPC=vpc-1 SUBNETS="subnet-1 subnet-2"
+			script := `AWS_REGION=` + region + ` VPC=vpc-1 VPC_CIDR=10.0.0.0/16 SUBNETS="subnet-1 subnet-2"
 			fill() { :; }
 			aws() {
 				args=$*
