@@ -101,7 +101,7 @@ func TestGrantAnswers(t *testing.T) {
 				t.Errorf("%d runs, want %d", runs, tt.runs)
 			}
 			if tt.waits != "" && !steps.has(tt.waits) {
-				t.Errorf("the steps: %q", steps.all)
+				t.Errorf("the steps: %q", steps.texts())
 			}
 		})
 	}
@@ -174,8 +174,8 @@ func TestGrantWaitsForAWS(t *testing.T) {
 			if n := l.calls(action)[0] - before; n < tt.least || tt.timeout == 0 && n != tt.least {
 				t.Errorf("%d calls, want %d", n, tt.least)
 			}
-			if tt.waits != "" && !strings.Contains(strings.Join(steps.all, "\n"), tt.waits) {
-				t.Errorf("the steps: %q", steps.all)
+			if tt.waits != "" && !strings.Contains(strings.Join(steps.texts(), "\n"), tt.waits) {
+				t.Errorf("the steps: %q", steps.texts())
 			}
 		})
 	}

@@ -93,8 +93,8 @@ func TestOpenInstance(t *testing.T) {
 		t.Error("a key serves two streams")
 	}
 	want := []string{"opening a session to " + nodeID, "sending a key to " + nodeID}
-	if want = append(want, want...); !slices.Equal(steps.all, want) {
-		t.Errorf("the steps: %q, want %q", steps.all, want)
+	if want = append(want, want...); !slices.Equal(steps.texts(), want) {
+		t.Errorf("the steps: %q, want %q", steps.texts(), want)
 	}
 	l.wantCalls(map[string]int{"ec2-instance-connect:SendSSHPublicKey": 2, "ssm:StartSession": 2})
 

@@ -154,7 +154,8 @@ func TestLinkWithoutPath(t *testing.T) {
 	to := echo(t)
 	l := startLab(t, reaching)
 	var told pathTold
-	a := l.access(Options{Path: told.add}, quickly...)
+	var steps steps
+	a := l.access(Options{Path: told.add, Progress: steps.add}, quickly...)
 	link := l.link(a, to)
 	conn := l.dial(link, to)
 	l.faults(lab.APIFaults{Deny: []string{"ssm:StartSession"}})
@@ -183,7 +184,7 @@ func TestLinkWithoutPath(t *testing.T) {
 	if path, _ := told.last(); path.Linger != a.settings.Link.Linger || path.Since.IsZero() {
 		t.Errorf("told %+v", path)
 	}
-	l.wantCalls(map[string]int{"ecs:ExecuteCommand": 1, "ecs:RunTask": 1})
+	l.wantCalls(map[string]int{"ecs:ExecuteCommand": 1 + steps.early(), "ecs:RunTask": 1})
 }
 
 // While a link is made its condition has AWS's latest answer, also within an attempt that goes on.
@@ -214,8 +215,9 @@ func TestLinkIsMade(t *testing.T) {
 	if c := link.Condition(); c != (Condition{}) {
 		t.Errorf("%+v", c)
 	}
-	if all := strings.Join(steps.all, "\n"); !strings.Contains(all, "waiting for the bastion's exec agent to connect") && !strings.Contains(all, " to connect to SSM") {
-		t.Errorf("the steps: %q", steps.all)
+	target := new(l.running(a)).Target()
+	if !steps.has("waiting for the bastion's exec agent to connect") && !steps.has("waiting for "+target+" to connect to SSM") {
+		t.Errorf("the steps: %q", steps.texts())
 	}
 }
 
@@ -358,7 +360,7 @@ func TestLinkLendsASession(t *testing.T) {
 		t.Fatal(err)
 	}
 	if !steps.has("waiting for a session that AWS starts: the bastion has as many as it may have") {
-		t.Errorf("the steps: %q", steps.all)
+		t.Errorf("the steps: %q", steps.texts())
 	}
 	l.faults(lab.APIFaults{})
 	if err := link.Reach(t.Context()); err != nil {

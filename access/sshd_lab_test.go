@@ -72,7 +72,7 @@ func TestServerCarriesConnections(t *testing.T) {
 	}
 	l.wantCalls(map[string]int{"ssm:StartSession": 1, "ecs:ListTasks": 0, "ecs:RunTask": 0, "ecs:ExecuteCommand": 0, "sts:GetCallerIdentity": 0})
 	if !steps.has("opening a session to " + nodeID) {
-		t.Errorf("the steps: %q", steps.all)
+		t.Errorf("the steps: %q", steps.texts())
 	}
 	if c := link.Condition(); c.Waiting {
 		t.Errorf("%+v", c)
@@ -215,8 +215,8 @@ func TestServerIsWaitedFor(t *testing.T) {
 	}
 	_ = s.Close()
 	want := []string{"opening a session to " + nodeID, "waiting for " + nodeID + " to connect to SSM"}
-	if !slices.Equal(steps.all, want) {
-		t.Errorf("the steps: %q, want %q", steps.all, want)
+	if !slices.Equal(steps.texts(), want) {
+		t.Errorf("the steps: %q, want %q", steps.texts(), want)
 	}
 	l.wantCalls(map[string]int{"ssm:StartSession": 3})
 }

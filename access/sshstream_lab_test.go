@@ -96,7 +96,8 @@ func TestTaskStream(t *testing.T) {
 	t.Parallel()
 	to := echo(t)
 	l := startLab(t, reaching)
-	a := l.access(Options{})
+	var steps steps
+	a := l.access(Options{Progress: steps.add})
 	var signers []ssh.PublicKey
 	for i := range 2 {
 		s, err := a.OpenSSH(t.Context(), []string{to})
@@ -139,7 +140,7 @@ func TestTaskStream(t *testing.T) {
 	if sameKey(signers[0], signers[1]) {
 		t.Error("a key serves two streams")
 	}
-	l.wantCalls(map[string]int{"ecs:RunTask": 1, "ecs:ExecuteCommand": 2, "sts:GetCallerIdentity": 1})
+	l.wantCalls(map[string]int{"ecs:RunTask": 1, "ecs:ExecuteCommand": 2 + steps.early(), "sts:GetCallerIdentity": 1})
 }
 
 // A task whose bastiond takes no bonds is entered by a session alone, by the port that it names.
