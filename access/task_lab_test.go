@@ -226,7 +226,17 @@ func TestPrepare(t *testing.T) {
 	l.faults(lab.APIFaults{LatencyMS: 60_000})
 	slow := l.access(Options{})
 	slow.Prepare()
-	slow.Close()
+	eventually(t, "the owner is asked for again", func() bool { return l.calls("sts:GetCallerIdentity")[0] == 2 })
+	closed := make(chan struct{})
+	go func() {
+		defer close(closed)
+		slow.Close()
+	}()
+	select {
+	case <-closed:
+	case <-time.After(20 * time.Second): // AWS's answer takes longer
+		t.Error("Close waits for AWS's answer")
+	}
 }
 
 // The order of answers is that of the questions, and the first question that fails is the one whose error counts.
