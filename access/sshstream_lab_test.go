@@ -3,8 +3,9 @@ package access
 import (
 	"context"
 	"errors"
-	"fmt"
+	"io"
 	"net"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/lab"
@@ -23,38 +25,12 @@ import (
 // echo serves connections on loopback, and sends back what they bring. It returns its address.
 func echo(t *testing.T) string {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	s, err := rig.ServeLoopback(func(conn net.Conn) { _, _ = io.Copy(conn, conn) })
 	if err != nil {
 		t.Fatal(err)
 	}
-	echoing := make(chan struct{})
-	go func() {
-		defer close(echoing)
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			go func() {
-				defer conn.Close()
-				buf := make([]byte, 4096)
-				for {
-					n, err := conn.Read(buf)
-					if err != nil {
-						return
-					}
-					if _, err := conn.Write(buf[:n]); err != nil {
-						return
-					}
-				}
-			}()
-		}
-	}()
-	t.Cleanup(func() {
-		_ = ln.Close()
-		<-echoing
-	})
-	return ln.Addr().String()
+	t.Cleanup(func() { _ = s.Close() })
+	return s.Addr()
 }
 
 // reaching lets the tasks of a lab reach this machine.
@@ -146,16 +122,10 @@ func TestTaskStream(t *testing.T) {
 // A task whose bastiond takes no bonds is entered by a session alone, by the port that it names.
 func TestTaskWithoutBond(t *testing.T) {
 	t.Parallel()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	port := ln.Addr().(*net.TCPAddr).Port
-	_ = ln.Close()
 	to := echo(t)
 	l := startLab(t, func(c *lab.Config) {
 		reaching(c)
-		c.TaskEnv = map[string]string{"BASTIOND_BOND_LISTEN": "off", "BASTIOND_LISTEN": fmt.Sprintf("127.0.0.1:%d", port)}
+		c.TaskEnv = map[string]string{"BASTIOND_BOND_LISTEN": "off", "BASTIOND_LISTEN": "127.0.0.1:0"}
 		c.Gateway.ClosedPortDelay = time.Millisecond
 	})
 	a := l.access(Options{})
@@ -170,15 +140,14 @@ func TestTaskWithoutBond(t *testing.T) {
 		t.Fatal(err)
 	}
 	echoes(t, conn)
-	all := l.Gateway().Sessions()
-	var open []gateway.Info
-	for _, s := range all {
-		if s.Document == gateway.DocSSH && s.Port == port {
-			open = append(open, s)
-		}
+	_, ports, known := a.hostKeys.get(l.running(a))
+	if !known || ports.SSH == keys.DefaultPorts.SSH || ports.Bond != 0 {
+		t.Errorf("bastiond names %+v", ports)
 	}
+	all := l.Gateway().Sessions()
+	open := slices.DeleteFunc(slices.Clone(all), func(s gateway.Info) bool { return s.Document != gateway.DocSSH || s.Port != ports.SSH })
 	if len(open) != 1 {
-		t.Errorf("sessions to port %d: %+v", port, all)
+		t.Fatalf("sessions to port %d: %+v", ports.SSH, all)
 	}
 	shown := a.Links()
 	if len(shown) != 1 || shown[0].Kind != "single" || len(shown[0].Lacks) != 2 || shown[0].BondVersion != 0 || shown[0].MaxAge != 0 {
@@ -350,29 +319,36 @@ func TestStreamIsInterrupted(t *testing.T) {
 	_ = s.Close()
 }
 
-// A grant is renewed while its stream lasts: the bastion ends what has none.
+// A grant is renewed while its connection lasts: the bastion ends what has none.
 func TestGrantIsRenewed(t *testing.T) {
 	t.Parallel()
 	to := echo(t)
 	l := startLab(t, reaching)
 	a := l.access(Options{})
-	a.settings.Grant.Lifetime = 3 * time.Second // less than the setting allows
-	s, err := a.OpenSSH(t.Context(), nil)
+	lifetime := 3 * time.Second // less than the setting allows
+	a.settings.Grant.Lifetime = lifetime
+	task := &taskConnector{access: a, permit: []string{to}}
+	o, err := task.open(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Close()
-	first := time.Now().Add(a.settings.Grant.Lifetime)
-	c, err := client(t, s)
+	defer o.conn.Close()
+	first := task.admission.latest()
+	if err := first.wait(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	c, err := client(t, &SSHStream{Conn: o.conn, HostKeys: o.hostKeys, opened: o})
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer c.Close()
 	conn, err := c.Dial("tcp", to)
 	if err != nil {
 		t.Fatal(err)
 	}
-	eventually(t, "another grant", func() bool { return l.calls("ecs:ExecuteCommand")[0] >= 2 })
-	<-time.After(time.Until(first) + 200*time.Millisecond)
+	// A grant lasts for its lifetime at most, so the one with such an end was made after the first grant's end.
+	eventually(t, "another grant, made after the end of the first", func() bool {
+		return task.admission.until().After(first.until.Add(lifetime))
+	})
 	echoes(t, conn)
-	_ = c.Close()
 }
