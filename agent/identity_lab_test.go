@@ -3,11 +3,13 @@ package agent
 import (
 	"context"
 	"errors"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -117,6 +119,20 @@ func TestLinkOfNobody(t *testing.T) {
 	}
 }
 
+// next returns the next value of c. It ends the test if the request ends before, by a value from ended, or after a minute.
+func next[T any](t *testing.T, what string, c <-chan T, ended <-chan error) T {
+	t.Helper()
+	select {
+	case v := <-c:
+		return v
+	case err := <-ended:
+		t.Fatalf("the request ended before %s came: %v", what, err)
+	case <-time.After(time.Minute):
+		t.Fatalf("%s has not come within a minute", what)
+	}
+	panic("unreachable")
+}
+
 // A private Agent's link may reach what its command asked for, and nothing else.
 func TestPrivateLink(t *testing.T) {
 	of := withLab(t)
@@ -128,7 +144,9 @@ func TestPrivateLink(t *testing.T) {
 		o.Env = awssdk.NewEnv(of.scope.Env) // in place of the process's own
 		return access.New(ctx, settings, o)
 	}}})
+	t.Cleanup(a.Close)
 	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
 	opened := make(chan api.Forward, 1)
 	var steps []string
 	ended := make(chan error, 1)
@@ -142,30 +160,23 @@ func TestPrivateLink(t *testing.T) {
 			}
 		})
 	}()
-	var f api.Forward
-	select {
-	case f = <-opened:
-	case err := <-ended:
-		t.Fatal(err)
-	}
+	f := next(t, "the forward", opened, ended)
 	_ = of.connect(f.Listen).Close()
 	a.mu.Lock()
-	if len(a.links) != 1 {
-		t.Fatalf("%d links", len(a.links))
-	}
-	var l *link
-	for _, l = range a.links {
-	}
+	links := slices.Collect(maps.Values(a.links))
 	a.mu.Unlock()
+	if len(links) != 1 {
+		t.Fatalf("%d links", len(links))
+	}
 	host, _, err := net.SplitHostPort(f.Target)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if conn, err := l.Dial(t.Context(), "tcp", net.JoinHostPort(host, "9")); err == nil || fail.KindOf(err) != fail.Denied {
+	if conn, err := links[0].Dial(t.Context(), "tcp", net.JoinHostPort(host, "9")); err == nil || fail.KindOf(err) != fail.Denied {
 		t.Errorf("another destination: %v, %v", conn, err)
 	}
 	cancel()
-	if err := <-ended; !errors.Is(err, context.Canceled) {
+	if err := next(t, "the request's end", ended, nil); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 	a.Close()
@@ -194,7 +205,7 @@ func TestForwardWaits(t *testing.T) {
 			}
 		})
 	}()
-	f := <-opened
+	f := next(t, "the forward", opened, ended)
 	conn := a.connect(f.Listen)
 	if err := a.lab.SetAPIFaults(lab.APIFaults{Deny: []string{"ssm:StartSession"}}); err != nil {
 		t.Fatal(err)
@@ -204,13 +215,8 @@ func TestForwardWaits(t *testing.T) {
 			_ = a.lab.Gateway().Terminate(s.ID) // it may have ended
 		}
 	}
-	select {
-	case p := <-paths:
-		if !p.Lost {
-			t.Errorf("%+v", p)
-		}
-	case err := <-ended:
-		t.Fatal(err)
+	if p := next(t, "the loss", paths, ended); !p.Lost {
+		t.Errorf("%+v", p)
 	}
 	a.until("the forward waits", func(st api.State) bool {
 		return len(st.Forwards) == 1 && st.Forwards[0].State == api.ForwardWaiting && strings.Contains(st.Forwards[0].Error, "ssm:StartSession") &&
@@ -219,20 +225,14 @@ func TestForwardWaits(t *testing.T) {
 	if err := a.lab.SetAPIFaults(lab.APIFaults{}); err != nil {
 		t.Fatal(err)
 	}
-	for lost := true; lost; {
-		select {
-		case p := <-paths:
-			lost = p.Lost
-		case <-time.After(time.Minute):
-			t.Fatal("the path is not told")
-		}
+	for next(t, "the path", paths, ended).Lost {
 	}
 	if err := ping(conn); err != nil {
 		t.Error(err)
 	}
 	a.until("the forward is ready", func(st api.State) bool { return st.Forwards[0].State == api.ForwardReady && st.Forwards[0].Error == "" })
 	cancel()
-	if err := <-ended; !errors.Is(err, context.Canceled) {
+	if err := next(t, "the request's end", ended, nil); !errors.Is(err, context.Canceled) {
 		t.Error(err)
 	}
 }
@@ -258,16 +258,26 @@ func TestDetachedIsAnnounced(t *testing.T) {
 	if len(notes) != 1 || !strings.HasPrefix(notes[0], "the detached forwards cannot be saved and will not come back when the agent starts again: ") {
 		t.Errorf("%q", notes)
 	}
-	// A forward at another address has another name.
-	spare, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
+	// A forward at another address has another name. The port must be a given one: for any free port the agent returns the first forward.
+	opened := false
+	for range 5 { // another process may take the port
+		spare, err := net.Listen("tcp", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		_ = spare.Close()
+		notes = nil
+		req.Forwards = []api.ForwardRequest{{Target: "cache:sessions", Listen: spare.Addr().String()}}
+		err = a.client.Open(t.Context(), req, emit)
+		if opened = err == nil; opened {
+			break
+		}
+		if fail.KindOf(err) != fail.PortInUse {
+			t.Fatal(err)
+		}
 	}
-	_ = spare.Close()
-	notes = nil
-	req.Forwards = []api.ForwardRequest{{Target: "cache:sessions", Listen: spare.Addr().String()}}
-	if err := a.client.Open(t.Context(), req, emit); err != nil {
-		t.Fatal(err)
+	if !opened {
+		t.Fatal("other processes have taken five free ports")
 	}
 	if !strings.Contains(strings.Join(notes, "\n"), "another forward has the name sessions; this one is ") {
 		t.Errorf("%q", notes)
