@@ -476,6 +476,7 @@ func TestPause(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				s, far, f := pipe(t, fakeOptions{}, Config{})
 				fs := f.session(0)
+				synctest.Wait() // what the agent still had to say of the handshake would end a pause
 				fs.sock.deliver(fs.control(datachannel.PausePublication), 0)
 				synctest.Wait()
 				if _, err := s.Write([]byte("x")); err != nil {

@@ -267,7 +267,7 @@ func TestRefusedPush(t *testing.T) {
 		"broken":      {500, "", fail.Other, "answered 500 Internal Server Error", "push again later", attempts, ""},
 		"overloaded":  {503, "<html>try later</html>", fail.Other, "answered 503 Service Unavailable", "push again later", attempts, ""},
 		"no registry": {405, "", fail.Other, "answered 405 Method Not Allowed", "check whether HOST is a container registry", 1, ""},
-		"cut":         {0, "", fail.Other, "EOF", "check the network", attempts, ""},
+		"cut":         {0, "", fail.Other, "/v2/", "check the network", attempts, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRegistry(t)
