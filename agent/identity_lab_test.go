@@ -67,6 +67,9 @@ func TestLinkByIdentity(t *testing.T) {
 		t.Fatal(err)
 	}
 	first := link(a.keysOf("jo"))
+	if _, err := first.access.Owner(t.Context()); err != nil { // the link asks on its own account, in its own time
+		t.Fatal(err)
+	}
 	before := a.asked()
 	if again := link(a.keysOf("jo")); again != first || a.asked() != before {
 		t.Errorf("the same keys: another link %v, asked %d times", again != first, a.asked()-before)
