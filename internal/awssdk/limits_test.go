@@ -28,6 +28,7 @@ func unending(t *testing.T, answer func(http.ResponseWriter)) (url string, reque
 	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		_, _ = io.Copy(io.Discard, r.Body) // before its end the server does not see that the client has gone
 		requests.Add(1)
+		<-time.After(20 * time.Millisecond) // the SDK loses an answer that overtakes the end of its request: see docs/lab.md
 		answer(w)
 		flush := http.NewResponseController(w).Flush
 		for tick := time.NewTicker(10 * time.Millisecond); ; {
