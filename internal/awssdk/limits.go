@@ -72,7 +72,9 @@ func (l callLimits) boundAttempt(ctx context.Context, in middleware.FinalizeInpu
 	middleware.FinalizeOutput, middleware.Metadata, error,
 ) {
 	way := new(attempt)
-	bounded, cancel := context.WithTimeout(context.WithValue(ctx, attemptKey{}, way), l.attempt)
+	bounded, cancel := context.WithTimeout(httptrace.WithClientTrace(context.WithValue(ctx, attemptKey{}, way), &httptrace.ClientTrace{
+		GotConn: func(httptrace.GotConnInfo) { way.connected.Store(true) },
+	}), l.attempt)
 	defer cancel()
 	out, metadata, err := next.HandleFinalize(bounded, in)
 	switch name := callName(ctx); {
@@ -90,18 +92,18 @@ func (l callLimits) boundAttempt(ctx context.Context, in middleware.FinalizeInpu
 
 // attempt is how far an attempt has come.
 type attempt struct {
-	connected, sent atomic.Bool // a server accepted the connection; the request's header is under way
+	connected atomic.Bool // a server accepted a connection: that of a token which the call needs counts
+	sent      atomic.Bool // the header of the call's own request is under way
 }
 
 type attemptKey struct{}
 
-// traceAttempt notes how far its context's attempt comes.
+// traceAttempt notes when the request of its context's attempt is sent.
 func traceAttempt(ctx context.Context, in middleware.FinalizeInput, next middleware.FinalizeHandler) (
 	middleware.FinalizeOutput, middleware.Metadata, error,
 ) {
 	if way, ok := ctx.Value(attemptKey{}).(*attempt); ok {
 		ctx = httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
-			GotConn:      func(httptrace.GotConnInfo) { way.connected.Store(true) },
 			WroteHeaders: func() { way.sent.Store(true) },
 		})
 	}
