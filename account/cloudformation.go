@@ -53,26 +53,21 @@ func intrinsic(v any) any {
 
 // substituted is a text as Fn::Sub, or as a string if nothing in it is a reference.
 func substituted(t Text) any {
-	var b strings.Builder
-	plain := true
-	for _, part := range t.flat() {
-		switch part := part.(type) {
-		case string:
-			b.WriteString(strings.ReplaceAll(part, "${", "${!")) // a variable of IAM, not of the template
-			continue
-		case Ref:
-			b.WriteString("${" + string(part) + "}")
-		case Pseudo:
-			b.WriteString("${" + string(part) + "}")
-		case Attr:
-			b.WriteString("${" + part.ID + "." + part.Name + "}")
-		default:
-			panic(fmt.Sprintf("account: %T in a text", part))
+	parts := t.flat()
+	if len(parts) == 1 {
+		if text, ok := parts[0].(string); ok {
+			return text
 		}
-		plain = false
 	}
-	if plain {
-		return strings.ReplaceAll(b.String(), "${!", "${")
+	for i, part := range parts {
+		if text, ok := part.(string); ok {
+			parts[i] = strings.ReplaceAll(text, "${", "${!") // a variable of IAM, not of the template
+		}
 	}
-	return Object{{"Fn::Sub", b.String()}}
+	return Object{{"Fn::Sub", parts.join(func(v any) string {
+		if a, ok := v.(Attr); ok {
+			return "${" + a.ID + "." + a.Name + "}"
+		}
+		return fmt.Sprintf("${%s}", v) // a Ref or a Pseudo
+	})}}
 }

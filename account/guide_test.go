@@ -3,6 +3,7 @@ package account
 import (
 	"bytes"
 	"flag"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -14,9 +15,81 @@ import (
 
 var update = flag.Bool("update", false, "write the files that the model makes, in place of comparing them")
 
+// deployment has the facts by which references become text.
+type deployment struct {
+	partition, region, account, urlSuffix string
+	values                                map[any]string // of a Ref or an Attr
+}
+
+// literal is a reference's text in the deployment.
+func (d deployment) literal(v any) any { return d.text(v) }
+
+func (d deployment) text(v any) string {
+	switch v := v.(type) {
+	case Pseudo:
+		return map[Pseudo]string{Partition: d.partition, Region: d.region, Account: d.account, URLSuffix: d.urlSuffix}[v]
+	case Text:
+		return v.join(d.text)
+	}
+	if text, ok := d.values[v]; ok {
+		return text
+	}
+	panic(fmt.Sprintf("the deployment has no value for %#v", v))
+}
+
+// guide are the inputs of the guide's files: a stack called "bastion", roles by the names that the guide gives them, any KMS key of the
+// account.
+func guide() Inputs {
+	role := func(name string) string { return "arn:PARTITION:iam::ACCOUNT_ID:role/bastion-" + name }
+	return Inputs{
+		Key:           "arn:PARTITION:kms:REGION:ACCOUNT_ID:key/*",
+		ExecutionRole: role("execution"),
+		TaskRole:      role("task"),
+	}
+}
+
+// guideFiles returns the JSON files of the guide in bastion-image, by their paths there, and the template.
+func guideFiles() (map[string][]byte, error) {
+	s, err := New(guide())
+	if err != nil {
+		return nil, err
+	}
+	class := s.Inputs.Classes[0]
+	// A command of the guide puts the account's own in the place of these words.
+	placeholders := deployment{
+		partition: "PARTITION", region: "REGION", account: "ACCOUNT_ID",
+		values: map[any]string{
+			Attr{"Repository", "RepositoryUri"}: "REPOSITORY_URI",
+			Ref(paramImage):                     s.Inputs.ImageTag,
+			Ref(paramAllow):                     "ALLOW_LIST",
+			Ref("AuditLog"):                     s.logGroup(),
+		},
+	}
+	files := make(map[string][]byte)
+	for path, content := range map[string]Object{
+		"iam/ecs-tasks-trust.json": tasksOfThisAccount().document(),
+		"iam/execution-role.json":  s.executionRole().document(),
+		"iam/task-role.json":       s.taskRole().document(),
+		"iam/user.json":            s.userPolicy(class).document(),
+		"task-definition.json":     append(apiNames(s.taskDefinition(class)).(Object), Member{"tags", List{Object{{"key", "bastion"}, {"value", "true"}}}}),
+	} {
+		text, err := indented(resolve(content, placeholders.literal))
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", path, err)
+		}
+		files[path] = text
+	}
+	template, err := New(Inputs{Endpoints: Endpoints{Make: true}})
+	if err != nil {
+		return nil, err
+	}
+	files["template.json"], err = template.CloudFormation()
+	return files, err
+}
+
 // The guide's files are what the model makes. To make them anew: go test ./account -run TestGuideFiles -update
 func TestGuideFiles(t *testing.T) {
-	files, err := GuideFiles()
+	files, err := guideFiles()
 	if err != nil {
 		t.Fatal(err)
 	}

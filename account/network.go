@@ -1,10 +1,6 @@
 package account
 
-import (
-	"strconv"
-
-	"github.com/bastion-ssm/bastion/internal/partition"
-)
+import "github.com/bastion-ssm/bastion/internal/partition"
 
 // network makes the security group of the tasks, and VPC endpoints if the operator wants some.
 func (s *Stack) network() {
@@ -153,5 +149,3 @@ func serviceID(service string) string {
 	}
 	return title(service)
 }
-
-func decimal(n int) string { return strconv.Itoa(n) }

@@ -65,9 +65,9 @@ func (s *Stack) policies() map[string]Object {
 // The actions, resource types and condition keys of each policy exist for each other.
 func TestPoliciesExist(t *testing.T) {
 	reference := iamref.New(t)
-	d := Deployment{
-		Partition: "aws", Region: "eu-central-1", Account: "000000000000", URLSuffix: "amazonaws.com",
-		Values: map[any]string{
+	d := deployment{
+		partition: "aws", region: "eu-central-1", account: "000000000000", urlSuffix: "amazonaws.com",
+		values: map[any]string{
 			Attr{"Key", "Arn"}:           "arn:aws:kms:eu-central-1:000000000000:key/01234567-89ab-cdef-0123-456789abcdef",
 			Attr{"TaskRole", "Arn"}:      "arn:aws:iam::000000000000:role/task",
 			Attr{"ExecutionRole", "Arn"}: "arn:aws:iam::000000000000:role/execution",

@@ -1,7 +1,5 @@
 package account
 
-import "strings"
-
 // key makes the KMS key of logs, images, alarms and ECS Exec, unless there is one.
 func (s *Stack) key() {
 	if s.Inputs.Key != "" {
@@ -39,23 +37,23 @@ func (s *Stack) key() {
 
 // logs makes the log group of the audit, and what the operator wants of ECS Exec.
 func (s *Stack) logs() {
-	s.add("AuditLog", "AWS::Logs::LogGroup", Object{
-		{"LogGroupName", s.logGroup()},
-		{"KmsKeyId", s.keyARN()},
-		{"RetentionInDays", s.Inputs.RetentionDays},
-	}).Keep = true
+	s.addLog("AuditLog", s.logGroup())
 	if s.Inputs.ExecLogs {
 		s.execLogs()
 	}
 }
 
-// execLogs makes what the transcripts of ECS Exec go to.
-func (s *Stack) execLogs() {
-	s.add("ExecLog", "AWS::Logs::LogGroup", Object{
-		{"LogGroupName", s.execGroup()},
+func (s *Stack) addLog(id, name string) {
+	s.add(id, "AWS::Logs::LogGroup", Object{
+		{"LogGroupName", name},
 		{"KmsKeyId", s.keyARN()},
 		{"RetentionInDays", s.Inputs.RetentionDays},
 	}).Keep = true
+}
+
+// execLogs makes what the transcripts of ECS Exec go to.
+func (s *Stack) execLogs() {
+	s.addLog("ExecLog", s.execGroup())
 	s.add("AuditBucket", "AWS::S3::Bucket", Object{
 		{"BucketEncryption", Object{{"ServerSideEncryptionConfiguration", List{Object{
 			{"BucketKeyEnabled", true},
@@ -107,6 +105,3 @@ func (s *Stack) repository() {
 		{"EmptyOnDelete", true}, // the images are made of a release, and can be made again
 	})
 }
-
-// joined is a parameter's list.
-func joined(values []string) string { return strings.Join(values, ",") }

@@ -123,6 +123,26 @@ func document(v any) any {
 	return v
 }
 
+// apiNames are the names of CloudFormation's properties as ECS's API has them, which begin in lower case. Options of a log driver have
+// names of their own.
+func apiNames(v any) any {
+	switch v := v.(type) {
+	case Object:
+		out := make(Object, len(v))
+		for i, m := range v {
+			out[i] = Member{strings.ToLower(m.Name[:1]) + m.Name[1:], apiNames(m.Value)}
+		}
+		return out
+	case List:
+		out := make(List, len(v))
+		for i, e := range v {
+			out[i] = apiNames(e)
+		}
+		return out
+	}
+	return v
+}
+
 // member writes a property as an attribute, or as a block for each object.
 func (w *terraformWriter) member(body *hclwrite.Body, kind terraformKind, name string, value any) {
 	objects, isList := value.(List)

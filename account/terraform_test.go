@@ -48,16 +48,8 @@ func (m *module) value(e hcl.Expression) any {
 	m.t.Helper()
 	variables := make(map[string]cty.Value)
 	for _, traversal := range e.Variables() {
-		var names []string
-		for _, step := range traversal {
-			switch step := step.(type) {
-			case hcl.TraverseRoot:
-				names = append(names, step.Name)
-			case hcl.TraverseAttr:
-				names = append(names, step.Name)
-			}
-		}
-		set(variables, names, cty.StringVal("<"+strings.Join(names, ".")+">"))
+		path := names(traversal)
+		set(variables, path, cty.StringVal("<"+strings.Join(path, ".")+">"))
 	}
 	asItIs := function.New(&function.Spec{
 		Params: []function.Parameter{{Name: "v", Type: cty.DynamicPseudoType}},
@@ -134,20 +126,18 @@ func TestTerraformEqualsTheTemplate(t *testing.T) {
 }
 
 // reading is a reference as module.value reads it.
-func (w *terraformWriter) reading(v any) any {
+func (w *terraformWriter) reading(v any) any { return w.read(v) }
+
+func (w *terraformWriter) read(v any) string {
 	if text, ok := v.(Text); ok {
-		var b strings.Builder
-		for _, part := range text.flat() {
-			if s, ok := part.(string); ok {
-				b.WriteString(s)
-			} else {
-				fmt.Fprint(&b, w.reading(part))
-			}
-		}
-		return b.String()
+		return text.join(w.read)
 	}
-	var names []string
-	for _, step := range w.traversal(v) {
+	return "<" + strings.Join(names(w.traversal(v)), ".") + ">"
+}
+
+// names are a traversal's.
+func names(t hcl.Traversal) (names []string) {
+	for _, step := range t {
 		switch step := step.(type) {
 		case hcl.TraverseRoot:
 			names = append(names, step.Name)
@@ -155,7 +145,7 @@ func (w *terraformWriter) reading(v any) any {
 			names = append(names, step.Name)
 		}
 	}
-	return "<" + strings.Join(names, ".") + ">"
+	return names
 }
 
 // compare compares a resource's properties with a body, blocks within too, and returns how many it has compared.

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"strconv"
 	"strings"
 )
 
@@ -147,22 +148,36 @@ func iamARN(resource ...any) Text {
 // flat is t with the texts in it opened, and neighbouring strings joined.
 func (t Text) flat() (parts Text) {
 	for _, part := range t {
-		switch part := part.(type) {
-		case Text:
-			parts = append(parts, part.flat()...)
-		case string:
-			if last := len(parts) - 1; last >= 0 {
-				if s, ok := parts[last].(string); ok {
-					parts[last] = s + part
+		inner := Text{part}
+		if nested, ok := part.(Text); ok {
+			inner = nested.flat()
+		}
+		for _, p := range inner {
+			last := len(parts) - 1
+			text, isText := p.(string)
+			if last >= 0 && isText {
+				if before, ok := parts[last].(string); ok {
+					parts[last] = before + text
 					continue
 				}
 			}
-			parts = append(parts, part)
-		default:
-			parts = append(parts, part)
+			parts = append(parts, p)
 		}
 	}
 	return parts
+}
+
+// join is t as one string, with what reference says of the references in it.
+func (t Text) join(reference func(any) string) string {
+	var b strings.Builder
+	for _, part := range t.flat() {
+		if text, ok := part.(string); ok {
+			b.WriteString(text)
+		} else {
+			b.WriteString(reference(part))
+		}
+	}
+	return b.String()
 }
 
 // tagList is tags as most of CloudFormation's resources take them.
@@ -182,6 +197,11 @@ func words(s ...string) List {
 	}
 	return out
 }
+
+// joined is a parameter's list.
+func joined(values []string) string { return strings.Join(values, ",") }
+
+func decimal(n int) string { return strconv.Itoa(n) }
 
 // title makes a part of a logical id of a name: "read-only" becomes "ReadOnly".
 func title(name string) string {

@@ -213,28 +213,36 @@ type Size struct {
 
 // Sizes returns the sizes of an index's images, without attestations.
 func Sizes(index v1.ImageIndex) ([]Size, error) {
-	manifest, err := index.IndexManifest()
-	if err != nil {
-		return nil, err
-	}
 	var sizes []Size
-	for _, child := range manifest.Manifests {
+	err := eachImage(index, func(child v1.Descriptor, m *v1.Manifest) {
 		if child.Annotations[referenceType] != "" {
-			continue
-		}
-		img, err := index.Image(child.Digest)
-		if err != nil {
-			return nil, err
-		}
-		m, err := img.Manifest()
-		if err != nil {
-			return nil, err
+			return
 		}
 		size := Size{Platform: child.Platform.String()}
 		for _, layer := range m.Layers {
 			size.Bytes += layer.Size
 		}
 		sizes = append(sizes, size)
+	})
+	return sizes, err
+}
+
+// eachImage calls f for each image of an index, the attestations too.
+func eachImage(index v1.ImageIndex, f func(v1.Descriptor, *v1.Manifest)) error {
+	manifest, err := index.IndexManifest()
+	if err != nil {
+		return err
 	}
-	return sizes, nil
+	for _, child := range manifest.Manifests {
+		img, err := index.Image(child.Digest)
+		if err != nil {
+			return err
+		}
+		m, err := img.Manifest()
+		if err != nil {
+			return err
+		}
+		f(child, m)
+	}
+	return nil
 }

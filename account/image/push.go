@@ -114,25 +114,13 @@ func push(ctx context.Context, index v1.ImageIndex, tag name.Tag, blobs map[v1.H
 
 // blobSizes returns the sizes of the layers and configurations of an index, each once.
 func blobSizes(index v1.ImageIndex) (map[v1.Hash]int64, error) {
-	manifest, err := index.IndexManifest()
-	if err != nil {
-		return nil, err
-	}
 	sizes := map[v1.Hash]int64{}
-	for _, child := range manifest.Manifests {
-		img, err := index.Image(child.Digest)
-		if err != nil {
-			return nil, err
-		}
-		m, err := img.Manifest()
-		if err != nil {
-			return nil, err
-		}
+	err := eachImage(index, func(_ v1.Descriptor, m *v1.Manifest) {
 		for _, blob := range append(m.Layers, m.Config) {
 			sizes[blob.Digest] = blob.Size
 		}
-	}
-	return sizes, nil
+	})
+	return sizes, err
 }
 
 func largest(blobs map[v1.Hash]int64) (most int64) {
