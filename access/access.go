@@ -133,10 +133,12 @@ func New(ctx context.Context, s Settings, o Options) (*Access, error) {
 		a.documents.forced = s.Link.SessionDocument
 	}
 	dir, err := dirs.Runtime(s.Local.RuntimeDir)
-	switch a.documents.dir = dir; {
-	case err != nil:
+	if err != nil {
 		log.Debug("host keys and session documents are not remembered", "err", err)
-	case s.Local.RememberHostKeys:
+		return a, nil
+	}
+	a.documents.dir = dir
+	if s.Local.RememberHostKeys {
 		a.hostKeys = &hostKeys{dir: dir}
 	}
 	return a, nil
