@@ -5,7 +5,6 @@ import (
 	"errors"
 	"net"
 	"strings"
-	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -13,6 +12,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/tunnel"
@@ -150,20 +150,10 @@ func TestFirstContact(t *testing.T) {
 // firstContactLink returns a started link whose only transport is a first contact with server, for the grant of p.
 func firstContactLink(t *testing.T, server *contactServer, p *push) *tunnel.Link {
 	t.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	listening, err := rig.ServeLoopback(server.serve)
 	if err != nil {
 		t.Fatal(err)
 	}
-	var work sync.WaitGroup
-	work.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			work.Go(func() { server.serve(conn) })
-		}
-	})
 	pair, err := keys.NewPair("")
 	if err != nil {
 		t.Fatal(err)
@@ -178,7 +168,7 @@ func firstContactLink(t *testing.T, server *contactServer, p *push) *tunnel.Link
 		if err := denial.Load(); err != nil {
 			return nil, *err
 		}
-		conn, err := net.Dial("tcp", ln.Addr().String())
+		conn, err := net.Dial("tcp", listening.Addr())
 		if err != nil {
 			return nil, err
 		}
@@ -192,8 +182,7 @@ func firstContactLink(t *testing.T, server *contactServer, p *push) *tunnel.Link
 	l.Start(t.Context())
 	t.Cleanup(func() { // before the Access is closed, which waits for the answer
 		_ = l.Close()
-		_ = ln.Close()
-		work.Wait()
+		_ = listening.Close()
 		select {
 		case <-p.done:
 		default:

@@ -19,6 +19,7 @@ import (
 	"golang.org/x/crypto/ssh"
 	sshagent "golang.org/x/crypto/ssh/agent"
 
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/keys"
 )
@@ -181,22 +182,9 @@ func serveKeyring(t *testing.T, keyring sshagent.Agent) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var work sync.WaitGroup
-	work.Go(func() {
-		for {
-			conn, err := ln.Accept()
-			if err != nil {
-				return
-			}
-			work.Go(func() {
-				_ = sshagent.ServeAgent(keyring, conn)
-				_ = conn.Close()
-			})
-		}
-	})
+	server := rig.Serve(ln, func(conn net.Conn) { _ = sshagent.ServeAgent(keyring, conn) })
 	t.Cleanup(func() {
-		_ = ln.Close()
-		work.Wait()
+		_ = server.Close()
 		_ = os.RemoveAll(dir)
 	})
 	t.Setenv("SSH_AUTH_SOCK", ln.Addr().String())
