@@ -240,8 +240,8 @@ func TestForwardWaits(t *testing.T) {
 	}
 }
 
-// A detached forward that cannot be written down is opened all the same, and the user is told what will not come back. Another forward's name is
-// told too.
+// The agent opens a detached forward even if it cannot save it, and notes that the forward will not come back. It also notes that a name
+// was taken, and which one the forward has instead.
 func TestDetachedIsAnnounced(t *testing.T) {
 	a := withLab(t)
 	if err := os.Mkdir(storeIn(a.cfg.StateDir).path, 0o700); err != nil { // in the file's place
