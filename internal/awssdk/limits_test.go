@@ -102,6 +102,25 @@ func TestCallsEnd(t *testing.T) {
 	}
 }
 
+// Of the calls that change something, the SDK repeats those that do nothing more a second time. A new call of the program (see
+// TestProgramKeepsOnlyItsCalls in e2e) takes its place here, with the reason.
+func TestCallsThatMayBeRepeated(t *testing.T) {
+	for call, harmless := range map[string]string{
+		"ssm:StartSession":                      "",
+		"ecs:ExecuteCommand":                    "",
+		"ecs:RunTask":                           "its client token makes one task of it",
+		"ecs:StopTask":                          "the task is stopped once",
+		"ssm:ResumeSession":                     "it gives another token for the same session",
+		"ssm:TerminateSession":                  "the session ends once",
+		"ec2-instance-connect:SendSSHPublicKey": "it is the same key, for a minute",
+		"kms:GenerateDataKey":                   "a key that nobody uses is nowhere kept",
+	} {
+		if startsSession(call) != (harmless == "") {
+			t.Errorf("%s: left to its caller: %v; harmless twice: %q", call, startsSession(call), harmless)
+		}
+	}
+}
+
 // cuts are the ways in which a connection ends without a whole answer.
 var cuts = map[string]string{
 	"no answer":      "",
