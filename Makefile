@@ -20,6 +20,7 @@ COMMANDS  = build/bastion build/bastiond build/bastion-lab
 PEERS     = build/tools/session-manager-plugin build/tools/ssmpeer
 DEVTOOLS  = build/tools/gofumpt build/tools/golangci-lint build/tools/govulncheck build/tools/benchstat
 IMAGE     = build/bastiond-linux-amd64 build/bastiond-linux-arm64
+CARRIED   = account/image/carried/bastiond-linux-amd64.gz account/image/carried/bastiond-linux-arm64.gz
 PLATFORMS = linux/arm64 darwin/amd64 darwin/arm64 windows/amd64
 
 .DEFAULT_GOAL := help
@@ -38,8 +39,14 @@ test: deps npm peers ## run all tests, end to end too
 
 build: $(COMMANDS) ## build bastion, bastiond and bastion-lab into build/
 
+build/bastion: $(CARRIED)
+build/bastion: TAGS = -tags carry
 $(COMMANDS):
-	$(GOBUILD) -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
+	$(GOBUILD) $(TAGS) -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
+
+# For the image that `bastion init` pushes. The same binary gives the same file.
+$(CARRIED): account/image/carried/%.gz: build/%
+	gzip -9nc $< > $@
 
 # ALLOW and CA_BUNDLE are those of bastion-image/rootfs.sh, and belong to what the image's digest depends on.
 image: $(IMAGE) ## make the bastion's image without an engine, for amd64 and arm64: build/image.tar, an OCI image layout

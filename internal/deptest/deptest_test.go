@@ -31,6 +31,8 @@ var allowed = map[string][]string{
 	"cmd/bastion-image": {"account/image", "internal/fail", "internal/files", "internal/words"},
 	"cmd/bastiond":      {"internal/fail", "internal/printable", "keys", "server"},
 
+	"account/image/carried": {"internal/fail"},
+
 	"account/image": {"internal/backoff", "internal/fail", "internal/sleep", "internal/words"},
 
 	"agent/api": {

@@ -1,0 +1,7 @@
+//go:build !carry
+
+package carried
+
+import "embed"
+
+var files embed.FS
