@@ -157,7 +157,8 @@ func (e *emulator) template(s *Stack) string {
 	return string(mended)
 }
 
-// left are the names of the roles and security groups. moto 5.2.1 leaves a deleted stack's cluster, task definitions and managed policies.
+// left are the names of the roles and security groups. moto 5.2.1 leaves a deleted stack's cluster, task definitions, managed policies and
+// rules in groups of others.
 func (e *emulator) left() (names []string) {
 	e.t.Helper()
 	ctx := e.t.Context()
@@ -179,6 +180,37 @@ func (e *emulator) left() (names []string) {
 	return names
 }
 
+// neighbours makes a security group in place of each that tasks are to be let into.
+func (e *emulator) neighbours(rules []Ingress) (made []Ingress) {
+	e.t.Helper()
+	for _, rule := range rules {
+		group, err := ec2.NewFromConfig(e.config).CreateSecurityGroup(e.t.Context(), &ec2.CreateSecurityGroupInput{
+			GroupName: aws.String("neighbour of " + rule.Group), Description: aws.String("not the stack's"), VpcId: aws.String(e.parameter[paramVPC]),
+		})
+		if err != nil {
+			e.t.Fatal(err)
+		}
+		rule.Group = *group.GroupId
+		made = append(made, rule)
+	}
+	return made
+}
+
+// admitted counts the groups that let another security group in.
+func (e *emulator) admitted(rules []Ingress) (admitted int) {
+	e.t.Helper()
+	for _, rule := range rules {
+		groups, err := ec2.NewFromConfig(e.config).DescribeSecurityGroups(e.t.Context(), &ec2.DescribeSecurityGroupsInput{GroupIds: []string{rule.Group}})
+		if err != nil {
+			e.t.Fatal(err)
+		}
+		if in := groups.SecurityGroups[0].IpPermissions; len(in) == 1 && len(in[0].UserIdGroupPairs) == 1 {
+			admitted++
+		}
+	}
+	return admitted
+}
+
 // An emulator that is not ours makes each variant's stack, changes it and deletes it. What was there before stays.
 func TestStacksOnMoto(t *testing.T) {
 	moto := rig.Moto(t)
@@ -190,6 +222,7 @@ func TestStacksOnMoto(t *testing.T) {
 			}); err != nil {
 				t.Fatal(err)
 			}
+			in.Ingress = e.neighbours(in.Ingress)
 			found := e.left()
 			in.Classes = slices.Clone(in.Classes)
 			for i := range in.Classes {
@@ -199,6 +232,9 @@ func TestStacksOnMoto(t *testing.T) {
 			before := e.deploy(s, types.ChangeSetTypeCreate)
 			if made := e.left(); in.TaskRole == "" && len(made) == len(found) {
 				t.Errorf("only %q", made)
+			}
+			if admitted := e.admitted(in.Ingress); admitted != len(in.Ingress) {
+				t.Errorf("%d of %d groups let tasks in", admitted, len(in.Ingress))
 			}
 			in.CPU, in.Memory = 2048, 4096
 			after := e.deploy(newStack(t, in), types.ChangeSetTypeUpdate)

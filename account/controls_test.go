@@ -106,6 +106,8 @@ var controls = []control{
 	{"ECS.9", "AWS::ECS::TaskDefinition", container("LogConfiguration.LogDriver", "awslogs"), ""},
 	{"CKV_AWS_23", "AWS::EC2::SecurityGroup", says(`"Description":""`, false), ""},
 	{"CKV_AWS_24, 25, 260 (EC2.13, 14, 18, 19)", "AWS::EC2::SecurityGroup", says(`"SecurityGroupIngress":[^]]*"0\.0\.0\.0/0"`, false), ""},
+	{"CKV_AWS_23", "AWS::EC2::SecurityGroupIngress", has("Description"), ""},
+	{"CKV_AWS_24, 25, 260 (EC2.13, 14, 18, 19)", "AWS::EC2::SecurityGroupIngress", has("SourceSecurityGroupId"), ""},
 	{"CKV_AWS_382", "AWS::EC2::SecurityGroup", says(`"IpProtocol":"?-1`, false), ""},
 	{"CKV_AWS_60", "AWS::IAM::Role", says(`"AssumeRolePolicyDocument":[^]]*"AWS":"\*"`, false), ""},
 	{"CKV_AWS_62, 63 (IAM.1, 21)", "AWS::IAM::Role", says(`"Action":"([a-z0-9]+:)?\*"`, false), ""},

@@ -19,6 +19,7 @@ type Inputs struct {
 	Region string
 	// VPC, VPCCIDR and Subnets are where the tasks run. They may stay empty for a template whose parameters the deployer fills in.
 	VPC, VPCCIDR string
+	MoreCIDRs    []string // IPv4 ranges of the VPC besides VPCCIDR
 	Subnets      []string
 
 	// SecurityGroup is an existing one for the tasks; empty makes one without inbound rules, with the egress of Egress.
@@ -26,6 +27,8 @@ type Inputs struct {
 	SecurityGroup string
 	Egress        []Egress
 	Endpoints     Endpoints
+	// Ingress lets tasks into security groups that others made. The stack adds these rules, and deleting it removes them.
+	Ingress []Ingress
 
 	Path     string // of roles and policies in IAM, such as "/teams/data/"
 	Boundary string // ARN of the permissions boundary of the roles; empty: none
@@ -61,16 +64,38 @@ type Egress struct {
 	Description string
 }
 
+// Ingress lets tasks into a security group that is not the stack's: a database's, or that of an existing VPC endpoint.
+type Ingress struct {
+	Group string // its id, sg-...
+	Port  int
+	For   string // what listens there; the rule's description names it, beside the stack
+}
+
 // Endpoints says how tasks reach AWS.
 type Endpoints struct {
-	// Make creates the VPC endpoints that a task needs.
+	// Make creates VPC endpoints: those of Services, or without any all of EndpointServices.
 	Make        bool
-	RouteTables []string // of the subnets, for S3's gateway endpoint, if Make
-	// Group is the security group of interface endpoints that exist. Without it and without Make, tasks reach AWS by the internet (a NAT
-	// gateway, or a public address), and the egress rule for port 443 is for any address.
-	Group string
+	Services    []string // to make, by the names of EndpointServices; regions opened after 2023-12-23 also need ecs, ecs-agent, ecs-telemetry
+	RouteTables []string // of the subnets, for S3's gateway endpoint, if it is made
+	// Groups are the security groups of interface endpoints that exist. Without any and without Make, tasks reach AWS by the internet
+	// (a NAT gateway, or a public address), and the egress rule for port 443 is for any address.
+	Groups []string
 	// PrefixList is the region's managed prefix list of S3, to which the gateway endpoint leads: CloudFormation cannot look it up.
 	PrefixList string
+}
+
+// makes reports whether the stack makes the endpoint of a service.
+func (e Endpoints) makes(service string) bool {
+	services := e.Services
+	if len(services) == 0 {
+		services = EndpointServices
+	}
+	return e.Make && slices.Contains(services, service)
+}
+
+// made are the services whose interface endpoints the stack makes, in the model's order.
+func (e Endpoints) made() []string {
+	return slices.DeleteFunc(slices.Concat(interfaces, newRegions), func(service string) bool { return !e.makes(service) })
 }
 
 // Tag is a tag of a resource.
@@ -82,6 +107,9 @@ var retentions = []int{365, 400, 545, 731, 1096, 1827, 2192, 2557, 2922, 3288, 3
 
 // maxName is the most bytes of a name, and of a class's: Terraform's provider makes up names of roles from 38 bytes at most.
 const maxName = 20
+
+// maxPurpose is the most bytes of Ingress.For: a description has 255, and the stack's name is in it twice.
+const maxPurpose = 150
 
 // Defaults returns the inputs with defaults in place of zero values.
 func (in Inputs) Defaults() Inputs {
@@ -113,6 +141,7 @@ var (
 	nameForm  = regexp.MustCompile(`^[a-z][a-z0-9]+(-[a-z0-9]+)*$`)
 	classForm = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
 	plainText = regexp.MustCompile(`^[A-Za-z0-9 ._:/()#,@+=&;{}!$*-]{1,255}$`) // as EC2 takes descriptions
+	groupForm = regexp.MustCompile(`^sg-[0-9a-z]+$`)
 	pathForm  = regexp.MustCompile(`^/([\x21-\x7e]+/)?$`)
 )
 
@@ -139,6 +168,7 @@ func (in Inputs) Validate() error {
 		check(e.Port > 0 && e.Port < 1<<16, "egress to port %d: want 1 to 65535", e.Port)
 		check(plainText.MatchString(e.Description), "egress to port %d: want a description in letters, digits and ._-:/()#,@+=&;{}!$*", e.Port)
 	}
+	in.validateNetwork(check)
 	seen := make(map[string]bool)
 	for _, c := range in.Classes {
 		check(c.Name == "" && len(in.Classes) == 1 || classForm.MatchString(c.Name) && len(c.Name) <= maxName,
@@ -152,6 +182,28 @@ func (in Inputs) Validate() error {
 		check(t.Key != "bastion" && !strings.HasPrefix(t.Key, "bastion:"), "tag %q: bastion itself sets it", t.Key)
 	}
 	return errors.Join(faults...)
+}
+
+// validateNetwork checks what Validate checks of the VPC, its endpoints and the groups of others.
+func (in Inputs) validateNetwork(check func(ok bool, format string, args ...any)) {
+	for _, cidr := range in.MoreCIDRs {
+		prefix, err := netip.ParsePrefix(cidr)
+		check(err == nil && prefix.Addr().Is4(), "VPC range %q: want an IPv4 CIDR", cidr)
+	}
+	services := slices.Concat(EndpointServices, newRegions)
+	for _, service := range in.Endpoints.Services {
+		check(slices.Contains(services, service), "endpoint service %q: want one of %s", service, strings.Join(services, ", "))
+	}
+	check(in.Endpoints.Make || len(in.Endpoints.Services) == 0, "endpoint services %s: the stack makes none", strings.Join(in.Endpoints.Services, ", "))
+	rules := make(map[string]bool)
+	for _, i := range in.Ingress {
+		check(groupForm.MatchString(i.Group), "ingress of %q: want the id of a security group, sg-...", i.Group)
+		check(i.Port > 0 && i.Port < 1<<16, "ingress to port %d: want 1 to 65535", i.Port)
+		check(plainText.MatchString(i.For) && len(i.For) <= maxPurpose,
+			"ingress to port %d: want what it is for, at most %d letters, digits and ._-:/()#,@+=&;{}!$*", i.Port, maxPurpose)
+		check(!rules[ingressID(i)], "ingress of %s to port %d: given twice", i.Group, i.Port)
+		rules[ingressID(i)] = true
+	}
 }
 
 // list is numbers as a person reads them.

@@ -29,8 +29,20 @@ var variants = map[string]Inputs{
 		TaskRole: "arn:aws:iam::000000000000:role/task", ExecutionRole: "arn:aws:iam::000000000000:role/execution",
 	},
 	"existing group": {SecurityGroup: "sg-0123456789abcdef0", Endpoints: Endpoints{Make: true}},
+	"some endpoints": {
+		Region: "ca-west-1", MoreCIDRs: []string{"100.64.0.0/16"},
+		Endpoints: Endpoints{
+			Make: true, Services: []string{"kms", "ssmmessages", "ecs-agent"}, Groups: []string{"sg-0123456789abcdef2", "sg-0123456789abcdef3"},
+			PrefixList: "pl-0123456789abcdef0",
+		},
+		Ingress: []Ingress{
+			{Group: "sg-0123456789abcdef1", Port: 5432, For: "rds:orders"},
+			{Group: "sg-0123456789abcdef2", Port: 443, For: "VPC endpoints"},
+		},
+	},
+	"gateway endpoint": {Endpoints: Endpoints{Make: true, Services: []string{"s3"}, Groups: []string{"sg-0123456789abcdef0"}}},
 	"existing endpoints": {
-		Endpoints: Endpoints{Group: "sg-0123456789abcdef0", PrefixList: "pl-0123456789abcdef0"},
+		Endpoints: Endpoints{Groups: []string{"sg-0123456789abcdef0"}, PrefixList: "pl-0123456789abcdef0"},
 		Egress:    []Egress{{Port: 6379, Group: "sg-0123456789abcdef1", Description: "Redis"}},
 	},
 }

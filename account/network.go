@@ -1,6 +1,10 @@
 package account
 
-import "github.com/bastion-ssm/bastion/internal/partition"
+import (
+	"slices"
+
+	"github.com/bastion-ssm/bastion/internal/partition"
+)
 
 // network makes the security group of the tasks, and VPC endpoints if the operator wants some.
 func (s *Stack) network() {
@@ -14,7 +18,20 @@ func (s *Stack) network() {
 			{"SecurityGroupEgress", s.egress()},
 		})
 	}
+	for _, i := range s.Inputs.Ingress {
+		s.add(ingressID(i), "AWS::EC2::SecurityGroupIngress", Object{
+			{"GroupId", i.Group},
+			{"IpProtocol", "tcp"},
+			{"FromPort", i.Port},
+			{"ToPort", i.Port},
+			{"SourceSecurityGroupId", s.groupID()},
+			{"Description", "bastion: tasks of the stack " + s.Inputs.Name + " to " + i.For},
+		})
+	}
 }
+
+// ingressID is the logical id of a rule for tasks in a group of others: it stays when other rules come and go.
+func ingressID(i Ingress) string { return "Ingress" + title(i.Group) + "Port" + decimal(i.Port) }
 
 // databases are what tasks connect to in the VPC unless the operator lists something.
 var databases = []struct {
@@ -35,20 +52,23 @@ func (s *Stack) egress() List {
 	}
 	var rules List
 	e := s.Inputs.Endpoints
-	switch {
-	case e.Make:
+	if len(e.made()) > 0 {
 		rules = append(rules, rule(443, "DestinationSecurityGroupId", Attr{"EndpointsGroup", "GroupId"}, "AWS by VPC endpoints"))
-	case e.Group != "":
-		rules = append(rules, rule(443, "DestinationSecurityGroupId", e.Group, "AWS by VPC endpoints"))
-	default:
+	}
+	for _, group := range e.Groups {
+		rules = append(rules, rule(443, "DestinationSecurityGroupId", group, "AWS by VPC endpoints"))
+	}
+	if len(rules) == 0 {
 		rules = append(rules, rule(443, "CidrIp", "0.0.0.0/0", "AWS by the internet"))
 	}
-	if e.Make || e.PrefixList != "" {
+	if e.makes("s3") || e.PrefixList != "" {
 		rules = append(rules, rule(443, "DestinationPrefixListId", s.prefixList(), "ECR layers by the gateway endpoint of S3"))
 	}
 	if len(s.Inputs.Egress) == 0 {
 		for _, d := range databases {
-			rules = append(rules, rule(d.port, "CidrIp", Ref(paramCIDR), d.name))
+			for _, cidr := range s.cidrs() {
+				rules = append(rules, rule(d.port, "CidrIp", cidr, d.name))
+			}
 		}
 	}
 	for _, r := range s.Inputs.Egress {
@@ -61,9 +81,12 @@ func (s *Stack) egress() List {
 	return rules
 }
 
+// cidrs are the IPv4 ranges of the VPC.
+func (s *Stack) cidrs() List { return append(List{Ref(paramCIDR)}, words(s.Inputs.MoreCIDRs...)...) }
+
 // prefixList is that of S3's gateway endpoint, which has no security group.
 func (s *Stack) prefixList() any {
-	if s.Inputs.Endpoints.Make {
+	if s.Inputs.Endpoints.makes("s3") {
 		return Ref(paramPrefix)
 	}
 	return s.Inputs.Endpoints.PrefixList
@@ -73,18 +96,44 @@ func (s *Stack) prefixList() any {
 // Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/vpc-endpoints.html
 var interfaces = []string{"ssmmessages", "ecr.api", "ecr.dkr", "logs", "kms"}
 
+// newRegions are further ones that a task needs in regions opened after 2023-12-23. They are made where Endpoints.Services has them.
+var newRegions = []string{"ecs", "ecs-agent", "ecs-telemetry"}
+
+// EndpointServices are the services whose VPC endpoints a task needs. S3's is a gateway endpoint, the others are interface endpoints.
+var EndpointServices = append(slices.Clip(interfaces), "s3")
+
 // endpoints makes the VPC endpoints, for the channels and logs of this account alone.
 func (s *Stack) endpoints() {
-	s.add("EndpointsGroup", "AWS::EC2::SecurityGroup", Object{
-		{"GroupDescription", s.Inputs.Name + ": VPC endpoints"},
-		{"VpcId", Ref(paramVPC)},
-		{"SecurityGroupIngress", List{Object{ // private DNS leads everybody in the VPC here, not bastions alone
+	if made := s.Inputs.Endpoints.made(); len(made) > 0 {
+		s.interfaceEndpoints(made)
+	}
+	if s.Inputs.Endpoints.makes("s3") {
+		s.add("EndpointS3", "AWS::EC2::VPCEndpoint", Object{
+			{"VpcEndpointType", "Gateway"},
+			{"ServiceName", s.endpointService("s3")},
+			{"VpcId", Ref(paramVPC)},
+			{"RouteTableIds", Ref(paramTables)},
+			{"PolicyDocument", Policy{ofThisAccount(), imageLayers()}.document()},
+		})
+	}
+}
+
+// interfaceEndpoints makes the interface endpoints of services, and their security group.
+func (s *Stack) interfaceEndpoints(services []string) {
+	var admitted List // private DNS leads everybody in the VPC here, not bastions alone
+	for _, cidr := range s.cidrs() {
+		admitted = append(admitted, Object{
 			{"IpProtocol", "tcp"},
 			{"FromPort", 443},
 			{"ToPort", 443},
-			{"CidrIp", Ref(paramCIDR)},
+			{"CidrIp", cidr},
 			{"Description", "AWS for the VPC"},
-		}}},
+		})
+	}
+	s.add("EndpointsGroup", "AWS::EC2::SecurityGroup", Object{
+		{"GroupDescription", s.Inputs.Name + ": VPC endpoints"},
+		{"VpcId", Ref(paramVPC)},
+		{"SecurityGroupIngress", admitted},
 		{"SecurityGroupEgress", List{Object{ // an endpoint connects to nothing, and without a rule AWS adds one for everything
 			{"IpProtocol", "tcp"},
 			{"FromPort", 443},
@@ -93,7 +142,7 @@ func (s *Stack) endpoints() {
 			{"Description", "Nothing"},
 		}}},
 	})
-	for _, service := range interfaces {
+	for _, service := range services {
 		s.add("Endpoint"+serviceID(service), "AWS::EC2::VPCEndpoint", Object{
 			{"VpcEndpointType", "Interface"},
 			{"ServiceName", s.endpointService(service)},
@@ -104,13 +153,6 @@ func (s *Stack) endpoints() {
 			{"PolicyDocument", Policy{ofThisAccount()}.document()},
 		})
 	}
-	s.add("EndpointS3", "AWS::EC2::VPCEndpoint", Object{
-		{"VpcEndpointType", "Gateway"},
-		{"ServiceName", s.endpointService("s3")},
-		{"VpcId", Ref(paramVPC)},
-		{"RouteTableIds", Ref(paramTables)},
-		{"PolicyDocument", Policy{ofThisAccount(), imageLayers()}.document()},
-	})
 }
 
 // endpointService is the name of a service's VPC endpoint service.

@@ -81,42 +81,41 @@ const (
 )
 
 func (s *Stack) parameters() {
-	if s.Inputs.SecurityGroup == "" || s.Inputs.Endpoints.Make {
-		s.Parameters = append(s.Parameters, Parameter{
-			Name: paramVPC, Type: "AWS::EC2::VPC::Id", Default: s.Inputs.VPC, Description: "VPC of the databases",
-		})
+	e, ownGroup := s.Inputs.Endpoints, s.Inputs.SecurityGroup == ""
+	makesInterfaces, makesS3 := len(e.made()) > 0, e.makes("s3")
+	add := func(needed bool, p Parameter) {
+		if needed {
+			s.Parameters = append(s.Parameters, p)
+		}
 	}
-	if s.Inputs.SecurityGroup == "" && len(s.Inputs.Egress) == 0 || s.Inputs.Endpoints.Make {
-		s.Parameters = append(s.Parameters, Parameter{
-			Name: paramCIDR, Type: "String", Default: s.Inputs.VPCCIDR, Description: "IPv4 addresses of the VPC, such as 10.0.0.0/16",
-		})
-	}
+	add(ownGroup || e.Make, Parameter{
+		Name: paramVPC, Type: "AWS::EC2::VPC::Id", Default: s.Inputs.VPC, Description: "VPC of the databases",
+	})
+	add(ownGroup && len(s.Inputs.Egress) == 0 || makesInterfaces, Parameter{
+		Name: paramCIDR, Type: "String", Default: s.Inputs.VPCCIDR, Description: "IPv4 addresses of the VPC, such as 10.0.0.0/16",
+	})
 	for _, c := range s.Inputs.Classes {
-		s.Parameters = append(s.Parameters, Parameter{
+		add(true, Parameter{
 			Name: paramAllow + title(c.Name), Type: "String", Default: joined(c.Allow),
 			Description: "What bastions of " + s.family(c) + " may connect to, such as 10.0.0.0/16:5432,10.0.0.0/16:6379",
-		}, Parameter{
+		})
+		add(true, Parameter{
 			Name: paramImage + title(c.Name), Type: "String", Default: s.Inputs.ImageTag,
 			Description: "Tag of the image of " + s.family(c) + " in the repository of this stack",
 		})
 	}
-	if s.Inputs.Endpoints.Make {
-		s.Parameters = append(s.Parameters,
-			Parameter{
-				Name: paramSubnets, Type: "List<AWS::EC2::Subnet::Id>", Default: joined(s.Inputs.Subnets),
-				Description: "Private subnets of the tasks and of the VPC endpoints",
-			},
-			Parameter{
-				Name: paramTables, Type: "CommaDelimitedList", Default: joined(s.Inputs.Endpoints.RouteTables),
-				Description: "Route tables of the subnets, for the gateway endpoint of S3",
-			})
-	}
-	if s.Inputs.Endpoints.Make && s.Inputs.SecurityGroup == "" {
-		s.Parameters = append(s.Parameters, Parameter{
-			Name: paramPrefix, Type: "String", Default: s.Inputs.Endpoints.PrefixList,
-			Description: "Managed prefix list of S3 in the region, pl-...",
-		})
-	}
+	add(makesInterfaces, Parameter{
+		Name: paramSubnets, Type: "List<AWS::EC2::Subnet::Id>", Default: joined(s.Inputs.Subnets),
+		Description: "Private subnets of the tasks and of the VPC endpoints",
+	})
+	add(makesS3, Parameter{
+		Name: paramTables, Type: "CommaDelimitedList", Default: joined(e.RouteTables),
+		Description: "Route tables of the subnets, for the gateway endpoint of S3",
+	})
+	add(makesS3 && ownGroup, Parameter{
+		Name: paramPrefix, Type: "String", Default: e.PrefixList,
+		Description: "Managed prefix list of S3 in the region, pl-...",
+	})
 }
 
 // family is the name of a class's task definition.

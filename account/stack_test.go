@@ -3,6 +3,7 @@ package account
 import (
 	"encoding/json"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 
@@ -114,7 +115,7 @@ func TestClassesAreApart(t *testing.T) {
 
 // Tasks reach the endpoints, as everybody in the VPC does to whom private DNS names them, and S3, whose endpoint has no security group.
 func TestEndpointsAreReached(t *testing.T) {
-	for name, e := range map[string]Endpoints{"made": {Make: true}, "existing": {Group: "sg-1", PrefixList: "pl-1"}} {
+	for name, e := range map[string]Endpoints{"made": {Make: true}, "existing": {Groups: []string{"sg-1"}, PrefixList: "pl-1"}} {
 		r, _ := newStack(t, Inputs{Endpoints: e}).Resource("SecurityGroup")
 		text, err := marshal(resolve(r.Properties, intrinsic))
 		if err != nil || strings.Count(string(text), `"FromPort":443`) != 2 || !strings.Contains(string(text), "DestinationPrefixListId") {
@@ -124,6 +125,66 @@ func TestEndpointsAreReached(t *testing.T) {
 	group, ok := newStack(t, Inputs{SecurityGroup: "sg-0123456789abcdef0", Endpoints: Endpoints{Make: true}}).Resource("EndpointsGroup")
 	if rule := group.at("SecurityGroupIngress").(List)[0].(Object); !ok || rule.get("CidrIp") != Ref(paramCIDR) {
 		t.Errorf("the endpoints admit %v", rule)
+	}
+}
+
+// Where some endpoints exist, the stack makes the others, and tasks reach both. Each range of the VPC reaches the new ones.
+func TestSomeEndpoints(t *testing.T) {
+	s := newStack(t, variants["some endpoints"])
+	var made []string
+	for _, r := range s.Resources {
+		if r.Type == "AWS::EC2::VPCEndpoint" {
+			made = append(made, r.ID)
+		}
+	}
+	if want := []string{"EndpointSsmmessages", "EndpointKms", "EndpointEcsAgent"}; !slices.Equal(made, want) {
+		t.Errorf("the stack makes %q, want %q", made, want)
+	}
+	for id, want := range map[string][]any{
+		"SecurityGroup": {
+			Attr{"EndpointsGroup", "GroupId"},
+			"sg-0123456789abcdef2", "sg-0123456789abcdef3", "pl-0123456789abcdef0",
+			Ref(paramCIDR), "100.64.0.0/16", Ref(paramCIDR), "100.64.0.0/16", Ref(paramCIDR), "100.64.0.0/16",
+		},
+		"EndpointsGroup": {Ref(paramCIDR), "100.64.0.0/16"},
+	} {
+		r, _ := s.Resource(id)
+		rules, _ := r.at("SecurityGroupEgress").(List)
+		if id == "EndpointsGroup" {
+			rules = r.at("SecurityGroupIngress").(List)
+		}
+		var got []any
+		for _, rule := range rules {
+			got = append(got, rule.(Object)[3].Value)
+		}
+		if !reflect.DeepEqual(got, want) {
+			t.Errorf("%s: rules for %v, want %v", id, got, want)
+		}
+	}
+	for _, p := range s.Parameters {
+		if p.Name == paramTables || p.Name == paramPrefix {
+			t.Errorf("the parameter %s is for an endpoint that the stack does not make", p.Name)
+		}
+	}
+	for _, r := range newStack(t, variants["gateway endpoint"]).Resources {
+		if r.ID == "EndpointsGroup" {
+			t.Error("a security group for no endpoint")
+		}
+	}
+}
+
+// A rule in a group of others says whose it is, and lets in the tasks' group, whether made or given.
+func TestIngress(t *testing.T) {
+	in := variants["some endpoints"]
+	for group, want := range map[string]any{"": Attr{"SecurityGroup", "GroupId"}, "sg-0123456789abcdef9": "sg-0123456789abcdef9"} {
+		in.SecurityGroup = group
+		r, ok := newStack(t, in).Resource("IngressSg0123456789abcdef1Port5432")
+		if !ok || r.at("SourceSecurityGroupId") != want || r.at("GroupId") != "sg-0123456789abcdef1" || r.at("FromPort") != 5432 || r.Keep {
+			t.Errorf("%+v, want the source %v", r, want)
+		}
+		if got := r.at("Description"); got != "bastion: tasks of the stack bastion to rds:orders" {
+			t.Errorf("the description is %q", got)
+		}
 	}
 }
 
@@ -187,6 +248,15 @@ func TestValidate(t *testing.T) {
 		{Inputs{Classes: []Class{{Name: "a-b"}, {Name: "ab"}}}, []string{`class "ab": there are two`}},
 		{Inputs{Egress: []Egress{{Port: 1, CIDR: "fd00::/8", Description: "x"}}}, []string{"an IPv4 CIDR"}},
 		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.0/8", Description: "Jo's"}}}, []string{"want a description in letters"}},
+		{Inputs{MoreCIDRs: []string{"fd00::/8"}}, []string{`VPC range "fd00::/8"`}},
+		{Inputs{Endpoints: Endpoints{Make: true, Services: []string{"ssm"}}}, []string{`endpoint service "ssm"`, "ssmmessages, ecr.api"}},
+		{Inputs{Endpoints: Endpoints{Services: []string{"kms"}}}, []string{"endpoint services kms: the stack makes none"}},
+		{Inputs{Ingress: []Ingress{{Group: "orders"}}}, []string{`ingress of "orders"`, "ingress to port 0: want 1", "want what it is for"}},
+		{
+			Inputs{Ingress: []Ingress{{Group: "sg-1", Port: 1, For: "x"}, {Group: "sg-1", Port: 1, For: "y"}}},
+			[]string{"ingress of sg-1 to port 1: given twice"},
+		},
+		{Inputs{Ingress: []Ingress{{Group: "sg-1", Port: 1, For: strings.Repeat("x", 151)}}}, []string{"at most 150"}},
 		{Inputs{Classes: []Class{{Name: "a"}, {Name: "a"}}}, []string{"two of the name"}},
 		{Inputs{Tags: []Tag{{"aws:x", ""}, {"bastion:owner", "me"}}}, []string{`tag "aws:x"`, `tag "bastion:owner"`}},
 	} {

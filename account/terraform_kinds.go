@@ -69,6 +69,10 @@ var terraformKinds = map[string]terraformKind{
 		name: "aws_security_group", ref: "id", attrs: map[string]string{"GroupId": "id"}, prefix: "name_prefix",
 		names: map[string]string{"GroupDescription": "description", "SecurityGroupEgress": "", "SecurityGroupIngress": ""},
 	},
+	"AWS::EC2::SecurityGroupIngress": {
+		name: "aws_vpc_security_group_ingress_rule", ref: "id",
+		names: map[string]string{"GroupId": "security_group_id", "SourceSecurityGroupId": "referenced_security_group_id"},
+	},
 	"AWS::EC2::VPCEndpoint": {
 		name: "aws_vpc_endpoint", ref: "id", names: map[string]string{"PolicyDocument": "policy"}, documents: []string{"PolicyDocument"},
 	},
