@@ -1,0 +1,58 @@
+package setup
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+
+	"github.com/goccy/go-yaml"
+)
+
+// Settings are what a bastion.yaml needs to know of an account that was set up. Fields that are equal to a setting's default are left
+// out of it.
+type Settings struct {
+	Account        string
+	Region         string
+	Cluster        string
+	TaskDefinition string
+	Subnets        []string
+	SecurityGroup  string
+	PublicAddress  bool
+	Targets        map[string]string // a target, such as "rds:orders", by name
+}
+
+// theDefault is the default of the settings cluster and task_definition.
+const theDefault = "bastion"
+
+// File returns the configuration file, for the team's repository.
+func (s Settings) File() ([]byte, error) {
+	var b bytes.Buffer
+	fmt.Fprintf(&b, "# How to reach private databases in the AWS account %s. `bastion init` wrote it; put it into your repository.\n", s.Account)
+	content := yaml.MapSlice{{Key: "region", Value: s.Region}}
+	add := func(key string, value any) { content = append(content, yaml.MapItem{Key: key, Value: value}) }
+	if s.Cluster != theDefault {
+		add("cluster", s.Cluster)
+	}
+	if s.TaskDefinition != theDefault {
+		add("task_definition", s.TaskDefinition)
+	}
+	add("subnets", s.Subnets)
+	add("security_groups", []string{s.SecurityGroup})
+	if s.PublicAddress {
+		add("assign_public_ip", true)
+	}
+	if len(s.Targets) > 0 {
+		var targets yaml.MapSlice
+		for _, name := range slices.Sorted(maps.Keys(s.Targets)) {
+			targets = append(targets, yaml.MapItem{Key: name, Value: s.Targets[name]})
+		}
+		add("targets", targets)
+	}
+	text, err := yaml.MarshalWithOptions(content, yaml.IndentSequence(true))
+	if err != nil {
+		return nil, fmt.Errorf("write bastion.yaml: %w", err)
+	}
+	b.Write(text)
+	return b.Bytes(), nil
+}
