@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -12,8 +11,6 @@ import (
 	"slices"
 	"strings"
 	"time"
-
-	"golang.org/x/term"
 
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
@@ -172,24 +169,14 @@ func (o trustOutput) question() string {
 
 // askTrust asks at the terminal. Anything but yes is an error.
 func (a *app) askTrust(ctx context.Context, question string) error {
-	if !term.IsTerminal(int(a.in.Fd())) {
+	if !console.CanAsk(a.in) {
 		return fail.Usagef("read the settings above and add --yes", "trust asks at a terminal, and standard input is not one")
 	}
-	fmt.Fprint(a.err, question)
-	answered := make(chan string, 1)
-	go func() { // where the terminal never answers, it ends with the process
-		line, _ := bufio.NewReader(a.in).ReadString('\n') // an end without a line is no yes
-		answered <- strings.ToLower(strings.TrimSpace(line))
-	}()
-	select {
-	case line := <-answered:
-		if line == "y" || line == "yes" {
-			return nil
-		}
-		return fail.New(fail.Other, "", errors.New("not trusted; nothing was recorded"), "")
-	case <-ctx.Done():
-		return context.Cause(ctx)
+	agreed, err := console.Confirm(ctx, a.in, a.err, question)
+	if err == nil && !agreed {
+		err = fail.New(fail.Other, "", errors.New("not trusted; nothing was recorded"), "")
 	}
+	return err
 }
 
 // projectFile returns the file that is named, or the one that commands in the working directory would find.

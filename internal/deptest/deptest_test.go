@@ -32,6 +32,7 @@ var allowed = map[string][]string{
 	"cmd/bastiond":      {"internal/fail", "internal/printable", "keys", "server"},
 
 	"account/image/carried": {"internal/fail"},
+	"account/setup":         {"account", "account/image", "internal/fail"},
 
 	"account/image": {"internal/backoff", "internal/fail", "internal/sleep", "internal/words"},
 
