@@ -137,10 +137,13 @@ func (in Inputs) Defaults() Inputs {
 	return in
 }
 
+// maxDescription is the most bytes of a rule's description.
+const maxDescription = 255
+
 var (
 	nameForm  = regexp.MustCompile(`^[a-z][a-z0-9]+(-[a-z0-9]+)*$`)
 	classForm = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-	plainText = regexp.MustCompile(`^[A-Za-z0-9 ._:/()#,@+=&;{}!$*-]{1,255}$`) // as EC2 takes descriptions
+	plainText = regexp.MustCompile(`^[A-Za-z0-9 ._:/()#,@+=&;{}!$*-]+$`) // as EC2 takes descriptions
 	groupForm = regexp.MustCompile(`^sg-[0-9a-z]+$`)
 	pathForm  = regexp.MustCompile(`^/([\x21-\x7e]+/)?$`)
 )
@@ -166,7 +169,8 @@ func (in Inputs) Validate() error {
 		isCIDR := err == nil && prefix.Addr().Is4()
 		check((e.CIDR == "") != (e.Group == "") && (e.CIDR == "" || isCIDR), "egress to port %d: want an IPv4 CIDR or a security group", e.Port)
 		check(e.Port > 0 && e.Port < 1<<16, "egress to port %d: want 1 to 65535", e.Port)
-		check(plainText.MatchString(e.Description), "egress to port %d: want a description in letters, digits and ._-:/()#,@+=&;{}!$*", e.Port)
+		check(plainText.MatchString(e.Description) && len(e.Description) <= maxDescription, "egress to port %d: want a description of at most %d letters, digits and ._-:/()#,@+=&;{}!$*",
+			e.Port, maxDescription)
 	}
 	in.validateNetwork(check)
 	seen := make(map[string]bool)

@@ -247,7 +247,11 @@ func TestValidate(t *testing.T) {
 		{Inputs{Classes: []Class{{Name: "a-b"}, {Name: "aB"}}}, []string{`class "aB"`}},
 		{Inputs{Classes: []Class{{Name: "a-b"}, {Name: "ab"}}}, []string{`class "ab": there are two`}},
 		{Inputs{Egress: []Egress{{Port: 1, CIDR: "fd00::/8", Description: "x"}}}, []string{"an IPv4 CIDR"}},
-		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.0/8", Description: "Jo's"}}}, []string{"want a description in letters"}},
+		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.0/8", Description: "Jo's"}}}, []string{"want a description of at most 255 letters"}},
+		{
+			Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.0/8", Description: strings.Repeat("x", 256)}}},
+			[]string{"want a description of at most 255 letters"},
+		},
 		{Inputs{MoreCIDRs: []string{"fd00::/8"}}, []string{`VPC range "fd00::/8"`}},
 		{Inputs{Endpoints: Endpoints{Make: true, Services: []string{"ssm"}}}, []string{`endpoint service "ssm"`, "ssmmessages, ecr.api"}},
 		{Inputs{Endpoints: Endpoints{Services: []string{"kms"}}}, []string{"endpoint services kms: the stack makes none"}},

@@ -28,7 +28,7 @@ func NewRegistry(cfg aws.Config, transport http.RoundTripper) *Registry {
 	return &Registry{token: ecr.NewFromConfig(cfg).GetAuthorizationToken, transport: transport}
 }
 
-// Push sends images to a repository, such as "111122223333.dkr.ecr.eu-central-1.amazonaws.com/bastion". What is there already is not
+// Push sends images to a repository, HOST/NAME as the stack's output RepositoryUri has it. What is there already is not
 // sent again, so that a push that was interrupted goes on. progress may be nil.
 func (r *Registry) Push(ctx context.Context, images []Image, repository string, progress func(image.Progress)) error {
 	auth, err := r.signIn(ctx)
@@ -45,7 +45,7 @@ func (r *Registry) Push(ctx context.Context, images []Image, repository string, 
 }
 
 // signIn returns the user and password that ECR gives for 12 hours.
-// Source: https://docs.aws.amazon.com/AmazonECR/latest/APIReference/API_GetAuthorizationToken.html
+// Source: the Amazon ECR API reference, GetAuthorizationToken.
 func (r *Registry) signIn(ctx context.Context) (authn.Authenticator, error) {
 	const op = "sign in to the registry of the account"
 	out, err := r.token(ctx, &ecr.GetAuthorizationTokenInput{})

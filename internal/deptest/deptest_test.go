@@ -188,7 +188,8 @@ var labOnly = []string{
 
 // linked are packages of labOnly, by prefix, that a dependency of a product's package links.
 var linked = map[string][]string{
-	"account": {"github.com/google/go-cmp"}, // hclwrite
+	"account":       {"github.com/google/go-cmp"}, // hclwrite
+	"account/setup": {"github.com/google/go-cmp"},
 }
 
 type pkg struct {
