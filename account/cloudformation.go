@@ -6,7 +6,10 @@ import (
 )
 
 // CloudFormation returns the stack as a template in JSON.
-func (s *Stack) CloudFormation() ([]byte, error) {
+func (s *Stack) CloudFormation() ([]byte, error) { return indented(s.template(nil)) }
+
+// template is the stack as a template. Metadata, if there is any, is the template's own.
+func (s *Stack) template(metadata Object) Object {
 	var parameters, resources, outputs Object
 	for _, p := range s.Parameters {
 		o := Object{{"Type", p.Type}, {"Description", p.Description}}
@@ -27,13 +30,14 @@ func (s *Stack) CloudFormation() ([]byte, error) {
 	for _, o := range s.Outputs {
 		outputs = append(outputs, Member{o.Name, Object{{"Description", o.Description}, {"Value", resolve(o.Value, intrinsic)}}})
 	}
-	return indented(Object{
+	template := Object{
 		{"AWSTemplateFormatVersion", "2010-09-09"},
 		{"Description", s.Inputs.Name + ": bastions for private databases, without an open port (SSH over SSM, on Fargate)"},
-		{"Parameters", parameters},
-		{"Resources", resources},
-		{"Outputs", outputs},
-	})
+	}
+	if len(metadata) > 0 {
+		template = append(template, Member{"Metadata", metadata})
+	}
+	return append(template, Member{"Parameters", parameters}, Member{"Resources", resources}, Member{"Outputs", outputs})
 }
 
 // intrinsic is a reference as a function of CloudFormation.

@@ -1,0 +1,41 @@
+package account
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+)
+
+// recordKey is the member of a template's metadata that has its Record.
+const recordKey = "Bastion"
+
+// Record is what a deployed template says of itself, so that the stack alone tells how it was made.
+type Record struct {
+	Version string // of the program that made the template
+	Inputs  Inputs
+	// Adopted are ARNs of what an earlier stack of the name has left and this one uses without having it: its KMS key.
+	Adopted []string `json:",omitempty"`
+}
+
+// Deployable returns the template as it is sent to CloudFormation: in one line, because CloudFormation limits its size, and with the
+// record of its inputs in its metadata.
+func (s *Stack) Deployable(version string, adopted ...string) ([]byte, error) {
+	return marshal(s.template(Object{{recordKey, Record{Version: version, Inputs: s.Inputs, Adopted: adopted}}}))
+}
+
+// ReadRecord returns the record in a template that Deployable has made. ok is false for any other template. The error is that of a record
+// which has more in it than this program knows: a newer one has made it.
+func ReadRecord(template []byte) (r Record, ok bool, err error) {
+	var found struct{ Metadata map[string]json.RawMessage }
+	if json.Unmarshal(template, &found) != nil || len(found.Metadata[recordKey]) == 0 {
+		return Record{}, false, nil
+	}
+	d := json.NewDecoder(bytes.NewReader(found.Metadata[recordKey]))
+	d.DisallowUnknownFields()
+	if err := d.Decode(&r); err != nil {
+		var made struct{ Version string }
+		_ = json.Unmarshal(found.Metadata[recordKey], &made)
+		return Record{Version: made.Version}, true, fmt.Errorf("read the inputs in the template of bastion %s: %w", made.Version, err)
+	}
+	return r, true, nil
+}
