@@ -27,7 +27,8 @@ func (s *Stack) Deployable(version string, adopted ...string) ([]byte, error) {
 // which has more in it than this program knows: a newer one has made it.
 func ReadRecord(template []byte) (r Record, ok bool, err error) {
 	var found struct{ Metadata map[string]json.RawMessage }
-	if json.Unmarshal(template, &found) != nil || len(found.Metadata[recordKey]) == 0 {
+	_ = json.Unmarshal(template, &found) // what is no JSON, Deployable has not made
+	if len(found.Metadata[recordKey]) == 0 {
 		return Record{}, false, nil
 	}
 	d := json.NewDecoder(bytes.NewReader(found.Metadata[recordKey]))

@@ -31,10 +31,10 @@ var allowed = map[string][]string{
 	"cmd/bastion-image": {"account/image", "internal/fail", "internal/files", "internal/words"},
 	"cmd/bastiond":      {"internal/fail", "internal/printable", "keys", "server"},
 
+	"account/deploy":        {"account", "internal/awsanswer", "internal/fail", "internal/partition", "internal/sleep"},
+	"account/image":         {"internal/backoff", "internal/fail", "internal/sleep", "internal/words"},
 	"account/image/carried": {"internal/fail"},
 	"account/setup":         {"account", "account/image", "internal/fail"},
-
-	"account/image": {"internal/backoff", "internal/fail", "internal/sleep", "internal/words"},
 
 	"agent/api": {
 		"internal/config", "internal/dirs", "internal/fail", "internal/files", "internal/private", "internal/report", "internal/sleep",
@@ -143,6 +143,7 @@ const (
 
 // forbidden are packages of others, by prefix, that a package must not depend on, not even through another package.
 var forbidden = map[string][]string{
+	"account/deploy":      {ssh},
 	"account/image":       {awsSDK, ssh}, // any registry: the caller has the password
 	"internal/browser":    {awsSDK},
 	"internal/cli":        {awsSDK, ssh},
@@ -188,8 +189,9 @@ var labOnly = []string{
 
 // linked are packages of labOnly, by prefix, that a dependency of a product's package links.
 var linked = map[string][]string{
-	"account":       {"github.com/google/go-cmp"}, // hclwrite
-	"account/setup": {"github.com/google/go-cmp"},
+	"account":        {"github.com/google/go-cmp"}, // hclwrite
+	"account/deploy": {"github.com/google/go-cmp"},
+	"account/setup":  {"github.com/google/go-cmp"},
 }
 
 type pkg struct {
