@@ -109,7 +109,7 @@ func (s *Server) handshake(w *wire, number uint64) (*client, <-chan ssh.NewChann
 	refuse := func(meta ssh.ConnMetadata, key ssh.PublicKey, reason string) {
 		refused = true
 		r := record{Event: eventAuthRefused, Result: resultRefused, Reason: reason, Conn: number}
-		r.from(w.Conn)
+		from(&r, w.Conn)
 		if meta != nil {
 			r.User = meta.User()
 		}
@@ -324,7 +324,7 @@ func (s *Server) auditClient(c *client, r record) {
 	r.Conn = c.number
 	if r.Event == eventAuth {
 		r.User = c.conn.User()
-		r.from(c.wire.Conn)
+		from(&r, c.wire.Conn)
 	}
 	s.audit.write(r)
 }

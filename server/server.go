@@ -295,7 +295,7 @@ func (s *Server) accept(l net.Listener) {
 		number, err := s.admit()
 		if err != nil {
 			r := record{Event: eventAuthRefused, Result: resultRefused, Reason: err.Error(), Conn: number}
-			r.from(conn)
+			from(&r, conn)
 			s.audit.write(r)
 			s.work.Go(func() { _ = conn.Close() }) // closing a bond connection takes its time
 			continue

@@ -21,8 +21,8 @@ const module = "github.com/bastion-ssm/bastion"
 // access, the parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"access", "agent", "agent/api", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request",
-		"internal/awssdk", "internal/browser", "internal/cli", "internal/config", "internal/console", "internal/dirs",
+		"access", "account/review", "agent", "agent/api", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request",
+		"internal/audit", "internal/awssdk", "internal/browser", "internal/cli", "internal/config", "internal/console", "internal/dirs",
 		"internal/duration", "internal/execenv", "internal/fail", "internal/files", "internal/hosts", "internal/linkview",
 		"internal/openssh", "internal/partition", "internal/printable", "internal/process", "internal/report", "internal/service",
 		"internal/sleep", "internal/sshconfig", "internal/sshproxy", "internal/statusview", "internal/topview", "internal/words",
@@ -35,6 +35,7 @@ var allowed = map[string][]string{
 	"account/image":         {"internal/backoff", "internal/fail", "internal/sleep", "internal/words"},
 	"account/image/carried": {"internal/fail"},
 	"account/setup":         {"account", "account/image", "internal/fail"},
+	"account/review":        {"internal/audit", "internal/fail"},
 
 	"agent/api": {
 		"internal/config", "internal/dirs", "internal/fail", "internal/files", "internal/private", "internal/report", "internal/sleep",
@@ -64,7 +65,7 @@ var allowed = map[string][]string{
 		"sessions/bond", "targets", "tunnel",
 	},
 	"server": {
-		"internal/duration", "internal/fail", "internal/files", "internal/printable", "internal/private", "internal/sleep",
+		"internal/audit", "internal/duration", "internal/fail", "internal/files", "internal/printable", "internal/private", "internal/sleep",
 		"internal/sshwire", "keys", "sessions/bond",
 	},
 
@@ -81,6 +82,7 @@ var allowed = map[string][]string{
 
 	"tunnel/rediscluster": {"internal/fail", "tunnel"},
 
+	"internal/audit":     {},
 	"internal/awsanswer": {},
 	"internal/awssdk":    {"internal/awsanswer", "internal/fail", "internal/files", "internal/printable"},
 	"internal/backoff":   {},
