@@ -20,6 +20,7 @@ var sdkMethod = regexp.MustCompile(`^github\.com/aws/aws-sdk-go-v2/service/([a-z
 func TestProgramKeepsOnlyItsCalls(t *testing.T) {
 	t.Parallel()
 	want := map[string][]string{
+		"cloudwatchlogs":     {"FilterLogEvents"},
 		"ec2":                {"DescribeNetworkInterfaces", "DescribeSecurityGroups", "DescribeSubnets"},
 		"ec2instanceconnect": {"Options", "SendSSHPublicKey", "SendSerialConsoleSSHPublicKey"}, // the whole client: it has just these
 		"ecs":                {"DescribeTaskDefinition", "DescribeTasks", "ExecuteCommand", "ListTasks", "RunTask", "StopTask"},

@@ -152,7 +152,8 @@ func TestReadFails(t *testing.T) {
 		"canceled":      {context.Canceled, fail.Other, ""},
 	} {
 		log := &Log{Group: "/x", Region: "eu-central-1", filter: func(context.Context, *cloudwatchlogs.FilterLogEventsInput,
-			...func(*cloudwatchlogs.Options)) (*cloudwatchlogs.FilterLogEventsOutput, error) {
+			...func(*cloudwatchlogs.Options),
+		) (*cloudwatchlogs.FilterLogEventsOutput, error) {
 			return &cloudwatchlogs.FilterLogEventsOutput{NextToken: aws.String("again")}, answer.err
 		}}
 		_, err := log.Accesses(t.Context(), hour())
@@ -167,8 +168,18 @@ func TestMatch(t *testing.T) {
 		pattern, text string
 		want          bool
 	}{
-		{"a", "a", true}, {"a", "ab", false}, {"A*", "abc", true}, {"*c", "abc", true}, {"a*c", "ac", true}, {"a*c", "a", false},
-		{"ab*ba", "aba", false}, {"*b*", "abc", true}, {"*", "", true}, {"", "", true}, {"", "a", false}, {"a*b*c", "axbxbxc", true},
+		{"a", "a", true},
+		{"a", "ab", false},
+		{"A*", "abc", true},
+		{"*c", "abc", true},
+		{"a*c", "ac", true},
+		{"a*c", "a", false},
+		{"ab*ba", "aba", false},
+		{"*b*", "abc", true},
+		{"*", "", true},
+		{"", "", true},
+		{"", "a", false},
+		{"a*b*c", "axbxbxc", true},
 		{"a*b*b", "ab", false},
 	} {
 		if Match(tt.pattern, tt.text) != tt.want {

@@ -15,6 +15,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/execenv"
+	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/process"
 )
@@ -60,13 +61,34 @@ func run(ctx context.Context, args []string, std stdio) int {
 
 // settings merges flags, environment and file.
 func (a *app) settings() (config.Settings, error) {
+	s, err := a.tableSettings()
+	if err == nil && s.Output.Format == formatCSV {
+		return s, fail.Usagef("use -o json", "the command has no output in CSV")
+	}
+	return s, err
+}
+
+// tableSettings are the settings of a command that can print CSV.
+func (a *app) tableSettings() (config.Settings, error) {
 	return a.load(config.Source{Flags: a.line.Settings, File: a.line.ConfigFile, Ignored: a.warnIgnored})
 }
 
+// runner is what runs a command with its settings and its arguments.
+type runner = func(context.Context, config.Settings, []string) error
+
 // with returns what runs a command with its settings and its arguments.
-func (a *app) with(run func(context.Context, config.Settings, []string) error) func(context.Context, []string) error {
+func (a *app) with(run runner) func(context.Context, []string) error {
+	return withSettings(a.settings, run)
+}
+
+// withCSV is with for a command that can print CSV.
+func (a *app) withCSV(run runner) func(context.Context, []string) error {
+	return withSettings(a.tableSettings, run)
+}
+
+func withSettings(settings func() (config.Settings, error), run runner) func(context.Context, []string) error {
 	return func(ctx context.Context, args []string) error {
-		s, err := a.settings()
+		s, err := settings()
 		if err != nil {
 			return err
 		}
@@ -148,11 +170,12 @@ const (
 	groupConnect   = "Connect"
 	groupDatabases = "Databases"
 	groupBastion   = "Bastion"
+	groupAccount   = "Account"
 	groupAgent     = "Agent"
 	groupOther     = "Other"
 )
 
-var commandGroups = []string{groupConnect, groupDatabases, groupBastion, groupAgent, groupOther}
+var commandGroups = []string{groupConnect, groupDatabases, groupBastion, groupAccount, groupAgent, groupOther}
 
 // root returns the table of commands.
 func (a *app) root() *cli.Command {
@@ -185,6 +208,7 @@ func (a *app) root() *cli.Command {
 			a.upCommand(),
 			a.downCommand(),
 			a.statusCommand(),
+			a.auditCommand(),
 			a.agentCommand(),
 			a.serviceCommand(),
 			a.lsCommand(),

@@ -29,7 +29,7 @@ type session struct {
 
 // open loads the AWS configuration, for the command with the given name. Its close must be called.
 func (a *app) open(ctx context.Context, command string, s config.Settings) (*session, error) {
-	p := console.NewProgress(a.raw.err, s.Output.Quiet)
+	p := a.newProgress(s)
 	watch := &linkview.Watch{Progress: p}
 	way, err := a.access(ctx, command, s, p, access.Options{Progress: p.Step, Path: watch.Path})
 	if err != nil {
@@ -37,6 +37,11 @@ func (a *app) open(ctx context.Context, command string, s config.Settings) (*ses
 		return nil, err
 	}
 	return &session{settings: s, progress: p, watch: watch, access: way}, nil
+}
+
+// newProgress returns the display of what a command waits for. The caller closes it.
+func (a *app) newProgress(s config.Settings) *console.Progress {
+	return console.NewProgress(a.raw.err, s.Output.Quiet)
 }
 
 // access opens the way to AWS in this process, for the command with the given name.

@@ -104,7 +104,7 @@ func TestUses(t *testing.T) {
 			"target ssh_user ssh_port ssh_host_key ssh_identity",
 		ForForward: "hosts tls_ca redis_cluster",
 		ForProxy:   "proxy_domains proxy_cidrs proxy_auth_file",
-		ForCommand: "allow_remote browser no_agent agent_idle hosts_file runtime_dir state_dir remember_host_keys metrics_listen " +
+		ForCommand: "audit_log_group allow_remote browser no_agent agent_idle hosts_file runtime_dir state_dir remember_host_keys metrics_listen " +
 			"metrics_token_file price_vcpu_hour price_gb_hour output quiet verbose",
 	}
 	got := make(map[Use]string)

@@ -41,6 +41,7 @@ type AWS struct {
 type Bastion struct {
 	Cluster           string
 	TaskDefinition    string
+	AuditLogGroup     string
 	Container         string
 	Subnets           []string
 	SubnetTags        map[string]string

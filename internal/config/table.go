@@ -115,6 +115,11 @@ var table = []*Setting{
 		kind: text(func(s *Settings) *string { return &s.Bastion.TaskDefinition }, notEmpty),
 	},
 	{
+		Key: "audit_log_group", Group: GroupBastion, Value: "NAME", Default: "/bastion", Trust: Personal,
+		Help: "CloudWatch log group of the bastions' audit lines, for audit",
+		kind: text(func(s *Settings) *string { return &s.Bastion.AuditLogGroup }, notEmpty),
+	},
+	{
 		Key: "container", Group: GroupBastion, Value: "NAME", Default: "bastion", Trust: Personal, Use: ForLink,
 		Help: "container of the task in which bastiond runs",
 		kind: text(func(s *Settings) *string { return &s.Bastion.Container }, notEmpty),
@@ -387,9 +392,9 @@ var table = []*Setting{
 		kind: price(func(s *Settings) *float64 { return &s.Local.PriceGBHour }),
 	},
 	{
-		Key: "output", Short: "o", Group: GroupOutput, Value: "text|json", Default: "text", Trust: Project,
-		Help: "format of standard output",
-		kind: text(func(s *Settings) *string { return &s.Output.Format }, oneOf("text", "json")),
+		Key: "output", Short: "o", Group: GroupOutput, Value: "text|json|csv", Default: "text", Trust: Project,
+		Help: "format of standard output; csv is for audit alone",
+		kind: text(func(s *Settings) *string { return &s.Output.Format }, oneOf("text", "json", "csv")),
 	},
 	{
 		Key: "quiet", Short: "q", Group: GroupOutput, Default: "false", Trust: Project,
