@@ -96,8 +96,8 @@ func (s *Stack) prefixList() any {
 // Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/vpc-endpoints.html
 var interfaces = []string{"ssmmessages", "ecr.api", "ecr.dkr", "logs", "kms"}
 
-// newRegions are further ones that a task needs in regions opened after 2023-12-23. They are made where Endpoints.Services has them.
-var newRegions = []string{"ecs", "ecs-agent", "ecs-telemetry"}
+// NewRegionServices are further services that a task needs in regions opened after 2023-12-23. They are made where Endpoints.Services has them.
+var NewRegionServices = []string{"ecs", "ecs-agent", "ecs-telemetry"}
 
 // EndpointServices are the services whose VPC endpoints a task needs. S3's is a gateway endpoint, the others are interface endpoints.
 var EndpointServices = append(slices.Clip(interfaces), "s3")

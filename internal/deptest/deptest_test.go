@@ -36,6 +36,7 @@ var allowed = map[string][]string{
 	"account/image/carried": {"internal/fail"},
 	"account/setup":         {"account", "account/image", "internal/fail"},
 	"account/review":        {"internal/audit", "internal/fail"},
+	"account/survey":        {"account", "internal/fail", "internal/partition", "internal/printable", "targets"},
 
 	"agent/api": {
 		"internal/config", "internal/dirs", "internal/fail", "internal/files", "internal/private", "internal/report", "internal/sleep",
@@ -194,6 +195,7 @@ var linked = map[string][]string{
 	"account":        {"github.com/google/go-cmp"}, // hclwrite
 	"account/deploy": {"github.com/google/go-cmp"},
 	"account/setup":  {"github.com/google/go-cmp"},
+	"account/survey": {"github.com/google/go-cmp"},
 }
 
 type pkg struct {

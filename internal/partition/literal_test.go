@@ -21,6 +21,7 @@ var mayName = map[string]string{
 	"account/network.go":                     "the source of a table, in a comment",
 	"account/policies.go":                    "service principals have this suffix in every partition",
 	"account/storage.go":                     "service principals have this suffix in every partition",
+	"account/survey/subnets.go":              "the source of a table, in a comment",
 	"bastion-image/template.json":            "service principals have this suffix in every partition",
 	"internal/hosts/hosts.go":                "an example in a comment",
 	"internal/awsanswer/table.go":            "service principals have this suffix in every partition",
