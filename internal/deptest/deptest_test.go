@@ -36,6 +36,7 @@ var allowed = map[string][]string{
 	"account/image/carried": {"internal/fail"},
 	"account/setup":         {"account", "account/image", "internal/fail"},
 	"account/review":        {"internal/audit", "internal/fail"},
+	"account/price":         {"account", "internal/fargate"},
 	"account/survey":        {"account", "internal/fail", "internal/partition", "internal/printable", "targets"},
 
 	"agent/api": {
@@ -175,7 +176,7 @@ var forbidden = map[string][]string{
 }
 
 // pure are packages that do no I/O, start no goroutine and take no lock: they import none of what that needs.
-var pure = []string{"account", "agent/forwards"}
+var pure = []string{"account", "account/price", "agent/forwards"}
 
 // impure are the packages, by prefix, that a pure one does not import itself.
 var impure = []string{"context", "io", "log", "net", "os", "os/exec", "sync"}
@@ -195,6 +196,7 @@ var linked = map[string][]string{
 	"account":        {"github.com/google/go-cmp"}, // hclwrite
 	"account/deploy": {"github.com/google/go-cmp"},
 	"account/setup":  {"github.com/google/go-cmp"},
+	"account/price":  {"github.com/google/go-cmp"},
 	"account/survey": {"github.com/google/go-cmp"},
 }
 
