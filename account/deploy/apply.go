@@ -162,8 +162,7 @@ func (d *Deployer) rollBack(ctx context.Context, s State, on func(Event)) error 
 // delete deletes the stack, by its id, so that a newer one of the name is safe.
 func (d *Deployer) delete(ctx context.Context, s State, on func(Event)) error {
 	if s.Protected {
-		return fail.New(fail.Usage, "delete "+d.stack(), errors.New("its termination protection is on"),
-			"aws cloudformation update-termination-protection --no-enable-termination-protection --stack-name "+d.name)
+		return d.protected()
 	}
 	op, err := d.begin(ctx, s, "delete")
 	if err != nil {

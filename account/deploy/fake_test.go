@@ -15,9 +15,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	"github.com/aws/aws-sdk-go-v2/service/cloudwatchlogs"
-	logtypes "github.com/aws/aws-sdk-go-v2/service/cloudwatchlogs/types"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
-	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
 	"github.com/aws/smithy-go"
 )
 
@@ -27,6 +26,10 @@ type fake struct {
 	stacks     []*fakeStack
 	changeSets map[string]*fakeChangeSet // by ARN
 	things     map[string]string         // physical id to type: what exists, and outlives stacks
+	tasks      []*fakeTask
+
+	drifts    []types.StackResourceDrift
+	detecting int // looks at the detection that are still to find it at work
 
 	refuse map[string]string // logical ids of resources that cannot be made or deleted, with CloudFormation's reason
 	errors map[string]error  // of calls, by name
@@ -35,6 +38,8 @@ type fake struct {
 	interrupt func(step int, after bool) error
 	serial    int
 }
+
+type fakeTask struct{ arn, cluster, family, desired, last string }
 
 type fakeStack struct {
 	id, name, template string
@@ -72,6 +77,9 @@ func (f *fake) deployer(name string) *Deployer {
 					s.work = s.work[1:]
 					work()
 				}
+			}
+			for _, task := range f.tasks {
+				task.last = task.desired
 			}
 			return nil
 		})
@@ -148,9 +156,15 @@ func (f *fake) add(name, template string, status types.StackStatus) *fakeStack {
 }
 
 func (s *fakeStack) event(f *fake, kind, id, status, reason, token string) {
+	physical := ""
+	for _, r := range s.resources {
+		if *r.LogicalResourceId == id {
+			physical = *r.PhysicalResourceId
+		}
+	}
 	s.events = append(s.events, types.StackEvent{
 		EventId: aws.String(f.id("event")), LogicalResourceId: &id, ResourceType: &kind, ResourceStatus: types.ResourceStatus(status),
-		ResourceStatusReason: &reason, ClientRequestToken: aws.String(token), StackId: &s.id,
+		ResourceStatusReason: &reason, ClientRequestToken: aws.String(token), StackId: &s.id, PhysicalResourceId: &physical,
 	})
 }
 
@@ -177,8 +191,13 @@ func (f *fake) has(s *fakeStack, id string) bool {
 func (f *fake) make(s *fakeStack, id string, resource map[string]any) {
 	kind := resource["Type"].(string)
 	physical := s.name + "-" + id
-	if properties, _ := resource["Properties"].(map[string]any); kind == typeLogs {
+	switch properties, _ := resource["Properties"].(map[string]any); kind {
+	case typeLogs:
 		physical = properties["LogGroupName"].(string)
+	case "AWS::ECS::Cluster":
+		physical = properties["ClusterName"].(string)
+	case "AWS::ECS::TaskDefinition":
+		physical = "arn:aws:ecs:eu-central-1:000000000000:task-definition/" + properties["Family"].(string) + ":1"
 	}
 	f.things[physical] = kind
 	s.resources = append(s.resources, types.StackResourceSummary{
@@ -251,6 +270,10 @@ func (f *fake) delete(s *fakeStack, token string) {
 		id := *r.LogicalResourceId
 		s.work = append(s.work, func() {
 			switch {
+			case r.ResourceStatus == types.ResourceStatusDeleteComplete:
+			case f.runs(*r.PhysicalResourceId):
+				failed = append(failed, id)
+				s.event(f, *r.ResourceType, id, "DELETE_FAILED", "The cluster cannot be deleted while tasks are active", token)
 			case f.refuse[id] != "":
 				failed = append(failed, id)
 				s.event(f, *r.ResourceType, id, "DELETE_FAILED", f.refuse[id], token)
@@ -287,6 +310,14 @@ func (f *fake) clients() Clients {
 		DeleteChangeSet:        fakeCall[cloudformation.DeleteChangeSetInput, cloudformation.Options](f, "DeleteChangeSet", f.deleteChangeSet),
 		ContinueUpdateRollback: fakeCall[cloudformation.ContinueUpdateRollbackInput, cloudformation.Options](f, "ContinueUpdateRollback", f.continueRollback),
 		DeleteStack:            fakeCall[cloudformation.DeleteStackInput, cloudformation.Options](f, "DeleteStack", f.deleteStack),
+		DetectStackDrift:       fakeCall[cloudformation.DetectStackDriftInput, cloudformation.Options](f, "DetectStackDrift", f.detectDrift),
+		DetectionStatus:        fakeCall[cloudformation.DescribeStackDriftDetectionStatusInput, cloudformation.Options](f, "DetectionStatus", f.detectionStatus),
+		ResourceDrifts:         fakeCall[cloudformation.DescribeStackResourceDriftsInput, cloudformation.Options](f, "ResourceDrifts", f.resourceDrifts),
+		ListTasks:              fakeCall[ecs.ListTasksInput, ecs.Options](f, "ListTasks", f.listTasks),
+		DescribeTasks:          fakeCall[ecs.DescribeTasksInput, ecs.Options](f, "DescribeTasks", f.describeTasks),
+		StopTask:               fakeCall[ecs.StopTaskInput, ecs.Options](f, "StopTask", f.stopTask),
+		DeleteLogGroup:         fakeCall[cloudwatchlogs.DeleteLogGroupInput, cloudwatchlogs.Options](f, "DeleteLogGroup", f.deleteLogs),
+		ScheduleKeyDeletion:    fakeCall[kms.ScheduleKeyDeletionInput, kms.Options](f, "ScheduleKeyDeletion", f.deleteKey),
 		DescribeLogGroups:      fakeCall[cloudwatchlogs.DescribeLogGroupsInput, cloudwatchlogs.Options](f, "DescribeLogGroups", f.describeLogs),
 		DescribeKey:            fakeCall[kms.DescribeKeyInput, kms.Options](f, "DescribeKey", f.describeKey),
 	}
@@ -457,28 +488,6 @@ func (f *fake) deleteStack(in *cloudformation.DeleteStackInput) (*cloudformation
 		f.delete(s, aws.ToString(in.ClientRequestToken))
 	}
 	return &cloudformation.DeleteStackOutput{}, nil
-}
-
-func (f *fake) describeLogs(in *cloudwatchlogs.DescribeLogGroupsInput) (*cloudwatchlogs.DescribeLogGroupsOutput, error) {
-	out := &cloudwatchlogs.DescribeLogGroupsOutput{}
-	for _, name := range slices.Sorted(maps.Keys(f.things)) {
-		if f.things[name] == typeLogs && strings.HasPrefix(name, *in.LogGroupNamePrefix) {
-			out.LogGroups = append(out.LogGroups, logtypes.LogGroup{LogGroupName: &name})
-		}
-	}
-	return out, nil
-}
-
-func (f *fake) describeKey(in *kms.DescribeKeyInput) (*kms.DescribeKeyOutput, error) {
-	state, ok := f.things[*in.KeyId]
-	if !ok {
-		return nil, &kmstypes.NotFoundException{Message: aws.String("Key does not exist")}
-	}
-	m := &kmstypes.KeyMetadata{KeyId: in.KeyId, Arn: aws.String("arn:aws:kms:eu-central-1:000000000000:key/" + *in.KeyId), KeyState: kmstypes.KeyStateEnabled}
-	if state == "deleting" {
-		m.KeyState = kmstypes.KeyStatePendingDeletion
-	}
-	return &kms.DescribeKeyOutput{KeyMetadata: m}, nil
 }
 
 var errKilled = errors.New("killed")

@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"slices"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
@@ -20,6 +21,8 @@ type Resource struct {
 	Type       string `json:"type"`
 	PhysicalID string `json:"physical_id"`
 	Status     string `json:"status,omitempty"` // CloudFormation's
+
+	drift types.StackResourceDriftStatus
 }
 
 // Types of what outlives its stack.
@@ -29,10 +32,15 @@ const (
 	typeBucket = "AWS::S3::Bucket"
 )
 
+// isAudit reports whether a resource is one that the audit is in. What else a stack leaves belongs to one of these.
+func (r Resource) isAudit() bool {
+	return r.Type == typeLogs || r.Type == typeKey || r.Type == typeBucket
+}
+
 // Kept returns what earlier stacks of the name left when they were deleted, and what is still there of it. CloudFormation remembers a
 // deleted stack for 90 days.
 func (d *Deployer) Kept(ctx context.Context) ([]Resource, error) {
-	var stacks []string
+	var stacks []types.StackSummary
 	in := &cloudformation.ListStacksInput{StackStatusFilter: []types.StackStatus{types.StackStatusDeleteComplete}}
 	for {
 		out, err := d.aws.ListStacks(ctx, in)
@@ -41,25 +49,27 @@ func (d *Deployer) Kept(ctx context.Context) ([]Resource, error) {
 		}
 		for _, s := range out.StackSummaries {
 			if aws.ToString(s.StackName) == d.name {
-				stacks = append(stacks, aws.ToString(s.StackId))
+				stacks = append(stacks, s)
 			}
 		}
 		if in.NextToken = out.NextToken; aws.ToString(in.NextToken) == "" {
 			break
 		}
 	}
-	var kept []Resource
-	seen := make(map[string]bool)
-	for _, id := range stacks {
-		left, err := d.resources(ctx, id)
+	slices.SortStableFunc(stacks, func(a, b types.StackSummary) int { // the newest first
+		return aws.ToTime(b.DeletionTime).Compare(aws.ToTime(a.DeletionTime))
+	})
+	var seen, kept []Resource
+	for _, s := range stacks {
+		left, err := d.leftBy(ctx, aws.ToString(s.StackId))
 		if err != nil {
 			return nil, err
 		}
 		for _, r := range left {
-			if r.Status != string(types.ResourceStatusDeleteSkipped) || seen[r.PhysicalID] {
+			if slices.ContainsFunc(seen, r.isSame) {
 				continue
 			}
-			seen[r.PhysicalID] = true
+			seen = append(seen, r)
 			if there, err := d.exists(ctx, r); err != nil {
 				return nil, err
 			} else if there {
@@ -68,6 +78,41 @@ func (d *Deployer) Kept(ctx context.Context) ([]Resource, error) {
 		}
 	}
 	return kept, nil
+}
+
+// leftBy is what a deleted stack left, or used without having it. A stack that bastion did not make left nothing of bastion's.
+func (d *Deployer) leftBy(ctx context.Context, stack string) (left []Resource, _ error) {
+	out, err := d.aws.GetTemplate(ctx, &cloudformation.GetTemplateInput{StackName: &stack, TemplateStage: types.TemplateStageOriginal})
+	if isMissing(err) { // one that never was more than a preview
+		return nil, nil
+	}
+	if err != nil {
+		return nil, d.fault("read the template of a deleted", "cloudformation:GetTemplate", err)
+	}
+	r, ok, _ := account.ReadRecord([]byte(aws.ToString(out.TemplateBody))) // a newer program's stack is one of bastion's too
+	if !ok {
+		return nil, nil
+	}
+	in := &cloudformation.DescribeStackEventsInput{StackName: &stack}
+	for {
+		out, err := d.aws.DescribeStackEvents(ctx, in)
+		if err != nil {
+			return nil, d.fault("read the events of a deleted", "cloudformation:DescribeStackEvents", err)
+		}
+		for _, e := range out.StackEvents {
+			one := Resource{ID: aws.ToString(e.LogicalResourceId), Type: aws.ToString(e.ResourceType), PhysicalID: aws.ToString(e.PhysicalResourceId)}
+			if e.ResourceStatus == types.ResourceStatusDeleteSkipped && one.PhysicalID != "" && one.isAudit() {
+				left = append(left, one)
+			}
+		}
+		if in.NextToken = out.NextToken; aws.ToString(in.NextToken) == "" {
+			break
+		}
+	}
+	for _, arn := range r.Adopted {
+		left = append(left, Resource{ID: "Key", Type: typeKey, PhysicalID: arn})
+	}
+	return left, nil
 }
 
 // resources are the resources of a stack, by its id.
@@ -82,10 +127,14 @@ func (d *Deployer) resources(ctx context.Context, stack string) (all []Resource,
 			return nil, d.fault("list the resources of", "cloudformation:ListStackResources", err)
 		}
 		for _, r := range out.StackResourceSummaries {
-			all = append(all, Resource{
+			one := Resource{
 				ID: aws.ToString(r.LogicalResourceId), Type: aws.ToString(r.ResourceType), PhysicalID: aws.ToString(r.PhysicalResourceId),
 				Status: string(r.ResourceStatus),
-			})
+			}
+			if r.DriftInformation != nil {
+				one.drift = r.DriftInformation.StackResourceDriftStatus
+			}
+			all = append(all, one)
 		}
 		if in.NextToken = out.NextToken; aws.ToString(in.NextToken) == "" {
 			return all, nil

@@ -4,12 +4,17 @@ import (
 	"context"
 	"encoding/json"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
+	"github.com/aws/aws-sdk-go-v2/service/cloudwatchlogs"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	"github.com/aws/aws-sdk-go-v2/service/iam"
 
 	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/e2e/rig"
@@ -99,4 +104,88 @@ func TestMoto(t *testing.T) {
 	if state, err = d.Look(t.Context()); err != nil || state.Inputs.CPU != 2048 {
 		t.Errorf("%+v, %v", state.Inputs, err)
 	}
+}
+
+// What stands beside the stack stays: a stack of a similar name, a role and a security group of similar names, another cluster.
+func TestMotoDestroy(t *testing.T) {
+	cfg := motoConfig(t)
+	ctx := t.Context()
+	if _, err := install(ctx, motoDeployer(t, cfg, "bastion-two"), newStack(t, account.Inputs{Name: "bastion-two"}), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := iam.NewFromConfig(cfg).CreateRole(ctx, &iam.CreateRoleInput{
+		RoleName: aws.String("bastion-TaskRole"), AssumeRolePolicyDocument: aws.String("{}"),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ec2.NewFromConfig(cfg).CreateSecurityGroup(ctx, &ec2.CreateSecurityGroupInput{
+		GroupName: aws.String("bastion"), Description: aws.String("a neighbour's"), VpcId: aws.String("vpc-1"),
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ecs.NewFromConfig(cfg).CreateCluster(ctx, &ecs.CreateClusterInput{ClusterName: aws.String("shop")}); err != nil {
+		t.Fatal(err)
+	}
+	before := beside(t, cfg)
+	d := motoDeployer(t, cfg, "bastion")
+	for range 2 { // the second time as the first
+		if _, err := install(ctx, d, newStack(t, account.Inputs{}), nil); err != nil {
+			t.Fatal(err)
+		}
+		if made := beside(t, cfg); len(made) < len(before)+5 {
+			t.Fatalf("only %q", made)
+		}
+		p, err := d.PlanDestroy(ctx, nil)
+		if err != nil || p.Nothing() || len(p.Tasks)+len(p.Others) != 0 || len(p.Keep) != 2 {
+			t.Fatalf("%+v, %v", p, err)
+		}
+		done, err := d.Destroy(ctx, p, DestroyOptions{Audit: true}, nil)
+		if err != nil || len(done.Removed) == 0 {
+			t.Fatalf("%+v, %v", done, err)
+		}
+		if left := beside(t, cfg); !slices.Equal(left, before) {
+			t.Errorf("there are %q, want %q", left, before)
+		}
+		p, err = d.PlanDestroy(ctx, nil)
+		if err != nil || !p.Nothing() || len(p.Keep) != 0 {
+			t.Errorf("%+v, %v", p, err)
+		}
+	}
+}
+
+// beside names what is in the emulator, of the types that go with a stack there. moto 5.2.1 leaves a deleted stack's cluster, task
+// definitions and managed policies, and deletes what the template says to retain, except on creation.
+func beside(t *testing.T, cfg aws.Config) (names []string) {
+	t.Helper()
+	ctx := t.Context()
+	roles, err := iam.NewFromConfig(cfg).ListRoles(ctx, &iam.ListRolesInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range roles.Roles {
+		names = append(names, "role "+*r.RoleName)
+	}
+	groups, err := ec2.NewFromConfig(cfg).DescribeSecurityGroups(ctx, &ec2.DescribeSecurityGroupsInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range groups.SecurityGroups {
+		names = append(names, "group "+*g.GroupName)
+	}
+	logs, err := cloudwatchlogs.NewFromConfig(cfg).DescribeLogGroups(ctx, &cloudwatchlogs.DescribeLogGroupsInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, g := range logs.LogGroups {
+		names = append(names, "log group "+*g.LogGroupName)
+	}
+	stacks, err := cloudformation.NewFromConfig(cfg).DescribeStacks(ctx, &cloudformation.DescribeStacksInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range stacks.Stacks {
+		names = append(names, "stack "+*s.StackName)
+	}
+	slices.Sort(names)
+	return names
 }
