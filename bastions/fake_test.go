@@ -200,7 +200,7 @@ func (f *fakeECS) ListTasks(
 	}
 	out := &ecs.ListTasksOutput{}
 	for _, t := range f.tasks {
-		if *t.DesiredStatus == cmp.Or(string(in.DesiredStatus), "RUNNING") && (*t.DesiredStatus == "RUNNING" || !f.blind) && aws.ToString(t.StartedBy) == aws.ToString(in.StartedBy) && !f.hidden(t) {
+		if *t.DesiredStatus == cmp.Or(string(in.DesiredStatus), "RUNNING") && (*t.DesiredStatus == "RUNNING" || !f.blind) && (in.StartedBy == nil || aws.ToString(t.StartedBy) == *in.StartedBy) && !f.hidden(t) {
 			out.TaskArns = append(out.TaskArns, *t.TaskArn)
 		}
 	}
