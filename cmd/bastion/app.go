@@ -209,6 +209,7 @@ func (a *app) root() *cli.Command {
 			a.downCommand(),
 			a.statusCommand(),
 			a.auditCommand(),
+			a.gcCommand(),
 			a.agentCommand(),
 			a.serviceCommand(),
 			a.lsCommand(),

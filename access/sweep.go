@@ -1,0 +1,63 @@
+package access
+
+import (
+	"context"
+	"time"
+
+	"github.com/bastion-ssm/bastion/bastions"
+	"github.com/bastion-ssm/bastion/internal/report"
+)
+
+// SweptBastion is a bastion of any owner, with its age.
+type SweptBastion struct {
+	report.Bastion
+	Owner       string `json:"owner"` // its tag: AROA...:SESSION-NAME of a role, AIDA... of a user
+	AgeSeconds  int64  `json:"age_seconds"`
+	LifeSeconds int64  `json:"life_seconds"`    // that it may have
+	Error       string `json:"error,omitempty"` // why it could not be stopped
+}
+
+// SweepResult is the result of Sweep.
+type SweepResult struct {
+	Cluster string         `json:"cluster"`
+	Region  string         `json:"region"`
+	DryRun  bool           `json:"dry_run"`
+	Expired []SweptBastion `json:"expired"` // stopped, unless it was a dry run or there is an error
+	Kept    []SweptBastion `json:"kept"`
+}
+
+// Sweep stops every owner's bastions that are older than their life, or than olderThan if it is positive; see bastions.Manager.Sweep. The
+// result is valid with an error too.
+func (a *Access) Sweep(ctx context.Context, olderThan time.Duration, dry bool) (SweepResult, error) {
+	out := SweepResult{
+		Cluster: a.settings.Bastion.Cluster, Region: a.region, DryRun: dry, Expired: []SweptBastion{}, Kept: []SweptBastion{},
+	}
+	if err := a.needsTask("stop old bastions"); err != nil {
+		return out, err
+	}
+	a.progress("looking for old bastions")
+	swept, kept, err := a.manager.Sweep(ctx, a.everyone(), olderThan, dry)
+	for _, s := range swept {
+		out.Expired = append(out.Expired, a.swept(s))
+	}
+	for _, s := range kept {
+		out.Kept = append(out.Kept, a.swept(s))
+	}
+	return out, err
+}
+
+// everyone describes the bastions of every owner.
+func (a *Access) everyone() bastions.Spec {
+	s := a.settings.Bastion
+	return bastions.Spec{Cluster: s.Cluster, TaskDefinition: s.TaskDefinition, Container: s.Container}
+}
+
+func (a *Access) swept(s bastions.Swept) SweptBastion {
+	out := SweptBastion{
+		Bastion: a.priced(s.Bastion), Owner: s.Owner, AgeSeconds: int64(s.Age.Seconds()), LifeSeconds: int64(s.Life.Seconds()),
+	}
+	if s.Err != nil {
+		out.Error = s.Err.Error()
+	}
+	return out
+}

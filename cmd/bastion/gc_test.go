@@ -1,0 +1,62 @@
+package main
+
+import (
+	"encoding/json"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
+
+	"github.com/bastion-ssm/bastion/access"
+	"github.com/bastion-ssm/bastion/lab"
+)
+
+// gc stops the bastions of two users and not the task of a neighbour in the same cluster, whatever its age.
+func TestGC(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, nil)
+	role := lab.IdentityConfig{Policy: userPolicy(t), Expires: time.Now().Add(time.Hour)}
+	for _, name := range []string{"jo", "pat"} {
+		if r := e.run(e.as(name, role), "up"); r.code != 0 {
+			t.Fatalf("up of %s: %d\n%s", name, r.code, r.stderr)
+		}
+	}
+	neighbour := e.runTask(e.marked(e.Env(), func(in *ecs.RunTaskInput) { in.StartedBy = aws.String("nightly-job") }))
+	running := func() (ids []string) {
+		for _, task := range e.Tasks() {
+			if task.LastStatus != "STOPPED" {
+				ids = append(ids, task.ID)
+			}
+		}
+		return ids
+	}
+
+	if r := e.run(nil, "gc"); r.code != 0 || !strings.Contains(r.stdout, "is past its life") || !strings.Contains(r.stdout, "2 younger bastions") {
+		t.Errorf("young bastions: %+v", r)
+	}
+	dry := e.run(nil, "gc", "--older-than", "1ms", "--dry-run")
+	if dry.code != 0 || strings.Count(dry.stdout, "would be stopped") != 2 || len(running()) != 3 {
+		t.Errorf("a dry run: %+v; %d run", dry, len(running()))
+	}
+	r := e.run(nil, "gc", "--older-than", "1ms", "-o", "json")
+	var out access.SweepResult
+	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || r.code != 0 || len(out.Expired) != 2 || out.DryRun {
+		t.Fatalf("%v: %+v", err, r)
+	}
+	for _, s := range out.Expired {
+		if s.TaskID == neighbour || s.Owner == "" || s.Created == nil {
+			t.Errorf("%+v", s)
+		}
+	}
+	eventually(t, "only the neighbour's task runs", func() bool { return slices.Equal(running(), []string{neighbour}) })
+	// A user may not: the policy for users hides the others' tasks.
+	if r := e.run(e.as("jo", role), "gc", "--older-than", "1ms"); r.code != 5 || !strings.Contains(r.stderr, "ecs:DescribeTasks") {
+		t.Errorf("of a user: %+v", r)
+	}
+	if got := running(); !slices.Equal(got, []string{neighbour}) {
+		t.Errorf("running: %q", got)
+	}
+}
