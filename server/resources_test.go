@@ -125,6 +125,18 @@ func TestTaskMetadata(t *testing.T) {
 	}
 }
 
+// The audit log's first line has the size of the task, by which its cost is known.
+func TestStartHasTheSize(t *testing.T) {
+	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		_, _ = w.Write([]byte(`{"Limits":{"CPU":0.25,"Memory":512}}`))
+	}))
+	defer s.Close()
+	b := start(t, Config{Metadata: s.URL})
+	if r := b.log.wait(t, eventStart, 1); r.VCPU != 0.25 || r.MemoryMiB != 512 {
+		t.Errorf("%+v", r)
+	}
+}
+
 // bastiond's heap gets what the agent's processes leave, and the sessions that there may be leave room for bastiond.
 func TestMemoryOfATask(t *testing.T) {
 	for _, c := range []struct {

@@ -346,6 +346,7 @@ func (s *Server) countPlain() (out func()) {
 func (s *Server) auditStart() {
 	r := record{
 		Event: eventStart, Version: s.config.Version, HostKey: ssh.FingerprintSHA256(s.hostKey), NotAfter: stamp(s.expiresAt),
+		VCPU: s.resources.cpu, MemoryMiB: s.resources.memory / mib,
 	}
 	for _, l := range s.listeners {
 		r.Listen = append(r.Listen, l.Addr().String())

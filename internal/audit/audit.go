@@ -64,6 +64,8 @@ type Record struct {
 	Limit      []string `json:"limit,omitempty"`
 	HostKey    string   `json:"host_key,omitempty"`
 	Deadline   string   `json:"deadline,omitempty"`
+	VCPU       float64  `json:"vcpu,omitempty"`       // of the task, as ECS says it; as the next, only in start, and left out if unknown
+	MemoryMiB  int64    `json:"memory_mib,omitempty"` // of the task
 }
 
 // Stamp is a time as Record has it.
