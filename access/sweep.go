@@ -8,10 +8,16 @@ import (
 	"github.com/bastion-ssm/bastion/internal/report"
 )
 
+// OwnedBastion is a bastion of any owner.
+type OwnedBastion struct {
+	report.Bastion
+	Owner string            `json:"owner"` // its tag: AROA...:SESSION-NAME of a role, AIDA... of a user
+	Tags  map[string]string `json:"tags"`
+}
+
 // SweptBastion is a bastion of any owner, with its age.
 type SweptBastion struct {
-	report.Bastion
-	Owner       string `json:"owner"` // its tag: AROA...:SESSION-NAME of a role, AIDA... of a user
+	OwnedBastion
 	AgeSeconds  int64  `json:"age_seconds"`
 	LifeSeconds int64  `json:"life_seconds"`    // that it may have
 	Error       string `json:"error,omitempty"` // why it could not be stopped
@@ -46,6 +52,24 @@ func (a *Access) Sweep(ctx context.Context, olderThan time.Duration, dry bool) (
 	return out, err
 }
 
+// All returns the running bastions of every owner, the oldest first, with what each has cost so far.
+func (a *Access) All(ctx context.Context) ([]OwnedBastion, error) {
+	if err := a.needsTask("look at the bastions"); err != nil {
+		return nil, err
+	}
+	a.progress("looking at the bastions of every owner")
+	all, err := a.manager.All(ctx, a.everyone())
+	out := make([]OwnedBastion, 0, len(all))
+	for _, b := range all {
+		out = append(out, a.owned(b))
+	}
+	return out, err
+}
+
+func (a *Access) owned(b bastions.Owned) OwnedBastion {
+	return OwnedBastion{Bastion: a.priced(b.Bastion), Owner: b.Owner, Tags: b.Tags}
+}
+
 // everyone describes the bastions of every owner.
 func (a *Access) everyone() bastions.Spec {
 	s := a.settings.Bastion
@@ -54,7 +78,7 @@ func (a *Access) everyone() bastions.Spec {
 
 func (a *Access) swept(s bastions.Swept) SweptBastion {
 	out := SweptBastion{
-		Bastion: a.priced(s.Bastion), Owner: s.Owner, AgeSeconds: int64(s.Age.Seconds()), LifeSeconds: int64(s.Life.Seconds()),
+		OwnedBastion: a.owned(s.Owned), AgeSeconds: int64(s.Age.Seconds()), LifeSeconds: int64(s.Life.Seconds()),
 	}
 	if s.Err != nil {
 		out.Error = s.Err.Error()

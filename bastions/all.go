@@ -146,6 +146,7 @@ func (m *Manager) life(ctx context.Context, definition string, known map[string]
 			}
 		}
 	}
-	known[definition] = life + lifeGrace
-	return life + lifeGrace, nil
+	life += lifeGrace
+	known[definition] = life
+	return life, nil
 }
