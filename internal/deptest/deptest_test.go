@@ -23,7 +23,7 @@ var allowed = map[string][]string{
 	"cmd/bastion": {
 		"access", "account/review", "agent", "agent/api", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request",
 		"internal/audit", "internal/awssdk", "internal/browser", "internal/cli", "internal/config", "internal/console", "internal/dirs",
-		"internal/duration", "internal/execenv", "internal/fail", "internal/files", "internal/hosts", "internal/linkview",
+		"internal/duration", "internal/execenv", "internal/fail", "internal/fargate", "internal/files", "internal/hosts", "internal/linkview",
 		"internal/openssh", "internal/partition", "internal/printable", "internal/process", "internal/report", "internal/service",
 		"internal/sleep", "internal/sshconfig", "internal/sshproxy", "internal/statusview", "internal/topview", "internal/words",
 		"targets",
@@ -35,7 +35,7 @@ var allowed = map[string][]string{
 	"account/image":         {"internal/backoff", "internal/fail", "internal/sleep", "internal/words"},
 	"account/image/carried": {"internal/fail"},
 	"account/setup":         {"account", "account/image", "internal/fail"},
-	"account/review":        {"internal/audit", "internal/fail"},
+	"account/review":        {"internal/audit", "internal/fail", "internal/fargate"},
 	"account/price":         {"account", "internal/fargate"},
 	"account/survey":        {"account", "internal/fail", "internal/partition", "internal/printable", "targets"},
 
