@@ -210,6 +210,7 @@ func (a *app) root() *cli.Command {
 			a.statusCommand(),
 			a.auditCommand(),
 			a.gcCommand(),
+			a.costCommand(),
 			a.agentCommand(),
 			a.serviceCommand(),
 			a.lsCommand(),

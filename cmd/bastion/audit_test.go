@@ -109,8 +109,18 @@ func TestAuditOfBastiond(t *testing.T) {
 	})
 	env := logsOf(t, e, "/audited", tasks[0].ID)
 
+	// The task runs still: its cost goes on.
+	r := e.run([]string{"AWS_ENDPOINT_URL_CLOUDWATCH_LOGS=" + strings.TrimPrefix(env[0], "AWS_ENDPOINT_URL="), env[4]}, "cost", "--month", "this", "-o", "json")
+	var cost costOutput
+	if err := json.Unmarshal([]byte(r.stdout), &cost); err != nil || r.code != 0 || len(cost.Groups) != 1 {
+		t.Fatalf("%v: %s%s", err, r.stdout, r.stderr)
+	}
+	if g := cost.Groups[0]; !strings.HasPrefix(g.Name, "arn:") || g.Bastions != 1 || g.USD <= 0 || g.Assumed != 0 || cost.TotalUSD != g.USD {
+		t.Errorf("%+v", cost)
+	}
+
 	var out auditOutput
-	r := e.run(env, "audit", "--since", "1h", "-o", "json")
+	r = e.run(env, "audit", "--since", "1h", "-o", "json")
 	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || r.code != 0 {
 		t.Fatalf("%v: %s%s", err, r.stdout, r.stderr)
 	}

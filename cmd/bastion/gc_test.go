@@ -34,6 +34,14 @@ func TestGC(t *testing.T) {
 		return ids
 	}
 
+	r := e.run(nil, "cost", "--by", "owner", "-o", "json")
+	var cost costOutput
+	if err := json.Unmarshal([]byte(r.stdout), &cost); err != nil || r.code != 0 || len(cost.Bastions) != 2 || len(cost.Groups) != 2 || cost.TotalUSD <= 0 {
+		t.Errorf("%v: %+v", err, r)
+	}
+	if r := e.run(nil, "cost"); r.code != 0 || strings.Count(r.stdout, "RUNNING") != 2 || !strings.Contains(r.stdout, "total: about $") {
+		t.Errorf("%+v", r)
+	}
 	if r := e.run(nil, "gc"); r.code != 0 || !strings.Contains(r.stdout, "is past its life") || !strings.Contains(r.stdout, "2 younger bastions") {
 		t.Errorf("young bastions: %+v", r)
 	}
@@ -41,7 +49,7 @@ func TestGC(t *testing.T) {
 	if dry.code != 0 || strings.Count(dry.stdout, "would be stopped") != 2 || len(running()) != 3 {
 		t.Errorf("a dry run: %+v; %d run", dry, len(running()))
 	}
-	r := e.run(nil, "gc", "--older-than", "1ms", "-o", "json")
+	r = e.run(nil, "gc", "--older-than", "1ms", "-o", "json")
 	var out access.SweepResult
 	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || r.code != 0 || len(out.Expired) != 2 || out.DryRun {
 		t.Fatalf("%v: %+v", err, r)

@@ -116,7 +116,7 @@ var table = []*Setting{
 	},
 	{
 		Key: "audit_log_group", Group: GroupBastion, Value: "NAME", Default: "/bastion", Trust: Personal,
-		Help: "CloudWatch log group of the bastions' audit lines, for audit",
+		Help: "CloudWatch log group of the bastions' audit lines, for audit and cost",
 		kind: text(func(s *Settings) *string { return &s.Bastion.AuditLogGroup }, notEmpty),
 	},
 	{
@@ -393,7 +393,7 @@ var table = []*Setting{
 	},
 	{
 		Key: "output", Short: "o", Group: GroupOutput, Value: "text|json|csv", Default: "text", Trust: Project,
-		Help: "format of standard output; csv is for audit alone",
+		Help: "format of standard output; csv is for audit and cost",
 		kind: text(func(s *Settings) *string { return &s.Output.Format }, oneOf("text", "json", "csv")),
 	},
 	{

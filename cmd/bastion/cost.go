@@ -1,0 +1,232 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/bastion-ssm/bastion/access"
+	"github.com/bastion-ssm/bastion/account/review"
+	"github.com/bastion-ssm/bastion/internal/cli"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/fargate"
+)
+
+// costOptions are the options of cost that are no settings.
+type costOptions struct {
+	month string
+	tag   string // key of the tag to add up by; empty: by owner
+	by    bool   // add up
+}
+
+func (a *app) costCommand() *cli.Command {
+	var o costOptions
+	return &cli.Command{
+		Name:    "cost",
+		Summary: "estimate what the bastions cost: the running ones so far, or a month",
+		Group:   groupAccount,
+		About: []cli.Passage{
+			cli.Para(`Without --month it lists every owner's running tasks in the cluster, by ECS's start time and size. With --month it adds up by
+				owner how long each bastion ran, by the audit log (--audit-log-group): from its first line to its last, or until now.`),
+			cli.Para(`Both are estimates: hours times the settings price_vcpu_hour and price_gb_hour, without discounts, logs, endpoints and NAT.
+				ECS forgets a stopped task after an hour. What AWS billed is in Cost Explorer; docs/cost.md has the call.`),
+			cli.Para("Needs the permissions of bastion iam-policy admin."),
+		},
+		Examples: []string{
+			"bastion cost",
+			"bastion cost --by tag:team",
+			"bastion cost --month 2026-11",
+			"bastion cost --month this -o json | jq .total_usd",
+		},
+		Flags: []cli.Option{
+			cli.Text(&o.month, "MONTH", "a month by the audit log: 2026-11, or this", "month"),
+			cli.Func("owner|tag:KEY", "add up; by a tag only those that run", func(v string) error {
+				key, isTag := strings.CutPrefix(v, "tag:")
+				if v != "owner" && (!isTag || key == "") {
+					return fmt.Errorf("%q: want owner or tag:KEY", v)
+				}
+				o.by, o.tag = true, ""
+				if isTag {
+					o.tag = key
+				}
+				return nil
+			}, "by"),
+		},
+		Settings: showBastion,
+		Run:      a.withCSV(func(ctx context.Context, s config.Settings, _ []string) error { return a.cost(ctx, s, o) }),
+	}
+}
+
+// costOutput is the JSON output of cost.
+type costOutput struct {
+	Source   string                `json:"source"` // of the figures
+	Cluster  string                `json:"cluster"`
+	From     *time.Time            `json:"from,omitempty"` // of a month
+	To       *time.Time            `json:"to,omitempty"`
+	Price    fargate.Price         `json:"price"`
+	Bastions []access.OwnedBastion `json:"bastions"` // running ones
+	Groups   []review.Spent        `json:"groups"`
+	TotalUSD float64               `json:"total_usd"`
+}
+
+// cost runs `bastion cost`.
+func (a *app) cost(ctx context.Context, s config.Settings, o costOptions) error {
+	out := costOutput{
+		Cluster: s.Bastion.Cluster, Price: fargate.Price{VCPUHour: s.Local.PriceVCPUHour, GBHour: s.Local.PriceGBHour},
+		Bastions: []access.OwnedBastion{}, Groups: []review.Spent{},
+	}
+	if o.month != "" && o.tag != "" {
+		return fail.Usagef("ask Cost Explorer, which groups by a tag that is activated for cost allocation: docs/cost.md has the call",
+			"the audit log has no tags, and ECS forgets stopped tasks after an hour: a month cannot be added up by tag")
+	}
+	running, err := a.running(ctx, s)
+	if err != nil {
+		return err
+	}
+	if o.month == "" {
+		out.Source = "ECS: the running tasks' start times and sizes; the price settings"
+		out.Bastions = running
+		for _, b := range running {
+			out.TotalUSD += costOf(b)
+		}
+		if o.by {
+			out.Groups = spentBy(running, o.tag)
+		}
+		return a.printCost(s, out, o)
+	}
+	return a.costOfMonth(ctx, s, o, out, running)
+}
+
+// running returns the running bastions of every owner.
+func (a *app) running(ctx context.Context, s config.Settings) ([]access.OwnedBastion, error) {
+	run, err := a.open(ctx, "cost", s)
+	if err != nil {
+		return nil, err
+	}
+	defer run.close()
+	ctx, cancel := bounded(ctx, s)
+	defer cancel()
+	return run.access.All(ctx)
+}
+
+// standard is the size of a bastion that does not say its own: the task definition's that bastion's stack makes.
+var standard = fargate.Size{CPU: 1024, Memory: 2048}
+
+func (a *app) costOfMonth(ctx context.Context, s config.Settings, o costOptions, out costOutput, running []access.OwnedBastion) error {
+	r, err := review.Month(o.month, time.Now())
+	if err != nil {
+		return fail.Usagef("", "--month: %w", err)
+	}
+	log, progress, err := a.openLog(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer progress.Close()
+	progress.Step("reading " + log.Group)
+	lives, err := log.Lives(ctx, r, func(task string) bool {
+		return slices.ContainsFunc(running, func(b access.OwnedBastion) bool { return b.TaskID == task })
+	})
+	if err != nil {
+		return err
+	}
+	progress.Idle()
+	assumed := s.TaskSize()
+	if assumed.CPU == 0 || assumed.Memory == 0 {
+		assumed = standard
+	}
+	out.Source = "the audit log " + log.Group + ": each bastion's first line to its last; the price settings"
+	out.From, out.To, out.Groups = &r.From, &r.To, review.Spend(lives, out.Price, assumed)
+	missing := 0
+	for _, g := range out.Groups {
+		out.TotalUSD += g.USD
+		missing += g.Assumed
+	}
+	if missing > 0 {
+		a.note(s, "%d of the bastions did not say their size, and count with %v", missing, assumed)
+	}
+	return a.printCost(s, out, o)
+}
+
+func costOf(b access.OwnedBastion) float64 {
+	if b.Cost == nil {
+		return 0
+	}
+	return b.Cost.SoFar
+}
+
+// spentBy adds running bastions up by a tag, or by owner.
+func spentBy(running []access.OwnedBastion, tag string) []review.Spent {
+	sums := make(map[string]review.Spent)
+	for _, b := range running {
+		name := b.Owner
+		if tag != "" {
+			name = b.Tags[tag]
+		}
+		g := sums[name]
+		g.Name, g.Bastions, g.USD = name, g.Bastions+1, g.USD+costOf(b)
+		if b.Created != nil {
+			g.Hours += time.Since(*b.Created).Hours()
+		}
+		sums[name] = g
+	}
+	out := make([]review.Spent, 0, len(sums))
+	for _, g := range sums {
+		out = append(out, g)
+	}
+	slices.SortFunc(out, func(a, b review.Spent) int { return cmp.Or(cmp.Compare(b.USD, a.USD), cmp.Compare(a.Name, b.Name)) })
+	return out
+}
+
+// printCost prints what was found and what it was computed from.
+func (a *app) printCost(s config.Settings, out costOutput, o costOptions) error {
+	rows := bastionCosts(out.Bastions)
+	if o.by || o.month != "" {
+		rows = groupCosts(out.Groups)
+	}
+	switch {
+	case s.Output.Format == "json":
+		return a.printJSON(out)
+	case s.Output.Format == formatCSV:
+		return a.printRows(s, rows)
+	case len(rows) == 1:
+		return console.Printf(a.out, "no bastion in cluster %s (%s)\n", out.Cluster, out.Source)
+	}
+	err := a.printRows(s, rows)
+	return errors.Join(err, console.Printf(a.out, "total: about $%.2f, by %s\n", out.TotalUSD, out.Source))
+}
+
+func bastionCosts(all []access.OwnedBastion) [][]string {
+	rows := [][]string{{"TASK", "OWNER", "STATUS", "VCPU", "GB", "AGE", "USD AN HOUR", "USD SO FAR"}}
+	for _, b := range all {
+		row := []string{b.TaskID, b.Owner, b.Status, "", "", "", "", ""}
+		if b.Size.CPU > 0 && b.Size.Memory > 0 {
+			row[3], row[4] = strconv.FormatFloat(float64(b.Size.CPU)/1024, 'g', -1, 64), strconv.FormatFloat(float64(b.Size.Memory)/1024, 'g', -1, 64)
+		}
+		if b.Created != nil {
+			row[5] = span(int64(time.Since(*b.Created).Seconds()))
+		}
+		if b.Cost != nil {
+			row[6], row[7] = usd(b.Cost.PerHour), usd(b.Cost.SoFar)
+		}
+		rows = append(rows, row)
+	}
+	return rows
+}
+
+func groupCosts(all []review.Spent) [][]string {
+	rows := [][]string{{"NAME", "BASTIONS", "HOURS", "USD"}}
+	for _, g := range all {
+		rows = append(rows, []string{g.Name, strconv.Itoa(g.Bastions), strconv.FormatFloat(g.Hours, 'f', 1, 64), usd(g.USD)})
+	}
+	return rows
+}
+
+// usd is an amount of US dollars; a bastion's hour is a few cents.
+func usd(v float64) string { return strconv.FormatFloat(v, 'f', 4, 64) }
