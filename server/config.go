@@ -52,6 +52,9 @@ type Config struct {
 	// user.
 	Socket string
 
+	// SSHD, if not nil, serves the SSH port. It requires a Socket and no BondListen, and an Allow of single names, addresses and ports.
+	SSHD *SSHD
+
 	IdleStop time.Duration // without a connection; negative: never
 	MaxLife  time.Duration // must be longer than Drain
 	Drain    time.Duration // from the announcement to the end; negative: none
@@ -127,6 +130,8 @@ func (c *Config) validate() error {
 		// Whoever chooses the resolver chooses the addresses, and so would choose the destinations that the limit permits.
 		return fmt.Errorf("resolver %q is refused: the image's list has names, for which only the system's resolver answers",
 			c.Resolver)
+	case c.SSHD != nil && (c.Socket == "" || c.BondListen != "" || c.HostKey != nil):
+		return errors.New("OpenSSH needs a control socket, and has neither a bond port nor another host key")
 	case c.MaxLife <= max(c.Drain, 0):
 		return fmt.Errorf("maximum life %v: want more than the drain time, %v", c.MaxLife, c.Drain)
 	case c.IdleConn < 0 || c.IdleConn > 0 && c.IdleConn < LeastIdleConn:

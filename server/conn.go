@@ -52,7 +52,8 @@ type client struct {
 	server *Server
 	number uint64
 	wire   *wire
-	conn   *ssh.ServerConn
+	conn   *ssh.ServerConn // nil: an sshd has the connection
+	user   string          // the SSH user name
 	slot   *slot
 
 	endOnce sync.Once
@@ -161,7 +162,7 @@ func (s *Server) handshake(w *wire, number uint64) (*client, <-chan ssh.NewChann
 		}
 		return nil, nil, nil
 	}
-	c := &client{server: s, number: number, wire: w, conn: conn}
+	c := &client{server: s, number: number, wire: w, conn: conn, user: conn.User()}
 	c.slot, _ = conn.Permissions.ExtraData[slotKey{}].(*slot)
 	_ = w.SetDeadline(time.Time{}) // fails if the client has gone already, as serveConn notices
 	if err := s.attach(c); err != nil {
@@ -307,8 +308,11 @@ func (c *client) answers() bool {
 	}
 }
 
-// drain announces to the client, once, that the server is about to stop.
+// drain announces to the client, once, that the server is about to stop. An sshd cannot.
 func (c *client) drain(left time.Duration) {
+	if c.conn == nil {
+		return
+	}
 	c.drained.Do(func() {
 		seconds := strconv.Itoa(int(math.Ceil(max(0, left.Seconds()))))
 		_, _, _ = c.conn.SendRequest(RequestDrain, false, []byte(seconds)) // fails with the connection
@@ -323,7 +327,7 @@ func (s *Server) auditClient(c *client, r record) {
 	r.Key = c.slot.fingerprint
 	r.Conn = c.number
 	if r.Event == eventAuth {
-		r.User = c.conn.User()
+		r.User = c.user
 		from(&r, c.wire.Conn)
 	}
 	s.audit.write(r)

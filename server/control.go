@@ -31,19 +31,24 @@ const (
 const rootUID = 0
 
 const (
-	opGrant  = "grant"
-	opHealth = "health"
+	opGrant         = "grant"
+	opHealth        = "health"
+	opAuthorizedKey = "authorized-key"
 )
 
 type controlRequest struct {
 	Op    string `json:"op"`
 	Grant string `json:"grant,omitempty"`
+	User  string `json:"user,omitempty"` // and the next two, of opAuthorizedKey: as sshd has them
+	Kind  string `json:"kind,omitempty"`
+	Key   string `json:"key,omitempty"`
 }
 
 type controlReply struct {
 	Error  string           `json:"error,omitempty"`
 	Grant  *keys.GrantReply `json:"grant,omitempty"`
 	Health *Health          `json:"health,omitempty"`
+	Line   string           `json:"line,omitempty"` // of authorized_keys
 }
 
 // Health is a server's report on its control socket.
@@ -82,8 +87,15 @@ func CheckHealth(ctx context.Context, path string) (Health, error) {
 	return *reply.Health, nil
 }
 
+// AuthorizedKey asks the server whose control socket is at path for the line of authorized_keys that sshd gets for a key: its type and its
+// base64. It returns "" if the key has no live grant. If user is keys.UserPending, it waits for the grant.
+func AuthorizedKey(ctx context.Context, path, user, kind, key string) (string, error) {
+	reply, err := callControl(ctx, path, controlRequest{Op: opAuthorizedKey, User: user, Kind: kind, Key: key})
+	return reply.Line, err
+}
+
 func callControl(ctx context.Context, path string, request controlRequest) (controlReply, error) {
-	ctx, cancel := context.WithTimeout(ctx, controlTimeout)
+	ctx, cancel := context.WithTimeout(ctx, timeFor(request.Op))
 	defer cancel()
 	conn, err := new(net.Dialer).DialContext(ctx, "unix", path)
 	if err != nil {
@@ -108,6 +120,14 @@ func callControl(ctx context.Context, path string, request controlRequest) (cont
 		return controlReply{}, errors.New("control socket: " + reply.Error)
 	}
 	return reply, nil
+}
+
+// timeFor bounds a request: the grant of a key may be on its way.
+func timeFor(op string) time.Duration {
+	if op == opAuthorizedKey {
+		return pendingTime + controlTimeout
+	}
+	return controlTimeout
 }
 
 // listenControl opens the control socket: mode 0600, in a directory of mode 0700 that belongs to this user. It replaces a socket
@@ -141,7 +161,11 @@ func listenControl(path string) (net.Listener, error) {
 
 // serveControl answers on the control socket until l is closed.
 func (s *Server) serveControl(l net.Listener) {
-	slots := make(chan struct{}, maxControlConns)
+	places := maxControlConns
+	if s.sshd != nil {
+		places += s.config.MaxConns // each connection's sshd asks for a key, and may wait for its grant, which needs a place too
+	}
+	slots := make(chan struct{}, places)
 	for {
 		select {
 		case slots <- struct{}{}:
@@ -197,7 +221,16 @@ func (s *Server) answer(conn net.Conn) controlReply {
 	if err := decoder.Decode(&request); err != nil {
 		return controlReply{Error: "bad request: " + err.Error()}
 	}
+	if err := conn.SetDeadline(time.Now().Add(timeFor(request.Op))); err != nil {
+		return controlReply{Error: err.Error()}
+	}
 	switch request.Op {
+	case opAuthorizedKey:
+		line, err := s.authorizedKey(request.User, request.Kind, request.Key)
+		if err != nil {
+			s.config.Logger.Warn("sshd has no line for a key", "error", err)
+		}
+		return controlReply{Line: line}
 	case opGrant:
 		reply := s.AddGrant(request.Grant)
 		return controlReply{Grant: &reply}

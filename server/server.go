@@ -37,6 +37,8 @@ type Server struct {
 	bonds     []net.Listener                // of the bond port; Run makes bond from them. None: no bond port
 	bond      atomic.Pointer[bond.Listener] // nil: none, or Run has not begun
 	control   net.Listener                  // nil: none
+	sshd      *sshdFront                    // nil: this server speaks SSH itself
+	private   ed25519.PrivateKey            // of hostKey; nil: Config has it
 	port      int
 	bondPort  int       // 0: none
 	expiresAt time.Time // when the server stops at the latest
@@ -91,6 +93,12 @@ func New(config Config) (*Server, error) {
 			return nil, err
 		}
 	}
+	if config.SSHD != nil {
+		if err = s.startSSHD(); err != nil {
+			s.closeListeners()
+			return nil, err
+		}
+	}
 	return s, nil
 }
 
@@ -100,9 +108,10 @@ func newServer(config Config) (*Server, error) {
 	if err := config.validate(); err != nil {
 		return nil, &ConfigError{err}
 	}
+	var private ed25519.PrivateKey
 	if config.HostKey == nil {
-		_, private, err := ed25519.GenerateKey(rand.Reader)
-		if err != nil {
+		var err error
+		if _, private, err = ed25519.GenerateKey(rand.Reader); err != nil {
 			return nil, fmt.Errorf("host key: %w", err)
 		}
 		if config.HostKey, err = ssh.NewSignerFromSigner(private); err != nil {
@@ -114,7 +123,7 @@ func newServer(config Config) (*Server, error) {
 		return nil, &ConfigError{err}
 	}
 	s := &Server{
-		config: config, hostKey: config.HostKey.PublicKey(), resolver: resolver, resolvers: resolvers,
+		config: config, hostKey: config.HostKey.PublicKey(), private: private, resolver: resolver, resolvers: resolvers,
 		finished: make(chan struct{}), wake: make(chan struct{}, 1),
 		clients: map[*client]struct{}{}, slots: map[*slot]struct{}{},
 	}
@@ -178,6 +187,9 @@ func (s *Server) Run(ctx context.Context) error {
 	if s.control != nil {
 		s.work.Go(func() { s.serveControl(s.control) })
 	}
+	if s.sshd != nil {
+		s.work.Go(func() { s.serveNames(s.sshd.names) })
+	}
 
 	reason := s.watch(ctx)
 	s.drain(reason)
@@ -215,6 +227,9 @@ func (s *Server) closeListeners() {
 	}
 	if s.control != nil {
 		_ = s.control.Close()
+	}
+	if s.sshd != nil {
+		_ = s.sshd.names.Close()
 	}
 }
 
@@ -304,6 +319,10 @@ func (s *Server) accept(l net.Listener) {
 			defer s.dismiss()
 			if _, bonded := conn.(*bond.Conn); !bonded {
 				defer s.countPlain()()
+			}
+			if s.sshd != nil {
+				s.serveBySSHD(s.halted, conn, number)
+				return
 			}
 			s.serveConn(s.halted, conn, number)
 		})

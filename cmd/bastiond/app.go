@@ -54,6 +54,13 @@ const limitFile = "/etc/bastiond/allow"
 
 const maxLimitFile = 1 << 20
 
+// OpenSSH serves the SSH port where the image has its configuration. Its place is no setting, for the same reason.
+const (
+	sshdConfig  = "/etc/bastiond/sshd_config"
+	sshdProgram = "/usr/sbin/sshd"
+	selfProgram = "/bastiond"
+)
+
 const description = `Every setting is a flag or an environment variable; the flag wins. Destinations are a list of
 HOST:PORT, separated by commas or spaces. HOST is a name with the wildcards * and ?, an IP address (IPv6 in brackets),
 a CIDR, or * alone; PORT is a number, a range FROM-TO or *. Nothing listed means nothing is permitted. Instance
@@ -63,6 +70,9 @@ only by an entry that names the address itself. Durations are written as 90s, 30
 Where the image has a list of its own, in the file /etc/bastiond/allow, a destination must be on both lists, and that
 one is the default: whoever starts the task can narrow what the image allows, and not widen it.
 
+Where the image has the file /etc/bastiond/sshd_config, OpenSSH's server takes the place of bastiond's own: destinations are
+then single names or addresses with one port, and there is no bond port.
+
 The audit log, one JSON object per line, goes to standard output; everything else goes to standard error.
 
 Exit codes: 0 stopped as asked (idle, maximum life, SIGTERM); 1 failed, grant refused, or not healthy; 2 wrong arguments
@@ -70,7 +80,7 @@ or settings. SIGTERM drains; a second one ends at once.`
 
 // run is the program: drain begins the end of `serve`, end is the end.
 func run(drain, end context.Context, args, environ []string, stdout, stderr io.Writer) int {
-	a := &app{drain: drain, end: end, environ: environ, stdout: stdout, stderr: printable.NewWriter(stderr), limitFile: limitFile}
+	a := &app{drain: drain, end: end, environ: environ, stdout: stdout, stderr: printable.NewWriter(stderr), limitFile: limitFile, sshdConfig: sshdConfig}
 	return a.run(args)
 }
 
@@ -95,6 +105,7 @@ type app struct {
 	environ        []string
 	stdout, stderr io.Writer
 	limitFile      string
+	sshdConfig     string
 }
 
 // A usageError is the caller's mistake.
@@ -115,7 +126,7 @@ func (a *app) cli() *cli.App {
 	c := &cli.App{
 		Name:           "bastiond",
 		Usage:          "forward TCP connections inside a VPC, for granted SSH keys, to permitted destinations",
-		UsageText:      "bastiond [serve] [flags]\nbastiond grant WORD\nbastiond healthcheck",
+		UsageText:      "bastiond [serve] [flags]\nbastiond grant WORD\nbastiond authorized-key USER TYPE KEY\nbastiond healthcheck",
 		Description:    description,
 		Version:        version(),
 		HideVersion:    true,
@@ -130,6 +141,10 @@ func (a *app) cli() *cli.App {
 			{
 				Name: "grant", Usage: "accept a key: hand the grant WORD to the server, print its reply as one marked line",
 				ArgsUsage: "WORD", Flags: []cli.Flag{socket}, Action: a.grant,
+			},
+			{
+				Name: "authorized-key", Usage: "print the line of authorized_keys of a granted key, for sshd's AuthorizedKeysCommand",
+				ArgsUsage: "USER TYPE KEY", Flags: []cli.Flag{socket}, Action: a.authorizedKey,
 			},
 			{
 				Name: "healthcheck", Usage: "ask the server how it is; exit 1 if it does not answer",
@@ -263,9 +278,16 @@ func (a *app) config(c *cli.Context, log *slog.Logger) (server.Config, error) {
 	if c.String("socket") == "" {
 		return server.Config{}, errors.New("socket: want a path")
 	}
+	openSSH, err := a.openSSH()
+	if err != nil {
+		return server.Config{}, err
+	}
+	if openSSH != nil {
+		bondListen = ""
+	}
 	return server.Config{
 		Listen: c.String("listen"), BondListen: bondListen, Allow: allow, Limit: limit, Resolver: c.String("resolver"),
-		Socket:   c.String("socket"),
+		Socket: c.String("socket"), SSHD: openSSH,
 		IdleConn: c.Duration("idle-conn"),
 		IdleStop: orNever(c.Duration("idle-stop")), MaxLife: c.Duration("max-life"), Drain: orNever(c.Duration("drain")),
 		ResolveTimeout: c.Duration("resolve-timeout"), DialTimeout: c.Duration("dial-timeout"),
@@ -278,6 +300,18 @@ func (a *app) config(c *cli.Context, log *slog.Logger) (server.Config, error) {
 		KeepMemoryLimit: variable(a.environ, "GOMEMLIMIT") != "",
 		Version:         version(), Audit: a.stdout, Logger: log,
 	}, nil
+}
+
+// openSSH returns how OpenSSH serves the SSH port; nil if the image does not have it.
+func (a *app) openSSH() (*server.SSHD, error) {
+	_, err := os.Stat(a.sshdConfig)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	return &server.SSHD{Program: sshdProgram, Config: a.sshdConfig, Self: selfProgram}, nil
 }
 
 // variable returns the value of an environment variable, "" if it is not set.
@@ -355,6 +389,18 @@ func (a *app) grant(c *cli.Context) error {
 		return errReported
 	}
 	return nil
+}
+
+// authorizedKey prints nothing for a key without a grant, which sshd then refuses.
+func (a *app) authorizedKey(c *cli.Context) error {
+	if c.NArg() != 3 {
+		return &usageError{errors.New("authorized-key: want USER TYPE KEY")}
+	}
+	line, err := server.AuthorizedKey(a.end, c.String("socket"), c.Args().Get(0), c.Args().Get(1), c.Args().Get(2))
+	if err != nil || line == "" {
+		return err
+	}
+	return a.println(line)
 }
 
 func (a *app) healthcheck(c *cli.Context) error {

@@ -290,6 +290,7 @@ func TestSettings(t *testing.T) {
 		"unknown command":     {[]string{"shell"}, nil, exitUsage, `unknown command or argument "shell"`},
 		"flags before serve":  {[]string{"--allow", "a:1", "serve"}, nil, exitUsage, "put the flags after `serve`"},
 		"grant without word":  {[]string{"grant"}, nil, exitUsage, "want one WORD"},
+		"key without a type":  {[]string{"authorized-key", "ada"}, nil, exitUsage, "want USER TYPE KEY"},
 		"argument to health":  {[]string{"healthcheck", "now"}, nil, exitUsage, "takes no arguments"},
 		"no socket":           {[]string{"--socket", ""}, nil, exitUsage, "socket: want a path"},
 		"port in use":         {[]string{"--listen", taken.Addr().String()}, nil, exitFailed, "address already in use"},
@@ -379,6 +380,12 @@ func TestLimitFile(t *testing.T) {
 		}, args...)
 		code = a.run(args)
 		return out.String(), errOut.String(), code
+	}
+	if config, err := (&app{sshdConfig: filepath.Join(dir, "absent")}).openSSH(); config != nil || err != nil {
+		t.Errorf("OpenSSH serves an image without its configuration: %+v, %v", config, err)
+	}
+	if config, err := (&app{sshdConfig: write("sshd_config", "")}).openSSH(); config == nil || err != nil || config.Config != filepath.Join(dir, "sshd_config") {
+		t.Errorf("OpenSSH does not serve: %+v, %v", config, err)
 	}
 	list := write("list", "a.test:1\nb.test:2\n")
 	for name, tt := range map[string]struct {
