@@ -119,14 +119,72 @@ func TestIsolatedTask(t *testing.T) {
 	}
 }
 
+// The OpenSSH variant is a bastion as any other to the client: it hands its grant over, and forwards by a real sshd.
+func TestIsolatedTaskWithOpenSSH(t *testing.T) {
+	rig.NeedRoot(t)
+	redis := rig.Need(t, "redis-server")
+	for _, program := range []string{"ip", "nsenter", "sshd"} {
+		rig.Need(t, program)
+	}
+	vpc := newNetns(t)
+	vpc.ip("link", "set", "lo", "up")
+	vpc.ip("addr", "add", vpcCache+"/32", "dev", "lo")
+	w := newWorld(t, func(c *lab.Config) {
+		c.Runner = &lab.IsolatedRunner{
+			Root: rootOf(t, filepath.Join("openssh", "rootfs.sh")), UID: imageUser, GID: imageUser,
+			VPC: &lab.VPCLink{Netns: vpc.name, Pool: netip.MustParsePrefix(vpcTasks)},
+			Env: map[string]string{"BASTIOND_ALLOW": vpcCache + ":6379"},
+		}
+	})
+	server := w.start("ip", "netns", "exec", vpc.name, redis, "--bind", vpcCache, "--port", "6379",
+		"--protected-mode", "no", "--save", "", "--appendonly", "no", "--dir", t.TempDir())
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+	defer cancel()
+	if err := server.WaitOutput(ctx, "Ready to accept connections"); err != nil {
+		t.Fatal(err)
+	}
+	p, addrs := w.forward(vpcCache+":6379", ":")
+	task := w.Tasks()[0]
+	for range 2 { // by the same link
+		conn := dial(ctx, t, addrs[0])
+		if got, err := redisCommand(conn, "PING"); err != nil || got != "+PONG" {
+			t.Errorf("PING answered %q, %v\n%s", got, err, p.Output())
+		}
+		_ = conn.Close()
+	}
+	w.eventually("the log has both connections", func() bool { return len(w.audit(task, "close")) == 2 })
+	for _, connect := range w.audit(task, "connect") {
+		if connect["address"] != vpcCache+":6379" || connect["who"] == "" || connect["conn"] != w.audit(task, "auth")[0]["conn"] {
+			t.Errorf("audit: %v", connect)
+		}
+	}
+	w.interrupt(p)
+	p, addrs = w.forward(vpcCache+":6379", ":") // the host key is known now
+	conn := dial(ctx, t, addrs[0])
+	defer conn.Close()
+	if got, err := redisCommand(conn, "PING"); err != nil || got != "+PONG" {
+		t.Errorf("PING answered %q, %v\n%s", got, err, p.Output())
+	}
+	w.interrupt(p)
+	if code, out := w.run(time.Minute, filepath.Join(bin, "bastion"), "down", "-q"); code != 0 {
+		t.Errorf("bastion down: exit code %d\n%s", code, out)
+	}
+}
+
 // imageRoot builds the root file system of the bastion's image.
 func imageRoot(t *testing.T) string {
+	t.Helper()
+	return rootOf(t, "rootfs.sh", "ALLOW="+vpcNetwork+":5432,"+vpcNetwork+":6379")
+}
+
+// rootOf builds a root file system by a script of bastion-image.
+func rootOf(t *testing.T, script string, env ...string) string {
 	t.Helper()
 	root := filepath.Join(t.TempDir(), "root")
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 	defer cancel()
-	cmd := exec.CommandContext(ctx, filepath.Join(rig.Root(), "bastion-image", "rootfs.sh"), root)
-	cmd.Env = append(os.Environ(), "BASTIOND="+filepath.Join(bin, "bastiond"), "ALLOW="+vpcNetwork+":5432,"+vpcNetwork+":6379")
+	cmd := exec.CommandContext(ctx, filepath.Join(rig.Root(), "bastion-image", script), root)
+	cmd.Env = append(append(os.Environ(), "BASTIOND="+filepath.Join(bin, "bastiond")), env...)
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}

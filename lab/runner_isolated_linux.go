@@ -65,6 +65,9 @@ func (r *IsolatedRunner) Start(ctx context.Context, spec ContainerSpec) (Contain
 	if err := copyRoot(root, r.Root, int(r.UID), int(r.GID)); err != nil {
 		return nil, fmt.Errorf("copy the image's root file system: %w", err)
 	}
+	if err := makeDevices(root); err != nil {
+		return nil, fmt.Errorf("make the container's devices: %w", err)
+	}
 	env := map[string]string{
 		"PATH":     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOSTNAME": spec.TaskID,
@@ -196,7 +199,28 @@ func runIP(ctx context.Context, args []string) error {
 	return nil
 }
 
-// copyRoot copies a root file system with its modes, and gives it to a user. It copies only files, directories and links.
+// devices are those that a container engine makes and programs here use: the minor numbers of memory devices.
+var devices = map[string]uint32{"null": 3, "zero": 5, "full": 7, "random": 8, "urandom": 9}
+
+func makeDevices(root string) error {
+	dir := filepath.Join(root, "dev")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	for name, minor := range devices {
+		path := filepath.Join(dir, name)
+		if err := unix.Mknod(path, unix.S_IFCHR|0o666, int(unix.Mkdev(1, minor))); err != nil {
+			return err
+		}
+		if err := os.Chmod(path, 0o666); err != nil { // whatever the umask
+			return err
+		}
+	}
+	return nil
+}
+
+// copyRoot copies a root file system with its modes. As in an image, it is root's, but for the directories that are private: these are for
+// the user. It copies only files, directories and links.
 func copyRoot(dst, src string, uid, gid int) error {
 	return filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -211,20 +235,24 @@ func copyRoot(dst, src string, uid, gid int) error {
 			return err
 		}
 		to := filepath.Join(dst, rel)
+		owner, group := 0, 0
 		switch {
 		case d.IsDir():
+			if info.Mode().Perm()&0o077 == 0 {
+				owner, group = uid, gid
+			}
 			err = os.Mkdir(to, 0o700)
 		case info.Mode().IsRegular():
 			err = copyFile(to, path)
 		case info.Mode()&fs.ModeSymlink != 0:
-			return copyLink(to, path, uid, gid)
+			return copyLink(to, path)
 		default:
 			return nil
 		}
 		if err != nil {
 			return err
 		}
-		return errors.Join(os.Chown(to, uid, gid), os.Chmod(to, info.Mode()))
+		return errors.Join(os.Chown(to, owner, group), os.Chmod(to, info.Mode()))
 	})
 }
 
@@ -242,12 +270,12 @@ func copyFile(dst, src string) (err error) {
 	return errors.Join(err, out.Close())
 }
 
-func copyLink(dst, src string, uid, gid int) error {
+func copyLink(dst, src string) error {
 	to, err := os.Readlink(src)
 	if err != nil {
 		return err
 	}
-	return errors.Join(os.Symlink(to, dst), os.Lchown(dst, uid, gid))
+	return os.Symlink(to, dst)
 }
 
 // Dial connects from inside the container's network. Its addresses do not exist outside, so Dial allows all of them.
