@@ -528,6 +528,34 @@ func TestOpenSSHDockerfile(t *testing.T) {
 	}
 }
 
+// sshd's configuration says what it must even where something else says it too, and sshd understands it so.
+func TestOpenSSHConfig(t *testing.T) {
+	key := filepath.Join(t.TempDir(), "key")
+	if out, err := exec.CommandContext(t.Context(), rig.Need(t, "ssh-keygen"), "-q", "-t", "ed25519", "-N", "", "-f", key).CombinedOutput(); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	cmd := exec.CommandContext(t.Context(), rig.Need(t, "sshd"), "-T", "-f", "openssh/sshd_config", "-h", key,
+		"-o", "AuthorizedKeysCommand /bastiond authorized-key %u %t %k")
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	lines := strings.Split(string(out), "\n")
+	for _, want := range []string{
+		"authenticationmethods publickey", "passwordauthentication no", "kbdinteractiveauthentication no", "hostbasedauthentication no",
+		"permitrootlogin no", "usepam no", "authorizedkeysfile none", "maxsessions 0", "permittty no", "allowtcpforwarding local", "permitopen none",
+		"permitlisten none", "allowstreamlocalforwarding no", "allowagentforwarding no", "x11forwarding no", "permittunnel no", "gatewayports no",
+		"permituserenvironment no", "usedns no", "hostkeyalgorithms ssh-ed25519", "pubkeyacceptedalgorithms ssh-ed25519", "loglevel VERBOSE",
+	} {
+		if !slices.Contains(lines, want) {
+			t.Errorf("it does not say %q", want)
+		}
+	}
+	if weak := regexp.MustCompile(`(?m)^(kexalgorithms|ciphers|macs) .*(sha1|cbc|ecdh-sha2-nistp|diffie-hellman|hmac-md5|umac)`).Find(out); weak != nil {
+		t.Errorf("%s", weak)
+	}
+}
+
 // There is no program but bastiond, sshd and what sshd needs of shared libraries, and nothing that its user may write but the control socket's
 // directory.
 func openSSHFiles(t *testing.T, k *openSSHTask) {

@@ -3,6 +3,7 @@ package server
 import (
 	"bytes"
 	"encoding/binary"
+	"encoding/json"
 	"fmt"
 	"io"
 	"net"
@@ -76,13 +77,27 @@ func TestAuthorizedKey(t *testing.T) {
 	}
 	// A client whose grant is on its way waits for it, and does not keep the grant out.
 	late := pair(t)
-	got := make(chan string, 1)
-	go func() { got <- line(keys.UserPending, late) }()
-	if reply := b.AddGrant(word(t, late, time.Hour)); reply.Error != "" {
-		t.Fatal(reply.Error)
+	var waiting []net.Conn // the server takes them in their order
+	for range maxControlConns + 1 {
+		conn, err := net.Dial("unix", b.config.Socket)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer conn.Close()
+		kind, key, _ := strings.Cut(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(late.PublicKey()))), " ")
+		if err := json.NewEncoder(conn).Encode(controlRequest{Op: opAuthorizedKey, User: keys.UserPending, Kind: kind, Key: key}); err != nil {
+			t.Fatal(err)
+		}
+		waiting = append(waiting, conn)
 	}
-	if line := <-got; line == "" {
-		t.Error("no line for a grant that came late")
+	if reply, err := PushGrant(t.Context(), b.config.Socket, word(t, late, time.Hour)); err != nil || reply.Error != "" {
+		t.Fatal(reply.Error, err)
+	}
+	for _, conn := range waiting {
+		var reply controlReply
+		if err := json.NewDecoder(conn).Decode(&reply); err != nil || reply.Line == "" {
+			t.Errorf("no line for a grant that came late: %+v, %v", reply, err)
+		}
 	}
 }
 
@@ -101,13 +116,14 @@ func TestNames(t *testing.T) {
 		"half.internal": {"10.0.0.8", "169.254.170.2", "127.0.0.1"},
 		"meta.internal": {"169.254.169.254"},
 		"more.internal": {"10.0.0.9"},
+		"loop.internal": {"127.0.0.1"},
 	})
 	b := startFront(t, Config{
-		Resolver: resolver, Allow: mustAllow(t, "db.internal:5432,half.internal:5432,half.internal:6379,meta.internal:80,10.0.0.9:80"),
+		Resolver: resolver, Allow: mustAllow(t, "db.internal:5432,half.internal:5432,half.internal:6379,meta.internal:80,10.0.0.9:80,loop.internal:80,127.0.0.1:80"),
 	})
 	for name, want := range map[string]string{
 		"db.internal": "10.0.0.7 fd00::7", "DB.internal.": "10.0.0.7 fd00::7", "half.internal": "10.0.0.8", "meta.internal": "",
-		"more.internal": "", "10.0.0.9": "", "": "", "x y": "",
+		"more.internal": "", "loop.internal": "", "10.0.0.9": "", "": "", "x y": "",
 	} {
 		if got := ask(t, b, question(nscdGetAI, name)); got != want {
 			t.Errorf("%q: %q, want %q", name, got, want)
