@@ -83,7 +83,7 @@ func TestAuthorizedKey(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		defer conn.Close()
+		t.Cleanup(func() { _ = conn.Close() })
 		kind, key, _ := strings.Cut(strings.TrimSpace(string(ssh.MarshalAuthorizedKey(late.PublicKey()))), " ")
 		if err := json.NewEncoder(conn).Encode(controlRequest{Op: opAuthorizedKey, User: keys.UserPending, Kind: kind, Key: key}); err != nil {
 			t.Fatal(err)
