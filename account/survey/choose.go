@@ -202,7 +202,7 @@ func (c *chooser) take(v VPC, why string) {
 		}
 	}
 	if rest := len(c.landscape.Databases) - len(c.choice.Databases); rest > 0 {
-		c.note("%d databases are in other VPCs, or in one that AWS does not tell: these bastions do not reach them", rest)
+		c.note("databases in other VPCs, or in one that AWS does not tell, which these bastions do not reach: %d", rest)
 	}
 }
 

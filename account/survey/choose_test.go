@@ -41,10 +41,10 @@ func gateway(tables ...string) Endpoint {
 }
 
 // all are the interface endpoints that tasks need.
-func all(group string) (endpoints []Endpoint) {
+func all(groups ...string) (endpoints []Endpoint) {
 	for _, service := range account.EndpointServices {
 		if service != "s3" {
-			endpoints = append(endpoints, endpoint(service, group))
+			endpoints = append(endpoints, endpoint(service, groups...))
 		}
 	}
 	return endpoints
@@ -147,15 +147,61 @@ var choices = map[string]struct {
 		want: "subnets=1 groups=sg-0e list=pl-1" + toOrders + lacks, note: "the endpoint of ssm has the security group sg-0e too",
 	},
 	"the endpoint of ssm shares one of two groups": {
-		land: land(vpc(subnet(1, "a", WayNone)).with(append(all("sg-0e"), endpoint("ssm", "sg-0s"), gateway("rtb-1"))...)),
+		land: land(vpc(subnet(1, "a", WayNone)).with(append(all("sg-0s", "sg-0e"), endpoint("ssm", "sg-0s"), gateway("rtb-1"))...)),
 		want: "subnets=1 groups=sg-0e list=pl-1" + toOrders + lacks,
+	},
+	"DNS unknown": {
+		land: func() Landscape { v := vpc(subnet(1, "a", WayNone)); v.DNS = DNS{}; return land(v) }(),
+		want: "subnets=1 make= tables=rtb-1 groups= list=pl-1" + toOrders + lacks,
+	},
+	"an isolated subnet before one with NAT": {
+		land: land(vpc(subnet(1, "a", WayNone), func() Subnet { s := subnet(2, "a", WayNAT); s.Free = 1000; return s }())),
+		said: Answers{MakeEndpoints: true},
+		want: "subnets=1 make= tables=rtb-1 groups= list=pl-1" + toOrders + lacks,
+	},
+	"the default group and one of the database": {
+		land: func() Landscape {
+			l := land(vpc(subnet(1, "a", WayNAT)))
+			l.Groups = append(l.Groups, Group{ID: "sg-00", Name: "default", VPC: "vpc-1"})
+			l.Databases[0].Groups = []string{"sg-00", "sg-0d"}
+			return l
+		}(),
+		want: "subnets=1" + toOrders + lacks,
+	},
+	"the default group alone": {
+		land: func() Landscape {
+			l := land(vpc(subnet(1, "a", WayNAT)))
+			l.Groups[0].Name = "default"
+			return l
+		}(),
+		want: "subnets=1" + toOrders + lacks,
+	},
+	"a group of another VPC": {
+		land: func() Landscape {
+			l := land(vpc(subnet(1, "a", WayNAT)))
+			l.Groups[0].VPC = "vpc-2"
+			return l
+		}(),
+		want: "subnets=1 to=10.0.0.0/16:5432 allow=*abcdefghij12.eu-central-1.rds.amazonaws.com:5432",
+	},
+	"replication groups denied": {
+		land: func() Landscape {
+			l := land(vpc(subnet(1, "a", WayNAT)))
+			l.Findings = []Finding{{"ElastiCache replication groups", actionGroups, errors.New("denied")}}
+			return l
+		}(),
+		want: "subnets=1 to=sg-0d:5432 to=10.0.0.0/16:6379 allow=*abcdefghij12.eu-central-1.rds.amazonaws.com:5432,10.0.0.0/16:6379" + lacks,
 	},
 	"isolated": {
 		land: land(vpc(subnet(1, "a", WayNone), subnet(2, "b", WayNone), subnet(3, "c", WayNone))),
 		want: "subnets=1,2 make= tables=rtb-1,rtb-2 groups= list=pl-1" + toOrders + lacks,
 	},
 	"the zone of the database before others": {
-		land: land(vpc(subnet(1, "a", WayNone), subnet(2, "c", WayNone), subnet(3, "b", WayNone))),
+		land: func() Landscape {
+			l := land(vpc(subnet(1, "a", WayNone), subnet(2, "b", WayNone), subnet(3, "c", WayNone)))
+			l.Databases[0].Zones = []string{"eu-central-1c"}
+			return l
+		}(),
 		want: "subnets=1,3 make= tables=rtb-1,rtb-3 groups= list=pl-1" + toOrders + lacks,
 	},
 	"a transit gateway": {
@@ -190,6 +236,21 @@ var choices = map[string]struct {
 		land: land(vpc(subnet(1, "a", WayNAT), subnet(2, "a", WayNAT), subnet(3, "b", WayNAT))),
 		said: Answers{Inputs: account.Inputs{Subnets: []string{"subnet-1"}}},
 		want: "subnets=1" + toOrders + lacks, note: "subnet-1 in eu-central-1a: you chose them",
+	},
+	"two subnets of the operator in one zone, with NAT": {
+		land: land(vpc(subnet(1, "a", WayNAT), subnet(2, "a", WayNAT))),
+		said: Answers{Inputs: account.Inputs{Subnets: []string{"subnet-1", "subnet-2"}}},
+		want: "subnets=1,2" + toOrders + lacks,
+	},
+	"a subnet of the operator without the way out": {
+		land: land(vpc(subnet(1, "a", WayNAT), subnet(2, "b", WayNone))),
+		said: Answers{Inputs: account.Inputs{Subnets: []string{"subnet-1", "subnet-2"}}},
+		want: "subnets=1,2" + toOrders + lacks, note: `subnet-2, which you chose, has the way out "none"`,
+	},
+	"a full subnet of the operator": {
+		land: land(vpc(func() Subnet { s := subnet(1, "a", WayNAT); s.Free = 3; return s }())),
+		said: Answers{Inputs: account.Inputs{Subnets: []string{"subnet-1"}}},
+		want: "subnets=1" + toOrders + lacks, note: "subnet-1, which you chose, has 3 free addresses",
 	},
 	"no database": {
 		land: func() Landscape { l := land(vpc(subnet(1, "a", WayNAT))); l.Databases = nil; return l }(),
@@ -237,7 +298,7 @@ var choices = map[string]struct {
 			return l
 		}(),
 		said: Answers{Inputs: account.Inputs{SecurityGroup: "sg-0a"}},
-		want: "subnets=1 allow=*abcdefghij12.eu-central-1.rds.amazonaws.com:5432",
+		want: "subnets=1 allow=*abcdefghij12.eu-central-1.rds.amazonaws.com:5432", note: "your security group sg-0a must let tasks out",
 	},
 	"RDS denied": {
 		land: func() Landscape {
@@ -325,6 +386,9 @@ func TestChoose(t *testing.T) {
 			if !strings.Contains(strings.Join(said, "\n"), tt.note) {
 				t.Errorf("nothing says %q: %q", tt.note, said)
 			}
+			if got, want := append([]string{c.Inputs.VPCCIDR}, c.Inputs.MoreCIDRs...), ranges(c.VPC.CIDRs); !slices.Equal(got, want) {
+				t.Errorf("the VPC has %q, want %q", got, want)
+			}
 			if c.PublicAddress != tt.said.PublicAddress || len(c.Inputs.Ingress) > 0 {
 				t.Errorf("%+v", c)
 			}
@@ -360,6 +424,10 @@ func TestChooseFails(t *testing.T) {
 		"no public subnet": {
 			land: land(vpc(subnet(1, "a", WayNAT))), said: Answers{PublicAddress: true}, want: "none has a route to an internet gateway", kind: fail.Usage,
 		},
+		"a public address and endpoints": {
+			land: land(vpc(subnet(1, "a", WayNAT))), said: Answers{PublicAddress: true, MakeEndpoints: true},
+			want: "--public-address and --make-endpoints", kind: fail.Usage, next: "leave one of them away",
+		},
 		"shared and isolated": {
 			land: func() Landscape { v := vpc(subnet(1, "a", WayNone)); v.Shared = true; return land(v) }(),
 			want: "only the owner makes endpoints: missing are ssmmessages", kind: fail.Usage, next: "ask the owner of the VPC",
@@ -375,7 +443,7 @@ func TestChooseFails(t *testing.T) {
 		"two subnets of the operator in a zone": {
 			land: land(vpc(subnet(1, "a", WayNone), subnet(2, "a", WayNone))),
 			said: Answers{Inputs: account.Inputs{Subnets: []string{"subnet-1", "subnet-2"}}},
-			want: "an endpoint takes one subnet a zone", kind: fail.Usage, next: "one subnet of each zone",
+			want: "subnet-1 and subnet-2 are both in eu-central-1a", kind: fail.Usage, next: "one subnet of each zone",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -402,21 +470,31 @@ func TestChooseVPC(t *testing.T) {
 	}
 	for name, tt := range map[string]struct {
 		databases []Database
+		private   bool // the default VPC has private subnets
+		public    bool // vpc-1 has public ones alone
 		said      string
 		want      string
 		asked     []string
 		notes     string
 	}{
-		"one with databases":  {databases: in("vpc-2", 1), want: "vpc-2"},
-		"two with databases":  {databases: slices.Concat(in("vpc-1", 1), in("vpc-2", 2)), want: "vpc-2", asked: []string{"vpc-1", "vpc-2"}, notes: "1 databases are in other VPCs"},
-		"as many in each":     {databases: slices.Concat(in("vpc-0", 1), in("vpc-1", 1)), want: "vpc-1", asked: []string{"vpc-0", "vpc-1"}},
-		"no database":         {want: "vpc-1", asked: []string{"vpc-0", "vpc-1", "vpc-2"}},
-		"said, by its id":     {databases: slices.Concat(in("vpc-1", 1), in("vpc-2", 2)), said: "vpc-1", want: "vpc-1", notes: "2 databases are in other VPCs"},
-		"said, by its name":   {said: "prod", want: "vpc-2"},
-		"a database anywhere": {databases: in("", 1), want: "vpc-1", asked: []string{"vpc-0", "vpc-1", "vpc-2"}, notes: "1 databases are in other VPCs"},
+		"one with databases": {databases: in("vpc-2", 1), want: "vpc-2"},
+		"two with databases": {databases: slices.Concat(in("vpc-1", 1), in("vpc-2", 2)), want: "vpc-2", asked: []string{"vpc-1", "vpc-2"}, notes: "which these bastions do not reach: 1"},
+		"as many in each":    {databases: slices.Concat(in("vpc-0", 1), in("vpc-1", 1)), want: "vpc-1", asked: []string{"vpc-0", "vpc-1"}},
+		"no database":        {want: "vpc-1", asked: []string{"vpc-0", "vpc-1", "vpc-2"}},
+		"said, by its id":    {databases: slices.Concat(in("vpc-1", 1), in("vpc-2", 2)), said: "vpc-1", want: "vpc-1", notes: "which these bastions do not reach: 2"},
+		"said, by its name":  {said: "prod", want: "vpc-2"},
+		"of those with private subnets, one that is not the default": {private: true, want: "vpc-1", asked: []string{"vpc-0", "vpc-1", "vpc-2"}},
+		"of two that are not the default, one with private subnets":  {public: true, want: "vpc-2", asked: []string{"vpc-0", "vpc-1", "vpc-2"}},
+		"a database anywhere": {databases: in("", 1), want: "vpc-1", asked: []string{"vpc-0", "vpc-1", "vpc-2"}, notes: "which these bastions do not reach: 1"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			l := land(usual, one, two)
+			if tt.public {
+				l.VPCs[1].Subnets = usual.Subnets
+			}
+			if tt.private {
+				l.VPCs[0].Subnets = []Subnet{private}
+			}
 			l.Databases, l.Groups = tt.databases, nil
 			c, err := Choose(l, Answers{VPC: tt.said})
 			if err != nil {
@@ -492,8 +570,31 @@ func TestChooseManyDatabases(t *testing.T) {
 	if len(c.Inputs.Ingress) != 250 {
 		t.Errorf("%d rules", len(c.Inputs.Ingress))
 	}
+	if c, err := Choose(l, Answers{}); err != nil || len(c.Questions) != 1 || len(c.Questions[0].Candidates[0].Word) > 1000 ||
+		!strings.Contains(c.Questions[0].Candidates[0].Word, "and 240 more") {
+		t.Errorf("%+v, %v", c.Questions, err)
+	}
 	if _, err := account.New(c.Inputs); err != nil {
 		t.Error(err)
+	}
+}
+
+// A database of which AWS tells no VPC is in the only one.
+func TestChooseOnlyVPC(t *testing.T) {
+	l := land(vpc(subnet(1, "a", WayNAT)))
+	l.Databases[0].VPC = ""
+	if c, err := Choose(l, Answers{}); err != nil || summary(c) != "subnets=1"+toOrders+lacks {
+		t.Errorf("%s, %v", summary(c), err)
+	}
+}
+
+// A rule for many databases does not name them all.
+func TestPurpose(t *testing.T) {
+	long := Database{Name: "rds:" + strings.Repeat("x", 60)}
+	for want, databases := range map[string][]Database{"rds:orders": {orders()}, "3 databases": {long, long, long}} {
+		if got := purpose(databases); got != want {
+			t.Errorf("%s, want %s", got, want)
+		}
 	}
 }
 

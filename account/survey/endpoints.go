@@ -12,7 +12,7 @@ import (
 
 // leads reports whether private DNS leads tasks to an existing endpoint of a service.
 func leads(e Endpoint, service string) bool {
-	return e.Service == service && !e.Gateway && e.PrivateDNS
+	return e.Service == service && e.PrivateDNS // which a gateway endpoint has not
 }
 
 // existing returns the interface endpoint that private DNS leads to.
@@ -121,9 +121,13 @@ func (c *chooser) checkMaking(services []string) error {
 
 // checkZones reports two of the operator's subnets in one zone: an endpoint takes one.
 func (c *chooser) checkZones() error {
-	if chosen := c.answers.Inputs.Subnets; len(chosen) > len(c.choice.Subnets) {
-		return fail.New(fail.Usage, "make VPC endpoints in "+c.choice.VPC.title(),
-			fmt.Errorf("an endpoint takes one subnet a zone, and of %s some share one", strings.Join(chosen, ", ")), "name one subnet of each zone")
+	seen := make(map[string]Subnet)
+	for _, s := range c.choice.Subnets {
+		if other, ok := seen[s.Zone]; ok {
+			return fail.New(fail.Usage, "make VPC endpoints in "+c.choice.VPC.title(),
+				fmt.Errorf("an endpoint takes one subnet a zone, and %s and %s are both in %s", other.ID, s.ID, s.Zone), "name one subnet of each zone")
+		}
+		seen[s.Zone] = s
 	}
 	return nil
 }

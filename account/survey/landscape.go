@@ -1,6 +1,7 @@
 package survey
 
 import (
+	"fmt"
 	"net/netip"
 	"slices"
 	"strings"
@@ -175,4 +176,13 @@ func names(databases []Database) string {
 		texts = append(texts, "...")
 	}
 	return strings.Join(texts, ", ")
+}
+
+// some are the first texts of many.
+func some(texts []string, between string) string {
+	const most = 10
+	if rest := len(texts) - most; rest > 0 {
+		texts = append(slices.Clone(texts[:most]), fmt.Sprintf("and %d more", rest))
+	}
+	return strings.Join(texts, between)
 }

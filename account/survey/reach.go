@@ -28,6 +28,9 @@ func (c *chooser) databases() error {
 	if in.SecurityGroup == "" && len(in.Egress) == 0 {
 		in.Egress = c.egress()
 	}
+	if in.SecurityGroup != "" {
+		c.note("your security group %s must let tasks out to port 443 of AWS and to the databases", in.SecurityGroup)
+	}
 	allow := c.allow()
 	if len(in.Classes) == 0 {
 		in.Classes = []account.Class{{}}
@@ -96,7 +99,7 @@ func (c *chooser) egress() []account.Egress {
 	for _, r := range rules {
 		texts = append(texts, cmp.Or(r.Group, r.CIDR)+":"+strconv.Itoa(r.Port))
 	}
-	c.because("egress", strings.Join(texts, ", "), "%s", why)
+	c.because("egress", some(texts, ", "), "%s", why)
 	return rules
 }
 
@@ -239,7 +242,7 @@ func (c *chooser) ask(rules []account.Ingress) {
 		g, _ := c.landscape.group(r.Group)
 		texts = append(texts, fmt.Sprintf("%s port %d (%s)", titled(g.Name, r.Group), r.Port, r.For))
 	}
-	list := strings.Join(texts, "; ")
+	list := some(texts, "; ")
 	if c.answers.Groups == "" {
 		c.choice.Questions = append(c.choice.Questions, Question{
 			Flag: FlagGroups, Default: No,

@@ -68,10 +68,11 @@ func (c *chooser) network() error {
 	if p.make && len(c.missing()) > 0 {
 		most = maxPaid
 	}
-	if len(c.answers.Inputs.Subnets) > 0 {
-		most = len(subnets)
+	c.choice.Subnets = subnets
+	if len(c.answers.Inputs.Subnets) == 0 {
+		c.choice.Subnets = c.spread(subnets, p.ways, most)
 	}
-	c.choice.Subnets = c.spread(subnets, p.ways, most)
+	c.doubt(p)
 	c.choice.Inputs.Subnets = nil
 	for _, s := range c.choice.Subnets {
 		c.choice.Inputs.Subnets = append(c.choice.Inputs.Subnets, s.ID)
@@ -148,6 +149,8 @@ func (c *chooser) plan(subnets []Subnet) (plan, error) {
 	}
 	missing := c.missing()
 	switch {
+	case c.answers.PublicAddress && c.answers.MakeEndpoints:
+		return plan{}, fail.Usagef("leave one of them away", "--%s and --%s: tasks reach AWS by one way or the other", FlagPublic, FlagEndpoints)
 	case c.answers.PublicAddress && !has(WayInternet):
 		return plan{}, fail.New(fail.Usage, "choose subnets of "+c.choice.VPC.title(), errors.New("none has a route to an internet gateway"),
 			"leave --"+FlagPublic+" away")
@@ -188,10 +191,7 @@ func (c *chooser) spread(subnets []Subnet, ways []Way, most int) []Subnet {
 	}
 	best := make(map[string]Subnet)
 	for _, s := range subnets {
-		if !slices.Contains(ways, s.Way) && len(c.answers.Inputs.Subnets) == 0 {
-			continue
-		}
-		if old, ok := best[s.Zone]; !ok || better(s, old) < 0 {
+		if old, ok := best[s.Zone]; slices.Contains(ways, s.Way) && (!ok || better(s, old) < 0) {
 			best[s.Zone] = s
 		}
 	}
@@ -206,6 +206,18 @@ func (c *chooser) spread(subnets []Subnet, ways []Way, most int) []Subnet {
 	chosen = chosen[:min(len(chosen), most)]
 	slices.SortFunc(chosen, func(a, b Subnet) int { return strings.Compare(a.Zone, b.Zone) })
 	return chosen
+}
+
+// doubt notes what speaks against the operator's own subnets.
+func (c *chooser) doubt(p plan) {
+	for _, s := range c.choice.Subnets {
+		if why := unfit(s); why != "" {
+			c.note("%s, which you chose, %s", titled(s.Name, s.ID), why)
+		}
+		if !slices.Contains(p.ways, s.Way) {
+			c.note("%s, which you chose, has the way out %q: a task there does not reach AWS by the %s", titled(s.Name, s.ID), s.Way, p.what)
+		}
+	}
 }
 
 func (c *chooser) sayWhichSubnets(most int) {
