@@ -73,7 +73,7 @@ func (d *Deployer) follow(ctx context.Context, op *operation, on func(Event)) (S
 			}
 			return s, err
 		}
-		if s.Phase != Busy && s.Phase != Review && op.begun {
+		if s.Phase != Busy && op.begun {
 			return s, nil
 		}
 		if !op.begun && polls >= beginPolls {
@@ -85,10 +85,22 @@ func (d *Deployer) follow(ctx context.Context, op *operation, on func(Event)) (S
 	}
 }
 
+// Follow waits, with events, while CloudFormation is at work on the stack, and returns its state then.
+func (d *Deployer) Follow(ctx context.Context, on func(Event)) (State, error) {
+	for {
+		s, err := d.Look(ctx)
+		if err != nil || s.Phase != Busy {
+			return s, err
+		}
+		if err := d.followLast(ctx, s, on); err != nil {
+			return s, err
+		}
+	}
+}
+
 // Settle brings the stack to a state in which Preview works: it follows what CloudFormation is doing, continues a rollback that failed,
 // and deletes a stack whose creation or deletion failed. It tells the events of all that. It returns the state: None, Review or Ready.
 func (d *Deployer) Settle(ctx context.Context, on func(Event)) (State, error) {
-	tried := make(map[Phase]bool)
 	for {
 		s, err := d.Look(ctx)
 		if err == nil {
@@ -104,10 +116,6 @@ func (d *Deployer) Settle(ctx context.Context, on func(Event)) (State, error) {
 			return s, fail.New(fail.Other, "use "+d.stack(), fmt.Errorf("it is in the state %s: %s", s.Status, s.Reason),
 				"see the stack's events in the CloudFormation console, and bring it to a complete state or delete it there")
 		}
-		if tried[s.Phase] && s.Phase != Busy {
-			return s, fail.New(fail.Other, "use "+d.stack(), fmt.Errorf("it stays in the state %s: %s", s.Status, s.Reason), again)
-		}
-		tried[s.Phase] = true
 		if err := d.advance(ctx, s, on); err != nil {
 			return s, err
 		}
@@ -122,6 +130,11 @@ func (d *Deployer) advance(ctx context.Context, s State, on func(Event)) error {
 	case Stuck:
 		return d.rollBack(ctx, s, on)
 	}
+	return d.followLast(ctx, s, on)
+}
+
+// followLast follows the operation that the stack's newest event belongs to.
+func (d *Deployer) followLast(ctx context.Context, s State, on func(Event)) error {
 	last, err := d.newest(ctx, s.ID)
 	if err != nil {
 		return err

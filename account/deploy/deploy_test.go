@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	"github.com/aws/smithy-go"
 
@@ -139,6 +140,78 @@ func TestDiscard(t *testing.T) {
 		t.Fatal(err)
 	}
 	if err := d.Discard(t.Context(), p); err != nil {
+		t.Error(err)
+	}
+	if state, err := d.Look(t.Context()); err != nil || state.Phase != Ready {
+		t.Errorf("%+v, %v", state, err)
+	}
+}
+
+// A preview that was interrupted is found again. A stack in review that was there before stays when a preview of it is discarded.
+func TestPreviewAgain(t *testing.T) {
+	f := newFake(t)
+	s := newStack(t, account.Inputs{})
+	if _, err := f.deployer("bastion").Preview(t.Context(), s, given); err != nil {
+		t.Fatal(err)
+	}
+	d := f.deployer("bastion")
+	p, err := d.Preview(t.Context(), s, given)
+	if err != nil || !p.New || len(p.Changes) != len(s.Resources) {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if n := strings.Count(strings.Join(f.calls, " "), "CreateChangeSet"); n != 1 || slices.Contains(f.calls, "DeleteChangeSet") {
+		t.Errorf("%d change sets were made: %q", n, f.calls)
+	}
+	if err := d.Discard(t.Context(), p); err != nil || slices.Contains(f.calls, "DeleteStack") {
+		t.Errorf("%v, after %q", err, f.calls)
+	}
+}
+
+// What failed is not removed while it is protected.
+func TestSettleProtected(t *testing.T) {
+	f := newFake(t)
+	f.add("bastion", template(t, newStack(t, account.Inputs{})), types.StackStatusRollbackComplete).protected = true
+	_, err := f.deployer("bastion").Settle(t.Context(), nil)
+	if fail.KindOf(err) != fail.Usage || slices.Contains(f.calls, "DeleteStack") || !strings.Contains(fail.NextOf(err), "termination-protection") {
+		t.Errorf("%v, after %q", err, f.calls)
+	}
+}
+
+// A rollback that fails again names its resource, and is not tried without end.
+func TestRollbackFailsAgain(t *testing.T) {
+	f := newFake(t)
+	f.add("bastion", template(t, newStack(t, account.Inputs{})), types.StackStatusUpdateRollbackFailed)
+	f.refuse["rollback"] = "The cluster is gone"
+	_, err := f.deployer("bastion").Settle(t.Context(), nil)
+	if failure, ok := errors.AsType[*Failure](err); !ok || failure.Resource != "Cluster" || failure.Reason != "The cluster is gone" {
+		t.Errorf("%v", err)
+	}
+}
+
+// A change set that is being executed already, for the answer to the call was lost, is followed.
+func TestExecutedAlready(t *testing.T) {
+	f := newFake(t)
+	d := f.deployer("bastion")
+	p, err := d.Preview(t.Context(), newStack(t, account.Inputs{}), given)
+	if err != nil {
+		t.Fatal(err)
+	}
+	execute := d.aws.ExecuteChangeSet
+	d.aws.ExecuteChangeSet = func(ctx context.Context, in *cloudformation.ExecuteChangeSetInput, o ...func(*cloudformation.Options)) (
+		*cloudformation.ExecuteChangeSetOutput, error,
+	) {
+		if _, err := execute(ctx, in, o...); err != nil {
+			return nil, err
+		}
+		return execute(ctx, in, o...)
+	}
+	if outputs, err := d.Apply(t.Context(), p, nil); err != nil || outputs["Cluster"] != "bastion" {
+		t.Errorf("%v, %v", outputs, err)
+	}
+	if _, err := d.Apply(t.Context(), p, nil); err == nil {
+		t.Error("a change set was executed twice")
+	}
+	if err := d.Discard(t.Context(), p); err != nil { // too late
 		t.Error(err)
 	}
 	if state, err := d.Look(t.Context()); err != nil || state.Phase != Ready {

@@ -53,19 +53,11 @@ type Destroyed struct {
 
 // PlanDestroy returns what Destroy would do. It first waits, with events, for what CloudFormation is doing to the stack.
 func (d *Deployer) PlanDestroy(ctx context.Context, on func(Event)) (p DestroyPlan, err error) {
-	for {
-		if p.State, err = d.Look(ctx); err == nil {
-			err = d.usable(p.State)
-		}
-		if err != nil {
-			return p, err
-		}
-		if p.State.Phase != Busy {
-			break
-		}
-		if err := d.advance(ctx, p.State, on); err != nil {
-			return p, err
-		}
+	if p.State, err = d.Follow(ctx, on); err == nil {
+		err = d.usable(p.State)
+	}
+	if err != nil {
+		return p, err
 	}
 	if p.State.Phase != None && p.State.Phase != Review {
 		if err := d.planStack(ctx, &p); err != nil {

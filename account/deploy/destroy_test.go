@@ -60,6 +60,10 @@ func TestDestroy(t *testing.T) {
 	for i := range 3 {
 		f.run(fmt.Sprintf("task/bastion/%d", i), "bastion", "bastion")
 	}
+	f.stacks = append(f.stacks, &fakeStack{id: "arn:gone", name: "bastion-gone", status: types.StackStatusDeleteComplete, template: template(t, s)})
+	gone := f.stacks[len(f.stacks)-1]
+	gone.resources = []types.StackResourceSummary{{LogicalResourceId: aws.String("AuditLog"), PhysicalResourceId: aws.String("/bastion-like")}}
+	gone.event(f, typeLogs, "AuditLog", "DELETE_SKIPPED", "", "") // a neighbour's
 	p, err := d.PlanDestroy(t.Context(), nil)
 	if err != nil || p.Nothing() || len(p.Tasks) != 3 || len(p.Others) != 0 || len(p.Keep) != 2 || len(p.Remove)+2 != len(s.Resources) {
 		t.Fatalf("%+v, %v", p, err)
@@ -237,23 +241,63 @@ func TestKeptByOthers(t *testing.T) {
 
 // A key that the stack adopted belongs to what it keeps, also when the stack that made it is forgotten.
 func TestDestroyAdopted(t *testing.T) {
-	f := newFake(t)
+	f := neighbours(t)
+	if _, err := destroy(t.Context(), f.deployer("bastion-two"), DestroyOptions{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	f.stacks = nil // the neighbour's stack is forgotten, what it left is not
 	d := f.deployer("bastion")
-	for range 2 {
-		if _, err := install(t.Context(), d, newStack(t, account.Inputs{}), nil); err != nil {
-			t.Fatal(err)
-		}
-		if _, err := destroy(t.Context(), d, DestroyOptions{}, nil); err != nil {
-			t.Fatal(err)
+	twice := func() {
+		for range 2 {
+			if _, err := install(t.Context(), d, newStack(t, account.Inputs{}), nil); err != nil {
+				t.Fatal(err)
+			}
+			p, err := d.PlanDestroy(t.Context(), nil)
+			if err != nil || len(p.Keep) != 2 {
+				t.Fatalf("%+v, %v", p.Keep, err)
+			}
+			if _, err := d.Destroy(t.Context(), p, DestroyOptions{}, nil); err != nil {
+				t.Fatal(err)
+			}
 		}
 	}
-	if f.stacks[0].status != types.StackStatusDeleteComplete {
-		t.Fatal(f.stacks[0].status)
+	twice()
+	if kept, err := d.Kept(t.Context()); err != nil || len(kept) != 2 {
+		t.Errorf("%+v, %v", kept, err)
+	}
+	f.stacks = f.stacks[1:]
+	if _, err := install(t.Context(), d, newStack(t, account.Inputs{}), nil); err != nil {
+		t.Fatal(err)
 	}
 	f.stacks = f.stacks[1:]
 	done, err := destroy(t.Context(), d, DestroyOptions{Audit: true}, nil)
-	if err != nil || len(done.Scheduled) != 1 || len(done.Removed) != 1 || f.things["bastion-Key"] != "deleting" {
+	if err != nil || len(done.Scheduled) != 1 || f.things["bastion-Key"] != "deleting" || f.things["/bastion"] != "" {
 		t.Errorf("%+v, %v, %v", done, err, f.things)
+	}
+	if f.things["/bastion-two"] == "" || f.things["bastion-two-Key"] != typeKey {
+		t.Errorf("the neighbour has %v", f.things)
+	}
+}
+
+// What was kept may have gone, or be going, since the plan.
+func TestDestroyKeptAlreadyGone(t *testing.T) {
+	for _, key := range []string{"", "deleting"} {
+		f := newFake(t)
+		d := f.deployer("bastion")
+		if _, err := install(t.Context(), d, newStack(t, account.Inputs{}), nil); err != nil {
+			t.Fatal(err)
+		}
+		p, err := d.PlanDestroy(t.Context(), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		delete(f.things, "/bastion")
+		if f.things["bastion-Key"] = key; key == "" {
+			delete(f.things, "bastion-Key")
+		}
+		if _, err := d.Destroy(t.Context(), p, DestroyOptions{Audit: true}, nil); err != nil {
+			t.Error(err)
+		}
 	}
 }
 

@@ -79,7 +79,12 @@ func (f *fake) deployer(name string) *Deployer {
 				}
 			}
 			for _, task := range f.tasks {
-				task.last = task.desired
+				switch task.last {
+				case "STOPPING":
+					task.last = "DEPROVISIONING"
+				default:
+					task.last = task.desired
+				}
 			}
 			return nil
 		})
@@ -217,6 +222,7 @@ func (f *fake) execute(c *fakeChangeSet, token string) {
 	if verb == "CREATE" {
 		s.template = template
 	}
+	s.event(f, "AWS::SNS::Topic", "Neighbour", "CREATE_FAILED", "not of this operation", "another")
 	ids, resources := declared(template)
 	for _, id := range ids {
 		kind, _ := resources[id]["Type"].(string)
@@ -262,6 +268,11 @@ func (f *fake) delete(s *fakeStack, token string) {
 		s.set(f, types.StackStatusDeleteComplete, "", token)
 		return
 	}
+	for _, r := range s.resources {
+		if f.runs(*r.PhysicalResourceId) {
+			f.t.Errorf("the stack is deleted while tasks are in the cluster %s", *r.PhysicalResourceId)
+		}
+	}
 	s.set(f, types.StackStatusDeleteInProgress, "User Initiated", token)
 	_, resources := declared(s.template)
 	var failed []string
@@ -271,12 +282,11 @@ func (f *fake) delete(s *fakeStack, token string) {
 		s.work = append(s.work, func() {
 			switch {
 			case r.ResourceStatus == types.ResourceStatusDeleteComplete:
-			case f.runs(*r.PhysicalResourceId):
-				failed = append(failed, id)
-				s.event(f, *r.ResourceType, id, "DELETE_FAILED", "The cluster cannot be deleted while tasks are active", token)
 			case f.refuse[id] != "":
 				failed = append(failed, id)
-				s.event(f, *r.ResourceType, id, "DELETE_FAILED", f.refuse[id], token)
+				for range 2 { // CloudFormation tries more than once
+					s.event(f, *r.ResourceType, id, "DELETE_FAILED", f.refuse[id], token)
+				}
 			case resources[id]["DeletionPolicy"] != nil:
 				r.ResourceStatus = types.ResourceStatusDeleteSkipped
 				s.event(f, *r.ResourceType, id, "DELETE_SKIPPED", "", token)
@@ -453,6 +463,9 @@ func (f *fake) executeChangeSet(in *cloudformation.ExecuteChangeSetInput) (*clou
 	}
 	if c.out.ExecutionStatus != types.ExecutionStatusAvailable {
 		return nil, &types.InvalidChangeSetStatusException{Message: aws.String("ChangeSet cannot be executed in its current status")}
+	}
+	if in.DisableRollback == nil || *in.DisableRollback {
+		f.t.Error("a failure will not be rolled back")
 	}
 	c.out.ExecutionStatus = types.ExecutionStatusExecuteInProgress
 	f.execute(c, *in.ClientRequestToken)
