@@ -20,12 +20,17 @@ var sdkMethod = regexp.MustCompile(`^github\.com/aws/aws-sdk-go-v2/service/([a-z
 func TestProgramKeepsOnlyItsCalls(t *testing.T) {
 	t.Parallel()
 	want := map[string][]string{
-		"cloudwatchlogs":     {"FilterLogEvents"},
+		"cloudformation": {
+			"ContinueUpdateRollback", "CreateChangeSet", "DeleteChangeSet", "DeleteStack", "DescribeChangeSet",
+			"DescribeStackDriftDetectionStatus", "DescribeStackEvents", "DescribeStackResourceDrifts", "DescribeStacks", "DetectStackDrift",
+			"ExecuteChangeSet", "GetTemplate", "ListStackResources", "ListStacks",
+		},
+		"cloudwatchlogs":     {"DeleteLogGroup", "DescribeLogGroups", "FilterLogEvents"},
 		"ec2":                {"DescribeNetworkInterfaces", "DescribeSecurityGroups", "DescribeSubnets"},
 		"ec2instanceconnect": {"Options", "SendSSHPublicKey", "SendSerialConsoleSSHPublicKey"}, // the whole client: it has just these
 		"ecs":                {"DescribeTaskDefinition", "DescribeTasks", "ExecuteCommand", "ListTasks", "RunTask", "StopTask"},
 		"elasticache":        {"DescribeCacheClusters", "DescribeReplicationGroups", "DescribeServerlessCaches"},
-		"kms":                {"GenerateDataKey"},
+		"kms":                {"DescribeKey", "GenerateDataKey", "ScheduleKeyDeletion"},
 		"rds":                {"DescribeDBClusters", "DescribeDBInstances"},
 		"ssm":                {"ResumeSession", "StartSession", "TerminateSession"},
 	}

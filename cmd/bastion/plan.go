@@ -1,0 +1,235 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/account/deploy"
+	"github.com/bastion-ssm/bastion/internal/cli"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/printable"
+	"github.com/bastion-ssm/bastion/internal/process"
+	"github.com/bastion-ssm/bastion/internal/words"
+)
+
+// exitChanges is the exit code of `bastion plan --exit-code` where something differs; see docs/exit-codes.md.
+const exitChanges = 10
+
+// stackOptions are the options that all commands about a stack have.
+type stackOptions struct{ name string }
+
+func (o *stackOptions) flags() []cli.Option {
+	o.name = account.Inputs{}.Defaults().Name
+	return []cli.Option{cli.Text(&o.name, "NAME", "name of the stack (default: "+o.name+")", "name")}
+}
+
+// planOptions are the options of plan that are no settings.
+type planOptions struct {
+	stackOptions
+	noDrift, exitCode bool
+}
+
+func (a *app) planCommand() *cli.Command {
+	var o planOptions
+	return &cli.Command{
+		Name:    "plan",
+		Summary: "show what bastion upgrade would change, and what others have changed",
+		Group:   groupAccount,
+		About: []cli.Passage{
+			cli.Para(`Compares the stack that bastion init has deployed with the one that this program makes of the same choices, by a change
+				set that it deletes again. Then CloudFormation compares the deployed resources with the stack (drift), as far as it can:
+				those that it cannot compare are named.`),
+			cli.Para(`It changes nothing. With --exit-code it ends with 10 if there is a change or drift, and with 0 only if there is none.`),
+		},
+		Examples: []string{"bastion plan", "bastion plan --exit-code --quiet", "bastion plan -o json | jq '.drift.resources'"},
+		Flags: append(o.flags(),
+			cli.Switch(&o.noDrift, "do not look for drift", "no-drift"),
+			cli.Switch(&o.exitCode, "end with 10 if there is a change or drift", "exit-code")),
+		Settings: showCommon,
+		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.plan(ctx, s, o) }),
+	}
+}
+
+// planOutput is the JSON output of plan.
+type planOutput struct {
+	Stack   string          `json:"stack"`
+	Region  string          `json:"region"`
+	Version string          `json:"version"` // that deployed it
+	Program string          `json:"program"` // this one's version
+	Changes []deploy.Change `json:"changes"`
+	Drift   *deploy.Drift   `json:"drift"` // null: not looked for, or not found out
+}
+
+// plan runs `bastion plan`.
+func (a *app) plan(ctx context.Context, s config.Settings, o planOptions) error {
+	d, err := a.openStack(ctx, s, o.stackOptions)
+	if err != nil {
+		return err
+	}
+	defer d.progress.Close()
+	d.progress.Step("comparing the stack " + o.name)
+	state, err := d.ready(ctx)
+	if err != nil {
+		return err
+	}
+	out := planOutput{Stack: o.name, Region: d.region, Version: state.Version, Program: d.Version}
+	p, err := d.preview(ctx, state, nil)
+	if err != nil {
+		return err
+	}
+	out.Changes = p.Changes
+	err = d.Discard(ctx, p)
+	if !o.noDrift {
+		d.progress.Step("looking for drift of the stack " + o.name)
+		drift, driftErr := d.Drift(ctx)
+		if driftErr == nil {
+			out.Drift = &drift
+		}
+		err = errors.Join(err, driftErr)
+	}
+	d.progress.Idle()
+	if s.Output.Format == "json" {
+		err = errors.Join(a.printJSON(out), err)
+	} else {
+		err = errors.Join(writePlan(a.out, out, o.noDrift), err)
+	}
+	if err == nil && o.exitCode && out.differs() {
+		return &process.ExitError{Code: exitChanges}
+	}
+	return err
+}
+
+func (p *planOutput) differs() bool {
+	return len(p.Changes) > 0 || p.Drift != nil && (len(p.Drift.Resources) > 0 || p.Drift.Incomplete != "")
+}
+
+// writePlan writes a plan for a reader.
+func writePlan(out io.Writer, p planOutput, noDrift bool) error {
+	var b strings.Builder
+	_ = console.Printf(&b, "stack %s in %s, deployed by bastion %s; this is %s\n", p.Stack, p.Region, p.Version, p.Program)
+	if len(p.Changes) == 0 {
+		_ = console.Printf(&b, "bastion upgrade would change nothing\n")
+	} else {
+		_ = console.Printf(&b, "bastion upgrade would change %s:\n", words.Count(len(p.Changes), "resource"))
+		writeChanges(&b, p.Changes)
+	}
+	switch {
+	case p.Drift != nil:
+		writeDrift(&b, *p.Drift)
+	case !noDrift:
+		_ = console.Printf(&b, "the drift could not be found out\n")
+	}
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// writeChanges writes a line for each change.
+func writeChanges(out io.Writer, changes []deploy.Change) {
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	for _, c := range changes {
+		how := strings.Join(c.Properties, ", ")
+		switch c.Replacement {
+		case "True":
+			how = strings.TrimPrefix(how+"; replaced", "; ")
+		case "Conditional":
+			how = strings.TrimPrefix(how+"; perhaps replaced", "; ")
+		}
+		fmt.Fprintln(w, printable.Row("  "+strings.ToLower(c.Action), c.Resource, c.Type, words.Dash(how)))
+	}
+	_ = w.Flush()
+}
+
+// writeDrift writes what differs, and what could not be compared.
+func writeDrift(out io.Writer, d deploy.Drift) {
+	if len(d.Resources) == 0 {
+		_ = console.Printf(out, "no drift was found\n")
+	} else {
+		_ = console.Printf(out, "%s changed outside CloudFormation:\n", words.Count(len(d.Resources), "resource"))
+	}
+	for _, r := range d.Resources {
+		_ = console.Printf(out, "  %s (%s) %s: %s\n", r.ID, r.Type, r.PhysicalID, strings.ToLower(r.Status))
+		for _, p := range r.Differences {
+			_ = console.Printf(out, "    %s: %s in the stack, now %s\n", p.Property, words.Dash(p.Expected), words.Dash(p.Actual))
+		}
+	}
+	if d.Incomplete != "" {
+		_ = console.Printf(out, "CloudFormation could not compare everything: %s\n", d.Incomplete)
+	}
+	if len(d.Unchecked) > 0 {
+		var names []string
+		for _, r := range d.Unchecked {
+			names = append(names, r.ID)
+		}
+		_ = console.Printf(out, "not compared: %s\n", strings.Join(names, ", "))
+	}
+}
+
+// stackSession is a stack of a command, with the command's progress.
+type stackSession struct {
+	*deploy.Deployer
+	name, region string
+	progress     *console.Progress
+}
+
+// openStack returns the stack that a command is about. The caller closes its progress.
+func (a *app) openStack(ctx context.Context, s config.Settings, o stackOptions) (*stackSession, error) {
+	if err := (account.Inputs{Name: o.name}).Defaults().Validate(); err != nil {
+		return nil, fail.New(fail.Usage, "", err, "give the name that bastion init was given (--name)")
+	}
+	cfg, p, err := a.loadAWS(ctx, s)
+	if err != nil {
+		return nil, err
+	}
+	d := &stackSession{Deployer: deploy.New(deploy.Bind(cfg), o.name), name: o.name, region: cfg.Region, progress: p}
+	d.Version = readVersion().Version
+	return d, nil
+}
+
+// ready returns the state of a stack that has been made, once CloudFormation has done what it is doing to it.
+func (d *stackSession) ready(ctx context.Context) (deploy.State, error) {
+	state, err := d.Follow(ctx, d.tell)
+	if err != nil {
+		return state, err
+	}
+	switch state.Phase {
+	case deploy.None, deploy.Review:
+		return state, fail.New(fail.Usage, "", fmt.Errorf("there is no stack %s in %s", d.name, d.region),
+			"bastion init makes it; check --name, --region and --profile")
+	case deploy.Unmade, deploy.Undeleted:
+		return state, fail.New(fail.Usage, "", fmt.Errorf("the stack %s in %s is in the state %s", d.name, d.region, state.Status),
+			"bastion init makes it anew, bastion destroy removes it")
+	}
+	return state, nil
+}
+
+// preview is what the stack would become by this program, with the same choices and the deployed values of parameters, save those given.
+func (d *stackSession) preview(ctx context.Context, state deploy.State, values map[string]string) (deploy.Preview, error) {
+	stack, err := account.New(state.Inputs)
+	if err != nil {
+		return deploy.Preview{}, err
+	}
+	params := make(map[string]string)
+	for name, value := range state.Parameters {
+		params[name] = value
+	}
+	for name, value := range values {
+		params[name] = value
+	}
+	return d.Preview(ctx, stack, params)
+}
+
+// tell shows an event of CloudFormation's.
+func (d *stackSession) tell(e deploy.Event) {
+	if e.Failed() {
+		d.progress.Note(fmt.Sprintf("%s (%s) failed: %s", e.Resource, e.Type, e.Reason))
+		return
+	}
+	d.progress.Step(e.Resource + " (" + e.Type + "): " + strings.ToLower(strings.ReplaceAll(e.Status, "_", " ")))
+}

@@ -1,0 +1,120 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"net/http"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+
+	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/account/deploy"
+	"github.com/bastion-ssm/bastion/e2e/rig"
+)
+
+// standing makes a stack in an emulator, of an older program's template: it lacks the rule OtherCommand. It has a key of the operator's,
+// because moto 5.2.1 cannot make one with tags.
+func standing(t *testing.T, cfg aws.Config, name string) {
+	t.Helper()
+	ctx := t.Context()
+	vpcs, err := ec2.NewFromConfig(cfg).DescribeVpcs(ctx, &ec2.DescribeVpcsInput{})
+	if err != nil || len(vpcs.Vpcs) == 0 {
+		t.Fatalf("%+v, %v", vpcs, err)
+	}
+	clients := deploy.Bind(cfg)
+	create := clients.CreateChangeSet
+	clients.CreateChangeSet = func(ctx context.Context, in *cloudformation.CreateChangeSetInput, o ...func(*cloudformation.Options)) (
+		*cloudformation.CreateChangeSetOutput, error,
+	) {
+		var template map[string]any
+		if err := json.Unmarshal([]byte(*in.TemplateBody), &template); err != nil {
+			return nil, err
+		}
+		delete(template["Resources"].(map[string]any), "OtherCommand")
+		older, err := json.Marshal(template)
+		if err != nil {
+			return nil, err
+		}
+		in.TemplateBody = aws.String(string(older))
+		return create(ctx, in, o...)
+	}
+	d := deploy.New(clients, name)
+	d.Version = "0.1.0"
+	stack, err := account.New(account.Inputs{
+		Name: name, Key: "arn:aws:kms:eu-central-1:123456789012:key/01234567-89ab-cdef-0123-456789abcdef",
+		VPC: *vpcs.Vpcs[0].VpcId, VPCCIDR: *vpcs.Vpcs[0].CidrBlock, Classes: []account.Class{{Allow: []string{"10.0.0.0/16:5432"}}},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := d.Preview(ctx, stack, nil)
+	if err == nil {
+		_, err = d.Apply(ctx, p, nil)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// plan, upgrade and destroy work with an emulator that is not ours, on their own stack alone.
+func TestStackCommandsOnMoto(t *testing.T) {
+	t.Parallel()
+	moto := rig.Moto(t)
+	client := &http.Client{Transport: &http.Transport{}}
+	t.Cleanup(client.CloseIdleConnections)
+	cfg := aws.Config{
+		Region: "eu-central-1", BaseEndpoint: &moto, HTTPClient: client,
+		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
+	}
+	standing(t, cfg, "bastion")
+	standing(t, cfg, "bastion-two")
+	env := append(append(rig.Environ(), offline(t.TempDir())...), "AWS_ENDPOINT_URL="+moto, "AWS_REGION=eu-central-1",
+		"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_MAX_ATTEMPTS=1")
+	run := func(code int, line string, parts ...string) string {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
+		defer cancel()
+		cmd := exec.CommandContext(ctx, filepath.Join(scratch, "bastion"), strings.Fields(line)...)
+		cmd.Env, cmd.Dir = env, scratch
+		var stdout, stderr strings.Builder
+		cmd.Stdout, cmd.Stderr = &stdout, &stderr
+		_ = cmd.Run()
+		for _, part := range parts {
+			if !strings.Contains(stdout.String()+stderr.String(), part) {
+				t.Errorf("bastion %s lacks %q", line, part)
+			}
+		}
+		if got := cmd.ProcessState.ExitCode(); got != code || t.Failed() {
+			t.Fatalf("bastion %s: exit code %d, want %d\n%s%s", line, got, code, &stdout, &stderr)
+		}
+		return stdout.String()
+	}
+
+	run(0, "plan --no-drift", "deployed by bastion 0.1.0", "would change 1 resource", "add", "OtherCommand", "AWS::Events::Rule")
+	run(10, "plan --no-drift --exit-code")
+	run(1, "plan --exit-code", "OtherCommand", "detect the drift of stack bastion in eu-central-1") // moto knows no drift
+	run(2, "plan --name nobody", "no stack nobody in eu-central-1", "bastion init")
+	run(2, "plan --name Bad_Name", "--name")
+	run(2, "upgrade", "OtherCommand", "--yes")
+	run(0, "upgrade --yes", "OtherCommand", "is of bastion")
+	run(0, "upgrade --yes", "is up to date")
+	run(0, "plan --no-drift --exit-code", "would change nothing")
+
+	run(2, "destroy", "--yes")
+	run(2, "destroy --audit perhaps", "neither keep nor delete")
+	var plan destroyOutput
+	if err := json.Unmarshal([]byte(run(0, "destroy --dry-run -o json")), &plan); err != nil || len(plan.Remove) < 5 || len(plan.Keep) != 1 {
+		t.Errorf("%+v, %v", plan, err)
+	}
+	run(0, "destroy --yes", "will be removed", "AuditLog (AWS::Logs::LogGroup) /bastion", "what stays in eu-central-1")
+	run(0, "destroy --yes", "no stack bastion in eu-central-1")
+	run(0, "plan --no-drift --name bastion-two", "OtherCommand")
+}

@@ -1,0 +1,114 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/account/deploy"
+	"github.com/bastion-ssm/bastion/internal/cli"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// upgradeOptions are the options of upgrade that are no settings.
+type upgradeOptions struct {
+	stackOptions
+	tag string
+	yes bool
+}
+
+func (a *app) upgradeCommand() *cli.Command {
+	var o upgradeOptions
+	return &cli.Command{
+		Name:    "upgrade",
+		Summary: "take the stack of bastion init to this program's template and image",
+		Group:   groupAccount,
+		About: []cli.Passage{
+			cli.Para(`Makes the stack anew of the choices that it was deployed with, shows what changes and asks. What the operator has chosen
+				stays; bastion init changes that. Bastions that run are not touched: the next one is of the new kind.`),
+			cli.Para(`CloudFormation goes on by itself if the command is interrupted: run it again to follow. A change that fails is rolled
+				back, with the reason of the resource that failed.`),
+		},
+		Examples: []string{"bastion upgrade", "bastion upgrade --image-tag 2 --yes"},
+		Flags: append(o.flags(),
+			cli.Text(&o.tag, "TAG", "tag of an image that is in the repository already", "image-tag"),
+			cli.Switch(&o.yes, "do not ask", "yes", "y")),
+		Settings: showCommon,
+		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.upgrade(ctx, s, o) }),
+	}
+}
+
+// upgradeOutput is the JSON output of upgrade.
+type upgradeOutput struct {
+	Stack   string            `json:"stack"`
+	Region  string            `json:"region"`
+	Changes []deploy.Change   `json:"changes"`
+	Outputs map[string]string `json:"outputs"`
+}
+
+// upgrade runs `bastion upgrade`.
+func (a *app) upgrade(ctx context.Context, s config.Settings, o upgradeOptions) error {
+	d, err := a.openStack(ctx, s, o.stackOptions)
+	if err != nil {
+		return err
+	}
+	defer d.progress.Close()
+	d.progress.Step("comparing the stack " + o.name)
+	if _, err := d.ready(ctx); err != nil {
+		return err
+	}
+	state, err := d.Settle(ctx, d.tell)
+	if err != nil {
+		return err
+	}
+	tags := make(map[string]string)
+	for name := range state.Parameters {
+		if o.tag != "" && strings.HasPrefix(name, "ImageTag") {
+			tags[name] = o.tag
+		}
+	}
+	p, err := d.preview(ctx, state, tags)
+	if err != nil {
+		return err
+	}
+	d.progress.Idle()
+	out := upgradeOutput{Stack: o.name, Region: d.region, Changes: p.Changes, Outputs: state.Outputs}
+	if p.Empty {
+		return a.outcome(s, out, "the stack "+o.name+" is up to date")
+	}
+	if err := a.confirmChanges(ctx, d, p, o.yes); err != nil {
+		return err
+	}
+	if out.Outputs, err = d.Apply(ctx, p, d.tell); err != nil {
+		return err
+	}
+	d.progress.Idle()
+	return a.outcome(s, out, "the stack "+o.name+" is of bastion "+d.Version+" now")
+}
+
+// confirmChanges shows a preview and asks. Without agreement the preview is discarded.
+func (a *app) confirmChanges(ctx context.Context, d *stackSession, p deploy.Preview, yes bool) error {
+	_ = console.Printf(a.err, "changes to the stack %s in %s:\n", d.name, d.region)
+	writeChanges(a.err, p.Changes)
+	agreed, err := a.agreed(ctx, yes, "Change it? [y/N] ")
+	if agreed {
+		return nil
+	}
+	if err == nil {
+		err = fail.New(fail.Other, "", errors.New("nothing was changed"), "")
+	}
+	return errors.Join(err, d.Discard(context.WithoutCancel(ctx), p))
+}
+
+// agreed asks a question at the terminal, unless the options agree to it.
+func (a *app) agreed(ctx context.Context, yes bool, question string) (bool, error) {
+	if yes {
+		return true, nil
+	}
+	if !console.CanAsk(a.in) {
+		return false, fail.Usagef("add --yes to do it", "standard input is not a terminal, at which to agree to this")
+	}
+	return console.Confirm(ctx, a.in, a.err, question)
+}
