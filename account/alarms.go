@@ -1,8 +1,7 @@
 package account
 
-// alarms tells a topic what should not happen: a destination or a grant that bastiond refused, and a command by ECS Exec that is not
-// the grant command.
-func (s *Stack) alarms() {
+// alarmTopic makes the topic of the alarms.
+func (s *Stack) alarmTopic() {
 	s.add("AlarmTopic", "AWS::SNS::Topic", Object{{"KmsMasterKeyId", s.keyARN()}})
 	policy := Policy{
 		{
@@ -25,6 +24,12 @@ func (s *Stack) alarms() {
 			{"TopicArn", Ref("AlarmTopic")}, {"Protocol", "email"}, {"Endpoint", s.Inputs.AlarmEmail},
 		})
 	}
+}
+
+// alarms tells a topic what should not happen: a destination or a grant that bastiond refused, and a command by ECS Exec that is not
+// the grant command.
+func (s *Stack) alarms() {
+	s.alarmTopic()
 	s.alarm("Denied", "denied", "a bastion refused a destination")
 	s.alarm("GrantRefused", "grant-refused", "a bastion refused a grant")
 	s.add("OtherCommand", "AWS::Events::Rule", Object{

@@ -30,9 +30,13 @@ func (s *Stack) template(metadata Object) Object {
 	for _, o := range s.Outputs {
 		outputs = append(outputs, Member{o.Name, Object{{"Description", o.Description}, {"Value", resolve(o.Value, intrinsic)}}})
 	}
+	on := "on Fargate"
+	if s.classic {
+		on = "on EC2"
+	}
 	template := Object{
 		{"AWSTemplateFormatVersion", "2010-09-09"},
-		{"Description", s.Inputs.Name + ": bastions for private databases, without an open port (SSH over SSM, on Fargate)"},
+		{"Description", s.Inputs.Name + ": bastions for private databases, without an open port (SSH over SSM, " + on + ")"},
 	}
 	if len(metadata) > 0 {
 		template = append(template, Member{"Metadata", metadata})

@@ -114,16 +114,27 @@ var controls = []control{
 	{"CKV_AWS_62, 63 (IAM.1, 21)", "AWS::IAM::ManagedPolicy", says(`"Action":"([a-z0-9]+:)?\*"`, false), ""},
 	{"CKV_AWS_110", "AWS::IAM::ManagedPolicy", says(`iam:(Attach|Create|Put|Update)`, false), ""},
 	{"IAM.22", "AWS::IAM::ManagedPolicy", is("Users", nil), ""},
+	{"CKV_AWS_79, 341 (EC2.8, AutoScaling.3)", "AWS::EC2::LaunchTemplate", is("LaunchTemplateData.MetadataOptions.HttpPutResponseHopLimit", 1), ""},
+	{"CKV_AWS_79 (EC2.170)", "AWS::EC2::LaunchTemplate", is("LaunchTemplateData.MetadataOptions.HttpTokens", "required"), ""},
+	{"CKV_AWS_8 (EC2.7)", "AWS::EC2::LaunchTemplate", says(`"Ebs":\{"Encrypted":true`, true), ""},
+	{"CKV_AWS_88 (EC2.25, AutoScaling.5)", "AWS::EC2::LaunchTemplate", says(`"AssociatePublicIpAddress":false`, true), ""},
+	{"CKV_AWS_126", "AWS::EC2::LaunchTemplate", is("LaunchTemplateData.Monitoring.Enabled", true), ""},
+	{"no key pair", "AWS::EC2::LaunchTemplate", is("LaunchTemplateData.KeyName", nil), ""},
+	{"AutoScaling.9 (CKV_AWS_315)", "AWS::AutoScaling::AutoScalingGroup", has("LaunchTemplate"), ""},
+	{"CKV_AWS_153", "AWS::AutoScaling::AutoScalingGroup", has("Tags"), ""},
+	{"AutoScaling.2", "AWS::AutoScaling::AutoScalingGroup", is("VPCZoneIdentifier", Ref(paramSubnets)), ""}, // a subnet for each zone
+	{"CKV_AWS_112, 113", "AWS::SSM::Document", says(`"kmsKeyId".*"s3EncryptionEnabled":true.*"cloudWatchEncryptionEnabled":true`, true), ""},
+	{
+		"AutoScaling.6", "AWS::AutoScaling::AutoScalingGroup", has("MixedInstancesPolicy"),
+		"one small type: a bastion that cannot be had in a zone is made in another",
+	},
 	{"CKV_AWS_26 (SNS.1)", "AWS::SNS::Topic", has("KmsMasterKeyId"), ""},
 	{"CKV_AWS_319 (CloudWatch.17)", "AWS::CloudWatch::Alarm", has("AlarmActions"), ""},
 }
 
 // Each control passes for each of its resources in each variant, or fails for the stated reason in the default one.
 func TestControls(t *testing.T) {
-	stacks := make(map[string]*Stack)
-	for name, in := range variants {
-		stacks[name] = newStack(t, in)
-	}
+	stacks := allStacks(t)
 	for _, c := range controls {
 		seen, failed := 0, 0
 		for name, s := range stacks {

@@ -83,7 +83,14 @@ func guideFiles() (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	files["template.json"], err = template.CloudFormation()
+	if files["template.json"], err = template.CloudFormation(); err != nil {
+		return nil, err
+	}
+	classic, err := NewClassic(ClassicInputs{})
+	if err != nil {
+		return nil, err
+	}
+	files["classic.json"], err = classic.CloudFormation()
 	return files, err
 }
 

@@ -7,10 +7,11 @@ import (
 
 // Stack is what an account needs for bastions: parameters, resources in the order in which a reader meets them, and outputs.
 type Stack struct {
-	Inputs     Inputs // with their defaults
+	Inputs     Inputs // with their defaults; of instances, what both kinds have
 	Parameters []Parameter
 	Resources  []Resource
 	Outputs    []Output
+	classic    bool // of EC2 instances, not tasks
 }
 
 // Parameter is a value that the deployer gives.
@@ -173,7 +174,7 @@ func (s *Stack) outputs() {
 var tagged = map[string]string{
 	"AWS::KMS::Key": "Tags", "AWS::Logs::LogGroup": "Tags", "AWS::S3::Bucket": "Tags", "AWS::ECR::Repository": "Tags",
 	"AWS::ECS::Cluster": "Tags", "AWS::IAM::Role": "Tags", "AWS::EC2::SecurityGroup": "Tags", "AWS::EC2::VPCEndpoint": "Tags",
-	"AWS::ECS::TaskDefinition": "Tags", "AWS::SNS::Topic": "Tags", "AWS::CloudWatch::Alarm": "Tags",
+	"AWS::ECS::TaskDefinition": "Tags", "AWS::SNS::Topic": "Tags", "AWS::CloudWatch::Alarm": "Tags", "AWS::SSM::Document": "Tags",
 }
 
 // tag puts the tags on all that takes some. The client takes each security group of the VPC with the tag "bastion", so that of the
@@ -183,7 +184,7 @@ func (s *Stack) tag() {
 	all := append(tagList([]Tag{{"bastion", "true"}}), own...)
 	for i := range s.Resources {
 		tags := all
-		if s.Resources[i].ID == "EndpointsGroup" {
+		if s.Resources[i].ID == "EndpointsGroup" || s.classic {
 			tags = own
 		}
 		if name := tagged[s.Resources[i].Type]; name != "" && len(tags) > 0 {

@@ -12,9 +12,8 @@ import (
 
 // Every reference is to a parameter, or to a resource that stands before it: what reads top-down can be made top-down.
 func TestReferencesAreMade(t *testing.T) {
-	for name, in := range variants {
+	for name, s := range allStacks(t) {
 		t.Run(name, func(t *testing.T) {
-			s := newStack(t, in)
 			made := make(map[string]bool)
 			for _, p := range s.Parameters {
 				made[p.Name] = true
@@ -75,8 +74,8 @@ func TestPoliciesExist(t *testing.T) {
 			Attr{"AuditBucket", "Arn"}:   "arn:aws:s3:::audit",
 		},
 	}
-	for name, in := range variants {
-		policies := newStack(t, in).policies()
+	for name, s := range allStacks(t) {
+		policies := s.policies()
 		if len(policies) == 0 {
 			t.Errorf("%s: no policy", name)
 		}

@@ -25,7 +25,7 @@ func (s *Stack) key() {
 		},
 	}
 	s.add("Key", "AWS::KMS::Key", Object{
-		{"Description", s.Inputs.Name + ": logs, images and ECS Exec of bastions"},
+		{"Description", s.Inputs.Name + ": logs, images, alarms and sessions of bastions"},
 		{"EnableKeyRotation", true},
 		{"KeyPolicy", policy.document()},
 	}).Keep = true // without it, the logs that stay could not be read
@@ -54,6 +54,11 @@ func (s *Stack) addLog(id, name string) {
 // execLogs makes what the transcripts of ECS Exec go to.
 func (s *Stack) execLogs() {
 	s.addLog("ExecLog", s.execGroup())
+	s.auditBucket()
+}
+
+// auditBucket makes the bucket of transcripts.
+func (s *Stack) auditBucket() {
 	s.add("AuditBucket", "AWS::S3::Bucket", Object{
 		{"BucketEncryption", Object{{"ServerSideEncryptionConfiguration", List{Object{
 			{"BucketKeyEnabled", true},
