@@ -17,6 +17,8 @@ var mayName = map[string]string{
 	"bastion-image/README.md":                "an event source of CloudTrail has this suffix in every partition",
 	"bastion-image/iam/user.json":            "service principals have this suffix in every partition",
 	"account/alarms.go":                      "service principals and an event source have this suffix in every partition",
+	"account/classic_policies.go":            "service principals have this suffix in every partition",
+	"bastion-image/classic.json":             "service principals have this suffix in every partition",
 	"account/inputs.go":                      "the source of a table, in a comment",
 	"account/network.go":                     "the source of a table, in a comment",
 	"account/policies.go":                    "service principals have this suffix in every partition",
