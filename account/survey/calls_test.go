@@ -31,6 +31,7 @@ type fakes struct {
 	subnets   []ec2types.Subnet
 	tables    []ec2types.RouteTable
 	endpoints []ec2types.VpcEndpoint
+	services  []ec2types.ServiceDetail
 	lists     []ec2types.ManagedPrefixList
 	groups    []ec2types.SecurityGroup
 
@@ -111,6 +112,12 @@ func (f *fakes) addNetwork(c *Clients) {
 		page, next, err := answer(f, actionEndpoints, f.endpoints, in.NextToken)
 		return &ec2.DescribeVpcEndpointsOutput{VpcEndpoints: page, NextToken: next}, err
 	}
+	c.Services = func(_ context.Context, in *ec2.DescribeVpcEndpointServicesInput, _ ...func(*ec2.Options)) (
+		*ec2.DescribeVpcEndpointServicesOutput, error,
+	) {
+		page, next, err := answer(f, actionServices, f.services, in.NextToken)
+		return &ec2.DescribeVpcEndpointServicesOutput{ServiceDetails: page, NextToken: next}, err
+	}
 	c.PrefixLists = func(_ context.Context, in *ec2.DescribeManagedPrefixListsInput, _ ...func(*ec2.Options)) (
 		*ec2.DescribeManagedPrefixListsOutput, error,
 	) {
@@ -179,7 +186,9 @@ func many() *fakes {
 		})
 		f.endpoints = append(f.endpoints, ec2types.VpcEndpoint{
 			VpcEndpointId: aws.String("vpce-" + n), VpcId: aws.String("vpc-0"), ServiceName: aws.String("com.amazonaws." + region + ".kms"), State: "available",
+			Tags: []ec2types.Tag{{Key: aws.String("aws:cloudformation:stack-name"), Value: aws.String("network")}},
 		})
+		f.services = append(f.services, ec2types.ServiceDetail{ServiceName: aws.String("com.amazonaws." + region + ".kms"), AvailabilityZones: []string{"z" + n}})
 		f.lists = append(f.lists, ec2types.ManagedPrefixList{PrefixListId: aws.String("pl-" + n), PrefixListName: aws.String("com.amazonaws." + region + ".s" + strconv.Itoa(3-i))})
 		f.clusters = append(f.clusters, rdstypes.DBCluster{DBClusterIdentifier: aws.String("cluster-" + n), Engine: aws.String("aurora-mysql")})
 		f.caches = append(f.caches, cachetypes.ReplicationGroup{ReplicationGroupId: aws.String("cache-" + n)})
@@ -211,6 +220,9 @@ func TestLookPages(t *testing.T) {
 	}
 	if len(l.VPCs) != 3 || len(l.VPCs[0].Subnets) != 3 || len(l.VPCs[0].Endpoints) != 3 || len(l.Groups) != 250 || l.PrefixList != "pl-0" {
 		t.Errorf("%d VPCs, %+v, %d groups, %s", len(l.VPCs), l.VPCs[0], len(l.Groups), l.PrefixList)
+	}
+	if e := l.VPCs[0].Endpoints[0]; e.Service != "kms" || e.Stack != "network" || !slices.Equal(l.EndpointZones["kms"], []string{"z0", "z1", "z2"}) {
+		t.Errorf("%+v, %v", e, l.EndpointZones)
 	}
 	if l.Partition != "aws-eusc" || l.Account != "123456789012" || l.Caller != "arn:aws-eusc:iam::123456789012:user/me" {
 		t.Errorf("%s, %s, %s", l.Partition, l.Account, l.Caller)

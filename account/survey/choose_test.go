@@ -50,6 +50,14 @@ func all(groups ...string) (endpoints []Endpoint) {
 	return endpoints
 }
 
+// made are endpoints that a stack has made.
+func made(stack string, endpoints ...Endpoint) []Endpoint {
+	for i := range endpoints {
+		endpoints[i].Stack = stack
+	}
+	return endpoints
+}
+
 func orders() Database {
 	return Database{
 		Name: "rds:orders", Engine: "postgres", VPC: "vpc-1", Groups: []string{"sg-0d"}, Ports: []int{5432},
@@ -149,6 +157,27 @@ var choices = map[string]struct {
 	"the endpoint of ssm shares one of two groups": {
 		land: land(vpc(subnet(1, "a", WayNone)).with(append(all("sg-0s", "sg-0e"), endpoint("ssm", "sg-0s"), gateway("rtb-1"))...)),
 		want: "subnets=1 groups=sg-0e list=pl-1" + toOrders + lacks,
+	},
+	"a zone without endpoints": {
+		land: func() Landscape {
+			l := land(vpc(subnet(1, "a", WayNone), subnet(2, "b", WayNone), subnet(3, "c", WayNone)))
+			l.EndpointZones = make(map[string][]string)
+			for _, service := range account.EndpointServices {
+				l.EndpointZones[service] = []string{"eu-central-1a", "eu-central-1b", "eu-central-1c"}
+			}
+			l.EndpointZones["logs"] = []string{"eu-central-1b", "eu-central-1c"}
+			return l
+		}(),
+		want: "subnets=2,3 make= tables=rtb-2,rtb-3 groups= list=pl-1" + toOrders + lacks,
+		note: "subnet-1 is in eu-central-1a, where AWS offers no endpoint of logs",
+	},
+	"endpoints of the stack itself": {
+		land: land(vpc(subnet(1, "a", WayNone)).with(made("bastion", append(all("sg-0e"), gateway("rtb-1"))...)...)),
+		want: "subnets=1 make= tables=rtb-1 groups= list=pl-1" + toOrders + lacks,
+	},
+	"endpoints of another stack": {
+		land: land(vpc(subnet(1, "a", WayNone)).with(made("network", append(all("sg-0e"), gateway("rtb-1"))...)...)),
+		want: "subnets=1 groups=sg-0e list=pl-1" + toOrders + lacks, note: "endpoints that tasks need go when these stacks are deleted: network",
 	},
 	"DNS unknown": {
 		land: func() Landscape { v := vpc(subnet(1, "a", WayNone)); v.DNS = DNS{}; return land(v) }(),
@@ -386,6 +415,11 @@ func TestChoose(t *testing.T) {
 			if !strings.Contains(strings.Join(said, "\n"), tt.note) {
 				t.Errorf("nothing says %q: %q", tt.note, said)
 			}
+			for _, note := range c.Notes {
+				if strings.HasSuffix(note, ": ") {
+					t.Errorf("%q names nothing", note)
+				}
+			}
 			if got, want := append([]string{c.Inputs.VPCCIDR}, c.Inputs.MoreCIDRs...), ranges(c.VPC.CIDRs); !slices.Equal(got, want) {
 				t.Errorf("the VPC has %q, want %q", got, want)
 			}
@@ -427,6 +461,26 @@ func TestChooseFails(t *testing.T) {
 		"a public address and endpoints": {
 			land: land(vpc(subnet(1, "a", WayNAT))), said: Answers{PublicAddress: true, MakeEndpoints: true},
 			want: "--public-address and --make-endpoints", kind: fail.Usage, next: "leave one of them away",
+		},
+		"no zone with endpoints": {
+			land: func() Landscape {
+				l := land(vpc(subnet(1, "a", WayNone)))
+				l.EndpointZones = map[string][]string{"kms": {"eu-central-1a"}}
+				return l
+			}(),
+			want: "subnet-1 is in eu-central-1a, where AWS offers no endpoint of ssmmessages", kind: fail.Usage, next: "other zones",
+		},
+		"a subnet of the operator in a zone without endpoints": {
+			land: func() Landscape {
+				l := land(vpc(subnet(1, "a", WayNone), subnet(2, "b", WayNone)))
+				l.EndpointZones = make(map[string][]string)
+				for _, service := range account.EndpointServices {
+					l.EndpointZones[service] = []string{"eu-central-1b"}
+				}
+				return l
+			}(),
+			said: Answers{Inputs: account.Inputs{Subnets: []string{"subnet-1", "subnet-2"}}},
+			want: "subnet-1 is in eu-central-1a, where AWS offers no endpoint of ssmmessages", kind: fail.Usage,
 		},
 		"shared and isolated": {
 			land: func() Landscape { v := vpc(subnet(1, "a", WayNone)); v.Shared = true; return land(v) }(),

@@ -25,6 +25,7 @@ type Clients struct {
 	Subnets      call[ec2.DescribeSubnetsInput, ec2.Options, ec2.DescribeSubnetsOutput]
 	RouteTables  call[ec2.DescribeRouteTablesInput, ec2.Options, ec2.DescribeRouteTablesOutput]
 	Endpoints    call[ec2.DescribeVpcEndpointsInput, ec2.Options, ec2.DescribeVpcEndpointsOutput]
+	Services     call[ec2.DescribeVpcEndpointServicesInput, ec2.Options, ec2.DescribeVpcEndpointServicesOutput]
 	PrefixLists  call[ec2.DescribeManagedPrefixListsInput, ec2.Options, ec2.DescribeManagedPrefixListsOutput]
 	Groups       call[ec2.DescribeSecurityGroupsInput, ec2.Options, ec2.DescribeSecurityGroupsOutput]
 
@@ -45,7 +46,7 @@ func Bind(cfg aws.Config) Clients {
 
 		VPCs: network.DescribeVpcs, VPCAttribute: network.DescribeVpcAttribute, Subnets: network.DescribeSubnets,
 		RouteTables: network.DescribeRouteTables, Endpoints: network.DescribeVpcEndpoints, PrefixLists: network.DescribeManagedPrefixLists,
-		Groups: network.DescribeSecurityGroups,
+		Services: network.DescribeVpcEndpointServices, Groups: network.DescribeSecurityGroups,
 
 		Instances: databases.DescribeDBInstances, Clusters: databases.DescribeDBClusters,
 
@@ -58,7 +59,7 @@ func Bind(cfg aws.Config) Clients {
 func Actions() []string {
 	return []string{
 		"ec2:DescribeManagedPrefixLists", "ec2:DescribeRouteTables", actionSecurityGroups, "ec2:DescribeSubnets", "ec2:DescribeVpcAttribute",
-		actionEndpoints, "ec2:DescribeVpcs",
+		actionServices, actionEndpoints, "ec2:DescribeVpcs",
 		actionCaches, actionGroups, actionServerless,
 		actionClusters, actionInstances,
 		"sts:GetCallerIdentity",

@@ -10,14 +10,14 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// leads reports whether private DNS leads tasks to an existing endpoint of a service.
-func leads(e Endpoint, service string) bool {
-	return e.Service == service && e.PrivateDNS // which a gateway endpoint has not
-}
+// own reports whether the stack itself has made an endpoint, which a change of the stack would otherwise remove.
+func (c *chooser) own(e Endpoint) bool { return e.Stack == c.answers.Inputs.Defaults().Name }
 
-// existing returns the interface endpoint that private DNS leads to.
+// existing returns the interface endpoint that private DNS leads tasks to.
 func (c *chooser) existing(service string) (Endpoint, bool) {
-	i := slices.IndexFunc(c.choice.VPC.Endpoints, func(e Endpoint) bool { return leads(e, service) })
+	i := slices.IndexFunc(c.choice.VPC.Endpoints, func(e Endpoint) bool {
+		return e.Service == service && e.PrivateDNS && !c.own(e) // a gateway endpoint has no private DNS
+	})
 	if i < 0 {
 		return Endpoint{}, false
 	}
@@ -57,6 +57,7 @@ func (c *chooser) endpoints(p plan) error {
 		}
 	}
 	in.Groups = c.egressGroups()
+	c.sayWhose()
 	if len(services) == 0 {
 		c.because("endpoints to make", "none", "the VPC has those that tasks need")
 		return nil
@@ -72,11 +73,24 @@ func (c *chooser) endpoints(p plan) error {
 	return c.checkMaking(services)
 }
 
+// sayWhose notes which stacks have made the endpoints that tasks will need.
+func (c *chooser) sayWhose() {
+	var stacks []string
+	for _, e := range c.used {
+		if e.Stack != "" && !slices.Contains(stacks, e.Stack) {
+			stacks = append(stacks, e.Stack)
+		}
+	}
+	if len(stacks) > 0 {
+		c.note("endpoints that tasks need go when these stacks are deleted: %s", strings.Join(stacks, ", "))
+	}
+}
+
 // tablesWithoutS3 are the route tables of the chosen subnets that no gateway endpoint of S3 is in.
 func (c *chooser) tablesWithoutS3() (tables []string) {
 	for _, s := range c.choice.Subnets {
 		covered := slices.ContainsFunc(c.choice.VPC.Endpoints, func(e Endpoint) bool {
-			return e.Service == "s3" && e.Gateway && slices.Contains(e.RouteTables, s.RouteTable)
+			return e.Service == "s3" && e.Gateway && !c.own(e) && slices.Contains(e.RouteTables, s.RouteTable)
 		})
 		if !covered && !slices.Contains(tables, s.RouteTable) {
 			tables = append(tables, s.RouteTable)

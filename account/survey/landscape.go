@@ -12,11 +12,13 @@ type Landscape struct {
 	Region, Account, Partition string
 	Caller                     string // ARN of the credentials' user or role
 
-	VPCs       []VPC      // in the order of their ids
-	Databases  []Database // and caches, in the order of their names
-	Groups     []Group    // security groups of databases and endpoints
-	PrefixList string     // id of the region's managed prefix list of S3; empty: unknown
-	Findings   []Finding  // what AWS did not show
+	VPCs      []VPC      // in the order of their ids
+	Databases []Database // and caches, in the order of their names
+	Groups    []Group    // security groups of databases and endpoints
+	// EndpointZones are the zones in which AWS offers each service's interface endpoint; nil: unknown.
+	EndpointZones map[string][]string
+	PrefixList    string    // id of the region's managed prefix list of S3; empty: unknown
+	Findings      []Finding // what AWS did not show
 }
 
 // VPC is a VPC with what stands in it.
@@ -69,6 +71,7 @@ type Endpoint struct {
 	PrivateDNS  bool
 	Groups      []string
 	RouteTables []string
+	Stack       string // name of the CloudFormation stack that made it, if one did
 }
 
 // Database is an RDS instance or cluster, or a cache.

@@ -4,12 +4,15 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
+	cfntypes "github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/elasticache"
@@ -157,6 +160,11 @@ func TestLookOnMoto(t *testing.T) {
 			t.Errorf("%s: %v", f.Action, f.Err)
 		}
 	}
+	for _, service := range account.EndpointServices {
+		if zones := l.EndpointZones[service]; service != "s3" && !slices.Contains(zones, region+"b") {
+			t.Errorf("%s in the zones %q", service, zones)
+		}
+	}
 	vpc := l.VPCs[slices.IndexFunc(l.VPCs, func(v VPC) bool { return v.ID == data })]
 	if want := []string{"10.0.0.0/16", "100.64.0.0/16"}; vpc.Name != "data?" || vpc.Default || vpc.Shared || !slices.Equal(ranges(vpc.CIDRs), want) ||
 		vpc.DNS != (DNS{true, true, true}) {
@@ -194,5 +202,51 @@ func TestLookOnMoto(t *testing.T) {
 	}
 	if _, err := account.New(c.Inputs); err != nil {
 		t.Error(err)
+	}
+}
+
+// A stack of chosen inputs is made as it is, without a parameter. Looked at again, the account has the same choice: what the stack has made
+// counts as its own.
+func TestChosenStackOnMoto(t *testing.T) {
+	w := newWorld(t)
+	ctx := t.Context()
+	vpc := w.vpc("isolated", "10.2.0.0/16")
+	one, two := w.subnet(vpc, "one", "10.2.1.0/24", "a"), w.subnet(vpc, "two", "10.2.2.0/24", "b")
+	w.table(vpc, nil, one, two)
+	must(w.ec2.CreateVpcEndpoint(ctx, &ec2.CreateVpcEndpointInput{
+		VpcId: &vpc, ServiceName: aws.String("com.amazonaws." + region + ".ecr.api"), PrivateDnsEnabled: aws.Bool(true),
+		VpcEndpointType: ec2types.VpcEndpointTypeInterface, SubnetIds: []string{one}, SecurityGroupIds: []string{w.group(vpc, "endpoints")},
+	}))
+	answers := Answers{
+		VPC: "isolated", Groups: Yes,
+		Inputs: account.Inputs{Key: "arn:aws:kms:" + region + ":123456789012:key/01234567-89ab-cdef-0123-456789abcdef"}, // moto refuses a new one's tags
+	}
+	choose := func() account.Inputs {
+		c, err := Choose(must(Look(ctx, Bind(w.config))), answers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c.Inputs
+	}
+	in := choose()
+	if want := []string{"ssmmessages", "ecr.dkr", "logs", "kms", "s3"}; !slices.Equal(in.Endpoints.Services, want) || len(in.Ingress) != 1 {
+		t.Errorf("%+v", in)
+	}
+	stack := must(account.New(in))
+	template := string(must(stack.CloudFormation()))
+	var parameters []cfntypes.Parameter // moto 5.2.1 does not divide the default of a list
+	for _, p := range stack.Parameters {
+		parameters = append(parameters, cfntypes.Parameter{ParameterKey: &p.Name, ParameterValue: &p.Default})
+	}
+	must(cloudformation.NewFromConfig(w.config).CreateStack(ctx, &cloudformation.CreateStackInput{
+		StackName: aws.String("bastion"), TemplateBody: &template, Parameters: parameters, Capabilities: []cfntypes.Capability{cfntypes.CapabilityCapabilityIam},
+	}))
+	l := must(Look(ctx, Bind(w.config)))
+	found := l.VPCs[slices.IndexFunc(l.VPCs, func(v VPC) bool { return v.ID == vpc })].Endpoints
+	if own := slices.DeleteFunc(slices.Clone(found), func(e Endpoint) bool { return e.Stack != "bastion" }); len(found) != 6 || len(own) != 5 {
+		t.Errorf("%d endpoints, %d of the stack: %+v", len(found), len(own), found)
+	}
+	if again := choose(); !reflect.DeepEqual(again, in) {
+		t.Errorf("chosen again: %+v\nbefore: %+v", again, in)
 	}
 }

@@ -19,6 +19,7 @@ import (
 const (
 	actionSecurityGroups = "ec2:DescribeSecurityGroups"
 	actionEndpoints      = "ec2:DescribeVpcEndpoints"
+	actionServices       = "ec2:DescribeVpcEndpointServices"
 )
 
 // found are AWS's answers. Each field has one writer.
@@ -103,6 +104,27 @@ func (s *surveyor) endpoints(ctx context.Context) {
 	})
 	s.note("VPC endpoints", actionEndpoints, err)
 	s.found.endpoints = endpoints
+}
+
+// services finds the zones in which AWS offers the interface endpoints that tasks need.
+func (s *surveyor) services(ctx context.Context) {
+	services, err := pages(func(token *string) ([]types.ServiceDetail, *string, error) {
+		out, err := s.clients.Services(ctx, &ec2.DescribeVpcEndpointServicesInput{
+			NextToken: token, Filters: []types.Filter{{Name: aws.String("service-type"), Values: []string{string(types.ServiceTypeInterface)}}},
+		})
+		if err != nil {
+			return nil, nil, err
+		}
+		return out.ServiceDetails, out.NextToken, nil
+	})
+	if !s.note("the services of VPC endpoints", actionServices, err) {
+		return
+	}
+	s.landscape.EndpointZones = make(map[string][]string)
+	for _, d := range services {
+		service := s.service(aws.ToString(d.ServiceName))
+		s.landscape.EndpointZones[service] = append(s.landscape.EndpointZones[service], d.AvailabilityZones...)
+	}
 }
 
 // prefixList finds S3's, to which gateway endpoints lead. Its name is that of the endpoint service.
@@ -286,6 +308,7 @@ func wayOf(t types.RouteTable) Way {
 func (s *surveyor) endpoint(e types.VpcEndpoint) Endpoint {
 	return Endpoint{
 		ID: aws.ToString(e.VpcEndpointId), Service: s.service(aws.ToString(e.ServiceName)), PrivateDNS: aws.ToBool(e.PrivateDnsEnabled),
+		Stack:   tagOf(e.Tags, "aws:cloudformation:stack-name"),
 		Gateway: e.VpcEndpointType == types.VpcEndpointTypeGateway, Groups: groupIDs(e.Groups), RouteTables: e.RouteTableIds,
 	}
 }
@@ -301,9 +324,11 @@ func (s *surveyor) service(name string) string {
 	return printable.Line(name)
 }
 
-func nameOf(tags []types.Tag) string {
+func nameOf(tags []types.Tag) string { return tagOf(tags, "Name") }
+
+func tagOf(tags []types.Tag, key string) string {
 	for _, t := range tags {
-		if aws.ToString(t.Key) == "Name" {
+		if aws.ToString(t.Key) == key {
 			return printable.Line(aws.ToString(t.Value))
 		}
 	}

@@ -67,6 +67,9 @@ func (c *chooser) network() error {
 	most := maxSubnets
 	if p.make && len(c.missing()) > 0 {
 		most = maxPaid
+		if subnets, err = c.offered(subnets); err != nil {
+			return err
+		}
 	}
 	c.choice.Subnets = subnets
 	if len(c.answers.Inputs.Subnets) == 0 {
@@ -178,6 +181,31 @@ func (c *chooser) plan(subnets []Subnet) (plan, error) {
 			strings.Join(missing, ", ")
 	}
 	return plan{ways: isolated, make: true, private: true, what: "VPC endpoints", why: why}, nil
+}
+
+// offered are the subnets in whose zones AWS offers the endpoints to make.
+func (c *chooser) offered(subnets []Subnet) ([]Subnet, error) {
+	if c.landscape.EndpointZones == nil {
+		return subnets, nil
+	}
+	var kept []Subnet
+	var left []string
+	for _, s := range subnets {
+		i := slices.IndexFunc(c.missing(), func(service string) bool { return !slices.Contains(c.landscape.EndpointZones[service], s.Zone) })
+		if i < 0 {
+			kept = append(kept, s)
+		} else {
+			left = append(left, titled(s.Name, s.ID)+" is in "+s.Zone+", where AWS offers no endpoint of "+c.missing()[i])
+		}
+	}
+	if len(kept) == 0 || len(c.answers.Inputs.Subnets) > 0 && len(left) > 0 {
+		return nil, fail.New(fail.Usage, "make VPC endpoints in "+c.choice.VPC.title(), errors.New(strings.Join(left, "; ")),
+			"use subnets of other zones, or a NAT gateway")
+	}
+	if len(left) > 0 {
+		c.note("subnets left out: %s", strings.Join(left, "; "))
+	}
+	return kept, nil
 }
 
 // spread takes the best subnet of each zone, of at most so many zones: those of the databases first.
