@@ -8,8 +8,8 @@ import (
 // CloudFormation returns the stack as a template in JSON.
 func (s *Stack) CloudFormation() ([]byte, error) { return indented(s.template(nil)) }
 
-// template is the stack as a template. Metadata, if there is any, is the template's own.
-func (s *Stack) template(metadata Object) Object {
+// template is the stack as a template, with a record in its metadata if there is one.
+func (s *Stack) template(record *Record) Object {
 	var parameters, resources, outputs Object
 	for _, p := range s.Parameters {
 		o := Object{{"Type", p.Type}, {"Description", p.Description}}
@@ -21,8 +21,7 @@ func (s *Stack) template(metadata Object) Object {
 	for _, r := range s.Resources {
 		o := Object{{"Type", r.Type}}
 		if r.Keep {
-			// A creation that failed leaves nothing: its names would be taken for the next.
-			o = append(o, Member{"DeletionPolicy", "RetainExceptOnCreate"}, Member{"UpdateReplacePolicy", "Retain"})
+			o = append(o, Member{"DeletionPolicy", record.deletion(r)}, Member{"UpdateReplacePolicy", "Retain"})
 		}
 		o = append(o, Member{"Properties", resolve(r.Properties, intrinsic)})
 		resources = append(resources, Member{r.ID, o})
@@ -38,8 +37,8 @@ func (s *Stack) template(metadata Object) Object {
 		{"AWSTemplateFormatVersion", "2010-09-09"},
 		{"Description", s.Inputs.Name + ": bastions for private databases, without an open port (SSH over SSM, " + on + ")"},
 	}
-	if len(metadata) > 0 {
-		template = append(template, Member{"Metadata", metadata})
+	if record != nil {
+		template = append(template, Member{"Metadata", Object{{recordKey, *record}}})
 	}
 	return append(template, Member{"Parameters", parameters}, Member{"Resources", resources}, Member{"Outputs", outputs})
 }

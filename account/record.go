@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 )
 
 // recordKey is the member of a template's metadata that has its Record.
@@ -13,14 +14,25 @@ const recordKey = "Bastion"
 type Record struct {
 	Version string // of the program that made the template
 	Inputs  Inputs
-	// Adopted are ARNs of what an earlier stack of the name has left and this one uses without having it: its KMS key.
+	// Adopted is what an earlier stack of the name has left and this one has taken over: names of log groups, which are its own now, and
+	// the ARN of a KMS key, which it uses without having it.
 	Adopted []string `json:",omitempty"`
+}
+
+// deletion is the deletion policy of a resource that is kept. A creation that failed leaves nothing, because its names would be taken for
+// the next. But it must not take along what was there before it.
+func (r *Record) deletion(kept Resource) string {
+	name, isText := kept.Properties.get("LogGroupName").(string)
+	if r != nil && isText && slices.Contains(r.Adopted, name) {
+		return "Retain"
+	}
+	return "RetainExceptOnCreate"
 }
 
 // Deployable returns the template as it is sent to CloudFormation: in one line, because CloudFormation limits its size, and with the
 // record of its inputs in its metadata.
 func (s *Stack) Deployable(version string, adopted ...string) ([]byte, error) {
-	return marshal(s.template(Object{{recordKey, Record{Version: version, Inputs: s.Inputs, Adopted: adopted}}}))
+	return marshal(s.template(&Record{Version: version, Inputs: s.Inputs, Adopted: adopted}))
 }
 
 // ReadRecord returns the record in a template that Deployable has made. ok is false for any other template. The error is that of a record

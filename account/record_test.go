@@ -2,6 +2,7 @@ package account
 
 import (
 	"bytes"
+	"encoding/json"
 	"reflect"
 	"strings"
 	"testing"
@@ -28,6 +29,26 @@ func TestRecord(t *testing.T) {
 				t.Errorf("the inputs in the template make another one, %v", err)
 			}
 		})
+	}
+}
+
+// A log group that was there before the stack stays when the stack's creation fails; one that the stack makes goes.
+func TestAdoptedStays(t *testing.T) {
+	s := newStack(t, Inputs{ExecLogs: true})
+	text, err := s.Deployable("1.2.3", "/bastion", "arn:aws:kms:key")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var template struct {
+		Resources map[string]struct{ DeletionPolicy string }
+	}
+	if err := json.Unmarshal(text, &template); err != nil {
+		t.Fatal(err)
+	}
+	for id, want := range map[string]string{"AuditLog": "Retain", "ExecLog": "RetainExceptOnCreate", "Key": "RetainExceptOnCreate", "Cluster": ""} {
+		if got := template.Resources[id].DeletionPolicy; got != want {
+			t.Errorf("%s has the deletion policy %q, want %q", id, got, want)
+		}
 	}
 }
 

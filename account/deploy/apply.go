@@ -63,6 +63,7 @@ func (d *Deployer) Apply(ctx context.Context, p Preview, on func(Event)) (Output
 // follow tells the events of an operation until CloudFormation has ended it, and returns how the stack is then.
 func (d *Deployer) follow(ctx context.Context, op *operation, on func(Event)) (State, error) {
 	for polls := 0; ; polls++ {
+		begun := op.begun                   // before the state: that of a moment ago may be the one from before the operation
 		s, err := d.describe(ctx, op.stack) // before the events: the last of them is from before the stack's last state
 		if err == nil {
 			err = op.next(ctx, d, on)
@@ -73,7 +74,7 @@ func (d *Deployer) follow(ctx context.Context, op *operation, on func(Event)) (S
 			}
 			return s, err
 		}
-		if s.Phase != Busy && op.begun {
+		if s.Phase != Busy && begun {
 			return s, nil
 		}
 		if !op.begun && polls >= beginPolls {

@@ -64,9 +64,7 @@ func (d *Deployer) PlanDestroy(ctx context.Context, on func(Event)) (p DestroyPl
 			return p, err
 		}
 	}
-	for _, arn := range p.State.Adopted {
-		p.Keep = append(p.Keep, Resource{ID: "Key", Type: typeKey, PhysicalID: arn})
-	}
+	p.Keep = append(p.Keep, adoptedKeys(p.State.Adopted)...)
 	earlier, err := d.Kept(ctx)
 	if err != nil {
 		return p, err

@@ -50,6 +50,7 @@ type fakeStack struct {
 	resources          []types.StackResourceSummary
 	events             []types.StackEvent // the newest last
 	work               []func()           // steps to go
+	late               func()             // comes after the next look at the stack
 }
 
 type fakeChangeSet struct {
@@ -218,9 +219,11 @@ func (f *fake) execute(c *fakeChangeSet, token string) {
 	if c.in.ChangeSetType == types.ChangeSetTypeCreate {
 		verb, last = "CREATE", types.StackStatusRollbackComplete
 	}
-	s.set(f, types.StackStatus(verb+"_IN_PROGRESS"), "User Initiated", token)
 	if verb == "CREATE" {
 		s.template = template
+		s.set(f, types.StackStatusCreateInProgress, "User Initiated", token)
+	} else {
+		s.late = func() { s.set(f, types.StackStatusUpdateInProgress, "User Initiated", token) }
 	}
 	s.event(f, "AWS::SNS::Topic", "Neighbour", "CREATE_FAILED", "not of this operation", "another")
 	ids, resources := declared(template)
@@ -338,10 +341,15 @@ func (f *fake) describeStacks(in *cloudformation.DescribeStacksInput) (*cloudfor
 	if err != nil {
 		return nil, err
 	}
-	return &cloudformation.DescribeStacksOutput{Stacks: []types.Stack{{
-		StackId: &s.id, StackName: &s.name, StackStatus: s.status, StackStatusReason: &s.reason, Parameters: s.parameters,
+	out := &cloudformation.DescribeStacksOutput{Stacks: []types.Stack{{
+		StackId: &s.id, StackName: &s.name, StackStatus: s.status, StackStatusReason: aws.String(s.reason), Parameters: s.parameters,
 		EnableTerminationProtection: &s.protected, Outputs: []types.Output{{OutputKey: aws.String("Cluster"), OutputValue: &s.name}},
-	}}}, nil
+	}}}
+	if s.late != nil {
+		s.late()
+		s.late = nil
+	}
+	return out, nil
 }
 
 // eventsOnAPage is few, so that there are pages.

@@ -3,6 +3,7 @@ package deploy
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
@@ -83,7 +84,7 @@ func (d *Deployer) Kept(ctx context.Context) ([]Resource, error) {
 // leftBy is what a deleted stack left, or used without having it. A stack that bastion did not make left nothing of bastion's.
 func (d *Deployer) leftBy(ctx context.Context, stack string) (left []Resource, _ error) {
 	out, err := d.aws.GetTemplate(ctx, &cloudformation.GetTemplateInput{StackName: &stack, TemplateStage: types.TemplateStageOriginal})
-	if isMissing(err) { // one that never was more than a preview
+	if awsanswer.Of(err).Code == codeInvalid { // one that never was more than a preview
 		return nil, nil
 	}
 	if err != nil {
@@ -109,10 +110,17 @@ func (d *Deployer) leftBy(ctx context.Context, stack string) (left []Resource, _
 			break
 		}
 	}
-	for _, arn := range r.Adopted {
-		left = append(left, Resource{ID: "Key", Type: typeKey, PhysicalID: arn})
+	return append(left, adoptedKeys(r.Adopted)...), nil
+}
+
+// adoptedKeys are the keys in the list of what a stack has adopted. The log groups in it are resources of the stack.
+func adoptedKeys(adopted []string) (keys []Resource) {
+	for _, name := range adopted {
+		if strings.HasPrefix(name, "arn:") {
+			keys = append(keys, Resource{ID: "Key", Type: typeKey, PhysicalID: name})
+		}
 	}
-	return left, nil
+	return keys
 }
 
 // resources are the resources of a stack, by its id.
@@ -182,7 +190,7 @@ func (d *Deployer) adopt(ctx context.Context, s *account.Stack) (_ *account.Stac
 		switch {
 		case !wanted:
 		case r.Type == typeLogs:
-			taken = append(taken, r)
+			taken, adopted = append(taken, r), append(adopted, r.PhysicalID)
 		case r.Type == typeKey && in.Key == "":
 			out, err := d.aws.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &r.PhysicalID})
 			if err != nil || out.KeyMetadata == nil {
@@ -192,6 +200,7 @@ func (d *Deployer) adopt(ctx context.Context, s *account.Stack) (_ *account.Stac
 			taken, adopted = append(taken, r), append(adopted, in.Key)
 		}
 	}
+	slices.Sort(adopted) // the same template each time
 	if in.Key != s.Inputs.Key {
 		if s, err = account.New(in); err != nil {
 			return nil, nil, nil, err

@@ -118,6 +118,9 @@ func (d *Deployer) look(ctx context.Context, id string) (State, error) {
 		return s, err
 	}
 	out, err := d.aws.GetTemplate(ctx, &cloudformation.GetTemplateInput{StackName: &s.ID, TemplateStage: types.TemplateStageOriginal})
+	if awsanswer.Of(err).Code == codeInvalid { // it has none
+		return s, nil
+	}
 	if err != nil {
 		return s, d.fault("read the template of", "cloudformation:GetTemplate", err)
 	}
@@ -151,10 +154,13 @@ func (d *Deployer) describe(ctx context.Context, id string) (State, error) {
 	return s, nil
 }
 
+// codeInvalid is CloudFormation's code for whatever is wrong with a call.
+const codeInvalid = "ValidationError"
+
 // isMissing reports CloudFormation's answer for a stack that does not exist, for which it has no code of its own.
 func isMissing(err error) bool {
 	answer := awsanswer.Of(err)
-	return answer.Code == "ValidationError" && strings.Contains(answer.Message, "does not exist")
+	return answer.Code == codeInvalid && strings.Contains(answer.Message, "does not exist")
 }
 
 // usable returns why the stack must not be touched, or nil.
