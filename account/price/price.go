@@ -106,6 +106,10 @@ func (e *estimator) month() {
 			e.estimate.Month = append(e.estimate.Month, e.item(what, quantity, unit, price))
 		}
 	}
+	for _, i := range e.service() {
+		i.Quantity = i.Quantity.times(count(monthHours))
+		e.estimate.Month = append(e.estimate.Month, i)
+	}
 	if endpoints := e.interfaces(); endpoints > 0 {
 		zones := int64(len(e.stack.Inputs.Subnets))
 		if zones == 0 {
@@ -123,18 +127,62 @@ func (e *estimator) month() {
 
 // interfaces counts the interface endpoints that the stack makes. A gateway endpoint costs nothing.
 func (e *estimator) interfaces() (n int64) {
-	for _, r := range e.stack.Resources {
-		for _, m := range r.Properties {
-			if r.Type == "AWS::EC2::VPCEndpoint" && m.Name == "VpcEndpointType" && m.Value == "Interface" {
-				n++
-			}
+	for _, kind := range e.properties("AWS::EC2::VPCEndpoint", "VpcEndpointType") {
+		if kind == "Interface" {
+			n++
 		}
 	}
 	return n
 }
 
+// properties are the values of a property in the stack's resources of a type.
+func (e *estimator) properties(kind, name string) (values []any) {
+	for _, r := range e.stack.Resources {
+		for _, m := range r.Properties {
+			if r.Type == kind && m.Name == name {
+				values = append(values, m.Value)
+			}
+		}
+	}
+	return values
+}
+
+// service are the tasks of ECS services, which always run: what they cost an hour.
+func (e *estimator) service() (items []Item) {
+	var tasks int64
+	for _, n := range e.properties("AWS::ECS::Service", "DesiredCount") {
+		if n, ok := n.(int); ok {
+			tasks += int64(n)
+		}
+	}
+	if tasks == 0 {
+		return nil
+	}
+	for _, i := range e.task() {
+		i.What, i.Quantity = fmt.Sprintf("%s, of %d tasks that always run", i.What, tasks), i.Quantity.times(count(tasks))
+		items = append(items, i)
+	}
+	return items
+}
+
 // hour adds what a bastion costs while it runs.
 func (e *estimator) hour() {
+	e.estimate.Hour = []Item{}
+	if e.number("AWS::ECS::TaskDefinition") == 0 {
+		return
+	}
+	e.estimate.Hour = e.task()
+	if filters := e.number("AWS::Logs::MetricFilter"); filters > 0 {
+		e.estimate.Hour = append(e.estimate.Hour,
+			e.item("metrics of the audit log", fraction(filters, monthHours), "metric-month", e.prices.MetricMonth))
+	}
+	if len(e.properties("AWS::ECS::Cluster", "CapacityProviders")) > 0 {
+		e.note("on Fargate Spot a task costs up to 70 %% less, at a price that changes: these are the prices without it")
+	}
+}
+
+// task is what a task costs an hour.
+func (e *estimator) task() []Item {
 	in := e.stack.Inputs
 	vcpu, memory, name := e.prices.X86VCPUHour, e.prices.X86GBHour, "x86"
 	if in.Architecture == "ARM64" {
@@ -151,10 +199,7 @@ func (e *estimator) hour() {
 	if e.options.PublicAddress {
 		items = append(items, e.item("public IPv4 address", count(1), "address-hour", e.prices.AddressHour))
 	}
-	if filters := e.number("AWS::Logs::MetricFilter"); filters > 0 {
-		items = append(items, e.item("metrics of the audit log", fraction(filters, monthHours), "metric-month", e.prices.MetricMonth))
-	}
-	e.estimate.Hour = items
+	return items
 }
 
 // free are the types that cost nothing, or that other items and notes tell of.
@@ -162,7 +207,8 @@ var free = []string{
 	"AWS::KMS::Key", "AWS::KMS::Alias", "AWS::Logs::LogGroup", "AWS::Logs::MetricFilter", "AWS::CloudWatch::Alarm", "AWS::ECR::Repository",
 	"AWS::ECS::Cluster", "AWS::ECS::TaskDefinition", "AWS::IAM::Role", "AWS::IAM::ManagedPolicy", "AWS::EC2::SecurityGroup",
 	"AWS::EC2::SecurityGroupIngress", "AWS::EC2::VPCEndpoint", "AWS::SNS::Topic", "AWS::SNS::TopicPolicy", "AWS::SNS::Subscription",
-	"AWS::Events::Rule", "AWS::S3::Bucket", "AWS::S3::BucketPolicy",
+	"AWS::Events::Rule", "AWS::S3::Bucket", "AWS::S3::BucketPolicy", "AWS::ECS::Service", "AWS::SSM::Document", "AWS::IAM::InstanceProfile",
+	"AWS::EC2::LaunchTemplate", "AWS::AutoScaling::AutoScalingGroup", "AWS::AutoScaling::ScalingPolicy", "AWS::AutoScaling::ScheduledAction",
 }
 
 // rest notes what depends on use, and what the table knows no price of.
@@ -179,6 +225,9 @@ func (e *estimator) rest() {
 	}
 	if e.number("AWS::KMS::Key") > 0 {
 		e.note("each of a KMS key's first two rotations, one a year, adds a key's price a month")
+	}
+	if e.number("AWS::AutoScaling::AutoScalingGroup") > 0 {
+		e.note("not in this estimate: the EC2 instances, their volumes and their monitoring")
 	}
 	unknown := make(map[string]bool)
 	for _, r := range e.stack.Resources {

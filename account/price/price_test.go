@@ -150,6 +150,32 @@ func TestNotes(t *testing.T) {
 	}
 }
 
+// Tasks of a service cost something all the time. Instances, and tasks on Spot, are notes.
+func TestVariants(t *testing.T) {
+	s := newStack(t, account.Inputs{Region: "us-east-1", CPU: 256})
+	s.Resources = append(s.Resources,
+		account.Resource{ID: "Service", Type: "AWS::ECS::Service", Properties: account.Object{{Name: "DesiredCount", Value: 2}}},
+		account.Resource{ID: "Spot", Type: "AWS::ECS::Cluster", Properties: account.Object{{Name: "CapacityProviders", Value: account.List{}}}})
+	e := Of(s, Options{})
+	want := []string{
+		"Fargate vCPU, x86, of 2 tasks that always run: 365 vCPU-hour * 0.04048 = 14.7752",
+		"Fargate memory, x86, of 2 tasks that always run: 730 GB-hour * 0.004445 = 3.24485",
+	}
+	if got := lines(e.Month)[:2]; !slices.Equal(got, want) || !says(e, "up to 70 % less") || says(e, "not in this estimate") {
+		t.Errorf("%q, want %q; %q", got, want, e.Notes)
+	}
+	if e := Of(newStack(t, account.Inputs{Region: "us-east-1"}), Options{}); says(e, "Spot") {
+		t.Errorf("%q", e.Notes)
+	}
+	classic, err := account.NewClassic(account.ClassicInputs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e := Of(classic, Options{}); e.Hour == nil || len(e.Hour) > 0 || !says(e, "the EC2 instances") || says(e, "AWS::") {
+		t.Errorf("%+v", e)
+	}
+}
+
 // An operator's table comes before the program's, for its regions.
 func TestOwnTable(t *testing.T) {
 	text := strings.ReplaceAll(string(published), `"0.04048"`, `"9"`)
