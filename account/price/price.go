@@ -22,10 +22,20 @@ const (
 // Options are what a stack does not say about its cost.
 type Options struct {
 	Prices *Table // the operator's own; nil: the published ones
-	// Fargate is the price by the settings price_vcpu_hour and price_gb_hour, if the operator has set them.
+	// Fargate is the price by the settings price_vcpu_hour and price_gb_hour, if the operator has set them: see BySettings.
 	Fargate       *fargate.Price
 	PublicAddress bool  // each task has one
 	ImageBytes    int64 // in the repository; 0: the usual size
+}
+
+// BySettings returns Fargate's price by the settings price_vcpu_hour and price_gb_hour, or nil if these have their defaults: a table's prices
+// are better, which differ between regions and architectures.
+func BySettings(vcpuHour, gbHour float64) *fargate.Price {
+	usual := Published().Regions[usual]
+	if ofFloat(vcpuHour).Cmp(*usual.X86VCPUHour) == 0 && ofFloat(gbHour).Cmp(*usual.X86GBHour) == 0 {
+		return nil
+	}
+	return &fargate.Price{VCPUHour: vcpuHour, GBHour: gbHour}
 }
 
 // Item is a part of the cost.

@@ -4,12 +4,14 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"testing"
 
 	"go.uber.org/goleak"
 
 	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fargate"
 )
 
@@ -220,6 +222,26 @@ func TestPublished(t *testing.T) {
 	}
 	if p := table.Regions[usual]; len(table.Regions) < 5 || p.X86VCPUHour.String() != "0.04048" || p.X86GBHour.String() != "0.004445" {
 		t.Errorf("%d regions, %s: the default of the settings is another", len(table.Regions), p.X86VCPUHour)
+	}
+}
+
+// Settings count if somebody has set one of them: their defaults are the published prices of us-east-1.
+func TestBySettings(t *testing.T) {
+	usual := func(key string) float64 {
+		price, err := strconv.ParseFloat(config.Lookup(key).Default, 64)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return price
+	}
+	vcpu, gb := usual("price_vcpu_hour"), usual("price_gb_hour")
+	if got := BySettings(vcpu, gb); got != nil {
+		t.Errorf("%+v by the defaults", got)
+	}
+	for _, set := range []fargate.Price{{VCPUHour: 0.05, GBHour: gb}, {VCPUHour: vcpu, GBHour: 0.005}} {
+		if got := BySettings(set.VCPUHour, set.GBHour); got == nil || *got != set {
+			t.Errorf("%+v, want %+v", got, set)
+		}
 	}
 }
 
