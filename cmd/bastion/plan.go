@@ -225,6 +225,15 @@ func (d *stackSession) preview(ctx context.Context, state deploy.State, values m
 	return d.Preview(ctx, stack, params)
 }
 
+// goesOn says, if ctx has ended while CloudFormation was at work on the stack, that it goes on.
+func (a *app) goesOn(ctx context.Context, d *stackSession, err error) error {
+	if err != nil && ctx.Err() != nil {
+		d.progress.Idle()
+		_ = console.Printf(a.err, "bastion: what CloudFormation has begun goes on; run the command again to follow it\n")
+	}
+	return err
+}
+
 // tell shows an event of CloudFormation's.
 func (d *stackSession) tell(e deploy.Event) {
 	if e.Failed() {

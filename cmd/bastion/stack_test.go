@@ -3,10 +3,14 @@ package main
 import (
 	"context"
 	"encoding/json"
+	"encoding/xml"
+	"fmt"
 	"net/http"
+	"net/http/httptest"
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -117,4 +121,116 @@ func TestStackCommandsOnMoto(t *testing.T) {
 	run(0, "destroy --yes", "will be removed", "AuditLog (AWS::Logs::LogGroup) /bastion", "what stays in eu-central-1")
 	run(0, "destroy --yes", "no stack bastion in eu-central-1")
 	run(0, "plan --no-drift --name bastion-two", "OtherCommand")
+}
+
+// busy is the address of a CloudFormation whose stack is being changed without end.
+func busy(t *testing.T) string {
+	t.Helper()
+	stack, err := account.New(account.Inputs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	template, err := stack.Deployable("0.1.0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var escaped strings.Builder
+	if err := xml.EscapeText(&escaped, template); err != nil {
+		t.Fatal(err)
+	}
+	const id = "<StackId>arn:aws:cloudformation:eu-central-1:000000000000:stack/bastion/1</StackId><StackName>bastion</StackName>"
+	results := map[string]string{
+		"DescribeStacks": "<Stacks><member>" + id + "<CreationTime>2026-11-30T00:00:00Z</CreationTime><StackStatus>UPDATE_IN_PROGRESS</StackStatus>" +
+			"</member></Stacks>",
+		"GetTemplate": "<TemplateBody>" + escaped.String() + "</TemplateBody>",
+		"DescribeStackEvents": "<StackEvents><member>" + id + "<EventId>1</EventId><Timestamp>2026-11-30T00:00:00Z</Timestamp>" +
+			"<LogicalResourceId>Cluster</LogicalResourceId><ResourceType>AWS::ECS::Cluster</ResourceType>" +
+			"<ResourceStatus>UPDATE_IN_PROGRESS</ResourceStatus><ClientRequestToken>t</ClientRequestToken></member></StackEvents>",
+	}
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		action := r.FormValue("Action")
+		result, known := results[action]
+		if !known {
+			t.Errorf("%s is called", action)
+			w.WriteHeader(http.StatusBadRequest)
+		}
+		_, _ = fmt.Fprintf(w, `<%[1]sResponse xmlns="http://cloudformation.amazonaws.com/doc/2010-05-15/"><%[1]sResult>%[2]s</%[1]sResult></%[1]sResponse>`,
+			action, result)
+	}))
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// A command that is interrupted while CloudFormation is at work says that this goes on.
+func TestStackCommandInterrupted(t *testing.T) {
+	t.Parallel()
+	for _, line := range []string{"upgrade --yes", "destroy --yes"} {
+		t.Run(line, func(t *testing.T) {
+			t.Parallel()
+			env := append(append(rig.Environ(), offline(t.TempDir())...), "AWS_ENDPOINT_URL="+busy(t), "AWS_REGION=eu-central-1",
+				"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key")
+			p, err := rig.Start(env, filepath.Join(scratch, "bastion"), strings.Fields(line)...)
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _, _ = p.Stop(syscall.SIGKILL) })
+			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+			defer cancel()
+			if err := p.WaitOutput(ctx, "Cluster (AWS::ECS::Cluster): update in progress"); err != nil {
+				t.Fatalf("%v\n%s", err, p.Output())
+			}
+			if code, err := p.Stop(syscall.SIGINT); err != nil || code != 130 || !strings.Contains(p.Output(), "run the command again to follow it") {
+				t.Errorf("exit code %d, %v\n%s", code, err, p.Output())
+			}
+		})
+	}
+}
+
+// A plan names what changes and why, what others have changed, and what CloudFormation cannot compare.
+func TestWritePlan(t *testing.T) {
+	p := planOutput{
+		Stack: "bastion", Region: "eu-central-1", Version: "1.0.0", Program: "1.1.0",
+		Changes: []deploy.Change{
+			{Action: "Modify", Resource: "TaskDefinition", Type: "AWS::ECS::TaskDefinition", Replacement: "True", Properties: []string{"Cpu", "Memory"}},
+			{Action: "Remove", Resource: "Old\x1b[2J", Type: "AWS::SNS::Topic"},
+			{Action: "Modify", Resource: "Key", Type: "AWS::KMS::Key", Replacement: "Conditional"},
+		},
+		Drift: &deploy.Drift{
+			Resources: []deploy.ResourceDrift{{
+				Resource:    deploy.Resource{ID: "AuditLog", Type: "AWS::Logs::LogGroup", PhysicalID: "/bastion", Status: "MODIFIED"},
+				Differences: []deploy.Difference{{Property: "/RetentionInDays", Kind: "NOT_EQUAL", Expected: "365", Actual: "7"}},
+			}},
+			Unchecked:  []deploy.Resource{{ID: "KeyAlias"}, {ID: "OtherCommand"}},
+			Incomplete: "no permission",
+		},
+	}
+	var out strings.Builder
+	if err := writePlan(&out, p, false); err != nil {
+		t.Fatal(err)
+	}
+	const want = `stack bastion in eu-central-1, deployed by bastion 1.0.0; this is 1.1.0
+bastion upgrade would change 3 resources:
+  modify  TaskDefinition  AWS::ECS::TaskDefinition  Cpu, Memory; replaced
+  remove  Old?[2J         AWS::SNS::Topic           -
+  modify  Key             AWS::KMS::Key             perhaps replaced
+1 resource changed outside CloudFormation:
+  AuditLog (AWS::Logs::LogGroup) /bastion: modified
+    /RetentionInDays: 365 in the stack, now 7
+CloudFormation could not compare everything: no permission
+not compared: KeyAlias, OtherCommand
+`
+	if out.String() != want {
+		t.Errorf("\n%s\nwant\n%s", &out, want)
+	}
+	if !p.differs() {
+		t.Error("nothing differs")
+	}
+	p.Changes, p.Drift = nil, &deploy.Drift{Unchecked: p.Drift.Unchecked}
+	if p.differs() {
+		t.Error("what cannot be compared differs")
+	}
+	out.Reset()
+	if err := writePlan(&out, p, false); err != nil || !strings.Contains(out.String(), "would change nothing\nno drift was found\nnot compared") {
+		t.Errorf("%v\n%s", err, &out)
+	}
 }

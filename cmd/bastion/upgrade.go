@@ -57,11 +57,11 @@ func (a *app) upgrade(ctx context.Context, s config.Settings, o upgradeOptions) 
 	defer d.progress.Close()
 	d.progress.Step("comparing the stack " + o.name)
 	if _, err := d.ready(ctx); err != nil {
-		return err
+		return a.goesOn(ctx, d, err)
 	}
 	state, err := d.Settle(ctx, d.tell)
 	if err != nil {
-		return err
+		return a.goesOn(ctx, d, err)
 	}
 	tags := make(map[string]string)
 	for name := range state.Parameters {
@@ -82,7 +82,7 @@ func (a *app) upgrade(ctx context.Context, s config.Settings, o upgradeOptions) 
 		return err
 	}
 	if out.Outputs, err = d.Apply(ctx, p, d.tell); err != nil {
-		return err
+		return a.goesOn(ctx, d, err)
 	}
 	d.progress.Idle()
 	return a.outcome(s, out, "the stack "+o.name+" is of bastion "+d.Version+" now")
