@@ -86,7 +86,6 @@ func (a *app) auditCommand() *cli.Command {
 		Examples: []string{
 			"bastion audit --since 7d --summary",
 			"bastion audit --from 2026-10-01 --to 2026-11-01 -o csv > october.csv",
-			"bastion audit --user ada --destination '*.rds.*'",
 			"bastion audit --denied -o json | jq '.accesses[].reason'",
 		},
 		Flags: append(o.flags("24h"),

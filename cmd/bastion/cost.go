@@ -41,7 +41,6 @@ func (a *app) costCommand() *cli.Command {
 		},
 		Examples: []string{
 			"bastion cost",
-			"bastion cost --by tag:team",
 			"bastion cost --month 2026-11",
 			"bastion cost --month this -o json | jq .total_usd",
 		},
