@@ -682,6 +682,15 @@ func TestArchitecture(t *testing.T) {
 	}
 }
 
+// Zones with Fargate are listed where not each of a region's has it.
+func TestHasFargate(t *testing.T) {
+	for id, want := range map[string]bool{"euc1-az1": true, "apne1-az3": false, "apne1-az4": true, "cnn1-az4": false, "usw1-az2": false, "": true} {
+		if got := hasFargate(id); got != want {
+			t.Errorf("%q: %v", id, got)
+		}
+	}
+}
+
 // An answer is a flag's; yes and no are the only ones to most.
 func TestAnswer(t *testing.T) {
 	var a Answers

@@ -19,14 +19,26 @@ const (
 	// maxSubnets are the most zones of bastions, and maxPaid those if each interface endpoint costs something in each of them.
 	maxSubnets, maxPaid = 3, 2
 	// withoutARM is the id of the zone without ARM64 on Fargate.
+	// Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/ecs-arm64.html
 	withoutARM = "use1-az3"
 	// registrationService is the endpoint that registers managed nodes, of any account: tasks must not reach it by the rule for the others.
 	registrationService = "ssm"
 )
 
-// withoutFargate are the ids of zones without Fargate.
+// fargateZones are the ids of the zones with Fargate in regions where not every zone has it, by what these ids begin with.
 // Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/AWS_Fargate-Regions.html
-var withoutFargate = []string{"usw1-az2", "apne1-az3"}
+var fargateZones = map[string][]string{
+	"apne1": {"apne1-az1", "apne1-az2", "apne1-az4"},
+	"cnn1":  {"cnn1-az1", "cnn1-az2"},
+	"usw1":  {"usw1-az1", "usw1-az3"},
+}
+
+// hasFargate reports whether Fargate runs tasks in a zone, by the zone's id.
+func hasFargate(id string) bool {
+	region, _, _ := strings.Cut(id, "-")
+	zones, limited := fargateZones[region]
+	return !limited || slices.Contains(zones, id)
+}
 
 // newRegions are the regions opened after 2023-12-23, where a task also needs the endpoints of ECS.
 var newRegions = []string{
@@ -133,7 +145,7 @@ func unfit(s Subnet) string {
 		return "is on an Outpost, which has no Fargate"
 	case !zoneName.MatchString(s.Zone):
 		return "is in " + s.Zone + ", which is no Availability Zone"
-	case slices.Contains(withoutFargate, s.ZoneID):
+	case !hasFargate(s.ZoneID):
 		return "is in " + s.ZoneID + ", which has no Fargate"
 	case s.Free < minFree:
 		return fmt.Sprintf("has %d free addresses, fewer than %d", s.Free, minFree)
