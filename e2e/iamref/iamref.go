@@ -145,7 +145,7 @@ func (r *Reference) action(name string) (*service, action, bool) {
 
 // globalKeys are the condition keys that every request has, as far as the policies here use them. Keys of tags are not among
 // them: an action has those that the reference lists for it.
-var globalKeys = map[string]string{"aws:PrincipalAccount": "String", "aws:SourceAccount": "String", "aws:SourceArn": "ARN"}
+var globalKeys = map[string]string{"aws:CalledVia": "ArrayOfString", "aws:PrincipalAccount": "String", "aws:SourceAccount": "String", "aws:SourceArn": "ARN"}
 
 // everything are the actions that have resource types and that a policy here allows on "*", and why.
 var everything = map[string]string{
