@@ -31,7 +31,7 @@ func (s *Stack) deployerPolicy() Policy {
 			Sid: "SurveyTheNetwork",
 			Action: []string{
 				"ec2:DescribeManagedPrefixLists", "ec2:DescribeRouteTables", "ec2:DescribeSecurityGroups", "ec2:DescribeSubnets",
-				"ec2:DescribeVpcEndpoints", "ec2:DescribeVpcs",
+				"ec2:DescribeVpcEndpointServices", "ec2:DescribeVpcEndpoints", "ec2:DescribeVpcs",
 			},
 			Resource: List{"*"},
 		},

@@ -214,6 +214,7 @@ func (a *app) root() *cli.Command {
 			a.auditCommand(),
 			a.gcCommand(),
 			a.costCommand(),
+			a.iamPolicyCommand(),
 			a.agentCommand(),
 			a.serviceCommand(),
 			a.lsCommand(),

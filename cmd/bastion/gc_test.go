@@ -11,8 +11,24 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 
 	"github.com/bastion-ssm/bastion/access"
+	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/lab"
 )
+
+// adminPolicy is the policy that bastion iam-policy prints for operators, of the lab's stack.
+func adminPolicy(t *testing.T) json.RawMessage {
+	t.Helper()
+	stack, err := account.New(account.Inputs{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	all, err := stack.Documents(account.Place{Partition: "aws", Region: lab.Region, Account: lab.Account})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(all, func(d account.Document) bool { return d.Name == "admin" })
+	return all[i].JSON
+}
 
 // gc stops the bastions of two users and not the task of a neighbour in the same cluster, whatever its age.
 func TestGC(t *testing.T) {
@@ -42,14 +58,22 @@ func TestGC(t *testing.T) {
 	if r := e.run(nil, "cost"); r.code != 0 || strings.Count(r.stdout, "RUNNING") != 2 || !strings.Contains(r.stdout, "total: about $") {
 		t.Errorf("%+v", r)
 	}
-	if r := e.run(nil, "gc"); r.code != 0 || !strings.Contains(r.stdout, "is past its life") || !strings.Contains(r.stdout, "2 younger bastions") {
+	// The admin's policy is enough for that, and gives no way into a bastion.
+	admin := e.as("ops", lab.IdentityConfig{Policy: adminPolicy(t), Expires: time.Now().Add(time.Hour)})
+	if r := e.run(admin, "cost"); r.code != 0 || strings.Count(r.stdout, "RUNNING") != 2 {
+		t.Errorf("of the admin: %+v", r)
+	}
+	if r := e.run(admin, "up"); r.code != 5 {
+		t.Errorf("an admin starts a bastion: %+v", r)
+	}
+	if r := e.run(admin, "gc"); r.code != 0 || !strings.Contains(r.stdout, "is past its life") || !strings.Contains(r.stdout, "2 younger bastions") {
 		t.Errorf("young bastions: %+v", r)
 	}
-	dry := e.run(nil, "gc", "--older-than", "1ms", "--dry-run")
+	dry := e.run(admin, "gc", "--older-than", "1ms", "--dry-run")
 	if dry.code != 0 || strings.Count(dry.stdout, "would be stopped") != 2 || len(running()) != 3 {
 		t.Errorf("a dry run: %+v; %d run", dry, len(running()))
 	}
-	r = e.run(nil, "gc", "--older-than", "1ms", "-o", "json")
+	r = e.run(admin, "gc", "--older-than", "1ms", "-o", "json")
 	var out access.SweepResult
 	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || r.code != 0 || len(out.Expired) != 2 || out.DryRun {
 		t.Fatalf("%v: %+v", err, r)

@@ -153,6 +153,8 @@ func TestOutputIsJSON(t *testing.T) {
 		{"plan", true},
 		{"upgrade --yes", true},
 		{"destroy --yes", true},
+		{"iam-policy admin --account 000000000000", false},
+		{"iam-policy --account 000000000000", false},
 		{"service nonesuch", true},
 		{"ssh-config", false},
 		{"ssh-config --write --file " + filepath.Join(home, "config"), false},

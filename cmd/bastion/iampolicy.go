@@ -1,0 +1,161 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"os"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/internal/cli"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/partition"
+)
+
+// policyOptions are the options of iam-policy that are no settings.
+type policyOptions struct {
+	inputs  account.Inputs
+	account string
+	classes []string
+}
+
+func (a *app) iamPolicyCommand() *cli.Command {
+	var o policyOptions
+	return &cli.Command{
+		Name:    "iam-policy",
+		Summary: "print the IAM policies of users, operators and whoever sets an account up",
+		Group:   groupAccount,
+		Args:    "[NAME]", MaxArgs: 1,
+		About: []cli.Passage{
+			cli.Terms(
+				"user", "start and use bastions of one's own; the stack makes this one itself",
+				"admin", "bastion gc, audit, cost: see and stop everybody's bastions, enter none",
+				"init", "what bastion init, plan, upgrade and destroy call",
+				"resources, roles, network", "what CloudFormation calls for them, and nobody else: attach them beside init",
+			),
+			cli.Para(`Without NAME it lists them. The policies are of the model that the stack comes from (docs/adr/0015). They name the account and
+				region of your credentials; with --account no call is made.`),
+		},
+		Examples: []string{
+			"bastion iam-policy admin > admin.json",
+			"bastion iam-policy roles --boundary arn:aws:iam::111122223333:policy/boundary",
+			"bastion iam-policy user --account 111122223333 --region eu-central-1",
+			"bastion iam-policy -o json | jq -r '.policies[].name'",
+		},
+		Flags: []cli.Option{
+			cli.Text(&o.account, "ID", "account that the policies name (default: your credentials')", "account"),
+			cli.Text(&o.inputs.Name, "NAME", "name of the stack (default: bastion)", "stack"),
+			cli.Func("NAME", "class of bastions; repeatable", func(v string) error { o.classes = append(o.classes, v); return nil }, "class"),
+			cli.Text(&o.inputs.Path, "PATH", "IAM path of the stack's roles and policies (default: /)", "path"),
+			cli.Text(&o.inputs.Boundary, "ARN", "permissions boundary of the stack's roles", "boundary"),
+			cli.Text(&o.inputs.Key, "ARN", "existing KMS key", "key"),
+			cli.Switch(&o.inputs.ExecLogs, "with transcripts of ECS Exec", "exec-logs"),
+			cli.Switch(&o.inputs.Endpoints.Make, "with VPC endpoints", "endpoints"),
+		},
+		Settings: showCommon,
+		Complete: func([]string) []cli.Candidate {
+			return []cli.Candidate{
+				{Value: "user", Help: "of users"},
+				{Value: "admin", Help: "of operators"},
+				{Value: "init", Help: "of whoever sets up"},
+				{Value: "resources", Help: "beside init"},
+				{Value: "roles", Help: "beside init"},
+				{Value: "network", Help: "beside init"},
+			}
+		},
+		Run: a.with(func(ctx context.Context, s config.Settings, args []string) error {
+			return a.iamPolicy(ctx, s, optional(args), o)
+		}),
+	}
+}
+
+// iamPolicy runs `bastion iam-policy`.
+func (a *app) iamPolicy(ctx context.Context, s config.Settings, name string, o policyOptions) error {
+	for _, c := range o.classes {
+		o.inputs.Classes = append(o.inputs.Classes, account.Class{Name: c})
+	}
+	stack, err := account.New(o.inputs)
+	if err != nil {
+		return fail.New(fail.Usage, "", err, "bastion iam-policy --help lists the options")
+	}
+	place, err := a.place(ctx, s, o.account)
+	if err != nil {
+		return err
+	}
+	documents, err := stack.Documents(place)
+	if err != nil {
+		return err
+	}
+	if name == "" {
+		return a.listPolicies(s, documents)
+	}
+	i := slices.IndexFunc(documents, func(d account.Document) bool { return d.Name == name })
+	if i < 0 {
+		var names []string
+		for _, d := range documents {
+			names = append(names, d.Name)
+		}
+		return fail.Usagef(config.DidYouMean(name, names, "bastion iam-policy ", "there are "+strings.Join(names, ", ")), "unknown policy %q", name)
+	}
+	_, err = a.out.Write(documents[i].JSON)
+	return err
+}
+
+// listedPolicy is a policy in JSON output.
+type listedPolicy struct {
+	Name        string          `json:"name"`
+	Description string          `json:"description"`
+	Policy      json.RawMessage `json:"policy"`
+}
+
+// listPolicies prints the names of policies, in JSON with the policies.
+func (a *app) listPolicies(s config.Settings, all []account.Document) error {
+	if s.Output.Format == "json" {
+		out := make([]listedPolicy, len(all))
+		for i, d := range all {
+			out[i] = listedPolicy{d.Name, d.Description, d.JSON}
+		}
+		return a.printJSON(map[string]any{"policies": out})
+	}
+	rows := [][]string{{"POLICY", "FOR"}}
+	for _, d := range all {
+		rows = append(rows, []string{d.Name, d.Description})
+	}
+	return a.printRows(s, rows)
+}
+
+var accountForm = regexp.MustCompile(`^[0-9]{12}$`)
+
+// place is where the stack is: where the credentials lead, or what the user says without a call of AWS.
+func (a *app) place(ctx context.Context, s config.Settings, id string) (account.Place, error) {
+	region := s.AWS.Region
+	if id == "" {
+		run, err := a.open(ctx, "iam-policy", s)
+		if err != nil {
+			return account.Place{}, err
+		}
+		defer run.close()
+		owner, err := run.access.Owner(ctx)
+		if err != nil {
+			return account.Place{}, err
+		}
+		parts := strings.SplitN(owner, ":", 6)
+		if len(parts) < 6 {
+			return account.Place{}, fail.New(fail.Credentials, "find out the account", errors.New(owner+" is not an ARN"), "give --account")
+		}
+		id, region = parts[4], run.access.Region()
+	}
+	for _, variable := range []string{"AWS_REGION", "AWS_DEFAULT_REGION"} {
+		if region == "" {
+			region = os.Getenv(variable)
+		}
+	}
+	if !accountForm.MatchString(id) || region == "" {
+		return account.Place{}, fail.Usagef("give --account and --region, or credentials", "account %q, region %q: want 12 digits and a region", id, region)
+	}
+	return account.Place{Partition: partition.Of(region).ID, Region: region, Account: id}, nil
+}
