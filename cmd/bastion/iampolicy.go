@@ -42,7 +42,7 @@ func (a *app) iamPolicyCommand() *cli.Command {
 		},
 		Examples: []string{
 			"bastion iam-policy admin > admin.json",
-			"bastion iam-policy roles --boundary arn:aws:iam::111122223333:policy/boundary",
+			"bastion iam-policy roles --boundary ARN --path /teams/data/",
 			"bastion iam-policy user --account 111122223333 --region eu-central-1",
 			"bastion iam-policy -o json | jq -r '.policies[].name'",
 		},

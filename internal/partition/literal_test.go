@@ -19,6 +19,8 @@ var mayName = map[string]string{
 	"account/alarms.go":                      "service principals and an event source have this suffix in every partition",
 	"account/classic_policies.go":            "service principals have this suffix in every partition",
 	"bastion-image/classic.json":             "service principals have this suffix in every partition",
+	"account/deployer.go":                    "a service principal, and a source in a comment",
+	"account/handlers.go":                    "service principals have this suffix in every partition",
 	"account/inputs.go":                      "the source of a table, in a comment",
 	"account/network.go":                     "the source of a table, in a comment",
 	"account/policies.go":                    "service principals have this suffix in every partition",
