@@ -74,7 +74,7 @@ func (d *Deployer) follow(ctx context.Context, op *operation, on func(Event)) (S
 			}
 			return s, err
 		}
-		if s.Phase != Busy && begun {
+		if s.Phase != Busy && begun || s.Phase == None { // of the deletion of an empty stack there may be no event
 			return s, nil
 		}
 		if !op.begun && polls >= beginPolls {
