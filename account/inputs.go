@@ -4,11 +4,11 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/bastion-ssm/bastion/internal/fargate"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // Inputs are an operator's choices. The zero value of a field means the default that Defaults gives.
@@ -21,6 +21,8 @@ type Inputs struct {
 	VPC, VPCCIDR string
 	MoreCIDRs    []string // IPv4 ranges of the VPC besides VPCCIDR
 	Subnets      []string
+	// PublicAddress gives each task a public address. Only the client's setting assign_public_ip does that: no resource depends on it.
+	PublicAddress bool
 
 	// SecurityGroup is an existing one for the tasks; empty makes one without inbound rules, with the egress of Egress.
 	// Without any, Egress is PostgreSQL, MySQL and Redis in the VPC.
@@ -141,11 +143,11 @@ func (in Inputs) Defaults() Inputs {
 const maxDescription = 255
 
 var (
-	nameForm  = regexp.MustCompile(`^[a-z][a-z0-9]+(-[a-z0-9]+)*$`)
-	classForm = regexp.MustCompile(`^[a-z0-9]+(-[a-z0-9]+)*$`)
-	plainText = regexp.MustCompile(`^[A-Za-z0-9 ._:/()#,@+=&;{}!$*-]+$`) // as EC2 takes descriptions
-	groupForm = regexp.MustCompile(`^sg-[0-9a-z]+$`)
-	pathForm  = regexp.MustCompile(`^/([\x21-\x7e]+/)?$`)
+	nameForm  = pattern.Lazy(`^[a-z][a-z0-9]+(-[a-z0-9]+)*$`)
+	classForm = pattern.Lazy(`^[a-z0-9]+(-[a-z0-9]+)*$`)
+	plainText = pattern.Lazy(`^[A-Za-z0-9 ._:/()#,@+=&;{}!$*-]+$`) // as EC2 takes descriptions
+	groupForm = pattern.Lazy(`^sg-[0-9a-z]+$`)
+	pathForm  = pattern.Lazy(`^/([\x21-\x7e]+/)?$`)
 )
 
 // Validate returns what is wrong with inputs that have their defaults, all of it.
@@ -156,9 +158,9 @@ func (in Inputs) Validate() error {
 			faults = append(faults, fmt.Errorf(format, args...))
 		}
 	}
-	check(nameForm.MatchString(in.Name) && len(in.Name) <= maxName,
+	check(nameForm().MatchString(in.Name) && len(in.Name) <= maxName,
 		"name %q: want 2 to %d lower-case letters, digits and single hyphens, a letter first", in.Name, maxName)
-	check(pathForm.MatchString(in.Path), "IAM path %q: want / at its begin and end", in.Path)
+	check(pathForm().MatchString(in.Path), "IAM path %q: want / at its begin and end", in.Path)
 	check(slices.Contains(retentions, in.RetentionDays), "log retention of %d days: CloudWatch Logs takes %s", in.RetentionDays, list(retentions))
 	memories := fargate.Memories(in.CPU)
 	check(len(memories) > 0, "%d CPU units: Fargate has %s", in.CPU, list(fargate.CPUs()))
@@ -169,13 +171,13 @@ func (in Inputs) Validate() error {
 		isCIDR := err == nil && prefix.Addr().Is4()
 		check((e.CIDR == "") != (e.Group == "") && (e.CIDR == "" || isCIDR), "egress to port %d: want an IPv4 CIDR or a security group", e.Port)
 		check(e.Port > 0 && e.Port < 1<<16, "egress to port %d: want 1 to 65535", e.Port)
-		check(plainText.MatchString(e.Description) && len(e.Description) <= maxDescription, "egress to port %d: want a description of at most %d letters, digits and ._-:/()#,@+=&;{}!$*",
+		check(plainText().MatchString(e.Description) && len(e.Description) <= maxDescription, "egress to port %d: want a description of at most %d letters, digits and ._-:/()#,@+=&;{}!$*",
 			e.Port, maxDescription)
 	}
 	in.validateNetwork(check)
 	seen := make(map[string]bool)
 	for _, c := range in.Classes {
-		check(c.Name == "" && len(in.Classes) == 1 || classForm.MatchString(c.Name) && len(c.Name) <= maxName,
+		check(c.Name == "" && len(in.Classes) == 1 || classForm().MatchString(c.Name) && len(c.Name) <= maxName,
 			"class %q: want at most %d lower-case letters, digits and single hyphens", c.Name, maxName)
 		id := strings.ReplaceAll(c.Name, "-", "")
 		check(!seen[id], "class %q: there are two of the name, hyphens left out", c.Name)
@@ -201,9 +203,9 @@ func (in Inputs) validateNetwork(check func(ok bool, format string, args ...any)
 	check(in.Endpoints.Make || len(in.Endpoints.Services) == 0, "endpoint services %s: the stack makes none", strings.Join(in.Endpoints.Services, ", "))
 	rules := make(map[string]bool)
 	for _, i := range in.Ingress {
-		check(groupForm.MatchString(i.Group), "ingress of %q: want the id of a security group, sg-...", i.Group)
+		check(groupForm().MatchString(i.Group), "ingress of %q: want the id of a security group, sg-...", i.Group)
 		check(i.Port > 0 && i.Port < 1<<16, "ingress to port %d: want 1 to 65535", i.Port)
-		check(plainText.MatchString(i.For) && len(i.For) <= maxPurpose,
+		check(plainText().MatchString(i.For) && len(i.For) <= maxPurpose,
 			"ingress to port %d: want what it is for, at most %d letters, digits and ._-:/()#,@+=&;{}!$*", i.Port, maxPurpose)
 		check(!rules[ingressID(i)], "ingress of %s to port %d: given twice", i.Group, i.Port)
 		rules[ingressID(i)] = true

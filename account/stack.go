@@ -1,8 +1,9 @@
 package account
 
 import (
-	"fmt"
 	"slices"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 // Stack is what an account needs for bastions: parameters, resources in the order in which a reader meets them, and outputs.
@@ -38,7 +39,7 @@ type Output struct {
 func New(in Inputs) (*Stack, error) {
 	in = in.Defaults()
 	if err := in.Validate(); err != nil {
-		return nil, fmt.Errorf("inputs of the stack: %w", err)
+		return nil, fail.New(fail.Usage, "inputs of the stack", err, "correct them, and run the command again")
 	}
 	s := &Stack{Inputs: in}
 	s.parameters()
@@ -101,7 +102,7 @@ func (s *Stack) parameters() {
 			Description: "What bastions of " + s.family(c) + " may connect to, such as 10.0.0.0/16:5432,10.0.0.0/16:6379",
 		})
 		add(true, Parameter{
-			Name: paramImage + title(c.Name), Type: "String", Default: s.Inputs.ImageTag,
+			Name: ImageParameter(c.Name), Type: "String", Default: s.Inputs.ImageTag,
 			Description: "Tag of the image of " + s.family(c) + " in the repository of this stack",
 		})
 	}
@@ -118,6 +119,15 @@ func (s *Stack) parameters() {
 		Description: "Managed prefix list of S3 in the region, pl-...",
 	})
 }
+
+// ImageParameter is the name of the parameter with the tag of a class's image.
+func ImageParameter(class string) string { return paramImage + title(class) }
+
+// TaskDefinitionOutput is the name of the output with a class's task definition.
+func TaskDefinitionOutput(class string) string { return outTaskDefinition + title(class) }
+
+// outTaskDefinition begins the names of the outputs with the classes' task definitions.
+const outTaskDefinition = "TaskDefinition"
 
 // family is the name of a class's task definition.
 func (s *Stack) family(c Class) string {
@@ -165,7 +175,7 @@ func (s *Stack) outputs() {
 	}
 	for _, c := range s.Inputs.Classes {
 		s.Outputs = append(s.Outputs,
-			Output{"TaskDefinition" + title(c.Name), "Task definition for the setting task_definition", s.family(c)},
+			Output{TaskDefinitionOutput(c.Name), "Task definition for the setting task_definition", s.family(c)},
 			Output{"UserPolicy" + title(c.Name), "Policy of the people who use it", Ref("UserPolicy" + title(c.Name))})
 	}
 }

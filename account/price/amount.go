@@ -3,9 +3,10 @@ package price
 import (
 	"fmt"
 	"math/big"
-	"regexp"
 	"strconv"
 	"strings"
+
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // Amount is an exact number: US dollars, or how many of something. The zero value is 0.
@@ -46,12 +47,12 @@ func (a Amount) String() string {
 func (a Amount) MarshalText() ([]byte, error) { return []byte(a.String()), nil }
 
 // decimal is the form of a price: what big.Rat takes besides, fractions and exponents, is none.
-var decimal = regexp.MustCompile(`^[0-9]{1,9}(\.[0-9]{1,12})?$`)
+var decimal = pattern.Lazy(`^[0-9]{1,9}(\.[0-9]{1,12})?$`)
 
 // UnmarshalText reads a decimal number, at least 0.
 func (a *Amount) UnmarshalText(text []byte) error {
 	r, ok := new(big.Rat).SetString(string(text))
-	if !ok || !decimal.Match(text) {
+	if !ok || !decimal().Match(text) {
 		return fmt.Errorf("%.40q is not a price such as 0.04048", text)
 	}
 	a.r = r

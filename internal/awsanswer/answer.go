@@ -197,7 +197,7 @@ func Judge(a Answer) Answer {
 			a.Next = "aws sts decode-authorization-message shows which policy denies it"
 		}
 	case LimitReached:
-		if found := sessionLimit.FindStringSubmatch(text); found != nil {
+		if found := sessionLimit().FindStringSubmatch(text); found != nil {
 			if n, err := strconv.Atoi(found[1]); err == nil {
 				a.Limit = n
 			}
@@ -218,9 +218,9 @@ func bareCode(code string) string {
 // rule is a row of the table. Empty fields match anything.
 type rule struct {
 	operation string
-	codes     string         // bare, in lower case, separated by spaces; a * at the start or end matches any characters
-	text      *regexp.Regexp // of the message in lower case
-	status    int            // or its hundreds: 5 is 500 to 599
+	codes     string                // bare, in lower case, separated by spaces; a * at the start or end matches any characters
+	text      func() *regexp.Regexp // of the message in lower case
+	status    int                   // or its hundreds: 5 is 500 to 599
 
 	class Class
 	next  string
@@ -229,7 +229,7 @@ type rule struct {
 func (r *rule) matches(a *Answer, code, text string) bool {
 	return (r.operation == "" || r.operation == a.Operation) &&
 		(r.codes == "" || listed(r.codes, code)) &&
-		(r.text == nil || r.text.MatchString(text)) &&
+		(r.text == nil || r.text().MatchString(text)) &&
 		(r.status == 0 || r.status == a.Status || r.status == a.Status/100)
 }
 

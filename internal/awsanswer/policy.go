@@ -4,6 +4,8 @@ import (
 	"cmp"
 	"regexp"
 	"strings"
+
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // Policy is the kind of policy that denied a call, from IAM's message.
@@ -109,30 +111,30 @@ func (a Answer) nextDenied(action, caller string) string {
 
 var (
 	// The action may differ from the call's: RunTask also needs iam:PassRole and ecs:TagResource.
-	deniedAction   = regexp.MustCompile(`(?i)not authorized to perform:? \[?([a-z0-9-]+:[A-Za-z0-9]+)`)
-	deniedResource = regexp.MustCompile(`(?i)not authorized to perform:? \S+ on resource: ["']?(arn:[^\s"']+)`)
+	deniedAction   = pattern.Lazy(`(?i)not authorized to perform:? \[?([a-z0-9-]+:[A-Za-z0-9]+)`)
+	deniedResource = pattern.Lazy(`(?i)not authorized to perform:? \S+ on resource: ["']?(arn:[^\s"']+)`)
 	// Users and resources can have any name, so the last match counts: it is IAM's own. KMS uses the plural.
-	explicitDeny = regexp.MustCompile(`with an explicit deny(?: in (?:an? |the )?([a-z -]+?(?:policy|policies|boundary|boundaries)))?`)
-	notAllowed   = regexp.MustCompile(`(?:because|,) no ([a-z -]+?(?:policy|policies|boundary|boundaries)) allows?`)
+	explicitDeny = pattern.Lazy(`with an explicit deny(?: in (?:an? |the )?([a-z -]+?(?:policy|policies|boundary|boundaries)))?`)
+	notAllowed   = pattern.Lazy(`(?:because|,) no ([a-z -]+?(?:policy|policies|boundary|boundaries)) allows?`)
 )
 
 // readDenial fills in the fields for Denied from IAM's message.
 func (a *Answer) readDenial() {
-	if found := deniedAction.FindStringSubmatch(a.Message); found != nil {
+	if found := deniedAction().FindStringSubmatch(a.Message); found != nil {
 		a.Action = found[1]
 	}
-	if found := deniedResource.FindStringSubmatch(a.Message); found != nil {
+	if found := deniedResource().FindStringSubmatch(a.Message); found != nil {
 		a.Resource = strings.TrimRight(found[1], ".,;")
 	}
 	lower := strings.ToLower(a.Message)
 	at := -1
-	for _, form := range []*regexp.Regexp{explicitDeny, notAllowed} {
+	for _, form := range []*regexp.Regexp{explicitDeny(), notAllowed()} {
 		all := form.FindAllStringSubmatchIndex(lower, -1)
 		if len(all) == 0 || all[len(all)-1][0] < at {
 			continue
 		}
 		last := all[len(all)-1]
-		at, a.Explicit, a.Policy, a.kind = last[0], form == explicitDeny, NoPolicy, ""
+		at, a.Explicit, a.Policy, a.kind = last[0], form == explicitDeny(), NoPolicy, ""
 		if last[2] >= 0 {
 			a.kind = singular(lower[last[2]:last[3]])
 			a.Policy = policyNamed(a.kind)

@@ -1,6 +1,6 @@
 package awsanswer
 
-import "regexp"
+import "github.com/bastion-ssm/bastion/internal/pattern"
 
 // StoppedTask is the operation of an Answer about the reason that ECS gives for a stopped task or container.
 const StoppedTask = "stopped task"
@@ -9,7 +9,7 @@ const StoppedTask = "stopped task"
 const executionRole = "the task definition's execution role"
 
 // stopCode matches the start of a reason why a task could not start: "CannotPullContainerError: pull image manifest has been...".
-var stopCode = regexp.MustCompile(`^([A-Z][A-Za-z]+)(?:: |$)`)
+var stopCode = pattern.Lazy(`^([A-Z][A-Za-z]+)(?:: |$)`)
 
 // Stopped returns the meaning of ECS's reasons for a stopped task, those of its containers and its own, in order of importance.
 // It takes the first that the table knows, or else the first.
@@ -17,7 +17,7 @@ func Stopped(reasons ...string) Answer {
 	var first Answer
 	for _, reason := range reasons {
 		a := Answer{Operation: StoppedTask, Message: reason}
-		if found := stopCode.FindStringSubmatch(reason); found != nil {
+		if found := stopCode().FindStringSubmatch(reason); found != nil {
 			a.Code, a.Message = found[1], reason[len(found[0]):]
 		}
 		a = Judge(a)
@@ -60,96 +60,96 @@ const noWay = `i/o timeout|connection (refused|reset|issue)|no route to host|net
 var stops = []rule{
 	// The image.
 	{
-		text:  text(`descriptor matching platform|no matching manifest for|no match for platform|exec format error|image.*platform.*does not match`),
+		text:  pattern.Lazy(`descriptor matching platform|no matching manifest for|no match for platform|exec format error|image.*platform.*does not match`),
 		class: Config, next: nextArchitecture,
 	},
 	{
-		text:  text(`toomanyrequests|pull rate limit|too many requests`),
+		text:  pattern.Lazy(`toomanyrequests|pull rate limit|too many requests`),
 		class: Throttled, next: "keep the image in ECR, or sign in to its registry: the registry limits anonymous pulls",
 	},
-	{text: text(`not authorized to perform`), class: Denied},
+	{text: pattern.Lazy(`not authorized to perform`), class: Denied},
 	{
-		codes: "cannotpull*", text: text(`no space left`), class: Config,
+		codes: "cannotpull*", text: pattern.Lazy(`no space left`), class: Config,
 		next: "give the task definition more ephemeralStorage: the image does not fit",
 	},
 	{
-		codes: "cannotpull*", text: text(`x509|certificate`), class: Final,
+		codes: "cannotpull*", text: pattern.Lazy(`x509|certificate`), class: Final,
 		next: "check the registry's name and certificate: the task does not trust it",
 	},
 	{
-		codes: "cannotpull*", text: text(`may require|no basic auth|pull access denied|unauthorized|has the permissions|authorization failed|denied: `),
+		codes: "cannotpull*", text: pattern.Lazy(`may require|no basic auth|pull access denied|unauthorized|has the permissions|authorization failed|denied: `),
 		class: Denied, next: nextPullRights,
 	},
 	{
-		codes: "cannotpull*", text: text(`403 forbidden|status code.* 403`), class: Denied,
+		codes: "cannotpull*", text: pattern.Lazy(`403 forbidden|status code.* 403`), class: Denied,
 		next: "let the policies of the s3 and ecr VPC endpoints, and the execution role, allow the image's layers",
 	},
-	{codes: "cannotpull*", text: text(noWay), class: Final, next: nextRegistry},
+	{codes: "cannotpull*", text: pattern.Lazy(noWay), class: Final, next: nextRegistry},
 	{
-		codes: "cannotpull*", text: text(`not found|manifest unknown|does ?n.?t exist|name unknown|invalid reference|image exists`),
+		codes: "cannotpull*", text: pattern.Lazy(`not found|manifest unknown|does ?n.?t exist|name unknown|invalid reference|image exists`),
 		class: Config, next: nextImage,
 	},
 	{
-		codes: "cannotpull*", text: text(`media type|failed to (register|extract|verify|unpack) layer|unexpected (media|eof)|digest`),
+		codes: "cannotpull*", text: pattern.Lazy(`media type|failed to (register|extract|verify|unpack) layer|unexpected (media|eof)|digest`),
 		class: Config, next: "push the image again, in Docker's or OCI's format: the registry has it damaged or in another form",
 	},
 	{codes: "cannotpull*", class: Final, next: "check the image's name, the execution role and that the subnets reach its registry"},
 
 	// The preparation by ECS before the container starts.
 	{
-		codes: "resourceinitialization*", text: text(`log (group|stream).*(does not|doesn.t) exist|resourcenotfound.*log group`), class: Config,
+		codes: "resourceinitialization*", text: pattern.Lazy(`log (group|stream).*(does not|doesn.t) exist|resourcenotfound.*log group`), class: Config,
 		next: "create the log group that the task definition names, or set awslogs-create-group",
 	},
 	{
-		text:  text(`can.t find the specified secret|secret.*(not found|does not exist)|invalid ?parameters?.*ssm|parameternotfound`),
+		text:  pattern.Lazy(`can.t find the specified secret|secret.*(not found|does not exist)|invalid ?parameters?.*ssm|parameternotfound`),
 		class: Config, next: "correct the secrets of the task definition: one of them does not exist in this region and account",
 	},
 	{
-		text: text(`accessdenied|is not allowed|access denied`), class: Denied,
+		text: pattern.Lazy(`accessdenied|is not allowed|access denied`), class: Denied,
 		next: "let the task definition's execution role read the image, the secrets and their KMS key, and write the log",
 	},
 	{
-		codes: "resourceinitialization*", text: text(`logger args|cloudwatch|log stream`), class: Final,
+		codes: "resourceinitialization*", text: pattern.Lazy(`logger args|cloudwatch|log stream`), class: Final,
 		next: "let the subnets reach CloudWatch Logs: a NAT gateway, or a VPC endpoint for logs",
 	},
 	{
-		codes: "resourceinitialization*", text: text(`from (asm|ssm)|secretsmanager|parameter store`), class: Final,
+		codes: "resourceinitialization*", text: pattern.Lazy(`from (asm|ssm)|secretsmanager|parameter store`), class: Final,
 		next: "let the subnets reach the secret's service: a NAT gateway, or VPC endpoints for secretsmanager, ssm and kms",
 	},
-	{codes: "resourceinitialization*", text: text(`\becr\b|registry auth`), class: Final, next: nextRegistry},
+	{codes: "resourceinitialization*", text: pattern.Lazy(`\becr\b|registry auth`), class: Final, next: nextRegistry},
 	{
-		codes: "resourceinitialization*", text: text(`efs`), class: Config,
+		codes: "resourceinitialization*", text: pattern.Lazy(`efs`), class: Config,
 		next: "check the EFS volumes of the task definition: mount targets, security groups, and the file system's policy",
 	},
 	{
 		codes: "resourceinitialization*", class: Final,
 		next: "check that the subnets reach CloudWatch Logs, ECR and Secrets Manager (NAT gateway or VPC endpoints), and the execution role",
 	},
-	{text: text(`insufficientfreeaddresses|network interface|security group .*not exist|subnet .*not exist|invalidsubnet`), class: Config, next: nextSubnets},
-	{text: text(`unable to assume the role|assume role`), class: Config, next: nextTrust},
+	{text: pattern.Lazy(`insufficientfreeaddresses|network interface|security group .*not exist|subnet .*not exist|invalidsubnet`), class: Config, next: nextSubnets},
+	{text: pattern.Lazy(`unable to assume the role|assume role`), class: Config, next: nextTrust},
 
 	// The container.
 	{
-		text: text(`executable file not found|no such file or directory|no command specified`), class: Config,
+		text: pattern.Lazy(`executable file not found|no such file or directory|no command specified`), class: Config,
 		next: "correct the container's entry point and command in the task definition: the image has no such program",
 	},
 	{codes: "cannotstart*", class: Config, next: "check the container's entry point and user in the task definition"},
 	{codes: "cannotcreate*", class: Config, next: "check the container's settings in the task definition"},
-	{text: text(`outofmemory|out of memory|memory usage`), class: Config, next: "give the task definition more memory"},
-	{text: text(`health checks?`), class: Config, next: "correct the health check of the task definition: it fails"},
+	{text: pattern.Lazy(`outofmemory|out of memory|memory usage`), class: Config, next: "give the task definition more memory"},
+	{text: pattern.Lazy(`health checks?`), class: Config, next: "correct the health check of the task definition: it fails"},
 
 	// ECS and Fargate.
 	{codes: "spotinterruption", class: Transient, next: nextSpot},
-	{text: text(`\bspot`), class: Transient, next: nextSpot},
+	{text: pattern.Lazy(`\bspot`), class: Transient, next: nextSpot},
 	{codes: "infrastructurehealth terminationnotice", class: Transient, next: nextMachine},
-	{text: text(`capacity`), class: Transient, next: "try again later, or add subnets in other availability zones"},
-	{text: text(`maintenance|retire|retirement|underlying infrastructure|host ec2`), class: Transient, next: nextMachine},
+	{text: pattern.Lazy(`capacity`), class: Transient, next: "try again later, or add subnets in other availability zones"},
+	{text: pattern.Lazy(`maintenance|retire|retirement|underlying infrastructure|host ec2`), class: Transient, next: nextMachine},
 	{
 		codes: "containerruntime* dockertimeout* internal*", class: Transient,
 		next: "try again: AWS could not start the container in time",
 	},
-	{text: text(`timeout waiting for`), class: Transient, next: "try again: AWS did not provide the task's network or storage in time"},
+	{text: pattern.Lazy(`timeout waiting for`), class: Transient, next: "try again: AWS did not provide the task's network or storage in time"},
 	{codes: "essentialcontainerexited", class: Final, next: nextLog},
-	{text: text(`essential container`), class: Final, next: nextLog},
+	{text: pattern.Lazy(`essential container`), class: Final, next: nextLog},
 	{class: Final},
 }

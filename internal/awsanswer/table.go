@@ -1,8 +1,9 @@
 package awsanswer
 
 import (
-	"regexp"
 	"strings"
+
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // NextSignIn is the next step if credentials are missing, or if AWS does not accept them.
@@ -26,9 +27,7 @@ const (
 )
 
 // sessionLimit matches ECS's maximum number of sessions for a container.
-var sessionLimit = regexp.MustCompile(`maximum session limit of (\d+)`)
-
-func text(pattern string) *regexp.Regexp { return regexp.MustCompile(pattern) }
+var sessionLimit = pattern.Lazy(`maximum session limit of (\d+)`)
 
 // table are the rules; the first match counts. Rules with a text come first, then rules by code, then rules by status for
 // unknown codes.
@@ -36,9 +35,9 @@ func text(pattern string) *regexp.Regexp { return regexp.MustCompile(pattern) }
 // Source of the texts: users' reports of AWS's answers, the services' API models, and IAM's guide to access denied messages.
 var table = []rule{
 	// The credentials. The text decides, because services use different codes for an expired token.
-	{text: text(`(security|session|sso) token( included in the request)? (is|has) expired|sso session has expired`), class: Expired, next: nextExpired},
-	{text: text(`credential should be scoped to a valid region`), class: Config, next: nextRegion},
-	{text: text(`signature (expired|not yet current)|request time .*too (skewed|large)`), class: BadCredentials, next: nextClock},
+	{text: pattern.Lazy(`(security|session|sso) token( included in the request)? (is|has) expired|sso session has expired`), class: Expired, next: nextExpired},
+	{text: pattern.Lazy(`credential should be scoped to a valid region`), class: Config, next: nextRegion},
+	{text: pattern.Lazy(`signature (expired|not yet current)|request time .*too (skewed|large)`), class: BadCredentials, next: nextClock},
 	{codes: "requesttimetooskewed", class: BadCredentials, next: nextClock},
 
 	// Calls for credentials.
@@ -48,21 +47,21 @@ var table = []rule{
 		next: "choose another account or role in the AWS profile: your sign-in has no access to this one",
 	},
 	{
-		operation: "AssumeRole", text: text(`multifactorauthentication|mfa`), class: BadCredentials,
+		operation: "AssumeRole", text: pattern.Lazy(`multifactorauthentication|mfa`), class: BadCredentials,
 		next: "try again with the code that the MFA device shows now",
 	},
 	{
-		operation: "AssumeRole", text: text(`durationseconds exceeds`), class: BadCredentials,
+		operation: "AssumeRole", text: pattern.Lazy(`durationseconds exceeds`), class: BadCredentials,
 		next: "lower duration_seconds in the AWS profile: it exceeds what the role allows",
 	},
 
 	// Maxima. RunTask answers some of them with ThrottlingException, ExecuteCommand with ClientException.
 	{text: sessionLimit, class: LimitReached, next: nextSessions},
-	{text: text(`command ?buffer ?(is )?full|too many (active |concurrent )?sessions`), class: LimitReached, next: nextSessions},
-	{text: text(`reached (the|your) (limit|quota) on the number of|provisioning capacity limit exceeded`), class: LimitReached, next: nextQuota},
+	{text: pattern.Lazy(`command ?buffer ?(is )?full|too many (active |concurrent )?sessions`), class: LimitReached, next: nextSessions},
+	{text: pattern.Lazy(`reached (the|your) (limit|quota) on the number of|provisioning capacity limit exceeded`), class: LimitReached, next: nextQuota},
 
 	// Throttling, with any code.
-	{text: text(`^(rate exceeded|request limit exceeded|too many requests|the rate .*exceeded)`), class: Throttled, next: nextThrottled},
+	{text: pattern.Lazy(`^(rate exceeded|request limit exceeded|too many requests|the rate .*exceeded)`), class: Throttled, next: nextThrottled},
 	{
 		codes: "throttling throttled throttlederror requestthrottled requestlimitexceeded toomanyrequests rateexceeded " +
 			"ratelimitexceeded slowdown bandwidthlimitexceeded provisionedthroughputexceeded ec2throttled priorrequestnotcomplete",
@@ -74,38 +73,38 @@ var table = []rule{
 	{operation: "StartSession", codes: "servicequotaexceeded quotaexceeded limitexceeded", class: LimitReached, next: nextSessions},
 	{operation: "ExecuteCommand", codes: "servicequotaexceeded quotaexceeded limitexceeded", class: LimitReached, next: nextSessions},
 	{codes: "servicequotaexceeded quotaexceeded limitexceeded", class: LimitReached, next: nextQuota},
-	{codes: "targetnotconnected", text: text(`^m?i-[0-9a-f]+ `), class: NotConnected, next: nextNode},
+	{codes: "targetnotconnected", text: pattern.Lazy(`^m?i-[0-9a-f]+ `), class: NotConnected, next: nextNode},
 	{codes: "targetnotconnected", class: NotConnected, next: nextWait},
 	{
-		operation: "ExecuteCommand", text: text(`(agent|task|container) .*(isn.?.?.?t|is not|not yet) (in the )?running`),
+		operation: "ExecuteCommand", text: pattern.Lazy(`(agent|task|container) .*(isn.?.?.?t|is not|not yet) (in the )?running`),
 		class: NotConnected, next: nextWait, // the caller checks whether the agent will ever run
 	},
 	{
-		operation: "ExecuteCommand", text: text(`execute command was not enabled`), class: Final,
+		operation: "ExecuteCommand", text: pattern.Lazy(`execute command was not enabled`), class: Final,
 		next: "stop the task (bastion down) and start another (bastion up)",
 	},
 	{
-		operation: "ExecuteCommand", text: text(`task was not found|task .*((has|is|was) stopp|no longer)`), class: NotFound,
+		operation: "ExecuteCommand", text: pattern.Lazy(`task was not found|task .*((has|is|was) stopp|no longer)`), class: NotFound,
 		next: "start another: bastion up",
 	},
 	{
-		operation: "ExecuteCommand", text: text(`container .*(was )?not found`), class: Config,
+		operation: "ExecuteCommand", text: pattern.Lazy(`container .*(was )?not found`), class: Config,
 		next: "set the container that bastiond runs in (--container)",
 	},
 	{operation: "StartSession", codes: "invaliddocument*", class: Unsupported, next: nextDocument},
 	{
-		operation: "StartSession", text: text(`document .*(does ?n.t exist|does not exist|not found|not supported|(is not|isn.t) valid)|unsupported`),
+		operation: "StartSession", text: pattern.Lazy(`document .*(does ?n.t exist|does not exist|not found|not supported|(is not|isn.t) valid)|unsupported`),
 		class: Unsupported, next: nextDocument,
 	},
 	{
-		text: text(`advanced-instances tier`), class: Config,
+		text: pattern.Lazy(`advanced-instances tier`), class: Config,
 		next: "turn the advanced-instances tier on in Systems Manager, or use a bastion task",
 	},
 	{codes: "invalidtarget targetnotfound", class: NotFound, next: nextTarget},
 	{codes: "doesnotexist", class: NotFound},
 
 	// Credentials, by code.
-	{codes: "authfailure", text: text(`^(you are )?not authorized`), class: Denied},
+	{codes: "authfailure", text: pattern.Lazy(`^(you are )?not authorized`), class: Denied},
 	{codes: "expiredtoken* requestexpired tokenrefreshrequired", class: Expired, next: nextExpired},
 	{
 		codes: "unrecognizedclient invalidclienttokenid invalidaccesskeyid signaturedoesnotmatch authfailure incompletesignature " +
@@ -115,12 +114,12 @@ var table = []rule{
 
 	// Policies.
 	{codes: "accessdenied* unauthorizedoperation notauthorized forbidden kms.accessdenied* auth", class: Denied},
-	{text: text(`is not authorized to perform: `), class: Denied},
+	{text: pattern.Lazy(`is not authorized to perform: `), class: Denied},
 	{
 		codes: "optinrequired subscriptionrequired* regiondisabled", class: Final,
 		next: "enable the region or the service in the AWS account",
 	},
-	{text: text(`account .*(is blocked|pending verification|suspended)`), class: Final, next: "ask AWS Support: the account is blocked"},
+	{text: pattern.Lazy(`account .*(is blocked|pending verification|suspended)`), class: Final, next: "ask AWS Support: the account is blocked"},
 	{codes: "blocked pendingverification", class: Final, next: "ask AWS Support: the account is blocked"},
 
 	// The resources that the settings name.
@@ -129,55 +128,55 @@ var table = []rule{
 		next: "set the cluster, and the region and account that it is in (--region, --profile)",
 	},
 	{
-		operation: "RunTask", text: text(`^resource:eni`), class: Final,
+		operation: "RunTask", text: pattern.Lazy(`^resource:eni`), class: Final,
 		next: "choose other subnets: these have no free network interfaces or addresses",
 	},
 	{
-		operation: "RunTask", text: text(`^resource:`), class: Final,
+		operation: "RunTask", text: pattern.Lazy(`^resource:`), class: Final,
 		next: "try again later, or ask the cluster's administrator: the cluster lacks that resource",
 	},
-	{operation: "RunTask", text: text(`^missing`), class: Config, next: "check the names of the cluster and the task definition"},
+	{operation: "RunTask", text: pattern.Lazy(`^missing`), class: Config, next: "check the names of the cluster and the task definition"},
 	{
-		operation: "RunTask", text: text(`(new|longer) arn and resource id format`), class: Config,
+		operation: "RunTask", text: pattern.Lazy(`(new|longer) arn and resource id format`), class: Config,
 		next: "have the account's ECS setting taskLongArnFormat enabled: without it tasks take no tags",
 	},
 	{
-		operation: "RunTask", text: text(`execution role`), class: Config,
+		operation: "RunTask", text: pattern.Lazy(`execution role`), class: Config,
 		next: "give the task definition an execution role that may pull the image and write the log",
 	},
 	{
-		operation: "RunTask", text: text(`taskrolearn`), class: Final,
+		operation: "RunTask", text: pattern.Lazy(`taskrolearn`), class: Final,
 		next: "give the task definition a task role that allows ssmmessages:CreateControlChannel, CreateDataChannel, " +
 			"OpenControlChannel and OpenDataChannel",
 	},
 	{
-		operation: "RunTask", text: text(`capacity is unavailable|insufficient capacity`), class: Transient,
+		operation: "RunTask", text: pattern.Lazy(`capacity is unavailable|insufficient capacity`), class: Transient,
 		next: "Fargate has no capacity there now: try again later, or add subnets in other availability zones",
 	},
 	{
 		// ECS creates the role at its first use in an account, and cannot assume it at once.
-		operation: "RunTask", text: text(`service.linked role`), class: Transient,
+		operation: "RunTask", text: pattern.Lazy(`service.linked role`), class: Transient,
 		next: "try again in a minute; if it stays: aws iam create-service-linked-role --aws-service-name ecs.amazonaws.com",
 	},
-	{operation: "RunTask", text: text(`assume the role`), class: Final, next: nextTrust},
+	{operation: "RunTask", text: pattern.Lazy(`assume the role`), class: Final, next: nextTrust},
 	{
 		codes: "platformunknown platformtaskdefinitionincompatibility unsupportedfeature", class: Config,
 		next: "check the task definition against what Fargate offers in this region",
 	},
 	{
-		codes: "client invalidparameter*", text: text(`fargate configuration`), class: Config,
+		codes: "client invalidparameter*", text: pattern.Lazy(`fargate configuration`), class: Config,
 		next: "choose a size that Fargate has: --task-size, or --task-cpu with --task-memory",
 	},
 	{
-		codes: "client invalidparameter*", text: text(`task ?definition`), class: Config,
+		codes: "client invalidparameter*", text: pattern.Lazy(`task ?definition`), class: Config,
 		next: "register the task definition (bastion-image/README.md says how), or name another with --task-definition",
 	},
 	{
-		codes: "client invalidparameter* invalidsubnet* invalidgroup* invalidsecuritygroup*", text: text(`subnet|security group`),
+		codes: "client invalidparameter* invalidsubnet* invalidgroup* invalidsecuritygroup*", text: pattern.Lazy(`subnet|security group`),
 		class: Config, next: "check the subnets and security groups: they must exist in one VPC of this region",
 	},
 	{codes: "unsupportedoperation unsupportedfeature*", class: Unsupported, next: nextTarget},
-	{operation: "StartSession", text: text(`(not|n.t) support`), class: Unsupported, next: nextDocument},
+	{operation: "StartSession", text: pattern.Lazy(`(not|n.t) support`), class: Unsupported, next: nextDocument},
 	{
 		operation: "GenerateDataKey", codes: "disabled kmsinvalidstate invalidkeyusage", class: Config,
 		next: "have the KMS key enabled, or another set: it is in the cluster's executeCommandConfiguration",

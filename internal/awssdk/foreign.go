@@ -8,13 +8,13 @@ import (
 	"io"
 	"net/http"
 	"net/url"
-	"regexp"
 	"strings"
 
 	awshttp "github.com/aws/aws-sdk-go-v2/aws/transport/http"
 	"github.com/aws/smithy-go/middleware"
 	smithyhttp "github.com/aws/smithy-go/transport/http"
 
+	"github.com/bastion-ssm/bastion/internal/pattern"
 	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
@@ -59,7 +59,7 @@ func noticePages(stack *middleware.Stack) error {
 			return out, metadata, nil
 		}
 		begin, _ = body.Peek(pageSize)
-		if !pageStart.Match(begin) {
+		if !pageStart().Match(begin) {
 			return out, metadata, nil
 		}
 		return out, metadata, &foreignPage{response.StatusCode, sender(response.Header, begin)}
@@ -74,14 +74,14 @@ type peeked struct {
 
 var (
 	// pageStart matches the start of an HTML page.
-	pageStart = regexp.MustCompile(`(?i)^[\s\x{feff}]*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype html|html)\b`)
-	pageTitle = regexp.MustCompile(`(?is)<title[^>]*>(.*?)</title>`)
+	pageStart = pattern.Lazy(`(?i)^[\s\x{feff}]*(<\?xml[^>]*>\s*)?(<!--.*?-->\s*)*<(!doctype html|html)\b`)
+	pageTitle = pattern.Lazy(`(?is)<title[^>]*>(.*?)</title>`)
 )
 
 // sender describes a page's sender by its title and headers.
 func sender(header http.Header, page []byte) string {
 	by := "a proxy, a firewall or a gateway answered"
-	if found := pageTitle.FindSubmatch(page); found != nil {
+	if found := pageTitle().FindSubmatch(page); found != nil {
 		if words := printable.Line(strings.Join(strings.Fields(html.UnescapeString(string(found[1]))), " ")); words != "" {
 			by += fmt.Sprintf(", %q", short(words))
 		}

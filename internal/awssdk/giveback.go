@@ -5,25 +5,25 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
-	"regexp"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // sdkCaches are the directories in the user's home in which the AWS SDK replaces files when it renews credentials.
 var sdkCaches = []string{".aws/sso/cache", ".aws/login/cache"}
 
 // tokenFile matches a token file's name: a hash of the session's name.
-var tokenFile = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})\.json$`)
+var tokenFile = pattern.Lazy(`^([0-9a-f]{40}|[0-9a-f]{64})\.json$`)
 
 // isToken reports whether the SDK wrote a file.
 func isToken(name string, text []byte) bool {
 	var token struct {
 		AccessToken json.RawMessage `json:"accessToken"`
 	}
-	return tokenFile.MatchString(name) && json.Unmarshal(text, &token) == nil && len(token.AccessToken) > 0
+	return tokenFile().MatchString(name) && json.Unmarshal(text, &token) == nil && len(token.AccessToken) > 0
 }
 
 // givingBack is a credentials provider for root with another user's home directory. It makes that user the owner of the files

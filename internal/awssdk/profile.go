@@ -6,12 +6,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"strings"
 
 	awsconfig "github.com/aws/aws-sdk-go-v2/config"
 
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // profiles returns the profile that gives this process its credentials, chosen by the setting or else the variables, and its
@@ -44,10 +44,10 @@ func (e *Env) credentialsFile() string {
 }
 
 // quotedSection matches a section header with a quoted name.
-var quotedSection = regexp.MustCompile(`^[ \t]*\[[ \t]*(profile|sso-session|services)[ \t]+(?:"([^"#;]+)"|'([^'#;]+)')[ \t]*\][ \t\r]*([#;].*)?$`)
+var quotedSection = pattern.Lazy(`^[ \t]*\[[ \t]*(profile|sso-session|services)[ \t]+(?:"([^"#;]+)"|'([^'#;]+)')[ \t]*\][ \t\r]*([#;].*)?$`)
 
 // anySection matches any section header.
-var anySection = regexp.MustCompile(`^[ \t]*\[.*\][ \t\r]*([#;].*)?$`)
+var anySection = pattern.Lazy(`^[ \t]*\[.*\][ \t\r]*([#;].*)?$`)
 
 // quotedSections returns the sections of an AWS configuration with quoted names, without the quotes. For [profile "dev"], the
 // SDK takes the quotes as part of the name; the AWS CLI does not.
@@ -56,9 +56,9 @@ func quotedSections(text string) string {
 	in := false
 	for line := range strings.Lines(text) {
 		bare := strings.TrimRight(line, "\r\n")
-		if m := quotedSection.FindStringSubmatch(bare); m != nil {
+		if m := quotedSection().FindStringSubmatch(bare); m != nil {
 			in, line = true, fmt.Sprintf("[%s %s]\n", m[1], cmp.Or(m[2], m[3]))
-		} else if anySection.MatchString(bare) {
+		} else if anySection().MatchString(bare) {
 			in = false
 		}
 		if in {

@@ -8,13 +8,13 @@ import (
 	"math"
 	"net"
 	"net/netip"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/duration"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // kind converts a setting's text into its field and back.
@@ -180,10 +180,10 @@ func joinMap(m map[string]string) string {
 }
 
 // region matches a region's name, which becomes part of the host names that signed requests go to.
-var region = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
+var region = pattern.Lazy(`^[a-z0-9]([a-z0-9-]{0,61}[a-z0-9])?$`)
 
 func awsRegion(text string) error {
-	if !region.MatchString(text) {
+	if !region().MatchString(text) {
 		return fmt.Errorf("%q is not the name of a region, such as eu-central-1", text)
 	}
 	return nil

@@ -3,7 +3,6 @@ package config
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -13,6 +12,7 @@ import (
 	"github.com/goccy/go-yaml/token"
 
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // File is a parsed configuration file: values by key, each with its place.
@@ -44,7 +44,7 @@ func (e *Error) Error() string {
 
 // targetName matches the name of a target, as targets.CheckName does. A name never contains ':', '/' or '.', which mark other
 // kinds of targets. It is never all digits, which would be a port.
-var targetName = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}$`)
+var targetName = pattern.Lazy(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}$`)
 
 // Parse reads a configuration file. name is its name in errors. They are of type *Error and name the first wrong place. Parse
 // checks values as Load does. It refuses anchors, aliases, tags and further documents.
@@ -252,7 +252,7 @@ func (p *fileParser) targets(n ast.Node) (map[string]Target, error) {
 	}
 	out := make(map[string]Target, len(entries))
 	for _, e := range entries {
-		if !targetName.MatchString(e.key) || isDigits(e.key) {
+		if !targetName().MatchString(e.key) || isDigits(e.key) {
 			return nil, p.at(e.token, "targets: %q cannot be a name: use letters, digits, '-' and '_', not digits alone", e.key)
 		}
 		if strings.EqualFold(e.key, "rds") || strings.EqualFold(e.key, "cache") {
