@@ -2,8 +2,10 @@ package setup
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"maps"
+	"os"
 	"slices"
 
 	"github.com/goccy/go-yaml"
@@ -55,4 +57,18 @@ func (s Settings) File() ([]byte, error) {
 	}
 	b.Write(text)
 	return b.Bytes(), nil
+}
+
+// Write writes the configuration file to a path where there is none; otherwise the error is fs.ErrExist.
+func (s Settings) Write(path string) error {
+	text, err := s.File()
+	if err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o644)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(text)
+	return errors.Join(err, f.Close())
 }

@@ -2,13 +2,13 @@ package setup
 
 import (
 	"fmt"
-	"regexp"
 	"strings"
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 
 	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/account/image"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // Image is the image of a class of bastions. The class's list of destinations is built into it.
@@ -19,7 +19,7 @@ type Image struct {
 }
 
 // notInTag is what a tag of an image cannot hold, such as the "+" of a version.
-var notInTag = regexp.MustCompile(`[^A-Za-z0-9_.-]+`)
+var notInTag = pattern.Lazy(`[^A-Za-z0-9_.-]+`)
 
 // Images makes the images of classes from bastiond's binaries, by architecture. version is bastiond's. A tag names the content: the
 // same binaries and list give the same tag, and others another one, because the repository lets no tag be moved.
@@ -43,6 +43,6 @@ func Images(binaries map[string][]byte, version string, classes []account.Class)
 
 // tagOf is the version, as far as a tag can hold it, and the begin of the digest. A tag has at most 128 characters.
 func tagOf(version string, digest v1.Hash) string {
-	version = strings.TrimLeft(notInTag.ReplaceAllString(version, "-"), ".-")
+	version = strings.TrimLeft(notInTag().ReplaceAllString(version, "-"), ".-")
 	return version[:min(len(version), 100)] + "-" + digest.Hex[:12]
 }

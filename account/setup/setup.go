@@ -1,0 +1,229 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"reflect"
+	"slices"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/account/deploy"
+	"github.com/bastion-ssm/bastion/account/image"
+	"github.com/bastion-ssm/bastion/account/survey"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/targets"
+)
+
+// Person is who decides, and who is told.
+type Person interface {
+	// Answer answers a question. Its error ends the set-up: an answer that nobody can give needs a flag.
+	Answer(context.Context, survey.Question) (string, error)
+	// Step is what the set-up waits for from now on.
+	Step(text string)
+	// Event is a step of CloudFormation's.
+	Event(deploy.Event)
+}
+
+// Setup sets an account up, in one region. Its fields are given before its first method is called.
+type Setup struct {
+	Survey   survey.Clients
+	Stacks   *deploy.Deployer // of the stack that Answers.Inputs names
+	Registry *Registry
+	Person   Person
+	Answers  survey.Answers
+
+	// Binaries are bastiond's, by architecture; Version is theirs, and the program's.
+	Binaries map[string][]byte
+	Version  string
+}
+
+// Plan is what a set-up will do.
+type Plan struct {
+	Account, Region string
+	Stack           *account.Stack
+	Choice          survey.Choice // how the inputs came about; for a stack that exists, only what has changed around it
+	Images          []Image       // nil: somebody else pushes them
+	Exists          bool          // the stack exists and is ready: Changes are against it
+	Changes         []deploy.Change
+	Adopted         []deploy.Resource // left by an earlier stack of the name
+	Findings        []survey.Finding
+
+	preview deploy.Preview
+}
+
+// Result is what a set-up has made.
+type Result struct {
+	Outputs  deploy.Outputs
+	Settings Settings
+}
+
+// Look finds out what is there and what to do. It asks at most two questions, and changes nothing: what an earlier set-up has begun, it
+// only follows to its end.
+func (s *Setup) Look(ctx context.Context) (*Plan, error) {
+	s.Person.Step("looking at the account")
+	landscape, err := survey.Look(ctx, s.Survey)
+	if err != nil {
+		return nil, err
+	}
+	state, err := s.Stacks.Look(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if state.Phase == deploy.Busy {
+		s.Person.Step("following what CloudFormation is at work on")
+		if state, err = s.Stacks.Settle(ctx, s.Person.Event); err != nil {
+			return nil, err
+		}
+	}
+	plan := &Plan{Account: landscape.Account, Region: landscape.Region, Findings: landscape.Findings, Exists: state.Phase == deploy.Ready}
+	inputs := s.Answers.Inputs
+	if plan.Exists {
+		if !state.Own {
+			return nil, foreign(s.Answers.Inputs.Name)
+		}
+		// What it was made with stays: a survey would take the stack's own endpoints and rules for somebody else's.
+		inputs = merged(state.Inputs, inputs)
+		plan.Choice = s.changes(landscape, inputs)
+	} else {
+		if plan.Choice, err = s.choose(ctx, landscape); err != nil {
+			return nil, err
+		}
+		inputs = plan.Choice.Inputs
+		inputs.PublicAddress = plan.Choice.PublicAddress
+	}
+	return plan, s.complete(plan, inputs)
+}
+
+// complete makes a plan's images and its stack.
+func (s *Setup) complete(plan *Plan, inputs account.Inputs) (err error) {
+	inputs = inputs.Defaults()
+	if s.Binaries != nil {
+		if plan.Images, err = Images(s.Binaries, s.Version, inputs.Classes); err != nil {
+			return err
+		}
+	}
+	plan.Stack, err = account.New(inputs)
+	plan.Choice.Inputs = inputs
+	return err
+}
+
+// choose chooses the inputs of a new stack, with the answers of the person.
+func (s *Setup) choose(ctx context.Context, l survey.Landscape) (survey.Choice, error) {
+	for {
+		choice, err := survey.Choose(l, s.Answers)
+		if err != nil || len(choice.Questions) == 0 {
+			return choice, err
+		}
+		q := choice.Questions[0]
+		answer, err := s.Person.Answer(ctx, q)
+		if err != nil {
+			return choice, err
+		}
+		if err := s.Answers.Answer(q.Flag, answer); err != nil {
+			return choice, err
+		}
+	}
+}
+
+// changes are what the account has now and a stack's inputs do not know: destinations that are not on the lists.
+func (s *Setup) changes(l survey.Landscape, inputs account.Inputs) survey.Choice {
+	now, err := survey.Choose(l, survey.Answers{VPC: inputs.VPC, Groups: survey.No})
+	if err != nil {
+		return survey.Choice{Notes: []string{err.Error()}}
+	}
+	var listed []string
+	for _, c := range inputs.Classes {
+		listed = append(listed, c.Allow...)
+	}
+	var news []string
+	for _, destination := range now.Inputs.Classes[0].Allow {
+		if !slices.Contains(listed, destination) {
+			news = append(news, destination)
+		}
+	}
+	choice := survey.Choice{VPC: now.VPC, Databases: now.Databases}
+	if len(news) > 0 {
+		choice.Notes = []string{"not on the list of destinations, because it was not there before: " + strings.Join(news, ", ") +
+			" (name the whole list by --allow)"}
+	}
+	return choice
+}
+
+// merged is base with what is set in over.
+func merged(base, over account.Inputs) account.Inputs {
+	to, from := reflect.ValueOf(&base).Elem(), reflect.ValueOf(over)
+	for i := range from.NumField() {
+		if !from.Field(i).IsZero() {
+			to.Field(i).Set(from.Field(i))
+		}
+	}
+	return base
+}
+
+func foreign(name string) error {
+	return fail.New(fail.Usage, "set up the stack "+name, errors.New("there is a stack of this name that bastion has not made"),
+		"choose another name: --name NAME")
+}
+
+// parameters are the stack's parameters that are not in its inputs: which image a class has.
+func (p *Plan) parameters() map[string]string {
+	parameters := make(map[string]string)
+	for _, i := range p.Images {
+		parameters[account.ImageParameter(i.Class)] = i.Tag
+	}
+	return parameters
+}
+
+// Preview asks CloudFormation what the plan would change. It makes a change set, which Apply executes and Discard removes. What is left
+// of a creation that failed is removed first.
+func (s *Setup) Preview(ctx context.Context, p *Plan) error {
+	s.Person.Step("asking CloudFormation what will change")
+	if _, err := s.Stacks.Settle(ctx, s.Person.Event); err != nil {
+		return err
+	}
+	preview, err := s.Stacks.Preview(ctx, p.Stack, p.parameters())
+	p.preview, p.Changes, p.Adopted = preview, preview.Changes, preview.Adopted
+	return err
+}
+
+// Discard takes a preview back.
+func (s *Setup) Discard(ctx context.Context, p *Plan) error { return s.Stacks.Discard(ctx, p.preview) }
+
+// Apply deploys what Preview has shown, and pushes the images. Interrupted, it goes on when a new Look, Preview and Apply are made.
+func (s *Setup) Apply(ctx context.Context, p *Plan, progress func(image.Progress)) (Result, error) {
+	s.Person.Step("deploying the stack")
+	outputs, err := s.Stacks.Apply(ctx, p.preview, s.Person.Event)
+	if err != nil {
+		return Result{}, err
+	}
+	if len(p.Images) > 0 {
+		s.Person.Step("pushing the image")
+		if err := s.Registry.Push(ctx, p.Images, outputs["RepositoryUri"], progress); err != nil {
+			return Result{}, err
+		}
+	}
+	return Result{Outputs: outputs, Settings: p.settings(outputs)}, nil
+}
+
+// settings are those of the configuration file. With several classes, they are the first one's.
+func (p *Plan) settings(outputs deploy.Outputs) Settings {
+	in := p.Stack.Inputs
+	s := Settings{
+		Account: p.Account, Region: p.Region, Cluster: outputs["Cluster"],
+		TaskDefinition: outputs[account.TaskDefinitionOutput(in.Classes[0].Name)],
+		Subnets:        in.Subnets, SecurityGroup: outputs["SecurityGroupId"], PublicAddress: in.PublicAddress,
+	}
+	for _, d := range p.Choice.Databases {
+		if kind, name, ok := strings.Cut(d.Name, ":"); ok && targets.CheckName(name) == nil {
+			if s.Targets == nil {
+				s.Targets = make(map[string]string)
+			}
+			if _, taken := s.Targets[name]; taken { // a database and a cache of one name
+				name += "-" + kind
+			}
+			s.Targets[name] = d.Name
+		}
+	}
+	return s
+}

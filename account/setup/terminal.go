@@ -1,0 +1,53 @@
+package setup
+
+import (
+	"cmp"
+	"context"
+	"fmt"
+	"io"
+	"os"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/account/deploy"
+	"github.com/bastion-ssm/bastion/account/survey"
+	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+// Terminal is the person at a terminal.
+type Terminal struct {
+	In       *os.File
+	Err      io.Writer // for questions; characters that do not print must not get through it
+	Progress *console.Progress
+	Alone    bool // nobody is to be asked
+}
+
+// Answer implements Person. Where nobody can answer, its error names the option that does.
+func (t *Terminal) Answer(ctx context.Context, q survey.Question) (string, error) {
+	t.Progress.Idle()
+	if t.Alone || !console.CanAsk(t.In) {
+		return "", fail.Usagef("answer by --"+q.Flag+": "+candidates(q, "; "), "%s", q.Text)
+	}
+	line, err := console.Ask(ctx, t.In, t.Err, fmt.Sprintf("%s\n  %s\n[%s] ", q.Text, candidates(q, "\n  "), q.Default))
+	return cmp.Or(line, q.Default), err
+}
+
+func candidates(q survey.Question, between string) string {
+	var values []string
+	for _, c := range q.Candidates {
+		values = append(values, c.Value+" ("+c.Word+")")
+	}
+	return strings.Join(values, between)
+}
+
+// Step implements Person.
+func (t *Terminal) Step(text string) { t.Progress.Step(text) }
+
+// Event implements Person. It keeps failures in view, and shows anything else as a step.
+func (t *Terminal) Event(e deploy.Event) {
+	if e.Failed() {
+		t.Progress.Note(fmt.Sprintf("%s failed: %s", e.Resource, e.Reason))
+		return
+	}
+	t.Progress.Step("CloudFormation: " + e.Resource + " " + strings.ToLower(strings.ReplaceAll(e.Status, "_", " ")))
+}

@@ -1,0 +1,120 @@
+package setup
+
+import (
+	"fmt"
+	"io"
+	"strings"
+	"text/tabwriter"
+
+	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/account/price"
+	"github.com/bastion-ssm/bastion/account/survey"
+	"github.com/bastion-ssm/bastion/internal/printable"
+	"github.com/bastion-ssm/bastion/internal/words"
+)
+
+// Shown is a plan as it is shown.
+type Shown struct {
+	Account   string          `json:"account"`
+	Region    string          `json:"region"`
+	Stack     string          `json:"stack"`
+	Exists    bool            `json:"exists"`
+	Choices   []survey.Reason `json:"choices"`
+	Inputs    account.Inputs  `json:"inputs"`
+	Resources []ShownResource `json:"resources"`
+	Yours     []string        `json:"changes_of_yours"` // what the stack changes of what is not its own
+	Notes     []string        `json:"notes"`
+	Images    []string        `json:"images"`
+	Cost      price.Estimate  `json:"cost"`
+}
+
+// ShownResource is a resource and what is done with it.
+type ShownResource struct {
+	Action      string `json:"action"` // Add, Modify, Remove, Import
+	ID          string `json:"id"`
+	Type        string `json:"type"`
+	Replacement string `json:"replacement,omitempty"`
+}
+
+// Show returns the plan as it is shown. Without a preview of a new stack, its resources are those of the model.
+func (p *Plan) Show() Shown {
+	in := p.Stack.Inputs
+	s := Shown{
+		Account: p.Account, Region: p.Region, Stack: in.Name, Exists: p.Exists, Choices: p.Choice.Reasons, Inputs: in, Notes: p.Choice.Notes,
+	}
+	s.Cost = price.Of(p.Stack, price.Options{PublicAddress: in.PublicAddress})
+	for _, f := range p.Findings {
+		s.Notes = append(s.Notes, fmt.Sprintf("AWS did not show %s: %v", f.What, f.Err))
+	}
+	for _, a := range p.Adopted {
+		s.Notes = append(s.Notes, fmt.Sprintf("an earlier stack of the name has left %s, which this one takes over", a.PhysicalID))
+	}
+	for _, i := range in.Ingress {
+		s.Yours = append(s.Yours, fmt.Sprintf("security group %s: lets the tasks in at port %d (%s)", i.Group, i.Port, i.For))
+	}
+	for _, i := range p.Images {
+		s.Images = append(s.Images, i.Tag)
+	}
+	for _, c := range p.Changes {
+		s.Resources = append(s.Resources, ShownResource{c.Action, c.Resource, c.Type, c.Replacement})
+	}
+	if p.Changes == nil && !p.Exists {
+		for _, r := range p.Stack.Resources {
+			s.Resources = append(s.Resources, ShownResource{Action: "Add", ID: r.ID, Type: r.Type})
+		}
+	}
+	return s
+}
+
+// WriteText writes the plan for a reader.
+func (s Shown) WriteText(out io.Writer) error {
+	var b strings.Builder
+	fmt.Fprintf(&b, "The stack %s in account %s, region %s\n", s.Stack, s.Account, s.Region)
+	for _, c := range s.Choices {
+		fmt.Fprintf(&b, "  %s: %s\n      %s\n", printable.Line(c.What), printable.Line(c.Value), printable.Line(c.Why))
+	}
+	w := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
+	switch {
+	case len(s.Resources) == 0:
+		fmt.Fprintln(&b, "\nNothing changes.")
+	default:
+		fmt.Fprintf(&b, "\n%s:\n", words.Count(len(s.Resources), "resource"))
+		for _, r := range s.Resources {
+			line := printable.Row(r.Action, r.ID, r.Type)
+			if r.Replacement == "True" {
+				line += "\treplaced"
+			}
+			fmt.Fprintf(w, "  %s\n", line)
+		}
+		_ = w.Flush()
+	}
+	section := func(title string, lines []string) {
+		if len(lines) > 0 {
+			fmt.Fprintf(&b, "\n%s:\n", title)
+		}
+		for _, line := range lines {
+			fmt.Fprintf(&b, "  %s\n", printable.Line(line))
+		}
+	}
+	section("Of yours it changes", s.Yours)
+	section("Images to push", s.Images)
+	section(fmt.Sprintf("Cost: about $%s a month while nobody uses it, and $%s for each hour of a bastion",
+		price.Total(s.Cost.Month).Round(2), price.Total(s.Cost.Hour).Round(4)), items(s.Cost))
+	section("Note", s.Notes)
+	_, err := io.WriteString(out, b.String())
+	return err
+}
+
+// items are the parts of a cost, a line each, and what it leaves out.
+func items(e price.Estimate) (lines []string) {
+	for _, part := range []struct {
+		unit   string
+		places int
+		items  []price.Item
+	}{{"a month", 2, e.Month}, {"an hour", 4, e.Hour}} {
+		for _, i := range part.items {
+			lines = append(lines, fmt.Sprintf("%s: $%s %s", i.What, i.Cost().Round(part.places), part.unit))
+		}
+	}
+	return append(lines, e.Notes...)
+}
