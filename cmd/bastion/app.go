@@ -5,6 +5,7 @@ import (
 	"io"
 	"log/slog"
 	"maps"
+	"net/http"
 	"os"
 	"slices"
 	"strings"
@@ -35,6 +36,8 @@ type app struct {
 	line    *cli.Program    // with the settings that are given as options
 	self    string          // the program's path, for what other programs must call
 	mfa     awssdk.MFA      // what codes have opened
+
+	registry http.RoundTripper // to ECR's registry; nil: the usual one
 }
 
 func newApp(std stdio) *app {
@@ -208,6 +211,7 @@ func (a *app) root() *cli.Command {
 			a.upCommand(),
 			a.downCommand(),
 			a.statusCommand(),
+			a.initCommand(),
 			a.planCommand(),
 			a.upgradeCommand(),
 			a.destroyCommand(),

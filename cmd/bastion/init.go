@@ -1,0 +1,323 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"maps"
+	"os"
+	"slices"
+	"strconv"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/access"
+	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/account/deploy"
+	"github.com/bastion-ssm/bastion/account/image"
+	"github.com/bastion-ssm/bastion/account/image/carried"
+	"github.com/bastion-ssm/bastion/account/setup"
+	"github.com/bastion-ssm/bastion/account/survey"
+	"github.com/bastion-ssm/bastion/internal/cli"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/words"
+)
+
+// initOptions are the options of init that are no settings.
+type initOptions struct {
+	answers  survey.Answers
+	emit     string // what to print instead of deploying; empty: deploy
+	offline  bool
+	dryRun   bool
+	yes      bool
+	noTest   bool
+	bastiond map[string]string // file by architecture
+}
+
+// flags are the options of init on the command line.
+func (o *initOptions) flags() []cli.Option {
+	in := &o.answers.Inputs
+	answer := func(form, help, flag string) *cli.Flag {
+		return cli.Func(form, help, func(v string) error { return o.answers.Answer(flag, v) }, flag)
+	}
+	number := func(into *int, form, help, name string) *cli.Flag {
+		return cli.Func(form, help, func(v string) (err error) {
+			if *into, err = strconv.Atoi(v); err != nil {
+				err = fail.Usagef("write a whole number", "--%s %q is no number", name, v)
+			}
+			return err
+		}, name)
+	}
+	return []cli.Option{
+		cli.Text(&in.Name, "NAME", "name of the stack, and begin of the names in it (default: bastion)", "name"),
+		answer("VPC", "the VPC of the databases, by id or name", survey.FlagVPC),
+		answer("yes|no", "let the tasks into the databases' security groups", survey.FlagGroups),
+		answer("yes|no", "make VPC endpoints even where a NAT gateway leads to AWS", survey.FlagEndpoints),
+		answer("yes|no", "run tasks in public subnets, each with a public address", survey.FlagPublic),
+		cli.Func("DEST,...", "destinations that bastions may connect to (default: the databases)", o.allow, "allow"),
+		cli.Func("NAME=DEST,...", "a class of bastions with its destinations; repeat it for each", o.class, "class"),
+		cli.Text(&in.Path, "PATH", "path of roles and policies in IAM", "iam-path"),
+		cli.Text(&in.Boundary, "ARN", "permissions boundary of the roles", "boundary"),
+		cli.Text(&in.TaskRole, "ARN", "an existing role for the tasks", "task-role"),
+		cli.Text(&in.ExecutionRole, "ARN", "an existing role for ECS to start them", "execution-role"),
+		cli.Text(&in.Key, "ARN", "an existing KMS key", "kms-key"),
+		number(&in.RetentionDays, "DAYS", "how long the audit log is kept (default: 365)", "retention"),
+		cli.Text(&in.Architecture, "X86_64|ARM64", "processor of the tasks", "architecture"),
+		cli.Text(&in.AlarmEmail, "ADDRESS", "who gets the alarms", "email"),
+		cli.Switch(&in.ExecLogs, "keep transcripts of ECS Exec (ADR 15)", "exec-logs"),
+		cli.Switch(&in.Insights, "container insights of the cluster", "insights"),
+		cli.Func("ARCH=FILE", "bastiond for amd64 or arm64 (default: those that this program carries)", o.binary, "bastiond"),
+		cli.Text(&o.emit, strings.Join(setup.Forms, "|"), "print this instead of deploying", "emit"),
+		cli.Switch(&o.offline, "with --emit: ask AWS nothing; what is not given stays a parameter", "offline"),
+		cli.Switch(&o.dryRun, "show the plan and change nothing", "dry-run"),
+		cli.Switch(&o.yes, "do not ask before the deployment", "yes", "y"),
+		cli.Switch(&o.noTest, "do not start a bastion at the end", "no-test"),
+	}
+}
+
+func (o *initOptions) allow(list string) error {
+	o.answers.Inputs.Classes = []account.Class{{Allow: strings.Split(list, ",")}}
+	return nil
+}
+
+func (o *initOptions) class(text string) error {
+	name, list, ok := strings.Cut(text, "=")
+	if !ok || name == "" || list == "" {
+		return fail.Usagef("write --class NAME=DESTINATION,...", "--class %q has no name or no destination", text)
+	}
+	o.answers.Inputs.Classes = append(o.answers.Inputs.Classes, account.Class{Name: name, Allow: strings.Split(list, ",")})
+	return nil
+}
+
+func (o *initOptions) binary(text string) error {
+	arch, file, ok := strings.Cut(text, "=")
+	if !ok {
+		return fail.Usagef("write --bastiond amd64=FILE or arm64=FILE", "--bastiond %q names no architecture", text)
+	}
+	if o.bastiond == nil {
+		o.bastiond = make(map[string]string)
+	}
+	o.bastiond[arch] = file
+	return nil
+}
+
+func (a *app) initCommand() *cli.Command {
+	var o initOptions
+	return &cli.Command{
+		Name:    "init",
+		Summary: "set an AWS account up for bastions",
+		Group:   groupAccount,
+		About: []cli.Passage{
+			cli.Para(`Finds the VPC and its databases, asks at most two questions, shows a plan and deploys it as one CloudFormation stack. Then it
+				pushes the image, writes bastion.yaml, and starts a bastion as a test. After an interruption, run it again: it goes on. On a
+				stack that stands, it changes what options say, also --subnets, --security-groups, --task-size and --tags.`),
+		},
+		Examples: []string{"bastion init --dry-run", "bastion init --vpc main --change-security-groups yes --yes"},
+		Flags:    o.flags(),
+		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.setUp(ctx, s, o) }),
+	}
+}
+
+// setUp runs `bastion init`.
+func (a *app) setUp(ctx context.Context, s config.Settings, o initOptions) error {
+	if err := a.take(&o); err != nil {
+		return err
+	}
+	if o.emit != "" && o.offline {
+		stack, err := account.New(o.answers.Inputs)
+		if err != nil {
+			return err
+		}
+		return a.emit(o.emit, stack)
+	}
+	binaries, err := o.binaries()
+	if err != nil && o.emit == "" && !o.dryRun {
+		return err
+	}
+	cfg, p, err := a.loadAWS(ctx, s)
+	if err != nil {
+		return err
+	}
+	defer p.Close()
+	set := &setup.Setup{
+		Survey: survey.Bind(cfg), Stacks: deploy.New(deploy.Bind(cfg), o.answers.Inputs.Defaults().Name),
+		Registry: setup.NewRegistry(cfg, a.registry), Person: &setup.Terminal{In: a.in, Err: a.err, Progress: p, Alone: o.yes},
+		Answers: o.answers, Binaries: binaries, Version: readVersion().Version,
+	}
+	set.Stacks.Version = set.Version
+	plan, err := set.Look(ctx)
+	if err != nil {
+		return err
+	}
+	p.Idle()
+	if o.emit != "" {
+		return a.emit(o.emit, plan.Stack)
+	}
+	return a.carryOut(ctx, s, o, set, plan, p)
+}
+
+// carryOut shows the plan, asks, and does it.
+func (a *app) carryOut(ctx context.Context, s config.Settings, o initOptions, set *setup.Setup, plan *setup.Plan, p *console.Progress) error {
+	if o.dryRun && !plan.Exists {
+		return a.showPlan(s, plan)
+	}
+	if err := set.Preview(ctx, plan); err != nil {
+		return err
+	}
+	p.Idle()
+	if err := a.showPlan(s, plan); err != nil {
+		return err
+	}
+	if agreed, err := a.agrees(ctx, o); !agreed {
+		return errors.Join(err, set.Discard(ctx, plan))
+	}
+	result, err := set.Apply(ctx, plan, func(done image.Progress) {
+		p.Step(fmt.Sprintf("pushing the image: %s of %s", words.Bytes(float64(done.Present+done.Sent)), words.Bytes(float64(done.Total))))
+	})
+	if err != nil {
+		return err
+	}
+	p.Idle()
+	if err := a.writeFile(s, result.Settings); err != nil || o.noTest {
+		return err
+	}
+	return a.tryBastion(ctx, s, result.Settings, plan.Choice.Databases)
+}
+
+func (a *app) showPlan(s config.Settings, plan *setup.Plan) error {
+	if s.Output.Format == "json" {
+		return a.printJSON(plan.Show())
+	}
+	return plan.Show().WriteText(a.out)
+}
+
+// agrees asks whether to go on.
+func (a *app) agrees(ctx context.Context, o initOptions) (bool, error) {
+	switch {
+	case o.dryRun:
+		return false, nil
+	case o.yes:
+		return true, nil
+	case !console.CanAsk(a.in):
+		return false, fail.Usagef("read the plan above and add --yes", "init asks at a terminal, and standard input is not one")
+	}
+	agreed, err := console.Confirm(ctx, a.in, a.err, "Deploy this? [y/N] ")
+	if err == nil && !agreed {
+		err = fail.New(fail.Other, "", errors.New("not deployed; nothing was changed"), "")
+	}
+	return agreed, err
+}
+
+// writeFile writes bastion.yaml into the working directory. It leaves one that is there as it is, and prints what it should have.
+func (a *app) writeFile(s config.Settings, settings setup.Settings) error {
+	err := settings.Write(config.FileName)
+	if errors.Is(err, fs.ErrExist) {
+		a.note(s, "%s is there already and stays as it is; this is what it needs:", config.FileName)
+		text, err := settings.File()
+		if err == nil {
+			_, err = a.out.Write(text)
+		}
+		return err
+	}
+	if err != nil {
+		return fail.New(fail.Other, "write "+config.FileName, err, "run init in a directory that you may write to")
+	}
+	return console.Printf(a.out, "wrote %s: put it into your team's repository\n", config.FileName)
+}
+
+// tryBastion starts a bastion and connects to the first database.
+func (a *app) tryBastion(ctx context.Context, s config.Settings, made setup.Settings, databases []survey.Database) error {
+	s.AWS.Region, s.Bastion.Cluster, s.Bastion.TaskDefinition = made.Region, made.Cluster, made.TaskDefinition
+	s.Bastion.Subnets, s.Bastion.SecurityGroups, s.Bastion.AssignPublicIP = made.Subnets, []string{made.SecurityGroup}, made.PublicAddress
+	run, err := a.open(ctx, "init", s)
+	if err != nil {
+		return err
+	}
+	defer run.close()
+	up, err := run.access.Up(ctx)
+	if err != nil {
+		return err
+	}
+	run.progress.Idle()
+	if err := console.Printf(a.out, "bastion %s runs\n", up.TaskID); err != nil {
+		return err
+	}
+	for _, d := range databases {
+		if len(d.Addresses) == 0 {
+			continue
+		}
+		dest := access.Destination(d.Addresses[0].Host, d.Addresses[0].Port)
+		if err := tryConnection(ctx, run, dest); err != nil {
+			return err
+		}
+		return console.Printf(a.out, "%s answers at %s: bastion forward %s 0\n", d.Name, dest, d.Name)
+	}
+	return nil
+}
+
+func tryConnection(ctx context.Context, run *session, dest string) error {
+	run.progress.Step("connecting to " + dest)
+	defer run.progress.Idle()
+	link, err := run.link(ctx, []string{dest})
+	if err != nil {
+		return err
+	}
+	defer func() { _ = link.Close() }()
+	conn, err := link.Dial(ctx, "tcp", dest)
+	if err != nil {
+		return err
+	}
+	return conn.Close()
+}
+
+// emit prints the stack in another form.
+func (a *app) emit(form string, stack *account.Stack) error {
+	text, err := setup.Emit(stack, form)
+	if err == nil {
+		_, err = a.out.Write(text)
+	}
+	return err
+}
+
+// take takes the settings that are on the command line into the inputs. Those of a file are what an earlier init has made.
+func (a *app) take(o *initOptions) error {
+	s, err := config.Load(config.Source{
+		Flags: a.line.Settings, NoFile: true, LookupEnv: func(string) (string, bool) { return "", false },
+	})
+	if err != nil {
+		return err
+	}
+	in := &o.answers.Inputs
+	in.Subnets = s.Bastion.Subnets
+	switch groups := s.Bastion.SecurityGroups; len(groups) {
+	case 0:
+	case 1:
+		in.SecurityGroup = groups[0]
+	default:
+		return fail.Usagef("name one security group", "--security-groups has %d: a stack's tasks have one", len(groups))
+	}
+	size := s.TaskSize()
+	in.CPU, in.Memory = size.CPU, size.Memory
+	for _, key := range slices.Sorted(maps.Keys(s.Bastion.Tags)) {
+		in.Tags = append(in.Tags, account.Tag{Key: key, Value: s.Bastion.Tags[key]})
+	}
+	return nil
+}
+
+// binaries are bastiond's: those that are named, or those that the program carries.
+func (o *initOptions) binaries() (map[string][]byte, error) {
+	if o.bastiond == nil {
+		return carried.Binaries()
+	}
+	binaries := make(map[string][]byte)
+	for arch, file := range o.bastiond {
+		binary, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fail.New(fail.Usage, "read bastiond", err, "name a file: --bastiond "+arch+"=FILE")
+		}
+		binaries[arch] = binary
+	}
+	return binaries, nil
+}

@@ -1,0 +1,256 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/credentials"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	"github.com/aws/aws-sdk-go-v2/service/rds"
+	"github.com/google/go-containerregistry/pkg/registry"
+
+	"github.com/bastion-ssm/bastion/account/setup"
+	"github.com/bastion-ssm/bastion/account/survey"
+	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/config"
+)
+
+// stackOutputs are what a stack of the tests has made.
+const stackOutputs = `<Outputs>` +
+	`<member><OutputKey>Cluster</OutputKey><OutputValue>bastion</OutputValue></member>` +
+	`<member><OutputKey>TaskDefinition</OutputKey><OutputValue>bastion</OutputValue></member>` +
+	`<member><OutputKey>SecurityGroupId</OutputKey><OutputValue>sg-made</OutputValue></member>` +
+	`<member><OutputKey>RepositoryUri</OutputKey><OutputValue>123456789012.dkr.ecr.eu-central-1.amazonaws.com/bastion</OutputValue></member>` +
+	`</Outputs>`
+
+// cloudFormation is moto behind a proxy that mends CloudFormation: moto 5.2.1 fails at the tags of a KMS key, and has no outputs of a stack
+// that a change set made.
+func cloudFormation(t *testing.T, moto string) string {
+	t.Helper()
+	to, err := url.Parse(moto)
+	if err != nil {
+		t.Fatal(err)
+	}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.SetURL(to)
+			r.Out.Host = r.In.Host
+			body, _ := io.ReadAll(r.In.Body)
+			if form, err := url.ParseQuery(string(body)); err == nil && form.Get("Action") == "CreateChangeSet" {
+				var template map[string]any
+				if json.Unmarshal([]byte(form.Get("TemplateBody")), &template) == nil {
+					delete(template["Resources"].(map[string]any)["Key"].(map[string]any)["Properties"].(map[string]any), "Tags")
+					mended, _ := json.Marshal(template)
+					form.Set("TemplateBody", string(mended))
+					body = []byte(form.Encode())
+				}
+			}
+			r.Out.Body, r.Out.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		},
+		ModifyResponse: func(r *http.Response) error {
+			body, err := io.ReadAll(r.Body)
+			if err != nil {
+				return err
+			}
+			body = bytes.Replace(body, []byte("_COMPLETE</StackStatus>"), []byte("_COMPLETE</StackStatus>"+stackOutputs), 1)
+			r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+			r.Header.Set("Content-Length", strconv.Itoa(len(body)))
+			return nil
+		},
+		ErrorLog: log.New(io.Discard, "", 0),
+	}
+	server := httptest.NewServer(proxy)
+	t.Cleanup(server.Close)
+	return server.URL
+}
+
+// anyRegistry is a registry, and a transport on which every host leads to it.
+func anyRegistry(t *testing.T) http.RoundTripper {
+	t.Helper()
+	server := httptest.NewTLSServer(registry.New(registry.Logger(log.New(io.Discard, "", 0))))
+	t.Cleanup(server.Close)
+	transport := server.Client().Transport.(*http.Transport).Clone()
+	transport.TLSClientConfig.ServerName = "example.com" // in the test's certificate
+	transport.DialContext = func(ctx context.Context, network, _ string) (net.Conn, error) {
+		return new(net.Dialer).DialContext(ctx, network, server.Listener.Addr().String())
+	}
+	t.Cleanup(transport.CloseIdleConnections)
+	return transport
+}
+
+// database makes a database in moto's default VPC, which its security group lets nobody reach.
+func database(t *testing.T, endpoint string) {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{}}
+	t.Cleanup(client.CloseIdleConnections)
+	cfg := aws.Config{
+		Region: "eu-central-1", BaseEndpoint: &endpoint, HTTPClient: client,
+		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
+	}
+	subnets, err := ec2.NewFromConfig(cfg).DescribeSubnets(t.Context(), &ec2.DescribeSubnetsInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	group, err := ec2.NewFromConfig(cfg).CreateSecurityGroup(t.Context(), &ec2.CreateSecurityGroupInput{
+		VpcId: subnets.Subnets[0].VpcId, GroupName: aws.String("orders"), Description: aws.String("orders"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rds.NewFromConfig(cfg).CreateDBInstance(t.Context(), &rds.CreateDBInstanceInput{
+		DBInstanceIdentifier: aws.String("orders"), DBInstanceClass: aws.String("db.t4g.micro"), Engine: aws.String("postgres"),
+		VpcSecurityGroupIds: []string{*group.GroupId}, AllocatedStorage: aws.Int32(20), MasterUsername: aws.String("u"),
+		MasterUserPassword: aws.String("password"),
+	}); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// The command leads an account of an emulator that is not ours to a stack, an image and a file; the second time it changes nothing.
+func TestInitOnMoto(t *testing.T) {
+	program, err := bastiond() // for this machine, and good enough for an image
+	if err != nil {
+		t.Fatal(err)
+	}
+	endpoint := cloudFormation(t, rig.Moto(t))
+	database(t, endpoint)
+	for _, kv := range append(offline(t.TempDir()), "AWS_ENDPOINT_URL="+endpoint, "AWS_REGION=eu-central-1", "AWS_ACCESS_KEY_ID=AKIATEST",
+		"AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_MAX_ATTEMPTS=1", "BASTION_CONFIG="+os.DevNull) {
+		name, value, _ := strings.Cut(kv, "=")
+		t.Setenv(name, value)
+	}
+	dir := t.TempDir()
+	t.Chdir(dir)
+	transport := anyRegistry(t)
+	bastion := func(args ...string) result {
+		t.Helper()
+		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+		defer cancel()
+		nobody, err := os.Open(os.DevNull)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer nobody.Close()
+		var stdout, stderr syncBuilder
+		a := newApp(stdio{in: nobody, out: &stdout, err: &stderr})
+		a.registry = transport
+		code := finish(ctx, a.err, a.written.Outcome(a.line.Run(ctx, append([]string{"bastion", "init", "--bastiond", "amd64=" + program}, args...))))
+		return result{code, stdout.String(), stderr.String()}
+	}
+	expect := func(what string, r result, code int, wants ...string) {
+		t.Helper()
+		for _, want := range wants {
+			if !strings.Contains(r.stdout+r.stderr, want) {
+				t.Errorf("%s: it does not say %q", what, want)
+			}
+		}
+		if r.code != code || t.Failed() {
+			t.Fatalf("%s: exit code %d, want %d\n%s%s", what, r.code, code, r.stdout, r.stderr)
+		}
+	}
+	expect("without an answer", bastion("--yes"), 2, "--change-security-groups")
+	expect("without a confirmation", bastion("--change-security-groups", "no"), 2, "add --yes", "The stack bastion in account 123456789012")
+	expect("only a plan", bastion("--change-security-groups", "yes", "--dry-run"), 0, "AWS::ECS::Cluster", "Of yours it changes", "Cost: about $")
+	if _, err := os.Stat(config.FileName); err == nil {
+		t.Error("a plan wrote " + config.FileName)
+	}
+	expect("the set-up", bastion("--change-security-groups", "yes", "--yes", "--no-test"), 0, "wrote bastion.yaml")
+	text, err := os.ReadFile(filepath.Join(dir, config.FileName))
+	if err != nil || !strings.Contains(string(text), "orders: rds:orders") || !strings.Contains(string(text), "sg-made") {
+		t.Errorf("%v, the file is\n%s", err, text)
+	}
+	expect("again", bastion("--yes", "--no-test"), 0, "Nothing changes", "stays as it is")
+
+	var plan setup.Shown
+	r := bastion("--task-size", "small", "--dry-run", "-o", "json")
+	if err := json.Unmarshal([]byte(r.stdout), &plan); err != nil || r.code != 0 {
+		t.Fatalf("%v: %d\n%s%s", err, r.code, r.stdout, r.stderr)
+	}
+	if !plan.Exists || len(plan.Resources) != 1 || plan.Resources[0].ID != "TaskDefinition" {
+		t.Errorf("a smaller task changes %+v", plan.Resources)
+	}
+}
+
+// What is printed for those who deploy themselves needs no AWS.
+func TestInitEmit(t *testing.T) {
+	for _, kv := range offline(t.TempDir()) {
+		name, value, _ := strings.Cut(kv, "=")
+		t.Setenv(name, value)
+	}
+	for _, test := range []struct {
+		args []string
+		code int
+		want string
+	}{
+		{[]string{"--emit", "cfn", "--offline", "--name", "data"}, 0, `"Default": "1"`},
+		{[]string{"--emit", "terraform", "--offline", "--boundary", "arn:aws:iam::111122223333:policy/b"}, 0, "permissions_boundary"},
+		{[]string{"--emit", "bicep", "--offline"}, 2, "no form of a stack"},
+		{[]string{"--emit", "cfn", "--offline", "--class", "read"}, 2, "has no name or no destination"},
+		{[]string{"--emit", "cfn", "--offline", "--retention", "7"}, 2, "CloudWatch Logs takes 365"},
+		{[]string{"--emit", "cfn", "--offline", "--security-groups", "sg-1,sg-2"}, 2, "name one security group"},
+		{[]string{"--vpc", "a", "--public-address", "perhaps"}, 2, "neither yes nor no"},
+		{[]string{"--bastiond", "FILE"}, 2, "names no architecture"},
+		{[]string{"--bastiond", "amd64=/nowhere"}, 2, "name a file"},
+	} {
+		var stdout, stderr syncBuilder
+		code := run(t.Context(), append([]string{"bastion", "init"}, test.args...), stdio{in: os.Stdin, out: &stdout, err: &stderr})
+		if code != test.code || !strings.Contains(stdout.String()+stderr.String(), test.want) {
+			t.Errorf("%q: exit code %d, want %d with %q\n%s%.400s", test.args, code, test.code, test.want, stderr.String(), stdout.String())
+		}
+	}
+}
+
+// At the end a bastion runs, and a database has answered through it; one that does not is an error that names it.
+func TestInitTriesTheBastion(t *testing.T) {
+	e := startLab(t, nil)
+	e.here(nil, "down") // sets the environment
+	s, err := config.Load(config.Source{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var stdout, stderr syncBuilder
+	a := newApp(stdio{in: os.Stdin, out: &stdout, err: &stderr})
+	made := setup.Settings{
+		Region: "eu-central-1", Cluster: s.Bastion.Cluster, TaskDefinition: s.Bastion.TaskDefinition,
+		Subnets: []string{"subnet-0000000000000laba"}, SecurityGroup: "sg-0000000000000000lab",
+	}
+	host, text, err := net.SplitHostPort(e.Databases()[0].Endpoint)
+	if err != nil {
+		t.Fatal(err)
+	}
+	port, err := strconv.Atoi(text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := a.tryBastion(t.Context(), s, made, []survey.Database{
+		{Name: "rds:without-an-address"}, {Name: "rds:orders", Addresses: []survey.Address{{Host: host, Port: port}}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{" runs\n", "rds:orders answers at " + host} {
+		if !strings.Contains(stdout.String(), want) {
+			t.Errorf("it does not say %q: %s", want, stdout.String())
+		}
+	}
+	err = a.tryBastion(t.Context(), s, made, []survey.Database{
+		{Name: "rds:gone", Addresses: []survey.Address{{Host: "gone." + host, Port: port}}},
+	})
+	if err == nil || !strings.Contains(err.Error(), "gone."+host) {
+		t.Errorf("a database that is not there: %v", err)
+	}
+}
