@@ -32,9 +32,9 @@ type Clients struct {
 	ContinueUpdateRollback cfn[cloudformation.ContinueUpdateRollbackInput, cloudformation.ContinueUpdateRollbackOutput]
 	DeleteStack            cfn[cloudformation.DeleteStackInput, cloudformation.DeleteStackOutput]
 
-	DetectStackDrift cfn[cloudformation.DetectStackDriftInput, cloudformation.DetectStackDriftOutput]
-	DetectionStatus  cfn[cloudformation.DescribeStackDriftDetectionStatusInput, cloudformation.DescribeStackDriftDetectionStatusOutput]
-	ResourceDrifts   cfn[cloudformation.DescribeStackResourceDriftsInput, cloudformation.DescribeStackResourceDriftsOutput]
+	DetectStackDrift                  cfn[cloudformation.DetectStackDriftInput, cloudformation.DetectStackDriftOutput]
+	DescribeStackDriftDetectionStatus cfn[cloudformation.DescribeStackDriftDetectionStatusInput, cloudformation.DescribeStackDriftDetectionStatusOutput]
+	DescribeStackResourceDrifts       cfn[cloudformation.DescribeStackResourceDriftsInput, cloudformation.DescribeStackResourceDriftsOutput]
 
 	ListTasks     call[ecs.ListTasksInput, ecs.Options, ecs.ListTasksOutput]
 	DescribeTasks call[ecs.DescribeTasksInput, ecs.Options, ecs.DescribeTasksOutput]
@@ -58,9 +58,9 @@ func Bind(cfg aws.Config) Clients {
 		CreateChangeSet: stacks.CreateChangeSet, DescribeChangeSet: stacks.DescribeChangeSet,
 		ExecuteChangeSet: stacks.ExecuteChangeSet, DeleteChangeSet: stacks.DeleteChangeSet,
 		ContinueUpdateRollback: stacks.ContinueUpdateRollback, DeleteStack: stacks.DeleteStack,
-		DetectStackDrift: stacks.DetectStackDrift, DetectionStatus: stacks.DescribeStackDriftDetectionStatus,
-		ResourceDrifts: stacks.DescribeStackResourceDrifts,
-		ListTasks:      tasks.ListTasks, DescribeTasks: tasks.DescribeTasks, StopTask: tasks.StopTask,
+		DetectStackDrift: stacks.DetectStackDrift, DescribeStackDriftDetectionStatus: stacks.DescribeStackDriftDetectionStatus,
+		DescribeStackResourceDrifts: stacks.DescribeStackResourceDrifts,
+		ListTasks:                   tasks.ListTasks, DescribeTasks: tasks.DescribeTasks, StopTask: tasks.StopTask,
 		DescribeLogGroups: logs.DescribeLogGroups, DeleteLogGroup: logs.DeleteLogGroup,
 		DescribeKey: keys.DescribeKey, ScheduleKeyDeletion: keys.ScheduleKeyDeletion,
 	}

@@ -47,7 +47,7 @@ func (d *Deployer) Drift(ctx context.Context) (Drift, error) {
 		return drift, d.fault("detect the drift of", "cloudformation:DetectStackDrift", err)
 	}
 	for {
-		out, err := d.aws.DetectionStatus(ctx, &cloudformation.DescribeStackDriftDetectionStatusInput{
+		out, err := d.aws.DescribeStackDriftDetectionStatus(ctx, &cloudformation.DescribeStackDriftDetectionStatusInput{
 			StackDriftDetectionId: begun.StackDriftDetectionId,
 		})
 		if err != nil {
@@ -83,7 +83,7 @@ func (d *Deployer) readDrift(ctx context.Context, stack string, drift *Drift) er
 		types.StackResourceDriftStatusModified, types.StackResourceDriftStatusDeleted,
 	}}
 	for {
-		out, err := d.aws.ResourceDrifts(ctx, in)
+		out, err := d.aws.DescribeStackResourceDrifts(ctx, in)
 		if err != nil {
 			return d.fault("read the drift of", "cloudformation:DescribeStackResourceDrifts", err)
 		}
