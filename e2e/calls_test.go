@@ -25,8 +25,12 @@ func TestProgramKeepsOnlyItsCalls(t *testing.T) {
 			"DescribeStackDriftDetectionStatus", "DescribeStackEvents", "DescribeStackResourceDrifts", "DescribeStacks", "DetectStackDrift",
 			"ExecuteChangeSet", "GetTemplate", "ListStackResources", "ListStacks",
 		},
-		"cloudwatchlogs":     {"DeleteLogGroup", "DescribeLogGroups", "FilterLogEvents"},
-		"ec2":                {"DescribeNetworkInterfaces", "DescribeSecurityGroups", "DescribeSubnets"},
+		"cloudwatchlogs": {"DeleteLogGroup", "DescribeLogGroups", "FilterLogEvents"},
+		"ec2": {
+			"DescribeManagedPrefixLists", "DescribeNetworkInterfaces", "DescribeRouteTables", "DescribeSecurityGroups", "DescribeSubnets",
+			"DescribeVpcAttribute", "DescribeVpcEndpointServices", "DescribeVpcEndpoints", "DescribeVpcs",
+		},
+		"ecr":                {"GetAuthorizationToken"},
 		"ec2instanceconnect": {"Options", "SendSSHPublicKey", "SendSerialConsoleSSHPublicKey"}, // the whole client: it has just these
 		"ecs":                {"DescribeTaskDefinition", "DescribeTasks", "ExecuteCommand", "ListTasks", "RunTask", "StopTask"},
 		"elasticache":        {"DescribeCacheClusters", "DescribeReplicationGroups", "DescribeServerlessCaches"},

@@ -49,7 +49,8 @@ type Plan struct {
 	Adopted         []deploy.Resource // left by an earlier stack of the name
 	Findings        []survey.Finding
 
-	preview deploy.Preview
+	preview    deploy.Preview
+	repository string // of the images, if the stack exists
 }
 
 // Result is what a set-up has made.
@@ -83,7 +84,7 @@ func (s *Setup) Look(ctx context.Context) (*Plan, error) {
 			return nil, foreign(s.Answers.Inputs.Name)
 		}
 		// What it was made with stays: a survey would take the stack's own endpoints and rules for somebody else's.
-		inputs = merged(state.Inputs, inputs)
+		inputs, plan.repository = merged(state.Inputs, inputs), state.Outputs[outRepository]
 		plan.Choice = s.changes(landscape, inputs)
 	} else {
 		if plan.Choice, err = s.choose(ctx, landscape); err != nil {
@@ -94,6 +95,9 @@ func (s *Setup) Look(ctx context.Context) (*Plan, error) {
 	}
 	return plan, s.complete(plan, inputs)
 }
+
+// outRepository is the output with the repository of the images.
+const outRepository = "RepositoryUri"
 
 // complete makes a plan's images and its stack.
 func (s *Setup) complete(plan *Plan, inputs account.Inputs) (err error) {
@@ -190,20 +194,31 @@ func (s *Setup) Preview(ctx context.Context, p *Plan) error {
 // Discard takes a preview back.
 func (s *Setup) Discard(ctx context.Context, p *Plan) error { return s.Stacks.Discard(ctx, p.preview) }
 
-// Apply deploys what Preview has shown, and pushes the images. Interrupted, it goes on when a new Look, Preview and Apply are made.
+// Apply deploys what Preview has shown, and pushes the images. Interrupted, it goes on when a new Look, Preview and Apply are made. A stack
+// that stands gets its images first: whoever starts a bastion meanwhile needs one that is there.
 func (s *Setup) Apply(ctx context.Context, p *Plan, progress func(image.Progress)) (Result, error) {
-	s.Person.Step("deploying the stack")
-	outputs, err := s.Stacks.Apply(ctx, p.preview, s.Person.Event)
-	if err != nil {
-		return Result{}, err
-	}
-	if len(p.Images) > 0 {
-		s.Person.Step("pushing the image")
-		if err := s.Registry.Push(ctx, p.Images, outputs["RepositoryUri"], progress); err != nil {
+	if p.Exists {
+		if err := s.push(ctx, p, p.repository, progress); err != nil {
 			return Result{}, err
 		}
 	}
+	s.Person.Step("deploying the stack")
+	outputs, err := s.Stacks.Apply(ctx, p.preview, s.Person.Event)
+	if err == nil && !p.Exists {
+		err = s.push(ctx, p, outputs[outRepository], progress)
+	}
+	if err != nil {
+		return Result{}, err
+	}
 	return Result{Outputs: outputs, Settings: p.settings(outputs)}, nil
+}
+
+func (s *Setup) push(ctx context.Context, p *Plan, repository string, progress func(image.Progress)) error {
+	if len(p.Images) == 0 {
+		return nil
+	}
+	s.Person.Step("pushing the image")
+	return s.Registry.Push(ctx, p.Images, repository, progress)
 }
 
 // settings are those of the configuration file. With several classes, they are the first one's.

@@ -134,7 +134,8 @@ func (w *world) do(err error) {
 	}
 }
 
-// stacks are the calls of CloudFormation. moto 5.2.1 fails at the tags of a KMS key, and has no outputs of a stack that a change set made.
+// stacks are the calls of CloudFormation. moto 5.2.1 fails at the tags of a KMS key, has no outputs of a stack that a change set made, and
+// sees no change in that of a parameter.
 func (w *world) stacks() deploy.Clients {
 	clients := deploy.Bind(w.config())
 	create, describe := clients.CreateChangeSet, clients.DescribeStacks
@@ -147,7 +148,13 @@ func (w *world) stacks() deploy.Clients {
 		}
 		delete(template["Resources"].(map[string]any)["Key"].(map[string]any)["Properties"].(map[string]any), "Tags")
 		mended, err := json.Marshal(template)
-		in.TemplateBody = aws.String(string(mended))
+		body := string(mended)
+		for _, p := range in.Parameters {
+			if aws.ToString(p.ParameterKey) == "ImageTag" && p.ParameterValue != nil {
+				body = strings.ReplaceAll(body, "${ImageTag}", *p.ParameterValue)
+			}
+		}
+		in.TemplateBody = &body
 		if err != nil {
 			return nil, err
 		}
@@ -270,6 +277,25 @@ func TestSetupOnMoto(t *testing.T) {
 		t.Errorf("%v, changes %+v", err, plan.Changes)
 	}
 	w.do(s.Discard(t.Context(), plan))
+
+	// A newer program brings its image, and asks nobody.
+	p = new(person)
+	s = w.setup(p)
+	s.Version = "v2"
+	plan, err = s.Look(t.Context())
+	if err == nil {
+		err = s.Preview(t.Context(), plan)
+	}
+	if err != nil || len(plan.Changes) != 1 || plan.Changes[0].Resource != "TaskDefinition" || len(p.asked) > 0 {
+		t.Fatalf("%v, changes %+v, asked %q", err, plan.Changes, p.asked)
+	}
+	if _, err := s.Apply(t.Context(), plan, nil); err != nil {
+		t.Fatal(err)
+	}
+	state, err := s.Stacks.Look(t.Context())
+	if tag := state.Parameters["ImageTag"]; err != nil || tag != plan.Images[0].Tag || !strings.HasPrefix(tag, "v2-") {
+		t.Errorf("%v, the image is %q", err, tag)
+	}
 }
 
 // Look changes nothing, and a person who does not agree leaves nothing.
