@@ -3,10 +3,8 @@ package main
 import (
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
 	"maps"
-	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,26 +12,23 @@ import (
 	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/account/deploy"
-	"github.com/bastion-ssm/bastion/account/image"
-	"github.com/bastion-ssm/bastion/account/image/carried"
 	"github.com/bastion-ssm/bastion/account/setup"
 	"github.com/bastion-ssm/bastion/account/survey"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/internal/words"
 )
 
 // initOptions are the options of init that are no settings.
 type initOptions struct {
-	answers  survey.Answers
-	emit     string // what to print instead of deploying; empty: deploy
-	offline  bool
-	dryRun   bool
-	yes      bool
-	noTest   bool
-	bastiond map[string]string // file by architecture
+	answers survey.Answers
+	emit    string // what to print instead of deploying; empty: deploy
+	offline bool
+	dryRun  bool
+	yes     bool
+	noTest  bool
+	imageOptions
 }
 
 // flags are the options of init on the command line.
@@ -68,7 +63,7 @@ func (o *initOptions) flags() []cli.Option {
 		cli.Text(&in.AlarmEmail, "ADDRESS", "who gets the alarms", "email"),
 		cli.Switch(&in.ExecLogs, "keep transcripts of ECS Exec (ADR 15)", "exec-logs"),
 		cli.Switch(&in.Insights, "container insights of the cluster", "insights"),
-		cli.Func("ARCH=FILE", "bastiond for amd64 or arm64 (default: those that this program carries)", o.binary, "bastiond"),
+		o.imageFlag(),
 		cli.Text(&o.emit, strings.Join(setup.Forms, "|"), "print this instead of deploying", "emit"),
 		cli.Switch(&o.offline, "with --emit: ask AWS nothing; what is not given stays a parameter", "offline"),
 		cli.Switch(&o.dryRun, "show the plan and change nothing", "dry-run"),
@@ -88,18 +83,6 @@ func (o *initOptions) class(text string) error {
 		return fail.Usagef("write --class NAME=DESTINATION,...", "--class %q has no name or no destination", text)
 	}
 	o.answers.Inputs.Classes = append(o.answers.Inputs.Classes, account.Class{Name: name, Allow: strings.Split(list, ",")})
-	return nil
-}
-
-func (o *initOptions) binary(text string) error {
-	arch, file, ok := strings.Cut(text, "=")
-	if !ok {
-		return fail.Usagef("write --bastiond amd64=FILE or arm64=FILE", "--bastiond %q names no architecture", text)
-	}
-	if o.bastiond == nil {
-		o.bastiond = make(map[string]string)
-	}
-	o.bastiond[arch] = file
 	return nil
 }
 
@@ -173,9 +156,7 @@ func (a *app) carryOut(ctx context.Context, s config.Settings, o initOptions, se
 	if agreed, err := a.agrees(ctx, o); !agreed {
 		return errors.Join(err, set.Discard(ctx, plan))
 	}
-	result, err := set.Apply(ctx, plan, func(done image.Progress) {
-		p.Step(fmt.Sprintf("pushing the image: %s of %s", words.Bytes(float64(done.Present+done.Sent)), words.Bytes(float64(done.Total))))
-	})
+	result, err := set.Apply(ctx, plan, pushing(p))
 	if err != nil {
 		return err
 	}
@@ -304,20 +285,4 @@ func (a *app) take(o *initOptions) error {
 		in.Tags = append(in.Tags, account.Tag{Key: key, Value: s.Bastion.Tags[key]})
 	}
 	return nil
-}
-
-// binaries are bastiond's: those that are named, or those that the program carries.
-func (o *initOptions) binaries() (map[string][]byte, error) {
-	if o.bastiond == nil {
-		return carried.Binaries()
-	}
-	binaries := make(map[string][]byte)
-	for arch, file := range o.bastiond {
-		binary, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fail.New(fail.Usage, "read bastiond", err, "name a file: --bastiond "+arch+"=FILE")
-		}
-		binaries[arch] = binary
-	}
-	return binaries, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/account/deploy"
+	"github.com/bastion-ssm/bastion/account/setup"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
@@ -33,6 +34,7 @@ func (o *stackOptions) flags() []cli.Option {
 // planOptions are the options of plan that are no settings.
 type planOptions struct {
 	stackOptions
+	imageOptions
 	noDrift, exitCode bool
 }
 
@@ -49,7 +51,7 @@ func (a *app) planCommand() *cli.Command {
 			cli.Para(`It changes nothing. With --exit-code it ends with 10 if there is a change or drift, and with 0 only if there is none.`),
 		},
 		Examples: []string{"bastion plan", "bastion plan --exit-code --quiet", "bastion plan -o json | jq '.drift.resources'"},
-		Flags: append(o.flags(),
+		Flags: append(o.flags(), o.imageFlag(),
 			cli.Switch(&o.noDrift, "do not look for drift", "no-drift"),
 			cli.Switch(&o.exitCode, "end with 10 if there is a change or drift", "exit-code")),
 		Settings: showCommon,
@@ -63,6 +65,7 @@ type planOutput struct {
 	Region  string          `json:"region"`
 	Version string          `json:"version"` // that deployed it
 	Program string          `json:"program"` // this one's version
+	Images  []newImage      `json:"images"`  // that classes would get
 	Changes []deploy.Change `json:"changes"`
 	Drift   *deploy.Drift   `json:"drift"` // null: not looked for, or not found out
 }
@@ -80,7 +83,10 @@ func (a *app) plan(ctx context.Context, s config.Settings, o planOptions) error 
 		return err
 	}
 	out := planOutput{Stack: o.name, Region: d.region, Version: state.Version, Program: d.Version}
-	p, err := d.preview(ctx, state, nil)
+	if out.Images, _, err = a.newImages(s, state, o.imageOptions, ""); err != nil {
+		return err
+	}
+	p, err := d.preview(ctx, state, parameters(out.Images))
 	if err != nil {
 		return err
 	}
@@ -107,18 +113,18 @@ func (a *app) plan(ctx context.Context, s config.Settings, o planOptions) error 
 }
 
 func (p *planOutput) differs() bool {
-	return len(p.Changes) > 0 || p.Drift != nil && (len(p.Drift.Resources) > 0 || p.Drift.Incomplete != "")
+	return len(p.Changes) > 0 || len(p.Images) > 0 || p.Drift != nil && (len(p.Drift.Resources) > 0 || p.Drift.Incomplete != "")
 }
 
 // writePlan writes a plan for a reader.
 func writePlan(out io.Writer, p planOutput, noDrift bool) error {
 	var b strings.Builder
 	_ = console.Printf(&b, "stack %s in %s, deployed by bastion %s; this is %s\n", p.Stack, p.Region, p.Version, p.Program)
-	if len(p.Changes) == 0 {
+	if len(p.Changes) == 0 && len(p.Images) == 0 {
 		_ = console.Printf(&b, "bastion upgrade would change nothing\n")
 	} else {
 		_ = console.Printf(&b, "bastion upgrade would change %s:\n", words.Count(len(p.Changes), "resource"))
-		writeChanges(&b, p.Changes)
+		writeChanges(&b, p.Changes, p.Images)
 	}
 	switch {
 	case p.Drift != nil:
@@ -130,8 +136,8 @@ func writePlan(out io.Writer, p planOutput, noDrift bool) error {
 	return err
 }
 
-// writeChanges writes a line for each change.
-func writeChanges(out io.Writer, changes []deploy.Change) {
+// writeChanges writes a line for each change, and for each class that gets another image.
+func writeChanges(out io.Writer, changes []deploy.Change, images []newImage) {
 	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
 	for _, c := range changes {
 		how := strings.Join(c.Properties, ", ")
@@ -144,6 +150,13 @@ func writeChanges(out io.Writer, changes []deploy.Change) {
 		fmt.Fprintln(w, printable.Row("  "+strings.ToLower(c.Action), c.Resource, c.Type, words.Dash(how)))
 	}
 	_ = w.Flush()
+	for _, i := range images {
+		of := ""
+		if i.Class != "" {
+			of = " of " + i.Class
+		}
+		_ = console.Printf(out, "  image%s: %s, now %s\n", of, i.Tag, words.Dash(i.Now))
+	}
 }
 
 // writeDrift writes what differs, and what could not be compared.
@@ -175,6 +188,7 @@ func writeDrift(out io.Writer, d deploy.Drift) {
 type stackSession struct {
 	*deploy.Deployer
 	name, region string
+	registry     *setup.Registry
 	progress     *console.Progress
 }
 
@@ -187,7 +201,9 @@ func (a *app) openStack(ctx context.Context, s config.Settings, o stackOptions) 
 	if err != nil {
 		return nil, err
 	}
-	d := &stackSession{Deployer: deploy.New(deploy.Bind(cfg), o.name), name: o.name, region: cfg.Region, progress: p}
+	d := &stackSession{
+		Deployer: deploy.New(deploy.Bind(cfg), o.name), name: o.name, region: cfg.Region, registry: setup.NewRegistry(cfg, a.registry), progress: p,
+	}
 	d.Version = readVersion().Version
 	return d, nil
 }

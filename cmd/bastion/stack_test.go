@@ -5,8 +5,10 @@ import (
 	"encoding/json"
 	"encoding/xml"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
@@ -24,9 +26,9 @@ import (
 	"github.com/bastion-ssm/bastion/e2e/rig"
 )
 
-// standing makes a stack in an emulator, of an older program's template: it lacks the rule OtherCommand. It has a key of the operator's,
-// because moto 5.2.1 cannot make one with tags.
-func standing(t *testing.T, cfg aws.Config, name string) {
+// standing makes a stack in an emulator, of an older program's template: it lacks the rule OtherCommand. moto 5.2.1 cannot make a key with
+// tags: behind it the key is the operator's.
+func standing(t *testing.T, cfg aws.Config, name, key string) {
 	t.Helper()
 	ctx := t.Context()
 	vpcs, err := ec2.NewFromConfig(cfg).DescribeVpcs(ctx, &ec2.DescribeVpcsInput{})
@@ -53,7 +55,7 @@ func standing(t *testing.T, cfg aws.Config, name string) {
 	d := deploy.New(clients, name)
 	d.Version = "0.1.0"
 	stack, err := account.New(account.Inputs{
-		Name: name, Key: "arn:aws:kms:eu-central-1:123456789012:key/01234567-89ab-cdef-0123-456789abcdef",
+		Name: name, Key: key,
 		VPC: *vpcs.Vpcs[0].VpcId, VPCCIDR: *vpcs.Vpcs[0].CidrBlock, Classes: []account.Class{{Allow: []string{"10.0.0.0/16:5432"}}},
 	})
 	if err != nil {
@@ -78,8 +80,9 @@ func TestStackCommandsOnMoto(t *testing.T) {
 		Region: "eu-central-1", BaseEndpoint: &moto, HTTPClient: client,
 		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
 	}
-	standing(t, cfg, "bastion")
-	standing(t, cfg, "bastion-two")
+	const key = "arn:aws:kms:eu-central-1:123456789012:key/01234567-89ab-cdef-0123-456789abcdef"
+	standing(t, cfg, "bastion", key)
+	standing(t, cfg, "bastion-two", key)
 	env := append(append(rig.Environ(), offline(t.TempDir())...), "AWS_ENDPOINT_URL="+moto, "AWS_REGION=eu-central-1",
 		"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_MAX_ATTEMPTS=1")
 	run := func(code int, line string, parts ...string) string {
@@ -121,6 +124,75 @@ func TestStackCommandsOnMoto(t *testing.T) {
 	run(0, "destroy --yes", "will be removed", "AuditLog (AWS::Logs::LogGroup) /bastion", "what stays in eu-central-1")
 	run(0, "destroy --yes", "no stack bastion in eu-central-1")
 	run(0, "plan --no-drift --name bastion-two", "OtherCommand")
+}
+
+// upgrade pushes the image of its bastiond, and the stack's next bastions are of it. plan says so before.
+func TestUpgradeImageOnMoto(t *testing.T) {
+	program, err := bastiond()
+	if err != nil {
+		t.Fatal(err)
+	}
+	endpoint := cloudFormation(t, rig.Moto(t))
+	client := &http.Client{Transport: &http.Transport{}}
+	t.Cleanup(client.CloseIdleConnections)
+	standing(t, aws.Config{
+		Region: "eu-central-1", BaseEndpoint: &endpoint, HTTPClient: client,
+		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
+	}, "bastion", "")
+	for _, kv := range append(offline(t.TempDir()), "AWS_ENDPOINT_URL="+endpoint, "AWS_REGION=eu-central-1", "AWS_ACCESS_KEY_ID=AKIATEST",
+		"AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_MAX_ATTEMPTS=1", "BASTION_CONFIG="+os.DevNull) {
+		name, value, _ := strings.Cut(kv, "=")
+		t.Setenv(name, value)
+	}
+	t.Chdir(t.TempDir())
+	transport := anyRegistry(t)
+	run := func(code int, line string, parts ...string) string {
+		t.Helper()
+		var stdout, stderr syncBuilder
+		a := newApp(stdio{in: os.Stdin, out: &stdout, err: &stderr})
+		a.registry = transport
+		if got := finish(t.Context(), a.err, a.written.Outcome(a.line.Run(t.Context(), strings.Fields("bastion "+line)))); got != code {
+			t.Fatalf("bastion %s: exit code %d, want %d\n%s%s", line, got, code, stdout.String(), stderr.String())
+		}
+		for _, part := range parts {
+			if !strings.Contains(stdout.String()+stderr.String(), part) {
+				t.Fatalf("bastion %s lacks %q\n%s%s", line, part, stdout.String(), stderr.String())
+			}
+		}
+		return stdout.String()
+	}
+	tags := func() string {
+		t.Helper()
+		resp, err := (&http.Client{Transport: transport}).Get("https://123456789012.dkr.ecr.eu-central-1.amazonaws.com/v2/bastion/tags/list")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		text, err := io.ReadAll(resp.Body)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(text)
+	}
+	from := " --bastiond amd64=" + program
+	run(0, "plan --no-drift", "no bastiond", "OtherCommand")
+	run(2, "plan --no-drift --bastiond amd64=/nowhere", "name a file")
+	var plan planOutput
+	if err := json.Unmarshal([]byte(run(0, "plan --no-drift -o json"+from)), &plan); err != nil || len(plan.Images) != 1 || plan.Images[0].Now != "1" {
+		t.Fatalf("%+v, %v", plan, err)
+	}
+	tag := plan.Images[0].Tag
+	if strings.Contains(tags(), tag) {
+		t.Fatal("plan pushes the image")
+	}
+	run(0, "upgrade --yes"+from, "image: "+tag+", now 1", "OtherCommand", "is of bastion")
+	if !strings.Contains(tags(), tag) {
+		t.Errorf("the registry has %s, not %s", tags(), tag)
+	}
+	run(0, "upgrade --yes"+from, "is up to date")
+	run(0, "plan --no-drift --exit-code"+from, "would change nothing")
+	run(0, "upgrade --yes --image-tag 7", "image: 7, now "+tag)
+	run(10, "plan --no-drift --exit-code"+from, "image: "+tag+", now 7")
 }
 
 // busy is the address of a CloudFormation whose stack is being changed without end.
@@ -190,6 +262,7 @@ func TestStackCommandInterrupted(t *testing.T) {
 func TestWritePlan(t *testing.T) {
 	p := planOutput{
 		Stack: "bastion", Region: "eu-central-1", Version: "1.0.0", Program: "1.1.0",
+		Images: []newImage{{"read", "1.0.0-a", "1.1.0-b"}},
 		Changes: []deploy.Change{
 			{Action: "Modify", Resource: "TaskDefinition", Type: "AWS::ECS::TaskDefinition", Replacement: "True", Properties: []string{"Cpu", "Memory"}},
 			{Action: "Remove", Resource: "Old\x1b[2J", Type: "AWS::SNS::Topic"},
@@ -213,6 +286,7 @@ bastion upgrade would change 3 resources:
   modify  TaskDefinition  AWS::ECS::TaskDefinition  Cpu, Memory; replaced
   remove  Old?[2J         AWS::SNS::Topic           -
   modify  Key             AWS::KMS::Key             perhaps replaced
+  image of read: 1.1.0-b, now 1.0.0-a
 1 resource changed outside CloudFormation:
   AuditLog (AWS::Logs::LogGroup) /bastion: modified
     /RetentionInDays: 365 in the stack, now 7
@@ -225,7 +299,7 @@ not compared: KeyAlias, OtherCommand
 	if !p.differs() {
 		t.Error("nothing differs")
 	}
-	p.Changes, p.Drift = nil, &deploy.Drift{Unchecked: p.Drift.Unchecked}
+	p.Changes, p.Images, p.Drift = nil, nil, &deploy.Drift{Unchecked: p.Drift.Unchecked}
 	if p.differs() {
 		t.Error("what cannot be compared differs")
 	}

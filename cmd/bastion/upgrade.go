@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"errors"
-	"strings"
 
 	"github.com/bastion-ssm/bastion/account/deploy"
 	"github.com/bastion-ssm/bastion/internal/cli"
@@ -15,6 +14,7 @@ import (
 // upgradeOptions are the options of upgrade that are no settings.
 type upgradeOptions struct {
 	stackOptions
+	imageOptions
 	tag string
 	yes bool
 }
@@ -27,13 +27,14 @@ func (a *app) upgradeCommand() *cli.Command {
 		Group:   groupAccount,
 		About: []cli.Passage{
 			cli.Para(`Makes the stack anew of the choices that it was deployed with, shows what changes and asks. What the operator has chosen
-				stays; bastion init changes that. Bastions that run are not touched: the next one is of the new kind.`),
+				stays; bastion init changes that. The image of this program's bastiond is pushed first. Bastions that run are not touched: the
+				next one is of the new kind.`),
 			cli.Para(`CloudFormation goes on by itself if the command is interrupted: run it again to follow. A change that fails is rolled
 				back, with the reason of the resource that failed.`),
 		},
 		Examples: []string{"bastion upgrade", "bastion upgrade --image-tag 2 --yes"},
-		Flags: append(o.flags(),
-			cli.Text(&o.tag, "TAG", "tag of an image that is in the repository already", "image-tag"),
+		Flags: append(o.flags(), o.imageFlag(),
+			cli.Text(&o.tag, "TAG", "tag of an image that is in the repository already: push none", "image-tag"),
 			cli.Switch(&o.yes, "do not ask", "yes", "y")),
 		Settings: showCommon,
 		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.upgrade(ctx, s, o) }),
@@ -44,6 +45,7 @@ func (a *app) upgradeCommand() *cli.Command {
 type upgradeOutput struct {
 	Stack   string            `json:"stack"`
 	Region  string            `json:"region"`
+	Images  []newImage        `json:"images"` // that classes got
 	Changes []deploy.Change   `json:"changes"`
 	Outputs map[string]string `json:"outputs"`
 }
@@ -63,23 +65,28 @@ func (a *app) upgrade(ctx context.Context, s config.Settings, o upgradeOptions) 
 	if err != nil {
 		return a.goesOn(ctx, d, err)
 	}
-	tags := make(map[string]string)
-	for name := range state.Parameters {
-		if o.tag != "" && strings.HasPrefix(name, "ImageTag") {
-			tags[name] = o.tag
-		}
+	images, made, err := a.newImages(s, state, o.imageOptions, o.tag)
+	if err != nil {
+		return err
 	}
-	p, err := d.preview(ctx, state, tags)
+	p, err := d.preview(ctx, state, parameters(images))
 	if err != nil {
 		return err
 	}
 	d.progress.Idle()
-	out := upgradeOutput{Stack: o.name, Region: d.region, Changes: p.Changes, Outputs: state.Outputs}
-	if p.Empty {
+	out := upgradeOutput{Stack: o.name, Region: d.region, Images: images, Changes: p.Changes, Outputs: state.Outputs}
+	if p.Empty { // a push may have been interrupted
+		if err := a.push(ctx, d, made, state.Outputs); err != nil {
+			return err
+		}
+		d.progress.Idle()
 		return a.outcome(s, out, "the stack "+o.name+" is up to date")
 	}
-	if err := a.confirmChanges(ctx, d, p, o.yes); err != nil {
+	if err := a.confirmChanges(ctx, d, p, images, o.yes); err != nil {
 		return err
+	}
+	if err := a.push(ctx, d, made, state.Outputs); err != nil { // first: the new task definition names it
+		return errors.Join(err, d.Discard(context.WithoutCancel(ctx), p))
 	}
 	if out.Outputs, err = d.Apply(ctx, p, d.tell); err != nil {
 		return a.goesOn(ctx, d, err)
@@ -89,9 +96,9 @@ func (a *app) upgrade(ctx context.Context, s config.Settings, o upgradeOptions) 
 }
 
 // confirmChanges shows a preview and asks. Without agreement the preview is discarded.
-func (a *app) confirmChanges(ctx context.Context, d *stackSession, p deploy.Preview, yes bool) error {
+func (a *app) confirmChanges(ctx context.Context, d *stackSession, p deploy.Preview, images []newImage, yes bool) error {
 	_ = console.Printf(a.err, "changes to the stack %s in %s:\n", d.name, d.region)
-	writeChanges(a.err, p.Changes)
+	writeChanges(a.err, p.Changes, images)
 	agreed, err := a.agreed(ctx, yes, "Change it? [y/N] ")
 	if agreed {
 		return nil

@@ -1,0 +1,123 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/account/deploy"
+	"github.com/bastion-ssm/bastion/account/image"
+	"github.com/bastion-ssm/bastion/account/image/carried"
+	"github.com/bastion-ssm/bastion/account/setup"
+	"github.com/bastion-ssm/bastion/internal/cli"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/words"
+)
+
+// imageOptions say what the image is made of.
+type imageOptions struct {
+	bastiond map[string]string // file by architecture; nil: those that the program carries
+}
+
+func (o *imageOptions) imageFlag() cli.Option {
+	return cli.Func("ARCH=FILE", "bastiond for amd64 or arm64 (default: those that this program carries)", o.binary, "bastiond")
+}
+
+func (o *imageOptions) binary(text string) error {
+	arch, file, ok := strings.Cut(text, "=")
+	if !ok {
+		return fail.Usagef("write --bastiond amd64=FILE or arm64=FILE", "--bastiond %q names no architecture", text)
+	}
+	if o.bastiond == nil {
+		o.bastiond = make(map[string]string)
+	}
+	o.bastiond[arch] = file
+	return nil
+}
+
+// binaries are bastiond's: those that are named, or those that the program carries.
+func (o *imageOptions) binaries() (map[string][]byte, error) {
+	if o.bastiond == nil {
+		return carried.Binaries()
+	}
+	binaries := make(map[string][]byte)
+	for arch, file := range o.bastiond {
+		binary, err := os.ReadFile(file)
+		if err != nil {
+			return nil, fail.New(fail.Usage, "read bastiond", err, "name a file: --bastiond "+arch+"=FILE")
+		}
+		binaries[arch] = binary
+	}
+	return binaries, nil
+}
+
+// newImage is the image that a class of a stack will have, and the tag of the one that it has.
+type newImage struct {
+	Class string `json:"class"` // empty: the only one
+	Now   string `json:"now"`
+	Tag   string `json:"tag"`
+}
+
+// newImages are the images of a stack's classes after an upgrade: with the given tag, or made of this program's bastiond. A program that
+// carries none leaves the images as they are.
+func (a *app) newImages(s config.Settings, state deploy.State, o imageOptions, tag string) (all []newImage, made []setup.Image, err error) {
+	tags := make(map[string]string)
+	if tag == "" {
+		binaries, err := o.binaries()
+		switch {
+		case err != nil && o.bastiond == nil && fail.KindOf(err) == fail.Usage:
+			a.note(s, "this program carries no bastiond: the images stay as they are (--bastiond and --image-tag name others)")
+			return nil, nil, nil
+		case err != nil:
+			return nil, nil, err
+		}
+		if made, err = setup.Images(binaries, readVersion().Version, state.Inputs.Classes); err != nil {
+			return nil, nil, err
+		}
+		for _, i := range made {
+			tags[i.Class] = i.Tag
+		}
+	}
+	for _, c := range state.Inputs.Classes {
+		one := newImage{Class: c.Name, Now: state.Parameters[account.ImageParameter(c.Name)], Tag: tag}
+		if made != nil {
+			one.Tag = tags[c.Name]
+		}
+		all = append(all, one)
+	}
+	return slices.DeleteFunc(all, func(i newImage) bool { return i.Now == i.Tag }), made, nil
+}
+
+// parameters are the stack's parameters that name images.
+func parameters(images []newImage) map[string]string {
+	params := make(map[string]string)
+	for _, i := range images {
+		params[account.ImageParameter(i.Class)] = i.Tag
+	}
+	return params
+}
+
+// push sends images to a stack's repository. What is there already is not sent again.
+func (a *app) push(ctx context.Context, d *stackSession, images []setup.Image, outputs deploy.Outputs) error {
+	if len(images) == 0 {
+		return nil
+	}
+	repository := outputs["RepositoryUri"]
+	if repository == "" {
+		return fail.New(fail.Other, "push the image", fmt.Errorf("the stack %s has no output RepositoryUri", d.name), "bastion plan shows what it lacks")
+	}
+	d.progress.Step("pushing the image")
+	return d.registry.Push(ctx, images, repository, pushing(d.progress))
+}
+
+// pushing shows how far a push is.
+func pushing(p *console.Progress) func(image.Progress) {
+	return func(done image.Progress) {
+		p.Step(fmt.Sprintf("pushing the image: %s of %s", words.Bytes(float64(done.Present+done.Sent)), words.Bytes(float64(done.Total))))
+	}
+}
