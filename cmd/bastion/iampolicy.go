@@ -44,7 +44,6 @@ func (a *app) iamPolicyCommand() *cli.Command {
 			"bastion iam-policy admin > admin.json",
 			"bastion iam-policy roles --boundary ARN --path /teams/data/",
 			"bastion iam-policy user --account 111122223333 --region eu-central-1",
-			"bastion iam-policy -o json | jq -r '.policies[].name'",
 		},
 		Flags: []cli.Option{
 			cli.Text(&o.account, "ID", "account that the policies name (default: your credentials')", "account"),

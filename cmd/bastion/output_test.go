@@ -150,6 +150,7 @@ func TestOutputIsJSON(t *testing.T) {
 		{"audit", true},
 		{"gc", true},
 		{"cost", true},
+		{"init --yes", true},
 		{"plan", true},
 		{"upgrade --yes", true},
 		{"destroy --yes", true},
