@@ -192,6 +192,7 @@ func (a *Access) spec(ctx context.Context) (bastions.Spec, error) {
 	}
 	return bastions.Spec{
 		Size:    s.TaskSize(),
+		Spot:    s.Bastion.Capacity == config.CapacitySpot,
 		Cluster: s.Bastion.Cluster, TaskDefinition: s.Bastion.TaskDefinition, Container: s.Bastion.Container,
 		Subnets: s.Bastion.Subnets, SubnetTags: s.Bastion.SubnetTags,
 		SecurityGroups: s.Bastion.SecurityGroups, SecurityGroupTags: s.Bastion.SecurityGroupTags,

@@ -6,11 +6,15 @@ func (s *Stack) cluster() {
 	if s.Inputs.Insights {
 		insights = "enabled"
 	}
-	s.add("Cluster", "AWS::ECS::Cluster", Object{
+	cluster := Object{
 		{"ClusterName", s.Inputs.Name},
 		{"ClusterSettings", List{Object{{"Name", "containerInsights"}, {"Value", insights}}}},
 		{"Configuration", Object{{"ExecuteCommandConfiguration", s.exec()}}},
-	})
+	}
+	if s.Inputs.Spot {
+		cluster = append(cluster, Member{"CapacityProviders", words("FARGATE", "FARGATE_SPOT")})
+	}
+	s.add("Cluster", "AWS::ECS::Cluster", cluster)
 }
 
 // exec is how ECS Exec works in the cluster. Where transcripts are encrypted, the agent in the task refuses a session unless it can see

@@ -42,6 +42,7 @@ type Inputs struct {
 	CPU, Memory   int    // CPU units and MiB of a task
 	Architecture  string // X86_64 or ARM64
 	Insights      bool   // container insights of the cluster
+	Spot          bool   // people may have their bastions on Fargate Spot (setting task_capacity)
 	ExecLogs      bool   // transcripts of ECS Exec to CloudWatch Logs and S3; see docs/adr/0015
 	ImageTag      string // of the image in the repository that is made
 	AlarmEmail    string // subscribes to the alarms; empty: nobody does

@@ -16,7 +16,7 @@ var variants = map[string]Inputs{
 		Egress: []Egress{{Port: 5432, CIDR: "10.0.0.0/16", Description: "PostgreSQL"}},
 	},
 	"classes": {
-		Name: "tunnel", Path: "/data/", Boundary: "arn:aws:iam::000000000000:policy/boundary", ExecLogs: true, Insights: true,
+		Name: "tunnel", Path: "/data/", Boundary: "arn:aws:iam::000000000000:policy/boundary", ExecLogs: true, Insights: true, Spot: true,
 		RetentionDays: 731, CPU: 256, Architecture: "ARM64", AlarmEmail: "security@example.com",
 		Classes: []Class{
 			{Name: "read-only", Allow: []string{"*.rds.amazonaws.com:5432"}, Roles: []string{"analysts"}},

@@ -49,7 +49,7 @@ var terraformKinds = map[string]terraformKind{
 	"AWS::ECS::Cluster": {
 		name: "aws_ecs_cluster", ref: "name",
 		names: map[string]string{
-			"ClusterName": "name", "ClusterSettings": "setting",
+			"ClusterName": "name", "ClusterSettings": "setting", "CapacityProviders": "",
 			"S3EncryptionEnabled": "s3_bucket_encryption_enabled",
 		},
 	},
@@ -103,6 +103,10 @@ func (w *terraformWriter) parts(r Resource) {
 		w.bucketParts(r)
 	case "AWS::ECR::Repository":
 		w.repositoryParts(r)
+	case "AWS::ECS::Cluster":
+		if providers := r.Properties.get("CapacityProviders"); providers != nil {
+			w.part("aws_ecs_cluster_capacity_providers", r, Object{{"cluster_name", Ref(r.ID)}, {"capacity_providers", providers}})
+		}
 	case "AWS::IAM::Role":
 		w.roleParts(r)
 	case "AWS::IAM::ManagedPolicy":

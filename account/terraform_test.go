@@ -225,6 +225,7 @@ func TestTerraformParts(t *testing.T) {
 		{"aws_iam_role_policy", "task_role", "role", "<aws_iam_role.task_role.name>"},
 		{"aws_iam_role_policy_attachment", "user_policy_read_only1", "role", "analysts"},
 		{"aws_vpc_security_group_egress_rule", "security_group1", "cidr_ipv4", "0.0.0.0/0"},
+		{"aws_ecs_cluster_capacity_providers", "cluster", "capacity_providers", "[FARGATE FARGATE_SPOT]"},
 		{"aws_cloudwatch_event_target", "other_command", "arn", "<aws_sns_topic.alarm_topic.arn>"},
 	} {
 		body := m.resource(tt.kind, tt.id)

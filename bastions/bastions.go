@@ -62,6 +62,7 @@ type Spec struct {
 	SecurityGroupTags map[string]string // used if SecurityGroups is empty; an empty value matches any
 	AssignPublicIP    bool
 	Size              fargate.Size // of a new task; zero: the task definition's
+	Spot              bool         // run a new task on Fargate Spot, which may end it with two minutes' notice
 	Owner             Owner
 	Tags              map[string]string // of a new task, besides the Manager's own
 	StartTimeout      time.Duration     // 0: DefaultStartTimeout

@@ -329,6 +329,10 @@ func (m *Manager) runInput(spec Spec, network *types.NetworkConfiguration) (*ecs
 		NetworkConfiguration: network,
 		Overrides:            overrides(spec.Size),
 	}
+	if spec.Spot { // ECS takes a launch type or capacity providers
+		input.LaunchType = ""
+		input.CapacityProviderStrategy = []types.CapacityProviderStrategyItem{{CapacityProvider: aws.String(providerSpot), Weight: 1}}
+	}
 	for _, key := range slices.Sorted(maps.Keys(tags)) {
 		input.Tags = append(input.Tags, types.Tag{Key: aws.String(key), Value: aws.String(tags[key])})
 	}
@@ -361,7 +365,7 @@ func clientToken(input *ecs.RunTaskInput, owner Owner, seed tokenSeed) string {
 	vpc := input.NetworkConfiguration.AwsvpcConfiguration
 	asked, err := json.Marshal([]any{
 		owner.ARN, aws.ToString(input.Cluster), aws.ToString(input.TaskDefinition), vpc.Subnets, vpc.SecurityGroups,
-		vpc.AssignPublicIp, tags, input.Overrides, seed.window, seed.after, seed.others,
+		vpc.AssignPublicIp, tags, input.Overrides, input.CapacityProviderStrategy, seed.window, seed.after, seed.others,
 	})
 	if err != nil {
 		panic(err) // only strings and numbers

@@ -136,6 +136,9 @@ func (f *fakeECS) add(input *ecs.RunTaskInput) *fakeTask {
 			{Details: []types.KeyValuePair{{Name: aws.String("subnetId"), Value: aws.String("subnet-a")}}},
 		},
 	}}
+	if strategy := input.CapacityProviderStrategy; len(strategy) > 0 {
+		t.CapacityProviderName = strategy[0].CapacityProvider
+	}
 	f.tasks = append(f.tasks, t)
 	return t
 }

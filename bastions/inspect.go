@@ -129,15 +129,25 @@ func otherPlace(spec Spec, task *types.Task) string {
 	return ""
 }
 
-// otherLaunch compares where the task runs, and its attachments.
+// The capacity providers that are AWS's own: Fargate without and with the price and the interruptions of Spot.
+const (
+	providerFargate = "FARGATE"
+	providerSpot    = "FARGATE_SPOT"
+)
+
+// otherLaunch compares where the task runs, and its attachments. Who started the task chose its capacity; as with sizes, that changes
+// neither program nor destination, and a running task is used whichever a new one would have.
 func otherLaunch(task *types.Task) string {
 	switch {
 	case task.LaunchType != types.LaunchTypeFargate:
 		return fmt.Sprintf("has the launch type %q, not FARGATE", task.LaunchType)
 	case aws.ToString(task.ContainerInstanceArn) != "":
 		return "runs on the container instance " + lastPart(aws.ToString(task.ContainerInstanceArn))
-	case aws.ToString(task.CapacityProviderName) != "":
-		return "was placed by the capacity provider " + aws.ToString(task.CapacityProviderName)
+	}
+	switch provider := aws.ToString(task.CapacityProviderName); provider {
+	case "", providerFargate, providerSpot:
+	default:
+		return "was placed by the capacity provider " + provider
 	}
 	for _, a := range task.Attachments {
 		if aws.ToString(a.Type) == "AmazonElasticBlockStorage" {

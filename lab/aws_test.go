@@ -309,6 +309,13 @@ func TestRunTaskIsChecked(t *testing.T) {
 			"launch type", "InvalidParameterException", "No Container Instances",
 			func(in *ecs.RunTaskInput) { in.LaunchType = "" },
 		},
+		{
+			"capacity provider", "InvalidParameterException", "capacity provider 'own-machines' was not found",
+			func(in *ecs.RunTaskInput) {
+				in.LaunchType = ""
+				in.CapacityProviderStrategy = []ecstypes.CapacityProviderStrategyItem{{CapacityProvider: aws.String("own-machines")}}
+			},
+		},
 		{"count", "InvalidParameterException", "Count", func(in *ecs.RunTaskInput) { in.Count = aws.Int32(11) }},
 		{"subnet", "InvalidParameterException", "subnet ID 'subnet-1' does not exist", func(in *ecs.RunTaskInput) {
 			in.NetworkConfiguration.AwsvpcConfiguration.Subnets = []string{"subnet-1"}

@@ -20,7 +20,7 @@ type runTaskInput struct {
 	TaskDefinition           string                   `json:"taskDefinition"`
 	Count                    *int                     `json:"count"`
 	LaunchType               string                   `json:"launchType"`
-	CapacityProviderStrategy []struct{}               `json:"capacityProviderStrategy"`
+	CapacityProviderStrategy []ecsCapacity            `json:"capacityProviderStrategy"`
 	NetworkConfiguration     *ecsNetworkConfiguration `json:"networkConfiguration"`
 	EnableExecuteCommand     bool                     `json:"enableExecuteCommand"`
 	StartedBy                string                   `json:"startedBy"`
@@ -30,6 +30,16 @@ type runTaskInput struct {
 	ClientToken              string                   `json:"clientToken"`
 	Overrides                ecsOverrides             `json:"overrides"`
 }
+
+// ecsCapacity is a part of a capacity provider strategy. The lab takes the first.
+type ecsCapacity struct {
+	CapacityProvider string `json:"capacityProvider"`
+	Weight           int    `json:"weight"`
+	Base             int    `json:"base"`
+}
+
+// capacityProviders are those of the lab's cluster.
+var capacityProviders = []string{"FARGATE", "FARGATE_SPOT"}
 
 func (e *ecs) runTask(_ context.Context, c *awsapi.Call, in *runTaskInput) (any, error) {
 	cluster, err := e.cluster(in.Cluster)
@@ -72,6 +82,11 @@ func (e *ecs) checkRun(c *awsapi.Call, in *runTaskInput, def *TaskDefinition, co
 	}
 	if in.LaunchType != "FARGATE" && len(in.CapacityProviderStrategy) == 0 {
 		return invalidParameter("No Container Instances were found in your cluster.")
+	}
+	for _, c := range in.CapacityProviderStrategy {
+		if !slices.Contains(capacityProviders, c.CapacityProvider) {
+			return invalidParameter("The specified capacity provider '%s' was not found. Specify a valid name or ARN and try again.", c.CapacityProvider)
+		}
 	}
 	vpc := in.NetworkConfiguration.AwsvpcConfiguration
 	if err := e.network.checkNetwork(vpc.Subnets, vpc.SecurityGroups); err != nil {
@@ -233,6 +248,9 @@ func (e *ecs) newTask(cluster string, def *TaskDefinition, in *runTaskInput, env
 		publicIP: vpc.AssignPublicIP == "ENABLED", overrides: in.Overrides, created: e.now(),
 		stop: make(chan struct{}), done: make(chan struct{}),
 		last: statusProvisioning, desired: statusRunning, version: 1, tags: slices.Clone(in.Tags),
+	}
+	if len(in.CapacityProviderStrategy) > 0 {
+		t.capacity = in.CapacityProviderStrategy[0].CapacityProvider
 	}
 	if t.exec {
 		t.agent = statusPending

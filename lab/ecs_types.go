@@ -82,6 +82,7 @@ type ecsTask struct {
 	Group                string          `json:"group"`
 	StartedBy            string          `json:"startedBy,omitempty"`
 	LaunchType           string          `json:"launchType"`
+	CapacityProviderName string          `json:"capacityProviderName,omitempty"`
 	PlatformVersion      string          `json:"platformVersion"`
 	PlatformFamily       string          `json:"platformFamily"`
 	AvailabilityZone     string          `json:"availabilityZone"`

@@ -10,7 +10,7 @@ import (
 func (e *ecs) clusterView(name string, state *clusterState, include []string) ecsCluster {
 	v := ecsCluster{
 		ClusterArn: e.arn("ecs", "cluster/"+name), ClusterName: name, Status: "ACTIVE",
-		CapacityProviders: []string{"FARGATE", "FARGATE_SPOT"}, Tags: []ecsTag{},
+		CapacityProviders: capacityProviders, Tags: []ecsTag{},
 	}
 	for _, t := range e.tasks {
 		switch {
@@ -46,7 +46,7 @@ func (e *ecs) view(t *task, tags bool) ecsTask {
 	cpu, memory := t.size.texts()
 	v := ecsTask{
 		TaskArn: t.arn, ClusterArn: e.arn("ecs", "cluster/"+t.cluster), TaskDefinitionArn: t.def.definitionARN(), Group: t.group,
-		StartedBy: t.startedBy, LaunchType: "FARGATE", PlatformVersion: "1.4.0", PlatformFamily: "Linux",
+		StartedBy: t.startedBy, LaunchType: "FARGATE", CapacityProviderName: t.capacity, PlatformVersion: "1.4.0", PlatformFamily: "Linux",
 		AvailabilityZone: e.network.zone(t.subnet), LastStatus: t.last, DesiredStatus: t.desired, HealthStatus: "UNKNOWN",
 		CPU: cpu, Memory: memory, EnableExecuteCommand: t.exec,
 		CreatedAt: awsapi.At(t.created), PullStartedAt: awsapi.At(t.pullStart), PullStoppedAt: awsapi.At(t.pullStop),

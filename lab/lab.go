@@ -358,7 +358,8 @@ type Task struct {
 	Target        string    `json:"target"`
 	LastStatus    string    `json:"last_status"`
 	DesiredStatus string    `json:"desired_status"`
-	Connected     bool      `json:"connected"` // the exec agent answers
+	Connected     bool      `json:"connected"`          // the exec agent answers
+	Capacity      string    `json:"capacity,omitempty"` // its capacity provider; empty: the launch type FARGATE
 	PID           int       `json:"pid,omitempty"`
 	Created       time.Time `json:"created"`
 	StopCode      string    `json:"stop_code,omitempty"`
@@ -374,7 +375,7 @@ func (l *Lab) Tasks() []Task {
 	for _, t := range l.ecs.tasks {
 		v := Task{
 			ID: t.id, ARN: t.arn, Cluster: t.cluster, Definition: t.def.Family, StartedBy: t.startedBy, Target: t.target(),
-			LastStatus: t.last, DesiredStatus: t.desired, Connected: t.connected, Created: t.created,
+			LastStatus: t.last, DesiredStatus: t.desired, Connected: t.connected, Capacity: t.capacity, Created: t.created,
 			StopCode: t.stopCode, StoppedReason: t.stoppedReason, ExitCode: t.exitCode,
 		}
 		if t.container != nil && t.exitCode == nil {

@@ -45,6 +45,7 @@ type task struct {
 	group      string
 	subnet, ip string
 	publicIP   bool
+	capacity   string // capacity provider; empty: the launch type FARGATE
 	overrides  ecsOverrides
 	size       taskSize
 	machine    *gateway.Machine // nil: unlimited

@@ -354,6 +354,17 @@ func TestTaskSize(t *testing.T) {
 	}
 }
 
+// A bastion on Spot is started by its capacity provider, and found by the next command, whatever that one would start.
+func TestTaskCapacity(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, nil)
+	e.must("up", "--task-capacity", "spot")
+	e.must("up")
+	if tasks := e.Tasks(); len(tasks) != 1 || tasks[0].Capacity != "FARGATE_SPOT" {
+		t.Errorf("%+v", tasks)
+	}
+}
+
 func TestForward(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)

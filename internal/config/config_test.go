@@ -74,7 +74,7 @@ func TestEverySettingHasThreeSpellings(t *testing.T) {
 		"grant_lifetime": "2h", "output": "json", "target": "i-0123", "ssh_host_key": "ssh-ed25519 AAAA", "ssh_port": "2222",
 		"permit": "a.example:1,b.example:2", "runtime_dir": "/run/x", "state_dir": "/var/x", "ssh_identity": "/home/x/key",
 		"hosts_file": "/etc/x", "tls_ca": "/etc/ca",
-		"task_size": "large", "task_cpu": "2048", "task_memory": "8192",
+		"task_size": "large", "task_cpu": "2048", "task_memory": "8192", "task_capacity": "spot",
 		"sessions": "16", "session_max_age": "20m", "session_document": "AWS-StartPortForwardingSession", "redis_cluster": "follow", "proxy_cidrs": "10.0.0.0/8,fd00::/8", "proxy_auth_file": "/home/x/auth", "metrics_listen": "127.0.0.1:9464", "metrics_token_file": "/run/x/token",
 	}
 	for _, setting := range All() {

@@ -99,7 +99,7 @@ func TestTableIsComplete(t *testing.T) {
 func TestUses(t *testing.T) {
 	want := map[Use]string{
 		ForLink: "profile region aws_timeout cluster task_definition container subnets subnet_tags security_groups security_group_tags " +
-			"assign_public_ip task_size task_cpu task_memory tags start_timeout grant_command grant_lifetime permit sessions session_max_age " +
+			"assign_public_ip task_size task_cpu task_memory task_capacity tags start_timeout grant_command grant_lifetime permit sessions session_max_age " +
 			"session_document linger connect_timeout reconnect_timeout reconnect_min reconnect_max keepalive hold_max hold_timeout " +
 			"target ssh_user ssh_port ssh_host_key ssh_identity",
 		ForForward: "hosts tls_ca redis_cluster",

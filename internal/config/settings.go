@@ -51,9 +51,16 @@ type Bastion struct {
 	Size              string
 	CPU               int
 	Memory            int
+	Capacity          string // CapacityFargate or CapacitySpot
 	Tags              map[string]string
 	StartTimeout      time.Duration
 }
+
+// The kinds of capacity for a new task.
+const (
+	CapacityFargate = "fargate"
+	CapacitySpot    = "spot"
+)
 
 // Grant has the settings of grants: command, lifetime and destinations.
 type Grant struct {

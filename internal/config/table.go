@@ -167,6 +167,11 @@ var table = []*Setting{
 		kind: number(func(s *Settings) *int { return &s.Bastion.Memory }, taskMemory),
 	},
 	{
+		Key: "task_capacity", Group: GroupBastion, Value: CapacityFargate + "|" + CapacitySpot, Default: CapacityFargate, Trust: Project, Use: ForLink,
+		Help: "capacity of a new task: Fargate, or Fargate Spot, which costs less and may end the task with two minutes' notice",
+		kind: text(func(s *Settings) *string { return &s.Bastion.Capacity }, oneOf(CapacityFargate, CapacitySpot)),
+	},
+	{
 		Key: "tags", Group: GroupBastion, Value: "KEY=VALUE,...", Trust: Project, Use: ForLink,
 		Help: "further tags for new tasks, for example a cost centre",
 		kind: pairs(func(s *Settings) *map[string]string { return &s.Bastion.Tags }),

@@ -20,7 +20,7 @@ import (
 // thought about it.
 var projectKeys = []string{
 	"region", "cluster", "subnets", "subnet_tags", "security_groups", "security_group_tags", "assign_public_ip", "tags",
-	"task_size", "task_cpu", "task_memory",
+	"task_size", "task_cpu", "task_memory", "task_capacity",
 	"aws_timeout", "start_timeout", "grant_lifetime", "permit", "sessions", "session_max_age", "session_document", "linger", "connect_timeout", "reconnect_timeout",
 	"reconnect_min", "reconnect_max", "keepalive", "hold_max", "hold_timeout", "proxy_domains", "proxy_cidrs", "redis_cluster",
 	"no_agent", "price_vcpu_hour", "price_gb_hour", "output", "quiet", "verbose",
