@@ -1,10 +1,14 @@
 package deploy
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
+	"io"
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -149,6 +153,82 @@ func TestMotoDestroy(t *testing.T) {
 		p, err = d.PlanDestroy(ctx, nil)
 		if err != nil || !p.Nothing() || len(p.Keep) != 0 {
 			t.Errorf("%+v, %v", p, err)
+		}
+	}
+}
+
+// killer is a transport on which the n-th call that changes something ends the process, before or after it has its effect.
+type killer struct {
+	http.RoundTripper
+	n     int
+	after bool
+	kill  func()
+	calls int
+}
+
+func (k *killer) RoundTrip(r *http.Request) (*http.Response, error) {
+	body, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	r.Body = io.NopCloser(bytes.NewReader(body))
+	form, _ := url.ParseQuery(string(body))
+	_, action, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
+	if action == "" {
+		action = form.Get("Action")
+	}
+	if strings.HasPrefix(action, "Describe") || strings.HasPrefix(action, "List") || strings.HasPrefix(action, "Get") {
+		return k.RoundTripper.RoundTrip(r)
+	}
+	k.calls++
+	if k.calls == k.n && !k.after {
+		k.kill()
+		return nil, errKilled
+	}
+	resp, err := k.RoundTripper.RoundTrip(r)
+	if k.calls == k.n && err == nil {
+		k.kill()
+		_ = resp.Body.Close()
+		return nil, errKilled
+	}
+	return resp, err
+}
+
+// A stack is made, changed and removed; whichever call ends the process, the same again comes to the same end.
+func TestMotoInterrupted(t *testing.T) {
+	cfg := motoConfig(t)
+	transport := cfg.HTTPClient.(*http.Client).Transport
+	life := func(ctx context.Context, k *killer) error {
+		k.RoundTripper = transport
+		mortal := cfg
+		mortal.HTTPClient = &http.Client{Transport: k}
+		d := motoDeployer(t, mortal, "bastion")
+		if _, err := install(ctx, d, newStack(t, account.Inputs{}), nil); err != nil {
+			return err
+		}
+		if _, err := install(ctx, d, newStack(t, account.Inputs{CPU: 2048}), nil); err != nil {
+			return err
+		}
+		_, err := destroy(ctx, d, DestroyOptions{Audit: true}, nil)
+		return err
+	}
+	before := beside(t, cfg)
+	whole := new(killer)
+	if err := life(t.Context(), whole); err != nil || whole.calls < 6 {
+		t.Fatalf("%v, %d calls", err, whole.calls)
+	}
+	for n := range whole.calls {
+		for _, after := range []bool{false, true} {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			if err := life(ctx, &killer{n: n + 1, after: after, kill: func() { cancel(errKilled) }}); err == nil {
+				t.Fatalf("call %d does not end it", n+1)
+			}
+			if err := life(t.Context(), new(killer)); err != nil {
+				t.Errorf("after call %d, %v: %v", n+1, after, err)
+			}
+			if left := beside(t, cfg); !slices.Equal(left, before) {
+				t.Errorf("after call %d, %v: there are %q, want %q", n+1, after, left, before)
+			}
 		}
 	}
 }
