@@ -114,8 +114,7 @@ func (d *Deployer) Settle(ctx context.Context, on func(Event)) (State, error) {
 		case None, Review, Ready:
 			return s, nil
 		case Unknown:
-			return s, fail.New(fail.Other, "use "+d.stack(), fmt.Errorf("it is in the state %s: %s", s.Status, s.Reason),
-				"see the stack's events in the CloudFormation console, and bring it to a complete state or delete it there")
+			return s, fail.New(fail.Other, "use "+d.stack(), fmt.Errorf("it is in the state %s: %s", s.Status, s.Reason), byHand)
 		}
 		if err := d.advance(ctx, s, on); err != nil {
 			return s, err

@@ -230,6 +230,11 @@ func TestEveryStatus(t *testing.T) {
 				end := types.StackStatus(strings.TrimSuffix(strings.TrimSuffix(string(status), "_IN_PROGRESS"), "_COMPLETE_CLEANUP") + "_COMPLETE")
 				stack.work = append(stack.work, func() {}, func() { stack.set(f, end, "", "before") })
 			}
+			p := phaseOf(status)
+			if _, err := f.deployer("bastion").Preview(t.Context(), s, given); (err == nil) != (p == None || p == Review || p == Ready) ||
+				err != nil && (!strings.Contains(err.Error(), string(status)) || fail.NextOf(err) == "") {
+				t.Errorf("%v, %q", err, fail.NextOf(err))
+			}
 			state, err := f.deployer("bastion").Settle(t.Context(), nil)
 			if phases[status] == Unknown {
 				if err == nil || !strings.Contains(err.Error(), string(status)) || fail.NextOf(err) == "" {

@@ -50,6 +50,18 @@ const (
 	pollStack     = 3 * time.Second
 )
 
+// unsettled are the hints for stacks that cannot be changed as they are.
+var unsettled = map[Phase]string{
+	Busy:      "wait until CloudFormation has ended its work, and run the command again",
+	Unmade:    "bastion init removes what is left of it, and makes it anew",
+	Undeleted: "bastion destroy tries again to remove it",
+	Stuck:     "bastion upgrade continues the rollback",
+	Unknown:   byHand,
+}
+
+// byHand is the hint for a stack about which this program can do nothing.
+const byHand = "see the stack's events in the CloudFormation console, and bring it to a complete state or delete it there"
+
 // Preview shows what would change if the stack became s, by a change set that nothing but Apply executes. params are values of parameters;
 // one that is not in it has the default of s, or else the deployed value. A stack that Settle would have to work on first is an error.
 func (d *Deployer) Preview(ctx context.Context, s *account.Stack, params map[string]string) (Preview, error) {
@@ -64,7 +76,7 @@ func (d *Deployer) Preview(ctx context.Context, s *account.Stack, params map[str
 	switch state.Phase {
 	case None, Review, Ready:
 	default:
-		return p, fail.New(fail.Other, "preview "+d.stack(), fmt.Errorf("it is in the state %s", state.Status), again)
+		return p, fail.New(fail.Other, "preview "+d.stack(), fmt.Errorf("it is in the state %s", state.Status), unsettled[state.Phase])
 	}
 	adopted := state.Adopted
 	if p.New {

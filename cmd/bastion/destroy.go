@@ -146,6 +146,11 @@ func writeDestroyed(out io.Writer, d *stackSession, done deploy.Destroyed) error
 		_ = console.Printf(&b, "the key %s will be deleted in %d days: aws kms cancel-key-deletion --key-id %s saves it\n", r.PhysicalID, done.KeyDays,
 			r.PhysicalID)
 	}
+	for _, r := range done.Kept {
+		if r.Type == "AWS::S3::Bucket" {
+			_ = console.Printf(&b, "empty the bucket %[1]s in the S3 console, all versions, and then: aws s3 rb s3://%[1]s\n", r.PhysicalID)
+		}
+	}
 	if len(done.Kept) > 0 {
 		_ = console.Printf(&b, "what stays in %s:\n", d.region)
 		writeResources(&b, done.Kept)

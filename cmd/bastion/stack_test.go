@@ -308,3 +308,25 @@ not compared: KeyAlias, OtherCommand
 		t.Errorf("%v\n%s", err, &out)
 	}
 }
+
+// What was removed, what will be, and what stays is told, with what there is to do about it.
+func TestWriteDestroyed(t *testing.T) {
+	d := &stackSession{name: "bastion", region: "eu-central-1"}
+	var out strings.Builder
+	if err := writeDestroyed(&out, d, deploy.Destroyed{
+		Tasks: []string{"task"}, Removed: []deploy.Resource{{}, {}}, KeyDays: 30,
+		Scheduled: []deploy.Resource{{ID: "Key", Type: "AWS::KMS::Key", PhysicalID: "k"}},
+		Kept:      []deploy.Resource{{ID: "AuditBucket", Type: "AWS::S3::Bucket", PhysicalID: "b"}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	const want = `2 resources of the stack bastion removed, 1 bastion stopped
+the key k will be deleted in 30 days: aws kms cancel-key-deletion --key-id k saves it
+empty the bucket b in the S3 console, all versions, and then: aws s3 rb s3://b
+what stays in eu-central-1:
+  AuditBucket (AWS::S3::Bucket) b
+`
+	if out.String() != want {
+		t.Errorf("\n%s\nwant\n%s", &out, want)
+	}
+}
