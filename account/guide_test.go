@@ -116,7 +116,7 @@ func TestGuideFiles(t *testing.T) {
 
 // The guide gives the template's parameters those that have no default, by their names.
 func TestGuideGivesTheParameters(t *testing.T) {
-	guide, err := os.ReadFile(filepath.Join("..", "bastion-image", "README.md"))
+	guide, err := os.ReadFile(filepath.Join("..", "docs", "by-hand.md"))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -17,7 +17,7 @@ import (
 // The guide's first step, with a stand-in for the AWS CLI, fills in every template for each partition, and its allow-list permits the
 // databases that RDS and ElastiCache name there.
 func TestGuideInEveryPartition(t *testing.T) {
-	guide, err := os.ReadFile("README.md")
+	guide, err := os.ReadFile("../docs/by-hand.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestGuideInEveryPartition(t *testing.T) {
 
 // The guide's fourth step, with a stand-in for the AWS CLI, makes the VPC endpoints by the names that they have in each partition.
 func TestGuideEndpoints(t *testing.T) {
-	guide, err := os.ReadFile("README.md")
+	guide, err := os.ReadFile("../docs/by-hand.md")
 	if err != nil {
 		t.Fatal(err)
 	}

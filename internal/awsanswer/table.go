@@ -169,7 +169,7 @@ var table = []rule{
 	},
 	{
 		codes: "client invalidparameter*", text: pattern.Lazy(`task ?definition`), class: Config,
-		next: "register the task definition (bastion-image/README.md says how), or name another with --task-definition",
+		next: "register the task definition (bastion init does that; docs/by-hand.md), or name another with --task-definition",
 	},
 	{
 		codes: "client invalidparameter* invalidsubnet* invalidgroup* invalidsecuritygroup*", text: pattern.Lazy(`subnet|security group`),

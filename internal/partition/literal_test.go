@@ -14,7 +14,6 @@ import (
 // mayName are the files outside this package that may write a DNS suffix of AWS, and why.
 var mayName = map[string]string{
 	"bastion-image/iam/ecs-tasks-trust.json": "service principals have this suffix in every partition",
-	"bastion-image/README.md":                "an event source of CloudTrail has this suffix in every partition",
 	"bastion-image/iam/user.json":            "service principals have this suffix in every partition",
 	"account/alarms.go":                      "service principals and an event source have this suffix in every partition",
 	"account/classic_policies.go":            "service principals have this suffix in every partition",
