@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"errors"
+	"io"
 	"io/fs"
 	"maps"
 	"slices"
@@ -141,75 +142,90 @@ func (a *app) setUp(ctx context.Context, s config.Settings, o initOptions) error
 	return a.carryOut(ctx, s, o, set, plan, p)
 }
 
+// initOutput is the JSON output of init.
+type initOutput struct {
+	Plan    setup.Shown       `json:"plan"`
+	Outputs map[string]string `json:"outputs"`            // of the stack; empty: nothing was deployed
+	File    string            `json:"file,omitempty"`     // that was written
+	TaskARN string            `json:"task_arn,omitempty"` // of the bastion that was started as a test
+	Tested  string            `json:"tested,omitempty"`   // the database that has answered
+}
+
 // carryOut shows the plan, asks, and does it.
 func (a *app) carryOut(ctx context.Context, s config.Settings, o initOptions, set *setup.Setup, plan *setup.Plan, p *console.Progress) error {
-	if o.dryRun && !plan.Exists {
-		return a.showPlan(s, plan)
+	if !o.dryRun || plan.Exists {
+		if err := set.Preview(ctx, plan); err != nil {
+			return err
+		}
+		p.Idle()
 	}
-	if err := set.Preview(ctx, plan); err != nil {
+	out := initOutput{Plan: plan.Show()}
+	if o.dryRun {
+		return errors.Join(a.showInit(s, out), set.Discard(ctx, plan))
+	}
+	if err := out.Plan.WriteText(a.err); err != nil {
 		return err
 	}
-	p.Idle()
-	if err := a.showPlan(s, plan); err != nil {
-		return err
-	}
-	if agreed, err := a.agrees(ctx, o); !agreed {
-		return errors.Join(err, set.Discard(ctx, plan))
+	if agreed, err := a.agreed(ctx, o.yes, "Deploy this? [y/N] "); !agreed {
+		if err == nil {
+			err = fail.New(fail.Other, "", errors.New("not deployed; nothing was changed"), "")
+		}
+		return errors.Join(err, set.Discard(context.WithoutCancel(ctx), plan))
 	}
 	result, err := set.Apply(ctx, plan, pushing(p))
 	if err != nil {
 		return err
 	}
 	p.Idle()
-	if err := a.writeFile(s, result.Settings); err != nil || o.noTest {
-		return err
+	out.Outputs = result.Outputs
+	if out.File, err = a.writeFile(s, result.Settings); err == nil && !o.noTest {
+		err = a.tryBastion(ctx, s, result.Settings, plan.Choice.Databases, &out)
 	}
-	return a.tryBastion(ctx, s, result.Settings, plan.Choice.Databases)
+	return errors.Join(a.showInit(s, out), err)
 }
 
-func (a *app) showPlan(s config.Settings, plan *setup.Plan) error {
+// showInit prints what init has done, or would do.
+func (a *app) showInit(s config.Settings, out initOutput) error {
 	if s.Output.Format == "json" {
-		return a.printJSON(plan.Show())
+		return a.printJSON(out)
 	}
-	return plan.Show().WriteText(a.out)
+	if out.Outputs == nil {
+		return out.Plan.WriteText(a.out)
+	}
+	var b strings.Builder
+	_ = console.Printf(&b, "the stack %s is deployed in %s\n", out.Plan.Stack, out.Plan.Region)
+	if out.File != "" {
+		_ = console.Printf(&b, "wrote %s: put it into your team's repository\n", out.File)
+	}
+	if out.TaskARN != "" {
+		_ = console.Printf(&b, "a bastion runs as a test, and stops when nobody uses it: %s\n", out.TaskARN)
+	}
+	if out.Tested != "" {
+		_ = console.Printf(&b, "%s answers through it; now: bastion forward %s 12345\n", out.Tested, out.Tested)
+	}
+	_, err := io.WriteString(a.out, b.String())
+	return err
 }
 
-// agrees asks whether to go on.
-func (a *app) agrees(ctx context.Context, o initOptions) (bool, error) {
-	switch {
-	case o.dryRun:
-		return false, nil
-	case o.yes:
-		return true, nil
-	case !console.CanAsk(a.in):
-		return false, fail.Usagef("read the plan above and add --yes", "init asks at a terminal, and standard input is not one")
-	}
-	agreed, err := console.Confirm(ctx, a.in, a.err, "Deploy this? [y/N] ")
-	if err == nil && !agreed {
-		err = fail.New(fail.Other, "", errors.New("not deployed; nothing was changed"), "")
-	}
-	return agreed, err
-}
-
-// writeFile writes bastion.yaml into the working directory. It leaves one that is there as it is, and prints what it should have.
-func (a *app) writeFile(s config.Settings, settings setup.Settings) error {
+// writeFile writes bastion.yaml into the working directory, and returns its name. It leaves one that is there as it is, and says on standard
+// error what it should have.
+func (a *app) writeFile(s config.Settings, settings setup.Settings) (string, error) {
 	err := settings.Write(config.FileName)
 	if errors.Is(err, fs.ErrExist) {
-		a.note(s, "%s is there already and stays as it is; this is what it needs:", config.FileName)
 		text, err := settings.File()
-		if err == nil {
-			_, err = a.out.Write(text)
-		}
-		return err
+		a.note(s, "%s is there already and stays as it is; this is what it needs:\n%s", config.FileName, string(text))
+		return "", err
 	}
 	if err != nil {
-		return fail.New(fail.Other, "write "+config.FileName, err, "run init in a directory that you may write to")
+		return "", fail.New(fail.Other, "write "+config.FileName, err, "run init in a directory that you may write to")
 	}
-	return console.Printf(a.out, "wrote %s: put it into your team's repository\n", config.FileName)
+	return config.FileName, nil
 }
 
 // tryBastion starts a bastion and connects to the first database.
-func (a *app) tryBastion(ctx context.Context, s config.Settings, made setup.Settings, databases []survey.Database) error {
+func (a *app) tryBastion(
+	ctx context.Context, s config.Settings, made setup.Settings, databases []survey.Database, out *initOutput,
+) error {
 	s.AWS.Region, s.Bastion.Cluster, s.Bastion.TaskDefinition = made.Region, made.Cluster, made.TaskDefinition
 	s.Bastion.Subnets, s.Bastion.SecurityGroups, s.Bastion.AssignPublicIP = made.Subnets, []string{made.SecurityGroup}, made.PublicAddress
 	run, err := a.open(ctx, "init", s)
@@ -221,26 +237,22 @@ func (a *app) tryBastion(ctx context.Context, s config.Settings, made setup.Sett
 	if err != nil {
 		return err
 	}
-	run.progress.Idle()
-	if err := console.Printf(a.out, "bastion %s runs\n", up.TaskID); err != nil {
-		return err
-	}
+	out.TaskARN = up.TaskARN
 	for _, d := range databases {
-		if len(d.Addresses) == 0 {
-			continue
+		if len(d.Addresses) > 0 {
+			if err := tryConnection(ctx, run, access.Destination(d.Addresses[0].Host, d.Addresses[0].Port)); err != nil {
+				return err
+			}
+			out.Tested = d.Name
+			break
 		}
-		dest := access.Destination(d.Addresses[0].Host, d.Addresses[0].Port)
-		if err := tryConnection(ctx, run, dest); err != nil {
-			return err
-		}
-		return console.Printf(a.out, "%s answers at %s: bastion forward %s 0\n", d.Name, dest, d.Name)
 	}
+	run.progress.Idle()
 	return nil
 }
 
 func tryConnection(ctx context.Context, run *session, dest string) error {
 	run.progress.Step("connecting to " + dest)
-	defer run.progress.Idle()
 	link, err := run.link(ctx, []string{dest})
 	if err != nil {
 		return err
@@ -256,10 +268,10 @@ func tryConnection(ctx context.Context, run *session, dest string) error {
 // emit prints the stack in another form.
 func (a *app) emit(form string, stack *account.Stack) error {
 	text, err := setup.Emit(stack, form)
-	if err == nil {
-		_, err = a.out.Write(text)
+	if err != nil {
+		return err
 	}
-	return err
+	return a.document(form, string(text))
 }
 
 // take takes the settings that are on the command line into the inputs. Those of a file are what an earlier init has made.

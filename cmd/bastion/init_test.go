@@ -176,12 +176,13 @@ func TestInitOnMoto(t *testing.T) {
 	}
 	expect("again", bastion("--yes", "--no-test"), 0, "Nothing changes", "stays as it is")
 
-	var plan setup.Shown
+	var out initOutput
 	r := bastion("--task-size", "small", "--dry-run", "-o", "json")
-	if err := json.Unmarshal([]byte(r.stdout), &plan); err != nil || r.code != 0 {
+	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || r.code != 0 {
 		t.Fatalf("%v: %d\n%s%s", err, r.code, r.stdout, r.stderr)
 	}
-	if !plan.Exists || len(plan.Resources) != 1 || plan.Resources[0].ID != "TaskDefinition" {
+	plan := out.Plan
+	if len(out.Outputs) > 0 || !plan.Exists || len(plan.Resources) != 1 || plan.Resources[0].ID != "TaskDefinition" {
 		t.Errorf("a smaller task changes %+v", plan.Resources)
 	}
 }
@@ -223,8 +224,7 @@ func TestInitTriesTheBastion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var stdout, stderr syncBuilder
-	a := newApp(stdio{in: os.Stdin, out: &stdout, err: &stderr})
+	a := newApp(stdio{in: os.Stdin, out: io.Discard, err: io.Discard})
 	made := setup.Settings{
 		Region: "eu-central-1", Cluster: s.Bastion.Cluster, TaskDefinition: s.Bastion.TaskDefinition,
 		Subnets: []string{"subnet-0000000000000laba"}, SecurityGroup: "sg-0000000000000000lab",
@@ -237,20 +237,20 @@ func TestInitTriesTheBastion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	var out initOutput
 	if err := a.tryBastion(t.Context(), s, made, []survey.Database{
 		{Name: "rds:without-an-address"}, {Name: "rds:orders", Addresses: []survey.Address{{Host: host, Port: port}}},
-	}); err != nil {
+	}, &out); err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{" runs\n", "rds:orders answers at " + host} {
-		if !strings.Contains(stdout.String(), want) {
-			t.Errorf("it does not say %q: %s", want, stdout.String())
-		}
+	if !strings.Contains(out.TaskARN, ":task/") || out.Tested != "rds:orders" {
+		t.Errorf("task %q, tested %q", out.TaskARN, out.Tested)
 	}
+	out = initOutput{}
 	err = a.tryBastion(t.Context(), s, made, []survey.Database{
 		{Name: "rds:gone", Addresses: []survey.Address{{Host: "gone." + host, Port: port}}},
-	})
-	if err == nil || !strings.Contains(err.Error(), "gone."+host) {
-		t.Errorf("a database that is not there: %v", err)
+	}, &out)
+	if err == nil || !strings.Contains(err.Error(), "gone."+host) || out.Tested != "" {
+		t.Errorf("a database that is not there: %v, tested %q", err, out.Tested)
 	}
 }
