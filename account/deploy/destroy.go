@@ -25,8 +25,8 @@ type DestroyPlan struct {
 	Remove []Resource // of the stack
 	Keep   []Resource // the audit of this stack and of earlier ones of the name: removed only if DestroyOptions say so
 
-	cluster  string
-	families []string
+	cluster            string
+	families, services []string
 }
 
 // Nothing reports whether there is nothing of the stack, whatever it keeps.
@@ -90,7 +90,6 @@ func (d *Deployer) planStack(ctx context.Context, p *DestroyPlan) error {
 		return err
 	}
 	keeps := retained(p.State.template)
-	var services []string
 	for _, r := range resources {
 		if r.PhysicalID == "" || r.Status == string(types.ResourceStatusDeleteComplete) {
 			continue
@@ -99,7 +98,7 @@ func (d *Deployer) planStack(ctx context.Context, p *DestroyPlan) error {
 		case "AWS::ECS::Cluster":
 			p.cluster = r.PhysicalID
 		case "AWS::ECS::Service": // CloudFormation ends its tasks with it
-			services = append(services, r.PhysicalID)
+			p.services = append(p.services, r.PhysicalID)
 		case "AWS::ECS::TaskDefinition":
 			_, family, _ := strings.Cut(r.PhysicalID, ":task-definition/")
 			family, _, _ = strings.Cut(family, ":")
@@ -112,7 +111,7 @@ func (d *Deployer) planStack(ctx context.Context, p *DestroyPlan) error {
 			p.Keep = append(p.Keep, r)
 		}
 	}
-	return d.planTasks(ctx, p, services)
+	return d.planTasks(ctx, p)
 }
 
 // retained are the resources that a template says to keep.

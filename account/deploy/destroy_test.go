@@ -198,6 +198,25 @@ func TestDestroyRefused(t *testing.T) {
 	}
 }
 
+// Tasks of a service of the stack are CloudFormation's to end: the service would start others in the place of those that are stopped.
+func TestDestroyService(t *testing.T) {
+	f := newFake(t)
+	d := f.deployer("bastion")
+	if _, err := install(t.Context(), d, newStack(t, account.Inputs{}), nil); err != nil {
+		t.Fatal(err)
+	}
+	f.stacks[0].resources = append(f.stacks[0].resources, types.StackResourceSummary{
+		LogicalResourceId: aws.String("Service"), PhysicalResourceId: aws.String("service/bastion/shared"), ResourceType: aws.String("AWS::ECS::Service"),
+	})
+	f.run("task/bastion/1", "bastion", "bastion")
+	f.run("task/bastion/2", "bastion", "bastion")
+	f.tasks[1].service = "service/bastion/shared"
+	done, err := destroy(t.Context(), d, DestroyOptions{}, nil)
+	if err != nil || !slices.Equal(done.Tasks, []string{"task/bastion/1"}) {
+		t.Errorf("%+v, %v", done, err)
+	}
+}
+
 // Nothing is touched where the stack is not bastion's, is protected, or others' tasks run in its cluster.
 func TestDestroyTouchesNothing(t *testing.T) {
 	for name, prepare := range map[string]func(*fake){

@@ -20,12 +20,12 @@ import (
 
 // run starts a task.
 func (f *fake) run(arn, cluster, family string) {
-	f.tasks = append(f.tasks, &fakeTask{arn, cluster, family, "RUNNING", "RUNNING"})
+	f.tasks = append(f.tasks, &fakeTask{arn: arn, cluster: cluster, family: family, desired: "RUNNING", last: "RUNNING"})
 }
 
 // runs reports whether a task keeps a cluster from being deleted.
 func (f *fake) runs(cluster string) bool {
-	return slices.ContainsFunc(f.tasks, func(t *fakeTask) bool { return t.cluster == cluster && t.last != "STOPPED" })
+	return slices.ContainsFunc(f.tasks, func(t *fakeTask) bool { return t.cluster == cluster && t.last != "STOPPED" && t.service == "" })
 }
 
 func (f *fake) listTasks(in *ecs.ListTasksInput) (*ecs.ListTasksOutput, error) {
@@ -38,7 +38,7 @@ func (f *fake) listTasks(in *ecs.ListTasksInput) (*ecs.ListTasksOutput, error) {
 	}
 	out := &ecs.ListTasksOutput{}
 	for _, t := range f.tasks {
-		if t.cluster == *in.Cluster && t.desired == desired && (in.Family == nil || *in.Family == t.family) && in.ServiceName == nil {
+		if t.cluster == *in.Cluster && t.desired == desired && (in.Family == nil || *in.Family == t.family) && (in.ServiceName == nil || *in.ServiceName == t.service) {
 			out.TaskArns = append(out.TaskArns, t.arn)
 		}
 	}
@@ -63,6 +63,9 @@ func (f *fake) describeTasks(in *ecs.DescribeTasksInput) (*ecs.DescribeTasksOutp
 func (f *fake) stopTask(in *ecs.StopTaskInput) (*ecs.StopTaskOutput, error) {
 	for _, t := range f.tasks {
 		if t.arn == *in.Task && t.cluster == *in.Cluster {
+			if t.service != "" {
+				f.t.Errorf("%s is stopped, which its service starts anew", t.arn)
+			}
 			t.desired, t.last = "STOPPED", "STOPPING"
 			return &ecs.StopTaskOutput{}, nil
 		}

@@ -39,7 +39,7 @@ type fake struct {
 	serial    int
 }
 
-type fakeTask struct{ arn, cluster, family, desired, last string }
+type fakeTask struct{ arn, cluster, family, service, desired, last string }
 
 type fakeStack struct {
 	id, name, template string

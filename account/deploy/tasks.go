@@ -21,7 +21,7 @@ const (
 )
 
 // planTasks finds the tasks of the cluster: the bastions by the stack's families, and the others. Those of services are neither.
-func (d *Deployer) planTasks(ctx context.Context, p *DestroyPlan, services []string) error {
+func (d *Deployer) planTasks(ctx context.Context, p *DestroyPlan) error {
 	if p.cluster == "" {
 		return nil
 	}
@@ -29,13 +29,9 @@ func (d *Deployer) planTasks(ctx context.Context, p *DestroyPlan, services []str
 	if err != nil {
 		return err
 	}
-	var ofServices []string
-	for _, service := range services {
-		some, err := d.tasks(ctx, ecs.ListTasksInput{Cluster: &p.cluster, ServiceName: &service})
-		if err != nil {
-			return err
-		}
-		ofServices = append(ofServices, some...)
+	ofServices, err := d.tasksOfServices(ctx, *p)
+	if err != nil {
+		return err
 	}
 	for _, family := range p.families {
 		some, err := d.tasks(ctx, ecs.ListTasksInput{Cluster: &p.cluster, Family: &family})
@@ -46,6 +42,18 @@ func (d *Deployer) planTasks(ctx context.Context, p *DestroyPlan, services []str
 	}
 	p.Others = without(all, ofServices, p.Tasks)
 	return nil
+}
+
+// tasksOfServices are the tasks that the stack's services have started, and would start anew.
+func (d *Deployer) tasksOfServices(ctx context.Context, p DestroyPlan) (arns []string, _ error) {
+	for _, service := range p.services {
+		some, err := d.tasks(ctx, ecs.ListTasksInput{Cluster: &p.cluster, ServiceName: &service})
+		if err != nil {
+			return nil, err
+		}
+		arns = append(arns, some...)
+	}
+	return arns, nil
 }
 
 func without(all []string, others ...[]string) []string {
@@ -79,6 +87,10 @@ func (d *Deployer) stopTasks(ctx context.Context, p DestroyPlan, done *Destroyed
 	}
 	for {
 		running := false
+		ofServices, err := d.tasksOfServices(ctx, p)
+		if err != nil {
+			return err
+		}
 		for _, family := range p.families {
 			arns, err := d.tasks(ctx, ecs.ListTasksInput{Cluster: &p.cluster, Family: &family})
 			if err != nil {
@@ -88,6 +100,7 @@ func (d *Deployer) stopTasks(ctx context.Context, p DestroyPlan, done *Destroyed
 			if err != nil {
 				return err
 			}
+			arns = without(arns, ofServices)
 			for _, arn := range arns {
 				if err := d.stopTask(ctx, p.cluster, arn, on); err != nil {
 					return err
