@@ -71,7 +71,7 @@ func (a *app) destroy(ctx context.Context, s config.Settings, o destroyOptions) 
 	d.progress.Step("looking at the stack " + o.name)
 	p, err := d.PlanDestroy(ctx, d.tell)
 	if err != nil {
-		return a.goesOn(ctx, d, err)
+		return a.goesOn(ctx, d.progress, err)
 	}
 	d.progress.Idle()
 	nothing := p.Nothing() && (!o.Audit || len(p.Keep) == 0)
@@ -95,7 +95,7 @@ func (a *app) destroy(ctx context.Context, s config.Settings, o destroyOptions) 
 		}
 	}
 	if done, err = d.Destroy(ctx, p, o.DestroyOptions, d.tell); err != nil {
-		return a.goesOn(ctx, d, err)
+		return a.goesOn(ctx, d.progress, err)
 	}
 	d.progress.Idle()
 	if s.Output.Format == "json" {

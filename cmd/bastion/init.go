@@ -174,7 +174,7 @@ func (a *app) carryOut(ctx context.Context, s config.Settings, o initOptions, se
 	}
 	result, err := set.Apply(ctx, plan, pushing(p))
 	if err != nil {
-		return err
+		return a.goesOn(ctx, p, err)
 	}
 	p.Idle()
 	out.Outputs = result.Outputs

@@ -241,10 +241,10 @@ func (d *stackSession) preview(ctx context.Context, state deploy.State, values m
 	return d.Preview(ctx, stack, params)
 }
 
-// goesOn says, if ctx has ended while CloudFormation was at work on the stack, that it goes on.
-func (a *app) goesOn(ctx context.Context, d *stackSession, err error) error {
+// goesOn says, if ctx has ended while CloudFormation was at work on a stack, that it goes on.
+func (a *app) goesOn(ctx context.Context, p *console.Progress, err error) error {
 	if err != nil && ctx.Err() != nil {
-		d.progress.Idle()
+		p.Idle()
 		_ = console.Printf(a.err, "bastion: what CloudFormation has begun goes on; run the command again to follow it\n")
 	}
 	return err

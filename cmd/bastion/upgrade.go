@@ -59,11 +59,11 @@ func (a *app) upgrade(ctx context.Context, s config.Settings, o upgradeOptions) 
 	defer d.progress.Close()
 	d.progress.Step("comparing the stack " + o.name)
 	if _, err := d.ready(ctx); err != nil {
-		return a.goesOn(ctx, d, err)
+		return a.goesOn(ctx, d.progress, err)
 	}
 	state, err := d.Settle(ctx, d.tell)
 	if err != nil {
-		return a.goesOn(ctx, d, err)
+		return a.goesOn(ctx, d.progress, err)
 	}
 	images, made, err := a.newImages(s, state, o.imageOptions, o.tag)
 	if err != nil {
@@ -89,7 +89,7 @@ func (a *app) upgrade(ctx context.Context, s config.Settings, o upgradeOptions) 
 		return errors.Join(err, d.Discard(context.WithoutCancel(ctx), p))
 	}
 	if out.Outputs, err = d.Apply(ctx, p, d.tell); err != nil {
-		return a.goesOn(ctx, d, err)
+		return a.goesOn(ctx, d.progress, err)
 	}
 	d.progress.Idle()
 	return a.outcome(s, out, "the stack "+o.name+" is of bastion "+d.Version+" now")
