@@ -40,14 +40,14 @@ type Setup struct {
 
 // Plan is what a set-up will do.
 type Plan struct {
-	Account, Region string
-	Stack           *account.Stack
-	Choice          survey.Choice // how the inputs came about; for a stack that exists, only what has changed around it
-	Images          []Image       // nil: somebody else pushes them
-	Exists          bool          // the stack exists and is ready: Changes are against it
-	Changes         []deploy.Change
-	Adopted         []deploy.Resource // left by an earlier stack of the name
-	Findings        []survey.Finding
+	account.Place
+	Stack    *account.Stack
+	Choice   survey.Choice // how the inputs came about; for a stack that exists, only what has changed around it
+	Images   []Image       // nil: somebody else pushes them
+	Exists   bool          // the stack exists and is ready: Changes are against it
+	Changes  []deploy.Change
+	Adopted  []deploy.Resource // left by an earlier stack of the name
+	Findings []survey.Finding
 
 	preview    deploy.Preview
 	repository string // of the images, if the stack exists
@@ -77,7 +77,10 @@ func (s *Setup) Look(ctx context.Context) (*Plan, error) {
 			return nil, err
 		}
 	}
-	plan := &Plan{Account: landscape.Account, Region: landscape.Region, Findings: landscape.Findings, Exists: state.Phase == deploy.Ready}
+	plan := &Plan{
+		Place:    account.Place{Partition: landscape.Partition, Region: landscape.Region, Account: landscape.Account},
+		Findings: landscape.Findings, Exists: state.Phase == deploy.Ready,
+	}
 	inputs := s.Answers.Inputs
 	if plan.Exists {
 		if !state.Own {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"io"
@@ -19,6 +20,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/partition"
 )
 
 // initOptions are the options of init that are no settings.
@@ -114,7 +116,8 @@ func (a *app) setUp(ctx context.Context, s config.Settings, o initOptions) error
 		if err != nil {
 			return err
 		}
-		return a.emit(o.emit, stack)
+		region := cmp.Or(s.AWS.Region, "REGION")
+		return a.emit(o.emit, stack, account.Place{Partition: partition.Of(region).ID, Region: region, Account: "ACCOUNT_ID"})
 	}
 	binaries, err := o.binaries()
 	if err != nil && o.emit == "" && !o.dryRun {
@@ -137,7 +140,7 @@ func (a *app) setUp(ctx context.Context, s config.Settings, o initOptions) error
 	}
 	p.Idle()
 	if o.emit != "" {
-		return a.emit(o.emit, plan.Stack)
+		return a.emit(o.emit, plan.Stack, plan.Place)
 	}
 	return a.carryOut(ctx, s, o, set, plan, p)
 }
@@ -266,8 +269,8 @@ func tryConnection(ctx context.Context, run *session, dest string) error {
 }
 
 // emit prints the stack in another form.
-func (a *app) emit(form string, stack *account.Stack) error {
-	text, err := setup.Emit(stack, form)
+func (a *app) emit(form string, stack *account.Stack, place account.Place) error {
+	text, err := setup.Emit(stack, place, form)
 	if err != nil {
 		return err
 	}

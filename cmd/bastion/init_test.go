@@ -200,6 +200,8 @@ func TestInitEmit(t *testing.T) {
 	}{
 		{[]string{"--emit", "cfn", "--offline", "--name", "data"}, 0, `"Default": "1"`},
 		{[]string{"--emit", "terraform", "--offline", "--boundary", "arn:aws:iam::111122223333:policy/b"}, 0, "permissions_boundary"},
+		{[]string{"--emit", "json", "--offline", "--region", "cn-north-1"}, 0, `"${Key.Arn}"`},
+		{[]string{"--emit", "policies", "--offline", "--region", "cn-north-1"}, 0, `"arn:aws-cn:ecs:cn-north-1:ACCOUNT_ID:`},
 		{[]string{"--emit", "bicep", "--offline"}, 2, "no form of a stack"},
 		{[]string{"--emit", "cfn", "--offline", "--class", "read"}, 2, "has no name or no destination"},
 		{[]string{"--emit", "cfn", "--offline", "--retention", "7"}, 2, "CloudWatch Logs takes 365"},
