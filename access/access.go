@@ -59,6 +59,7 @@ type Access struct {
 	region   string
 	log      *slog.Logger
 	progress func(string)
+	trace    *trace // nil: nothing is recorded
 	options  Options
 
 	credentials aws.CredentialsProvider

@@ -147,6 +147,7 @@ func (x *admission) untrustOnFailure(o *opened, p *push) {
 func (x *admission) session(ctx context.Context, key ssh.PublicKey, ports keys.Ports, patient bool) (*opened, error) {
 	a := x.access
 	a.progress("opening a session to " + describe(&x.bastion))
+	opens := a.trace.begin(stepSession)
 	o := &opened{
 		describe: describe(&x.bastion), user: "bastion",
 		signers: func() ([]ssh.Signer, error) { return []ssh.Signer{x.pair.Signer()}, nil },
@@ -167,6 +168,7 @@ func (x *admission) session(ctx context.Context, key ssh.PublicKey, ports keys.P
 		}
 		o.conn = stream
 	}
+	opens()
 	a.tasks.Go(func() { x.keepGranted(o.conn.Done(), x.renew) })
 	return o, nil
 }

@@ -10,10 +10,19 @@ import (
 // ensure finds or starts the task and waits until its exec agent runs.
 func (a *Access) ensure(ctx context.Context) (spec bastions.Spec, b *bastions.Bastion, started bool, err error) {
 	a.progress("looking for your bastion")
+	known := a.trace.begin(stepIdentity)
 	if spec, err = a.spec(ctx); err != nil {
 		return spec, nil, false, err
 	}
-	b, started, err = a.manager.Ensure(ctx, spec, a.reportEvent)
+	known()
+	b, started, err = a.manager.Ensure(ctx, spec, func(e bastions.Event) {
+		a.trace.event(e)
+		a.reportEvent(e)
+	})
+	if err == nil {
+		skew, _ := a.clock.Skew()
+		a.trace.task(*b, started, skew)
+	}
 	return spec, b, started, err
 }
 

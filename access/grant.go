@@ -104,9 +104,11 @@ func (x *admission) grant(first bool) (*push, error) {
 			p.secret, words = grant.Secret, []string{word, words[0]}
 		}
 	}
+	answered := a.trace.grant()
 	a.tasks.Go(func() {
 		defer close(p.done)
 		p.err = a.pushGrant(a.ctx, x.spec, x.bastion, grant.ID, words, p)
+		answered(p)
 	})
 	return p, nil
 }

@@ -92,7 +92,8 @@ type Bastion struct {
 	Version        string       // version of the program that started it
 	Size           fargate.Size // parts are 0 if unknown
 	Architecture   string       // x86_64 or arm64; empty: unknown
-	BilledFrom     time.Time
+	BilledFrom     time.Time    // begin of the image's pull
+	PulledAt       time.Time    // end of the image's pull
 	StoppedAt      time.Time
 	Exits          []Exit // of the stopped containers
 

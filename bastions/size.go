@@ -31,7 +31,7 @@ func (b Bastion) otherSize(want fargate.Size) string {
 // setSize sets the fields that the task's speed and cost depend on.
 func (b *Bastion) setSize(task *types.Task) {
 	b.Size = fargate.Size{CPU: sizeOf(task.Cpu), Memory: sizeOf(task.Memory)}
-	b.BilledFrom, b.StoppedAt = aws.ToTime(task.PullStartedAt), aws.ToTime(task.StoppedAt)
+	b.BilledFrom, b.PulledAt, b.StoppedAt = aws.ToTime(task.PullStartedAt), aws.ToTime(task.PullStoppedAt), aws.ToTime(task.StoppedAt)
 	for _, a := range task.Attributes {
 		if aws.ToString(a.Name) == "ecs.cpu-architecture" {
 			b.Architecture = aws.ToString(a.Value)

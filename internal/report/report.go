@@ -151,6 +151,14 @@ type Bastion struct {
 	Size
 }
 
+// Step is a step of a bastion's start, with its times since the begin of the start.
+type Step struct {
+	Name   string  `json:"name"`
+	Begin  float64 `json:"begin_seconds"`
+	End    float64 `json:"end_seconds"`
+	Source string  `json:"source"` // whose clock says so: here, or ECS
+}
+
 // Status is the state of the user's bastions.
 type Status struct {
 	Owner    string    `json:"owner"` // ARN of the bastions' owner
