@@ -9,6 +9,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/launch"
 	"github.com/bastion-ssm/bastion/internal/cli"
@@ -19,14 +20,23 @@ import (
 	"github.com/bastion-ssm/bastion/internal/statusview"
 )
 
+// upOptions are the options of up that are no settings.
+type upOptions struct{ timing bool }
+
 // up runs `bastion up`.
-func (a *app) up(ctx context.Context, s config.Settings, _ []string) error {
+func (a *app) up(ctx context.Context, s config.Settings, o upOptions) error {
 	run, err := a.open(ctx, "up", s)
 	if err != nil {
 		return err
 	}
 	defer run.close()
-	r, err := run.access.Up(ctx)
+	var timed access.Timed
+	if o.timing {
+		timed, err = run.access.UpTimed(ctx)
+	} else {
+		timed.UpResult, err = run.access.Up(ctx)
+	}
+	r := timed.UpResult
 	if err != nil {
 		if r.New && ctx.Err() != nil {
 			run.progress.Idle()
@@ -35,7 +45,10 @@ func (a *app) up(ctx context.Context, s config.Settings, _ []string) error {
 		return err
 	}
 	run.progress.Idle()
-	if s.Output.Format == "json" {
+	switch {
+	case s.Output.Format == "json" && o.timing:
+		return a.printJSON(timed)
+	case s.Output.Format == "json":
 		return a.printJSON(r)
 	}
 	verb := "is running"
@@ -48,19 +61,28 @@ func (a *app) up(ctx context.Context, s config.Settings, _ []string) error {
 	if size := r.Size.String(); size != "" {
 		err = console.Printf(a.out, "it has %s\n", size)
 	}
-	return err
+	if err != nil || !o.timing {
+		return err
+	}
+	return statusview.Waterfall(a.out, timed.Steps, timed.Seconds)
 }
 
 func (a *app) upCommand() *cli.Command {
+	var o upOptions
 	return &cli.Command{
 		Name:    "up",
 		Summary: "start your bastion, or find the running one, and wait until it answers",
 		Group:   groupBastion,
-		About: []cli.Passage{cli.Para(`Finds your own task by the identity of your AWS credentials, or starts one. It then waits until the task runs,
-			its exec agent is connected and bastiond answers. forward, socks and proxy do the same by themselves.`)},
-		Examples: []string{"bastion up", "bastion up -o json | jq -r .task_arn"},
+		About: []cli.Passage{
+			cli.Para(`Finds your own task by the identity of your AWS credentials, or starts one. It then waits until the task runs,
+				its exec agent is connected and bastiond answers. forward, socks and proxy do the same by themselves.`),
+			cli.Para(`--timing goes on to bastiond's first answer by SSH, and shows when each step began and how long it took. Steps that
+				overlap stand beside each other.`),
+		},
+		Examples: []string{"bastion up", "bastion up -o json | jq -r .task_arn", "bastion down; bastion up --timing"},
+		Flags:    []cli.Option{cli.Switch(&o.timing, "show how long each step took", "timing")},
 		Settings: showBastion,
-		Run:      a.with(a.up),
+		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.up(ctx, s, o) }),
 	}
 }
 
