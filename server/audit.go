@@ -32,6 +32,7 @@ const (
 	eventSubflowDeny  = audit.SubflowDeny
 	eventDrain        = audit.Drain
 	eventStop         = audit.Stop
+	eventOverdue      = audit.Overdue
 
 	resultOK      = audit.OK
 	resultFailed  = audit.Failed

@@ -24,6 +24,8 @@ const (
 	maxAuthTries = 6
 	// acceptPause is the wait after a failed accept. Most likely the process has no free file descriptor.
 	acceptPause = 100 * time.Millisecond
+	// overdueAfter is how long after its maximum life a server that has not ended says so.
+	overdueAfter = time.Minute
 )
 
 // Server is bastiond's SSH server. It listens from New on; Run serves.
@@ -40,8 +42,9 @@ type Server struct {
 	sshd      *sshdFront                    // nil: this server speaks SSH itself
 	private   ed25519.PrivateKey            // of hostKey; nil: Config has it
 	port      int
-	bondPort  int       // 0: none
-	expiresAt time.Time // when the server stops at the latest
+	bondPort  int           // 0: none
+	expiresAt time.Time     // when the server stops at the latest
+	grace     time.Duration // after expiresAt, until the log says that the server still runs
 	audit     auditor
 
 	resources  *resources
@@ -144,7 +147,7 @@ func newServer(config Config) (*Server, error) {
 	s.adjustMemory()
 
 	s.active = time.Now()
-	s.expiresAt = s.active.Add(config.MaxLife)
+	s.expiresAt, s.grace = s.active.Add(config.MaxLife), overdueAfter
 	return s, nil
 }
 
@@ -176,6 +179,10 @@ func (s *Server) Run(ctx context.Context) error {
 
 	began := time.Now()
 	s.auditStart()
+	overdue := time.AfterFunc(time.Until(s.expiresAt)+s.grace, func() {
+		s.audit.write(record{Event: eventOverdue, NotAfter: stamp(s.expiresAt), DurationMS: since(began)})
+	})
+	defer overdue.Stop()
 	for _, l := range s.listeners {
 		s.work.Go(func() { s.accept(l) })
 	}
@@ -364,7 +371,7 @@ func (s *Server) countPlain() (out func()) {
 
 func (s *Server) auditStart() {
 	r := record{
-		Event: eventStart, Version: s.config.Version, HostKey: ssh.FingerprintSHA256(s.hostKey), NotAfter: stamp(s.expiresAt),
+		Event: eventStart, LifeS: int64(s.config.MaxLife.Seconds()), Version: s.config.Version, HostKey: ssh.FingerprintSHA256(s.hostKey), NotAfter: stamp(s.expiresAt),
 		VCPU: s.resources.cpu, MemoryMiB: s.resources.memory / mib,
 	}
 	for _, l := range s.listeners {

@@ -54,7 +54,7 @@ func TestForward(t *testing.T) {
 	}
 	want := []record{
 		{
-			Event: eventStart, Version: "v1", Listen: listenAddresses(b), Allow: []string{far},
+			Event: eventStart, LifeS: 43200, Version: "v1", Listen: listenAddresses(b), Allow: []string{far},
 			HostKey: ssh.FingerprintSHA256(b.HostKey()), NotAfter: records[0].NotAfter,
 		},
 		{Event: eventGrant, Result: resultOK, Who: arn, Grant: id, Key: key, NotAfter: records[1].NotAfter},

@@ -22,6 +22,7 @@ const (
 	SubflowDeny  = "subflow-refused" // a subflow was not let in, be it a connection's first or another
 	Drain        = "drain"
 	Stop         = "stop"
+	Overdue      = "overdue" // the server still runs although its maximum life is over
 )
 
 // Results of an event.
@@ -58,6 +59,7 @@ type Record struct {
 
 	// Only in start and drain.
 	Version    string   `json:"version,omitempty"`
+	LifeS      int64    `json:"life_s,omitempty"` // seconds from the start to the end at the latest
 	Listen     []string `json:"listen,omitempty"`
 	BondListen []string `json:"bond_listen,omitempty"`
 	Allow      []string `json:"allow,omitempty"`

@@ -1,0 +1,54 @@
+package server
+
+import (
+	"context"
+	"errors"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/bastion-ssm/bastion/internal/audit"
+)
+
+// A server that cannot end when its life is over says so in the log, from which an alarm is made. One that ends in time does not.
+func TestOverdue(t *testing.T) {
+	stuck, release := make(chan struct{}), make(chan struct{})
+	b := &bastion{log: newAuditLog(), done: make(chan error, 1)}
+	var err error
+	b.Server, err = New(Config{
+		Listen: "localhost:0", Audit: b.log, Allow: mustAllow(t, "10.0.0.1:5432"), MaxLife: time.Second, Drain: -1,
+		Dial: func(context.Context, string, string) (net.Conn, error) { // one that does not hear its context
+			close(stuck)
+			<-release
+			return nil, errors.New("released")
+		},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.grace = 10 * time.Millisecond
+	b.run(t)
+	p := pair(t)
+	if reply := b.AddGrant(word(t, p, time.Hour)); reply.Error != "" {
+		t.Fatal(reply.Error)
+	}
+	c := b.dial(t, p)
+	go func() { _, _ = c.Dial("tcp", "10.0.0.1:5432") }()
+	<-stuck
+	if r := b.log.wait(t, audit.Overdue, 1); r.NotAfter == "" {
+		t.Errorf("%+v", r)
+	}
+	close(release)
+	b.log.wait(t, audit.Stop, 1)
+	if r := b.log.wait(t, audit.Start, 1); r.LifeS != 1 {
+		t.Errorf("%+v", r)
+	}
+}
+
+func TestNotOverdue(t *testing.T) {
+	b := start(t, Config{MaxLife: time.Second, Drain: -1})
+	b.log.wait(t, audit.Stop, 1)
+	if n := b.log.count(t, audit.Overdue); n > 0 {
+		t.Error("a server that ended in time is overdue")
+	}
+}
