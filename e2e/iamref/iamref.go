@@ -186,7 +186,7 @@ func (r *Reference) Check(s Statement) (faults []string) {
 					used[resource], found = true, true
 				}
 				for _, t := range act.ResourceTypes {
-					if kind := svc.resources[t.Name]; kind.matches(resource) {
+					if kind := svc.resources[strings.ToLower(t.Name)]; kind.matches(resource) {
 						used[resource], found = true, true
 						keys = append(append(keys, kind.ConditionKeys...), t.ConditionKeys...)
 					}
