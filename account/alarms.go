@@ -26,12 +26,14 @@ func (s *Stack) alarmTopic() {
 	}
 }
 
-// alarms tells a topic what should not happen: a destination or a grant that bastiond refused, and a command by ECS Exec that is not
-// the grant command.
+// alarms tells a topic what should not happen: a destination or a grant that bastiond refused, a bastion that lives too long or may, and a
+// command by ECS Exec that is not the grant command.
 func (s *Stack) alarms() {
 	s.alarmTopic()
 	s.alarm("Denied", "denied", "a bastion refused a destination")
 	s.alarm("GrantRefused", "grant-refused", "a bastion refused a grant")
+	s.alarm("Overdue", "overdue", "a bastion still runs after its maximum life")
+	s.count("LongLife", "long-life", `{ ($.event = "start") && ($.life_s > `+decimal(longestLife)+`) }`, "a bastion was started to live for more than 12 hours")
 	s.add("OtherCommand", "AWS::Events::Rule", Object{
 		{"Description", s.Inputs.Name + ": a command by ECS Exec that is not the grant command"},
 		{"EventPattern", Object{
@@ -50,19 +52,27 @@ func (s *Stack) alarms() {
 	})
 }
 
+// longestLife is bastiond's maximum life in seconds, unless whoever starts the task chooses another.
+const longestLife = 12 * 3600
+
 // alarm counts an event of bastiond's audit log, and tells the topic of the first.
 func (s *Stack) alarm(id, event, description string) {
+	s.count(id, event, `{ $.event = "`+event+`" }`, description)
+}
+
+// count counts the lines of the audit log that a pattern matches, and tells the topic of the first.
+func (s *Stack) count(id, metric, pattern, description string) {
 	s.add(id+"Metric", "AWS::Logs::MetricFilter", Object{
 		{"LogGroupName", Ref("AuditLog")},
-		{"FilterPattern", `{ $.event = "` + event + `" }`},
+		{"FilterPattern", pattern},
 		{"MetricTransformations", List{Object{
-			{"MetricNamespace", s.Inputs.Name}, {"MetricName", event}, {"MetricValue", "1"}, {"DefaultValue", 0},
+			{"MetricNamespace", s.Inputs.Name}, {"MetricName", metric}, {"MetricValue", "1"}, {"DefaultValue", 0},
 		}}},
 	})
 	s.add(id+"Alarm", "AWS::CloudWatch::Alarm", Object{
 		{"AlarmDescription", s.Inputs.Name + ": " + description},
 		{"Namespace", s.Inputs.Name},
-		{"MetricName", event},
+		{"MetricName", metric},
 		{"Statistic", "Sum"},
 		{"Period", 300},
 		{"EvaluationPeriods", 1},

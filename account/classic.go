@@ -4,8 +4,9 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"regexp"
 	"strings"
+
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // ClassicInputs are an operator's choices for bastions that are EC2 instances: for people who need a shell and a host that stays. The zero
@@ -62,10 +63,10 @@ func (in ClassicInputs) Defaults() ClassicInputs {
 }
 
 var (
-	clockForm    = regexp.MustCompile(`^([01][0-9]|2[0-3]):[0-5][0-9]$`)
-	daysForm     = regexp.MustCompile(`^(\*|(MON|TUE|WED|THU|FRI|SAT|SUN)([-,](MON|TUE|WED|THU|FRI|SAT|SUN))*)$`)
-	zoneForm     = regexp.MustCompile(`^[A-Za-z_]+(/[A-Za-z0-9_+-]+){0,2}$`)
-	instanceForm = regexp.MustCompile(`^[a-z0-9-]+\.[a-z0-9]+$`)
+	clockForm    = pattern.Lazy(`^([01][0-9]|2[0-3]):[0-5][0-9]$`)
+	daysForm     = pattern.Lazy(`^(\*|(MON|TUE|WED|THU|FRI|SAT|SUN)([-,](MON|TUE|WED|THU|FRI|SAT|SUN))*)$`)
+	zoneForm     = pattern.Lazy(`^[A-Za-z_]+(/[A-Za-z0-9_+-]+){0,2}$`)
+	instanceForm = pattern.Lazy(`^[a-z0-9-]+\.[a-z0-9]+$`)
 )
 
 // Validate returns what is wrong with inputs that have their defaults, all of it.
@@ -76,15 +77,15 @@ func (in ClassicInputs) Validate() error {
 			faults = append(faults, fmt.Errorf(format, args...))
 		}
 	}
-	check(instanceForm.MatchString(in.InstanceType), "instance type %q: want one such as t4g.nano", in.InstanceType)
+	check(instanceForm().MatchString(in.InstanceType), "instance type %q: want one such as t4g.nano", in.InstanceType)
 	check(in.Architecture == "arm64" || in.Architecture == "x86_64", "architecture %q: want arm64 or x86_64", in.Architecture)
 	check(in.Most >= 1 && in.Most <= 20, "%d instances at most: want 1 to 20", in.Most)
 	check(in.CPUTarget >= 10 && in.CPUTarget <= 90, "CPU target of %d percent: want 10 to 90", in.CPUTarget)
 	check(in.IdleMinutes >= 1 && in.IdleMinutes <= 60, "sessions idle for %d minutes: Session Manager takes 1 to 60", in.IdleMinutes)
 	if h := in.Hours; h != nil {
-		check(clockForm.MatchString(h.From) && clockForm.MatchString(h.To) && h.From != h.To, "hours from %q to %q: want two times HH:MM", h.From, h.To)
-		check(daysForm.MatchString(h.Days), "days %q: want them as cron does, such as MON-FRI", h.Days)
-		check(zoneForm.MatchString(h.TimeZone), "time zone %q: want a name of IANA, such as Europe/Berlin", h.TimeZone)
+		check(clockForm().MatchString(h.From) && clockForm().MatchString(h.To) && h.From != h.To, "hours from %q to %q: want two times HH:MM", h.From, h.To)
+		check(daysForm().MatchString(h.Days), "days %q: want them as cron does, such as MON-FRI", h.Days)
+		check(zoneForm().MatchString(h.TimeZone), "time zone %q: want a name of IANA, such as Europe/Berlin", h.TimeZone)
 	}
 	faults = append(faults, in.common().Defaults().Validate())
 	return errors.Join(faults...)

@@ -91,6 +91,9 @@ func (s *Stack) taskDefinition(c Class) Object {
 			{"mode", "blocking"}, // rather than lose an audit line
 		}}}},
 	}
+	if secrets := s.secrets(); len(secrets) > 0 {
+		container = append(container, Member{"Secrets", secrets})
+	}
 	return Object{
 		{"Family", s.family(c)},
 		{"RequiresCompatibilities", words("FARGATE")},

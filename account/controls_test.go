@@ -102,7 +102,10 @@ var controls = []control{
 	{"CKV_AWS_336 (ECS.5)", "AWS::ECS::TaskDefinition", container("ReadonlyRootFilesystem", true), ""},
 	{"ECS.1", "AWS::ECS::TaskDefinition", container("User", "65532:65532"), ""},
 	{"ECS.4", "AWS::ECS::TaskDefinition", container("Privileged", nil), ""},
-	{"ECS.8", "AWS::ECS::TaskDefinition", says(`(?i)"Name":"[A-Z_]*(SECRET|PASSWORD|TOKEN|ACCESS_KEY)`, false), ""},
+	{"ECS.8", "AWS::ECS::TaskDefinition", func(s *Stack, r Resource) bool { // a secret's value is Secrets Manager's: its variable may be called so
+		environment := r.at("ContainerDefinitions").(List)[0].(Object).get("Environment")
+		return says(`(?i)"Name":"[A-Z_]*(SECRET|PASSWORD|TOKEN|ACCESS_KEY)`, false)(s, Resource{Properties: Object{{"Environment", environment}}})
+	}, ""},
 	{"ECS.9", "AWS::ECS::TaskDefinition", container("LogConfiguration.LogDriver", "awslogs"), ""},
 	{"CKV_AWS_23", "AWS::EC2::SecurityGroup", says(`"Description":""`, false), ""},
 	{"CKV_AWS_24, 25, 260 (EC2.13, 14, 18, 19)", "AWS::EC2::SecurityGroup", says(`"SecurityGroupIngress":[^]]*"0\.0\.0\.0/0"`, false), ""},

@@ -47,6 +47,9 @@ type Inputs struct {
 	ImageTag      string // of the image in the repository that is made
 	AlarmEmail    string // subscribes to the alarms; empty: nobody does
 
+	// Secrets are handed to the tasks as environment variables. An existing ExecutionRole must be able to read them.
+	Secrets []Secret
+
 	Classes []Class
 	Tags    []Tag // on everything that takes tags
 }
@@ -98,7 +101,7 @@ func (e Endpoints) makes(service string) bool {
 
 // made are the services whose interface endpoints the stack makes, in the model's order.
 func (e Endpoints) made() []string {
-	return slices.DeleteFunc(slices.Concat(interfaces, NewRegionServices), func(service string) bool { return !e.makes(service) })
+	return slices.DeleteFunc(slices.Concat(interfaces, NewRegionServices, []string{secretsService}), func(service string) bool { return !e.makes(service) })
 }
 
 // Tag is a tag of a resource.
@@ -176,6 +179,7 @@ func (in Inputs) Validate() error {
 			e.Port, maxDescription)
 	}
 	in.validateNetwork(check)
+	in.validateSecrets(check)
 	seen := make(map[string]bool)
 	for _, c := range in.Classes {
 		check(c.Name == "" && len(in.Classes) == 1 || classForm().MatchString(c.Name) && len(c.Name) <= maxName,
@@ -197,7 +201,7 @@ func (in Inputs) validateNetwork(check func(ok bool, format string, args ...any)
 		prefix, err := netip.ParsePrefix(cidr)
 		check(err == nil && prefix.Addr().Is4(), "VPC range %q: want an IPv4 CIDR", cidr)
 	}
-	services := slices.Concat(EndpointServices, NewRegionServices)
+	services := slices.Concat(EndpointServices, NewRegionServices, []string{secretsService})
 	for _, service := range in.Endpoints.Services {
 		check(slices.Contains(services, service), "endpoint service %q: want one of %s", service, strings.Join(services, ", "))
 	}

@@ -28,6 +28,16 @@ var variants = map[string]Inputs{
 		SecurityGroup: "sg-0123456789abcdef0", Key: "arn:aws:kms:eu-central-1:000000000000:key/01234567-89ab-cdef-0123-456789abcdef",
 		TaskRole: "arn:aws:iam::000000000000:role/task", ExecutionRole: "arn:aws:iam::000000000000:role/execution",
 	},
+	"secrets": {
+		Endpoints: Endpoints{Make: true},
+		Secrets: []Secret{
+			{Variable: "UPSTREAM_CA", ARN: "arn:aws:secretsmanager:eu-central-1:000000000000:secret:upstream-AbCdEf"},
+			{
+				Variable: "PROXY_PASSWORD", ARN: "arn:aws:secretsmanager:eu-central-1:000000000000:secret:team/proxy-GhIjKl", Field: "password",
+				Key: "arn:aws:kms:eu-central-1:000000000000:key/01234567-89ab-cdef-0123-456789abcdef",
+			},
+		},
+	},
 	"existing group": {SecurityGroup: "sg-0123456789abcdef0", Endpoints: Endpoints{Make: true}},
 	"some endpoints": {
 		Region: "ca-west-1", MoreCIDRs: []string{"100.64.0.0/16"},

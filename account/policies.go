@@ -1,5 +1,7 @@
 package account
 
+import "slices"
+
 // Policy is a policy document of IAM.
 type Policy []Statement
 
@@ -78,9 +80,9 @@ func tasksOfThisAccount() Policy {
 	}}
 }
 
-// executionRole is what ECS does to start a task: pull the image, write the audit log.
+// executionRole is what ECS does to start a task: pull the image, write the audit log, read the secrets.
 func (s *Stack) executionRole() Policy {
-	return Policy{
+	policy := Policy{
 		{Sid: "RegistryToken", Action: []string{"ecr:GetAuthorizationToken"}, Resource: List{"*"}},
 		{
 			Sid:      "PullTheImage",
@@ -92,6 +94,24 @@ func (s *Stack) executionRole() Policy {
 			Resource: List{arn("logs", "log-group:"+s.logGroup()+":log-stream:*")},
 		},
 	}
+	var secrets, keys []string
+	for _, secret := range s.Inputs.Secrets {
+		secrets = append(secrets, secret.ARN)
+		if secret.Key != "" {
+			keys = append(keys, secret.Key)
+		}
+	}
+	unique := func(arns []string) List { return words(slices.Compact(slices.Sorted(slices.Values(arns)))...) }
+	if len(secrets) > 0 {
+		policy = append(policy, Statement{Sid: "ReadTheSecrets", Action: []string{"secretsmanager:GetSecretValue"}, Resource: unique(secrets)})
+	}
+	if len(keys) > 0 {
+		policy = append(policy, Statement{
+			Sid: "DecryptTheSecrets", Action: []string{"kms:Decrypt"}, Resource: unique(keys),
+			Condition: Object{{"StringEquals", Object{{"kms:ViaService", Text{"secretsmanager.", Region, ".", URLSuffix}}}}},
+		})
+	}
+	return policy
 }
 
 // taskRole is what the task does, which is what ECS Exec's agent in it does: its channels, the data keys of its sessions, its log.

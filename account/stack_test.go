@@ -100,6 +100,39 @@ func TestPoliciesExist(t *testing.T) {
 	}
 }
 
+// ECS reads exactly the secrets that are handed to tasks, with exactly their keys, and the tasks reach Secrets Manager.
+func TestSecrets(t *testing.T) {
+	s := newStack(t, variants["secrets"])
+	definition, _ := s.Resource("TaskDefinition")
+	text, err := marshal(definition.at("ContainerDefinitions").(List)[0].(Object).get("Secrets"))
+	const want = `[{"Name":"UPSTREAM_CA","ValueFrom":"arn:aws:secretsmanager:eu-central-1:000000000000:secret:upstream-AbCdEf"},` +
+		`{"Name":"PROXY_PASSWORD","ValueFrom":"arn:aws:secretsmanager:eu-central-1:000000000000:secret:team/proxy-GhIjKl:password::"}]`
+	if err != nil || string(text) != want {
+		t.Errorf("%s, %v; want %s", text, err, want)
+	}
+	read := 0
+	for _, statement := range s.executionRole() {
+		switch statement.Sid {
+		case "ReadTheSecrets":
+			read++
+			if text, _ := marshal(statement.Resource); strings.Contains(string(text), "*") || len(statement.Resource) != 2 {
+				t.Errorf("%s", text)
+			}
+		case "DecryptTheSecrets":
+			read++
+			if len(statement.Resource) != 1 || len(statement.Condition) == 0 {
+				t.Errorf("%+v", statement)
+			}
+		}
+	}
+	if _, ok := s.Resource("EndpointSecretsmanager"); !ok || read != 2 {
+		t.Errorf("%d statements, endpoint %v", read, ok)
+	}
+	if _, ok := newStack(t, variants["endpoints"]).Resource("EndpointSecretsmanager"); ok {
+		t.Error("an endpoint for secrets without any")
+	}
+}
+
 // The policy of a class names its own task definition and no other's.
 func TestClassesAreApart(t *testing.T) {
 	s := newStack(t, variants["classes"])
@@ -243,6 +276,10 @@ func TestValidate(t *testing.T) {
 		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.0/8", Group: "sg-1", Description: "x"}}}, []string{"CIDR or a security group"}},
 		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.1", Description: "x"}}}, []string{"CIDR or a security group"}},
 		{Inputs{Classes: []Class{{}, {Name: "a"}}}, []string{`class ""`}},
+		{
+			Inputs{Secrets: []Secret{{Variable: "BASTIOND_ALLOW", ARN: "upstream", Field: "a:b", Key: "alias/x"}}},
+			[]string{`variable "BASTIOND_ALLOW"`, `secret "upstream"`, `field "a:b"`, `key "alias/x"`},
+		},
 		{Inputs{Classes: []Class{{Name: "a-b"}, {Name: "aB"}}}, []string{`class "aB"`}},
 		{Inputs{Classes: []Class{{Name: "a-b"}, {Name: "ab"}}}, []string{`class "ab": there are two`}},
 		{Inputs{Egress: []Egress{{Port: 1, CIDR: "fd00::/8", Description: "x"}}}, []string{"an IPv4 CIDR"}},

@@ -48,13 +48,13 @@ func TestOf(t *testing.T) {
 			month: []string{
 				"5 interface endpoints in 2 zones: 7300 endpoint-hour * 0.012 = 87.6",
 				"KMS key: 1 key-month * 1 = 1",
-				"alarms: 2 alarm-month * 0.1 = 0.2",
+				"alarms: 4 alarm-month * 0.1 = 0.4",
 				"image in ECR: 0.0234375 GB-month * 0.1 = 0.00234375",
 			},
 			hour: []string{
 				"Fargate vCPU, ARM: 1 vCPU-hour * 0.03725 = 0.03725",
 				"Fargate memory, ARM: 2 GB-hour * 0.00409 = 0.00818",
-				"metrics of the audit log: 0.002739726027 metric-month * 0.3 = 0.000821917808",
+				"metrics of the audit log: 0.005479452055 metric-month * 0.3 = 0.001643835616",
 			},
 		},
 		"S3's gateway endpoint alone, a key of one's own, a public address, a small task": {
@@ -63,21 +63,21 @@ func TestOf(t *testing.T) {
 				Endpoints: account.Endpoints{Make: true, Services: []string{"s3"}},
 			},
 			o:     Options{PublicAddress: true, ImageBytes: 1 << 30},
-			month: []string{"alarms: 2 alarm-month * 0.1 = 0.2", "image in ECR: 1 GB-month * 0.1 = 0.1"},
+			month: []string{"alarms: 4 alarm-month * 0.1 = 0.4", "image in ECR: 1 GB-month * 0.1 = 0.1"},
 			hour: []string{
 				"Fargate vCPU, x86: 0.25 vCPU-hour * 0.04048 = 0.01012",
 				"Fargate memory, x86: 0.5 GB-hour * 0.004445 = 0.0022225",
 				"public IPv4 address: 1 address-hour * 0.005 = 0.005",
-				"metrics of the audit log: 0.002739726027 metric-month * 0.3 = 0.000821917808",
+				"metrics of the audit log: 0.005479452055 metric-month * 0.3 = 0.001643835616",
 			},
 		},
 		"the settings' price": {
 			in:    account.Inputs{Region: "us-east-1"},
 			o:     Options{Fargate: &fargate.Price{VCPUHour: 0.1, GBHour: 0.2}},
-			month: []string{"KMS key: 1 key-month * 1 = 1", "alarms: 2 alarm-month * 0.1 = 0.2", "image in ECR: 0.0234375 GB-month * 0.1 = 0.00234375"},
+			month: []string{"KMS key: 1 key-month * 1 = 1", "alarms: 4 alarm-month * 0.1 = 0.4", "image in ECR: 0.0234375 GB-month * 0.1 = 0.00234375"},
 			hour: []string{
 				"Fargate vCPU, x86: 1 vCPU-hour * 0.1 = 0.1", "Fargate memory, x86: 2 GB-hour * 0.2 = 0.4",
-				"metrics of the audit log: 0.002739726027 metric-month * 0.3 = 0.000821917808",
+				"metrics of the audit log: 0.005479452055 metric-month * 0.3 = 0.001643835616",
 			},
 		},
 	} {
