@@ -236,11 +236,13 @@ func (a *app) tryBastion(
 		return err
 	}
 	defer run.close()
-	up, err := run.access.Up(ctx)
-	if err != nil {
+	if err := setup.WithFreshRoles(ctx, func() error {
+		up, err := run.access.Up(ctx)
+		out.TaskARN = up.TaskARN
+		return err
+	}); err != nil {
 		return err
 	}
-	out.TaskARN = up.TaskARN
 	for _, d := range databases {
 		if len(d.Addresses) > 0 {
 			if err := tryConnection(ctx, run, access.Destination(d.Addresses[0].Host, d.Addresses[0].Port)); err != nil {

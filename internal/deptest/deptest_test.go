@@ -36,7 +36,7 @@ var allowed = map[string][]string{
 	"account/image/carried": {"internal/fail"},
 	"account/setup": {
 		"account", "account/deploy", "account/image", "account/price", "account/survey", "internal/console", "internal/fail",
-		"internal/pattern", "internal/printable", "internal/words", "targets",
+		"internal/pattern", "internal/printable", "internal/sleep", "internal/words", "targets",
 	},
 	"account/review": {"internal/audit", "internal/fail", "internal/fargate"},
 	"account/price":  {"account", "internal/fargate", "internal/pattern"},
