@@ -213,7 +213,7 @@ func (a *Access) needsTask(op string) error {
 func show(b bastions.Bastion) report.Bastion {
 	out := report.Bastion{
 		TaskID: b.TaskID, TaskARN: b.TaskARN, Cluster: b.Cluster, Container: b.Container, Status: b.LastStatus,
-		Exec: b.ExecStatus, Ready: b.ExecRunning, Reason: b.StoppedReason, Size: report.Size{CPU: b.Size.CPU, Memory: b.Size.Memory, Architecture: b.Architecture},
+		Exec: b.ExecStatus, Ready: b.ExecRunning, Reason: b.StoppedReason, Size: report.Size{CPU: b.Size.CPU, Memory: b.Size.Memory, Architecture: b.Architecture, Spot: b.Spot},
 		Refused: b.Refused, Outdated: b.Outdated, Unchecked: b.Unchecked,
 	}
 	if b.RuntimeID != "" {

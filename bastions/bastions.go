@@ -92,6 +92,7 @@ type Bastion struct {
 	Version        string       // version of the program that started it
 	Size           fargate.Size // parts are 0 if unknown
 	Architecture   string       // x86_64 or arm64; empty: unknown
+	Spot           bool         // on Fargate Spot
 	BilledFrom     time.Time    // begin of the image's pull
 	PulledAt       time.Time    // end of the image's pull
 	StoppedAt      time.Time
@@ -390,6 +391,7 @@ func fromTask(spec Spec, task *types.Task) Bastion {
 		StoppedReason:  aws.ToString(task.StoppedReason),
 		StopCode:       string(task.StopCode),
 		Version:        tagValue(task.Tags, tagVersion),
+		Spot:           aws.ToString(task.CapacityProviderName) == providerSpot,
 	}
 	b.setSize(task)
 	if b.Cluster == "" {

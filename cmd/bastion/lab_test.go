@@ -358,7 +358,9 @@ func TestTaskSize(t *testing.T) {
 func TestTaskCapacity(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)
-	e.must("up", "--task-capacity", "spot")
+	if r := e.must("up", "--task-capacity", "spot", "--task-size", "medium"); !strings.Contains(r.stdout, "it has 0.5 vCPU, 1 GB, on Spot, at most $0.0247 an hour") {
+		t.Errorf("up: %q", r.stdout)
+	}
 	e.must("up")
 	if tasks := e.Tasks(); len(tasks) != 1 || tasks[0].Capacity != "FARGATE_SPOT" {
 		t.Errorf("%+v", tasks)

@@ -173,6 +173,7 @@ type Size struct {
 	CPU          int           `json:"cpu,omitempty"` // 1024 is a vCPU
 	Memory       int           `json:"memory_mib,omitempty"`
 	Architecture string        `json:"architecture,omitempty"`
+	Spot         bool          `json:"spot,omitempty"`              // on Fargate Spot: Cost is what it would be without
 	Cost         *fargate.Cost `json:"cost_estimate_usd,omitempty"` // set by Up and Status
 }
 
@@ -182,7 +183,10 @@ func (s Size) String() string {
 		return ""
 	}
 	text := fargate.Size{CPU: s.CPU, Memory: s.Memory}.String()
-	if s.Cost != nil {
+	switch {
+	case s.Cost != nil && s.Spot:
+		text += fmt.Sprintf(", on Spot, at most $%.4f an hour", s.Cost.PerHour)
+	case s.Cost != nil:
 		text += fmt.Sprintf(", about $%.4f an hour", s.Cost.PerHour)
 	}
 	return text
