@@ -42,18 +42,18 @@ func (a *app) iamPolicyCommand() *cli.Command {
 		},
 		Examples: []string{
 			"bastion iam-policy admin > admin.json",
-			"bastion iam-policy roles --boundary ARN --path /teams/data/",
+			"bastion iam-policy roles --boundary ARN --iam-path /teams/data/",
 			"bastion iam-policy user --account 111122223333 --region eu-central-1",
 		},
 		Flags: []cli.Option{
 			cli.Text(&o.account, "ID", "account that the policies name (default: your credentials')", "account"),
-			cli.Text(&o.inputs.Name, "NAME", "name of the stack (default: bastion)", "stack"),
+			cli.Text(&o.inputs.Name, "NAME", "name of the stack (default: bastion)", "name"),
 			cli.Func("NAME", "class of bastions; repeatable", func(v string) error { o.classes = append(o.classes, v); return nil }, "class"),
-			cli.Text(&o.inputs.Path, "PATH", "IAM path of the stack's roles and policies (default: /)", "path"),
+			cli.Text(&o.inputs.Path, "PATH", "IAM path of the stack's roles and policies (default: /)", "iam-path"),
 			cli.Text(&o.inputs.Boundary, "ARN", "permissions boundary of the stack's roles", "boundary"),
-			cli.Text(&o.inputs.Key, "ARN", "existing KMS key", "key"),
+			cli.Text(&o.inputs.Key, "ARN", "existing KMS key", "kms-key"),
 			cli.Switch(&o.inputs.ExecLogs, "with transcripts of ECS Exec", "exec-logs"),
-			cli.Switch(&o.inputs.Endpoints.Make, "with VPC endpoints", "endpoints"),
+			cli.Switch(&o.inputs.Endpoints.Make, "with VPC endpoints that the stack makes", "make-endpoints"),
 		},
 		Settings: showCommon,
 		Complete: func([]string) []cli.Candidate {
