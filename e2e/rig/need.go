@@ -11,7 +11,7 @@ func Need(t testing.TB, name string) string {
 	t.Helper()
 	path, err := Find(name)
 	if err != nil {
-		leaveOut(t, err.Error())
+		LeaveOut(t, err.Error())
 	}
 	return path
 }
@@ -20,11 +20,12 @@ func Need(t testing.TB, name string) string {
 func NeedRoot(t testing.TB) {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		leaveOut(t, "namespaces and chroot need root")
+		LeaveOut(t, "namespaces and chroot need root")
 	}
 }
 
-func leaveOut(t testing.TB, why string) {
+// LeaveOut skips a test whose machine lacks something, and says why. Where CI is set it fails it.
+func LeaveOut(t testing.TB, why string) {
 	t.Helper()
 	if os.Getenv("CI") != "" {
 		t.Fatal(why)
