@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"regexp"
 	"slices"
 	"strings"
@@ -288,14 +289,27 @@ func (a *Access) runGrant(
 	if err != nil {
 		return r, nil, relabel(op, err)
 	}
-	// The answer is complete before the session ends, so do not wait for its end.
+	// The answer is complete before the session ends, so the caller does not wait for its end.
 	over := make(chan struct{})
 	defer a.tasks.Go(func() {
 		defer close(over)
+		outlive(stream)
 		_ = stream.Close()
 	})
 	r, err = a.readGrantReply(ctx, op, word, stream)
 	return r, over, err
+}
+
+// commandEnd is how long a command that has answered may take to end.
+const commandEnd = 2 * time.Second
+
+// outlive waits until the session of a command that has answered ends with it. The agent in the task does not notice a command's end
+// while its client is away, and IAM may not let the client end a session that ECS began: one that is left then takes a place in the task
+// until it is idle for too long.
+func outlive(stream *sessions.Stream) {
+	if stream.SetReadDeadline(time.Now().Add(commandEnd)) == nil {
+		_, _ = io.Copy(io.Discard, stream)
+	}
 }
 
 // cancelledBy returns a context that a value from c cancels. The function ends the wait and reports whether c did so.

@@ -115,7 +115,7 @@ func TestRunExec(t *testing.T) {
 			t.Errorf("size of the terminal %s", got)
 		}
 		f.close()
-		f.checkTerminated()
+		f.checkEnded()
 	})
 }
 
@@ -143,7 +143,7 @@ func TestRunExecCannotStart(t *testing.T) {
 			t.Errorf("%q: %v", out, err)
 		}
 		f.close()
-		f.checkTerminated()
+		f.checkEnded()
 	})
 }
 
@@ -264,7 +264,7 @@ func TestExecKMS(t *testing.T) {
 						t.Error("the terminal has no size")
 					}
 					f.close()
-					f.checkTerminated()
+					f.checkEnded()
 				})
 			})
 		}

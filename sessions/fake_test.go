@@ -163,6 +163,18 @@ func (f *fakeService) TerminateSession(
 	return &ssm.TerminateSessionOutput{SessionId: in.SessionId}, nil
 }
 
+// checkEnded fails the test if a session was terminated: the service had ended each.
+func (f *fakeService) checkEnded() {
+	f.t.Helper()
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for id := range f.sessions {
+		if n := f.terminated[id]; n != 0 {
+			f.t.Errorf("session %s, which had ended, was terminated %d times", id, n)
+		}
+	}
+}
+
 // checkTerminated fails the test unless every session was terminated, exactly once.
 func (f *fakeService) checkTerminated() {
 	f.t.Helper()

@@ -260,7 +260,7 @@ type streamConfig struct {
 	dial   func(context.Context, grant) (socket, error)
 	// dataKey makes a KMS data key, plain and encrypted for the agent.
 	dataKey func(context.Context, *keyRequest) (plain, encrypted []byte, err error)
-	// terminate ends the session with the service. The stream calls it exactly once; it bounds its own time.
+	// terminate ends the session with the service. The stream calls it at most once; it bounds its own time.
 	terminate func()
 	// tooLong receives the longest payload that got through when a longer one did not.
 	tooLong func(limit int)
@@ -391,7 +391,12 @@ func (s *Stream) finish(l *link) {
 		_ = l.sock.Close() // it may be closed already
 	}
 	s.work.Wait()
-	s.cfg.terminate()
+	s.mu.Lock()
+	_, closed := errors.AsType[*ClosedError](s.m.err)
+	s.mu.Unlock()
+	if !s.cfg.exec || !closed { // IAM may count an exec session, which ECS began, as nobody's: ask only while it lives
+		s.cfg.terminate()
+	}
 	close(s.finished)
 }
 
