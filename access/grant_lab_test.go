@@ -109,3 +109,24 @@ func TestAcceptAnswer(t *testing.T) {
 		}
 	}
 }
+
+// AWS does not document whose ECS Exec's sessions are. If they are nobody's, the policy for people lets no one end them: then a grant's
+// session must end with its command. One that is left takes a place in the task until it is idle for too long.
+func TestGrantSessionEndsWithItsCommand(t *testing.T) {
+	t.Parallel()
+	l := startLab(t, nil)
+	if err := l.SetAPIFaults(lab.APIFaults{ExecOwnerless: true}); err != nil {
+		t.Fatal(err)
+	}
+	a := l.access(Options{})
+	if _, err := a.Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	eventually(t, "the grant's session has ended", func() bool { return len(l.Gateway().Sessions()) == 0 })
+	if calls := l.Calls(); calls["ecs:ExecuteCommand"] == 0 || calls["ssm:TerminateSession"] != 0 {
+		t.Errorf("%v", calls)
+	}
+	for _, denied := range l.Ledger().Denied() {
+		t.Errorf("%s on %s is denied", denied.Action, denied.Resource)
+	}
+}

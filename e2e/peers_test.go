@@ -376,7 +376,9 @@ func TestAWSCLIPortForwarding(t *testing.T) {
 		forward(w, "AWS-StartPortForwardingSession", node, "portNumber=8080,localPortNumber=0")
 	})
 	t.Run("remote host", func(t *testing.T) {
-		w := newWorld(t, nil)
+		w := newWorld(t, func(c *lab.Config) { // past bastiond, which the policy for people does not allow
+			c.User = lab.IdentityConfig{Allow: []string{"*"}}
+		})
 		w.AddName("far.corp.internal", netip.MustParseAddr("127.0.0.1"))
 		forward(w, "AWS-StartPortForwardingSessionToRemoteHost", w.up().Target,
 			fmt.Sprintf("host=far.corp.internal,portNumber=%d,localPortNumber=0", w.far.Port()))

@@ -112,7 +112,7 @@ func TestCredentialProcess(t *testing.T) {
 	_, _ = run(t, l)
 	login := func(expires time.Time) []string {
 		t.Helper()
-		env, err := l.AddIdentity("sso", lab.IdentityConfig{Expires: expires, Process: true})
+		env, err := l.AddIdentity("sso", lab.IdentityConfig{Allow: []string{"*"}, Expires: expires, Process: true})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -197,10 +197,10 @@ func TestDeniedByAction(t *testing.T) {
 	l := start(t, quick(t))
 	for _, tt := range []struct{ deny, resource string }{
 		{"ecs:RunTask", "arn:aws:ecs:eu-central-1:000000000000:task-definition/bastion:1"},
-		{"iam:PassRole", "arn:aws:iam::000000000000:role/bastion-execution"},
+		{"iam:PassRole", "arn:aws:iam::000000000000:role/bastion-ExecutionRole-0LAB0LAB0LAB"},
 		{"ecs:TagResource", "arn:aws:ecs:eu-central-1:000000000000:task/bastion/*"},
 	} {
-		env, err := l.AddIdentity("someone", lab.IdentityConfig{Deny: []string{tt.deny}})
+		env, err := l.AddIdentity("someone", lab.IdentityConfig{Deny: []string{tt.deny}, Allow: []string{"*"}})
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -27,10 +27,29 @@ func (l *Lab) VerifyDBToken(token, host string, port int, user string) error {
 	if query.Get("Action") != "connect" || query.Get("DBUser") != user {
 		return fmt.Errorf("the token is for %s as %q, not to connect as %q", query.Get("Action"), query.Get("DBUser"), user)
 	}
-	if !id.May("rds-db:connect") {
-		return fmt.Errorf("%s has not the permission rds-db:connect", id.ARN)
+	needs := awsapi.Access{Action: "rds-db:connect", Resource: l.rds.userARN(host, user)}
+	if err := id.Authorize(awsapi.JSON, needs); err != nil {
+		return fmt.Errorf("%s has not the permission rds-db:connect: %w", id.ARN, err)
 	}
 	return nil
+}
+
+// userARN is the ARN of a user of the database with an endpoint.
+func (r *rds) userARN(host, user string) string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	resource := ""
+	for _, d := range r.instances {
+		if d.Host == host {
+			resource = dbResource(d.ID)
+		}
+	}
+	for _, d := range r.clusters {
+		if d.host() == host || d.reader() == host {
+			resource = clusterResource(d.ID)
+		}
+	}
+	return r.arn("rds-db", "dbuser:"+resource+"/"+user)
 }
 
 // signIn is VerifyDBToken for the endpoint of an instance, under its name and port at the time of the call.

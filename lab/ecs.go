@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/lab/awsapi"
-	"github.com/bastion-ssm/bastion/lab/gateway"
 )
 
 // TaskDefinition is a task definition with one container.
@@ -25,10 +24,13 @@ type TaskDefinition struct {
 	Image       string
 	Command     []string // default: /bastiond
 	Env         map[string]string
-	CPU, Memory int           // of its tasks, in units and MiB; default 1024 and 2048
-	StopTimeout time.Duration // 0 is the lab's
-	NoTaskRole  bool          // its tasks cannot have ECS Exec
-	RoleDeny    []string      // patterns of actions that the task role must not do: "kms:Decrypt"
+	CPU, Memory int                              // of its tasks, in units and MiB; default 1024 and 2048
+	StopTimeout time.Duration                    // 0 is the lab's
+	NoTaskRole  bool                             // its tasks cannot have ECS Exec
+	RoleDeny    []string                         // patterns of actions that the task role must not do: "kms:Decrypt"
+	roles       struct{ task, execution string } // ARNs; the default has the family's name
+	logGroup    string                           // of its output; empty: none
+	tags        []ecsTag
 	site
 }
 
@@ -40,11 +42,11 @@ func (d *TaskDefinition) taskRole() string {
 	if d.NoTaskRole {
 		return ""
 	}
-	return d.iamARN("iam", "role/"+d.Family+"-task")
+	return cmp.Or(d.roles.task, d.iamARN("iam", "role/"+d.Family+"-task"))
 }
 
 func (d *TaskDefinition) executionRole() string {
-	return d.iamARN("iam", "role/"+d.Family+"-execution")
+	return cmp.Or(d.roles.execution, d.iamARN("iam", "role/"+d.Family+"-execution"))
 }
 
 const (
@@ -65,10 +67,13 @@ type ecs struct {
 	runner    Runner
 	dir       string // for the tasks' scratch directories
 	kmsKey    string // of ECS Exec sessions; empty: none
-	decrypt   gateway.Decrypt
-	network   *ec2
-	sessions  *sessions
-	faults    *faults
+	kms       *kms
+	// stack made the cluster and the task definition "bastion"; its roles have the permissions of package account.
+	stack       *stack
+	permissions *permissions
+	network     *ec2
+	sessions    *sessions
+	faults      *faults
 	// baseEnv returns the variables with which every new task's environment begins.
 	baseEnv func() map[string]string
 	// metadata returns the URL of a task's metadata endpoint.
@@ -86,7 +91,10 @@ type ecs struct {
 	launched int
 }
 
-type clusterState struct{ tags []ecsTag }
+type clusterState struct {
+	tags    []ecsTag
+	logging string // of ECS Exec; empty: DEFAULT
+}
 
 // runToken records a RunTask call by its clientToken.
 type runToken struct {
@@ -95,7 +103,6 @@ type runToken struct {
 }
 
 func (e *ecs) service() awsapi.Service {
-	arnRes := func(c *awsapi.Call) string { return inputOf[tagInput](c).ResourceArn }
 	return awsapi.Service{
 		Name: "ecs", Protocol: awsapi.JSON, Target: "AmazonEC2ContainerServiceV20141113", Version: "2014-11-13",
 		Ops: map[string]awsapi.Op{
@@ -104,12 +111,12 @@ func (e *ecs) service() awsapi.Service {
 			"ListTasks":              {Handle: jsonOp(e.listTasks), Access: e.listTasksAccess},
 			"StopTask":               {Handle: jsonOp(e.stopTask), Access: e.stopTaskAccess},
 			"ExecuteCommand":         {Handle: jsonOp(e.executeCommand), Access: e.executeCommandAccess},
-			"DescribeClusters":       {Handle: jsonOp(e.describeClusters), Resource: e.describeClustersResource},
+			"DescribeClusters":       {Handle: jsonOp(e.describeClusters), Access: e.describeClustersAccess},
 			"ListClusters":           {Handle: jsonOp(e.listClusters)},
 			"DescribeTaskDefinition": {Handle: jsonOp(e.describeTaskDefinition)},
-			"ListTagsForResource":    {Handle: jsonOp(e.listTags), Resource: arnRes},
-			"TagResource":            {Handle: jsonOp(e.tagResource), Access: e.tagResourceAccess},
-			"UntagResource":          {Handle: jsonOp(e.untagResource), Resource: arnRes},
+			"ListTagsForResource":    {Handle: jsonOp(e.listTags), Access: e.tagAccess},
+			"TagResource":            {Handle: jsonOp(e.tagResource), Access: e.tagAccess},
+			"UntagResource":          {Handle: jsonOp(e.untagResource), Access: e.tagAccess},
 		},
 	}
 }
@@ -206,10 +213,10 @@ func (e *ecs) addDefinition(d TaskDefinition) {
 	e.defs[d.Family] = append(e.defs[d.Family], &d)
 }
 
-func (e *ecs) addCluster(name string, tags []ecsTag) {
+func (e *ecs) addCluster(name string, state clusterState) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.clusters[name] = &clusterState{tags: tags}
+	e.clusters[name] = &state
 }
 
 type describeTasksInput struct {
@@ -341,14 +348,6 @@ func (e *ecs) requestStop(t *task, code, reason string) {
 type describeClustersInput struct {
 	Clusters []string `json:"clusters"`
 	Include  []string `json:"include"`
-}
-
-func (e *ecs) describeClustersResource(c *awsapi.Call) string {
-	name := ""
-	if in := inputOf[describeClustersInput](c); len(in.Clusters) > 0 {
-		name = in.Clusters[0]
-	}
-	return e.clusterARN(name)
 }
 
 func (e *ecs) describeClusters(_ context.Context, _ *awsapi.Call, in *describeClustersInput) (any, error) {

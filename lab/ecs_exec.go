@@ -1,7 +1,6 @@
 package lab
 
 import (
-	"cmp"
 	"context"
 	"slices"
 
@@ -47,6 +46,7 @@ func (e *ecs) executeCommand(_ context.Context, c *awsapi.Call, in *executeComma
 	s, err := e.sessions.start(c.Identity, "ecs-execute-command", gateway.Spec{
 		Document: gateway.DocECSExec, Target: t.target(), Command: in.Command,
 		Dial: t.container.Dial, Exec: t.container.Exec, Machine: t.machine, KMSKeyID: e.kmsKey, Decrypt: e.decryptAs(t),
+		NoAgent: !e.mayOpenChannels(t),
 	})
 	if err != nil {
 		return nil, err
@@ -64,19 +64,14 @@ func (e *ecs) executeCommand(_ context.Context, c *awsapi.Call, in *executeComma
 
 // decryptAs is kms:Decrypt with the credentials of a task's role, as the exec agent calls it.
 func (e *ecs) decryptAs(t *task) gateway.Decrypt {
-	role := awsapi.Identity{
-		ARN: e.iamARN("sts", "assumed-role/"+lastOf(t.role())+"/"+t.id), Account: Account, Deny: t.def.RoleDeny,
-	}
+	role := e.taskIdentity(t)
 	return func(ctx context.Context, ciphertext []byte, encryptionContext map[string]string) ([]byte, error) {
-		if err := role.Authorize(awsapi.JSON, awsapi.Access{Action: "kms:Decrypt", Resource: e.kmsKey}); err != nil {
+		if err := role.Authorize(awsapi.JSON, e.kms.access("kms:Decrypt", encryptionContext)); err != nil {
 			return nil, err
 		}
-		return e.decrypt(ctx, ciphertext, encryptionContext)
+		return e.kms.decrypt(ctx, ciphertext, encryptionContext)
 	}
 }
-
-// role returns the ARN of a task's role.
-func (t *task) role() string { return cmp.Or(t.overrides.TaskRoleArn, t.def.taskRole()) }
 
 // execReady returns an error unless a task's exec agent answers.
 func (e *ecs) execReady(t *task) error {

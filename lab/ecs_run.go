@@ -13,6 +13,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 	"github.com/bastion-ssm/bastion/lab/gateway"
+	"github.com/bastion-ssm/bastion/lab/iam"
 )
 
 type runTaskInput struct {
@@ -123,10 +124,9 @@ var startedByPattern = regexp.MustCompile(fmt.Sprintf(`^[A-Za-z0-9_/.@:+=-]{0,%d
 func (e *ecs) authorizeRun(c *awsapi.Call, in *runTaskInput, def *TaskDefinition) error {
 	var needs []awsapi.Access
 	if len(in.Tags) > 0 {
-		keys := tagKeys("aws:requesttag/", in.Tags)
-		keys["ecs:createaction"] = "RunTask"
 		needs = append(needs, awsapi.Access{
-			Action: "ecs:TagResource", Resource: e.arn("ecs", "task/"+clusterName(in.Cluster)+"/*"), Keys: keys,
+			Action: "ecs:TagResource", Resource: e.arn("ecs", "task/"+clusterName(in.Cluster)+"/*"),
+			Context: requestTags(iam.Context{}, in.Tags).With("ecs:CreateAction", "RunTask"),
 		})
 	}
 	for _, role := range []string{
@@ -134,8 +134,7 @@ func (e *ecs) authorizeRun(c *awsapi.Call, in *runTaskInput, def *TaskDefinition
 	} {
 		if role != "" {
 			needs = append(needs, awsapi.Access{
-				Action: "iam:PassRole", Resource: role,
-				Keys: map[string]string{"iam:passedtoservice": "ecs-tasks.amazonaws.com"}, //nolint:gosec // G101: not a secret
+				Action: "iam:PassRole", Resource: role, Context: iam.Context{}.With("iam:PassedToService", "ecs-tasks.amazonaws.com"),
 			})
 		}
 	}

@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"slices"
 
 	"github.com/bastion-ssm/bastion/lab/awsapi"
@@ -25,7 +26,7 @@ func (e *ecs) clusterView(name string, state *clusterState, include []string) ec
 		v.Tags = append(v.Tags, state.tags...)
 	}
 	if slices.Contains(include, "CONFIGURATIONS") {
-		v.Configuration = &ecsClusterConfiguration{&ecsExecConfiguration{KMSKeyID: e.kmsKey, Logging: "DEFAULT"}}
+		v.Configuration = &ecsClusterConfiguration{&ecsExecConfiguration{KMSKeyID: e.kmsKey, Logging: cmp.Or(state.logging, "DEFAULT")}}
 	}
 	return v
 }

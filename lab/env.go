@@ -15,12 +15,13 @@ import (
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 )
 
-// IdentityConfig says what a caller may do, and when its credentials expire. The zero value may do everything.
+// IdentityConfig says what a caller may do, and when its credentials expire. The zero value has the policy that package account makes
+// for people, and may sign in to the databases.
 type IdentityConfig struct {
-	Deny  []string `json:"deny,omitempty"`  // patterns of actions that are denied: "ecs:RunTask", "rds:*"
-	Allow []string `json:"allow,omitempty"` // if not nil, everything else is denied
-	// Policy is a policy document (Allow statements) that allows exactly what it says; resources, conditions and variables count.
-	// It is for ECS and SSM: of other services' resources it sees only the ARN.
+	Deny []string `json:"deny,omitempty"` // patterns of actions that are denied besides: "ecs:RunTask", "rds:*"
+	// Allow are patterns of actions that are allowed on anything, in place of that policy: "*" for an administrator.
+	Allow []string `json:"allow,omitempty"`
+	// Policy is a policy document in place of that policy and of Allow.
 	Policy json.RawMessage `json:"policy,omitempty"`
 	// Expires makes the credentials those of a role's session, valid until then. It may be in the past.
 	Expires time.Time `json:"expires,omitzero"`
@@ -48,11 +49,9 @@ func (l *Lab) AddIdentity(name string, cfg IdentityConfig) (env []string, err er
 	if !cfg.Expires.IsZero() {
 		id = l.temporaryIdentity("lab-"+name, name, cfg.Expires)
 	}
-	id.Deny, id.Allow = cfg.Deny, cfg.Allow
-	if len(cfg.Policy) > 0 {
-		if id.Policy, err = awsapi.ParsePolicy(cfg.Policy); err != nil {
-			return nil, fmt.Errorf("add identity %s: %w", name, err)
-		}
+	id.Deny, id.Ledger = cfg.Deny, &l.permissions.ledger
+	if id.Policies, err = l.permissions.of(cfg); err != nil {
+		return nil, fmt.Errorf("add identity %s: %w", name, err)
 	}
 	l.identities.Put(id)
 
@@ -71,7 +70,7 @@ func (l *Lab) AddIdentity(name string, cfg IdentityConfig) (env []string, err er
 	return l.envFor(name), nil
 }
 
-// Env returns the environment of a program that uses the lab as its AWS, with the identity "lab", which may do everything. The
+// Env returns the environment of a program that uses the lab as its AWS, with the identity "lab" and the rights of Config.User. The
 // credentials are in files, and worthless elsewhere.
 func (l *Lab) Env() []string { return l.envFor("lab") }
 

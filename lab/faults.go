@@ -32,6 +32,9 @@ type APIFaults struct {
 	NoExecAgent    bool   `json:"no_exec_agent,omitempty"` // the exec agent of new tasks stays PENDING
 	ExecSilent     bool   `json:"exec_silent,omitempty"`   // the exec agent is RUNNING but never answers
 
+	// ExecOwnerless leaves the sessions of ECS Exec without the tag of their owner, so that a user's policy lets nobody end them.
+	ExecOwnerless bool `json:"exec_ownerless,omitempty"`
+
 	// SessionsPerContainer bounds a container's sessions at a time, those of ECS Exec included. 0 means unlimited. SessionsOver
 	// says what happens to another one: "" is AWS's error; with OverSilent it starts without an agent.
 	SessionsPerContainer int    `json:"sessions_per_container,omitempty"`

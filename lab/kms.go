@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/bastion-ssm/bastion/lab/awsapi"
+	"github.com/bastion-ssm/bastion/lab/iam"
 )
 
 // kms is the Key Management Service with one key, which lives in memory.
@@ -35,13 +36,9 @@ func newKMS(at site) (*kms, error) {
 func (k *kms) keyARN() string { return k.arn("kms", "key/"+k.id) }
 
 func (k *kms) service() awsapi.Service {
-	// The encryption context determines the condition keys.
 	access := func(c *awsapi.Call) []awsapi.Access {
-		keys := make(map[string]string)
-		for name, value := range inputOf[decryptInput](c).EncryptionContext {
-			keys["kms:encryptioncontext:"+strings.ToLower(name)] = value
-		}
-		return []awsapi.Access{{Action: c.Name(), Resource: k.keyARN(), Keys: keys}}
+		in := inputOf[decryptInput](c)
+		return []awsapi.Access{k.access(c.Name(), in.EncryptionContext)}
 	}
 	return awsapi.Service{
 		Name: "kms", Protocol: awsapi.JSON, Target: "TrentService", Version: "2014-11-01",
@@ -50,6 +47,13 @@ func (k *kms) service() awsapi.Service {
 			"Decrypt":         {Handle: jsonOp(k.decryptCall), Access: access},
 		},
 	}
+}
+
+// access returns an action on the key. The encryption context determines the condition keys.
+func (k *kms) access(action string, context map[string]string) awsapi.Access {
+	keys := named(iam.Context{}, "kms:EncryptionContext:", context).With("kms:EncryptionContextKeys", sortedKeys(context)...).
+		With("kms:CallerAccount", Account)
+	return awsapi.Access{Action: action, Resource: k.keyARN(), Context: keys}
 }
 
 // has reports whether ref names the key: by its id, its ARN or the alias that the lab gives it.

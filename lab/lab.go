@@ -59,6 +59,7 @@ type Config struct {
 	// Allow are further destinations for the tasks' BASTIOND_ALLOW.
 	Allow     []string
 	Instances map[string]Instance // managed nodes, by id
+	User      IdentityConfig      // rights of the identity "lab"; "admin" may do everything
 
 	Gateway gateway.Config   // knobs of the message gateway; Logger, BaseURL and LookupHost are the lab's
 	Now     func() time.Time // for signatures and expiry; default time.Now
@@ -73,17 +74,19 @@ type Lab struct {
 	tmp string // for tasks: its path is short
 	url string
 
-	identities awsapi.Directory
-	api        *awsapi.Server
-	gw         *gateway.Gateway
-	faults     *faults
-	sessions   *sessions
-	ecs        *ecs
-	ssm        *ssm
-	ec2        *ec2
-	rds        *rds
-	cache      *elasticache
-	kms        *kms
+	identities  awsapi.Directory
+	stack       *stack
+	permissions *permissions
+	api         *awsapi.Server
+	gw          *gateway.Gateway
+	faults      *faults
+	sessions    *sessions
+	ecs         *ecs
+	ssm         *ssm
+	ec2         *ec2
+	rds         *rds
+	cache       *elasticache
+	kms         *kms
 
 	authority *vpc.Authority // of the databases' certificates
 	resolver  *vpc.Resolver
@@ -154,8 +157,9 @@ func (l *Lab) populate(ctx context.Context) error {
 	if err := l.startVPC(ctx); err != nil {
 		return err
 	}
-	_, err := l.AddIdentity("lab", IdentityConfig{})
-	return err
+	_, errUser := l.AddIdentity("lab", l.cfg.User)
+	_, errAdmin := l.AddIdentity("admin", IdentityConfig{Allow: []string{"*"}})
+	return errors.Join(errUser, errAdmin)
 }
 
 func (l *Lab) makeDirs() error {
@@ -192,6 +196,12 @@ func (l *Lab) build() error {
 	if l.kms, err = newKMS(l.site); err != nil {
 		return err
 	}
+	if l.stack, err = newStack(l.site, l.kms.keyARN()); err != nil {
+		return err
+	}
+	if l.permissions, err = newPermissions(l.stack); err != nil {
+		return err
+	}
 	kmsKey := ""
 	if l.cfg.KMS {
 		kmsKey = l.kms.keyARN()
@@ -210,8 +220,8 @@ func (l *Lab) build() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	l.endTasks = cancel
 	l.ecs = &ecs{
-		site: l.site,
-		log:  l.log.With("part", "ecs"), now: now, runner: l.cfg.Runner, dir: l.tmp, kmsKey: kmsKey, decrypt: l.kms.decrypt,
+		site: l.site, stack: l.stack, permissions: l.permissions, kms: l.kms,
+		log: l.log.With("part", "ecs"), now: now, runner: l.cfg.Runner, dir: l.tmp, kmsKey: kmsKey,
 		timing:    timing{l.cfg.StateDelay, l.cfg.ExecDelay, l.cfg.ConnectDelay, l.cfg.StopTimeout},
 		unmetered: l.cfg.Unmetered,
 		network:   l.ec2, sessions: l.sessions, faults: l.faults, baseEnv: l.taskEnv, ctx: ctx,
@@ -235,12 +245,11 @@ func (l *Lab) build() error {
 			sts.service(), (&instanceConnect{site: l.site, ssm: l.ssm, now: now}).service(),
 		},
 	})
-	l.addDefaults()
-	return nil
+	return l.addDefaults()
 }
 
 // addDefaults makes the resources that every lab has.
-func (l *Lab) addDefaults() {
+func (l *Lab) addDefaults() error {
 	tags := func(name string) map[string]string { return map[string]string{"bastion": "true", "Name": name} }
 	l.ec2.subnets = []Subnet{
 		{ID: vpcSubnet + "a", CIDR: "10.99.1.0/24", Zone: l.zone('a'), Tags: tags("private-a")},
@@ -249,9 +258,8 @@ func (l *Lab) addDefaults() {
 	l.ec2.groups = []SecurityGroup{
 		{ID: vpcGroup, Name: bastionName, Description: "no inbound rule", Tags: tags(bastionName)},
 	}
-	l.ecs.addCluster(bastionName, []ecsTag{{"bastion", "true"}})
-	l.ecs.addDefinition(TaskDefinition{Family: bastionName, Env: l.cfg.TaskEnv, RoleDeny: l.cfg.TaskRoleDeny})
 	l.allow = slices.Clone(l.cfg.Allow)
+	return l.ecs.addStack(l.cfg.TaskEnv, l.cfg.TaskRoleDeny)
 }
 
 func (l *Lab) serve(listener net.Listener) {
@@ -329,7 +337,7 @@ func (l *Lab) AddInstance(id string, i Instance) {
 }
 
 // AddCluster adds an ECS cluster.
-func (l *Lab) AddCluster(name string) { l.ecs.addCluster(name, nil) }
+func (l *Lab) AddCluster(name string) { l.ecs.addCluster(name, clusterState{}) }
 
 // AddTaskDefinition registers a task definition, or another revision of one.
 func (l *Lab) AddTaskDefinition(d TaskDefinition) { l.ecs.addDefinition(d) }

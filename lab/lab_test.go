@@ -42,6 +42,7 @@ func quick(t *testing.T) lab.Config {
 		StopTimeout: 5 * time.Second, Postgres: lab.Off, Redis: lab.Off, NoWeb: true,
 		Runner:  &lab.HostRunner{Programs: map[string]string{"/bastiond": testProgram(t)}},
 		TaskEnv: map[string]string{"LAB_TEST_PROGRAM": "serve"},
+		User:    lab.IdentityConfig{Allow: []string{"*"}}, // what is tested here is more than people may do
 		Gateway: gateway.Config{AgentDelay: -1, ExecDelay: -1},
 	}
 }

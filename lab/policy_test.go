@@ -3,9 +3,7 @@ package lab_test
 import (
 	"context"
 	"encoding/json"
-	"os"
 	"slices"
-	"strings"
 	"testing"
 	"time"
 
@@ -21,20 +19,10 @@ import (
 	"github.com/bastion-ssm/bastion/lab"
 )
 
-// userPolicy is the policy that is shipped for users, for the lab's account.
-func userPolicy(t *testing.T) json.RawMessage {
-	t.Helper()
-	text, err := os.ReadFile("../bastion-image/iam/user.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return json.RawMessage(strings.NewReplacer("PARTITION", "aws", "ACCOUNT_ID", lab.Account, "REGION", lab.Region).
-		Replace(string(text)))
-}
-
 // person is an identity with its clients.
 type person struct {
 	cfg    aws.Config
+	env    []string
 	ecs    *ecs.Client
 	ssm    *ssm.Client
 	userID string
@@ -46,7 +34,7 @@ func newPerson(t *testing.T, l *lab.Lab, name string, cfg lab.IdentityConfig) pe
 	if err != nil {
 		t.Fatal(err)
 	}
-	p := person{cfg: sdk(t, env)}
+	p := person{cfg: sdk(t, env), env: env}
 	p.ecs, p.ssm = ecs.NewFromConfig(p.cfg), ssm.NewFromConfig(p.cfg)
 	me, err := sts.NewFromConfig(p.cfg).GetCallerIdentity(t.Context(), nil)
 	if err != nil {
@@ -117,12 +105,12 @@ func (p person) session(ctx context.Context, task lab.Task, document string) err
 // nothing with another user's.
 func TestUserPolicy(t *testing.T) {
 	l := start(t, quick(t))
-	role := lab.IdentityConfig{Policy: userPolicy(t), Expires: time.Now().Add(time.Hour)}
+	role := lab.IdentityConfig{Expires: time.Now().Add(time.Hour)}
 	jo, joAnn := newPerson(t, l, "jo", role), newPerson(t, l, "jo-ann", role)
 	if joAnn.userID != jo.userID+"-ann" {
 		t.Fatalf("the ids are %s and %s: one should begin with the other", jo.userID, joAnn.userID)
 	}
-	user := newPerson(t, l, "pat", lab.IdentityConfig{Policy: userPolicy(t)}) // of no role
+	user := newPerson(t, l, "pat", lab.IdentityConfig{}) // of no role
 	ctx := t.Context()
 	for _, p := range []person{jo, joAnn, user} {
 		own := p.start(t, l)
@@ -201,7 +189,7 @@ func TestUserPolicyDenies(t *testing.T) {
 	l := start(t, quick(t))
 	l.AddCluster("other")
 	l.AddTaskDefinition(lab.TaskDefinition{Family: "other"})
-	role := lab.IdentityConfig{Policy: userPolicy(t), Expires: time.Now().Add(time.Hour)}
+	role := lab.IdentityConfig{Expires: time.Now().Add(time.Hour)}
 	jo, al := newPerson(t, l, "jo", role), newPerson(t, l, "al", role)
 	own := jo.start(t, l)
 	ctx := t.Context()
@@ -279,10 +267,11 @@ func TestBadPolicy(t *testing.T) {
 	l := start(t, quick(t))
 	for name, document := range map[string]string{
 		"no JSON":          `x`,
-		"a deny":           `{"Version":"2012-10-17","Statement":[{"Effect":"Deny","Action":"*","Resource":"*"}]}`,
+		"another effect":   `{"Version":"2012-10-17","Statement":[{"Effect":"deny","Action":"*","Resource":"*"}]}`,
 		"another version":  `{"Version":"2008-10-17","Statement":[]}`,
-		"unknown element":  `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","NotAction":"*","Resource":"*"}]}`,
-		"unknown operator": `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*","Condition":{"Null":{"a":"b"}}}]}`,
+		"unknown element":  `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Actions":"*","Resource":"*"}]}`,
+		"unknown operator": `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*","Condition":{"DateLessThan":{"aws:userid":"b"}}}]}`,
+		"unknown key":      `{"Version":"2012-10-17","Statement":[{"Effect":"Allow","Action":"*","Resource":"*","Condition":{"StringLike":{"ecs:subnet":"b"}}}]}`,
 	} {
 		if _, err := l.AddIdentity("x", lab.IdentityConfig{Policy: json.RawMessage(document)}); err == nil {
 			t.Errorf("%s: no error", name)

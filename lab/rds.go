@@ -222,7 +222,7 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 			DBClusterIdentifier: d.ID, Engine: d.Engine, EngineVersion: d.Version, EngineMode: "provisioned", Status: d.Status,
 			Endpoint: d.host(), ReaderEndpoint: d.reader(), Port: d.Addr.Port(), DatabaseName: d.Database,
 			MasterUsername: d.User, StorageEncrypted: true, ClusterCreateTime: iso(d.created),
-			DbClusterResourceID: "cluster-" + dbResource(d.ID)[3:],
+			DbClusterResourceID: clusterResource(d.ID),
 			DBClusterArn:        r.arn("rds", "cluster:"+d.ID), IAMAuthentication: d.IAM, Members: members, Groups: xmlGroups,
 		})
 	}
@@ -237,6 +237,9 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 func dbResource(id string) string {
 	return "db-" + strings.ToUpper(strings.ReplaceAll(seededUUID(id), "-", ""))[:26]
 }
+
+// clusterResource makes up the resource id of a DB cluster.
+func clusterResource(id string) string { return "cluster-" + strings.TrimPrefix(dbResource(id), "db-") }
 
 // rdsMatch applies the call's filters. Ids may be given as ARNs too.
 func rdsMatch(c *awsapi.Call, attributes map[string]string, arns ...string) (bool, error) {

@@ -17,6 +17,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 	"github.com/bastion-ssm/bastion/lab/gateway"
+	"github.com/bastion-ssm/bastion/lab/iam"
 )
 
 // Instance is a managed node (EC2, or on premises) with an SSM agent.
@@ -143,17 +144,17 @@ type startSessionOutput struct {
 // startSessionAccess returns the accesses to the target and the document.
 func (s *ssm) startSessionAccess(c *awsapi.Call) []awsapi.Access {
 	in := inputOf[startSessionInput](c)
-	target := awsapi.Access{Action: c.Name(), Resource: s.arn("ec2", "instance/"+in.Target), Keys: make(map[string]string)}
+	target := awsapi.Access{Action: c.Name(), Resource: s.arn("ec2", "instance/"+in.Target)}
 	if rest, ok := strings.CutPrefix(in.Target, "ecs:"); ok {
 		if f := strings.Split(rest, "_"); len(f) >= 3 {
 			target = s.ecs.taskAccess(c.Name(), strings.Join(f[:len(f)-2], "_"), f[len(f)-2])
-			delete(target.Keys, "ecs:cluster")
+			target.Context = withoutService(target.Context, "ecs") // Session Manager knows the tags alone
 		}
 	} else if strings.HasPrefix(in.Target, "mi-") {
 		target.Resource = s.arn("ssm", "managed-instance/"+in.Target)
 	}
 	named := in.DocumentName != ""
-	target.Keys["ssm:sessiondocumentaccesscheck"] = strconv.FormatBool(named)
+	target.Context = target.Context.With("ssm:SessionDocumentAccessCheck", strconv.FormatBool(named))
 	if !named {
 		return []awsapi.Access{target}
 	}
@@ -164,11 +165,11 @@ func (s *ssm) startSessionAccess(c *awsapi.Call) []awsapi.Access {
 // sessionAccess returns the access to a session, which SSM has tagged with the user id of its starter.
 func (s *ssm) sessionAccess(c *awsapi.Call) []awsapi.Access {
 	in := inputOf[sessionInput](c)
-	keys := make(map[string]string)
-	if owner := s.sessions.ownerOf(in.SessionID); owner != "" {
-		keys["ssm:resourcetag/aws:ssmmessages:session-id"] = owner
+	var keys iam.Context
+	if owner, target := s.sessions.ownerOf(in.SessionID); owner != "" {
+		keys = keys.With("ssm:resourceTag/aws:ssmmessages:session-id", owner).With("ssm:resourceTag/aws:ssmmessages:target-id", target)
 	}
-	return []awsapi.Access{{Action: c.Name(), Resource: s.arn("ssm", "session/"+in.SessionID), Keys: keys}}
+	return []awsapi.Access{{Action: c.Name(), Resource: s.arn("ssm", "session/"+in.SessionID), Context: keys}}
 }
 
 func (s *ssm) startSession(_ context.Context, c *awsapi.Call, in *startSessionInput) (any, error) {
@@ -230,6 +231,7 @@ func (s *ssm) connect(spec *gateway.Spec) bool {
 			return false
 		}
 		spec.Dial, spec.Exec, spec.Machine = t.container.Dial, t.container.Exec, t.machine
+		spec.NoAgent = !s.ecs.mayOpenChannels(t)
 		return true
 	}
 	s.mu.Lock()
@@ -434,16 +436,16 @@ func (s *sessions) mayResume(caller awsapi.Identity, id string) bool {
 	return owner.Expires.IsZero() || owner.AccessKey == caller.AccessKey
 }
 
-// ownerOf returns the user id with which SSM tags a session. AWS does not document the owner of ECS Exec's sessions; here they have
-// none.
-func (s *sessions) ownerOf(id string) string {
+// ownerOf returns the user id and the target with which SSM tags a session. AWS does not document the owner of ECS Exec's sessions; here
+// it is the caller of ExecuteCommand, or with the fault nobody.
+func (s *sessions) ownerOf(id string) (owner, target string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	i := slices.IndexFunc(s.records, func(r *sessionRecord) bool { return r.view.SessionID == id })
-	if i < 0 || s.records[i].view.DocumentName == gateway.DocECSExec {
-		return ""
+	if i < 0 || s.records[i].view.DocumentName == gateway.DocECSExec && s.faults.get().ExecOwnerless {
+		return "", ""
 	}
-	return s.records[i].owner.UserID
+	return s.records[i].owner.UserID, s.records[i].view.Target
 }
 
 func (s *sessions) resume(id string) (startSessionOutput, error) {

@@ -50,7 +50,7 @@ func (s *sts) assumeRole(_ context.Context, c *awsapi.Call) (any, error) {
 		seconds = n
 	}
 	id := s.temporaryIdentity(lastOf(name), session, s.now().Add(time.Duration(seconds)*time.Second))
-	id.Deny, id.Allow, id.Policy = c.Identity.Deny, c.Identity.Allow, c.Identity.Policy
+	id.Deny, id.Policies, id.Ledger = c.Identity.Deny, c.Identity.Policies, c.Identity.Ledger
 	s.identities.Put(id)
 
 	type credentials struct{ AccessKeyId, SecretAccessKey, SessionToken, Expiration string }

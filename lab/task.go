@@ -97,7 +97,7 @@ func (e *ecs) bringUp(ctx context.Context, t *task, log *slog.Logger) bool {
 	if !e.pause(ctx, t, e.timing.state) {
 		return false
 	}
-	if reason := e.faults.taskFailure(); reason != "" {
+	if reason := cmp.Or(e.faults.taskFailure(), e.pull(t)); reason != "" {
 		e.fail(t, stopFailedToStart, reason)
 		return false
 	}
@@ -132,6 +132,7 @@ func (e *ecs) waitForEnd(ctx context.Context, t *task) {
 		if !e.pause(ctx, t, e.timing.connect) {
 			return
 		}
+		answers = answers && e.mayListen(t)
 		e.update(t, func() { t.connected = answers })
 	}
 	select {

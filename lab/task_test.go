@@ -53,7 +53,9 @@ func clockwork(t *testing.T, c *fakeContainer) (*ecs, *task) {
 	ctx, cancel := context.WithCancel(context.Background())
 	gw := gateway.New(gateway.Config{})
 	network := &ec2{subnets: []Subnet{{ID: "subnet-1", CIDR: "10.99.1.0/24"}}}
+	s, p := newTestStack(t)
 	e := &ecs{
+		site: s.site, stack: s, permissions: p,
 		unmetered: true, // hours go by
 		log:       slog.New(slog.DiscardHandler), now: time.Now, runner: fakeRunner{c}, dir: t.TempDir(), network: network,
 		timing:   timing{state: 10 * time.Second, agent: 5 * time.Second, connect: 3 * time.Second, grace: 30 * time.Second},
@@ -67,7 +69,7 @@ func clockwork(t *testing.T, c *fakeContainer) (*ecs, *task) {
 			t.Error(err)
 		}
 	})
-	e.addCluster("c", nil)
+	e.addCluster("c", clusterState{})
 	e.addDefinition(TaskDefinition{Family: "f"})
 	in := &runTaskInput{EnableExecuteCommand: true, NetworkConfiguration: &ecsNetworkConfiguration{}}
 	in.NetworkConfiguration.AwsvpcConfiguration = &struct {

@@ -201,7 +201,7 @@ func TestTasksEndWithAKilledLab(t *testing.T) {
 	cfg, err := config.LoadDefaultConfig(t.Context(),
 		config.WithSharedConfigFiles([]string{up.Env["AWS_CONFIG_FILE"]}),
 		config.WithSharedCredentialsFiles([]string{up.Env["AWS_SHARED_CREDENTIALS_FILE"]}),
-		config.WithSharedConfigProfile("lab"), config.WithBaseEndpoint(up.URL))
+		config.WithSharedConfigProfile("admin"), config.WithBaseEndpoint(up.URL))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -462,6 +462,7 @@ func TestBadInput(t *testing.T) {
 		code   int
 		stderr []string // regular expressions
 	}
+	admin := []string{"AWS_PROFILE=admin"} // to people, who have the policy for one cluster and one definition, AWS denies all others
 	tests := []test{
 		{
 			name: "unknown target", args: []string{"forward", "rds:ordrs", ":"}, code: 3,
@@ -485,11 +486,11 @@ func TestBadInput(t *testing.T) {
 			stderr: []string{`hint: sign in again and renew AWS_ACCESS_KEY_ID`},
 		},
 		{
-			name: "unknown cluster", args: []string{"up", "--cluster", "nowhere"}, code: 2,
+			name: "unknown cluster", args: []string{"up", "--cluster", "nowhere"}, code: 2, env: admin,
 			stderr: []string{`ClusterNotFound`, `hint: set the cluster`},
 		},
 		{
-			name: "unknown task definition", args: []string{"up", "--task-definition", "nothing"}, code: 2,
+			name: "unknown task definition", args: []string{"up", "--task-definition", "nothing"}, code: 2, env: admin,
 			stderr: []string{`hint: register the task definition`},
 		},
 		{

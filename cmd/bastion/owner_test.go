@@ -2,7 +2,6 @@ package main
 
 import (
 	"encoding/json"
-	"os"
 	"strings"
 	"syscall"
 	"testing"
@@ -18,17 +17,6 @@ import (
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/lab"
 )
-
-// userPolicy is the policy that is shipped for users, for the lab's account.
-func userPolicy(t *testing.T) json.RawMessage {
-	t.Helper()
-	text, err := os.ReadFile("../../bastion-image/iam/user.json")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return json.RawMessage(strings.NewReplacer("PARTITION", "aws", "ACCOUNT_ID", lab.Account, "REGION", lab.Region).
-		Replace(string(text)))
-}
 
 // as returns the environment of an identity that the lab adds.
 func (e *labEnv) as(name string, cfg lab.IdentityConfig) []string {
@@ -83,10 +71,10 @@ func (e *labEnv) marked(env []string, change func(*ecs.RunTaskInput)) *ecs.RunTa
 	return in
 }
 
-// run starts a task as an identity that may do everything, and waits until it answers.
+// runTask starts a task as an administrator, and waits until it answers.
 func (e *labEnv) runTask(in *ecs.RunTaskInput) string {
 	e.t.Helper()
-	out, err := ecs.NewFromConfig(e.awsConfig(e.Env())).RunTask(e.t.Context(), in)
+	out, err := ecs.NewFromConfig(e.awsConfig(e.as("admin", lab.IdentityConfig{Allow: []string{"*"}}))).RunTask(e.t.Context(), in)
 	if err != nil {
 		e.t.Fatal(err)
 	}
@@ -106,8 +94,8 @@ func (e *labEnv) runTask(in *ecs.RunTaskInput) string {
 func TestUserPolicy(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)
-	role := lab.IdentityConfig{Policy: userPolicy(t), Expires: time.Now().Add(time.Hour)}
-	for name, cfg := range map[string]lab.IdentityConfig{"jo": role, "jo-ann": role, "pat": {Policy: userPolicy(t)}} {
+	role := lab.IdentityConfig{Expires: time.Now().Add(time.Hour)}
+	for name, cfg := range map[string]lab.IdentityConfig{"jo": role, "jo-ann": role, "pat": {}} {
 		env := e.as(name, cfg)
 		p, forwards := e.forwards(env, "cache:sessions", ":")
 		if err := ping(forwards[0].Listen); err != nil {
@@ -133,7 +121,7 @@ func TestSomebodyElsesBastion(t *testing.T) {
 	e := startLab(t, nil)
 	e.AddSubnet(lab.Subnet{ID: "subnet-evil", CIDR: "10.99.9.0/24", Zone: lab.Region + "a"})
 	e.AddSecurityGroup(lab.SecurityGroup{ID: "sg-evil", Name: "evil"})
-	env := e.as("jo", lab.IdentityConfig{Policy: userPolicy(t), Expires: time.Now().Add(time.Hour)})
+	env := e.as("jo", lab.IdentityConfig{Expires: time.Now().Add(time.Hour)})
 	container := func(change func(*ecstypes.ContainerOverride)) func(*ecs.RunTaskInput) {
 		return func(in *ecs.RunTaskInput) {
 			c := ecstypes.ContainerOverride{Name: aws.String("bastion")}
@@ -193,7 +181,7 @@ func TestSomebodyElsesBastion(t *testing.T) {
 func TestSomebodyElsesMark(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)
-	env := e.as("jo", lab.IdentityConfig{Policy: userPolicy(t), Expires: time.Now().Add(time.Hour)})
+	env := e.as("jo", lab.IdentityConfig{Expires: time.Now().Add(time.Hour)})
 	evil := e.runTask(e.marked(env, func(in *ecs.RunTaskInput) {
 		in.Tags = []ecstypes.Tag{{Key: aws.String("bastion:owner"), Value: aws.String("AROAX:mallory")}}
 	}))

@@ -133,13 +133,14 @@ var allowed = map[string][]string{
 
 	// The lab and the tests' rig are no product code: nothing above may import them.
 	"cmd/bastion-lab": {"lab", "lab/gateway", "lab/vpc"},
-	"lab":             {"internal/partition", "internal/sleep", "keys", "lab/awsapi", "lab/gateway", "lab/vpc"},
-	"lab/awsapi":      {"internal/sleep"},
+	"lab":             {"account", "internal/partition", "internal/sleep", "keys", "lab/awsapi", "lab/gateway", "lab/iam", "lab/vpc"},
+	"lab/awsapi":      {"internal/sleep", "lab/iam"},
+	"lab/iam":         {},
 	"lab/gateway":     {"sessions/frame"},
 	"lab/vpc":         {},
 	"e2e/bench":       {"agent/api", "e2e/rig", "internal/sleep", "lab", "lab/gateway", "lab/vpc"},
 	"e2e/rig":         {"lab", "lab/gateway", "lab/vpc"},
-	"e2e/iamref":      {"e2e/rig"},
+	"e2e/iamref":      {"e2e/rig", "lab/awsapi", "lab/iam"},
 
 	// Only tests.
 	"e2e":              {},

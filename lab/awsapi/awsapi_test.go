@@ -19,9 +19,13 @@ import (
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
 	"github.com/bastion-ssm/bastion/lab/awsapi"
+	"github.com/bastion-ssm/bastion/lab/iam"
 )
 
 var noon = time.Date(2026, 11, 21, 12, 0, 0, 0, time.UTC)
+
+// mayAll lets an identity do everything.
+var mayAll = []*iam.Policy{{Statements: []iam.Statement{{Actions: []string{"*"}, Resources: []string{"*"}}}}}
 
 // newServer serves one service of each protocol, with an operation that says who called.
 func newServer() *awsapi.Server {
@@ -32,10 +36,10 @@ func newServer() *awsapi.Server {
 	}
 	ops := map[string]awsapi.Op{"Who": {Handle: who, Resource: func(*awsapi.Call) string { return "arn:x" }}}
 	identities := new(awsapi.Directory)
-	identities.Put(awsapi.Identity{Name: "ada", ARN: "arn:ada", AccessKey: "AKIAADA", SecretKey: "secret"})
+	identities.Put(awsapi.Identity{Name: "ada", ARN: "arn:ada", AccessKey: "AKIAADA", SecretKey: "secret", Policies: mayAll})
 	identities.Put(awsapi.Identity{
 		Name: "tmp", AccessKey: "ASIATMP", SecretKey: "secret", SessionToken: "token",
-		Expires: noon.Add(time.Hour),
+		Expires: noon.Add(time.Hour), Policies: mayAll,
 	})
 	identities.Put(awsapi.Identity{
 		Name: "old", AccessKey: "ASIAOLD", SecretKey: "secret", SessionToken: "token",

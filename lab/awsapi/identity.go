@@ -1,11 +1,13 @@
 package awsapi
 
 import (
-	"maps"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
 	"time"
+
+	"github.com/bastion-ssm/bastion/lab/iam"
 )
 
 // Identity is a caller: its credentials and its permissions.
@@ -20,41 +22,48 @@ type Identity struct {
 	SessionToken string    // of temporary credentials; empty for a user's own
 	Expires      time.Time // of temporary credentials; zero: never
 
-	// Deny and Allow are patterns of actions, such as "ecs:RunTask", "ssm:*" or "*". Deny refuses matching actions; a nil Allow
-	// allows all others.
-	Deny, Allow []string
-	// Policy, if not nil, allows exactly what it says.
-	Policy *Policy
+	// Policies are its permissions. Without any it has none, as in AWS.
+	Policies []*iam.Policy
+	// Deny are patterns of actions, such as "ecs:RunTask", "ssm:*" or "*", that a further policy denies.
+	Deny []string
+	// Ledger, if not nil, records what the policies decide.
+	Ledger *Ledger
 }
 
-// verdict is the policies' decision on one action.
-type verdict uint8
+// Access is a permission that a call needs. Its context has what the service adds to the caller's own condition keys.
+type Access = iam.Request
 
-const (
-	allowed verdict = iota
-	implicitDeny
-	explicitDeny
-)
-
-func (id *Identity) may(a Access) verdict {
+// decide asks the identity's policies.
+func (id *Identity) decide(a Access) (iam.Decision, error) {
 	if MatchAny(id.Deny, a.Action) {
-		return explicitDeny
+		return iam.Decision{Effect: iam.ExplicitDeny}, nil
 	}
-	if id.Allow != nil && !MatchAny(id.Allow, a.Action) {
-		return implicitDeny
+	a.Context = id.context(a.Context)
+	d, err := iam.Evaluate(a, id.Policies...)
+	if err != nil {
+		return iam.Decision{}, fmt.Errorf("evaluate the policies of %s: %w", id.ARN, err)
 	}
-	if id.Policy == nil {
-		return allowed
-	}
-	keys := map[string]string{"aws:userid": id.UserID}
+	id.Ledger.record(id, a, d)
+	return d, nil
+}
+
+// context adds the condition keys about the caller to those of a request.
+func (id *Identity) context(of iam.Context) iam.Context {
+	in := of.With("aws:userid", id.UserID).With("aws:PrincipalAccount", id.Account).With("aws:PrincipalArn", id.PrincipalARN())
 	if strings.HasPrefix(id.UserID, "AIDA") {
-		keys["aws:username"] = id.Name
+		return in.With("aws:username", id.Name).With("aws:PrincipalType", "User")
 	}
-	maps.Copy(keys, a.Keys)
-	if !id.Policy.allows(Access{a.Action, a.Resource, keys}) {
-		return implicitDeny
+	return in.With("aws:PrincipalType", "AssumedRole")
+}
+
+// PrincipalARN returns the ARN that policies see: that of the user, or for a role's session that of the role.
+func (id *Identity) PrincipalARN() string {
+	head, session, ok := strings.Cut(id.ARN, ":assumed-role/")
+	if !ok {
+		return id.ARN
 	}
-	return allowed
+	role, _, _ := strings.Cut(session, "/")
+	return strings.Replace(head, ":sts:", ":iam:", 1) + ":role/" + role
 }
 
 // MatchAny reports whether action matches one of the patterns.
@@ -65,7 +74,7 @@ func MatchAny(patterns []string, action string) bool {
 // Match reports whether action matches the pattern, in which * stands for any text and ? for any character. As in IAM, it
 // ignores case.
 func Match(pattern, action string) bool {
-	return wild(strings.ToLower(pattern), strings.ToLower(action))
+	return iam.MatchAction(pattern, action)
 }
 
 // Directory holds the identities by access key.

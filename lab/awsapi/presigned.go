@@ -14,11 +14,6 @@ import (
 	"time"
 )
 
-// May reports whether the identity's policies allow an action.
-func (id *Identity) May(action string) bool {
-	return id.may(Access{Action: action, Resource: "*"}) == allowed
-}
-
 // Presigned describes a valid presigned GET request.
 type Presigned struct {
 	Service, Region string

@@ -17,6 +17,7 @@ import (
 	"github.com/google/uuid"
 
 	"github.com/bastion-ssm/bastion/internal/sleep"
+	"github.com/bastion-ssm/bastion/lab/iam"
 )
 
 // Protocol is a wire protocol of the AWS APIs.
@@ -86,23 +87,31 @@ func (c *Call) Authorize(needs ...Access) error {
 // Authorize returns an error, in the protocol's form, if the identity lacks one of the accesses.
 func (id *Identity) Authorize(p Protocol, needs ...Access) error {
 	for _, a := range needs {
-		if v := id.may(a); v != allowed {
-			return denied(p, id, a.Action, a.Resource, v == explicitDeny)
+		d, err := id.decide(a)
+		if err != nil {
+			return err
+		}
+		if d.Effect != iam.Allow {
+			return denied(p, id, a, d.Effect == iam.ExplicitDeny)
 		}
 	}
 	return nil
 }
 
-func denied(p Protocol, id *Identity, action, resource string, explicit bool) *Error {
-	why := "because no identity-based policy allows the " + action + " action"
+// denied is a denial in AWS's words. EC2 names a resource only if the action is about one.
+func denied(p Protocol, id *Identity, a Access, explicit bool) *Error {
+	on, why := " on resource: "+a.Resource, "because no identity-based policy allows the "+a.Action+" action"
 	if explicit {
 		why = "with an explicit deny in an identity-based policy"
 	}
-	msg := fmt.Sprintf("User: %s is not authorized to perform: %s on resource: %s %s", id.ARN, action, resource, why)
+	start := ""
 	if p == EC2 {
-		msg = "You are not authorized to perform this operation. " + msg
+		start = "You are not authorized to perform this operation. "
+		if a.Resource == "*" {
+			on = ""
+		}
 	}
-	return p.common(errDenied, msg)
+	return p.common(errDenied, fmt.Sprintf("%sUser: %s is not authorized to perform: %s%s %s", start, id.ARN, a.Action, on, why))
 }
 
 // Config configures a Server.

@@ -1,0 +1,118 @@
+package lab
+
+import (
+	"cmp"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"github.com/bastion-ssm/bastion/lab/awsapi"
+)
+
+// addStack makes the cluster and the task definition of the template. env and deny are for tasks of that definition. Its allow-list is a
+// parameter, for which tasks get the lab's. How long a task has to stop, and whether ECS Exec is encrypted, is for the lab to say.
+func (e *ecs) addStack(env map[string]string, deny []string) error {
+	var cluster struct {
+		ClusterName   string
+		Tags          []ecsTag
+		Configuration struct {
+			ExecuteCommandConfiguration struct{ Logging string }
+		}
+	}
+	var def struct {
+		Family                        string
+		Cpu, Memory                   string
+		TaskRoleArn, ExecutionRoleArn string
+		Tags                          []ecsTag
+		ContainerDefinitions          []struct {
+			Name, Image      string
+			LogConfiguration struct{ Options map[string]string }
+		}
+	}
+	if err := e.stack.read("Cluster", &cluster); err != nil {
+		return err
+	}
+	if err := e.stack.read("TaskDefinition", &def); err != nil {
+		return err
+	}
+	if len(def.ContainerDefinitions) != 1 {
+		return fmt.Errorf("the template's task definition has %d containers, want 1", len(def.ContainerDefinitions))
+	}
+	container := def.ContainerDefinitions[0]
+	d := TaskDefinition{
+		Family: def.Family, Container: container.Name, Image: container.Image, Env: env, RoleDeny: deny, tags: def.Tags,
+		logGroup: container.LogConfiguration.Options["awslogs-group"],
+	}
+	d.roles.task, d.roles.execution = def.TaskRoleArn, def.ExecutionRoleArn
+	var err error
+	if d.CPU, err = strconv.Atoi(def.Cpu); err == nil {
+		d.Memory, err = strconv.Atoi(def.Memory)
+	}
+	if err != nil {
+		return fmt.Errorf("the template's task definition: %w", err)
+	}
+	e.addCluster(cluster.ClusterName, clusterState{cluster.Tags, cluster.Configuration.ExecuteCommandConfiguration.Logging})
+	e.addDefinition(d)
+	return nil
+}
+
+// role returns the ARN of a task's role.
+func (t *task) role() string { return cmp.Or(t.overrides.TaskRoleArn, t.def.taskRole()) }
+
+// taskIdentity is a task's role, with whose credentials the exec agent in the task calls AWS.
+func (e *ecs) taskIdentity(t *task) *awsapi.Identity {
+	id := e.roleIdentity(t.role(), t.id)
+	id.Deny = t.def.RoleDeny
+	return id
+}
+
+// roleIdentity is a session of a role.
+func (e *ecs) roleIdentity(role, session string) *awsapi.Identity {
+	return &awsapi.Identity{
+		Name: session, ARN: e.iamARN("sts", "assumed-role/"+lastOf(role)+"/"+session), UserID: "AROALABLABLABLABLABLA:" + session, Account: Account,
+		Policies: e.permissions.role(role, e.stack), Ledger: &e.permissions.ledger,
+	}
+}
+
+// mayListen reports whether the task role lets the exec agent wait for sessions.
+func (e *ecs) mayListen(t *task) bool {
+	return allowsAll(e.taskIdentity(t), "ssmmessages:CreateControlChannel", "ssmmessages:OpenControlChannel")
+}
+
+// mayOpenChannels reports whether the task role lets the agent take part in a session.
+func (e *ecs) mayOpenChannels(t *task) bool {
+	return allowsAll(e.taskIdentity(t), "ssmmessages:CreateDataChannel", "ssmmessages:OpenDataChannel")
+}
+
+func allowsAll(id *awsapi.Identity, actions ...string) bool {
+	for _, a := range actions {
+		if id.Authorize(awsapi.JSON, awsapi.Access{Action: a, Resource: "*"}) != nil {
+			return false
+		}
+	}
+	return true
+}
+
+// pull asks the execution role for what ECS does before a task's program starts. It returns why the task stops, or "".
+func (e *ecs) pull(t *task) string {
+	role := e.roleIdentity(cmp.Or(t.overrides.ExecutionRoleArn, t.def.executionRole()), t.id)
+	_, repository, _ := strings.Cut(t.def.Image, "/")
+	repository, _, _ = strings.Cut(repository, ":")
+	pull := []awsapi.Access{{Action: "ecr:GetAuthorizationToken", Resource: "*"}}
+	for _, a := range []string{"ecr:BatchGetImage", "ecr:BatchCheckLayerAvailability", "ecr:GetDownloadUrlForLayer"} {
+		pull = append(pull, awsapi.Access{Action: a, Resource: e.arn("ecr", "repository/"+repository)})
+	}
+	if err := role.Authorize(awsapi.JSON, pull...); err != nil {
+		return "CannotPullContainerError: " + err.Error()
+	}
+	if t.def.logGroup == "" {
+		return ""
+	}
+	stream := e.arn("logs", "log-group:"+t.def.logGroup+":log-stream:task/"+t.def.Container+"/"+t.id)
+	if err := role.Authorize(awsapi.JSON,
+		awsapi.Access{Action: "logs:CreateLogStream", Resource: stream}, awsapi.Access{Action: "logs:PutLogEvents", Resource: stream}); err != nil {
+		return "ResourceInitializationError: failed to validate logger args: create stream has been retried 1 times: " +
+			"failed to create Cloudwatch log stream: " + err.Error()
+	}
+	return ""
+}
