@@ -34,7 +34,7 @@ func adminPolicy(t *testing.T) json.RawMessage {
 func TestGC(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, nil)
-	role := lab.IdentityConfig{Policy: userPolicy(t), Expires: time.Now().Add(time.Hour)}
+	role := lab.IdentityConfig{Expires: time.Now().Add(time.Hour)}
 	for _, name := range []string{"jo", "pat"} {
 		if r := e.run(e.as(name, role), "up"); r.code != 0 {
 			t.Fatalf("up of %s: %d\n%s", name, r.code, r.stderr)
@@ -50,12 +50,13 @@ func TestGC(t *testing.T) {
 		return ids
 	}
 
-	r := e.run(nil, "cost", "--by", "owner", "-o", "json")
+	everything := []string{"AWS_PROFILE=admin"}
+	r := e.run(everything, "cost", "--by", "owner", "-o", "json")
 	var cost costOutput
 	if err := json.Unmarshal([]byte(r.stdout), &cost); err != nil || r.code != 0 || len(cost.Bastions) != 2 || len(cost.Groups) != 2 || cost.TotalUSD <= 0 {
 		t.Errorf("%v: %+v", err, r)
 	}
-	if r := e.run(nil, "cost"); r.code != 0 || strings.Count(r.stdout, "RUNNING") != 2 || !strings.Contains(r.stdout, "total: about $") {
+	if r := e.run(everything, "cost"); r.code != 0 || strings.Count(r.stdout, "RUNNING") != 2 || !strings.Contains(r.stdout, "total: about $") {
 		t.Errorf("%+v", r)
 	}
 	// The admin's policy is enough for that, and gives no way into a bastion.

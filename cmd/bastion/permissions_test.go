@@ -1,0 +1,100 @@
+package main
+
+import (
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/bastion-ssm/bastion/e2e/iamref"
+	"github.com/bastion-ssm/bastion/lab"
+	"github.com/bastion-ssm/bastion/lab/gateway"
+	"github.com/bastion-ssm/bastion/lab/iam"
+)
+
+// notCalled are permissions of the template that no call uses in the lab, and why there are.
+var notCalled = map[string]string{
+	"user CarryOwnSessions ssmmessages:OpenDataChannel": "a websocket opens by its token here; the policies for people in AWS's guide to " +
+		"Session Manager have the permission since 2025",
+}
+
+// Each permission that the template gives people and the two roles is one that a call needs, and no call needs another. The calls are
+// those of the program's everyday commands, with ECS Exec encrypted, and of what AWS does for them in the task.
+func TestPermissionsAreThoseOfTheCalls(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, func(c *lab.Config) { c.KMS = true })
+	e.everyday()
+	used := e.Ledger().Grants()
+	unused := func(name string, match func(iam.Grant) bool) {
+		for g := range used {
+			if match(g) {
+				if reason, listed := notCalled[name]; listed {
+					t.Errorf("%s is called, and listed as not called: %s", name, reason)
+				}
+				return
+			}
+		}
+		if notCalled[name] == "" {
+			t.Errorf("%s: no call needs it", name)
+		}
+	}
+	for _, p := range e.Policies() {
+		for _, s := range p.Statements {
+			for _, a := range s.Actions {
+				unused(p.Name+" "+s.Sid+" "+a, func(g iam.Grant) bool { return g.Policy == p.Name && g.Sid == s.Sid && g.Action == a })
+			}
+			if len(s.Actions) == 1 && notCalled[p.Name+" "+s.Sid+" "+s.Actions[0]] != "" {
+				continue
+			}
+			for _, r := range s.Resources {
+				unused(p.Name+" "+s.Sid+" on "+r, func(g iam.Grant) bool { return g.Policy == p.Name && g.Sid == s.Sid && g.Resource == r })
+			}
+		}
+	}
+	for _, a := range e.Ledger().Denied() {
+		t.Errorf("%s on %s by %s: no policy allows it", a.Action, a.Resource, a.Principal)
+	}
+	for g := range used {
+		if !slices.Contains([]string{lab.PolicyUser, lab.PolicyTaskRole, lab.PolicyExecutionRole}, g.Policy) {
+			t.Errorf("%+v is used, and is none of the template's", g)
+		}
+	}
+	// An evaluation that is not ours allows each of these calls too.
+	if n := iamref.CheckDecisions(t, e.Ledger().Asked()); n < 25 {
+		t.Errorf("only %d kinds of request", n)
+	}
+}
+
+// everyday runs the commands of a day.
+func (e *labEnv) everyday() {
+	e.t.Helper()
+	e.must("up")
+	e.must("status")
+	e.must("ls", "targets")
+	p, forwards := e.forwards(nil, "rds:orders", ":", "cache:sessions", ":")
+	if err := ping(forwards[1].Listen); err != nil {
+		e.t.Error(err)
+	}
+	// The session is resumed, with a websocket of its own.
+	resumed := e.Gateway().Cut("", "reset")
+	eventually(e.t, "the session is resumed", func() bool { return e.Calls()["ssm:ResumeSession"] >= resumed })
+	if err := ping(forwards[1].Listen); err != nil {
+		e.t.Error(err)
+	}
+	e.stop(p, syscall.SIGINT, 130)
+	e.must("exec", "cache:sessions", "--", "true")
+	e.must("token", "rds:orders", "--user", lab.DBIAMUser)
+
+	// An account that refuses the preferred document is served by the other.
+	if err := e.SetAPIFaults(lab.APIFaults{Documents: map[string]string{gateway.DocSSH: lab.RefuseInvalid}}); err != nil {
+		e.t.Fatal(err)
+	}
+	host := strings.TrimSuffix(forwards[1].Target, ":6379")
+	cmd, in, _, stderr := e.piped(nil, "proxy", host, "6379")
+	_ = in.Close()
+	if err := cmd.Wait(); err != nil {
+		e.t.Errorf("proxy: %v: %s", err, stderr)
+	}
+	e.must("down")
+	e.noSessions()
+}
