@@ -23,9 +23,8 @@ const (
 type Options struct {
 	Prices *Table // the operator's own; nil: the published ones
 	// Fargate is the price by the settings price_vcpu_hour and price_gb_hour, if the operator has set them: see BySettings.
-	Fargate       *fargate.Price
-	PublicAddress bool  // each task has one
-	ImageBytes    int64 // in the repository; 0: the usual size
+	Fargate    *fargate.Price
+	ImageBytes int64 // in the repository; 0: the usual size
 }
 
 // BySettings returns Fargate's price by the settings price_vcpu_hour and price_gb_hour, or nil if these have their defaults: a table's prices
@@ -206,7 +205,7 @@ func (e *estimator) task() []Item {
 		items[0].Price, items[0].Source, items[0].Date = ofFloat(own.VCPUHour), "setting price_vcpu_hour", ""
 		items[1].Price, items[1].Source, items[1].Date = ofFloat(own.GBHour), "setting price_gb_hour", ""
 	}
-	if e.options.PublicAddress {
+	if in.PublicAddress {
 		items = append(items, e.item("public IPv4 address", count(1), "address-hour", e.prices.AddressHour))
 	}
 	return items

@@ -60,9 +60,9 @@ func TestOf(t *testing.T) {
 		"S3's gateway endpoint alone, a key of one's own, a public address, a small task": {
 			in: account.Inputs{
 				Region: "us-west-2", Key: "arn:aws:kms:us-west-2:000000000000:key/k", CPU: 256, Memory: 512,
-				Endpoints: account.Endpoints{Make: true, Services: []string{"s3"}},
+				Endpoints: account.Endpoints{Make: true, Services: []string{"s3"}}, PublicAddress: true,
 			},
-			o:     Options{PublicAddress: true, ImageBytes: 1 << 30},
+			o:     Options{ImageBytes: 1 << 30},
 			month: []string{"alarms: 4 alarm-month * 0.1 = 0.4", "image in ECR: 1 GB-month * 0.1 = 0.1"},
 			hour: []string{
 				"Fargate vCPU, x86: 0.25 vCPU-hour * 0.04048 = 0.01012",

@@ -10,6 +10,7 @@ import (
 	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/account/deploy"
 	"github.com/bastion-ssm/bastion/account/image"
+	"github.com/bastion-ssm/bastion/account/price"
 	"github.com/bastion-ssm/bastion/account/survey"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
@@ -36,6 +37,7 @@ type Setup struct {
 	// Binaries are bastiond's, by architecture; Version is theirs, and the program's.
 	Binaries map[string][]byte
 	Version  string
+	Price    price.Options // for the plan's estimate of the cost
 }
 
 // Plan is what a set-up will do.
@@ -50,6 +52,7 @@ type Plan struct {
 	Findings []survey.Finding
 
 	preview    deploy.Preview
+	price      price.Options
 	repository string // of the images, if the stack exists
 }
 
@@ -79,7 +82,7 @@ func (s *Setup) Look(ctx context.Context) (*Plan, error) {
 	}
 	plan := &Plan{
 		Place:    account.Place{Partition: landscape.Partition, Region: landscape.Region, Account: landscape.Account},
-		Findings: landscape.Findings, Exists: state.Phase == deploy.Ready,
+		Findings: landscape.Findings, Exists: state.Phase == deploy.Ready, price: s.Price,
 	}
 	inputs := s.Answers.Inputs
 	if plan.Exists {

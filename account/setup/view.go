@@ -42,7 +42,7 @@ func (p *Plan) Show() Shown {
 	s := Shown{
 		Account: p.Account, Region: p.Region, Stack: in.Name, Exists: p.Exists, Choices: p.Choice.Reasons, Inputs: in, Notes: p.Choice.Notes,
 	}
-	s.Cost = price.Of(p.Stack, price.Options{PublicAddress: in.PublicAddress})
+	s.Cost = price.Of(p.Stack, p.price)
 	for _, f := range p.Findings {
 		s.Notes = append(s.Notes, fmt.Sprintf("AWS did not show %s: %v", f.What, f.Err))
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"io/fs"
 	"maps"
+	"os"
 	"slices"
 	"strconv"
 	"strings"
@@ -14,6 +15,7 @@ import (
 	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/account/deploy"
+	"github.com/bastion-ssm/bastion/account/price"
 	"github.com/bastion-ssm/bastion/account/setup"
 	"github.com/bastion-ssm/bastion/account/survey"
 	"github.com/bastion-ssm/bastion/internal/cli"
@@ -31,6 +33,7 @@ type initOptions struct {
 	dryRun  bool
 	yes     bool
 	noTest  bool
+	prices  string // file with a table of prices; empty: the program's own
 	imageOptions
 }
 
@@ -66,6 +69,7 @@ func (o *initOptions) flags() []cli.Option {
 		cli.Text(&in.AlarmEmail, "ADDRESS", "who gets the alarms", "email"),
 		cli.Switch(&in.ExecLogs, "keep transcripts of ECS Exec (ADR 15)", "exec-logs"),
 		cli.Switch(&in.Insights, "container insights of the cluster", "insights"),
+		cli.Text(&o.prices, "FILE", "a table of prices for the estimate (ADR 17)", "prices"),
 		o.imageFlag(),
 		cli.Text(&o.emit, strings.Join(setup.Forms, "|"), "print this instead of deploying", "emit"),
 		cli.Switch(&o.offline, "with --emit: ask AWS nothing; what is not given stays a parameter", "offline"),
@@ -73,6 +77,22 @@ func (o *initOptions) flags() []cli.Option {
 		cli.Switch(&o.yes, "do not ask before the deployment", "yes", "y"),
 		cli.Switch(&o.noTest, "do not start a bastion at the end", "no-test"),
 	}
+}
+
+// table is the operator's table of prices, nil if there is none.
+func (o *initOptions) table() (*price.Table, error) {
+	if o.prices == "" {
+		return nil, nil
+	}
+	text, err := os.ReadFile(o.prices)
+	if err != nil {
+		return nil, fail.New(fail.Usage, "read --prices", err, "name a file")
+	}
+	table, err := price.Parse(text)
+	if err != nil {
+		return nil, fail.New(fail.Usage, "read --prices "+o.prices, err, "begin with account/price/prices.json")
+	}
+	return &table, nil
 }
 
 func (o *initOptions) allow(list string) error {
@@ -123,6 +143,10 @@ func (a *app) setUp(ctx context.Context, s config.Settings, o initOptions) error
 	if err != nil && o.emit == "" && !o.dryRun {
 		return err
 	}
+	prices, err := o.table()
+	if err != nil {
+		return err
+	}
 	cfg, p, err := a.loadAWS(ctx, s)
 	if err != nil {
 		return err
@@ -132,6 +156,7 @@ func (a *app) setUp(ctx context.Context, s config.Settings, o initOptions) error
 		Survey: survey.Bind(cfg), Stacks: deploy.New(deploy.Bind(cfg), o.answers.Inputs.Defaults().Name),
 		Registry: setup.NewRegistry(cfg, a.registry), Person: &setup.Terminal{In: a.in, Err: a.err, Progress: p, Alone: o.yes},
 		Answers: o.answers, Binaries: binaries, Version: readVersion().Version,
+		Price: price.Options{Prices: prices, Fargate: price.BySettings(s.Local.PriceVCPUHour, s.Local.PriceGBHour)},
 	}
 	set.Stacks.Version = set.Version
 	plan, err := set.Look(ctx)

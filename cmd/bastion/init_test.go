@@ -134,6 +134,10 @@ func TestInitOnMoto(t *testing.T) {
 		name, value, _ := strings.Cut(kv, "=")
 		t.Setenv(name, value)
 	}
+	pricesFile, err := filepath.Abs(filepath.Join("..", "..", "account", "price", "prices.json"))
+	if err != nil {
+		t.Fatal(err)
+	}
 	dir := t.TempDir()
 	t.Chdir(dir)
 	transport := anyRegistry(t)
@@ -166,6 +170,16 @@ func TestInitOnMoto(t *testing.T) {
 	expect("without an answer", bastion("--yes"), 2, "--change-security-groups")
 	expect("without a confirmation", bastion("--change-security-groups", "no"), 2, "add --yes", "The stack bastion in account 123456789012")
 	expect("only a plan", bastion("--change-security-groups", "yes", "--dry-run"), 0, "AWS::ECS::Cluster", "Of yours it changes", "Cost: about $")
+	prices := filepath.Join(dir, "prices.json")
+	published, err := os.ReadFile(pricesFile)
+	if err == nil {
+		err = os.WriteFile(prices, bytes.ReplaceAll(published, []byte(`"key_month": "1"`), []byte(`"key_month": "77"`)), 0o600)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	expect("a plan with one's own prices", bastion("--change-security-groups", "yes", "--dry-run", "--prices", prices, "--price-vcpu-hour", "5"), 0,
+		"KMS key: $77.00 a month", "Fargate vCPU, ARM: $5.0000 an hour")
 	if _, err := os.Stat(config.FileName); err == nil {
 		t.Error("a plan wrote " + config.FileName)
 	}
@@ -207,6 +221,8 @@ func TestInitEmit(t *testing.T) {
 		{[]string{"--emit", "cfn", "--offline", "--retention", "7"}, 2, "CloudWatch Logs takes 365"},
 		{[]string{"--emit", "cfn", "--offline", "--security-groups", "sg-1,sg-2"}, 2, "name one security group"},
 		{[]string{"--vpc", "a", "--public-address", "perhaps"}, 2, "neither yes nor no"},
+		{[]string{"--dry-run", "--prices", "/nowhere"}, 2, "name a file"},
+		{[]string{"--dry-run", "--prices", os.DevNull}, 2, "begin with account/price/prices.json"},
 		{[]string{"--bastiond", "FILE"}, 2, "names no architecture"},
 		{[]string{"--bastiond", "amd64=/nowhere"}, 2, "name a file"},
 	} {

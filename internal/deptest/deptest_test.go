@@ -21,7 +21,7 @@ const module = "github.com/bastion-ssm/bastion"
 // access, the parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"access", "account", "account/deploy", "account/image", "account/image/carried", "account/review", "account/setup", "account/survey",
+		"access", "account", "account/deploy", "account/image", "account/image/carried", "account/price", "account/review", "account/setup", "account/survey",
 		"agent", "agent/api", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request", "internal/audit",
 		"internal/awssdk", "internal/browser", "internal/cli", "internal/config", "internal/console", "internal/dirs", "internal/duration",
 		"internal/execenv", "internal/fail", "internal/fargate", "internal/files", "internal/hosts", "internal/linkview", "internal/openssh",
