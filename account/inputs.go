@@ -101,7 +101,7 @@ func (e Endpoints) makes(service string) bool {
 
 // made are the services whose interface endpoints the stack makes, in the model's order.
 func (e Endpoints) made() []string {
-	return slices.DeleteFunc(slices.Concat(interfaces, NewRegionServices, []string{secretsService}), func(service string) bool { return !e.makes(service) })
+	return slices.DeleteFunc(slices.Concat(interfaces, NewRegionServices, []string{SecretsService}), func(service string) bool { return !e.makes(service) })
 }
 
 // Tag is a tag of a resource.
@@ -201,7 +201,7 @@ func (in Inputs) validateNetwork(check func(ok bool, format string, args ...any)
 		prefix, err := netip.ParsePrefix(cidr)
 		check(err == nil && prefix.Addr().Is4(), "VPC range %q: want an IPv4 CIDR", cidr)
 	}
-	services := slices.Concat(EndpointServices, NewRegionServices, []string{secretsService})
+	services := slices.Concat(EndpointServices, NewRegionServices, []string{SecretsService})
 	for _, service := range in.Endpoints.Services {
 		check(slices.Contains(services, service), "endpoint service %q: want one of %s", service, strings.Join(services, ", "))
 	}

@@ -99,8 +99,8 @@ var interfaces = []string{"ssmmessages", "ecr.api", "ecr.dkr", "logs", "kms"}
 // NewRegionServices are further services that a task needs in regions opened after 2023-12-23. They are made where Endpoints.Services has them.
 var NewRegionServices = []string{"ecs", "ecs-agent", "ecs-telemetry"}
 
-// secretsService is what a task with secrets needs too. Without Endpoints.Services it is made where Inputs.Secrets has some.
-const secretsService = "secretsmanager"
+// SecretsService is what a task with secrets needs too. Without Endpoints.Services it is made where Inputs.Secrets has some.
+const SecretsService = "secretsmanager"
 
 // EndpointServices are the services whose VPC endpoints a task needs. S3's is a gateway endpoint, the others are interface endpoints.
 var EndpointServices = append(slices.Clip(interfaces), "s3")
@@ -109,7 +109,7 @@ var EndpointServices = append(slices.Clip(interfaces), "s3")
 func (s *Stack) endpoints() {
 	if made := s.Inputs.Endpoints.made(); len(made) > 0 {
 		if len(s.Inputs.Secrets) > 0 && len(s.Inputs.Endpoints.Services) == 0 {
-			made = append(made, secretsService)
+			made = append(made, SecretsService)
 		}
 		s.interfaceEndpoints(made)
 	}

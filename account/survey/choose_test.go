@@ -391,6 +391,20 @@ var choices = map[string]struct {
 		}(),
 		want: "subnets=1 make=ssmmessages,ecr.api,ecr.dkr,logs,kms,ecs,ecs-agent,ecs-telemetry,s3 tables=rtb-1 groups= list=pl-1" + toOrders + lacks,
 	},
+	"secrets": {
+		land: land(vpc(subnet(1, "a", WayNone))),
+		said: Answers{Inputs: account.Inputs{Secrets: []account.Secret{{
+			Variable: "TOKEN", ARN: "arn:aws:secretsmanager:eu-central-1:123456789012:secret:token-abcdef",
+		}}}},
+		want: "subnets=1 make=ssmmessages,ecr.api,ecr.dkr,logs,kms,secretsmanager,s3 tables=rtb-1 groups= list=pl-1" + toOrders + lacks,
+	},
+	"secrets, and all other endpoints": {
+		land: land(vpc(subnet(1, "a", WayNone)).with(append(all("sg-0e"), gateway("rtb-1"))...)),
+		said: Answers{Inputs: account.Inputs{Secrets: []account.Secret{{
+			Variable: "TOKEN", ARN: "arn:aws:secretsmanager:eu-central-1:123456789012:secret:token-abcdef",
+		}}}},
+		want: "subnets=1 make=secretsmanager tables= groups=sg-0e list=pl-1" + toOrders + lacks,
+	},
 	"route tables denied": {
 		land: land(vpc(func() Subnet { s := subnet(1, "a", WayUnknown); s.RouteTable = ""; return s }())),
 		want: "subnets=1" + toOrders + lacks, note: "a place that AWS does not show",
@@ -710,7 +724,7 @@ func TestAnswer(t *testing.T) {
 }
 
 // Names of databases become patterns that hold for the account's others, in each partition.
-func TestPattern(t *testing.T) {
+func TestWildcard(t *testing.T) {
 	for host, want := range map[string]string{
 		"orders.abcdefghij12.eu-central-1.rds.amazonaws.com":             "*abcdefghij12.eu-central-1.rds.amazonaws.com",
 		"orders.cluster-ro-abcdefghij12.us-gov-west-1.rds.amazonaws.com": "*abcdefghij12.us-gov-west-1.rds.amazonaws.com",
@@ -727,7 +741,7 @@ func TestPattern(t *testing.T) {
 		if strings.HasSuffix(host, ".cn") {
 			region = "cn-north-1"
 		}
-		if got := pattern(host, region); got != want {
+		if got := wildcard(host, region); got != want {
 			t.Errorf("%s: %s, want %s", host, got, want)
 		}
 	}

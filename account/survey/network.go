@@ -316,7 +316,7 @@ func (s *surveyor) endpoint(e types.VpcEndpoint) Endpoint {
 // service is the short name of an endpoint service that tasks need, or the whole name of another.
 func (s *surveyor) service(name string) string {
 	own := partition.Of(s.clients.Region)
-	for _, service := range append(slices.Concat(account.EndpointServices, account.NewRegionServices), registrationService) {
+	for _, service := range slices.Concat(account.EndpointServices, account.NewRegionServices, []string{account.SecretsService, registrationService}) {
 		if name == own.EndpointService(service, s.clients.Region) {
 			return service
 		}

@@ -137,7 +137,7 @@ func (c *chooser) allow() []string {
 	wide := c.unseen()
 	for _, d := range c.choice.Databases {
 		for _, a := range d.Addresses {
-			add(pattern(a.Host, c.landscape.Region), a.Port)
+			add(wildcard(a.Host, c.landscape.Region), a.Port)
 		}
 		if d.ByAddress || len(d.Addresses) == 0 {
 			wide = append(wide, d.Ports...)
@@ -168,9 +168,9 @@ func (c *chooser) allow() []string {
 // leastHash is the least length of what AWS puts into the names of an account's databases in a region.
 const leastHash = 8
 
-// pattern is a database's name with a wildcard for what its owner chose. RDS's names have a part that is one account's in one region, with a
+// wildcard is a database's name with a wildcard for what its owner chose. RDS's names have a part that is one account's in one region, with a
 // prefix for clusters, readers and proxies; those of caches have the region's.
-func pattern(host, region string) string {
+func wildcard(host, region string) string {
 	labels := strings.Split(host, ".")
 	if in, ok := partition.RDSRegion(host); ok && in != partition.GlobalRegion && len(labels) > 3 {
 		hash := labels[1][strings.LastIndexByte(labels[1], '-')+1:]

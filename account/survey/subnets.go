@@ -5,12 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 const (
@@ -46,14 +46,18 @@ var newRegions = []string{
 }
 
 // zoneName is the form of an Availability Zone's name. Local Zones and Wavelength Zones have longer ones.
-var zoneName = regexp.MustCompile(`^[a-z]+(-[a-z]+)+-\d+[a-z]$`)
+var zoneName = pattern.Lazy(`^[a-z]+(-[a-z]+)+-\d+[a-z]$`)
 
 // needed are the services that tasks of the region reach by endpoints.
 func (c *chooser) needed() []string {
+	services := slices.Clone(account.EndpointServices)
 	if slices.Contains(newRegions, c.landscape.Region) {
-		return slices.Concat(account.EndpointServices, account.NewRegionServices)
+		services = append(services, account.NewRegionServices...)
 	}
-	return account.EndpointServices
+	if len(c.answers.Inputs.Secrets) > 0 {
+		services = append(services, account.SecretsService)
+	}
+	return services
 }
 
 // plan is how tasks reach AWS.
@@ -143,7 +147,7 @@ func unfit(s Subnet) string {
 		return "has no IPv4 addresses, which tasks need"
 	case s.Outpost:
 		return "is on an Outpost, which has no Fargate"
-	case !zoneName.MatchString(s.Zone):
+	case !zoneName().MatchString(s.Zone):
 		return "is in " + s.Zone + ", which is no Availability Zone"
 	case !hasFargate(s.ZoneID):
 		return "is in " + s.ZoneID + ", which has no Fargate"
