@@ -5,9 +5,11 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/bastion-ssm/bastion/e2e/iamref"
 	"github.com/bastion-ssm/bastion/lab"
+	"github.com/bastion-ssm/bastion/lab/awsapi"
 	"github.com/bastion-ssm/bastion/lab/gateway"
 	"github.com/bastion-ssm/bastion/lab/iam"
 )
@@ -15,7 +17,8 @@ import (
 // notCalled are permissions of the template that no call uses in the lab, and why there are.
 var notCalled = map[string]string{
 	"user CarryOwnSessions ssmmessages:OpenDataChannel": "a websocket opens by its token here; the policies for people in AWS's guide to " +
-		"Session Manager have the permission since 2025",
+		"Session Manager have the permission",
+	"given ReadTheAudit logs:FilterLogEvents": "the lab has no CloudWatch Logs; bastion audit reads the log by it",
 }
 
 // Each permission that the template gives people and the two roles is one that a call needs, and no call needs another. The calls are
@@ -24,37 +27,13 @@ func TestPermissionsAreThoseOfTheCalls(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, func(c *lab.Config) { c.KMS = true })
 	e.everyday()
-	used := e.Ledger().Grants()
-	unused := func(name string, match func(iam.Grant) bool) {
-		for g := range used {
-			if match(g) {
-				if reason, listed := notCalled[name]; listed {
-					t.Errorf("%s is called, and listed as not called: %s", name, reason)
-				}
-				return
-			}
-		}
-		if notCalled[name] == "" {
-			t.Errorf("%s: no call needs it", name)
-		}
-	}
 	for _, p := range e.Policies() {
-		for _, s := range p.Statements {
-			for _, a := range s.Actions {
-				unused(p.Name+" "+s.Sid+" "+a, func(g iam.Grant) bool { return g.Policy == p.Name && g.Sid == s.Sid && g.Action == a })
-			}
-			if len(s.Actions) == 1 && notCalled[p.Name+" "+s.Sid+" "+s.Actions[0]] != "" {
-				continue
-			}
-			for _, r := range s.Resources {
-				unused(p.Name+" "+s.Sid+" on "+r, func(g iam.Grant) bool { return g.Policy == p.Name && g.Sid == s.Sid && g.Resource == r })
-			}
-		}
+		e.wantUsed(p)
 	}
 	for _, a := range e.Ledger().Denied() {
 		t.Errorf("%s on %s by %s: no policy allows it", a.Action, a.Resource, a.Principal)
 	}
-	for g := range used {
+	for g := range e.Ledger().Grants() {
 		if !slices.Contains([]string{lab.PolicyUser, lab.PolicyTaskRole, lab.PolicyExecutionRole}, g.Policy) {
 			t.Errorf("%+v is used, and is none of the template's", g)
 		}
@@ -62,6 +41,56 @@ func TestPermissionsAreThoseOfTheCalls(t *testing.T) {
 	// An evaluation that is not ours allows each of these calls too.
 	if n := iamref.CheckDecisions(t, e.Ledger().Asked()); n < 25 {
 		t.Errorf("only %d kinds of request", n)
+	}
+}
+
+// The same holds for the policy of operators: they see and stop the bastions of all.
+func TestOperatorsPermissionsAreThoseOfTheCalls(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, nil)
+	e.must("up")
+	operator := e.as("ops", lab.IdentityConfig{Policy: adminPolicy(t), Expires: time.Now().Add(time.Hour)})
+	for _, args := range [][]string{{"cost"}, {"gc"}, {"gc", "--older-than", "1ms"}} {
+		if r := e.run(operator, args...); r.code != 0 {
+			t.Errorf("%q: %d: %s", args, r.code, r.stderr)
+		}
+	}
+	asked := slices.DeleteFunc(e.Ledger().Asked(), func(a awsapi.Asked) bool { return !strings.Contains(a.Principal, "role/lab-ops") })
+	if len(asked) == 0 {
+		t.Fatal("the operator has asked nothing")
+	}
+	e.wantUsed(asked[0].Policies[0])
+	for _, a := range asked {
+		if a.Effect != iam.Allow {
+			t.Errorf("%s on %s: the policy does not allow it", a.Action, a.Resource)
+		}
+	}
+	iamref.CheckDecisions(t, asked)
+}
+
+// wantUsed checks that a call needed each action and each resource of a policy, but for notCalled.
+func (e *labEnv) wantUsed(p *iam.Policy) {
+	e.t.Helper()
+	used := e.Ledger().Grants()
+	check := func(name string, match func(iam.Grant) bool) {
+		isUsed, reason := false, notCalled[name]
+		for g := range used {
+			isUsed = isUsed || match(g)
+		}
+		if isUsed == (reason != "") {
+			e.t.Errorf("%s: a call needs it: %t; it is listed as not called: %q", name, isUsed, reason)
+		}
+	}
+	for _, s := range p.Statements {
+		for _, a := range s.Actions {
+			check(p.Name+" "+s.Sid+" "+a, func(g iam.Grant) bool { return g.Policy == p.Name && g.Sid == s.Sid && g.Action == a })
+		}
+		if len(s.Actions) == 1 && notCalled[p.Name+" "+s.Sid+" "+s.Actions[0]] != "" {
+			continue
+		}
+		for _, r := range s.Resources {
+			check(p.Name+" "+s.Sid+" on "+r, func(g iam.Grant) bool { return g.Policy == p.Name && g.Sid == s.Sid && g.Resource == r })
+		}
 	}
 }
 
