@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"github.com/bastion-ssm/bastion/agent/request"
+	"github.com/bastion-ssm/bastion/internal/admin"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
@@ -65,7 +66,7 @@ func run(ctx context.Context, args []string, std stdio) int {
 // settings merges flags, environment and file.
 func (a *app) settings() (config.Settings, error) {
 	s, err := a.tableSettings()
-	if err == nil && s.Output.Format == formatCSV {
+	if err == nil && s.Output.Format == admin.CSV {
 		return s, fail.Usagef("use -o json", "the command has no output in CSV")
 	}
 	return s, err
@@ -198,7 +199,7 @@ func (a *app) root() *cli.Command {
 			"bastion browser http://wiki.corp.internal/",
 			"bastion down",
 		},
-		Verbs: []*cli.Command{
+		Verbs: append([]*cli.Command{
 			a.forwardCommand(),
 			a.socksCommand(),
 			a.browserCommand(),
@@ -211,14 +212,6 @@ func (a *app) root() *cli.Command {
 			a.upCommand(),
 			a.downCommand(),
 			a.statusCommand(),
-			a.initCommand(),
-			a.planCommand(),
-			a.upgradeCommand(),
-			a.destroyCommand(),
-			a.auditCommand(),
-			a.gcCommand(),
-			a.costCommand(),
-			a.iamPolicyCommand(),
 			a.agentCommand(),
 			a.serviceCommand(),
 			a.lsCommand(),
@@ -231,7 +224,7 @@ func (a *app) root() *cli.Command {
 			a.manCommand(),
 			a.trustCommand(),
 			a.helpCommand(),
-		},
+		}, admin.Commands(a.adminHost(), groupAccount)...),
 	}
 }
 

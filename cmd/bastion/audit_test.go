@@ -22,6 +22,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/account/review"
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/admin"
 	"github.com/bastion-ssm/bastion/internal/audit"
 	"github.com/bastion-ssm/bastion/lab"
 )
@@ -111,7 +112,7 @@ func TestAuditOfBastiond(t *testing.T) {
 
 	// The task runs still: its cost goes on.
 	r := e.run([]string{"AWS_ENDPOINT_URL_CLOUDWATCH_LOGS=" + strings.TrimPrefix(env[0], "AWS_ENDPOINT_URL="), env[4]}, "cost", "--month", "this", "-o", "json")
-	var cost costOutput
+	var cost admin.CostOutput
 	if err := json.Unmarshal([]byte(r.stdout), &cost); err != nil || r.code != 0 || len(cost.Groups) != 1 {
 		t.Fatalf("%v: %s%s", err, r.stdout, r.stderr)
 	}
@@ -119,7 +120,7 @@ func TestAuditOfBastiond(t *testing.T) {
 		t.Errorf("%+v", cost)
 	}
 
-	var out auditOutput
+	var out admin.AuditOutput
 	r = e.run(env, "audit", "--since", "1h", "-o", "json")
 	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || r.code != 0 {
 		t.Fatalf("%v: %s%s", err, r.stdout, r.stderr)

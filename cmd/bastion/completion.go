@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/internal/admin"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -50,7 +51,7 @@ func (a *app) completion(_ context.Context, args []string) error {
 func settingChoices(key string) []cli.Candidate {
 	switch key {
 	case "output":
-		return []cli.Candidate{{Value: "text", Help: ""}, {Value: "json", Help: ""}, {Value: formatCSV, Help: "of audit and cost"}}
+		return []cli.Candidate{{Value: "text", Help: ""}, {Value: "json", Help: ""}, {Value: admin.CSV, Help: "of audit and cost"}}
 	case "sessions":
 		return []cli.Candidate{{Value: "1", Help: "one session only"}, {Value: "4", Help: ""}, {Value: "8", Help: "the default"}, {Value: "16", Help: "the most"}}
 	case "profile":

@@ -12,6 +12,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/internal/admin"
 	"github.com/bastion-ssm/bastion/lab"
 )
 
@@ -52,7 +53,7 @@ func TestGC(t *testing.T) {
 
 	everything := []string{"AWS_PROFILE=admin"}
 	r := e.run(everything, "cost", "--by", "owner", "-o", "json")
-	var cost costOutput
+	var cost admin.CostOutput
 	if err := json.Unmarshal([]byte(r.stdout), &cost); err != nil || r.code != 0 || len(cost.Bastions) != 2 || len(cost.Groups) != 2 || cost.TotalUSD <= 0 {
 		t.Errorf("%v: %+v", err, r)
 	}

@@ -27,6 +27,7 @@ import (
 	"github.com/bastion-ssm/bastion/account/setup"
 	"github.com/bastion-ssm/bastion/account/survey"
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/admin"
 	"github.com/bastion-ssm/bastion/internal/config"
 )
 
@@ -190,7 +191,7 @@ func TestInitOnMoto(t *testing.T) {
 	}
 	expect("again", bastion("--yes", "--no-test"), 0, "Nothing changes", "stays as it is")
 
-	var out initOutput
+	var out admin.InitOutput
 	r := bastion("--task-size", "small", "--dry-run", "-o", "json")
 	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || r.code != 0 {
 		t.Fatalf("%v: %d\n%s%s", err, r.code, r.stdout, r.stderr)
@@ -255,20 +256,16 @@ func TestInitTriesTheBastion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var out initOutput
-	if err := a.tryBastion(t.Context(), s, made, []survey.Database{
+	task, tested, err := admin.Try(t.Context(), a.adminHost(), s, made, []survey.Database{
 		{Name: "rds:without-an-address"}, {Name: "rds:orders", Addresses: []survey.Address{{Host: host, Port: port}}},
-	}, &out); err != nil {
-		t.Fatal(err)
+	})
+	if err != nil || !strings.Contains(task, ":task/") || tested != "rds:orders" {
+		t.Errorf("task %q, tested %q, error %v", task, tested, err)
 	}
-	if !strings.Contains(out.TaskARN, ":task/") || out.Tested != "rds:orders" {
-		t.Errorf("task %q, tested %q", out.TaskARN, out.Tested)
-	}
-	out = initOutput{}
-	err = a.tryBastion(t.Context(), s, made, []survey.Database{
+	_, _, err = admin.Try(t.Context(), a.adminHost(), s, made, []survey.Database{
 		{Name: "rds:gone", Addresses: []survey.Address{{Host: "gone." + host, Port: port}}},
-	}, &out)
-	if err == nil || !strings.Contains(err.Error(), "gone."+host) || out.Tested != "" {
-		t.Errorf("a database that is not there: %v, tested %q", err, out.Tested)
+	})
+	if err == nil || !strings.Contains(err.Error(), "gone."+host) {
+		t.Errorf("a database that is not there: %v", err)
 	}
 }

@@ -17,8 +17,8 @@ import (
 
 	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
-
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/admin"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/report"
 )
@@ -34,9 +34,9 @@ func TestListsAreNeverNull(t *testing.T) {
 		api.Forward{Opened: at},
 		trustOutput{},
 		access.SweepResult{},
-		auditOutput{},
-		costOutput{},
-		auditSummary{},
+		admin.AuditOutput{},
+		admin.CostOutput{},
+		admin.AuditSummary{},
 		map[string]any{"forwards": []api.Forward(nil)},
 		[]api.Account{{}},
 		&api.Link{Live: []report.Link{{}}},

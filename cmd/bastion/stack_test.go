@@ -24,6 +24,7 @@ import (
 	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/account/deploy"
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/admin"
 )
 
 // standing makes a stack in an emulator, of an older program's template: it lacks the rule OtherCommand. moto 5.2.1 cannot make a key with
@@ -117,7 +118,7 @@ func TestStackCommandsOnMoto(t *testing.T) {
 
 	run(2, "destroy", "--yes")
 	run(2, "destroy --audit perhaps", "neither keep nor delete")
-	var plan destroyOutput
+	var plan admin.DestroyOutput
 	if err := json.Unmarshal([]byte(run(0, "destroy --dry-run -o json")), &plan); err != nil || len(plan.Remove) < 5 || len(plan.Keep) != 1 {
 		t.Errorf("%+v, %v", plan, err)
 	}
@@ -177,7 +178,7 @@ func TestUpgradeImageOnMoto(t *testing.T) {
 	from := " --bastiond amd64=" + program
 	run(0, "plan --no-drift", "no bastiond", "OtherCommand")
 	run(2, "plan --no-drift --bastiond amd64=/nowhere", "name a file")
-	var plan planOutput
+	var plan admin.PlanOutput
 	if err := json.Unmarshal([]byte(run(0, "plan --no-drift -o json"+from)), &plan); err != nil || len(plan.Images) != 1 || plan.Images[0].Now != "1" {
 		t.Fatalf("%+v, %v", plan, err)
 	}
@@ -255,78 +256,5 @@ func TestStackCommandInterrupted(t *testing.T) {
 				t.Errorf("exit code %d, %v\n%s", code, err, p.Output())
 			}
 		})
-	}
-}
-
-// A plan names what changes and why, what others have changed, and what CloudFormation cannot compare.
-func TestWritePlan(t *testing.T) {
-	p := planOutput{
-		Stack: "bastion", Region: "eu-central-1", Version: "1.0.0", Program: "1.1.0",
-		Images: []newImage{{"read", "1.0.0-a", "1.1.0-b"}},
-		Changes: []deploy.Change{
-			{Action: "Modify", Resource: "TaskDefinition", Type: "AWS::ECS::TaskDefinition", Replacement: "True", Properties: []string{"Cpu", "Memory"}},
-			{Action: "Remove", Resource: "Old\x1b[2J", Type: "AWS::SNS::Topic"},
-			{Action: "Modify", Resource: "Key", Type: "AWS::KMS::Key", Replacement: "Conditional"},
-		},
-		Drift: &deploy.Drift{
-			Resources: []deploy.ResourceDrift{{
-				Resource:    deploy.Resource{ID: "AuditLog", Type: "AWS::Logs::LogGroup", PhysicalID: "/bastion", Status: "MODIFIED"},
-				Differences: []deploy.Difference{{Property: "/RetentionInDays", Kind: "NOT_EQUAL", Expected: "365", Actual: "7"}},
-			}},
-			Unchecked:  []deploy.Resource{{ID: "KeyAlias"}, {ID: "OtherCommand"}},
-			Incomplete: "no permission",
-		},
-	}
-	var out strings.Builder
-	if err := writePlan(&out, p, false); err != nil {
-		t.Fatal(err)
-	}
-	const want = `stack bastion in eu-central-1, deployed by bastion 1.0.0; this is 1.1.0
-bastion upgrade would change 3 resources:
-  modify  TaskDefinition  AWS::ECS::TaskDefinition  Cpu, Memory; replaced
-  remove  Old?[2J         AWS::SNS::Topic           -
-  modify  Key             AWS::KMS::Key             perhaps replaced
-  image of read: 1.1.0-b, now 1.0.0-a
-1 resource changed outside CloudFormation:
-  AuditLog (AWS::Logs::LogGroup) /bastion: modified
-    /RetentionInDays: 365 in the stack, now 7
-CloudFormation could not compare everything: no permission
-not compared: KeyAlias, OtherCommand
-`
-	if out.String() != want {
-		t.Errorf("\n%s\nwant\n%s", &out, want)
-	}
-	if !p.differs() {
-		t.Error("nothing differs")
-	}
-	p.Changes, p.Images, p.Drift = nil, nil, &deploy.Drift{Unchecked: p.Drift.Unchecked}
-	if p.differs() {
-		t.Error("what cannot be compared differs")
-	}
-	out.Reset()
-	if err := writePlan(&out, p, false); err != nil || !strings.Contains(out.String(), "would change nothing\nno drift was found\nnot compared") {
-		t.Errorf("%v\n%s", err, &out)
-	}
-}
-
-// What was removed, what will be, and what stays is told, with what there is to do about it.
-func TestWriteDestroyed(t *testing.T) {
-	d := &stackSession{name: "bastion", region: "eu-central-1"}
-	var out strings.Builder
-	if err := writeDestroyed(&out, d, deploy.Destroyed{
-		Tasks: []string{"task"}, Removed: []deploy.Resource{{}, {}}, KeyDays: 30,
-		Scheduled: []deploy.Resource{{ID: "Key", Type: "AWS::KMS::Key", PhysicalID: "k"}},
-		Kept:      []deploy.Resource{{ID: "AuditBucket", Type: "AWS::S3::Bucket", PhysicalID: "b"}},
-	}); err != nil {
-		t.Fatal(err)
-	}
-	const want = `2 resources of the stack bastion removed, 1 bastion stopped
-the key k will be deleted in 30 days: aws kms cancel-key-deletion --key-id k saves it
-empty the bucket b in the S3 console, all versions, and then: aws s3 rb s3://b
-what stays in eu-central-1:
-  AuditBucket (AWS::S3::Bucket) b
-`
-	if out.String() != want {
-		t.Errorf("\n%s\nwant\n%s", &out, want)
 	}
 }

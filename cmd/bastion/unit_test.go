@@ -16,6 +16,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/bastion-ssm/bastion/internal/admin"
 	"github.com/bastion-ssm/bastion/internal/cli"
 
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
@@ -86,7 +87,7 @@ func TestExitCodesAreDocumented(t *testing.T) {
 		}
 		documented[n] = true
 	}
-	codes := []int{0, exitChanges, 129, 130, 143}
+	codes := []int{0, admin.ExitChanges, 129, 130, 143}
 	for kind := fail.Other; kind <= fail.Timeout; kind++ {
 		code, ok := exitCodes[kind]
 		if !ok {

@@ -21,10 +21,9 @@ const module = "github.com/bastion-ssm/bastion"
 // access, the parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"access", "account", "account/deploy", "account/image", "account/image/carried", "account/price", "account/review", "account/setup", "account/survey",
-		"agent", "agent/api", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request", "internal/audit",
+		"access", "agent", "agent/api", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request", "internal/admin",
 		"internal/awssdk", "internal/browser", "internal/cli", "internal/config", "internal/console", "internal/dirs", "internal/duration",
-		"internal/execenv", "internal/fail", "internal/fargate", "internal/files", "internal/hosts", "internal/linkview", "internal/openssh",
+		"internal/execenv", "internal/fail", "internal/files", "internal/hosts", "internal/linkview", "internal/openssh",
 		"internal/partition", "internal/printable", "internal/process", "internal/report", "internal/service", "internal/sleep",
 		"internal/sshconfig", "internal/sshproxy", "internal/statusview", "internal/topview", "internal/words", "targets",
 	},
@@ -87,7 +86,12 @@ var allowed = map[string][]string{
 
 	"tunnel/rediscluster": {"internal/fail", "tunnel"},
 
-	"internal/audit":     {},
+	"internal/audit": {},
+	"internal/admin": {
+		"access", "account", "account/deploy", "account/image", "account/image/carried", "account/price", "account/review",
+		"account/setup", "account/survey", "internal/audit", "internal/cli", "internal/config", "internal/console", "internal/duration", "internal/fail",
+		"internal/fargate", "internal/partition", "internal/printable", "internal/process", "internal/words",
+	},
 	"internal/awsanswer": {"internal/pattern"},
 	"internal/awssdk":    {"internal/awsanswer", "internal/fail", "internal/files", "internal/pattern", "internal/printable"},
 	"internal/backoff":   {},

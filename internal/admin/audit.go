@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"context"
@@ -8,11 +8,8 @@ import (
 	"text/tabwriter"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-
 	"github.com/bastion-ssm/bastion/account/review"
 	"github.com/bastion-ssm/bastion/internal/audit"
-	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
@@ -21,8 +18,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/words"
 )
 
-// formatCSV is the value of the setting output that a few commands take besides the others.
-const formatCSV = "csv"
+// CSV is the value of the setting output that a few commands take besides the others.
+const CSV = "csv"
 
 // rangeOptions are the options of a time range.
 type rangeOptions struct {
@@ -67,7 +64,7 @@ type auditOptions struct {
 	denied, summary     bool
 }
 
-func (a *app) auditCommand() *cli.Command {
+func (a *program) auditCommand() *cli.Command {
 	var o auditOptions
 	add := func(into *[]string) func(string) error {
 		return func(v string) error { *into = append(*into, v); return nil }
@@ -75,7 +72,6 @@ func (a *app) auditCommand() *cli.Command {
 	return &cli.Command{
 		Name:    "audit",
 		Summary: "list who reached what through the bastions, from the audit log",
-		Group:   groupAccount,
 		About: []cli.Passage{
 			cli.Para(`Reads the log group (--audit-log-group) that bastiond's audit lines go to, for an access review. A line is a connection to a
 				destination with its bytes, or what bastiond refused. Needs logs:FilterLogEvents (bastion iam-policy admin).`),
@@ -95,7 +91,7 @@ func (a *app) auditCommand() *cli.Command {
 			cli.Switch(&o.summary, "a line for each user and destination: count, first, last, bytes", "summary"),
 		),
 		Settings: showCommon,
-		Run:      a.withCSV(func(ctx context.Context, s config.Settings, _ []string) error { return a.audit(ctx, s, o) }),
+		Run:      a.WithCSV(func(ctx context.Context, s config.Settings, _ []string) error { return a.audit(ctx, s, o) }),
 	}
 }
 
@@ -107,19 +103,20 @@ type auditScope struct {
 	To       time.Time `json:"to"`
 }
 
-// auditOutput is the JSON output of audit, auditSummary that of audit --summary.
-type auditOutput struct {
+// AuditOutput is the JSON output of audit.
+type AuditOutput struct {
 	auditScope
 	Accesses []review.Access `json:"accesses"`
 }
 
-type auditSummary struct {
+// AuditSummary is the JSON output of audit --summary.
+type AuditSummary struct {
 	auditScope
 	Summary []review.Total `json:"summary"`
 }
 
 // audit runs `bastion audit`.
-func (a *app) audit(ctx context.Context, s config.Settings, o auditOptions) error {
+func (a *program) audit(ctx context.Context, s config.Settings, o auditOptions) error {
 	r, err := o.span()
 	if err != nil {
 		return err
@@ -136,51 +133,37 @@ func (a *app) audit(ctx context.Context, s config.Settings, o auditOptions) erro
 	}
 	progress.Idle()
 	scope := auditScope{log.Group, log.Region, r.From, r.To}
-	var out any = auditOutput{scope, found}
-	rows := accessRows(found, s.Output.Format == formatCSV)
+	var out any = AuditOutput{scope, found}
+	rows := accessRows(found, s.Output.Format == CSV)
 	if o.summary {
 		totals := review.Summarize(found)
-		out, rows = auditSummary{scope, totals}, totalRows(totals, s.Output.Format == formatCSV)
+		out, rows = AuditSummary{scope, totals}, totalRows(totals, s.Output.Format == CSV)
 	}
 	switch {
 	case s.Output.Format == "json":
-		return a.printJSON(out)
-	case len(found) == 0 && s.Output.Format != formatCSV:
-		return console.Printf(a.out, "the log group %s in %s has no such access from %s to %s\n", log.Group, log.Region,
+		return a.PrintJSON(out)
+	case len(found) == 0 && s.Output.Format != CSV:
+		return console.Printf(a.Out, "the log group %s in %s has no such access from %s to %s\n", log.Group, log.Region,
 			r.From.Format(time.RFC3339), r.To.Format(time.RFC3339))
 	}
 	return a.printRows(s, rows)
 }
 
 // openLog returns the log of the audit lines. The caller closes the progress.
-func (a *app) openLog(ctx context.Context, s config.Settings) (*review.Log, *console.Progress, error) {
-	cfg, p, err := a.loadAWS(ctx, s)
+func (a *program) openLog(ctx context.Context, s config.Settings) (*review.Log, *console.Progress, error) {
+	cfg, p, err := a.LoadAWS(ctx, s)
 	if err != nil {
 		return nil, nil, err
 	}
 	return review.Open(cfg, s.Bastion.AuditLogGroup), p, nil
 }
 
-// loadAWS returns the AWS configuration of a command that needs no bastion. The caller closes the progress.
-func (a *app) loadAWS(ctx context.Context, s config.Settings) (aws.Config, *console.Progress, error) {
-	p := a.newProgress(s)
-	defer p.StepIfSlow("waiting for AWS credentials")()
-	cfg, err := awssdk.Load(ctx, awssdk.Source{
-		Profile: s.AWS.Profile, Region: s.AWS.Region, MFA: a.mfaOf(p), CallTimeout: s.AWS.Timeout,
-	})
-	if err != nil {
-		p.Close()
-		return cfg, nil, err
-	}
-	return cfg, p, nil
-}
-
 // printRows prints rows, whose first is the header, as CSV or as a table.
-func (a *app) printRows(s config.Settings, rows [][]string) error {
-	if s.Output.Format == formatCSV {
-		return console.WriteCSV(a.out, rows)
+func (a *program) printRows(s config.Settings, rows [][]string) error {
+	if s.Output.Format == CSV {
+		return console.WriteCSV(a.Out, rows)
 	}
-	table := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
+	table := tabwriter.NewWriter(a.Out, 0, 4, 2, ' ', 0)
 	for _, row := range rows {
 		cells := make([]any, len(row))
 		for i, cell := range row {

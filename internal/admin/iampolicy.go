@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"context"
@@ -23,12 +23,11 @@ type policyOptions struct {
 	classes []string
 }
 
-func (a *app) iamPolicyCommand() *cli.Command {
+func (a *program) iamPolicyCommand() *cli.Command {
 	var o policyOptions
 	return &cli.Command{
 		Name:    "iam-policy",
 		Summary: "print the IAM policies of users, operators and whoever sets an account up",
-		Group:   groupAccount,
 		Args:    "[NAME]", MaxArgs: 1,
 		About: []cli.Passage{
 			cli.Terms(
@@ -66,14 +65,14 @@ func (a *app) iamPolicyCommand() *cli.Command {
 				{Value: "network", Help: "beside init"},
 			}
 		},
-		Run: a.with(func(ctx context.Context, s config.Settings, args []string) error {
-			return a.iamPolicy(ctx, s, optional(args), o)
+		Run: a.With(func(ctx context.Context, s config.Settings, args []string) error {
+			return a.iamPolicy(ctx, s, strings.Join(args, ""), o) // one at most
 		}),
 	}
 }
 
 // iamPolicy runs `bastion iam-policy`.
-func (a *app) iamPolicy(ctx context.Context, s config.Settings, name string, o policyOptions) error {
+func (a *program) iamPolicy(ctx context.Context, s config.Settings, name string, o policyOptions) error {
 	for _, c := range o.classes {
 		o.inputs.Classes = append(o.inputs.Classes, account.Class{Name: c})
 	}
@@ -100,7 +99,7 @@ func (a *app) iamPolicy(ctx context.Context, s config.Settings, name string, o p
 		}
 		return fail.Usagef(config.DidYouMean(name, names, "bastion iam-policy ", "there are "+strings.Join(names, ", ")), "unknown policy %q", name)
 	}
-	_, err = a.out.Write(documents[i].JSON)
+	_, err = a.Out.Write(documents[i].JSON)
 	return err
 }
 
@@ -112,13 +111,13 @@ type listedPolicy struct {
 }
 
 // listPolicies prints the names of policies, in JSON with the policies.
-func (a *app) listPolicies(s config.Settings, all []account.Document) error {
+func (a *program) listPolicies(s config.Settings, all []account.Document) error {
 	if s.Output.Format == "json" {
 		out := make([]listedPolicy, len(all))
 		for i, d := range all {
 			out[i] = listedPolicy{d.Name, d.Description, d.JSON}
 		}
-		return a.printJSON(map[string]any{"policies": out})
+		return a.PrintJSON(map[string]any{"policies": out})
 	}
 	rows := [][]string{{"POLICY", "FOR"}}
 	for _, d := range all {
@@ -130,15 +129,15 @@ func (a *app) listPolicies(s config.Settings, all []account.Document) error {
 var accountForm = regexp.MustCompile(`^[0-9]{12}$`)
 
 // place is where the stack is: where the credentials lead, or what the user says without a call of AWS.
-func (a *app) place(ctx context.Context, s config.Settings, id string) (account.Place, error) {
+func (a *program) place(ctx context.Context, s config.Settings, id string) (account.Place, error) {
 	region := s.AWS.Region
 	if id == "" {
-		run, err := a.open(ctx, "iam-policy", s)
+		run, err := a.Open(ctx, "iam-policy", s)
 		if err != nil {
 			return account.Place{}, err
 		}
-		defer run.close()
-		owner, err := run.access.Owner(ctx)
+		defer run.Close()
+		owner, err := run.Access.Owner(ctx)
 		if err != nil {
 			return account.Place{}, err
 		}
@@ -146,7 +145,7 @@ func (a *app) place(ctx context.Context, s config.Settings, id string) (account.
 		if len(parts) < 6 {
 			return account.Place{}, fail.New(fail.Credentials, "find out the account", errors.New(owner+" is not an ARN"), "give --account")
 		}
-		id, region = parts[4], run.access.Region()
+		id, region = parts[4], run.Access.Region()
 	}
 	for _, variable := range []string{"AWS_REGION", "AWS_DEFAULT_REGION"} {
 		if region == "" {

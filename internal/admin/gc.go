@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"context"
@@ -20,12 +20,11 @@ type gcOptions struct {
 	dry       bool
 }
 
-func (a *app) gcCommand() *cli.Command {
+func (a *program) gcCommand() *cli.Command {
 	var o gcOptions
 	return &cli.Command{
 		Name:    "gc",
 		Summary: "stop every owner's bastions that are past their life",
-		Group:   groupAccount,
 		About: []cli.Passage{
 			cli.Para(`Stops the tasks in the cluster that bastion started, whoever owns them, and that are older than they may become. It is for a
 				schedule: bastiond stops by itself, and this finds one that does not. Connections through such a bastion end after a drain.`),
@@ -47,29 +46,29 @@ func (a *app) gcCommand() *cli.Command {
 			cli.Switch(&o.dry, "stop nothing, say what would be stopped", "dry-run"),
 		},
 		Settings: showBastion,
-		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.gc(ctx, s, o) }),
+		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.gc(ctx, s, o) }),
 	}
 }
 
 // gc runs `bastion gc`.
-func (a *app) gc(ctx context.Context, s config.Settings, o gcOptions) error {
-	run, err := a.open(ctx, "gc", s)
+func (a *program) gc(ctx context.Context, s config.Settings, o gcOptions) error {
+	run, err := a.Open(ctx, "gc", s)
 	if err != nil {
 		return err
 	}
-	defer run.close()
-	r, err := run.access.Sweep(ctx, o.olderThan, o.dry)
-	run.progress.Idle()
+	defer run.Close()
+	r, err := run.Access.Sweep(ctx, o.olderThan, o.dry)
+	run.Progress.Idle()
 	if err != nil && len(r.Expired) == 0 {
 		return err
 	}
 	if s.Output.Format == "json" {
-		if printErr := a.printJSON(r); printErr != nil {
+		if printErr := a.PrintJSON(r); printErr != nil {
 			return printErr
 		}
 		return err
 	}
-	if printErr := console.Printf(a.out, "%s", gcText(r)); printErr != nil {
+	if printErr := console.Printf(a.Out, "%s", gcText(r)); printErr != nil {
 		return printErr
 	}
 	return err

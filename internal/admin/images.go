@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"context"
@@ -65,18 +65,18 @@ type newImage struct {
 
 // newImages are the images of a stack's classes after an upgrade: with the given tag, or made of this program's bastiond. A program that
 // carries none leaves the images as they are.
-func (a *app) newImages(s config.Settings, state deploy.State, o imageOptions, tag string) (all []newImage, made []setup.Image, err error) {
+func (a *program) newImages(s config.Settings, state deploy.State, o imageOptions, tag string) (all []newImage, made []setup.Image, err error) {
 	tags := make(map[string]string)
 	if tag == "" {
 		binaries, err := o.binaries()
 		switch {
 		case err != nil && o.bastiond == nil && fail.KindOf(err) == fail.Usage:
-			a.note(s, "this program carries no bastiond: the images stay as they are (--bastiond and --image-tag name others)")
+			a.Note(s, "this program carries no bastiond: the images stay as they are (--bastiond and --image-tag name others)")
 			return nil, nil, nil
 		case err != nil:
 			return nil, nil, err
 		}
-		if made, err = setup.Images(binaries, readVersion().Version, state.Inputs.Classes); err != nil {
+		if made, err = setup.Images(binaries, a.Version, state.Inputs.Classes); err != nil {
 			return nil, nil, err
 		}
 		for _, i := range made {
@@ -103,7 +103,7 @@ func parameters(images []newImage) map[string]string {
 }
 
 // push sends images to a stack's repository. What is there already is not sent again.
-func (a *app) push(ctx context.Context, d *stackSession, images []setup.Image, outputs deploy.Outputs) error {
+func (a *program) push(ctx context.Context, d *stackSession, images []setup.Image, outputs deploy.Outputs) error {
 	if len(images) == 0 {
 		return nil
 	}

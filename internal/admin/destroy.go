@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"context"
@@ -22,12 +22,11 @@ type destroyOptions struct {
 	yes, dryRun bool
 }
 
-func (a *app) destroyCommand() *cli.Command {
+func (a *program) destroyCommand() *cli.Command {
 	var o destroyOptions
 	return &cli.Command{
 		Name:    "destroy",
 		Summary: "remove what bastion init has made, running bastions first",
-		Group:   groupAccount,
 		About: []cli.Passage{
 			cli.Para(`Shows what it will remove and asks. Then it stops the bastions in the stack's cluster, and deletes the stack, with the
 				images in its repository. It removes nothing that the stack does not have. Interrupted, it goes on when it runs again.`),
@@ -48,12 +47,12 @@ func (a *app) destroyCommand() *cli.Command {
 			cli.Switch(&o.dryRun, "show what would be removed and end", "dry-run"),
 			cli.Switch(&o.yes, "do not ask", "yes", "y")),
 		Settings: showCommon,
-		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.destroy(ctx, s, o) }),
+		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.destroy(ctx, s, o) }),
 	}
 }
 
-// destroyOutput is the JSON output of destroy --dry-run.
-type destroyOutput struct {
+// DestroyOutput is the JSON output of destroy --dry-run.
+type DestroyOutput struct {
 	Stack  string            `json:"stack"`
 	Region string            `json:"region"`
 	Tasks  []string          `json:"tasks"`
@@ -62,7 +61,7 @@ type destroyOutput struct {
 }
 
 // destroy runs `bastion destroy`.
-func (a *app) destroy(ctx context.Context, s config.Settings, o destroyOptions) error {
+func (a *program) destroy(ctx context.Context, s config.Settings, o destroyOptions) error {
 	d, err := a.openStack(ctx, s, o.stackOptions)
 	if err != nil {
 		return err
@@ -76,14 +75,14 @@ func (a *app) destroy(ctx context.Context, s config.Settings, o destroyOptions) 
 	d.progress.Idle()
 	nothing := p.Nothing() && (!o.Audit || len(p.Keep) == 0)
 	if o.dryRun && s.Output.Format == "json" {
-		return a.printJSON(destroyOutput{d.name, d.region, p.Tasks, p.Remove, p.Keep})
+		return a.PrintJSON(DestroyOutput{d.name, d.region, p.Tasks, p.Remove, p.Keep})
 	}
 	if o.dryRun || nothing && s.Output.Format != "json" {
-		return writeDestroyPlan(a.out, d, p, o.Audit)
+		return writeDestroyPlan(a.Out, d, p, o.Audit)
 	}
 	var done deploy.Destroyed
 	if !nothing {
-		if err := writeDestroyPlan(a.err, d, p, o.Audit); err != nil {
+		if err := writeDestroyPlan(a.Err, d, p, o.Audit); err != nil {
 			return err
 		}
 		agreed, err := a.agreed(ctx, o.yes, "Remove this? [y/N] ")
@@ -99,9 +98,9 @@ func (a *app) destroy(ctx context.Context, s config.Settings, o destroyOptions) 
 	}
 	d.progress.Idle()
 	if s.Output.Format == "json" {
-		return a.printJSON(done)
+		return a.PrintJSON(done)
 	}
-	return writeDestroyed(a.out, d, done)
+	return writeDestroyed(a.Out, d, done)
 }
 
 // writeDestroyPlan writes what will be removed, and what will stay.

@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"cmp"
@@ -26,12 +26,11 @@ type costOptions struct {
 	by    bool   // add up
 }
 
-func (a *app) costCommand() *cli.Command {
+func (a *program) costCommand() *cli.Command {
 	var o costOptions
 	return &cli.Command{
 		Name:    "cost",
 		Summary: "estimate what the bastions cost: the running ones so far, or a month",
-		Group:   groupAccount,
 		About: []cli.Passage{
 			cli.Para(`Without --month it lists every owner's running tasks in the cluster, by ECS's start time and size. With --month it adds up by
 				owner how long each bastion ran, by the audit log (--audit-log-group): from its first line to its last, or until now.`),
@@ -59,12 +58,12 @@ func (a *app) costCommand() *cli.Command {
 			}, "by"),
 		},
 		Settings: showBastion,
-		Run:      a.withCSV(func(ctx context.Context, s config.Settings, _ []string) error { return a.cost(ctx, s, o) }),
+		Run:      a.WithCSV(func(ctx context.Context, s config.Settings, _ []string) error { return a.cost(ctx, s, o) }),
 	}
 }
 
-// costOutput is the JSON output of cost.
-type costOutput struct {
+// CostOutput is the JSON output of cost.
+type CostOutput struct {
 	Source   string                `json:"source"` // of the figures
 	Cluster  string                `json:"cluster"`
 	From     *time.Time            `json:"from,omitempty"` // of a month
@@ -76,8 +75,8 @@ type costOutput struct {
 }
 
 // cost runs `bastion cost`.
-func (a *app) cost(ctx context.Context, s config.Settings, o costOptions) error {
-	out := costOutput{
+func (a *program) cost(ctx context.Context, s config.Settings, o costOptions) error {
+	out := CostOutput{
 		Cluster: s.Bastion.Cluster, Price: fargate.Price{VCPUHour: s.Local.PriceVCPUHour, GBHour: s.Local.PriceGBHour},
 		Bastions: []access.OwnedBastion{}, Groups: []review.Spent{},
 	}
@@ -104,21 +103,21 @@ func (a *app) cost(ctx context.Context, s config.Settings, o costOptions) error 
 }
 
 // running returns the running bastions of every owner.
-func (a *app) running(ctx context.Context, s config.Settings) ([]access.OwnedBastion, error) {
-	run, err := a.open(ctx, "cost", s)
+func (a *program) running(ctx context.Context, s config.Settings) ([]access.OwnedBastion, error) {
+	run, err := a.Open(ctx, "cost", s)
 	if err != nil {
 		return nil, err
 	}
-	defer run.close()
-	ctx, cancel := bounded(ctx, s)
+	defer run.Close()
+	ctx, cancel := context.WithTimeout(ctx, callsInTime*s.AWS.Timeout)
 	defer cancel()
-	return run.access.All(ctx)
+	return run.Access.All(ctx)
 }
 
 // standard is the size of a bastion that does not say its own: the task definition's that bastion's stack makes.
 var standard = fargate.Size{CPU: 1024, Memory: 2048}
 
-func (a *app) costOfMonth(ctx context.Context, s config.Settings, o costOptions, out costOutput, running []access.OwnedBastion) error {
+func (a *program) costOfMonth(ctx context.Context, s config.Settings, o costOptions, out CostOutput, running []access.OwnedBastion) error {
 	r, err := review.Month(o.month, time.Now())
 	if err != nil {
 		return fail.Usagef("", "--month: %w", err)
@@ -148,7 +147,7 @@ func (a *app) costOfMonth(ctx context.Context, s config.Settings, o costOptions,
 		missing += g.Assumed
 	}
 	if missing > 0 {
-		a.note(s, "%d of the bastions did not say their size, and count with %v", missing, assumed)
+		a.Note(s, "%d of the bastions did not say their size, and count with %v", missing, assumed)
 	}
 	return a.printCost(s, out, o)
 }
@@ -184,21 +183,21 @@ func spentBy(running []access.OwnedBastion, tag string) []review.Spent {
 }
 
 // printCost prints what was found and what it was computed from.
-func (a *app) printCost(s config.Settings, out costOutput, o costOptions) error {
+func (a *program) printCost(s config.Settings, out CostOutput, o costOptions) error {
 	rows := bastionCosts(out.Bastions)
 	if o.by || o.month != "" {
 		rows = groupCosts(out.Groups)
 	}
 	switch {
 	case s.Output.Format == "json":
-		return a.printJSON(out)
-	case s.Output.Format == formatCSV:
+		return a.PrintJSON(out)
+	case s.Output.Format == CSV:
 		return a.printRows(s, rows)
 	case len(rows) == 1:
-		return console.Printf(a.out, "no bastion in cluster %s (%s)\n", out.Cluster, out.Source)
+		return console.Printf(a.Out, "no bastion in cluster %s (%s)\n", out.Cluster, out.Source)
 	}
 	err := a.printRows(s, rows)
-	return errors.Join(err, console.Printf(a.out, "total: about $%.2f, by %s\n", out.TotalUSD, out.Source))
+	return errors.Join(err, console.Printf(a.Out, "total: about $%.2f, by %s\n", out.TotalUSD, out.Source))
 }
 
 func bastionCosts(all []access.OwnedBastion) [][]string {

@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"context"
@@ -20,8 +20,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/words"
 )
 
-// exitChanges is the exit code of `bastion plan --exit-code` where something differs; see docs/exit-codes.md.
-const exitChanges = 10
+// ExitChanges is the exit code of `bastion plan --exit-code` where something differs; see docs/exit-codes.md.
+const ExitChanges = 10
 
 // stackOptions are the options that all commands about a stack have.
 type stackOptions struct{ name string }
@@ -38,12 +38,11 @@ type planOptions struct {
 	noDrift, exitCode bool
 }
 
-func (a *app) planCommand() *cli.Command {
+func (a *program) planCommand() *cli.Command {
 	var o planOptions
 	return &cli.Command{
 		Name:    "plan",
 		Summary: "show what bastion upgrade would change, and what others have changed",
-		Group:   groupAccount,
 		About: []cli.Passage{
 			cli.Para(`Compares the stack that bastion init has deployed with the one that this program makes of the same choices, by a change
 				set that it deletes again. Then CloudFormation compares the deployed resources with the stack (drift), as far as it can:
@@ -55,12 +54,12 @@ func (a *app) planCommand() *cli.Command {
 			cli.Switch(&o.noDrift, "do not look for drift", "no-drift"),
 			cli.Switch(&o.exitCode, "end with 10 if there is a change or drift", "exit-code")),
 		Settings: showCommon,
-		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.plan(ctx, s, o) }),
+		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.plan(ctx, s, o) }),
 	}
 }
 
-// planOutput is the JSON output of plan.
-type planOutput struct {
+// PlanOutput is the JSON output of plan.
+type PlanOutput struct {
 	Stack   string          `json:"stack"`
 	Region  string          `json:"region"`
 	Version string          `json:"version"` // that deployed it
@@ -71,7 +70,7 @@ type planOutput struct {
 }
 
 // plan runs `bastion plan`.
-func (a *app) plan(ctx context.Context, s config.Settings, o planOptions) error {
+func (a *program) plan(ctx context.Context, s config.Settings, o planOptions) error {
 	d, err := a.openStack(ctx, s, o.stackOptions)
 	if err != nil {
 		return err
@@ -82,7 +81,7 @@ func (a *app) plan(ctx context.Context, s config.Settings, o planOptions) error 
 	if err != nil {
 		return err
 	}
-	out := planOutput{Stack: o.name, Region: d.region, Version: state.Version, Program: d.Version}
+	out := PlanOutput{Stack: o.name, Region: d.region, Version: state.Version, Program: d.Version}
 	if out.Images, _, err = a.newImages(s, state, o.imageOptions, ""); err != nil {
 		return err
 	}
@@ -102,22 +101,22 @@ func (a *app) plan(ctx context.Context, s config.Settings, o planOptions) error 
 	}
 	d.progress.Idle()
 	if s.Output.Format == "json" {
-		err = errors.Join(a.printJSON(out), err)
+		err = errors.Join(a.PrintJSON(out), err)
 	} else {
-		err = errors.Join(writePlan(a.out, out, o.noDrift), err)
+		err = errors.Join(writePlan(a.Out, out, o.noDrift), err)
 	}
 	if err == nil && o.exitCode && out.differs() {
-		return &process.ExitError{Code: exitChanges}
+		return &process.ExitError{Code: ExitChanges}
 	}
 	return err
 }
 
-func (p *planOutput) differs() bool {
+func (p *PlanOutput) differs() bool {
 	return len(p.Changes) > 0 || len(p.Images) > 0 || p.Drift != nil && (len(p.Drift.Resources) > 0 || p.Drift.Incomplete != "")
 }
 
 // writePlan writes a plan for a reader.
-func writePlan(out io.Writer, p planOutput, noDrift bool) error {
+func writePlan(out io.Writer, p PlanOutput, noDrift bool) error {
 	var b strings.Builder
 	_ = console.Printf(&b, "stack %s in %s, deployed by bastion %s; this is %s\n", p.Stack, p.Region, p.Version, p.Program)
 	if len(p.Changes) == 0 && len(p.Images) == 0 {
@@ -193,18 +192,18 @@ type stackSession struct {
 }
 
 // openStack returns the stack that a command is about. The caller closes its progress.
-func (a *app) openStack(ctx context.Context, s config.Settings, o stackOptions) (*stackSession, error) {
+func (a *program) openStack(ctx context.Context, s config.Settings, o stackOptions) (*stackSession, error) {
 	if err := (account.Inputs{Name: o.name}).Defaults().Validate(); err != nil {
 		return nil, fail.New(fail.Usage, "", err, "give the name that bastion init was given (--name)")
 	}
-	cfg, p, err := a.loadAWS(ctx, s)
+	cfg, p, err := a.LoadAWS(ctx, s)
 	if err != nil {
 		return nil, err
 	}
 	d := &stackSession{
-		Deployer: deploy.New(deploy.Bind(cfg), o.name), name: o.name, region: cfg.Region, registry: setup.NewRegistry(cfg, a.registry), progress: p,
+		Deployer: deploy.New(deploy.Bind(cfg), o.name), name: o.name, region: cfg.Region, registry: setup.NewRegistry(cfg, a.Registry()), progress: p,
 	}
-	d.Version = readVersion().Version
+	d.Version = a.Version
 	return d, nil
 }
 
@@ -242,10 +241,10 @@ func (d *stackSession) preview(ctx context.Context, state deploy.State, values m
 }
 
 // goesOn says, if ctx has ended while CloudFormation was at work on a stack, that it goes on.
-func (a *app) goesOn(ctx context.Context, p *console.Progress, err error) error {
+func (a *program) goesOn(ctx context.Context, p *console.Progress, err error) error {
 	if err != nil && ctx.Err() != nil {
 		p.Idle()
-		_ = console.Printf(a.err, "bastion: what CloudFormation has begun goes on; run the command again to follow it\n")
+		_ = console.Printf(a.Err, "bastion: what CloudFormation has begun goes on; run the command again to follow it\n")
 	}
 	return err
 }

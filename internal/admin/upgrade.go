@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"context"
@@ -19,12 +19,11 @@ type upgradeOptions struct {
 	yes bool
 }
 
-func (a *app) upgradeCommand() *cli.Command {
+func (a *program) upgradeCommand() *cli.Command {
 	var o upgradeOptions
 	return &cli.Command{
 		Name:    "upgrade",
 		Summary: "take the stack of bastion init to this program's template and image",
-		Group:   groupAccount,
 		About: []cli.Passage{
 			cli.Para(`Makes the stack anew of the choices that it was deployed with, shows what changes and asks. What the operator has chosen
 				stays; bastion init changes that. The image of this program's bastiond is pushed first. Bastions that run are not touched: the
@@ -37,7 +36,7 @@ func (a *app) upgradeCommand() *cli.Command {
 			cli.Text(&o.tag, "TAG", "tag of an image that is in the repository already: push none", "image-tag"),
 			cli.Switch(&o.yes, "do not ask", "yes", "y")),
 		Settings: showCommon,
-		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.upgrade(ctx, s, o) }),
+		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.upgrade(ctx, s, o) }),
 	}
 }
 
@@ -51,7 +50,7 @@ type upgradeOutput struct {
 }
 
 // upgrade runs `bastion upgrade`.
-func (a *app) upgrade(ctx context.Context, s config.Settings, o upgradeOptions) error {
+func (a *program) upgrade(ctx context.Context, s config.Settings, o upgradeOptions) error {
 	d, err := a.openStack(ctx, s, o.stackOptions)
 	if err != nil {
 		return err
@@ -80,7 +79,7 @@ func (a *app) upgrade(ctx context.Context, s config.Settings, o upgradeOptions) 
 			return err
 		}
 		d.progress.Idle()
-		return a.outcome(s, out, "the stack "+o.name+" is up to date")
+		return a.Outcome(s, out, "the stack "+o.name+" is up to date")
 	}
 	if err := a.confirmChanges(ctx, d, p, images, o.yes); err != nil {
 		return err
@@ -92,13 +91,13 @@ func (a *app) upgrade(ctx context.Context, s config.Settings, o upgradeOptions) 
 		return a.goesOn(ctx, d.progress, err)
 	}
 	d.progress.Idle()
-	return a.outcome(s, out, "the stack "+o.name+" is of bastion "+d.Version+" now")
+	return a.Outcome(s, out, "the stack "+o.name+" is of bastion "+d.Version+" now")
 }
 
 // confirmChanges shows a preview and asks. Without agreement the preview is discarded.
-func (a *app) confirmChanges(ctx context.Context, d *stackSession, p deploy.Preview, images []newImage, yes bool) error {
-	_ = console.Printf(a.err, "changes to the stack %s in %s:\n", d.name, d.region)
-	writeChanges(a.err, p.Changes, images)
+func (a *program) confirmChanges(ctx context.Context, d *stackSession, p deploy.Preview, images []newImage, yes bool) error {
+	_ = console.Printf(a.Err, "changes to the stack %s in %s:\n", d.name, d.region)
+	writeChanges(a.Err, p.Changes, images)
 	agreed, err := a.agreed(ctx, yes, "Change it? [y/N] ")
 	if agreed {
 		return nil
@@ -110,12 +109,12 @@ func (a *app) confirmChanges(ctx context.Context, d *stackSession, p deploy.Prev
 }
 
 // agreed asks a question at the terminal, unless the options agree to it.
-func (a *app) agreed(ctx context.Context, yes bool, question string) (bool, error) {
+func (a *program) agreed(ctx context.Context, yes bool, question string) (bool, error) {
 	if yes {
 		return true, nil
 	}
-	if !console.CanAsk(a.in) {
+	if !console.CanAsk(a.In) {
 		return false, fail.Usagef("add --yes to do it", "standard input is not a terminal, at which to agree to this")
 	}
-	return console.Confirm(ctx, a.in, a.err, question)
+	return console.Confirm(ctx, a.In, a.Err, question)
 }

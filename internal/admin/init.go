@@ -1,4 +1,4 @@
-package main
+package admin
 
 import (
 	"cmp"
@@ -109,12 +109,11 @@ func (o *initOptions) class(text string) error {
 	return nil
 }
 
-func (a *app) initCommand() *cli.Command {
+func (a *program) initCommand() *cli.Command {
 	var o initOptions
 	return &cli.Command{
 		Name:    "init",
 		Summary: "set an AWS account up for bastions",
-		Group:   groupAccount,
 		About: []cli.Passage{
 			cli.Para(`Finds the VPC and its databases, asks at most two questions, shows a plan and deploys it as one CloudFormation stack. Then it
 				pushes the image, writes bastion.yaml, and starts a bastion as a test. After an interruption, run it again: it goes on. On a
@@ -122,12 +121,12 @@ func (a *app) initCommand() *cli.Command {
 		},
 		Examples: []string{"bastion init --dry-run", "bastion init --vpc main --change-security-groups yes --yes"},
 		Flags:    o.flags(),
-		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.setUp(ctx, s, o) }),
+		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.setUp(ctx, s, o) }),
 	}
 }
 
 // setUp runs `bastion init`.
-func (a *app) setUp(ctx context.Context, s config.Settings, o initOptions) error {
+func (a *program) setUp(ctx context.Context, s config.Settings, o initOptions) error {
 	if err := a.take(&o); err != nil {
 		return err
 	}
@@ -147,15 +146,15 @@ func (a *app) setUp(ctx context.Context, s config.Settings, o initOptions) error
 	if err != nil {
 		return err
 	}
-	cfg, p, err := a.loadAWS(ctx, s)
+	cfg, p, err := a.LoadAWS(ctx, s)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
 	set := &setup.Setup{
 		Survey: survey.Bind(cfg), Stacks: deploy.New(deploy.Bind(cfg), o.answers.Inputs.Defaults().Name),
-		Registry: setup.NewRegistry(cfg, a.registry), Person: &setup.Terminal{In: a.in, Err: a.err, Progress: p, Alone: o.yes},
-		Answers: o.answers, Binaries: binaries, Version: readVersion().Version,
+		Registry: setup.NewRegistry(cfg, a.Registry()), Person: &setup.Terminal{In: a.In, Err: a.Err, Progress: p, Alone: o.yes},
+		Answers: o.answers, Binaries: binaries, Version: a.Version,
 		Price: price.Options{Prices: prices, Fargate: price.BySettings(s.Local.PriceVCPUHour, s.Local.PriceGBHour)},
 	}
 	set.Stacks.Version = set.Version
@@ -170,8 +169,8 @@ func (a *app) setUp(ctx context.Context, s config.Settings, o initOptions) error
 	return a.carryOut(ctx, s, o, set, plan, p)
 }
 
-// initOutput is the JSON output of init.
-type initOutput struct {
+// InitOutput is the JSON output of init.
+type InitOutput struct {
 	Plan    setup.Shown       `json:"plan"`
 	Outputs map[string]string `json:"outputs"`            // of the stack; empty: nothing was deployed
 	File    string            `json:"file,omitempty"`     // that was written
@@ -180,18 +179,18 @@ type initOutput struct {
 }
 
 // carryOut shows the plan, asks, and does it.
-func (a *app) carryOut(ctx context.Context, s config.Settings, o initOptions, set *setup.Setup, plan *setup.Plan, p *console.Progress) error {
+func (a *program) carryOut(ctx context.Context, s config.Settings, o initOptions, set *setup.Setup, plan *setup.Plan, p *console.Progress) error {
 	if !o.dryRun || plan.Exists {
 		if err := set.Preview(ctx, plan); err != nil {
 			return err
 		}
 		p.Idle()
 	}
-	out := initOutput{Plan: plan.Show()}
+	out := InitOutput{Plan: plan.Show()}
 	if o.dryRun {
 		return errors.Join(a.showInit(s, out), set.Discard(ctx, plan))
 	}
-	if err := out.Plan.WriteText(a.err); err != nil {
+	if err := out.Plan.WriteText(a.Err); err != nil {
 		return err
 	}
 	if agreed, err := a.agreed(ctx, o.yes, "Deploy this? [y/N] "); !agreed {
@@ -207,18 +206,18 @@ func (a *app) carryOut(ctx context.Context, s config.Settings, o initOptions, se
 	p.Idle()
 	out.Outputs = result.Outputs
 	if out.File, err = a.writeFile(s, result.Settings); err == nil && !o.noTest {
-		err = a.tryBastion(ctx, s, result.Settings, plan.Choice.Databases, &out)
+		out.TaskARN, out.Tested, err = Try(ctx, a.Host, s, result.Settings, plan.Choice.Databases)
 	}
 	return errors.Join(a.showInit(s, out), err)
 }
 
 // showInit prints what init has done, or would do.
-func (a *app) showInit(s config.Settings, out initOutput) error {
+func (a *program) showInit(s config.Settings, out InitOutput) error {
 	if s.Output.Format == "json" {
-		return a.printJSON(out)
+		return a.PrintJSON(out)
 	}
 	if out.Outputs == nil {
-		return out.Plan.WriteText(a.out)
+		return out.Plan.WriteText(a.Out)
 	}
 	var b strings.Builder
 	_ = console.Printf(&b, "the stack %s is deployed in %s\n", out.Plan.Stack, out.Plan.Region)
@@ -231,17 +230,17 @@ func (a *app) showInit(s config.Settings, out initOutput) error {
 	if out.Tested != "" {
 		_ = console.Printf(&b, "%s answers through it; now: bastion forward %s 12345\n", out.Tested, out.Tested)
 	}
-	_, err := io.WriteString(a.out, b.String())
+	_, err := io.WriteString(a.Out, b.String())
 	return err
 }
 
 // writeFile writes bastion.yaml into the working directory, and returns its name. It leaves one that is there as it is, and says on standard
 // error what it should have.
-func (a *app) writeFile(s config.Settings, settings setup.Settings) (string, error) {
+func (a *program) writeFile(s config.Settings, settings setup.Settings) (string, error) {
 	err := settings.Write(config.FileName)
 	if errors.Is(err, fs.ErrExist) {
 		text, err := settings.File()
-		a.note(s, "%s is there already and stays as it is; this is what it needs:\n%s", config.FileName, string(text))
+		a.Note(s, "%s is there already and stays as it is; this is what it needs:\n%s", config.FileName, string(text))
 		return "", err
 	}
 	if err != nil {
@@ -250,64 +249,47 @@ func (a *app) writeFile(s config.Settings, settings setup.Settings) (string, err
 	return config.FileName, nil
 }
 
-// tryBastion starts a bastion and connects to the first database.
-func (a *app) tryBastion(
-	ctx context.Context, s config.Settings, made setup.Settings, databases []survey.Database, out *initOutput,
-) error {
+// Try starts a bastion of what was made and connects to the first database that has an address. It returns the task's ARN and the database's
+// name, as far as it got.
+func Try(
+	ctx context.Context, host Host, s config.Settings, made setup.Settings, databases []survey.Database,
+) (task, database string, _ error) {
 	s.AWS.Region, s.Bastion.Cluster, s.Bastion.TaskDefinition = made.Region, made.Cluster, made.TaskDefinition
 	s.Bastion.Subnets, s.Bastion.SecurityGroups, s.Bastion.AssignPublicIP = made.Subnets, []string{made.SecurityGroup}, made.PublicAddress
-	run, err := a.open(ctx, "init", s)
+	run, err := host.Open(ctx, "init", s)
 	if err != nil {
-		return err
+		return "", "", err
 	}
-	defer run.close()
+	defer run.Close()
+	defer run.Progress.Idle()
 	if err := setup.WithFreshRoles(ctx, func() error {
-		up, err := run.access.Up(ctx)
-		out.TaskARN = up.TaskARN
+		up, err := run.Access.Up(ctx)
+		task = up.TaskARN
 		return err
 	}); err != nil {
-		return err
+		return task, "", err
 	}
 	for _, d := range databases {
 		if len(d.Addresses) > 0 {
-			if err := tryConnection(ctx, run, access.Destination(d.Addresses[0].Host, d.Addresses[0].Port)); err != nil {
-				return err
-			}
-			out.Tested = d.Name
-			break
+			return task, d.Name, run.Connect(ctx, access.Destination(d.Addresses[0].Host, d.Addresses[0].Port))
 		}
 	}
-	run.progress.Idle()
-	return nil
-}
-
-func tryConnection(ctx context.Context, run *session, dest string) error {
-	run.progress.Step("connecting to " + dest)
-	link, err := run.link(ctx, []string{dest})
-	if err != nil {
-		return err
-	}
-	defer func() { _ = link.Close() }()
-	conn, err := link.Dial(ctx, "tcp", dest)
-	if err != nil {
-		return err
-	}
-	return conn.Close()
+	return task, "", nil
 }
 
 // emit prints the stack in another form.
-func (a *app) emit(form string, stack *account.Stack, place account.Place) error {
+func (a *program) emit(form string, stack *account.Stack, place account.Place) error {
 	text, err := setup.Emit(stack, place, form)
 	if err != nil {
 		return err
 	}
-	return a.document(form, string(text))
+	return a.Document(form, string(text))
 }
 
 // take takes the settings that are on the command line into the inputs. Those of a file are what an earlier init has made.
-func (a *app) take(o *initOptions) error {
+func (a *program) take(o *initOptions) error {
 	s, err := config.Load(config.Source{
-		Flags: a.line.Settings, NoFile: true, LookupEnv: func(string) (string, bool) { return "", false },
+		Flags: a.Given, NoFile: true, LookupEnv: func(string) (string, bool) { return "", false },
 	})
 	if err != nil {
 		return err
