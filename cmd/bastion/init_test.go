@@ -217,6 +217,12 @@ func TestInitEmit(t *testing.T) {
 		{[]string{"--emit", "terraform", "--offline", "--boundary", "arn:aws:iam::111122223333:policy/b"}, 0, "permissions_boundary"},
 		{[]string{"--emit", "json", "--offline", "--region", "cn-north-1"}, 0, `"${Key.Arn}"`},
 		{[]string{"--emit", "policies", "--offline", "--region", "cn-north-1"}, 0, `"arn:aws-cn:ecs:cn-north-1:ACCOUNT_ID:`},
+		{[]string{"--emit", "cfn", "--offline", "--spot"}, 0, `"FARGATE_SPOT"`},
+		{
+			[]string{"--emit", "cfn", "--offline", "--secret", "TOKEN=arn:aws:secretsmanager:eu-central-1:111122223333:secret:t-AbCdEf"},
+			0, `"secretsmanager:GetSecretValue"`,
+		},
+		{[]string{"--emit", "cfn", "--offline", "--secret", "TOKEN"}, 2, "names no variable"},
 		{[]string{"--emit", "bicep", "--offline"}, 2, "no form of a stack"},
 		{[]string{"--emit", "cfn", "--offline", "--class", "read"}, 2, "has no name or no destination"},
 		{[]string{"--emit", "cfn", "--offline", "--retention", "7"}, 2, "CloudWatch Logs takes 365"},

@@ -69,6 +69,8 @@ func (o *initOptions) flags() []cli.Option {
 		cli.Text(&in.AlarmEmail, "ADDRESS", "who gets the alarms", "email"),
 		cli.Switch(&in.ExecLogs, "keep transcripts of ECS Exec (ADR 15)", "exec-logs"),
 		cli.Switch(&in.Insights, "container insights of the cluster", "insights"),
+		cli.Switch(&in.Spot, "people may have bastions on Fargate Spot (task_capacity)", "spot"),
+		cli.Func("VARIABLE=ARN", "a secret of Secrets Manager for the tasks' environment", o.secret, "secret"),
 		cli.Text(&o.prices, "FILE", "a table of prices for the estimate (ADR 17)", "prices"),
 		o.imageFlag(),
 		cli.Text(&o.emit, strings.Join(setup.Forms, "|"), "print this instead of deploying", "emit"),
@@ -97,6 +99,15 @@ func (o *initOptions) table() (*price.Table, error) {
 
 func (o *initOptions) allow(list string) error {
 	o.answers.Inputs.Classes = []account.Class{{Allow: strings.Split(list, ",")}}
+	return nil
+}
+
+func (o *initOptions) secret(text string) error {
+	name, arn, ok := strings.Cut(text, "=")
+	if !ok {
+		return fail.Usagef("write --secret VARIABLE=ARN", "--secret %q names no variable", text)
+	}
+	o.answers.Inputs.Secrets = append(o.answers.Inputs.Secrets, account.Secret{Variable: name, ARN: arn})
 	return nil
 }
 
