@@ -49,6 +49,7 @@ type openSSHTask struct {
 	root  string
 	cmd   *exec.Cmd
 	netns string
+	last  string // ID of the latest grant
 
 	mu    sync.Mutex
 	audit []string
@@ -121,7 +122,7 @@ func (k *openSSHTask) serve() {
 	if err := lab.InNetns(k.netns, func() (err error) {
 		for _, address := range []string{database + ":5432", database + ":5433", credentials + ":80"} {
 			var l net.Listener
-			for range 100 { // until the script has given the network its addresses
+			for range 1000 { // until the script has given the network its addresses
 				if l, err = net.Listen("tcp", address); err == nil {
 					break
 				}
@@ -185,10 +186,10 @@ func answer(w dns.ResponseWriter, q *dns.Msg) {
 
 // event is what the tests look at of a line of the audit log.
 type event struct {
-	Event, Result, Reason, Who, User, Request, Destination, Address string
-	Conn, Channel                                                   uint64
-	BytesUp                                                         *int64 `json:"bytes_up"`
-	BytesDown                                                       *int64 `json:"bytes_down"`
+	Event, Result, Reason, Who, Grant, User, Request, Destination, Address string
+	Conn, Channel                                                          uint64
+	BytesUp                                                                *int64 `json:"bytes_up"`
+	BytesDown                                                              *int64 `json:"bytes_down"`
 }
 
 func (k *openSSHTask) read(r io.Reader) {
@@ -245,6 +246,7 @@ func (k *openSSHTask) grant(pair *keys.Pair, life time.Duration, permit ...strin
 	if err != nil || !found || replyErr != nil || reply.Ports != (keys.Ports{SSH: 2222}) {
 		k.t.Fatalf("%v, %v: %s", err, replyErr, out)
 	}
+	k.last = reply.Grant
 	return reply
 }
 
@@ -436,18 +438,20 @@ func openSSHKeys(t *testing.T, k *openSSHTask) {
 	}
 	host := keys.PinnedHostKey(key)
 	for _, tt := range []struct {
-		user, reason string
-		auth         ssh.AuthMethod
+		user, logged, reason string // sshd names no user who has tried no key
+		auth                 ssh.AuthMethod
 	}{
-		{"bastion", "no grant for this key", ssh.PublicKeys(newPair(t).Signer())},
-		{"bastiond", "unknown user", ssh.PublicKeys(pair.Signer())},
-		{"ada", "unknown user", ssh.PublicKeys(pair.Signer())},
-		{"bastion", "handshake", ssh.Password("")},
+		{"bastion", "bastion", "no grant for this key", ssh.PublicKeys(newPair(t).Signer())},
+		{"bastiond", "bastiond", "unknown user", ssh.PublicKeys(pair.Signer())},
+		{"ada", "ada", "unknown user", ssh.PublicKeys(pair.Signer())},
+		{"bastion", "", "handshake", ssh.Password("")},
 	} {
 		if _, err := k.dial(tt.user, host, tt.auth); err == nil {
 			t.Errorf("%s: signed in", tt.reason)
 		}
-		k.wait(func(e event) bool { return e.Event == "auth-refused" && strings.Contains(e.Reason, tt.reason) })
+		k.wait(func(e event) bool {
+			return e.Event == "auth-refused" && e.User == tt.logged && strings.Contains(e.Reason, tt.reason)
+		})
 	}
 	// A client whose grant is on its way waits for it.
 	late := newPair(t)
@@ -472,8 +476,10 @@ func openSSHGrantEnds(t *testing.T, k *openSSHTask) {
 	if _, err := io.ReadAll(conn); err != nil && !errors.Is(err, io.EOF) {
 		t.Error(err)
 	}
-	k.wait(func(e event) bool { return e.Event == "close" && e.Destination == "db.internal:5432" })
-	k.wait(func(e event) bool { return e.Event == "disconnect" && e.Reason == "the grant has ended" })
+	k.wait(func(e event) bool { return e.Event == "close" && e.Grant == k.last })
+	k.wait(func(e event) bool {
+		return e.Event == "disconnect" && e.Grant == k.last && e.Reason == "the grant has ended"
+	})
 }
 
 // SIGTERM drains: what is open may finish, and nothing begins.
@@ -483,7 +489,7 @@ func openSSHDrains(t *testing.T, k *openSSHTask) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	k.wait(func(e event) bool { return e.Event == "connect" })
+	k.wait(func(e event) bool { return e.Event == "connect" && e.Grant == k.last })
 	if err := k.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
