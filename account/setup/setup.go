@@ -3,6 +3,7 @@ package setup
 import (
 	"context"
 	"errors"
+	"fmt"
 	"reflect"
 	"slices"
 	"strings"
@@ -76,9 +77,13 @@ func (s *Setup) Look(ctx context.Context) (*Plan, error) {
 	}
 	if state.Phase == deploy.Busy {
 		s.Person.Step("following what CloudFormation is at work on")
-		if state, err = s.Stacks.Settle(ctx, s.Person.Event); err != nil {
+		if state, err = s.Stacks.Follow(ctx, s.Person.Event); err != nil {
 			return nil, err
 		}
+	}
+	if state.Phase == deploy.Stuck { // a survey would choose for a stack that has its inputs
+		return nil, fail.New(fail.Usage, "set up the stack "+s.Answers.Inputs.Name, fmt.Errorf("it is in the state %s", state.Status),
+			"continue the rollback by bastion upgrade, and run the command again")
 	}
 	plan := &Plan{
 		Place:    account.Place{Partition: landscape.Partition, Region: landscape.Region, Account: landscape.Account},

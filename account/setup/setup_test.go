@@ -25,6 +25,7 @@ import (
 	"github.com/bastion-ssm/bastion/account/deploy"
 	"github.com/bastion-ssm/bastion/account/survey"
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 const region = "eu-central-1"
@@ -325,6 +326,52 @@ func TestLookAndDiscard(t *testing.T) {
 	}
 	if _, err := w.setup(new(person)).Look(t.Context()); err == nil || !strings.Contains(err.Error(), survey.FlagGroups) {
 		t.Errorf("without an answer: %v", err)
+	}
+}
+
+// Look only follows CloudFormation: what it leaves of a stack is for Preview to remove, or for upgrade to continue.
+func TestLookFollowsOnly(t *testing.T) {
+	w := newWorld(t)
+	w.furnish()
+	stack, err := account.New(account.Inputs{Name: "bastion"})
+	w.do(err)
+	template, err := stack.Deployable("v1")
+	w.do(err)
+	for end, want := range map[cfntypes.StackStatus]string{
+		cfntypes.StackStatusRollbackComplete:     "",
+		cfntypes.StackStatusUpdateRollbackFailed: "bastion upgrade",
+	} {
+		looks := 0
+		clients := w.stacks()
+		clients.DescribeStacks = func(context.Context, *cloudformation.DescribeStacksInput, ...func(*cloudformation.Options)) (
+			*cloudformation.DescribeStacksOutput, error,
+		) {
+			status := end
+			if looks++; looks == 1 {
+				status = cfntypes.StackStatusCreateInProgress
+			}
+			return &cloudformation.DescribeStacksOutput{Stacks: []cfntypes.Stack{{StackId: aws.String("id"), StackStatus: status}}}, nil
+		}
+		clients.GetTemplate = func(context.Context, *cloudformation.GetTemplateInput, ...func(*cloudformation.Options)) (
+			*cloudformation.GetTemplateOutput, error,
+		) {
+			return &cloudformation.GetTemplateOutput{TemplateBody: aws.String(string(template))}, nil
+		}
+		clients.DescribeStackEvents = func(context.Context, *cloudformation.DescribeStackEventsInput, ...func(*cloudformation.Options)) (
+			*cloudformation.DescribeStackEventsOutput, error,
+		) {
+			return new(cloudformation.DescribeStackEventsOutput), nil
+		}
+		s := w.setup(&person{answers: agrees})
+		clients.DeleteStack, clients.ContinueUpdateRollback = nil, nil // a call panics
+		s.Stacks = deploy.New(clients, "bastion")
+		plan, err := s.Look(t.Context())
+		switch {
+		case want == "" && (err != nil || plan.Exists):
+			t.Errorf("%s: %v, plan %+v", end, err, plan)
+		case want != "" && !strings.Contains(fail.NextOf(err), want):
+			t.Errorf("%s: %v, next %q", end, err, fail.NextOf(err))
+		}
 	}
 }
 
