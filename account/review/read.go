@@ -43,13 +43,17 @@ type line struct {
 	task string // ID
 }
 
+// lateness is how much later than bastiond the log driver may say that a line was written. CloudWatch Logs chooses by the driver's time, and
+// a range is of bastiond's: without it, a line of a range's last moment would be in neither that range nor the next.
+const lateness = 5 * time.Minute
+
 // read calls each with every line of the events in the range, as CloudWatch Logs orders them. It skips lines that are not bastiond's audit:
 // the program's own messages are in the same streams.
 func (l *Log) read(ctx context.Context, r Range, events []string, each func(line)) error {
 	op := "read the audit log " + l.Group + " in " + l.Region
 	in := &cloudwatchlogs.FilterLogEventsInput{
 		LogGroupName: aws.String(l.Group), FilterPattern: aws.String(pattern(events)),
-		StartTime: aws.Int64(r.From.UnixMilli()), EndTime: aws.Int64(r.To.UnixMilli()),
+		StartTime: aws.Int64(r.From.UnixMilli()), EndTime: aws.Int64(r.To.Add(lateness).UnixMilli()),
 	}
 	if l.page > 0 {
 		in.Limit = aws.Int32(l.page)

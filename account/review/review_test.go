@@ -116,6 +116,26 @@ func TestAccesses(t *testing.T) {
 }
 
 // A total has each kind of end by itself.
+// A line that the log driver stamps after the range's end belongs to the range in which bastiond wrote it, and to no other.
+func TestLateLine(t *testing.T) {
+	late := event(3599, "a", audit.Record{Event: audit.Connect, Result: audit.OK, Who: ada, Conn: 1, Channel: 1, Destination: "orders.test:5432"})
+	stamp := noon.Add(time.Hour + time.Second).UnixMilli()
+	log := &Log{Group: "/bastion", Region: "eu-central-1", filter: func(
+		_ context.Context, in *cloudwatchlogs.FilterLogEventsInput, _ ...func(*cloudwatchlogs.Options),
+	) (*cloudwatchlogs.FilterLogEventsOutput, error) {
+		out := new(cloudwatchlogs.FilterLogEventsOutput)
+		if *in.StartTime <= stamp && stamp <= *in.EndTime {
+			out.Events = []types.FilteredLogEvent{late}
+		}
+		return out, nil
+	}}
+	for from, want := range map[time.Time]int{noon: 1, noon.Add(time.Hour): 0} {
+		if got, err := log.Accesses(t.Context(), Query{Range: Range{from, from.Add(time.Hour)}}); err != nil || len(got) != want {
+			t.Errorf("from %s: %v, %d accesses, want %d", from, err, len(got), want)
+		}
+	}
+}
+
 func TestSummarize(t *testing.T) {
 	a := Access{Who: ada, Destination: "orders.test:5432", Event: audit.Connect}
 	with := func(minute int, result string, up *int64) Access {
