@@ -153,7 +153,8 @@ func (m *Manager) start(ctx context.Context, spec Spec, w *waiter) (Bastion, boo
 			}
 		}
 		if err != nil {
-			return Bastion{}, false, ecsError(op, "ecs:RunTask", err)
+			return Bastion{}, false, namedError(op, "ecs:RunTask", err, "--cluster "+aws.ToString(input.Cluster),
+				"--task-definition "+aws.ToString(input.TaskDefinition))
 		}
 		if len(out.Tasks) == 0 {
 			return Bastion{}, false, failuresError(op, out.Failures)

@@ -17,6 +17,18 @@ import (
 // ecsError is fail.AWS for calls to ECS.
 func ecsError(op, action string, err error) error { return fail.AWS(fail.Start, op, action, err) }
 
+// namedError is ecsError for a call with names that the user has set. The stack's policy of users is for its own cluster and task definitions:
+// to IAM a misspelt one is another one, which ECS never gets to see.
+func namedError(op, action string, err error, names ...string) error {
+	wrapped, answer := ecsError(op, action, err), awsanswer.Of(err)
+	f, ok := errors.AsType[*fail.Error](wrapped)
+	byUsers := answer.Policy == awsanswer.Identity || answer.Policy == awsanswer.NoPolicy
+	if ok && answer.Class == awsanswer.Denied && byUsers && !answer.Explicit && cmp.Or(answer.Action, action) == action {
+		f.Next += "; or correct the name, if it is misspelt: " + strings.Join(names, ", ")
+	}
+	return wrapped
+}
+
 // stoppedError returns the error for a task that stopped while it started, with ECS's reason and a hint for the usual reasons.
 func stoppedError(op string, b Bastion) error {
 	details := []string{cmp.Or(b.StoppedReason, "ECS gives no reason")}

@@ -98,7 +98,7 @@ func (m *Manager) listARNs(ctx context.Context, op string, input *ecs.ListTasksI
 	for pages := ecs.NewListTasksPaginator(m.ecs, input); pages.HasMorePages(); {
 		page, err := pages.NextPage(ctx)
 		if err != nil {
-			return nil, ecsError(op, "ecs:ListTasks", err)
+			return nil, namedError(op, "ecs:ListTasks", err, "--cluster "+aws.ToString(input.Cluster))
 		}
 		arns = append(arns, page.TaskArns...)
 	}

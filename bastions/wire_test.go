@@ -296,6 +296,36 @@ func TestDenied(t *testing.T) {
 	}
 }
 
+// TestDeniedNames: the stack's policy denies each name that is not the stack's, so a denial says which names to look at, unless another policy
+// or a denial of something else is the cause.
+func TestDeniedNames(t *testing.T) {
+	const denied = "User: arn:aws:sts::1:assumed-role/Dev/ada is not authorized to perform: "
+	const noPolicy, explicit = " because no identity-based policy allows the action", " with an explicit deny in a service control policy"
+	names := "; or correct the name, if it is misspelt: --cluster " + testSpec().Cluster
+	for _, tt := range []struct{ action, message, names string }{
+		{"ListTasks", denied + "ecs:ListTasks on resource: *" + noPolicy, names},
+		{
+			"RunTask", denied + "ecs:RunTask on resource: arn:aws:ecs:eu-central-1:1:task-definition/t:*" + noPolicy,
+			names + ", --task-definition " + testSpec().TaskDefinition,
+		},
+		{"RunTask", denied + "iam:PassRole on resource: arn:aws:iam::1:role/r" + noPolicy, ""},
+		{"ListTasks", denied + "ecs:ListTasks on resource: *" + explicit, ""},
+	} {
+		w := account(t, 0)
+		normal := w.answer
+		w.answer = func(action, body string, n int) (int, string) {
+			if action != tt.action {
+				return normal(action, body, n)
+			}
+			return 400, jsonError("AccessDeniedException", tt.message)
+		}
+		_, _, err := w.manager(t).Ensure(t.Context(), testSpec(), nil)
+		if _, said, _ := strings.Cut(fail.NextOf(err), "; or "); fail.KindOf(err) != fail.Denied || said != strings.TrimPrefix(tt.names, "; or ") {
+			t.Errorf("%s: %v; next %q, want %q", tt.message, err, fail.NextOf(err), tt.names)
+		}
+	}
+}
+
 // TestThrottled: two throttled answers are retried, unseen, RunTask's with the same client token.
 func TestThrottled(t *testing.T) {
 	w := account(t, 0)
