@@ -43,11 +43,14 @@ func candidates(q survey.Question, between string) string {
 // Step implements Person.
 func (t *Terminal) Step(text string) { t.Progress.Step(text) }
 
-// Event implements Person. It keeps failures in view, and shows anything else as a step.
-func (t *Terminal) Event(e deploy.Event) {
+// Event implements Person.
+func (t *Terminal) Event(e deploy.Event) { Tell(t.Progress, e) }
+
+// Tell shows an event of CloudFormation's. It keeps failures in view, and shows anything else as a step.
+func Tell(p *console.Progress, e deploy.Event) {
 	if e.Failed() {
-		t.Progress.Note(fmt.Sprintf("%s failed: %s", e.Resource, e.Reason))
+		p.Note(fmt.Sprintf("%s (%s) failed: %s", e.Resource, e.Type, e.Reason))
 		return
 	}
-	t.Progress.Step("CloudFormation: " + e.Resource + " " + strings.ToLower(strings.ReplaceAll(e.Status, "_", " ")))
+	p.Step(e.Resource + " (" + e.Type + "): " + strings.ToLower(strings.ReplaceAll(e.Status, "_", " ")))
 }

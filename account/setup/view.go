@@ -3,10 +3,12 @@ package setup
 import (
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 
 	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/account/deploy"
 	"github.com/bastion-ssm/bastion/account/price"
 	"github.com/bastion-ssm/bastion/account/survey"
 	"github.com/bastion-ssm/bastion/internal/printable"
@@ -21,19 +23,11 @@ type Shown struct {
 	Exists    bool            `json:"exists"`
 	Choices   []survey.Reason `json:"choices"`
 	Inputs    account.Inputs  `json:"inputs"`
-	Resources []ShownResource `json:"resources"`
+	Resources []deploy.Change `json:"resources"`
 	Yours     []string        `json:"changes_of_yours"` // what the stack changes of what is not its own
 	Notes     []string        `json:"notes"`
 	Images    []string        `json:"images"`
 	Cost      price.Estimate  `json:"cost"`
-}
-
-// ShownResource is a resource and what is done with it.
-type ShownResource struct {
-	Action      string `json:"action"` // Add, Modify, Remove, Import
-	ID          string `json:"id"`
-	Type        string `json:"type"`
-	Replacement string `json:"replacement,omitempty"`
 }
 
 // Show returns the plan as it is shown. Without a preview of a new stack, its resources are those of the model.
@@ -55,12 +49,10 @@ func (p *Plan) Show() Shown {
 	for _, i := range p.Images {
 		s.Images = append(s.Images, i.Tag)
 	}
-	for _, c := range p.Changes {
-		s.Resources = append(s.Resources, ShownResource{c.Action, c.Resource, c.Type, c.Replacement})
-	}
+	s.Resources = slices.Clone(p.Changes)
 	if p.Changes == nil && !p.Exists {
 		for _, r := range p.Stack.Resources {
-			s.Resources = append(s.Resources, ShownResource{Action: "Add", ID: r.ID, Type: r.Type})
+			s.Resources = append(s.Resources, deploy.Change{Action: "Add", Resource: r.ID, Type: r.Type})
 		}
 	}
 	return s
@@ -73,20 +65,11 @@ func (s Shown) WriteText(out io.Writer) error {
 	for _, c := range s.Choices {
 		fmt.Fprintf(&b, "  %s: %s\n      %s\n", printable.Line(c.What), printable.Line(c.Value), printable.Line(c.Why))
 	}
-	w := tabwriter.NewWriter(&b, 0, 4, 2, ' ', 0)
-	switch {
-	case len(s.Resources) == 0:
+	if len(s.Resources) == 0 {
 		fmt.Fprintln(&b, "\nNothing changes.")
-	default:
+	} else {
 		fmt.Fprintf(&b, "\n%s:\n", words.Count(len(s.Resources), "resource"))
-		for _, r := range s.Resources {
-			line := printable.Row(r.Action, r.ID, r.Type)
-			if r.Replacement == "True" {
-				line += "\treplaced"
-			}
-			fmt.Fprintf(w, "  %s\n", line)
-		}
-		_ = w.Flush()
+		WriteChanges(&b, s.Resources)
 	}
 	section := func(title string, lines []string) {
 		if len(lines) > 0 {
@@ -103,6 +86,22 @@ func (s Shown) WriteText(out io.Writer) error {
 	section("Note", s.Notes)
 	_, err := io.WriteString(out, b.String())
 	return err
+}
+
+// WriteChanges writes a line for each change, with the properties that cause it and whether it replaces the resource.
+func WriteChanges(out io.Writer, changes []deploy.Change) {
+	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
+	for _, c := range changes {
+		how := strings.Join(c.Properties, ", ")
+		switch c.Replacement {
+		case "True":
+			how = strings.TrimPrefix(how+"; replaced", "; ")
+		case "Conditional":
+			how = strings.TrimPrefix(how+"; perhaps replaced", "; ")
+		}
+		fmt.Fprintln(w, printable.Row("  "+strings.ToLower(c.Action), c.Resource, c.Type, words.Dash(how)))
+	}
+	_ = w.Flush()
 }
 
 // items are the parts of a cost, a line each, and what it leaves out.

@@ -197,7 +197,7 @@ func TestInitOnMoto(t *testing.T) {
 		t.Fatalf("%v: %d\n%s%s", err, r.code, r.stdout, r.stderr)
 	}
 	plan := out.Plan
-	if len(out.Outputs) > 0 || !plan.Exists || len(plan.Resources) != 1 || plan.Resources[0].ID != "TaskDefinition" {
+	if len(out.Outputs) > 0 || !plan.Exists || len(plan.Resources) != 1 || plan.Resources[0].Resource != "TaskDefinition" {
 		t.Errorf("a smaller task changes %+v", plan.Resources)
 	}
 }

@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"strings"
-	"text/tabwriter"
 
 	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/account/deploy"
@@ -15,7 +14,6 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/internal/words"
 )
@@ -137,18 +135,7 @@ func writePlan(out io.Writer, p PlanOutput, noDrift bool) error {
 
 // writeChanges writes a line for each change, and for each class that gets another image.
 func writeChanges(out io.Writer, changes []deploy.Change, images []newImage) {
-	w := tabwriter.NewWriter(out, 0, 4, 2, ' ', 0)
-	for _, c := range changes {
-		how := strings.Join(c.Properties, ", ")
-		switch c.Replacement {
-		case "True":
-			how = strings.TrimPrefix(how+"; replaced", "; ")
-		case "Conditional":
-			how = strings.TrimPrefix(how+"; perhaps replaced", "; ")
-		}
-		fmt.Fprintln(w, printable.Row("  "+strings.ToLower(c.Action), c.Resource, c.Type, words.Dash(how)))
-	}
-	_ = w.Flush()
+	setup.WriteChanges(out, changes)
 	for _, i := range images {
 		of := ""
 		if i.Class != "" {
@@ -250,10 +237,4 @@ func (a *program) goesOn(ctx context.Context, p *console.Progress, err error) er
 }
 
 // tell shows an event of CloudFormation's.
-func (d *stackSession) tell(e deploy.Event) {
-	if e.Failed() {
-		d.progress.Note(fmt.Sprintf("%s (%s) failed: %s", e.Resource, e.Type, e.Reason))
-		return
-	}
-	d.progress.Step(e.Resource + " (" + e.Type + "): " + strings.ToLower(strings.ReplaceAll(e.Status, "_", " ")))
-}
+func (d *stackSession) tell(e deploy.Event) { setup.Tell(d.progress, e) }
