@@ -484,6 +484,17 @@ func TestChooseFails(t *testing.T) {
 			}(),
 			want: "subnet-1 is in eu-central-1a, where AWS offers no endpoint of ssmmessages", kind: fail.Usage, next: "other zones",
 		},
+		"no zone with endpoints but a public subnet's": {
+			land: func() Landscape {
+				l := land(vpc(subnet(1, "a", WayNone), subnet(2, "b", WayInternet)))
+				l.EndpointZones = make(map[string][]string)
+				for _, service := range account.EndpointServices {
+					l.EndpointZones[service] = []string{"eu-central-1b"}
+				}
+				return l
+			}(),
+			want: "subnet-1 is in eu-central-1a, where AWS offers no endpoint of ssmmessages", kind: fail.Usage, next: "other zones",
+		},
 		"a subnet of the operator in a zone without endpoints": {
 			land: func() Landscape {
 				l := land(vpc(subnet(1, "a", WayNone), subnet(2, "b", WayNone)))

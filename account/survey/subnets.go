@@ -80,6 +80,9 @@ func (c *chooser) network() error {
 		return err
 	}
 	c.because("way to AWS", p.what, "%s", p.why)
+	if len(c.answers.Inputs.Subnets) == 0 {
+		subnets = slices.DeleteFunc(subnets, func(s Subnet) bool { return !slices.Contains(p.ways, s.Way) })
+	}
 	most := maxSubnets
 	if p.make && len(c.missing()) > 0 {
 		most = maxPaid
