@@ -134,7 +134,7 @@ func (p *Program) usageError(c *Command) cli.OnUsageErrorFunc {
 			return fail.Usagef(lists, "the option %s needs a value", dashes(strings.TrimPrefix(name, "-")))
 		}
 		if m := wrongValue.FindStringSubmatch(msg); m != nil {
-			return fail.Usagef(lists, "%s: %s", dashes(m[1]), m[2])
+			return fail.Usagef(lists, "%s: %s", dashes(m[1]), strings.TrimPrefix(m[2], dashes(m[1])+" "))
 		}
 		if m := twoForms.FindStringSubmatch(msg); m != nil {
 			return fail.Usagef("give one of the two", "%s and %s are the same option", dashes(m[1]), dashes(m[2]))

@@ -55,9 +55,11 @@ func TestOptionRefuses(t *testing.T) {
 	forward := p.Root.Verb("forward")
 	forward.Flags = append(forward.Flags, Func("N", "a number", func(v string) error {
 		return errors.New(v + " is no number")
-	}, "count"), Func("N", "another", func(v string) error { return errors.New("never") }, "N"))
+	}, "count"), Func("N", "another", func(v string) error { return errors.New("never") }, "N"),
+		Func("N", "a third", func(v string) error { return errors.New("--third " + v + " is no third") }, "third"))
 	for line, text := range map[string]string{
 		"forward x --count many": "--count: many is no number", "forward x --count=": "--count:  is no number", "forward x -N 1": "-N: never",
+		"forward x --third 4": "--third: 4 is no third", // an error may name its option itself
 	} {
 		err := p.Run(t.Context(), append([]string{"bastion"}, strings.Fields(line)...))
 		if !isUsage(err, text, "bastion forward --help lists the options") {
