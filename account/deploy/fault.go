@@ -56,11 +56,11 @@ func withStatement(next string, a awsanswer.Answer, action, resource string) str
 	if a.Resource != "" {
 		resource = a.Resource
 	}
-	return next + "; the statement to add: " + Statement(action, resource)
+	return next + "; the statement to add: " + statement(action, resource)
 }
 
-// Statement returns the statement of an IAM policy that allows an action, in JSON. Without a resource it is for any.
-func Statement(action, resource string) string {
+// statement returns the statement of an IAM policy that allows an action, in JSON. Without a resource it is for any.
+func statement(action, resource string) string {
 	if resource == "" {
 		resource = "*"
 	}

@@ -138,7 +138,8 @@ func (d *Deployer) changeSet(p Preview, state State, adopted []string, params ma
 		case deployed:
 			parameter.UsePreviousValue = aws.Bool(true)
 		default:
-			return nil, fail.New(fail.Usage, op, fmt.Errorf("the parameter %s (%s) has no value", q.Name, q.Description), "")
+			return nil, fail.New(fail.Usage, op, fmt.Errorf("the parameter %s (%s) has no value", q.Name, q.Description),
+				"choose it by an option of bastion init")
 		}
 		in.Parameters = append(in.Parameters, parameter)
 		_, _ = fmt.Fprintf(digest, "\x00%s=%s,%v", q.Name, aws.ToString(parameter.ParameterValue), deployed)

@@ -122,6 +122,9 @@ func TestPush(t *testing.T) {
 	if sent := push(); sent != 0 {
 		t.Errorf("the second push sent %d bytes", sent)
 	}
+	if err := r.Push(t.Context(), images, "", nil); err == nil || !strings.Contains(err.Error(), "no output RepositoryUri") || fail.NextOf(err) == "" {
+		t.Errorf("without a repository: %v, next %q", err, fail.NextOf(err))
+	}
 }
 
 func TestSignInFails(t *testing.T) {

@@ -31,6 +31,9 @@ func NewRegistry(cfg aws.Config, transport http.RoundTripper) *Registry {
 // Push sends images to a repository, HOST/NAME as the stack's output RepositoryUri has it. What is there already is not
 // sent again, so that a push that was interrupted goes on. progress may be nil.
 func (r *Registry) Push(ctx context.Context, images []Image, repository string, progress func(image.Progress)) error {
+	if repository == "" {
+		return fail.New(fail.Other, "push the image", errors.New("the stack has no output "+RepositoryOutput), "see what it lacks: bastion plan")
+	}
 	auth, err := r.signIn(ctx)
 	if err != nil {
 		return err

@@ -95,7 +95,7 @@ func (s *Setup) Look(ctx context.Context) (*Plan, error) {
 			return nil, foreign(s.Answers.Inputs.Name)
 		}
 		// What it was made with stays: a survey would take the stack's own endpoints and rules for somebody else's.
-		inputs, plan.repository = merged(state.Inputs, inputs), state.Outputs[outRepository]
+		inputs, plan.repository = merged(state.Inputs, inputs), state.Outputs[RepositoryOutput]
 		plan.Choice = s.changes(landscape, inputs)
 	} else {
 		if plan.Choice, err = s.choose(ctx, landscape); err != nil {
@@ -107,8 +107,8 @@ func (s *Setup) Look(ctx context.Context) (*Plan, error) {
 	return plan, s.complete(plan, inputs)
 }
 
-// outRepository is the output with the repository of the images.
-const outRepository = "RepositoryUri"
+// RepositoryOutput is the name of the stack's output with the repository of the images.
+const RepositoryOutput = "RepositoryUri"
 
 // complete makes a plan's images and its stack.
 func (s *Setup) complete(plan *Plan, inputs account.Inputs) (err error) {
@@ -216,7 +216,7 @@ func (s *Setup) Apply(ctx context.Context, p *Plan, progress func(image.Progress
 	s.Person.Step("deploying the stack")
 	outputs, err := s.Stacks.Apply(ctx, p.preview, s.Person.Event)
 	if err == nil && !p.Exists {
-		err = s.push(ctx, p, outputs[outRepository], progress)
+		err = s.push(ctx, p, outputs[RepositoryOutput], progress)
 	}
 	if err != nil {
 		return Result{}, err

@@ -107,12 +107,8 @@ func (a *program) push(ctx context.Context, d *stackSession, images []setup.Imag
 	if len(images) == 0 {
 		return nil
 	}
-	repository := outputs["RepositoryUri"]
-	if repository == "" {
-		return fail.New(fail.Other, "push the image", fmt.Errorf("the stack %s has no output RepositoryUri", d.name), "bastion plan shows what it lacks")
-	}
 	d.progress.Step("pushing the image")
-	return d.registry.Push(ctx, images, repository, pushing(d.progress))
+	return d.registry.Push(ctx, images, outputs[setup.RepositoryOutput], pushing(d.progress))
 }
 
 // pushing shows how far a push is.
