@@ -466,7 +466,15 @@ func TestTemplateTooLarge(t *testing.T) {
 		in.Classes = append(in.Classes, account.Class{Name: fmt.Sprintf("class-%d", i), Allow: []string{"10.0.0.0/16:5432"}})
 	}
 	_, err := newFake(t).deployer("bastion").Preview(t.Context(), newStack(t, in), given)
-	if fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), "12 classes") {
-		t.Errorf("%v", err)
+	if fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), "12 classes") || !strings.Contains(fail.NextOf(err), "divide the classes") {
+		t.Errorf("%v, next %q", err, fail.NextOf(err))
+	}
+	in = account.Inputs{}
+	for i := range 150 {
+		in.Ingress = append(in.Ingress, account.Ingress{Group: fmt.Sprintf("sg-%08x", i), Port: 5432, For: "rds:orders"})
+	}
+	_, err = newFake(t).deployer("bastion").Preview(t.Context(), newStack(t, in), given)
+	if fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), "150 rules") || !strings.Contains(fail.NextOf(err), "--change-security-groups no") {
+		t.Errorf("%v, next %q", err, fail.NextOf(err))
 	}
 }

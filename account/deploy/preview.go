@@ -109,9 +109,7 @@ func (d *Deployer) changeSet(p Preview, state State, adopted []string, params ma
 		return nil, fail.New(fail.Other, op, err, "")
 	}
 	if len(template) > maxTemplate {
-		err := fmt.Errorf("its template has %d bytes with %d classes of bastions, and CloudFormation takes %d", len(template),
-			len(p.Stack.Inputs.Classes), maxTemplate)
-		return nil, fail.New(fail.Usage, op, err, "divide the classes between stacks of different names (--name)")
+		return nil, d.tooLarge(op, len(template), p.Stack.Inputs)
 	}
 	in := &cloudformation.CreateChangeSetInput{
 		StackName: &d.name, ChangeSetType: types.ChangeSetTypeUpdate, TemplateBody: aws.String(string(template)),
@@ -147,6 +145,17 @@ func (d *Deployer) changeSet(p Preview, state State, adopted []string, params ma
 	// The same change has the same name, so that an interrupted preview is found again.
 	in.ChangeSetName = aws.String(fmt.Sprintf("bastion-%x", digest.Sum(nil)[:12]))
 	return in, nil
+}
+
+// tooLarge is the error of a stack whose template does not fit into a call: one with many classes, or with many rules for its tasks in security
+// groups of others.
+func (d *Deployer) tooLarge(op string, size int, in account.Inputs) error {
+	next := "divide the classes between stacks of different names (--name)"
+	if len(in.Ingress) > 0 && len(in.Classes) == 1 {
+		next = "add the rules to those security groups yourself (--change-security-groups no)"
+	}
+	return fail.New(fail.Usage, op, fmt.Errorf("its template has %d bytes with %d classes of bastions and %d rules in other security groups, and "+
+		"CloudFormation takes %d", size, len(in.Classes), len(in.Ingress), maxTemplate), next)
 }
 
 // errNoChange is the end of a change set that would change nothing.
