@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"net"
+	"sync"
 	"testing"
 	"time"
 
@@ -12,7 +13,9 @@ import (
 
 // A server that cannot end when its life is over says so in the log, from which an alarm is made. One that ends in time does not.
 func TestOverdue(t *testing.T) {
-	stuck, release := make(chan struct{}), make(chan struct{})
+	stuck, released := make(chan struct{}), make(chan struct{})
+	release := sync.OnceFunc(func() { close(released) })
+	defer release() // before the cleanup, which waits for the server
 	b := &bastion{log: newAuditLog(), done: make(chan error, 1)}
 	var err error
 	// The grant ends at the whole second before the server's end: of a life of one second a few milliseconds may be left.
@@ -20,7 +23,7 @@ func TestOverdue(t *testing.T) {
 		Listen: "localhost:0", Audit: b.log, Allow: mustAllow(t, "10.0.0.1:5432"), MaxLife: 4 * time.Second, Drain: -1,
 		Dial: func(context.Context, string, string) (net.Conn, error) { // one that does not hear its context
 			close(stuck)
-			<-release
+			<-released
 			return nil, errors.New("released")
 		},
 	})
@@ -39,7 +42,7 @@ func TestOverdue(t *testing.T) {
 	if r := b.log.wait(t, audit.Overdue, 1); r.NotAfter == "" {
 		t.Errorf("%+v", r)
 	}
-	close(release)
+	release()
 	b.log.wait(t, audit.Stop, 1)
 	if r := b.log.wait(t, audit.Start, 1); r.LifeS != 4 {
 		t.Errorf("%+v", r)
