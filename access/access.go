@@ -79,7 +79,9 @@ type Access struct {
 
 	ctx    context.Context // the tasks' context; ends at Close
 	cancel context.CancelFunc
-	tasks  sync.WaitGroup // background work; Close waits for it
+	// commandEnd is how long a grant command that has answered may take to end.
+	commandEnd time.Duration
+	tasks      sync.WaitGroup // background work; Close waits for it
 
 	bonds bonds
 	links links
@@ -108,7 +110,7 @@ func New(ctx context.Context, s Settings, o Options) (*Access, error) {
 		names[name] = targets.Named{Target: t.Spec}
 	}
 	a := &Access{
-		ctx: tasksCtx, cancel: cancel,
+		ctx: tasksCtx, cancel: cancel, commandEnd: commandEnd,
 		settings:    s,
 		credentials: cfg.Credentials,
 		clock:       clk,

@@ -289,25 +289,27 @@ func (a *Access) runGrant(
 	if err != nil {
 		return r, nil, relabel(op, err)
 	}
+	r, err = a.readGrantReply(ctx, op, word, stream)
 	// The answer is complete before the session ends, so the caller does not wait for its end.
-	over := make(chan struct{})
-	defer a.tasks.Go(func() {
+	answered, over := ctx.Err() == nil, make(chan struct{})
+	a.tasks.Go(func() {
 		defer close(over)
-		outlive(stream)
+		if answered {
+			a.outlive(stream)
+		}
 		_ = stream.Close()
 	})
-	r, err = a.readGrantReply(ctx, op, word, stream)
 	return r, over, err
 }
 
-// commandEnd is how long a command that has answered may take to end.
+// commandEnd is the default of Access.commandEnd.
 const commandEnd = 2 * time.Second
 
 // outlive waits until the session of a command that has answered ends with it. The agent in the task does not notice a command's end
 // while its client is away, and IAM may not let the client end a session that ECS began: one that is left then takes a place in the task
 // until it is idle for too long.
-func outlive(stream *sessions.Stream) {
-	if stream.SetReadDeadline(time.Now().Add(commandEnd)) == nil {
+func (a *Access) outlive(stream *sessions.Stream) {
+	if stream.SetReadDeadline(time.Now().Add(a.commandEnd)) == nil {
 		_, _ = io.Copy(io.Discard, stream)
 	}
 }

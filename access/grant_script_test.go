@@ -44,6 +44,41 @@ real() { exec %[2]s grant "$1"; }
 	return "grant_command=/bin/sh " + file
 }
 
+// Whoever gives up does not wait for the end of a command that has not answered.
+func TestGrantIsGivenUp(t *testing.T) {
+	t.Parallel()
+	l := startLab(t, func(c *lab.Config) { c.AllowHostExec = true })
+	began := filepath.Join(t.TempDir(), "began")
+	a := l.access(Options{}, script(t, "echo hello; sleep 1; touch "+began+"; exec sleep 600")) // by then the client reads
+	a.commandEnd = time.Minute
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	up := make(chan error, 1)
+	go func() {
+		_, err := a.Up(ctx)
+		up <- err
+	}()
+	eventually(t, "the command runs", func() bool {
+		_, err := os.Stat(began)
+		return err == nil
+	})
+	cancel()
+	if err := <-up; !errors.Is(err, context.Canceled) {
+		t.Error(err)
+	}
+	closed := make(chan struct{})
+	go func() {
+		a.Close()
+		close(closed)
+	}()
+	select {
+	case <-closed:
+	case <-time.After(a.commandEnd / 2):
+		t.Error("it waits for the command")
+		<-closed
+	}
+}
+
 // What bastiond answers to a grant decides: a refusal ends the command with what to do about it, a server that is not up yet is waited for, and
 // an older bastiond gets the form of the grant that it knows. Each answer takes one run of the command.
 func TestGrantAnswers(t *testing.T) {
