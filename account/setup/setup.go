@@ -54,7 +54,8 @@ type Plan struct {
 
 	preview    deploy.Preview
 	price      price.Options
-	repository string // of the images, if the stack exists
+	repository string            // of the images, if the stack exists
+	deployed   map[string]string // the stack's parameters, if it exists
 }
 
 // Result is what a set-up has made.
@@ -95,7 +96,7 @@ func (s *Setup) Look(ctx context.Context) (*Plan, error) {
 			return nil, foreign(s.Answers.Inputs.Name)
 		}
 		// What it was made with stays: a survey would take the stack's own endpoints and rules for somebody else's.
-		inputs, plan.repository = merged(state.Inputs, inputs), state.Outputs[RepositoryOutput]
+		inputs, plan.repository, plan.deployed = merged(state.Inputs, inputs), state.Outputs[RepositoryOutput], state.Parameters
 		plan.Choice = s.changes(landscape, inputs)
 	} else {
 		if plan.Choice, err = s.choose(ctx, landscape); err != nil {
@@ -181,9 +182,14 @@ func foreign(name string) error {
 		"choose another name: --name NAME")
 }
 
-// parameters are the stack's parameters that are not in its inputs: which image a class has.
+// parameters are the stack's parameters that are not in its inputs: which image a class has. Without images it stays.
 func (p *Plan) parameters() map[string]string {
 	parameters := make(map[string]string)
+	for _, c := range p.Stack.Inputs.Classes {
+		if tag, ok := p.deployed[account.ImageParameter(c.Name)]; ok {
+			parameters[account.ImageParameter(c.Name)] = tag
+		}
+	}
 	for _, i := range p.Images {
 		parameters[account.ImageParameter(i.Class)] = i.Tag
 	}

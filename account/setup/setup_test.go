@@ -297,6 +297,17 @@ func TestSetupOnMoto(t *testing.T) {
 	if tag := state.Parameters["ImageTag"]; err != nil || tag != plan.Images[0].Tag || !strings.HasPrefix(tag, "v2-") {
 		t.Errorf("%v, the image is %q", err, tag)
 	}
+
+	// A program without bastiond leaves the image as it is.
+	s = w.setup(new(person))
+	s.Binaries = nil
+	plan, err = s.Look(t.Context())
+	if err == nil {
+		err = s.Preview(t.Context(), plan)
+	}
+	if err != nil || len(plan.Changes) > 0 {
+		t.Errorf("without bastiond: %v, changes %+v", err, plan.Changes)
+	}
 }
 
 // Look changes nothing, and a person who does not agree leaves nothing.
