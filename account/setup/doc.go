@@ -2,5 +2,5 @@
 // can do: it looks at the account, asks what only a person knows, shows a plan, deploys the stack, pushes the image to the stack's
 // repository, and writes the configuration file. Whatever was interrupted goes on when it is called again.
 //
-// It talks to a person only by the functions in Config. Command-line matters are cmd/bastion's.
+// It talks to a person only by the interface Person. Command-line matters are internal/admin's.
 package setup
