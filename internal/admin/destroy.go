@@ -58,6 +58,11 @@ type DestroyOutput struct {
 	Tasks  []string          `json:"tasks"`
 	Remove []deploy.Resource `json:"remove"`
 	Keep   []deploy.Resource `json:"keep"`
+	Others []string          `json:"in_the_way"` // tasks in the cluster that are not the stack's
+}
+
+func destroyOutput(d *stackSession, p deploy.DestroyPlan) DestroyOutput {
+	return DestroyOutput{Stack: d.name, Region: d.region, Tasks: p.Tasks, Remove: p.Remove, Keep: p.Keep, Others: p.Others}
 }
 
 // destroy runs `bastion destroy`.
@@ -75,7 +80,7 @@ func (a *program) destroy(ctx context.Context, s config.Settings, o destroyOptio
 	d.progress.Idle()
 	nothing := p.Nothing() && (!o.Audit || len(p.Keep) == 0)
 	if o.dryRun && s.Output.Format == "json" {
-		return a.PrintJSON(DestroyOutput{d.name, d.region, p.Tasks, p.Remove, p.Keep})
+		return a.PrintJSON(destroyOutput(d, p))
 	}
 	if o.dryRun || nothing && s.Output.Format != "json" {
 		return writeDestroyPlan(a.Out, d, p, o.Audit)

@@ -79,3 +79,15 @@ what stays in eu-central-1:
 		t.Errorf("\n%s\nwant\n%s", &out, want)
 	}
 }
+
+// What is in destroy's way is in its plan, as text and as JSON.
+func TestDestroyPlanNamesOthers(t *testing.T) {
+	d, p := &stackSession{name: "bastion", region: "eu-central-1"}, deploy.DestroyPlan{State: deploy.State{Phase: deploy.Ready}, Others: []string{"task/other"}}
+	var out strings.Builder
+	if err := writeDestroyPlan(&out, d, p, false); err != nil || !strings.Contains(out.String(), "in the way, because it is no bastion of the stack: task/other") {
+		t.Errorf("%v\n%s", err, &out)
+	}
+	if got := destroyOutput(d, p).Others; len(got) != 1 || got[0] != "task/other" {
+		t.Errorf("in JSON %q", got)
+	}
+}
