@@ -42,6 +42,9 @@ const (
 	nameSocket  = "nscd"     // beside the control socket
 	// sshdExit bounds the time from the end of its client to the end of an sshd. Resolving a name holds it up.
 	sshdExit = 10 * time.Second
+	// sshdReport is how long after HandshakeTimeout sshd's line about a sign-in may come. Without that line the grant's end would not end the
+	// connection, and the audit log would lack it. So an sshd whose lines this server does not know serves nobody.
+	sshdReport = 2 * time.Second
 )
 
 // startSSHD prepares what the sshd of each connection needs.
@@ -109,12 +112,14 @@ func (s *Server) serveBySSHD(ctx context.Context, raw net.Conn, number uint64) {
 	stop := context.AfterFunc(ctx, func() { _ = w.Close() })
 	defer stop()
 	c := &client{server: s, number: number, wire: w}
-	log := &sshdLog{client: c, s: s, channels: make(map[string]*sshdChannel)}
+	late := time.AfterFunc(s.config.HandshakeTimeout+sshdReport, func() { c.end("sshd has not reported a sign-in in time") })
+	defer late.Stop()
+	log := &sshdLog{client: c, s: s, late: late, channels: make(map[string]*sshdChannel)}
 
 	up, down, err := s.runSSHD(w, log)
 	log.end()
 	if !log.signed {
-		reason := cmp.Or(log.refusal, "handshake: the client left before it had signed in")
+		reason := cmp.Or(c.ended(), log.refusal, "handshake: the client left before it had signed in")
 		if err != nil {
 			reason = "handshake: " + err.Error()
 		}

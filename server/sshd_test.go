@@ -2,12 +2,14 @@ package server
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/netip"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -19,11 +21,12 @@ import (
 	"github.com/bastion-ssm/bastion/keys"
 )
 
-// startFront starts a server whose SSH port an sshd serves. There is none: bastion-image has the tests with a real one.
+// startFront starts a server whose SSH port an sshd serves: that of the config, or one that is missing. bastion-image has the tests with a
+// real one.
 func startFront(t *testing.T, config Config) *bastion {
 	t.Helper()
 	config.Socket = filepath.Join(t.TempDir(), "run", "s.sock")
-	config.SSHD = &SSHD{Program: "/nonexistent/sshd", Config: "/etc/bastiond/sshd_config", Self: "/bastiond"}
+	config.SSHD = cmp.Or(config.SSHD, &SSHD{Program: "/nonexistent/sshd", Config: "/etc/bastiond/sshd_config", Self: "/bastiond"})
 	return start(t, config)
 }
 
@@ -236,6 +239,26 @@ func TestSSHDMissing(t *testing.T) {
 		t.Error("connected")
 	}
 	if r := b.log.wait(t, audit.AuthRefused, 1); !strings.Contains(r.Reason, "/nonexistent/sshd") {
+		t.Errorf("%+v", r)
+	}
+}
+
+// An sshd that does not say who has signed in, because its lines are other ones, keeps no connection: no grant's end would end it.
+func TestSSHDSilent(t *testing.T) {
+	program := filepath.Join(t.TempDir(), "sshd")
+	if err := os.WriteFile(program, []byte("#!/bin/sh\necho Signed in: bastion >&2\nexec cat\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	b := startFront(t, Config{Allow: mustAllow(t, "db.internal:5432"), HandshakeTimeout: time.Second, SSHD: &SSHD{Program: program}})
+	conn, err := net.Dial("tcp", b.listeners[0].Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	if _, err := io.Copy(io.Discard, conn); err != nil { // until the server ends it
+		t.Error(err)
+	}
+	if r := b.log.wait(t, audit.AuthRefused, 1); r.Reason != "sshd has not reported a sign-in in time" {
 		t.Errorf("%+v", r)
 	}
 }

@@ -19,6 +19,7 @@ const maxLogLine = 16 << 10
 type sshdLog struct {
 	client *client
 	s      *Server
+	late   *time.Timer // ends a client that has not signed in; nil: none
 
 	signed   bool   // the client has signed in
 	refusal  string // why it has not
@@ -130,6 +131,9 @@ func (l *sshdLog) signIn(text string) {
 			return
 		}
 		l.signed = true
+		if l.late != nil {
+			l.late.Stop()
+		}
 		l.s.auditClient(l.client, audit.Record{Event: audit.Auth, Result: audit.OK})
 	} else if m := lineFailed.FindStringSubmatch(text); m != nil {
 		l.user, l.refusal = m[1], l.s.whyNot(m[2])
