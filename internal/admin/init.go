@@ -97,10 +97,16 @@ func (o *initOptions) table() (*price.Table, error) {
 	return &table, nil
 }
 
+// allow takes the list of the only class.
 func (o *initOptions) allow(list string) error {
+	if len(o.answers.Inputs.Classes) > 0 {
+		return errLists
+	}
 	o.answers.Inputs.Classes = []account.Class{{Allow: strings.Split(list, ",")}}
 	return nil
 }
+
+var errLists = errors.New("give one --allow, or each class its list by --class")
 
 func (o *initOptions) secret(text string) error {
 	name, arn, ok := strings.Cut(text, "=")
@@ -115,6 +121,9 @@ func (o *initOptions) class(text string) error {
 	name, list, ok := strings.Cut(text, "=")
 	if !ok || name == "" || list == "" {
 		return fail.Usagef("write --class NAME=DESTINATION,...", "--class %q has no name or no destination", text)
+	}
+	if classes := o.answers.Inputs.Classes; len(classes) > 0 && classes[0].Name == "" { // of --allow
+		return errLists
 	}
 	o.answers.Inputs.Classes = append(o.answers.Inputs.Classes, account.Class{Name: name, Allow: strings.Split(list, ",")})
 	return nil
