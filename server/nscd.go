@@ -111,7 +111,7 @@ func (s *Server) lookUpForOpenSSH(host string) []netip.Addr {
 // requestName is the request of a denied event about a name.
 const requestName = "resolve"
 
-// nscdReply is an answer with these addresses; without any, one that there is no such name.
+// nscdReply returns an answer with these addresses, or without any the error that the name is unknown.
 func nscdReply(addrs []netip.Addr) []byte {
 	var b bytes.Buffer
 	answer := nscdAnswer{Version: nscdVersion, Error: errNotFound}

@@ -371,7 +371,8 @@ func (s *Server) countPlain() (out func()) {
 
 func (s *Server) auditStart() {
 	r := record{
-		Event: eventStart, LifeS: int64(s.config.MaxLife.Seconds()), Version: s.config.Version, HostKey: ssh.FingerprintSHA256(s.hostKey), NotAfter: stamp(s.expiresAt),
+		Event: eventStart, Version: s.config.Version, HostKey: ssh.FingerprintSHA256(s.hostKey),
+		LifeS: int64(s.config.MaxLife.Seconds()), NotAfter: stamp(s.expiresAt),
 		VCPU: s.resources.cpu, MemoryMiB: s.resources.memory / mib,
 	}
 	for _, l := range s.listeners {

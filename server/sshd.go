@@ -30,7 +30,7 @@ type SSHD struct {
 	Self    string // path of bastiond, which must be root's, as its directories must: sshd runs it for keys
 }
 
-// sshdFront is what a Server with SSHD has beside the listeners.
+// sshdFront is the part of a Server that only one with SSHD has.
 type sshdFront struct {
 	open  []literal    // what may be asked for
 	args  []string     // of sshd
@@ -47,7 +47,7 @@ const (
 	sshdReport = 2 * time.Second
 )
 
-// startSSHD prepares what the sshd of each connection needs.
+// startSSHD prepares the host key's file, the names' socket and the arguments for the sshd of each connection.
 func (s *Server) startSSHD() error {
 	c := s.config.SSHD
 	open, err := s.openable()

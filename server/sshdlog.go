@@ -14,7 +14,7 @@ import (
 // maxLogLine is the most bytes of one of sshd's lines that are read at a time.
 const maxLogLine = 16 << 10
 
-// sshdLog makes audit events of what one sshd says on standard error. The client chooses some of the words: sshd escapes line ends, and
+// sshdLog turns the lines that one sshd writes to standard error into audit events. The client chooses some of the words: sshd escapes line ends, and
 // refuses a destination that is not, letter by letter, on the list. So only a refused destination may be misread.
 type sshdLog struct {
 	client *client
