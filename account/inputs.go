@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -179,6 +180,7 @@ func (in Inputs) Validate() error {
 			e.Port, maxDescription)
 	}
 	in.validateNetwork(check)
+	in.validateNames(check)
 	in.validateSecrets(check)
 	seen := make(map[string]bool)
 	for _, c := range in.Classes {
@@ -193,6 +195,37 @@ func (in Inputs) Validate() error {
 		check(t.Key != "bastion" && !strings.HasPrefix(t.Key, "bastion:"), "tag %q: bastion itself sets it", t.Key)
 	}
 	return errors.Join(faults...)
+}
+
+// The forms of what others have made, and of a destination as bastiond's list takes it. bastiond itself reads the list more strictly.
+var (
+	boundaryForm    = pattern.Lazy(`^arn:[^:]+:iam::[^:]+:policy/.`)
+	anyKeyForm      = pattern.Lazy(`^arn:[^:]+:kms:[^:]+:[^:]+:key/.`) // also the guide's, which has words to fill in
+	roleForm        = pattern.Lazy(`^arn:[^:]+:iam::[^:]+:role/.`)
+	emailForm       = pattern.Lazy(`^[^@\s]+@[^@\s]+$`)
+	destinationForm = pattern.Lazy(`^[^\s,]+:[0-9*-]+$`)
+)
+
+// validateNames checks what Validate checks of what others have made: CloudFormation would find it out in the middle of a deployment, and
+// bastiond a destination at its start.
+func (in Inputs) validateNames(check func(ok bool, format string, args ...any)) {
+	for _, name := range []struct {
+		value, what, want string
+		form              func() *regexp.Regexp
+	}{
+		{in.Boundary, "permissions boundary", "the ARN of a policy", boundaryForm},
+		{in.TaskRole, "task role", "the ARN of a role", roleForm},
+		{in.ExecutionRole, "execution role", "the ARN of a role", roleForm},
+		{in.Key, "KMS key", "the ARN of a key, not of an alias", anyKeyForm},
+		{in.AlarmEmail, "address for alarms", "NAME@DOMAIN", emailForm},
+	} {
+		check(name.value == "" || name.form().MatchString(name.value), "%s %q: want %s", name.what, name.value, name.want)
+	}
+	for _, c := range in.Classes {
+		for _, destination := range c.Allow {
+			check(destinationForm().MatchString(destination), "destination %q: want HOST:PORT, CIDR:PORT or *:PORT", destination)
+		}
+	}
 }
 
 // validateNetwork checks what Validate checks of the VPC, its endpoints and the groups of others.

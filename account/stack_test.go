@@ -284,6 +284,11 @@ func TestValidate(t *testing.T) {
 		{Inputs{Classes: []Class{{Name: "a-b"}, {Name: "ab"}}}, []string{`class "ab": there are two`}},
 		{Inputs{Egress: []Egress{{Port: 1, CIDR: "fd00::/8", Description: "x"}}}, []string{"an IPv4 CIDR"}},
 		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.0/8", Description: "Jo's"}}}, []string{"want a description of at most 255 letters"}},
+		{Inputs{Boundary: "ARN"}, []string{"permissions boundary \"ARN\": want the ARN of a policy"}},
+		{Inputs{TaskRole: "x", ExecutionRole: "arn:aws:iam::1:policy/x"}, []string{"task role \"x\"", "execution role \"arn"}},
+		{Inputs{Key: "arn:aws:kms:eu-central-1:1:alias/x"}, []string{"not of an alias"}},
+		{Inputs{AlarmEmail: "x"}, []string{"want NAME@DOMAIN"}},
+		{Inputs{Classes: []Class{{Allow: []string{"10.0.0.0/16:5432", "foo", "a:1 b:2"}}}}, []string{`destination "foo"`, `destination "a:1 b:2"`}},
 		{
 			Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.0/8", Description: strings.Repeat("x", 256)}}},
 			[]string{"want a description of at most 255 letters"},
