@@ -365,3 +365,25 @@ func TestDrift(t *testing.T) {
 		t.Errorf("%+v, %v", drift, err)
 	}
 }
+
+// CloudFormation takes an empty name for every stack: a deployer without one calls nothing, and changes no stack.
+func TestNamelessDeployer(t *testing.T) {
+	f := newFake(t)
+	if _, err := install(t.Context(), f.deployer("bastion"), newStack(t, account.Inputs{}), nil); err != nil {
+		t.Fatal(err)
+	}
+	f.calls = nil
+	d, ctx := f.deployer(""), t.Context()
+	for name, do := range map[string]func() error{
+		"look":    func() error { _, err := d.Look(ctx); return err },
+		"follow":  func() error { _, err := d.Follow(ctx, nil); return err },
+		"settle":  func() error { _, err := d.Settle(ctx, nil); return err },
+		"preview": func() error { _, err := d.Preview(ctx, newStack(t, account.Inputs{}), nil); return err },
+		"drift":   func() error { _, err := d.Drift(ctx); return err },
+		"destroy": func() error { _, err := destroy(ctx, d, DestroyOptions{Audit: true}, nil); return err },
+	} {
+		if err := do(); !errors.Is(err, errNameless) || fail.KindOf(err) != fail.Usage || len(f.calls) > 0 {
+			t.Errorf("%s: %v, calls %q", name, err, f.calls)
+		}
+	}
+}

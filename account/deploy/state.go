@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"errors"
 	"strings"
 	"time"
 
@@ -130,8 +131,14 @@ func (d *Deployer) look(ctx context.Context, id string) (State, error) {
 	return s, nil
 }
 
-// describe is look without the template.
+// errNameless keeps an empty name from CloudFormation, which answers with all stacks: the first of them would be the one to change.
+var errNameless = errors.New("its name is empty")
+
+// describe is look without the template. Whatever the Deployer does to a stack begins with it.
 func (d *Deployer) describe(ctx context.Context, id string) (State, error) {
+	if id == "" {
+		return State{}, fail.New(fail.Usage, "look at a stack", errNameless, "give its name (--name)")
+	}
 	out, err := d.aws.DescribeStacks(ctx, &cloudformation.DescribeStacksInput{StackName: &id})
 	if isMissing(err) || err == nil && len(out.Stacks) == 0 {
 		return State{}, nil
