@@ -71,6 +71,22 @@ func standing(t *testing.T, cfg aws.Config, name, key string) {
 	}
 }
 
+// An empty name is a mistake, such as of a script's variable that is not set: it is neither the default name nor every stack.
+func TestEmptyNameIsRefused(t *testing.T) {
+	for _, kv := range offline(t.TempDir()) {
+		name, value, _ := strings.Cut(kv, "=")
+		t.Setenv(name, value)
+	}
+	for _, line := range []string{"plan", "upgrade --yes", "destroy --yes", "destroy --dry-run", "init --emit cfn --offline", "iam-policy user --account 111122223333"} {
+		var stdout, stderr syncBuilder
+		args := append(append([]string{"bastion"}, strings.Fields(line)...), "--name", "")
+		code := run(t.Context(), args, stdio{in: os.Stdin, out: &stdout, err: &stderr})
+		if code != 2 || stdout.String() != "" || !strings.Contains(stderr.String(), "the name is empty") {
+			t.Errorf("%s --name '': exit code %d, want 2\n%s%.400s", line, code, stderr.String(), stdout.String())
+		}
+	}
+}
+
 // plan, upgrade and destroy work with an emulator that is not ours, on their own stack alone.
 func TestStackCommandsOnMoto(t *testing.T) {
 	t.Parallel()

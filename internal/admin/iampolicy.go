@@ -46,7 +46,7 @@ func (a *program) iamPolicyCommand() *cli.Command {
 		},
 		Flags: []cli.Option{
 			cli.Text(&o.account, "ID", "account that the policies name (default: your credentials')", "account"),
-			cli.Text(&o.inputs.Name, "NAME", "name of the stack (default: bastion)", "name"),
+			nameOption(&o.inputs.Name, "name of the stack (default: bastion)"),
 			cli.Func("NAME", "class of bastions; repeatable", func(v string) error { o.classes = append(o.classes, v); return nil }, "class"),
 			cli.Text(&o.inputs.Path, "PATH", "IAM path of the stack's roles and policies (default: /)", "iam-path"),
 			cli.Text(&o.inputs.Boundary, "ARN", "permissions boundary of the stack's roles", "boundary"),

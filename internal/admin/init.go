@@ -52,7 +52,7 @@ func (o *initOptions) flags() []cli.Option {
 		}, name)
 	}
 	return []cli.Option{
-		cli.Text(&in.Name, "NAME", "name of the stack, and begin of the names in it (default: bastion)", "name"),
+		nameOption(&in.Name, "name of the stack, and begin of the names in it (default: bastion)"),
 		answer("VPC", "the VPC of the databases, by id or name", survey.FlagVPC),
 		answer("yes|no", "let the tasks into the databases' security groups", survey.FlagGroups),
 		answer("yes|no", "make VPC endpoints even where a NAT gateway leads to AWS", survey.FlagEndpoints),

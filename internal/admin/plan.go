@@ -26,7 +26,19 @@ type stackOptions struct{ name string }
 
 func (o *stackOptions) flags() []cli.Option {
 	o.name = account.Inputs{}.Defaults().Name
-	return []cli.Option{cli.Text(&o.name, "NAME", "name of the stack (default: "+o.name+")", "name")}
+	return []cli.Option{nameOption(&o.name, "name of the stack (default: "+o.name+")")}
+}
+
+// nameOption is the option --name. It refuses an empty name, which a script passes from a variable that is not set: CloudFormation takes it
+// for every stack, and Inputs.Defaults for the default one.
+func nameOption(into *string, help string) cli.Option {
+	return cli.Func("NAME", help, func(v string) error {
+		if v == "" {
+			return errors.New("the name is empty: give a stack's name, or leave the option out")
+		}
+		*into = v
+		return nil
+	}, "name")
 }
 
 // planOptions are the options of plan that are no settings.
@@ -178,9 +190,16 @@ type stackSession struct {
 	progress     *console.Progress
 }
 
+// named are the default inputs with exactly this name.
+func named(name string) account.Inputs {
+	in := account.Inputs{}.Defaults()
+	in.Name = name
+	return in
+}
+
 // openStack returns the stack that a command is about. The caller closes its progress.
 func (a *program) openStack(ctx context.Context, s config.Settings, o stackOptions) (*stackSession, error) {
-	if err := (account.Inputs{Name: o.name}).Defaults().Validate(); err != nil {
+	if err := named(o.name).Validate(); err != nil {
 		return nil, fail.New(fail.Usage, "", err, "give the name that bastion init was given (--name)")
 	}
 	cfg, p, err := a.LoadAWS(ctx, s)
