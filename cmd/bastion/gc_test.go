@@ -68,7 +68,7 @@ func TestGC(t *testing.T) {
 	if r := e.run(admin, "up"); r.code != 5 {
 		t.Errorf("an admin starts a bastion: %+v", r)
 	}
-	if r := e.run(admin, "gc"); r.code != 0 || !strings.Contains(r.stdout, "is past its life") || !strings.Contains(r.stdout, "2 younger bastions") {
+	if r := e.run(admin, "gc"); r.code != 0 || !strings.Contains(r.stdout, "is past its life\n") || !strings.Contains(r.stdout, "2 younger bastions") {
 		t.Errorf("young bastions: %+v", r)
 	}
 	dry := e.run(admin, "gc", "--older-than", "1ms", "--dry-run")

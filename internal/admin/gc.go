@@ -2,6 +2,7 @@ package admin
 
 import (
 	"context"
+	"io"
 	"strings"
 	"time"
 
@@ -68,14 +69,14 @@ func (a *program) gc(ctx context.Context, s config.Settings, o gcOptions) error 
 		}
 		return err
 	}
-	if printErr := console.Printf(a.Out, "%s", gcText(r)); printErr != nil {
+	if printErr := writeSwept(a.Out, r); printErr != nil {
 		return printErr
 	}
 	return err
 }
 
-// gcText says what became of each old bastion.
-func gcText(r access.SweepResult) string {
+// writeSwept writes what became of each old bastion, a line for each.
+func writeSwept(out io.Writer, r access.SweepResult) error {
 	var b strings.Builder
 	for _, s := range r.Expired {
 		what := "is being stopped"
@@ -93,7 +94,8 @@ func gcText(r access.SweepResult) string {
 	if len(r.Kept) > 0 {
 		_ = console.Printf(&b, "%s left alone\n", words.Count(len(r.Kept), "younger bastion"))
 	}
-	return b.String()
+	_, err := io.WriteString(out, b.String())
+	return err
 }
 
 // span is a number of seconds as people write it.

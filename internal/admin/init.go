@@ -260,7 +260,7 @@ func (a *program) writeFile(s config.Settings, settings setup.Settings) (string,
 	err := settings.Write(config.FileName)
 	if errors.Is(err, fs.ErrExist) {
 		text, err := settings.File()
-		a.Note(s, "%s is there already and stays as it is; this is what it needs:\n%s", config.FileName, string(text))
+		a.Note(s, "%s is there already and stays as it is; this is what it needs:\n  %s", config.FileName, console.Paragraph(text))
 		return "", err
 	}
 	if err != nil {

@@ -1,10 +1,20 @@
 package admin
 
 import (
+	"context"
+	"errors"
+	"os"
 	"strings"
 	"testing"
 
+	"github.com/aws/aws-sdk-go-v2/aws"
+
+	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/account/deploy"
+	"github.com/bastion-ssm/bastion/account/setup"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/report"
 )
 
 // A plan names what changes and why, what others have changed, and what CloudFormation cannot compare.
@@ -89,5 +99,71 @@ func TestDestroyPlanNamesOthers(t *testing.T) {
 	}
 	if got := destroyOutput(d, p).Others; len(got) != 1 || got[0] != "task/other" {
 		t.Errorf("in JSON %q", got)
+	}
+}
+
+// gc writes a line for each old bastion, and nothing that came from AWS starts a line of its own.
+func TestWriteSwept(t *testing.T) {
+	old := func(id, owner, fault string) access.SweptBastion {
+		return access.SweptBastion{
+			OwnedBastion: access.OwnedBastion{Bastion: report.Bastion{TaskID: id}, Owner: owner}, AgeSeconds: 50400, LifeSeconds: 45000, Error: fault,
+		}
+	}
+	var out strings.Builder
+	if err := writeSwept(&out, access.SweepResult{
+		Cluster: "bastion", Expired: []access.SweptBastion{old("one", "AROA:ada\nbastion two", ""), old("three", "AROA:jo", "no")},
+		Kept: []access.SweptBastion{{}, {}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if err := writeSwept(&out, access.SweepResult{Cluster: "bastion"}); err != nil {
+		t.Fatal(err)
+	}
+	const want = `bastion one of AROA:ada bastion two is being stopped: it is 14h old, of 12h30m
+bastion three of AROA:jo could not be stopped: it is 14h old, of 12h30m
+2 younger bastions left alone
+no bastion in cluster bastion is past its life
+`
+	if out.String() != want {
+		t.Errorf("\n%s\nwant\n%s", &out, want)
+	}
+}
+
+// A bastion.yaml that is there stays, and the note has the lines of the one that init would have written.
+func TestFileStays(t *testing.T) {
+	t.Chdir(t.TempDir())
+	if err := os.WriteFile(config.FileName, []byte("mine"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var out strings.Builder
+	a := &program{Host{Note: func(_ config.Settings, format string, args ...any) { _ = console.Printf(&out, format+"\n", args...) }}}
+	made := setup.Settings{Region: "eu-central-1", Cluster: "data", TaskDefinition: "data", Subnets: []string{"subnet-1"}, SecurityGroup: "sg-1"}
+	if name, err := a.writeFile(config.Settings{}, made); err != nil || name != "" {
+		t.Errorf("wrote %q, %v", name, err)
+	}
+	text, err := made.File()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for line := range strings.Lines(string(text)) {
+		if line != "\n" && !strings.Contains(out.String(), "\n  "+line) {
+			t.Errorf("%q lacks the line %q", &out, line)
+		}
+	}
+	if got, err := os.ReadFile(config.FileName); err != nil || string(got) != "mine" {
+		t.Errorf("the file has become %q, %v", got, err)
+	}
+}
+
+// An empty name is neither every stack nor the default one, whatever the option lets pass.
+func TestOpenStackNeedsName(t *testing.T) {
+	a := &program{Host{LoadAWS: func(context.Context, config.Settings) (aws.Config, *console.Progress, error) {
+		return aws.Config{}, nil, errors.New("went on")
+	}}}
+	if _, err := a.openStack(t.Context(), config.Settings{}, stackOptions{}); err == nil || !strings.Contains(err.Error(), `name ""`) {
+		t.Errorf("without a name: %v", err)
+	}
+	if _, err := a.openStack(t.Context(), config.Settings{}, stackOptions{name: "data"}); err == nil || err.Error() != "went on" {
+		t.Errorf("with one: %v", err)
 	}
 }
