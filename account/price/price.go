@@ -223,7 +223,7 @@ var free = []string{
 // rest notes what depends on use, and what the table knows no price of.
 func (e *estimator) rest() {
 	e.note("audit log: %s USD for a GB written, %s for a GB kept a month", e.prices.LogGB, e.prices.LogGBMonth)
-	if e.interfaces() == 0 {
+	if e.interfaces() == 0 && !e.stack.Inputs.PublicAddress {
 		e.note("a NAT gateway, or endpoints that exist, cost what they cost without bastions, and something for each GB")
 	}
 	if e.stack.Inputs.Insights {

@@ -150,6 +150,9 @@ func TestNotes(t *testing.T) {
 	if e := Of(newStack(t, account.Inputs{Region: "us-east-1"}), Options{}); !says(e, "NAT gateway") || says(e, "S3") {
 		t.Errorf("%q", e.Notes)
 	}
+	if e := Of(newStack(t, account.Inputs{Region: "us-east-1", PublicAddress: true}), Options{}); says(e, "NAT gateway") {
+		t.Errorf("with public addresses: %q", e.Notes)
+	}
 }
 
 // Tasks of a service cost something all the time. Instances, and tasks on Spot, are notes.
