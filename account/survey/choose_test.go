@@ -114,7 +114,7 @@ var choices = map[string]struct {
 }{
 	"NAT": {
 		land: land(vpc(subnet(1, "a", WayInternet), subnet(2, "a", WayNAT), subnet(3, "b", WayNAT), subnet(4, "c", WayNone))),
-		want: "subnets=2,3" + toOrders + lacks, note: "NAT gateway: it is there and costs nothing more",
+		want: "subnets=2,3" + toOrders + lacks, note: "NAT gateway: it is there, at no further cost an hour",
 	},
 	"NAT, and endpoints wanted": {
 		land: land(vpc(subnet(2, "a", WayNAT), subnet(3, "b", WayNAT), subnet(4, "c", WayNAT))),

@@ -9,6 +9,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/internal/partition"
+	"github.com/bastion-ssm/bastion/internal/words"
 )
 
 const (
@@ -22,24 +23,30 @@ func (c *chooser) databases() error {
 	in := &c.choice.Inputs
 	for _, f := range c.landscape.Findings {
 		if slices.Contains([]string{actionInstances, actionClusters, actionGroups, actionCaches, actionServerless}, f.Action) {
-			c.note("AWS did not show %s (%s): tasks may connect to the usual ports in the whole VPC", f.What, f.Action)
+			c.note("AWS did not show %s (%s), so that tasks may connect to the usual ports in the whole VPC: %v", f.What, f.Action, f.Err)
 		}
 	}
+	allow, why := c.allow()
 	if in.SecurityGroup == "" && len(in.Egress) == 0 {
-		in.Egress = c.egress()
+		c.setEgress(allow)
 	}
 	if in.SecurityGroup != "" {
 		c.note("your security group %s must let tasks out to port 443 of AWS and to the databases", in.SecurityGroup)
 	}
-	allow := c.allow()
 	if len(in.Classes) == 0 {
 		in.Classes = []account.Class{{}}
 	}
 	in.Classes = slices.Clone(in.Classes)
 	for i := range in.Classes {
-		if len(in.Classes[i].Allow) == 0 {
-			in.Classes[i].Allow = allow
+		class, reason := &in.Classes[i], "you chose it"
+		if len(class.Allow) == 0 {
+			class.Allow, reason = allow, why
 		}
+		what := "allow-list"
+		if class.Name != "" {
+			what += " of class " + class.Name
+		}
+		c.because(what, strings.Join(class.Allow, ","), "%s", reason)
 	}
 	return nil
 }
@@ -56,8 +63,34 @@ func (c *chooser) unseen() (ports []int) {
 	return ports
 }
 
-// egress are the rules of the tasks' security group: by the security groups of the databases, or by the VPC's ranges.
-func (c *chooser) egress() []account.Egress {
+// setEgress sets the rules of the tasks' security group: to the databases, and to what the operator's own lists name besides. allow is the
+// list of the databases, which their rules cover.
+func (c *chooser) setEgress(allow []string) {
+	in := &c.choice.Inputs
+	var why string
+	in.Egress, why = c.egress()
+	known := slices.Clone(allow)
+	for _, d := range c.choice.Databases {
+		for _, a := range d.Addresses {
+			known = append(known, a.Host+":"+strconv.Itoa(a.Port))
+		}
+	}
+	more, notes := Open(*in, known)
+	if len(more) > 0 {
+		why += "; and the destinations that you chose"
+	}
+	in.Egress = append(in.Egress, more...)
+	c.choice.Notes = append(c.choice.Notes, notes...)
+	var texts []string
+	for _, r := range in.Egress {
+		texts = append(texts, cmp.Or(r.Group, r.CIDR)+":"+strconv.Itoa(r.Port))
+	}
+	aws := strings.Join(toAWS(in.Endpoints), ", ")
+	c.because("egress", aws+" (AWS); "+some(texts, ", "), "%s", why)
+}
+
+// egress are the rules for the databases, and why: by their security groups, or by the VPC's ranges.
+func (c *chooser) egress() (rules []account.Egress, why string) {
 	byGroup := make(map[account.Egress][]Database) // without a description
 	wide := c.unseen()
 	for _, d := range c.choice.Databases {
@@ -70,7 +103,7 @@ func (c *chooser) egress() []account.Egress {
 			}
 		}
 	}
-	why := "the ports of the databases, and their security groups"
+	why = "the ports of the databases, and their security groups"
 	if len(byGroup) > maxRules {
 		why = fmt.Sprintf("the ports of the databases, and all addresses of the VPC: %d rules for their security groups are more than a group takes", len(byGroup))
 		for rule := range byGroup {
@@ -81,7 +114,6 @@ func (c *chooser) egress() []account.Egress {
 	if len(c.choice.Databases) == 0 {
 		why = "no database is to be seen: the usual ports, and all addresses of the VPC"
 	}
-	var rules []account.Egress
 	for rule, databases := range byGroup {
 		rule.Description = purpose(databases)
 		rules = append(rules, rule)
@@ -95,12 +127,7 @@ func (c *chooser) egress() []account.Egress {
 	slices.SortFunc(rules, func(a, b account.Egress) int {
 		return cmp.Or(a.Port-b.Port, strings.Compare(a.Group, b.Group), strings.Compare(a.CIDR, b.CIDR))
 	})
-	var texts []string
-	for _, r := range rules {
-		texts = append(texts, cmp.Or(r.Group, r.CIDR)+":"+strconv.Itoa(r.Port))
-	}
-	c.because("egress", some(texts, ", "), "%s", why)
-	return rules
+	return rules, why
 }
 
 // representative is the security group by which rules name a database: one that is not the VPC's default group, if it has one. A cluster
@@ -126,9 +153,9 @@ func purpose(databases []Database) string {
 	return fmt.Sprintf("%d databases", len(databases))
 }
 
-// allow is the list of a class: patterns of the databases' names. A database that is made later has a name of the same pattern.
-func (c *chooser) allow() []string {
-	var entries []string
+// allow is the list of a class that the operator gave none, and why: patterns of the databases' names. A database that is made later has a
+// name of the same pattern.
+func (c *chooser) allow() (entries []string, why string) {
 	add := func(host string, port int) {
 		if entry := host + ":" + strconv.Itoa(port); !slices.Contains(entries, entry) {
 			entries = append(entries, entry)
@@ -143,7 +170,7 @@ func (c *chooser) allow() []string {
 			wide = append(wide, d.Ports...)
 		}
 	}
-	why := "names of this account's databases in the region, those that you make later too"
+	why = "names of this account's databases in the region, those that you make later too"
 	if len(strings.Join(entries, ",")) > maxAllow {
 		why = "the addresses of the VPC: the names of the databases are too many"
 		for _, d := range c.choice.Databases {
@@ -161,8 +188,7 @@ func (c *chooser) allow() []string {
 		}
 	}
 	slices.Sort(entries)
-	c.because("allow-list", strings.Join(entries, ","), "%s", why)
-	return entries
+	return entries, why
 }
 
 // leastHash is the least length of what AWS puts into the names of an account's databases in a region.
@@ -246,7 +272,7 @@ func (c *chooser) ask(rules []account.Ingress) {
 	if c.answers.Groups == "" {
 		c.choice.Questions = append(c.choice.Questions, Question{
 			Flag: FlagGroups, Default: No,
-			Text: fmt.Sprintf("May the stack let its tasks into %d security groups that are not its own?", countGroups(rules)),
+			Text: "May the stack let its tasks into " + words.Count(countGroups(rules), "security group") + " not its own?",
 			Candidates: []Candidate{
 				{Yes, "adds these inbound rules, which go with the stack: " + list},
 				{No, "changes nothing; you add them yourself, from the stack's output SecurityGroupId"},

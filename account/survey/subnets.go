@@ -183,7 +183,7 @@ func (c *chooser) plan(subnets []Subnet) (plan, error) {
 	case c.answers.MakeEndpoints:
 		return plan{ways: isolated, make: true, private: true, what: "VPC endpoints", why: "you chose them; to make: " + strings.Join(missing, ", ")}, nil
 	case has(WayNAT):
-		return plan{ways: []Way{WayNAT}, what: string(WayNAT), why: "it is there and costs nothing more; --" + FlagEndpoints +
+		return plan{ways: []Way{WayNAT}, what: string(WayNAT), why: "it is there, at no further cost an hour; --" + FlagEndpoints +
 			" instead leaves tasks no way to the internet"}, nil
 	}
 	for _, way := range []Way{WayTransit, WayAppliance, WayUnknown} {

@@ -39,7 +39,7 @@ var allowed = map[string][]string{
 	},
 	"account/review": {"internal/audit", "internal/fail", "internal/fargate"},
 	"account/price":  {"account", "internal/fargate", "internal/pattern"},
-	"account/survey": {"account", "internal/fail", "internal/partition", "internal/pattern", "internal/printable", "targets"},
+	"account/survey": {"account", "internal/fail", "internal/partition", "internal/pattern", "internal/printable", "internal/words", "targets"},
 
 	"agent/api": {
 		"internal/config", "internal/dirs", "internal/fail", "internal/files", "internal/private", "internal/report", "internal/sleep",
