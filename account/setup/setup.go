@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"reflect"
-	"slices"
 	"strings"
 
 	"github.com/bastion-ssm/bastion/account"
@@ -56,6 +55,7 @@ type Plan struct {
 	price      price.Options
 	repository string            // of the images, if the stack exists
 	deployed   map[string]string // the stack's parameters, if it exists
+	ingress    []account.Ingress // the stack's rules in groups of others, if it exists
 }
 
 // Result is what a set-up has made.
@@ -90,14 +90,11 @@ func (s *Setup) Look(ctx context.Context) (*Plan, error) {
 		Place:    account.Place{Partition: landscape.Partition, Region: landscape.Region, Account: landscape.Account},
 		Findings: landscape.Findings, Exists: state.Phase == deploy.Ready, price: s.Price,
 	}
-	inputs := s.Answers.Inputs
+	var inputs account.Inputs
 	if plan.Exists {
-		if !state.Own {
-			return nil, foreign(s.Answers.Inputs.Name)
+		if inputs, err = s.standing(plan, landscape, state); err != nil {
+			return nil, err
 		}
-		// What it was made with stays: a survey would take the stack's own endpoints and rules for somebody else's.
-		inputs, plan.repository, plan.deployed = merged(state.Inputs, inputs), state.Outputs[RepositoryOutput], state.Parameters
-		plan.Choice = s.changes(landscape, inputs)
 	} else {
 		if plan.Choice, err = s.choose(ctx, landscape); err != nil {
 			return nil, err
@@ -140,30 +137,6 @@ func (s *Setup) choose(ctx context.Context, l survey.Landscape) (survey.Choice, 
 			return choice, err
 		}
 	}
-}
-
-// changes are what the account has now and a stack's inputs do not know: destinations that are not on the lists.
-func (s *Setup) changes(l survey.Landscape, inputs account.Inputs) survey.Choice {
-	now, err := survey.Choose(l, survey.Answers{VPC: inputs.VPC, Groups: survey.No})
-	if err != nil {
-		return survey.Choice{Notes: []string{err.Error()}}
-	}
-	var listed []string
-	for _, c := range inputs.Classes {
-		listed = append(listed, c.Allow...)
-	}
-	var news []string
-	for _, destination := range now.Inputs.Classes[0].Allow {
-		if !slices.Contains(listed, destination) {
-			news = append(news, destination)
-		}
-	}
-	choice := survey.Choice{VPC: now.VPC, Databases: now.Databases}
-	if len(news) > 0 {
-		choice.Notes = []string{"not on the list of destinations, because it was not there before: " + strings.Join(news, ", ") +
-			" (name the whole list by --allow)"}
-	}
-	return choice
 }
 
 // merged is base with what is set in over.

@@ -38,15 +38,19 @@ func (p *Plan) Show() Shown {
 	}
 	s.Cost = price.Of(p.Stack, p.price)
 	for _, f := range p.Findings {
+		if slices.ContainsFunc(p.Choice.Notes, func(note string) bool { return strings.HasPrefix(note, "AWS did not show "+f.What+" (") }) {
+			continue // the choice says what follows of it
+		}
 		s.Notes = append(s.Notes, fmt.Sprintf("AWS did not show %s: %v", f.What, f.Err))
 	}
 	for _, a := range p.Adopted {
 		s.Notes = append(s.Notes, fmt.Sprintf("an earlier stack of the name has left %s, which this one takes over", a.PhysicalID))
 	}
-	for _, i := range in.Ingress {
-		s.Yours = append(s.Yours, fmt.Sprintf("security group %s: lets the tasks in at port %d (%s)", i.Group, i.Port, i.For))
-	}
+	s.Yours = p.yours()
 	for _, i := range p.Images {
+		if i.Class != "" {
+			i.Tag += " (class " + i.Class + ")"
+		}
 		s.Images = append(s.Images, i.Tag)
 	}
 	s.Resources = slices.Clone(p.Changes)
@@ -56,6 +60,21 @@ func (p *Plan) Show() Shown {
 		}
 	}
 	return s
+}
+
+// yours are the rules that the plan adds to security groups of others, or removes from them.
+func (p *Plan) yours() (lines []string) {
+	for _, i := range p.Stack.Inputs.Ingress {
+		if !admits(p.ingress, i) {
+			lines = append(lines, fmt.Sprintf("security group %s: lets the tasks in at port %d (%s)", i.Group, i.Port, i.For))
+		}
+	}
+	for _, i := range p.ingress {
+		if !admits(p.Stack.Inputs.Ingress, i) {
+			lines = append(lines, fmt.Sprintf("security group %s: no longer lets the tasks in at port %d (%s)", i.Group, i.Port, i.For))
+		}
+	}
+	return lines
 }
 
 // WriteText writes the plan for a reader.

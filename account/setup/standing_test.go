@@ -1,0 +1,165 @@
+package setup
+
+import (
+	"errors"
+	"net/netip"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/account/deploy"
+	"github.com/bastion-ssm/bastion/account/survey"
+	"github.com/bastion-ssm/bastion/internal/fail"
+)
+
+const listedOrders = "*abcdefghij12.eu-central-1.rds.amazonaws.com:5432"
+
+// standingLand is a VPC with a private and a public subnet, and the databases orders and billing, whose groups let nobody in.
+func standingLand() survey.Landscape {
+	subnet := func(id, cidr string, way survey.Way) survey.Subnet {
+		return survey.Subnet{ID: id, Zone: region + "a", ZoneID: "euc1-az1", CIDR: netip.MustParsePrefix(cidr), Free: 99, RouteTable: "rtb-1", Way: way}
+	}
+	database := func(name, group string, port int) survey.Database {
+		return survey.Database{
+			Name: "rds:" + name, Engine: "postgres", VPC: "vpc-1", Groups: []string{group}, Ports: []int{port},
+			Addresses: []survey.Address{{Host: name + ".abcdefghij12.eu-central-1.rds.amazonaws.com", Port: port}},
+		}
+	}
+	return survey.Landscape{
+		Region: region, Account: "123456789012", Partition: "aws", PrefixList: "pl-1",
+		VPCs: []survey.VPC{{
+			ID: "vpc-1", Name: "data", CIDRs: []netip.Prefix{netip.MustParsePrefix("10.0.0.0/16")},
+			Subnets: []survey.Subnet{subnet("subnet-1", "10.0.1.0/24", survey.WayNAT), subnet("subnet-2", "10.0.2.0/24", survey.WayInternet)},
+		}},
+		Databases: []survey.Database{database("billing", "sg-0b", 5433), database("orders", "sg-0a", 5432)},
+		Groups:    []survey.Group{{ID: "sg-0a", Name: "orders", VPC: "vpc-1"}, {ID: "sg-0b", Name: "billing", VPC: "vpc-1"}},
+	}
+}
+
+var toOrders = account.Ingress{Group: "sg-0a", Port: 5432, For: "rds:orders"}
+
+// standingPlan is the plan of answers for a stack that lets its tasks into the group of orders.
+func standingPlan(t *testing.T, answers survey.Answers) (*Plan, error) {
+	t.Helper()
+	answers.Inputs.Name = "bastion"
+	s := &Setup{Answers: answers, Version: "v1"}
+	state := deploy.State{Own: true, Inputs: account.Inputs{
+		Name: "bastion", Region: region, VPC: "vpc-1", VPCCIDR: "10.0.0.0/16", Subnets: []string{"subnet-1"}, Ingress: []account.Ingress{toOrders},
+		Egress:  []account.Egress{{Port: 5432, Group: "sg-0a", Description: "rds:orders"}},
+		Classes: []account.Class{{Allow: []string{listedOrders, "10.0.0.9:22"}}},
+	}}
+	plan := &Plan{Exists: true}
+	in, err := s.standing(plan, standingLand(), state)
+	if err != nil {
+		return nil, err
+	}
+	return plan, s.complete(plan, in)
+}
+
+// An answer changes a stack that stands: rules that are missing come, and with No all of them go. The plan shows these alone.
+func TestStandingGroups(t *testing.T) {
+	for answer, want := range map[string]struct {
+		rules []string
+		yours string
+	}{
+		"":         {[]string{"sg-0a"}, ""},
+		survey.Yes: {[]string{"sg-0a", "sg-0b"}, "security group sg-0b: lets the tasks in at port 5433 (rds:billing)"},
+		survey.No:  {nil, "security group sg-0a: no longer lets the tasks in at port 5432 (rds:orders)"},
+	} {
+		plan, err := standingPlan(t, survey.Answers{Groups: answer})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var rules []string
+		for _, i := range plan.Stack.Inputs.Ingress {
+			rules = append(rules, i.Group)
+		}
+		if yours := strings.Join(plan.Show().Yours, "\n"); !slices.Equal(rules, want.rules) || yours != want.yours {
+			t.Errorf("%q: rules %q, shown %q", answer, rules, yours)
+		}
+	}
+}
+
+// A public address needs a public subnet.
+func TestStandingPublicAddress(t *testing.T) {
+	if _, err := standingPlan(t, survey.Answers{PublicAddress: true}); fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), "internet gateway") {
+		t.Errorf("in a private subnet: %v", err)
+	}
+	plan, err := standingPlan(t, survey.Answers{PublicAddress: true, Inputs: account.Inputs{Subnets: []string{"subnet-2"}}})
+	if err != nil || !plan.settings(nil).PublicAddress {
+		t.Errorf("in a public one: %v, %+v", err, plan)
+	}
+}
+
+// What a stack cannot follow is refused, by the name of the option and with what to do.
+func TestStandingRefuses(t *testing.T) {
+	for option, answers := range map[string]survey.Answers{"--vpc vpc-2": {VPC: "vpc-2"}, "--make-endpoints yes": {MakeEndpoints: true}} {
+		_, err := standingPlan(t, answers)
+		if fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), option) || !strings.Contains(fail.NextOf(err), "bastion destroy") {
+			t.Errorf("%s: %v, next %q", option, err, fail.NextOf(err))
+		}
+	}
+	for _, own := range []string{"vpc-1", "data"} {
+		if _, err := standingPlan(t, survey.Answers{VPC: own}); err != nil {
+			t.Errorf("the stack's own VPC %s: %v", own, err)
+		}
+	}
+}
+
+// Notes are about what has come since the deployment, and about what a new list takes away.
+func TestStandingLists(t *testing.T) {
+	const news = "not on the list of destinations, because it was not there before: *abcdefghij12.eu-central-1.rds.amazonaws.com:5433"
+	for name, tt := range map[string]struct {
+		allow []string
+		want  []string
+	}{
+		"no list":      {nil, []string{news}},
+		"a wider list": {[]string{listedOrders, "10.0.0.9:22", "*abcdefghij12.eu-central-1.rds.amazonaws.com:5433"}, nil},
+		"another list": {[]string{"10.0.0.9:22"}, []string{"removed from the list of destinations: " + listedOrders}},
+	} {
+		var answers survey.Answers
+		if tt.allow != nil {
+			answers.Inputs.Classes = []account.Class{{Allow: tt.allow}}
+		}
+		plan, err := standingPlan(t, answers)
+		if err != nil {
+			t.Fatal(err)
+		}
+		notes := slices.DeleteFunc(slices.Clone(plan.Choice.Notes), func(note string) bool { return strings.HasPrefix(note, "the tasks' security group") })
+		if !slices.EqualFunc(notes, tt.want, strings.HasPrefix) {
+			t.Errorf("%s: notes %q", name, notes)
+		}
+	}
+}
+
+// A plan names what AWS did not show once, and the class of each image.
+func TestShowOnce(t *testing.T) {
+	plan, err := standingPlan(t, survey.Answers{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan.Findings = []survey.Finding{{What: "RDS instances", Action: "rds:DescribeDBInstances", Err: errors.New("denied")}}
+	plan.Choice.Notes = []string{"AWS did not show RDS instances (rds:DescribeDBInstances), so that ...: denied"}
+	plan.Images = []Image{{Class: "ops", Tag: "v1-1"}, {Tag: "v1-2"}}
+	shown := plan.Show()
+	if len(shown.Notes) != 1 || !slices.Equal(shown.Images, []string{"v1-1 (class ops)", "v1-2"}) {
+		t.Errorf("notes %q, images %q", shown.Notes, shown.Images)
+	}
+	plan.Choice.Notes = nil
+	if shown := plan.Show(); len(shown.Notes) != 1 {
+		t.Errorf("without a note of the choice: %q", shown.Notes)
+	}
+}
+
+// A new list opens the stack's own security group, and leaves the rules that were there.
+func TestStandingOpens(t *testing.T) {
+	plan, err := standingPlan(t, survey.Answers{Inputs: account.Inputs{Classes: []account.Class{{Allow: []string{listedOrders, "10.9.0.0/16:1521"}}}}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	egress := plan.Stack.Inputs.Egress
+	if len(egress) != 2 || egress[0].Group != "sg-0a" || egress[1].CIDR != "10.9.0.0/16" || egress[1].Port != 1521 {
+		t.Errorf("%+v", egress)
+	}
+}
