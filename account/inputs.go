@@ -166,7 +166,7 @@ func (in Inputs) Validate() error {
 	check(nameForm().MatchString(in.Name) && len(in.Name) <= maxName,
 		"name %q: want 2 to %d lower-case letters, digits and single hyphens, a letter first", in.Name, maxName)
 	check(pathForm().MatchString(in.Path), "IAM path %q: want / at its begin and end", in.Path)
-	check(slices.Contains(retentions, in.RetentionDays), "log retention of %d days: CloudWatch Logs takes %s", in.RetentionDays, list(retentions))
+	check(slices.Contains(retentions, in.RetentionDays), "log retention of %d days: want a year or more, as CloudWatch Logs takes it: %s", in.RetentionDays, list(retentions))
 	memories := fargate.Memories(in.CPU)
 	check(len(memories) > 0, "%d CPU units: Fargate has %s", in.CPU, list(fargate.CPUs()))
 	check(len(memories) == 0 || slices.Contains(memories, in.Memory), "%d MiB with %d CPU units: Fargate has %s", in.Memory, in.CPU, list(memories))
@@ -197,13 +197,12 @@ func (in Inputs) Validate() error {
 	return errors.Join(faults...)
 }
 
-// The forms of what others have made, and of a destination as bastiond's list takes it. bastiond itself reads the list more strictly.
+// The forms of what others have made.
 var (
-	boundaryForm    = pattern.Lazy(`^arn:[^:]+:iam::[^:]+:policy/.`)
-	anyKeyForm      = pattern.Lazy(`^arn:[^:]+:kms:[^:]+:[^:]+:key/.`) // also the guide's, which has words to fill in
-	roleForm        = pattern.Lazy(`^arn:[^:]+:iam::[^:]+:role/.`)
-	emailForm       = pattern.Lazy(`^[^@\s]+@[^@\s]+$`)
-	destinationForm = pattern.Lazy(`^[^\s,]+:[0-9*-]+$`)
+	boundaryForm = pattern.Lazy(`^arn:[^:]+:iam::[^:]+:policy/.`)
+	anyKeyForm   = pattern.Lazy(`^arn:[^:]+:kms:[^:]+:[^:]+:key/.`)              // also the guide's, which has words to fill in
+	roleForm     = pattern.Lazy(`^arn:[^:]+:iam::([0-9]{12}|ACCOUNT_ID):role/.`) // also the guide's
+	emailForm    = pattern.Lazy(`^[^@\s]+@[^@\s]+$`)
 )
 
 // validateNames checks what Validate checks of what others have made: CloudFormation would find it out in the middle of a deployment, and
@@ -214,8 +213,8 @@ func (in Inputs) validateNames(check func(ok bool, format string, args ...any)) 
 		form              func() *regexp.Regexp
 	}{
 		{in.Boundary, "permissions boundary", "the ARN of a policy", boundaryForm},
-		{in.TaskRole, "task role", "the ARN of a role", roleForm},
-		{in.ExecutionRole, "execution role", "the ARN of a role", roleForm},
+		{in.TaskRole, "task role", "the ARN of a role, with an account of 12 digits", roleForm},
+		{in.ExecutionRole, "execution role", "the ARN of a role, with an account of 12 digits", roleForm},
 		{in.Key, "KMS key", "the ARN of a key, not of an alias", anyKeyForm},
 		{in.AlarmEmail, "address for alarms", "NAME@DOMAIN", emailForm},
 	} {
@@ -223,7 +222,8 @@ func (in Inputs) validateNames(check func(ok bool, format string, args ...any)) 
 	}
 	for _, c := range in.Classes {
 		for _, destination := range c.Allow {
-			check(destinationForm().MatchString(destination), "destination %q: want HOST:PORT, CIDR:PORT or *:PORT", destination)
+			err := checkDestination(destination)
+			check(err == nil, "destination %q: %w", destination, err)
 		}
 	}
 }

@@ -228,7 +228,7 @@ func TestInitEmit(t *testing.T) {
 		{[]string{"--emit", "cfn", "--offline", "--class", "read=10.0.0.0/16:5432", "--class", "write=10.0.0.0/16:3306"}, 0, `"ImageTagWrite"`},
 		{[]string{"--emit", "cfn", "--offline", "--class", "read=10.0.0.0/16:5432", "--allow", "10.0.0.0/16:3306"}, 2, "give one --allow"},
 		{[]string{"--emit", "cfn", "--offline", "--allow", "10.0.0.0/16:3306", "--class", "read=10.0.0.0/16:5432"}, 2, "give one --allow"},
-		{[]string{"--emit", "cfn", "--offline", "--retention", "7"}, 2, "CloudWatch Logs takes 365"},
+		{[]string{"--emit", "cfn", "--offline", "--retention", "7"}, 2, "want a year or more, as CloudWatch Logs takes it: 365, 400"},
 		{[]string{"--emit", "cfn", "--offline", "--security-groups", "sg-1,sg-2"}, 2, "name one security group"},
 		{[]string{"--vpc", "a", "--public-address", "perhaps"}, 2, "neither yes nor no"},
 		{[]string{"--dry-run", "--prices", "/nowhere"}, 2, "name a file"},
