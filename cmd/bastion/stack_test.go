@@ -87,6 +87,17 @@ func TestEmptyNameIsRefused(t *testing.T) {
 	}
 }
 
+// A tag that is none is found out before AWS is asked.
+func TestImageTagIsChecked(t *testing.T) {
+	for _, tag := range []string{"bad tag", "", ".1", "a/b", strings.Repeat("a", 129)} {
+		var stdout, stderr syncBuilder
+		code := run(t.Context(), []string{"bastion", "upgrade", "--image-tag", tag}, stdio{in: os.Stdin, out: &stdout, err: &stderr})
+		if code != 2 || !strings.Contains(stderr.String(), "is no tag of an image") {
+			t.Errorf("%q: exit code %d\n%s", tag, code, stderr.String())
+		}
+	}
+}
+
 // plan, upgrade and destroy work with an emulator that is not ours, on their own stack alone.
 func TestStackCommandsOnMoto(t *testing.T) {
 	t.Parallel()

@@ -46,9 +46,12 @@ func (o *initOptions) flags() []cli.Option {
 	number := func(into *int, form, help, name string) *cli.Flag {
 		return cli.Func(form, help, func(v string) (err error) {
 			if *into, err = strconv.Atoi(v); err != nil {
-				err = fail.Usagef("write a whole number", "--%s %q is no number", name, v)
+				return fail.Usagef("write a whole number", "--%s %q is no number", name, v)
 			}
-			return err
+			if *into == 0 { // the default of Inputs
+				return fail.Usagef("write another number, or leave the option out", "want a number above 0")
+			}
+			return nil
 		}, name)
 	}
 	return []cli.Option{
@@ -73,12 +76,21 @@ func (o *initOptions) flags() []cli.Option {
 		cli.Func("VARIABLE=ARN", "a secret of Secrets Manager for the tasks' environment", o.secret, "secret"),
 		cli.Text(&o.prices, "FILE", "a table of prices for the estimate (ADR 17)", "prices"),
 		o.imageFlag(),
-		cli.Text(&o.emit, strings.Join(setup.Forms, "|"), "print this instead of deploying", "emit"),
+		cli.Func(strings.Join(setup.Forms, "|"), "print this instead of deploying", o.form, "emit"),
 		cli.Switch(&o.offline, "with --emit: ask AWS nothing; what is not given stays a parameter", "offline"),
 		cli.Switch(&o.dryRun, "show the plan and change nothing", "dry-run"),
 		cli.Switch(&o.yes, "do not ask before the deployment", "yes", "y"),
 		cli.Switch(&o.noTest, "do not start a bastion at the end", "no-test"),
 	}
+}
+
+// form takes the form of --emit.
+func (o *initOptions) form(name string) error {
+	if !slices.Contains(setup.Forms, name) {
+		return fail.Usagef("use "+strings.Join(setup.Forms, ", "), "%q is no form of a stack", name)
+	}
+	o.emit = name
+	return nil
 }
 
 // table is the operator's table of prices, nil if there is none.
@@ -150,7 +162,10 @@ func (a *program) setUp(ctx context.Context, s config.Settings, o initOptions) e
 	if err := a.take(&o); err != nil {
 		return err
 	}
-	if o.emit != "" && o.offline {
+	if o.offline && o.emit == "" {
+		return fail.Usagef("add --emit "+strings.Join(setup.Forms, "|"), "--offline deploys nothing, and there is no --emit")
+	}
+	if o.offline {
 		stack, err := account.New(o.answers.Inputs)
 		if err != nil {
 			return err
@@ -159,7 +174,7 @@ func (a *program) setUp(ctx context.Context, s config.Settings, o initOptions) e
 		return a.emit(o.emit, stack, account.Place{Partition: partition.Of(region).ID, Region: region, Account: "ACCOUNT_ID"})
 	}
 	binaries, err := o.binaries()
-	if err != nil && o.emit == "" && !o.dryRun {
+	if err != nil && (o.bastiond != nil || o.emit == "" && !o.dryRun) { // a program that carries none can show a plan
 		return err
 	}
 	prices, err := o.table()

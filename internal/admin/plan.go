@@ -77,6 +77,8 @@ type PlanOutput struct {
 	Images  []newImage      `json:"images"`  // that classes would get
 	Changes []deploy.Change `json:"changes"`
 	Drift   *deploy.Drift   `json:"drift"` // null: not looked for, or not found out
+
+	pushes bool // upgrade would push the images that the repository lacks
 }
 
 // plan runs `bastion plan`.
@@ -92,9 +94,11 @@ func (a *program) plan(ctx context.Context, s config.Settings, o planOptions) er
 		return err
 	}
 	out := PlanOutput{Stack: o.name, Region: d.region, Version: state.Version, Program: d.Version}
-	if out.Images, _, err = a.newImages(s, state, o.imageOptions, ""); err != nil {
+	images, made, err := a.newImages(s, state, o.imageOptions, "")
+	if err != nil {
 		return err
 	}
+	out.Images, out.pushes = images, made != nil
 	p, err := d.preview(ctx, state, parameters(out.Images))
 	if err != nil {
 		return err
@@ -134,6 +138,9 @@ func writePlan(out io.Writer, p PlanOutput, noDrift bool) error {
 	} else {
 		_ = console.Printf(&b, "bastion upgrade would change %s:\n", words.Count(len(p.Changes), "resource"))
 		writeChanges(&b, p.Changes, p.Images)
+	}
+	if p.pushes { // a push may have failed after the stack was made
+		_ = console.Printf(&b, "the image in the repository is not looked at: bastion upgrade pushes it if it is missing\n")
 	}
 	switch {
 	case p.Drift != nil:

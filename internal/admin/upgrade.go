@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"errors"
+	"regexp"
 
 	"github.com/bastion-ssm/bastion/account/deploy"
 	"github.com/bastion-ssm/bastion/internal/cli"
@@ -19,6 +20,18 @@ type upgradeOptions struct {
 	yes bool
 }
 
+// tagForm is a tag as registries take it.
+var tagForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+
+// imageTag takes the tag of --image-tag.
+func (o *upgradeOptions) imageTag(tag string) error {
+	if !tagForm.MatchString(tag) {
+		return fail.Usagef("write 1 to 128 letters, digits, and _ . - after the first", "%q is no tag of an image", tag)
+	}
+	o.tag = tag
+	return nil
+}
+
 func (a *program) upgradeCommand() *cli.Command {
 	var o upgradeOptions
 	return &cli.Command{
@@ -33,7 +46,7 @@ func (a *program) upgradeCommand() *cli.Command {
 		},
 		Examples: []string{"bastion upgrade", "bastion upgrade --image-tag 2 --yes"},
 		Flags: append(o.flags(), o.imageFlag(),
-			cli.Text(&o.tag, "TAG", "tag of an image that is in the repository already: push none", "image-tag"),
+			cli.Func("TAG", "push nothing, use the repository's image with this tag; that it is there is not checked", o.imageTag, "image-tag"),
 			cli.Switch(&o.yes, "do not ask", "yes", "y")),
 		Settings: showCommon,
 		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.upgrade(ctx, s, o) }),

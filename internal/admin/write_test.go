@@ -66,6 +66,11 @@ not compared: KeyAlias, OtherCommand
 	if err := writePlan(&out, p, false); err != nil || !strings.Contains(out.String(), "would change nothing\nno drift was found\nnot compared") {
 		t.Errorf("%v\n%s", err, &out)
 	}
+	out.Reset()
+	p.pushes = true
+	if err := writePlan(&out, p, false); err != nil || !strings.Contains(out.String(), "nothing\nthe image in the repository is not looked at: bastion upgrade pushes") {
+		t.Errorf("%v\n%s", err, &out)
+	}
 }
 
 // What was removed, what will be, and what stays is told, with what there is to do about it.
