@@ -20,12 +20,18 @@ type Terminal struct {
 	Err      io.Writer // for questions; characters that do not print must not get through it
 	Progress *console.Progress
 	Alone    bool // nobody is to be asked
+	Defaults bool // where nobody can answer, the questions' defaults do: for what changes nothing
 }
 
-// Answer implements Person. Where nobody can answer, its error names the option that does.
+// Answer implements Person. Where nobody can answer, its error names the option that does, unless the
+// question's default is taken.
 func (t *Terminal) Answer(ctx context.Context, q survey.Question) (string, error) {
 	t.Progress.Idle()
 	if t.Alone || !console.CanAsk(t.In) {
+		if t.Defaults && q.Default != "" {
+			_ = console.Printf(t.Err, "bastion: taking --%s %s, because nobody was asked: %s\n", q.Flag, q.Default, q.Text)
+			return q.Default, nil
+		}
 		return "", fail.Usagef("answer by --"+q.Flag+": "+candidates(q, "; "), "%s", q.Text)
 	}
 	line, err := console.Ask(ctx, t.In, t.Err, fmt.Sprintf("%s\n  %s\n[%s] ", q.Text, candidates(q, "\n  "), q.Default))

@@ -171,6 +171,7 @@ func TestInitOnMoto(t *testing.T) {
 	expect("without an answer", bastion("--yes"), 2, "--change-security-groups")
 	expect("without a confirmation", bastion("--change-security-groups", "no"), 2, "add --yes", "The stack bastion in account 123456789012")
 	expect("only a plan", bastion("--change-security-groups", "yes", "--dry-run"), 0, "AWS::ECS::Cluster", "Of yours it changes", "Cost: about $")
+	expect("a plan without an answer", bastion("--dry-run"), 0, "taking --change-security-groups", "AWS::ECS::Cluster")
 	prices := filepath.Join(dir, "prices.json")
 	published, err := os.ReadFile(pricesFile)
 	if err == nil {

@@ -188,7 +188,9 @@ func (a *program) setUp(ctx context.Context, s config.Settings, o initOptions) e
 	defer p.Close()
 	set := &setup.Setup{
 		Survey: survey.Bind(cfg), Stacks: deploy.New(deploy.Bind(cfg), o.answers.Inputs.Defaults().Name),
-		Registry: setup.NewRegistry(cfg, a.Registry()), Person: &setup.Terminal{In: a.In, Err: a.Err, Progress: p, Alone: o.yes},
+		Registry: setup.NewRegistry(cfg, a.Registry()), Person: &setup.Terminal{
+			In: a.In, Err: a.Err, Progress: p, Alone: o.yes, Defaults: o.dryRun || o.emit != "",
+		},
 		Answers: o.answers, Binaries: binaries, Version: a.Version,
 		Price: price.Options{Prices: prices, Fargate: price.BySettings(s.Local.PriceVCPUHour, s.Local.PriceGBHour)},
 	}
