@@ -36,7 +36,7 @@ func (a *program) iamPolicyCommand() *cli.Command {
 				"init", "what bastion init, plan, upgrade and destroy call",
 				"resources, roles, network", "what CloudFormation calls for them, and nobody else: attach them beside init",
 			),
-			cli.Para(`Without NAME it lists them. The policies are of the model that the stack comes from (docs/adr/0015). They name the account and
+			cli.Para(`Without NAME it lists them, without credentials. The policies are of the model that the stack comes from (docs/adr/0015). They name the account and
 				region of your credentials; with --account no call is made.`),
 		},
 		Examples: []string{
@@ -80,9 +80,11 @@ func (a *program) iamPolicy(ctx context.Context, s config.Settings, name string,
 	if err != nil {
 		return fail.New(fail.Usage, "", err, "bastion iam-policy --help lists the options")
 	}
-	place, err := a.place(ctx, s, o.account)
-	if err != nil {
-		return err
+	place := account.Place{Partition: "aws", Region: "REGION", Account: "ACCOUNT_ID"}
+	if name != "" || s.Output.Format == "json" { // the list has names alone
+		if place, err = a.place(ctx, s, o.account); err != nil {
+			return err
+		}
 	}
 	documents, err := stack.Documents(place)
 	if err != nil {
