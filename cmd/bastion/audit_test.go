@@ -120,6 +120,14 @@ func TestAuditOfBastiond(t *testing.T) {
 		t.Errorf("%+v", cost)
 	}
 
+	// The log outlives the cluster.
+	r = e.run(append(e.as("admin", lab.IdentityConfig{Allow: []string{"*"}}), "AWS_ENDPOINT_URL_CLOUDWATCH_LOGS="+strings.TrimPrefix(env[0], "AWS_ENDPOINT_URL="),
+		env[4]), "cost", "--month", "this", "--cluster", "gone", "-o", "json")
+	cost = admin.CostOutput{}
+	if err := json.Unmarshal([]byte(r.stdout), &cost); err != nil || r.code != 0 || len(cost.Groups) != 1 || cost.Groups[0].Bastions != 1 {
+		t.Errorf("without the cluster: %v: %+v", err, r)
+	}
+
 	var out admin.AuditOutput
 	r = e.run(env, "audit", "--since", "1h", "-o", "json")
 	if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || r.code != 0 {

@@ -12,6 +12,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/account/review"
+	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
@@ -85,6 +86,10 @@ func (a *program) cost(ctx context.Context, s config.Settings, o costOptions) er
 			"the audit log has no tags, and ECS forgets stopped tasks after an hour: a month cannot be added up by tag")
 	}
 	running, err := a.running(ctx, s)
+	if o.month != "" && awsanswer.Of(err).Code == "ClusterNotFoundException" { // the log outlives the cluster, in which nothing runs then
+		a.Note(s, "cluster %s is gone: counting no bastion as running", s.Bastion.Cluster)
+		running, err = nil, nil
+	}
 	if err != nil {
 		return err
 	}

@@ -89,7 +89,8 @@ var allowed = map[string][]string{
 	"internal/audit": {},
 	"internal/admin": {
 		"access", "account", "account/deploy", "account/image", "account/image/carried", "account/price", "account/review",
-		"account/setup", "account/survey", "internal/audit", "internal/cli", "internal/config", "internal/console", "internal/duration", "internal/fail",
+		"account/setup", "account/survey", "internal/audit", "internal/awsanswer", "internal/cli", "internal/config", "internal/console",
+		"internal/duration", "internal/fail",
 		"internal/fargate", "internal/partition", "internal/printable", "internal/process", "internal/words",
 	},
 	"internal/awsanswer": {"internal/pattern"},
