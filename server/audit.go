@@ -14,36 +14,8 @@ import (
 	"github.com/bastion-ssm/bastion/sessions/bond"
 )
 
-// The events of the audit log, and their results.
-const (
-	eventStart        = audit.Start
-	eventGrant        = audit.Grant
-	eventGrantRefused = audit.GrantRefused
-	eventAuth         = audit.Auth
-	eventAuthRefused  = audit.AuthRefused
-	eventConnect      = audit.Connect
-	eventDenied       = audit.Denied
-	eventClose        = audit.Close
-	eventDisconnect   = audit.Disconnect
-	eventBondOpen     = audit.BondOpen
-	eventBondClose    = audit.BondClose
-	eventSubflowJoin  = audit.SubflowJoin
-	eventSubflowLost  = audit.SubflowLost
-	eventSubflowDeny  = audit.SubflowDeny
-	eventDrain        = audit.Drain
-	eventStop         = audit.Stop
-	eventOverdue      = audit.Overdue
-
-	resultOK      = audit.OK
-	resultFailed  = audit.Failed
-	resultRefused = audit.Refused
-)
-
-// record is a line of the audit log.
-type record = audit.Record
-
 // from records a connection's remote address. One over many subflows has several, which the subflows' own events have.
-func from(r *record, conn net.Conn) {
+func from(r *audit.Record, conn net.Conn) {
 	if _, ok := conn.(*bond.Conn); ok {
 		r.Bond = conn.RemoteAddr().String()
 		return
@@ -60,7 +32,7 @@ type auditor struct {
 	broken bool
 }
 
-func (a *auditor) write(r record) {
+func (a *auditor) write(r audit.Record) {
 	r.Time = stamp(time.Now())
 	for _, field := range []*string{
 		&r.Reason, &r.Who, &r.Grant, &r.User, &r.Client, &r.Request, &r.Destination, &r.Address, &r.Replaces,

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"time"
 
+	"github.com/bastion-ssm/bastion/internal/audit"
 	"github.com/bastion-ssm/bastion/sessions/bond"
 )
 
@@ -26,22 +27,22 @@ func (s *Server) listenBond() *bond.Listener {
 // auditBond writes the events of the bond port. The client is unknown before the SSH handshake: the connection's auth event has the
 // same bond field.
 func (s *Server) auditBond(e bond.Event) {
-	r := record{Reason: e.Reason, Bond: e.Conn}
+	r := audit.Record{Reason: e.Reason, Bond: e.Conn}
 	if e.Type != bond.EventClosed {
 		r.Subflow = &e.Subflow
 		r.Client = e.Remote.String()
 	}
 	switch e.Type {
 	case bond.EventOpened:
-		r.Event, r.Result = eventBondOpen, resultOK
+		r.Event, r.Result = audit.BondOpen, audit.OK
 	case bond.EventJoined:
-		r.Event, r.Result = eventSubflowJoin, resultOK
+		r.Event, r.Result = audit.SubflowJoin, audit.OK
 	case bond.EventRefused:
-		r.Event, r.Result = eventSubflowDeny, resultRefused
+		r.Event, r.Result = audit.SubflowDeny, audit.Refused
 	case bond.EventLost:
-		r.Event = eventSubflowLost
+		r.Event = audit.SubflowLost
 	case bond.EventClosed:
-		r.Event = eventBondClose
+		r.Event = audit.BondClose
 		up, down := int64(e.Received), int64(e.Sent)
 		r.BytesUp, r.BytesDown = &up, &down
 	}

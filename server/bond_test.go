@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/bastion-ssm/bastion/internal/audit"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/sessions/bond"
 )
@@ -188,7 +189,7 @@ func TestBond(t *testing.T) {
 		t.Errorf("%+v", h)
 	}
 	_ = c.Close()
-	closed := b.log.wait(t, eventBondClose, 1)
+	closed := b.log.wait(t, audit.BondClose, 1)
 	if closed.Reason == "" || closed.DurationMS == nil || *closed.BytesUp == 0 || *closed.BytesDown == 0 ||
 		closed.Subflow != nil {
 		t.Errorf("%+v", closed)
@@ -198,23 +199,23 @@ func TestBond(t *testing.T) {
 	var events []string
 	for _, r := range b.log.records(t) {
 		switch r.Event {
-		case eventBondOpen, eventSubflowJoin, eventSubflowLost:
+		case audit.BondOpen, audit.SubflowJoin, audit.SubflowLost:
 			if r.Bond != id || r.Subflow == nil || r.Client == "" {
 				t.Errorf("%+v", r)
 			}
 			events = append(events, r.Event)
-		case eventAuth:
+		case audit.Auth:
 			if r.Bond != id || r.Client != "" || r.Who != arn {
 				t.Errorf("%+v", r)
 			}
 			events = append(events, r.Event)
-		case eventStart:
+		case audit.Start:
 			if want := listenAddresses(b); !slices.Equal(r.Listen, want) || len(r.BondListen) != len(want) {
 				t.Errorf("%+v", r)
 			}
 		}
 	}
-	for _, want := range [][]string{{eventBondOpen, eventAuth, eventSubflowLost}, {eventBondOpen, eventSubflowJoin}} {
+	for _, want := range [][]string{{audit.BondOpen, audit.Auth, audit.SubflowLost}, {audit.BondOpen, audit.SubflowJoin}} {
 		for i := range len(want) - 1 {
 			a, b := slices.Index(events, want[i]), slices.Index(events, want[i+1])
 			if a < 0 || b < a {
@@ -240,7 +241,7 @@ func TestBondUnknownAfterRestart(t *testing.T) {
 	if err := raw.Err(); !errors.As(err, &refused) || refused.Code != bond.RefuseUnknown {
 		t.Errorf("%v", err)
 	}
-	if r := anew.log.wait(t, eventSubflowDeny, 1); r.Reason != "unknown connection" || r.Result != resultRefused ||
+	if r := anew.log.wait(t, audit.SubflowDeny, 1); r.Reason != "unknown connection" || r.Result != audit.Refused ||
 		r.Bond != raw.RemoteAddr().String() || *r.Subflow == 0 {
 		t.Errorf("%+v", r)
 	}
@@ -265,7 +266,7 @@ func TestBondMemory(t *testing.T) {
 	if !errors.As(err, &refused) || refused.Code != bond.RefuseMemory {
 		t.Errorf("%v", err)
 	}
-	if r := b.log.wait(t, eventSubflowDeny, 1); !strings.HasPrefix(r.Reason, "out of memory") {
+	if r := b.log.wait(t, audit.SubflowDeny, 1); !strings.HasPrefix(r.Reason, "out of memory") {
 		t.Errorf("%+v", r)
 	}
 	if c := b.dial(t, grant); c == nil {
@@ -299,7 +300,7 @@ func TestBondUnauthenticated(t *testing.T) {
 		if m.after(40 * time.Second); refused() {
 			t.Error("a client may take as long as it wishes")
 		}
-		if r := m.log.wait(t, eventAuthRefused, 2); r.Bond == "" || r.Client != "" {
+		if r := m.log.wait(t, audit.AuthRefused, 2); r.Bond == "" || r.Client != "" {
 			t.Errorf("%+v", r)
 		}
 	})
@@ -341,10 +342,10 @@ func TestBondLinger(t *testing.T) {
 			if m.after(40*time.Minute + 10*time.Second); m.running() {
 				t.Errorf("idle after the linger time, and still there:\n%s", m.log)
 			}
-			if r := lastReason(t, m, eventDisconnect); !strings.Contains(r, "no path") {
+			if r := lastReason(t, m, audit.Disconnect); !strings.Contains(r, "no path") {
 				t.Errorf("disconnected because of %q", r)
 			}
-			if r := lastReason(t, m, eventStop); r != "idle" {
+			if r := lastReason(t, m, audit.Stop); r != "idle" {
 				t.Errorf("stopped because of %q", r)
 			}
 		})
@@ -406,7 +407,7 @@ func TestBondDrain(t *testing.T) {
 	c, _ := p.ssh(t, b, grant)
 	conn := connect(t, c, far)
 	b.stop()
-	b.log.wait(t, eventDrain, 1)
+	b.log.wait(t, audit.Drain, 1)
 	p.cut(false)
 	roundTrip(t, conn, "late")
 
@@ -416,7 +417,7 @@ func TestBondDrain(t *testing.T) {
 		t.Errorf("a new connection: %v", err)
 	}
 	_ = conn.Close()
-	b.log.wait(t, eventStop, 1)
+	b.log.wait(t, audit.Stop, 1)
 	if err := c.Wait(); err == nil {
 		t.Error("it ended without an error")
 	}

@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/internal/audit"
 )
 
 const (
@@ -40,19 +42,19 @@ type openDirect struct {
 func (c *client) handleChannel(ctx context.Context, work *sync.WaitGroup, request ssh.NewChannel) {
 	if request.ChannelType() != directTCPIP {
 		const reason = "bastiond has no shell, commands, subsystems or other forwards: it opens direct-tcpip channels only"
-		c.auditDenied(record{Request: request.ChannelType(), Reason: "channel type is never permitted"})
+		c.auditDenied(audit.Record{Request: request.ChannelType(), Reason: "channel type is never permitted"})
 		_ = request.Reject(ssh.Prohibited, reason) // fails with the connection
 		return
 	}
 	var open openDirect
 	if err := ssh.Unmarshal(request.ExtraData(), &open); err != nil {
-		c.auditDenied(record{Request: directTCPIP, Reason: "malformed request"})
+		c.auditDenied(audit.Record{Request: directTCPIP, Reason: "malformed request"})
 		_ = request.Reject(ssh.Prohibited, "malformed direct-tcpip request")
 		return
 	}
 	number, err := c.server.takeChannel(c)
 	if err != nil {
-		c.auditDenied(record{
+		c.auditDenied(audit.Record{
 			Request: directTCPIP, Destination: destination(open.Host, strconv.FormatUint(uint64(open.Port), 10)),
 			Reason: err.Error(),
 		})
@@ -97,7 +99,7 @@ func (s *Server) releaseChannel(c *client) {
 // serveDirect serves one direct-tcpip channel until its end.
 func (c *client) serveDirect(ctx context.Context, number uint64, request ssh.NewChannel, open openDirect) {
 	began := time.Now()
-	r := record{Channel: number, Destination: destination(open.Host, strconv.FormatUint(uint64(open.Port), 10))}
+	r := audit.Record{Channel: number, Destination: destination(open.Host, strconv.FormatUint(uint64(open.Port), 10))}
 	dst, addr, err := c.connect(ctx, open)
 	if addr.IsValid() {
 		r.Address = addr.String()
@@ -111,16 +113,16 @@ func (c *client) serveDirect(ctx context.Context, number uint64, request ssh.New
 			_ = request.Reject(ssh.Prohibited, auditText(message))
 			return
 		}
-		r.Event, r.Result = eventConnect, resultFailed
+		r.Event, r.Result = audit.Connect, audit.Failed
 		c.server.auditClient(c, r)
 		_ = request.Reject(ssh.ConnectionFailed, auditText(message))
 		return
 	}
 	defer func() { _ = dst.Close() }()
 
-	r.Event, r.Result = eventConnect, resultOK
+	r.Event, r.Result = audit.Connect, audit.OK
 	c.server.auditClient(c, r)
-	r.Event = eventClose
+	r.Event = audit.Close
 	var up, down int64
 	channel, requests, err := request.Accept()
 	if err == nil {
@@ -130,7 +132,7 @@ func (c *client) serveDirect(ctx context.Context, number uint64, request ssh.New
 		r.Reason = err.Error()
 		_, idle := errors.AsType[*idleError](err)
 		if !idle && !errors.Is(err, errClientClosed) { // clients close at any time
-			r.Result = resultFailed
+			r.Result = audit.Failed
 		}
 	}
 	r.BytesUp, r.BytesDown, r.DurationMS = &up, &down, since(began)

@@ -13,6 +13,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/bastion-ssm/bastion/internal/audit"
 	"github.com/bastion-ssm/bastion/keys"
 )
 
@@ -79,7 +80,7 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn, number uint64) {
 		return
 	}
 	defer s.detach(c)
-	s.auditClient(c, record{Event: eventAuth, Result: resultOK})
+	s.auditClient(c, audit.Record{Event: audit.Auth, Result: audit.OK})
 
 	var work sync.WaitGroup
 	work.Go(func() { c.answerRequests(requests) })
@@ -101,7 +102,7 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn, number uint64) {
 	case !errors.Is(err, io.EOF):
 		reason = "lost: " + cause(err).Error()
 	}
-	s.auditClient(c, record{Event: eventDisconnect, Reason: reason, DurationMS: since(began)})
+	s.auditClient(c, audit.Record{Event: audit.Disconnect, Reason: reason, DurationMS: since(began)})
 }
 
 // handshake authenticates the client within bounded time and tries. It returns nil after a failure, which it has audited.
@@ -109,7 +110,7 @@ func (s *Server) handshake(w *wire, number uint64) (*client, <-chan ssh.NewChann
 	refused := false
 	refuse := func(meta ssh.ConnMetadata, key ssh.PublicKey, reason string) {
 		refused = true
-		r := record{Event: eventAuthRefused, Result: resultRefused, Reason: reason, Conn: number}
+		r := audit.Record{Event: audit.AuthRefused, Result: audit.Refused, Reason: reason, Conn: number}
 		from(&r, w.Conn)
 		if meta != nil {
 			r.User = meta.User()
@@ -247,7 +248,7 @@ func (c *client) answerRequests(requests <-chan *ssh.Request) {
 		case requestKeepalive:
 			ok = true
 		case "tcpip-forward", "streamlocal-forward@openssh.com":
-			c.auditDenied(record{Request: request.Type, Reason: "remote forwarding is never permitted"})
+			c.auditDenied(audit.Record{Request: request.Type, Reason: "remote forwarding is never permitted"})
 		}
 		if request.WantReply {
 			_ = request.Reply(ok, reply) // fails with the connection
@@ -320,21 +321,21 @@ func (c *client) drain(left time.Duration) {
 }
 
 // auditClient writes r with the connection's identity.
-func (s *Server) auditClient(c *client, r record) {
+func (s *Server) auditClient(c *client, r audit.Record) {
 	s.mu.Lock()
 	r.Who, r.Grant = c.slot.grant.Principal, c.slot.grant.ID
 	s.mu.Unlock()
 	r.Key = c.slot.fingerprint
 	r.Conn = c.number
-	if r.Event == eventAuth {
+	if r.Event == audit.Auth {
 		r.User = c.user
 		from(&r, c.wire.Conn)
 	}
 	s.audit.write(r)
 }
 
-func (c *client) auditDenied(r record) {
-	r.Event, r.Result = eventDenied, resultRefused
+func (c *client) auditDenied(r audit.Record) {
+	r.Event, r.Result = audit.Denied, audit.Refused
 	c.server.auditClient(c, r)
 }
 

@@ -15,6 +15,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bastion-ssm/bastion/internal/audit"
 	"github.com/bastion-ssm/bastion/keys"
 )
 
@@ -46,7 +47,7 @@ func TestControl(t *testing.T) {
 		t.Errorf("the reply is not one: %v, %v", found, err)
 	}
 	c := b.dial(t, p)
-	b.log.wait(t, eventAuth, 1)
+	b.log.wait(t, audit.Auth, 1)
 	health, err := CheckHealth(t.Context(), path)
 	if err != nil || health.Connections != 1 || health.Grants != 1 || health.Port != b.Port() || health.Version != "v3" {
 		t.Errorf("%+v, %v", health, err)

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/bastion-ssm/bastion/internal/audit"
 	"github.com/bastion-ssm/bastion/keys"
 )
 
@@ -20,7 +21,7 @@ func TestNoGrant(t *testing.T) {
 	if _, err := ssh.Dial("tcp", b.listeners[0].Addr().String(), b.clientConfig(stranger)); err == nil {
 		t.Fatal("a key without a grant was accepted")
 	}
-	r := b.log.wait(t, eventAuthRefused, 1)
+	r := b.log.wait(t, audit.AuthRefused, 1)
 	if r.Reason != errNoGrant.Error() || r.Key != ssh.FingerprintSHA256(stranger.PublicKey()) || r.User != "ada" {
 		t.Errorf("%+v", r)
 	}
@@ -41,7 +42,7 @@ func TestOtherAuthenticationIsRefused(t *testing.T) {
 			t.Errorf("%s was accepted", name)
 		}
 	}
-	b.log.wait(t, eventAuthRefused, 3)
+	b.log.wait(t, audit.AuthRefused, 3)
 	if s := b.log.String(); strings.Contains(s, "secret-password") {
 		t.Errorf("the audit log has a secret:\n%s", s)
 	}
@@ -58,7 +59,7 @@ func TestExpiredGrant(t *testing.T) {
 	if _, err := ssh.Dial("tcp", b.listeners[0].Addr().String(), b.clientConfig(p)); err == nil {
 		t.Fatal("an expired grant was accepted")
 	}
-	if r := b.log.wait(t, eventAuthRefused, 1); r.Reason != errGrantExpired.Error() {
+	if r := b.log.wait(t, audit.AuthRefused, 1); r.Reason != errGrantExpired.Error() {
 		t.Errorf("%+v", r)
 	}
 }
@@ -100,7 +101,7 @@ func TestRefusedGrants(t *testing.T) {
 	if full.Code != "full" || full.Error == "" || full.HostKey != "" {
 		t.Errorf("a grant too many: %+v", full)
 	}
-	if n := b.log.count(t, eventGrantRefused); n != 4 {
+	if n := b.log.count(t, audit.GrantRefused); n != 4 {
 		t.Errorf("%d refusals in the audit log:\n%s", n, b.log)
 	}
 	if _, err := ssh.Dial("tcp", b.listeners[0].Addr().String(), b.clientConfig(p)); err == nil {
@@ -128,7 +129,7 @@ func TestGrantsThatAreAwayMakeRoom(t *testing.T) {
 	b := start(t, Config{MaxGrants: 4})
 	inUse, unused, first, second := b.grant(t), b.grant(t), b.grant(t), b.grant(t)
 	b.dial(t, inUse)
-	b.log.wait(t, eventAuth, 1)
+	b.log.wait(t, audit.Auth, 1)
 	away := func(p *keys.Pair) *slot {
 		b.mu.Lock()
 		defer b.mu.Unlock()
@@ -160,7 +161,7 @@ func TestGrantsThatAreAwayMakeRoom(t *testing.T) {
 	for _, p := range []*keys.Pair{inUse, unused, second} {
 		b.dial(t, p)
 	}
-	b.log.wait(t, eventAuth, 6) // a client knows that it is in before it is counted
+	b.log.wait(t, audit.Auth, 6) // a client knows that it is in before it is counted
 	if r := b.AddGrant(word(t, pair(t), time.Hour)); r.Code != keys.CodeFull {
 		t.Errorf("with every key in use or yet to come: %+v", r)
 	}
@@ -181,7 +182,7 @@ func TestGrantIsReplaced(t *testing.T) {
 	}
 	connect(t, c, "10.0.0.2:80")
 	wantRefused(t, c, "10.0.0.1:80", ssh.Prohibited, "the grant does not permit it")
-	if r := b.log.wait(t, eventGrant, 2); r.Replaces != first.Grant || r.Grant != second.Grant {
+	if r := b.log.wait(t, audit.Grant, 2); r.Replaces != first.Grant || r.Grant != second.Grant {
 		t.Errorf("%+v", r)
 	}
 }
@@ -297,9 +298,9 @@ func TestResolvedAddressIsChecked(t *testing.T) {
 				}
 				wantRefused(t, c, name+":80", ssh.Prohibited, "destination "+name+":80")
 				refused++
-				r := b.log.wait(t, eventDenied, refused)
+				r := b.log.wait(t, audit.Denied, refused)
 				addr := netip.MustParseAddrPort(r.Address).Addr()
-				if r.Destination != name+":80" || r.Result != resultRefused || !contains(addrs, addr) {
+				if r.Destination != name+":80" || r.Result != audit.Refused || !contains(addrs, addr) {
 					t.Errorf("%+v", r)
 				}
 			}
@@ -313,7 +314,7 @@ func TestResolvedAddressIsChecked(t *testing.T) {
 			if got := d.list(); strings.Join(got, " ") != strings.Join(want, " ") {
 				t.Errorf("dialed %v, want %v", got, want)
 			}
-			if r := b.log.wait(t, eventConnect, 1); r.Destination != "good.test:80" || r.Address != "10.1.2.3:80" {
+			if r := b.log.wait(t, audit.Connect, 1); r.Destination != "good.test:80" || r.Address != "10.1.2.3:80" {
 				t.Errorf("%+v", r)
 			}
 		})
@@ -358,7 +359,7 @@ func TestAddressesAreChecked(t *testing.T) {
 	if got := d.list(); len(got) > 0 {
 		t.Errorf("dialed %v", got)
 	}
-	if n := b.log.count(t, eventDenied); n != 26 {
+	if n := b.log.count(t, audit.Denied); n != 26 {
 		t.Errorf("%d denials in the audit log:\n%s", n, b.log)
 	}
 	if strings.ContainsAny(b.log.String(), "\r\x00") {
@@ -394,7 +395,7 @@ func TestNetworkFailures(t *testing.T) {
 	wantRefused(t, c, "unknown.test:80", ssh.ConnectionFailed, "cannot resolve the name: no such host")
 	wantRefused(t, c, "silent.test:80", ssh.ConnectionFailed, "cannot resolve the name")
 	for n := 1; n <= 3; n++ {
-		if r := b.log.wait(t, eventConnect, n); r.Result != resultFailed || r.Reason == "" || r.Destination == "" {
+		if r := b.log.wait(t, audit.Connect, n); r.Result != audit.Failed || r.Reason == "" || r.Destination == "" {
 			t.Errorf("%+v", r)
 		}
 	}
@@ -425,11 +426,11 @@ func TestOnlyDirectTCPIP(t *testing.T) {
 		}
 	}
 	denied := len(types) + 3
-	if n := b.log.count(t, eventDenied); n != denied {
+	if n := b.log.count(t, audit.Denied); n != denied {
 		t.Errorf("%d denials of %d in the audit log:\n%s", n, denied, b.log)
 	}
 	for i, channelType := range types[:6] {
-		if r := b.log.wait(t, eventDenied, i+1); r.Request != channelType || r.Who != arn || r.Result != resultRefused {
+		if r := b.log.wait(t, audit.Denied, i+1); r.Request != channelType || r.Who != arn || r.Result != audit.Refused {
 			t.Errorf("%+v", r)
 		}
 	}
@@ -443,7 +444,7 @@ func TestOnlyDirectTCPIP(t *testing.T) {
 		t.Error("a remote forward of a unix socket was accepted")
 	}
 	for i, request := range []string{"tcpip-forward", "streamlocal-forward@openssh.com"} {
-		if r := b.log.wait(t, eventDenied, denied+1+i); r.Request != request {
+		if r := b.log.wait(t, audit.Denied, denied+1+i); r.Request != request {
 			t.Errorf("%+v", r)
 		}
 	}

@@ -5,6 +5,8 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"github.com/bastion-ssm/bastion/internal/audit"
 )
 
 // drain tells the clients to go, and waits until all channels are closed, at most until the deadline.
@@ -21,7 +23,7 @@ func (s *Server) drain(reason string) {
 	if l := s.bond.Load(); l != nil {
 		l.Drain() // clients that have lost their paths may come back, to be told and to finish
 	}
-	s.audit.write(record{Event: eventDrain, Reason: reason, Deadline: stamp(deadline)})
+	s.audit.write(audit.Record{Event: audit.Drain, Reason: reason, Deadline: stamp(deadline)})
 	var told sync.WaitGroup
 	var notices sync.WaitGroup
 	for _, c := range clients {

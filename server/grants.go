@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/bastion-ssm/bastion/internal/audit"
 	"github.com/bastion-ssm/bastion/keys"
 )
 
@@ -79,8 +80,8 @@ func (s *Server) AddGrant(word string) keys.GrantReply {
 	if err != nil {
 		return s.refuseGrant(g, fingerprint, code, err)
 	}
-	s.audit.write(record{
-		Event: eventGrant, Result: resultOK, Who: g.Principal, Grant: g.ID, Key: fingerprint,
+	s.audit.write(audit.Record{
+		Event: audit.Grant, Result: audit.OK, Who: g.Principal, Grant: g.ID, Key: fingerprint,
 		NotAfter: stamp(g.NotAfter), Permit: g.Permit, Replaces: replaces,
 	})
 	return keys.GrantReply{
@@ -109,8 +110,8 @@ func readGrant(word string) (keys.Grant, ssh.PublicKey, *Allow, error) {
 }
 
 func (s *Server) refuseGrant(g keys.Grant, fingerprint, code string, err error) keys.GrantReply {
-	s.audit.write(record{
-		Event: eventGrantRefused, Result: resultRefused, Reason: code + ": " + err.Error(),
+	s.audit.write(audit.Record{
+		Event: audit.GrantRefused, Result: audit.Refused, Reason: code + ": " + err.Error(),
 		Who: g.Principal, Grant: g.ID, Key: fingerprint,
 	})
 	return keys.GrantReply{V: keys.ReplyVersion, Version: s.config.Version, Grant: g.ID, Code: code, Error: err.Error()}

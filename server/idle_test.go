@@ -10,6 +10,8 @@ import (
 	"time"
 
 	"golang.org/x/crypto/ssh"
+
+	"github.com/bastion-ssm/bastion/internal/audit"
 )
 
 const idleConn = 15 * time.Minute
@@ -57,15 +59,15 @@ func TestIdleConn(t *testing.T) {
 				opened := time.Since(m.began)
 				m.after(opened + idleConn/2)
 				tt.traffic(ch, memConn{in: far.out, out: far.in})
-				if m.after(opened + idleConn - time.Second); m.log.count(t, eventClose) != 0 {
+				if m.after(opened + idleConn - time.Second); m.log.count(t, audit.Close) != 0 {
 					t.Fatalf("it was ended early:\n%s", m.log)
 				}
-				if m.after(opened + idleConn + time.Second); tt.kept && m.log.count(t, eventClose) != 0 {
+				if m.after(opened + idleConn + time.Second); tt.kept && m.log.count(t, audit.Close) != 0 {
 					t.Fatalf("it was ended in spite of traffic:\n%s", m.log)
 				}
 				m.after(opened + 2*idleConn)
-				r := m.log.wait(t, eventClose, 1)
-				if r.Reason != "idle for 15m" || r.Result == resultFailed {
+				r := m.log.wait(t, audit.Close, 1)
+				if r.Reason != "idle for 15m" || r.Result == audit.Failed {
 					t.Errorf("audited as %+v", r)
 				}
 				if got := <-told; got != "idle for 15m" {
@@ -103,11 +105,11 @@ func TestIdleClient(t *testing.T) {
 			told <- idle
 		}()
 		began := time.Since(m.began)
-		if m.after(began + idleConn - time.Second); m.log.count(t, eventDisconnect) != 0 {
+		if m.after(began + idleConn - time.Second); m.log.count(t, audit.Disconnect) != 0 {
 			t.Fatalf("it was ended early:\n%s", m.log)
 		}
 		m.after(began + idleConn + time.Second)
-		if r := m.log.wait(t, eventDisconnect, 1); r.Reason != "idle for 15m" {
+		if r := m.log.wait(t, audit.Disconnect, 1); r.Reason != "idle for 15m" {
 			t.Errorf("audited as %+v", r)
 		}
 		if !<-told {

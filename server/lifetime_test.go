@@ -14,6 +14,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/bastion-ssm/bastion/internal/audit"
 	"github.com/bastion-ssm/bastion/keys"
 )
 
@@ -142,7 +143,7 @@ func TestIdleStop(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			m := startTimed(t, Config{IdleStop: 10 * time.Minute})
 			m.wantEnd(t, 10*time.Minute)
-			if r := lastReason(t, m, eventStop); r != "idle" {
+			if r := lastReason(t, m, audit.Stop); r != "idle" {
 				t.Errorf("stopped because of %q", r)
 			}
 		})
@@ -208,7 +209,7 @@ func TestMaxLife(t *testing.T) {
 		if _, err := conn.Read(make([]byte, 1)); err == nil {
 			t.Error("the channel goes on")
 		}
-		if r := lastReason(t, m, eventStop); r != "maximum life" {
+		if r := lastReason(t, m, audit.Stop); r != "maximum life" {
 			t.Errorf("stopped because of %q", r)
 		}
 	})
@@ -244,7 +245,7 @@ func TestDrain(t *testing.T) {
 		if synctest.Wait(); m.running() {
 			t.Error("it waits for nobody")
 		}
-		if d := m.log.wait(t, eventDrain, 1); d.Reason != "told to stop" || d.Deadline != stamp(m.began.Add(85*time.Second)) {
+		if d := m.log.wait(t, audit.Drain, 1); d.Reason != "told to stop" || d.Deadline != stamp(m.began.Add(85*time.Second)) {
 			t.Errorf("%+v", d)
 		}
 	})
@@ -313,7 +314,7 @@ func TestDrainOrder(t *testing.T) {
 							t.Error("a connection ended before its time")
 						}
 					}
-					if n := m.log.count(t, eventDisconnect); n != 0 {
+					if n := m.log.count(t, audit.Disconnect); n != 0 {
 						t.Errorf("%d have ended on record", n)
 					}
 					m.wantEnd(t, time.Minute+tt.wait)
@@ -323,10 +324,10 @@ func TestDrainOrder(t *testing.T) {
 				}
 				var order, ofUsed []string
 				for _, r := range m.log.records(t) {
-					if r.Event != eventDrain && len(order) == 0 {
+					if r.Event != audit.Drain && len(order) == 0 {
 						continue
 					}
-					if r.Event != eventClose {
+					if r.Event != audit.Close {
 						order = append(order, r.Event)
 					}
 					if r.Conn == 2 {
@@ -403,7 +404,7 @@ func TestGrantExpiryEndsConnections(t *testing.T) {
 		if _, err := conn.Read(make([]byte, 1)); err == nil {
 			t.Error("the channel goes on")
 		}
-		if r := m.log.wait(t, eventDisconnect, 1); r.Reason != "the grant has ended" {
+		if r := m.log.wait(t, audit.Disconnect, 1); r.Reason != "the grant has ended" {
 			t.Errorf("%+v", r)
 		}
 		raw, err := m.listener.dial()
@@ -428,7 +429,7 @@ func TestLateGrant(t *testing.T) {
 		if r := m.AddGrant(w); r.Code != keys.CodeExpired || r.Error == "" || r.HostKey != "" {
 			t.Errorf("%+v", r)
 		}
-		if n := m.log.count(t, eventGrantRefused); n != 1 {
+		if n := m.log.count(t, audit.GrantRefused); n != 1 {
 			t.Errorf("%d refusals in the audit log", n)
 		}
 	})
@@ -468,7 +469,7 @@ func TestHandshakeTimeout(t *testing.T) {
 		if m.after(30 * time.Second); !isDone(closed) {
 			t.Error("a client may take as long as it wishes")
 		}
-		if r := m.log.wait(t, eventAuthRefused, 1); r.Conn != 1 || r.Reason == "" {
+		if r := m.log.wait(t, audit.AuthRefused, 1); r.Conn != 1 || r.Reason == "" {
 			t.Errorf("%+v", r)
 		}
 	})
@@ -503,7 +504,7 @@ func TestClientTimeout(t *testing.T) {
 		if m.after(25 * time.Minute); !isDone(muteGone) { // the first keepalive goes out after a quarter of 20 minutes
 			t.Error("a client that does not answer stays")
 		}
-		if r := m.log.wait(t, eventDisconnect, 1); r.Conn != 2 || r.Reason != "the client has not answered for 20m0s" {
+		if r := m.log.wait(t, audit.Disconnect, 1); r.Conn != 2 || r.Reason != "the client has not answered for 20m0s" {
 			t.Errorf("%+v", r)
 		}
 		if m.after(9 * time.Hour); isDone(quietGone) {
@@ -537,7 +538,7 @@ func TestDialTimeout(t *testing.T) {
 		synctest.Wait()
 		_ = c.Close()
 		<-done
-		if r := m.log.wait(t, eventDisconnect, 1); *r.DurationMS != 10_000 {
+		if r := m.log.wait(t, audit.Disconnect, 1); *r.DurationMS != 10_000 {
 			t.Errorf("%d ms", *r.DurationMS)
 		}
 	})

@@ -19,6 +19,7 @@ import (
 	"go.uber.org/goleak"
 	"golang.org/x/crypto/ssh"
 
+	"github.com/bastion-ssm/bastion/internal/audit"
 	"github.com/bastion-ssm/bastion/keys"
 )
 
@@ -48,11 +49,11 @@ func (l *auditLog) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
-func (l *auditLog) records(t testing.TB) []record {
+func (l *auditLog) records(t testing.TB) []audit.Record {
 	t.Helper()
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	records := make([]record, len(l.lines))
+	records := make([]audit.Record, len(l.lines))
 	for i, line := range l.lines {
 		if err := json.Unmarshal([]byte(line), &records[i]); err != nil {
 			t.Fatalf("audit line %q: %v", line, err)
@@ -62,7 +63,7 @@ func (l *auditLog) records(t testing.TB) []record {
 }
 
 // wait returns the n-th record (from 1) of an event.
-func (l *auditLog) wait(t testing.TB, event string, n int) record {
+func (l *auditLog) wait(t testing.TB, event string, n int) audit.Record {
 	t.Helper()
 	timeout := time.After(patience)
 	for {
@@ -124,7 +125,7 @@ func start(t testing.TB, config Config) *bastion {
 		t.Fatal(err)
 	}
 	b.run(t)
-	b.log.wait(t, eventStart, 1)
+	b.log.wait(t, audit.Start, 1)
 	return b
 }
 

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/audit"
 	"github.com/bastion-ssm/bastion/keys"
 )
 
@@ -79,10 +80,10 @@ func TestOpenSSHForwards(t *testing.T) {
 	if out != "QUESTION" || code != 0 {
 		t.Errorf("code %d, stdout %q, stderr %q", code, out, errOut)
 	}
-	if r := b.log.wait(t, eventClose, 1); r.Result != resultOK || *r.BytesUp != 8 || *r.BytesDown != 8 {
+	if r := b.log.wait(t, audit.Close, 1); r.Result != audit.OK || *r.BytesUp != 8 || *r.BytesDown != 8 {
 		t.Errorf("%+v", r)
 	}
-	if r := b.log.wait(t, eventAuth, 1); r.User != "someone" || r.Who != arn {
+	if r := b.log.wait(t, audit.Auth, 1); r.User != "someone" || r.Who != arn {
 		t.Errorf("%+v", r)
 	}
 }
@@ -122,24 +123,24 @@ func TestOpenSSHDenials(t *testing.T) {
 		},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
-			before := b.log.count(t, eventDenied)
+			before := b.log.count(t, audit.Denied)
 			out, errOut, code := o.run(t, "", tt.args...)
 			if code == 0 || out != "" || !strings.Contains(errOut, tt.stderr) {
 				t.Errorf("code %d, stdout %q, stderr %q", code, out, errOut)
 			}
-			if r := b.log.wait(t, eventDenied, before+1); r.Request != tt.request || r.Who != arn {
+			if r := b.log.wait(t, audit.Denied, before+1); r.Request != tt.request || r.Who != arn {
 				t.Errorf("%+v", r)
 			}
 		})
 	}
 	t.Run("sftp", func(t *testing.T) {
-		before := b.log.count(t, eventDenied)
+		before := b.log.count(t, audit.Denied)
 		files := &openSSH{b: b, ssh: sftp, args: append([]string{"-S", o.ssh}, portOption(o.args)...)}
 		out, errOut, code := files.run(t, "ls\n", "a@127.0.0.1")
 		if code == 0 {
 			t.Errorf("code %d, stdout %q, stderr %q", code, out, errOut)
 		}
-		b.log.wait(t, eventDenied, before+1)
+		b.log.wait(t, audit.Denied, before+1)
 	})
 }
 
@@ -167,7 +168,7 @@ func TestOpenSSHWrongHostKey(t *testing.T) {
 	if code == 0 || !strings.Contains(errOut, "Host key verification failed") {
 		t.Errorf("code %d, stderr %q", code, errOut)
 	}
-	if n := b.log.count(t, eventAuth); n != 0 {
+	if n := b.log.count(t, audit.Auth); n != 0 {
 		t.Errorf("%d authentications", n)
 	}
 }

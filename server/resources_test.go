@@ -13,6 +13,8 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
+
+	"github.com/bastion-ssm/bastion/internal/audit"
 )
 
 // filesIn writes files with these contents below a directory.
@@ -132,7 +134,7 @@ func TestStartHasTheSize(t *testing.T) {
 	}))
 	defer s.Close()
 	b := start(t, Config{Metadata: s.URL})
-	if r := b.log.wait(t, eventStart, 1); r.VCPU != 0.25 || r.MemoryMiB != 512 {
+	if r := b.log.wait(t, audit.Start, 1); r.VCPU != 0.25 || r.MemoryMiB != 512 {
 		t.Errorf("%+v", r)
 	}
 }

@@ -16,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/bastion-ssm/bastion/internal/audit"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/sessions/bond"
 )
@@ -180,7 +181,7 @@ func (s *Server) Run(ctx context.Context) error {
 	began := time.Now()
 	s.auditStart()
 	overdue := time.AfterFunc(time.Until(s.expiresAt)+s.grace, func() {
-		s.audit.write(record{Event: eventOverdue, NotAfter: stamp(s.expiresAt), DurationMS: since(began)})
+		s.audit.write(audit.Record{Event: audit.Overdue, NotAfter: stamp(s.expiresAt), DurationMS: since(began)})
 	})
 	defer overdue.Stop()
 	for _, l := range s.listeners {
@@ -210,7 +211,7 @@ func (s *Server) Run(ctx context.Context) error {
 	s.mu.Lock()
 	err := s.failure
 	s.mu.Unlock()
-	s.audit.write(record{Event: eventStop, Reason: reason, DurationMS: since(began)})
+	s.audit.write(audit.Record{Event: audit.Stop, Reason: reason, DurationMS: since(began)})
 	return err
 }
 
@@ -316,7 +317,7 @@ func (s *Server) accept(l net.Listener) {
 		}
 		number, err := s.admit()
 		if err != nil {
-			r := record{Event: eventAuthRefused, Result: resultRefused, Reason: err.Error(), Conn: number}
+			r := audit.Record{Event: audit.AuthRefused, Result: audit.Refused, Reason: err.Error(), Conn: number}
 			from(&r, conn)
 			s.audit.write(r)
 			s.work.Go(func() { _ = conn.Close() }) // closing a bond connection takes its time
@@ -370,8 +371,8 @@ func (s *Server) countPlain() (out func()) {
 }
 
 func (s *Server) auditStart() {
-	r := record{
-		Event: eventStart, Version: s.config.Version, HostKey: ssh.FingerprintSHA256(s.hostKey),
+	r := audit.Record{
+		Event: audit.Start, Version: s.config.Version, HostKey: ssh.FingerprintSHA256(s.hostKey),
 		LifeS: int64(s.config.MaxLife.Seconds()), NotAfter: stamp(s.expiresAt),
 		VCPU: s.resources.cpu, MemoryMiB: s.resources.memory / mib,
 	}

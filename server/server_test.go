@@ -18,6 +18,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/audit"
 	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
@@ -32,12 +33,12 @@ func TestForward(t *testing.T) {
 	if err := conn.Close(); err != nil {
 		t.Fatal(err)
 	}
-	closed := b.log.wait(t, eventClose, 1)
+	closed := b.log.wait(t, audit.Close, 1)
 	if closed.DurationMS == nil {
 		t.Error("the close event has no duration")
 	}
 	_ = c.Close()
-	disconnect := b.log.wait(t, eventDisconnect, 1)
+	disconnect := b.log.wait(t, audit.Disconnect, 1)
 
 	if r := disconnect.Reason; r != "ended by the client" && !strings.HasPrefix(r, "lost: ") {
 		t.Errorf("disconnect: %q", r) // which of the two depends on whether the client left something unread
@@ -47,28 +48,28 @@ func TestForward(t *testing.T) {
 	id := records[1].Grant
 	key := ssh.FingerprintSHA256(p.PublicKey())
 	six := int64(6)
-	identity := record{Result: resultOK, Who: arn, Grant: id, Key: key, Conn: 1}
-	with := func(r record, change func(*record)) record {
+	identity := audit.Record{Result: audit.OK, Who: arn, Grant: id, Key: key, Conn: 1}
+	with := func(r audit.Record, change func(*audit.Record)) audit.Record {
 		change(&r)
 		return r
 	}
-	want := []record{
+	want := []audit.Record{
 		{
-			Event: eventStart, LifeS: 43200, Version: "v1", Listen: listenAddresses(b), Allow: []string{far},
+			Event: audit.Start, LifeS: 43200, Version: "v1", Listen: listenAddresses(b), Allow: []string{far},
 			HostKey: ssh.FingerprintSHA256(b.HostKey()), NotAfter: records[0].NotAfter,
 		},
-		{Event: eventGrant, Result: resultOK, Who: arn, Grant: id, Key: key, NotAfter: records[1].NotAfter},
-		with(identity, func(r *record) { r.Event, r.User, r.Client = eventAuth, "ada", c.LocalAddr().String() }),
-		with(identity, func(r *record) { r.Event, r.Channel, r.Destination, r.Address = eventConnect, 1, far, far }),
-		with(identity, func(r *record) {
-			r.Event, r.Channel, r.Destination, r.Address = eventClose, 1, far, far
+		{Event: audit.Grant, Result: audit.OK, Who: arn, Grant: id, Key: key, NotAfter: records[1].NotAfter},
+		with(identity, func(r *audit.Record) { r.Event, r.User, r.Client = audit.Auth, "ada", c.LocalAddr().String() }),
+		with(identity, func(r *audit.Record) { r.Event, r.Channel, r.Destination, r.Address = audit.Connect, 1, far, far }),
+		with(identity, func(r *audit.Record) {
+			r.Event, r.Channel, r.Destination, r.Address = audit.Close, 1, far, far
 			r.BytesUp, r.BytesDown, r.DurationMS = &six, &six, closed.DurationMS
 		}),
-		with(identity, func(r *record) {
-			r.Event, r.Result, r.Reason, r.DurationMS = eventDisconnect, "", disconnect.Reason, disconnect.DurationMS
+		with(identity, func(r *audit.Record) {
+			r.Event, r.Result, r.Reason, r.DurationMS = audit.Disconnect, "", disconnect.Reason, disconnect.DurationMS
 		}),
 	}
-	if d := cmp.Diff(want, records, cmpopts.IgnoreFields(record{}, "Time")); d != "" {
+	if d := cmp.Diff(want, records, cmpopts.IgnoreFields(audit.Record{}, "Time")); d != "" {
 		t.Error(d)
 	}
 	for _, r := range records {
@@ -153,7 +154,7 @@ func TestCloseDeliversWhatWasSent(t *testing.T) {
 	if n := <-got; n != size {
 		t.Errorf("%d of %d bytes were delivered", n, size)
 	}
-	if r := b.log.wait(t, eventClose, 1); *r.BytesUp != size {
+	if r := b.log.wait(t, audit.Close, 1); *r.BytesUp != size {
 		t.Errorf("the audit log counts %d bytes", *r.BytesUp)
 	}
 }
@@ -189,7 +190,7 @@ func TestLostConnectionResetsDestination(t *testing.T) {
 	if err := <-result; err == nil || errors.Is(err, io.EOF) {
 		t.Errorf("the destination read %v, want a reset", err)
 	}
-	if r := b.log.wait(t, eventClose, 1); r.Result != resultFailed || r.Reason != errConnectionLost.Error() {
+	if r := b.log.wait(t, audit.Close, 1); r.Result != audit.Failed || r.Reason != errConnectionLost.Error() {
 		t.Errorf("%+v", r)
 	}
 	_ = c.Wait()
@@ -213,7 +214,7 @@ func TestDestinationStopsReading(t *testing.T) {
 	}
 	_ = conn.Close()
 	sender.Wait()
-	b.log.wait(t, eventClose, 1)
+	b.log.wait(t, audit.Close, 1)
 }
 
 // A destination that does not read must not delay the end: the server does not wait for its remaining bytes.
@@ -263,7 +264,7 @@ func TestClientClosesWhileDestinationIsSilent(t *testing.T) {
 	if err := <-ended; !errors.Is(err, io.EOF) {
 		t.Errorf("the destination read %v, want the end", err)
 	}
-	if r := b.log.wait(t, eventClose, 1); r.Result != resultOK {
+	if r := b.log.wait(t, audit.Close, 1); r.Result != audit.OK {
 		t.Errorf("%+v", r)
 	}
 	if h := b.health(); h.Connections != 1 {
@@ -293,7 +294,7 @@ func TestManyChannelsIntact(t *testing.T) {
 		})
 	}
 	work.Wait()
-	b.log.wait(t, eventClose, 200)
+	b.log.wait(t, audit.Close, 200)
 	if h := b.health(); h.Channels != 0 {
 		t.Errorf("%d channels are still counted", h.Channels)
 	}
@@ -397,7 +398,7 @@ func TestInfo(t *testing.T) {
 	if err := json.Unmarshal(payload, &info); err != nil {
 		t.Fatal(err)
 	}
-	grant := b.log.wait(t, eventGrant, 1)
+	grant := b.log.wait(t, audit.Grant, 1)
 	want := Info{
 		Version: "v7", Ports: InfoPorts{SSH: b.Port()}, IdleStop: 60, ExpiresAt: b.expiresAt.UTC(), Grant: grant.Grant,
 		NotAfter: info.NotAfter,
@@ -422,11 +423,11 @@ func TestBounds(t *testing.T) {
 		first := connect(t, c, far)
 		connect(t, c, far)
 		wantRefused(t, c, far, ssh.ResourceShortage, "this connection has 2 channels open")
-		if r := b.log.wait(t, eventDenied, 1); r.Destination != far || !strings.Contains(r.Reason, "2 channels") {
+		if r := b.log.wait(t, audit.Denied, 1); r.Destination != far || !strings.Contains(r.Reason, "2 channels") {
 			t.Errorf("%+v", r)
 		}
 		_ = first.Close()
-		b.log.wait(t, eventClose, 1)
+		b.log.wait(t, audit.Close, 1)
 		until(t, func() error { // a channel that has ended leaves its place a moment later
 			conn, err := c.Dial("tcp", far)
 			if err == nil {
@@ -459,11 +460,11 @@ func TestBounds(t *testing.T) {
 		if _, err := ssh.Dial("tcp", b.listeners[0].Addr().String(), b.clientConfig(p)); err == nil {
 			t.Error("a third connection was accepted")
 		}
-		if r := b.log.wait(t, eventAuthRefused, 1); !strings.Contains(r.Reason, "2 connections") {
+		if r := b.log.wait(t, audit.AuthRefused, 1); !strings.Contains(r.Reason, "2 connections") {
 			t.Errorf("%+v", r)
 		}
 		_ = c.Close()
-		b.log.wait(t, eventDisconnect, 1)
+		b.log.wait(t, audit.Disconnect, 1)
 		until(t, func() error { // as channels do
 			c, err := ssh.Dial("tcp", b.listeners[0].Addr().String(), b.clientConfig(p))
 			if err == nil {
@@ -483,8 +484,8 @@ func TestBounds(t *testing.T) {
 		if _, err := ssh.Dial("tcp", b.listeners[0].Addr().String(), config); err == nil {
 			t.Error("the client had as many tries as it wished")
 		}
-		b.log.wait(t, eventAuthRefused, maxAuthTries-1)
-		if n := b.log.count(t, eventAuth); n != 0 {
+		b.log.wait(t, audit.AuthRefused, maxAuthTries-1)
+		if n := b.log.count(t, audit.Auth); n != 0 {
 			t.Errorf("%d connections were accepted", n)
 		}
 	})
@@ -553,11 +554,11 @@ func TestAuditIsPrintable(t *testing.T) {
 	const hostile = "x\x1b[2J\u009b\u202e\u200b\u2028\n\xff"
 	var out strings.Builder
 	a := &auditor{w: &out, failed: func(err error) { t.Error(err) }}
-	a.write(record{Event: hostile, Who: hostile, Reason: hostile, Destination: hostile, Permit: []string{hostile}, Allow: []string{hostile}})
+	a.write(audit.Record{Event: hostile, Who: hostile, Reason: hostile, Destination: hostile, Permit: []string{hostile}, Allow: []string{hostile}})
 	if line := strings.TrimSuffix(out.String(), "\n"); printable.Line(line) != line || !utf8.ValidString(line) {
 		t.Errorf("%q", line)
 	}
-	var got record
+	var got audit.Record
 	if err := json.Unmarshal([]byte(out.String()), &got); err != nil || got.Permit[0] != strings.ToValidUTF8(hostile, "\ufffd") {
 		t.Errorf("%+v, %v", got, err)
 	}
