@@ -93,16 +93,10 @@ func (s *Server) serveConn(ctx context.Context, raw net.Conn, number uint64) {
 	err := c.conn.Wait()
 	work.Wait()
 
-	reason := "ended by the client"
-	switch {
-	case c.ended() != "":
-		reason = c.ended()
-	case s.halted.Err() != nil:
-		reason = "the bastion stopped"
-	case !errors.Is(err, io.EOF):
-		reason = "lost: " + cause(err).Error()
+	if errors.Is(err, io.EOF) {
+		err = nil
 	}
-	s.auditClient(c, audit.Record{Event: audit.Disconnect, Reason: reason, DurationMS: since(began)})
+	s.auditClient(c, audit.Record{Event: audit.Disconnect, Reason: s.whyEnded(c, err), DurationMS: since(began)})
 }
 
 // handshake authenticates the client within bounded time and tries. It returns nil after a failure, which it has audited.
@@ -318,6 +312,19 @@ func (c *client) drain(left time.Duration) {
 		seconds := strconv.Itoa(int(math.Ceil(max(0, left.Seconds()))))
 		_, _, _ = c.conn.SendRequest(RequestDrain, false, []byte(seconds)) // fails with the connection
 	})
+}
+
+// whyEnded says in the audit log why a connection has ended. err is nil if its client has ended it.
+func (s *Server) whyEnded(c *client, err error) string {
+	switch {
+	case c.ended() != "":
+		return c.ended()
+	case s.halted.Err() != nil:
+		return "the bastion stopped"
+	case err != nil:
+		return "lost: " + cause(err).Error()
+	}
+	return "ended by the client"
 }
 
 // auditClient writes r with the connection's identity.

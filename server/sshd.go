@@ -129,16 +129,7 @@ func (s *Server) serveBySSHD(ctx context.Context, raw net.Conn, number uint64) {
 		return
 	}
 	s.detach(c)
-	reason := "ended by the client"
-	switch {
-	case c.ended() != "":
-		reason = c.ended()
-	case s.halted.Err() != nil:
-		reason = "the bastion stopped"
-	case err != nil:
-		reason = "lost: " + cause(err).Error()
-	}
-	s.auditClient(c, audit.Record{Event: audit.Disconnect, Reason: reason, BytesUp: &up, BytesDown: &down, DurationMS: since(began)})
+	s.auditClient(c, audit.Record{Event: audit.Disconnect, Reason: s.whyEnded(c, err), BytesUp: &up, BytesDown: &down, DurationMS: since(began)})
 }
 
 // runSSHD carries a connection to an sshd and back until it ends, and returns how many bytes went either way, SSH's own among them.
