@@ -344,3 +344,17 @@ func TestSubstituted(t *testing.T) {
 		}
 	}
 }
+
+// references calls f for each Ref, Attr and Pseudo in v, those in texts too.
+func references(v any, f func(any)) {
+	resolve(v, func(r any) any {
+		if t, ok := r.(Text); ok {
+			for _, part := range t {
+				references(part, f)
+			}
+			return nil
+		}
+		f(r)
+		return nil
+	})
+}

@@ -121,20 +121,6 @@ func resolve(v any, reference func(any) any) any {
 	return v
 }
 
-// references calls f for each Ref, Attr and Pseudo in v, those in texts too.
-func references(v any, f func(any)) {
-	resolve(v, func(r any) any {
-		if t, ok := r.(Text); ok {
-			for _, part := range t {
-				references(part, f)
-			}
-			return nil
-		}
-		f(r)
-		return nil
-	})
-}
-
 // arn is the ARN of something in the deployment's region and account.
 func arn(service string, resource ...any) Text {
 	return append(Text{"arn:", Partition, ":" + service + ":", Region, ":", Account, ":"}, resource...)

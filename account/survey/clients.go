@@ -54,14 +54,3 @@ func Bind(cfg aws.Config) Clients {
 		ServerlessCaches: caches.DescribeServerlessCaches,
 	}
 }
-
-// Actions are the IAM actions of all calls, which an administrator's policy allows, sorted.
-func Actions() []string {
-	return []string{
-		"ec2:DescribeManagedPrefixLists", "ec2:DescribeRouteTables", actionSecurityGroups, "ec2:DescribeSubnets", "ec2:DescribeVpcAttribute",
-		actionServices, actionEndpoints, "ec2:DescribeVpcs",
-		actionCaches, actionGroups, actionServerless,
-		actionClusters, actionInstances,
-		"sts:GetCallerIdentity",
-	}
-}
