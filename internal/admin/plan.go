@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"strings"
 
 	"github.com/bastion-ssm/bastion/account"
@@ -244,12 +245,8 @@ func (d *stackSession) preview(ctx context.Context, state deploy.State, values m
 		return deploy.Preview{}, err
 	}
 	params := make(map[string]string)
-	for name, value := range state.Parameters {
-		params[name] = value
-	}
-	for name, value := range values {
-		params[name] = value
-	}
+	maps.Copy(params, state.Parameters)
+	maps.Copy(params, values)
 	return d.Preview(ctx, stack, params)
 }
 
