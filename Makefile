@@ -15,9 +15,11 @@ TEST = $(GO) test -race -timeout 40m $(TESTFLAGS) $(PKG)
 # Static binaries that hold no path of the machine that built them.
 GOBUILD = CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false
 LDFLAGS = -s -w -X main.buildVersion=$(VERSION)
+# Without urfave/cli's own manual pages, whose parser of Markdown each start would set up.
+TAGS    = urfave_cli_no_docs
 
 COMMANDS  = build/bastion build/bastiond build/bastion-lab
-PEERS     = build/tools/session-manager-plugin build/tools/ssmpeer
+PEERS     = build/tools/session-manager-plugin build/tools/ssmpeer build/tools/kubepeer
 DEVTOOLS  = build/tools/gofumpt build/tools/golangci-lint build/tools/govulncheck build/tools/benchstat
 IMAGE     = build/bastiond-linux-amd64 build/bastiond-linux-arm64
 CARRIED   = account/image/carried/bastiond-linux-amd64.gz account/image/carried/bastiond-linux-arm64.gz
@@ -40,9 +42,10 @@ test: deps npm peers ## run all tests, end to end too
 build: $(COMMANDS) ## build bastion, bastiond and bastion-lab into build/
 
 build/bastion: $(CARRIED)
-build/bastion: TAGS = -tags carry
+# A name of its own: what the program carries would inherit another TAGS, and differ from what `make image` has.
+build/bastion: CARRY = ,carry
 $(COMMANDS):
-	$(GOBUILD) $(TAGS) -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
+	$(GOBUILD) -tags $(TAGS)$(CARRY) -ldflags '$(LDFLAGS)' -o $@ ./cmd/$(@F)
 
 # For the image that `bastion init` pushes. The same binary gives the same file.
 $(CARRIED): account/image/carried/%.gz: build/%
@@ -57,7 +60,7 @@ image: $(IMAGE) ## make the bastion's image without an engine, for amd64 and arm
 
 # The lowest variant of each architecture, whatever this machine's environment says.
 $(IMAGE): build/bastiond-linux-%:
-	GOOS=linux GOARCH=$* GOAMD64=v1 GOARM64=v8.0 $(GOBUILD) -ldflags '$(LDFLAGS)' -o $@ ./cmd/bastiond
+	GOOS=linux GOARCH=$* GOAMD64=v1 GOARM64=v8.0 $(GOBUILD) -tags $(TAGS) -ldflags '$(LDFLAGS)' -o $@ ./cmd/bastiond
 
 check: deps npm tools verify vuln ## everything that a change must pass: verify, known vulnerabilities, tests
 	$(TEST)
@@ -68,6 +71,7 @@ lint: build/tools/gofumpt build/tools/golangci-lint ## format check, go vet and 
 	@out=$$(build/tools/gofumpt -d .); [ -z "$$out" ] || { echo "$$out"; echo "make format mends this"; exit 1; }
 	$(GO) vet ./...
 	cd tools/peers && $(GO) vet ./...
+	cd tools/kubepeer && $(GO) vet ./...
 	build/tools/golangci-lint run ./...
 
 vuln: build/tools/govulncheck ## look for known vulnerabilities that the code reaches; says so if the database is out of reach
@@ -79,6 +83,7 @@ format: build/tools/gofumpt ## format the code
 tidy: ## check that the go.mod files are tidy
 	$(GO) mod tidy -diff
 	cd tools/peers && $(GO) mod tidy -diff
+	cd tools/kubepeer && $(GO) mod tidy -diff
 
 cross: ## compile everything, tests too, for the other platforms
 	@for platform in $(PLATFORMS); do \
@@ -124,6 +129,9 @@ build/tools/session-manager-plugin: tools/peers/go.mod tools/peers/go.sum
 
 build/tools/ssmpeer: tools/peers/go.mod tools/peers/go.sum $(wildcard tools/peers/ssmpeer/*.go)
 	cd tools/peers && $(GOBUILD) -o ../../$@ ./ssmpeer
+
+build/tools/kubepeer: $(wildcard tools/kubepeer/*)
+	cd tools/kubepeer && $(GOBUILD) -o ../../$@ .
 
 build/tools/gofumpt: tools/go.mod tools/go.sum
 	cd tools && $(GOBUILD) -o ../$@ mvdan.cc/gofumpt

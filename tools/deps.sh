@@ -54,6 +54,8 @@ needs() {
 		test nginx          nginx-light       nginx        a web server behind the HTTP proxy
 		test mandoc         mandoc            mandoc       whether the manual pages are in order
 		test groff          groff-base        groff        the same
+		test kubectl        kubernetes-client kubernetes-cli kubectl through the proxy of an EKS cluster
+		test jq             jq                jq           the recipes of docs/ci.md
 		test npm            npm               node         AWS's Service Authorization Reference as data, for the policies
 		test mariadbd       mariadb-server    mariadb      a MySQL database behind the bastion
 		test mariadb        mariadb-client    mariadb      to query it
@@ -64,6 +66,10 @@ needs() {
 			test chromium       chromium          -            a browser through the SOCKS proxy
 			test firefox-esr    firefox-esr       -            a browser of another kind, started by bastion browser
 			test cc             gcc,libc6-dev     -            the race detector
+			test xfreerdp       freerdp2-x11      -            an RDP client, started by bastion rdp
+			test freerdp-shadow-cli freerdp2-shadow-x11 -      a desktop behind the bastion
+			test Xvfb           xvfb              -            an X server for both
+			test xwininfo       x11-utils         -            whether the RDP client has opened its window
 			test ip             iproute2          -            network namespaces: a bastion that is truly isolated
 			test unshare        util-linux        -            the same
 			test systemd-analyze systemd          -            whether systemd takes the service's unit
