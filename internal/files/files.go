@@ -92,6 +92,21 @@ func CheckPrivate(dir string) error {
 	return checkPrivate(dir, info)
 }
 
+// Read reads a file of at most limit bytes that OpenRegular opens.
+func Read(path string, limit int64) ([]byte, error) { return read(path, limit, OpenRegular) }
+
+// ReadTrusted reads a file of at most limit bytes that OpenTrusted opens.
+func ReadTrusted(path string, limit int64) ([]byte, error) { return read(path, limit, OpenTrusted) }
+
+func read(path string, limit int64, open func(string) (*os.File, error)) ([]byte, error) {
+	f, err := open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { _ = f.Close() }()
+	return ReadAll(f, limit)
+}
+
 // ReadAll reads a file of at most limit bytes; a larger one is an error.
 func ReadAll(f *os.File, limit int64) ([]byte, error) {
 	data, err := io.ReadAll(io.LimitReader(f, limit+1))
