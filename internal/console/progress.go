@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strings"
 	"sync"
 	"time"
 
@@ -15,13 +16,22 @@ import (
 // Progress shows on standard error the current wait and its duration. On a terminal it is one live line. Elsewhere it writes a line
 // for each new step, and one every stillWaiting. A nil *Progress is quiet.
 type Progress struct {
-	w    io.Writer
-	live bool
+	*display
+	label string // before each text: "[prod] "; "" for the display itself
+}
+
+// display is what a Progress and those of its environments share.
+type display struct {
+	w       io.Writer
+	live    bool
+	colours bool // the terminal shows colours
 
 	mu      sync.Mutex
-	step    string    // "" without a wait
-	since   time.Time // when step began
-	drawn   bool      // the live line is on the screen
+	step    string            // "" without a wait
+	of      string            // the label of step
+	colour  map[string]string // the colours of labels
+	since   time.Time         // when step began
+	drawn   bool              // the live line is on the screen
 	frame   int
 	stopped bool
 
@@ -42,15 +52,29 @@ func NewProgress(w io.Writer, quiet bool) *Progress {
 		return nil
 	}
 	f, ok := w.(*os.File)
-	p := &Progress{
+	p := &display{
 		w: w, live: ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb",
-		stop: make(chan struct{}), done: make(chan struct{}),
+		stop: make(chan struct{}), done: make(chan struct{}), colour: make(map[string]string),
 	}
+	p.colours = p.live && os.Getenv("NO_COLOR") == ""
 	go p.run()
-	return p
+	return &Progress{display: p}
 }
 
-func (p *Progress) run() {
+// In returns the display for what happens in an environment: each text begins with its name, in its colour on a terminal. It shares
+// the live line. Without a name it is p.
+func (p *Progress) In(environment, colour string) *Progress {
+	if p == nil || environment == "" {
+		return p
+	}
+	label := "[" + environment + "] "
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.colour[label] = Colour(colour)
+	return &Progress{p.display, label}
+}
+
+func (p *display) run() {
 	defer close(p.done)
 	interval := stillWaiting
 	if p.live {
@@ -68,7 +92,7 @@ func (p *Progress) run() {
 	}
 }
 
-func (p *Progress) tick() {
+func (p *display) tick() {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.step == "" {
@@ -89,10 +113,11 @@ func (p *Progress) Step(text string) {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	text = p.label + text
 	if p.stopped || text == p.step {
 		return
 	}
-	p.step, p.since = text, time.Now()
+	p.step, p.of, p.since = text, p.label, time.Now()
 	if p.live {
 		p.draw()
 		return
@@ -132,7 +157,8 @@ func (p *Progress) Note(text string) {
 		return
 	}
 	p.clear()
-	_ = Printf(p.w, "bastion: %s\n", Paragraph(text))
+	before, after := p.painted(p.label)
+	_ = Printf(p.w, "bastion: "+before+"%s"+after+"%s\n", p.label, Paragraph(text))
 }
 
 // Idle ends the wait silently.
@@ -142,6 +168,9 @@ func (p *Progress) Idle() {
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if p.label != "" && p.of != p.label {
+		return // another environment's wait goes on
+	}
 	p.clear()
 	p.step = ""
 }
@@ -176,7 +205,7 @@ func (p *Progress) Close() {
 }
 
 // draw writes the live line, cut to the terminal's width. Callers hold p.mu.
-func (p *Progress) draw() {
+func (p *display) draw() {
 	line := fmt.Sprintf("%s %s %s", frames[p.frame%len(frames)], printable.OneLine(p.step), p.elapsed())
 	if f, ok := p.w.(*os.File); ok {
 		if width, _, err := term.GetSize(int(f.Fd())); err == nil && width > 1 {
@@ -185,16 +214,28 @@ func (p *Progress) draw() {
 			}
 		}
 	}
+	before, after := p.painted(p.of)
+	if p.of != "" && before != "" {
+		line = strings.Replace(line, p.of, before+p.of+after, 1)
+	}
 	fmt.Fprintf(p.w, "\r\x1b[K%s", line)
 	p.drawn = true
 }
 
 // clear removes the live line. Callers hold p.mu.
-func (p *Progress) clear() {
+func (p *display) clear() {
 	if p.drawn {
 		fmt.Fprint(p.w, "\r\x1b[K")
 		p.drawn = false
 	}
 }
 
-func (p *Progress) elapsed() time.Duration { return time.Since(p.since).Round(time.Second) }
+func (p *display) elapsed() time.Duration { return time.Since(p.since).Round(time.Second) }
+
+// painted returns what begins and ends the colour of a label; both are empty without one. Callers hold p.mu.
+func (p *display) painted(label string) (before, after string) {
+	if colour := p.colour[label]; colour != "" && p.colours {
+		return colour, "\x1b[0m"
+	}
+	return "", ""
+}
