@@ -41,8 +41,8 @@ const (
 	nextImage        = "correct the image's name and tag in the task definition: the registry has no such image"
 	nextArchitecture = "make the image and the task definition agree: build the image for the task's platform, or set " +
 		"runtimePlatform.cpuArchitecture (X86_64, ARM64) to the image's"
-	nextPullRights = "correct the image's name, or let the task definition's execution role pull it (ecr:GetAuthorizationToken, ecr:BatchGetImage, " +
-		"ecr:GetDownloadUrlForLayer), or give the registry's password as repositoryCredentials"
+	nextPullRights = "correct the image's name, or let the task definition's execution role pull it (ecr:GetAuthorizationToken, " +
+		"ecr:BatchGetImage, ecr:GetDownloadUrlForLayer), or give the registry's password as repositoryCredentials"
 	nextSpot    = "try again, or start it on FARGATE instead of FARGATE_SPOT"
 	nextMachine = "start another: bastion up; AWS has taken the task's machine away"
 	nextLog     = "read the task's log; it says why the bastion ended"
@@ -60,7 +60,8 @@ const noWay = `i/o timeout|connection (refused|reset|issue)|no route to host|net
 var stops = []rule{
 	// The image.
 	{
-		text:  pattern.Lazy(`descriptor matching platform|no matching manifest for|no match for platform|exec format error|image.*platform.*does not match`),
+		text: pattern.Lazy(`descriptor matching platform|no matching manifest for|no match for platform|exec format error|` +
+			`image.*platform.*does not match`),
 		class: Config, next: nextArchitecture,
 	},
 	{
@@ -77,7 +78,9 @@ var stops = []rule{
 		next: "check the registry's name and certificate: the task does not trust it",
 	},
 	{
-		codes: "cannotpull*", text: pattern.Lazy(`may require|no basic auth|pull access denied|unauthorized|has the permissions|authorization failed|denied: `),
+		codes: "cannotpull*",
+		text: pattern.Lazy(`may require|no basic auth|pull access denied|unauthorized|has the permissions|` +
+			`authorization failed|denied: `),
 		class: Denied, next: nextPullRights,
 	},
 	{
@@ -97,8 +100,8 @@ var stops = []rule{
 
 	// The preparation by ECS before the container starts.
 	{
-		codes: "resourceinitialization*", text: pattern.Lazy(`log (group|stream).*(does not|doesn.t) exist|resourcenotfound.*log group`), class: Config,
-		next: "create the log group that the task definition names, or set awslogs-create-group",
+		codes: "resourceinitialization*", text: pattern.Lazy(`log (group|stream).*(does not|doesn.t) exist|resourcenotfound.*log group`),
+		class: Config, next: "create the log group that the task definition names, or set awslogs-create-group",
 	},
 	{
 		text:  pattern.Lazy(`can.t find the specified secret|secret.*(not found|does not exist)|invalid ?parameters?.*ssm|parameternotfound`),
@@ -125,7 +128,10 @@ var stops = []rule{
 		codes: "resourceinitialization*", class: Final,
 		next: "check that the subnets reach CloudWatch Logs, ECR and Secrets Manager (NAT gateway or VPC endpoints), and the execution role",
 	},
-	{text: pattern.Lazy(`insufficientfreeaddresses|network interface|security group .*not exist|subnet .*not exist|invalidsubnet`), class: Config, next: nextSubnets},
+	{
+		text:  pattern.Lazy(`insufficientfreeaddresses|network interface|security group .*not exist|subnet .*not exist|invalidsubnet`),
+		class: Config, next: nextSubnets,
+	},
 	{text: pattern.Lazy(`unable to assume the role|assume role`), class: Config, next: nextTrust},
 
 	// The container.
@@ -148,7 +154,10 @@ var stops = []rule{
 		codes: "containerruntime* dockertimeout* internal*", class: Transient,
 		next: "try again: AWS could not start the container in time",
 	},
-	{text: pattern.Lazy(`timeout waiting for`), class: Transient, next: "try again: AWS did not provide the task's network or storage in time"},
+	{
+		text: pattern.Lazy(`timeout waiting for`), class: Transient,
+		next: "try again: AWS did not provide the task's network or storage in time",
+	},
 	{codes: "essentialcontainerexited", class: Final, next: nextLog},
 	{text: pattern.Lazy(`essential container`), class: Final, next: nextLog},
 	{class: Final},

@@ -7,11 +7,11 @@ import (
 )
 
 // NextSignIn is the next step if credentials are missing, or if AWS does not accept them.
-const NextSignIn = "sign in (aws sso login, aws configure) or set AWS_PROFILE / --profile"
+const NextSignIn = "sign in (bastion login, aws configure) or choose a profile with --profile or AWS_PROFILE"
 
 // Next steps of more than one rule.
 const (
-	nextExpired   = "the AWS credentials have expired: sign in again (aws sso login) or renew them"
+	nextExpired   = "the AWS credentials have expired: sign in again (bastion login) or renew them"
 	nextKeys      = "check the AWS credentials: profile, access key and secret key"
 	nextRegion    = "set the region of the endpoint: --region, AWS_REGION, or region in the AWS profile or in bastion.yaml"
 	nextClock     = "set this machine's clock: AWS refuses signatures that are minutes off"
@@ -102,6 +102,9 @@ var table = []rule{
 	},
 	{codes: "invalidtarget targetnotfound", class: NotFound, next: nextTarget},
 	{codes: "doesnotexist", class: NotFound},
+
+	// A session of IAM Identity Center that is over, by the answer to its token's renewal.
+	{operation: "CreateToken", codes: "invalidgrant invalidclient unauthorizedclient", class: BadCredentials, next: NextSignIn},
 
 	// Credentials, by code.
 	{codes: "authfailure", text: pattern.Lazy(`^(you are )?not authorized`), class: Denied},

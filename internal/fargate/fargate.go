@@ -28,6 +28,20 @@ func (p Price) Hour(s Size) float64 {
 	return float64(s.CPU)/1024*p.VCPUHour + float64(s.Memory)/1024*p.GBHour
 }
 
+// The list prices of Fargate for Linux in us-east-1, by architecture. X86 is the default of the price settings.
+var (
+	X86 = Price{VCPUHour: 0.04048, GBHour: 0.004445}
+	ARM = Price{VCPUHour: 0.03238, GBHour: 0.00356}
+)
+
+// Of returns the price of a task of an architecture, as ECS names it. A price that the user has set holds for each.
+func (p Price) Of(architecture string) Price {
+	if p == X86 && architecture == "arm64" {
+		return ARM
+	}
+	return p
+}
+
 // Cost is an estimate of a task's cost, in US dollars, by its size and age. It ignores discounts and everything but vCPU and
 // memory; bastions need neither a public address nor billed storage.
 type Cost struct {

@@ -3,6 +3,7 @@
 package report
 
 import (
+	"cmp"
 	"fmt"
 	"time"
 
@@ -12,13 +13,14 @@ import (
 
 // Process is a running command with its links.
 type Process struct {
-	V       int       `json:"v"`
-	PID     int       `json:"pid"`
-	Command string    `json:"command"`
-	Version string    `json:"version"`
-	Region  string    `json:"region"`
-	Started time.Time `json:"started_at"`
-	Links   []Link    `json:"links"`
+	V           int       `json:"v"`
+	PID         int       `json:"pid"`
+	Command     string    `json:"command"`
+	Version     string    `json:"version"`
+	Environment string    `json:"environment,omitempty"` // of the configuration
+	Region      string    `json:"region"`
+	Started     time.Time `json:"started_at"`
+	Links       []Link    `json:"links"`
 }
 
 // Link is the state of a link.
@@ -43,6 +45,8 @@ type Link struct {
 	Limit *SessionLimit `json:"session_limit,omitempty"` // nil: unknown
 	Far   *FarEnd       `json:"far_end,omitempty"`       // nil: unknown
 
+	SignIn *SignIn `json:"sign_in,omitempty"` // nil: the AWS credentials need nothing from the user
+
 	MaxAge float64 `json:"session_max_age_seconds,omitempty"` // each session is replaced in the last tenth of this time
 
 	Channels   int    `json:"channels"` // connections through the bastion
@@ -51,6 +55,32 @@ type Link struct {
 	Reinjected uint64 `json:"reinjected_bytes"` // sent again by another session
 
 	Sessions []Session `json:"sessions"`
+}
+
+// SignIn says that only the user can renew the AWS credentials. What runs goes on meanwhile.
+type SignIn struct {
+	Since   time.Time `json:"since"`
+	Expires time.Time `json:"expires_at,omitzero"` // of the present credentials; zero: unknown
+	Reason  string    `json:"reason"`              // why they could not be renewed
+	Next    string    `json:"next,omitempty"`      // hint for Reason
+	Command string    `json:"command,omitempty"`   // command that signs in; "": see Next
+}
+
+// Ask asks the user to sign in.
+func (s *SignIn) Ask(now time.Time) string {
+	what := "no longer work"
+	switch left := s.Expires.Sub(now).Round(time.Second); {
+	case s.Expires.IsZero():
+	case left > 0:
+		what = "expire in " + left.String()
+	default:
+		what = "have expired"
+	}
+	how := "sign in again: " + s.Command
+	if s.Command == "" {
+		how = cmp.Or(s.Next, "sign in again")
+	}
+	return "the AWS credentials " + what + "; " + how
 }
 
 // Bond describes the link's bond; "" without one.
@@ -145,6 +175,7 @@ type Bastion struct {
 	Created   *time.Time `json:"created_at,omitempty"`
 	Started   *time.Time `json:"started_at,omitempty"`
 	Reason    string     `json:"stopped_reason,omitempty"`
+	Service   string     `json:"service,omitempty"`   // that runs it, for everybody; none: it is the user's own
 	Refused   string     `json:"refused,omitempty"`   // why it is not used: another user may have started it
 	Outdated  string     `json:"outdated,omitempty"`  // why a new one replaces it
 	Unchecked string     `json:"unchecked,omitempty"` // properties that could not be compared with the user's own bastion
