@@ -228,6 +228,8 @@ func (a Allow) Check(name string, addr netip.Addr, port uint16) error {
 	return a.check(name, addr, port, nil)
 }
 
+var errUnlisted = errors.New("no entry of the allow-list permits it")
+
 // check is Check with the VPC's resolvers as further addresses that an entry must name.
 func (a Allow) check(name string, addr netip.Addr, port uint16, resolvers []netip.Addr) error {
 	addr = addr.Unmap()
@@ -245,7 +247,7 @@ func (a Allow) check(name string, addr netip.Addr, port uint16, resolvers []neti
 		}
 	}
 	if !a.permits(name, addr, port) {
-		return errors.New("no entry of the allow-list permits it")
+		return errUnlisted
 	}
 	return nil
 }

@@ -217,8 +217,11 @@ func (s *Server) addressesOf(
 	if name, err = parseName(host); err != nil {
 		return "", nil, &deniedError{err.Error()}
 	}
-	if limit := s.config.Limit; !s.config.Allow.mayPermit(name, port) || limit != nil && !limit.mayPermit(name, port) {
-		return "", nil, &deniedError{"no entry of the allow-list permits it"}
+	if !s.config.Allow.mayPermit(name, port) {
+		return "", nil, &deniedError{errUnlisted.Error()}
+	}
+	if limit := s.config.Limit; limit != nil && !limit.mayPermit(name, port) {
+		return "", nil, &deniedError{byImage(errUnlisted).Error()}
 	}
 	if permit != nil && !permit.mayPermit(name, port) {
 		return "", nil, &deniedError{"the grant does not permit it"}
@@ -232,6 +235,9 @@ func (s *Server) addressesOf(
 	return name, addrs, nil
 }
 
+// byImage says that a refusal is the image's own list's, which only another image widens. Otherwise it is BASTIOND_ALLOW's.
+func byImage(refusal error) error { return fmt.Errorf("the image's own list: %w", refusal) }
+
 // checkAddress applies the server's list, its limit and the grant's list: all of them must permit the address. Only the first two
 // judge special addresses.
 func (s *Server) checkAddress(name string, addr netip.Addr, port uint16, permit *Allow) error {
@@ -240,7 +246,7 @@ func (s *Server) checkAddress(name string, addr netip.Addr, port uint16, permit 
 	}
 	if s.config.Limit != nil {
 		if err := s.config.Limit.check(name, addr, port, s.resolvers); err != nil {
-			return err
+			return byImage(err)
 		}
 	}
 	if permit != nil && !permit.permits(name, addr, port) {

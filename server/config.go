@@ -116,9 +116,7 @@ func (c *Config) setDefaults() {
 	c.Cgroup = cmp.Or(c.Cgroup, DefaultCgroup)
 	c.Version = cmp.Or(c.Version, "unknown")
 	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
-	if c.Audit == nil {
-		c.Audit = io.Discard
-	}
+	c.Audit = cmp.Or(c.Audit, io.Discard)
 	if c.Dial == nil {
 		c.Dial = new(net.Dialer).DialContext
 	}

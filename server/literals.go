@@ -58,7 +58,8 @@ func (s *Server) openable() ([]literal, error) {
 	}), nil
 }
 
-// narrowed are those of the destinations that a grant's own list permits. A name is permitted by name: what it resolves to is not known yet.
+// narrowed are those of the destinations that a grant's own list permits. A name is permitted by name: what it resolves to is not
+// known yet.
 func narrowed(all []literal, permit *Allow) (kept []literal) {
 	for _, l := range all {
 		if permit == nil || permit.permits(l.name, l.addr, l.port) {

@@ -1,6 +1,7 @@
 package server
 
 import (
+	"cmp"
 	"context"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -245,9 +246,7 @@ func (s *Server) closeListeners() {
 func (s *Server) fail(err error) {
 	s.config.Logger.Error("bastiond must stop", "error", err)
 	s.mu.Lock()
-	if s.failure == nil {
-		s.failure = err
-	}
+	s.failure = cmp.Or(s.failure, err)
 	s.mu.Unlock()
 	s.halt()
 }

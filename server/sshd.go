@@ -129,7 +129,9 @@ func (s *Server) serveBySSHD(ctx context.Context, raw net.Conn, number uint64) {
 		return
 	}
 	s.detach(c)
-	s.auditClient(c, audit.Record{Event: audit.Disconnect, Reason: s.whyEnded(c, err), BytesUp: &up, BytesDown: &down, DurationMS: since(began)})
+	s.auditClient(c, audit.Record{
+		Event: audit.Disconnect, Reason: s.whyEnded(c, err), BytesUp: &up, BytesDown: &down, DurationMS: since(began),
+	})
 }
 
 // runSSHD carries a connection to an sshd and back until it ends, and returns how many bytes went either way, SSH's own among them.

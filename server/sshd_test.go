@@ -230,6 +230,34 @@ func TestSSHDLog(t *testing.T) {
 	if b.log.wait(t, audit.Close, 1); c.open != 0 || b.log.count(t, audit.Close) != 1 {
 		t.Errorf("%d channels are open", c.open)
 	}
+
+	// A connection that begins while the bastion drains does not keep it. A mark that only clients without a sign-in can have is not taken
+	// off.
+	b.mu.Lock()
+	b.draining = true
+	b.mu.Unlock()
+	lines(at+"originator x port 1, target db.internal port 5432",
+		"debug1: channels.c:channel_new():503 (pid=1): channel 2: new direct-tcpip [direct-tcpip] (inactive timeout: 0)",
+		"debug1: channels.c:channel_post_connecting():1994 (pid=1): channel 2: connected to db.internal port 5432",
+		"debug1: channels.c:channel_post_connecting():2012 (pid=1): channel 3: connection failed: x [preauth]",
+	)
+	if r := b.log.wait(t, audit.Connect, 3); r.Channel != 3 || r.Result != audit.OK {
+		t.Errorf("%+v", r)
+	}
+	b.mu.Lock()
+	if c.open != 0 || b.open != 0 {
+		t.Errorf("%d channels keep the bastion, %d its client", b.open, c.open)
+	}
+	b.mu.Unlock()
+	l.channels["4"] = &sshdChannel{number: 9, late: true}
+	lines("debug1: channels.c:channel_post_connecting():2012 (pid=1): channel 4: connection failed: x [preauth]")
+	if r := b.log.wait(t, audit.Connect, 4); r.Reason != "cannot connect: x [preauth]" {
+		t.Errorf("%+v", r)
+	}
+	l.end()
+	if b.log.wait(t, audit.Close, 2); c.open != 0 {
+		t.Errorf("%d channels are open", c.open)
+	}
 }
 
 // Without its program no connection is served, and the log says so.

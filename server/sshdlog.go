@@ -9,13 +9,15 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/audit"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // maxLogLine is the most bytes of one of sshd's lines that are read at a time.
 const maxLogLine = 16 << 10
 
-// sshdLog turns the lines that one sshd writes to standard error into audit events. The client chooses some of the words: sshd escapes line ends, and
-// refuses a destination that is not, letter by letter, on the list. So only a refused destination may be misread.
+// sshdLog turns the lines that one sshd writes to standard error into audit events. The client chooses some of the words: sshd
+// escapes line ends, and refuses a destination that is not, letter by letter, on the list. So only a refused destination may be
+// misread.
 type sshdLog struct {
 	client *client
 	s      *Server
@@ -35,21 +37,23 @@ type sshdChannel struct {
 	destination, address string
 	began                time.Time
 	connected            bool
+	late                 bool // opened when the bastion was already about to stop, for which that does not wait
 }
 
 // function matches the begin of a line about a function that LogVerbose names in sshd_config. What a client chose comes later in a line.
-func function(file, name, rest string) *regexp.Regexp {
-	return regexp.MustCompile(`^(?:debug\d: )?` + file + `\.c:` + name + `\(\):\d+ \(pid=\d+\): ` + rest)
+func function(file, name, rest string) func() *regexp.Regexp {
+	return pattern.Lazy(`^(?:debug\d: )?` + file + `\.c:` + name + `\(\):\d+ \(pid=\d+\): ` + rest)
 }
 
 // Lines of sshd at its log level VERBOSE. Seen with OpenSSH 9.2.
 var (
-	linePassing   = regexp.MustCompile(`^(Connection from|Accepted key|Postponed|Connection (closed|reset) by) `)
-	lineFailed    = regexp.MustCompile(`^Failed publickey for (?:invalid user )?(.*) from \S+ port \d+ ssh2: \S+ (SHA256:\S+)$`)
-	lineAccepted  = regexp.MustCompile(`^Accepted publickey for (.*) from \S+ port \d+ ssh2: \S+ (SHA256:\S+)$`)
-	lineInvalid   = regexp.MustCompile(`^(?:Invalid user|User) (.*) (?:from \S+ port \d+|not allowed because .*)$`)
-	lineDenied    = regexp.MustCompile(`^Received request from .* to connect to host (.*) port (\d+), but the request was denied\.$`)
-	lineUnknown   = regexp.MustCompile(`^(?:error: )?(?:channels\.c:connect_to_helper\(\):\d+ \(pid=\d+\): )?connect_to .*: unknown host \((.*)\)$`)
+	linePassing  = pattern.Lazy(`^(Connection from|Accepted key|Postponed|Connection (closed|reset) by) `)
+	lineFailed   = pattern.Lazy(`^Failed publickey for (?:invalid user )?(.*) from \S+ port \d+ ssh2: \S+ (SHA256:\S+)$`)
+	lineAccepted = pattern.Lazy(`^Accepted publickey for (.*) from \S+ port \d+ ssh2: \S+ (SHA256:\S+)$`)
+	lineInvalid  = pattern.Lazy(`^(?:Invalid user|User) (.*) (?:from \S+ port \d+|not allowed because .*)$`)
+	lineDenied   = pattern.Lazy(`^Received request from .* to connect to host (.*) port (\d+), but the request was denied\.$`)
+	lineUnknown  = pattern.Lazy(`^(?:error: )?(?:channels\.c:connect_to_helper\(\):\d+ \(pid=\d+\): )?` +
+		`connect_to .*: unknown host \((.*)\)$`)
 	lineTarget    = function("serverloop", "server_request_direct_tcpip", `originator .* target (.*) port (\d+)$`)
 	lineRefused   = function("serverloop", "server_input_channel_open", `failure (\S+)$`)
 	lineForward   = function("serverloop", "server_input_global_request", `rtype (tcpip-forward|streamlocal-forward@openssh\.com) want_reply`)
@@ -78,14 +82,16 @@ func (l *sshdLog) read(r io.Reader) {
 }
 
 func (l *sshdLog) line(text string) {
-	text = strings.TrimSuffix(text, " [preauth]")
+	if !l.signed { // only the process for clients that have not signed in marks its lines so
+		text = strings.TrimSuffix(text, " [preauth]")
+	}
 	l.s.config.Logger.Debug("sshd", "conn", l.client.number, "says", auditText(text))
 	if !l.signed {
 		l.signIn(text)
 		return
 	}
 	for _, h := range sshdLines {
-		if m := h.line.FindStringSubmatch(text); m != nil {
+		if m := h.line().FindStringSubmatch(text); m != nil {
 			h.handle(l, m[1:])
 			return
 		}
@@ -94,7 +100,7 @@ func (l *sshdLog) line(text string) {
 
 // sshdLines are the lines that matter once the client has signed in, and what they mean, by the words that the expression holds.
 var sshdLines = []struct {
-	line   *regexp.Regexp
+	line   func() *regexp.Regexp
 	handle func(l *sshdLog, words []string)
 }{
 	{lineTarget, func(l *sshdLog, w []string) { l.asked, l.address = destination(w[0], w[1]), "" }},
@@ -123,7 +129,7 @@ var sshdLines = []struct {
 
 // signIn handles the lines until the client has signed in.
 func (l *sshdLog) signIn(text string) {
-	if m := lineAccepted.FindStringSubmatch(text); m != nil {
+	if m := lineAccepted().FindStringSubmatch(text); m != nil {
 		l.client.user, l.client.slot = m[1], l.s.slotByFingerprint(m[2])
 		if err := l.s.attach(l.client); err != nil {
 			l.refusal = err.Error()
@@ -135,24 +141,28 @@ func (l *sshdLog) signIn(text string) {
 			l.late.Stop()
 		}
 		l.s.auditClient(l.client, audit.Record{Event: audit.Auth, Result: audit.OK})
-	} else if m := lineFailed.FindStringSubmatch(text); m != nil {
+	} else if m := lineFailed().FindStringSubmatch(text); m != nil {
 		l.user, l.refusal = m[1], l.s.whyNot(m[2])
-	} else if m := lineInvalid.FindStringSubmatch(text); m != nil {
+	} else if m := lineInvalid().FindStringSubmatch(text); m != nil {
 		l.user, l.refusal = m[1], "unknown user: OpenSSH takes only those of the image"
-	} else if l.refusal == "" && !linePassing.MatchString(text) {
+	} else if l.refusal == "" && !linePassing().MatchString(text) {
 		l.refusal = "handshake: " + text
 	}
 }
 
-// opened notes a channel to the destination that was asked for last: sshd has one request at a time.
+// opened notes a channel to the destination that was asked for last: sshd has one request at a time. An sshd cannot be told to open none
+// while the bastion drains: such a channel ends with the drain, and does not prolong it.
 func (l *sshdLog) opened(w []string) {
 	l.s.mu.Lock()
 	l.s.channels++
-	l.s.open++
-	l.client.open++
+	late := l.s.draining
+	if !late {
+		l.s.open++
+		l.client.open++
+	}
 	number := l.s.channels
 	l.s.mu.Unlock()
-	l.channels[w[0]] = &sshdChannel{number: number, destination: l.asked, address: l.address, began: time.Now()}
+	l.channels[w[0]] = &sshdChannel{number: number, destination: l.asked, address: l.address, began: time.Now(), late: late}
 }
 
 // about is a record of an event of a channel.
@@ -186,7 +196,9 @@ func (l *sshdLog) freed(id string) {
 		return
 	}
 	delete(l.channels, id)
-	l.s.releaseChannel(l.client)
+	if !c.late {
+		l.s.releaseChannel(l.client)
+	}
 	if c.connected {
 		l.s.auditClient(l.client, c.about(audit.Close, audit.OK))
 	}

@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -56,8 +57,6 @@ type Config struct {
 
 	// OpenTimeout bounds the opening of one session, from the call to the end of the handshake. Default 30 s.
 	OpenTimeout time.Duration
-	// OpenTries is how many sessions OpenPort starts in turn while the far end stays silent. Default 3.
-	OpenTries int
 	// ResumeTimeout is how long a websocket may be lost before the stream ends. Default 5 min.
 	ResumeTimeout time.Duration
 	// CloseTimeout bounds how long Close waits until the agent has acknowledged all written bytes. Default 2 s.
@@ -66,8 +65,6 @@ type Config struct {
 	PingInterval, PingTimeout time.Duration
 	// SendWindow bounds the bytes in flight. Default 4 MiB.
 	SendWindow int
-	// MaxPayload is the longest payload of a message, in bytes; streams begin with 1024. Default 16 KiB.
-	MaxPayload int
 	// WriteBuffer bounds the bytes written but not sent yet. Default 256 KiB.
 	WriteBuffer int
 	// ReadBuffer bounds the unread bytes, softly: above it the stream leaves messages on the websocket, and above sixteen times as
@@ -79,17 +76,17 @@ type Config struct {
 
 const (
 	defaultOpenTimeout   = 30 * time.Second
-	defaultOpenTries     = 3
 	defaultResumeTimeout = 5 * time.Minute
 	defaultCloseTimeout  = 2 * time.Second
 	defaultPingInterval  = 20 * time.Second
 	defaultPingTimeout   = 10 * time.Second
 	defaultSendWindow    = 4 << 20
-	defaultMaxPayload    = 16 << 10
 	defaultWriteBuffer   = 256 << 10
 	defaultReadBuffer    = 1 << 20
 	defaultReorderBuffer = 16 << 20
 
+	openTries        = 3                      // sessions that OpenPort starts in turn while the far end stays silent
+	maxPayload       = 16 << 10               // bytes of a message; streams begin with 1024
 	firstSilence     = 3 * time.Second        // the default ServerFirstTimeout of the first try
 	absentPatience   = time.Second            // how long the agent of an open session may be absent before it counts as gone
 	startGrace       = 5 * time.Second        // extra time for a call that starts a session, after its caller has given up
@@ -111,32 +108,17 @@ type Client struct {
 
 // New returns a Client.
 func New(cfg Config) *Client {
-	orInt := func(p *int, v int) {
-		if *p <= 0 {
-			*p = v
-		}
-	}
-	orTime := func(p *time.Duration, v time.Duration) {
-		if *p <= 0 {
-			*p = v
-		}
-	}
-	orTime(&cfg.OpenTimeout, defaultOpenTimeout)
-	orInt(&cfg.OpenTries, defaultOpenTries)
-	orTime(&cfg.ResumeTimeout, defaultResumeTimeout)
-	orTime(&cfg.CloseTimeout, defaultCloseTimeout)
-	orTime(&cfg.PingInterval, defaultPingInterval)
-	orTime(&cfg.PingTimeout, defaultPingTimeout)
-	orInt(&cfg.SendWindow, defaultSendWindow)
-	orInt(&cfg.MaxPayload, defaultMaxPayload)
-	orInt(&cfg.WriteBuffer, defaultWriteBuffer)
-	orInt(&cfg.ReadBuffer, defaultReadBuffer)
-	orInt(&cfg.ReorderBuffer, defaultReorderBuffer)
-	c := &Client{cfg: cfg, log: cfg.Logger, once: newOnce()}
-	if c.log == nil {
-		c.log = slog.New(slog.DiscardHandler)
-	}
-	c.payloadLimit.Store(int64(cfg.MaxPayload))
+	cfg.OpenTimeout = cmp.Or(cfg.OpenTimeout, defaultOpenTimeout)
+	cfg.ResumeTimeout = cmp.Or(cfg.ResumeTimeout, defaultResumeTimeout)
+	cfg.CloseTimeout = cmp.Or(cfg.CloseTimeout, defaultCloseTimeout)
+	cfg.PingInterval = cmp.Or(cfg.PingInterval, defaultPingInterval)
+	cfg.PingTimeout = cmp.Or(cfg.PingTimeout, defaultPingTimeout)
+	cfg.SendWindow = cmp.Or(cfg.SendWindow, defaultSendWindow)
+	cfg.WriteBuffer = cmp.Or(cfg.WriteBuffer, defaultWriteBuffer)
+	cfg.ReadBuffer = cmp.Or(cfg.ReadBuffer, defaultReadBuffer)
+	cfg.ReorderBuffer = cmp.Or(cfg.ReorderBuffer, defaultReorderBuffer)
+	c := &Client{cfg: cfg, log: cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler)), once: newOnce()}
+	c.payloadLimit.Store(maxPayload)
 	c.dial = func(ctx context.Context, g grant) (socket, error) { return dialWebsocket(ctx, cfg.HTTPClient, g) }
 	return c
 }
@@ -168,7 +150,7 @@ type Port struct {
 	ServerFirstTimeout time.Duration
 }
 
-// OpenPort opens a session to a port. With ServerFirst it gives up a silent session and tries another, up to Config.OpenTries; then
+// OpenPort opens a session to a port. With ServerFirst it gives up a silent session and tries another, up to openTries; then
 // the error wraps ErrSilent. ctx bounds the opening, not the stream. After an error no session remains.
 func (c *Client) OpenPort(ctx context.Context, p Port) (*Stream, error) {
 	op := fmt.Sprintf("open port %d of %s", p.Port, p.Target)
@@ -181,7 +163,7 @@ func (c *Client) OpenPort(ctx context.Context, p Port) (*Stream, error) {
 		if !errors.Is(err, ErrSilent) {
 			return s, err
 		}
-		if try == c.cfg.OpenTries || ctx.Err() != nil {
+		if try == openTries || ctx.Err() != nil {
 			err = fmt.Errorf("%w in %d sessions: nothing listens on port %d there, or the agent lost its first bytes",
 				ErrSilent, try, p.Port)
 			return nil, fail.New(fail.Start, op, err,
@@ -193,10 +175,7 @@ func (c *Client) OpenPort(ctx context.Context, p Port) (*Stream, error) {
 }
 
 func (c *Client) openPort(ctx context.Context, op string, p Port, silence time.Duration) (*Stream, error) {
-	document := p.Document
-	if document == "" {
-		document = DocumentSSH
-	}
+	document := cmp.Or(p.Document, DocumentSSH)
 	in := &ssm.StartSessionInput{
 		Target:       &p.Target,
 		DocumentName: &document,

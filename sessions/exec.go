@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -123,10 +124,7 @@ func (c *Client) RunExec(ctx context.Context, e Exec, maxOutput int) ([]byte, er
 	case ctx.Err() != nil:
 		return out, openError(e.op(), ctx.Err())
 	case err != nil:
-		cause := s.Err()
-		if cause == nil {
-			cause = err
-		}
+		cause := cmp.Or(s.Err(), err)
 		return out, openError(e.op(), cause)
 	case len(out) > maxOutput:
 		return out[:maxOutput], fail.New(fail.Start, e.op(), fmt.Errorf("it printed more than %d bytes", maxOutput), "")

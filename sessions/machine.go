@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/json"
@@ -456,9 +457,7 @@ func (m *machine) advanceClose(now time.Time) {
 
 // fail ends the stream with err, unless it has ended.
 func (m *machine) fail(err error) {
-	if m.err == nil {
-		m.err = err
-	}
+	m.err = cmp.Or(m.err, err)
 }
 
 // closeError returns Close's error for a stream that has ended.

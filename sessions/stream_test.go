@@ -178,7 +178,7 @@ func TestNothingResentOnACleanPath(t *testing.T) {
 		if st.RTT < 40*time.Millisecond || st.RTT > 80*time.Millisecond {
 			t.Errorf("round trip %v on a path of 40 ms", st.RTT)
 		}
-		if st.Payload != defaultMaxPayload {
+		if st.Payload != maxPayload {
 			t.Errorf("payload %d", st.Payload)
 		}
 	})

@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -89,10 +90,7 @@ type upgrader struct {
 
 // RoundTrip implements http.RoundTripper.
 func (u *upgrader) RoundTrip(req *http.Request) (*http.Response, error) {
-	base := u.base
-	if base == nil {
-		base = http.DefaultTransport
-	}
+	base := cmp.Or(u.base, http.DefaultTransport)
 	resp, err := base.RoundTrip(req)
 	if err != nil || resp.StatusCode != http.StatusSwitchingProtocols {
 		return resp, err

@@ -1,6 +1,7 @@
 package tunnel
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -292,9 +293,7 @@ func (c *client) dialEnds() {
 // close ends the connection with the given cause. It does not wait; run does the rest.
 func (c *client) close(cause error) {
 	c.mu.Lock()
-	if c.cause == nil {
-		c.cause = cause
-	}
+	c.cause = cmp.Or(c.cause, cause)
 	c.mu.Unlock()
 	_ = c.wire.Close() // not conn.Close, which waits for x/crypto/ssh's goroutines; they end by themselves
 }

@@ -362,9 +362,7 @@ func (c *siteConn) note(err error) {
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.err == nil {
-		c.err = err
-	}
+	c.err = cmp.Or(c.err, err)
 }
 
 // Close ends the connection. The transport may call it more than once.

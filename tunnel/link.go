@@ -285,9 +285,7 @@ func (l *Link) setState(s State) {
 	if s.Retry > 0 {
 		s.RetryAt = time.Now().Add(s.Retry)
 	}
-	if s.Describe == "" {
-		s.Describe = l.state.Describe
-	}
+	s.Describe = cmp.Or(s.Describe, l.state.Describe)
 	l.state = s
 	l.mu.Unlock()
 	if l.cfg.OnState != nil {

@@ -19,11 +19,9 @@ type PoolConfig struct {
 	// New makes a Link without starting it. Its LinkConfig.OnState must be the given one. Calls do not overlap.
 	New func(onState func(State)) *Link
 
-	Max       int           // most Links. 0: 1
-	BusyBytes float64       // bytes per second, both directions together, at which a Link is busy. 0: 256 KiB
-	BusyConns int           // connections at which a Link is busy. 0: 16
-	IdleAfter time.Duration // how long the Pool keeps a superfluous Link without connections. 0: 1 min
-	Logger    *slog.Logger  // nil: no log
+	Max       int          // most Links. 0: 1
+	BusyConns int          // connections at which a Link is busy. 0: 16
+	Logger    *slog.Logger // nil: no log
 
 	// OnState is called at each change of the Pool's state, which is that of its best Link. Calls come in order and do not overlap.
 	// It must not block or call the Pool.
@@ -33,13 +31,14 @@ type PoolConfig struct {
 func (c PoolConfig) withDefaults() PoolConfig {
 	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
 	c.Max = cmp.Or(c.Max, 1)
-	c.BusyBytes = cmp.Or(c.BusyBytes, 256<<10)
 	c.BusyConns = cmp.Or(c.BusyConns, 16)
-	c.IdleAfter = cmp.Or(c.IdleAfter, time.Minute)
 	return c
 }
 
 const (
+	busyBytes = 256 << 10   // a second, both directions together, at which a Link is busy
+	idleAfter = time.Minute // how long the Pool keeps a superfluous Link without connections
+
 	// poolTick is how often a Pool measures its Links.
 	poolTick = time.Second
 
@@ -263,7 +262,7 @@ func (p *Pool) load(m *member) load {
 		ready: m.state.Phase == Up,
 		conns: max(m.link.Stats().Channels, m.dials), rate: m.up + m.down,
 	}
-	l.busy = l.conns >= p.cfg.BusyConns || l.rate >= p.cfg.BusyBytes
+	l.busy = l.conns >= p.cfg.BusyConns || l.rate >= busyBytes
 	if !m.idle.IsZero() {
 		l.idle = time.Since(m.idle)
 	}
@@ -404,7 +403,7 @@ func (p *Pool) adjust(ctx context.Context) {
 	for i, m := range p.members {
 		loads[i] = p.load(m)
 	}
-	s := decide(loads, p.cfg.Max, p.cfg.IdleAfter)
+	s := decide(loads, p.cfg.Max, idleAfter)
 	var retired *member
 	if s.retire >= 0 {
 		retired = p.members[s.retire]

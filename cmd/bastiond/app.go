@@ -80,7 +80,10 @@ or settings. SIGTERM drains; a second one ends at once.`
 
 // run is the program: drain begins the end of `serve`, end is the end.
 func run(drain, end context.Context, args, environ []string, stdout, stderr io.Writer) int {
-	a := &app{drain: drain, end: end, environ: environ, stdout: stdout, stderr: printable.NewWriter(stderr), limitFile: limitFile, sshdConfig: sshdConfig}
+	a := &app{
+		drain: drain, end: end, environ: environ, stdout: stdout, stderr: printable.NewWriter(stderr),
+		limitFile: limitFile, sshdConfig: sshdConfig,
+	}
 	return a.run(args)
 }
 
@@ -119,7 +122,8 @@ var errReported = errors.New("reported")
 
 func (a *app) cli() *cli.App {
 	socket := &cli.StringFlag{
-		Name: "socket", Usage: "`PATH` of the control socket, in a directory of mode 0700", Value: server.DefaultSocket, EnvVars: variables("socket"),
+		Name: "socket", Usage: "`PATH` of the control socket, in a directory of mode 0700",
+		Value: server.DefaultSocket, EnvVars: variables("socket"),
 	}
 	serve := a.serveFlags(socket)
 	badUsage := func(_ *cli.Context, err error, _ bool) error { return &usageError{err} }

@@ -384,7 +384,8 @@ func TestLimitFile(t *testing.T) {
 	if config, err := (&app{sshdConfig: filepath.Join(dir, "absent")}).openSSH(); config != nil || err != nil {
 		t.Errorf("OpenSSH serves an image without its configuration: %+v, %v", config, err)
 	}
-	if config, err := (&app{sshdConfig: write("sshd_config", "")}).openSSH(); config == nil || err != nil || config.Config != filepath.Join(dir, "sshd_config") {
+	if config, err := (&app{sshdConfig: write("sshd_config", "")}).openSSH(); config == nil || err != nil ||
+		config.Config != filepath.Join(dir, "sshd_config") {
 		t.Errorf("OpenSSH does not serve: %+v, %v", config, err)
 	}
 	list := write("list", "a.test:1\nb.test:2\n")

@@ -1,6 +1,7 @@
 package bond
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -32,21 +33,11 @@ type Config struct {
 }
 
 func (c Config) withDefaults() Config {
-	if c.Window == 0 {
-		c.Window = DefaultWindow
-	}
-	if c.SendBuffer == 0 {
-		c.SendBuffer = DefaultSendBuffer
-	}
-	if c.Linger == 0 {
-		c.Linger = DefaultLinger
-	}
-	if c.Logger == nil {
-		c.Logger = slog.New(slog.DiscardHandler)
-	}
-	if c.highest == 0 {
-		c.highest = maxVersion
-	}
+	c.Window = cmp.Or(c.Window, DefaultWindow)
+	c.SendBuffer = cmp.Or(c.SendBuffer, DefaultSendBuffer)
+	c.Linger = cmp.Or(c.Linger, DefaultLinger)
+	c.Logger = cmp.Or(c.Logger, slog.New(slog.DiscardHandler))
+	c.highest = cmp.Or(c.highest, maxVersion)
 	return c
 }
 

@@ -1,6 +1,7 @@
 package bond
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -47,13 +48,8 @@ type DialConfig struct {
 
 func (c DialConfig) withDefaults() DialConfig {
 	c.Config = c.Config.withDefaults()
-	if c.Max == 0 {
-		c.Max = DefaultMax
-	}
-	c.Max = min(max(c.Max, 1), maxSubflows)
-	if c.MaxAge == 0 {
-		c.MaxAge = DefaultMaxAge
-	}
+	c.Max = min(max(cmp.Or(c.Max, DefaultMax), 1), maxSubflows)
+	c.MaxAge = cmp.Or(c.MaxAge, DefaultMaxAge)
 	if c.Name == nil {
 		c.Name = func(stream net.Conn) string { return stream.LocalAddr().String() }
 	}

@@ -1,6 +1,7 @@
 package bond
 
 import (
+	"cmp"
 	"crypto/ecdh"
 	"crypto/hkdf"
 	"crypto/hmac"
@@ -127,9 +128,7 @@ type clientHandshake struct {
 // clientNew reads HELLO and sends an OPEN that makes the connection id. It speaks the highest version that both ends know, up to
 // highest. The caller may then send frames; awaitAccept reads the server's answer. A nil nonceSrc means crypto/rand.
 func clientNew(conn net.Conn, id connID, highest uint8, nonceSrc io.Reader) (*clientHandshake, error) {
-	if nonceSrc == nil {
-		nonceSrc = rand.Reader
-	}
+	nonceSrc = cmp.Or(nonceSrc, rand.Reader)
 	hello, err := readHello(conn, minVersion, highest)
 	if err != nil {
 		return nil, err

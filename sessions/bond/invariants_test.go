@@ -115,14 +115,16 @@ func (g *growth) check(now time.Time, before *growth, have, limit int) {
 		must(s.with > s.from, "a step from %d is judged with %d", s.from, s.with)
 	}
 	if s.phase == stepOpening && s.since.Equal(now) {
-		must(g.wants != 0 && !now.Before(g.holds[g.wants].until) && !g.farBusy(now), "a step without demand, or in spite of a hold or a busy far end")
+		must(g.wants != 0 && !now.Before(g.holds[g.wants].until) && !g.farBusy(now),
+			"a step without demand, or in spite of a hold or a busy far end")
 		must(g.target <= min(2*s.from, limit), "a step from %d to %d with the limit %d", s.from, g.target, limit)
 	} else if last.phase != stepOpening {
 		must(g.target <= max(before.target, 2), "the target rises from %d to %d without a step", before.target, g.target)
 	}
 	if last.phase == stepJudging && s.phase != stepJudging && g.wants != 0 && have == last.with {
 		if s.failed {
-			must(g.target <= last.from && g.holds[g.wants].until.After(now), "a step is taken back from %d to %d, without a hold", last.from, g.target)
+			must(g.target <= last.from && g.holds[g.wants].until.After(now), "a step is taken back from %d to %d, without a hold", last.from,
+				g.target)
 		} else {
 			rate, ok := g.speed(last.since, now, measureFor)
 			must(ok && rate.over(last.base) >= min(helpLeast, 1+helpShare*(float64(last.with)/float64(last.from)-1)),
@@ -189,7 +191,8 @@ func (f *flow) check() {
 		s := f.flight.At(i)
 		if i == 0 {
 			end = s.counted - uint64(s.size())
-			must(end <= f.received && f.received < s.counted, "%d bytes are acknowledged, and the first segment is %d to %d", f.received, end, s.counted)
+			must(end <= f.received && f.received < s.counted, "%d bytes are acknowledged, and the first segment is %d to %d", f.received, end,
+				s.counted)
 		}
 		end += uint64(s.size())
 		must(s.counted == end, "a segment ends at %d, and is counted to %d", end, s.counted)

@@ -1,6 +1,7 @@
 package bond
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -50,21 +51,10 @@ type ListenerConfig struct {
 
 func (c *ListenerConfig) setDefaults() {
 	c.Config = c.withDefaults()
-	for _, field := range []struct {
-		value *int
-		or    int
-	}{
-		{&c.MaxConns, DefaultMaxConns},
-		{&c.MaxSubflows, DefaultMaxSubflows},
-		{&c.Memory, DefaultMemory},
-	} {
-		if *field.value == 0 {
-			*field.value = field.or
-		}
-	}
-	if c.HandshakeTimeout == 0 {
-		c.HandshakeTimeout = DefaultHandshakeTimeout
-	}
+	c.MaxConns = cmp.Or(c.MaxConns, DefaultMaxConns)
+	c.MaxSubflows = cmp.Or(c.MaxSubflows, DefaultMaxSubflows)
+	c.Memory = cmp.Or(c.Memory, DefaultMemory)
+	c.HandshakeTimeout = cmp.Or(c.HandshakeTimeout, DefaultHandshakeTimeout)
 	if c.OnEvent == nil {
 		c.OnEvent = func(Event) {}
 	}

@@ -1,6 +1,7 @@
 package bond
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -235,9 +236,7 @@ func (m *manager) pathError(now, since time.Time) error {
 	if kind == fail.Other || kind == fail.Timeout {
 		kind = fail.Lost
 	}
-	if next == "" {
-		next = "check the network and the AWS credentials, then connect again"
-	}
+	next = cmp.Or(next, "check the network and the AWS credentials, then connect again")
 	return fail.New(kind, "keep the connection to the bastion", err, next)
 }
 

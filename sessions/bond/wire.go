@@ -38,28 +38,27 @@ const (
 	frameAckOf frameType = 9 // from version 2 on
 )
 
-func (t frameType) String() string {
-	switch t {
-	case frameData:
-		return "DATA"
-	case frameFIN:
-		return "FIN"
-	case frameAck:
-		return "ACK"
-	case framePing:
-		return "PING"
-	case framePong:
-		return "PONG"
-	case frameWant:
-		return "WANT"
-	case frameLeave:
-		return "LEAVE"
-	case frameReset:
-		return "RESET"
-	case frameAckOf:
-		return "ACKOF"
+// frameNames are the names of the types of frames.
+var frameNames = [...]string{
+	frameData:  "DATA",
+	frameFIN:   "FIN",
+	frameAck:   "ACK",
+	framePing:  "PING",
+	framePong:  "PONG",
+	frameWant:  "WANT",
+	frameLeave: "LEAVE",
+	frameReset: "RESET",
+	frameAckOf: "ACKOF",
+}
+
+func (t frameType) String() string { return named(frameNames[:], t, "frame of type") }
+
+// named returns the name of a code, or what it is and its number if it has none.
+func named[T ~uint8 | ~uint16](names []string, code T, what string) string {
+	if int(code) < len(names) && names[code] != "" {
+		return names[code]
 	}
-	return fmt.Sprintf("frame of type %d", uint8(t))
+	return fmt.Sprintf("%s %d", what, code)
 }
 
 // frame is a frame of any type. Fields that its type does not have are zero.
@@ -291,21 +290,16 @@ const (
 	ResetLinger   ResetCode = 5 // no subflow came in time
 )
 
-func (c ResetCode) String() string {
-	switch c {
-	case ResetAborted:
-		return "aborted"
-	case ResetProtocol:
-		return "protocol error"
-	case ResetDraining:
-		return "shutting down"
-	case ResetMemory:
-		return "out of memory"
-	case ResetLinger:
-		return "no path for too long"
-	}
-	return fmt.Sprintf("code %d", uint16(c))
+// resetTexts are what the codes of RESET say.
+var resetTexts = [...]string{
+	ResetAborted:  "aborted",
+	ResetProtocol: "protocol error",
+	ResetDraining: "shutting down",
+	ResetMemory:   "out of memory",
+	ResetLinger:   "no path for too long",
 }
+
+func (c ResetCode) String() string { return named(resetTexts[:], c, "code") }
 
 // ResetError is the error of a connection that one end ended before both streams were complete.
 type ResetError struct {
@@ -339,31 +333,21 @@ const (
 	RefuseUsed      RefuseCode = 10 // the subflow id was used before
 )
 
-func (c RefuseCode) String() string {
-	switch c {
-	case RefuseVersion:
-		return "no version in common"
-	case RefuseMalformed:
-		return "malformed handshake"
-	case RefuseUnknown:
-		return "unknown connection"
-	case RefuseMAC:
-		return "wrong key"
-	case RefuseConns:
-		return "too many connections"
-	case RefuseSubflows:
-		return "too many subflows"
-	case RefuseClosed:
-		return "the connection has ended"
-	case RefuseDraining:
-		return "shutting down"
-	case RefuseMemory:
-		return "out of memory"
-	case RefuseUsed:
-		return "subflow id used before"
-	}
-	return fmt.Sprintf("code %d", uint8(c))
+// refuseTexts are what the codes of REFUSE say.
+var refuseTexts = [...]string{
+	RefuseVersion:   "no version in common",
+	RefuseMalformed: "malformed handshake",
+	RefuseUnknown:   "unknown connection",
+	RefuseMAC:       "wrong key",
+	RefuseConns:     "too many connections",
+	RefuseSubflows:  "too many subflows",
+	RefuseClosed:    "the connection has ended",
+	RefuseDraining:  "shutting down",
+	RefuseMemory:    "out of memory",
+	RefuseUsed:      "subflow id used before",
 }
+
+func (c RefuseCode) String() string { return named(refuseTexts[:], c, "code") }
 
 // RefusedError is the error of a subflow that the server refuses.
 type RefusedError struct {

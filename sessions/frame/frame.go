@@ -7,6 +7,7 @@ package frame
 
 import (
 	"bytes"
+	"cmp"
 	"crypto/sha256"
 	"encoding/binary"
 	"errors"
@@ -109,10 +110,7 @@ func (m *Message) Append(dst []byte) []byte {
 	if len(m.Type) > typeLen {
 		panic("frame: message type longer than 32 bytes: " + string(m.Type))
 	}
-	schema := m.Schema
-	if schema == 0 {
-		schema = 1
-	}
+	schema := cmp.Or(m.Schema, 1)
 	dst = slices.Grow(dst, Overhead+len(m.Payload))
 	dst = binary.BigEndian.AppendUint32(dst, uint32(hlen))
 	dst = append(dst, m.Type...)
