@@ -35,41 +35,60 @@ type Source struct {
 	CallTimeout time.Duration // time limit of every call; see callLimits
 }
 
+// ErrNoRegion says that neither the settings nor the AWS configuration have a region.
+var ErrNoRegion = errors.New("no AWS region is set")
+
 // Load reads the AWS configuration as every AWS tool does. The SDK handles the environment, profiles, SSO, container and
 // instance roles, endpoints, CA bundle and proxies. Load fails if the region or the credentials are missing.
 func Load(ctx context.Context, s Source) (aws.Config, error) {
 	cfg, err := load(ctx, s)
-	if err == nil && s.MFA != nil && MFADevice(ctx, s.Profile) != "" {
+	if err == nil && s.MFA != nil && s.Env.mfaDevice(ctx, s.Profile) != "" {
 		s.MFA.keep(s.Profile, cfg.Credentials)
 	}
 	return cfg, err
 }
 
-func load(ctx context.Context, s Source) (aws.Config, error) {
-	env, profile, limit := s.Env, s.Profile, s.CallTimeout
-	opts, err := env.options(profile, s.Region)
+// LoadUnsigned is Load for calls without a signature, such as those that sign a user in. It obtains no credentials.
+func LoadUnsigned(ctx context.Context, s Source) (aws.Config, error) {
+	cfg, _, err := s.config(ctx, awsconfig.WithCredentialsProvider(aws.AnonymousCredentials{}))
+	return cfg, err
+}
+
+// config loads the configuration without its credentials. It returns the loader's options too.
+func (s Source) config(ctx context.Context, more ...sdk) (aws.Config, []sdk, error) {
+	opts, err := s.Env.options(s.Profile, s.Region)
 	if err != nil {
-		return aws.Config{}, err
+		return aws.Config{}, nil, err
 	}
-	opts = append(opts, s.MFA.options(profile)...)
-	ends := &endpoints{env: env}
-	opts = append(opts, awsconfig.WithAPIOptions([]func(*middleware.Stack) error{newCallLimits(limit).add, ends.add, noticePages}),
-		awsconfig.WithProcessCredentialOptions(func(o *processcreds.Options) { o.Timeout = limit }))
-	cfg, err := loadSDK(ctx, env, opts)
+	ends := &endpoints{env: s.Env}
+	opts = append(opts, more...)
+	opts = append(opts, awsconfig.WithAPIOptions([]func(*middleware.Stack) error{newCallLimits(s.CallTimeout).add, ends.add, noticePages}),
+		awsconfig.WithProcessCredentialOptions(func(o *processcreds.Options) { o.Timeout = s.CallTimeout }))
+	cfg, err := loadSDK(ctx, s.Env, opts)
 	if err != nil {
-		return cfg, env.configError(err)
+		return cfg, nil, s.Env.configError(err)
 	}
 	if ignored, found, err := awsconfig.GetIgnoreConfiguredEndpoints(ctx, cfg.ConfigSources); err == nil && found {
 		ends.ignored = ignored
 	}
 	if cfg.Region == "" {
-		return cfg, fail.New(fail.Usage, "", errors.New("no AWS region is set"),
+		return cfg, nil, fail.New(fail.Usage, "", ErrNoRegion,
 			"set --region, AWS_REGION, or region in the AWS profile or in bastion.yaml")
 	}
 	if cfg.RetryMaxAttempts == 0 {
 		cfg.RetryMaxAttempts = retryAttempts
 	}
+	return cfg, opts, nil
+}
+
+func load(ctx context.Context, s Source) (aws.Config, error) {
+	env, profile, limit := s.Env, s.Profile, s.CallTimeout
+	cfg, opts, err := s.config(ctx, s.MFA.options(profile)...)
+	if err != nil {
+		return cfg, err
+	}
 	next := signIn(cfg, env, profile)
+	cache, _ := cfg.Credentials.(*aws.CredentialsCache)
 	cfg.APIOptions = append(cfg.APIOptions, reportFailures, sayHowToSignIn(next))
 	if source := sourceProfile(cfg); source != nil && source.CredentialProcess != "" {
 		cfg.Credentials = program{cfg.Credentials, source, env.configFile(), next}
@@ -97,7 +116,10 @@ func load(ctx context.Context, s Source) (aws.Config, error) {
 		cfg.Credentials = env // without the SDK's cache, which would hide Env.Renew
 		return cfg, nil
 	}
-	if first.SessionToken != "" && !first.CanExpire {
+	switch {
+	case first.CanExpire && cache != nil:
+		cfg.Credentials = newRenewing(cfg.Credentials, cache, first, func(err error) error { return env.credentialsError(err, profile, next) })
+	case first.SessionToken != "" && !first.CanExpire:
 		cfg.Credentials = aws.NewCredentialsCache(&reread{last: first, read: func(ctx context.Context) (aws.Credentials, error) {
 			fresh, err := loadSDK(ctx, env, opts)
 			if err != nil {

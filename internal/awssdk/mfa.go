@@ -12,7 +12,11 @@ import (
 
 // MFADevice returns the MFA device that a role of the current profile needs; "" if none does.
 func MFADevice(ctx context.Context, profile string) string {
-	for _, p := range inUse(ctx, profile) {
+	return (*Env)(nil).mfaDevice(ctx, profile)
+}
+
+func (e *Env) mfaDevice(ctx context.Context, profile string) string {
+	for _, p := range e.inUse(ctx, profile) {
 		if p.MFASerial != "" {
 			return p.MFASerial
 		}
@@ -30,15 +34,15 @@ type MFA struct {
 
 // options returns the option that makes the SDK prompt for codes, or use the credentials that an earlier code obtained. A nil
 // *MFA cannot prompt.
-func (m *MFA) options(profile string) []func(*awsconfig.LoadOptions) error {
+func (m *MFA) options(profile string) []sdk {
 	if m != nil {
 		m.mu.Lock()
 		defer m.mu.Unlock()
 		if opened := m.opened[profile]; opened != nil {
-			return []func(*awsconfig.LoadOptions) error{awsconfig.WithCredentialsProvider(opened)}
+			return []sdk{awsconfig.WithCredentialsProvider(opened)}
 		}
 	}
-	return []func(*awsconfig.LoadOptions) error{awsconfig.WithAssumeRoleCredentialOptions(func(o *stscreds.AssumeRoleOptions) {
+	return []sdk{awsconfig.WithAssumeRoleCredentialOptions(func(o *stscreds.AssumeRoleOptions) {
 		o.TokenProvider = func() (string, error) {
 			device := aws.ToString(o.SerialNumber)
 			if m == nil {

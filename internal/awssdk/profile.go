@@ -14,23 +14,40 @@ import (
 	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
-// profiles returns the profile that gives this process its credentials, chosen by the setting or else the variables, and its
-// chain of source profiles. For an unreadable configuration it returns none; the SDK reports the error.
-func profiles(ctx context.Context, name string) []awsconfig.SharedConfig {
-	env := (*Env)(nil)
-	config, remove, _ := env.plainConfig() // an error here is the SDK's to report
+// defaultProfile is the profile that counts if neither a setting nor a variable names one.
+const defaultProfile = "default"
+
+// chain returns the profile that gives the credentials, chosen by the setting or else the variables, and its chain of source
+// profiles.
+func (e *Env) chain(ctx context.Context, name string) ([]awsconfig.SharedConfig, error) {
+	config, remove, _ := e.plainConfig() // an error here is the SDK's to report
 	defer remove()
-	first, err := awsconfig.LoadSharedConfigProfile(ctx, cmp.Or(env.profile(name), "default"), func(o *awsconfig.LoadSharedConfigOptions) {
-		o.ConfigFiles, o.CredentialsFiles = config, []string{env.credentialsFile()}
+	first, err := awsconfig.LoadSharedConfigProfile(ctx, cmp.Or(e.profile(name), defaultProfile), func(o *awsconfig.LoadSharedConfigOptions) {
+		o.ConfigFiles, o.CredentialsFiles = config, []string{e.credentialsFile()}
 	})
 	if err != nil {
-		return nil
+		return nil, err
 	}
 	var out []awsconfig.SharedConfig
 	for p := &first; p != nil; p = p.Source {
 		out = append(out, *p)
 	}
-	return out
+	return out, nil
+}
+
+// isDefault reports whether err says that the default profile does not exist and no profile was named: a machine without AWS files.
+func isDefault(err error, named string) bool {
+	missing, ok := errors.AsType[awsconfig.SharedConfigProfileNotExistError](err)
+	return ok && named == "" && missing.Profile == defaultProfile
+}
+
+// profiles is chain for a caller that leaves an unreadable configuration's error to the SDK.
+func (e *Env) profiles(ctx context.Context, name string) []awsconfig.SharedConfig {
+	chain, err := e.chain(ctx, name)
+	if err != nil {
+		return nil
+	}
+	return chain
 }
 
 // configFile returns the path of the AWS configuration file.
@@ -74,12 +91,7 @@ const maxConfig = 1 << 20
 // readConfig returns the text of an AWS configuration file. Like the SDK, it treats an unreadable file as empty. It leaves a
 // pipe to the SDK, because a pipe can be read only once.
 func readConfig(path string) string {
-	f, err := files.OpenRegular(path)
-	if err != nil {
-		return ""
-	}
-	defer func() { _ = f.Close() }()
-	text, err := files.ReadAll(f, maxConfig)
+	text, err := files.Read(path, maxConfig)
 	if err != nil {
 		return ""
 	}
@@ -127,21 +139,21 @@ func (e *uncopiedError) Unwrap() error { return e.error }
 
 // basedOnEnvironment reports whether a profile's role is assumed with the variables' credentials.
 func basedOnEnvironment(ctx context.Context, profile string) bool {
-	chain := profiles(ctx, profile)
+	chain := (*Env)(nil).profiles(ctx, profile)
 	return len(chain) > 0 && chain[len(chain)-1].CredentialSource == "Environment"
 }
 
-// inUse returns the profiles that give this process its credentials; nil if the variables have credentials.
-func inUse(ctx context.Context, profile string) []awsconfig.SharedConfig {
-	if profile == "" && cmp.Or(os.Getenv(envAccessKey), os.Getenv(envAccessKeyOld)) != "" {
+// inUse returns the profiles that give the credentials; nil if the variables have credentials.
+func (e *Env) inUse(ctx context.Context, profile string) []awsconfig.SharedConfig {
+	if profile == "" && e.Credentials().AccessKeyID != "" {
 		return nil
 	}
-	return profiles(ctx, profile)
+	return e.profiles(ctx, profile)
 }
 
 // CredentialProgram returns the profile whose credential_process gives this process its credentials; "" if none does.
 func CredentialProgram(ctx context.Context, profile string) string {
-	chain := inUse(ctx, profile)
+	chain := (*Env)(nil).inUse(ctx, profile)
 	if len(chain) == 0 || chain[len(chain)-1].CredentialProcess == "" {
 		return ""
 	}

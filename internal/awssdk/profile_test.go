@@ -92,7 +92,7 @@ func TestQuotedProfile(t *testing.T) {
 	if got := CredentialProgram(t.Context(), "the program"); got == "" {
 		t.Error("the credential_process of a quoted profile is not seen")
 	}
-	if got := profiles(t.Context(), "sso"); len(got) != 1 || got[0].SSOSession == nil || got[0].SSOSession.SSORegion == "" {
+	if got := (*Env)(nil).profiles(t.Context(), "sso"); len(got) != 1 || got[0].SSOSession == nil || got[0].SSOSession.SSORegion == "" {
 		t.Error("a quoted session of single sign-on is not found")
 	}
 	if left, err := filepath.Glob(filepath.Join(temp, "*")); err != nil || len(left) > 0 {
@@ -125,7 +125,7 @@ func TestQuotedProfileWithoutCopy(t *testing.T) {
 			t.Errorf("%v (%s)", err, fail.NextOf(err))
 		}
 	}
-	if got := profiles(t.Context(), "plain"); len(got) != 1 {
+	if got := (*Env)(nil).profiles(t.Context(), "plain"); len(got) != 1 {
 		t.Errorf("the command finds %d profiles", len(got))
 	}
 }

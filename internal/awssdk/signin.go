@@ -28,7 +28,6 @@ func signIn(cfg aws.Config, env *Env, profile string) string {
 	if token := os.Getenv(envWebIdentity); env == nil && profile == "" && token != "" {
 		return "renew the token in " + token + ", which " + envWebIdentity + " names; or unset " + envWebIdentity + ", or choose a profile with --profile"
 	}
-	const anyhow = "sign in (aws sso login, aws configure) or choose a profile with --profile or AWS_PROFILE"
 	const other = "; or choose another profile with --profile"
 	container := env.containerVariable()
 	shared := sharedConfig(cfg)
@@ -36,7 +35,7 @@ func signIn(cfg aws.Config, env *Env, profile string) string {
 	case shared == nil && container != "":
 		return nextContainer(container) + other
 	case shared == nil:
-		return anyhow
+		return awsanswer.NextSignIn
 	}
 	of, source := "", sourceProfile(cfg)
 	if shared.Source != nil {
@@ -57,7 +56,7 @@ func signIn(cfg aws.Config, env *Env, profile string) string {
 	case source.WebIdentityTokenFile != "":
 		return "sign in again and renew the token in " + source.WebIdentityTokenFile + ", which the AWS profile " + source.Profile + " names" + other
 	case source.SSOSessionName != "" || source.SSOStartURL != "":
-		return "sign in again: aws sso login --profile " + name + of + other
+		return "sign in again: bastion login --profile " + name + of + other
 	case source.LoginSession != "":
 		return "sign in again: aws login --profile " + name + of + other
 	case source.CredentialProcess != "":
@@ -66,10 +65,10 @@ func signIn(cfg aws.Config, env *Env, profile string) string {
 		return nextContainer(container) + other
 	case source.RoleARN != "":
 		return "add source_profile to the AWS profile " + source.Profile + " in " + env.configFile() + ": its role_arn needs credentials to assume it with" + other
-	case source.Profile != "" && source.Profile != "default":
+	case source.Profile != "" && source.Profile != defaultProfile:
 		return "sign in: the AWS profile " + source.Profile + of + " has no credentials (aws configure sso --profile " + name + ")" + other
 	}
-	return anyhow
+	return awsanswer.NextSignIn
 }
 
 // containerVariable returns the variable that leads to a container's credentials; "" if none is set.
@@ -177,7 +176,7 @@ func (e *Env) credentialsError(err error, profile, next string) error {
 		text := "no usable AWS credentials: none were found"
 		if set, missing := e.incomplete(); profile == "" && set != "" {
 			text += ": " + set + " is set without " + missing
-			next = "set " + missing + " too; or unset " + set + ", and sign in (aws sso login, aws configure) or choose a profile with --profile"
+			next = "set " + missing + " too; or unset " + set + ", and " + awsanswer.NextSignIn
 		}
 		return fail.New(fail.Credentials, "", errors.New(text), next)
 	}
@@ -193,8 +192,18 @@ func (e *Env) credentialsError(err error, profile, next string) error {
 	case answer.Class == awsanswer.None && awsanswer.Unreached(err) && !isFile(err) && !isContainer(err):
 		next = awsanswer.NextUnreached(err)
 	}
+	if errors.Is(err, fs.ErrNotExist) && strings.Contains(err.Error(), "SSO token file") {
+		err = &notSignedIn{err}
+	}
 	return fail.New(fail.Credentials, "", fmt.Errorf("no usable AWS credentials: %w", err), next)
 }
+
+// notSignedIn says in plain words that AWS's cache has no token.
+type notSignedIn struct{ error }
+
+func (e *notSignedIn) Error() string { return "you have not signed in to IAM Identity Center" }
+
+func (e *notSignedIn) Unwrap() error { return e.error }
 
 // isLast reports whether the SDK's last provider failed. The SDK exports no error for it.
 func isLast(err error) bool { return strings.Contains(err.Error(), "no EC2 IMDS role found") }

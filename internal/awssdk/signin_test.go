@@ -74,12 +74,12 @@ func TestSignIn(t *testing.T) {
 		"--profile before the variables' keys": {
 			"keys", []string{"AWS_ACCESS_KEY_ID=AKIAENV", "AWS_SECRET_ACCESS_KEY=not-a-key"}, "profile keys", "AWS_ACCESS_KEY_ID",
 		},
-		"SSO":               {"base", nil, "aws sso login --profile base", ""},
-		"a role's source":   {"role", nil, "aws sso login --profile base, the source profile of role", "--profile role"},
+		"SSO":               {"base", nil, "bastion login --profile base", ""},
+		"a role's source":   {"role", nil, "bastion login --profile base, the source profile of role", "--profile role"},
 		"a name with space": {"my keys", nil, "aws configure --profile 'my keys'", ""},
 		"a process":         {"process", nil, "credential_process", "sso"},
 		"empty":             {"empty", nil, "the AWS profile empty has no credentials", ""},
-		"none":              {"", nil, "aws sso login, aws configure", "default"},
+		"none":              {"", nil, "bastion login, aws configure", "default"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			awsEnv(t, append([]string{"AWS_CONFIG_FILE=" + config, "AWS_ENDPOINT_URL=" + server.URL, "HOME=" + t.TempDir()}, tt.env...)...)
