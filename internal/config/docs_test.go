@@ -98,13 +98,13 @@ func TestTableIsComplete(t *testing.T) {
 // new setting needs a place here.
 func TestUses(t *testing.T) {
 	want := map[Use]string{
-		ForLink: "profile region aws_timeout cluster task_definition container subnets subnet_tags security_groups security_group_tags " +
+		ForLink: "environment profile region aws_timeout mfa_command cluster task_definition shared_service container subnets subnet_tags security_groups security_group_tags " +
 			"assign_public_ip task_size task_cpu task_memory task_capacity tags start_timeout grant_command grant_lifetime permit sessions session_max_age " +
 			"session_document linger connect_timeout reconnect_timeout reconnect_min reconnect_max keepalive hold_max hold_timeout " +
 			"target ssh_user ssh_port ssh_host_key ssh_identity",
 		ForForward: "hosts tls_ca redis_cluster",
 		ForProxy:   "proxy_domains proxy_cidrs proxy_auth_file",
-		ForCommand: "audit_log_group allow_remote browser no_agent agent_idle hosts_file runtime_dir state_dir remember_host_keys metrics_listen " +
+		ForCommand: "audit_log_group allow_remote browser no_agent agent_idle hosts_file runtime_dir state_dir remember_host_keys notify metrics_listen " +
 			"metrics_token_file price_vcpu_hour price_gb_hour output quiet verbose",
 	}
 	got := make(map[Use]string)

@@ -13,18 +13,28 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 )
 
-// Found is a project file: a bastion.yaml that the search found and that the user did not name.
+// Found is a project file, a bastion.yaml that the search found and that the user did not name; or the shared configuration in AWS.
 type Found struct {
-	Path string // where the search found it
-	Real string // Path without symbolic links; trust is recorded for it
-	Data []byte
+	Path   string // where the search found it; of a shared one, SharedPath and its name
+	Real   string // Path without symbolic links, or the ARN; trust is recorded for it
+	Data   []byte
+	Shared bool
 }
 
-// read returns the configuration file in force; an empty one if there is none. The order is: the named file, the nearest
-// project file that only the user and root can write, the user's own file.
-func (src Source) read(env func(string) (string, bool)) (*File, error) {
+// opened is a configuration file's text.
+type opened struct {
+	path  string // "": there is no file
+	data  []byte
+	found *Found // which the user did not name
+	// unread is why the shared configuration could not be read; nil if it was, or if a file counts.
+	unread error
+}
+
+// open returns the text of the configuration file in force. The order is: the named file, the nearest project file that only the user
+// and root can write, the user's own file, the shared configuration.
+func (src Source) open(env func(string) (string, bool)) (opened, error) {
 	if src.NoFile {
-		return &File{}, nil
+		return opened{}, nil
 	}
 	named := src.File
 	if named == "" {
@@ -33,32 +43,20 @@ func (src Source) read(env func(string) (string, bool)) (*File, error) {
 	if named != "" {
 		data, err := readFile(named, os.Open)
 		if err != nil {
-			return nil, fail.New(fail.Usage, "read the configuration", err, "check the path of --config or BASTION_CONFIG")
+			return opened{}, fail.New(fail.Usage, "read the configuration", err, "check the path of --config or BASTION_CONFIG")
 		}
-		return parseFile(named, data)
+		return opened{path: named, data: data}, nil
 	}
 	found, err := src.find()
 	if err != nil {
-		return nil, err
+		return opened{}, err
 	}
 	if found != nil {
-		f, err := parseFile(found.Path, found.Data)
-		if err != nil {
-			return nil, err
-		}
-		trusted, err := src.isTrusted(env, found)
-		if err != nil {
-			return nil, err
-		}
-		if trusted != trustedAsIs {
-			f.found = found
-			f.changed = trusted == trustedBefore
-		}
-		return f, nil
+		return opened{path: found.Path, data: found.Data, found: found}, nil
 	}
 	own, err := xdg.SearchConfigFile(userFile)
 	if err != nil { // it does not exist
-		return &File{}, nil //nolint:nilerr // that is no error
+		return src.shared()
 	}
 	data, err := readFile(own, files.OpenTrusted)
 	if err != nil {
@@ -66,9 +64,36 @@ func (src Source) read(env func(string) (string, bool)) (*File, error) {
 		if u, ok := errors.AsType[*files.UntrustedError](err); ok && u.Fix != "" {
 			next = u.Fix + "; or " + next
 		}
-		return nil, fail.New(fail.Usage, "read the configuration", err, next)
+		return opened{}, fail.New(fail.Usage, "read the configuration", err, next)
 	}
-	return parseFile(own, data)
+	return opened{path: own, data: data}, nil
+}
+
+// read returns the configuration file in force; an empty one if there is none.
+func (src Source) read(env func(string) (string, bool)) (*File, error) {
+	o, err := src.open(env)
+	if err != nil || o.path == "" {
+		return &File{unread: o.unread}, err
+	}
+	f, err := parseFile(o.path, o.data)
+	if err != nil || o.found == nil {
+		return f, err
+	}
+	if o.found.Shared {
+		f.id = o.found.Real
+		if err := f.CheckShared(); err != nil {
+			return nil, fail.New(fail.Usage, "", err, "an administrator corrects it with bastion config share; until then, set BASTION_SHARED_CONFIG=off")
+		}
+	}
+	trusted, err := src.isTrusted(env, o.found)
+	if err != nil {
+		return nil, err
+	}
+	if trusted != trustedAsIs {
+		f.found = o.found
+		f.changed = trusted == trustedBefore
+	}
+	return f, nil
 }
 
 func parseFile(path string, data []byte) (*File, error) {

@@ -13,7 +13,7 @@ const (
 )
 
 // checkNesting refuses a file whose nesting may be too deep to parse in time. It skips comments.
-func checkNesting(name string, data []byte) error {
+func checkNesting(name string, data []byte) *Error {
 	brackets, n := 0, 0
 	for line := range bytes.Lines(data) {
 		n++

@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -18,17 +19,22 @@ import (
 // File is a parsed configuration file: values by key, each with its place.
 type File struct {
 	Targets map[string]Target
+	// Environments are the file's named environments.
+	Environments map[string]*Environment
 	// Path is the file's path; "" without a file.
 	Path string
 
 	values  map[string]value
-	found   *Found // an untrusted project file, else nil
+	id      string // of a shared configuration, its ARN
+	unread  error  // why the shared configuration could not be read
+	found   *Found // an untrusted project file or shared configuration, else nil
 	changed bool   // the user trusted the file with other content
 }
 
 type value struct {
 	text  string
-	where string // file:line:column; "" if the value is not given
+	where string // the flag, the variable, file:line:column; "" if the value is not given
+	from  Origin
 }
 
 // Error is an error at a place in a configuration file.
@@ -38,84 +44,130 @@ type Error struct {
 	Msg          string
 }
 
-func (e *Error) Error() string {
-	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Msg)
-}
+func (e *Error) Error() string { return e.Where() + ": " + e.Msg }
 
-// targetName matches the name of a target, as targets.CheckName does. A name never contains ':', '/' or '.', which mark other
-// kinds of targets. It is never all digits, which would be a port.
-var targetName = pattern.Lazy(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}$`)
+// Where returns the place.
+func (e *Error) Where() string { return fmt.Sprintf("%s:%d:%d", e.File, e.Line, e.Column) }
+
+var nameForm = pattern.Lazy(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}$`)
+
+// checkName checks the name of a target, as targets.CheckName does, or that of an environment. A name never contains ':', '/' or
+// '.', which mark other kinds of targets. It is never all digits, which would be a port.
+func checkName(name string) error {
+	if !nameForm().MatchString(name) || strings.Trim(name, "0123456789") == "" {
+		return fmt.Errorf("%q cannot be a name: use letters, digits, '-' and '_', not digits alone", name)
+	}
+	return nil
+}
 
 // Parse reads a configuration file. name is its name in errors. They are of type *Error and name the first wrong place. Parse
 // checks values as Load does. It refuses anchors, aliases, tags and further documents.
 func Parse(name string, data []byte) (*File, error) {
+	f, errs := parseAll(name, data)
+	if len(errs) > 0 {
+		return nil, errs[0]
+	}
+	return f, nil
+}
+
+// parseAll is Parse with the errors of all wrong places, in their order.
+func parseAll(name string, data []byte) (*File, []*Error) {
+	p := &fileParser{name: name}
+	f := p.file(data)
+	slices.SortStableFunc(p.errs, func(x, y *Error) int { return cmp.Or(cmp.Compare(x.Line, y.Line), cmp.Compare(x.Column, y.Column)) })
+	return f, p.errs
+}
+
+// file reads a file's text.
+func (p *fileParser) file(data []byte) *File {
+	f := &File{values: make(map[string]value)}
 	data, err := files.Text(data)
 	if err != nil {
-		return nil, &Error{File: name, Line: 1, Column: 1, Msg: err.Error()}
+		p.at(nil, "%s", err)
+		return f
 	}
-	if err := checkNesting(name, data); err != nil {
-		return nil, err
+	if err := checkNesting(p.name, data); err != nil {
+		p.errs = append(p.errs, err)
+		return f
 	}
-	p := &fileParser{name: name}
 	tree, err := parser.ParseBytes(data, 0)
 	if err != nil {
 		if syntax, ok := errors.AsType[*yaml.SyntaxError](err); ok && syntax.Token != nil {
-			return nil, p.at(syntax.Token, "%s", syntax.Message)
+			p.at(syntax.Token, "%s", syntax.Message)
+		} else {
+			p.at(nil, "%s", strings.TrimSpace(yaml.FormatError(err, false, false)))
 		}
-		return nil, &Error{File: name, Line: 1, Column: 1, Msg: strings.TrimSpace(yaml.FormatError(err, false, false))}
+		return f
 	}
-	f := &File{values: make(map[string]value)}
 	var body ast.Node
 	for _, doc := range tree.Docs {
 		if doc.Body == nil || doc.Body.Type() == ast.NullType || doc.Body.Type() == ast.CommentType {
 			continue
 		}
 		if body != nil {
-			return nil, p.at(doc.Body.GetToken(), "a second document; one file holds one configuration")
+			p.at(doc.Body.GetToken(), "a second document; one file holds one configuration")
+			return f
 		}
 		body = doc.Body
 	}
 	if body == nil {
-		return f, nil
+		return f
 	}
-	entries, err := p.mapping(body, "the configuration")
-	if err != nil {
-		return nil, err
-	}
+	f.values = p.settings(p.mapping(body, "the configuration"), func(e entry) bool {
+		switch e.key {
+		case "targets":
+			f.Targets = p.targets(e.value)
+		case "environments":
+			f.Environments = p.environments(e.value)
+		default:
+			return false
+		}
+		return true
+	}, "targets", "environments")
+	return f
+}
+
+// settings returns the values of the settings among entries. more reads the entries that are none of them; its keys are in known.
+func (p *fileParser) settings(entries []entry, more func(entry) bool, known ...string) map[string]value {
+	out := make(map[string]value)
 	for _, e := range entries {
-		if e.key == "targets" {
-			if f.Targets, err = p.targets(e.value); err != nil {
-				return nil, err
-			}
+		if more(e) {
 			continue
 		}
 		s := Lookup(e.key)
 		if s == nil {
-			return nil, p.unknown(e, keys())
+			for _, s := range table {
+				known = append(known, s.Key)
+			}
+			p.unknown(e, known)
+			continue
 		}
-		text, err := p.text(s, e.value)
-		if err != nil {
-			return nil, err
-		}
-		if text == "" {
+		text, ok := p.text(s, e.value)
+		if !ok || text == "" {
 			continue
 		}
 		if err := s.kind.set(new(Settings), text); err != nil {
-			return nil, p.at(valueToken(e.value), "%s: %s", s.Key, err)
+			p.at(valueToken(e.value), "%s: %s", s.Key, err)
+			continue
 		}
-		f.values[s.Key] = value{text: text, where: p.place(valueToken(e.value))}
+		out[s.Key] = value{text: text, where: p.place(valueToken(e.value)), from: FromFile}
 	}
-	return f, nil
+	return out
 }
 
-type fileParser struct{ name string }
+// fileParser reads one file, and collects the errors of its wrong places.
+type fileParser struct {
+	name string
+	errs []*Error
+}
 
-func (p *fileParser) at(t *token.Token, format string, args ...any) error {
+// at notes an error at a place; nil: the file's beginning.
+func (p *fileParser) at(t *token.Token, format string, args ...any) {
 	e := &Error{File: p.name, Line: 1, Column: 1, Msg: fmt.Sprintf(format, args...)}
 	if t != nil && t.Position != nil {
 		e.Line, e.Column = max(1, t.Position.Line), max(1, t.Position.Column)
 	}
-	return e
+	p.errs = append(p.errs, e)
 }
 
 func (p *fileParser) place(t *token.Token) string {
@@ -125,21 +177,13 @@ func (p *fileParser) place(t *token.Token) string {
 	return fmt.Sprintf("%s:%d:%d", p.name, t.Position.Line, t.Position.Column)
 }
 
-// unknown returns the error for an unknown key, with the nearest known key.
-func (p *fileParser) unknown(e entry, known []string) error {
+// unknown notes the error of an unknown key, with the nearest known key.
+func (p *fileParser) unknown(e entry, known []string) {
 	msg := fmt.Sprintf("unknown key %q", e.key)
 	if near := Nearest(strings.ReplaceAll(e.key, "-", "_"), known); near != "" {
 		msg += fmt.Sprintf("; did you mean %q?", near)
 	}
-	return p.at(e.token, "%s", msg)
-}
-
-func keys() []string {
-	out := []string{"targets"}
-	for _, s := range table {
-		out = append(out, s.Key)
-	}
-	return out
+	p.at(e.token, "%s", msg)
 }
 
 type entry struct {
@@ -148,8 +192,11 @@ type entry struct {
 	value ast.Node
 }
 
+// isEmpty reports whether the entry has no value.
+func (e entry) isEmpty() bool { return e.value == nil || e.value.Type() == ast.NullType }
+
 // mapping returns the entries of n. what describes n in errors.
-func (p *fileParser) mapping(n ast.Node, what string) ([]entry, error) {
+func (p *fileParser) mapping(n ast.Node, what string) []entry {
 	var nodes []*ast.MappingValueNode
 	switch n := n.(type) {
 	case *ast.MappingNode:
@@ -157,7 +204,7 @@ func (p *fileParser) mapping(n ast.Node, what string) ([]entry, error) {
 	case *ast.MappingValueNode:
 		nodes = []*ast.MappingValueNode{n}
 	default:
-		return nil, p.at(n.GetToken(), "%s must be a mapping of keys to values (key: value)", what)
+		p.at(n.GetToken(), "%s must be a mapping of keys to values (key: value)", what)
 	}
 	var out []entry
 	seen := make(map[string]bool)
@@ -165,57 +212,62 @@ func (p *fileParser) mapping(n ast.Node, what string) ([]entry, error) {
 		key, ok := mv.Key.(*ast.StringNode)
 		if !ok {
 			if n, isInt := mv.Key.(*ast.IntegerNode); isInt {
-				return nil, p.at(n.GetToken(), "the key %s is a number; a name is needed", n.GetToken().Value)
+				p.at(n.GetToken(), "the key %s is a number; a name is needed", n.GetToken().Value)
+			} else {
+				p.at(mv.Key.GetToken(), "a key must be a plain name")
 			}
-			return nil, p.at(mv.Key.GetToken(), "a key must be a plain name")
+			continue
 		}
 		if seen[key.Value] {
-			return nil, p.at(key.GetToken(), "%q is there twice", key.Value)
+			p.at(key.GetToken(), "%q is there twice", key.Value)
+			continue
 		}
 		seen[key.Value] = true
 		out = append(out, entry{key: key.Value, token: key.GetToken(), value: mv.Value})
 	}
-	return out, nil
+	return out
 }
 
-// text returns n's value in the text form of flags and variables, or "" for an empty value.
-func (p *fileParser) text(s *Setting, n ast.Node) (string, error) {
+// text returns n's value in the text form of flags and variables, or "" for an empty value. ok is false after an error.
+func (p *fileParser) text(s *Setting, n ast.Node) (_ string, ok bool) {
+	wrong := func(t *token.Token, format string, args ...any) (string, bool) {
+		p.at(t, s.Key+": "+format, args...)
+		return "", false
+	}
 	switch {
 	case n == nil || n.Type() == ast.NullType:
-		return "", nil
+		return "", true
 	case s.kind.shape() == many && n.Type() == ast.SequenceType:
 		var items []string
 		for _, item := range n.(*ast.SequenceNode).Values {
 			text, ok := scalar(item)
 			if !ok || text == "" || strings.Contains(text, ",") {
-				return "", p.at(valueToken(item), "%s: an item of the list must be one word without a comma", s.Key)
+				return wrong(valueToken(item), "an item of the list must be one word without a comma")
 			}
 			items = append(items, text)
 		}
-		return strings.Join(items, ","), nil
+		return strings.Join(items, ","), true
 	case s.kind.shape() == named && (n.Type() == ast.MappingType || n.Type() == ast.MappingValueType):
-		entries, err := p.mapping(n, s.Key)
-		if err != nil {
-			return "", err
-		}
+		before := len(p.errs)
+		entries := p.mapping(n, s.Key)
 		m := make(map[string]string, len(entries))
 		for _, e := range entries {
 			text, ok := scalar(e.value)
 			if !ok || strings.Contains(text, ",") || strings.ContainsAny(e.key, ",=") || strings.TrimSpace(e.key) == "" {
-				return "", p.at(e.token, "%s: %q must be a name with one value, both without a comma", s.Key, e.key)
+				return wrong(e.token, "%q must be a name with one value, both without a comma", e.key)
 			}
 			m[e.key] = text
 		}
-		return joinMap(m), nil
+		return joinMap(m), len(p.errs) == before
 	}
 	text, ok := scalar(n)
 	if !ok {
-		return "", p.at(n.GetToken(), "%s: expected %s", s.Key, s.kind.shape())
+		return wrong(n.GetToken(), "expected %s", s.kind.shape())
 	}
 	if strings.ContainsAny(text, "\n\r\x00") {
-		return "", p.at(valueToken(n), "%s: the value must be one line", s.Key)
+		return wrong(valueToken(n), "the value must be one line")
 	}
-	return text, nil
+	return text, true
 }
 
 // scalar returns a plain value's text. ok is false for any other node, also for an alias or an anchor.
@@ -241,79 +293,3 @@ func valueToken(n ast.Node) *token.Token {
 	}
 	return n.GetToken()
 }
-
-func (p *fileParser) targets(n ast.Node) (map[string]Target, error) {
-	if n == nil || n.Type() == ast.NullType {
-		return nil, nil
-	}
-	entries, err := p.mapping(n, "targets")
-	if err != nil {
-		return nil, err
-	}
-	out := make(map[string]Target, len(entries))
-	for _, e := range entries {
-		if !targetName().MatchString(e.key) || isDigits(e.key) {
-			return nil, p.at(e.token, "targets: %q cannot be a name: use letters, digits, '-' and '_', not digits alone", e.key)
-		}
-		if strings.EqualFold(e.key, "rds") || strings.EqualFold(e.key, "cache") {
-			return nil, p.at(e.token, "targets: %q cannot be a name: it is a kind of target", e.key)
-		}
-		t, err := p.target(e)
-		if err != nil {
-			return nil, err
-		}
-		out[e.key] = t
-	}
-	return out, nil
-}
-
-var targetKeys = []string{"target", "local_port"}
-
-func (p *fileParser) target(e entry) (Target, error) {
-	if e.value == nil || e.value.Type() == ast.NullType {
-		return Target{}, p.at(e.token, "targets: %s has no value; say rds:ID, cache:ID or host:port", e.key)
-	}
-	t := Target{Where: p.place(valueToken(e.value))}
-	if text, ok := scalar(e.value); ok {
-		t.Spec = text
-		return t, p.checkSpec(e, t.Spec, e.value)
-	}
-	fields, err := p.mapping(e.value, "targets: "+e.key)
-	if err != nil {
-		return t, err
-	}
-	for _, f := range fields {
-		if !slices.Contains(targetKeys, f.key) {
-			return t, p.unknown(f, targetKeys)
-		}
-		text, ok := scalar(f.value)
-		if !ok {
-			return t, p.at(f.token, "targets: %s: %s: expected one value", e.key, f.key)
-		}
-		switch f.key {
-		case "target":
-			t.Spec = text
-			if err := p.checkSpec(e, text, f.value); err != nil {
-				return t, err
-			}
-		case "local_port":
-			if t.LocalPort, err = intBetween(1, 65535)(text); err != nil {
-				return t, p.at(valueToken(f.value), "targets: %s: local_port: %s", e.key, err)
-			}
-		}
-	}
-	if t.Spec == "" {
-		return t, p.at(e.token, "targets: %s has no target; say rds:ID, cache:ID or host:port", e.key)
-	}
-	return t, nil
-}
-
-// checkSpec refuses a text that cannot be a spec; package targets parses the rest.
-func (p *fileParser) checkSpec(e entry, spec string, n ast.Node) error {
-	if spec == "" || strings.ContainsAny(spec, " \t\r\n\x00") {
-		return p.at(valueToken(n), "targets: %s: %q is not a target; say rds:ID, cache:ID or host:port", e.key, spec)
-	}
-	return nil
-}
-
-func isDigits(s string) bool { return s != "" && strings.Trim(s, "0123456789") == "" }

@@ -24,10 +24,23 @@ type Settings struct {
 	Local   Local
 	Output  Output
 
-	// Targets are the file's named targets; they have no flag.
+	// Environment is the name of the environment in force; "": none.
+	Environment string
+
+	// The following have no flag, and are not among the texts.
+
+	// Environments are the names of the file's environments, sorted.
+	Environments []string
+	// Colour is that of the environment in force: a name or #rrggbb.
+	Colour string
+	// Confirm says that a command asks before it opens or starts something in the environment.
+	Confirm bool
+	// Targets are the named targets of the file and of the environment.
 	Targets map[string]Target
-	// File is the configuration file that was read, or "".
+	// File is the configuration file that was read, or "". That of a shared configuration begins with SharedPath.
 	File string
+	// Unread is why the shared configuration could not be read; nil if it was, if there is none, or if a file counts.
+	Unread error
 }
 
 // AWS has the settings of the account and its API calls.
@@ -35,12 +48,15 @@ type AWS struct {
 	Profile string
 	Region  string
 	Timeout time.Duration // bounds each call
+
+	MFACommand string // program that prints MFA codes; "": the terminal
 }
 
 // Bastion has the settings of bastiond's task. TaskSize combines Size, CPU and Memory.
 type Bastion struct {
 	Cluster           string
 	TaskDefinition    string
+	SharedService     string
 	AuditLogGroup     string
 	Container         string
 	Subnets           []string
@@ -117,6 +133,7 @@ type Local struct {
 	RuntimeDir       string
 	StateDir         string
 	RememberHostKeys bool
+	Notify           bool           // desktop notifications
 	MetricsListen    netip.AddrPort // zero: only the agent's socket
 	MetricsTokenFile string
 	PriceVCPUHour    float64 // USD
@@ -132,16 +149,25 @@ type Output struct {
 
 // Target is a named target of the configuration file.
 type Target struct {
+	Name string
 	// Spec is the target: rds:ID, cache:ID or host:port.
 	Spec string
 	// LocalPort is the port that forward listens on unless the command line gives one; 0: the target's own port.
 	LocalPort int
 	// Where is its file:line:column, for errors.
 	Where string
+
+	own map[string]value // its own environment, profile and region
 }
 
-// Texts returns the settings by key, in the text form of flags, with absolute paths. FromTexts is the inverse. The file's path
-// and targets are not included.
+// HasOwn reports whether the target has an environment, a profile or a region of its own. Then Source.Target takes them.
+func (t Target) HasOwn() bool { return len(t.own) > 0 }
+
+// Own returns the target's own environment, profile or region; "" without one.
+func (t Target) Own(key string) string { return t.own[key].text }
+
+// Texts returns the settings by key, in the text form of flags, with absolute paths. FromTexts is the inverse. What has no flag,
+// such as the file's path and targets, is not included.
 func (s Settings) Texts() map[string]string {
 	out := make(map[string]string, len(table))
 	for _, setting := range table {

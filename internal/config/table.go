@@ -90,6 +90,12 @@ func Lookup(key string) *Setting {
 
 var table = []*Setting{
 	{
+		Key: environmentKey, Short: "e", Group: GroupAWS, Value: "NAME", Trust: Project, Use: ForLink,
+		Help: "environment of the configuration file, such as dev or prod, whose values and targets count (by default that " +
+			"of bastion use)",
+		kind: text(func(s *Settings) *string { return &s.Environment }, checkName),
+	},
+	{
 		Key: "profile", Group: GroupAWS, Value: "NAME", Trust: Personal, Use: ForLink,
 		Help: "profile of the AWS configuration (by default that of AWS_PROFILE, as in the AWS CLI)",
 		kind: text(func(s *Settings) *string { return &s.AWS.Profile }),
@@ -105,6 +111,12 @@ var table = []*Setting{
 		kind: span(func(s *Settings) *time.Duration { return &s.AWS.Timeout }, positive),
 	},
 	{
+		Key: "mfa_command", Group: GroupAWS, Value: "COMMAND", Trust: Personal, Use: ForLink,
+		Help: "program that prints the code of a profile's MFA device (mfa_serial), with its arguments, run without a shell; " +
+			"empty: bastion asks at the terminal",
+		kind: text(func(s *Settings) *string { return &s.AWS.MFACommand }),
+	},
+	{
 		Key: "cluster", Group: GroupBastion, Value: "NAME", Default: "bastion", Trust: Project, Use: ForLink,
 		Help: "ECS cluster of the bastion task, by name or ARN",
 		kind: text(func(s *Settings) *string { return &s.Bastion.Cluster }, notEmpty),
@@ -113,6 +125,11 @@ var table = []*Setting{
 		Key: "task_definition", Group: GroupBastion, Value: "NAME[:REV]", Default: "bastion", Trust: Personal, Use: ForLink,
 		Help: "task definition of the bastion: family, family:revision or ARN",
 		kind: text(func(s *Settings) *string { return &s.Bastion.TaskDefinition }, notEmpty),
+	},
+	{
+		Key: "shared_service", Group: GroupBastion, Value: "NAME", Trust: Personal, Use: ForLink,
+		Help: "ECS service whose tasks are bastions that people share; empty: a task of your own",
+		kind: text(func(s *Settings) *string { return &s.Bastion.SharedService }),
 	},
 	{
 		Key: "audit_log_group", Group: GroupBastion, Value: "NAME", Default: "/bastion", Trust: Personal,
@@ -167,7 +184,8 @@ var table = []*Setting{
 		kind: number(func(s *Settings) *int { return &s.Bastion.Memory }, taskMemory),
 	},
 	{
-		Key: "task_capacity", Group: GroupBastion, Value: CapacityFargate + "|" + CapacitySpot, Default: CapacityFargate, Trust: Project, Use: ForLink,
+		Key: "task_capacity", Group: GroupBastion, Value: CapacityFargate + "|" + CapacitySpot, Default: CapacityFargate, Trust: Project,
+		Use:  ForLink,
 		Help: "capacity of a new task: Fargate, or Fargate Spot, which costs less and may end the task with two minutes' notice",
 		kind: text(func(s *Settings) *string { return &s.Bastion.Capacity }, oneOf(CapacityFargate, CapacitySpot)),
 	},
@@ -213,7 +231,8 @@ var table = []*Setting{
 		Key: "session_document", Group: GroupLink, Value: "auto|NAME", Default: "auto", Trust: Project, Use: ForLink,
 		Help: "SSM document of the sessions: AWS-StartSSHSession or AWS-StartPortForwardingSession; auto: the " +
 			"first, or the second on ECS tasks if AWS refuses the first",
-		kind: text(func(s *Settings) *string { return &s.Link.SessionDocument }, oneOf("auto", "AWS-StartSSHSession", "AWS-StartPortForwardingSession")),
+		kind: text(func(s *Settings) *string { return &s.Link.SessionDocument },
+			oneOf("auto", "AWS-StartSSHSession", "AWS-StartPortForwardingSession")),
 	},
 	{
 		Key: "linger", Group: GroupLink, Value: "DURATION", Default: "30m", Trust: Project, Use: ForLink,
@@ -372,6 +391,12 @@ var table = []*Setting{
 		Help: "keep a task's host key, received through ECS Exec, in runtime_dir; later commands connect without " +
 			"waiting for ECS Exec",
 		kind: toggle(func(s *Settings) *bool { return &s.Local.RememberHostKeys }),
+	},
+	{
+		Key: "notify", Group: GroupLocal, Default: "true", Trust: Personal,
+		Help: "let the agent ask by a desktop notification when you have to sign in to AWS again; the value at the " +
+			"agent's start counts",
+		kind: toggle(func(s *Settings) *bool { return &s.Local.Notify }),
 	},
 	{
 		Key: "metrics_listen", Group: GroupLocal, Value: "ADDRESS:PORT", Trust: Personal,

@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"maps"
 	"os"
 	"path/filepath"
@@ -19,7 +20,7 @@ import (
 // projectKeys are the settings that a project file gives without trust. A new setting is not among them before somebody has
 // thought about it.
 var projectKeys = []string{
-	"region", "cluster", "subnets", "subnet_tags", "security_groups", "security_group_tags", "assign_public_ip", "tags",
+	"environment", "region", "cluster", "subnets", "subnet_tags", "security_groups", "security_group_tags", "assign_public_ip", "tags",
 	"task_size", "task_cpu", "task_memory", "task_capacity",
 	"aws_timeout", "start_timeout", "grant_lifetime", "permit", "sessions", "session_max_age", "session_document", "linger", "connect_timeout", "reconnect_timeout",
 	"reconnect_min", "reconnect_max", "keepalive", "hold_max", "hold_timeout", "proxy_domains", "proxy_cidrs", "redis_cluster",
@@ -47,7 +48,7 @@ func TestEverySettingIsClassified(t *testing.T) {
 // sample is a value that the setting takes and that is not its default.
 func sample(s *Setting) string {
 	if text, ok := map[string]string{
-		"target": "i-0123", "ssh_port": "2222", "metrics_listen": "127.0.0.1:9464", "agent_idle": "7s", "remember_host_keys": "false",
+		"target": "i-0123", "ssh_port": "2222", "metrics_listen": "127.0.0.1:9464", "agent_idle": "7s", "remember_host_keys": "false", "notify": "false",
 	}[s.Key]; ok {
 		return text
 	}
@@ -184,16 +185,26 @@ func TestTrustStoreOfOthers(t *testing.T) {
 	if err := src.Store().Add(t.Context(), found, time.Now()); err != nil {
 		t.Fatal(err)
 	}
-	for _, spoil := range []func() error{
-		func() error { return os.Chmod(filepath.Join(state, storeName), 0o602) },
-		func() error { return os.WriteFile(filepath.Join(state, storeName), []byte("{"), 0o600) },
-		func() error { return os.WriteFile(filepath.Join(state, storeName), []byte(`{"v":9}`), 0o600) },
-	} {
-		if err := spoil(); err != nil {
+	for _, name := range []string{usedName, storeName} {
+		path := filepath.Join(state, name)
+		for text, want := range map[string]string{"{": "unexpected end of JSON input", `{"v":9}`: "it is of version 9"} {
+			if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := Load(src); fail.KindOf(err) != fail.Usage || !strings.Contains(fmt.Sprint(err), want) ||
+				!strings.Contains(fail.NextOf(err), "remove "+path) {
+				t.Errorf("%s: %v (next: %s)", name, err, fail.NextOf(err))
+			}
+		}
+		if err := os.Chmod(path, 0o602); err != nil {
 			t.Fatal(err)
 		}
-		if _, err := Load(src); fail.KindOf(err) != fail.Usage || !strings.Contains(fail.NextOf(err), "remove ") {
-			t.Error(err)
+		if _, err := Load(src); fail.KindOf(err) != fail.Usage || !strings.Contains(fail.NextOf(err), "chmod ") ||
+			!strings.Contains(fail.NextOf(err), "remove "+path) {
+			t.Errorf("%s: %v (next: %s)", name, err, fail.NextOf(err))
+		}
+		if err := errors.Join(os.Chmod(path, 0o600), os.Truncate(path, 0)); err != nil {
+			t.Fatal(err)
 		}
 	}
 	if err := os.Chmod(state, 0o777); err != nil { // the file itself is no cure for its directory
