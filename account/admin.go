@@ -1,7 +1,7 @@
 package account
 
-// adminPolicy is what the operators of a stack's bastions may do: bastion gc, audit and cost, and stop any bastion of the stack's cluster.
-// It gives no way into a bastion.
+// adminPolicy is what the operators of a stack's bastions may do: bastion gc, audit, cost and config share, and stop any bastion of the
+// stack's cluster. It gives no way into a bastion.
 func (s *Stack) adminPolicy() Policy {
 	cluster, tasks := arn("ecs", "cluster/"+s.Inputs.Name), arn("ecs", "task/"+s.Inputs.Name+"/*")
 	inCluster := Member{"ArnEquals", Object{{"ecs:cluster", cluster}}}
@@ -14,6 +14,12 @@ func (s *Stack) adminPolicy() Policy {
 			Condition: Object{inCluster, {"StringLike", Object{{"aws:ResourceTag/" + ownerTag, "*"}}}},
 		},
 		{Sid: "ReadTheirLife", Action: []string{"ecs:DescribeTaskDefinition"}, Resource: List{"*"}},
+		// Cost Explorer has no resources: whoever asks it sees the costs of the whole account.
+		{Sid: "AskWhatWasBilled", Action: []string{"ce:GetCostAndUsage"}, Resource: List{"*"}},
+		{
+			Sid: "ShareAConfiguration", Action: []string{"ssm:DeleteParameter", "ssm:GetParameter", "ssm:PutParameter"},
+			Resource: List{sharedConfiguration},
+		},
 		{Sid: "ReadTheAudit", Action: []string{"logs:FilterLogEvents"}, Resource: List{arn("logs", "log-group:"+s.logGroup()+":*")}},
 	}
 }

@@ -83,7 +83,8 @@ func (in ClassicInputs) Validate() error {
 	check(in.CPUTarget >= 10 && in.CPUTarget <= 90, "CPU target of %d percent: want 10 to 90", in.CPUTarget)
 	check(in.IdleMinutes >= 1 && in.IdleMinutes <= 60, "sessions idle for %d minutes: Session Manager takes 1 to 60", in.IdleMinutes)
 	if h := in.Hours; h != nil {
-		check(clockForm().MatchString(h.From) && clockForm().MatchString(h.To) && h.From != h.To, "hours from %q to %q: want two times HH:MM", h.From, h.To)
+		check(clockForm().MatchString(h.From) && clockForm().MatchString(h.To) && h.From != h.To, "hours from %q to %q: want two times HH:MM",
+			h.From, h.To)
 		check(daysForm().MatchString(h.Days), "days %q: want them as cron does, such as MON-FRI", h.Days)
 		check(zoneForm().MatchString(h.TimeZone), "time zone %q: want a name of IANA, such as Europe/Berlin", h.TimeZone)
 	}
@@ -94,13 +95,14 @@ func (in ClassicInputs) Validate() error {
 // common are the inputs that both kinds of stack have.
 func (in ClassicInputs) common() Inputs {
 	return Inputs{
-		Name: in.Name, VPC: in.VPC, VPCCIDR: in.VPCCIDR, Subnets: in.Subnets, Egress: in.Egress, Endpoints: Endpoints{Groups: in.EndpointGroups, PrefixList: in.PrefixList}, Path: in.Path, Boundary: in.Boundary, Key: in.Key,
+		Name: in.Name, VPC: in.VPC, VPCCIDR: in.VPCCIDR, Subnets: in.Subnets, Egress: in.Egress,
+		Endpoints: Endpoints{Groups: in.EndpointGroups, PrefixList: in.PrefixList}, Path: in.Path, Boundary: in.Boundary, Key: in.Key,
 		RetentionDays: in.RetentionDays, AlarmEmail: in.AlarmEmail, Tags: in.Tags,
 	}
 }
 
 // NewClassic builds the stack of bastions that are EC2 instances: an Auto Scaling group over the subnets' zones, without an inbound rule, a
-// public address or a key pair. Sessions are encrypted, and their transcripts go to CloudWatch Logs and S3. There is no Terraform of it.
+// public address or a key pair. Sessions are encrypted, and their transcripts go to CloudWatch Logs and S3.
 func NewClassic(in ClassicInputs) (*Stack, error) {
 	in = in.Defaults()
 	if err := in.Validate(); err != nil {
@@ -138,7 +140,10 @@ func (c classic) instanceTag() Member { return Member{"ssm:resourceTag/bastion:h
 func (c classic) parameters() {
 	c.Parameters = []Parameter{
 		{Name: paramVPC, Type: "AWS::EC2::VPC::Id", Default: c.in.VPC, Description: "VPC of the databases"},
-		{Name: paramSubnets, Type: "List<AWS::EC2::Subnet::Id>", Default: joined(c.in.Subnets), Description: "Private subnets of the instances, one for each zone"},
+		{
+			Name: paramSubnets, Type: "List<AWS::EC2::Subnet::Id>", Default: joined(c.in.Subnets),
+			Description: "Private subnets of the instances, one for each zone",
+		},
 	}
 	if len(c.in.Egress) == 0 {
 		c.Parameters = append(c.Parameters, Parameter{

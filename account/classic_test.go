@@ -94,7 +94,8 @@ func TestClassicHours(t *testing.T) {
 	}
 }
 
-// Nothing reaches an instance from outside; the client, which takes each security group with the tag bastion for its tasks, does not take this.
+// Nothing reaches an instance from outside; the client, which takes each security group with the tag bastion for its tasks, does not take
+// this.
 func TestClassicIsClosed(t *testing.T) {
 	for name, in := range classics {
 		for _, r := range newClassic(t, in).Resources {

@@ -45,20 +45,35 @@ var volumes = []struct{ name, path string }{
 	{"ssm-log", "/var/log/amazon/ssm"},
 }
 
-// classes makes the task definition of each class, and the policy of its people.
+// classes makes the task definition of each class, the policy of its people, and the service of a shared one.
 func (s *Stack) classes() {
 	for _, c := range s.Inputs.Classes {
 		s.add("TaskDefinition"+title(c.Name), "AWS::ECS::TaskDefinition", s.taskDefinition(c))
 		policy := Object{
 			{"Description", "Start and use bastions of one's own: " + s.family(c)},
 			{"Path", s.Inputs.Path},
-			{"PolicyDocument", s.userPolicy(c).document()},
+			{"PolicyDocument", s.peoplePolicy(c).document()},
+		}
+		if c.Shared > 0 {
+			policy[0].Value = "Use the shared bastion: " + s.family(c)
 		}
 		if len(c.Roles) > 0 {
 			policy = append(policy, Member{"Roles", words(c.Roles...)})
 		}
 		s.add("UserPolicy"+title(c.Name), "AWS::IAM::ManagedPolicy", policy)
+		if c.Shared > 0 {
+			s.service(c)
+		}
 	}
+}
+
+// environment are the variables of a class's tasks. ECS would start a shared task anew that ended for want of clients.
+func (s *Stack) environment(c Class) List {
+	variables := List{Object{{"Name", "BASTIOND_ALLOW"}, {"Value", Ref(paramAllow + title(c.Name))}}}
+	if c.Shared > 0 {
+		variables = append(variables, Object{{"Name", "BASTIOND_IDLE_STOP"}, {"Value", "0"}})
+	}
+	return variables
 }
 
 func (s *Stack) taskDefinition(c Class) Object {
@@ -75,7 +90,7 @@ func (s *Stack) taskDefinition(c Class) Object {
 		{"ReadonlyRootFilesystem", true},
 		{"StopTimeout", 30}, // longer than bastiond's drain
 		{"LinuxParameters", Object{{"InitProcessEnabled", true}}},
-		{"Environment", List{Object{{"Name", "BASTIOND_ALLOW"}, {"Value", Ref(paramAllow + title(c.Name))}}}},
+		{"Environment", s.environment(c)},
 		{"HealthCheck", Object{
 			{"Command", words("CMD", "/bastiond", "healthcheck")},
 			{"Interval", 30},

@@ -107,6 +107,15 @@ var controls = []control{
 		return says(`(?i)"Name":"[A-Z_]*(SECRET|PASSWORD|TOKEN|ACCESS_KEY)`, false)(s, Resource{Properties: Object{{"Environment", environment}}})
 	}, ""},
 	{"ECS.9", "AWS::ECS::TaskDefinition", container("LogConfiguration.LogDriver", "awslogs"), ""},
+	{"CKV_AWS_332 (ECS.10)", "AWS::ECS::Service", is("PlatformVersion", "LATEST"), ""},
+	{
+		"CKV_AWS_333 (ECS.2)", "AWS::ECS::Service", says(`"AssignPublicIp":"DISABLED"`, true),
+		"an input: only where the operator chose public addresses, because nothing else leads to AWS; no inbound rule lets anybody in",
+	},
+	{"circuit breaker", "AWS::ECS::Service", is("DeploymentConfiguration.DeploymentCircuitBreaker.Rollback", true), ""},
+	{"several zones", "AWS::ECS::Service", is("NetworkConfiguration.AwsvpcConfiguration.Subnets", Ref(paramSubnets)), ""},
+	{"ECS.13", "AWS::ECS::Service", says(`"Tags":\[`, true), ""},
+	{"no load balancer", "AWS::ECS::Service", is("LoadBalancers", nil), ""}, // SSM leads to the tasks, and nothing else
 	{"CKV_AWS_23", "AWS::EC2::SecurityGroup", says(`"Description":""`, false), ""},
 	{"CKV_AWS_24, 25, 260 (EC2.13, 14, 18, 19)", "AWS::EC2::SecurityGroup", says(`"SecurityGroupIngress":[^]]*"0\.0\.0\.0/0"`, false), ""},
 	{"CKV_AWS_23", "AWS::EC2::SecurityGroupIngress", has("Description"), ""},

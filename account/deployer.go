@@ -30,7 +30,8 @@ func (s *Stack) deployerPolicy() Policy {
 		{
 			Sid: "SurveyTheNetwork",
 			Action: []string{
-				"ec2:DescribeManagedPrefixLists", "ec2:DescribeRouteTables", "ec2:DescribeSecurityGroups", "ec2:DescribeSubnets",
+				"ec2:DescribeManagedPrefixLists", "ec2:DescribeNatGateways", "ec2:DescribeRouteTables", "ec2:DescribeSecurityGroups",
+				"ec2:DescribeSubnets",
 				"ec2:DescribeVpcEndpointServices", "ec2:DescribeVpcEndpoints", "ec2:DescribeVpcs",
 			},
 			Resource: List{"*"},
@@ -40,6 +41,7 @@ func (s *Stack) deployerPolicy() Policy {
 			Sid: "SurveyDatabases", Action: []string{"rds:DescribeDBClusters", "rds:DescribeDBInstances"},
 			Resource: List{arn("rds", "cluster:*"), arn("rds", "db:*")},
 		},
+		{Sid: "SurveyProxies", Action: []string{"rds:DescribeDBProxies"}, Resource: List{arn("rds", "db-proxy:*")}},
 		{
 			Sid: "SurveyCaches",
 			Action: []string{

@@ -26,10 +26,14 @@ func (s *Stack) Documents(p Place) ([]Document, error) {
 		if c.Name != "" {
 			name += "-" + c.Name
 		}
-		all = append(all, named{name, "start and use bastions of one's own: " + s.family(c), s.userPolicy(c)})
+		what := "start and use bastions of one's own: "
+		if c.Shared > 0 {
+			what = "use the shared bastion: "
+		}
+		all = append(all, named{name, what + s.family(c), s.peoplePolicy(c)})
 	}
 	all = append(all,
-		named{"admin", "look after everybody's bastions: gc, audit, cost", s.adminPolicy()},
+		named{"admin", "look after everybody's bastions: gc, audit, cost, config share", s.adminPolicy()},
 		named{"init", "what bastion init, plan, upgrade and destroy call", s.deployerPolicy()},
 		named{"resources", "what CloudFormation calls for them: key, logs, images, cluster", s.handlerPolicy(handlers)},
 		named{"roles", "what CloudFormation calls for them: roles, policies, transcripts", s.handlerPolicy(roleHandlers)},

@@ -90,7 +90,10 @@ func guideFiles() (map[string][]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	files["classic.json"], err = classic.CloudFormation()
+	if files["classic.json"], err = classic.CloudFormation(); err != nil {
+		return nil, err
+	}
+	files["classic.tf"], err = classic.Terraform()
 	return files, err
 }
 

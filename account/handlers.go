@@ -16,6 +16,7 @@ var (
 		{"AWS::Logs::LogGroup", logHandler}, // and their metric filters
 		{"AWS::ECR::Repository", repositoryHandler},
 		{"AWS::ECS::Cluster", clusterHandler}, // and its task definitions
+		{"AWS::ECS::Service", serviceHandler},
 	}
 	roleHandlers = []handler{
 		{"AWS::IAM::Role", roleHandler},
@@ -66,7 +67,10 @@ func logHandler(s *Stack) Policy {
 				"logs:DescribeMetricFilters", "logs:DisassociateKmsKey", "logs:GetDataProtectionPolicy", "logs:ListTagsForResource",
 				"logs:PutMetricFilter", "logs:PutRetentionPolicy", "logs:TagResource", "logs:UntagResource",
 			},
-			Resource: List{arn("logs", "log-group:"+s.logGroup()), arn("logs", "log-group:"+s.logGroup()+":*"), arn("logs", "log-group:"+s.execGroup()+":*")},
+			Resource: List{
+				arn("logs", "log-group:"+s.logGroup()), arn("logs", "log-group:"+s.logGroup()+":*"),
+				arn("logs", "log-group:"+s.execGroup()+":*"),
+			},
 		},
 		{
 			Sid: "SeeTheLogs", Action: []string{"logs:DescribeIndexPolicies", "logs:DescribeLogGroups", "logs:DescribeResourcePolicies"},
@@ -84,7 +88,8 @@ func bucketHandler(s *Stack) Policy {
 			"s3:GetBucketNotification", "s3:GetBucketObjectLockConfiguration", "s3:GetBucketOwnershipControls", "s3:GetBucketPolicy",
 			"s3:GetBucketPublicAccessBlock", "s3:GetBucketTagging", "s3:GetBucketVersioning", "s3:GetBucketWebsite",
 			"s3:GetEncryptionConfiguration", "s3:GetIntelligentTieringConfiguration", "s3:GetInventoryConfiguration",
-			"s3:GetLifecycleConfiguration", "s3:GetMetricsConfiguration", "s3:GetReplicationConfiguration", "s3:ListBucket", "s3:ListTagsForResource", "s3:PutBucketOwnershipControls", "s3:PutBucketPolicy", "s3:PutBucketPublicAccessBlock",
+			"s3:GetLifecycleConfiguration", "s3:GetMetricsConfiguration", "s3:GetReplicationConfiguration", "s3:ListBucket",
+			"s3:ListTagsForResource", "s3:PutBucketOwnershipControls", "s3:PutBucketPolicy", "s3:PutBucketPublicAccessBlock",
 			"s3:PutBucketTagging", "s3:PutBucketVersioning", "s3:PutEncryptionConfiguration", "s3:PutLifecycleConfiguration",
 			"s3:TagResource", "s3:UntagResource",
 		},
@@ -228,7 +233,8 @@ func groupHandler(s *Stack) Policy {
 func ingressHandler(s *Stack) Policy {
 	var groups List
 	for _, i := range s.Inputs.Ingress {
-		if group := arn("ec2", "security-group/"+i.Group); !slices.ContainsFunc(groups, func(g any) bool { return slices.Equal(g.(Text), group) }) {
+		group := arn("ec2", "security-group/"+i.Group)
+		if !slices.ContainsFunc(groups, func(g any) bool { return slices.Equal(g.(Text), group) }) {
 			groups = append(groups, group)
 		}
 	}
@@ -311,6 +317,7 @@ func alarmHandler(s *Stack) Policy {
 
 func subscriptionHandler(s *Stack) Policy {
 	return Policy{{
-		Sid: "TheSubscription", Action: []string{"sns:GetSubscriptionAttributes", "sns:SetSubscriptionAttributes"}, Resource: List{s.made("sns", "")},
+		Sid: "TheSubscription", Action: []string{"sns:GetSubscriptionAttributes", "sns:SetSubscriptionAttributes"},
+		Resource: List{s.made("sns", "")},
 	}}
 }

@@ -61,6 +61,8 @@ type Class struct {
 	Name  string   // of its task definition behind Inputs.Name; empty for the only one
 	Allow []string // destinations as BASTIOND_ALLOW takes them; without any, a parameter that the deployer must give
 	Roles []string // names of the IAM roles whose people may use it, none of IAM Identity Center's; more can attach its policy
+	// Shared is how many tasks everybody of the class shares, which an ECS service keeps running; 0: each person starts their own.
+	Shared int `json:",omitempty"`
 }
 
 // Egress is a rule for what tasks may connect to.
@@ -102,7 +104,8 @@ func (e Endpoints) makes(service string) bool {
 
 // made are the services whose interface endpoints the stack makes, in the model's order.
 func (e Endpoints) made() []string {
-	return slices.DeleteFunc(slices.Concat(interfaces, NewRegionServices, []string{SecretsService}), func(service string) bool { return !e.makes(service) })
+	return slices.DeleteFunc(slices.Concat(interfaces, NewRegionServices, []string{SecretsService}),
+		func(service string) bool { return !e.makes(service) })
 }
 
 // Tag is a tag of a resource.
@@ -166,17 +169,20 @@ func (in Inputs) Validate() error {
 	check(nameForm().MatchString(in.Name) && len(in.Name) <= maxName,
 		"name %q: want 2 to %d lower-case letters, digits and single hyphens, a letter first", in.Name, maxName)
 	check(pathForm().MatchString(in.Path), "IAM path %q: want / at its begin and end", in.Path)
-	check(slices.Contains(retentions, in.RetentionDays), "log retention of %d days: want a year or more, as CloudWatch Logs takes it: %s", in.RetentionDays, list(retentions))
+	check(slices.Contains(retentions, in.RetentionDays), "log retention of %d days: want a year or more, as CloudWatch Logs takes it: %s",
+		in.RetentionDays, list(retentions))
 	memories := fargate.Memories(in.CPU)
 	check(len(memories) > 0, "%d CPU units: Fargate has %s", in.CPU, list(fargate.CPUs()))
-	check(len(memories) == 0 || slices.Contains(memories, in.Memory), "%d MiB with %d CPU units: Fargate has %s", in.Memory, in.CPU, list(memories))
+	check(len(memories) == 0 || slices.Contains(memories, in.Memory), "%d MiB with %d CPU units: Fargate has %s", in.Memory, in.CPU,
+		list(memories))
 	check(in.Architecture == "X86_64" || in.Architecture == "ARM64", "architecture %q: want X86_64 or ARM64", in.Architecture)
 	for _, e := range in.Egress {
 		prefix, err := netip.ParsePrefix(e.CIDR)
 		isCIDR := err == nil && prefix.Addr().Is4()
 		check((e.CIDR == "") != (e.Group == "") && (e.CIDR == "" || isCIDR), "egress to port %d: want an IPv4 CIDR or a security group", e.Port)
 		check(e.Port > 0 && e.Port < 1<<16, "egress to port %d: want 1 to 65535", e.Port)
-		check(plainText().MatchString(e.Description) && len(e.Description) <= maxDescription, "egress to port %d: want a description of at most %d letters, digits and ._-:/()#,@+=&;{}!$*",
+		check(plainText().MatchString(e.Description) && len(e.Description) <= maxDescription,
+			"egress to port %d: want a description of at most %d letters, digits and ._-:/()#,@+=&;{}!$*",
 			e.Port, maxDescription)
 	}
 	in.validateNetwork(check)
@@ -188,10 +194,12 @@ func (in Inputs) Validate() error {
 			"class %q: want at most %d lower-case letters, digits and single hyphens", c.Name, maxName)
 		id := strings.ReplaceAll(c.Name, "-", "")
 		check(!seen[id], "class %q: there are two of the name, hyphens left out", c.Name)
+		check(c.Shared >= 0 && c.Shared <= maxShared, "%d shared tasks of class %q: want 0 to %d", c.Shared, c.Name, maxShared)
 		seen[id] = true
 	}
 	for _, t := range in.Tags {
-		check(t.Key != "" && len(t.Key) <= 128 && len(t.Value) <= 256 && !strings.HasPrefix(t.Key, "aws:"), "tag %q: AWS takes no such tag", t.Key)
+		check(t.Key != "" && len(t.Key) <= 128 && len(t.Value) <= 256 && !strings.HasPrefix(t.Key, "aws:"), "tag %q: AWS takes no such tag",
+			t.Key)
 		check(t.Key != "bastion" && !strings.HasPrefix(t.Key, "bastion:"), "tag %q: bastion itself sets it", t.Key)
 	}
 	return errors.Join(faults...)
@@ -238,7 +246,8 @@ func (in Inputs) validateNetwork(check func(ok bool, format string, args ...any)
 	for _, service := range in.Endpoints.Services {
 		check(slices.Contains(services, service), "endpoint service %q: want one of %s", service, strings.Join(services, ", "))
 	}
-	check(in.Endpoints.Make || len(in.Endpoints.Services) == 0, "endpoint services %s: the stack makes none", strings.Join(in.Endpoints.Services, ", "))
+	check(in.Endpoints.Make || len(in.Endpoints.Services) == 0, "endpoint services %s: the stack makes none",
+		strings.Join(in.Endpoints.Services, ", "))
 	rules := make(map[string]bool)
 	for _, i := range in.Ingress {
 		check(groupForm().MatchString(i.Group), "ingress of %q: want the id of a security group, sg-...", i.Group)

@@ -24,6 +24,15 @@ var variants = map[string]Inputs{
 		},
 		Tags: []Tag{{"team", "data"}, {"cost-centre", "42"}},
 	},
+	"shared": {
+		Name: "tunnel", Subnets: []string{"subnet-0123456789abcdef0", "subnet-0123456789abcdef1"},
+		Classes: []Class{
+			{Name: "own", Allow: []string{"*.rds.amazonaws.com:5432"}},
+			{Name: "team", Allow: []string{"10.0.0.0/8:5432"}, Shared: 2},
+		},
+		Tags: []Tag{{"team", "data"}},
+	},
+	"only shared": {PublicAddress: true, Classes: []Class{{Shared: 3}}},
 	"existing": {
 		SecurityGroup: "sg-0123456789abcdef0", Key: "arn:aws:kms:eu-central-1:000000000000:key/01234567-89ab-cdef-0123-456789abcdef",
 		TaskRole: "arn:aws:iam::000000000000:role/task", ExecutionRole: "arn:aws:iam::000000000000:role/execution",

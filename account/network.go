@@ -39,6 +39,17 @@ var databases = []struct {
 	name string
 }{{3306, "MySQL"}, {5432, "PostgreSQL"}, {6379, "Redis"}}
 
+// UsualEgress are the rules of tasks' security groups for databases of the usual ports in the given ranges: those that a stack without
+// Inputs.Egress has.
+func UsualEgress(cidrs []string) (rules []Egress) {
+	for _, d := range databases {
+		for _, cidr := range cidrs {
+			rules = append(rules, Egress{Port: d.port, CIDR: cidr, Description: d.name})
+		}
+	}
+	return rules
+}
+
 // egress is where tasks may connect to: AWS, and what the operator lists.
 func (s *Stack) egress() List {
 	rule := func(port int, destination string, value any, description string) Object {
@@ -96,7 +107,8 @@ func (s *Stack) prefixList() any {
 // Source: https://docs.aws.amazon.com/AmazonECS/latest/developerguide/vpc-endpoints.html
 var interfaces = []string{"ssmmessages", "ecr.api", "ecr.dkr", "logs", "kms"}
 
-// NewRegionServices are further services that a task needs in regions opened after 2023-12-23. They are made where Endpoints.Services has them.
+// NewRegionServices are further services that a task needs in regions opened after 2023-12-23. They are made where Endpoints.Services has
+// them.
 var NewRegionServices = []string{"ecs", "ecs-agent", "ecs-telemetry"}
 
 // SecretsService is what a task with secrets needs too. Without Endpoints.Services it is made where Inputs.Secrets has some.

@@ -3,8 +3,8 @@ package account
 import "fmt"
 
 // Plain returns the stack as JSON for programs that know no template: parameters, resources with CloudFormation's types and properties, and
-// outputs. A reference is a text: "${VpcId}" for a parameter, a resource or a pseudo parameter, "${Key.Arn}" for an attribute of a resource.
-// Variables of IAM, such as "${aws:userid}", stay: their first letter is small, and that of every reference is not.
+// outputs. A reference is a text: "${VpcId}" for a parameter, a resource or a pseudo parameter, "${Key.Arn}" for an attribute of a
+// resource. Variables of IAM, such as "${aws:userid}", stay: their first letter is small, and that of every reference is not.
 func (s *Stack) Plain() ([]byte, error) {
 	var parameters, resources, outputs List
 	for _, p := range s.Parameters {

@@ -162,8 +162,19 @@ func (s *Stack) sessionsOfTheCluster() Object {
 // userID is the caller in a policy: AROA...:SESSION-NAME of a role, AIDA... of a user.
 const userID = "${aws:userid}"
 
+// sharedConfiguration is the parameter with the configuration of bastion that people without a file use, whatever the stack's name.
+var sharedConfiguration = arn("ssm", "parameter/bastion/config")
+
 // ownerTag is the tag by which a task belongs to somebody.
 const ownerTag = "bastion:owner"
+
+// peoplePolicy is what a person of a class may do.
+func (s *Stack) peoplePolicy(c Class) Policy {
+	if c.Shared > 0 {
+		return s.sharedPolicy(c)
+	}
+	return s.userPolicy(c)
+}
 
 // userPolicy is what a person may do with a class: start a bastion of their own, and use, see and stop no other's.
 func (s *Stack) userPolicy(c Class) Policy {
@@ -173,11 +184,13 @@ func (s *Stack) userPolicy(c Class) Policy {
 	start := Policy{
 		{
 			Sid: "StartABastion", Action: []string{"ecs:RunTask"}, Resource: List{arn("ecs", "task-definition/"+s.family(c)+":*")},
-			Condition: Object{inCluster, {"StringEquals", Object{{"ecs:enable-execute-command", "true"}, {"aws:RequestTag/" + ownerTag, userID}}}},
+			Condition: s.unshared(Object{
+				inCluster, {"StringEquals", Object{{"ecs:enable-execute-command", "true"}, {"aws:RequestTag/" + ownerTag, userID}}},
+			}),
 		},
 		{
 			Sid: "MarkItAsOwn", Action: []string{"ecs:TagResource"}, Resource: List{tasks},
-			Condition: Object{{"StringEquals", Object{{"ecs:CreateAction", "RunTask"}, {"aws:RequestTag/" + ownerTag, userID}}}},
+			Condition: s.unshared(Object{{"StringEquals", Object{{"ecs:CreateAction", "RunTask"}, {"aws:RequestTag/" + ownerTag, userID}}}}),
 		},
 		{
 			Sid: "GiveItItsRoles", Action: []string{"iam:PassRole"},
@@ -201,13 +214,32 @@ func (s *Stack) userPolicy(c Class) Policy {
 			Condition: Object{{"StringEquals", Object{own}}, {"BoolIfExists", Object{{"ssm:SessionDocumentAccessCheck", "true"}}}},
 		},
 	}
-	return append(append(start, use...), s.sessionStatements()...)
+	return append(append(append(start, use...), s.sessionStatements()...), append(s.diagnosis(cluster), s.diagnosisOfOwn()...)...)
+}
+
+// diagnosis is what bastion doctor reads besides. Without it the doctor works, and says what it cannot see.
+func (s *Stack) diagnosis(cluster any) Policy {
+	return Policy{
+		{Sid: "DiagnoseTheCluster", Action: []string{"ecs:DescribeClusters"}, Resource: List{cluster}},
+		{Sid: "DiagnoseSessions", Action: []string{"ssm:GetDocument"}, Resource: List{arn("ssm", "document/SSM-SessionManagerRunShell")}},
+	}
+}
+
+// diagnosisOfOwn is what it reads besides for people who start the tasks: how a task reaches AWS, and what its roles may do.
+func (s *Stack) diagnosisOfOwn() Policy {
+	return Policy{
+		{Sid: "DiagnoseTheNetwork", Action: []string{"ec2:DescribeRouteTables", "ec2:DescribeVpcEndpoints"}, Resource: List{"*"}},
+		{
+			Sid: "DiagnoseTheRoles", Action: []string{"iam:SimulatePrincipalPolicy"},
+			Resource: List{roleARN(s.Inputs.ExecutionRole, "ExecutionRole"), roleARN(s.Inputs.TaskRole, "TaskRole")},
+		},
+	}
 }
 
 // sessionStatements are a user's permissions that name sessions, keys and what exists, not tasks.
 func (s *Stack) sessionStatements() Policy {
 	document := func(name string) Text { return Text{"arn:", Partition, ":ssm:", Region, "::document/" + name} }
-	return Policy{
+	return append(Policy{
 		{
 			Sid: "BySessionDocumentsForPorts", Action: []string{"ssm:StartSession"},
 			Resource: List{document("AWS-StartPortForwardingSession"), document("AWS-StartSSHSession")},
@@ -228,16 +260,36 @@ func (s *Stack) sessionStatements() Policy {
 			},
 			Resource: List{"*"},
 		},
-		{
-			Sid: "LookUpDatabases", Action: []string{"rds:DescribeDBClusters", "rds:DescribeDBInstances"},
-			Resource: List{arn("rds", "cluster:*"), arn("rds", "db:*")},
-		},
-		{
-			Sid: "LookUpCaches",
+		{Sid: "ReadTheSharedConfiguration", Action: []string{"ssm:GetParameter"}, Resource: List{sharedConfiguration}},
+	}, lookUps()...)
+}
+
+// lookUps are a user's permissions to look up targets. Package targets has the calls. ECS's tasks are not among them: a user reads no
+// other's, and what reads those of other clusters is for the operator to add (docs/targets.md).
+func lookUps() Policy {
+	return Policy{
+		{ // one statement, and one resource for each service: IAM bounds a policy's length
+			Sid: "LookUpTargets",
 			Action: []string{
-				"elasticache:DescribeCacheClusters", "elasticache:DescribeReplicationGroups", "elasticache:DescribeServerlessCaches",
+				"eks:DescribeCluster", "elasticache:DescribeCacheClusters", "elasticache:DescribeReplicationGroups",
+				"elasticache:DescribeServerlessCaches", "es:DescribeDomains", "memorydb:DescribeClusters", "rds:DescribeDBClusters",
+				"rds:DescribeDBInstances", "rds:DescribeDBProxies", "rds:DescribeDBProxyEndpoints", "redshift-serverless:GetWorkgroup",
+				"redshift:DescribeClusters", "servicediscovery:DiscoverInstances",
 			},
-			Resource: List{arn("elasticache", "cluster:*"), arn("elasticache", "replicationgroup:*"), arn("elasticache", "serverlesscache:*")},
+			Resource: List{
+				arn("eks", "cluster/*"), arn("elasticache", "*"), arn("es", "domain/*"), arn("memorydb", "cluster/*"), arn("rds", "*"),
+				arn("redshift-serverless", "workgroup/*"), arn("redshift", "cluster:*"), arn("servicediscovery", "*"),
+			},
+		},
+		{ // AWS has no resources for these
+			Sid: "ListTargets",
+			Action: []string{
+				"aoss:BatchGetCollection", "aoss:ListCollections", "aoss:ListVpcEndpoints", "ec2:DescribeInstances", "ecs:ListClusters",
+				"ecs:ListServices", "eks:ListClusters", "elasticloadbalancing:DescribeListeners", "elasticloadbalancing:DescribeLoadBalancers",
+				"es:ListDomainNames", "kafka:GetBootstrapBrokers", "kafka:ListClustersV2", "redshift-serverless:ListWorkgroups",
+				"servicediscovery:ListNamespaces", "servicediscovery:ListServices",
+			},
+			Resource: List{"*"},
 		},
 	}
 }

@@ -2,7 +2,8 @@ package account
 
 import "github.com/bastion-ssm/bastion/internal/pattern"
 
-// Secret is a secret of Secrets Manager, or a field of one, that ECS hands to a task when it starts it. Whoever enters the task can read it.
+// Secret is a secret of Secrets Manager, or a field of one, that ECS hands to a task when it starts it. Whoever enters the task can read
+// it.
 type Secret struct {
 	Variable string // of the task's environment; not one that bastiond or AWS's software reads
 	ARN      string // of the secret, whole: with the six characters at its end

@@ -106,7 +106,13 @@ func (s *Stack) parameters() {
 			Description: "Tag of the image of " + s.family(c) + " in the repository of this stack",
 		})
 	}
-	add(makesInterfaces, Parameter{
+	for _, c := range s.Inputs.SharedClasses() {
+		add(true, Parameter{
+			Name: TasksParameter(c.Name), Type: "Number", Default: decimal(c.Shared),
+			Description: "Tasks of the service " + s.family(c) + "; 0 until its image is in the repository of this stack",
+		})
+	}
+	add(makesInterfaces || s.Inputs.shares(), Parameter{
 		Name: paramSubnets, Type: "List<AWS::EC2::Subnet::Id>", Default: joined(s.Inputs.Subnets),
 		Description: "Private subnets of the tasks and of the VPC endpoints",
 	})
@@ -177,6 +183,9 @@ func (s *Stack) outputs() {
 		s.Outputs = append(s.Outputs,
 			Output{TaskDefinitionOutput(c.Name), "Task definition for the setting task_definition", s.family(c)},
 			Output{"UserPolicy" + title(c.Name), "Policy of the people who use it", Ref("UserPolicy" + title(c.Name))})
+		if c.Shared > 0 {
+			s.Outputs = append(s.Outputs, Output{ServiceOutput(c.Name), "Service for the setting shared_service", s.family(c)})
+		}
 	}
 }
 
@@ -185,6 +194,7 @@ var tagged = map[string]string{
 	"AWS::KMS::Key": "Tags", "AWS::Logs::LogGroup": "Tags", "AWS::S3::Bucket": "Tags", "AWS::ECR::Repository": "Tags",
 	"AWS::ECS::Cluster": "Tags", "AWS::IAM::Role": "Tags", "AWS::EC2::SecurityGroup": "Tags", "AWS::EC2::VPCEndpoint": "Tags",
 	"AWS::ECS::TaskDefinition": "Tags", "AWS::SNS::Topic": "Tags", "AWS::CloudWatch::Alarm": "Tags", "AWS::SSM::Document": "Tags",
+	"AWS::ECS::Service": "Tags",
 }
 
 // tag puts the tags on all that takes some. The client takes each security group of the VPC with the tag "bastion", so that of the
@@ -198,7 +208,7 @@ func (s *Stack) tag() {
 			tags = own
 		}
 		if name := tagged[s.Resources[i].Type]; name != "" && len(tags) > 0 {
-			s.Resources[i].Properties = append(s.Resources[i].Properties, Member{name, tags})
+			s.Resources[i].Properties = s.Resources[i].Properties.with(name, tags)
 		}
 	}
 }

@@ -100,6 +100,60 @@ func TestPoliciesExist(t *testing.T) {
 	}
 }
 
+// A class's people can use its shared bastion, and neither start nor stop a task. Nobody starts one with its mark.
+func TestSharedClass(t *testing.T) {
+	s := newStack(t, variants["shared"])
+	own, team := s.peoplePolicy(s.Inputs.Classes[0]), s.peoplePolicy(s.Inputs.Classes[1])
+	actions := func(p Policy) (all []string) {
+		for _, statement := range p {
+			all = append(all, statement.Action...)
+		}
+		return all
+	}
+	for _, never := range []string{"ecs:RunTask", "ecs:StopTask", "ecs:TagResource", "iam:PassRole", "ecs:UpdateService"} {
+		if slices.Contains(actions(team), never) {
+			t.Errorf("a user of the shared bastion may %s", never)
+		}
+	}
+	if !slices.Contains(actions(team), "ecs:DescribeServices") || slices.Contains(actions(own), "ecs:DescribeServices") {
+		t.Error("exactly the users of the shared bastion see its service")
+	}
+	marked := 0
+	for _, statement := range own {
+		for _, a := range statement.Action {
+			if a != "ecs:RunTask" && a != "ecs:TagResource" {
+				continue
+			}
+			if marked++; statement.Condition.get("Null") == nil {
+				t.Errorf("%s may set the mark of a service's tasks", a)
+			}
+		}
+	}
+	if marked != 2 {
+		t.Errorf("%d statements start tasks, want 2", marked)
+	}
+	for _, statement := range team {
+		tasks, _ := marshal(resolve(statement.Resource, intrinsic))
+		condition, _ := marshal(resolve(statement.Condition, intrinsic))
+		if strings.Contains(string(tasks), ":task/") && !strings.Contains(string(condition), `"aws:ResourceTag/bastion:shared":"tunnel-team"`) {
+			t.Errorf("%s is for other tasks too: %s", statement.Sid, condition)
+		}
+	}
+	service, _ := s.Resource("ServiceTeam")
+	definition, _ := s.Resource("TaskDefinitionTeam")
+	environment, _ := marshal(resolve(definition.at("ContainerDefinitions").(List)[0].(Object).get("Environment"), intrinsic))
+	if !strings.Contains(string(environment), `{"Name":"BASTIOND_IDLE_STOP","Value":"0"}`) {
+		t.Errorf("ECS would start idle tasks anew: %s", environment)
+	}
+	if tags, _ := marshal(service.at("Tags")); string(tags) !=
+		`[{"Key":"bastion:shared","Value":"tunnel-team"},{"Key":"bastion","Value":"true"},{"Key":"team","Value":"data"}]` {
+		t.Errorf("tags of the service and its tasks: %s", tags)
+	}
+	if _, err := New(Inputs{Classes: []Class{{Shared: maxShared + 1}}}); err == nil {
+		t.Error("a service of too many tasks")
+	}
+}
+
 // ECS reads exactly the secrets that are handed to tasks, with exactly their keys, and the tasks reach Secrets Manager.
 func TestSecrets(t *testing.T) {
 	s := newStack(t, variants["secrets"])
@@ -357,4 +411,35 @@ func references(v any, f func(any)) {
 		f(r)
 		return nil
 	})
+}
+
+// With transcripts ECS Exec writes them to both places, encrypted, by exactly the permissions that the agent in the task needs; without
+// them there is nothing of it.
+func TestExecLogsBothWays(t *testing.T) {
+	for _, with := range []bool{false, true} {
+		s := newStack(t, Inputs{ExecLogs: with})
+		cluster, _ := s.Resource("Cluster")
+		exec, _ := marshal(resolve(cluster.at("Configuration.ExecuteCommandConfiguration"), intrinsic))
+		role, _ := s.Resource("TaskRole")
+		policy, _ := marshal(resolve(role.Properties, intrinsic))
+		want := map[string]bool{
+			`"Logging":"OVERRIDE"`: with, `"Logging":"NONE"`: !with, `"CloudWatchLogGroupName"`: with, `"CloudWatchEncryptionEnabled":true`: with,
+			`"S3BucketName"`: with, `"S3EncryptionEnabled":true`: with, `"KmsKeyId"`: true,
+		}
+		for text, there := range want {
+			if strings.Contains(string(exec), text) != there {
+				t.Errorf("transcripts %t: %s, %s is there: %t", with, exec, text, !there)
+			}
+		}
+		for _, action := range []string{"logs:PutLogEvents", "logs:DescribeLogGroups", "s3:PutObject", "s3:GetEncryptionConfiguration", "kms:GenerateDataKey"} {
+			if strings.Contains(string(policy), action) != with {
+				t.Errorf("transcripts %t: the task role has %s: %t", with, action, !with)
+			}
+		}
+		for _, id := range []string{"ExecLog", "AuditBucket"} {
+			if _, made := s.Resource(id); made != with {
+				t.Errorf("transcripts %t: %s is made: %t", with, id, made)
+			}
+		}
+	}
 }

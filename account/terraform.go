@@ -42,6 +42,9 @@ func (s *Stack) Terraform() ([]byte, error) {
 			own.SetAttributeValue(kind.prefix, cty.StringVal(name))
 		}
 		w.properties(own, kind, r.Properties)
+		if r.Type == "AWS::AutoScaling::AutoScalingGroup" {
+			own.SetAttributeRaw("enabled_metrics", w.expression(groupMetrics))
+		}
 		switch {
 		case !r.Keep:
 		case kind.keep == "prevent_destroy":
@@ -71,8 +74,11 @@ func (w *terraformWriter) variable(p Parameter) {
 	body.SetAttributeValue("description", cty.StringVal(p.Description))
 	isList := strings.Contains(p.Type, "List")
 	kind := "string"
-	if isList {
+	switch {
+	case isList:
 		kind = "list(string)"
+	case p.Type == "Number":
+		kind = "number"
 	}
 	body.SetAttributeRaw("type", hclwrite.Tokens{{Type: hclsyntax.TokenIdent, Bytes: []byte(kind)}})
 	switch {
@@ -83,6 +89,8 @@ func (w *terraformWriter) variable(p Parameter) {
 			values = append(values, cty.StringVal(v))
 		}
 		body.SetAttributeValue("default", cty.ListVal(values))
+	case p.Type == "Number":
+		body.SetAttributeValue("default", cty.MustParseNumberVal(p.Default))
 	default:
 		body.SetAttributeValue("default", cty.StringVal(p.Default))
 	}
@@ -103,12 +111,18 @@ func (w *terraformWriter) properties(body *hclwrite.Body, kind terraformKind, pr
 		}
 		switch {
 		case name == "":
-		case m.Name == "Tags":
-			w.tags(body, m.Value.(List))
+		case name == ".":
+			w.properties(body, kind, only(m.Value))
+		case m.Name == "Tags" && name == "tags":
+			w.pairs(body, name, "Key", m.Value.(List))
 		case slices.Contains(kind.documents, m.Name):
 			body.SetAttributeRaw(name, hclwrite.TokensForFunctionCall("jsonencode", w.expression(document(m.Value))))
 		case m.Name == kind.single:
 			body.SetAttributeRaw(name, w.expression(first(m.Value.(List))))
+		case slices.Contains(kind.switches, m.Name):
+			body.SetAttributeValue(name, cty.BoolVal(m.Value == "ENABLED"))
+		case kind.mapped[m.Name] != "":
+			w.pairs(body, name, kind.mapped[m.Name], m.Value.(List))
 		default:
 			w.member(body, kind, name, m.Value)
 		}
@@ -158,14 +172,23 @@ func (w *terraformWriter) member(body *hclwrite.Body, kind terraformKind, name s
 	}
 }
 
-func (w *terraformWriter) tags(body *hclwrite.Body, tags List) {
+// pairs writes a list of objects with a key and a Value as a map.
+func (w *terraformWriter) pairs(body *hclwrite.Body, name, key string, pairs List) {
 	var members []hclwrite.ObjectAttrTokens
-	for _, t := range tags {
+	for _, t := range pairs {
 		members = append(members, hclwrite.ObjectAttrTokens{
-			Name: hclwrite.TokensForValue(cty.StringVal(t.(Object).get("Key").(string))), Value: w.expression(t.(Object).get("Value")),
+			Name: hclwrite.TokensForValue(cty.StringVal(t.(Object).get(key).(string))), Value: w.expression(t.(Object).get("Value")),
 		})
 	}
-	body.SetAttributeRaw("tags", hclwrite.TokensForObject(members))
+	body.SetAttributeRaw(name, hclwrite.TokensForObject(members))
+}
+
+// only is a property's object, also as the one element of a list.
+func only(v any) Object {
+	if l, isList := v.(List); isList {
+		v = first(l)
+	}
+	return v.(Object)
 }
 
 // expression is a value in HCL.

@@ -15,9 +15,11 @@ type terraformKind struct {
 	name      string
 	ref       string            // attribute that CloudFormation's Ref stands for
 	attrs     map[string]string // those of its attributes, where not its name in snake case
-	names     map[string]string // of properties, where not theirs in snake case; "" leaves one out
+	names     map[string]string // of properties, where not theirs in snake case; "" leaves one out, "." puts its members in its place
 	documents []string          // properties that are JSON
 	single    string            // property that is a list here, and one value there
+	switches  []string          // properties that are ENABLED or DISABLED here, and true or false there
+	mapped    map[string]string // properties that are lists of objects here, and maps there: the member of an object that is the key
 	prefix    string            // attribute by which AWS makes a name up, as CloudFormation does
 	keep      string            // attribute that keeps it: by leaving it, or, prevent_destroy, by refusing to destroy it
 }
@@ -57,6 +59,14 @@ var terraformKinds = map[string]terraformKind{
 		name: "aws_ecs_task_definition", ref: "arn", documents: []string{"ContainerDefinitions"},
 		names: map[string]string{"Volumes": "volume"},
 	},
+	"AWS::ECS::Service": {
+		name: "aws_ecs_service", ref: "id",
+		names: map[string]string{
+			"ServiceName": "name", "AwsvpcConfiguration": ".", "DeploymentConfiguration": ".",
+			"MinimumHealthyPercent": "deployment_minimum_healthy_percent", "MaximumPercent": "deployment_maximum_percent",
+		},
+		switches: []string{"AssignPublicIp"},
+	},
 	"AWS::IAM::Role": {
 		name: "aws_iam_role", ref: "name", prefix: "name_prefix", documents: []string{"AssumeRolePolicyDocument"},
 		names: map[string]string{"AssumeRolePolicyDocument": "assume_role_policy", "Policies": ""},
@@ -89,12 +99,41 @@ var terraformKinds = map[string]terraformKind{
 			"MetricValue": "value",
 		},
 	},
-	"AWS::CloudWatch::Alarm": {name: "aws_cloudwatch_metric_alarm", ref: "alarm_name", prefix: "alarm_name"},
+	"AWS::CloudWatch::Alarm": {
+		name: "aws_cloudwatch_metric_alarm", ref: "alarm_name", prefix: "alarm_name", mapped: map[string]string{"Dimensions": "Name"},
+	},
 	"AWS::Events::Rule": {
 		name: "aws_cloudwatch_event_rule", ref: "name", prefix: "name_prefix", documents: []string{"EventPattern"},
 		names: map[string]string{"Targets": ""},
 	},
+	"AWS::SSM::Document": {
+		name: "aws_ssm_document", ref: "name", documents: []string{"Content"},
+		names: map[string]string{"UpdateMethod": ""}, // the provider makes a new version in any case
+	},
+	"AWS::IAM::InstanceProfile": {
+		name: "aws_iam_instance_profile", ref: "name", prefix: "name_prefix", names: map[string]string{"Roles": "role"}, single: "Roles",
+	},
+	"AWS::EC2::LaunchTemplate": {
+		name: "aws_launch_template", ref: "id", attrs: map[string]string{"LatestVersionNumber": "latest_version"}, prefix: "name_prefix",
+		names: map[string]string{"LaunchTemplateData": ".", "Groups": "security_groups"},
+	},
+	"AWS::AutoScaling::AutoScalingGroup": {
+		name: "aws_autoscaling_group", ref: "name", prefix: "name_prefix",
+		names: map[string]string{"LaunchTemplateId": "id", "MetricsCollection": ".", "Granularity": "metrics_granularity", "Tags": "tag"},
+	},
+	"AWS::AutoScaling::ScalingPolicy": {
+		name: "aws_autoscaling_policy", ref: "arn", prefix: "name", names: map[string]string{"AutoScalingGroupName": "autoscaling_group_name"},
+	},
+	"AWS::AutoScaling::ScheduledAction": {
+		name: "aws_autoscaling_schedule", ref: "arn", prefix: "scheduled_action_name",
+		names: map[string]string{"AutoScalingGroupName": "autoscaling_group_name"},
+	},
 }
+
+// groupMetrics are the metrics of an Auto Scaling group. Without a list CloudFormation collects all, and the provider none.
+// Source: https://docs.aws.amazon.com/autoscaling/ec2/userguide/ec2-auto-scaling-metrics.html
+var groupMetrics = words("GroupDesiredCapacity", "GroupInServiceInstances", "GroupMaxSize", "GroupMinSize", "GroupPendingInstances",
+	"GroupStandbyInstances", "GroupTerminatingInstances", "GroupTotalInstances")
 
 // parts writes what the provider has as further resources.
 func (w *terraformWriter) parts(r Resource) {

@@ -96,9 +96,8 @@ func plain(t *testing.T, v any) (out any) {
 
 // The module has each resource of the template, and each of their properties with the value that the template has.
 func TestTerraformEqualsTheTemplate(t *testing.T) {
-	for name, in := range variants {
+	for name, s := range allStacks(t) {
 		t.Run(name, func(t *testing.T) {
-			s := newStack(t, in)
 			text, err := s.Terraform()
 			if err != nil {
 				t.Fatal(err)
@@ -157,7 +156,11 @@ func (m *module) compare(where string, body *hclsyntax.Body, kind terraformKind,
 			name = snake(p.Name)
 		}
 		where := where + "." + p.Name
-		if name == "" {
+		switch name {
+		case "":
+			continue
+		case ".":
+			compared += m.compare(where, body, kind, only(p.Value))
 			continue
 		}
 		var blocks []*hclsyntax.Block
@@ -197,17 +200,26 @@ func (m *module) compare(where string, body *hclsyntax.Body, kind terraformKind,
 func (m *module) wanted(kind terraformKind, p Member) any {
 	switch {
 	case p.Name == "Tags":
-		tags := make(map[string]any)
-		for _, tag := range p.Value.(List) {
-			tags[tag.(Object).get("Key").(string)] = tag.(Object).get("Value")
-		}
-		return tags
+		return pairs("Key", p.Value.(List))
+	case kind.mapped[p.Name] != "":
+		return pairs(kind.mapped[p.Name], p.Value.(List))
+	case slices.Contains(kind.switches, p.Name):
+		return p.Value == "ENABLED"
 	case p.Name == kind.single:
 		return p.Value.(List)[0]
 	case slices.Contains(kind.documents, p.Name):
 		return document(p.Value)
 	}
 	return p.Value
+}
+
+// pairs is a list of keys and values as a map.
+func pairs(key string, list List) map[string]any {
+	all := make(map[string]any)
+	for _, o := range list {
+		all[o.(Object).get(key).(string)] = o.(Object).get("Value")
+	}
+	return all
 }
 
 // What the provider has as resources of their own is there too, with what the template says.
@@ -239,6 +251,58 @@ func TestTerraformParts(t *testing.T) {
 	}
 	if kinds := len(s.Resources); len(m.blocks) < kinds {
 		t.Errorf("%d blocks for %d resources", len(m.blocks), kinds)
+	}
+}
+
+// What the template has in another form than the provider: the service's network, whether its tasks have public addresses, and the tags
+// and metrics of an Auto Scaling group.
+func TestTerraformForms(t *testing.T) {
+	for name, public := range map[string]bool{"shared": false, "only shared": true} {
+		text, err := newStack(t, variants[name]).Terraform()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := readModule(t, text)
+		service := m.resource("aws_ecs_service", "service"+map[bool]string{false: "_team"}[public])
+		if service == nil {
+			t.Fatalf("%s: no service", name)
+		}
+		blocks := make(map[string]*hclsyntax.Body)
+		for _, b := range service.Blocks {
+			blocks[b.Type] = b.Body
+		}
+		if network := blocks["network_configuration"]; network == nil || m.value(network.Attributes["assign_public_ip"].Expr) != public ||
+			m.value(network.Attributes["subnets"].Expr) != "<var.subnet_ids>" {
+			t.Errorf("%s: network %+v", name, network)
+		}
+		if breaker := blocks["deployment_circuit_breaker"]; breaker == nil || m.value(breaker.Attributes["rollback"].Expr) != true {
+			t.Errorf("%s: circuit breaker %+v", name, breaker)
+		}
+		if service.Attributes["deployment_minimum_healthy_percent"] == nil || m.value(service.Attributes["cluster"].Expr) != "<aws_ecs_cluster.cluster.name>" {
+			t.Errorf("%s: %+v", name, service.Attributes)
+		}
+	}
+	text, err := newClassic(t, classics["classic hours"]).Terraform()
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := readModule(t, text)
+	group := m.resource("aws_autoscaling_group", "instances")
+	tags := 0
+	for _, b := range group.Blocks {
+		if b.Type == "tag" && m.value(b.Body.Attributes["propagate_at_launch"].Expr) == true {
+			tags++
+		}
+	}
+	if tags != 3 || len(m.value(group.Attributes["enabled_metrics"].Expr).([]any)) != len(groupMetrics) {
+		t.Errorf("%d tags, %+v", tags, group.Attributes)
+	}
+	busy := m.resource("aws_cloudwatch_metric_alarm", "busy_alarm")
+	if got := fmt.Sprint(m.value(busy.Attributes["dimensions"].Expr)); got != "map[AutoScalingGroupName:<aws_autoscaling_group.instances.name>]" {
+		t.Errorf("dimensions %s", got)
+	}
+	if launch := m.resource("aws_launch_template", "launch_template"); launch == nil || launch.Attributes["instance_type"] == nil {
+		t.Error("the launch template has no instance type")
 	}
 }
 

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 )
@@ -75,6 +76,17 @@ func (o Object) get(name string) any {
 		}
 	}
 	return nil
+}
+
+// with is the object with more elements of a list.
+func (o Object) with(name string, more List) Object {
+	for i, m := range o {
+		if m.Name == name {
+			o[i].Value = append(slices.Clip(m.Value.(List)), more...)
+			return o
+		}
+	}
+	return append(o, Member{name, more})
 }
 
 // marshal is json.Marshal that leaves <, > and & as they are.

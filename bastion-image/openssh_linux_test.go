@@ -567,8 +567,8 @@ func TestOpenSSHConfig(t *testing.T) {
 	}
 }
 
-// There is no program but bastiond, sshd and what sshd needs of shared libraries, and nothing that its user may write but the control socket's
-// directory.
+// There is no program but bastiond, sshd and what sshd needs of shared libraries, and nothing that its user may write but the
+// control socket's directory.
 func openSSHFiles(t *testing.T, k *openSSHTask) {
 	library := regexp.MustCompile(`/(lib|lib64|usr/lib)/.*\.so(\.[0-9]+)*$|/usr/lib/openssh/sshd-(session|auth)$`)
 	for _, line := range listing(t, k.root) {
@@ -579,7 +579,8 @@ func openSSHFiles(t *testing.T, k *openSSHTask) {
 		if !strings.Contains(line, " 0:0 ") || !strings.HasPrefix(mode, "L") && strings.ContainsAny(mode[5:], "w") {
 			t.Errorf("writable: %s", line)
 		}
-		if strings.HasPrefix(mode, "-") && strings.Contains(mode, "x") && path != "/bastiond" && path != "/usr/sbin/sshd" && !library.MatchString(path) {
+		if strings.HasPrefix(mode, "-") && strings.Contains(mode, "x") && path != "/bastiond" && path != "/usr/sbin/sshd" &&
+			!library.MatchString(path) {
 			t.Errorf("a program: %s", line)
 		}
 		if strings.ContainsAny(mode, "sS") {

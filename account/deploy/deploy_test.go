@@ -147,7 +147,8 @@ func TestDiscard(t *testing.T) {
 	}
 }
 
-// A preview that was interrupted is found again. A stack in review that was there before stays when a preview of it is discarded.
+// A preview that was interrupted is found again, and discarded with the stack that it made. A stack in review that another preview made
+// stays.
 func TestPreviewAgain(t *testing.T) {
 	f := newFake(t)
 	s := newStack(t, account.Inputs{})
@@ -161,6 +162,19 @@ func TestPreviewAgain(t *testing.T) {
 	}
 	if n := strings.Count(strings.Join(f.calls, " "), "CreateChangeSet"); n != 1 || slices.Contains(f.calls, "DeleteChangeSet") {
 		t.Errorf("%d change sets were made: %q", n, f.calls)
+	}
+	if err := d.Discard(t.Context(), p); err != nil || !slices.Contains(f.calls, "DeleteStack") {
+		t.Errorf("%v, after %q", err, f.calls)
+	}
+	if state, err := d.Look(t.Context()); err != nil || state.Phase != None {
+		t.Errorf("%+v, %v", state, err)
+	}
+	if _, err := f.deployer("bastion").Preview(t.Context(), s, given); err != nil {
+		t.Fatal(err)
+	}
+	f.calls = nil
+	if p, err = d.Preview(t.Context(), newStack(t, account.Inputs{CPU: 2048}), given); err != nil {
+		t.Fatal(err)
 	}
 	if err := d.Discard(t.Context(), p); err != nil || slices.Contains(f.calls, "DeleteStack") {
 		t.Errorf("%v, after %q", err, f.calls)

@@ -387,3 +387,30 @@ func TestNamelessDeployer(t *testing.T) {
 		}
 	}
 }
+
+// A key that an earlier stack left and that is disabled is kept, and a new stack says what to do about it. One that was finally deleted
+// may be answered with a denial: it has gone.
+func TestKeptKeys(t *testing.T) {
+	f := newFake(t)
+	d := f.deployer("bastion")
+	if _, err := install(t.Context(), d, newStack(t, account.Inputs{}), nil); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := destroy(t.Context(), d, DestroyOptions{}, nil); err != nil {
+		t.Fatal(err)
+	}
+	f.things["bastion-Key"] = "disabled"
+	if kept, err := d.Kept(t.Context()); err != nil || len(kept) != 2 {
+		t.Errorf("%+v, %v", kept, err)
+	}
+	if _, err := d.Preview(t.Context(), newStack(t, account.Inputs{}), given); fail.KindOf(err) != fail.Usage || !strings.Contains(fail.NextOf(err), "aws kms enable-key") {
+		t.Errorf("%v, next %q", err, fail.NextOf(err))
+	}
+	f.errors["DescribeKey"] = &smithy.GenericAPIError{Code: "AccessDeniedException", Message: "no resource-based policy allows the kms:DescribeKey action"}
+	if kept, err := d.Kept(t.Context()); err != nil || len(kept) != 1 || kept[0].Type != typeLogs {
+		t.Errorf("%+v, %v", kept, err)
+	}
+	if _, err := d.Preview(t.Context(), newStack(t, account.Inputs{}), given); err != nil {
+		t.Errorf("a new stack without that key: %v", err)
+	}
+}

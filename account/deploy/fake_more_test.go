@@ -90,8 +90,11 @@ func (f *fake) describeKey(in *kms.DescribeKeyInput) (*kms.DescribeKeyOutput, er
 		return nil, &kmstypes.NotFoundException{Message: aws.String("Key does not exist")}
 	}
 	m := &kmstypes.KeyMetadata{KeyId: &id, Arn: aws.String(keyARN + id), KeyState: kmstypes.KeyStateEnabled}
-	if state == "deleting" {
+	switch state {
+	case "deleting":
 		m.KeyState = kmstypes.KeyStatePendingDeletion
+	case "disabled":
+		m.KeyState = kmstypes.KeyStateDisabled
 	}
 	return &kms.DescribeKeyOutput{KeyMetadata: m}, nil
 }

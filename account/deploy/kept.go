@@ -2,6 +2,7 @@ package deploy
 
 import (
 	"context"
+	"fmt"
 	"slices"
 	"strings"
 
@@ -14,6 +15,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
+	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 // Resource is a resource of a stack.
@@ -101,7 +103,10 @@ func (d *Deployer) leftBy(ctx context.Context, stack string) (left []Resource, _
 			return nil, d.fault("read the events of a deleted", "cloudformation:DescribeStackEvents", err)
 		}
 		for _, e := range out.StackEvents {
-			one := Resource{ID: aws.ToString(e.LogicalResourceId), Type: aws.ToString(e.ResourceType), PhysicalID: aws.ToString(e.PhysicalResourceId)}
+			one := Resource{
+				ID: aws.ToString(e.LogicalResourceId), Type: aws.ToString(e.ResourceType),
+				PhysicalID: aws.ToString(e.PhysicalResourceId),
+			}
 			if e.ResourceStatus == types.ResourceStatusDeleteSkipped && one.PhysicalID != "" && one.isAudit() {
 				left = append(left, one)
 			}
@@ -166,15 +171,23 @@ func (d *Deployer) exists(ctx context.Context, r Resource) (bool, error) {
 		return false, nil
 	case typeKey:
 		out, err := d.aws.DescribeKey(ctx, &kms.DescribeKeyInput{KeyId: &r.PhysicalID})
-		if awsanswer.Of(err).Class == awsanswer.NotFound || awsanswer.Of(err).Code == "NotFoundException" {
+		switch answer := awsanswer.Of(err); {
+		case answer.Class == awsanswer.NotFound, answer.Code == "NotFoundException":
+			return false, nil
+		case answer.Class == awsanswer.Denied: // a key that was finally deleted has no tag by which the policy allows the call
 			return false, nil
 		}
 		if err != nil {
 			return false, d.faultOn("look for the KMS key "+r.PhysicalID, "kms:DescribeKey", "", err)
 		}
-		return out.KeyMetadata != nil && out.KeyMetadata.KeyState == kmstypes.KeyStateEnabled, nil
+		return out.KeyMetadata != nil && !ending(out.KeyMetadata.KeyState), nil
 	}
 	return true, nil // a bucket: to look costs a permission more
+}
+
+// ending reports whether a key is about to be deleted. One that is disabled is not: somebody may enable it again.
+func ending(state kmstypes.KeyState) bool {
+	return state == kmstypes.KeyStatePendingDeletion || state == kmstypes.KeyStatePendingReplicaDeletion
 }
 
 // adopt returns the stack as a new one can be made beside what an earlier one of the name left. CloudFormation takes the log groups over by
@@ -197,6 +210,11 @@ func (d *Deployer) adopt(ctx context.Context, s *account.Stack) (_ *account.Stac
 				return nil, nil, nil, d.faultOn("look for the KMS key "+r.PhysicalID, "kms:DescribeKey", "", err)
 			}
 			in.Key = aws.ToString(out.KeyMetadata.Arn)
+			if out.KeyMetadata.KeyState != kmstypes.KeyStateEnabled {
+				return nil, nil, nil, fail.New(fail.Usage, "use the KMS key that an earlier stack of the name has left: "+in.Key,
+					fmt.Errorf("its state is %s", out.KeyMetadata.KeyState),
+					"enable it (aws kms enable-key --key-id "+r.PhysicalID+"), or name another by --kms-key")
+			}
 			taken, adopted = append(taken, r), append(adopted, in.Key)
 		}
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"net/url"
@@ -18,6 +19,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/cloudwatchlogs"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
+	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 
 	"github.com/bastion-ssm/bastion/account"
@@ -268,4 +270,119 @@ func beside(t *testing.T, cfg aws.Config) (names []string) {
 	}
 	slices.Sort(names)
 	return names
+}
+
+// mended is a transport to moto 5.2.1's ECS: it lists stopped tasks too, unless it is asked for others, and answers sizes as numbers.
+type mended struct{ http.RoundTripper }
+
+func (m mended) RoundTrip(r *http.Request) (*http.Response, error) {
+	service, action, _ := strings.Cut(r.Header.Get("X-Amz-Target"), ".")
+	if !strings.HasPrefix(service, "AmazonEC2ContainerService") {
+		return m.RoundTripper.RoundTrip(r)
+	}
+	if action == "ListTasks" {
+		var in map[string]any
+		if err := json.NewDecoder(r.Body).Decode(&in); err != nil {
+			return nil, err
+		}
+		if in["desiredStatus"] == nil {
+			in["desiredStatus"] = "RUNNING"
+		}
+		body, err := json.Marshal(in)
+		if err != nil {
+			return nil, err
+		}
+		r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	}
+	resp, err := m.RoundTripper.RoundTrip(r)
+	if err != nil || action != "RunTask" && action != "DescribeTasks" && action != "StopTask" {
+		return resp, err
+	}
+	defer resp.Body.Close()
+	var out any
+	if err := json.NewDecoder(resp.Body).Decode(&out); err != nil {
+		return nil, err
+	}
+	body, err := json.Marshal(sizesAsText(out))
+	resp.Body, resp.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+	return resp, err
+}
+
+// sizesAsText are the containers' sizes as ECS has them.
+func sizesAsText(v any) any {
+	switch v := v.(type) {
+	case map[string]any:
+		for name, value := range v {
+			if n, ok := value.(float64); ok && (name == "cpu" || name == "memory") {
+				v[name] = fmt.Sprint(n)
+			} else {
+				v[name] = sizesAsText(value)
+			}
+		}
+	case []any:
+		for i := range v {
+			v[i] = sizesAsText(v[i])
+		}
+	}
+	return v
+}
+
+// An emulator that is not ours runs a task of the stack's family and one of a neighbour's. destroy stops the first, and says that the
+// other is in its way.
+func TestMotoStopsTasks(t *testing.T) {
+	cfg := motoConfig(t)
+	cfg.HTTPClient = &http.Client{Transport: mended{cfg.HTTPClient.(*http.Client).Transport}}
+	ctx := t.Context()
+	d := motoDeployer(t, cfg, "bastion")
+	if _, err := install(ctx, d, newStack(t, account.Inputs{}), nil); err != nil {
+		t.Fatal(err)
+	}
+	tasks := ecs.NewFromConfig(cfg)
+	subnets, err := ec2.NewFromConfig(cfg).DescribeSubnets(ctx, &ec2.DescribeSubnetsInput{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(family string) string {
+		t.Helper()
+		definition, err := tasks.RegisterTaskDefinition(ctx, &ecs.RegisterTaskDefinitionInput{
+			Family: &family, NetworkMode: ecstypes.NetworkModeAwsvpc, RequiresCompatibilities: []ecstypes.Compatibility{ecstypes.CompatibilityFargate},
+			Cpu: aws.String("256"), Memory: aws.String("512"),
+			ContainerDefinitions: []ecstypes.ContainerDefinition{{Name: aws.String("bastion"), Image: aws.String("i"), Memory: aws.Int32(512)}},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		out, err := tasks.RunTask(ctx, &ecs.RunTaskInput{
+			Cluster: aws.String("bastion"), TaskDefinition: definition.TaskDefinition.TaskDefinitionArn, LaunchType: ecstypes.LaunchTypeFargate,
+			NetworkConfiguration: &ecstypes.NetworkConfiguration{AwsvpcConfiguration: &ecstypes.AwsVpcConfiguration{
+				Subnets: []string{*subnets.Subnets[0].SubnetId}, SecurityGroups: []string{"sg-1"}, // moto 5.2.1 fails without any
+			}},
+		})
+		if err != nil || len(out.Tasks) != 1 {
+			t.Fatalf("%+v, %v", out, err)
+		}
+		return *out.Tasks[0].TaskArn
+	}
+	own, other := run("bastion"), run("shop")
+	p, err := d.PlanDestroy(ctx, nil)
+	if err != nil || !slices.Equal(p.Tasks, []string{own}) || !slices.Equal(p.Others, []string{other}) {
+		t.Fatalf("%+v, %v", p, err)
+	}
+	if _, err := d.Destroy(ctx, p, DestroyOptions{}, nil); err == nil {
+		t.Error("a stack with a neighbour's task is removed")
+	}
+	if _, err := tasks.StopTask(ctx, &ecs.StopTaskInput{Cluster: aws.String("bastion"), Task: &other}); err != nil {
+		t.Fatal(err)
+	}
+	if p, err = d.PlanDestroy(ctx, nil); err != nil {
+		t.Fatal(err)
+	}
+	done, err := d.Destroy(ctx, p, DestroyOptions{}, nil)
+	if err != nil || !slices.Equal(done.Tasks, []string{own}) {
+		t.Fatalf("%+v, %v", done, err)
+	}
+	out, err := tasks.DescribeTasks(ctx, &ecs.DescribeTasksInput{Cluster: aws.String("bastion"), Tasks: []string{own}})
+	if err == nil && len(out.Tasks) == 1 && (*out.Tasks[0].LastStatus != "STOPPED" || *out.Tasks[0].StoppedReason != "bastion destroy") {
+		t.Errorf("%+v", out.Tasks[0])
+	}
 }

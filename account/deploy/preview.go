@@ -41,7 +41,7 @@ type Preview struct {
 
 	changeSet string // ARN
 	stackID   string
-	made      bool // this preview made the stack, which has nothing in it
+	made      bool // this preview made the stack, which has nothing in it; so did the one that was interrupted before it
 }
 
 // pollChangeSet and the like are the pauses between two looks at what CloudFormation does.
@@ -88,7 +88,7 @@ func (d *Deployer) Preview(ctx context.Context, s *account.Stack, params map[str
 	if err != nil {
 		return p, err
 	}
-	out, err := d.ensureChangeSet(ctx, in, state)
+	out, found, err := d.ensureChangeSet(ctx, in, state)
 	if isNoChange(err) {
 		p.Empty = true
 		return p, nil
@@ -97,12 +97,15 @@ func (d *Deployer) Preview(ctx context.Context, s *account.Stack, params map[str
 		return p, err
 	}
 	p.changeSet, p.stackID = aws.ToString(out.ChangeSetId), aws.ToString(out.StackId)
+	p.made = p.made || found && state.Phase == Review
 	err = d.read(ctx, &p, out)
 	return p, err
 }
 
 // changeSet is the change set that makes the stack what the preview says.
-func (d *Deployer) changeSet(p Preview, state State, adopted []string, params map[string]string) (*cloudformation.CreateChangeSetInput, error) {
+func (d *Deployer) changeSet(p Preview, state State, adopted []string, params map[string]string) (
+	*cloudformation.CreateChangeSetInput, error,
+) {
 	op := "preview " + d.stack()
 	template, err := p.Stack.Deployable(d.Version, adopted...)
 	if err != nil {
@@ -147,8 +150,8 @@ func (d *Deployer) changeSet(p Preview, state State, adopted []string, params ma
 	return in, nil
 }
 
-// tooLarge is the error of a stack whose template does not fit into a call: one with many classes, or with many rules for its tasks in security
-// groups of others.
+// tooLarge is the error of a stack whose template does not fit into a call: one with many classes, or with many rules for its tasks in
+// security groups of others.
 func (d *Deployer) tooLarge(op string, size int, in account.Inputs) error {
 	next := "divide the classes between stacks of different names (--name)"
 	if len(in.Ingress) > 0 && len(in.Classes) == 1 {
@@ -169,32 +172,35 @@ func saysNoChange(reason string) bool {
 	return strings.Contains(reason, "didn't contain changes") || strings.Contains(reason, "No updates are to be performed")
 }
 
-// ensureChangeSet returns the change set of in when CloudFormation has made it. One that an interrupted preview left is as good.
+// ensureChangeSet returns the change set of in when CloudFormation has made it. One that an interrupted preview left is as good: it is
+// found.
 func (d *Deployer) ensureChangeSet(ctx context.Context, in *cloudformation.CreateChangeSetInput, state State) (
-	*cloudformation.DescribeChangeSetOutput, error,
+	_ *cloudformation.DescribeChangeSetOutput, found bool, _ error,
 ) {
 	if state.Phase != None {
 		out, err := d.aws.DescribeChangeSet(ctx, &cloudformation.DescribeChangeSetInput{StackName: &d.name, ChangeSetName: in.ChangeSetName})
 		switch {
 		case err == nil && pending(out.Status), err == nil && out.ExecutionStatus == types.ExecutionStatusAvailable:
-			return d.awaitChangeSet(ctx, aws.ToString(out.ChangeSetId))
+			out, err := d.awaitChangeSet(ctx, aws.ToString(out.ChangeSetId))
+			return out, true, err
 		case err == nil: // it failed, or the stack has changed since
 			_, err := d.aws.DeleteChangeSet(ctx, &cloudformation.DeleteChangeSetInput{ChangeSetName: out.ChangeSetId})
 			if err != nil {
-				return nil, d.fault("delete an old change set of", "cloudformation:DeleteChangeSet", err)
+				return nil, false, d.fault("delete an old change set of", "cloudformation:DeleteChangeSet", err)
 			}
 		case awsanswer.ClassOf(err) == awsanswer.Denied || awsanswer.ClassOf(err) == awsanswer.None:
-			return nil, d.fault("look for a change set of", "cloudformation:DescribeChangeSet", err)
+			return nil, false, d.fault("look for a change set of", "cloudformation:DescribeChangeSet", err)
 		}
 	}
 	made, err := d.aws.CreateChangeSet(ctx, in)
 	if err != nil {
 		if isNoChange(err) {
-			return nil, errNoChange
+			return nil, false, errNoChange
 		}
-		return nil, d.fault("create a change set of", "cloudformation:CreateChangeSet", err)
+		return nil, false, d.fault("create a change set of", "cloudformation:CreateChangeSet", err)
 	}
-	return d.awaitChangeSet(ctx, aws.ToString(made.Id))
+	out, err := d.awaitChangeSet(ctx, aws.ToString(made.Id))
+	return out, false, err
 }
 
 func pending(s types.ChangeSetStatus) bool {

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/bastion-ssm/bastion/account"
@@ -27,8 +28,8 @@ type Options struct {
 	ImageBytes int64 // in the repository; 0: the usual size
 }
 
-// BySettings returns Fargate's price by the settings price_vcpu_hour and price_gb_hour, or nil if these have their defaults: a table's prices
-// are better, which differ between regions and architectures.
+// BySettings returns Fargate's price by the settings price_vcpu_hour and price_gb_hour, or nil if these have their defaults: a table's
+// prices are better, which differ between regions and architectures.
 func BySettings(vcpuHour, gbHour float64) *fargate.Price {
 	usual := Published().Regions[usual]
 	if ofFloat(vcpuHour).Cmp(*usual.X86VCPUHour) == 0 && ofFloat(gbHour).Cmp(*usual.X86GBHour) == 0 {
@@ -125,7 +126,8 @@ func (e *estimator) month() {
 			zones = 1
 			e.note("interface endpoints: for one zone, because the stack names no subnets; each further one costs as much again")
 		}
-		add(fmt.Sprintf("%d interface endpoints in %d zones", endpoints, zones), count(endpoints*zones*monthHours), "endpoint-hour", e.prices.EndpointHour)
+		add(fmt.Sprintf("%d interface endpoints in %d zones", endpoints, zones), count(endpoints*zones*monthHours), "endpoint-hour",
+			e.prices.EndpointHour)
 	}
 	add("KMS key", count(e.number("AWS::KMS::Key")), "key-month", e.prices.KeyMonth)
 	add("alarms", count(e.number("AWS::CloudWatch::Alarm")), "alarm-month", e.prices.AlarmMonth)
@@ -160,9 +162,7 @@ func (e *estimator) properties(kind, name string) (values []any) {
 func (e *estimator) service() (items []Item) {
 	var tasks int64
 	for _, n := range e.properties("AWS::ECS::Service", "DesiredCount") {
-		if n, ok := n.(int); ok {
-			tasks += int64(n)
-		}
+		tasks += e.wanted(n)
 	}
 	if tasks == 0 {
 		return nil
@@ -174,10 +174,29 @@ func (e *estimator) service() (items []Item) {
 	return items
 }
 
+// wanted is a number of tasks: itself, or the default of the parameter that has it.
+func (e *estimator) wanted(tasks any) int64 {
+	switch n := tasks.(type) {
+	case int:
+		return int64(n)
+	case account.Ref:
+		i := slices.IndexFunc(e.stack.Parameters, func(p account.Parameter) bool { return p.Name == string(n) })
+		if i >= 0 {
+			number, _ := strconv.ParseInt(e.stack.Parameters[i].Default, 10, 64) // of the model, which has validated it
+			return number
+		}
+	}
+	return 0
+}
+
 // hour adds what a bastion costs while it runs.
 func (e *estimator) hour() {
 	e.estimate.Hour = []Item{}
 	if e.number("AWS::ECS::TaskDefinition") == 0 {
+		return
+	}
+	if len(e.stack.Inputs.SharedClasses()) == len(e.stack.Inputs.Classes) {
+		e.note("nobody starts bastions of their own: the shared ones cost the same whether somebody uses them or not")
 		return
 	}
 	e.estimate.Hour = e.task()

@@ -155,6 +155,15 @@ func TestNotes(t *testing.T) {
 	}
 }
 
+// A shared class costs by its tasks, all the time, and nothing an hour.
+func TestSharedClass(t *testing.T) {
+	e := Of(newStack(t, account.Inputs{Region: "us-east-1", CPU: 256, Classes: []account.Class{{Shared: 3}}}), Options{})
+	const want = "Fargate vCPU, x86, of 3 tasks that always run: 547.5 vCPU-hour * 0.04048 = 22.1628"
+	if got := lines(e.Month); got[0] != want || len(e.Hour) > 0 || !says(e, "whether somebody uses them or not") {
+		t.Errorf("%q, want %q; %+v", got, want, e)
+	}
+}
+
 // Tasks of a service cost something all the time. Instances, and tasks on Spot, are notes.
 func TestVariants(t *testing.T) {
 	s := newStack(t, account.Inputs{Region: "us-east-1", CPU: 256})

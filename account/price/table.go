@@ -83,7 +83,8 @@ func Parse(text []byte) (Table, error) {
 	return t, nil
 }
 
-// find returns the prices of a region, the region that they are of, and where they are from. An operator's table comes before the published one.
+// find returns the prices of a region, the region that they are of, and where they are from. An operator's table comes before the
+// published one.
 func find(region string, own *Table) (p Prices, of, source string) {
 	tables := []Table{Published()}
 	if own != nil {

@@ -20,8 +20,8 @@ type Life struct {
 	Size    fargate.Size // zero: an older bastiond did not say
 }
 
-// Lives returns the lives of the bastions whose lines the range has, the earliest first. A life is cut to the range. One without a stop ends
-// with its last line, unless running says that the task with this ID runs: then it ends with the range.
+// Lives returns the lives of the bastions whose lines the range has, the earliest first. A life is cut to the range. One without a stop
+// ends with its last line, unless running says that the task with this ID runs: then it ends with the range.
 func (l *Log) Lives(ctx context.Context, r Range, running func(task string) bool) ([]Life, error) {
 	lives := make(map[string]*Life)
 	// Those events that a bastion has between its first and its last connection, and none for each.

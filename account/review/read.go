@@ -43,8 +43,8 @@ type line struct {
 	task string // ID
 }
 
-// lateness is how much later than bastiond the log driver may say that a line was written. CloudWatch Logs chooses by the driver's time, and
-// a range is of bastiond's: without it, a line of a range's last moment would be in neither that range nor the next.
+// lateness is how much later than bastiond the log driver may say that a line was written. CloudWatch Logs chooses by the driver's time,
+// and a range is of bastiond's: without it, a line of a range's last moment would be in neither that range nor the next.
 const lateness = 5 * time.Minute
 
 // read calls each with every line of the events in the range, as CloudWatch Logs orders them. It skips lines that are not bastiond's audit:

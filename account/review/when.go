@@ -9,7 +9,10 @@ import (
 
 // Moment reads a point in time: RFC 3339, a day, or a day with its time. Without a zone it is UTC, as the log is.
 func Moment(text string) (time.Time, error) {
-	for _, layout := range []string{time.RFC3339, time.DateOnly, "2006-01-02T15:04Z07:00", "2006-01-02T15:04", "2006-01-02 15:04", time.DateTime} {
+	for _, layout := range []string{
+		time.RFC3339, time.DateOnly, "2006-01-02T15:04Z07:00", "2006-01-02T15:04", "2006-01-02 15:04",
+		time.DateTime,
+	} {
 		if t, err := time.Parse(layout, text); err == nil {
 			return t.UTC(), nil
 		}

@@ -18,6 +18,7 @@ type Settings struct {
 	Region         string
 	Cluster        string
 	TaskDefinition string
+	SharedService  string // empty: each person starts a task of their own
 	Subnets        []string
 	SecurityGroup  string
 	PublicAddress  bool
@@ -38,6 +39,9 @@ func (s Settings) File() ([]byte, error) {
 	}
 	if s.TaskDefinition != theDefault {
 		add("task_definition", s.TaskDefinition)
+	}
+	if s.SharedService != "" {
+		add("shared_service", s.SharedService)
 	}
 	add("subnets", s.Subnets)
 	add("security_groups", []string{s.SecurityGroup})

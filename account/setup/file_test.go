@@ -18,7 +18,7 @@ func TestFile(t *testing.T) {
 		},
 		"most": {
 			Account: "111122223333", Region: "cn-north-1", Cluster: "data", TaskDefinition: "data-read",
-			Subnets: []string{"subnet-1", "subnet-2"}, SecurityGroup: "sg-1", PublicAddress: true,
+			SharedService: "data-read", Subnets: []string{"subnet-1", "subnet-2"}, SecurityGroup: "sg-1", PublicAddress: true,
 			Targets: map[string]string{"orders": "rds:orders", "no": "cache:no", "wiki": "wiki.internal:443"},
 		},
 	} {
@@ -37,7 +37,8 @@ func TestFile(t *testing.T) {
 			}
 			got := Settings{
 				Account: settings.Account, Region: s.AWS.Region, Cluster: s.Bastion.Cluster, TaskDefinition: s.Bastion.TaskDefinition,
-				Subnets: s.Bastion.Subnets, SecurityGroup: s.Bastion.SecurityGroups[0], PublicAddress: s.Bastion.AssignPublicIP,
+				SharedService: s.Bastion.SharedService,
+				Subnets:       s.Bastion.Subnets, SecurityGroup: s.Bastion.SecurityGroups[0], PublicAddress: s.Bastion.AssignPublicIP,
 			}
 			for name, target := range s.Targets {
 				if got.Targets == nil {

@@ -13,9 +13,9 @@ const (
 	freshPause = 5 * time.Second
 )
 
-// WithFreshRoles calls start, which starts a task, and calls it again while ECS cannot assume the task's roles yet: what was just made in IAM
-// takes a while to be known in every place. A refusal that lasts is start's error.
-// Source: the IAM user guide, "Changes that I make are not always immediately visible".
+// WithFreshRoles calls start, which starts a task, and calls it again while ECS cannot assume the task's roles yet: what was just made in
+// IAM takes a while to be known in every place. A refusal that lasts is start's error. Source: the IAM user guide, "Changes that I make
+// are not always immediately visible".
 func WithFreshRoles(ctx context.Context, start func() error) error {
 	for end := time.Now().Add(freshTime); ; {
 		err := start()

@@ -111,6 +111,9 @@ const RepositoryOutput = "RepositoryUri"
 // complete makes a plan's images and its stack.
 func (s *Setup) complete(plan *Plan, inputs account.Inputs) (err error) {
 	inputs = inputs.Defaults()
+	if inputs.Classes, err = s.Answers.Sharing(inputs.Classes); err != nil {
+		return err
+	}
 	if s.Binaries != nil {
 		if plan.Images, err = Images(s.Binaries, s.Version, inputs.Classes); err != nil {
 			return err
@@ -155,7 +158,8 @@ func foreign(name string) error {
 		"choose another name: --name NAME")
 }
 
-// parameters are the stack's parameters that are not in its inputs: which image a class has. Without images it stays.
+// parameters are the stack's parameters that are not in its inputs: which image a class has. Without images it stays. A new stack has no
+// tasks of services: there is no image yet in its repository.
 func (p *Plan) parameters() map[string]string {
 	parameters := make(map[string]string)
 	for _, c := range p.Stack.Inputs.Classes {
@@ -165,6 +169,11 @@ func (p *Plan) parameters() map[string]string {
 	}
 	for _, i := range p.Images {
 		parameters[account.ImageParameter(i.Class)] = i.Tag
+	}
+	if !p.Exists {
+		for _, c := range p.Stack.Inputs.SharedClasses() {
+			parameters[account.TasksParameter(c.Name)] = "0"
+		}
 	}
 	return parameters
 }
@@ -196,11 +205,27 @@ func (s *Setup) Apply(ctx context.Context, p *Plan, progress func(image.Progress
 	outputs, err := s.Stacks.Apply(ctx, p.preview, s.Person.Event)
 	if err == nil && !p.Exists {
 		err = s.push(ctx, p, outputs[RepositoryOutput], progress)
+		if err == nil && len(p.Images) > 0 && len(p.Stack.Inputs.SharedClasses()) > 0 {
+			err = s.share(ctx, p)
+		}
 	}
 	if err != nil {
 		return Result{}, err
 	}
 	return Result{Outputs: outputs, Settings: p.settings(outputs)}, nil
+}
+
+// share gives the services of a new stack their tasks, once the images are there.
+func (s *Setup) share(ctx context.Context, p *Plan) error {
+	s.Person.Step("starting the shared bastions")
+	made := *p
+	made.Exists = true // its parameters are those of a stack that stands
+	preview, err := s.Stacks.Preview(ctx, p.preview.Stack, made.parameters())
+	if err != nil {
+		return err
+	}
+	_, err = s.Stacks.Apply(ctx, preview, s.Person.Event)
+	return err
 }
 
 func (s *Setup) push(ctx context.Context, p *Plan, repository string, progress func(image.Progress)) error {
@@ -218,6 +243,9 @@ func (p *Plan) settings(outputs deploy.Outputs) Settings {
 		Account: p.Account, Region: p.Region, Cluster: outputs["Cluster"],
 		TaskDefinition: outputs[account.TaskDefinitionOutput(in.Classes[0].Name)],
 		Subnets:        in.Subnets, SecurityGroup: outputs["SecurityGroupId"], PublicAddress: in.PublicAddress,
+	}
+	if in.Classes[0].Shared > 0 {
+		s.SharedService = outputs[account.ServiceOutput(in.Classes[0].Name)]
 	}
 	for _, d := range p.Choice.Databases {
 		if kind, name, ok := strings.Cut(d.Name, ":"); ok && targets.CheckName(name) == nil {

@@ -19,10 +19,12 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/ecr"
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/rds"
 
 	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/account/deploy"
+	"github.com/bastion-ssm/bastion/account/image"
 	"github.com/bastion-ssm/bastion/account/survey"
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -155,6 +157,11 @@ func (w *world) stacks() deploy.Clients {
 				body = strings.ReplaceAll(body, "${ImageTag}", *p.ParameterValue)
 			}
 		}
+		for _, p := range in.Parameters {
+			if aws.ToString(p.ParameterKey) == "Tasks" && p.ParameterValue != nil {
+				body = strings.ReplaceAll(body, `{"Ref":"Tasks"}`, *p.ParameterValue)
+			}
+		}
 		in.TemplateBody = &body
 		if err != nil {
 			return nil, err
@@ -167,7 +174,7 @@ func (w *world) stacks() deploy.Clients {
 		out, err := describe(ctx, in, o...)
 		if err == nil && len(out.Stacks) > 0 && strings.HasSuffix(string(out.Stacks[0].StackStatus), "_COMPLETE") {
 			for key, value := range map[string]string{
-				"Cluster": "bastion", "TaskDefinition": "bastion", "SecurityGroupId": "sg-made",
+				"Cluster": "bastion", "TaskDefinition": "bastion", "SecurityGroupId": "sg-made", "SharedService": "bastion",
 				"RepositoryUri": "123456789012.dkr.ecr." + region + ".amazonaws.com/bastion",
 			} {
 				out.Stacks[0].Outputs = append(out.Stacks[0].Outputs, cfntypes.Output{OutputKey: &key, OutputValue: &value})
@@ -307,6 +314,41 @@ func TestSetupOnMoto(t *testing.T) {
 	}
 	if err != nil || len(plan.Changes) > 0 {
 		t.Errorf("without bastiond: %v, changes %+v", err, plan.Changes)
+	}
+}
+
+// A shared class has no tasks before its image is there, and then as many as were chosen.
+func TestSharedSetupOnMoto(t *testing.T) {
+	w := newWorld(t)
+	w.furnish()
+	s := w.setup(&person{answers: agrees})
+	w.do(s.Answers.Share("2"))
+	plan, err := s.Look(t.Context())
+	w.do(err)
+	w.do(s.Preview(t.Context(), plan))
+	tasks := func() int32 {
+		out, err := ecs.NewFromConfig(w.config()).DescribeServices(t.Context(), &ecs.DescribeServicesInput{
+			Cluster: aws.String("bastion"), Services: []string{"bastion"},
+		})
+		if err != nil || len(out.Services) != 1 {
+			return -1
+		}
+		return out.Services[0].DesiredCount
+	}
+	var before []int32
+	result, err := s.Apply(t.Context(), plan, func(image.Progress) {
+		if before == nil {
+			before = append(before, tasks())
+		}
+	})
+	w.do(err)
+	if len(before) != 1 || before[0] != 0 || tasks() != 2 || result.Settings.SharedService != "bastion" {
+		t.Errorf("%d tasks while the image was pushed, %d in the end; %+v", before, tasks(), result.Settings)
+	}
+	// Again nothing changes.
+	plan, _, err = w.run(t.Context(), new(person))
+	if err != nil || !plan.Exists || plan.Stack.Inputs.Classes[0].Shared != 2 || len(plan.Changes) > 0 {
+		t.Errorf("again: %v, %+v", err, plan)
 	}
 }
 

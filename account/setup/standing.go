@@ -21,7 +21,8 @@ func (s *Setup) standing(plan *Plan, l survey.Landscape, state deploy.State) (ac
 	}
 	plan.repository, plan.deployed, plan.ingress = state.Outputs[RepositoryOutput], state.Parameters, state.Inputs.Ingress
 	in := merged(state.Inputs, s.Answers.Inputs)
-	in.PublicAddress = in.PublicAddress || s.Answers.PublicAddress
+	in.Classes = stillShared(state.Inputs.Classes, in.Classes)
+	in.PublicAddress = (in.PublicAddress || s.Answers.PublicAddress) && !s.Answers.NoPublicAddress
 	vpc := cmp.Or(in.VPC, state.Parameters[vpcParameter])
 	if err := s.refuse(l, in, vpc); err != nil {
 		return in, err
@@ -38,7 +39,7 @@ func (s *Setup) standing(plan *Plan, l survey.Landscape, state deploy.State) (ac
 	} else {
 		plan.Choice = survey.Choice{VPC: now.VPC, Databases: now.Databases}
 		if len(s.Answers.Inputs.Classes) > 0 {
-			plan.Choice.Notes = append(unlisted(state.Inputs.Classes, in.Classes), open(&in, state.Inputs.Classes, now.Inputs.Classes[0].Allow)...)
+			plan.Choice.Notes = append(unlisted(state.Inputs.Classes, in.Classes), open(&in, state, now.Inputs.Classes[0].Allow)...)
 		} else {
 			plan.Choice.Notes = unknown(in.Classes, now.Inputs.Classes[0].Allow)
 		}
@@ -52,8 +53,24 @@ func (s *Setup) standing(plan *Plan, l survey.Landscape, state deploy.State) (ac
 	return in, nil
 }
 
+// stillShared are classes that keep the shared tasks which they had: lists say nothing of them.
+func stillShared(deployed, classes []account.Class) []account.Class {
+	classes = slices.Clone(classes)
+	for i, c := range classes {
+		for _, had := range deployed {
+			if had.Name == c.Name {
+				classes[i].Shared = had.Shared
+			}
+		}
+	}
+	return classes
+}
+
 // vpcParameter is the stack's parameter with the VPC's id, for a stack whose inputs name none.
 const vpcParameter = "VpcId"
+
+// cidrParameter is the stack's parameter with the VPC's IPv4 range, for a stack whose inputs name none.
+const cidrParameter = "VpcCidr"
 
 // refuse returns an error for an answer that a stack cannot follow once it stands: its tasks, endpoints and rules are all of one VPC.
 func (s *Setup) refuse(l survey.Landscape, in account.Inputs, vpc string) error {
@@ -67,7 +84,28 @@ func (s *Setup) refuse(l survey.Landscape, in account.Inputs, vpc string) error 
 	if e := in.Endpoints; s.Answers.MakeEndpoints && !e.Make && len(e.Groups) == 0 && e.PrefixList == "" {
 		return fail.New(fail.Usage, op, errors.New("--"+survey.FlagEndpoints+" "+survey.Yes+": its tasks reach AWS without VPC endpoints"), next)
 	}
+	if s.Answers.NoEndpoints && in.Endpoints.Make {
+		return fail.New(fail.Usage, op, errors.New("--"+survey.FlagEndpoints+" "+survey.No+
+			": its tasks, and whoever else is in the VPC, reach AWS by its endpoints"), next)
+	}
+	if public := publicOf(l, in.Subnets); s.Answers.NoPublicAddress && public != "" && !in.Endpoints.Make && len(in.Endpoints.Groups) == 0 {
+		return fail.New(fail.Usage, op, fmt.Errorf("--%s %s: from the subnet %s a task reaches AWS by its public address alone",
+			survey.FlagPublic, survey.No, public),
+			"name subnets with another way to AWS: --subnets")
+	}
 	return nil
+}
+
+// publicOf returns the first of the subnets whose way out is an internet gateway, "" if there is none.
+func publicOf(l survey.Landscape, subnets []string) string {
+	for _, v := range l.VPCs {
+		for _, n := range v.Subnets {
+			if n.Way == survey.WayInternet && slices.Contains(subnets, n.ID) {
+				return n.ID
+			}
+		}
+	}
+	return ""
 }
 
 // joined are rules, and those of more that are for another group or port.
@@ -86,16 +124,61 @@ func admits(rules []account.Ingress, rule account.Ingress) bool {
 	return slices.ContainsFunc(rules, func(r account.Ingress) bool { return r.Group == rule.Group && r.Port == rule.Port })
 }
 
-// open adds to the rules of the stack's own security group what the operator's new lists need, and returns notes on what stays closed. The
-// rules cover the databases that were on a list already. A stack without listed rules has the model's, which stay.
-func open(in *account.Inputs, deployed []account.Class, databases []string) []string {
-	if in.SecurityGroup != "" || len(in.Egress) == 0 {
+// open makes the rules of the stack's own security group those that the operator's new lists need, and returns notes on what stays
+// closed. The rules cover the databases that were on a list already. A stack without listed rules has the model's: they are listed if
+// more must be.
+func open(in *account.Inputs, state deploy.State, databases []string) []string {
+	if in.SecurityGroup != "" {
 		return nil
 	}
-	covered := slices.DeleteFunc(slices.Clone(databases), func(destination string) bool { return !has(deployed, destination) })
+	listed := len(in.Egress) > 0
+	if in.VPCCIDR == "" {
+		in.VPCCIDR = state.Parameters[cidrParameter]
+	}
+	if !listed {
+		in.Egress = account.UsualEgress(append([]string{in.VPCCIDR}, in.MoreCIDRs...))
+	}
+	kept, gone := needed(*in)
+	covered := slices.DeleteFunc(slices.Clone(databases), func(destination string) bool { return !has(state.Inputs.Classes, destination) })
+	before := in.Egress
+	in.Egress = kept
 	more, notes := survey.Open(*in, covered)
-	in.Egress = slices.Concat(in.Egress, more)
+	in.Egress = slices.Concat(kept, more)
+	switch {
+	case len(in.Egress) == 0: // none would mean the model's
+		in.Egress = before
+		if !listed {
+			in.Egress = nil
+		}
+		return notes
+	case !listed && len(more)+len(gone) == 0:
+		in.Egress = nil
+		return notes
+	}
+	gone = slices.DeleteFunc(gone, func(r account.Egress) bool {
+		return slices.ContainsFunc(more, func(m account.Egress) bool { return m.Port == r.Port && m.CIDR == r.CIDR && m.Group == r.Group })
+	})
+	if len(gone) > 0 {
+		var texts []string
+		for _, r := range gone {
+			texts = append(texts, fmt.Sprintf("%s:%d", cmp.Or(r.Group, r.CIDR), r.Port))
+		}
+		notes = append(notes, "the tasks' security group no longer leads to: "+strings.Join(texts, ", "))
+	}
 	return notes
+}
+
+// needed divides the rules of the stack's own security group: those whose port is on a list stay, but for what an earlier list needed
+// besides the databases.
+func needed(in account.Inputs) (kept, gone []account.Egress) {
+	for _, r := range in.Egress {
+		if r.Description != survey.Listed && survey.ListsPort(in.Classes, r.Port) {
+			kept = append(kept, r)
+		} else {
+			gone = append(gone, r)
+		}
+	}
+	return kept, gone
 }
 
 // has reports whether the list of a class has a destination.
@@ -130,5 +213,6 @@ func unknown(classes []account.Class, now []string) []string {
 	if len(news) == 0 {
 		return nil
 	}
-	return []string{"not on the list of destinations, because it was not there before: " + strings.Join(news, ", ") + " (name the whole list by --allow)"}
+	return []string{"not on the list of destinations, because it was not there before: " +
+		strings.Join(news, ", ") + " (name the whole list by --allow)"}
 }

@@ -163,3 +163,111 @@ func TestStandingOpens(t *testing.T) {
 		t.Errorf("%+v", egress)
 	}
 }
+
+// No is an answer too: public addresses go where the subnets have another way to AWS, and endpoints that others use stay.
+func TestStandingNo(t *testing.T) {
+	state := func(change func(*account.Inputs)) deploy.State {
+		in := account.Inputs{
+			Name: "bastion", Region: region, VPC: "vpc-1", VPCCIDR: "10.0.0.0/16", Subnets: []string{"subnet-1"}, PublicAddress: true,
+			Classes: []account.Class{{Allow: []string{listedOrders}}},
+		}
+		change(&in)
+		return deploy.State{Own: true, Inputs: in}
+	}
+	for name, tt := range map[string]struct {
+		answer string
+		state  deploy.State
+		want   string // of the error
+	}{
+		"public address":             {survey.FlagPublic, state(func(*account.Inputs) {}), ""},
+		"the only way":               {survey.FlagPublic, state(func(in *account.Inputs) { in.Subnets = []string{"subnet-2"} }), "by its public address alone"},
+		"endpoints":                  {survey.FlagEndpoints, state(func(in *account.Inputs) { in.Endpoints.Make = true }), "whoever else is in the VPC"},
+		"endpoints that it has not":  {survey.FlagEndpoints, state(func(*account.Inputs) {}), ""},
+		"public address, and others": {survey.FlagPublic, state(func(in *account.Inputs) { in.Subnets, in.Endpoints.Groups = []string{"subnet-2"}, []string{"sg-1"} }), ""},
+	} {
+		s := &Setup{Version: "v1", Answers: survey.Answers{Inputs: account.Inputs{Name: "bastion"}}}
+		if err := s.Answers.Answer(tt.answer, survey.No); err != nil {
+			t.Fatal(err)
+		}
+		in, err := s.standing(&Plan{Exists: true}, standingLand(), tt.state)
+		if (err == nil) != (tt.want == "") || err != nil && (fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), tt.want)) {
+			t.Errorf("%s: %v, want %q", name, err, tt.want)
+		}
+		if err == nil && in.PublicAddress != (tt.answer != survey.FlagPublic) {
+			t.Errorf("%s: public addresses %t", name, in.PublicAddress)
+		}
+	}
+}
+
+// The rules of the stack's own security group follow a new list: what no list needs goes, also what an earlier list had added, and a
+// stack with the model's rules gets them listed only if that changes something.
+func TestStandingEgressFollowsTheLists(t *testing.T) {
+	usual := account.UsualEgress([]string{"10.0.0.0/16"})
+	byGroup := account.Egress{Port: 5432, Group: "sg-0a", Description: "rds:orders"}
+	added := account.Egress{Port: 1521, CIDR: "10.9.0.0/16", Description: survey.Listed}
+	for name, tt := range map[string]struct {
+		had   []account.Egress
+		allow []string
+		want  []account.Egress
+		note  string
+	}{
+		"no rules, a port that they lack": {nil, []string{"10.9.0.0/16:1521", "*:5432", "*:3306", "*:6379"}, append(slices.Clone(usual), added), ""},
+		"no rules, nothing new":           {nil, []string{"10.0.0.0/16:5432", "10.0.0.0/16:3306", "10.0.0.0/16:6379"}, nil, ""},
+		"no rules, fewer ports":           {nil, []string{"10.0.0.0/16:5432"}, usual[1:2], "no longer leads to: 10.0.0.0/16:3306, 10.0.0.0/16:6379"},
+		"what a list had added":           {[]account.Egress{byGroup, added}, []string{listedOrders}, []account.Egress{byGroup}, "no longer leads to: 10.9.0.0/16:1521"},
+		"a database's":                    {[]account.Egress{byGroup, added}, []string{"10.9.0.0/16:1521"}, []account.Egress{added}, "no longer leads to: sg-0a:5432"},
+		"a range of ports":                {[]account.Egress{byGroup}, []string{"10.0.0.0/16:5000-6000"}, []account.Egress{byGroup}, ""},
+		"none is left":                    {[]account.Egress{byGroup}, []string{"10.0.0.0/16:1-9"}, []account.Egress{byGroup}, ""},
+	} {
+		in := account.Inputs{Name: "bastion", MoreCIDRs: nil, Egress: tt.had, Classes: []account.Class{{Allow: tt.allow}}}
+		state := deploy.State{Inputs: account.Inputs{Classes: []account.Class{{Allow: []string{listedOrders}}}}, Parameters: map[string]string{"VpcCidr": "10.0.0.0/16"}}
+		notes := open(&in, state, []string{listedOrders})
+		if !slices.Equal(in.Egress, tt.want) {
+			t.Errorf("%s: %+v, want %+v", name, in.Egress, tt.want)
+		}
+		if text := strings.Join(notes, "; "); !strings.Contains(text, tt.note) || tt.note == "" && strings.Contains(text, "no longer") {
+			t.Errorf("%s: %q", name, notes)
+		}
+	}
+}
+
+// Lists say nothing of shared tasks: a class keeps them until --shared says otherwise. The plan tells its people what sharing means.
+func TestStandingShared(t *testing.T) {
+	for name, tt := range map[string]struct {
+		answers survey.Answers
+		want    int
+	}{
+		"as it was":  {survey.Answers{}, 2},
+		"a new list": {survey.Answers{Inputs: account.Inputs{Classes: []account.Class{{Allow: []string{listedOrders}}}}}, 2},
+		"more":       {survey.Answers{Shared: map[string]int{"": 3}}, 3},
+		"none":       {survey.Answers{Shared: map[string]int{"": 0}}, 0},
+	} {
+		tt.answers.Inputs.Name = "bastion"
+		s := &Setup{Answers: tt.answers, Version: "v1"}
+		plan := &Plan{Exists: true}
+		in, err := s.standing(plan, standingLand(), deploy.State{Own: true, Inputs: account.Inputs{
+			Name: "bastion", Region: region, VPC: "vpc-1", VPCCIDR: "10.0.0.0/16", Subnets: []string{"subnet-1"},
+			Classes: []account.Class{{Allow: []string{listedOrders}, Shared: 2}},
+		}})
+		if err == nil {
+			err = s.complete(plan, in)
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got := plan.Stack.Inputs.Classes[0].Shared; got != tt.want {
+			t.Errorf("%s: %d tasks, want %d", name, got, tt.want)
+		}
+		if told := strings.Contains(strings.Join(plan.Show().Notes, " "), "is root in it"); told != (tt.want > 0) {
+			t.Errorf("%s: the plan tells what sharing means: %t", name, told)
+		}
+	}
+	for _, text := range []string{"x", "team=x", "-1", "team=-1"} {
+		if err := new(survey.Answers).Share(text); fail.KindOf(err) != fail.Usage {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+	if _, err := (survey.Answers{Shared: map[string]int{"team": 1}}).Sharing([]account.Class{{Name: "own"}}); fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), `"team"`) {
+		t.Errorf("%v", err)
+	}
+}

@@ -22,7 +22,7 @@ type Shown struct {
 	Stack     string          `json:"stack"`
 	Exists    bool            `json:"exists"`
 	Choices   []survey.Reason `json:"choices"`
-	Inputs    account.Inputs  `json:"inputs"`
+	Inputs    map[string]any  `json:"inputs"`
 	Resources []deploy.Change `json:"resources"`
 	Yours     []string        `json:"changes_of_yours"` // what the stack changes of what is not its own
 	Notes     []string        `json:"notes"`
@@ -34,9 +34,11 @@ type Shown struct {
 func (p *Plan) Show() Shown {
 	in := p.Stack.Inputs
 	s := Shown{
-		Account: p.Account, Region: p.Region, Stack: in.Name, Exists: p.Exists, Choices: p.Choice.Reasons, Inputs: in, Notes: p.Choice.Notes,
+		Account: p.Account, Region: p.Region, Stack: in.Name, Exists: p.Exists, Choices: p.Choice.Reasons, Inputs: in.Shown(),
+		Notes: p.Choice.Notes,
 	}
 	s.Cost = price.Of(p.Stack, p.price)
+	s.Choices = append(slices.Clip(s.Choices), transcripts(in))
 	for _, f := range p.Findings {
 		if slices.ContainsFunc(p.Choice.Notes, func(note string) bool { return strings.HasPrefix(note, "AWS did not show "+f.What+" (") }) {
 			continue // the choice says what follows of it
@@ -46,6 +48,7 @@ func (p *Plan) Show() Shown {
 	for _, a := range p.Adopted {
 		s.Notes = append(s.Notes, fmt.Sprintf("an earlier stack of the name has left %s, which this one takes over", a.PhysicalID))
 	}
+	s.Notes = append(s.Notes, shared(in)...)
 	s.Yours = p.yours()
 	for _, i := range p.Images {
 		if i.Class != "" {
@@ -60,6 +63,33 @@ func (p *Plan) Show() Shown {
 		}
 	}
 	return s
+}
+
+// transcripts says whether ECS Exec leaves transcripts, and what that means.
+func transcripts(in account.Inputs) survey.Reason {
+	if in.ExecLogs {
+		return survey.Reason{
+			What: "ECS Exec", Value: "encrypted, with transcripts in CloudWatch Logs and S3",
+			Why: "you chose it; the agent in the task writes them, by permissions of the task role, and needs script and cat in the image",
+		}
+	}
+	return survey.Reason{
+		What: "ECS Exec", Value: "encrypted, without transcripts",
+		Why: "whoever enters a task could write them; CloudTrail has each command, and an alarm tells of any but the grant's (--exec-logs)",
+	}
+}
+
+// shared says of each shared class what its people must know of each other.
+func shared(in account.Inputs) (notes []string) {
+	for _, c := range in.SharedClasses() {
+		of := "the bastions are shared"
+		if c.Name != "" {
+			of = "the bastions of class " + c.Name + " are shared"
+		}
+		notes = append(notes, fmt.Sprintf("%s: %s always run, and whoever may use one is root in it by ECS Exec: they can end it for all, "+
+			"make grants in others' names and read what their connections carry without TLS (docs/security.md)", of, words.Count(c.Shared, "task")))
+	}
+	return notes
 }
 
 // yours are the rules that the plan adds to security groups of others, or removes from them.

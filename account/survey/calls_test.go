@@ -30,6 +30,7 @@ type fakes struct {
 	vpcs      []ec2types.Vpc
 	subnets   []ec2types.Subnet
 	tables    []ec2types.RouteTable
+	gateways  []ec2types.NatGateway
 	endpoints []ec2types.VpcEndpoint
 	services  []ec2types.ServiceDetail
 	lists     []ec2types.ManagedPrefixList
@@ -37,6 +38,7 @@ type fakes struct {
 
 	instances  []rdstypes.DBInstance
 	clusters   []rdstypes.DBCluster
+	proxies    []rdstypes.DBProxy
 	caches     []cachetypes.ReplicationGroup
 	members    []cachetypes.CacheCluster
 	serverless []cachetypes.ServerlessCache
@@ -81,6 +83,10 @@ func (f *fakes) clients() Clients {
 			page, next, err := answer(f, actionClusters, f.clusters, in.Marker)
 			return &rds.DescribeDBClustersOutput{DBClusters: page, Marker: next}, err
 		},
+		Proxies: func(_ context.Context, in *rds.DescribeDBProxiesInput, _ ...func(*rds.Options)) (*rds.DescribeDBProxiesOutput, error) {
+			page, next, err := answer(f, actionProxies, f.proxies, in.Marker)
+			return &rds.DescribeDBProxiesOutput{DBProxies: page, Marker: next}, err
+		},
 	}
 	f.addNetwork(&c)
 	f.addCaches(&c)
@@ -107,6 +113,10 @@ func (f *fakes) addNetwork(c *Clients) {
 	c.RouteTables = func(_ context.Context, in *ec2.DescribeRouteTablesInput, _ ...func(*ec2.Options)) (*ec2.DescribeRouteTablesOutput, error) {
 		page, next, err := answer(f, "ec2:DescribeRouteTables", f.tables, in.NextToken)
 		return &ec2.DescribeRouteTablesOutput{RouteTables: page, NextToken: next}, err
+	}
+	c.NATGateways = func(_ context.Context, in *ec2.DescribeNatGatewaysInput, _ ...func(*ec2.Options)) (*ec2.DescribeNatGatewaysOutput, error) {
+		page, next, err := answer(f, "ec2:DescribeNatGateways", f.gateways, in.NextToken)
+		return &ec2.DescribeNatGatewaysOutput{NatGateways: page, NextToken: next}, err
 	}
 	c.Endpoints = func(_ context.Context, in *ec2.DescribeVpcEndpointsInput, _ ...func(*ec2.Options)) (*ec2.DescribeVpcEndpointsOutput, error) {
 		page, next, err := answer(f, actionEndpoints, f.endpoints, in.NextToken)
@@ -191,6 +201,10 @@ func many() *fakes {
 		f.services = append(f.services, ec2types.ServiceDetail{ServiceName: aws.String("com.amazonaws." + region + ".kms"), AvailabilityZones: []string{"z" + n}})
 		f.lists = append(f.lists, ec2types.ManagedPrefixList{PrefixListId: aws.String("pl-" + n), PrefixListName: aws.String("com.amazonaws." + region + ".s" + strconv.Itoa(3-i))})
 		f.clusters = append(f.clusters, rdstypes.DBCluster{DBClusterIdentifier: aws.String("cluster-" + n), Engine: aws.String("aurora-mysql")})
+		f.proxies = append(f.proxies, rdstypes.DBProxy{
+			DBProxyName: aws.String("Proxy-" + n), EngineFamily: aws.String("POSTGRESQL"), VpcId: aws.String("vpc-0"), VpcSecurityGroupIds: []string{"sg-00" + n},
+			Endpoint: aws.String("proxy-" + n + ".proxy-abcdefghij12.eu-central-1.rds.amazonaws.com"),
+		})
 		f.caches = append(f.caches, cachetypes.ReplicationGroup{ReplicationGroupId: aws.String("cache-" + n)})
 		f.members = append(f.members, cachetypes.CacheCluster{
 			CacheClusterId: aws.String("cache-" + n + "-001"), ReplicationGroupId: aws.String("cache-" + n), Engine: aws.String("redis"),
@@ -243,12 +257,12 @@ func TestLookPages(t *testing.T) {
 			t.Errorf("%+v", d)
 		}
 		if ports := fmt.Sprint(d.Ports); ports != map[string]string{
-			"rds:db-": "[5432]", "rds:cluster-": "[3306]", "cache:cache-": "[]", "cache:less-": "[6379 6380]",
+			"rds:db-": "[5432]", "rds:cluster-": "[3306]", "rdsproxy:proxy-": "[5432]", "cache:cache-": "[]", "cache:less-": "[6379 6380]",
 		}[kind] {
 			t.Errorf("%s: ports %s", d.Name, ports)
 		}
 	}
-	if want := map[string]int{"rds:db-": 250, "rds:cluster-": 3, "cache:cache-": 3, "cache:less-": 3}; !maps.Equal(kinds, want) {
+	if want := map[string]int{"rds:db-": 250, "rds:cluster-": 3, "rdsproxy:proxy-": 3, "cache:cache-": 3, "cache:less-": 3}; !maps.Equal(kinds, want) {
 		t.Errorf("%v, want %v", kinds, want)
 	}
 	if got := slices.Sorted(maps.Keys(f.calls)); !slices.Equal(got, allActions()) {
@@ -337,7 +351,7 @@ func TestLookClusters(t *testing.T) {
 		DBClusterIdentifier: aws.String("stock"), Engine: aws.String("aurora-postgresql"), Port: aws.Int32(5433), Endpoint: aws.String("W.example.com"),
 		ReaderEndpoint: aws.String("r.example.com"), CustomEndpoints: []string{"c.example.com"},
 	}}
-	f.caches, f.members, f.serverless = nil, nil, nil
+	f.caches, f.members, f.serverless, f.proxies = nil, nil, nil, nil
 	l, err := Look(t.Context(), f.clients())
 	if err != nil || len(l.Databases) != 1 {
 		t.Fatalf("%+v, %v", l.Databases, err)
@@ -359,7 +373,7 @@ func TestLookCaches(t *testing.T) {
 		return &cachetypes.Endpoint{Address: &host, Port: aws.Int32(6379)}
 	}
 	f := many()
-	f.instances, f.clusters, f.serverless = nil, nil, nil
+	f.instances, f.clusters, f.serverless, f.proxies = nil, nil, nil, nil
 	f.caches = []cachetypes.ReplicationGroup{
 		{ReplicationGroupId: aws.String("plain"), NodeGroups: []cachetypes.NodeGroup{{PrimaryEndpoint: at("primary"), ReaderEndpoint: at("reader")}}},
 		{ReplicationGroupId: aws.String("mode"), ClusterEnabled: aws.Bool(true), ConfigurationEndpoint: at("config")},
@@ -399,11 +413,11 @@ func TestWayOf(t *testing.T) {
 		},
 		WayNAT:       {{DestinationCidrBlock: all, NatGatewayId: id}},
 		WayInternet:  {{DestinationCidrBlock: all, GatewayId: aws.String("igw-1")}},
-		WayTransit:   {{DestinationCidrBlock: all, TransitGatewayId: id}, {DestinationCidrBlock: all, CoreNetworkArn: id}, {DestinationCidrBlock: all, GatewayId: aws.String("vgw-1")}},
+		WayTransit:   {{DestinationCidrBlock: all, NatGatewayId: aws.String("nat-private")}, {DestinationCidrBlock: all, TransitGatewayId: id}, {DestinationCidrBlock: all, CoreNetworkArn: id}, {DestinationCidrBlock: all, GatewayId: aws.String("vgw-1")}},
 		WayAppliance: {{DestinationCidrBlock: all, InstanceId: id}, {DestinationCidrBlock: all, NetworkInterfaceId: id}, {DestinationCidrBlock: all, GatewayId: aws.String("vpce-1")}},
 	} {
 		for _, route := range routes {
-			if got := wayOf(ec2types.RouteTable{Routes: []ec2types.Route{route}}); got != want {
+			if got := WayOf(ec2types.RouteTable{Routes: []ec2types.Route{route}}, []string{"nat-private"}); got != want {
 				t.Errorf("%+v: %s, want %s", route, got, want)
 			}
 		}
@@ -422,7 +436,7 @@ func TestTableOf(t *testing.T) {
 	}
 	main, other, own := table("main", "vpc-1", ""), table("other", "vpc-2", ""), table("own", "vpc-1", "subnet-1")
 	for want, tables := range map[string][]ec2types.RouteTable{"main": {other, main, table("two", "vpc-1", "subnet-2")}, "own": {main, own, other}, "": {other}} {
-		if got, ok := tableOf(tables, subnet); aws.ToString(got.RouteTableId) != want || ok != (want != "") {
+		if got, ok := TableOf(tables, subnet); aws.ToString(got.RouteTableId) != want || ok != (want != "") {
 			t.Errorf("%s, want %s", aws.ToString(got.RouteTableId), want)
 		}
 	}
@@ -465,10 +479,10 @@ func TestGroupAdmits(t *testing.T) {
 // allActions are the IAM actions of all calls, sorted.
 func allActions() []string {
 	return []string{
-		"ec2:DescribeManagedPrefixLists", "ec2:DescribeRouteTables", actionSecurityGroups, "ec2:DescribeSubnets", "ec2:DescribeVpcAttribute",
+		"ec2:DescribeManagedPrefixLists", "ec2:DescribeNatGateways", "ec2:DescribeRouteTables", actionSecurityGroups, "ec2:DescribeSubnets", "ec2:DescribeVpcAttribute",
 		actionServices, actionEndpoints, "ec2:DescribeVpcs",
 		actionCaches, actionGroups, actionServerless,
-		actionClusters, actionInstances,
+		actionClusters, actionInstances, actionProxies,
 		"sts:GetCallerIdentity",
 	}
 }

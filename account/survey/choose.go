@@ -3,7 +3,9 @@ package survey
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/bastion-ssm/bastion/account"
@@ -16,6 +18,7 @@ const (
 	FlagGroups    = "change-security-groups" // Yes or No
 	FlagEndpoints = "make-endpoints"         // Yes or No
 	FlagPublic    = "public-address"         // Yes or No
+	FlagShared    = "shared"                 // [CLASS=]TASKS
 )
 
 // The answers to questions that want no name.
@@ -33,6 +36,46 @@ type Answers struct {
 	Groups        string // Yes or No: whether to let tasks into security groups of others; empty: not said
 	MakeEndpoints bool   // make VPC endpoints even where a NAT gateway leads to AWS
 	PublicAddress bool   // run tasks in public subnets, with a public address each
+	// NoEndpoints and NoPublicAddress say that the operator has said No, which matters to a stack that stands.
+	NoEndpoints, NoPublicAddress bool
+
+	// Shared says, by class, how many tasks its people share; 0: none. A class that is not in it stays as it is.
+	Shared map[string]int
+}
+
+// Share sets what --shared says: TASKS of the only class, or CLASS=TASKS.
+func (a *Answers) Share(text string) error {
+	class, number, named := strings.Cut(text, "=")
+	if !named {
+		class, number = "", text
+	}
+	tasks, err := strconv.Atoi(number)
+	if err != nil || tasks < 0 {
+		return fail.Usagef("write --"+FlagShared+" TASKS, or CLASS=TASKS", "--%s %q has no number of tasks", FlagShared, text)
+	}
+	if a.Shared == nil {
+		a.Shared = make(map[string]int)
+	}
+	a.Shared[class] = tasks
+	return nil
+}
+
+// Sharing returns classes with what --shared says of them.
+func (a Answers) Sharing(classes []account.Class) ([]account.Class, error) {
+	classes = slices.Clone(classes)
+	for _, name := range slices.Sorted(maps.Keys(a.Shared)) {
+		i := slices.IndexFunc(classes, func(c account.Class) bool { return c.Name == name })
+		if i < 0 {
+			var names []string
+			for _, c := range classes {
+				names = append(names, c.Name)
+			}
+			return nil, fail.Usagef("write --"+FlagShared+" CLASS=TASKS with one of "+cmp.Or(strings.Join(names, ", "), "the classes of --class")+
+				"; leave CLASS= out if there is but one without a name", "--%s: there is no class %q", FlagShared, name)
+		}
+		classes[i].Shared = a.Shared[name]
+	}
+	return classes, nil
 }
 
 // Answer sets what a flag says.
@@ -47,9 +90,9 @@ func (a *Answers) Answer(flag, value string) error {
 	case FlagGroups:
 		a.Groups = value
 	case FlagEndpoints:
-		a.MakeEndpoints = value == Yes
+		a.MakeEndpoints, a.NoEndpoints = value == Yes, value == No
 	case FlagPublic:
-		a.PublicAddress = value == Yes
+		a.PublicAddress, a.NoPublicAddress = value == Yes, value == No
 	default:
 		return fail.Usagef("", "--%s answers no question of the survey", flag)
 	}
@@ -71,7 +114,11 @@ type Candidate struct {
 }
 
 // Reason is a decision and why.
-type Reason struct{ What, Value, Why string }
+type Reason struct {
+	What  string `json:"what"`
+	Value string `json:"value"`
+	Why   string `json:"why"`
+}
 
 // Choice is the inputs of a stack, and how they came about.
 type Choice struct {

@@ -644,7 +644,7 @@ func TestChooseManyDatabases(t *testing.T) {
 		t.Fatal(err)
 	}
 	if got := c.Inputs.Egress; len(got) != 1 || got[0].CIDR != "10.0.0.0/16" || !slices.Equal(c.Inputs.Classes[0].Allow, []string{"10.0.0.0/16:5432"}) {
-		t.Errorf("%+v, %q", got, c.Inputs.Classes)
+		t.Errorf("%+v, %+v", got, c.Inputs.Classes)
 	}
 	if len(c.Inputs.Ingress) != 250 {
 		t.Errorf("%d rules", len(c.Inputs.Ingress))

@@ -24,6 +24,7 @@ type Clients struct {
 	VPCAttribute call[ec2.DescribeVpcAttributeInput, ec2.Options, ec2.DescribeVpcAttributeOutput]
 	Subnets      call[ec2.DescribeSubnetsInput, ec2.Options, ec2.DescribeSubnetsOutput]
 	RouteTables  call[ec2.DescribeRouteTablesInput, ec2.Options, ec2.DescribeRouteTablesOutput]
+	NATGateways  call[ec2.DescribeNatGatewaysInput, ec2.Options, ec2.DescribeNatGatewaysOutput]
 	Endpoints    call[ec2.DescribeVpcEndpointsInput, ec2.Options, ec2.DescribeVpcEndpointsOutput]
 	Services     call[ec2.DescribeVpcEndpointServicesInput, ec2.Options, ec2.DescribeVpcEndpointServicesOutput]
 	PrefixLists  call[ec2.DescribeManagedPrefixListsInput, ec2.Options, ec2.DescribeManagedPrefixListsOutput]
@@ -31,6 +32,7 @@ type Clients struct {
 
 	Instances call[rds.DescribeDBInstancesInput, rds.Options, rds.DescribeDBInstancesOutput]
 	Clusters  call[rds.DescribeDBClustersInput, rds.Options, rds.DescribeDBClustersOutput]
+	Proxies   call[rds.DescribeDBProxiesInput, rds.Options, rds.DescribeDBProxiesOutput]
 
 	ReplicationGroups call[elasticache.DescribeReplicationGroupsInput, elasticache.Options, elasticache.DescribeReplicationGroupsOutput]
 	CacheClusters     call[elasticache.DescribeCacheClustersInput, elasticache.Options, elasticache.DescribeCacheClustersOutput]
@@ -45,10 +47,11 @@ func Bind(cfg aws.Config) Clients {
 		Identity: sts.NewFromConfig(cfg).GetCallerIdentity,
 
 		VPCs: network.DescribeVpcs, VPCAttribute: network.DescribeVpcAttribute, Subnets: network.DescribeSubnets,
-		RouteTables: network.DescribeRouteTables, Endpoints: network.DescribeVpcEndpoints, PrefixLists: network.DescribeManagedPrefixLists,
-		Services: network.DescribeVpcEndpointServices, Groups: network.DescribeSecurityGroups,
+		RouteTables: network.DescribeRouteTables, NATGateways: network.DescribeNatGateways, Endpoints: network.DescribeVpcEndpoints,
+		PrefixLists: network.DescribeManagedPrefixLists,
+		Services:    network.DescribeVpcEndpointServices, Groups: network.DescribeSecurityGroups,
 
-		Instances: databases.DescribeDBInstances, Clusters: databases.DescribeDBClusters,
+		Instances: databases.DescribeDBInstances, Clusters: databases.DescribeDBClusters, Proxies: databases.DescribeDBProxies,
 
 		ReplicationGroups: caches.DescribeReplicationGroups, CacheClusters: caches.DescribeCacheClusters,
 		ServerlessCaches: caches.DescribeServerlessCaches,

@@ -20,6 +20,7 @@ import (
 const (
 	actionInstances  = "rds:DescribeDBInstances"
 	actionClusters   = "rds:DescribeDBClusters"
+	actionProxies    = "rds:DescribeDBProxies"
 	actionGroups     = "elasticache:DescribeReplicationGroups"
 	actionCaches     = "elasticache:DescribeCacheClusters"
 	actionServerless = "elasticache:DescribeServerlessCaches"
@@ -105,6 +106,34 @@ func (s *surveyor) clusters(ctx context.Context) {
 			d.listen(&host, port)
 		}
 		s.found.clusters = append(s.found.clusters, d)
+	}
+}
+
+// proxyKind begins the names of RDS proxies, and proxyPorts are what they listen at, by their engine families.
+const proxyKind = "rdsproxy:"
+
+var proxyPorts = map[string]int{"MYSQL": 3306, "POSTGRESQL": 5432, "SQLSERVER": 1433}
+
+// proxies finds the RDS proxies, each by its default endpoint.
+func (s *surveyor) proxies(ctx context.Context) {
+	all, err := pages(func(token *string) ([]rdstypes.DBProxy, *string, error) {
+		out, err := s.clients.Proxies(ctx, &rds.DescribeDBProxiesInput{Marker: token})
+		if err != nil {
+			return nil, nil, err
+		}
+		return out.DBProxies, out.Marker, nil
+	})
+	s.note("RDS proxies", actionProxies, err)
+	for i := range all {
+		p := &all[i]
+		family := strings.ToUpper(printable.Line(aws.ToString(p.EngineFamily)))
+		d := Database{
+			Name: proxyKind + printable.Line(strings.ToLower(aws.ToString(p.DBProxyName))), Engine: strings.ToLower(family),
+			VPC:    aws.ToString(p.VpcId),
+			Groups: p.VpcSecurityGroupIds,
+		}
+		d.listen(p.Endpoint, proxyPorts[family])
+		s.found.proxies = append(s.found.proxies, d)
 	}
 }
 
@@ -208,7 +237,7 @@ func (s *surveyor) serverless(ctx context.Context) {
 
 // databases are all databases and caches, each in the VPC of its security groups if AWS names no other.
 func (s *surveyor) databases() []Database {
-	all := slices.Concat(s.found.instances, s.found.clusters, s.found.caches)
+	all := slices.Concat(s.found.instances, s.found.clusters, s.found.proxies, s.found.caches)
 	if s.landscape.missing(actionClusters) {
 		for _, members := range s.found.members {
 			all = append(all, members...)

@@ -64,6 +64,28 @@ func Open(in account.Inputs, known []string) (more []account.Egress, notes []str
 	return o.rules[o.had:], notes
 }
 
+// Listed describes rules for what the lists of classes name besides databases.
+const Listed = "destinations on the list"
+
+// ListsPort reports whether a list of the classes has a destination at a port.
+func ListsPort(classes []account.Class, port int) bool {
+	for _, class := range classes {
+		for _, destination := range class.Allow {
+			ports := destination[strings.LastIndexByte(destination, ':')+1:]
+			first, last, isRange := strings.Cut(ports, "-")
+			if !isRange {
+				last = first
+			}
+			from, errFrom := strconv.Atoi(first)
+			to, errTo := strconv.Atoi(last)
+			if ports == "*" || errFrom == nil && errTo == nil && from <= port && port <= to {
+				return true
+			}
+		}
+	}
+	return false
+}
+
 // opener adds rules for destinations.
 type opener struct {
 	rules []account.Egress
@@ -129,6 +151,6 @@ func (o *opener) cover(cidr string, port int, destination string) {
 	case len(o.rules) >= maxRules:
 		o.add(&o.full, destination)
 	default:
-		o.rules = append(o.rules, account.Egress{Port: port, CIDR: cidr, Description: "destinations on the list"})
+		o.rules = append(o.rules, account.Egress{Port: port, CIDR: cidr, Description: Listed})
 	}
 }

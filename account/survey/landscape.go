@@ -74,9 +74,9 @@ type Endpoint struct {
 	Stack       string // name of the CloudFormation stack that made it, if one did
 }
 
-// Database is an RDS instance or cluster, or a cache.
+// Database is an RDS instance, cluster or proxy, or a cache. DocumentDB and Neptune show their clusters as RDS does.
 type Database struct {
-	Name      string // as a target: rds:orders, cache:sessions
+	Name      string // as a target: rds:orders, rdsproxy:orders, cache:sessions
 	Engine    string
 	VPC       string // empty: unknown
 	Groups    []string

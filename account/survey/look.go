@@ -49,7 +49,10 @@ type surveyor struct {
 
 func (s *surveyor) look(ctx context.Context) (Landscape, error) {
 	var calls sync.WaitGroup
-	for _, find := range []func(context.Context){s.vpcs, s.subnets, s.routes, s.endpoints, s.services, s.prefixList, s.instances, s.clusters, s.caches} {
+	for _, find := range []func(context.Context){
+		s.vpcs, s.subnets, s.routes, s.gateways, s.endpoints, s.services, s.prefixList, s.instances,
+		s.clusters, s.proxies, s.caches,
+	} {
 		calls.Go(func() { find(ctx) })
 	}
 	calls.Wait()

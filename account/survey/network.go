@@ -29,10 +29,12 @@ type found struct {
 	subnets    []types.Subnet
 	tables     []types.RouteTable
 	tablesSeen bool
+	private    []string // ids of private NAT gateways, which lead to other networks
 	endpoints  []types.VpcEndpoint
 	instances  []Database
 	members    map[string][]Database // instances of a cluster, by the cluster's name
 	clusters   []Database
+	proxies    []Database
 	caches     []Database
 }
 
@@ -94,6 +96,23 @@ func (s *surveyor) routes(ctx context.Context) {
 	s.found.tables, s.found.tablesSeen = tables, s.note("route tables", "ec2:DescribeRouteTables", err)
 }
 
+// gateways finds the private NAT gateways. Without an answer each counts as one that leads to the internet, as most do.
+func (s *surveyor) gateways(ctx context.Context) {
+	private, err := pages(func(token *string) ([]types.NatGateway, *string, error) {
+		out, err := s.clients.NATGateways(ctx, &ec2.DescribeNatGatewaysInput{NextToken: token})
+		if err != nil {
+			return nil, nil, err
+		}
+		return out.NatGateways, out.NextToken, nil
+	})
+	s.note("NAT gateways", "ec2:DescribeNatGateways", err)
+	for _, g := range private {
+		if g.ConnectivityType == types.ConnectivityTypePrivate {
+			s.found.private = append(s.found.private, aws.ToString(g.NatGatewayId))
+		}
+	}
+}
+
 func (s *surveyor) endpoints(ctx context.Context) {
 	endpoints, err := pages(func(token *string) ([]types.VpcEndpoint, *string, error) {
 		out, err := s.clients.Endpoints(ctx, &ec2.DescribeVpcEndpointsInput{NextToken: token})
@@ -151,7 +170,7 @@ func (s *surveyor) prefixList(ctx context.Context) {
 func (s *surveyor) groups(ctx context.Context) {
 	const mostValues = 200 // of a filter
 	var ids []string
-	for _, databases := range [][]Database{s.found.instances, s.found.clusters, s.found.caches} {
+	for _, databases := range [][]Database{s.found.instances, s.found.clusters, s.found.proxies, s.found.caches} {
 		for _, d := range databases {
 			ids = append(ids, d.Groups...)
 		}
@@ -259,14 +278,14 @@ func (s *surveyor) subnet(n types.Subnet) Subnet {
 		CIDR: cidr, Free: int(aws.ToInt32(n.AvailableIpAddressCount)), Shared: s.isShared(n.OwnerId), Outpost: n.OutpostArn != nil,
 		Way: WayUnknown,
 	}
-	if table, ok := tableOf(s.found.tables, n); ok && s.found.tablesSeen {
-		out.RouteTable, out.Way = aws.ToString(table.RouteTableId), wayOf(table)
+	if table, ok := TableOf(s.found.tables, n); ok && s.found.tablesSeen {
+		out.RouteTable, out.Way = aws.ToString(table.RouteTableId), WayOf(table, s.found.private)
 	}
 	return out
 }
 
-// tableOf is a subnet's own route table, or the VPC's main one.
-func tableOf(tables []types.RouteTable, n types.Subnet) (own types.RouteTable, ok bool) {
+// TableOf is a subnet's own route table, or the VPC's main one.
+func TableOf(tables []types.RouteTable, n types.Subnet) (own types.RouteTable, ok bool) {
 	for _, t := range tables {
 		if aws.ToString(t.VpcId) != aws.ToString(n.VpcId) {
 			continue
@@ -283,14 +302,17 @@ func tableOf(tables []types.RouteTable, n types.Subnet) (own types.RouteTable, o
 	return own, ok
 }
 
-// wayOf is where a table's default route for IPv4 leads. A route to a gateway that is gone leads nowhere.
-func wayOf(t types.RouteTable) Way {
+// WayOf is where a table's default route for IPv4 leads. A route to a gateway that is gone leads nowhere, and one to a private NAT
+// gateway to another network.
+func WayOf(t types.RouteTable, private []string) Way {
 	for _, r := range t.Routes {
 		if aws.ToString(r.DestinationCidrBlock) != "0.0.0.0/0" || r.State == types.RouteStateBlackhole {
 			continue
 		}
 		gateway := aws.ToString(r.GatewayId)
 		switch {
+		case slices.Contains(private, aws.ToString(r.NatGatewayId)):
+			return WayTransit
 		case r.NatGatewayId != nil:
 			return WayNAT
 		case strings.HasPrefix(gateway, "igw-"):
@@ -316,7 +338,8 @@ func (s *surveyor) endpoint(e types.VpcEndpoint) Endpoint {
 // service is the short name of an endpoint service that tasks need, or the whole name of another.
 func (s *surveyor) service(name string) string {
 	own := partition.Of(s.clients.Region)
-	for _, service := range slices.Concat(account.EndpointServices, account.NewRegionServices, []string{account.SecretsService, registrationService}) {
+	for _, service := range slices.Concat(account.EndpointServices, account.NewRegionServices,
+		[]string{account.SecretsService, registrationService}) {
 		if name == own.EndpointService(service, s.clients.Region) {
 			return service
 		}

@@ -22,7 +22,7 @@ const (
 func (c *chooser) databases() error {
 	in := &c.choice.Inputs
 	for _, f := range c.landscape.Findings {
-		if slices.Contains([]string{actionInstances, actionClusters, actionGroups, actionCaches, actionServerless}, f.Action) {
+		if slices.Contains([]string{actionInstances, actionClusters, actionProxies, actionGroups, actionCaches, actionServerless}, f.Action) {
 			c.note("AWS did not show %s (%s), so that tasks may connect to the usual ports in the whole VPC: %v", f.What, f.Action, f.Err)
 		}
 	}
@@ -54,7 +54,7 @@ func (c *chooser) databases() error {
 // unseen are ports of the kinds of databases that AWS did not show, or of all if there is none.
 func (c *chooser) unseen() (ports []int) {
 	l, none := c.landscape, len(c.choice.Databases) == 0
-	if none || l.missing(actionInstances) || l.missing(actionClusters) {
+	if none || l.missing(actionInstances) || l.missing(actionClusters) || l.missing(actionProxies) {
 		ports = append(ports, 3306, 5432)
 	}
 	if none || l.missing(actionGroups) || l.missing(actionCaches) || l.missing(actionServerless) {
@@ -194,8 +194,8 @@ func (c *chooser) allow() (entries []string, why string) {
 // leastHash is the least length of what AWS puts into the names of an account's databases in a region.
 const leastHash = 8
 
-// wildcard is a database's name with a wildcard for what its owner chose. RDS's names have a part that is one account's in one region, with a
-// prefix for clusters, readers and proxies; those of caches have the region's.
+// wildcard is a database's name with a wildcard for what its owner chose. RDS's names have a part that is one account's in one region,
+// with a prefix for clusters, readers and proxies; those of caches have the region's.
 func wildcard(host, region string) string {
 	labels := strings.Split(host, ".")
 	if in, ok := partition.RDSRegion(host); ok && in != partition.GlobalRegion && len(labels) > 3 {
@@ -284,7 +284,8 @@ func (c *chooser) ask(rules []account.Ingress) {
 		c.because("security groups of others", list, "you chose to let tasks in; each rule names the stack and goes with it")
 		return
 	}
-	c.note("bastions cannot connect until these security groups let in the stack's SecurityGroupId: %s (or answer --%s %s)", list, FlagGroups, Yes)
+	c.note("bastions cannot connect until these security groups let in the stack's SecurityGroupId: %s (or answer --%s %s)", list,
+		FlagGroups, Yes)
 }
 
 func countGroups(rules []account.Ingress) int {

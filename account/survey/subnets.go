@@ -177,20 +177,29 @@ func (c *chooser) plan(subnets []Subnet) (plan, error) {
 		return plan{}, fail.New(fail.Usage, "choose subnets of "+c.choice.VPC.title(), errors.New("none has a route to an internet gateway"),
 			"leave --"+FlagPublic+" away")
 	case c.answers.PublicAddress:
-		return plan{ways: []Way{WayInternet}, what: "internet gateway", why: "you chose a public address for each task; nothing can connect to it"}, nil
+		return plan{
+			ways: []Way{WayInternet}, what: "internet gateway",
+			why: "you chose a public address for each task; nothing can connect to it",
+		}, nil
 	case len(missing) == 0:
-		return plan{ways: isolated, make: true, private: true, what: "VPC endpoints", why: "the VPC has them, and tasks need no other way out"}, nil
+		return plan{
+			ways: isolated, make: true, private: true, what: "VPC endpoints",
+			why: "the VPC has them, and tasks need no other way out",
+		}, nil
 	case c.answers.MakeEndpoints:
-		return plan{ways: isolated, make: true, private: true, what: "VPC endpoints", why: "you chose them; to make: " + strings.Join(missing, ", ")}, nil
+		return plan{
+			ways: isolated, make: true, private: true, what: "VPC endpoints",
+			why: "you chose them; to make: " + strings.Join(missing, ", "),
+		}, nil
 	case has(WayNAT):
 		return plan{ways: []Way{WayNAT}, what: string(WayNAT), why: "it is there, at no further cost an hour; --" + FlagEndpoints +
 			" instead leaves tasks no way to the internet"}, nil
 	}
 	for _, way := range []Way{WayTransit, WayAppliance, WayUnknown} {
 		if has(way) {
+			to := map[Way]string{WayTransit: "another network", WayAppliance: "an appliance", WayUnknown: "a place that AWS does not show"}[way]
 			c.note("the subnets' default route leads to %s: whether AWS can be reached beyond it cannot be seen from here; if a task does not "+
-				"start, use --%s", map[Way]string{WayTransit: "another network", WayAppliance: "an appliance", WayUnknown: "a place that AWS does not show"}[way],
-				FlagEndpoints)
+				"start, use --%s", to, FlagEndpoints)
 			return plan{ways: []Way{way}, what: string(way), why: "the subnets have no NAT gateway, and a default route to there"}, nil
 		}
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"testing/fstest"
 
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
@@ -92,5 +93,27 @@ func TestEmbeddedFiles(t *testing.T) {
 		if got := strings.Fields(string(out)); err != nil || !slices.Equal(got, want) {
 			t.Errorf("with the tags %q the program carries %q, want %q (error %v)", tags, got, want, err)
 		}
+	}
+}
+
+// What the program carries is built as what make image puts into an image: a person who builds both gets one digest.
+func TestMakeBuildsOneBastiond(t *testing.T) {
+	built := func(target string) (lines []string) {
+		list := exec.Command(rig.Need(t, "make"), "-n", "-B", "VERSION=v1.0.0", target)
+		list.Dir, list.Stderr = rig.Root(), t.Output()
+		out, err := list.Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		for line := range strings.Lines(string(out)) {
+			if strings.Contains(line, "-o build/bastiond-linux-") {
+				lines = append(lines, line)
+			}
+		}
+		return lines
+	}
+	carried, image := built("build/bastion"), built("image")
+	if len(carried) != len(architectures) || !slices.Equal(carried, image) {
+		t.Errorf("make build/bastion runs %q, and make image %q", carried, image)
 	}
 }
