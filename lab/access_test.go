@@ -294,8 +294,8 @@ func TestErrorFaults(t *testing.T) {
 
 func TestUnknownOperation(t *testing.T) {
 	l := start(t, quick(t))
-	_, err := ecs.NewFromConfig(sdk(t, l.Env())).ListServices(t.Context(), nil)
-	wantCode(t, err, "UnknownOperationException", "ListServices")
+	_, err := ecs.NewFromConfig(sdk(t, l.Env())).ListAccountSettings(t.Context(), nil)
+	wantCode(t, err, "UnknownOperationException", "ListAccountSettings")
 	_, err = rds.NewFromConfig(sdk(t, l.Env())).DescribeEvents(t.Context(), nil)
 	wantCode(t, err, "InvalidAction", "DescribeEvents")
 	if n := l.Calls()["ecs:?"]; n != 1 {

@@ -2,6 +2,7 @@ package lab
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -24,17 +25,17 @@ func (l *Lab) admin() http.Handler {
 	}
 	handle("GET /_lab/state", func(*http.Request) (any, error) { return l.State(), nil })
 	handle("GET /_lab/faults", func(*http.Request) (any, error) { return l.gw.Faults(), nil })
-	handle("PUT /_lab/faults", l.putFaults)
+	handle("PUT /_lab/faults", body(l.putFaults))
 	handle("GET /_lab/api-faults", func(*http.Request) (any, error) { return l.APIFaults(), nil })
-	handle("PUT /_lab/api-faults", l.putAPIFaults)
-	handle("POST /_lab/cut", l.postCut)
-	handle("POST /_lab/rate", l.postRate)
-	handle("POST /_lab/reset-port", l.postResetPort)
-	handle("POST /_lab/terminate-session", l.postTerminate)
-	handle("POST /_lab/stop-task", l.postStopTask)
-	handle("POST /_lab/kill-task", l.postKillTask)
-	handle("POST /_lab/identities", l.postIdentity)
-	handle("POST /_lab/names", l.postName)
+	handle("PUT /_lab/api-faults", body(l.putAPIFaults))
+	handle("POST /_lab/cut", body(l.postCut))
+	handle("POST /_lab/rate", body(l.postRate))
+	handle("POST /_lab/reset-port", body(l.postResetPort))
+	handle("POST /_lab/terminate-session", body(l.postTerminate))
+	handle("POST /_lab/stop-task", body(l.postStopTask))
+	handle("POST /_lab/kill-task", body(l.postKillTask))
+	handle("POST /_lab/identities", body(l.postIdentity))
+	handle("POST /_lab/names", body(l.postName))
 	mux.HandleFunc("GET /_lab/tasks/{id}/{stream}", l.getTaskOutput)
 	return mux
 }
@@ -128,88 +129,71 @@ func checkCaller(r *http.Request) error {
 	return nil
 }
 
-// readJSON parses a body strictly, so that a misspelt fault is an error and not a missing fault.
-func readJSON(r *http.Request, dst any) error {
-	dec := json.NewDecoder(r.Body)
-	dec.DisallowUnknownFields()
-	if err := dec.Decode(dst); err != nil && !errors.Is(err, io.EOF) {
-		return fmt.Errorf("read the request: %w", err)
+// body returns a handler that calls f with the request's body. It parses strictly, so that a misspelt fault is an error and not a
+// missing fault.
+func body[T any](f func(ctx context.Context, in T) (any, error)) func(*http.Request) (any, error) {
+	return func(r *http.Request) (any, error) {
+		var in T
+		dec := json.NewDecoder(r.Body)
+		dec.DisallowUnknownFields()
+		if err := dec.Decode(&in); err != nil && !errors.Is(err, io.EOF) {
+			return nil, fmt.Errorf("read the request: %w", err)
+		}
+		return f(r.Context(), in)
 	}
-	return nil
 }
 
 type empty struct{}
 
-func (l *Lab) putFaults(r *http.Request) (any, error) {
-	var f gateway.Faults
-	if err := readJSON(r, &f); err != nil {
-		return nil, err
-	}
+func (l *Lab) putFaults(_ context.Context, f gateway.Faults) (any, error) {
 	return f, l.gw.SetFaults(f)
 }
 
-func (l *Lab) putAPIFaults(r *http.Request) (any, error) {
-	var f APIFaults
-	if err := readJSON(r, &f); err != nil {
-		return nil, err
-	}
-	return f, l.SetAPIFaults(f)
+func (l *Lab) putAPIFaults(_ context.Context, f APIFaults) (any, error) { return f, l.SetAPIFaults(f) }
+
+type cutRequest struct {
+	Session string `json:"session"` // empty: all
+	Side    string `json:"side"`    // client (default), agent or both
+	How     string `json:"how"`     // for the client's side: close (default) or reset
 }
 
-func (l *Lab) postCut(r *http.Request) (any, error) {
-	in := struct {
-		Session string `json:"session"` // empty: all
-		Side    string `json:"side"`    // client, agent or both
-		How     string `json:"how"`     // for the client's side: close or reset
-	}{How: "close", Side: gateway.CutClient}
-	if err := readJSON(r, &in); err != nil {
-		return nil, err
-	}
-	if in.How != "close" && in.How != "reset" {
-		return nil, fmt.Errorf("how is close or reset, not %q", in.How)
+func (l *Lab) postCut(_ context.Context, in cutRequest) (any, error) {
+	how := cmp.Or(in.How, "close")
+	if how != "close" && how != "reset" {
+		return nil, fmt.Errorf("how is close or reset, not %q", how)
 	}
 	var cut int
-	switch in.Side {
+	switch cmp.Or(in.Side, gateway.CutClient) {
 	case gateway.CutClient:
-		cut = l.gw.Cut(in.Session, in.How)
+		cut = l.gw.Cut(in.Session, how)
 	case gateway.CutAgent:
 		cut = l.gw.CutAgent(in.Session)
 	case gateway.CutBoth:
-		cut = l.gw.Cut(in.Session, in.How) + l.gw.CutAgent(in.Session)
+		cut = l.gw.Cut(in.Session, how) + l.gw.CutAgent(in.Session)
 	default:
 		return nil, fmt.Errorf("side is client, agent or both, not %q", in.Side)
 	}
 	return map[string]int{"cut": cut}, nil
 }
 
-func (l *Lab) postRate(r *http.Request) (any, error) {
-	var in struct {
-		Session string `json:"session"`
-		RateBps int64  `json:"rate_bps"` // 0: that of the faults
-	}
-	if err := readJSON(r, &in); err != nil {
-		return nil, err
-	}
+type rateRequest struct {
+	Session string `json:"session"`
+	RateBps int64  `json:"rate_bps"` // 0: that of the faults
+}
+
+func (l *Lab) postRate(_ context.Context, in rateRequest) (any, error) {
 	return empty{}, l.gw.SetRate(in.Session, in.RateBps)
 }
 
-func (l *Lab) postResetPort(r *http.Request) (any, error) {
-	var in struct {
-		Session string `json:"session"` // empty: all
-	}
-	if err := readJSON(r, &in); err != nil {
-		return nil, err
-	}
+type sessionRequest struct {
+	Session string `json:"session"` // empty: all, if the call allows that
+}
+
+func (l *Lab) postResetPort(_ context.Context, in sessionRequest) (any, error) {
 	return map[string]int{"reset": l.gw.ResetPort(in.Session)}, nil
 }
 
-func (l *Lab) postTerminate(r *http.Request) (any, error) {
-	var in struct {
-		Session string `json:"session"`
-	}
-	if err := readJSON(r, &in); err != nil {
-		return nil, err
-	}
+func (l *Lab) postTerminate(_ context.Context, in sessionRequest) (any, error) {
 	return empty{}, l.gw.Terminate(in.Session)
 }
 
@@ -219,11 +203,7 @@ type taskRequest struct {
 }
 
 // each calls f for the tasks that a request names.
-func (l *Lab) each(r *http.Request, f func(id, reason string) error) (any, error) {
-	var in taskRequest
-	if err := readJSON(r, &in); err != nil {
-		return nil, err
-	}
+func (l *Lab) each(in taskRequest, f func(id string) error) (any, error) {
 	ids := []string{in.Task}
 	if in.Task == "" {
 		ids = nil
@@ -234,43 +214,38 @@ func (l *Lab) each(r *http.Request, f func(id, reason string) error) (any, error
 		}
 	}
 	for _, id := range ids {
-		if err := f(id, in.Reason); err != nil {
+		if err := f(id); err != nil {
 			return nil, err
 		}
 	}
 	return map[string]int{"tasks": len(ids)}, nil
 }
 
-func (l *Lab) postStopTask(r *http.Request) (any, error) {
-	return l.each(r, func(id, reason string) error {
-		return l.StopTask(r.Context(), id, cmp.Or(reason, "Scaling activity initiated by the lab"))
-	})
+func (l *Lab) postStopTask(ctx context.Context, in taskRequest) (any, error) {
+	reason := cmp.Or(in.Reason, "Scaling activity initiated by the lab")
+	return l.each(in, func(id string) error { return l.StopTask(ctx, id, reason) })
 }
 
-func (l *Lab) postKillTask(r *http.Request) (any, error) {
-	return l.each(r, func(id, _ string) error { return l.KillTask(id) })
+func (l *Lab) postKillTask(_ context.Context, in taskRequest) (any, error) {
+	return l.each(in, l.KillTask)
 }
 
-func (l *Lab) postIdentity(r *http.Request) (any, error) {
-	var in struct {
-		Name string `json:"name"`
-		IdentityConfig
-	}
-	if err := readJSON(r, &in); err != nil {
-		return nil, err
-	}
+type identityRequest struct {
+	Name string `json:"name"`
+	IdentityConfig
+}
+
+func (l *Lab) postIdentity(_ context.Context, in identityRequest) (any, error) {
 	env, err := l.AddIdentity(in.Name, in.IdentityConfig)
 	return map[string][]string{"env": env}, err
 }
 
-func (l *Lab) postName(r *http.Request) (any, error) {
-	var in struct {
-		Name  string       `json:"name"`
-		Addrs []netip.Addr `json:"addrs"`
-	}
-	if err := readJSON(r, &in); err != nil {
-		return nil, err
-	}
+type nameRequest struct {
+	Name  string       `json:"name"`
+	Addrs []netip.Addr `json:"addrs"`
+}
+
+func (l *Lab) postName(_ context.Context, in nameRequest) (any, error) {
 	if in.Name == "" {
 		return nil, errors.New("a name is needed")
 	}

@@ -22,8 +22,10 @@ import (
 	ecachetypes "github.com/aws/aws-sdk-go-v2/service/elasticache/types"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
 	kmstypes "github.com/aws/aws-sdk-go-v2/service/kms/types"
+	"github.com/aws/aws-sdk-go-v2/service/opensearch"
 	"github.com/aws/aws-sdk-go-v2/service/rds"
 	rdstypes "github.com/aws/aws-sdk-go-v2/service/rds/types"
+	"github.com/aws/aws-sdk-go-v2/service/redshiftserverless"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	ssmtypes "github.com/aws/aws-sdk-go-v2/service/ssm/types"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
@@ -960,4 +962,36 @@ func TestKMS(t *testing.T) {
 	}
 	_, err = c.GenerateDataKey(ctx, &kms.GenerateDataKeyInput{KeyId: aws.String("alias/lab")})
 	wantCode(t, err, "ValidationException", "")
+}
+
+// A lab of another account says so in every answer that names an account.
+func TestOtherAccount(t *testing.T) {
+	t.Parallel()
+	const account = "123456789012"
+	cfg := quick(t)
+	cfg.Account = account
+	l := start(t, cfg)
+	addr := netip.MustParseAddrPort("127.9.8.7:7777")
+	for _, err := range []error{
+		l.AddMachine(lab.Machine{ID: "i-0123456789abcdef0", Addr: addr.Addr()}),
+		l.AddSearch(lab.Search{Name: "logs", Addr: addr}),
+		l.AddWarehouse(lab.Warehouse{ID: "adhoc", Serverless: true, Addr: addr}),
+	} {
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	c := sdk(t, l.Env())
+	machines, err := ec2.NewFromConfig(c).DescribeInstances(t.Context(), nil)
+	if err != nil || *machines.Reservations[0].OwnerId != account {
+		t.Errorf("%+v, %v", machines, err)
+	}
+	domains, err := opensearch.NewFromConfig(c).DescribeDomains(t.Context(), &opensearch.DescribeDomainsInput{DomainNames: []string{"logs"}})
+	if err != nil || *domains.DomainStatusList[0].DomainId != account+"/logs" {
+		t.Errorf("%+v, %v", domains, err)
+	}
+	workgroup, err := redshiftserverless.NewFromConfig(c).GetWorkgroup(t.Context(), &redshiftserverless.GetWorkgroupInput{WorkgroupName: aws.String("adhoc")})
+	if err != nil || !strings.HasPrefix(*workgroup.Workgroup.Endpoint.Address, "adhoc."+account+".") {
+		t.Errorf("%+v, %v", workgroup, err)
+	}
 }

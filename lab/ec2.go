@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"encoding/base64"
 	"net/netip"
@@ -23,23 +24,37 @@ type Subnet struct {
 	ID   string
 	CIDR string
 	Zone string
+	VPC  string // default: the lab's
+	Full bool   // it has no free address
 	Tags map[string]string
 }
 
 // SecurityGroup is a security group of the lab's VPC. It does not filter traffic.
 type SecurityGroup struct {
 	ID, Name, Description string
+	VPC                   string         // default: the lab's
+	Ingress, Egress       []SecurityRule // Egress nil: everywhere
 	Tags                  map[string]string
+}
+
+// SecurityRule is a rule of a security group for TCP.
+type SecurityRule struct {
+	From, To    int
+	CIDR, Group string // one of the two
 }
 
 // ec2 is the part of EC2 with the tasks' network.
 type ec2 struct {
 	site
-	mu      sync.Mutex
-	subnets []Subnet
-	groups  []SecurityGroup
-	faces   []networkInterface // of tasks, the latest maxTasks
-	hosts   int                // addresses given to tasks so far
+	mu        sync.Mutex
+	subnets   []Subnet
+	groups    []SecurityGroup
+	tables    []RouteTable
+	endpoints []VPCEndpoint
+	faces     []networkInterface // of tasks, the latest maxTasks
+	hosts     int                // addresses given to tasks so far
+
+	machines shelf[Machine]
 }
 
 // networkInterface is a task's network interface.
@@ -66,8 +81,14 @@ func (e *ec2) service() awsapi.Service {
 	return awsapi.Service{
 		Name: "ec2", Protocol: awsapi.EC2, Version: "2016-11-15", Namespace: "http://ec2.amazonaws.com/doc/2016-11-15/",
 		Ops: map[string]awsapi.Op{
+			"GetPasswordData": {Handle: e.getPasswordData, Resource: func(c *awsapi.Call) string {
+				return e.arn("ec2", "instance/"+c.Form.Get("InstanceId"))
+			}},
+			"DescribeInstances":      {Handle: e.describeInstances},
 			"DescribeSubnets":        {Handle: e.describeSubnets},
 			"DescribeSecurityGroups": {Handle: e.describeSecurityGroups},
+			"DescribeRouteTables":    {Handle: e.describeRouteTables},
+			"DescribeVpcEndpoints":   {Handle: e.describeVPCEndpoints},
 
 			"DescribeNetworkInterfaces": {Handle: e.describeNetworkInterfaces},
 		},
@@ -163,45 +184,38 @@ func (e *ec2) describeSubnets(_ context.Context, c *awsapi.Call) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	subnets, next, err := ec2Select(c, subnets, func(s Subnet) (tags, attributes map[string]string) {
+		return s.Tags, map[string]string{
+			"subnet-id": s.ID, "vpc-id": cmp.Or(s.VPC, vpcID), "availability-zone": s.Zone, "state": "available", "cidr-block": s.CIDR,
+			"cidrBlock": s.CIDR,
+		}
+	})
 	var items []item
 	for _, s := range subnets {
-		match, err := ec2Match(c, s.Tags, map[string]string{
-			"subnet-id": s.ID, "vpc-id": vpcID, "availability-zone": s.Zone, "state": "available", "cidr-block": s.CIDR,
-			"cidrBlock": s.CIDR,
+		free := 251
+		if s.Full {
+			free = 0
+		}
+		items = append(items, item{
+			s.ID, e.arn("ec2", "subnet/"+s.ID), "available", cmp.Or(s.VPC, vpcID), s.CIDR, free, s.Zone, false, false, e.account, ec2Tags(s.Tags),
 		})
-		if err != nil {
-			return nil, err
-		}
-		if match {
-			items = append(items, item{
-				s.ID, e.arn("ec2", "subnet/"+s.ID), "available", vpcID, s.CIDR, 251, s.Zone, false, false, Account, ec2Tags(s.Tags),
-			})
-		}
 	}
-	page, next, err := ec2Page(c, items)
 	return struct {
 		Items []item `xml:"subnetSet>item"`
 		Next  string `xml:"nextToken,omitempty"`
-	}{page, next}, err
+	}{items, next}, err
 }
 
 func (e *ec2) describeSecurityGroups(_ context.Context, c *awsapi.Call) (any, error) {
-	type ipRange struct {
-		CIDR string `xml:"cidrIp"`
-	}
-	type permission struct {
-		Protocol string    `xml:"ipProtocol"`
-		Ranges   []ipRange `xml:"ipRanges>item"`
-	}
 	type item struct {
-		OwnerID     string       `xml:"ownerId"`
-		GroupID     string       `xml:"groupId"`
-		GroupName   string       `xml:"groupName"`
-		Description string       `xml:"groupDescription"`
-		VpcID       string       `xml:"vpcId"`
-		Ingress     []permission `xml:"ipPermissions>item"`
-		Egress      []permission `xml:"ipPermissionsEgress>item"`
-		Tags        []ec2Tag     `xml:"tagSet>item"`
+		OwnerID     string          `xml:"ownerId"`
+		GroupID     string          `xml:"groupId"`
+		GroupName   string          `xml:"groupName"`
+		Description string          `xml:"groupDescription"`
+		VpcID       string          `xml:"vpcId"`
+		Ingress     []xmlPermission `xml:"ipPermissions>item"`
+		Egress      []xmlPermission `xml:"ipPermissionsEgress>item"`
+		Tags        []ec2Tag        `xml:"tagSet>item"`
 	}
 	e.mu.Lock()
 	groups := slices.Clone(e.groups)
@@ -216,24 +230,22 @@ func (e *ec2) describeSecurityGroups(_ context.Context, c *awsapi.Call) (any, er
 	if err != nil {
 		return nil, err
 	}
-	everywhere := []permission{{"-1", []ipRange{{"0.0.0.0/0"}}}}
+	groups, next, err := ec2Select(c, groups, func(g SecurityGroup) (tags, attributes map[string]string) {
+		return g.Tags, map[string]string{
+			"group-id": g.ID, "group-name": g.Name, "vpc-id": cmp.Or(g.VPC, vpcID), "description": g.Description, "owner-id": e.account,
+		}
+	})
 	var items []item
 	for _, g := range groups {
-		match, err := ec2Match(c, g.Tags, map[string]string{
-			"group-id": g.ID, "group-name": g.Name, "vpc-id": vpcID, "description": g.Description, "owner-id": Account,
+		items = append(items, item{
+			e.account, g.ID, g.Name, g.Description, cmp.Or(g.VPC, vpcID),
+			permissionsOf(e.account, g.Ingress), g.egress(e.account), ec2Tags(g.Tags),
 		})
-		if err != nil {
-			return nil, err
-		}
-		if match {
-			items = append(items, item{Account, g.ID, g.Name, g.Description, vpcID, nil, everywhere, ec2Tags(g.Tags)})
-		}
 	}
-	page, next, err := ec2Page(c, items)
 	return struct {
 		Items []item `xml:"securityGroupInfo>item"`
 		Next  string `xml:"nextToken,omitempty"`
-	}{page, next}, err
+	}{items, next}, err
 }
 
 func (e *ec2) describeNetworkInterfaces(_ context.Context, c *awsapi.Call) (any, error) {
@@ -262,18 +274,14 @@ func (e *ec2) describeNetworkInterfaces(_ context.Context, c *awsapi.Call) (any,
 	if err != nil {
 		return nil, err
 	}
+	faces, next, err := ec2Select(c, faces, func(n networkInterface) (tags, attributes map[string]string) {
+		return nil, map[string]string{
+			"network-interface-id": n.id, "subnet-id": n.subnet, "vpc-id": vpcID, "private-ip-address": n.ip,
+		}
+	})
 	var items []item
 	for _, n := range faces {
-		match, err := ec2Match(c, nil, map[string]string{
-			"network-interface-id": n.id, "subnet-id": n.subnet, "vpc-id": vpcID, "private-ip-address": n.ip,
-		})
-		if err != nil {
-			return nil, err
-		}
-		if !match {
-			continue
-		}
-		i := item{ID: n.id, SubnetID: n.subnet, VpcID: vpcID, OwnerID: Account, Status: "in-use", PrivateIP: n.ip}
+		i := item{ID: n.id, SubnetID: n.subnet, VpcID: vpcID, OwnerID: e.account, Status: "in-use", PrivateIP: n.ip}
 		for _, id := range n.groups {
 			at := slices.IndexFunc(e.groups, func(g SecurityGroup) bool { return g.ID == id })
 			i.Groups = append(i.Groups, group{id, e.groups[at].Name})
@@ -286,11 +294,10 @@ func (e *ec2) describeNetworkInterfaces(_ context.Context, c *awsapi.Call) (any,
 		}
 		items = append(items, i)
 	}
-	page, next, err := ec2Page(c, items)
 	return struct {
 		Items []item `xml:"networkInterfaceSet>item"`
 		Next  string `xml:"nextToken,omitempty"`
-	}{page, next}, err
+	}{items, next}, err
 }
 
 // selectByID returns the items with the ids, or all items without ids. An unknown id is an error.
@@ -328,6 +335,23 @@ func ec2Match(c *awsapi.Call, tags, attributes map[string]string) (bool, error) 
 		}
 	}
 	return true, nil
+}
+
+// ec2Select returns the page of the things that the call's filters accept, and the next page's token. of returns a thing's tags and
+// attributes.
+func ec2Select[T any](c *awsapi.Call, things []T, of func(T) (tags, attributes map[string]string)) (page []T, next string, err error) {
+	var selected []T
+	for _, thing := range things {
+		tags, attributes := of(thing)
+		match, err := ec2Match(c, tags, attributes)
+		if err != nil {
+			return nil, "", err
+		}
+		if match {
+			selected = append(selected, thing)
+		}
+	}
+	return ec2Page(c, selected)
 }
 
 func ec2Page[T any](c *awsapi.Call, items []T) ([]T, string, error) {

@@ -24,13 +24,25 @@ type TaskDefinition struct {
 	Image       string
 	Command     []string // default: /bastiond
 	Env         map[string]string
-	CPU, Memory int                              // of its tasks, in units and MiB; default 1024 and 2048
-	StopTimeout time.Duration                    // 0 is the lab's
-	NoTaskRole  bool                             // its tasks cannot have ECS Exec
-	RoleDeny    []string                         // patterns of actions that the task role must not do: "kms:Decrypt"
-	roles       struct{ task, execution string } // ARNs; the default has the family's name
-	logGroup    string                           // of its output; empty: none
-	tags        []ecsTag
+	CPU, Memory int           // of its tasks, in units and MiB; default 1024 and 2048
+	StopTimeout time.Duration // 0 is the lab's
+	NoTaskRole  bool          // its tasks cannot have ECS Exec
+	// What DescribeTaskDefinition shows of it besides. The lab's tasks do not heed it.
+	Inactive     bool     // it was deregistered
+	NotFargate   bool     // it is for EC2 instances alone
+	NetworkMode  string   // default: awsvpc
+	PidMode      string   // default: none
+	ReadOnlyRoot bool     // of the container
+	Mounts       []string // writable paths of the container
+	NoInit       bool     // the container has no init process
+	Beside       []string // names of further containers
+	// LikeStack is for another revision of the template's definition: it has what that has, but for Image.
+	LikeStack bool
+	RoleDeny  []string                         // patterns of actions that the task role must not do: "kms:Decrypt"
+	roles     struct{ task, execution string } // ARNs; the default has the family's name
+	logGroup  string                           // of its output; empty: none
+	port      int                              // of its container; 0: none
+	tags      []ecsTag
 	site
 }
 
@@ -85,8 +97,11 @@ type ecs struct {
 	mu       sync.Mutex
 	closed   bool
 	clusters map[string]*clusterState
+	noRoles  map[string]bool              // ARNs of roles that are gone
 	defs     map[string][]*TaskDefinition // by family, by revision
 	tasks    []*task                      // oldest first
+	services []*ecsService
+	fixed    []ECSService // whose tasks run elsewhere
 	tokens   map[string]runToken
 	launched int
 }
@@ -94,6 +109,7 @@ type ecs struct {
 type clusterState struct {
 	tags    []ecsTag
 	logging string // of ECS Exec; empty: DEFAULT
+	status  string // empty: ACTIVE
 }
 
 // runToken records a RunTask call by its clientToken.
@@ -110,9 +126,14 @@ func (e *ecs) service() awsapi.Service {
 			"DescribeTasks":          {Handle: jsonOp(e.describeTasks), Access: e.describeTasksAccess},
 			"ListTasks":              {Handle: jsonOp(e.listTasks), Access: e.listTasksAccess},
 			"StopTask":               {Handle: jsonOp(e.stopTask), Access: e.stopTaskAccess},
+			"CreateService":          {Handle: jsonOp(e.createService), Access: e.createServiceAccess},
+			"UpdateService":          {Handle: jsonOp(e.updateService), Access: e.changeServiceAccess},
+			"DeleteService":          {Handle: jsonOp(e.deleteService), Access: e.changeServiceAccess},
+			"DescribeServices":       {Handle: jsonOp(e.describeServices), Access: e.describeServicesAccess},
 			"ExecuteCommand":         {Handle: jsonOp(e.executeCommand), Access: e.executeCommandAccess},
 			"DescribeClusters":       {Handle: jsonOp(e.describeClusters), Access: e.describeClustersAccess},
 			"ListClusters":           {Handle: jsonOp(e.listClusters)},
+			"ListServices":           {Handle: jsonOp(e.listServices), Access: e.listServicesAccess},
 			"DescribeTaskDefinition": {Handle: jsonOp(e.describeTaskDefinition)},
 			"ListTagsForResource":    {Handle: jsonOp(e.listTags), Access: e.tagAccess},
 			"TagResource":            {Handle: jsonOp(e.tagResource), Access: e.tagAccess},
@@ -200,7 +221,7 @@ func (e *ecs) definition(ref string) *TaskDefinition {
 func (e *ecs) addDefinition(d TaskDefinition) {
 	d.site = e.site
 	d.Container = cmp.Or(d.Container, d.Family)
-	d.Image = cmp.Or(d.Image, d.partition().Endpoint(Account+".dkr.ecr", d.region)+"/"+d.Family+":latest")
+	d.Image = cmp.Or(d.Image, d.partition().Endpoint(d.account+".dkr.ecr", d.region)+"/"+d.Family+":latest")
 	if len(d.Command) == 0 {
 		d.Command = []string{bastiondPath}
 	}
@@ -210,6 +231,11 @@ func (e *ecs) addDefinition(d TaskDefinition) {
 		d.CPU, d.Memory = defaultSize.cpu, defaultSize.memory
 	}
 	d.Revision = cmp.Or(d.Revision, len(e.defs[d.Family])+1)
+	if d.LikeStack && len(e.defs[d.Family]) > 0 {
+		like := *e.defs[d.Family][0]
+		like.Image, like.Revision = d.Image, d.Revision
+		d = like
+	}
 	e.defs[d.Family] = append(e.defs[d.Family], &d)
 }
 
@@ -272,8 +298,12 @@ func (e *ecs) listTasks(_ context.Context, _ *awsapi.Call, in *listTasksInput) (
 	if err != nil {
 		return nil, err
 	}
+	group := ""
 	if in.ServiceName != "" {
-		return nil, awsapi.Errorf("ServiceNotFoundException", "Service not found.")
+		if !e.hasService(cluster, in.ServiceName) {
+			return nil, awsapi.Errorf("ServiceNotFoundException", "Service not found.")
+		}
+		group = groupOfService + lastOf(in.ServiceName) // also of a task that only says so: it is not known whether ECS refuses that
 	}
 	size := maxDescribe
 	if in.MaxResults != nil {
@@ -289,7 +319,7 @@ func (e *ecs) listTasks(_ context.Context, _ *awsapi.Call, in *listTasksInput) (
 	e.mu.Lock()
 	for _, t := range e.tasks {
 		if t.cluster == cluster && t.desired == desired && in.ContainerInstance == "" &&
-			(in.Family == "" || t.def.Family == in.Family) &&
+			(in.Family == "" || t.def.Family == in.Family) && (group == "" || t.group == group) &&
 			(in.StartedBy == "" || t.startedBy == in.StartedBy) &&
 			(in.LaunchType == "" || in.LaunchType == "FARGATE") {
 			arns = append(arns, t.arn)
@@ -334,6 +364,11 @@ func (e *ecs) stopTask(_ context.Context, _ *awsapi.Call, in *stopTaskInput) (an
 func (e *ecs) requestStop(t *task, code, reason string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
+	e.stopLocked(t, code, reason)
+}
+
+// stopLocked is requestStop for callers that hold the lock.
+func (e *ecs) stopLocked(t *task, code, reason string) {
 	if t.desired == statusStopped {
 		return
 	}
@@ -403,22 +438,11 @@ func (e *ecs) describeTaskDefinition(_ context.Context, _ *awsapi.Call, in *desc
 	for _, k := range sortedKeys(env) {
 		environment = append(environment, ecsKeyValue{k, env[k]})
 	}
-	cpu, memory := taskSize{d.CPU, d.Memory}.texts()
 	type output struct {
 		TaskDefinition ecsTaskDefinition `json:"taskDefinition"`
 		Tags           []ecsTag          `json:"tags"`
 	}
-	return output{ecsTaskDefinition{
-		TaskDefinitionArn: d.definitionARN(), Family: d.Family, Revision: d.Revision, Status: "ACTIVE", NetworkMode: "awsvpc",
-		RequiresCompatibilities: []string{"FARGATE"}, Compatibilities: []string{"EC2", "FARGATE"},
-		CPU: cpu, Memory: memory, TaskRoleArn: d.taskRole(), ExecutionRoleArn: d.executionRole(),
-		ContainerDefinitions: []ecsContainerDefinition{{
-			Name: d.Container, Image: d.Image, Essential: true, Command: d.Command, Environment: environment,
-			MountPoints: []struct{}{}, VolumesFrom: []struct{}{}, PortMappings: []struct{}{},
-			StopTimeout: int(cmp.Or(d.StopTimeout, e.timing.grace).Seconds()),
-		}},
-		Volumes: []struct{}{}, PlacementConstraints: []struct{}{},
-	}, []ecsTag{}}, nil
+	return output{e.definitionView(d, environment), []ecsTag{}}, nil
 }
 
 // tagsOf returns the tags of a resource. Callers hold the lock.

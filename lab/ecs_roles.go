@@ -3,6 +3,7 @@ package lab
 import (
 	"cmp"
 	"fmt"
+	"maps"
 	"strconv"
 	"strings"
 
@@ -25,8 +26,12 @@ func (e *ecs) addStack(env map[string]string, deny []string) error {
 		TaskRoleArn, ExecutionRoleArn string
 		Tags                          []ecsTag
 		ContainerDefinitions          []struct {
-			Name, Image      string
-			LogConfiguration struct{ Options map[string]string }
+			Name, Image            string
+			ReadonlyRootFilesystem bool
+			MountPoints            []struct{ ContainerPath string }
+			LinuxParameters        struct{ InitProcessEnabled bool }
+			Environment            []ecsKeyValue
+			LogConfiguration       struct{ Options map[string]string }
 		}
 	}
 	if err := e.stack.read("Cluster", &cluster); err != nil {
@@ -40,8 +45,12 @@ func (e *ecs) addStack(env map[string]string, deny []string) error {
 	}
 	container := def.ContainerDefinitions[0]
 	d := TaskDefinition{
-		Family: def.Family, Container: container.Name, Image: container.Image, Env: env, RoleDeny: deny, tags: def.Tags,
+		Family: def.Family, Container: container.Name, Image: container.Image, Env: definitionEnv(container.Environment, env), RoleDeny: deny, tags: def.Tags,
 		logGroup: container.LogConfiguration.Options["awslogs-group"],
+	}
+	d.ReadOnlyRoot, d.NoInit = container.ReadonlyRootFilesystem, !container.LinuxParameters.InitProcessEnabled
+	for _, m := range container.MountPoints {
+		d.Mounts = append(d.Mounts, m.ContainerPath)
 	}
 	d.roles.task, d.roles.execution = def.TaskRoleArn, def.ExecutionRoleArn
 	var err error
@@ -51,9 +60,21 @@ func (e *ecs) addStack(env map[string]string, deny []string) error {
 	if err != nil {
 		return fmt.Errorf("the template's task definition: %w", err)
 	}
-	e.addCluster(cluster.ClusterName, clusterState{cluster.Tags, cluster.Configuration.ExecuteCommandConfiguration.Logging})
+	e.addCluster(cluster.ClusterName, clusterState{tags: cluster.Tags, logging: cluster.Configuration.ExecuteCommandConfiguration.Logging})
 	e.addDefinition(d)
 	return nil
+}
+
+// definitionEnv are the variables of the template's task definition, but for the list, for which tasks get the lab's.
+func definitionEnv(template []ecsKeyValue, own map[string]string) map[string]string {
+	env := make(map[string]string)
+	for _, kv := range template {
+		if !strings.HasPrefix(kv.Name, "BASTIOND_ALLOW") {
+			env[kv.Name] = kv.Value
+		}
+	}
+	maps.Copy(env, own)
+	return env
 }
 
 // role returns the ARN of a task's role.
@@ -69,7 +90,8 @@ func (e *ecs) taskIdentity(t *task) *awsapi.Identity {
 // roleIdentity is a session of a role.
 func (e *ecs) roleIdentity(role, session string) *awsapi.Identity {
 	return &awsapi.Identity{
-		Name: session, ARN: e.iamARN("sts", "assumed-role/"+lastOf(role)+"/"+session), UserID: "AROALABLABLABLABLABLA:" + session, Account: Account,
+		Name: session, ARN: e.iamARN("sts", "assumed-role/"+lastOf(role)+"/"+session),
+		UserID: "AROALABLABLABLABLABLA:" + session, Account: e.account,
 		Policies: e.permissions.role(role, e.stack), Ledger: &e.permissions.ledger,
 	}
 }
@@ -109,8 +131,9 @@ func (e *ecs) pull(t *task) string {
 		return ""
 	}
 	stream := e.arn("logs", "log-group:"+t.def.logGroup+":log-stream:task/"+t.def.Container+"/"+t.id)
-	if err := role.Authorize(awsapi.JSON,
-		awsapi.Access{Action: "logs:CreateLogStream", Resource: stream}, awsapi.Access{Action: "logs:PutLogEvents", Resource: stream}); err != nil {
+	err := role.Authorize(awsapi.JSON,
+		awsapi.Access{Action: "logs:CreateLogStream", Resource: stream}, awsapi.Access{Action: "logs:PutLogEvents", Resource: stream})
+	if err != nil {
 		return "ResourceInitializationError: failed to validate logger args: create stream has been retried 1 times: " +
 			"failed to create Cloudwatch log stream: " + err.Error()
 	}

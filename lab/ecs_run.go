@@ -30,6 +30,8 @@ type runTaskInput struct {
 	PropagateTags            string                   `json:"propagateTags"`
 	ClientToken              string                   `json:"clientToken"`
 	Overrides                ecsOverrides             `json:"overrides"`
+
+	service *ecsService // that starts it; nil: a caller does
 }
 
 // ecsCapacity is a part of a capacity provider strategy. The lab takes the first.
@@ -43,13 +45,9 @@ type ecsCapacity struct {
 var capacityProviders = []string{"FARGATE", "FARGATE_SPOT"}
 
 func (e *ecs) runTask(_ context.Context, c *awsapi.Call, in *runTaskInput) (any, error) {
-	cluster, err := e.cluster(in.Cluster)
+	cluster, def, err := e.place(in.Cluster, in.TaskDefinition)
 	if err != nil {
 		return nil, err
-	}
-	def := e.definition(in.TaskDefinition)
-	if def == nil {
-		return nil, awsapi.Errorf("ClientException", "TaskDefinition not found.")
 	}
 	count := 1
 	if in.Count != nil {
@@ -69,6 +67,23 @@ func (e *ecs) runTask(_ context.Context, c *awsapi.Call, in *runTaskInput) (any,
 	return output{e.views(tasks, true), []ecsFailure{}}, nil
 }
 
+// place returns the cluster and the task definition of a call that starts tasks.
+func (e *ecs) place(clusterRef, definitionRef string) (cluster string, def *TaskDefinition, err error) {
+	if cluster, err = e.cluster(clusterRef); err == nil {
+		def, err = e.runnable(definitionRef)
+	}
+	return cluster, def, err
+}
+
+// runnable returns the task definition that a call wants to run.
+func (e *ecs) runnable(ref string) (*TaskDefinition, error) {
+	def := e.definition(ref)
+	if def == nil {
+		return nil, awsapi.Errorf("ClientException", "TaskDefinition not found.")
+	}
+	return def, nil
+}
+
 // checkRun validates a RunTask call for Fargate.
 func (e *ecs) checkRun(c *awsapi.Call, in *runTaskInput, def *TaskDefinition, count int) error {
 	if count < 1 || count > maxRunCount {
@@ -86,7 +101,8 @@ func (e *ecs) checkRun(c *awsapi.Call, in *runTaskInput, def *TaskDefinition, co
 	}
 	for _, c := range in.CapacityProviderStrategy {
 		if !slices.Contains(capacityProviders, c.CapacityProvider) {
-			return invalidParameter("The specified capacity provider '%s' was not found. Specify a valid name or ARN and try again.", c.CapacityProvider)
+			return invalidParameter("The specified capacity provider '%s' was not found. Specify a valid name or ARN and try again.",
+				c.CapacityProvider)
 		}
 	}
 	vpc := in.NetworkConfiguration.AwsvpcConfiguration
@@ -114,6 +130,9 @@ func (e *ecs) checkRun(c *awsapi.Call, in *runTaskInput, def *TaskDefinition, co
 	}
 	if _, err := sizeOf(def, in.Overrides); err != nil {
 		return err
+	}
+	if c == nil { // a service's
+		return nil
 	}
 	return e.authorizeRun(c, in, def)
 }
@@ -187,16 +206,21 @@ func (e *ecs) launch(cluster string, def *TaskDefinition, in *runTaskInput, coun
 	e.forget()
 	var tasks []*task
 	for range count {
-		t := e.newTask(cluster, def, in, env)
-		tasks = append(tasks, t)
-		e.tasks = append(e.tasks, t)
-		e.launched++
-		e.wg.Go(func() { e.live(e.ctx, t) })
+		tasks = append(tasks, e.startLocked(cluster, def, in, env))
 	}
 	if in.ClientToken != "" {
 		e.tokens[in.ClientToken] = runToken{digest, tasks}
 	}
 	return tasks, nil
+}
+
+// startLocked makes and starts a task. The caller holds the lock.
+func (e *ecs) startLocked(cluster string, def *TaskDefinition, in *runTaskInput, env map[string]string) *task {
+	t := e.newTask(cluster, def, in, env)
+	e.tasks = append(e.tasks, t)
+	e.launched++
+	e.wg.Go(func() { e.live(e.ctx, t) })
+	return t
 }
 
 // forget drops the oldest stopped tasks, and the client tokens, once there are too many. Callers hold the lock.
@@ -246,7 +270,7 @@ func (e *ecs) newTask(cluster string, def *TaskDefinition, in *runTaskInput, env
 		startedBy: in.StartedBy, group: cmp.Or(in.Group, "family:"+def.Family), subnet: subnet, ip: e.network.newAddress(subnet),
 		publicIP: vpc.AssignPublicIP == "ENABLED", overrides: in.Overrides, created: e.now(),
 		stop: make(chan struct{}), done: make(chan struct{}),
-		last: statusProvisioning, desired: statusRunning, version: 1, tags: slices.Clone(in.Tags),
+		last: statusProvisioning, desired: statusRunning, version: 1, tags: slices.Clone(in.Tags), service: in.service,
 	}
 	if len(in.CapacityProviderStrategy) > 0 {
 		t.capacity = in.CapacityProviderStrategy[0].CapacityProvider

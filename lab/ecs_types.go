@@ -44,6 +44,7 @@ type ecsOverrides struct {
 type ecsManagedAgent struct {
 	Name          string       `json:"name"`
 	LastStatus    string       `json:"lastStatus"`
+	Reason        string       `json:"reason,omitempty"`
 	LastStartedAt *awsapi.Time `json:"lastStartedAt,omitempty"`
 }
 
@@ -133,17 +134,38 @@ type ecsCluster struct {
 }
 
 type ecsContainerDefinition struct {
-	Name                   string        `json:"name"`
-	Image                  string        `json:"image"`
-	Essential              bool          `json:"essential"`
-	Command                []string      `json:"command,omitempty"`
-	CPU                    int           `json:"cpu"`
-	Environment            []ecsKeyValue `json:"environment"`
-	MountPoints            []struct{}    `json:"mountPoints"`
-	VolumesFrom            []struct{}    `json:"volumesFrom"`
-	PortMappings           []struct{}    `json:"portMappings"`
-	StopTimeout            int           `json:"stopTimeout,omitempty"`
-	ReadonlyRootFilesystem bool          `json:"readonlyRootFilesystem"`
+	Name                   string           `json:"name"`
+	Image                  string           `json:"image"`
+	Essential              bool             `json:"essential"`
+	Command                []string         `json:"command,omitempty"`
+	CPU                    int              `json:"cpu"`
+	Environment            []ecsKeyValue    `json:"environment"`
+	MountPoints            []ecsMount       `json:"mountPoints"`
+	VolumesFrom            []struct{}       `json:"volumesFrom"`
+	PortMappings           []ecsPortMapping `json:"portMappings"`
+	StopTimeout            int              `json:"stopTimeout,omitempty"`
+	ReadonlyRootFilesystem bool             `json:"readonlyRootFilesystem"`
+
+	LinuxParameters  *ecsLinuxParameters  `json:"linuxParameters,omitempty"`
+	LogConfiguration *ecsLogConfiguration `json:"logConfiguration,omitempty"`
+}
+
+type ecsMount struct {
+	SourceVolume  string `json:"sourceVolume"`
+	ContainerPath string `json:"containerPath"`
+}
+
+type ecsVolume struct {
+	Name string `json:"name"`
+}
+
+type ecsLinuxParameters struct {
+	InitProcessEnabled bool `json:"initProcessEnabled"`
+}
+
+type ecsLogConfiguration struct {
+	LogDriver string            `json:"logDriver"`
+	Options   map[string]string `json:"options"`
 }
 
 type ecsTaskDefinition struct {
@@ -159,6 +181,13 @@ type ecsTaskDefinition struct {
 	TaskRoleArn             string                   `json:"taskRoleArn,omitempty"`
 	ExecutionRoleArn        string                   `json:"executionRoleArn,omitempty"`
 	ContainerDefinitions    []ecsContainerDefinition `json:"containerDefinitions"`
-	Volumes                 []struct{}               `json:"volumes"`
+	PidMode                 string                   `json:"pidMode,omitempty"`
+	Volumes                 []ecsVolume              `json:"volumes"`
 	PlacementConstraints    []struct{}               `json:"placementConstraints"`
+}
+
+type ecsPortMapping struct {
+	ContainerPort int    `json:"containerPort"`
+	HostPort      int    `json:"hostPort"`
+	Protocol      string `json:"protocol"`
 }

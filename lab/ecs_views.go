@@ -2,6 +2,7 @@ package lab
 
 import (
 	"cmp"
+	"fmt"
 	"slices"
 
 	"github.com/bastion-ssm/bastion/lab/awsapi"
@@ -10,7 +11,7 @@ import (
 // clusterView describes a cluster; the caller holds the lock.
 func (e *ecs) clusterView(name string, state *clusterState, include []string) ecsCluster {
 	v := ecsCluster{
-		ClusterArn: e.arn("ecs", "cluster/"+name), ClusterName: name, Status: "ACTIVE",
+		ClusterArn: e.arn("ecs", "cluster/"+name), ClusterName: name, Status: cmp.Or(state.status, "ACTIVE"),
 		CapacityProviders: capacityProviders, Tags: []ecsTag{},
 	}
 	for _, t := range e.tasks {
@@ -47,7 +48,8 @@ func (e *ecs) view(t *task, tags bool) ecsTask {
 	cpu, memory := t.size.texts()
 	v := ecsTask{
 		TaskArn: t.arn, ClusterArn: e.arn("ecs", "cluster/"+t.cluster), TaskDefinitionArn: t.def.definitionARN(), Group: t.group,
-		StartedBy: t.startedBy, LaunchType: "FARGATE", CapacityProviderName: t.capacity, PlatformVersion: "1.4.0", PlatformFamily: "Linux",
+		StartedBy: t.startedBy, LaunchType: "FARGATE", CapacityProviderName: t.capacity,
+		PlatformVersion: cmp.Or(t.platform, "1.4.0"), PlatformFamily: "Linux",
 		AvailabilityZone: e.network.zone(t.subnet), LastStatus: t.last, DesiredStatus: t.desired, HealthStatus: "UNKNOWN",
 		CPU: cpu, Memory: memory, EnableExecuteCommand: t.exec,
 		CreatedAt: awsapi.At(t.created), PullStartedAt: awsapi.At(t.pullStart), PullStoppedAt: awsapi.At(t.pullStop),
@@ -96,7 +98,54 @@ func (e *ecs) containerView(t *task, attachment string) ecsContainer {
 		c.LastStatus = statusStopped
 	}
 	if t.agent != "" {
-		c.ManagedAgents = []ecsManagedAgent{{"ExecuteCommandAgent", t.agent, awsapi.At(t.agentAt)}}
+		c.ManagedAgents = []ecsManagedAgent{{"ExecuteCommandAgent", t.agent, t.agentReason, awsapi.At(t.agentAt)}}
 	}
 	return c
+}
+
+// definitionView describes a task definition with the environment of its container.
+func (e *ecs) definitionView(d *TaskDefinition, environment []ecsKeyValue) ecsTaskDefinition {
+	cpu, memory := taskSize{d.CPU, d.Memory}.texts()
+	status, compatible := "ACTIVE", []string{"EC2", "FARGATE"}
+	if d.Inactive {
+		status = "INACTIVE"
+	}
+	if d.NotFargate {
+		compatible = []string{"EC2"}
+	}
+	c := ecsContainerDefinition{
+		Name: d.Container, Image: d.Image, Essential: true, Command: d.Command, Environment: environment,
+		MountPoints: []ecsMount{}, VolumesFrom: []struct{}{}, PortMappings: portMappings(d.port), ReadonlyRootFilesystem: d.ReadOnlyRoot,
+		StopTimeout: int(cmp.Or(d.StopTimeout, e.timing.grace).Seconds()), LinuxParameters: &ecsLinuxParameters{!d.NoInit},
+	}
+	if d.logGroup != "" {
+		c.LogConfiguration = &ecsLogConfiguration{"awslogs", map[string]string{
+			"awslogs-group": d.logGroup, "awslogs-region": e.region, "awslogs-stream-prefix": "task",
+		}}
+	}
+	volumes := []ecsVolume{}
+	for i, path := range d.Mounts {
+		name := fmt.Sprintf("v%d", i)
+		volumes = append(volumes, ecsVolume{name})
+		c.MountPoints = append(c.MountPoints, ecsMount{name, path})
+	}
+	containers := []ecsContainerDefinition{c}
+	for _, name := range d.Beside {
+		containers = append(containers, ecsContainerDefinition{
+			Name: name, Image: d.Image, Environment: []ecsKeyValue{}, MountPoints: []ecsMount{}, VolumesFrom: []struct{}{}, PortMappings: []ecsPortMapping{},
+		})
+	}
+	return ecsTaskDefinition{
+		TaskDefinitionArn: d.definitionARN(), Family: d.Family, Revision: d.Revision, Status: status, NetworkMode: cmp.Or(d.NetworkMode, "awsvpc"),
+		RequiresCompatibilities: compatible[len(compatible)-1:], Compatibilities: compatible,
+		CPU: cpu, Memory: memory, TaskRoleArn: d.taskRole(), ExecutionRoleArn: d.executionRole(), PidMode: d.PidMode,
+		ContainerDefinitions: containers, Volumes: volumes, PlacementConstraints: []struct{}{},
+	}
+}
+
+func portMappings(port int) []ecsPortMapping {
+	if port == 0 {
+		return []ecsPortMapping{}
+	}
+	return []ecsPortMapping{{port, port, "tcp"}}
 }

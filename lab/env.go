@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"regexp"
 	"runtime"
 	"slices"
@@ -35,6 +36,17 @@ type profile struct {
 	name     string
 	identity awsapi.Identity
 	process  bool // the credentials come from a command
+	region   string
+}
+
+// withProfile returns profiles with p, in place of one of the same name.
+func withProfile(profiles []profile, p profile) []profile {
+	i := slices.IndexFunc(profiles, func(old profile) bool { return old.name == p.name })
+	if i < 0 {
+		return append(profiles, p)
+	}
+	profiles[i] = p
+	return profiles
 }
 
 var namePattern = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,64}$`)
@@ -42,32 +54,41 @@ var namePattern = regexp.MustCompile(`^[A-Za-z0-9_.@-]{1,64}$`)
 // AddIdentity adds a caller. An existing name gets new credentials and rights; its old credentials keep their rights. It returns
 // the environment for a program with this identity.
 func (l *Lab) AddIdentity(name string, cfg IdentityConfig) (env []string, err error) {
-	if !namePattern.MatchString(name) {
-		return nil, fmt.Errorf("%q is no name for an identity: up to 64 letters, digits, and . _ @ -", name)
+	id, err := l.newIdentity(name, cfg)
+	if err != nil {
+		return nil, err
 	}
-	id := l.userIdentity(name)
-	if !cfg.Expires.IsZero() {
-		id = l.temporaryIdentity("lab-"+name, name, cfg.Expires)
-	}
-	id.Deny, id.Ledger = cfg.Deny, &l.permissions.ledger
-	if id.Policies, err = l.permissions.of(cfg); err != nil {
+	if err := l.admit(id, cfg); err != nil {
 		return nil, fmt.Errorf("add identity %s: %w", name, err)
 	}
-	l.identities.Put(id)
 
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	p := profile{name, id, cfg.Process}
-	i := slices.IndexFunc(l.profiles, func(p profile) bool { return p.name == name })
-	if i < 0 {
-		l.profiles = append(l.profiles, p)
-	} else {
-		l.profiles[i] = p
-	}
+	l.profiles = withProfile(l.profiles, profile{name, id, cfg.Process, l.region})
 	if err := l.writeAWSFiles(); err != nil {
 		return nil, fmt.Errorf("add identity %s: %w", name, err)
 	}
 	return l.envFor(name), nil
+}
+
+// newIdentity makes the credentials of a caller: a user's, or temporary ones if they expire.
+func (s site) newIdentity(name string, cfg IdentityConfig) (awsapi.Identity, error) {
+	switch {
+	case !namePattern.MatchString(name):
+		return awsapi.Identity{}, fmt.Errorf("%q is not a name for an identity: up to 64 letters, digits, and . _ @ -", name)
+	case cfg.Expires.IsZero():
+		return s.userIdentity(name), nil
+	}
+	return s.temporaryIdentity("lab-"+name, name, cfg.Expires), nil
+}
+
+// admit lets an identity in, with rights in this lab.
+func (l *Lab) admit(id awsapi.Identity, cfg IdentityConfig) (err error) {
+	id.Deny, id.Ledger = cfg.Deny, &l.permissions.ledger
+	if id.Policies, err = l.permissions.of(cfg); err == nil {
+		l.identities.Put(id)
+	}
+	return err
 }
 
 // Env returns the environment of a program that uses the lab as its AWS, with the identity "lab" and the rights of Config.User. The
@@ -75,13 +96,19 @@ func (l *Lab) AddIdentity(name string, cfg IdentityConfig) (env []string, err er
 func (l *Lab) Env() []string { return l.envFor("lab") }
 
 func (l *Lab) envFor(name string) []string {
+	return append(filesEnv(l.url, l.dir),
+		"AWS_REGION="+l.region,
+		"AWS_DEFAULT_REGION="+l.region, // the AWS CLI before 2.13 reads only this one
+		"AWS_PROFILE="+name,
+	)
+}
+
+// filesEnv returns the environment for the AWS files of dir, without a profile.
+func filesEnv(url, dir string) []string {
 	return []string{
-		"AWS_ENDPOINT_URL=" + l.url,
-		"AWS_REGION=" + l.region,
-		"AWS_DEFAULT_REGION=" + l.region, // the AWS CLI before 2.13 reads only this one
-		"AWS_PROFILE=" + name,
-		"AWS_CONFIG_FILE=" + l.path("aws-config"),
-		"AWS_SHARED_CREDENTIALS_FILE=" + l.path("aws-credentials"),
+		"AWS_ENDPOINT_URL=" + url,
+		"AWS_CONFIG_FILE=" + filepath.Join(dir, "aws-config"),
+		"AWS_SHARED_CREDENTIALS_FILE=" + filepath.Join(dir, "aws-credentials"),
 		"AWS_EC2_METADATA_DISABLED=true",
 		"AWS_PAGER=",
 	}
@@ -100,15 +127,20 @@ func (l *Lab) Environ(base []string) []string {
 
 // writeAWSFiles writes the shared config and credentials files. Callers hold the lock.
 func (l *Lab) writeAWSFiles() error {
+	return writeAWSFiles(l.dir, l.profiles, l.identityCenter.profiles(l.profiles))
+}
+
+// writeAWSFiles writes the AWS files of profiles into dir. more are further sections of the configuration.
+func writeAWSFiles(dir string, profiles []profile, more string) error {
 	var config, credentials strings.Builder
 	const note = "# Written by bastion-lab. These credentials are made up: they open a lab on this machine and " +
 		"nothing else.\n"
 	config.WriteString(note)
 	credentials.WriteString(note)
-	for _, p := range l.profiles {
-		fmt.Fprintf(&config, "\n[profile %s]\nregion = %s\n", p.name, l.region)
+	for _, p := range profiles {
+		fmt.Fprintf(&config, "\n[profile %s]\nregion = %s\n", p.name, p.region)
 		if p.process {
-			path := l.path("credentials-" + p.name + ".json")
+			path := filepath.Join(dir, "credentials-"+p.name+".json")
 			fmt.Fprintf(&config, "credential_process = %s \"%s\"\n", printCommand(), path)
 			if err := replaceFile(path, p.output(), 0o600); err != nil {
 				return err
@@ -121,9 +153,10 @@ func (l *Lab) writeAWSFiles() error {
 			fmt.Fprintf(&credentials, "aws_session_token = %s\n", p.identity.SessionToken)
 		}
 	}
+	config.WriteString(more)
 	return errors.Join(
-		replaceFile(l.path("aws-config"), config.String(), 0o600),
-		replaceFile(l.path("aws-credentials"), credentials.String(), 0o600),
+		replaceFile(filepath.Join(dir, "aws-config"), config.String(), 0o600),
+		replaceFile(filepath.Join(dir, "aws-credentials"), credentials.String(), 0o600),
 	)
 }
 

@@ -7,6 +7,7 @@ import (
 	"crypto/rand"
 	"encoding/json"
 	"strings"
+	"sync/atomic"
 
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 	"github.com/bastion-ssm/bastion/lab/iam"
@@ -17,6 +18,8 @@ type kms struct {
 	site
 	id   string
 	aead cipher.AEAD
+
+	disabled atomic.Bool
 }
 
 func newKMS(at site) (*kms, error) {
@@ -52,7 +55,7 @@ func (k *kms) service() awsapi.Service {
 // access returns an action on the key. The encryption context determines the condition keys.
 func (k *kms) access(action string, context map[string]string) awsapi.Access {
 	keys := named(iam.Context{}, "kms:EncryptionContext:", context).With("kms:EncryptionContextKeys", sortedKeys(context)...).
-		With("kms:CallerAccount", Account)
+		With("kms:CallerAccount", k.account)
 	return awsapi.Access{Action: action, Resource: k.keyARN(), Context: keys}
 }
 
@@ -75,11 +78,15 @@ type generateDataKeyInput struct {
 	KeySpec           string            `json:"KeySpec"`
 	NumberOfBytes     int               `json:"NumberOfBytes"`
 	EncryptionContext map[string]string `json:"EncryptionContext"`
+	DryRun            bool              `json:"DryRun"`
 }
 
 func (k *kms) generateDataKey(_ context.Context, _ *awsapi.Call, in *generateDataKeyInput) (any, error) {
 	if !k.has(in.KeyID) {
 		return nil, k.notFound(in.KeyID)
+	}
+	if k.disabled.Load() {
+		return nil, awsapi.Errorf("DisabledException", "%s is disabled.", k.keyARN())
 	}
 	size := map[string]int{"AES_128": 16, "AES_256": 32}[in.KeySpec]
 	switch {
@@ -90,6 +97,12 @@ func (k *kms) generateDataKey(_ context.Context, _ *awsapi.Call, in *generateDat
 	case in.KeySpec == "":
 		if size = in.NumberOfBytes; size < 1 || size > 1024 {
 			return nil, validationError(size, "numberOfBytes", "Member must have value between 1 and 1024")
+		}
+	}
+	if in.DryRun {
+		return nil, &awsapi.Error{
+			Code: "DryRunOperationException", Status: 412,
+			Message: "The request would have succeeded, but the DryRun option is set.",
 		}
 	}
 	plain := make([]byte, size)

@@ -32,6 +32,7 @@ const Off vpc.Mode = "off"
 // Config configures a Lab. The zero value uses the databases that the machine has, at a pace that a human notices.
 type Config struct {
 	Region   string // default: eu-central-1; its partition is in every ARN and name
+	Account  string // default: 000000000000; any other is made up too
 	Listen   string // loopback address of the one listener; default 127.0.0.1:0
 	Bastiond string // path of the program that tasks of the task definition "bastion" run
 	Runner   Runner // default: a HostRunner with Bastiond
@@ -50,6 +51,7 @@ type Config struct {
 	Unmetered bool
 
 	KMS             bool     // encrypt exec and shell sessions
+	Shared          int      // tasks of the service "bastion", which people share, in place of tasks of their own; 0: no service
 	Postgres, Redis vpc.Mode // the databases; default vpc.Auto; Off for none
 	NoWeb           bool     // no internal web site
 	// TaskEnv is added to the environment of the task definition "bastion".
@@ -60,6 +62,10 @@ type Config struct {
 	Allow     []string
 	Instances map[string]Instance // managed nodes, by id
 	User      IdentityConfig      // rights of the identity "lab"; "admin" may do everything
+
+	IdentityCenter IdentityCenterConfig
+	// RoleLife is the life of the credentials of assumed roles and of `aws login`. 0: AWS's.
+	RoleLife time.Duration
 
 	Gateway gateway.Config   // knobs of the message gateway; Logger, BaseURL and LookupHost are the lab's
 	Now     func() time.Time // for signatures and expiry; default time.Now
@@ -87,6 +93,18 @@ type Lab struct {
 	rds         *rds
 	cache       *elasticache
 	kms         *kms
+	sts         *sts
+	signin      *signin
+
+	identityCenter *IdentityCenter
+
+	memorydb   *memorydb
+	redshift   *redshift
+	opensearch *opensearch
+	kafka      *kafka
+	eks        *eks
+	balancers  *balancers
+	cloudmap   *cloudmap
 
 	authority *vpc.Authority // of the databases' certificates
 	resolver  *vpc.Resolver
@@ -109,7 +127,7 @@ type Lab struct {
 // Start starts a lab and returns once everything in it answers. ctx bounds only the start; Close ends the lab.
 func Start(ctx context.Context, cfg Config) (*Lab, error) {
 	l := &Lab{cfg: cfg.withDefaults(), names: make(map[string][]netip.Addr)}
-	l.log, l.site = l.cfg.Log, site{l.cfg.Region}
+	l.log, l.site = l.cfg.Log, site{l.cfg.Region, l.cfg.Account}
 	if err := l.start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("start the lab: %w", err), l.Close())
 	}
@@ -117,7 +135,7 @@ func Start(ctx context.Context, cfg Config) (*Lab, error) {
 }
 
 func (c Config) withDefaults() Config {
-	c.Region = cmp.Or(c.Region, Region)
+	c.Region, c.Account = cmp.Or(c.Region, Region), cmp.Or(c.Account, Account)
 	c.Listen = cmp.Or(c.Listen, "127.0.0.1:0")
 	c.Log = cmp.Or(c.Log, slog.New(slog.DiscardHandler))
 	c.StateDelay = max(cmp.Or(c.StateDelay, 300*time.Millisecond), 0)
@@ -145,6 +163,9 @@ func (l *Lab) start(ctx context.Context) error {
 		return errors.Join(err, listener.Close())
 	}
 	l.serve(listener)
+	if err := l.ecs.addService(); err != nil {
+		return err
+	}
 	l.log.Info("the lab is up", "url", l.url)
 	return nil
 }
@@ -196,7 +217,7 @@ func (l *Lab) build() error {
 	if l.kms, err = newKMS(l.site); err != nil {
 		return err
 	}
-	if l.stack, err = newStack(l.site, l.kms.keyARN()); err != nil {
+	if l.stack, err = newStack(l.site, l.kms.keyARN(), l.cfg.Shared); err != nil {
 		return err
 	}
 	if l.permissions, err = newPermissions(l.stack); err != nil {
@@ -226,7 +247,7 @@ func (l *Lab) build() error {
 		unmetered: l.cfg.Unmetered,
 		network:   l.ec2, sessions: l.sessions, faults: l.faults, baseEnv: l.taskEnv, ctx: ctx,
 		metadata: func(id string) string { return l.url + metadataPath + id },
-		clusters: make(map[string]*clusterState), defs: make(map[string][]*TaskDefinition), tokens: make(map[string]runToken),
+		clusters: make(map[string]*clusterState), noRoles: make(map[string]bool), defs: make(map[string][]*TaskDefinition), tokens: make(map[string]runToken),
 	}
 	l.ssm = &ssm{
 		site: l.site,
@@ -237,15 +258,40 @@ func (l *Lab) build() error {
 		l.AddInstance(id, i)
 	}
 	l.rds, l.cache = &rds{site: l.site}, &elasticache{site: l.site}
-	sts := &sts{site: l.site, now: now, identities: &l.identities}
+	l.addSTS()
+	l.memorydb, l.redshift, l.opensearch = &memorydb{site: l.site}, &redshift{site: l.site}, &opensearch{site: l.site}
+	l.kafka, l.eks = &kafka{site: l.site}, &eks{site: l.site}
+	l.balancers, l.cloudmap = &balancers{site: l.site}, &cloudmap{site: l.site}
 	l.api = awsapi.New(awsapi.Config{
 		Region: l.region, Identities: &l.identities, Now: now, Logger: l.log.With("part", "api"), Before: l.faults.before,
 		Services: []awsapi.Service{
 			l.ecs.service(), l.ssm.service(), l.ec2.service(), l.rds.service(), l.cache.service(), l.kms.service(),
-			sts.service(), (&instanceConnect{site: l.site, ssm: l.ssm, now: now}).service(),
+			l.sts.service(), (&iamService{site: l.site, ecs: l.ecs}).service(), (&instanceConnect{site: l.site, ssm: l.ssm, now: now}).service(),
+			l.memorydb.service(), l.redshift.service(), l.redshift.serverless(), l.opensearch.service(), l.opensearch.serverless(),
+			l.kafka.service(), l.eks.service(), l.balancers.service(), l.cloudmap.service(),
 		},
 	})
+	if err := l.addIdentityCenter(); err != nil {
+		return err
+	}
 	return l.addDefaults()
+}
+
+// addSTS makes the services that give temporary credentials. The permissions must exist.
+func (l *Lab) addSTS() {
+	admit := func(id awsapi.Identity) error { return l.admit(id, l.cfg.User) }
+	l.sts = &sts{
+		site: l.site, now: l.cfg.Now, identities: &l.identities, life: l.cfg.RoleLife, admit: admit,
+		codes: make(map[string]bool), tokens: make(map[string]time.Time),
+	}
+	l.signin = &signin{
+		site: l.site,
+		now:  l.cfg.Now, url: func() string { return l.url }, life: cmp.Or(l.cfg.RoleLife, loginLife), sessions: make(map[string]*loginSession),
+		issue: func(expires time.Time) (awsapi.Identity, error) {
+			id := l.temporaryIdentity("lab", "lab", expires)
+			return id, admit(id)
+		},
+	}
 }
 
 // addDefaults makes the resources that every lab has.
@@ -257,7 +303,9 @@ func (l *Lab) addDefaults() error {
 	}
 	l.ec2.groups = []SecurityGroup{
 		{ID: vpcGroup, Name: bastionName, Description: "no inbound rule", Tags: tags(bastionName)},
+		{ID: databaseGroup, Name: "databases", Description: "from the bastion", Ingress: []SecurityRule{{0, 65535, "", vpcGroup}}},
 	}
+	l.ec2.tables = []RouteTable{{ID: "rtb-0000000000000000lab", Main: true, Routes: []Route{{"0.0.0.0/0", "nat-0000000000000000lab"}}}}
 	l.allow = slices.Clone(l.cfg.Allow)
 	return l.ecs.addStack(l.cfg.TaskEnv, l.cfg.TaskRoleDeny)
 }
@@ -268,14 +316,24 @@ func (l *Lab) serve(listener net.Listener) {
 	mux.Handle("/_lab/", l.admin())
 	mux.HandleFunc("GET "+metadataPath+"{task}", l.ecs.serveMetadata)
 	mux.HandleFunc("GET "+metadataPath+"{task}/{of}", l.ecs.serveMetadata)
+	l.identityCenter.register(mux)
+	mux.Handle("POST /v1/token", l.signin)
 	mux.Handle("/", l.api)
 	l.httpServer = &http.Server{
-		Handler: mux, ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
+		Handler: l.dated(mux), ReadHeaderTimeout: 10 * time.Second, ErrorLog: slog.NewLogLogger(l.log.Handler(), slog.LevelDebug),
 	}
 	l.serving.Go(func() {
 		if err := l.httpServer.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
 			l.log.Error("the listener failed", "error", err)
 		}
+	})
+}
+
+// dated gives every answer the date of the lab's clock.
+func (l *Lab) dated(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Date", l.cfg.Now().UTC().Format(http.TimeFormat))
+		h.ServeHTTP(w, r)
 	})
 }
 
@@ -307,6 +365,9 @@ func (l *Lab) close() error {
 
 // Region returns the account's region: AWS_REGION.
 func (l *Lab) Region() string { return l.region }
+
+// Account returns the lab's account.
+func (l *Lab) Account() string { return l.account }
 
 // URL returns the endpoint of the APIs: AWS_ENDPOINT_URL.
 func (l *Lab) URL() string { return l.url }

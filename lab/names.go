@@ -16,19 +16,19 @@ const (
 	Region  = "eu-central-1"
 )
 
-// site is the location of a lab: its region, whose partition is in ARNs and names.
-type site struct{ region string }
+// site is the location of a lab: its account, and its region, whose partition is in ARNs and names.
+type site struct{ region, account string }
 
 func (s site) partition() partition.Partition { return partition.Of(s.region) }
 
 // arn returns an ARN in the lab's account and region.
 func (s site) arn(service, resource string) string {
-	return fmt.Sprintf("arn:%s:%s:%s:%s:%s", s.partition().ID, service, s.region, Account, resource)
+	return fmt.Sprintf("arn:%s:%s:%s:%s:%s", s.partition().ID, service, s.region, s.account, resource)
 }
 
 // iamARN returns an ARN of a service without regions.
 func (s site) iamARN(service, resource string) string {
-	return fmt.Sprintf("arn:%s:%s::%s:%s", s.partition().ID, service, Account, resource)
+	return fmt.Sprintf("arn:%s:%s::%s:%s", s.partition().ID, service, s.account, resource)
 }
 
 // dbHost returns the name of an RDS endpoint: an instance's by its id, a cluster's with "cluster-" before the account's zone.

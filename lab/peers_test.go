@@ -257,7 +257,7 @@ func TestPluginExecOnHost(t *testing.T) {
 func TestPluginSSHSession(t *testing.T) {
 	t.Parallel()
 	cfg := quick(t)
-	cfg.Instances = map[string]lab.Instance{"i-0123456789abcdef0": {Ports: map[int]string{22: echoServer(t)}}}
+	cfg.Instances = map[string]lab.Instance{"i-0123456789abcdef0": {Ports: map[int]string{22: echoServer(t, hello)}}}
 	l := start(t, cfg)
 	run(t, l)
 	var port string
@@ -329,7 +329,9 @@ func TestPluginPortForwarding(t *testing.T) {
 	t.Parallel()
 	l := start(t, quick(t))
 	run(t, l)
-	echo := netip.MustParseAddrPort(echoServer(t))
+	// The far end must not speak first. The plugin's multiplexer (smux 1.5.56; 1.5.58 mends it) asks for a stream and only then makes a
+	// place for what arrives for it. In between it acknowledges a greeting and drops it. What follows the client's first bytes is safe.
+	echo := netip.MustParseAddrPort(echoServer(t, ""))
 	l.AddName("echo.corp.internal", echo.Addr())
 	c := newCLI(t, l, l.Env())
 	// The plugin's request to end the session may have the number of a message that another of its goroutines sends. The agent then
@@ -376,7 +378,6 @@ func forwardByPlugin(t *testing.T, cmd *exec.Cmd) {
 	}
 	conn := dial(t, "127.0.0.1:"+port) // stays open: to close it now would have the plugin send something
 	replies := bufio.NewReader(conn)
-	expect(t, replies, "hello\n")
 	for range 2 { // when the second comes back, the first was sent, and counted
 		if _, err := io.WriteString(conn, "ping\n"); err != nil {
 			t.Fatal(err)

@@ -17,10 +17,14 @@ var conditionKeys = []string{
 	"ecs:cluster", "ecs:container-name", "ecs:CreateAction", "ecs:enable-execute-command", "ecs:ResourceTag/", "ecs:task", "ecs:task-cpu",
 	"ecs:task-memory",
 	"iam:PassedToService",
+	"servicediscovery:NamespaceName", "servicediscovery:ServiceName",
 	"kms:CallerAccount", "kms:EncryptionContext:", "kms:EncryptionContextKeys",
 	"ssm:resourceTag/aws:ssmmessages:session-id", "ssm:resourceTag/aws:ssmmessages:target-id", "ssm:SessionDocumentAccessCheck",
 	"sts:RoleSessionName",
 }
+
+// ServicesCluster is the ECS cluster whose services the lab's people may look up.
+const ServicesCluster = "apps"
 
 // Names of the lab's policies, as in the ledger.
 const (
@@ -29,6 +33,7 @@ const (
 	PolicyExecutionRole = "execution role"
 	policyDatabases     = "databases"
 	policyInstances     = "instances"
+	policyServices      = "services"
 	policyOwn           = "given"
 )
 
@@ -36,7 +41,8 @@ const (
 type permissions struct {
 	ledger                        awsapi.Ledger
 	user, taskRole, executionRole *iam.Policy
-	// more are what the guide tells an operator to add for people who sign in to databases by IAM, and who reach managed nodes.
+	// more are what the guide tells an operator to add for people who sign in to databases by IAM, who reach managed nodes, and who
+	// reach the tasks of ECS services in ServicesCluster.
 	more []*iam.Policy
 	// everything is for roles that are not the template's.
 	everything *iam.Policy
@@ -62,8 +68,11 @@ func newPermissions(s *stack) (*permissions, error) {
 	)
 	for name, statement := range map[string]string{
 		policyDatabases: fmt.Sprintf(`{"Effect":"Allow","Action":"rds-db:connect","Resource":%q}`, s.arn("rds-db", "dbuser:*/*")),
-		policyInstances: fmt.Sprintf(`{"Effect":"Allow","Action":["ssm:StartSession","ec2-instance-connect:SendSSHPublicKey"],"Resource":[%q,%q]}`,
+		policyInstances: fmt.Sprintf(`{"Effect":"Allow","Resource":[%q,%q],`+
+			`"Action":["ssm:StartSession","ec2-instance-connect:SendSSHPublicKey","ec2:GetPasswordData"]}`,
 			s.arn("ec2", "instance/*"), s.arn("ssm", "managed-instance/*")),
+		policyServices: fmt.Sprintf(`{"Effect":"Allow","Action":["ecs:DescribeTasks","ecs:ListTasks"],"Resource":"*",`+
+			`"Condition":{"ArnEquals":{"ecs:cluster":%q}}}`, s.arn("ecs", "cluster/"+ServicesCluster)),
 	} {
 		var more *iam.Policy
 		err = errors.Join(err, read(&more, name, json.RawMessage(policyDocument(statement)), nil))

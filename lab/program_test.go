@@ -42,14 +42,15 @@ func programMain() int {
 	fmt.Fprintln(os.Stderr, "socket", os.Getenv("BASTIOND_SOCKET"))
 	fmt.Fprintln(os.Stderr, "metadata", os.Getenv("ECS_CONTAINER_METADATA_URI_V4"))
 	var wg sync.WaitGroup
-	wg.Go(func() { greetAndEcho(l) })
+	wg.Go(func() { greetAndEcho(l, hello) })
 	<-term
 	_ = l.Close()
 	fmt.Fprintln(os.Stdout, "bye")
 	return 0
 }
 
-func greetAndEcho(l net.Listener) {
+// greetAndEcho serves l until it is closed: a greeting to each connection, and then what it sends.
+func greetAndEcho(l net.Listener, greeting string) {
 	for {
 		conn, err := l.Accept()
 		if err != nil {
@@ -57,21 +58,24 @@ func greetAndEcho(l net.Listener) {
 		}
 		go func() {
 			defer conn.Close()
-			_, _ = io.WriteString(conn, "hello\n")
+			_, _ = io.WriteString(conn, greeting)
 			_, _ = io.Copy(conn, bufio.NewReader(conn))
 		}()
 	}
 }
 
+// hello is the greeting of the servers that have one.
+const hello = "hello\n"
+
 // echoServer greets and echoes on a loopback address, which it returns.
-func echoServer(t *testing.T) string {
+func echoServer(t *testing.T, greeting string) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	var wg sync.WaitGroup
-	wg.Go(func() { greetAndEcho(l) })
+	wg.Go(func() { greetAndEcho(l, greeting) })
 	t.Cleanup(func() {
 		_ = l.Close()
 		wg.Wait()

@@ -29,6 +29,7 @@ type DBInstance struct {
 	Host     string         // name of the endpoint; default: ID.abc123.REGION.rds.amazonaws.com
 	Addr     netip.AddrPort // where it really listens; its port is the endpoint's
 	IAM      bool           // IAM database authentication is enabled
+	Groups   []string       // ids of its security groups; default: the lab's of databases
 	Tags     map[string]string
 	created  time.Time
 }
@@ -42,7 +43,8 @@ type DBCluster struct {
 	User     string // default: app
 	Status   string // default: available
 	Addr     netip.AddrPort
-	IAM      bool // IAM database authentication is enabled
+	IAM      bool     // IAM database authentication is enabled
+	Groups   []string // ids of its security groups; default: the lab's of databases
 	created  time.Time
 	site
 }
@@ -56,6 +58,7 @@ type rds struct {
 	mu        sync.Mutex
 	instances []DBInstance
 	clusters  []DBCluster
+	proxies   shelf[DBProxy]
 }
 
 func (r *rds) service() awsapi.Service {
@@ -64,6 +67,9 @@ func (r *rds) service() awsapi.Service {
 		Ops: map[string]awsapi.Op{
 			"DescribeDBInstances": {Handle: r.describeInstances, Resource: r.named("rds", "db", "DBInstanceIdentifier")},
 			"DescribeDBClusters":  {Handle: r.describeClusters, Resource: r.named("rds", "cluster", "DBClusterIdentifier")},
+
+			"DescribeDBProxies":        {Handle: r.describeProxies, Resource: r.named("rds", "db-proxy", "DBProxyName")},
+			"DescribeDBProxyEndpoints": {Handle: r.describeProxyEndpoints, Resource: r.proxyEndpointResource},
 		},
 	}
 }
@@ -86,7 +92,16 @@ type xmlGroup struct {
 	Status             string
 }
 
-var xmlGroups = []xmlGroup{{vpcGroup, "active"}}
+// groupsOf are security groups, those of databases if there are none.
+func groupsOf(ids []string) (out []xmlGroup) {
+	if ids == nil {
+		ids = []string{databaseGroup}
+	}
+	for _, id := range ids {
+		out = append(out, xmlGroup{id, "active"})
+	}
+	return out
+}
 
 func xmlTags(tags map[string]string) []xmlTag {
 	var list []xmlTag
@@ -149,7 +164,7 @@ func (r *rds) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 			Endpoint: xmlEndpoint{d.Host, d.Addr.Port(), "Z0LAB"}, AllocatedStorage: 20, InstanceCreateTime: iso(d.created),
 			AvailabilityZone: r.zone('a'), StorageEncrypted: true, DBClusterIdentifier: d.Cluster,
 			DbiResourceID: dbResource(d.ID),
-			DBInstanceArn: r.arn("rds", "db:"+d.ID), IAMAuthentication: d.IAM, Groups: xmlGroups, Tags: xmlTags(d.Tags),
+			DBInstanceArn: r.arn("rds", "db:"+d.ID), IAMAuthentication: d.IAM, Groups: groupsOf(d.Groups), Tags: xmlTags(d.Tags),
 		})
 	}
 	page, next, err := rdsPage(c, items)
@@ -223,7 +238,7 @@ func (r *rds) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
 			Endpoint: d.host(), ReaderEndpoint: d.reader(), Port: d.Addr.Port(), DatabaseName: d.Database,
 			MasterUsername: d.User, StorageEncrypted: true, ClusterCreateTime: iso(d.created),
 			DbClusterResourceID: clusterResource(d.ID),
-			DBClusterArn:        r.arn("rds", "cluster:"+d.ID), IAMAuthentication: d.IAM, Members: members, Groups: xmlGroups,
+			DBClusterArn:        r.arn("rds", "cluster:"+d.ID), IAMAuthentication: d.IAM, Members: members, Groups: groupsOf(d.Groups),
 		})
 	}
 	page, next, err := rdsPage(c, items)

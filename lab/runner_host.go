@@ -163,16 +163,11 @@ func (c *hostContainer) Exec(_ context.Context, argv []string) (gateway.Process,
 	return gateway.ExecProcess(cmd)
 }
 
-// dialLoopback connects only to addresses of this machine, because nothing of the lab may leave it. "localhost" is ::1 or
-// 127.0.0.1, in this order.
+// dialLoopback connects only to addresses of this machine, because nothing of the lab may leave it.
 func dialLoopback(ctx context.Context, network, addr string) (net.Conn, error) {
-	host, port, err := net.SplitHostPort(addr)
+	hosts, port, err := hostsOf(addr)
 	if err != nil {
 		return nil, err
-	}
-	hosts := []string{host}
-	if host == "localhost" || host == "" {
-		hosts = []string{"::1", "127.0.0.1"}
 	}
 	var d net.Dialer
 	for _, h := range hosts {
@@ -186,6 +181,15 @@ func dialLoopback(ctx context.Context, network, addr string) (net.Conn, error) {
 		}
 	}
 	return nil, err
+}
+
+// hostsOf splits an address. "localhost" is ::1 or 127.0.0.1, in this order.
+func hostsOf(addr string) (hosts []string, port string, err error) {
+	host, port, err := net.SplitHostPort(addr)
+	if host == "localhost" || host == "" {
+		return []string{"::1", "127.0.0.1"}, port, err
+	}
+	return []string{host}, port, err
 }
 
 // environ returns a map as an environment, sorted.

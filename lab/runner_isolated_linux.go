@@ -280,13 +280,9 @@ func copyLink(dst, src string) error {
 
 // Dial connects from inside the container's network. Its addresses do not exist outside, so Dial allows all of them.
 func (c *isolatedContainer) Dial(ctx context.Context, network, addr string) (net.Conn, error) {
-	host, port, err := net.SplitHostPort(addr)
+	hosts, port, err := hostsOf(addr)
 	if err != nil {
 		return nil, err
-	}
-	hosts := []string{host}
-	if host == "localhost" || host == "" {
-		hosts = []string{"::1", "127.0.0.1"}
 	}
 	var conn net.Conn
 	for _, h := range hosts {

@@ -121,7 +121,7 @@ func TestIsolatedRunner(t *testing.T) {
 		_ = conn.Close()
 	}
 	// The container's loopback is not the machine's.
-	echo := echoServer(t)
+	echo := echoServer(t, hello)
 	if conn, err := c.Dial(t.Context(), "tcp", echo); err == nil {
 		_ = conn.Close()
 		t.Error("the container reaches a port of the machine")
@@ -163,7 +163,7 @@ func TestIsolatedRunnerInVPC(t *testing.T) {
 	done := make(chan struct{})
 	go func() {
 		defer close(done)
-		greetAndEcho(l)
+		greetAndEcho(l, hello)
 	}()
 	t.Cleanup(func() {
 		_ = l.Close()

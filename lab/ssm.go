@@ -1,6 +1,7 @@
 package lab
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -103,7 +104,7 @@ func validationError(value any, member, constraint string) error {
 		value, member, constraint)
 }
 
-// ssm is Session Manager.
+// ssm is Session Manager, and Parameter Store.
 type ssm struct {
 	site
 	log      *slog.Logger
@@ -112,8 +113,10 @@ type ssm struct {
 	faults   *faults
 	kmsKey   string // for shell sessions
 
-	mu        sync.Mutex
-	instances map[string]Instance
+	mu          sync.Mutex
+	instances   map[string]Instance
+	preferences *SessionPreferences  // nil: nobody has set some
+	parameters  map[string]parameter // by name
 }
 
 func (s *ssm) service() awsapi.Service {
@@ -124,6 +127,10 @@ func (s *ssm) service() awsapi.Service {
 			"ResumeSession":    {Handle: jsonOp(s.resumeSession), Access: s.sessionAccess},
 			"TerminateSession": {Handle: jsonOp(s.terminateSession), Access: s.sessionAccess},
 			"DescribeSessions": {Handle: jsonOp(s.describeSessions)},
+			"GetDocument":      {Handle: jsonOp(s.getDocument), Access: s.getDocumentAccess},
+			"GetParameter":     {Handle: jsonOp(s.getParameter), Access: s.parameterAccess},
+			"PutParameter":     {Handle: jsonOp(s.putParameter), Access: s.parameterAccess},
+			"DeleteParameter":  {Handle: jsonOp(s.deleteParameter), Access: s.parameterAccess},
 		},
 	}
 }
@@ -158,7 +165,7 @@ func (s *ssm) startSessionAccess(c *awsapi.Call) []awsapi.Access {
 	if !named {
 		return []awsapi.Access{target}
 	}
-	document := strings.Replace(s.arn("ssm", "document/"+in.DocumentName), ":"+Account+":", "::", 1)
+	document := strings.Replace(s.arn("ssm", "document/"+in.DocumentName), ":"+s.account+":", "::", 1)
 	return []awsapi.Access{target, {Action: c.Name(), Resource: document}}
 }
 
@@ -179,10 +186,7 @@ func (s *ssm) startSession(_ context.Context, c *awsapi.Call, in *startSessionIn
 	if len(in.Reason) > 256 {
 		return nil, validationError(in.Reason, "reason", "Member must have length less than or equal to 256")
 	}
-	name := in.DocumentName
-	if name == "" {
-		name = gateway.DocShell
-	}
+	name := cmp.Or(in.DocumentName, gateway.DocShell)
 	doc, ok := documents[name]
 	if !ok {
 		return nil, awsapi.Errorf("InvalidDocument", "Document with name %s does not exist.", name)

@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"regexp"
+	"strconv"
 
 	"github.com/bastion-ssm/bastion/account"
 )
@@ -13,6 +14,7 @@ import (
 type stack struct {
 	site
 	key       string // ARN
+	shared    int    // tasks of the shared bastion; 0: people have their own
 	resources map[string]stackResource
 }
 
@@ -21,9 +23,10 @@ type stackResource struct {
 	Properties json.RawMessage
 }
 
-// newStack deploys the template with a key of the lab's. The stack's own key would be as good, but the lab has just one.
-func newStack(at site, key string) (*stack, error) {
-	model, err := account.New(account.Inputs{Region: at.region})
+// newStack deploys the template with a key of the lab's; its only class is shared if it has shared tasks. The stack's own key would be as
+// good, but the lab has just one.
+func newStack(at site, key string, shared int) (*stack, error) {
+	model, err := account.New(account.Inputs{Region: at.region, Classes: []account.Class{{Shared: shared}}})
 	if err != nil {
 		return nil, err
 	}
@@ -31,7 +34,7 @@ func newStack(at site, key string) (*stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &stack{site: at, key: key}
+	s := &stack{site: at, key: key, shared: shared}
 	if err := json.Unmarshal(text, &struct{ Resources *map[string]stackResource }{&s.resources}); err != nil {
 		return nil, fmt.Errorf("read the template: %w", err)
 	}
@@ -69,6 +72,9 @@ func (s *stack) resolve(v any) (any, error) {
 			}
 		}
 	case map[string]any:
+		if v["Ref"] == "SubnetIds" {
+			return []any{vpcSubnet + "a", vpcSubnet + "b"}, nil
+		}
 		if name, ok := v["Ref"].(string); ok {
 			return s.value(name)
 		}
@@ -111,10 +117,11 @@ func (s *stack) substitute(text string) (string, error) {
 func (s *stack) value(reference string) (string, error) {
 	p := s.partition()
 	value, ok := map[string]string{
-		"AWS::Partition": p.ID, "AWS::Region": s.region, "AWS::AccountId": Account, "AWS::URLSuffix": p.DNSSuffix,
+		"AWS::Partition": p.ID, "AWS::Region": s.region, "AWS::AccountId": s.account, "AWS::URLSuffix": p.DNSSuffix,
+		"Tasks": strconv.Itoa(s.shared), "TaskDefinition": bastionName, "SecurityGroup.GroupId": vpcGroup,
 		"Allow": "", "ImageTag": "1", // parameters; tasks get the lab's own list
 		"AuditLog": "/" + bastionName, "Cluster": bastionName, "Key.Arn": s.key,
-		"Repository.RepositoryUri": p.Endpoint(Account+".dkr.ecr", s.region) + "/" + bastionName,
+		"Repository.RepositoryUri": p.Endpoint(s.account+".dkr.ecr", s.region) + "/" + bastionName,
 		"TaskRole.Arn":             s.role("TaskRole"), "ExecutionRole.Arn": s.role("ExecutionRole"),
 	}[reference]
 	if !ok {

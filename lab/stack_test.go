@@ -11,7 +11,7 @@ import (
 // newTestStack is the template in a lab, and its policies.
 func newTestStack(t *testing.T) (*stack, *permissions) {
 	t.Helper()
-	s, err := newStack(site{Region}, "arn:aws:kms:eu-central-1:000000000000:key/k")
+	s, err := newStack(site{Region, Account}, "arn:aws:kms:eu-central-1:000000000000:key/k", 0)
 	if err != nil {
 		t.Fatal(err)
 	}

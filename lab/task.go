@@ -30,6 +30,7 @@ const (
 	stopFailedToStart   = "TaskFailedToStart"
 	stopEssentialExited = "EssentialContainerExited"
 	stopUser            = "UserInitiated"
+	stopScaling         = "ServiceSchedulerInitiated"
 )
 
 // task is one task. The ecs service's mutex guards its fields below the line.
@@ -53,10 +54,13 @@ type task struct {
 	dir        string        // scratch directory
 	stop       chan struct{} // closed to stop the task
 	done       chan struct{} // closed when it is STOPPED
+	service    *ecsService   // that has started it; nil: none
 
 	// ---
 	last, desired                  string
 	agent                          string // status of the exec agent; empty without exec
+	agentReason                    string
+	platform                       string // Fargate's version; empty: 1.4.0
 	connected                      bool   // the exec agent really answers
 	version                        int64
 	pullStart, pullStop, started   time.Time
@@ -135,6 +139,7 @@ func (e *ecs) waitForEnd(ctx context.Context, t *task) {
 		answers = answers && e.mayListen(t)
 		e.update(t, func() { t.connected = answers })
 	}
+	e.served(t)
 	select {
 	case <-ctx.Done():
 		e.fail(t, stopUser, closingReason)
@@ -153,6 +158,7 @@ func (e *ecs) tearDown(ctx context.Context, t *task, log *slog.Logger) {
 			t.stopping = e.now()
 		}
 	})
+	e.served(t)
 	if t.container != nil {
 		e.update(t, func() { t.last = statusStopping })
 		e.endContainer(ctx, t)

@@ -249,9 +249,7 @@ func (l *Lab) AddCache(c Cache) error {
 		return errors.New("a cache needs an id")
 	}
 	c.site = l.site
-	if c.Kind == "" {
-		c.Kind = ReplicationGroup
-	}
+	c.Kind = cmp.Or(c.Kind, ReplicationGroup)
 	c.Engine = cmp.Or(c.Engine, "redis")
 	c.Version = cmp.Or(c.Version, "7.1")
 	c.Status = cmp.Or(c.Status, "available")
@@ -290,9 +288,12 @@ const webPage = `<!doctype html>
 `
 
 func startWeb(ctx context.Context) (*web, error) {
-	host, port := vpc.LoopbackAddr(80)
-	var lc net.ListenConfig
-	listener, err := lc.Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+	var listener net.Listener
+	err := onLoopback(80, func(host string, port int) (err error) {
+		var lc net.ListenConfig
+		listener, err = lc.Listen(ctx, "tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+		return err
+	})
 	if err != nil {
 		return nil, err
 	}

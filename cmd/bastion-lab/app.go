@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -156,6 +157,10 @@ func labFlags() []cli.Flag {
 			Name: "databases", EnvVars: env("databases"), Value: "auto",
 			Usage: "`MODE`: auto (real servers where installed), real, embedded or off",
 		},
+		&cli.IntFlag{
+			Name: "shared", EnvVars: env("shared"),
+			Usage: "`NUMBER` of tasks of the service \"bastion\" that people share (shared_service), in place of tasks of their own",
+		},
 		&cli.BoolFlag{
 			Name: "kms", DisableDefaultText: true, EnvVars: env("kms"),
 			Usage: "encrypt exec and shell sessions with a KMS key",
@@ -254,7 +259,7 @@ func (p *program) config(c *cli.Context) (lab.Config, error) {
 		Region: c.String("region"), Listen: c.String("listen"), Bastiond: bastiond, AllowHostExec: c.Bool("allow-host-exec"),
 		Log:        slog.New(slog.NewTextHandler(p.err, &slog.HandlerOptions{Level: level})),
 		StateDelay: delay(c, "state-delay"), ExecDelay: delay(c, "exec-delay"), ConnectDelay: delay(c, "connect-delay"),
-		KMS: c.Bool("kms"), Postgres: mode, Redis: mode, Allow: c.StringSlice("allow"),
+		KMS: c.Bool("kms"), Shared: c.Int("shared"), Postgres: mode, Redis: mode, Allow: c.StringSlice("allow"),
 		TaskRoleDeny: c.StringSlice("task-role-deny"), TaskEnv: make(map[string]string), Instances: make(map[string]lab.Instance),
 	}
 	for _, kv := range c.StringSlice("task-env") {
@@ -326,7 +331,7 @@ func findBastiond(given string) (string, error) {
 
 // introduce prints the lab's parts, above all which databases are real and which are stand-ins.
 func (p *program) introduce(l *lab.Lab) {
-	fmt.Fprintf(p.err, "lab: AWS is %s, the made-up account %s in %s\n", l.URL(), lab.Account, l.Region())
+	fmt.Fprintf(p.err, "lab: AWS is %s, the made-up account %s in %s\n", l.URL(), l.Account(), l.Region())
 	for _, d := range l.Databases() {
 		what := d.Version
 		if d.Embedded {
@@ -487,9 +492,7 @@ func (p *program) version(*cli.Context) error {
 	if info, ok := debug.ReadBuildInfo(); ok && v == "" {
 		v = info.Main.Version
 	}
-	if v == "" {
-		v = "(devel)"
-	}
+	v = cmp.Or(v, "(devel)")
 	_, err := fmt.Fprintf(p.out, "bastion-lab %s (%s, %s/%s)\n", v, runtime.Version(), runtime.GOOS, runtime.GOARCH)
 	return err
 }

@@ -2,5 +2,6 @@
 // checks the caller's permissions. It encodes answers and errors in each protocol's form.
 //
 // It knows no service: the lab registers their operations. The protocols are those of aws-sdk-go-v2 and the AWS CLI: JSON 1.1 (ECS,
-// SSM, KMS), Query (STS, RDS, ElastiCache) and EC2's variant of Query.
+// SSM, KMS, MemoryDB, ...), Query (STS, RDS, ElastiCache, Redshift, ELB), EC2's variant of Query, and REST with JSON (EKS, MSK,
+// OpenSearch).
 package awsapi

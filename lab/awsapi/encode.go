@@ -31,7 +31,7 @@ func writeResult(w http.ResponseWriter, c *Call, id string, result any) error {
 	var body []byte
 	var err error
 	switch c.Service.Protocol {
-	case JSON:
+	case JSON, RESTJSON:
 		body, err = json.Marshal(result)
 	case Query:
 		body, err = queryResult(c, id, result)
@@ -93,6 +93,9 @@ func writeError(w http.ResponseWriter, p Protocol, namespace, id string, e *Erro
 	case JSON:
 		w.Header().Set("X-Amzn-Errortype", e.Code)
 		body, err = json.Marshal(map[string]string{"__type": e.Code, "message": e.Message})
+	case RESTJSON: // the type is in the header alone
+		w.Header().Set("X-Amzn-Errortype", e.Code)
+		body, err = json.Marshal(map[string]string{"message": e.Message})
 	case Query:
 		body, err = queryError(namespace, id, e)
 	case EC2:
@@ -121,8 +124,11 @@ func ec2Error(id string, e *Error) ([]byte, error) {
 
 func write(w http.ResponseWriter, p Protocol, id string, status int, body []byte) {
 	contentType := "text/xml;charset=UTF-8"
-	if p == JSON {
+	switch p {
+	case JSON:
 		contentType = "application/x-amz-json-1.1"
+	case RESTJSON:
+		contentType = "application/json"
 	}
 	h := w.Header()
 	h.Set("Content-Type", contentType)

@@ -83,6 +83,19 @@ var commonErrors = [...][numErrorKinds]codeStatus{
 		errMalformed:           {"MalformedInput", 400},
 		errInternal:            {"InternalError", 500},
 	},
+	RESTJSON: {
+		errMissingAuth:         {"MissingAuthenticationTokenException", 403},
+		errIncompleteSignature: {"IncompleteSignatureException", 403},
+		errUnknownKey:          {"UnrecognizedClientException", 403},
+		errBadSignature:        {"InvalidSignatureException", 403},
+		errSkew:                {"InvalidSignatureException", 403},
+		errExpiredToken:        {"ExpiredTokenException", 403},
+		errDenied:              {"AccessDeniedException", 403},
+		errThrottled:           {"ThrottlingException", 429},
+		errUnknownAction:       {"UnknownOperationException", 404},
+		errMalformed:           {"SerializationException", 400},
+		errInternal:            {"InternalServerException", 500},
+	},
 }
 
 // common returns the protocol's own form of an error that every service has.

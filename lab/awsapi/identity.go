@@ -100,3 +100,9 @@ func (d *Directory) Get(accessKey string) (Identity, bool) {
 	id, ok := d.byKey[accessKey]
 	return id, ok
 }
+
+// Simulate returns how the identity's policies decide, in the words of IAM's simulator: allowed, implicitDeny or explicitDeny.
+func (id *Identity) Simulate(a Access) (string, error) {
+	d, err := id.decide(a)
+	return d.Effect.String(), err
+}

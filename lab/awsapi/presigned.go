@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"slices"
 	"strconv"
@@ -20,6 +21,8 @@ type Presigned struct {
 	Host            string // with its port
 	Now             time.Time
 	MaxAge          time.Duration // longest lifetime that the request may have
+	// Headers are signed besides the host, by their names in lower case.
+	Headers map[string]string
 }
 
 // VerifyPresigned checks a presigned GET request, given without its scheme and body. It returns the signer's identity and the
@@ -62,7 +65,13 @@ func (d *Directory) VerifyPresigned(request string, want Presigned) (Identity, u
 	if signed.After(want.Now.Add(maxSkew)) || !want.Now.Before(signed.Add(lifetime)) {
 		return Identity{}, nil, fmt.Errorf("it is good from %s for %s; it is %s now", signed, lifetime, want.Now)
 	}
-	if h := query.Get("X-Amz-SignedHeaders"); h != "host" {
+	headers := maps.Clone(want.Headers)
+	if headers == nil {
+		headers = make(map[string]string)
+	}
+	headers["host"] = host
+	names := slices.Sorted(maps.Keys(headers))
+	if h := query.Get("X-Amz-SignedHeaders"); h != strings.Join(names, ";") {
 		return Identity{}, nil, fmt.Errorf("it signs the headers %q", h)
 	}
 	id, ok := d.Get(credential[0])
@@ -72,7 +81,7 @@ func (d *Directory) VerifyPresigned(request string, want Presigned) (Identity, u
 	if !id.Expires.IsZero() && !want.Now.Before(id.Expires) {
 		return Identity{}, nil, errors.New("its credentials have expired")
 	}
-	signature := presignedSignature(id.SecretKey, scope, path, host, signed, query)
+	signature := presignedSignature(id.SecretKey, scope, path, headers, signed, query)
 	if subtle.ConstantTimeCompare([]byte(signature), []byte(query.Get("X-Amz-Signature"))) != 1 {
 		return Identity{}, nil, errors.New("its signature is wrong")
 	}
@@ -80,7 +89,7 @@ func (d *Directory) VerifyPresigned(request string, want Presigned) (Identity, u
 }
 
 // presignedSignature returns the signature that the request must have.
-func presignedSignature(secret string, scope []string, path, host string, signed time.Time, query url.Values) string {
+func presignedSignature(secret string, scope []string, path string, headers map[string]string, signed time.Time, query url.Values) string {
 	var params []string
 	for name, values := range query {
 		if name != "X-Amz-Signature" {
@@ -89,9 +98,12 @@ func presignedSignature(secret string, scope []string, path, host string, signed
 	}
 	slices.Sort(params)
 	empty := sha256.Sum256(nil)
-	canonical := strings.Join([]string{
-		"GET", "/" + path, strings.Join(params, "&"), "host:" + host, "", "host", hex.EncodeToString(empty[:]),
-	}, "\n")
+	names := slices.Sorted(maps.Keys(headers))
+	lines := []string{"GET", "/" + path, strings.Join(params, "&")}
+	for _, name := range names {
+		lines = append(lines, name+":"+headers[name])
+	}
+	canonical := strings.Join(append(lines, "", strings.Join(names, ";"), hex.EncodeToString(empty[:])), "\n")
 	hash := sha256.Sum256([]byte(canonical))
 	toSign := strings.Join([]string{algorithm, signed.Format(amzDate), strings.Join(scope, "/"), hex.EncodeToString(hash[:])}, "\n")
 	key := []byte("AWS4" + secret)

@@ -25,9 +25,10 @@ type Protocol uint8
 
 // The protocols.
 const (
-	JSON  Protocol = iota // AWS JSON 1.1
-	Query                 // form in, XML out
-	EC2                   // EC2's variant of Query
+	JSON     Protocol = iota // AWS JSON 1.1
+	Query                    // form in, XML out
+	EC2                      // EC2's variant of Query
+	RESTJSON                 // methods and paths, JSON out
 )
 
 const maxBody = 1 << 20
@@ -53,6 +54,10 @@ type Op struct {
 	Access func(c *Call) []Access
 	// Open operations need no permission.
 	Open bool
+	// Anonymous operations need no signature; only those of Query can be. Without one, Call.Identity is empty.
+	Anonymous bool
+	// Route is a RESTJSON operation's method and path, such as "GET /clusters/{name}".
+	Route string
 }
 
 // Call is one request.
@@ -60,8 +65,8 @@ type Call struct {
 	Service  *Service
 	Action   string
 	Identity Identity
-	Form     url.Values // Query, EC2
-	body     []byte     // JSON
+	Form     url.Values // Query, EC2; RESTJSON: the query and the parts of the path
+	body     []byte     // JSON, RESTJSON
 }
 
 // Name returns the IAM action, such as "ecs:RunTask".
@@ -174,25 +179,32 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		})
 		return
 	}
-	auth, ok := parseAuthorization(r.Header.Get("Authorization"))
-	if !ok {
-		p := guessProtocol(r)
-		e := p.common(errMissingAuth, "Missing Authentication Token")
-		if r.Header.Get("Authorization") != "" {
-			e = p.common(errIncompleteSignature, "Authorization header is no complete "+algorithm+" signature.")
+	c := s.anonymous(r, body)
+	var result any
+	if c != nil {
+		result, err = s.run(r, c)
+	} else {
+		auth, ok := parseAuthorization(r.Header.Get("Authorization"))
+		if !ok {
+			p := guessProtocol(r)
+			e := p.common(errMissingAuth, "Missing Authentication Token")
+			if r.Header.Get("Authorization") != "" {
+				e = p.common(errIncompleteSignature, "Authorization header is no complete "+algorithm+" signature.")
+			}
+			writeError(w, p, "", id, e)
+			return
 		}
-		writeError(w, p, "", id, e)
-		return
+		svc, ok := s.services[auth.service]
+		if !ok {
+			p := guessProtocol(r)
+			writeError(w, p, "", id, p.common(errUnknownAction,
+				fmt.Sprintf("The lab does not model the service %q.", auth.service)))
+			return
+		}
+		c = &Call{Service: svc}
+		result, err = s.call(r, c, body, auth)
 	}
-	svc, ok := s.services[auth.service]
-	if !ok {
-		p := guessProtocol(r)
-		writeError(w, p, "", id, p.common(errUnknownAction,
-			fmt.Sprintf("The lab does not model the service %q.", auth.service)))
-		return
-	}
-	c := &Call{Service: svc}
-	result, err := s.call(r, c, body, auth)
+	svc := c.Service
 	log := s.cfg.Logger.With("action", c.Name(), "who", c.Identity.Name, "request", id)
 	if err != nil {
 		e := svc.Protocol.asError(err)
@@ -230,6 +242,20 @@ func (d distant) Write(p []byte) (int, error) {
 	return d.ResponseWriter.Write(p)
 }
 
+// anonymous returns the call of a request without a signature, if it is for an operation that needs none; nil otherwise.
+func (s *Server) anonymous(r *http.Request, body []byte) *Call {
+	if r.Header.Get("Authorization") != "" || guessProtocol(r) != Query {
+		return nil
+	}
+	for _, svc := range s.services {
+		c := &Call{Service: svc}
+		if svc.Protocol == Query && c.parse(r, body) == nil && svc.Ops[c.Action].Anonymous {
+			return c
+		}
+	}
+	return nil
+}
+
 // call authenticates, authorizes and runs one call; it fills in c.
 func (s *Server) call(r *http.Request, c *Call, body []byte, auth authorization) (any, error) {
 	p := c.Service.Protocol
@@ -241,6 +267,12 @@ func (s *Server) call(r *http.Request, c *Call, body []byte, auth authorization)
 	if err := c.parse(r, body); err != nil {
 		return nil, err
 	}
+	return s.run(r, c)
+}
+
+// run authorizes and runs a call whose caller is known.
+func (s *Server) run(r *http.Request, c *Call) (any, error) {
+	p := c.Service.Protocol
 	op, known := c.Service.Ops[c.Action]
 	s.count(c, known)
 	if !known {
@@ -292,6 +324,9 @@ func (c *Call) parse(r *http.Request, body []byte) error {
 		c.Action, c.body = action, body
 		return nil
 	}
+	if p == RESTJSON {
+		return c.route(r, body)
+	}
 	form, err := url.ParseQuery(string(body))
 	if err != nil {
 		return p.common(errMalformed, "The request is no form: "+err.Error())
@@ -304,6 +339,39 @@ func (c *Call) parse(r *http.Request, body []byte) error {
 		return p.common(errUnknownAction, "The request names no Action.")
 	}
 	return nil
+}
+
+// route finds a RESTJSON call's operation by its method and path.
+func (c *Call) route(r *http.Request, body []byte) error {
+	path := strings.Split(strings.TrimSuffix(r.URL.EscapedPath(), "/"), "/")
+	for action, op := range c.Service.Ops {
+		method, pattern, _ := strings.Cut(op.Route, " ")
+		form := r.URL.Query()
+		if method == r.Method && matchPath(strings.Split(pattern, "/"), path, form) {
+			c.Action, c.Form, c.body = action, form, body
+			return nil
+		}
+	}
+	return c.Service.Protocol.common(errUnknownAction, "No operation of "+c.Service.Name+" has this method and path.")
+}
+
+// matchPath reports whether a path fits a pattern, and adds the parts in braces to form.
+func matchPath(pattern, path []string, form url.Values) bool {
+	if len(pattern) != len(path) {
+		return false
+	}
+	for i, part := range pattern {
+		value, err := url.PathUnescape(path[i])
+		switch {
+		case err != nil:
+			return false
+		case strings.HasPrefix(part, "{"):
+			form.Set(strings.Trim(part, "{}"), value)
+		case part != value:
+			return false
+		}
+	}
+	return true
 }
 
 // guessProtocol is for requests that do not say which service they are for.

@@ -24,6 +24,9 @@ const (
 	headerHash = "X-Amz-Content-Sha256"
 )
 
+// globalService is the service whose one endpoint is for all regions.
+const globalService = "iam"
+
 // authorization is a parsed Authorization header.
 type authorization struct {
 	accessKey, date, region, service string
@@ -58,6 +61,12 @@ func parseAuthorization(header string) (authorization, bool) {
 	return a, ok
 }
 
+// Scope returns the access key and the region of a call's signature, unchecked; "" without one.
+func Scope(r *http.Request) (accessKey, region string) {
+	a, _ := parseAuthorization(r.Header.Get("Authorization"))
+	return a.accessKey, a.region
+}
+
 // verifier checks signatures for one region.
 type verifier struct {
 	region     string
@@ -71,7 +80,7 @@ func (v *verifier) verify(r *http.Request, body []byte, auth authorization, p Pr
 	if !ok {
 		return Identity{}, p.unknownKey()
 	}
-	if auth.region != v.region {
+	if auth.region != v.region && auth.service != globalService {
 		return Identity{}, p.common(errBadSignature, fmt.Sprintf(
 			"Credential should be scoped to a valid region, not %q: this is %s.", auth.region, v.region))
 	}

@@ -289,7 +289,7 @@ func TestAgentPumpsAtItsPace(t *testing.T) {
 		go func() { _, _ = out.Write(make([]byte, 10*1024)) }()
 		ctx, cancel := context.WithCancel(t.Context())
 		ended := make(chan error, 1)
-		go func() { ended <- r.pump(ctx, in, r.sendOutput) }()
+		go func() { ended <- r.pump(ctx, in, costOutput, r.sendOutput) }()
 		advance(5*time.Millisecond - 1)
 		synctest.Wait()
 		got := r.got()

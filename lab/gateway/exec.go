@@ -49,7 +49,7 @@ func (a *agent) runExec() result {
 			return
 		}
 		filter := utf8Filter{send: a.sendOutput}
-		_ = a.pump(ctx, proc, filter.write)
+		_ = a.pump(ctx, proc, costOutput, filter.write)
 	}()
 	a.accept(func(m *frame.Message) error { return toProcess(proc, m) })
 	<-ctx.Done() // the command has ended, or the session is over

@@ -107,7 +107,17 @@ func (f *Faults) validate() error {
 	for _, p := range []struct {
 		name  string
 		value float64
-	}{{"drop", f.Drop}, {"duplicate", f.Duplicate}, {"reorder", f.Reorder}, {"discard", f.Discard}, {"complete_first", f.CompleteFirst}, {"miss_ack", f.MissAck}, {"cut_before_ack", f.CutBeforeAck}, {"repeat", f.Repeat}, {"garble", f.Garble}} {
+	}{
+		{"drop", f.Drop},
+		{"duplicate", f.Duplicate},
+		{"reorder", f.Reorder},
+		{"discard", f.Discard},
+		{"complete_first", f.CompleteFirst},
+		{"miss_ack", f.MissAck},
+		{"cut_before_ack", f.CutBeforeAck},
+		{"repeat", f.Repeat},
+		{"garble", f.Garble},
+	} {
 		if !(p.value >= 0 && p.value <= 1) {
 			return fmt.Errorf("fault %s: %v is not a probability from 0 to 1", p.name, p.value)
 		}

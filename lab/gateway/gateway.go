@@ -41,9 +41,8 @@ type Config struct {
 	Logger *slog.Logger // nil discards
 	// BaseURL returns the ws:// or wss:// base that StreamURL puts before the path; nil makes StreamURL return a bare path.
 	BaseURL func() string
-	// ChunkSize is the most that the agent's pump reads at once, in bytes (1024); Interval is its sleep after each read (1 ms).
-	ChunkSize int
-	Interval  time.Duration
+	// Interval is the sleep of the agent's pump after each read (1 ms).
+	Interval time.Duration
 	// AgentDelay is the time from Start until the agent has connected to the gateway (40 ms); negative: none.
 	AgentDelay time.Duration
 	// ExecDelay is the time from a command's start until the agent reads its output (200 ms; the real one takes 1 s); negative:
@@ -159,7 +158,6 @@ func (g *Gateway) count(change func(*Counters)) {
 
 // New returns a gateway without sessions.
 func New(cfg Config) *Gateway {
-	cfg.ChunkSize = cmp.Or(cfg.ChunkSize, 1024)
 	cfg.Interval = cmp.Or(cfg.Interval, time.Millisecond)
 	cfg.AgentDelay = cmp.Or(cfg.AgentDelay, 40*time.Millisecond)
 	cfg.ExecDelay = cmp.Or(cfg.ExecDelay, 200*time.Millisecond)

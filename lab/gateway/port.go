@@ -67,6 +67,9 @@ func (a *agent) runPort() result {
 	return a.runBasic(dial, forward)
 }
 
+// chunkSize is the most that the agent's pump reads at once, in bytes.
+const chunkSize = 1024
+
 // discardWindow is the default time until an agent that discards the first data dials.
 const discardWindow = 20 * time.Millisecond
 
@@ -148,9 +151,9 @@ func (a *agent) dial(ctx context.Context, addrs []string) (net.Conn, error) {
 	return nil, first
 }
 
-// pump reads from r, sends, and sleeps. This pace caps every session's downloads. pump returns the error of r or send, or errDone
-// when ctx ends. Closing r ends a read.
-func (a *agent) pump(ctx context.Context, r io.Reader, send func([]byte) error) error {
+// pump reads from r, sends, and sleeps. This pace caps every session's downloads. A message costs that much processor time. pump returns
+// the error of r or send, or errDone when ctx ends. Closing r ends a read.
+func (a *agent) pump(ctx context.Context, r io.Reader, cost time.Duration, send func([]byte) error) error {
 	var buf []byte
 	garble := draws{salt: a.down.draws.salt}
 	pause := time.NewTimer(0) // one for all pauses: there are a thousand a second
@@ -177,7 +180,7 @@ func (a *agent) pump(ctx context.Context, r io.Reader, send func([]byte) error) 
 			return err
 		}
 		if a.faults.Load().PumpIntervalUS == 0 {
-			interval += a.output.run(costOutput)
+			interval += a.output.beside(cost)
 		}
 		if interval <= 0 {
 			continue
@@ -194,7 +197,7 @@ func (a *agent) pump(ctx context.Context, r io.Reader, send func([]byte) error) 
 // pace returns how much the pump reads at once and how long it then sleeps.
 func (a *agent) pace() (chunk int, interval time.Duration) {
 	f := a.faults.Load()
-	return cmp.Or(f.PumpChunk, a.cfg.ChunkSize), cmp.Or(time.Duration(f.PumpIntervalUS)*time.Microsecond, a.cfg.Interval)
+	return cmp.Or(f.PumpChunk, chunkSize), cmp.Or(time.Duration(f.PumpIntervalUS)*time.Microsecond, a.cfg.Interval)
 }
 
 func (a *agent) sendOutput(p []byte) error { return a.send(datachannel.Output, p) }
@@ -272,7 +275,7 @@ func (p *basicPort) pump() {
 		p.mu.Lock()
 		conn := p.conn
 		p.mu.Unlock()
-		err := p.a.pump(p.ctx, conn, p.a.sendOutput)
+		err := p.a.pump(p.ctx, conn, costOutput, p.a.sendOutput)
 		if errors.Is(err, errDone) || !p.forward {
 			return
 		}
@@ -358,7 +361,7 @@ func (a *agent) runMux(dial dialFunc, noKeepAlive bool) result {
 	p.ctx, p.cancel = context.WithCancel(a.ctx)
 	p.wg.Go(func() {
 		defer p.cancel()
-		_ = a.pump(p.ctx, inner, a.sendOutput)
+		_ = a.pump(p.ctx, inner, costOutput+costMux, a.sendOutput)
 	})
 	p.wg.Go(func() {
 		defer p.cancel()

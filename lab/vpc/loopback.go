@@ -2,7 +2,6 @@ package vpc
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -41,31 +40,29 @@ func LoopbackHost() string {
 
 // LoopbackAddr returns LoopbackHost's host and a port for a service on it. That is the standard port if it is free there, or else
 // 0, which asks the service to choose one.
+//
+// The port may be taken when the service listens: a program that this process starts meanwhile holds a copy of every open listener
+// until its exec. The service's error is then EADDRINUSE, and the caller tries again.
 func LoopbackAddr(standard int) (host string, port int) {
 	host = LoopbackHost()
 	if runtime.GOOS != "linux" {
 		return host, 0
 	}
-	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(standard)))
-	if err != nil {
+	if _, err := freePort(host, standard); err != nil {
 		return host, 0 // something listens on the port at all addresses
 	}
-	_ = l.Close()
 	return host, standard
 }
 
-// freePort returns a TCP port of host that was free a moment ago, for servers that cannot choose one themselves.
-func freePort(host string) (int, error) {
-	l, err := net.Listen("tcp", net.JoinHostPort(host, "0"))
+// freePort returns port, if it is free on host, for servers that cannot choose one themselves; port 0 stands for any free one.
+func freePort(host string, port int) (int, error) {
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
 	if err != nil {
 		return 0, fmt.Errorf("find a free port: %w", err)
 	}
 	addr, ok := l.Addr().(*net.TCPAddr)
-	if err := l.Close(); err != nil {
-		return 0, fmt.Errorf("find a free port: %w", err)
-	}
-	if !ok {
-		return 0, errors.New("find a free port: not a TCP listener")
+	if err := l.Close(); err != nil || !ok {
+		return 0, fmt.Errorf("find a free port: close %v: %w", l.Addr(), err)
 	}
 	return addr.Port, nil
 }

@@ -1,6 +1,7 @@
 package vpc
 
 import (
+	"cmp"
 	"context"
 	"crypto/md5" //nolint:gosec // PostgreSQL's md5(); it protects nothing
 	"crypto/subtle"
@@ -178,9 +179,7 @@ func (e *embeddedPostgres) authenticate(ctx context.Context, w *buffer.Writer, r
 
 	params := wire.ClientParameters(ctx)
 	user, database := params[wire.ParamUsername], params[wire.ParamDatabase]
-	if database == "" {
-		database = user
-	}
+	database = cmp.Or(database, user)
 	if !e.knows(user, password) {
 		return ctx, refuse(w, codes.InvalidPassword, fmt.Sprintf("password authentication failed for user %q", user))
 	}

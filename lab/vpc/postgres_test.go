@@ -5,10 +5,12 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -463,5 +465,24 @@ func TestAutoFallsBack(t *testing.T) {
 		func() (string, error) { return "", ctx.Err() },
 		func() (string, error) { return "embedded", nil }); err == nil {
 		t.Error("a cancelled start fell back")
+	}
+	if _, err = startEither(t.Context(), Auto, "PostgreSQL", testLogger(t),
+		func() (string, error) { return "", fmt.Errorf("listen: %w", syscall.EADDRINUSE) },
+		func() (string, error) { return "embedded", nil }); !errors.Is(err, syscall.EADDRINUSE) {
+		t.Errorf("a start whose port is taken fell back: %v", err)
+	}
+}
+
+// Whoever chose the port learns that it is taken; without a port, another free one is tried.
+func TestStartOnPortTaken(t *testing.T) {
+	for port, want := range map[int]int{5432: 1, 0: portTries} {
+		tries := 0
+		_, _, err := startOnPort(t.Context(), "127.0.0.1", port, func(netip.AddrPort) (*child, error) {
+			tries++
+			return nil, errors.New(`could not bind IPv4 address "127.0.0.1": Address already in use`)
+		})
+		if tries != want || !errors.Is(err, syscall.EADDRINUSE) {
+			t.Errorf("port %d: %d tries, %v", port, tries, err)
+		}
 	}
 }

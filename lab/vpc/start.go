@@ -9,6 +9,7 @@ import (
 	"os"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 )
 
@@ -40,7 +41,7 @@ func startEither[T any](ctx context.Context, mode Mode, name string, log *slog.L
 	}
 
 	server, err := startReal()
-	if err == nil || ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil || errors.Is(err, syscall.EADDRINUSE) {
 		return server, err
 	}
 	why, isMissing := "it did not start", errors.As(err, new(notInstalledError))
@@ -61,7 +62,7 @@ func serverDir(want, pattern string) (dir, temp string, err error) {
 }
 
 // startOnPort calls launch with the address to listen on. Without a port it picks a free one, and another one when launch
-// fails because someone was quicker to take it.
+// fails because someone was quicker to take it. The error for a port that is taken is EADDRINUSE.
 func startOnPort(ctx context.Context, host string, port int, launch func(netip.AddrPort) (*child, error)) (
 	*child, netip.AddrPort, error,
 ) {
@@ -72,7 +73,7 @@ func startOnPort(ctx context.Context, host string, port int, launch func(netip.A
 	for try := 1; ; try++ {
 		p := port
 		if port == 0 {
-			if p, err = freePort(host); err != nil {
+			if p, err = freePort(host, 0); err != nil {
 				return nil, netip.AddrPort{}, err
 			}
 		}
@@ -82,6 +83,9 @@ func startOnPort(ctx context.Context, host string, port int, launch func(netip.A
 			return server, addr, nil
 		}
 		taken := strings.Contains(strings.ToLower(err.Error()), "address already in use")
+		if taken {
+			err = fmt.Errorf("%w: %w", syscall.EADDRINUSE, err)
+		}
 		if port != 0 || !taken || try == portTries || ctx.Err() != nil {
 			return nil, netip.AddrPort{}, err
 		}
