@@ -16,9 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ec2instanceconnect"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
-	"github.com/aws/aws-sdk-go-v2/service/elasticache"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
-	"github.com/aws/aws-sdk-go-v2/service/rds"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 	"golang.org/x/crypto/ssh"
@@ -29,6 +27,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/fargate"
+	"github.com/bastion-ssm/bastion/internal/login"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/sessions"
 	"github.com/bastion-ssm/bastion/targets"
@@ -47,7 +46,11 @@ type Options struct {
 
 	// Env replaces the process's own AWS_* and SSH_AUTH_SOCK variables; nil: the process's own.
 	Env *awssdk.Env
-	MFA *awssdk.MFA // prompts for MFA codes; nil: a profile that needs a code fails
+	// MFA gets MFA codes. nil: from the setting mfa_command; without that, a profile that needs a code fails.
+	MFA *awssdk.MFA
+	// SignIn is told once that only the user can renew the AWS credentials, and with nil that they are renewed; nil: ignored. It must
+	// not block.
+	SignIn func(*report.SignIn)
 	// Show is called with the first link and shows the Access's links to other processes; Close calls the function that it returns.
 	// nil: nothing shows them. It must not block.
 	Show func(*Access) (hide func())
@@ -63,6 +66,7 @@ type Access struct {
 	options  Options
 
 	credentials aws.CredentialsProvider
+	signIn      atomic.Pointer[report.SignIn] // nil: nothing is known that needs the user
 	clock       *awssdk.Clock
 
 	manager  *bastions.Manager
@@ -70,6 +74,7 @@ type Access struct {
 	resolver *targets.Resolver
 
 	instanceConnect *ec2instanceconnect.Client
+	passwordData    passwordCall
 
 	hostKeys  *hostKeys // nil: the Access remembers none
 	documents documents
@@ -90,8 +95,14 @@ type Access struct {
 // New loads the AWS configuration and returns an Access. It fails if the region or the credentials are missing. It calls AWS
 // only to obtain credentials.
 func New(ctx context.Context, s Settings, o Options) (*Access, error) {
+	// Tasks outlive the calls that begin them, and New's context.
+	tasksCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	if o.MFA == nil && s.AWS.MFACommand != "" {
+		o.MFA = &awssdk.MFA{Ask: login.CodeBy(tasksCtx, s.AWS.MFACommand)}
+	}
 	cfg, err := awssdk.Load(ctx, awssdk.Source{Profile: s.AWS.Profile, Region: s.AWS.Region, Env: o.Env, MFA: o.MFA, CallTimeout: s.AWS.Timeout})
 	if err != nil {
+		cancel()
 		return nil, err
 	}
 	log := cmp.Or(o.Logger, slog.New(slog.DiscardHandler))
@@ -99,12 +110,11 @@ func New(ctx context.Context, s Settings, o Options) (*Access, error) {
 	if progress == nil {
 		progress = func(string) {}
 	}
-	// Tasks outlive the calls that begin them, and New's context.
-	tasksCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	clk := new(awssdk.Clock)
 	cfg.APIOptions = append(cfg.APIOptions, clk.Add)
 	ecsCalls := bindECS(ecs.NewFromConfig(cfg))
 	stsClient := sts.NewFromConfig(cfg)
+	ec2Client := ec2.NewFromConfig(cfg)
 	names := make(map[string]targets.Named, len(s.Targets))
 	for name, t := range s.Targets {
 		names[name] = targets.Named{Target: t.Spec}
@@ -119,17 +129,17 @@ func New(ctx context.Context, s Settings, o Options) (*Access, error) {
 		progress:    progress,
 		options:     o,
 		manager: bastions.New(bastions.Config{
-			ECS: ecsCalls, EC2: bindEC2(ec2.NewFromConfig(cfg)), Logger: log, Version: o.Version,
+			ECS: ecsCalls, EC2: bindEC2(ec2Client), Logger: log, Version: o.Version,
 		}),
 		sessions: sessions.New(sessions.Config{
 			SSM: bindSSM(ssm.NewFromConfig(cfg)), ECS: ecsCalls, KMS: bindKMS(kms.NewFromConfig(cfg)),
 			HTTPClient: awssdk.WebsocketClient(cfg), Logger: log,
 		}),
 		resolver: &targets.Resolver{
-			RDS: bindRDS(rds.NewFromConfig(cfg)), ElastiCache: bindElastiCache(elasticache.NewFromConfig(cfg)),
-			Names: names, Region: cfg.Region,
+			AWS: targets.Connect(cfg), Names: names, Region: cfg.Region,
 		},
 		instanceConnect: ec2instanceconnect.NewFromConfig(cfg),
+		passwordData:    ec2Client.GetPasswordData,
 		whoami:          once(func(ctx context.Context) (bastions.Owner, error) { return bastions.WhoAmI(ctx, stsClient) }),
 	}
 	if s.Link.SessionDocument != documentAuto {
@@ -200,6 +210,7 @@ func (a *Access) spec(ctx context.Context) (bastions.Spec, error) {
 		Subnets: s.Bastion.Subnets, SubnetTags: s.Bastion.SubnetTags,
 		SecurityGroups: s.Bastion.SecurityGroups, SecurityGroupTags: s.Bastion.SecurityGroupTags,
 		AssignPublicIP: s.Bastion.AssignPublicIP, Tags: s.Bastion.Tags, Owner: owner, StartTimeout: s.Bastion.StartTimeout,
+		Service: s.Bastion.SharedService, Avoid: avoided(ctx),
 	}, nil
 }
 
@@ -212,11 +223,21 @@ func (a *Access) needsTask(op string) error {
 		"leave out target to use a bastion task")
 }
 
+// needsOwn returns an error for a command that ends a bastion if the settings name a shared one.
+func (a *Access) needsOwn(op string) error {
+	if a.settings.Bastion.SharedService == "" {
+		return nil
+	}
+	return fail.New(fail.Usage, op,
+		fmt.Errorf("the bastion is shared: ECS runs the tasks of service %s, and others use them", a.settings.Bastion.SharedService),
+		"leave out shared_service to start and stop a bastion of your own")
+}
+
 func show(b bastions.Bastion) report.Bastion {
 	out := report.Bastion{
 		TaskID: b.TaskID, TaskARN: b.TaskARN, Cluster: b.Cluster, Container: b.Container, Status: b.LastStatus,
 		Exec: b.ExecStatus, Ready: b.ExecRunning, Reason: b.StoppedReason, Size: report.Size{CPU: b.Size.CPU, Memory: b.Size.Memory, Architecture: b.Architecture, Spot: b.Spot},
-		Refused: b.Refused, Outdated: b.Outdated, Unchecked: b.Unchecked,
+		Refused: b.Refused, Outdated: b.Outdated, Unchecked: b.Unchecked, Service: b.Service,
 	}
 	if b.RuntimeID != "" {
 		out.Target = b.Target()
@@ -278,7 +299,7 @@ type DownResult struct {
 // Down stops the user's bastions. It stops refused ones only if refused is set.
 func (a *Access) Down(ctx context.Context, refused bool) (DownResult, error) {
 	out := DownResult{Stopped: []report.Bastion{}, Left: []report.Bastion{}}
-	if err := a.needsTask("stop the bastion"); err != nil {
+	if err := cmp.Or(a.needsTask("stop the bastion"), a.needsOwn("stop the bastion")); err != nil {
 		return out, err
 	}
 	a.progress("stopping your bastion")
@@ -342,8 +363,15 @@ func (a *Access) Resolve(ctx context.Context, specs []targets.Spec) ([]targets.E
 	return out, nil
 }
 
-// Targets returns the databases and caches of the region.
-func (a *Access) Targets(ctx context.Context) ([]targets.Endpoint, error) { return a.resolver.All(ctx) }
+// Brokers returns the specs of an MSK cluster's brokers; for another spec, the spec.
+func (a *Access) Brokers(ctx context.Context, spec targets.Spec) ([]targets.Spec, error) {
+	return a.resolver.Brokers(ctx, spec)
+}
+
+// Targets returns the targets of the region, of the given kinds or of all.
+func (a *Access) Targets(ctx context.Context, only ...targets.Kind) ([]targets.Found, error) {
+	return a.resolver.All(ctx, only...)
+}
 
 // Destination returns the permit pattern of one endpoint.
 func Destination(host string, port int) string { return net.JoinHostPort(host, fmt.Sprint(port)) }

@@ -162,7 +162,8 @@ func (x *admission) session(ctx context.Context, key ssh.PublicKey, ports keys.P
 		}
 		o.conn, o.lasting = conn, true
 	} else {
-		stream, err := a.openPort(ctx, sessions.Port{Target: x.bastion.Target(), Port: ports.SSH, ServerFirst: true}, patientIf(patient, x.checkGone))
+		port := sessions.Port{Target: x.bastion.Target(), Port: ports.SSH, ServerFirst: true}
+		stream, err := a.openPort(ctx, port, patientIf(patient, x.checkGone))
 		if err != nil {
 			return nil, err
 		}

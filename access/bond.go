@@ -7,8 +7,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/report"
@@ -29,9 +27,6 @@ const (
 	// joinTimeout is the time from StartSession's answer to the end of the handshake for a bond's further sessions. A later
 	// session is given up.
 	joinTimeout = 15 * time.Second
-
-	// credentialsCheck is the interval between checks of the AWS credentials. The Access checks them at their expiry too.
-	credentialsCheck = time.Minute
 )
 
 // bonded is the part of *bond.Conn that an Access uses.
@@ -316,35 +311,4 @@ func (a *Access) path(p report.Path) {
 	if a.options.Path != nil {
 		a.options.Path(p)
 	}
-}
-
-// watchCredentials makes bonds replace their sessions when the AWS credentials have changed: SSM does not resume a session of
-// replaced temporary credentials. It retrieves the credentials every credentialsCheck, at their expiry, and at each value of
-// wakes. AWS clients retrieve them only for a call.
-func (a *Access) watchCredentials(wakes <-chan struct{}) {
-	for {
-		wait := credentialsCheck
-		if c, err := a.retrieve(); err == nil {
-			if n := a.bonds.rotate(c.AccessKeyID); n > 0 {
-				a.log.Info("the AWS credentials have changed; replacing the sessions", "bonds", n)
-			}
-			if c.CanExpire {
-				wait = max(time.Second, min(wait, time.Until(c.Expires)))
-			}
-		} else {
-			a.log.Debug("cannot retrieve the AWS credentials", "err", err)
-		}
-		select {
-		case <-a.ctx.Done():
-			return
-		case <-wakes:
-		case <-time.After(wait):
-		}
-	}
-}
-
-func (a *Access) retrieve() (aws.Credentials, error) {
-	ctx, cancel := context.WithTimeout(a.ctx, credentialsCheck)
-	defer cancel()
-	return a.credentials.Retrieve(ctx)
 }

@@ -278,7 +278,7 @@ func TestJudge(t *testing.T) {
 		{api("ValidationException", ""), bond.FailedRefused},
 		{&ssmtypes.TargetNotConnected{}, bond.FailedOther},
 		{errors.New("no network"), bond.FailedOther},
-		{&goneError{errors.New("stopped"), cutOff}, bond.FailedFatal},
+		{&goneError{errors.New("stopped"), cutOff, false}, bond.FailedFatal},
 	} {
 		if got := judge(tt.err); got != tt.want {
 			t.Errorf("%v: %v, want %v", tt.err, got, tt.want)

@@ -5,9 +5,7 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
-	"github.com/aws/aws-sdk-go-v2/service/elasticache"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
-	"github.com/aws/aws-sdk-go-v2/service/rds"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 )
 
@@ -20,12 +18,10 @@ type call[In, Options, Out any] func(context.Context, *In, ...func(*Options)) (*
 
 // The options of single calls.
 type (
-	ecsOption         = func(*ecs.Options)
-	ssmOption         = func(*ssm.Options)
-	kmsOption         = func(*kms.Options)
-	ec2Option         = func(*ec2.Options)
-	rdsOption         = func(*rds.Options)
-	elasticacheOption = func(*elasticache.Options)
+	ecsOption = func(*ecs.Options)
+	ssmOption = func(*ssm.Options)
+	kmsOption = func(*kms.Options)
+	ec2Option = func(*ec2.Options)
 )
 
 // ecsCalls implements bastions.ECSAPI and sessions.ECSAPI.
@@ -34,6 +30,7 @@ type ecsCalls struct {
 	describe   call[ecs.DescribeTasksInput, ecs.Options, ecs.DescribeTasksOutput]
 	run        call[ecs.RunTaskInput, ecs.Options, ecs.RunTaskOutput]
 	stop       call[ecs.StopTaskInput, ecs.Options, ecs.StopTaskOutput]
+	services   call[ecs.DescribeServicesInput, ecs.Options, ecs.DescribeServicesOutput]
 	definition call[ecs.DescribeTaskDefinitionInput, ecs.Options, ecs.DescribeTaskDefinitionOutput]
 	execute    call[ecs.ExecuteCommandInput, ecs.Options, ecs.ExecuteCommandOutput]
 }
@@ -41,7 +38,7 @@ type ecsCalls struct {
 func bindECS(c *ecs.Client) *ecsCalls {
 	return &ecsCalls{
 		list: c.ListTasks, describe: c.DescribeTasks, run: c.RunTask, stop: c.StopTask,
-		definition: c.DescribeTaskDefinition, execute: c.ExecuteCommand,
+		definition: c.DescribeTaskDefinition, execute: c.ExecuteCommand, services: c.DescribeServices,
 	}
 }
 
@@ -59,6 +56,12 @@ func (c *ecsCalls) RunTask(ctx context.Context, in *ecs.RunTaskInput, o ...ecsOp
 
 func (c *ecsCalls) StopTask(ctx context.Context, in *ecs.StopTaskInput, o ...ecsOption) (*ecs.StopTaskOutput, error) {
 	return c.stop(ctx, in, o...)
+}
+
+func (c *ecsCalls) DescribeServices(ctx context.Context, in *ecs.DescribeServicesInput, o ...ecsOption) (
+	*ecs.DescribeServicesOutput, error,
+) {
+	return c.services(ctx, in, o...)
 }
 
 func (c *ecsCalls) DescribeTaskDefinition(ctx context.Context, in *ecs.DescribeTaskDefinitionInput, o ...ecsOption) (
@@ -107,6 +110,9 @@ func (c *kmsCalls) GenerateDataKey(ctx context.Context, in *kms.GenerateDataKeyI
 	return c.key(ctx, in, o...)
 }
 
+// passwordCall is a call of EC2 that is not one of package bastions.
+type passwordCall = call[ec2.GetPasswordDataInput, ec2.Options, ec2.GetPasswordDataOutput]
+
 // ec2Calls implements bastions.EC2API.
 type ec2Calls struct {
 	subnets    call[ec2.DescribeSubnetsInput, ec2.Options, ec2.DescribeSubnetsOutput]
@@ -133,57 +139,4 @@ func (c *ec2Calls) DescribeNetworkInterfaces(ctx context.Context, in *ec2.Descri
 	*ec2.DescribeNetworkInterfacesOutput, error,
 ) {
 	return c.interfaces(ctx, in, o...)
-}
-
-// rdsCalls implements targets.RDSAPI.
-type rdsCalls struct {
-	instances call[rds.DescribeDBInstancesInput, rds.Options, rds.DescribeDBInstancesOutput]
-	clusters  call[rds.DescribeDBClustersInput, rds.Options, rds.DescribeDBClustersOutput]
-}
-
-func bindRDS(c *rds.Client) *rdsCalls {
-	return &rdsCalls{instances: c.DescribeDBInstances, clusters: c.DescribeDBClusters}
-}
-
-func (c *rdsCalls) DescribeDBInstances(ctx context.Context, in *rds.DescribeDBInstancesInput, o ...rdsOption) (
-	*rds.DescribeDBInstancesOutput, error,
-) {
-	return c.instances(ctx, in, o...)
-}
-
-func (c *rdsCalls) DescribeDBClusters(ctx context.Context, in *rds.DescribeDBClustersInput, o ...rdsOption) (
-	*rds.DescribeDBClustersOutput, error,
-) {
-	return c.clusters(ctx, in, o...)
-}
-
-// cacheCalls implements targets.ElastiCacheAPI.
-type cacheCalls struct {
-	groups     call[elasticache.DescribeReplicationGroupsInput, elasticache.Options, elasticache.DescribeReplicationGroupsOutput]
-	serverless call[elasticache.DescribeServerlessCachesInput, elasticache.Options, elasticache.DescribeServerlessCachesOutput]
-	clusters   call[elasticache.DescribeCacheClustersInput, elasticache.Options, elasticache.DescribeCacheClustersOutput]
-}
-
-func bindElastiCache(c *elasticache.Client) *cacheCalls {
-	return &cacheCalls{
-		groups: c.DescribeReplicationGroups, serverless: c.DescribeServerlessCaches, clusters: c.DescribeCacheClusters,
-	}
-}
-
-func (c *cacheCalls) DescribeReplicationGroups(ctx context.Context, in *elasticache.DescribeReplicationGroupsInput,
-	o ...elasticacheOption,
-) (*elasticache.DescribeReplicationGroupsOutput, error) {
-	return c.groups(ctx, in, o...)
-}
-
-func (c *cacheCalls) DescribeServerlessCaches(ctx context.Context, in *elasticache.DescribeServerlessCachesInput,
-	o ...elasticacheOption,
-) (*elasticache.DescribeServerlessCachesOutput, error) {
-	return c.serverless(ctx, in, o...)
-}
-
-func (c *cacheCalls) DescribeCacheClusters(ctx context.Context, in *elasticache.DescribeCacheClustersInput,
-	o ...elasticacheOption,
-) (*elasticache.DescribeCacheClustersOutput, error) {
-	return c.clusters(ctx, in, o...)
 }

@@ -175,7 +175,8 @@ func TestSessionLimit(t *testing.T) {
 	if got.Sessions != 2 || got.Reason != "a place was needed for another session" || got.Retry != nil {
 		t.Errorf("lent: %+v", got)
 	}
-	got = sessionLimit(bond.Limit{Subflows: 3, Err: answer("StartSession", "LimitExceededException", "enough"), Retry: now.Add(time.Hour)}, now)
+	got = sessionLimit(bond.Limit{Subflows: 3, Err: answer("StartSession", "LimitExceededException", "enough"), Retry: now.Add(time.Hour)},
+		now)
 	if got.Sessions != 3 || !strings.Contains(got.Reason, "LimitExceeded") || got.Retry == nil || !got.Retry.Equal(now.Add(time.Hour)) {
 		t.Errorf("AWS's: %+v", got)
 	}
@@ -283,8 +284,8 @@ func TestPush(t *testing.T) {
 	}
 }
 
-// While no grant is known to be granted, the client's key is not offered: bastiond waits for a grant only briefly. Whatever ends the wait, the
-// signers come.
+// While no grant is known to be granted, the client's key is not offered: bastiond waits for a grant only briefly. Whatever ends
+// the wait, the signers come.
 func TestSignersWaitForTheCommand(t *testing.T) {
 	for name, end := range map[string]func(*push, *fakeBond){
 		"the command runs":     func(p *push, _ *fakeBond) { close(p.started) },

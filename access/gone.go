@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
@@ -28,13 +29,14 @@ const (
 // goneError says that a bastion has stopped for good.
 type goneError struct {
 	error
-	how ending
+	how    ending
+	shared bool // of a service, whose next task costs nothing more
 }
 
 func (e *goneError) Unwrap() error { return e.error }
 
 func newGone(b bastions.Bastion, how ending, why error) error {
-	return &goneError{fail.New(fail.Lost, describe(&b), why, ""), how}
+	return &goneError{fail.New(fail.Lost, describe(&b), why, ""), how, b.Service != ""}
 }
 
 func isGone(err error) bool { return errors.As(err, new(*goneError)) }
@@ -77,7 +79,8 @@ func replaces(use tunnel.Use, how ending) bool {
 
 // unlessReplaced marks a *goneError with tunnel.Gone, unless the Access may start another bastion.
 func unlessReplaced(ctx context.Context, err error) error {
-	if gone, ok := errors.AsType[*goneError](err); ok && !replaces(tunnel.UseOf(ctx), gone.how) {
+	gone, ok := errors.AsType[*goneError](err)
+	if use := tunnel.UseOf(ctx); ok && !replaces(use, gone.how) && !(gone.shared && use == tunnel.Interrupted) {
 		return tunnel.Gone(gone)
 	}
 	return err
@@ -91,8 +94,22 @@ func (c *taskConnector) find(ctx context.Context) (bastions.Spec, *bastions.Bast
 			return x.spec, b, err
 		}
 	}
+	if c.running {
+		spec, err := c.access.spec(ctx)
+		if err != nil {
+			return spec, nil, err
+		}
+		b, err := c.access.manager.Await(ctx, spec, c.access.reportEvent)
+		return spec, b, err
+	}
 	spec, b, _, err := c.access.ensure(ctx)
 	return spec, b, err
+}
+
+// avoided returns the id of the task that the link is about to leave, "" if it leaves none.
+func avoided(ctx context.Context) string {
+	leaving, _ := tunnel.Replacing(ctx)
+	return strings.TrimPrefix(leaving, describe(new(bastions.Bastion)))
 }
 
 // findAgain returns the bastion for a link without waiting connections. If the bastion has gone, the error is a *goneError,
@@ -110,7 +127,9 @@ func (x *admission) findAgain(ctx context.Context) (*bastions.Bastion, error) {
 		return &b, nil
 	}
 	// The user may have another bastion by now. Start none before ECS has said why this one ended: it may be about to.
-	b, err := x.access.manager.Await(ctx, x.spec, x.access.reportEvent)
+	spec := x.spec
+	spec.Avoid = avoided(ctx)
+	b, err := x.access.manager.Await(ctx, spec, x.access.reportEvent)
 	if fail.KindOf(err) != fail.NoTarget {
 		return b, err
 	}

@@ -48,6 +48,13 @@ func TestEndOfBastion(t *testing.T) {
 			}
 		}
 	}
+	// The next task of a shared bastion costs nothing more: connections that were in use get it, whatever the end of the last one.
+	for use, want := range map[tunnel.Use]bool{tunnel.Unused: false, tunnel.Interrupted: true, tunnel.Wanted: true} {
+		gone := newGone(bastions.Bastion{TaskID: "t", Service: "team"}, byItself, errors.New("maximum life"))
+		if got := unlessReplaced(tunnel.WithUse(t.Context(), use), gone); tunnel.IsGone(got) == want {
+			t.Errorf("shared: use %d: %v, want another %t", use, got, want)
+		}
+	}
 	if err := unlessReplaced(tunnel.WithUse(t.Context(), tunnel.Unused), errors.New("no network")); tunnel.IsGone(err) {
 		t.Error("a bastion that may stand is taken for gone")
 	}
@@ -119,8 +126,8 @@ func (f *failingECS) DescribeTasks(context.Context, *ecs.DescribeTasksInput, ...
 	return nil, &smithy.OperationError{ServiceID: "ECS", OperationName: "DescribeTasks", Err: f.err}
 }
 
-// An ECS that does not answer says nothing about a task. One that denies the look may do so because the task is forgotten, and its tags with it:
-// the bastion counts as gone, so that another search tells.
+// An ECS that does not answer says nothing about a task. One that denies the look may do so because the task is forgotten, and its
+// tags with it: the bastion counts as gone, so that another search tells.
 func TestCheckGoneWithoutAnswer(t *testing.T) {
 	for code, gone := range map[string]bool{
 		"ThrottlingException": false, "ServerException": false, "ExpiredTokenException": false, "AccessDeniedException": true,

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 	"sync"
@@ -18,6 +17,7 @@ import (
 	"github.com/bastion-ssm/bastion/bastions"
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/sessions"
@@ -130,7 +130,8 @@ func (a *Access) pushGrant(
 ) error {
 	op := "hand a key to " + describe(&b)
 	ctx, cancel := context.WithTimeoutCause(ctx, a.settings.Bastion.StartTimeout, fail.New(fail.Timeout, op,
-		fmt.Errorf("no answer within %s", a.settings.Bastion.StartTimeout), "allow more time with --start-timeout, or start another: bastion down"))
+		fmt.Errorf("no answer within %s", a.settings.Bastion.StartTimeout),
+		"allow more time with --start-timeout, or start another: bastion down"))
 	defer cancel()
 	started := sync.OnceFunc(func() { close(p.started) })
 	wait := patience{stands: func(ctx context.Context) error { return a.checkGone(ctx, spec, b) }}
@@ -283,7 +284,8 @@ func (a *Access) runGrant(
 	if given() && err != nil && ctx.Err() == nil {
 		return r, nil, errAgain
 	}
-	if closed, ok := errors.AsType[*sessions.ClosedError](err); ok && !errors.Is(err, sessions.ErrDataKey) { // the command could not be started
+	closed, ok := errors.AsType[*sessions.ClosedError](err)
+	if ok && !errors.Is(err, sessions.ErrDataKey) { // the command could not be started
 		return r, nil, noAnswer(op, a.settings.Grant.Command, word, nil, closed)
 	}
 	if err != nil {
@@ -378,7 +380,7 @@ const hiddenPart = 12
 
 // hideGrant returns text with each run of characters that has a part of word in it replaced.
 func hideGrant(text, word string) string {
-	return anyWord.ReplaceAllStringFunc(text, func(run string) string {
+	return anyWord().ReplaceAllStringFunc(text, func(run string) string {
 		for i := 0; i+hiddenPart <= len(word); i++ {
 			if strings.Contains(run, word[i:i+hiddenPart]) {
 				return "(the grant)"
@@ -388,7 +390,7 @@ func hideGrant(text, word string) string {
 	})
 }
 
-var anyWord = regexp.MustCompile(`\S+`)
+var anyWord = pattern.Lazy(`\S+`)
 
 // lastLine returns a command output's last non-empty line, cut to 200 bytes.
 func lastLine(out []byte) string {

@@ -101,7 +101,8 @@ func TestAcceptAnswer(t *testing.T) {
 		tt.change(&reply)
 		p := new(push)
 		err := a.accept("op", bastions.Bastion{}, "id", reply, p)
-		if (err == nil) != (tt.says == "") || err != nil && (!strings.Contains(err.Error(), tt.says) || fail.KindOf(err) != fail.Start || fail.NextOf(err) == "") {
+		if (err == nil) != (tt.says == "") ||
+			err != nil && (!strings.Contains(err.Error(), tt.says) || fail.KindOf(err) != fail.Start || fail.NextOf(err) == "") {
 			t.Errorf("%s: %v, want %q", name, err, tt.says)
 		}
 		if (p.hostKey == nil) != (err != nil) || err == nil && !p.until.Equal(until) {

@@ -6,6 +6,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,6 +16,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/lab"
@@ -79,8 +81,37 @@ func TestGrantIsGivenUp(t *testing.T) {
 	}
 }
 
-// What bastiond answers to a grant decides: a refusal ends the command with what to do about it, a server that is not up yet is waited for, and
-// an older bastiond gets the form of the grant that it knows. Each answer takes one run of the command.
+// A measurement waits for the grant's answer no longer than its caller, who has the rest.
+func TestMeasureEndsWithItsCaller(t *testing.T) {
+	t.Parallel()
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	to, err := rig.ServeLoopback(func(net.Conn) { cancel() }) // the last that is measured
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = to.Close() })
+	l := startLab(t, func(c *lab.Config) {
+		reaching(c)
+		c.AllowHostExec = true
+	})
+	if _, err := l.access(Options{}).Up(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	a := l.access(Options{}, append(quickly, script(t, `echo hello; (real "$1") >/dev/null; exec sleep 600`))...)
+	a.commandEnd = time.Minute
+	began := time.Now()
+	m, err := a.Measure(ctx, to.Addr())
+	if err != nil || m.Version == "" || !m.Dialed {
+		t.Errorf("%+v, %v", m, err)
+	}
+	if took := time.Since(began); took > a.commandEnd/2 {
+		t.Errorf("it waits for the answer: %s", took)
+	}
+}
+
+// What bastiond answers to a grant decides: a refusal ends the command with what to do about it, a server that is not up yet is
+// waited for, and an older bastiond gets the form of the grant that it knows. Each answer takes one run of the command.
 func TestGrantAnswers(t *testing.T) {
 	t.Parallel()
 	const old = `case $1 in v2.*) answer '{"v":1,"version":"0.1","code":"invalid","error":"unknown version"}';; esac; real "$1"`
@@ -313,8 +344,8 @@ func (g *gate) shut() {
 	}
 }
 
-// A link whose server does not show the remembered host key ends for good: somebody may pose as the bastion. The key is not trusted again, so
-// the next link asks the bastion itself.
+// A link whose server does not show the remembered host key ends for good: somebody may pose as the bastion. The key is not trusted
+// again, so the next link asks the bastion itself.
 func TestLinkWithWrongHostKey(t *testing.T) {
 	t.Parallel()
 	wrong, _ := newKey(t)
@@ -332,7 +363,8 @@ func TestLinkWithWrongHostKey(t *testing.T) {
 	}
 	gate.shut() // the server's key comes first
 	link := l.link(a)
-	if err := link.Ready(t.Context()); fail.KindOf(err) != fail.Denied || !strings.Contains(err.Error(), "not the pinned "+ssh.FingerprintSHA256(wrong.PublicKey())) ||
+	if err := link.Ready(t.Context()); fail.KindOf(err) != fail.Denied ||
+		!strings.Contains(err.Error(), "not the pinned "+ssh.FingerprintSHA256(wrong.PublicKey())) ||
 		fail.NextOf(err) == "" {
 		t.Errorf("%v, hint %q", err, fail.NextOf(err))
 	}

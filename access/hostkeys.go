@@ -4,8 +4,6 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
-	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -79,30 +77,12 @@ func (h *hostKeys) put(b bastions.Bastion, key ssh.PublicKey, ports keys.Ports) 
 	if err := files.Replace(h.path(b), data, 0o600); err != nil {
 		return err
 	}
-	h.sweep()
+	files.Sweep(h.dir, time.Now().Add(-hostKeyMaxAge), hostKeyPrefix, documentPrefix) // of tasks that must have ended
 	return nil
 }
 
 func (h *hostKeys) forget(b bastions.Bastion) {
 	if h != nil {
 		_ = os.Remove(h.path(b)) // it may not exist
-	}
-}
-
-// sweep removes the files of tasks that must have ended, and old document choices.
-func (h *hostKeys) sweep() {
-	entries, err := os.ReadDir(h.dir)
-	if err != nil {
-		return
-	}
-	for _, e := range entries {
-		info, err := e.Info()
-		if err == nil && info.Mode().IsRegular() && time.Since(info.ModTime()) > hostKeyMaxAge &&
-			(strings.HasPrefix(strings.TrimPrefix(e.Name(), "."), hostKeyPrefix) ||
-				strings.HasPrefix(strings.TrimPrefix(e.Name(), "."), documentPrefix)) {
-			if err := os.Remove(filepath.Join(h.dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return
-			}
-		}
 	}
 }

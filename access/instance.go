@@ -3,7 +3,6 @@ package access
 import (
 	"context"
 	"errors"
-	"regexp"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -12,15 +11,16 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/sessions"
 )
 
 // instanceID matches the ids of EC2 instances, in both lengths, and of other managed nodes.
-var instanceID = regexp.MustCompile(`^(i-([0-9a-f]{8}|[0-9a-f]{17})|mi-[0-9a-f]{17})$`)
+var instanceID = pattern.Lazy(`^(i-([0-9a-f]{8}|[0-9a-f]{17})|mi-[0-9a-f]{17})$`)
 
 // IsInstance reports whether host is the id of a managed node, which SSM reaches without a bastion.
-func IsInstance(host string) bool { return instanceID.MatchString(host) }
+func IsInstance(host string) bool { return instanceID().MatchString(host) }
 
 // OpenInstance opens a session to a managed node's SSH server, for the user's own SSH client, which knows the host key. With a
 // user name, EC2 Instance Connect sends the node a new key for the stream. Without one, the user has a key. The caller must

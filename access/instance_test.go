@@ -112,8 +112,8 @@ func TestOpenInstance(t *testing.T) {
 	l.wantCalls(map[string]int{"ec2-instance-connect:SendSSHPublicKey": 2, "ssm:StartSession": 3})
 }
 
-// A key is sent once there is a session for it: the instance forgets it after a minute. If it cannot be sent, the session is closed, and the
-// error names the instance and what to do.
+// A key is sent once there is a session for it: the instance forgets it after a minute. If it cannot be sent, the session is
+// closed, and the error names the instance and what to do.
 func TestOpenInstanceFails(t *testing.T) {
 	t.Parallel()
 	host, _ := newKey(t)

@@ -176,8 +176,8 @@ func (s *steps) texts() []string {
 	return slices.Clone(s.all)
 }
 
-// early returns how many grant commands ran before bastiond served. The lab's tasks start without delay, so the first command and bastiond's
-// start race. The Access tells of each such command once and runs another.
+// early returns how many grant commands ran before bastiond served. The lab's tasks start without delay, so the first command and
+// bastiond's start race. The Access tells of each such command once and runs another.
 func (s *steps) early() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()

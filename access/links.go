@@ -67,6 +67,9 @@ func (a *Access) Links() []report.Link {
 	for l := range a.links.shown {
 		out = append(out, l.live()...)
 	}
+	for i := range out {
+		out[i].SignIn = a.signIn.Load()
+	}
 	slices.SortFunc(out, func(x, y report.Link) int { return cmp.Or(cmp.Compare(x.Bastion, y.Bastion), x.Since.Compare(y.Since)) })
 	return out
 }

@@ -147,8 +147,8 @@ func (p *pathTold) last() (path report.Path, ok bool) {
 	return p.all[len(p.all)-1], true
 }
 
-// A bond without sessions waits. Its state has AWS's reason and the next step, whoever wants to reach the bastion is told so at once, and its
-// connections live on when there is a session again. The same key and grant serve all the time.
+// A bond without sessions waits. Its state has AWS's reason and the next step, whoever wants to reach the bastion is told so at
+// once, and its connections live on when there is a session again. The same key and grant serve all the time.
 func TestLinkWithoutPath(t *testing.T) {
 	t.Parallel()
 	to := echo(t)
@@ -164,7 +164,8 @@ func TestLinkWithoutPath(t *testing.T) {
 	if c := link.Condition(); fail.KindOf(c.Err) != fail.Denied || c.Since.IsZero() {
 		t.Errorf("%+v", c)
 	}
-	if s := a.Links()[0]; s.State != "waiting" || s.Pathless == nil || !strings.Contains(s.Error, "ssm:StartSession") || s.Next == "" || s.Kind != "bond" {
+	if s := a.Links()[0]; s.State != "waiting" || s.Pathless == nil || !strings.Contains(s.Error, "ssm:StartSession") || s.Next == "" ||
+		s.Kind != "bond" {
 		t.Errorf("%+v", s)
 	}
 	err := link.Reach(t.Context())
@@ -199,7 +200,8 @@ func TestLinkIsMade(t *testing.T) {
 	if c := link.Condition(); !c.Waiting || c.Since.IsZero() || !strings.Contains(c.Err.Error(), "TargetNotConnected") {
 		t.Errorf("%+v", c)
 	}
-	if s := a.Links()[0]; s.State != string(tunnel.Connecting) || !strings.Contains(s.Error, "TargetNotConnected") || len(s.Sessions) != 0 || s.Sessions == nil {
+	if s := a.Links()[0]; s.State != string(tunnel.Connecting) || !strings.Contains(s.Error, "TargetNotConnected") || len(s.Sessions) != 0 ||
+		s.Sessions == nil {
 		t.Errorf("%+v", s)
 	}
 	enough := errors.New("enough")
@@ -322,7 +324,8 @@ func TestDocumentIsChosen(t *testing.T) {
 					t.Fatalf("step %d: %v", i, err)
 				}
 				shown := a.Links()[0]
-				if shown.Document != st.document || !strings.HasPrefix(shown.DocumentReason, st.reason) || st.reason == "" && shown.DocumentReason != "" {
+				if shown.Document != st.document || !strings.HasPrefix(shown.DocumentReason, st.reason) ||
+					st.reason == "" && shown.DocumentReason != "" {
 					t.Errorf("step %d: %s because of %q; want %s because of %q", i, shown.Document, shown.DocumentReason, st.document, st.reason)
 				}
 				in := l.Gateway().Sessions()

@@ -151,5 +151,6 @@ func endedBy(ctx context.Context, op string, last error) error {
 	if errors.Is(cause, context.Canceled) || last == nil || errors.Is(last, cause) || errors.Is(last, ctx.Err()) {
 		return fmt.Errorf("%s: %w", op, cause)
 	}
-	return fail.New(fail.KindOf(cause), "", fmt.Errorf("%w; the latest failure: %w", cause, last), cmp.Or(fail.NextOf(last), fail.NextOf(cause)))
+	return fail.New(fail.KindOf(cause), "", fmt.Errorf("%w; the latest failure: %w", cause, last),
+		cmp.Or(fail.NextOf(last), fail.NextOf(cause)))
 }

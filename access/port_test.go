@@ -52,7 +52,7 @@ func TestPatience(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		began := time.Now()
 		var asked []time.Duration
-		stopped := &goneError{errors.New("the task has stopped"), cutOff}
+		stopped := &goneError{errors.New("the task has stopped"), cutOff, false}
 		p := patience{stands: func(context.Context) error {
 			if asked = append(asked, time.Since(began)); len(asked) == 3 {
 				return stopped

@@ -289,11 +289,13 @@ func TestServerIsNoTask(t *testing.T) {
 	l := startLab(t, nil)
 	a := l.access(Options{}, serverSettings(host.PublicKey(), "agent")...)
 	up, err := a.Up(t.Context())
-	if err == nil || fail.KindOf(err) != fail.Usage || !strings.HasPrefix(err.Error(), "start the bastion: ") || fail.NextOf(err) == "" || up.New {
+	if err == nil || fail.KindOf(err) != fail.Usage || !strings.HasPrefix(err.Error(), "start the bastion: ") || fail.NextOf(err) == "" ||
+		up.New {
 		t.Errorf("up: %v, %+v", err, up)
 	}
 	down, err := a.Down(t.Context(), true)
-	if err == nil || fail.KindOf(err) != fail.Usage || !strings.HasPrefix(err.Error(), "stop the bastion: ") || down.Stopped == nil || down.Left == nil {
+	if err == nil || fail.KindOf(err) != fail.Usage || !strings.HasPrefix(err.Error(), "stop the bastion: ") || down.Stopped == nil ||
+		down.Left == nil {
 		t.Errorf("down: %v, %+v", err, down)
 	}
 	if calls := l.Calls(); len(calls) != 0 {

@@ -190,8 +190,8 @@ func serveKeyring(t *testing.T, keyring sshagent.Agent) {
 	t.Setenv("SSH_AUTH_SOCK", ln.Addr().String())
 }
 
-// An agent's RSA key signs by SHA-2, as the server asks for it, and a key that is gone from the agent by then signs nothing. An agent without
-// keys is of no use, which is said before a session is opened.
+// An agent's RSA key signs by SHA-2, as the server asks for it, and a key that is gone from the agent by then signs nothing. An
+// agent without keys is of no use, which is said before a session is opened.
 func TestAgentSigns(t *testing.T) {
 	keyring := sshagent.NewKeyring()
 	serveKeyring(t, keyring)

@@ -254,7 +254,8 @@ func TestGrantIsRefusedAfterStart(t *testing.T) {
 	if _, _, known := a.hostKeys.get(b); known {
 		t.Error("the host key is still remembered")
 	}
-	if signer, err := s.Signer(t.Context()); signer != nil || fail.KindOf(err) != fail.Denied || !strings.Contains(err.Error(), "hand a key to "+describe(&b)) {
+	if signer, err := s.Signer(t.Context()); signer != nil || fail.KindOf(err) != fail.Denied ||
+		!strings.Contains(err.Error(), "hand a key to "+describe(&b)) {
 		t.Errorf("%v, %v", signer, err)
 	}
 	_ = s.Close()

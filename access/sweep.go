@@ -20,7 +20,7 @@ type SweptBastion struct {
 	OwnedBastion
 	AgeSeconds  int64  `json:"age_seconds"`
 	LifeSeconds int64  `json:"life_seconds"`    // that it may have
-	Error       string `json:"error,omitempty"` // why it could not be stopped
+	Error       string `json:"error,omitempty"` // why it could not be stopped; of one that is kept, why its life is not known
 }
 
 // SweepResult is the result of Sweep.

@@ -15,8 +15,9 @@ import (
 
 // taskConnector connects to bastiond in the user's task. The Link calls Connect from one goroutine.
 type taskConnector struct {
-	access *Access
-	permit []string
+	access  *Access
+	permit  []string
+	running bool // only to a bastion that runs: it starts none
 
 	admission *admission            // the latest
 	plain     atomic.Bool           // the bastion refused a bond: use one session

@@ -47,10 +47,12 @@ func TestUpStatusDown(t *testing.T) {
 		t.Errorf("again: %+v, %v", again, err)
 	}
 	st, err := a.Status(t.Context())
-	if err != nil || st.Cluster != "bastion" || st.Target != "" || len(st.Bastions) != 1 || st.Bastions[0].TaskARN != first.TaskARN || st.Bastions[0].Cost == nil {
+	if err != nil || st.Cluster != "bastion" || st.Target != "" || len(st.Bastions) != 1 || st.Bastions[0].TaskARN != first.TaskARN ||
+		st.Bastions[0].Cost == nil {
 		t.Errorf("%+v, %v", st, err)
 	}
-	if owner, err := a.Owner(t.Context()); err != nil || owner != st.Owner || !strings.Contains(owner, ":"+a.Account()+":") || a.Account() == "" {
+	if owner, err := a.Owner(t.Context()); err != nil || owner != st.Owner || !strings.Contains(owner, ":"+a.Account()+":") ||
+		a.Account() == "" {
 		t.Errorf("owner %q, account %q, %v", owner, a.Account(), err)
 	}
 	b := bastions.Bastion{TaskARN: first.TaskARN, RuntimeID: first.Target[strings.LastIndexByte(first.Target, '_')+1:]}
@@ -115,7 +117,8 @@ func TestDownLeavesRefused(t *testing.T) {
 		t.Fatalf("%+v, %v", st, err)
 	}
 	down, err := a.Down(t.Context(), false)
-	if err != nil || len(down.Stopped) != 0 || len(down.Left) != 1 || down.Left[0].TaskARN != st.Bastions[0].TaskARN || down.Left[0].Refused == "" {
+	if err != nil || len(down.Stopped) != 0 || len(down.Left) != 1 || down.Left[0].TaskARN != st.Bastions[0].TaskARN ||
+		down.Left[0].Refused == "" {
 		t.Errorf("%+v, %v", down, err)
 	}
 	l.wantCalls(map[string]int{"ecs:StopTask": 0})
@@ -187,7 +190,8 @@ func upNew(a *Access) (bool, error) {
 	return up.New, err
 }
 
-// Credentials that name nobody end every command with the same kind, before anything is asked about tasks; they are asked again by the next.
+// Credentials that name nobody end every command with the same kind, before anything is asked about tasks; they are asked again by
+// the next.
 func TestOwnerIsUnknown(t *testing.T) {
 	t.Parallel()
 	l := startLab(t, nil)
@@ -316,7 +320,8 @@ func TestOnceEndsWithContext(t *testing.T) {
 	}
 }
 
-// A cluster may encrypt what ECS Exec carries: the grant goes by its key. A task that may not use the key is named, with the right that it lacks.
+// A cluster may encrypt what ECS Exec carries: the grant goes by its key. A task that may not use the key is named, with the right
+// that it lacks.
 func TestUpEncrypted(t *testing.T) {
 	t.Parallel()
 	for name, tt := range map[string]struct {
@@ -326,8 +331,9 @@ func TestUpEncrypted(t *testing.T) {
 		l := startLab(t, func(c *lab.Config) { c.KMS, c.TaskRoleDeny = true, tt.deny })
 		var steps steps
 		up, err := l.access(Options{Progress: steps.add}).Up(t.Context())
-		if (err == nil) != (tt.next == "") || err == nil && up.HostKey == "" || err != nil && (!strings.Contains(fail.NextOf(err), tt.next) || !up.New ||
-			!strings.HasPrefix(err.Error(), "hand a key to bastion ")) {
+		if (err == nil) != (tt.next == "") || err == nil && up.HostKey == "" ||
+			err != nil && (!strings.Contains(fail.NextOf(err), tt.next) || !up.New ||
+				!strings.HasPrefix(err.Error(), "hand a key to bastion ")) {
 			t.Errorf("%s: %+v, %v, hint %q", name, up, err, fail.NextOf(err))
 		}
 		l.wantCalls(map[string]int{"kms:GenerateDataKey": 1 + steps.early(), "ecs:ExecuteCommand": 1 + steps.early()})

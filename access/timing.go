@@ -177,16 +177,41 @@ func (a *Access) UpTimed(ctx context.Context) (Timed, error) {
 		return Timed{}, fail.New(fail.Start, op, fmt.Errorf("bastiond answers %q", reply), "use an image of this version")
 	}
 	seconds := time.Since(t.began).Seconds()
-	t.grants.Wait() // a first contact is over before the grant's answer is back
+	if err := a.answered(ctx, &t.grants); err != nil { // a first contact is over before the grant's answer is back
+		return Timed{}, err
+	}
+	steps := t.inOrder()
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	steps := slices.Clone(t.steps)
-	slices.SortStableFunc(steps, func(x, y report.Step) int { return cmp.Compare(x.Begin, y.Begin) })
 	out := Timed{UpResult: UpResult{Bastion: a.priced(t.found), New: t.isNew, Version: info.Version}, Steps: steps, Seconds: seconds}
 	if t.key != nil {
 		out.HostKey = ssh.FingerprintSHA256(t.key)
 	}
 	return out, nil
+}
+
+// answered waits for grants that are on their way. They end with the Access at the latest.
+func (a *Access) answered(ctx context.Context, grants *sync.WaitGroup) error {
+	done := make(chan struct{})
+	a.tasks.Go(func() {
+		grants.Wait()
+		close(done)
+	})
+	select {
+	case <-done:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// inOrder returns the steps in the order of their begins.
+func (t *trace) inOrder() []report.Step {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	steps := slices.Clone(t.steps)
+	slices.SortStableFunc(steps, func(x, y report.Step) int { return cmp.Compare(x.Begin, y.Begin) })
+	return steps
 }
 
 // started reports whether the start has made a task.

@@ -1,6 +1,9 @@
 package access
 
 import (
+	"context"
+	"errors"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -54,4 +57,21 @@ func TestTrace(t *testing.T) {
 		none.event(bastions.Event{})
 		none.task(b, true, 0)
 	})
+}
+
+// A start that is measured waits for the grant's answer no longer than its caller.
+func TestAnsweredEndsWithItsCaller(t *testing.T) {
+	a := new(Access)
+	var grants sync.WaitGroup
+	grants.Add(1)
+	ctx, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := a.answered(ctx, &grants); !errors.Is(err, context.Canceled) {
+		t.Errorf("%v", err)
+	}
+	grants.Done()
+	if err := a.answered(t.Context(), &grants); err != nil {
+		t.Error(err)
+	}
+	a.tasks.Wait()
 }

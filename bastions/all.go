@@ -1,10 +1,10 @@
 package bastions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 	"github.com/bastion-ssm/bastion/internal/words"
 )
 
@@ -25,7 +26,7 @@ type Owned struct {
 }
 
 // startedByForm is the form of Owner.StartedBy.
-var startedByForm = regexp.MustCompile(`^bastion-[0-9a-f]{24}$`)
+var startedByForm = pattern.Lazy(`^bastion-[0-9a-f]{24}$`)
 
 // All returns the running bastions of every owner in the Spec's cluster, the oldest first: tasks with this program's marks, of the Spec's
 // task definition or of a class of it. Nothing else about them is compared. The Spec needs no Owner.
@@ -63,7 +64,7 @@ func (m *Manager) All(ctx context.Context, spec Spec) ([]Owned, error) {
 func startedByProgram(spec Spec, task *types.Task) bool {
 	have, want := family(aws.ToString(task.TaskDefinitionArn)), family(spec.TaskDefinition)
 	isClass := strings.HasPrefix(have, want+"-")
-	return tagValue(task.Tags, tagOwner) != "" && startedByForm.MatchString(aws.ToString(task.StartedBy)) && (have == want || isClass) &&
+	return tagValue(task.Tags, tagOwner) != "" && startedByForm().MatchString(aws.ToString(task.StartedBy)) && (have == want || isClass) &&
 		!strings.HasPrefix(aws.ToString(task.Group), "service:")
 }
 
@@ -72,7 +73,7 @@ type Swept struct {
 	Owned
 	Age  time.Duration // since ECS made the task
 	Life time.Duration // that the task may have
-	Err  error         // why it could not be stopped
+	Err  error         // why it could not be stopped; of one that is kept, why its life is not known
 }
 
 const (
@@ -84,7 +85,8 @@ const (
 
 // Sweep stops the bastions of every owner that are older than their life, and returns them; the others it returns as kept. A positive
 // olderThan is the life of each. Without it a life is what the task definition gives bastiond, which stops by itself at its end; overrides
-// of a task do not count. A dry run stops nothing. Sweep goes on after a task that it cannot stop, and returns the first such error.
+// of a task do not count. A dry run stops nothing. Sweep goes on after a task that it cannot stop or whose life it cannot read, and
+// returns such errors.
 func (m *Manager) Sweep(ctx context.Context, spec Spec, olderThan time.Duration, dry bool) (swept, kept []Swept, err error) {
 	all, err := m.All(ctx, spec)
 	if err != nil {
@@ -95,8 +97,11 @@ func (m *Manager) Sweep(ctx context.Context, spec Spec, olderThan time.Duration,
 	for _, b := range all {
 		s := Swept{Owned: b, Age: now.Sub(b.CreatedAt), Life: olderThan}
 		if olderThan <= 0 {
-			if s.Life, err = m.life(ctx, b.TaskDefinition, lives); err != nil {
-				return swept, kept, err
+			if s.Life, s.Err = m.life(ctx, b.TaskDefinition, lives); s.Err != nil && ctx.Err() == nil {
+				kept = append(kept, s)
+				continue
+			} else if s.Err != nil {
+				return swept, kept, s.Err
 			}
 		}
 		if b.CreatedAt.IsZero() || s.Age <= s.Life {
@@ -111,16 +116,26 @@ func (m *Manager) Sweep(ctx context.Context, spec Spec, olderThan time.Duration,
 			break
 		}
 	}
+	return swept, kept, cmp.Or(failures(swept, "stop"), failures(kept, "read the life of"))
+}
+
+// failures returns the errors of bastions as one, nil if there are none. Those of one task definition are the same.
+func failures(all []Swept, what string) error {
 	var failed []error
-	for _, s := range swept {
-		if s.Err != nil {
+	n := 0
+	for _, s := range all {
+		if s.Err == nil {
+			continue
+		}
+		n++
+		if !slices.ContainsFunc(failed, func(err error) bool { return err.Error() == s.Err.Error() }) {
 			failed = append(failed, s.Err)
 		}
 	}
-	if len(failed) == 0 {
-		return swept, kept, nil
+	if n == 0 {
+		return nil
 	}
-	return swept, kept, fail.New(fail.KindOf(failed[0]), fmt.Sprintf("stop %s of %d", words.Count(len(failed), "bastion"), len(swept)),
+	return fail.New(fail.KindOf(failed[0]), fmt.Sprintf("%s %s of %d", what, words.Count(n, "bastion"), len(all)),
 		errors.Join(failed...), fail.NextOf(failed[0]))
 }
 

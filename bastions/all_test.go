@@ -23,7 +23,10 @@ func shared(f *fakeECS) {
 		f.mine(13*time.Hour, func(t *fakeTask) {
 			running(&t.Task)
 			t.StartedBy = aws.String(NewOwner("arn:aws:sts::000000000000:assumed-role/Dev/"+user, "AROA:"+user).StartedBy)
-			t.Tags = []types.Tag{{Key: aws.String(tagOwner), Value: aws.String("AROA:" + user)}, {Key: aws.String("team"), Value: aws.String("data")}}
+			t.Tags = []types.Tag{
+				{Key: aws.String(tagOwner), Value: aws.String("AROA:" + user)},
+				{Key: aws.String("team"), Value: aws.String("data")},
+			}
 			if change != nil {
 				change(t)
 			}
@@ -130,9 +133,13 @@ func TestUnreadableLife(t *testing.T) {
 		Environment: []types.KeyValuePair{{Name: aws.String(envMaxLife), Value: aws.String("long")}},
 	}}}}
 	shared(f)
-	_, _, err := New(Config{ECS: f}).Sweep(t.Context(), testSpec(), 0, false)
-	if fail.KindOf(err) != fail.Usage || !strings.Contains(fail.NextOf(err), "--older-than") || len(f.stops) > 0 {
+	swept, kept, err := New(Config{ECS: f}).Sweep(t.Context(), testSpec(), 0, false)
+	if fail.KindOf(err) != fail.Usage || !strings.Contains(fail.NextOf(err), "--older-than") || len(f.stops) > 0 ||
+		!strings.Contains(err.Error(), "read the life of 3 bastions of 3") || strings.Count(err.Error(), "which is not a duration") != 2 { // of two definitions
 		t.Errorf("%v, %d stopped", err, len(f.stops))
+	}
+	if len(swept) != 0 || len(kept) != 3 || kept[0].Err == nil { // each is looked at
+		t.Errorf("%+v, %+v", swept, kept)
 	}
 	if defaultLife != server.DefaultMaxLife {
 		t.Errorf("bastiond's life is %v, not %v", server.DefaultMaxLife, defaultLife)

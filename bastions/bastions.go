@@ -29,6 +29,7 @@ type ECSAPI interface {
 	DescribeTasks(context.Context, *ecs.DescribeTasksInput, ...func(*ecs.Options)) (*ecs.DescribeTasksOutput, error)
 	RunTask(context.Context, *ecs.RunTaskInput, ...func(*ecs.Options)) (*ecs.RunTaskOutput, error)
 	StopTask(context.Context, *ecs.StopTaskInput, ...func(*ecs.Options)) (*ecs.StopTaskOutput, error)
+	DescribeServices(context.Context, *ecs.DescribeServicesInput, ...func(*ecs.Options)) (*ecs.DescribeServicesOutput, error)
 	DescribeTaskDefinition(context.Context, *ecs.DescribeTaskDefinitionInput, ...func(*ecs.Options)) (
 		*ecs.DescribeTaskDefinitionOutput, error)
 }
@@ -66,6 +67,11 @@ type Spec struct {
 	Owner             Owner
 	Tags              map[string]string // of a new task, besides the Manager's own
 	StartTimeout      time.Duration     // 0: DefaultStartTimeout
+
+	// Service is the ECS service, by name or ARN, whose tasks are bastions that people share; empty: a task of the Owner's own. Its tasks
+	// must be in the Spec's network and of its task definition. None is started or stopped.
+	Service string
+	Avoid   string // id of a task of the service that is about to end: another is better
 }
 
 // DefaultStartTimeout is how long Ensure waits for a task and its exec agent. Fargate usually takes 30 to 60 seconds.
@@ -93,10 +99,12 @@ type Bastion struct {
 	Size           fargate.Size // parts are 0 if unknown
 	Architecture   string       // x86_64 or arm64; empty: unknown
 	Spot           bool         // on Fargate Spot
+	Platform       string       // version of Fargate's platform; empty: unknown, or not on Fargate
 	BilledFrom     time.Time    // begin of the image's pull
 	PulledAt       time.Time    // end of the image's pull
 	StoppedAt      time.Time
 	Exits          []Exit // of the stopped containers
+	Service        string // that the task belongs to, by name; empty: to its owner
 
 	// Refused says why a task with the owner's marks must not be used: others can set these marks too. It completes the
 	// sentence "the task ...". It is empty for a task that this client could have started.
@@ -107,6 +115,10 @@ type Bastion struct {
 	Unchecked string
 
 	containers []string // the names of all containers
+
+	// Of a service's task; compareShared has their meaning.
+	behind, unhealthy, avoided bool
+	lot                        string
 }
 
 // Exit is the end of a stopped task's container.
@@ -135,6 +147,8 @@ func (b Bastion) usable() (bool, string) {
 	switch {
 	case b.Stopping():
 		return false, "is stopping"
+	case b.Refused != "" && b.Service != "":
+		return false, "is of the shared bastion, but not as the settings describe it: it " + b.Refused
 	case b.Refused != "":
 		return false, "is marked as yours, but bastion would not have started it: it " + b.Refused
 	case b.Outdated != "":
@@ -219,16 +233,19 @@ func (m *Manager) candidates(ctx context.Context, spec Spec) (usable []Bastion, 
 		}
 	}
 	slices.SortFunc(usable, compare)
+	if spec.Service != "" {
+		slices.SortFunc(usable, compareShared)
+	}
 	if len(usable) > 0 {
 		best := usable[0]
-		if note := best.otherSize(spec.Size); note != "" {
+		if note := best.otherSize(spec.Size); note != "" && spec.Service == "" {
 			notes = append(notes, note)
 		}
 		if best.Unchecked != "" {
 			notes = append(notes, best.uncheckedNote())
 		}
 	}
-	if len(usable) > 1 {
+	if len(usable) > 1 && spec.Service == "" {
 		var others []string
 		for _, b := range usable[1:] {
 			others = append(others, b.TaskID)
@@ -251,6 +268,9 @@ func (m *Manager) List(ctx context.Context, spec Spec) ([]Bastion, error) {
 // list implements List. denied says why IAM hid some tasks from the owner; nil: it hid none. With toUse, a failed comparison is
 // an error; to show or stop tasks, list only notes it.
 func (m *Manager) list(ctx context.Context, spec Spec, toUse bool) (found []Bastion, denied, err error) {
+	if spec.Service != "" {
+		return m.listShared(ctx, spec, toUse)
+	}
 	op := "find your bastion in cluster " + spec.cluster()
 	owner, err := spec.Owner.tag()
 	if err != nil {
@@ -264,6 +284,16 @@ func (m *Manager) list(ctx context.Context, spec Spec, toUse bool) (found []Bast
 		return nil, nil, err
 	}
 	y := m.yardstick(ctx, spec)
+	return m.inspectAll(ctx, op, spec, arns, toUse,
+		func(task *types.Task) string { return notMine(spec, owner, task) },
+		func(task *types.Task) (Bastion, error) { return m.inspect(ctx, y, task) })
+}
+
+// inspectAll describes the tasks of arns and returns those that are ours, the newest first: foreign says why a task is not, or "".
+// The other results and toUse are list's.
+func (m *Manager) inspectAll(ctx context.Context, op string, spec Spec, arns []string, toUse bool,
+	foreign func(*types.Task) string, inspect func(*types.Task) (Bastion, error),
+) (found []Bastion, denied, err error) {
 	for some := range slices.Chunk(arns, maxDescribed) {
 		tasks, refusal, err := m.describePermitted(ctx, op, spec, some)
 		if err != nil {
@@ -271,11 +301,11 @@ func (m *Manager) list(ctx context.Context, spec Spec, toUse bool) (found []Bast
 		}
 		denied = cmp.Or(denied, refusal)
 		for i := range tasks {
-			if why := notMine(spec, owner, &tasks[i]); why != "" {
+			if why := foreign(&tasks[i]); why != "" {
 				m.log.WarnContext(ctx, "task ignored: "+why, "task", aws.ToString(tasks[i].TaskArn))
 				continue
 			}
-			b, err := m.inspect(ctx, y, &tasks[i])
+			b, err := inspect(&tasks[i])
 			switch {
 			case err != nil && (toUse || ctx.Err() != nil):
 				return nil, nil, err
@@ -327,6 +357,9 @@ func (m *Manager) Get(ctx context.Context, spec Spec, task string) (*Bastion, er
 	}
 	if len(tasks) == 0 {
 		return nil, fail.New(fail.NoTarget, op, errNoTask, "bastion up starts another")
+	}
+	if spec.Service != "" {
+		return m.getShared(ctx, op, spec, &tasks[0])
 	}
 	if why := notMine(spec, owner, &tasks[0]); why != "" {
 		return nil, fail.New(fail.NoTarget, op, fmt.Errorf("the task is not yours: %s", why), "")
@@ -392,11 +425,10 @@ func fromTask(spec Spec, task *types.Task) Bastion {
 		StopCode:       string(task.StopCode),
 		Version:        tagValue(task.Tags, tagVersion),
 		Spot:           aws.ToString(task.CapacityProviderName) == providerSpot,
+		Platform:       platformOf(task),
 	}
 	b.setSize(task)
-	if b.Cluster == "" {
-		b.Cluster = lastPart(spec.cluster())
-	}
+	b.Cluster = cmp.Or(b.Cluster, lastPart(spec.cluster()))
 	if c := chooseContainer(spec.Container, task.Containers); c != nil {
 		b.Container = aws.ToString(c.Name)
 		b.RuntimeID = aws.ToString(c.RuntimeId)
@@ -405,6 +437,9 @@ func fromTask(spec Spec, task *types.Task) Bastion {
 				b.ExecStatus, b.ExecReason = aws.ToString(agent.LastStatus), aws.ToString(agent.Reason)
 			}
 		}
+	}
+	if spec.Service != "" {
+		b.share(spec, task)
 	}
 	b.ExecRunning = b.LastStatus == "RUNNING" && b.ExecStatus == "RUNNING" && b.RuntimeID != "" && !b.Stopping()
 	for _, c := range task.Containers {
@@ -433,6 +468,9 @@ func chooseContainer(name string, all []types.Container) *types.Container {
 // Stop stops the owner's tasks of the Spec's family and returns the stopped ones, also with an error. Refused tasks may be
 // another user's work: Stop returns them as left, and stops them only if refused is set.
 func (m *Manager) Stop(ctx context.Context, spec Spec, reason string, refused bool) (stopped, left []Bastion, err error) {
+	if spec.Service != "" {
+		return nil, nil, fail.New(fail.Usage, "stop the bastion of service "+lastPart(spec.Service), errShared, "")
+	}
 	all, err := m.List(ctx, spec)
 	if awsanswer.Of(err).Unread() {
 		stopped, err = m.stopUnread(ctx, spec, reason)

@@ -45,6 +45,16 @@ func TestCost(t *testing.T) {
 	}
 }
 
+// An ARM task costs its own list price, unless the user has set one.
+func TestCostOfARM(t *testing.T) {
+	b := Bastion{Size: fargate.Size{CPU: 1024, Memory: 2048}, Architecture: "arm64"}
+	for price, perHour := range map[fargate.Price]float64{listPrice: 0.0395, {VCPUHour: 1, GBHour: 1}: 3} {
+		if c, known := b.Cost(price, time.Now()); !known || !near(c.PerHour, perHour) {
+			t.Errorf("%+v: %+v", price, c)
+		}
+	}
+}
+
 func near(a, b float64) bool { return math.Abs(a-b) < 1e-9 }
 
 // What ECS says of a task's size comes out of List, whatever else it may say.

@@ -19,6 +19,7 @@ import (
 
 // Finding is a probable reason why a task's exec agent does not connect.
 type Finding struct {
+	Case    string // a fixed word for the problem
 	Problem string // a clause: "the task has no task role"
 	Fix     string // an imperative sentence
 }
@@ -41,11 +42,11 @@ func (m *Manager) Diagnose(ctx context.Context, spec Spec, b Bastion) []Finding 
 		b = fromTask(spec, task)
 	}
 	if b.Stopping() {
-		return []Finding{{"the task has stopped" + words.Parenthesis(b.StoppedReason), "start another: bastion up"}}
+		return []Finding{{"stopped", "the task has stopped" + words.Parenthesis(b.StoppedReason), "start another: bastion up"}}
 	}
 	if !b.ExecEnabled {
 		return []Finding{{
-			"the task was started without ECS Exec (enableExecuteCommand)",
+			"exec_disabled", "the task was started without ECS Exec (enableExecuteCommand)",
 			"stop it (bastion down) and start another (bastion up)",
 		}}
 	}
@@ -78,9 +79,9 @@ func findInTask(task *types.Task) []Finding {
 	if task == nil {
 		return nil
 	}
-	if v := aws.ToString(task.PlatformVersion); task.LaunchType == types.LaunchTypeFargate && olderThan(v, 1, 4) {
+	if v := platformOf(task); tooOld(v) {
 		return []Finding{{
-			"Fargate platform version " + v + " is older than 1.4.0 and has no ECS Exec",
+			"platform", "Fargate platform version " + v + " is older than 1.4.0 and has no ECS Exec",
 			"start another task on platform version LATEST",
 		}}
 	}
@@ -92,7 +93,7 @@ func findInDefinition(b Bastion, role string, definition *types.TaskDefinition) 
 	var found []Finding
 	if role == "" {
 		found = append(found, Finding{
-			"the task has no task role, so its exec agent has no credentials",
+			"no_task_role", "the task has no task role, so its exec agent has no credentials",
 			"give the task definition a task role (not only an execution role) that allows " + messagesActions,
 		})
 	}
@@ -102,11 +103,15 @@ func findInDefinition(b Bastion, role string, definition *types.TaskDefinition) 
 	if i < 0 {
 		return found
 	}
-	container := &definition.ContainerDefinitions[i]
+	return append(found, CheckContainer(&definition.ContainerDefinitions[i])...)
+}
+
+// CheckContainer returns what keeps ECS Exec's agent from working in a container, by its definition.
+func CheckContainer(container *types.ContainerDefinition) (found []Finding) {
 	if aws.ToBool(container.ReadonlyRootFilesystem) {
 		if missing := unwritable(container.MountPoints); len(missing) > 0 {
 			found = append(found, Finding{
-				"the container's root file system is read-only and the exec agent cannot write to " + strings.Join(missing, ", "),
+				"read_only", "the container's root file system is read-only and the exec agent cannot write to " + strings.Join(missing, ", "),
 				"mount writable volumes there, or set readonlyRootFilesystem to false",
 			})
 		}
@@ -114,7 +119,7 @@ func findInDefinition(b Bastion, role string, definition *types.TaskDefinition) 
 	for _, variable := range container.Environment {
 		if name := aws.ToString(variable.Name); name == "AWS_ACCESS_KEY_ID" || name == "AWS_SECRET_ACCESS_KEY" {
 			found = append(found, Finding{
-				"the container's variable " + name + " hides the task role from the exec agent",
+				"keys", "the container's variable " + name + " hides the task role from the exec agent",
 				"remove it from the task definition",
 			})
 			break
@@ -154,7 +159,7 @@ func unreachable(b Bastion, task *types.Task) Finding {
 		from = " from " + subnet
 	}
 	return Finding{
-		fmt.Sprintf("the task may not reach %s:443%s", p.Endpoint("ssmmessages", region), from),
+		"unreachable", fmt.Sprintf("the task may not reach %s:443%s", p.Endpoint("ssmmessages", region), from),
 		fmt.Sprintf("give the subnet a NAT gateway or the VPC an endpoint %s, and allow TCP 443 to it in the security groups",
 			p.EndpointService("ssmmessages", region)),
 	}
@@ -173,7 +178,7 @@ func mayLack(role string) Finding {
 	if role != "" {
 		name += " " + lastPart(role)
 	}
-	return Finding{name + " may lack permissions", "allow it " + messagesActions}
+	return Finding{"role", name + " may lack permissions", "allow it " + messagesActions}
 }
 
 func attachmentDetail(task *types.Task, name string) string {
@@ -189,6 +194,19 @@ func attachmentDetail(task *types.Task, name string) string {
 	}
 	return ""
 }
+
+// platformOf returns the version of Fargate's platform that a task runs on; "" for a task elsewhere.
+func platformOf(task *types.Task) string {
+	if task.LaunchType != types.LaunchTypeFargate {
+		return ""
+	}
+	return aws.ToString(task.PlatformVersion)
+}
+
+// OldPlatform reports whether the task's platform version is too old for ECS Exec.
+func (b Bastion) OldPlatform() bool { return tooOld(b.Platform) }
+
+func tooOld(platform string) bool { return olderThan(platform, 1, 4) }
 
 // olderThan reports whether a platform version such as "1.3.0" is older than major.minor. Other versions (LATEST) are not.
 func olderThan(version string, major, minor int) bool {

@@ -46,19 +46,27 @@ const (
 )
 
 // Ensure returns the owner's bastion once its exec agent runs, and whether this call started it. It uses the task that Find
-// would return, or starts one. It calls report, which may be nil, from this goroutine at each change of state.
+// would return, or starts one. Of a service it only waits for a task. It calls report, which may be nil, from this goroutine at each
+// change of state.
 //
 // It waits for the Spec's StartTimeout, within ctx; then the error is of kind fail.Timeout and names the step that hung. The
 // task stays for the next call or for Stop, also if ctx is canceled. If the task stops while it starts, the error is of kind
 // fail.Start with ECS's reason.
 func (m *Manager) Ensure(ctx context.Context, spec Spec, report func(Event)) (*Bastion, bool, error) {
+	if spec.Service != "" {
+		return m.ensure(ctx, spec, report, m.awaitShared)
+	}
 	return m.ensure(ctx, spec, report, m.start)
 }
 
 // Await is Ensure without a start: if the owner has no task, it fails with fail.NoTarget.
 func (m *Manager) Await(ctx context.Context, spec Spec, report func(Event)) (*Bastion, error) {
 	b, _, err := m.ensure(ctx, spec, report, func(context.Context, Spec, *waiter) (Bastion, bool, error) {
-		return Bastion{}, false, fail.New(fail.NoTarget, "find a bastion in cluster "+spec.cluster(), errNoTask, "bastion up starts another")
+		next := "bastion up starts another"
+		if spec.Service != "" {
+			next = "ECS starts another"
+		}
+		return Bastion{}, false, fail.New(fail.NoTarget, "find a bastion in cluster "+spec.cluster(), errNoTask, next)
 	})
 	return b, err
 }
@@ -106,7 +114,7 @@ func (m *Manager) ensure(ctx context.Context, spec Spec, report func(Event),
 			return &b, started, nil
 		}
 		// The found task may have been about to end; one more round starts another.
-		if first && !started && b.Stopping() && ctx.Err() == nil {
+		if (first || spec.Service != "") && !started && b.Stopping() && ctx.Err() == nil {
 			m.log.InfoContext(ctx, "the bastion stopped while waiting for it; looking again", "task", b.TaskID)
 			continue
 		}
@@ -223,6 +231,15 @@ func (m *Manager) lastEnded(ctx context.Context, spec Spec, b Bastion) Bastion {
 		m.log.DebugContext(ctx, "not all ended tasks can be seen; it may take more client tokens", "err", err)
 	}
 	return b
+}
+
+// LastEnded returns the owner's newest task that has stopped, as far as ECS still knows it (about an hour); nil if there is none.
+func (m *Manager) LastEnded(ctx context.Context, spec Spec) *Bastion {
+	last := m.lastEnded(ctx, spec, Bastion{})
+	if last.TaskARN == "" {
+		return nil
+	}
+	return &last
 }
 
 // compareEnded orders ended tasks by age. Every process must see the same order.

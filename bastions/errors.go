@@ -17,8 +17,8 @@ import (
 // ecsError is fail.AWS for calls to ECS.
 func ecsError(op, action string, err error) error { return fail.AWS(fail.Start, op, action, err) }
 
-// namedError is ecsError for a call with names that the user has set. The stack's policy of users is for its own cluster and task definitions:
-// to IAM a misspelt one is another one, which ECS never gets to see.
+// namedError is ecsError for a call with names that the user has set. The stack's policy of users is for its own cluster and task
+// definitions: to IAM a misspelt one is another one, which ECS never gets to see.
 func namedError(op, action string, err error, names ...string) error {
 	wrapped, answer := ecsError(op, action, err), awsanswer.Of(err)
 	f, ok := errors.AsType[*fail.Error](wrapped)

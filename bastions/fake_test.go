@@ -203,7 +203,9 @@ func (f *fakeECS) ListTasks(
 	}
 	out := &ecs.ListTasksOutput{}
 	for _, t := range f.tasks {
-		if *t.DesiredStatus == cmp.Or(string(in.DesiredStatus), "RUNNING") && (*t.DesiredStatus == "RUNNING" || !f.blind) && (in.StartedBy == nil || aws.ToString(t.StartedBy) == *in.StartedBy) && !f.hidden(t) {
+		if *t.DesiredStatus == cmp.Or(string(in.DesiredStatus), "RUNNING") && (*t.DesiredStatus == "RUNNING" || !f.blind) &&
+			(in.StartedBy == nil || aws.ToString(t.StartedBy) == *in.StartedBy) &&
+			!f.hidden(t) {
 			out.TaskArns = append(out.TaskArns, *t.TaskArn)
 		}
 	}
@@ -325,6 +327,10 @@ func (f *fakeECS) DescribeTaskDefinition(
 		out.TaskDefinitionArn = aws.String(testFamily)
 	}
 	return &ecs.DescribeTaskDefinitionOutput{TaskDefinition: &out}, nil
+}
+
+func (f *fakeECS) DescribeServices(context.Context, *ecs.DescribeServicesInput, ...func(*ecs.Options)) (*ecs.DescribeServicesOutput, error) {
+	panic("a person's own bastion is no service's")
 }
 
 // live returns the ids of the tasks that ECS wants to run.

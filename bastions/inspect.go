@@ -294,7 +294,7 @@ type checked struct {
 }
 
 func checkedKey(spec Spec, task string) string {
-	spec.StartTimeout = 0
+	spec.StartTimeout, spec.Avoid = 0, ""
 	return fmt.Sprintf("%s\n%+v", task, spec) // fmt sorts maps
 }
 

@@ -44,7 +44,7 @@ func (b Bastion) Cost(price fargate.Price, now time.Time) (fargate.Cost, bool) {
 	if !b.StoppedAt.IsZero() {
 		now = b.StoppedAt
 	}
-	return price.Cost(b.Size, b.BilledFrom, now)
+	return price.Of(b.Architecture).Cost(b.Size, b.BilledFrom, now)
 }
 
 // sizeOf reads a number that ECS sends as text; 0 if it is not a number.

@@ -87,7 +87,8 @@ func TestNothingOfTasksCanBeRead(t *testing.T) {
 		t.Errorf("%d RunTask calls", u.calls["RunTask"])
 	}
 	stopped, left, err := m.Stop(t.Context(), networkSpec(), "test", false)
-	if err != nil || len(stopped) != 1 || stopped[0].TaskARN != wireARN(0) || len(left) != 0 || len(u.stopped) != 1 || u.stopped[0] != wireARN(0) {
+	if err != nil || len(stopped) != 1 || stopped[0].TaskARN != wireARN(0) || len(left) != 0 || len(u.stopped) != 1 ||
+		u.stopped[0] != wireARN(0) {
 		t.Errorf("Stop = %+v, %+v, %v; asked for %q", stopped, left, err, u.stopped)
 	}
 }

@@ -296,8 +296,8 @@ func TestDenied(t *testing.T) {
 	}
 }
 
-// TestDeniedNames: the stack's policy denies each name that is not the stack's, so a denial says which names to look at, unless another policy
-// or a denial of something else is the cause.
+// TestDeniedNames: the stack's policy denies each name that is not the stack's, so a denial says which names to look at, unless another
+// policy or a denial of something else is the cause.
 func TestDeniedNames(t *testing.T) {
 	const denied = "User: arn:aws:sts::1:assumed-role/Dev/ada is not authorized to perform: "
 	const noPolicy, explicit = " because no identity-based policy allows the action", " with an explicit deny in a service control policy"
@@ -470,7 +470,7 @@ func TestNoCredentials(t *testing.T) {
 	c := w.config(t)
 	c.Credentials = loaded.Credentials
 	_, err = WhoAmI(t.Context(), sts.NewFromConfig(c))
-	checkError(t, err, fail.Credentials, []string{"no AWS credentials found"}, "aws sso login")
+	checkError(t, err, fail.Credentials, []string{"no AWS credentials found"}, "bastion login")
 	if len(w.calls) != 0 {
 		t.Errorf("calls %v", w.calls)
 	}

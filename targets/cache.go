@@ -14,37 +14,38 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// cache resolves an ElastiCache target: a replication group, a serverless cache, or a cache cluster.
-func (r *Resolver) cache(ctx context.Context, spec Spec) (Endpoint, error) {
-	if r.ElastiCache == nil {
-		return Endpoint{}, noClient(spec)
-	}
-	return r.resolve(ctx, spec, r.cacheParts(), func(candidate) bool { return true })
-}
-
-// cacheParts returns the calls that find caches. Each finds a kind that the others do not.
-func (r *Resolver) cacheParts() []part {
-	return []part{
-		{"replication groups", r.groups}, {"serverless caches", r.serverless}, {"cache clusters", r.cacheClusters},
+// cacheKind has replication groups, serverless caches and cache clusters.
+func cacheKind() Description {
+	return Description{
+		Kind: Cache, Prefix: "cache", Form: "ID[/ROLE]", Noun: "ElastiCache cache", Help: "an ElastiCache cache",
+		Lists: "ElastiCache caches", Port: "the one that AWS names", TLS: "with in-transit encryption; always for serverless caches",
+		roles: true, id: lowerID,
+		parts: func(r *Resolver) []part {
+			return []part{
+				{of: "replication groups", actions: []string{"elasticache:DescribeReplicationGroups"}, find: r.groups},
+				{of: "serverless caches", actions: []string{"elasticache:DescribeServerlessCaches"}, find: r.serverless},
+				{of: "cache clusters", actions: []string{"elasticache:DescribeCacheClusters"}, find: r.cacheClusters},
+			}
+		},
 	}
 }
 
 // groups returns the replication group with the given identifier, none if it does not exist, or all if id is nil.
 func (r *Resolver) groups(ctx context.Context, _ Spec, op string, id *string) ([]candidate, error) {
 	var found []candidate
-	pages := elasticache.NewDescribeReplicationGroupsPaginator(r.ElastiCache,
-		&elasticache.DescribeReplicationGroupsInput{ReplicationGroupId: id})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if _, missing := errors.AsType[*types.ReplicationGroupNotFoundFault](err); id != nil && (missing || badID(err)) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, fail.AWS(fail.Other, op, "elasticache:DescribeReplicationGroups", err)
-		}
-		for i := range page.ReplicationGroups {
-			found = append(found, fromGroup(&page.ReplicationGroups[i]))
-		}
+	err := pages(ctx, r.AWS.cache().groups, &elasticache.DescribeReplicationGroupsInput{ReplicationGroupId: id},
+		func(in *elasticache.DescribeReplicationGroupsInput) **string { return &in.Marker },
+		func(out *elasticache.DescribeReplicationGroupsOutput) *string { return out.Marker },
+		func(out *elasticache.DescribeReplicationGroupsOutput) {
+			for i := range out.ReplicationGroups {
+				found = append(found, fromGroup(&out.ReplicationGroups[i]))
+			}
+		})
+	if _, missing := errors.AsType[*types.ReplicationGroupNotFoundFault](err); id != nil && (missing || badID(err)) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fail.AWS(fail.Other, op, "elasticache:DescribeReplicationGroups", err)
 	}
 	return found, nil
 }
@@ -71,32 +72,36 @@ func fromGroup(g *types.ReplicationGroup) candidate {
 // serverless is groups for serverless caches.
 func (r *Resolver) serverless(ctx context.Context, _ Spec, op string, id *string) ([]candidate, error) {
 	var found []candidate
-	pages := elasticache.NewDescribeServerlessCachesPaginator(r.ElastiCache,
-		&elasticache.DescribeServerlessCachesInput{ServerlessCacheName: id})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if _, missing := errors.AsType[*types.ServerlessCacheNotFoundFault](err); id != nil && (missing || badID(err)) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, fail.AWS(fail.Other, op, "elasticache:DescribeServerlessCaches", err)
-		}
-		for _, s := range page.ServerlessCaches {
-			c := candidate{
-				id: strings.ToLower(aws.ToString(s.ServerlessCacheName)), what: "serverless cache",
-				status: aws.ToString(s.Status), engine: aws.ToString(s.Engine),
-				endpoint: cacheEndpoint(s.Endpoint, true),
-				reader:   cacheEndpoint(s.ReaderEndpoint, true),
-				readers:  true,
+	err := pages(ctx, r.AWS.cache().serverless, &elasticache.DescribeServerlessCachesInput{ServerlessCacheName: id},
+		func(in *elasticache.DescribeServerlessCachesInput) **string { return &in.NextToken },
+		func(out *elasticache.DescribeServerlessCachesOutput) *string { return out.NextToken },
+		func(out *elasticache.DescribeServerlessCachesOutput) {
+			for i := range out.ServerlessCaches {
+				found = append(found, fromServerless(&out.ServerlessCaches[i]))
 			}
-			if c.engine != "memcached" { // clients see a cluster with endpoints that only the VPC knows
-				c.endpoint.Note, c.endpoint.Cluster = clusterModeNote, true
-				c.reader.Note, c.reader.Cluster = clusterModeNote, true
-			}
-			found = append(found, c)
-		}
+		})
+	if _, missing := errors.AsType[*types.ServerlessCacheNotFoundFault](err); id != nil && (missing || badID(err)) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fail.AWS(fail.Other, op, "elasticache:DescribeServerlessCaches", err)
 	}
 	return found, nil
+}
+
+func fromServerless(s *types.ServerlessCache) candidate {
+	c := candidate{
+		id: strings.ToLower(aws.ToString(s.ServerlessCacheName)), what: "serverless cache",
+		status: aws.ToString(s.Status), engine: aws.ToString(s.Engine),
+		endpoint: cacheEndpoint(s.Endpoint, true),
+		reader:   cacheEndpoint(s.ReaderEndpoint, true),
+		readers:  true,
+	}
+	if c.engine != "memcached" { // clients see a cluster with endpoints that only the VPC knows
+		c.endpoint.Note, c.endpoint.Cluster = clusterModeNote, true
+		c.reader.Note, c.reader.Cluster = clusterModeNote, true
+	}
+	return c
 }
 
 // cacheClusters is groups for cache clusters. If id is nil, it returns those outside replication groups.
@@ -106,22 +111,21 @@ func (r *Resolver) cacheClusters(ctx context.Context, _ Spec, op string, id *str
 	if id == nil {
 		input.ShowCacheClustersNotInReplicationGroups = aws.Bool(true)
 	}
-	pages := elasticache.NewDescribeCacheClustersPaginator(r.ElastiCache, input)
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if _, missing := errors.AsType[*types.CacheClusterNotFoundFault](err); id != nil && (missing || badID(err)) {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, fail.AWS(fail.Other, op, "elasticache:DescribeCacheClusters", err)
-		}
-		for i := range page.CacheClusters {
-			cluster := &page.CacheClusters[i]
-			if id == nil && cluster.ReplicationGroupId != nil {
-				continue
+	err := pages(ctx, r.AWS.cache().clusters, input,
+		func(in *elasticache.DescribeCacheClustersInput) **string { return &in.Marker },
+		func(out *elasticache.DescribeCacheClustersOutput) *string { return out.Marker },
+		func(out *elasticache.DescribeCacheClustersOutput) {
+			for i := range out.CacheClusters {
+				if cluster := &out.CacheClusters[i]; id != nil || cluster.ReplicationGroupId == nil {
+					found = append(found, fromCacheCluster(cluster))
+				}
 			}
-			found = append(found, fromCacheCluster(cluster))
-		}
+		})
+	if _, missing := errors.AsType[*types.CacheClusterNotFoundFault](err); id != nil && (missing || badID(err)) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fail.AWS(fail.Other, op, "elasticache:DescribeCacheClusters", err)
 	}
 	return found, nil
 }

@@ -66,8 +66,19 @@ func (l Local) String() string {
 
 // Pair is one forward: a local listener and its target.
 type Pair struct {
-	Target Spec
-	Local  Local
+	Target      Spec
+	Local       Local
+	Environment string // the environment that the user wrote before the target, as ENV/SPEC; "": none
+}
+
+// String returns the target with its environment, as the user may write it.
+func (p Pair) String() string { return InEnvironment(p.Environment, p.Target.String()) }
+
+// ParseTarget reads one target with its environment, [ENV/]SPEC. Its errors are of kind fail.Usage.
+func ParseTarget(s string) (Pair, error) {
+	environment, text := CutEnvironment(s)
+	spec, err := Parse(text)
+	return Pair{Target: spec, Environment: environment}, err
 }
 
 // ParsePair reads the arguments of a forward, "SPEC [LPORT]...". An argument after a SPEC is its LPORT if it is all digits,
@@ -76,7 +87,7 @@ type Pair struct {
 // kind fail.Usage.
 func ParsePair(args []string) ([]Pair, error) {
 	if len(args) == 0 {
-		return nil, fail.New(fail.Usage, "no target given", nil, specHelp)
+		return nil, fail.New(fail.Usage, "no target given", nil, specHelp())
 	}
 	var pairs []Pair
 	open := false // the last pair may still get an LPORT
@@ -93,16 +104,16 @@ func ParsePair(args []string) ([]Pair, error) {
 		if isDigits(arg) || arg == ":" {
 			err := errors.New("there is no target before this local port")
 			if len(pairs) > 0 {
-				err = fmt.Errorf("%s already has a local port", pairs[len(pairs)-1].Target)
+				err = fmt.Errorf("%s already has a local port", pairs[len(pairs)-1])
 			}
 			return nil, fail.New(fail.Usage, fmt.Sprintf("argument %q", clip(arg)), err,
 				"write pairs: SPEC [LPORT] SPEC [LPORT]...")
 		}
-		spec, err := Parse(arg)
+		pair, err := ParseTarget(arg)
 		if err != nil {
 			return nil, err
 		}
-		pairs = append(pairs, Pair{Target: spec})
+		pairs = append(pairs, pair)
 		open = true
 	}
 	if err := CheckPairs(pairs); err != nil {
@@ -113,17 +124,17 @@ func ParsePair(args []string) ([]Pair, error) {
 
 // CheckPairs returns an error if two pairs request the same local port at the same address.
 func CheckPairs(pairs []Pair) error {
-	taken := make(map[Local]Spec)
+	taken := make(map[Local]Pair)
 	for _, p := range pairs {
 		if p.Local.Port == 0 {
 			continue
 		}
 		if other, ok := taken[p.Local]; ok {
 			return fail.New(fail.Usage,
-				fmt.Sprintf("local port %s is asked for twice, for %s and for %s", p.Local, other, p.Target), nil,
+				fmt.Sprintf("local port %s is asked for twice, for %s and for %s", p.Local, other, p), nil,
 				"give each target its own local port, or : for a free one")
 		}
-		taken[p.Local] = p.Target
+		taken[p.Local] = p
 	}
 	return nil
 }
@@ -210,7 +221,7 @@ func cutPort(s string) (host, port string, ok bool) {
 
 // ParseL reads a forward as ssh -L does: [BIND:]PORT:HOST:HOSTPORT, with IPv6 addresses in brackets. As in ssh, a missing BIND
 // means loopback, an empty one or "*" means all interfaces, and PORT 0 a free one. ParseL never looks HOST up in the
-// configuration. rds:ID or cache:ID may replace HOST:HOSTPORT. Its errors are of kind fail.Usage.
+// configuration. rds:ID or cache:ID may replace HOST:HOSTPORT, and ENV/ may stand before either. Its errors are of kind fail.Usage.
 func ParseL(s string) (Pair, error) {
 	pair, err := parseL(s)
 	if err != nil {
@@ -225,7 +236,11 @@ func parseL(s string) (Pair, error) {
 		return Pair{}, err
 	}
 	var pair Pair
-	named := slices.IndexFunc(parts, func(part string) bool { return part == "rds" || part == "cache" })
+	pair.Environment = cutPartEnvironment(parts)
+	named := slices.IndexFunc(parts, func(part string) bool {
+		d, ok := kindOf(part)
+		return ok && d.Prefix == part
+	})
 	if named >= 0 && (named == len(parts)-1 || isDigits(parts[named+1])) {
 		named = -1 // a host of that name
 	}

@@ -13,8 +13,9 @@ import (
 
 // part is one of the calls that make up a list. If AWS denies or fails one of them, the results of the others still count.
 type part struct {
-	of   string // the kind that it finds: "serverless caches"
-	find func(ctx context.Context, spec Spec, op string, id *string) ([]candidate, error)
+	of      string   // the kind that it finds: "serverless caches"
+	actions []string // IAM actions of its calls
+	find    func(ctx context.Context, spec Spec, op string, id *string) ([]candidate, error)
 }
 
 // look calls AWS. A nil id finds all.
@@ -75,6 +76,9 @@ func byID(ctx context.Context, spec Spec, parts []part) (e Endpoint, missing uns
 			return Endpoint{}, nil, false, err
 		case err != nil:
 			missing = append(missing, unseenPart{p.of, err})
+		case len(found) > 1:
+			return Endpoint{}, nil, true, fail.New(fail.NoTarget, "target "+spec.String(),
+				fmt.Errorf("it is the name of %d: %s", len(found), list(spec.Kind, found)), "name one of them")
 		case len(found) > 0:
 			e, err = found[0].pick(spec)
 			return e, nil, true, err

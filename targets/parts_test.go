@@ -2,13 +2,9 @@ package targets
 
 import (
 	"fmt"
-	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
-
-	"github.com/aws/aws-sdk-go-v2/service/elasticache"
-	"github.com/aws/aws-sdk-go-v2/service/rds"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
@@ -17,7 +13,7 @@ import (
 func TestOnePartFails(t *testing.T) {
 	found := map[string][]string{ // what each call alone finds
 		"DescribeDBInstances":       {"rds:orders", "rds:stock", "rds:fresh"},
-		"DescribeDBClusters":        {"rds:shop", "rds:papers", "rds:both", "rds:coming"},
+		"DescribeDBClusters":        {"rds:shop", "docdb:papers", "rds:both", "rds:coming"},
 		"DescribeReplicationGroups": {"cache:sessions", "cache:coming", "cache:moving", "cache:sharded"},
 		"DescribeServerlessCaches":  {"cache:elastic"},
 		"DescribeCacheClusters":     {"cache:pages", "cache:single"},
@@ -33,13 +29,13 @@ func TestOnePartFails(t *testing.T) {
 				w := shop()
 				w.fails = map[string][]failure{action: {f}}
 				r := w.resolver(t)
-				all, err := r.All(t.Context())
+				all, err := r.All(t.Context(), RDS, Cache, DocDB, Neptune)
 				if err == nil || !strings.Contains(err.Error(), f.code) {
 					t.Errorf("the error of the list is %v", err)
 				}
 				for of, names := range found {
 					for _, name := range names {
-						listed := slices.ContainsFunc(all, func(e Endpoint) bool { return e.Name == name })
+						listed := slices.ContainsFunc(all, func(e Found) bool { return e.Name == name })
 						if listed != (of != action) {
 							t.Errorf("%s is listed: %v", name, listed)
 						}
@@ -62,22 +58,16 @@ func TestOnePartFails(t *testing.T) {
 
 // An endpoint of one service that is out of reach takes away the list of that service alone.
 func TestOneServiceOutOfReach(t *testing.T) {
-	closed := httptest.NewServer(nil)
-	closed.Close()
 	for _, of := range []Kind{RDS, Cache} {
-		r := shop().resolver(t)
-		if of == RDS {
-			r.RDS = rds.New(r.RDS.(*rds.Client).Options(), func(o *rds.Options) { o.BaseEndpoint = &closed.URL })
-		} else {
-			r.ElastiCache = elasticache.New(r.ElastiCache.(*elasticache.Client).Options(),
-				func(o *elasticache.Options) { o.BaseEndpoint = &closed.URL })
-		}
-		all, err := r.All(t.Context())
+		w := shop()
+		w.cut = map[Kind]string{RDS: "rds", Cache: "elasticache"}[of]
+		r := w.resolver(t)
+		all, err := r.All(t.Context(), RDS, Cache)
 		if err == nil || !strings.Contains(err.Error(), "connection refused") {
 			t.Errorf("without %v: %v", of, err)
 		}
 		for _, kind := range []Kind{RDS, Cache} {
-			listed := slices.ContainsFunc(all, func(e Endpoint) bool { return strings.HasPrefix(e.Name, Spec{Kind: kind}.String()+":") })
+			listed := slices.ContainsFunc(all, func(e Found) bool { return strings.HasPrefix(e.Name, Spec{Kind: kind}.String()+":") })
 			if listed != (kind != of) {
 				t.Errorf("without %v: %v is listed: %v", of, kind, listed)
 			}
@@ -114,7 +104,7 @@ func TestAllPartsFail(t *testing.T) {
 	}
 }
 
-// The list has all engines of RDS's API; a bare rds leaves out those that are no RDS.
+// The list has all engines of RDS's API by the kinds they are; a bare rds leaves out those that are no RDS, and knows them by name.
 func TestNeptuneAndDocumentDB(t *testing.T) {
 	w := &wire{things: map[string][]thing{"DescribeDBClusters": {
 		cluster("graph", "neptune", "available", "graph.x", "graph-ro.x", 8182),
@@ -122,13 +112,33 @@ func TestNeptuneAndDocumentDB(t *testing.T) {
 		cluster("shop", "aurora-mysql", "available", "shop.x", "shop-ro.x", 3306),
 	}}}
 	r := w.resolver(t)
-	all, err := r.All(t.Context())
-	var names []string
-	for _, e := range all {
-		names = append(names, e.Name)
+	for _, tt := range []struct {
+		only []Kind
+		want []string
+	}{
+		{[]Kind{RDS, DocDB, Neptune}, []string{"docdb:papers", "neptune:graph", "rds:shop"}},
+		{[]Kind{RDS}, []string{"rds:shop"}},
+		{[]Kind{Neptune}, []string{"neptune:graph"}},
+	} {
+		all, err := r.All(t.Context(), tt.only...)
+		var names []string
+		for _, e := range all {
+			names = append(names, e.Name)
+		}
+		if calls := w.made(); err != nil || !slices.Equal(names, tt.want) || len(calls) != 2 {
+			t.Errorf("%q, %v; calls %q", names, err, calls)
+		}
 	}
-	if err != nil || !slices.Equal(names, []string{"rds:graph", "rds:papers", "rds:shop"}) {
-		t.Errorf("%q, %v", names, err)
+	for spec, want := range map[string]string{"docdb": "docdb:papers", "neptune": "neptune:graph", "docdb:papers/reader": "docdb:papers/reader"} {
+		if e, err := r.Resolve(t.Context(), mustParse(t, spec)); err != nil || e.Name != want {
+			t.Errorf("%s: %+v, %v", spec, e, err)
+		}
+	}
+	if e, err := r.Resolve(t.Context(), mustParse(t, "neptune:papers")); fail.KindOf(err) != fail.NoTarget {
+		t.Errorf("a cluster of another kind: %+v, %v", e, err)
+	}
+	if e, err := r.Resolve(t.Context(), mustParse(t, "rds:papers")); err != nil || e.Name != "rds:papers" {
+		t.Errorf("%+v, %v", e, err)
 	}
 	if e, err := r.Resolve(t.Context(), mustParse(t, "rds")); err != nil || e.Name != "rds:shop" {
 		t.Errorf("%+v, %v", e, err)

@@ -3,7 +3,6 @@ package targets
 import (
 	"context"
 	"errors"
-	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -13,59 +12,76 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// database resolves an RDS target. An instance has precedence over a cluster with the same identifier, unless the Spec has a
-// role.
-func (r *Resolver) database(ctx context.Context, spec Spec) (Endpoint, error) {
-	if r.RDS == nil {
-		return Endpoint{}, noClient(spec)
+// rdsKind has instances and clusters. An instance has precedence over a cluster with the same identifier, unless the Spec has a
+// role. DocumentDB and Neptune share RDS's API: a bare "rds" excludes them.
+func rdsKind() Description {
+	return Description{
+		Kind: RDS, Prefix: "rds", Form: "ID[/ROLE]", Noun: "RDS instance or cluster", Help: "an RDS instance or cluster",
+		Lists: "RDS databases", Port: "the one that AWS names, else the engine's", TLS: "as the database says",
+		Tokens: true, roles: true, id: lowerID, reversed: true,
+		parts: func(r *Resolver) []part {
+			return []part{
+				{of: "RDS clusters", actions: []string{"rds:DescribeDBClusters"}, find: r.clusters},
+				{of: "RDS instances", actions: []string{"rds:DescribeDBInstances"}, find: r.instances},
+			}
+		},
+		bare: func(c candidate) bool { return c.engine != "docdb" && c.engine != "neptune" },
 	}
-	parts := r.databaseParts()
-	if spec.ID != "" && spec.Role == Anyone {
-		slices.Reverse(parts)
-	}
-	// DocumentDB and Neptune share RDS's API. A bare "rds" excludes them.
-	return r.resolve(ctx, spec, parts, func(c candidate) bool { return c.engine != "docdb" && c.engine != "neptune" })
 }
 
-// databaseParts returns the calls that find clusters, and instances outside clusters.
-func (r *Resolver) databaseParts() []part {
-	return []part{{"RDS clusters", r.clusters}, {"RDS instances", r.instances}}
-}
+// The names of RDS's kinds.
+const (
+	whatInstance = "RDS instance"
+	whatCluster  = "RDS cluster"
+)
 
 // instances returns the instance with the given identifier, or none if it does not exist. If id is nil, it returns all
 // instances outside clusters.
 func (r *Resolver) instances(ctx context.Context, spec Spec, op string, id *string) ([]candidate, error) {
 	var found []candidate
-	pages := rds.NewDescribeDBInstancesPaginator(r.RDS, &rds.DescribeDBInstancesInput{DBInstanceIdentifier: id})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if _, missing := errors.AsType[*types.DBInstanceNotFoundFault](err); missing && id != nil {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, fail.AWS(fail.Other, op, "rds:DescribeDBInstances", err)
-		}
-		for _, db := range page.DBInstances {
-			if id == nil && db.DBClusterIdentifier != nil {
-				continue
-			}
-			c := candidate{
-				id: strings.ToLower(aws.ToString(db.DBInstanceIdentifier)), what: whatInstance,
-				status: aws.ToString(db.DBInstanceStatus), engine: aws.ToString(db.Engine),
-			}
-			if db.Endpoint != nil {
-				c.endpoint = Endpoint{
-					Host: aws.ToString(db.Endpoint.Address), Port: int(aws.ToInt32(db.Endpoint.Port)),
-					Database: aws.ToString(db.DBName), IAM: aws.ToBool(db.IAMDatabaseAuthenticationEnabled),
+	var member *types.DBInstance // of a cluster, without IAM authentication of its own
+	err := pages(ctx, r.AWS.rds().instances, &rds.DescribeDBInstancesInput{DBInstanceIdentifier: id},
+		func(in *rds.DescribeDBInstancesInput) **string { return &in.Marker },
+		func(out *rds.DescribeDBInstancesOutput) *string { return out.Marker },
+		func(out *rds.DescribeDBInstancesOutput) {
+			for i := range out.DBInstances {
+				db := &out.DBInstances[i]
+				if id == nil && db.DBClusterIdentifier != nil {
+					continue
 				}
+				c := fromInstance(db)
+				if db.DBClusterIdentifier != nil && !c.endpoint.IAM {
+					member = db
+				}
+				found = append(found, c)
 			}
-			if id != nil && db.DBClusterIdentifier != nil && !c.endpoint.IAM {
-				c.endpoint.IAM = r.clusterIAM(ctx, spec, op, db.DBClusterIdentifier)
-			}
-			found = append(found, c)
-		}
+		})
+	if _, missing := errors.AsType[*types.DBInstanceNotFoundFault](err); missing && id != nil {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fail.AWS(fail.Other, op, "rds:DescribeDBInstances", err)
+	}
+	if member != nil && len(found) > 0 {
+		found[0].endpoint.IAM = r.clusterIAM(ctx, spec, op, member.DBClusterIdentifier)
 	}
 	return found, nil
+}
+
+func fromInstance(db *types.DBInstance) candidate {
+	c := candidate{
+		id: strings.ToLower(aws.ToString(db.DBInstanceIdentifier)), what: whatInstance,
+		status: aws.ToString(db.DBInstanceStatus), engine: aws.ToString(db.Engine),
+		start: "aws rds start-db-instance --db-instance-identifier " + strings.ToLower(aws.ToString(db.DBInstanceIdentifier)),
+		tags:  rdsTags(db.TagList),
+	}
+	if db.Endpoint != nil {
+		c.endpoint = Endpoint{
+			Host: aws.ToString(db.Endpoint.Address), Port: int(aws.ToInt32(db.Endpoint.Port)),
+			Database: aws.ToString(db.DBName), IAM: aws.ToBool(db.IAMDatabaseAuthenticationEnabled),
+		}
+	}
+	return c
 }
 
 // clusterIAM reports whether an instance's cluster has IAM authentication, which overrides the instance's own flag. If AWS does
@@ -78,33 +94,39 @@ func (r *Resolver) clusterIAM(ctx context.Context, spec Spec, op string, id *str
 // clusters is instances for Aurora and Multi-AZ clusters.
 func (r *Resolver) clusters(ctx context.Context, _ Spec, op string, id *string) ([]candidate, error) {
 	var found []candidate
-	pages := rds.NewDescribeDBClustersPaginator(r.RDS, &rds.DescribeDBClustersInput{DBClusterIdentifier: id})
-	for pages.HasMorePages() {
-		page, err := pages.NextPage(ctx)
-		if _, missing := errors.AsType[*types.DBClusterNotFoundFault](err); missing && id != nil {
-			return nil, nil
-		}
-		if err != nil {
-			return nil, fail.AWS(fail.Other, op, "rds:DescribeDBClusters", err)
-		}
-		for _, db := range page.DBClusters {
-			endpoint := Endpoint{
-				Port: int(aws.ToInt32(db.Port)), Database: aws.ToString(db.DatabaseName),
-				IAM: aws.ToBool(db.IAMDatabaseAuthenticationEnabled),
+	err := pages(ctx, r.AWS.rds().clusters, &rds.DescribeDBClustersInput{DBClusterIdentifier: id},
+		func(in *rds.DescribeDBClustersInput) **string { return &in.Marker },
+		func(out *rds.DescribeDBClustersOutput) *string { return out.Marker },
+		func(out *rds.DescribeDBClustersOutput) {
+			for i := range out.DBClusters {
+				found = append(found, fromCluster(&out.DBClusters[i]))
 			}
-			reader := endpoint
-			endpoint.Host, reader.Host = aws.ToString(db.Endpoint), aws.ToString(db.ReaderEndpoint)
-			found = append(found, candidate{
-				id: strings.ToLower(aws.ToString(db.DBClusterIdentifier)), what: whatCluster,
-				status: aws.ToString(db.Status), engine: aws.ToString(db.Engine),
-				endpoint: endpoint, reader: reader, readers: true,
-			})
-		}
+		})
+	if _, missing := errors.AsType[*types.DBClusterNotFoundFault](err); missing && id != nil {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fail.AWS(fail.Other, op, "rds:DescribeDBClusters", err)
 	}
 	return found, nil
 }
 
-func noClient(spec Spec) error {
-	return fail.New(fail.Usage, "target "+spec.String(), errors.New("needs AWS, which is not set up"),
-		"set --profile and --region, or name a host: HOST:PORT")
+func fromCluster(db *types.DBCluster) candidate {
+	endpoint := Endpoint{
+		Port: int(aws.ToInt32(db.Port)), Database: aws.ToString(db.DatabaseName),
+		IAM: aws.ToBool(db.IAMDatabaseAuthenticationEnabled),
+	}
+	reader := endpoint
+	endpoint.Host, reader.Host = aws.ToString(db.Endpoint), aws.ToString(db.ReaderEndpoint)
+	return candidate{
+		id: strings.ToLower(aws.ToString(db.DBClusterIdentifier)), what: whatCluster,
+		status: aws.ToString(db.Status), engine: aws.ToString(db.Engine),
+		endpoint: endpoint, reader: reader, readers: true,
+		start: "aws rds start-db-cluster --db-cluster-identifier " + strings.ToLower(aws.ToString(db.DBClusterIdentifier)),
+		tags:  rdsTags(db.TagList),
+	}
+}
+
+func rdsTags(list []types.Tag) map[string]string {
+	return tagsOf(list, func(t types.Tag) (*string, *string) { return t.Key, t.Value })
 }

@@ -8,31 +8,11 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"sync"
 
-	"github.com/aws/aws-sdk-go-v2/service/elasticache"
-	"github.com/aws/aws-sdk-go-v2/service/rds"
+	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
-
-// RDSAPI is the part of the RDS client that a Resolver calls.
-type RDSAPI interface {
-	DescribeDBInstances(context.Context, *rds.DescribeDBInstancesInput, ...func(*rds.Options)) (
-		*rds.DescribeDBInstancesOutput, error)
-	DescribeDBClusters(context.Context, *rds.DescribeDBClustersInput, ...func(*rds.Options)) (
-		*rds.DescribeDBClustersOutput, error)
-}
-
-// ElastiCacheAPI is the part of the ElastiCache client that a Resolver calls.
-type ElastiCacheAPI interface {
-	DescribeReplicationGroups(context.Context, *elasticache.DescribeReplicationGroupsInput,
-		...func(*elasticache.Options)) (*elasticache.DescribeReplicationGroupsOutput, error)
-	DescribeServerlessCaches(context.Context, *elasticache.DescribeServerlessCachesInput,
-		...func(*elasticache.Options)) (*elasticache.DescribeServerlessCachesOutput, error)
-	DescribeCacheClusters(context.Context, *elasticache.DescribeCacheClustersInput,
-		...func(*elasticache.Options)) (*elasticache.DescribeCacheClustersOutput, error)
-}
 
 // Named is a target of the configuration.
 type Named struct {
@@ -49,76 +29,80 @@ type Endpoint struct {
 	// Database is the database that RDS created with the instance or cluster; empty if there is none.
 	Database string
 	IAM      bool   // for RDS: IAM database authentication is enabled
-	TLS      bool   // the endpoint accepts only TLS; known for ElastiCache only
+	TLS      bool   // the endpoint accepts only TLS, as far as AWS says
 	Note     string // note for the user before connecting, or empty
 	// StatusNote is a warning from AWS's status of the target; "" if connections should work.
 	StatusNote string
 	// Cluster marks a Redis or Valkey cluster: clients follow its answers to nodes at other addresses.
 	Cluster bool
 	Region  string // of the client's AWS configuration, for tokens; may be empty
+
+	ARN      string // of an EKS cluster
+	CA       string // of an EKS cluster's API server, in PEM
+	Instance string // id of an EC2 instance
 }
 
-// Resolver finds endpoints. The clients may be nil if no target needs them. It is safe for concurrent use.
+// Resolver finds endpoints. AWS may be nil if no target needs it. It is safe for concurrent use.
 type Resolver struct {
-	RDS         RDSAPI
-	ElastiCache ElastiCacheAPI
-	Names       map[string]Named
-	Region      string // for messages only
+	AWS    *Clients
+	Names  map[string]Named
+	Region string // for messages only
 }
 
 // Resolve returns a target's endpoint. The error for an unknown target is of kind fail.NoTarget and suggests similar names. For
 // a bare kind with several candidates it lists them.
 func (r *Resolver) Resolve(ctx context.Context, spec Spec) (Endpoint, error) {
+	return r.find(ctx, spec.Named(func(name string) bool {
+		_, ok := r.Names[name]
+		return ok
+	}))
+}
+
+// find is Resolve for a Spec that is a bare kind even if the configuration has a name like it.
+func (r *Resolver) find(ctx context.Context, spec Spec) (Endpoint, error) {
 	switch spec.Kind {
-	case RDS:
-		return r.database(ctx, spec)
-	case Cache:
-		return r.cache(ctx, spec)
 	case Name:
 		return r.name(ctx, spec)
 	case Host:
 		return Endpoint{Name: spec.String(), Host: spec.Host, Port: spec.Port}, nil
-	default:
-		return Endpoint{}, fail.New(fail.Usage, "resolve target", errors.New("no target given"), specHelp)
 	}
+	d, ok := describe(spec.Kind)
+	switch {
+	case !ok:
+		return Endpoint{}, fail.New(fail.Usage, "resolve target", errors.New("no target given"), specHelp())
+	case r.AWS == nil:
+		return Endpoint{}, fail.New(fail.Usage, "target "+spec.String(), errors.New("needs AWS, which is not set up"),
+			"set --profile and --region, or name a host: HOST:PORT")
+	}
+	parts := d.parts(r)
+	if d.reversed && spec.ID != "" && spec.Role == Anyone {
+		slices.Reverse(parts)
+	}
+	bare := d.bare
+	if bare == nil {
+		bare = func(candidate) bool { return true }
+	}
+	if d.lean && spec.ID == "" {
+		return r.onlyOne(ctx, spec, parts)
+	}
+	return r.resolve(ctx, spec, parts, bare)
 }
 
-// All returns the region's databases and caches, including those that are not ready, which may lack an address. The error names
-// the kinds that AWS did not list.
-func (r *Resolver) All(ctx context.Context) ([]Endpoint, error) {
-	kinds := [...]struct {
-		Kind
-		parts []part
-	}{{RDS, r.databaseParts()}, {Cache, r.cacheParts()}}
-	var found [len(kinds)][]candidate
-	var unseens [len(kinds)]unseen
-	var errs [len(kinds)]error
-	var wg sync.WaitGroup
-	for i, kind := range kinds {
-		wg.Go(func() { found[i], unseens[i], errs[i] = all(ctx, Spec{Kind: kind.Kind}, kind.parts) })
+// onlyOne resolves a bare kind whose lists lack addresses.
+func (r *Resolver) onlyOne(ctx context.Context, spec Spec, parts []part) (Endpoint, error) {
+	found, missing, err := all(ctx, spec, parts)
+	switch {
+	case err != nil:
+		return Endpoint{}, err
+	case len(found) == 1:
+		spec.ID = found[0].id
+		return r.find(ctx, spec)
 	}
-	wg.Wait()
-	if !slices.Contains(errs[:], nil) { // probably one cause
-		return nil, errs[0]
-	}
-	var out []Endpoint
-	var missing unseen
-	for i, kind := range kinds {
-		if errs[i] != nil { // one service's endpoint may be unreachable
-			missing = append(missing, unseenPart{noun(kind.Kind) + "s", errs[i]})
-		}
-		missing = append(missing, unseens[i]...)
-		for _, c := range found[i] {
-			e := c.endpoint
-			e.Name, e.Engine = Spec{Kind: kind.Kind, ID: c.id}.String(), c.engine
-			out = append(out, e)
-		}
-	}
-	slices.SortFunc(out, func(x, y Endpoint) int { return cmp.Compare(x.Name, y.Name) })
-	return out, missing.err()
+	e, err := r.choose(spec, found)
+	return e, missing.instead(err)
 }
 
-// resolve resolves a Spec of RDS or ElastiCache with the parts. bare reports whether a Spec without an identifier may mean a
+// resolve resolves a Spec of AWS's kinds with the parts. bare reports whether a Spec without an identifier may mean a
 // candidate.
 func (r *Resolver) resolve(ctx context.Context, spec Spec, parts []part, bare func(candidate) bool) (Endpoint, error) {
 	if spec.ID != "" {
@@ -180,7 +164,7 @@ func (r *Resolver) name(ctx context.Context, spec Spec) (Endpoint, error) {
 		inner = Spec{Kind: Host, Host: inner.ID, Port: inner.Port}
 	}
 	inner.Port = cmp.Or(spec.Port, inner.Port)
-	endpoint, err := r.Resolve(ctx, inner)
+	endpoint, err := r.find(ctx, inner)
 	if err != nil {
 		return Endpoint{}, fmt.Errorf("%s: %w", op, err)
 	}
@@ -188,21 +172,30 @@ func (r *Resolver) name(ctx context.Context, spec Spec) (Endpoint, error) {
 	return endpoint, nil
 }
 
-// The names of RDS's kinds.
-const (
-	whatInstance = "RDS instance"
-	whatCluster  = "RDS cluster"
-)
-
-// candidate is a database or cache that a SPEC may mean.
+// candidate is a database or another thing of AWS's that a SPEC may mean.
 type candidate struct {
 	id       string
-	what     string // whatInstance, "replication group"
+	what     string // "RDS instance", "replication group"
 	status   string // AWS's word: "available", "creating"
 	engine   string
 	endpoint Endpoint // Host is empty if it has none (yet)
 	reader   Endpoint // for a cluster with a reader endpoint
 	readers  bool     // its kind can have a reader endpoint
+	start    string   // the command that starts it, without the identifier; "" if there is none
+	tags     map[string]string
+}
+
+// tagsOf makes a map of a service's tags; nil for none.
+func tagsOf[T any](list []T, pair func(T) (key, value *string)) map[string]string {
+	if len(list) == 0 {
+		return nil
+	}
+	tags := make(map[string]string, len(list))
+	for _, t := range list {
+		key, value := pair(t)
+		tags[aws.ToString(key)] = aws.ToString(value)
+	}
+	return tags
 }
 
 // pick applies a SPEC's role and port to the candidate.
@@ -230,9 +223,11 @@ func (c candidate) pick(spec Spec) (Endpoint, error) {
 	endpoint.Engine = c.engine
 	endpoint.Port = cmp.Or(spec.Port, endpoint.Port, DefaultPort(c.engine))
 	if endpoint.Port == 0 {
-		return Endpoint{}, fail.New(fail.Usage, "target "+spec.String(),
-			fmt.Errorf("AWS names no port for the %s and engine %q has no usual one", c.what, c.engine),
-			"add the port: "+endpoint.Name+":PORT")
+		err := fmt.Errorf("AWS names no port for the %s and engine %q has no usual one", c.what, c.engine)
+		if c.engine == "" {
+			err = fmt.Errorf("AWS names no port for the %s", c.what)
+		}
+		return Endpoint{}, fail.New(fail.Usage, "target "+spec.String(), err, "add the port: "+endpoint.Name+":PORT")
 	}
 	return endpoint, nil
 }
@@ -285,10 +280,8 @@ func (r *Resolver) unknown(spec Spec, all []candidate) error {
 func (r *Resolver) region() string { return cmp.Or(r.Region, "this region") }
 
 func noun(kind Kind) string {
-	if kind == Cache {
-		return "ElastiCache cache"
-	}
-	return "RDS instance or cluster"
+	d, _ := describe(kind)
+	return d.Noun
 }
 
 // list names up to ten candidates: "rds:orders (postgres), rds:stock (mysql, creating)".
@@ -297,11 +290,18 @@ func list(kind Kind, all []candidate) string {
 	slices.SortFunc(all, func(a, b candidate) int { return strings.Compare(a.id, b.id) })
 	var names []string
 	for _, c := range all[:min(len(all), most)] {
-		detail := c.engine
-		if c.endpoint.Host == "" || c.usability() != usable {
-			detail += ", " + c.status
+		var details []string
+		if c.engine != "" {
+			details = append(details, c.engine)
 		}
-		names = append(names, Spec{Kind: kind, ID: c.id}.String()+" ("+detail+")")
+		if c.status != "" && (c.endpoint.Host == "" || c.usability() != usable) {
+			details = append(details, c.status)
+		}
+		name := Spec{Kind: kind, ID: c.id}.String()
+		if len(details) > 0 {
+			name += " (" + strings.Join(details, ", ") + ")"
+		}
+		names = append(names, name)
 	}
 	if len(all) > most {
 		names = append(names, fmt.Sprintf("and %d more", len(all)-most))
@@ -319,6 +319,8 @@ func filter(all []candidate, keep func(candidate) bool) []candidate {
 	return kept
 }
 
+const httpsPort = 443
+
 // DefaultPort returns AWS's default port for an engine; 0 if it is unknown.
 func DefaultPort(engine string) int {
 	for _, e := range []struct {
@@ -326,6 +328,9 @@ func DefaultPort(engine string) int {
 		port int
 	}{
 		{"postgres", 5432},
+		{"redshift", 5439},
+		{"opensearch", httpsPort},
+		{"elasticsearch", httpsPort},
 		{"mysql", 3306},
 		{"mariadb", 3306},
 		{"aurora", 3306}, // plain "aurora" was MySQL 5.6

@@ -11,17 +11,6 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
-// Kind is the kind of a target.
-type Kind uint8
-
-// The kinds of target.
-const (
-	RDS   Kind = iota + 1 // an RDS instance or cluster; ID empty: the region's only one
-	Cache                 // an ElastiCache cache; ID empty: the region's only one
-	Name                  // a name in the configuration, or, with a port, a host without dots
-	Host                  // a host and port
-)
-
 // Role chooses between the endpoints of a cluster.
 type Role uint8
 
@@ -46,8 +35,8 @@ func (r Role) String() string {
 // Spec is a parsed target. Specs are comparable; String gives the canonical form, which parses to the same Spec.
 type Spec struct {
 	Kind Kind
-	ID   string // RDS, Cache: the identifier in lower case, or empty; Name: the name
-	Role Role   // RDS, Cache with an ID
+	ID   string // of AWS's kinds: the identifier in its canonical form, or empty; Name: the name
+	Role Role   // of a kind with roles, with an ID
 	Host string // Host: a name, or an address without brackets
 	Port int    // 0: the target's own port
 }
@@ -55,16 +44,16 @@ type Spec struct {
 func (s Spec) String() string {
 	var b strings.Builder
 	switch s.Kind {
-	case RDS:
-		b.WriteString("rds")
-	case Cache:
-		b.WriteString("cache")
 	case Name:
 		b.WriteString(s.ID)
 	case Host:
 		return net.JoinHostPort(s.Host, strconv.Itoa(s.Port))
 	default:
-		return ""
+		prefix := s.Kind.Prefix()
+		if prefix == "" {
+			return ""
+		}
+		b.WriteString(prefix)
 	}
 	if s.Kind != Name && s.ID != "" {
 		b.WriteString(":" + s.ID)
@@ -76,6 +65,15 @@ func (s Spec) String() string {
 		b.WriteString(":" + strconv.Itoa(s.Port))
 	}
 	return b.String()
+}
+
+// Named returns the Spec of the configuration's name that a bare kind is too: such a name has precedence. has reports whether the
+// configuration has a name. Other Specs stay.
+func (s Spec) Named(has func(name string) bool) Spec {
+	if prefix := s.Kind.Prefix(); prefix != "" && s.ID == "" && has(prefix) {
+		return Spec{Kind: Name, ID: prefix, Port: s.Port}
+	}
+	return s
 }
 
 // MarshalText returns the canonical form.
@@ -91,13 +89,23 @@ func (s *Spec) UnmarshalText(text []byte) error {
 	return nil
 }
 
-const specHelp = "write rds:ID, cache:ID, HOST:PORT or a name from the configuration; see bastion help forward"
+// specHelp is the hint of an error about the form of a target.
+func specHelp() string {
+	var more []string
+	for _, d := range Kinds() {
+		if d.Kind != RDS && d.Kind != Cache {
+			more = append(more, d.Prefix)
+		}
+	}
+	return "write rds:ID, cache:ID, HOST:PORT or a name from the configuration; see bastion help forward (other kinds: " +
+		strings.Join(more, ", ") + ")"
+}
 
 // Parse reads one target; the package comment has the grammar. Its errors are of kind fail.Usage.
 func Parse(s string) (Spec, error) {
 	spec, err := parse(s)
 	if err != nil {
-		return Spec{}, fail.New(fail.Usage, fmt.Sprintf("target %q", clip(s)), err, specHelp)
+		return Spec{}, fail.New(fail.Usage, fmt.Sprintf("target %q", clip(s)), err, specHelp())
 	}
 	return spec, nil
 }
@@ -110,11 +118,8 @@ func parse(s string) (Spec, error) {
 		return parseBracketed(s)
 	}
 	head, rest, colon := strings.Cut(s, ":")
-	switch strings.ToLower(head) {
-	case "rds":
-		return parseDatabase(RDS, rest, colon)
-	case "cache":
-		return parseDatabase(Cache, rest, colon)
+	if d, ok := kindOf(head); ok {
+		return d.parse(rest, colon)
 	}
 	if strings.Contains(rest, ":") {
 		if _, err := netip.ParseAddr(s); err == nil {
@@ -168,9 +173,9 @@ func parseBracketed(s string) (Spec, error) {
 	return Spec{Kind: Host, Host: addr, Port: port}, nil
 }
 
-// parseDatabase reads the text after rds or cache: [ID[/ROLE]][:PORT].
-func parseDatabase(kind Kind, rest string, colon bool) (Spec, error) {
-	spec := Spec{Kind: kind}
+// parse reads the text after a kind's prefix: [ID[/ROLE]][:PORT].
+func (d Description) parse(rest string, colon bool) (Spec, error) {
+	spec := Spec{Kind: d.Kind}
 	if !colon {
 		return spec, nil
 	}
@@ -187,22 +192,32 @@ func parseDatabase(kind Kind, rest string, colon bool) (Spec, error) {
 		}
 		spec.Port = port
 	}
-	id, role, hasRole := strings.Cut(id, "/")
-	if hasRole {
-		switch strings.ToLower(role) {
-		case "writer", "primary":
-			spec.Role = Writer
-		case "reader":
-			spec.Role = Reader
-		default:
-			return Spec{}, fmt.Errorf("%q is not a role: write /writer or /reader", clip(role))
+	if d.roles {
+		var err error
+		if id, spec.Role, err = cutRole(id); err != nil {
+			return Spec{}, err
 		}
 	}
-	if err := checkID(id); err != nil {
+	var err error
+	if spec.ID, err = d.id(id); err != nil {
 		return Spec{}, err
 	}
-	spec.ID = strings.ToLower(id)
 	return spec, nil
+}
+
+// cutRole cuts ID/ROLE.
+func cutRole(text string) (id string, role Role, err error) {
+	id, name, ok := strings.Cut(text, "/")
+	if !ok {
+		return id, Anyone, nil
+	}
+	switch strings.ToLower(name) {
+	case "writer", "primary":
+		return id, Writer, nil
+	case "reader":
+		return id, Reader, nil
+	}
+	return "", Anyone, fmt.Errorf("%q is not a role: write /writer or /reader", clip(name))
 }
 
 // checkID accepts identifiers as RDS and ElastiCache do, without their rules about hyphens.
@@ -228,8 +243,6 @@ func CheckName(s string) error {
 	switch {
 	case s == "" || len(s) > 63:
 		return errors.New("a name has 1 to 63 characters")
-	case strings.EqualFold(s, "rds"), strings.EqualFold(s, "cache"):
-		return fmt.Errorf("%q is a kind of target and cannot be a name", s)
 	case isDigits(s):
 		return fmt.Errorf("%q is a port and cannot be a name", s)
 	case s[0] == '-':
@@ -239,6 +252,9 @@ func CheckName(s string) error {
 		if c := s[i]; !isLetter(c) && !isDigit(c) && c != '-' && c != '_' {
 			return fmt.Errorf("%q is not a name: use letters, digits, - and _", clip(s))
 		}
+	}
+	if _, ok := kindOf(s); ok {
+		return fmt.Errorf("%q is a kind of target and cannot be a name", s)
 	}
 	return nil
 }

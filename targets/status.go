@@ -2,6 +2,7 @@ package targets
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -16,8 +17,8 @@ const (
 	down              // it refuses connections until someone intervenes
 )
 
-// statuses has the unusable statuses of RDS's instances and clusters and of ElastiCache's caches, in lower case. Every other
-// status counts as usable, also one that AWS adds later.
+// statuses has the unusable statuses of all kinds, in lower case. Every other status counts as usable, also one that AWS adds
+// later.
 var statuses = map[string]usability{
 	"backtracking":                 passing,
 	"creating":                     passing,
@@ -25,6 +26,13 @@ var statuses = map[string]usability{
 	"failing-over":                 passing,
 	"maintenance":                  passing,
 	"migrating":                    passing,
+	"pending":                      passing, // EC2, EKS
+	"provisioning":                 passing, // load balancers
+	"reactivating":                 passing, // RDS proxies
+	"rebooting_broker":             passing, // MSK
+	"resuming":                     passing, // Redshift
+	"suspending":                   passing,
+	"unhealthy":                    passing, // Cloud Map
 	"moving-to-vpc":                passing,
 	"preparing-data-migration":     passing,
 	"promoting":                    passing,
@@ -41,6 +49,14 @@ var statuses = map[string]usability{
 	"deleted":                             down,
 	"deleting":                            down,
 	"failed":                              down,
+	"hardware-failure":                    down, // Redshift
+	"incompatible-hsm":                    down,
+	"isolated":                            down, // OpenSearch
+	"paused":                              down, // Redshift
+	"pausing":                             down,
+	"shutting-down":                       down, // EC2
+	"suspended":                           down, // RDS proxies
+	"terminated":                          down,
 	"inaccessible-encryption-credentials": down,
 	"inaccessible-encryption-credentials-recoverable": down,
 	"incompatible-create":                             down,
@@ -68,6 +84,9 @@ func (c candidate) statusNote() string {
 	return fmt.Sprintf("the status of the %s %s is %q: connections may fail until it is available", c.what, c.id, c.status)
 }
 
+// without begins the status of a service that has nothing to connect to, which is ours and not AWS's.
+const without = "without "
+
 // notUsable returns the error for a candidate that takes no connections.
 func (c candidate) notUsable(spec Spec) error {
 	return fail.New(fail.NoTarget, "target "+spec.String(),
@@ -77,15 +96,13 @@ func (c candidate) notUsable(spec Spec) error {
 // remedy returns the hint for a candidate that is down.
 func (c candidate) remedy() string {
 	status := strings.ToLower(c.status)
-	stopped := status == "stopped" || status == "inaccessible-encryption-credentials-recoverable"
+	stopped := status == "stopped" || status == "paused" || status == "inaccessible-encryption-credentials-recoverable"
 	switch {
-	case stopped && c.what == whatCluster:
-		return "start it: aws rds start-db-cluster --db-cluster-identifier " + c.id
-	case stopped && c.what == whatInstance:
-		return "start it: aws rds start-db-instance --db-instance-identifier " + c.id
-	case status == "stopping":
+	case stopped && c.start != "":
+		return "start it: " + c.start
+	case status == "stopping" || status == "pausing":
 		return "wait until it is stopped, then start it"
-	case status == "deleting" || status == "deleted":
+	case slices.Contains([]string{"deleting", "deleted", "shutting-down", "terminated"}, status):
 		return "name another one; bastion ls targets shows them"
 	}
 	return "see its events in the AWS console, or ask the owner of the account what it needs"
@@ -97,8 +114,10 @@ func (c candidate) noEndpoint(spec Spec) error {
 	switch status := strings.ToLower(c.status); {
 	case c.usability() == down:
 		return c.notUsable(spec)
-	case status == "available":
-		return fail.New(fail.NoTarget, op, fmt.Errorf("AWS names no endpoint for the %s %s, which is available", c.what, c.id),
+	case strings.HasPrefix(status, without):
+		return fail.New(fail.NoTarget, op, fmt.Errorf("the %s %s is %s", c.what, c.id, c.status), "name another one, or a host: HOST:PORT")
+	case status == "available" || status == "active" || status == "running":
+		return fail.New(fail.NoTarget, op, fmt.Errorf("AWS names no endpoint for the %s %s, which is %s", c.what, c.id, status),
 			"name the host that clients in the VPC use: HOST:PORT")
 	case status == "":
 		return fail.New(fail.NoTarget, op, fmt.Errorf("AWS names no endpoint and no status for the %s %s", c.what, c.id),

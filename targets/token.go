@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	v4 "github.com/aws/aws-sdk-go-v2/aws/signer/v4"
 
+	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/partition"
 )
@@ -37,17 +38,19 @@ func Token(ctx context.Context, e Endpoint, user string, credentials aws.Credent
 	}
 	token, err := presign(ctx, e, user, region, credentials, at)
 	if err != nil {
-		return "", fail.New(fail.Credentials, op, err, "sign in (aws sso login, aws configure) or choose a profile with --profile")
+		return "", fail.New(fail.Credentials, op, err, awsanswer.NextSignIn)
 	}
 	return token, nil
 }
+
+// noBody is the SHA-256 of nothing.
+const noBody = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855"
 
 // presign makes a token: a signed URL without its scheme. The SDK's feature/rds/auth would use this machine's clock.
 func presign(ctx context.Context, e Endpoint, user, region string, credentials aws.CredentialsProvider, at time.Time) (string, error) {
 	const (
 		scheme  = "https://"
 		service = "rds-db"
-		noBody  = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855" // SHA-256 of nothing
 	)
 	query := url.Values{"Action": {"connect"}, "DBUser": {user}, "X-Amz-Expires": {strconv.Itoa(int(TokenLifetime.Seconds()))}}
 	host := net.JoinHostPort(strings.TrimSuffix(e.Host, "."), strconv.Itoa(e.Port))
@@ -83,6 +86,7 @@ var withoutTokens = []string{"oracle", "sqlserver", "db2"}
 
 func checkToken(e Endpoint, user string) error {
 	op := fmt.Sprintf("make a token for %s", e.Name)
+	_, ofRDS := partition.RDSRegion(e.Host)
 	switch {
 	case user == "":
 		return fail.New(fail.Usage, op, errors.New("no database user is given"), "name the user that has the role rds_iam: --user USER")
@@ -97,6 +101,9 @@ func checkToken(e Endpoint, user string) error {
 	case slices.ContainsFunc(withoutTokens, func(engine string) bool { return strings.Contains(e.Engine, engine) }):
 		return fail.New(fail.Usage, op, fmt.Errorf("RDS has no IAM authentication for %s", e.Engine),
 			"sign in with a password")
+	case e.Engine != "" && !e.IAM && !ofRDS:
+		return fail.New(fail.Usage, op, fmt.Errorf("%s is not an endpoint of RDS, which alone knows tokens", e.Host),
+			"sign in as the service does")
 	case e.Engine != "" && !e.IAM:
 		return fail.New(fail.Denied, op, errors.New("IAM database authentication is not enabled on it"),
 			"have it enabled (aws rds modify-db-instance --enable-iam-database-authentication, for Aurora modify-db-cluster), "+

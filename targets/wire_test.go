@@ -2,26 +2,27 @@ package targets
 
 import (
 	"fmt"
+	"net"
 	"net/http"
 	"net/http/httptest"
 	"slices"
 	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/aws/retry"
 	"github.com/aws/aws-sdk-go-v2/credentials"
-	"github.com/aws/aws-sdk-go-v2/service/elasticache"
-	"github.com/aws/aws-sdk-go-v2/service/rds"
 )
 
 // wire speaks the query protocol of RDS and ElastiCache: for each action it keeps the XML of the things there are.
 type wire struct {
 	things   map[string][]thing // by action
 	pageSize int                // 0: all in one
+	cut      string             // the service that is out of reach, as signatures name it
 
 	mu    sync.Mutex
 	calls []string // "DescribeDBInstances id=orders"
@@ -148,6 +149,7 @@ func (w *wire) resolver(t *testing.T) *Resolver {
 	server := httptest.NewServer(w)
 	t.Cleanup(server.Close)
 	client := server.Client()
+	client.Transport = cutService{client.Transport, w}
 	config := aws.Config{
 		Region:       "eu-central-1",
 		BaseEndpoint: aws.String(server.URL),
@@ -159,11 +161,7 @@ func (w *wire) resolver(t *testing.T) *Resolver {
 			})
 		},
 	}
-	return &Resolver{
-		RDS:         rds.NewFromConfig(config),
-		ElastiCache: elasticache.NewFromConfig(config),
-		Region:      "eu-central-1",
-	}
+	return &Resolver{AWS: Connect(config), Region: "eu-central-1"}
 }
 
 func instance(id, engine, status, host string, port int) thing {
@@ -209,4 +207,17 @@ func group(id, status, primary, reader string) thing {
 		"<ClusterEnabled>false</ClusterEnabled><TransitEncryptionEnabled>false</TransitEncryptionEnabled>"+
 		"<NodeGroups><NodeGroup>%s%s</NodeGroup></NodeGroups>",
 		id, status, address("PrimaryEndpoint", primary, 6379), address("ReaderEndpoint", reader, 6379))}
+}
+
+// cutService refuses the connections to one service.
+type cutService struct {
+	http.RoundTripper
+	w *wire
+}
+
+func (c cutService) RoundTrip(r *http.Request) (*http.Response, error) {
+	if c.w.cut != "" && strings.Contains(r.Header.Get("Authorization"), "/"+c.w.cut+"/aws4_request") {
+		return nil, &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED}
+	}
+	return c.RoundTripper.RoundTrip(r)
 }
