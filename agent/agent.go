@@ -14,6 +14,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/forwards"
+	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/private"
 	"github.com/bastion-ssm/bastion/internal/report"
@@ -34,6 +35,9 @@ type Config struct {
 	MetricsToken  string         // file with the bearer token for MetricsListen
 
 	Ready func() // called once the Agent serves the socket; may be nil
+
+	// Notify shows a desktop notification; nil: none is shown.
+	Notify func(ctx context.Context, title, text string) error
 
 	// Private makes the Agent the private agent of one command; then only Version and Logger apply. nil: the user's agent, for
 	// Run.
@@ -68,6 +72,8 @@ type Agent struct {
 	requests    int                               // requests under way
 	used        time.Time                         // end of the last activity
 	owners      map[[32]byte]owned                // by the hash of the credentials
+	asked       map[string]time.Time              // notifications, by their remedy
+	mfas        map[string]*awssdk.MFA            // sources of MFA codes, by profile, variables and command
 	closing     bool
 }
 

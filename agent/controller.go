@@ -252,7 +252,10 @@ func (c *controller) show() api.Forward {
 	}
 	out.Stats = c.stats.Snapshot()
 	for _, conn := range c.stats.Conns() {
-		out.Clients = append(out.Clients, api.ForwardClient{Addr: conn.Client, Target: conn.Dest, Since: conn.Since, Up: conn.Up, Down: conn.Down})
+		out.Clients = append(out.Clients, api.ForwardClient{
+			Addr: conn.Client, Target: conn.Dest, Since: conn.Since, Up: conn.Up,
+			Down: conn.Down,
+		})
 	}
 	return out
 }

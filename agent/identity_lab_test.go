@@ -50,8 +50,8 @@ func (a *labAgent) keysOf(profile string) map[string]string {
 // asked returns how often AWS was asked who somebody is.
 func (a *labAgent) asked() int { return a.lab.Calls()["sts:GetCallerIdentity"] }
 
-// Requests with credentials in variables share a link if these belong to the same identity, whichever keys they are. AWS is asked whose they are
-// once for each. Credentials of a profile are the profile's business.
+// Requests with credentials in variables share a link if these belong to the same identity, whichever keys they are. AWS is asked
+// whose they are once for each. Credentials of a profile are the profile's business.
 func TestLinkByIdentity(t *testing.T) {
 	a := withLab(t)
 	link := func(env map[string]string) *link {
@@ -258,7 +258,8 @@ func TestDetachedIsAnnounced(t *testing.T) {
 	if err := a.client.Open(t.Context(), req, emit); err != nil {
 		t.Fatal(err)
 	}
-	if len(notes) != 1 || !strings.HasPrefix(notes[0], "the detached forwards cannot be saved and will not come back when the agent starts again: ") {
+	if len(notes) != 1 ||
+		!strings.HasPrefix(notes[0], "the detached forwards cannot be saved and will not come back when the agent starts again: ") {
 		t.Errorf("%q", notes)
 	}
 	// A forward at another address has another name. The port must be a given one: for any free port the agent returns the first forward.

@@ -562,7 +562,8 @@ func TestDial(t *testing.T) {
 		t.Errorf("what is never permitted: %v error %v", fail.KindOf(err), err)
 	}
 	events := slices.DeleteFunc(a.State().Audit, func(e api.AuditEvent) bool { return e.Forward != "proxy" })
-	if len(events) != 2 || events[0].Target != target || events[0].Error != "" || events[1].Target != "169.254.169.254:80" || events[1].Error == "" {
+	if len(events) != 2 || events[0].Target != target || events[0].Error != "" || events[1].Target != "169.254.169.254:80" ||
+		events[1].Error == "" {
 		t.Errorf("recorded: %+v", events)
 	}
 }
@@ -575,7 +576,8 @@ func TestBastions(t *testing.T) {
 	}
 	r := a.attach(a.asking(cache))
 	all, err := a.client.Bastions(t.Context())
-	if err != nil || len(all) != 1 || all[0].Link != r.forwards[0].Link || len(all[0].Bastions) != 1 || !all[0].Bastions[0].Ready || all[0].Error != nil {
+	if err != nil || len(all) != 1 || all[0].Link != r.forwards[0].Link || len(all[0].Bastions) != 1 || !all[0].Bastions[0].Ready ||
+		all[0].Error != nil {
 		t.Errorf("%+v, %v", all, err)
 	}
 	if err := a.lab.SetAPIFaults(lab.APIFaults{Deny: []string{"ecs:ListTasks"}}); err != nil {

@@ -50,10 +50,11 @@ type link struct {
 	pool          *access.Pool   // nil while the link is not connected
 	ending        sync.WaitGroup // goroutines that wait for a pool's end
 	closed        bool
-	busy          int       // number of holds
-	waiting       int       // callers that wait for the link or for a connection through it
-	used          time.Time // end of the last use
-	failed        failures  // pools that ended by themselves
+	busy          int            // number of holds
+	waiting       int            // callers that wait for the link or for a connection through it
+	used          time.Time      // end of the last use
+	failed        failures       // pools that ended by themselves
+	asked         *report.SignIn // why the user has to sign in; nil: nothing is known
 	watchers      map[*watcher]struct{}
 	resolved      map[string]resolution
 }
@@ -128,8 +129,9 @@ func (a *Agent) linkFor(ctx context.Context, scope api.Scope, w *watcher) (l *li
 				watchers: make(map[*watcher]struct{}), resolved: make(map[string]resolution),
 			}
 			if l.access, err = a.access(ctx, settings, access.Options{
-				Logger: a.log.With("link", key), Env: env, Progress: l.onStep, Path: l.onPath,
+				Logger: a.log.With("link", key), Env: env, Progress: l.onStep, Path: l.onPath, SignIn: l.onSignIn,
 			}); err != nil {
+				a.onRefused(err, settings, env)
 				return nil, nil, err
 			}
 			if l, err = a.add(l); err != nil {
@@ -280,6 +282,9 @@ func (l *link) onStep(step string) { l.emit(api.Event{Event: api.EventStep, Text
 
 func (l *link) onPath(p report.Path) {
 	l.emit(api.Event{Event: api.EventPath, Path: &p})
+	if p.Lost {
+		l.onRefused(l.condition().err)
+	}
 	l.agent.bump()
 }
 
@@ -294,6 +299,7 @@ func (l *link) onState(st tunnel.State) {
 	case st.Phase == tunnel.Idle:
 		l.agent.log.Info("the link is idle until its next use", "link", l.id, "bastion", st.Describe, "err", st.Err)
 	case st.Err != nil && st.Retry > 0:
+		l.onRefused(st.Err)
 		l.agent.log.Warn("the link waits", "link", l.id, "phase", st.Phase, "attempt", st.Attempt, "err", st.Err, "retry", st.RetryAt)
 	}
 	l.emit(api.Event{Event: api.EventLink, Link: linkState(st)})
@@ -562,10 +568,11 @@ func (l *link) show() api.Link {
 	l.mu.Unlock()
 	c := l.condition()
 	out := api.Link{
-		ID: l.id, Owner: l.owner, Profile: forwards.ProfileOf(l.scope, l.owner), Region: l.access.Region(), Account: l.access.Account(),
+		ID: l.id, Environment: l.settings.Environment, Owner: l.owner, Profile: forwards.ProfileOf(l.scope, l.owner), Region: l.access.Region(), Account: l.access.Account(),
 		LastUsed: used, State: c.state, Since: c.since, Retry: c.retry, Live: l.access.Links(),
 	}
 	out.Error, out.Next = inWords(c.err)
+	out.SignIn = l.access.SignIn()
 	if l.settings.SSHD.Target == "" {
 		out.Cluster = l.settings.Bastion.Cluster
 	}

@@ -409,10 +409,11 @@ func (a *Agent) endpoints(ctx context.Context, l *link, wishes []*wish, s config
 // forwardName makes a valid forward name of a target's name.
 func forwardName(name string, spec targets.Spec) string {
 	switch spec.Kind {
-	case targets.RDS, targets.Cache:
-		_, name, _ = strings.Cut(name, ":")
+	case targets.Name:
 	case targets.Host:
 		name = spec.Host
+	default:
+		_, name, _ = strings.Cut(name, ":")
 	}
 	name = strings.Map(func(r rune) rune {
 		if forwards.ValidName("a" + string(r)) {

@@ -35,7 +35,7 @@ func (a *Agent) access(ctx context.Context, s config.Settings, o access.Options)
 		o.Env = nil
 		return a.cfg.Private.Access(ctx, o)
 	}
-	o.Version = a.cfg.Version
+	o.Version, o.MFA = a.cfg.Version, a.mfaFor(s, o.Env)
 	return access.New(ctx, s, o)
 }
 

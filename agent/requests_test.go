@@ -86,7 +86,8 @@ func TestServeState(t *testing.T) {
 	for _, query := range []string{"", "?after=0", fmt.Sprintf("?after=%d&timeout=0", revision), fmt.Sprintf("?after=%d&timeout=0.01", revision)} {
 		resp, _ := request(t, cfg.Socket, "GET /v1/state"+query+" HTTP/1.1\r\nHost: agent\r\n\r\n")
 		var st api.State
-		if err := json.NewDecoder(resp.Body).Decode(&st); err != nil || st.Revision != revision || resp.Header.Get("Content-Type") != "application/json" {
+		if err := json.NewDecoder(resp.Body).Decode(&st); err != nil || st.Revision != revision ||
+			resp.Header.Get("Content-Type") != "application/json" {
 			t.Errorf("%s: %+v, %v", query, st, err)
 		}
 	}

@@ -227,7 +227,8 @@ func (a *Agent) serveDial(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if r.Header.Get("Upgrade") != api.Protocol {
-		refuse(w, http.StatusUpgradeRequired, fail.New(fail.Usage, "", errors.New("the request does not upgrade to "+api.Protocol), "see docs/api.md"))
+		refuse(w, http.StatusUpgradeRequired, fail.New(fail.Usage, "", errors.New("the request does not upgrade to "+api.Protocol),
+			"see docs/api.md"))
 		return
 	}
 	end, ok := a.counted(w)

@@ -250,7 +250,8 @@ func TestOpenAtTheEnd(t *testing.T) {
 		t.Errorf("a request under way: %v", err)
 	}
 	var got []api.Event
-	if err := a.Open(t.Context(), req, func(e api.Event) { got = append(got, e) }); err == nil || len(got) != 1 || got[0].Event != api.EventError {
+	if err := a.Open(t.Context(), req, func(e api.Event) { got = append(got, e) }); err == nil || len(got) != 1 ||
+		got[0].Event != api.EventError {
 		t.Errorf("a request after the end: %v, %+v", err, got)
 	}
 }

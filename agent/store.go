@@ -41,12 +41,19 @@ func (s store) load() ([]forwards.Record, error) {
 	if out.V != storeVersion {
 		return nil, fmt.Errorf("%s is of version %d", s.path, out.V)
 	}
+	for i := range out.Forwards {
+		out.Forwards[i].FromFile()
+	}
 	return out.Forwards, nil
 }
 
 // save replaces the file's records.
 func (s store) save(records []forwards.Record) error {
-	data, err := json.MarshalIndent(stored{V: storeVersion, Forwards: records}, "", "  ")
+	saved := make([]forwards.Record, len(records))
+	for i := range records {
+		saved[i] = records[i].ForFile()
+	}
+	data, err := json.MarshalIndent(stored{V: storeVersion, Forwards: saved}, "", "  ")
 	if err != nil {
 		return err
 	}

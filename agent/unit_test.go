@@ -77,7 +77,8 @@ func TestDatabaseRoots(t *testing.T) {
 	} {
 		path := write(name, []byte(data))
 		roots, err := databaseRoots(path)
-		if roots != nil || fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), path) || !strings.Contains(err.Error(), "no certificate") ||
+		if roots != nil || fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), path) ||
+			!strings.Contains(err.Error(), "no certificate") ||
 			fail.NextOf(err) == "" {
 			t.Errorf("%s: %v, %v, hint %q", name, roots, err, fail.NextOf(err))
 		}
@@ -236,7 +237,8 @@ func TestHandOverFails(t *testing.T) {
 	}
 	defer ln.Close()
 	wishes := []*wish{{ln: ln}, {twin: twin}, {ln: ln}}
-	if out, err := a.handOver(l, wishes, nil); out != nil || err == nil || !strings.Contains(err.Error(), "the existing forward db has just ended") ||
+	if out, err := a.handOver(l, wishes, nil); out != nil || err == nil ||
+		!strings.Contains(err.Error(), "the existing forward db has just ended") ||
 		fail.NextOf(err) != "try again" {
 		t.Errorf("%v, %v", out, err)
 	}
@@ -253,7 +255,8 @@ func TestHandOverFails(t *testing.T) {
 	}
 }
 
-// A forward of the last run that cannot be opened again stays, with the reason: wrong settings of another version, an address of another machine.
+// A forward of the last run that cannot be opened again stays, with the reason: wrong settings of another version, an address of
+// another machine.
 func TestReopenFails(t *testing.T) {
 	_, cfg := newAgent(t, time.Minute)
 	odd, remote := testRecord("odd", "127.0.0.1:0"), testRecord("remote", "0.0.0.0:0")
@@ -263,7 +266,9 @@ func TestReopenFails(t *testing.T) {
 	}
 	a, _ := runAgent(t, cfg)
 	all := a.State().Forwards
-	if len(all) != 2 || all[0].State != api.ForwardFailed || !strings.Contains(all[0].Error, "sessions") || all[1].State != api.ForwardFailed || all[1].Error == "" {
+	if len(all) != 2 || all[0].State != api.ForwardFailed || !strings.Contains(all[0].Error, "sessions") ||
+		all[1].State != api.ForwardFailed ||
+		all[1].Error == "" {
 		t.Errorf("%+v", all)
 	}
 	revision := a.State().Revision
@@ -281,7 +286,8 @@ func TestLockFails(t *testing.T) {
 	_, cfg := newAgent(t, time.Minute)
 	cfg.Socket = filepath.Join(cfg.StateDir, "missing", "control.sock")
 	err := New(cfg).Run(t.Context())
-	if !errors.Is(err, os.ErrNotExist) || !strings.HasPrefix(err.Error(), "lock the agent's socket: ") || !strings.Contains(fail.NextOf(err), "runtime_dir") {
+	if !errors.Is(err, os.ErrNotExist) || !strings.HasPrefix(err.Error(), "lock the agent's socket: ") ||
+		!strings.Contains(fail.NextOf(err), "runtime_dir") {
 		t.Errorf("%v, hint %q", err, fail.NextOf(err))
 	}
 }

@@ -159,19 +159,21 @@ type State struct {
 
 // Link is the agent's way into one account and network.
 type Link struct {
-	ID       string        `json:"id"` // Forward.Link refers to it
-	Owner    string        `json:"owner,omitempty"`
-	Profile  string        `json:"profile,omitempty"`
-	Region   string        `json:"region"`
-	Account  string        `json:"account,omitempty"` // once it is known
-	Cluster  string        `json:"cluster,omitempty"`
-	LastUsed time.Time     `json:"last_used_at"`
-	State    LinkPhase     `json:"state"`
-	Error    string        `json:"error,omitempty"`   // latest failure, for example AWS's last answer
-	Next     string        `json:"next,omitempty"`    // hint for Error
-	Since    time.Time     `json:"since,omitzero"`    // start of LinkWaiting or LinkFailed
-	Retry    time.Time     `json:"retry_at,omitzero"` // zero: an attempt is under way, or waits for a client
-	Live     []report.Link `json:"live"`              // empty while the link is down; each with its sessions
+	ID          string         `json:"id"`                    // Forward.Link refers to it
+	Environment string         `json:"environment,omitempty"` // of the configuration, as the commands name it
+	Owner       string         `json:"owner,omitempty"`
+	Profile     string         `json:"profile,omitempty"`
+	Region      string         `json:"region"`
+	Account     string         `json:"account,omitempty"` // once it is known
+	Cluster     string         `json:"cluster,omitempty"`
+	LastUsed    time.Time      `json:"last_used_at"`
+	State       LinkPhase      `json:"state"`
+	Error       string         `json:"error,omitempty"`   // latest failure, for example AWS's last answer
+	Next        string         `json:"next,omitempty"`    // hint for Error
+	Since       time.Time      `json:"since,omitzero"`    // start of LinkWaiting or LinkFailed
+	Retry       time.Time      `json:"retry_at,omitzero"` // zero: an attempt is under way, or waits for a client
+	SignIn      *report.SignIn `json:"sign_in,omitempty"` // set while only the user can renew the AWS credentials
+	Live        []report.Link  `json:"live"`              // empty while the link is down; each with its sessions
 }
 
 // Trouble says why the link waits or has failed, and what to do; "" in other states.
@@ -209,33 +211,34 @@ const (
 
 // Forward is a local listener.
 type Forward struct {
-	Name     string               `json:"name"`          // unique in its scope: profile, region and account
-	Ref      string               `json:"ref,omitempty"` // unique reference: its name, or NAME@LINK if several forwards share a name
-	Profile  string               `json:"profile,omitempty"`
-	Region   string               `json:"region,omitempty"`
-	Account  string               `json:"account,omitempty"` // once it is known
-	Owner    string               `json:"owner,omitempty"`   // ARN, for credentials from variables
-	Kind     Kind                 `json:"kind"`
-	Spec     string               `json:"spec,omitempty"`     // as requested
-	Target   string               `json:"target,omitempty"`   // host:port as the bastion sees it
-	Listen   string               `json:"listen"`             // local address for clients
-	Engine   string               `json:"engine,omitempty"`   // of the target: postgres, mysql, redis, ...
-	TLS      bool                 `json:"tls,omitempty"`      // the target accepts only TLS
-	Database string               `json:"database,omitempty"` // the database that RDS created with the target
-	IAM      bool                 `json:"iam,omitempty"`      // the target takes IAM database tokens
-	Note     string               `json:"note,omitempty"`     // about the target
-	State    ForwardState         `json:"state"`
-	Error    string               `json:"error,omitempty"` // its own or its link's
-	Next     string               `json:"next,omitempty"`
-	Since    time.Time            `json:"since,omitzero"` // start of ForwardWaiting or ForwardFailed
-	Retry    time.Time            `json:"retry_at,omitzero"`
-	Detached bool                 `json:"detached"`
-	Command  string               `json:"command"` // the command that requested it
-	PID      int                  `json:"pid,omitempty"`
-	Link     string               `json:"link,omitempty"`
-	Opened   time.Time            `json:"opened_at"`
-	Stats    tunnel.StatsSnapshot `json:"stats"`
-	Clients  []ForwardClient      `json:"clients"`
+	Name        string               `json:"name"`                  // unique in its scope: profile, region and account
+	Ref         string               `json:"ref,omitempty"`         // unique reference: its name, or NAME@LINK if several forwards share a name
+	Environment string               `json:"environment,omitempty"` // of the configuration, as its command names it
+	Profile     string               `json:"profile,omitempty"`
+	Region      string               `json:"region,omitempty"`
+	Account     string               `json:"account,omitempty"` // once it is known
+	Owner       string               `json:"owner,omitempty"`   // ARN, for credentials from variables
+	Kind        Kind                 `json:"kind"`
+	Spec        string               `json:"spec,omitempty"`     // as requested
+	Target      string               `json:"target,omitempty"`   // host:port as the bastion sees it
+	Listen      string               `json:"listen"`             // local address for clients
+	Engine      string               `json:"engine,omitempty"`   // of the target: postgres, mysql, redis, ...
+	TLS         bool                 `json:"tls,omitempty"`      // the target accepts only TLS
+	Database    string               `json:"database,omitempty"` // the database that RDS created with the target
+	IAM         bool                 `json:"iam,omitempty"`      // the target takes IAM database tokens
+	Note        string               `json:"note,omitempty"`     // about the target
+	State       ForwardState         `json:"state"`
+	Error       string               `json:"error,omitempty"` // its own or its link's
+	Next        string               `json:"next,omitempty"`
+	Since       time.Time            `json:"since,omitzero"` // start of ForwardWaiting or ForwardFailed
+	Retry       time.Time            `json:"retry_at,omitzero"`
+	Detached    bool                 `json:"detached"`
+	Command     string               `json:"command"` // the command that requested it
+	PID         int                  `json:"pid,omitempty"`
+	Link        string               `json:"link,omitempty"`
+	Opened      time.Time            `json:"opened_at"`
+	Stats       tunnel.StatsSnapshot `json:"stats"`
+	Clients     []ForwardClient      `json:"clients"`
 }
 
 // Reference returns the forward's unique reference, for Client.Stop.

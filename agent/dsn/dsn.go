@@ -36,6 +36,7 @@ func ProtocolOf(engine string, port int) Protocol {
 		is   Protocol
 	}{
 		{"postgres", Postgres},
+		{"redshift", Postgres},
 		{"mysql", MySQL},
 		{"mariadb", MySQL},
 		{"aurora", MySQL},

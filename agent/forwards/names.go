@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
@@ -13,13 +12,15 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // scope is the scope of a forward's name. Forwards of different scopes may share a name.
 type scope struct {
-	profile string
-	region  string
-	account string // for credentials from variables; a profile implies its account
+	environment string
+	profile     string
+	region      string
+	account     string // for credentials from variables; a profile implies its account
 }
 
 // ident identifies a forward by its scope and name.
@@ -30,7 +31,10 @@ type ident struct {
 
 // scope returns the scope of the record's name.
 func (r *Record) scope() scope {
-	out := scope{profile: ProfileOf(r.Scope, r.Owner), region: cmp.Or(r.Region, regionOf(r.Scope))}
+	out := scope{
+		environment: r.Scope.Settings[environmentKey], profile: ProfileOf(r.Scope, r.Owner),
+		region: cmp.Or(r.Region, regionOf(r.Scope)),
+	}
 	if r.Owner != "" {
 		out.account = accountOf(r.Owner)
 	}
@@ -79,11 +83,11 @@ const all = "all"
 // maxName is the longest name of a forward, in bytes.
 const maxName = 63
 
-var nameForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
+var nameForm = pattern.Lazy(`^[A-Za-z0-9_][A-Za-z0-9._-]*$`)
 
 // ValidName reports whether a forward can have the name. Every target name of the configuration is valid, except "all".
 func ValidName(name string) bool {
-	return nameForm.MatchString(name) && len(name) <= maxName && name != all
+	return nameForm().MatchString(name) && len(name) <= maxName && name != all
 }
 
 // Numbered returns name with a suffix for attempt n to find a free name.

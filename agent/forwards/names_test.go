@@ -43,11 +43,16 @@ func TestCalled(t *testing.T) {
 			}
 		}
 		slices.Sort(got)
-		if !slices.Equal(got, tt.want) || len(found) != len(got) || (err != nil) != (tt.want == nil) || !strings.Contains(fail.NextOf(err), tt.says) {
+		if !slices.Equal(got, tt.want) || len(found) != len(got) || (err != nil) != (tt.want == nil) ||
+			!strings.Contains(fail.NextOf(err), tt.says) {
 			t.Errorf("%s: %v, %v (next: %s)", tt.ref, got, err, fail.NextOf(err))
 		}
 	}
-	shown := []api.Forward{{Name: "db", Link: "l1", Opened: tuesday}, {Name: "db", Link: "l2", Opened: monday}, {Name: "cache", Link: "l1", Opened: monday}}
+	shown := []api.Forward{
+		{Name: "db", Link: "l1", Opened: tuesday},
+		{Name: "db", Link: "l2", Opened: monday},
+		{Name: "cache", Link: "l1", Opened: monday},
+	}
 	Sort(shown)
 	Refer(shown)
 	if shown[0].Ref != "cache" || shown[1].Ref != "db@l2" || shown[2].Ref != "db@l1" {

@@ -18,6 +18,10 @@ const checkPause = 10 * time.Second
 // Dial opens a connection whose end the agent explains by its ID. An agent of an older version refuses IDs: req has none then.
 func Dial(ctx context.Context, client *api.Client, req *api.DialRequest) (net.Conn, error) {
 	conn, err := dial(ctx, client, *req, checkPause)
+	if scope, ok := WithoutEnvironment(req.Scope, err); ok {
+		req.Scope = scope
+		conn, err = dial(ctx, client, *req, checkPause)
+	}
 	if req.ID != "" && fail.KindOf(err) == fail.Usage && strings.Contains(err.Error(), `unknown field "id"`) {
 		req.ID = ""
 		return dial(ctx, client, *req, checkPause)

@@ -35,7 +35,8 @@ func Kept(s config.Settings) ([]api.Forward, error) {
 	}
 	kept, err := agent.Kept(dir)
 	if err != nil {
-		err = fail.New(fail.Other, "read the forwards that come back with the agent", err, "bastion agent start sets a file aside that it cannot read")
+		err = fail.New(fail.Other, "read the forwards that come back with the agent", err,
+			"bastion agent start sets a file aside that it cannot read")
 	}
 	return kept, err
 }

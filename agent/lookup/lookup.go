@@ -18,6 +18,7 @@ import (
 
 // Scope is what a command is for, as far as its settings and variables name it.
 type Scope struct {
+	Environment     string // "": any
 	Profile, Region string
 	ByVariables     bool // the credentials are those of variables
 
@@ -28,11 +29,13 @@ type Scope struct {
 }
 
 // isNamed reports whether the command says which scope it is for.
-func (m Scope) isNamed() bool { return m.Profile != "" || m.ByVariables }
+func (m Scope) isNamed() bool { return m.Environment != "" || m.Profile != "" || m.ByVariables }
 
 // Has reports whether a forward may be of the scope.
 func (m Scope) Has(f api.Forward) bool {
 	switch {
+	case m.Environment != "" && f.Environment != "": // an older agent does not say it
+		return m.Environment == f.Environment
 	case m.Region != "" && f.Region != "" && f.Region != m.Region:
 		return false
 	case m.ByVariables:
@@ -46,6 +49,8 @@ func (m Scope) Has(f api.Forward) bool {
 func (m Scope) String() string {
 	var parts []string
 	switch {
+	case m.Environment != "":
+		parts = append(parts, "the environment "+m.Environment)
 	case m.ByVariables:
 		parts = append(parts, "the credentials of your variables")
 	case m.Profile != "":
@@ -60,6 +65,9 @@ func (m Scope) String() string {
 // scopeText names the scope of a forward.
 func scopeText(f api.Forward) string {
 	var parts []string
+	if f.Environment != "" {
+		parts = append(parts, "environment "+f.Environment)
+	}
 	switch {
 	case f.Profile != "":
 		parts = append(parts, "profile "+f.Profile)
@@ -134,14 +142,14 @@ func chooseOne(ctx context.Context, fits []api.Forward, ref string, m Scope) (ap
 	})
 	sameScope := func(all []api.Forward) bool {
 		return !slices.ContainsFunc(all, func(f api.Forward) bool {
-			return f.Profile != all[0].Profile || f.Region != all[0].Region || f.Owner != all[0].Owner
+			return f.Environment != all[0].Environment || f.Profile != all[0].Profile || f.Region != all[0].Region || f.Owner != all[0].Owner
 		})
 	}
 	if sameScope(fits) {
 		return fits[0], nil
 	}
 	if !m.isNamed() { // no profile is a scope too
-		if own := those(fits, func(f api.Forward) bool { return f.Profile == "" && f.Owner == "" }); len(own) > 0 {
+		if own := those(fits, func(f api.Forward) bool { return f.Environment == "" && f.Profile == "" && f.Owner == "" }); len(own) > 0 {
 			fits = own
 		}
 	}
@@ -157,13 +165,14 @@ func chooseOne(ctx context.Context, fits []api.Forward, ref string, m Scope) (ap
 		return fits[0], nil
 	}
 	return api.Forward{}, fail.New(fail.NoTarget, "", fmt.Errorf("%s means several forwards: %s", ref, scopes(fits)),
-		"choose with --profile and --region, or name one as NAME@LINK")
+		"choose with --environment, or --profile and --region, or name one as NAME@LINK")
 }
 
 // Find returns the forward of a target, not of a proxy, that name means, also by its target. It must be one that serves.
 func Find(ctx context.Context, all []api.Forward, name string, m Scope) (api.Forward, error) {
 	tcp := those(all, func(f api.Forward) bool { return f.Kind != api.KindProxy })
-	f, err := Choose(ctx, tcp, name, m, func(f api.Forward) string { return f.Spec }, func(f api.Forward) string { return request.WithoutPort(f.Spec) })
+	f, err := Choose(ctx, tcp, name, m, func(f api.Forward) string { return f.Spec },
+		func(f api.Forward) string { return request.WithoutPort(f.Spec) })
 	switch {
 	case errors.Is(err, ErrNone):
 	case err == nil && f.State == api.ForwardKept:

@@ -67,7 +67,8 @@ func TestChoose(t *testing.T) {
 			link, name, _ := strings.Cut(tt.want, "/")
 			switch {
 			case err != nil:
-				if !strings.Contains(err.Error(), tt.want) || !errors.Is(err, ErrNone) && (fail.KindOf(err) != fail.NoTarget || fail.NextOf(err) == "") {
+				if !strings.Contains(err.Error(), tt.want) ||
+					!errors.Is(err, ErrNone) && (fail.KindOf(err) != fail.NoTarget || fail.NextOf(err) == "") {
 					t.Errorf("%s of %+v: %v (next: %s), want %s", tt.ref, tt.m, err, fail.NextOf(err), tt.want)
 				}
 			case f.Link != link || name != "" && f.Name != name:

@@ -202,7 +202,8 @@ func TestReadToken(t *testing.T) {
 		t.Errorf("with a byte order mark: %q, %v", token, err)
 	}
 	bad := []string{
-		write("utf16", strings.Repeat("a\x00", 16), 0o600), filepath.Join(dir, "missing"), write("short", "abc\n", 0o600), write("empty", "", 0o600),
+		write("utf16", strings.Repeat("a\x00", 16), 0o600), filepath.Join(dir, "missing"),
+		write("short", "abc\n", 0o600), write("empty", "", 0o600),
 		write("two", "0123456789abcdef 0123456789abcdef", 0o600), write("long", strings.Repeat("a", 5000), 0o600),
 	}
 	if runtime.GOOS != "windows" {

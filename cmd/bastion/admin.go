@@ -27,7 +27,7 @@ func (a *app) loadAWS(ctx context.Context, s config.Settings) (aws.Config, *cons
 	p := a.newProgress(s)
 	defer p.StepIfSlow("waiting for AWS credentials")()
 	cfg, err := awssdk.Load(ctx, awssdk.Source{
-		Profile: s.AWS.Profile, Region: s.AWS.Region, MFA: a.mfaOf(p), CallTimeout: s.AWS.Timeout,
+		Profile: s.AWS.Profile, Region: s.AWS.Region, MFA: a.mfaOf(ctx, s, p), CallTimeout: s.AWS.Timeout,
 	})
 	if err != nil {
 		p.Close()

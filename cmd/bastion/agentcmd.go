@@ -20,6 +20,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/notify"
 	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/internal/words"
 )
@@ -70,22 +71,22 @@ func (a *app) agentCommand() *cli.Command {
 			},
 			{
 				Name: "start", Summary: "start it in the background, unless it runs", Examples: []string{"bastion agent start"},
-				Settings: groups, Run: a.with(a.agentStart),
+				Settings: groups, Run: a.withLocal(a.agentStart),
 			},
 			{
 				Name: "stop", Summary: "end it with its links and forwards; detached forwards return when it starts again",
-				Examples: []string{"bastion agent stop"}, Settings: groups, Run: a.with(a.agentStop),
+				Examples: []string{"bastion agent stop"}, Settings: groups, Run: a.withLocal(a.agentStop),
 			},
 			{
 				Name: "status", Summary: "show whether it runs, and its links and forwards",
 				Examples: []string{"bastion agent status", "bastion agent status -o json"}, Settings: groups,
-				Run: a.with(a.agentStatus),
+				Run: a.withLocal(a.agentStatus),
 			},
 			{
 				Name: "logs", Summary: "print the end of its log: each connection's target, duration and bytes, never its content",
 				Examples: []string{"bastion agent logs --follow"}, Settings: groups,
 				Flags: []cli.Option{cli.Switch(&logs.follow, "go on with new lines, until Ctrl-C", "follow", "f")},
-				Run:   a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.agentLogs(ctx, s, logs) }),
+				Run:   a.withLocal(func(ctx context.Context, s config.Settings, _ []string) error { return a.agentLogs(ctx, s, logs) }),
 			},
 		},
 	}
@@ -118,8 +119,12 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, o agentRunOptions
 	if err := awssdk.ForgetEnv(); err != nil {
 		return fail.New(fail.Other, "forget the AWS variables", err, "start the agent without them")
 	}
+	var notifier func(context.Context, string, string) error
+	if s.Local.Notify {
+		notifier = notify.Send
+	}
 	d := agent.New(agent.Config{
-		Version: readVersion().Version, Socket: socket, StateDir: state, LogFile: o.logFile, Idle: s.Local.AgentIdle, Stay: o.stay,
+		Notify: notifier, Version: readVersion().Version, Socket: socket, StateDir: state, LogFile: o.logFile, Idle: s.Local.AgentIdle, Stay: o.stay,
 		Logger:        slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})),
 		MetricsListen: s.Local.MetricsListen, MetricsToken: s.Local.MetricsTokenFile,
 		Ready: func() { _ = a.announce(s, socket) }, // its starter may have gone

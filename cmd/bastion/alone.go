@@ -37,10 +37,10 @@ func lackOfAgent(ctx context.Context, s config.Settings) *agentLack {
 	if names := strings.Join(awssdk.UnsupportedEnv(ctx, os.Environ(), s.AWS.Profile), ", "); names != "" {
 		return &agentLack{"cannot use " + names + " of this command", "sign in by a profile that does without " + names}
 	}
-	if device := awssdk.MFADevice(ctx, s.AWS.Profile); device != "" {
+	if device := awssdk.MFADevice(ctx, s.AWS.Profile); device != "" && s.AWS.MFACommand == "" {
 		return &agentLack{
 			"cannot ask for the code of the MFA device " + device,
-			"sign in with temporary credentials (aws sts get-session-token)",
+			"set mfa_command to a program that prints the code, or sign in with temporary credentials (aws sts get-session-token)",
 		}
 	}
 	return nil

@@ -89,8 +89,8 @@ type person struct {
 	env  []string
 }
 
-// newPerson returns a person whose agent runs, without any variable of AWS. Nothing of theirs reaches the network: a proxy refuses what does not
-// go to the fake.
+// newPerson returns a person whose agent runs, without any variable of AWS. Nothing of theirs reaches the network: a proxy refuses what
+// does not go to the fake.
 func newPerson(t *testing.T, aws *callers) *person {
 	t.Helper()
 	home, err := os.MkdirTemp(scratch, "p")

@@ -20,6 +20,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/process"
+	"github.com/bastion-ssm/bastion/internal/shared"
 )
 
 // stdio are the standard streams of an invocation.
@@ -37,6 +38,7 @@ type app struct {
 	line    *cli.Program    // with the settings that are given as options
 	self    string          // the program's path, for what other programs must call
 	mfa     awssdk.MFA      // what codes have opened
+	team    team
 
 	registry http.RoundTripper // to ECR's registry; nil: the usual one
 }
@@ -45,7 +47,7 @@ func newApp(std stdio) *app {
 	a := &app{stdio: std, raw: std, written: console.NewOutput(printable.NewWriter(std.out))}
 	a.out, a.err = a.written, printable.NewWriter(std.err)
 	a.line = &cli.Program{
-		Groups: commandGroups, Out: a.out, Err: a.err, Values: settingChoices, Settings: make(map[string]string),
+		Groups: commandGroups, Out: a.out, Err: a.err, Values: a.settingChoices, Settings: make(map[string]string),
 		Default: func() error { return a.document("help", a.line.Help(a.line.Root, programName)) },
 	}
 	a.line.Root = a.root()
@@ -63,9 +65,9 @@ func run(ctx context.Context, args []string, std stdio) int {
 	return finish(ctx, a.err, a.written.Outcome(a.line.Run(ctx, args)))
 }
 
-// settings merges flags, environment and file.
-func (a *app) settings() (config.Settings, error) {
-	s, err := a.tableSettings()
+// settings merges flags, environment and file, or the shared configuration.
+func (a *app) settings(ctx context.Context, how shared.How) (config.Settings, error) {
+	s, err := a.tableSettings(ctx, how)
 	if err == nil && s.Output.Format == admin.CSV {
 		return s, fail.Usagef("use -o json", "the command has no output in CSV")
 	}
@@ -73,8 +75,12 @@ func (a *app) settings() (config.Settings, error) {
 }
 
 // tableSettings are the settings of a command that can print CSV.
-func (a *app) tableSettings() (config.Settings, error) {
-	return a.load(config.Source{Flags: a.line.Settings, File: a.line.ConfigFile, Ignored: a.warnIgnored})
+func (a *app) tableSettings(ctx context.Context, how shared.How) (config.Settings, error) {
+	src := a.source(ctx, how)
+	src.Ignored = a.warnIgnored
+	s, err := a.load(src)
+	a.noteUnread(s)
+	return s, err
 }
 
 // runner is what runs a command with its settings and its arguments.
@@ -82,17 +88,24 @@ type runner = func(context.Context, config.Settings, []string) error
 
 // with returns what runs a command with its settings and its arguments.
 func (a *app) with(run runner) func(context.Context, []string) error {
-	return withSettings(a.settings, run)
+	return withSettings(a.settings, shared.Usual, run)
+}
+
+// withLocal is with for a command that asks AWS nothing: it takes the last copy of the shared configuration.
+func (a *app) withLocal(run runner) func(context.Context, []string) error {
+	return withSettings(a.settings, shared.Cached, run)
 }
 
 // withCSV is with for a command that can print CSV.
 func (a *app) withCSV(run runner) func(context.Context, []string) error {
-	return withSettings(a.tableSettings, run)
+	return withSettings(a.tableSettings, shared.Usual, run)
 }
 
-func withSettings(settings func() (config.Settings, error), run runner) func(context.Context, []string) error {
+func withSettings(
+	settings func(context.Context, shared.How) (config.Settings, error), how shared.How, run runner,
+) func(context.Context, []string) error {
 	return func(ctx context.Context, args []string) error {
-		s, err := settings()
+		s, err := settings(ctx, how)
 		if err != nil {
 			return err
 		}
@@ -103,7 +116,7 @@ func withSettings(settings func() (config.Settings, error), run runner) func(con
 // agentSettings are the settings of the agent itself. It serves every directory of the user's, so the project file of the one where
 // it happens to start has no say. A service manager starts it in the home directory.
 func (a *app) agentSettings() (config.Settings, error) {
-	return a.load(config.Source{Flags: a.line.Settings, File: a.line.ConfigFile, NoProject: true})
+	return a.load(config.Source{Flags: a.line.Settings, File: a.line.ConfigFile, NoProject: true, NoEnvironment: true})
 }
 
 func (a *app) load(src config.Source) (config.Settings, error) {
@@ -125,7 +138,7 @@ func (a *app) load(src config.Source) (config.Settings, error) {
 // warnOfVariables names the variables that look like a setting misspelt. Others that begin alike are not ours to judge.
 func (a *app) warnOfVariables(settings config.Settings, environ []string) {
 	const prefix = "BASTION_"
-	known := []string{"CONFIG", strings.TrimPrefix(execenv.List, prefix)}
+	known := []string{"CONFIG", "MFA_DEVICE", strings.TrimPrefix(shared.Variable, prefix), strings.TrimPrefix(execenv.List, prefix)}
 	var given []string // prefixes of what bastion exec has set
 	for name := range strings.SplitSeq(os.Getenv(execenv.List), ",") {
 		if name != "" {
@@ -203,12 +216,17 @@ func (a *app) root() *cli.Command {
 			a.forwardCommand(),
 			a.socksCommand(),
 			a.browserCommand(),
+			a.openCommand(),
+			a.rdpCommand(),
 			a.proxyCommand(),
 			a.knownHostsCommand(),
 			a.sshConfigCommand(),
 			a.execCommand(),
+			a.kubeconfigCommand(),
+			a.eksTokenCommand(),
 			a.urlCommand(),
 			a.tokenCommand(),
+			a.loginCommand(),
 			a.upCommand(),
 			a.downCommand(),
 			a.statusCommand(),
@@ -222,7 +240,10 @@ func (a *app) root() *cli.Command {
 			a.versionCommand(),
 			a.completionCommand(),
 			a.manCommand(),
+			a.useCommand(),
+			a.configCommand(),
 			a.trustCommand(),
+			a.doctorCommand(),
 			a.helpCommand(),
 		}, admin.Commands(a.adminHost(), groupAccount)...),
 	}

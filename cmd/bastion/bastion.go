@@ -21,10 +21,13 @@ import (
 )
 
 // upOptions are the options of up that are no settings.
-type upOptions struct{ timing bool }
+type upOptions struct{ timing, yes bool }
 
 // up runs `bastion up`.
 func (a *app) up(ctx context.Context, s config.Settings, o upOptions) error {
+	if err := a.confirm(ctx, o.yes, s); err != nil {
+		return err
+	}
 	run, err := a.open(ctx, "up", s)
 	if err != nil {
 		return err
@@ -80,14 +83,14 @@ func (a *app) upCommand() *cli.Command {
 				overlap stand beside each other.`),
 		},
 		Examples: []string{"bastion up", "bastion up -o json | jq -r .task_arn", "bastion down; bastion up --timing"},
-		Flags:    []cli.Option{cli.Switch(&o.timing, "show how long each step took", "timing")},
+		Flags:    []cli.Option{cli.Switch(&o.timing, "show how long each step took", "timing"), yesFlag(&o.yes)},
 		Settings: showBastion,
 		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.up(ctx, s, o) }),
 	}
 }
 
 // downOptions are the options of down that are no settings.
-type downOptions struct{ refused bool }
+type downOptions struct{ refused, yes bool }
 
 func (a *app) downCommand() *cli.Command {
 	var o downOptions
@@ -100,6 +103,7 @@ func (a *app) downCommand() *cli.Command {
 		Examples: []string{"bastion down", "bastion down --refused"},
 		Flags: []cli.Option{
 			cli.Switch(&o.refused, "also stop tasks that are marked as yours but that bastion does not use", "refused"),
+			yesFlag(&o.yes),
 		},
 		Settings: showCommon,
 		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.down(ctx, s, o) }),
@@ -108,6 +112,9 @@ func (a *app) downCommand() *cli.Command {
 
 // down runs `bastion down`.
 func (a *app) down(ctx context.Context, s config.Settings, o downOptions) error {
+	if err := a.confirm(ctx, o.yes, s); err != nil {
+		return err
+	}
 	run, err := a.open(ctx, "down", s)
 	if err != nil {
 		return err

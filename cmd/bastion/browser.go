@@ -9,6 +9,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/browser"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
@@ -35,32 +36,52 @@ func (a *app) browserCommand() *cli.Command {
 			"bastion browser --browser firefox --fresh https://wiki.corp.internal/",
 			"bastion browser --proxy-domains corp.example https://wiki.corp.example/ -- --incognito",
 		},
-		Flags: []cli.Option{
-			cli.Switch(&o.all, "send all traffic through the bastion, not only the private network's", "all"),
-			cli.Switch(&o.fresh, "use a new profile, and remove it at the end", "fresh"),
-		},
+		Flags:    o.options(),
 		Settings: []string{config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput},
 		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.browser(ctx, s, args, o) }),
 	}
 }
 
 // browserOptions are the options of browser that are no settings.
-type browserOptions struct{ all, fresh bool }
+type browserOptions struct{ all, fresh, yes bool }
 
-// browser runs `bastion browser`. What can be wrong on this machine is found before anything is asked of AWS.
+// options are the options that fill o in.
+func (o *browserOptions) options() []cli.Option {
+	return []cli.Option{
+		cli.Switch(&o.all, "send all traffic through the bastion, not only the private network's", "all"),
+		cli.Switch(&o.fresh, "use a new profile, and remove it at the end", "fresh"),
+		yesFlag(&o.yes),
+	}
+}
+
+// browser runs `bastion browser`.
 func (a *app) browser(ctx context.Context, s config.Settings, args []string, o browserOptions) error {
 	page, options, err := browserArgs(args)
 	if err != nil {
 		return err
 	}
-	if _, err := checkProxy(&s); err != nil {
-		return err
-	}
-	b, err := browser.Find(s.Proxy.Browser, browser.ThisSystem())
+	b, err := findBrowser(&s, options)
 	if err != nil {
 		return err
 	}
+	return a.browse(ctx, s, b, page, o)
+}
+
+// findBrowser finds what can be wrong on this machine, before anything is asked of AWS.
+func findBrowser(s *config.Settings, options []string) (*browser.Browser, error) {
+	if _, err := checkProxy(s); err != nil {
+		return nil, err
+	}
+	b, err := browser.Find(s.Proxy.Browser, browser.ThisSystem())
+	if err != nil {
+		return nil, err
+	}
 	b.Options = options
+	return b, nil
+}
+
+// browse runs the browser with a page, and a proxy until its last window closes.
+func (a *app) browse(ctx context.Context, s config.Settings, b *browser.Browser, page string, o browserOptions) error {
 	profile, err := browser.OpenProfile(b, s.Local.StateDir, o.fresh)
 	if err != nil {
 		return err
@@ -74,11 +95,14 @@ func (a *app) browser(ctx context.Context, s config.Settings, args []string, o b
 		a.note(s, "the browser runs already, and opens the page with the settings that it was started with")
 		return b.Run(ctx, profile, b.Args(profile.Dir, nil, page))
 	}
-	requests := []api.ForwardRequest{{Kind: api.KindProxy, Name: "browser", Listen: ":"}}
-	if o.fresh {
-		requests[0].Name = filepath.Base(profile.Dir) // there may be several
+	if err := a.confirm(ctx, o.yes, s); err != nil {
+		return err
 	}
-	work := func(ctx context.Context, forwards []api.Forward, watch *linkview.Watch) error {
+	proxy := api.ForwardRequest{Kind: api.KindProxy, Name: "browser", Listen: ":"}
+	if o.fresh {
+		proxy.Name = filepath.Base(profile.Dir) // there may be several
+	}
+	work := func(ctx context.Context, forwards []api.Forward, watches []*linkview.Watch) error {
 		cfg, err := agent.ProxyConfig(s)
 		if err != nil {
 			return err
@@ -87,10 +111,10 @@ func (a *app) browser(ctx context.Context, s config.Settings, args []string, o b
 		if err := b.Prepare(profile.Dir, p); err != nil {
 			return fail.New(fail.Other, "write the browser's settings", err, "check state_dir, or use --fresh")
 		}
-		watch.Progress.Note(fmt.Sprintf("%s: %s; the proxy ends with its last window", b.Program, p.What()))
+		watches[0].Progress.Note(fmt.Sprintf("%s: %s; the proxy ends with its last window", b.Program, p.What()))
 		return b.Run(ctx, profile, b.Args(profile.Dir, p, page))
 	}
-	return a.openForwards(ctx, s, wanted{command: "browser", forwards: requests}, work)
+	return a.openForwards(ctx, s, wanted{command: "browser", groups: request.One(s, proxy)}, work)
 }
 
 // browserArgs reads the arguments: the page, which may be missing, and options of the browser.

@@ -5,7 +5,6 @@ import (
 	"context"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +14,9 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/pattern"
+	"github.com/bastion-ssm/bastion/internal/shared"
+	"github.com/bastion-ssm/bastion/targets"
 )
 
 func (a *app) completionCommand() *cli.Command {
@@ -48,8 +50,10 @@ func (a *app) completion(_ context.Context, args []string) error {
 }
 
 // settingChoices are the values of a setting that are worth listing.
-func settingChoices(key string) []cli.Candidate {
+func (a *app) settingChoices(key string) []cli.Candidate {
 	switch key {
+	case "environment":
+		return a.environmentCandidates()
 	case "output":
 		return []cli.Candidate{{Value: "text", Help: ""}, {Value: "json", Help: ""}, {Value: admin.CSV, Help: "of audit and cost"}}
 	case "sessions":
@@ -61,7 +65,7 @@ func settingChoices(key string) []cli.Candidate {
 }
 
 // profileLine is the beginning of a profile in the AWS configuration. Its name may have quotes.
-var profileLine = regexp.MustCompile(`(?m)^\[[ \t]*(?:profile[ \t]+)?"?([^]" \t]+)"?[ \t]*\]`)
+var profileLine = pattern.Lazy(`(?m)^\[[ \t]*(?:profile[ \t]+)?"?([^]" \t]+)"?[ \t]*\]`)
 
 // awsProfiles returns the profiles of the AWS configuration.
 func awsProfiles() []cli.Candidate {
@@ -78,7 +82,7 @@ func awsProfiles() []cli.Candidate {
 		if err != nil {
 			continue
 		}
-		for _, m := range profileLine.FindAllStringSubmatch(string(data), -1) {
+		for _, m := range profileLine().FindAllStringSubmatch(string(data), -1) {
 			names = append(names, m[1])
 		}
 	}
@@ -90,22 +94,54 @@ func awsProfiles() []cli.Candidate {
 	return out
 }
 
-// cacheSpec begins the specs of caches.
-const cacheSpec = "cache:"
+// environmentCandidates are the environments of the configuration file.
+func (a *app) environmentCandidates() []cli.Candidate {
+	c, err := a.source(context.Background(), shared.Cached).Choices()
+	if err != nil {
+		return nil
+	}
+	var out []cli.Candidate
+	for _, e := range c.Environments {
+		out = append(out, cli.Candidate{Value: e.Name, Help: "environment"})
+	}
+	return out
+}
 
-// targetCandidates are the names of the configuration, and what begins the other specs.
-func (a *app) targetCandidates() []cli.Candidate {
-	out := []cli.Candidate{{Value: "rds:", Help: "an RDS instance or cluster"}, {Value: cacheSpec, Help: "an ElastiCache cache"}}
-	s, err := config.Load(config.Source{Flags: a.line.Settings, File: a.line.ConfigFile})
+// targetCandidates are the names of the configuration, the targets of kept lists, and what begins the other specs: of all kinds, or of
+// those that only accepts. Those of other environments have their names in front.
+func (a *app) targetCandidates(only ...func(targets.Description) bool) []cli.Candidate {
+	keep := func(d targets.Description) bool { return len(only) == 0 || only[0](d) }
+	var out []cli.Candidate
+	for _, d := range targets.Kinds() {
+		if keep(d) {
+			out = append(out, cli.Candidate{Value: d.Prefix + ":", Help: d.Help})
+		}
+	}
+	s, err := config.Load(a.source(context.Background(), shared.Cached))
 	if err != nil {
 		return out
 	}
+	out = append(a.knownTargets(s, keep), out...)
+	for _, name := range s.Environments {
+		other, err := a.settingsOf(name, config.Target{})
+		if err != nil || name == s.Environment {
+			continue
+		}
+		for _, c := range a.knownTargets(other, keep) {
+			out = append(out, cli.Candidate{Value: targets.InEnvironment(name, c.Value), Help: c.Help})
+		}
+	}
+	return out
+}
+
+// knownTargets are the names of the configuration and the targets of the kept list.
+func (a *app) knownTargets(s config.Settings, keep func(targets.Description) bool) []cli.Candidate {
 	var names []cli.Candidate
 	for name, t := range s.Targets {
 		names = append(names, cli.Candidate{Value: name, Help: t.Spec})
 	}
 	slices.SortFunc(names, func(x, y cli.Candidate) int { return strings.Compare(x.Value, y.Value) })
-	return append(names, out...)
+	return append(names, a.keptTargets(s, keep)...)
 }
 
 // completionWait bounds the question to the agent: who presses TAB waits for the answer.
@@ -113,7 +149,7 @@ const completionWait = 200 * time.Millisecond
 
 // forwardCandidates are the agent's forwards. An agent that does not run has none, and is not started.
 func (a *app) forwardCandidates() []cli.Candidate {
-	s, err := config.Load(config.Source{Flags: a.line.Settings, File: a.line.ConfigFile})
+	s, err := config.Load(a.source(context.Background(), shared.Cached))
 	if err != nil {
 		return nil
 	}

@@ -16,6 +16,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/cli"
+	"github.com/bastion-ssm/bastion/targets"
 )
 
 // completions returns what the program proposes for the last of words.
@@ -94,14 +95,18 @@ func TestCompletion(t *testing.T) {
 	}
 	env = append(env, "BASTION_CONFIG="+filepath.Join(home, "config.yaml"), "AWS_CONFIG_FILE="+filepath.Join(home, "aws"),
 		"AWS_SHARED_CREDENTIALS_FILE="+filepath.Join(home, "credentials"))
+	kinds := ""
+	for _, d := range targets.Kinds() {
+		kinds += " " + d.Prefix + ":"
+	}
 	for line, want := range map[string]string{
 		"stop ":                     "orders wiki all",
 		"stop or":                   "orders",
 		"wait ":                     "orders wiki",
 		"url w":                     "wiki wiki",
-		"exec ":                     "wiki rds: cache:",
+		"exec ":                     "wiki " + kinds,
 		"exec wiki -- ":             "",
-		"token ":                    "wiki rds:",
+		"token ":                    "wiki rds: rdsproxy:",
 		"agent st":                  "start stop status",
 		"agent run ":                "",
 		"service un":                "uninstall",

@@ -56,7 +56,7 @@ func TestShellsComplete(t *testing.T) {
 				"bastion forw":              "bastion forward",
 				"bastion agent stat":        "bastion agent status",
 				"bastion forward rep":       "bastion forward reports",
-				"bastion forward rd":        "bastion forward rds:",
+				"bastion forward cac":       "bastion forward cache:",
 				"bastion forward rds:x --q": "bastion forward rds:x --quiet",
 				"bastion stop ord":          "bastion stop orders",
 				"bastion ssh-config --wr":   "bastion ssh-config --write",

@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/launch"
 	"github.com/bastion-ssm/bastion/internal/browser"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
@@ -15,6 +16,7 @@ import (
 type dashboardOptions struct {
 	listen string
 	noOpen bool
+	yes    bool
 }
 
 func (a *app) dashboardCommand() *cli.Command {
@@ -38,23 +40,34 @@ func (a *app) dashboardCommand() *cli.Command {
 			cli.Text(&o.listen, "ADDRESS:PORT", "loopback address of the page, if it is not served yet (default: 127.0.0.1 and a free port)",
 				"listen"),
 			cli.Switch(&o.noOpen, "only print the address", "no-open"),
+			yesFlag(&o.yes),
 		},
 		Settings: []string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
-		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.dashboard(ctx, s, o) }),
+		Run:      a.withLocal(func(ctx context.Context, s config.Settings, _ []string) error { return a.dashboard(ctx, s, o) }),
 	}
 }
 
 // dashboard runs `bastion dashboard`.
 func (a *app) dashboard(ctx context.Context, s config.Settings, o dashboardOptions) error {
+	if err := a.confirm(ctx, o.yes, s); err != nil {
+		return err
+	}
 	client, err := a.connectAgent(ctx, s)
 	if err != nil {
 		return err
 	}
 	req := api.DashboardRequest{Scope: a.scope(s), Listen: o.listen}
 	for _, name := range slices.Sorted(maps.Keys(s.Targets)) {
+		if s.Targets[name].HasOwn() {
+			continue // the page opens forwards with this command's settings
+		}
 		req.Targets = append(req.Targets, api.NamedTarget{Name: name, Spec: s.Targets[name].Spec, LocalPort: s.Targets[name].LocalPort})
 	}
 	link, err := client.Dashboard(ctx, req)
+	if scope, ok := launch.WithoutEnvironment(req.Scope, err); ok {
+		req.Scope = scope
+		link, err = client.Dashboard(ctx, req)
+	}
 	if err != nil {
 		return remoteHint(err)
 	}

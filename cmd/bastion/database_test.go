@@ -12,6 +12,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/dsn"
+	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/targets"
@@ -30,7 +31,7 @@ func TestPlanHosts(t *testing.T) {
 		{Name: "c", Host: "a.x", Port: 6379},
 	}
 	requests := []api.ForwardRequest{{Listen: ":"}, {Listen: "3307"}, {}}
-	plan, err := planHosts(t.Context(), s, endpoints, requests)
+	plan, err := planHosts(t.Context(), s, endpoints, request.Items(request.One(s, requests...)))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -54,7 +55,7 @@ func TestPlanHosts(t *testing.T) {
 	}
 	for listen, host := range map[string]string{"127.0.0.1:5432": "a.x", ":": "10.0.0.1"} {
 		_, err := planHosts(t.Context(), s, []targets.Endpoint{{Name: "a", Host: host, Port: 1}},
-			[]api.ForwardRequest{{Listen: listen}})
+			request.Items(request.One(s, api.ForwardRequest{Listen: listen})))
 		if fail.KindOf(err) != fail.Usage || fail.NextOf(err) == "" {
 			t.Errorf("%s at %s: %v", host, listen, err)
 		}

@@ -62,7 +62,9 @@ func checkCA(s config.Settings) error {
 type execOptions struct {
 	login
 
-	env []execenv.Variable
+	env        []execenv.Variable
+	httpsProxy bool
+	yes        bool
 }
 
 func (a *app) execCommand() *cli.Command {
@@ -93,7 +95,9 @@ func (a *app) execCommand() *cli.Command {
 				e, err := execenv.ParseVariable(v)
 				o.env = append(o.env, e)
 				return err
-			}, "env")),
+			}, "env"),
+			cli.Switch(&o.httpsProxy, "set HTTPS_PROXY too, to the proxy of the first EKS cluster", "https-proxy"),
+			yesFlag(&o.yes)),
 		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupLocal, config.GroupOutput},
 		Divided:  true,
 		Complete: func([]string) []cli.Candidate { return a.targetCandidates() },
@@ -103,6 +107,10 @@ func (a *app) execCommand() *cli.Command {
 
 // exec runs `bastion exec`.
 func (a *app) exec(ctx context.Context, s config.Settings, args []string, o execOptions) error {
+	args, err := a.orPick(ctx, s, len(args) < 2 || args[0] != "--", args)
+	if err != nil {
+		return err
+	}
 	pairs, program, err := execenv.Parse(args)
 	if err != nil {
 		return err
@@ -114,19 +122,34 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 	if err != nil {
 		return err
 	}
-	requests, err := request.For(pairs, s)
+	if pairs, err = a.eachBroker(ctx, "exec", s, pairs); err != nil {
+		return err
+	}
+	groups, err := request.For(pairs, s, a.settingsOf)
 	if err != nil {
 		return err
 	}
-	names, tokens, err := a.lookUpForExec(ctx, s, pairs, requests, o.iamUser)
+	items := request.Items(groups)
+	clusters, others, err := o.splitClusters(items)
+	if err != nil {
+		return err
+	}
+	if err := a.confirmGroups(ctx, o.yes, groups); err != nil {
+		return err
+	}
+	endpoints, names, tokens, err := a.lookUpForExec(ctx, s, groups, o.iamUser, len(clusters) > 0)
+	if err != nil {
+		return err
+	}
+	found, err := a.findClusters(items, endpoints, clusters)
 	if err != nil {
 		return err
 	}
 	var outcome error
 	ran := false
-	err = a.openForwards(ctx, s, wanted{command: "exec", forwards: requests}, func(ctx context.Context, infos []api.Forward, _ *linkview.Watch) error {
-		return names.during(ctx, func() error {
-			databases, err := o.databases(s, pairs, infos, tokens)
+	err = a.openForwards(ctx, s, wanted{command: "exec", groups: groups}, func(ctx context.Context, infos []api.Forward, _ []*linkview.Watch) error {
+		return names.during(ctx, func() (err error) {
+			databases, err := o.databases(those(items, others), those(infos, others), those(tokens, others))
 			if err != nil {
 				return err
 			}
@@ -134,6 +157,12 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 			if err != nil {
 				return err
 			}
+			more, remove, err := a.kubeEnvironment(s, found, those(infos, clusters), o.httpsProxy)
+			if err != nil {
+				return err
+			}
+			defer func() { err = errors.Join(err, remove()) }()
+			env = append(env, more...)
 			ran = true
 			cmd := &exec.Cmd{Path: path, Args: program, Env: env, Stdin: a.in, Stdout: a.raw.out, Stderr: a.raw.err}
 			outcome = a.signals.Run(ctx, "exec", cmd, func() {
@@ -148,19 +177,19 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 	return cmp.Or(err, outcome) // the forwards ended before the program began
 }
 
-// lookUpForExec looks up the targets before they are forwarded: their names, which the requests then listen for, and a token for
-// each. Both may be nil.
-func (a *app) lookUpForExec(ctx context.Context, s config.Settings, pairs []targets.Pair, requests []api.ForwardRequest, iamUser string,
-) (*hostNames, []string, error) {
-	if !s.Forward.Hosts && iamUser == "" {
-		return nil, nil, nil
+// lookUpForExec looks up the targets before they are forwarded, if something needs that: their names, which the requests then listen for,
+// and a token for each. All may be nil.
+func (a *app) lookUpForExec(ctx context.Context, s config.Settings, groups []request.Group, iamUser string, needed bool,
+) ([]targets.Endpoint, *hostNames, []string, error) {
+	if !needed && !s.Forward.Hosts && iamUser == "" {
+		return nil, nil, nil, nil
 	}
-	endpoints, tokens, err := a.lookUp(ctx, "exec", s, pairs, iamUser)
+	endpoints, tokens, err := a.lookUp(ctx, "exec", groups, iamUser)
 	if err != nil || !s.Forward.Hosts {
-		return nil, tokens, err
+		return endpoints, nil, tokens, err
 	}
-	names, err := planHosts(ctx, s, endpoints, requests)
-	return names, tokens, err
+	names, err := planHosts(ctx, s, endpoints, request.Items(groups))
+	return endpoints, names, tokens, err
 }
 
 // execEnvironment is the environment of a program. What the user should know of it is said.
@@ -179,50 +208,67 @@ func (a *app) execEnvironment(s config.Settings, databases []dsn.Database, progr
 	return append(env, more...), nil
 }
 
-// lookUp finds the endpoints, because their facts are needed before the forwards. It makes a token for each if there is an IAM
+// lookUp finds the endpoints of all groups, in the order of the command line, because their facts are needed before the forwards. It makes a token for each if there is an IAM
 // user. Only databases of RDS have tokens; of the others there must be at least one that is.
-func (a *app) lookUp(ctx context.Context, command string, s config.Settings, pairs []targets.Pair, iamUser string,
+func (a *app) lookUp(ctx context.Context, command string, groups []request.Group, iamUser string,
 ) ([]targets.Endpoint, []string, error) {
-	run, err := a.open(ctx, command, s)
+	n := len(request.Items(groups))
+	endpoints, tokens := make([]targets.Endpoint, n), make([]string, n)
+	var refused error
+	for _, g := range groups {
+		some, of, no, err := a.lookUpGroup(ctx, command, g, iamUser)
+		if err != nil {
+			return nil, nil, err
+		}
+		refused = cmp.Or(refused, no)
+		for i, at := range g.At {
+			endpoints[at], tokens[at] = some[i], of[i]
+		}
+	}
+	if iamUser != "" && !slices.ContainsFunc(tokens, func(t string) bool { return t != "" }) {
+		return nil, nil, refused
+	}
+	return endpoints, tokens, nil
+}
+
+// lookUpGroup is lookUp for one group. refused is why a target has no token.
+func (a *app) lookUpGroup(ctx context.Context, command string, g request.Group, iamUser string,
+) (_ []targets.Endpoint, tokens []string, refused, err error) {
+	run, err := a.open(ctx, command, g.Settings)
 	if err != nil {
-		return nil, nil, err
+		return nil, nil, nil, err
 	}
 	defer run.close()
-	specs := make([]targets.Spec, len(pairs))
-	names := make([]string, len(pairs))
-	for i, p := range pairs {
+	specs := make([]targets.Spec, len(g.Requests))
+	names := make([]string, len(g.Requests))
+	for i, p := range g.Pairs {
 		specs[i], names[i] = p.Target, p.Target.String()
 	}
 	run.progress.Step("looking up " + strings.Join(names, ", "))
 	endpoints, err := run.access.Resolve(ctx, specs)
+	tokens = make([]string, len(specs))
 	if err != nil || iamUser == "" {
-		return endpoints, make([]string, len(pairs)), err
+		return endpoints, tokens, nil, err
 	}
-	tokens := make([]string, len(pairs))
-	var refused error
 	for i, e := range endpoints {
 		token, err := run.access.Token(ctx, e, iamUser)
 		switch kind := dsn.ProtocolOf(e.Engine, e.Port); {
 		case err == nil:
 			tokens[i] = token
 		case kind == dsn.Postgres || kind == dsn.MySQL:
-			return nil, nil, err // it would be signed in to without
+			return nil, nil, nil, err // it would be signed in to without
 		case refused == nil:
 			refused = err
 		}
 	}
-	if !slices.ContainsFunc(tokens, func(t string) bool { return t != "" }) {
-		return nil, nil, refused
-	}
-	return endpoints, tokens, nil
+	return endpoints, tokens, refused, nil
 }
 
 // databases describes the forwards to their clients. tokens may be nil.
-func (l login) databases(s config.Settings, pairs []targets.Pair, infos []api.Forward, tokens []string,
-) ([]dsn.Database, error) {
+func (l login) databases(items []request.Item, infos []api.Forward, tokens []string) ([]dsn.Database, error) {
 	out := make([]dsn.Database, len(infos))
 	for i, info := range infos {
-		d, err := dsn.New(request.Name(pairs[i].Target), info, s)
+		d, err := dsn.New(request.NameOf(items[i].Pair), info, items[i].Settings)
 		if err != nil {
 			return nil, err
 		}

@@ -41,16 +41,19 @@ func (a *app) open(ctx context.Context, command string, s config.Settings) (*ses
 
 // newProgress returns the display of what a command waits for. The caller closes it.
 func (a *app) newProgress(s config.Settings) *console.Progress {
-	return console.NewProgress(a.raw.err, s.Output.Quiet)
+	return console.NewProgress(a.raw.err, s.Output.Quiet).In(s.Environment, s.Colour)
 }
 
 // access opens the way to AWS in this process, for the command with the given name.
-func (a *app) access(ctx context.Context, command string, s config.Settings, p *console.Progress, o access.Options) (*access.Access, error) {
+func (a *app) access(ctx context.Context, command string, s config.Settings, p *console.Progress, o access.Options) (
+	*access.Access, error,
+) {
 	defer p.StepIfSlow("waiting for AWS credentials")()
-	o.Version, o.Logger, o.MFA = readVersion().Version, a.logger(s, p), a.mfaOf(p)
+	o.Version, o.Logger, o.MFA = readVersion().Version, a.logger(s, p), a.mfaOf(ctx, s, p)
 	o.Show = func(way *access.Access) (hide func()) {
 		process := report.Process{
 			V: api.LinksVersion, PID: os.Getpid(), Command: command, Version: o.Version, Region: way.Region(), Started: time.Now(),
+			Environment: s.Environment,
 		}
 		hide, err := api.ServeLinks(s.Local.RuntimeDir, func() report.Process {
 			shown := process
@@ -81,11 +84,12 @@ func (a *app) forwardCommand() *cli.Command {
 		About: []cli.Passage{
 			cli.Para(`Listens on local ports and forwards each connection to its target through your bastion. It starts the bastion and the
 				background agent if they are not running.`),
-			cli.Terms("SPEC", `rds:ID, cache:ID, HOST:PORT or a name from the configuration's targets. A bare rds or cache means the only one in
-				the region. Trailing digits are the port: rds:orders:5433, rds:5432.`,
+			cli.Terms("SPEC", `rds:ID, cache:ID, another KIND:ID (bastion help targets), HOST:PORT or a name from the configuration's targets.
+				A bare rds means the region's only one. Trailing digits are the port: rds:orders:5433, rds:5432. ENV/SPEC is in that
+				environment.`,
 				"LPORT", "local port; : or 0 picks a free one (default: the target's port number)"),
-			cli.Para(`One link carries all forwards, over several SSM sessions. While it has no path to the bastion, connections wait.
-				Listeners stay open while a lost link is restored.`),
+			cli.Para(`One link carries all forwards. While it has no path to the bastion, connections wait and listeners stay open. At a
+				terminal, without a target it offers a list to choose from.`),
 			cli.Para(`The forwards end with this command. With --detach the agent keeps them until bastion stop, and opens them again when it
 				restarts. With --no-agent this process has the link and the listeners.`),
 			cli.Para(`Standard output has one line for each forward, LISTEN -> TARGET, once all are ready. With -o json it has one line of
@@ -94,14 +98,15 @@ func (a *app) forwardCommand() *cli.Command {
 		Examples: []string{
 			"bastion forward rds:orders 12345 cache:sessions 16379",
 			"bastion forward -d orders          # a name from bastion.yaml; stays after the command has ended",
-			"bastion forward -o json rds :      # a free port; prints which",
+			"bastion forward dev/orders : prod/orders :      # of two environments; prints the free ports",
 		},
-		Flags: []cli.Option{
-			cli.Func("[BIND:]PORT:HOST:HOSTPORT", "forward as ssh -L does, also to rds:ID or cache:ID; may be repeated",
+		Flags: append([]cli.Option{
+			cli.Func("[BIND:]PORT:HOST:HOSTPORT", "forward as ssh -L does, also to rds:ID or another kind; may be repeated",
 				func(v string) error { o.local = append(o.local, v); return nil }, "L"),
 			detachFlag(&o.detach),
 			cli.Text(&o.name, "NAME", "name of the forward for stop, wait and url (default: the target's name)", "name"),
-		},
+			yesFlag(&o.yes),
+		}, o.ready.options()...),
 		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupOutput},
 		Complete: func([]string) []cli.Candidate { return a.targetCandidates() },
 		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.forward(ctx, s, args, o) }),
@@ -113,6 +118,8 @@ type forwardOptions struct {
 	local  []string // as ssh -L has it
 	detach bool
 	name   string
+	ready  readyOptions
+	yes    bool
 }
 
 // detachFlag is the option of commands whose forwards may stay.
@@ -122,7 +129,11 @@ func detachFlag(into *bool) cli.Option {
 
 // forward runs `bastion forward`.
 func (a *app) forward(ctx context.Context, s config.Settings, args []string, o forwardOptions) error {
-	requests, notes, err := request.Parse(args, o.local, s)
+	args, err := a.orPick(ctx, s, len(args)+len(o.local) > 0, args)
+	if err != nil {
+		return err
+	}
+	groups, notes, err := request.Parse(args, o.local, s, a.settingsOf)
 	for _, note := range notes {
 		a.note(s, "%s", note)
 	}
@@ -130,23 +141,38 @@ func (a *app) forward(ctx context.Context, s config.Settings, args []string, o f
 		return err
 	}
 	if o.name != "" {
-		if len(requests) != 1 {
-			return fail.Usagef("run bastion forward --name NAME once for each forward", "--name names one forward, and the command has %d", len(requests))
+		if items := request.Items(groups); len(items) != 1 {
+			return fail.Usagef("run bastion forward --name NAME once for each forward", "--name names one forward, and the command has %d",
+				len(items))
 		}
-		requests[0].Name = o.name
+		groups[0].Requests[0].Name = o.name
 	}
+	if err := a.confirmGroups(ctx, o.yes, groups); err != nil {
+		return err
+	}
+	p, err := o.ready.open(o.detach)
+	if err != nil {
+		return err
+	}
+	defer p.close()
 	var names *hostNames
 	if s.Forward.Hosts {
 		if o.detach {
 			return fail.Usagef("leave out --detach or --hosts",
 				"--detach cannot keep the names that --hosts sets: they end with the command")
 		}
-		if names, err = a.hostsFor(ctx, s, requests); err != nil {
+		if groups, err = a.brokersOf(ctx, s, groups); err != nil {
+			return err
+		}
+		if names, err = a.hostsFor(ctx, s, groups); err != nil {
 			return err
 		}
 	}
-	w := wanted{command: "forward", forwards: requests, named: o.name != ""}
-	return a.serveForwards(ctx, s, w, o.detach, names, func(forwards []api.Forward) error { return a.printForwards(forwards, s) })
+	w := wanted{command: "forward", groups: groups, named: o.name != ""}
+	return a.serveForScript(ctx, s, w, p, served{
+		detached: o.detach, names: names,
+		show: func(_ context.Context, forwards []api.Forward) error { return a.printForwards(forwards, s) },
+	})
 }
 
 // link brings up a link whose grant is for the destinations in permit. The caller closes it.

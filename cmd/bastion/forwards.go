@@ -14,6 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/forwards"
+	"github.com/bastion-ssm/bastion/agent/launch"
 	"github.com/bastion-ssm/bastion/agent/lookup"
 	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
@@ -21,37 +22,49 @@ import (
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/linkview"
+	"github.com/bastion-ssm/bastion/targets"
 )
 
 // wanted are the forwards that a command needs.
 type wanted struct {
-	command  string // its name
-	forwards []api.ForwardRequest
-	named    bool // --name names the forward: no other name will do
+	command string // its name
+	groups  []request.Group
+	named   bool // --name names the forward: no other name will do
 }
 
-// work is what runs while forwards are open. It gets them in the order of the wanted ones, and what tells of their link.
-type work func(context.Context, []api.Forward, *linkview.Watch) error
+// work is what runs while forwards are open. It gets them in the order of the wanted ones, and what tells of their links.
+type work func(context.Context, []api.Forward, []*linkview.Watch) error
+
+// served says how a command serves its forwards.
+type served struct {
+	detached bool
+	names    *hostNames // in the hosts file while they are open
+	show     func(context.Context, []api.Forward) error
+	hide     func() error // takes back what show has left, before they close; nil: nothing
+}
 
 // serveForwards opens forwards and shows them. It leaves them to the agent if they are detached. Otherwise they stay open until ctx or they
-// themselves end, names are in the hosts file as long, and with -o json the link's events follow.
-func (a *app) serveForwards(
-	ctx context.Context, s config.Settings, w wanted, detached bool, names *hostNames, show func([]api.Forward) error,
-) error {
-	if detached {
+// themselves end, and with -o json the link's events follow.
+func (a *app) serveForwards(ctx context.Context, s config.Settings, w wanted, v served) error {
+	if v.detached {
 		forwards, err := a.openDetached(ctx, s, w)
 		if err != nil {
 			return err
 		}
-		return show(forwards)
+		return v.show(ctx, forwards)
 	}
-	return a.openForwards(ctx, s, w, func(ctx context.Context, forwards []api.Forward, watch *linkview.Watch) error {
-		return names.during(ctx, func() error {
-			if err := show(forwards); err != nil {
+	return a.openForwards(ctx, s, w, func(ctx context.Context, forwards []api.Forward, watches []*linkview.Watch) error {
+		return v.names.during(ctx, func() (err error) {
+			if v.hide != nil {
+				defer func() { err = errors.Join(err, v.hide()) }()
+			}
+			if err := v.show(ctx, forwards); err != nil {
 				return err
 			}
-			if s.Output.Format == "json" {
-				watch.WriteEvents(a.out)
+			for _, watch := range watches {
+				if s.Output.Format == "json" {
+					watch.WriteEvents(a.out)
+				}
 			}
 			<-ctx.Done()
 			return context.Cause(ctx)
@@ -62,13 +75,24 @@ func (a *app) serveForwards(
 // openForwards opens forwards, through the agent or, without it, in this process, and does work while they are open. It returns work's
 // error, or why the forwards have ended.
 func (a *app) openForwards(ctx context.Context, s config.Settings, w wanted, do work) error {
+	p := a.newProgress(s)
+	defer p.Close()
+	if len(w.groups) > 1 {
+		return a.openGroups(ctx, w, p, do)
+	}
+	return a.openGroup(ctx, w, w.groups[0], p, do)
+}
+
+// openGroup opens the forwards of one group, in the way of openForwards.
+func (a *app) openGroup(ctx context.Context, w wanted, g request.Group, p *console.Progress, do work) error {
+	s := g.Settings
 	if a.usesAgent(ctx, s) {
-		opened, err := a.openBy(ctx, s, w, a.sharedAgent(s), do)
+		opened, err := a.openBy(ctx, w, g, p, a.sharedAgent(s), do)
 		if opened || !a.goesOnAlone(ctx, s, err) {
 			return err
 		}
 	}
-	_, err := a.openBy(ctx, s, w, a.privateAgent(s, w.command), do)
+	_, err := a.openBy(ctx, w, g, p, a.privateAgent(s, w.command), do)
 	return err
 }
 
@@ -79,7 +103,7 @@ type whichAgent func(ctx context.Context, p *console.Progress, lost func(error),
 // sharedAgent is the user's agent.
 func (a *app) sharedAgent(s config.Settings) whichAgent {
 	return func(ctx context.Context, _ *console.Progress, _ func(error), ask func(api.Opener) error) error {
-		return a.askAgent(ctx, s, func(client *api.Client) error { return ask(client) })
+		return a.askAgent(ctx, s, func(client *api.Client) error { return ask(launch.Any(client)) })
 	}
 }
 
@@ -98,10 +122,12 @@ func (a *app) privateAgent(s config.Settings, command string) whichAgent {
 }
 
 // openBy is openForwards by one agent. opened says whether work has begun.
-func (a *app) openBy(ctx context.Context, s config.Settings, w wanted, which whichAgent, do work) (opened bool, _ error) {
-	p := console.NewProgress(a.raw.err, s.Output.Quiet)
-	defer p.Close()
-	watch := &linkview.Watch{Progress: p}
+func (a *app) openBy(
+	ctx context.Context, w wanted, g request.Group, p *console.Progress, which whichAgent, do work,
+) (opened bool, _ error) {
+	p = p.In(g.Settings.Environment, g.Settings.Colour)
+	defer p.Idle()
+	watch := &linkview.Watch{Progress: p, Environment: g.Settings.Environment}
 	// The forwards stay open until work has ended: names that lead to them must be gone before they are.
 	open, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
@@ -116,13 +142,13 @@ func (a *app) openBy(ctx context.Context, s config.Settings, w wanted, which whi
 	defer endWork(nil)
 	type outcome struct{ err, lost error }
 	worked := make(chan outcome, 1)
-	req := api.OpenRequest{Scope: a.scope(s), Command: w.command, PID: os.Getpid(), Forwards: w.forwards}
+	req := api.OpenRequest{Scope: a.scope(g.Settings), Command: w.command, PID: os.Getpid(), Forwards: g.Requests}
 	err := which(open, p, endWork, func(by api.Opener) error {
 		return openNamed(open, by, req, w.named, p, func(e api.Event) {
 			if e.Event == api.EventForwards && working.CompareAndSwap(false, true) {
 				p.Idle()
 				go func() {
-					err := do(workCtx, e.Forwards, watch)
+					err := do(workCtx, e.Forwards, []*linkview.Watch{watch})
 					worked <- outcome{err, context.Cause(workCtx)} // a link that gives up from now on does not matter
 					end(nil)
 				}()
@@ -194,8 +220,30 @@ func openNamed(ctx context.Context, by api.Opener, req api.OpenRequest, named bo
 // maxNumber is how many forwards may have one name of the configuration.
 const maxNumber = 256
 
-// openDetached opens forwards that stay when this command has ended.
+// openDetached opens forwards that stay when this command has ended, one group after the other.
 func (a *app) openDetached(ctx context.Context, s config.Settings, w wanted) ([]api.Forward, error) {
+	p := a.newProgress(s)
+	defer p.Close()
+	out := make([]api.Forward, len(request.Items(w.groups)))
+	var open []string
+	for _, g := range w.groups {
+		forwards, err := a.openDetachedGroup(ctx, w, g, p)
+		if err != nil {
+			if len(open) > 0 {
+				a.note(s, "open, and kept by the agent: %s", strings.Join(open, ", "))
+			}
+			return nil, err
+		}
+		for i, f := range forwards {
+			out[g.At[i]] = f
+			open = append(open, targets.InEnvironment(g.Settings.Environment, f.Name))
+		}
+	}
+	return out, nil
+}
+
+func (a *app) openDetachedGroup(ctx context.Context, w wanted, g request.Group, p *console.Progress) ([]api.Forward, error) {
+	s := g.Settings
 	const needed = "only the agent keeps a forward when the command has ended"
 	if s.Local.NoAgent {
 		return nil, fail.Usagef("leave out --no-agent, or --detach", needed)
@@ -203,13 +251,12 @@ func (a *app) openDetached(ctx context.Context, s config.Settings, w wanted) ([]
 	if lack := lackOfAgent(ctx, s); lack != nil {
 		return nil, fail.Usagef("leave out --detach, or "+lack.next, "%s, and the agent %s", needed, lack.what)
 	}
-	p := console.NewProgress(a.raw.err, s.Output.Quiet)
-	defer p.Close()
+	p = p.In(s.Environment, s.Colour)
 	watch := &linkview.Watch{Progress: p}
 	var forwards []api.Forward
-	req := api.OpenRequest{Scope: a.scope(s), Command: w.command, PID: os.Getpid(), Forwards: w.forwards, Detached: true}
+	req := api.OpenRequest{Scope: a.scope(s), Command: w.command, PID: os.Getpid(), Forwards: g.Requests, Detached: true}
 	err := a.askAgent(ctx, s, func(client *api.Client) error {
-		return openNamed(ctx, client, req, w.named, p, func(e api.Event) {
+		return openNamed(ctx, launch.Any(client), req, w.named, p, func(e api.Event) {
 			if e.Event == api.EventForwards {
 				forwards = e.Forwards
 				return
@@ -249,7 +296,10 @@ func remoteHint(err error) error {
 // scopeOf is the scope of this command, as far as its settings and variables name it.
 func (a *app) scopeOf(s config.Settings) lookup.Scope {
 	env := awssdk.RelevantEnv(os.Environ())
-	m := lookup.Scope{Profile: s.AWS.Profile, Region: cmp.Or(s.AWS.Region, env["AWS_REGION"], env["AWS_DEFAULT_REGION"])}
+	m := lookup.Scope{
+		Environment: s.Environment, Profile: s.AWS.Profile,
+		Region: cmp.Or(s.AWS.Region, env["AWS_REGION"], env["AWS_DEFAULT_REGION"]),
+	}
 	if m.Profile == "" {
 		m.ByVariables = awssdk.NewEnv(env).Credentials().HasKeys()
 		if !m.ByVariables {
@@ -257,7 +307,7 @@ func (a *app) scopeOf(s config.Settings) lookup.Scope {
 		}
 	}
 	m.IsTarget = func(text string) bool {
-		_, _, err := request.Parse([]string{text}, nil, s)
+		_, _, err := request.Parse([]string{text}, nil, s, nil)
 		return err == nil
 	}
 	var region, owner string

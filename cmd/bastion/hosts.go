@@ -7,11 +7,12 @@ import (
 	"net/netip"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
-	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -50,7 +51,7 @@ func openHosts(ctx context.Context, s config.Settings) (*hosts.File, error) {
 
 // planHosts gives each endpoint an address of its own and has the requests, which are in the endpoints' order, listen there.
 // A port that the user has chosen stays. During puts the names into the hosts file once the forwards listen.
-func planHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpoint, requests []api.ForwardRequest) (*hostNames, error) {
+func planHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpoint, items []request.Item) (*hostNames, error) {
 	file, err := openHosts(ctx, s)
 	if err != nil {
 		return nil, err
@@ -65,7 +66,7 @@ func planHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpo
 	}
 	names := make(map[string]netip.Addr)
 	for i, e := range endpoints {
-		port, err := hostsPort(requests[i].Listen, e)
+		port, err := hostsPort(items[i].Request.Listen, e)
 		if err != nil {
 			return nil, err
 		}
@@ -85,7 +86,7 @@ func planHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpo
 		}
 		owner[addr] = name
 		names[name] = addr
-		requests[i].Listen = net.JoinHostPort(addr.String(), strconv.Itoa(port)) //nolint:gosec // G602: one endpoint a request
+		items[i].Request.Listen = net.JoinHostPort(addr.String(), strconv.Itoa(port))
 	}
 	return &hostNames{file, names}, file.CanAdd(names)
 }
@@ -125,21 +126,76 @@ func (h *hostNames) during(ctx context.Context, work func() error) (err error) {
 	return work()
 }
 
-// hostsFor does for forward what exec does itself: it looks the targets up, for their names are not known otherwise.
-func (a *app) hostsFor(ctx context.Context, s config.Settings, requests []api.ForwardRequest) (*hostNames, error) {
-	pairs := make([]targets.Pair, len(requests))
-	for i, r := range requests {
-		spec, err := targets.Parse(r.Target)
+// eachBroker replaces the MSK clusters among pairs by their brokers, for clients of Kafka need each by its name. A named target with
+// settings of its own stays.
+func (a *app) eachBroker(ctx context.Context, command string, s config.Settings, pairs []targets.Pair) ([]targets.Pair, error) {
+	if !s.Forward.Hosts {
+		return pairs, nil
+	}
+	var out []targets.Pair
+	for _, p := range pairs {
+		specs, err := a.brokersFor(ctx, command, s, p)
 		if err != nil {
 			return nil, err
 		}
-		pairs[i].Target = spec
+		for _, spec := range specs {
+			out = append(out, targets.Pair{Target: spec, Local: p.Local, Environment: p.Environment})
+		}
 	}
-	endpoints, _, err := a.lookUp(ctx, "forward", s, pairs, "")
+	return out, nil
+}
+
+// brokersFor returns the brokers of a pair's MSK cluster; for another target, the target.
+func (a *app) brokersFor(ctx context.Context, command string, s config.Settings, p targets.Pair) ([]targets.Spec, error) {
+	same := []targets.Spec{p.Target}
+	settings, err := request.SettingsOf(p, s, a.settingsOf)
 	if err != nil {
 		return nil, err
 	}
-	return planHosts(ctx, s, endpoints, requests)
+	spec := p.Target
+	if named, ok := settings.Targets[spec.ID]; ok && spec.Kind == targets.Name {
+		if named.HasOwn() {
+			return same, nil
+		}
+		spec, _ = targets.Parse(named.Spec) // the configuration has been checked
+	}
+	if spec.Kind != targets.MSK {
+		return same, nil
+	}
+	run, err := a.open(ctx, command, settings)
+	if err != nil {
+		return nil, err
+	}
+	defer run.close()
+	run.progress.Step("looking up the brokers of " + p.String())
+	return run.access.Brokers(ctx, p.Target)
+}
+
+// brokersOf is eachBroker for groups.
+func (a *app) brokersOf(ctx context.Context, s config.Settings, groups []request.Group) ([]request.Group, error) {
+	var pairs []targets.Pair
+	for _, item := range request.Items(groups) {
+		pairs = append(pairs, item.Pair)
+	}
+	all, err := a.eachBroker(ctx, "forward", s, pairs)
+	if err != nil || slices.Equal(all, pairs) {
+		return groups, err
+	}
+	return request.For(all, s, a.settingsOf)
+}
+
+// hostsFor does for forward what exec does itself: it looks the targets up, for their names are not known otherwise.
+func (a *app) hostsFor(ctx context.Context, s config.Settings, groups []request.Group) (*hostNames, error) {
+	for _, item := range request.Items(groups) {
+		if _, err := targets.Parse(item.Request.Target); err != nil {
+			return nil, err
+		}
+	}
+	endpoints, _, err := a.lookUp(ctx, "forward", groups, "")
+	if err != nil {
+		return nil, err
+	}
+	return planHosts(ctx, s, endpoints, request.Items(groups))
 }
 
 // sudoDir is the runtime directory of commands that root runs for another user.

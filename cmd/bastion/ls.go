@@ -4,9 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
 	"slices"
-	"text/tabwriter"
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
@@ -17,18 +15,16 @@ import (
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/duration"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/internal/statusview"
-	"github.com/bastion-ssm/bastion/internal/words"
 )
 
 func (a *app) lsCommand() *cli.Command {
-	list := func(name, summary string, list func(context.Context, config.Settings) error) *cli.Command {
+	list := func(name, summary string, with func(runner) func(context.Context, []string) error, list func(context.Context, config.Settings) error) *cli.Command {
 		return &cli.Command{
 			Name: name, Summary: summary, Settings: showCommon,
 			Examples: []string{"bastion ls " + name, "bastion ls " + name + " -o json"},
-			Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return list(ctx, s) }),
+			Run:      with(func(ctx context.Context, s config.Settings, _ []string) error { return list(ctx, s) }),
 		}
 	}
 	return &cli.Command{
@@ -44,9 +40,9 @@ func (a *app) lsCommand() *cli.Command {
 		Settings: showCommon,
 		Usual:    "forwards",
 		Verbs: []*cli.Command{
-			list("forwards", "list the agent's forwards, with their clients and traffic", a.lsForwards),
-			list("bastions", "list your bastion tasks in AWS", a.lsBastions),
-			list("targets", "list the configuration's names, and the region's databases and caches", a.lsTargets),
+			list("forwards", "list the agent's forwards, with their clients and traffic", a.withLocal, a.lsForwards),
+			list("bastions", "list your bastion tasks in AWS", a.with, a.lsBastions),
+			a.lsTargetsCommand(),
 		},
 	}
 }
@@ -73,62 +69,6 @@ func (a *app) lsBastions(ctx context.Context, s config.Settings) error {
 	return statusview.Bastions(a.out, st)
 }
 
-// listedTarget is a line of ls targets.
-type listedTarget struct {
-	Spec   string `json:"spec"`
-	Name   string `json:"name,omitempty"` // in the configuration
-	Host   string `json:"host,omitempty"` // with its port
-	Engine string `json:"engine,omitempty"`
-}
-
-func (a *app) lsTargets(ctx context.Context, s config.Settings) error {
-	all := []listedTarget{}
-	for _, name := range slices.Sorted(maps.Keys(s.Targets)) {
-		all = append(all, listedTarget{Spec: s.Targets[name].Spec, Name: name})
-	}
-	run, err := a.open(ctx, "ls", s)
-	if err == nil {
-		defer run.close()
-		run.progress.Step("looking up databases and caches")
-		var found []listedTarget
-		asking, cancel := bounded(ctx, s)
-		found, err = discover(asking, run)
-		cancel()
-		run.progress.Idle()
-		all = append(all, found...)
-	}
-	if err != nil && len(all) == 0 {
-		return err
-	}
-	if s.Output.Format == "json" {
-		if printErr := a.printJSON(map[string]any{"targets": all}); printErr != nil {
-			return printErr
-		}
-		return err
-	}
-	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(w, "TARGET\tNAME\tENGINE\tADDRESS")
-	for _, t := range all {
-		fmt.Fprintln(w, printable.Row(t.Spec, words.Dash(t.Name), words.Dash(t.Engine), words.Dash(t.Host)))
-	}
-	if flushErr := w.Flush(); flushErr != nil {
-		return flushErr
-	}
-	return err
-}
-
-func discover(ctx context.Context, run *session) ([]listedTarget, error) {
-	endpoints, err := run.access.Targets(ctx)
-	out := make([]listedTarget, len(endpoints))
-	for i, e := range endpoints {
-		out[i] = listedTarget{Spec: e.Name, Engine: e.Engine}
-		if e.Host != "" {
-			out[i].Host = fmt.Sprintf("%s:%d", e.Host, e.Port)
-		}
-	}
-	return out, err
-}
-
 func (a *app) stopCommand() *cli.Command {
 	return &cli.Command{
 		Name:    "stop",
@@ -146,7 +86,7 @@ func (a *app) stopCommand() *cli.Command {
 		Complete: func([]string) []cli.Candidate {
 			return append(a.forwardCandidates(), cli.Candidate{Value: "all", Help: "every forward"})
 		},
-		Run: a.with(a.stop),
+		Run: a.withLocal(a.stop),
 	}
 }
 
@@ -190,9 +130,13 @@ func (a *app) stop(ctx context.Context, s config.Settings, names []string) error
 
 // stopNamed ends the forward that name means in the command's scope, or all.
 func (a *app) stopNamed(ctx context.Context, client *api.Client, s config.Settings, st api.State, name string) ([]api.Forward, error) {
+	s, name, err := a.scoped(s, name)
+	if err != nil {
+		return nil, err
+	}
 	m := a.scopeOf(s)
 	switch {
-	case name == "all" && a.line.Settings["profile"] == "" && a.line.Settings["region"] == "":
+	case name == "all" && s.Environment == "" && a.line.Settings["profile"] == "" && a.line.Settings["region"] == "":
 		return launch.StopForward(ctx, client, s, name)
 	case name == "all":
 		var stopped []api.Forward
@@ -245,7 +189,7 @@ func (a *app) waitCommand() *cli.Command {
 		}, "timeout")},
 		Settings: []string{config.GroupAWS, config.GroupOutput},
 		Complete: func([]string) []cli.Candidate { return a.forwardCandidates() },
-		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.wait(ctx, s, args[0], o) }),
+		Run:      a.withLocal(func(ctx context.Context, s config.Settings, args []string) error { return a.wait(ctx, s, args[0], o) }),
 	}
 }
 
@@ -255,6 +199,10 @@ func (a *app) wait(ctx context.Context, s config.Settings, name string, o waitOp
 		return err
 	}
 	until := time.Now().Add(o.timeout)
+	s, name, err = a.scoped(s, name)
+	if err != nil {
+		return err
+	}
 	m := a.scopeOf(s)
 	var st api.State
 	for {

@@ -5,12 +5,14 @@ import (
 	"crypto/rand"
 	"encoding/pem"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
 	"strconv"
 	"testing"
 
@@ -54,6 +56,11 @@ func (s suite) run() (code int, err error) {
 	if err := os.Symlink(self, filepath.Join(scratch, "bastion")); err != nil {
 		return 0, err
 	}
+	// Most of these tests wait, for a bastion's start or for a deadline. So more of them run at once than there are processors. An option of the
+	// command line counts before this.
+	if err := flag.Set("test.parallel", strconv.Itoa(2*runtime.GOMAXPROCS(0))); err != nil {
+		return 0, err
+	}
 	if code = s.m.Run(); code != 0 {
 		return code, nil
 	}
@@ -86,7 +93,7 @@ func offline(home string) []string {
 		"HOME=" + home, "XDG_CONFIG_HOME=" + filepath.Join(home, ".config"), "XDG_RUNTIME_DIR=" + filepath.Join(home, "run"),
 		"AWS_EC2_METADATA_DISABLED=true", "AWS_CONFIG_FILE=" + filepath.Join(home, "none"),
 		"AWS_SHARED_CREDENTIALS_FILE=" + filepath.Join(home, "none"), "TERM=dumb", "BASTION_NO_AGENT=true",
-		"BASTION_STATE_DIR=" + filepath.Join(home, "state"),
+		"BASTION_STATE_DIR=" + filepath.Join(home, "state"), "BASTION_SHARED_CONFIG=off",
 	}
 }
 

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -9,15 +10,20 @@ import (
 	"strings"
 
 	"github.com/bastion-ssm/bastion/internal/awssdk"
+	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	ssologin "github.com/bastion-ssm/bastion/internal/login"
 )
 
-// mfaOf returns what asks for codes, below the progress that is shown.
-func (a *app) mfaOf(p *console.Progress) *awssdk.MFA {
+// mfaOf returns the source of MFA codes: the program of mfa_command, or the terminal, below the progress that is shown.
+func (a *app) mfaOf(ctx context.Context, s config.Settings, p *console.Progress) *awssdk.MFA {
 	a.mfa.Ask = func(device string) (string, error) {
 		p.Idle()
 		return a.askMFA(device)
+	}
+	if s.AWS.MFACommand != "" {
+		a.mfa.Ask = ssologin.CodeBy(context.WithoutCancel(ctx), s.AWS.MFACommand)
 	}
 	return &a.mfa
 }
@@ -27,7 +33,7 @@ func (a *app) askMFA(device string) (string, error) {
 	in, out, err := openTerminal()
 	if err != nil {
 		return "", fail.New(fail.Credentials, "", fmt.Errorf("the role needs a code of the MFA device %s, and there is no terminal to ask at: %w",
-			device, err), "run the command in a terminal, or sign in with temporary credentials (aws sts get-session-token)")
+			device, err), "run the command in a terminal, set mfa_command, or sign in with temporary credentials (aws sts get-session-token)")
 	}
 	defer func() { _ = errors.Join(in.Close(), out.Close()) }()
 	if err := console.Printf(out, "MFA code of %s: ", device); err != nil {

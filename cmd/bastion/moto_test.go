@@ -236,7 +236,7 @@ func TestMoto(t *testing.T) {
 			t.Errorf("%+v is not whole", target)
 		}
 	}
-	if want := []string{"cache:pages", "cache:sessions", "rds:asleep", "rds:graph", "rds:orders", "rds:shop"}; !slices.Equal(names, want) {
+	if want := []string{"cache:pages", "cache:sessions", "neptune:graph", "rds:asleep", "rds:orders", "rds:shop"}; !slices.Equal(names, want) {
 		t.Errorf("targets %q, want %q", names, want)
 	}
 	expect("a stopped database", run("forward", "rds:asleep", ":"), 3, "aws rds start-db-instance --db-instance-identifier asleep")

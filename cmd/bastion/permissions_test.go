@@ -1,6 +1,8 @@
 package main
 
 import (
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -18,7 +20,8 @@ import (
 var notCalled = map[string]string{
 	"user CarryOwnSessions ssmmessages:OpenDataChannel": "a websocket opens by its token here; the policies for people in AWS's guide to " +
 		"Session Manager have the permission",
-	"given ReadTheAudit logs:FilterLogEvents": "the lab has no CloudWatch Logs; bastion audit reads the log by it",
+	"given AskWhatWasBilled ce:GetCostAndUsage": "the lab has no Cost Explorer; bastion cost --billed asks it",
+	"given ReadTheAudit logs:FilterLogEvents":   "the lab has no CloudWatch Logs; bastion audit reads the log by it",
 }
 
 // Each permission that the template gives people and the two roles is one that a call needs, and no call needs another. The calls are
@@ -27,6 +30,31 @@ func TestPermissionsAreThoseOfTheCalls(t *testing.T) {
 	t.Parallel()
 	e := startLab(t, func(c *lab.Config) { c.KMS = true })
 	e.everyday()
+	e.must("down")
+	e.noSessions()
+	e.wantPermissions()
+}
+
+// The same holds for people who share the tasks of a service: they start and stop none.
+func TestSharedPermissionsAreThoseOfTheCalls(t *testing.T) {
+	t.Parallel()
+	e := startLab(t, func(c *lab.Config) { c.KMS, c.Shared = true, 1 })
+	e.env = append(e.env, "BASTION_SHARED_SERVICE=bastion")
+	e.everyday()
+	if r := e.run(nil, "down"); r.code != 2 || !strings.Contains(r.stderr, "the bastion is shared: ECS runs the tasks of service bastion") {
+		t.Errorf("down: %d: %s", r.code, r.stderr)
+	}
+	e.noSessions()
+	if calls := e.Calls(); calls["ecs:RunTask"]+calls["ecs:StopTask"] > 0 {
+		t.Errorf("%v", calls)
+	}
+	e.wantPermissions()
+}
+
+// wantPermissions checks that the template's policies allow exactly what was called, also by an evaluation that is not ours.
+func (e *labEnv) wantPermissions() {
+	t := e.t
+	t.Helper()
 	for _, p := range e.Policies() {
 		e.wantUsed(p)
 	}
@@ -50,7 +78,14 @@ func TestOperatorsPermissionsAreThoseOfTheCalls(t *testing.T) {
 	e := startLab(t, nil)
 	e.must("up")
 	operator := e.as("ops", lab.IdentityConfig{Policy: adminPolicy(t), Expires: time.Now().Add(time.Hour)})
-	for _, args := range [][]string{{"cost"}, {"gc"}, {"gc", "--older-than", "1ms"}} {
+	operator = append(operator, "BASTION_SHARED_CONFIG=")
+	file := filepath.Join(t.TempDir(), "f.yaml")
+	if err := os.WriteFile(file, []byte("cluster: bastion\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for _, args := range [][]string{
+		{"cost"}, {"gc"}, {"gc", "--older-than", "1ms"}, {"config", "share", "--yes", file}, {"config", "show"}, {"config", "share", "--yes", "--remove"},
+	} {
 		if r := e.run(operator, args...); r.code != 0 {
 			t.Errorf("%q: %d: %s", args, r.code, r.stderr)
 		}
@@ -97,9 +132,17 @@ func (e *labEnv) wantUsed(p *iam.Policy) {
 // everyday runs the commands of a day.
 func (e *labEnv) everyday() {
 	e.t.Helper()
-	e.must("up")
+	if r := e.run([]string{"BASTION_SHARED_CONFIG="}, "up"); r.code != 0 { // which looks for a shared configuration first
+		e.t.Fatal(r.stderr)
+	}
 	e.must("status")
+	specs := e.furnish()
 	e.must("ls", "targets")
+	for _, spec := range specs { // a token is refused once the target is found
+		if r := e.run(nil, "token", spec, "--user", "x"); r.code != 2 && r.code != 5 || strings.Contains(r.stderr, "AccessDenied") {
+			e.t.Errorf("%s: %d: %s", spec, r.code, r.stderr)
+		}
+	}
 	p, forwards := e.forwards(nil, "rds:orders", ":", "cache:sessions", ":")
 	if err := ping(forwards[1].Listen); err != nil {
 		e.t.Error(err)
@@ -124,6 +167,5 @@ func (e *labEnv) everyday() {
 	if err := cmd.Wait(); err != nil {
 		e.t.Errorf("proxy: %v: %s", err, stderr)
 	}
-	e.must("down")
-	e.noSessions()
+	e.must("doctor", "--tls-ca", e.DatabaseCA(), "rds:orders")
 }

@@ -87,8 +87,8 @@ func TestHostileAnswers(t *testing.T) {
 		{"ecs:ListTasks", [][]string{{"status"}, up, {"down"}, {"ls", "bastions"}}},
 		{"ecs:ExecuteCommand", [][]string{up, forward}},
 		{"ssm:StartSession", [][]string{forward, {"exec", "--no-agent", "rds:orders", "--", "true"}}},
-		{"rds:DescribeDBInstances", [][]string{{"ls", "targets"}, forward, {"token", "rds:orders", "--user", "jo"}}},
-		{"elasticache:DescribeReplicationGroups", [][]string{{"ls", "targets"}}},
+		{"rds:DescribeDBInstances", [][]string{{"ls", "targets", "--refresh"}, forward, {"token", "rds:orders", "--user", "jo"}}},
+		{"elasticache:DescribeReplicationGroups", [][]string{{"ls", "targets", "--refresh"}}},
 	} {
 		if err := e.SetAPIFaults(lab.APIFaults{Errors: map[string]lab.APIError{
 			c.action: {Code: "InvalidParameterException", Message: hostile},
@@ -120,8 +120,8 @@ func TestHostileNames(t *testing.T) {
 	if err := e.AddDBInstance(lab.DBInstance{ID: hostile, Engine: hostile}); err != nil {
 		t.Fatal(err)
 	}
-	said(t, "ls targets", e.harmless(nil, "ls", "targets").stdout)
-	r := e.harmless(nil, "ls", "targets", "-o", "json")
+	said(t, "ls targets", e.harmless(nil, "ls", "targets", "--refresh").stdout)
+	r := e.harmless(nil, "ls", "targets", "-o", "json", "--refresh")
 	var listed struct{ Targets []listedTarget }
 	if err := json.Unmarshal([]byte(r.stdout), &listed); err != nil ||
 		!slices.ContainsFunc(listed.Targets, func(l listedTarget) bool { return l.Spec == "rds:"+strings.ToLower(inXML) && l.Engine == inXML }) {
@@ -184,7 +184,7 @@ func TestHostileFiles(t *testing.T) {
 		"not YAML":      "forged: [" + notUTF8 + hostile + "\n",
 	} {
 		path := write("other.yaml", text)
-		for _, command := range [][]string{{"ls", "targets"}, {"status"}, {"forward", "orders"}, {"url", "orders"}} {
+		for _, command := range [][]string{{"ls", "targets", "--refresh"}, {"status"}, {"forward", "orders"}, {"url", "orders"}} {
 			r := e.harmlessHere(nil, append([]string{command[0], "--config", path}, command[1:]...)...)
 			if r.code == 2 {
 				said(t, name, r.stderr)

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"net"
 	"os"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -24,6 +25,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/openssh"
 	"github.com/bastion-ssm/bastion/internal/process"
+	"github.com/bastion-ssm/bastion/internal/shared"
 	"github.com/bastion-ssm/bastion/internal/sshproxy"
 )
 
@@ -37,6 +39,7 @@ const knownHostsWait = 30 * time.Second
 type proxyOptions struct {
 	connect string // user of EC2 Instance Connect
 	pass    bool
+	yes     bool
 }
 
 func (a *app) proxyCommand() *cli.Command {
@@ -49,7 +52,8 @@ func (a *app) proxyCommand() *cli.Command {
 		About: []cli.Passage{
 			cli.Para("ssh runs this command; bastion ssh-config writes the lines for ssh_config. HOST is one of:"),
 			cli.Items("a name or address that the bastion resolves",
-				`"bastion", or a name that ends in ".bastion": the bastion's own SSH server; PORT is not used then`,
+				`"bastion", or a name that ends in ".bastion": the bastion's own SSH server; PORT is not used then. ENV.bastion is
+				that of an environment`,
 				"the id of an EC2 instance (i-0123456789abcdef0) or other managed node: a session straight to its SSH server at PORT, "+
 					"without a bastion"),
 			cli.Para(`An ssh-agent socket (IdentityAgent) offers the ephemeral key to ssh, and the command known-hosts (KnownHostsCommand)
@@ -66,6 +70,7 @@ func (a *app) proxyCommand() *cli.Command {
 			cli.Text(&o.connect, "USER",
 				"send the EC2 instance a new key for USER by EC2 Instance Connect; in ssh_config %r is the user", "instance-connect"),
 			cli.Switch(&o.pass, "pass the connection to ssh and end (ProxyUseFdpass yes)", "fdpass"),
+			yesFlag(&o.yes),
 		},
 		Settings: showCommon,
 		Complete: bastionHost,
@@ -95,7 +100,15 @@ func (a *app) knownHostsCommand() *cli.Command {
 
 // proxy runs `bastion proxy`.
 func (a *app) proxy(ctx context.Context, s config.Settings, args []string, o proxyOptions) error {
-	host := strings.TrimSuffix(strings.TrimPrefix(args[0], "["), "]")
+	name := args[0]
+	if of, ok := strings.CutSuffix(name, ".bastion"); ok && slices.Contains(s.Environments, of) {
+		name = of + "/" + name
+	}
+	s, host, err := a.scoped(s, name)
+	if err != nil {
+		return err
+	}
+	host = strings.TrimSuffix(strings.TrimPrefix(host, "["), "]")
 	if host == "" {
 		return fail.Usagef("usage: bastion proxy HOST PORT", "proxy: the host is empty")
 	}
@@ -115,6 +128,9 @@ func (a *app) proxy(ctx context.Context, s config.Settings, args []string, o pro
 	if o.pass && (isBastion(host) || access.IsInstance(host) || !a.usesAgent(ctx, s)) {
 		return fail.Usagef("leave out --fdpass and ProxyUseFdpass",
 			"--fdpass is for connections by the agent, to hosts behind the bastion")
+	}
+	if err := a.confirm(ctx, o.yes, s); err != nil {
+		return err
 	}
 	switch {
 	case isBastion(host):
@@ -175,7 +191,7 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, 
 	if err != nil {
 		return false, err
 	}
-	p := console.NewProgress(a.raw.err, s.Output.Quiet)
+	p := a.newProgress(s)
 	defer p.Close()
 	p.Step("connecting to " + dest)
 	req := api.DialRequest{Scope: a.scope(s), Target: dest}
@@ -312,7 +328,7 @@ func (a *app) knownHosts(ctx context.Context, args []string) error {
 	if !isBastion(host) {
 		return nil
 	}
-	s, err := a.settings()
+	s, err := a.settings(ctx, shared.Cached)
 	if err != nil {
 		return err
 	}

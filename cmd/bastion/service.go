@@ -18,6 +18,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/service"
+	"github.com/bastion-ssm/bastion/internal/shared"
 )
 
 // serviceRun is the subcommand that only Windows' service manager calls.
@@ -55,11 +56,13 @@ func (a *app) serviceCommand() *cli.Command {
 
 // service runs a subcommand of `bastion service`.
 func (a *app) service(ctx context.Context, verb string, do func(context.Context, config.Settings, *service.Service) error) error {
-	settings := a.settings
+	var s config.Settings
+	var err error
 	if verb == serviceRun {
-		settings = a.agentSettings
+		s, err = a.agentSettings()
+	} else {
+		s, err = a.settings(ctx, shared.Cached)
 	}
-	s, err := settings()
 	if err != nil {
 		return err
 	}

@@ -7,6 +7,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
@@ -33,10 +34,11 @@ func (a *app) socksCommand() *cli.Command {
 			"curl --socks5-hostname 127.0.0.1:1080 https://wiki.corp.internal/",
 			"bastion socks -d --name proxy 1080    # until bastion stop proxy",
 		},
-		Flags: []cli.Option{
+		Flags: append([]cli.Option{
 			detachFlag(&o.detach),
 			cli.Text(&o.name, "NAME", "name of the proxy for stop and wait", "name"),
-		},
+			yesFlag(&o.yes),
+		}, o.ready.options()...),
 		Settings: []string{config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput},
 		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.socks(ctx, s, args, o) }),
 	}
@@ -46,6 +48,8 @@ func (a *app) socksCommand() *cli.Command {
 type socksOptions struct {
 	detach bool
 	name   string
+	ready  readyOptions
+	yes    bool
 }
 
 // proxyInfo is what socks prints.
@@ -80,13 +84,21 @@ func (a *app) socks(ctx context.Context, s config.Settings, args []string, o soc
 	if err != nil {
 		return err
 	}
+	if err := a.confirm(ctx, o.yes, s); err != nil {
+		return err
+	}
+	p, err := o.ready.open(o.detach)
+	if err != nil {
+		return err
+	}
+	defer p.close()
 	w := wanted{
-		command: "socks", forwards: []api.ForwardRequest{{Kind: api.KindProxy, Name: o.name, Listen: local.String()}},
+		command: "socks", groups: request.One(s, api.ForwardRequest{Kind: api.KindProxy, Name: o.name, Listen: local.String()}),
 		named: o.name != "",
 	}
-	return a.serveForwards(ctx, s, w, o.detach, nil, func(forwards []api.Forward) error {
+	return a.serveForScript(ctx, s, w, p, served{detached: o.detach, show: func(_ context.Context, forwards []api.Forward) error {
 		return a.printProxy(newProxyInfo(forwards[0].Listen, user), s)
-	})
+	}})
 }
 
 // checkProxy checks a proxy's settings before anything starts. It makes paths absolute for the agent, which runs in another

@@ -14,6 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/shared"
 	"github.com/bastion-ssm/bastion/internal/sshconfig"
 )
 
@@ -22,6 +23,7 @@ type sshConfigOptions struct {
 	write, remove bool
 	connect       bool
 	file          string
+	yes           bool
 }
 
 func (a *app) sshConfigCommand() *cli.Command {
@@ -35,19 +37,21 @@ func (a *app) sshConfigCommand() *cli.Command {
 			cli.Para(`Prints a block for ssh_config: the bastion's own SSH server, the hosts behind it that match a PATTERN (default:
 				*.internal) and EC2 instances by id. The block has this program's path and the options that are given here, for example
 				--profile. docs/openssh.md explains it; ssh_config.example is the same with comments.`),
-			cli.Para(`ssh compares a PATTERN with the name as typed, without user and port. "!" before a PATTERN excludes its hosts.`),
+			cli.Para(`ssh compares a PATTERN with the name as typed, without user and port. "!" before a PATTERN excludes its hosts.
+				Hosts of ENV/PATTERN are reached in that environment; the name ENV.bastion is its bastion.`),
 			cli.Para(`With --write the block is kept at the top of ~/.ssh/config, between "# BEGIN bastion" and "# END bastion". Writing it
 				again replaces it; the rest of the file stays as it is.`),
 		},
 		Examples: []string{
 			"bastion ssh-config --write '*.internal' '10.*'",
+			"bastion ssh-config --write 'prod/*.prod.internal' '*.internal'",
 			"bastion ssh-config --write --profile prod --instance-connect",
-			"bastion ssh-config --remove",
 		},
 		Flags: []cli.Option{
 			cli.Switch(&o.write, "add the block to the file, or replace the one there", "write"),
 			cli.Switch(&o.remove, "remove the block from the file", "remove"),
 			cli.Switch(&o.connect, "sign in to EC2 instances with an ephemeral key, by EC2 Instance Connect", "instance-connect"),
+			yesFlag(&o.yes),
 			cli.Text(&o.file, "FILE", "file that --write and --remove change (default: ~/.ssh/config)", "file"),
 		},
 		Settings: []string{config.GroupAWS},
@@ -80,11 +84,11 @@ func (a *app) sshConfig(ctx context.Context, args []string, o sshConfigOptions) 
 		}
 		return a.edited(path, changed, text)
 	}
-	s, err := a.settings()
+	s, err := a.settings(ctx, shared.Usual)
 	if err != nil {
 		return err
 	}
-	b, err := a.sshBlock(ctx, s, args, o.connect)
+	b, err := a.sshBlock(ctx, s, args, o)
 	if err != nil {
 		return err
 	}
@@ -115,7 +119,7 @@ func (a *app) edited(path string, changed bool, text string) error {
 }
 
 // sshBlock returns the block for this program and the options that it was given.
-func (a *app) sshBlock(ctx context.Context, s config.Settings, patterns []string, connect bool) (sshconfig.Block, error) {
+func (a *app) sshBlock(ctx context.Context, s config.Settings, patterns []string, o sshConfigOptions) (sshconfig.Block, error) {
 	program, err := a.program()
 	if err != nil {
 		return sshconfig.Block{}, err
@@ -125,7 +129,8 @@ func (a *app) sshBlock(ctx context.Context, s config.Settings, patterns []string
 		return sshconfig.Block{}, err
 	}
 	return sshconfig.New(ctx, sshconfig.Options{
-		Program: program, Given: a.givenFlags(), Dir: dir, Patterns: patterns, Connect: connect,
+		Program: program, Given: a.givenFlags(), Dir: dir, Patterns: patterns, Connect: o.connect, Yes: o.yes,
+		Environments: s.Environments,
 	})
 }
 

@@ -222,7 +222,7 @@ esac
 	}
 	a, _ := testApp()
 	a.self, a.line.Settings["profile"] = program, `it's 50% \of $prod`
-	b, err := a.sshBlock(t.Context(), config.Settings{Local: config.Local{RuntimeDir: filepath.Join(dir, "run")}}, nil, false)
+	b, err := a.sshBlock(t.Context(), config.Settings{Local: config.Local{RuntimeDir: filepath.Join(dir, "run")}}, nil, sshConfigOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -143,6 +143,10 @@ func TestStackCommandsOnMoto(t *testing.T) {
 	run(0, "upgrade --yes", "is up to date")
 	run(0, "plan --no-drift --exit-code", "would change nothing")
 
+	run(0, "iam-policy user --deployed", `"`+key+`"`, "arn:aws:ecs:eu-central-1:123456789012:cluster/bastion")
+	run(2, "iam-policy user --deployed --name nobody", "no stack nobody in eu-central-1")
+	run(2, "iam-policy user --deployed --class read", "--deployed takes the place of all options but --name")
+
 	run(2, "destroy", "--yes")
 	run(2, "destroy --audit perhaps", "neither keep nor delete")
 	var plan admin.DestroyOutput

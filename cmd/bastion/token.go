@@ -3,9 +3,9 @@ package main
 import (
 	"context"
 	"fmt"
-	"slices"
 	"time"
 
+	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -36,7 +36,7 @@ func (a *app) tokenCommand() *cli.Command {
 		Flags:    []cli.Option{cli.Text(&o.user, "USER", "database user", "user")},
 		Settings: showCommon,
 		Complete: func([]string) []cli.Candidate {
-			return slices.DeleteFunc(a.targetCandidates(), func(c cli.Candidate) bool { return c.Value == cacheSpec })
+			return a.targetCandidates(func(d targets.Description) bool { return d.Tokens })
 		},
 		Run: a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.token(ctx, s, args, o) }),
 	}
@@ -44,14 +44,17 @@ func (a *app) tokenCommand() *cli.Command {
 
 // token runs `bastion token`.
 func (a *app) token(ctx context.Context, s config.Settings, args []string, o tokenOptions) error {
-	spec, err := targets.Parse(args[0])
+	pair, err := targets.ParseTarget(args[0])
 	if err != nil {
 		return err
 	}
 	if o.user == "" {
 		return fail.Usagef("name the user with the role rds_iam: --user USER", "token: the database user is missing")
 	}
-	e, token, err := a.makeToken(ctx, s, spec, o.user)
+	if s, err = request.SettingsOf(pair, s, a.settingsOf); err != nil {
+		return err
+	}
+	e, token, err := a.makeToken(ctx, s, pair.Target, o.user)
 	if err != nil {
 		return err
 	}

@@ -34,7 +34,7 @@ func (a *app) topCommand() *cli.Command {
 		},
 		Examples: []string{"bastion top", "bastion top -o json | jq '.state.links[].live[].sessions'"},
 		Settings: []string{config.GroupLocal, config.GroupOutput},
-		Run:      a.with(a.top),
+		Run:      a.withLocal(a.top),
 	}
 }
 

@@ -16,6 +16,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/shared"
 )
 
 // trustOptions are the options of trust that are no settings.
@@ -74,29 +75,39 @@ type trustOutput struct {
 }
 
 type trustSetting struct {
-	Key        string `json:"key"`
+	Key        string `json:"key"` // within environments and targets with their names: environments.prod.profile
 	Value      string `json:"value"`
 	Where      string `json:"where"`       // file:line:column
 	NeedsTrust bool   `json:"needs_trust"` // it is not taken from the file without
+
+	setting *config.Setting
 }
 
 func (a *app) trustFile(ctx context.Context, named string, store config.Store, s config.Settings, yes bool) error {
-	found, err := projectFile(named, a.warnIgnored)
+	found, err := a.trustable(ctx, named)
 	if err != nil {
 		return err
 	}
 	file, err := config.Parse(found.Path, found.Data)
+	if err == nil && found.Shared {
+		err = file.CheckShared()
+	}
 	if err != nil {
 		return fail.New(fail.Usage, "", err, "docs/configuration.md lists every key; bastion help settings does too")
 	}
 	out := trustOutput{File: found.Real, SHA256: found.Sum(), Settings: []trustSetting{}, Targets: map[string]string{}}
 	needed := false
 	for _, g := range file.Given() {
-		out.Settings = append(out.Settings, trustSetting{g.Setting.Key, g.Text, g.Where, g.NeedsTrust()})
+		out.Settings = append(out.Settings, trustSetting{g.Key(), g.Text, g.Where, g.NeedsTrust(), g.Setting})
 		needed = needed || g.NeedsTrust()
 	}
 	for name, t := range file.Targets {
 		out.Targets[name] = t.Spec
+	}
+	for _, env := range file.Environments {
+		for name, t := range env.Targets {
+			out.Targets[env.Name+"/"+name] = t.Spec
+		}
 	}
 	isJSON := s.Output.Format == "json"
 	shown := a.out
@@ -147,7 +158,7 @@ func (o trustOutput) show(w io.Writer) error {
 		for _, s := range o.Settings {
 			if s.NeedsTrust == part.needs {
 				b.WriteString(title)
-				_ = console.Printf(&b, "  %s = %q\n      %s\n", s.Key, s.Value, config.Lookup(s.Key).Help)
+				_ = console.Printf(&b, "  %s = %q\n      %s\n", s.Key, s.Value, s.setting.Help)
 				title = ""
 			}
 		}
@@ -177,6 +188,21 @@ func (a *app) askTrust(ctx context.Context, question string) error {
 		err = fail.New(fail.Other, "", errors.New("not trusted; nothing was recorded"), "")
 	}
 	return err
+}
+
+// trustable returns the file that is named, or what commands in the working directory would use: a project file, or the shared
+// configuration.
+func (a *app) trustable(ctx context.Context, named string) (*config.Found, error) {
+	if named == "" {
+		project, err := config.FindProject(a.warnIgnored)
+		if err != nil || project != nil {
+			return project, err
+		}
+		if found, err := a.source(ctx, shared.Anew).FindShared(); err != nil || found != nil {
+			return found, err
+		}
+	}
+	return projectFile(named, a.warnIgnored)
 }
 
 // projectFile returns the file that is named, or the one that commands in the working directory would find.
@@ -222,7 +248,10 @@ func (a *app) listTrusted(store config.Store, s config.Settings) error {
 // distrust removes a record. The file may be gone.
 func (a *app) distrust(ctx context.Context, named string, store config.Store, s config.Settings) error {
 	var path string
-	if named != "" {
+	switch {
+	case strings.HasPrefix(named, "arn:"): // a shared configuration, which may be gone
+		path = named
+	case named != "":
 		abs, err := filepath.Abs(projectPath(named))
 		if err != nil {
 			return err
@@ -231,8 +260,8 @@ func (a *app) distrust(ctx context.Context, named string, store config.Store, s 
 		if resolved, err := filepath.EvalSymlinks(abs); err == nil {
 			path = resolved
 		}
-	} else {
-		found, err := projectFile("", a.warnIgnored)
+	default:
+		found, err := a.trustable(ctx, "")
 		if err != nil {
 			return err
 		}

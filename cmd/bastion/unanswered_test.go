@@ -110,7 +110,11 @@ func TestCommandsEndWithoutCredentials(t *testing.T) {
 		},
 		"single sign-on": {nil, []string{"--profile", "s"}, sso, []string{"forward rds:orders :", "status"}, "no whole answer to sso:GetRoleCredentials"},
 		"the instance's metadata": {
-			[]string{"AWS_EC2_METADATA_DISABLED=false", "AWS_EC2_METADATA_SERVICE_ENDPOINT=URL"}, nil, "", []string{"forward rds:orders :", "status"}, "no whole answer to the instance metadata",
+			// Who cannot even connect in the time is on no instance, and has no credentials, which is another error.
+			[]string{"AWS_EC2_METADATA_DISABLED=false", "AWS_EC2_METADATA_SERVICE_ENDPOINT=URL", "BASTION_AWS_TIMEOUT=2s"},
+			nil, "",
+			[]string{"forward rds:orders :", "status"},
+			"no whole answer to the instance metadata",
 		},
 		"a container":       {[]string{"AWS_CONTAINER_CREDENTIALS_FULL_URI=URL"}, nil, "", []string{"forward rds:orders :"}, "no whole answer to the credentials' endpoint"},
 		"a program":         {nil, []string{"--profile", "p"}, "[profile p]\ncredential_process = exec sleep 600\n", []string{"forward rds:orders :", "status"}, "no whole answer to the source of the credentials"},

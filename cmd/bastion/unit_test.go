@@ -21,6 +21,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/doctor"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/process"
 )
@@ -87,7 +88,7 @@ func TestExitCodesAreDocumented(t *testing.T) {
 		}
 		documented[n] = true
 	}
-	codes := []int{0, admin.ExitChanges, 129, 130, 143}
+	codes := []int{0, admin.ExitChanges, doctor.ExitWarnings, 129, 130, 143}
 	for kind := fail.Other; kind <= fail.Timeout; kind++ {
 		code, ok := exitCodes[kind]
 		if !ok {
@@ -189,7 +190,7 @@ func TestTrustShowsWhatMatters(t *testing.T) {
 	}
 	out := trustOutput{Targets: map[string]string{"orders": "rds:orders"}}
 	for _, g := range file.Given() {
-		out.Settings = append(out.Settings, trustSetting{g.Setting.Key, g.Text, g.Where, g.NeedsTrust()})
+		out.Settings = append(out.Settings, trustSetting{g.Key(), g.Text, g.Where, g.NeedsTrust(), g.Setting})
 	}
 	var b bytes.Buffer
 	if err := out.show(&b); err != nil {

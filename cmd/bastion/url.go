@@ -52,7 +52,7 @@ func (a *app) urlCommand() *cli.Command {
 			Choices(cli.Words(dsn.FormatNames(dsn.FormatsByName())...)...)),
 		Settings: []string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
 		Complete: func([]string) []cli.Candidate { return append(a.forwardCandidates(), a.targetCandidates()...) },
-		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.url(ctx, s, args[0], o) }),
+		Run:      a.withLocal(func(ctx context.Context, s config.Settings, args []string) error { return a.url(ctx, s, args[0], o) }),
 	}
 }
 
@@ -63,6 +63,10 @@ func (a *app) url(ctx context.Context, s config.Settings, name string, o urlOpti
 		return err
 	}
 	if err := errors.Join(o.check(), checkCA(s)); err != nil {
+		return err
+	}
+	s, name, err = a.scoped(s, name)
+	if err != nil {
 		return err
 	}
 	f, err := a.runningForward(ctx, s, name)

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"runtime"
@@ -27,17 +28,13 @@ func readVersion() versionInfo {
 	if !ok {
 		return v
 	}
-	if v.Version == "" {
-		v.Version = info.Main.Version
-	}
+	v.Version = cmp.Or(v.Version, info.Main.Version)
 	for _, s := range info.Settings {
 		if s.Key == "vcs.revision" {
 			v.Revision = s.Value
 		}
 	}
-	if v.Version == "" {
-		v.Version = "(devel)"
-	}
+	v.Version = cmp.Or(v.Version, "(devel)")
 	return v
 }
 
@@ -49,7 +46,7 @@ func (a *app) versionCommand() *cli.Command {
 		About:    []cli.Passage{cli.Para("Prints the version, the Go version and the platform. --version, behind any command, does the same.")},
 		Examples: []string{"bastion version", "bastion version -o json"},
 		Settings: []string{config.GroupOutput},
-		Run:      a.with(a.version),
+		Run:      a.withLocal(a.version),
 	}
 }
 

@@ -1,6 +1,7 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -46,10 +47,7 @@ func (o *rangeOptions) span() (review.Range, error) {
 	if o.since != 0 && !o.from.IsZero() {
 		return review.Range{}, fail.Usagef("leave out one of them", "--since and --from both say where the range begins")
 	}
-	since := o.since
-	if since == 0 {
-		since = 24 * time.Hour
-	}
+	since := cmp.Or(o.since, 24*time.Hour)
 	r, err := review.NewRange(time.Now().UTC(), since, o.from, o.to)
 	if err != nil {
 		return r, fail.Usagef("", "%w", err)
@@ -90,7 +88,7 @@ func (a *program) auditCommand() *cli.Command {
 			cli.Switch(&o.denied, "only what bastiond refused: destinations, grants, sign-ins", "denied"),
 			cli.Switch(&o.summary, "a line for each user and destination: count, first, last, bytes", "summary"),
 		),
-		Settings: showCommon,
+		Settings: showBastion,
 		Run:      a.WithCSV(func(ctx context.Context, s config.Settings, _ []string) error { return a.audit(ctx, s, o) }),
 	}
 }

@@ -147,8 +147,8 @@ func writeDestroyed(out io.Writer, d *stackSession, done deploy.Destroyed) error
 	_ = console.Printf(&b, "%s of the stack %s removed, %s stopped\n", words.Count(len(done.Removed), "resource"), d.name,
 		words.Count(len(done.Tasks), "bastion"))
 	for _, r := range done.Scheduled {
-		_ = console.Printf(&b, "the key %s will be deleted in %d days: aws kms cancel-key-deletion --key-id %s saves it\n", r.PhysicalID, done.KeyDays,
-			r.PhysicalID)
+		_ = console.Printf(&b, "the key %[1]s will be deleted in %[2]d days: aws kms cancel-key-deletion --key-id %[1]s saves it\n",
+			r.PhysicalID, done.KeyDays)
 	}
 	for _, r := range done.Kept {
 		if r.Type == "AWS::S3::Bucket" {

@@ -60,7 +60,7 @@ func (a *program) gc(ctx context.Context, s config.Settings, o gcOptions) error 
 	defer run.Close()
 	r, err := run.Access.Sweep(ctx, o.olderThan, o.dry)
 	run.Progress.Idle()
-	if err != nil && len(r.Expired) == 0 {
+	if err != nil && len(r.Expired)+len(r.Kept) == 0 {
 		return err
 	}
 	if s.Output.Format == "json" {
@@ -88,11 +88,18 @@ func writeSwept(out io.Writer, r access.SweepResult) error {
 		}
 		_ = console.Printf(&b, "bastion %s of %s %s: it is %s old, of %s\n", s.TaskID, s.Owner, what, span(s.AgeSeconds), span(s.LifeSeconds))
 	}
+	unknown := 0
+	for _, s := range r.Kept {
+		if s.Error != "" {
+			unknown++
+			_ = console.Printf(&b, "bastion %s of %s is left alone, %s old: its life cannot be read\n", s.TaskID, s.Owner, span(s.AgeSeconds))
+		}
+	}
 	if len(r.Expired) == 0 {
 		_ = console.Printf(&b, "no bastion in cluster %s is past its life\n", r.Cluster)
 	}
-	if len(r.Kept) > 0 {
-		_ = console.Printf(&b, "%s left alone\n", words.Count(len(r.Kept), "younger bastion"))
+	if younger := len(r.Kept) - unknown; younger > 0 {
+		_ = console.Printf(&b, "%s left alone\n", words.Count(younger, "younger bastion"))
 	}
 	_, err := io.WriteString(out, b.String())
 	return err

@@ -1,26 +1,32 @@
 package admin
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"os"
-	"regexp"
+	"reflect"
 	"slices"
 	"strings"
+
+	"github.com/aws/aws-sdk-go-v2/aws/arn"
 
 	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/partition"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // policyOptions are the options of iam-policy that are no settings.
 type policyOptions struct {
-	inputs  account.Inputs
-	account string
-	classes []string
+	inputs   account.Inputs
+	account  string
+	classes  []string
+	deployed bool // by the choices of the stack that is deployed
 }
 
 func (a *program) iamPolicyCommand() *cli.Command {
@@ -32,21 +38,22 @@ func (a *program) iamPolicyCommand() *cli.Command {
 		About: []cli.Passage{
 			cli.Terms(
 				"user", "start and use bastions of one's own; the stack makes this one itself",
-				"admin", "bastion gc, audit, cost: see and stop everybody's bastions, enter none",
+				"admin", "bastion gc, audit, cost, config share: see and stop everybody's bastions, enter none",
 				"init", "what bastion init, plan, upgrade and destroy call",
 				"resources, roles, network", "what CloudFormation calls for them, and nobody else: attach them beside init",
 			),
-			cli.Para(`Without NAME it lists them, without credentials. The policies are of the model that the stack comes from (docs/adr/0015). They name the account and
-				region of your credentials; with --account no call is made.`),
+			cli.Para(`Without NAME it lists them, without credentials. The policies are of the model that the stack comes from (docs/adr/0015).
+				They name the account and region of your credentials; with --account no call is made.`),
 		},
 		Examples: []string{
 			"bastion iam-policy admin > admin.json",
-			"bastion iam-policy roles --boundary ARN --iam-path /teams/data/",
+			"bastion iam-policy user-team --deployed",
 			"bastion iam-policy user --account 111122223333 --region eu-central-1",
 		},
 		Flags: []cli.Option{
 			cli.Text(&o.account, "ID", "account that the policies name (default: your credentials')", "account"),
 			nameOption(&o.inputs.Name, "name of the stack (default: bastion)"),
+			cli.Switch(&o.deployed, "by the choices of the deployed stack, in place of the options below", "deployed"),
 			cli.Func("NAME", "class of bastions; repeatable", func(v string) error { o.classes = append(o.classes, v); return nil }, "class"),
 			cli.Text(&o.inputs.Path, "PATH", "IAM path of the stack's roles and policies (default: /)", "iam-path"),
 			cli.Text(&o.inputs.Boundary, "ARN", "permissions boundary of the stack's roles", "boundary"),
@@ -76,12 +83,18 @@ func (a *program) iamPolicy(ctx context.Context, s config.Settings, name string,
 	for _, c := range o.classes {
 		o.inputs.Classes = append(o.inputs.Classes, account.Class{Name: c})
 	}
+	place := account.Place{Partition: "aws", Region: "REGION", Account: "ACCOUNT_ID"}
+	if o.deployed {
+		var err error
+		if o.inputs, place, err = a.deployed(ctx, s, o); err != nil {
+			return err
+		}
+	}
 	stack, err := account.New(o.inputs)
 	if err != nil {
 		return fail.New(fail.Usage, "", err, "bastion iam-policy --help lists the options")
 	}
-	place := account.Place{Partition: "aws", Region: "REGION", Account: "ACCOUNT_ID"}
-	if name != "" || s.Output.Format == "json" { // the list has names alone
+	if !o.deployed && (name != "" || s.Output.Format == "json") { // the list has names alone
 		if place, err = a.place(ctx, s, o.account); err != nil {
 			return err
 		}
@@ -99,10 +112,37 @@ func (a *program) iamPolicy(ctx context.Context, s config.Settings, name string,
 		for _, d := range documents {
 			names = append(names, d.Name)
 		}
-		return fail.Usagef(config.DidYouMean(name, names, "bastion iam-policy ", "there are "+strings.Join(names, ", ")), "unknown policy %q", name)
+		return fail.Usagef(config.DidYouMean(name, names, "bastion iam-policy ", "there are "+strings.Join(names, ", ")),
+			"unknown policy %q", name)
 	}
 	_, err = a.Out.Write(documents[i].JSON)
 	return err
+}
+
+// deployed returns the choices of the deployed stack, and where it is.
+func (a *program) deployed(ctx context.Context, s config.Settings, o policyOptions) (in account.Inputs, place account.Place, err error) {
+	if o.account != "" || !reflect.DeepEqual(o.inputs, account.Inputs{Name: o.inputs.Name}) {
+		return in, place, fail.Usagef("leave out the others, or --deployed", "--deployed takes the place of all options but --name")
+	}
+	d, err := a.openStack(ctx, s, stackOptions{cmp.Or(o.inputs.Name, account.Inputs{}.Defaults().Name)})
+	if err != nil {
+		return in, place, err
+	}
+	defer d.progress.Close()
+	d.progress.Step("reading the stack " + d.name)
+	state, err := d.ready(ctx)
+	if err != nil {
+		return in, place, err
+	}
+	d.progress.Idle()
+	if !state.Own {
+		return in, place, fail.New(fail.Usage, "read the stack "+d.name, errors.New("bastion has not made it"), "give the name of the stack: --name")
+	}
+	id, err := arn.Parse(state.ID)
+	if err != nil {
+		return in, place, fmt.Errorf("read the stack %s: %w", d.name, err)
+	}
+	return state.Inputs, account.Place{Partition: id.Partition, Region: id.Region, Account: id.AccountID}, nil
 }
 
 // listedPolicy is a policy in JSON output.
@@ -128,7 +168,7 @@ func (a *program) listPolicies(s config.Settings, all []account.Document) error 
 	return a.printRows(s, rows)
 }
 
-var accountForm = regexp.MustCompile(`^[0-9]{12}$`)
+var accountForm = pattern.Lazy(`^[0-9]{12}$`)
 
 // place is where the stack is: where the credentials lead, or what the user says without a call of AWS.
 func (a *program) place(ctx context.Context, s config.Settings, id string) (account.Place, error) {
@@ -154,8 +194,9 @@ func (a *program) place(ctx context.Context, s config.Settings, id string) (acco
 			region = os.Getenv(variable)
 		}
 	}
-	if !accountForm.MatchString(id) || region == "" {
-		return account.Place{}, fail.Usagef("give --account and --region, or credentials", "account %q, region %q: want 12 digits and a region", id, region)
+	if !accountForm().MatchString(id) || region == "" {
+		return account.Place{}, fail.Usagef("give --account and --region, or credentials",
+			"account %q, region %q: want 12 digits and a region", id, region)
 	}
 	return account.Place{Partition: partition.Of(region).ID, Region: region, Account: id}, nil
 }

@@ -65,7 +65,9 @@ type newImage struct {
 
 // newImages are the images of a stack's classes after an upgrade: with the given tag, or made of this program's bastiond. A program that
 // carries none leaves the images as they are.
-func (a *program) newImages(s config.Settings, state deploy.State, o imageOptions, tag string) (all []newImage, made []setup.Image, err error) {
+func (a *program) newImages(s config.Settings, state deploy.State, o imageOptions, tag string) (
+	all []newImage, made []setup.Image, err error,
+) {
 	tags := make(map[string]string)
 	if tag == "" {
 		binaries, err := o.binaries()

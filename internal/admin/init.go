@@ -55,20 +55,21 @@ func (o *initOptions) flags() []cli.Option {
 		}, name)
 	}
 	return []cli.Option{
-		nameOption(&in.Name, "name of the stack, and begin of the names in it (default: bastion)"),
+		nameOption(&in.Name, "name of the stack, with which the names in it begin (default: bastion)"),
 		answer("VPC", "the VPC of the databases, by id or name", survey.FlagVPC),
 		answer("yes|no", "let the tasks into the databases' security groups", survey.FlagGroups),
 		answer("yes|no", "make VPC endpoints even where a NAT gateway leads to AWS", survey.FlagEndpoints),
 		answer("yes|no", "run tasks in public subnets, each with a public address", survey.FlagPublic),
 		cli.Func("DEST,...", "destinations that bastions may connect to (default: the databases)", o.allow, "allow"),
 		cli.Func("NAME=DEST,...", "a class of bastions with its destinations; repeat it for each", o.class, "class"),
+		cli.Func("[CLASS=]TASKS", "a service that keeps this many tasks for all (ADR 18)", o.answers.Share, survey.FlagShared),
 		cli.Text(&in.Path, "PATH", "path of roles and policies in IAM", "iam-path"),
 		cli.Text(&in.Boundary, "ARN", "permissions boundary of the roles", "boundary"),
 		cli.Text(&in.TaskRole, "ARN", "an existing role for the tasks", "task-role"),
 		cli.Text(&in.ExecutionRole, "ARN", "an existing role for ECS to start them", "execution-role"),
 		cli.Text(&in.Key, "ARN", "an existing KMS key", "kms-key"),
 		number(&in.RetentionDays, "DAYS", "how long the audit log is kept (default: 365)", "retention"),
-		cli.Text(&in.Architecture, "X86_64|ARM64", "processor of the tasks", "architecture"),
+		cli.Text(&in.Architecture, "ARCH", "processor of the tasks: X86_64 or ARM64", "architecture"),
 		cli.Text(&in.AlarmEmail, "ADDRESS", "who gets the alarms", "email"),
 		cli.Switch(&in.ExecLogs, "keep transcripts of ECS Exec (ADR 15)", "exec-logs"),
 		cli.Switch(&in.Insights, "container insights of the cluster", "insights"),
@@ -76,7 +77,7 @@ func (o *initOptions) flags() []cli.Option {
 		cli.Func("VARIABLE=ARN", "a secret of Secrets Manager for the tasks' environment", o.secret, "secret"),
 		cli.Text(&o.prices, "FILE", "a table of prices for the estimate (ADR 17)", "prices"),
 		o.imageFlag(),
-		cli.Func(strings.Join(setup.Forms, "|"), "print this instead of deploying", o.form, "emit"),
+		cli.Func("FORM", "print "+strings.Join(setup.Forms, ", ")+" instead of deploying", o.form, "emit"),
 		cli.Switch(&o.offline, "with --emit: ask AWS nothing; what is not given stays a parameter", "offline"),
 		cli.Switch(&o.dryRun, "show the plan and change nothing", "dry-run"),
 		cli.Switch(&o.yes, "do not ask before the deployment", "yes", "y"),
@@ -147,14 +148,24 @@ func (a *program) initCommand() *cli.Command {
 		Name:    "init",
 		Summary: "set an AWS account up for bastions",
 		About: []cli.Passage{
-			cli.Para(`Finds the VPC and its databases, asks at most two questions, shows a plan and deploys it as one CloudFormation stack. Then it
-				pushes the image, writes bastion.yaml, and starts a bastion as a test. After an interruption, run it again: it goes on. On a
-				stack that stands, it changes what options say, also --subnets, --security-groups, --task-size and --tags.`),
+			cli.Para(`Finds VPC and databases, shows a plan, deploys one CloudFormation stack, pushes the image, writes bastion.yaml and tests.
+				Run it again after an interruption, or to change what options say.`),
 		},
-		Examples: []string{"bastion init --dry-run", "bastion init --vpc main --change-security-groups yes --yes"},
+		Examples: []string{"bastion init --vpc main --change-security-groups yes --yes"},
 		Flags:    o.flags(),
+		Settings: showCommon,
 		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.setUp(ctx, s, o) }),
 	}
+}
+
+// unseen is the stack of the options alone.
+func (o *initOptions) unseen() (*account.Stack, error) {
+	in := o.answers.Inputs.Defaults()
+	var err error
+	if in.Classes, err = o.answers.Sharing(in.Classes); err != nil {
+		return nil, err
+	}
+	return account.New(in)
 }
 
 // setUp runs `bastion init`.
@@ -166,7 +177,7 @@ func (a *program) setUp(ctx context.Context, s config.Settings, o initOptions) e
 		return fail.Usagef("add --emit "+strings.Join(setup.Forms, "|"), "--offline deploys nothing, and there is no --emit")
 	}
 	if o.offline {
-		stack, err := account.New(o.answers.Inputs)
+		stack, err := o.unseen()
 		if err != nil {
 			return err
 		}
@@ -216,7 +227,9 @@ type InitOutput struct {
 }
 
 // carryOut shows the plan, asks, and does it.
-func (a *program) carryOut(ctx context.Context, s config.Settings, o initOptions, set *setup.Setup, plan *setup.Plan, p *console.Progress) error {
+func (a *program) carryOut(
+	ctx context.Context, s config.Settings, o initOptions, set *setup.Setup, plan *setup.Plan, p *console.Progress,
+) error {
 	if !o.dryRun || plan.Exists {
 		if err := set.Preview(ctx, plan); err != nil {
 			return err
@@ -259,7 +272,7 @@ func (a *program) showInit(s config.Settings, out InitOutput) error {
 	var b strings.Builder
 	_ = console.Printf(&b, "the stack %s is deployed in %s\n", out.Plan.Stack, out.Plan.Region)
 	if out.File != "" {
-		_ = console.Printf(&b, "wrote %s: put it into your team's repository\n", out.File)
+		_ = console.Printf(&b, "wrote %s: put it into your team's repository, or share it with the account: bastion config share\n", out.File)
 	}
 	if out.TaskARN != "" {
 		_ = console.Printf(&b, "a bastion runs as a test, and stops when nobody uses it: %s\n", out.TaskARN)
@@ -271,8 +284,8 @@ func (a *program) showInit(s config.Settings, out InitOutput) error {
 	return err
 }
 
-// writeFile writes bastion.yaml into the working directory, and returns its name. It leaves one that is there as it is, and says on standard
-// error what it should have.
+// writeFile writes bastion.yaml into the working directory, and returns its name. It leaves one that is there as it is, and says on
+// standard error what it should have.
 func (a *program) writeFile(s config.Settings, settings setup.Settings) (string, error) {
 	err := settings.Write(config.FileName)
 	if errors.Is(err, fs.ErrExist) {
@@ -286,12 +299,13 @@ func (a *program) writeFile(s config.Settings, settings setup.Settings) (string,
 	return config.FileName, nil
 }
 
-// Try starts a bastion of what was made and connects to the first database that has an address. It returns the task's ARN and the database's
-// name, as far as it got.
+// Try starts a bastion of what was made and connects to the first database that has an address. It returns the task's ARN and the
+// database's name, as far as it got.
 func Try(
 	ctx context.Context, host Host, s config.Settings, made setup.Settings, databases []survey.Database,
 ) (task, database string, _ error) {
 	s.AWS.Region, s.Bastion.Cluster, s.Bastion.TaskDefinition = made.Region, made.Cluster, made.TaskDefinition
+	s.Bastion.SharedService = made.SharedService
 	s.Bastion.Subnets, s.Bastion.SecurityGroups, s.Bastion.AssignPublicIP = made.Subnets, []string{made.SecurityGroup}, made.PublicAddress
 	run, err := host.Open(ctx, "init", s)
 	if err != nil {

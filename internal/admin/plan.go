@@ -215,7 +215,8 @@ func (a *program) openStack(ctx context.Context, s config.Settings, o stackOptio
 		return nil, err
 	}
 	d := &stackSession{
-		Deployer: deploy.New(deploy.Bind(cfg), o.name), name: o.name, region: cfg.Region, registry: setup.NewRegistry(cfg, a.Registry()), progress: p,
+		Deployer: deploy.New(deploy.Bind(cfg), o.name), name: o.name, region: cfg.Region,
+		registry: setup.NewRegistry(cfg, a.Registry()), progress: p,
 	}
 	d.Version = a.Version
 	return d, nil

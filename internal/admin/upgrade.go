@@ -3,13 +3,13 @@ package admin
 import (
 	"context"
 	"errors"
-	"regexp"
 
 	"github.com/bastion-ssm/bastion/account/deploy"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // upgradeOptions are the options of upgrade that are no settings.
@@ -21,11 +21,11 @@ type upgradeOptions struct {
 }
 
 // tagForm is a tag as registries take it.
-var tagForm = regexp.MustCompile(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
+var tagForm = pattern.Lazy(`^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$`)
 
 // imageTag takes the tag of --image-tag.
 func (o *upgradeOptions) imageTag(tag string) error {
-	if !tagForm.MatchString(tag) {
+	if !tagForm().MatchString(tag) {
 		return fail.Usagef("write 1 to 128 letters, digits, and _ . - after the first", "%q is no tag of an image", tag)
 	}
 	o.tag = tag

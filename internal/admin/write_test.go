@@ -6,11 +6,14 @@ import (
 	"os"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/bastion-ssm/bastion/access"
+	"github.com/bastion-ssm/bastion/account/billing"
 	"github.com/bastion-ssm/bastion/account/deploy"
+	"github.com/bastion-ssm/bastion/account/review"
 	"github.com/bastion-ssm/bastion/account/setup"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
@@ -63,12 +66,14 @@ not compared: KeyAlias, OtherCommand
 		t.Error("what cannot be compared differs")
 	}
 	out.Reset()
-	if err := writePlan(&out, p, false); err != nil || !strings.Contains(out.String(), "would change nothing\nno drift was found\nnot compared") {
+	if err := writePlan(&out, p, false); err != nil ||
+		!strings.Contains(out.String(), "would change nothing\nno drift was found\nnot compared") {
 		t.Errorf("%v\n%s", err, &out)
 	}
 	out.Reset()
 	p.pushes = true
-	if err := writePlan(&out, p, false); err != nil || !strings.Contains(out.String(), "nothing\nthe image in the repository is not looked at: bastion upgrade pushes") {
+	if err := writePlan(&out, p, false); err != nil ||
+		!strings.Contains(out.String(), "nothing\nthe image in the repository is not looked at: bastion upgrade pushes") {
 		t.Errorf("%v\n%s", err, &out)
 	}
 }
@@ -99,7 +104,8 @@ what stays in eu-central-1:
 func TestDestroyPlanNamesOthers(t *testing.T) {
 	d, p := &stackSession{name: "bastion", region: "eu-central-1"}, deploy.DestroyPlan{State: deploy.State{Phase: deploy.Ready}, Others: []string{"task/other"}}
 	var out strings.Builder
-	if err := writeDestroyPlan(&out, d, p, false); err != nil || !strings.Contains(out.String(), "in the way, because it is no bastion of the stack: task/other") {
+	if err := writeDestroyPlan(&out, d, p, false); err != nil ||
+		!strings.Contains(out.String(), "in the way, because it is no bastion of the stack: task/other") {
 		t.Errorf("%v\n%s", err, &out)
 	}
 	if got := destroyOutput(d, p).Others; len(got) != 1 || got[0] != "task/other" {
@@ -142,7 +148,13 @@ func TestFileStays(t *testing.T) {
 	}
 	var out strings.Builder
 	a := &program{Host{Note: func(_ config.Settings, format string, args ...any) { _ = console.Printf(&out, format+"\n", args...) }}}
-	made := setup.Settings{Region: "eu-central-1", Cluster: "data", TaskDefinition: "data", Subnets: []string{"subnet-1"}, SecurityGroup: "sg-1"}
+	made := setup.Settings{
+		Region:         "eu-central-1",
+		Cluster:        "data",
+		TaskDefinition: "data",
+		Subnets:        []string{"subnet-1"},
+		SecurityGroup:  "sg-1",
+	}
 	if name, err := a.writeFile(config.Settings{}, made); err != nil || name != "" {
 		t.Errorf("wrote %q, %v", name, err)
 	}
@@ -170,5 +182,42 @@ func TestOpenStackNeedsName(t *testing.T) {
 	}
 	if _, err := a.openStack(t.Context(), config.Settings{}, stackOptions{name: "data"}); err == nil || err.Error() != "went on" {
 		t.Errorf("with one: %v", err)
+	}
+}
+
+// CSV has names of columns, for programs; a table has words.
+func TestCostColumns(t *testing.T) {
+	began := time.Now().Add(-2 * time.Hour)
+	all := []access.OwnedBastion{{Bastion: report.Bastion{TaskID: "t", Status: "RUNNING", Created: &began}, Owner: "o"}}
+	bill := billing.Bill{By: "tag:team", Currency: "USD", Parts: []billing.Part{{Name: "data", Amount: 1}}}
+	for _, full := range []bool{true, false} {
+		for _, rows := range [][][]string{bastionCosts(all, full), groupCosts([]review.Spent{{Name: "o"}}, full), billedRows(bill, full)} {
+			for _, name := range rows[0] {
+				if isName := name == strings.ToLower(name) && !strings.Contains(name, " "); isName != full {
+					t.Errorf("CSV %t: the column %q", full, name)
+				}
+			}
+			if len(rows) != 2 || len(rows[0]) != len(rows[1]) {
+				t.Errorf("%q", rows)
+			}
+		}
+	}
+	if age := bastionCosts(all, true)[1][5]; age != "7200" {
+		t.Errorf("an age of %s", age)
+	}
+}
+
+// A bastion whose life cannot be read is told, and not counted as a younger one.
+func TestWriteUnknownLife(t *testing.T) {
+	var out strings.Builder
+	owned := func(id string) access.OwnedBastion {
+		return access.OwnedBastion{Bastion: report.Bastion{TaskID: id}, Owner: "o"}
+	}
+	err := writeSwept(&out, access.SweepResult{Cluster: "c", Kept: []access.SweptBastion{
+		{OwnedBastion: owned("a"), AgeSeconds: 60, Error: "not a duration"}, {OwnedBastion: owned("b"), AgeSeconds: 60},
+	}})
+	const want = "bastion a of o is left alone, 1m old: its life cannot be read\nno bastion in cluster c is past its life\n1 younger bastion left alone\n"
+	if err != nil || out.String() != want {
+		t.Errorf("%q, %v; want %q", out.String(), err, want)
 	}
 }

@@ -19,6 +19,14 @@ type testOptions struct {
 	stay  bool
 }
 
+func (o *testOptions) add(v string) error {
+	if v == "refused" {
+		return fail.Usagef("write another", "it is refused")
+	}
+	o.local = append(o.local, v)
+	return nil
+}
+
 // testProgram is a program with a command of each form. Its commands note how they are called.
 func testProgram() *Program {
 	p := &Program{
@@ -42,7 +50,7 @@ func testTable(o *testOptions, ran func(command string, args []string)) *Command
 			{
 				Name: "forward", Summary: "forward ports", Group: "Connect", Args: "SPEC...", MinArgs: 1, MaxArgs: 3, Run: note("forward"),
 				About:    []Passage{Para("It forwards."), Terms("SPEC", "what"), Items("one", "two")},
-				Flags:    []Option{Func("FORM", "as ssh -L", func(v string) error { o.local = append(o.local, v); return nil }, "L"), Text(&o.name, "NAME", "its name", "name")},
+				Flags:    []Option{Func("FORM", "as ssh -L", o.add, "L"), Text(&o.name, "NAME", "its name", "name")},
 				Examples: []string{"bastion forward x"}, Settings: []string{config.GroupAWS},
 				Complete: func(args []string) []Candidate { return Words("spec" + strings.Join(args, "")) },
 			},
@@ -50,7 +58,10 @@ func testTable(o *testOptions, ran func(command string, args []string)) *Command
 			{Name: "exec", Summary: "run", Group: "Other", Args: "SPEC -- PROGRAM", MaxArgs: AnyNumber, Divided: true, Run: note("exec")},
 			{
 				Name: "agent", Summary: "the agent", Group: "Other",
-				Verbs: []*Command{verb("run", "serve", Text(&o.name, "FILE", "log", "log-file"), Switch(&o.stay, "stay", "stay", "y")), verb("start", "start it")},
+				Verbs: []*Command{
+					verb("run", "serve", Text(&o.name, "FILE", "log", "log-file"), Switch(&o.stay, "stay", "stay", "y")),
+					verb("start", "start it"),
+				},
 			},
 			{Name: "ls", Summary: "list", Group: "Other", Usual: "forwards", Verbs: []*Command{verb("forwards", "them"), verb("targets", "these")}},
 			{Name: "service", Summary: "serve", Group: "Other", Verbs: []*Command{{Name: "run", Summary: "run", Hidden: true}, verb("install", "write")}},
@@ -150,7 +161,13 @@ func TestHelpAndManual(t *testing.T) {
 	if text := p.Help(service, "bastion service"); strings.Contains(text, "  run") || !strings.Contains(text, "  install  write\n") {
 		t.Errorf("%s", text)
 	}
-	m := Manual{Program: p, Date: "2000-01-02", Version: "v1", Environment: []Term{{"A, B, ...", "what"}}, ExitStatus: []Term{{"0", "Success."}}}
+	m := Manual{
+		Program:     p,
+		Date:        "2000-01-02",
+		Version:     "v1",
+		Environment: []Term{{"A, B, ...", "what"}},
+		ExitStatus:  []Term{{"0", "Success."}},
+	}
 	for page, wants := range map[string][]string{
 		m.Overview():                      {`.TH BASTION 1 "2000-01-02" "bastion v1" "bastion manual"`, `\fBA\fR, \fBB\fR, ...`, `\fBbastion\-forward\fR(1)`},
 		m.Command(p.Root.Verb("forward")): {`.IP \(bu 2`, `\fB\-\-name\fR \fINAME\fR`, `\fB\-\-region\fR`, "bastion forward x", ".SH EXIT STATUS"},
@@ -206,6 +223,7 @@ func TestOptionErrors(t *testing.T) {
 		"agent run -y --stay":         "-y and --stay are the same option|give one of the two",
 		"agent run --sty":             "unknown option --sty|did you mean --stay?",
 		"agent run --log-fil x":       "unknown option --log-fil|did you mean --log-file?",
+		"forward -L refused y":        "-L: it is refused|write another",
 		"forward --nam x y":           "unknown option --nam|did you mean --name?",
 		"forward --sesions 3 x":       "unknown option --sesions|did you mean --sessions?",
 		"forward --nothing-like-it x": "unknown option --nothing-like-it|bastion forward --help lists the options",
@@ -216,7 +234,8 @@ func TestOptionErrors(t *testing.T) {
 		p.Root = testTable(&o, func(string, []string) { ran = true })
 		err := p.Run(t.Context(), append([]string{"bastion"}, strings.Fields(line)...))
 		text, next, _ := strings.Cut(want, "|")
-		if (err == nil) != (want == "") || err != nil && (err.Error() != text || !strings.Contains(fail.NextOf(err), next)) || ran != (err == nil) {
+		if (err == nil) != (want == "") || err != nil && (err.Error() != text || !strings.Contains(fail.NextOf(err), next)) ||
+			ran != (err == nil) {
 			t.Errorf("%s: %v (%s); want %q", line, err, fail.NextOf(err), want)
 		}
 		if err == nil && o.stay != strings.HasSuffix(line, "1") {

@@ -90,8 +90,8 @@ func TestCompleteNotes(t *testing.T) {
 	}
 }
 
-// A value is completed by its option: a setting's by the program, a command's own by its choices. Its arguments, options left out, complete the
-// rest.
+// A value is completed by its option: a setting's by the program, a command's own by its choices. Its arguments, options left out,
+// complete the rest.
 func TestCompleteValues(t *testing.T) {
 	change := func(p *Program) {
 		p.Values = func(key string) []Candidate { return Words(key+"-1", key+"-2") }

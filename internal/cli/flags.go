@@ -89,6 +89,7 @@ type Flag struct {
 	set        func(string) error
 	get        func() string // needed with several names
 	values     []Candidate
+	refused    error // of the last value: the parser makes a text of it
 }
 
 // Choices sets the values that completion proposes.
@@ -116,7 +117,10 @@ func (f *Flag) note(text string)     { _ = f.set(text) }
 // Apply implements cli.Flag.
 func (f *Flag) Apply(set *flag.FlagSet) error {
 	for _, name := range f.names {
-		set.Var(textValue{isSwitch: f.form == "", get: f.get, set: f.set}, name, f.help)
+		set.Var(textValue{isSwitch: f.form == "", get: f.get, set: func(text string) error {
+			f.refused = f.set(text)
+			return f.refused
+		}}, name, f.help)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"fmt"
 	"strings"
 
@@ -176,10 +177,7 @@ func SettingsHelp() string {
 				continue
 			}
 			fmt.Fprintf(&h, "  %s  %s  %s\n      ", optionTerm(&settingFlag{setting: s}), s.Env(), s.Key)
-			def := s.Default
-			if def == "" {
-				def = "none"
-			}
+			def := cmp.Or(s.Default, "none")
 			if s.Trust != config.Project {
 				def += "; from a bastion.yaml only after bastion trust"
 			}

@@ -29,7 +29,7 @@ Options:
   --name NAME  its name
 
 Settings, which are options too:
-  AWS account  --profile, --region, --aws-timeout
+  AWS account  -e/--environment, --profile, --region, --aws-timeout, --mfa-command
 
 bastion help settings explains all settings.
 `
@@ -167,7 +167,7 @@ func TestSettingsHelp(t *testing.T) {
 func TestSettingNames(t *testing.T) {
 	list := settingNames([]string{config.GroupOutput, config.GroupAWS, "none"})
 	if len(list) != 3 || list[0].Name != config.GroupOutput || !strings.HasPrefix(list[0].Meaning, "-o/--output, ") ||
-		list[1].Meaning != "--profile, --region, --aws-timeout" || list[2].Meaning != "" {
+		list[1].Meaning != "-e/--environment, --profile, --region, --aws-timeout, --mfa-command" || list[2].Meaning != "" {
 		t.Errorf("%q", list)
 	}
 }

@@ -106,7 +106,8 @@ type page struct{ strings.Builder }
 func (p *page) line(s string) { p.WriteString(s + "\n") }
 
 func (p *page) head(name string, m Manual) {
-	p.line(fmt.Sprintf(".TH %s 1 %q %q %q", strings.ToUpper(escape(name)), m.Date, m.Program.Root.Name+" "+m.Version, m.Program.Root.Name+" manual"))
+	program := m.Program.Root.Name
+	p.line(fmt.Sprintf(".TH %s 1 %q %q %q", strings.ToUpper(escape(name)), m.Date, program+" "+m.Version, program+" manual"))
 }
 
 func (p *page) section(name string) *page {

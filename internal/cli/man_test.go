@@ -107,7 +107,8 @@ func TestManualOverview(t *testing.T) {
 	}
 }
 
-// A page of a command with subcommands has theirs, without the hidden ones, each with its options; examples are left out where there are none.
+// A page of a command with subcommands has theirs, without the hidden ones, each with its options; examples are left out where
+// there are none.
 func TestManualSubcommands(t *testing.T) {
 	m := testManual()
 	page := m.Command(m.Program.Root.Verb("agent"))
@@ -123,7 +124,8 @@ func TestManualSubcommands(t *testing.T) {
 	if strings.Contains(page, "EXAMPLES") {
 		t.Errorf("examples:\n%s", page)
 	}
-	if page := m.Command(m.Program.Root.Verb("service")); strings.Contains(page, "service run") || !strings.Contains(page, `.SS "bastion service install"`) {
+	if page := m.Command(m.Program.Root.Verb("service")); strings.Contains(page, "service run") ||
+		!strings.Contains(page, `.SS "bastion service install"`) {
 		t.Errorf("the hidden one:\n%s", page)
 	}
 	// The settings of subcommands are options of the command, once.
@@ -151,7 +153,8 @@ func TestManualText(t *testing.T) {
 	}
 	for _, page := range []string{testManual().Overview(), testManual().Command(testProgram().Root.Verb("forward"))} {
 		for line := range strings.Lines(page) {
-			if strings.HasPrefix(line, ".") && !regexp.MustCompile(`^\.(TH|SH|SS|TP|IP|PP|nf|fi|br)\b`).MatchString(line) || strings.HasPrefix(line, "'") {
+			if strings.HasPrefix(line, ".") && !regexp.MustCompile(`^\.(TH|SH|SS|TP|IP|PP|nf|fi|br)\b`).MatchString(line) ||
+				strings.HasPrefix(line, "'") {
 				t.Errorf("a request: %s", line)
 			}
 		}

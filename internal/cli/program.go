@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"io"
-	"regexp"
 	"slices"
 	"strings"
 
@@ -12,6 +11,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // Program is a command line.
@@ -133,20 +133,30 @@ func (p *Program) usageError(c *Command) cli.OnUsageErrorFunc {
 		if name, ok := strings.CutPrefix(msg, "flag needs an argument: -"); ok {
 			return fail.Usagef(lists, "the option %s needs a value", dashes(strings.TrimPrefix(name, "-")))
 		}
-		if m := wrongValue.FindStringSubmatch(msg); m != nil {
-			return fail.Usagef(lists, "%s: %s", dashes(m[1]), strings.TrimPrefix(m[2], dashes(m[1])+" "))
+		if m := wrongValue().FindStringSubmatch(msg); m != nil {
+			return fail.Usagef(cmp.Or(hintOf(p.Options(c), m[1]), lists), "%s: %s", dashes(m[1]), strings.TrimPrefix(m[2], dashes(m[1])+" "))
 		}
-		if m := twoForms.FindStringSubmatch(msg); m != nil {
+		if m := twoForms().FindStringSubmatch(msg); m != nil {
 			return fail.Usagef("give one of the two", "%s and %s are the same option", dashes(m[1]), dashes(m[2]))
 		}
 		return fail.Usagef(lists, "%s", msg)
 	}
 }
 
+// hintOf returns the next step of the error by which an option refused its value, "" if it has none.
+func hintOf(options []Option, name string) string {
+	for _, o := range options {
+		if f, ok := o.(*Flag); ok && f.refused != nil && slices.Contains(f.names, name) {
+			return fail.NextOf(f.refused)
+		}
+	}
+	return ""
+}
+
 // Errors of package flag and urfave/cli: a value that an option refuses, and an option given by two of its names.
 var (
-	wrongValue = regexp.MustCompile(`^invalid (?:boolean )?value .* for (?:flag )?-+([a-zA-Z-]+): (.*)$`)
-	twoForms   = regexp.MustCompile(`^Cannot use two forms of the same flag: (\S+) (\S+)$`)
+	wrongValue = pattern.Lazy(`^invalid (?:boolean )?value .* for (?:flag )?-+([a-zA-Z-]+): (.*)$`)
+	twoForms   = pattern.Lazy(`^Cannot use two forms of the same flag: (\S+) (\S+)$`)
 )
 
 // unknownOption returns the error for a name that none of the options has.

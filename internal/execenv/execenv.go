@@ -38,16 +38,16 @@ func Parse(args []string) ([]targets.Pair, []string, error) {
 		if p.Local == (targets.Local{}) {
 			p.Local.Free = true
 		}
-		name := dsn.VariableName(request.Name(p.Target))
+		name := dsn.VariableName(request.NameOf(*p))
 		if other, ok := seen[name]; ok {
 			return nil, nil, fail.Usagef("leave one out, or run bastion exec once for each",
-				"exec: %s and %s have the same variables, BASTION_%s_*", other, p.Target, name)
+				"exec: %s and %s have the same variables, BASTION_%s_*", other, *p, name)
 		}
-		seen[name] = p.Target.String()
+		seen[name] = p.String()
 		for _, suffix := range []string{"HOST", "PORT", "ADDR", "URL", "USER", "DATABASE", "PASSWORD", "SERVERNAME"} {
 			if setting := config.Lookup(strings.ToLower(name + "_" + suffix)); setting != nil {
 				return nil, nil, fail.Usagef("give the target another name in the configuration",
-					"exec: %s would get the variable %s, which is a setting of bastion", p.Target, setting.Env())
+					"exec: %s would get the variable %s, which is a setting of bastion", *p, setting.Env())
 			}
 		}
 	}

@@ -1,13 +1,13 @@
 package execenv
 
 import (
-	"regexp"
 	"slices"
 	"strings"
 
 	"github.com/bastion-ssm/bastion/agent/dsn"
 	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
@@ -18,7 +18,7 @@ type Variable struct {
 	format dsn.Format
 }
 
-var envName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
+var envName = pattern.Lazy(`^[A-Za-z_][A-Za-z0-9_]*$`)
 
 // ParseVariable reads NAME=SPEC[,FORMAT].
 func ParseVariable(text string) (Variable, error) {
@@ -28,7 +28,7 @@ func ParseVariable(text string) (Variable, error) {
 	switch {
 	case !ok || target == "":
 		return Variable{}, fail.Usagef(next, "--env %s: the target is missing", text)
-	case !envName.MatchString(name):
+	case !envName().MatchString(name):
 		return Variable{}, fail.Usagef(next, "--env: %q is not the name of a variable", name)
 	case strings.HasPrefix(name, "BASTION_"):
 		return Variable{}, fail.Usagef("choose another name", "--env: the variable %s is bastion's own", name)
@@ -48,7 +48,7 @@ func Check(all []Variable, pairs []targets.Pair) error {
 		seen[e.name] = true
 		var names []string
 		for _, p := range pairs {
-			names = append(names, request.Name(p.Target))
+			names = append(names, request.NameOf(p))
 		}
 		switch at := targetsCalled(names, e.target); {
 		case len(at) == 0:
@@ -63,14 +63,15 @@ func Check(all []Variable, pairs []targets.Pair) error {
 // targetsCalled returns the indexes of the names that text means: the target as given, or else its id alone.
 func targetsCalled(names []string, text string) (at []int) {
 	whole := text
-	if spec, err := targets.Parse(text); err == nil {
-		whole = request.Name(spec)
+	if pair, err := targets.ParseTarget(text); err == nil {
+		whole = request.NameOf(pair)
 	}
 	if i := slices.Index(names, whole); i >= 0 {
 		return []int{i}
 	}
 	for i, name := range names {
-		if _, id, ok := strings.Cut(name, ":"); ok && id == text {
+		_, spec := targets.CutEnvironment(name)
+		if _, id, ok := strings.Cut(name, ":"); ok && id == text || spec == text {
 			at = append(at, i)
 		}
 	}

@@ -2,12 +2,6 @@
 
 package hosts
 
-import (
-	"errors"
-
-	"golang.org/x/sys/unix"
-)
-
 const (
 	defaultCRLF = false
 	replaceable = true
@@ -15,5 +9,3 @@ const (
 )
 
 func defaultFile() string { return "/etc/hosts" }
-
-func exists(pid int) bool { return !errors.Is(unix.Kill(pid, 0), unix.ESRCH) }

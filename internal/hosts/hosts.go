@@ -123,15 +123,23 @@ func (b *Block) Remove(ctx context.Context) error {
 
 // Sweep removes the blocks of owners that are no longer alive. It does not write a file without such blocks.
 func (f *File) Sweep(ctx context.Context, alive func(id string) bool) error {
-	text, err := read(f.path)
-	if err != nil {
-		return f.explain(err)
+	if ids, err := f.Dead(alive); err != nil || len(ids) == 0 {
+		return err
 	}
 	dead := func(id string) bool { return !alive(id) }
-	if without(text, dead) == text {
-		return nil
-	}
 	return f.explain(f.change(ctx, func(text string) (string, error) { return without(text, dead), nil }))
+}
+
+// Dead returns the ids of the file's blocks that Sweep would remove.
+func (f *File) Dead(alive func(id string) bool) (ids []string, err error) {
+	text, err := read(f.path)
+	if err != nil {
+		return nil, f.explain(err)
+	}
+	for _, b := range blocksOf(text, func(id string) bool { return !alive(id) }) {
+		ids = append(ids, b.Owner)
+	}
+	return ids, nil
 }
 
 // Addresses returns each name's address in the file, including those in blocks.
@@ -240,8 +248,13 @@ func appendBlock(text, id string, names map[string]netip.Addr) string {
 // without returns text without the blocks whose ids match. A block without its end line ends before the first line that is not
 // a block entry.
 func without(text string, match func(id string) bool) string {
+	return block.Without(text, blocksOf(text, match))
+}
+
+// blocksOf returns the blocks of the matching owners.
+func blocksOf(text string, match func(id string) bool) []block.Block {
 	blocks, _ := block.Find(text, func(id string) bool { return id != "" && match(id) }, isEntry)
-	return block.Without(text, blocks)
+	return blocks
 }
 
 func isEntry(line string) bool {

@@ -8,6 +8,8 @@ import (
 	"runtime"
 	"strings"
 	"testing"
+
+	"github.com/bastion-ssm/bastion/internal/process"
 )
 
 // A child that has ended and was not waited for is not alive.
@@ -22,7 +24,7 @@ func TestZombie(t *testing.T) {
 		t.Fatal(err)
 	}
 	_ = r.Close()
-	start, err := startTime(cmd.Process.Pid)
+	start, err := process.StartTime(cmd.Process.Pid)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -33,7 +35,7 @@ func TestZombie(t *testing.T) {
 	_ = w.Close()
 	// Its end without taking the zombie away.
 	for {
-		if _, err := startTime(cmd.Process.Pid); err != nil {
+		if _, err := process.StartTime(cmd.Process.Pid); err != nil {
 			break
 		}
 		runtime.Gosched()

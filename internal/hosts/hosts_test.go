@@ -206,7 +206,8 @@ func TestConcurrent(t *testing.T) {
 	for i := range blocks {
 		wg.Go(func() {
 			var err error
-			blocks[i], err = open(t, file).Add(t.Context(), fmt.Sprintf("1-1-%d", i), names(fmt.Sprintf("h%d.example", i), fmt.Sprintf("127.64.0.%d", i+1)))
+			blocks[i], err = open(t, file).Add(t.Context(), fmt.Sprintf("1-1-%d", i),
+				names(fmt.Sprintf("h%d.example", i), fmt.Sprintf("127.64.0.%d", i+1)))
 			if err != nil {
 				t.Error(err)
 			}

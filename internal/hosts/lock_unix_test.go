@@ -62,7 +62,8 @@ func TestWaitForTheLock(t *testing.T) {
 		}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(os.ErrProcessDone)
-		if _, err := file.Add(ctx, "1-2-3", names("a.example", "127.64.0.1")); err == nil || !strings.Contains(err.Error(), os.ErrProcessDone.Error()) {
+		if _, err := file.Add(ctx, "1-2-3", names("a.example", "127.64.0.1")); err == nil ||
+			!strings.Contains(err.Error(), os.ErrProcessDone.Error()) {
 			t.Errorf("with a context that has ended: %v", err)
 		}
 		if _, err := file.Add(t.Context(), "1-2-3", names("a.example", "127.64.0.1")); err == nil ||

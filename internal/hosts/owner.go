@@ -7,13 +7,15 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
+
+	"github.com/bastion-ssm/bastion/internal/process"
 )
 
 var blocks atomic.Uint64
 
 // NewID returns an id for a block of this process: its process id, its start time, because process ids recur, and a number.
 func NewID() string {
-	start, err := startTime(os.Getpid())
+	start, err := process.StartTime(os.Getpid())
 	if err != nil {
 		start = "0" // unknown on this system
 	}
@@ -30,12 +32,12 @@ func Alive(id string) bool {
 	if err != nil || pid <= 0 {
 		return true
 	}
-	start, err := startTime(pid)
+	start, err := process.StartTime(pid)
 	if errors.Is(err, os.ErrProcessDone) {
 		return false
 	}
 	if err != nil || parts[1] == "0" {
-		return exists(pid)
+		return process.Exists(pid)
 	}
 	return start == parts[1]
 }

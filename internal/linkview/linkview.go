@@ -25,6 +25,7 @@ import (
 // event is a line of the JSON output about a link.
 type event struct {
 	Event  string    `json:"event"` // of docs/status.md
+	In     string    `json:"environment,omitempty"`
 	At     time.Time `json:"at"`
 	Reason string    `json:"reason,omitempty"`         // why the link is lost or idle, if known
 	After  float64   `json:"after_seconds,omitempty"`  // how long it was lost
@@ -36,7 +37,8 @@ type event struct {
 // Watch reports the state of a link and its paths: to people on standard error, and to programs as events, if these are on. Links
 // and their paths report from different goroutines.
 type Watch struct {
-	Progress *console.Progress
+	Progress    *console.Progress
+	Environment string // of the link; "": none
 
 	mu     sync.Mutex
 	events io.Writer // nil: no events, or not yet
@@ -60,7 +62,7 @@ func (w *Watch) emit(e event) {
 	if w.events == nil {
 		return
 	}
-	e.At = time.Now().UTC()
+	e.At, e.In = time.Now().UTC(), w.Environment
 	_ = console.WriteJSON(w.events, e, "") // the reader may have closed the output; the forward goes on
 }
 

@@ -28,7 +28,9 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func TestPathTooLong(t *testing.T) {
 	_, err := Serve("/"+strings.Repeat("x", 103), 1, false, nil)
-	if fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), "sockets for OpenSSH") || !strings.Contains(err.Error(), "may have 103") || !strings.Contains(fail.NextOf(err), "runtime_dir") {
+	if fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), "sockets for OpenSSH") ||
+		!strings.Contains(err.Error(), "may have 103") ||
+		!strings.Contains(fail.NextOf(err), "runtime_dir") {
 		t.Errorf("%v (%s)", err, fail.NextOf(err))
 	}
 }

@@ -9,7 +9,8 @@ import (
 
 func TestEscape(t *testing.T) {
 	program, arg := "/opt/100%/bastion", "--profile=it's me"
-	if err := escape(&program, &arg); err != nil || !slices.Equal([]string{program, arg}, []string{"/opt/100%%/bastion", "--profile=it's me"}) {
+	if err := escape(&program, &arg); err != nil ||
+		!slices.Equal([]string{program, arg}, []string{"/opt/100%%/bastion", "--profile=it's me"}) {
 		t.Errorf("%q, %q, %v", program, arg, err)
 	}
 	for _, bad := range []string{"a\"b", `a\b`, "$HOME", "a\nb", "a\x7fb"} {

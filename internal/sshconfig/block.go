@@ -9,6 +9,7 @@ import (
 	"os/exec"
 	"regexp"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -16,6 +17,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/block"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/openssh"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // Block has the variable parts of a block.
@@ -26,6 +28,15 @@ type Block struct {
 	identity string   // the agent socket, for IdentityAgent
 	patterns []string // for hosts behind the bastion
 	connect  bool     // EC2 Instance Connect
+	inside   []inside // hosts behind bastions of environments
+
+	proxyOptions string // of each proxy, with a space before them
+}
+
+// inside are the hosts of an environment.
+type inside struct {
+	proxy    string // ProxyCommand, before its own arguments
+	patterns []string
 }
 
 // Options are the contents of a block.
@@ -33,8 +44,11 @@ type Options struct {
 	Program  string   // path of the program
 	Given    []string // the settings given as options, again as options
 	Dir      string   // the runtime directory, where the agent's socket is
-	Patterns []string // for hosts behind the bastion; none: *.internal
+	Patterns []string // for hosts behind the bastion, also as ENV/PATTERN; none: *.internal
 	Connect  bool     // EC2 Instance Connect
+	Yes      bool     // environments do not ask
+
+	Environments []string // the names that ENV may be
 }
 
 // New returns the block for a program and this machine's ssh.
@@ -42,7 +56,8 @@ func New(ctx context.Context, o Options) (Block, error) {
 	if len(o.Patterns) == 0 {
 		o.Patterns = []string{"*.internal"}
 	}
-	if err := checkPatterns(o.Patterns); err != nil {
+	patterns, of, err := o.split()
+	if err != nil {
 		return Block{}, err
 	}
 	words := append([]string{o.Program}, o.Given...)
@@ -55,9 +70,20 @@ func New(ctx context.Context, o Options) (Block, error) {
 	}
 	b := Block{
 		proxy: proxyWords(words), known: argvWords(words), identity: strings.ReplaceAll(openssh.IdentityAgent(o.Dir), "%", "%%"),
-		patterns: o.Patterns, connect: o.Connect,
+		patterns: patterns, connect: o.Connect,
+	}
+	if o.Yes { // an option of proxy alone
+		b.proxyOptions = " " + yesOption
+	}
+	for _, name := range o.Environments {
+		if len(of[name]) > 0 {
+			b.inside = append(b.inside, inside{b.proxy + " --environment=" + name, of[name]})
+		}
 	}
 	command := append([]string{"bastion", "ssh-config", "--write"}, o.Given...)
+	if o.Yes {
+		command = append(command, yesOption)
+	}
 	if o.Connect {
 		command = append(command, "--instance-connect")
 	}
@@ -71,7 +97,35 @@ func New(ctx context.Context, o Options) (Block, error) {
 	return b, nil
 }
 
-var bareWord = regexp.MustCompile(`^[A-Za-z0-9_@%+=:,./^-]+$`)
+const yesOption = "--yes"
+
+// split returns the patterns without an environment, and those of each environment. All are checked.
+func (o Options) split() (patterns []string, of map[string][]string, err error) {
+	of = make(map[string][]string)
+	for _, p := range o.Patterns {
+		environment, rest, ok := environmentOf(p)
+		if !ok || !slices.Contains(o.Environments, environment) {
+			patterns = append(patterns, p)
+			continue
+		}
+		of[environment] = append(of[environment], rest)
+	}
+	for _, name := range o.Environments {
+		if err := checkPatterns(of[name]); err != nil {
+			return nil, nil, err
+		}
+	}
+	return patterns, of, checkPatterns(patterns)
+}
+
+// environmentOf splits ENV/PATTERN. The rest keeps the pattern's "!".
+func environmentOf(pattern string) (name, rest string, ok bool) {
+	bare := strings.TrimPrefix(pattern, "!")
+	name, rest, ok = strings.Cut(bare, "/")
+	return name, pattern[:len(pattern)-len(bare)] + rest, ok
+}
+
+var bareWord = pattern.Lazy(`^[A-Za-z0-9_@%+=:,./^-]+$`)
 
 // proxyWords quotes a command line for ProxyCommand, which expands % and hands the rest to a shell.
 func proxyWords(words []string) string { return strings.ReplaceAll(shellWords(words), "%", "%%") }
@@ -82,7 +136,7 @@ func shellWords(words []string) string {
 	out := make([]string, len(words))
 	for i, w := range words {
 		switch {
-		case bareWord.MatchString(w):
+		case bareWord().MatchString(w):
 			out[i] = w
 		case runtime.GOOS == "windows":
 			out[i] = `"` + w + `"`
@@ -101,7 +155,7 @@ func argvWords(words []string) string {
 		if out[i] = w; i > 0 {
 			out[i] = strings.ReplaceAll(w, "%", "%%")
 		}
-		if !bareWord.MatchString(w) {
+		if !bareWord().MatchString(w) {
 			out[i] = `"` + strings.ReplaceAll(out[i], `\`, `\\`) + `"`
 		}
 	}
@@ -128,7 +182,7 @@ func (b Block) body() string {
 	if b.known != "" {
 		fmt.Fprintf(&out, `Host bastion *.bastion
     User bastion
-    ProxyCommand %s proxy %%h %%p
+    ProxyCommand %s proxy%s %%h %%p
     IdentityAgent "%s"
     IdentityFile none
     KnownHostsCommand %s known-hosts %%H
@@ -139,26 +193,35 @@ func (b Block) body() string {
     ControlPath none
     ConnectTimeout 600
 
-`, b.proxy, b.identity, b.known)
+`, b.proxy, b.proxyOptions, b.identity, b.known)
 	}
-	fmt.Fprintf(&out, `Host %s
-    ProxyCommand %s proxy %%h %%p
+	hosts := b.inside
+	if len(b.patterns) > 0 {
+		hosts = append(slices.Clone(hosts), inside{b.proxy, b.patterns})
+	}
+	for _, h := range hosts { // ssh takes the first that matches
+		fmt.Fprintf(&out, `Host %s
+    ProxyCommand %s proxy%s %%h %%p
     ConnectTimeout 600
     ServerAliveInterval 60
     ServerAliveCountMax 31
 
-Host %s
-`, strings.Join(b.patterns, " "), b.proxy, instancePatterns())
+`, strings.Join(h.patterns, " "), h.proxy, b.proxyOptions)
+	}
+	fmt.Fprintf(&out, "Host %s\n", instancePatterns())
 	if b.connect {
-		fmt.Fprintf(&out, "    ProxyCommand %s proxy --instance-connect=%%r %%h %%p\n"+
+		fmt.Fprintf(&out, "    ProxyCommand %s proxy%s --instance-connect=%%r %%h %%p\n"+
 			"    IdentityAgent \"%s\"\n    IdentityFile none\n",
-			b.proxy, b.identity)
+			b.proxy, b.proxyOptions, b.identity)
 	} else {
-		fmt.Fprintf(&out, "    ProxyCommand %s proxy %%h %%p\n", b.proxy)
+		fmt.Fprintf(&out, "    ProxyCommand %s proxy%s %%h %%p\n", b.proxy, b.proxyOptions)
 	}
 	out.WriteString("    ServerAliveInterval 60\n    ServerAliveCountMax 5\n")
 	return out.String()
 }
+
+// kept begins the line of a block that has the command that wrote it.
+const kept = "# Kept by: "
 
 // String returns the stanzas between their marks. The last stanza is Host *, so that options for all hosts may follow the block.
 func (b Block) String() string {
@@ -167,5 +230,5 @@ func (b Block) String() string {
 		note = "# The bastion's own SSH server is left out: " +
 			"that takes KnownHostsCommand and IdentityAgent (OpenSSH 8.5 or later).\n"
 	}
-	return block.Begin("") + "\n# Kept by: " + b.command + "\n" + note + "\n" + b.body() + "\nHost *\n" + block.End("") + "\n"
+	return block.Begin("") + "\n" + kept + b.command + "\n" + note + "\n" + b.body() + "\nHost *\n" + block.End("") + "\n"
 }

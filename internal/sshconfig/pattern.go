@@ -3,10 +3,10 @@ package sshconfig
 import (
 	"fmt"
 	"net/netip"
-	"regexp"
 	"strings"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // checkPatterns refuses patterns that ssh_config's Host cannot hold, that would send every connection through the bastion, or that
@@ -37,12 +37,12 @@ func checkPatterns(patterns []string) error {
 }
 
 var (
-	hostPattern = regexp.MustCompile(`^[A-Za-z0-9_.*?-]+$`)
-	ipv6Pattern = regexp.MustCompile(`^[0-9A-Fa-f:.*?]+$`)
-	portSuffix  = regexp.MustCompile(`^(.+):([0-9]+|\*)$`)
-	dottedQuad  = regexp.MustCompile(`^[0-9.]+$`)
-	oneRange    = regexp.MustCompile(`^.-.$`)
-	charRange   = regexp.MustCompile(`\[[^\]]*\]`)
+	hostPattern = pattern.Lazy(`^[A-Za-z0-9_.*?-]+$`)
+	ipv6Pattern = pattern.Lazy(`^[0-9A-Fa-f:.*?]+$`)
+	portSuffix  = pattern.Lazy(`^(.+):([0-9]+|\*)$`)
+	dottedQuad  = pattern.Lazy(`^[0-9.]+$`)
+	oneRange    = pattern.Lazy(`^.-.$`)
+	charRange   = pattern.Lazy(`\[[^\]]*\]`)
 )
 
 // checkPattern checks one pattern, with its "!".
@@ -73,8 +73,8 @@ func checkPattern(pattern string) error {
 		return never(propose(globOf(network), ""), "ssh_config has no networks")
 	}
 	host, isPort := "", false
-	if m := portSuffix.FindStringSubmatch(p); m != nil && strings.Count(p, ":") == 1 {
-		host, isPort = m[1], m[2] != "*" || !ipv6Pattern.MatchString(m[1])
+	if m := portSuffix().FindStringSubmatch(p); m != nil && strings.Count(p, ":") == 1 {
+		host, isPort = m[1], m[2] != "*" || !ipv6Pattern().MatchString(m[1])
 	}
 	switch {
 	case strings.Contains(p, "/"):
@@ -89,7 +89,7 @@ func checkPattern(pattern string) error {
 		if !possibleIPv6(p) {
 			return never("give an IPv6 address, or its beginning: 'fd00:*'", "only IPv6 addresses have a colon")
 		}
-	case !hostPattern.MatchString(p):
+	case !hostPattern().MatchString(p):
 		return never(next, "names have letters, digits, '.', '-' and '_' alone")
 	case p[0] == '.':
 		return never(propose("*"+p, ""), "a name does not begin with a dot")
@@ -97,7 +97,7 @@ func checkPattern(pattern string) error {
 		return never(next, "a name does not begin with '-'")
 	case strings.Contains(p, ".."):
 		return never(next, "a name does not have two dots in a row")
-	case dottedQuad.MatchString(p[strings.LastIndex(p, ".")+1:]) && !strings.ContainsAny(p, "*?"):
+	case dottedQuad().MatchString(p[strings.LastIndex(p, ".")+1:]) && !strings.ContainsAny(p, "*?"):
 		// If the last part is a number, the pattern must be a whole address.
 		if _, err := netip.ParseAddr(p); err != nil {
 			return never("give a whole address, or its beginning and *: '10.20.*'", "it is no address")
@@ -110,7 +110,7 @@ func checkPattern(pattern string) error {
 func accepted(p string) string {
 	for {
 		better := strings.TrimPrefix(withoutBrackets(p[strings.LastIndex(p, "@")+1:]), "!")
-		if m := portSuffix.FindStringSubmatch(better); m != nil && strings.Count(better, ":") == 1 && !possibleIPv6(better) {
+		if m := portSuffix().FindStringSubmatch(better); m != nil && strings.Count(better, ":") == 1 && !possibleIPv6(better) {
 			better = m[1]
 		}
 		if better == p || better == "" {
@@ -154,7 +154,7 @@ func possibleIPv6(p string) bool {
 		addr, err := netip.ParseAddr(p)
 		return err == nil && addr.Is6()
 	}
-	if !ipv6Pattern.MatchString(p) || strings.Contains(p, ":::") || strings.Count(p, ":") > 7 || strings.Count(p, "::") > 1 {
+	if !ipv6Pattern().MatchString(p) || strings.Contains(p, ":::") || strings.Count(p, ":") > 7 || strings.Count(p, "::") > 1 {
 		return false
 	}
 	for part := range strings.SplitSeq(p, ":") {
@@ -192,8 +192,9 @@ func instancePatterns() string {
 
 // withoutBrackets returns the pattern that p most likely means: the host of [HOST]:PORT, or one character in place of a range.
 func withoutBrackets(p string) string {
-	if host, rest, ok := strings.Cut(strings.TrimPrefix(p, "["), "]"); ok && p[0] == '[' && (rest == "" || rest[0] == ':') && !oneRange.MatchString(host) {
+	host, rest, ok := strings.Cut(strings.TrimPrefix(p, "["), "]")
+	if ok && p[0] == '[' && (rest == "" || rest[0] == ':') && !oneRange().MatchString(host) {
 		return host
 	}
-	return strings.NewReplacer("[", "", "]", "").Replace(charRange.ReplaceAllString(p, "?"))
+	return strings.NewReplacer("[", "", "]", "").Replace(charRange().ReplaceAllString(p, "?"))
 }

@@ -48,7 +48,8 @@ func piped(t *testing.T, why func(error) error) (order []string, out string, err
 // Why a connection was lost is told once, and before ssh sees the end of its proxy; nothing is told of an end in order.
 func TestPipe(t *testing.T) {
 	order, out, err := piped(t, func(error) error { return errors.New("the bastion has gone") })
-	if !errors.Is(err, ErrLost) || out != "hello" || len(order) == 0 || order[0] != "told the bastion has gone" || slices.Contains(order[1:], order[0]) {
+	if !errors.Is(err, ErrLost) || out != "hello" || len(order) == 0 || order[0] != "told the bastion has gone" ||
+		slices.Contains(order[1:], order[0]) {
 		t.Errorf("lost: %q, %q, %v", order, out, err)
 	}
 	order, out, err = piped(t, UnlessEnd)

@@ -6,6 +6,7 @@ import (
 	"cmp"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -30,6 +31,7 @@ func Agent(st api.State) []report.Process {
 		if len(live) > 0 {
 			out = append(out, report.Process{
 				V: api.LinksVersion, PID: st.PID, Command: "agent", Version: st.Version, Region: l.Region, Started: st.Started, Links: live,
+				Environment: l.Environment,
 			})
 		}
 	}
@@ -64,6 +66,8 @@ func doubts(w io.Writer, all []report.Bastion) error {
 	var out strings.Builder
 	for _, b := range all {
 		switch {
+		case b.Refused != "" && b.Service != "":
+			_ = console.Printf(&out, "task %s of the shared bastion is not used: it %s\n", b.TaskID, b.Refused)
 		case b.Refused != "":
 			_ = console.Printf(&out, "task %s is not used: it is marked as yours, but bastion would not have started it: it %s "+
 				"(bastion down --refused stops it)\n", b.TaskID, b.Refused)
@@ -82,10 +86,14 @@ func Processes(w io.Writer, all []report.Process) error {
 	var b strings.Builder
 	for _, p := range all {
 		for _, l := range p.Links {
-			_ = console.Printf(&b, "\n%s (process %d) to %s: %s for %s, %s\n", words.Dash(p.Command), p.PID, cmp.Or(l.Bastion, "a bastion in "+p.Region),
+			_ = console.Printf(&b, "\n%s (process %d)%s to %s: %s for %s, %s\n", words.Dash(p.Command), p.PID, within(p.Environment),
+				cmp.Or(l.Bastion, "a bastion in "+p.Region),
 				l.State, time.Since(l.Since).Round(time.Second), words.Count(l.Channels, "connection"))
 			if l.Error != "" {
 				_ = console.Printf(&b, "  %s\n", l.Trouble(time.Now()))
+			}
+			if l.SignIn != nil {
+				_ = console.Printf(&b, "  %s\n", l.SignIn.Ask(time.Now()))
 			}
 			for _, lack := range l.Lacks {
 				_ = console.Printf(&b, "  %s\n", lack)
@@ -109,6 +117,14 @@ func Processes(w io.Writer, all []report.Process) error {
 	}
 	_, err := io.WriteString(w, b.String())
 	return err
+}
+
+// within names an environment, which may be "".
+func within(environment string) string {
+	if environment == "" {
+		return ""
+	}
+	return " in " + environment
 }
 
 // sessions prints a link's sessions, if it has any.
@@ -137,7 +153,12 @@ func Forwards(w io.Writer, all []api.Forward) error {
 		return err
 	}
 	table := tabwriter.NewWriter(w, 0, 4, 2, ' ', 0)
-	fmt.Fprintln(table, "NAME\tLISTEN\tTARGET\tSTATE\tPROFILE\tACCOUNT\tREGION\tOF\tAGE\tCONNECTIONS\tUP\tDOWN")
+	named := slices.ContainsFunc(all, func(f api.Forward) bool { return f.Environment != "" })
+	heading := ""
+	if named {
+		heading = "ENVIRONMENT\t"
+	}
+	fmt.Fprintln(table, heading+"NAME\tLISTEN\tTARGET\tSTATE\tPROFILE\tACCOUNT\tREGION\tOF\tAGE\tCONNECTIONS\tUP\tDOWN")
 	for _, f := range all {
 		of, age := "the agent", words.Dash("")
 		if !f.Opened.IsZero() {
@@ -150,7 +171,12 @@ func Forwards(w io.Writer, all []api.Forward) error {
 		if f.Kind == api.KindProxy {
 			target = "(proxy)"
 		}
-		fmt.Fprintln(table, printable.Row(f.Reference(), f.Listen, target, f.State, words.Dash(f.Profile), words.Dash(f.Account), words.Dash(f.Region), of, age,
+		environment := ""
+		if named {
+			environment = printable.Row(words.Dash(f.Environment)) + "\t"
+		}
+		fmt.Fprintln(table, environment+printable.Row(f.Reference(), f.Listen, target, f.State, words.Dash(f.Profile), words.Dash(f.Account),
+			words.Dash(f.Region), of, age,
 			f.Stats.Active, words.Bytes(float64(f.Stats.BytesUp)), words.Bytes(float64(f.Stats.BytesDown))))
 	}
 	if err := table.Flush(); err != nil {
@@ -162,7 +188,8 @@ func Forwards(w io.Writer, all []api.Forward) error {
 	}
 	for _, f := range all {
 		if n := f.Stats.Failed; n > 0 {
-			if err := console.Printf(w, "%s: %s failed; bastion agent logs says why\n", f.Reference(), words.Count(int(n), "connection")); err != nil {
+			if err := console.Printf(w, "%s: %s failed; bastion agent logs says why\n", f.Reference(),
+				words.Count(int(n), "connection")); err != nil {
 				return err
 			}
 		}

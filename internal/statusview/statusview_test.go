@@ -43,7 +43,15 @@ func TestBastions(t *testing.T) {
 func TestForwards(t *testing.T) {
 	const head = "NAME LISTEN TARGET STATE PROFILE ACCOUNT REGION OF AGE CONNECTIONS UP DOWN\n"
 	ready := api.Forward{Name: "a", Listen: "127.0.0.1:1", Target: "db:1", State: api.ForwardReady, Detached: true}
-	waits := api.Forward{Name: "p", Kind: api.KindProxy, Listen: "127.0.0.1:2", State: api.ForwardWaiting, Command: "socks", PID: 7, Error: "denied"}
+	waits := api.Forward{
+		Name:    "p",
+		Kind:    api.KindProxy,
+		Listen:  "127.0.0.1:2",
+		State:   api.ForwardWaiting,
+		Command: "socks",
+		PID:     7,
+		Error:   "denied",
+	}
 	refused := ready
 	refused.Stats.Failed = 2
 	kept := ready

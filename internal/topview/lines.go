@@ -91,6 +91,7 @@ func (m *Model) forwardLines() []string {
 	if len(m.state.Forwards) == 0 {
 		return append(out, "none; bastion forward -d TARGET opens one")
 	}
+	named := slices.ContainsFunc(m.state.Forwards, func(f api.Forward) bool { return f.Environment != "" })
 	rows := [][]string{{"NAME", "STATE", "LISTEN", "TARGET", "CONNECTIONS", "DOWN", "UP", "ALL DOWN", "ALL UP", "AGE", ""}}
 	var keys []string
 	for _, f := range m.state.Forwards {
@@ -105,6 +106,12 @@ func (m *Model) forwardLines() []string {
 			m.rate(flow.downRate), m.rate(flow.upRate), words.Bytes(float64(f.Stats.BytesDown)), words.Bytes(float64(f.Stats.BytesUp)),
 			since(m.state.At, f.Opened).String(), f.Trouble(m.state.At),
 		})
+	}
+	if named {
+		rows[0] = append([]string{"ENVIRONMENT"}, rows[0]...)
+		for i, f := range m.state.Forwards {
+			rows[i+1] = append([]string{words.Dash(f.Environment)}, rows[i+1]...)
+		}
 	}
 	return append(out, m.markedGrid(rows, keys)...)
 }
@@ -148,16 +155,20 @@ func (m *Model) linkLines() []string {
 	for _, l := range m.state.Links {
 		if l.HasGivenUp() {
 			n++
-			out = append(out, m.markedLine(linkKey(l, 0), fmt.Sprintf("to a bastion in %s%s: failed %s", l.Region, words.Parenthesis(l.Profile), l.Trouble(m.state.At))))
+			out = append(out, m.markedLine(linkKey(l, 0), fmt.Sprintf("%sto a bastion in %s%s: failed %s", ofEnvironment(l), l.Region,
+				words.Parenthesis(l.Profile), l.Trouble(m.state.At))))
 		}
 		for i, live := range l.Live {
 			n++
 			flow := m.flow(linkKey(l, i))
-			out = append(out, m.markedLine(linkKey(l, i), fmt.Sprintf("to %s: %s for %s, %s, down %s, up %s  %s",
-				words.Dash(live.Bastion), live.State, since(m.state.At, live.Since), words.Count(live.Channels, "connection"),
+			out = append(out, m.markedLine(linkKey(l, i), fmt.Sprintf("%sto %s: %s for %s, %s, down %s, up %s  %s",
+				ofEnvironment(l), words.Dash(live.Bastion), live.State, since(m.state.At, live.Since), words.Count(live.Channels, "connection"),
 				m.rate(flow.downRate), m.rate(flow.upRate), bars(flow.past))))
 			if live.Error != "" {
 				out = append(out, flat("  "+live.Trouble(m.state.At)))
+			}
+			if live.SignIn != nil {
+				out = append(out, flat("  "+live.SignIn.Ask(m.state.At)))
 			}
 			if live.Limit != nil {
 				out = append(out, flat("  "+live.Limit.String()))
@@ -174,6 +185,14 @@ func (m *Model) linkLines() []string {
 		out = append(out, "none is up; the first connection of a forward makes one")
 	}
 	return out
+}
+
+// ofEnvironment begins the line of a link in an environment.
+func ofEnvironment(l api.Link) string {
+	if l.Environment == "" {
+		return ""
+	}
+	return l.Environment + ": "
 }
 
 func (m *Model) sessionLines(live report.Link) []string {

@@ -220,6 +220,10 @@ function makeForward() {
 
 const forwardKinds = { ready: 'good', waiting: 'bad', failed: 'bad' };
 
+// askSignIn asks the user to sign in to AWS again, if only that renews the credentials.
+const askSignIn = (live) => (live.sign_in
+  ? [live.sign_in.command ? `Sign in to AWS again: ${live.sign_in.command}` : live.sign_in.next, live.sign_in.reason].filter(Boolean) : []);
+
 // trouble says why something waits or has failed, when that is tried again, and what to do.
 const trouble = (t, now) => [t.error, t.retry_at && Date.parse(t.retry_at) > now
   && `next try in ${span((Date.parse(t.retry_at) - now) / 1000)}`, t.next].filter(Boolean);
@@ -233,7 +237,7 @@ function updateForward(p, f, now) {
   put(p.name, ref);
   state(p.state, f.state, forwardKinds[f.state] ?? 'wait');
   const flags = [f.kind === 'proxy' ? 'proxy' : f.engine, f.tls ? 'TLS only' : '', f.detached ? 'detached' : `of ${f.command || 'a command'}`,
-    f.profile && `profile ${f.profile}`, f.account && `account ${f.account}`, f.region,
+    f.environment && `environment ${f.environment}`, f.profile && `profile ${f.profile}`, f.account && `account ${f.account}`, f.region,
     `for ${span((now - Date.parse(f.opened_at)) / 1000)}`];
   put(p.flags, flags.filter(Boolean).join(' · '));
   p.close.setAttribute('aria-label', shown(`Close forward ${ref}`));
@@ -393,15 +397,15 @@ const rotation = (live, s) => (live.session_max_age_seconds ? live.session_max_a
 function updateLink(p, { link, live, name }, now) {
   put(p.name, live.bastion ? `to ${live.bastion}` : 'to a bastion');
   state(p.state, live.state, linkKinds[live.state] ?? 'wait');
-  put(p.flags, [link.profile, link.region, link.cluster, `for ${span((now - Date.parse(live.since)) / 1000)}`,
+  put(p.flags, [link.environment, link.profile, link.region, link.cluster, `for ${span((now - Date.parse(live.since)) / 1000)}`,
     count(live.channels, 'connection', 'connections'), live.bond_version && `bond version ${live.bond_version}`,
     live.damaged_sessions && `${count(live.damaged_sessions, 'session', 'sessions')} ended because of damaged data`,
   ].filter(Boolean).join(' · '));
   const limit = live.session_limit;
-  put(p.error, [...trouble(live, now), live.far_end?.limiting_factor, ...(live.lacks ?? []),
+  put(p.error, [...askSignIn(live), ...trouble(live, now), live.far_end?.limiting_factor, ...(live.lacks ?? []),
     limit && `AWS starts no more than ${count(limit.sessions, 'session', 'sessions')}: ${limit.reason}`].filter(Boolean).join(' – '));
   p.error.hidden = p.error.textContent === '';
-  p.error.dataset.kind = live.error ? 'bad' : 'note';
+  p.error.dataset.kind = live.error || live.sign_in ? 'bad' : 'note';
   const sessions = live.sessions ?? [];
   const down = speed(`${name}/down`, now, live.received_bytes);
   const up = speed(`${name}/up`, now, live.sent_bytes);
@@ -515,8 +519,9 @@ function wrongs(s, lives, accounts, now) {
     out.push({ id: `f ${forwardKey(f)}`, list: 'forwards', card: forwardKey(f), name: reference(f), state: f.state, why: trouble(f, now) });
   }
   for (const l of lives) {
-    if (!l.live.error && linkKinds[l.live.state] !== 'bad') continue;
-    out.push({ id: `l ${l.name}`, list: 'links', card: l.name, name: linkLabel(l), state: l.live.state, why: trouble(l.live, now) });
+    if (!l.live.error && !l.live.sign_in && linkKinds[l.live.state] !== 'bad') continue;
+    out.push({ id: `l ${l.name}`, list: 'links', card: l.name, name: linkLabel(l), state: l.live.sign_in ? 'sign in' : l.live.state,
+      why: [...askSignIn(l.live), ...trouble(l.live, now)] });
   }
   for (const link of s.links ?? []) {
     if ((link.live ?? []).length || !link.error) continue;
@@ -564,7 +569,7 @@ const forwardKey = (f) => `${reference(f)} ${f.opened_at}`;
 function filter(forwards) {
   const words = $('filter').value.toLowerCase().split(/\s+/).filter(Boolean);
   const kept = forwards.filter((f) => {
-    const text = [reference(f), f.spec, f.target, f.listen, f.state, f.engine, f.profile, f.account, f.region, f.command, f.error]
+    const text = [reference(f), f.spec, f.target, f.listen, f.state, f.engine, f.environment, f.profile, f.account, f.region, f.command, f.error]
       .filter(Boolean).join(' ').toLowerCase();
     return words.every((w) => text.includes(w));
   });

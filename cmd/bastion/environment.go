@@ -1,0 +1,100 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"errors"
+	"os"
+	"sync"
+
+	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/agent/request"
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/linkview"
+	"github.com/bastion-ssm/bastion/internal/shared"
+	"github.com/bastion-ssm/bastion/targets"
+)
+
+// settingsOf is request.Load for this command line.
+func (a *app) settingsOf(environment string, target config.Target) (config.Settings, error) {
+	src := a.source(context.Background(), shared.Cached) // the command has looked it up
+	src.Flags, src.Target = a.flagsIn(environment), target
+	s, err := config.Load(src)
+	if err == nil {
+		underSudo(&s, os.Getenv, os.Geteuid())
+	}
+	return s, err
+}
+
+// scoped returns the settings for a forward's name or target as on the command line, and the name without its environment.
+func (a *app) scoped(s config.Settings, ref string) (config.Settings, string, error) {
+	environment, name := targets.CutEnvironment(ref)
+	spec, err := targets.Parse(name)
+	if err != nil {
+		spec = targets.Spec{} // only a forward has such a name
+	}
+	s, err = request.SettingsOf(targets.Pair{Target: spec, Environment: environment}, s, a.settingsOf)
+	return s, name, err
+}
+
+// errStopped is why the groups of a command end whose forwards somebody has stopped.
+var errStopped = errors.New("the forwards are stopped")
+
+// openGroups opens the forwards of several groups, all or none, and does work while all are open.
+func (a *app) openGroups(ctx context.Context, w wanted, p *console.Progress, do work) error {
+	common, end := context.WithCancelCause(ctx)
+	defer end(nil)
+	all := make([]api.Forward, len(request.Items(w.groups)))
+	watches := make([]*linkview.Watch, len(w.groups))
+	ready := make(chan struct{}, len(w.groups))
+	done := make(chan struct{}) // work has ended
+	var groups sync.WaitGroup
+	for n, g := range w.groups {
+		groups.Go(func() {
+			err := a.openGroup(common, w, g, p, func(ctx context.Context, forwards []api.Forward, watch []*linkview.Watch) error {
+				for i, f := range forwards {
+					all[g.At[i]] = f
+				}
+				watches[n] = watch[0]
+				ready <- struct{}{}
+				select {
+				case <-done:
+					return nil
+				case <-ctx.Done():
+					return context.Cause(ctx)
+				}
+			})
+			select {
+			case <-done:
+			default:
+				end(cmp.Or(err, errStopped))
+			}
+		})
+	}
+	err := awaitGroups(common, ready, len(w.groups))
+	if err == nil {
+		err = do(common, all, watches)
+	}
+	close(done)
+	groups.Wait()
+	switch cause := context.Cause(common); {
+	case context.Cause(ctx) != nil:
+		return cmp.Or(err, context.Cause(ctx))
+	case errors.Is(cause, errStopped) && (errors.Is(err, errStopped) || err == nil):
+		return nil
+	}
+	return err
+}
+
+// awaitGroups waits until n groups are ready.
+func awaitGroups(ctx context.Context, ready <-chan struct{}, n int) error {
+	for range n {
+		select {
+		case <-ready:
+		case <-ctx.Done():
+			return context.Cause(ctx)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,53 @@
+package main
+
+import (
+	"context"
+	"os"
+
+	"golang.org/x/term"
+
+	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/picker"
+	"github.com/bastion-ssm/bastion/targets"
+)
+
+// orPick returns args, or where they name no target the one that the user picks from the list. Without a terminal it returns args, and
+// the command says what it misses.
+func (a *app) orPick(ctx context.Context, s config.Settings, hasTarget bool, args []string) ([]string, error) {
+	out, isFile := a.raw.err.(*os.File) // standard output may be another program's
+	if hasTarget || s.Output.Format == "json" || !isFile || !term.IsTerminal(int(out.Fd())) || !term.IsTerminal(int(a.in.Fd())) {
+		return args, nil
+	}
+	scopes, err := a.listScopes(s, false)
+	if err != nil {
+		return nil, err
+	}
+	lists := a.targetLists(ctx, s, scopes, false, nil)
+	var choices []picker.Choice
+	for _, l := range lists {
+		for _, name := range l.names(s) {
+			choices = append(choices, picker.Choice{Value: targets.InEnvironment(l.prefix(s), name), Help: l.settings.Targets[name].Spec})
+		}
+	}
+	for _, l := range lists {
+		for _, item := range l.list.Items {
+			choices = append(choices, picker.Choice{Value: targets.InEnvironment(l.prefix(s), item.Spec), Help: itemHelp(item)})
+		}
+	}
+	err = missingOf(lists)
+	if len(choices) == 0 {
+		return args, err // the command says what it misses
+	}
+	if err != nil {
+		a.note(s, "the list lacks something: %v", err)
+	}
+	value, ok, err := picker.Pick(ctx, a.in, out, "target", choices)
+	if err != nil {
+		return nil, err
+	}
+	if !ok {
+		return nil, fail.Usagef("name a target, or choose one with enter", "no target was chosen")
+	}
+	return append([]string{value}, args...), nil
+}
