@@ -27,16 +27,31 @@ func TestProgramKeepsOnlyItsCalls(t *testing.T) {
 		},
 		"cloudwatchlogs": {"DeleteLogGroup", "DescribeLogGroups", "FilterLogEvents"},
 		"ec2": {
-			"DescribeManagedPrefixLists", "DescribeNetworkInterfaces", "DescribeRouteTables", "DescribeSecurityGroups", "DescribeSubnets",
-			"DescribeVpcAttribute", "DescribeVpcEndpointServices", "DescribeVpcEndpoints", "DescribeVpcs",
+			"DescribeInstances", "DescribeManagedPrefixLists", "DescribeNatGateways", "DescribeNetworkInterfaces", "DescribeRouteTables",
+			"DescribeSecurityGroups", "DescribeSubnets",
+			"DescribeVpcAttribute", "DescribeVpcEndpointServices", "DescribeVpcEndpoints", "DescribeVpcs", "GetPasswordData",
 		},
+		"costexplorer":       {"GetCostAndUsage"},
 		"ecr":                {"GetAuthorizationToken"},
 		"ec2instanceconnect": {"Options", "SendSSHPublicKey", "SendSerialConsoleSSHPublicKey"}, // the whole client: it has just these
-		"ecs":                {"DescribeTaskDefinition", "DescribeTasks", "ExecuteCommand", "ListTasks", "RunTask", "StopTask"},
-		"elasticache":        {"DescribeCacheClusters", "DescribeReplicationGroups", "DescribeServerlessCaches"},
-		"kms":                {"DescribeKey", "GenerateDataKey", "ScheduleKeyDeletion"},
-		"rds":                {"DescribeDBClusters", "DescribeDBInstances"},
-		"ssm":                {"ResumeSession", "StartSession", "TerminateSession"},
+		"ecs": {
+			"DescribeClusters", "DescribeServices", "DescribeTaskDefinition", "DescribeTasks", "ExecuteCommand", "ListClusters", "ListServices", "ListTasks",
+			"RunTask", "StopTask",
+		},
+		"eks":                    {"DescribeCluster", "ListClusters"},
+		"elasticloadbalancingv2": {"DescribeListeners", "DescribeLoadBalancers"},
+		"kafka":                  {"GetBootstrapBrokers", "ListClustersV2"},
+		"memorydb":               {"DescribeClusters"},
+		"opensearch":             {"DescribeDomains", "ListDomainNames"},
+		"opensearchserverless":   {"BatchGetCollection", "ListCollections", "ListVpcEndpoints"},
+		"redshift":               {"DescribeClusters"},
+		"redshiftserverless":     {"GetWorkgroup", "ListWorkgroups"},
+		"servicediscovery":       {"DiscoverInstances", "ListNamespaces", "ListServices"},
+		"elasticache":            {"DescribeCacheClusters", "DescribeReplicationGroups", "DescribeServerlessCaches"},
+		"iam":                    {"SimulatePrincipalPolicy"},
+		"kms":                    {"DescribeKey", "GenerateDataKey", "ScheduleKeyDeletion"},
+		"rds":                    {"DescribeDBClusters", "DescribeDBInstances", "DescribeDBProxies", "DescribeDBProxyEndpoints"},
+		"ssm":                    {"DeleteParameter", "GetDocument", "GetParameter", "PutParameter", "ResumeSession", "StartSession", "TerminateSession"},
 	}
 	program, err := elf.Open(filepath.Join(bin, "bastion"))
 	if err != nil {

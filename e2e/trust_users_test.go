@@ -159,7 +159,8 @@ func TestRootForAnother(t *testing.T) {
 		t.Fatal(err)
 	}
 	text, err := os.ReadFile(target + ".old")
-	if st := info.Sys().(*syscall.Stat_t); err != nil || st.Gid != malloryUID || info.Mode() != 0o640 || !strings.Contains(string(text), "# BEGIN bastion") {
+	if st := info.Sys().(*syscall.Stat_t); err != nil || st.Gid != malloryUID || info.Mode() != 0o640 ||
+		!strings.Contains(string(text), "# BEGIN bastion") {
 		t.Errorf("her file: %v, group %d, %v\n%s", info.Mode(), st.Gid, err, text)
 	}
 	// And she goes on as ever.

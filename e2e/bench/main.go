@@ -6,7 +6,7 @@
 //
 //	bench            every peer, side by side
 //	bench -scale     bastion against its sessions, the path's delay and its loss: build/scale.json and the plots of it
-//	bench -sizes     the plugin and bastion in tasks of different sizes: build/sizes.json
+//	bench -sizes     the plugin and bastion in tasks of different sizes, medians of several rounds: build/sizes.json
 //	bench -publish   puts tables and plots of the rows that both have left in build into docs
 //
 // The figures depend on the machine and its load: compare only those of one run, as ratios.
@@ -100,7 +100,7 @@ func run() error {
 	b := &bench{log: os.Stderr}
 	flag.StringVar(&b.bin, "bin", build, "folder of the built commands")
 	flag.StringVar(&b.out, "o", build, "folder for the rows and plots")
-	flag.IntVar(&b.repeat, "repeat", 3, "cold starts to take the median of")
+	flag.IntVar(&b.repeat, "repeat", 3, "cold starts, and rounds of -sizes, to take the median of")
 	flag.DurationVar(&b.span, "span", 4*time.Second, "length of each steady state, and of the round trips")
 	flag.DurationVar(&b.dump, "dump", 10*time.Second, "time that pg_dump takes at least")
 	flag.StringVar(&b.peers, "peers", "", "comma-separated peers to measure (default: all)")

@@ -9,55 +9,110 @@ import (
 )
 
 // sizeTables writes a table for each direction of a transfer. It has a line for each size of task and a column for each peer.
-// Further columns compare bastion with the plugin and with its own best number of sessions.
+// Further columns compare bastion with the plugin and with its own best number of sessions. The last table is of transfers both
+// ways: the part of the task that they use, because a byte in one direction costs many times what it does in the other.
 func sizeTables(rows []row) string {
 	var b strings.Builder
-	var peers, ways []string
-	var cpus []float64
-	rate := map[string]row{}
-	key := func(way, peer string, cpu float64) string { return fmt.Sprint(way, "\x00", peer, "\x00", cpu) }
+	f := readSizes(rows)
+	for _, way := range f.ways {
+		f.table(&b, way+", MB/s", func(peer string, cpu float64) (row, bool) {
+			r, ok := f.rate[figure{way, peer, cpu}]
+			return r, ok
+		})
+	}
+	if slices.Contains(f.ways, bothWays("download")) {
+		f.table(&b, "both, of the task", f.use)
+	}
+	return b.String()
+}
+
+// bothWays is the metric of one direction while the other transfers too.
+func bothWays(direction string) string { return direction + ", both" }
+
+type figure struct {
+	way, peer string
+	cpu       float64
+}
+
+// figures are the rates of a run, with what they are of in the order in which they were measured.
+type figures struct {
+	ways, peers []string
+	cpus        []float64
+	rate        map[figure]row
+}
+
+func readSizes(rows []row) figures {
+	f := figures{rate: map[figure]row{}}
 	for _, r := range rows {
 		cpu, ok := asFloat(r.Params["task_cpu"])
 		if !ok {
 			continue
 		}
-		peers, ways, cpus = with(peers, r.Peer), with(ways, r.Metric), with(cpus, cpu)
-		rate[key(r.Metric, r.Peer, cpu)] = r
+		f.ways, f.peers, f.cpus = with(f.ways, r.Metric), with(f.peers, r.Peer), with(f.cpus, cpu)
+		f.rate[figure{r.Metric, r.Peer, cpu}] = r
 	}
-	for _, way := range ways {
-		columns := append([]string{way + ", MB/s"}, peers...)
-		columns = append(columns, "auto / plugin", "auto / best", "worst / best")
-		fmt.Fprintf(&b, "| %s |\n| --- |%s\n", strings.Join(columns, " | "), strings.Repeat(" ---: |", len(columns)-1))
-		for _, cpu := range cpus {
-			fmt.Fprintf(&b, "| %s vCPU |", number(cpu/1024))
-			var best, worst float64
-			for _, p := range peers {
-				r, ok := rate[key(way, p, cpu)]
-				if !ok {
-					b.WriteString(" |")
-					continue
-				}
-				fmt.Fprintf(&b, " %s |", cell(r))
-				if strings.HasPrefix(p, "bastion-") {
-					best = max(best, r.Value)
-				}
-				if strings.HasPrefix(p, "bastion-") && p != "bastion-1" && (worst == 0 || r.Value < worst) {
-					worst = r.Value
-				}
+	return f
+}
+
+// use is the part of a task that transfers both ways use: each direction's rate of the best that bastion has alone, in sum.
+func (f figures) use(peer string, cpu float64) (row, bool) {
+	var sum float64
+	for _, way := range []string{"download", "upload"} {
+		r, ok := f.rate[figure{bothWays(way), peer, cpu}]
+		best, _ := f.extremes(func(peer string, cpu float64) (row, bool) {
+			r, ok := f.rate[figure{way, peer, cpu}]
+			return r, ok
+		}, cpu)
+		if !ok || best == 0 || r.Params["failed"] != nil {
+			return row{}, false
+		}
+		sum += r.Value / best
+	}
+	return row{Peer: peer, Value: sum}, true
+}
+
+func (f figures) table(b *strings.Builder, title string, get func(peer string, cpu float64) (row, bool)) {
+	columns := append([]string{title}, f.peers...)
+	columns = append(columns, "auto / plugin", "auto / best", "worst / best")
+	fmt.Fprintf(b, "| %s |\n| --- |%s\n", strings.Join(columns, " | "), strings.Repeat(" ---: |", len(columns)-1))
+	for _, cpu := range f.cpus {
+		fmt.Fprintf(b, "| %s vCPU |", number(cpu/1024))
+		for _, p := range f.peers {
+			r, ok := get(p, cpu)
+			if !ok {
+				b.WriteString(" |")
+				continue
 			}
-			auto := rate[key(way, "bastion-auto", cpu)].Value
-			for _, ratio := range [][2]float64{{auto, rate[key(way, plugin, cpu)].Value}, {auto, best}, {worst, best}} {
-				if ratio[0] == 0 || ratio[1] == 0 {
-					b.WriteString(" |")
-					continue
-				}
-				fmt.Fprintf(&b, " %s |", number(ratio[0]/ratio[1]))
+			fmt.Fprintf(b, " %s |", cell(r))
+		}
+		auto, _ := get("bastion-auto", cpu)
+		plain, _ := get(plugin, cpu)
+		best, worst := f.extremes(get, cpu)
+		for _, ratio := range [][2]float64{{auto.Value, plain.Value}, {auto.Value, best}, {worst, best}} {
+			if ratio[0] == 0 || ratio[1] == 0 {
+				b.WriteString(" |")
+				continue
 			}
-			b.WriteString("\n")
+			fmt.Fprintf(b, " %s |", number(ratio[0]/ratio[1]))
 		}
 		b.WriteString("\n")
 	}
-	return b.String()
+	b.WriteString("\n")
+}
+
+// extremes are the best of bastion's figures in a task, and the worst of those with more than one session.
+func (f figures) extremes(get func(peer string, cpu float64) (row, bool), cpu float64) (best, worst float64) {
+	for _, p := range f.peers {
+		r, ok := get(p, cpu)
+		if !ok || !strings.HasPrefix(p, "bastion-") {
+			continue
+		}
+		best = max(best, r.Value)
+		if p != "bastion-1" && (worst == 0 || r.Value < worst) {
+			worst = r.Value
+		}
+	}
+	return best, worst
 }
 
 func with[T comparable](list []T, v T) []T {

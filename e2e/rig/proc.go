@@ -38,11 +38,12 @@ func DefaultSignals() {
 	}
 }
 
-// Environ is the environment without the variables that would lead a test to a real account, or to somebody's settings.
+// Environ is the environment without the variables that would lead a test to a real account, or to somebody's settings. A test that
+// wants a shared configuration sets BASTION_SHARED_CONFIG itself: elsewhere its look-up would be a call more.
 func Environ() []string {
-	return slices.DeleteFunc(os.Environ(), func(kv string) bool {
+	return append(slices.DeleteFunc(os.Environ(), func(kv string) bool {
 		return strings.HasPrefix(kv, "AWS_") || strings.HasPrefix(kv, "BASTION_") || strings.HasPrefix(kv, "SSH_")
-	})
+	}), "BASTION_SHARED_CONFIG=off")
 }
 
 // Start starts a program, in a process group of its own, with env added to Environ. It reads nothing on stdin.

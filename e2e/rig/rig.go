@@ -22,7 +22,19 @@ func Root() string {
 	if !ok {
 		panic("rig: no caller information")
 	}
-	return filepath.Dir(filepath.Dir(filepath.Dir(file)))
+	root := filepath.Dir(filepath.Dir(filepath.Dir(file)))
+	if filepath.IsAbs(root) {
+		return root
+	}
+	// Built with -trimpath. A test runs in its package's directory; a test's program in any other has no use for the root.
+	dir, err := os.Getwd()
+	for err == nil && dir != filepath.Dir(dir) {
+		if _, missing := os.Stat(filepath.Join(dir, "go.mod")); missing == nil {
+			return dir
+		}
+		dir = filepath.Dir(dir)
+	}
+	return root
 }
 
 // Build compiles the three commands into dir.

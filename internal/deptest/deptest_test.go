@@ -21,11 +21,14 @@ const module = "github.com/bastion-ssm/bastion"
 // access, the parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"access", "agent", "agent/api", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request", "internal/admin",
-		"internal/awssdk", "internal/browser", "internal/cli", "internal/config", "internal/console", "internal/dirs", "internal/duration",
-		"internal/execenv", "internal/fail", "internal/files", "internal/hosts", "internal/linkview", "internal/openssh",
-		"internal/partition", "internal/printable", "internal/process", "internal/report", "internal/service", "internal/sleep",
-		"internal/sshconfig", "internal/sshproxy", "internal/statusview", "internal/topview", "internal/words", "targets",
+		"access", "agent", "agent/api", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request",
+		"internal/admin", "internal/awssdk", "internal/browser", "internal/cli", "internal/config", "internal/console",
+		"internal/dirs", "internal/doctor", "internal/duration", "internal/execenv", "internal/fail", "internal/files", "internal/hosts",
+		"internal/kubeconfig", "internal/linkview", "internal/login", "internal/notify", "internal/openssh", "internal/partition",
+		"internal/picker",
+		"internal/printable", "internal/process", "internal/rdp", "internal/ready", "internal/report", "internal/service", "internal/shared",
+		"internal/sleep", "internal/sshconfig", "internal/sshproxy", "internal/statusview", "internal/targetlist",
+		"internal/topview", "internal/words", "targets",
 	},
 	"cmd/bastion-image": {"account/image", "internal/fail", "internal/files", "internal/words"},
 	"cmd/bastiond":      {"internal/fail", "internal/printable", "keys", "server"},
@@ -37,9 +40,10 @@ var allowed = map[string][]string{
 		"account", "account/deploy", "account/image", "account/price", "account/survey", "internal/console", "internal/fail",
 		"internal/pattern", "internal/printable", "internal/sleep", "internal/words", "targets",
 	},
-	"account/review": {"internal/audit", "internal/fail", "internal/fargate"},
-	"account/price":  {"account", "internal/fargate", "internal/pattern"},
-	"account/survey": {"account", "internal/fail", "internal/partition", "internal/pattern", "internal/printable", "internal/words", "targets"},
+	"account/billing": {"internal/fail", "internal/printable"},
+	"account/review":  {"internal/audit", "internal/fail", "internal/fargate"},
+	"account/price":   {"account", "internal/fargate", "internal/pattern"},
+	"account/survey":  {"account", "internal/fail", "internal/partition", "internal/pattern", "internal/printable", "internal/words", "targets"},
 
 	"agent/api": {
 		"internal/config", "internal/dirs", "internal/fail", "internal/files", "internal/private", "internal/report", "internal/sleep",
@@ -57,7 +61,7 @@ var allowed = map[string][]string{
 	"agent/metrics": {"agent/api", "internal/fail", "internal/files"},
 	"agent": {
 		"access", "agent/api", "agent/dashboard", "agent/forwards", "agent/metrics", "internal/awssdk", "internal/backoff",
-		"internal/config", "internal/fail", "internal/files", "internal/private", "internal/report", "targets", "tunnel",
+		"internal/config", "internal/fail", "internal/files", "internal/login", "internal/private", "internal/report", "targets", "tunnel",
 		"tunnel/rediscluster",
 	},
 
@@ -65,7 +69,7 @@ var allowed = map[string][]string{
 
 	"access": {
 		"bastions", "internal/awsanswer", "internal/awssdk", "internal/config", "internal/dirs", "internal/fail", "internal/fargate",
-		"internal/files", "internal/private", "internal/report", "internal/sleep", "internal/words", "keys", "sessions",
+		"internal/files", "internal/login", "internal/private", "internal/report", "internal/sleep", "internal/words", "keys", "sessions",
 		"sessions/bond", "targets", "tunnel",
 	},
 	"server": {
@@ -88,7 +92,7 @@ var allowed = map[string][]string{
 
 	"internal/audit": {},
 	"internal/admin": {
-		"access", "account", "account/deploy", "account/image", "account/image/carried", "account/price", "account/review",
+		"access", "account", "account/billing", "account/deploy", "account/image", "account/image/carried", "account/price", "account/review",
 		"account/setup", "account/survey", "internal/audit", "internal/awsanswer", "internal/cli", "internal/config", "internal/console",
 		"internal/duration", "internal/fail",
 		"internal/fargate", "internal/partition", "internal/printable", "internal/process", "internal/words",
@@ -104,31 +108,44 @@ var allowed = map[string][]string{
 	"internal/cli":      {"internal/config", "internal/fail", "internal/printable"},
 	"internal/console":  {"internal/printable"},
 	"internal/deadline": {},
-	"internal/dirs":     {"internal/fail", "internal/files"},
-	"internal/duration": {},
-	"internal/execenv":  {"agent/dsn", "agent/request", "internal/config", "internal/fail", "targets"},
-	"internal/fail":     {"internal/awsanswer"},
-	"internal/fargate":  {},
-	"internal/files":    {"internal/backoff", "internal/sleep"},
-	"internal/hosts":    {"internal/backoff", "internal/block", "internal/fail", "internal/files", "internal/sleep"},
+	"internal/doctor": {
+		"access", "account/survey", "agent", "agent/api", "agent/launch", "agent/request", "bastions", "internal/awsanswer", "internal/awssdk",
+		"internal/config", "internal/console", "internal/dirs", "internal/fail", "internal/fargate", "internal/hosts", "internal/partition",
+		"internal/pattern", "internal/printable", "internal/sshconfig", "internal/words", "targets", "tunnel",
+	},
+	"internal/dirs":       {"internal/fail", "internal/files"},
+	"internal/duration":   {},
+	"internal/execenv":    {"agent/dsn", "agent/request", "internal/config", "internal/fail", "targets"},
+	"internal/fail":       {"internal/awsanswer"},
+	"internal/fargate":    {},
+	"internal/files":      {"internal/backoff", "internal/sleep"},
+	"internal/hosts":      {"internal/backoff", "internal/block", "internal/fail", "internal/files", "internal/process", "internal/sleep"},
+	"internal/kubeconfig": {"internal/fail", "internal/files", "internal/sleep"},
 	"internal/linkview": {
 		"access", "agent/api", "internal/console", "internal/duration", "internal/fail", "internal/process", "internal/report", "tunnel",
 	},
+	"internal/login":      {"internal/awsanswer", "internal/awssdk", "internal/fail", "internal/files", "internal/printable", "internal/sleep"},
 	"internal/near":       {},
+	"internal/notify":     {"internal/printable"},
 	"internal/openssh":    {"internal/fail", "internal/private", "keys"},
 	"internal/partition":  {},
 	"internal/pattern":    {},
 	"internal/printable":  {},
+	"internal/picker":     {"internal/printable"},
 	"internal/private":    {"internal/fail"},
 	"internal/process":    {"internal/fail"},
+	"internal/ready":      {"agent/api", "internal/fail", "internal/files", "internal/process"},
+	"internal/rdp":        {"internal/fail", "internal/files"},
 	"internal/report":     {"internal/fargate", "internal/words"},
 	"internal/ring":       {},
 	"internal/service":    {"internal/fail", "internal/files"},
+	"internal/shared":     {"internal/fail", "internal/files"},
 	"internal/sleep":      {},
 	"internal/sshconfig":  {"internal/block", "internal/fail", "internal/files", "internal/openssh"},
 	"internal/sshproxy":   {"internal/fail", "tunnel"},
 	"internal/sshwire":    {},
 	"internal/statusview": {"agent/api", "internal/console", "internal/printable", "internal/report", "internal/words"},
+	"internal/targetlist": {"internal/fail", "internal/files"},
 	"internal/topview":    {"agent/api", "internal/printable", "internal/report", "internal/words"},
 	"internal/words":      {},
 	"keys":                {"internal/sleep"},
@@ -151,6 +168,9 @@ var allowed = map[string][]string{
 	"e2e":              {},
 	"internal/deptest": {},
 }
+
+// common are packages that every other may import: they import none of the module's.
+var common = []string{"internal/pattern"}
 
 const (
 	awsSDK = "github.com/aws/"
@@ -303,7 +323,7 @@ func check(p pkg) []string {
 		problems = append(problems, p.name()+" is a new package: give it a place in the table of this test")
 	}
 	for _, dep := range p.Imports {
-		if own, ok := strings.CutPrefix(dep, module+"/"); ok && isKnown && !slices.Contains(may, own) {
+		if own, ok := strings.CutPrefix(dep, module+"/"); ok && isKnown && !slices.Contains(may, own) && !slices.Contains(common, own) {
 			problems = append(problems, p.name()+" must not import "+own)
 		}
 		if slices.Contains(pure, p.name()) && hasPrefix(dep, impure) && !slices.Contains(harmless, dep) {
@@ -316,6 +336,9 @@ func check(p pkg) []string {
 		}
 		if hasPrefix(dep, forbidden[p.name()]) {
 			problems = append(problems, p.name()+" must not depend on "+dep)
+		}
+		if p.isProduct() && strings.HasPrefix(dep, awsSDK) && strings.HasSuffix(dep, "/schemas") {
+			problems = append(problems, p.name()+" must not depend on "+dep+": take an older release, see docs/adr/0019")
 		}
 		if p.isProduct() && hasPrefix(dep, labOnly) && !hasPrefix(dep, p.linked()) {
 			problems = append(problems, p.name()+" is product code and must not depend on "+dep)
@@ -336,12 +359,15 @@ func hasPrefix(path string, prefixes []string) bool {
 // TestCheck shows that each rule can fail.
 func TestCheck(t *testing.T) {
 	for want, p := range map[string]pkg{
-		"tunnel must not import sessions":                                 {ImportPath: module + "/tunnel", Imports: []string{module + "/sessions"}},
-		"tunnel must not depend on github.com/aws/smithy-go":              {ImportPath: module + "/tunnel", Deps: []string{"github.com/aws/smithy-go"}},
-		"sessions must not depend on golang.org/x/crypto/ssh":             {ImportPath: module + "/sessions", Deps: []string{ssh}},
-		"agent is product code and must not depend on lab/vpc":            {ImportPath: module + "/agent", Deps: []string{module + "/lab/vpc"}},
-		"agent/forwards is pure and must not import net/http":             {ImportPath: module + "/agent/forwards", Imports: []string{"fmt", "net/http"}},
-		"server is product code and must not depend on testing":           {ImportPath: module + "/server", Deps: []string{"testing"}},
+		"tunnel must not import sessions":                       {ImportPath: module + "/tunnel", Imports: []string{module + "/sessions"}},
+		"tunnel must not depend on github.com/aws/smithy-go":    {ImportPath: module + "/tunnel", Deps: []string{"github.com/aws/smithy-go"}},
+		"sessions must not depend on golang.org/x/crypto/ssh":   {ImportPath: module + "/sessions", Deps: []string{ssh}},
+		"agent is product code and must not depend on lab/vpc":  {ImportPath: module + "/agent", Deps: []string{module + "/lab/vpc"}},
+		"agent/forwards is pure and must not import net/http":   {ImportPath: module + "/agent/forwards", Imports: []string{"fmt", "net/http"}},
+		"server is product code and must not depend on testing": {ImportPath: module + "/server", Deps: []string{"testing"}},
+		"agent must not depend on github.com/aws/x/schemas: take an older release, see docs/adr/0019": {
+			ImportPath: module + "/agent", Deps: []string{"github.com/aws/x/schemas"},
+		},
 		"new is a new package: give it a place in the table of this test": {ImportPath: module + "/new"},
 	} {
 		if got := check(p); len(got) != 1 || got[0] != want {

@@ -17,6 +17,9 @@ var mayName = map[string]string{
 	"bastion-image/iam/user.json":            "service principals have this suffix in every partition",
 	"account/alarms.go":                      "service principals and an event source have this suffix in every partition",
 	"account/classic_policies.go":            "service principals have this suffix in every partition",
+	"bastion-image/classic.tf":               "service principals have this suffix in every partition",
+	"account/billing/billing.go":             "the source of a price, in a comment",
+	"account/terraform_kinds.go":             "the source of a list, in a comment",
 	"bastion-image/classic.json":             "service principals have this suffix in every partition",
 	"account/deployer.go":                    "a service principal, and a source in a comment",
 	"account/handlers.go":                    "service principals have this suffix in every partition",
@@ -32,7 +35,10 @@ var mayName = map[string]string{
 	"lab/sts.go":                             "an XML namespace",
 	"internal/fargate/sizes.go":              "the source of the table, in a comment",
 	"lab/ecs_run.go":                         "a service principal",
+	"lab/balancers.go":                       "an XML namespace",
 	"lab/ec2.go":                             "an XML namespace",
+	"lab/iam.go":                             "an XML namespace",
+	"lab/redshift.go":                        "an XML namespace",
 	"lab/elasticache.go":                     "an XML namespace",
 }
 

@@ -3,9 +3,10 @@
 package partition
 
 import (
-	"regexp"
 	"slices"
 	"strings"
+
+	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
 // Partition is a part of AWS with its own accounts and names.
@@ -79,8 +80,8 @@ func (p Partition) RDSName(name, region string) string {
 const GlobalRegion = "global"
 
 var (
-	regionShape = regexp.MustCompile(`^[a-z]{2,4}(-[a-z]+)+-[0-9]+$`)
-	labelShape  = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
+	regionShape = pattern.Lazy(`^[a-z]{2,4}(-[a-z]+)+-[0-9]+$`)
+	labelShape  = pattern.Lazy(`^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`)
 )
 
 // RDSRegion returns the region in the host name of an RDS endpoint: an instance, a cluster, its readers, a custom endpoint or a
@@ -94,7 +95,7 @@ func RDSRegion(host string) (string, bool) {
 			continue
 		}
 		labels := strings.Split(rest, ".")
-		if len(labels) < 3 || slices.ContainsFunc(labels, func(l string) bool { return !labelShape.MatchString(l) }) {
+		if len(labels) < 3 || slices.ContainsFunc(labels, func(l string) bool { return !labelShape().MatchString(l) }) {
 			return "", false
 		}
 		name, region, service := labels[:len(labels)-2], labels[len(labels)-2], labels[len(labels)-1]
@@ -107,7 +108,7 @@ func RDSRegion(host string) (string, bool) {
 		case region == GlobalRegion:
 			return region, strings.HasPrefix(name[len(name)-1], "global-")
 		}
-		return region, regionShape.MatchString(region) && Of(region).DNSSuffix == p.DNSSuffix
+		return region, regionShape().MatchString(region) && Of(region).DNSSuffix == p.DNSSuffix
 	}
 	return "", false
 }
