@@ -145,7 +145,7 @@ func (c classic) parameters() {
 			Description: "Private subnets of the instances, one for each zone",
 		},
 	}
-	if len(c.in.Egress) == 0 {
+	if toVPC(c.in.Egress) {
 		c.Parameters = append(c.Parameters, Parameter{
 			Name: paramCIDR, Type: "String", Default: c.in.VPCCIDR, Description: "IPv4 addresses of the VPC, such as 10.0.0.0/16",
 		})

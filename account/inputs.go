@@ -69,7 +69,7 @@ type Class struct {
 type Egress struct {
 	Port        int
 	CIDR        string // of the destination, or
-	Group       string // its security group
+	Group       string // its security group; with neither, the IPv4 ranges of the VPC
 	Description string
 }
 
@@ -179,7 +179,7 @@ func (in Inputs) Validate() error {
 	for _, e := range in.Egress {
 		prefix, err := netip.ParsePrefix(e.CIDR)
 		isCIDR := err == nil && prefix.Addr().Is4()
-		check((e.CIDR == "") != (e.Group == "") && (e.CIDR == "" || isCIDR), "egress to port %d: want an IPv4 CIDR or a security group", e.Port)
+		check(e.CIDR == "" || e.Group == "" && isCIDR, "egress to port %d: want an IPv4 CIDR or a security group", e.Port)
 		check(e.Port > 0 && e.Port < 1<<16, "egress to port %d: want 1 to 65535", e.Port)
 		check(plainText().MatchString(e.Description) && len(e.Description) <= maxDescription,
 			"egress to port %d: want a description of at most %d letters, digits and ._-:/()#,@+=&;{}!$*",
@@ -196,6 +196,10 @@ func (in Inputs) Validate() error {
 		check(!seen[id], "class %q: there are two of the name, hyphens left out", c.Name)
 		check(c.Shared >= 0 && c.Shared <= maxShared, "%d shared tasks of class %q: want 0 to %d", c.Shared, c.Name, maxShared)
 		seen[id] = true
+		for _, role := range c.Roles {
+			check(roleNameForm().MatchString(role) && !strings.HasPrefix(role, ssoRoles), "role %q of class %q: want the name of a role, none of "+
+				"IAM Identity Center's: attach the class's policy to its permission set instead", role, c.Name)
+		}
 	}
 	for _, t := range in.Tags {
 		check(t.Key != "" && len(t.Key) <= 128 && len(t.Value) <= 256 && !strings.HasPrefix(t.Key, "aws:"), "tag %q: AWS takes no such tag",
@@ -211,7 +215,11 @@ var (
 	anyKeyForm   = pattern.Lazy(`^arn:[^:]+:kms:[^:]+:[^:]+:key/.`)              // also the guide's, which has words to fill in
 	roleForm     = pattern.Lazy(`^arn:[^:]+:iam::([0-9]{12}|ACCOUNT_ID):role/.`) // also the guide's
 	emailForm    = pattern.Lazy(`^[^@\s]+@[^@\s]+$`)
+	roleNameForm = pattern.Lazy(`^[A-Za-z0-9_+=,.@-]{1,64}$`)
 )
+
+// ssoRoles begins the names of IAM Identity Center's roles, which nobody else may change.
+const ssoRoles = "AWSReservedSSO_"
 
 // validateNames checks what Validate checks of what others have made: CloudFormation would find it out in the middle of a deployment, and
 // bastiond a destination at its start.
@@ -225,6 +233,7 @@ func (in Inputs) validateNames(check func(ok bool, format string, args ...any)) 
 		{in.ExecutionRole, "execution role", "the ARN of a role, with an account of 12 digits", roleForm},
 		{in.Key, "KMS key", "the ARN of a key, not of an alias", anyKeyForm},
 		{in.AlarmEmail, "address for alarms", "NAME@DOMAIN", emailForm},
+		{in.SecurityGroup, "security group of the tasks", "its id, sg-...", groupForm},
 	} {
 		check(name.value == "" || name.form().MatchString(name.value), "%s %q: want %s", name.what, name.value, name.want)
 	}

@@ -59,6 +59,10 @@ var variants = map[string]Inputs{
 			{Group: "sg-0123456789abcdef2", Port: 443, For: "VPC endpoints"},
 		},
 	},
+	"into the VPC": {
+		MoreCIDRs: []string{"100.64.0.0/16"},
+		Egress:    []Egress{{Port: 1433, Description: "SQL Server"}, {Port: 22, CIDR: "10.9.8.7/32", Description: "a host"}},
+	},
 	"gateway endpoint": {Endpoints: Endpoints{Make: true, Services: []string{"s3"}, Groups: []string{"sg-0123456789abcdef0"}}},
 	"existing endpoints": {
 		Endpoints: Endpoints{Groups: []string{"sg-0123456789abcdef0"}, PrefixList: "pl-0123456789abcdef0"},

@@ -33,6 +33,11 @@ func (s *Stack) network() {
 // ingressID is the logical id of a rule for tasks in a group of others: it stays when other rules come and go.
 func ingressID(i Ingress) string { return "Ingress" + title(i.Group) + "Port" + decimal(i.Port) }
 
+// toVPC reports whether one of the rules is for the ranges of the VPC, as without any rule.
+func toVPC(rules []Egress) bool {
+	return len(rules) == 0 || slices.ContainsFunc(rules, func(r Egress) bool { return r.CIDR == "" && r.Group == "" })
+}
+
 // databases are what tasks connect to in the VPC unless the operator lists something.
 var databases = []struct {
 	port int
@@ -40,7 +45,7 @@ var databases = []struct {
 }{{3306, "MySQL"}, {5432, "PostgreSQL"}, {6379, "Redis"}}
 
 // UsualEgress are the rules of tasks' security groups for databases of the usual ports in the given ranges: those that a stack without
-// Inputs.Egress has.
+// Inputs.Egress has. The range "" is the VPC.
 func UsualEgress(cidrs []string) (rules []Egress) {
 	for _, d := range databases {
 		for _, cidr := range cidrs {
@@ -75,18 +80,20 @@ func (s *Stack) egress() List {
 	if e.makes("s3") || e.PrefixList != "" {
 		rules = append(rules, rule(443, "DestinationPrefixListId", s.prefixList(), "ECR layers by the gateway endpoint of S3"))
 	}
-	if len(s.Inputs.Egress) == 0 {
-		for _, d := range databases {
-			for _, cidr := range s.cidrs() {
-				rules = append(rules, rule(d.port, "CidrIp", cidr, d.name))
-			}
-		}
+	listed := s.Inputs.Egress
+	if len(listed) == 0 {
+		listed = UsualEgress([]string{""})
 	}
-	for _, r := range s.Inputs.Egress {
-		if r.CIDR != "" {
+	for _, r := range listed {
+		switch {
+		case r.CIDR != "":
 			rules = append(rules, rule(r.Port, "CidrIp", r.CIDR, r.Description))
-		} else {
+		case r.Group != "":
 			rules = append(rules, rule(r.Port, "DestinationSecurityGroupId", r.Group, r.Description))
+		default:
+			for _, cidr := range s.cidrs() {
+				rules = append(rules, rule(r.Port, "CidrIp", cidr, r.Description))
+			}
 		}
 	}
 	return rules

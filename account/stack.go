@@ -39,7 +39,7 @@ type Output struct {
 func New(in Inputs) (*Stack, error) {
 	in = in.Defaults()
 	if err := in.Validate(); err != nil {
-		return nil, fail.New(fail.Usage, "inputs of the stack", err, "correct them, and run the command again")
+		return nil, Wrong(err)
 	}
 	s := &Stack{Inputs: in}
 	s.parameters()
@@ -54,6 +54,11 @@ func New(in Inputs) (*Stack, error) {
 	s.outputs()
 	s.tag()
 	return s, nil
+}
+
+// Wrong is the error for what Validate has found.
+func Wrong(err error) error {
+	return fail.New(fail.Usage, "inputs of the stack", err, "correct them, and run the command again")
 }
 
 // Resource returns a resource by its logical id.
@@ -93,7 +98,7 @@ func (s *Stack) parameters() {
 	add(ownGroup || e.Make, Parameter{
 		Name: paramVPC, Type: "AWS::EC2::VPC::Id", Default: s.Inputs.VPC, Description: "VPC of the databases",
 	})
-	add(ownGroup && len(s.Inputs.Egress) == 0 || makesInterfaces, Parameter{
+	add(ownGroup && toVPC(s.Inputs.Egress) || makesInterfaces, Parameter{
 		Name: paramCIDR, Type: "String", Default: s.Inputs.VPCCIDR, Description: "IPv4 addresses of the VPC, such as 10.0.0.0/16",
 	})
 	for _, c := range s.Inputs.Classes {

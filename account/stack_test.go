@@ -214,6 +214,19 @@ func TestEndpointsAreReached(t *testing.T) {
 	}
 }
 
+// A rule that names no destination is for each range of the VPC, which is a parameter then.
+func TestRuleIntoTheVPC(t *testing.T) {
+	s := newStack(t, variants["into the VPC"])
+	group, _ := s.Resource("SecurityGroup")
+	var got []any
+	for _, rule := range group.at("SecurityGroupEgress").(List) {
+		got = append(got, rule.(Object).get("FromPort"), rule.(Object).get("CidrIp"))
+	}
+	if want := []any{443, "0.0.0.0/0", 1433, Ref(paramCIDR), 1433, "100.64.0.0/16", 22, "10.9.8.7/32"}; !reflect.DeepEqual(got, want) {
+		t.Errorf("rules %v, want %v", got, want)
+	}
+}
+
 // Where some endpoints exist, the stack makes the others, and tasks reach both. Each range of the VPC reaches the new ones.
 func TestSomeEndpoints(t *testing.T) {
 	s := newStack(t, variants["some endpoints"])
@@ -326,7 +339,7 @@ func TestValidate(t *testing.T) {
 		{Inputs{CPU: 1000}, []string{"1000 CPU units", "256, 512, 1024"}},
 		{Inputs{CPU: 256, Memory: 4096}, []string{"4096 MiB with 256 CPU units", "512, 1024, 2048"}},
 		{Inputs{Architecture: "arm64"}, []string{`architecture "arm64"`, "ARM64"}},
-		{Inputs{Egress: []Egress{{Port: 70000}}}, []string{"egress to port 70000: want an IPv4 CIDR", "want 1 to 65535", "want a description"}},
+		{Inputs{Egress: []Egress{{Port: 70000}}}, []string{"egress to port 70000: want 1 to 65535", "want a description"}},
 		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.0/8", Group: "sg-1", Description: "x"}}}, []string{"CIDR or a security group"}},
 		{Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.1", Description: "x"}}}, []string{"CIDR or a security group"}},
 		{Inputs{Classes: []Class{{}, {Name: "a"}}}, []string{`class ""`}},
@@ -343,6 +356,11 @@ func TestValidate(t *testing.T) {
 		{Inputs{TaskRole: "arn:aws:iam::1:role/x", ExecutionRole: "arn:aws:iam:::role/x"}, []string{"task role \"arn", "execution role \"arn", "12 digits"}},
 		{Inputs{Key: "arn:aws:kms:eu-central-1:1:alias/x"}, []string{"not of an alias"}},
 		{Inputs{AlarmEmail: "x"}, []string{"want NAME@DOMAIN"}},
+		{Inputs{SecurityGroup: "databases"}, []string{`security group of the tasks "databases": want its id`}},
+		{
+			Inputs{Classes: []Class{{Roles: []string{"analysts", "role/x", "AWSReservedSSO_Dev_0123456789abcdef"}}}},
+			[]string{`role "role/x" of class ""`, `role "AWSReservedSSO_Dev_0123456789abcdef"`, "attach the class's policy to its permission set"},
+		},
 		{Inputs{Classes: []Class{{Allow: []string{"10.0.0.0/16:5432", "foo", "a:1 b:2"}}}}, []string{`destination "foo"`, `destination "a:1 b:2"`}},
 		{
 			Inputs{Egress: []Egress{{Port: 1, CIDR: "10.0.0.0/8", Description: strings.Repeat("x", 256)}}},

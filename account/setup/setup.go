@@ -56,6 +56,7 @@ type Plan struct {
 	repository string            // of the images, if the stack exists
 	deployed   map[string]string // the stack's parameters, if it exists
 	ingress    []account.Ingress // the stack's rules in groups of others, if it exists
+	people     []admission       // of the stack, if it exists
 }
 
 // Result is what a set-up has made.
@@ -67,8 +68,15 @@ type Result struct {
 // Look finds out what is there and what to do. It asks at most two questions, and changes nothing: what an earlier set-up has begun, it
 // only follows to its end.
 func (s *Setup) Look(ctx context.Context) (*Plan, error) {
+	if err := s.check(); err != nil {
+		return nil, err
+	}
 	s.Person.Step("looking at the account")
-	landscape, err := survey.Look(ctx, s.Survey)
+	var given []string
+	if id := s.Answers.Inputs.SecurityGroup; id != "" {
+		given = append(given, id)
+	}
+	landscape, err := survey.Look(ctx, s.Survey, given...)
 	if err != nil {
 		return nil, err
 	}
@@ -105,13 +113,25 @@ func (s *Setup) Look(ctx context.Context) (*Plan, error) {
 	return plan, s.complete(plan, inputs)
 }
 
+// check looks for faults of the answers, before anybody waits or is asked. Memory alone is that of a stack whose CPU units are not known yet.
+func (s *Setup) check() error {
+	in := s.Answers.Inputs
+	if in.CPU == 0 {
+		in.Memory = 0
+	}
+	if err := in.Defaults().Validate(); err != nil {
+		return account.Wrong(err)
+	}
+	return nil
+}
+
 // RepositoryOutput is the name of the stack's output with the repository of the images.
 const RepositoryOutput = "RepositoryUri"
 
 // complete makes a plan's images and its stack.
 func (s *Setup) complete(plan *Plan, inputs account.Inputs) (err error) {
 	inputs = inputs.Defaults()
-	if inputs.Classes, err = s.Answers.Sharing(inputs.Classes); err != nil {
+	if inputs.Classes, err = s.Answers.OfClasses(inputs.Classes); err != nil {
 		return err
 	}
 	if s.Binaries != nil {
@@ -128,8 +148,17 @@ func (s *Setup) complete(plan *Plan, inputs account.Inputs) (err error) {
 func (s *Setup) choose(ctx context.Context, l survey.Landscape) (survey.Choice, error) {
 	for {
 		choice, err := survey.Choose(l, s.Answers)
-		if err != nil || len(choice.Questions) == 0 {
+		if err != nil {
 			return choice, err
+		}
+		asksVPC := len(choice.Questions) > 0 && choice.Questions[0].Flag == survey.FlagVPC
+		if id := s.Answers.Inputs.SecurityGroup; id != "" && !asksVPC {
+			if err := l.CheckGroup(id, choice.VPC.ID); err != nil {
+				return choice, err
+			}
+		}
+		if len(choice.Questions) == 0 {
+			return choice, nil
 		}
 		q := choice.Questions[0]
 		answer, err := s.Person.Answer(ctx, q)

@@ -382,6 +382,42 @@ func TestLookAndDiscard(t *testing.T) {
 	}
 }
 
+// Faults of the answers are told before anybody waits or is asked; memory alone may fit the stack that stands. A security group that is
+// not there is told before the next question.
+func TestLookChecksAnswers(t *testing.T) {
+	w := newWorld(t)
+	w.furnish()
+	for want, in := range map[string]account.Inputs{
+		"log retention of 30 days": {Name: "bastion", RetentionDays: 30}, `destination "foo"`: {Name: "bastion", Classes: []account.Class{{Allow: []string{"foo"}}}},
+		"512 MiB with 1024": {Name: "bastion", CPU: 1024, Memory: 512},
+	} {
+		s := w.setup(new(person))
+		s.Answers.Inputs = in
+		w.transport.count(0, nil)
+		_, err := s.Look(t.Context())
+		if calls := w.transport.count(0, nil); fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), want) || calls > 0 {
+			t.Errorf("%s: %v, after %d requests", want, err, calls)
+		}
+	}
+	s := w.setup(new(person))
+	s.Answers.Inputs.Memory = 512
+	if err := s.check(); err != nil {
+		t.Errorf("memory alone: %v", err)
+	}
+	p := &person{answers: agrees}
+	s = w.setup(p)
+	s.Answers.Inputs.SecurityGroup = "sg-0123456789abcdef0"
+	if _, err := s.Look(t.Context()); fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), "there is none in "+region) || len(p.asked) > 0 {
+		t.Errorf("a security group that is not there: %v, asked %q", err, p.asked)
+	}
+	p = &person{answers: agrees}
+	s = w.setup(p)
+	s.Answers.Inputs.SecurityGroup = w.group
+	if plan, err := s.Look(t.Context()); err != nil || plan.Stack.Inputs.SecurityGroup != w.group {
+		t.Errorf("one of the VPC: %v", err)
+	}
+}
+
 // Look only follows CloudFormation: what it leaves of a stack is for Preview to remove, or for upgrade to continue.
 func TestLookFollowsOnly(t *testing.T) {
 	w := newWorld(t)

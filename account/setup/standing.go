@@ -20,8 +20,9 @@ func (s *Setup) standing(plan *Plan, l survey.Landscape, state deploy.State) (ac
 		return account.Inputs{}, foreign(s.Answers.Inputs.Name)
 	}
 	plan.repository, plan.deployed, plan.ingress = state.Outputs[RepositoryOutput], state.Parameters, state.Inputs.Ingress
+	plan.people = admissions(state.Inputs.Classes)
 	in := merged(state.Inputs, s.Answers.Inputs)
-	in.Classes = stillShared(state.Inputs.Classes, in.Classes)
+	in.Classes = asBefore(state.Inputs.Classes, in.Classes)
 	in.PublicAddress = (in.PublicAddress || s.Answers.PublicAddress) && !s.Answers.NoPublicAddress
 	vpc := cmp.Or(in.VPC, state.Parameters[vpcParameter])
 	if err := s.refuse(l, in, vpc); err != nil {
@@ -53,13 +54,13 @@ func (s *Setup) standing(plan *Plan, l survey.Landscape, state deploy.State) (ac
 	return in, nil
 }
 
-// stillShared are classes that keep the shared tasks which they had: lists say nothing of them.
-func stillShared(deployed, classes []account.Class) []account.Class {
+// asBefore are classes that keep the shared tasks and the people which they had: lists say nothing of them.
+func asBefore(deployed, classes []account.Class) []account.Class {
 	classes = slices.Clone(classes)
 	for i, c := range classes {
 		for _, had := range deployed {
 			if had.Name == c.Name {
-				classes[i].Shared = had.Shared
+				classes[i].Shared, classes[i].Roles = had.Shared, had.Roles
 			}
 		}
 	}
@@ -79,6 +80,11 @@ func (s *Setup) refuse(l survey.Landscape, in account.Inputs, vpc string) error 
 		own := slices.ContainsFunc(l.VPCs, func(v survey.VPC) bool { return v.ID == vpc && v.Name == said })
 		if !own {
 			return fail.New(fail.Usage, op, fmt.Errorf("--%s %s: the stack is in the VPC %s and cannot move", survey.FlagVPC, said, vpc), next)
+		}
+	}
+	if id := s.Answers.Inputs.SecurityGroup; id != "" && vpc != "" {
+		if err := l.CheckGroup(id, vpc); err != nil {
+			return err
 		}
 	}
 	if e := in.Endpoints; s.Answers.MakeEndpoints && !e.Make && len(e.Groups) == 0 && e.PrefixList == "" {

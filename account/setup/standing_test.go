@@ -100,6 +100,12 @@ func TestStandingRefuses(t *testing.T) {
 			t.Errorf("%s: %v, next %q", option, err, fail.NextOf(err))
 		}
 	}
+	if _, err := standingPlan(t, survey.Answers{Inputs: account.Inputs{SecurityGroup: "sg-0c"}}); fail.KindOf(err) != fail.Usage {
+		t.Errorf("a security group that is not there: %v", err)
+	}
+	if _, err := standingPlan(t, survey.Answers{Inputs: account.Inputs{SecurityGroup: "sg-0b"}}); err != nil {
+		t.Errorf("another security group of the VPC: %v", err)
+	}
 	for _, own := range []string{"vpc-1", "data"} {
 		if _, err := standingPlan(t, survey.Answers{VPC: own}); err != nil {
 			t.Errorf("the stack's own VPC %s: %v", own, err)
@@ -231,6 +237,43 @@ func TestStandingEgressFollowsTheLists(t *testing.T) {
 	}
 }
 
+// Lists say nothing of the people of a class: it keeps them until --people says otherwise.
+func TestStandingPeople(t *testing.T) {
+	list := account.Inputs{Classes: []account.Class{{Allow: []string{listedOrders}}}}
+	const gone = "role analysts: loses the policy of the bastions' people"
+	for name, tt := range map[string]struct {
+		answers survey.Answers
+		want    []string
+		yours   string
+	}{
+		"as it was":  {survey.Answers{}, []string{"analysts"}, ""},
+		"a new list": {survey.Answers{Inputs: list}, []string{"analysts"}, ""},
+		"others": {
+			survey.Answers{Inputs: list, People: map[string][]string{"": {"interns"}}},
+			[]string{"interns"},
+			"role interns: gets the policy of the bastions' people; " + gone,
+		},
+		"nobody": {survey.Answers{People: map[string][]string{"": nil}}, nil, gone},
+	} {
+		tt.answers.Inputs.Name = "bastion"
+		s := &Setup{Answers: tt.answers, Version: "v1"}
+		plan := &Plan{Exists: true}
+		in, err := s.standing(plan, standingLand(), deploy.State{Own: true, Inputs: account.Inputs{
+			Name: "bastion", Region: region, VPC: "vpc-1", VPCCIDR: "10.0.0.0/16", Subnets: []string{"subnet-1"},
+			Classes: []account.Class{{Allow: []string{listedOrders}, Roles: []string{"analysts"}}},
+		}})
+		if err == nil {
+			err = s.complete(plan, in)
+		}
+		if got := plan.Stack.Inputs.Classes[0].Roles; err != nil || !slices.Equal(got, tt.want) {
+			t.Errorf("%s: %q, %v; want %q", name, got, err, tt.want)
+		}
+		if yours := strings.Join(plan.Show().Yours, "; "); yours != tt.yours {
+			t.Errorf("%s: of others it changes %q, want %q", name, yours, tt.yours)
+		}
+	}
+}
+
 // Lists say nothing of shared tasks: a class keeps them until --shared says otherwise. The plan tells its people what sharing means.
 func TestStandingShared(t *testing.T) {
 	for name, tt := range map[string]struct {
@@ -267,7 +310,7 @@ func TestStandingShared(t *testing.T) {
 			t.Errorf("%q: %v", text, err)
 		}
 	}
-	if _, err := (survey.Answers{Shared: map[string]int{"team": 1}}).Sharing([]account.Class{{Name: "own"}}); fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), `"team"`) {
+	if _, err := (survey.Answers{Shared: map[string]int{"team": 1}}).OfClasses([]account.Class{{Name: "own"}}); fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), `"team"`) {
 		t.Errorf("%v", err)
 	}
 }

@@ -92,7 +92,29 @@ func shared(in account.Inputs) (notes []string) {
 	return notes
 }
 
-// yours are the rules that the plan adds to security groups of others, or removes from them.
+// admission is that the people of a role may use the bastions of a class.
+type admission struct{ role, class string }
+
+// admissions are those of classes.
+func admissions(classes []account.Class) (all []admission) {
+	for _, c := range classes {
+		for _, role := range c.Roles {
+			all = append(all, admission{role, c.Name})
+		}
+	}
+	return all
+}
+
+// policy names the policy that the stack attaches to the role.
+func (a admission) policy() string {
+	if a.class == "" {
+		return "the policy of the bastions' people"
+	}
+	return "the policy of the people of class " + a.class
+}
+
+// yours are the rules that the plan adds to security groups of others and the policies that it attaches to roles of others, or takes away
+// from them.
 func (p *Plan) yours() (lines []string) {
 	for _, i := range p.Stack.Inputs.Ingress {
 		if !admits(p.ingress, i) {
@@ -102,6 +124,17 @@ func (p *Plan) yours() (lines []string) {
 	for _, i := range p.ingress {
 		if !admits(p.Stack.Inputs.Ingress, i) {
 			lines = append(lines, fmt.Sprintf("security group %s: no longer lets the tasks in at port %d (%s)", i.Group, i.Port, i.For))
+		}
+	}
+	now := admissions(p.Stack.Inputs.Classes)
+	for _, a := range now {
+		if !slices.Contains(p.people, a) {
+			lines = append(lines, "role "+a.role+": gets "+a.policy())
+		}
+	}
+	for _, a := range p.people {
+		if !slices.Contains(now, a) {
+			lines = append(lines, "role "+a.role+": loses "+a.policy())
 		}
 	}
 	return lines

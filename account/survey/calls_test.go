@@ -225,6 +225,34 @@ func many() *fakes {
 	return f
 }
 
+// A security group that the caller names is looked at. One that is gone, or of another VPC, is refused with the way on; where AWS shows no
+// groups, none is.
+func TestGivenGroup(t *testing.T) {
+	f := many()
+	f.groups = append(f.groups, ec2types.SecurityGroup{GroupId: aws.String("sg-own"), GroupName: aws.String("own"), VpcId: aws.String("vpc-1")})
+	l, err := Look(t.Context(), f.clients(), "sg-own", "sg-gone")
+	if err != nil || len(l.Groups) != 251 {
+		t.Fatalf("%v, %d groups", err, len(l.Groups))
+	}
+	for _, tt := range []struct{ id, vpc, want string }{
+		{"sg-own", "vpc-1", ""},
+		{"sg-own", "vpc-0", "own (sg-own): it is of vpc-1, and the tasks are in vpc-0"},
+		{"sg-gone", "vpc-1", "sg-gone: there is none in " + l.Region},
+	} {
+		err := l.CheckGroup(tt.id, tt.vpc)
+		if tt.want == "" && err == nil {
+			continue
+		}
+		if fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), tt.want) || !strings.Contains(fail.NextOf(err), "--security-groups") {
+			t.Errorf("%s in %s: %v", tt.id, tt.vpc, err)
+		}
+	}
+	l.Findings = []Finding{{Action: actionSecurityGroups}}
+	if err := l.CheckGroup("sg-gone", "vpc-1"); err != nil {
+		t.Errorf("unseen: %v", err)
+	}
+}
+
 // Everything is found, on whichever page it is.
 func TestLookPages(t *testing.T) {
 	f := many()

@@ -19,6 +19,7 @@ const (
 	FlagEndpoints = "make-endpoints"         // Yes or No
 	FlagPublic    = "public-address"         // Yes or No
 	FlagShared    = "shared"                 // [CLASS=]TASKS
+	FlagPeople    = "people"                 // [CLASS=]ROLE,...
 )
 
 // The answers to questions that want no name.
@@ -41,6 +42,8 @@ type Answers struct {
 
 	// Shared says, by class, how many tasks its people share; 0: none. A class that is not in it stays as it is.
 	Shared map[string]int
+	// People says, by class, the names of the roles whose people may use it. A class that is not in it stays as it is.
+	People map[string][]string
 }
 
 // Share sets what --shared says: TASKS of the only class, or CLASS=TASKS.
@@ -60,22 +63,57 @@ func (a *Answers) Share(text string) error {
 	return nil
 }
 
-// Sharing returns classes with what --shared says of them.
-func (a Answers) Sharing(classes []account.Class) ([]account.Class, error) {
+// Admit sets what --people says: ROLE,... of the only class, or CLASS=ROLE,... Without a role, nobody's role gets the class's policy.
+func (a *Answers) Admit(text string) error {
+	class, list, named := strings.Cut(text, "=")
+	if !named {
+		class, list = "", text
+	}
+	if list == "" && !named {
+		return fail.Usagef("write --"+FlagPeople+" ROLE,... or CLASS=ROLE,...", "--%s names no role", FlagPeople)
+	}
+	if a.People == nil {
+		a.People = make(map[string][]string)
+	}
+	a.People[class] = nil
+	if list != "" {
+		a.People[class] = strings.Split(list, ",")
+	}
+	return nil
+}
+
+// OfClasses returns classes with what --shared and --people say of them.
+func (a Answers) OfClasses(classes []account.Class) ([]account.Class, error) {
 	classes = slices.Clone(classes)
 	for _, name := range slices.Sorted(maps.Keys(a.Shared)) {
-		i := slices.IndexFunc(classes, func(c account.Class) bool { return c.Name == name })
-		if i < 0 {
-			var names []string
-			for _, c := range classes {
-				names = append(names, c.Name)
-			}
-			return nil, fail.Usagef("write --"+FlagShared+" CLASS=TASKS with one of "+cmp.Or(strings.Join(names, ", "), "the classes of --class")+
-				"; leave CLASS= out if there is but one without a name", "--%s: there is no class %q", FlagShared, name)
+		i, err := classOf(classes, name, FlagShared, "TASKS")
+		if err != nil {
+			return nil, err
 		}
 		classes[i].Shared = a.Shared[name]
 	}
+	for _, name := range slices.Sorted(maps.Keys(a.People)) {
+		i, err := classOf(classes, name, FlagPeople, "ROLE,...")
+		if err != nil {
+			return nil, err
+		}
+		classes[i].Roles = a.People[name]
+	}
 	return classes, nil
+}
+
+// classOf returns the place of the class that a flag names.
+func classOf(classes []account.Class, name, flag, value string) (int, error) {
+	i := slices.IndexFunc(classes, func(c account.Class) bool { return c.Name == name })
+	if i < 0 {
+		var names []string
+		for _, c := range classes {
+			names = append(names, c.Name)
+		}
+		return i, fail.Usagef("write --"+flag+" CLASS="+value+" with one of "+cmp.Or(strings.Join(names, ", "), "the classes of --class")+
+			"; leave CLASS= out if there is but one without a name", "--%s: there is no class %q", flag, name)
+	}
+	return i, nil
 }
 
 // Answer sets what a flag says.

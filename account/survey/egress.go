@@ -1,6 +1,7 @@
 package survey
 
 import (
+	"cmp"
 	"fmt"
 	"net/netip"
 	"slices"
@@ -34,7 +35,7 @@ func toAWS(e account.Endpoints) (texts []string) {
 
 // Open returns rules for the destinations of the operator's own lists that a security group's rules do not cover, and notes on those that
 // stay closed. A name leads to the VPC's ranges, at its port: what else it leads to cannot be known. known are destinations that the rules
-// cover already by security groups, as the lists of classes have them.
+// cover already by security groups, as the lists of classes have them. Where the VPC's range is not known, it is a parameter of the stack.
 func Open(in account.Inputs, known []string) (more []account.Egress, notes []string) {
 	o := opener{rules: slices.Clone(in.Egress), vpc: append([]string{in.VPCCIDR}, in.MoreCIDRs...), had: len(in.Egress)}
 	if slices.Contains(toAWS(in.Endpoints), internet.CIDR+":443") {
@@ -53,7 +54,7 @@ func Open(in account.Inputs, known []string) (more []account.Egress, notes []str
 	}{
 		{"opens no range of ports and stays closed to", o.ranges},
 		{"opens no IPv6 address and stays closed to", o.six},
-		{"opens the ports of these destinations in " + strings.Join(o.vpc, ", ") + " only", o.names},
+		{"opens the ports of these destinations in " + cmp.Or(strings.Join(o.vpc, ", "), "the VPC") + " only", o.names},
 		{fmt.Sprintf("takes at most %d rules and stays closed to", maxRules), o.full},
 	} {
 		if len(closed.destinations) > 0 {
@@ -90,7 +91,7 @@ func ListsPort(classes []account.Class, port int) bool {
 type opener struct {
 	rules []account.Egress
 	had   int      // rules at the beginning
-	vpc   []string // its ranges
+	vpc   []string // its ranges; "": the one that a parameter gives
 
 	ranges, six, names, full []string // destinations that are closed, or closed outside the VPC
 }
@@ -143,11 +144,17 @@ func (o *opener) covered(prefix netip.Prefix, port int) bool {
 	})
 }
 
+// inVPC reports whether a rule opens a port of the range that a parameter gives, or of all addresses.
+func (o *opener) inVPC(port int) bool {
+	return o.covered(netip.PrefixFrom(netip.IPv4Unspecified(), 0), port) ||
+		slices.Contains(o.rules, account.Egress{Port: port, Description: Listed})
+}
+
 // cover adds a rule for a port of a range, unless there is one or there are too many.
 func (o *opener) cover(cidr string, port int, destination string) {
 	prefix, err := netip.ParsePrefix(cidr)
 	switch {
-	case err != nil || o.covered(prefix, port):
+	case cidr == "" && o.inVPC(port), cidr != "" && (err != nil || o.covered(prefix, port)):
 	case len(o.rules) >= maxRules:
 		o.add(&o.full, destination)
 	default:

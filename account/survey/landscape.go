@@ -5,6 +5,8 @@ import (
 	"net/netip"
 	"slices"
 	"strings"
+
+	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 // Landscape is what stands in one region of an account. Text that others wrote (names, descriptions) is printable and on one line.
@@ -14,7 +16,7 @@ type Landscape struct {
 
 	VPCs      []VPC      // in the order of their ids
 	Databases []Database // and caches, in the order of their names
-	Groups    []Group    // security groups of databases and endpoints
+	Groups    []Group    // security groups of databases and endpoints, and those that Look was given
 	// EndpointZones are the zones in which AWS offers each service's interface endpoint; nil: unknown.
 	EndpointZones map[string][]string
 	PrefixList    string    // id of the region's managed prefix list of S3; empty: unknown
@@ -120,6 +122,20 @@ func (l Landscape) group(id string) (Group, bool) {
 		return Group{}, false
 	}
 	return l.Groups[i], true
+}
+
+// CheckGroup returns an error if a security group that Look was given is not one of the VPC.
+func (l Landscape) CheckGroup(id, vpc string) error {
+	g, found := l.group(id)
+	switch {
+	case l.missing(actionSecurityGroups) || found && g.VPC == vpc:
+		return nil
+	case found:
+		return fail.New(fail.Usage, "use the security group "+titled(g.Name, id), fmt.Errorf("it is of %s, and the tasks are in %s", g.VPC, vpc),
+			"name a group of that VPC by --security-groups, or leave it out: the stack makes one")
+	}
+	return fail.New(fail.Usage, "use the security group "+id, fmt.Errorf("there is none in %s", l.Region),
+		"name a group of the VPC by --security-groups, or leave it out: the stack makes one")
 }
 
 // missing reports whether AWS did not show what the action shows.

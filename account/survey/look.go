@@ -18,9 +18,9 @@ import (
 	"github.com/bastion-ssm/bastion/internal/printable"
 )
 
-// Look finds what stands in the clients' region. The error is for a survey that cannot begin or go on: no credentials, or an end of ctx.
+// Look finds what stands in the clients' region. groups are security groups to look at besides those of what it finds. The error is for a survey that cannot begin or go on: no credentials, or an end of ctx.
 // Whatever else AWS does not show is a finding.
-func Look(ctx context.Context, clients Clients) (Landscape, error) {
+func Look(ctx context.Context, clients Clients, groups ...string) (Landscape, error) {
 	identity, err := clients.Identity(ctx, &sts.GetCallerIdentityInput{})
 	if err != nil {
 		return Landscape{}, fail.AWS(fail.Other, "ask AWS whose account it is", "sts:GetCallerIdentity", err)
@@ -32,7 +32,7 @@ func Look(ctx context.Context, clients Clients) (Landscape, error) {
 	if caller, err := arn.Parse(aws.ToString(identity.Arn)); err == nil {
 		l.Partition = caller.Partition
 	}
-	s := &surveyor{clients: clients, landscape: l}
+	s := &surveyor{clients: clients, landscape: l, given: groups}
 	return s.look(ctx)
 }
 
@@ -41,6 +41,7 @@ type surveyor struct {
 	clients   Clients
 	landscape Landscape
 	found     found
+	given     []string // security groups that the caller names
 
 	mu       sync.Mutex
 	findings []Finding

@@ -166,10 +166,10 @@ func (s *surveyor) prefixList(ctx context.Context) {
 	}
 }
 
-// groups finds the security groups of databases and endpoints: a region may have thousands of others.
+// groups finds the security groups of databases and endpoints, and those that the caller names: a region may have thousands of others.
 func (s *surveyor) groups(ctx context.Context) {
 	const mostValues = 200 // of a filter
-	var ids []string
+	ids := slices.Clone(s.given)
 	for _, databases := range [][]Database{s.found.instances, s.found.clusters, s.found.proxies, s.found.caches} {
 		for _, d := range databases {
 			ids = append(ids, d.Groups...)

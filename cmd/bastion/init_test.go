@@ -224,6 +224,26 @@ func TestInitEmit(t *testing.T) {
 			0, `"secretsmanager:GetSecretValue"`,
 		},
 		{[]string{"--emit", "cfn", "--offline", "--secret", "TOKEN"}, 2, "names no variable"},
+		{
+			[]string{"--emit", "cfn", "--offline", "--secret", "TOKEN=arn:aws:secretsmanager:eu-central-1:111122223333:secret:t-AbCdEf:field," +
+				"arn:aws:kms:eu-central-1:111122223333:key/k"},
+			0, `:secret:t-AbCdEf:field::"`,
+		},
+		{
+			[]string{"--emit", "cfn", "--offline", "--secret", "TOKEN=arn:aws:secretsmanager:eu-central-1:111122223333:secret:t-AbCdEf:field::," +
+				"arn:aws:kms:eu-central-1:111122223333:key/k"},
+			0, `"arn:aws:kms:eu-central-1:111122223333:key/k"`,
+		},
+		{[]string{"--emit", "cfn", "--offline", "--make-endpoints", "yes", "--region", "cn-north-1"}, 0, `"cn.com.amazonaws.cn-north-1.ecr.api"`},
+		{[]string{"--emit", "cfn", "--offline", "--shared", "2", "--public-address", "yes"}, 0, `"AssignPublicIp": "ENABLED"`},
+		{[]string{"--emit", "cfn", "--offline", "--vpc", "vpc-0a"}, 0, `"Default": "vpc-0a"`},
+		{[]string{"--emit", "cfn", "--offline", "--vpc", "main"}, 2, "takes a look at the account"},
+		{[]string{"--emit", "cfn", "--offline", "--change-security-groups", "yes"}, 2, "takes a look at the account"},
+		{[]string{"--emit", "cfn", "--offline", "--allow", "10.1.2.0/24:1433"}, 0, `"FromPort": 1433`},
+		{[]string{"--emit", "cfn", "--offline", "--allow", "10.1.2.0/24:1-9"}, 0, "bastion: the tasks' security group opens no range of ports"},
+		{[]string{"--emit", "cfn", "--offline", "--class", "read=10.0.0.0/16:5432", "--people", "read=analysts,interns"}, 0, `"interns"`},
+		{[]string{"--emit", "cfn", "--offline", "--people", "write=analysts"}, 2, `there is no class "write"`},
+		{[]string{"--emit", "cfn", "--offline", "--security-groups", "databases"}, 2, "want its id, sg-..."},
 		{[]string{"--emit", "bicep", "--offline"}, 2, "no form of a stack"},
 		{[]string{"--emit", "bicep"}, 2, "no form of a stack"},
 		{[]string{"--offline"}, 2, "there is no --emit"},

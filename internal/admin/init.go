@@ -63,6 +63,7 @@ func (o *initOptions) flags() []cli.Option {
 		cli.Func("DEST,...", "destinations that bastions may connect to (default: the databases)", o.allow, "allow"),
 		cli.Func("NAME=DEST,...", "a class of bastions with its destinations; repeat it for each", o.class, "class"),
 		cli.Func("[CLASS=]TASKS", "a service that keeps this many tasks for all (ADR 18)", o.answers.Share, survey.FlagShared),
+		cli.Func("[CLASS=]ROLE,...", "roles whose people may use the bastions, by name", o.answers.Admit, survey.FlagPeople),
 		cli.Text(&in.Path, "PATH", "path of roles and policies in IAM", "iam-path"),
 		cli.Text(&in.Boundary, "ARN", "permissions boundary of the roles", "boundary"),
 		cli.Text(&in.TaskRole, "ARN", "an existing role for the tasks", "task-role"),
@@ -74,7 +75,7 @@ func (o *initOptions) flags() []cli.Option {
 		cli.Switch(&in.ExecLogs, "keep transcripts of ECS Exec (ADR 15)", "exec-logs"),
 		cli.Switch(&in.Insights, "container insights of the cluster", "insights"),
 		cli.Switch(&in.Spot, "people may have bastions on Fargate Spot (task_capacity)", "spot"),
-		cli.Func("VARIABLE=ARN", "a secret of Secrets Manager for the tasks' environment", o.secret, "secret"),
+		cli.Func("VARIABLE=ARN", "a secret for the tasks' environment (docs/operators.md)", o.secret, "secret"),
 		cli.Text(&o.prices, "FILE", "a table of prices for the estimate (ADR 17)", "prices"),
 		o.imageFlag(),
 		cli.Func("FORM", "print "+strings.Join(setup.Forms, ", ")+" instead of deploying", o.form, "emit"),
@@ -121,12 +122,20 @@ func (o *initOptions) allow(list string) error {
 
 var errLists = errors.New("give one --allow, or each class its list by --class")
 
+// arnParts are those of a secret's ARN, between colons.
+const arnParts = 7
+
 func (o *initOptions) secret(text string) error {
-	name, arn, ok := strings.Cut(text, "=")
+	name, rest, ok := strings.Cut(text, "=")
 	if !ok {
 		return fail.Usagef("write --secret VARIABLE=ARN", "--secret %q names no variable", text)
 	}
-	o.answers.Inputs.Secrets = append(o.answers.Inputs.Secrets, account.Secret{Variable: name, ARN: arn})
+	secret := account.Secret{Variable: name}
+	secret.ARN, secret.Key, _ = strings.Cut(rest, ",")
+	if parts := strings.SplitN(secret.ARN, ":", arnParts+1); len(parts) > arnParts {
+		secret.ARN, secret.Field = strings.Join(parts[:arnParts], ":"), strings.TrimSuffix(parts[arnParts], "::") // as ECS writes it, or without its end
+	}
+	o.answers.Inputs.Secrets = append(o.answers.Inputs.Secrets, secret)
 	return nil
 }
 
@@ -148,8 +157,7 @@ func (a *program) initCommand() *cli.Command {
 		Name:    "init",
 		Summary: "set an AWS account up for bastions",
 		About: []cli.Passage{
-			cli.Para(`Finds VPC and databases, shows a plan, deploys one CloudFormation stack, pushes the image, writes bastion.yaml and tests.
-				Run it again after an interruption, or to change what options say.`),
+			cli.Para(`Shows a plan, deploys it, writes bastion.yaml and tests. Run it again to go on, or to change it.`),
 		},
 		Examples: []string{"bastion init --vpc main --change-security-groups yes --yes"},
 		Flags:    o.flags(),
@@ -158,14 +166,22 @@ func (a *program) initCommand() *cli.Command {
 	}
 }
 
-// unseen is the stack of the options alone.
-func (o *initOptions) unseen() (*account.Stack, error) {
-	in := o.answers.Inputs.Defaults()
-	var err error
-	if in.Classes, err = o.answers.Sharing(in.Classes); err != nil {
-		return nil, err
+// emitUnseen prints the stack of the options alone.
+func (a *program) emitUnseen(s config.Settings, o initOptions) error {
+	o.answers.Inputs.Region = s.AWS.Region
+	in, notes, err := survey.Unseen(o.answers)
+	if err != nil {
+		return err
 	}
-	return account.New(in)
+	stack, err := account.New(in)
+	if err != nil {
+		return err
+	}
+	for _, note := range notes {
+		a.Note(s, "%s", note)
+	}
+	region := cmp.Or(s.AWS.Region, "REGION")
+	return a.emit(o.emit, stack, account.Place{Partition: partition.Of(region).ID, Region: region, Account: "ACCOUNT_ID"})
 }
 
 // setUp runs `bastion init`.
@@ -177,12 +193,7 @@ func (a *program) setUp(ctx context.Context, s config.Settings, o initOptions) e
 		return fail.Usagef("add --emit "+strings.Join(setup.Forms, "|"), "--offline deploys nothing, and there is no --emit")
 	}
 	if o.offline {
-		stack, err := o.unseen()
-		if err != nil {
-			return err
-		}
-		region := cmp.Or(s.AWS.Region, "REGION")
-		return a.emit(o.emit, stack, account.Place{Partition: partition.Of(region).ID, Region: region, Account: "ACCOUNT_ID"})
+		return a.emitUnseen(s, o)
 	}
 	binaries, err := o.binaries()
 	if err != nil && (o.bastiond != nil || o.emit == "" && !o.dryRun) { // a program that carries none can show a plan
