@@ -50,7 +50,7 @@ func (o *rangeOptions) span() (review.Range, error) {
 	since := cmp.Or(o.since, 24*time.Hour)
 	r, err := review.NewRange(time.Now().UTC(), since, o.from, o.to)
 	if err != nil {
-		return r, fail.Usagef("", "%w", err)
+		return r, fail.Usagef("let --from be before --to, and before now", "%w", err)
 	}
 	return r, nil
 }

@@ -94,6 +94,13 @@ func (a *program) cost(ctx context.Context, s config.Settings, o costOptions) er
 	case o.month == "" && o.billed:
 		return fail.Usagef("add --month this, or another month", "--billed is for a month")
 	}
+	var month review.Range
+	if o.month != "" {
+		var err error
+		if month, err = review.Month(o.month, time.Now()); err != nil {
+			return fail.Usagef("bastion cost --help lists the options", "--month: %w", err)
+		}
+	}
 	running, err := a.running(ctx, s)
 	if o.month != "" && awsanswer.Of(err).Code == "ClusterNotFoundException" { // the log outlives the cluster, in which nothing runs then
 		a.Note(s, "cluster %s is gone: counting no bastion as running", s.Bastion.Cluster)
@@ -113,7 +120,7 @@ func (a *program) cost(ctx context.Context, s config.Settings, o costOptions) er
 		}
 		return a.printCost(s, out, o)
 	}
-	return a.costOfMonth(ctx, s, o, out, running)
+	return a.costOfMonth(ctx, s, o, month, out, running)
 }
 
 // running returns the running bastions of every owner.
@@ -131,11 +138,9 @@ func (a *program) running(ctx context.Context, s config.Settings) ([]access.Owne
 // standard is the size of a bastion that does not say its own: the task definition's that bastion's stack makes.
 var standard = fargate.Size{CPU: 1024, Memory: 2048}
 
-func (a *program) costOfMonth(ctx context.Context, s config.Settings, o costOptions, out CostOutput, running []access.OwnedBastion) error {
-	r, err := review.Month(o.month, time.Now())
-	if err != nil {
-		return fail.Usagef("", "--month: %w", err)
-	}
+func (a *program) costOfMonth(
+	ctx context.Context, s config.Settings, o costOptions, r review.Range, out CostOutput, running []access.OwnedBastion,
+) error {
 	log, progress, err := a.openLog(ctx, s)
 	if err != nil {
 		return err

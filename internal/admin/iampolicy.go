@@ -14,6 +14,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws/arn"
 
 	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/account/survey"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -24,6 +25,7 @@ import (
 // policyOptions are the options of iam-policy that are no settings.
 type policyOptions struct {
 	inputs   account.Inputs
+	answers  survey.Answers // with the people of the classes
 	account  string
 	classes  []string
 	deployed bool // by the choices of the stack that is deployed
@@ -55,6 +57,7 @@ func (a *program) iamPolicyCommand() *cli.Command {
 			nameOption(&o.inputs.Name, "name of the stack (default: bastion)"),
 			cli.Switch(&o.deployed, "by the choices of the deployed stack, in place of the options below", "deployed"),
 			cli.Func("NAME", "class of bastions; repeatable", func(v string) error { o.classes = append(o.classes, v); return nil }, "class"),
+			cli.Func("[CLASS=]ROLE,...", "roles whose people may use the bastions, as of init", o.answers.Admit, survey.FlagPeople),
 			cli.Text(&o.inputs.Path, "PATH", "IAM path of the stack's roles and policies (default: /)", "iam-path"),
 			cli.Text(&o.inputs.Boundary, "ARN", "permissions boundary of the stack's roles", "boundary"),
 			cli.Text(&o.inputs.Key, "ARN", "existing KMS key", "kms-key"),
@@ -90,7 +93,12 @@ func (a *program) iamPolicy(ctx context.Context, s config.Settings, name string,
 			return err
 		}
 	}
-	stack, err := account.New(o.inputs)
+	in := o.inputs.Defaults()
+	var err error
+	if in.Classes, err = o.answers.OfClasses(in.Classes); err != nil {
+		return err
+	}
+	stack, err := account.New(in)
 	if err != nil {
 		return fail.New(fail.Usage, "", err, "bastion iam-policy --help lists the options")
 	}
@@ -121,7 +129,7 @@ func (a *program) iamPolicy(ctx context.Context, s config.Settings, name string,
 
 // deployed returns the choices of the deployed stack, and where it is.
 func (a *program) deployed(ctx context.Context, s config.Settings, o policyOptions) (in account.Inputs, place account.Place, err error) {
-	if o.account != "" || !reflect.DeepEqual(o.inputs, account.Inputs{Name: o.inputs.Name}) {
+	if o.account != "" || o.answers.People != nil || !reflect.DeepEqual(o.inputs, account.Inputs{Name: o.inputs.Name}) {
 		return in, place, fail.Usagef("leave out the others, or --deployed", "--deployed takes the place of all options but --name")
 	}
 	d, err := a.openStack(ctx, s, stackOptions{cmp.Or(o.inputs.Name, account.Inputs{}.Defaults().Name)})
@@ -194,7 +202,7 @@ func (a *program) place(ctx context.Context, s config.Settings, id string) (acco
 			region = os.Getenv(variable)
 		}
 	}
-	if !accountForm().MatchString(id) || region == "" {
+	if !accountForm().MatchString(id) || !partition.IsRegion(region) {
 		return account.Place{}, fail.Usagef("give --account and --region, or credentials",
 			"account %q, region %q: want 12 digits and a region", id, region)
 	}

@@ -21,7 +21,7 @@ import (
 
 // imageOptions say what the image is made of.
 type imageOptions struct {
-	bastiond map[string]string // file by architecture; nil: those that the program carries
+	bastiond map[string][]byte // by architecture; nil: those that the program carries
 }
 
 func (o *imageOptions) imageFlag() cli.Option {
@@ -30,13 +30,17 @@ func (o *imageOptions) imageFlag() cli.Option {
 
 func (o *imageOptions) binary(text string) error {
 	arch, file, ok := strings.Cut(text, "=")
-	if !ok {
+	if !ok || arch != "amd64" && arch != "arm64" {
 		return fail.Usagef("write --bastiond amd64=FILE or arm64=FILE", "--bastiond %q names no architecture", text)
 	}
-	if o.bastiond == nil {
-		o.bastiond = make(map[string]string)
+	binary, err := os.ReadFile(file) // before anything is done without it
+	if err != nil {
+		return fail.New(fail.Usage, "read bastiond", err, "name a file: --bastiond "+arch+"=FILE")
 	}
-	o.bastiond[arch] = file
+	if o.bastiond == nil {
+		o.bastiond = make(map[string][]byte)
+	}
+	o.bastiond[arch] = binary
 	return nil
 }
 
@@ -45,15 +49,7 @@ func (o *imageOptions) binaries() (map[string][]byte, error) {
 	if o.bastiond == nil {
 		return carried.Binaries()
 	}
-	binaries := make(map[string][]byte)
-	for arch, file := range o.bastiond {
-		binary, err := os.ReadFile(file)
-		if err != nil {
-			return nil, fail.New(fail.Usage, "read bastiond", err, "name a file: --bastiond "+arch+"=FILE")
-		}
-		binaries[arch] = binary
-	}
-	return binaries, nil
+	return o.bastiond, nil
 }
 
 // newImage is the image that a class of a stack will have, and the tag of the one that it has.

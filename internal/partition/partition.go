@@ -49,6 +49,9 @@ func Of(region string) Partition {
 	return partitions[i]
 }
 
+// IsRegion reports whether a text has the form of a region's name, known or not.
+func IsRegion(text string) bool { return regionShape().MatchString(text) }
+
 // Endpoint returns the host of a service's regional endpoint.
 func (p Partition) Endpoint(service, region string) string {
 	return service + "." + region + "." + p.DNSSuffix
@@ -108,7 +111,7 @@ func RDSRegion(host string) (string, bool) {
 		case region == GlobalRegion:
 			return region, strings.HasPrefix(name[len(name)-1], "global-")
 		}
-		return region, regionShape().MatchString(region) && Of(region).DNSSuffix == p.DNSSuffix
+		return region, IsRegion(region) && Of(region).DNSSuffix == p.DNSSuffix
 	}
 	return "", false
 }
