@@ -363,6 +363,11 @@ func (a *Access) Resolve(ctx context.Context, specs []targets.Spec) ([]targets.E
 	return out, nil
 }
 
+// ExamineTarget is Resolve for one spec, with all that AWS says of the target.
+func (a *Access) ExamineTarget(ctx context.Context, spec targets.Spec) (targets.Endpoint, targets.Thing, error) {
+	return a.resolver.Examine(ctx, spec)
+}
+
 // Brokers returns the specs of an MSK cluster's brokers; for another spec, the spec.
 func (a *Access) Brokers(ctx context.Context, spec targets.Spec) ([]targets.Spec, error) {
 	return a.resolver.Brokers(ctx, spec)

@@ -284,8 +284,8 @@ func lookUps() Policy {
 		{ // AWS has no resources for these
 			Sid: "ListTargets",
 			Action: []string{
-				"aoss:BatchGetCollection", "aoss:ListCollections", "aoss:ListVpcEndpoints", "ec2:DescribeInstances", "ecs:ListClusters",
-				"ecs:ListServices", "eks:ListClusters", "elasticloadbalancing:DescribeListeners", "elasticloadbalancing:DescribeLoadBalancers",
+				"aoss:BatchGetCollection", "aoss:BatchGetVpcEndpoint", "aoss:ListCollections", "aoss:ListVpcEndpoints", "ec2:DescribeInstances",
+				"ecs:ListClusters", "ecs:ListServices", "eks:ListClusters", "elasticloadbalancing:DescribeListeners", "elasticloadbalancing:DescribeLoadBalancers",
 				"es:ListDomainNames", "kafka:GetBootstrapBrokers", "kafka:ListClustersV2", "redshift-serverless:ListWorkgroups",
 				"servicediscovery:ListNamespaces", "servicediscovery:ListServices",
 			},

@@ -17,6 +17,7 @@ type Balancer struct {
 	Type           string // default: application
 	InternetFacing bool
 	State          string     // default: active
+	Groups         []string   // ids of its security groups; default: the lab's of databases, and none for a network load balancer
 	Listeners      []Listener // all lead to Addr
 	Addr           netip.AddrPort
 }
@@ -77,6 +78,7 @@ type xmlBalancer struct {
 	Type             string
 	VpcID            string `xml:"VpcId"`
 	State            xmlState
+	Groups           []string `xml:"SecurityGroups>member"`
 }
 
 func (b *balancers) describe(_ context.Context, c *awsapi.Call) (any, error) {
@@ -91,7 +93,11 @@ func (b *balancers) describe(_ context.Context, c *awsapi.Call) (any, error) {
 		if of.InternetFacing {
 			scheme = "internet-facing"
 		}
-		items = append(items, xmlBalancer{b.balancerARN(of), of.Name, b.endpoint(of), scheme, of.Type, vpcID, xmlState{of.State}})
+		groups := of.Groups
+		if of.Type == "application" {
+			groups = guardedBy(groups)
+		}
+		items = append(items, xmlBalancer{b.balancerARN(of), of.Name, b.endpoint(of), scheme, of.Type, vpcID, xmlState{of.State}, groups})
 	}
 	some, next, err := page(items, c.Form.Get("Marker"), 100)
 	return struct {

@@ -283,8 +283,11 @@ func (e *ec2) describeNetworkInterfaces(_ context.Context, c *awsapi.Call) (any,
 	for _, n := range faces {
 		i := item{ID: n.id, SubnetID: n.subnet, VpcID: vpcID, OwnerID: e.account, Status: "in-use", PrivateIP: n.ip}
 		for _, id := range n.groups {
-			at := slices.IndexFunc(e.groups, func(g SecurityGroup) bool { return g.ID == id })
-			i.Groups = append(i.Groups, group{id, e.groups[at].Name})
+			for _, g := range e.groups {
+				if g.ID == id {
+					i.Groups = append(i.Groups, group{id, g.Name})
+				}
+			}
 		}
 		if len(n.groups) == 0 {
 			i.Groups = []group{{defaultGroup, "default"}}

@@ -15,6 +15,7 @@ import (
 type ECSService struct {
 	Cluster, Name string
 	Tasks         []netip.AddrPort // where they listen
+	Groups        []string         // ids of the tasks' security groups; default: the lab's of databases
 }
 
 // AddECSService adds a service, and its cluster unless there is one.
@@ -45,6 +46,7 @@ func (l *Lab) AddECSService(s ECSService) error {
 			created: now, pullStart: now, pullStop: now, started: now, stop: make(chan struct{}), done: done,
 			last: statusRunning, desired: statusRunning, version: 1,
 		}
+		l.ec2.attach(networkInterface{t.interfaceID(), t.subnet, t.ip, false, guardedBy(s.Groups)})
 		l.ecs.mu.Lock()
 		l.ecs.tasks = append(l.ecs.tasks, t)
 		l.ecs.mu.Unlock()

@@ -13,9 +13,10 @@ import (
 // Kubernetes is a cluster of EKS.
 type Kubernetes struct {
 	Name   string
-	Status string // default: ACTIVE
-	Public bool   // its private endpoint is off
-	CA     []byte // of its API server, in PEM; nil: made up
+	Status string   // default: ACTIVE
+	Public bool     // its private endpoint is off
+	CA     []byte   // of its API server, in PEM; nil: made up
+	Groups []string // ids of its security groups; default: the lab's of databases
 	Tags   map[string]string
 	Addr   netip.AddrPort // where its API server really listens; the name's port is 443 even so
 }
@@ -72,10 +73,12 @@ func (e *eks) describe(_ context.Context, c *awsapi.Call) (any, error) {
 		return nil, &awsapi.Error{Code: "ResourceNotFoundException", Message: "No cluster found for name: " + name + ".", Status: 404}
 	}
 	k := found[0]
+	groups := guardedBy(k.Groups)
 	v := map[string]any{
 		"name": k.Name, "arn": e.arn("eks", "cluster/"+k.Name), "status": k.Status, "version": "1.34", "tags": k.Tags,
 		"resourcesVpcConfig": map[string]any{
 			"vpcId": vpcID, "subnetIds": []string{vpcSubnet + "a"}, "endpointPrivateAccess": !k.Public, "endpointPublicAccess": k.Public,
+			"clusterSecurityGroupId": groups[0], "securityGroupIds": groups[1:],
 		},
 		"certificateAuthority": map[string]any{"data": k.CA},
 	}

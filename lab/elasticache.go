@@ -32,6 +32,7 @@ type Cache struct {
 	TLS     bool           // replication groups: in-transit encryption
 	Nodes   []CacheNode    // replication groups in cluster mode; none: one node at Addr
 	Status  string         // default: available
+	Groups  []string       // ids of its security groups; default: the lab's of databases
 	Host    string         // name of the endpoint; the default is of AWS's form
 	Addr    netip.AddrPort // where it really listens; its port is the endpoint's. Default: that of the first node
 	created time.Time
@@ -259,6 +260,11 @@ func (e *elasticache) replicationGroup(cache Cache) replicationGroup {
 	return g
 }
 
+type securityGroup struct {
+	ID     string `xml:"SecurityGroupId"`
+	Status string
+}
+
 func (e *elasticache) describeCacheClusters(_ context.Context, c *awsapi.Call) (any, error) {
 	type node struct {
 		CacheNodeID     string `xml:"CacheNodeId"`
@@ -282,6 +288,7 @@ func (e *elasticache) describeCacheClusters(_ context.Context, c *awsapi.Call) (
 		TransitEncryptionEnabled bool
 		AtRestEncryptionEnabled  bool
 		ARN                      string
+		Groups                   []securityGroup `xml:"SecurityGroups>member"`
 	}
 	id := c.Form.Get("CacheClusterId")
 	caches, err := e.list(id, &awsapi.Error{
@@ -304,6 +311,9 @@ func (e *elasticache) describeCacheClusters(_ context.Context, c *awsapi.Call) (
 				CacheClusterID: m.id, CacheNodeType: "cache.t4g.micro", Engine: cache.Engine, EngineVersion: cache.Version,
 				CacheClusterStatus: cache.Status, NumCacheNodes: 1, Zone: m.zone, CreateTime: iso(cache.created),
 				TransitEncryptionEnabled: cache.TLS, AtRestEncryptionEnabled: true, ARN: e.arn("elasticache", "cluster:"+m.id),
+			}
+			for _, id := range guardedBy(cache.Groups) {
+				item.Groups = append(item.Groups, securityGroup{id, "active"})
 			}
 			if cache.Kind == ReplicationGroup {
 				item.ReplicationGroupID = cache.ID
@@ -338,6 +348,7 @@ func (e *elasticache) describeServerlessCaches(_ context.Context, c *awsapi.Call
 		Endpoint            xmlEndpoint
 		ReaderEndpoint      xmlEndpoint
 		ARN                 string
+		Groups              []string `xml:"SecurityGroupIds>SecurityGroupId"`
 	}
 	name := c.Form.Get("ServerlessCacheName")
 	caches, err := e.list(name, &awsapi.Error{
@@ -352,7 +363,7 @@ func (e *elasticache) describeServerlessCaches(_ context.Context, c *awsapi.Call
 		major, _, _ := strings.Cut(s.Version, ".")
 		items = append(items, cache{
 			s.ID, "made by the lab", iso(s.created), s.Status, s.Engine, major, s.Version, endpoint, endpoint,
-			e.arn("elasticache", "serverlesscache:"+s.ID),
+			e.arn("elasticache", "serverlesscache:"+s.ID), guardedBy(s.Groups),
 		})
 	}
 	page, next, ok := awsapi.Page(items, c.Form.Get("NextToken"), 50)

@@ -13,8 +13,10 @@ import (
 // Kafka is a provisioned cluster of MSK.
 type Kafka struct {
 	Name    string
-	State   string // default: ACTIVE
-	TLS     bool   // clients use TLS, else plain text
+	State   string   // default: ACTIVE
+	TLS     bool     // clients use TLS, else plain text
+	IAM     bool     // clients may sign in by IAM
+	Groups  []string // ids of the brokers' security groups; default: the lab's of databases
 	Tags    map[string]string
 	Brokers []netip.AddrPort // where they really listen
 }
@@ -64,10 +66,13 @@ func (k *kafka) listClusters(_ context.Context, c *awsapi.Call) (any, error) {
 	for _, cluster := range some {
 		list = append(list, map[string]any{
 			"clusterArn": k.clusterARN(cluster.Name), "clusterName": cluster.Name, "clusterType": "PROVISIONED", "state": cluster.State,
-			"tags": cluster.Tags,
+			"tags": cluster.Tags, "currentVersion": "K0LAB",
 			"provisioned": map[string]any{
 				"numberOfBrokerNodes": len(cluster.Brokers),
-				"brokerNodeGroupInfo": map[string]any{"instanceType": "kafka.t3.small", "clientSubnets": []string{vpcSubnet + "a"}},
+				"brokerNodeGroupInfo": map[string]any{
+					"instanceType": "kafka.t3.small", "clientSubnets": []string{vpcSubnet + "a"}, "securityGroups": guardedBy(cluster.Groups),
+				},
+				"clientAuthentication": map[string]any{"sasl": map[string]any{"iam": map[string]any{"enabled": cluster.IAM}}},
 			},
 		})
 	}
@@ -85,7 +90,10 @@ func (k *kafka) getBrokers(_ context.Context, c *awsapi.Call) (any, error) {
 		list = append(list, fmt.Sprintf("%s:%d", k.broker(found[0].Name, i), addr.Port()))
 	}
 	key := "bootstrapBrokerString"
-	if found[0].TLS {
+	switch {
+	case found[0].IAM:
+		key = "bootstrapBrokerStringSaslIam"
+	case found[0].TLS:
 		key = "bootstrapBrokerStringTls"
 	}
 	return map[string]any{key: strings.Join(list, ",")}, nil

@@ -71,6 +71,21 @@ func TestAWSCLIKinds(t *testing.T) {
 	check("service:api", tasks, "tasks", 0, "group")
 	check("1024", tasks, "tasks", 0, "cpu")
 
+	// The security groups, each in its service's own form.
+	const group = "sg-000000000000database"
+	check(group, c.run(t, "rds", "describe-db-proxies"), "DBProxies", 0, "VpcSecurityGroupIds", 0)
+	check(group, c.run(t, "memorydb", "describe-clusters"), "Clusters", 0, "SecurityGroups", 0, "SecurityGroupId")
+	check(group, c.run(t, "redshift", "describe-clusters"), "Clusters", 0, "VpcSecurityGroups", 0, "VpcSecurityGroupId")
+	check(group, c.run(t, "redshift-serverless", "list-workgroups"), "workgroups", 0, "securityGroupIds", 0)
+	check(group, c.run(t, "opensearch", "describe-domains", "--domain-names", "logs"), "DomainStatusList", 0, "VPCOptions", "SecurityGroupIds", 0)
+	endpoint, _ := at(c.run(t, "opensearchserverless", "list-vpc-endpoints"), "vpcEndpointSummaries", 0, "id").(string)
+	check(group, c.run(t, "opensearchserverless", "batch-get-vpc-endpoint", "--ids", endpoint), "vpcEndpointDetails", 0, "securityGroupIds", 0)
+	check(group, c.run(t, "kafka", "list-clusters-v2"), "ClusterInfoList", 0, "Provisioned", "BrokerNodeGroupInfo", "SecurityGroups", 0)
+	check(group, c.run(t, "eks", "describe-cluster", "--name", "main"), "cluster", "resourcesVpcConfig", "clusterSecurityGroupId")
+	check(group, c.run(t, "elbv2", "describe-load-balancers"), "LoadBalancers", 0, "SecurityGroups", 0)
+	check(group, c.run(t, "ec2", "describe-instances"), "Reservations", 0, "Instances", 0, "SecurityGroups", 0, "GroupId")
+	check(group, c.run(t, "ec2", "describe-network-interfaces"), "NetworkInterfaces", 0, "Groups", 0, "GroupId")
+
 	for _, tt := range []struct {
 		code string
 		args []string

@@ -16,7 +16,9 @@ type Machine struct {
 	State string // default: running
 	Tags  map[string]string
 	Addr  netip.Addr
-	Ports []uint16 // that tasks may reach
+	// Groups are the ids of its security groups; default: the lab's of databases.
+	Groups []string
+	Ports  []uint16 // that tasks may reach
 	// PasswordData is the administrator's password, encrypted for the instance's key pair; nil: there is none.
 	PasswordData []byte
 }
@@ -52,6 +54,16 @@ func (e *ec2) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 		Code int    `xml:"code"`
 		Name string `xml:"name"`
 	}
+	type group struct {
+		ID string `xml:"groupId"`
+	}
+	type address struct {
+		PrivateIP string `xml:"privateIpAddress"`
+	}
+	type networkInterface struct {
+		Addresses []address `xml:"privateIpAddressesSet>item"`
+		Groups    []group   `xml:"groupSet>item"`
+	}
 	type instance struct {
 		ID        string   `xml:"instanceId"`
 		Type      string   `xml:"instanceType"`
@@ -60,6 +72,9 @@ func (e *ec2) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 		SubnetID  string   `xml:"subnetId"`
 		VpcID     string   `xml:"vpcId"`
 		Tags      []ec2Tag `xml:"tagSet>item"`
+
+		Groups     []group            `xml:"groupSet>item"`
+		Interfaces []networkInterface `xml:"networkInterfaceSet>item"`
 	}
 	type reservation struct {
 		ID        string     `xml:"reservationId"`
@@ -80,8 +95,16 @@ func (e *ec2) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 	codes := map[string]int{"pending": 0, "running": 16, "shutting-down": 32, "terminated": 48, "stopping": 64, "stopped": 80}
 	var items []reservation
 	for _, m := range machines {
+		var groups []group
+		for _, id := range guardedBy(m.Groups) {
+			groups = append(groups, group{id})
+		}
 		items = append(items, reservation{"r-" + seededUUID(m.ID)[:8], e.account, []instance{{
-			m.ID, "t4g.nano", state{codes[m.State], m.State}, m.Addr.String(), vpcSubnet + "a", vpcID, ec2Tags(m.Tags),
+			m.ID, "t4g.nano",
+			state{codes[m.State], m.State},
+			m.Addr.String(), vpcSubnet + "a", vpcID, ec2Tags(m.Tags),
+			groups,
+			[]networkInterface{{[]address{{m.Addr.String()}}, groups}},
 		}}})
 	}
 	return struct {

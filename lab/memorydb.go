@@ -15,6 +15,7 @@ type MemoryDB struct {
 	Engine string // default: valkey
 	Status string // default: available
 	TLS    bool
+	Groups []string       // ids of its security groups; default: the lab's of databases
 	Addr   netip.AddrPort // where it really listens
 }
 
@@ -64,9 +65,14 @@ func (m *memorydb) describe(_ context.Context, _ *awsapi.Call, in *memorydbInput
 	some, next, err := page(found, in.NextToken, 100)
 	clusters := []map[string]any{}
 	for _, c := range some {
+		groups := []map[string]any{}
+		for _, id := range guardedBy(c.Groups) {
+			groups = append(groups, map[string]any{"SecurityGroupId": id, "Status": "active"})
+		}
 		v := map[string]any{
 			"Name": c.Name, "Status": c.Status, "Engine": c.Engine, "EngineVersion": "7.3", "NumberOfShards": 1, "NodeType": "db.t4g.small",
 			"TLSEnabled": c.TLS, "ARN": m.arn("memorydb", "cluster/"+c.Name), "ACLName": "open-access",
+			"SecurityGroups": groups,
 		}
 		if c.Status != "creating" {
 			v["ClusterEndpoint"] = map[string]any{"Address": m.endpoint(c.Name), "Port": c.Addr.Port()}

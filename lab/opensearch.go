@@ -17,6 +17,7 @@ type Search struct {
 	Version    string         // of a domain; default: OpenSearch_2.19
 	Status     string         // default: Active, or ACTIVE
 	Public     bool           // the domain is in no VPC
+	Groups     []string       // ids of its security groups, or of its VPC endpoint; default: the lab's of databases
 	Addr       netip.AddrPort // where it really listens
 }
 
@@ -98,7 +99,7 @@ func (o *opensearch) describeDomains(_ context.Context, _ *awsapi.Call, in *doma
 		case s.Public:
 			v["Endpoint"] = o.endpoint(s)
 		default:
-			v["VPCOptions"] = map[string]any{"VPCId": vpcID, "SubnetIds": []string{vpcSubnet + "a"}, "SecurityGroupIds": []string{vpcGroup}}
+			v["VPCOptions"] = map[string]any{"VPCId": vpcID, "SubnetIds": []string{vpcSubnet + "a"}, "SecurityGroupIds": guardedBy(s.Groups)}
 			if s.Status != "Creating" {
 				v["Endpoints"] = map[string]string{"vpc": o.endpoint(s)}
 			}
@@ -121,6 +122,8 @@ func (o *opensearch) serverless() awsapi.Service {
 			"ListCollections":    {Handle: jsonOp(o.listCollections)},
 			"BatchGetCollection": {Handle: jsonOp(o.batchGetCollection)},
 			"ListVpcEndpoints":   {Handle: jsonOp(o.listVpcEndpoints)},
+
+			"BatchGetVpcEndpoint": {Handle: jsonOp(o.batchGetVpcEndpoint)},
 		},
 	}
 }
@@ -157,7 +160,21 @@ func (o *opensearch) listVpcEndpoints(_ context.Context, _ *awsapi.Call, in *col
 	some, next, err := page(o.endpoints.all(), in.NextToken, 20)
 	list := []map[string]any{}
 	for _, name := range some {
-		list = append(list, map[string]any{"id": "vpce-" + seededUUID(name)[:8], "name": name, "status": "ACTIVE"})
+		list = append(list, map[string]any{"id": searchEndpointID(name), "name": name, "status": "ACTIVE"})
 	}
 	return withToken(map[string]any{"vpcEndpointSummaries": list}, "nextToken", next), err
+}
+
+// searchEndpointID makes up the id of a collection's VPC endpoint.
+func searchEndpointID(collection string) string { return "vpce-" + seededUUID(collection)[:8] }
+
+func (o *opensearch) batchGetVpcEndpoint(_ context.Context, _ *awsapi.Call, in *collectionsInput) (any, error) {
+	list := []map[string]any{}
+	for _, s := range o.those(func(s Search) bool { return s.Serverless && slices.Contains(in.IDs, searchEndpointID(s.Name)) }) {
+		list = append(list, map[string]any{
+			"id": searchEndpointID(s.Name), "name": s.Name, "status": "ACTIVE", "vpcId": vpcID, "subnetIds": []string{vpcSubnet + "a"},
+			"securityGroupIds": guardedBy(s.Groups),
+		})
+	}
+	return map[string]any{"vpcEndpointDetails": list, "vpcEndpointErrorDetails": []any{}}, nil
 }

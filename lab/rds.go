@@ -92,12 +92,16 @@ type xmlGroup struct {
 	Status             string
 }
 
-// groupsOf are security groups, those of databases if there are none.
-func groupsOf(ids []string) (out []xmlGroup) {
+// guardedBy returns security groups, the databases' one for nil.
+func guardedBy(ids []string) []string {
 	if ids == nil {
-		ids = []string{databaseGroup}
+		return []string{databaseGroup}
 	}
-	for _, id := range ids {
+	return ids
+}
+
+func groupsOf(ids []string) (out []xmlGroup) {
+	for _, id := range guardedBy(ids) {
 		out = append(out, xmlGroup{id, "active"})
 	}
 	return out

@@ -17,6 +17,7 @@ type DBProxy struct {
 	Status     string // default: available
 	RequireTLS bool
 	IAM        bool           // clients sign in by IAM
+	Groups     []string       // ids of its security groups; default: the lab's of databases
 	Readers    []string       // names of read-only endpoints
 	Addr       netip.AddrPort // where the database really listens
 }
@@ -50,6 +51,7 @@ type xmlProxy struct {
 	Endpoint     string
 	RequireTLS   bool
 	Auth         []xmlProxyAuth `xml:"Auth>member"`
+	Groups       []string       `xml:"VpcSecurityGroupIds>member"`
 }
 
 func (r *rds) describeProxies(_ context.Context, c *awsapi.Call) (any, error) {
@@ -67,6 +69,7 @@ func (r *rds) describeProxies(_ context.Context, c *awsapi.Call) (any, error) {
 		items = append(items, xmlProxy{
 			DBProxyName: p.Name, DBProxyArn: r.arn("rds", "db-proxy:"+p.Name), Status: p.Status, EngineFamily: p.Family, VpcID: vpcID,
 			Endpoint: r.dbHost(p.Name, "proxy-"), RequireTLS: p.RequireTLS, Auth: []xmlProxyAuth{{"SECRETS", auth}},
+			Groups: guardedBy(p.Groups),
 		})
 	}
 	some, next, err := rdsPage(c, items)
@@ -85,6 +88,7 @@ type xmlProxyEndpoint struct {
 	Endpoint            string
 	TargetRole          string
 	IsDefault           bool
+	Groups              []string `xml:"VpcSecurityGroupIds>member"`
 }
 
 func (r *rds) describeProxyEndpoints(_ context.Context, c *awsapi.Call) (any, error) {
@@ -93,10 +97,12 @@ func (r *rds) describeProxyEndpoints(_ context.Context, c *awsapi.Call) (any, er
 	for _, p := range r.proxies.those(func(p DBProxy) bool { return proxy == "" || p.Name == proxy }) {
 		items = append(items, xmlProxyEndpoint{
 			p.Name, r.arn("rds", "db-proxy-endpoint:"+p.Name), p.Name, p.Status, vpcID, r.dbHost(p.Name, "proxy-"), "READ_WRITE", true,
+			guardedBy(p.Groups),
 		})
 		for _, reader := range p.Readers {
 			items = append(items, xmlProxyEndpoint{
 				reader, r.arn("rds", "db-proxy-endpoint:"+reader), p.Name, p.Status, vpcID, r.dbHost(reader+".endpoint", "proxy-"), "READ_ONLY", false,
+				guardedBy(p.Groups),
 			})
 		}
 	}

@@ -13,8 +13,9 @@ import (
 type Warehouse struct {
 	ID         string
 	Serverless bool
-	Status     string // default: available, or AVAILABLE
-	Database   string // of a cluster
+	Status     string   // default: available, or AVAILABLE
+	Database   string   // of a cluster
+	Groups     []string // ids of its security groups; default: the lab's of databases
 	Tags       map[string]string
 	Addr       netip.AddrPort // where it really listens
 }
@@ -63,7 +64,8 @@ type xmlWarehouse struct {
 	Endpoint          *xmlEndpoint
 	VpcID             string `xml:"VpcId"`
 	Encrypted         bool
-	Tags              []xmlTag `xml:"Tags>Tag"`
+	Groups            []xmlGroup `xml:"VpcSecurityGroups>VpcSecurityGroup"`
+	Tags              []xmlTag   `xml:"Tags>Tag"`
 }
 
 func (r *redshift) describeClusters(_ context.Context, c *awsapi.Call) (any, error) {
@@ -76,7 +78,7 @@ func (r *redshift) describeClusters(_ context.Context, c *awsapi.Call) (any, err
 	for _, w := range found {
 		v := xmlWarehouse{
 			ClusterIdentifier: w.ID, ClusterStatus: w.Status, NodeType: "ra3.large", DBName: cmp.Or(w.Database, "dev"), VpcID: vpcID, Encrypted: true,
-			Tags: xmlTags(w.Tags),
+			Groups: groupsOf(w.Groups), Tags: xmlTags(w.Tags),
 		}
 		if w.Status != "creating" {
 			v.Endpoint = &xmlEndpoint{Address: r.endpoint(w), Port: w.Addr.Port()}
@@ -113,7 +115,8 @@ func (r *redshift) serverless() awsapi.Service {
 func (r *redshift) workgroup(w Warehouse) map[string]any {
 	v := map[string]any{
 		"workgroupName": w.ID, "workgroupId": seededUUID(w.ID), "status": w.Status, "namespaceName": w.ID, "publiclyAccessible": false,
-		"workgroupArn": r.arn("redshift-serverless", "workgroup/"+seededUUID(w.ID)),
+		"workgroupArn":     r.arn("redshift-serverless", "workgroup/"+seededUUID(w.ID)),
+		"securityGroupIds": guardedBy(w.Groups),
 	}
 	if w.Status != "CREATING" {
 		v["endpoint"] = map[string]any{"address": r.endpoint(w), "port": w.Addr.Port()}

@@ -16,6 +16,7 @@ func balancerKind() Description {
 	return Description{
 		Kind: LoadBalancer, Prefix: "lb", Form: "NAME", Noun: "load balancer", Help: "an internal load balancer",
 		Lists: "load balancers", Port: "its only listener's, else 443 or 80 if it has such a listener", TLS: "as the listener says",
+		Guard: "its own, if it has some; not of internet-facing ones", SignIn: "none: the servers behind it decide",
 		lean: true, id: func(text string) (string, error) { return checkNamed(text, "-", 32) },
 		parts: func(r *Resolver) []part {
 			return []part{{
@@ -68,8 +69,14 @@ func fromBalancer(b *types.LoadBalancer) candidate {
 	if b.State != nil {
 		c.status = string(b.State.Code)
 	}
-	if b.Scheme != types.LoadBalancerSchemeEnumInternal {
-		c.endpoint.Note = "the load balancer is internet-facing: its name leads to public addresses"
+	switch {
+	case b.Scheme != types.LoadBalancerSchemeEnumInternal:
+		c.unguarded = "the load balancer is internet-facing: its name leads to public addresses"
+		c.endpoint.Note = c.unguarded
+	case len(b.SecurityGroups) == 0:
+		c.unguarded = "the load balancer has none, so that those of its targets decide"
+	default:
+		c.groups = b.SecurityGroups
 	}
 	return c
 }

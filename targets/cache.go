@@ -19,6 +19,7 @@ func cacheKind() Description {
 	return Description{
 		Kind: Cache, Prefix: "cache", Form: "ID[/ROLE]", Noun: "ElastiCache cache", Help: "an ElastiCache cache",
 		Lists: "ElastiCache caches", Port: "the one that AWS names", TLS: "with in-transit encryption; always for serverless caches",
+		Guard: "its own", SignIn: "as a user with IAM authentication, by the client",
 		roles: true, id: lowerID,
 		parts: func(r *Resolver) []part {
 			return []part{
@@ -38,7 +39,11 @@ func (r *Resolver) groups(ctx context.Context, _ Spec, op string, id *string) ([
 		func(out *elasticache.DescribeReplicationGroupsOutput) *string { return out.Marker },
 		func(out *elasticache.DescribeReplicationGroupsOutput) {
 			for i := range out.ReplicationGroups {
-				found = append(found, fromGroup(&out.ReplicationGroups[i]))
+				c := fromGroup(&out.ReplicationGroups[i])
+				if nodes := out.ReplicationGroups[i].MemberClusters; len(nodes) > 0 {
+					c.seek = func(ctx context.Context) ([]string, error) { return r.nodeGroups(ctx, nodes[0]) }
+				}
+				found = append(found, c)
 			}
 		})
 	if _, missing := errors.AsType[*types.ReplicationGroupNotFoundFault](err); id != nil && (missing || badID(err)) {
@@ -69,6 +74,23 @@ func fromGroup(g *types.ReplicationGroup) candidate {
 	return c
 }
 
+// nodeGroups returns the security groups of a replication group, which only its nodes have.
+func (r *Resolver) nodeGroups(ctx context.Context, node string) ([]string, error) {
+	out, err := r.AWS.cache().clusters(ctx, &elasticache.DescribeCacheClustersInput{CacheClusterId: &node})
+	if err != nil {
+		return nil, fail.AWS(fail.Other, "look at the node "+node, "elasticache:DescribeCacheClusters", err)
+	}
+	var groups []string
+	for i := range out.CacheClusters {
+		groups = append(groups, cacheGroups(out.CacheClusters[i].SecurityGroups)...)
+	}
+	return groups, nil
+}
+
+func cacheGroups(list []types.SecurityGroupMembership) []string {
+	return texts(list, func(m types.SecurityGroupMembership) *string { return m.SecurityGroupId })
+}
+
 // serverless is groups for serverless caches.
 func (r *Resolver) serverless(ctx context.Context, _ Spec, op string, id *string) ([]candidate, error) {
 	var found []candidate
@@ -95,7 +117,7 @@ func fromServerless(s *types.ServerlessCache) candidate {
 		status: aws.ToString(s.Status), engine: aws.ToString(s.Engine),
 		endpoint: cacheEndpoint(s.Endpoint, true),
 		reader:   cacheEndpoint(s.ReaderEndpoint, true),
-		readers:  true,
+		readers:  true, groups: s.SecurityGroupIds,
 	}
 	if c.engine != "memcached" { // clients see a cluster with endpoints that only the VPC knows
 		c.endpoint.Note, c.endpoint.Cluster = clusterModeNote, true
@@ -134,6 +156,7 @@ func fromCacheCluster(cluster *types.CacheCluster) candidate {
 	c := candidate{
 		id: strings.ToLower(aws.ToString(cluster.CacheClusterId)), what: "cache cluster",
 		status: aws.ToString(cluster.CacheClusterStatus), engine: aws.ToString(cluster.Engine),
+		groups: cacheGroups(cluster.SecurityGroups),
 	}
 	tls := aws.ToBool(cluster.TransitEncryptionEnabled) &&
 		cluster.TransitEncryptionMode != types.TransitEncryptionModePreferred

@@ -76,6 +76,8 @@ type (
 		collections call[opensearchserverless.ListCollectionsInput, opensearchserverless.Options, opensearchserverless.ListCollectionsOutput]
 		describe    call[opensearchserverless.BatchGetCollectionInput, opensearchserverless.Options, opensearchserverless.BatchGetCollectionOutput]
 		endpoints   call[opensearchserverless.ListVpcEndpointsInput, opensearchserverless.Options, opensearchserverless.ListVpcEndpointsOutput]
+
+		describeEndpoints call[opensearchserverless.BatchGetVpcEndpointInput, opensearchserverless.Options, opensearchserverless.BatchGetVpcEndpointOutput]
 	}
 	kafkaCalls struct {
 		clusters call[kafka.ListClustersV2Input, kafka.Options, kafka.ListClustersV2Output]
@@ -95,7 +97,8 @@ type (
 		services   call[servicediscovery.ListServicesInput, servicediscovery.Options, servicediscovery.ListServicesOutput]
 	}
 	ec2Calls struct {
-		instances call[ec2.DescribeInstancesInput, ec2.Options, ec2.DescribeInstancesOutput]
+		instances  call[ec2.DescribeInstancesInput, ec2.Options, ec2.DescribeInstancesOutput]
+		interfaces call[ec2.DescribeNetworkInterfacesInput, ec2.Options, ec2.DescribeNetworkInterfacesOutput]
 	}
 	ecsCalls struct {
 		tasks      call[ecs.ListTasksInput, ecs.Options, ecs.ListTasksOutput]
@@ -135,7 +138,7 @@ func Connect(cfg aws.Config) *Clients {
 		}),
 		openSearchServerless: sync.OnceValue(func() *openSearchServerlessCalls {
 			c := opensearchserverless.NewFromConfig(cfg)
-			return &openSearchServerlessCalls{c.ListCollections, c.BatchGetCollection, c.ListVpcEndpoints}
+			return &openSearchServerlessCalls{c.ListCollections, c.BatchGetCollection, c.ListVpcEndpoints, c.BatchGetVpcEndpoint}
 		}),
 		kafka: sync.OnceValue(func() *kafkaCalls {
 			c := kafka.NewFromConfig(cfg)
@@ -155,7 +158,7 @@ func Connect(cfg aws.Config) *Clients {
 		}),
 		ec2: sync.OnceValue(func() *ec2Calls {
 			c := ec2.NewFromConfig(cfg)
-			return &ec2Calls{c.DescribeInstances}
+			return &ec2Calls{c.DescribeInstances, c.DescribeNetworkInterfaces}
 		}),
 		ecs: sync.OnceValue(func() *ecsCalls {
 			c := ecs.NewFromConfig(cfg)

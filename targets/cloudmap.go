@@ -17,6 +17,7 @@ func cloudMapKind() Description {
 	return Description{
 		Kind: CloudMap, Prefix: "cloudmap", Form: "NAMESPACE/SERVICE", Noun: "Cloud Map service", Help: "an instance of a Cloud Map service",
 		Lists: "Cloud Map services", Port: "the instance's", TLS: "unknown",
+		Guard: "unknown: Cloud Map knows addresses alone", SignIn: "none that AWS knows",
 		lean: true, id: func(text string) (string, error) { return checkPath(text, "NAMESPACE/SERVICE", ".-_", 253) },
 		parts: func(r *Resolver) []part {
 			return []part{{
@@ -44,7 +45,9 @@ func (r *Resolver) mapped(ctx context.Context, _ Spec, op string, id *string) ([
 	case err != nil:
 		return nil, fail.AWS(fail.Other, op, "servicediscovery:DiscoverInstances", err)
 	}
-	c := candidate{id: *id, what: "Cloud Map service", status: without + "an instance"}
+	c := candidate{
+		id: *id, what: "Cloud Map service", status: without + "an instance", unguarded: "Cloud Map knows addresses alone",
+	}
 	for _, instance := range out.Instances {
 		if e, ok := fromInstanceAttributes(instance.Attributes); ok {
 			c.endpoint, c.status = e, string(instance.HealthStatus)

@@ -9,14 +9,16 @@ import (
 // docDBKind has DocumentDB's clusters and their instances, which RDS's API lists.
 func docDBKind() Description {
 	d := sharedKind(DocDB, "docdb", "DocumentDB", "aws docdb ")
-	d.TLS = "by default"
+	d.TLS, d.SignIn = "by default", docDBSignIn
 	return d
 }
+
+const docDBSignIn = "as a user of MONGODB-AWS, by the driver"
 
 // neptuneKind has Neptune's clusters and their instances, which RDS's API lists.
 func neptuneKind() Description {
 	d := sharedKind(Neptune, "neptune", "Neptune", "aws neptune ")
-	d.TLS = "always"
+	d.TLS, d.SignIn = "always", "by signed requests, if IAM authentication is on"
 	return d
 }
 
@@ -25,7 +27,7 @@ func sharedKind(kind Kind, engine, service, cli string) Description {
 	is := func(c candidate) bool { return c.engine == engine || strings.HasPrefix(c.engine, engine+"-") }
 	return Description{
 		Kind: kind, Prefix: engine, Form: "ID[/ROLE]", Noun: service + " cluster or instance", Help: "a " + service + " cluster or instance",
-		Lists: service + " clusters", Port: "the one that AWS names",
+		Lists: service + " clusters", Port: "the one that AWS names", Guard: "its own",
 		roles: true, id: lowerID, listedBy: RDS, is: is,
 		parts: func(r *Resolver) []part {
 			parts := rdsKind().parts(r)

@@ -38,10 +38,10 @@ func TestPage(t *testing.T) {
 
 func tableOfKinds() string {
 	var b strings.Builder
-	b.WriteString("| Target | It is | Port | TLS only | Permissions |\n|---|---|---|---|---|\n")
+	b.WriteString("| Target | It is | Port | TLS only | Security groups | IAM signs in | Permissions |\n|---|---|---|---|---|---|---|\n")
 	for _, d := range Kinds() {
 		form := "`" + d.Prefix + ":" + strings.ReplaceAll(d.Form, "|", "` or `") + "`"
-		b.WriteString("| " + form + " | " + d.Help + " | " + d.Port + " | " + d.TLS + " | `" + strings.Join(d.Actions(), "`, `") + "` |\n")
+		b.WriteString("| " + form + " | " + d.Help + " | " + d.Port + " | " + d.TLS + " | " + d.Guard + " | " + d.SignIn + " | `" + strings.Join(d.Actions(), "`, `") + "` |\n")
 	}
 	return b.String()
 }
@@ -54,7 +54,7 @@ func TestKindRows(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, d := range Kinds() {
-		if d.Kind == 0 || d.Prefix == "" || d.Form == "" || d.Noun == "" || d.Help == "" || d.Lists == "" || d.Port == "" || d.TLS == "" ||
+		if d.Kind == 0 || d.Prefix == "" || d.Form == "" || d.Noun == "" || d.Help == "" || d.Lists == "" || d.Port == "" || d.TLS == "" || d.Guard == "" || d.SignIn == "" ||
 			d.id == nil || d.parts == nil || len(d.Actions()) == 0 {
 			t.Errorf("the row of %q is not whole: %+v", d.Prefix, d)
 		}

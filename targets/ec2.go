@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net/netip"
+	"slices"
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
@@ -19,6 +20,7 @@ func ec2Kind() Description {
 	return Description{
 		Kind: EC2, Prefix: "ec2", Form: "NAME|ID|ADDRESS:PORT", Noun: "EC2 instance", Help: "an EC2 instance by Name tag, id or private address",
 		Lists: "EC2 instances", Port: "needed", TLS: "unknown",
+		Guard: "its own, or those of the address's network interface", SignIn: "none that AWS knows",
 		id: checkInstance,
 		parts: func(r *Resolver) []part {
 			return []part{{of: "EC2 instances", actions: []string{"ec2:DescribeInstances"}, find: r.machines}}
@@ -69,7 +71,7 @@ func (r *Resolver) machines(ctx context.Context, _ Spec, op string, id *string) 
 		func(out *ec2.DescribeInstancesOutput) {
 			for _, reservation := range out.Reservations {
 				for i := range reservation.Instances {
-					c := fromMachine(&reservation.Instances[i])
+					c := fromMachine(&reservation.Instances[i], address)
 					names[c.tags["Name"]]++
 					found = append(found, c)
 				}
@@ -98,13 +100,22 @@ func (r *Resolver) machines(ctx context.Context, _ Spec, op string, id *string) 
 	return found, nil
 }
 
-func fromMachine(i *types.Instance) candidate {
+// fromMachine makes a candidate of an instance. address is the one that the user wrote, or "".
+func fromMachine(i *types.Instance, address string) candidate {
 	c := candidate{
 		id: aws.ToString(i.InstanceId), what: "EC2 instance",
 		endpoint: Endpoint{Host: aws.ToString(i.PrivateIpAddress), Instance: aws.ToString(i.InstanceId)},
 
-		start: "aws ec2 start-instances --instance-ids " + aws.ToString(i.InstanceId),
-		tags:  tagsOf(i.Tags, func(t types.Tag) (*string, *string) { return t.Key, t.Value }),
+		start:  "aws ec2 start-instances --instance-ids " + aws.ToString(i.InstanceId),
+		tags:   tagsOf(i.Tags, func(t types.Tag) (*string, *string) { return t.Key, t.Value }),
+		groups: machineGroups(i.SecurityGroups),
+	}
+	for _, n := range i.NetworkInterfaces {
+		if slices.ContainsFunc(n.PrivateIpAddresses, func(p types.InstancePrivateIpAddress) bool {
+			return address != "" && aws.ToString(p.PrivateIpAddress) == address
+		}) {
+			c.groups = machineGroups(n.Groups)
+		}
 	}
 	if i.State != nil {
 		c.status = string(i.State.Name)
@@ -113,4 +124,8 @@ func fromMachine(i *types.Instance) candidate {
 		c.endpoint.Host = aws.ToString(i.Ipv6Address)
 	}
 	return c
+}
+
+func machineGroups(list []types.GroupIdentifier) []string {
+	return texts(list, func(g types.GroupIdentifier) *string { return g.GroupId })
 }

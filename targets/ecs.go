@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
@@ -18,12 +19,12 @@ func ecsKind() Description {
 	return Description{
 		Kind: ECS, Prefix: "ecs", Form: "CLUSTER/SERVICE", Noun: "ECS service", Help: "a running task of an ECS service",
 		More: []string{"ecs:DescribeTasks", "ecs:ListTasks"}, Lists: "ECS services", Port: "the only one of the task definition's containers",
-		TLS:  "unknown",
+		TLS: "unknown", Guard: "those of the task's network interface", SignIn: "none that AWS knows",
 		lean: true, id: func(text string) (string, error) { return checkPath(text, "CLUSTER/SERVICE", "-_", 255) },
 		parts: func(r *Resolver) []part {
 			return []part{{
 				of: "ECS services", actions: []string{
-					"ecs:DescribeTaskDefinition", "ecs:DescribeTasks", "ecs:ListClusters", "ecs:ListServices", "ecs:ListTasks",
+					actionInterfaces, "ecs:DescribeTaskDefinition", "ecs:DescribeTasks", "ecs:ListClusters", "ecs:ListServices", "ecs:ListTasks",
 				},
 				find: r.tasks,
 			}}
@@ -57,7 +58,7 @@ func (r *Resolver) tasks(ctx context.Context, spec Spec, op string, id *string) 
 	running := 0
 	for i := range out.Tasks {
 		task := &out.Tasks[i]
-		host := taskAddress(task)
+		host := interfaceDetail(task, "privateIPv4Address")
 		if aws.ToString(task.LastStatus) != "RUNNING" || host == "" {
 			continue
 		}
@@ -66,6 +67,9 @@ func (r *Resolver) tasks(ctx context.Context, spec Spec, op string, id *string) 
 		}
 		c.status = "RUNNING"
 		c.endpoint = Endpoint{Host: host}
+		if id := interfaceDetail(task, "networkInterfaceId"); id != "" {
+			c.seek = func(ctx context.Context) ([]string, error) { return r.interfaceGroups(ctx, id) }
+		}
 		if spec.Port == 0 {
 			if c.endpoint.Port, err = r.taskPort(ctx, op, aws.ToString(task.TaskDefinitionArn)); err != nil {
 				return nil, err
@@ -78,16 +82,31 @@ func (r *Resolver) tasks(ctx context.Context, spec Spec, op string, id *string) 
 	return []candidate{c}, nil
 }
 
-// taskAddress returns the private address of a task's network interface, or "".
-func taskAddress(task *types.Task) string {
+// interfaceDetail returns what ECS says of a task's network interface under a name, or "".
+func interfaceDetail(task *types.Task, name string) string {
 	for _, a := range task.Attachments {
 		for _, d := range a.Details {
-			if aws.ToString(a.Type) == "ElasticNetworkInterface" && aws.ToString(d.Name) == "privateIPv4Address" {
+			if aws.ToString(a.Type) == "ElasticNetworkInterface" && aws.ToString(d.Name) == name {
 				return aws.ToString(d.Value)
 			}
 		}
 	}
 	return ""
+}
+
+const actionInterfaces = "ec2:DescribeNetworkInterfaces"
+
+// interfaceGroups returns the security groups of a network interface.
+func (r *Resolver) interfaceGroups(ctx context.Context, id string) ([]string, error) {
+	out, err := r.AWS.ec2().interfaces(ctx, &ec2.DescribeNetworkInterfacesInput{NetworkInterfaceIds: []string{id}})
+	if err != nil {
+		return nil, fail.AWS(fail.Other, "look at the task's network interface", actionInterfaces, err)
+	}
+	var groups []string
+	for i := range out.NetworkInterfaces {
+		groups = append(groups, machineGroups(out.NetworkInterfaces[i].Groups)...)
+	}
+	return groups, nil
 }
 
 // taskPort returns the only TCP port of a task definition's containers; 0 if there are none or several.

@@ -17,6 +17,7 @@ func eksKind() Description {
 	return Description{
 		Kind: EKS, Prefix: "eks", Form: "NAME", Noun: "EKS cluster", Help: "an EKS cluster's API server",
 		Lists: "EKS clusters", Port: "443", TLS: "always",
+		Guard: "the cluster's; none without a private endpoint", SignIn: "by a token, always (bastion eks-token)",
 		id: func(text string) (string, error) { return checkNamed(text, "-_", 100) },
 		parts: func(r *Resolver) []part {
 			return []part{{of: "EKS clusters", actions: []string{"eks:DescribeCluster", "eks:ListClusters"}, find: r.kubernetes}}
@@ -67,8 +68,16 @@ func fromKubernetes(cluster *types.Cluster) candidate {
 			c.endpoint.CA = string(pem)
 		}
 	}
-	if v := cluster.ResourcesVpcConfig; v != nil && !v.EndpointPrivateAccess {
-		c.endpoint.Note = "the cluster's private endpoint is off: its name leads to public addresses"
+	switch v := cluster.ResourcesVpcConfig; {
+	case v == nil:
+	case !v.EndpointPrivateAccess:
+		c.unguarded = "the cluster's private endpoint is off: its name leads to public addresses"
+		c.endpoint.Note = c.unguarded
+	default:
+		c.groups = v.SecurityGroupIds
+		if v.ClusterSecurityGroupId != nil {
+			c.groups = append([]string{*v.ClusterSecurityGroupId}, c.groups...)
+		}
 	}
 	return c
 }

@@ -44,6 +44,10 @@ type Description struct {
 	Port string
 	// TLS says when its endpoints accept TLS only. For docs/targets.md.
 	TLS string
+	// Guard says whose security groups admit clients. For docs/targets.md.
+	Guard string
+	// SignIn says how IAM lets clients in. For docs/targets.md, and for doctor unless a candidate says more.
+	SignIn string
 
 	// More are those of its actions that the users' policy does not allow: an operator adds them.
 	More   []string

@@ -17,6 +17,7 @@ func memoryDBKind() Description {
 	return Description{
 		Kind: MemoryDB, Prefix: "memorydb", Form: "NAME", Noun: "MemoryDB cluster", Help: "a MemoryDB cluster",
 		Lists: "MemoryDB clusters", Port: "the one that AWS names", TLS: "unless the cluster was made without",
+		Guard: "its own", SignIn: "as a user with IAM authentication, by the client",
 		id: lowerID,
 		parts: func(r *Resolver) []part {
 			return []part{{of: "MemoryDB clusters", actions: []string{"memorydb:DescribeClusters"}, find: r.memoryDBs}}
@@ -48,6 +49,7 @@ func fromMemoryDB(cluster *types.Cluster) candidate {
 	c := candidate{
 		id: strings.ToLower(aws.ToString(cluster.Name)), what: "MemoryDB cluster", status: aws.ToString(cluster.Status),
 		engine: cmp.Or(strings.ToLower(aws.ToString(cluster.Engine)), "redis"), // older answers lack it
+		groups: texts(cluster.SecurityGroups, func(m types.SecurityGroupMembership) *string { return m.SecurityGroupId }),
 	}
 	if e := cluster.ClusterEndpoint; e != nil {
 		c.endpoint = Endpoint{Host: aws.ToString(e.Address), Port: int(e.Port), TLS: aws.ToBool(cluster.TLSEnabled)}

@@ -20,8 +20,8 @@ func mskKind() Description {
 	return Description{
 		Kind: MSK, Prefix: "msk", Form: "NAME[/BROKER]", Noun: "MSK cluster", Help: "an MSK cluster, or a broker of it",
 		Lists: "MSK clusters", Port: "9098 (IAM), else 9096 (SCRAM), 9094 (TLS), 9092; with a port, the brokers' address with that port",
-		TLS: "except at port 9092",
-		id:  brokerID,
+		TLS: "except at port 9092", Guard: "the brokers'", SignIn: "by the Kafka client at port 9098, if the cluster has it",
+		id: brokerID,
 		parts: func(r *Resolver) []part {
 			return []part{{of: "MSK clusters", actions: []string{"kafka:GetBootstrapBrokers", "kafka:ListClustersV2"}, find: r.kafkas}}
 		},
@@ -57,6 +57,7 @@ func (r *Resolver) kafkas(ctx context.Context, spec Spec, op string, id *string)
 	err = each(len(clusters), func(i int) error {
 		c := &clusters[i]
 		found[i] = candidate{id: aws.ToString(c.ClusterName), what: "MSK cluster", status: string(c.State), engine: "kafka", tags: c.Tags}
+		found[i].groups, found[i].signIn = kafkaDoor(c, spec.Port)
 		if found[i].usability() == down || strings.EqualFold(found[i].status, "creating") {
 			return nil // it has no brokers
 		}
@@ -73,6 +74,38 @@ func (r *Resolver) kafkas(ctx context.Context, spec Spec, op string, id *string)
 		return err
 	})
 	return found, err
+}
+
+// kafkaDoor returns the security groups of a cluster, and what IAM has to do with a sign-in at the user's port, which may be 0.
+func kafkaDoor(c *types.Cluster, port int) (groups []string, in SignIn) {
+	on := false
+	switch {
+	case c.Serverless != nil:
+		for _, v := range c.Serverless.VpcConfigs {
+			groups = append(groups, v.SecurityGroupIds...)
+		}
+		on = true // serverless clusters have no other way in
+	case c.Provisioned != nil:
+		if b := c.Provisioned.BrokerNodeGroupInfo; b != nil {
+			groups = b.SecurityGroups
+		}
+		a := c.Provisioned.ClientAuthentication
+		on = a != nil && a.Sasl != nil && a.Sasl.Iam != nil && aws.ToBool(a.Sasl.Iam.Enabled)
+	}
+	const iamPort = 9098
+	switch {
+	case on:
+		in.Means = "IAM authentication is on, at port 9098"
+	case port == iamPort:
+		in = SignIn{
+			Means: "IAM authentication is off: the brokers do not listen at port 9098",
+			Enable: "aws kafka update-security --client-authentication 'Sasl={Iam={Enabled=true}}' --cluster-arn " +
+				aws.ToString(c.ClusterArn) + " --current-version " + aws.ToString(c.CurrentVersion),
+		}
+	default:
+		in.Means = "IAM authentication is off: clients sign in by SCRAM, by a certificate, or not at all"
+	}
+	return groups, in
 }
 
 // listKafkas returns the clusters with the name, or all if it is "".

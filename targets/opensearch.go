@@ -22,12 +22,14 @@ func openSearchKind() Description {
 	return Description{
 		Kind: OpenSearch, Prefix: "opensearch", Form: "NAME", Noun: "OpenSearch domain or collection",
 		Help: "an OpenSearch domain or serverless collection", Lists: "OpenSearch domains", Port: "443", TLS: "always",
-		id: lowerID,
+		Guard:  "a domain's own; those of the VPC endpoints for collections; none with a public endpoint",
+		SignIn: "by signed requests, as the access policy says",
+		id:     lowerID,
 		parts: func(r *Resolver) []part {
 			return []part{
 				{of: "OpenSearch domains", actions: []string{"es:DescribeDomains", "es:ListDomainNames"}, find: r.domains},
 				{
-					of: "OpenSearch collections", actions: []string{"aoss:BatchGetCollection", "aoss:ListCollections", "aoss:ListVpcEndpoints"},
+					of: "OpenSearch collections", actions: []string{"aoss:BatchGetCollection", "aoss:BatchGetVpcEndpoint", "aoss:ListCollections", "aoss:ListVpcEndpoints"},
 					find: r.collections,
 				},
 			}
@@ -81,8 +83,12 @@ func fromDomain(d *types.DomainStatus) candidate {
 	case host == "" && c.status == "":
 		c.status = "Creating"
 	}
-	if d.VPCOptions == nil && d.Endpoint != nil {
-		c.endpoint.Note = "the domain is in no VPC: its endpoint is public"
+	switch {
+	case d.VPCOptions != nil:
+		c.groups = d.VPCOptions.SecurityGroupIds
+	case d.Endpoint != nil:
+		c.unguarded = "the domain is in no VPC: its endpoint is public"
+		c.endpoint.Note = c.unguarded
 	}
 	return c
 }
@@ -92,7 +98,7 @@ func (r *Resolver) collections(ctx context.Context, _ Spec, op string, id *strin
 	if id != nil {
 		found, err := r.describeCollections(ctx, op, &opensearchserverless.BatchGetCollectionInput{Names: []string{*id}})
 		if err == nil && len(found) > 0 {
-			found[0].endpoint.Note = r.vpcEndpointNote(ctx)
+			r.addVpcEndpoints(ctx, &found[0])
 		}
 		return found, err
 	}
@@ -144,19 +150,46 @@ func (r *Resolver) describeCollections(ctx context.Context, op string, in *opens
 	return found, nil
 }
 
-// vpcEndpointNote warns if no VPC endpoint of OpenSearch Serverless is active. Without the permission to look, it does not.
-func (r *Resolver) vpcEndpointNote(ctx context.Context) string {
-	active := false
+// addVpcEndpoints adds to a collection what the region's VPC endpoints of OpenSearch Serverless mean for it: a warning if none is
+// active, and their security groups. Without the permission to look, it does not warn.
+func (r *Resolver) addVpcEndpoints(ctx context.Context, c *candidate) {
+	const action = "aoss:ListVpcEndpoints"
+	var active []string
 	err := pages(ctx, r.AWS.openSearchServerless().endpoints, &opensearchserverless.ListVpcEndpointsInput{},
 		func(in *opensearchserverless.ListVpcEndpointsInput) **string { return &in.NextToken },
 		func(out *opensearchserverless.ListVpcEndpointsOutput) *string { return out.NextToken },
 		func(out *opensearchserverless.ListVpcEndpointsOutput) {
-			active = active || slices.ContainsFunc(out.VpcEndpointSummaries, func(e serverlesstypes.VpcEndpointSummary) bool {
-				return e.Status == serverlesstypes.VpcEndpointStatusActive
-			})
+			for _, e := range out.VpcEndpointSummaries {
+				if e.Status == serverlesstypes.VpcEndpointStatusActive {
+					active = append(active, aws.ToString(e.Id))
+				}
+			}
 		})
-	if err != nil || active {
-		return ""
+	switch {
+	case err != nil:
+		c.seek = func(context.Context) ([]string, error) {
+			return nil, fail.AWS(fail.Other, "look at the VPC endpoints", action, err)
+		}
+	case len(active) == 0:
+		c.unguarded = "the region has no active VPC endpoint of OpenSearch Serverless"
+		c.endpoint.Note = c.unguarded + ": the collection's network policy must allow public access"
+	default:
+		c.seek = func(ctx context.Context) ([]string, error) { return r.vpcEndpointGroups(ctx, active) }
 	}
-	return "the region has no active VPC endpoint of OpenSearch Serverless: the collection's network policy must allow public access"
+}
+
+// vpcEndpointGroups returns the security groups of VPC endpoints of OpenSearch Serverless.
+func (r *Resolver) vpcEndpointGroups(ctx context.Context, ids []string) ([]string, error) {
+	const most = 100 // endpoints of a call; a region has fewer
+	out, err := r.AWS.openSearchServerless().describeEndpoints(ctx, &opensearchserverless.BatchGetVpcEndpointInput{
+		Ids: ids[:min(len(ids), most)],
+	})
+	if err != nil {
+		return nil, fail.AWS(fail.Other, "look at the VPC endpoints", "aoss:BatchGetVpcEndpoint", err)
+	}
+	var groups []string
+	for _, e := range out.VpcEndpointDetails {
+		groups = append(groups, e.SecurityGroupIds...)
+	}
+	return groups, nil
 }

@@ -68,23 +68,23 @@ func all(ctx context.Context, spec Spec, parts []part) ([]candidate, unseen, err
 }
 
 // byID returns the first part's result for the Spec's identifier; ok is false if no part knows it.
-func byID(ctx context.Context, spec Spec, parts []part) (e Endpoint, missing unseen, ok bool, err error) {
+func byID(ctx context.Context, spec Spec, parts []part) (m match, missing unseen, ok bool, err error) {
 	for _, p := range parts {
 		found, err := p.look(ctx, spec, &spec.ID)
 		switch {
 		case err != nil && !passable(ctx, err):
-			return Endpoint{}, nil, false, err
+			return match{}, nil, false, err
 		case err != nil:
 			missing = append(missing, unseenPart{p.of, err})
 		case len(found) > 1:
-			return Endpoint{}, nil, true, fail.New(fail.NoTarget, "target "+spec.String(),
+			return match{}, nil, true, fail.New(fail.NoTarget, "target "+spec.String(),
 				fmt.Errorf("it is the name of %d: %s", len(found), list(spec.Kind, found)), "name one of them")
 		case len(found) > 0:
-			e, err = found[0].pick(spec)
-			return e, nil, true, err
+			m, err = found[0].match(spec)
+			return m, nil, true, err
 		}
 	}
-	return Endpoint{}, missing, false, nil
+	return match{}, missing, false, nil
 }
 
 // err returns the error for the failed parts, or nil.

@@ -17,6 +17,7 @@ func rdsProxyKind() Description {
 	return Description{
 		Kind: RDSProxy, Prefix: "rdsproxy", Form: "NAME[/ROLE]", Noun: "RDS proxy", Help: "an RDS proxy, or an endpoint of one",
 		Lists: "RDS proxies", Port: "the engine's", TLS: "if the proxy requires it",
+		Guard: "its own", SignIn: "by a token, if the proxy takes IAM (bastion token)",
 		Tokens: true, roles: true, id: lowerID,
 		parts: func(r *Resolver) []part {
 			return []part{
@@ -95,7 +96,7 @@ func (r *Resolver) describeProxyEndpoints(ctx context.Context, op string, in *rd
 func fromProxy(p *types.DBProxy) candidate {
 	c := candidate{
 		id: strings.ToLower(aws.ToString(p.DBProxyName)), what: "RDS proxy", status: string(p.Status),
-		engine: proxyEngine(aws.ToString(p.EngineFamily)), readers: true,
+		engine: proxyEngine(aws.ToString(p.EngineFamily)), readers: true, groups: p.VpcSecurityGroupIds,
 	}
 	c.endpoint = Endpoint{Host: aws.ToString(p.Endpoint), TLS: aws.ToBool(p.RequireTLS)}
 	c.endpoint.Port = DefaultPort(c.engine) // proxies listen there alone
@@ -103,6 +104,7 @@ func fromProxy(p *types.DBProxy) candidate {
 		slices.ContainsFunc(p.Auth, func(a types.UserAuthConfigInfo) bool {
 			return a.IAMAuth != "" && a.IAMAuth != types.IAMAuthModeDisabled
 		})
+	c.signIn = rdsSignIn(c.engine, c.endpoint.IAM, "aws rds modify-db-proxy --default-auth-scheme IAM_AUTH --db-proxy-name "+c.id)
 	return c
 }
 
@@ -142,7 +144,7 @@ func (r *Resolver) proxyEndpoints(ctx context.Context, _ Spec, op string, id *st
 		}
 		c := fromProxy(&proxies[at])
 		c.id, c.what, c.status, c.readers = strings.ToLower(aws.ToString(e.DBProxyEndpointName)), "RDS proxy endpoint", string(e.Status), false
-		c.endpoint.Host = aws.ToString(e.Endpoint)
+		c.endpoint.Host, c.groups = aws.ToString(e.Endpoint), e.VpcSecurityGroupIds
 		found = append(found, c)
 	}
 	return found, nil

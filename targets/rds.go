@@ -18,6 +18,7 @@ func rdsKind() Description {
 	return Description{
 		Kind: RDS, Prefix: "rds", Form: "ID[/ROLE]", Noun: "RDS instance or cluster", Help: "an RDS instance or cluster",
 		Lists: "RDS databases", Port: "the one that AWS names, else the engine's", TLS: "as the database says",
+		Guard: "its own", SignIn: "by a token, if IAM authentication is on (bastion token)",
 		Tokens: true, roles: true, id: lowerID, reversed: true,
 		parts: func(r *Resolver) []part {
 			return []part{
@@ -63,7 +64,9 @@ func (r *Resolver) instances(ctx context.Context, spec Spec, op string, id *stri
 		return nil, fail.AWS(fail.Other, op, "rds:DescribeDBInstances", err)
 	}
 	if member != nil && len(found) > 0 {
-		found[0].endpoint.IAM = r.clusterIAM(ctx, spec, op, member.DBClusterIdentifier)
+		c := &found[0]
+		c.endpoint.IAM = r.clusterIAM(ctx, spec, op, member.DBClusterIdentifier)
+		c.signIn = rdsSignIn(c.engine, c.endpoint.IAM, enableCluster+strings.ToLower(aws.ToString(member.DBClusterIdentifier)))
 	}
 	return found, nil
 }
@@ -73,8 +76,9 @@ func fromInstance(db *types.DBInstance) candidate {
 		id: strings.ToLower(aws.ToString(db.DBInstanceIdentifier)), what: whatInstance,
 		status: aws.ToString(db.DBInstanceStatus), engine: aws.ToString(db.Engine),
 		start: "aws rds start-db-instance --db-instance-identifier " + strings.ToLower(aws.ToString(db.DBInstanceIdentifier)),
-		tags:  rdsTags(db.TagList),
+		tags:  rdsTags(db.TagList), groups: rdsGroups(db.VpcSecurityGroups),
 	}
+	c.signIn = rdsSignIn(c.engine, aws.ToBool(db.IAMDatabaseAuthenticationEnabled), enableInstance+c.id)
 	if db.Endpoint != nil {
 		c.endpoint = Endpoint{
 			Host: aws.ToString(db.Endpoint.Address), Port: int(aws.ToInt32(db.Endpoint.Port)),
@@ -118,15 +122,47 @@ func fromCluster(db *types.DBCluster) candidate {
 	}
 	reader := endpoint
 	endpoint.Host, reader.Host = aws.ToString(db.Endpoint), aws.ToString(db.ReaderEndpoint)
+	id := strings.ToLower(aws.ToString(db.DBClusterIdentifier))
 	return candidate{
-		id: strings.ToLower(aws.ToString(db.DBClusterIdentifier)), what: whatCluster,
+		id: id, what: whatCluster,
 		status: aws.ToString(db.Status), engine: aws.ToString(db.Engine),
 		endpoint: endpoint, reader: reader, readers: true,
-		start: "aws rds start-db-cluster --db-cluster-identifier " + strings.ToLower(aws.ToString(db.DBClusterIdentifier)),
-		tags:  rdsTags(db.TagList),
+		start: "aws rds start-db-cluster --db-cluster-identifier " + id,
+		tags:  rdsTags(db.TagList), groups: rdsGroups(db.VpcSecurityGroups),
+		signIn: rdsSignIn(aws.ToString(db.Engine), endpoint.IAM, enableCluster+id),
 	}
 }
 
 func rdsTags(list []types.Tag) map[string]string {
 	return tagsOf(list, func(t types.Tag) (*string, *string) { return t.Key, t.Value })
+}
+
+func rdsGroups(list []types.VpcSecurityGroupMembership) []string {
+	return texts(list, func(m types.VpcSecurityGroupMembership) *string { return m.VpcSecurityGroupId })
+}
+
+// The commands that turn IAM authentication on, up to the identifier.
+const (
+	enableInstance = "aws rds modify-db-instance --enable-iam-database-authentication --apply-immediately --db-instance-identifier "
+	enableCluster  = "aws rds modify-db-cluster --enable-iam-database-authentication --apply-immediately --db-cluster-identifier "
+)
+
+// tokensOff is what it means where tokens could work and do not.
+const tokensOff = "IAM authentication is off: bastion token does not work there, passwords do"
+
+// rdsSignIn says what IAM has to do with a sign-in at an engine's database.
+func rdsSignIn(engine string, on bool, enable string) SignIn {
+	switch {
+	case strings.HasPrefix(engine, "docdb"):
+		return SignIn{Means: "IAM authentication: " + docDBSignIn}
+	case strings.HasPrefix(engine, "neptune") && on:
+		return SignIn{Means: "IAM authentication is on: Neptune takes signed requests alone"}
+	case strings.HasPrefix(engine, "neptune"):
+		return SignIn{Means: "IAM authentication is off: Neptune takes requests without a signature"}
+	case hasNoTokens(engine):
+		return SignIn{Means: "RDS has no IAM authentication for " + engine}
+	case on:
+		return SignIn{Means: "IAM authentication is on"}
+	}
+	return SignIn{Means: tokensOff, Enable: enable}
 }

@@ -18,8 +18,8 @@ func redshiftKind() Description {
 	return Description{
 		Kind: Redshift, Prefix: "redshift", Form: "ID", Noun: "Redshift cluster or workgroup",
 		Help: "a Redshift cluster or serverless workgroup", Lists: "Redshift warehouses", Port: "the one that AWS names",
-		TLS: "as the warehouse says",
-		id:  lowerID,
+		TLS: "as the warehouse says", Guard: "its own", SignIn: "with a temporary password (GetClusterCredentials, GetCredentials)",
+		id: lowerID,
 		parts: func(r *Resolver) []part {
 			return []part{
 				{of: "Redshift clusters", actions: []string{"redshift:DescribeClusters"}, find: r.redshiftClusters},
@@ -58,7 +58,8 @@ func fromRedshift(cluster *types.Cluster) candidate {
 	c := candidate{
 		id: strings.ToLower(aws.ToString(cluster.ClusterIdentifier)), what: "Redshift cluster", status: aws.ToString(cluster.ClusterStatus),
 		engine: engineRedshift, start: "aws redshift resume-cluster --cluster-identifier " + aws.ToString(cluster.ClusterIdentifier),
-		tags: tagsOf(cluster.Tags, func(t types.Tag) (*string, *string) { return t.Key, t.Value }),
+		tags:   tagsOf(cluster.Tags, func(t types.Tag) (*string, *string) { return t.Key, t.Value }),
+		groups: texts(cluster.VpcSecurityGroups, func(m types.VpcSecurityGroupMembership) *string { return m.VpcSecurityGroupId }),
 	}
 	if e := cluster.Endpoint; e != nil {
 		c.endpoint = Endpoint{Host: aws.ToString(e.Address), Port: int(aws.ToInt32(e.Port)), Database: aws.ToString(cluster.DBName)}
@@ -97,6 +98,7 @@ func (r *Resolver) redshiftWorkgroups(ctx context.Context, _ Spec, op string, id
 func fromWorkgroup(w *serverlesstypes.Workgroup) candidate {
 	c := candidate{
 		id: strings.ToLower(aws.ToString(w.WorkgroupName)), what: "Redshift workgroup", status: string(w.Status), engine: engineRedshift,
+		groups: w.SecurityGroupIds,
 	}
 	if e := w.Endpoint; e != nil {
 		c.endpoint = Endpoint{Host: aws.ToString(e.Address), Port: int(aws.ToInt32(e.Port))}

@@ -52,26 +52,35 @@ type Resolver struct {
 // Resolve returns a target's endpoint. The error for an unknown target is of kind fail.NoTarget and suggests similar names. For
 // a bare kind with several candidates it lists them.
 func (r *Resolver) Resolve(ctx context.Context, spec Spec) (Endpoint, error) {
+	m, err := r.locate(ctx, spec)
+	if err != nil {
+		return Endpoint{}, err
+	}
+	return m.endpoint, nil
+}
+
+// locate finds what a Spec means.
+func (r *Resolver) locate(ctx context.Context, spec Spec) (match, error) {
 	return r.find(ctx, spec.Named(func(name string) bool {
 		_, ok := r.Names[name]
 		return ok
 	}))
 }
 
-// find is Resolve for a Spec that is a bare kind even if the configuration has a name like it.
-func (r *Resolver) find(ctx context.Context, spec Spec) (Endpoint, error) {
+// find is locate for a Spec that is a bare kind even if the configuration has a name like it.
+func (r *Resolver) find(ctx context.Context, spec Spec) (match, error) {
 	switch spec.Kind {
 	case Name:
 		return r.name(ctx, spec)
 	case Host:
-		return Endpoint{Name: spec.String(), Host: spec.Host, Port: spec.Port}, nil
+		return match{endpoint: Endpoint{Name: spec.String(), Host: spec.Host, Port: spec.Port}}, nil
 	}
 	d, ok := describe(spec.Kind)
 	switch {
 	case !ok:
-		return Endpoint{}, fail.New(fail.Usage, "resolve target", errors.New("no target given"), specHelp())
+		return match{}, fail.New(fail.Usage, "resolve target", errors.New("no target given"), specHelp())
 	case r.AWS == nil:
-		return Endpoint{}, fail.New(fail.Usage, "target "+spec.String(), errors.New("needs AWS, which is not set up"),
+		return match{}, fail.New(fail.Usage, "target "+spec.String(), errors.New("needs AWS, which is not set up"),
 			"set --profile and --region, or name a host: HOST:PORT")
 	}
 	parts := d.parts(r)
@@ -82,94 +91,97 @@ func (r *Resolver) find(ctx context.Context, spec Spec) (Endpoint, error) {
 	if bare == nil {
 		bare = func(candidate) bool { return true }
 	}
+	locate := func() (match, error) { return r.resolve(ctx, spec, parts, bare) }
 	if d.lean && spec.ID == "" {
-		return r.onlyOne(ctx, spec, parts)
+		locate = func() (match, error) { return r.onlyOne(ctx, spec, parts) }
 	}
-	return r.resolve(ctx, spec, parts, bare)
+	m, err := locate()
+	m.of.signIn.Means = cmp.Or(m.of.signIn.Means, "IAM authentication: "+d.SignIn)
+	return m, err
 }
 
 // onlyOne resolves a bare kind whose lists lack addresses.
-func (r *Resolver) onlyOne(ctx context.Context, spec Spec, parts []part) (Endpoint, error) {
+func (r *Resolver) onlyOne(ctx context.Context, spec Spec, parts []part) (match, error) {
 	found, missing, err := all(ctx, spec, parts)
 	switch {
 	case err != nil:
-		return Endpoint{}, err
+		return match{}, err
 	case len(found) == 1:
 		spec.ID = found[0].id
 		return r.find(ctx, spec)
 	}
-	e, err := r.choose(spec, found)
-	return e, missing.instead(err)
+	m, err := r.choose(spec, found)
+	return m, missing.instead(err)
 }
 
 // resolve resolves a Spec of AWS's kinds with the parts. bare reports whether a Spec without an identifier may mean a
 // candidate.
-func (r *Resolver) resolve(ctx context.Context, spec Spec, parts []part, bare func(candidate) bool) (Endpoint, error) {
+func (r *Resolver) resolve(ctx context.Context, spec Spec, parts []part, bare func(candidate) bool) (match, error) {
 	if spec.ID != "" {
-		e, missing, ok, err := byID(ctx, spec, parts)
+		m, missing, ok, err := byID(ctx, spec, parts)
 		if ok || err != nil {
-			return e, err
+			return m, err
 		}
 		if len(missing) > 0 {
-			return Endpoint{}, missing.instead(r.unknown(spec, nil))
+			return match{}, missing.instead(r.unknown(spec, nil))
 		}
 		found, _, err := all(ctx, spec, parts)
 		if err != nil {
-			return Endpoint{}, err
+			return match{}, err
 		}
-		return Endpoint{}, r.unknown(spec, found)
+		return match{}, r.unknown(spec, found)
 	}
 	found, missing, err := all(ctx, spec, parts)
 	if err != nil {
-		return Endpoint{}, err
+		return match{}, err
 	}
 	found = filter(found, bare)
-	e, err := r.choose(spec, found)
-	switch {
+	m, err := r.choose(spec, found)
+	switch e := &m.endpoint; {
 	case err != nil && len(found) == 0:
-		return e, missing.instead(err)
+		return m, missing.instead(err)
 	case err != nil: // other parts could only add candidates
-		return e, err
+		return m, err
 	case e.StatusNote == "":
 		e.StatusNote = missing.note()
 	case len(missing) > 0:
 		e.StatusNote += "; " + missing.note()
 	}
-	return e, nil
+	return m, nil
 }
 
-func (r *Resolver) name(ctx context.Context, spec Spec) (Endpoint, error) {
+func (r *Resolver) name(ctx context.Context, spec Spec) (match, error) {
 	named, ok := r.Names[spec.ID]
 	if !ok && spec.Port != 0 {
-		return Endpoint{Name: spec.String(), Host: spec.ID, Port: spec.Port}, nil
+		return match{endpoint: Endpoint{Name: spec.String(), Host: spec.ID, Port: spec.Port}}, nil
 	}
 	op := fmt.Sprintf("target %q", spec.ID)
 	if !ok {
 		err := errors.New("there is no such name in the configuration")
 		near := closest(spec.ID, slices.Collect(maps.Keys(r.Names)))
 		if len(near) > 0 {
-			return Endpoint{}, fail.New(fail.NoTarget, op, err, "did you mean "+strings.Join(near, " or ")+"?")
+			return match{}, fail.New(fail.NoTarget, op, err, "did you mean "+strings.Join(near, " or ")+"?")
 		}
-		return Endpoint{}, fail.New(fail.NoTarget, op, err, "for a database write rds:"+spec.ID+", for a host HOST:PORT")
+		return match{}, fail.New(fail.NoTarget, op, err, "for a database write rds:"+spec.ID+", for a host HOST:PORT")
 	}
 	inner, err := Parse(named.Target)
 	if err != nil {
-		return Endpoint{}, fail.New(fail.Usage, op+" in the configuration", err, "")
+		return match{}, fail.New(fail.Usage, op+" in the configuration", err, "")
 	}
 	if inner.Kind == Name {
 		if inner.Port == 0 {
-			return Endpoint{}, fail.New(fail.Usage, op+" in the configuration",
+			return match{}, fail.New(fail.Usage, op+" in the configuration",
 				fmt.Errorf("%q is a name too", inner.ID), "a name stands for rds:ID, cache:ID or HOST:PORT")
 		}
 		inner = Spec{Kind: Host, Host: inner.ID, Port: inner.Port}
 	}
 	inner.Port = cmp.Or(spec.Port, inner.Port)
-	endpoint, err := r.find(ctx, inner)
+	m, err := r.find(ctx, inner)
 	if err != nil {
-		return Endpoint{}, fmt.Errorf("%s: %w", op, err)
+		return m, fmt.Errorf("%s: %w", op, err)
 	}
-	endpoint.Name = spec.ID
-	return endpoint, nil
+	m.endpoint.Name = spec.ID
+	return m, nil
 }
 
 // candidate is a database or another thing of AWS's that a SPEC may mean.
@@ -183,6 +195,12 @@ type candidate struct {
 	readers  bool     // its kind can have a reader endpoint
 	start    string   // the command that starts it, without the identifier; "" if there is none
 	tags     map[string]string
+
+	// What Examine tells. seek finds the security groups where the answer lacks them.
+	groups    []string
+	seek      func(context.Context) ([]string, error)
+	unguarded string
+	signIn    SignIn // without a meaning: the kind's
 }
 
 // tagsOf makes a map of a service's tags; nil for none.
@@ -196,6 +214,12 @@ func tagsOf[T any](list []T, pair func(T) (key, value *string)) map[string]strin
 		tags[aws.ToString(key)] = aws.ToString(value)
 	}
 	return tags
+}
+
+// match is the candidate as what a Spec means.
+func (c candidate) match(spec Spec) (match, error) {
+	e, err := c.pick(spec)
+	return match{e, c}, err
 }
 
 // pick applies a SPEC's role and port to the candidate.
@@ -234,10 +258,10 @@ func (c candidate) pick(spec Spec) (Endpoint, error) {
 
 // choose returns the only candidate of a bare kind. Candidates without an endpoint or that are down count only without others. A
 // port narrows the choice if any candidate listens on it.
-func (r *Resolver) choose(spec Spec, all []candidate) (Endpoint, error) {
+func (r *Resolver) choose(spec Spec, all []candidate) (match, error) {
 	op := "target " + spec.String()
 	if len(all) == 0 {
-		return Endpoint{}, fail.New(fail.NoTarget, op, fmt.Errorf("there is no %s in %s", noun(spec.Kind), r.region()),
+		return match{}, fail.New(fail.NoTarget, op, fmt.Errorf("there is no %s in %s", noun(spec.Kind), r.region()),
 			"check the region and the account (--region, --profile), or name a host: HOST:PORT")
 	}
 	ready := filter(all, func(c candidate) bool { return c.endpoint.Host != "" && c.usability() != down })
@@ -250,9 +274,9 @@ func (r *Resolver) choose(spec Spec, all []candidate) (Endpoint, error) {
 		}
 	}
 	if len(ready) == 1 {
-		return ready[0].pick(spec)
+		return ready[0].match(spec)
 	}
-	return Endpoint{}, fail.New(fail.NoTarget, op,
+	return match{}, fail.New(fail.NoTarget, op,
 		fmt.Errorf("%d candidates in %s: %s", len(ready), r.region(), list(spec.Kind, ready)), "name one of them")
 }
 

@@ -84,6 +84,10 @@ func tokenRegion(e Endpoint) (string, error) {
 // withoutTokens are the RDS engines without IAM authentication. For other engines, AWS's flag decides.
 var withoutTokens = []string{"oracle", "sqlserver", "db2"}
 
+func hasNoTokens(engine string) bool {
+	return slices.ContainsFunc(withoutTokens, func(part string) bool { return strings.Contains(engine, part) })
+}
+
 func checkToken(e Endpoint, user string) error {
 	op := fmt.Sprintf("make a token for %s", e.Name)
 	_, ofRDS := partition.RDSRegion(e.Host)
@@ -98,7 +102,7 @@ func checkToken(e Endpoint, user string) error {
 	case strings.HasPrefix(e.Engine, "docdb"):
 		return fail.New(fail.Usage, op, errors.New("it is DocumentDB, which takes no token as a password: with IAM authentication the driver signs"),
 			"have the driver sign in with authMechanism=MONGODB-AWS, or sign in with a password")
-	case slices.ContainsFunc(withoutTokens, func(engine string) bool { return strings.Contains(e.Engine, engine) }):
+	case hasNoTokens(e.Engine):
 		return fail.New(fail.Usage, op, fmt.Errorf("RDS has no IAM authentication for %s", e.Engine),
 			"sign in with a password")
 	case e.Engine != "" && !e.IAM && !ofRDS:

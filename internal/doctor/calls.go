@@ -6,10 +6,8 @@ import (
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
-	"github.com/aws/aws-sdk-go-v2/service/elasticache"
 	"github.com/aws/aws-sdk-go-v2/service/iam"
 	"github.com/aws/aws-sdk-go-v2/service/kms"
-	"github.com/aws/aws-sdk-go-v2/service/rds"
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/aws/aws-sdk-go-v2/service/sts"
 )
@@ -32,24 +30,16 @@ type calls struct {
 	simulate call[iam.SimulatePrincipalPolicyInput, iam.Options, iam.SimulatePrincipalPolicyOutput]
 	dataKey  call[kms.GenerateDataKeyInput, kms.Options, kms.GenerateDataKeyOutput] // as a dry run
 	document call[ssm.GetDocumentInput, ssm.Options, ssm.GetDocumentOutput]
-
-	instances  call[rds.DescribeDBInstancesInput, rds.Options, rds.DescribeDBInstancesOutput]
-	dbClusters call[rds.DescribeDBClustersInput, rds.Options, rds.DescribeDBClustersOutput]
-	caches     call[elasticache.DescribeReplicationGroupsInput, elasticache.Options, elasticache.DescribeReplicationGroupsOutput]
-	nodes      call[elasticache.DescribeCacheClustersInput, elasticache.Options, elasticache.DescribeCacheClustersOutput]
 }
 
 func bind(cfg aws.Config) calls {
 	network, containers := ec2.NewFromConfig(cfg), ecs.NewFromConfig(cfg)
-	databases, caching := rds.NewFromConfig(cfg), elasticache.NewFromConfig(cfg)
 	return calls{
 		identity: sts.NewFromConfig(cfg).GetCallerIdentity,
 		clusters: containers.DescribeClusters, definition: containers.DescribeTaskDefinition,
 		subnets: network.DescribeSubnets, groups: network.DescribeSecurityGroups, tables: network.DescribeRouteTables,
 		endpoints: network.DescribeVpcEndpoints,
 		simulate:  iam.NewFromConfig(cfg).SimulatePrincipalPolicy, dataKey: kms.NewFromConfig(cfg).GenerateDataKey,
-		document:  ssm.NewFromConfig(cfg).GetDocument,
-		instances: databases.DescribeDBInstances, dbClusters: databases.DescribeDBClusters,
-		caches: caching.DescribeReplicationGroups, nodes: caching.DescribeCacheClusters,
+		document: ssm.NewFromConfig(cfg).GetDocument,
 	}
 }

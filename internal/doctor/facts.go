@@ -159,15 +159,8 @@ type Running struct {
 type Where struct {
 	Endpoint targets.Endpoint
 	Err      error
-
-	What   string // "DB instance", "DB cluster", "cache"; empty: AWS does not know such targets
-	Name   string
-	Status string
-	IAM    bool
-	Groups []string // ids of its security groups
-	VPC    string   // of its security groups
-
-	Rules    []ec2types.SecurityGroup
+	Thing    targets.Thing
+	Rules    []ec2types.SecurityGroup // of the target
 	RulesErr error
 
 	Dialed  bool

@@ -2,21 +2,13 @@ package doctor
 
 import (
 	"cmp"
-	"errors"
 	"fmt"
-	"strings"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-	"golang.org/x/crypto/ssh"
-
-	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/bastions"
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/printable"
-	"github.com/bastion-ssm/bastion/targets"
-	"github.com/bastion-ssm/bastion/tunnel"
 )
 
 func judgeRunning(f *Facts) Finding {
@@ -161,148 +153,4 @@ func judgeHeadroom(f *Facts) Finding {
 		return warn("cpu", fmt.Sprintf("the task has waited for its CPU in %.0f %% of the time so far", 100*m.Throttled), larger)
 	}
 	return fine("the task uses %d of %d MiB", m.MemoryUsed>>20, m.MemoryLimit>>20)
-}
-
-// Kinds of targets that AWS describes.
-const (
-	whatInstance = "DB instance"
-	whatCluster  = "DB cluster"
-	whatCache    = "cache"
-)
-
-func judgeExists(f *Facts) Finding {
-	w := f.Where
-	switch {
-	case w.What != "":
-		return fine("%s is the %s %s", f.Target, w.What, w.Name)
-	case fail.KindOf(w.Err) == fail.Denied:
-		return failed("denied", "AWS does not let you look the target up", w.Err)
-	case w.Err != nil:
-		return failed("missing", "the target cannot be found", w.Err)
-	}
-	if f.Spec.Kind == targets.Host || w.Endpoint.Host == "" {
-		return fine("%s is a host and port", f.Target)
-	}
-	return fine("%s is at %s", f.Target, access.Destination(w.Endpoint.Host, w.Endpoint.Port))
-}
-
-func judgeStatus(f *Facts) Finding {
-	w := f.Where
-	switch {
-	case w.Err != nil:
-		return failed("down", fmt.Sprintf("the %s %s takes no connections", w.What, w.Name), w.Err)
-	case w.Endpoint.StatusNote != "":
-		return warn("passing", w.Endpoint.StatusNote, "wait until it is available: bastion ls targets")
-	}
-	if w.Status == "" {
-		return fine("AWS has no status of it")
-	}
-	return fine("its status is %s", w.Status)
-}
-
-func judgeIAM(f *Facts) Finding {
-	w := f.Where
-	switch {
-	case w.What != whatInstance && w.What != whatCluster:
-		return fine("IAM authentication is not for this kind of target")
-	case !w.IAM:
-		kind := map[string]string{whatInstance: "instance", whatCluster: "cluster"}[w.What]
-		return warn("off", "IAM authentication is off: bastion token does not work there, passwords do",
-			fmt.Sprintf("aws rds modify-db-%s --db-%s-identifier %s --enable-iam-database-authentication --apply-immediately", kind, kind, w.Name))
-	}
-	return fine("IAM authentication is on")
-}
-
-func judgeAdmits(f *Facts) Finding {
-	w := f.Where
-	switch {
-	case w.What == "":
-		return Finding{Level: Skipped, Case: caseNone, Means: "the security groups are examined for databases and caches alone"}
-	case len(w.Groups) == 0:
-		return hidden("unasked", "the security groups of the target", "")
-	case w.RulesErr != nil:
-		return unseen("the security groups of the target", w.RulesErr)
-	case f.Account.Subnets == nil || f.Account.Groups == nil:
-		return because(idGroups)
-	}
-	port, mine := w.Endpoint.Port, f.groupIDs()
-	if vpc := f.Account.Subnets[0].VpcId; w.VPC != "" && vpc != nil && *vpc != w.VPC {
-		return warn("other_vpc", fmt.Sprintf("the target is in %s, and the bastion in %s: whether the two are connected cannot be seen from "+
-			"here", w.VPC, *vpc),
-			"choose the cluster and subnets of that VPC (--subnets), or connect the VPCs")
-	}
-	admitted := false
-	for _, g := range w.Rules {
-		admitted = admitted || opens(g.IpPermissions, port, mine, f.ranges())
-	}
-	if !admitted {
-		return wrong(fail.Other, "closed", fmt.Sprintf("the security groups of %s %s do not admit the bastion at port %d", w.What, w.Name, port),
-			fmt.Sprintf("aws ec2 authorize-security-group-ingress --group-id %s --protocol tcp --port %d --source-group %s", w.Groups[0], port,
-				cmp.Or(first(mine), "THE-TASKS-GROUP")))
-	}
-	for _, g := range f.Account.Groups {
-		if opens(g.IpPermissionsEgress, port, w.Groups, f.ranges()) {
-			return fine("the security groups let the bastion reach it")
-		}
-	}
-	return wrong(fail.Other, "egress", fmt.Sprintf("the security group of the bastion's task does not let it out to port %d of %s", port,
-		w.Name),
-		fmt.Sprintf("aws ec2 authorize-security-group-egress --group-id %s --ip-permissions "+
-			"IpProtocol=tcp,FromPort=%d,ToPort=%d,UserIdGroupPairs=[{GroupId=%s}]",
-			first(mine), port, port, w.Groups[0]))
-}
-
-func judgeReach(f *Facts) Finding {
-	w := f.Where
-	if !w.Dialed {
-		return hidden("unasked", "what the bastion reaches", "")
-	}
-	if w.DialErr == nil {
-		return fine("the bastion connects to it")
-	}
-	refused, ok := errors.AsType[*tunnel.RefusedError](w.DialErr)
-	if !ok {
-		return failed("failed", "no connection to the target", w.DialErr)
-	}
-	switch {
-	case refused.Reason == ssh.Prohibited:
-		return f.unlisted(refused.Message)
-	case strings.Contains(refused.Message, "cannot resolve the name"):
-		out := failed("name", "the bastion cannot resolve the target's name", w.DialErr)
-		out.Fix = "associate the name's private hosted zone with the bastion's VPC (aws route53 associate-vpc-with-hosted-zone), or correct " +
-			"the name"
-		return out
-	}
-	return failed("closed", "the bastion cannot connect to the target", w.DialErr)
-}
-
-// unlisted is the finding for a destination that a list refuses, by bastiond's words: the grant's list, the image's, or the task's.
-func (f *Facts) unlisted(message string) Finding {
-	to := cmp.Or(access.Destination(f.Where.Endpoint.Host, f.Where.Endpoint.Port), f.Target)
-	text := "the bastion refuses the target: " + printable.Line(message)
-	switch {
-	case strings.Contains(message, "is never permitted"):
-		return wrong(fail.Denied, "never", text, "name another destination: no list can permit this one")
-	case strings.Contains(message, "the grant"):
-		return wrong(fail.Denied, "grant", text, "have the grant's issuer (grant_command) permit "+to)
-	case strings.Contains(message, "the image's own list"):
-		return wrong(fail.Denied, "image", text,
-			"build the image with "+to+" in ALLOW and push it (docs/by-hand.md, 2); then bastion down, bastion up")
-	}
-	return wrong(fail.Denied, "task", text, "have the bastion's operator allow it: bastion init --allow "+
-		quoted(cmp.Or(f.allowed(), "DESTINATIONS-SO-FAR")+","+to)+"; then bastion down, bastion up")
-}
-
-// allowed is BASTIOND_ALLOW of the task definition.
-func (f *Facts) allowed() string {
-	c := f.container()
-	if c == nil {
-		return ""
-	}
-	for _, v := range c.Environment {
-		if aws.ToString(v.Name) == "BASTIOND_ALLOW" {
-			return aws.ToString(v.Value)
-		}
-	}
-	return ""
 }

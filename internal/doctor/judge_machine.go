@@ -9,6 +9,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/targets"
 )
 
 func judgeDirectories(f *Facts) Finding {
@@ -120,7 +121,7 @@ func judgeTarget(f *Facts) Finding {
 }
 
 func judgeCA(f *Facts) Finding {
-	isDatabase := f.Where.What == whatInstance || f.Where.What == whatCluster
+	isDatabase := f.Spec.Kind == targets.RDS && f.Where.Thing.What != ""
 	bundle := "curl -fo rds-ca.pem " + f.bundle() + ", and set tls_ca to the file's path"
 	switch {
 	case f.Machine.CAErr != nil:
