@@ -23,6 +23,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/lab"
 )
 
@@ -629,7 +630,7 @@ func TestAgentScope(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	got := new(app).scope(s).Settings
+	got := invocation.AgentScope(s).Settings
 	if len(got) != 2 || got["cluster"] != "other" || got["keepalive"] != "7s" {
 		t.Errorf("%v", got)
 	}

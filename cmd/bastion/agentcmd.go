@@ -62,7 +62,7 @@ func (a *app) agentCommand() *cli.Command {
 				Examples: []string{"bastion agent run", "bastion agent run --stay --log-file agent.log"},
 				Settings: groups,
 				Run: func(ctx context.Context, _ []string) error {
-					s, err := a.agentSettings()
+					s, err := a.AgentSettings()
 					if err != nil {
 						return err
 					}
@@ -71,22 +71,22 @@ func (a *app) agentCommand() *cli.Command {
 			},
 			{
 				Name: "start", Summary: "start it in the background, unless it runs", Examples: []string{"bastion agent start"},
-				Settings: groups, Run: a.withLocal(a.agentStart),
+				Settings: groups, Run: a.WithLocal(a.agentStart),
 			},
 			{
 				Name: "stop", Summary: "end it with its links and forwards; detached forwards return when it starts again",
-				Examples: []string{"bastion agent stop"}, Settings: groups, Run: a.withLocal(a.agentStop),
+				Examples: []string{"bastion agent stop"}, Settings: groups, Run: a.WithLocal(a.agentStop),
 			},
 			{
 				Name: "status", Summary: "show whether it runs, and its links and forwards",
 				Examples: []string{"bastion agent status", "bastion agent status -o json"}, Settings: groups,
-				Run: a.withLocal(a.agentStatus),
+				Run: a.WithLocal(a.agentStatus),
 			},
 			{
 				Name: "logs", Summary: "print the end of its log: each connection's target, duration and bytes, never its content",
 				Examples: []string{"bastion agent logs --follow"}, Settings: groups,
 				Flags: []cli.Option{cli.Switch(&logs.follow, "go on with new lines, until Ctrl-C", "follow", "f")},
-				Run:   a.withLocal(func(ctx context.Context, s config.Settings, _ []string) error { return a.agentLogs(ctx, s, logs) }),
+				Run:   a.WithLocal(func(ctx context.Context, s config.Settings, _ []string) error { return a.agentLogs(ctx, s, logs) }),
 			},
 		},
 	}
@@ -102,7 +102,7 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, o agentRunOptions
 	if err != nil {
 		return err
 	}
-	out := a.err
+	out := a.Err
 	if o.logFile != "" {
 		if err := files.CheckPlace(o.logFile); err != nil {
 			return fail.New(fail.Usage, "log to "+o.logFile, err, "run the command as that user, without sudo")
@@ -124,7 +124,7 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, o agentRunOptions
 		notifier = notify.Send
 	}
 	d := agent.New(agent.Config{
-		Notify: notifier, Version: readVersion().Version, Socket: socket, StateDir: state, LogFile: o.logFile, Idle: s.Local.AgentIdle, Stay: o.stay,
+		Notify: notifier, Version: a.Version, Socket: socket, StateDir: state, LogFile: o.logFile, Idle: s.Local.AgentIdle, Stay: o.stay,
 		Logger:        slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: level})),
 		MetricsListen: s.Local.MetricsListen, MetricsToken: s.Local.MetricsTokenFile,
 		Ready: func() { _ = a.announce(s, socket) }, // its starter may have gone
@@ -135,9 +135,9 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, o agentRunOptions
 // announce prints the socket of an agent that serves, on one line.
 func (a *app) announce(s config.Settings, socket string) error {
 	if s.Output.Format == "json" {
-		return a.printLine(map[string]string{"socket": socket})
+		return a.PrintLine(map[string]string{"socket": socket})
 	}
-	_, err := fmt.Fprintln(a.out, socket)
+	_, err := fmt.Fprintln(a.Out, socket)
 	return err
 }
 
@@ -163,9 +163,9 @@ func (a *app) printAgent(ctx context.Context, client *api.Client, s config.Setti
 		return err
 	}
 	if s.Output.Format == "json" {
-		return a.printJSON(st)
+		return a.PrintJSON(st)
 	}
-	return console.Printf(a.out, "the agent runs: process %d, version %s, since %s\n%s, %s\nsocket %s\nlog %s\n",
+	return console.Printf(a.Out, "the agent runs: process %d, version %s, since %s\n%s, %s\nsocket %s\nlog %s\n",
 		st.PID, st.Version, st.Started.Local().Format(time.DateTime), words.Count(len(st.Links), "link"),
 		words.Count(len(st.Forwards), "forward"), st.Socket, words.Dash(st.Log))
 }
@@ -182,9 +182,9 @@ func (a *app) agentLogs(ctx context.Context, s config.Settings, o agentLogsOptio
 // logWriter returns where the agent's log is printed: as it is, or as JSON, an object for each line.
 func (a *app) logWriter(s config.Settings) io.Writer {
 	if s.Output.Format != "json" {
-		return a.out
+		return a.Out
 	}
-	return &logLines{print: func(line string) error { return a.printLine(map[string]string{"line": line}) }}
+	return &logLines{print: func(line string) error { return a.PrintLine(map[string]string{"line": line}) }}
 }
 
 // logLines splits its input into lines and prints them. The rest after the last one waits for its end.
@@ -210,8 +210,8 @@ func (l *logLines) Write(p []byte) (int, error) {
 // connectAgent returns a client of the user's agent, which it starts if it does not run.
 func (a *app) connectAgent(ctx context.Context, s config.Settings) (*api.Client, error) {
 	client, version, err := launch.Connect(ctx, s)
-	if own := readVersion().Version; err == nil && version != own {
-		a.note(s, "the agent is of version %s, this command of %s; bastion agent stop ends the old one", version, own)
+	if own := a.Version; err == nil && version != own {
+		a.Note(s, "the agent is of version %s, this command of %s; bastion agent stop ends the old one", version, own)
 	}
 	return client, err
 }
@@ -229,5 +229,5 @@ func (a *app) agentStop(ctx context.Context, s config.Settings, _ []string) erro
 	case was.Killed:
 		text = fmt.Sprintf("the agent did not end within %s, and was killed; AWS ends its sessions by itself", launch.EndWait)
 	}
-	return a.outcome(s, was, text)
+	return a.Outcome(s, was, text)
 }

@@ -70,5 +70,5 @@ func (a *app) programInAgent(ctx context.Context, s config.Settings, err error) 
 }
 
 func (a *app) noteAlone(s config.Settings, why string) {
-	a.note(s, "going on without the agent, which %s", why)
+	a.Note(s, "going on without the agent, which %s", why)
 }

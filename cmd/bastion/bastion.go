@@ -15,6 +15,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/internal/statusview"
@@ -25,49 +26,49 @@ type upOptions struct{ timing, yes bool }
 
 // up runs `bastion up`.
 func (a *app) up(ctx context.Context, s config.Settings, o upOptions) error {
-	if err := a.confirm(ctx, o.yes, s); err != nil {
+	if err := a.Confirm(ctx, o.yes, s); err != nil {
 		return err
 	}
-	run, err := a.open(ctx, "up", s)
+	run, err := a.Open(ctx, "up", s)
 	if err != nil {
 		return err
 	}
-	defer run.close()
+	defer run.Close()
 	var timed access.Timed
 	if o.timing {
-		timed, err = run.access.UpTimed(ctx)
+		timed, err = run.Access.UpTimed(ctx)
 	} else {
-		timed.UpResult, err = run.access.Up(ctx)
+		timed.UpResult, err = run.Access.Up(ctx)
 	}
 	r := timed.UpResult
 	if err != nil {
 		if r.New && ctx.Err() != nil {
-			run.progress.Idle()
-			fmt.Fprintln(a.err, "bastion: the task that was started stays; bastion down stops it")
+			run.Progress.Idle()
+			fmt.Fprintln(a.Err, "bastion: the task that was started stays; bastion down stops it")
 		}
 		return err
 	}
-	run.progress.Idle()
+	run.Progress.Idle()
 	switch {
 	case s.Output.Format == "json" && o.timing:
-		return a.printJSON(timed)
+		return a.PrintJSON(timed)
 	case s.Output.Format == "json":
-		return a.printJSON(r)
+		return a.PrintJSON(r)
 	}
 	verb := "is running"
 	if r.New {
 		verb = "was started"
 	}
-	if err := console.Printf(a.out, "bastion %s %s in cluster %s (bastiond %s)\n", r.TaskID, verb, r.Cluster, r.Version); err != nil {
+	if err := console.Printf(a.Out, "bastion %s %s in cluster %s (bastiond %s)\n", r.TaskID, verb, r.Cluster, r.Version); err != nil {
 		return err
 	}
 	if size := r.Size.String(); size != "" {
-		err = console.Printf(a.out, "it has %s\n", size)
+		err = console.Printf(a.Out, "it has %s\n", size)
 	}
 	if err != nil || !o.timing {
 		return err
 	}
-	return statusview.Waterfall(a.out, timed.Steps, timed.Seconds)
+	return statusview.Waterfall(a.Out, timed.Steps, timed.Seconds)
 }
 
 func (a *app) upCommand() *cli.Command {
@@ -83,9 +84,9 @@ func (a *app) upCommand() *cli.Command {
 				overlap stand beside each other.`),
 		},
 		Examples: []string{"bastion up", "bastion up -o json | jq -r .task_arn", "bastion down; bastion up --timing"},
-		Flags:    []cli.Option{cli.Switch(&o.timing, "show how long each step took", "timing"), yesFlag(&o.yes)},
-		Settings: showBastion,
-		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.up(ctx, s, o) }),
+		Flags:    []cli.Option{cli.Switch(&o.timing, "show how long each step took", "timing"), invocation.YesFlag(&o.yes)},
+		Settings: invocation.BastionSettings,
+		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.up(ctx, s, o) }),
 	}
 }
 
@@ -103,32 +104,32 @@ func (a *app) downCommand() *cli.Command {
 		Examples: []string{"bastion down", "bastion down --refused"},
 		Flags: []cli.Option{
 			cli.Switch(&o.refused, "also stop tasks that are marked as yours but that bastion does not use", "refused"),
-			yesFlag(&o.yes),
+			invocation.YesFlag(&o.yes),
 		},
-		Settings: showCommon,
-		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.down(ctx, s, o) }),
+		Settings: invocation.CommonSettings,
+		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.down(ctx, s, o) }),
 	}
 }
 
 // down runs `bastion down`.
 func (a *app) down(ctx context.Context, s config.Settings, o downOptions) error {
-	if err := a.confirm(ctx, o.yes, s); err != nil {
+	if err := a.Confirm(ctx, o.yes, s); err != nil {
 		return err
 	}
-	run, err := a.open(ctx, "down", s)
+	run, err := a.Open(ctx, "down", s)
 	if err != nil {
 		return err
 	}
-	defer run.close()
-	ctx, cancel := bounded(ctx, s)
+	defer run.Close()
+	ctx, cancel := invocation.Bounded(ctx, s)
 	defer cancel()
-	r, err := run.access.Down(ctx, o.refused)
+	r, err := run.Access.Down(ctx, o.refused)
 	if err != nil {
 		return err
 	}
-	run.progress.Idle()
+	run.Progress.Idle()
 	if s.Output.Format == "json" {
-		return a.printJSON(r)
+		return a.PrintJSON(r)
 	}
 	var b strings.Builder
 	if len(r.Stopped) == 0 {
@@ -141,7 +142,7 @@ func (a *app) down(ctx context.Context, s config.Settings, o downOptions) error 
 		_ = console.Printf(&b, "task %s is left alone: it is marked as yours, but it %s (bastion down --refused stops it)\n",
 			t.TaskID, t.Refused)
 	}
-	if _, err = io.WriteString(a.out, b.String()); err != nil || len(r.Stopped) == 0 || s.Output.Quiet {
+	if _, err = io.WriteString(a.Out, b.String()); err != nil || len(r.Stopped) == 0 || s.Output.Quiet {
 		return err
 	}
 	return a.noteOpenForwards(ctx, s)
@@ -157,7 +158,7 @@ func (a *app) noteOpenForwards(ctx context.Context, s config.Settings) error {
 	if err != nil {
 		return nil //nolint:nilerr // no agent runs; one that does not answer is no failure of down
 	}
-	m := a.scopeOf(s)
+	m := a.LookupScope(s)
 	var names []string
 	for _, f := range st.Forwards {
 		if m.Has(f) && f.State != api.ForwardKept {
@@ -167,7 +168,7 @@ func (a *app) noteOpenForwards(ctx context.Context, s config.Settings) error {
 	if len(names) == 0 {
 		return nil
 	}
-	return console.Printf(a.err, "bastion: still open: %s. The next connection starts another bastion; bastion stop all ends them\n",
+	return console.Printf(a.Err, "bastion: still open: %s. The next connection starts another bastion; bastion stop all ends them\n",
 		strings.Join(names, ", "))
 }
 
@@ -194,8 +195,8 @@ func (a *app) statusCommand() *cli.Command {
 			"bastion status -o json | jq '.processes[].links[].sessions'",
 		},
 		Flags:    []cli.Option{cli.Switch(&o.watch, "show each change, until Ctrl-C", "watch", "w")},
-		Settings: showCommon,
-		Run:      a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.status(ctx, s, o) }),
+		Settings: invocation.CommonSettings,
+		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.status(ctx, s, o) }),
 	}
 }
 
@@ -203,7 +204,7 @@ func (a *app) statusCommand() *cli.Command {
 func (a *app) status(ctx context.Context, s config.Settings, o statusOptions) error {
 	st, err := launch.State(ctx, s)
 	if err != nil {
-		a.note(s, "the agent's links cannot be shown: %s", err)
+		a.Note(s, "the agent's links cannot be shown: %s", err)
 	}
 	if err := a.printStatusOnce(ctx, s, st, o.watch); err != nil || !o.watch {
 		return err
@@ -249,7 +250,7 @@ const (
 func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState api.State, several bool) error {
 	processes, err := api.Commands(ctx, s.Local.RuntimeDir)
 	if err != nil {
-		a.note(s, "the links of running commands cannot be shown: %s", err)
+		a.Note(s, "the links of running commands cannot be shown: %s", err)
 	}
 	processes = append(statusview.Agent(agentState), processes...)
 	st, awsErr := a.awsStatus(ctx, s)
@@ -259,40 +260,32 @@ func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState
 	out := statusOutput{Status: st, Processes: processes}
 	switch {
 	case s.Output.Format == "json" && several:
-		err = a.printLine(out)
+		err = a.PrintLine(out)
 	case s.Output.Format == "json":
-		err = a.printJSON(out)
+		err = a.PrintJSON(out)
 	case awsErr == nil:
 		err = a.printStatus(out)
 	default:
-		err = statusview.Processes(a.out, out.Processes)
+		err = statusview.Processes(a.Out, out.Processes)
 	}
 	return cmp.Or(awsErr, err)
 }
 
-// callsInTime is how many calls that AWS answers just in time a command makes before it gives up.
-const callsInTime = 2
-
-// bounded returns the context of a command that only asks AWS, and waits for nothing else.
-func bounded(ctx context.Context, s config.Settings) (context.Context, context.CancelFunc) {
-	return context.WithTimeout(ctx, callsInTime*s.AWS.Timeout)
-}
-
 func (a *app) awsStatus(ctx context.Context, s config.Settings) (report.Status, error) {
-	run, err := a.open(ctx, "status", s)
+	run, err := a.Open(ctx, "status", s)
 	if err != nil {
 		return report.Status{}, err
 	}
-	defer run.close()
-	defer run.progress.StepIfSlow("looking at your bastions")()
-	ctx, cancel := bounded(ctx, s)
+	defer run.Close()
+	defer run.Progress.StepIfSlow("looking at your bastions")()
+	ctx, cancel := invocation.Bounded(ctx, s)
 	defer cancel()
-	return run.access.Status(ctx)
+	return run.Access.Status(ctx)
 }
 
 func (a *app) printStatus(st statusOutput) error {
-	if err := statusview.Bastions(a.out, st.Status); err != nil {
+	if err := statusview.Bastions(a.Out, st.Status); err != nil {
 		return err
 	}
-	return statusview.Processes(a.out, st.Processes)
+	return statusview.Processes(a.Out, st.Processes)
 }

@@ -14,6 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/linkview"
 )
 
@@ -38,7 +39,7 @@ func (a *app) browserCommand() *cli.Command {
 		},
 		Flags:    o.options(),
 		Settings: []string{config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput},
-		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.browser(ctx, s, args, o) }),
+		Run:      a.With(func(ctx context.Context, s config.Settings, args []string) error { return a.browser(ctx, s, args, o) }),
 	}
 }
 
@@ -50,7 +51,7 @@ func (o *browserOptions) options() []cli.Option {
 	return []cli.Option{
 		cli.Switch(&o.all, "send all traffic through the bastion, not only the private network's", "all"),
 		cli.Switch(&o.fresh, "use a new profile, and remove it at the end", "fresh"),
-		yesFlag(&o.yes),
+		invocation.YesFlag(&o.yes),
 	}
 }
 
@@ -88,14 +89,14 @@ func (a *app) browse(ctx context.Context, s config.Settings, b *browser.Browser,
 	}
 	defer func() {
 		if err := profile.Close(); err != nil {
-			a.note(s, "the browser's profile is left behind: %s", err)
+			a.Note(s, "the browser's profile is left behind: %s", err)
 		}
 	}()
 	if profile.InUse() {
-		a.note(s, "the browser runs already, and opens the page with the settings that it was started with")
+		a.Note(s, "the browser runs already, and opens the page with the settings that it was started with")
 		return b.Run(ctx, profile, b.Args(profile.Dir, nil, page))
 	}
-	if err := a.confirm(ctx, o.yes, s); err != nil {
+	if err := a.Confirm(ctx, o.yes, s); err != nil {
 		return err
 	}
 	proxy := api.ForwardRequest{Kind: api.KindProxy, Name: "browser", Listen: ":"}

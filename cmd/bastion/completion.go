@@ -10,10 +10,10 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
-	"github.com/bastion-ssm/bastion/internal/admin"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/pattern"
 	"github.com/bastion-ssm/bastion/internal/shared"
 	"github.com/bastion-ssm/bastion/targets"
@@ -42,11 +42,11 @@ func (a *app) completionCommand() *cli.Command {
 }
 
 func (a *app) completion(_ context.Context, args []string) error {
-	script, ok := a.line.CompletionScript(args[0])
+	script, ok := a.Line.CompletionScript(args[0])
 	if !ok {
 		return fail.Usagef("choose one of: "+strings.Join(cli.Shells, ", "), "completion: unknown shell %q", args[0])
 	}
-	return a.document("script", script)
+	return a.Document("script", script)
 }
 
 // settingChoices are the values of a setting that are worth listing.
@@ -55,7 +55,7 @@ func (a *app) settingChoices(key string) []cli.Candidate {
 	case "environment":
 		return a.environmentCandidates()
 	case "output":
-		return []cli.Candidate{{Value: "text", Help: ""}, {Value: "json", Help: ""}, {Value: admin.CSV, Help: "of audit and cost"}}
+		return []cli.Candidate{{Value: "text", Help: ""}, {Value: "json", Help: ""}, {Value: invocation.CSV, Help: "of audit and cost"}}
 	case "sessions":
 		return []cli.Candidate{{Value: "1", Help: "one session only"}, {Value: "4", Help: ""}, {Value: "8", Help: "the default"}, {Value: "16", Help: "the most"}}
 	case "profile":
@@ -96,7 +96,7 @@ func awsProfiles() []cli.Candidate {
 
 // environmentCandidates are the environments of the configuration file.
 func (a *app) environmentCandidates() []cli.Candidate {
-	c, err := a.source(context.Background(), shared.Cached).Choices()
+	c, err := a.Source(context.Background(), shared.Cached).Choices()
 	if err != nil {
 		return nil
 	}
@@ -117,13 +117,13 @@ func (a *app) targetCandidates(only ...func(targets.Description) bool) []cli.Can
 			out = append(out, cli.Candidate{Value: d.Prefix + ":", Help: d.Help})
 		}
 	}
-	s, err := config.Load(a.source(context.Background(), shared.Cached))
+	s, err := config.Load(a.Source(context.Background(), shared.Cached))
 	if err != nil {
 		return out
 	}
 	out = append(a.knownTargets(s, keep), out...)
 	for _, name := range s.Environments {
-		other, err := a.settingsOf(name, config.Target{})
+		other, err := a.SettingsOf(name, config.Target{})
 		if err != nil || name == s.Environment {
 			continue
 		}
@@ -149,7 +149,7 @@ const completionWait = 200 * time.Millisecond
 
 // forwardCandidates are the agent's forwards. An agent that does not run has none, and is not started.
 func (a *app) forwardCandidates() []cli.Candidate {
-	s, err := config.Load(a.source(context.Background(), shared.Cached))
+	s, err := config.Load(a.Source(context.Background(), shared.Cached))
 	if err != nil {
 		return nil
 	}

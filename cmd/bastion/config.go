@@ -15,6 +15,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/shared"
 	"github.com/bastion-ssm/bastion/internal/words"
@@ -30,11 +31,11 @@ func (a *app) configCommand() *cli.Command {
 		About: []cli.Passage{cli.Para(`Without a subcommand it shows the settings. -e shows those of an environment. docs/configuration.md has the order
 			of the sources.`)},
 		Examples: []string{"bastion config", "bastion config show -e prod -o json | jq -r .settings[].key", "bastion config check"},
-		Settings: showCommon,
+		Settings: invocation.CommonSettings,
 		Usual:    "show",
 		Verbs: []*cli.Command{
 			{
-				Name: "show", Summary: "print each setting with its value and source", Settings: showCommon,
+				Name: "show", Summary: "print each setting with its value and source", Settings: invocation.CommonSettings,
 				About: []cli.Passage{cli.Para(`Prints the settings that are not at their defaults, the targets and the environments. The source is an
 					option, a variable, a target's own entry, bastion use, the environment, the file, or the default.`)},
 				Examples: []string{"bastion config show", "bastion config show --all", "bastion config show -e prod"},
@@ -52,7 +53,7 @@ func (a *app) configCommand() *cli.Command {
 				Run:      func(ctx context.Context, _ []string) error { return a.configCheck(ctx) },
 			},
 			{
-				Name: "share", Summary: "write a file as the account's shared configuration", Args: "[FILE]", MaxArgs: 1, Settings: showCommon,
+				Name: "share", Summary: "write a file as the account's shared configuration", Args: "[FILE]", MaxArgs: 1, Settings: invocation.CommonSettings,
 				About: []cli.Passage{cli.Para(`Commands without a configuration file take that of the account and region: the SSM parameter
 					/bastion/config, or that of BASTION_SHARED_CONFIG. This command shows a file, the project's by default, asks, and writes it
 					there. It needs ssm:PutParameter; docs/environments.md has more.`)},
@@ -61,7 +62,7 @@ func (a *app) configCommand() *cli.Command {
 					cli.Switch(&o.yes, "agree without a question, for scripts", "yes", "y"),
 					cli.Switch(&o.remove, "remove the shared configuration", "remove"),
 				},
-				Run: func(ctx context.Context, args []string) error { return a.share(ctx, optional(args), o) },
+				Run: func(ctx context.Context, args []string) error { return a.share(ctx, cli.Optional(args), o) },
 			},
 		},
 	}
@@ -84,13 +85,13 @@ func (a *app) configShow(ctx context.Context, all, refresh bool) error {
 	if refresh {
 		how = shared.Anew
 	}
-	src := a.source(ctx, how)
-	src.Ignored = a.warnIgnored
+	src := a.Source(ctx, how)
+	src.Ignored = a.WarnIgnored
 	s, explained, err := config.Explain(src)
 	if err != nil {
 		return err
 	}
-	a.noteUnread(s)
+	a.NoteUnread(s)
 	for i := range explained {
 		byAWS(&explained[i])
 	}
@@ -100,19 +101,19 @@ func (a *app) configShow(ctx context.Context, all, refresh bool) error {
 		targets = append(targets, configTarget{name, t.Spec, t.LocalPort, t.Own("environment"), t.Own("profile"), t.Own("region"), t.Where})
 	}
 	if s.Output.Format == "json" {
-		return a.printJSON(map[string]any{
+		return a.PrintJSON(map[string]any{
 			"file": s.File, "environment": s.Environment, "environments": s.Environments, "settings": explained, "targets": targets,
-			"shared": a.team.output(s),
+			"shared": sharedOutputOf(a.Shared, s),
 		})
 	}
 	file := words.Dash(s.File)
-	if a.team.found != nil {
-		file += " (" + a.team.describe(time.Now()) + ")"
+	if a.Shared.Found != nil {
+		file += " (" + describeShared(a.Shared, time.Now()) + ")"
 	}
-	if err := console.Printf(a.out, "file: %s\nenvironment: %s\n\n", file, words.Dash(s.Environment)); err != nil {
+	if err := console.Printf(a.Out, "file: %s\nenvironment: %s\n\n", file, words.Dash(s.Environment)); err != nil {
 		return err
 	}
-	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
+	w := tabwriter.NewWriter(a.Out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "SETTING\tVALUE\tFROM")
 	for _, e := range explained {
 		from := e.Where
@@ -130,7 +131,7 @@ func (a *app) configShow(ctx context.Context, all, refresh bool) error {
 		if i == 0 {
 			fmt.Fprintln(w, "\t\t\nTARGET\tVALUE\tFROM")
 		}
-		fmt.Fprintln(w, printable.Row(t.Name, t.Target+inParentheses(t.Environment, t.Profile, t.Region), t.Where))
+		fmt.Fprintln(w, printable.Row(t.Name, t.Target+words.InParentheses(t.Environment, t.Profile, t.Region), t.Where))
 	}
 	return w.Flush()
 }
@@ -151,25 +152,25 @@ func byAWS(e *config.Explained) {
 
 // configCheck runs `bastion config check`.
 func (a *app) configCheck(ctx context.Context) error {
-	s, err := config.Load(config.Source{Flags: a.line.Settings, NoFile: true})
+	s, err := config.Load(config.Source{Flags: a.Line.Settings, NoFile: true})
 	if err != nil {
 		return err
 	}
-	src := a.source(ctx, shared.Usual)
-	src.Ignored = a.warnIgnored
+	src := a.Source(ctx, shared.Usual)
+	src.Ignored = a.WarnIgnored
 	path, problems, err := src.Check(checkNamed)
 	if err != nil {
 		return err
 	}
 	if path == "" {
-		return a.outcome(s, map[string]any{"file": "", "problems": problems}, "there is no configuration file")
+		return a.Outcome(s, map[string]any{"file": "", "problems": problems}, "there is no configuration file")
 	}
 	if s.Output.Format == "json" {
-		err = a.printJSON(map[string]any{"file": path, "problems": problems})
+		err = a.PrintJSON(map[string]any{"file": path, "problems": problems})
 	}
 	for _, p := range problems {
 		if s.Output.Format != "json" && err == nil {
-			err = console.Printf(a.out, "%s: %s\n", p.Where, p.Message)
+			err = console.Printf(a.Out, "%s: %s\n", p.Where, p.Message)
 		}
 	}
 	switch {
@@ -180,7 +181,7 @@ func (a *app) configCheck(ctx context.Context) error {
 	case s.Output.Format == "json":
 		return nil
 	}
-	return console.Printf(a.out, "%s has no errors\n", path)
+	return console.Printf(a.Out, "%s has no errors\n", path)
 }
 
 // checkNamed checks what a named target stands for. The error is without its place.

@@ -10,6 +10,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/browser"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 )
 
 // dashboardOptions are the options of dashboard that are no settings.
@@ -40,23 +41,23 @@ func (a *app) dashboardCommand() *cli.Command {
 			cli.Text(&o.listen, "ADDRESS:PORT", "loopback address of the page, if it is not served yet (default: 127.0.0.1 and a free port)",
 				"listen"),
 			cli.Switch(&o.noOpen, "only print the address", "no-open"),
-			yesFlag(&o.yes),
+			invocation.YesFlag(&o.yes),
 		},
 		Settings: []string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
-		Run:      a.withLocal(func(ctx context.Context, s config.Settings, _ []string) error { return a.dashboard(ctx, s, o) }),
+		Run:      a.WithLocal(func(ctx context.Context, s config.Settings, _ []string) error { return a.dashboard(ctx, s, o) }),
 	}
 }
 
 // dashboard runs `bastion dashboard`.
 func (a *app) dashboard(ctx context.Context, s config.Settings, o dashboardOptions) error {
-	if err := a.confirm(ctx, o.yes, s); err != nil {
+	if err := a.Confirm(ctx, o.yes, s); err != nil {
 		return err
 	}
 	client, err := a.connectAgent(ctx, s)
 	if err != nil {
 		return err
 	}
-	req := api.DashboardRequest{Scope: a.scope(s), Listen: o.listen}
+	req := api.DashboardRequest{Scope: invocation.AgentScope(s), Listen: o.listen}
 	for _, name := range slices.Sorted(maps.Keys(s.Targets)) {
 		if s.Targets[name].HasOwn() {
 			continue // the page opens forwards with this command's settings
@@ -71,11 +72,11 @@ func (a *app) dashboard(ctx context.Context, s config.Settings, o dashboardOptio
 	if err != nil {
 		return remoteHint(err)
 	}
-	if err := a.outcome(s, link, link.URL); err != nil || o.noOpen {
+	if err := a.Outcome(s, link, link.URL); err != nil || o.noOpen {
 		return err
 	}
 	if err := browser.OpenPage(ctx, link.Page); err != nil {
-		a.note(s, "no browser was started (%s): open the address within a minute", err)
+		a.Note(s, "no browser was started (%s): open the address within a minute", err)
 	}
 	return nil
 }

@@ -62,28 +62,6 @@ func TestPlanHosts(t *testing.T) {
 	}
 }
 
-func TestUnderSudo(t *testing.T) {
-	for name, tt := range map[string]struct {
-		uid  string
-		euid int
-		dir  string
-		want config.Settings
-	}{
-		"a user":              {"", 1000, "", config.Settings{}},
-		"root":                {"", 0, "", config.Settings{}},
-		"sudo":                {"1000", 0, "", config.Settings{Local: config.Local{NoAgent: true, RuntimeDir: sudoDir}}},
-		"root by sudo":        {"0", 0, "", config.Settings{}},
-		"a user by sudo":      {"1000", 1001, "", config.Settings{}},
-		"sudo, and it is set": {"1000", 0, "/run/x", config.Settings{Local: config.Local{RuntimeDir: "/run/x"}}},
-	} {
-		s := config.Settings{Local: config.Local{RuntimeDir: tt.dir}}
-		underSudo(&s, func(string) string { return tt.uid }, tt.euid)
-		if s.Local.NoAgent != tt.want.Local.NoAgent || s.Local.RuntimeDir != tt.want.Local.RuntimeDir {
-			t.Errorf("%s: NoAgent %v, RuntimeDir %q", name, s.Local.NoAgent, s.Local.RuntimeDir)
-		}
-	}
-}
-
 // PostgreSQL's own programs, and no others, are known to be told name and address apart.
 func TestSeparatesName(t *testing.T) {
 	for program, want := range map[string]bool{
@@ -119,7 +97,7 @@ func TestEachVariableLeadsToTheForward(t *testing.T) {
 // The options of the program that exec runs are its own, also where they look like ours.
 func TestExecOptions(t *testing.T) {
 	a, _ := testApp()
-	args, err := a.line.Arrange([]string{"bastion", "exec", "rds:a", "-q", "--", "psql", "-q", "--user", "x"})
+	args, err := a.Line.Arrange([]string{"bastion", "exec", "rds:a", "-q", "--", "psql", "-q", "--user", "x"})
 	if want := []string{"bastion", "exec", "-q", "--", "rds:a", "--", "psql", "-q", "--user", "x"}; err != nil ||
 		!slices.Equal(args, want) {
 		t.Errorf("%q, %v, want %q", args, err, want)

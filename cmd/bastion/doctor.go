@@ -12,6 +12,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/doctor"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/internal/shared"
 )
@@ -47,8 +48,8 @@ func (a *app) doctorCommand() *cli.Command {
 			cli.Switch(&o.fix, "offer to mend what is safe to mend on this machine", "fix"),
 			cli.Switch(&o.yes, "with --fix: do not ask", "yes", "y"),
 		},
-		Settings: showCommon,
-		Run:      func(ctx context.Context, args []string) error { return a.doctor(ctx, optional(args), o) },
+		Settings: invocation.CommonSettings,
+		Run:      func(ctx context.Context, args []string) error { return a.doctor(ctx, cli.Optional(args), o) },
 	}
 }
 
@@ -57,22 +58,22 @@ func (a *app) doctor(ctx context.Context, target string, o doctorOptions) error 
 	if o.yes && !o.fix {
 		return fail.Usagef("add --fix", "--yes is for --fix")
 	}
-	s, settingsErr := a.settings(ctx, shared.Cached) // the look-up may hang where something is broken
+	s, settingsErr := a.Settings(ctx, shared.Cached) // the look-up may hang where something is broken
 	if settingsErr == nil && target != "" {          // it may have an environment, or settings of its own
-		if own, name, err := a.scoped(s, target); err != nil {
+		if own, name, err := a.Scoped(s, target); err != nil {
 			settingsErr = err
 		} else {
 			s, target = own, name
 		}
 	}
-	p := a.newProgress(s)
+	p := a.NewProgress(s)
 	defer p.Close()
-	program, err := a.program()
+	program, err := a.Program()
 	if err != nil {
 		return err
 	}
 	r := doctor.Run(ctx, doctor.Options{
-		Settings: s, SettingsErr: settingsErr, Target: target, Version: readVersion().Version, Program: program, MFA: a.mfaOf(ctx, s, p),
+		Settings: s, SettingsErr: settingsErr, Target: target, Version: a.Version, Program: program, MFA: a.MFA(ctx, s, p),
 		Progress: p.Step,
 	})
 	p.Idle()
@@ -101,16 +102,16 @@ func (a *app) showDoctor(s config.Settings, r *doctor.Report, o doctorOptions) e
 		if err := files.Replace(o.share, []byte(r.Share()), 0o600); err != nil {
 			return fail.New(fail.Usage, "write "+o.share, err, "name another file with --share")
 		}
-		a.note(s, "%s is for others; what follows has names and account numbers", o.share)
+		a.Note(s, "%s is for others; what follows has names and account numbers", o.share)
 	}
-	if s.Output.Format == "json" || a.wantsJSON() {
-		return a.printJSON(r)
+	if s.Output.Format == "json" || a.WantsJSON() {
+		return a.PrintJSON(r)
 	}
-	f, ok := a.raw.out.(*os.File)
+	f, ok := a.Raw.Out.(*os.File)
 	colour := ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
-	w := a.out
+	w := a.Out
 	if colour {
-		w = a.raw.out // Show makes what others wrote printable itself
+		w = a.Raw.Out // Show makes what others wrote printable itself
 	}
 	return r.Show(w, doctor.Style{Colour: colour, All: o.all})
 }
@@ -118,15 +119,15 @@ func (a *app) showDoctor(s config.Settings, r *doctor.Report, o doctorOptions) e
 // mend makes the changes that the user agrees to.
 func (a *app) mend(ctx context.Context, s config.Settings, all []doctor.Fix, yes bool) error {
 	if len(all) == 0 {
-		a.note(s, "there is nothing that --fix mends")
+		a.Note(s, "there is nothing that --fix mends")
 		return nil
 	}
 	for _, f := range all {
 		if !yes {
-			if !console.CanAsk(a.in) {
+			if !console.CanAsk(a.In) {
 				return fail.Usagef("add --yes", "--fix asks before each change, and this is not a terminal")
 			}
-			agreed, err := console.Confirm(ctx, a.in, a.err, f.Does+"? [y/N] ")
+			agreed, err := console.Confirm(ctx, a.In, a.Err, f.Does+"? [y/N] ")
 			if err != nil {
 				return err
 			}
@@ -137,7 +138,7 @@ func (a *app) mend(ctx context.Context, s config.Settings, all []doctor.Fix, yes
 		if err := f.Apply(ctx, s); err != nil {
 			return fail.New(fail.Other, f.Does, err, fail.NextOf(err))
 		}
-		a.note(s, "done: %s", f.Does)
+		a.Note(s, "done: %s", f.Does)
 	}
 	return nil
 }

@@ -4,39 +4,13 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"os"
 	"sync"
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/request"
-	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/linkview"
-	"github.com/bastion-ssm/bastion/internal/shared"
-	"github.com/bastion-ssm/bastion/targets"
 )
-
-// settingsOf is request.Load for this command line.
-func (a *app) settingsOf(environment string, target config.Target) (config.Settings, error) {
-	src := a.source(context.Background(), shared.Cached) // the command has looked it up
-	src.Flags, src.Target = a.flagsIn(environment), target
-	s, err := config.Load(src)
-	if err == nil {
-		underSudo(&s, os.Getenv, os.Geteuid())
-	}
-	return s, err
-}
-
-// scoped returns the settings for a forward's name or target as on the command line, and the name without its environment.
-func (a *app) scoped(s config.Settings, ref string) (config.Settings, string, error) {
-	environment, name := targets.CutEnvironment(ref)
-	spec, err := targets.Parse(name)
-	if err != nil {
-		spec = targets.Spec{} // only a forward has such a name
-	}
-	s, err = request.SettingsOf(targets.Pair{Target: spec, Environment: environment}, s, a.settingsOf)
-	return s, name, err
-}
 
 // errStopped is why the groups of a command end whose forwards somebody has stopped.
 var errStopped = errors.New("the forwards are stopped")

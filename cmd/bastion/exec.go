@@ -16,6 +16,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/execenv"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/linkview"
 	"github.com/bastion-ssm/bastion/internal/partition"
 	"github.com/bastion-ssm/bastion/internal/process"
@@ -97,11 +98,11 @@ func (a *app) execCommand() *cli.Command {
 				return err
 			}, "env"),
 			cli.Switch(&o.httpsProxy, "set HTTPS_PROXY too, to the proxy of the first EKS cluster", "https-proxy"),
-			yesFlag(&o.yes)),
+			invocation.YesFlag(&o.yes)),
 		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupLocal, config.GroupOutput},
 		Divided:  true,
 		Complete: func([]string) []cli.Candidate { return a.targetCandidates() },
-		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.exec(ctx, s, args, o) }),
+		Run:      a.With(func(ctx context.Context, s config.Settings, args []string) error { return a.exec(ctx, s, args, o) }),
 	}
 }
 
@@ -125,7 +126,7 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 	if pairs, err = a.eachBroker(ctx, "exec", s, pairs); err != nil {
 		return err
 	}
-	groups, err := request.For(pairs, s, a.settingsOf)
+	groups, err := request.For(pairs, s, a.SettingsOf)
 	if err != nil {
 		return err
 	}
@@ -134,7 +135,7 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 	if err != nil {
 		return err
 	}
-	if err := a.confirmGroups(ctx, o.yes, groups); err != nil {
+	if err := a.ConfirmGroups(ctx, o.yes, groups); err != nil {
 		return err
 	}
 	endpoints, names, tokens, err := a.lookUpForExec(ctx, s, groups, o.iamUser, len(clusters) > 0)
@@ -164,9 +165,9 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 			defer func() { err = errors.Join(err, remove()) }()
 			env = append(env, more...)
 			ran = true
-			cmd := &exec.Cmd{Path: path, Args: program, Env: env, Stdin: a.in, Stdout: a.raw.out, Stderr: a.raw.err}
-			outcome = a.signals.Run(ctx, "exec", cmd, func() {
-				a.note(s, "the forwards have ended; %s goes on without them", program[0])
+			cmd := &exec.Cmd{Path: path, Args: program, Env: env, Stdin: a.In, Stdout: a.Raw.Out, Stderr: a.Raw.Err}
+			outcome = a.Signals.Run(ctx, "exec", cmd, func() {
+				a.Note(s, "the forwards have ended; %s goes on without them", program[0])
 			})
 			return outcome
 		})
@@ -203,7 +204,7 @@ func (a *app) execEnvironment(s config.Settings, databases []dsn.Database, progr
 		return nil, err
 	}
 	for _, note := range notes {
-		a.note(s, "%s", note)
+		a.Note(s, "%s", note)
 	}
 	return append(env, more...), nil
 }
@@ -234,24 +235,24 @@ func (a *app) lookUp(ctx context.Context, command string, groups []request.Group
 // lookUpGroup is lookUp for one group. refused is why a target has no token.
 func (a *app) lookUpGroup(ctx context.Context, command string, g request.Group, iamUser string,
 ) (_ []targets.Endpoint, tokens []string, refused, err error) {
-	run, err := a.open(ctx, command, g.Settings)
+	run, err := a.Open(ctx, command, g.Settings)
 	if err != nil {
 		return nil, nil, nil, err
 	}
-	defer run.close()
+	defer run.Close()
 	specs := make([]targets.Spec, len(g.Requests))
 	names := make([]string, len(g.Requests))
 	for i, p := range g.Pairs {
 		specs[i], names[i] = p.Target, p.Target.String()
 	}
-	run.progress.Step("looking up " + strings.Join(names, ", "))
-	endpoints, err := run.access.Resolve(ctx, specs)
+	run.Progress.Step("looking up " + strings.Join(names, ", "))
+	endpoints, err := run.Access.Resolve(ctx, specs)
 	tokens = make([]string, len(specs))
 	if err != nil || iamUser == "" {
 		return endpoints, tokens, nil, err
 	}
 	for i, e := range endpoints {
-		token, err := run.access.Token(ctx, e, iamUser)
+		token, err := run.Access.Token(ctx, e, iamUser)
 		switch kind := dsn.ProtocolOf(e.Engine, e.Port); {
 		case err == nil:
 			tokens[i] = token

@@ -3,76 +3,17 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"strconv"
 	"strings"
-	"time"
 
-	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/internal/linkview"
-	"github.com/bastion-ssm/bastion/internal/report"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 )
-
-// session is what the commands that talk to AWS begin with.
-type session struct {
-	settings config.Settings
-	progress *console.Progress
-	watch    *linkview.Watch
-	access   *access.Access
-}
-
-// open loads the AWS configuration, for the command with the given name. Its close must be called.
-func (a *app) open(ctx context.Context, command string, s config.Settings) (*session, error) {
-	p := a.newProgress(s)
-	watch := &linkview.Watch{Progress: p}
-	way, err := a.access(ctx, command, s, p, access.Options{Progress: p.Step, Path: watch.Path})
-	if err != nil {
-		p.Close()
-		return nil, err
-	}
-	return &session{settings: s, progress: p, watch: watch, access: way}, nil
-}
-
-// newProgress returns the display of what a command waits for. The caller closes it.
-func (a *app) newProgress(s config.Settings) *console.Progress {
-	return console.NewProgress(a.raw.err, s.Output.Quiet).In(s.Environment, s.Colour)
-}
-
-// access opens the way to AWS in this process, for the command with the given name.
-func (a *app) access(ctx context.Context, command string, s config.Settings, p *console.Progress, o access.Options) (
-	*access.Access, error,
-) {
-	defer p.StepIfSlow("waiting for AWS credentials")()
-	o.Version, o.Logger, o.MFA = readVersion().Version, a.logger(s, p), a.mfaOf(ctx, s, p)
-	o.Show = func(way *access.Access) (hide func()) {
-		process := report.Process{
-			V: api.LinksVersion, PID: os.Getpid(), Command: command, Version: o.Version, Region: way.Region(), Started: time.Now(),
-			Environment: s.Environment,
-		}
-		hide, err := api.ServeLinks(s.Local.RuntimeDir, func() report.Process {
-			shown := process
-			shown.Links = way.Links()
-			return shown
-		})
-		if err != nil {
-			o.Logger.Debug("bastion status will not show the links of this process", "err", err)
-			return func() {}
-		}
-		return hide
-	}
-	return access.New(ctx, s, o)
-}
-
-func (s *session) close() {
-	s.access.Close()
-	s.progress.Close()
-}
 
 func (a *app) forwardCommand() *cli.Command {
 	var o forwardOptions
@@ -105,11 +46,11 @@ func (a *app) forwardCommand() *cli.Command {
 				func(v string) error { o.local = append(o.local, v); return nil }, "L"),
 			detachFlag(&o.detach),
 			cli.Text(&o.name, "NAME", "name of the forward for stop, wait and url (default: the target's name)", "name"),
-			yesFlag(&o.yes),
+			invocation.YesFlag(&o.yes),
 		}, o.ready.options()...),
 		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupOutput},
 		Complete: func([]string) []cli.Candidate { return a.targetCandidates() },
-		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.forward(ctx, s, args, o) }),
+		Run:      a.With(func(ctx context.Context, s config.Settings, args []string) error { return a.forward(ctx, s, args, o) }),
 	}
 }
 
@@ -133,9 +74,9 @@ func (a *app) forward(ctx context.Context, s config.Settings, args []string, o f
 	if err != nil {
 		return err
 	}
-	groups, notes, err := request.Parse(args, o.local, s, a.settingsOf)
+	groups, notes, err := request.Parse(args, o.local, s, a.SettingsOf)
 	for _, note := range notes {
-		a.note(s, "%s", note)
+		a.Note(s, "%s", note)
 	}
 	if err != nil {
 		return err
@@ -147,7 +88,7 @@ func (a *app) forward(ctx context.Context, s config.Settings, args []string, o f
 		}
 		groups[0].Requests[0].Name = o.name
 	}
-	if err := a.confirmGroups(ctx, o.yes, groups); err != nil {
+	if err := a.ConfirmGroups(ctx, o.yes, groups); err != nil {
 		return err
 	}
 	p, err := o.ready.open(o.detach)
@@ -175,35 +116,17 @@ func (a *app) forward(ctx context.Context, s config.Settings, args []string, o f
 	})
 }
 
-// link brings up a link whose grant is for the destinations in permit. The caller closes it.
-func (s *session) link(ctx context.Context, permit []string) (*access.Pool, error) {
-	link, err := s.access.Pool(permit, s.watch.State)
-	if err != nil {
-		return nil, err
-	}
-	limit := s.settings.Bastion.StartTimeout + s.settings.Link.ConnectTimeout
-	ready, cancel := context.WithTimeoutCause(ctx, limit, fail.New(fail.Timeout, "connect to the bastion",
-		fmt.Errorf("no connection to the bastion within %s", limit), "try again, or allow more time with --start-timeout"))
-	defer cancel()
-	link.Start(ctx)
-	if err := link.Ready(ready); err != nil {
-		_ = link.Close()
-		return nil, err
-	}
-	return link, nil
-}
-
 // printForwards says on standard output where the forwards listen. In JSON it is one line, so that a reader that gets a
 // line has it all while the command goes on.
 func (a *app) printForwards(forwards []api.Forward, s config.Settings) error {
 	if s.Output.Format == "json" {
-		return a.printLine(map[string]any{"forwards": forwards})
+		return a.PrintLine(map[string]any{"forwards": forwards})
 	}
 	var b strings.Builder
 	for _, f := range forwards {
 		_ = console.Printf(&b, "%s -> %s\n", f.Listen, f.Target)
 	}
-	_, err := fmt.Fprint(a.out, b.String())
+	_, err := fmt.Fprint(a.Out, b.String())
 	return err
 }
 

@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"context"
 	"errors"
-	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -15,12 +14,11 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/agent/launch"
-	"github.com/bastion-ssm/bastion/agent/lookup"
 	"github.com/bastion-ssm/bastion/agent/request"
-	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/linkview"
 	"github.com/bastion-ssm/bastion/targets"
 )
@@ -63,7 +61,7 @@ func (a *app) serveForwards(ctx context.Context, s config.Settings, w wanted, v 
 			}
 			for _, watch := range watches {
 				if s.Output.Format == "json" {
-					watch.WriteEvents(a.out)
+					watch.WriteEvents(a.Out)
 				}
 			}
 			<-ctx.Done()
@@ -75,7 +73,7 @@ func (a *app) serveForwards(ctx context.Context, s config.Settings, w wanted, v 
 // openForwards opens forwards, through the agent or, without it, in this process, and does work while they are open. It returns work's
 // error, or why the forwards have ended.
 func (a *app) openForwards(ctx context.Context, s config.Settings, w wanted, do work) error {
-	p := a.newProgress(s)
+	p := a.NewProgress(s)
 	defer p.Close()
 	if len(w.groups) > 1 {
 		return a.openGroups(ctx, w, p, do)
@@ -111,9 +109,9 @@ func (a *app) sharedAgent(s config.Settings) whichAgent {
 func (a *app) privateAgent(s config.Settings, command string) whichAgent {
 	return func(_ context.Context, p *console.Progress, lost func(error), ask func(api.Opener) error) error {
 		d := agent.New(agent.Config{
-			Version: readVersion().Version, Logger: a.logger(s, p),
+			Version: a.Version, Logger: a.Logger(s, p),
 			Private: &agent.Private{Lost: lost, Access: func(ctx context.Context, o access.Options) (*access.Access, error) {
-				return a.access(ctx, command, s, p, o)
+				return a.Access(ctx, command, s, p, o)
 			}},
 		})
 		defer d.Close()
@@ -142,7 +140,7 @@ func (a *app) openBy(
 	defer endWork(nil)
 	type outcome struct{ err, lost error }
 	worked := make(chan outcome, 1)
-	req := api.OpenRequest{Scope: a.scope(g.Settings), Command: w.command, PID: os.Getpid(), Forwards: g.Requests}
+	req := api.OpenRequest{Scope: invocation.AgentScope(g.Settings), Command: w.command, PID: os.Getpid(), Forwards: g.Requests}
 	err := which(open, p, endWork, func(by api.Opener) error {
 		return openNamed(open, by, req, w.named, p, func(e api.Event) {
 			if e.Event == api.EventForwards && working.CompareAndSwap(false, true) {
@@ -222,7 +220,7 @@ const maxNumber = 256
 
 // openDetached opens forwards that stay when this command has ended, one group after the other.
 func (a *app) openDetached(ctx context.Context, s config.Settings, w wanted) ([]api.Forward, error) {
-	p := a.newProgress(s)
+	p := a.NewProgress(s)
 	defer p.Close()
 	out := make([]api.Forward, len(request.Items(w.groups)))
 	var open []string
@@ -230,7 +228,7 @@ func (a *app) openDetached(ctx context.Context, s config.Settings, w wanted) ([]
 		forwards, err := a.openDetachedGroup(ctx, w, g, p)
 		if err != nil {
 			if len(open) > 0 {
-				a.note(s, "open, and kept by the agent: %s", strings.Join(open, ", "))
+				a.Note(s, "open, and kept by the agent: %s", strings.Join(open, ", "))
 			}
 			return nil, err
 		}
@@ -254,7 +252,7 @@ func (a *app) openDetachedGroup(ctx context.Context, w wanted, g request.Group, 
 	p = p.In(s.Environment, s.Colour)
 	watch := &linkview.Watch{Progress: p}
 	var forwards []api.Forward
-	req := api.OpenRequest{Scope: a.scope(s), Command: w.command, PID: os.Getpid(), Forwards: g.Requests, Detached: true}
+	req := api.OpenRequest{Scope: invocation.AgentScope(s), Command: w.command, PID: os.Getpid(), Forwards: g.Requests, Detached: true}
 	err := a.askAgent(ctx, s, func(client *api.Client) error {
 		return openNamed(ctx, launch.Any(client), req, w.named, p, func(e api.Event) {
 			if e.Event == api.EventForwards {
@@ -274,61 +272,10 @@ func (a *app) openDetachedGroup(ctx context.Context, w wanted, g request.Group, 
 	return forwards, remoteHint(err)
 }
 
-// scope is what the agent must know to act for this command. Settings that have their defaults are left out: an agent that is older
-// or newer than this command need not know them.
-func (a *app) scope(s config.Settings) api.Scope {
-	texts := s.Texts()
-	if defaults, err := config.FromTexts(nil); err == nil {
-		usual := defaults.Texts()
-		maps.DeleteFunc(texts, func(key, text string) bool { return text == usual[key] })
-	}
-	return api.Scope{Settings: texts, Env: awssdk.RelevantEnv(os.Environ())}
-}
-
 // remoteHint names the setting where tunnel.Listen cannot.
 func remoteHint(err error) error {
 	if err != nil && strings.Contains(err.Error(), "others could use the tunnel") {
 		return fail.New(fail.Usage, "", err, "listen on 127.0.0.1 or ::1; or let other machines in with --allow-remote")
 	}
 	return err
-}
-
-// scopeOf is the scope of this command, as far as its settings and variables name it.
-func (a *app) scopeOf(s config.Settings) lookup.Scope {
-	env := awssdk.RelevantEnv(os.Environ())
-	m := lookup.Scope{
-		Environment: s.Environment, Profile: s.AWS.Profile,
-		Region: cmp.Or(s.AWS.Region, env["AWS_REGION"], env["AWS_DEFAULT_REGION"]),
-	}
-	if m.Profile == "" {
-		m.ByVariables = awssdk.NewEnv(env).Credentials().HasKeys()
-		if !m.ByVariables {
-			m.Profile = cmp.Or(env["AWS_PROFILE"], env["AWS_DEFAULT_PROFILE"])
-		}
-	}
-	m.IsTarget = func(text string) bool {
-		_, _, err := request.Parse([]string{text}, nil, s, nil)
-		return err == nil
-	}
-	var region, owner string
-	m.WhoAmI = func(ctx context.Context) (string, string, error) {
-		if region != "" {
-			return region, owner, nil
-		}
-		run, err := a.open(ctx, "", s)
-		if err != nil {
-			return "", "", err
-		}
-		defer run.close()
-		ctx, cancel := bounded(ctx, s)
-		defer cancel()
-		if m.ByVariables {
-			if owner, err = run.access.Owner(ctx); err != nil {
-				return "", "", err
-			}
-		}
-		region = run.access.Region()
-		return region, owner, nil
-	}
-	return m
 }

@@ -28,7 +28,7 @@ func (a *app) helpCommand() *cli.Command {
 		Examples: []string{"bastion help forward", "bastion help settings", "bastion help targets"},
 		Run:      a.help,
 		Complete: func(args []string) []cli.Candidate {
-			of, _, err := a.line.Root.Find(args)
+			of, _, err := a.Line.Root.Find(args)
 			if err != nil {
 				return nil
 			}
@@ -44,16 +44,16 @@ func (a *app) helpCommand() *cli.Command {
 
 func (a *app) help(_ context.Context, args []string) error {
 	if len(args) == 1 && args[0] == settingsTopic {
-		return a.document("help", cli.SettingsHelp())
+		return a.Document("help", cli.SettingsHelp())
 	}
 	if len(args) == 1 && args[0] == targetsTopic {
-		return a.document("help", targetsHelp())
+		return a.Document("help", targetsHelp())
 	}
-	cmd, path, err := a.line.Root.Find(args)
+	cmd, path, err := a.Line.Root.Find(args)
 	if err != nil {
 		return err
 	}
-	return a.document("help", a.line.Help(cmd, path))
+	return a.Document("help", a.Line.Help(cmd, path))
 }
 
 // targetsHelp lists the kinds of targets.

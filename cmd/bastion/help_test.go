@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	"github.com/bastion-ssm/bastion/internal/cli"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 )
 
 var update = flag.Bool("update", false, "rewrite testdata/help")
@@ -18,13 +19,13 @@ func TestHelpFiles(t *testing.T) {
 	const dir = "testdata/help"
 	a, _ := testApp()
 	files := make(map[string]bool)
-	eachCommand(a.line.Root, programName, func(cmd *cli.Command, path string) {
+	eachCommand(a.Line.Root, programName, func(cmd *cli.Command, path string) {
 		if cmd.Hidden {
 			return
 		}
 		file := filepath.Join(dir, strings.ReplaceAll(path, " ", "-")+".txt")
 		files[filepath.Base(file)] = true
-		got := a.line.Help(cmd, path)
+		got := a.Line.Help(cmd, path)
 		if n := strings.Count(got, "\n"); n > 45 && cmd.Name != programName {
 			t.Errorf("the help of %s has %d lines", path, n)
 		}
@@ -59,7 +60,7 @@ func TestHelpFiles(t *testing.T) {
 func TestHelpEverywhere(t *testing.T) {
 	run := func(line ...string) string {
 		var out, said bytes.Buffer
-		code := run(t.Context(), append([]string{"bastion"}, line...), stdio{out: &out, err: &said})
+		code := run(t.Context(), append([]string{"bastion"}, line...), invocation.Stdio{Out: &out, Err: &said})
 		if code != 0 || said.Len() > 0 {
 			t.Errorf("%q: exit code %d, %s", line, code, said.String())
 		}
@@ -67,7 +68,7 @@ func TestHelpEverywhere(t *testing.T) {
 	}
 	a, _ := testApp()
 	version := run("version")
-	eachCommand(a.line.Root, programName, func(cmd *cli.Command, path string) {
+	eachCommand(a.Line.Root, programName, func(cmd *cli.Command, path string) {
 		names := strings.Fields(path)[1:]
 		with := func(more ...string) []string { return append(append([]string{}, names...), more...) }
 		lines := [][]string{
@@ -77,7 +78,7 @@ func TestHelpEverywhere(t *testing.T) {
 			lines = append(lines, with("argument", "--help"), with("--region", "x", "a", "-q", "b", "-h"))
 		}
 		for _, line := range lines {
-			if got := run(line...); got != a.line.Help(cmd, path) {
+			if got := run(line...); got != a.Line.Help(cmd, path) {
 				t.Errorf("%q prints %.80q", line, got)
 			}
 		}

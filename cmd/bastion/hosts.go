@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -16,7 +15,6 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/internal/hosts"
 	"github.com/bastion-ssm/bastion/targets"
 )
@@ -148,7 +146,7 @@ func (a *app) eachBroker(ctx context.Context, command string, s config.Settings,
 // brokersFor returns the brokers of a pair's MSK cluster; for another target, the target.
 func (a *app) brokersFor(ctx context.Context, command string, s config.Settings, p targets.Pair) ([]targets.Spec, error) {
 	same := []targets.Spec{p.Target}
-	settings, err := request.SettingsOf(p, s, a.settingsOf)
+	settings, err := request.SettingsOf(p, s, a.SettingsOf)
 	if err != nil {
 		return nil, err
 	}
@@ -162,13 +160,13 @@ func (a *app) brokersFor(ctx context.Context, command string, s config.Settings,
 	if spec.Kind != targets.MSK {
 		return same, nil
 	}
-	run, err := a.open(ctx, command, settings)
+	run, err := a.Open(ctx, command, settings)
 	if err != nil {
 		return nil, err
 	}
-	defer run.close()
-	run.progress.Step("looking up the brokers of " + p.String())
-	return run.access.Brokers(ctx, p.Target)
+	defer run.Close()
+	run.Progress.Step("looking up the brokers of " + p.String())
+	return run.Access.Brokers(ctx, p.Target)
 }
 
 // brokersOf is eachBroker for groups.
@@ -181,7 +179,7 @@ func (a *app) brokersOf(ctx context.Context, s config.Settings, groups []request
 	if err != nil || slices.Equal(all, pairs) {
 		return groups, err
 	}
-	return request.For(all, s, a.settingsOf)
+	return request.For(all, s, a.SettingsOf)
 }
 
 // hostsFor does for forward what exec does itself: it looks the targets up, for their names are not known otherwise.
@@ -197,25 +195,3 @@ func (a *app) hostsFor(ctx context.Context, s config.Settings, groups []request.
 	}
 	return planHosts(ctx, s, endpoints, request.Items(groups))
 }
-
-// sudoDir is the runtime directory of commands that root runs for another user.
-const sudoDir = "/var/run/bastion-sudo"
-
-// underSudo keeps root's files for another user (sudo -E, su -m, doas) out of that user's directories, where the user could not use
-// them. It also keeps root away from the user's agent. The owner of the directories says whose they are; SUDO_UID says that root's
-// own agent is not meant either.
-func underSudo(s *config.Settings, getenv func(string) string, euid int) {
-	if euid != 0 {
-		return
-	}
-	uid := getenv("SUDO_UID")
-	isSudo := uid != "" && uid != "0"
-	if dir, err := dirs.DefaultRuntime(); s.Local.RuntimeDir == "" && (isSudo || err == nil && isForeign(dir)) {
-		s.Local.NoAgent, s.Local.RuntimeDir = true, sudoDir
-	}
-	if s.Local.StateDir == "" && isForeign(dirs.DefaultState()) {
-		s.Local.StateDir = filepath.Join(sudoDir, "state")
-	}
-}
-
-func isForeign(dir string) bool { return files.IsForeign(files.CheckPlace(dir)) }

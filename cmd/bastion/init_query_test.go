@@ -26,6 +26,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/lab"
 	"github.com/bastion-ssm/bastion/lab/vpc"
 )
@@ -154,9 +155,9 @@ func TestFromAnEmptyAccountToAQuery(t *testing.T) {
 		}
 		defer nobody.Close()
 		var stdout, stderr syncBuilder
-		a := newApp(stdio{in: nobody, out: &stdout, err: &stderr})
-		a.registry = transport
-		code := finish(ctx, a.err, a.written.Outcome(a.line.Run(ctx, append([]string{"bastion"}, args...))))
+		a := newApp(invocation.Stdio{In: nobody, Out: &stdout, Err: &stderr})
+		a.Registry = transport
+		code := finish(ctx, a.Err, a.Run(ctx, append([]string{"bastion"}, args...)))
 		return result{code, stdout.String(), stderr.String()}
 	}
 

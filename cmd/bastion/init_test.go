@@ -29,6 +29,7 @@ import (
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/admin"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 )
 
 // stackOutputs are what a stack of the tests has made.
@@ -152,9 +153,9 @@ func TestInitOnMoto(t *testing.T) {
 		}
 		defer nobody.Close()
 		var stdout, stderr syncBuilder
-		a := newApp(stdio{in: nobody, out: &stdout, err: &stderr})
-		a.registry = transport
-		code := finish(ctx, a.err, a.written.Outcome(a.line.Run(ctx, append([]string{"bastion", "init", "--bastiond", "amd64=" + program}, args...))))
+		a := newApp(invocation.Stdio{In: nobody, Out: &stdout, Err: &stderr})
+		a.Registry = transport
+		code := finish(ctx, a.Err, a.Run(ctx, append([]string{"bastion", "init", "--bastiond", "amd64=" + program}, args...)))
 		return result{code, stdout.String(), stderr.String()}
 	}
 	expect := func(what string, r result, code int, wants ...string) {
@@ -265,7 +266,7 @@ func TestInitEmit(t *testing.T) {
 		{[]string{"--bastiond", "amd64=/nowhere"}, 2, "name a file"},
 	} {
 		var stdout, stderr syncBuilder
-		code := run(t.Context(), append([]string{"bastion", "init"}, test.args...), stdio{in: os.Stdin, out: &stdout, err: &stderr})
+		code := run(t.Context(), append([]string{"bastion", "init"}, test.args...), invocation.Stdio{In: os.Stdin, Out: &stdout, Err: &stderr})
 		if code != test.code || !strings.Contains(stdout.String()+stderr.String(), test.want) {
 			t.Errorf("%q: exit code %d, want %d with %q\n%s%.400s", test.args, code, test.code, test.want, stderr.String(), stdout.String())
 		}
@@ -280,7 +281,7 @@ func TestInitTriesTheBastion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	a := newApp(stdio{in: os.Stdin, out: io.Discard, err: io.Discard})
+	a := newApp(invocation.Stdio{In: os.Stdin, Out: io.Discard, Err: io.Discard})
 	made := setup.Settings{
 		Region: "eu-central-1", Cluster: s.Bastion.Cluster, TaskDefinition: s.Bastion.TaskDefinition,
 		Subnets: []string{"subnet-0000000000000laba"}, SecurityGroup: "sg-0000000000000000lab",
@@ -293,13 +294,13 @@ func TestInitTriesTheBastion(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	task, tested, err := admin.Try(t.Context(), a.adminHost(), s, made, []survey.Database{
+	task, tested, err := admin.Try(t.Context(), a.Invocation, s, made, []survey.Database{
 		{Name: "rds:without-an-address"}, {Name: "rds:orders", Addresses: []survey.Address{{Host: host, Port: port}}},
 	})
 	if err != nil || !strings.Contains(task, ":task/") || tested != "rds:orders" {
 		t.Errorf("task %q, tested %q, error %v", task, tested, err)
 	}
-	_, _, err = admin.Try(t.Context(), a.adminHost(), s, made, []survey.Database{
+	_, _, err = admin.Try(t.Context(), a.Invocation, s, made, []survey.Database{
 		{Name: "rds:gone", Addresses: []survey.Address{{Host: "gone." + host, Port: port}}},
 	})
 	if err == nil || !strings.Contains(err.Error(), "gone."+host) {

@@ -22,6 +22,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/execenv"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/kubeconfig"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/targets"
@@ -62,11 +63,11 @@ func (a *app) kubeconfigCommand() *cli.Command {
 			cli.Text(&o.file, "FILE", "kubeconfig (default: as kubectl, by KUBECONFIG or ~/.kube/config)", "kubeconfig"),
 			cli.Switch(&o.remove, "remove the cluster from the kubeconfig", "remove"),
 			cli.Switch(&o.awsToken, "sign in by the AWS CLI (aws eks get-token), not by bastion eks-token", "aws-token"),
-			yesFlag(&o.yes),
+			invocation.YesFlag(&o.yes),
 		},
 		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupOutput},
 		Complete: func([]string) []cli.Candidate { return a.targetCandidates() },
-		Run: a.with(func(ctx context.Context, s config.Settings, args []string) error {
+		Run: a.With(func(ctx context.Context, s config.Settings, args []string) error {
 			return a.kubeconfig(ctx, s, args[0], o)
 		}),
 	}
@@ -89,8 +90,8 @@ func (a *app) eksTokenCommand() *cli.Command {
 		},
 		Examples: []string{"bastion eks-token prod --region eu-central-1"},
 		Flags:    []cli.Option{cli.Text(&o.proxy, "ADDR", "address of the agent's proxy in the kubeconfig", "proxy")},
-		Settings: showCommon,
-		Run: a.with(func(ctx context.Context, s config.Settings, args []string) error {
+		Settings: invocation.CommonSettings,
+		Run: a.With(func(ctx context.Context, s config.Settings, args []string) error {
 			return a.eksToken(ctx, s, args[0], o)
 		}),
 	}
@@ -101,7 +102,7 @@ func (a *app) kubeconfig(ctx context.Context, s config.Settings, text string, o 
 	if o.remove {
 		return a.removeKubeconfig(ctx, s, text, o)
 	}
-	groups, _, err := request.Parse([]string{clusterTarget(s, text)}, nil, s, a.settingsOf)
+	groups, _, err := request.Parse([]string{clusterTarget(s, text)}, nil, s, a.SettingsOf)
 	if err != nil {
 		return err
 	}
@@ -121,7 +122,7 @@ func (a *app) kubeconfig(ctx context.Context, s config.Settings, text string, o 
 	if err != nil {
 		return err
 	}
-	if err := a.confirm(ctx, o.yes, s); err != nil {
+	if err := a.Confirm(ctx, o.yes, s); err != nil {
 		return err
 	}
 	endpoints, _, err := a.lookUp(ctx, "kubeconfig", groups, "")
@@ -151,7 +152,7 @@ func (a *app) kubeconfig(ctx context.Context, s config.Settings, text string, o 
 	if err != nil {
 		return err
 	}
-	return a.outcome(s, map[string]string{
+	return a.Outcome(s, map[string]string{
 		"kubeconfig": path, "context": c.Context, "cluster": e.ARN, "proxy_url": c.Proxy, "server": c.Server,
 	}, fmt.Sprintf("the context %s in %s leads to %s by the proxy %s", c.Context, path, c.Server, c.Proxy))
 }
@@ -168,7 +169,7 @@ func clusterTarget(s config.Settings, text string) string {
 
 // removeKubeconfig takes a cluster out of the kubeconfig.
 func (a *app) removeKubeconfig(ctx context.Context, s config.Settings, text string, o kubeconfigOptions) error {
-	s, name, err := a.scoped(s, text)
+	s, name, err := a.Scoped(s, text)
 	if err != nil {
 		return err
 	}
@@ -209,7 +210,7 @@ func (a *app) removeKubeconfig(ctx context.Context, s config.Settings, text stri
 			"name one by its ARN: bastion kubeconfig "+found[0]+" --remove")
 	}
 	removed := found[0]
-	return a.outcome(s, map[string]string{"kubeconfig": path, "cluster": removed}, removed+" is removed from "+path)
+	return a.Outcome(s, map[string]string{"kubeconfig": path, "cluster": removed}, removed+" is removed from "+path)
 }
 
 // kubeconfigPath returns the file to edit; has reports whether a text has the cluster.
@@ -227,7 +228,7 @@ func kubeconfigPath(file string, has func(text []byte) bool) (string, error) {
 // tokenMaker returns the path of the program that prints tokens: this one, or the AWS CLI.
 func (a *app) tokenMaker(awsCLI bool) (string, error) {
 	if !awsCLI {
-		return a.program()
+		return a.Program()
 	}
 	path, err := exec.LookPath("aws")
 	if err != nil {
@@ -266,7 +267,7 @@ func (a *app) foundCluster(s config.Settings, e targets.Endpoint) (foundCluster,
 	}
 	for _, note := range []string{e.StatusNote, e.Note} {
 		if note != "" {
-			a.note(s, "eks:%s: %s", name, note)
+			a.Note(s, "eks:%s: %s", name, note)
 		}
 	}
 	return foundCluster{e, s, name, parts[3]}, nil
@@ -317,14 +318,14 @@ func (a *app) eksToken(ctx context.Context, s config.Settings, name string, o ek
 			return err
 		}
 	}
-	run, err := a.open(ctx, "eks-token", s)
+	run, err := a.Open(ctx, "eks-token", s)
 	if err != nil {
 		return err
 	}
-	defer run.close()
-	bound, cancel := bounded(ctx, s)
+	defer run.Close()
+	bound, cancel := invocation.Bounded(ctx, s)
 	defer cancel()
-	token, expires, err := run.access.ClusterToken(bound, name)
+	token, expires, err := run.Access.ClusterToken(bound, name)
 	if err != nil {
 		return err
 	}
@@ -332,7 +333,7 @@ func (a *app) eksToken(ctx context.Context, s config.Settings, name string, o ek
 		Expires time.Time `json:"expirationTimestamp"`
 		Token   string    `json:"token"`
 	}
-	return a.printLine(struct {
+	return a.PrintLine(struct {
 		Kind       string   `json:"kind"`
 		APIVersion string   `json:"apiVersion"`
 		Spec       struct{} `json:"spec"`

@@ -24,6 +24,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/lab"
 	"github.com/bastion-ssm/bastion/lab/gateway"
@@ -121,7 +122,7 @@ func (e *labEnv) here(env []string, args ...string) result {
 	ctx, cancel := context.WithTimeout(e.t.Context(), 60*time.Second)
 	defer cancel()
 	var stdout, stderr syncBuilder
-	code := run(ctx, append([]string{"bastion"}, args...), stdio{in: os.Stdin, out: &stdout, err: &stderr})
+	code := run(ctx, append([]string{"bastion"}, args...), invocation.Stdio{In: os.Stdin, Out: &stdout, Err: &stderr})
 	return result{code, stdout.String(), stderr.String()}
 }
 

@@ -14,6 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	ssologin "github.com/bastion-ssm/bastion/internal/login"
 )
 
@@ -43,8 +44,8 @@ func (a *app) loginCommand() *cli.Command {
 			cli.Switch(&o.noBrowser, "print a page and a code instead of starting a browser", "no-browser"),
 			cli.Switch(&o.check, "only say whether the credentials work", "check"),
 		},
-		Settings: showCommon,
-		Run:      a.withLocal(func(ctx context.Context, s config.Settings, _ []string) error { return a.login(ctx, s, o) }),
+		Settings: invocation.CommonSettings,
+		Run:      a.WithLocal(func(ctx context.Context, s config.Settings, _ []string) error { return a.login(ctx, s, o) }),
 	}
 }
 
@@ -87,7 +88,7 @@ func (a *app) login(ctx context.Context, s config.Settings, o loginOptions) erro
 		return err
 	}
 	if lines := ssologin.LegacyLines(&origin); lines != "" && !s.Output.Quiet {
-		return console.Printf(a.err, "\n%s", lines)
+		return console.Printf(a.Err, "\n%s", lines)
 	}
 	return nil
 }
@@ -102,7 +103,7 @@ func (a *app) obtainToken(ctx context.Context, s config.Settings, o loginOptions
 	if err != nil {
 		return ssologin.Token{}, "", err
 	}
-	p := a.newProgress(s)
+	p := a.NewProgress(s)
 	defer p.Close()
 	l := &ssologin.Login{
 		Session: origin.SSO, Config: cfg, LockDir: dir, Open: browser.OpenPage,
@@ -132,25 +133,25 @@ func (a *app) tellLogin(p *console.Progress, prompt ssologin.Prompt) {
 			_ = console.Printf(&b, "The code is good for %s. Go on only if you started this login yourself.\n", prompt.Lasts.Round(time.Second))
 		}
 	}
-	_, _ = fmt.Fprint(a.err, b.String()) // without a reader, the login ends at its deadline
+	_, _ = fmt.Fprint(a.Err, b.String()) // without a reader, the login ends at its deadline
 	p.Step("waiting for the login")
 }
 
 // whoami asks AWS whose the credentials are.
 func (a *app) whoami(ctx context.Context, s config.Settings, origin *awssdk.Origin, out *loginOutput) error {
-	run, err := a.open(ctx, "login", s)
+	run, err := a.Open(ctx, "login", s)
 	if err != nil && s.AWS.Region == "" && fail.KindOf(err) == fail.Usage && origin.SSO.Region != "" {
 		s.AWS.Region = origin.SSO.Region // no region is set, and any can say who it is
-		run, err = a.open(ctx, "login", s)
+		run, err = a.Open(ctx, "login", s)
 	}
 	if err != nil {
 		return err
 	}
-	defer run.close()
-	ctx, cancel := bounded(ctx, s)
+	defer run.Close()
+	ctx, cancel := invocation.Bounded(ctx, s)
 	defer cancel()
-	out.Identity, err = run.access.Owner(ctx)
-	out.Expires = run.access.Expires()
+	out.Identity, err = run.Access.Owner(ctx)
+	out.Expires = run.Access.Expires()
 	return err
 }
 
@@ -174,7 +175,7 @@ func (a *app) loginCheck(ctx context.Context, s config.Settings, o loginOptions,
 
 func (a *app) printLogin(s config.Settings, out loginOutput) error {
 	if s.Output.Format == "json" {
-		return a.printJSON(out)
+		return a.PrintJSON(out)
 	}
 	until := ""
 	if !out.Expires.IsZero() {
@@ -184,5 +185,5 @@ func (a *app) printLogin(s config.Settings, out loginOutput) error {
 		"kept": "the login is still good", "renewed": "the login is renewed", "signed_in": "signed in", "works": "the credentials work",
 		"not_needed": "no login is needed: " + out.How,
 	}[out.Outcome]
-	return console.Printf(a.out, "%s\n%s%s\n", said, out.Identity, until)
+	return console.Printf(a.Out, "%s\n%s%s\n", said, out.Identity, until)
 }

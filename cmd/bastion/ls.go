@@ -15,14 +15,15 @@ import (
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/duration"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/sleep"
 	"github.com/bastion-ssm/bastion/internal/statusview"
 )
 
 func (a *app) lsCommand() *cli.Command {
-	list := func(name, summary string, with func(runner) func(context.Context, []string) error, list func(context.Context, config.Settings) error) *cli.Command {
+	list := func(name, summary string, with func(invocation.Run) func(context.Context, []string) error, list func(context.Context, config.Settings) error) *cli.Command {
 		return &cli.Command{
-			Name: name, Summary: summary, Settings: showCommon,
+			Name: name, Summary: summary, Settings: invocation.CommonSettings,
 			Examples: []string{"bastion ls " + name, "bastion ls " + name + " -o json"},
 			Run:      with(func(ctx context.Context, s config.Settings, _ []string) error { return list(ctx, s) }),
 		}
@@ -37,11 +38,11 @@ func (a *app) lsCommand() *cli.Command {
 			"bastion ls targets",
 			"bastion ls forwards -o json | jq -r '.forwards[].listen'",
 		},
-		Settings: showCommon,
+		Settings: invocation.CommonSettings,
 		Usual:    "forwards",
 		Verbs: []*cli.Command{
-			list("forwards", "list the agent's forwards, with their clients and traffic", a.withLocal, a.lsForwards),
-			list("bastions", "list your bastion tasks in AWS", a.with, a.lsBastions),
+			list("forwards", "list the agent's forwards, with their clients and traffic", a.WithLocal, a.lsForwards),
+			list("bastions", "list your bastion tasks in AWS", a.With, a.lsBastions),
 			a.lsTargetsCommand(),
 		},
 	}
@@ -53,9 +54,9 @@ func (a *app) lsForwards(ctx context.Context, s config.Settings) error {
 		return err
 	}
 	if s.Output.Format == "json" {
-		return a.printJSON(map[string]any{"forwards": st.Forwards})
+		return a.PrintJSON(map[string]any{"forwards": st.Forwards})
 	}
-	return statusview.Forwards(a.out, st.Forwards)
+	return statusview.Forwards(a.Out, st.Forwards)
 }
 
 func (a *app) lsBastions(ctx context.Context, s config.Settings) error {
@@ -64,9 +65,9 @@ func (a *app) lsBastions(ctx context.Context, s config.Settings) error {
 		return err
 	}
 	if s.Output.Format == "json" {
-		return a.printJSON(st)
+		return a.PrintJSON(st)
 	}
-	return statusview.Bastions(a.out, st)
+	return statusview.Bastions(a.Out, st)
 }
 
 func (a *app) stopCommand() *cli.Command {
@@ -86,7 +87,7 @@ func (a *app) stopCommand() *cli.Command {
 		Complete: func([]string) []cli.Candidate {
 			return append(a.forwardCandidates(), cli.Candidate{Value: "all", Help: "every forward"})
 		},
-		Run: a.withLocal(a.stop),
+		Run: a.WithLocal(a.stop),
 	}
 }
 
@@ -112,16 +113,16 @@ func (a *app) stop(ctx context.Context, s config.Settings, names []string) error
 		stopped = append(stopped, some...)
 	}
 	if s.Output.Format == "json" {
-		if err := a.printJSON(map[string]any{"stopped": stopped}); err != nil {
+		if err := a.PrintJSON(map[string]any{"stopped": stopped}); err != nil {
 			return err
 		}
 		return firstErr
 	}
 	if len(stopped) == 0 && firstErr == nil {
-		return console.Printf(a.out, "no forwards\n")
+		return console.Printf(a.Out, "no forwards\n")
 	}
 	for _, f := range stopped {
-		if err := console.Printf(a.out, "%s is stopped\n", f.Name); err != nil {
+		if err := console.Printf(a.Out, "%s is stopped\n", f.Name); err != nil {
 			return err
 		}
 	}
@@ -130,13 +131,13 @@ func (a *app) stop(ctx context.Context, s config.Settings, names []string) error
 
 // stopNamed ends the forward that name means in the command's scope, or all.
 func (a *app) stopNamed(ctx context.Context, client *api.Client, s config.Settings, st api.State, name string) ([]api.Forward, error) {
-	s, name, err := a.scoped(s, name)
+	s, name, err := a.Scoped(s, name)
 	if err != nil {
 		return nil, err
 	}
-	m := a.scopeOf(s)
+	m := a.LookupScope(s)
 	switch {
-	case name == "all" && s.Environment == "" && a.line.Settings["profile"] == "" && a.line.Settings["region"] == "":
+	case name == "all" && s.Environment == "" && a.Line.Settings["profile"] == "" && a.Line.Settings["region"] == "":
 		return launch.StopForward(ctx, client, s, name)
 	case name == "all":
 		var stopped []api.Forward
@@ -189,7 +190,7 @@ func (a *app) waitCommand() *cli.Command {
 		}, "timeout")},
 		Settings: []string{config.GroupAWS, config.GroupOutput},
 		Complete: func([]string) []cli.Candidate { return a.forwardCandidates() },
-		Run:      a.withLocal(func(ctx context.Context, s config.Settings, args []string) error { return a.wait(ctx, s, args[0], o) }),
+		Run:      a.WithLocal(func(ctx context.Context, s config.Settings, args []string) error { return a.wait(ctx, s, args[0], o) }),
 	}
 }
 
@@ -199,11 +200,11 @@ func (a *app) wait(ctx context.Context, s config.Settings, name string, o waitOp
 		return err
 	}
 	until := time.Now().Add(o.timeout)
-	s, name, err = a.scoped(s, name)
+	s, name, err = a.Scoped(s, name)
 	if err != nil {
 		return err
 	}
-	m := a.scopeOf(s)
+	m := a.LookupScope(s)
 	var st api.State
 	for {
 		left := time.Until(until)
@@ -227,7 +228,7 @@ func (a *app) wait(ctx context.Context, s config.Settings, name string, o waitOp
 		f, err := lookup.Choose(ctx, st.Forwards, name, m)
 		switch {
 		case err == nil && f.State == api.ForwardReady:
-			return a.outcome(s, f, f.Listen)
+			return a.Outcome(s, f, f.Listen)
 		case left <= 0:
 			lacks, next := lookup.Missing(f, err)
 			return fail.New(fail.Timeout, "wait for the forward "+name, fmt.Errorf("%s after %s", lacks, o.timeout), next)

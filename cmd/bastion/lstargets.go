@@ -25,6 +25,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/targetlist"
 	"github.com/bastion-ssm/bastion/internal/words"
@@ -46,7 +47,7 @@ func (a *app) lsTargetsCommand() *cli.Command {
 		kinds = append(kinds, cli.Candidate{Value: d.Prefix, Help: d.Lists})
 	}
 	return &cli.Command{
-		Name: "targets", Summary: "list the configuration's names, and the region's databases and other targets", Settings: showCommon,
+		Name: "targets", Summary: "list the configuration's names, and the region's databases and other targets", Settings: invocation.CommonSettings,
 		About: []cli.Passage{
 			cli.Para(`Asks AWS, and keeps the list in the state directory: for an hour it is printed from there, with its age. What AWS
 			denies or does not answer is named after the list, and ends the command with an error. bastion help targets has the kinds.`),
@@ -71,7 +72,7 @@ func (a *app) lsTargetsCommand() *cli.Command {
 				return err
 			}, "tag"),
 		},
-		Run: a.with(func(ctx context.Context, s config.Settings, _ []string) error { return a.lsTargets(ctx, s, o) }),
+		Run: a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.lsTargets(ctx, s, o) }),
 	}
 }
 
@@ -151,7 +152,7 @@ func (a *app) lsTargets(ctx context.Context, s config.Settings, o listOptions) e
 		}
 		out.Lists = append(out.Lists, scope)
 		if l.kept {
-			ages = append(ages, "as of "+targetlist.AgeText(l.list.Age(now))+" ago"+inParentheses(l.prefix(s)))
+			ages = append(ages, "as of "+targetlist.AgeText(l.list.Age(now))+" ago"+words.InParentheses(l.prefix(s)))
 		}
 	}
 	err = missingOf(lists)
@@ -159,19 +160,19 @@ func (a *app) lsTargets(ctx context.Context, s config.Settings, o listOptions) e
 		return err
 	}
 	if s.Output.Format == "json" {
-		return cmp.Or(a.printJSON(out), err)
+		return cmp.Or(a.PrintJSON(out), err)
 	}
 	if printErr := a.printTargets(out.Targets); printErr != nil {
 		return printErr
 	}
 	if len(ages) > 0 {
-		a.note(s, "%s; bastion ls targets --refresh asks AWS again", strings.Join(ages, ", "))
+		a.Note(s, "%s; bastion ls targets --refresh asks AWS again", strings.Join(ages, ", "))
 	}
 	return err
 }
 
 func (a *app) printTargets(all []listedTarget) error {
-	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
+	w := tabwriter.NewWriter(a.Out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "TARGET\tNAME\tENGINE\tSTATUS\tADDRESS")
 	for _, t := range all {
 		if t.Name != "" {
@@ -222,16 +223,16 @@ func missingOf(lists []scopedList) error {
 // listScopes returns the settings whose targets a command lists: s, and those of all environments if the configuration has some and
 // none counts, or if all.
 func (a *app) listScopes(s config.Settings, all bool) ([]config.Settings, error) {
-	own := a.line.Settings["profile"] != "" || a.line.Settings["region"] != ""
+	own := a.Line.Settings["profile"] != "" || a.Line.Settings["region"] != ""
 	if len(s.Environments) == 0 || !all && (s.Environment != "" || own) {
 		return []config.Settings{s}, nil
 	}
 	var scopes []config.Settings
-	if m := a.scopeOf(s); s.Environment == "" && (m.Profile != "" || m.Region != "" || m.ByVariables) {
+	if m := a.LookupScope(s); s.Environment == "" && (m.Profile != "" || m.Region != "" || m.ByVariables) {
 		scopes = append(scopes, s)
 	}
 	for _, name := range s.Environments {
-		settings, err := a.settingsOf(name, config.Target{})
+		settings, err := a.SettingsOf(name, config.Target{})
 		if err != nil {
 			return nil, err
 		}
@@ -259,12 +260,12 @@ func (a *app) targetLists(ctx context.Context, s config.Settings, scopes []confi
 	if len(stale) == 0 {
 		return lists
 	}
-	progress := a.newProgress(s)
+	progress := a.NewProgress(s)
 	defer progress.Close()
 	var asking sync.WaitGroup
 	for _, l := range stale {
 		p := progress.In(l.settings.Environment, l.settings.Colour)
-		way, err := a.access(ctx, "ls", l.settings, p, access.Options{Progress: p.Step})
+		way, err := a.Access(ctx, "ls", l.settings, p, access.Options{Progress: p.Step})
 		if err != nil {
 			l.err = err
 			continue
@@ -303,7 +304,7 @@ func (a *app) renew(ctx context.Context, l *scopedList, way *access.Access, p *c
 
 // askForTargets asks AWS for targets of the kinds, or of all. A list without items and with an error is none.
 func (a *app) askForTargets(ctx context.Context, s config.Settings, way *access.Access, kinds []targets.Kind) (targetlist.List, error) {
-	ctx, cancel := bounded(ctx, s)
+	ctx, cancel := invocation.Bounded(ctx, s)
 	defer cancel()
 	list := targetlist.List{At: time.Now().UTC().Truncate(time.Millisecond)}
 	found, err := way.Targets(ctx, kinds...)
@@ -327,7 +328,7 @@ func (a *app) askForTargets(ctx context.Context, s config.Settings, way *access.
 
 // targetScope is the scope of the command's list of targets. It asks nobody.
 func (a *app) targetScope(s config.Settings) targetlist.Scope {
-	m := a.scopeOf(s)
+	m := a.LookupScope(s)
 	env := awssdk.NewEnv(awssdk.RelevantEnv(os.Environ())).Public()
 	return targetlist.NewScope(m.Environment, m.Profile, m.Region, env, profileFiles()...)
 }

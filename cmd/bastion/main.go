@@ -6,6 +6,7 @@ import (
 	"context"
 	"os"
 
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/process"
 )
 
@@ -14,5 +15,5 @@ func main() {
 	ctx, cancel := context.WithCancelCause(context.Background())
 	process.KeepPipeErrors()
 	sigs := process.Watch(cancel)
-	os.Exit(run(ctx, os.Args, stdio{in: os.Stdin, out: os.Stdout, err: os.Stderr, signals: sigs}))
+	os.Exit(run(ctx, os.Args, invocation.Stdio{In: os.Stdin, Out: os.Stdout, Err: os.Stderr, Signals: sigs}))
 }

@@ -33,7 +33,7 @@ func (a *app) manCommand() *cli.Command {
 			if len(args) > 0 {
 				return nil
 			}
-			return a.line.Root.Candidates()
+			return a.Line.Root.Candidates()
 		},
 	}
 }
@@ -45,16 +45,16 @@ func (a *app) man(args []string, o manOptions) error {
 		return err
 	}
 	m := a.manual(date)
-	dir, name := o.dir, optional(args)
+	dir, name := o.dir, cli.Optional(args)
 	switch {
 	case dir == "" && name == "":
-		return a.document("man", m.Overview())
+		return a.Document("man", m.Overview())
 	case dir == "":
 		cmd, _, err := m.Program.Root.Find([]string{name})
 		if err != nil {
 			return err
 		}
-		return a.document("man", m.Command(cmd))
+		return a.Document("man", m.Command(cmd))
 	case name != "":
 		return fail.Usagef("leave out "+name+", or --dir", "--dir is for all pages")
 	}
@@ -99,7 +99,7 @@ var exitMeanings = map[fail.Kind]string{
 // manual describes the program's manual pages of a date.
 func (a *app) manual(date string) cli.Manual {
 	m := cli.Manual{
-		Program: a.line, Date: date, Version: readVersion().Version,
+		Program: a.Line, Date: date, Version: a.Version,
 		Files: []cli.Term{
 			{Name: "bastion.yaml", Meaning: "The configuration, in the working directory or the nearest directory above it that has one."},
 			{Name: "~/.config/bastion/config.yaml", Meaning: "The configuration, if none of those directories has one."},

@@ -35,7 +35,7 @@ func TestManual(t *testing.T) {
 	t.Parallel()
 	dir := manPages(t)
 	a, _ := testApp()
-	root := a.line.Root
+	root := a.Line.Root
 	main := string(mustRead(t, filepath.Join(dir, "bastion.1")))
 	for _, cmd := range root.Verbs {
 		page := string(mustRead(t, filepath.Join(dir, "bastion-"+cmd.Name+".1")))

@@ -44,7 +44,7 @@ func (a *app) openCommand() *cli.Command {
 			config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput,
 		},
 		Complete: func([]string) []cli.Candidate { return a.targetCandidates() },
-		Run: a.withLocal(func(ctx context.Context, s config.Settings, args []string) error {
+		Run: a.WithLocal(func(ctx context.Context, s config.Settings, args []string) error {
 			return a.openTarget(ctx, s, args, o)
 		}),
 	}
@@ -55,7 +55,7 @@ func (a *app) openTarget(ctx context.Context, s config.Settings, args []string, 
 	if len(args) > 1 && !strings.HasPrefix(args[1], "-") {
 		return fail.Usagef("usage: bastion open SPEC [-- BROWSER-OPTION...]", "open: one target at a time, not %q too", args[1])
 	}
-	groups, _, err := request.Parse(args[:1], nil, s, a.settingsOf)
+	groups, _, err := request.Parse(args[:1], nil, s, a.SettingsOf)
 	if err != nil {
 		return err
 	}

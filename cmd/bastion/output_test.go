@@ -211,7 +211,7 @@ func TestOutputIsJSON(t *testing.T) {
 		}
 	}
 	a, _ := testApp()
-	for _, cmd := range a.line.Root.Verbs {
+	for _, cmd := range a.Line.Root.Verbs {
 		if !seen[cmd.Name] {
 			t.Errorf("bastion %s is not tried", cmd.Name)
 		}

@@ -15,8 +15,8 @@ import (
 // orPick returns args, or where they name no target the one that the user picks from the list. Without a terminal it returns args, and
 // the command says what it misses.
 func (a *app) orPick(ctx context.Context, s config.Settings, hasTarget bool, args []string) ([]string, error) {
-	out, isFile := a.raw.err.(*os.File) // standard output may be another program's
-	if hasTarget || s.Output.Format == "json" || !isFile || !term.IsTerminal(int(out.Fd())) || !term.IsTerminal(int(a.in.Fd())) {
+	out, isFile := a.Raw.Err.(*os.File) // standard output may be another program's
+	if hasTarget || s.Output.Format == "json" || !isFile || !term.IsTerminal(int(out.Fd())) || !term.IsTerminal(int(a.In.Fd())) {
 		return args, nil
 	}
 	scopes, err := a.listScopes(s, false)
@@ -40,9 +40,9 @@ func (a *app) orPick(ctx context.Context, s config.Settings, hasTarget bool, arg
 		return args, err // the command says what it misses
 	}
 	if err != nil {
-		a.note(s, "the list lacks something: %v", err)
+		a.Note(s, "the list lacks something: %v", err)
 	}
-	value, ok, err := picker.Pick(ctx, a.in, out, "target", choices)
+	value, ok, err := picker.Pick(ctx, a.In, out, "target", choices)
 	if err != nil {
 		return nil, err
 	}

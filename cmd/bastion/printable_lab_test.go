@@ -249,7 +249,7 @@ func TestBytesStayExact(t *testing.T) {
 	}
 	for _, shell := range cli.Shells {
 		a, _ := testApp()
-		if script, ok := a.line.CompletionScript(shell); !ok || e.must("completion", shell).stdout != script {
+		if script, ok := a.Line.CompletionScript(shell); !ok || e.must("completion", shell).stdout != script {
 			t.Errorf("the script of %s is another", shell)
 		}
 	}

@@ -49,16 +49,16 @@ func TestHostileText(t *testing.T) {
 		},
 		"sshd": func(a *app) error { return a.printStatus(statusOutput{Status: report.Status{Target: bad}}) },
 		"top": func(a *app) error { // as on the terminal, where nothing else sanitizes
-			_, err := io.WriteString(a.raw.out, strings.Join(top, "\n")+"\n")
+			_, err := io.WriteString(a.Raw.Out, strings.Join(top, "\n")+"\n")
 			return err
 		},
 		"forwards": func(a *app) error { return a.printForwards([]api.Forward{forward}, config.Settings{}) },
 		"error": func(a *app) error {
-			printError(a.err, fail.Usagef(bad, "%s", bad))
+			printError(a.Err, fail.Usagef(bad, "%s", bad))
 			return nil
 		},
 		"step": func(a *app) error {
-			p := console.NewProgress(a.raw.err, false)
+			p := console.NewProgress(a.Raw.Err, false)
 			defer p.Close()
 			p.Step(bad)
 			p.Note(bad)
@@ -77,35 +77,10 @@ func TestHostileText(t *testing.T) {
 	}
 }
 
-// A value for programs is printed as it is or not at all.
-func TestPrintExact(t *testing.T) {
-	a, out := testApp()
-	if err := a.printExact("it", "postgres://localhost/ä", ""); err != nil || out.String() != "postgres://localhost/ä\n" {
-		t.Errorf("%q, %v", out, err)
-	}
-	out.Reset()
-	if err := a.printExact("it", "x\u202ey", ""); err == nil || out.Len() > 0 {
-		t.Errorf("%q, %v", out, err)
-	}
-}
-
-// What does not go through printf is sanitized too: both streams are.
-func TestStreamsAreSanitized(t *testing.T) {
-	a, out := testApp()
-	for _, w := range []io.Writer{a.out, a.err} {
-		if _, err := io.WriteString(w, "\x1b[2J\u202e\n"); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if want := "?[2J?\n?[2J?\n"; out.String() != want {
-		t.Errorf("%q, want %q", out, want)
-	}
-}
-
 // JSON is exact data, and harmless.
 func TestHostileJSON(t *testing.T) {
 	a, out := testApp()
-	if err := a.printJSON(map[string]string{"text": hostile}); err != nil {
+	if err := a.PrintJSON(map[string]string{"text": hostile}); err != nil {
 		t.Fatal(err)
 	}
 	checkHarmless(t, "JSON", out.String())

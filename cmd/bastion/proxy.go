@@ -23,6 +23,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/openssh"
 	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/internal/shared"
@@ -70,11 +71,11 @@ func (a *app) proxyCommand() *cli.Command {
 			cli.Text(&o.connect, "USER",
 				"send the EC2 instance a new key for USER by EC2 Instance Connect; in ssh_config %r is the user", "instance-connect"),
 			cli.Switch(&o.pass, "pass the connection to ssh and end (ProxyUseFdpass yes)", "fdpass"),
-			yesFlag(&o.yes),
+			invocation.YesFlag(&o.yes),
 		},
-		Settings: showCommon,
+		Settings: invocation.CommonSettings,
 		Complete: bastionHost,
-		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.proxy(ctx, s, args, o) }),
+		Run:      a.With(func(ctx context.Context, s config.Settings, args []string) error { return a.proxy(ctx, s, args, o) }),
 	}
 }
 
@@ -104,7 +105,7 @@ func (a *app) proxy(ctx context.Context, s config.Settings, args []string, o pro
 	if of, ok := strings.CutSuffix(name, ".bastion"); ok && slices.Contains(s.Environments, of) {
 		name = of + "/" + name
 	}
-	s, host, err := a.scoped(s, name)
+	s, host, err := a.Scoped(s, name)
 	if err != nil {
 		return err
 	}
@@ -117,7 +118,7 @@ func (a *app) proxy(ctx context.Context, s config.Settings, args []string, o pro
 		return err
 	}
 	quiet := s.Output.Quiet
-	if f, ok := a.raw.err.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+	if f, ok := a.Raw.Err.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
 		// Standard error is ssh's, or its caller's, who did not ask for a report.
 		s.Output.Quiet = true
 	}
@@ -129,7 +130,7 @@ func (a *app) proxy(ctx context.Context, s config.Settings, args []string, o pro
 		return fail.Usagef("leave out --fdpass and ProxyUseFdpass",
 			"--fdpass is for connections by the agent, to hosts behind the bastion")
 	}
-	if err := a.confirm(ctx, o.yes, s); err != nil {
+	if err := a.Confirm(ctx, o.yes, s); err != nil {
 		return err
 	}
 	switch {
@@ -145,9 +146,11 @@ func (a *app) proxy(ctx context.Context, s config.Settings, args []string, o pro
 func (a *app) proxyToBastion(ctx context.Context, s config.Settings, host string) error {
 	return a.proxyServer(ctx, s, host,
 		func(dir string) (*openssh.Sockets, error) {
-			return openssh.Serve(dir, os.Getppid(), s.SSHD.Target == "", a.logger(s, nil))
+			return openssh.Serve(dir, os.Getppid(), s.SSHD.Target == "", a.Logger(s, nil))
 		},
-		func(run *session) (*access.SSHStream, error) { return run.access.OpenSSH(ctx, s.Grant.Permit) })
+		func(run *invocation.Session) (*access.SSHStream, error) {
+			return run.Access.OpenSSH(ctx, s.Grant.Permit)
+		})
 }
 
 // proxyToInstance connects to the SSH server of an EC2 instance or managed node. EC2 Instance Connect lets the user in that connect names.
@@ -155,12 +158,12 @@ func (a *app) proxyToInstance(ctx context.Context, s config.Settings, host strin
 	var sockets func(dir string) (*openssh.Sockets, error)
 	if connect != "" {
 		sockets = func(dir string) (*openssh.Sockets, error) {
-			return openssh.ServeIdentity(dir, os.Getppid(), a.logger(s, nil))
+			return openssh.ServeIdentity(dir, os.Getppid(), a.Logger(s, nil))
 		}
 	}
 	return a.proxyServer(ctx, s, host, sockets,
-		func(run *session) (*access.SSHStream, error) {
-			return run.access.OpenInstance(ctx, host, port, connect, func(why error) {
+		func(run *invocation.Session) (*access.SSHStream, error) {
+			return run.Access.OpenInstance(ctx, host, port, connect, func(why error) {
 				if !quiet {
 					a.sayWaiting(run, host, why)
 				}
@@ -176,11 +179,11 @@ func (a *app) proxyToHost(ctx context.Context, s config.Settings, dest string, p
 			return err
 		}
 	}
-	run, err := a.open(ctx, "proxy", s)
+	run, err := a.Open(ctx, "proxy", s)
 	if err != nil {
 		return err
 	}
-	defer run.close()
+	defer run.Close()
 	return a.proxyBehind(ctx, run, dest)
 }
 
@@ -191,10 +194,10 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, 
 	if err != nil {
 		return false, err
 	}
-	p := a.newProgress(s)
+	p := a.NewProgress(s)
 	defer p.Close()
 	p.Step("connecting to " + dest)
-	req := api.DialRequest{Scope: a.scope(s), Target: dest}
+	req := api.DialRequest{Scope: invocation.AgentScope(s), Target: dest}
 	if !pass {
 		req.ID = rand.Text()
 	}
@@ -217,7 +220,7 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, 
 		return true, a.pipe(ctx, dest, &sshproxy.Conn{Conn: conn, Why: why})
 	}
 	defer func() { _ = conn.Close() }()
-	out, ok := a.raw.out.(*os.File)
+	out, ok := a.Raw.Out.(*os.File)
 	if !ok {
 		return true, fail.Usagef("leave out --fdpass", "standard output is not a file")
 	}
@@ -228,7 +231,7 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, 
 // sockets, if serve, which may be nil, opens some.
 func (a *app) proxyServer(
 	ctx context.Context, s config.Settings, dest string, serve func(dir string) (*openssh.Sockets, error),
-	open func(*session) (*access.SSHStream, error),
+	open func(*invocation.Session) (*access.SSHStream, error),
 ) error {
 	var sockets *openssh.Sockets
 	if serve != nil { // before anything that takes time: ssh asks soon
@@ -241,17 +244,17 @@ func (a *app) proxyServer(
 		}
 		defer sockets.Close()
 	}
-	run, err := a.open(ctx, "proxy", s)
+	run, err := a.Open(ctx, "proxy", s)
 	if err != nil {
 		return err
 	}
-	defer run.close()
+	defer run.Close()
 	stream, err := open(run)
 	if err != nil {
 		return err
 	}
 	defer func() { _ = stream.Close() }()
-	run.progress.Idle()
+	run.Progress.Idle()
 	conn := &sshproxy.Conn{Conn: stream.Conn, Why: sshproxy.UnlessEnd}
 	if sockets == nil {
 		return a.pipe(ctx, dest, conn)
@@ -277,21 +280,21 @@ func (a *app) proxyServer(
 
 // sayWaiting says why a connection to a node is not there yet. ssh's user needs that too, because most nodes that are not connected
 // stay so.
-func (a *app) sayWaiting(run *session, host string, why error) {
-	text := fmt.Sprintf("waiting up to %s for %s: %v", run.settings.Link.ConnectTimeout, host, why)
+func (a *app) sayWaiting(run *invocation.Session, host string, why error) {
+	text := fmt.Sprintf("waiting up to %s for %s: %v", run.Settings.Link.ConnectTimeout, host, why)
 	if next := fail.NextOf(why); next != "" {
 		text += "\nhint: " + next
 	}
-	if run.progress != nil {
-		run.progress.Note(text)
+	if run.Progress != nil {
+		run.Progress.Note(text)
 		return
 	}
-	_ = console.Printf(a.err, "bastion: %s\n", console.Paragraph(text))
+	_ = console.Printf(a.Err, "bastion: %s\n", console.Paragraph(text))
 }
 
 // proxyBehind connects to a host behind the bastion by a link of its own.
-func (a *app) proxyBehind(ctx context.Context, run *session, dest string) error {
-	link, err := run.link(ctx, []string{dest})
+func (a *app) proxyBehind(ctx context.Context, run *invocation.Session, dest string) error {
+	link, err := run.Link(ctx, []string{dest})
 	if err != nil {
 		return err
 	}
@@ -305,8 +308,8 @@ func (a *app) proxyBehind(ctx context.Context, run *session, dest string) error 
 
 // pipe connects the standard streams to conn, which leads to dest, until either has ended.
 func (a *app) pipe(ctx context.Context, dest string, conn *sshproxy.Conn) error {
-	err := sshproxy.Pipe(ctx, a.in, a.raw.out, dest, conn, func(err error) {
-		_ = console.Printf(a.err, "bastion: the connection to %s was lost: %s\n", dest, err) // one line
+	err := sshproxy.Pipe(ctx, a.In, a.Raw.Out, dest, conn, func(err error) {
+		_ = console.Printf(a.Err, "bastion: the connection to %s was lost: %s\n", dest, err) // one line
 	})
 	if errors.Is(err, sshproxy.ErrLost) {
 		return &process.ExitError{Code: exitCodes[fail.Lost]}
@@ -328,7 +331,7 @@ func (a *app) knownHosts(ctx context.Context, args []string) error {
 	if !isBastion(host) {
 		return nil
 	}
-	s, err := a.settings(ctx, shared.Cached)
+	s, err := a.Settings(ctx, shared.Cached)
 	if err != nil {
 		return err
 	}
@@ -348,5 +351,5 @@ func (a *app) knownHosts(ctx context.Context, args []string) error {
 	for _, key := range hostKeys {
 		fmt.Fprintf(&lines, "%s %s", pattern, ssh.MarshalAuthorizedKey(key))
 	}
-	return a.document("known_hosts", lines.String())
+	return a.Document("known_hosts", lines.String())
 }

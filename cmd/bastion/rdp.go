@@ -23,6 +23,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/linkview"
 	"github.com/bastion-ssm/bastion/internal/rdp"
 	"github.com/bastion-ssm/bastion/targets"
@@ -60,10 +61,10 @@ func (a *app) rdpCommand() *cli.Command {
 			cli.Text(&o.key, "FILE", "private key of the instance's key pair, for the administrator's password", "key"),
 			cli.Switch(&o.show, "print the password that --key decrypts, at a terminal", "show-password"),
 			cli.Text(&o.file, "FILE", "write the .rdp file to FILE, and start no client", "file"),
-			yesFlag(&o.yes),
+			invocation.YesFlag(&o.yes),
 		},
 		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupOutput},
-		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.rdp(ctx, s, args, o) }),
+		Run:      a.With(func(ctx context.Context, s config.Settings, args []string) error { return a.rdp(ctx, s, args, o) }),
 	}
 }
 
@@ -78,7 +79,7 @@ type desktop struct {
 
 // rdp runs `bastion rdp`. What can be wrong on this machine is found before anything is asked of AWS.
 func (a *app) rdp(ctx context.Context, s config.Settings, args []string, o rdpOptions) error {
-	s, name, err := a.scoped(s, args[0])
+	s, name, err := a.Scoped(s, args[0])
 	if err != nil {
 		return err
 	}
@@ -86,7 +87,7 @@ func (a *app) rdp(ctx context.Context, s config.Settings, args []string, o rdpOp
 	if err != nil {
 		return err
 	}
-	if err := a.confirm(ctx, o.yes, s); err != nil {
+	if err := a.Confirm(ctx, o.yes, s); err != nil {
 		return err
 	}
 	endpoint, password, err := a.findDesktop(ctx, s, d)
@@ -94,7 +95,7 @@ func (a *app) rdp(ctx context.Context, s config.Settings, args []string, o rdpOp
 		return err
 	}
 	if o.show {
-		if err := a.printExact("the password", password, "read it from the EC2 console"); err != nil {
+		if err := a.PrintExact("the password", password, "read it from the EC2 console"); err != nil {
 			return err
 		}
 	}
@@ -127,7 +128,7 @@ func (a *app) desktop(s config.Settings, args []string, o rdpOptions) (d desktop
 	if d.user == "" {
 		d.user = rdp.DefaultUser
 	}
-	out, isFile := a.raw.out.(*os.File)
+	out, isFile := a.Raw.Out.(*os.File)
 	switch {
 	case o.show && o.key == "":
 		return d, fail.Usagef("name the key with --key FILE", "--show-password needs the key that decrypts the password")
@@ -204,26 +205,26 @@ func (a *app) findDesktop(ctx context.Context, s config.Settings, d desktop) (e 
 	if d.spec.Kind == targets.Host {
 		return targets.Endpoint{Host: d.spec.Host, Port: d.spec.Port}, "", nil
 	}
-	run, err := a.open(ctx, "rdp", s)
+	run, err := a.Open(ctx, "rdp", s)
 	if err != nil {
 		return e, "", err
 	}
-	defer run.close()
-	run.progress.Step("looking up " + d.spec.String())
-	ctx, cancel := bounded(ctx, s)
+	defer run.Close()
+	run.Progress.Step("looking up " + d.spec.String())
+	ctx, cancel := invocation.Bounded(ctx, s)
 	defer cancel()
-	found, err := run.access.Resolve(ctx, []targets.Spec{d.spec})
+	found, err := run.Access.Resolve(ctx, []targets.Spec{d.spec})
 	if err != nil {
 		return e, "", err
 	}
 	e = found[0]
 	if e.StatusNote != "" {
-		run.progress.Note(e.Name + ": " + e.StatusNote)
+		run.Progress.Note(e.Name + ": " + e.StatusNote)
 	}
 	if d.key == nil {
 		return e, "", nil
 	}
-	data, err := run.access.PasswordData(ctx, e.Instance)
+	data, err := run.Access.PasswordData(ctx, e.Instance)
 	if err != nil {
 		return e, "", err
 	}
@@ -238,14 +239,14 @@ func (a *app) serveDesktop(ctx context.Context, s config.Settings, path string, 
 	}
 	var err error
 	if s.Output.Format == "json" {
-		err = a.printLine(map[string]any{"file": path, "listen": addr.String(), "user": d.user})
+		err = a.PrintLine(map[string]any{"file": path, "listen": addr.String(), "user": d.user})
 	} else {
-		err = console.Printf(a.out, "%s\n", path)
+		err = console.Printf(a.Out, "%s\n", path)
 	}
 	if err != nil {
 		return err
 	}
-	a.note(s, "%s opens the desktop at %s until this command ends", path, addr)
+	a.Note(s, "%s opens the desktop at %s until this command ends", path, addr)
 	<-ctx.Done()
 	return context.Cause(ctx)
 }
@@ -262,6 +263,6 @@ func (a *app) runClient(ctx context.Context, s config.Settings, addr netip.AddrP
 		return fail.New(fail.Other, "write the .rdp file", err, "check runtime_dir")
 	}
 	defer func() { err = errors.Join(err, os.Remove(path)) }()
-	a.note(s, "%s opens the desktop of %s at %s", filepath.Base(d.client.Program), d.text, addr)
-	return d.client.Run(ctx, path, password, options, a.err)
+	a.Note(s, "%s opens the desktop of %s at %s", filepath.Base(d.client.Program), d.text, addr)
+	return d.client.Run(ctx, path, password, options, a.Err)
 }

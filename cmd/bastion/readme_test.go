@@ -40,9 +40,9 @@ func TestReadme(t *testing.T) {
 	found := commands.FindAllStringSubmatch(text, -1)
 	for _, m := range found {
 		words := strings.Fields(m[1] + m[2])
-		if a.line.Root.Verb(words[1]) == nil {
+		if a.Line.Root.Verb(words[1]) == nil {
 			t.Errorf("%q is not a command", words)
-		} else if _, err := a.line.Arrange(words); err != nil {
+		} else if _, err := a.Line.Arrange(words); err != nil {
 			t.Errorf("%q: %v", words, err)
 		}
 	}

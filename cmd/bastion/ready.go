@@ -143,6 +143,6 @@ func (a *app) serveForScript(ctx context.Context, s config.Settings, w wanted, p
 		return show(ctx, forwards)
 	}
 	v.hide = p.untell
-	note := func(text string) { a.note(s, "%s, and the forwards with it", text) }
+	note := func(text string) { a.Note(s, "%s, and the forwards with it", text) }
 	return p.during(ctx, note, func(ctx context.Context) error { return a.serveForwards(ctx, s, w, v) })
 }

@@ -4,6 +4,8 @@ import (
 	"os"
 	"strings"
 	"testing"
+
+	"github.com/bastion-ssm/bastion/internal/invocation"
 )
 
 // The operators' commands refuse what they cannot mean with exit code 2, what to do next, and before any call of AWS: there are no
@@ -45,7 +47,7 @@ func TestOperatorsCommandsRefuse(t *testing.T) {
 		"init --emit cfn --offline --people AWSReservedSSO_A_0123": "none of IAM Identity Center's",
 	} {
 		var stdout, stderr syncBuilder
-		code := run(t.Context(), append([]string{"bastion"}, strings.Fields(line)...), stdio{in: os.Stdin, out: &stdout, err: &stderr})
+		code := run(t.Context(), append([]string{"bastion"}, strings.Fields(line)...), invocation.Stdio{In: os.Stdin, Out: &stdout, Err: &stderr})
 		if code != 2 || !strings.Contains(stderr.String(), want) || !strings.Contains(stderr.String(), "\n  hint: ") || stdout.String() != "" {
 			t.Errorf("%s: exit code %d, want 2 with %q and a hint\n%s%s", line, code, want, &stderr, &stdout)
 		}

@@ -59,9 +59,9 @@ func (a *app) service(ctx context.Context, verb string, do func(context.Context,
 	var s config.Settings
 	var err error
 	if verb == serviceRun {
-		s, err = a.agentSettings()
+		s, err = a.AgentSettings()
 	} else {
-		s, err = a.settings(ctx, shared.Cached)
+		s, err = a.Settings(ctx, shared.Cached)
 	}
 	if err != nil {
 		return err
@@ -81,7 +81,7 @@ type serviceOutcome struct {
 
 // managed returns the service, whether it is installed or not.
 func (a *app) managed(ctx context.Context, s config.Settings, verb string) (*service.Service, error) {
-	program, err := a.program()
+	program, err := a.Program()
 	if err != nil {
 		return nil, err
 	}
@@ -91,8 +91,8 @@ func (a *app) managed(ctx context.Context, s config.Settings, verb string) (*ser
 	}
 	return service.New(ctx, verb, service.Options{
 		Path:    program,
-		Args:    append([]string{"agent", "run", "--stay", "--log-file", logFile}, a.givenFlags()...),
-		Windows: append([]string{"service", serviceRun}, a.givenFlags()...),
+		Args:    append([]string{"agent", "run", "--stay", "--log-file", logFile}, a.GivenFlags()...),
+		Windows: append([]string{"service", serviceRun}, a.GivenFlags()...),
 		Program: &agentProgram{app: a, settings: s},
 	})
 }
@@ -115,7 +115,7 @@ func (a *app) serviceInstall(_ context.Context, s config.Settings, m *service.Se
 	if err := m.Install(); err != nil {
 		return err
 	}
-	return a.outcome(s, serviceOutcome{m.Name(), "installed"},
+	return a.Outcome(s, serviceOutcome{m.Name(), "installed"},
 		fmt.Sprintf("installed %s; it starts when you sign in, and now by bastion service start", m.Name()))
 }
 
@@ -127,14 +127,14 @@ func (a *app) signIn(m *service.Service) error {
 		return fail.New(fail.Other, op, err, service.Without)
 	}
 	var password string
-	if fd := int(a.in.Fd()); term.IsTerminal(fd) {
-		_ = console.Printf(a.err, "Windows password of %s: ", me.Username)
+	if fd := int(a.In.Fd()); term.IsTerminal(fd) {
+		_ = console.Printf(a.Err, "Windows password of %s: ", me.Username)
 		var typed []byte
 		typed, err = term.ReadPassword(fd)
-		fmt.Fprintln(a.err)
+		fmt.Fprintln(a.Err)
 		password = string(typed)
 	} else {
-		password, err = bufio.NewReader(a.in).ReadString('\n')
+		password, err = bufio.NewReader(a.In).ReadString('\n')
 	}
 	if err != nil {
 		return fail.New(fail.Usage, op, fmt.Errorf("no password: %w", err), "type it, or give it on standard input")
@@ -150,7 +150,7 @@ func (a *app) serviceUninstall(_ context.Context, s config.Settings, m *service.
 		return fail.New(fail.Other, op, err, "")
 	}
 	if !ok {
-		return a.outcome(s, serviceOutcome{m.Name(), "not_installed"}, "the service is not installed")
+		return a.Outcome(s, serviceOutcome{m.Name(), "not_installed"}, "the service is not installed")
 	}
 	if running, err := m.Running(); err == nil && running {
 		if err := m.Stop(); err != nil {
@@ -160,7 +160,7 @@ func (a *app) serviceUninstall(_ context.Context, s config.Settings, m *service.
 	if err := m.Uninstall(); err != nil {
 		return fail.New(fail.Other, op, err, "remove "+m.Name()+" by hand")
 	}
-	return a.outcome(s, serviceOutcome{m.Name(), "removed"}, "removed "+m.Name())
+	return a.Outcome(s, serviceOutcome{m.Name(), "removed"}, "removed "+m.Name())
 }
 
 func (a *app) serviceStart(ctx context.Context, s config.Settings, m *service.Service) error {
@@ -169,7 +169,7 @@ func (a *app) serviceStart(ctx context.Context, s config.Settings, m *service.Se
 		return err
 	}
 	if running, err := m.Running(); err == nil && running {
-		return a.outcome(s, serviceOutcome{m.Name(), "running"}, "the service runs")
+		return a.Outcome(s, serviceOutcome{m.Name(), "running"}, "the service runs")
 	}
 	client, err := launch.Client(s)
 	if err != nil {
@@ -182,7 +182,7 @@ func (a *app) serviceStart(ctx context.Context, s config.Settings, m *service.Se
 	if err := m.Start(); err != nil {
 		return fail.New(fail.Other, op, err, m.Logs())
 	}
-	return a.outcome(s, serviceOutcome{m.Name(), "started"}, "the service was started")
+	return a.Outcome(s, serviceOutcome{m.Name(), "started"}, "the service was started")
 }
 
 func (a *app) serviceStop(_ context.Context, s config.Settings, m *service.Service) error {
@@ -192,7 +192,7 @@ func (a *app) serviceStop(_ context.Context, s config.Settings, m *service.Servi
 	if err := m.Stop(); err != nil {
 		return fail.New(fail.Other, "stop the service", err, "bastion agent stop ends the agent")
 	}
-	return a.outcome(s, serviceOutcome{m.Name(), "stopped"}, "the service has ended")
+	return a.Outcome(s, serviceOutcome{m.Name(), "stopped"}, "the service has ended")
 }
 
 // serviceStatus says what the service manager knows.
@@ -213,17 +213,17 @@ func (a *app) serviceStatus(_ context.Context, s config.Settings, m *service.Ser
 		}
 	}
 	if s.Output.Format == "json" {
-		return a.printJSON(out)
+		return a.PrintJSON(out)
 	}
 	switch {
 	case !out.Installed:
-		_, err = fmt.Fprintln(a.out, "the service is not installed; bastion service install installs it")
+		_, err = fmt.Fprintln(a.Out, "the service is not installed; bastion service install installs it")
 	case out.Running:
-		err = console.Printf(a.out, "the service runs (%s)\n", m.Name())
+		err = console.Printf(a.Out, "the service runs (%s)\n", m.Name())
 	case out.Problem != "":
-		err = console.Printf(a.out, "the service does not run: %s (%s); %s\n", out.Problem, m.Name(), m.Logs())
+		err = console.Printf(a.Out, "the service does not run: %s (%s); %s\n", out.Problem, m.Name(), m.Logs())
 	default:
-		err = console.Printf(a.out, "the service is installed and does not run (%s)\n", m.Name())
+		err = console.Printf(a.Out, "the service is installed and does not run (%s)\n", m.Name())
 	}
 	return err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
@@ -37,10 +38,10 @@ func (a *app) socksCommand() *cli.Command {
 		Flags: append([]cli.Option{
 			detachFlag(&o.detach),
 			cli.Text(&o.name, "NAME", "name of the proxy for stop and wait", "name"),
-			yesFlag(&o.yes),
+			invocation.YesFlag(&o.yes),
 		}, o.ready.options()...),
 		Settings: []string{config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput},
-		Run:      a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.socks(ctx, s, args, o) }),
+		Run:      a.With(func(ctx context.Context, s config.Settings, args []string) error { return a.socks(ctx, s, args, o) }),
 	}
 }
 
@@ -84,7 +85,7 @@ func (a *app) socks(ctx context.Context, s config.Settings, args []string, o soc
 	if err != nil {
 		return err
 	}
-	if err := a.confirm(ctx, o.yes, s); err != nil {
+	if err := a.Confirm(ctx, o.yes, s); err != nil {
 		return err
 	}
 	p, err := o.ready.open(o.detach)
@@ -116,7 +117,7 @@ func checkProxy(s *config.Settings) (user string, err error) {
 // printProxy says on standard output how to use a proxy.
 func (a *app) printProxy(p proxyInfo, s config.Settings) error {
 	if s.Output.Format == "json" {
-		return a.printLine(p)
+		return a.PrintLine(p)
 	}
-	return console.Printf(a.out, "%s\n%s\n%s\n", p.Proxy, p.HTTP, p.PAC)
+	return console.Printf(a.Out, "%s\n%s\n%s\n", p.Proxy, p.HTTP, p.PAC)
 }

@@ -2,11 +2,6 @@ package main
 
 import (
 	"context"
-	"maps"
-	"os"
-	"os/exec"
-	"path/filepath"
-	"slices"
 	"strings"
 
 	"github.com/bastion-ssm/bastion/internal/cli"
@@ -14,6 +9,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/shared"
 	"github.com/bastion-ssm/bastion/internal/sshconfig"
 )
@@ -51,7 +47,7 @@ func (a *app) sshConfigCommand() *cli.Command {
 			cli.Switch(&o.write, "add the block to the file, or replace the one there", "write"),
 			cli.Switch(&o.remove, "remove the block from the file", "remove"),
 			cli.Switch(&o.connect, "sign in to EC2 instances with an ephemeral key, by EC2 Instance Connect", "instance-connect"),
-			yesFlag(&o.yes),
+			invocation.YesFlag(&o.yes),
 			cli.Text(&o.file, "FILE", "file that --write and --remove change (default: ~/.ssh/config)", "file"),
 		},
 		Settings: []string{config.GroupAWS},
@@ -84,7 +80,7 @@ func (a *app) sshConfig(ctx context.Context, args []string, o sshConfigOptions) 
 		}
 		return a.edited(path, changed, text)
 	}
-	s, err := a.settings(ctx, shared.Usual)
+	s, err := a.Settings(ctx, shared.Usual)
 	if err != nil {
 		return err
 	}
@@ -93,11 +89,11 @@ func (a *app) sshConfig(ctx context.Context, args []string, o sshConfigOptions) 
 		return err
 	}
 	text := b.String()
-	if !o.write && a.wantsJSON() {
-		return a.document("config", text)
+	if !o.write && a.WantsJSON() {
+		return a.Document("config", text)
 	}
 	if !o.write {
-		return a.printExact("the configuration", strings.TrimSuffix(text, "\n"), "add --write, which writes it to ssh's file")
+		return a.PrintExact("the configuration", strings.TrimSuffix(text, "\n"), "add --write, which writes it to ssh's file")
 	}
 	changed, err := sshconfig.Edit(path, []byte(text))
 	if err != nil {
@@ -112,15 +108,15 @@ func (a *app) sshConfig(ctx context.Context, args []string, o sshConfigOptions) 
 
 // edited prints the result of the change of ssh's file.
 func (a *app) edited(path string, changed bool, text string) error {
-	if a.wantsJSON() {
-		return a.printJSON(map[string]any{"file": path, "changed": changed})
+	if a.WantsJSON() {
+		return a.PrintJSON(map[string]any{"file": path, "changed": changed})
 	}
-	return console.Printf(a.out, "%s\n", text)
+	return console.Printf(a.Out, "%s\n", text)
 }
 
 // sshBlock returns the block for this program and the options that it was given.
 func (a *app) sshBlock(ctx context.Context, s config.Settings, patterns []string, o sshConfigOptions) (sshconfig.Block, error) {
-	program, err := a.program()
+	program, err := a.Program()
 	if err != nil {
 		return sshconfig.Block{}, err
 	}
@@ -129,40 +125,7 @@ func (a *app) sshBlock(ctx context.Context, s config.Settings, patterns []string
 		return sshconfig.Block{}, err
 	}
 	return sshconfig.New(ctx, sshconfig.Options{
-		Program: program, Given: a.givenFlags(), Dir: dir, Patterns: patterns, Connect: o.connect, Yes: o.yes,
+		Program: program, Given: a.GivenFlags(), Dir: dir, Patterns: patterns, Connect: o.connect, Yes: o.yes,
 		Environments: s.Environments,
 	})
-}
-
-// program returns a path of this program that stays when it is updated: as it was called, not where that leads.
-func (a *app) program() (string, error) {
-	path, err := exec.LookPath(a.self)
-	if err == nil {
-		path, err = filepath.Abs(path)
-	}
-	if err != nil {
-		path, err = os.Executable()
-	}
-	if err != nil {
-		return "", fail.New(fail.Other, "find this program's path", err, "call it by its absolute path")
-	}
-	return path, nil
-}
-
-// givenFlags returns the settings that were given as flags, as flags, for another run of this program.
-func (a *app) givenFlags() []string {
-	var out []string
-	if a.line.ConfigFile != "" {
-		path, err := filepath.Abs(a.line.ConfigFile)
-		if err != nil {
-			path = a.line.ConfigFile
-		}
-		out = append(out, "--config="+path)
-	}
-	for _, key := range slices.Sorted(maps.Keys(a.line.Settings)) {
-		if setting := config.Lookup(key); setting.Group != config.GroupOutput {
-			out = append(out, "--"+setting.Flag()+"="+a.line.Settings[key])
-		}
-	}
-	return out
 }

@@ -221,7 +221,7 @@ esac
 		t.Fatal(err)
 	}
 	a, _ := testApp()
-	a.self, a.line.Settings["profile"] = program, `it's 50% \of $prod`
+	a.Self, a.Line.Settings["profile"] = program, `it's 50% \of $prod`
 	b, err := a.sshBlock(t.Context(), config.Settings{Local: config.Local{RuntimeDir: filepath.Join(dir, "run")}}, nil, sshConfigOptions{})
 	if err != nil {
 		t.Fatal(err)
@@ -238,7 +238,7 @@ esac
 	if err == nil || !strings.Contains(string(out), "Permission denied (publickey") {
 		t.Errorf("the host key should be known and there is no key: %v\n%s", err, out)
 	}
-	given := "--profile=" + a.line.Settings["profile"] + "\n"
+	given := "--profile=" + a.Line.Settings["profile"] + "\n"
 	calls := string(mustRead(t, filepath.Join(dir, "calls")))
 	if !strings.HasPrefix(calls, given+"proxy\nbastion\n22\n") ||
 		!strings.Contains(calls, given+"known-hosts\nbastion\n") {

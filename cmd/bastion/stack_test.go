@@ -25,6 +25,7 @@ import (
 	"github.com/bastion-ssm/bastion/account/deploy"
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/admin"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 )
 
 // standing makes a stack in an emulator, of an older program's template: it lacks the rule OtherCommand. moto 5.2.1 cannot make a key with
@@ -80,7 +81,7 @@ func TestEmptyNameIsRefused(t *testing.T) {
 	for _, line := range []string{"plan", "upgrade --yes", "destroy --yes", "destroy --dry-run", "init --emit cfn --offline", "iam-policy user --account 111122223333"} {
 		var stdout, stderr syncBuilder
 		args := append(append([]string{"bastion"}, strings.Fields(line)...), "--name", "")
-		code := run(t.Context(), args, stdio{in: os.Stdin, out: &stdout, err: &stderr})
+		code := run(t.Context(), args, invocation.Stdio{In: os.Stdin, Out: &stdout, Err: &stderr})
 		if code != 2 || stdout.String() != "" || !strings.Contains(stderr.String(), "the name is empty") {
 			t.Errorf("%s --name '': exit code %d, want 2\n%s%.400s", line, code, stderr.String(), stdout.String())
 		}
@@ -91,7 +92,7 @@ func TestEmptyNameIsRefused(t *testing.T) {
 func TestImageTagIsChecked(t *testing.T) {
 	for _, tag := range []string{"bad tag", "", ".1", "a/b", strings.Repeat("a", 129)} {
 		var stdout, stderr syncBuilder
-		code := run(t.Context(), []string{"bastion", "upgrade", "--image-tag", tag}, stdio{in: os.Stdin, out: &stdout, err: &stderr})
+		code := run(t.Context(), []string{"bastion", "upgrade", "--image-tag", tag}, invocation.Stdio{In: os.Stdin, Out: &stdout, Err: &stderr})
 		if code != 2 || !strings.Contains(stderr.String(), "is no tag of an image") {
 			t.Errorf("%q: exit code %d\n%s", tag, code, stderr.String())
 		}
@@ -181,9 +182,9 @@ func TestUpgradeImageOnMoto(t *testing.T) {
 	run := func(code int, line string, parts ...string) string {
 		t.Helper()
 		var stdout, stderr syncBuilder
-		a := newApp(stdio{in: os.Stdin, out: &stdout, err: &stderr})
-		a.registry = transport
-		if got := finish(t.Context(), a.err, a.written.Outcome(a.line.Run(t.Context(), strings.Fields("bastion "+line)))); got != code {
+		a := newApp(invocation.Stdio{In: os.Stdin, Out: &stdout, Err: &stderr})
+		a.Registry = transport
+		if got := finish(t.Context(), a.Err, a.Run(t.Context(), strings.Fields("bastion "+line))); got != code {
 			t.Fatalf("bastion %s: exit code %d, want %d\n%s%s", line, got, code, stdout.String(), stderr.String())
 		}
 		for _, part := range parts {

@@ -4,93 +4,20 @@ import (
 	"cmp"
 	"context"
 	"fmt"
-	"maps"
 	"os"
 	"strings"
 	"time"
 
-	"github.com/aws/aws-sdk-go-v2/aws"
-
-	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
-	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/shared"
 )
 
-// team is the shared configuration of this invocation, which is looked up once.
-type team struct {
-	known bool
-	copy  shared.Copy
-	found *config.Found
-	err   error
-}
-
-// source returns the source of a command's settings. how says when it asks AWS for the shared configuration.
-func (a *app) source(ctx context.Context, how shared.How) config.Source {
-	return config.Source{
-		Flags: a.line.Settings, File: a.line.ConfigFile,
-		Shared: func(s config.Settings) (*config.Found, error) {
-			if !a.team.known {
-				a.team = a.lookUpShared(ctx, s, how)
-			}
-			return a.team.found, a.team.err
-		},
-	}
-}
-
-// sharedName returns the name of the shared configuration's parameter; "": there is none.
-func sharedName() (string, error) {
-	name := cmp.Or(os.Getenv(shared.Variable), shared.Name)
-	if name == shared.Off {
-		return "", nil
-	}
-	return name, shared.CheckName(name)
-}
-
-// reader returns what reads the shared configuration of settings that have no file.
-func (a *app) reader(s config.Settings, name string) shared.Reader {
-	underSudo(&s, os.Getenv, os.Geteuid())
-	env := awssdk.NewEnv(awssdk.RelevantEnv(os.Environ()))
-	return shared.Reader{
-		Name: name, Dir: cmp.Or(s.Local.StateDir, dirs.DefaultState()),
-		Scope: shared.NewScope(s.AWS.Profile, s.AWS.Region, env.Credentials().AccessKeyID, env.Public()),
-		AWS: func(ctx context.Context) (aws.Config, error) {
-			cfg, p, err := a.loadAWS(ctx, s)
-			if err == nil {
-				p.Close()
-			}
-			return cfg, err
-		},
-	}
-}
-
-// lookUpShared reads the shared configuration.
-func (a *app) lookUpShared(ctx context.Context, s config.Settings, how shared.How) (t team) {
-	t.known = true
-	name, err := sharedName()
-	if err != nil || name == "" {
-		t.err = err
-		return t
-	}
-	if t.copy, t.err = a.reader(s, name).Read(ctx, how); t.copy.Text != "" {
-		t.found = &config.Found{Path: config.SharedPath + name, Real: t.copy.ARN, Data: []byte(t.copy.Text)}
-	}
-	return t
-}
-
-// noteUnread says that a command goes on without the shared configuration. A denial is no news, because the account may have none, and
-// without credentials or a region the command itself fails if it needs them.
-func (a *app) noteUnread(s config.Settings) {
-	if kind := fail.KindOf(s.Unread); s.Unread != nil && (kind == fail.Other || kind == fail.Timeout) {
-		a.note(s, "going on without the shared configuration: %s", s.Unread)
-	}
-}
-
-// describe says which version the shared configuration is, and how old.
-func (t team) describe(now time.Time) string {
-	c := t.copy
+// describeShared says which version the shared configuration is, and how old.
+func describeShared(t invocation.Shared, now time.Time) string {
+	c := t.Copy
 	kind := ""
 	if c.Secure {
 		kind = ", a SecureString"
@@ -114,12 +41,12 @@ type sharedOutput struct {
 	Error     string     `json:"error,omitempty"` // why AWS did not answer the last time
 }
 
-// output is nil for a command that needs no shared configuration.
-func (t team) output(s config.Settings) *sharedOutput {
-	if !t.known {
+// sharedOutputOf is nil for a command that needs no shared configuration.
+func sharedOutputOf(t invocation.Shared, s config.Settings) *sharedOutput {
+	if !t.Known {
 		return nil
 	}
-	c := t.copy
+	c := t.Copy
 	out := &sharedOutput{Parameter: c.Name, ARN: c.ARN, Region: c.Region, Version: c.Version}
 	if !c.At.IsZero() {
 		out.Read = &c.At
@@ -140,11 +67,11 @@ type shareOptions struct{ yes, remove bool }
 
 // share runs `bastion config share`.
 func (a *app) share(ctx context.Context, named string, o shareOptions) error {
-	s, err := config.Load(config.Source{Flags: a.line.Settings, NoFile: true})
+	s, err := config.Load(config.Source{Flags: a.Line.Settings, NoFile: true})
 	if err != nil {
 		return err
 	}
-	name, err := sharedName()
+	name, err := invocation.SharedName()
 	switch {
 	case err != nil:
 		return err
@@ -159,7 +86,7 @@ func (a *app) share(ctx context.Context, named string, o shareOptions) error {
 			return err
 		}
 	}
-	reader := a.reader(s, name)
+	reader := a.SharedReader(s, name)
 	old, err := reader.Read(ctx, shared.Anew)
 	if err != nil {
 		return err
@@ -167,7 +94,7 @@ func (a *app) share(ctx context.Context, named string, o shareOptions) error {
 	if old.Failure != nil {
 		return old.Failure.Err()
 	}
-	cfg, p, err := a.loadAWS(ctx, s)
+	cfg, p, err := a.LoadAWS(ctx, s)
 	if err != nil {
 		return err
 	}
@@ -176,9 +103,9 @@ func (a *app) share(ctx context.Context, named string, o shareOptions) error {
 	where := name + " in " + cfg.Region
 	switch {
 	case o.remove && old.Text == "":
-		return a.outcome(s, map[string]any{"parameter": name, "region": cfg.Region, "removed": false}, "there is no shared configuration "+where)
+		return a.Outcome(s, map[string]any{"parameter": name, "region": cfg.Region, "removed": false}, "there is no shared configuration "+where)
 	case old.Text == text:
-		return a.outcome(s, shareOutput{name, cfg.Region, old.Version, false}, "the shared configuration "+where+" is the same already")
+		return a.Outcome(s, shareOutput{name, cfg.Region, old.Version, false}, "the shared configuration "+where+" is the same already")
 	case old.Secure && !o.remove:
 		return fail.New(fail.Usage, "write the shared configuration "+where, fmt.Errorf("it is a SecureString, which bastion reads but does not write"),
 			"write it with aws ssm put-parameter --overwrite, or remove it first with bastion config share --remove")
@@ -192,13 +119,13 @@ func (a *app) share(ctx context.Context, named string, o shareOptions) error {
 		if err != nil {
 			return err
 		}
-		return a.outcome(s, map[string]any{"parameter": name, "region": cfg.Region, "removed": had}, "removed the shared configuration "+where)
+		return a.Outcome(s, map[string]any{"parameter": name, "region": cfg.Region, "removed": had}, "removed the shared configuration "+where)
 	}
 	version, err := shared.Write(ctx, cfg, name, text)
 	if err != nil {
 		return err
 	}
-	return a.outcome(s, shareOutput{name, cfg.Region, version, true}, fmt.Sprintf("wrote version %d of the shared configuration %s", version, where))
+	return a.Outcome(s, shareOutput{name, cfg.Region, version, true}, fmt.Sprintf("wrote version %d of the shared configuration %s", version, where))
 }
 
 // shareOutput is the JSON output of config share.
@@ -211,7 +138,7 @@ type shareOutput struct {
 
 // sharable returns the text of a file that can be the shared configuration. It says which settings readers must trust.
 func (a *app) sharable(named string) (string, error) {
-	src := config.Source{File: cmp.Or(named, a.line.ConfigFile), Flags: a.line.Settings, Ignored: a.warnIgnored}
+	src := config.Source{File: cmp.Or(named, a.Line.ConfigFile), Flags: a.Line.Settings, Ignored: a.WarnIgnored}
 	path, problems, err := src.Check(checkNamed)
 	switch {
 	case err != nil:
@@ -256,11 +183,11 @@ func (a *app) askShare(ctx context.Context, o shareOptions, where string, old sh
 				keys = append(keys, g.Key())
 			}
 		}
-		if err := console.Printf(a.err, "%s\n", console.Paragraph(text)); err != nil {
+		if err := console.Printf(a.Err, "%s\n", console.Paragraph(text)); err != nil {
 			return err
 		}
 		if len(keys) > 0 {
-			if err := console.Printf(a.err, "bastion: people must run bastion trust before they use it, because it sets %s\n",
+			if err := console.Printf(a.Err, "bastion: people must run bastion trust before they use it, because it sets %s\n",
 				strings.Join(keys, ", ")); err != nil {
 				return err
 			}
@@ -270,22 +197,12 @@ func (a *app) askShare(ctx context.Context, o shareOptions, where string, old sh
 			question = fmt.Sprintf("Write this over version %d of the shared configuration %s? [y/N] ", old.Version, where)
 		}
 	}
-	if !console.CanAsk(a.in) {
+	if !console.CanAsk(a.In) {
 		return fail.Usagef("add --yes", "config share asks at a terminal, and standard input is not one")
 	}
-	agreed, err := console.Confirm(ctx, a.in, a.err, question)
+	agreed, err := console.Confirm(ctx, a.In, a.Err, question)
 	if err == nil && !agreed {
 		err = fail.New(fail.Other, "", fmt.Errorf("not agreed; nothing was changed"), "")
 	}
 	return err
-}
-
-// flagsIn returns the options of the command line with an environment in place of theirs; "": theirs.
-func (a *app) flagsIn(environment string) map[string]string {
-	if environment == "" {
-		return a.line.Settings
-	}
-	flags := maps.Clone(a.line.Settings)
-	flags["environment"] = environment
-	return flags
 }

@@ -9,6 +9,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
@@ -34,11 +35,11 @@ func (a *app) tokenCommand() *cli.Command {
 			"export PGPASSWORD=$(bastion token rds:orders --user app)",
 		},
 		Flags:    []cli.Option{cli.Text(&o.user, "USER", "database user", "user")},
-		Settings: showCommon,
+		Settings: invocation.CommonSettings,
 		Complete: func([]string) []cli.Candidate {
 			return a.targetCandidates(func(d targets.Description) bool { return d.Tokens })
 		},
-		Run: a.with(func(ctx context.Context, s config.Settings, args []string) error { return a.token(ctx, s, args, o) }),
+		Run: a.With(func(ctx context.Context, s config.Settings, args []string) error { return a.token(ctx, s, args, o) }),
 	}
 }
 
@@ -51,7 +52,7 @@ func (a *app) token(ctx context.Context, s config.Settings, args []string, o tok
 	if o.user == "" {
 		return fail.Usagef("name the user with the role rds_iam: --user USER", "token: the database user is missing")
 	}
-	if s, err = request.SettingsOf(pair, s, a.settingsOf); err != nil {
+	if s, err = request.SettingsOf(pair, s, a.SettingsOf); err != nil {
 		return err
 	}
 	e, token, err := a.makeToken(ctx, s, pair.Target, o.user)
@@ -59,30 +60,30 @@ func (a *app) token(ctx context.Context, s config.Settings, args []string, o tok
 		return err
 	}
 	if s.Output.Format == "json" {
-		return a.printLine(map[string]any{
+		return a.PrintLine(map[string]any{
 			"token": token, "user": o.user, "host": e.Host, "port": e.Port,
 			"expires_at": time.Now().Add(targets.TokenLifetime).UTC().Truncate(time.Second),
 		})
 	}
-	_, err = fmt.Fprintln(a.out, token)
+	_, err = fmt.Fprintln(a.Out, token)
 	return err
 }
 
 // makeToken finds a database and makes a token for it.
 func (a *app) makeToken(ctx context.Context, s config.Settings, spec targets.Spec, user string,
 ) (targets.Endpoint, string, error) {
-	run, err := a.open(ctx, "token", s)
+	run, err := a.Open(ctx, "token", s)
 	if err != nil {
 		return targets.Endpoint{}, "", err
 	}
-	defer run.close()
-	run.progress.Step("looking up " + spec.String())
-	ctx, cancel := bounded(ctx, s)
+	defer run.Close()
+	run.Progress.Step("looking up " + spec.String())
+	ctx, cancel := invocation.Bounded(ctx, s)
 	defer cancel()
-	endpoints, err := run.access.Resolve(ctx, []targets.Spec{spec})
+	endpoints, err := run.Access.Resolve(ctx, []targets.Spec{spec})
 	if err != nil {
 		return targets.Endpoint{}, "", err
 	}
-	token, err := run.access.Token(ctx, endpoints[0], user)
+	token, err := run.Access.Token(ctx, endpoints[0], user)
 	return endpoints[0], token, err
 }

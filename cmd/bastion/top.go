@@ -34,7 +34,7 @@ func (a *app) topCommand() *cli.Command {
 		},
 		Examples: []string{"bastion top", "bastion top -o json | jq '.state.links[].live[].sessions'"},
 		Settings: []string{config.GroupLocal, config.GroupOutput},
-		Run:      a.withLocal(a.top),
+		Run:      a.WithLocal(a.top),
 	}
 }
 
@@ -50,13 +50,13 @@ func (a *app) top(ctx context.Context, s config.Settings, _ []string) error {
 	if err != nil {
 		return err
 	}
-	out, isFile := a.raw.out.(*os.File)
-	if s.Output.Format == "json" || !isFile || !term.IsTerminal(int(out.Fd())) || !term.IsTerminal(int(a.in.Fd())) {
+	out, isFile := a.Raw.Out.(*os.File)
+	if s.Output.Format == "json" || !isFile || !term.IsTerminal(int(out.Fd())) || !term.IsTerminal(int(a.In.Fd())) {
 		return a.topOnce(ctx, client, s)
 	}
 	shown, cancel := context.WithCancel(ctx)
 	defer cancel()
-	program := tea.NewProgram(topview.New(shown, client), tea.WithContext(shown), tea.WithInput(a.in), tea.WithOutput(out),
+	program := tea.NewProgram(topview.New(shown, client), tea.WithContext(shown), tea.WithInput(a.In), tea.WithOutput(out),
 		tea.WithAltScreen(), tea.WithoutSignalHandler())
 	_, err = program.Run()
 	if ctx.Err() != nil {
@@ -83,8 +83,8 @@ func (a *app) topOnce(ctx context.Context, client *api.Client, s config.Settings
 		}
 	}
 	if s.Output.Format == "json" {
-		return a.printJSON(out)
+		return a.PrintJSON(out)
 	}
-	_, err = io.WriteString(a.out, strings.Join(topview.Lines(out.State, out.Accounts, isRunning), "\n")+"\n")
+	_, err = io.WriteString(a.Out, strings.Join(topview.Lines(out.State, out.Accounts, isRunning), "\n")+"\n")
 	return err
 }

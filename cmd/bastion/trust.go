@@ -43,13 +43,13 @@ func (a *app) trustCommand() *cli.Command {
 			cli.Switch(&o.remove, "end the trust in the file", "remove"),
 		},
 		Settings: []string{config.GroupOutput},
-		Run:      func(ctx context.Context, args []string) error { return a.trust(ctx, optional(args), o) },
+		Run:      func(ctx context.Context, args []string) error { return a.trust(ctx, cli.Optional(args), o) },
 	}
 }
 
 // trust runs `bastion trust`. It takes no settings from the file, which is its subject.
 func (a *app) trust(ctx context.Context, named string, o trustOptions) error {
-	src := config.Source{Flags: a.line.Settings, NoFile: true}
+	src := config.Source{Flags: a.Line.Settings, NoFile: true}
 	s, err := config.Load(src)
 	if err != nil {
 		return err
@@ -110,9 +110,9 @@ func (a *app) trustFile(ctx context.Context, named string, store config.Store, s
 		}
 	}
 	isJSON := s.Output.Format == "json"
-	shown := a.out
+	shown := a.Out
 	if isJSON {
-		shown = a.err
+		shown = a.Err
 	}
 	if err := out.show(shown); err != nil {
 		return err
@@ -130,11 +130,11 @@ func (a *app) trustFile(ctx context.Context, named string, store config.Store, s
 	}
 	switch {
 	case isJSON:
-		return a.printJSON(out)
+		return a.PrintJSON(out)
 	case needed:
-		_, err = fmt.Fprintln(a.out, "trusted as it is now; an edit ends that")
+		_, err = fmt.Fprintln(a.Out, "trusted as it is now; an edit ends that")
 	default:
-		_, err = fmt.Fprintln(a.out, "this needs no trust, and none was recorded")
+		_, err = fmt.Fprintln(a.Out, "this needs no trust, and none was recorded")
 	}
 	return err
 }
@@ -180,10 +180,10 @@ func (o trustOutput) question() string {
 
 // askTrust asks at the terminal. Anything but yes is an error.
 func (a *app) askTrust(ctx context.Context, question string) error {
-	if !console.CanAsk(a.in) {
+	if !console.CanAsk(a.In) {
 		return fail.Usagef("read the settings above and add --yes", "trust asks at a terminal, and standard input is not one")
 	}
-	agreed, err := console.Confirm(ctx, a.in, a.err, question)
+	agreed, err := console.Confirm(ctx, a.In, a.Err, question)
 	if err == nil && !agreed {
 		err = fail.New(fail.Other, "", errors.New("not trusted; nothing was recorded"), "")
 	}
@@ -194,15 +194,15 @@ func (a *app) askTrust(ctx context.Context, question string) error {
 // configuration.
 func (a *app) trustable(ctx context.Context, named string) (*config.Found, error) {
 	if named == "" {
-		project, err := config.FindProject(a.warnIgnored)
+		project, err := config.FindProject(a.WarnIgnored)
 		if err != nil || project != nil {
 			return project, err
 		}
-		if found, err := a.source(ctx, shared.Anew).FindShared(); err != nil || found != nil {
+		if found, err := a.Source(ctx, shared.Anew).FindShared(); err != nil || found != nil {
 			return found, err
 		}
 	}
-	return projectFile(named, a.warnIgnored)
+	return projectFile(named, a.WarnIgnored)
 }
 
 // projectFile returns the file that is named, or the one that commands in the working directory would find.
@@ -235,10 +235,10 @@ func (a *app) listTrusted(store config.Store, s config.Settings) error {
 		return err
 	}
 	if s.Output.Format == "json" {
-		return a.printJSON(map[string]any{"trusted": append([]config.Record{}, records...)})
+		return a.PrintJSON(map[string]any{"trusted": append([]config.Record{}, records...)})
 	}
 	for _, r := range records {
-		if err := console.Printf(a.out, "%s  %s  %q\n", r.At.Local().Format(time.DateTime), r.SHA256, r.Path); err != nil {
+		if err := console.Printf(a.Out, "%s  %s  %q\n", r.At.Local().Format(time.DateTime), r.SHA256, r.Path); err != nil {
 			return err
 		}
 	}
@@ -275,10 +275,5 @@ func (a *app) distrust(ctx context.Context, named string, store config.Store, s 
 	if had {
 		verb = "is no longer trusted"
 	}
-	return a.outcome(s, map[string]any{"file": path, "removed": had}, fmt.Sprintf("%q %s", path, verb))
-}
-
-// warnIgnored says why a file that was found is not used. It is said in quiet commands too: the file may be the user's own.
-func (a *app) warnIgnored(err error) {
-	_ = console.Printf(a.err, "bastion: %v; %s\n", err, fail.NextOf(err))
+	return a.Outcome(s, map[string]any{"file": path, "removed": had}, fmt.Sprintf("%q %s", path, verb))
 }

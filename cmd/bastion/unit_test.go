@@ -17,18 +17,18 @@ import (
 	"testing"
 
 	"github.com/bastion-ssm/bastion/internal/admin"
-	"github.com/bastion-ssm/bastion/internal/cli"
-
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
+	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/doctor"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/process"
 )
 
 func testApp() (*app, *bytes.Buffer) {
 	var out bytes.Buffer
-	return newApp(stdio{out: &out, err: &out}), &out
+	return newApp(invocation.Stdio{Out: &out, Err: &out}), &out
 }
 
 // eachCommand calls do for every command and subcommand.
@@ -42,7 +42,7 @@ func eachCommand(c *cli.Command, path string, do func(c *cli.Command, path strin
 // Each command says what it does, by examples that are well-formed command lines.
 func TestEveryCommandHasExamples(t *testing.T) {
 	a, _ := testApp()
-	root := a.line.Root
+	root := a.Line.Root
 	eachCommand(root, root.Name, func(cmd *cli.Command, path string) {
 		if len(cmd.Examples) == 0 || len(cmd.Examples) > 3 && cmd != root {
 			t.Errorf("%s has %d examples", path, len(cmd.Examples))
@@ -55,7 +55,7 @@ func TestEveryCommandHasExamples(t *testing.T) {
 				if len(words) < 2 || words[0] != "bastion" {
 					continue // of another program
 				}
-				if _, err := a.line.Arrange(words); err != nil {
+				if _, err := a.Line.Arrange(words); err != nil {
 					t.Errorf("%s: the example %q: %v", path, line, err)
 					continue
 				}
@@ -66,7 +66,7 @@ func TestEveryCommandHasExamples(t *testing.T) {
 					}
 				}
 				for _, w := range words {
-					if cli.IsOption(w) && cli.FindOption(a.line.Options(of), strings.TrimLeft(w, "-")) == nil {
+					if cli.IsOption(w) && cli.FindOption(a.Line.Options(of), strings.TrimLeft(w, "-")) == nil {
 						t.Errorf("%s: the example %q has an unknown option", path, line)
 					}
 				}
@@ -217,7 +217,7 @@ func TestAgentRunTakesNoProjectFile(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	var out, said bytes.Buffer
-	std := stdio{in: os.Stdin, out: &out, err: &said}
+	std := invocation.Stdio{In: os.Stdin, Out: &out, Err: &said}
 	if code := run(ctx, []string{"bastion", "agent", "run"}, std); code == 2 || strings.Contains(said.String(), "bastion.yaml") {
 		t.Errorf("code %d: %s", code, said.String())
 	}
@@ -234,7 +234,7 @@ func TestRunsAreIndependent(t *testing.T) {
 		json bool
 	}{{[]string{"bastion", "version", "-o", "json"}, true}, {[]string{"bastion", "version"}, false}} {
 		var out, stderr syncBuilder
-		if code := run(t.Context(), tt.args, stdio{in: os.Stdin, out: &out, err: &stderr}); code != 0 || json.Valid([]byte(out.String())) != tt.json {
+		if code := run(t.Context(), tt.args, invocation.Stdio{In: os.Stdin, Out: &out, Err: &stderr}); code != 0 || json.Valid([]byte(out.String())) != tt.json {
 			t.Errorf("%v: %d, %q, %q", tt.args, code, out.String(), stderr.String())
 		}
 	}

@@ -52,7 +52,7 @@ func (a *app) urlCommand() *cli.Command {
 			Choices(cli.Words(dsn.FormatNames(dsn.FormatsByName())...)...)),
 		Settings: []string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
 		Complete: func([]string) []cli.Candidate { return append(a.forwardCandidates(), a.targetCandidates()...) },
-		Run:      a.withLocal(func(ctx context.Context, s config.Settings, args []string) error { return a.url(ctx, s, args[0], o) }),
+		Run:      a.WithLocal(func(ctx context.Context, s config.Settings, args []string) error { return a.url(ctx, s, args[0], o) }),
 	}
 }
 
@@ -65,7 +65,7 @@ func (a *app) url(ctx context.Context, s config.Settings, name string, o urlOpti
 	if err := errors.Join(o.check(), checkCA(s)); err != nil {
 		return err
 	}
-	s, name, err = a.scoped(s, name)
+	s, name, err = a.Scoped(s, name)
 	if err != nil {
 		return err
 	}
@@ -74,7 +74,7 @@ func (a *app) url(ctx context.Context, s config.Settings, name string, o urlOpti
 		return err
 	}
 	if f.State == api.ForwardWaiting {
-		a.note(s, "connections to %s wait %s", f.Name, f.Trouble(time.Now()))
+		a.Note(s, "connections to %s wait %s", f.Name, f.Trouble(time.Now()))
 	}
 	d, err := dsn.New(name, f, s)
 	if err != nil {
@@ -96,13 +96,13 @@ func (a *app) url(ctx context.Context, s config.Settings, name string, o urlOpti
 		return dsn.NoFormat("url", format.Name, d)
 	}
 	if s.Output.Format == "json" {
-		return a.printLine(urlOutput{
+		return a.PrintLine(urlOutput{
 			Name: f.Name, URL: text, Format: format.Name, Protocol: string(d.Protocol), Host: d.Host(),
 			Address: d.Listen.Addr().String(), Port: int(d.Listen.Port()),
 			ServerName: d.ServerName, User: d.User, Database: d.Database,
 		})
 	}
-	return a.printExact("the connection string", text, "add -o json, which escapes them")
+	return a.PrintExact("the connection string", text, "add -o json, which escapes them")
 }
 
 // urlOutput is the JSON output of url.
@@ -125,7 +125,7 @@ func (a *app) runningForward(ctx context.Context, s config.Settings, name string
 	if err != nil {
 		return api.Forward{}, err
 	}
-	return lookup.Find(ctx, st.Forwards, name, a.scopeOf(s))
+	return lookup.Find(ctx, st.Forwards, name, a.LookupScope(s))
 }
 
 // forwardToken makes a token for the user that --iam-user names, for the database that a forward leads to.
@@ -135,7 +135,7 @@ func (a *app) forwardToken(ctx context.Context, s config.Settings, f api.Forward
 		return "", err
 	}
 	// The database is of the forward's account, which the command need not have named.
-	m := a.scopeOf(s)
+	m := a.LookupScope(s)
 	switch {
 	case f.Owner != "" && !m.ByVariables:
 		return "", fail.New(fail.Credentials, "", fmt.Errorf("the forward %s has the credentials of %s", f.Name, f.Owner),

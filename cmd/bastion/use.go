@@ -37,15 +37,15 @@ func (a *app) useCommand() *cli.Command {
 		Flags:    []cli.Option{cli.Switch(&o.none, "use none, whatever the file says", "none")},
 		Settings: []string{config.GroupOutput},
 		Complete: func([]string) []cli.Candidate { return a.environmentCandidates() },
-		Run:      func(ctx context.Context, args []string) error { return a.use(ctx, optional(args), o) },
+		Run:      func(ctx context.Context, args []string) error { return a.use(ctx, cli.Optional(args), o) },
 	}
 }
 
 // use runs `bastion use`. Its settings are not the file's: the file may need trust, or lack the environment in use.
 func (a *app) use(ctx context.Context, name string, o useOptions) error {
-	src := a.source(ctx, shared.Usual)
-	src.Ignored = a.warnIgnored
-	s, err := config.Load(config.Source{Flags: a.line.Settings, NoFile: true})
+	src := a.Source(ctx, shared.Usual)
+	src.Ignored = a.WarnIgnored
+	s, err := config.Load(config.Source{Flags: a.Line.Settings, NoFile: true})
 	if err != nil {
 		return err
 	}
@@ -66,13 +66,13 @@ func (a *app) use(ctx context.Context, name string, o useOptions) error {
 		return a.listEnvironments(c, s)
 	}
 	if c.Environment != name {
-		a.note(s, "%s names the environment %s, which counts before bastion use", c.Where, words.Dash(c.Environment))
+		a.Note(s, "%s names the environment %s, which counts before bastion use", c.Where, words.Dash(c.Environment))
 	}
 	text := fmt.Sprintf("commands with %s use the environment %s", c.File.Path, name)
 	if name == "" {
 		text = fmt.Sprintf("commands with %s use no environment", c.File.Path)
 	}
-	return a.outcome(s, map[string]any{"file": c.File.Path, "environment": name}, text)
+	return a.Outcome(s, map[string]any{"file": c.File.Path, "environment": name}, text)
 }
 
 // listedEnvironment is an environment in the JSON output of use.
@@ -86,19 +86,19 @@ type listedEnvironment struct {
 
 func (a *app) listEnvironments(c config.Choices, s config.Settings) error {
 	if c.Unknown {
-		a.note(s, "%s names the environment %s, which %s does not have", c.Where, c.Environment, words.Dash(c.File.Path))
+		a.Note(s, "%s names the environment %s, which %s does not have", c.Where, c.Environment, words.Dash(c.File.Path))
 	}
 	if s.Output.Format == "json" {
 		all := []listedEnvironment{}
 		for _, e := range c.Environments {
 			all = append(all, listedEnvironment{e.Name, e.Colour, e.Confirm, e.Where, e.Name == c.Environment})
 		}
-		return a.printJSON(map[string]any{"file": c.File.Path, "environment": c.Environment, "chosen_by": c.Where, "environments": all})
+		return a.PrintJSON(map[string]any{"file": c.File.Path, "environment": c.Environment, "chosen_by": c.Where, "environments": all})
 	}
 	if len(c.Environments) == 0 {
-		return console.Printf(a.out, "no environments; docs/environments.md shows how to add some to bastion.yaml\n")
+		return console.Printf(a.Out, "no environments; docs/environments.md shows how to add some to bastion.yaml\n")
 	}
-	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
+	w := tabwriter.NewWriter(a.Out, 0, 4, 2, ' ', 0)
 	fmt.Fprintln(w, "ENVIRONMENT\tCONFIRM\tIN FORCE BY\tWHERE")
 	for _, e := range c.Environments {
 		confirm, by := "", ""

@@ -46,11 +46,11 @@ func (a *app) versionCommand() *cli.Command {
 		About:    []cli.Passage{cli.Para("Prints the version, the Go version and the platform. --version, behind any command, does the same.")},
 		Examples: []string{"bastion version", "bastion version -o json"},
 		Settings: []string{config.GroupOutput},
-		Run:      a.withLocal(a.version),
+		Run:      a.WithLocal(a.version),
 	}
 }
 
 func (a *app) version(_ context.Context, s config.Settings, _ []string) error {
 	v := readVersion()
-	return a.outcome(s, v, fmt.Sprintf("bastion %s (%s, %s)", v.Version, v.Go, v.Platform))
+	return a.Outcome(s, v, fmt.Sprintf("bastion %s (%s, %s)", v.Version, v.Go, v.Platform))
 }

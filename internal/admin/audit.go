@@ -15,12 +15,10 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/words"
 )
-
-// CSV is the value of the setting output that a few commands take besides the others.
-const CSV = "csv"
 
 // rangeOptions are the options of a time range.
 type rangeOptions struct {
@@ -88,7 +86,7 @@ func (a *program) auditCommand() *cli.Command {
 			cli.Switch(&o.denied, "only what bastiond refused: destinations, grants, sign-ins", "denied"),
 			cli.Switch(&o.summary, "a line for each user and destination: count, first, last, bytes", "summary"),
 		),
-		Settings: showBastion,
+		Settings: invocation.BastionSettings,
 		Run:      a.WithCSV(func(ctx context.Context, s config.Settings, _ []string) error { return a.audit(ctx, s, o) }),
 	}
 }
@@ -132,15 +130,15 @@ func (a *program) audit(ctx context.Context, s config.Settings, o auditOptions) 
 	progress.Idle()
 	scope := auditScope{log.Group, log.Region, r.From, r.To}
 	var out any = AuditOutput{scope, found}
-	rows := accessRows(found, s.Output.Format == CSV)
+	rows := accessRows(found, s.Output.Format == invocation.CSV)
 	if o.summary {
 		totals := review.Summarize(found)
-		out, rows = AuditSummary{scope, totals}, totalRows(totals, s.Output.Format == CSV)
+		out, rows = AuditSummary{scope, totals}, totalRows(totals, s.Output.Format == invocation.CSV)
 	}
 	switch {
 	case s.Output.Format == "json":
 		return a.PrintJSON(out)
-	case len(found) == 0 && s.Output.Format != CSV:
+	case len(found) == 0 && s.Output.Format != invocation.CSV:
 		return console.Printf(a.Out, "the log group %s in %s has no such access from %s to %s\n", log.Group, log.Region,
 			r.From.Format(time.RFC3339), r.To.Format(time.RFC3339))
 	}
@@ -158,7 +156,7 @@ func (a *program) openLog(ctx context.Context, s config.Settings) (*review.Log, 
 
 // printRows prints rows, whose first is the header, as CSV or as a table.
 func (a *program) printRows(s config.Settings, rows [][]string) error {
-	if s.Output.Format == CSV {
+	if s.Output.Format == invocation.CSV {
 		return console.WriteCSV(a.Out, rows)
 	}
 	table := tabwriter.NewWriter(a.Out, 0, 4, 2, ' ', 0)

@@ -19,6 +19,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/fargate"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 )
 
 // costOptions are the options of cost that are no settings.
@@ -63,7 +64,7 @@ func (a *program) costCommand() *cli.Command {
 				return nil
 			}, "by"),
 		},
-		Settings: showBastion,
+		Settings: invocation.BastionSettings,
 		Run:      a.WithCSV(func(ctx context.Context, s config.Settings, _ []string) error { return a.cost(ctx, s, o) }),
 	}
 }
@@ -130,7 +131,7 @@ func (a *program) running(ctx context.Context, s config.Settings) ([]access.Owne
 		return nil, err
 	}
 	defer run.Close()
-	ctx, cancel := context.WithTimeout(ctx, callsInTime*s.AWS.Timeout)
+	ctx, cancel := invocation.Bounded(ctx, s)
 	defer cancel()
 	return run.Access.All(ctx)
 }
@@ -228,16 +229,16 @@ func spentBy(running []access.OwnedBastion, tag string) []review.Spent {
 
 // printCost prints what was found and what it was computed from.
 func (a *program) printCost(s config.Settings, out CostOutput, o costOptions) error {
-	rows := bastionCosts(out.Bastions, s.Output.Format == CSV)
+	rows := bastionCosts(out.Bastions, s.Output.Format == invocation.CSV)
 	if o.by || o.month != "" {
-		rows = groupCosts(out.Groups, s.Output.Format == CSV)
+		rows = groupCosts(out.Groups, s.Output.Format == invocation.CSV)
 	}
 	switch {
 	case s.Output.Format == "json":
 		return a.PrintJSON(out)
-	case s.Output.Format == CSV && out.Billed != nil:
+	case s.Output.Format == invocation.CSV && out.Billed != nil:
 		return a.printRows(s, billedRows(*out.Billed, true))
-	case s.Output.Format == CSV:
+	case s.Output.Format == invocation.CSV:
 		return a.printRows(s, rows)
 	case out.Billed != nil:
 		bill := *out.Billed

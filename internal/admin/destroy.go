@@ -12,6 +12,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/words"
 )
 
@@ -46,7 +47,7 @@ func (a *program) destroyCommand() *cli.Command {
 			}, "audit").Choices(cli.Candidate{Value: "keep"}, cli.Candidate{Value: "delete"}),
 			cli.Switch(&o.dryRun, "show what would be removed and end", "dry-run"),
 			cli.Switch(&o.yes, "do not ask", "yes", "y")),
-		Settings: showCommon,
+		Settings: invocation.CommonSettings,
 		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.destroy(ctx, s, o) }),
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/duration"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/words"
 )
 
@@ -46,7 +47,7 @@ func (a *program) gcCommand() *cli.Command {
 			}, "older-than"),
 			cli.Switch(&o.dry, "stop nothing, say what would be stopped", "dry-run"),
 		},
-		Settings: showBastion,
+		Settings: invocation.BastionSettings,
 		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.gc(ctx, s, o) }),
 	}
 }

@@ -18,6 +18,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/partition"
 	"github.com/bastion-ssm/bastion/internal/pattern"
 )
@@ -64,7 +65,7 @@ func (a *program) iamPolicyCommand() *cli.Command {
 			cli.Switch(&o.inputs.ExecLogs, "with transcripts of ECS Exec", "exec-logs"),
 			cli.Switch(&o.inputs.Endpoints.Make, "with VPC endpoints that the stack makes", "make-endpoints"),
 		},
-		Settings: showCommon,
+		Settings: invocation.CommonSettings,
 		Complete: func([]string) []cli.Candidate {
 			return []cli.Candidate{
 				{Value: "user", Help: "of users"},

@@ -22,6 +22,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/partition"
 )
 
@@ -161,7 +162,7 @@ func (a *program) initCommand() *cli.Command {
 		},
 		Examples: []string{"bastion init --vpc main --change-security-groups yes --yes"},
 		Flags:    o.flags(),
-		Settings: showCommon,
+		Settings: invocation.CommonSettings,
 		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.setUp(ctx, s, o) }),
 	}
 }
@@ -210,7 +211,7 @@ func (a *program) setUp(ctx context.Context, s config.Settings, o initOptions) e
 	defer p.Close()
 	set := &setup.Setup{
 		Survey: survey.Bind(cfg), Stacks: deploy.New(deploy.Bind(cfg), o.answers.Inputs.Defaults().Name),
-		Registry: setup.NewRegistry(cfg, a.Registry()), Person: &setup.Terminal{
+		Registry: setup.NewRegistry(cfg, a.Registry), Person: &setup.Terminal{
 			In: a.In, Err: a.Err, Progress: p, Alone: o.yes, Defaults: o.dryRun || o.emit != "",
 		},
 		Answers: o.answers, Binaries: binaries, Version: a.Version,
@@ -267,7 +268,7 @@ func (a *program) carryOut(
 	p.Idle()
 	out.Outputs = result.Outputs
 	if out.File, err = a.writeFile(s, result.Settings); err == nil && !o.noTest {
-		out.TaskARN, out.Tested, err = Try(ctx, a.Host, s, result.Settings, plan.Choice.Databases)
+		out.TaskARN, out.Tested, err = Try(ctx, a.Invocation, s, result.Settings, plan.Choice.Databases)
 	}
 	return errors.Join(a.showInit(s, out), err)
 }
@@ -313,12 +314,12 @@ func (a *program) writeFile(s config.Settings, settings setup.Settings) (string,
 // Try starts a bastion of what was made and connects to the first database that has an address. It returns the task's ARN and the
 // database's name, as far as it got.
 func Try(
-	ctx context.Context, host Host, s config.Settings, made setup.Settings, databases []survey.Database,
+	ctx context.Context, in *invocation.Invocation, s config.Settings, made setup.Settings, databases []survey.Database,
 ) (task, database string, _ error) {
 	s.AWS.Region, s.Bastion.Cluster, s.Bastion.TaskDefinition = made.Region, made.Cluster, made.TaskDefinition
 	s.Bastion.SharedService = made.SharedService
 	s.Bastion.Subnets, s.Bastion.SecurityGroups, s.Bastion.AssignPublicIP = made.Subnets, []string{made.SecurityGroup}, made.PublicAddress
-	run, err := host.Open(ctx, "init", s)
+	run, err := in.Open(ctx, "init", s)
 	if err != nil {
 		return "", "", err
 	}
@@ -351,7 +352,7 @@ func (a *program) emit(form string, stack *account.Stack, place account.Place) e
 // take takes the settings that are on the command line into the inputs. Those of a file are what an earlier init has made.
 func (a *program) take(o *initOptions) error {
 	s, err := config.Load(config.Source{
-		Flags: a.Given, NoFile: true, LookupEnv: func(string) (string, bool) { return "", false },
+		Flags: a.Line.Settings, NoFile: true, LookupEnv: func(string) (string, bool) { return "", false },
 	})
 	if err != nil {
 		return err

@@ -15,6 +15,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/internal/words"
 )
@@ -64,7 +65,7 @@ func (a *program) planCommand() *cli.Command {
 		Flags: append(o.flags(), o.imageFlag(),
 			cli.Switch(&o.noDrift, "do not look for drift", "no-drift"),
 			cli.Switch(&o.exitCode, "end with 10 if there is a change or drift", "exit-code")),
-		Settings: showCommon,
+		Settings: invocation.CommonSettings,
 		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.plan(ctx, s, o) }),
 	}
 }
@@ -216,7 +217,7 @@ func (a *program) openStack(ctx context.Context, s config.Settings, o stackOptio
 	}
 	d := &stackSession{
 		Deployer: deploy.New(deploy.Bind(cfg), o.name), name: o.name, region: cfg.Region,
-		registry: setup.NewRegistry(cfg, a.Registry()), progress: p,
+		registry: setup.NewRegistry(cfg, a.Registry), progress: p,
 	}
 	d.Version = a.Version
 	return d, nil

@@ -9,6 +9,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/pattern"
 )
 
@@ -48,7 +49,7 @@ func (a *program) upgradeCommand() *cli.Command {
 		Flags: append(o.flags(), o.imageFlag(),
 			cli.Func("TAG", "push nothing, use the repository's image with this tag; that it is there is not checked", o.imageTag, "image-tag"),
 			cli.Switch(&o.yes, "do not ask", "yes", "y")),
-		Settings: showCommon,
+		Settings: invocation.CommonSettings,
 		Run:      a.With(func(ctx context.Context, s config.Settings, _ []string) error { return a.upgrade(ctx, s, o) }),
 	}
 }

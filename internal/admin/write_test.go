@@ -1,14 +1,12 @@
 package admin
 
 import (
-	"context"
-	"errors"
+	"io"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
-
-	"github.com/aws/aws-sdk-go-v2/aws"
 
 	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/account/billing"
@@ -16,7 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/account/review"
 	"github.com/bastion-ssm/bastion/account/setup"
 	"github.com/bastion-ssm/bastion/internal/config"
-	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/report"
 )
 
@@ -147,7 +145,7 @@ func TestFileStays(t *testing.T) {
 		t.Fatal(err)
 	}
 	var out strings.Builder
-	a := &program{Host{Note: func(_ config.Settings, format string, args ...any) { _ = console.Printf(&out, format+"\n", args...) }}}
+	a := &program{invocation.New(invocation.Stdio{Out: io.Discard, Err: &out}, "")}
 	made := setup.Settings{
 		Region:         "eu-central-1",
 		Cluster:        "data",
@@ -174,13 +172,15 @@ func TestFileStays(t *testing.T) {
 
 // An empty name is neither every stack nor the default one, whatever the option lets pass.
 func TestOpenStackNeedsName(t *testing.T) {
-	a := &program{Host{LoadAWS: func(context.Context, config.Settings) (aws.Config, *console.Progress, error) {
-		return aws.Config{}, nil, errors.New("went on")
-	}}}
-	if _, err := a.openStack(t.Context(), config.Settings{}, stackOptions{}); err == nil || !strings.Contains(err.Error(), `name ""`) {
+	none := filepath.Join(t.TempDir(), "none")
+	t.Setenv("AWS_CONFIG_FILE", none)
+	t.Setenv("AWS_SHARED_CREDENTIALS_FILE", none)
+	a := &program{invocation.New(invocation.Stdio{Out: io.Discard, Err: io.Discard}, "")}
+	gone := config.Settings{AWS: config.AWS{Profile: "gone"}}
+	if _, err := a.openStack(t.Context(), gone, stackOptions{}); err == nil || !strings.Contains(err.Error(), `name ""`) {
 		t.Errorf("without a name: %v", err)
 	}
-	if _, err := a.openStack(t.Context(), config.Settings{}, stackOptions{name: "data"}); err == nil || err.Error() != "went on" {
+	if _, err := a.openStack(t.Context(), gone, stackOptions{name: "data"}); err == nil || !strings.Contains(err.Error(), `profile "gone"`) {
 		t.Errorf("with one: %v", err)
 	}
 }

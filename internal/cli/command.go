@@ -1,6 +1,6 @@
 // Package cli is the program's command line, made from a table of commands (Command). The parser, help, manual pages and shell
 // completion read the same rows, so they cannot contradict each other. Every setting of package config is an option of every
-// command. The package knows nothing of what the commands do: cmd/bastion has the rows and their actions.
+// command. The package knows nothing of what the commands do: cmd/bastion and the packages of its commands have the rows and their actions.
 package cli
 
 import (
@@ -120,4 +120,12 @@ func unknownCommand(c *Command, path, name string) error {
 	}
 	next := config.DidYouMean(name, c.verbNames(), path+" ", path+" --help lists the "+kind+"s")
 	return fail.Usagef(next, "unknown %s %q", kind, name)
+}
+
+// Optional returns the argument of a command that may have one, else "".
+func Optional(args []string) string {
+	if len(args) == 0 {
+		return ""
+	}
+	return args[0]
 }

@@ -4,6 +4,8 @@ package words
 import (
 	"cmp"
 	"fmt"
+	"slices"
+	"strings"
 )
 
 // Count formats a number of things; its plural ends in s.
@@ -35,3 +37,12 @@ func Parenthesis(text string) string {
 
 // Dash returns text, or "-" for an empty text.
 func Dash(text string) string { return cmp.Or(text, "-") }
+
+// InParentheses lists what is not empty.
+func InParentheses(parts ...string) string {
+	parts = slices.DeleteFunc(parts, func(p string) bool { return p == "" })
+	if len(parts) == 0 {
+		return ""
+	}
+	return fmt.Sprintf(" (%s)", strings.Join(parts, ", "))
+}

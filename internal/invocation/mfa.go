@@ -1,4 +1,4 @@
-package main
+package invocation
 
 import (
 	"bufio"
@@ -16,30 +16,30 @@ import (
 	ssologin "github.com/bastion-ssm/bastion/internal/login"
 )
 
-// mfaOf returns the source of MFA codes: the program of mfa_command, or the terminal, below the progress that is shown.
-func (a *app) mfaOf(ctx context.Context, s config.Settings, p *console.Progress) *awssdk.MFA {
-	a.mfa.Ask = func(device string) (string, error) {
+// MFA returns the source of MFA codes: the program of mfa_command, or the terminal, below the progress that is shown.
+func (in *Invocation) MFA(ctx context.Context, s config.Settings, p *console.Progress) *awssdk.MFA {
+	in.mfa.Ask = func(device string) (string, error) {
 		p.Idle()
-		return a.askMFA(device)
+		return askMFA(device)
 	}
 	if s.AWS.MFACommand != "" {
-		a.mfa.Ask = ssologin.CodeBy(context.WithoutCancel(ctx), s.AWS.MFACommand)
+		in.mfa.Ask = ssologin.CodeBy(context.WithoutCancel(ctx), s.AWS.MFACommand)
 	}
-	return &a.mfa
+	return &in.mfa
 }
 
 // askMFA asks for a code at the terminal, whatever the standard streams are.
-func (a *app) askMFA(device string) (string, error) {
-	in, out, err := openTerminal()
+func askMFA(device string) (string, error) {
+	from, to, err := openTerminal()
 	if err != nil {
 		return "", fail.New(fail.Credentials, "", fmt.Errorf("the role needs a code of the MFA device %s, and there is no terminal to ask at: %w",
 			device, err), "run the command in a terminal, set mfa_command, or sign in with temporary credentials (aws sts get-session-token)")
 	}
-	defer func() { _ = errors.Join(in.Close(), out.Close()) }()
-	if err := console.Printf(out, "MFA code of %s: ", device); err != nil {
+	defer func() { _ = errors.Join(from.Close(), to.Close()) }()
+	if err := console.Printf(to, "MFA code of %s: ", device); err != nil {
 		return "", err
 	}
-	line, err := bufio.NewReader(in).ReadString('\n')
+	line, err := bufio.NewReader(from).ReadString('\n')
 	code := strings.TrimSpace(line)
 	if code == "" {
 		return "", fail.New(fail.Credentials, "", errors.Join(fmt.Errorf("no code of the MFA device %s was given", device), err),

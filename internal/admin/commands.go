@@ -1,0 +1,22 @@
+package admin
+
+import (
+	"github.com/bastion-ssm/bastion/internal/cli"
+	"github.com/bastion-ssm/bastion/internal/invocation"
+)
+
+// Commands returns the rows of the table of commands. group is their heading.
+func Commands(in *invocation.Invocation, group string) []*cli.Command {
+	p := &program{in}
+	rows := []*cli.Command{
+		p.initCommand(), p.planCommand(), p.upgradeCommand(), p.destroyCommand(), p.iamPolicyCommand(), p.auditCommand(), p.gcCommand(),
+		p.costCommand(),
+	}
+	for _, row := range rows {
+		row.Group = group
+	}
+	return rows
+}
+
+// program is the invocation, as the commands use it.
+type program struct{ *invocation.Invocation }
