@@ -132,7 +132,7 @@ func TestInitOnMoto(t *testing.T) {
 	endpoint := cloudFormation(t, rig.Moto(t))
 	database(t, endpoint)
 	for _, kv := range append(offline(t.TempDir()), "AWS_ENDPOINT_URL="+endpoint, "AWS_REGION=eu-central-1", "AWS_ACCESS_KEY_ID=AKIATEST",
-		"AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_MAX_ATTEMPTS=1", "BASTION_CONFIG="+os.DevNull) {
+		"AWS_SECRET_ACCESS_KEY=not-a-key", "BASTION_CONFIG="+os.DevNull) {
 		name, value, _ := strings.Cut(kv, "=")
 		t.Setenv(name, value)
 	}

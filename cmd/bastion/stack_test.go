@@ -113,7 +113,7 @@ func TestStackCommandsOnMoto(t *testing.T) {
 	standing(t, cfg, "bastion", key)
 	standing(t, cfg, "bastion-two", key)
 	env := append(append(rig.Environ(), offline(t.TempDir())...), "AWS_ENDPOINT_URL="+moto, "AWS_REGION=eu-central-1",
-		"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_MAX_ATTEMPTS=1")
+		"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key")
 	run := func(code int, line string, parts ...string) string {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
@@ -173,7 +173,7 @@ func TestUpgradeImageOnMoto(t *testing.T) {
 		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
 	}, "bastion", "")
 	for _, kv := range append(offline(t.TempDir()), "AWS_ENDPOINT_URL="+endpoint, "AWS_REGION=eu-central-1", "AWS_ACCESS_KEY_ID=AKIATEST",
-		"AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_MAX_ATTEMPTS=1", "BASTION_CONFIG="+os.DevNull) {
+		"AWS_SECRET_ACCESS_KEY=not-a-key", "BASTION_CONFIG="+os.DevNull) {
 		name, value, _ := strings.Cut(kv, "=")
 		t.Setenv(name, value)
 	}
