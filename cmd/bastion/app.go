@@ -2,9 +2,11 @@ package main
 
 import (
 	"context"
+	"slices"
 
 	"github.com/bastion-ssm/bastion/internal/admin"
 	"github.com/bastion-ssm/bastion/internal/cli"
+	"github.com/bastion-ssm/bastion/internal/configure"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 )
 
@@ -65,7 +67,7 @@ func (a *app) root() *cli.Command {
 			"bastion browser http://wiki.corp.internal/",
 			"bastion down",
 		},
-		Verbs: append([]*cli.Command{
+		Verbs: slices.Concat([]*cli.Command{
 			a.forwardCommand(),
 			a.socksCommand(),
 			a.browserCommand(),
@@ -93,11 +95,9 @@ func (a *app) root() *cli.Command {
 			a.versionCommand(),
 			a.completionCommand(),
 			a.manCommand(),
-			a.useCommand(),
-			a.configCommand(),
-			a.trustCommand(),
+		}, configure.Commands(a.Invocation, groupOther), []*cli.Command{
 			a.doctorCommand(),
 			a.helpCommand(),
-		}, admin.Commands(a.Invocation, groupAccount)...),
+		}, admin.Commands(a.Invocation, groupAccount)),
 	}
 }

@@ -12,6 +12,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/configure"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/pattern"
@@ -53,7 +54,7 @@ func (a *app) completion(_ context.Context, args []string) error {
 func (a *app) settingChoices(key string) []cli.Candidate {
 	switch key {
 	case "environment":
-		return a.environmentCandidates()
+		return configure.Environments(a.Invocation)
 	case "output":
 		return []cli.Candidate{{Value: "text", Help: ""}, {Value: "json", Help: ""}, {Value: invocation.CSV, Help: "of audit and cost"}}
 	case "sessions":
@@ -90,19 +91,6 @@ func awsProfiles() []cli.Candidate {
 	var out []cli.Candidate
 	for _, name := range slices.Compact(names) {
 		out = append(out, cli.Candidate{Value: name, Help: "AWS profile"})
-	}
-	return out
-}
-
-// environmentCandidates are the environments of the configuration file.
-func (a *app) environmentCandidates() []cli.Candidate {
-	c, err := a.Source(context.Background(), shared.Cached).Choices()
-	if err != nil {
-		return nil
-	}
-	var out []cli.Candidate
-	for _, e := range c.Environments {
-		out = append(out, cli.Candidate{Value: e.Name, Help: "environment"})
 	}
 	return out
 }

@@ -19,6 +19,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/admin"
+	"github.com/bastion-ssm/bastion/internal/configure"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/report"
 )
@@ -32,7 +33,7 @@ func TestListsAreNeverNull(t *testing.T) {
 		access.DownResult{},
 		api.State{},
 		api.Forward{Opened: at},
-		trustOutput{},
+		configure.TrustOutput{},
 		access.SweepResult{},
 		admin.AuditOutput{},
 		admin.CostOutput{},

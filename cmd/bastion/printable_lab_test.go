@@ -15,6 +15,7 @@ import (
 	ecstypes "github.com/aws/aws-sdk-go-v2/service/ecs/types"
 
 	"github.com/bastion-ssm/bastion/internal/cli"
+	"github.com/bastion-ssm/bastion/internal/configure"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/lab"
 )
@@ -171,7 +172,7 @@ func TestHostileFiles(t *testing.T) {
 	said(t, "trust", e.harmlessHere(nil, "trust", "--yes", dir).stdout)
 	said(t, "trust --list", e.harmlessHere(nil, "trust", "--list").stdout)
 	r := e.harmlessHere(nil, "trust", "--yes", "-o", "json", project)
-	var trusted trustOutput
+	var trusted configure.TrustOutput
 	if err := json.Unmarshal([]byte(r.stdout), &trusted); err != nil || len(trusted.Settings) != 1 || trusted.Settings[0].Value != line {
 		t.Errorf("trust: %v\n%s%s", err, r.stdout, r.stderr)
 	}

@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bastion-ssm/bastion/internal/configure"
 	"github.com/bastion-ssm/bastion/lab"
 )
 
@@ -104,7 +105,7 @@ func TestSharedConfiguration(t *testing.T) {
 	var shown struct {
 		File     string
 		Settings []struct{ Key, Value string }
-		Shared   sharedOutput
+		Shared   configure.SharedOutput
 	}
 	if err := json.Unmarshal([]byte(must(jo, "config", "show", "-o", "json").stdout), &shown); err != nil || shown.File != "ssm:/bastion/config" ||
 		shown.Shared.Version != 2 || shown.Shared.Region != "eu-central-1" || shown.Shared.Read == nil || time.Since(*shown.Shared.Read) > time.Minute {

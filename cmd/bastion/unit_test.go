@@ -19,7 +19,6 @@ import (
 	"github.com/bastion-ssm/bastion/internal/admin"
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/cli"
-	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/doctor"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/invocation"
@@ -110,8 +109,10 @@ func TestExitCodesAreDocumented(t *testing.T) {
 // awsError is an error as the SDK gives it.
 type awsError struct{ code, message string }
 
-func (e awsError) Error() string        { return e.code }
-func (e awsError) ErrorCode() string    { return e.code }
+func (e awsError) Error() string { return e.code }
+
+func (e awsError) ErrorCode() string { return e.code }
+
 func (e awsError) ErrorMessage() string { return e.message }
 
 // docs/exit-codes.md has the codes after each class of AWS's answers, for the calls that start something and for those that look
@@ -179,29 +180,6 @@ func TestFinish(t *testing.T) {
 		if code := finish(tt.ctx, &out, tt.err); code != tt.code || out.String() != tt.out {
 			t.Errorf("%s: %d, %q; want %d, %q", tt.name, code, out.String(), tt.code, tt.out)
 		}
-	}
-}
-
-// However much a file says, what needs trust is shown last, and the question names it.
-func TestTrustShowsWhatMatters(t *testing.T) {
-	file, err := config.Parse("f", []byte("browser: ./evil\nprofile: "+strings.Repeat("x", 5000)+"\ntags: {a: b}\ntargets: {orders: rds:orders}\n"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	out := trustOutput{Targets: map[string]string{"orders": "rds:orders"}}
-	for _, g := range file.Given() {
-		out.Settings = append(out.Settings, trustSetting{g.Key(), g.Text, g.Where, g.NeedsTrust(), g.Setting})
-	}
-	var b bytes.Buffer
-	if err := out.show(&b); err != nil {
-		t.Fatal(err)
-	}
-	want := regexp.MustCompile(`(?s)orders = "rds:orders".*tags = "a=b".*only with your trust:.*profile = "x+".*browser = "\./evil"`)
-	if !want.MatchString(b.String()) {
-		t.Errorf("shown:\n%s", b.String())
-	}
-	if q := out.question(); q != "Trust this file as it is now, and let it set profile, browser? [y/N] " {
-		t.Errorf("question %q", q)
 	}
 }
 

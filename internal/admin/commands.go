@@ -8,14 +8,9 @@ import (
 // Commands returns the rows of the table of commands. group is their heading.
 func Commands(in *invocation.Invocation, group string) []*cli.Command {
 	p := &program{in}
-	rows := []*cli.Command{
+	return cli.InGroup(group,
 		p.initCommand(), p.planCommand(), p.upgradeCommand(), p.destroyCommand(), p.iamPolicyCommand(), p.auditCommand(), p.gcCommand(),
-		p.costCommand(),
-	}
-	for _, row := range rows {
-		row.Group = group
-	}
-	return rows
+		p.costCommand())
 }
 
 // program is the invocation, as the commands use it.

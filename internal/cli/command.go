@@ -129,3 +129,11 @@ func Optional(args []string) string {
 	}
 	return args[0]
 }
+
+// InGroup puts rows under one heading and returns them.
+func InGroup(group string, rows ...*Command) []*Command {
+	for _, row := range rows {
+		row.Group = group
+	}
+	return rows
+}

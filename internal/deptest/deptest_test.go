@@ -22,12 +22,12 @@ const module = "github.com/bastion-ssm/bastion"
 var allowed = map[string][]string{
 	"cmd/bastion": {
 		"access", "agent", "agent/api", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request", "internal/admin",
-		"internal/awssdk", "internal/browser", "internal/cli", "internal/config", "internal/console", "internal/dirs", "internal/doctor",
-		"internal/duration", "internal/execenv", "internal/fail", "internal/files", "internal/hosts", "internal/invocation",
-		"internal/kubeconfig", "internal/linkview", "internal/login", "internal/notify", "internal/openssh", "internal/partition",
-		"internal/picker", "internal/printable", "internal/process", "internal/rdp", "internal/ready", "internal/report",
-		"internal/service", "internal/shared", "internal/sleep", "internal/sshconfig", "internal/sshproxy", "internal/statusview",
-		"internal/targetlist", "internal/topview", "internal/words", "targets",
+		"internal/awssdk", "internal/browser", "internal/cli", "internal/config", "internal/configure", "internal/console",
+		"internal/dirs", "internal/doctor", "internal/duration", "internal/execenv", "internal/fail", "internal/files", "internal/hosts",
+		"internal/invocation", "internal/kubeconfig", "internal/linkview", "internal/login", "internal/notify", "internal/openssh",
+		"internal/partition", "internal/picker", "internal/printable", "internal/process", "internal/rdp", "internal/ready",
+		"internal/report", "internal/service", "internal/shared", "internal/sleep", "internal/sshconfig", "internal/sshproxy",
+		"internal/statusview", "internal/targetlist", "internal/topview", "internal/words", "targets",
 	},
 	"cmd/bastion-image": {"account/image", "internal/fail", "internal/files", "internal/words"},
 	"cmd/bastiond":      {"internal/fail", "internal/printable", "keys", "server"},
@@ -104,7 +104,11 @@ var allowed = map[string][]string{
 	"internal/config": {
 		"internal/dirs", "internal/duration", "internal/fail", "internal/fargate", "internal/files", "internal/near", "internal/pattern",
 	},
-	"internal/cli":      {"internal/config", "internal/fail", "internal/printable"},
+	"internal/cli": {"internal/config", "internal/fail", "internal/printable"},
+	"internal/configure": {
+		"agent/request", "internal/cli", "internal/config", "internal/console", "internal/fail", "internal/invocation",
+		"internal/printable", "internal/shared", "internal/words",
+	},
 	"internal/console":  {"internal/printable"},
 	"internal/deadline": {},
 	"internal/doctor": {

@@ -1,4 +1,4 @@
-package main
+package configure
 
 import (
 	"context"
@@ -11,6 +11,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/shared"
 	"github.com/bastion-ssm/bastion/internal/words"
@@ -19,12 +20,11 @@ import (
 // useOptions are the options of use that are no settings.
 type useOptions struct{ none bool }
 
-func (a *app) useCommand() *cli.Command {
+func (a *program) useCommand() *cli.Command {
 	var o useOptions
 	return &cli.Command{
 		Name:    "use",
 		Summary: "choose the environment for later commands, or list the environments",
-		Group:   groupOther,
 		Args:    "[NAME]", MaxArgs: 1,
 		About: []cli.Passage{
 			cli.Para(`An environment is a named set of settings and targets under environments in bastion.yaml, for example dev or prod.
@@ -36,13 +36,13 @@ func (a *app) useCommand() *cli.Command {
 		Examples: []string{"bastion use", "bastion use dev", "bastion use --none"},
 		Flags:    []cli.Option{cli.Switch(&o.none, "use none, whatever the file says", "none")},
 		Settings: []string{config.GroupOutput},
-		Complete: func([]string) []cli.Candidate { return a.environmentCandidates() },
+		Complete: func([]string) []cli.Candidate { return Environments(a.Invocation) },
 		Run:      func(ctx context.Context, args []string) error { return a.use(ctx, cli.Optional(args), o) },
 	}
 }
 
 // use runs `bastion use`. Its settings are not the file's: the file may need trust, or lack the environment in use.
-func (a *app) use(ctx context.Context, name string, o useOptions) error {
+func (a *program) use(ctx context.Context, name string, o useOptions) error {
 	src := a.Source(ctx, shared.Usual)
 	src.Ignored = a.WarnIgnored
 	s, err := config.Load(config.Source{Flags: a.Line.Settings, NoFile: true})
@@ -84,7 +84,7 @@ type listedEnvironment struct {
 	InForce bool   `json:"in_force"`
 }
 
-func (a *app) listEnvironments(c config.Choices, s config.Settings) error {
+func (a *program) listEnvironments(c config.Choices, s config.Settings) error {
 	if c.Unknown {
 		a.Note(s, "%s names the environment %s, which %s does not have", c.Where, c.Environment, words.Dash(c.File.Path))
 	}
@@ -111,4 +111,17 @@ func (a *app) listEnvironments(c config.Choices, s config.Settings) error {
 		fmt.Fprintln(w, strings.TrimRight(printable.Row(e.Name, words.Dash(confirm), words.Dash(by), e.Where), " "))
 	}
 	return w.Flush()
+}
+
+// Environments are the environments of the configuration file.
+func Environments(in *invocation.Invocation) []cli.Candidate {
+	c, err := in.Source(context.Background(), shared.Cached).Choices()
+	if err != nil {
+		return nil
+	}
+	var out []cli.Candidate
+	for _, e := range c.Environments {
+		out = append(out, cli.Candidate{Value: e.Name, Help: "environment"})
+	}
+	return out
 }

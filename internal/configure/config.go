@@ -1,4 +1,4 @@
-package main
+package configure
 
 import (
 	"context"
@@ -21,13 +21,15 @@ import (
 	"github.com/bastion-ssm/bastion/internal/words"
 )
 
-func (a *app) configCommand() *cli.Command {
-	var all, refresh bool
+// showOptions are the options of config show that are no settings.
+type showOptions struct{ all, refresh bool }
+
+func (a *program) configCommand() *cli.Command {
+	var show showOptions
 	var o shareOptions
 	return &cli.Command{
 		Name:    "config",
 		Summary: "show the settings that count and where they come from, or check the file",
-		Group:   groupOther,
 		About: []cli.Passage{cli.Para(`Without a subcommand it shows the settings. -e shows those of an environment. docs/configuration.md has the order
 			of the sources.`)},
 		Examples: []string{"bastion config", "bastion config show -e prod -o json | jq -r .settings[].key", "bastion config check"},
@@ -40,17 +42,17 @@ func (a *app) configCommand() *cli.Command {
 					option, a variable, a target's own entry, bastion use, the environment, the file, or the default.`)},
 				Examples: []string{"bastion config show", "bastion config show --all", "bastion config show -e prod"},
 				Flags: []cli.Option{
-					cli.Switch(&all, "also print the settings at their defaults", "all"),
-					cli.Switch(&refresh, "ask AWS for the shared configuration now", "refresh"),
+					cli.Switch(&show.all, "also print the settings at their defaults", "all"),
+					cli.Switch(&show.refresh, "ask AWS for the shared configuration now", "refresh"),
 				},
-				Run: func(ctx context.Context, _ []string) error { return a.configShow(ctx, all, refresh) },
+				Run: func(ctx context.Context, _ []string) error { return a.show(ctx, show) },
 			},
 			{
 				Name: "check", Summary: "print all errors of the configuration file", Settings: []string{config.GroupOutput},
 				About: []cli.Passage{cli.Para(`Checks the file that commands here would use, or the one of --config: keys, values, targets and
 					environments, trusted or not. The exit code is 2 if it has errors.`)},
 				Examples: []string{"bastion config check", "bastion config check --config ~/src/shop/bastion.yaml"},
-				Run:      func(ctx context.Context, _ []string) error { return a.configCheck(ctx) },
+				Run:      func(ctx context.Context, _ []string) error { return a.check(ctx) },
 			},
 			{
 				Name: "share", Summary: "write a file as the account's shared configuration", Args: "[FILE]", MaxArgs: 1, Settings: invocation.CommonSettings,
@@ -79,10 +81,10 @@ type configTarget struct {
 	Where       string `json:"where"`
 }
 
-// configShow runs `bastion config show`.
-func (a *app) configShow(ctx context.Context, all, refresh bool) error {
+// show runs `bastion config show`.
+func (a *program) show(ctx context.Context, o showOptions) error {
 	how := shared.Usual
-	if refresh {
+	if o.refresh {
 		how = shared.Anew
 	}
 	src := a.Source(ctx, how)
@@ -121,7 +123,7 @@ func (a *app) configShow(ctx context.Context, all, refresh bool) error {
 			from += " (environment " + s.Environment + ")"
 		}
 		if e.Origin == config.FromDefault {
-			if from = "default"; !all {
+			if from = "default"; !o.all {
 				continue
 			}
 		}
@@ -150,8 +152,8 @@ func byAWS(e *config.Explained) {
 	}
 }
 
-// configCheck runs `bastion config check`.
-func (a *app) configCheck(ctx context.Context) error {
+// check runs `bastion config check`.
+func (a *program) check(ctx context.Context) error {
 	s, err := config.Load(config.Source{Flags: a.Line.Settings, NoFile: true})
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package main
+package configure
 
 import (
 	"context"
@@ -22,12 +22,11 @@ import (
 // trustOptions are the options of trust that are no settings.
 type trustOptions struct{ yes, list, remove bool }
 
-func (a *app) trustCommand() *cli.Command {
+func (a *program) trustCommand() *cli.Command {
 	var o trustOptions
 	return &cli.Command{
 		Name:    "trust",
 		Summary: "show the settings of a bastion.yaml, and trust it",
-		Group:   groupOther,
 		Args:    "[FILE|DIRECTORY]", MaxArgs: 1,
 		About: []cli.Passage{
 			cli.Para(`A bastion.yaml in the working directory or above it has the settings that a team shares: region, cluster, targets,
@@ -48,7 +47,7 @@ func (a *app) trustCommand() *cli.Command {
 }
 
 // trust runs `bastion trust`. It takes no settings from the file, which is its subject.
-func (a *app) trust(ctx context.Context, named string, o trustOptions) error {
+func (a *program) trust(ctx context.Context, named string, o trustOptions) error {
 	src := config.Source{Flags: a.Line.Settings, NoFile: true}
 	s, err := config.Load(src)
 	if err != nil {
@@ -65,8 +64,8 @@ func (a *app) trust(ctx context.Context, named string, o trustOptions) error {
 	return a.trustFile(ctx, named, src.Store(), s, o.yes)
 }
 
-// trustOutput is the JSON output of trust.
-type trustOutput struct {
+// TrustOutput is the JSON output of trust.
+type TrustOutput struct {
 	File     string            `json:"file"`
 	SHA256   string            `json:"sha256"`
 	Trusted  bool              `json:"trusted"`
@@ -83,7 +82,7 @@ type trustSetting struct {
 	setting *config.Setting
 }
 
-func (a *app) trustFile(ctx context.Context, named string, store config.Store, s config.Settings, yes bool) error {
+func (a *program) trustFile(ctx context.Context, named string, store config.Store, s config.Settings, yes bool) error {
 	found, err := a.trustable(ctx, named)
 	if err != nil {
 		return err
@@ -95,7 +94,7 @@ func (a *app) trustFile(ctx context.Context, named string, store config.Store, s
 	if err != nil {
 		return fail.New(fail.Usage, "", err, "docs/configuration.md lists every key; bastion help settings does too")
 	}
-	out := trustOutput{File: found.Real, SHA256: found.Sum(), Settings: []trustSetting{}, Targets: map[string]string{}}
+	out := TrustOutput{File: found.Real, SHA256: found.Sum(), Settings: []trustSetting{}, Targets: map[string]string{}}
 	needed := false
 	for _, g := range file.Given() {
 		out.Settings = append(out.Settings, trustSetting{g.Key(), g.Text, g.Where, g.NeedsTrust(), g.Setting})
@@ -141,7 +140,7 @@ func (a *app) trustFile(ctx context.Context, named string, store config.Store, s
 
 // show prints what the file wants, and last what needs trust: a file of thousands of targets must not push that off the screen.
 // Quoting keeps its text from drawing on the terminal.
-func (o trustOutput) show(w io.Writer) error {
+func (o TrustOutput) show(w io.Writer) error {
 	var b strings.Builder
 	_ = console.Printf(&b, "%q, SHA-256 %s\n", o.File, o.SHA256)
 	title := "Targets:\n"
@@ -168,7 +167,7 @@ func (o trustOutput) show(w io.Writer) error {
 }
 
 // question names the settings that take trust again: the value of one may fill the screen. The names are bastion's own.
-func (o trustOutput) question() string {
+func (o TrustOutput) question() string {
 	var keys []string
 	for _, s := range o.Settings {
 		if s.NeedsTrust {
@@ -179,7 +178,7 @@ func (o trustOutput) question() string {
 }
 
 // askTrust asks at the terminal. Anything but yes is an error.
-func (a *app) askTrust(ctx context.Context, question string) error {
+func (a *program) askTrust(ctx context.Context, question string) error {
 	if !console.CanAsk(a.In) {
 		return fail.Usagef("read the settings above and add --yes", "trust asks at a terminal, and standard input is not one")
 	}
@@ -192,7 +191,7 @@ func (a *app) askTrust(ctx context.Context, question string) error {
 
 // trustable returns the file that is named, or what commands in the working directory would use: a project file, or the shared
 // configuration.
-func (a *app) trustable(ctx context.Context, named string) (*config.Found, error) {
+func (a *program) trustable(ctx context.Context, named string) (*config.Found, error) {
 	if named == "" {
 		project, err := config.FindProject(a.WarnIgnored)
 		if err != nil || project != nil {
@@ -229,7 +228,7 @@ func projectPath(named string) string {
 	return named
 }
 
-func (a *app) listTrusted(store config.Store, s config.Settings) error {
+func (a *program) listTrusted(store config.Store, s config.Settings) error {
 	records, err := store.List()
 	if err != nil {
 		return err
@@ -246,7 +245,7 @@ func (a *app) listTrusted(store config.Store, s config.Settings) error {
 }
 
 // distrust removes a record. The file may be gone.
-func (a *app) distrust(ctx context.Context, named string, store config.Store, s config.Settings) error {
+func (a *program) distrust(ctx context.Context, named string, store config.Store, s config.Settings) error {
 	var path string
 	switch {
 	case strings.HasPrefix(named, "arn:"): // a shared configuration, which may be gone

@@ -1,4 +1,4 @@
-package main
+package configure
 
 import (
 	"cmp"
@@ -30,8 +30,8 @@ func describeShared(t invocation.Shared, now time.Time) string {
 	return text
 }
 
-// sharedOutput is the shared configuration in the JSON output of config show.
-type sharedOutput struct {
+// SharedOutput is the shared configuration in the JSON output of config show.
+type SharedOutput struct {
 	Parameter string     `json:"parameter"`
 	ARN       string     `json:"arn,omitempty"`
 	Region    string     `json:"region,omitempty"`
@@ -42,12 +42,12 @@ type sharedOutput struct {
 }
 
 // sharedOutputOf is nil for a command that needs no shared configuration.
-func sharedOutputOf(t invocation.Shared, s config.Settings) *sharedOutput {
+func sharedOutputOf(t invocation.Shared, s config.Settings) *SharedOutput {
 	if !t.Known {
 		return nil
 	}
 	c := t.Copy
-	out := &sharedOutput{Parameter: c.Name, ARN: c.ARN, Region: c.Region, Version: c.Version}
+	out := &SharedOutput{Parameter: c.Name, ARN: c.ARN, Region: c.Region, Version: c.Version}
 	if !c.At.IsZero() {
 		out.Read = &c.At
 	}
@@ -66,7 +66,7 @@ func sharedOutputOf(t invocation.Shared, s config.Settings) *sharedOutput {
 type shareOptions struct{ yes, remove bool }
 
 // share runs `bastion config share`.
-func (a *app) share(ctx context.Context, named string, o shareOptions) error {
+func (a *program) share(ctx context.Context, named string, o shareOptions) error {
 	s, err := config.Load(config.Source{Flags: a.Line.Settings, NoFile: true})
 	if err != nil {
 		return err
@@ -137,7 +137,7 @@ type shareOutput struct {
 }
 
 // sharable returns the text of a file that can be the shared configuration. It says which settings readers must trust.
-func (a *app) sharable(named string) (string, error) {
+func (a *program) sharable(named string) (string, error) {
 	src := config.Source{File: cmp.Or(named, a.Line.ConfigFile), Flags: a.Line.Settings, Ignored: a.WarnIgnored}
 	path, problems, err := src.Check(checkNamed)
 	switch {
@@ -167,7 +167,7 @@ func (a *app) sharable(named string) (string, error) {
 }
 
 // askShare shows what will be shared, and asks. Anything but yes is an error.
-func (a *app) askShare(ctx context.Context, o shareOptions, where string, old shared.Copy, text string) error {
+func (a *program) askShare(ctx context.Context, o shareOptions, where string, old shared.Copy, text string) error {
 	if o.yes {
 		return nil
 	}
