@@ -4,6 +4,7 @@ import (
 	"context"
 	"slices"
 
+	agentcommands "github.com/bastion-ssm/bastion/agent/commands"
 	"github.com/bastion-ssm/bastion/internal/admin"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/configure"
@@ -85,8 +86,7 @@ func (a *app) root() *cli.Command {
 			a.upCommand(),
 			a.downCommand(),
 			a.statusCommand(),
-			a.agentCommand(),
-			a.serviceCommand(),
+		}, agentcommands.Commands(a.Invocation, groupAgent), []*cli.Command{
 			a.lsCommand(),
 			a.stopCommand(),
 			a.waitCommand(),

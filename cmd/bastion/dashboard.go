@@ -53,7 +53,7 @@ func (a *app) dashboard(ctx context.Context, s config.Settings, o dashboardOptio
 	if err := a.Confirm(ctx, o.yes, s); err != nil {
 		return err
 	}
-	client, err := a.connectAgent(ctx, s)
+	client, err := a.ConnectAgent(ctx, s)
 	if err != nil {
 		return err
 	}

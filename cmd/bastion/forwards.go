@@ -84,9 +84,9 @@ func (a *app) openForwards(ctx context.Context, s config.Settings, w wanted, do 
 // openGroup opens the forwards of one group, in the way of openForwards.
 func (a *app) openGroup(ctx context.Context, w wanted, g request.Group, p *console.Progress, do work) error {
 	s := g.Settings
-	if a.usesAgent(ctx, s) {
+	if a.UsesAgent(ctx, s) {
 		opened, err := a.openBy(ctx, w, g, p, a.sharedAgent(s), do)
-		if opened || !a.goesOnAlone(ctx, s, err) {
+		if opened || !a.GoesOnAlone(ctx, s, err) {
 			return err
 		}
 	}
@@ -101,7 +101,7 @@ type whichAgent func(ctx context.Context, p *console.Progress, lost func(error),
 // sharedAgent is the user's agent.
 func (a *app) sharedAgent(s config.Settings) whichAgent {
 	return func(ctx context.Context, _ *console.Progress, _ func(error), ask func(api.Opener) error) error {
-		return a.askAgent(ctx, s, func(client *api.Client) error { return ask(launch.Any(client)) })
+		return a.AskAgent(ctx, s, func(client *api.Client) error { return ask(launch.Any(client)) })
 	}
 }
 
@@ -175,21 +175,6 @@ func (a *app) openBy(
 	return true, ended.err
 }
 
-// askAgent asks the agent, which it starts if it does not run. One that ends just then, because it had nothing to do, has done nothing:
-// the next one is asked.
-func (a *app) askAgent(ctx context.Context, s config.Settings, ask func(*api.Client) error) error {
-	const tries = 3
-	for n := 1; ; n++ {
-		client, err := a.connectAgent(ctx, s)
-		if err != nil {
-			return err
-		}
-		if err := ask(client); n == tries || !errors.Is(err, api.ErrNotRunning) {
-			return err
-		}
-	}
-}
-
 // openNamed opens forwards. A name of the configuration that is taken gets a number: several commands may use one target. That of
 // --name does not.
 func openNamed(ctx context.Context, by api.Opener, req api.OpenRequest, named bool, p *console.Progress, on func(api.Event)) error {
@@ -246,14 +231,14 @@ func (a *app) openDetachedGroup(ctx context.Context, w wanted, g request.Group, 
 	if s.Local.NoAgent {
 		return nil, fail.Usagef("leave out --no-agent, or --detach", needed)
 	}
-	if lack := lackOfAgent(ctx, s); lack != nil {
-		return nil, fail.Usagef("leave out --detach, or "+lack.next, "%s, and the agent %s", needed, lack.what)
+	if lack := invocation.LackOfAgent(ctx, s); lack != nil {
+		return nil, fail.Usagef("leave out --detach, or "+lack.Next, "%s, and the agent %s", needed, lack.What)
 	}
 	p = p.In(s.Environment, s.Colour)
 	watch := &linkview.Watch{Progress: p}
 	var forwards []api.Forward
 	req := api.OpenRequest{Scope: invocation.AgentScope(s), Command: w.command, PID: os.Getpid(), Forwards: g.Requests, Detached: true}
-	err := a.askAgent(ctx, s, func(client *api.Client) error {
+	err := a.AskAgent(ctx, s, func(client *api.Client) error {
 		return openNamed(ctx, launch.Any(client), req, w.named, p, func(e api.Event) {
 			if e.Event == api.EventForwards {
 				forwards = e.Forwards
@@ -265,7 +250,7 @@ func (a *app) openDetachedGroup(ctx context.Context, w wanted, g request.Group, 
 	if err != nil {
 		watch.GivenUp(ctx)
 	}
-	if profile := a.programInAgent(ctx, s, err); profile != "" {
+	if profile := a.ProgramInAgent(ctx, s, err); profile != "" {
 		err = fail.New(fail.Credentials, "", err, "leave out --detach: in the agent, the credential_process of the profile "+profile+
 			" has not the variables of this command")
 	}

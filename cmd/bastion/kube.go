@@ -376,7 +376,7 @@ func (a *app) ensureKubeProxy(ctx context.Context, s config.Settings, addr, clus
 		case f.State == api.ForwardFailed && f.Error != "":
 			return fail.New(fail.Other, op, errors.New(f.Error), cmp.Or(f.Next, "bastion ls forwards shows more"))
 		}
-		if _, err := a.connectAgent(ctx, s); err != nil {
+		if _, err := a.ConnectAgent(ctx, s); err != nil {
 			return err
 		}
 		if err := sleep.For(ctx, statePause); err != nil {

@@ -10,7 +10,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"regexp"
-	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -49,24 +48,6 @@ func TestListsAreNeverNull(t *testing.T) {
 		if strings.Contains(b.String(), "null") {
 			t.Errorf("%T: %s", v, b.String())
 		}
-	}
-}
-
-// The log in JSON is an object for each whole line, however the file is read.
-func TestLogLines(t *testing.T) {
-	var got []string
-	l := &logLines{print: func(line string) error { got = append(got, line); return nil }}
-	for _, part := range []string{"one\ntw", "", "o\n\nfour\nfi"} {
-		if _, err := io.WriteString(l, part); err != nil {
-			t.Fatal(err)
-		}
-	}
-	if want := []string{"one", "two", "", "four"}; !slices.Equal(got, want) {
-		t.Errorf("%q, want %q", got, want)
-	}
-	l.print = func(string) error { return errors.New("full") }
-	if _, err := io.WriteString(l, "x\n"); err == nil {
-		t.Error("an error is lost")
 	}
 }
 

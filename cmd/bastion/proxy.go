@@ -126,7 +126,7 @@ func (a *app) proxy(ctx context.Context, s config.Settings, args []string, o pro
 		return fail.Usagef("leave out --instance-connect, or name an instance's id as HOST",
 			"--instance-connect is for EC2 instances; %s is not one", host)
 	}
-	if o.pass && (isBastion(host) || access.IsInstance(host) || !a.usesAgent(ctx, s)) {
+	if o.pass && (isBastion(host) || access.IsInstance(host) || !a.UsesAgent(ctx, s)) {
 		return fail.Usagef("leave out --fdpass and ProxyUseFdpass",
 			"--fdpass is for connections by the agent, to hosts behind the bastion")
 	}
@@ -173,9 +173,9 @@ func (a *app) proxyToInstance(ctx context.Context, s config.Settings, host strin
 
 // proxyToHost connects to a host behind the bastion, by the agent's link or one of its own.
 func (a *app) proxyToHost(ctx context.Context, s config.Settings, dest string, pass bool) error {
-	if a.usesAgent(ctx, s) {
+	if a.UsesAgent(ctx, s) {
 		connected, err := a.proxyByAgent(ctx, s, dest, pass)
-		if connected || pass || !a.goesOnAlone(ctx, s, err) {
+		if connected || pass || !a.GoesOnAlone(ctx, s, err) {
 			return err
 		}
 	}
@@ -203,7 +203,7 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, 
 	}
 	conn, err := launch.Dial(ctx, client, &req)
 	if errors.Is(err, api.ErrNotRunning) {
-		err = a.askAgent(ctx, s, func(client *api.Client) (err error) {
+		err = a.AskAgent(ctx, s, func(client *api.Client) (err error) {
 			conn, err = launch.Dial(ctx, client, &req)
 			return err
 		})

@@ -21,13 +21,13 @@ const module = "github.com/bastion-ssm/bastion"
 // access, the parts, and what the parts have in common. A new package takes its place here, and a new top-level one a reason in docs/adr.
 var allowed = map[string][]string{
 	"cmd/bastion": {
-		"access", "agent", "agent/api", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request", "internal/admin",
-		"internal/awssdk", "internal/browser", "internal/cli", "internal/config", "internal/configure", "internal/console",
-		"internal/dirs", "internal/doctor", "internal/duration", "internal/execenv", "internal/fail", "internal/files", "internal/hosts",
-		"internal/invocation", "internal/kubeconfig", "internal/linkview", "internal/login", "internal/notify", "internal/openssh",
+		"access", "agent", "agent/api", "agent/commands", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request",
+		"internal/admin", "internal/awssdk", "internal/browser", "internal/cli", "internal/config", "internal/configure",
+		"internal/console", "internal/dirs", "internal/doctor", "internal/duration", "internal/execenv", "internal/fail", "internal/files",
+		"internal/hosts", "internal/invocation", "internal/kubeconfig", "internal/linkview", "internal/login", "internal/openssh",
 		"internal/partition", "internal/picker", "internal/printable", "internal/process", "internal/rdp", "internal/ready",
-		"internal/report", "internal/service", "internal/shared", "internal/sleep", "internal/sshconfig", "internal/sshproxy",
-		"internal/statusview", "internal/targetlist", "internal/topview", "internal/words", "targets",
+		"internal/report", "internal/shared", "internal/sleep", "internal/sshconfig", "internal/sshproxy", "internal/statusview",
+		"internal/targetlist", "internal/topview", "internal/words", "targets",
 	},
 	"cmd/bastion-image": {"account/image", "internal/fail", "internal/files", "internal/words"},
 	"cmd/bastiond":      {"internal/fail", "internal/printable", "keys", "server"},
@@ -47,6 +47,11 @@ var allowed = map[string][]string{
 	"agent/api": {
 		"internal/config", "internal/dirs", "internal/fail", "internal/files", "internal/private", "internal/report", "internal/sleep",
 		"tunnel",
+	},
+	"agent/commands": {
+		"agent", "agent/api", "agent/launch", "internal/awssdk", "internal/cli", "internal/config", "internal/console", "internal/dirs",
+		"internal/fail", "internal/files", "internal/invocation", "internal/notify", "internal/process", "internal/service",
+		"internal/shared", "internal/words",
 	},
 	"agent/dashboard": {"agent/api", "agent/dsn", "internal/config", "internal/fail", "internal/private", "internal/sleep"},
 	"agent/dsn":       {"agent/api", "internal/config", "internal/fail", "internal/hosts"},
@@ -124,8 +129,8 @@ var allowed = map[string][]string{
 	"internal/files":    {"internal/backoff", "internal/sleep"},
 	"internal/hosts":    {"internal/backoff", "internal/block", "internal/fail", "internal/files", "internal/process", "internal/sleep"},
 	"internal/invocation": {
-		"access", "agent/api", "agent/lookup", "agent/request", "internal/awssdk", "internal/cli", "internal/config", "internal/console",
-		"internal/dirs", "internal/execenv", "internal/fail", "internal/files", "internal/linkview", "internal/login",
+		"access", "agent/api", "agent/launch", "agent/lookup", "agent/request", "internal/awssdk", "internal/cli", "internal/config",
+		"internal/console", "internal/dirs", "internal/execenv", "internal/fail", "internal/files", "internal/linkview", "internal/login",
 		"internal/printable", "internal/process", "internal/report", "internal/shared", "internal/words", "targets",
 	},
 	"internal/kubeconfig": {"internal/fail", "internal/files", "internal/sleep"},

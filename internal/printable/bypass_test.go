@@ -55,7 +55,7 @@ var bypasses = map[string]map[string]string{
 
 // printing are the packages that print for commands.
 var printing = []string{
-	"cmd/bastion", "internal/admin", "internal/cli", "internal/configure", "internal/console", "internal/invocation", "internal/linkview", "internal/process", "internal/sshconfig", "internal/sshproxy",
+	"agent/commands", "cmd/bastion", "internal/admin", "internal/cli", "internal/configure", "internal/console", "internal/invocation", "internal/linkview", "internal/process", "internal/sshconfig", "internal/sshproxy",
 	"internal/statusview",
 }
 

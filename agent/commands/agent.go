@@ -1,4 +1,4 @@
-package main
+package commands
 
 import (
 	"bytes"
@@ -39,14 +39,13 @@ type agentRunOptions struct {
 // agentLogsOptions are the options of agent logs that are no settings.
 type agentLogsOptions struct{ follow bool }
 
-func (a *app) agentCommand() *cli.Command {
+func (a *program) agentCommand() *cli.Command {
 	var run agentRunOptions
 	var logs agentLogsOptions
 	groups := []string{config.GroupLocal, config.GroupOutput}
 	return &cli.Command{
 		Name:    "agent",
 		Summary: "run, start, stop or inspect the background agent",
-		Group:   groupAgent,
 		About: []cli.Passage{cli.Para(`The agent is one process for each user. It has the links and the forwards, so that they outlive commands and
 			are there at once. A command that needs the agent starts it. The agent ends after agent_idle without work.`)},
 		Examples: []string{"bastion agent status", "bastion agent logs --follow", "bastion agent stop"},
@@ -93,7 +92,7 @@ func (a *app) agentCommand() *cli.Command {
 }
 
 // agentRun is the agent.
-func (a *app) agentRun(ctx context.Context, s config.Settings, o agentRunOptions) error {
+func (a *program) agentRun(ctx context.Context, s config.Settings, o agentRunOptions) error {
 	socket, err := api.SocketPath(s)
 	if err != nil {
 		return err
@@ -133,7 +132,7 @@ func (a *app) agentRun(ctx context.Context, s config.Settings, o agentRunOptions
 }
 
 // announce prints the socket of an agent that serves, on one line.
-func (a *app) announce(s config.Settings, socket string) error {
+func (a *program) announce(s config.Settings, socket string) error {
 	if s.Output.Format == "json" {
 		return a.PrintLine(map[string]string{"socket": socket})
 	}
@@ -141,15 +140,15 @@ func (a *app) announce(s config.Settings, socket string) error {
 	return err
 }
 
-func (a *app) agentStart(ctx context.Context, s config.Settings, _ []string) error {
-	client, err := a.connectAgent(ctx, s)
+func (a *program) agentStart(ctx context.Context, s config.Settings, _ []string) error {
+	client, err := a.ConnectAgent(ctx, s)
 	if err != nil {
 		return err
 	}
 	return a.printAgent(ctx, client, s)
 }
 
-func (a *app) agentStatus(ctx context.Context, s config.Settings, _ []string) error {
+func (a *program) agentStatus(ctx context.Context, s config.Settings, _ []string) error {
 	client, err := launch.Client(s)
 	if err != nil {
 		return err
@@ -157,7 +156,7 @@ func (a *app) agentStatus(ctx context.Context, s config.Settings, _ []string) er
 	return a.printAgent(ctx, client, s)
 }
 
-func (a *app) printAgent(ctx context.Context, client *api.Client, s config.Settings) error {
+func (a *program) printAgent(ctx context.Context, client *api.Client, s config.Settings) error {
 	st, err := client.State(ctx)
 	if err != nil {
 		return err
@@ -171,7 +170,7 @@ func (a *app) printAgent(ctx context.Context, client *api.Client, s config.Setti
 }
 
 // agentLogs prints the end of the log.
-func (a *app) agentLogs(ctx context.Context, s config.Settings, o agentLogsOptions) error {
+func (a *program) agentLogs(ctx context.Context, s config.Settings, o agentLogsOptions) error {
 	path, err := launch.LogFile(s)
 	if err != nil {
 		return err
@@ -180,7 +179,7 @@ func (a *app) agentLogs(ctx context.Context, s config.Settings, o agentLogsOptio
 }
 
 // logWriter returns where the agent's log is printed: as it is, or as JSON, an object for each line.
-func (a *app) logWriter(s config.Settings) io.Writer {
+func (a *program) logWriter(s config.Settings) io.Writer {
 	if s.Output.Format != "json" {
 		return a.Out
 	}
@@ -207,17 +206,8 @@ func (l *logLines) Write(p []byte) (int, error) {
 	}
 }
 
-// connectAgent returns a client of the user's agent, which it starts if it does not run.
-func (a *app) connectAgent(ctx context.Context, s config.Settings) (*api.Client, error) {
-	client, version, err := launch.Connect(ctx, s)
-	if own := a.Version; err == nil && version != own {
-		a.Note(s, "the agent is of version %s, this command of %s; bastion agent stop ends the old one", version, own)
-	}
-	return client, err
-}
-
 // agentStop ends the agent.
-func (a *app) agentStop(ctx context.Context, s config.Settings, _ []string) error {
+func (a *program) agentStop(ctx context.Context, s config.Settings, _ []string) error {
 	was, err := launch.Stop(ctx, s)
 	if err != nil {
 		return err

@@ -1,4 +1,4 @@
-package main
+package commands
 
 import (
 	"bufio"
@@ -24,7 +24,7 @@ import (
 // serviceRun is the subcommand that only Windows' service manager calls.
 const serviceRun = "run"
 
-func (a *app) serviceCommand() *cli.Command {
+func (a *program) serviceCommand() *cli.Command {
 	verb := func(name, summary string, do func(context.Context, config.Settings, *service.Service) error) *cli.Command {
 		return &cli.Command{
 			Name: name, Summary: summary, Hidden: name == serviceRun, Examples: []string{"bastion service " + name},
@@ -34,7 +34,6 @@ func (a *app) serviceCommand() *cli.Command {
 	return &cli.Command{
 		Name:    "service",
 		Summary: "start the agent when you sign in, as a service of the system",
-		Group:   groupAgent,
 		About: []cli.Passage{
 			cli.Para(`Runs the agent as your own service, with your rights: a unit of systemd's user manager, or a launchd agent on macOS. It
 				opens the forwards of --detach again. The service is optional, because a command that needs the agent starts it.`),
@@ -55,7 +54,7 @@ func (a *app) serviceCommand() *cli.Command {
 }
 
 // service runs a subcommand of `bastion service`.
-func (a *app) service(ctx context.Context, verb string, do func(context.Context, config.Settings, *service.Service) error) error {
+func (a *program) service(ctx context.Context, verb string, do func(context.Context, config.Settings, *service.Service) error) error {
 	var s config.Settings
 	var err error
 	if verb == serviceRun {
@@ -80,7 +79,7 @@ type serviceOutcome struct {
 }
 
 // managed returns the service, whether it is installed or not.
-func (a *app) managed(ctx context.Context, s config.Settings, verb string) (*service.Service, error) {
+func (a *program) managed(ctx context.Context, s config.Settings, verb string) (*service.Service, error) {
 	program, err := a.Program()
 	if err != nil {
 		return nil, err
@@ -93,11 +92,11 @@ func (a *app) managed(ctx context.Context, s config.Settings, verb string) (*ser
 		Path:    program,
 		Args:    append([]string{"agent", "run", "--stay", "--log-file", logFile}, a.GivenFlags()...),
 		Windows: append([]string{"service", serviceRun}, a.GivenFlags()...),
-		Program: &agentProgram{app: a, settings: s},
+		Program: &agentProgram{program: a, settings: s},
 	})
 }
 
-func (a *app) serviceInstall(_ context.Context, s config.Settings, m *service.Service) error {
+func (a *program) serviceInstall(_ context.Context, s config.Settings, m *service.Service) error {
 	const op = "install the service"
 	ok, err := m.Installed()
 	if err != nil {
@@ -120,7 +119,7 @@ func (a *app) serviceInstall(_ context.Context, s config.Settings, m *service.Se
 }
 
 // signIn has the service run as the user, whom Windows wants to be sure of.
-func (a *app) signIn(m *service.Service) error {
+func (a *program) signIn(m *service.Service) error {
 	const op = "install the service"
 	me, err := user.Current()
 	if err != nil {
@@ -143,7 +142,7 @@ func (a *app) signIn(m *service.Service) error {
 	return nil
 }
 
-func (a *app) serviceUninstall(_ context.Context, s config.Settings, m *service.Service) error {
+func (a *program) serviceUninstall(_ context.Context, s config.Settings, m *service.Service) error {
 	const op = "uninstall the service"
 	ok, err := m.Installed()
 	if err != nil {
@@ -163,7 +162,7 @@ func (a *app) serviceUninstall(_ context.Context, s config.Settings, m *service.
 	return a.Outcome(s, serviceOutcome{m.Name(), "removed"}, "removed "+m.Name())
 }
 
-func (a *app) serviceStart(ctx context.Context, s config.Settings, m *service.Service) error {
+func (a *program) serviceStart(ctx context.Context, s config.Settings, m *service.Service) error {
 	const op = "start the service"
 	if err := m.NeedInstalled("start"); err != nil {
 		return err
@@ -185,7 +184,7 @@ func (a *app) serviceStart(ctx context.Context, s config.Settings, m *service.Se
 	return a.Outcome(s, serviceOutcome{m.Name(), "started"}, "the service was started")
 }
 
-func (a *app) serviceStop(_ context.Context, s config.Settings, m *service.Service) error {
+func (a *program) serviceStop(_ context.Context, s config.Settings, m *service.Service) error {
 	if err := m.NeedInstalled("stop"); err != nil {
 		return err
 	}
@@ -196,7 +195,7 @@ func (a *app) serviceStop(_ context.Context, s config.Settings, m *service.Servi
 }
 
 // serviceStatus says what the service manager knows.
-func (a *app) serviceStatus(_ context.Context, s config.Settings, m *service.Service) error {
+func (a *program) serviceStatus(_ context.Context, s config.Settings, m *service.Service) error {
 	out := struct {
 		Installed bool   `json:"installed"`
 		Running   bool   `json:"running"`
@@ -229,7 +228,7 @@ func (a *app) serviceStatus(_ context.Context, s config.Settings, m *service.Ser
 }
 
 // serviceRun is the agent under Windows' service manager, which wants to be answered.
-func (a *app) serviceRun(ctx context.Context, _ config.Settings, m *service.Service) error {
+func (a *program) serviceRun(ctx context.Context, _ config.Settings, m *service.Service) error {
 	if runtime.GOOS != "windows" || service.Interactive() {
 		return fail.Usagef("bastion agent run does", "service run is for the service manager of Windows")
 	}
@@ -239,7 +238,7 @@ func (a *app) serviceRun(ctx context.Context, _ config.Settings, m *service.Serv
 
 // agentProgram is the agent as a service.Program.
 type agentProgram struct {
-	app      *app
+	program  *program
 	settings config.Settings
 
 	cancel context.CancelFunc
@@ -257,7 +256,7 @@ func (p *agentProgram) Start() error {
 	ctx, cancel := context.WithCancel(context.Background())
 	p.cancel = cancel
 	p.ended.Go(func() {
-		p.err = p.app.agentRun(ctx, p.settings, agentRunOptions{logFile: logFile, stay: true})
+		p.err = p.program.agentRun(ctx, p.settings, agentRunOptions{logFile: logFile, stay: true})
 	})
 	return nil
 }
