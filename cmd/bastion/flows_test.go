@@ -18,6 +18,7 @@ import (
 // The scripts read as a manual of the main flows: the commands, their output, the running processes and the cost afterwards. Each
 // has a lab of its own, with the database orders and the cache sessions, and an agent that is started by the first command.
 func TestFlows(t *testing.T) {
+	t.Parallel()
 	for _, program := range []string{"psql", "redis-cli", "ssh"} {
 		rig.Need(t, program)
 	}
@@ -28,6 +29,7 @@ func TestFlows(t *testing.T) {
 	for _, script := range scripts {
 		// The lab must outlive the script's agent, so it belongs to a test around the script's.
 		t.Run(strings.TrimSuffix(filepath.Base(script), ".txtar"), func(t *testing.T) {
+			t.Parallel()
 			e := startAgentLab(t, nil)
 			testscript.Run(t, testscript.Params{
 				Files: []string{script},

@@ -12,6 +12,7 @@ import (
 
 // In each partition a user starts a bastion, finds the databases and gets a token that RDS takes.
 func TestLabPartitions(t *testing.T) {
+	t.Parallel()
 	for region, want := range map[string]struct{ partition, database, cache string }{
 		"cn-north-1":      {"aws-cn", "orders.abc123.rds.cn-north-1.amazonaws.com.cn", "master.sessions.abc123.cnn1.cache.amazonaws.com.cn"},
 		"us-gov-west-1":   {"aws-us-gov", "orders.abc123.us-gov-west-1.rds.amazonaws.com", "master.sessions.abc123.ugw1.cache.amazonaws.com"},
@@ -22,6 +23,7 @@ func TestLabPartitions(t *testing.T) {
 		"us-isof-south-1": {"aws-iso-f", "orders.abc123.rds.us-isof-south-1.csp.hci.ic.gov", "cache.csp.hci.ic.gov"},
 	} {
 		t.Run(region, func(t *testing.T) {
+			t.Parallel()
 			e := startLab(t, func(c *lab.Config) { c.Region = region })
 			up := e.must("up", "-o", "json").stdout
 			if !strings.Contains(up, `"arn:`+want.partition+":ecs:"+region+":000000000000:task/bastion/") {
