@@ -97,7 +97,7 @@ func (b *balancers) describe(_ context.Context, c *awsapi.Call) (any, error) {
 		if of.Type == "application" {
 			groups = guardedBy(groups)
 		}
-		items = append(items, xmlBalancer{b.balancerARN(of), of.Name, b.endpoint(of), scheme, of.Type, vpcID, xmlState{of.State}, groups})
+		items = append(items, xmlBalancer{b.balancerARN(of), of.Name, b.endpoint(of), scheme, of.Type, b.vpc(), xmlState{of.State}, groups})
 	}
 	some, next, err := page(items, c.Form.Get("Marker"), 100)
 	return struct {

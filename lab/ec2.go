@@ -14,10 +14,29 @@ import (
 )
 
 const (
-	vpcID     = "vpc-0lab0lab0lab0lab0"
 	vpcSubnet = "subnet-0000000000000lab"
 	vpcGroup  = "sg-0000000000000000lab"
 )
+
+// vpc returns the id of the lab's VPC. As in AWS, no two accounts or regions have one id.
+func (s site) vpc() string {
+	if s.account == Account && s.region == Region {
+		return "vpc-0lab0lab0lab0lab0"
+	}
+	return "vpc-0" + strings.ReplaceAll(seededUUID(s.account+" "+s.region), "-", "")[:16]
+}
+
+// VPC is a VPC besides the lab's own. Nothing is in it but what says so.
+type VPC struct{ ID, Name string }
+
+// AddVPC adds a VPC.
+func (l *Lab) AddVPC(v VPC) { l.ec2.vpcs.add(v) }
+
+// VPC returns the id of the lab's VPC.
+func (l *Lab) VPC() string { return l.vpc() }
+
+// vpcName is the Name tag of the lab's VPC.
+const vpcName = "private"
 
 // Subnet is a subnet of the lab's VPC.
 type Subnet struct {
@@ -55,6 +74,7 @@ type ec2 struct {
 	hosts     int                // addresses given to tasks so far
 
 	machines shelf[Machine]
+	vpcs     shelf[VPC]
 }
 
 // networkInterface is a task's network interface.
@@ -85,6 +105,7 @@ func (e *ec2) service() awsapi.Service {
 				return e.arn("ec2", "instance/"+c.Form.Get("InstanceId"))
 			}},
 			"DescribeInstances":      {Handle: e.describeInstances},
+			"DescribeVpcs":           {Handle: e.describeVPCs},
 			"DescribeSubnets":        {Handle: e.describeSubnets},
 			"DescribeSecurityGroups": {Handle: e.describeSecurityGroups},
 			"DescribeRouteTables":    {Handle: e.describeRouteTables},
@@ -162,6 +183,33 @@ func ec2Tags(tags map[string]string) []ec2Tag {
 	return list
 }
 
+func (e *ec2) describeVPCs(_ context.Context, c *awsapi.Call) (any, error) {
+	type item struct {
+		VpcID   string   `xml:"vpcId"`
+		OwnerID string   `xml:"ownerId"`
+		State   string   `xml:"state"`
+		CIDR    string   `xml:"cidrBlock"`
+		Tags    []ec2Tag `xml:"tagSet>item"`
+	}
+	vpcs := append([]VPC{{e.vpc(), vpcName}}, e.vpcs.all()...)
+	vpcs, err := selectByID(vpcs, awsapi.List(c.Form, "VpcId"), func(v VPC) string { return v.ID },
+		"InvalidVpcID.NotFound", "The vpc ID '%s' does not exist")
+	if err != nil {
+		return nil, err
+	}
+	vpcs, next, err := ec2Select(c, vpcs, func(v VPC) (tags, attributes map[string]string) {
+		return map[string]string{"Name": v.Name}, map[string]string{"vpc-id": v.ID, "owner-id": e.account, "state": "available"}
+	})
+	var items []item
+	for _, v := range vpcs {
+		items = append(items, item{v.ID, e.account, "available", "10.99.0.0/16", ec2Tags(map[string]string{"Name": v.Name})})
+	}
+	return struct {
+		Items []item `xml:"vpcSet>item"`
+		Next  string `xml:"nextToken,omitempty"`
+	}{items, next}, err
+}
+
 func (e *ec2) describeSubnets(_ context.Context, c *awsapi.Call) (any, error) {
 	type item struct {
 		SubnetID            string   `xml:"subnetId"`
@@ -186,7 +234,7 @@ func (e *ec2) describeSubnets(_ context.Context, c *awsapi.Call) (any, error) {
 	}
 	subnets, next, err := ec2Select(c, subnets, func(s Subnet) (tags, attributes map[string]string) {
 		return s.Tags, map[string]string{
-			"subnet-id": s.ID, "vpc-id": cmp.Or(s.VPC, vpcID), "availability-zone": s.Zone, "state": "available", "cidr-block": s.CIDR,
+			"subnet-id": s.ID, "vpc-id": cmp.Or(s.VPC, e.vpc()), "availability-zone": s.Zone, "state": "available", "cidr-block": s.CIDR,
 			"cidrBlock": s.CIDR,
 		}
 	})
@@ -197,7 +245,7 @@ func (e *ec2) describeSubnets(_ context.Context, c *awsapi.Call) (any, error) {
 			free = 0
 		}
 		items = append(items, item{
-			s.ID, e.arn("ec2", "subnet/"+s.ID), "available", cmp.Or(s.VPC, vpcID), s.CIDR, free, s.Zone, false, false, e.account, ec2Tags(s.Tags),
+			s.ID, e.arn("ec2", "subnet/"+s.ID), "available", cmp.Or(s.VPC, e.vpc()), s.CIDR, free, s.Zone, false, false, e.account, ec2Tags(s.Tags),
 		})
 	}
 	return struct {
@@ -232,13 +280,13 @@ func (e *ec2) describeSecurityGroups(_ context.Context, c *awsapi.Call) (any, er
 	}
 	groups, next, err := ec2Select(c, groups, func(g SecurityGroup) (tags, attributes map[string]string) {
 		return g.Tags, map[string]string{
-			"group-id": g.ID, "group-name": g.Name, "vpc-id": cmp.Or(g.VPC, vpcID), "description": g.Description, "owner-id": e.account,
+			"group-id": g.ID, "group-name": g.Name, "vpc-id": cmp.Or(g.VPC, e.vpc()), "description": g.Description, "owner-id": e.account,
 		}
 	})
 	var items []item
 	for _, g := range groups {
 		items = append(items, item{
-			e.account, g.ID, g.Name, g.Description, cmp.Or(g.VPC, vpcID),
+			e.account, g.ID, g.Name, g.Description, cmp.Or(g.VPC, e.vpc()),
 			permissionsOf(e.account, g.Ingress), g.egress(e.account), ec2Tags(g.Tags),
 		})
 	}
@@ -276,12 +324,12 @@ func (e *ec2) describeNetworkInterfaces(_ context.Context, c *awsapi.Call) (any,
 	}
 	faces, next, err := ec2Select(c, faces, func(n networkInterface) (tags, attributes map[string]string) {
 		return nil, map[string]string{
-			"network-interface-id": n.id, "subnet-id": n.subnet, "vpc-id": vpcID, "private-ip-address": n.ip,
+			"network-interface-id": n.id, "subnet-id": n.subnet, "vpc-id": e.vpc(), "private-ip-address": n.ip,
 		}
 	})
 	var items []item
 	for _, n := range faces {
-		i := item{ID: n.id, SubnetID: n.subnet, VpcID: vpcID, OwnerID: e.account, Status: "in-use", PrivateIP: n.ip}
+		i := item{ID: n.id, SubnetID: n.subnet, VpcID: e.vpc(), OwnerID: e.account, Status: "in-use", PrivateIP: n.ip}
 		for _, id := range n.groups {
 			for _, g := range e.groups {
 				if g.ID == id {

@@ -122,11 +122,11 @@ func (e *ec2) describeRouteTables(_ context.Context, c *awsapi.Call) (any, error
 	tables := slices.Clone(e.tables)
 	e.mu.Unlock()
 	tables, next, err := ec2Select(c, tables, func(t RouteTable) (tags, attributes map[string]string) {
-		return nil, map[string]string{"vpc-id": vpcID, "route-table-id": t.ID}
+		return nil, map[string]string{"vpc-id": e.vpc(), "route-table-id": t.ID}
 	})
 	var items []item
 	for _, t := range tables {
-		i := item{ID: t.ID, VpcID: vpcID, OwnerID: e.account, Routes: []route{{
+		i := item{ID: t.ID, VpcID: e.vpc(), OwnerID: e.account, Routes: []route{{
 			To: "10.99.0.0/16", Gateway: "local", State: "active",
 			RouteOrigin: "CreateRouteTable",
 		}}}
@@ -178,13 +178,13 @@ func (e *ec2) describeVPCEndpoints(_ context.Context, c *awsapi.Call) (any, erro
 	endpoints := slices.Clone(e.endpoints)
 	e.mu.Unlock()
 	endpoints, next, err := ec2Select(c, endpoints, func(v VPCEndpoint) (tags, attributes map[string]string) {
-		return nil, map[string]string{"vpc-id": vpcID, "service-name": v.Service, "vpc-endpoint-id": v.ID}
+		return nil, map[string]string{"vpc-id": e.vpc(), "service-name": v.Service, "vpc-endpoint-id": v.ID}
 	})
 	const everything = `{"Statement":[{"Action":"*","Effect":"Allow","Principal":"*","Resource":"*"}]}`
 	var items []item
 	for _, v := range endpoints {
 		i := item{
-			ID: v.ID, Type: "Interface", VpcID: vpcID, Service: v.Service, State: cmp.Or(v.State, "available"), Policy: cmp.Or(v.Policy, everything),
+			ID: v.ID, Type: "Interface", VpcID: e.vpc(), Service: v.Service, State: cmp.Or(v.State, "available"), Policy: cmp.Or(v.Policy, everything),
 			RouteTables: v.RouteTables, PrivateDNS: !v.NoDNS && !v.Gateway, OwnerID: e.account,
 		}
 		if v.Gateway {

@@ -77,7 +77,7 @@ func (e *eks) describe(_ context.Context, c *awsapi.Call) (any, error) {
 	v := map[string]any{
 		"name": k.Name, "arn": e.arn("eks", "cluster/"+k.Name), "status": k.Status, "version": "1.34", "tags": k.Tags,
 		"resourcesVpcConfig": map[string]any{
-			"vpcId": vpcID, "subnetIds": []string{vpcSubnet + "a"}, "endpointPrivateAccess": !k.Public, "endpointPublicAccess": k.Public,
+			"vpcId": e.vpc(), "subnetIds": []string{vpcSubnet + "a"}, "endpointPrivateAccess": !k.Public, "endpointPublicAccess": k.Public,
 			"clusterSecurityGroupId": groups[0], "securityGroupIds": groups[1:],
 		},
 		"certificateAuthority": map[string]any{"data": k.CA},

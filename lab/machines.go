@@ -88,7 +88,7 @@ func (e *ec2) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 	}
 	machines, next, err := ec2Select(c, machines, func(m Machine) (tags, attributes map[string]string) {
 		return m.Tags, map[string]string{
-			"instance-id": m.ID, "instance-state-name": m.State, "private-ip-address": m.Addr.String(), "vpc-id": vpcID,
+			"instance-id": m.ID, "instance-state-name": m.State, "private-ip-address": m.Addr.String(), "vpc-id": e.vpc(),
 			"network-interface.addresses.private-ip-address": m.Addr.String(),
 		}
 	})
@@ -102,7 +102,7 @@ func (e *ec2) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 		items = append(items, reservation{"r-" + seededUUID(m.ID)[:8], e.account, []instance{{
 			m.ID, "t4g.nano",
 			state{codes[m.State], m.State},
-			m.Addr.String(), vpcSubnet + "a", vpcID, ec2Tags(m.Tags),
+			m.Addr.String(), vpcSubnet + "a", e.vpc(), ec2Tags(m.Tags),
 			groups,
 			[]networkInterface{{[]address{{m.Addr.String()}}, groups}},
 		}}})

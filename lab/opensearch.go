@@ -99,7 +99,7 @@ func (o *opensearch) describeDomains(_ context.Context, _ *awsapi.Call, in *doma
 		case s.Public:
 			v["Endpoint"] = o.endpoint(s)
 		default:
-			v["VPCOptions"] = map[string]any{"VPCId": vpcID, "SubnetIds": []string{vpcSubnet + "a"}, "SecurityGroupIds": guardedBy(s.Groups)}
+			v["VPCOptions"] = map[string]any{"VPCId": o.vpc(), "SubnetIds": []string{vpcSubnet + "a"}, "SecurityGroupIds": guardedBy(s.Groups)}
 			if s.Status != "Creating" {
 				v["Endpoints"] = map[string]string{"vpc": o.endpoint(s)}
 			}
@@ -172,7 +172,7 @@ func (o *opensearch) batchGetVpcEndpoint(_ context.Context, _ *awsapi.Call, in *
 	list := []map[string]any{}
 	for _, s := range o.those(func(s Search) bool { return s.Serverless && slices.Contains(in.IDs, searchEndpointID(s.Name)) }) {
 		list = append(list, map[string]any{
-			"id": searchEndpointID(s.Name), "name": s.Name, "status": "ACTIVE", "vpcId": vpcID, "subnetIds": []string{vpcSubnet + "a"},
+			"id": searchEndpointID(s.Name), "name": s.Name, "status": "ACTIVE", "vpcId": o.vpc(), "subnetIds": []string{vpcSubnet + "a"},
 			"securityGroupIds": guardedBy(s.Groups),
 		})
 	}

@@ -30,6 +30,7 @@ type DBInstance struct {
 	Addr     netip.AddrPort // where it really listens; its port is the endpoint's
 	IAM      bool           // IAM database authentication is enabled
 	Groups   []string       // ids of its security groups; default: the lab's of databases
+	VPC      string         // default: the lab's
 	Tags     map[string]string
 	created  time.Time
 }
@@ -85,6 +86,12 @@ type xmlEndpoint struct {
 	HostedZoneID string `xml:"HostedZoneId,omitempty"`
 }
 
+type xmlSubnetGroup struct {
+	DBSubnetGroupName string
+	VpcID             string `xml:"VpcId"`
+	Status            string `xml:"SubnetGroupStatus"`
+}
+
 type xmlTag struct{ Key, Value string }
 
 type xmlGroup struct {
@@ -134,9 +141,10 @@ func (r *rds) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 		DBClusterIdentifier  string `xml:",omitempty"`
 		DbiResourceID        string `xml:"DbiResourceId"`
 		DBInstanceArn        string
-		IAMAuthentication    bool       `xml:"IAMDatabaseAuthenticationEnabled"`
-		Groups               []xmlGroup `xml:"VpcSecurityGroups>VpcSecurityGroupMembership"`
-		Tags                 []xmlTag   `xml:"TagList>Tag"`
+		IAMAuthentication    bool           `xml:"IAMDatabaseAuthenticationEnabled"`
+		SubnetGroup          xmlSubnetGroup `xml:"DBSubnetGroup"`
+		Groups               []xmlGroup     `xml:"VpcSecurityGroups>VpcSecurityGroupMembership"`
+		Tags                 []xmlTag       `xml:"TagList>Tag"`
 	}
 	r.mu.Lock()
 	all := slices.Clone(r.instances)
@@ -168,7 +176,8 @@ func (r *rds) describeInstances(_ context.Context, c *awsapi.Call) (any, error) 
 			Endpoint: xmlEndpoint{d.Host, d.Addr.Port(), "Z0LAB"}, AllocatedStorage: 20, InstanceCreateTime: iso(d.created),
 			AvailabilityZone: r.zone('a'), StorageEncrypted: true, DBClusterIdentifier: d.Cluster,
 			DbiResourceID: dbResource(d.ID),
-			DBInstanceArn: r.arn("rds", "db:"+d.ID), IAMAuthentication: d.IAM, Groups: groupsOf(d.Groups), Tags: xmlTags(d.Tags),
+			DBInstanceArn: r.arn("rds", "db:"+d.ID), IAMAuthentication: d.IAM, Groups: groupsOf(d.Groups),
+			SubnetGroup: xmlSubnetGroup{"private", cmp.Or(d.VPC, r.vpc()), "Complete"}, Tags: xmlTags(d.Tags),
 		})
 	}
 	page, next, err := rdsPage(c, items)

@@ -67,7 +67,7 @@ func (r *rds) describeProxies(_ context.Context, c *awsapi.Call) (any, error) {
 			auth = "REQUIRED"
 		}
 		items = append(items, xmlProxy{
-			DBProxyName: p.Name, DBProxyArn: r.arn("rds", "db-proxy:"+p.Name), Status: p.Status, EngineFamily: p.Family, VpcID: vpcID,
+			DBProxyName: p.Name, DBProxyArn: r.arn("rds", "db-proxy:"+p.Name), Status: p.Status, EngineFamily: p.Family, VpcID: r.vpc(),
 			Endpoint: r.dbHost(p.Name, "proxy-"), RequireTLS: p.RequireTLS, Auth: []xmlProxyAuth{{"SECRETS", auth}},
 			Groups: guardedBy(p.Groups),
 		})
@@ -96,12 +96,12 @@ func (r *rds) describeProxyEndpoints(_ context.Context, c *awsapi.Call) (any, er
 	var items []xmlProxyEndpoint
 	for _, p := range r.proxies.those(func(p DBProxy) bool { return proxy == "" || p.Name == proxy }) {
 		items = append(items, xmlProxyEndpoint{
-			p.Name, r.arn("rds", "db-proxy-endpoint:"+p.Name), p.Name, p.Status, vpcID, r.dbHost(p.Name, "proxy-"), "READ_WRITE", true,
+			p.Name, r.arn("rds", "db-proxy-endpoint:"+p.Name), p.Name, p.Status, r.vpc(), r.dbHost(p.Name, "proxy-"), "READ_WRITE", true,
 			guardedBy(p.Groups),
 		})
 		for _, reader := range p.Readers {
 			items = append(items, xmlProxyEndpoint{
-				reader, r.arn("rds", "db-proxy-endpoint:"+reader), p.Name, p.Status, vpcID, r.dbHost(reader+".endpoint", "proxy-"), "READ_ONLY", false,
+				reader, r.arn("rds", "db-proxy-endpoint:"+reader), p.Name, p.Status, r.vpc(), r.dbHost(reader+".endpoint", "proxy-"), "READ_ONLY", false,
 				guardedBy(p.Groups),
 			})
 		}

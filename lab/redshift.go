@@ -77,7 +77,7 @@ func (r *redshift) describeClusters(_ context.Context, c *awsapi.Call) (any, err
 	var items []xmlWarehouse
 	for _, w := range found {
 		v := xmlWarehouse{
-			ClusterIdentifier: w.ID, ClusterStatus: w.Status, NodeType: "ra3.large", DBName: cmp.Or(w.Database, "dev"), VpcID: vpcID, Encrypted: true,
+			ClusterIdentifier: w.ID, ClusterStatus: w.Status, NodeType: "ra3.large", DBName: cmp.Or(w.Database, "dev"), VpcID: r.vpc(), Encrypted: true,
 			Groups: groupsOf(w.Groups), Tags: xmlTags(w.Tags),
 		}
 		if w.Status != "creating" {
