@@ -64,7 +64,7 @@ func (r *Resolver) balancers(ctx context.Context, spec Spec, op string, id *stri
 func fromBalancer(b *types.LoadBalancer) candidate {
 	c := candidate{
 		id: aws.ToString(b.LoadBalancerName), what: strings.TrimSpace(string(b.Type) + " load balancer"),
-		endpoint: Endpoint{Host: aws.ToString(b.DNSName)},
+		endpoint: Endpoint{Host: aws.ToString(b.DNSName)}, network: Network{VPC: aws.ToString(b.VpcId)},
 	}
 	if b.State != nil {
 		c.status = string(b.State.Code)

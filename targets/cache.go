@@ -59,6 +59,7 @@ func fromGroup(g *types.ReplicationGroup) candidate {
 	c := candidate{
 		id: strings.ToLower(aws.ToString(g.ReplicationGroupId)), what: "replication group",
 		status: aws.ToString(g.Status), engine: cmp.Or(aws.ToString(g.Engine), "redis"), // older answers lack it
+		network: Network{CacheCluster: first(g.MemberClusters)},
 	}
 	tls := aws.ToBool(g.TransitEncryptionEnabled) && g.TransitEncryptionMode != types.TransitEncryptionModePreferred
 	if aws.ToBool(g.ClusterEnabled) || g.ConfigurationEndpoint != nil {

@@ -98,6 +98,9 @@ type (
 	}
 	ec2Calls struct {
 		instances  call[ec2.DescribeInstancesInput, ec2.Options, ec2.DescribeInstancesOutput]
+		subnets    call[ec2.DescribeSubnetsInput, ec2.Options, ec2.DescribeSubnetsOutput]
+		groups     call[ec2.DescribeSecurityGroupsInput, ec2.Options, ec2.DescribeSecurityGroupsOutput]
+		vpcs       call[ec2.DescribeVpcsInput, ec2.Options, ec2.DescribeVpcsOutput]
 		interfaces call[ec2.DescribeNetworkInterfacesInput, ec2.Options, ec2.DescribeNetworkInterfacesOutput]
 	}
 	ecsCalls struct {
@@ -158,7 +161,7 @@ func Connect(cfg aws.Config) *Clients {
 		}),
 		ec2: sync.OnceValue(func() *ec2Calls {
 			c := ec2.NewFromConfig(cfg)
-			return &ec2Calls{c.DescribeInstances, c.DescribeNetworkInterfaces}
+			return &ec2Calls{c.DescribeInstances, c.DescribeSubnets, c.DescribeSecurityGroups, c.DescribeVpcs, c.DescribeNetworkInterfaces}
 		}),
 		ecs: sync.OnceValue(func() *ecsCalls {
 			c := ecs.NewFromConfig(cfg)

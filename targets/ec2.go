@@ -105,6 +105,7 @@ func fromMachine(i *types.Instance, address string) candidate {
 	c := candidate{
 		id: aws.ToString(i.InstanceId), what: "EC2 instance",
 		endpoint: Endpoint{Host: aws.ToString(i.PrivateIpAddress), Instance: aws.ToString(i.InstanceId)},
+		network:  Network{VPC: aws.ToString(i.VpcId)},
 
 		start:  "aws ec2 start-instances --instance-ids " + aws.ToString(i.InstanceId),
 		tags:   tagsOf(i.Tags, func(t types.Tag) (*string, *string) { return t.Key, t.Value }),

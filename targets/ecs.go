@@ -66,7 +66,7 @@ func (r *Resolver) tasks(ctx context.Context, spec Spec, op string, id *string) 
 			continue
 		}
 		c.status = "RUNNING"
-		c.endpoint = Endpoint{Host: host}
+		c.endpoint, c.network.Subnet = Endpoint{Host: host}, interfaceDetail(task, "subnetId")
 		if id := interfaceDetail(task, "networkInterfaceId"); id != "" {
 			c.seek = func(ctx context.Context) ([]string, error) { return r.interfaceGroups(ctx, id) }
 		}

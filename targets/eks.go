@@ -58,6 +58,9 @@ func fromKubernetes(cluster *types.Cluster) candidate {
 	c := candidate{
 		id: aws.ToString(cluster.Name), what: "EKS cluster", status: string(cluster.Status), engine: "kubernetes", tags: cluster.Tags,
 	}
+	if v := cluster.ResourcesVpcConfig; v != nil {
+		c.network.VPC = aws.ToString(v.VpcId)
+	}
 	if u, err := url.Parse(aws.ToString(cluster.Endpoint)); err == nil && u.Hostname() != "" {
 		c.endpoint = Endpoint{Host: u.Hostname(), Port: httpsPort, TLS: true, ARN: aws.ToString(cluster.Arn)}
 		if ca := cluster.CertificateAuthority; ca != nil {

@@ -97,6 +97,11 @@ func TestKindsOnMoto(t *testing.T) {
 			t.Errorf("%s: %+v, want the security group %s", text, thing, group)
 		}
 	}
+	for _, spec := range []string{"ec2:build:22", "lb:web:80", "rds:orders", "rdsproxy:pool"} {
+		if vpc, err := r.VPC(t.Context(), resolve(t, r, spec)); err != nil || !strings.HasPrefix(vpc, "vpc-") {
+			t.Errorf("%s is in %q, %v", spec, vpc, err)
+		}
+	}
 }
 
 // furnishMoto makes one target of each kind that moto has, and returns the id of their security group.

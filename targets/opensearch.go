@@ -75,6 +75,9 @@ func fromDomain(d *types.DomainStatus) candidate {
 		id: strings.ToLower(aws.ToString(d.DomainName)), what: "OpenSearch domain", status: string(d.DomainProcessingStatus),
 		engine: cmp.Or(engine, "opensearch"),
 	}
+	if d.VPCOptions != nil {
+		c.network.VPC = aws.ToString(d.VPCOptions.VPCId)
+	}
 	host := cmp.Or(d.Endpoints["vpc"], aws.ToString(d.Endpoint))
 	c.endpoint = Endpoint{Host: host, Port: httpsPort, TLS: true}
 	switch {

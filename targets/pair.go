@@ -69,6 +69,7 @@ type Pair struct {
 	Target      Spec
 	Local       Local
 	Environment string // the environment that the user wrote before the target, as ENV/SPEC; "": none
+	Chosen      string // the environment that counts where the user wrote none; "": that of the command
 }
 
 // String returns the target with its environment, as the user may write it.

@@ -97,6 +97,7 @@ func fromProxy(p *types.DBProxy) candidate {
 	c := candidate{
 		id: strings.ToLower(aws.ToString(p.DBProxyName)), what: "RDS proxy", status: string(p.Status),
 		engine: proxyEngine(aws.ToString(p.EngineFamily)), readers: true, groups: p.VpcSecurityGroupIds,
+		network: Network{VPC: aws.ToString(p.VpcId)},
 	}
 	c.endpoint = Endpoint{Host: aws.ToString(p.Endpoint), TLS: aws.ToBool(p.RequireTLS)}
 	c.endpoint.Port = DefaultPort(c.engine) // proxies listen there alone
@@ -145,6 +146,7 @@ func (r *Resolver) proxyEndpoints(ctx context.Context, _ Spec, op string, id *st
 		c := fromProxy(&proxies[at])
 		c.id, c.what, c.status, c.readers = strings.ToLower(aws.ToString(e.DBProxyEndpointName)), "RDS proxy endpoint", string(e.Status), false
 		c.endpoint.Host, c.groups = aws.ToString(e.Endpoint), e.VpcSecurityGroupIds
+		c.network.VPC = aws.ToString(e.VpcId) // which need not be the proxy's
 		found = append(found, c)
 	}
 	return found, nil

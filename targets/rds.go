@@ -79,6 +79,9 @@ func fromInstance(db *types.DBInstance) candidate {
 		tags:  rdsTags(db.TagList), groups: rdsGroups(db.VpcSecurityGroups),
 	}
 	c.signIn = rdsSignIn(c.engine, aws.ToBool(db.IAMDatabaseAuthenticationEnabled), enableInstance+c.id)
+	if db.DBSubnetGroup != nil {
+		c.network.VPC = aws.ToString(db.DBSubnetGroup.VpcId)
+	}
 	if db.Endpoint != nil {
 		c.endpoint = Endpoint{
 			Host: aws.ToString(db.Endpoint.Address), Port: int(aws.ToInt32(db.Endpoint.Port)),

@@ -58,8 +58,9 @@ func fromRedshift(cluster *types.Cluster) candidate {
 	c := candidate{
 		id: strings.ToLower(aws.ToString(cluster.ClusterIdentifier)), what: "Redshift cluster", status: aws.ToString(cluster.ClusterStatus),
 		engine: engineRedshift, start: "aws redshift resume-cluster --cluster-identifier " + aws.ToString(cluster.ClusterIdentifier),
-		tags:   tagsOf(cluster.Tags, func(t types.Tag) (*string, *string) { return t.Key, t.Value }),
-		groups: texts(cluster.VpcSecurityGroups, func(m types.VpcSecurityGroupMembership) *string { return m.VpcSecurityGroupId }),
+		tags:    tagsOf(cluster.Tags, func(t types.Tag) (*string, *string) { return t.Key, t.Value }),
+		groups:  texts(cluster.VpcSecurityGroups, func(m types.VpcSecurityGroupMembership) *string { return m.VpcSecurityGroupId }),
+		network: Network{VPC: aws.ToString(cluster.VpcId)},
 	}
 	if e := cluster.Endpoint; e != nil {
 		c.endpoint = Endpoint{Host: aws.ToString(e.Address), Port: int(aws.ToInt32(e.Port)), Database: aws.ToString(cluster.DBName)}

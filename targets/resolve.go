@@ -40,6 +40,8 @@ type Endpoint struct {
 	ARN      string // of an EKS cluster
 	CA       string // of an EKS cluster's API server, in PEM
 	Instance string // id of an EC2 instance
+
+	Network Network // what leads to its VPC; zero for a host
 }
 
 // Resolver finds endpoints. AWS may be nil if no target needs it. It is safe for concurrent use.
@@ -190,6 +192,7 @@ type candidate struct {
 	what     string // "RDS instance", "replication group"
 	status   string // AWS's word: "available", "creating"
 	engine   string
+	network  Network
 	endpoint Endpoint // Host is empty if it has none (yet)
 	reader   Endpoint // for a cluster with a reader endpoint
 	readers  bool     // its kind can have a reader endpoint
@@ -242,7 +245,8 @@ func (c candidate) pick(spec Spec) (Endpoint, error) {
 	if c.usability() == down {
 		return Endpoint{}, c.notUsable(spec)
 	}
-	endpoint.StatusNote = c.statusNote()
+	endpoint.StatusNote, endpoint.Network = c.statusNote(), c.network
+	endpoint.Network.Group = first(c.groups)
 	endpoint.Name = Spec{Kind: spec.Kind, ID: c.id, Role: spec.Role}.String()
 	endpoint.Engine = c.engine
 	endpoint.Port = cmp.Or(spec.Port, endpoint.Port, DefaultPort(c.engine))
