@@ -228,7 +228,7 @@ func (s *Stack) diagnosis(cluster any) Policy {
 // diagnosisOfOwn is what it reads besides for people who start the tasks: how a task reaches AWS, and what its roles may do.
 func (s *Stack) diagnosisOfOwn() Policy {
 	return Policy{
-		{Sid: "DiagnoseTheNetwork", Action: []string{"ec2:DescribeRouteTables", "ec2:DescribeVpcEndpoints"}, Resource: List{"*"}},
+		{Sid: "DiagnoseTheNetwork", Action: []string{"ec2:DescribeRouteTables", "ec2:DescribeVpcEndpoints", "ec2:DescribeVpcs"}, Resource: List{"*"}},
 		{
 			Sid: "DiagnoseTheRoles", Action: []string{"iam:SimulatePrincipalPolicy"},
 			Resource: List{roleARN(s.Inputs.ExecutionRole, "ExecutionRole"), roleARN(s.Inputs.TaskRole, "TaskRole")},
