@@ -81,6 +81,7 @@ type Access struct {
 	account   atomic.Value // string: the owner's account, once it is known
 
 	whoami func(context.Context) (bastions.Owner, error)
+	vpc    func(context.Context) (string, error) // of the settings' bastion
 
 	ctx    context.Context // the tasks' context; ends at Close
 	cancel context.CancelFunc
@@ -142,6 +143,7 @@ func New(ctx context.Context, s Settings, o Options) (*Access, error) {
 		passwordData:    ec2Client.GetPasswordData,
 		whoami:          once(func(ctx context.Context) (bastions.Owner, error) { return bastions.WhoAmI(ctx, stsClient) }),
 	}
+	a.vpc = once(a.bastionVPC)
 	if s.Link.SessionDocument != documentAuto {
 		a.documents.forced = s.Link.SessionDocument
 	}

@@ -129,6 +129,30 @@ func (m *Manager) securityGroups(ctx context.Context, spec Spec, vpc string) ([]
 	return ids, nil
 }
 
+// VPC returns the id of the VPC in which a new task would start: that of the subnets with the ids, or else with the tags.
+func (m *Manager) VPC(ctx context.Context, ids []string, tags map[string]string) (string, error) {
+	const op = "find the bastion's VPC"
+	input := &ec2.DescribeSubnetsInput{SubnetIds: ids}
+	switch {
+	case len(ids) == 0 && len(tags) == 0:
+		return "", fail.New(fail.Usage, op, errors.New("the settings name no subnets"), "set subnets or subnet_tags")
+	case len(ids) == 0:
+		input.Filters = tagFilters(tags)
+	}
+	subnets, err := m.subnets(ctx, input)
+	if err != nil {
+		return "", err
+	}
+	vpc, err := onlyVPC(subnets)
+	switch {
+	case err != nil:
+		return "", fail.New(fail.Usage, op, fmt.Errorf("the settings name %w", err), "name the subnets of one VPC")
+	case vpc == "":
+		return "", fail.New(fail.NoTarget, op, errors.New("no subnet has the tags "+showTags(tags)), "correct subnet_tags")
+	}
+	return vpc, nil
+}
+
 func (m *Manager) subnets(ctx context.Context, input *ec2.DescribeSubnetsInput) ([]ec2types.Subnet, error) {
 	const op = "choose the bastion's subnets"
 	if m.ec2 == nil {
