@@ -12,6 +12,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/forwards"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/targets"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
@@ -114,7 +115,22 @@ func (c *controller) Dial(ctx context.Context, network, addr string) (net.Conn, 
 	if err == nil || errors.As(err, new(*tunnel.RefusedError)) {
 		c.works()
 	}
-	return conn, err
+	if err != nil {
+		return nil, l.explain(ctx, c.spec(), addr, err)
+	}
+	return conn, nil
+}
+
+// spec returns the forward's target as requested; zero for a proxy.
+func (c *controller) spec() targets.Spec {
+	if c.record.Request.Kind == api.KindProxy {
+		return targets.Spec{}
+	}
+	spec, err := targets.Parse(c.record.Request.Target)
+	if err != nil {
+		return targets.Spec{}
+	}
+	return spec
 }
 
 // failed notes why a client's connection failed.
@@ -198,7 +214,7 @@ func (c *controller) onEnd(conn tunnel.ConnSnapshot, err error) {
 		if next := fail.NextOf(err); next != "" {
 			text += "\nhint: " + next
 		}
-		c.events.try(api.Event{Event: api.EventRefused, Text: text})
+		c.events.try(api.Event{Event: api.EventRefused, Text: text, Places: placesOf(err)})
 	}
 	c.agent.recorded(c.name(), conn, err)
 }

@@ -57,6 +57,7 @@ type link struct {
 	asked         *report.SignIn // why the user has to sign in; nil: nothing is known
 	watchers      map[*watcher]struct{}
 	resolved      map[string]resolution
+	placed        map[string]placed
 }
 
 // failures counts consecutive failures. They delay the clients of forwards.
@@ -126,7 +127,7 @@ func (a *Agent) linkFor(ctx context.Context, scope api.Scope, w *watcher) (l *li
 		if l == nil {
 			l = &link{
 				agent: a, id: key, settings: settings, permit: settings.Grant.Permit, scope: scope, owner: owner, env: env, used: time.Now(),
-				watchers: make(map[*watcher]struct{}), resolved: make(map[string]resolution),
+				watchers: make(map[*watcher]struct{}), resolved: make(map[string]resolution), placed: make(map[string]placed),
 			}
 			if l.access, err = a.access(ctx, settings, access.Options{
 				Logger: a.log.With("link", key), Env: env, Progress: l.onStep, Path: l.onPath, SignIn: l.onSignIn,
@@ -424,7 +425,11 @@ func (l *link) dialReady(ctx context.Context, addr string) (net.Conn, error) {
 		return nil, err
 	}
 	defer l.wait()()
-	return pool.Dial(ctx, "tcp", addr)
+	conn, err := pool.Dial(ctx, "tcp", addr)
+	if err != nil {
+		return nil, l.explain(ctx, targets.Spec{}, addr, err)
+	}
+	return conn, nil
 }
 
 // wait counts a waiting caller until it calls done.

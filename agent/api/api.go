@@ -88,6 +88,8 @@ type Event struct {
 	Link     *LinkState   `json:"link,omitempty"`
 	Path     *report.Path `json:"path,omitempty"`
 	Error    *Error       `json:"error,omitempty"`
+	// Places are those of an EventRefused whose target is in another VPC or region than the bastion.
+	Places *report.Places `json:"places,omitempty"`
 }
 
 // LinkState is a tunnel.State in JSON.
