@@ -2,6 +2,7 @@
 package request
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"maps"
@@ -64,20 +65,34 @@ func One(s config.Settings, requests ...api.ForwardRequest) []Group {
 // Parse reads the targets and ports of a command line, and the forwards in the form of ssh -L. Names of the configuration are replaced by
 // what they stand for. notes are what the user may have meant otherwise. load is for targets of other settings than s.
 func Parse(args, local []string, s config.Settings, load Load) (_ []Group, notes []string, _ error) {
+	pairs, err := Pairs(args, local)
+	if err != nil {
+		return nil, nil, err
+	}
+	return Of(pairs, s, load)
+}
+
+// Pairs reads the targets and ports of a command line, and the forwards in the form of ssh -L.
+func Pairs(args, local []string) ([]targets.Pair, error) {
 	pairs, err := targets.ParsePair(args)
 	if err != nil && !(len(args) == 0 && len(local) > 0) {
-		return nil, nil, err
+		return nil, err
 	}
 	for _, l := range local {
 		pair, err := targets.ParseL(l)
 		if err != nil {
-			return nil, nil, err
+			return nil, err
 		}
 		pairs = append(pairs, pair)
 	}
 	if len(pairs) == 0 {
-		return nil, nil, fail.Usagef("name a target, for example: bastion forward rds:orders 12345", "forward: the target is missing")
+		return nil, fail.Usagef("name a target, for example: bastion forward rds:orders 12345", "forward: the target is missing")
 	}
+	return pairs, nil
+}
+
+// Of is Parse for what Pairs has read.
+func Of(pairs []targets.Pair, s config.Settings, load Load) (_ []Group, notes []string, _ error) {
 	groups, err := For(pairs, s, load)
 	if err != nil {
 		return nil, nil, err
@@ -128,23 +143,24 @@ func For(pairs []targets.Pair, s config.Settings, load Load) ([]Group, error) {
 	return groups, nil
 }
 
-// SettingsOf returns the settings for a target: those of the environment before it, else s; and a named target may have an environment,
+// SettingsOf returns the settings for a target: those of the environment before it, or of the chosen one, else s; and a named target may have an environment,
 // a profile or a region of its own.
 func SettingsOf(p targets.Pair, s config.Settings, load Load) (config.Settings, error) {
-	if p.Environment != "" {
-		if !slices.Contains(s.Environments, p.Environment) {
+	environment := cmp.Or(p.Environment, p.Chosen)
+	if environment != "" {
+		if !slices.Contains(s.Environments, environment) {
 			return s, unknownEnvironment(p, s)
 		}
 		if load == nil {
 			return s, nil
 		}
 		var err error
-		if s, err = load(p.Environment, config.Target{}); err != nil {
+		if s, err = load(environment, config.Target{}); err != nil {
 			return s, err
 		}
 	}
 	if named, ok := s.Targets[p.Target.ID]; ok && p.Target.Kind == targets.Name && named.HasOwn() && load != nil {
-		own, err := load(p.Environment, named)
+		own, err := load(environment, named)
 		own.Targets = s.Targets // the name stands for what it does where it was found
 		return own, err
 	}

@@ -14,6 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/process"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/internal/shared"
 )
 
@@ -74,7 +75,7 @@ func (a *app) doctor(ctx context.Context, target string, o doctorOptions) error 
 	}
 	r := doctor.Run(ctx, doctor.Options{
 		Settings: s, SettingsErr: settingsErr, Target: target, Version: a.Version, Program: program, MFA: a.MFA(ctx, s, p),
-		Progress: p.Step,
+		Progress: p.Step, Serving: func(ctx context.Context, at report.Place) string { return a.serving(ctx, s, at) },
 	})
 	p.Idle()
 	if ctx.Err() != nil {

@@ -347,10 +347,36 @@ func illTargets() []ill {
 			},
 		},
 		{
-			name: "database in another VPC", target: "rds:other", want: []string{"warning target.security_group other_vpc"}, code: 11,
+			name: "database in another VPC", target: "rds:other", want: []string{"warning target.vpc other_vpc"}, code: 11,
+			breaks: database(lab.DBInstance{IAM: true, VPC: "vpc-other"}),
+		},
+		{
+			name: "cluster in another VPC by its security group", target: "rds:other", want: []string{"warning target.vpc other_vpc"}, code: 11,
 			breaks: func(t *testing.T, e *labEnv) ([]string, []string) {
 				e.SetSecurityGroup(lab.SecurityGroup{ID: "sg-far", Name: "far", VPC: "vpc-other"})
-				return database(lab.DBInstance{IAM: true, Addr: nowhere, Groups: []string{"sg-far"}})(t, e)
+				if err := e.AddDBCluster(lab.DBCluster{ID: "other", IAM: true, Groups: []string{"sg-far"}}); err != nil {
+					t.Fatal(err)
+				}
+				return nil, nil
+			},
+		},
+		{
+			name: "database in another VPC without a way", up: true, target: "rds:other", want: []string{"error target.vpc other_vpc"}, code: 1,
+			breaks: database(lab.DBInstance{IAM: true, VPC: "vpc-other"}), config: func(c *lab.Config) { c.Allow = []string{"*:5432"} },
+		},
+		{
+			name: "host in another region", target: "orders.abc123.eu-west-1.rds.amazonaws.com:5432",
+			want: []string{"warning target.vpc other_region"}, code: 11,
+		},
+		{
+			name: "target without a known VPC", target: "cloudmap:corp.internal/billing", want: []string{"skipped target.vpc unknown"},
+			breaks: func(t *testing.T, e *labEnv) ([]string, []string) {
+				if err := e.AddMappedService(lab.MappedService{
+					Namespace: "corp.internal", Name: "billing", Instances: []netip.AddrPort{nowhere},
+				}); err != nil {
+					t.Fatal(err)
+				}
+				return nil, nil
 			},
 		},
 		{name: "not on the lists", up: true, target: "127.0.0.88:80", want: []string{"error target.reach task"}, code: 5},

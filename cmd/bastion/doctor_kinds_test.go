@@ -82,18 +82,21 @@ func TestDoctorOfEachKind(t *testing.T) {
 	hosts := filepath.Join(t.TempDir(), "hosts")
 	writeFile(t, hosts, "")
 	const (
-		closed  = "error target.security_group closed"
-		down    = "error target.status down"
-		passing = "warning target.status passing"
-		off     = "warning target.iam off"
+		unplaced = "skipped target.vpc unknown" // AWS does not say in which VPC it is
+		closed   = "error target.security_group closed"
+		down     = "error target.status down"
+		passing  = "warning target.status passing"
+		off      = "warning target.iam off"
 	)
 	seen := make(map[targets.Kind][]string)
 	for _, tt := range []struct{ want, targets string }{
 		{"", "rds:one rds:ora cache:one rdsproxy:one docdb:papers neptune:graph memorydb:one redshift:one opensearch:one msk:one eks:one lb:one " +
-			"cloudmap:corp/one ec2:one:22 ecs:apps/one"},
-		{"", "opensearch:open eks:public lb:tcp"}, // the kinds' own ways to have no security group
+			"ec2:one:22 ecs:apps/one"},
+		{"", "eks:public lb:tcp"}, // the kinds' own ways to have no security group
+		{unplaced, "cloudmap:corp/one opensearch:open"},
+		{unplaced + ", " + closed, "opensearch:vectors"},
 		{closed, "rds:shut cache:shut cache:elastic rdsproxy:shut docdb:papers-shut neptune:graph-shut memorydb:shut redshift:shut redshift:adhoc " +
-			"opensearch:shut opensearch:vectors msk:shut eks:shut lb:shut ec2:shut:22 ec2:127.9.8.5:22 ecs:apps/shut"},
+			"opensearch:shut msk:shut eks:shut lb:shut ec2:shut:22 ec2:127.9.8.5:22 ecs:apps/shut"},
 		{down, "rds:bad cache:bad rdsproxy:bad docdb:papers-bad memorydb:bad redshift:bad opensearch:bad msk:bad eks:bad lb:bad cloudmap:corp/bad " +
 			"ec2:bad:22 ecs:apps/bad"},
 		{passing, "neptune:graph-bad"},
@@ -126,7 +129,7 @@ func TestDoctorOfEachKind(t *testing.T) {
 		has := func(want ...string) bool {
 			return slices.ContainsFunc(want, func(w string) bool { return slices.Contains(seen[d.Kind], w) })
 		}
-		if !has("") || !has(down, passing) || !has(closed) && d.Kind != targets.CloudMap {
+		if !has("", unplaced) || !has(down, passing) || !has(closed) && d.Kind != targets.CloudMap {
 			t.Errorf("%s has no rows for a target in order, for its status, or for its security group: %q", d.Prefix, seen[d.Kind])
 		}
 	}

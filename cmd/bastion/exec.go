@@ -123,6 +123,9 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 	if err != nil {
 		return err
 	}
+	if pairs, err = a.workOut(ctx, "exec", s, pairs); err != nil {
+		return err
+	}
 	if pairs, err = a.eachBroker(ctx, "exec", s, pairs); err != nil {
 		return err
 	}

@@ -74,7 +74,14 @@ func (a *app) forward(ctx context.Context, s config.Settings, args []string, o f
 	if err != nil {
 		return err
 	}
-	groups, notes, err := request.Parse(args, o.local, s, a.SettingsOf)
+	pairs, err := request.Pairs(args, o.local)
+	if err != nil {
+		return err
+	}
+	if pairs, err = a.workOut(ctx, "forward", s, pairs); err != nil {
+		return err
+	}
+	groups, notes, err := request.Of(pairs, s, a.SettingsOf)
 	for _, note := range notes {
 		a.Note(s, "%s", note)
 	}

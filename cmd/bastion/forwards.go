@@ -126,6 +126,8 @@ func (a *app) openBy(
 	p = p.In(g.Settings.Environment, g.Settings.Colour)
 	defer p.Idle()
 	watch := &linkview.Watch{Progress: p, Environment: g.Settings.Environment}
+	apart := &apart{app: a, settings: g.Settings, note: p.Note, told: make(map[string]bool)}
+	defer apart.asking.Wait()
 	// The forwards stay open until work has ended: names that lead to them must be gone before they are.
 	open, end := context.WithCancelCause(context.WithoutCancel(ctx))
 	defer end(nil)
@@ -153,6 +155,7 @@ func (a *app) openBy(
 				return
 			}
 			watch.Event(e)
+			apart.event(workCtx, e)
 		})
 	})
 	err = remoteHint(err)

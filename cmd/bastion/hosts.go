@@ -137,7 +137,8 @@ func (a *app) eachBroker(ctx context.Context, command string, s config.Settings,
 			return nil, err
 		}
 		for _, spec := range specs {
-			out = append(out, targets.Pair{Target: spec, Local: p.Local, Environment: p.Environment})
+			p.Target = spec
+			out = append(out, p)
 		}
 	}
 	return out, nil

@@ -231,14 +231,8 @@ func (a *app) listScopes(s config.Settings, all bool) ([]config.Settings, error)
 	if m := a.LookupScope(s); s.Environment == "" && (m.Profile != "" || m.Region != "" || m.ByVariables) {
 		scopes = append(scopes, s)
 	}
-	for _, name := range s.Environments {
-		settings, err := a.SettingsOf(name, config.Target{})
-		if err != nil {
-			return nil, err
-		}
-		scopes = append(scopes, settings)
-	}
-	return scopes, nil
+	environments, err := a.environments(s)
+	return append(scopes, environments...), err
 }
 
 // targetLists returns the lists of scopes: the kept ones while they are fresh, else AWS's answers. Of some kinds alone it keeps nothing.

@@ -119,7 +119,7 @@ var allowed = map[string][]string{
 	"internal/doctor": {
 		"access", "account/survey", "agent", "agent/api", "agent/launch", "agent/request", "bastions", "internal/awsanswer", "internal/awssdk",
 		"internal/config", "internal/console", "internal/dirs", "internal/fail", "internal/fargate", "internal/hosts", "internal/partition",
-		"internal/pattern", "internal/printable", "internal/sshconfig", "internal/words", "targets", "tunnel",
+		"internal/pattern", "internal/printable", "internal/report", "internal/sshconfig", "internal/words", "targets", "tunnel",
 	},
 	"internal/dirs":     {"internal/fail", "internal/files"},
 	"internal/duration": {},

@@ -11,6 +11,7 @@ import (
 	"github.com/bastion-ssm/bastion/bastions"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/internal/sshconfig"
 	"github.com/bastion-ssm/bastion/targets"
 )
@@ -162,6 +163,9 @@ type Where struct {
 	Thing    targets.Thing
 	Rules    []ec2types.SecurityGroup // of the target
 	RulesErr error
+
+	Places  report.Places // zero: not looked up
+	Serving string        // environment whose bastion is where the target is, if that of the settings is elsewhere; "": none
 
 	Dialed  bool
 	DialErr error

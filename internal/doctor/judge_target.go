@@ -14,6 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/printable"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/targets"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
@@ -67,6 +68,10 @@ func judgeAdmits(f *Facts) Finding {
 	switch {
 	case t.What == "":
 		return Finding{Level: Skipped, Case: caseNone, Means: "AWS does not say which security groups a host has"}
+	case w.Places.Differ() && w.Dialed && w.DialErr == nil:
+		return fine("the bastion connects to it from another VPC")
+	case w.Places.Differ(): // rules may name addresses, or the groups of a peer
+		return because(idVPC)
 	case t.Unguarded != "":
 		return Finding{Level: Skipped, Case: caseNone, Means: "there are no security groups of the target to examine: " + t.Unguarded}
 	case t.GroupsErr != nil:
@@ -103,6 +108,35 @@ func judgeAdmits(f *Facts) Finding {
 		fmt.Sprintf("aws ec2 authorize-security-group-egress --group-id %s --ip-permissions "+
 			"IpProtocol=tcp,FromPort=%d,ToPort=%d,UserIdGroupPairs=[{GroupId=%s}]",
 			first(mine), port, port, t.Groups[0]))
+}
+
+// judgeVPC judges where the target and the bastion are. Two VPCs may be connected, which only a connection shows.
+func judgeVPC(f *Facts) Finding {
+	w := f.Where
+	word := "other_vpc"
+	if w.Places.Regions() {
+		word = "other_region"
+	}
+	fix := w.Places.Next()
+	if w.Serving != "" {
+		fix = fmt.Sprintf("name the target as %s/TARGET: the bastion of that environment is in %s", w.Serving, w.Places.Target)
+	}
+	refused, ok := errors.AsType[*tunnel.RefusedError](w.DialErr)
+	ok = ok && refused.Reason == ssh.ConnectionFailed
+	answered := ok && strings.Contains(refused.Message, "connection refused") // by the target's machine
+	switch {
+	case w.Places == report.Places{}:
+		return fine("AWS tells the VPC of no host")
+	case w.Places.Same():
+		return fine("the bastion is in the target's VPC")
+	case !w.Places.Differ():
+		return hidden("unknown", "whether the bastion is in the target's VPC: "+w.Places.String(), "")
+	case w.Dialed && w.DialErr == nil || answered:
+		return fine("%s, and the two are connected", w.Places)
+	case ok:
+		return wrong(fail.Other, word, fmt.Sprintf("%s, and the bastion finds no way: %s", w.Places, printable.Line(refused.Message)), fix)
+	}
+	return warn(word, fmt.Sprintf("%s: whether the two are connected is not known before the bastion connects", w.Places), fix)
 }
 
 func judgeReach(f *Facts) Finding {

@@ -19,6 +19,7 @@ import (
 	"github.com/bastion-ssm/bastion/bastions"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/tunnel"
 )
 
@@ -313,5 +314,44 @@ func TestShow(t *testing.T) {
 			"bastion.connect") != style.All {
 			t.Errorf("%+v: %s", style, text)
 		}
+	}
+}
+
+func TestJudgeVPC(t *testing.T) {
+	here, there := report.Place{VPC: "vpc-1", Region: "eu-central-1"}, report.Place{VPC: "vpc-2", Region: "eu-central-1"}
+	abroad, unknown := report.Place{VPC: "vpc-2", Region: "us-east-1"}, report.Place{Region: "eu-central-1", Unknown: "AWS denies it"}
+	refusal := func(reason ssh.RejectionReason, message string) error {
+		return &tunnel.RefusedError{Dest: "db:5432", Reason: reason, Message: message}
+	}
+	noWay := refusal(ssh.ConnectionFailed, "cannot connect: i/o timeout")
+	for _, tt := range []struct {
+		name    string
+		target  report.Place
+		serving string
+		dialed  bool
+		err     error
+		level   Level
+		word    string
+		says    string // in what it means, or in the fix
+	}{
+		{"same", here, "", false, nil, OK, "", "in the target's VPC"},
+		{"unknown", unknown, "", false, nil, Skipped, "unknown", "AWS denies it"},
+		{"other, not tried", there, "", false, nil, Warning, "other_vpc", "vpc-2 in eu-central-1, and the bastion in vpc-1"},
+		{"other, connected", there, "", true, nil, OK, "", "the two are connected"},
+		{"other, no way", there, "", true, noWay, Error, "other_vpc", "peering"},
+		{"other, an environment serves it", there, "prod", true, noWay, Error, "other_vpc", "prod/TARGET"},
+		{"other, refused by the list", there, "", true, refusal(ssh.Prohibited, "not listed"), Warning, "other_vpc", "not known"},
+		{"other, refused by the target", there, "", true, refusal(ssh.ConnectionFailed, "connection refused"), OK, "", "connected"},
+		{"other region", abroad, "", true, noWay, Error, "other_region", "vpc-2 in us-east-1"},
+	} {
+		f := healthy(t)
+		f.Where = Where{Places: report.Places{Target: tt.target, Bastion: here}, Serving: tt.serving, Dialed: tt.dialed, DialErr: tt.err}
+		got := judgeVPC(f)
+		if got.Level != tt.level || got.Case != tt.word || !strings.Contains(got.Means+got.Fix, tt.says) {
+			t.Errorf("%s: %+v", tt.name, got)
+		}
+	}
+	if got := judgeVPC(healthy(t)); got.Level != OK { // a host
+		t.Errorf("%+v", got)
 	}
 }

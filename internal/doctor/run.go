@@ -12,6 +12,7 @@ import (
 	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
@@ -37,6 +38,8 @@ type Options struct {
 	Program     string // this program's path, for OpenSSH's block
 	MFA         *awssdk.MFA
 	Progress    func(step string) // must not block
+	// Serving returns the name of another environment whose bastion is at a place, or "". nil: there are no environments.
+	Serving func(context.Context, report.Place) string
 }
 
 // Run examines, and returns the report. It ends with ctx.

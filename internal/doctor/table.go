@@ -48,6 +48,7 @@ const (
 	idLastStart  = "aws.last_start"
 	idExists     = "target.exists"
 	idStatus     = "target.status"
+	idVPC        = "target.vpc"
 )
 
 // Checks returns the table of checks, in the order of the path.
@@ -145,13 +146,12 @@ func there() []Part {
 			{idExists, "whether AWS knows the target", []string{idFile, idValid, idAccount, idTarget}, judgeExists},
 			{idStatus, "its status in AWS", []string{idExists}, judgeStatus},
 			{"target.iam", "whether it takes IAM tokens", []string{idExists}, judgeIAM},
+			{idVPC, "whether the bastion is in the target's VPC and region, or reaches it from another one", []string{idExists, idStatus}, judgeVPC},
 			{"target.security_group", "whether its security groups admit the bastion, and the bastion's let it go there", []string{
-				idExists,
-				idStatus, idSubnets, idGroups,
+				idExists, idStatus, idVPC, idSubnets, idGroups,
 			}, judgeAdmits},
 			{"target.reach", "a connection to it from the bastion: its name, the lists of destinations, the port", []string{
-				idExists, idStatus,
-				idConnect,
+				idExists, idStatus, idVPC, idConnect,
 			}, judgeReach},
 		}},
 	}
