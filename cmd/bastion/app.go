@@ -9,6 +9,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/configure"
 	"github.com/bastion-ssm/bastion/internal/invocation"
+	"github.com/bastion-ssm/bastion/internal/sshcommands"
 )
 
 // app has the table of commands of an invocation.
@@ -74,9 +75,7 @@ func (a *app) root() *cli.Command {
 			a.browserCommand(),
 			a.openCommand(),
 			a.rdpCommand(),
-			a.proxyCommand(),
-			a.knownHostsCommand(),
-			a.sshConfigCommand(),
+		}, sshcommands.Commands(a.Invocation, groupConnect), []*cli.Command{
 			a.execCommand(),
 			a.kubeconfigCommand(),
 			a.eksTokenCommand(),

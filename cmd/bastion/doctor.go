@@ -91,7 +91,7 @@ func (a *app) doctor(ctx context.Context, target string, o doctorOptions) error 
 	}
 	switch err := r.Failure(); {
 	case err != nil:
-		return &process.ExitError{Code: exitCodes[fail.KindOf(err)]}
+		return &invocation.Told{Kind: fail.KindOf(err)}
 	case r.Worst == doctor.Warning:
 		return &process.ExitError{Code: doctor.ExitWarnings}
 	}

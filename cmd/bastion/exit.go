@@ -8,6 +8,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/process"
 )
 
@@ -45,6 +46,9 @@ func finish(ctx context.Context, stderr io.Writer, err error) int {
 			printError(stderr, exit.Err)
 		}
 		return exit.Code
+	}
+	if told, ok := errors.AsType[*invocation.Told](err); ok {
+		return exitCodes[told.Kind]
 	}
 	printError(stderr, err)
 	return exitCodes[fail.KindOf(err)]

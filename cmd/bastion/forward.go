@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"strconv"
 	"strings"
 
 	"github.com/bastion-ssm/bastion/agent/api"
@@ -135,13 +134,4 @@ func (a *app) printForwards(forwards []api.Forward, s config.Settings) error {
 	}
 	_, err := fmt.Fprint(a.Out, b.String())
 	return err
-}
-
-// portArg reads a port of the command line.
-func portArg(text string) (int, error) {
-	n, err := strconv.Atoi(text)
-	if err != nil || n < 1 || n > 65535 {
-		return 0, fail.Usagef("give a number from 1 to 65535", "%q is not a port", text)
-	}
-	return n, nil
 }

@@ -15,7 +15,6 @@ import (
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/block"
-	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/sshconfig"
 )
 
@@ -220,14 +219,18 @@ esac
 	if err := os.WriteFile(program, []byte(script), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	a, _ := testApp()
-	a.Self, a.Line.Settings["profile"] = program, `it's 50% \of $prod`
-	b, err := a.sshBlock(t.Context(), config.Settings{Local: config.Local{RuntimeDir: filepath.Join(dir, "run")}}, nil, sshConfigOptions{})
+	const profile = `it's 50% \of $prod`
+	self := exec.Cmd{
+		Path: filepath.Join(scratch, "bastion"), Args: []string{"bastion", "ssh-config", "--profile", profile},
+		Env: append(os.Environ(), "PATH="+dir+":"+os.Getenv("PATH"), "BASTION_CONFIG="+os.DevNull, "BASTION_SHARED_CONFIG=off",
+			"BASTION_RUNTIME_DIR="+filepath.Join(dir, "run")),
+	}
+	block, err := self.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
 	file := filepath.Join(t.TempDir(), "config")
-	if _, err := sshconfig.Edit(file, []byte(b.String())); err != nil {
+	if _, err := sshconfig.Edit(file, block); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
@@ -238,7 +241,7 @@ esac
 	if err == nil || !strings.Contains(string(out), "Permission denied (publickey") {
 		t.Errorf("the host key should be known and there is no key: %v\n%s", err, out)
 	}
-	given := "--profile=" + a.Line.Settings["profile"] + "\n"
+	given := "--profile=" + profile + "\n"
 	calls := string(mustRead(t, filepath.Join(dir, "calls")))
 	if !strings.HasPrefix(calls, given+"proxy\nbastion\n22\n") ||
 		!strings.Contains(calls, given+"known-hosts\nbastion\n") {

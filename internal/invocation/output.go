@@ -51,3 +51,8 @@ func (in *Invocation) PrintJSON(v any) error { return console.WriteJSON(in.Out, 
 
 // PrintLine prints v as JSON on one line.
 func (in *Invocation) PrintLine(v any) error { return console.WriteJSON(in.Out, v, "") }
+
+// Told is the error of a command that has printed what went wrong. Its kind decides the exit code.
+type Told struct{ Kind fail.Kind }
+
+func (t *Told) Error() string { return "the command has said what failed" }

@@ -26,13 +26,13 @@ var bypasses = map[string]map[string]string{
 		"cmd/bastiond/main.go": "hands it to run, which wraps it",
 	},
 	anyRaw: { // of an invocation
-		"cmd/bastion/doctor.go":      "the report has colours at a terminal, and sanitizes its text",
-		"cmd/bastion/exec.go":        "a child has the terminal itself",
-		"cmd/bastion/pick.go":        "the display moves the cursor, and sanitizes its text",
-		"cmd/bastion/proxy.go":       "a stream of bytes",
-		"cmd/bastion/rdp.go":         "looks whether it is a terminal",
-		"cmd/bastion/top.go":         "the display moves the cursor, and sanitizes its text",
-		"internal/invocation/aws.go": "the display moves the cursor, and sanitizes its text",
+		"cmd/bastion/doctor.go":         "the report has colours at a terminal, and sanitizes its text",
+		"cmd/bastion/exec.go":           "a child has the terminal itself",
+		"cmd/bastion/pick.go":           "the display moves the cursor, and sanitizes its text",
+		"internal/sshcommands/proxy.go": "a stream of bytes",
+		"cmd/bastion/rdp.go":            "looks whether it is a terminal",
+		"cmd/bastion/top.go":            "the display moves the cursor, and sanitizes its text",
+		"internal/invocation/aws.go":    "the display moves the cursor, and sanitizes its text",
 	},
 	"fmt.Print":   {},
 	"fmt.Printf":  {},
@@ -44,18 +44,19 @@ var bypasses = map[string]map[string]string{
 		"internal/console/json.go": "escapes what it has made",
 	},
 	"fmt.Fprintf": { // in what prints for commands, beside console.Printf
-		"cmd/bastion/proxy.go":          "a line of known_hosts",
-		"internal/cli/help.go":          "the program's own texts",
-		"internal/console/print.go":     "sanitizes the arguments",
-		"internal/console/progress.go":  "moves the cursor",
-		"internal/sshconfig/block.go":   "a file of ssh's",
-		"internal/sshconfig/pattern.go": "numbers",
+		"internal/sshcommands/knownhosts.go": "a line of known_hosts",
+		"internal/cli/help.go":               "the program's own texts",
+		"internal/console/print.go":          "sanitizes the arguments",
+		"internal/console/progress.go":       "moves the cursor",
+		"internal/sshconfig/block.go":        "a file of ssh's",
+		"internal/sshconfig/pattern.go":      "numbers",
 	},
 }
 
 // printing are the packages that print for commands.
 var printing = []string{
-	"agent/commands", "cmd/bastion", "internal/admin", "internal/cli", "internal/configure", "internal/console", "internal/invocation", "internal/linkview", "internal/process", "internal/sshconfig", "internal/sshproxy",
+	"agent/commands", "cmd/bastion", "internal/admin", "internal/cli", "internal/configure", "internal/console", "internal/invocation",
+	"internal/linkview", "internal/process", "internal/sshcommands", "internal/sshconfig", "internal/sshproxy",
 	"internal/statusview",
 }
 

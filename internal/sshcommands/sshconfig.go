@@ -1,4 +1,4 @@
-package main
+package sshcommands
 
 import (
 	"context"
@@ -22,12 +22,11 @@ type sshConfigOptions struct {
 	yes           bool
 }
 
-func (a *app) sshConfigCommand() *cli.Command {
+func (a *program) sshConfigCommand() *cli.Command {
 	var o sshConfigOptions
 	return &cli.Command{
 		Name:    "ssh-config",
 		Summary: "print the block that ssh_config needs, or keep it in ~/.ssh/config",
-		Group:   groupConnect,
 		Args:    "[PATTERN]...", MaxArgs: cli.AnyNumber,
 		About: []cli.Passage{
 			cli.Para(`Prints a block for ssh_config: the bastion's own SSH server, the hosts behind it that match a PATTERN (default:
@@ -56,7 +55,7 @@ func (a *app) sshConfigCommand() *cli.Command {
 }
 
 // sshConfig runs `bastion ssh-config`.
-func (a *app) sshConfig(ctx context.Context, args []string, o sshConfigOptions) error {
+func (a *program) sshConfig(ctx context.Context, args []string, o sshConfigOptions) error {
 	switch {
 	case o.write && o.remove:
 		return fail.Usagef("leave out --write or --remove", "--write and --remove exclude each other")
@@ -107,7 +106,7 @@ func (a *app) sshConfig(ctx context.Context, args []string, o sshConfigOptions) 
 }
 
 // edited prints the result of the change of ssh's file.
-func (a *app) edited(path string, changed bool, text string) error {
+func (a *program) edited(path string, changed bool, text string) error {
 	if a.WantsJSON() {
 		return a.PrintJSON(map[string]any{"file": path, "changed": changed})
 	}
@@ -115,7 +114,7 @@ func (a *app) edited(path string, changed bool, text string) error {
 }
 
 // sshBlock returns the block for this program and the options that it was given.
-func (a *app) sshBlock(ctx context.Context, s config.Settings, patterns []string, o sshConfigOptions) (sshconfig.Block, error) {
+func (a *program) sshBlock(ctx context.Context, s config.Settings, patterns []string, o sshConfigOptions) (sshconfig.Block, error) {
 	program, err := a.Program()
 	if err != nil {
 		return sshconfig.Block{}, err

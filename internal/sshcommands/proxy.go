@@ -1,18 +1,16 @@
-package main
+package sshcommands
 
 import (
 	"context"
 	"crypto/rand"
 	"errors"
 	"fmt"
-	"net"
 	"os"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
-	"time"
 
-	"golang.org/x/crypto/ssh"
 	"golang.org/x/term"
 
 	"github.com/bastion-ssm/bastion/access"
@@ -25,16 +23,11 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/openssh"
-	"github.com/bastion-ssm/bastion/internal/process"
-	"github.com/bastion-ssm/bastion/internal/shared"
 	"github.com/bastion-ssm/bastion/internal/sshproxy"
 )
 
 // isBastion reports whether a host of ssh_config stands for the bastion's own SSH server.
 func isBastion(host string) bool { return host == "bastion" || strings.HasSuffix(host, ".bastion") }
-
-// knownHostsWait bounds how long known-hosts waits beyond start_timeout.
-const knownHostsWait = 30 * time.Second
 
 // proxyOptions are the options of proxy that are no settings.
 type proxyOptions struct {
@@ -43,12 +36,11 @@ type proxyOptions struct {
 	yes     bool
 }
 
-func (a *app) proxyCommand() *cli.Command {
+func (a *program) proxyCommand() *cli.Command {
 	var o proxyOptions
 	return &cli.Command{
 		Name:    "proxy",
 		Summary: "connect standard input and output to a host behind the bastion (OpenSSH's ProxyCommand)",
-		Group:   groupConnect,
 		Args:    "HOST PORT", MinArgs: 2, MaxArgs: 2,
 		About: []cli.Passage{
 			cli.Para("ssh runs this command; bastion ssh-config writes the lines for ssh_config. HOST is one of:"),
@@ -84,23 +76,8 @@ func bastionHost([]string) []cli.Candidate {
 	return []cli.Candidate{{Value: "bastion", Help: "the bastion's own SSH server"}}
 }
 
-func (a *app) knownHostsCommand() *cli.Command {
-	return &cli.Command{
-		Name:    "known-hosts",
-		Summary: "print the bastion's host key for ssh (OpenSSH's KnownHostsCommand)",
-		Group:   groupConnect,
-		Args:    "HOST", MinArgs: 1, MaxArgs: 1,
-		About: []cli.Passage{cli.Para(`Asks the bastion proxy of the same ssh for the host key, waits until the proxy knows it, and prints a
-			known_hosts line for HOST. For a host that is not the bastion it prints nothing: OpenSSH then reads its known_hosts files.`)},
-		Examples: []string{"ssh -o KnownHostsCommand='/usr/local/bin/bastion known-hosts %H' bastion"},
-		Settings: []string{config.GroupLocal},
-		Complete: bastionHost,
-		Run:      a.knownHosts,
-	}
-}
-
 // proxy runs `bastion proxy`.
-func (a *app) proxy(ctx context.Context, s config.Settings, args []string, o proxyOptions) error {
+func (a *program) proxy(ctx context.Context, s config.Settings, args []string, o proxyOptions) error {
 	name := args[0]
 	if of, ok := strings.CutSuffix(name, ".bastion"); ok && slices.Contains(s.Environments, of) {
 		name = of + "/" + name
@@ -143,7 +120,7 @@ func (a *app) proxy(ctx context.Context, s config.Settings, args []string, o pro
 }
 
 // proxyToBastion connects to the bastion's own SSH server.
-func (a *app) proxyToBastion(ctx context.Context, s config.Settings, host string) error {
+func (a *program) proxyToBastion(ctx context.Context, s config.Settings, host string) error {
 	return a.proxyServer(ctx, s, host,
 		func(dir string) (*openssh.Sockets, error) {
 			return openssh.Serve(dir, os.Getppid(), s.SSHD.Target == "", a.Logger(s, nil))
@@ -154,7 +131,7 @@ func (a *app) proxyToBastion(ctx context.Context, s config.Settings, host string
 }
 
 // proxyToInstance connects to the SSH server of an EC2 instance or managed node. EC2 Instance Connect lets the user in that connect names.
-func (a *app) proxyToInstance(ctx context.Context, s config.Settings, host string, port int, connect string, quiet bool) error {
+func (a *program) proxyToInstance(ctx context.Context, s config.Settings, host string, port int, connect string, quiet bool) error {
 	var sockets func(dir string) (*openssh.Sockets, error)
 	if connect != "" {
 		sockets = func(dir string) (*openssh.Sockets, error) {
@@ -172,7 +149,7 @@ func (a *app) proxyToInstance(ctx context.Context, s config.Settings, host strin
 }
 
 // proxyToHost connects to a host behind the bastion, by the agent's link or one of its own.
-func (a *app) proxyToHost(ctx context.Context, s config.Settings, dest string, pass bool) error {
+func (a *program) proxyToHost(ctx context.Context, s config.Settings, dest string, pass bool) error {
 	if a.UsesAgent(ctx, s) {
 		connected, err := a.proxyByAgent(ctx, s, dest, pass)
 		if connected || pass || !a.GoesOnAlone(ctx, s, err) {
@@ -189,7 +166,7 @@ func (a *app) proxyToHost(ctx context.Context, s config.Settings, dest string, p
 
 // proxyByAgent connects to a host behind the bastion by the link of the agent. Where that stands already it takes one
 // question to the agent: whether it runs is asked only when it does not answer.
-func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, pass bool) (connected bool, _ error) {
+func (a *program) proxyByAgent(ctx context.Context, s config.Settings, dest string, pass bool) (connected bool, _ error) {
 	client, err := launch.Client(s)
 	if err != nil {
 		return false, err
@@ -229,7 +206,7 @@ func (a *app) proxyByAgent(ctx context.Context, s config.Settings, dest string, 
 
 // proxyServer connects to an SSH server at the end of a session of its own. What ssh has to know of it is told by
 // sockets, if serve, which may be nil, opens some.
-func (a *app) proxyServer(
+func (a *program) proxyServer(
 	ctx context.Context, s config.Settings, dest string, serve func(dir string) (*openssh.Sockets, error),
 	open func(*invocation.Session) (*access.SSHStream, error),
 ) error {
@@ -280,7 +257,7 @@ func (a *app) proxyServer(
 
 // sayWaiting says why a connection to a node is not there yet. ssh's user needs that too, because most nodes that are not connected
 // stay so.
-func (a *app) sayWaiting(run *invocation.Session, host string, why error) {
+func (a *program) sayWaiting(run *invocation.Session, host string, why error) {
 	text := fmt.Sprintf("waiting up to %s for %s: %v", run.Settings.Link.ConnectTimeout, host, why)
 	if next := fail.NextOf(why); next != "" {
 		text += "\nhint: " + next
@@ -293,7 +270,7 @@ func (a *app) sayWaiting(run *invocation.Session, host string, why error) {
 }
 
 // proxyBehind connects to a host behind the bastion by a link of its own.
-func (a *app) proxyBehind(ctx context.Context, run *invocation.Session, dest string) error {
+func (a *program) proxyBehind(ctx context.Context, run *invocation.Session, dest string) error {
 	link, err := run.Link(ctx, []string{dest})
 	if err != nil {
 		return err
@@ -307,49 +284,21 @@ func (a *app) proxyBehind(ctx context.Context, run *invocation.Session, dest str
 }
 
 // pipe connects the standard streams to conn, which leads to dest, until either has ended.
-func (a *app) pipe(ctx context.Context, dest string, conn *sshproxy.Conn) error {
+func (a *program) pipe(ctx context.Context, dest string, conn *sshproxy.Conn) error {
 	err := sshproxy.Pipe(ctx, a.In, a.Raw.Out, dest, conn, func(err error) {
 		_ = console.Printf(a.Err, "bastion: the connection to %s was lost: %s\n", dest, err) // one line
 	})
 	if errors.Is(err, sshproxy.ErrLost) {
-		return &process.ExitError{Code: exitCodes[fail.Lost]}
+		return &invocation.Told{Kind: fail.Lost}
 	}
 	return err
 }
 
-// knownHosts runs `bastion known-hosts`.
-func (a *app) knownHosts(ctx context.Context, args []string) error {
-	// OpenSSH's %H may be [host]:port.
-	pattern := args[0]
-	host := pattern
-	if inner, _, err := net.SplitHostPort(pattern); err == nil {
-		host = inner
+// portArg reads a port of the command line.
+func portArg(text string) (int, error) {
+	n, err := strconv.Atoi(text)
+	if err != nil || n < 1 || n > 65535 {
+		return 0, fail.Usagef("give a number from 1 to 65535", "%q is not a port", text)
 	}
-	if strings.ContainsAny(pattern, " \t\r\n,") || pattern == "" {
-		return fail.Usagef("usage: bastion known-hosts %H", "%q is not a host", pattern)
-	}
-	if !isBastion(host) {
-		return nil
-	}
-	s, err := a.Settings(ctx, shared.Cached)
-	if err != nil {
-		return err
-	}
-	dir, err := dirs.Runtime(s.Local.RuntimeDir)
-	if err != nil {
-		return err
-	}
-	limit := s.Bastion.StartTimeout + knownHostsWait
-	ctx, cancel := context.WithTimeoutCause(ctx, limit, fail.New(fail.Timeout, "",
-		fmt.Errorf("the bastion's host key is not known after %s", limit), "allow more time with --start-timeout"))
-	defer cancel()
-	hostKeys, err := openssh.AskHostKeys(ctx, dir, os.Getppid())
-	if err != nil {
-		return err
-	}
-	var lines strings.Builder
-	for _, key := range hostKeys {
-		fmt.Fprintf(&lines, "%s %s", pattern, ssh.MarshalAuthorizedKey(key))
-	}
-	return a.Document("known_hosts", lines.String())
+	return n, nil
 }
