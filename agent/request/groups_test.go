@@ -27,6 +27,7 @@ environments:
     targets:
       orders: {target: rds:primary, local_port: 6000}
       audit: rds:other
+      archive: rds:archive
 `
 
 // Targets are put into groups by the settings that they come with, in the order of the command line, and a name means in each what it
@@ -94,6 +95,14 @@ func TestGroups(t *testing.T) {
 		"dev/orders 5 prod/orders 5": "give each target its own local port",
 	} {
 		if _, _, err := Parse(strings.Fields(args), nil, own, load); fail.KindOf(err) != fail.Usage || !strings.Contains(fail.NextOf(err), next) {
+			t.Errorf("%s: %v (next: %s)", args, err, fail.NextOf(err))
+		}
+	}
+	for args, want := range map[string]string{
+		"archive": "no environment is in force", "dev/archive": "the environment dev does not have it",
+	} {
+		_, _, err := Parse([]string{args}, nil, own, load)
+		if fail.KindOf(err) != fail.NoTarget || !strings.Contains(err.Error(), want) || !strings.HasPrefix(fail.NextOf(err), "write prod/archive, or") {
 			t.Errorf("%s: %v (next: %s)", args, err, fail.NextOf(err))
 		}
 	}

@@ -4,6 +4,7 @@ package request
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"net"
@@ -164,7 +165,37 @@ func SettingsOf(p targets.Pair, s config.Settings, load Load) (config.Settings, 
 		own.Targets = s.Targets // the name stands for what it does where it was found
 		return own, err
 	}
-	return s, nil
+	return s, ofAnother(p, s, load)
+}
+
+// ofAnother is the error of a name that only other environments have.
+func ofAnother(p targets.Pair, s config.Settings, load Load) error {
+	_, known := s.Targets[p.Target.ID]
+	if known || load == nil || s.Unread != nil || p.Target.Kind != targets.Name || p.Target.Port != 0 {
+		return nil
+	}
+	var others []string
+	for _, environment := range s.Environments {
+		if environment == s.Environment {
+			continue
+		}
+		there, err := load(environment, config.Target{})
+		if err != nil {
+			return nil // the error is about the target that was named
+		}
+		if _, ok := there.Targets[p.Target.ID]; ok {
+			others = append(others, targets.InEnvironment(environment, p.Target.ID))
+		}
+	}
+	if len(others) == 0 {
+		return nil
+	}
+	where := "no environment is in force"
+	if s.Environment != "" {
+		where = fmt.Sprintf("the environment %s does not have it", s.Environment)
+	}
+	return fail.New(fail.NoTarget, fmt.Sprintf("target %q", p), errors.New(where),
+		"write "+strings.Join(others, " or ")+", or choose an environment by -e or bastion use")
 }
 
 // unknownEnvironment is the error of a target whose environment the configuration does not have.
