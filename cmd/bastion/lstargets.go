@@ -132,17 +132,7 @@ func (a *app) lsTargets(ctx context.Context, s config.Settings, o listOptions) e
 	now := time.Now()
 	var ages []string
 	for _, l := range lists {
-		if len(o.kinds) == 0 && len(o.tags) == 0 {
-			for _, name := range l.names(s) {
-				item := targetlist.Item{Spec: l.settings.Targets[name].Spec}
-				out.Targets = append(out.Targets, listedTarget{item, name, l.settings.Environment, l.prefix(s)})
-			}
-		}
-		for _, item := range l.list.Items {
-			if item.Has(o.kinds, o.tags) {
-				out.Targets = append(out.Targets, listedTarget{item, "", l.settings.Environment, l.prefix(s)})
-			}
-		}
+		out.Targets = append(out.Targets, l.lines(s, o)...)
 		scope := listedScope{Environment: l.settings.Environment, Account: l.list.Account, Kept: l.kept}
 		if !l.list.At.IsZero() {
 			scope.AsOf, scope.Age = &l.list.At, l.list.Age(now).Seconds()
@@ -205,6 +195,35 @@ func (l *scopedList) names(s config.Settings) []string {
 	return slices.DeleteFunc(slices.Sorted(maps.Keys(l.settings.Targets)), func(name string) bool {
 		return l.prefix(s) != "" && l.settings.Targets[name].HasOwn()
 	})
+}
+
+// lines are the configuration's names, each with what AWS says of the target that it stands for, and then AWS's targets without a name.
+func (l *scopedList) lines(s config.Settings, o listOptions) []listedTarget {
+	found := make(map[string]targetlist.Item, len(l.list.Items))
+	for _, item := range l.list.Items {
+		found[item.Spec] = item
+	}
+	filtered := len(o.kinds) > 0 || len(o.tags) > 0
+	var out []listedTarget
+	named := make(map[string]bool)
+	for _, name := range l.names(s) {
+		target := l.settings.Targets[name]
+		item, ok := found[target.Spec]
+		if !ok || target.HasOwn() { // a host, or a target that is not in this list
+			item, ok = targetlist.Item{Spec: target.Spec}, false
+		}
+		if filtered && !(ok && item.Has(o.kinds, o.tags)) {
+			continue
+		}
+		named[target.Spec] = named[target.Spec] || ok
+		out = append(out, listedTarget{item, name, l.settings.Environment, l.prefix(s)})
+	}
+	for _, item := range l.list.Items {
+		if !named[item.Spec] && item.Has(o.kinds, o.tags) {
+			out = append(out, listedTarget{item, "", l.settings.Environment, l.prefix(s)})
+		}
+	}
+	return out
 }
 
 // missingOf is what lists lack; nil if they are whole.
