@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"reflect"
+	"regexp"
 	"slices"
 	"strings"
 	"testing"
@@ -20,8 +21,9 @@ import (
 
 // module is a module that HashiCorp's own parser has read.
 type module struct {
-	t      *testing.T
-	blocks hclsyntax.Blocks
+	t        *testing.T
+	blocks   hclsyntax.Blocks
+	compared map[*hclsyntax.Attribute]bool
 }
 
 func readModule(t *testing.T, text []byte) *module {
@@ -30,7 +32,7 @@ func readModule(t *testing.T, text []byte) *module {
 	if faults.HasErrors() {
 		t.Fatalf("%v\n%s", faults, text)
 	}
-	return &module{t: t, blocks: file.Body.(*hclsyntax.Body).Blocks}
+	return &module{t: t, blocks: file.Body.(*hclsyntax.Body).Blocks, compared: make(map[*hclsyntax.Attribute]bool)}
 }
 
 // resource returns the body of a resource, nil if there is none.
@@ -94,7 +96,8 @@ func plain(t *testing.T, v any) (out any) {
 	return out
 }
 
-// The module has each resource of the template, and each of their properties with the value that the template has.
+// The module has each resource of the template, and each of their properties with the value that the template has, and no other but for
+// names and for what is kept.
 func TestTerraformEqualsTheTemplate(t *testing.T) {
 	for name, s := range allStacks(t) {
 		t.Run(name, func(t *testing.T) {
@@ -116,6 +119,9 @@ func TestTerraformEqualsTheTemplate(t *testing.T) {
 					continue
 				}
 				compared += m.compare(r.ID, body, kind, resolve(r.Properties, w.reading).(Object))
+				for _, surplus := range m.surplus(body, kind) {
+					t.Errorf("%s: the template has no %s", r.ID, surplus)
+				}
 			}
 			if compared < 3*len(s.Resources) {
 				t.Errorf("only %d properties of %d resources", compared, len(s.Resources))
@@ -189,11 +195,25 @@ func (m *module) compare(where string, body *hclsyntax.Body, kind terraformKind,
 			continue
 		}
 		compared++
+		m.compared[attribute] = true
 		if got, want := m.value(attribute.Expr), plain(m.t, m.wanted(kind, p)); !reflect.DeepEqual(got, want) {
 			m.t.Errorf("%s: %v, want %v", where, got, want)
 		}
 	}
 	return compared
+}
+
+// surplus are the names of attributes that compare has not seen, but for those that the provider takes in place of CloudFormation's ways.
+func (m *module) surplus(body *hclsyntax.Body, kind terraformKind) (names []string) {
+	for name, a := range body.Attributes {
+		if !m.compared[a] && !slices.Contains([]string{kind.prefix, kind.keep, "enabled_metrics"}, name) {
+			names = append(names, name)
+		}
+	}
+	for _, b := range body.Blocks {
+		names = append(names, m.surplus(b.Body, kind)...)
+	}
+	return names
 }
 
 // wanted is a property's value as the provider takes it.
@@ -218,6 +238,100 @@ func pairs(key string, list List) map[string]any {
 	all := make(map[string]any)
 	for _, o := range list {
 		all[o.(Object).get(key).(string)] = o.(Object).get("Value")
+	}
+	return all
+}
+
+// partKinds are the provider's resources that hold properties which kinds leave out, by CloudFormation's type, each with the attribute by
+// which it names the resource that it is a part of.
+var partKinds = map[string]map[string]string{
+	"AWS::S3::Bucket": {
+		"aws_s3_bucket_server_side_encryption_configuration": "bucket", "aws_s3_bucket_lifecycle_configuration": "bucket",
+		"aws_s3_bucket_ownership_controls": "bucket", "aws_s3_bucket_public_access_block": "bucket", "aws_s3_bucket_versioning": "bucket",
+	},
+	"AWS::ECR::Repository":    {"aws_ecr_lifecycle_policy": "repository"},
+	"AWS::ECS::Cluster":       {"aws_ecs_cluster_capacity_providers": "cluster_name"},
+	"AWS::IAM::Role":          {"aws_iam_role_policy": "role"},
+	"AWS::IAM::ManagedPolicy": {"aws_iam_role_policy_attachment": "policy_arn"},
+	"AWS::EC2::SecurityGroup": {"aws_vpc_security_group_egress_rule": "security_group_id", "aws_vpc_security_group_ingress_rule": "security_group_id"},
+	"AWS::Events::Rule":       {"aws_cloudwatch_event_target": "rule"},
+}
+
+// The module has no resource that is not one of the template or a part of one, and the parts of each have together the values that the
+// template has, each as often.
+func TestTerraformHasNothingElse(t *testing.T) {
+	for name, s := range allStacks(t) {
+		text, err := s.Terraform()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := readModule(t, text)
+		w := &terraformWriter{stack: s}
+		seen := make(map[*hclsyntax.Block]bool)
+		for _, r := range s.Resources {
+			kind := terraformKinds[r.Type]
+			var want, got []string
+			for _, p := range resolve(r.Properties, w.reading).(Object) {
+				if left, given := kind.names[p.Name]; given && left == "" && p.Name != "UpdateMethod" {
+					want = append(want, leaves(plain(t, p.Value))...)
+				}
+			}
+			label := regexp.MustCompile("^" + snake(r.ID) + "[0-9]*$")
+			for _, b := range m.blocks {
+				if b.Type != "resource" || seen[b] {
+					continue
+				}
+				link, isPart := partKinds[r.Type][b.Labels[0]]
+				switch {
+				case b.Labels[0] == kind.name && b.Labels[1] == snake(r.ID):
+					seen[b] = true
+				case isPart && label.MatchString(b.Labels[1]):
+					seen[b] = true
+					got = append(got, m.values(b.Body, link)...)
+					if to := "<" + kind.name + "." + snake(r.ID) + "."; !strings.HasPrefix(fmt.Sprint(m.value(b.Body.Attributes[link].Expr)), to) {
+						t.Errorf("%s: %q is no part of %s", name, b.Labels, r.ID)
+					}
+				}
+			}
+			slices.Sort(want)
+			if slices.Sort(got); !slices.Equal(got, want) {
+				t.Errorf("%s: the parts of %s have %q, want %q", name, r.ID, got, want)
+			}
+		}
+		for _, b := range m.blocks {
+			if b.Type == "resource" && !seen[b] {
+				t.Errorf("%s: the template has nothing like %q", name, b.Labels)
+			}
+		}
+	}
+}
+
+// values are those of a body's attributes but one, and of the blocks in it.
+func (m *module) values(body *hclsyntax.Body, but string) (all []string) {
+	for name, a := range body.Attributes {
+		if name != but {
+			all = append(all, leaves(m.value(a.Expr))...)
+		}
+	}
+	for _, b := range body.Blocks {
+		all = append(all, m.values(b.Body, "")...)
+	}
+	return all
+}
+
+// leaves are the texts, numbers and truths in a value of JSON.
+func leaves(v any) (all []string) {
+	switch v := v.(type) {
+	case map[string]any:
+		for _, e := range v {
+			all = append(all, leaves(e)...)
+		}
+	case []any:
+		for _, e := range v {
+			all = append(all, leaves(e)...)
+		}
+	default:
+		all = append(all, fmt.Sprint(v))
 	}
 	return all
 }
