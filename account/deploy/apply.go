@@ -80,7 +80,7 @@ func (d *Deployer) follow(ctx context.Context, op *operation, on func(Event)) (S
 		if !op.begun && polls >= beginPolls {
 			return s, fail.New(fail.Timeout, "wait for "+d.stack(), errors.New("CloudFormation does not begin"), again)
 		}
-		if err := d.pause(ctx, pollStack); err != nil {
+		if err := d.Pause(ctx, pollStack); err != nil {
 			return s, d.interrupted(ctx)
 		}
 	}

@@ -61,7 +61,7 @@ func (d *Deployer) Drift(ctx context.Context) (Drift, error) {
 		if out.DetectionStatus != types.StackDriftDetectionStatusDetectionInProgress {
 			break
 		}
-		if err := d.pause(ctx, pollStack); err != nil {
+		if err := d.Pause(ctx, pollStack); err != nil {
 			return drift, fail.New(fail.Other, "wait for the drift of "+d.stack(), err, "run the command again")
 		}
 	}

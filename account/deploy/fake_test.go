@@ -70,7 +70,7 @@ func newFake(t *testing.T) *fake {
 func (f *fake) deployer(name string) *Deployer {
 	d := New(f.clients(), name)
 	d.Version = "1.2.3"
-	d.pause = func(ctx context.Context, _ time.Duration) error {
+	d.Pause = func(ctx context.Context, _ time.Duration) error {
 		return f.step(ctx, "pause", func() error {
 			for _, s := range f.stacks {
 				if len(s.work) > 0 {

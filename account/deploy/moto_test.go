@@ -63,7 +63,7 @@ func motoDeployer(t *testing.T, cfg aws.Config, name string) *Deployer {
 	}
 	d := New(clients, name)
 	d.Version = "1.2.3"
-	d.pause = func(ctx context.Context, _ time.Duration) error { return ctx.Err() }
+	d.Pause = func(ctx context.Context, _ time.Duration) error { return ctx.Err() }
 	return d
 }
 

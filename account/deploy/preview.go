@@ -216,7 +216,7 @@ func (d *Deployer) awaitChangeSet(ctx context.Context, arn string) (*cloudformat
 		}
 		switch {
 		case pending(out.Status):
-			if err := d.pause(ctx, pollChangeSet); err != nil {
+			if err := d.Pause(ctx, pollChangeSet); err != nil {
 				return nil, fail.New(fail.Other, "wait for the change set of "+d.stack(), err, again)
 			}
 		case out.Status == types.ChangeSetStatusCreateComplete:

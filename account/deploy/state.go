@@ -18,16 +18,17 @@ import (
 
 // Deployer deploys the stack of a name in a region. Its methods are not for several goroutines at once.
 type Deployer struct {
-	aws   Clients
-	name  string
-	pause func(context.Context, time.Duration) error
+	aws  Clients
+	name string
 	// Version is the program's, for the record in the template.
 	Version string
+	// Pause waits between two looks at what CloudFormation does.
+	Pause func(context.Context, time.Duration) error
 }
 
 // New returns the deployer of the stack with a name.
 func New(clients Clients, name string) *Deployer {
-	return &Deployer{aws: clients, name: name, pause: sleep.For}
+	return &Deployer{aws: clients, name: name, Pause: sleep.For}
 }
 
 // Phase is what can be done with a stack.

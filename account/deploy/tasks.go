@@ -118,7 +118,7 @@ func (d *Deployer) stopTasks(ctx context.Context, p DestroyPlan, done *Destroyed
 		if !running {
 			return nil
 		}
-		if err := d.pause(ctx, pollTasks); err != nil {
+		if err := d.Pause(ctx, pollTasks); err != nil {
 			return fail.New(fail.Other, "wait for the bastions of "+d.stack()+" to stop", err, again)
 		}
 	}

@@ -11,6 +11,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
 	"github.com/aws/aws-sdk-go-v2/credentials"
@@ -47,27 +48,46 @@ type counted struct {
 	http.RoundTripper
 	mu   sync.Mutex
 	n    int
-	at   int // the request before which stop is called; 0: none
+	at   int   // the request before which stop is called; 0: none
+	aws  []int // those that were not for the registry
 	stop func()
 }
 
 func (c *counted) RoundTrip(r *http.Request) (*http.Response, error) {
+	return c.pass(r, c.RoundTripper)
+}
+
+// pass counts a request, and leads it to a transport.
+func (c *counted) pass(r *http.Request, to http.RoundTripper) (*http.Response, error) {
 	c.mu.Lock()
 	if c.n++; c.n == c.at {
 		c.stop()
+	}
+	if to == c.RoundTripper {
+		c.aws = append(c.aws, c.n)
 	}
 	c.mu.Unlock()
 	if err := r.Context().Err(); err != nil {
 		return nil, err
 	}
-	return c.RoundTripper.RoundTrip(r)
+	return to.RoundTrip(r)
+}
+
+// passing counts requests with others'.
+type passing struct {
+	http.RoundTripper
+	with *counted
+}
+
+func (p passing) RoundTrip(r *http.Request) (*http.Response, error) {
+	return p.with.pass(r, p.RoundTripper)
 }
 
 // count sets the request that is stopped, and returns how many there were before.
 func (c *counted) count(at int, stop func()) (before int) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	before, c.n, c.at, c.stop = c.n, 0, at, stop
+	before, c.n, c.aws, c.at, c.stop = c.n, 0, nil, at, stop
 	return before
 }
 
@@ -75,7 +95,7 @@ func newWorld(t *testing.T) *world {
 	t.Helper()
 	transport := new(http.Transport)
 	t.Cleanup(transport.CloseIdleConnections)
-	return &world{t: t, moto: rig.Moto(t), transport: &counted{RoundTripper: transport}, registry: elasticRegistry(t, "made-up")}
+	return &world{t: t, moto: rig.Moto(t), transport: &counted{RoundTripper: transport}}
 }
 
 // config is for calls that are counted.
@@ -89,6 +109,7 @@ func (w *world) config() aws.Config {
 // furnish empties the account and makes the VPC and the database.
 func (w *world) furnish() {
 	w.t.Helper()
+	w.registry = passing{elasticRegistry(w.t, "made-up"), w.transport}
 	ctx := w.t.Context()
 	reset, err := http.NewRequestWithContext(ctx, http.MethodPost, w.moto+"/moto-api/reset", nil)
 	w.do(err)
@@ -199,6 +220,7 @@ func (w *world) setup(p Person) *Setup {
 		Answers: survey.Answers{Inputs: account.Inputs{Name: "bastion"}}, Binaries: testPrograms(w.t), Version: "v1",
 	}
 	s.Stacks.Version = s.Version
+	s.Stacks.Pause = func(ctx context.Context, _ time.Duration) error { return ctx.Err() } // the emulator is done at once
 	return s
 }
 
@@ -352,20 +374,35 @@ func TestSharedSetupOnMoto(t *testing.T) {
 	}
 }
 
+// live counts the account's stacks.
+func (w *world) live() int {
+	w.t.Helper()
+	out, err := cloudformation.NewFromConfig(w.config()).ListStacks(w.t.Context(), &cloudformation.ListStacksInput{})
+	w.do(err)
+	return len(slices.DeleteFunc(out.StackSummaries, func(s cfntypes.StackSummary) bool { return s.StackStatus == cfntypes.StackStatusDeleteComplete }))
+}
+
+// pushed reports whether the image with a tag is in the registry.
+func (w *world) pushed(tag string) bool {
+	w.t.Helper()
+	r, err := http.NewRequestWithContext(w.t.Context(), http.MethodGet, "https://registry.example.com/v2/bastion/manifests/"+tag, nil)
+	w.do(err)
+	r.SetBasicAuth("AWS", "made-up")
+	r.Header.Set("Accept", "application/vnd.oci.image.index.v1+json")
+	answer, err := w.registry.RoundTrip(r)
+	w.do(err)
+	w.do(answer.Body.Close())
+	return answer.StatusCode == http.StatusOK
+}
+
 // Look changes nothing, and a person who does not agree leaves nothing.
 func TestLookAndDiscard(t *testing.T) {
 	w := newWorld(t)
 	w.furnish()
-	list := func() int {
-		t.Helper()
-		out, err := cloudformation.NewFromConfig(w.config()).ListStacks(t.Context(), &cloudformation.ListStacksInput{})
-		w.do(err)
-		return len(slices.DeleteFunc(out.StackSummaries, func(s cfntypes.StackSummary) bool { return s.StackStatus == cfntypes.StackStatusDeleteComplete }))
-	}
 	s := w.setup(&person{answers: agrees})
 	plan, err := s.Look(t.Context())
 	w.do(err)
-	if n := list(); n != 0 {
+	if n := w.live(); n != 0 {
 		t.Errorf("%d stacks after a look", n)
 	}
 	shown := plan.Show()
@@ -374,7 +411,7 @@ func TestLookAndDiscard(t *testing.T) {
 	}
 	w.do(s.Preview(t.Context(), plan))
 	w.do(s.Discard(t.Context(), plan))
-	if n := list(); n != 0 {
+	if n := w.live(); n != 0 {
 		t.Errorf("%d stacks after a preview that was discarded", n)
 	}
 	if _, err := w.setup(new(person)).Look(t.Context()); err == nil || !strings.Contains(err.Error(), survey.FlagGroups) {
@@ -464,18 +501,23 @@ func TestLookFollowsOnly(t *testing.T) {
 	}
 }
 
-// Whatever request is the last of a set-up that is interrupted, the next set-up ends as one that was not.
+// Whatever request is the last of a set-up that is interrupted, be it AWS's or the registry's, the next set-up ends as one that was not: with
+// one stack, and the image.
 func TestInterruptedSetup(t *testing.T) {
 	w := newWorld(t)
 	w.furnish()
 	w.transport.count(0, nil)
 	plan, want, err := w.run(t.Context(), &person{answers: agrees})
 	w.do(err)
+	calls := w.transport.aws
 	all := w.transport.count(0, nil)
-	if all < 20 {
-		t.Fatalf("a set-up makes %d requests", all)
+	if len(calls) < 20 || all < len(calls)+20 {
+		t.Fatalf("a set-up makes %d requests, %d of them of AWS", all, len(calls))
 	}
-	for at := 1; at <= all; at += 5 {
+	for at := 1; at <= all; at++ {
+		if !slices.Contains(calls, at) && at%5 > 0 { // TestPushGoesOn of package image has the others
+			continue
+		}
 		w.furnish()
 		ctx, cancel := context.WithCancel(t.Context())
 		w.transport.count(at, cancel)
@@ -492,6 +534,9 @@ func TestInterruptedSetup(t *testing.T) {
 		if len(again.Stack.Resources) != len(plan.Stack.Resources) || len(result.Outputs) != len(want.Outputs) ||
 			again.Images[0].Tag != plan.Images[0].Tag {
 			t.Errorf("request %d: the next set-up made %+v, want %+v", at, result, want)
+		}
+		if n := w.live(); n != 1 || !w.pushed(again.Images[0].Tag) {
+			t.Errorf("request %d: there are %d stacks, the image is there: %t", at, n, w.pushed(again.Images[0].Tag))
 		}
 	}
 }
