@@ -72,8 +72,7 @@ func startOpenSSH(t *testing.T, args ...string) *openSSHTask {
 	if err := os.Chmod(root+"/dev/null", 0o666); err != nil {
 		t.Fatal(err)
 	}
-	const script = `ip link set lo up && ip addr add ` + database + `/32 dev lo && ip addr add ` + credentials + `/32 dev lo && read -r go &&
-		exec chroot --userspec=65532:65532 "$0" /bastiond serve "$@"`
+	const script = `ip link set lo up && ip addr add ` + database + `/32 dev lo && ip addr add ` + credentials + `/32 dev lo && read -r go && ` + sealed
 	k := &openSSHTask{t: t, root: root, more: make(chan struct{})}
 	k.cmd = exec.Command("sh", append([]string{"-c", script, root, "--resolver", "127.0.0.1:53"}, args...)...)
 	k.cmd.SysProcAttr = &syscall.SysProcAttr{
@@ -111,6 +110,7 @@ func startOpenSSH(t *testing.T, args ...string) *openSSHTask {
 		t.Fatal(err)
 	}
 	k.wait(func(e event) bool { return e.Event == "start" })
+	wantSealed(t, k.cmd.Process.Pid)
 	return k
 }
 
@@ -240,7 +240,7 @@ func (k *openSSHTask) grant(pair *keys.Pair, life time.Duration, permit ...strin
 	}
 	cmd := exec.CommandContext(k.t.Context(), "/bastiond", "grant", word)
 	cmd.Dir, cmd.Env = "/", []string{}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: k.root}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: taskRoot(k.cmd.Process.Pid)}
 	out, err := cmd.CombinedOutput()
 	reply, found, replyErr := keys.FindGrantReply(out)
 	if err != nil || !found || replyErr != nil || reply.Ports != (keys.Ports{SSH: 2222}) {
@@ -510,7 +510,7 @@ func openSSHWantsLiterals(t *testing.T, k *openSSHTask) {
 		ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
 		cmd := exec.CommandContext(ctx, "/bastiond", "serve", "--allow", entry, "--socket", "/run/bastiond/other/s", "--listen", "127.0.0.1:0")
 		cmd.Dir = "/"
-		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: k.root, Credential: &syscall.Credential{Uid: 65532, Gid: 65532}}
+		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: taskRoot(k.cmd.Process.Pid), Credential: &syscall.Credential{Uid: 65532, Gid: 65532}}
 		out, err := cmd.CombinedOutput()
 		cancel()
 		if cmd.ProcessState.ExitCode() != 2 || !strings.Contains(string(out), "PermitOpen takes one name or address") {

@@ -154,8 +154,40 @@ func TestRootFileSystemWantsAnEmptyPlace(t *testing.T) {
 	}
 }
 
-// The image runs as a task does: alone in its namespaces, as its own user, with nothing but its root file system.
-// Commands that run in it, as ECS Exec's do, are root's.
+// sealed makes a root file system, $0, what the task definition makes it: read-only, but for the volume of the control socket. What it runs
+// has no capability, and cannot get any.
+const sealed = `mount --make-rprivate / && mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" &&
+	mount -t tmpfs -o uid=65532,gid=65532,mode=0700 none "$0/run/bastiond" &&
+	exec setpriv --no-new-privs --bounding-set=-all,+setuid,+setgid,+sys_chroot chroot --userspec=65532:65532 "$0" /bastiond serve "$@"`
+
+// taskRoot is the root of a sealed task, with its volume.
+func taskRoot(pid int) string { return fmt.Sprintf("/proc/%d/root", pid) }
+
+// wantSealed makes sure that a process has no capability, and not even root can write to its root file system.
+func wantSealed(t *testing.T, pid int) {
+	t.Helper()
+	status, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", pid))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{"CapPrm:\t0000000000000000", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Uid:\t65532\t"} {
+		if !bytes.Contains(status, []byte("\n"+want)) {
+			t.Errorf("the process has not %q:\n%s", want, status)
+		}
+	}
+	for _, path := range []string{"/bastiond", "/etc/file", "/managed-agents/file"} {
+		f, err := os.OpenFile(taskRoot(pid)+path, os.O_WRONLY|os.O_CREATE, 0o600)
+		if err == nil {
+			_ = f.Close()
+		}
+		if !errors.Is(err, syscall.EROFS) && !errors.Is(err, syscall.ETXTBSY) {
+			t.Errorf("%s can be written: %v", path, err)
+		}
+	}
+}
+
+// The image runs as a task does: alone in its namespaces, as its own user, with nothing but its root file system, which is read-only, and
+// without a capability. Commands that run in it, as ECS Exec's do, are root's.
 func TestIsolatedTask(t *testing.T) {
 	rig.NeedRoot(t)
 	root := build(t, "ALLOW=*.internal:5432")
@@ -166,8 +198,7 @@ func TestIsolatedTask(t *testing.T) {
 func isolatedTask(t *testing.T, root string) {
 	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
 	defer cancel()
-	const script = `ip link set lo up && exec chroot --userspec=65532:65532 "$0" /bastiond serve --allow '*:*' --drain 1s`
-	cmd := exec.Command("sh", "-c", script, root)
+	cmd := exec.Command("sh", "-c", "ip link set lo up && "+sealed, root, "--allow", "*:*", "--drain", "1s")
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
 	}
@@ -196,12 +227,13 @@ func isolatedTask(t *testing.T, root string) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 
+	wantSealed(t, cmd.Process.Pid)
 	inTask := func(user uint32, args ...string) (string, error) {
-		cmd := exec.CommandContext(ctx, "/bastiond", args...)
-		cmd.Dir = "/"
-		cmd.Env = []string{}
-		cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: root, Credential: &syscall.Credential{Uid: user, Gid: user}}
-		out, err := cmd.CombinedOutput()
+		inside := exec.CommandContext(ctx, "/bastiond", args...)
+		inside.Dir = "/"
+		inside.Env = []string{}
+		inside.SysProcAttr = &syscall.SysProcAttr{Chroot: taskRoot(cmd.Process.Pid), Credential: &syscall.Credential{Uid: user, Gid: user}}
+		out, err := inside.CombinedOutput()
 		return string(out), err
 	}
 	pair, err := keys.NewPair("")
