@@ -8,15 +8,16 @@ import (
 	"github.com/bastion-ssm/bastion/internal/admin"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/configure"
+	"github.com/bastion-ssm/bastion/internal/forwarding"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/sshcommands"
 )
 
 // app has the table of commands of an invocation.
-type app struct{ *invocation.Invocation }
+type app struct{ *forwarding.Opener }
 
 func newApp(std invocation.Stdio) *app {
-	a := &app{invocation.New(std, readVersion().Version)}
+	a := &app{&forwarding.Opener{Invocation: invocation.New(std, readVersion().Version)}}
 	a.Line = &cli.Program{
 		Groups: commandGroups, Out: a.Out, Err: a.Err, Values: a.settingChoices, Settings: make(map[string]string),
 		Default: func() error { return a.Document("help", a.Line.Help(a.Line.Root, programName)) },

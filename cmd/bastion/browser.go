@@ -14,6 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/forwarding"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/linkview"
 )
@@ -115,7 +116,7 @@ func (a *app) browse(ctx context.Context, s config.Settings, b *browser.Browser,
 		watches[0].Progress.Note(fmt.Sprintf("%s: %s; the proxy ends with its last window", b.Program, p.What()))
 		return b.Run(ctx, profile, b.Args(profile.Dir, p, page))
 	}
-	return a.openForwards(ctx, s, wanted{command: "browser", groups: request.One(s, proxy)}, work)
+	return a.OpenForwards(ctx, s, forwarding.Wanted{Command: "browser", Groups: request.One(s, proxy)}, work)
 }
 
 // browserArgs reads the arguments: the page, which may be missing, and options of the browser.

@@ -10,6 +10,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/browser"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/forwarding"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 )
 
@@ -70,7 +71,7 @@ func (a *app) dashboard(ctx context.Context, s config.Settings, o dashboardOptio
 		link, err = client.Dashboard(ctx, req)
 	}
 	if err != nil {
-		return remoteHint(err)
+		return forwarding.RemoteHint(err)
 	}
 	if err := a.Outcome(s, link, link.URL); err != nil || o.noOpen {
 		return err

@@ -75,7 +75,7 @@ func (a *app) doctor(ctx context.Context, target string, o doctorOptions) error 
 	}
 	r := doctor.Run(ctx, doctor.Options{
 		Settings: s, SettingsErr: settingsErr, Target: target, Version: a.Version, Program: program, MFA: a.MFA(ctx, s, p),
-		Progress: p.Step, Serving: func(ctx context.Context, at report.Place) string { return a.serving(ctx, s, at) },
+		Progress: p.Step, Serving: func(ctx context.Context, at report.Place) string { return a.Serving(ctx, s, at) },
 	})
 	p.Idle()
 	if ctx.Err() != nil {

@@ -18,6 +18,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/forwarding"
 	"github.com/bastion-ssm/bastion/lab"
 )
 
@@ -141,7 +142,7 @@ func TestLinkEvents(t *testing.T) {
 			}})
 			p = e.start(nil, "socks", "-o", "json", ":")
 			line, err := p.Line(t.Context(), 0)
-			var proxy proxyInfo
+			var proxy forwarding.ProxyInfo
 			if err == nil {
 				err = json.Unmarshal([]byte(line), &proxy)
 			}

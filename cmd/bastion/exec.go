@@ -6,8 +6,6 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"slices"
-	"strings"
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/dsn"
@@ -16,6 +14,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/execenv"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/forwarding"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/linkview"
 	"github.com/bastion-ssm/bastion/internal/partition"
@@ -123,10 +122,10 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 	if err != nil {
 		return err
 	}
-	if pairs, err = a.workOut(ctx, "exec", s, pairs); err != nil {
+	if pairs, err = a.WorkOut(ctx, "exec", s, pairs); err != nil {
 		return err
 	}
-	if pairs, err = a.eachBroker(ctx, "exec", s, pairs); err != nil {
+	if pairs, err = a.EachBroker(ctx, "exec", s, pairs); err != nil {
 		return err
 	}
 	groups, err := request.For(pairs, s, a.SettingsOf)
@@ -151,8 +150,8 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 	}
 	var outcome error
 	ran := false
-	err = a.openForwards(ctx, s, wanted{command: "exec", groups: groups}, func(ctx context.Context, infos []api.Forward, _ []*linkview.Watch) error {
-		return names.during(ctx, func() (err error) {
+	err = a.OpenForwards(ctx, s, forwarding.Wanted{Command: "exec", Groups: groups}, func(ctx context.Context, infos []api.Forward, _ []*linkview.Watch) error {
+		return names.During(ctx, func() (err error) {
 			databases, err := o.databases(those(items, others), those(infos, others), those(tokens, others))
 			if err != nil {
 				return err
@@ -184,15 +183,15 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 // lookUpForExec looks up the targets before they are forwarded, if something needs that: their names, which the requests then listen for,
 // and a token for each. All may be nil.
 func (a *app) lookUpForExec(ctx context.Context, s config.Settings, groups []request.Group, iamUser string, needed bool,
-) ([]targets.Endpoint, *hostNames, []string, error) {
+) ([]targets.Endpoint, *forwarding.HostNames, []string, error) {
 	if !needed && !s.Forward.Hosts && iamUser == "" {
 		return nil, nil, nil, nil
 	}
-	endpoints, tokens, err := a.lookUp(ctx, "exec", groups, iamUser)
+	endpoints, tokens, err := a.LookUp(ctx, "exec", groups, iamUser)
 	if err != nil || !s.Forward.Hosts {
 		return endpoints, nil, tokens, err
 	}
-	names, err := planHosts(ctx, s, endpoints, request.Items(groups))
+	names, err := forwarding.PlanHosts(ctx, s, endpoints, request.Items(groups))
 	return endpoints, names, tokens, err
 }
 
@@ -210,62 +209,6 @@ func (a *app) execEnvironment(s config.Settings, databases []dsn.Database, progr
 		a.Note(s, "%s", note)
 	}
 	return append(env, more...), nil
-}
-
-// lookUp finds the endpoints of all groups, in the order of the command line, because their facts are needed before the forwards. It makes a token for each if there is an IAM
-// user. Only databases of RDS have tokens; of the others there must be at least one that is.
-func (a *app) lookUp(ctx context.Context, command string, groups []request.Group, iamUser string,
-) ([]targets.Endpoint, []string, error) {
-	n := len(request.Items(groups))
-	endpoints, tokens := make([]targets.Endpoint, n), make([]string, n)
-	var refused error
-	for _, g := range groups {
-		some, of, no, err := a.lookUpGroup(ctx, command, g, iamUser)
-		if err != nil {
-			return nil, nil, err
-		}
-		refused = cmp.Or(refused, no)
-		for i, at := range g.At {
-			endpoints[at], tokens[at] = some[i], of[i]
-		}
-	}
-	if iamUser != "" && !slices.ContainsFunc(tokens, func(t string) bool { return t != "" }) {
-		return nil, nil, refused
-	}
-	return endpoints, tokens, nil
-}
-
-// lookUpGroup is lookUp for one group. refused is why a target has no token.
-func (a *app) lookUpGroup(ctx context.Context, command string, g request.Group, iamUser string,
-) (_ []targets.Endpoint, tokens []string, refused, err error) {
-	run, err := a.Open(ctx, command, g.Settings)
-	if err != nil {
-		return nil, nil, nil, err
-	}
-	defer run.Close()
-	specs := make([]targets.Spec, len(g.Requests))
-	names := make([]string, len(g.Requests))
-	for i, p := range g.Pairs {
-		specs[i], names[i] = p.Target, p.Target.String()
-	}
-	run.Progress.Step("looking up " + strings.Join(names, ", "))
-	endpoints, err := run.Access.Resolve(ctx, specs)
-	tokens = make([]string, len(specs))
-	if err != nil || iamUser == "" {
-		return endpoints, tokens, nil, err
-	}
-	for i, e := range endpoints {
-		token, err := run.Access.Token(ctx, e, iamUser)
-		switch kind := dsn.ProtocolOf(e.Engine, e.Port); {
-		case err == nil:
-			tokens[i] = token
-		case kind == dsn.Postgres || kind == dsn.MySQL:
-			return nil, nil, nil, err // it would be signed in to without
-		case refused == nil:
-			refused = err
-		}
-	}
-	return endpoints, tokens, refused, nil
 }
 
 // databases describes the forwards to their clients. tokens may be nil.

@@ -11,6 +11,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/forwarding"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 )
 
@@ -43,10 +44,10 @@ func (a *app) forwardCommand() *cli.Command {
 		Flags: append([]cli.Option{
 			cli.Func("[BIND:]PORT:HOST:HOSTPORT", "forward as ssh -L does, also to rds:ID or another kind; may be repeated",
 				func(v string) error { o.local = append(o.local, v); return nil }, "L"),
-			detachFlag(&o.detach),
+			forwarding.DetachFlag(&o.detach),
 			cli.Text(&o.name, "NAME", "name of the forward for stop, wait and url (default: the target's name)", "name"),
 			invocation.YesFlag(&o.yes),
-		}, o.ready.options()...),
+		}, o.ready.Options()...),
 		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupOutput},
 		Complete: func([]string) []cli.Candidate { return a.targetCandidates() },
 		Run:      a.With(func(ctx context.Context, s config.Settings, args []string) error { return a.forward(ctx, s, args, o) }),
@@ -58,13 +59,8 @@ type forwardOptions struct {
 	local  []string // as ssh -L has it
 	detach bool
 	name   string
-	ready  readyOptions
+	ready  forwarding.ScriptOptions
 	yes    bool
-}
-
-// detachFlag is the option of commands whose forwards may stay.
-func detachFlag(into *bool) cli.Option {
-	return cli.Switch(into, "end once it is ready; the agent keeps it", "detach", "d")
 }
 
 // forward runs `bastion forward`.
@@ -77,7 +73,7 @@ func (a *app) forward(ctx context.Context, s config.Settings, args []string, o f
 	if err != nil {
 		return err
 	}
-	if pairs, err = a.workOut(ctx, "forward", s, pairs); err != nil {
+	if pairs, err = a.WorkOut(ctx, "forward", s, pairs); err != nil {
 		return err
 	}
 	groups, notes, err := request.Of(pairs, s, a.SettingsOf)
@@ -97,28 +93,28 @@ func (a *app) forward(ctx context.Context, s config.Settings, args []string, o f
 	if err := a.ConfirmGroups(ctx, o.yes, groups); err != nil {
 		return err
 	}
-	p, err := o.ready.open(o.detach)
+	p, err := o.ready.Open(o.detach)
 	if err != nil {
 		return err
 	}
-	defer p.close()
-	var names *hostNames
+	defer p.Close()
+	var names *forwarding.HostNames
 	if s.Forward.Hosts {
 		if o.detach {
 			return fail.Usagef("leave out --detach or --hosts",
 				"--detach cannot keep the names that --hosts sets: they end with the command")
 		}
-		if groups, err = a.brokersOf(ctx, s, groups); err != nil {
+		if groups, err = a.BrokersOf(ctx, s, groups); err != nil {
 			return err
 		}
-		if names, err = a.hostsFor(ctx, s, groups); err != nil {
+		if names, err = a.HostsFor(ctx, s, groups); err != nil {
 			return err
 		}
 	}
-	w := wanted{command: "forward", groups: groups, named: o.name != ""}
-	return a.serveForScript(ctx, s, w, p, served{
-		detached: o.detach, names: names,
-		show: func(_ context.Context, forwards []api.Forward) error { return a.printForwards(forwards, s) },
+	w := forwarding.Wanted{Command: "forward", Groups: groups, Named: o.name != ""}
+	return a.ServeForScript(ctx, s, w, p, forwarding.Served{
+		Detached: o.detach, Names: names,
+		Show: func(_ context.Context, forwards []api.Forward) error { return a.printForwards(forwards, s) },
 	})
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/execenv"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/forwarding"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/kubeconfig"
 	"github.com/bastion-ssm/bastion/internal/sleep"
@@ -125,7 +126,7 @@ func (a *app) kubeconfig(ctx context.Context, s config.Settings, text string, o 
 	if err := a.Confirm(ctx, o.yes, s); err != nil {
 		return err
 	}
-	endpoints, _, err := a.lookUp(ctx, "kubeconfig", groups, "")
+	endpoints, _, err := a.LookUp(ctx, "kubeconfig", groups, "")
 	if err != nil {
 		return err
 	}
@@ -137,11 +138,11 @@ func (a *app) kubeconfig(ctx context.Context, s config.Settings, text string, o 
 	if err != nil {
 		return err
 	}
-	w := wanted{
-		command: "kubeconfig", named: true,
-		groups: request.One(s, api.ForwardRequest{Kind: api.KindProxy, Name: kubeProxy, Listen: ":"}),
+	w := forwarding.Wanted{
+		Command: "kubeconfig", Named: true,
+		Groups: request.One(s, api.ForwardRequest{Kind: api.KindProxy, Name: kubeProxy, Listen: ":"}),
 	}
-	proxies, err := a.openDetached(ctx, s, w)
+	proxies, err := a.OpenDetached(ctx, s, w)
 	if err != nil {
 		return err
 	}
@@ -275,7 +276,7 @@ func (a *app) foundCluster(s config.Settings, e targets.Endpoint) (foundCluster,
 
 // entry describes the cluster to its clients, which reach it by a proxy.
 func (e foundCluster) entry(proxy string) kubeconfig.Cluster {
-	return kubeconfig.Cluster{Name: e.ARN, Server: "https://" + e.Host, CA: []byte(e.CA), Proxy: newProxyInfo(proxy, "").HTTP}
+	return kubeconfig.Cluster{Name: e.ARN, Server: "https://" + e.Host, CA: []byte(e.CA), Proxy: forwarding.NewProxyInfo(proxy, "").HTTP}
 }
 
 // context is the name of the cluster's context: ENV/NAME if an environment counts, else the given one.

@@ -250,7 +250,7 @@ func (a *app) listScopes(s config.Settings, all bool) ([]config.Settings, error)
 	if m := a.LookupScope(s); s.Environment == "" && (m.Profile != "" || m.Region != "" || m.ByVariables) {
 		scopes = append(scopes, s)
 	}
-	environments, err := a.environments(s)
+	environments, err := a.Environments(s)
 	return append(scopes, environments...), err
 }
 

@@ -73,7 +73,7 @@ func (a *app) openTarget(ctx context.Context, s config.Settings, args []string, 
 	if spec.Kind == targets.Name { // a host without a dot
 		e.Host = spec.ID
 	} else if spec.Kind != targets.Host {
-		endpoints, _, err := a.lookUp(ctx, "open", groups, "")
+		endpoints, _, err := a.LookUp(ctx, "open", groups, "")
 		if err != nil {
 			return err
 		}

@@ -23,6 +23,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/forwarding"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/linkview"
 	"github.com/bastion-ssm/bastion/internal/rdp"
@@ -103,7 +104,7 @@ func (a *app) rdp(ctx context.Context, s config.Settings, args []string, o rdpOp
 	if name := "rdp-" + request.Name(targets.Spec{Kind: targets.Name, ID: d.spec.ID}); d.spec.ID != "" && forwards.ValidName(name) {
 		r.Name = name
 	}
-	return a.openForwards(ctx, s, wanted{command: "rdp", groups: request.One(s, r)},
+	return a.OpenForwards(ctx, s, forwarding.Wanted{Command: "rdp", Groups: request.One(s, r)},
 		func(ctx context.Context, open []api.Forward, watches []*linkview.Watch) error {
 			addr, err := netip.ParseAddrPort(open[0].Listen)
 			if err != nil {

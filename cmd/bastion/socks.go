@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"net/netip"
 	"path/filepath"
 
 	"github.com/bastion-ssm/bastion/agent"
@@ -11,6 +10,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/console"
+	"github.com/bastion-ssm/bastion/internal/forwarding"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/targets"
 )
@@ -36,10 +36,10 @@ func (a *app) socksCommand() *cli.Command {
 			"bastion socks -d --name proxy 1080    # until bastion stop proxy",
 		},
 		Flags: append([]cli.Option{
-			detachFlag(&o.detach),
+			forwarding.DetachFlag(&o.detach),
 			cli.Text(&o.name, "NAME", "name of the proxy for stop and wait", "name"),
 			invocation.YesFlag(&o.yes),
-		}, o.ready.options()...),
+		}, o.ready.Options()...),
 		Settings: []string{config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput},
 		Run:      a.With(func(ctx context.Context, s config.Settings, args []string) error { return a.socks(ctx, s, args, o) }),
 	}
@@ -49,30 +49,8 @@ func (a *app) socksCommand() *cli.Command {
 type socksOptions struct {
 	detach bool
 	name   string
-	ready  readyOptions
+	ready  forwarding.ScriptOptions
 	yes    bool
-}
-
-// proxyInfo is what socks prints.
-type proxyInfo struct {
-	Listen string `json:"listen"`
-	Proxy  string `json:"proxy"` // SOCKS
-	HTTP   string `json:"http_proxy"`
-	PAC    string `json:"pac"`
-	User   string `json:"user,omitempty"` // clients must say it, and the password
-}
-
-// newProxyInfo says how to use the proxy that listens at addr. One that listens on all addresses is reached on loopback
-// too.
-func newProxyInfo(addr, user string) proxyInfo {
-	at := addr
-	if ap, err := netip.ParseAddrPort(addr); err == nil && ap.Addr().IsUnspecified() {
-		at = netip.AddrPortFrom(netip.AddrFrom4([4]byte{127, 0, 0, 1}), ap.Port()).String()
-	}
-	return proxyInfo{
-		Listen: addr, Proxy: "socks5h://" + at, HTTP: "http://" + at, PAC: "http://" + at + "/proxy.pac",
-		User: user,
-	}
 }
 
 // socks runs `bastion socks`.
@@ -88,17 +66,17 @@ func (a *app) socks(ctx context.Context, s config.Settings, args []string, o soc
 	if err := a.Confirm(ctx, o.yes, s); err != nil {
 		return err
 	}
-	p, err := o.ready.open(o.detach)
+	p, err := o.ready.Open(o.detach)
 	if err != nil {
 		return err
 	}
-	defer p.close()
-	w := wanted{
-		command: "socks", groups: request.One(s, api.ForwardRequest{Kind: api.KindProxy, Name: o.name, Listen: local.String()}),
-		named: o.name != "",
+	defer p.Close()
+	w := forwarding.Wanted{
+		Command: "socks", Groups: request.One(s, api.ForwardRequest{Kind: api.KindProxy, Name: o.name, Listen: local.String()}),
+		Named: o.name != "",
 	}
-	return a.serveForScript(ctx, s, w, p, served{detached: o.detach, show: func(_ context.Context, forwards []api.Forward) error {
-		return a.printProxy(newProxyInfo(forwards[0].Listen, user), s)
+	return a.ServeForScript(ctx, s, w, p, forwarding.Served{Detached: o.detach, Show: func(_ context.Context, forwards []api.Forward) error {
+		return a.printProxy(forwarding.NewProxyInfo(forwards[0].Listen, user), s)
 	}})
 }
 
@@ -115,7 +93,7 @@ func checkProxy(s *config.Settings) (user string, err error) {
 }
 
 // printProxy says on standard output how to use a proxy.
-func (a *app) printProxy(p proxyInfo, s config.Settings) error {
+func (a *app) printProxy(p forwarding.ProxyInfo, s config.Settings) error {
 	if s.Output.Format == "json" {
 		return a.PrintLine(p)
 	}

@@ -1,4 +1,4 @@
-package main
+package forwarding
 
 import (
 	"cmp"
@@ -23,40 +23,40 @@ import (
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-// wanted are the forwards that a command needs.
-type wanted struct {
-	command string // its name
-	groups  []request.Group
-	named   bool // --name names the forward: no other name will do
+// Wanted are the forwards that a command needs.
+type Wanted struct {
+	Command string // its name
+	Groups  []request.Group
+	Named   bool // --name names the forward: no other name will do
 }
 
-// work is what runs while forwards are open. It gets them in the order of the wanted ones, and what tells of their links.
-type work func(context.Context, []api.Forward, []*linkview.Watch) error
+// Work is what runs while forwards are open. It gets them in the order of the wanted ones, and what tells of their links.
+type Work func(context.Context, []api.Forward, []*linkview.Watch) error
 
-// served says how a command serves its forwards.
-type served struct {
-	detached bool
-	names    *hostNames // in the hosts file while they are open
-	show     func(context.Context, []api.Forward) error
-	hide     func() error // takes back what show has left, before they close; nil: nothing
+// Served says how a command serves its forwards.
+type Served struct {
+	Detached bool
+	Names    *HostNames // in the hosts file while they are open
+	Show     func(context.Context, []api.Forward) error
+	Hide     func() error // takes back what show has left, before they close; nil: nothing
 }
 
-// serveForwards opens forwards and shows them. It leaves them to the agent if they are detached. Otherwise they stay open until ctx or they
+// ServeForwards opens forwards and shows them. It leaves them to the agent if they are detached. Otherwise they stay open until ctx or they
 // themselves end, and with -o json the link's events follow.
-func (a *app) serveForwards(ctx context.Context, s config.Settings, w wanted, v served) error {
-	if v.detached {
-		forwards, err := a.openDetached(ctx, s, w)
+func (a *Opener) ServeForwards(ctx context.Context, s config.Settings, w Wanted, v Served) error {
+	if v.Detached {
+		forwards, err := a.OpenDetached(ctx, s, w)
 		if err != nil {
 			return err
 		}
-		return v.show(ctx, forwards)
+		return v.Show(ctx, forwards)
 	}
-	return a.openForwards(ctx, s, w, func(ctx context.Context, forwards []api.Forward, watches []*linkview.Watch) error {
-		return v.names.during(ctx, func() (err error) {
-			if v.hide != nil {
-				defer func() { err = errors.Join(err, v.hide()) }()
+	return a.OpenForwards(ctx, s, w, func(ctx context.Context, forwards []api.Forward, watches []*linkview.Watch) error {
+		return v.Names.During(ctx, func() (err error) {
+			if v.Hide != nil {
+				defer func() { err = errors.Join(err, v.Hide()) }()
 			}
-			if err := v.show(ctx, forwards); err != nil {
+			if err := v.Show(ctx, forwards); err != nil {
 				return err
 			}
 			for _, watch := range watches {
@@ -70,19 +70,19 @@ func (a *app) serveForwards(ctx context.Context, s config.Settings, w wanted, v 
 	})
 }
 
-// openForwards opens forwards, through the agent or, without it, in this process, and does work while they are open. It returns work's
+// OpenForwards opens forwards, through the agent or, without it, in this process, and does work while they are open. It returns work's
 // error, or why the forwards have ended.
-func (a *app) openForwards(ctx context.Context, s config.Settings, w wanted, do work) error {
+func (a *Opener) OpenForwards(ctx context.Context, s config.Settings, w Wanted, do Work) error {
 	p := a.NewProgress(s)
 	defer p.Close()
-	if len(w.groups) > 1 {
+	if len(w.Groups) > 1 {
 		return a.openGroups(ctx, w, p, do)
 	}
-	return a.openGroup(ctx, w, w.groups[0], p, do)
+	return a.openGroup(ctx, w, w.Groups[0], p, do)
 }
 
-// openGroup opens the forwards of one group, in the way of openForwards.
-func (a *app) openGroup(ctx context.Context, w wanted, g request.Group, p *console.Progress, do work) error {
+// openGroup opens the forwards of one group, in the way of OpenForwards.
+func (a *Opener) openGroup(ctx context.Context, w Wanted, g request.Group, p *console.Progress, do Work) error {
 	s := g.Settings
 	if a.UsesAgent(ctx, s) {
 		opened, err := a.openBy(ctx, w, g, p, a.sharedAgent(s), do)
@@ -90,7 +90,7 @@ func (a *app) openGroup(ctx context.Context, w wanted, g request.Group, p *conso
 			return err
 		}
 	}
-	_, err := a.openBy(ctx, w, g, p, a.privateAgent(s, w.command), do)
+	_, err := a.openBy(ctx, w, g, p, a.privateAgent(s, w.Command), do)
 	return err
 }
 
@@ -99,14 +99,14 @@ func (a *app) openGroup(ctx context.Context, w wanted, g request.Group, p *conso
 type whichAgent func(ctx context.Context, p *console.Progress, lost func(error), ask func(api.Opener) error) error
 
 // sharedAgent is the user's agent.
-func (a *app) sharedAgent(s config.Settings) whichAgent {
+func (a *Opener) sharedAgent(s config.Settings) whichAgent {
 	return func(ctx context.Context, _ *console.Progress, _ func(error), ask func(api.Opener) error) error {
 		return a.AskAgent(ctx, s, func(client *api.Client) error { return ask(launch.Any(client)) })
 	}
 }
 
 // privateAgent is an agent in this process, for this command alone.
-func (a *app) privateAgent(s config.Settings, command string) whichAgent {
+func (a *Opener) privateAgent(s config.Settings, command string) whichAgent {
 	return func(_ context.Context, p *console.Progress, lost func(error), ask func(api.Opener) error) error {
 		d := agent.New(agent.Config{
 			Version: a.Version, Logger: a.Logger(s, p),
@@ -119,9 +119,9 @@ func (a *app) privateAgent(s config.Settings, command string) whichAgent {
 	}
 }
 
-// openBy is openForwards by one agent. opened says whether work has begun.
-func (a *app) openBy(
-	ctx context.Context, w wanted, g request.Group, p *console.Progress, which whichAgent, do work,
+// openBy is OpenForwards by one agent. opened says whether work has begun.
+func (a *Opener) openBy(
+	ctx context.Context, w Wanted, g request.Group, p *console.Progress, which whichAgent, do Work,
 ) (opened bool, _ error) {
 	p = p.In(g.Settings.Environment, g.Settings.Colour)
 	defer p.Idle()
@@ -142,9 +142,9 @@ func (a *app) openBy(
 	defer endWork(nil)
 	type outcome struct{ err, lost error }
 	worked := make(chan outcome, 1)
-	req := api.OpenRequest{Scope: invocation.AgentScope(g.Settings), Command: w.command, PID: os.Getpid(), Forwards: g.Requests}
+	req := api.OpenRequest{Scope: invocation.AgentScope(g.Settings), Command: w.Command, PID: os.Getpid(), Forwards: g.Requests}
 	err := which(open, p, endWork, func(by api.Opener) error {
-		return openNamed(open, by, req, w.named, p, func(e api.Event) {
+		return openNamed(open, by, req, w.Named, p, func(e api.Event) {
 			if e.Event == api.EventForwards && working.CompareAndSwap(false, true) {
 				p.Idle()
 				go func() {
@@ -158,7 +158,7 @@ func (a *app) openBy(
 			apart.event(workCtx, e)
 		})
 	})
-	err = remoteHint(err)
+	err = RemoteHint(err)
 	endWork(nil)
 	if !working.Load() {
 		watch.GivenUp(ctx)
@@ -206,13 +206,13 @@ func openNamed(ctx context.Context, by api.Opener, req api.OpenRequest, named bo
 // maxNumber is how many forwards may have one name of the configuration.
 const maxNumber = 256
 
-// openDetached opens forwards that stay when this command has ended, one group after the other.
-func (a *app) openDetached(ctx context.Context, s config.Settings, w wanted) ([]api.Forward, error) {
+// OpenDetached opens forwards that stay when this command has ended, one group after the other.
+func (a *Opener) OpenDetached(ctx context.Context, s config.Settings, w Wanted) ([]api.Forward, error) {
 	p := a.NewProgress(s)
 	defer p.Close()
-	out := make([]api.Forward, len(request.Items(w.groups)))
+	out := make([]api.Forward, len(request.Items(w.Groups)))
 	var open []string
-	for _, g := range w.groups {
+	for _, g := range w.Groups {
 		forwards, err := a.openDetachedGroup(ctx, w, g, p)
 		if err != nil {
 			if len(open) > 0 {
@@ -228,7 +228,7 @@ func (a *app) openDetached(ctx context.Context, s config.Settings, w wanted) ([]
 	return out, nil
 }
 
-func (a *app) openDetachedGroup(ctx context.Context, w wanted, g request.Group, p *console.Progress) ([]api.Forward, error) {
+func (a *Opener) openDetachedGroup(ctx context.Context, w Wanted, g request.Group, p *console.Progress) ([]api.Forward, error) {
 	s := g.Settings
 	const needed = "only the agent keeps a forward when the command has ended"
 	if s.Local.NoAgent {
@@ -240,9 +240,9 @@ func (a *app) openDetachedGroup(ctx context.Context, w wanted, g request.Group, 
 	p = p.In(s.Environment, s.Colour)
 	watch := &linkview.Watch{Progress: p}
 	var forwards []api.Forward
-	req := api.OpenRequest{Scope: invocation.AgentScope(s), Command: w.command, PID: os.Getpid(), Forwards: g.Requests, Detached: true}
+	req := api.OpenRequest{Scope: invocation.AgentScope(s), Command: w.Command, PID: os.Getpid(), Forwards: g.Requests, Detached: true}
 	err := a.AskAgent(ctx, s, func(client *api.Client) error {
-		return openNamed(ctx, launch.Any(client), req, w.named, p, func(e api.Event) {
+		return openNamed(ctx, launch.Any(client), req, w.Named, p, func(e api.Event) {
 			if e.Event == api.EventForwards {
 				forwards = e.Forwards
 				return
@@ -257,11 +257,11 @@ func (a *app) openDetachedGroup(ctx context.Context, w wanted, g request.Group, 
 		err = fail.New(fail.Credentials, "", err, "leave out --detach: in the agent, the credential_process of the profile "+profile+
 			" has not the variables of this command")
 	}
-	return forwards, remoteHint(err)
+	return forwards, RemoteHint(err)
 }
 
-// remoteHint names the setting where tunnel.Listen cannot.
-func remoteHint(err error) error {
+// RemoteHint names the setting where tunnel.Listen cannot.
+func RemoteHint(err error) error {
 	if err != nil && strings.Contains(err.Error(), "others could use the tunnel") {
 		return fail.New(fail.Usage, "", err, "listen on 127.0.0.1 or ::1; or let other machines in with --allow-remote")
 	}

@@ -1,4 +1,4 @@
-package main
+package forwarding
 
 import (
 	"cmp"
@@ -16,15 +16,15 @@ import (
 var errStopped = errors.New("the forwards are stopped")
 
 // openGroups opens the forwards of several groups, all or none, and does work while all are open.
-func (a *app) openGroups(ctx context.Context, w wanted, p *console.Progress, do work) error {
+func (a *Opener) openGroups(ctx context.Context, w Wanted, p *console.Progress, do Work) error {
 	common, end := context.WithCancelCause(ctx)
 	defer end(nil)
-	all := make([]api.Forward, len(request.Items(w.groups)))
-	watches := make([]*linkview.Watch, len(w.groups))
-	ready := make(chan struct{}, len(w.groups))
+	all := make([]api.Forward, len(request.Items(w.Groups)))
+	watches := make([]*linkview.Watch, len(w.Groups))
+	ready := make(chan struct{}, len(w.Groups))
 	done := make(chan struct{}) // work has ended
 	var groups sync.WaitGroup
-	for n, g := range w.groups {
+	for n, g := range w.Groups {
 		groups.Go(func() {
 			err := a.openGroup(common, w, g, p, func(ctx context.Context, forwards []api.Forward, watch []*linkview.Watch) error {
 				for i, f := range forwards {
@@ -46,7 +46,7 @@ func (a *app) openGroups(ctx context.Context, w wanted, p *console.Progress, do 
 			}
 		})
 	}
-	err := awaitGroups(common, ready, len(w.groups))
+	err := awaitGroups(common, ready, len(w.Groups))
 	if err == nil {
 		err = do(common, all, watches)
 	}

@@ -1,4 +1,4 @@
-package main
+package forwarding
 
 import (
 	"cmp"
@@ -33,10 +33,10 @@ type seen struct {
 	err    error // the target was not found
 }
 
-// workOut chooses an environment for each target that AWS knows by a name, where the configuration has environments and the user chose
+// WorkOut chooses an environment for each target that AWS knows by a name, where the configuration has environments and the user chose
 // none. The settings outside of environments have precedence, unless their bastion is in another VPC than the target. Of the
 // environments, the only one counts whose bastion is in the target's VPC, or else the only one that finds the target.
-func (a *app) workOut(ctx context.Context, command string, s config.Settings, pairs []targets.Pair) ([]targets.Pair, error) {
+func (a *Opener) WorkOut(ctx context.Context, command string, s config.Settings, pairs []targets.Pair) ([]targets.Pair, error) {
 	own := a.Line.Settings["profile"] != "" || a.Line.Settings["region"] != ""
 	if s.Environment != "" || len(s.Environments) == 0 || own || !slices.ContainsFunc(pairs, func(p targets.Pair) bool { return a.isOpen(s, p) }) {
 		return pairs, nil
@@ -65,7 +65,7 @@ func (a *app) workOut(ctx context.Context, command string, s config.Settings, pa
 			continue
 		}
 		if inside == nil {
-			all, err := a.environments(s)
+			all, err := a.Environments(s)
 			if err != nil {
 				return nil, err
 			}
@@ -90,7 +90,7 @@ func (a *app) workOut(ctx context.Context, command string, s config.Settings, pa
 }
 
 // isOpen reports whether nothing says which environment a target is of, and AWS may.
-func (a *app) isOpen(s config.Settings, p targets.Pair) bool {
+func (a *Opener) isOpen(s config.Settings, p targets.Pair) bool {
 	if p.Environment != "" {
 		return false
 	}
@@ -107,8 +107,8 @@ func (a *app) isOpen(s config.Settings, p targets.Pair) bool {
 	return true
 }
 
-// environments returns the settings of all environments.
-func (a *app) environments(s config.Settings) ([]config.Settings, error) {
+// Environments returns the settings of all environments.
+func (a *Opener) Environments(s config.Settings) ([]config.Settings, error) {
 	var all []config.Settings
 	for _, name := range s.Environments {
 		settings, err := a.SettingsOf(name, config.Target{})
@@ -121,7 +121,7 @@ func (a *app) environments(s config.Settings) ([]config.Settings, error) {
 }
 
 // scouts opens the way to AWS for each of the settings. The caller closes them.
-func (a *app) scouts(ctx context.Context, command string, all ...config.Settings) []*scout {
+func (a *Opener) scouts(ctx context.Context, command string, all ...config.Settings) []*scout {
 	out := make([]*scout, len(all))
 	for i, settings := range all {
 		p := a.NewProgress(settings)
@@ -220,9 +220,9 @@ func unasked(all []seen) string {
 	return strings.Join(out, "")
 }
 
-// serving returns the name of another environment whose bastion is at a place; "": none is, as far as AWS tells. It asks nobody for
+// Serving returns the name of another environment whose bastion is at a place; "": none is, as far as AWS tells. It asks nobody for
 // a code or a login.
-func (a *app) serving(ctx context.Context, s config.Settings, place report.Place) string {
+func (a *Opener) Serving(ctx context.Context, s config.Settings, place report.Place) string {
 	var all []config.Settings
 	for _, name := range s.Environments {
 		settings, err := a.SettingsOf(name, config.Target{})
@@ -255,7 +255,7 @@ func (a *app) serving(ctx context.Context, s config.Settings, place report.Place
 
 // apart names the environment that reaches a target in another VPC than the bastion, once for each VPC.
 type apart struct {
-	app      *app
+	app      *Opener
 	settings config.Settings // of the forwards
 	note     func(string)
 	asking   sync.WaitGroup
@@ -278,7 +278,7 @@ func (t *apart) event(ctx context.Context, e api.Event) {
 		return
 	}
 	t.asking.Go(func() {
-		if name := t.app.serving(ctx, t.settings, at); name != "" {
+		if name := t.app.Serving(ctx, t.settings, at); name != "" {
 			t.note(fmt.Sprintf("the bastion of the environment %s is in %s: name the target as %s/TARGET", name, at, name))
 		}
 	})

@@ -1,4 +1,4 @@
-package main
+package forwarding
 
 import (
 	"context"
@@ -6,7 +6,6 @@ import (
 	"net"
 	"net/netip"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -19,9 +18,9 @@ import (
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-// hostNames are the names that --hosts gives addresses. They are in the hosts file only while bastion listens at the addresses.
+// HostNames are the names that --hosts gives addresses. They are in the hosts file only while bastion listens at the addresses.
 // Before and after, another user's program could listen there and pose as the target.
-type hostNames struct {
+type HostNames struct {
 	file  *hosts.File // nil: without --hosts
 	names map[string]netip.Addr
 }
@@ -47,9 +46,9 @@ func openHosts(ctx context.Context, s config.Settings) (*hosts.File, error) {
 	return file, context.Cause(ctx)
 }
 
-// planHosts gives each endpoint an address of its own and has the requests, which are in the endpoints' order, listen there.
+// PlanHosts gives each endpoint an address of its own and has the requests, which are in the endpoints' order, listen there.
 // A port that the user has chosen stays. During puts the names into the hosts file once the forwards listen.
-func planHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpoint, items []request.Item) (*hostNames, error) {
+func PlanHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpoint, items []request.Item) (*HostNames, error) {
 	file, err := openHosts(ctx, s)
 	if err != nil {
 		return nil, err
@@ -86,7 +85,7 @@ func planHosts(ctx context.Context, s config.Settings, endpoints []targets.Endpo
 		names[name] = addr
 		items[i].Request.Listen = net.JoinHostPort(addr.String(), strconv.Itoa(port))
 	}
-	return &hostNames{file, names}, file.CanAdd(names)
+	return &HostNames{file, names}, file.CanAdd(names)
 }
 
 // hostsPort is the port that the forward to an endpoint listens on.
@@ -106,8 +105,8 @@ func hostsPort(listen string, e targets.Endpoint) (int, error) {
 	return e.Port, nil
 }
 
-// during has the names in the hosts file while work runs. A nil *hostNames has none.
-func (h *hostNames) during(ctx context.Context, work func() error) (err error) {
+// During has the names in the hosts file while work runs. A nil *HostNames has none.
+func (h *HostNames) During(ctx context.Context, work func() error) (err error) {
 	if h == nil {
 		return work()
 	}
@@ -124,75 +123,16 @@ func (h *hostNames) during(ctx context.Context, work func() error) (err error) {
 	return work()
 }
 
-// eachBroker replaces the MSK clusters among pairs by their brokers, for clients of Kafka need each by its name. A named target with
-// settings of its own stays.
-func (a *app) eachBroker(ctx context.Context, command string, s config.Settings, pairs []targets.Pair) ([]targets.Pair, error) {
-	if !s.Forward.Hosts {
-		return pairs, nil
-	}
-	var out []targets.Pair
-	for _, p := range pairs {
-		specs, err := a.brokersFor(ctx, command, s, p)
-		if err != nil {
-			return nil, err
-		}
-		for _, spec := range specs {
-			p.Target = spec
-			out = append(out, p)
-		}
-	}
-	return out, nil
-}
-
-// brokersFor returns the brokers of a pair's MSK cluster; for another target, the target.
-func (a *app) brokersFor(ctx context.Context, command string, s config.Settings, p targets.Pair) ([]targets.Spec, error) {
-	same := []targets.Spec{p.Target}
-	settings, err := request.SettingsOf(p, s, a.SettingsOf)
-	if err != nil {
-		return nil, err
-	}
-	spec := p.Target
-	if named, ok := settings.Targets[spec.ID]; ok && spec.Kind == targets.Name {
-		if named.HasOwn() {
-			return same, nil
-		}
-		spec, _ = targets.Parse(named.Spec) // the configuration has been checked
-	}
-	if spec.Kind != targets.MSK {
-		return same, nil
-	}
-	run, err := a.Open(ctx, command, settings)
-	if err != nil {
-		return nil, err
-	}
-	defer run.Close()
-	run.Progress.Step("looking up the brokers of " + p.String())
-	return run.Access.Brokers(ctx, p.Target)
-}
-
-// brokersOf is eachBroker for groups.
-func (a *app) brokersOf(ctx context.Context, s config.Settings, groups []request.Group) ([]request.Group, error) {
-	var pairs []targets.Pair
-	for _, item := range request.Items(groups) {
-		pairs = append(pairs, item.Pair)
-	}
-	all, err := a.eachBroker(ctx, "forward", s, pairs)
-	if err != nil || slices.Equal(all, pairs) {
-		return groups, err
-	}
-	return request.For(all, s, a.SettingsOf)
-}
-
-// hostsFor does for forward what exec does itself: it looks the targets up, for their names are not known otherwise.
-func (a *app) hostsFor(ctx context.Context, s config.Settings, groups []request.Group) (*hostNames, error) {
+// HostsFor does for forward what exec does itself: it looks the targets up, for their names are not known otherwise.
+func (a *Opener) HostsFor(ctx context.Context, s config.Settings, groups []request.Group) (*HostNames, error) {
 	for _, item := range request.Items(groups) {
 		if _, err := targets.Parse(item.Request.Target); err != nil {
 			return nil, err
 		}
 	}
-	endpoints, _, err := a.lookUp(ctx, "forward", groups, "")
+	endpoints, _, err := a.LookUp(ctx, "forward", groups, "")
 	if err != nil {
 		return nil, err
 	}
-	return planHosts(ctx, s, endpoints, request.Items(groups))
+	return PlanHosts(ctx, s, endpoints, request.Items(groups))
 }

@@ -1,4 +1,4 @@
-package main
+package forwarding
 
 import (
 	"context"
@@ -15,11 +15,11 @@ import (
 	"github.com/bastion-ssm/bastion/internal/ready"
 )
 
-// readyOptions are the options by which a script waits for the forwards of a command, and ends them.
-type readyOptions struct{ file, fd, exitWhen string }
+// ScriptOptions are the options by which a script waits for the forwards of a command, and ends them.
+type ScriptOptions struct{ file, fd, exitWhen string }
 
-// options are the options that fill o in.
-func (o *readyOptions) options() []cli.Option {
+// Options are the options that fill o in.
+func (o *ScriptOptions) Options() []cli.Option {
 	return []cli.Option{
 		cli.Text(&o.file, "FILE", "write JSON to FILE once it is ready, and remove it at the end", "ready-file"),
 		cli.Text(&o.fd, "N", "write the same line to the open file descriptor N, and close it", "ready-fd"),
@@ -27,20 +27,20 @@ func (o *readyOptions) options() []cli.Option {
 	}
 }
 
-// script is what a command tells the script that has started it, and what it hears of it.
-type script struct {
+// Script is what a command tells the script that has started it, and what it hears of it.
+type Script struct {
 	file    *ready.File    // nil: none
 	fd      *ready.FD      // nil: none
 	process *process.Other // nil: none
 	pid     int
 }
 
-// open checks the options before anything starts. The script must be closed.
-func (o *readyOptions) open(detached bool) (_ *script, err error) {
-	p := &script{}
+// Open checks the options before anything starts. The script must be closed.
+func (o *ScriptOptions) Open(detached bool) (_ *Script, err error) {
+	p := &Script{}
 	defer func() {
 		if err != nil {
-			p.close()
+			p.Close()
 		}
 	}()
 	for _, given := range []struct{ name, value string }{
@@ -71,7 +71,7 @@ func (o *readyOptions) open(detached bool) (_ *script, err error) {
 	return p, nil
 }
 
-func (p *script) close() {
+func (p *Script) Close() {
 	if p.process != nil {
 		p.process.Close()
 	}
@@ -81,7 +81,7 @@ func (p *script) close() {
 }
 
 // tell tells the script where the forwards listen.
-func (p *script) tell(ctx context.Context, forwards []api.Forward) error {
+func (p *Script) tell(ctx context.Context, forwards []api.Forward) error {
 	m := ready.NewMessage(forwards)
 	if p.file != nil {
 		if err := p.file.Write(m); err != nil {
@@ -95,7 +95,7 @@ func (p *script) tell(ctx context.Context, forwards []api.Forward) error {
 }
 
 // untell takes back what stays of tell, before the forwards close.
-func (p *script) untell() error {
+func (p *Script) untell() error {
 	if p.file == nil {
 		return nil
 	}
@@ -108,7 +108,7 @@ type processEnded struct{ pid int }
 func (e *processEnded) Error() string { return fmt.Sprintf("process %d has ended", e.pid) }
 
 // during does work until it returns, or until the script's process ends, which is no error.
-func (p *script) during(ctx context.Context, note func(string), work func(context.Context) error) error {
+func (p *Script) during(ctx context.Context, note func(string), work func(context.Context) error) error {
 	if p.process == nil {
 		return work(ctx)
 	}
@@ -133,16 +133,16 @@ func (p *script) during(ctx context.Context, note func(string), work func(contex
 	return err
 }
 
-// serveForScript is serveForwards for a command that a script has started.
-func (a *app) serveForScript(ctx context.Context, s config.Settings, w wanted, p *script, v served) error {
-	show := v.show
-	v.show = func(ctx context.Context, forwards []api.Forward) error {
+// ServeForScript is ServeForwards for a command that a script has started.
+func (a *Opener) ServeForScript(ctx context.Context, s config.Settings, w Wanted, p *Script, v Served) error {
+	show := v.Show
+	v.Show = func(ctx context.Context, forwards []api.Forward) error {
 		if err := p.tell(ctx, forwards); err != nil {
 			return err
 		}
 		return show(ctx, forwards)
 	}
-	v.hide = p.untell
+	v.Hide = p.untell
 	note := func(text string) { a.Note(s, "%s, and the forwards with it", text) }
-	return p.during(ctx, note, func(ctx context.Context) error { return a.serveForwards(ctx, s, w, v) })
+	return p.during(ctx, note, func(ctx context.Context) error { return a.ServeForwards(ctx, s, w, v) })
 }
