@@ -10,6 +10,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/configure"
 	"github.com/bastion-ssm/bastion/internal/forwarding"
 	"github.com/bastion-ssm/bastion/internal/invocation"
+	"github.com/bastion-ssm/bastion/internal/kubernetes"
 	"github.com/bastion-ssm/bastion/internal/sshcommands"
 )
 
@@ -76,10 +77,8 @@ func (a *app) root() *cli.Command {
 			a.browserCommand(),
 			a.openCommand(),
 			a.rdpCommand(),
-		}, sshcommands.Commands(a.Invocation, groupConnect), []*cli.Command{
+		}, sshcommands.Commands(a.Invocation, groupConnect), kubernetes.Commands(a.Opener, groupConnect, a.everyTarget), []*cli.Command{
 			a.execCommand(),
-			a.kubeconfigCommand(),
-			a.eksTokenCommand(),
 			a.urlCommand(),
 			a.tokenCommand(),
 			a.loginCommand(),

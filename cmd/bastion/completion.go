@@ -122,6 +122,9 @@ func (a *app) targetCandidates(only ...func(targets.Description) bool) []cli.Can
 	return out
 }
 
+// everyTarget is targetCandidates of all kinds.
+func (a *app) everyTarget() []cli.Candidate { return a.targetCandidates() }
+
 // knownTargets are the names of the configuration and the targets of the kept list.
 func (a *app) knownTargets(s config.Settings, keep func(targets.Description) bool) []cli.Candidate {
 	var names []cli.Candidate

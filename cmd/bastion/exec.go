@@ -16,6 +16,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/forwarding"
 	"github.com/bastion-ssm/bastion/internal/invocation"
+	"github.com/bastion-ssm/bastion/internal/kubernetes"
 	"github.com/bastion-ssm/bastion/internal/linkview"
 	"github.com/bastion-ssm/bastion/internal/partition"
 	"github.com/bastion-ssm/bastion/internal/process"
@@ -133,7 +134,10 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 		return err
 	}
 	items := request.Items(groups)
-	clusters, others, err := o.splitClusters(items)
+	clusters, others, err := kubernetes.Split(items, o.httpsProxy)
+	if err == nil {
+		err = execenv.Check(o.env, pairsOf(those(items, others)))
+	}
 	if err != nil {
 		return err
 	}
@@ -144,7 +148,7 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 	if err != nil {
 		return err
 	}
-	found, err := a.findClusters(items, endpoints, clusters)
+	found, err := kubernetes.Find(a.Invocation, items, endpoints, clusters)
 	if err != nil {
 		return err
 	}
@@ -160,7 +164,7 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 			if err != nil {
 				return err
 			}
-			more, remove, err := a.kubeEnvironment(s, found, those(infos, clusters), o.httpsProxy)
+			more, remove, err := kubernetes.Environment(a.Invocation, s, found, those(infos, clusters), o.httpsProxy)
 			if err != nil {
 				return err
 			}
@@ -229,4 +233,25 @@ func (l login) databases(items []request.Item, infos []api.Forward, tokens []str
 		out[i] = d
 	}
 	return out, nil
+}
+
+// those returns the elements at the given places; of nothing, nothing.
+func those[T any](all []T, at []int) []T {
+	if all == nil {
+		return nil
+	}
+	out := make([]T, len(at))
+	for i, n := range at {
+		out[i] = all[n]
+	}
+	return out
+}
+
+// pairsOf returns the targets of items with their local ports.
+func pairsOf(items []request.Item) []targets.Pair {
+	var pairs []targets.Pair
+	for _, item := range items {
+		pairs = append(pairs, item.Pair)
+	}
+	return pairs
 }

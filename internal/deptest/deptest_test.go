@@ -24,7 +24,7 @@ var allowed = map[string][]string{
 		"access", "agent", "agent/api", "agent/commands", "agent/dsn", "agent/forwards", "agent/launch", "agent/lookup", "agent/request",
 		"internal/admin", "internal/awssdk", "internal/browser", "internal/cli", "internal/config", "internal/configure",
 		"internal/console", "internal/dirs", "internal/doctor", "internal/duration", "internal/execenv", "internal/fail", "internal/files",
-		"internal/forwarding", "internal/invocation", "internal/kubeconfig", "internal/linkview", "internal/login", "internal/partition",
+		"internal/forwarding", "internal/invocation", "internal/kubernetes", "internal/linkview", "internal/login", "internal/partition",
 		"internal/picker", "internal/printable", "internal/process", "internal/rdp", "internal/report", "internal/shared",
 		"internal/sleep", "internal/sshcommands", "internal/statusview", "internal/targetlist", "internal/topview", "internal/words",
 		"targets",
@@ -137,6 +137,10 @@ var allowed = map[string][]string{
 		"access", "agent/api", "agent/launch", "agent/lookup", "agent/request", "internal/awssdk", "internal/cli", "internal/config",
 		"internal/console", "internal/dirs", "internal/execenv", "internal/fail", "internal/files", "internal/linkview", "internal/login",
 		"internal/printable", "internal/process", "internal/report", "internal/shared", "internal/words", "targets",
+	},
+	"internal/kubernetes": {
+		"agent/api", "agent/launch", "agent/request", "internal/cli", "internal/config", "internal/dirs", "internal/fail",
+		"internal/files", "internal/forwarding", "internal/invocation", "internal/kubeconfig", "internal/sleep", "targets",
 	},
 	"internal/kubeconfig": {"internal/fail", "internal/files", "internal/sleep"},
 	"internal/linkview": {

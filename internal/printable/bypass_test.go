@@ -56,7 +56,7 @@ var bypasses = map[string]map[string]string{
 // printing are the packages that print for commands.
 var printing = []string{
 	"agent/commands", "cmd/bastion", "internal/admin", "internal/cli", "internal/configure", "internal/console", "internal/forwarding",
-	"internal/invocation", "internal/linkview", "internal/process", "internal/sshcommands", "internal/sshconfig", "internal/sshproxy",
+	"internal/invocation", "internal/kubernetes", "internal/linkview", "internal/process", "internal/sshcommands", "internal/sshconfig", "internal/sshproxy",
 	"internal/statusview",
 }
 
