@@ -2,6 +2,7 @@ package account
 
 import (
 	"slices"
+	"strings"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
 )
@@ -183,6 +184,7 @@ func (s *Stack) outputs() {
 		{"SecurityGroupId", "Security group of the tasks, which databases must admit", s.groupID()},
 		{"AuditLogGroup", "Log group with the audit log", Ref("AuditLog")},
 		{"AlarmTopic", "Topic of the alarms", Ref("AlarmTopic")},
+		{"Configuration", "A bastion.yaml for the people of " + s.family(s.Inputs.Classes[0]), s.configuration(s.Inputs.Classes[0])},
 	}
 	for _, c := range s.Inputs.Classes {
 		s.Outputs = append(s.Outputs,
@@ -192,6 +194,24 @@ func (s *Stack) outputs() {
 			s.Outputs = append(s.Outputs, Output{ServiceOutput(c.Name), "Service for the setting shared_service", s.family(c)})
 		}
 	}
+}
+
+// configuration is the text of a bastion.yaml for whoever deploys the stack without bastion init, which writes one itself. A list of subnets
+// that is a parameter cannot be part of a text.
+func (s *Stack) configuration(c Class) Text {
+	text := Text{"region: ", Region, "\ncluster: ", Ref("Cluster"), "\ntask_definition: ", s.family(c), "\nsecurity_groups: [", s.groupID(), "]\n"}
+	if c.Shared > 0 {
+		text = append(text, "shared_service: "+s.family(c)+"\n")
+	}
+	if len(s.Inputs.Subnets) > 0 {
+		text = append(text, "subnets: ["+strings.Join(s.Inputs.Subnets, ", ")+"]\n")
+	} else {
+		text = append(text, "# subnets: [the private subnets of the tasks]\n")
+	}
+	if s.Inputs.PublicAddress {
+		text = append(text, "assign_public_ip: true\n")
+	}
+	return text
 }
 
 // tagged are the types that take tags as a list, with the name of the property that has them.

@@ -2,12 +2,16 @@ package account
 
 import (
 	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
 
 	"github.com/bastion-ssm/bastion/e2e/iamref"
+	"github.com/bastion-ssm/bastion/internal/config"
 )
 
 // Every reference is to a parameter, or to a resource that stands before it: what reads top-down can be made top-down.
@@ -388,6 +392,33 @@ func TestValidate(t *testing.T) {
 	for name, in := range variants {
 		if err := in.Defaults().Validate(); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// The output Configuration is a configuration file that the client takes.
+func TestConfigurationOutput(t *testing.T) {
+	d := deployment{region: "eu-central-1", values: map[any]string{Ref("Cluster"): "made", Attr{"SecurityGroup", "GroupId"}: "sg-made"}}
+	for name, want := range map[string]string{
+		"default":     "eu-central-1 made bastion [sg-made] [] false ",
+		"endpoints":   "eu-central-1 made bastion [sg-made] [subnet-0a subnet-0b] false ",
+		"classes":     "eu-central-1 made tunnel-read-only [sg-made] [] false ",
+		"only shared": "eu-central-1 made bastion [sg-made] [] true bastion",
+		"existing":    "eu-central-1 made bastion [sg-0123456789abcdef0] [] false ",
+	} {
+		s := newStack(t, variants[name])
+		i := slices.IndexFunc(s.Outputs, func(o Output) bool { return o.Name == "Configuration" })
+		path := filepath.Join(t.TempDir(), config.FileName)
+		if err := os.WriteFile(path, []byte(d.text(s.Outputs[i].Value)), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		c, err := config.Load(config.Source{File: path, LookupEnv: func(string) (string, bool) { return "", false }})
+		if err != nil {
+			t.Fatalf("%s: %v\n%s", name, err, d.text(s.Outputs[i].Value))
+		}
+		b := c.Bastion
+		if got := fmt.Sprintln(c.AWS.Region, b.Cluster, b.TaskDefinition, b.SecurityGroups, b.Subnets, b.AssignPublicIP, b.SharedService); got != want+"\n" {
+			t.Errorf("%s: %q, want %q", name, got, want)
 		}
 	}
 }
