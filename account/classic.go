@@ -137,6 +137,13 @@ func (c classic) sessionGroup() string { return "/" + c.in.Name + "/sessions" }
 // instanceTag is the tag by which policies know the stack's instances.
 func (c classic) instanceTag() Member { return Member{"ssm:resourceTag/bastion:host", c.in.Name} }
 
+// Names of the parameters of office hours.
+const (
+	paramOpen  = "OpenAt"
+	paramClose = "CloseAt"
+	paramZone  = "TimeZone"
+)
+
 func (c classic) parameters() {
 	c.Parameters = []Parameter{
 		{Name: paramVPC, Type: "AWS::EC2::VPC::Id", Default: c.in.VPC, Description: "VPC of the databases"},
@@ -144,6 +151,12 @@ func (c classic) parameters() {
 			Name: paramSubnets, Type: "List<AWS::EC2::Subnet::Id>", Default: joined(c.in.Subnets),
 			Description: "Private subnets of the instances, one for each zone",
 		},
+	}
+	if h := c.in.Hours; h != nil {
+		c.Parameters = append(c.Parameters,
+			Parameter{Name: paramOpen, Type: "String", Default: h.cron(h.From), Description: "When the instances come: minute, hour, day, month, weekdays"},
+			Parameter{Name: paramClose, Type: "String", Default: h.cron(h.To), Description: "When they go"},
+			Parameter{Name: paramZone, Type: "String", Default: h.TimeZone, Description: "Time zone of both, such as Europe/Berlin"})
 	}
 	if toVPC(c.in.Egress) {
 		c.Parameters = append(c.Parameters, Parameter{
@@ -240,18 +253,23 @@ func (c classic) instances() {
 		}},
 	})
 	if h := c.in.Hours; h != nil {
-		c.schedule("Open", h.From, 1, c.in.Most)
-		c.schedule("Close", h.To, 0, 0)
+		c.schedule("Open", paramOpen, 1, c.in.Most)
+		c.schedule("Close", paramClose, 0, 0)
 	}
 }
 
-// schedule sets the group's size at a time of the days.
-func (c classic) schedule(id, at string, least, most int) {
+// cron is a time of the days as cron has it.
+func (h *Hours) cron(at string) string {
 	hour, minute, _ := strings.Cut(at, ":")
+	return fmt.Sprintf("%d %d * * %s", number(minute), number(hour), h.Days)
+}
+
+// schedule sets the group's size at the times of a parameter.
+func (c classic) schedule(id, at string, least, most int) {
 	c.add(id, "AWS::AutoScaling::ScheduledAction", Object{
 		{"AutoScalingGroupName", Ref("Instances")},
-		{"Recurrence", fmt.Sprintf("%d %d * * %s", number(minute), number(hour), c.in.Hours.Days)},
-		{"TimeZone", c.in.Hours.TimeZone},
+		{"Recurrence", Ref(at)},
+		{"TimeZone", Ref(paramZone)},
 		{"MinSize", least},
 		{"MaxSize", most},
 		{"DesiredCapacity", least},

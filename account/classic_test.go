@@ -81,13 +81,20 @@ func TestClassicOnMoto(t *testing.T) {
 func TestClassicHours(t *testing.T) {
 	s := newClassic(t, classics["classic hours"])
 	for id, want := range map[string]string{
-		"Open":  `"Recurrence":"30 7 * * MON-FRI","TimeZone":"Europe/Berlin","MinSize":1,"MaxSize":4,"DesiredCapacity":1`,
-		"Close": `"Recurrence":"5 19 * * MON-FRI","TimeZone":"Europe/Berlin","MinSize":0,"MaxSize":0,"DesiredCapacity":0`,
+		"Open":  `"Recurrence":{"Ref":"OpenAt"},"TimeZone":{"Ref":"TimeZone"},"MinSize":1,"MaxSize":4,"DesiredCapacity":1`,
+		"Close": `"Recurrence":{"Ref":"CloseAt"},"TimeZone":{"Ref":"TimeZone"},"MinSize":0,"MaxSize":0,"DesiredCapacity":0`,
 	} {
 		r, _ := s.Resource(id)
 		if text, err := marshal(resolve(r.Properties, intrinsic)); err != nil || !strings.Contains(string(text), want) {
 			t.Errorf("%s: %s, %v; want %s", id, text, err, want)
 		}
+	}
+	defaults := make(map[string]string)
+	for _, p := range s.Parameters {
+		defaults[p.Name] = p.Default
+	}
+	if defaults["OpenAt"] != "30 7 * * MON-FRI" || defaults["CloseAt"] != "5 19 * * MON-FRI" || defaults["TimeZone"] != "Europe/Berlin" {
+		t.Errorf("parameters %q", defaults)
 	}
 	if _, ok := newClassic(t, ClassicInputs{}).Resource("Close"); ok {
 		t.Error("without hours the group closes")

@@ -31,7 +31,10 @@ func TestTemplatesLint(t *testing.T) {
 		t.Skip("cfn-lint is missing: pip install cfn-lint==1.51.0")
 	}
 	dir := t.TempDir()
-	args := []string{"--include-checks", "I", "--", filepath.Join("..", "bastion-image", "template.json"), filepath.Join("..", "bastion-image", "classic.json")}
+	args := []string{"--include-checks", "I", "--"}
+	for _, file := range []string{"template.json", "classic.json", "classic-hours.json"} {
+		args = append(args, filepath.Join("..", "bastion-image", file))
+	}
 	for name, s := range allStacks(t) {
 		text, err := s.CloudFormation()
 		if err != nil {

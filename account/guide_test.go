@@ -86,6 +86,13 @@ func guideFiles() (map[string][]byte, error) {
 	if files["template.json"], err = template.CloudFormation(); err != nil {
 		return nil, err
 	}
+	hours, err := NewClassic(ClassicInputs{Hours: &Hours{From: "07:00", To: "19:00"}})
+	if err != nil {
+		return nil, err
+	}
+	if files["classic-hours.json"], err = hours.CloudFormation(); err != nil {
+		return nil, err
+	}
 	classic, err := NewClassic(ClassicInputs{})
 	if err != nil {
 		return nil, err

@@ -20,6 +20,7 @@ var mayName = map[string]string{
 	"bastion-image/classic.tf":               "service principals have this suffix in every partition",
 	"account/billing/billing.go":             "the source of a price, in a comment",
 	"account/terraform_kinds.go":             "the source of a list, in a comment",
+	"bastion-image/classic-hours.json":       "service principals have this suffix in every partition",
 	"bastion-image/classic.json":             "service principals have this suffix in every partition",
 	"account/deployer.go":                    "a service principal, and a source in a comment",
 	"account/handlers.go":                    "service principals have this suffix in every partition",
