@@ -8,7 +8,6 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
-	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/doctor"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
@@ -125,10 +124,7 @@ func (a *app) mend(ctx context.Context, s config.Settings, all []doctor.Fix, yes
 	}
 	for _, f := range all {
 		if !yes {
-			if !console.CanAsk(a.In) {
-				return fail.Usagef("add --yes", "--fix asks before each change, and this is not a terminal")
-			}
-			agreed, err := console.Confirm(ctx, a.In, a.Err, f.Does+"? [y/N] ")
+			agreed, err := a.Agreed(ctx, f.Does+"? [y/N] ", fail.Usagef("add --yes", "--fix asks before each change, and this is not a terminal"))
 			if err != nil {
 				return err
 			}

@@ -127,8 +127,5 @@ func (a *program) agreed(ctx context.Context, yes bool, question string) (bool, 
 	if yes {
 		return true, nil
 	}
-	if !console.CanAsk(a.In) {
-		return false, fail.Usagef("add --yes to do it", "standard input is not a terminal, at which to agree to this")
-	}
-	return console.Confirm(ctx, a.In, a.Err, question)
+	return a.Agreed(ctx, question, fail.Usagef("add --yes to do it", "standard input is not a terminal, at which to agree to this"))
 }

@@ -197,12 +197,6 @@ func (a *program) askShare(ctx context.Context, o shareOptions, where string, ol
 			question = fmt.Sprintf("Write this over version %d of the shared configuration %s? [y/N] ", old.Version, where)
 		}
 	}
-	if !console.CanAsk(a.In) {
-		return fail.Usagef("add --yes", "config share asks at a terminal, and standard input is not one")
-	}
-	agreed, err := console.Confirm(ctx, a.In, a.Err, question)
-	if err == nil && !agreed {
-		err = fail.New(fail.Other, "", fmt.Errorf("not agreed; nothing was changed"), "")
-	}
-	return err
+	cannot := fail.Usagef("add --yes", "config share asks at a terminal, and standard input is not one")
+	return a.Agree(ctx, question, cannot, "not agreed; nothing was changed")
 }

@@ -2,7 +2,6 @@ package configure
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"io"
 	"maps"
@@ -179,14 +178,8 @@ func (o TrustOutput) question() string {
 
 // askTrust asks at the terminal. Anything but yes is an error.
 func (a *program) askTrust(ctx context.Context, question string) error {
-	if !console.CanAsk(a.In) {
-		return fail.Usagef("read the settings above and add --yes", "trust asks at a terminal, and standard input is not one")
-	}
-	agreed, err := console.Confirm(ctx, a.In, a.Err, question)
-	if err == nil && !agreed {
-		err = fail.New(fail.Other, "", errors.New("not trusted; nothing was recorded"), "")
-	}
-	return err
+	cannot := fail.Usagef("read the settings above and add --yes", "trust asks at a terminal, and standard input is not one")
+	return a.Agree(ctx, question, cannot, "not trusted; nothing was recorded")
 }
 
 // trustable returns the file that is named, or what commands in the working directory would use: a project file, or the shared

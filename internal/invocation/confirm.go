@@ -31,20 +31,30 @@ func (in *Invocation) Confirm(ctx context.Context, yes bool, all ...config.Setti
 	if yes || len(names) == 0 {
 		return nil
 	}
-	if !console.CanAsk(in.In) {
-		return fail.Usagef("add --yes if you mean it",
-			"the environment %s asks before it is used (confirm: true), and standard input is not a terminal", strings.Join(names, ", "))
-	}
+	cannot := fail.Usagef("add --yes if you mean it",
+		"the environment %s asks before it is used (confirm: true), and standard input is not a terminal", strings.Join(names, ", "))
 	question := "Go on in the environment "
 	if len(names) > 1 {
 		question = "Go on in the environments "
 	}
-	if err := console.Printf(in.Err, "%s%s? [y/N] ", question, strings.Join(what, ", ")); err != nil {
-		return err
+	var whole strings.Builder
+	_ = console.Printf(&whole, "%s%s? [y/N] ", question, strings.Join(what, ", "))
+	return in.Agree(ctx, whole.String(), cannot, "not confirmed; nothing was opened")
+}
+
+// Agreed asks a question that ends in "[y/N] ". cannot is its error where standard input is no terminal.
+func (in *Invocation) Agreed(ctx context.Context, question string, cannot error) (bool, error) {
+	if !console.CanAsk(in.In) {
+		return false, cannot
 	}
-	agreed, err := console.Confirm(ctx, in.In, in.Err, "")
+	return console.Confirm(ctx, in.In, in.Err, question)
+}
+
+// Agree is Agreed for a command that anything but yes ends, with the error refused.
+func (in *Invocation) Agree(ctx context.Context, question string, cannot error, refused string) error {
+	agreed, err := in.Agreed(ctx, question, cannot)
 	if err == nil && !agreed {
-		err = fail.New(fail.Other, "", errors.New("not confirmed; nothing was opened"), "")
+		err = fail.New(fail.Other, "", errors.New(refused), "")
 	}
 	return err
 }
