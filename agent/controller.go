@@ -81,6 +81,9 @@ func (c *controller) serveProxy(ctx context.Context, settings config.Settings, l
 		return err
 	}
 	cfg.Logger, cfg.Stats = log, &c.stats
+	if routes := c.record.Request.Routes; len(routes) > 0 {
+		return tunnel.ServeProxy(ctx, c.ln, routed{c, routes}, WithRoutes(cfg, routes))
+	}
 	return tunnel.ServeProxy(ctx, c.ln, c, cfg)
 }
 

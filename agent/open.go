@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"reflect"
 	"slices"
 	"strconv"
 	"strings"
@@ -98,6 +99,10 @@ func (a *Agent) open(
 		return nil, nil, err
 	}
 	for _, f := range wishes {
+		if a.isPrivate() && len(f.record.Request.Routes) > 0 {
+			return nil, nil, fail.New(fail.Usage, "", errors.New("a proxy of several environments needs the user's agent"),
+				"leave out --no-agent, or serve one environment: -e ENV")
+		}
 		if f.record.Request.Kind == api.KindProxy {
 			if _, err := ProxyConfig(settings); err != nil {
 				return nil, nil, err
@@ -223,6 +228,9 @@ func parse(req api.OpenRequest) ([]*wish, error) {
 				return nil, err
 			}
 		}
+		if err := checkRoutes(r); err != nil {
+			return nil, err
+		}
 		switch {
 		case r.Name != "" && !forwards.ValidName(r.Name):
 			return nil, fail.New(fail.Usage, "", fmt.Errorf("%q is no name for a forward", r.Name),
@@ -257,6 +265,7 @@ func (a *Agent) findTwins(wishes []*wish, settings config.Settings, env map[stri
 		for _, other := range a.controllers {
 			r := other.record
 			if other.f.Detached() && r.Request.Kind == f.record.Request.Kind && r.Request.Target == f.record.Request.Target &&
+				reflect.DeepEqual(r.Request.Routes, f.record.Request.Routes) &&
 				(f.record.Request.Name == "" || f.record.Request.Name == other.name()) &&
 				linkKey(settings, env, r.Owner) == r.Link && f.listensLike(other) && f.servesLike(other) {
 				f.twins = append(f.twins, other)

@@ -6,6 +6,7 @@ package api
 import (
 	"cmp"
 	"fmt"
+	"net/netip"
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -52,6 +53,16 @@ type ForwardRequest struct {
 	Target string `json:"target,omitempty"`
 	// Listen is the local address as on the command line (LPORT); "": the target's port on 127.0.0.1.
 	Listen string `json:"listen,omitempty"`
+	// Routes make a proxy serve several environments: a destination leaves by the route that matches it most closely, and one without a
+	// route is refused. Empty: all leave by the proxy's own bastion.
+	Routes []Route `json:"routes,omitempty"`
+}
+
+// Route leads destinations to a bastion.
+type Route struct {
+	Domains []string       `json:"domains,omitempty"` // as in proxy_domains
+	CIDRs   []netip.Prefix `json:"cidrs,omitempty"`   // as in proxy_cidrs
+	Via     string         `json:"via,omitempty"`     // where the proxy of that bastion listens; "": the proxy's own bastion
 }
 
 // OpenRequest asks for forwards, all of them or none.
