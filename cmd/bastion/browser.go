@@ -30,6 +30,8 @@ func (a *app) browserCommand() *cli.Command {
 			cli.Para(`Starts an installed Chromium, Chrome, Edge, Brave or Firefox with its own profile: your other windows, cookies and
 				settings stay as they are. The host of URL, the names of proxy_domains and the addresses of proxy_cidrs go through the
 				bastion, all other destinations directly. The bastion resolves the names.`),
+			cli.Para(`While no environment counts, and several have proxy_domains or proxy_cidrs of their own, one window reaches all of
+				these (docs/environments.md).`),
 			cli.Para(`The profile stays in state_dir for the next time. While the browser runs, another bastion browser opens its URL there.
 				The proxy ends with the last window.`),
 		},
@@ -62,16 +64,26 @@ func (a *app) browser(ctx context.Context, s config.Settings, args []string, o b
 	if err != nil {
 		return err
 	}
-	b, err := findBrowser(&s, options)
+	of, err := a.Proxied(s)
 	if err != nil {
 		return err
 	}
-	return a.browse(ctx, s, b, page, o)
+	if o.all && len(of.Routes) > 0 {
+		return fail.Usagef("choose one with -e", "--all sends everything through one environment, and the configuration has several")
+	}
+	if err := of.CheckPage(page); err != nil {
+		return err
+	}
+	b, err := findBrowser(&of.All[0], options)
+	if err != nil {
+		return err
+	}
+	return a.browse(ctx, of, b, page, o)
 }
 
 // findBrowser finds what can be wrong on this machine, before anything is asked of AWS.
 func findBrowser(s *config.Settings, options []string) (*browser.Browser, error) {
-	if _, err := checkProxy(s); err != nil {
+	if _, err := forwarding.CheckProxy(s); err != nil {
 		return nil, err
 	}
 	b, err := browser.Find(s.Proxy.Browser, browser.ThisSystem())
@@ -82,8 +94,9 @@ func findBrowser(s *config.Settings, options []string) (*browser.Browser, error)
 	return b, nil
 }
 
-// browse runs the browser with a page, and a proxy until its last window closes.
-func (a *app) browse(ctx context.Context, s config.Settings, b *browser.Browser, page string, o browserOptions) error {
+// browse runs the browser with a page, and a proxy of some environments, or of one, until its last window closes.
+func (a *app) browse(ctx context.Context, of forwarding.Proxied, b *browser.Browser, page string, o browserOptions) error {
+	s := of.All[0]
 	profile, err := browser.OpenProfile(b, s.Local.StateDir, o.fresh)
 	if err != nil {
 		return err
@@ -97,7 +110,7 @@ func (a *app) browse(ctx context.Context, s config.Settings, b *browser.Browser,
 		a.Note(s, "the browser runs already, and opens the page with the settings that it was started with")
 		return b.Run(ctx, profile, b.Args(profile.Dir, nil, page))
 	}
-	if err := a.Confirm(ctx, o.yes, s); err != nil {
+	if err := a.Confirm(ctx, o.yes, of.All...); err != nil {
 		return err
 	}
 	proxy := api.ForwardRequest{Kind: api.KindProxy, Name: "browser", Listen: ":"}
@@ -109,6 +122,7 @@ func (a *app) browse(ctx context.Context, s config.Settings, b *browser.Browser,
 		if err != nil {
 			return err
 		}
+		cfg = agent.WithRoutes(cfg, of.Routes)
 		p := browser.NewProxy(forwards[0].Listen, cfg.User != "", cfg.Domains, cfg.CIDRs, page, o.all)
 		if err := b.Prepare(profile.Dir, p); err != nil {
 			return fail.New(fail.Other, "write the browser's settings", err, "check state_dir, or use --fresh")
@@ -116,7 +130,9 @@ func (a *app) browse(ctx context.Context, s config.Settings, b *browser.Browser,
 		watches[0].Progress.Note(fmt.Sprintf("%s: %s; the proxy ends with its last window", b.Program, p.What()))
 		return b.Run(ctx, profile, b.Args(profile.Dir, p, page))
 	}
-	return a.OpenForwards(ctx, s, forwarding.Wanted{Command: "browser", Groups: request.One(s, proxy)}, work)
+	return a.OpenProxied(ctx, "browser", of, proxy, false, func(ctx context.Context, groups []request.Group) error {
+		return a.OpenForwards(ctx, s, forwarding.Wanted{Command: "browser", Groups: groups}, work)
+	})
 }
 
 // browserArgs reads the arguments: the page, which may be missing, and options of the browser.

@@ -41,6 +41,8 @@ type organization struct {
 	labs   map[string]*lab.Lab // by environment
 	dir    string              // with bastion.yaml
 	target string              // db.internal:PORT
+
+	addresses map[string]netip.Addr // of db.internal, by environment
 }
 
 // startOrganization starts an organization and an agent's environment. prod are the rights of the people of the account prod.
@@ -73,7 +75,7 @@ func startOrganization(t *testing.T, prod lab.IdentityConfig) *organization {
 		t.Fatal(err)
 	}
 	out := &organization{
-		Organization: o, dir: home,
+		Organization: o, dir: home, addresses: make(map[string]netip.Addr),
 		labs: map[string]*lab.Lab{
 			"dev": o.Lab(accountWork, "eu-central-1"), "staging": o.Lab(accountWork, "us-east-1"), "prod": o.Lab(accountProd, "us-east-1"),
 		},
@@ -128,6 +130,7 @@ func (o *organization) hosts() (target string) {
 		at := netip.MustParseAddrPort(ln.Addr().String())
 		port = fmt.Sprint(at.Port())
 		o.labs[name].AddName("db.internal", at.Addr())
+		o.addresses[name] = at.Addr()
 		o.labs[name].Allow(at.String())
 	}
 	return "db.internal:" + port

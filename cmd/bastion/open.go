@@ -10,6 +10,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/forwarding"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
@@ -83,5 +84,5 @@ func (a *app) openTarget(ctx context.Context, s config.Settings, args []string, 
 		return fail.Usagef("use bastion exec "+args[0]+" -- PROGRAM, or bastion forward "+args[0],
 			"%s is a database (%s) and has no web page", args[0], p)
 	}
-	return a.browse(ctx, s, b, browser.PageOf(e.Host, e.Port, e.TLS, o.path), o.browserOptions)
+	return a.browse(ctx, forwarding.Proxied{All: []config.Settings{s}}, b, browser.PageOf(e.Host, e.Port, e.TLS, o.path), o.browserOptions)
 }

@@ -2,9 +2,7 @@ package main
 
 import (
 	"context"
-	"path/filepath"
 
-	"github.com/bastion-ssm/bastion/agent"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/cli"
@@ -27,6 +25,8 @@ func (a *app) socksCommand() *cli.Command {
 				resolves names, so that private names work. The setting permit narrows the destinations.`),
 			cli.Para(`Standard output has the URLs of the proxy and of a PAC file. With the PAC file browsers send only the names of
 				proxy_domains and the addresses of proxy_cidrs through the bastion. With -o json it is one line of JSON.`),
+			cli.Para(`While no environment counts, and several have proxy_domains or proxy_cidrs of their own, the proxy serves all of
+				these: each name leaves from the bastion of its environment, and others are refused (docs/environments.md).`),
 			cli.Para(`Every user of this machine can use the proxy, unless proxy_auth_file sets a user and a password. The proxy ends with
 				this command; with --detach the agent keeps it until bastion stop.`),
 		},
@@ -59,37 +59,30 @@ func (a *app) socks(ctx context.Context, s config.Settings, args []string, o soc
 	if err != nil {
 		return err
 	}
-	user, err := checkProxy(&s)
+	of, err := a.Proxied(s)
 	if err != nil {
 		return err
 	}
-	if err := a.Confirm(ctx, o.yes, s); err != nil {
+	user, err := forwarding.CheckProxy(&of.All[0])
+	if err != nil {
 		return err
 	}
+	if err := a.Confirm(ctx, o.yes, of.All...); err != nil {
+		return err
+	}
+	s = of.All[0]
 	p, err := o.ready.Open(o.detach)
 	if err != nil {
 		return err
 	}
 	defer p.Close()
-	w := forwarding.Wanted{
-		Command: "socks", Groups: request.One(s, api.ForwardRequest{Kind: api.KindProxy, Name: o.name, Listen: local.String()}),
-		Named: o.name != "",
-	}
-	return a.ServeForScript(ctx, s, w, p, forwarding.Served{Detached: o.detach, Show: func(_ context.Context, forwards []api.Forward) error {
-		return a.printProxy(forwarding.NewProxyInfo(forwards[0].Listen, user), s)
-	}})
-}
-
-// checkProxy checks a proxy's settings before anything starts. It makes paths absolute for the agent, which runs in another
-// directory. It returns the user that clients must say, if any.
-func checkProxy(s *config.Settings) (user string, err error) {
-	if s.Proxy.AuthFile != "" {
-		if s.Proxy.AuthFile, err = filepath.Abs(s.Proxy.AuthFile); err != nil {
-			return "", err
-		}
-	}
-	cfg, err := agent.ProxyConfig(*s)
-	return cfg.User, err
+	r := api.ForwardRequest{Kind: api.KindProxy, Name: o.name, Listen: local.String()}
+	return a.OpenProxied(ctx, "socks", of, r, o.detach, func(ctx context.Context, groups []request.Group) error {
+		w := forwarding.Wanted{Command: "socks", Groups: groups, Named: o.name != ""}
+		return a.ServeForScript(ctx, s, w, p, forwarding.Served{Detached: o.detach, Show: func(_ context.Context, forwards []api.Forward) error {
+			return a.printProxy(forwarding.NewProxyInfo(forwards[0].Listen, user), s)
+		}})
+	})
 }
 
 // printProxy says on standard output how to use a proxy.
