@@ -9,6 +9,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/configure"
 	"github.com/bastion-ssm/bastion/internal/forwarding"
+	"github.com/bastion-ssm/bastion/internal/inventory"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/kubernetes"
 	"github.com/bastion-ssm/bastion/internal/sshcommands"
@@ -16,6 +17,9 @@ import (
 
 // app has the table of commands of an invocation.
 type app struct{ *forwarding.Opener }
+
+// inventory has the targets that commands take.
+func (a *app) inventory() *inventory.Inventory { return &inventory.Inventory{Opener: a.Opener} }
 
 func newApp(std invocation.Stdio) *app {
 	a := &app{&forwarding.Opener{Invocation: invocation.New(std, readVersion().Version)}}
@@ -77,7 +81,7 @@ func (a *app) root() *cli.Command {
 			a.browserCommand(),
 			a.openCommand(),
 			a.rdpCommand(),
-		}, sshcommands.Commands(a.Invocation, groupConnect), kubernetes.Commands(a.Opener, groupConnect, a.everyTarget), []*cli.Command{
+		}, sshcommands.Commands(a.Invocation, groupConnect), kubernetes.Commands(a.Opener, groupConnect, func() []cli.Candidate { return a.inventory().Candidates() }), []*cli.Command{
 			a.execCommand(),
 			a.urlCommand(),
 			a.tokenCommand(),

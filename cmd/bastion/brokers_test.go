@@ -27,6 +27,7 @@ import (
 	"github.com/twmb/franz-go/pkg/kfake"
 	"github.com/twmb/franz-go/pkg/kgo"
 
+	"github.com/bastion-ssm/bastion/internal/inventory"
 	"github.com/bastion-ssm/bastion/lab"
 	"github.com/bastion-ssm/bastion/lab/vpc"
 )
@@ -51,7 +52,7 @@ func (e *labEnv) certified(names ...string) (server, client *tls.Config) {
 func (e *labEnv) listedHost(spec string) string {
 	e.t.Helper()
 	kind, _, _ := strings.Cut(spec, ":")
-	var out targetsOutput
+	var out inventory.Output
 	if err := json.Unmarshal([]byte(e.must("ls", "targets", "--kind", kind, "--refresh", "-o", "json").stdout), &out); err != nil {
 		e.t.Fatal(err)
 	}

@@ -23,6 +23,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/inventory"
 	"github.com/bastion-ssm/bastion/lab"
 	"github.com/bastion-ssm/bastion/lab/vpc"
 )
@@ -347,7 +348,7 @@ func TestTargetsOfEnvironments(t *testing.T) {
 		}
 		return n
 	}
-	list := func(code int, args ...string) (out targetsOutput, lines []string) {
+	list := func(code int, args ...string) (out inventory.Output, lines []string) {
 		t.Helper()
 		r := o.run(nil, append([]string{"ls", "targets", "-o", "json"}, args...)...)
 		if err := json.Unmarshal([]byte(r.stdout), &out); err != nil || r.code != code {

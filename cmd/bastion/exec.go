@@ -101,14 +101,14 @@ func (a *app) execCommand() *cli.Command {
 			invocation.YesFlag(&o.yes)),
 		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupLocal, config.GroupOutput},
 		Divided:  true,
-		Complete: func([]string) []cli.Candidate { return a.targetCandidates() },
+		Complete: func([]string) []cli.Candidate { return a.inventory().Candidates() },
 		Run:      a.With(func(ctx context.Context, s config.Settings, args []string) error { return a.exec(ctx, s, args, o) }),
 	}
 }
 
 // exec runs `bastion exec`.
 func (a *app) exec(ctx context.Context, s config.Settings, args []string, o execOptions) error {
-	args, err := a.orPick(ctx, s, len(args) < 2 || args[0] != "--", args)
+	args, err := a.inventory().OrPick(ctx, s, len(args) < 2 || args[0] != "--", args)
 	if err != nil {
 		return err
 	}

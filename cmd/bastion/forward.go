@@ -49,7 +49,7 @@ func (a *app) forwardCommand() *cli.Command {
 			invocation.YesFlag(&o.yes),
 		}, o.ready.Options()...),
 		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupOutput},
-		Complete: func([]string) []cli.Candidate { return a.targetCandidates() },
+		Complete: func([]string) []cli.Candidate { return a.inventory().Candidates() },
 		Run:      a.With(func(ctx context.Context, s config.Settings, args []string) error { return a.forward(ctx, s, args, o) }),
 	}
 }
@@ -65,7 +65,7 @@ type forwardOptions struct {
 
 // forward runs `bastion forward`.
 func (a *app) forward(ctx context.Context, s config.Settings, args []string, o forwardOptions) error {
-	args, err := a.orPick(ctx, s, len(args)+len(o.local) > 0, args)
+	args, err := a.inventory().OrPick(ctx, s, len(args)+len(o.local) > 0, args)
 	if err != nil {
 		return err
 	}

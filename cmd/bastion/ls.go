@@ -43,7 +43,7 @@ func (a *app) lsCommand() *cli.Command {
 		Verbs: []*cli.Command{
 			list("forwards", "list the agent's forwards, with their clients and traffic", a.WithLocal, a.lsForwards),
 			list("bastions", "list your bastion tasks in AWS", a.With, a.lsBastions),
-			a.lsTargetsCommand(),
+			a.inventory().ListCommand(),
 		},
 	}
 }

@@ -30,6 +30,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/rds"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
+	"github.com/bastion-ssm/bastion/internal/inventory"
 )
 
 // What moto 5.2.1 gets wrong, as far as these tests meet it. docs/lab.md has the same list.
@@ -225,7 +226,7 @@ func TestMoto(t *testing.T) {
 	// Discovery. The call that moto does not know hides nothing else, and is told.
 	listed := run("ls", "targets", "-o", "json")
 	expect("ls", listed, 1, "serverless caches", "HTTP 500")
-	var list struct{ Targets []listedTarget }
+	var list struct{ Targets []inventory.Line }
 	if err := json.Unmarshal([]byte(listed.stdout), &list); err != nil {
 		t.Fatal(err)
 	}

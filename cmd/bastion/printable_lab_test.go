@@ -16,6 +16,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/configure"
+	"github.com/bastion-ssm/bastion/internal/inventory"
 	"github.com/bastion-ssm/bastion/internal/report"
 	"github.com/bastion-ssm/bastion/lab"
 )
@@ -123,9 +124,9 @@ func TestHostileNames(t *testing.T) {
 	}
 	said(t, "ls targets", e.harmless(nil, "ls", "targets", "--refresh").stdout)
 	r := e.harmless(nil, "ls", "targets", "-o", "json", "--refresh")
-	var listed struct{ Targets []listedTarget }
+	var listed struct{ Targets []inventory.Line }
 	if err := json.Unmarshal([]byte(r.stdout), &listed); err != nil ||
-		!slices.ContainsFunc(listed.Targets, func(l listedTarget) bool { return l.Spec == "rds:"+strings.ToLower(inXML) && l.Engine == inXML }) {
+		!slices.ContainsFunc(listed.Targets, func(l inventory.Line) bool { return l.Spec == "rds:"+strings.ToLower(inXML) && l.Engine == inXML }) {
 		t.Errorf("ls targets: %v\n%s", err, r.stdout)
 	}
 

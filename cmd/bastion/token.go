@@ -37,7 +37,7 @@ func (a *app) tokenCommand() *cli.Command {
 		Flags:    []cli.Option{cli.Text(&o.user, "USER", "database user", "user")},
 		Settings: invocation.CommonSettings,
 		Complete: func([]string) []cli.Candidate {
-			return a.targetCandidates(func(d targets.Description) bool { return d.Tokens })
+			return a.inventory().Candidates(func(d targets.Description) bool { return d.Tokens })
 		},
 		Run: a.With(func(ctx context.Context, s config.Settings, args []string) error { return a.token(ctx, s, args, o) }),
 	}

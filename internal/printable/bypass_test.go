@@ -28,7 +28,7 @@ var bypasses = map[string]map[string]string{
 	anyRaw: { // of an invocation
 		"cmd/bastion/doctor.go":         "the report has colours at a terminal, and sanitizes its text",
 		"cmd/bastion/exec.go":           "a child has the terminal itself",
-		"cmd/bastion/pick.go":           "the display moves the cursor, and sanitizes its text",
+		"internal/inventory/pick.go":    "the display moves the cursor, and sanitizes its text",
 		"internal/sshcommands/proxy.go": "a stream of bytes",
 		"cmd/bastion/rdp.go":            "looks whether it is a terminal",
 		"cmd/bastion/top.go":            "the display moves the cursor, and sanitizes its text",
@@ -56,7 +56,7 @@ var bypasses = map[string]map[string]string{
 // printing are the packages that print for commands.
 var printing = []string{
 	"agent/commands", "cmd/bastion", "internal/admin", "internal/cli", "internal/configure", "internal/console", "internal/forwarding",
-	"internal/invocation", "internal/kubernetes", "internal/linkview", "internal/process", "internal/sshcommands", "internal/sshconfig", "internal/sshproxy",
+	"internal/inventory", "internal/invocation", "internal/kubernetes", "internal/linkview", "internal/process", "internal/sshcommands", "internal/sshconfig", "internal/sshproxy",
 	"internal/statusview",
 }
 

@@ -1,4 +1,4 @@
-package main
+package inventory
 
 import (
 	"context"
@@ -12,18 +12,18 @@ import (
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-// orPick returns args, or where they name no target the one that the user picks from the list. Without a terminal it returns args, and
+// OrPick returns args, or where they name no target the one that the user picks from the list. Without a terminal it returns args, and
 // the command says what it misses.
-func (a *app) orPick(ctx context.Context, s config.Settings, hasTarget bool, args []string) ([]string, error) {
+func (a *Inventory) OrPick(ctx context.Context, s config.Settings, hasTarget bool, args []string) ([]string, error) {
 	out, isFile := a.Raw.Err.(*os.File) // standard output may be another program's
 	if hasTarget || s.Output.Format == "json" || !isFile || !term.IsTerminal(int(out.Fd())) || !term.IsTerminal(int(a.In.Fd())) {
 		return args, nil
 	}
-	scopes, err := a.listScopes(s, false)
+	scopes, err := a.scopes(s, false)
 	if err != nil {
 		return nil, err
 	}
-	lists := a.targetLists(ctx, s, scopes, false, nil)
+	lists := a.lists(ctx, s, scopes, false, nil)
 	var choices []picker.Choice
 	for _, l := range lists {
 		for _, name := range l.names(s) {
