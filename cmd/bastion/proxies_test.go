@@ -204,6 +204,7 @@ func TestProxyOfEnvironmentsErrors(t *testing.T) {
 		{nil, []string{"socks", ":"}, "the environment staging asks before it is used"},
 		{nil, []string{"browser", "http://db.prod.corp/"}, "the environment staging asks before it is used"},
 		{nil, []string{"socks", "--yes", "--no-agent", ":"}, "a proxy of several environments needs the agent"},
+		{nil, []string{"socks", "--proxy-cidrs", "10.0.0.0/8", "--no-agent", ":"}, "region"}, // it is of no environment
 		{nil, []string{"browser", "--yes", "--all"}, "--all sends everything through one environment"},
 		{nil, []string{"browser", "--yes", "http://wiki.internal/"}, "wiki.internal is in proxy_domains or proxy_cidrs of no environment (prod, staging)"},
 	} {

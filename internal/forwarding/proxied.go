@@ -27,7 +27,7 @@ type Proxied struct {
 // several, nothing chooses an environment, and the settings outside of environments name no account. Otherwise it is s alone.
 func (a *Opener) Proxied(s config.Settings) (Proxied, error) {
 	alone := Proxied{All: []config.Settings{s}}
-	outside := s.AWS.Profile != "" || s.AWS.Region != "" || a.Line.Settings["proxy-domains"] != "" || a.Line.Settings["proxy-cidrs"] != ""
+	outside := s.AWS.Profile != "" || s.AWS.Region != "" || a.Line.Settings["proxy_domains"] != "" || a.Line.Settings["proxy_cidrs"] != ""
 	if s.Environment != "" || outside {
 		return alone, nil
 	}
