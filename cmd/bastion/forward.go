@@ -69,14 +69,7 @@ func (a *app) forward(ctx context.Context, s config.Settings, args []string, o f
 	if err != nil {
 		return err
 	}
-	pairs, err := request.Pairs(args, o.local)
-	if err != nil {
-		return err
-	}
-	if pairs, err = a.WorkOut(ctx, "forward", s, pairs); err != nil {
-		return err
-	}
-	groups, notes, err := request.Of(pairs, s, a.SettingsOf)
+	groups, notes, err := a.Groups(ctx, "forward", s, args, o.local)
 	for _, note := range notes {
 		a.Note(s, "%s", note)
 	}

@@ -5,7 +5,6 @@ import (
 	"strings"
 
 	"github.com/bastion-ssm/bastion/agent/dsn"
-	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/browser"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
@@ -56,7 +55,7 @@ func (a *app) openTarget(ctx context.Context, s config.Settings, args []string, 
 	if len(args) > 1 && !strings.HasPrefix(args[1], "-") {
 		return fail.Usagef("usage: bastion open SPEC [-- BROWSER-OPTION...]", "open: one target at a time, not %q too", args[1])
 	}
-	groups, _, err := request.Parse(args[:1], nil, s, a.SettingsOf)
+	groups, _, err := a.Groups(ctx, "open", s, args[:1], nil)
 	if err != nil {
 		return err
 	}

@@ -52,7 +52,11 @@ func (a *app) token(ctx context.Context, s config.Settings, args []string, o tok
 	if o.user == "" {
 		return fail.Usagef("name the user with the role rds_iam: --user USER", "token: the database user is missing")
 	}
-	if s, err = request.SettingsOf(pair, s, a.SettingsOf); err != nil {
+	pairs, err := a.WorkOut(ctx, "token", s, []targets.Pair{pair})
+	if err != nil {
+		return err
+	}
+	if s, err = request.SettingsOf(pairs[0], s, a.SettingsOf); err != nil {
 		return err
 	}
 	e, token, err := a.makeToken(ctx, s, pair.Target, o.user)

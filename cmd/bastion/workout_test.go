@@ -23,7 +23,7 @@ const spoken = "BASTION_QUIET=false"
 // addDatabase adds a database that only its description has.
 func addDatabase(t *testing.T, l *lab.Lab, id, inVPC string) {
 	t.Helper()
-	if err := l.AddDBInstance(lab.DBInstance{ID: id, VPC: inVPC}); err != nil {
+	if err := l.AddDBInstance(lab.DBInstance{ID: id, VPC: inVPC, IAM: true}); err != nil {
 		t.Fatal(err)
 	}
 	l.Allow("*:5432")
@@ -57,6 +57,9 @@ func TestWorkedOutEnvironment(t *testing.T) {
 			t.Errorf("%s: %q is not in\n%s", tt.target, tt.note, p.Output())
 		}
 		o.stop(p, syscall.SIGTERM, 143)
+	}
+	if r := o.run([]string{spoken}, "token", "rds:prices", "--user", "app"); r.code != 0 || !strings.Contains(r.stderr, "in the environment prod") {
+		t.Errorf("token: code %d\n%s", r.code, r.stderr)
 	}
 	for _, tt := range []struct {
 		target string

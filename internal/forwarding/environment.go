@@ -89,6 +89,18 @@ func (a *Opener) WorkOut(ctx context.Context, command string, s config.Settings,
 	return out, nil
 }
 
+// Groups reads the targets of a command line, as request.Parse does, and works out their environments.
+func (a *Opener) Groups(ctx context.Context, command string, s config.Settings, args, local []string) (_ []request.Group, notes []string, _ error) {
+	pairs, err := request.Pairs(args, local)
+	if err != nil {
+		return nil, nil, err
+	}
+	if pairs, err = a.WorkOut(ctx, command, s, pairs); err != nil {
+		return nil, nil, err
+	}
+	return request.Of(pairs, s, a.SettingsOf)
+}
+
 // isOpen reports whether nothing says which environment a target is of, and AWS may.
 func (a *Opener) isOpen(s config.Settings, p targets.Pair) bool {
 	if p.Environment != "" {

@@ -68,7 +68,7 @@ func (a *program) kubeconfig(ctx context.Context, s config.Settings, text string
 	if o.remove {
 		return a.removeKubeconfig(ctx, s, text, o)
 	}
-	groups, _, err := request.Parse([]string{clusterTarget(s, text)}, nil, s, a.SettingsOf)
+	groups, _, err := a.Groups(ctx, "kubeconfig", s, []string{clusterTarget(s, text)}, nil)
 	if err != nil {
 		return err
 	}
