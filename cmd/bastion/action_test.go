@@ -117,14 +117,14 @@ func TestActionFile(t *testing.T) {
 			if _, ok := a.Inputs[input]; !ok {
 				t.Errorf("%s is not an input", input)
 			}
-		case slices.Contains([]string{"invocation.Run.temp", "invocation.Run.os", "invocation.Run.arch"}, what), wrote[what]:
+		case slices.Contains([]string{"runner.temp", "runner.os", "runner.arch"}, what), wrote[what]:
 		default:
 			t.Errorf("%s is nothing that there is", m[0])
 		}
 	}
 }
 
-// job runs an action's steps as GitHub's invocation.Run does.
+// job runs an action's steps as GitHub's runner does.
 type job struct {
 	t      *testing.T
 	env    []string
@@ -214,7 +214,7 @@ func TestActionSteps(t *testing.T) {
 		t: t, env: e.env, dir: t.TempDir(), values: map[string]string{},
 		inputs: map[string]string{"program": e.program, "targets": "rds:orders :\n  cache   :\n", "options": "--sessions 2"},
 	}
-	j.values["invocation.Run.temp"] = j.dir
+	j.values["runner.temp"] = j.dir
 	worker, end := j.start()
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
@@ -244,7 +244,7 @@ func TestActionFails(t *testing.T) {
 		t: t, env: e.env, dir: t.TempDir(), values: map[string]string{},
 		inputs: map[string]string{"program": e.program, "targets": "rds:none"},
 	}
-	j.values["invocation.Run.temp"] = j.dir
+	j.values["runner.temp"] = j.dir
 	worker, _ := j.start()
 	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
 	defer cancel()
@@ -282,7 +282,7 @@ echo "$PWD" "$CGO_ENABLED" "$@" >>"$BUILDS"
 			_ = os.Remove(filepath.Join(dir, "out."+step))
 		}
 		j := &job{
-			t: t, dir: dir, inputs: map[string]string{}, values: map[string]string{"invocation.Run.temp": dir},
+			t: t, dir: dir, inputs: map[string]string{}, values: map[string]string{"runner.temp": dir},
 			env: []string{"PATH=" + dir + "/bin:" + os.Getenv("PATH"), "BUILDS=" + dir + "/builds"},
 		}
 		worker, end := j.start()
