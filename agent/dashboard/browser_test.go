@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"reflect"
 	"strings"
 	"testing"
 	"time"
@@ -139,7 +140,7 @@ func TestKeyboard(t *testing.T) {
 	f.mu.Lock()
 	asked := f.requests[0].Forwards[0]
 	f.mu.Unlock()
-	if asked != (api.ForwardRequest{Kind: api.KindTCP, Name: "reports", Target: "rds:reports", Listen: "15432"}) {
+	if !reflect.DeepEqual(asked, api.ForwardRequest{Kind: api.KindTCP, Name: "reports", Target: "rds:reports", Listen: "15432"}) {
 		t.Errorf("asked for %+v", asked)
 	}
 	tab(`button[aria-label="Copy Address of reports"]`)

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"reflect"
 	"regexp"
 	"runtime"
 	"slices"
@@ -595,7 +596,7 @@ func TestOpen(t *testing.T) {
 	} {
 		resp, data := b.request(http.MethodPost, "/api/open", tt.body, nil)
 		got := f.requests[len(f.requests)-1]
-		if resp.StatusCode != http.StatusOK || got.Forwards[0] != tt.want || !got.Detached ||
+		if resp.StatusCode != http.StatusOK || !reflect.DeepEqual(got.Forwards[0], tt.want) || !got.Detached ||
 			got.Scope.Settings["region"] != "eu-central-1" {
 			t.Errorf("%s: %s %s; asked for %+v", tt.body, resp.Status, data, got)
 		}
