@@ -43,7 +43,7 @@ func TestProgramKeepsOnlyItsCalls(t *testing.T) {
 		"kafka":                  {"GetBootstrapBrokers", "ListClustersV2"},
 		"memorydb":               {"DescribeClusters"},
 		"opensearch":             {"DescribeDomains", "ListDomainNames"},
-		"opensearchserverless":   {"BatchGetCollection", "ListCollections", "ListVpcEndpoints"},
+		"opensearchserverless":   {"BatchGetCollection", "BatchGetVpcEndpoint", "ListCollections", "ListVpcEndpoints"},
 		"redshift":               {"DescribeClusters"},
 		"redshiftserverless":     {"GetWorkgroup", "ListWorkgroups"},
 		"servicediscovery":       {"DiscoverInstances", "ListNamespaces", "ListServices"},
