@@ -271,16 +271,13 @@ func (a *app) printStatusOnce(ctx context.Context, s config.Settings, agentState
 	return cmp.Or(awsErr, err)
 }
 
-func (a *app) awsStatus(ctx context.Context, s config.Settings) (report.Status, error) {
-	run, err := a.Open(ctx, "status", s)
-	if err != nil {
-		return report.Status{}, err
-	}
-	defer run.Close()
-	defer run.Progress.StepIfSlow("looking at your bastions")()
-	ctx, cancel := invocation.Bounded(ctx, s)
-	defer cancel()
-	return run.Access.Status(ctx)
+func (a *app) awsStatus(ctx context.Context, s config.Settings) (st report.Status, err error) {
+	err = a.Ask(ctx, "status", s, func(ctx context.Context, run *invocation.Session) (err error) {
+		defer run.Progress.StepIfSlow("looking at your bastions")()
+		st, err = run.Access.Status(ctx)
+		return err
+	})
+	return st, err
 }
 
 func (a *app) printStatus(st statusOutput) error {

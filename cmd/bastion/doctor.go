@@ -4,10 +4,9 @@ import (
 	"context"
 	"os"
 
-	"golang.org/x/term"
-
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/doctor"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
@@ -107,8 +106,7 @@ func (a *app) showDoctor(s config.Settings, r *doctor.Report, o doctorOptions) e
 	if s.Output.Format == "json" || a.WantsJSON() {
 		return a.PrintJSON(r)
 	}
-	f, ok := a.Raw.Out.(*os.File)
-	colour := ok && term.IsTerminal(int(f.Fd())) && os.Getenv("NO_COLOR") == ""
+	colour := console.IsTerminal(a.Raw.Out) && os.Getenv("NO_COLOR") == ""
 	w := a.Out
 	if colour {
 		w = a.Raw.Out // Show makes what others wrote printable itself

@@ -4,16 +4,15 @@ import (
 	"context"
 	"errors"
 	"io"
-	"os"
 	"strings"
 
 	tea "github.com/charmbracelet/bubbletea"
-	"golang.org/x/term"
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/launch"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/topview"
 )
 
@@ -50,13 +49,12 @@ func (a *app) top(ctx context.Context, s config.Settings, _ []string) error {
 	if err != nil {
 		return err
 	}
-	out, isFile := a.Raw.Out.(*os.File)
-	if s.Output.Format == "json" || !isFile || !term.IsTerminal(int(out.Fd())) || !term.IsTerminal(int(a.In.Fd())) {
+	if s.Output.Format == "json" || !console.IsTerminal(a.Raw.Out) || !console.CanAsk(a.In) {
 		return a.topOnce(ctx, client, s)
 	}
 	shown, cancel := context.WithCancel(ctx)
 	defer cancel()
-	program := tea.NewProgram(topview.New(shown, client), tea.WithContext(shown), tea.WithInput(a.In), tea.WithOutput(out),
+	program := tea.NewProgram(topview.New(shown, client), tea.WithContext(shown), tea.WithInput(a.In), tea.WithOutput(a.Raw.Out),
 		tea.WithAltScreen(), tea.WithoutSignalHandler())
 	_, err = program.Run()
 	if ctx.Err() != nil {

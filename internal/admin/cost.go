@@ -125,15 +125,12 @@ func (a *program) cost(ctx context.Context, s config.Settings, o costOptions) er
 }
 
 // running returns the running bastions of every owner.
-func (a *program) running(ctx context.Context, s config.Settings) ([]access.OwnedBastion, error) {
-	run, err := a.Open(ctx, "cost", s)
-	if err != nil {
-		return nil, err
-	}
-	defer run.Close()
-	ctx, cancel := invocation.Bounded(ctx, s)
-	defer cancel()
-	return run.Access.All(ctx)
+func (a *program) running(ctx context.Context, s config.Settings) (all []access.OwnedBastion, err error) {
+	err = a.Ask(ctx, "cost", s, func(ctx context.Context, run *invocation.Session) (err error) {
+		all, err = run.Access.All(ctx)
+		return err
+	})
+	return all, err
 }
 
 // standard is the size of a bastion that does not say its own: the task definition's that bastion's stack makes.

@@ -12,7 +12,13 @@ import (
 )
 
 // CanAsk reports whether somebody can answer at in: whether it is a terminal.
-func CanAsk(in *os.File) bool { return term.IsTerminal(int(in.Fd())) }
+func CanAsk(in *os.File) bool { return IsTerminal(in) }
+
+// IsTerminal reports whether a stream is a terminal.
+func IsTerminal(stream any) bool {
+	file, ok := stream.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}
 
 // Ask shows a question on out and returns the line that is typed at in, without the space around it. An end of input without a line is
 // an empty answer. Ask gives up when ctx ends; where the terminal then never answers, its reader ends with the process.

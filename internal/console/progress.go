@@ -51,9 +51,8 @@ func NewProgress(w io.Writer, quiet bool) *Progress {
 	if quiet {
 		return nil
 	}
-	f, ok := w.(*os.File)
 	p := &display{
-		w: w, live: ok && term.IsTerminal(int(f.Fd())) && os.Getenv("TERM") != "dumb",
+		w: w, live: IsTerminal(w) && os.Getenv("TERM") != "dumb",
 		stop: make(chan struct{}), done: make(chan struct{}), colour: make(map[string]string),
 	}
 	p.colours = p.live && os.Getenv("NO_COLOR") == ""

@@ -2,11 +2,9 @@ package inventory
 
 import (
 	"context"
-	"os"
-
-	"golang.org/x/term"
 
 	"github.com/bastion-ssm/bastion/internal/config"
+	"github.com/bastion-ssm/bastion/internal/console"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/picker"
 	"github.com/bastion-ssm/bastion/targets"
@@ -15,8 +13,8 @@ import (
 // OrPick returns args, or where they name no target the one that the user picks from the list. Without a terminal it returns args, and
 // the command says what it misses.
 func (a *Inventory) OrPick(ctx context.Context, s config.Settings, hasTarget bool, args []string) ([]string, error) {
-	out, isFile := a.Raw.Err.(*os.File) // standard output may be another program's
-	if hasTarget || s.Output.Format == "json" || !isFile || !term.IsTerminal(int(out.Fd())) || !term.IsTerminal(int(a.In.Fd())) {
+	out := a.Raw.Err // standard output may be another program's
+	if hasTarget || s.Output.Format == "json" || !console.IsTerminal(out) || !console.CanAsk(a.In) {
 		return args, nil
 	}
 	scopes, err := a.scopes(s, false)

@@ -39,6 +39,18 @@ func (in *Invocation) Open(ctx context.Context, command string, s config.Setting
 	return &Session{Settings: s, Progress: p, Watch: watch, Access: way}, nil
 }
 
+// Ask opens a session for a command that only asks AWS, and waits for nothing else. do asks, within the command's limit of time.
+func (in *Invocation) Ask(ctx context.Context, command string, s config.Settings, do func(context.Context, *Session) error) error {
+	run, err := in.Open(ctx, command, s)
+	if err != nil {
+		return err
+	}
+	defer run.Close()
+	ctx, cancel := Bounded(ctx, s)
+	defer cancel()
+	return do(ctx, run)
+}
+
 // NewProgress returns the display of what a command waits for. The caller closes it.
 func (in *Invocation) NewProgress(s config.Settings) *console.Progress {
 	return console.NewProgress(in.Raw.Err, s.Output.Quiet).In(s.Environment, s.Colour)

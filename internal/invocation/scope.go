@@ -46,20 +46,16 @@ func (in *Invocation) LookupScope(s config.Settings) lookup.Scope {
 		if region != "" {
 			return region, owner, nil
 		}
-		run, err := in.Open(ctx, "", s)
-		if err != nil {
-			return "", "", err
-		}
-		defer run.Close()
-		ctx, cancel := Bounded(ctx, s)
-		defer cancel()
-		if m.ByVariables {
-			if owner, err = run.Access.Owner(ctx); err != nil {
-				return "", "", err
+		err := in.Ask(ctx, "", s, func(ctx context.Context, run *Session) (err error) {
+			if m.ByVariables {
+				owner, err = run.Access.Owner(ctx)
 			}
-		}
-		region = run.Access.Region()
-		return region, owner, nil
+			if err == nil {
+				region = run.Access.Region()
+			}
+			return err
+		})
+		return region, owner, err
 	}
 	return m
 }

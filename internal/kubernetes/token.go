@@ -55,14 +55,12 @@ func (a *program) eksToken(ctx context.Context, s config.Settings, name string, 
 			return err
 		}
 	}
-	run, err := a.Open(ctx, "eks-token", s)
-	if err != nil {
+	var token string
+	var expires time.Time
+	err := a.Ask(ctx, "eks-token", s, func(ctx context.Context, run *invocation.Session) (err error) {
+		token, expires, err = run.Access.ClusterToken(ctx, name)
 		return err
-	}
-	defer run.Close()
-	bound, cancel := invocation.Bounded(ctx, s)
-	defer cancel()
-	token, expires, err := run.Access.ClusterToken(bound, name)
+	})
 	if err != nil {
 		return err
 	}

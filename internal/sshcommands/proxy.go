@@ -11,8 +11,6 @@ import (
 	"strings"
 	"sync"
 
-	"golang.org/x/term"
-
 	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/launch"
@@ -95,7 +93,7 @@ func (a *program) proxy(ctx context.Context, s config.Settings, args []string, o
 		return err
 	}
 	quiet := s.Output.Quiet
-	if f, ok := a.Raw.Err.(*os.File); !ok || !term.IsTerminal(int(f.Fd())) {
+	if !console.IsTerminal(a.Raw.Err) {
 		// Standard error is ssh's, or its caller's, who did not ask for a report.
 		s.Output.Quiet = true
 	}
