@@ -77,7 +77,7 @@ func (h *hostKeys) put(b bastions.Bastion, key ssh.PublicKey, ports keys.Ports) 
 	if err := files.Replace(h.path(b), data, 0o600); err != nil {
 		return err
 	}
-	files.Sweep(h.dir, time.Now().Add(-hostKeyMaxAge), hostKeyPrefix, documentPrefix) // of tasks that must have ended
+	files.Sweep(h.dir, files.Before(time.Now().Add(-hostKeyMaxAge)), hostKeyPrefix, documentPrefix) // of tasks that must have ended
 	return nil
 }
 

@@ -8,11 +8,13 @@ import (
 	"net/http"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/dashboard"
 	"github.com/bastion-ssm/bastion/agent/metrics"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/files"
 )
 
 // page is the Agent's dashboard. The first request for it starts its server.
@@ -55,6 +57,7 @@ func (a *Agent) dashboard(ctx context.Context, addr string) (*dashboard.Server, 
 	if err != nil {
 		return nil, err
 	}
+	files.Sweep(filepath.Dir(a.cfg.Socket), files.Before(time.Now()), dashboard.PagePrefix) // of an agent that was killed
 	a.page.server = dashboard.New(a, ln, dashboard.Options{Logger: a.log, Dir: filepath.Dir(a.cfg.Socket)})
 	a.log.Info("the dashboard is served", "address", ln.Addr().String())
 	return a.page.server, nil

@@ -87,9 +87,12 @@ func (s *Server) Link(r api.DashboardRequest) (api.Dashboard, error) {
 	return out, nil
 }
 
+// PagePrefix begins the names of the pages that lead a browser to the dashboard. Each goes with its token.
+const PagePrefix = "dashboard-"
+
 // writePage writes a page that sends a browser to url. Only the user can read it.
 func writePage(dir, url string) (path string, err error) {
-	f, err := os.CreateTemp(dir, "dashboard-*.html") // with mode 0600
+	f, err := os.CreateTemp(dir, PagePrefix+"*.html") // with mode 0600
 	if err != nil {
 		return "", err
 	}

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"net"
 	"net/netip"
@@ -255,15 +254,11 @@ func (a *app) serveDesktop(ctx context.Context, s config.Settings, path string, 
 // runClient runs the RDP client with a file that lives as long.
 func (a *app) runClient(ctx context.Context, s config.Settings, addr netip.AddrPort, d desktop, password string, options []string,
 ) (err error) {
-	dir, err := dirs.Runtime(s.Local.RuntimeDir)
+	path, remove, err := dirs.Temporary(s.Local.RuntimeDir, "rdp-", ".rdp", rdp.File(addr, d.user))
 	if err != nil {
 		return err
 	}
-	path := filepath.Join(dir, "rdp-"+rand.Text()+".rdp")
-	if err := files.Replace(path, rdp.File(addr, d.user), 0o600); err != nil {
-		return fail.New(fail.Other, "write the .rdp file", err, "check runtime_dir")
-	}
-	defer func() { err = errors.Join(err, os.Remove(path)) }()
+	defer func() { err = errors.Join(err, remove()) }()
 	a.Note(s, "%s opens the desktop of %s at %s", filepath.Base(d.client.Program), d.text, addr)
 	return d.client.Run(ctx, path, password, options, a.Err)
 }

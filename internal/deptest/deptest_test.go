@@ -118,9 +118,9 @@ var allowed = map[string][]string{
 	"internal/doctor": {
 		"access", "account/survey", "agent", "agent/api", "agent/launch", "agent/request", "bastions", "internal/awsanswer", "internal/awssdk",
 		"internal/config", "internal/console", "internal/dirs", "internal/fail", "internal/fargate", "internal/hosts", "internal/partition",
-		"internal/pattern", "internal/printable", "internal/report", "internal/sshconfig", "internal/words", "targets", "tunnel",
+		"internal/pattern", "internal/printable", "internal/process", "internal/report", "internal/sshconfig", "internal/words", "targets", "tunnel",
 	},
-	"internal/dirs":     {"internal/fail", "internal/files"},
+	"internal/dirs":     {"internal/fail", "internal/files", "internal/process"},
 	"internal/duration": {},
 	"internal/execenv":  {"agent/dsn", "agent/request", "internal/config", "internal/fail", "targets"},
 	"internal/fail":     {"internal/awsanswer"},
@@ -131,7 +131,7 @@ var allowed = map[string][]string{
 		"internal/console", "internal/dirs", "internal/fail", "internal/hosts", "internal/invocation", "internal/linkview",
 		"internal/process", "internal/ready", "internal/report", "targets",
 	},
-	"internal/hosts": {"internal/backoff", "internal/block", "internal/fail", "internal/files", "internal/process", "internal/sleep"},
+	"internal/hosts": {"internal/backoff", "internal/block", "internal/fail", "internal/files", "internal/sleep"},
 	"internal/inventory": {
 		"access", "internal/awssdk", "internal/cli", "internal/config", "internal/console", "internal/dirs", "internal/fail",
 		"internal/forwarding", "internal/invocation", "internal/picker", "internal/printable", "internal/shared", "internal/targetlist",

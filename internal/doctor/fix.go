@@ -8,6 +8,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/hosts"
+	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/internal/sshconfig"
 )
 
@@ -52,7 +53,7 @@ func sweep(ctx context.Context, s config.Settings) error {
 	if err != nil {
 		return err
 	}
-	return hosts.Open(s.Local.HostsFile, locks).Sweep(ctx, hosts.Alive)
+	return hosts.Open(s.Local.HostsFile, locks).Sweep(ctx, process.Alive)
 }
 
 // Apply makes a change.

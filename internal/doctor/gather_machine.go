@@ -19,6 +19,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/hosts"
 	"github.com/bastion-ssm/bastion/internal/printable"
+	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/internal/sshconfig"
 )
 
@@ -68,7 +69,7 @@ func (g *gatherer) openSSH(ctx context.Context) {
 func (g *gatherer) hosts() {
 	m := &g.facts.Machine
 	m.HostsFile = hosts.Path(g.Settings.Local.HostsFile)
-	m.HostsDead, m.HostsErr = hosts.Open(g.Settings.Local.HostsFile, "").Dead(hosts.Alive)
+	m.HostsDead, m.HostsErr = hosts.Open(g.Settings.Local.HostsFile, "").Dead(process.Alive)
 	if ca := g.Settings.Forward.TLSCA; ca != "" {
 		f, err := os.Open(ca)
 		if err == nil {

@@ -10,9 +10,14 @@ import (
 	"time"
 )
 
-// Sweep removes the files of a directory that were last written before a time and whose names begin with one of the prefixes, also
-// those that Replace has left. It ends at the first file that it cannot remove.
-func Sweep(dir string, before time.Time, prefixes ...string) {
+// Before accepts files that were last written before a time, for Sweep.
+func Before(t time.Time) func(fs.FileInfo) bool {
+	return func(info fs.FileInfo) bool { return info.ModTime().Before(t) }
+}
+
+// Sweep removes the files of a directory that stale accepts and whose names begin with one of the prefixes, also those that Replace has
+// left. It ends at the first file that it cannot remove.
+func Sweep(dir string, stale func(fs.FileInfo) bool, prefixes ...string) {
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		return
@@ -23,7 +28,7 @@ func Sweep(dir string, before time.Time, prefixes ...string) {
 			continue
 		}
 		info, err := e.Info()
-		if err != nil || !info.Mode().IsRegular() || !info.ModTime().Before(before) {
+		if err != nil || !info.Mode().IsRegular() || !stale(info) {
 			continue
 		}
 		if err := os.Remove(filepath.Join(dir, e.Name())); err != nil && !errors.Is(err, fs.ErrNotExist) {

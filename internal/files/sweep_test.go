@@ -29,8 +29,8 @@ func TestSweep(t *testing.T) {
 	if err := os.Chtimes(filepath.Join(dir, "a-dir"), now.Add(-2*time.Hour), now.Add(-2*time.Hour)); err != nil {
 		t.Fatal(err)
 	}
-	Sweep(dir, now.Add(-time.Hour), "a-", "b-")
-	Sweep(filepath.Join(dir, "missing"), now, "a-")
+	Sweep(dir, Before(now.Add(-time.Hour)), "a-", "b-")
+	Sweep(filepath.Join(dir, "missing"), Before(now), "a-")
 	entries, err := os.ReadDir(dir)
 	if err != nil {
 		t.Fatal(err)

@@ -15,6 +15,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/hosts"
+	"github.com/bastion-ssm/bastion/internal/process"
 	"github.com/bastion-ssm/bastion/targets"
 )
 
@@ -42,7 +43,7 @@ func openHosts(ctx context.Context, s config.Settings) (*hosts.File, error) {
 	}
 	file := hosts.Open(s.Local.HostsFile, locks)
 	// Where there is something to sweep but not the right to, nothing new can be added either, and that says it better.
-	_ = file.Sweep(ctx, hosts.Alive)
+	_ = file.Sweep(ctx, process.Alive)
 	return file, context.Cause(ctx)
 }
 
@@ -110,7 +111,7 @@ func (h *HostNames) During(ctx context.Context, work func() error) (err error) {
 	if h == nil {
 		return work()
 	}
-	block, err := h.file.Add(ctx, hosts.NewID(), h.names)
+	block, err := h.file.Add(ctx, process.NewID(), h.names)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/process"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -156,7 +157,7 @@ func TestHostileNames(t *testing.T) {
 
 func TestSweep(t *testing.T) {
 	file := hostsFile(t, original)
-	alive := mustAdd(t, file, NewID(), names("alive.example", "127.64.0.1"))
+	alive := mustAdd(t, file, process.NewID(), names("alive.example", "127.64.0.1"))
 	with := content(t, file)
 	foreign := "# BEGIN bastion somebody-else's\n127.64.0.9 other.example\n# END bastion somebody-else's\n"
 	// A process that has ended, and one whose process id another has by now.
@@ -172,7 +173,7 @@ func TestSweep(t *testing.T) {
 	if err := os.WriteFile(file, []byte(content(t, file)+foreign), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if err := open(t, file).Sweep(t.Context(), Alive); err != nil {
+	if err := open(t, file).Sweep(t.Context(), process.Alive); err != nil {
 		t.Fatal(err)
 	}
 	if got := content(t, file); got != with+foreign {
@@ -252,7 +253,7 @@ func TestErrorsNameTheNextStep(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing")
 	for _, err := range []error{
 		func() error { _, err := open(t, missing).Add(t.Context(), "1-2-3", want); return err }(),
-		open(t, missing).Sweep(t.Context(), Alive),
+		open(t, missing).Sweep(t.Context(), process.Alive),
 		open(t, missing).CanAdd(want),
 		unusable(netip.MustParseAddr("127.64.0.1"), 1, syscall.EADDRNOTAVAIL, "linux"),
 		unusable(netip.MustParseAddr("127.64.0.1"), 1, errTaken, "linux"),

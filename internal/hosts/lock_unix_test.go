@@ -14,6 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/bastion-ssm/bastion/internal/files"
+	"github.com/bastion-ssm/bastion/internal/process"
 )
 
 // Everybody can open the hosts file, and so hold its lock. That stops nothing.
@@ -146,7 +147,7 @@ func TestPipeForAHostsFile(t *testing.T) {
 	}
 	file := open(t, path)
 	_, readErr := file.Addresses()
-	for _, err := range []error{readErr, file.Sweep(t.Context(), Alive), file.CanAdd(names("a.example", "127.64.0.1"))} {
+	for _, err := range []error{readErr, file.Sweep(t.Context(), process.Alive), file.CanAdd(names("a.example", "127.64.0.1"))} {
 		if err == nil || !strings.Contains(err.Error(), "is not a regular file") {
 			t.Error(err)
 		}

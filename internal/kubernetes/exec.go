@@ -2,16 +2,13 @@ package kubernetes
 
 import (
 	"cmp"
-	"crypto/rand"
 	"os"
-	"path/filepath"
 
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/request"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
-	"github.com/bastion-ssm/bastion/internal/files"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/internal/kubeconfig"
 	"github.com/bastion-ssm/bastion/targets"
@@ -43,19 +40,15 @@ func Environment(in *invocation.Invocation, s config.Settings, found []Cluster, 
 	if err != nil {
 		return nil, nil, err
 	}
-	dir, err := dirs.Runtime(s.Local.RuntimeDir)
+	path, remove, err := dirs.Temporary(s.Local.RuntimeDir, "kubeconfig-", "", text)
 	if err != nil {
 		return nil, nil, err
-	}
-	path := filepath.Join(dir, "kubeconfig-"+rand.Text())
-	if err := files.Replace(path, text, 0o600); err != nil {
-		return nil, nil, fail.New(fail.Other, "write a kubeconfig", err, "check runtime_dir")
 	}
 	env = []string{"KUBECONFIG=" + path, "KUBE_CONFIG_PATH=" + path}
 	if httpsProxy {
 		env = append(env, "HTTPS_PROXY="+all[0].Proxy, "https_proxy="+all[0].Proxy)
 	}
-	return env, func() error { return os.Remove(path) }, nil
+	return env, remove, nil
 }
 
 // Split returns the places of the EKS clusters among exec's targets, and those of the others. The clients of a cluster need a

@@ -120,7 +120,7 @@ func (r Reader) save(c Copy) {
 	if err != nil || files.PrivateDir(r.Dir) != nil || files.Replace(r.path(), text, fileMode) != nil {
 		return
 	}
-	files.Sweep(r.Dir, c.Tried.Add(-keptFor), prefix)
+	files.Sweep(r.Dir, files.Before(c.Tried.Add(-keptFor)), prefix)
 }
 
 // Forget removes the copy, so that the next command asks AWS.

@@ -141,7 +141,7 @@ func Save(dir string, list List) error {
 	if err != nil {
 		return fail.New(fail.Other, "keep the list of targets", err, "")
 	}
-	files.Sweep(dir, list.At.Add(-kept), prefix)
+	files.Sweep(dir, files.Before(list.At.Add(-kept)), prefix)
 	return nil
 }
 

@@ -1,4 +1,4 @@
-package hosts
+package process
 
 import (
 	"errors"
@@ -7,19 +7,18 @@ import (
 	"strconv"
 	"strings"
 	"sync/atomic"
-
-	"github.com/bastion-ssm/bastion/internal/process"
 )
 
-var blocks atomic.Uint64
+var ids atomic.Uint64
 
-// NewID returns an id for a block of this process: its process id, its start time, because process ids recur, and a number.
+// NewID returns an id for something that this process leaves where others see it: its process id, its start time, because process ids
+// recur, and a number.
 func NewID() string {
-	start, err := process.StartTime(os.Getpid())
+	start, err := StartTime(os.Getpid())
 	if err != nil {
 		start = "0" // unknown on this system
 	}
-	return fmt.Sprintf("%d-%s-%d", os.Getpid(), start, blocks.Add(1))
+	return fmt.Sprintf("%d-%s-%d", os.Getpid(), start, ids.Add(1))
 }
 
 // Alive reports whether the process of an id from NewID still runs. An id of another form counts as alive.
@@ -32,12 +31,12 @@ func Alive(id string) bool {
 	if err != nil || pid <= 0 {
 		return true
 	}
-	start, err := process.StartTime(pid)
+	start, err := StartTime(pid)
 	if errors.Is(err, os.ErrProcessDone) {
 		return false
 	}
 	if err != nil || parts[1] == "0" {
-		return process.Exists(pid)
+		return Exists(pid)
 	}
 	return start == parts[1]
 }
