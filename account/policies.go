@@ -228,7 +228,7 @@ func (s *Stack) diagnosis(cluster any) Policy {
 // diagnosisOfOwn is what it reads besides for people who start the tasks: how a task reaches AWS, and what its roles may do.
 func (s *Stack) diagnosisOfOwn() Policy {
 	return Policy{
-		{Sid: "DiagnoseTheNetwork", Action: []string{"ec2:DescribeRouteTables", "ec2:DescribeVpcEndpoints", "ec2:DescribeVpcs"}, Resource: List{"*"}},
+		{Sid: "DiagnoseTheNetwork", Action: []string{"ec2:DescribeRouteTables", "ec2:DescribeVpcEndpoints"}, Resource: List{"*"}},
 		{
 			Sid: "DiagnoseTheRoles", Action: []string{"iam:SimulatePrincipalPolicy"},
 			Resource: List{roleARN(s.Inputs.ExecutionRole, "ExecutionRole"), roleARN(s.Inputs.TaskRole, "TaskRole")},
@@ -256,7 +256,8 @@ func (s *Stack) sessionStatements() Policy {
 		{
 			Sid: "CompareTasksAndChooseTheNetwork",
 			Action: []string{
-				"ec2:DescribeNetworkInterfaces", "ec2:DescribeSecurityGroups", "ec2:DescribeSubnets", "ecs:DescribeTaskDefinition",
+				"ec2:DescribeNetworkInterfaces", "ec2:DescribeSecurityGroups", "ec2:DescribeSubnets", "ec2:DescribeVpcs",
+				"ecs:DescribeTaskDefinition",
 			},
 			Resource: List{"*"},
 		},
@@ -285,8 +286,8 @@ func lookUps() Policy {
 			Sid: "ListTargets",
 			Action: []string{
 				"aoss:BatchGetCollection", "aoss:BatchGetVpcEndpoint", "aoss:ListCollections", "aoss:ListVpcEndpoints", "ec2:DescribeInstances",
-				"ecs:ListClusters", "ecs:ListServices", "eks:ListClusters", "elasticloadbalancing:DescribeListeners", "elasticloadbalancing:DescribeLoadBalancers",
-				"es:ListDomainNames", "kafka:GetBootstrapBrokers", "kafka:ListClustersV2", "redshift-serverless:ListWorkgroups",
+				"ecs:ListClusters", "ecs:ListServices", "eks:ListClusters", "elasticloadbalancing:DescribeListeners",
+				"elasticloadbalancing:DescribeLoadBalancers", "es:ListDomainNames", "kafka:GetBootstrapBrokers", "kafka:ListClustersV2", "redshift-serverless:ListWorkgroups",
 				"servicediscovery:ListNamespaces", "servicediscovery:ListServices",
 			},
 			Resource: List{"*"},

@@ -168,4 +168,12 @@ func (e *labEnv) everyday() {
 		e.t.Errorf("proxy: %v: %s", err, stderr)
 	}
 	e.must("doctor", "--tls-ca", e.DatabaseCA(), "rds:orders")
+	if err := e.AddDBInstance(lab.DBInstance{ID: "far", IAM: true, VPC: "vpc-far"}); err != nil {
+		e.t.Fatal(err)
+	}
+	for _, spec := range []string{"rds:far", "opensearch:vectors"} { // the names of VPCs; the groups of VPC endpoints
+		if r := e.run(nil, "doctor", "--tls-ca", e.DatabaseCA(), spec); !strings.Contains(r.stdout, "target.vpc") { // the task may not go there
+			e.t.Errorf("doctor %s: %d: %s%s", spec, r.code, r.stdout, r.stderr)
+		}
+	}
 }
