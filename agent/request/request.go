@@ -54,6 +54,15 @@ func Items(groups []Group) []Item {
 	return out
 }
 
+// PairsOf returns the targets of items.
+func PairsOf(items []Item) []targets.Pair {
+	out := make([]targets.Pair, len(items))
+	for i, item := range items {
+		out[i] = item.Pair
+	}
+	return out
+}
+
 // One returns the group of requests with the command's own settings.
 func One(s config.Settings, requests ...api.ForwardRequest) []Group {
 	g := Group{Settings: s, Requests: requests}

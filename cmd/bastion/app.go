@@ -21,6 +21,9 @@ type app struct{ *forwarding.Opener }
 // inventory has the targets that commands take.
 func (a *app) inventory() *inventory.Inventory { return &inventory.Inventory{Opener: a.Opener} }
 
+// targets completes targets of every kind.
+func (a *app) targets() []cli.Candidate { return a.inventory().Candidates() }
+
 func newApp(std invocation.Stdio) *app {
 	a := &app{&forwarding.Opener{Invocation: invocation.New(std, readVersion().Version)}}
 	a.Line = &cli.Program{
@@ -81,7 +84,7 @@ func (a *app) root() *cli.Command {
 			a.browserCommand(),
 			a.openCommand(),
 			a.rdpCommand(),
-		}, sshcommands.Commands(a.Invocation, groupConnect), kubernetes.Commands(a.Opener, groupConnect, func() []cli.Candidate { return a.inventory().Candidates() }), []*cli.Command{
+		}, sshcommands.Commands(a.Invocation, groupConnect), kubernetes.Commands(a.Opener, groupConnect, a.targets), []*cli.Command{
 			a.execCommand(),
 			a.urlCommand(),
 			a.tokenCommand(),

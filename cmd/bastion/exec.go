@@ -101,7 +101,7 @@ func (a *app) execCommand() *cli.Command {
 			invocation.YesFlag(&o.yes)),
 		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupLocal, config.GroupOutput},
 		Divided:  true,
-		Complete: func([]string) []cli.Candidate { return a.inventory().Candidates() },
+		Complete: func([]string) []cli.Candidate { return a.targets() },
 		Run:      a.With(func(ctx context.Context, s config.Settings, args []string) error { return a.exec(ctx, s, args, o) }),
 	}
 }
@@ -123,20 +123,14 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 	if err != nil {
 		return err
 	}
-	if pairs, err = a.WorkOut(ctx, "exec", s, pairs); err != nil {
-		return err
-	}
-	if pairs, err = a.EachBroker(ctx, "exec", s, pairs); err != nil {
-		return err
-	}
-	groups, err := request.For(pairs, s, a.SettingsOf)
+	groups, err := a.execGroups(ctx, s, pairs)
 	if err != nil {
 		return err
 	}
 	items := request.Items(groups)
 	clusters, others, err := kubernetes.Split(items, o.httpsProxy)
 	if err == nil {
-		err = execenv.Check(o.env, pairsOf(those(items, others)))
+		err = execenv.Check(o.env, request.PairsOf(those(items, others)))
 	}
 	if err != nil {
 		return err
@@ -182,6 +176,18 @@ func (a *app) exec(ctx context.Context, s config.Settings, args []string, o exec
 		return outcome // whatever became of the forwards meanwhile: the program has seen it
 	}
 	return cmp.Or(err, outcome) // the forwards ended before the program began
+}
+
+// execGroups returns the requests for the targets of exec, in groups of settings.
+func (a *app) execGroups(ctx context.Context, s config.Settings, pairs []targets.Pair) ([]request.Group, error) {
+	pairs, err := a.WorkOut(ctx, "exec", s, pairs)
+	if err == nil {
+		pairs, err = a.EachBroker(ctx, "exec", s, pairs)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return request.For(pairs, s, a.SettingsOf)
 }
 
 // lookUpForExec looks up the targets before they are forwarded, if something needs that: their names, which the requests then listen for,
@@ -245,13 +251,4 @@ func those[T any](all []T, at []int) []T {
 		out[i] = all[n]
 	}
 	return out
-}
-
-// pairsOf returns the targets of items with their local ports.
-func pairsOf(items []request.Item) []targets.Pair {
-	var pairs []targets.Pair
-	for _, item := range items {
-		pairs = append(pairs, item.Pair)
-	}
-	return pairs
 }

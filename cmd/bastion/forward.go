@@ -49,7 +49,7 @@ func (a *app) forwardCommand() *cli.Command {
 			invocation.YesFlag(&o.yes),
 		}, o.ready.Options()...),
 		Settings: []string{config.GroupAWS, config.GroupLink, config.GroupOutput},
-		Complete: func([]string) []cli.Candidate { return a.inventory().Candidates() },
+		Complete: func([]string) []cli.Candidate { return a.targets() },
 		Run:      a.With(func(ctx context.Context, s config.Settings, args []string) error { return a.forward(ctx, s, args, o) }),
 	}
 }

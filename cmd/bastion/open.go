@@ -43,7 +43,7 @@ func (a *app) openCommand() *cli.Command {
 		Settings: []string{
 			config.GroupAWS, config.GroupGrant, config.GroupLink, config.GroupProxy, config.GroupOutput,
 		},
-		Complete: func([]string) []cli.Candidate { return a.inventory().Candidates() },
+		Complete: func([]string) []cli.Candidate { return a.targets() },
 		Run: a.WithLocal(func(ctx context.Context, s config.Settings, args []string) error {
 			return a.openTarget(ctx, s, args, o)
 		}),

@@ -51,7 +51,7 @@ func (a *app) urlCommand() *cli.Command {
 		Flags: append(o.options(), cli.Text(&o.format, "FORMAT", "format of the connection string (default: uri)", "format").
 			Choices(cli.Words(dsn.FormatNames(dsn.FormatsByName())...)...)),
 		Settings: []string{config.GroupAWS, config.GroupLocal, config.GroupOutput},
-		Complete: func([]string) []cli.Candidate { return append(a.forwardCandidates(), a.inventory().Candidates()...) },
+		Complete: func([]string) []cli.Candidate { return append(a.forwardCandidates(), a.targets()...) },
 		Run:      a.WithLocal(func(ctx context.Context, s config.Settings, args []string) error { return a.url(ctx, s, args[0], o) }),
 	}
 }

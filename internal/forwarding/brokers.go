@@ -57,10 +57,7 @@ func (a *Opener) brokersFor(ctx context.Context, command string, s config.Settin
 
 // BrokersOf is EachBroker for groups.
 func (a *Opener) BrokersOf(ctx context.Context, s config.Settings, groups []request.Group) ([]request.Group, error) {
-	var pairs []targets.Pair
-	for _, item := range request.Items(groups) {
-		pairs = append(pairs, item.Pair)
-	}
+	pairs := request.PairsOf(request.Items(groups))
 	all, err := a.EachBroker(ctx, "forward", s, pairs)
 	if err != nil || slices.Equal(all, pairs) {
 		return groups, err

@@ -11,8 +11,8 @@ import (
 	"github.com/bastion-ssm/bastion/targets"
 )
 
-// LookUp finds the endpoints of all groups, in the order of the command line, because their facts are needed before the forwards. It makes a token for each if there is an IAM
-// user. Only databases of RDS have tokens; of the others there must be at least one that is.
+// LookUp finds the endpoints of all groups, in the order of the command line, because their facts are needed before the forwards. It
+// makes a token for each if there is an IAM user. Only databases of RDS have tokens; of the others there must be at least one that is.
 func (a *Opener) LookUp(ctx context.Context, command string, groups []request.Group, iamUser string,
 ) ([]targets.Endpoint, []string, error) {
 	n := len(request.Items(groups))
