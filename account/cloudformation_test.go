@@ -27,8 +27,8 @@ import (
 // AWS's own linter has nothing against the templates, not a hint.
 func TestTemplatesLint(t *testing.T) {
 	program, err := exec.LookPath("cfn-lint")
-	if err != nil { // it comes by pip, whose index may be out of reach
-		t.Skip("cfn-lint is missing: pip install cfn-lint==1.51.0")
+	if err != nil {
+		rig.LeaveOut(t, "cfn-lint is missing: pip install cfn-lint==1.51.0")
 	}
 	dir := t.TempDir()
 	args := []string{"--include-checks", "I", "--"}
