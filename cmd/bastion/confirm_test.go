@@ -47,7 +47,7 @@ func (e *labEnv) answer(question, line string, args ...string) (int, string) {
 	ctx, cancel := context.WithTimeout(e.t.Context(), time.Minute)
 	defer cancel()
 	cmd := exec.CommandContext(ctx, e.program, args...)
-	cmd.Env, cmd.Dir = append(slices.Clone(e.env), "TERM=dumb"), scratch // which is asked nothing
+	cmd.Env, cmd.Dir = append(slices.Clone(e.env), "TERM=xterm"), scratch
 	file, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 200})
 	if err != nil {
 		e.t.Fatal(err)

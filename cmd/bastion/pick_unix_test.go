@@ -7,11 +7,14 @@ import (
 	"errors"
 	"io"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/creack/pty"
+
+	"github.com/bastion-ssm/bastion/e2e/rig"
 )
 
 // atTerminal runs a command line at a terminal of its own, and types keys once the picker is there. It returns the exit code and all
@@ -64,5 +67,21 @@ func TestPickTarget(t *testing.T) {
 		if r.code != 2 || strings.Contains(r.stdout+r.stderr, "type to search") || len(e.Calls()) != asked {
 			t.Errorf("%q: %d\n%s%s", args, r.code, r.stdout, r.stderr)
 		}
+	}
+}
+
+// A command that shows no screen asks nothing of the terminal, which may never answer.
+func TestCommandsAskTheTerminalNothing(t *testing.T) {
+	t.Parallel()
+	cmd := exec.CommandContext(t.Context(), filepath.Join(scratch, "bastion"), "version")
+	cmd.Env = append(rig.Environ(), append(offline(t.TempDir()), "TERM=xterm-256color")...)
+	file, err := pty.StartWithSize(cmd, &pty.Winsize{Rows: 24, Cols: 100})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	text, _ := io.ReadAll(file) // a terminal ends in an error
+	if err := cmd.Wait(); err != nil || !strings.HasPrefix(string(text), "bastion ") || strings.Contains(string(text), "\x1b") {
+		t.Errorf("%v: %q", err, text)
 	}
 }

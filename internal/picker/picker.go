@@ -12,6 +12,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 	"github.com/sahilm/fuzzy"
 
+	_ "github.com/bastion-ssm/bastion/internal/plainterm" // before Bubble Tea
 	"github.com/bastion-ssm/bastion/internal/printable"
 )
 

@@ -13,6 +13,7 @@ import (
 	"github.com/charmbracelet/x/ansi"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	_ "github.com/bastion-ssm/bastion/internal/plainterm" // before Bubble Tea
 	"github.com/bastion-ssm/bastion/internal/words"
 )
 
