@@ -87,6 +87,13 @@ func (a *app) rdp(ctx context.Context, s config.Settings, args []string, o rdpOp
 	if err != nil {
 		return err
 	}
+	pairs, err := a.WorkOut(ctx, "rdp", s, []targets.Pair{{Target: d.spec}})
+	if err != nil {
+		return err
+	}
+	if s, err = request.SettingsOf(pairs[0], s, a.SettingsOf); err != nil {
+		return err
+	}
 	if err := a.Confirm(ctx, o.yes, s); err != nil {
 		return err
 	}

@@ -61,6 +61,10 @@ func TestWorkedOutEnvironment(t *testing.T) {
 	if r := o.run([]string{spoken}, "token", "rds:prices", "--user", "app"); r.code != 0 || !strings.Contains(r.stderr, "in the environment prod") {
 		t.Errorf("token: code %d\n%s", r.code, r.stderr)
 	}
+	if r := o.run([]string{spoken}, "rdp", "desk", "--file", filepath.Join(t.TempDir(), "desk.rdp")); r.code != 3 ||
+		!strings.Contains(r.stderr, "no environment finds it") {
+		t.Errorf("rdp: code %d\n%s", r.code, r.stderr)
+	}
 	for _, tt := range []struct {
 		target string
 		code   int
