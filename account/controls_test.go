@@ -3,6 +3,7 @@ package account
 import (
 	"fmt"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -56,6 +57,42 @@ func container(path string, want any) func(*Stack, Resource) bool {
 	}
 }
 
+// unbound are the actions that a role's or people's policy allows on any resource.
+func (s *Stack) unbound(r Resource) (actions []string) {
+	for _, statement := range s.policies()[r.ID].get("Statement").(List) {
+		o := statement.(Object)
+		resources, isList := o.get("Resource").(List)
+		if !isList {
+			resources = List{o.get("Resource")}
+		}
+		if !slices.Contains(resources, any("*")) {
+			continue
+		}
+		if list, isList := o.get("Action").(List); isList {
+			for _, a := range list {
+				actions = append(actions, a.(string))
+			}
+		} else {
+			actions = append(actions, o.get("Action").(string))
+		}
+	}
+	return actions
+}
+
+// noneOnAll passes where a policy allows no action on any resource that matches.
+func noneOnAll(pattern string) func(*Stack, Resource) bool {
+	expression := regexp.MustCompile("(?i)^(" + pattern + ")$")
+	return func(s *Stack, r Resource) bool { return !slices.ContainsFunc(s.unbound(r), expression.MatchString) }
+}
+
+// What cloudsplaining, and checkov by it, call exposure of credentials, exfiltration of data, and management of permissions.
+const (
+	exposing     = `ecr:GetAuthorizationToken|sts:(AssumeRole.*|Get.*Token)|iam:(Create|Update)(AccessKey|LoginProfile)|redshift:GetClusterCredentials.*|rds-db:connect`
+	exfiltration = `s3:GetObject|ssm:GetParameters?(ByPath)?|secretsmanager:GetSecretValue|kms:Decrypt`
+	permissions  = `iam:(Attach|Add|Create|Delete|Detach|Put|Set|Update|Pass).*|kms:(CreateGrant|PutKeyPolicy)|ecr:SetRepositoryPolicy|s3:PutBucket(Policy|Acl)|.*:(Tag|Untag)Role`
+	writing      = `[a-z0-9-]+:(Create|Delete|Modify|Open|Put|Resume|Run|Send|Start|Stop|Tag|Terminate|Untag|Update|Write|Execute)[A-Za-z]*`
+)
+
 // controls are the usual scanners' checks for what a stack has.
 var controls = []control{
 	{"CKV_AWS_7 (KMS.4)", "AWS::KMS::Key", is("EnableKeyRotation", true), ""},
@@ -73,6 +110,16 @@ var controls = []control{
 	{"CKV2_AWS_61 (S3.13)", "AWS::S3::Bucket", has("LifecycleConfiguration"), ""},
 	{"S3.12", "AWS::S3::Bucket", says(`"ObjectOwnership":"BucketOwnerEnforced"`, true), ""}, // no ACLs
 	{"S3.5", "AWS::S3::BucketPolicy", says(`"aws:SecureTransport":"false"`, true), ""},
+	{"CKV_AWS_20, 57 (S3.2, S3.3)", "AWS::S3::Bucket", is("AccessControl", nil), ""},
+	{"CKV2_AWS_6 (S3.1, S3.8)", "AWS::S3::Bucket", has("PublicAccessBlockConfiguration"), ""},
+	{
+		"CKV2_AWS_62 (S3.11)", "AWS::S3::Bucket", has("NotificationConfiguration"),
+		"nobody waits for a transcript; the alarms are of the audit log and of CloudTrail",
+	},
+	{
+		"S3.15", "AWS::S3::Bucket", has("ObjectLockEnabled"),
+		"a lock that nobody can undo is the operator's decision; versions and the policy of the account keep the transcripts until their end",
+	},
 	{
 		"CKV_AWS_18 (S3.9)", "AWS::S3::Bucket", has("LoggingConfiguration"),
 		"CloudTrail's data events tell who read the bucket; a log of accesses would need a second bucket with the same question",
@@ -85,6 +132,7 @@ var controls = []control{
 	{"CKV_AWS_136 (ECR.5)", "AWS::ECR::Repository", is("EncryptionConfiguration.EncryptionType", "KMS"), ""},
 	{"CKV_AWS_163 (ECR.1)", "AWS::ECR::Repository", is("ImageScanningConfiguration.ScanOnPush", true), ""},
 	{"ECR.3", "AWS::ECR::Repository", has("LifecyclePolicy"), ""},
+	{"CKV_AWS_32", "AWS::ECR::Repository", is("RepositoryPolicyText", nil), ""}, // none, so nobody of another account
 	{
 		"CKV_AWS_65 (ECS.12)", "AWS::ECS::Cluster", says(`"containerInsights","Value":"enabled"`, true),
 		"an input: it costs by the task, and bastiond's own metrics and log say more",
@@ -101,7 +149,10 @@ var controls = []control{
 	{"CKV_AWS_335 (ECS.3)", "AWS::ECS::TaskDefinition", is("PidMode", nil), ""},
 	{"CKV_AWS_336 (ECS.5)", "AWS::ECS::TaskDefinition", container("ReadonlyRootFilesystem", true), ""},
 	{"ECS.1", "AWS::ECS::TaskDefinition", container("User", "65532:65532"), ""},
-	{"ECS.4", "AWS::ECS::TaskDefinition", container("Privileged", nil), ""},
+	{"CKV_AWS_334 (ECS.4)", "AWS::ECS::TaskDefinition", container("Privileged", nil), ""},
+	{"ECS.14", "AWS::ECS::Cluster", says(`"Tags":\[`, true), ""},
+	{"ECS.15", "AWS::ECS::TaskDefinition", says(`"Tags":\[`, true), ""},
+	{"ECS.17", "AWS::ECS::TaskDefinition", is("NetworkMode", "awsvpc"), ""},
 	{"ECS.8", "AWS::ECS::TaskDefinition", func(s *Stack, r Resource) bool { // a secret's value is Secrets Manager's: its variable may be called so
 		environment := r.at("ContainerDefinitions").(List)[0].(Object).get("Environment")
 		return says(`(?i)"Name":"[A-Z_]*(SECRET|PASSWORD|TOKEN|ACCESS_KEY)`, false)(s, Resource{Properties: Object{{"Environment", environment}}})
@@ -125,6 +176,21 @@ var controls = []control{
 	{"CKV_AWS_62, 63 (IAM.1, 21)", "AWS::IAM::Role", says(`"Action":"([a-z0-9]+:)?\*"`, false), ""},
 	{"CKV_AWS_62, 63 (IAM.1, 21)", "AWS::IAM::ManagedPolicy", says(`"Action":"([a-z0-9]+:)?\*"`, false), ""},
 	{"CKV_AWS_110", "AWS::IAM::ManagedPolicy", says(`iam:(Attach|Create|Put|Update)`, false), ""},
+	{"CKV_AWS_107", "AWS::IAM::ManagedPolicy", noneOnAll(exposing), ""},
+	{
+		"CKV_AWS_107", "AWS::IAM::Role", noneOnAll(exposing),
+		"ecr:GetAuthorizationToken has no resource; what its token pulls is bound to the stack's repository",
+	},
+	{"CKV_AWS_108 (KMS.1)", "AWS::IAM::ManagedPolicy", noneOnAll(exfiltration), ""},
+	{"CKV_AWS_108 (KMS.2)", "AWS::IAM::Role", noneOnAll(exfiltration), ""},
+	{"CKV_AWS_109", "AWS::IAM::ManagedPolicy", noneOnAll(permissions), ""},
+	{"CKV_AWS_109", "AWS::IAM::Role", noneOnAll(permissions), ""},
+	{"CKV_AWS_111", "AWS::IAM::ManagedPolicy", noneOnAll(writing), ""},
+	{
+		"CKV_AWS_111", "AWS::IAM::Role", noneOnAll(writing),
+		"the channels of ECS Exec's agent (ssmmessages) have no resource",
+	},
+	{"CKV_AWS_274", "AWS::IAM::Role", is("ManagedPolicyArns", nil), ""}, // none of AWS's, so not AdministratorAccess
 	{"IAM.22", "AWS::IAM::ManagedPolicy", is("Users", nil), ""},
 	{"CKV_AWS_79, 341 (EC2.8, AutoScaling.3)", "AWS::EC2::LaunchTemplate", is("LaunchTemplateData.MetadataOptions.HttpPutResponseHopLimit", 1), ""},
 	{"CKV_AWS_79 (EC2.170)", "AWS::EC2::LaunchTemplate", is("LaunchTemplateData.MetadataOptions.HttpTokens", "required"), ""},
@@ -140,6 +206,7 @@ var controls = []control{
 		"AutoScaling.6", "AWS::AutoScaling::AutoScalingGroup", has("MixedInstancesPolicy"),
 		"one small type: a bastion that cannot be had in a zone is made in another",
 	},
+	{"CKV_AWS_169 (SNS.4)", "AWS::SNS::TopicPolicy", says(`"Principal":(\{"AWS":)?"\*"`, false), ""},
 	{"CKV_AWS_26 (SNS.1)", "AWS::SNS::Topic", has("KmsMasterKeyId"), ""},
 	{"CKV_AWS_319 (CloudWatch.17)", "AWS::CloudWatch::Alarm", has("AlarmActions"), ""},
 }
