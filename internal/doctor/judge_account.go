@@ -40,9 +40,6 @@ func (f *Facts) others() (Finding, bool) {
 func (f *Facts) cluster() string { return cmp.Or(f.Settings.Bastion.Cluster, "default") }
 
 func judgeCluster(f *Facts) Finding {
-	if skip, ok := f.server(); ok {
-		return skip
-	}
 	a := f.Account
 	switch {
 	case a.ClusterErr != nil:
@@ -60,9 +57,6 @@ func judgeCluster(f *Facts) Finding {
 }
 
 func judgeDefinition(f *Facts) Finding {
-	if skip, ok := f.others(); ok {
-		return skip
-	}
 	a, name := f.Account, f.Settings.Bastion.TaskDefinition
 	d := a.Definition
 	switch {
@@ -284,9 +278,6 @@ func simulated(what, ground string, s Simulated) Finding {
 }
 
 func judgePreferences(f *Facts) Finding {
-	if skip, ok := f.server(); ok {
-		return skip
-	}
 	p, age := f.Account.Preferences, f.Settings.Link.SessionMaxAge
 	switch {
 	case f.Account.PreferencesErr != nil:
@@ -304,9 +295,6 @@ func judgePreferences(f *Facts) Finding {
 }
 
 func judgeLastStart(f *Facts) Finding {
-	if skip, ok := f.others(); ok {
-		return skip
-	}
 	b := f.Account.LastStopped
 	switch {
 	case b == nil:

@@ -12,9 +12,6 @@ import (
 )
 
 func judgeRunning(f *Facts) Finding {
-	if skip, ok := f.server(); ok {
-		return skip
-	}
 	r := f.Running
 	switch {
 	case fail.KindOf(r.Err) == fail.Denied:
@@ -44,9 +41,9 @@ func judgeTask(f *Facts) Finding {
 	b := f.bastion()
 	const again = "bastion down, then bastion up"
 	switch {
-	case b.Refused != "" && judgeSubnets(f).Level == Error: // it is compared with them
+	case b.Refused != "" && unless(noOwnTask, judgeSubnets)(f).Level == Error: // it is compared with them
 		return because(idSubnets)
-	case b.Refused != "" && judgeGroups(f).Level == Error:
+	case b.Refused != "" && unless(noOwnTask, judgeGroups)(f).Level == Error:
 		return because(idGroups)
 	case b.Refused != "":
 		return wrong(fail.Start, "refused", fmt.Sprintf("task %s is marked as yours, but bastion would not have started it: it %s", b.TaskID,
@@ -117,7 +114,7 @@ func judgeLastTry(f *Facts) Finding {
 		if !isThis || l.Error == "" || l.State != api.LinkFailed && l.State != api.LinkWaiting {
 			continue
 		}
-		if judgeLastStart(f).Level == Warning {
+		if unless(noOwnTask, judgeLastStart)(f).Level == Warning {
 			return because(idLastStart)
 		}
 		return warn("failed", "the agent could not get a bastion the last time: "+printable.Line(l.Error),

@@ -33,9 +33,6 @@ func chosen(ids []string, tags map[string]string) string {
 }
 
 func judgeSubnets(f *Facts) Finding {
-	if skip, ok := f.others(); ok {
-		return skip
-	}
 	s, a := f.Settings.Bastion, f.Account
 	const fix = "correct --subnets (ids) or --subnet-tags; bastion init chooses some"
 	switch {
@@ -72,9 +69,6 @@ func judgeSubnets(f *Facts) Finding {
 }
 
 func judgeGroups(f *Facts) Finding {
-	if skip, ok := f.others(); ok {
-		return skip
-	}
 	s, a := f.Settings.Bastion, f.Account
 	const fix = "correct --security-groups (ids) or --security-group-tags"
 	switch {
@@ -181,9 +175,6 @@ func (f *Facts) closed() (subnets, tables []string) {
 }
 
 func judgeRoutes(f *Facts) Finding {
-	if skip, ok := f.others(); ok {
-		return skip
-	}
 	a := f.Account
 	switch {
 	case a.TablesErr != nil:

@@ -86,7 +86,9 @@ func judgeAdmits(f *Facts) Finding {
 		return because(idGroups)
 	}
 	port, mine, vpc := w.Endpoint.Port, f.groupIDs(), aws.ToString(f.Account.Subnets[0].VpcId)
-	here := slices.DeleteFunc(slices.Clone(w.Rules), func(g ec2types.SecurityGroup) bool { return vpc != "" && aws.ToString(g.VpcId) != vpc })
+	here := slices.DeleteFunc(slices.Clone(w.Rules), func(g ec2types.SecurityGroup) bool {
+		return vpc != "" && aws.ToString(g.VpcId) != vpc
+	})
 	if len(here) == 0 {
 		return warn("other_vpc", fmt.Sprintf("the target is in %s, and the bastion in %s: whether the two are connected cannot be seen from "+
 			"here", aws.ToString(w.Rules[0].VpcId), vpc),
@@ -95,8 +97,8 @@ func judgeAdmits(f *Facts) Finding {
 	admits := func(g ec2types.SecurityGroup) bool { return opens(g.IpPermissions, port, mine, f.ranges()) }
 	if !slices.ContainsFunc(here, admits) {
 		return wrong(fail.Other, "closed", fmt.Sprintf("the security groups of the %s do not admit the bastion at port %d", w.thing(), port),
-			fmt.Sprintf("aws ec2 authorize-security-group-ingress --group-id %s --protocol tcp --port %d --source-group %s", aws.ToString(here[0].GroupId), port,
-				cmp.Or(first(mine), "THE-TASKS-GROUP")))
+			fmt.Sprintf("aws ec2 authorize-security-group-ingress --group-id %s --protocol tcp --port %d --source-group %s",
+				aws.ToString(here[0].GroupId), port, cmp.Or(first(mine), "THE-TASKS-GROUP")))
 	}
 	for _, g := range f.Account.Groups {
 		if opens(g.IpPermissionsEgress, port, t.Groups, f.ranges()) {

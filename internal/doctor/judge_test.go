@@ -109,9 +109,13 @@ func TestJudge(t *testing.T) {
 			[]string{"error machine.ports busy"},
 		},
 		"a server in place of the task": {func(f *Facts) { f.Settings.SSHD.Target, f.Account, f.Running = "i-1", Account{}, Running{} }, nil},
-		"clock behind":                  {func(f *Facts) { f.Credentials.Skew = 2 * time.Minute }, []string{"warning machine.clock off"}},
-		"clock far ahead":               {func(f *Facts) { f.Credentials.Skew = -time.Hour }, []string{"error machine.clock far"}},
-		"no time":                       {func(f *Facts) { f.Credentials.SkewKnown = false }, []string{"skipped machine.clock unasked"}},
+		"a shared bastion": {func(f *Facts) {
+			f.Settings.Bastion.SharedService, f.Account.Definition, f.Account.Subnets, f.Account.Groups = "bastions", nil, nil, nil
+			f.Account.LastStopped = &bastions.Bastion{StoppedReason: "x"}
+		}, nil},
+		"clock behind":    {func(f *Facts) { f.Credentials.Skew = 2 * time.Minute }, []string{"warning machine.clock off"}},
+		"clock far ahead": {func(f *Facts) { f.Credentials.Skew = -time.Hour }, []string{"error machine.clock far"}},
+		"no time":         {func(f *Facts) { f.Credentials.SkewKnown = false }, []string{"skipped machine.clock unasked"}},
 		"time of the gateway's answer": {
 			func(f *Facts) {
 				f.Credentials.SkewKnown = false

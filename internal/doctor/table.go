@@ -51,6 +51,19 @@ const (
 	idVPC        = "target.vpc"
 )
 
+// What makes a check of the task moot.
+var noTask, noOwnTask = (*Facts).server, (*Facts).others
+
+// unless is a check that is skipped where moot has a finding in its place.
+func unless(moot func(*Facts) (Finding, bool), judge func(*Facts) Finding) func(*Facts) Finding {
+	return func(f *Facts) Finding {
+		if finding, ok := moot(f); ok {
+			return finding
+		}
+		return judge(f)
+	}
+}
+
 // Checks returns the table of checks, in the order of the path.
 func Checks() []Part { return append(here(), there()...) }
 
@@ -98,8 +111,8 @@ func there() []Part {
 	ground := []string{idFile, idValid, idAccount}
 	return []Part{
 		{"The bastion's set-up in AWS", []Check{
-			{idCluster, "the ECS cluster", ground, judgeCluster},
-			{idDefinition, "the task definition: whether it is there and active, and made for Fargate", ground, judgeDefinition},
+			{idCluster, "the ECS cluster", ground, unless(noTask, judgeCluster)},
+			{idDefinition, "the task definition: whether it is there and active, and made for Fargate", ground, unless(noOwnTask, judgeDefinition)},
 			{
 				"aws.container", "what ECS Exec needs of the container: a writable file system, an init process, no keys in variables",
 				[]string{idDefinition},
@@ -114,23 +127,31 @@ func there() []Part {
 			},
 			{"aws.kms_user", "the KMS key of ECS Exec: whether you may make data keys", []string{idCluster}, judgeKeyUser},
 			{"aws.kms_task", "the KMS key of ECS Exec: whether the task role may decrypt", []string{idCluster, idTaskRole}, judgeKeyTask},
-			{idSubnets, "the subnets: whether they are there, in one VPC, with free addresses", ground, judgeSubnets},
+			{idSubnets, "the subnets: whether they are there, in one VPC, with free addresses", ground, unless(noOwnTask, judgeSubnets)},
 			{
 				idGroups, "the security groups: whether they are there, in that VPC, and let the task out to 443",
 				[]string{idFile, idValid, idAccount, idSubnets},
-				judgeGroups,
+				unless(noOwnTask, judgeGroups),
 			},
-			{idRoutes, "the task's way to AWS: NAT gateway, internet gateway or VPC endpoints", []string{idSubnets, idGroups}, judgeRoutes},
+			{
+				idRoutes, "the task's way to AWS: NAT gateway, internet gateway or VPC endpoints",
+				[]string{idSubnets, idGroups},
+				unless(noOwnTask, judgeRoutes),
+			},
 			{
 				"aws.endpoints", "the VPC endpoints on that way: security group, private DNS, policy",
 				[]string{idSubnets, idGroups, idRoutes},
 				judgeEndpoints,
 			},
-			{"aws.session_preferences", "Session Manager's preferences against session_max_age", ground, judgePreferences},
-			{idLastStart, "why the last bastion stopped while it started: image, log, capacity, quota", []string{idCluster}, judgeLastStart},
+			{"aws.session_preferences", "Session Manager's preferences against session_max_age", ground, unless(noTask, judgePreferences)},
+			{
+				idLastStart, "why the last bastion stopped while it started: image, log, capacity, quota",
+				[]string{idCluster},
+				unless(noOwnTask, judgeLastStart),
+			},
 		}},
 		{"The running bastion", []Check{
-			{idRunning, "your bastion's tasks", []string{idCluster}, judgeRunning},
+			{idRunning, "your bastion's tasks", []string{idCluster}, unless(noTask, judgeRunning)},
 			{"bastion.task", "the task: ECS Exec, its platform version, whether it is the one that you would start", []string{idRunning}, judgeTask},
 			{idExecAgent, "ECS Exec's agent in it", []string{idRunning, "bastion.task"}, judgeExecAgent},
 			{idConnect, "a connection to it: ExecuteCommand, StartSession, websocket, SSH", []string{idExecAgent}, judgeConnect},
