@@ -7,4 +7,4 @@ package plainterm
 
 import "github.com/charmbracelet/lipgloss"
 
-func init() { lipgloss.SetHasDarkBackground(true) } //nolint:gochecknoinits // nothing later is early enough
+func init() { lipgloss.SetHasDarkBackground(true) } // nothing later is early enough
