@@ -26,7 +26,7 @@
 //
 // An Access (access.go) has the AWS clients of one account and region. Its Pool (pool.go) has a link's SSH connections, each a
 // tunnel.Link. The connector leads to bastiond (task.go) or to a plain sshd (sshd.go). On the way to bastiond, ensure.go starts
-// the task, and admission.go has the key that bastiond accepts. grant.go hands the grant over and renews it, and contact.go
-// proves the host key. port.go and documents.go open a session, and bond.go a bond of sessions. gone.go decides whether a
-// bastion that has ended is worth another.
+// the task, and admission.go has the key that bastiond accepts. grant.go hands the grant over, renewal.go renews it, and
+// contact.go proves the host key. port.go and documents.go open a session, and bond.go a bond of sessions. gone.go decides
+// whether a bastion that has ended is worth another.
 package access

@@ -114,15 +114,6 @@ func (x *admission) grant(first bool) (*push, error) {
 	return p, nil
 }
 
-// renew hands over a new grant after another look at the task: its tags may have changed, and a task of another owner must not
-// get a grant.
-func (x *admission) renew() (*push, error) {
-	if _, err := x.access.manager.Get(x.access.ctx, x.spec, x.bastion.TaskARN); err != nil {
-		return nil, err
-	}
-	return x.grant(false)
-}
-
 // pushGrant runs the grant command for the grant id until the bastion answers, and notes the answer in p. words are the grant's
 // forms, the preferred first. If bastiond does not know one form, pushGrant tries the next.
 func (a *Access) pushGrant(

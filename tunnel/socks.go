@@ -88,7 +88,7 @@ func replyCode(err error) uint8 {
 	return statute.RepServerFailure
 }
 
-// bastionResolves leaves names unresolved, for the bastion.
+// bastionResolves leaves names unresolved: the bastion resolves them (server/resolve.go).
 type bastionResolves struct{}
 
 func (bastionResolves) Resolve(ctx context.Context, _ string) (context.Context, net.IP, error) {
