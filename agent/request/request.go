@@ -174,13 +174,22 @@ func SettingsOf(p targets.Pair, s config.Settings, load Load) (config.Settings, 
 		own.Targets = s.Targets // the name stands for what it does where it was found
 		return own, err
 	}
-	return s, ofAnother(p, s, load)
+	others := elsewhere(p.Target, s, load)
+	if len(others) == 0 {
+		return s, nil
+	}
+	where := "no environment is in force"
+	if s.Environment != "" {
+		where = fmt.Sprintf("the environment %s does not have it", s.Environment)
+	}
+	return s, fail.New(fail.NoTarget, fmt.Sprintf("target %q", p), errors.New(where),
+		"write "+strings.Join(others, " or ")+", or choose an environment by -e or bastion use")
 }
 
-// ofAnother is the error of a name that only other environments have.
-func ofAnother(p targets.Pair, s config.Settings, load Load) error {
-	_, known := s.Targets[p.Target.ID]
-	if known || load == nil || s.Unread != nil || p.Target.Kind != targets.Name || p.Target.Port != 0 {
+// elsewhere returns a name with each environment that has it, if the settings lack it and can be read.
+func elsewhere(name targets.Spec, s config.Settings, load Load) []string {
+	_, known := s.Targets[name.ID]
+	if known || load == nil || s.Unread != nil || name.Kind != targets.Name || name.Port != 0 {
 		return nil
 	}
 	var others []string
@@ -188,23 +197,12 @@ func ofAnother(p targets.Pair, s config.Settings, load Load) error {
 		if environment == s.Environment {
 			continue
 		}
-		there, err := load(environment, config.Target{})
-		if err != nil {
-			return nil // the error is about the target that was named
-		}
-		if _, ok := there.Targets[p.Target.ID]; ok {
-			others = append(others, targets.InEnvironment(environment, p.Target.ID))
+		// An error is not about the target that was named.
+		if there, err := load(environment, config.Target{}); err == nil && there.Targets[name.ID].Spec != "" {
+			others = append(others, targets.InEnvironment(environment, name.ID))
 		}
 	}
-	if len(others) == 0 {
-		return nil
-	}
-	where := "no environment is in force"
-	if s.Environment != "" {
-		where = fmt.Sprintf("the environment %s does not have it", s.Environment)
-	}
-	return fail.New(fail.NoTarget, fmt.Sprintf("target %q", p), errors.New(where),
-		"write "+strings.Join(others, " or ")+", or choose an environment by -e or bastion use")
+	return others
 }
 
 // unknownEnvironment is the error of a target whose environment the configuration does not have.

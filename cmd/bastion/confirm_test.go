@@ -69,7 +69,7 @@ func (e *labEnv) answer(question, line string, args ...string) (int, string) {
 	}
 	eventually(e.t, "the question or the end", func() bool { return strings.Contains(said.String(), question) || ended() })
 	if !ended() {
-		_, _ = io.WriteString(file, line+"\n") // it may end just now
+		_, _ = file.WriteString(line + "\n") // it may end just now
 	}
 	err = cmd.Wait()
 	<-read

@@ -71,6 +71,7 @@ func (o *ScriptOptions) Open(detached bool) (_ *Script, err error) {
 	return p, nil
 }
 
+// Close ends what the options have opened.
 func (p *Script) Close() {
 	if p.process != nil {
 		p.process.Close()

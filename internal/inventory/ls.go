@@ -26,6 +26,7 @@ type listOptions struct {
 	tags    map[string]string
 }
 
+// ListCommand is `bastion ls targets`.
 func (a *Inventory) ListCommand() *cli.Command {
 	var o listOptions
 	var kinds []cli.Candidate

@@ -81,6 +81,7 @@ func (in *Invocation) Access(ctx context.Context, command string, s config.Setti
 	return access.New(ctx, s, o)
 }
 
+// Close ends the session's way to AWS and its progress lines.
 func (s *Session) Close() {
 	s.Access.Close()
 	s.Progress.Close()
