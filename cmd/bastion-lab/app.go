@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"runtime/debug"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -137,77 +138,91 @@ func outputFlag() cli.Flag {
 
 // labFlags are the flags of the commands that start a lab. Each is also a variable BASTION_LAB_NAME.
 func labFlags() []cli.Flag {
-	env := func(name string) []string {
-		return []string{"BASTION_LAB_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))}
-	}
+	return slices.Concat(accountFlags(), taskFlags(), []cli.Flag{
+		&cli.StringFlag{Name: "faults", EnvVars: variable("faults"), Usage: "faults of the data channel as `JSON` (docs/lab.md)"},
+		&cli.StringFlag{Name: "api-faults", EnvVars: variable("api-faults"), Usage: "faults of the API as `JSON` (docs/lab.md)"},
+		&cli.BoolFlag{
+			Name: "verbose", DisableDefaultText: true, Aliases: []string{"v"}, EnvVars: variable("verbose"),
+			Usage: "log what the lab does to stderr",
+		},
+		&cli.BoolFlag{
+			Name: "quiet", DisableDefaultText: true, Aliases: []string{"q"}, EnvVars: variable("quiet"),
+			Usage: "say nothing but errors",
+		},
+	})
+}
+
+// accountFlags are the flags for the account and what stands in it.
+func accountFlags() []cli.Flag {
 	return []cli.Flag{
 		&cli.StringFlag{
-			Name: "bastiond", EnvVars: env("bastiond"), TakesFile: true,
+			Name: "bastiond", EnvVars: variable("bastiond"), TakesFile: true,
 			Usage: "`PATH` of the program that tasks run (default: beside this program, or in PATH)",
 		},
 		&cli.StringFlag{
-			Name: "listen", EnvVars: env("listen"), Value: "127.0.0.1:0",
+			Name: "listen", EnvVars: variable("listen"), Value: "127.0.0.1:0",
 			Usage: "loopback `ADDRESS` of all the APIs; port 0 is a free one",
 		},
 		&cli.StringFlag{
-			Name: "region", EnvVars: env("region"), Value: lab.Region,
+			Name: "region", EnvVars: variable("region"), Value: lab.Region,
 			Usage: "`REGION` of the account; ARNs and names are those of its partition",
 		},
 		&cli.StringFlag{
-			Name: "databases", EnvVars: env("databases"), Value: "auto",
+			Name: "databases", EnvVars: variable("databases"), Value: "auto",
 			Usage: "`MODE`: auto (real servers where installed), real, embedded or off",
 		},
 		&cli.IntFlag{
-			Name: "shared", EnvVars: env("shared"),
+			Name: "shared", EnvVars: variable("shared"),
 			Usage: "`NUMBER` of tasks of the service \"bastion\" that people share (shared_service), in place of tasks of their own",
 		},
 		&cli.BoolFlag{
-			Name: "kms", DisableDefaultText: true, EnvVars: env("kms"),
+			Name: "kms", DisableDefaultText: true, EnvVars: variable("kms"),
 			Usage: "encrypt exec and shell sessions with a KMS key",
 		},
+	}
+}
+
+// taskFlags are the flags for the tasks and the managed nodes.
+func taskFlags() []cli.Flag {
+	return []cli.Flag{
 		&cli.DurationFlag{
-			Name: "state-delay", EnvVars: env("state-delay"), Value: 300 * time.Millisecond,
+			Name: "state-delay", EnvVars: variable("state-delay"), Value: 300 * time.Millisecond,
 			Usage: "`DURATION` for which a task is PROVISIONING, PENDING and ACTIVATING each",
 		},
 		&cli.DurationFlag{
-			Name: "exec-delay", EnvVars: env("exec-delay"), Value: 300 * time.Millisecond,
+			Name: "exec-delay", EnvVars: variable("exec-delay"), Value: 300 * time.Millisecond,
 			Usage: "`DURATION` from RUNNING until a task's exec agent is RUNNING",
 		},
 		&cli.DurationFlag{
-			Name: "connect-delay", EnvVars: env("connect-delay"), Value: 200 * time.Millisecond,
+			Name: "connect-delay", EnvVars: variable("connect-delay"), Value: 200 * time.Millisecond,
 			Usage: "`DURATION` from there until the exec agent answers",
 		},
 		&cli.StringSliceFlag{
-			Name: "task-env", EnvVars: env("task-env"),
+			Name: "task-env", EnvVars: variable("task-env"),
 			Usage: "`NAME=VALUE` for the tasks, such as BASTIOND_IDLE_STOP=1m",
 		},
 		&cli.StringSliceFlag{
-			Name: "task-role-deny", EnvVars: env("task-role-deny"),
+			Name: "task-role-deny", EnvVars: variable("task-role-deny"),
 			Usage: "`ACTION` that the tasks' role may not do, such as kms:Decrypt",
 		},
 		&cli.StringSliceFlag{
-			Name: "allow", EnvVars: env("allow"), Usage: "`HOST:PORT` that the tasks may reach, besides the lab's own databases",
+			Name: "allow", EnvVars: variable("allow"), Usage: "`HOST:PORT` that the tasks may reach, besides the lab's own databases",
 		},
 		&cli.StringSliceFlag{
-			Name: "instance", EnvVars: env("instance"),
+			Name: "instance", EnvVars: variable("instance"),
 			Usage: "`ID:PORT=ADDRESS`: a managed node whose port is a loopback address of this machine, such as " +
 				"i-0123:22=127.0.0.1:2200",
 		},
 		&cli.BoolFlag{
-			Name: "allow-host-exec", DisableDefaultText: true, EnvVars: env("allow-host-exec"),
+			Name: "allow-host-exec", DisableDefaultText: true, EnvVars: variable("allow-host-exec"),
 			Usage: "let ECS Exec run any command of this machine; otherwise it runs bastiond alone",
 		},
-		&cli.StringFlag{Name: "faults", EnvVars: env("faults"), Usage: "faults of the data channel as `JSON` (docs/lab.md)"},
-		&cli.StringFlag{Name: "api-faults", EnvVars: env("api-faults"), Usage: "faults of the API as `JSON` (docs/lab.md)"},
-		&cli.BoolFlag{
-			Name: "verbose", DisableDefaultText: true, Aliases: []string{"v"}, EnvVars: env("verbose"),
-			Usage: "log what the lab does to stderr",
-		},
-		&cli.BoolFlag{
-			Name: "quiet", DisableDefaultText: true, Aliases: []string{"q"}, EnvVars: env("quiet"),
-			Usage: "say nothing but errors",
-		},
 	}
+}
+
+// variable returns the name of a flag's variable.
+func variable(name string) []string {
+	return []string{"BASTION_LAB_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))}
 }
 
 // start starts a lab by the flags, and introduces it.
