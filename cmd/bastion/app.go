@@ -16,16 +16,16 @@ import (
 )
 
 // app has the table of commands of an invocation.
-type app struct{ *forwarding.Opener }
+type app struct{ *forwarding.Forwarder }
 
 // inventory has the targets that commands take.
-func (a *app) inventory() *inventory.Inventory { return &inventory.Inventory{Opener: a.Opener} }
+func (a *app) inventory() *inventory.Inventory { return &inventory.Inventory{Forwarder: a.Forwarder} }
 
 // targets completes targets of every kind.
 func (a *app) targets() []cli.Candidate { return a.inventory().Candidates() }
 
 func newApp(std invocation.Stdio) *app {
-	a := &app{&forwarding.Opener{Invocation: invocation.New(std, readVersion().Version)}}
+	a := &app{&forwarding.Forwarder{Invocation: invocation.New(std, readVersion().Version)}}
 	a.Line = &cli.Program{
 		Groups: commandGroups, Out: a.Out, Err: a.Err, Values: a.settingChoices, Settings: make(map[string]string),
 		Default: func() error { return a.Document("help", a.Line.Help(a.Line.Root, programName)) },
@@ -84,7 +84,7 @@ func (a *app) root() *cli.Command {
 			a.browserCommand(),
 			a.openCommand(),
 			a.rdpCommand(),
-		}, sshcommands.Commands(a.Invocation, groupConnect), kubernetes.Commands(a.Opener, groupConnect, a.targets), []*cli.Command{
+		}, sshcommands.Commands(a.Invocation, groupConnect), kubernetes.Commands(a.Forwarder, groupConnect, a.targets), []*cli.Command{
 			a.execCommand(),
 			a.urlCommand(),
 			a.tokenCommand(),

@@ -11,7 +11,7 @@ import (
 
 // EachBroker replaces the MSK clusters among pairs by their brokers, for clients of Kafka need each by its name. A named target with
 // settings of its own stays.
-func (a *Opener) EachBroker(ctx context.Context, command string, s config.Settings, pairs []targets.Pair) ([]targets.Pair, error) {
+func (a *Forwarder) EachBroker(ctx context.Context, command string, s config.Settings, pairs []targets.Pair) ([]targets.Pair, error) {
 	if !s.Forward.Hosts {
 		return pairs, nil
 	}
@@ -30,7 +30,7 @@ func (a *Opener) EachBroker(ctx context.Context, command string, s config.Settin
 }
 
 // brokersFor returns the brokers of a pair's MSK cluster; for another target, the target.
-func (a *Opener) brokersFor(ctx context.Context, command string, s config.Settings, p targets.Pair) ([]targets.Spec, error) {
+func (a *Forwarder) brokersFor(ctx context.Context, command string, s config.Settings, p targets.Pair) ([]targets.Spec, error) {
 	same := []targets.Spec{p.Target}
 	settings, err := request.SettingsOf(p, s, a.SettingsOf)
 	if err != nil {
@@ -56,7 +56,7 @@ func (a *Opener) brokersFor(ctx context.Context, command string, s config.Settin
 }
 
 // BrokersOf is EachBroker for groups.
-func (a *Opener) BrokersOf(ctx context.Context, s config.Settings, groups []request.Group) ([]request.Group, error) {
+func (a *Forwarder) BrokersOf(ctx context.Context, s config.Settings, groups []request.Group) ([]request.Group, error) {
 	pairs := request.PairsOf(request.Items(groups))
 	all, err := a.EachBroker(ctx, "forward", s, pairs)
 	if err != nil || slices.Equal(all, pairs) {

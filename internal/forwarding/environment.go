@@ -36,7 +36,7 @@ type seen struct {
 // WorkOut chooses an environment for each target that AWS knows by a name, where the configuration has environments and the user chose
 // none. The settings outside of environments have precedence, unless their bastion is in another VPC than the target. Of the
 // environments, the only one counts whose bastion is in the target's VPC, or else the only one that finds the target.
-func (a *Opener) WorkOut(ctx context.Context, command string, s config.Settings, pairs []targets.Pair) ([]targets.Pair, error) {
+func (a *Forwarder) WorkOut(ctx context.Context, command string, s config.Settings, pairs []targets.Pair) ([]targets.Pair, error) {
 	own := a.Line.Settings["profile"] != "" || a.Line.Settings["region"] != ""
 	if s.Environment != "" || len(s.Environments) == 0 || own || !slices.ContainsFunc(pairs, func(p targets.Pair) bool { return a.isOpen(s, p) }) {
 		return pairs, nil
@@ -90,7 +90,7 @@ func (a *Opener) WorkOut(ctx context.Context, command string, s config.Settings,
 }
 
 // Groups reads the targets of a command line, as request.Parse does, and works out their environments.
-func (a *Opener) Groups(ctx context.Context, command string, s config.Settings, args, local []string) (_ []request.Group, notes []string, _ error) {
+func (a *Forwarder) Groups(ctx context.Context, command string, s config.Settings, args, local []string) (_ []request.Group, notes []string, _ error) {
 	pairs, err := request.Pairs(args, local)
 	if err != nil {
 		return nil, nil, err
@@ -102,7 +102,7 @@ func (a *Opener) Groups(ctx context.Context, command string, s config.Settings, 
 }
 
 // isOpen reports whether nothing says which environment a target is of, and AWS may.
-func (a *Opener) isOpen(s config.Settings, p targets.Pair) bool {
+func (a *Forwarder) isOpen(s config.Settings, p targets.Pair) bool {
 	if p.Environment != "" {
 		return false
 	}
@@ -120,7 +120,7 @@ func (a *Opener) isOpen(s config.Settings, p targets.Pair) bool {
 }
 
 // Environments returns the settings of all environments.
-func (a *Opener) Environments(s config.Settings) ([]config.Settings, error) {
+func (a *Forwarder) Environments(s config.Settings) ([]config.Settings, error) {
 	var all []config.Settings
 	for _, name := range s.Environments {
 		settings, err := a.SettingsOf(name, config.Target{})
@@ -133,7 +133,7 @@ func (a *Opener) Environments(s config.Settings) ([]config.Settings, error) {
 }
 
 // scouts opens the way to AWS for each of the settings. The caller closes them.
-func (a *Opener) scouts(ctx context.Context, command string, all ...config.Settings) []*scout {
+func (a *Forwarder) scouts(ctx context.Context, command string, all ...config.Settings) []*scout {
 	out := make([]*scout, len(all))
 	for i, settings := range all {
 		p := a.NewProgress(settings)
@@ -234,7 +234,7 @@ func unasked(all []seen) string {
 
 // Serving returns the name of another environment whose bastion is at a place; "": none is, as far as AWS tells. It asks nobody for
 // a code or a login.
-func (a *Opener) Serving(ctx context.Context, s config.Settings, place report.Place) string {
+func (a *Forwarder) Serving(ctx context.Context, s config.Settings, place report.Place) string {
 	var all []config.Settings
 	for _, name := range s.Environments {
 		settings, err := a.SettingsOf(name, config.Target{})
@@ -267,7 +267,7 @@ func (a *Opener) Serving(ctx context.Context, s config.Settings, place report.Pl
 
 // apart names the environment that reaches a target in another VPC than the bastion, once for each VPC.
 type apart struct {
-	app      *Opener
+	app      *Forwarder
 	settings config.Settings // of the forwards
 	note     func(string)
 	asking   sync.WaitGroup

@@ -16,7 +16,7 @@ import (
 var errStopped = errors.New("the forwards are stopped")
 
 // openGroups opens the forwards of several groups, all or none, and does work while all are open.
-func (a *Opener) openGroups(ctx context.Context, w Wanted, p *console.Progress, do Work) error {
+func (a *Forwarder) openGroups(ctx context.Context, w Wanted, p *console.Progress, do Work) error {
 	common, end := context.WithCancelCause(ctx)
 	defer end(nil)
 	all := make([]api.Forward, len(request.Items(w.Groups)))

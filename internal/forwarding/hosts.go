@@ -125,7 +125,7 @@ func (h *HostNames) During(ctx context.Context, work func() error) (err error) {
 }
 
 // HostsFor does for forward what exec does itself: it looks the targets up, for their names are not known otherwise.
-func (a *Opener) HostsFor(ctx context.Context, s config.Settings, groups []request.Group) (*HostNames, error) {
+func (a *Forwarder) HostsFor(ctx context.Context, s config.Settings, groups []request.Group) (*HostNames, error) {
 	for _, item := range request.Items(groups) {
 		if _, err := targets.Parse(item.Request.Target); err != nil {
 			return nil, err

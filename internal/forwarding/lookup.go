@@ -13,7 +13,7 @@ import (
 
 // LookUp finds the endpoints of all groups, in the order of the command line, because their facts are needed before the forwards. It
 // makes a token for each if there is an IAM user. Only databases of RDS have tokens; of the others there must be at least one that is.
-func (a *Opener) LookUp(ctx context.Context, command string, groups []request.Group, iamUser string,
+func (a *Forwarder) LookUp(ctx context.Context, command string, groups []request.Group, iamUser string,
 ) ([]targets.Endpoint, []string, error) {
 	n := len(request.Items(groups))
 	endpoints, tokens := make([]targets.Endpoint, n), make([]string, n)
@@ -35,7 +35,7 @@ func (a *Opener) LookUp(ctx context.Context, command string, groups []request.Gr
 }
 
 // lookUpGroup is LookUp for one group. refused is why a target has no token.
-func (a *Opener) lookUpGroup(ctx context.Context, command string, g request.Group, iamUser string,
+func (a *Forwarder) lookUpGroup(ctx context.Context, command string, g request.Group, iamUser string,
 ) (_ []targets.Endpoint, tokens []string, refused, err error) {
 	run, err := a.Open(ctx, command, g.Settings)
 	if err != nil {

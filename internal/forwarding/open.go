@@ -43,7 +43,7 @@ type Served struct {
 
 // ServeForwards opens forwards and shows them. It leaves them to the agent if they are detached. Otherwise they stay open until ctx or they
 // themselves end, and with -o json the link's events follow.
-func (a *Opener) ServeForwards(ctx context.Context, s config.Settings, w Wanted, v Served) error {
+func (a *Forwarder) ServeForwards(ctx context.Context, s config.Settings, w Wanted, v Served) error {
 	if v.Detached {
 		forwards, err := a.OpenDetached(ctx, s, w)
 		if err != nil {
@@ -72,7 +72,7 @@ func (a *Opener) ServeForwards(ctx context.Context, s config.Settings, w Wanted,
 
 // OpenForwards opens forwards, through the agent or, without it, in this process, and does work while they are open. It returns work's
 // error, or why the forwards have ended.
-func (a *Opener) OpenForwards(ctx context.Context, s config.Settings, w Wanted, do Work) error {
+func (a *Forwarder) OpenForwards(ctx context.Context, s config.Settings, w Wanted, do Work) error {
 	p := a.NewProgress(s)
 	defer p.Close()
 	if len(w.Groups) > 1 {
@@ -82,7 +82,7 @@ func (a *Opener) OpenForwards(ctx context.Context, s config.Settings, w Wanted, 
 }
 
 // openGroup opens the forwards of one group, in the way of OpenForwards.
-func (a *Opener) openGroup(ctx context.Context, w Wanted, g request.Group, p *console.Progress, do Work) error {
+func (a *Forwarder) openGroup(ctx context.Context, w Wanted, g request.Group, p *console.Progress, do Work) error {
 	s := g.Settings
 	if a.UsesAgent(ctx, s) {
 		opened, err := a.openBy(ctx, w, g, p, a.sharedAgent(s), do)
@@ -99,14 +99,14 @@ func (a *Opener) openGroup(ctx context.Context, w Wanted, g request.Group, p *co
 type whichAgent func(ctx context.Context, p *console.Progress, lost func(error), ask func(api.Opener) error) error
 
 // sharedAgent is the user's agent.
-func (a *Opener) sharedAgent(s config.Settings) whichAgent {
+func (a *Forwarder) sharedAgent(s config.Settings) whichAgent {
 	return func(ctx context.Context, _ *console.Progress, _ func(error), ask func(api.Opener) error) error {
 		return a.AskAgent(ctx, s, func(client *api.Client) error { return ask(launch.Any(client)) })
 	}
 }
 
 // privateAgent is an agent in this process, for this command alone.
-func (a *Opener) privateAgent(s config.Settings, command string) whichAgent {
+func (a *Forwarder) privateAgent(s config.Settings, command string) whichAgent {
 	return func(_ context.Context, p *console.Progress, lost func(error), ask func(api.Opener) error) error {
 		d := agent.New(agent.Config{
 			Version: a.Version, Logger: a.Logger(s, p),
@@ -120,7 +120,7 @@ func (a *Opener) privateAgent(s config.Settings, command string) whichAgent {
 }
 
 // openBy is OpenForwards by one agent. opened says whether work has begun.
-func (a *Opener) openBy(
+func (a *Forwarder) openBy(
 	ctx context.Context, w Wanted, g request.Group, p *console.Progress, which whichAgent, do Work,
 ) (opened bool, _ error) {
 	p = p.In(g.Settings.Environment, g.Settings.Colour)
@@ -207,7 +207,7 @@ func openNamed(ctx context.Context, by api.Opener, req api.OpenRequest, named bo
 const maxNumber = 256
 
 // OpenDetached opens forwards that stay when this command has ended, one group after the other.
-func (a *Opener) OpenDetached(ctx context.Context, s config.Settings, w Wanted) ([]api.Forward, error) {
+func (a *Forwarder) OpenDetached(ctx context.Context, s config.Settings, w Wanted) ([]api.Forward, error) {
 	p := a.NewProgress(s)
 	defer p.Close()
 	out := make([]api.Forward, len(request.Items(w.Groups)))
@@ -228,7 +228,7 @@ func (a *Opener) OpenDetached(ctx context.Context, s config.Settings, w Wanted) 
 	return out, nil
 }
 
-func (a *Opener) openDetachedGroup(ctx context.Context, w Wanted, g request.Group, p *console.Progress) ([]api.Forward, error) {
+func (a *Forwarder) openDetachedGroup(ctx context.Context, w Wanted, g request.Group, p *console.Progress) ([]api.Forward, error) {
 	s := g.Settings
 	const needed = "only the agent keeps a forward when the command has ended"
 	if s.Local.NoAgent {

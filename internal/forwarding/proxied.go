@@ -25,7 +25,7 @@ type Proxied struct {
 
 // Proxied returns what a proxy of a command with settings s serves: the environments with domains or networks of their own, if there are
 // several, nothing chooses an environment, and the settings outside of environments name no account. Otherwise it is s alone.
-func (a *Opener) Proxied(s config.Settings) (Proxied, error) {
+func (a *Forwarder) Proxied(s config.Settings) (Proxied, error) {
 	alone := Proxied{All: []config.Settings{s}}
 	outside := s.AWS.Profile != "" || s.AWS.Region != "" || a.Line.Settings["proxy_domains"] != "" || a.Line.Settings["proxy_cidrs"] != ""
 	if s.Environment != "" || outside {
@@ -104,7 +104,7 @@ func (p Proxied) CheckPage(page string) error {
 
 // OpenProxied does work with the group of the proxy's request. For several environments it first opens a proxy for each but the first, and the
 // request has the routes to them. They end after work, unless they are detached.
-func (a *Opener) OpenProxied(ctx context.Context, command string, p Proxied, r api.ForwardRequest, detached bool,
+func (a *Forwarder) OpenProxied(ctx context.Context, command string, p Proxied, r api.ForwardRequest, detached bool,
 	do func(context.Context, []request.Group) error,
 ) error {
 	first := p.All[0]

@@ -135,7 +135,7 @@ func (p *Script) during(ctx context.Context, note func(string), work func(contex
 }
 
 // ServeForScript is ServeForwards for a command that a script has started.
-func (a *Opener) ServeForScript(ctx context.Context, s config.Settings, w Wanted, p *Script, v Served) error {
+func (a *Forwarder) ServeForScript(ctx context.Context, s config.Settings, w Wanted, p *Script, v Served) error {
 	show := v.Show
 	v.Show = func(ctx context.Context, forwards []api.Forward) error {
 		if err := p.tell(ctx, forwards); err != nil {

@@ -5,4 +5,4 @@ import (
 )
 
 // Inventory has the targets of an invocation.
-type Inventory struct{ *forwarding.Opener }
+type Inventory struct{ *forwarding.Forwarder }

@@ -5,8 +5,8 @@ import (
 	"github.com/bastion-ssm/bastion/internal/invocation"
 )
 
-// Opener opens the forwards of an invocation.
-type Opener struct{ *invocation.Invocation }
+// Forwarder opens the forwards of an invocation, by an api.Opener, and does its work while they are open.
+type Forwarder struct{ *invocation.Invocation }
 
 // DetachFlag is the option of commands whose forwards may stay.
 func DetachFlag(into *bool) cli.Option {
