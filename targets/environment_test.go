@@ -1,6 +1,9 @@
 package targets
 
-import "testing"
+import (
+	"strings"
+	"testing"
+)
 
 // The first slash before any colon ends an environment. Nothing that was a target before is cut.
 func TestCutEnvironment(t *testing.T) {
@@ -14,6 +17,15 @@ func TestCutEnvironment(t *testing.T) {
 		environment, spec := CutEnvironment(text)
 		if environment != want[0] || spec != want[1] || InEnvironment(environment, spec) != text {
 			t.Errorf("%q: %q and %q, want %q", text, environment, spec, want)
+		}
+	}
+}
+
+// An error names the target as the user wrote it, with its environment.
+func TestErrorNamesTheEnvironment(t *testing.T) {
+	for _, text := range []string{"prod/", "prod/dev/orders", "prod/rds:"} {
+		if _, err := ParseTarget(text); err == nil || !strings.HasPrefix(err.Error(), `target "`+text+`": `) {
+			t.Errorf("%s: got %v", text, err)
 		}
 	}
 }

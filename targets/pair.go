@@ -78,8 +78,11 @@ func (p Pair) String() string { return InEnvironment(p.Environment, p.Target.Str
 // ParseTarget reads one target with its environment, [ENV/]SPEC. Its errors are of kind fail.Usage.
 func ParseTarget(s string) (Pair, error) {
 	environment, text := CutEnvironment(s)
-	spec, err := Parse(text)
-	return Pair{Target: spec, Environment: environment}, err
+	spec, err := parse(text)
+	if err != nil {
+		return Pair{Environment: environment}, badTarget(s, err)
+	}
+	return Pair{Target: spec, Environment: environment}, nil
 }
 
 // ParsePair reads the arguments of a forward, "SPEC [LPORT]...". An argument after a SPEC is its LPORT if it is all digits,

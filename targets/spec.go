@@ -105,9 +105,14 @@ func specHelp() string {
 func Parse(s string) (Spec, error) {
 	spec, err := parse(s)
 	if err != nil {
-		return Spec{}, fail.New(fail.Usage, fmt.Sprintf("target %q", clip(s)), err, specHelp())
+		return Spec{}, badTarget(s, err)
 	}
 	return spec, nil
+}
+
+// badTarget is the error of a target that the user wrote as text.
+func badTarget(text string, err error) error {
+	return fail.New(fail.Usage, fmt.Sprintf("target %q", clip(text)), err, specHelp())
 }
 
 func parse(s string) (Spec, error) {
