@@ -104,6 +104,9 @@ func (o Options) split() (patterns []string, of map[string][]string, err error) 
 	of = make(map[string][]string)
 	for _, p := range o.Patterns {
 		environment, rest, ok := environmentOf(p)
+		if err := checkEnvironment(p, o.Environments); err != nil {
+			return nil, nil, err
+		}
 		if !ok || !slices.Contains(o.Environments, environment) {
 			patterns = append(patterns, p)
 			continue
@@ -123,6 +126,18 @@ func environmentOf(pattern string) (name, rest string, ok bool) {
 	bare := strings.TrimPrefix(pattern, "!")
 	name, rest, ok = strings.Cut(bare, "/")
 	return name, pattern[:len(pattern)-len(bare)] + rest, ok
+}
+
+var environmentName = pattern.Lazy(`^[A-Za-z0-9_-]+$`)
+
+// checkEnvironment refuses a pattern of an environment that the configuration does not have. A network (10.0.0.0/8) is of none.
+func checkEnvironment(pattern string, known []string) error {
+	name, _, ok := environmentOf(pattern)
+	if !ok || !environmentName().MatchString(name) || len(known) == 0 || slices.Contains(known, name) {
+		return nil
+	}
+	return fail.Usagef("bastion use lists the environments", "the pattern %s: unknown environment %q: there are %s", pattern, name,
+		strings.Join(known, ", "))
 }
 
 var bareWord = pattern.Lazy(`^[A-Za-z0-9_@%+=:,./^-]+$`)

@@ -66,3 +66,17 @@ func TestLookAtABlockOfEnvironments(t *testing.T) {
 		t.Errorf("%+v, %v", p, err)
 	}
 }
+
+// An unknown environment is not a matter of the pattern's form; a network is.
+func TestUnknownEnvironment(t *testing.T) {
+	for pattern, want := range map[string]string{
+		"nope/*.internal":  `unknown environment "nope": there are dev, prod`,
+		"!nope/*.internal": `unknown environment "nope": there are dev, prod`,
+		"10.0.0.0/8":       "ssh_config has no networks",
+	} {
+		_, err := New(t.Context(), Options{Program: "/b", Dir: "/run", Environments: []string{"dev", "prod"}, Patterns: []string{pattern}})
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("%s: got %v, want %s", pattern, err, want)
+		}
+	}
+}
