@@ -247,6 +247,11 @@ func TestParseErrorsNameThePlace(t *testing.T) {
 		{"target without value", "targets:\n  a:\n", `f.yaml:2:3: targets: a has no value; say rds:ID, cache:ID or host:port`},
 		{"target port", "targets:\n  a: {target: rds:a, local_port: 0}\n", `f.yaml:2:34: targets: a: local_port: 0 is not between 1 and 65535`},
 		{"target named by digits", "targets:\n  1x: rds:a\n  \"12\": rds:b\n", `f.yaml:3:3: targets: "12" cannot be a name: use letters, digits, '-' and '_', not digits alone`},
+		{
+			"target with a long name", "targets: {" + strings.Repeat("a", 64) + ": rds:a}\n",
+			`f.yaml:1:11: targets: "aaaaaaaaaaaaaaaaaaaa"... cannot be a name: it has 64 bytes, more than 63`,
+		},
+		{"target with a space behind", "targets: {a: 'rds:a '}\n", `f.yaml:1:14: targets: a: "rds:a " is not a target; say rds:ID, cache:ID or host:port`},
 		{"target named rds", "targets: {rds: rds:a}\n", `f.yaml:1:11: targets: "rds" cannot be a name: it is a kind of target`},
 		{"sessions", "sessions: 17\n", `f.yaml:1:11: sessions: 17 is not between 1 and 16`},
 		{"no session", "sessions: 0\n", `f.yaml:1:11: sessions: 0 is not between 1 and 16`},
@@ -268,6 +273,18 @@ func TestParseErrorsNameThePlace(t *testing.T) {
 				t.Errorf("%T is not an *Error", err)
 			}
 		})
+	}
+}
+
+// A Name tag of an instance may have spaces.
+func TestTargetWithSpaces(t *testing.T) {
+	const spec = "ec2:Build Server:3389"
+	f, err := Parse("f.yaml", []byte("targets: {build: '"+spec+"'}\n"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := f.Targets["build"].Spec; got != spec {
+		t.Errorf("got %q, want %q", got, spec)
 	}
 }
 

@@ -49,11 +49,16 @@ func (e *Error) Error() string { return e.Where() + ": " + e.Msg }
 // Where returns the place.
 func (e *Error) Where() string { return fmt.Sprintf("%s:%d:%d", e.File, e.Line, e.Column) }
 
-var nameForm = pattern.Lazy(`^[A-Za-z0-9_][A-Za-z0-9_-]{0,62}$`)
+const maxName = 63 // bytes
+
+var nameForm = pattern.Lazy(`^[A-Za-z0-9_][A-Za-z0-9_-]*$`)
 
 // checkName checks the name of a target, as targets.CheckName does, or that of an environment. A name never contains ':', '/' or
 // '.', which mark other kinds of targets. It is never all digits, which would be a port.
 func checkName(name string) error {
+	if len(name) > maxName {
+		return fmt.Errorf("%.20q... cannot be a name: it has %d bytes, more than %d", name, len(name), maxName)
+	}
 	if !nameForm().MatchString(name) || strings.Trim(name, "0123456789") == "" {
 		return fmt.Errorf("%q cannot be a name: use letters, digits, '-' and '_', not digits alone", name)
 	}

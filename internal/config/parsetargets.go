@@ -80,9 +80,9 @@ func (p *fileParser) target(e entry) (t Target, ok bool) {
 	return t, len(p.errs) == before
 }
 
-// checkSpec refuses a text that cannot be a spec; package targets parses the rest.
+// checkSpec refuses a text that cannot be a spec; package targets parses the rest. A space may be in it: Name tags have spaces.
 func (p *fileParser) checkSpec(e entry, spec string, n ast.Node) bool {
-	if spec == "" || strings.ContainsAny(spec, " \t\r\n\x00") {
+	if spec == "" || spec != strings.TrimSpace(spec) || strings.ContainsAny(spec, "\t\r\n\x00") {
 		p.at(valueToken(n), "targets: %s: %q is not a target; say rds:ID, cache:ID or host:port", e.key, spec)
 		return false
 	}
