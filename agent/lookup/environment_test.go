@@ -1,6 +1,7 @@
 package lookup
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/bastion-ssm/bastion/agent/api"
@@ -39,5 +40,17 @@ func TestChooseByEnvironment(t *testing.T) {
 		if err != nil && fail.KindOf(err) != fail.NoTarget {
 			t.Errorf("%s of %v: %v", c.name, c.m, err)
 		}
+	}
+}
+
+// Where there is no such forward, the error and its next step name the environment, and the forwards that run have theirs.
+func TestFindNamesTheEnvironment(t *testing.T) {
+	all := []api.Forward{{Name: "orders", Environment: "dev", Profile: "p"}}
+	_, err := Find(t.Context(), all, "billing", Scope{Environment: "prod", Profile: "p"})
+	if err == nil || err.Error() != "no forward of prod/billing is running" {
+		t.Errorf("got %v", err)
+	}
+	if next := fail.NextOf(err); !strings.Contains(next, "-d prod/billing") || !strings.HasSuffix(next, "these run: dev/orders") {
+		t.Errorf("next step: %s", next)
 	}
 }

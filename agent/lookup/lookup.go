@@ -184,7 +184,8 @@ func Find(ctx context.Context, all []api.Forward, name string, m Scope) (api.For
 	default:
 		return f, err
 	}
-	next := "start one: bastion forward -d " + name
+	wanted := inEnvironment(m.Environment, name)
+	next := "start one: bastion forward -d " + wanted
 	switch {
 	case strings.Contains(name, "@"):
 		next = "bastion ls shows NAME@LINK of each"
@@ -196,13 +197,21 @@ func Find(ctx context.Context, all []api.Forward, name string, m Scope) (api.For
 	}
 	var names []string
 	for _, f := range tcp {
-		names = append(names, f.Name)
+		names = append(names, inEnvironment(f.Environment, f.Name))
 	}
 	if len(names) > 0 {
 		slices.Sort(names)
 		next += "; these run: " + strings.Join(slices.Compact(names), ", ")
 	}
-	return api.Forward{}, fail.New(fail.NoTarget, "", fmt.Errorf("no forward of %s is running", name), next)
+	return api.Forward{}, fail.New(fail.NoTarget, "", fmt.Errorf("no forward of %s is running", wanted), next)
+}
+
+// inEnvironment writes a forward's name as the command line takes it.
+func inEnvironment(environment, name string) string {
+	if environment == "" {
+		return name
+	}
+	return environment + "/" + name
 }
 
 // Missing says what the forward f lacks, or why there is none, and what to do.
