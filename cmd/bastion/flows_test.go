@@ -39,7 +39,7 @@ func TestFlows(t *testing.T) {
 					return nil
 				},
 				Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-					"exits": exits, "keep": keep, "tasks": tasks, "started": started, "drop": drop,
+					"exits": exits, "keep": keep, "tasks": tasks, "started": started, "drop": drop, "forwards": openForwards,
 				},
 				RequireExplicitExec: true,
 				RequireUniqueNames:  true,
@@ -70,6 +70,14 @@ func started(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Fatalf("usage: started NUMBER")
 	}
 	count(ts, args[0], "tasks were started", func() int { return len(ts.Value("lab").(*labEnv).Tasks()) })
+}
+
+// openForwards waits until this many forwards are open: the agent notices a little later that a command has ended. forwards NUMBER
+func openForwards(ts *testscript.TestScript, neg bool, args []string) {
+	if neg || len(args) != 1 {
+		ts.Fatalf("usage: forwards NUMBER")
+	}
+	count(ts, args[0], "forwards", func() int { return len(ts.Value("lab").(*labEnv).state().Forwards) })
 }
 
 // drop kills the agent, as a crash or a reboot would: drop
