@@ -74,7 +74,7 @@ func newEmulator(t *testing.T, moto string) *emulator {
 	}
 	_ = resp.Body.Close()
 	config := aws.Config{
-		Region: "eu-central-1", BaseEndpoint: &moto, RetryMaxAttempts: 1,
+		Region: "eu-central-1", BaseEndpoint: &moto, Retryer: rig.MotoRetryer,
 		Credentials: credentials.NewStaticCredentialsProvider("madeup", "madeup", ""),
 	}
 	network := ec2.NewFromConfig(config)

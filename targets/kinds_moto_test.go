@@ -75,7 +75,7 @@ func TestKindsOnMoto(t *testing.T) {
 	client := &http.Client{Transport: &http.Transport{}}
 	t.Cleanup(client.CloseIdleConnections)
 	cfg := aws.Config{
-		Region: "eu-central-1", BaseEndpoint: aws.String(rig.Moto(t)), HTTPClient: client, RetryMaxAttempts: 1,
+		Region: "eu-central-1", BaseEndpoint: aws.String(rig.Moto(t)), HTTPClient: client, Retryer: rig.MotoRetryer,
 		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
 	}
 	group := furnishMoto(t, cfg)

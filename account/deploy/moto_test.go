@@ -33,7 +33,7 @@ func motoConfig(t *testing.T) aws.Config {
 	client := &http.Client{Transport: &http.Transport{}}
 	t.Cleanup(client.CloseIdleConnections)
 	return aws.Config{
-		Region: "eu-central-1", BaseEndpoint: &moto, RetryMaxAttempts: 1, HTTPClient: client,
+		Region: "eu-central-1", BaseEndpoint: &moto, Retryer: rig.MotoRetryer, HTTPClient: client,
 		Credentials: credentials.NewStaticCredentialsProvider("madeup", "madeup", ""),
 	}
 }

@@ -101,7 +101,7 @@ func newWorld(t *testing.T) *world {
 // config is for calls that are counted.
 func (w *world) config() aws.Config {
 	return aws.Config{
-		Region: region, BaseEndpoint: &w.moto, RetryMaxAttempts: 1, HTTPClient: &http.Client{Transport: w.transport},
+		Region: region, BaseEndpoint: &w.moto, Retryer: rig.MotoRetryer, HTTPClient: &http.Client{Transport: w.transport},
 		Credentials: credentials.NewStaticCredentialsProvider("madeup", "madeup", ""),
 	}
 }

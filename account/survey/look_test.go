@@ -37,7 +37,7 @@ func newWorld(t *testing.T) *world {
 	transport := new(http.Transport)
 	t.Cleanup(transport.CloseIdleConnections)
 	config := aws.Config{
-		Region: region, BaseEndpoint: &moto, RetryMaxAttempts: 1, HTTPClient: &http.Client{Transport: transport},
+		Region: region, BaseEndpoint: &moto, Retryer: rig.MotoRetryer, HTTPClient: &http.Client{Transport: transport},
 		Credentials: credentials.NewStaticCredentialsProvider("madeup", "madeup", ""),
 	}
 	return &world{t: t, config: config, ec2: ec2.NewFromConfig(config)}

@@ -8,6 +8,9 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/aws/retry"
 )
 
 // Moto starts moto's server, an emulator of AWS's APIs that is not ours, and returns its address.
@@ -58,4 +61,12 @@ func Moto(t testing.TB) string {
 		t.Fatal("moto_server does not say where it listens")
 		return ""
 	}
+}
+
+// MotoRetryer is for clients of moto's server. It tries a call again whose connection broke, which happens on a busy machine, and no other
+// call: moto answers what it lacks with an error of a server.
+func MotoRetryer() aws.Retryer {
+	return retry.NewStandard(func(o *retry.StandardOptions) {
+		o.Retryables = []retry.IsErrorRetryable{retry.RetryableConnectionError{}}
+	})
 }
