@@ -1,6 +1,7 @@
 package config
 
 import (
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -118,7 +119,11 @@ func (src Source) environment(file *File, given func(*Setting) (value, bool)) (*
 			}
 		}
 	}
-	if v.text == "" {
+	switch {
+	case v.text == "" && v.from == FromFlag: // a script's empty variable must not choose the default
+		return nil, v, fail.New(fail.Usage, v.where, errors.New("the name of the environment is empty"),
+			"name one, or leave the option out; bastion use lists them")
+	case v.text == "":
 		return nil, v, nil
 	}
 	if env := file.Environments[v.text]; env != nil {

@@ -252,7 +252,12 @@ func TestUnknownEnvironment(t *testing.T) {
 			}
 		}
 	}
-	_, err := Load(Source{Flags: map[string]string{"environment": "dev"}, LookupEnv: environ(), Dir: t.TempDir(), NoProject: true})
+	// A script's empty variable does not choose the default.
+	_, err := Load(Source{File: path, Flags: map[string]string{"environment": ""}, LookupEnv: environ()})
+	if fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), "the name of the environment is empty") {
+		t.Errorf("an empty name: %v", err)
+	}
+	_, err = Load(Source{Flags: map[string]string{"environment": "dev"}, LookupEnv: environ(), Dir: t.TempDir(), NoProject: true})
 	if fail.KindOf(err) != fail.Usage {
 		t.Errorf("without a file: %v", err)
 	}

@@ -50,7 +50,8 @@ func TestShared(t *testing.T) {
 	// A file counts alone.
 	file := filepath.Join(t.TempDir(), "f.yaml")
 	writeFile(t, file, "task_cpu: 512\n")
-	src.File, src.Flags["environment"] = file, ""
+	src.File = file
+	delete(src.Flags, "environment")
 	src.Shared = func(Settings) (*Found, error) { t.Error("looked up beside a file"); return nil, nil }
 	if s, err := Load(src); err != nil || s.Bastion.Cluster != "bastion" || s.File != file {
 		t.Errorf("%+v, %v", s, err)
