@@ -41,7 +41,7 @@ func TestEnvironment(t *testing.T) {
 	writeFile(t, path, withEnvironments)
 	load := func(env string) Settings {
 		t.Helper()
-		s, err := Load(Source{File: path, Flags: map[string]string{"environment": env}, LookupEnv: environ()})
+		s, err := Load(Source{File: path, LookupEnv: environ("BASTION_ENVIRONMENT=" + env)})
 		if err != nil {
 			t.Fatal(err)
 		}
