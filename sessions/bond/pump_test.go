@@ -232,7 +232,7 @@ func drain(t *testing.T, from *Conn, span time.Duration) int {
 func download(t *testing.T, server, client *Conn) float64 {
 	t.Helper()
 	defer flood(server)()
-	drain(t, client, 6*time.Second)
+	drain(t, client, 12*time.Second)
 	return float64(drain(t, client, 5*time.Second)) / 5
 }
 
