@@ -34,7 +34,7 @@ func TestFlows(t *testing.T) {
 			testscript.Run(t, testscript.Params{
 				Files: []string{script},
 				Setup: func(env *testscript.Env) error {
-					env.Vars = append(env.Vars, e.env...)
+					env.Vars = append(append(env.Vars, e.env...), "GORACE="+os.Getenv("GORACE"))
 					env.Values["lab"] = e
 					return nil
 				},

@@ -103,7 +103,7 @@ func TestScripts(t *testing.T) {
 		Dir: "testdata/script",
 		Setup: func(env *testscript.Env) error {
 			home := filepath.Join(env.WorkDir, "home")
-			env.Vars = append(env.Vars, offline(home)...)
+			env.Vars = append(append(env.Vars, offline(home)...), "GORACE="+os.Getenv("GORACE"))
 			return os.MkdirAll(filepath.Join(home, "run"), 0o700)
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
