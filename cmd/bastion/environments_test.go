@@ -250,7 +250,7 @@ func TestEnvironments(t *testing.T) {
 		{"prod/proddb", "", forwards[2].Listen},
 		{"proddb", "prod", forwards[2].Listen},
 	} {
-		if r := o.must("wait", c.ref, "-e", c.env); r.stdout != c.listen+"\n" {
+		if r := o.run([]string{"BASTION_ENVIRONMENT=" + c.env}, "wait", c.ref); r.code != 0 || r.stdout != c.listen+"\n" {
 			t.Errorf("wait %s in %q: %q, want %s", c.ref, c.env, r.stdout, c.listen)
 		}
 	}
