@@ -255,14 +255,16 @@ func (a *Agent) serveDial(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	_ = conn.SetDeadline(time.Time{})
+	dial := a.dials.begin(req.ID) // before the answer: a client may ask for the end as soon as it has that
 	_, err = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: "+api.Protocol+"\r\n\r\n")
 	unix, ok := conn.(tunnel.Duplex)
 	if err != nil || !ok {
+		a.dials.end(dial, err)
 		_ = conn.Close()
 		_ = remote.Close()
 		return
 	}
-	a.splice(&hijacked{unix, buffered.Reader, a.dials.begin(req.ID)}, remote, req.Target)
+	a.splice(&hijacked{unix, buffered.Reader, dial}, remote, req.Target)
 }
 
 // splice carries a dialed connection until it ends or the Agent does. The request's ctx no longer tells whether the client is
