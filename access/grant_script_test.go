@@ -81,7 +81,7 @@ func TestGrantIsGivenUp(t *testing.T) {
 	}
 }
 
-// A measurement waits for the grant's answer no longer than its caller, who has the rest.
+// A measurement that waits for the grant's answer ends with its caller.
 func TestMeasureEndsWithItsCaller(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithCancel(t.Context())
