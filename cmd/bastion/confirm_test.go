@@ -41,8 +41,9 @@ targets:
 `, o.target))
 }
 
-// answer runs a command line at a terminal of its own and answers a question. It returns the exit code and all that the terminal has shown.
-func (e *labEnv) answer(question, line string, args ...string) (int, string) {
+// atTerminal runs a command line at a terminal of its own, and types keys once the terminal shows a prompt. It returns the exit code and
+// all that the terminal has shown.
+func (e *labEnv) atTerminal(prompt, keys string, args ...string) (int, string) {
 	e.t.Helper()
 	ctx, cancel := context.WithTimeout(e.t.Context(), time.Minute)
 	defer cancel()
@@ -67,9 +68,9 @@ func (e *labEnv) answer(question, line string, args ...string) (int, string) {
 			return false
 		}
 	}
-	eventually(e.t, "the question or the end", func() bool { return strings.Contains(said.String(), question) || ended() })
+	eventually(e.t, "the prompt or the end", func() bool { return strings.Contains(said.String(), prompt) || ended() })
 	if !ended() {
-		_, _ = file.WriteString(line + "\n") // it may end just now
+		_, _ = file.WriteString(keys) // it may end just now
 	}
 	err = cmd.Wait()
 	<-read
@@ -173,7 +174,7 @@ func TestConfirm(t *testing.T) {
 		}
 		unasked(args)
 		for _, no := range []string{"n", ""} {
-			code, said := o.answer(question, no, args...)
+			code, said := o.atTerminal(question, no+"\n", args...)
 			if code != 1 || !strings.Contains(said, question) || !strings.Contains(said, "not confirmed; nothing was opened") {
 				t.Errorf("%q and the answer %q: exit code %d, %s", args, no, code, said)
 			}
@@ -205,7 +206,7 @@ func TestConfirm(t *testing.T) {
 		}
 	}
 	before := prod.Calls()
-	if code, said := o.answer(question, "y", "forward", "prod/db"); code == 0 || code == 2 || maps.Equal(before, prod.Calls()) {
+	if code, said := o.atTerminal(question, "y\n", "forward", "prod/db"); code == 0 || code == 2 || maps.Equal(before, prod.Calls()) {
 		t.Errorf("the answer yes: exit code %d, %s", code, said)
 	}
 
