@@ -68,13 +68,7 @@ func startOrganization(t *testing.T, prod lab.IdentityConfig) *organization {
 			t.Errorf("close the organization: %v", err)
 		}
 	})
-	home, err := os.MkdirTemp(scratch, "h")
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := os.MkdirAll(filepath.Join(home, "run"), 0o700); err != nil {
-		t.Fatal(err)
-	}
+	home := newHome(t)
 	out := &organization{
 		Organization: o, dir: home, addresses: make(map[string]netip.Addr),
 		labs: map[string]*lab.Lab{

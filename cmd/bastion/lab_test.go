@@ -43,6 +43,19 @@ type labEnv struct {
 	killed  bool // a process that had sessions was killed
 }
 
+// newHome makes a home directory with a short path: sockets are made below it.
+func newHome(t *testing.T) string {
+	t.Helper()
+	home, err := os.MkdirTemp(scratch, "h")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(filepath.Join(home, "run"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	return home
+}
+
 // startLab starts a lab whose states last long enough to be seen and no longer.
 func startLab(t *testing.T, change func(*lab.Config)) *labEnv {
 	t.Helper()
@@ -67,17 +80,10 @@ func startLab(t *testing.T, change func(*lab.Config)) *labEnv {
 			t.Errorf("close the lab: %v", err)
 		}
 	})
-	// A short path: sockets are made below it.
-	home, err := os.MkdirTemp(scratch, "h")
-	if err != nil {
-		t.Fatal(err)
-	}
+	home := newHome(t)
 	e := &labEnv{Lab: l, t: t, program: filepath.Join(scratch, "bastion")}
 	e.env = append(rig.Environ(), offline(home)...)
 	e.env = append(e.env, l.Env()...)
-	if err := os.MkdirAll(filepath.Join(home, "run"), 0o700); err != nil {
-		t.Fatal(err)
-	}
 	return e
 }
 
