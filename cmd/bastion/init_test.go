@@ -95,6 +95,23 @@ func anyRegistry(t *testing.T) http.RoundTripper {
 	return transport
 }
 
+// inProcess runs a command line in this process, with a registry to push images to and nothing on standard input.
+func inProcess(t *testing.T, registry http.RoundTripper, args ...string) result {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	defer cancel()
+	nobody, err := os.Open(os.DevNull)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nobody.Close()
+	var stdout, stderr syncBuilder
+	a := newApp(invocation.Stdio{In: nobody, Out: &stdout, Err: &stderr})
+	a.Registry = registry
+	code := finish(ctx, a.Err, a.Run(ctx, append([]string{"bastion"}, args...)))
+	return result{code, stdout.String(), stderr.String()}
+}
+
 // database makes a database in moto's default VPC, which its security group lets nobody reach.
 func database(t *testing.T, endpoint string) {
 	t.Helper()
@@ -132,7 +149,7 @@ func TestInitOnMoto(t *testing.T) {
 	endpoint := cloudFormation(t, rig.Moto(t))
 	database(t, endpoint)
 	for _, kv := range append(offline(t.TempDir()), "AWS_ENDPOINT_URL="+endpoint, "AWS_REGION=eu-central-1", "AWS_ACCESS_KEY_ID=AKIATEST",
-		"AWS_SECRET_ACCESS_KEY=not-a-key", "BASTION_CONFIG="+os.DevNull) {
+		"AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_MAX_ATTEMPTS=2", "BASTION_CONFIG="+os.DevNull) {
 		name, value, _ := strings.Cut(kv, "=")
 		t.Setenv(name, value)
 	}
@@ -145,18 +162,7 @@ func TestInitOnMoto(t *testing.T) {
 	transport := anyRegistry(t)
 	bastion := func(args ...string) result {
 		t.Helper()
-		ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
-		defer cancel()
-		nobody, err := os.Open(os.DevNull)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer nobody.Close()
-		var stdout, stderr syncBuilder
-		a := newApp(invocation.Stdio{In: nobody, Out: &stdout, Err: &stderr})
-		a.Registry = transport
-		code := finish(ctx, a.Err, a.Run(ctx, append([]string{"bastion", "init", "--bastiond", "amd64=" + program}, args...)))
-		return result{code, stdout.String(), stderr.String()}
+		return inProcess(t, transport, append([]string{"init", "--bastiond", "amd64=" + program}, args...)...)
 	}
 	expect := func(what string, r result, code int, wants ...string) {
 		t.Helper()

@@ -190,7 +190,7 @@ func furnish(t *testing.T, m *mended) []string {
 	do("make a directory", os.MkdirAll(filepath.Join(home, "run"), 0o700))
 	return append(append(rig.Environ(), offline(home)...),
 		"AWS_ENDPOINT_URL="+m.url, "AWS_REGION=eu-central-1", "AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key",
-		"AWS_MAX_ATTEMPTS=3", "BASTION_CLUSTER=demo", "BASTION_TASK_DEFINITION=bastion", "BASTION_START_TIMEOUT=4s",
+		"AWS_MAX_ATTEMPTS=2", "BASTION_CLUSTER=demo", "BASTION_TASK_DEFINITION=bastion", "BASTION_START_TIMEOUT=4s",
 		"BASTION_SUBNETS="+aws.ToString(subnets.Subnets[0].SubnetId), "BASTION_SECURITY_GROUPS="+aws.ToString(groups.SecurityGroups[0].GroupId))
 }
 

@@ -113,7 +113,7 @@ func TestStackCommandsOnMoto(t *testing.T) {
 	standing(t, cfg, "bastion", key)
 	standing(t, cfg, "bastion-two", key)
 	env := append(append(rig.Environ(), offline(t.TempDir())...), "AWS_ENDPOINT_URL="+moto, "AWS_REGION=eu-central-1",
-		"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key")
+		"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_MAX_ATTEMPTS=2")
 	run := func(code int, line string, parts ...string) string {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(t.Context(), 90*time.Second)
@@ -173,7 +173,7 @@ func TestUpgradeImageOnMoto(t *testing.T) {
 		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
 	}, "bastion", "")
 	for _, kv := range append(offline(t.TempDir()), "AWS_ENDPOINT_URL="+endpoint, "AWS_REGION=eu-central-1", "AWS_ACCESS_KEY_ID=AKIATEST",
-		"AWS_SECRET_ACCESS_KEY=not-a-key", "BASTION_CONFIG="+os.DevNull) {
+		"AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_MAX_ATTEMPTS=2", "BASTION_CONFIG="+os.DevNull) {
 		name, value, _ := strings.Cut(kv, "=")
 		t.Setenv(name, value)
 	}
@@ -181,18 +181,16 @@ func TestUpgradeImageOnMoto(t *testing.T) {
 	transport := anyRegistry(t)
 	run := func(code int, line string, parts ...string) string {
 		t.Helper()
-		var stdout, stderr syncBuilder
-		a := newApp(invocation.Stdio{In: os.Stdin, Out: &stdout, Err: &stderr})
-		a.Registry = transport
-		if got := finish(t.Context(), a.Err, a.Run(t.Context(), strings.Fields("bastion "+line))); got != code {
-			t.Fatalf("bastion %s: exit code %d, want %d\n%s%s", line, got, code, stdout.String(), stderr.String())
+		r := inProcess(t, transport, strings.Fields(line)...)
+		if r.code != code {
+			t.Fatalf("bastion %s: exit code %d, want %d\n%s%s", line, r.code, code, r.stdout, r.stderr)
 		}
 		for _, part := range parts {
-			if !strings.Contains(stdout.String()+stderr.String(), part) {
-				t.Fatalf("bastion %s lacks %q\n%s%s", line, part, stdout.String(), stderr.String())
+			if !strings.Contains(r.stdout+r.stderr, part) {
+				t.Fatalf("bastion %s lacks %q\n%s%s", line, part, r.stdout, r.stderr)
 			}
 		}
-		return stdout.String()
+		return r.stdout
 	}
 	tags := func() string {
 		t.Helper()
@@ -273,7 +271,7 @@ func TestStackCommandInterrupted(t *testing.T) {
 		t.Run(line, func(t *testing.T) {
 			t.Parallel()
 			env := append(append(rig.Environ(), offline(t.TempDir())...), "AWS_ENDPOINT_URL="+busy(t), "AWS_REGION=eu-central-1",
-				"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key")
+				"AWS_ACCESS_KEY_ID=AKIATEST", "AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_MAX_ATTEMPTS=2")
 			p, err := rig.Start(env, filepath.Join(scratch, "bastion"), strings.Fields(line)...)
 			if err != nil {
 				t.Fatal(err)
