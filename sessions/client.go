@@ -20,6 +20,7 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/awsanswer"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/sessions/transport"
 )
 
 // SSMAPI is the part of *ssm.Client that this package calls.
@@ -103,7 +104,7 @@ type Client struct {
 	// payloadLimit is the longest payload that gets through to the service, once a stream has found out.
 	payloadLimit atomic.Int64
 	once         aws.Retryer // for the calls that start a session
-	dial         func(context.Context, grant) (socket, error)
+	dial         func(context.Context, grant) (transport.Socket, error)
 }
 
 // New returns a Client.
@@ -119,7 +120,9 @@ func New(cfg Config) *Client {
 	cfg.ReorderBuffer = cmp.Or(cfg.ReorderBuffer, defaultReorderBuffer)
 	c := &Client{cfg: cfg, log: cmp.Or(cfg.Logger, slog.New(slog.DiscardHandler)), once: newOnce()}
 	c.payloadLimit.Store(maxPayload)
-	c.dial = func(ctx context.Context, g grant) (socket, error) { return dialWebsocket(ctx, cfg.HTTPClient, g) }
+	c.dial = func(ctx context.Context, g grant) (transport.Socket, error) {
+		return dialWebsocket(ctx, cfg.HTTPClient, g)
+	}
 	return c
 }
 
@@ -284,7 +287,7 @@ func (c *Client) start(
 		}
 		return nil, fail.New(fail.Start, "start a session to "+target, errors.New("the service's answer is incomplete"), "")
 	}
-	if err := checkStreamURL(g.url); err != nil {
+	if err := transport.CheckURL(g.url); err != nil {
 		c.terminate(id)
 		return nil, fail.New(fail.Start, "start a session to "+target, err, "check the AWS endpoint settings")
 	}
@@ -339,7 +342,7 @@ func (c *Client) resume(ctx context.Context, id string) (grant, error) {
 	if g.token == "" {
 		return grant{}, fmt.Errorf("%w: the service has terminated it", errNoResume)
 	}
-	if err := checkStreamURL(g.url); err != nil {
+	if err := transport.CheckURL(g.url); err != nil {
 		return grant{}, fmt.Errorf("%w: %w", errNoResume, err)
 	}
 	return g, nil

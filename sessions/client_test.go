@@ -16,6 +16,7 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm/types"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/sessions/transport"
 )
 
 var somePort = Port{Target: "i-0123456789abcdef0", Port: 2222}
@@ -310,7 +311,7 @@ func TestStreamURLs(t *testing.T) {
 		"ws://[::1":                  false,
 		"":                           false,
 	} {
-		if err := checkStreamURL(url); ok != (err == nil) {
+		if err := transport.CheckURL(url); ok != (err == nil) {
 			t.Errorf("%s: %v", url, err)
 		}
 	}

@@ -67,7 +67,7 @@ func ourDecode(b []byte) (o outcome) {
 
 func TestDatachannelCodec(t *testing.T) {
 	m := frame.Message{
-		Type: datachannel.OutputStreamData, Created: time.Now(), Seq: 1, ID: uuid.New(), PayloadType: datachannel.Output,
+		Type: frame.OutputStreamData, Created: time.Now(), Seq: 1, ID: uuid.New(), PayloadType: frame.PayloadOutput,
 		Payload: []byte("payload"),
 	}
 	good := m.Append(nil)
@@ -139,16 +139,16 @@ func (g *roughGateway) serve(w http.ResponseWriter, r *http.Request) {
 	}
 	defer func() { _ = conn.CloseNow() }() // the client may have closed it
 	ctx := r.Context()
-	send := func(seq int64, typ datachannel.PayloadType, payload string) {
+	send := func(seq int64, typ frame.PayloadType, payload string) {
 		m := frame.Message{
-			Type: datachannel.OutputStreamData, Created: time.Now(), Seq: seq, ID: uuid.New(), PayloadType: typ, Payload: []byte(payload),
+			Type: frame.OutputStreamData, Created: time.Now(), Seq: seq, ID: uuid.New(), PayloadType: typ, Payload: []byte(payload),
 		}
 		_ = conn.Write(ctx, websocket.MessageBinary, m.Append(nil))
 	}
 	if _, _, err := conn.Read(ctx); err != nil { // the token
 		return
 	}
-	send(0, datachannel.HandshakeRequest, `{"AgentVersion":"3.3.0.0","RequestedClientActions":[{"ActionType":"SessionType",`+
+	send(0, frame.PayloadHandshakeRequest, `{"AgentVersion":"3.3.0.0","RequestedClientActions":[{"ActionType":"SessionType",`+
 		`"ActionParameters":{"SessionType":"Port","Properties":{}}}]}`)
 	expected := int64(0)
 	early := map[int64][]byte{}
@@ -158,27 +158,27 @@ func (g *roughGateway) serve(w http.ResponseWriter, r *http.Request) {
 			return
 		}
 		m, err := frame.Decode(b)
-		if err != nil || m.Type != datachannel.InputStreamData {
+		if err != nil || m.Type != frame.InputStreamData {
 			continue
 		}
-		if m.PayloadType == datachannel.Output && !g.dropped {
+		if m.PayloadType == frame.PayloadOutput && !g.dropped {
 			g.dropped = true // the first data message of the client is lost
 			continue
 		}
 		ack := frame.Message{
-			Type: datachannel.Acknowledge, Created: time.Now(), Flags: frame.FlagAck, ID: uuid.New(), Payload: frame.AppendAck(nil, &m),
+			Type: frame.Acknowledge, Created: time.Now(), Flags: frame.FlagAck, ID: uuid.New(), Payload: frame.AppendAck(nil, &m),
 		}
 		_ = conn.Write(ctx, websocket.MessageBinary, ack.Append(nil))
-		if m.PayloadType == datachannel.HandshakeResponse && m.Seq == expected {
+		if m.PayloadType == frame.PayloadHandshakeResponse && m.Seq == expected {
 			expected++
-			send(1, datachannel.HandshakeComplete, `{"HandshakeTimeToComplete":1,"CustomerMessage":""}`)
-			send(2, datachannel.Output, roughOutput[0])
-			send(2, datachannel.Output, roughOutput[0])
-			send(4, datachannel.Output, roughOutput[2])
-			send(3, datachannel.Output, roughOutput[1])
+			send(1, frame.PayloadHandshakeComplete, `{"HandshakeTimeToComplete":1,"CustomerMessage":""}`)
+			send(2, frame.PayloadOutput, roughOutput[0])
+			send(2, frame.PayloadOutput, roughOutput[0])
+			send(4, frame.PayloadOutput, roughOutput[2])
+			send(3, frame.PayloadOutput, roughOutput[1])
 			continue
 		}
-		if m.Seq >= expected && m.PayloadType == datachannel.Output {
+		if m.Seq >= expected && m.PayloadType == frame.PayloadOutput {
 			early[m.Seq] = bytes.Clone(m.Payload)
 		}
 		for p, ok := early[expected]; ok; p, ok = early[expected] {

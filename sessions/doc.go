@@ -8,10 +8,11 @@
 // A [Client] starts sessions; each is a [Stream] to its caller. Inside a Stream, machine is the client's end of the data channel,
 // without I/O, goroutines, locks or clock (docs/adr/0013-data-channel-machine.md). Its parts are as pure:
 //
-//   - reliable: numbering, acknowledgement, retransmission and order, the same for both ends. It has a sendQueue and a recvQueue.
+//   - reliable.End: numbering, acknowledgement, retransmission and order, the same for both ends of a channel.
+//   - reliable.Upkeep: when to make a websocket, when to ping on it, and when to give up.
 //   - handshake: the opening of the session, and the meaning of payloads during it.
-//   - upkeep: when to make a websocket, when to ping on it, and when to give up.
 //
-// The Stream guards the machine with one lock. It has a reader and a writer for each websocket (link.go), a timer, and a goroutine
-// for each call that the machine requests. Package frame is the codec of the messages.
+// The Stream's driver (package transport) guards the machine with one lock. It has a reader and a writer for each websocket, a timer,
+// and a goroutine for each call that the machine requests. Package frame is the codec of the messages, and
+// package transport the websocket.
 package sessions

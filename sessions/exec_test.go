@@ -93,7 +93,7 @@ func plainExec(output, end string) func(*fakeSession) {
 		wait(time.Second)
 		for len(output) > 0 {
 			n := min(len(output), 1024)
-			s.agentSend(datachannel.Output, []byte(output[:n]))
+			s.agentSend(frame.PayloadOutput, []byte(output[:n]))
 			output = output[n:]
 		}
 		s.finishAgent(end)
@@ -171,7 +171,7 @@ func kmsExec(t *testing.T, f *fakeECS, challenge string) func(*fakeSession) {
 			map[string]any{"ActionType": "SessionType", "ActionParameters": map[string]any{"SessionType": "InteractiveCommands"}},
 			map[string]any{"ActionType": "KMSEncryption", "ActionParameters": action},
 		}})
-		s.agentSend(datachannel.HandshakeRequest, req)
+		s.agentSend(frame.PayloadHandshakeRequest, req)
 		select {
 		case <-s.a.response:
 		case <-s.done:
@@ -206,7 +206,7 @@ func kmsExec(t *testing.T, f *fakeECS, challenge string) func(*fakeSession) {
 			return
 		}
 		text := noise(9, 64)
-		s.agentSend(datachannel.EncChallengeRequest, fmt.Appendf(nil, `{"Challenge":%q}`,
+		s.agentSend(frame.PayloadChallengeRequest, fmt.Appendf(nil, `{"Challenge":%q}`,
 			base64.StdEncoding.EncodeToString(c.seal(nil, text))))
 		var answer struct{ Challenge []byte }
 		if err := json.Unmarshal(<-s.a.challenge, &answer); err != nil {
@@ -218,9 +218,9 @@ func kmsExec(t *testing.T, f *fakeECS, challenge string) func(*fakeSession) {
 		s.a.mu.Lock()
 		s.a.complete = true
 		s.a.mu.Unlock()
-		s.agentSend(datachannel.HandshakeComplete, []byte(`{"HandshakeTimeToComplete":1,"CustomerMessage":"encrypted"}`))
+		s.agentSend(frame.PayloadHandshakeComplete, []byte(`{"HandshakeTimeToComplete":1,"CustomerMessage":"encrypted"}`))
 		wait(time.Second)
-		s.agentSend(datachannel.Output, c.seal(nil, []byte("out")))
+		s.agentSend(frame.PayloadOutput, c.seal(nil, []byte("out")))
 		s.agentSend(frame.PayloadStderr, c.seal(nil, []byte("err")))
 		s.agentSend(frame.PayloadExitCode, c.seal(nil, []byte("0")))
 		s.a.mu.Lock()
@@ -321,12 +321,12 @@ func TestTargetOf(t *testing.T) {
 // TestHandshakeRefuses gives the handshake what no agent should send.
 func TestHandshakeRefuses(t *testing.T) {
 	const (
-		req  = datachannel.HandshakeRequest
+		req  = frame.PayloadHandshakeRequest
 		port = `{"RequestedClientActions":[{"ActionType":"SessionType","ActionParameters":{"SessionType":"Port"}}]}`
 		key  = `{"ActionType":"KMSEncryption","ActionParameters":{"KMSKeyId":"k"}}`
 	)
 	type msg struct {
-		typ     datachannel.PayloadType
+		typ     frame.PayloadType
 		payload string
 	}
 	for name, msgs := range map[string][]msg{
@@ -335,10 +335,10 @@ func TestHandshakeRefuses(t *testing.T) {
 		"key without a name":        {{req, `{"RequestedClientActions":[{"ActionType":"KMSEncryption","ActionParameters":{}}]}`}},
 		"key parameters no object":  {{req, `{"RequestedClientActions":[{"ActionType":"KMSEncryption","ActionParameters":3}]}`}},
 		"two keys":                  {{req, `{"RequestedClientActions":[` + key + `,` + key + `]}`}},
-		"challenge before a key":    {{req, port}, {datachannel.EncChallengeRequest, `{"Challenge":"AA=="}`}},
-		"challenge out of the blue": {{datachannel.EncChallengeRequest, `{"Challenge":"AA=="}`}},
-		"end before the request":    {{datachannel.HandshakeComplete, `{}`}},
-		"end, no JSON":              {{req, port}, {datachannel.HandshakeComplete, `x`}},
+		"challenge before a key":    {{req, port}, {frame.PayloadChallengeRequest, `{"Challenge":"AA=="}`}},
+		"challenge out of the blue": {{frame.PayloadChallengeRequest, `{"Challenge":"AA=="}`}},
+		"end before the request":    {{frame.PayloadHandshakeComplete, `{}`}},
+		"end, no JSON":              {{req, port}, {frame.PayloadHandshakeComplete, `x`}},
 	} {
 		h := &handshake{}
 		var err error
@@ -364,7 +364,7 @@ func TestHandshakeRefuses(t *testing.T) {
 			t.Errorf("%s: state %d, %v", name, h.state, err)
 			continue
 		}
-		if _, err := h.receive(datachannel.HandshakeComplete, []byte(`{}`)); err == nil {
+		if _, err := h.receive(frame.PayloadHandshakeComplete, []byte(`{}`)); err == nil {
 			t.Errorf("%s: completed", name)
 		}
 	}

@@ -21,6 +21,7 @@ import (
 	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
+	"github.com/bastion-ssm/bastion/sessions/transport"
 )
 
 // The fake is the far side of a session in memory: the service's API, its gateway, and an agent like AWS's own. The agent numbers
@@ -198,7 +199,7 @@ func accessDenied() error {
 }
 
 // dial opens a websocket of a session, in place of dialWebsocket.
-func (f *fakeService) dial(_ context.Context, g grant) (socket, error) {
+func (f *fakeService) dial(_ context.Context, g grant) (transport.Socket, error) {
 	f.mu.Lock()
 	f.dials++
 	n := f.dials
@@ -303,7 +304,7 @@ func (s *fakeSession) end(output string) {
 		}
 		payload, _ := json.Marshal(datachannel.ChannelClosedPayload{SessionID: s.id, Output: output})
 		m := frame.Message{
-			Type: datachannel.ChannelClosed, Created: time.Now(), ID: uuid.New(), Flags: frame.FlagAck, Payload: payload,
+			Type: frame.ChannelClosed, Created: time.Now(), ID: uuid.New(), Flags: frame.FlagAck, Payload: payload,
 		}
 		s.mu.Lock()
 		s.closed = m.Append(nil)
@@ -316,7 +317,7 @@ func (s *fakeSession) end(output string) {
 }
 
 // connect is a client's new websocket. The one before it is closed.
-func (s *fakeSession) connect() socket {
+func (s *fakeSession) connect() transport.Socket {
 	sock := newMemSocket(s)
 	s.mu.Lock()
 	old := s.sock
@@ -330,9 +331,9 @@ func (s *fakeSession) connect() socket {
 	s.f.wg.Go(sock.runUp)
 	s.f.wg.Go(sock.runDown)
 	if !s.f.opts.noPause {
-		typ := datachannel.PausePublication
+		typ := frame.PausePublication
 		if live {
-			typ = datachannel.StartPublication
+			typ = frame.StartPublication
 		}
 		sock.deliver(s.control(typ), 0)
 	}
@@ -345,7 +346,7 @@ func (s *fakeSession) connect() socket {
 	return sock
 }
 
-func (s *fakeSession) control(typ datachannel.MessageType) []byte {
+func (s *fakeSession) control(typ frame.MessageType) []byte {
 	m := frame.Message{Type: typ, Created: time.Now(), ID: uuid.New(), Flags: frame.FlagAck, Payload: []byte("{}")}
 	return m.Append(nil)
 }
@@ -373,8 +374,8 @@ func (s *fakeSession) afflict(up bool, msg []byte, send func([]byte)) {
 		s.f.t.Errorf("malformed message: %v", err)
 		return
 	}
-	data := m.Type == datachannel.InputStreamData || m.Type == datachannel.OutputStreamData
-	if !data && !(fl.acksToo && m.Type == datachannel.Acknowledge) {
+	data := m.Type == frame.InputStreamData || m.Type == frame.OutputStreamData
+	if !data && !(fl.acksToo && m.Type == frame.Acknowledge) {
 		send(msg)
 		return
 	}
@@ -428,13 +429,13 @@ func (s *fakeSession) runAgent() {
 	sock := s.sock
 	s.mu.Unlock()
 	if sock != nil && !s.f.opts.noPause {
-		sock.deliver(s.control(datachannel.StartPublication), 0)
+		sock.deliver(s.control(frame.StartPublication), 0)
 	}
 	if s.f.opts.exec != nil {
 		s.f.opts.exec(s)
 		return
 	}
-	s.agentSend(datachannel.HandshakeRequest, []byte(`{"AgentVersion":"3.3.0.0","RequestedClientActions":[{"ActionType":`+
+	s.agentSend(frame.PayloadHandshakeRequest, []byte(`{"AgentVersion":"3.3.0.0","RequestedClientActions":[{"ActionType":`+
 		`"SessionType","ActionParameters":{"SessionType":"Port","Properties":{"portNumber":"1"}}}]}`))
 	select {
 	case <-a.response:
@@ -446,7 +447,7 @@ func (s *fakeSession) runAgent() {
 	a.mu.Lock()
 	a.complete = true
 	a.mu.Unlock()
-	s.agentSend(datachannel.HandshakeComplete, []byte(`{"HandshakeTimeToComplete":1000000,"CustomerMessage":""}`))
+	s.agentSend(frame.PayloadHandshakeComplete, []byte(`{"HandshakeTimeToComplete":1000000,"CustomerMessage":""}`))
 	conn, err := s.f.dialPort(s.n)
 	if err != nil {
 		// The agent leaves. The recorded service said so, and nothing more for a minute.
@@ -455,7 +456,7 @@ func (s *fakeSession) runAgent() {
 		sock := s.sock
 		s.mu.Unlock()
 		if sock != nil && !s.f.opts.noPause {
-			sock.deliver(s.control(datachannel.PausePublication), 0)
+			sock.deliver(s.control(frame.PausePublication), 0)
 		}
 		<-s.done
 		return
@@ -472,7 +473,7 @@ func (s *fakeSession) runAgent() {
 	for {
 		n, err := conn.Read(buf)
 		if n > 0 {
-			s.agentSend(datachannel.Output, buf[:n])
+			s.agentSend(frame.PayloadOutput, buf[:n])
 		}
 		if err != nil {
 			break
@@ -515,11 +516,11 @@ func (a *fakeAgent) sentAgain() int {
 	return a.resends
 }
 
-func (s *fakeSession) agentSend(typ datachannel.PayloadType, payload []byte) {
+func (s *fakeSession) agentSend(typ frame.PayloadType, payload []byte) {
 	a := &s.a
 	a.mu.Lock()
 	m := frame.Message{
-		Type: datachannel.OutputStreamData, Created: time.Now(), Seq: a.next, ID: uuid.New(), PayloadType: typ, Payload: payload,
+		Type: frame.OutputStreamData, Created: time.Now(), Seq: a.next, ID: uuid.New(), PayloadType: typ, Payload: payload,
 	}
 	if a.next == 0 {
 		m.Flags = frame.FlagSYN
@@ -568,7 +569,7 @@ func (s *fakeSession) agentReceive(msg []byte) {
 	}
 	a := &s.a
 	switch m.Type {
-	case datachannel.Acknowledge:
+	case frame.Acknowledge:
 		ack, err := frame.ParseAck(m.Payload)
 		if err != nil {
 			s.f.t.Errorf("the agent cannot read an ack: %v", err)
@@ -583,7 +584,7 @@ func (s *fakeSession) agentReceive(msg []byte) {
 			}
 		}
 		a.mu.Unlock()
-	case datachannel.InputStreamData:
+	case frame.InputStreamData:
 		a.mu.Lock()
 		a.paused = false
 		expected := a.expected
@@ -617,7 +618,7 @@ func (s *fakeSession) agentReceive(msg []byte) {
 
 func (s *fakeSession) agentAck(m *frame.Message) {
 	ack := frame.Message{
-		Type: datachannel.Acknowledge, Created: time.Now(), Flags: frame.FlagAck, ID: uuid.New(), Payload: frame.AppendAck(nil, m),
+		Type: frame.Acknowledge, Created: time.Now(), Flags: frame.FlagAck, ID: uuid.New(), Payload: frame.AppendAck(nil, m),
 	}
 	s.down(ack.Append(nil))
 }
@@ -629,17 +630,17 @@ func (s *fakeSession) agentProcess(m *frame.Message) bool {
 	complete, conn := a.complete, a.conn
 	a.mu.Unlock()
 	switch m.PayloadType {
-	case datachannel.EncChallengeResponse:
+	case frame.PayloadChallengeResponse:
 		a.challenge <- m.Payload
 		return true
-	case datachannel.Size:
+	case frame.PayloadSize:
 		a.mu.Lock()
 		defer a.mu.Unlock()
 		if complete {
 			a.size = m.Payload
 		}
 		return true
-	case datachannel.HandshakeResponse:
+	case frame.PayloadHandshakeResponse:
 		a.answer = m.Payload
 		if s.f.opts.exec != nil {
 			close(a.response)
@@ -655,7 +656,7 @@ func (s *fakeSession) agentProcess(m *frame.Message) bool {
 			close(a.response)
 		}
 		return true
-	case datachannel.Output:
+	case frame.PayloadOutput:
 		if !complete {
 			return true // swallowed, as the real one does
 		}
@@ -676,8 +677,8 @@ func (s *fakeSession) agentProcess(m *frame.Message) bool {
 		a.mu.Lock()
 		a.delivered += len(m.Payload)
 		a.mu.Unlock()
-	case datachannel.Flag:
-		if len(m.Payload) == 4 && binary.BigEndian.Uint32(m.Payload) == uint32(datachannel.TerminateSession) && conn != nil {
+	case frame.PayloadFlag:
+		if len(m.Payload) == 4 && binary.BigEndian.Uint32(m.Payload) == uint32(frame.TerminateSession) && conn != nil {
 			conn.Close()
 		}
 	}

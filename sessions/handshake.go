@@ -39,7 +39,7 @@ const (
 
 // reply is a message of the channel's own that waits to be sent.
 type reply struct {
-	payloadType datachannel.PayloadType
+	payloadType frame.PayloadType
 	flags       uint64
 	payload     []byte
 }
@@ -117,7 +117,7 @@ func (h *handshake) onTimer(now time.Time) []reply {
 
 func (h *handshake) size() reply {
 	h.sizeAt, h.sized = time.Time{}, true
-	return reply{payloadType: datachannel.Size, payload: fmt.Appendf(nil, `{"cols":%d,"rows":%d}`, ptyCols, ptyRows)}
+	return reply{payloadType: frame.PayloadSize, payload: fmt.Appendf(nil, `{"cols":%d,"rows":%d}`, ptyCols, ptyRows)}
 }
 
 // complete reports whether the client may send data.
@@ -129,21 +129,21 @@ func (h *handshake) complete() bool {
 }
 
 // receive takes in the next message in order.
-func (h *handshake) receive(typ datachannel.PayloadType, payload []byte) (received, error) {
+func (h *handshake) receive(typ frame.PayloadType, payload []byte) (received, error) {
 	switch typ {
-	case datachannel.Output, frame.PayloadStderr, frame.PayloadExitCode:
+	case frame.PayloadOutput, frame.PayloadStderr, frame.PayloadExitCode:
 		return h.receiveData(typ, payload)
-	case datachannel.HandshakeRequest:
+	case frame.PayloadHandshakeRequest:
 		return h.receiveRequest(payload)
-	case datachannel.EncChallengeRequest:
+	case frame.PayloadChallengeRequest:
 		return h.receiveChallenge(payload)
-	case datachannel.HandshakeComplete:
+	case frame.PayloadHandshakeComplete:
 		return h.receiveComplete(payload)
 	}
 	return received{}, nil // nothing else concerns a client
 }
 
-func (h *handshake) receiveData(typ datachannel.PayloadType, payload []byte) (received, error) {
+func (h *handshake) receiveData(typ frame.PayloadType, payload []byte) (received, error) {
 	if h.state == hsWaiting {
 		h.state = hsComplete // this session has no handshake
 	}
@@ -284,7 +284,7 @@ func (h *handshake) answer() (received, error) {
 	if err != nil {
 		return received{}, err
 	}
-	return received{replies: []reply{{payloadType: datachannel.HandshakeResponse, payload: payload}}}, nil
+	return received{replies: []reply{{payloadType: frame.PayloadHandshakeResponse, payload: payload}}}, nil
 }
 
 func (h *handshake) receiveChallenge(payload []byte) (received, error) {
@@ -303,7 +303,7 @@ func (h *handshake) receiveChallenge(payload []byte) (received, error) {
 	if payload, err = json.Marshal(c); err != nil {
 		return received{}, err
 	}
-	return received{replies: []reply{{payloadType: datachannel.EncChallengeResponse, payload: payload}}}, nil
+	return received{replies: []reply{{payloadType: frame.PayloadChallengeResponse, payload: payload}}}, nil
 }
 
 func (h *handshake) receiveComplete(payload []byte) (received, error) {

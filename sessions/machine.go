@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"math/rand/v2"
 	"net"
@@ -14,19 +15,15 @@ import (
 
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/sessions/frame"
+	"github.com/bastion-ssm/bastion/sessions/reliable"
+	"github.com/bastion-ssm/bastion/sessions/transport"
 )
 
 const (
-	// batchBytes is how much data fill returns at once, besides acks.
+	// batchBytes is how much data Fill returns at once, besides acks.
 	batchBytes = 64 << 10
-	// mostAcks stops the reader while the writer is stuck, because every message needs an ack.
-	mostAcks = 1 << 10
 	// finPatience bounds the wait for the ack of the last message: the TerminateSession flag, or a refusal.
 	finPatience = 500 * time.Millisecond
-	// probeAfter is how many retransmission timeouts in succession make the machine probe the path.
-	probeAfter = 3
-	// starvedPause is how long nothing may be outstanding until a slow reader again holds the agent back.
-	starvedPause = time.Second
 )
 
 // closing is the progress of a stream that ends in good order.
@@ -56,31 +53,23 @@ type machineConfig struct {
 	heldSpan      int64
 }
 
-// requests are the calls that a machine requests of its owner.
-type requests struct {
-	connect bool          // make a websocket, then call connected or notConnected
-	ping    time.Duration // if not zero: ping, wait that long for the pong, then call pinged
-	key     *keyRequest   // if not nil: make a data key, then call keyMade
-}
-
 // machine is the client's end of a session's data channel, from the first websocket to the session's end. It is pure: it has no I/O
 // and no clock, and is not safe for concurrent use. Its owner calls a method for each event. After each call the owner looks for
-// messages to send (pending, fill), for requests (requested) and for bytes to read (in). It looks for room to write (writable), and
-// whether the stream is open or has ended (err). It calls onTimer at deadline.
+// messages to send (Pending, Fill), for requests (Requested, key) and for bytes to read (in). It looks for room to write (writable), and
+// whether the stream is open or has ended (err). It calls OnTimer at Deadline.
 type machine struct {
-	cfg machineConfig
-	reliable
-	link upkeep
+	cfg  machineConfig
+	end  *reliable.End
+	link *reliable.Upkeep
 	hs   handshake
 
-	in      byteRing // received in order, for the reader
-	out     byteRing // written but not sent yet
-	control []reply  // the channel's own messages, which go before written bytes
+	in      reliable.ByteRing // received in order, for the reader
+	out     reliable.ByteRing // written but not sent yet
+	scratch []byte            // the data of the message being made
+	control []reply           // the channel's own messages, which go before written bytes
 
 	open        bool      // the handshake is complete
 	absentSince time.Time // since when the service reports the agent absent; zero: present
-	throttling  bool      // the owner was told to take no more messages
-	starved     bool      // the reader is slow, but the machine needs the waiting messages
 
 	closed    bool // Close was called: reads and writes have ended
 	abandoned bool // ... and written bytes need not arrive
@@ -90,115 +79,116 @@ type machine struct {
 	failure   error // of the handshake: the stream ends with it once the agent knows, or at failBy
 	failBy    time.Time
 
-	wants          requests
-	sent, received uint64 // bytes
-	tooLong        int    // if not zero: payloads longer than this do not get through
-	err            error  // why the stream ended; set once
+	wants          transport.Requests
+	key            *keyRequest // if not nil: the owner makes a data key, then calls keyMade
+	sent, received uint64      // bytes
+	tooLong        int         // if not zero: payloads longer than this do not get through
+	err            error       // why the stream ended; set once
 }
 
 // newMachine returns a machine that requests its first websocket at once.
 func newMachine(cfg machineConfig, rng *rand.Rand, now time.Time) *machine {
-	m := &machine{
+	return &machine{
 		cfg: cfg,
-		reliable: reliable{
-			sends: datachannel.InputStreamData, takes: datachannel.OutputStreamData,
+		end: reliable.NewEnd(reliable.Config{
+			Sends: frame.InputStreamData, Takes: frame.OutputStreamData,
 			// A command may end at any time, and the session with it, so the client acknowledges its output at once.
-			eager: cfg.exec,
-			rng:   rng, recv: newRecvQueue[heldPayload](cfg.heldBytes, cfg.heldSpan),
-		},
-		link: upkeep{
-			resumeTimeout: cfg.resumeTimeout, pingInterval: cfg.pingInterval, pingTimeout: cfg.pingTimeout,
-			rng: rng, connectAt: now, downSince: now,
-		},
+			Eager:      cfg.exec,
+			SendWindow: cfg.sendWindow, MaxPayload: cfg.maxPayload,
+			HeldBytes: cfg.heldBytes, HeldSpan: cfg.heldSpan,
+			Rand: rng,
+		}),
+		link: reliable.NewUpkeep(reliable.UpkeepConfig{
+			ResumeTimeout: cfg.resumeTimeout, PingInterval: cfg.pingInterval, PingTimeout: cfg.pingTimeout, Rand: rng,
+		}, now),
 		hs: handshake{exec: cfg.exec, sessionID: cfg.sessionID, targetID: cfg.targetID},
 	}
-	m.send = newSendQueue(cfg.sendWindow, cfg.maxPayload, m.keepFrame)
-	return m
 }
 
-// requested returns the machine's requests, once.
-func (m *machine) requested() requests {
+// Requested returns the machine's requests, once.
+func (m *machine) Requested() transport.Requests {
 	r := m.wants
-	m.wants = requests{}
+	m.wants = transport.Requests{}
 	return r
 }
 
 // --- the reader and the writer ---
+
+// takeKey returns the requested data key, once, or nil.
+func (m *machine) takeKey() *keyRequest {
+	key := m.key
+	m.key = nil
+	return key
+}
+
+// Ended implements transport.Machine.
+func (m *machine) Ended() bool { return m.err != nil }
 
 // writable returns how many bytes the owner may write now.
 func (m *machine) writable() int {
 	if m.err != nil || m.closed {
 		return 0
 	}
-	return max(0, m.cfg.writeBuffer-m.out.len())
+	return max(0, m.cfg.writeBuffer-m.out.Len())
 }
 
 // write takes up to writable bytes of p and returns how many it took.
 func (m *machine) write(p []byte) int {
 	n := min(len(p), m.writable())
-	m.out.write(p[:n])
+	m.out.Write(p[:n])
 	return n
 }
 
-// throttled reports whether the owner must leave messages on the websocket. If the reader is slow, they stay there, which holds the
-// agent back as AWS's own client does. Acks of this end's messages, or the end of a pause, stay there too. If the machine misses
-// those, it takes messages after all, until it has had nothing to send for a while.
-func (m *machine) throttled(now time.Time) bool {
-	over := m.in.len() >= m.cfg.readSoft
-	switch {
-	case !over:
-		m.starved = false
-	case m.send.stalled(), m.send.paused && m.out.len() > 0:
-		m.starved = true
-	case m.send.outstanding() == 0 && now.Sub(m.send.lastProgress) > starvedPause:
-		m.starved = false
-	}
-	m.throttling = over && !m.starved || len(m.acks) >= mostAcks
-	return m.throttling
+// Throttled implements transport.Machine. If the reader is slow, messages stay on the websocket.
+func (m *machine) Throttled(now time.Time) bool {
+	return m.end.Throttled(m.in.Len() >= m.cfg.readSoft, m.out.Len() > 0, now)
 }
+
+// Throttling implements transport.Machine.
+func (m *machine) Throttling() bool { return m.end.Throttling() }
 
 // close ends the stream. It first sends written bytes, for a bounded time, unless abandon is set.
 func (m *machine) close(abandon bool, now time.Time) {
 	m.closed = true
 	m.abandoned = m.abandoned || abandon
-	m.in.clear()
+	m.in.Clear()
 	m.advance(now)
 }
 
 // --- the websocket ---
 
-// connected takes in that the owner has made a websocket.
-func (m *machine) connected(now time.Time) {
-	m.link.connected(now)
-	m.send.wake() // the old websocket's reader may have brought a last message, even a pause, after disconnected
+// Connected takes in that the owner has made a websocket.
+func (m *machine) Connected(now time.Time) {
+	m.link.Connected(now)
+	m.end.Wake() // the old websocket's reader may have brought a last message, even a pause, after disconnected
 	m.hs.present(now)
 }
 
-// notConnected takes in that an attempt to make a websocket has failed. final says that further attempts would fail too.
-func (m *machine) notConnected(err error, final bool, now time.Time) {
-	m.link.notConnected(err, now)
-	if final {
+// NotConnected takes in that an attempt to make a websocket has failed. After errNoResume, further attempts would fail too.
+func (m *machine) NotConnected(err error, now time.Time) {
+	m.link.NotConnected(err, now)
+	if errors.Is(err, errNoResume) {
 		m.fail(m.lost("it cannot be resumed", "open a new session: one cannot be resumed after it has ended, "+
 			"after the AWS credentials that began it were replaced, or without the IAM permission ssm:ResumeSession"))
 	}
 }
 
-// disconnected takes in that the websocket is gone.
-func (m *machine) disconnected(cause error, now time.Time) {
-	m.link.disconnected(cause, now)
-	m.reliable.disconnected()
+// Disconnected takes in that the websocket is gone.
+func (m *machine) Disconnected(cause error, now time.Time) {
+	m.link.Disconnected(cause, now)
+	m.end.Disconnected()
 	m.checkLength(now)
 	m.advance(now)
 }
 
-// pinged takes in the outcome of a requested ping. It reports whether the websocket still works.
-func (m *machine) pinged(err error, silent bool, now time.Time) bool {
-	return m.link.pinged(err, silent, m.throttled(now), now)
+// Pinged takes in the outcome of a requested ping. It reports whether the websocket still works.
+func (m *machine) Pinged(err error, silent bool, now time.Time) bool {
+	return m.link.Pinged(err, silent, m.Throttled(now), now)
 }
 
 // lost returns the error of a session that has lost its connection for good.
 func (m *machine) lost(why, next string) error {
-	err := m.link.lastErr
+	err := m.link.Err()
 	if err == nil {
 		err = context.DeadlineExceeded
 	}
@@ -207,27 +197,27 @@ func (m *machine) lost(why, next string) error {
 
 // --- receiving ---
 
-// receive takes in a message, which lies in the buffer in. kept says that the machine keeps the buffer until earlier messages have
+// Receive takes in a message, which lies in the buffer in. kept says that the machine keeps the buffer until earlier messages have
 // come. The error says why the machine ignored the message.
-func (m *machine) receive(msg *frame.Message, in *inbound, now time.Time) (kept bool, err error) {
+func (m *machine) Receive(msg *frame.Message, in *reliable.Inbound, now time.Time) (kept bool, err error) {
 	if m.err != nil {
 		return false, nil //nolint:nilerr // a message after the end does not matter
 	}
-	m.link.heard()
+	m.link.Heard()
 	switch msg.Type {
-	case m.takes:
+	case frame.OutputStreamData:
 		kept = m.receiveData(msg, in, now)
-	case datachannel.Acknowledge:
-		err = m.receiveAck(msg.Payload, now)
-	case datachannel.PausePublication:
-		m.send.setPaused(true)
+	case frame.Acknowledge:
+		err = m.end.ReceiveAck(msg.Payload, now)
+	case frame.PausePublication:
+		m.end.SetPaused(true)
 		m.hs.absent()
 		m.absentSince = now
-	case datachannel.StartPublication:
-		m.send.setPaused(false)
+	case frame.StartPublication:
+		m.end.SetPaused(false)
 		m.hs.present(now)
 		m.absentSince = time.Time{}
-	case datachannel.ChannelClosed:
+	case frame.ChannelClosed:
 		m.receiveClosed(msg.Payload)
 	default: // of a later protocol; nothing here needs it
 	}
@@ -235,34 +225,34 @@ func (m *machine) receive(msg *frame.Message, in *inbound, now time.Time) (kept 
 	return kept, err
 }
 
-// malformed counts a message that could not be decoded.
-func (m *machine) malformed() {
-	m.link.heard()
-	m.dropped++
+// Malformed counts a message that could not be decoded.
+func (m *machine) Malformed() {
+	m.link.Heard()
+	m.end.Ignored()
 }
 
 // receiveData takes in a message of the agent's stream; kept says that the machine keeps in.
-func (m *machine) receiveData(msg *frame.Message, in *inbound, now time.Time) (kept bool) {
+func (m *machine) receiveData(msg *frame.Message, in *reliable.Inbound, now time.Time) (kept bool) {
 	m.absentSince = time.Time{}
-	consumable := msg.PayloadType != datachannel.Output || m.in.len() < m.cfg.readHard
-	verdict := m.reliable.receive(msg, in, consumable, now)
-	if verdict != recvNext {
-		return verdict == recvHeld
+	consumable := msg.PayloadType != frame.PayloadOutput || m.in.Len() < m.cfg.readHard
+	verdict := m.end.Receive(msg, in, consumable, now)
+	if verdict != reliable.Consume {
+		return verdict == reliable.Keep
 	}
 	m.consume(msg.PayloadType, msg.Payload, now)
 	for m.err == nil {
-		next, ok := m.recv.pop()
+		next, ok := m.end.Next()
 		if !ok {
 			break
 		}
-		m.consume(next.typ, next.payload, now)
-		next.in.free()
+		m.consume(next.Type, next.Payload, now)
+		transport.Free(next.In)
 	}
 	return false
 }
 
 // consume takes in the next message of the agent's stream.
-func (m *machine) consume(typ datachannel.PayloadType, payload []byte, now time.Time) {
+func (m *machine) consume(typ frame.PayloadType, payload []byte, now time.Time) {
 	r, err := m.hs.receive(typ, payload)
 	m.act(r, err, now)
 }
@@ -275,11 +265,11 @@ func (m *machine) act(r received, err error, now time.Time) {
 	}
 	m.control = append(m.control, r.replies...)
 	if r.key != nil {
-		m.wants.key = r.key
+		m.key = r.key
 	}
 	m.received += uint64(len(r.data))
 	if !m.closed {
-		m.in.write(r.data)
+		m.in.Write(r.data)
 	}
 	if m.hs.state == hsAbandoned && m.failure == nil {
 		m.failure = protocolError("the agent asks for what this client does not do: %s", r.replies[0].payload)
@@ -312,32 +302,32 @@ func (m *machine) receiveClosed(payload []byte) {
 	case m.failure != nil:
 		m.fail(m.failure) // the failed handshake is the reason
 	default:
-		m.fail(&ClosedError{SessionID: m.cfg.sessionID, Output: closed.Output, Incomplete: m.recv.gap()})
+		m.fail(&ClosedError{SessionID: m.cfg.sessionID, Output: closed.Output, Incomplete: m.end.Gap()})
 	}
 }
 
 // --- sending ---
 
-// pending reports whether fill has something to send now.
-func (m *machine) pending() bool {
-	return m.err == nil && m.link.state == linkUp &&
-		(m.reliable.pending() || len(m.control) > 0 || m.dataSize() > 0)
+// Pending reports whether fill has something to send now.
+func (m *machine) Pending() bool {
+	return m.err == nil && m.link.Up() &&
+		(m.end.Pending() || len(m.control) > 0 || m.dataSize() > 0)
 }
 
-// fill adds to b the messages that the owner may send now.
-func (m *machine) fill(b *batch, now time.Time) {
-	if m.err != nil || m.link.state != linkUp {
+// Fill adds to b the messages that the owner may send now.
+func (m *machine) Fill(b *reliable.Batch, now time.Time) {
+	if m.err != nil || !m.link.Up() {
 		return
 	}
-	m.appendAcks(b, now)
-	limit := len(b.buf) + batchBytes
-	m.appendResends(b, limit, now)
+	m.end.AppendAcks(b, now)
+	limit := len(b.Buf) + batchBytes
+	m.end.AppendResends(b, limit, now)
 	for i, r := range m.control {
-		m.push(b, r.payloadType, r.flags, r.payload, len(r.payload), now)
+		m.end.Push(b, r.payloadType, r.flags, r.payload, len(r.payload), now)
 		m.control[i] = reply{}
 	}
 	m.control = m.control[:0]
-	for len(b.buf) < limit {
+	for len(b.Buf) < limit {
 		n := m.dataSize()
 		if n == 0 {
 			return
@@ -346,65 +336,65 @@ func (m *machine) fill(b *batch, now time.Time) {
 			m.scratch = make([]byte, n)
 		}
 		data := m.scratch[:n]
-		m.out.read(data)
+		m.out.Read(data)
 		m.sent += uint64(n)
 		m.wrote = true
 		if m.hs.cipher != nil {
 			data = m.hs.cipher.seal(nil, data)
 		}
-		m.push(b, datachannel.Output, frame.FlagData, data, n, now)
+		m.end.Push(b, frame.PayloadOutput, frame.FlagData, data, n, now)
 	}
 }
 
 // dataSize returns how many written bytes the next message may carry now; 0 means that it must wait.
 func (m *machine) dataSize() int {
-	backlog := m.out.len()
+	backlog := m.out.Len()
 	if backlog == 0 || !m.hs.complete() {
 		return 0
 	}
-	return min(backlog, m.send.room(backlog))
+	return min(backlog, m.end.Room(backlog))
 }
 
 // --- time ---
 
-// deadline returns when the machine needs onTimer next; zero means never.
-func (m *machine) deadline() time.Time {
+// Deadline returns when the machine needs onTimer next; zero means never.
+func (m *machine) Deadline() time.Time {
 	if m.err != nil {
 		return time.Time{}
 	}
-	at := m.link.deadline()
-	if m.link.state == linkUp {
-		at = earliest(at, m.reliable.deadline())
-		at = earliest(at, m.hs.deadline())
+	at := m.link.Deadline()
+	if m.link.Up() {
+		at = reliable.Earliest(at, m.end.Deadline())
+		at = reliable.Earliest(at, m.hs.deadline())
 	}
-	return earliest(earliest(at, m.closeBy), m.failBy)
+	return reliable.Earliest(reliable.Earliest(at, m.closeBy), m.failBy)
 }
 
-// onTimer does everything that is due.
-func (m *machine) onTimer(now time.Time) {
+// OnTimer does everything that is due.
+func (m *machine) OnTimer(now time.Time) {
 	if m.err != nil {
 		return
 	}
-	if m.link.state == linkUp {
-		if m.reliable.onTimer(now) {
-			m.link.probe(now)
+	if m.link.Up() {
+		if m.end.OnTimer(now) {
+			m.link.Probe(now)
 		}
 		m.checkLength(now)
 		m.control = append(m.control, m.hs.onTimer(now)...)
 	}
-	connect, ping := m.link.onTimer(now)
+	connect, ping := m.link.OnTimer(now)
 	if connect {
-		m.wants.connect = true
+		m.wants.Connect = true
 	}
 	if ping > 0 {
-		m.wants.ping = ping
+		m.wants.Ping = ping
 	}
 	m.advance(now)
 }
 
 // checkLength ends the stream if its messages have become too long for the path.
 func (m *machine) checkLength(now time.Time) {
-	if limit, ok := m.send.oversize(now); ok {
+	if limit, ok := m.end.Oversize(now); ok {
 		m.tooLong = limit
 		m.fail(fail.New(fail.Lost, "use session "+m.cfg.sessionID,
 			fmt.Errorf("messages of more than %d bytes do not get through", limit), "open a new session: it keeps to shorter ones"))
@@ -418,9 +408,9 @@ func (m *machine) advance(now time.Time) {
 	switch {
 	case m.err != nil:
 		return
-	case m.failure != nil && (due(m.failBy, now) || m.idle()):
+	case m.failure != nil && (reliable.Due(m.failBy, now) || m.idle()):
 		m.fail(m.failure)
-	case m.link.expired(now):
+	case m.link.Expired(now):
 		m.fail(m.lost("it could not be restored within "+m.cfg.resumeTimeout.String(), "check the network, then open a new session"))
 	}
 	m.open = m.open || m.hs.complete()
@@ -430,11 +420,11 @@ func (m *machine) advance(now time.Time) {
 }
 
 // idle reports whether the agent has acknowledged all messages and only written bytes wait to be sent.
-func (m *machine) idle() bool { return len(m.control) == 0 && m.send.outstanding() == 0 }
+func (m *machine) idle() bool { return len(m.control) == 0 && m.end.Outstanding() == 0 }
 
 // advanceClose takes the next step of close.
 func (m *machine) advanceClose(now time.Time) {
-	backlog := m.out.len()
+	backlog := m.out.Len()
 	switch {
 	case m.abandoned, !m.hs.complete(), m.cfg.exec && !m.wrote && backlog == 0:
 		m.fail(net.ErrClosed)
@@ -445,13 +435,13 @@ func (m *machine) advanceClose(now time.Time) {
 	idle := backlog == 0 && m.idle()
 	switch {
 	case !now.Before(m.closeBy),
-		idle && (m.closing == finishing || m.cfg.exec || m.link.state != linkUp):
+		idle && (m.closing == finishing || m.cfg.exec || !m.link.Up()):
 		m.fail(net.ErrClosed)
 	case idle:
 		m.closing = finishing
-		flag := binary.BigEndian.AppendUint32(nil, uint32(datachannel.TerminateSession))
-		m.control = append(m.control, reply{payloadType: datachannel.Flag, flags: frame.FlagFIN, payload: flag})
-		m.closeBy = earliest(m.closeBy, now.Add(finPatience))
+		flag := binary.BigEndian.AppendUint32(nil, uint32(frame.TerminateSession))
+		m.control = append(m.control, reply{payloadType: frame.PayloadFlag, flags: frame.FlagFIN, payload: flag})
+		m.closeBy = reliable.Earliest(m.closeBy, now.Add(finPatience))
 	}
 }
 
@@ -465,7 +455,7 @@ func (m *machine) closeError() error {
 	if !m.closed || m.abandoned || m.closing == finishing {
 		return nil // the stream ended before Close, as Err tells; or all is well
 	}
-	if n, backlog := m.send.outstanding(), m.out.len(); n > 0 && m.wrote || backlog > 0 {
+	if n, backlog := m.end.Outstanding(), m.out.Len(); n > 0 && m.wrote || backlog > 0 {
 		return fmt.Errorf("close session %s: %d messages were not acknowledged, %d bytes not sent", m.cfg.sessionID, n, backlog)
 	}
 	return nil

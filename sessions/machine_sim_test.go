@@ -13,10 +13,9 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
-
 	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/sessions/frame"
+	"github.com/bastion-ssm/bastion/sessions/reliable"
 )
 
 var (
@@ -133,11 +132,10 @@ func newSim(t testing.TB, seed uint64) *sim {
 	w.m = newMachine(cfg, w.rng, w.now)
 	w.agent = &simAgent{w: w, goal: size(), exec: exec, kms: exec && w.rng.IntN(2) == 0, early: map[int64]frame.Message{}}
 	if w.rng.IntN(3) == 0 {
-		w.agent.peer = &reliable{
-			sends: datachannel.OutputStreamData, takes: datachannel.InputStreamData, rng: w.rng,
-			recv: newRecvQueue[heldPayload](16<<20, 1<<16),
-		}
-		w.agent.peer.send = newSendQueue(64<<10, 1024, w.agent.peer.keepFrame)
+		w.agent.peer = reliable.NewEnd(reliable.Config{
+			Sends: frame.OutputStreamData, Takes: frame.InputStreamData, Rand: w.rng,
+			SendWindow: 64 << 10, MaxPayload: 1024, HeldBytes: 16 << 20, HeldSpan: 1 << 16,
+		})
 	}
 	return w
 }
@@ -192,7 +190,7 @@ func (w *sim) bytes(far bool, from, n int) []byte {
 
 // run runs until the stream has ended.
 func (w *sim) run() {
-	w.m.onTimer(w.now)
+	w.m.OnTimer(w.now)
 	w.settle()
 	w.agent.begin()
 	w.after(w.upTo(w.calm), w.trouble)
@@ -217,10 +215,11 @@ func (w *sim) run() {
 
 func (w *sim) describe() string {
 	m, a := w.m, w.agent
-	return fmt.Sprintf("ending %d, exec %v, kms %v, peer %v; link %d, open %v, closed %v/%d; client wrote %d of %d, %d sent, %d outstanding "+
+	end := m.end.Stats()
+	return fmt.Sprintf("ending %d, exec %v, kms %v, peer %v; link %v, open %v, closed %v/%d; client wrote %d of %d, %d sent, %d outstanding "+
 		"(%d lost, paused %v, window %d, in flight %d), read %d of %d, recv.next %d; agent expects %d, has %d, complete %v, away %v, paused %v, unacked %d",
-		w.ending, a.exec, a.kms, a.peer != nil, m.link.state, m.open, m.closed, m.closing, w.written, w.goal, m.sent, m.send.outstanding(),
-		m.send.lost, m.send.paused, m.send.window, m.send.inFlight, w.read, a.written, m.recv.next, a.expected, a.read, a.complete, a.away,
+		w.ending, a.exec, a.kms, a.peer != nil, m.link.Up(), m.open, m.closed, m.closing, w.written, w.goal, m.sent, m.end.Outstanding(),
+		end.Lost, end.Paused, end.Window, end.InFlight, w.read, a.written, end.Next, a.expected, a.read, a.complete, a.away,
 		a.paused, a.outstanding())
 }
 
@@ -231,7 +230,7 @@ func (w *sim) verdict() {
 	w.readAll(1 << 30)
 	closed, isClosed := errors.AsType[*ClosedError](m.err)
 	switch {
-	case m.deadline() != time.Time{} || m.pending():
+	case m.Deadline() != time.Time{} || m.Pending():
 		w.fail("a machine that has ended asks for more")
 	case w.ending == simAbandons && m.tooLong == 0:
 		if !errors.Is(m.err, net.ErrClosed) || m.closeError() != nil {
@@ -248,16 +247,16 @@ func (w *sim) verdict() {
 			w.fail("Close says %v, and all has come", m.closeError())
 		}
 	case isClosed && errors.Is(closed, io.EOF):
-		if w.over == nil || closed.Output != "" || len(m.recv.held) > 0 || w.ending == simFarEnds && w.read != a.goal {
+		if w.over == nil || closed.Output != "" || m.end.Gap() || w.ending == simFarEnds && w.read != a.goal {
 			w.fail("it ended in good order, and has read %d bytes of %d: %s", w.read, a.goal, w.describe())
 		}
 	case isClosed:
-		if w.ending != simVanishes || !closed.Incomplete || len(m.recv.held) == 0 {
+		if w.ending != simVanishes || !closed.Incomplete || !m.end.Gap() {
 			w.fail("it ended with %v: %s", m.err, w.describe())
 		}
 	case fail.KindOf(m.err) == fail.Lost && m.tooLong > 0:
 		// A message on which the websocket was cut again and again counts as one that is too long, by whatever it was cut.
-		byChance := m.send.probeCuts >= probeMaxCuts && w.count.cuts >= probeMaxCuts
+		byChance := m.end.Stats().ProbeCuts >= reliable.ProbeMaxCuts && w.count.cuts >= reliable.ProbeMaxCuts
 		if w.ending != simTooLong && !byChance || m.tooLong > simLongest && !byChance {
 			w.fail("it ended with %v: %s", m.err, w.describe())
 		}
@@ -293,7 +292,7 @@ func (w *sim) act() {
 			w.settle()
 		})
 	}
-	if !w.acting[1] && w.m.in.len() > 0 && !(w.readLast && w.agent.read < w.goal) {
+	if !w.acting[1] && w.m.in.Len() > 0 && !(w.readLast && w.agent.read < w.goal) {
 		w.acting[1] = true
 		w.after(pause, func() {
 			w.acting[1] = false
@@ -309,8 +308,8 @@ func (w *sim) act() {
 
 // readAll reads up to n bytes and compares them with the written ones.
 func (w *sim) readAll(n int) {
-	buf := make([]byte, min(n, w.m.in.len()))
-	w.m.in.read(buf)
+	buf := make([]byte, min(n, w.m.in.Len()))
+	w.m.in.Read(buf)
 	if w.read+len(buf) > w.agent.written || !bytes.Equal(buf, w.bytes(true, w.read, len(buf))) {
 		w.fail("the client read other bytes than were written, from %d on: %s", w.read, w.describe())
 	}
@@ -327,22 +326,22 @@ func (w *sim) settle() {
 		return
 	}
 	w.act()
-	r := m.requested()
-	if r.connect {
+	r := m.Requested()
+	if r.Connect {
 		w.after(w.upTo(500*time.Millisecond), w.connect)
 	}
-	if r.key != nil {
+	if key := m.takeKey(); key != nil {
 		w.after(w.upTo(200*time.Millisecond), func() {
-			m.keyMade(r.key, noise(1, dataKeySize), []byte("sealed"), nil, w.now)
+			m.keyMade(key, noise(1, dataKeySize), []byte("sealed"), nil, w.now)
 			w.settle()
 		})
 	}
-	if l := w.link; r.ping > 0 && l != nil {
-		w.ping(l, r.ping)
+	if l := w.link; r.Ping > 0 && l != nil {
+		w.ping(l, r.Ping)
 	}
 	w.pump()
 	w.readLink()
-	if at := m.deadline(); !at.IsZero() && !at.Equal(w.timer) && m.err == nil {
+	if at := m.Deadline(); !at.IsZero() && !at.Equal(w.timer) && m.err == nil {
 		if at.Before(w.now) {
 			at = w.now
 		}
@@ -356,9 +355,9 @@ func (w *sim) fire(at time.Time) {
 		return
 	}
 	w.timer = time.Time{}
-	w.m.onTimer(w.now)
+	w.m.OnTimer(w.now)
 	// Once may be chance; a machine that asks for the past again and again is a busy loop in a Stream.
-	if next := w.m.deadline(); next.IsZero() || next.After(w.now) {
+	if next := w.m.Deadline(); next.IsZero() || next.After(w.now) {
 		w.spins = 0
 	} else if w.spins++; w.spins > 10 {
 		w.fail("the timer spins, %s late: %s", w.now.Sub(next), w.describe())
@@ -376,35 +375,36 @@ func (w *sim) check() {
 			w.fail("%s: %d, more than %d: %s", what, n, most, w.describe())
 		}
 	}
-	bound("bytes unread", m.in.len(), cfg.readHard+cfg.heldBytes)
-	if len(m.recv.held) == 0 {
-		bound("bytes out of order, without a message", m.recv.bytes, 0)
+	bound("bytes unread", m.in.Len(), cfg.readHard+cfg.heldBytes)
+	end := m.end.Stats()
+	if end.HeldMessages == 0 {
+		bound("bytes out of order, without a message", end.HeldBytes, 0)
 	}
-	bound("bytes not sent", m.out.len(), cfg.writeBuffer)
-	bound("bytes out of order", m.recv.bytes, cfg.heldBytes)
-	bound("messages out of order", len(m.recv.held), int(cfg.heldSpan))
-	bound("acks", len(m.acks), mostAcks)
-	bound("bytes in flight", m.send.inFlight, max(cfg.sendWindow, initialWindow)+longest+1024)
-	bound("messages kept", m.send.outstanding(), maxSpan+4)
-	bound("bytes kept for reuse", m.spareN, spareBytes)
+	bound("bytes not sent", m.out.Len(), cfg.writeBuffer)
+	bound("bytes out of order", end.HeldBytes, cfg.heldBytes)
+	bound("messages out of order", end.HeldMessages, int(cfg.heldSpan))
+	bound("acks", end.Acks, reliable.MostAcks)
+	bound("bytes in flight", end.InFlight, max(cfg.sendWindow, reliable.InitialWindow)+longest+1024)
+	bound("messages kept", m.end.Outstanding(), reliable.MaxSpan+4)
+	bound("bytes kept for reuse", end.Spare, reliable.SpareBytes)
 	bound("own messages", len(m.control), 4)
 }
 
 // connect is a ResumeSession and a dial that have come to their end.
 func (w *sim) connect() {
 	m := w.m
-	switch gone := w.over != nil && m.link.ups > 0; {
+	switch gone := w.over != nil && m.link.Made() > 0; {
 	case m.err != nil:
 		return
-	case w.ending == simRefused && m.link.ups > 0 && w.now.Sub(w.start) > simFaults/2, gone:
-		m.notConnected(errNoResume, true, w.now)
+	case w.ending == simRefused && m.link.Made() > 0 && w.now.Sub(w.start) > simFaults/2, gone:
+		m.NotConnected(errNoResume, w.now)
 	case w.ending == simCutOff && w.now.Sub(w.start) > simFaults/2, w.faulty() && w.roll(.3):
-		m.notConnected(errors.New("no route to host"), false, w.now)
+		m.NotConnected(errors.New("no route to host"), w.now)
 	default:
 		l := &simLink{delay: [2]time.Duration{w.upTo(150 * time.Millisecond), w.upTo(150 * time.Millisecond)}}
 		w.link, w.toldAway = l, false
 		w.logf("connected: %v", l.delay)
-		m.connected(w.now)
+		m.Connected(w.now)
 		w.agent.peerPresent(true)
 		if w.over != nil {
 			w.arrive(l, w.over, 0)
@@ -417,11 +417,11 @@ func (w *sim) connect() {
 
 // announce has the service say whether the agent is there.
 func (w *sim) announce() {
-	typ := datachannel.StartPublication
+	typ := frame.StartPublication
 	if w.toldAway = w.agent.away; w.toldAway {
-		typ = datachannel.PausePublication
+		typ = frame.PausePublication
 	}
-	msg := frame.Message{Type: typ, Created: w.now, Flags: frame.FlagAck, ID: w.m.newID(), Payload: []byte("{}")}
+	msg := frame.Message{Type: typ, Created: w.now, Flags: frame.FlagAck, ID: w.m.end.NewID(), Payload: []byte("{}")}
 	if w.link != nil {
 		w.arrive(w.link, msg.Append(nil), 0)
 	}
@@ -430,18 +430,18 @@ func (w *sim) announce() {
 // pump lets the writer write, if it is free.
 func (w *sim) pump() {
 	l := w.link
-	if l == nil || l.writing || !w.m.pending() {
+	if l == nil || l.writing || !w.m.Pending() {
 		return
 	}
-	var b batch
-	w.m.fill(&b, w.now)
-	if len(b.ends) == 0 {
+	var b reliable.Batch
+	w.m.Fill(&b, w.now)
+	if len(b.Ends) == 0 {
 		w.fail("the writer spins: %s", w.describe())
 		return
 	}
 	start := 0
-	for _, end := range b.ends {
-		w.send(l, b.buf[start:end:end])
+	for _, end := range b.Ends {
+		w.send(l, b.Buf[start:end:end])
 		start = end
 	}
 	l.writing = true
@@ -458,7 +458,7 @@ func (w *sim) send(l *simLink, msg []byte) {
 		w.fail("the client sends what is no message: %v", err)
 		return
 	}
-	if m.Type == datachannel.InputStreamData {
+	if m.Type == frame.InputStreamData {
 		if before, ok := w.sentBy[m.Seq]; ok && !bytes.Equal(before, msg) {
 			w.fail("message %d was sent again as another one", m.Seq)
 		}
@@ -531,23 +531,23 @@ func (w *sim) arrive(l *simLink, msg []byte, late time.Duration) {
 // readLink is the reader: it takes messages as long as the machine wants more.
 func (w *sim) readLink() {
 	l := w.link
-	for l != nil && w.link == l && len(l.inbox) > 0 && w.m.err == nil && !w.m.throttled(w.now) {
+	for l != nil && w.link == l && len(l.inbox) > 0 && w.m.err == nil && !w.m.Throttled(w.now) {
 		b := l.inbox[0]
 		l.inbox = l.inbox[1:]
 		l.unread -= len(b)
-		if w.m.in.len() >= w.m.cfg.readSoft && !w.m.starved {
-			w.fail("a message is taken with %d bytes unread: %s", w.m.in.len(), w.describe())
+		if w.m.in.Len() >= w.m.cfg.readSoft && !w.m.end.Stats().Starved {
+			w.fail("a message is taken with %d bytes unread: %s", w.m.in.Len(), w.describe())
 		}
 		msg, err := frame.Decode(b)
 		if err != nil {
 			w.fail("%v", err)
 			return
 		}
-		before := w.m.in.len()
-		if _, err := w.m.receive(&msg, &inbound{b: b}, w.now); err != nil {
+		before := w.m.in.Len()
+		if _, err := w.m.Receive(&msg, &reliable.Inbound{B: b}, w.now); err != nil {
 			w.fail("a message is ignored: %v", err)
 		}
-		if before >= w.m.cfg.readHard && w.m.in.len() > before {
+		if before >= w.m.cfg.readHard && w.m.in.Len() > before {
 			w.fail("a message is consumed with %d bytes unread: %s", before, w.describe())
 		}
 		w.settle()
@@ -558,14 +558,14 @@ func (w *sim) readLink() {
 func (w *sim) ping(l *simLink, within time.Duration) {
 	took := l.delay[0] + l.delay[1]
 	err := error(nil)
-	if l.cut || took > within || w.m.throttling {
+	if l.cut || took > within || w.m.Throttling() {
 		took, err = within, errors.New("no pong")
 	}
 	w.after(took, func() {
 		if w.link != l || w.m.err != nil {
 			return
 		}
-		if !w.m.pinged(err, err != nil, w.now) {
+		if !w.m.Pinged(err, err != nil, w.now) {
 			w.drop(l, err)
 		}
 		w.settle()
@@ -581,9 +581,9 @@ func (w *sim) drop(l *simLink, err error) {
 	l.cut = true
 	w.link = nil
 	w.agent.peerPresent(false)
-	w.m.disconnected(err, w.now)
-	if w.m.send.inFlight > 0 || len(w.m.acks) > 0 {
-		w.fail("%d bytes in flight and %d acks on a lost websocket", w.m.send.inFlight, len(w.m.acks))
+	w.m.Disconnected(err, w.now)
+	if end := w.m.end.Stats(); end.InFlight > 0 || end.Acks > 0 {
+		w.fail("%d bytes in flight and %d acks on a lost websocket", end.InFlight, end.Acks)
 	}
 	w.settle()
 }
@@ -599,7 +599,7 @@ func (w *sim) trouble() {
 	case 0, 1:
 		w.cut()
 	case 2:
-		w.m.link.probe(w.now)
+		w.m.link.Probe(w.now)
 		w.settle()
 	case 3:
 		if w.agent.away {
@@ -680,10 +680,10 @@ func TestMachineSimulation(t *testing.T) {
 		if w.ending <= simFarEnds && w.read == w.agent.goal {
 			complete++
 		}
-		resent += int(min(w.m.resends, 1))
-		duplicates += int(min(w.m.duplicates, 1))
-		refused += int(min(w.m.dropped, 1))
-		resumed += int(min(w.m.link.resumes(), 1))
+		resent += int(min(w.m.end.Stats().Resends, 1))
+		duplicates += int(min(w.m.end.Stats().Duplicates, 1))
+		refused += int(min(w.m.end.Stats().Dropped, 1))
+		resumed += int(min(w.m.link.Resumes(), 1))
 		dropped, cuts, silent, away = dropped+w.count.dropped, cuts+w.count.cuts, silent+w.count.silent, away+w.count.away
 	}
 	t.Logf("%d runs, %d complete; %d messages dropped, %d cuts of which %d silent, the agent %d times away; "+

@@ -11,10 +11,13 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
+	"github.com/bastion-ssm/bastion/sessions/reliable"
+	"github.com/bastion-ssm/bastion/sessions/transport"
 )
+
+var epoch = time.Unix(1_800_000_000, 0)
 
 // The end of a pause may be among the messages that a slow reader leaves on the websocket. The machine takes them while it has
 // something to send.
@@ -24,54 +27,54 @@ func TestPauseBehindASlowReader(t *testing.T) {
 		exec: true, resumeTimeout: time.Minute, pingInterval: time.Minute, writeBuffer: 100, readSoft: 1, readHard: 100,
 		heldBytes: 1000, heldSpan: 10,
 	}, rand.New(rand.NewPCG(1, 1)), now)
-	m.onTimer(now)
-	m.connected(now)
-	receive := func(typ datachannel.MessageType, payload string) {
-		msg := frame.Message{Type: typ, ID: uuid.New(), PayloadType: datachannel.Output, Payload: []byte(payload)}
-		if _, err := m.receive(&msg, &inbound{}, now); err != nil {
+	m.OnTimer(now)
+	m.Connected(now)
+	receive := func(typ frame.MessageType, payload string) {
+		msg := frame.Message{Type: typ, ID: uuid.New(), PayloadType: frame.PayloadOutput, Payload: []byte(payload)}
+		if _, err := m.Receive(&msg, &reliable.Inbound{}, now); err != nil {
 			t.Fatal(err)
 		}
 	}
-	receive(datachannel.OutputStreamData, "more than the reader takes")
-	receive(datachannel.PausePublication, "{}")
-	if !m.throttled(now) {
+	receive(frame.OutputStreamData, "more than the reader takes")
+	receive(frame.PausePublication, "{}")
+	if !m.Throttled(now) {
 		t.Error("not throttled, with nothing to send")
 	}
 	m.write([]byte("x"))
-	if m.throttled(now) {
+	if m.Throttled(now) {
 		t.Error("throttled, with something to send")
 	}
-	var b batch
-	m.fill(&b, now)
-	if m.pending() || m.out.len() == 0 {
+	var b reliable.Batch
+	m.Fill(&b, now)
+	if m.Pending() || m.out.Len() == 0 {
 		t.Error("data is sent in a pause")
 	}
-	b.reset()
-	receive(datachannel.StartPublication, "{}")
-	m.fill(&b, now)
-	last, err := frame.Decode(b.buf)
+	b.Reset()
+	receive(frame.StartPublication, "{}")
+	m.Fill(&b, now)
+	last, err := frame.Decode(b.Buf)
 	if err != nil || string(last.Payload) != "x" {
 		t.Fatalf("sent %q: %v", last.Payload, err)
 	}
-	receive(datachannel.Acknowledge, string(frame.AppendAck(nil, &last)))
-	now = now.Add(2 * starvedPause)
-	if !m.throttled(now) {
+	receive(frame.Acknowledge, string(frame.AppendAck(nil, &last)))
+	now = now.Add(2 * reliable.StarvedPause)
+	if !m.Throttled(now) {
 		t.Error("not throttled, with nothing to send any more")
 	}
 }
 
 // upMachine returns a machine with a websocket, and the function that gives it a message of the agent's.
-func upMachine(exec bool, now *time.Time) (m *machine, receive func(datachannel.MessageType, datachannel.PayloadType, string)) {
+func upMachine(exec bool, now *time.Time) (m *machine, receive func(frame.MessageType, frame.PayloadType, string)) {
 	m = newMachine(machineConfig{
 		exec: exec, resumeTimeout: time.Minute, closeTimeout: 10 * time.Second, pingInterval: time.Minute, pingTimeout: 5 * time.Second,
 		writeBuffer: 100, readSoft: 1 << 20, readHard: 1 << 24, heldBytes: 1000, heldSpan: 10,
 	}, rand.New(rand.NewPCG(1, 1)), *now)
-	m.onTimer(*now)
-	m.requested()
-	m.connected(*now)
-	return m, func(typ datachannel.MessageType, payloadType datachannel.PayloadType, payload string) {
-		msg := frame.Message{Type: typ, Seq: m.recv.next, ID: uuid.New(), PayloadType: payloadType, Payload: []byte(payload)}
-		_, _ = m.receive(&msg, &inbound{}, *now) // no test here is about a malformed one
+	m.OnTimer(*now)
+	m.Requested()
+	m.Connected(*now)
+	return m, func(typ frame.MessageType, payloadType frame.PayloadType, payload string) {
+		msg := frame.Message{Type: typ, Seq: m.end.Stats().Next, ID: uuid.New(), PayloadType: payloadType, Payload: []byte(payload)}
+		_, _ = m.Receive(&msg, &reliable.Inbound{}, *now) // no test here is about a malformed one
 	}
 }
 
@@ -79,9 +82,9 @@ func upMachine(exec bool, now *time.Time) (m *machine, receive func(datachannel.
 func passTime(m *machine, now *time.Time, d time.Duration) {
 	for end := now.Add(d); now.Before(end) && m.err == nil; {
 		*now = now.Add(10 * time.Millisecond)
-		m.onTimer(*now)
-		if m.requested().connect {
-			m.connected(*now)
+		m.OnTimer(*now)
+		if m.Requested().Connect {
+			m.Connected(*now)
 		}
 	}
 }
@@ -90,12 +93,12 @@ func passTime(m *machine, now *time.Time, d time.Duration) {
 func TestPauseOfALostWebsocket(t *testing.T) {
 	now := epoch
 	m, receive := upMachine(true, &now)
-	receive(datachannel.OutputStreamData, datachannel.Output, "a")
-	m.disconnected(errors.New("cut"), now)
-	receive(datachannel.PausePublication, 0, "{}")
+	receive(frame.OutputStreamData, frame.PayloadOutput, "a")
+	m.Disconnected(errors.New("cut"), now)
+	receive(frame.PausePublication, 0, "{}")
 	passTime(m, &now, time.Second)
 	m.write([]byte("x"))
-	if !m.pending() {
+	if !m.Pending() {
 		t.Error("nothing is sent on the next websocket")
 	}
 }
@@ -104,8 +107,8 @@ func TestPauseOfALostWebsocket(t *testing.T) {
 func TestSizeAfterALostWebsocket(t *testing.T) {
 	now := epoch
 	m, receive := upMachine(true, &now)
-	receive(datachannel.OutputStreamData, datachannel.Output, "a")
-	m.disconnected(errors.New("cut"), now)
+	receive(frame.OutputStreamData, frame.PayloadOutput, "a")
+	m.Disconnected(errors.New("cut"), now)
 	passTime(m, &now, 2*time.Second)
 	if !m.hs.sized {
 		t.Error("the size is never sent")
@@ -115,15 +118,15 @@ func TestSizeAfterALostWebsocket(t *testing.T) {
 func TestAcksAreBoundedWhileTheWriterIsStuck(t *testing.T) {
 	now := epoch
 	m, receive := upMachine(true, &now)
-	for n := 0; !m.throttled(now); n++ {
-		if n > mostAcks {
-			t.Fatalf("%d acks wait", len(m.acks))
+	for n := 0; !m.Throttled(now); n++ {
+		if n > reliable.MostAcks {
+			t.Fatalf("%d acks wait", m.end.Stats().Acks)
 		}
-		receive(datachannel.OutputStreamData, datachannel.Output, "a")
+		receive(frame.OutputStreamData, frame.PayloadOutput, "a")
 	}
-	var b batch
-	if m.fill(&b, now); m.throttled(now) || len(b.ends) < mostAcks {
-		t.Errorf("%d acks sent; throttled %v", len(b.ends), m.throttled(now))
+	var b reliable.Batch
+	if m.Fill(&b, now); m.Throttled(now) || len(b.Ends) < reliable.MostAcks {
+		t.Errorf("%d acks sent; throttled %v", len(b.Ends), m.Throttled(now))
 	}
 }
 
@@ -133,18 +136,18 @@ func TestFinPatience(t *testing.T) {
 	for kind, isRefused := range map[string]bool{"Port": false, "Standard_Stream": true} {
 		now := epoch
 		m, receive := upMachine(false, &now)
-		receive(datachannel.OutputStreamData, datachannel.HandshakeRequest, strings.Replace(request, "%", kind, 1))
-		var b batch
-		m.fill(&b, now)
+		receive(frame.OutputStreamData, frame.PayloadHandshakeRequest, strings.Replace(request, "%", kind, 1))
+		var b reliable.Batch
+		m.Fill(&b, now)
 		if !isRefused {
-			receive(datachannel.OutputStreamData, datachannel.HandshakeComplete, "{}")
-			response, err := frame.Decode(b.buf[b.ends[len(b.ends)-2]:])
+			receive(frame.OutputStreamData, frame.PayloadHandshakeComplete, "{}")
+			response, err := frame.Decode(b.Buf[b.Ends[len(b.Ends)-2]:])
 			if err != nil {
 				t.Fatal(err)
 			}
-			receive(datachannel.Acknowledge, 0, string(frame.AppendAck(nil, &response)))
+			receive(frame.Acknowledge, 0, string(frame.AppendAck(nil, &response)))
 			m.close(false, now)
-			m.fill(&b, now)
+			m.Fill(&b, now)
 		}
 		passTime(m, &now, 2*finPatience)
 		if took := now.Sub(epoch); m.err == nil || errors.Is(m.err, net.ErrClosed) == isRefused || took > finPatience+10*time.Millisecond {
@@ -157,14 +160,14 @@ func TestFinPatience(t *testing.T) {
 func TestProbeDuringAPing(t *testing.T) {
 	now := epoch
 	m, _ := upMachine(false, &now)
-	m.link.probe(now)
-	m.onTimer(now)
-	m.link.probe(now)
-	m.onTimer(now)
-	if m.requested().ping == 0 || !m.pinged(nil, false, now) {
+	m.link.Probe(now)
+	m.OnTimer(now)
+	m.link.Probe(now)
+	m.OnTimer(now)
+	if m.Requested().Ping == 0 || !m.Pinged(nil, false, now) {
 		t.Fatal("not asked to ping")
 	}
-	if m.onTimer(now); m.requested().ping == 0 {
+	if m.OnTimer(now); m.Requested().Ping == 0 {
 		t.Error("the second probe is forgotten")
 	}
 }
@@ -173,7 +176,7 @@ func TestProbeDuringAPing(t *testing.T) {
 func TestWriteAtItsDeadline(t *testing.T) {
 	s := newStream("s", "t", streamConfig{
 		machineConfig: machineConfig{resumeTimeout: time.Minute, pingInterval: time.Minute, pingTimeout: time.Minute, writeBuffer: 1 << 30},
-		dial: func(ctx context.Context, _ grant) (socket, error) {
+		dial: func(ctx context.Context, _ grant) (transport.Socket, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		},

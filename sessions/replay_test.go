@@ -19,6 +19,7 @@ import (
 	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
+	"github.com/bastion-ssm/bastion/sessions/transport"
 )
 
 // TestReplay plays the agent's and the gateway's part of each transcript to a Stream, at the recorded times. It compares the
@@ -104,7 +105,7 @@ func newReplay(t *testing.T, events []*event) *replay {
 			r.exec = strings.Contains(string(e.Info), "ExecuteInteractiveCommand")
 		case e.Event == "data_key":
 			r.must(json.Unmarshal(e.Info, &r.key))
-		case e.msg.PayloadType == datachannel.HandshakeResponse && e.From == "client" && r.exec:
+		case e.msg.PayloadType == frame.PayloadHandshakeResponse && e.From == "client" && r.exec:
 			var res struct {
 				ProcessedClientActions []struct {
 					ActionResult struct{ KMSCipherTextKey string }
@@ -138,7 +139,7 @@ func (r *replay) must(err error) {
 // open starts the stream, as StartSession's answer would.
 func (r *replay) open() {
 	cfg := New(Config{SSM: &fakeService{}}).streamConfig(r.id, grant{"wss://recorded.invalid", "1"}, r.exec)
-	cfg.dial = func(context.Context, grant) (socket, error) {
+	cfg.dial = func(context.Context, grant) (transport.Socket, error) {
 		s := newReplaySocket()
 		r.dialed <- s
 		return s, nil
@@ -187,7 +188,7 @@ func (r *replay) run() {
 			} else {
 				r.close()
 			}
-		case e.Event == "frame" && (e.From == "agent" || e.lane() == "down") && e.msg.Type != datachannel.AgentSession:
+		case e.Event == "frame" && (e.From == "agent" || e.lane() == "down") && e.msg.Type != frame.AgentSessionState:
 			// agent_session_state is for the service; the recorder did not pass it on.
 			s := r.sockets[len(r.sockets)-1]
 			select {
@@ -216,22 +217,22 @@ func (r *replay) close() { r.closing.Go(func() { r.stream.Close() }) }
 
 // clientSends has the stream do what made the recorded client send e.
 func (r *replay) clientSends(e *event) {
-	if e.msg.Type != datachannel.InputStreamData {
+	if e.msg.Type != frame.InputStreamData {
 		return
 	}
 	switch e.msg.PayloadType {
-	case datachannel.Output:
+	case frame.PayloadOutput:
 		if _, err := r.stream.Write(r.plain(&e.msg)); err != nil {
 			r.t.Errorf("at %v ms: %v", e.MS, err)
 		}
-	case datachannel.Flag:
+	case frame.PayloadFlag:
 		r.close()
 	}
 }
 
 // plain returns a payload of the client's, decrypted.
 func (r *replay) plain(m *frame.Message) []byte {
-	if r.peer == nil || m.PayloadType != datachannel.Output {
+	if r.peer == nil || m.PayloadType != frame.PayloadOutput {
 		return m.Payload
 	}
 	p, err := r.peer.open(m.Payload)
@@ -249,12 +250,12 @@ func (r *replay) compare() {
 			m, err := frame.Decode(raw)
 			r.must(err)
 			switch m.Type {
-			case datachannel.Acknowledge:
+			case frame.Acknowledge:
 				acked[string(m.Payload)] = true
 				if m.Flags != frame.FlagAck || m.Seq != 0 {
 					t.Errorf("ack with flags %d and number %d", m.Flags, m.Seq)
 				}
-			case datachannel.InputStreamData:
+			case frame.InputStreamData:
 				if !numbers[m.Seq] {
 					sent = append(sent, m)
 				}
@@ -276,22 +277,22 @@ func (r *replay) compare() {
 	for _, e := range r.events {
 		switch {
 		case e.Event != "frame":
-		case e.From == "agent" && e.msg.Type == datachannel.OutputStreamData:
+		case e.From == "agent" && e.msg.Type == frame.OutputStreamData:
 			if !acked[string(frame.AppendAck(nil, &e.msg))] {
 				t.Errorf("message %d of the agent is not acknowledged", e.msg.Seq)
 			}
 			if e.msg.Seq == next {
 				next++
-				if e.msg.PayloadType == datachannel.Output {
+				if e.msg.PayloadType == frame.PayloadOutput {
 					want = append(want, r.agentPlain(&e.msg)...)
 				}
 			}
-		case e.From == "client" && e.msg.Type == datachannel.Acknowledge:
+		case e.From == "client" && e.msg.Type == frame.Acknowledge:
 			if !acked[string(e.msg.Payload)] {
 				t.Errorf("the recorded client sent an ack that is missing: %s", e.msg.Payload)
 			}
-		case e.From == "client" && e.msg.Type == datachannel.InputStreamData:
-			for answers < len(sent) && sent[answers].PayloadType == datachannel.Size {
+		case e.From == "client" && e.msg.Type == frame.InputStreamData:
+			for answers < len(sent) && sent[answers].PayloadType == frame.PayloadSize {
 				answers++ // ours alone: the recorded client had no terminal
 			}
 			if answers == len(sent) {
@@ -303,7 +304,7 @@ func (r *replay) compare() {
 		}
 	}
 	for _, m := range sent[answers:] {
-		if m.PayloadType != datachannel.Flag && m.PayloadType != datachannel.Size {
+		if m.PayloadType != frame.PayloadFlag && m.PayloadType != frame.PayloadSize {
 			t.Errorf("sent what the recorded client did not: type %d, %q", m.PayloadType, m.Payload)
 		}
 	}
@@ -335,7 +336,7 @@ func (r *replay) compareMessage(recorded, ours *frame.Message) {
 		return
 	}
 	switch ours.PayloadType {
-	case datachannel.HandshakeResponse:
+	case frame.PayloadHandshakeResponse:
 		var a, b struct {
 			ClientVersion          string
 			ProcessedClientActions []map[string]any
@@ -357,7 +358,7 @@ func (r *replay) compareMessage(recorded, ours *frame.Message) {
 		if diff := cmp.Diff(a.ProcessedClientActions, b.ProcessedClientActions); diff != "" {
 			t.Errorf("handshake response: %s", diff)
 		}
-	case datachannel.EncChallengeResponse:
+	case frame.PayloadChallengeResponse:
 		if a, b := r.challenge(recorded), r.challenge(ours); len(a) != 64 || !bytes.Equal(a, b) {
 			t.Error("the challenge is answered with other bytes than it had")
 		}
@@ -383,7 +384,7 @@ func (r *replay) compareEnd() {
 		if e.Event == "gone" && e.From == "client" && !r.comesBackAfter(e) {
 			break // the recorded client left first
 		}
-		if e.Event != "frame" || e.msg.Type != datachannel.ChannelClosed {
+		if e.Event != "frame" || e.msg.Type != frame.ChannelClosed {
 			continue
 		}
 		var closed datachannel.ChannelClosedPayload

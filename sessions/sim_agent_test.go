@@ -11,6 +11,7 @@ import (
 	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
+	"github.com/bastion-ssm/bastion/sessions/reliable"
 )
 
 // simAgent is the far end of a simulated session. It follows AWS's agent: a number for each message and an ack for each, and 1024
@@ -20,7 +21,7 @@ import (
 type simAgent struct {
 	w         *sim
 	exec, kms bool
-	peer      *reliable
+	peer      *reliable.End
 
 	away     bool // not connected to the service
 	paused   bool // the service says that the client is away
@@ -36,7 +37,7 @@ type simAgent struct {
 	goal    int // bytes to write
 	written int // bytes that were put in messages
 	read    int // bytes that came
-	buf     batch
+	buf     reliable.Batch
 }
 
 type simSent struct {
@@ -63,7 +64,7 @@ func (a *simAgent) begin() {
 		} else {
 			req, err := json.Marshal(map[string]any{"AgentVersion": "3.3.0.0", "RequestedClientActions": actions})
 			a.must(err)
-			a.push(datachannel.HandshakeRequest, req)
+			a.push(frame.PayloadHandshakeRequest, req)
 		}
 		a.work()
 		a.tick()
@@ -78,7 +79,7 @@ func (a *simAgent) must(err error) {
 
 func (a *simAgent) outstanding() int {
 	if a.peer != nil {
-		return a.peer.send.outstanding()
+		return a.peer.Outstanding()
 	}
 	return len(a.unacked)
 }
@@ -87,7 +88,7 @@ func (a *simAgent) outstanding() int {
 func (a *simAgent) leave() {
 	a.away = true
 	if a.peer != nil {
-		a.peer.disconnected()
+		a.peer.Disconnected()
 	}
 }
 
@@ -103,7 +104,7 @@ func (a *simAgent) comeBack() {
 func (a *simAgent) peerPresent(present bool) {
 	a.paused = !present
 	if a.peer != nil {
-		a.peer.send.setPaused(!present)
+		a.peer.SetPaused(!present)
 		a.flush()
 	}
 }
@@ -118,18 +119,18 @@ func (a *simAgent) emit(msg []byte) {
 }
 
 // push sends the next message of the agent's stream.
-func (a *simAgent) push(typ datachannel.PayloadType, payload []byte) {
+func (a *simAgent) push(typ frame.PayloadType, payload []byte) {
 	n := len(payload)
-	if a.cipher != nil && typ == datachannel.Output {
+	if a.cipher != nil && typ == frame.PayloadOutput {
 		payload = a.cipher.seal(nil, payload)
 	}
 	if a.peer != nil {
-		a.peer.push(&a.buf, typ, frame.FlagData, payload, n, a.w.now)
+		a.peer.Push(&a.buf, typ, frame.FlagData, payload, n, a.w.now)
 		a.flush()
 		return
 	}
 	m := frame.Message{
-		Type: datachannel.OutputStreamData, Created: a.w.now, Seq: a.next, ID: a.w.m.newID(), PayloadType: typ, Payload: payload,
+		Type: frame.OutputStreamData, Created: a.w.now, Seq: a.next, ID: a.w.m.end.NewID(), PayloadType: typ, Payload: payload,
 	}
 	a.next++
 	msg := m.Append(nil)
@@ -144,16 +145,16 @@ func (a *simAgent) flush() {
 	if a.peer == nil || a.away {
 		return
 	}
-	if a.peer.pending() {
-		a.peer.appendAcks(&a.buf, a.w.now)
-		a.peer.appendResends(&a.buf, len(a.buf.buf)+batchBytes, a.w.now)
+	if a.peer.Pending() {
+		a.peer.AppendAcks(&a.buf, a.w.now)
+		a.peer.AppendResends(&a.buf, len(a.buf.Buf)+batchBytes, a.w.now)
 	}
 	start := 0
-	for _, end := range a.buf.ends {
-		a.emit(bytes.Clone(a.buf.buf[start:end]))
+	for _, end := range a.buf.Ends {
+		a.emit(bytes.Clone(a.buf.Buf[start:end]))
 		start = end
 	}
-	a.buf.reset()
+	a.buf.Reset()
 }
 
 // tick is what the agent does again and again.
@@ -166,7 +167,7 @@ func (a *simAgent) tick() {
 	case a.peer != nil:
 		pause = 10 * time.Millisecond
 		if !a.away {
-			a.peer.onTimer(a.w.now)
+			a.peer.OnTimer(a.w.now)
 			a.flush()
 		}
 	case !a.paused && len(a.unacked) > 0 && a.w.now.Sub(a.unacked[0].sent) > 200*time.Millisecond:
@@ -186,11 +187,11 @@ func (a *simAgent) work() {
 		return
 	}
 	l := a.w.link
-	blocked := l != nil && l.unread > simSocket || a.peer != nil && a.peer.send.room(1024) == 0
+	blocked := l != nil && l.unread > simSocket || a.peer != nil && a.peer.Room(1024) == 0
 	if n := min(a.goal-a.written, 1+a.w.rng.IntN(1024)); a.complete && n > 0 && !blocked {
 		b := a.w.bytes(true, a.written, n)
 		a.written += n
-		a.push(datachannel.Output, b)
+		a.push(frame.PayloadOutput, b)
 	}
 	pause := time.Millisecond
 	if a.w.rng.IntN(50) == 0 {
@@ -205,7 +206,7 @@ func (a *simAgent) end() {
 	a.ended = true
 	payload, err := json.Marshal(datachannel.ChannelClosedPayload{SessionID: "s-1"})
 	a.must(err)
-	m := frame.Message{Type: datachannel.ChannelClosed, Created: a.w.now, Flags: frame.FlagAck, ID: a.w.m.newID(), Payload: payload}
+	m := frame.Message{Type: frame.ChannelClosed, Created: a.w.now, Flags: frame.FlagAck, ID: a.w.m.end.NewID(), Payload: payload}
 	a.w.over = m.Append(nil)
 	if l := a.w.link; l != nil && !l.cut {
 		a.w.arrive(l, a.w.over, 0)
@@ -215,22 +216,22 @@ func (a *simAgent) end() {
 // receive takes a message of the client's.
 func (a *simAgent) receive(m *frame.Message, msg []byte) {
 	switch {
-	case m.Type == datachannel.Acknowledge:
+	case m.Type == frame.Acknowledge:
 		a.receiveAck(m)
-	case m.Type != datachannel.InputStreamData:
+	case m.Type != frame.InputStreamData:
 		a.w.fail("the agent got a message of type %q", m.Type)
 	case a.peer != nil:
-		if a.peer.receive(m, &inbound{b: msg}, true, a.w.now) == recvNext {
+		if a.peer.Receive(m, &reliable.Inbound{B: msg}, true, a.w.now) == reliable.Consume {
 			a.process(m)
-			for next, ok := a.peer.recv.pop(); ok; next, ok = a.peer.recv.pop() {
-				a.process(&frame.Message{PayloadType: next.typ, Payload: next.payload})
+			for next, ok := a.peer.Next(); ok; next, ok = a.peer.Next() {
+				a.process(&frame.Message{PayloadType: next.Type, Payload: next.Payload})
 			}
 		}
 		a.flush()
 	default:
 		a.paused = false
 		ack := frame.Message{
-			Type: datachannel.Acknowledge, Created: a.w.now, Flags: frame.FlagAck, ID: a.w.m.newID(), Payload: frame.AppendAck(nil, m),
+			Type: frame.Acknowledge, Created: a.w.now, Flags: frame.FlagAck, ID: a.w.m.end.NewID(), Payload: frame.AppendAck(nil, m),
 		}
 		if m.Seq >= a.expected {
 			a.early[m.Seq] = *m
@@ -248,12 +249,11 @@ func (a *simAgent) receive(m *frame.Message, msg []byte) {
 func (a *simAgent) receiveAck(m *frame.Message) {
 	ack, err := frame.ParseAck(m.Payload)
 	a.must(err)
-	recv := a.w.m.recv
-	if _, held := recv.held[ack.Seq]; !held && ack.Seq >= recv.next {
+	if !a.w.m.end.Has(ack.Seq) {
 		a.w.fail("the client acknowledged message %d, which it does not have", ack.Seq)
 	}
 	if a.peer != nil {
-		a.must(a.peer.receiveAck(m.Payload, a.w.now))
+		a.must(a.peer.ReceiveAck(m.Payload, a.w.now))
 		a.flush()
 		return
 	}
@@ -270,7 +270,7 @@ func (a *simAgent) receiveAck(m *frame.Message) {
 func (a *simAgent) process(m *frame.Message) {
 	payload := m.Payload
 	switch m.PayloadType {
-	case datachannel.HandshakeResponse:
+	case frame.PayloadHandshakeResponse:
 		if !a.kms {
 			a.finishHandshake()
 			return
@@ -279,16 +279,16 @@ func (a *simAgent) process(m *frame.Message) {
 		var err error
 		a.cipher, err = newPayloadCipher(append(bytes.Clone(key[dataKeySize/2:]), key[:dataKeySize/2]...))
 		a.must(err)
-		a.push(datachannel.EncChallengeRequest, fmt.Appendf(nil, `{"Challenge":%q}`,
+		a.push(frame.PayloadChallengeRequest, fmt.Appendf(nil, `{"Challenge":%q}`,
 			base64.StdEncoding.EncodeToString(a.cipher.seal(nil, noise(2, 64)))))
-	case datachannel.EncChallengeResponse:
+	case frame.PayloadChallengeResponse:
 		var c struct{ Challenge []byte }
 		a.must(json.Unmarshal(payload, &c))
 		if plain, err := a.cipher.open(c.Challenge); err != nil || !bytes.Equal(plain, noise(2, 64)) {
 			a.w.fail("the challenge came back as other bytes: %v", err)
 		}
 		a.finishHandshake()
-	case datachannel.Output:
+	case frame.PayloadOutput:
 		if a.cipher != nil {
 			var err error
 			payload, err = a.cipher.open(payload)
@@ -298,11 +298,11 @@ func (a *simAgent) process(m *frame.Message) {
 			a.w.fail("the far end read other bytes than were written, from %d on: %s", a.read, a.w.describe())
 		}
 		a.read += len(payload)
-	case datachannel.Flag:
-		if len(payload) != 4 || binary.BigEndian.Uint32(payload) != uint32(datachannel.TerminateSession) || a.read != a.w.written {
+	case frame.PayloadFlag:
+		if len(payload) != 4 || binary.BigEndian.Uint32(payload) != uint32(frame.TerminateSession) || a.read != a.w.written {
 			a.w.fail("the end of the session comes after %d bytes of %d: %x", a.read, a.w.written, payload)
 		}
-	case datachannel.Size:
+	case frame.PayloadSize:
 		if !a.exec {
 			a.w.fail("a port has got the size of a terminal")
 		}
@@ -313,5 +313,5 @@ func (a *simAgent) process(m *frame.Message) {
 
 func (a *simAgent) finishHandshake() {
 	a.complete = true
-	a.push(datachannel.HandshakeComplete, []byte(`{"HandshakeTimeToComplete":1,"CustomerMessage":""}`))
+	a.push(frame.PayloadHandshakeComplete, []byte(`{"HandshakeTimeToComplete":1,"CustomerMessage":""}`))
 }

@@ -12,7 +12,11 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/deadline"
+	"github.com/bastion-ssm/bastion/sessions/transport"
 )
+
+// callTimeout bounds one ResumeSession, dial or GenerateDataKey.
+const callTimeout = 15 * time.Second
 
 // Stream is the byte stream of one session. It is a net.Conn: several goroutines may read and several may write at the same time,
 // and Close ends all these calls. They do not notice the loss of a websocket. When the session ends, Read first returns the bytes
@@ -23,25 +27,18 @@ type Stream struct {
 	cfg     streamConfig
 	started time.Time
 	log     *slog.Logger
+	run     *transport.Driver // its lock guards the fields below
 
-	mu        sync.Mutex
 	m         *machine
-	link      *link     // nil without a websocket
 	first     *grant    // nil after its use
 	readable  sync.Cond // signals data, an end, or an expired deadline
 	writable  sync.Cond
 	readDead  deadline.Deadline
 	writeDead deadline.Deadline
-	timer     *time.Timer // calls tick; it runs at armed or before
-	armed     time.Time
 	isReady   bool  // ready is closed
 	hasSpoken bool  // spoken is closed
-	ended     bool  // done is closed
 	closeErr  error // what Close returns
 
-	ctx      context.Context // for all calls on the stream's behalf; done at its end
-	cancel   context.CancelFunc
-	work     sync.WaitGroup
 	ready    chan struct{} // closed when the handshake is complete
 	spoken   chan struct{} // closed when the first bytes have come
 	done     chan struct{} // closed when the stream has ended
@@ -57,14 +54,11 @@ func newStream(id, target string, cfg streamConfig, log *slog.Logger) *Stream {
 		m:     newMachine(cfg.machineConfig, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), now),
 		ready: make(chan struct{}), spoken: make(chan struct{}), done: make(chan struct{}), finished: make(chan struct{}),
 	}
-	s.readable.L, s.writable.L = &s.mu, &s.mu
-	s.ctx, s.cancel = context.WithCancel(context.Background())
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.armed = now.Add(time.Hour)
-	s.timer = time.AfterFunc(time.Hour, s.tick)
-	s.m.onTimer(now)
-	s.settle(now)
+	s.run = transport.NewDriver(transport.Config{
+		Machine: s.m, Dial: s.connect, Changed: s.changed, Ended: s.end, Finished: s.finish, Log: s.log,
+	})
+	s.readable.L, s.writable.L = s.run, s.run
+	s.run.Start(now)
 	return s
 }
 
@@ -84,19 +78,19 @@ type Stats struct {
 
 // Stats returns the stream's figures.
 func (s *Stream) Stats() Stats {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	m := s.m
+	s.run.Lock()
+	defer s.run.Unlock()
+	m, end := s.m, s.m.end.Stats()
 	return Stats{
-		RTT:        m.send.rtt.srtt,
+		RTT:        end.RTT,
 		Sent:       m.sent,
 		Received:   m.received,
-		Resends:    m.resends,
-		Duplicates: m.duplicates,
-		Dropped:    m.dropped,
-		Resumes:    m.link.resumes(),
-		Window:     m.send.window,
-		Payload:    m.send.payload,
+		Resends:    end.Resends,
+		Duplicates: end.Duplicates,
+		Dropped:    end.Dropped,
+		Resumes:    m.link.Resumes(),
+		Window:     end.Window,
+		Payload:    end.Payload,
 		Age:        time.Since(s.started),
 	}
 }
@@ -110,11 +104,11 @@ func (s *Stream) Target() string { return s.cfg.targetID }
 // Probe checks now whether the websocket still works, instead of at the next ping. Callers use it after the machine has slept or
 // changed its network. Probe does not wait for the outcome.
 func (s *Stream) Probe() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.run.Lock()
+	defer s.run.Unlock()
 	now := time.Now()
-	s.m.link.probe(now)
-	s.settle(now)
+	s.m.link.Probe(now)
+	s.run.Settle(now)
 }
 
 // Done returns a channel that is closed when the stream has ended.
@@ -123,15 +117,15 @@ func (s *Stream) Done() <-chan struct{} { return s.done }
 // Err returns why the stream ended, or nil while it is open. The error is net.ErrClosed after Close, a *ClosedError when the
 // service closed the session, or the reason why the session could not be resumed.
 func (s *Stream) Err() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.run.Lock()
+	defer s.run.Unlock()
 	return s.m.err
 }
 
 // Read implements net.Conn.
 func (s *Stream) Read(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.run.Lock()
+	defer s.run.Unlock()
 	for {
 		switch {
 		case s.m.closed:
@@ -140,9 +134,9 @@ func (s *Stream) Read(p []byte) (int, error) {
 			return 0, s.opError("read", os.ErrDeadlineExceeded)
 		case len(p) == 0:
 			return 0, nil
-		case s.m.in.len() > 0:
-			n := s.m.in.read(p)
-			s.moved()
+		case s.m.in.Len() > 0:
+			n := s.m.in.Read(p)
+			s.run.Moved()
 			return n, nil
 		case s.m.err != nil:
 			if closed, ok := errors.AsType[*ClosedError](s.m.err); ok && errors.Is(closed, io.EOF) {
@@ -156,8 +150,8 @@ func (s *Stream) Read(p []byte) (int, error) {
 
 // Write implements net.Conn.
 func (s *Stream) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.run.Lock()
+	defer s.run.Unlock()
 	var n int
 	for {
 		switch {
@@ -171,7 +165,7 @@ func (s *Stream) Write(p []byte) (int, error) {
 			return n, nil
 		}
 		if wrote := s.m.write(p[n:]); wrote > 0 {
-			s.moved()
+			s.run.Moved()
 			if n += wrote; n == len(p) {
 				return n, nil // all bytes are taken, even if the deadline has passed meanwhile
 			}
@@ -194,18 +188,18 @@ func (s *Stream) Close() error { return s.close(false) }
 func (s *Stream) abandon() { _ = s.close(true) }
 
 func (s *Stream) close(abandon bool) error {
-	s.mu.Lock()
+	s.run.Lock()
 	now := time.Now()
 	s.m.close(abandon, now)
 	s.readable.Broadcast()
 	s.writable.Broadcast()
 	s.readDead.Set(time.Time{}, nil)
 	s.writeDead.Set(time.Time{}, nil)
-	s.settle(now)
-	s.mu.Unlock()
+	s.run.Settle(now)
+	s.run.Unlock()
 	<-s.finished
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.run.Lock()
+	defer s.run.Unlock()
 	return s.closeErr
 }
 
@@ -240,8 +234,8 @@ func (s *Stream) SetWriteDeadline(t time.Time) error {
 }
 
 func (s *Stream) setDeadline(d *deadline.Deadline, c *sync.Cond, t time.Time) error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.run.Lock()
+	defer s.run.Unlock()
 	if s.m.closed {
 		return s.opError("set", net.ErrClosed)
 	}
@@ -257,7 +251,7 @@ type streamConfig struct {
 	first grant
 	// resume gets another grant. An error that wraps errNoResume is final.
 	resume func(context.Context) (grant, error)
-	dial   func(context.Context, grant) (socket, error)
+	dial   func(context.Context, grant) (transport.Socket, error)
 	// dataKey makes a KMS data key, plain and encrypted for the agent.
 	dataKey func(context.Context, *keyRequest) (plain, encrypted []byte, err error)
 	// terminate ends the session with the service. The stream calls it at most once; it bounds its own time.
@@ -268,29 +262,12 @@ type streamConfig struct {
 
 // The methods of Stream below serve its machine. Their callers hold the lock.
 
-// tick is the timer's callback. It takes the lock.
-func (s *Stream) tick() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	now := time.Now()
-	s.m.onTimer(now)
-	s.settle(now)
-}
-
-// settle acts on the machine's state after a call of any of its methods.
-func (s *Stream) settle(now time.Time) {
-	if s.ended {
-		return
-	}
+// changed serves the stream's driver: it wakes callers that wait for the stream, and makes the data key that the machine requests.
+func (s *Stream) changed() {
 	s.tell()
-	if s.m.err != nil {
-		s.end()
-		return
+	if key := s.m.takeKey(); key != nil && s.m.err == nil {
+		s.run.Go(func(ctx context.Context) { s.makeKey(ctx, key) })
 	}
-	s.serve(s.m.requested())
-	s.admit(now)
-	s.send()
-	s.arm(now)
 }
 
 // tell wakes callers that wait for the stream.
@@ -304,7 +281,7 @@ func (s *Stream) tell() {
 		s.hasSpoken = true
 		close(s.spoken)
 	}
-	if s.m.in.len() > 0 {
+	if s.m.in.Len() > 0 {
 		s.readable.Broadcast()
 	}
 	if s.m.writable() > 0 {
@@ -312,104 +289,80 @@ func (s *Stream) tell() {
 	}
 }
 
-// serve starts the calls that the machine requests.
-func (s *Stream) serve(r requests) {
-	if r.connect {
-		first := s.first
-		s.first = nil
-		s.work.Go(func() { s.connect(first) })
-	}
-	if l := s.link; r.ping > 0 && l != nil {
-		s.work.Go(func() { s.ping(l, r.ping) })
-	}
-	if r.key != nil {
-		s.work.Go(func() { s.requestKey(r.key) })
-	}
-}
-
-// moved is settle for a Read or a Write, which change less.
-func (s *Stream) moved() {
-	if s.m.throttling {
-		s.admit(time.Now())
-	}
-	s.send()
-}
-
-// admit lets the link's reader go on if the machine allows it.
-func (s *Stream) admit(now time.Time) {
-	if s.link != nil && s.m.throttling && !s.m.throttled(now) {
-		s.link.room.Signal()
-	}
-}
-
-// send wakes the link's writer if the machine has messages to send.
-func (s *Stream) send() {
-	if s.link != nil && s.m.pending() {
-		s.link.work.Signal()
-	}
-}
-
-// arm sets the timer for the machine's deadline. It leaves a timer that fires too early: a spurious wake-up costs less than a reset
-// for each message.
-func (s *Stream) arm(now time.Time) {
-	at := s.m.deadline()
-	if at.IsZero() || s.armed.After(now) && !at.Before(s.armed) {
-		return
-	}
-	s.armed = at
-	s.timer.Reset(max(soon, at.Sub(now)))
-}
-
-// soon stands for a timer that is due now. A timer due when it is set runs in the goroutine that looks at it. Under the race
-// detector two of these in one testing/synctest bubble crash the program (go.dev/issue/78156).
-const soon = time.Nanosecond
-
-// end records the machine's end and starts finish.
+// end tells all callers that the machine has ended.
 func (s *Stream) end() {
-	s.ended = true
 	s.closeErr = s.m.closeError()
 	if s.m.tooLong > 0 {
 		s.cfg.tooLong(s.m.tooLong)
 	}
-	s.m.out.clear()
-	s.timer.Stop()
+	s.m.out.Clear()
 	s.readable.Broadcast()
 	s.writable.Broadcast()
 	close(s.done)
-	l := s.link
-	if l != nil {
-		s.drop()
-	}
 	s.log.Debug("session ended", "err", s.m.err)
-	go s.finish(l)
 }
 
-// finish ends the stream's goroutines and its link, which may be nil, and then the session. It runs without the lock.
-func (s *Stream) finish(l *link) {
-	s.cancel()
-	if l != nil {
-		_ = l.sock.Close() // it may be closed already
-	}
-	s.work.Wait()
-	s.mu.Lock()
+// finish ends the session, once all goroutines have ended. It runs without the lock.
+func (s *Stream) finish() {
+	s.run.Lock()
 	_, closed := errors.AsType[*ClosedError](s.m.err)
-	s.mu.Unlock()
+	s.run.Unlock()
 	if !s.cfg.exec || !closed { // IAM may count an exec session, which ECS began, as nobody's: ask only while it lives
 		s.cfg.terminate()
 	}
 	close(s.finished)
 }
 
+// connect makes a websocket: with the session's first grant, or by resuming the session.
+func (s *Stream) connect(ctx context.Context) (transport.Socket, error) {
+	s.run.Lock()
+	first := s.first
+	s.first = nil
+	s.run.Unlock()
+	return s.cfg.connect(ctx, first)
+}
+
+// connect makes a websocket with grant g, or, if g is nil, with a new one.
+func (cfg *streamConfig) connect(ctx context.Context, g *grant) (transport.Socket, error) {
+	if g == nil {
+		call, cancel := context.WithTimeout(ctx, callTimeout)
+		defer cancel()
+		resumed, err := cfg.resume(call)
+		if err != nil {
+			return nil, err
+		}
+		g = &resumed
+	}
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	return cfg.dial(call, *g)
+}
+
+// makeKey makes a data key and passes it to the machine.
+func (s *Stream) makeKey(ctx context.Context, req *keyRequest) {
+	call, cancel := context.WithTimeout(ctx, callTimeout)
+	defer cancel()
+	plain, encrypted, err := s.cfg.dataKey(call, req)
+	s.run.Lock()
+	defer s.run.Unlock()
+	if !s.run.Over() {
+		now := time.Now()
+		s.m.keyMade(req, plain, encrypted, err, now)
+		s.run.Settle(now)
+	}
+	clear(plain)
+}
+
 func (s *Stream) unread() int {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.m.in.len()
+	s.run.Lock()
+	defer s.run.Unlock()
+	return s.m.in.Len()
 }
 
 // absentFor returns how long the service has reported the agent absent.
 func (s *Stream) absentFor() time.Duration {
-	s.mu.Lock()
-	defer s.mu.Unlock()
+	s.run.Lock()
+	defer s.run.Unlock()
 	if s.m.absentSince.IsZero() {
 		return 0
 	}

@@ -16,11 +16,13 @@ import (
 	"time"
 
 	"github.com/aws/smithy-go"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 	"go.uber.org/goleak"
 	"golang.org/x/net/nettest"
 
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/sessions/frame"
+	"github.com/bastion-ssm/bastion/sessions/reliable"
+	"github.com/bastion-ssm/bastion/sessions/transport"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -477,7 +479,7 @@ func TestPause(t *testing.T) {
 				s, far, f := pipe(t, fakeOptions{}, Config{})
 				fs := f.session(0)
 				synctest.Wait() // what the agent still had to say of the handshake would end a pause
-				fs.sock.deliver(fs.control(datachannel.PausePublication), 0)
+				fs.sock.deliver(fs.control(frame.PausePublication), 0)
 				synctest.Wait()
 				if _, err := s.Write([]byte("x")); err != nil {
 					t.Error(err)
@@ -487,7 +489,7 @@ func TestPause(t *testing.T) {
 					t.Errorf("%d bytes sent in a pause", n)
 				}
 				if sign == "start" {
-					fs.sock.deliver(fs.control(datachannel.StartPublication), 0)
+					fs.sock.deliver(fs.control(frame.StartPublication), 0)
 				} else if _, err := far.Write([]byte("y")); err != nil {
 					t.Error(err)
 				}
@@ -509,7 +511,7 @@ func TestSlowReaderIsNotADeadPeer(t *testing.T) {
 		near, far := net.Pipe()
 		f := newFakeService(t, fakeOptions{}, func(int) (net.Conn, error) { return near, nil })
 		c := f.client(Config{ReadBuffer: 4 << 10})
-		c.dial = func(ctx context.Context, g grant) (socket, error) {
+		c.dial = func(ctx context.Context, g grant) (transport.Socket, error) {
 			s, err := f.dial(ctx, g)
 			return pongless{s}, err
 		}
@@ -544,9 +546,9 @@ func TestAcksGoTogether(t *testing.T) {
 		f := newFakeService(t, fakeOptions{interval: time.Millisecond}, func(int) (net.Conn, error) { return near, nil })
 		c := f.client(Config{})
 		sock := &batchCounter{}
-		c.dial = func(ctx context.Context, g grant) (socket, error) {
+		c.dial = func(ctx context.Context, g grant) (transport.Socket, error) {
 			s, err := f.dial(ctx, g)
-			sock.socket = s
+			sock.Socket = s
 			return sock, err
 		}
 		s, err := c.OpenPort(t.Context(), somePort)
@@ -559,7 +561,7 @@ func TestAcksGoTogether(t *testing.T) {
 		before := a.sentAgain() // the first message of all may come too early
 		const messages = 1000
 		exchange(t, s, far, nil, noise(1, messages<<10))
-		wait(2 * ackDelay)
+		wait(2 * reliable.AckDelay)
 		if writes, batches := sock.count(); writes != messages || batches > messages/4 {
 			t.Errorf("%d acks in %d batches", writes, batches)
 		}
@@ -580,7 +582,7 @@ func TestAcksGoTogether(t *testing.T) {
 
 // batchCounter counts writes and batches.
 type batchCounter struct {
-	socket
+	transport.Socket
 	mu              sync.Mutex
 	writes, batches int
 }
@@ -592,7 +594,7 @@ func (b *batchCounter) Write(p []byte, more bool) error {
 		b.batches++
 	}
 	b.mu.Unlock()
-	return b.socket.Write(p, more)
+	return b.Socket.Write(p, more)
 }
 
 // count returns the counts since it was called before.
@@ -605,7 +607,7 @@ func (b *batchCounter) count() (writes, batches int) {
 }
 
 // pongless is a websocket on which no pong ever comes.
-type pongless struct{ socket }
+type pongless struct{ transport.Socket }
 
 func (pongless) Ping(ctx context.Context) error {
 	<-ctx.Done()
@@ -654,7 +656,7 @@ func TestCloseWhileLost(t *testing.T) {
 
 // deafSocket is a websocket whose other end has vanished without a word.
 type deafSocket struct {
-	socket
+	transport.Socket
 	deaf chan struct{} // closed when it is
 	half bool          // what the other end sends still comes
 }
@@ -672,12 +674,12 @@ func (d deafSocket) Write(p []byte, more bool) error {
 	if d.gone() {
 		return nil
 	}
-	return d.socket.Write(p, more)
+	return d.Socket.Write(p, more)
 }
 
 func (d deafSocket) Read(buf []byte) ([]byte, error) {
 	for {
-		b, err := d.socket.Read(buf)
+		b, err := d.Socket.Read(buf)
 		if err != nil || d.half || !d.gone() {
 			return b, err
 		}
@@ -689,7 +691,7 @@ func (d deafSocket) Ping(ctx context.Context) error {
 		<-ctx.Done()
 		return ctx.Err()
 	}
-	return d.socket.Ping(ctx)
+	return d.Socket.Ping(ctx)
 }
 
 func TestDeadPeer(t *testing.T) {
@@ -709,7 +711,7 @@ func TestDeadPeer(t *testing.T) {
 				f := newFakeService(t, fakeOptions{}, func(int) (net.Conn, error) { return near, nil })
 				c := f.client(Config{PingInterval: interval, PingTimeout: timeout})
 				deaf := make(chan struct{})
-				c.dial = func(ctx context.Context, g grant) (socket, error) {
+				c.dial = func(ctx context.Context, g grant) (transport.Socket, error) {
 					s, err := f.dial(ctx, g)
 					if f.count(&f.dials) == 1 {
 						s = deafSocket{s, deaf, tc.half}
@@ -808,21 +810,4 @@ func TestMalformedMessagesAreIgnored(t *testing.T) {
 		}
 		shut(s, far, f)
 	})
-}
-
-func TestConnectPause(t *testing.T) {
-	most := func(d time.Duration) time.Duration { return d - 1 }
-	none := func(time.Duration) time.Duration { return 0 }
-	for n, want := range []time.Duration{100, 200, 400, 800, 1600, 3200, 6400, 10000, 10000} {
-		want *= time.Millisecond
-		if got := connectPause(n, most); got != want {
-			t.Errorf("attempt %d: at most %v, want %v", n, got, want)
-		}
-		if got := connectPause(n, none); got != want/4 {
-			t.Errorf("attempt %d: at least %v, want %v", n, got, want/4)
-		}
-	}
-	if got := connectPause(1<<30, most); got != maxBackoff {
-		t.Errorf("after very long: %v", got)
-	}
 }

@@ -1,6 +1,7 @@
 package sessions
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
@@ -17,7 +18,6 @@ import (
 	"github.com/aws/aws-sdk-go-v2/service/ssm"
 	"github.com/coder/websocket"
 	"github.com/google/uuid"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
@@ -111,38 +111,43 @@ func (a *wsAgent) serve(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	reply(&frame.Message{
-		Type: datachannel.OutputStreamData, Flags: frame.FlagSYN, PayloadType: datachannel.HandshakeRequest,
+		Type: frame.OutputStreamData, Flags: frame.FlagSYN, PayloadType: frame.PayloadHandshakeRequest,
 		Payload: []byte(`{"AgentVersion":"3.3.0.0","RequestedClientActions":[{"ActionType":"SessionType",` +
 			`"ActionParameters":{"SessionType":"Port","Properties":{"portNumber":"1"}}}]}`),
 	})
-	sock := wsSocket{conn: conn}
-	var buf, ack []byte
+	var buf bytes.Buffer
+	var ack []byte
 	next := int64(0)
 	for {
-		if buf, err = sock.Read(buf); err != nil {
-			return
+		buf.Reset()
+		_, r, err := conn.Reader(ctx)
+		if err == nil {
+			_, err = buf.ReadFrom(r)
 		}
-		m, err := frame.Decode(buf)
 		if err != nil {
 			return
 		}
-		if m.Type != datachannel.InputStreamData {
+		m, err := frame.Decode(buf.Bytes())
+		if err != nil {
+			return
+		}
+		if m.Type != frame.InputStreamData {
 			continue
 		}
 		ack = frame.AppendAck(ack[:0], &m)
-		reply(&frame.Message{Type: datachannel.Acknowledge, Flags: frame.FlagAck, Payload: ack})
+		reply(&frame.Message{Type: frame.Acknowledge, Flags: frame.FlagAck, Payload: ack})
 		if m.Seq != next {
 			continue // again: nothing is lost here, or changes places
 		}
 		next++
 		switch m.PayloadType {
-		case datachannel.Output:
+		case frame.PayloadOutput:
 			a.mu.Lock()
 			a.got += len(m.Payload)
 			a.mu.Unlock()
-		case datachannel.HandshakeResponse:
+		case frame.PayloadHandshakeResponse:
 			reply(&frame.Message{
-				Type: datachannel.OutputStreamData, Seq: 1, PayloadType: datachannel.HandshakeComplete,
+				Type: frame.OutputStreamData, Seq: 1, PayloadType: frame.PayloadHandshakeComplete,
 				Payload: []byte(`{"HandshakeTimeToComplete":1,"CustomerMessage":""}`),
 			})
 			if a.send {
@@ -176,7 +181,7 @@ func (a *wsAgent) sendLate(conn *websocket.Conn, late <-chan timedMessage, stop 
 // pump sends without end, as fast as the websocket takes it: no agent is so fast.
 func (a *wsAgent) pump(conn *websocket.Conn) {
 	m := frame.Message{
-		Type: datachannel.OutputStreamData, Created: time.Now(), ID: uuid.New(), PayloadType: datachannel.Output,
+		Type: frame.OutputStreamData, Created: time.Now(), ID: uuid.New(), PayloadType: frame.PayloadOutput,
 		Payload: make([]byte, a.chunk),
 	}
 	var msg []byte
@@ -289,72 +294,5 @@ func TestWebsocketRefused(t *testing.T) {
 	cancel()
 	if _, err := dialWebsocket(ctx, nil, grant{url, "token"}); !errors.Is(err, context.Canceled) {
 		t.Errorf("with a cancelled context: %v", err)
-	}
-}
-
-// stuckConn is a connection whose first write waits.
-type stuckConn struct {
-	io.ReadCloser
-	begun  chan struct{} // closed by the first write
-	goOn   chan struct{}
-	writes [][]byte
-	err    error
-}
-
-func (c *stuckConn) Write(p []byte) (int, error) {
-	if len(c.writes) == 0 {
-		close(c.begun)
-		<-c.goOn
-	}
-	c.writes = append(c.writes, append([]byte(nil), p...))
-	return len(p), c.err
-}
-
-// A batch is one write. Writes during it do not wait for it, and follow it; an error stays.
-func TestBatchWriter(t *testing.T) {
-	conn := &stuckConn{begun: make(chan struct{}), goOn: make(chan struct{})}
-	w := newBatchWriter(conn)
-	write := func(s string) {
-		if n, err := io.WriteString(w, s); n != len(s) || err != nil {
-			t.Errorf("Write(%q): %d, %v", s, n, err)
-		}
-	}
-	w.hold()
-	write("a")
-	write("b")
-	var batch sync.WaitGroup
-	batch.Go(func() {
-		if err := w.release(); err != nil {
-			t.Error(err)
-		}
-	})
-	<-conn.begun
-	write("ping")
-	close(conn.goOn)
-	batch.Wait()
-	w.hold()
-	write("c")
-	write(strings.Repeat("d", batchBytesHeld))
-	if err := w.release(); err != nil {
-		t.Error(err)
-	}
-	write("e")
-	want := []string{"ab", "ping", "c" + strings.Repeat("d", batchBytesHeld), "e"}
-	if len(conn.writes) != len(want) {
-		t.Fatalf("%d writes", len(conn.writes))
-	}
-	for i, b := range conn.writes {
-		if string(b) != want[i] {
-			t.Errorf("write %d has %d bytes that begin with %.9q", i, len(b), b)
-		}
-	}
-	conn.err = net.ErrClosed
-	for range 2 {
-		if _, err := io.WriteString(w, "f"); !errors.Is(err, net.ErrClosed) {
-			t.Errorf("Write: %v", err)
-		}
-	}
-	if len(conn.writes) != len(want)+1 {
-		t.Error("written after an error")
 	}
 }

@@ -85,8 +85,7 @@ var allowed = map[string][]string{
 		"internal/words",
 	},
 	"sessions": {
-		"internal/awsanswer", "internal/backoff", "internal/deadline", "internal/fail", "internal/ring", "internal/sleep",
-		"sessions/frame",
+		"internal/awsanswer", "internal/deadline", "internal/fail", "sessions/frame", "sessions/reliable", "sessions/transport",
 	},
 	"targets": {"internal/awsanswer", "internal/fail", "internal/near", "internal/partition"},
 	"tunnel":  {"internal/backoff", "internal/fail", "internal/printable", "internal/sleep", "internal/sshwire"},
@@ -182,6 +181,8 @@ var allowed = map[string][]string{
 	"keys":                {"internal/sleep"},
 	"sessions/bond":       {"internal/backoff", "internal/deadline", "internal/fail", "internal/ring", "internal/sleep"},
 	"sessions/frame":      {},
+	"sessions/reliable":   {"internal/backoff", "internal/ring", "sessions/frame"},
+	"sessions/transport":  {"sessions/frame", "sessions/reliable"},
 	"bastion-image":       {},
 
 	// The lab and the tests' rig are no product code: nothing above may import them.
@@ -233,13 +234,15 @@ var forbidden = map[string][]string{
 	"internal/awsanswer":  {awsSDK},
 	"sessions":            {ssh, "github.com/urfave/", "github.com/goccy/"},                          // a net.Conn, whoever speaks over it
 	"sessions/bond":       {ssh, awsSDK, "github.com/mmmorris1975/", "github.com/gorilla/websocket"}, // any net.Conn
-	"sessions/frame":      {ssh},
+	"sessions/frame":      {ssh, awsSDK, "github.com/mmmorris1975/"},
+	"sessions/reliable":   {ssh, awsSDK, "github.com/mmmorris1975/"}, // both ends of a data channel
+	"sessions/transport":  {ssh, awsSDK, "github.com/mmmorris1975/"},
 	"bastions":            {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
 	"targets":             {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
 }
 
 // pure are packages that do no I/O, start no goroutine and take no lock: they import none of what that needs.
-var pure = []string{"account", "account/price", "agent/forwards"}
+var pure = []string{"account", "account/price", "agent/forwards", "sessions/reliable"}
 
 // impure are the packages, by prefix, that a pure one does not import itself.
 var impure = []string{"context", "io", "log", "net", "os", "os/exec", "sync"}

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
@@ -31,7 +30,7 @@ const (
 	bufferBytes      = 64 << 20        // received out of order (the lab's bound: the real agent only counts messages)
 )
 
-const typeInput, typeOutput = datachannel.InputStreamData, datachannel.OutputStreamData
+const typeInput, typeOutput = frame.InputStreamData, frame.OutputStreamData
 
 var (
 	errNotReady = errors.New("not ready for data") // such data is not acknowledged, so it comes again
@@ -190,7 +189,7 @@ func (a *agent) waitActive(done <-chan struct{}) bool {
 
 // send numbers a message, sends it unless the agent is paused, and keeps it until the client acknowledges it. It does not send an
 // empty payload. It returns errDone when the session is over.
-func (a *agent) send(typ datachannel.PayloadType, payload []byte) error {
+func (a *agent) send(typ frame.PayloadType, payload []byte) error {
 	if len(payload) == 0 {
 		return nil
 	}
@@ -228,7 +227,7 @@ func (a *agent) send(typ datachannel.PayloadType, payload []byte) error {
 func (a *agent) push(b []byte) bool { return a.away.Load() || a.down.push(a.done, b) }
 
 // sendJSON sends v, which is one of our own types, as JSON.
-func (a *agent) sendJSON(typ datachannel.PayloadType, v any) error {
+func (a *agent) sendJSON(typ frame.PayloadType, v any) error {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return fmt.Errorf("encode %T: %w", v, err)

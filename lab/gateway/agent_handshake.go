@@ -8,7 +8,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
+	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
 // The handshake's JSON, with the keys in the agent's order.
@@ -65,7 +65,7 @@ func (a *agent) handshake(sessionType string, properties any) (clientVersion str
 		a.kmsChallenge = base64.StdEncoding.EncodeToString(randomBytes(16))
 		actions = append(actions, clientAction{"KMSEncryption", kmsParams{a.spec.KMSKeyID, a.kmsChallenge}})
 	}
-	if err := a.sendJSON(datachannel.HandshakeRequest, handshakeRequest{agentVersion, actions}); err != nil {
+	if err := a.sendJSON(frame.PayloadHandshakeRequest, handshakeRequest{agentVersion, actions}); err != nil {
 		return "", err
 	}
 	timeout := time.NewTimer(handshakeTimeout)
@@ -92,7 +92,7 @@ func (a *agent) handshake(sessionType string, properties any) (clientVersion str
 	if !a.discards {
 		a.accept(nil)
 	}
-	return r.clientVersion, a.sendJSON(datachannel.HandshakeComplete, handshakeComplete{time.Since(started), message})
+	return r.clientVersion, a.sendJSON(frame.PayloadHandshakeComplete, handshakeComplete{time.Since(started), message})
 }
 
 // provoke makes the client prove that it has the data key.
@@ -101,7 +101,7 @@ func (a *agent) provoke() error {
 		return errors.New("client did not process KMSEncryption")
 	}
 	secret := randomBytes(64)
-	if err := a.sendJSON(datachannel.EncChallengeRequest, encryptionChallenge{a.crypt.seal(secret)}); err != nil {
+	if err := a.sendJSON(frame.PayloadChallengeRequest, encryptionChallenge{a.crypt.seal(secret)}); err != nil {
 		return err
 	}
 	timeout := time.NewTimer(handshakeTimeout)

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
@@ -45,7 +44,7 @@ func (a *agent) incoming(b []byte) error {
 	case typeInput:
 		a.setPaused(false)
 		return a.incomingData(&m, b)
-	case datachannel.Acknowledge:
+	case frame.Acknowledge:
 		a.setPaused(false)
 		typ, seq, err := acked(m.Payload)
 		if err != nil {
@@ -55,9 +54,9 @@ func (a *agent) incoming(b []byte) error {
 		if (typ == typeOutput || typ == "") && !a.misses() {
 			a.acknowledged(seq, time.Now())
 		}
-	case datachannel.PausePublication:
+	case frame.PausePublication:
 		a.setPaused(true)
-	case datachannel.StartPublication:
+	case frame.StartPublication:
 		a.setPaused(false)
 	default:
 		return fmt.Errorf("unexpected message type %q", m.Type)
@@ -70,7 +69,7 @@ func incomingCost(m *frame.Message) time.Duration {
 	switch m.Type {
 	case typeInput:
 		return inputCost(len(m.Payload))
-	case datachannel.Acknowledge:
+	case frame.Acknowledge:
 		return costAcked
 	default:
 		return costControl
@@ -78,13 +77,13 @@ func incomingCost(m *frame.Message) time.Duration {
 }
 
 // acked returns the subject of an acknowledgement. Like the real agent it is lenient: it only needs the number.
-func acked(payload []byte) (typ datachannel.MessageType, seq int64, err error) {
+func acked(payload []byte) (typ frame.MessageType, seq int64, err error) {
 	if ack, err := frame.ParseAck(payload); err == nil {
 		return ack.Type, ack.Seq, nil
 	}
 	var ack struct {
-		Type datachannel.MessageType `json:"AcknowledgedMessageType"`
-		Seq  *int64                  `json:"AcknowledgedMessageSequenceNumber"`
+		Type frame.MessageType `json:"AcknowledgedMessageType"`
+		Seq  *int64            `json:"AcknowledgedMessageSequenceNumber"`
 	}
 	if err := json.Unmarshal(payload, &ack); err != nil || ack.Seq == nil {
 		return "", 0, fmt.Errorf("acknowledge message %q: %w", payload, err)
@@ -126,14 +125,14 @@ func (a *agent) incomingData(m *frame.Message, b []byte) error {
 		}
 		return err
 	}
-	if a.completeFirst && m.PayloadType == datachannel.HandshakeResponse {
+	if a.completeFirst && m.PayloadType == frame.PayloadHandshakeResponse {
 		a.passOn()
 		select {
 		case <-a.completed:
 		case <-a.done:
 		}
 	}
-	if f := a.faults.Load(); m.PayloadType == datachannel.Output && a.isPort() && a.draws.happens(f, f.CutBeforeAck) {
+	if f := a.faults.Load(); m.PayloadType == frame.PayloadOutput && a.isPort() && a.draws.happens(f, f.CutBeforeAck) {
 		a.lose()
 	}
 	if err := a.ack(m); err != nil {
@@ -174,7 +173,7 @@ func (a *agent) passOn() {
 func (a *agent) ack(m *frame.Message) error {
 	p := frame.AppendAck(make([]byte, 0, 192), m)
 	ack := frame.Message{
-		Type: datachannel.Acknowledge, Created: time.Now(), Flags: frame.FlagAck, ID: uuid.New(), Payload: p,
+		Type: frame.Acknowledge, Created: time.Now(), Flags: frame.FlagAck, ID: uuid.New(), Payload: p,
 	}
 	if a.away.Load() {
 		return errAway
@@ -188,9 +187,9 @@ func (a *agent) ack(m *frame.Message) error {
 // deliver passes m to the handshake or the plugin.
 func (a *agent) deliver(m *frame.Message) error {
 	switch m.PayloadType {
-	case datachannel.HandshakeResponse:
+	case frame.PayloadHandshakeResponse:
 		return a.handshakeResponse(m.Payload)
-	case datachannel.EncChallengeResponse:
+	case frame.PayloadChallengeResponse:
 		return a.challengeResponse(m.Payload)
 	}
 	a.handlerMu.Lock()
@@ -202,10 +201,10 @@ func (a *agent) deliver(m *frame.Message) error {
 	if handler == nil {
 		return errNotReady
 	}
-	if m.Seq == a.unsure && m.PayloadType == datachannel.Output && a.isPort() {
+	if m.Seq == a.unsure && m.PayloadType == frame.PayloadOutput && a.isPort() {
 		a.count(func(c *Counters) { c.TwicePort++ })
 	}
-	if a.crypt != nil && m.PayloadType == datachannel.Output {
+	if a.crypt != nil && m.PayloadType == frame.PayloadOutput {
 		p, err := a.crypt.open(m.Payload)
 		if err != nil {
 			return err

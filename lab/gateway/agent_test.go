@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
@@ -58,7 +57,7 @@ func (r *agentRig) sends(want ...string) {
 	r.t.Helper()
 	var got []string
 	for _, m := range r.got() {
-		if m.Type == datachannel.OutputStreamData {
+		if m.Type == frame.OutputStreamData {
 			got = append(got, fmt.Sprintf("+%d", m.Seq))
 			continue
 		}
@@ -79,12 +78,12 @@ func (r *agentRig) client(m frame.Message) {
 }
 
 func (r *agentRig) clientData(seq int64, payload string) {
-	r.client(frame.Message{Type: datachannel.InputStreamData, Seq: seq, PayloadType: 1, Payload: []byte(payload)})
+	r.client(frame.Message{Type: frame.InputStreamData, Seq: seq, PayloadType: 1, Payload: []byte(payload)})
 }
 
 func (r *agentRig) clientAck(seq int64) {
 	r.client(frame.Message{
-		Type:    datachannel.Acknowledge,
+		Type:    frame.Acknowledge,
 		Payload: fmt.Appendf(nil, `{"AcknowledgedMessageSequenceNumber":%d}`, seq),
 	})
 }
@@ -250,12 +249,12 @@ func TestAgentDiscardsBeforeTheHandshake(t *testing.T) {
 func TestAgentPause(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		for name, wake := range map[string]func(*agentRig){
-			"start": func(r *agentRig) { r.s.up.control(r.s.publication(datachannel.StartPublication)) },
+			"start": func(r *agentRig) { r.s.up.control(r.s.publication(frame.StartPublication)) },
 			"ack":   func(r *agentRig) { r.clientAck(77) },
 			"data":  func(r *agentRig) { r.clientData(9, "early") },
 		} {
 			r := newAgentRig(t)
-			r.s.up.control(r.s.publication(datachannel.PausePublication))
+			r.s.up.control(r.s.publication(frame.PausePublication))
 			synctest.Wait()
 			r.output(2)
 			active := make(chan bool, 1)
@@ -272,7 +271,7 @@ func TestAgentPause(t *testing.T) {
 			advance(resendInterval)
 			got := r.got()
 			if !slices.ContainsFunc(got, func(m frame.Message) bool {
-				return m.Type == datachannel.OutputStreamData && m.Seq == 0
+				return m.Type == frame.OutputStreamData && m.Seq == 0
 			}) {
 				t.Errorf("%s: the oldest was not resent: %d messages", name, len(got))
 			}

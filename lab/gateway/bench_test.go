@@ -10,7 +10,6 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/google/uuid"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
@@ -57,7 +56,7 @@ func BenchmarkUpload(b *testing.B) {
 					inFlight -= <-acked
 				}
 				m := frame.Message{
-					Type: datachannel.InputStreamData, Seq: p.seq, PayloadType: datachannel.Output, Payload: payload,
+					Type: frame.InputStreamData, Seq: p.seq, PayloadType: frame.PayloadOutput, Payload: payload,
 					ID: uuid.UUID{1}, Created: time.Now(),
 				}
 				p.seq++
@@ -114,7 +113,7 @@ func BenchmarkDownload(b *testing.B) {
 					if err != nil {
 						b.Fatal(err)
 					}
-					if m.Type == datachannel.OutputStreamData {
+					if m.Type == frame.OutputStreamData {
 						n += int64(len(m.Payload))
 					}
 					p.frames = p.frames[:0]

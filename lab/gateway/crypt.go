@@ -8,8 +8,6 @@ import (
 	"errors"
 	"fmt"
 
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
-
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
@@ -51,8 +49,8 @@ func (c *sessionCipher) open(sealed []byte) ([]byte, error) {
 }
 
 // encrypted reports whether payloads of this type are encrypted in a KMS session.
-func encrypted(typ datachannel.PayloadType) bool {
-	return typ == datachannel.Output || typ == frame.PayloadStderr || typ == frame.PayloadExitCode
+func encrypted(typ frame.PayloadType) bool {
+	return typ == frame.PayloadOutput || typ == frame.PayloadStderr || typ == frame.PayloadExitCode
 }
 
 func randomBytes(n int) []byte {

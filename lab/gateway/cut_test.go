@@ -7,7 +7,8 @@ import (
 	"testing"
 
 	"github.com/coder/websocket"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
+
+	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
 // collect is a far end that keeps its input, until it has size bytes.
@@ -35,29 +36,29 @@ func TestAgentCutBeforeAck(t *testing.T) {
 	p.handshake("1.3.0.0")
 	waitFor(t, "the dial", func() bool { return handlerReady(g, "s") })
 	first := p.seq
-	p.send(datachannel.Output, []byte("one"))
+	p.send(frame.PayloadOutput, []byte("one"))
 	p.await("its acknowledgement", isAck(first))
 	if err := g.SetFaults(Faults{CutBeforeAck: 1, AgentAwayMS: 1}); err != nil {
 		t.Fatal(err)
 	}
 	second := p.seq
-	p.send(datachannel.Output, []byte("two"))
-	p.await("the agent's absence", isType(datachannel.PausePublication))
+	p.send(frame.PayloadOutput, []byte("two"))
+	p.await("the agent's absence", isType(frame.PausePublication))
 	if err := g.SetFaults(Faults{}); err != nil {
 		t.Fatal(err)
 	}
-	p.await("the agent's return", isType(datachannel.StartPublication))
+	p.await("the agent's return", isType(frame.StartPublication))
 	for _, m := range p.frames {
 		if isAck(second)(&m) {
 			t.Error("it was acknowledged")
 		}
 	}
 	p.seq = second
-	p.send(datachannel.Output, []byte("two"))
+	p.send(frame.PayloadOutput, []byte("two"))
 	p.await("its acknowledgement", isAck(second))
 	p.seq = second
-	p.send(datachannel.Output, []byte("two")) // once more: now it counts
-	p.send(datachannel.Output, []byte("three"))
+	p.send(frame.PayloadOutput, []byte("two")) // once more: now it counts
+	p.send(frame.PayloadOutput, []byte("three"))
 	if got := string(<-got); got != "onetwotwothree" {
 		t.Errorf("the port got %q", got)
 	}
@@ -77,7 +78,7 @@ func TestAgentCut(t *testing.T) {
 		t.Fatal(err)
 	}
 	const size = 300_000
-	p.send(datachannel.Output, request(3, size))
+	p.send(frame.PayloadOutput, request(3, size))
 	var out []byte
 	for i := range 3 {
 		out = append(out, p.output(min(size/4, size-len(out)))...)
@@ -117,7 +118,7 @@ func TestAgentCutAtAnyTime(t *testing.T) {
 	}
 	p.connect(g, "s", token)
 	waitFor(t, "the dial", func() bool { return handlerReady(g, "s") && g.Sessions()[0].AgentConnected })
-	p.send(datachannel.Output, []byte("hello"))
+	p.send(frame.PayloadOutput, []byte("hello"))
 	if got := string(<-got); got != "hello" {
 		t.Errorf("the port got %q", got)
 	}
@@ -147,7 +148,7 @@ func TestDamageTowardThePort(t *testing.T) {
 			}
 			sent := noise(1, size)
 			for b := sent; len(b) > 0; b = b[1000:] {
-				p.send(datachannel.Output, b[:1000])
+				p.send(frame.PayloadOutput, b[:1000])
 			}
 			if same := bytes.Equal(<-got, sent); same != tt.same {
 				t.Errorf("the same bytes: %v", same)

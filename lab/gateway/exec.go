@@ -8,7 +8,6 @@ import (
 	"unicode/utf8"
 
 	"github.com/google/shlex"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
@@ -77,10 +76,10 @@ func (a *agent) notStarted(why string) result {
 // toProcess passes a message to the command's pty.
 func toProcess(proc Process, m *frame.Message) error {
 	switch m.PayloadType {
-	case datachannel.Output:
+	case frame.PayloadOutput:
 		_, err := proc.Write(m.Payload)
 		return err
-	case datachannel.Size:
+	case frame.PayloadSize:
 		var size struct {
 			Cols int `json:"cols"`
 			Rows int `json:"rows"`

@@ -11,8 +11,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
-
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
@@ -55,9 +53,9 @@ func TestExecInputAndSize(t *testing.T) {
 	if got := string(p.output(7)); got != "ready\r\n" {
 		t.Fatalf("output %q", got)
 	}
-	p.send(datachannel.Size, []byte(`{"cols":100,"rows":40}`))
-	p.send(datachannel.Output, []byte("\r"))
-	p.send(datachannel.Output, []byte("line\r"))
+	p.send(frame.PayloadSize, []byte(`{"cols":100,"rows":40}`))
+	p.send(frame.PayloadOutput, []byte("\r"))
+	p.send(frame.PayloadOutput, []byte("line\r"))
 	if got := p.allOutput(); got != "40 100\r\ngot line\r\n" {
 		t.Errorf("output %q", got)
 	}
@@ -67,7 +65,7 @@ func TestExecDelay(t *testing.T) {
 	g := newGateway(t, Config{ExecDelay: 150 * time.Millisecond})
 	began := time.Now()
 	p := start(t, g, execSpec("echo x"))
-	p.await("output", isPayload(datachannel.Output))
+	p.await("output", isPayload(frame.PayloadOutput))
 	if d := time.Since(began); d < 150*time.Millisecond {
 		t.Errorf("first output after %v", d)
 	}
@@ -137,7 +135,7 @@ func TestShellDocument(t *testing.T) {
 	}
 	p := start(t, g, spec)
 	waitFor(t, "the shell", func() bool { return handlerReady(g, "s") })
-	p.send(datachannel.Output, []byte("stty -echo; echo $((6*7)); exit\r"))
+	p.send(frame.PayloadOutput, []byte("stty -echo; echo $((6*7)); exit\r"))
 	if got := p.allOutput(); !strings.HasSuffix(got, "42\r\n") {
 		t.Errorf("output %q", got)
 	}
@@ -175,7 +173,7 @@ func TestUTF8Filter(t *testing.T) {
 // kmsClient answers the handshake of an encrypted session with key, as far as it goes.
 func kmsClient(t *testing.T, p *peer, key []byte) {
 	t.Helper()
-	m := p.await("handshake request", isPayload(datachannel.HandshakeRequest))
+	m := p.await("handshake request", isPayload(frame.PayloadHandshakeRequest))
 	if !bytes.Contains(m.Payload, []byte(`"KMSKeyId":"key-1"`)) {
 		t.Errorf("handshake request %s", m.Payload)
 	}
@@ -186,12 +184,12 @@ func kmsClient(t *testing.T, p *peer, key []byte) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.send(datachannel.HandshakeResponse, result)
+	p.send(frame.PayloadHandshakeResponse, result)
 	if len(key) != dataKeyBytes {
 		return
 	}
-	p.await("challenge", isPayload(datachannel.EncChallengeRequest))
-	p.send(datachannel.EncChallengeResponse, answerChallenge(t, key, p.frames))
+	p.await("challenge", isPayload(frame.PayloadChallengeRequest))
+	p.send(frame.PayloadChallengeResponse, answerChallenge(t, key, p.frames))
 }
 
 // The agent's key and the client's are not mixed up: each opens what its side has recorded.
@@ -209,7 +207,7 @@ func TestCipherOpensTheRecording(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if e.message == nil || e.message.PayloadType != datachannel.Output {
+		if e.message == nil || e.message.PayloadType != frame.PayloadOutput {
 			continue
 		}
 		aead, want := c.out, "hello kms\r\n^@"
@@ -242,7 +240,7 @@ func TestExecEncrypted(t *testing.T) {
 	}
 	p := start(t, g, spec)
 	kmsClient(t, p, key)
-	p.await("handshake complete", isPayload(datachannel.HandshakeComplete))
+	p.await("handshake complete", isPayload(frame.PayloadHandshakeComplete))
 	agent, err := newSessionCipher(key)
 	if err != nil {
 		t.Fatal(err)
@@ -257,11 +255,11 @@ func TestExecEncrypted(t *testing.T) {
 		out.Write(plain)
 	}
 	for out.String() != "ready\r\n" {
-		take(p.await("output", isPayload(datachannel.Output)))
+		take(p.await("output", isPayload(frame.PayloadOutput)))
 	}
-	p.send(datachannel.Output, client.seal([]byte("secret\r")))
+	p.send(frame.PayloadOutput, client.seal([]byte("secret\r")))
 	for !strings.HasSuffix(out.String(), "got secret\r\n") {
-		take(p.await("output", isPayload(datachannel.Output)))
+		take(p.await("output", isPayload(frame.PayloadOutput)))
 	}
 	p.end()
 }
@@ -296,7 +294,7 @@ func TestExecEncryptionFails(t *testing.T) {
 		spec.Decrypt = func(context.Context, []byte, map[string]string) ([]byte, error) { return key, nil }
 		p := start(t, g, spec)
 		kmsClient(t, p, nil)
-		p.await("challenge", isPayload(datachannel.EncChallengeRequest))
+		p.await("challenge", isPayload(frame.PayloadChallengeRequest))
 		agent, err := newSessionCipher(key)
 		if err != nil {
 			t.Fatal(err)
@@ -305,7 +303,7 @@ func TestExecEncryptionFails(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		p.send(datachannel.EncChallengeResponse, answer)
+		p.send(frame.PayloadChallengeResponse, answer)
 		if out := p.end(); !strings.Contains(out, "Encryption challenge does not match!") {
 			t.Errorf("channel_closed says %q", out)
 		}

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/coder/websocket"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
@@ -80,8 +79,8 @@ func TestTokens(t *testing.T) {
 		t.Errorf("the websocket that was replaced: close status %d", s)
 	}
 	waitFor(t, "the dial", func() bool { return handlerReady(g, "tokens") })
-	b.send(datachannel.Output, []byte("hello"))
-	b.await("the echo", isPayload(datachannel.Output))
+	b.send(frame.PayloadOutput, []byte("hello"))
+	b.await("the echo", isPayload(frame.PayloadOutput))
 	if i := g.Sessions(); len(i) != 2 || i[0].ID != "tokens" || i[0].Resumes != 1 || !i[0].Connected || i[1].Connected {
 		t.Errorf("sessions: %+v", i)
 	}
@@ -273,7 +272,7 @@ func TestCut(t *testing.T) {
 			quiet.handshake("1.3.0.0")
 			waitFor(t, "the dial", func() bool { return handlerReady(g, "s") })
 			const n = 200_000
-			p.send(datachannel.Output, request(3, n))
+			p.send(frame.PayloadOutput, request(3, n))
 			out := append([]byte(nil), p.output(n/2)...)
 			if n := g.Cut("s", how); n != 1 {
 				t.Fatalf("%d websockets cut", n)
@@ -416,7 +415,7 @@ func TestFaultsEndToEnd(t *testing.T) {
 		t.Fatal(err)
 	}
 	req := frame.Message{
-		Type: datachannel.InputStreamData, Seq: p.seq, PayloadType: datachannel.Output, Payload: request(9, n),
+		Type: frame.InputStreamData, Seq: p.seq, PayloadType: frame.PayloadOutput, Payload: request(9, n),
 	}
 	stop := make(chan struct{})
 	var wg sync.WaitGroup
@@ -443,7 +442,7 @@ func TestCloseWhileBusy(t *testing.T) {
 	p := start(t, g, sshSpec("busy", port))
 	p.handshake("1.3.0.0")
 	waitFor(t, "the dial", func() bool { return handlerReady(g, "busy") })
-	p.send(datachannel.Output, request(1, 10<<20))
+	p.send(frame.PayloadOutput, request(1, 10<<20))
 	p.output(10_000)
 	silent := dialWS(t, g, "busy")
 	began := time.Now()
@@ -474,7 +473,7 @@ func TestCloseWithDeafClient(t *testing.T) {
 	p := start(t, g, sshSpec("deaf", serveTCP(t, generate)))
 	p.handshake("1.3.0.0")
 	waitFor(t, "the dial", func() bool { return handlerReady(g, "deaf") })
-	p.send(datachannel.Output, request(1, 64<<20))
+	p.send(frame.PayloadOutput, request(1, 64<<20))
 	s := g.session("deaf")
 	waitFor(t, "the lane to fill", func() bool {
 		s.down.mu.Lock()
@@ -552,9 +551,9 @@ func TestLastWords(t *testing.T) {
 	waitFor(t, "the dial", func() bool { return handlerReady(g, "s") })
 	waitFor(t, "the last acknowledgement", func() bool { return g.Sessions()[0].Unacked == 0 })
 	close(c.armed)
-	p.send(datachannel.Output, []byte("data"))
+	p.send(frame.PayloadOutput, []byte("data"))
 	<-c.entered
-	p.flag(datachannel.TerminateSession)
+	p.flag(frame.TerminateSession)
 	close(c.fail)
 	// Time to do the wrong thing.
 	time.AfterFunc(100*time.Millisecond, func() { close(c.read) })

@@ -20,7 +20,6 @@ import (
 
 	"github.com/coder/websocket"
 	"github.com/google/uuid"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
@@ -203,11 +202,11 @@ func (p *peer) read(wait time.Duration) (frame.Message, error) {
 	}
 	p.frames = append(p.frames, m)
 	switch m.Type {
-	case datachannel.OutputStreamData:
+	case frame.OutputStreamData:
 		if !p.noAcks {
 			p.ack(&m)
 		}
-	case datachannel.ChannelClosed:
+	case frame.ChannelClosed:
 		var c struct{ Output string }
 		if err := json.Unmarshal(m.Payload, &c); err != nil {
 			p.t.Fatal(err)
@@ -220,7 +219,7 @@ func (p *peer) read(wait time.Duration) (frame.Message, error) {
 func (p *peer) ack(m *frame.Message) {
 	payload := fmt.Sprintf(`{"AcknowledgedMessageType":"output_stream_data","AcknowledgedMessageId":"%s",`+
 		`"AcknowledgedMessageSequenceNumber":%d,"IsSequentialMessage":true}`, m.ID, m.Seq)
-	p.write(frame.Message{Type: datachannel.Acknowledge, Flags: frame.FlagAck, Payload: []byte(payload)})
+	p.write(frame.Message{Type: frame.Acknowledge, Flags: frame.FlagAck, Payload: []byte(payload)})
 }
 
 func (p *peer) write(m frame.Message) {
@@ -231,13 +230,13 @@ func (p *peer) write(m frame.Message) {
 }
 
 // send sends a stream message with the next number.
-func (p *peer) send(typ datachannel.PayloadType, payload []byte) {
-	p.write(frame.Message{Type: datachannel.InputStreamData, Seq: p.seq, PayloadType: typ, Payload: payload})
+func (p *peer) send(typ frame.PayloadType, payload []byte) {
+	p.write(frame.Message{Type: frame.InputStreamData, Seq: p.seq, PayloadType: typ, Payload: payload})
 	p.seq++
 }
 
-func (p *peer) flag(f datachannel.PayloadTypeFlag) {
-	p.send(datachannel.Flag, binary.BigEndian.AppendUint32(nil, uint32(f)))
+func (p *peer) flag(f frame.StreamFlag) {
+	p.send(frame.PayloadFlag, binary.BigEndian.AppendUint32(nil, uint32(f)))
 }
 
 // await reads until ok is true for a message.
@@ -254,11 +253,11 @@ func (p *peer) await(what string, ok func(*frame.Message) bool) frame.Message {
 	}
 }
 
-func isPayload(typ datachannel.PayloadType) func(*frame.Message) bool {
-	return func(m *frame.Message) bool { return m.Type == datachannel.OutputStreamData && m.PayloadType == typ }
+func isPayload(typ frame.PayloadType) func(*frame.Message) bool {
+	return func(m *frame.Message) bool { return m.Type == frame.OutputStreamData && m.PayloadType == typ }
 }
 
-func isType(typ datachannel.MessageType) func(*frame.Message) bool {
+func isType(typ frame.MessageType) func(*frame.Message) bool {
 	return func(m *frame.Message) bool { return m.Type == typ }
 }
 
@@ -266,7 +265,7 @@ func isType(typ datachannel.MessageType) func(*frame.Message) bool {
 func isAck(seq int64) func(*frame.Message) bool {
 	return func(m *frame.Message) bool {
 		var a struct{ AcknowledgedMessageSequenceNumber int64 }
-		return m.Type == datachannel.Acknowledge && json.Unmarshal(m.Payload, &a) == nil &&
+		return m.Type == frame.Acknowledge && json.Unmarshal(m.Payload, &a) == nil &&
 			a.AcknowledgedMessageSequenceNumber == seq
 	}
 }
@@ -274,10 +273,10 @@ func isAck(seq int64) func(*frame.Message) bool {
 // handshake answers the agent as a client of the given version.
 func (p *peer) handshake(version string) {
 	p.t.Helper()
-	p.await("handshake request", isPayload(datachannel.HandshakeRequest))
-	p.send(datachannel.HandshakeResponse, []byte(`{"ClientVersion":"`+version+
+	p.await("handshake request", isPayload(frame.PayloadHandshakeRequest))
+	p.send(frame.PayloadHandshakeResponse, []byte(`{"ClientVersion":"`+version+
 		`","ProcessedClientActions":[{"ActionType":"SessionType","ActionStatus":1,"ActionResult":null,"Error":""}],"Errors":null}`))
-	p.await("handshake complete", isPayload(datachannel.HandshakeComplete))
+	p.await("handshake complete", isPayload(frame.PayloadHandshakeComplete))
 }
 
 // output reads until n bytes of output have come, in order.
@@ -297,7 +296,7 @@ func (p *peer) output(n int) []byte {
 // deliver moves output that is in order from the frames to out.
 func (p *peer) deliver(out *bytes.Buffer) {
 	for _, m := range p.frames {
-		if m.Type == datachannel.OutputStreamData && m.Seq >= p.expect {
+		if m.Type == frame.OutputStreamData && m.Seq >= p.expect {
 			p.early[m.Seq] = m
 		}
 	}
@@ -309,7 +308,7 @@ func (p *peer) deliver(out *bytes.Buffer) {
 		}
 		delete(p.early, p.expect)
 		p.expect++
-		if m.PayloadType == datachannel.Output {
+		if m.PayloadType == frame.PayloadOutput {
 			out.Write(m.Payload)
 		}
 	}
@@ -318,7 +317,7 @@ func (p *peer) deliver(out *bytes.Buffer) {
 // end reads until channel_closed and returns its output.
 func (p *peer) end() string {
 	p.t.Helper()
-	p.await("channel_closed", isType(datachannel.ChannelClosed))
+	p.await("channel_closed", isType(frame.ChannelClosed))
 	return p.closed
 }
 

@@ -10,8 +10,6 @@ import (
 	"testing/synctest"
 	"time"
 
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
-
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
@@ -35,7 +33,7 @@ func newRig(f Faults) *laneRig {
 
 // data is an output_stream_data message with number n and size bytes of payload.
 func data(n, size int) []byte {
-	m := frame.Message{Type: datachannel.OutputStreamData, Seq: int64(n), PayloadType: 1, Payload: make([]byte, size)}
+	m := frame.Message{Type: frame.OutputStreamData, Seq: int64(n), PayloadType: 1, Payload: make([]byte, size)}
 	return m.Append(nil)
 }
 
@@ -206,11 +204,11 @@ func TestLaneDropDuplicateReorder(t *testing.T) {
 func TestLaneDropsOnlyData(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		r := newRig(Faults{Drop: 1, Duplicate: 1, Reorder: 1})
-		ack := frame.Message{Type: datachannel.Acknowledge, Seq: 5, Payload: []byte("{}")}
+		ack := frame.Message{Type: frame.Acknowledge, Seq: 5, Payload: []byte("{}")}
 		go func() {
 			r.push(r.done, data(1, 1))
 			r.push(r.done, ack.Append(nil))
-			r.control(control(datachannel.StartPublication, [16]byte{}, struct{}{}))
+			r.control(control(frame.StartPublication, [16]byte{}, struct{}{}))
 			r.end()
 		}()
 		if seqs, _ := r.popAll(t); !slices.Equal(seqs, []int{5, 0}) {

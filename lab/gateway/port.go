@@ -13,7 +13,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 	"github.com/xtaci/smux"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
@@ -200,16 +199,16 @@ func (a *agent) pace() (chunk int, interval time.Duration) {
 	return cmp.Or(f.PumpChunk, chunkSize), cmp.Or(time.Duration(f.PumpIntervalUS)*time.Microsecond, a.cfg.Interval)
 }
 
-func (a *agent) sendOutput(p []byte) error { return a.send(datachannel.Output, p) }
+func (a *agent) sendOutput(p []byte) error { return a.send(frame.PayloadOutput, p) }
 
 type dialFunc func(context.Context) (net.Conn, error)
 
 // flagOf returns the value of a message with payload type Flag.
-func flagOf(m *frame.Message) datachannel.PayloadTypeFlag {
+func flagOf(m *frame.Message) frame.StreamFlag {
 	if len(m.Payload) < 4 {
 		return 0
 	}
-	return datachannel.PayloadTypeFlag(binary.BigEndian.Uint32(m.Payload))
+	return frame.StreamFlag(binary.BigEndian.Uint32(m.Payload))
 }
 
 // basicPort is a raw stream to one connection at a time.
@@ -298,17 +297,17 @@ func (p *basicPort) pump() {
 // as in the real agent.
 func (p *basicPort) handle(m *frame.Message) error {
 	switch m.PayloadType {
-	case datachannel.Output:
+	case frame.PayloadOutput:
 		conn, err := p.connection()
 		if err != nil {
 			return err
 		}
 		return p.a.writePort(conn, m.Payload)
-	case datachannel.Flag:
+	case frame.PayloadFlag:
 		switch flagOf(m) {
-		case datachannel.DisconnectToPort:
+		case frame.DisconnectToPort:
 			p.hangUp()
-		case datachannel.TerminateSession:
+		case frame.TerminateSession:
 			p.cancel()
 		}
 	}
@@ -380,10 +379,10 @@ func (a *agent) runMux(dial dialFunc, noKeepAlive bool) result {
 // handle takes in a message for the port. The agent's receive loop calls it.
 func (p *muxPort) handle(m *frame.Message) error {
 	switch m.PayloadType {
-	case datachannel.Output:
+	case frame.PayloadOutput:
 		return p.a.writePort(p.inner, m.Payload)
-	case datachannel.Flag:
-		if flagOf(m) == datachannel.TerminateSession {
+	case frame.PayloadFlag:
+		if flagOf(m) == frame.TerminateSession {
 			p.cancel()
 		}
 	}
@@ -400,7 +399,7 @@ func (p *muxPort) accept() {
 		conn, err := p.dial(p.ctx)
 		if err != nil {
 			p.a.log.Debug("agent: dial failed", "err", err)
-			_ = p.a.send(datachannel.Flag, binary.BigEndian.AppendUint32(nil, uint32(datachannel.ConnectToPortError)))
+			_ = p.a.send(frame.PayloadFlag, binary.BigEndian.AppendUint32(nil, uint32(frame.ConnectToPortError)))
 			_ = stream.Close()
 			continue
 		}

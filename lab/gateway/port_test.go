@@ -13,7 +13,6 @@ import (
 	"testing"
 	"time"
 
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 	"github.com/xtaci/smux"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
@@ -36,7 +35,7 @@ func TestFarEndHangsUpSSH(t *testing.T) {
 	p := start(t, g, sshSpec("s", serveTCP(t, once)))
 	p.handshake("1.3.0.0")
 	waitFor(t, "the dial", func() bool { return handlerReady(g, "s") })
-	p.send(datachannel.Output, []byte("1"))
+	p.send(frame.PayloadOutput, []byte("1"))
 	if got := p.output(4); string(got) != "1bye" {
 		t.Errorf("got %q", got)
 	}
@@ -61,7 +60,7 @@ func TestFarEndHangsUpBasicPort(t *testing.T) {
 	p.handshake("1.0.0.0")
 	waitFor(t, "the dial", func() bool { return handlerReady(g, "s") })
 	for i, want := range []string{"1bye", "2bye", "3bye"} {
-		p.send(datachannel.Output, []byte(want[:1]))
+		p.send(frame.PayloadOutput, []byte(want[:1]))
 		if got := p.output(4); string(got) != want {
 			t.Errorf("connection %d: %q", i, got)
 		}
@@ -70,7 +69,7 @@ func TestFarEndHangsUpBasicPort(t *testing.T) {
 	if n := conns.Load(); n != 3 {
 		t.Errorf("%d connections", n)
 	}
-	p.flag(datachannel.TerminateSession)
+	p.flag(frame.TerminateSession)
 	p.end()
 }
 
@@ -120,9 +119,9 @@ func TestDisconnectToPort(t *testing.T) {
 			p := start(t, g, spec)
 			p.handshake(c.version)
 			waitFor(t, "the dial", func() bool { return handlerReady(g, "s") })
-			p.send(datachannel.Output, []byte("a"))
+			p.send(frame.PayloadOutput, []byte("a"))
 			p.output(1)
-			p.flag(datachannel.DisconnectToPort)
+			p.flag(frame.DisconnectToPort)
 			<-hungUp
 			if c.ends {
 				p.end()
@@ -130,7 +129,7 @@ func TestDisconnectToPort(t *testing.T) {
 			}
 			<-closed // by the flag
 			<-closed // by the pump, which has noticed
-			p.send(datachannel.Output, []byte("b"))
+			p.send(frame.PayloadOutput, []byte("b"))
 			if got := p.output(1); string(got) != "b" {
 				t.Errorf("got %q", got)
 			}
@@ -149,7 +148,7 @@ func TestTerminateSessionFlag(t *testing.T) {
 		})))
 		p.handshake(version)
 		waitFor(t, "the plugin", func() bool { return handlerReady(g, "s") })
-		p.flag(datachannel.TerminateSession)
+		p.flag(frame.TerminateSession)
 		p.end()
 		if version == "1.0.0.0" { // else nothing was dialed
 			<-hungUp
@@ -161,15 +160,15 @@ func TestClosedPort(t *testing.T) {
 	g := newGateway(t, Config{ClosedPortDelay: 200 * time.Millisecond})
 	p := start(t, g, sshSpec("s", closedPort(t)))
 	p.handshake("1.3.0.0")
-	p.await("the agent to go", isType(datachannel.PausePublication))
+	p.await("the agent to go", isType(frame.PausePublication))
 	before := time.Now()
-	p.send(datachannel.Output, []byte("into the void"))
+	p.send(frame.PayloadOutput, []byte("into the void"))
 	for !p.gone {
 		m, err := p.read(10 * time.Second)
 		if err != nil {
 			t.Fatal(err)
 		}
-		if m.Type == datachannel.Acknowledge {
+		if m.Type == frame.Acknowledge {
 			t.Error("data was acknowledged")
 		}
 	}
@@ -209,7 +208,7 @@ func TestDeniedHost(t *testing.T) {
 				return
 			}
 			waitFor(t, "the dial", func() bool { return handlerReady(g, "s") })
-			p.send(datachannel.Output, []byte("x"))
+			p.send(frame.PayloadOutput, []byte("x"))
 			p.output(1)
 		})
 	}
@@ -249,7 +248,7 @@ func TestUnsafeFirstBytes(t *testing.T) {
 		p := start(t, g, sshSpec("s", serveTCP(t, echo)))
 		p.handshake("1.3.0.0")
 		first := p.seq
-		p.send(datachannel.Output, []byte("first"))
+		p.send(frame.PayloadOutput, []byte("first"))
 		if discard == 1 {
 			p.await("the ack", isAck(first))
 		}
@@ -264,13 +263,13 @@ func TestUnsafeFirstBytes(t *testing.T) {
 				}
 			}
 			p.seq = first
-			p.send(datachannel.Output, []byte("first")) // a resend
+			p.send(frame.PayloadOutput, []byte("first")) // a resend
 			if got := p.output(5); string(got) != "first" {
 				t.Errorf("got %q", got)
 			}
 			continue
 		}
-		p.send(datachannel.Output, []byte("second"))
+		p.send(frame.PayloadOutput, []byte("second"))
 		if got := p.output(6); string(got) != "second" {
 			t.Errorf("got %q", got)
 		}
@@ -321,7 +320,7 @@ func muxClient(t *testing.T, p *peer) *smux.Session {
 			if err != nil {
 				return
 			}
-			p.send(datachannel.Output, append([]byte(nil), buf[:n]...))
+			p.send(frame.PayloadOutput, append([]byte(nil), buf[:n]...))
 		}
 	}()
 	t.Cleanup(func() {
@@ -367,9 +366,9 @@ func TestMuxClosedPort(t *testing.T) {
 	p := start(t, g, portSpec("s", closedPort(t)))
 	p.handshake("1.3.0.0")
 	waitFor(t, "the plugin", func() bool { return handlerReady(g, "s") })
-	p.send(datachannel.Output, []byte{1, 0, 0, 0, 3, 0, 0, 0}) // smux: open stream 3
-	m := p.await("the flag", isPayload(datachannel.Flag))
-	if flagOf(&m) != datachannel.ConnectToPortError {
+	p.send(frame.PayloadOutput, []byte{1, 0, 0, 0, 3, 0, 0, 0}) // smux: open stream 3
+	m := p.await("the flag", isPayload(frame.PayloadFlag))
+	if flagOf(&m) != frame.ConnectToPortError {
 		t.Errorf("flag %v", m.Payload)
 	}
 	if got := p.output(8); !bytes.Equal(got, []byte{1, 1, 0, 0, 3, 0, 0, 0}) { // stream 3 is closed
@@ -383,7 +382,7 @@ func TestMuxClosedPort(t *testing.T) {
 func TestHandshakeRefusedByClient(t *testing.T) {
 	g := newGateway(t, Config{})
 	p := start(t, g, sshSpec("s", 22))
-	p.await("handshake request", isPayload(datachannel.HandshakeRequest))
+	p.await("handshake request", isPayload(frame.PayloadHandshakeRequest))
 	answer, err := json.Marshal(map[string]any{
 		"ClientVersion": "1.3.0.0",
 		"ProcessedClientActions": []map[string]any{
@@ -393,7 +392,7 @@ func TestHandshakeRefusedByClient(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p.send(datachannel.HandshakeResponse, answer)
+	p.send(frame.PayloadHandshakeResponse, answer)
 	if out := p.end(); !strings.Contains(out, "SessionType failed on client with status 2 error: Unknown session type Port") {
 		t.Errorf("channel_closed says %q", out)
 	}
@@ -412,7 +411,7 @@ func TestCompleteFirst(t *testing.T) {
 			t.Errorf("probability %d: the answer was acknowledged before HandshakeComplete: %v", probability, acked)
 		}
 		waitFor(t, "the dial", func() bool { return handlerReady(g, "s") })
-		p.send(datachannel.Output, []byte("x"))
+		p.send(frame.PayloadOutput, []byte("x"))
 		p.output(1)
 	}
 }

@@ -8,7 +8,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
@@ -187,11 +186,11 @@ func (s *session) agentJoins(a *agent) {
 	s.agent, s.away = a, false
 	a.away.Store(false)
 	if s.sock == nil {
-		s.up.control(s.publication(datachannel.PausePublication))
+		s.up.control(s.publication(frame.PausePublication))
 		return
 	}
-	s.down.control(s.publication(datachannel.StartPublication))
-	s.up.control(s.publication(datachannel.StartPublication))
+	s.down.control(s.publication(frame.StartPublication))
+	s.up.control(s.publication(frame.StartPublication))
 }
 
 func (s *session) agentLeaves() {
@@ -200,7 +199,7 @@ func (s *session) agentLeaves() {
 	s.agent = nil
 	s.up.detach(s.upGen)
 	if s.sock != nil {
-		s.down.control(s.publication(datachannel.PausePublication))
+		s.down.control(s.publication(frame.PausePublication))
 	}
 }
 
@@ -215,7 +214,7 @@ func (s *session) cutAgent() bool {
 	s.agent.away.Store(true)
 	s.up.detach(s.upGen)
 	if s.sock != nil {
-		s.down.control(s.publication(datachannel.PausePublication))
+		s.down.control(s.publication(frame.PausePublication))
 	}
 	s.gw.count(func(c *Counters) { c.AgentCuts++ })
 	return true
@@ -275,11 +274,11 @@ func (s *session) attach(k *socket, token string) bool {
 	s.sockets++
 	k.gen = s.down.attach()
 	if s.agent == nil || s.away {
-		s.down.control(s.publication(datachannel.PausePublication))
+		s.down.control(s.publication(frame.PausePublication))
 		return true
 	}
-	s.down.control(s.publication(datachannel.StartPublication))
-	s.up.control(s.publication(datachannel.StartPublication))
+	s.down.control(s.publication(frame.StartPublication))
+	s.up.control(s.publication(frame.StartPublication))
 	return true
 }
 
@@ -295,7 +294,7 @@ func (s *session) detach(k *socket) {
 func (s *session) detachLocked(k *socket) {
 	s.sock = nil
 	s.down.detach(k.gen)
-	s.up.control(s.publication(datachannel.PausePublication))
+	s.up.control(s.publication(frame.PausePublication))
 }
 
 // resume returns a new token and voids the earlier one.
@@ -358,12 +357,12 @@ func (s *session) info() Info {
 }
 
 // publication returns start_publication or pause_publication.
-func (s *session) publication(typ datachannel.MessageType) []byte {
+func (s *session) publication(typ frame.MessageType) []byte {
 	id := uuid.New()
 	return control(typ, id, struct {
 		CreatedDate   string
 		MessageID     uuid.UUID `json:"MessageId"`
-		MessageType   datachannel.MessageType
+		MessageType   frame.MessageType
 		SchemaVersion int
 		SessionID     string `json:"SessionId"`
 	}{time.Now().UTC().Format(time.RFC3339), id, typ, 1, s.spec.ID})
@@ -371,21 +370,21 @@ func (s *session) publication(typ datachannel.MessageType) []byte {
 
 func (s *session) channelClosed(output string) []byte {
 	id := uuid.New()
-	return control(datachannel.ChannelClosed, id, struct {
+	return control(frame.ChannelClosed, id, struct {
 		CreatedDate   string
 		DestinationID string    `json:"DestinationId"`
 		MessageID     uuid.UUID `json:"MessageId"`
-		MessageType   datachannel.MessageType
+		MessageType   frame.MessageType
 		Output        string
 		SchemaVersion int
 		SessionID     string `json:"SessionId"`
 	}{
-		time.Now().UTC().Format("2006-01-02T15:04:05.000Z"), s.spec.Target, id, datachannel.ChannelClosed, output, 1, s.spec.ID,
+		time.Now().UTC().Format("2006-01-02T15:04:05.000Z"), s.spec.Target, id, frame.ChannelClosed, output, 1, s.spec.ID,
 	})
 }
 
 // control encodes a message of the gateway itself.
-func control(typ datachannel.MessageType, id uuid.UUID, payload any) []byte {
+func control(typ frame.MessageType, id uuid.UUID, payload any) []byte {
 	b, err := json.Marshal(payload)
 	if err != nil {
 		panic("gateway: " + err.Error()) // fixed types

@@ -21,7 +21,6 @@ import (
 
 	"github.com/coder/websocket"
 	gocmp "github.com/google/go-cmp/cmp"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
@@ -85,7 +84,7 @@ func readVector(t *testing.T, name string) []event {
 // toClient reports whether the recorded client received the frame.
 func (e *event) toClient() bool {
 	return e.message != nil && (e.From == "gateway" && e.lane == "down" ||
-		e.From == "agent" && e.message.Type != datachannel.AgentSession)
+		e.From == "agent" && e.message.Type != frame.AgentSessionState)
 }
 
 // shape is the part that must be the same in every run: everything except times, ids, random texts and encrypted bytes.
@@ -132,11 +131,11 @@ func jsonKeys(b []byte) (keys []string, ok bool) {
 }
 
 // shapes are those of the frames of the given types, stream messages by number and once: losses and resends are a matter of luck.
-func shapes(frames []frame.Message, sealed bool, types ...datachannel.MessageType) []string {
+func shapes(frames []frame.Message, sealed bool, types ...frame.MessageType) []string {
 	var kept []frame.Message
 	seen := map[int64]bool{}
 	for _, m := range frames {
-		stream := m.Type == datachannel.OutputStreamData
+		stream := m.Type == frame.OutputStreamData
 		if !slices.Contains(types, m.Type) || stream && seen[m.Seq] {
 			continue
 		}
@@ -185,7 +184,7 @@ func TestVectors(t *testing.T) {
 func farEnd(t *testing.T, events []event, document string) (port int) {
 	for i := range events {
 		m := events[i].message
-		if m == nil || m.Type != datachannel.InputStreamData || m.PayloadType != datachannel.Output {
+		if m == nil || m.Type != frame.InputStreamData || m.PayloadType != frame.PayloadOutput {
 			continue
 		}
 		if len(m.Payload) == 9 && m.Payload[0] == 'G' || document == DocPort && bytes.Contains(m.Payload, []byte("G\x00\x00")) {
@@ -256,7 +255,7 @@ func replay(t *testing.T, events []event) {
 	have := func() (n int) {
 		seen := map[int64]bool{}
 		for _, m := range p.frames {
-			if m.Type == datachannel.OutputStreamData && !seen[m.Seq] {
+			if m.Type == frame.OutputStreamData && !seen[m.Seq] {
 				seen[m.Seq] = true
 				n++
 			}
@@ -291,7 +290,7 @@ func replay(t *testing.T, events []event) {
 			}
 		case e.toClient() && connected:
 			want = append(want, *e.message)
-			if e.message.Type == datachannel.OutputStreamData && !streamSeen[e.message.Seq] {
+			if e.message.Type == frame.OutputStreamData && !streamSeen[e.message.Seq] {
 				streamSeen[e.message.Seq] = true
 				stream++
 			}
@@ -302,24 +301,24 @@ func replay(t *testing.T, events []event) {
 				}
 			}
 			m := *e.message
-			if m.Type == datachannel.Acknowledge && !p.noAcks {
+			if m.Type == frame.Acknowledge && !p.noAcks {
 				continue
 			}
 			switch m.PayloadType {
-			case datachannel.EncChallengeResponse:
+			case frame.PayloadChallengeResponse:
 				m.Payload = answerChallenge(t, key, p.frames)
-			case datachannel.Output: // not before the agent takes it: this client does not resend
+			case frame.PayloadOutput: // not before the agent takes it: this client does not resend
 				waitFor(t, "the plugin", func() bool { return handlerReady(g, spec.ID) })
 			}
 			p.write(m)
 		}
 	}
 	want = untilClosed(want)
-	closes := want[len(want)-1].Type == datachannel.ChannelClosed
-	for _, types := range [][]datachannel.MessageType{
-		{datachannel.OutputStreamData},
-		{datachannel.Acknowledge},
-		{datachannel.StartPublication, datachannel.PausePublication, datachannel.ChannelClosed},
+	closes := want[len(want)-1].Type == frame.ChannelClosed
+	for _, types := range [][]frame.MessageType{
+		{frame.OutputStreamData},
+		{frame.Acknowledge},
+		{frame.StartPublication, frame.PausePublication, frame.ChannelClosed},
 	} {
 		want := shapes(want, key != nil, types...)
 		for len(shapes(p.frames, key != nil, types...)) < len(want) {
@@ -348,7 +347,7 @@ func replay(t *testing.T, events []event) {
 
 // untilClosed returns the frames up to channel_closed; later ones race with the client's leaving.
 func untilClosed(frames []frame.Message) []frame.Message {
-	i := slices.IndexFunc(frames, func(m frame.Message) bool { return m.Type == datachannel.ChannelClosed })
+	i := slices.IndexFunc(frames, func(m frame.Message) bool { return m.Type == frame.ChannelClosed })
 	if i < 0 {
 		return frames
 	}
@@ -375,7 +374,7 @@ func answerChallenge(t *testing.T, key []byte, frames []frame.Message) []byte {
 	t.Helper()
 	var c encryptionChallenge
 	for _, m := range frames {
-		if m.PayloadType == datachannel.EncChallengeRequest {
+		if m.PayloadType == frame.PayloadChallengeRequest {
 			if err := json.Unmarshal(m.Payload, &c); err != nil {
 				t.Fatal(err)
 			}

@@ -7,14 +7,13 @@ import (
 	"strconv"
 
 	"github.com/google/uuid"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 )
 
 // Ack is the payload of an acknowledge message. It acknowledges one data message, and says nothing about earlier ones.
 type Ack struct {
-	Type datachannel.MessageType `json:"AcknowledgedMessageType"`
-	ID   uuid.UUID               `json:"AcknowledgedMessageId"`
-	Seq  int64                   `json:"AcknowledgedMessageSequenceNumber"`
+	Type MessageType `json:"AcknowledgedMessageType"`
+	ID   uuid.UUID   `json:"AcknowledgedMessageId"`
+	Seq  int64       `json:"AcknowledgedMessageSequenceNumber"`
 	// Sequential is always true in what the peers send.
 	Sequential bool `json:"IsSequentialMessage"`
 }
@@ -77,12 +76,12 @@ func parseUsualAck(p []byte) (Ack, bool) {
 	if !ok {
 		return a, false
 	}
-	input, output := []byte(datachannel.InputStreamData), []byte(datachannel.OutputStreamData)
+	input, output := []byte(InputStreamData), []byte(OutputStreamData)
 	switch {
 	case bytes.HasPrefix(p, input):
-		a.Type, p = datachannel.InputStreamData, p[len(input):]
+		a.Type, p = InputStreamData, p[len(input):]
 	case bytes.HasPrefix(p, output):
-		a.Type, p = datachannel.OutputStreamData, p[len(output):]
+		a.Type, p = OutputStreamData, p[len(output):]
 	default:
 		return a, false
 	}

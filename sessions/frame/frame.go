@@ -1,8 +1,7 @@
 // Package frame is the codec of the SSM data channel's binary messages.
 //
-// It is pure: no I/O, no clock, no goroutines. The message and payload types come from
-// github.com/mmmorris1975/ssm-session-client/datachannel. The package does not use that one's codec, which panics on short frames
-// and accepts a payload that does not match its digest (docs/adr/0002-ssm-session-client.md).
+// It is pure: no I/O, no clock, no goroutines. It has its own names for the types of messages and payloads, so that it depends on no
+// other implementation (docs/adr/0002-ssm-session-client.md).
 package frame
 
 import (
@@ -16,7 +15,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 )
 
 // Flags of a message, as the peers send them. They are a number, not a set of bits, although AWS documents SYN and FIN as bits 0
@@ -26,12 +24,6 @@ const (
 	FlagSYN  uint64 = 1
 	FlagFIN  uint64 = 2
 	FlagAck  uint64 = 3
-)
-
-// PayloadStderr and PayloadExitCode are payload types of exec sessions that datachannel does not name.
-const (
-	PayloadStderr   datachannel.PayloadType = 11
-	PayloadExitCode datachannel.PayloadType = 12
 )
 
 const (
@@ -60,14 +52,14 @@ var ErrMalformed = errors.New("malformed data channel message")
 
 // Message is one message of the data channel.
 type Message struct {
-	Type    datachannel.MessageType
+	Type    MessageType
 	Schema  uint32
 	Created time.Time // millisecond precision on the wire
 	Seq     int64
 	Flags   uint64
 	ID      uuid.UUID
 	// PayloadType is absent on the wire, and zero here, in channel_closed.
-	PayloadType datachannel.PayloadType
+	PayloadType PayloadType
 	Payload     []byte
 
 	wire wireForm
@@ -89,7 +81,7 @@ func (m *Message) form() wireForm {
 	if m.wire != wireUsual {
 		return m.wire
 	}
-	if m.Type == datachannel.ChannelClosed {
+	if m.Type == ChannelClosed {
 		return wireShortNUL
 	}
 	return wireSpaces
@@ -133,7 +125,7 @@ func (m *Message) Append(dst []byte) []byte {
 }
 
 // cutType splits the type field into the type and its padding byte. A type that fills the field counts as padded with spaces.
-func cutType(field []byte) (datachannel.MessageType, byte, error) {
+func cutType(field []byte) (MessageType, byte, error) {
 	pad := byte(' ')
 	if field[typeLen-1] == 0 {
 		pad = 0
@@ -148,14 +140,14 @@ func cutType(field []byte) (datachannel.MessageType, byte, error) {
 	}
 	// Constants for the usual types save an allocation per message.
 	switch string(typ) {
-	case string(datachannel.OutputStreamData):
-		return datachannel.OutputStreamData, pad, nil
-	case string(datachannel.InputStreamData):
-		return datachannel.InputStreamData, pad, nil
-	case string(datachannel.Acknowledge):
-		return datachannel.Acknowledge, pad, nil
+	case string(OutputStreamData):
+		return OutputStreamData, pad, nil
+	case string(InputStreamData):
+		return InputStreamData, pad, nil
+	case string(Acknowledge):
+		return Acknowledge, pad, nil
 	}
-	return datachannel.MessageType(typ), pad, nil
+	return MessageType(typ), pad, nil
 }
 
 // Decode parses one message. Message.Payload aliases b, which Decode only reads. Decode checks every field against the length of b,
@@ -203,7 +195,7 @@ func Decode(b []byte) (Message, error) {
 		m.wire = wireShortSpaces
 	}
 	if hlen == headerLen {
-		m.PayloadType = datachannel.PayloadType(binary.BigEndian.Uint32(b[offPayType:]))
+		m.PayloadType = PayloadType(binary.BigEndian.Uint32(b[offPayType:]))
 	}
 	if m.Schema < 1 {
 		return Message{}, fmt.Errorf("%w: schema version %d", ErrMalformed, m.Schema)

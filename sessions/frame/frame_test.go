@@ -16,7 +16,6 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/go-cmp/cmp/cmpopts"
 	"github.com/google/uuid"
-	"github.com/mmmorris1975/ssm-session-client/datachannel"
 )
 
 // recorded returns every frame of the transcripts.
@@ -75,16 +74,16 @@ func TestRecorded(t *testing.T) {
 			Type: m.Type, Schema: m.Schema, Created: m.Created, Seq: m.Seq, Flags: m.Flags, ID: m.ID,
 			PayloadType: m.PayloadType, Payload: m.Payload,
 		}
-		if m.Type == datachannel.ChannelClosed {
+		if m.Type == ChannelClosed {
 			continue // the recorder's own, in another form than ours; a client makes none
 		}
 		if got := made.Append(nil); !bytes.Equal(got, b) {
 			t.Fatalf("%s\nmade anew became\n%s", hex.Dump(b), hex.Dump(got))
 		}
 		switch m.Type {
-		case datachannel.InputStreamData, datachannel.OutputStreamData:
+		case InputStreamData, OutputStreamData:
 			data[m.ID.String()] = m
-		case datachannel.Acknowledge:
+		case Acknowledge:
 			a, err := ParseAck(m.Payload)
 			if err != nil {
 				t.Fatal(err)
@@ -102,8 +101,8 @@ func TestRecorded(t *testing.T) {
 
 func sample() Message {
 	return Message{
-		Type: datachannel.InputStreamData, Created: time.UnixMilli(1_800_000_000_123), Seq: 7,
-		ID: uuid.MustParse("00010203-0405-0607-0809-0a0b0c0d0e0f"), PayloadType: datachannel.Output, Payload: []byte("payload"),
+		Type: InputStreamData, Created: time.UnixMilli(1_800_000_000_123), Seq: 7,
+		ID: uuid.MustParse("00010203-0405-0607-0809-0a0b0c0d0e0f"), PayloadType: PayloadOutput, Payload: []byte("payload"),
 	}
 }
 
@@ -126,7 +125,7 @@ func TestAppendLayout(t *testing.T) {
 	if string(b[offType:offType+typeLen]) != "input_stream_data               " {
 		t.Errorf("type %q", b[offType:offType+typeLen])
 	}
-	m.Type = datachannel.ChannelClosed
+	m.Type = ChannelClosed
 	if b = m.Append(nil); len(b) != headerLenClosed+4+len(m.Payload) || b[offType+typeLen-1] != 0 {
 		t.Errorf("channel_closed:\n%s", hex.Dump(b))
 	}
@@ -183,7 +182,7 @@ func TestAppendPanicsOnLongType(t *testing.T) {
 		}
 	}()
 	m := sample()
-	m.Type = datachannel.MessageType(strings.Repeat("t", typeLen+1))
+	m.Type = MessageType(strings.Repeat("t", typeLen+1))
 	m.Append(nil)
 }
 
@@ -210,7 +209,7 @@ func TestParseAck(t *testing.T) {
 		if tc.ok != (err == nil) || err != nil && !errors.Is(err, ErrMalformed) {
 			t.Errorf("%s: %v", name, err)
 		}
-		if tc.ok && (a.Seq != 7 || a.Type != datachannel.InputStreamData) {
+		if tc.ok && (a.Seq != 7 || a.Type != InputStreamData) {
 			t.Errorf("%s: %+v", name, a)
 		}
 	}
@@ -221,9 +220,9 @@ func TestParseAck(t *testing.T) {
 func FuzzDecode(f *testing.F) {
 	m := sample()
 	f.Add(m.Append(nil))
-	m.Type = datachannel.ChannelClosed
+	m.Type = ChannelClosed
 	f.Add(m.Append(nil))
-	m.Type, m.Payload = datachannel.Acknowledge, AppendAck(nil, &m)
+	m.Type, m.Payload = Acknowledge, AppendAck(nil, &m)
 	f.Add(m.Append(nil))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		decodeRoundTrip(t, b)
@@ -250,7 +249,7 @@ func decodeRoundTrip(t *testing.T, b []byte) {
 	if got := m.Append(nil); !bytes.Equal(got, b) {
 		t.Fatalf("%x\nbecame\n%x", b, got)
 	}
-	if m.Type == datachannel.Acknowledge {
+	if m.Type == Acknowledge {
 		ackRoundTrip(t, m.Payload)
 	}
 }

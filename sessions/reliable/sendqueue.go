@@ -1,4 +1,4 @@
-package sessions
+package reliable
 
 import (
 	"time"
@@ -12,16 +12,16 @@ import (
 // step by step while acks come back soon.
 const (
 	minPayload     = 1024
-	initialWindow  = 16 << 10 // bytes, headers included
+	InitialWindow  = 16 << 10 // bytes, headers included
 	minWindow      = 4 << 10
 	growAfter      = 64   // messages acknowledged in succession before the payload may double
 	growWindow     = 32   // ... and payloads that the window must hold, which shows that it has grown in use
-	maxSpan        = 8192 // sequence numbers between the oldest unacknowledged and the next; the agent reorders 100,000
+	MaxSpan        = 8192 // sequence numbers between the oldest unacknowledged and the next; the agent reorders 100,000
 	holdDelay      = 25 * time.Millisecond
 	shrinkDelay    = 100 * time.Millisecond
 	probePatience  = 15 * time.Second
 	probeMinResend = 3
-	probeMaxCuts   = 3 // a message in flight at this many losses of the websocket is their cause
+	ProbeMaxCuts   = 3 // a message in flight at this many losses of the websocket is their cause
 )
 
 type sendState uint8
@@ -95,7 +95,7 @@ type sendQueue struct {
 
 func newSendQueue(maxWindow, maxPayload int, recycle func([]byte)) *sendQueue {
 	q := &sendQueue{
-		maxWindow:  max(maxWindow, initialWindow),
+		maxWindow:  max(maxWindow, InitialWindow),
 		maxPayload: max(maxPayload, minPayload),
 		recycle:    recycle,
 		payload:    minPayload,
@@ -106,7 +106,7 @@ func newSendQueue(maxWindow, maxPayload int, recycle func([]byte)) *sendQueue {
 }
 
 func (q *sendQueue) resetWindow() {
-	q.window = min(initialWindow, q.maxWindow)
+	q.window = min(InitialWindow, q.maxWindow)
 	q.threshold = q.maxWindow
 	q.growing = true
 	q.roundEnd, q.roundMin = q.order, 0
@@ -124,7 +124,7 @@ func (q *sendQueue) stalled() bool { return q.backoff > 0 }
 
 // room returns the payload bytes that a new message may carry now, while backlog bytes wait; 0 means that it must wait.
 func (q *sendQueue) room(backlog int) int {
-	if q.paused || q.lost > 0 || q.msgs.Len() >= maxSpan {
+	if q.paused || q.lost > 0 || q.msgs.Len() >= MaxSpan {
 		return 0
 	}
 	size := q.payload
@@ -424,7 +424,7 @@ func (q *sendQueue) wake() { q.paused = false }
 // acknowledged and it was not, or that the websocket was lost each time. The stream cannot go on without that message. oversize
 // also returns the longest length that got through.
 func (q *sendQueue) oversize(now time.Time) (int, bool) {
-	if q.probing && q.probeCuts >= probeMaxCuts {
+	if q.probing && q.probeCuts >= ProbeMaxCuts {
 		return q.proven, true
 	}
 	if !q.probing || q.paused || now.Sub(q.probedAt) < probePatience {

@@ -1,4 +1,4 @@
-package sessions
+package reliable
 
 import "testing"
 
@@ -6,30 +6,30 @@ func TestRecvQueue(t *testing.T) {
 	type step struct {
 		seq  int64
 		full bool // the reader has no room
-		want recvVerdict
+		want Verdict
 		pops int // messages that follow at once
 	}
 	for name, steps := range map[string][]step{
-		"in order":            {{seq: 0, want: recvNext}, {seq: 1, want: recvNext}},
-		"duplicate":           {{seq: 0, want: recvNext}, {seq: 0, want: recvDuplicate}},
-		"swapped":             {{seq: 1, want: recvHeld}, {seq: 0, want: recvNext, pops: 1}, {seq: 2, want: recvNext}},
-		"duplicate of a held": {{seq: 1, want: recvHeld}, {seq: 1, want: recvDuplicate}, {seq: 0, want: recvNext, pops: 1}},
-		"gap in the held":     {{seq: 1, want: recvHeld}, {seq: 3, want: recvHeld}, {seq: 0, want: recvNext, pops: 1}, {seq: 2, want: recvNext, pops: 1}},
-		"too far ahead":       {{seq: 8, want: recvDropped}, {seq: 7, want: recvHeld}},
-		"too many bytes":      {{seq: 1, want: recvHeld}, {seq: 2, want: recvHeld}, {seq: 3, want: recvHeld}, {seq: 4, want: recvDropped}, {seq: 0, want: recvNext, pops: 3}},
+		"in order":            {{seq: 0, want: Consume}, {seq: 1, want: Consume}},
+		"duplicate":           {{seq: 0, want: Consume}, {seq: 0, want: Duplicate}},
+		"swapped":             {{seq: 1, want: Keep}, {seq: 0, want: Consume, pops: 1}, {seq: 2, want: Consume}},
+		"duplicate of a held": {{seq: 1, want: Keep}, {seq: 1, want: Duplicate}, {seq: 0, want: Consume, pops: 1}},
+		"gap in the held":     {{seq: 1, want: Keep}, {seq: 3, want: Keep}, {seq: 0, want: Consume, pops: 1}, {seq: 2, want: Consume, pops: 1}},
+		"too far ahead":       {{seq: 8, want: Drop}, {seq: 7, want: Keep}},
+		"too many bytes":      {{seq: 1, want: Keep}, {seq: 2, want: Keep}, {seq: 3, want: Keep}, {seq: 4, want: Drop}, {seq: 0, want: Consume, pops: 3}},
 		"room again": {
-			{seq: 1, want: recvHeld},
-			{seq: 2, want: recvHeld},
-			{seq: 3, want: recvHeld},
-			{seq: 0, want: recvNext, pops: 3},
-			{seq: 5, want: recvHeld},
-			{seq: 6, want: recvHeld},
-			{seq: 7, want: recvHeld},
-			{seq: 8, want: recvDropped},
+			{seq: 1, want: Keep},
+			{seq: 2, want: Keep},
+			{seq: 3, want: Keep},
+			{seq: 0, want: Consume, pops: 3},
+			{seq: 5, want: Keep},
+			{seq: 6, want: Keep},
+			{seq: 7, want: Keep},
+			{seq: 8, want: Drop},
 		},
-		"reader full":          {{seq: 0, full: true, want: recvDropped}, {seq: 0, want: recvNext}},
-		"reader full and gap":  {{seq: 1, full: true, want: recvHeld}, {seq: 0, full: true, want: recvDropped}, {seq: 0, want: recvNext, pops: 1}},
-		"largest number there": {{seq: 1<<63 - 1, want: recvDropped}},
+		"reader full":          {{seq: 0, full: true, want: Drop}, {seq: 0, want: Consume}},
+		"reader full and gap":  {{seq: 1, full: true, want: Keep}, {seq: 0, full: true, want: Drop}, {seq: 0, want: Consume, pops: 1}},
+		"largest number there": {{seq: 1<<63 - 1, want: Drop}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			q := newRecvQueue[int64](300, 8)
@@ -38,7 +38,7 @@ func TestRecvQueue(t *testing.T) {
 				if got := q.push(s.seq, s.seq, 100, !s.full); got != s.want {
 					t.Fatalf("step %d: verdict %d, want %d", i, got, s.want)
 				}
-				if s.want == recvNext {
+				if s.want == Consume {
 					next = s.seq + 1
 				}
 				for range s.pops {
@@ -78,22 +78,22 @@ func FuzzReceiveQueue(f *testing.F) {
 				bytes += n
 			}
 			got := q.push(seq, seq, size, !full)
-			want := recvHeld
+			want := Keep
 			switch {
 			case seq < next || have:
-				want = recvDuplicate
+				want = Duplicate
 			case seq == next && full, seq > next && (seq-next >= maxSpan || bytes+size > maxBytes):
-				want = recvDropped
+				want = Drop
 			case seq == next:
-				want = recvNext
+				want = Consume
 			}
 			if got != want {
 				t.Fatalf("number %d of %d bytes with %d next: verdict %d, want %d", seq, size, next, got, want)
 			}
-			if want == recvHeld {
+			if want == Keep {
 				kept[seq] = size
 			}
-			if want != recvNext {
+			if want != Consume {
 				continue
 			}
 			for next++; ; next++ {

@@ -1,8 +1,8 @@
-package sessions
+package reliable
 
-// byteRing is a queue of bytes on a circular slice. It grows as needed; the writer bounds it. It frees unneeded storage after a
+// ByteRing is a queue of bytes on a circular slice. It grows as needed; the writer bounds it. It frees unneeded storage after a
 // while, not each time it is empty, because in a bulk transfer it is empty all the time.
-type byteRing struct {
+type ByteRing struct {
 	buf  []byte // length zero or a power of two
 	head int
 	n    int
@@ -16,9 +16,11 @@ const (
 	judgeAfter = 64       // times empty
 )
 
-func (r *byteRing) len() int { return r.n }
+// Len returns the number of bytes.
+func (r *ByteRing) Len() int { return r.n }
 
-func (r *byteRing) write(p []byte) {
+// Write appends p.
+func (r *ByteRing) Write(p []byte) {
 	if need := r.n + len(p); need > len(r.buf) {
 		size := max(4<<10, len(r.buf))
 		for size < need {
@@ -36,7 +38,7 @@ func (r *byteRing) write(p []byte) {
 }
 
 // peek copies up to len(p) bytes from the front without taking them.
-func (r *byteRing) peek(p []byte) int {
+func (r *ByteRing) peek(p []byte) int {
 	if r.n == 0 {
 		return 0
 	}
@@ -46,8 +48,8 @@ func (r *byteRing) peek(p []byte) int {
 	return len(p)
 }
 
-// read takes up to len(p) bytes from the front.
-func (r *byteRing) read(p []byte) int {
+// Read takes up to len(p) bytes from the front.
+func (r *ByteRing) Read(p []byte) int {
 	n := r.peek(p)
 	r.n -= n
 	if r.n == 0 {
@@ -64,4 +66,5 @@ func (r *byteRing) read(p []byte) int {
 	return n
 }
 
-func (r *byteRing) clear() { *r = byteRing{} }
+// Clear removes all bytes and frees the storage.
+func (r *ByteRing) Clear() { *r = ByteRing{} }

@@ -1,4 +1,4 @@
-package sessions
+package reliable
 
 import (
 	"encoding/binary"
@@ -83,8 +83,8 @@ func (s *sender) wantResends(want ...int64) {
 
 func TestSendQueueWindow(t *testing.T) {
 	s := newSender(t)
-	if n := s.push(1000); n != initialWindow/minPayload {
-		t.Fatalf("%d messages at first, want %d", n, initialWindow/minPayload)
+	if n := s.push(1000); n != InitialWindow/minPayload {
+		t.Fatalf("%d messages at first, want %d", n, InitialWindow/minPayload)
 	}
 	// Slow start: each ack lets two more out.
 	for seq := range int64(8) {
@@ -104,7 +104,7 @@ func TestSendQueueIdleWindowStays(t *testing.T) {
 		s.push(1)
 		s.ack(time.Millisecond, s.q.nextSeq()-1)
 	}
-	if s.q.window != initialWindow || s.q.payload != minPayload {
+	if s.q.window != InitialWindow || s.q.payload != minPayload {
 		t.Errorf("window %d, payload %d: grown without need", s.q.window, s.q.payload)
 	}
 }
