@@ -87,6 +87,7 @@ var allowed = map[string][]string{
 	"sessions": {
 		"internal/awsanswer", "internal/deadline", "internal/fail", "sessions/frame", "sessions/reliable", "sessions/transport",
 	},
+	"node":    {"internal/deadline", "sessions/frame", "sessions/reliable", "sessions/transport"},
 	"targets": {"internal/awsanswer", "internal/fail", "internal/near", "internal/partition"},
 	"tunnel":  {"internal/backoff", "internal/fail", "internal/printable", "internal/sleep", "internal/sshwire"},
 
@@ -237,6 +238,7 @@ var forbidden = map[string][]string{
 	"sessions/frame":      {ssh, awsSDK, "github.com/mmmorris1975/"},
 	"sessions/reliable":   {ssh, awsSDK, "github.com/mmmorris1975/"}, // both ends of a data channel
 	"sessions/transport":  {ssh, awsSDK, "github.com/mmmorris1975/"},
+	"node":                {ssh, awsSDK, "github.com/mmmorris1975/"}, // as small as bastiond must be
 	"bastions":            {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
 	"targets":             {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
 }

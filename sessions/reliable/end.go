@@ -211,6 +211,9 @@ func (e *End) SetPaused(paused bool) { e.send.setPaused(paused) }
 // Wake takes in a sign that the peer is present.
 func (e *End) Wake() { e.send.wake() }
 
+// Paused reports whether the service says that the peer is absent.
+func (e *End) Paused() bool { return e.send.paused }
+
 // Oversize reports whether the path refuses messages of a length that End has tried, and returns the longest length that got through.
 // The stream cannot go on then.
 func (e *End) Oversize(now time.Time) (int, bool) { return e.send.oversize(now) }
