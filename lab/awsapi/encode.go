@@ -2,6 +2,7 @@ package awsapi
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"encoding/xml"
 	"errors"
@@ -37,6 +38,8 @@ func writeResult(w http.ResponseWriter, c *Call, id string, result any) error {
 		body, err = queryResult(c, id, result)
 	case EC2:
 		body, err = ec2Result(c, id, result)
+	case RESTXML:
+		body, err = xml.Marshal(result)
 	}
 	if err == nil && result == nil {
 		err = errNoResult
@@ -45,7 +48,7 @@ func writeResult(w http.ResponseWriter, c *Call, id string, result any) error {
 		writeError(w, c.Service.Protocol, c.Service.Namespace, id, c.Service.Protocol.common(errInternal, err.Error()))
 		return err
 	}
-	write(w, c.Service.Protocol, id, http.StatusOK, body)
+	write(w, c.Service.Protocol, id, cmp.Or(c.Service.Ops[c.Action].Status, http.StatusOK), body)
 	return nil
 }
 
@@ -100,6 +103,8 @@ func writeError(w http.ResponseWriter, p Protocol, namespace, id string, e *Erro
 		body, err = queryError(namespace, id, e)
 	case EC2:
 		body, err = ec2Error(id, e)
+	case RESTXML:
+		body, err = restXMLError(e)
 	}
 	if err != nil {
 		http.Error(w, err.Error(), http.StatusInternalServerError)
@@ -120,6 +125,13 @@ func queryError(namespace, id string, e *Error) ([]byte, error) {
 func ec2Error(id string, e *Error) ([]byte, error) {
 	type one struct{ Code, Message string }
 	return envelope("Response", "", element{"Errors", struct{ Error one }{one{e.Code, e.Message}}}, element{"RequestID", id})
+}
+
+// restXMLError has the error's code as the name of its element.
+func restXMLError(e *Error) ([]byte, error) {
+	var buf bytes.Buffer
+	err := xml.NewEncoder(&buf).EncodeElement(struct{ Message string }{e.Message}, xml.StartElement{Name: xml.Name{Local: e.Code}})
+	return buf.Bytes(), err
 }
 
 func write(w http.ResponseWriter, p Protocol, id string, status int, body []byte) {

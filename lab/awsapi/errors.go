@@ -96,6 +96,19 @@ var commonErrors = [...][numErrorKinds]codeStatus{
 		errMalformed:           {"SerializationException", 400},
 		errInternal:            {"InternalServerException", 500},
 	},
+	RESTXML: { // as agents report them; the statuses are guesses
+		errMissingAuth:         {"BadRequest", 400},
+		errIncompleteSignature: {"BadRequest", 400},
+		errUnknownKey:          {"BadRequest", 400},
+		errBadSignature:        {"BadRequest", 400},
+		errSkew:                {"BadRequest", 400},
+		errExpiredToken:        {"BadRequest", 400},
+		errDenied:              {"AccessDeniedException", 403},
+		errThrottled:           {"BadRequest", 400},
+		errUnknownAction:       {"BadRequest", 400},
+		errMalformed:           {"BadRequest", 400},
+		errInternal:            {"InternalServerError", 500},
+	},
 }
 
 // common returns the protocol's own form of an error that every service has.
@@ -106,8 +119,11 @@ func (p Protocol) common(kind errorKind, message string) *Error {
 
 // Throttled returns the error of a call that came too soon.
 func (p Protocol) Throttled() *Error {
-	if p == EC2 {
+	switch p {
+	case EC2:
 		return p.common(errThrottled, "Request limit exceeded.")
+	case RESTXML:
+		return p.common(errThrottled, "Unable to process due to throttling.")
 	}
 	return p.common(errThrottled, "Rate exceeded")
 }

@@ -29,6 +29,7 @@ const (
 	Query                    // form in, XML out
 	EC2                      // EC2's variant of Query
 	RESTJSON                 // methods and paths, JSON out
+	RESTXML                  // methods and paths, XML out; the bodies of calls are JSON: Session Manager's message gateway alone
 )
 
 const maxBody = 1 << 20
@@ -56,8 +57,10 @@ type Op struct {
 	Open bool
 	// Anonymous operations need no signature; only those of Query can be. Without one, Call.Identity is empty.
 	Anonymous bool
-	// Route is a RESTJSON operation's method and path, such as "GET /clusters/{name}".
+	// Route is a RESTJSON or RESTXML operation's method and path, such as "GET /clusters/{name}".
 	Route string
+	// Status is that of the operation's success; 0 is 200.
+	Status int
 }
 
 // Call is one request.
@@ -65,8 +68,8 @@ type Call struct {
 	Service  *Service
 	Action   string
 	Identity Identity
-	Form     url.Values // Query, EC2; RESTJSON: the query and the parts of the path
-	body     []byte     // JSON, RESTJSON
+	Form     url.Values // Query, EC2; RESTJSON, RESTXML: the query and the parts of the path
+	body     []byte     // JSON, RESTJSON, RESTXML
 }
 
 // Name returns the IAM action, such as "ecs:RunTask".
@@ -272,24 +275,70 @@ func (s *Server) call(r *http.Request, c *Call, body []byte, auth authorization)
 
 // run authorizes and runs a call whose caller is known.
 func (s *Server) run(r *http.Request, c *Call) (any, error) {
+	op, err := s.authorize(r, c)
+	if err != nil {
+		return nil, err
+	}
+	return op.Handle(r.Context(), c)
+}
+
+// authorize returns the operation of a call whose caller is known and may call it.
+func (s *Server) authorize(r *http.Request, c *Call) (Op, error) {
 	p := c.Service.Protocol
 	op, known := c.Service.Ops[c.Action]
 	s.count(c, known)
 	if !known {
-		return nil, p.common(errUnknownAction, fmt.Sprintf(
+		return op, p.common(errUnknownAction, fmt.Sprintf(
 			"Could not find operation %s for version %s: the lab does not model it.", c.Action, c.Service.Version))
 	}
 	if s.cfg.Before != nil {
 		if err := s.cfg.Before(r.Context(), c); err != nil {
-			return nil, err
+			return op, err
 		}
 	}
-	if !op.Open {
-		if err := c.Authorize(op.needs(c)...); err != nil {
-			return nil, err
-		}
+	if op.Open {
+		return op, nil
 	}
-	return op.Handle(r.Context(), c)
+	return op, c.Authorize(op.needs(c)...)
+}
+
+// Admit authenticates and authorizes a request without a body that another handler serves, such as a websocket's upgrade. action is that
+// of an operation without a Handle, "ssmmessages:OpenControlChannel". Admit answers a request that it refuses, and returns false.
+func (s *Server) Admit(w http.ResponseWriter, r *http.Request, action string, form url.Values) (Identity, bool) {
+	service, name, _ := strings.Cut(action, ":")
+	c := &Call{Service: s.services[service], Action: name, Form: form}
+	if err := s.identify(r, c); err != nil {
+		s.Refuse(w, service, err)
+		return Identity{}, false
+	}
+	if _, err := s.authorize(r, c); err != nil {
+		s.Refuse(w, service, err)
+		return Identity{}, false
+	}
+	return c.Identity, true
+}
+
+// identify authenticates a request without a body.
+func (s *Server) identify(r *http.Request, c *Call) error {
+	p := c.Service.Protocol
+	auth, ok := parseAuthorization(r.Header.Get("Authorization"))
+	if !ok || auth.service != c.Service.Name {
+		return p.common(errMissingAuth, "Request is not authenticated.")
+	}
+	identity, fault := s.verifier.verify(r, nil, auth, p)
+	if fault != nil {
+		return fault
+	}
+	c.Identity = identity
+	return nil
+}
+
+// Refuse answers a request of the service with the error.
+func (s *Server) Refuse(w http.ResponseWriter, service string, err error) {
+	svc := s.services[service]
+	e := svc.Protocol.asError(err)
+	s.cfg.Logger.Info("refused", "service", service, "error", e.Code, "message", e.Message)
+	writeError(w, svc.Protocol, svc.Namespace, uuid.NewString(), e)
 }
 
 // needs returns what the caller of an operation must be allowed.
@@ -324,7 +373,7 @@ func (c *Call) parse(r *http.Request, body []byte) error {
 		c.Action, c.body = action, body
 		return nil
 	}
-	if p == RESTJSON {
+	if p == RESTJSON || p == RESTXML {
 		return c.route(r, body)
 	}
 	form, err := url.ParseQuery(string(body))
@@ -341,7 +390,7 @@ func (c *Call) parse(r *http.Request, body []byte) error {
 	return nil
 }
 
-// route finds a RESTJSON call's operation by its method and path.
+// route finds the operation of a RESTJSON or RESTXML call by its method and path.
 func (c *Call) route(r *http.Request, body []byte) error {
 	path := strings.Split(strings.TrimSuffix(r.URL.EscapedPath(), "/"), "/")
 	for action, op := range c.Service.Ops {
