@@ -80,7 +80,7 @@ func TestDamage(t *testing.T) {
 				if rng.IntN(2) == 0 {
 					cuts[0] += w.Gateway().Cut(id, []string{"close", "reset"}[rng.IntN(2)])
 				} else {
-					cuts[1] += w.Gateway().CutAgent(id)
+					cuts[1] += w.Gateway().CutAgent(id, gateway.CutClose)
 				}
 			}
 		case <-end:

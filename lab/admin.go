@@ -42,15 +42,17 @@ func (l *Lab) admin() http.Handler {
 
 // State is the lab's state at one moment.
 type State struct {
-	URL       string           `json:"url"`
-	Tasks     []Task           `json:"tasks"`
-	Sessions  []gateway.Info   `json:"sessions"`
-	Counters  gateway.Counters `json:"counters"` // of sessions
-	Launched  int              `json:"tasks_launched"`
-	Calls     map[string]int   `json:"calls"`
-	Resolver  string           `json:"resolver"`
-	Databases []Database       `json:"databases"`
-	Web       string           `json:"web,omitempty"`
+	URL      string         `json:"url"`
+	Tasks    []Task         `json:"tasks"`
+	Sessions []gateway.Info `json:"sessions"`
+	// Nodes are programs in tasks that have their container's control channel.
+	Nodes     []gateway.NodeInfo `json:"nodes"`
+	Counters  gateway.Counters   `json:"counters"` // of sessions
+	Launched  int                `json:"tasks_launched"`
+	Calls     map[string]int     `json:"calls"`
+	Resolver  string             `json:"resolver"`
+	Databases []Database         `json:"databases"`
+	Web       string             `json:"web,omitempty"`
 }
 
 // Database describes a server that stands in for a database of AWS.
@@ -68,7 +70,7 @@ func (l *Lab) State() State {
 	launched := l.ecs.launched
 	l.ecs.mu.Unlock()
 	s := State{
-		URL: l.url, Tasks: l.Tasks(), Sessions: append([]gateway.Info{}, l.gw.Sessions()...), Counters: l.gw.Counters(),
+		URL: l.url, Tasks: l.Tasks(), Sessions: append([]gateway.Info{}, l.gw.Sessions()...), Nodes: l.gw.Nodes(), Counters: l.gw.Counters(),
 		Launched: launched, Calls: l.Calls(), Databases: l.Databases(), Web: l.WebURL(),
 	}
 	if l.resolver != nil {
@@ -158,8 +160,8 @@ type cutRequest struct {
 }
 
 func (l *Lab) postCut(_ context.Context, in cutRequest) (any, error) {
-	how := cmp.Or(in.How, "close")
-	if how != "close" && how != "reset" {
+	how := cmp.Or(in.How, gateway.CutClose)
+	if how != gateway.CutClose && how != gateway.CutReset {
 		return nil, fmt.Errorf("how is close or reset, not %q", how)
 	}
 	var cut int
@@ -167,9 +169,9 @@ func (l *Lab) postCut(_ context.Context, in cutRequest) (any, error) {
 	case gateway.CutClient:
 		cut = l.gw.Cut(in.Session, how)
 	case gateway.CutAgent:
-		cut = l.gw.CutAgent(in.Session)
+		cut = l.gw.CutAgent(in.Session, how)
 	case gateway.CutBoth:
-		cut = l.gw.Cut(in.Session, how) + l.gw.CutAgent(in.Session)
+		cut = l.gw.Cut(in.Session, how) + l.gw.CutAgent(in.Session, how)
 	default:
 		return nil, fmt.Errorf("side is client, agent or both, not %q", in.Side)
 	}

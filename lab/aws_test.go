@@ -355,36 +355,48 @@ func TestRunTaskIsChecked(t *testing.T) {
 	}
 }
 
+// said returns what a task's program prints on its stderr after a word.
+func said(t testing.TB, l *lab.Lab, id, word string) (text string) {
+	t.Helper()
+	eventually(t, "the program says its "+word, func() bool {
+		_, stderr, _ := l.TaskOutput(id)
+		_, rest, _ := strings.Cut("\n"+string(stderr), "\n"+word+" ")
+		var whole bool
+		text, _, whole = strings.Cut(rest, "\n")
+		return whole
+	})
+	return text
+}
+
+// getJSON decodes the answer to a request without credentials.
+func getJSON(t testing.TB, url string, into any) {
+	t.Helper()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, url, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := &http.Client{Timeout: 20 * time.Second, Transport: &http.Transport{DisableKeepAlives: true}}
+	resp, err := client.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	err = json.NewDecoder(resp.Body).Decode(into)
+	if err = errors.Join(err, resp.Body.Close()); err != nil || resp.StatusCode != http.StatusOK {
+		t.Fatalf("%s: %s, %v", url, resp.Status, err)
+	}
+}
+
 // metadataOf returns a task's size, as the task's program can ask for it.
 func metadataOf(t *testing.T, l *lab.Lab, id string) string {
 	t.Helper()
-	address := ""
-	eventually(t, "the program says where its metadata is", func() bool {
-		_, stderr, _ := l.TaskOutput(id)
-		_, text, _ := strings.Cut(string(stderr), "\nmetadata ")
-		var whole bool
-		address, _, whole = strings.Cut(text, "\n")
-		return whole
-	})
+	address := said(t, l, id, "metadata")
 	var task struct {
 		TaskARN string
 		Limits  struct{ CPU, Memory float64 }
 	}
 	var container struct{ Name, Type string }
-	for at, into := range map[string]any{address + "/task": &task, address: &container} {
-		req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, at, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp, err := (&http.Client{Timeout: 20 * time.Second}).Do(req)
-		if err != nil {
-			t.Fatal(err)
-		}
-		err = json.NewDecoder(resp.Body).Decode(into)
-		if err = errors.Join(err, resp.Body.Close()); err != nil {
-			t.Fatalf("%s: %v", at, err)
-		}
-	}
+	getJSON(t, address+"/task", &task)
+	getJSON(t, address, &container)
 	if task.TaskARN != id || container.Name != "bastion" || container.Type != "NORMAL" {
 		t.Errorf("%+v, %+v", task, container)
 	}

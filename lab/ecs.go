@@ -88,8 +88,10 @@ type ecs struct {
 	faults      *faults
 	// baseEnv returns the variables with which every new task's environment begins.
 	baseEnv func() map[string]string
-	// metadata returns the URL of a task's metadata endpoint.
-	metadata func(id string) string
+	// url returns the URL of the lab, which has the endpoints of tasks for metadata and credentials.
+	url             func() string
+	identities      *awsapi.Directory
+	credentialsLife time.Duration // of a task role's; 0: AWS's
 
 	ctx context.Context // ends the tasks
 	wg  sync.WaitGroup

@@ -90,10 +90,15 @@ func (e *ecs) taskIdentity(t *task) *awsapi.Identity {
 // roleIdentity is a session of a role.
 func (e *ecs) roleIdentity(role, session string) *awsapi.Identity {
 	return &awsapi.Identity{
-		Name: session, ARN: e.iamARN("sts", "assumed-role/"+lastOf(role)+"/"+session),
+		Name: session, ARN: e.roleARN(role, session),
 		UserID: "AROALABLABLABLABLABLA:" + session, Account: e.account,
 		Policies: e.permissions.role(role, e.stack), Ledger: &e.permissions.ledger,
 	}
+}
+
+// roleARN is the ARN of a session of a role.
+func (e *ecs) roleARN(role, session string) string {
+	return e.iamARN("sts", "assumed-role/"+lastOf(role)+"/"+session)
 }
 
 // mayListen reports whether the task role lets the exec agent wait for sessions.

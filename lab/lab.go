@@ -66,6 +66,8 @@ type Config struct {
 	IdentityCenter IdentityCenterConfig
 	// RoleLife is the life of the credentials of assumed roles and of `aws login`. 0: AWS's.
 	RoleLife time.Duration
+	// TaskCredentialsLife is the life of the credentials that a task's program gets of its role. 0: AWS's.
+	TaskCredentialsLife time.Duration
 
 	Gateway gateway.Config   // knobs of the message gateway; Logger, BaseURL and LookupHost are the lab's
 	Now     func() time.Time // for signatures and expiry; default time.Now
@@ -234,6 +236,8 @@ func (l *Lab) build() error {
 	gw.Logger = l.log.With("part", "gateway")
 	gw.BaseURL = func() string { return "ws" + strings.TrimPrefix(l.url, "http") }
 	gw.LookupHost = l.lookupHost
+	n := &nodes{site: l.site, identities: &l.identities, api: func() *awsapi.Server { return l.api }}
+	gw.Admit = n.admit
 	l.gw = gateway.New(gw)
 	l.sessions = &sessions{gw: l.gw, now: now, decrypt: l.kms.decrypt, faults: l.faults}
 
@@ -246,9 +250,10 @@ func (l *Lab) build() error {
 		timing:    timing{l.cfg.StateDelay, l.cfg.ExecDelay, l.cfg.ConnectDelay, l.cfg.StopTimeout},
 		unmetered: l.cfg.Unmetered,
 		network:   l.ec2, sessions: l.sessions, faults: l.faults, baseEnv: l.taskEnv, ctx: ctx,
-		metadata: func(id string) string { return l.url + metadataPath + id },
+		url: func() string { return l.url }, identities: &l.identities, credentialsLife: l.cfg.TaskCredentialsLife,
 		clusters: make(map[string]*clusterState), noRoles: make(map[string]bool), defs: make(map[string][]*TaskDefinition), tokens: make(map[string]runToken),
 	}
+	n.ecs, n.gw = l.ecs, l.gw
 	l.ssm = &ssm{
 		site: l.site,
 		log:  l.log.With("part", "ssm"), ecs: l.ecs, sessions: l.sessions, faults: l.faults, kmsKey: kmsKey,
@@ -268,7 +273,7 @@ func (l *Lab) build() error {
 			l.ecs.service(), l.ssm.service(), l.ec2.service(), l.rds.service(), l.cache.service(), l.kms.service(),
 			l.sts.service(), (&iamService{site: l.site, ecs: l.ecs}).service(), (&instanceConnect{site: l.site, ssm: l.ssm, now: now}).service(),
 			l.memorydb.service(), l.redshift.service(), l.redshift.serverless(), l.opensearch.service(), l.opensearch.serverless(),
-			l.kafka.service(), l.eks.service(), l.balancers.service(), l.cloudmap.service(),
+			l.kafka.service(), l.eks.service(), n.service(), l.balancers.service(), l.cloudmap.service(),
 		},
 	})
 	if err := l.addIdentityCenter(); err != nil {
@@ -312,10 +317,12 @@ func (l *Lab) addDefaults() error {
 
 func (l *Lab) serve(listener net.Listener) {
 	mux := http.NewServeMux()
-	mux.Handle("/v1/data-channel/", l.gw)
+	mux.Handle("GET /v1/data-channel/", l.gw)
+	mux.Handle("GET /v1/control-channel/", l.gw)
 	mux.Handle("/_lab/", l.admin())
 	mux.HandleFunc("GET "+metadataPath+"{task}", l.ecs.serveMetadata)
 	mux.HandleFunc("GET "+metadataPath+"{task}/{of}", l.ecs.serveMetadata)
+	mux.HandleFunc("GET "+credentialsPath+"{id}", l.ecs.serveCredentials)
 	l.identityCenter.register(mux)
 	mux.Handle("POST /v1/token", l.signin)
 	mux.Handle("/", l.api)

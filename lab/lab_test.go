@@ -147,7 +147,7 @@ func need(t *testing.T, name string, places ...string) string {
 }
 
 // eventually polls until ok.
-func eventually(t *testing.T, what string, ok func() bool) {
+func eventually(t testing.TB, what string, ok func() bool) {
 	t.Helper()
 	if !within(t, 20*time.Second, ok) {
 		t.Fatal("in vain: ", what)
@@ -155,7 +155,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 }
 
 // within waits until ok holds, for limit, and says whether it does.
-func within(t *testing.T, limit time.Duration, ok func() bool) bool {
+func within(t testing.TB, limit time.Duration, ok func() bool) bool {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()

@@ -311,6 +311,41 @@ func TestPluginSSHSession(t *testing.T) {
 	}
 }
 
+// AWS's own client through a node: a session from the start to the end, with a cut of the node's side.
+func TestPluginNodeSession(t *testing.T) {
+	t.Parallel()
+	l := start(t, quick(t))
+	n := portNode(t, l, echoServer(t, hello))
+	cmd := newCLI(t, l, l.Env()).command(t, "ssm", "start-session", "--document-name", "AWS-StartSSHSession",
+		"--target", n.target, "--parameters", "portNumber="+n.port)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(stdout)
+	expect(t, lines, hello)
+	for i := range 3 {
+		line := fmt.Sprintf("this is line %d\n", i)
+		if _, err := io.WriteString(in, line); err != nil {
+			t.Fatal(err)
+		}
+		expect(t, lines, line)
+		eventually(t, "the node's websocket", func() bool { return l.Gateway().CutAgent("", gateway.CutReset) == 1 })
+	}
+	_ = in.Close()
+	_ = cmd.Wait() // the plugin's exit code says nothing
+	eventually(t, "the client has gone", func() bool { return !l.Gateway().Sessions()[0].Connected })
+	terminate(t, l, l.Gateway().Sessions()[0].ID)
+	eventually(t, "the node's part ends", n.idle)
+}
+
 // expect reads lines until one is want: the plugin begins with lines of its own.
 func expect(t *testing.T, r *bufio.Reader, want string) {
 	t.Helper()

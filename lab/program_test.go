@@ -41,6 +41,8 @@ func programMain() int {
 	fmt.Fprintln(os.Stdout, l.Addr())
 	fmt.Fprintln(os.Stderr, "socket", os.Getenv("BASTIOND_SOCKET"))
 	fmt.Fprintln(os.Stderr, "metadata", os.Getenv("ECS_CONTAINER_METADATA_URI_V4"))
+	fmt.Fprintln(os.Stderr, "credentials", os.Getenv("AWS_CONTAINER_CREDENTIALS_FULL_URI"))
+	fmt.Fprintln(os.Stderr, "api", os.Getenv("AWS_ENDPOINT_URL"), os.Getenv("AWS_REGION"))
 	var wg sync.WaitGroup
 	wg.Go(func() { greetAndEcho(l, hello) })
 	<-term

@@ -25,8 +25,8 @@ type ContainerSpec struct {
 	Dir     string            // exists, belongs to the task, and has a path short enough for a unix socket in it
 	Stdout  io.Writer
 	Stderr  io.Writer
-	// Metadata is the URL of the task metadata endpoint, on this machine's loopback; empty: none.
-	Metadata string
+	// Endpoints are variables with the URLs of AWS's endpoints on this machine's loopback.
+	Endpoints map[string]string
 }
 
 // Container is a running container.

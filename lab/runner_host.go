@@ -52,9 +52,7 @@ func (r *HostRunner) Start(_ context.Context, spec ContainerSpec) (Container, er
 	if root := os.Getenv("SYSTEMROOT"); root != "" { // without it Windows programs have no sockets
 		env["SYSTEMROOT"] = root
 	}
-	if spec.Metadata != "" {
-		env[metadataVariable] = spec.Metadata
-	}
+	maps.Copy(env, spec.Endpoints)
 	maps.Copy(env, spec.Env)
 	for port, name := range bastiondPorts {
 		_, set := spec.Env[name]

@@ -205,7 +205,7 @@ func (s *ssm) startSession(_ context.Context, c *awsapi.Call, in *startSessionIn
 		spec.KMSKeyID = s.kmsKey
 	}
 	if !s.connect(&spec) || s.faults.notConnected() {
-		return nil, awsapi.Errorf("TargetNotConnected", "%s is not connected.", in.Target)
+		return nil, notConnected(in.Target)
 	}
 	if strings.HasPrefix(in.Target, "ecs:") {
 		switch s.faults.document(name) {
@@ -219,7 +219,12 @@ func (s *ssm) startSession(_ context.Context, c *awsapi.Call, in *startSessionIn
 			spec.NoAgent = true
 		}
 	}
+	spec.Owner = c.Identity.ARN
 	return s.sessions.start(c.Identity, c.Identity.Name, spec, in.Reason)
+}
+
+func notConnected(target string) error {
+	return awsapi.Errorf("TargetNotConnected", "%s is not connected.", target)
 }
 
 // connect fills in the way to the target. It returns false if the target is not connected.
@@ -229,10 +234,14 @@ func (s *ssm) connect(spec *gateway.Spec) bool {
 		if !ok {
 			return false
 		}
+		spec.Node = s.sessions.gw.HasNode(spec.Target)
 		s.ecs.mu.Lock()
 		defer s.ecs.mu.Unlock()
-		if !t.connected || t.last != statusRunning {
+		if t.last != statusRunning || !t.connected && !spec.Node {
 			return false
+		}
+		if spec.Node {
+			return true
 		}
 		spec.Dial, spec.Exec, spec.Machine = t.container.Dial, t.container.Exec, t.machine
 		spec.NoAgent = !s.ecs.mayOpenChannels(t)
@@ -386,7 +395,10 @@ func (s *sessions) start(owner awsapi.Identity, prefix string, spec gateway.Spec
 		return startSessionOutput{}, err
 	}
 	token, err := s.gw.Start(spec)
-	if err != nil {
+	switch {
+	case errors.Is(err, gateway.ErrNoNode):
+		return startSessionOutput{}, notConnected(spec.Target)
+	case err != nil:
 		return startSessionOutput{}, sessionError(err, spec.ID)
 	}
 	r := &sessionRecord{owner: owner, view: sessionView{

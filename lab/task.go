@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/internal/sleep"
+	"github.com/bastion-ssm/bastion/lab/awsapi"
 	"github.com/bastion-ssm/bastion/lab/gateway"
 )
 
@@ -72,6 +73,7 @@ type task struct {
 	container                      Container
 	tags                           []ecsTag
 	stdout, stderr                 *outputFile
+	credentials                    awsapi.Identity // its role's, as its program has got them last
 }
 
 // timing is the durations of a task's states.
@@ -138,6 +140,9 @@ func (e *ecs) waitForEnd(ctx context.Context, t *task) {
 		}
 		answers = answers && e.mayListen(t)
 		e.update(t, func() { t.connected = answers })
+		if answers {
+			e.sessions.gw.Claim(t.target())
+		}
 	}
 	e.served(t)
 	select {
@@ -172,6 +177,7 @@ func (e *ecs) tearDown(ctx context.Context, t *task, log *slog.Logger) {
 		}
 	})
 	e.sessions.endAll(t.target())
+	e.sessions.gw.Release(t.target())
 	_ = sleep.For(ctx, e.timing.state) // the lab's end cuts this short
 	e.update(t, func() {
 		t.last, t.stopped = statusStopped, e.now()
@@ -242,13 +248,9 @@ func (e *ecs) startContainer(ctx context.Context, t *task) (Container, error) {
 		return nil, err
 	}
 	e.update(t, func() { t.dir, t.stdout, t.stderr = dir, stdout, stderr })
-	metadata := ""
-	if t.machine != nil { // else the task has no limits
-		metadata = e.metadata(t.id)
-	}
 	c, err := e.runner.Start(ctx, ContainerSpec{
 		TaskID: t.id, Name: t.def.Container, Image: t.def.Image, Command: t.command,
-		Env: t.env, Dir: dir, Stdout: stdout, Stderr: stderr, Metadata: metadata,
+		Env: t.env, Dir: dir, Stdout: stdout, Stderr: stderr, Endpoints: e.endpoints(t),
 	})
 	if err != nil {
 		return nil, fmt.Errorf("failed to create task for container: %w", err)

@@ -60,6 +60,7 @@ func clockwork(t *testing.T, c *fakeContainer) (*ecs, *task) {
 		log:       slog.New(slog.DiscardHandler), now: time.Now, runner: fakeRunner{c}, dir: t.TempDir(), network: network,
 		timing:   timing{state: 10 * time.Second, agent: 5 * time.Second, connect: 3 * time.Second, grace: 30 * time.Second},
 		sessions: &sessions{gw: gw, now: time.Now, faults: &faults{now: time.Now}}, faults: &faults{now: time.Now}, ctx: ctx,
+		url:      func() string { return "http://127.0.0.1" },
 		clusters: map[string]*clusterState{}, defs: map[string][]*TaskDefinition{}, tokens: map[string]runToken{},
 	}
 	t.Cleanup(func() {

@@ -124,7 +124,7 @@ func newAgent(s *session) *agent {
 		response: make(chan response, 1), challenge: make(chan []byte, 1),
 		completed: make(chan struct{}),
 		draws:     draws{salt: s.up.draws.salt}, unsure: -1,
-		lose: s.cutAgent, count: s.gw.count,
+		lose: func() bool { return s.cutAgent(CutClose) }, count: s.gw.count,
 	}
 	close(a.active)
 	a.input.machine, a.output.machine = s.spec.Machine, s.spec.Machine

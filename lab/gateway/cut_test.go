@@ -83,7 +83,7 @@ func TestAgentCut(t *testing.T) {
 	for i := range 3 {
 		out = append(out, p.output(min(size/4, size-len(out)))...)
 		p.noAcks = true // of these, none: the agent must send them again
-		if n := g.CutAgent("s"); n != 1 {
+		if n := g.CutAgent("s", CutClose); n != 1 {
 			t.Fatalf("cut %d: %d websockets", i, n)
 		}
 		waitFor(t, "the agent's return", func() bool { return g.Sessions()[0].AgentConnected })
@@ -92,7 +92,7 @@ func TestAgentCut(t *testing.T) {
 	if out = append(out, p.output(size-len(out))...); !bytes.Equal(out, noise(3, size)) {
 		t.Error("the download has changed")
 	}
-	if n := g.CutAgent("unknown"); n != 0 {
+	if n := g.CutAgent("unknown", CutClose); n != 0 {
 		t.Errorf("%d websockets of no session", n)
 	}
 	if c := g.Counters(); c.AgentCuts != 3 || c.Resumes != 0 {
@@ -109,9 +109,9 @@ func TestAgentCutAtAnyTime(t *testing.T) {
 	}
 	serve, got := collect(len("hello"))
 	p := start(t, g, sshSpec("s", serveTCP(t, serve)))
-	waitFor(t, "the agent", func() bool { return g.CutAgent("s") == 1 })
+	waitFor(t, "the agent", func() bool { return g.CutAgent("s", CutClose) == 1 })
 	p.handshake("1.3.0.0")
-	waitFor(t, "a cut of both sides", func() bool { return g.Cut("s", "close") == 1 && g.CutAgent("s") == 1 })
+	waitFor(t, "a cut of both sides", func() bool { return g.Cut("s", "close") == 1 && g.CutAgent("s", CutClose) == 1 })
 	token, err := g.Resume("s")
 	if err != nil {
 		t.Fatal(err)

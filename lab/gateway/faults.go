@@ -63,6 +63,12 @@ const (
 	CutBoth   = "both"
 )
 
+// Ways to end a websocket.
+const (
+	CutClose = "close" // by a close frame 1000
+	CutReset = "reset" // by a TCP RST
+)
+
 // defaultAway is about how long the real agent takes to reconnect.
 const defaultAway = 150 * time.Millisecond
 

@@ -32,6 +32,7 @@ var (
 	ErrNoSession  = errors.New("no such session")
 	ErrTerminated = errors.New("session is terminated")
 	ErrLimit      = errors.New("too many sessions")
+	ErrNoNode     = errors.New("no control channel")
 	ErrClosed     = errors.New("gateway is closed")
 	ErrInvalid    = errors.New("invalid session")
 )
@@ -62,6 +63,10 @@ type Config struct {
 	Denied func(ip net.IP) bool
 	// LookupHost resolves Spec.Host for DocPortRemote inside the target; nil passes the name on to Spec.Dial.
 	LookupHost func(ctx context.Context, host string) ([]string, error)
+	// Admit decides about the upgrade of a websocket that may be a node's: action is OpenControlChannel or OpenDataChannel, target the
+	// node's id. It answers a refused request itself, and returns ok = false. isNode says that the target's own credentials signed
+	// the request. nil admits everybody as everything, and the tokens decide.
+	Admit func(w http.ResponseWriter, r *http.Request, action, target string) (isNode, ok bool)
 
 	agentHold <-chan struct{} // for tests: if set, agents connect when it is closed, and AgentDelay does not apply
 }
@@ -100,6 +105,10 @@ type Spec struct {
 	Decrypt  Decrypt
 	// NoAgent keeps the agent away, as at its limit of sessions.
 	NoAgent bool
+	// Node makes the node that has the target's control channel the agent of this session, in place of one of the gateway's own.
+	// Dial, Exec and Machine then have no use.
+	Node  bool
+	Owner string // Node: the caller's ARN, which the node gets to know
 }
 
 // Info describes a live session.
@@ -110,7 +119,8 @@ type Info struct {
 	Port      int       `json:"port,omitempty"`
 	Started   time.Time `json:"started"`
 	NoAgent   bool      `json:"no_agent,omitempty"`
-	Connected bool      `json:"connected"` // a client's websocket is open
+	Node      bool      `json:"node,omitempty"` // a node is its agent
+	Connected bool      `json:"connected"`      // a client's websocket is open
 	// AgentConnected says that the agent's websocket is open.
 	AgentConnected bool  `json:"agent_connected"`
 	Resumes        int   `json:"resumes"`  // websockets opened after the first
@@ -142,6 +152,7 @@ type Gateway struct {
 	live     map[string]*session
 	past     map[string]bool // the last pastSessions ended sessions
 	pastIDs  []string        // in the order of their ends
+	controls controls
 	sockets  map[*socket]bool
 	counters Counters // except Live and Sockets
 	ports    int      // port sessions started so far
@@ -172,14 +183,14 @@ func New(cfg Config) *Gateway {
 	}
 	g := &Gateway{
 		cfg: cfg, log: cfg.Logger,
-		live: map[string]*session{}, past: map[string]bool{}, sockets: map[*socket]bool{},
+		live: map[string]*session{}, past: map[string]bool{}, sockets: map[*socket]bool{}, controls: newControls(),
 	}
 	g.faults.Store(&Faults{})
 	return g
 }
 
-// Start begins a session and returns the token for its first websocket. Its error is ErrInvalid (with the reason), ErrLimit or
-// ErrClosed.
+// Start begins a session and returns the token for its first websocket. Its error is ErrInvalid (with the reason), ErrLimit, ErrNoNode
+// or ErrClosed.
 func (g *Gateway) Start(spec Spec) (token string, err error) {
 	if err := spec.validate(); err != nil {
 		return "", fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -193,6 +204,8 @@ func (g *Gateway) Start(spec Spec) (token string, err error) {
 		return "", fmt.Errorf("%w: id %q is in use", ErrInvalid, spec.ID)
 	case len(g.live) >= g.cfg.MaxSessions:
 		return "", ErrLimit
+	case spec.Node && g.controls.open[spec.Target] == nil:
+		return "", ErrNoNode
 	}
 	g.counters.Started++
 	s := newSession(g, spec, uint64(g.counters.Started))
@@ -217,17 +230,17 @@ func (spec *Spec) validate() error {
 		if spec.Port < 1 || spec.Port > 65535 {
 			return fmt.Errorf("port %d", spec.Port)
 		}
-		if spec.Dial == nil {
+		if spec.Dial == nil && !spec.Node {
 			return errors.New("port session without Dial")
 		}
 		if (spec.Host != "") != (spec.Document == DocPortRemote) {
 			return fmt.Errorf("host %q for document %s", spec.Host, spec.Document)
 		}
 	case DocECSExec, DocShell:
-		if spec.Exec == nil {
+		if spec.Exec == nil && !spec.Node {
 			return errors.New("exec session without Exec")
 		}
-		if spec.KMSKeyID != "" && spec.Decrypt == nil {
+		if spec.KMSKeyID != "" && spec.Decrypt == nil && !spec.Node {
 			return errors.New("encrypted session without Decrypt")
 		}
 	default:
@@ -351,6 +364,11 @@ func (g *Gateway) SetFaults(f Faults) error {
 		s.down.changed()
 		wake(s.disturbed)
 	}
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for _, c := range g.controls.open {
+		c.out.changed()
+	}
 	return nil
 }
 
@@ -382,15 +400,18 @@ func (g *Gateway) ResetPort(id string) int {
 	return n
 }
 
-// Cut closes the client's websocket of the session id, or of all sessions if id is empty. It returns how many it closed. how is
-// "close" (close frame 1000) or "reset" (TCP RST). The sessions live on.
+// Cut closes the client's websocket of the session id, or of all sessions if id is empty. It returns how many it closed. how is CutClose
+// or CutReset. The sessions live on.
 func (g *Gateway) Cut(id, how string) int {
 	return g.cutSessions(id, func(s *session) bool { return s.cutClient(how) })
 }
 
-// CutAgent cuts the agent's websocket in the same way. The agent reconnects by itself, and resends unacknowledged messages. If the
-// client resends a message that the agent has written to the port but not acknowledged, the agent writes it again.
-func (g *Gateway) CutAgent(id string) int { return g.cutSessions(id, (*session).cutAgent) }
+// CutAgent cuts the agent's websocket in the same way; how matters for a node's. The agent reconnects by itself, and resends
+// unacknowledged messages. If the client resends a message that the gateway's own agent has written to the port but not acknowledged,
+// the agent writes it again.
+func (g *Gateway) CutAgent(id, how string) int {
+	return g.cutSessions(id, func(s *session) bool { return s.cutAgent(how) })
+}
 
 func (g *Gateway) cutSessions(id string, cut func(*session) bool) (n int) {
 	for _, s := range g.sessions() {
@@ -399,29 +420,6 @@ func (g *Gateway) cutSessions(id string, cut func(*session) bool) (n int) {
 		}
 	}
 	return n
-}
-
-func (s *session) cutClient(how string) bool {
-	s.mu.Lock()
-	k := s.sock
-	s.mu.Unlock()
-	return k != nil && s.gw.cutSocket(s, k, how)
-}
-
-// cutSocket cuts k if it still is the session's websocket.
-func (g *Gateway) cutSocket(s *session, k *socket, how string) bool {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.sock != k {
-		return false
-	}
-	s.detachLocked(k)
-	if how == "reset" {
-		k.reset()
-	} else {
-		k.shut("Bye")
-	}
-	return true
 }
 
 // enter counts an HTTP handler, which must call wg.Done.

@@ -208,7 +208,7 @@ func TestLaneDropsOnlyData(t *testing.T) {
 		go func() {
 			r.push(r.done, data(1, 1))
 			r.push(r.done, ack.Append(nil))
-			r.control(control(frame.StartPublication, [16]byte{}, struct{}{}))
+			r.control(message(frame.StartPublication, [16]byte{}, struct{}{}))
 			r.end()
 		}()
 		if seqs, _ := r.popAll(t); !slices.Equal(seqs, []int{5, 0}) {

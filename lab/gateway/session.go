@@ -15,7 +15,7 @@ import (
 // session joins a client's websockets, one at a time, with its agent.
 //
 // run owns the session from Start to its end; it starts the agent's goroutines and waits for them. A websocket's goroutines belong
-// to its HTTP handler.
+// to its HTTP handler. In place of an agent the session may have a node, with a websocket of its own.
 type session struct {
 	gw      *Gateway
 	spec    Spec
@@ -35,9 +35,11 @@ type session struct {
 	agent   *agent // nil unless it runs
 	away    bool   // the agent has lost its websocket and has not reconnected yet
 	upGen   uint64 // of the agent at the lane up; meaningful while it is not away
+	node    nodeEnd
 	ended   bool
 
 	disturbed chan struct{} // capacity 1: the faults have changed
+	reported  chan result   // capacity 1: the node's report of the session's end
 }
 
 func newSession(g *Gateway, spec Spec, number uint64) *session {
@@ -47,7 +49,7 @@ func newSession(g *Gateway, spec Spec, number uint64) *session {
 		up:    newLane(&g.faults, 2*number),
 		down:  newLane(&g.faults, 2*number+1),
 		gone:  make(chan struct{}),
-		token: newToken(), disturbed: make(chan struct{}, 1),
+		token: newToken(), disturbed: make(chan struct{}, 1), reported: make(chan result, 1),
 	}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s
@@ -56,12 +58,21 @@ func newSession(g *Gateway, spec Spec, number uint64) *session {
 // run runs the session until its end.
 func (s *session) run() {
 	defer close(s.gone)
-	defer s.down.end() // the client takes the queued messages, and then its websocket is closed
+	defer func() { // both sides take the queued messages, and then their websockets are closed
+		s.down.end()
+		s.up.end()
+	}()
 	var wg sync.WaitGroup
 	defer wg.Wait()
 	defer s.cancel()
 	ended := make(chan result, 1)
-	wg.Go(func() { ended <- s.runAgent() })
+	wg.Go(func() {
+		if s.spec.Node {
+			ended <- s.runNode()
+		} else {
+			ended <- s.runAgent()
+		}
+	})
 
 	timeout := s.gw.cfg.IdleTimeout
 	idle := time.NewTimer(timeout)
@@ -76,7 +87,7 @@ func (s *session) run() {
 			cuts.cut()
 			cuts.arm()
 		case r := <-ended:
-			s.close(r.output)
+			s.closeFor(r.output, false)
 			return
 		case <-idle.C:
 			if left := timeout - time.Since(s.lastData()); left > 0 {
@@ -185,6 +196,56 @@ func (s *session) agentJoins(a *agent) {
 	s.upGen = s.up.attach()
 	s.agent, s.away = a, false
 	a.away.Store(false)
+	s.announcePresence()
+}
+
+func (s *session) agentLeaves() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.agent = nil
+	s.up.detach(s.upGen)
+	s.announceAbsence()
+}
+
+// cutAgent ends the agent's websocket; how matters for a node's. Messages on their way to the agent are lost.
+func (s *session) cutAgent(how string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if !s.agentPresent() {
+		return false
+	}
+	if s.spec.Node {
+		k := s.node.sock
+		s.detachNodeLocked()
+		k.cutBy(how)
+	} else {
+		s.away = true
+		s.agent.away.Store(true)
+		s.up.detach(s.upGen)
+		s.announceAbsence()
+	}
+	s.gw.count(func(c *Counters) { c.AgentCuts++ })
+	return true
+}
+
+// agentPresent reports whether the agent's side has a websocket. Callers hold mu.
+func (s *session) agentPresent() bool {
+	if s.spec.Node {
+		return s.node.sock != nil
+	}
+	return s.agent != nil && !s.away
+}
+
+// announceAbsence tells the client that the agent's side has gone. Callers hold mu.
+func (s *session) announceAbsence() {
+	if s.sock != nil {
+		s.down.control(s.publication(frame.PausePublication))
+	}
+}
+
+// announcePresence tells the agent's side, which has just come, whether the client is there, and the client that the agent's side is.
+// Callers hold mu.
+func (s *session) announcePresence() {
 	if s.sock == nil {
 		s.up.control(s.publication(frame.PausePublication))
 		return
@@ -193,30 +254,22 @@ func (s *session) agentJoins(a *agent) {
 	s.up.control(s.publication(frame.StartPublication))
 }
 
-func (s *session) agentLeaves() {
+func (s *session) cutClient(how string) bool {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.agent = nil
-	s.up.detach(s.upGen)
-	if s.sock != nil {
-		s.down.control(s.publication(frame.PausePublication))
-	}
+	k := s.sock
+	s.mu.Unlock()
+	return k != nil && s.cutSocket(k, how)
 }
 
-// cutAgent ends the agent's websocket. Messages on their way to the agent are lost.
-func (s *session) cutAgent() bool {
+// cutSocket cuts k if it still is the client's websocket.
+func (s *session) cutSocket(k *socket, how string) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.agent == nil || s.away {
+	if s.sock != k {
 		return false
 	}
-	s.away = true
-	s.agent.away.Store(true)
-	s.up.detach(s.upGen)
-	if s.sock != nil {
-		s.down.control(s.publication(frame.PausePublication))
-	}
-	s.gw.count(func(c *Counters) { c.AgentCuts++ })
+	s.detachLocked(k)
+	k.cutBy(how)
 	return true
 }
 
@@ -251,11 +304,16 @@ func (c *cutter) cut() {
 		side = []string{CutClient, CutAgent}[c.both%2]
 		c.both++
 	}
-	if side == CutAgent {
-		c.s.cutAgent()
+	if side == CutAgent && !c.s.spec.Node {
+		c.s.cutAgent(CutClose) // without a draw: it does not matter to an agent in memory
 		return
 	}
-	c.s.cutClient([]string{"close", "reset"}[c.draws.random(f).IntN(2)])
+	how := []string{CutClose, CutReset}[c.draws.random(f).IntN(2)]
+	if side == CutAgent {
+		c.s.cutAgent(how)
+		return
+	}
+	c.s.cutClient(how)
 }
 
 // attach makes k the client's websocket if its token is right.
@@ -272,8 +330,8 @@ func (s *session) attach(k *socket, token string) bool {
 	}
 	s.sock = k
 	s.sockets++
-	k.gen = s.down.attach()
-	if s.agent == nil || s.away {
+	k.out, k.gen = s.down, s.down.attach()
+	if !s.agentPresent() {
 		s.down.control(s.publication(frame.PausePublication))
 		return true
 	}
@@ -308,17 +366,23 @@ func (s *session) resume() (token string, err error) {
 	return s.token, nil
 }
 
-// close ends the session for the service: it can no longer be resumed, and the client gets channel_closed. Only the first call has
-// an effect.
-func (s *session) close(output string) {
+// close ends the session for the service: it can no longer be resumed, and the client and a node get channel_closed. Only the first
+// call has an effect.
+func (s *session) close(output string) { s.closeFor(output, true) }
+
+// closeFor is close, which tells a node only if tellNode is set.
+func (s *session) closeFor(output string, tellNode bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.ended {
 		return
 	}
-	s.ended, s.token = true, ""
+	s.ended, s.token, s.node.token = true, "", ""
 	s.gw.forget(s) // before the client can know
 	s.down.control(s.channelClosed(output))
+	if tellNode && s.spec.Node {
+		s.closeNode()
+	}
 }
 
 // setRate gives both directions a rate of their own.
@@ -350,8 +414,8 @@ func (s *session) info() Info {
 	}
 	return Info{
 		ID: s.spec.ID, Document: s.spec.Document, Target: s.spec.Target, Port: s.spec.Port, Started: s.started,
-		NoAgent: s.spec.NoAgent, Connected: s.sock != nil,
-		AgentConnected: s.agent != nil && !s.away, Resumes: max(0, s.sockets-1),
+		NoAgent: s.spec.NoAgent, Node: s.spec.Node, Connected: s.sock != nil,
+		AgentConnected: s.agentPresent(), Resumes: max(0, s.sockets-1),
 		BytesUp: s.up.payload.Load(), BytesDown: s.down.payload.Load(), Unacked: unacked,
 	}
 }
@@ -359,7 +423,7 @@ func (s *session) info() Info {
 // publication returns start_publication or pause_publication.
 func (s *session) publication(typ frame.MessageType) []byte {
 	id := uuid.New()
-	return control(typ, id, struct {
+	return message(typ, id, struct {
 		CreatedDate   string
 		MessageID     uuid.UUID `json:"MessageId"`
 		MessageType   frame.MessageType
@@ -370,7 +434,7 @@ func (s *session) publication(typ frame.MessageType) []byte {
 
 func (s *session) channelClosed(output string) []byte {
 	id := uuid.New()
-	return control(frame.ChannelClosed, id, struct {
+	return message(frame.ChannelClosed, id, struct {
 		CreatedDate   string
 		DestinationID string    `json:"DestinationId"`
 		MessageID     uuid.UUID `json:"MessageId"`
@@ -383,8 +447,8 @@ func (s *session) channelClosed(output string) []byte {
 	})
 }
 
-// control encodes a message of the gateway itself.
-func control(typ frame.MessageType, id uuid.UUID, payload any) []byte {
+// message encodes a message of the gateway itself.
+func message(typ frame.MessageType, id uuid.UUID, payload any) []byte {
 	b, err := json.Marshal(payload)
 	if err != nil {
 		panic("gateway: " + err.Error()) // fixed types

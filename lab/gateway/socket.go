@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"slices"
@@ -28,11 +29,12 @@ const (
 	socketBuffer = 256 << 10        // the kernel's, each way; also of a batch of writes
 )
 
-// socket is a client's websocket. Its HTTP handler reads; a second goroutine, which the handler waits for, writes.
+// socket is a websocket of a client or of a node. Its HTTP handler reads; a second goroutine, which the handler waits for, writes.
 type socket struct {
 	ws   *websocket.Conn
 	conn *batchConn
-	gen  uint64 // at the session's lane down
+	out  *lane  // whose messages it writes
+	gen  uint64 // at that lane
 
 	cut     atomic.Bool    // discard further messages
 	closing sync.WaitGroup // running close handshakes
@@ -51,11 +53,20 @@ func (k *socket) reset() {
 	k.conn.reset()
 }
 
-// ServeHTTP serves the clients' websockets: GET /v1/data-channel/<session id>?role=publish_subscribe.
+// cutBy ends the websocket in the way of CutClose or CutReset.
+func (k *socket) cutBy(how string) {
+	if how == CutReset {
+		k.reset()
+	} else {
+		k.shut("Bye")
+	}
+}
+
+// ServeHTTP serves the websockets of both sides' data channels, GET /v1/data-channel/<session id>?role=publish_subscribe, and of the
+// nodes' control channels, GET /v1/control-channel/<target>?role=subscribe&stream=input.
 func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	id, ok := sessionID(r)
+	serve, ok := g.channel(w, r)
 	if !ok {
-		http.NotFound(w, r)
 		return
 	}
 	if !g.enter() {
@@ -74,61 +85,109 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		_ = ws.CloseNow()
 		return
 	}
-	err = g.serve(k, id)
-	g.log.Debug("gateway: websocket ended", "session", id, "err", err)
+	err = k.open(serve)
+	g.log.Debug("gateway: websocket ended", "path", r.URL.Path, "err", err)
 	k.closing.Wait()
 	_ = ws.CloseNow()
 	g.untrack(k)
 }
 
-// serve authenticates the client and relays until the websocket ends.
-func (g *Gateway) serve(k *socket, id string) error {
-	token, err := k.hello()
+// channel returns what serves the websocket of a request, or answers the request itself.
+func (g *Gateway) channel(w http.ResponseWriter, r *http.Request) (serve func(*socket, opening) error, ok bool) {
+	if target, ok := controlID(r); ok {
+		_, ok = g.admit(w, r, OpenControlChannel, target)
+		return func(k *socket, h opening) error { return g.serveControl(k, h, target) }, ok
+	}
+	id, ok := sessionID(r)
+	if !ok {
+		http.NotFound(w, r)
+		return nil, false
+	}
+	s := g.session(id)
+	if s == nil || !s.spec.Node {
+		return func(k *socket, h opening) error { return g.serveClient(k, h, s) }, true
+	}
+	isNode, ok := g.admit(w, r, OpenDataChannel, s.spec.Target)
+	return func(k *socket, h opening) error {
+		if isNode && h.ClientInstanceID != "" { // a client has none
+			return g.serveNode(k, h, s)
+		}
+		return g.serveClient(k, h, s)
+	}, ok
+}
+
+// open reads the hello and serves the websocket until it ends.
+func (k *socket) open(serve func(*socket, opening) error) error {
+	h, err := k.hello()
 	if err != nil {
 		_ = k.ws.Close(websocket.StatusPolicyViolation, "no valid hello")
 		return err
 	}
-	s := g.session(id)
-	if s == nil || !s.attach(k, token) {
-		_ = k.ws.Close(websocket.StatusPolicyViolation, "token is not valid")
-		return errors.New("token is not valid")
+	return serve(k, h)
+}
+
+// refuse ends a websocket whose token is wrong.
+func (k *socket) refuse() error {
+	_ = k.ws.Close(websocket.StatusPolicyViolation, "token is not valid")
+	return errors.New("token is not valid")
+}
+
+// serveClient relays a client's messages until the websocket ends. s is nil for an unknown session.
+func (g *Gateway) serveClient(k *socket, h opening, s *session) error {
+	if s == nil || !s.attach(k, h.TokenValue) {
+		return k.refuse()
 	}
 	defer s.detach(k)
-	life := time.AfterFunc(g.cfg.SocketLife, func() { g.cutSocket(s, k, "close") })
+	life := time.AfterFunc(g.cfg.SocketLife, func() { s.cutSocket(k, CutClose) })
 	defer life.Stop()
+	return k.relay(s.log, func(b []byte) bool { return s.up.push(k.conn.closed, b) })
+}
+
+// relay writes the messages of k.out, and passes those that come to take, until the websocket ends or take returns false.
+func (k *socket) relay(log *slog.Logger, take func([]byte) bool) error {
 	var wg sync.WaitGroup
-	wg.Go(func() { k.write(s) })
-	err = k.read(s)
+	wg.Go(k.write)
+	err := k.read(log, take)
 	close(k.done)
 	_ = k.conn.Close() // ends a write
 	wg.Wait()
 	return err
 }
 
-// hello reads the text message that opens a data channel.
-func (k *socket) hello() (token string, err error) {
+// opening is the text message that opens a channel. A client's has the token alone of these, a control channel's the agent's version
+// and platform, and a node's data channel the node's id.
+type opening struct {
+	MessageSchemaVersion, RequestID, TokenValue string
+	AgentVersion, PlatformType                  string
+	ClientInstanceID                            string
+}
+
+// hello reads the text message that opens a channel.
+func (k *socket) hello() (h opening, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), helloTimeout)
 	defer cancel()
 	k.ws.SetReadLimit(helloBytes)
 	typ, b, err := k.ws.Read(ctx)
 	if err != nil {
-		return "", err
+		return h, err
 	}
 	if typ != websocket.MessageText {
-		return "", errors.New("first message is not text")
+		return h, errors.New("first message is not text")
 	}
-	var h struct{ MessageSchemaVersion, TokenValue string }
-	if err := json.Unmarshal(b, &h); err != nil {
-		return "", fmt.Errorf("hello: %w", err)
+	if err := json.Unmarshal(b, &h); err != nil { // which ignores case
+		return h, fmt.Errorf("hello: %w", err)
 	}
-	if h.MessageSchemaVersion != "1.0" {
-		return "", fmt.Errorf("hello: MessageSchemaVersion %q", h.MessageSchemaVersion)
+	if h.MessageSchemaVersion != schemaVersion {
+		return h, fmt.Errorf("hello: MessageSchemaVersion %q", h.MessageSchemaVersion)
 	}
-	return h.TokenValue, nil
+	return h, nil
 }
 
-// read relays the client's messages to the agent.
-func (k *socket) read(s *session) error {
+// schemaVersion is that of all messages which open a channel.
+const schemaVersion = "1.0"
+
+// read passes the messages that come to take.
+func (k *socket) read(log *slog.Logger, take func([]byte) bool) error {
 	k.ws.SetReadLimit(frame.MaxPayload + frame.Overhead)
 	scratch := make([]byte, 4<<10)
 	for {
@@ -156,21 +215,21 @@ func (k *socket) read(s *session) error {
 			continue
 		}
 		if typ != websocket.MessageBinary {
-			s.log.Debug("gateway: text message ignored", "bytes", n)
+			log.Debug("gateway: text message ignored", "bytes", n)
 			continue
 		}
-		if !s.up.push(k.conn.closed, bytes.Clone(scratch[:n])) {
+		if !take(bytes.Clone(scratch[:n])) {
 			return errDone
 		}
 	}
 }
 
-// write relays messages to the client until the websocket or the session ends.
-func (k *socket) write(s *session) {
+// write writes the lane's messages until the websocket or the lane ends.
+func (k *socket) write() {
 	var batch [][]byte
 	for {
 		var err error
-		batch, err = s.down.pop(k.gen, k.done, batch[:0])
+		batch, err = k.out.pop(k.gen, k.done, batch[:0])
 		if errors.Is(err, io.EOF) {
 			k.finish()
 			return
