@@ -413,6 +413,10 @@ func refusal(op string, r keys.GrantReply) error {
 	case keys.CodeDraining:
 		return fail.New(fail.Start, op, err, "wait until it has stopped, then try again")
 	case keys.CodeNoServer:
+		if strings.HasSuffix(r.Error, "connect: permission denied") { // from a bastiond into whose directory root needs a capability
+			return fail.New(fail.Start, op, err, "the task definition drops root's capabilities, and the image is older: push the image of "+
+				"this version (bastion upgrade), or leave linuxParameters.capabilities out of the definition")
+		}
 		return &transientError{fail.New(fail.Start, op, err, "read the task's log")}
 	}
 	return fail.New(fail.Denied, op, err, "")

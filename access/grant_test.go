@@ -24,6 +24,13 @@ func TestRefusal(t *testing.T) {
 			t.Errorf("%s: transient %v", code, isTransient(err))
 		}
 	}
+	// Root in the task has no capability, and the image's bastiond does not expect that: it lasts.
+	shut := refusal("op", keys.GrantReply{
+		Code: keys.CodeNoServer, Error: "control socket: dial unix /run/bastiond/control.sock: connect: permission denied",
+	})
+	if isTransient(shut) || !strings.Contains(fail.NextOf(shut), "linuxParameters.capabilities") {
+		t.Errorf("%v (%s)", shut, fail.NextOf(shut))
+	}
 	if err := refusal("op", keys.GrantReply{HostKey: "x"}); err != nil {
 		t.Errorf("an accepted grant: %v", err)
 	}

@@ -149,6 +149,7 @@ var controls = []control{
 	{"CKV_AWS_335 (ECS.3)", "AWS::ECS::TaskDefinition", is("PidMode", nil), ""},
 	{"CKV_AWS_336 (ECS.5)", "AWS::ECS::TaskDefinition", container("ReadonlyRootFilesystem", true), ""},
 	{"ECS.1", "AWS::ECS::TaskDefinition", container("User", "65532:65532"), ""},
+	{"no capabilities", "AWS::ECS::TaskDefinition", says(`"LinuxParameters":\{"Capabilities":\{"Drop":\["ALL"\]\}`, true), ""},
 	{"CKV_AWS_334 (ECS.4)", "AWS::ECS::TaskDefinition", container("Privileged", nil), ""},
 	{"ECS.14", "AWS::ECS::Cluster", says(`"Tags":\[`, true), ""},
 	{"ECS.15", "AWS::ECS::TaskDefinition", says(`"Tags":\[`, true), ""},

@@ -62,6 +62,8 @@ func TestTaskDefinition(t *testing.T) {
 		t.Error("root, or a writable root file system")
 	case !*c.LinuxParameters.InitProcessEnabled:
 		t.Error("nobody reaps the exec agent's children")
+	case !slices.Equal(c.LinuxParameters.Capabilities.Drop, []string{"ALL"}) || len(c.LinuxParameters.Capabilities.Add) > 0:
+		t.Error("root has capabilities in the container")
 	case *c.StopTimeout <= 25:
 		t.Error("ECS kills before bastiond has drained")
 	case !slices.Equal(c.HealthCheck.Command, []string{"CMD", "/bastiond", "healthcheck"}):

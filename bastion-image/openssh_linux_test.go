@@ -238,11 +238,8 @@ func (k *openSSHTask) grant(pair *keys.Pair, life time.Duration, permit ...strin
 	if err != nil {
 		k.t.Fatal(err)
 	}
-	cmd := exec.CommandContext(k.t.Context(), "/bastiond", "grant", word)
-	cmd.Dir, cmd.Env = "/", []string{}
-	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: taskRoot(k.cmd.Process.Pid)}
-	out, err := cmd.CombinedOutput()
-	reply, found, replyErr := keys.FindGrantReply(out)
+	out, err := inTask(k.t.Context(), k.t, k.cmd.Process.Pid, 0, "grant", word)
+	reply, found, replyErr := keys.FindGrantReply([]byte(out))
 	if err != nil || !found || replyErr != nil || reply.Ports != (keys.Ports{SSH: 2222}) {
 		k.t.Fatalf("%v, %v: %s", err, replyErr, out)
 	}

@@ -11,7 +11,7 @@
 #   ALLOW      the destinations that the image allows at most, as BASTIOND_ALLOW has them (default: no limit of the image's)
 #   CA_BUNDLE  the CA certificates, as a PEM file (default: this machine's)
 #
-# Run as root, the control socket's directory belongs to bastiond's user. Otherwise the Dockerfile sees to it.
+# Run as root, the control socket's directory belongs to bastiond's user and root's group. Otherwise the Dockerfile sees to it.
 set -eu
 
 uid=65532
@@ -68,8 +68,9 @@ fi
 mkdir -p "$out/run/bastiond" \
 	"$out/managed-agents" "$out/var/lib/amazon/ssm" "$out/var/log/amazon/ssm" \
 	"$out/dev" "$out/proc" "$out/sys"
-chmod 700 "$out/run/bastiond"
+# Root, which has no capability there, enters it by its group.
+chmod 710 "$out/run/bastiond"
 if [ "$(id -u)" -eq 0 ]; then
 	chown -R 0:0 "$out"
-	chown "$uid:$uid" "$out/run/bastiond"
+	chown "$uid:0" "$out/run/bastiond"
 fi

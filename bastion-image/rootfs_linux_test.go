@@ -20,6 +20,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/google/go-cmp/cmp"
 	"golang.org/x/crypto/ssh"
 
@@ -96,7 +97,7 @@ func TestRootFileSystem(t *testing.T) {
 		"drwxr-xr-x 0:0 /managed-agents",
 		"drwxr-xr-x 0:0 /proc",
 		"drwxr-xr-x 0:0 /run",
-		"drwx------ 65532:65532 /run/bastiond",
+		"drwx--x--- 65532:0 /run/bastiond",
 		"drwxr-xr-x 0:0 /sys",
 		"drwxr-xr-x 0:0 /var",
 		"drwxr-xr-x 0:0 /var/lib",
@@ -154,14 +155,36 @@ func TestRootFileSystemWantsAnEmptyPlace(t *testing.T) {
 	}
 }
 
-// sealed makes a root file system, $0, what the task definition makes it: read-only, but for the volume of the control socket. What it runs
-// has no capability, and cannot get any.
+// sealed makes a root file system, $0, what the task definition makes it: read-only, but for the volume of the control socket, which takes
+// its owner, group and mode from the image. What it runs has no capability, and cannot get any.
 const sealed = `mount --make-rprivate / && mount --bind "$0" "$0" && mount -o remount,bind,ro "$0" &&
-	mount -t tmpfs -o uid=65532,gid=65532,mode=0700 none "$0/run/bastiond" &&
+	mount -t tmpfs -o "$(stat -c uid=%u,gid=%g,mode=%a "$0/run/bastiond")" none "$0/run/bastiond" &&
 	exec setpriv --no-new-privs --bounding-set=-all,+setuid,+setgid,+sys_chroot chroot --userspec=65532:65532 "$0" /bastiond serve "$@"`
 
 // taskRoot is the root of a sealed task, with its volume.
 func taskRoot(pid int) string { return fmt.Sprintf("/proc/%d/root", pid) }
+
+// inTask runs bastiond in a task as a user, with the capabilities that the task definition leaves to what ECS Exec starts there.
+func inTask(ctx context.Context, t *testing.T, pid int, user uint32, args ...string) (string, error) {
+	t.Helper()
+	cmd := exec.CommandContext(ctx, "/bastiond", args...)
+	cmd.Dir, cmd.Env = "/", []string{}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: taskRoot(pid), Credential: &syscall.Credential{Uid: user, Gid: user}}
+	var out []byte
+	err := lab.InContainer(pid, dropped(t), func() (err error) {
+		out, err = cmd.CombinedOutput()
+		return err
+	})
+	return string(out), err
+}
+
+// dropped are the capabilities that the task definition drops.
+func dropped(t *testing.T) []string {
+	t.Helper()
+	var task ecs.RegisterTaskDefinitionInput
+	read(t, "task-definition.json", &task)
+	return task.ContainerDefinitions[0].LinuxParameters.Capabilities.Drop
+}
 
 // wantSealed makes sure that a process has no capability, and not even root can write to its root file system.
 func wantSealed(t *testing.T, pid int) {
@@ -228,14 +251,6 @@ func isolatedTask(t *testing.T, root string) {
 	}
 
 	wantSealed(t, cmd.Process.Pid)
-	inTask := func(user uint32, args ...string) (string, error) {
-		inside := exec.CommandContext(ctx, "/bastiond", args...)
-		inside.Dir = "/"
-		inside.Env = []string{}
-		inside.SysProcAttr = &syscall.SysProcAttr{Chroot: taskRoot(cmd.Process.Pid), Credential: &syscall.Credential{Uid: user, Gid: user}}
-		out, err := inside.CombinedOutput()
-		return string(out), err
-	}
 	pair, err := keys.NewPair("")
 	if err != nil {
 		t.Fatal(err)
@@ -248,7 +263,7 @@ func isolatedTask(t *testing.T, root string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := inTask(0, "grant", word)
+	out, err := inTask(ctx, t, cmd.Process.Pid, 0, "grant", word)
 	reply, found, findErr := keys.FindGrantReply([]byte(out))
 	if err != nil || !found || findErr != nil || reply.Ports.SSH != 2222 {
 		t.Fatalf("grant: %q, %v, %v", out, err, findErr)
@@ -256,10 +271,10 @@ func isolatedTask(t *testing.T, root string) {
 	for _, address := range []string{"169.254.170.2:80", "10.0.0.1:5432", "127.0.0.1:2222"} {
 		refusedTo(t, cmd.Process.Pid, pair, reply, address)
 	}
-	if out, err := inTask(65532, "healthcheck"); err != nil {
+	if out, err := inTask(ctx, t, cmd.Process.Pid, 65532, "healthcheck"); err != nil {
 		t.Errorf("healthcheck: %q, %v", out, err)
 	}
-	if out, err := inTask(65533, "healthcheck"); err == nil {
+	if out, err := inTask(ctx, t, cmd.Process.Pid, 65533, "healthcheck"); err == nil {
 		t.Errorf("another user got an answer: %q", out)
 	}
 

@@ -70,6 +70,7 @@ func (m *Manager) Diagnose(ctx context.Context, spec Spec, b Bastion) []Finding 
 	}
 	if len(findings) == 0 {
 		findings = append(findings, unreachable(b, task), mayLack(role))
+		findings = append(findings, mayNeedCapabilities(containerOf(b, definition))...)
 	}
 	return findings
 }
@@ -97,13 +98,24 @@ func findInDefinition(b Bastion, role string, definition *types.TaskDefinition) 
 			"give the task definition a task role (not only an execution role) that allows " + messagesActions,
 		})
 	}
+	if container := containerOf(b, definition); container != nil {
+		found = append(found, CheckContainer(container)...)
+	}
+	return found
+}
+
+// containerOf returns the definition of a bastion's container; nil if it is unknown.
+func containerOf(b Bastion, definition *types.TaskDefinition) *types.ContainerDefinition {
+	if definition == nil {
+		return nil
+	}
 	i := slices.IndexFunc(definition.ContainerDefinitions, func(c types.ContainerDefinition) bool {
 		return aws.ToString(c.Name) == b.Container
 	})
 	if i < 0 {
-		return found
+		return nil
 	}
-	return append(found, CheckContainer(&definition.ContainerDefinitions[i])...)
+	return &definition.ContainerDefinitions[i]
 }
 
 // CheckContainer returns what keeps ECS Exec's agent from working in a container, by its definition.
@@ -179,6 +191,21 @@ func mayLack(role string) Finding {
 		name += " " + lastPart(role)
 	}
 	return Finding{"role", name + " may lack permissions", "allow it " + messagesActions}
+}
+
+// mayNeedCapabilities is for a container that drops capabilities. By its source the exec agent needs none of them; AWS does not say which.
+func mayNeedCapabilities(container *types.ContainerDefinition) []Finding {
+	if container == nil || container.LinuxParameters == nil || container.LinuxParameters.Capabilities == nil {
+		return nil
+	}
+	drop := container.LinuxParameters.Capabilities.Drop
+	if len(drop) == 0 {
+		return nil
+	}
+	return []Finding{{
+		"capabilities", "the exec agent may need a capability that the container drops (" + strings.Join(drop, ", ") + ")",
+		"try a revision of the task definition without linuxParameters.capabilities, and report it if that helps",
+	}}
 }
 
 func attachmentDetail(task *types.Task, name string) string {

@@ -2,6 +2,7 @@ package bastions
 
 import (
 	"context"
+	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -87,6 +88,13 @@ func TestDiagnose(t *testing.T) {
 				c.MountPoints = mounts("/var/", "/managed-agents")
 			}),
 			want: network,
+		},
+		{
+			name: "capabilities",
+			definition: definition(func(_ *types.TaskDefinition, c *types.ContainerDefinition) {
+				c.LinuxParameters = &types.LinuxParameters{Capabilities: &types.KernelCapabilities{Drop: []string{"ALL"}}}
+			}),
+			want: append(slices.Clone(network), "a capability that the container drops (ALL)"),
 		},
 		{
 			name: "read-only elsewhere",

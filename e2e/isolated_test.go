@@ -34,9 +34,7 @@ const (
 func TestIsolatedTask(t *testing.T) {
 	rig.NeedRoot(t)
 	redis := rig.Need(t, "redis-server")
-	for _, program := range []string{"ip", "nsenter"} {
-		rig.Need(t, program)
-	}
+	rig.Need(t, "ip")
 	vpc := newNetns(t)
 	vpc.ip("link", "set", "lo", "up")
 	vpc.ip("addr", "add", vpcCache+"/32", "dev", "lo")
@@ -99,7 +97,7 @@ func TestIsolatedTask(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, want := range []string{
-		fmt.Sprintf("NSpid:\t%d\t1\n", task.PID), fmt.Sprintf("Uid:\t%d\t", imageUser), "CapEff:\t0000000000000000\n",
+		fmt.Sprintf("NSpid:\t%d\t1\n", task.PID), fmt.Sprintf("Uid:\t%d\t", imageUser), "CapEff:\t0000000000000000\n", "CapBnd:\t0000000000000000\n",
 	} {
 		if !strings.Contains(string(status), want) {
 			t.Errorf("no %q in its status:\n%s", want, status)
@@ -119,11 +117,45 @@ func TestIsolatedTask(t *testing.T) {
 	}
 }
 
+// A client of now uses the images and task definitions of before: those in which root needs a capability to enter the control socket's
+// directory, and those that leave it one. Where an image needs what its definition drops, the client says so at once.
+func TestIsolatedTaskOfBefore(t *testing.T) {
+	rig.NeedRoot(t)
+	rig.Need(t, "ip")
+	for _, tt := range []struct {
+		name  string
+		mode  os.FileMode // of the control socket's directory in the image
+		older bool        // the task definition
+		code  int
+		want  string
+	}{
+		{"both", 0o700, true, 0, "was started"},
+		{"task definition", 0o710, true, 0, "was started"},
+		{"image", 0o700, false, 6, "leave linuxParameters.capabilities out of the definition"},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			root := imageRoot(t)
+			if err := os.Chmod(filepath.Join(root, "run", "bastiond"), tt.mode); err != nil {
+				t.Fatal(err)
+			}
+			w := newWorld(t, func(c *lab.Config) {
+				c.Runner = &lab.IsolatedRunner{Root: root, UID: imageUser, GID: imageUser}
+			})
+			if tt.older {
+				w.AddTaskDefinition(lab.TaskDefinition{Family: "bastion", LikeStack: true})
+			}
+			if code, out := w.run(time.Minute, filepath.Join(bin, "bastion"), "up"); code != tt.code || !strings.Contains(out, tt.want) {
+				t.Errorf("bastion up: exit code %d\n%s", code, out)
+			}
+		})
+	}
+}
+
 // The OpenSSH variant is a bastion as any other to the client: it hands its grant over, and forwards by a real sshd.
 func TestIsolatedTaskWithOpenSSH(t *testing.T) {
 	rig.NeedRoot(t)
 	redis := rig.Need(t, "redis-server")
-	for _, program := range []string{"ip", "nsenter", "sshd"} {
+	for _, program := range []string{"ip", "sshd"} {
 		rig.Need(t, program)
 	}
 	vpc := newNetns(t)

@@ -24,7 +24,7 @@ import (
 // other nodes, through the bastion, whose list of destinations leaves one node out.
 func TestRedisCluster(t *testing.T) {
 	rig.NeedRoot(t)
-	for _, program := range []string{"redis-server", "redis-cli", "ip", "nsenter"} {
+	for _, program := range []string{"redis-server", "redis-cli", "ip"} {
 		rig.Need(t, program)
 	}
 	vpc := newNetns(t)

@@ -27,6 +27,8 @@ type TaskDefinition struct {
 	CPU, Memory int           // of its tasks, in units and MiB; default 1024 and 2048
 	StopTimeout time.Duration // 0 is the lab's
 	NoTaskRole  bool          // its tasks cannot have ECS Exec
+	// DropCapabilities are those that the container drops: {"ALL"}. The HostRunner's processes keep what this machine gives them.
+	DropCapabilities []string
 	// What DescribeTaskDefinition shows of it besides. The lab's tasks do not heed it.
 	Inactive     bool     // it was deregistered
 	NotFargate   bool     // it is for EC2 instances alone
@@ -36,7 +38,7 @@ type TaskDefinition struct {
 	Mounts       []string // writable paths of the container
 	NoInit       bool     // the container has no init process
 	Beside       []string // names of further containers
-	// LikeStack is for another revision of the template's definition: it has what that has, but for Image.
+	// LikeStack is for another revision of the template's definition: it has what that has, but for Image, if set, and DropCapabilities.
 	LikeStack bool
 	RoleDeny  []string                         // patterns of actions that the task role must not do: "kms:Decrypt"
 	roles     struct{ task, execution string } // ARNs; the default has the family's name
@@ -235,7 +237,7 @@ func (e *ecs) addDefinition(d TaskDefinition) {
 	d.Revision = cmp.Or(d.Revision, len(e.defs[d.Family])+1)
 	if d.LikeStack && len(e.defs[d.Family]) > 0 {
 		like := *e.defs[d.Family][0]
-		like.Image, like.Revision = d.Image, d.Revision
+		like.Image, like.Revision, like.DropCapabilities = cmp.Or(d.Image, like.Image), d.Revision, d.DropCapabilities
 		d = like
 	}
 	e.defs[d.Family] = append(e.defs[d.Family], &d)

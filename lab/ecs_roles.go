@@ -29,9 +29,12 @@ func (e *ecs) addStack(env map[string]string, deny []string) error {
 			Name, Image            string
 			ReadonlyRootFilesystem bool
 			MountPoints            []struct{ ContainerPath string }
-			LinuxParameters        struct{ InitProcessEnabled bool }
-			Environment            []ecsKeyValue
-			LogConfiguration       struct{ Options map[string]string }
+			LinuxParameters        struct {
+				Capabilities       struct{ Drop []string }
+				InitProcessEnabled bool
+			}
+			Environment      []ecsKeyValue
+			LogConfiguration struct{ Options map[string]string }
 		}
 	}
 	if err := e.stack.read("Cluster", &cluster); err != nil {
@@ -49,6 +52,7 @@ func (e *ecs) addStack(env map[string]string, deny []string) error {
 		logGroup: container.LogConfiguration.Options["awslogs-group"],
 	}
 	d.ReadOnlyRoot, d.NoInit = container.ReadonlyRootFilesystem, !container.LinuxParameters.InitProcessEnabled
+	d.DropCapabilities = container.LinuxParameters.Capabilities.Drop
 	for _, m := range container.MountPoints {
 		d.Mounts = append(d.Mounts, m.ContainerPath)
 	}

@@ -160,7 +160,12 @@ type ecsVolume struct {
 }
 
 type ecsLinuxParameters struct {
-	InitProcessEnabled bool `json:"initProcessEnabled"`
+	Capabilities       *ecsCapabilities `json:"capabilities,omitempty"`
+	InitProcessEnabled bool             `json:"initProcessEnabled"`
+}
+
+type ecsCapabilities struct {
+	Drop []string `json:"drop"`
 }
 
 type ecsLogConfiguration struct {

@@ -116,7 +116,10 @@ func (e *ecs) definitionView(d *TaskDefinition, environment []ecsKeyValue) ecsTa
 	c := ecsContainerDefinition{
 		Name: d.Container, Image: d.Image, Essential: true, Command: d.Command, Environment: environment,
 		MountPoints: []ecsMount{}, VolumesFrom: []struct{}{}, PortMappings: portMappings(d.port), ReadonlyRootFilesystem: d.ReadOnlyRoot,
-		StopTimeout: int(cmp.Or(d.StopTimeout, e.timing.grace).Seconds()), LinuxParameters: &ecsLinuxParameters{!d.NoInit},
+		StopTimeout: int(cmp.Or(d.StopTimeout, e.timing.grace).Seconds()), LinuxParameters: &ecsLinuxParameters{InitProcessEnabled: !d.NoInit},
+	}
+	if len(d.DropCapabilities) > 0 {
+		c.LinuxParameters.Capabilities = &ecsCapabilities{d.DropCapabilities}
 	}
 	if d.logGroup != "" {
 		c.LogConfiguration = &ecsLogConfiguration{"awslogs", map[string]string{

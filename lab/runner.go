@@ -25,6 +25,8 @@ type ContainerSpec struct {
 	Dir     string            // exists, belongs to the task, and has a path short enough for a unix socket in it
 	Stdout  io.Writer
 	Stderr  io.Writer
+	// DropCapabilities are the capabilities that the container drops of an engine's default ones, by ECS's names; ALL: each.
+	DropCapabilities []string
 	// Endpoints are variables with the URLs of AWS's endpoints on this machine's loopback.
 	Endpoints map[string]string
 }

@@ -15,7 +15,6 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"syscall"
@@ -27,8 +26,8 @@ import (
 )
 
 // IsolatedRunner runs containers as a container engine does, but without one. They run in an image's root file system, with
-// network, process, mount, host name and IPC namespaces of their own. It needs root and the program nsenter. A container reaches
-// only itself, unless VPC links it to a network namespace of the caller.
+// network, process, mount, host name and IPC namespaces of their own, with the capabilities that an engine leaves them. It needs root. A
+// container reaches only itself, unless VPC links it to a network namespace of the caller.
 type IsolatedRunner struct {
 	// Root is the directory with the image's root file system. Each container gets a copy of it.
 	Root string
@@ -56,6 +55,7 @@ type isolatedContainer struct {
 	runner   *IsolatedRunner
 	root     string // its copy of the root file system
 	env      []string
+	drop     []string // the capabilities that it drops
 	netns    *os.File // its network namespace
 }
 
@@ -83,7 +83,7 @@ func (r *IsolatedRunner) Start(ctx context.Context, spec ContainerSpec) (Contain
 	cmd.SysProcAttr.Chroot = root
 	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: r.UID, Gid: r.GID}
 	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC
-	c := &isolatedContainer{program: &program{cmd: cmd, done: make(chan struct{})}, runner: r, root: root, env: cmd.Env}
+	c := &isolatedContainer{program: &program{cmd: cmd, done: make(chan struct{})}, runner: r, root: root, env: cmd.Env, drop: spec.DropCapabilities}
 	if err := c.start(ctx); err != nil {
 		return nil, err
 	}
@@ -91,7 +91,7 @@ func (r *IsolatedRunner) Start(ctx context.Context, spec ContainerSpec) (Contain
 }
 
 // start makes the network namespace and starts the program in it, on an OS thread that ends with the program. The thread cannot be
-// reused, because it has left the machine's network.
+// reused, because it has left the machine's network and given capabilities away.
 func (c *isolatedContainer) start(ctx context.Context) error {
 	started := make(chan error, 1)
 	onOwnThread(func() {
@@ -99,7 +99,11 @@ func (c *isolatedContainer) start(ctx context.Context) error {
 			started <- err
 			return
 		}
-		if err := c.cmd.Start(); err != nil {
+		err := limitCapabilities(c.drop)
+		if err == nil {
+			err = c.cmd.Start()
+		}
+		if err != nil {
 			started <- errors.Join(err, c.netns.Close())
 			return
 		}
@@ -219,8 +223,8 @@ func makeDevices(root string) error {
 	return nil
 }
 
-// copyRoot copies a root file system with its modes. As in an image, it is root's, but for the directories that are private: these are for
-// the user. It copies only files, directories and links.
+// copyRoot copies a root file system with its modes. As in an image, it is root's, but for the directories that others cannot enter: these
+// are the user's, and root's group's if it may do something there. It copies only files, directories and links.
 func copyRoot(dst, src string, uid, gid int) error {
 	return filepath.WalkDir(src, func(path string, d fs.DirEntry, err error) error {
 		if err != nil {
@@ -238,8 +242,11 @@ func copyRoot(dst, src string, uid, gid int) error {
 		owner, group := 0, 0
 		switch {
 		case d.IsDir():
+			if info.Mode().Perm()&0o007 == 0 {
+				owner = uid
+			}
 			if info.Mode().Perm()&0o077 == 0 {
-				owner, group = uid, gid
+				group = gid
 			}
 			err = os.Mkdir(to, 0o700)
 		case info.Mode().IsRegular():
@@ -302,42 +309,48 @@ func (c *isolatedContainer) Dial(ctx context.Context, network, addr string) (net
 	return nil, err
 }
 
-// Exec starts a command inside the container, as root: ECS Exec's agent is root whatever the image's user is.
-func (c *isolatedContainer) Exec(_ context.Context, argv []string) (gateway.Process, error) {
+// Exec starts a command inside the container, as root: ECS Exec's agent is root whatever the image's user is. It has the container's
+// capabilities, as what an engine starts in a container.
+func (c *isolatedContainer) Exec(_ context.Context, argv []string) (p gateway.Process, err error) {
 	if len(argv) == 0 {
 		argv = []string{"/bin/sh"}
 	}
-	// nsenter would fail silently: report the error as an engine does.
-	if filepath.IsAbs(argv[0]) {
-		if _, err := os.Stat(filepath.Join(c.root, argv[0])); err != nil {
-			return nil, &exec.Error{Name: argv[0], Err: exec.ErrNotFound}
-		}
-	} else if !c.inPath(argv[0]) {
+	program := c.lookPath(argv[0])
+	if program == "" { // as an engine reports it
 		return nil, &exec.Error{Name: argv[0], Err: exec.ErrNotFound}
 	}
-	args := append([]string{
-		"-t", strconv.Itoa(c.PID()), "-n", "-m", "-p", "-u", "-i", "-r", "-w",
-		"-S", "0", "-G", "0", "--",
-	}, argv...)
-	cmd := exec.Command("nsenter", args...)
+	cmd := exec.Command(program, argv[1:]...)
+	cmd.Args[0], cmd.Dir = argv[0], "/"
 	cmd.Env = append(slices.Clone(c.env), "TERM=xterm")
-	return gateway.ExecProcess(cmd)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: c.root, Credential: &syscall.Credential{}}
+	err = InContainer(c.PID(), c.drop, func() error {
+		p, err = gateway.ExecProcess(cmd)
+		return err
+	})
+	return p, err
 }
 
-// inPath reports whether the container has a program of this name in its PATH.
-func (c *isolatedContainer) inPath(name string) bool {
+// lookPath returns the path in the container of a program that is one or is in its PATH; "" if there is none.
+func (c *isolatedContainer) lookPath(name string) string {
+	if filepath.IsAbs(name) {
+		if _, err := os.Stat(filepath.Join(c.root, name)); err != nil {
+			return ""
+		}
+		return name
+	}
 	for _, kv := range c.env {
 		path, ok := strings.CutPrefix(kv, "PATH=")
 		if !ok {
 			continue
 		}
 		for _, dir := range filepath.SplitList(path) {
-			if fi, err := os.Stat(filepath.Join(c.root, dir, name)); err == nil && fi.Mode()&0o111 != 0 {
-				return true
+			file := filepath.Join(dir, name)
+			if fi, err := os.Stat(filepath.Join(c.root, file)); err == nil && fi.Mode()&0o111 != 0 {
+				return file
 			}
 		}
 	}
-	return false
+	return ""
 }
 
 // InNetns runs f on a thread inside a network namespace ("/run/netns/vpc"): sockets that f makes, on its own goroutine, belong

@@ -251,6 +251,7 @@ func (e *ecs) startContainer(ctx context.Context, t *task) (Container, error) {
 	c, err := e.runner.Start(ctx, ContainerSpec{
 		TaskID: t.id, Name: t.def.Container, Image: t.def.Image, Command: t.command,
 		Env: t.env, Dir: dir, Stdout: stdout, Stderr: stderr, Endpoints: e.endpoints(t),
+		DropCapabilities: t.def.DropCapabilities,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("failed to create task for container: %w", err)

@@ -130,14 +130,18 @@ func timeFor(op string) time.Duration {
 	return controlTimeout
 }
 
-// listenControl opens the control socket: mode 0600, in a directory of mode 0700 that belongs to this user. It replaces a socket
-// without a listener.
+// listenControl opens the control socket: mode 0600, in a directory of mode 0700 that belongs to this user. The image's directory has mode
+// 0710 and root's group, for ECS Exec's commands: their root has no capability to pass another user's modes. The socket's own mode then
+// lets in whoever passes the directory, since root is not of the socket's group. It replaces a socket without a listener.
 func listenControl(path string) (net.Listener, error) {
 	dir := filepath.Dir(path)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}
-	if err := files.CheckPrivate(dir); err != nil {
+	listen := private.ListenSocket
+	if roots, err := files.CheckPrivateOrRoots(dir); roots && err == nil {
+		listen = private.ListenSocketOfDirectory
+	} else if err != nil {
 		return nil, fmt.Errorf("control socket: %w; it must be this user's alone (chmod 700 %s)", err, dir)
 	}
 	if info, err := os.Lstat(path); err == nil {
@@ -152,7 +156,7 @@ func listenControl(path string) (net.Listener, error) {
 			return nil, fmt.Errorf("control socket: %w", err)
 		}
 	}
-	l, err := private.ListenSocket(path)
+	l, err := listen(path)
 	if err != nil {
 		return nil, fmt.Errorf("control socket: %w", err)
 	}

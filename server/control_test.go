@@ -131,6 +131,33 @@ func TestControlSocketPlace(t *testing.T) {
 			t.Error("its mode was changed")
 		}
 	})
+	t.Run("root's group", func(t *testing.T) {
+		if os.Geteuid() != 0 {
+			return // only root can give it a directory
+		}
+		for _, place := range []struct {
+			group int
+			mode  fs.FileMode
+			want  fs.FileMode // of the socket; 0: refused
+		}{{0, 0o710, 0o666}, {0, 0o700, 0o600}, {0, 0o750, 0}, {0, 0o711, 0}, {0, 0o730, 0}, {65532, 0o710, 0}, {65532, 0o700, 0o600}} {
+			path := socketPath(t)
+			dir := filepath.Dir(path)
+			if err := errors.Join(os.Mkdir(dir, 0o700), os.Chown(dir, 0, place.group), os.Chmod(dir, place.mode)); err != nil {
+				t.Fatal(err)
+			}
+			s, err := New(Config{Listen: "localhost:0", Socket: path})
+			if err != nil {
+				if place.want != 0 {
+					t.Errorf("%+v: %v", place, err)
+				}
+				continue
+			}
+			if info, err := os.Stat(path); err != nil || info.Mode().Perm() != place.want {
+				t.Errorf("%+v: %v, %v", place, info.Mode(), err)
+			}
+			_ = s.Close()
+		}
+	})
 	t.Run("file", func(t *testing.T) {
 		path := socketPath(t)
 		if err := os.Mkdir(filepath.Dir(path), 0o700); err != nil {

@@ -21,7 +21,7 @@ const (
 	controlDir = "run/bastiond" // of the control socket
 )
 
-// file is an entry of a tar archive. A directory's name ends in a slash. Its owner and group are the same number.
+// file is an entry of a tar archive. A directory's name ends in a slash. Its group is root's.
 type file struct {
 	name    string
 	mode    int64
@@ -40,7 +40,7 @@ func rootFS(binary []byte, info Info) []file {
 		text("etc/group", "root:x:0:\nbastiond:x:"+id+":\n"),
 		text("etc/hosts", "127.0.0.1 localhost\n::1 localhost\n"),
 		text("etc/nsswitch.conf", "hosts: files dns\n"),
-		{name: controlDir + "/", mode: 0o700, uid: uid},
+		{name: controlDir + "/", mode: 0o710, uid: uid}, // root, which has no capability in the task, enters it by its group
 	}
 	if info.Allow != "" {
 		root = append(root, text("etc/bastiond/allow", info.Allow+"\n"))
@@ -81,7 +81,7 @@ func writeTar(w io.Writer, files []file) error {
 	for _, f := range files {
 		header := &tar.Header{
 			Format: tar.FormatUSTAR, Typeflag: tar.TypeReg, Name: f.name, Mode: f.mode, Size: int64(len(f.content)),
-			Uid: f.uid, Gid: f.uid, ModTime: time.Unix(0, 0),
+			Uid: f.uid, ModTime: time.Unix(0, 0),
 		}
 		if strings.HasSuffix(f.name, "/") {
 			header.Typeflag = tar.TypeDir

@@ -62,5 +62,5 @@ if command -v dpkg-query >/dev/null; then
 fi
 if [ "$(id -u)" -eq 0 ]; then
 	chown -R -h 0:0 "$out"
-	chown "$uid:$uid" "$out/run/bastiond"
+	chown "$uid:0" "$out/run/bastiond"
 fi

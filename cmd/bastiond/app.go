@@ -122,7 +122,7 @@ var errReported = errors.New("reported")
 
 func (a *app) cli() *cli.App {
 	socket := &cli.StringFlag{
-		Name: "socket", Usage: "`PATH` of the control socket, in a directory of mode 0700",
+		Name: "socket", Usage: "`PATH` of the control socket, in a directory of mode 0700, or 0710 with root's group",
 		Value: server.DefaultSocket, EnvVars: variables("socket"),
 	}
 	serve := a.serveFlags(socket)

@@ -82,14 +82,32 @@ func PrivateDir(dir string) error {
 
 // CheckPrivate returns an error if the directory belongs to another user or if others can enter it.
 func CheckPrivate(dir string) error {
-	info, err := os.Lstat(dir)
+	info, err := directory(dir)
 	if err != nil {
 		return err
 	}
-	if !info.IsDir() {
-		return fmt.Errorf("%s is not a directory", dir)
-	}
 	return checkPrivate(dir, info)
+}
+
+// CheckPrivateOrRoots is CheckPrivate, but lets root's group search the directory: root may then enter it without a capability. It
+// reports whether that group may.
+func CheckPrivateOrRoots(dir string) (roots bool, err error) {
+	info, err := directory(dir)
+	if err != nil {
+		return false, err
+	}
+	if rootsGroupSearches(info) {
+		return true, checkOwned(dir, info)
+	}
+	return false, checkPrivate(dir, info)
+}
+
+func directory(path string) (os.FileInfo, error) {
+	info, err := os.Lstat(path)
+	if err == nil && !info.IsDir() {
+		err = fmt.Errorf("%s is not a directory", path)
+	}
+	return info, err
 }
 
 // Read reads a file of at most limit bytes that OpenRegular opens.

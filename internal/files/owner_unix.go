@@ -40,13 +40,26 @@ func ActsForAnother() bool { return os.Geteuid() == 0 && len(owners()) > 2 }
 
 // checkPrivate returns an error if the directory belongs to another user or if others can enter it.
 func checkPrivate(dir string, info fs.FileInfo) error {
-	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
-		return fmt.Errorf("%s belongs to another user (uid %d)", dir, st.Uid)
+	if err := checkOwned(dir, info); err != nil {
+		return err
 	}
 	if mode := info.Mode().Perm(); mode&0o077 != 0 {
 		return fmt.Errorf("others can enter %s (mode %04o)", dir, mode)
 	}
 	return nil
+}
+
+func checkOwned(dir string, info fs.FileInfo) error {
+	if st, ok := info.Sys().(*syscall.Stat_t); ok && int(st.Uid) != os.Geteuid() {
+		return fmt.Errorf("%s belongs to another user (uid %d)", dir, st.Uid)
+	}
+	return nil
+}
+
+// rootsGroupSearches reports whether the directory lets root's group search it, and nobody but its owner do anything else.
+func rootsGroupSearches(info fs.FileInfo) bool {
+	st, ok := info.Sys().(*syscall.Stat_t)
+	return ok && st.Gid == 0 && info.Mode().Perm()&0o077 == 0o010
 }
 
 // owners returns the users whose files this process trusts: root, the user, and for root the owner of HOME. With that home

@@ -19,6 +19,11 @@ func ActsForAnother() bool { return false }
 // checkPrivate relies on the ACL of the user's profile directory.
 func checkPrivate(string, fs.FileInfo) error { return nil }
 
+func checkOwned(string, fs.FileInfo) error { return nil }
+
+// rootsGroupSearches is for systems with root.
+func rootsGroupSearches(fs.FileInfo) bool { return false }
+
 // nonBlock is for pipes, which are not files here.
 const nonBlock = 0
 

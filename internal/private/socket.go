@@ -47,7 +47,12 @@ func (s *Socket) Close() error {
 
 // ListenSocket listens on a socket that only the user can connect to. Its directory must belong to the user. A ready socket
 // replaces any file at path, because a socket that refuses connections counts as stale.
-func ListenSocket(path string) (*Socket, error) {
+func ListenSocket(path string) (*Socket, error) { return listen(path, 0o600) }
+
+// ListenSocketOfDirectory is ListenSocket for all whom the directory admits: its mode decides who can connect.
+func ListenSocketOfDirectory(path string) (*Socket, error) { return listen(path, 0o666) }
+
+func listen(path string, mode fs.FileMode) (*Socket, error) {
 	dir, name := filepath.Split(path)
 	tmp := filepath.Join(dir, "."+strings.TrimSuffix(name, Suffix))
 	if err := os.Remove(tmp); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -58,7 +63,7 @@ func ListenSocket(path string) (*Socket, error) {
 		return nil, err
 	}
 	ln.SetUnlinkOnClose(false)
-	if err := errors.Join(os.Chmod(tmp, 0o600), os.Rename(tmp, path)); err != nil {
+	if err := errors.Join(os.Chmod(tmp, mode), os.Rename(tmp, path)); err != nil {
 		return nil, errors.Join(err, ln.Close(), os.Remove(tmp))
 	}
 	return &Socket{ln, path}, nil
