@@ -24,6 +24,15 @@ func lock(path string) (release func(), err error) {
 	return func() { _ = f.Close() }, nil
 }
 
+// Locked reports whether an agent has the lock of a socket: it serves, or is about to serve or to end.
+func Locked(socket string) bool {
+	release, err := lock(socket + ".lock")
+	if err == nil {
+		release()
+	}
+	return errors.Is(err, ErrRunning)
+}
+
 // RemoveStale removes the socket of a killed agent. It does nothing if an agent runs or is starting.
 func RemoveStale(socket string) {
 	if _, err := os.Lstat(socket); err != nil {

@@ -9,6 +9,7 @@ import (
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/dirs"
 	"github.com/bastion-ssm/bastion/internal/fail"
+	"github.com/bastion-ssm/bastion/internal/sleep"
 )
 
 // State returns the agent's state. Where it does not run that has nothing but the forwards that come back with it.
@@ -42,20 +43,22 @@ func Kept(s config.Settings) ([]api.Forward, error) {
 }
 
 // StopForward ends the forward that ref means to the agent, or all. Without an agent it makes those forgotten that would come back.
+// It waits for an agent that is about to serve, or to end.
 func StopForward(ctx context.Context, client *api.Client, s config.Settings, ref string) ([]api.Forward, error) {
-	stopped, err := client.Stop(ctx, ref)
-	if !errors.Is(err, api.ErrNotRunning) {
-		return stopped, err
-	}
 	dir, err := dirs.State(s.Local.StateDir)
 	if err != nil {
 		return nil, err
 	}
-	stopped, err = agent.Forget(client.Socket(), dir, ref)
-	if errors.Is(err, agent.ErrRunning) { // it has just been started
-		if _, waitErr := client.Wait(ctx, 0, startWait); waitErr == nil {
-			return client.Stop(ctx, ref)
+	waiting, cancel := context.WithTimeout(ctx, startWait)
+	defer cancel()
+	for {
+		stopped, err := client.Stop(ctx, ref)
+		if !errors.Is(err, api.ErrNotRunning) {
+			return stopped, err
+		}
+		stopped, err = agent.Forget(client.Socket(), dir, ref)
+		if !errors.Is(err, agent.ErrRunning) || sleep.For(waiting, Poll) != nil {
+			return stopped, err
 		}
 	}
-	return stopped, err
 }

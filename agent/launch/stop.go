@@ -63,7 +63,10 @@ func Stop(ctx context.Context, s config.Settings) (Stopped, error) {
 		ctx, cancel := context.WithTimeout(ctx, answerWait)
 		defer cancel()
 		now, err := client.Info(ctx)
-		return errors.Is(err, api.ErrNotRunning) || err == nil && now.PID != pid // the next one runs already
+		if errors.Is(err, api.ErrNotRunning) {
+			return !agent.Locked(client.Socket())
+		}
+		return err == nil && now.PID != pid // the next one runs already
 	}
 	killed, err := endWithin(ctx, gone, func() error {
 		if owner := private.Owner(client.Socket()); owner != pid && owner != 0 {
