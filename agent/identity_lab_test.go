@@ -17,6 +17,7 @@ import (
 	"github.com/bastion-ssm/bastion/access"
 	"github.com/bastion-ssm/bastion/agent/api"
 	"github.com/bastion-ssm/bastion/agent/forwards"
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/fail"
@@ -263,25 +264,10 @@ func TestDetachedIsAnnounced(t *testing.T) {
 		t.Errorf("%q", notes)
 	}
 	// A forward at another address has another name. The port must be a given one: for any free port the agent returns the first forward.
-	opened := false
-	for range 5 { // another process may take the port
-		spare, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		_ = spare.Close()
-		notes = nil
-		req.Forwards = []api.ForwardRequest{{Target: "cache:sessions", Listen: spare.Addr().String()}}
-		err = a.client.Open(t.Context(), req, emit)
-		if opened = err == nil; opened {
-			break
-		}
-		if fail.KindOf(err) != fail.PortInUse {
-			t.Fatal(err)
-		}
-	}
-	if !opened {
-		t.Fatal("other processes have taken five free ports")
+	notes = nil
+	req.Forwards = []api.ForwardRequest{{Target: "cache:sessions", Listen: rig.FreeAddr(t)}}
+	if err := a.client.Open(t.Context(), req, emit); err != nil {
+		t.Fatal(err)
 	}
 	if !strings.Contains(strings.Join(notes, "\n"), "another forward has the name sessions; this one is ") {
 		t.Errorf("%q", notes)

@@ -243,7 +243,7 @@ func TestForwardEnds(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := a.attach(a.asking(cache))
+			r := a.attach(a.asking([]api.ForwardRequest{{Target: "cache:sessions", Listen: rig.FreeAddr(t)}}))
 			conn := a.connect(r.forwards[0].Listen)
 			st := a.State()
 			if len(st.Links) != 1 || st.Links[0].State != api.LinkUp || len(st.Forwards) != 1 || len(st.Forwards[0].Clients) != 1 ||
@@ -282,12 +282,7 @@ func TestOpenFails(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer func() { _ = busy.Close() }()
-	spare, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	first := api.ForwardRequest{Name: "first", Target: "cache:sessions", Listen: spare.Addr().String()}
-	_ = spare.Close()
+	first := api.ForwardRequest{Name: "first", Target: "cache:sessions", Listen: rig.FreeAddr(t)}
 	standing, err := a.detach(a.asking([]api.ForwardRequest{{Name: "standing", Target: "cache:sessions", Listen: ":"}}))
 	if err != nil {
 		t.Fatal(err)

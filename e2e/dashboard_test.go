@@ -23,7 +23,6 @@ import (
 	"github.com/creack/pty"
 
 	"github.com/bastion-ssm/bastion/agent/api"
-	"github.com/bastion-ssm/bastion/agent/dashboard"
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/lab"
 	"github.com/bastion-ssm/bastion/lab/gateway"
@@ -316,14 +315,7 @@ func TestTop(t *testing.T) {
 // The metrics are on the agent's socket, and on a port for those who have the token.
 func TestMetrics(t *testing.T) {
 	w := newAgentWorld(t, nil)
-	free, err := dashboard.Listen(t.Context(), "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := free.Addr().String()
-	if err := free.Close(); err != nil {
-		t.Fatal(err)
-	}
+	addr := rig.FreeAddr(t)
 	const secret = "a-token-of-the-metrics"
 	file := filepath.Join(w.home, "metrics.token")
 	if err := os.WriteFile(file, []byte(secret+"\n"), 0o600); err != nil {

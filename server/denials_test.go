@@ -2,7 +2,6 @@ package server
 
 import (
 	"errors"
-	"net"
 	"net/netip"
 	"strings"
 	"testing"
@@ -10,6 +9,7 @@ import (
 
 	"golang.org/x/crypto/ssh"
 
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/audit"
 	"github.com/bastion-ssm/bastion/keys"
 )
@@ -384,12 +384,7 @@ func TestNetworkFailures(t *testing.T) {
 		Allow: mustAllow(t, "*.test:*,127.0.0.1:*"), Resolver: nameServer(t, map[string][]string{"silent.test": {}}),
 		ResolveTimeout: 50 * time.Millisecond,
 	})
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	closed := l.Addr().String()
-	_ = l.Close()
+	closed := rig.FreeAddr(t)
 	c := b.dial(t, b.grant(t))
 	wantRefused(t, c, closed, ssh.ConnectionFailed, "refused")
 	wantRefused(t, c, "unknown.test:80", ssh.ConnectionFailed, "cannot resolve the name: no such host")

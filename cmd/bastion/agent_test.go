@@ -21,6 +21,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/awssdk"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/internal/invocation"
@@ -177,7 +178,7 @@ func TestAgentForeground(t *testing.T) {
 func TestAgentRestart(t *testing.T) {
 	t.Parallel()
 	e := startAgentLab(t, nil)
-	cache := e.detach("cache", ":")
+	cache := e.detach("cache", rig.FreeAddr(t))
 	for _, how := range []string{"killed", "stopped"} {
 		first := e.state().PID
 		if how == "killed" {

@@ -24,6 +24,7 @@ import (
 	"github.com/creack/pty"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/cli"
 	"github.com/bastion-ssm/bastion/internal/invocation"
 	"github.com/bastion-ssm/bastion/lab"
@@ -222,7 +223,7 @@ func TestConfirmedForwardsComeBack(t *testing.T) {
 	t.Parallel()
 	o := startOrganization(t, lab.IdentityConfig{})
 	o.careful("")
-	f := o.detach("--yes", "prod/db", ":")
+	f := o.detach("--yes", "prod/db", rig.FreeAddr(t))
 	for _, start := range [][]string{{"agent", "start"}, {"forward", "-d", "dev/db", ":"}} {
 		o.must("agent", "stop")
 		o.must(start...) // without a terminal

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/lab"
 )
 
@@ -268,7 +269,7 @@ func illNetworks() []ill {
 	return []ill{
 		{name: "unknown name", want: []string{"error network.dns unknown"}, code: 6, breaks: with("AWS_ENDPOINT_URL=http://aws.nowhere.invalid")},
 		{name: "closed port", want: []string{"error network.tcp closed"}, code: 6, breaks: func(t *testing.T, _ *labEnv) ([]string, []string) {
-			return []string{"AWS_ENDPOINT_URL=http://" + closedAddr(t)}, nil
+			return []string{"AWS_ENDPOINT_URL=http://" + rig.FreeAddr(t)}, nil
 		}},
 		{name: "interception", want: []string{"error network.tls intercepted"}, code: 6, breaks: endpoint(true, nil)},
 		{name: "no TLS there", want: []string{"error network.tls failed"}, code: 6, breaks: func(t *testing.T, e *labEnv) ([]string, []string) {
@@ -305,7 +306,7 @@ func illNetworks() []ill {
 		{name: "proxy is gone", want: []string{"error network.proxy unreached"}, code: 6, breaks: func(t *testing.T, _ *labEnv) ([]string,
 			[]string,
 		) {
-			return []string{"AWS_ENDPOINT_URL=https://aws.example", "HTTPS_PROXY=http://" + closedAddr(t)}, nil
+			return []string{"AWS_ENDPOINT_URL=https://aws.example", "HTTPS_PROXY=http://" + rig.FreeAddr(t)}, nil
 		}},
 		{
 			name: "clock is off", want: []string{"warning machine.clock off"}, code: 11,

@@ -3,7 +3,6 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -160,20 +159,6 @@ func (e *labEnv) front(t *testing.T, secure bool, handle func(w http.ResponseWri
 const html = `<!doctype html><title>Sign in to the guest network</title>`
 
 func (e *labEnv) socketDir() string { return filepath.Join(e.value("XDG_RUNTIME_DIR"), "bastion") }
-
-// closedAddr returns an address of this machine where nothing listens.
-func closedAddr(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	addr := l.Addr().String()
-	if err := l.Close(); err != nil {
-		t.Fatal(err)
-	}
-	return addr
-}
 
 // Each broken set-up has its findings, and no other.
 func TestDoctor(t *testing.T) {

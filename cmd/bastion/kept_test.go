@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/lab"
 )
 
@@ -18,8 +19,8 @@ import (
 func TestKeptForwards(t *testing.T) {
 	t.Parallel()
 	e := startAgentLab(t, nil)
-	f := e.detach("--name", "kept", "cache:sessions", ":")
-	e.detach("--name", "other", "cache:sessions", ":")
+	f := e.detach("--name", "kept", "cache:sessions", rig.FreeAddr(t))
+	e.detach("--name", "other", "cache:sessions", rig.FreeAddr(t))
 	e.killed = true
 	if err := syscall.Kill(e.state().PID, syscall.SIGKILL); err != nil {
 		t.Fatal(err)

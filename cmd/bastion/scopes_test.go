@@ -11,6 +11,7 @@ import (
 	"testing"
 
 	"github.com/bastion-ssm/bastion/agent/api"
+	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/lab"
 )
 
@@ -20,8 +21,8 @@ func TestTwoProfiles(t *testing.T) {
 	t.Parallel()
 	e := startAgentLab(t, nil)
 	e.as("prod", lab.IdentityConfig{})
-	ours := e.detach("--name", "db", "cache:sessions", ":")
-	theirs := e.detach("--name", "db", "cache:sessions", ":", "--profile", "prod")
+	ours := e.detach("--name", "db", "cache:sessions", rig.FreeAddr(t))
+	theirs := e.detach("--name", "db", "cache:sessions", rig.FreeAddr(t), "--profile", "prod")
 	if ours.Name != "db" || theirs.Name != "db" || ours.Listen == theirs.Listen || ours.Link == theirs.Link {
 		t.Fatalf("%+v and %+v", ours, theirs)
 	}

@@ -6,14 +6,17 @@ package rig
 
 import (
 	"context"
-	"errors"
 	"fmt"
+	"math/rand/v2"
 	"net"
 	"net/netip"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"runtime"
+	"strconv"
+	"sync"
+	"testing"
 )
 
 // Root returns the repository's root directory.
@@ -97,18 +100,38 @@ func Dial(ctx context.Context, addr string) (net.Conn, error) {
 	return d.DialContext(ctx, "tcp", addr)
 }
 
-// FreePort returns a TCP port of 127.0.0.1 that was free a moment ago, for programs that cannot choose one themselves.
+// FreePort returns a TCP port of 127.0.0.1, for programs that cannot choose one themselves and for addresses that are used later or
+// again. The system gives ports to connections and to listeners on port 0 from a range of its own. FreePort's are below that range:
+// one of those might be another program's by the time that it is used. It returns no port twice.
 func FreePort() (int, error) {
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, err
+	const tries = 100
+	var failed error
+	for range tries {
+		port := lowestPort + rand.IntN(highestPort-lowestPort)
+		if _, given := givenPorts.LoadOrStore(port, true); given {
+			continue
+		}
+		l, err := net.Listen("tcp", net.JoinHostPort("127.0.0.1", strconv.Itoa(port)))
+		if err != nil {
+			failed = err
+			continue
+		}
+		return port, l.Close()
 	}
-	addr, ok := l.Addr().(*net.TCPAddr)
-	if err := l.Close(); err != nil {
-		return 0, err
-	}
-	if !ok {
-		return 0, errors.New("not a TCP listener")
-	}
-	return addr.Port, nil
+	return 0, fmt.Errorf("no free port in %d tries: %w", tries, failed)
 }
+
+// FreeAddr is FreePort as an address.
+func FreeAddr(tb testing.TB) string {
+	tb.Helper()
+	port, err := FreePort()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return net.JoinHostPort("127.0.0.1", strconv.Itoa(port))
+}
+
+// Linux takes its own ports from 32768 on (net.ipv4.ip_local_port_range), other systems from 49152 (RFC 6335, section 6).
+const lowestPort, highestPort = 20000, 32768
+
+var givenPorts sync.Map // int: true
