@@ -132,6 +132,7 @@ type Info struct {
 // Counters count since New.
 type Counters struct {
 	Started    int64 `json:"started"`
+	Ports      int64 `json:"ports"`      // sessions to ports among them
 	Terminated int64 `json:"terminated"` // sessions that ended, for whatever reason
 	Live       int64 `json:"live"`
 	Resumes    int64 `json:"resumes"`    // calls of Resume that returned a token
@@ -155,7 +156,6 @@ type Gateway struct {
 	controls controls
 	sockets  map[*socket]bool
 	counters Counters // except Live and Sockets
-	ports    int      // port sessions started so far
 }
 
 const pastSessions = 10_000
@@ -210,8 +210,8 @@ func (g *Gateway) Start(spec Spec) (token string, err error) {
 	g.counters.Started++
 	s := newSession(g, spec, uint64(g.counters.Started))
 	if spec.Port != 0 {
-		g.ports++
-		if f := g.faults.Load(); f.SlowEvery > 0 && g.ports%f.SlowEvery == 0 {
+		g.counters.Ports++
+		if f := g.faults.Load(); f.SlowEvery > 0 && g.counters.Ports%int64(f.SlowEvery) == 0 {
 			s.setRate(f.SlowBps)
 		}
 	}
