@@ -4,7 +4,9 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strings"
@@ -17,50 +19,57 @@ const (
 	tablesEnd   = "<!-- end of tables -->\n"
 )
 
-// publish puts the tables into docs/performance.md and the plots into docs/img, of the rows that earlier runs have
-// left.
+// publish puts the tables into docs/performance.md and the plots into docs/img, of the rows that earlier runs have left. What no run
+// has measured stays as it is.
 func (b *bench) publish(docs string) error {
-	compared, err := readRows(filepath.Join(b.out, "bench.json"))
-	if err != nil {
-		return err
-	}
-	scaled, err := readRows(filepath.Join(b.out, "scale.json"))
-	if err != nil {
-		return err
-	}
 	page := filepath.Join(docs, "performance.md")
-	old, err := os.ReadFile(page)
-	if err != nil {
-		return err
+	files := []struct {
+		name string
+		put  func([]row) error
+	}{
+		{"bench.json", func(rows []row) error {
+			var tables strings.Builder
+			if err := printTables(&tables, rows); err != nil {
+				return err
+			}
+			return replaceTables(page, tablesBegin, tables.String())
+		}},
+		{"sizes.json", func(rows []row) error { return replaceTables(page, sizesBegin, sizeTables(rows)) }},
+		{"scale.json", func(rows []row) error { return drawAll(filepath.Join(docs, "img"), rows) }},
 	}
-	var tables strings.Builder
-	if err := printTables(&tables, compared); err != nil {
-		return err
-	}
-	text, err := replaceTables(string(old), tablesBegin, tables.String())
-	if err == nil {
-		var sized []row
-		if sized, err = readRows(filepath.Join(b.out, "sizes.json")); err == nil {
-			text, err = replaceTables(text, sizesBegin, sizeTables(sized))
+	missing := 0
+	for _, f := range files {
+		rows, err := readRows(filepath.Join(b.out, f.name))
+		if errors.Is(err, fs.ErrNotExist) {
+			missing++
+			continue
+		}
+		if err == nil {
+			err = f.put(rows)
+		}
+		if err != nil {
+			return err
 		}
 	}
-	if err != nil {
-		return fmt.Errorf("%s: %w", page, err)
+	if missing == len(files) {
+		return fmt.Errorf("%s has no rows of a run; measure first: make bench", b.out)
 	}
-	if err := os.WriteFile(page, []byte(text), 0o644); err != nil {
-		return err
-	}
-	return drawAll(filepath.Join(docs, "img"), scaled)
+	return nil
 }
 
-// replaceTables returns text with tables in place of those between the line begin and the next that ends tables.
-func replaceTables(text, begin, tables string) (string, error) {
-	before, rest, ok := strings.Cut(text, begin)
+// replaceTables puts tables into page in place of those between the line begin and the next that ends tables.
+func replaceTables(page, begin, tables string) error {
+	text, err := os.ReadFile(page)
+	if err != nil {
+		return err
+	}
+	before, rest, ok := strings.Cut(string(text), begin)
 	_, after, ends := strings.Cut(rest, tablesEnd)
 	if !ok || !ends {
-		return "", fmt.Errorf("no lines %q and %q", begin, tablesEnd)
+		return fmt.Errorf("%s: no lines %q and %q", page, begin, tablesEnd)
 	}
-	return before + begin + "\n" + strings.TrimRight(tables, "\n") + "\n\n" + tablesEnd + after, nil
+	out := before + begin + "\n" + strings.TrimRight(tables, "\n") + "\n\n" + tablesEnd + after
+	return os.WriteFile(page, []byte(out), 0o644)
 }
 
 func readRows(path string) ([]row, error) {

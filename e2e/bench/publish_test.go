@@ -13,6 +13,9 @@ import (
 func TestPublish(t *testing.T) {
 	out, docs := t.TempDir(), t.TempDir()
 	b := &bench{options: options{out: out}}
+	if err := b.publish(docs); err == nil {
+		t.Error("nothing is published without an error")
+	}
 	page := filepath.Join(docs, "performance.md")
 	if err := os.WriteFile(page, []byte("before\n"+tablesBegin+"old\n"+tablesEnd+"between\n"+sizesBegin+"old\n"+tablesEnd+"after\n"), 0o644); err != nil {
 		t.Fatal(err)

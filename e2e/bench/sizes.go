@@ -81,7 +81,7 @@ func (b *bench) sizePeer(ctx context.Context, p peer, cpu int) error {
 				if way != "download" {
 					b.add(p, strings.TrimSuffix("upload, "+way, ", upload"), "MB/s", up, at)
 				}
-				fmt.Fprintf(b.log, "bench:   %.2f down, %.2f up\n", down, up)
+				fmt.Fprintf(b.log, "bench:   %.2f down, %.2f up, %d sessions\n", down, up, len(b.lab.Gateway().Sessions()))
 				return nil
 			})
 		}); err != nil {
@@ -208,6 +208,7 @@ func medians(rows []row) []row {
 		}
 		slices.SortFunc(of, func(a, b row) int { return cmp.Compare(a.Value, b.Value) })
 		list[i] = of[len(of)/2]
+		list[i].Value = (of[(len(of)-1)/2].Value + of[len(of)/2].Value) / 2
 	}
 	return list
 }
