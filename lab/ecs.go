@@ -43,7 +43,8 @@ type TaskDefinition struct {
 	RoleDeny  []string                         // patterns of actions that the task role must not do: "kms:Decrypt"
 	roles     struct{ task, execution string } // ARNs; the default has the family's name
 	logGroup  string                           // of its output; empty: none
-	port      int                              // of its container; 0: none
+	secrets   []taskSecret
+	port      int // of its container; 0: none
 	tags      []ecsTag
 	site
 }
@@ -113,7 +114,8 @@ type ecs struct {
 type clusterState struct {
 	tags    []ecsTag
 	logging string // of ECS Exec; empty: DEFAULT
-	status  string // empty: ACTIVE
+	transcripts
+	status string // empty: ACTIVE
 }
 
 // runToken records a RunTask call by its clientToken.

@@ -45,7 +45,7 @@ func (e *ecs) executeCommand(_ context.Context, c *awsapi.Call, in *executeComma
 	}
 	s, err := e.sessions.start(c.Identity, "ecs-execute-command", gateway.Spec{
 		Document: gateway.DocECSExec, Target: t.target(), Command: in.Command, Node: e.sessions.gw.HasNode(t.target()), Owner: c.Identity.ARN,
-		Dial: t.container.Dial, Exec: t.container.Exec, Machine: t.machine, KMSKeyID: e.kmsKey, Decrypt: e.decryptAs(t),
+		Dial: t.container.Dial, Exec: e.transcribed(t), Machine: t.machine, KMSKeyID: e.kmsKey, Decrypt: e.decryptAs(t),
 		NoAgent: !e.mayOpenChannels(t),
 	})
 	if err != nil {

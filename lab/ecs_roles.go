@@ -17,7 +17,10 @@ func (e *ecs) addStack(env map[string]string, deny []string) error {
 		ClusterName   string
 		Tags          []ecsTag
 		Configuration struct {
-			ExecuteCommandConfiguration struct{ Logging string }
+			ExecuteCommandConfiguration struct {
+				Logging          string
+				LogConfiguration struct{ CloudWatchLogGroupName, S3BucketName, S3KeyPrefix string }
+			}
 		}
 	}
 	var def struct {
@@ -34,6 +37,7 @@ func (e *ecs) addStack(env map[string]string, deny []string) error {
 				InitProcessEnabled bool
 			}
 			Environment      []ecsKeyValue
+			Secrets          []struct{ Name, ValueFrom string }
 			LogConfiguration struct{ Options map[string]string }
 		}
 	}
@@ -56,6 +60,10 @@ func (e *ecs) addStack(env map[string]string, deny []string) error {
 	for _, m := range container.MountPoints {
 		d.Mounts = append(d.Mounts, m.ContainerPath)
 	}
+	for _, s := range container.Secrets {
+		d.secrets = append(d.secrets, e.stack.secret(s.Name, s.ValueFrom))
+		d.Env[s.Name] = d.secrets[len(d.secrets)-1].value()
+	}
 	d.roles.task, d.roles.execution = def.TaskRoleArn, def.ExecutionRoleArn
 	var err error
 	if d.CPU, err = strconv.Atoi(def.Cpu); err == nil {
@@ -64,7 +72,10 @@ func (e *ecs) addStack(env map[string]string, deny []string) error {
 	if err != nil {
 		return fmt.Errorf("the template's task definition: %w", err)
 	}
-	e.addCluster(cluster.ClusterName, clusterState{tags: cluster.Tags, logging: cluster.Configuration.ExecuteCommandConfiguration.Logging})
+	exec := cluster.Configuration.ExecuteCommandConfiguration
+	e.addCluster(cluster.ClusterName, clusterState{tags: cluster.Tags, logging: exec.Logging, transcripts: transcripts{
+		exec.LogConfiguration.CloudWatchLogGroupName, exec.LogConfiguration.S3BucketName, exec.LogConfiguration.S3KeyPrefix,
+	}})
 	e.addDefinition(d)
 	return nil
 }
@@ -127,6 +138,9 @@ func allowsAll(id *awsapi.Identity, actions ...string) bool {
 // pull asks the execution role for what ECS does before a task's program starts. It returns why the task stops, or "".
 func (e *ecs) pull(t *task) string {
 	role := e.roleIdentity(cmp.Or(t.overrides.ExecutionRoleArn, t.def.executionRole()), t.id)
+	if why := e.readSecrets(role, t.def.secrets); why != "" {
+		return why
+	}
 	_, repository, _ := strings.Cut(t.def.Image, "/")
 	repository, _, _ = strings.Cut(repository, ":")
 	pull := []awsapi.Access{{Action: "ecr:GetAuthorizationToken", Resource: "*"}}

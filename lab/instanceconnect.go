@@ -15,6 +15,7 @@ import (
 	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/lab/awsapi"
+	"github.com/bastion-ssm/bastion/lab/iam"
 )
 
 // keyLife is how long an instance accepts a pushed key.
@@ -32,8 +33,12 @@ func (c *instanceConnect) service() awsapi.Service {
 	return awsapi.Service{
 		Name: "ec2-instance-connect", Protocol: awsapi.JSON, Target: "AWSEC2InstanceConnectService", Version: "2018-04-02",
 		Ops: map[string]awsapi.Op{
-			"SendSSHPublicKey": {Handle: jsonOp(c.sendKey), Resource: func(call *awsapi.Call) string {
-				return c.arn("ec2", "instance/"+inputOf[sendKeyInput](call).InstanceID)
+			"SendSSHPublicKey": {Handle: jsonOp(c.sendKey), Access: func(call *awsapi.Call) []awsapi.Access {
+				in := inputOf[sendKeyInput](call)
+				return []awsapi.Access{{
+					Action: call.Name(), Resource: c.arn("ec2", "instance/"+in.InstanceID),
+					Context: named(iam.Context{}, "aws:ResourceTag/", c.ssm.instance(in.InstanceID).Tags).With("ec2:osuser", in.User),
+				}}
 			}},
 		},
 	}

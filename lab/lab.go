@@ -16,6 +16,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/bastion-ssm/bastion/account"
 	"github.com/bastion-ssm/bastion/lab/awsapi"
 	"github.com/bastion-ssm/bastion/lab/gateway"
 	"github.com/bastion-ssm/bastion/lab/vpc"
@@ -51,11 +52,14 @@ type Config struct {
 	Unmetered bool
 
 	KMS             bool     // encrypt exec and shell sessions
+	ExecLogs        bool     // transcripts of ECS Exec, for which the task role is asked; nobody keeps them
 	Shared          int      // tasks of the service "bastion", which people share, in place of tasks of their own; 0: no service
 	Postgres, Redis vpc.Mode // the databases; default vpc.Auto; Off for none
 	NoWeb           bool     // no internal web site
 	// TaskEnv is added to the environment of the task definition "bastion".
 	TaskEnv map[string]string
+	// Secrets are handed to these tasks by their execution role. Their values are made up.
+	Secrets []account.Secret
 	// TaskRoleDeny are patterns of actions that the role of these tasks must not do: "kms:Decrypt".
 	TaskRoleDeny []string
 	// Allow are further destinations for the tasks' BASTIOND_ALLOW.
@@ -219,7 +223,7 @@ func (l *Lab) build() error {
 	if l.kms, err = newKMS(l.site); err != nil {
 		return err
 	}
-	if l.stack, err = newStack(l.site, l.kms.keyARN(), l.cfg.Shared); err != nil {
+	if l.stack, err = newStack(l.site, l.kms.keyARN(), l.cfg); err != nil {
 		return err
 	}
 	if l.permissions, err = newPermissions(l.stack); err != nil {

@@ -14,12 +14,13 @@ import (
 var conditionKeys = []string{
 	"aws:userid", "aws:username", "aws:PrincipalAccount", "aws:PrincipalArn", "aws:PrincipalType",
 	"aws:RequestTag/", "aws:ResourceTag/", "aws:TagKeys",
+	"ec2:osuser",
 	"ecs:cluster", "ecs:container-name", "ecs:CreateAction", "ecs:enable-execute-command", "ecs:ResourceTag/", "ecs:task", "ecs:task-cpu",
 	"ecs:task-memory",
 	"iam:PassedToService",
 	"servicediscovery:NamespaceName", "servicediscovery:ServiceName",
-	"kms:CallerAccount", "kms:EncryptionContext:", "kms:EncryptionContextKeys",
-	"ssm:resourceTag/aws:ssmmessages:session-id", "ssm:resourceTag/aws:ssmmessages:target-id", "ssm:SessionDocumentAccessCheck",
+	"kms:CallerAccount", "kms:EncryptionContext:", "kms:EncryptionContextKeys", "kms:ViaService",
+	"ssm:resourceTag/", "ssm:SessionDocumentAccessCheck",
 	"sts:RoleSessionName",
 }
 

@@ -31,6 +31,7 @@ type Instance struct {
 	// ActiveKeys is a directory for the keys that EC2 Instance Connect sends to the node. It gets a file in authorized_keys form
 	// for each user, for sshd's AuthorizedKeysFile. Without it the node takes none.
 	ActiveKeys string
+	Tags       map[string]string // by which policies know it
 }
 
 // document is a session document with its parameters.
@@ -160,13 +161,22 @@ func (s *ssm) startSessionAccess(c *awsapi.Call) []awsapi.Access {
 	} else if strings.HasPrefix(in.Target, "mi-") {
 		target.Resource = s.arn("ssm", "managed-instance/"+in.Target)
 	}
-	named := in.DocumentName != ""
-	target.Context = target.Context.With("ssm:SessionDocumentAccessCheck", strconv.FormatBool(named))
-	if !named {
+	tags := s.instance(in.Target).Tags
+	target.Context = named(named(target.Context, "aws:ResourceTag/", tags), "ssm:resourceTag/", tags)
+	hasDocument := in.DocumentName != ""
+	target.Context = target.Context.With("ssm:SessionDocumentAccessCheck", strconv.FormatBool(hasDocument))
+	if !hasDocument {
 		return []awsapi.Access{target}
 	}
 	document := strings.Replace(s.arn("ssm", "document/"+in.DocumentName), ":"+s.account+":", "::", 1)
 	return []awsapi.Access{target, {Action: c.Name(), Resource: document}}
+}
+
+// instance returns a managed node; an unknown one has nothing.
+func (s *ssm) instance(id string) Instance {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.instances[id]
 }
 
 // sessionAccess returns the access to a session, which SSM has tagged with the user id of its starter.

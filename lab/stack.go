@@ -15,6 +15,7 @@ type stack struct {
 	site
 	key       string // ARN
 	shared    int    // tasks of the shared bastion; 0: people have their own
+	secrets   []account.Secret
 	resources map[string]stackResource
 }
 
@@ -25,8 +26,10 @@ type stackResource struct {
 
 // newStack deploys the template with a key of the lab's; its only class is shared if it has shared tasks. The stack's own key would be as
 // good, but the lab has just one.
-func newStack(at site, key string, shared int) (*stack, error) {
-	model, err := account.New(account.Inputs{Region: at.region, Classes: []account.Class{{Shared: shared}}})
+func newStack(at site, key string, cfg Config) (*stack, error) {
+	model, err := account.New(account.Inputs{
+		Region: at.region, Classes: []account.Class{{Shared: cfg.Shared}}, ExecLogs: cfg.ExecLogs, Secrets: cfg.Secrets,
+	})
 	if err != nil {
 		return nil, err
 	}
@@ -34,7 +37,7 @@ func newStack(at site, key string, shared int) (*stack, error) {
 	if err != nil {
 		return nil, err
 	}
-	s := &stack{site: at, key: key, shared: shared}
+	s := &stack{site: at, key: key, shared: cfg.Shared, secrets: cfg.Secrets}
 	if err := json.Unmarshal(text, &struct{ Resources *map[string]stackResource }{&s.resources}); err != nil {
 		return nil, fmt.Errorf("read the template: %w", err)
 	}
@@ -120,6 +123,7 @@ func (s *stack) value(reference string) (string, error) {
 		"AWS::Partition": p.ID, "AWS::Region": s.region, "AWS::AccountId": s.account, "AWS::URLSuffix": p.DNSSuffix,
 		"Tasks": strconv.Itoa(s.shared), "TaskDefinition": bastionName, "SecurityGroup.GroupId": vpcGroup,
 		"Allow": "", "ImageTag": "1", // parameters; tasks get the lab's own list
+		"ExecLog": "/" + bastionName + "/exec", "AuditBucket": auditBucket, "AuditBucket.Arn": "arn:" + p.ID + ":s3:::" + auditBucket,
 		"AuditLog": "/" + bastionName, "Cluster": bastionName, "Key.Arn": s.key,
 		"Repository.RepositoryUri": p.Endpoint(s.account+".dkr.ecr", s.region) + "/" + bastionName,
 		"TaskRole.Arn":             s.role("TaskRole"), "ExecutionRole.Arn": s.role("ExecutionRole"),
@@ -128,6 +132,20 @@ func (s *stack) value(reference string) (string, error) {
 		return "", fmt.Errorf("the lab has no value for %s", reference)
 	}
 	return value, nil
+}
+
+// auditBucket is the bucket of transcripts, with a name as CloudFormation makes it up.
+const auditBucket = bastionName + "-auditbucket-0lab0lab0lab"
+
+// secret is a secret of the task definition.
+func (s *stack) secret(variable, from string) taskSecret {
+	secret := taskSecret{variable: variable, arn: secretARN(from)}
+	for _, given := range s.secrets {
+		if given.ARN == secret.arn {
+			secret.key = given.Key
+		}
+	}
+	return secret
 }
 
 // role is the ARN of a role of the stack, with a name as CloudFormation makes it up.

@@ -53,7 +53,7 @@ func clockwork(t *testing.T, c *fakeContainer) (*ecs, *task) {
 	ctx, cancel := context.WithCancel(context.Background())
 	gw := gateway.New(gateway.Config{})
 	network := &ec2{subnets: []Subnet{{ID: "subnet-1", CIDR: "10.99.1.0/24"}}}
-	s, p := newTestStack(t)
+	s, p := newTestStack(t, Config{})
 	e := &ecs{
 		site: s.site, stack: s, permissions: p,
 		unmetered: true, // hours go by
