@@ -9,7 +9,7 @@ func (s *Stack) deployerPolicy() Policy {
 	name := s.Inputs.Name
 	tasks := arn("ecs", "task/"+name+"/*")
 	inCluster := Member{"ArnEquals", Object{{"ecs:cluster", arn("ecs", "cluster/"+name)}}}
-	policy := Policy{
+	return Policy{
 		{
 			Sid: "TheStack",
 			Action: []string{
@@ -66,18 +66,10 @@ func (s *Stack) deployerPolicy() Policy {
 			Sid: "RemoveTheAuditIfAsked", Action: []string{"logs:DeleteLogGroup"},
 			Resource: List{arn("logs", "log-group:"+s.logGroup()+":*"), arn("logs", "log-group:"+s.execGroup()+":*")},
 		},
-	}
-	return append(policy, s.keyOfTheAudit())
-}
-
-// keyOfTheAudit lets the deployer look at the stack's key, and schedule its deletion if asked. The tag is the stack's.
-func (s *Stack) keyOfTheAudit() Statement {
-	if s.Inputs.Key != "" {
-		return Statement{Sid: "SeeTheKey", Action: []string{"kms:DescribeKey"}, Resource: List{s.Inputs.Key}}
-	}
-	return Statement{
-		Sid: "KeyOfTheAudit", Action: []string{"kms:DescribeKey", "kms:ScheduleKeyDeletion"}, Resource: List{arn("kms", "key/*")},
-		Condition: Object{{"StringEquals", Object{{"aws:ResourceTag/bastion", "true"}}}},
+		{ // also one that an earlier stack has left, which this one uses as the operator's; the tag is the stack's
+			Sid: "KeyOfTheAudit", Action: []string{"kms:DescribeKey", "kms:ScheduleKeyDeletion"}, Resource: List{arn("kms", "key/*")},
+			Condition: Object{{"StringEquals", Object{{"aws:ResourceTag/bastion", "true"}}}},
+		},
 	}
 }
 
