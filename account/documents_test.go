@@ -192,66 +192,9 @@ func needed(s *Stack, r Resource, permission string) bool {
 	return true
 }
 
-// calls are the calls of AWS that a package makes, by IAM's names, as its source has them.
-func calls(t *testing.T, dirs ...string) (found []string) {
-	t.Helper()
-	input := regexp.MustCompile(`\b(cloudformation|ecs|cloudwatchlogs|kms|ec2|rds|elasticache|ecr|iam|s3)\.([A-Z][A-Za-z]+)Input\b`)
-	for _, dir := range dirs {
-		files, err := filepath.Glob(filepath.Join(dir, "*.go"))
-		if err != nil || len(files) == 0 {
-			t.Fatalf("%s: %v", dir, err)
-		}
-		for _, file := range files {
-			if strings.HasSuffix(file, "_test.go") {
-				continue
-			}
-			text, err := os.ReadFile(file)
-			if err != nil {
-				t.Fatal(err)
-			}
-			for _, m := range input.FindAllStringSubmatch(string(text), -1) {
-				service := strings.Replace(m[1], "cloudwatchlogs", "logs", 1)
-				found = append(found, service+":"+m[2])
-			}
-		}
-	}
-	slices.Sort(found)
-	return slices.Compact(found)
-}
-
-// Whoever deploys may call what the code calls, and nothing else but what other protocols need.
-func TestDeployerCallsWhatTheCodeCalls(t *testing.T) {
-	made := calls(t, "deploy", "survey", "setup")
-	policy := documents(t, Inputs{})["init"]
-	for _, call := range made {
-		if !allows(policy, call) {
-			t.Errorf("init may not call %s", call)
-		}
-	}
-	others := map[string]string{
-		"cloudformation:TagResource":      "a stack is made with tags",
-		"ecr:BatchCheckLayerAvailability": "the registry's protocol", "ecr:BatchGetImage": "the registry's protocol",
-		"ecr:CompleteLayerUpload": "the registry's protocol", "ecr:GetDownloadUrlForLayer": "the registry's protocol",
-		"ecr:InitiateLayerUpload": "the registry's protocol", "ecr:PutImage": "the registry's protocol", "ecr:UploadLayerPart": "the registry's protocol",
-	}
-	for _, s := range policy.Statement {
-		for _, a := range s.Action {
-			if !slices.Contains(made, a) && others[a] == "" {
-				t.Errorf("%s allows %s, which nothing calls", s.Sid, a)
-			}
-		}
-	}
-}
-
-// Operators may call what gc, audit, cost and config share call, stop only what has an owner, and enter nothing.
-func TestAdminCallsWhatTheCodeCalls(t *testing.T) {
-	policy := documents(t, Inputs{})["admin"]
-	for _, call := range []string{"ecs:ListTasks", "ecs:DescribeTasks", "ecs:StopTask", "ecs:DescribeTaskDefinition", "logs:FilterLogEvents", "ce:GetCostAndUsage", "ssm:PutParameter"} {
-		if !allows(policy, call) {
-			t.Errorf("an admin may not call %s", call)
-		}
-	}
-	for _, s := range policy.Statement {
+// Operators stop only what has an owner, and enter nothing.
+func TestAdminEntersNothing(t *testing.T) {
+	for _, s := range documents(t, Inputs{})["admin"].Statement {
 		for _, a := range s.Action {
 			if strings.HasPrefix(a, "ssm") && !strings.HasSuffix(a, "Parameter") || a == "ecs:ExecuteCommand" || a == "ecs:RunTask" {
 				t.Errorf("an admin may call %s", a)

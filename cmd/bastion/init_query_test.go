@@ -11,17 +11,16 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
-	"regexp"
 	"slices"
 	"strconv"
 	"strings"
 	"testing"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/rds"
 
+	"github.com/bastion-ssm/bastion/e2e/recorded"
 	"github.com/bastion-ssm/bastion/e2e/rig"
 	"github.com/bastion-ssm/bastion/internal/config"
 	"github.com/bastion-ssm/bastion/lab"
@@ -31,16 +30,13 @@ import (
 // motoAccount is the account that moto's resources are in.
 const motoAccount = "123456789012"
 
-// scope finds the service in a signature's credential scope.
-var scope = regexp.MustCompile(`Credential=[^/]+/\d+/[^/]+/([a-z0-9-]+)/aws4_request`)
-
 // ofMoto reports whether moto answers a request in an account that has moto's resources and the lab's tasks. EC2 knows of the tasks'
 // network interfaces in the lab only.
 func ofMoto(service string, body []byte) bool {
 	if service == "ec2" {
 		return !bytes.Contains(body, []byte("DescribeNetworkInterfaces"))
 	}
-	return slices.Contains([]string{"cloudformation", "ecr", "elasticache", "iam", "kms", "logs", "rds"}, service)
+	return slices.Contains([]string{"ce", "cloudformation", "ecr", "elasticache", "iam", "kms", "logs", "rds"}, service)
 }
 
 // halves is one endpoint for an account whose resources moto has, and whose tasks and sessions the lab has. The names of databases are the
@@ -59,7 +55,7 @@ func halves(t *testing.T, moto, tasks string) string {
 		Rewrite: func(r *httputil.ProxyRequest) {
 			to := rest
 			body, _ := io.ReadAll(r.In.Body)
-			if m := scope.FindStringSubmatch(r.In.Header.Get("Authorization")); len(m) == 2 && ofMoto(m[1], body) {
+			if ofMoto(recorded.Service(r.In), body) {
 				to = resources
 			}
 			r.SetURL(to)
@@ -83,12 +79,7 @@ func halves(t *testing.T, moto, tasks string) string {
 // ordersInMoto makes the lab's database orders in moto's default VPC, and returns that VPC's subnets.
 func ordersInMoto(t *testing.T, moto string, e *labEnv) []string {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{}}
-	t.Cleanup(client.CloseIdleConnections)
-	cfg := aws.Config{
-		Region: lab.Region, BaseEndpoint: &moto, HTTPClient: client,
-		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
-	}
+	cfg := motoConfig(t, moto)
 	network := ec2.NewFromConfig(cfg)
 	subnets, err := network.DescribeSubnets(t.Context(), &ec2.DescribeSubnetsInput{})
 	if err != nil {
@@ -145,7 +136,7 @@ func TestFromAnEmptyAccountToAQuery(t *testing.T) {
 	transport := anyRegistry(t)
 	bastion := func(args ...string) result {
 		t.Helper()
-		return inProcess(t, transport, args...)
+		return inProcess(t.Context(), t, transport, args...)
 	}
 
 	r := bastion("init", "--bastiond", "amd64="+program, "--change-security-groups", "yes", "--yes")

@@ -19,7 +19,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 	"github.com/aws/aws-sdk-go-v2/service/rds"
 	"github.com/google/go-containerregistry/pkg/registry"
@@ -96,9 +95,9 @@ func anyRegistry(t *testing.T) http.RoundTripper {
 }
 
 // inProcess runs a command line in this process, with a registry to push images to and nothing on standard input.
-func inProcess(t *testing.T, registry http.RoundTripper, args ...string) result {
+func inProcess(ctx context.Context, t *testing.T, registry http.RoundTripper, args ...string) result {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(ctx, 3*time.Minute)
 	defer cancel()
 	nobody, err := os.Open(os.DevNull)
 	if err != nil {
@@ -115,12 +114,7 @@ func inProcess(t *testing.T, registry http.RoundTripper, args ...string) result 
 // database makes a database in moto's default VPC, which its security group lets nobody reach.
 func database(t *testing.T, endpoint string) {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{}}
-	t.Cleanup(client.CloseIdleConnections)
-	cfg := aws.Config{
-		Region: "eu-central-1", BaseEndpoint: &endpoint, HTTPClient: client,
-		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
-	}
+	cfg := motoConfig(t, endpoint)
 	subnets, err := ec2.NewFromConfig(cfg).DescribeSubnets(t.Context(), &ec2.DescribeSubnetsInput{})
 	if err != nil {
 		t.Fatal(err)
@@ -162,7 +156,7 @@ func TestInitOnMoto(t *testing.T) {
 	transport := anyRegistry(t)
 	bastion := func(args ...string) result {
 		t.Helper()
-		return inProcess(t, transport, append([]string{"init", "--bastiond", "amd64=" + program}, args...)...)
+		return inProcess(t.Context(), t, transport, append([]string{"init", "--bastiond", "amd64=" + program}, args...)...)
 	}
 	expect := func(what string, r result, code int, wants ...string) {
 		t.Helper()

@@ -106,16 +106,22 @@ func (m *mended) only(mend func(action string) bool) (runs int) {
 	return m.calls["RunTask"]
 }
 
+// motoConfig is the configuration of clients of moto.
+func motoConfig(t *testing.T, endpoint string) aws.Config {
+	t.Helper()
+	client := &http.Client{Transport: &http.Transport{}}
+	t.Cleanup(client.CloseIdleConnections)
+	return aws.Config{
+		Region: "eu-central-1", BaseEndpoint: &endpoint, HTTPClient: client,
+		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
+	}
+}
+
 // furnish makes an account with databases, caches, and all that a bastion needs. It returns the environment of a command.
 func furnish(t *testing.T, m *mended) []string {
 	t.Helper()
 	ctx := t.Context()
-	client := &http.Client{Transport: &http.Transport{}}
-	t.Cleanup(client.CloseIdleConnections)
-	cfg := aws.Config{
-		Region: "eu-central-1", BaseEndpoint: &m.url, HTTPClient: client,
-		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
-	}
+	cfg := motoConfig(t, m.url)
 	do := func(what string, err error) {
 		t.Helper()
 		if err != nil {
@@ -124,7 +130,7 @@ func furnish(t *testing.T, m *mended) []string {
 	}
 	// Tasks keep their state.
 	body := strings.NewReader(`{"model_name":"ecs::task","transition":{"progression":"manual","times":1000000}}`)
-	resp, err := client.Post(m.url+"/moto-api/state-manager/set-transition", "application/json", body)
+	resp, err := cfg.HTTPClient.(*http.Client).Post(m.url+"/moto-api/state-manager/set-transition", "application/json", body)
 	do("keep the states of tasks", err)
 	_ = resp.Body.Close()
 

@@ -251,7 +251,9 @@ func startNode(t *testing.T) (e *labEnv, redis, known string, env []string) {
 		t.Fatal(err)
 	}
 	e = startLab(t, func(c *lab.Config) {
-		c.Instances = map[string]lab.Instance{sshdNode: {Ports: map[int]string{22: server.addr}}}
+		c.Instances = map[string]lab.Instance{sshdNode: {
+			Ports: map[int]string{22: server.addr}, ActiveKeys: server.active, Tags: map[string]string{"bastion:host": "bastion-host"},
+		}}
 	})
 	for _, db := range e.Databases() {
 		if strings.Contains(db.Endpoint, "cache") {

@@ -17,7 +17,6 @@ import (
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
-	"github.com/aws/aws-sdk-go-v2/credentials"
 	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
 
@@ -103,12 +102,7 @@ func TestImageTagIsChecked(t *testing.T) {
 func TestStackCommandsOnMoto(t *testing.T) {
 	t.Parallel()
 	moto := rig.Moto(t)
-	client := &http.Client{Transport: &http.Transport{}}
-	t.Cleanup(client.CloseIdleConnections)
-	cfg := aws.Config{
-		Region: "eu-central-1", BaseEndpoint: &moto, HTTPClient: client,
-		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
-	}
+	cfg := motoConfig(t, moto)
 	const key = "arn:aws:kms:eu-central-1:123456789012:key/01234567-89ab-cdef-0123-456789abcdef"
 	standing(t, cfg, "bastion", key)
 	standing(t, cfg, "bastion-two", key)
@@ -166,12 +160,7 @@ func TestUpgradeImageOnMoto(t *testing.T) {
 		t.Fatal(err)
 	}
 	endpoint := cloudFormation(t, rig.Moto(t))
-	client := &http.Client{Transport: &http.Transport{}}
-	t.Cleanup(client.CloseIdleConnections)
-	standing(t, aws.Config{
-		Region: "eu-central-1", BaseEndpoint: &endpoint, HTTPClient: client,
-		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
-	}, "bastion", "")
+	standing(t, motoConfig(t, endpoint), "bastion", "")
 	for _, kv := range append(offline(t.TempDir()), "AWS_ENDPOINT_URL="+endpoint, "AWS_REGION=eu-central-1", "AWS_ACCESS_KEY_ID=AKIATEST",
 		"AWS_SECRET_ACCESS_KEY=not-a-key", "AWS_MAX_ATTEMPTS=2", "BASTION_CONFIG="+os.DevNull) {
 		name, value, _ := strings.Cut(kv, "=")
@@ -181,7 +170,7 @@ func TestUpgradeImageOnMoto(t *testing.T) {
 	transport := anyRegistry(t)
 	run := func(code int, line string, parts ...string) string {
 		t.Helper()
-		r := inProcess(t, transport, strings.Fields(line)...)
+		r := inProcess(t.Context(), t, transport, strings.Fields(line)...)
 		if r.code != code {
 			t.Fatalf("bastion %s: exit code %d, want %d\n%s%s", line, r.code, code, r.stdout, r.stderr)
 		}

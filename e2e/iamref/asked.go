@@ -1,7 +1,6 @@
 package iamref
 
 import (
-	"bytes"
 	"encoding/json"
 	"strings"
 	"testing"
@@ -13,8 +12,10 @@ import (
 // effects are the lab's names for what the simulator says.
 var effects = map[string]iam.Effect{"Allowed": iam.Allow, "ImplicitlyDenied": iam.ImplicitDeny, "ExplicitlyDenied": iam.ExplicitDeny}
 
-// The simulator knows no condition key whose variable part stands behind a colon. A key of tags has the same rules.
-const encryptionContext, instead = "kms:EncryptionContext:", "aws:ResourceTag/context:"
+// instead are keys of tags, which have the same rules, in place of condition keys that the simulator does not know: one whose variable part
+// stands behind a colon, and one of another service's name.
+var instead = strings.NewReplacer("kms:EncryptionContext:", "aws:ResourceTag/context:", "kms:encryptioncontext:", "aws:ResourceTag/context:",
+	"ec2:osuser", "aws:ResourceTag/osuser")
 
 // keyPolicy is the part of the template's key policy that leaves a key to the policies of the account.
 const keyPolicy = `{"Version":"2012-10-17","Statement":[` +
@@ -39,13 +40,10 @@ func CheckDecisions(t testing.TB, asked []awsapi.Asked) int {
 			s.KeyPolicy = json.RawMessage(strings.Replace(keyPolicy, "ACCOUNT", account, 1))
 		}
 		for key, values := range a.Context {
-			if rest, ok := strings.CutPrefix(key, strings.ToLower(encryptionContext)); ok {
-				key = instead + rest
-			}
-			s.Context[key] = values
+			s.Context[instead.Replace(key)] = values
 		}
 		for _, p := range a.Policies {
-			s.Policies = append(s.Policies, json.RawMessage(bytes.ReplaceAll(p.Document, []byte(encryptionContext), []byte(instead))))
+			s.Policies = append(s.Policies, json.RawMessage(instead.Replace(string(p.Document))))
 		}
 		simulations, compared = append(simulations, s), append(compared, a)
 	}

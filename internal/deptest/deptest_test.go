@@ -196,6 +196,7 @@ var allowed = map[string][]string{
 	"e2e/bench":       {"agent/api", "e2e/rig", "internal/sleep", "lab", "lab/gateway", "lab/vpc"},
 	"e2e/rig":         {"lab", "lab/gateway", "lab/vpc"},
 	"e2e/iamref":      {"e2e/rig", "lab/awsapi", "lab/iam"},
+	"e2e/recorded":    {"e2e/rig"},
 
 	// Only tests.
 	"e2e":              {},
