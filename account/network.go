@@ -55,31 +55,39 @@ func UsualEgress(cidrs []string) (rules []Egress) {
 	return rules
 }
 
-// egress is where tasks may connect to: AWS, and what the operator lists.
-func (s *Stack) egress() List {
-	rule := func(port int, destination string, value any, description string) Object {
-		return Object{
-			{"IpProtocol", "tcp"},
-			{"FromPort", port},
-			{"ToPort", port},
-			{destination, value},
-			{"Description", description},
-		}
+// egressRule is a rule of a security group for where tasks may connect to.
+func egressRule(port int, destination string, value any, description string) Object {
+	return Object{
+		{"IpProtocol", "tcp"},
+		{"FromPort", port},
+		{"ToPort", port},
+		{destination, value},
+		{"Description", description},
 	}
-	var rules List
+}
+
+// egress is where tasks may connect to: AWS, and what the operator lists.
+func (s *Stack) egress() List { return append(s.egressToAWS(), s.listedEgress()...) }
+
+func (s *Stack) egressToAWS() (rules List) {
 	e := s.Inputs.Endpoints
 	if len(e.made()) > 0 {
-		rules = append(rules, rule(443, "DestinationSecurityGroupId", Attr{"EndpointsGroup", "GroupId"}, "AWS by VPC endpoints"))
+		rules = append(rules, egressRule(443, "DestinationSecurityGroupId", Attr{"EndpointsGroup", "GroupId"}, "AWS by VPC endpoints"))
 	}
 	for _, group := range e.Groups {
-		rules = append(rules, rule(443, "DestinationSecurityGroupId", group, "AWS by VPC endpoints"))
+		rules = append(rules, egressRule(443, "DestinationSecurityGroupId", group, "AWS by VPC endpoints"))
 	}
 	if len(rules) == 0 {
-		rules = append(rules, rule(443, "CidrIp", "0.0.0.0/0", "AWS by the internet"))
+		rules = append(rules, egressRule(443, "CidrIp", "0.0.0.0/0", "AWS by the internet"))
 	}
 	if e.makes("s3") || e.PrefixList != "" {
-		rules = append(rules, rule(443, "DestinationPrefixListId", s.prefixList(), "ECR layers by the gateway endpoint of S3"))
+		rules = append(rules, egressRule(443, "DestinationPrefixListId", s.prefixList(), "ECR layers by the gateway endpoint of S3"))
 	}
+	return rules
+}
+
+// listedEgress is where tasks may connect to besides AWS.
+func (s *Stack) listedEgress() (rules List) {
 	listed := s.Inputs.Egress
 	if len(listed) == 0 {
 		listed = UsualEgress([]string{""})
@@ -87,12 +95,12 @@ func (s *Stack) egress() List {
 	for _, r := range listed {
 		switch {
 		case r.CIDR != "":
-			rules = append(rules, rule(r.Port, "CidrIp", r.CIDR, r.Description))
+			rules = append(rules, egressRule(r.Port, "CidrIp", r.CIDR, r.Description))
 		case r.Group != "":
-			rules = append(rules, rule(r.Port, "DestinationSecurityGroupId", r.Group, r.Description))
+			rules = append(rules, egressRule(r.Port, "DestinationSecurityGroupId", r.Group, r.Description))
 		default:
 			for _, cidr := range s.cidrs() {
-				rules = append(rules, rule(r.Port, "CidrIp", cidr, r.Description))
+				rules = append(rules, egressRule(r.Port, "CidrIp", cidr, r.Description))
 			}
 		}
 	}

@@ -80,7 +80,7 @@ func (w *terraformWriter) variable(p Parameter) {
 	case p.Type == "Number":
 		kind = "number"
 	}
-	body.SetAttributeRaw("type", hclwrite.Tokens{{Type: hclsyntax.TokenIdent, Bytes: []byte(kind)}})
+	body.SetAttributeRaw("type", raw(kind))
 	switch {
 	case p.Default == "":
 	case isList:
@@ -200,6 +200,8 @@ func (w *terraformWriter) expression(v any) hclwrite.Tokens {
 		return hclwrite.TokensForValue(cty.BoolVal(v))
 	case int:
 		return hclwrite.TokensForValue(cty.NumberIntVal(int64(v)))
+	case nil:
+		return hclwrite.TokensForValue(cty.NullVal(cty.DynamicPseudoType))
 	case List:
 		var elements []hclwrite.Tokens
 		for _, e := range v {

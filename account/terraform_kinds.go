@@ -1,6 +1,12 @@
 package account
 
-import "strings"
+import (
+	"strings"
+
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/hashicorp/hcl/v2/hclwrite"
+	"github.com/zclconf/go-cty/cty"
+)
 
 // terraformPseudo are the facts of a deployment: a data source, and its attribute.
 var terraformPseudo = map[Pseudo][2]string{
@@ -220,9 +226,16 @@ func (w *terraformWriter) policyParts(r Resource) {
 var ruleNames = strings.NewReplacer("cidr_ip", "cidr_ipv4", "destination_security_group_id", "referenced_security_group_id",
 	"destination_prefix_list_id", "prefix_list_id")
 
+// groupParts writes the rules of a security group. Where tasks may connect to besides AWS is a variable: those who use the module list what
+// they like, of any number. A template has no loop for that (docs/adr/0015).
 func (w *terraformWriter) groupParts(r Resource) {
 	for _, way := range []string{"Egress", "Ingress"} {
 		rules, _ := r.Properties.get("SecurityGroup" + way).(List)
+		if r.ID == "SecurityGroup" && way == "Egress" {
+			listed := w.stack.listedEgress()
+			rules = rules[:len(rules)-len(listed)]
+			w.listedEgress(r, listed)
+		}
 		for i, rule := range rules {
 			o := Object{{"security_group_id", Ref(r.ID)}}
 			for _, m := range rule.(Object) {
@@ -231,6 +244,53 @@ func (w *terraformWriter) groupParts(r Resource) {
 			w.part("aws_vpc_security_group_"+strings.ToLower(way)+"_rule", Resource{ID: r.ID + decimal(i+1)}, o)
 		}
 	}
+}
+
+// egressVariable is the variable of a module with the rules for where tasks may connect to besides AWS, by names of the reader's. A rule's
+// name is known before anything is made, unlike the id of a security group in it: so for_each goes by it.
+const egressVariable = "egress"
+
+// listedEgress writes rules that a variable may take the place of.
+func (w *terraformWriter) listedEgress(r Resource, rules List) {
+	var members []hclwrite.ObjectAttrTokens
+	for i, rule := range rules {
+		members = append(members, hclwrite.ObjectAttrTokens{
+			Name: hclwrite.TokensForValue(cty.StringVal("rule" + decimal(i+1))),
+			Value: w.expression(Object{
+				{"port", rule.(Object).get("FromPort")},
+				{"cidr", rule.(Object).get("CidrIp")},
+				{"group", rule.(Object).get("DestinationSecurityGroupId")},
+				{"description", rule.(Object).get("Description")},
+			}),
+		})
+	}
+	w.file.Body().AppendNewline()
+	variable := w.file.Body().AppendNewBlock("variable", []string{egressVariable}).Body()
+	variable.SetAttributeValue("description", cty.StringVal("What the tasks may connect to besides AWS, in place of the rules in this file: "+
+		"each a port of a CIDR, or of a security group by its id"))
+	variable.SetAttributeRaw("type", raw("map(object({ port = number, cidr = optional(string), group = optional(string), description = optional(string) }))"))
+	variable.SetAttributeValue("default", cty.NullVal(cty.DynamicPseudoType))
+	w.file.Body().AppendNewline()
+	locals := w.file.Body().AppendNewBlock("locals", nil).Body()
+	locals.SetAttributeRaw(egressVariable, append(raw("var."+egressVariable+" != null ? var."+egressVariable+" : "), hclwrite.TokensForObject(members)...))
+	body := w.resource("aws_vpc_security_group_egress_rule", r.ID)
+	body.SetAttributeRaw("for_each", raw("local."+egressVariable))
+	body.SetAttributeRaw("security_group_id", w.expression(Ref(r.ID)))
+	body.SetAttributeValue("ip_protocol", cty.StringVal("tcp"))
+	for _, attribute := range []struct{ name, value string }{
+		{"from_port", "each.value.port"},
+		{"to_port", "each.value.port"},
+		{"cidr_ipv4", "each.value.cidr"},
+		{"referenced_security_group_id", "each.value.group"},
+		{"description", "coalesce(each.value.description, each.key)"},
+	} {
+		body.SetAttributeRaw(attribute.name, raw(attribute.value))
+	}
+}
+
+// raw is an expression as it is written.
+func raw(text string) hclwrite.Tokens {
+	return hclwrite.Tokens{{Type: hclsyntax.TokenIdent, Bytes: []byte(text)}}
 }
 
 func (w *terraformWriter) ruleParts(r Resource) {

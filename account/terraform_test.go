@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"regexp"
 	"slices"
@@ -45,28 +46,76 @@ func (m *module) resource(kind, id string) *hclsyntax.Body {
 	return nil
 }
 
-// value is an expression's value, in which each reference is its own text. jsonencode leaves its argument as it is.
+// value is an expression's value, in which each reference is its own text, but for those that are known. jsonencode leaves its argument as
+// it is.
 func (m *module) value(e hcl.Expression) any {
+	m.t.Helper()
+	text, err := stdlib.JSONEncode(m.evaluate(e, nil))
+	if err != nil {
+		m.t.Fatal(err)
+	}
+	return plain(m.t, json.RawMessage(text.AsString()))
+}
+
+func (m *module) evaluate(e hcl.Expression, known map[string]cty.Value) cty.Value {
 	m.t.Helper()
 	variables := make(map[string]cty.Value)
 	for _, traversal := range e.Variables() {
 		path := names(traversal)
-		set(variables, path, cty.StringVal("<"+strings.Join(path, ".")+">"))
+		value := cty.StringVal("<" + strings.Join(path, ".") + ">")
+		for n := range path {
+			if v, ok := known[strings.Join(path[:n+1], ".")]; ok {
+				path, value = path[:n+1], v
+				break
+			}
+		}
+		set(variables, path, value)
 	}
 	asItIs := function.New(&function.Spec{
 		Params: []function.Parameter{{Name: "v", Type: cty.DynamicPseudoType}},
 		Type:   func(args []cty.Value) (cty.Type, error) { return args[0].Type(), nil },
 		Impl:   func(args []cty.Value, _ cty.Type) (cty.Value, error) { return args[0], nil },
 	})
-	v, faults := e.Value(&hcl.EvalContext{Variables: variables, Functions: map[string]function.Function{"jsonencode": asItIs}})
+	functions := map[string]function.Function{"jsonencode": asItIs, "coalesce": stdlib.CoalesceFunc}
+	v, faults := e.Value(&hcl.EvalContext{Variables: variables, Functions: functions})
 	if faults.HasErrors() {
 		m.t.Fatal(faults)
 	}
-	text, err := stdlib.JSONEncode(v)
-	if err != nil {
-		m.t.Fatal(err)
+	return v
+}
+
+// egressType is the type of the variable egress, whose optional members are null.
+var egressType = cty.Object(map[string]cty.Type{"port": cty.Number, "cidr": cty.String, "group": cty.String, "description": cty.String})
+
+// each are the values of a body's attributes but one for each element of its for_each: that of local.egress, with a value of the variable.
+// An attribute that is null is as good as none.
+func (m *module) each(body *hclsyntax.Body, but string, egress cty.Value) (all [][]string) {
+	m.t.Helper()
+	if got := m.value(body.Attributes["for_each"].Expr); got != "<local.egress>" {
+		m.t.Fatalf("for_each is %v", got)
 	}
-	return plain(m.t, json.RawMessage(text.AsString()))
+	var locals hcl.Expression
+	for _, b := range m.blocks {
+		if b.Type == "locals" {
+			locals = b.Body.Attributes["egress"].Expr
+		}
+	}
+	elements := m.evaluate(locals, map[string]cty.Value{"var.egress": egress}).AsValueMap()
+	for _, key := range slices.Sorted(maps.Keys(elements)) {
+		var values []string
+		known := map[string]cty.Value{"each.key": cty.StringVal(key), "each.value": elements[key]}
+		for name, a := range body.Attributes {
+			if v := m.evaluate(a.Expr, known); name != "for_each" && name != but && !v.IsNull() {
+				text, err := stdlib.JSONEncode(v)
+				if err != nil {
+					m.t.Fatal(err)
+				}
+				values = append(values, leaves(plain(m.t, json.RawMessage(text.AsString())))...)
+			}
+		}
+		all = append(all, values)
+	}
+	return all
 }
 
 // set puts a value at the end of a path of objects.
@@ -306,8 +355,11 @@ func TestTerraformHasNothingElse(t *testing.T) {
 	}
 }
 
-// values are those of a body's attributes but one, and of the blocks in it.
+// values are those of a body's attributes but one, and of the blocks in it. Variables have no other values than the module gives them.
 func (m *module) values(body *hclsyntax.Body, but string) (all []string) {
+	if body.Attributes["for_each"] != nil {
+		return slices.Concat(m.each(body, but, cty.NullVal(cty.Map(egressType)))...)
+	}
 	for name, a := range body.Attributes {
 		if name != but {
 			all = append(all, leaves(m.value(a.Expr))...)
@@ -365,6 +417,52 @@ func TestTerraformParts(t *testing.T) {
 	}
 	if kinds := len(s.Resources); len(m.blocks) < kinds {
 		t.Errorf("%d blocks for %d resources", len(m.blocks), kinds)
+	}
+}
+
+// Whoever uses the module gives rules of their own in place of those in it, as many as they like. The rules that lead to AWS stay.
+func TestTerraformEgress(t *testing.T) {
+	rule := func(port int64, cidr, group, description string) cty.Value {
+		optional := func(text string) cty.Value {
+			if text == "" {
+				return cty.NullVal(cty.String)
+			}
+			return cty.StringVal(text)
+		}
+		return cty.ObjectVal(map[string]cty.Value{
+			"port": cty.NumberIntVal(port), "cidr": optional(cidr), "group": optional(group), "description": optional(description),
+		})
+	}
+	given := cty.MapVal(map[string]cty.Value{
+		"orders": rule(5432, "", "sg-0123456789abcdef1", ""), "search": rule(9200, "10.1.0.0/16", "", "OpenSearch"), "web": rule(8080, "10.2.0.0/16", "", ""),
+	})
+	for name, s := range allStacks(t) {
+		text, err := s.Terraform()
+		if err != nil {
+			t.Fatal(err)
+		}
+		m := readModule(t, text)
+		body := m.resource("aws_vpc_security_group_egress_rule", "security_group")
+		if _, own := s.Resource("SecurityGroup"); !own {
+			if body != nil || strings.Contains(string(text), "var.egress") {
+				t.Errorf("%s: rules for a group that is not the stack's", name)
+			}
+			continue
+		}
+		var got []string
+		for _, values := range m.each(body, "security_group_id", given) {
+			slices.Sort(values)
+			got = append(got, strings.Join(values, " "))
+		}
+		if want := []string{"5432 5432 orders sg-0123456789abcdef1 tcp", "10.1.0.0/16 9200 9200 OpenSearch tcp", "10.2.0.0/16 8080 8080 tcp web"}; !slices.Equal(got, want) {
+			t.Errorf("%s: rules %q, want %q", name, got, want)
+		}
+		if none := m.each(body, "", cty.MapValEmpty(egressType)); len(none) != 0 {
+			t.Errorf("%s: without any, %q", name, none)
+		}
+		if toAWS := m.resource("aws_vpc_security_group_egress_rule", "security_group1"); toAWS == nil || m.value(toAWS.Attributes["from_port"].Expr) != 443.0 {
+			t.Errorf("%s: no rule leads to AWS", name)
+		}
 	}
 }
 

@@ -275,6 +275,46 @@ resource "aws_security_group" "security_group" {
   vpc_id      = var.vpc_id
 }
 
+variable "egress" {
+  description = "What the tasks may connect to besides AWS, in place of the rules in this file: each a port of a CIDR, or of a security group by its id"
+  type        = map(object({ port = number, cidr = optional(string), group = optional(string), description = optional(string) }))
+  default     = null
+}
+
+locals {
+  egress = var.egress != null ? var.egress : {
+    "rule1" = {
+      "port"        = 3306
+      "cidr"        = var.vpc_cidr
+      "group"       = null
+      "description" = "MySQL"
+    }
+    "rule2" = {
+      "port"        = 5432
+      "cidr"        = var.vpc_cidr
+      "group"       = null
+      "description" = "PostgreSQL"
+    }
+    "rule3" = {
+      "port"        = 6379
+      "cidr"        = var.vpc_cidr
+      "group"       = null
+      "description" = "Redis"
+    }
+  }
+}
+
+resource "aws_vpc_security_group_egress_rule" "security_group" {
+  for_each                     = local.egress
+  security_group_id            = aws_security_group.security_group.id
+  ip_protocol                  = "tcp"
+  from_port                    = each.value.port
+  to_port                      = each.value.port
+  cidr_ipv4                    = each.value.cidr
+  referenced_security_group_id = each.value.group
+  description                  = coalesce(each.value.description, each.key)
+}
+
 resource "aws_vpc_security_group_egress_rule" "security_group1" {
   security_group_id = aws_security_group.security_group.id
   ip_protocol       = "tcp"
@@ -282,33 +322,6 @@ resource "aws_vpc_security_group_egress_rule" "security_group1" {
   to_port           = 443
   cidr_ipv4         = "0.0.0.0/0"
   description       = "AWS by the internet"
-}
-
-resource "aws_vpc_security_group_egress_rule" "security_group2" {
-  security_group_id = aws_security_group.security_group.id
-  ip_protocol       = "tcp"
-  from_port         = 3306
-  to_port           = 3306
-  cidr_ipv4         = var.vpc_cidr
-  description       = "MySQL"
-}
-
-resource "aws_vpc_security_group_egress_rule" "security_group3" {
-  security_group_id = aws_security_group.security_group.id
-  ip_protocol       = "tcp"
-  from_port         = 5432
-  to_port           = 5432
-  cidr_ipv4         = var.vpc_cidr
-  description       = "PostgreSQL"
-}
-
-resource "aws_vpc_security_group_egress_rule" "security_group4" {
-  security_group_id = aws_security_group.security_group.id
-  ip_protocol       = "tcp"
-  from_port         = 6379
-  to_port           = 6379
-  cidr_ipv4         = var.vpc_cidr
-  description       = "Redis"
 }
 
 resource "aws_launch_template" "launch_template" {

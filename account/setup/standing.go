@@ -43,6 +43,9 @@ func (s *Setup) standing(plan *Plan, l survey.Landscape, state deploy.State) (ac
 			plan.Choice.Notes = append(unlisted(state.Inputs.Classes, in.Classes), open(&in, state, now.Inputs.Classes[0].Allow)...)
 		} else {
 			plan.Choice.Notes = unknown(in.Classes, now.Inputs.Classes[0].Allow)
+			if len(s.Answers.Inputs.Egress) > 0 {
+				plan.Choice.Notes = append(plan.Choice.Notes, survey.Unopened(in)...)
+			}
 		}
 	}
 	switch s.Answers.Groups {
@@ -132,10 +135,13 @@ func admits(rules []account.Ingress, rule account.Ingress) bool {
 
 // open makes the rules of the stack's own security group those that the operator's new lists need, and returns notes on what stays
 // closed. The rules cover the databases that were on a list already. A stack without listed rules has the model's: they are listed if
-// more must be.
+// more must be. The operator's own rules stay as they are.
 func open(in *account.Inputs, state deploy.State, databases []string) []string {
 	if in.SecurityGroup != "" {
 		return nil
+	}
+	if survey.Chose(in.Egress) {
+		return survey.Unopened(*in)
 	}
 	listed := len(in.Egress) > 0
 	if in.VPCCIDR == "" {

@@ -205,6 +205,27 @@ func TestStandingNo(t *testing.T) {
 	}
 }
 
+// The operator's own rules take the place of those that the stack has, and stay when the lists change.
+func TestStandingChosenEgress(t *testing.T) {
+	var answers survey.Answers
+	if err := answers.LetOut("10.0.0.0/16:5433"); err != nil {
+		t.Fatal(err)
+	}
+	plan, err := standingPlan(t, answers)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const note = "no rule of --egress has the port of: " + listedOrders + ", 10.0.0.9:22"
+	if got := plan.Stack.Inputs.Egress; !slices.Equal(got, answers.Inputs.Egress) || !slices.Contains(plan.Choice.Notes, note) {
+		t.Errorf("%+v, notes %q", got, plan.Choice.Notes)
+	}
+	in := account.Inputs{Name: "bastion", Egress: answers.Inputs.Egress, Classes: []account.Class{{Allow: []string{"10.0.0.9:22"}}}}
+	notes := open(&in, deploy.State{}, nil)
+	if !slices.Equal(in.Egress, answers.Inputs.Egress) || !slices.Equal(notes, []string{"no rule of --egress has the port of: 10.0.0.9:22"}) {
+		t.Errorf("after another list: %+v, notes %q", in.Egress, notes)
+	}
+}
+
 // The rules of the stack's own security group follow a new list: what no list needs goes, also what an earlier list had added, and a
 // stack with the model's rules gets them listed only if that changes something.
 func TestStandingEgressFollowsTheLists(t *testing.T) {

@@ -20,6 +20,7 @@ const (
 	FlagPublic    = "public-address"         // Yes or No
 	FlagShared    = "shared"                 // [CLASS=]TASKS
 	FlagPeople    = "people"                 // [CLASS=]ROLE,...
+	FlagEgress    = "egress"                 // CIDR:PORT, sg-...:PORT or vpc:PORT, ...
 )
 
 // The answers to questions that want no name.

@@ -9,12 +9,74 @@ import (
 	"strings"
 
 	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 // internet is where tasks reach AWS without VPC endpoints.
 var internet = account.Egress{Port: httpsPort, CIDR: "0.0.0.0/0"}
 
 const httpsPort = 443 // of AWS's services
+
+// Chosen describes the rules that the operator has given (--egress). There are no others then, whatever the lists of classes name.
+const Chosen = "chosen for the tasks"
+
+// ofVPC stands in --egress for the ranges of the VPC.
+const ofVPC = "vpc"
+
+// LetOut adds what --egress says: rules for the port of a CIDR or address, of a security group, or of the VPC.
+func (a *Answers) LetOut(list string) error {
+	for text := range strings.SplitSeq(list, ",") {
+		colon := strings.LastIndexByte(text, ':')
+		to := text[:max(colon, 0)]
+		port, err := strconv.Atoi(text[colon+1:])
+		rule := account.Egress{Port: port, Description: Chosen}
+		prefix, isPrefix := asPrefix(to)
+		switch {
+		case err != nil:
+			isPrefix = false
+		case strings.HasPrefix(to, "sg-"):
+			rule.Group, isPrefix = to, true
+		case to == ofVPC:
+			isPrefix = true
+		case isPrefix && strings.Contains(to, "/") && prefix.String() != to:
+			return fail.Usagef("write "+prefix.String()+":"+strconv.Itoa(port), "--%s %q: want a CIDR without host bits", FlagEgress, text)
+		default:
+			rule.CIDR = prefix.String()
+		}
+		if !isPrefix {
+			return fail.Usagef("write CIDR:PORT, sg-...:PORT or "+ofVPC+":PORT, and commas between several",
+				"--%s %q is no rule", FlagEgress, text)
+		}
+		a.Inputs.Egress = append(a.Inputs.Egress, rule)
+	}
+	return nil
+}
+
+// Chose reports whether rules are the operator's.
+func Chose(rules []account.Egress) bool {
+	return slices.ContainsFunc(rules, func(r account.Egress) bool { return r.Description == Chosen })
+}
+
+// Unopened returns notes on the destinations of the classes at whose ports none of the operator's rules lets a task out.
+func Unopened(in account.Inputs) (notes []string) {
+	rules := slices.Clone(in.Egress)
+	if slices.Contains(toAWS(in.Endpoints), internet.CIDR+":443") {
+		rules = append(rules, internet)
+	}
+	var closed []string
+	for _, class := range in.Classes {
+		for _, destination := range class.Allow {
+			listed := []account.Class{{Allow: []string{destination}}}
+			if !slices.ContainsFunc(rules, func(r account.Egress) bool { return ListsPort(listed, r.Port) }) && !slices.Contains(closed, destination) {
+				closed = append(closed, destination)
+			}
+		}
+	}
+	if len(closed) > 0 {
+		notes = append(notes, "no rule of --"+FlagEgress+" has the port of: "+some(closed, ", "))
+	}
+	return notes
+}
 
 // toAWS are, for a reader, the destinations of the rules by which the model leads tasks to AWS.
 func toAWS(e account.Endpoints) (texts []string) {

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/internal/fail"
 )
 
 // reason is what a choice says of something.
@@ -81,6 +82,60 @@ func TestListsShown(t *testing.T) {
 	}
 	if got := reason(c, "allow-list"); got != "" {
 		t.Errorf("a list that no class has: %q", got)
+	}
+}
+
+// --egress names CIDRs, addresses, security groups and the VPC, each with a port, and is refused where it names nothing of the kind.
+func TestLetOut(t *testing.T) {
+	var a Answers
+	for _, list := range []string{"10.1.0.0/16:5432,sg-0a:6379", "vpc:1433,10.9.8.7:22"} {
+		if err := a.LetOut(list); err != nil {
+			t.Fatal(err)
+		}
+	}
+	want := []account.Egress{
+		{Port: 5432, CIDR: "10.1.0.0/16", Description: Chosen},
+		{Port: 6379, Group: "sg-0a", Description: Chosen},
+		{Port: 1433, Description: Chosen},
+		{Port: 22, CIDR: "10.9.8.7/32", Description: Chosen},
+	}
+	if !slices.Equal(a.Inputs.Egress, want) {
+		t.Errorf("%+v", a.Inputs.Egress)
+	}
+	if _, err := account.New(a.Inputs); err != nil {
+		t.Error(err)
+	}
+	for text, part := range map[string]string{
+		"": "is no rule", "10.1.0.0/16": "is no rule", "10.1.0.0/16:*": "is no rule", "orders.example.com:5432": "is no rule", ":5432": "is no rule",
+		"10.1.2.3/16:22": "without host bits", "vpc:1,": "is no rule",
+	} {
+		if err := new(Answers).LetOut(text); fail.KindOf(err) != fail.Usage || !strings.Contains(err.Error(), part) || fail.NextOf(err) == "" {
+			t.Errorf("%q: %v", text, err)
+		}
+	}
+}
+
+// The operator's rules are the only ones, and a note names the destinations at whose ports there is none.
+func TestChosenEgress(t *testing.T) {
+	var a Answers
+	if err := a.LetOut("10.0.0.0/16:5432,sg-0a:6379,vpc:1433"); err != nil {
+		t.Fatal(err)
+	}
+	a.Inputs.Classes = []account.Class{{Allow: []string{"*.example.com:5432", "10.7.0.0/16:6000-6400", "10.7.0.0/16:1-9", "example.com:443", "*:9200"}}}
+	c, err := Choose(land(vpc(subnet(1, "a", WayNAT))), a)
+	if err != nil {
+		t.Fatal(err)
+	}
+	const note = "no rule of --egress has the port of: 10.7.0.0/16:1-9, *:9200"
+	if !slices.Equal(c.Inputs.Egress, a.Inputs.Egress) || !slices.Contains(c.Notes, note) {
+		t.Errorf("%+v, notes %q", c.Inputs.Egress, c.Notes)
+	}
+	if got := reason(c, "egress"); got != "0.0.0.0/0:443 (AWS); 10.0.0.0/16:5432, sg-0a:6379, vpc:1433: you chose it" {
+		t.Errorf("reason %q", got)
+	}
+	in, notes, err := Unseen(a)
+	if err != nil || !slices.Equal(in.Egress, a.Inputs.Egress) || !slices.Equal(notes, []string{note}) {
+		t.Errorf("without a look: %+v, %q, %v", in.Egress, notes, err)
 	}
 }
 

@@ -27,11 +27,14 @@ func (c *chooser) databases() error {
 		}
 	}
 	allow, why := c.allow()
-	if in.SecurityGroup == "" && len(in.Egress) == 0 {
-		c.setEgress(allow)
-	}
-	if in.SecurityGroup != "" {
+	chosen := len(in.Egress) > 0
+	switch {
+	case in.SecurityGroup != "":
 		c.note("your security group %s must let tasks out to port 443 of AWS and to the databases", in.SecurityGroup)
+	case chosen:
+		c.explainEgress("you chose it")
+	default:
+		c.setEgress(allow)
 	}
 	if len(in.Classes) == 0 {
 		in.Classes = []account.Class{{}}
@@ -47,6 +50,9 @@ func (c *chooser) databases() error {
 			what += " of class " + class.Name
 		}
 		c.because(what, strings.Join(class.Allow, ","), "%s", reason)
+	}
+	if chosen && in.SecurityGroup == "" {
+		c.choice.Notes = append(c.choice.Notes, Unopened(*in)...)
 	}
 	return nil
 }
@@ -81,9 +87,15 @@ func (c *chooser) setEgress(allow []string) {
 	}
 	in.Egress = append(in.Egress, more...)
 	c.choice.Notes = append(c.choice.Notes, notes...)
+	c.explainEgress(why)
+}
+
+// explainEgress gives the rules of the tasks' security group, and those to AWS, a reason.
+func (c *chooser) explainEgress(why string) {
+	in := &c.choice.Inputs
 	var texts []string
 	for _, r := range in.Egress {
-		texts = append(texts, cmp.Or(r.Group, r.CIDR)+":"+strconv.Itoa(r.Port))
+		texts = append(texts, cmp.Or(r.Group, r.CIDR, ofVPC)+":"+strconv.Itoa(r.Port))
 	}
 	aws := strings.Join(toAWS(in.Endpoints), ", ")
 	c.because("egress", aws+" (AWS); "+some(texts, ", "), "%s", why)

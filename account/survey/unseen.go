@@ -26,6 +26,8 @@ func Unseen(a Answers) (in account.Inputs, notes []string, err error) {
 	}
 	parameter := func(c account.Class) bool { return len(c.Allow) == 0 }
 	switch {
+	case Chose(in.Egress):
+		return in, Unopened(in), nil
 	case in.SecurityGroup != "" || !slices.ContainsFunc(in.Classes, func(c account.Class) bool { return !parameter(c) }):
 		return in, nil, nil
 	case slices.ContainsFunc(in.Classes, parameter): // who knows what its list will be

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log"
 	"net"
@@ -13,15 +14,24 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/aws/aws-sdk-go-v2/aws"
+	"github.com/aws/aws-sdk-go-v2/service/cloudformation"
+	cfntypes "github.com/aws/aws-sdk-go-v2/service/cloudformation/types"
 	"github.com/aws/aws-sdk-go-v2/service/ec2"
+	ec2types "github.com/aws/aws-sdk-go-v2/service/ec2/types"
 	"github.com/aws/aws-sdk-go-v2/service/rds"
 	"github.com/google/go-containerregistry/pkg/registry"
+	"github.com/hashicorp/hcl/v2"
+	"github.com/hashicorp/hcl/v2/hclparse"
+	"github.com/hashicorp/hcl/v2/hclsyntax"
+	"github.com/zclconf/go-cty/cty"
 
 	"github.com/bastion-ssm/bastion/account/setup"
 	"github.com/bastion-ssm/bastion/account/survey"
@@ -242,6 +252,11 @@ func TestInitEmit(t *testing.T) {
 		{[]string{"--emit", "cfn", "--offline", "--change-security-groups", "yes"}, 2, "takes a look at the account"},
 		{[]string{"--emit", "cfn", "--offline", "--allow", "10.1.2.0/24:1433"}, 0, `"FromPort": 1433`},
 		{[]string{"--emit", "cfn", "--offline", "--allow", "10.1.2.0/24:1-9"}, 0, "bastion: the tasks' security group opens no range of ports"},
+		{[]string{"--emit", "cfn", "--offline", "--egress", "10.1.0.0/16:1433"}, 0, `"CidrIp": "10.1.0.0/16"`},
+		{[]string{"--emit", "cfn", "--offline", "--egress", "10.1.0.0/16:1433", "--allow", "*:22"}, 0, "no rule of --egress has the port of: *:22"},
+		{[]string{"--emit", "cfn", "--offline", "--egress", "10.1.0.0/16"}, 2, "is no rule"},
+		{[]string{"--emit", "cfn", "--offline", "--egress", "fd00::/8:22"}, 2, "want an IPv4 CIDR"},
+		{[]string{"--emit", "cfn", "--offline", "--egress", "vpc:22", "--security-groups", "sg-1"}, 2, "for the stack's own security group"},
 		{[]string{"--emit", "cfn", "--offline", "--class", "read=10.0.0.0/16:5432", "--people", "read=analysts,interns"}, 0, `"interns"`},
 		{[]string{"--emit", "cfn", "--offline", "--people", "write=analysts"}, 2, `there is no class "write"`},
 		{[]string{"--emit", "cfn", "--offline", "--security-groups", "databases"}, 2, "want its id, sg-..."},
@@ -271,6 +286,138 @@ func TestInitEmit(t *testing.T) {
 			t.Errorf("%q: exit code %d, want %d with %q\n%s%.400s", test.args, code, test.code, test.want, stderr.String(), stdout.String())
 		}
 	}
+}
+
+// What is printed has the rules of --egress in each form. An emulator that is not ours makes the template's stack and takes its rules;
+// HashiCorp's parser reads the module.
+func TestEmittedEgress(t *testing.T) {
+	for _, kv := range offline(t.TempDir()) {
+		name, value, _ := strings.Cut(kv, "=")
+		t.Setenv(name, value)
+	}
+	moto := cloudFormation(t, rig.Moto(t))
+	cfg := motoConfig(t, moto)
+	network := ec2.NewFromConfig(cfg)
+	vpcs, err := network.DescribeVpcs(t.Context(), &ec2.DescribeVpcsInput{})
+	if err != nil || len(vpcs.Vpcs) == 0 {
+		t.Fatalf("%+v, %v", vpcs, err)
+	}
+	group, err := network.CreateSecurityGroup(t.Context(), &ec2.CreateSecurityGroupInput{
+		VpcId: vpcs.Vpcs[0].VpcId, GroupName: aws.String("orders"), Description: aws.String("orders"),
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	emit := func(form string) string {
+		t.Helper()
+		r := inProcess(t.Context(), t, nil, "init", "--emit", form, "--offline", "--allow", "10.1.0.0/16:5432", "--vpc", *vpcs.Vpcs[0].VpcId,
+			"--egress", "10.1.0.0/16:5432,"+*group.GroupId+":6379", "--egress", "vpc:1433,10.9.8.7:22")
+		if r.code != 0 || r.stderr != "" {
+			t.Fatalf("--emit %s: %d: %s", form, r.code, r.stderr)
+		}
+		return r.stdout
+	}
+	stacks := cloudformation.NewFromConfig(cfg)
+	stack, set := aws.String("bastion"), aws.String("first")
+	if _, err := stacks.CreateChangeSet(t.Context(), &cloudformation.CreateChangeSetInput{
+		StackName: stack, ChangeSetName: set, ChangeSetType: cfntypes.ChangeSetTypeCreate, TemplateBody: aws.String(emit("cfn")),
+		Capabilities: []cfntypes.Capability{cfntypes.CapabilityCapabilityIam},
+		Parameters:   []cfntypes.Parameter{{ParameterKey: aws.String("VpcCidr"), ParameterValue: vpcs.Vpcs[0].CidrBlock}},
+	}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := stacks.ExecuteChangeSet(t.Context(), &cloudformation.ExecuteChangeSetInput{StackName: stack, ChangeSetName: set}); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"0.0.0.0/0:443", "10.1.0.0/16:5432", "10.9.8.7/32:22", *vpcs.Vpcs[0].CidrBlock + ":1433", *group.GroupId + ":6379"}
+	slices.Sort(want)
+	if got := templateEgress(t, stacks, network, *vpcs.Vpcs[0].CidrBlock); !slices.Equal(got, want) {
+		t.Errorf("the template's rules are %q, want %q", got, want)
+	}
+	if got := append([]string{"0.0.0.0/0:443"}, moduleEgress(t, emit("terraform"), *vpcs.Vpcs[0].CidrBlock)...); !slices.Equal(got, want) {
+		t.Errorf("the module's rules are %q, want %q", got, want)
+	}
+}
+
+// templateEgress are the outbound rules of the tasks' security group in the template of the stack that was made. moto 5.2.1 makes the group
+// without them, so each is added to it here: EC2 has to take it.
+func templateEgress(t *testing.T, stacks *cloudformation.Client, network *ec2.Client, vpcCIDR string) (rules []string) {
+	t.Helper()
+	name := aws.String("bastion")
+	made, err := stacks.DescribeStackResources(t.Context(), &cloudformation.DescribeStackResourcesInput{StackName: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	i := slices.IndexFunc(made.StackResources, func(r cfntypes.StackResource) bool { return aws.ToString(r.LogicalResourceId) == "SecurityGroup" })
+	if i < 0 {
+		t.Fatalf("no security group among %+v", made.StackResources)
+	}
+	out, err := stacks.GetTemplate(t.Context(), &cloudformation.GetTemplateInput{StackName: name})
+	if err != nil {
+		t.Fatal(err)
+	}
+	text := regexp.MustCompile(`\{\s*"Ref":\s*"VpcCidr"\s*\}`).ReplaceAllString(*out.TemplateBody, strconv.Quote(vpcCIDR))
+	var template struct {
+		Resources struct {
+			SecurityGroup struct {
+				Properties struct {
+					SecurityGroupEgress []struct {
+						FromPort                           int32
+						CidrIp, DestinationSecurityGroupId string
+					}
+				}
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &template); err != nil {
+		t.Fatal(err)
+	}
+	for _, r := range template.Resources.SecurityGroup.Properties.SecurityGroupEgress {
+		permission := ec2types.IpPermission{IpProtocol: aws.String("tcp"), FromPort: &r.FromPort, ToPort: &r.FromPort}
+		if r.CidrIp != "" {
+			permission.IpRanges = []ec2types.IpRange{{CidrIp: &r.CidrIp}}
+		} else {
+			permission.UserIdGroupPairs = []ec2types.UserIdGroupPair{{GroupId: &r.DestinationSecurityGroupId}}
+		}
+		if _, err := network.AuthorizeSecurityGroupEgress(t.Context(), &ec2.AuthorizeSecurityGroupEgressInput{
+			GroupId: made.StackResources[i].PhysicalResourceId, IpPermissions: []ec2types.IpPermission{permission},
+		}); err != nil {
+			t.Errorf("%+v: %v", r, err)
+		}
+		rules = append(rules, fmt.Sprintf("%s%s:%d", r.CidrIp, r.DestinationSecurityGroupId, r.FromPort))
+	}
+	slices.Sort(rules)
+	return rules
+}
+
+// moduleEgress are the rules of a Terraform module without a value for its variable egress.
+func moduleEgress(t *testing.T, text, vpcCIDR string) (rules []string) {
+	t.Helper()
+	file, faults := hclparse.NewParser().ParseHCL([]byte(text), "main.tf")
+	if faults.HasErrors() {
+		t.Fatal(faults)
+	}
+	for _, b := range file.Body.(*hclsyntax.Body).Blocks {
+		if b.Type != "locals" {
+			continue
+		}
+		all, faults := b.Body.Attributes["egress"].Expr.Value(&hcl.EvalContext{Variables: map[string]cty.Value{"var": cty.ObjectVal(map[string]cty.Value{
+			"egress": cty.NullVal(cty.DynamicPseudoType), "vpc_cidr": cty.StringVal(vpcCIDR),
+		})}})
+		if faults.HasErrors() {
+			t.Fatal(faults)
+		}
+		for _, rule := range all.AsValueMap() {
+			to := rule.GetAttr("cidr")
+			if to.IsNull() {
+				to = rule.GetAttr("group")
+			}
+			port, _ := rule.GetAttr("port").AsBigFloat().Int64()
+			rules = append(rules, fmt.Sprintf("%s:%d", to.AsString(), port))
+		}
+	}
+	slices.Sort(rules)
+	return rules
 }
 
 // At the end a bastion runs, and a database has answered through it; one that does not is an error that names it.

@@ -62,6 +62,7 @@ func (o *initOptions) flags() []cli.Option {
 		answer("yes|no", "make VPC endpoints even where a NAT gateway leads to AWS", survey.FlagEndpoints),
 		answer("yes|no", "run tasks in public subnets, each with a public address", survey.FlagPublic),
 		cli.Func("DEST,...", "destinations that bastions may connect to (default: the databases)", o.allow, "allow"),
+		cli.Func("DEST:PORT,...", "where the tasks' security group lets them out (docs/operators.md)", o.answers.LetOut, survey.FlagEgress),
 		cli.Func("NAME=DEST,...", "a class of bastions with its destinations; repeat it for each", o.class, "class"),
 		cli.Func("[CLASS=]TASKS", "a service that keeps this many tasks for all (ADR 18)", o.answers.Share, survey.FlagShared),
 		cli.Func("[CLASS=]ROLE,...", "roles whose people may use the bastions, by name", o.answers.Admit, survey.FlagPeople),
@@ -155,11 +156,8 @@ func (o *initOptions) class(text string) error {
 func (a *program) initCommand() *cli.Command {
 	var o initOptions
 	return &cli.Command{
-		Name:    "init",
-		Summary: "set an AWS account up for bastions",
-		About: []cli.Passage{
-			cli.Para(`Shows a plan, deploys it, writes bastion.yaml and tests. Run it again to go on, or to change it.`),
-		},
+		Name:     "init",
+		Summary:  "set an AWS account up for bastions; run it again to go on, or to change it",
 		Examples: []string{"bastion init --vpc main --change-security-groups yes --yes"},
 		Flags:    o.flags(),
 		Settings: invocation.CommonSettings,
@@ -365,6 +363,9 @@ func (a *program) take(o *initOptions) error {
 		in.SecurityGroup = groups[0]
 	default:
 		return fail.Usagef("name one security group", "--security-groups has %d: a stack's tasks have one", len(groups))
+	}
+	if in.SecurityGroup != "" && len(in.Egress) > 0 {
+		return fail.Usagef("leave one of them out", "--%s is for the stack's own security group, and --security-groups names another", survey.FlagEgress)
 	}
 	size := s.TaskSize()
 	in.CPU, in.Memory = size.CPU, size.Memory
