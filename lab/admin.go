@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/netip"
+	"time"
 
 	"github.com/bastion-ssm/bastion/lab/gateway"
 )
@@ -29,6 +30,8 @@ func (l *Lab) admin() http.Handler {
 	handle("GET /_lab/api-faults", func(*http.Request) (any, error) { return l.APIFaults(), nil })
 	handle("PUT /_lab/api-faults", body(l.putAPIFaults))
 	handle("POST /_lab/cut", body(l.postCut))
+	handle("POST /_lab/cut-control", body(l.postCutControl))
+	handle("POST /_lab/restart-gateway", body(l.postRestart))
 	handle("POST /_lab/rate", body(l.postRate))
 	handle("POST /_lab/reset-port", body(l.postResetPort))
 	handle("POST /_lab/terminate-session", body(l.postTerminate))
@@ -160,9 +163,9 @@ type cutRequest struct {
 }
 
 func (l *Lab) postCut(_ context.Context, in cutRequest) (any, error) {
-	how := cmp.Or(in.How, gateway.CutClose)
-	if how != gateway.CutClose && how != gateway.CutReset {
-		return nil, fmt.Errorf("how is close or reset, not %q", how)
+	how, err := wayToCut(in.How)
+	if err != nil {
+		return nil, err
 	}
 	var cut int
 	switch cmp.Or(in.Side, gateway.CutClient) {
@@ -176,6 +179,41 @@ func (l *Lab) postCut(_ context.Context, in cutRequest) (any, error) {
 		return nil, fmt.Errorf("side is client, agent or both, not %q", in.Side)
 	}
 	return map[string]int{"cut": cut}, nil
+}
+
+// wayToCut checks how a websocket is to be cut.
+func wayToCut(how string) (string, error) {
+	how = cmp.Or(how, gateway.CutClose)
+	if how != gateway.CutClose && how != gateway.CutReset {
+		return "", fmt.Errorf("how is close or reset, not %q", how)
+	}
+	return how, nil
+}
+
+type controlRequest struct {
+	Target string `json:"target"` // empty: all
+	How    string `json:"how"`    // close (default) or reset
+}
+
+func (l *Lab) postCutControl(_ context.Context, in controlRequest) (any, error) {
+	how, err := wayToCut(in.How)
+	if err != nil {
+		return nil, err
+	}
+	return map[string]int{"cut": l.gw.CutControl(in.Target, how)}, nil
+}
+
+type restartRequest struct {
+	DownMS int `json:"down_ms"`
+}
+
+func (l *Lab) postRestart(_ context.Context, in restartRequest) (any, error) {
+	const most = 600_000
+	if in.DownMS < 0 || in.DownMS > most {
+		return nil, fmt.Errorf("down_ms is from 0 to %d, not %d", most, in.DownMS)
+	}
+	l.gw.Restart(time.Duration(in.DownMS) * time.Millisecond)
+	return empty{}, nil
 }
 
 type rateRequest struct {

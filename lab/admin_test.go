@@ -130,6 +130,18 @@ func TestAdminFaults(t *testing.T) {
 	if status := adminCall(t, l, "POST", "cut", "", &cut); status != 200 || cut.Cut != 0 {
 		t.Error("cut nothing:", status, cut)
 	}
+	for path, bodies := range map[string][]string{
+		"cut-control": {`{"how":"gently"}`}, "restart-gateway": {`{"down_ms":-1}`, `{"down_ms":600001}`, `{"down":1}`},
+	} {
+		for _, body := range bodies {
+			if status := adminCall(t, l, "POST", path, body, nil); status != 400 {
+				t.Errorf("%s %s: %d", path, body, status)
+			}
+		}
+	}
+	if status := adminCall(t, l, "POST", "cut-control", "", &cut); status != 200 || cut.Cut != 0 {
+		t.Error("cut no control channel:", status, cut)
+	}
 	var reset struct{ Reset int }
 	if status := adminCall(t, l, "POST", "reset-port", "", &reset); status != 200 || reset.Reset != 0 {
 		t.Error("reset nothing:", status, reset)

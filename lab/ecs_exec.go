@@ -85,10 +85,14 @@ func (e *ecs) execReady(t *task) error {
 			"Wait and try again or run a new task with execute command enabled and try again.")
 	}
 	if !connected || e.faults.notConnected() {
-		return awsapi.Errorf("TargetNotConnectedException",
-			"The execute command failed due to an internal error. Try again later.")
+		return execFails()
 	}
 	return nil
+}
+
+// execFails is ExecuteCommand's error for a task whose agent does not answer.
+func execFails() error {
+	return awsapi.Errorf("TargetNotConnectedException", "The execute command failed due to an internal error. Try again later.")
 }
 
 // target returns the SSM target of a task's container.

@@ -26,11 +26,13 @@ type APIFaults struct {
 	// StartSession and ExecuteCommand: TargetNotConnected
 	NotConnected int `json:"not_connected,omitempty"`
 	// NotConnectedMS is the same for a span of time from the setting of the faults.
-	NotConnectedMS int    `json:"not_connected_ms,omitempty"`
-	TaskFailures   int    `json:"task_failures,omitempty"` // tasks that stop before they run...
-	TaskReason     string `json:"task_reason,omitempty"`   // ...and the reason; there is a default
-	NoExecAgent    bool   `json:"no_exec_agent,omitempty"` // the exec agent of new tasks stays PENDING
-	ExecSilent     bool   `json:"exec_silent,omitempty"`   // the exec agent is RUNNING but never answers
+	NotConnectedMS int `json:"not_connected_ms,omitempty"`
+	// NodeNotConnected is the same for StartSession to nodes alone, whatever their control channels.
+	NodeNotConnected bool   `json:"node_not_connected,omitempty"`
+	TaskFailures     int    `json:"task_failures,omitempty"` // tasks that stop before they run...
+	TaskReason       string `json:"task_reason,omitempty"`   // ...and the reason; there is a default
+	NoExecAgent      bool   `json:"no_exec_agent,omitempty"` // the exec agent of new tasks stays PENDING
+	ExecSilent       bool   `json:"exec_silent,omitempty"`   // the exec agent is RUNNING but never answers
 
 	// ExecOwnerless leaves the sessions of ECS Exec without the tag of their owner, so that a user's policy lets nobody end them.
 	ExecOwnerless bool `json:"exec_ownerless,omitempty"`
@@ -172,6 +174,13 @@ func (f *faults) notConnected() bool {
 	until := f.since.Add(time.Duration(f.set.NotConnectedMS) * time.Millisecond)
 	f.mu.Unlock()
 	return f.now().Before(until) || f.count(&f.set.NotConnected)
+}
+
+// nodesHidden reports whether nodes are never connected.
+func (f *faults) nodesHidden() bool {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return f.set.NodeNotConnected
 }
 
 // container returns how many sessions a container may have, 0 for unlimited, and whether further ones start silently.

@@ -248,7 +248,7 @@ func (s *nodeSession) dial() {
 		defer stop()
 		defer close(from)
 		for {
-			b := make([]byte, 1024)
+			b := make([]byte, s.n.chunk.Load())
 			n, err := conn.Read(b)
 			if n > 0 {
 				select {

@@ -13,6 +13,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -34,6 +35,7 @@ type labNode struct {
 	tasks  chan nodeTask // those that have come; nodes without a port do nothing else with them
 	closed chan string   // the channels by which channel_closed has come
 	port   string        // that its sessions reach, whatever they ask for; empty: none
+	chunk  atomic.Int64  // the longest payload of its messages
 	ctx    context.Context
 	wg     sync.WaitGroup
 
@@ -64,6 +66,7 @@ func newNode(t testing.TB, l *lab.Lab, taskARN string) *labNode {
 		t: t, ctx: ctx, tasks: make(chan nodeTask, 100), closed: make(chan string, 100),
 		sessions: make(map[string]*nodeSession), acked: make(map[uuid.UUID]chan struct{}),
 	}
+	n.chunk.Store(1024)
 	var task struct{ Cluster, TaskARN string }
 	var container struct{ DockerId string }
 	metadata := said(t, l, taskARN, "metadata")

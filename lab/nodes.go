@@ -111,7 +111,7 @@ func nodeError(err error) error {
 		return awsapi.Errorf("BadRequest", "Session is already terminated") // which AWS's agent looks for
 	case errors.Is(err, gateway.ErrNoSession):
 		return awsapi.Errorf("BadRequest", "Session does not exist")
-	case errors.Is(err, gateway.ErrClosed):
+	case errors.Is(err, gateway.ErrClosed), errors.Is(err, gateway.ErrDown):
 		return &awsapi.Error{Code: "ServiceUnavailable", Message: err.Error(), Status: http.StatusServiceUnavailable}
 	}
 	return err

@@ -214,7 +214,7 @@ func (s *ssm) startSession(_ context.Context, c *awsapi.Call, in *startSessionIn
 	if doc.name == gateway.DocShell {
 		spec.KMSKeyID = s.kmsKey
 	}
-	if !s.connect(&spec) || s.faults.notConnected() {
+	if !s.connect(&spec) || spec.Node && s.faults.nodesHidden() || s.faults.notConnected() {
 		return nil, notConnected(in.Target)
 	}
 	if strings.HasPrefix(in.Target, "ecs:") {
@@ -406,7 +406,10 @@ func (s *sessions) start(owner awsapi.Identity, prefix string, spec gateway.Spec
 	}
 	token, err := s.gw.Start(spec)
 	switch {
-	case errors.Is(err, gateway.ErrNoNode):
+	case errors.Is(err, gateway.ErrNoNode), errors.Is(err, gateway.ErrDown):
+		if spec.Document == gateway.DocECSExec {
+			return startSessionOutput{}, execFails()
+		}
 		return startSessionOutput{}, notConnected(spec.Target)
 	case err != nil:
 		return startSessionOutput{}, sessionError(err, spec.ID)

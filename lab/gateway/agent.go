@@ -224,7 +224,12 @@ func (a *agent) send(typ frame.PayloadType, payload []byte) error {
 }
 
 // push sends a message. Without a websocket the message is lost. push returns false when the session is over.
-func (a *agent) push(b []byte) bool { return a.away.Load() || a.down.push(a.done, b) }
+func (a *agent) push(b []byte) bool {
+	if a.faults.Load().closes(b) {
+		a.lose()
+	}
+	return a.away.Load() || a.down.push(a.done, b)
+}
 
 // sendJSON sends v, which is one of our own types, as JSON.
 func (a *agent) sendJSON(typ frame.PayloadType, v any) error {

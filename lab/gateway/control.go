@@ -80,12 +80,16 @@ func (g *Gateway) HasNode(target string) bool {
 	return g.controls.open[target] != nil
 }
 
-// ControlToken returns a token for the target's next control channel, and voids an earlier one. Its error is ErrClosed.
+// ControlToken returns a token for the target's next control channel, and voids an earlier one. Its error is ErrClosed or
+// ErrDown.
 func (g *Gateway) ControlToken(target string) (token string, err error) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	switch {
+	case g.closed:
 		return "", ErrClosed
+	case time.Now().Before(g.up):
+		return "", ErrDown
 	}
 	token = newToken()
 	g.controls.tokens[target] = token

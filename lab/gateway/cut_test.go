@@ -2,9 +2,12 @@ package gateway
 
 import (
 	"bytes"
+	"errors"
 	"net"
+	"net/http"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/coder/websocket"
 
@@ -183,5 +186,45 @@ func TestCutEvery(t *testing.T) {
 	err := New(Config{}).SetFaults(Faults{CutSide: "left"})
 	if err == nil || !strings.Contains(err.Error(), `"left"`) {
 		t.Errorf("cut_side left: %v", err)
+	}
+}
+
+// While the gateway is down, it takes no websocket, neither of clients nor of its own agents.
+func TestRestart(t *testing.T) {
+	t.Parallel()
+	g := newGateway(t, Config{})
+	p := start(t, g, sshSpec("s", serveTCP(t, echo)))
+	p.handshake("1.3.0.0")
+	if err := g.SetFaults(Faults{AgentAwayMS: 1}); err != nil {
+		t.Fatal(err)
+	}
+	const down = 200 * time.Millisecond
+	began := time.Now()
+	g.Restart(down)
+	if status := closeStatus(t, p.ws); status != -1 {
+		t.Errorf("the client's websocket ends with %v", status)
+	}
+	if _, err := g.Start(sshSpec("other", 1)); !errors.Is(err, ErrDown) && time.Since(began) < down {
+		t.Errorf("start: %v", err)
+	}
+	var clientBack, agentBack time.Duration
+	waitFor(t, "the end of the restart", func() bool {
+		if agentBack == 0 && g.Sessions()[0].AgentConnected {
+			agentBack = time.Since(began)
+		}
+		ws, resp, err := websocket.Dial(t.Context(), g.StreamURL("s"), nil)
+		switch {
+		case err == nil:
+			if clientBack == 0 {
+				clientBack = time.Since(began)
+			}
+			_ = ws.CloseNow()
+		case resp == nil || resp.StatusCode != http.StatusServiceUnavailable:
+			t.Fatal(err)
+		}
+		return clientBack > 0 && agentBack > 0
+	})
+	if clientBack < down || agentBack < down {
+		t.Errorf("the client was back after %v, the agent after %v", clientBack, agentBack)
 	}
 }

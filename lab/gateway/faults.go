@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"time"
+
+	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
 // Faults are disturbances of the data channel. The zero value disturbs nothing. Drop, Duplicate and Reorder are probabilities from
@@ -43,6 +45,13 @@ type Faults struct {
 	// ("client", the default, "agent", or "both" in turn).
 	CutEveryMS int    `json:"cut_every_ms,omitempty"`
 	CutSide    string `json:"cut_side,omitempty"`
+	// MaxPayload is the longest payload in bytes that the gateway takes in a data message of either side; 0: any. OverPayload says what
+	// happens to a longer one: it is lost ("lose", the default), or the gateway closes the websocket that it came by ("close").
+	MaxPayload  int    `json:"max_payload,omitempty"`
+	OverPayload string `json:"over_payload,omitempty"`
+	// MessageRate is how many data messages a second the gateway takes of each side of a session, after a burst of a second; 0: any.
+	// It loses the others.
+	MessageRate int `json:"message_rate,omitempty"`
 	// AgentAwayMS is how long the agent takes to reconnect after it has lost its websocket; 0 means 150.
 	AgentAwayMS int `json:"agent_away_ms,omitempty"`
 	// NoDial keeps the agent from connecting to the far port: it stays silent after the handshake.
@@ -63,6 +72,12 @@ const (
 	CutBoth   = "both"
 )
 
+// What the gateway does to a payload longer than MaxPayload.
+const (
+	OverLose  = "lose"
+	OverClose = "close"
+)
+
 // Ways to end a websocket.
 const (
 	CutClose = "close" // by a close frame 1000
@@ -75,6 +90,14 @@ const defaultAway = 150 * time.Millisecond
 func (f *Faults) away() time.Duration {
 	return cmp.Or(time.Duration(f.AgentAwayMS)*time.Millisecond, defaultAway)
 }
+
+// refuses reports whether the gateway refuses the message b because of its payload's length.
+func (f *Faults) refuses(b []byte) bool {
+	return f.MaxPayload > 0 && len(b)-frame.Overhead > f.MaxPayload && isData(b)
+}
+
+// closes reports whether the gateway closes the websocket by which the message b comes.
+func (f *Faults) closes(b []byte) bool { return f.OverPayload == OverClose && f.refuses(b) }
 
 // draws are the random choices of one goroutine. They begin again with each set of faults.
 type draws struct {
@@ -147,6 +170,19 @@ func (f *Faults) validate() error {
 	}
 	if f.SlowEvery < 0 || f.SlowBps < 0 || (f.SlowEvery > 0) != (f.SlowBps > 0) {
 		return fmt.Errorf("faults slow_every and slow_bps: %d and %d are not both above 0", f.SlowEvery, f.SlowBps)
+	}
+	switch f.OverPayload {
+	case "", OverLose, OverClose:
+	default:
+		return fmt.Errorf("fault over_payload: %q is not %s or %s", f.OverPayload, OverLose, OverClose)
+	}
+	for _, n := range []struct {
+		name  string
+		value int
+	}{{"max_payload", f.MaxPayload}, {"message_rate", f.MessageRate}} {
+		if n.value < 0 {
+			return fmt.Errorf("fault %s: %d is negative", n.name, n.value)
+		}
 	}
 	const maxChunk = 256 << 10
 	if f.PumpChunk < 0 || f.PumpChunk > maxChunk {

@@ -34,6 +34,7 @@ var (
 	ErrLimit      = errors.New("too many sessions")
 	ErrNoNode     = errors.New("no control channel")
 	ErrClosed     = errors.New("gateway is closed")
+	ErrDown       = errors.New("gateway is restarting")
 	ErrInvalid    = errors.New("invalid session")
 )
 
@@ -150,6 +151,7 @@ type Gateway struct {
 
 	mu       sync.Mutex
 	closed   bool
+	up       time.Time // when a restart is over
 	live     map[string]*session
 	past     map[string]bool // the last pastSessions ended sessions
 	pastIDs  []string        // in the order of their ends
@@ -189,8 +191,8 @@ func New(cfg Config) *Gateway {
 	return g
 }
 
-// Start begins a session and returns the token for its first websocket. Its error is ErrInvalid (with the reason), ErrLimit, ErrNoNode
-// or ErrClosed.
+// Start begins a session and returns the token for its first websocket. Its error is ErrInvalid (with the reason), ErrLimit, ErrNoNode,
+// ErrDown or ErrClosed.
 func (g *Gateway) Start(spec Spec) (token string, err error) {
 	if err := spec.validate(); err != nil {
 		return "", fmt.Errorf("%w: %w", ErrInvalid, err)
@@ -206,6 +208,8 @@ func (g *Gateway) Start(spec Spec) (token string, err error) {
 		return "", ErrLimit
 	case spec.Node && g.controls.open[spec.Target] == nil:
 		return "", ErrNoNode
+	case time.Now().Before(g.up):
+		return "", ErrDown
 	}
 	g.counters.Started++
 	s := newSession(g, spec, uint64(g.counters.Started))
@@ -422,11 +426,34 @@ func (g *Gateway) cutSessions(id string, cut func(*session) bool) (n int) {
 	return n
 }
 
+// Restart ends all websockets by a reset, of clients, agents and nodes. For the time down the gateway then takes no others, and gives out
+// no tokens to nodes. Sessions live on.
+func (g *Gateway) Restart(down time.Duration) {
+	g.mu.Lock()
+	g.up = time.Now().Add(down)
+	g.mu.Unlock()
+	g.CutControl("", CutReset)
+	g.CutAgent("", CutReset)
+	g.Cut("", CutReset)
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	for k := range g.sockets { // those that have not opened a channel yet
+		k.reset()
+	}
+}
+
+// downFor returns how long the gateway is still down.
+func (g *Gateway) downFor() time.Duration {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	return time.Until(g.up)
+}
+
 // enter counts an HTTP handler, which must call wg.Done.
 func (g *Gateway) enter() bool {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if g.closed {
+	if g.closed || time.Now().Before(g.up) {
 		return false
 	}
 	g.wg.Add(1)

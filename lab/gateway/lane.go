@@ -37,6 +37,8 @@ type lane struct {
 	held     *packet
 	holdEnd  time.Time // when held goes without waiting for another
 	lineFree time.Time // when the rate-limited line will have sent all pushed messages
+	allowed  float64   // data messages under the limit of their rate, at the time of counted
+	counted  time.Time // zero: never
 	draws    draws
 
 	avail chan struct{} // capacity 1: the queue or the faults have changed
@@ -183,6 +185,9 @@ func (l *lane) rate(f *Faults) int64 {
 
 // admit makes the random choices about a message and queues the result. Callers hold mu.
 func (l *lane) admit(f *Faults, b []byte, data bool) {
+	if data && (f.refuses(b) || !l.allows(f)) {
+		return
+	}
 	p := packet{b: b, data: data}
 	if !data || (f.Drop == 0 && f.Duplicate == 0 && f.Reorder == 0) {
 		l.enqueue(f, p)
@@ -206,6 +211,26 @@ func (l *lane) admit(f *Faults, b []byte, data bool) {
 	if dup {
 		l.enqueue(f, p)
 	}
+}
+
+// allows counts a data message, and reports whether it is within the limit of their rate. Callers hold mu.
+func (l *lane) allows(f *Faults) bool {
+	if f.MessageRate == 0 {
+		l.counted = time.Time{}
+		return true
+	}
+	now, burst := time.Now(), float64(f.MessageRate)
+	if l.counted.IsZero() {
+		l.allowed = burst
+	} else {
+		l.allowed = min(burst, l.allowed+burst*now.Sub(l.counted).Seconds())
+	}
+	l.counted = now
+	if l.allowed < 1 {
+		return false
+	}
+	l.allowed--
+	return true
 }
 
 // release queues the message that waits to be overtaken. Callers hold mu.

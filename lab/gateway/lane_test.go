@@ -377,12 +377,18 @@ func TestFaultsValidate(t *testing.T) {
 		{SlowEvery: -1, SlowBps: 1000},
 		{PumpChunk: -1},
 		{PumpChunk: 1 << 20},
+		{MaxPayload: -1},
+		{OverPayload: "shorten"},
+		{MessageRate: -1},
 	} {
 		if bad.validate() == nil {
 			t.Errorf("%+v is accepted", bad)
 		}
 	}
-	good := Faults{DelayMS: 20, RateBps: 1e6, Drop: 1, Duplicate: 0.5, Reorder: 0.1, Seed: -4, PumpChunk: 4096, PumpIntervalUS: -1}
+	good := Faults{
+		DelayMS: 20, RateBps: 1e6, Drop: 1, Duplicate: 0.5, Reorder: 0.1, Seed: -4, PumpChunk: 4096, PumpIntervalUS: -1,
+		MaxPayload: 1, OverPayload: OverClose, MessageRate: 1,
+	}
 	if err := good.validate(); err != nil {
 		t.Error(err)
 	}

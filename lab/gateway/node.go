@@ -14,8 +14,11 @@ type nodeEnd struct {
 }
 
 // NodeToken returns a token for another websocket of the target's node in the session, and voids an earlier one. Its error is
-// ErrNoSession, also for a session to another target, or ErrTerminated.
+// ErrNoSession, also for a session to another target, ErrTerminated or ErrDown.
 func (g *Gateway) NodeToken(session, target string) (token string, err error) {
+	if g.downFor() > 0 {
+		return "", ErrDown
+	}
 	s, err := g.lookup(session)
 	if err != nil {
 		return "", err
@@ -56,7 +59,7 @@ func (g *Gateway) serveNode(k *socket, h opening, s *session) error {
 	return k.relay(s.log, func(b []byte) bool {
 		switch typ := typeOf(b); typ {
 		case frame.OutputStreamData, frame.Acknowledge:
-			return s.down.push(k.conn.closed, b)
+			return k.relayData(s.down, b)
 		default: // agent_session_state is for the gateway
 			s.log.Debug("gateway: message of the node not relayed", "type", typ)
 			return true

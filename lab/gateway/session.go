@@ -178,7 +178,7 @@ func (s *session) receive(a *agent) {
 		s.mu.Lock()
 		gen := s.upGen
 		s.mu.Unlock()
-		if a.receive(gen) || !sleep(a.done, s.gw.faults.Load().away()) {
+		if a.receive(gen) || !sleep(a.done, s.gw.faults.Load().away()) || !sleep(a.done, s.gw.downFor()) {
 			return
 		}
 		a.setPaused(false) // as far as the agent knows

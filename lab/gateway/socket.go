@@ -41,10 +41,12 @@ type socket struct {
 	done    chan struct{}  // closed once the reader has returned
 }
 
-// shut ends the websocket with a close frame, without waiting for it. The gateway discards the client's further messages.
-func (k *socket) shut(reason string) {
+// shut ends the websocket with a close frame, without waiting for it. The gateway discards the further messages of its peer.
+func (k *socket) shut(reason string) { k.shutBy(websocket.StatusNormalClosure, reason) }
+
+func (k *socket) shutBy(status websocket.StatusCode, reason string) {
 	k.cut.Store(true)
-	k.closing.Go(func() { _ = k.ws.Close(websocket.StatusNormalClosure, reason) })
+	k.closing.Go(func() { _ = k.ws.Close(status, reason) })
 }
 
 // reset ends the connection with a TCP RST.
@@ -70,7 +72,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	if !g.enter() {
-		http.Error(w, "gateway is closed", http.StatusServiceUnavailable)
+		http.Error(w, "gateway is down", http.StatusServiceUnavailable)
 		return
 	}
 	defer g.wg.Done()
@@ -126,6 +128,15 @@ func (k *socket) open(serve func(*socket, opening) error) error {
 	return serve(k, h)
 }
 
+// relayData passes the data channel's message b to the other side, by its lane. It returns false if the websocket has ended.
+func (k *socket) relayData(to *lane, b []byte) bool {
+	if to.faults.Load().closes(b) {
+		k.shutBy(websocket.StatusMessageTooBig, "message too big")
+		return true // the rest is discarded
+	}
+	return to.push(k.conn.closed, b)
+}
+
 // refuse ends a websocket whose token is wrong.
 func (k *socket) refuse() error {
 	_ = k.ws.Close(websocket.StatusPolicyViolation, "token is not valid")
@@ -140,7 +151,7 @@ func (g *Gateway) serveClient(k *socket, h opening, s *session) error {
 	defer s.detach(k)
 	life := time.AfterFunc(g.cfg.SocketLife, func() { s.cutSocket(k, CutClose) })
 	defer life.Stop()
-	return k.relay(s.log, func(b []byte) bool { return s.up.push(k.conn.closed, b) })
+	return k.relay(s.log, func(b []byte) bool { return k.relayData(s.up, b) })
 }
 
 // relay writes the messages of k.out, and passes those that come to take, until the websocket ends or take returns false.
