@@ -1,7 +1,6 @@
 package image
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"crypto/x509"
@@ -9,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -22,10 +20,8 @@ import (
 
 	"github.com/aws/aws-sdk-go-v2/service/ecs"
 	"github.com/google/go-cmp/cmp"
-	"golang.org/x/crypto/ssh"
 
 	"github.com/bastion-ssm/bastion/e2e/rig"
-	"github.com/bastion-ssm/bastion/keys"
 	"github.com/bastion-ssm/bastion/lab"
 )
 
@@ -219,104 +215,36 @@ func TestIsolatedTask(t *testing.T) {
 }
 
 func isolatedTask(t *testing.T, root string) {
-	ctx, cancel := context.WithTimeout(t.Context(), 20*time.Second)
-	defer cancel()
-	cmd := exec.Command("sh", "-c", "ip link set lo up && "+sealed, root, "--allow", "*:*", "--drain", "1s")
-	cmd.SysProcAttr = &syscall.SysProcAttr{
-		Cloneflags: syscall.CLONE_NEWNET | syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC,
-	}
-	var log bytes.Buffer
-	cmd.Stderr = &log
-	audit, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	end := context.AfterFunc(ctx, func() { _ = cmd.Process.Kill() }) // init of its namespace: it takes all with it
-	defer end()
-	lines := bufio.NewReader(audit)
-	line, err := lines.ReadString('\n')
-	if err != nil {
-		_ = cmd.Wait()
-		t.Fatalf("%v: %s", err, &log)
-	}
+	k := startTask(t, root, "--allow", "*:*", "--drain", "1s")
 	var started struct{ Event, Listen, Allow, Limit any }
-	if err := json.Unmarshal([]byte(line), &started); err != nil {
+	if err := json.Unmarshal([]byte(k.lines()[0]), &started); err != nil {
 		t.Fatal(err)
 	}
 	if got, want := fmt.Sprint(started), "{start [127.0.0.1:2222 [::1]:2222] [*:*] [*.internal:5432]}"; got != want {
 		t.Errorf("got %s, want %s", got, want)
 	}
-
-	wantSealed(t, cmd.Process.Pid)
-	pair, err := keys.NewPair("")
-	if err != nil {
-		t.Fatal(err)
+	client := k.signedIn(time.Hour)
+	for _, address := range []string{credentials + ":80", "10.0.0.1:5432", "127.0.0.1:2222"} {
+		d := toDestination(address)
+		k.isDenied(t, d, client, d.want)
 	}
-	grant, err := keys.NewGrant(pair.PublicKey(), "arn:aws:sts::000000000000:assumed-role/r/s", nil, time.Hour)
-	if err != nil {
-		t.Fatal(err)
-	}
-	word, err := grant.Encode()
-	if err != nil {
-		t.Fatal(err)
-	}
-	out, err := inTask(ctx, t, cmd.Process.Pid, 0, "grant", word)
-	reply, found, findErr := keys.FindGrantReply([]byte(out))
-	if err != nil || !found || findErr != nil || reply.Ports.SSH != 2222 {
-		t.Fatalf("grant: %q, %v, %v", out, err, findErr)
-	}
-	for _, address := range []string{"169.254.170.2:80", "10.0.0.1:5432", "127.0.0.1:2222"} {
-		refusedTo(t, cmd.Process.Pid, pair, reply, address)
-	}
-	if out, err := inTask(ctx, t, cmd.Process.Pid, 65532, "healthcheck"); err != nil {
+	if out, err := inTask(t.Context(), t, k.cmd.Process.Pid, 65532, "healthcheck"); err != nil {
 		t.Errorf("healthcheck: %q, %v", out, err)
 	}
-	if out, err := inTask(ctx, t, cmd.Process.Pid, 65533, "healthcheck"); err == nil {
+	if out, err := inTask(t.Context(), t, k.cmd.Process.Pid, 65533, "healthcheck"); err == nil {
 		t.Errorf("another user got an answer: %q", out)
 	}
 
-	if err := cmd.Process.Signal(syscall.SIGTERM); err != nil {
+	if err := k.cmd.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}
-	rest, err := io.ReadAll(lines)
-	if err != nil || !bytes.Contains(rest, []byte(`"event":"stop"`)) || bytes.Count(rest, []byte(`"event":"denied"`)) != 3 {
-		t.Errorf("%s, %v", rest, err)
-	}
-	if err := cmd.Wait(); err != nil {
-		t.Errorf("%v: %s", err, &log)
-	}
-}
-
-// refusedTo makes sure that a bastiond, which is in a network namespace of its own, refuses a granted key a destination.
-func refusedTo(t *testing.T, pid int, pair *keys.Pair, reply keys.GrantReply, address string) {
-	t.Helper()
-	host, err := reply.Key()
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := &ssh.ClientConfig{
-		User: "ada", Auth: []ssh.AuthMethod{ssh.PublicKeys(pair.Signer())}, HostKeyCallback: keys.PinnedHostKey(host),
-		Timeout: 10 * time.Second,
-	}
-	if err := lab.InNetns(fmt.Sprintf("/proc/%d/ns/net", pid), func() error {
-		client, err := ssh.Dial("tcp", "127.0.0.1:2222", config)
-		if err != nil {
-			return err
+	k.wait(func(e event) bool { return e.Event == "stop" })
+	select {
+	case <-k.done:
+		if k.err != nil {
+			t.Error(k.err)
 		}
-		defer client.Close()
-		conn, err := client.Dial("tcp", address)
-		if err == nil {
-			conn.Close()
-		}
-		var refused *ssh.OpenChannelError
-		if !errors.As(err, &refused) || refused.Reason != ssh.Prohibited {
-			t.Errorf("%s: %v, want a refusal", address, err)
-		}
-		return nil
-	}); err != nil {
-		t.Error(err)
+	case <-time.After(20 * time.Second):
+		t.Error("it does not end")
 	}
 }
