@@ -34,9 +34,9 @@ func (e *ecs) readSecrets(role *awsapi.Identity, secrets []taskSecret) string {
 		if s.key != "" {
 			needs = append(needs, awsapi.Access{
 				Action: "kms:Decrypt", Resource: s.key,
-				Context: iam.Context{}.With("kms:ViaService", e.partition().Endpoint("secretsmanager", e.region)).
-					With("kms:EncryptionContext:SecretARN", s.arn).With("kms:EncryptionContextKeys", "SecretARN").
-					With("kms:CallerAccount", e.account),
+				Context: named(iam.Context{}, "kms:EncryptionContext:", map[string]string{"SecretARN": s.arn}).
+					With("kms:EncryptionContextKeys", "SecretARN").With("kms:CallerAccount", e.account).
+					With("kms:ViaService", e.partition().Endpoint("secretsmanager", e.region)),
 			})
 		}
 		if err := role.Authorize(awsapi.JSON, needs...); err != nil {
