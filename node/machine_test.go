@@ -108,6 +108,19 @@ func TestWhatIsNotTaken(t *testing.T) {
 	}
 }
 
+// FuzzHandshakeResponse gives a machine any answer to its request. It ends or begins the session, with bounded words.
+func FuzzHandshakeResponse(f *testing.F) {
+	f.Add([]byte(someResponse))
+	f.Add([]byte(`{"ClientVersion":"1.3.0.0","ProcessedClientActions":[{"ActionType":"SessionType","ActionStatus":3,"Error":"no"}],"Errors":null}`))
+	f.Fuzz(func(t *testing.T, payload []byte) {
+		m, receive := upMachine(someTask(t, docForward), time.Unix(1_800_000_000, 0))
+		receive(frame.InputStreamData, 0, frame.PayloadHandshakeResponse, payload)
+		if m.state != connected && (m.state != leaving || m.result.Status != statusFailed || m.result.Output == "") {
+			t.Errorf("state %d, result %+v", m.state, m.result)
+		}
+	})
+}
+
 // FuzzMachine turns bytes into events for a machine. Whatever the client and the service send, memory is bounded, time goes on, and the
 // end is the end.
 func FuzzMachine(f *testing.F) {

@@ -34,6 +34,8 @@ type Limits struct {
 }
 
 const (
+	defaultPingInterval, defaultPingTimeout = 20 * time.Second, 10 * time.Second
+
 	readHardFactor = 4
 	reorderSpan    = 1 << 14 // messages
 	mostStreams    = 256     // connections of one client that multiplexes them
@@ -83,7 +85,7 @@ func Serve(ctx context.Context, task Task, cfg Config) Result {
 	s.m = newMachine(machineConfig{
 		task: task, served: cfg.Handler != nil, limits: cfg.Limits.withDefaults(),
 		resumeTimeout: cmp.Or(cfg.ResumeTimeout, 5*time.Minute),
-		pingInterval:  cmp.Or(cfg.PingInterval, 20*time.Second), pingTimeout: cmp.Or(cfg.PingTimeout, 10*time.Second),
+		pingInterval:  cmp.Or(cfg.PingInterval, defaultPingInterval), pingTimeout: cmp.Or(cfg.PingTimeout, defaultPingTimeout),
 	}, rand.New(rand.NewPCG(rand.Uint64(), rand.Uint64())), now)
 	s.finished = make(chan struct{})
 	s.run = transport.NewDriver(transport.Config{

@@ -87,7 +87,7 @@ var allowed = map[string][]string{
 	"sessions": {
 		"internal/awsanswer", "internal/deadline", "internal/fail", "sessions/frame", "sessions/reliable", "sessions/transport",
 	},
-	"node":    {"internal/deadline", "sessions/frame", "sessions/reliable", "sessions/transport"},
+	"node":    {"internal/backoff", "internal/deadline", "internal/sleep", "sessions/frame", "sessions/reliable", "sessions/transport"},
 	"targets": {"internal/awsanswer", "internal/fail", "internal/near", "internal/partition"},
 	"tunnel":  {"internal/backoff", "internal/fail", "internal/printable", "internal/sleep", "internal/sshwire"},
 
@@ -239,9 +239,12 @@ var forbidden = map[string][]string{
 	"sessions/frame":      {ssh, awsSDK, "github.com/mmmorris1975/"},
 	"sessions/reliable":   {ssh, awsSDK, "github.com/mmmorris1975/"}, // both ends of a data channel
 	"sessions/transport":  {ssh, awsSDK, "github.com/mmmorris1975/"},
-	"node":                {ssh, awsSDK, "github.com/mmmorris1975/"}, // as small as bastiond must be
-	"bastions":            {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
-	"targets":             {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
+	"node": { // as small as bastiond must be: a signer, and the interface of a source of credentials
+		ssh, "github.com/mmmorris1975/", "github.com/aws/aws-sdk-go-v2/config", "github.com/aws/aws-sdk-go-v2/credentials",
+		"github.com/aws/aws-sdk-go-v2/feature", "github.com/aws/aws-sdk-go-v2/service",
+	},
+	"bastions": {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
+	"targets":  {ssh, "github.com/mmmorris1975/", "github.com/gorilla/websocket"},
 }
 
 // pure are packages that do no I/O, start no goroutine and take no lock: they import none of what that needs.

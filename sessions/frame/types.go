@@ -15,6 +15,13 @@ const (
 	ChannelClosed     MessageType = "channel_closed"
 )
 
+// The message types of a control channel, on which the service asks a node to serve sessions. It also carries channel_closed.
+const (
+	InteractiveShell MessageType = "interactive_shell"      // begins a session
+	TaskComplete     MessageType = "agent_task_complete"    // the session's outcome, from the agent
+	TaskAcknowledge  MessageType = "agent_task_acknowledge" // ... and its acknowledgement
+)
+
 // PayloadType is the type of a data message's payload.
 type PayloadType uint32
 
