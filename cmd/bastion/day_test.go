@@ -33,7 +33,7 @@ type costs struct {
 	tasks    int // that run
 	sessions int // of links, that are open
 	launched int // tasks
-	runTask  int // calls: within ten minutes ECS answers some with a task that has ended
+	runTask  int // calls, at most: ECS answers some with a task that has ended, but none over a boundary of ten minutes
 	exec     int // calls of ExecuteCommand
 	start    int // sessions to ports that SSM has started
 }
@@ -186,6 +186,9 @@ func TestDay(t *testing.T) {
 		got := d.costs()
 		if more := got.start - step.want.start; more > 0 && more <= step.gone {
 			got.start = step.want.start
+		}
+		if got.launched <= got.runTask && got.runTask < step.want.runTask {
+			got.runTask = step.want.runTask
 		}
 		if got != step.want {
 			t.Errorf("%s: %+v\nwant %+v", step.name, got, step.want)
