@@ -192,7 +192,7 @@ func TestTerminateAndCounters(t *testing.T) {
 	if _, err := g.Resume("s"); err != nil {
 		t.Fatal(err)
 	}
-	if c := g.Counters(); c != (Counters{Started: 1, Live: 1, Resumes: 1, Sockets: 1}) {
+	if c := g.Counters(); c != (Counters{Started: 1, Ports: 1, Live: 1, Resumes: 1, Sockets: 1}) {
 		t.Errorf("counters %+v", c)
 	}
 	if err := g.Terminate("s"); err != nil {
@@ -206,7 +206,7 @@ func TestTerminateAndCounters(t *testing.T) {
 	}
 	_ = p.ws.Close(websocket.StatusNormalClosure, "")
 	waitFor(t, "the websocket to go", func() bool { return g.Counters().Sockets == 0 })
-	if c := g.Counters(); c != (Counters{Started: 1, Terminated: 1, Resumes: 1}) {
+	if c := g.Counters(); c != (Counters{Started: 1, Ports: 1, Terminated: 1, Resumes: 1}) {
 		t.Errorf("counters %+v", c)
 	}
 	if _, err := g.Resume("s"); !errors.Is(err, ErrTerminated) {
