@@ -37,6 +37,8 @@ type IsolatedRunner struct {
 	UID, GID uint32
 	// VPC links the containers to a network; nil: no link.
 	VPC *VPCLink
+	// Endpoints lets the containers reach AWS's endpoints, at the addresses that these have on the machine's loopback.
+	Endpoints bool
 
 	mu       sync.Mutex
 	launched int
@@ -57,6 +59,9 @@ type isolatedContainer struct {
 	env      []string
 	drop     []string // the capabilities that it drops
 	netns    *os.File // its network namespace
+
+	endpoints map[string]string // variables; nil: it reaches none
+	ways      *endpointWays
 }
 
 // Start implements Runner.
@@ -72,6 +77,11 @@ func (r *IsolatedRunner) Start(ctx context.Context, spec ContainerSpec) (Contain
 		"PATH":     "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
 		"HOSTNAME": spec.TaskID,
 	}
+	var endpoints map[string]string
+	if r.Endpoints {
+		endpoints = spec.Endpoints
+	}
+	maps.Copy(env, endpoints)
 	maps.Copy(env, spec.Env)
 	maps.Copy(env, r.Env)
 	cmd := exec.Command(spec.Command[0], spec.Command[1:]...)
@@ -83,7 +93,10 @@ func (r *IsolatedRunner) Start(ctx context.Context, spec ContainerSpec) (Contain
 	cmd.SysProcAttr.Chroot = root
 	cmd.SysProcAttr.Credential = &syscall.Credential{Uid: r.UID, Gid: r.GID}
 	cmd.SysProcAttr.Cloneflags = syscall.CLONE_NEWPID | syscall.CLONE_NEWNS | syscall.CLONE_NEWUTS | syscall.CLONE_NEWIPC
-	c := &isolatedContainer{program: &program{cmd: cmd, done: make(chan struct{})}, runner: r, root: root, env: cmd.Env, drop: spec.DropCapabilities}
+	c := &isolatedContainer{
+		program: &program{cmd: cmd, done: make(chan struct{})}, runner: r, root: root, env: cmd.Env, drop: spec.DropCapabilities,
+		endpoints: endpoints,
+	}
 	if err := c.start(ctx); err != nil {
 		return nil, err
 	}
@@ -99,18 +112,29 @@ func (c *isolatedContainer) start(ctx context.Context) error {
 			started <- err
 			return
 		}
-		err := limitCapabilities(c.drop)
-		if err == nil {
-			err = c.cmd.Start()
-		}
-		if err != nil {
+		if err := c.startProgram(); err != nil {
+			c.ways.close()
 			started <- errors.Join(err, c.netns.Close())
 			return
 		}
 		started <- nil
-		c.wait(func() { _ = c.netns.Close() })
+		c.wait(func() {
+			c.ways.close()
+			_ = c.netns.Close()
+		})
 	})
 	return <-started
+}
+
+// startProgram starts the program on the calling thread, which is in the container's network.
+func (c *isolatedContainer) startProgram() (err error) {
+	if c.ways, err = openEndpointWays(c.endpoints); err != nil {
+		return fmt.Errorf("open ways to AWS's endpoints: %w", err)
+	}
+	if err := limitCapabilities(c.drop); err != nil {
+		return err
+	}
+	return c.cmd.Start()
 }
 
 // onOwnThread runs f on a new goroutine with an OS thread that ends with it. It never uses the process's main thread, which cannot

@@ -291,3 +291,51 @@ func TestIsolatedRunnerWithoutProgram(t *testing.T) {
 		t.Error("an empty image runs")
 	}
 }
+
+// A container reaches AWS's endpoints, and nothing else of the machine, if its runner says so.
+func TestIsolatedRunnerEndpoints(t *testing.T) {
+	needRoot(t)
+	echo, other := echoServer(t, hello), echoServer(t, hello)
+	r := &lab.IsolatedRunner{Root: image(t), UID: 65532, GID: 65532, Endpoints: true}
+	c, err := r.Start(t.Context(), lab.ContainerSpec{
+		TaskID: "0123456789abcdef", Name: "bastion", Command: []string{"/bastiond"}, Dir: t.TempDir(), Stdout: io.Discard, Stderr: io.Discard,
+		Endpoints: map[string]string{"AWS_ENDPOINT_URL": "http://" + echo, "X": "http://" + echo + "/v4/x", "AWS_REGION": "eu-central-1"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		c.Kill()
+		<-c.Done()
+	})
+	conn, err := c.Dial(t.Context(), "tcp", echo)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = conn.Close() }()
+	if err := conn.SetDeadline(time.Now().Add(20 * time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewReader(conn)
+	for _, want := range []string{hello, "over\n"} {
+		if line, err := lines.ReadString('\n'); err != nil || line != want {
+			t.Fatalf("%q, %v; want %q", line, err, want)
+		}
+		if _, err := io.WriteString(conn, "over\n"); err != nil {
+			t.Fatal(err)
+		}
+	}
+	environ, err := os.ReadFile(fmt.Sprintf("/proc/%d/environ", c.PID()))
+	if err != nil || !bytes.Contains(environ, []byte("AWS_ENDPOINT_URL=http://"+echo+"\x00")) {
+		t.Errorf("environment %q, %v", environ, err)
+	}
+	if conn, err := c.Dial(t.Context(), "tcp", other); err == nil {
+		_ = conn.Close()
+		t.Error("the container reaches another port of the machine")
+	}
+	c.Kill()
+	<-c.Done()
+	if _, err := io.Copy(io.Discard, lines); err != nil && !strings.Contains(err.Error(), "reset") {
+		t.Error(err)
+	}
+}
