@@ -73,7 +73,7 @@ func (e *Explorer) Ask(ctx context.Context, from, to time.Time, tag string) (Bil
 		bill.Requests++
 		out, err := e.ask(ctx, in)
 		if err != nil {
-			return bill, fail.AWS(fail.Other, op, action, err)
+			return bill, fail.AdminAWS(fail.Other, op, action, "", err)
 		}
 		for _, month := range out.ResultsByTime {
 			bill.Estimated = bill.Estimated || month.Estimated

@@ -2,7 +2,6 @@ package deploy
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strings"
@@ -27,48 +26,15 @@ func (d *Deployer) arn() string {
 	return fmt.Sprintf("arn:%s:cloudformation:%s:*:stack/%s/*", partition.Of(d.aws.Region).ID, d.aws.Region, d.name)
 }
 
-// faultOn wraps the error of an AWS call. A denial names the statement that would allow it. resource is the call's, for answers that name
-// none.
+// faultOn wraps the error of an AWS call. resource is the call's, for answers that name none.
 func (d *Deployer) faultOn(op, action, resource string, err error) error {
-	wrapped := fail.AWS(fail.Other, op, action, err)
+	wrapped := fail.AdminAWS(fail.Other, op, action, resource, err)
 	answer := awsanswer.Of(err)
 	f, ok := errors.AsType[*fail.Error](wrapped)
-	if !ok {
-		return wrapped
-	}
-	switch {
-	case answer.Class == awsanswer.Denied:
-		f.Next = withStatement(f.Next, answer, action, resource)
-	case f.Next == "" && (answer.Class == awsanswer.None || answer.Class.Passes()):
+	if ok && f.Next == "" && (answer.Class == awsanswer.None || answer.Class.Passes()) {
 		f.Next = again
 	}
 	return wrapped
-}
-
-// withStatement adds the missing statement to the hint after a denial. No statement helps against an explicit one.
-func withStatement(next string, a awsanswer.Answer, action, resource string) string {
-	if a.Explicit {
-		return next
-	}
-	if a.Action != "" {
-		action = a.Action
-	}
-	if a.Resource != "" {
-		resource = a.Resource
-	}
-	return next + "; the statement to add: " + statement(action, resource)
-}
-
-// statement returns the statement of an IAM policy that allows an action, in JSON. Without a resource it is for any.
-func statement(action, resource string) string {
-	if resource == "" {
-		resource = "*"
-	}
-	text, err := json.Marshal(struct{ Effect, Action, Resource string }{"Allow", action, resource})
-	if err != nil {
-		return ""
-	}
-	return string(text)
 }
 
 // Failure is an operation of CloudFormation's that did not succeed.
@@ -102,7 +68,10 @@ func (d *Deployer) failed(do string, f *Failure, next string) error {
 	answer := awsanswer.Judge(awsanswer.Answer{Message: f.Reason})
 	switch {
 	case answer.Class == awsanswer.Denied && answer.Action != "":
-		kind, next = fail.Denied, withStatement(answer.NextDenied(""), answer, "", "")
+		kind, next = fail.Denied, answer.NextDenied("")
+		if statement := answer.Statement("", ""); statement != "" {
+			next += fail.StatementToAdd + statement
+		}
 	case strings.Contains(strings.ToLower(f.Reason), "already exists"):
 		next = "something else has the name: choose another (--name), or remove it"
 	}

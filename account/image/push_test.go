@@ -339,7 +339,7 @@ func TestRefusedByECR(t *testing.T) {
 		"denied": {
 			"User: arn:aws:sts::000000000000:assumed-role/dev/ada is not authorized to perform: ecr:InitiateLayerUpload on resource: " +
 				"arn:aws:ecr:eu-central-1:000000000000:repository/bastion because no identity-based policy allows the ecr:InitiateLayerUpload action",
-			fail.Denied, "ecr:InitiateLayerUpload on arn:aws:ecr:eu-central-1:000000000000:repository/bastion",
+			fail.Denied, `{"Effect":"Allow","Action":"ecr:InitiateLayerUpload","Resource":"arn:aws:ecr:eu-central-1:000000000000:repository/bastion"}`,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

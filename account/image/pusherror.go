@@ -32,7 +32,7 @@ func explain(op string, tag name.Tag, most int64, err error) error {
 		}
 		return fail.New(fail.Credentials, op, cause, next)
 	case isECR && mentions(answer, "not authorized to perform"):
-		return fail.AWS(fail.Denied, op, "ecr:PutImage", &denial{answer.Errors[0].Message, cause})
+		return fail.AdminAWS(fail.Denied, op, "ecr:PutImage", "", &denial{answer.Errors[0].Message, cause})
 	case answer.StatusCode == http.StatusForbidden:
 		return fail.New(fail.Denied, op, cause, "ask the owner of "+registry+" for permission to push to "+tag.RepositoryStr())
 	case isTagTaken(answer):

@@ -84,7 +84,7 @@ func (l *Log) read(ctx context.Context, r Range, events []string, each func(line
 }
 
 func (l *Log) failed(op string, err error) error {
-	wrapped := fail.AWS(fail.Other, op, "logs:FilterLogEvents", err)
+	wrapped := fail.AdminAWS(fail.Other, op, "logs:FilterLogEvents", "", err)
 	if _, missing := errors.AsType[*types.ResourceNotFoundException](err); missing {
 		return fail.New(fail.Usage, "", wrapped, "name the stack's log group with --audit-log-group (it is / and the stack's name), and check the region")
 	}

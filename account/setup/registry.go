@@ -53,7 +53,7 @@ func (r *Registry) signIn(ctx context.Context) (authn.Authenticator, error) {
 	const op = "sign in to the registry of the account"
 	out, err := r.token(ctx, &ecr.GetAuthorizationTokenInput{})
 	if err != nil {
-		return nil, fail.AWS(fail.Other, op, "ecr:GetAuthorizationToken", err)
+		return nil, fail.AdminAWS(fail.Other, op, "ecr:GetAuthorizationToken", "", err)
 	}
 	if len(out.AuthorizationData) == 0 {
 		return nil, fail.New(fail.Other, op, errors.New("ECR answered without a token"), "try again")

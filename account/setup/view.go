@@ -11,6 +11,7 @@ import (
 	"github.com/bastion-ssm/bastion/account/deploy"
 	"github.com/bastion-ssm/bastion/account/price"
 	"github.com/bastion-ssm/bastion/account/survey"
+	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/printable"
 	"github.com/bastion-ssm/bastion/internal/words"
 )
@@ -43,7 +44,7 @@ func (p *Plan) Show() Shown {
 		if slices.ContainsFunc(p.Choice.Notes, func(note string) bool { return strings.HasPrefix(note, "AWS did not show "+f.What+" (") }) {
 			continue // the choice says what follows of it
 		}
-		s.Notes = append(s.Notes, fmt.Sprintf("AWS did not show %s: %v", f.What, f.Err))
+		s.Notes = append(s.Notes, fmt.Sprintf("AWS did not show %s: %v", f.What, f.Err)+words.Parenthesis(fail.NextOf(f.Err)))
 	}
 	for _, a := range p.Adopted {
 		s.Notes = append(s.Notes, fmt.Sprintf("an earlier stack of the name has left %s, which this one takes over", a.PhysicalID))

@@ -331,7 +331,7 @@ func TestLookDenied(t *testing.T) {
 				t.Fatalf("%v, findings %+v", err, l.Findings)
 			}
 			found := l.Findings[0]
-			if found.Action != action || found.What == "" || fail.KindOf(found.Err) != fail.Denied || !strings.Contains(fail.NextOf(found.Err), action) {
+			if found.Action != action || found.What == "" || fail.KindOf(found.Err) != fail.Denied || !strings.Contains(fail.NextOf(found.Err), `"Action":"`+action+`"`) {
 				t.Errorf("%+v, next %q", found, fail.NextOf(found.Err))
 			}
 			if len(l.Databases) < 9 {

@@ -72,7 +72,7 @@ func (s *surveyor) note(what, action string, err error) (seen bool) {
 	if err == nil {
 		return true
 	}
-	err = fail.AWS(fail.Other, "look for "+what+" in "+s.clients.Region, action, err)
+	err = fail.AdminAWS(fail.Other, "look for "+what+" in "+s.clients.Region, action, "", err)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if fail.KindOf(err) == fail.Credentials || errors.Is(err, context.Canceled) {

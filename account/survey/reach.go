@@ -8,6 +8,7 @@ import (
 	"strings"
 
 	"github.com/bastion-ssm/bastion/account"
+	"github.com/bastion-ssm/bastion/internal/fail"
 	"github.com/bastion-ssm/bastion/internal/partition"
 	"github.com/bastion-ssm/bastion/internal/words"
 )
@@ -23,7 +24,8 @@ func (c *chooser) databases() error {
 	in := &c.choice.Inputs
 	for _, f := range c.landscape.Findings {
 		if slices.Contains([]string{actionInstances, actionClusters, actionProxies, actionGroups, actionCaches, actionServerless}, f.Action) {
-			c.note("AWS did not show %s (%s), so that tasks may connect to the usual ports in the whole VPC: %v", f.What, f.Action, f.Err)
+			c.note("AWS did not show %s (%s), so that tasks may connect to the usual ports in the whole VPC: %v%s",
+				f.What, f.Action, f.Err, words.Parenthesis(fail.NextOf(f.Err)))
 		}
 	}
 	allow, why := c.allow()

@@ -393,6 +393,26 @@ type httpError struct {
 func (e *httpError) Unwrap() error       { return e.error }
 func (e *httpError) HTTPStatusCode() int { return e.status }
 
+// A denial has the statement that would allow the call, unless another statement denies it.
+func TestStatement(t *testing.T) {
+	const said = "User: u is not authorized to perform: ecs:RunTask on resource: arn:aws:ecs:eu-central-1:1:cluster/c "
+	for name, tt := range map[string]struct{ message, want string }{
+		"named":   {said + "because no identity-based policy allows the ecs:RunTask action", `{"Effect":"Allow","Action":"ecs:RunTask","Resource":"arn:aws:ecs:eu-central-1:1:cluster/c"}`},
+		"unnamed": {"no", `{"Effect":"Allow","Action":"a:B","Resource":"r"}`},
+		"denied":  {said + "with an explicit deny in an identity-based policy", ""},
+	} {
+		if got := awsanswer.Judge(awsanswer.Answer{Code: "AccessDeniedException", Message: tt.message}).Statement("a:B", "r"); got != tt.want {
+			t.Errorf("%s: %s, want %s", name, got, tt.want)
+		}
+	}
+	if got := awsanswer.Judge(awsanswer.Answer{Code: "ThrottlingException"}).Statement("a:B", "r"); got != "" {
+		t.Errorf("another answer: %s", got)
+	}
+	if got := awsanswer.Judge(awsanswer.Answer{Code: "AccessDeniedException"}).Statement("a:B", ""); !strings.Contains(got, `"Resource":"*"`) {
+		t.Errorf("no resource: %s", got)
+	}
+}
+
 func TestOf(t *testing.T) {
 	call := func(op string, err error) error { return fmt.Errorf("doing: %w", &opError{"SSM", op, err}) }
 	signIn := func(err error) error {

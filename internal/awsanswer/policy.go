@@ -2,6 +2,7 @@ package awsanswer
 
 import (
 	"cmp"
+	"encoding/json"
 	"regexp"
 	"strings"
 
@@ -77,6 +78,21 @@ func (p Policy) String() string { return policies[p].name }
 
 // NextDenied returns the user's next step after a denial. action is the call's IAM action, for messages that name none.
 func (a Answer) NextDenied(action string) string { return a.nextDenied(action, "") }
+
+// Statement returns the statement of an IAM policy that would allow a denied call, in JSON. action and resource are the call's, for messages
+// that name none; an empty resource is any. It returns "" where no statement helps: for other answers, and for an explicit denial.
+func (a Answer) Statement(action, resource string) string {
+	if a.Class != Denied || a.Explicit {
+		return ""
+	}
+	text, err := json.Marshal(struct{ Effect, Action, Resource string }{
+		"Allow", cmp.Or(a.Action, action), cmp.Or(a.Resource, resource, "*"),
+	})
+	if err != nil {
+		return ""
+	}
+	return string(text)
+}
 
 // NextDeniedTo is NextDenied for a denial to another caller, such as "the execution role". resource is the call's, for messages
 // that name none.

@@ -107,6 +107,20 @@ func NextOf(err error) string {
 // NextUnanswered is the hint after a call that AWS did not answer in time.
 const NextUnanswered = "try again; if it lasts, check the network and the AWS endpoint"
 
+// AdminAWS is AWS for the calls of an administrator, who can change policies. After a denial the hint has the statement that would allow
+// the call. resource is the call's, for answers that name none; empty: any.
+func AdminAWS(kind Kind, op, action, resource string, err error) error {
+	wrapped := AWS(kind, op, action, err)
+	f, ok := errors.AsType[*Error](wrapped)
+	if statement := awsanswer.Of(err).Statement(action, resource); ok && statement != "" {
+		f.Next += StatementToAdd + statement
+	}
+	return wrapped
+}
+
+// StatementToAdd precedes a policy's statement in the hint after a denial.
+const StatementToAdd = "; the statement to add: "
+
 // AWS wraps the error of an AWS API call. op is the operation. action is the call's IAM action ("ecs:RunTask"), for the hint
 // after a denial. Package awsanswer judges the answer. An error without a kind of its own gets kind.
 func AWS(kind Kind, op, action string, err error) error {
