@@ -53,6 +53,24 @@ func (c awsCLI) command(t *testing.T, args ...string) *exec.Cmd {
 	return cmd
 }
 
+// sshSession starts the plugin in a session by the SSH document, as ProxyCommand does, with its input and its output.
+func (c awsCLI) sshSession(t *testing.T, args ...string) (*exec.Cmd, io.WriteCloser, *bufio.Reader) {
+	t.Helper()
+	cmd := c.command(t, append([]string{"ssm", "start-session", "--document-name", "AWS-StartSSHSession"}, args...)...)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	return cmd, in, bufio.NewReader(out)
+}
+
 // run returns what a call prints, decoded.
 func (c awsCLI) run(t *testing.T, args ...string) map[string]any {
 	t.Helper()
@@ -275,20 +293,7 @@ func TestPluginSSHSession(t *testing.T) {
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newCLI(t, l, l.Env())
-			cmd := c.command(t, append([]string{"ssm", "start-session", "--document-name", "AWS-StartSSHSession"},
-				tt.args...)...)
-			in, err := cmd.StdinPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			stdout, err := cmd.StdoutPipe()
-			if err != nil {
-				t.Fatal(err)
-			}
-			if err := cmd.Start(); err != nil {
-				t.Fatal(err)
-			}
-			lines := bufio.NewReader(stdout)
+			cmd, in, lines := c.sshSession(t, tt.args...)
 			expect(t, lines, "hello\n")
 			if _, err := io.WriteString(in, "over and out\n"); err != nil {
 				t.Fatal(err)
@@ -316,20 +321,7 @@ func TestPluginNodeSession(t *testing.T) {
 	t.Parallel()
 	l := start(t, quick(t))
 	n := portNode(t, l, echoServer(t, hello))
-	cmd := newCLI(t, l, l.Env()).command(t, "ssm", "start-session", "--document-name", "AWS-StartSSHSession",
-		"--target", n.target, "--parameters", "portNumber="+n.port)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewReader(stdout)
+	cmd, in, lines := newCLI(t, l, l.Env()).sshSession(t, "--target", n.target, "--parameters", "portNumber="+n.port)
 	expect(t, lines, hello)
 	for i := range 3 {
 		line := fmt.Sprintf("this is line %d\n", i)

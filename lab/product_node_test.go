@@ -3,7 +3,6 @@
 package lab_test
 
 import (
-	"bufio"
 	"context"
 	"fmt"
 	"io"
@@ -114,20 +113,7 @@ func TestPluginProductNode(t *testing.T) {
 	l := start(t, quick(t))
 	n := productNode(t, l, "")
 	c := newCLI(t, l, l.Env())
-	cmd := c.command(t, "ssm", "start-session", "--document-name", "AWS-StartSSHSession",
-		"--target", n.target, "--parameters", "portNumber="+productPort)
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	stdout, err := cmd.StdoutPipe()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	lines := bufio.NewReader(stdout)
+	cmd, in, lines := c.sshSession(t, "--target", n.target, "--parameters", "portNumber="+productPort)
 	for i := range 3 {
 		line := fmt.Sprintf("this is line %d\n", i)
 		if _, err := io.WriteString(in, line); err != nil {
