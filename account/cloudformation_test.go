@@ -66,15 +66,14 @@ func newEmulator(t *testing.T, moto string) *emulator {
 	if err != nil {
 		t.Fatal(err)
 	}
-	transport := new(http.Transport)
-	defer transport.CloseIdleConnections()
-	resp, err := (&http.Client{Transport: transport}).Do(reset)
+	client := rig.MotoClient(t)
+	resp, err := client.Do(reset)
 	if err != nil {
 		t.Fatal(err)
 	}
 	_ = resp.Body.Close()
 	config := aws.Config{
-		Region: "eu-central-1", BaseEndpoint: &moto, Retryer: rig.MotoRetryer,
+		Region: "eu-central-1", BaseEndpoint: &moto, Retryer: rig.MotoRetryer, HTTPClient: client,
 		Credentials: credentials.NewStaticCredentialsProvider("madeup", "madeup", ""),
 	}
 	network := ec2.NewFromConfig(config)

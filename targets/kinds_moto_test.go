@@ -3,7 +3,6 @@ package targets_test
 import (
 	"context"
 	"encoding/json"
-	"net/http"
 	"os/exec"
 	"slices"
 	"strings"
@@ -72,10 +71,8 @@ func TestKindsOnMoto(t *testing.T) {
 	if _, err := exec.LookPath("moto_server"); err != nil {
 		rig.LeaveOut(t, "moto_server is missing: pip install 'moto[server]==5.2.1'")
 	}
-	client := &http.Client{Transport: &http.Transport{}}
-	t.Cleanup(client.CloseIdleConnections)
 	cfg := aws.Config{
-		Region: "eu-central-1", BaseEndpoint: aws.String(rig.Moto(t)), HTTPClient: client, Retryer: rig.MotoRetryer,
+		Region: "eu-central-1", BaseEndpoint: aws.String(rig.Moto(t)), HTTPClient: rig.MotoClient(t), Retryer: rig.MotoRetryer,
 		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
 	}
 	group := furnishMoto(t, cfg)

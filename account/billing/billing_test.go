@@ -45,8 +45,7 @@ func (r *recorder) RoundTrip(req *http.Request) (*http.Response, error) {
 // An emulator that is not ours takes the question, and its answer is read: by services and by a tag. It answers what it was told.
 func TestMoto(t *testing.T) {
 	moto := rig.Moto(t)
-	transport := &http.Transport{}
-	t.Cleanup(transport.CloseIdleConnections)
+	transport := rig.MotoClient(t).Transport
 	group := func(key, amount string) map[string]any {
 		return map[string]any{"Keys": []string{key}, "Metrics": map[string]any{metric: map[string]any{"Amount": amount, "Unit": "USD"}}}
 	}

@@ -30,10 +30,8 @@ import (
 func motoConfig(t *testing.T) aws.Config {
 	t.Helper()
 	moto := rig.Moto(t)
-	client := &http.Client{Transport: &http.Transport{}}
-	t.Cleanup(client.CloseIdleConnections)
 	return aws.Config{
-		Region: "eu-central-1", BaseEndpoint: &moto, Retryer: rig.MotoRetryer, HTTPClient: client,
+		Region: "eu-central-1", BaseEndpoint: &moto, Retryer: rig.MotoRetryer, HTTPClient: rig.MotoClient(t),
 		Credentials: credentials.NewStaticCredentialsProvider("madeup", "madeup", ""),
 	}
 }

@@ -2,7 +2,6 @@ package review
 
 import (
 	"fmt"
-	"net/http"
 	"testing"
 	"time"
 
@@ -18,10 +17,8 @@ import (
 
 // All pages are read of an emulator that is not ours. moto 5.2.1 knows no JSON patterns: it sends all events, and the reader chooses.
 func TestMoto(t *testing.T) {
-	client := &http.Client{Transport: &http.Transport{}}
-	t.Cleanup(client.CloseIdleConnections)
 	cfg := aws.Config{
-		Region: "eu-central-1", BaseEndpoint: aws.String(rig.Moto(t)), HTTPClient: client,
+		Region: "eu-central-1", BaseEndpoint: aws.String(rig.Moto(t)), HTTPClient: rig.MotoClient(t),
 		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
 	}
 	logs := cloudwatchlogs.NewFromConfig(cfg)

@@ -93,9 +93,7 @@ func (c *counted) count(at int, stop func()) (before int) {
 
 func newWorld(t *testing.T) *world {
 	t.Helper()
-	transport := new(http.Transport)
-	t.Cleanup(transport.CloseIdleConnections)
-	return &world{t: t, moto: rig.Moto(t), transport: &counted{RoundTripper: transport}}
+	return &world{t: t, moto: rig.Moto(t), transport: &counted{RoundTripper: rig.MotoClient(t).Transport}}
 }
 
 // config is for calls that are counted.

@@ -3,7 +3,6 @@ package survey
 import (
 	"context"
 	"fmt"
-	"net/http"
 	"reflect"
 	"slices"
 	"strings"
@@ -34,10 +33,8 @@ type world struct {
 func newWorld(t *testing.T) *world {
 	t.Helper()
 	moto := rig.Moto(t)
-	transport := new(http.Transport)
-	t.Cleanup(transport.CloseIdleConnections)
 	config := aws.Config{
-		Region: region, BaseEndpoint: &moto, Retryer: rig.MotoRetryer, HTTPClient: &http.Client{Transport: transport},
+		Region: region, BaseEndpoint: &moto, Retryer: rig.MotoRetryer, HTTPClient: rig.MotoClient(t),
 		Credentials: credentials.NewStaticCredentialsProvider("madeup", "madeup", ""),
 	}
 	return &world{t: t, config: config, ec2: ec2.NewFromConfig(config)}

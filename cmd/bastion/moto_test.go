@@ -109,10 +109,8 @@ func (m *mended) only(mend func(action string) bool) (runs int) {
 // motoConfig is the configuration of clients of moto.
 func motoConfig(t *testing.T, endpoint string) aws.Config {
 	t.Helper()
-	client := &http.Client{Transport: &http.Transport{}}
-	t.Cleanup(client.CloseIdleConnections)
 	return aws.Config{
-		Region: "eu-central-1", BaseEndpoint: &endpoint, HTTPClient: client,
+		Region: "eu-central-1", BaseEndpoint: &endpoint, HTTPClient: rig.MotoClient(t),
 		Credentials: credentials.NewStaticCredentialsProvider("AKIATEST", "not-a-key", ""),
 	}
 }

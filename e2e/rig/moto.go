@@ -2,6 +2,10 @@ package rig
 
 import (
 	"bufio"
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
@@ -61,6 +65,32 @@ func Moto(t testing.TB) string {
 		t.Fatal("moto_server does not say where it listens")
 		return ""
 	}
+}
+
+// MotoClient returns an HTTP client of the test's own for the SDK's calls to moto's server.
+//
+// The SDK closes a request's body when the answer begins (smithy-go, ClientHandler.Handle). On a busy machine net/http may not have
+// looked for the body's end by then: it finds the body closed, and breaks the connection off in the middle of the answer. So net/http
+// gets a body that the SDK does not know.
+func MotoClient(t testing.TB) *http.Client {
+	transport := new(http.Transport)
+	t.Cleanup(transport.CloseIdleConnections)
+	return &http.Client{Transport: ownBody{transport}}
+}
+
+type ownBody struct{ http.RoundTripper }
+
+func (o ownBody) RoundTrip(req *http.Request) (*http.Response, error) {
+	if req.ContentLength <= 0 {
+		return o.RoundTripper.RoundTrip(req)
+	}
+	body, err := io.ReadAll(req.Body)
+	if err := errors.Join(err, req.Body.Close()); err != nil {
+		return nil, err
+	}
+	own := req.Clone(req.Context())
+	own.Body = io.NopCloser(bytes.NewReader(body))
+	return o.RoundTripper.RoundTrip(own)
 }
 
 // MotoRetryer is for clients of moto's server. It tries a call again whose connection broke, which happens on a busy machine, and no other
