@@ -40,6 +40,7 @@ func (a *agent) runExec() result {
 	}
 	ctx, cancel := context.WithCancel(a.ctx)
 	defer cancel()
+	a.accept(func(m *frame.Message) error { return toProcess(proc, m) }) // whoever sees output may send input
 	pumped := make(chan struct{})
 	go func() {
 		defer close(pumped)
@@ -50,7 +51,6 @@ func (a *agent) runExec() result {
 		filter := utf8Filter{send: a.sendOutput}
 		_ = a.pump(ctx, proc, costOutput, filter.write)
 	}()
-	a.accept(func(m *frame.Message) error { return toProcess(proc, m) })
 	<-ctx.Done() // the command has ended, or the session is over
 	a.accept(nil)
 	ended := a.ctx.Err() == nil
