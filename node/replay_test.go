@@ -1,16 +1,12 @@
 package node
 
 import (
-	"bufio"
 	"bytes"
 	"context"
 	"encoding/binary"
-	"encoding/hex"
 	"encoding/json"
 	"io"
 	"net"
-	"os"
-	"path/filepath"
 	"strings"
 	"sync"
 	"testing"
@@ -19,55 +15,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"github.com/bastion-ssm/bastion/e2e/vectors"
 	"github.com/bastion-ssm/bastion/sessions/frame"
 	"github.com/bastion-ssm/bastion/sessions/transport"
 )
-
-// event is a line of a transcript; ../sessions/testdata/vectors/README.md describes it.
-type event struct {
-	MS    float64
-	From  string
-	Event string
-	Info  json.RawMessage
-	Frame string
-
-	raw []byte
-	msg frame.Message
-}
-
-func transcripts(t *testing.T) map[string][]*event {
-	t.Helper()
-	files, err := filepath.Glob("../sessions/testdata/vectors/*.jsonl")
-	if err != nil || len(files) != 9 {
-		t.Fatalf("%d transcripts, want 9: %v", len(files), err)
-	}
-	all := map[string][]*event{}
-	for _, name := range files {
-		data, err := os.ReadFile(name)
-		if err != nil {
-			t.Fatal(err)
-		}
-		lines := bufio.NewScanner(bytes.NewReader(data))
-		lines.Buffer(nil, 1<<20)
-		key := strings.TrimSuffix(filepath.Base(name), ".jsonl")
-		for lines.Scan() {
-			e := new(event)
-			if err := json.Unmarshal(lines.Bytes(), e); err != nil {
-				t.Fatal(err)
-			}
-			if e.Event == "frame" {
-				if e.raw, err = hex.DecodeString(e.Frame); err != nil {
-					t.Fatal(err)
-				}
-				if e.msg, err = frame.Decode(e.raw); err != nil {
-					t.Fatal(err)
-				}
-			}
-			all[key] = append(all[key], e)
-		}
-	}
-	return all
-}
 
 // The node differs from AWS's agent in these transcripts, for these reasons. docs/adr/0020-node.md has the same table.
 var differences = map[string]string{
@@ -81,7 +32,7 @@ var differences = map[string]string{
 // TestReplay plays the client's and the service's part of each transcript to a node, at the recorded times. Its far end writes what
 // the recorded one wrote. The node's messages are compared with those of AWS's agent.
 func TestReplay(t *testing.T) {
-	for name, events := range transcripts(t) {
+	for name, events := range vectors.All(t) {
 		t.Run(name, func(t *testing.T) {
 			if newReplay(t, name, events).mux { // package smux shares channels between bubbles
 				r := newReplay(t, name, events)
@@ -143,7 +94,7 @@ func (s *memSocket) deliver(b []byte) {
 type replay struct {
 	t      *testing.T
 	name   string
-	events []*event
+	events []*vectors.Event
 	task   Task
 	refuse error
 	mux    bool
@@ -166,7 +117,7 @@ type replay struct {
 	closed  *frame.Message // the transcript's channel_closed
 }
 
-func newReplay(t *testing.T, name string, events []*event) *replay {
+func newReplay(t *testing.T, name string, events []*vectors.Event) *replay {
 	r := &replay{
 		t: t, name: name, events: events, seen: map[int64]bool{}, acks: map[string]bool{},
 		writes: make(chan []byte, 1<<10), results: make(chan Result, 1),
@@ -182,14 +133,14 @@ func newReplay(t *testing.T, name string, events []*event) *replay {
 			}
 			r.must(json.Unmarshal(e.Info, &info))
 			document, parameters = info.Document, string(info.Parameters)
-		case e.msg.Type == frame.AgentSessionState:
+		case e.Message.Type == frame.AgentSessionState:
 			var state sessionState
-			r.must(json.Unmarshal(e.msg.Payload, &state))
+			r.must(json.Unmarshal(e.Message.Payload, &state))
 			id = state.SessionID
-		case e.msg.PayloadType == frame.PayloadHandshakeResponse:
-			r.mux = document == docForward && !bytes.Contains(e.msg.Payload, []byte(`"ClientVersion":"1.0.`))
-		case e.msg.Type == frame.ChannelClosed:
-			r.closed = &e.msg
+		case e.Message.PayloadType == frame.PayloadHandshakeResponse:
+			r.mux = document == docForward && !bytes.Contains(e.Message.Payload, []byte(`"ClientVersion":"1.0.`))
+		case e.Message.Type == frame.ChannelClosed:
+			r.closed = &e.Message
 		}
 	}
 	content := documents[document]
@@ -300,10 +251,10 @@ func (r *replay) run() {
 			r.away = e.Event == "gone"
 			r.mu.Unlock()
 		case e.Event != "frame":
-		case e.From == "client" && e.msg.Type == frame.InputStreamData, e.From == "gateway" && strings.Contains(string(e.Info), `"up"`):
-			r.sock.deliver(e.raw)
-		case e.From == "agent" && e.msg.PayloadType == frame.PayloadOutput && !r.repeated(i):
-			r.farWrites(&smux, e.msg.Payload)
+		case e.From == "client" && e.Message.Type == frame.InputStreamData, e.From == "gateway" && strings.Contains(string(e.Info), `"up"`):
+			r.sock.deliver(e.Raw)
+		case e.From == "agent" && e.Message.PayloadType == frame.PayloadOutput && !r.repeated(i):
+			r.farWrites(&smux, e.Message.Payload)
 		}
 		r.wait(r.written)
 	}
@@ -337,7 +288,7 @@ func (r *replay) catchUp(bytes int) {
 // repeated reports whether the event is a message that came before.
 func (r *replay) repeated(i int) bool {
 	for _, e := range r.events[:i] {
-		if e.From == "agent" && e.msg.Type == frame.OutputStreamData && e.msg.Seq == r.events[i].msg.Seq {
+		if e.From == "agent" && e.Message.Type == frame.OutputStreamData && e.Message.Seq == r.events[i].Message.Seq {
 			return true
 		}
 	}
@@ -404,17 +355,17 @@ func (r *replay) compare(result Result) {
 	for _, e := range r.events {
 		switch {
 		case e.Event != "frame" || e.From != "agent":
-		case e.msg.Type == frame.Acknowledge:
-			if !r.acks[string(e.msg.Payload)] {
-				t.Errorf("the agent's ack is missing: %s", e.msg.Payload)
+		case e.Message.Type == frame.Acknowledge:
+			if !r.acks[string(e.Message.Payload)] {
+				t.Errorf("the agent's ack is missing: %s", e.Message.Payload)
 			}
-		case e.msg.Type == frame.OutputStreamData && seen[e.msg.Seq]:
-		case e.msg.PayloadType == frame.PayloadOutput:
-			recorded = append(recorded, e.msg.Payload...)
-			seen[e.msg.Seq] = true
+		case e.Message.Type == frame.OutputStreamData && seen[e.Message.Seq]:
+		case e.Message.PayloadType == frame.PayloadOutput:
+			recorded = append(recorded, e.Message.Payload...)
+			seen[e.Message.Seq] = true
 		default:
-			theirs = append(theirs, e.msg)
-			seen[e.msg.Seq] = e.msg.Type == frame.OutputStreamData
+			theirs = append(theirs, e.Message)
+			seen[e.Message.Seq] = e.Message.Type == frame.OutputStreamData
 		}
 	}
 	next := int64(0)
@@ -473,8 +424,8 @@ func (r *replay) compareMessage(theirs, ours *frame.Message) {
 func (r *replay) compareFarEnd() {
 	var sent []byte
 	for _, e := range r.events {
-		if e.From == "client" && e.msg.PayloadType == frame.PayloadOutput && e.msg.Type == frame.InputStreamData {
-			sent = append(sent, e.msg.Payload...)
+		if e.From == "client" && e.Message.PayloadType == frame.PayloadOutput && e.Message.Type == frame.InputStreamData {
+			sent = append(sent, e.Message.Payload...)
 		}
 	}
 	want := [][]byte{sent}

@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/mmmorris1975/ssm-session-client/datachannel"
 
+	"github.com/bastion-ssm/bastion/e2e/vectors"
 	"github.com/bastion-ssm/bastion/sessions/frame"
 	"github.com/bastion-ssm/bastion/sessions/transport"
 )
@@ -25,7 +26,7 @@ import (
 // TestReplay plays the agent's and the gateway's part of each transcript to a Stream, at the recorded times. It compares the
 // Stream's messages with those of AWS's client: every ack and every message, byte for byte, except for the client's own choices.
 func TestReplay(t *testing.T) {
-	for name, events := range transcripts(t) {
+	for name, events := range vectors.All(t) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) { newReplay(t, events).run() })
 		})
@@ -77,7 +78,7 @@ func (s *replaySocket) sent() [][]byte {
 
 type replay struct {
 	t      *testing.T
-	events []*event
+	events []*vectors.Event
 	exec   bool
 	id     string
 	key    struct {
@@ -97,7 +98,7 @@ type replay struct {
 	closing sync.WaitGroup
 }
 
-func newReplay(t *testing.T, events []*event) *replay {
+func newReplay(t *testing.T, events []*vectors.Event) *replay {
 	r := &replay{t: t, events: events, dialed: make(chan *replaySocket, 4), readEnd: make(chan struct{})}
 	for _, e := range events {
 		switch {
@@ -105,17 +106,17 @@ func newReplay(t *testing.T, events []*event) *replay {
 			r.exec = strings.Contains(string(e.Info), "ExecuteInteractiveCommand")
 		case e.Event == "data_key":
 			r.must(json.Unmarshal(e.Info, &r.key))
-		case e.msg.PayloadType == frame.PayloadHandshakeResponse && e.From == "client" && r.exec:
+		case e.Message.PayloadType == frame.PayloadHandshakeResponse && e.From == "client" && r.exec:
 			var res struct {
 				ProcessedClientActions []struct {
 					ActionResult struct{ KMSCipherTextKey string }
 				}
 			}
-			r.must(json.Unmarshal(e.msg.Payload, &res))
+			r.must(json.Unmarshal(e.Message.Payload, &res))
 			r.encrypted = res.ProcessedClientActions[1].ActionResult.KMSCipherTextKey
 		case e.From == "gateway" && r.id == "":
 			var body struct{ SessionId string }
-			r.must(json.Unmarshal(e.msg.Payload, &body))
+			r.must(json.Unmarshal(e.Message.Payload, &body))
 			r.id = body.SessionId
 		}
 	}
@@ -171,7 +172,7 @@ func (r *replay) open() {
 func (r *replay) run() {
 	begin := time.Now()
 	for i, e := range r.events {
-		if left := e.at() - time.Since(begin); left > 0 {
+		if left := e.At() - time.Since(begin); left > 0 {
 			<-time.After(left)
 		}
 		switch {
@@ -188,11 +189,11 @@ func (r *replay) run() {
 			} else {
 				r.close()
 			}
-		case e.Event == "frame" && (e.From == "agent" || e.lane() == "down") && e.msg.Type != frame.AgentSessionState:
+		case e.Event == "frame" && (e.From == "agent" || e.Lane() == "down") && e.Message.Type != frame.AgentSessionState:
 			// agent_session_state is for the service; the recorder did not pass it on.
 			s := r.sockets[len(r.sockets)-1]
 			select {
-			case s.in <- e.raw:
+			case s.in <- e.Raw:
 			case <-s.closed:
 			}
 		}
@@ -216,13 +217,13 @@ func (r *replay) comesBack(i int) bool {
 func (r *replay) close() { r.closing.Go(func() { r.stream.Close() }) }
 
 // clientSends has the stream do what made the recorded client send e.
-func (r *replay) clientSends(e *event) {
-	if e.msg.Type != frame.InputStreamData {
+func (r *replay) clientSends(e *vectors.Event) {
+	if e.Message.Type != frame.InputStreamData {
 		return
 	}
-	switch e.msg.PayloadType {
+	switch e.Message.PayloadType {
 	case frame.PayloadOutput:
-		if _, err := r.stream.Write(r.plain(&e.msg)); err != nil {
+		if _, err := r.stream.Write(r.plain(&e.Message)); err != nil {
 			r.t.Errorf("at %v ms: %v", e.MS, err)
 		}
 	case frame.PayloadFlag:
@@ -277,29 +278,29 @@ func (r *replay) compare() {
 	for _, e := range r.events {
 		switch {
 		case e.Event != "frame":
-		case e.From == "agent" && e.msg.Type == frame.OutputStreamData:
-			if !acked[string(frame.AppendAck(nil, &e.msg))] {
-				t.Errorf("message %d of the agent is not acknowledged", e.msg.Seq)
+		case e.From == "agent" && e.Message.Type == frame.OutputStreamData:
+			if !acked[string(frame.AppendAck(nil, &e.Message))] {
+				t.Errorf("message %d of the agent is not acknowledged", e.Message.Seq)
 			}
-			if e.msg.Seq == next {
+			if e.Message.Seq == next {
 				next++
-				if e.msg.PayloadType == frame.PayloadOutput {
-					want = append(want, r.agentPlain(&e.msg)...)
+				if e.Message.PayloadType == frame.PayloadOutput {
+					want = append(want, r.agentPlain(&e.Message)...)
 				}
 			}
-		case e.From == "client" && e.msg.Type == frame.Acknowledge:
-			if !acked[string(e.msg.Payload)] {
-				t.Errorf("the recorded client sent an ack that is missing: %s", e.msg.Payload)
+		case e.From == "client" && e.Message.Type == frame.Acknowledge:
+			if !acked[string(e.Message.Payload)] {
+				t.Errorf("the recorded client sent an ack that is missing: %s", e.Message.Payload)
 			}
-		case e.From == "client" && e.msg.Type == frame.InputStreamData:
+		case e.From == "client" && e.Message.Type == frame.InputStreamData:
 			for answers < len(sent) && sent[answers].PayloadType == frame.PayloadSize {
 				answers++ // ours alone: the recorded client had no terminal
 			}
 			if answers == len(sent) {
-				t.Errorf("message %d of the recorded client has no counterpart", e.msg.Seq)
+				t.Errorf("message %d of the recorded client has no counterpart", e.Message.Seq)
 				continue
 			}
-			r.compareMessage(&e.msg, &sent[answers])
+			r.compareMessage(&e.Message, &sent[answers])
 			answers++
 		}
 	}
@@ -384,11 +385,11 @@ func (r *replay) compareEnd() {
 		if e.Event == "gone" && e.From == "client" && !r.comesBackAfter(e) {
 			break // the recorded client left first
 		}
-		if e.Event != "frame" || e.msg.Type != frame.ChannelClosed {
+		if e.Event != "frame" || e.Message.Type != frame.ChannelClosed {
 			continue
 		}
 		var closed datachannel.ChannelClosedPayload
-		r.must(json.Unmarshal(e.msg.Payload, &closed))
+		r.must(json.Unmarshal(e.Message.Payload, &closed))
 		var got *ClosedError
 		if err := r.stream.Err(); !errors.As(err, &got) {
 			if !errors.Is(err, net.ErrClosed) {
@@ -406,7 +407,7 @@ func (r *replay) compareEnd() {
 	}
 }
 
-func (r *replay) comesBackAfter(e *event) bool {
+func (r *replay) comesBackAfter(e *vectors.Event) bool {
 	for i := range r.events {
 		if r.events[i] == e {
 			return r.comesBack(i)

@@ -197,6 +197,7 @@ var allowed = map[string][]string{
 	"e2e/rig":         {"lab", "lab/gateway", "lab/vpc"},
 	"e2e/iamref":      {"e2e/rig", "lab/awsapi", "lab/iam"},
 	"e2e/recorded":    {"e2e/rig"},
+	"e2e/vectors":     {"sessions/frame"},
 
 	// Only tests.
 	"e2e":              {},

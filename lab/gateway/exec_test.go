@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/bastion-ssm/bastion/e2e/vectors"
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
 
@@ -197,7 +198,7 @@ func TestCipherOpensTheRecording(t *testing.T) {
 	var key struct{ Plaintext []byte }
 	opened := 0
 	var c *sessionCipher
-	for _, e := range readVector(t, "ecs-exec-kms.jsonl") {
+	for _, e := range vectors.Read(t, "ecs-exec-kms") {
 		if e.Event == "data_key" {
 			err := json.Unmarshal(e.Info, &key)
 			if err != nil {
@@ -207,14 +208,14 @@ func TestCipherOpensTheRecording(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if e.message == nil || e.message.PayloadType != frame.PayloadOutput {
+		if e.Message.PayloadType != frame.PayloadOutput {
 			continue
 		}
 		aead, want := c.out, "hello kms\r\n^@"
 		if e.From == "client" {
 			aead, want = c.in, "\x00"
 		}
-		sealed := e.message.Payload
+		sealed := e.Message.Payload
 		plain, err := aead.Open(nil, sealed[:aead.NonceSize()], sealed[aead.NonceSize():], nil)
 		if err != nil || string(plain) != want {
 			t.Errorf("from the %s: %q, %v", e.From, plain, err)

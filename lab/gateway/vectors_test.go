@@ -1,18 +1,14 @@
 package gateway
 
 import (
-	"bufio"
 	"bytes"
 	"cmp"
 	"context"
 	"encoding/base64"
-	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"net"
-	"os"
 	"os/exec"
-	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -22,17 +18,9 @@ import (
 	"github.com/coder/websocket"
 	gocmp "github.com/google/go-cmp/cmp"
 
+	"github.com/bastion-ssm/bastion/e2e/vectors"
 	"github.com/bastion-ssm/bastion/sessions/frame"
 )
-
-// event is a line of a transcript of AWS's own agent and client.
-type event struct {
-	From, Event string
-	Frame       string
-	Info        json.RawMessage
-	message     *frame.Message
-	lane        string
-}
 
 type startInfo struct {
 	Document   string
@@ -40,51 +28,10 @@ type startInfo struct {
 	Target     string
 }
 
-func readVector(t *testing.T, name string) []event {
-	t.Helper()
-	f, err := os.Open(filepath.Join("..", "..", "sessions", "testdata", "vectors", name))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer func() { _ = f.Close() }()
-	var events []event
-	lines := bufio.NewScanner(f)
-	lines.Buffer(nil, 1<<20)
-	for lines.Scan() {
-		var e event
-		if err := json.Unmarshal(lines.Bytes(), &e); err != nil {
-			t.Fatal(err)
-		}
-		if e.Event == "frame" {
-			raw, err := hex.DecodeString(e.Frame)
-			if err != nil {
-				t.Fatal(err)
-			}
-			m, err := frame.Decode(raw)
-			if err != nil {
-				t.Fatal(err)
-			}
-			e.message = &m
-			if e.From == "gateway" {
-				var info struct{ Lane string }
-				if err := json.Unmarshal(e.Info, &info); err != nil {
-					t.Fatal(err)
-				}
-				e.lane = info.Lane
-			}
-		}
-		events = append(events, e)
-	}
-	if err := lines.Err(); err != nil {
-		t.Fatal(err)
-	}
-	return events
-}
-
 // toClient reports whether the recorded client received the frame.
-func (e *event) toClient() bool {
-	return e.message != nil && (e.From == "gateway" && e.lane == "down" ||
-		e.From == "agent" && e.message.Type != frame.AgentSessionState)
+func toClient(e *vectors.Event) bool {
+	return e.Event == "frame" && (e.From == "gateway" && e.Lane() == "down" ||
+		e.From == "agent" && e.Message.Type != frame.AgentSessionState)
 }
 
 // shape is the part that must be the same in every run: everything except times, ids, random texts and encrypted bytes.
@@ -152,7 +99,7 @@ func shapes(frames []frame.Message, sealed bool, types ...frame.MessageType) []s
 	return out
 }
 
-func (e *event) startInfo(t *testing.T) startInfo {
+func startInfoOf(t *testing.T, e *vectors.Event) startInfo {
 	t.Helper()
 	var info startInfo
 	if err := json.Unmarshal(e.Info, &info); err != nil {
@@ -167,24 +114,19 @@ func execReal(_ context.Context, argv []string) (Process, error) {
 
 // The gateway and its agent answer the recorded client with the messages that AWS's own agent did.
 func TestVectors(t *testing.T) {
-	vectors, err := filepath.Glob(filepath.Join("..", "..", "sessions", "testdata", "vectors", "*.jsonl"))
-	if err != nil || len(vectors) != 9 {
-		t.Fatalf("%d vectors, %v", len(vectors), err)
-	}
-	for _, path := range vectors {
-		name := filepath.Base(path)
-		t.Run(strings.TrimSuffix(name, ".jsonl"), func(t *testing.T) {
+	for name, events := range vectors.All(t) {
+		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			replay(t, readVector(t, name))
+			replay(t, events)
 		})
 	}
 }
 
 // farEnd are the recorded sessions' far ends.
-func farEnd(t *testing.T, events []event, document string) (port int) {
+func farEnd(t *testing.T, events []*vectors.Event, document string) (port int) {
 	for i := range events {
-		m := events[i].message
-		if m == nil || m.Type != frame.InputStreamData || m.PayloadType != frame.PayloadOutput {
+		m := &events[i].Message
+		if m.Type != frame.InputStreamData || m.PayloadType != frame.PayloadOutput {
 			continue
 		}
 		if len(m.Payload) == 9 && m.Payload[0] == 'G' || document == DocPort && bytes.Contains(m.Payload, []byte("G\x00\x00")) {
@@ -202,8 +144,8 @@ func farEnd(t *testing.T, events []event, document string) (port int) {
 	return serveTCP(t, echo)
 }
 
-func replay(t *testing.T, events []event) {
-	info := events[0].startInfo(t)
+func replay(t *testing.T, events []*vectors.Event) {
+	info := startInfoOf(t, events[0])
 	hold := make(chan struct{}) // the agent connects in the recorded order
 	if agentFirst(events) {
 		close(hold)
@@ -265,7 +207,7 @@ func replay(t *testing.T, events []event) {
 	streamSeen := map[int64]bool{}
 	connected := false
 	for i := range events {
-		e := &events[i]
+		e := events[i]
 		switch {
 		case e.From == "client" && e.Event == "hello":
 			if p.ws != nil {
@@ -288,10 +230,10 @@ func replay(t *testing.T, events []event) {
 			} else if strings.Contains(string(e.Info), "closed network connection") {
 				_ = p.ws.CloseNow()
 			}
-		case e.toClient() && connected:
-			want = append(want, *e.message)
-			if e.message.Type == frame.OutputStreamData && !streamSeen[e.message.Seq] {
-				streamSeen[e.message.Seq] = true
+		case toClient(e) && connected:
+			want = append(want, e.Message)
+			if e.Message.Type == frame.OutputStreamData && !streamSeen[e.Message.Seq] {
+				streamSeen[e.Message.Seq] = true
 				stream++
 			}
 		case e.From == "client" && e.Event == "frame":
@@ -300,7 +242,7 @@ func replay(t *testing.T, events []event) {
 					t.Fatalf("event %d: after %d of %d stream messages: %v", i, have(), stream, err)
 				}
 			}
-			m := *e.message
+			m := e.Message
 			if m.Type == frame.Acknowledge && !p.noAcks {
 				continue
 			}
@@ -355,8 +297,8 @@ func untilClosed(frames []frame.Message) []frame.Message {
 }
 
 // agentFirst reports whether the recorded agent connected before the client.
-func agentFirst(events []event) bool {
-	i := slices.IndexFunc(events, func(e event) bool { return e.Event == "hello" })
+func agentFirst(events []*vectors.Event) bool {
+	i := slices.IndexFunc(events, func(e *vectors.Event) bool { return e.Event == "hello" })
 	return events[i].From == "agent"
 }
 

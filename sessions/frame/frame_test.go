@@ -21,7 +21,7 @@ import (
 // recorded returns every frame of the transcripts.
 func recorded(t testing.TB) [][]byte {
 	t.Helper()
-	files, err := filepath.Glob("../testdata/vectors/*.jsonl")
+	files, err := filepath.Glob("../../e2e/vectors/testdata/*.jsonl")
 	if err != nil || len(files) != 9 {
 		t.Fatalf("%d transcripts: %v", len(files), err)
 	}
