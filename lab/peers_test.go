@@ -323,6 +323,15 @@ func TestPluginNodeSession(t *testing.T) {
 	n := portNode(t, l, echoServer(t, hello))
 	cmd, in, lines := newCLI(t, l, l.Env()).sshSession(t, "--target", n.target, "--parameters", "portNumber="+n.port)
 	expect(t, lines, hello)
+	echoThroughCuts(t, l, in, lines)
+	_ = cmd.Wait() // the plugin's exit code says nothing
+	terminateLeft(t, l)
+	eventually(t, "the node's part ends", n.idle)
+}
+
+// echoThroughCuts sends lines to the session's echo, and cuts the node's websocket behind each. Then it ends the input.
+func echoThroughCuts(t *testing.T, l *lab.Lab, in io.WriteCloser, lines *bufio.Reader) {
+	t.Helper()
 	for i := range 3 {
 		line := fmt.Sprintf("this is line %d\n", i)
 		if _, err := io.WriteString(in, line); err != nil {
@@ -332,10 +341,13 @@ func TestPluginNodeSession(t *testing.T) {
 		eventually(t, "the node's websocket", func() bool { return l.Gateway().CutAgent("", gateway.CutReset) == 1 })
 	}
 	_ = in.Close()
-	_ = cmd.Wait() // the plugin's exit code says nothing
+}
+
+// terminateLeft ends the one session, which a client has left.
+func terminateLeft(t *testing.T, l *lab.Lab) {
+	t.Helper()
 	eventually(t, "the client has gone", func() bool { return !l.Gateway().Sessions()[0].Connected })
 	terminate(t, l, l.Gateway().Sessions()[0].ID)
-	eventually(t, "the node's part ends", n.idle)
 }
 
 // expect reads lines until one is want: the plugin begins with lines of its own.

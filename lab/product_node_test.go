@@ -4,7 +4,6 @@ package lab_test
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -114,18 +113,9 @@ func TestPluginProductNode(t *testing.T) {
 	n := productNode(t, l, "")
 	c := newCLI(t, l, l.Env())
 	cmd, in, lines := c.sshSession(t, "--target", n.target, "--parameters", "portNumber="+productPort)
-	for i := range 3 {
-		line := fmt.Sprintf("this is line %d\n", i)
-		if _, err := io.WriteString(in, line); err != nil {
-			t.Fatal(err)
-		}
-		expect(t, lines, line)
-		eventually(t, "the node's websocket", func() bool { return l.Gateway().CutAgent("", gateway.CutReset) == 1 })
-	}
-	_ = in.Close()
+	echoThroughCuts(t, l, in, lines)
 	_ = cmd.Wait() // the plugin's exit code says nothing
-	eventually(t, "the client has gone", func() bool { return !l.Gateway().Sessions()[0].Connected })
-	terminate(t, l, l.Gateway().Sessions()[0].ID)
+	terminateLeft(t, l)
 	eventually(t, "the session ends", func() bool { return live(l) == 0 })
 
 	forwardByPlugin(t, c.command(t, "ssm", "start-session", "--target", n.target, "--document-name", "AWS-StartPortForwardingSession",
