@@ -89,7 +89,7 @@ func (s *Stack) taskDefinition(c Class) Object {
 		{"User", "65532:65532"},
 		{"ReadonlyRootFilesystem", true},
 		{"StopTimeout", 30}, // longer than bastiond's drain
-		{"LinuxParameters", Object{{"Capabilities", Object{{"Drop", words("ALL")}}}, {"InitProcessEnabled", true}}}, // docs/by-hand.md
+		{"LinuxParameters", Object{{"Capabilities", Object{{"Drop", words("ALL")}}}, {"InitProcessEnabled", true}}}, // docs/adr/0021
 		{"Environment", s.environment(c)},
 		{"HealthCheck", Object{
 			{"Command", words("CMD", "/bastiond", "healthcheck")},

@@ -101,8 +101,8 @@ func Dial(ctx context.Context, addr string) (net.Conn, error) {
 }
 
 // FreePort returns a TCP port of 127.0.0.1, for programs that cannot choose one themselves and for addresses that are used later or
-// again. The system gives ports to connections and to listeners on port 0 from a range of its own. FreePort's are below that range:
-// one of those might be another program's by the time that it is used. It returns no port twice.
+// again. The system gives ports to connections and to listeners on port 0 from a range of its own: a port of that range may be another
+// program's by the time that it is used. So FreePort's are below that range. It returns no port twice.
 func FreePort() (int, error) {
 	const tries = 100
 	var failed error
