@@ -235,13 +235,13 @@ func (a *agent) runBasic(dial dialFunc, forward bool) result {
 	p := &basicPort{a: a, dial: dial, forward: forward, conn: conn, redialed: make(chan error, 1)}
 	p.ctx, p.cancel = context.WithCancel(a.ctx)
 	a.port.Store(p)
+	a.accept(p.handle) // whoever sees output may send input
 	pumped := make(chan struct{})
 	go func() {
 		defer close(pumped)
 		defer p.cancel()
 		p.pump()
 	}()
-	a.accept(p.handle)
 	<-p.ctx.Done() // the far end has gone, the client has asked for the end, or the session is over
 	a.accept(nil)
 	p.hangUp()
@@ -358,6 +358,7 @@ func (a *agent) runMux(dial dialFunc, noKeepAlive bool) result {
 	}
 	p := &muxPort{a: a, dial: dial, smux: session, inner: inner}
 	p.ctx, p.cancel = context.WithCancel(a.ctx)
+	a.accept(p.handle)
 	p.wg.Go(func() {
 		defer p.cancel()
 		_ = a.pump(p.ctx, inner, costOutput+costMux, a.sendOutput)
@@ -366,7 +367,6 @@ func (a *agent) runMux(dial dialFunc, noKeepAlive bool) result {
 		defer p.cancel()
 		p.accept()
 	})
-	a.accept(p.handle)
 	<-p.ctx.Done()
 	a.accept(nil)
 	_ = inner.Close()
