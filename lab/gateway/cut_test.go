@@ -113,6 +113,7 @@ func TestAgentCutAtAnyTime(t *testing.T) {
 	serve, got := collect(len("hello"))
 	p := start(t, g, sshSpec("s", serveTCP(t, serve)))
 	waitFor(t, "the agent", func() bool { return g.CutAgent("s", CutClose) == 1 })
+	waitFor(t, "the agent's return", func() bool { return g.Sessions()[0].AgentConnected }) // this client sends nothing again
 	p.handshake("1.3.0.0")
 	waitFor(t, "a cut of both sides", func() bool { return g.Cut("s", "close") == 1 && g.CutAgent("s", CutClose) == 1 })
 	token, err := g.Resume("s")
